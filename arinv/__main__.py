@@ -1,0 +1,6 @@
+"""python -m arinv"""
+
+from arinv.main import console
+
+if __name__ == "__main__":
+    console()

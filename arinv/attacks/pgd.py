@@ -1,0 +1,224 @@
+"""Projected gradient descent (PGD): adversarial images inside an l2 or linf ball.
+
+Images are float32 [B, H, W, C] in [0, 1] and radii are in the same unit. The model enters as a
+function from images to logits, with its normalisation inside and in evaluation mode (no dropout, no
+batch statistics), so that each row depends on its own image only.
+
+A call is made of jnp operations and `lax.fori_loop`. Put it inside `jax.jit`, or every call
+compiles anew: in a training step, or by itself as
+
+    attack = jax.jit(lambda key, x, y: pgd(key, logits_fn, x, y, eps=3.0, num_steps=7))
+
+Source: Madry et al. 2018, section 2.1.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from arinv.errors import UserError
+from arinv.ops import norms
+from arinv.ops.images import check_images
+from arinv.types import Array, ArrayLike, LogitsFn
+
+# (logits [B, K], labels [B]) -> losses [B]
+LossFn = Callable[[Array, Array], Array]
+
+
+def pgd(
+    key: Array,
+    logits_fn: LogitsFn,
+    images: ArrayLike,
+    labels: ArrayLike,
+    *,
+    eps: ArrayLike | float,
+    num_steps: int,
+    step_size: ArrayLike | float | None = None,
+    norm: str = "l2",
+    random_start: bool = False,
+    use_best: bool = True,
+    num_restarts: int = 1,
+    targets: ArrayLike | None = None,
+    loss_fn: LossFn | None = None,
+) -> Array:
+    """Returns PGD adversarial images.
+
+    The defaults are those of robust training as in the papers reproduced here: start at the image,
+    keep the worst iterate. To measure robustness use `random_start=True` with several restarts, or
+    AutoAttack.
+
+    Args:
+      key: PRNG key of the random starts; without them the result does not depend on it.
+      logits_fn: images [B, H, W, C] in [0, 1] -> logits [B, K]; rows independent.
+      images: float32 [B, H, W, C] in [0, 1].
+      labels: int [B]; rows labelled -1 are padding and come back unchanged.
+      eps: radius in units of `images` (8/255 is eight grey levels), for "l2" over H, W and C
+        together; a number or one per example [B], which may be traced. 0 returns the images.
+      num_steps: number of gradient steps, at least 1; each costs one forward and backward pass.
+      step_size: length of a step, in the unit and shapes of `eps`; 2.5 * eps / num_steps if None.
+      norm: "l2" or "linf".
+      random_start: start from a random point of the ball (for "l2", of its surface).
+      use_best: return, for each example, the iterate with the worst loss, first and last included,
+        instead of the last one. Costs one forward pass in all.
+      num_restarts: number of random starts. For each example the first that succeeds (another class
+        than the label, or the target class) is returned, and the first of all where none does.
+      targets: int [B]: classes to approach instead of leaving the label's; -1 is padding as above.
+      loss_fn: (logits, labels or targets) -> losses [B], raised for labels and lowered for targets;
+        cross-entropy if None. In rows of padding it sees label 0 and its value is ignored.
+
+    Returns:
+      float32 [B, H, W, C] in [0, 1], within `eps` of `images`, as a constant: no gradient flows
+      through the attack.
+
+    Raises:
+      UserError: images outside [0, 1], an unknown norm, a negative radius or step size (where
+        values are known), a loss that is not one number per example, or restarts without
+        `random_start`.
+
+    Source: Madry et al. 2018, section 2.1; step size as recommended by Engstrom et al. 2019.
+    """
+    check_images(images)
+    norms.check_norm(norm)
+    _check_counts(num_steps, num_restarts, random_start)
+    eps = norms.check_radius(eps)
+    if step_size is None:
+        step_size = jnp.asarray(eps, jnp.float32) * (2.5 / num_steps)
+    images = jax.lax.stop_gradient(jnp.asarray(images, jnp.float32))
+    goals, sign, real = _goals(labels, targets, images.shape[0])
+    losses_fn = _objective(logits_fn, loss_fn or _cross_entropy, goals, sign, real)
+
+    def attack(key):
+        start = images
+        if random_start:
+            noise = norms.random_perturbation(key, images.shape, eps=eps, norm=norm)
+            start = jnp.clip(images + noise, 0.0, 1.0)
+        options = {"eps": eps, "step_size": step_size, "num_steps": num_steps, "norm": norm}
+        return projected_ascent(losses_fn, start, images, use_best=use_best, **options)
+
+    def succeeds(x):
+        hit = jnp.argmax(logits_fn(x), axis=-1) == goals
+        return ~hit if targets is None else hit
+
+    adversarial = _first_success(key, images, attack, succeeds, num_restarts)
+    return jax.lax.stop_gradient(_select(real, adversarial, images))
+
+
+def projected_ascent(
+    losses_fn: Callable[[Array], Array],
+    start: Array,
+    images: Array,
+    *,
+    eps: ArrayLike | float,
+    step_size: ArrayLike | float,
+    num_steps: int,
+    norm: str,
+    use_best: bool,
+) -> Array:
+    """Returns images near `images` at which a loss is high: the loop of PGD, for any objective.
+
+    Each step moves along the steepest ascent, projects onto the ball and clips to [0, 1].
+
+    Args:
+      losses_fn: images [B, H, W, C] -> losses [B]; rows independent.
+      start: float32 [B, H, W, C] in [0, 1], the first iterate.
+      images: float32 [B, H, W, C] in [0, 1], the centres of the balls.
+      eps: radius, a number or [B].
+      step_size: a number or [B].
+      num_steps: number of gradient steps.
+      norm: "l2" or "linf".
+      use_best: per example the iterate with the highest loss, first and last included; else the
+        last one.
+
+    Returns:
+      float32 [B, H, W, C].
+
+    Raises:
+      UserError: unknown norm, or a negative radius or step size where values are known.
+
+    Source: Madry et al. 2018, section 2.1.
+    """
+    step_size = norms.per_example(norms.check_radius(step_size, "step_size"), images.shape)
+
+    def total(x):
+        losses = losses_fn(x)
+        return jnp.sum(losses), losses  # rows are independent: the sum's gradient is each row's own
+
+    def keep_best(best, x, losses):
+        best_x, best_losses = best
+        higher = losses > best_losses
+        return _select(higher, x, best_x), jnp.where(higher, losses, best_losses)
+
+    def step(_, carry):
+        x, best = carry
+        (_, losses), gradient = jax.value_and_grad(total, has_aux=True)(x)
+        if use_best:
+            best = keep_best(best, x, losses)
+        moved = x + step_size * norms.steepest_ascent(gradient, norm=norm)
+        delta = norms.project(moved - images, eps=eps, norm=norm)
+        return jnp.clip(images + delta, 0.0, 1.0), best
+
+    best = (start, jnp.full(images.shape[:1], -jnp.inf, jnp.float32)) if use_best else None
+    x, best = jax.lax.fori_loop(0, num_steps, step, (start, best))
+    return keep_best(best, x, losses_fn(x))[0] if use_best else x
+
+
+def _first_success(key, images, attack, succeeds, num_restarts: int) -> Array:
+    """Returns, for each example, the first restart that succeeds, or else the first of all."""
+    if num_restarts == 1:
+        return attack(jax.random.fold_in(key, 0))
+
+    def restart(i, carry):
+        x, done = carry
+        candidate = attack(jax.random.fold_in(key, i))
+        success = succeeds(candidate)
+        return _select((success & ~done) | (i == 0), candidate, x), done | success
+
+    nothing = jnp.zeros_like(images), jnp.zeros(images.shape[:1], bool)
+    return jax.lax.fori_loop(0, num_restarts, restart, nothing)[0]
+
+
+def _objective(logits_fn, loss_fn, goals, sign, real) -> Callable[[Array], Array]:
+    def losses_fn(x):
+        losses = loss_fn(logits_fn(x), goals)
+        if losses.shape != goals.shape:
+            raise UserError(
+                f"the loss must be one number per example {goals.shape}, got {losses.shape}; "
+                "leave the mean to the caller."
+            )
+        return jnp.where(real, sign * losses.astype(jnp.float32), 0.0)
+
+    return losses_fn
+
+
+def _cross_entropy(logits: Array, labels: Array) -> Array:
+    logits = logits.astype(jnp.float32)  # also from a bfloat16 model
+    return optax.losses.softmax_cross_entropy_with_integer_labels(logits, labels)
+
+
+def _goals(labels, targets, batch_size: int) -> tuple[Array, float, Array]:
+    """Returns the classes to leave or to approach, the sign of the objective, and the real rows."""
+    labels = jnp.asarray(labels)
+    goals = labels if targets is None else jnp.asarray(targets)
+    for name, value in (("labels", labels), ("targets", goals)):
+        if value.shape != (batch_size,) or not jnp.issubdtype(value.dtype, jnp.integer):
+            raise UserError(
+                f"{name} must be integers, one per image ({batch_size},), got {value.dtype} of shape {value.shape}."
+            )
+    real = (labels >= 0) & (goals >= 0)
+    return jnp.where(real, goals, 0), 1.0 if targets is None else -1.0, real
+
+
+def _check_counts(num_steps: int, num_restarts: int, random_start: bool) -> None:
+    if num_steps < 1:
+        raise UserError(f"num_steps must be at least 1, got {num_steps}.")
+    if num_restarts < 1:
+        raise UserError(f"num_restarts must be at least 1 (a single start), got {num_restarts}.")
+    if num_restarts > 1 and not random_start:
+        raise UserError(f"num_restarts={num_restarts} needs random_start=True, or every start is the same.")
+
+
+def _select(mask: Array, x: Array, y: Array) -> Array:
+    """Returns the rows of x where the mask [B] holds, those of y elsewhere."""
+    return jnp.where(mask.reshape(mask.shape + (1,) * (x.ndim - 1)), x, y)

@@ -1,0 +1,20 @@
+"""Data sets as random-access sources of uint8 images, and batches of them."""
+
+from arinv.data.arrays import load_arrays
+from arinv.data.batches import eval_batches, train_batches
+from arinv.data.images import read_image, resize_u8
+from arinv.data.opening import open_source
+from arinv.data.photos import read_photograph
+from arinv.data.source import Source, SourceInfo
+
+__all__ = [
+    "Source",
+    "SourceInfo",
+    "eval_batches",
+    "load_arrays",
+    "open_source",
+    "read_image",
+    "read_photograph",
+    "resize_u8",
+    "train_batches",
+]

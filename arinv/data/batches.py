@@ -1,0 +1,266 @@
+"""Batches for training (endless, shuffled, resumable) and for evaluation (in order, padded).
+
+A batch is {"image": uint8 [b, S, S, 3], "label": int32 [b], "mask": float32 [b]}, where b is this
+process's share of the global batch. Which examples training batch t holds is a pure function of
+(seed, t): the same with one process or many, in memory or streamed, and after a restart.
+"""
+
+import dataclasses
+import functools
+import os
+import weakref
+from collections.abc import Callable, Iterator
+from concurrent import futures
+from typing import Any
+
+import numpy as np
+
+from arinv.data.arrays import Arrays, load_arrays
+from arinv.data.source import Source
+from arinv.data.stream import stream_examples
+from arinv.errors import UserError
+
+Batch = dict[str, np.ndarray]
+
+MAX_BYTES_IN_MEMORY = 2_000_000_000
+
+
+@functools.lru_cache(maxsize=2)
+def _permutation(num_examples: int, seed: int, epoch: int) -> np.ndarray:
+    order = np.random.Generator(np.random.PCG64([seed, epoch])).permutation(num_examples)
+    order.flags.writeable = False
+    return order
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainOrder:
+    """Which examples a process sees at which step: a pure function, with nothing to restore."""
+
+    num_examples: int
+    batch_size: int
+    seed: int
+    process_index: int = 0
+    process_count: int = 1
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Full global batches in an epoch."""
+        return self.num_examples // self.batch_size
+
+    @property
+    def share(self) -> int:
+        """Examples of a global batch that belong to one process."""
+        return self.batch_size // self.process_count
+
+    def indices(self, step: int) -> np.ndarray:
+        """Returns which examples this process takes of global batch `step`, int64 [share]."""
+        epoch, step_in_epoch = divmod(step, self.steps_per_epoch)
+        first = step_in_epoch * self.batch_size + self.process_index * self.share
+        return _permutation(self.num_examples, self.seed, epoch)[first : first + self.share]
+
+
+class TrainBatches:
+    """Endless iterator over training batches that `get_state` and `set_state` resume exactly."""
+
+    def __init__(self, order: TrainOrder, start: Callable[[int], Iterator[Batch]]):
+        """Takes the order and a function from a step to the batches from there on."""
+        self._order = order
+        self._start = start
+        self._step = 0
+        self._running: list[Iterator[Batch]] = []
+        # Ends what decodes ahead when this object goes, at the latest before Python shuts down.
+        weakref.finalize(self, _end, self._running)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Global batches in an epoch; examples left over after the last full one are dropped."""
+        return self._order.steps_per_epoch
+
+    def __iter__(self) -> "TrainBatches":
+        return self
+
+    def __next__(self) -> Batch:
+        if not self._running:
+            self._running.append(self._start(self._step))
+        batch = next(self._running[0])
+        self._step += 1
+        return batch
+
+    def get_state(self) -> dict[str, Any]:
+        """Returns where the iterator stands, as plain JSON values."""
+        order = self._order
+        return {
+            "step": self._step,
+            "seed": order.seed,
+            "batch_size": order.batch_size,
+            "num_examples": order.num_examples,
+        }
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Goes to the batch at which `get_state` was called, whatever the number of processes.
+
+        Raises:
+          UserError: the state is of another seed, batch size or data set.
+        """
+        here = self.get_state()
+        for name in ("seed", "batch_size", "num_examples"):
+            if state.get(name) != here[name]:
+                raise UserError(
+                    f"cannot resume the data: {name} was {state.get(name)} and is now "
+                    f"{here[name]}; set it back, or start a new run"
+                )
+        self._step = int(state["step"])
+        self.close()
+
+    def close(self) -> None:
+        """Ends the threads or processes that decode ahead; the next batch starts them again."""
+        _end(self._running)
+
+
+def _end(running: list[Iterator[Batch]]) -> None:
+    while running:
+        running.pop().close()
+
+
+def train_batches(
+    source: Source | Arrays,
+    *,
+    batch_size: int,
+    seed: int,
+    process_index: int = 0,
+    process_count: int = 1,
+    in_memory: bool | None = None,
+    num_workers: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> TrainBatches:
+    """Returns an endless iterator over shuffled training batches.
+
+    Every epoch has an order of its own and `num_examples // batch_size` batches; the examples left
+    over are dropped for that epoch. Masks are all one.
+
+    Args:
+      source: what `open_source` returned, or the arrays of `load_arrays`.
+      batch_size: examples of the global batch, over all processes; a multiple of `process_count`.
+      seed: of the order.
+      process_index: number of this process.
+      process_count: number of processes that share each global batch.
+      in_memory: decode once and keep uint8 arrays; None: when that takes 2 GB or less. Otherwise
+        images are decoded as they are needed, ahead of time, by Grain.
+      num_workers: of the streamed form: worker processes; 0: threads of this process.
+      progress: called with (done, total) while the arrays are decoded.
+
+    Returns:
+      Iterator with `get_state`, `set_state` and `steps_per_epoch`; see `TrainBatches`.
+
+    Raises:
+      UserError: fewer examples than one batch, or processes that do not divide the batch.
+    """
+    arrays = source if isinstance(source, dict) else None
+    num_examples = len(arrays["label"]) if arrays is not None else len(source)
+    _check_sharing(batch_size, process_index, process_count)
+    if num_examples < batch_size:
+        raise UserError(
+            f"batch_size={batch_size} is more than the {num_examples} training examples, so no "
+            f"batch would ever be full; set batch_size to {num_examples} or less"
+        )
+    if seed < 0:
+        raise UserError(f"seed={seed}; must be 0 or more")
+    order = TrainOrder(num_examples, batch_size, seed, process_index, process_count)
+    if arrays is None:
+        size = num_examples * source.info.image_size**2 * 3
+        if in_memory or (in_memory is None and size <= MAX_BYTES_IN_MEMORY):
+            arrays = load_arrays(source, progress=progress)
+    if arrays is not None:
+        return TrainBatches(order, functools.partial(_memory_batches, arrays, order))
+    return TrainBatches(order, functools.partial(stream_examples, source, order, num_workers))
+
+
+def _memory_batches(arrays: Arrays, order: TrainOrder, step: int) -> Iterator[Batch]:
+    mask = np.ones(order.share, np.float32)
+    while True:
+        indices = order.indices(step)
+        yield {
+            "image": arrays["image"][indices],
+            "label": arrays["label"][indices],
+            "mask": mask.copy(),
+        }
+        step += 1
+
+
+class EvalBatches:
+    """The batches of one pass over a data set; can be iterated again, and has a length."""
+
+    def __init__(self, source: Source | Arrays, batch_size: int, process_index: int, process_count: int):
+        self._source = source
+        self._batch_size = batch_size
+        self._share = batch_size // process_count
+        self._offset = process_index * self._share
+        self._total = len(source["label"]) if isinstance(source, dict) else len(source)
+
+    def __len__(self) -> int:
+        return -(-self._total // self._batch_size)
+
+    def __iter__(self) -> Iterator[Batch]:
+        if isinstance(self._source, dict):
+            for step in range(len(self)):
+                rows = self._rows(step)
+                yield self._pad(self._source["image"][rows], self._source["label"][rows])
+            return
+        with futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+            submit = functools.partial(pool.submit, self._source.__getitem__)
+            ahead = [submit(i) for i in self._rows(0)]
+            for step in range(len(self)):
+                tasks, ahead = ahead, [submit(i) for i in self._rows(step + 1)]
+                yield self._stack([task.result() for task in tasks])
+
+    def _rows(self, step: int) -> range:
+        first = step * self._batch_size + self._offset
+        return range(min(first, self._total), min(first + self._share, self._total))
+
+    def _stack(self, examples: list[dict[str, Any]]) -> Batch:
+        size = self._source.info.image_size
+        image = np.array([e["image"] for e in examples], np.uint8).reshape(-1, size, size, 3)
+        return self._pad(image, np.array([e["label"] for e in examples], np.int32))
+
+    def _pad(self, image: np.ndarray, label: np.ndarray) -> Batch:
+        real = len(label)
+        padded = {
+            "image": np.zeros((self._share, *image.shape[1:]), np.uint8),
+            "label": np.full(self._share, -1, np.int32),
+            "mask": np.zeros(self._share, np.float32),
+        }
+        padded["image"][:real], padded["label"][:real], padded["mask"][:real] = image, label, 1.0
+        return padded
+
+
+def eval_batches(
+    source: Source | Arrays, *, batch_size: int, process_index: int = 0, process_count: int = 1
+) -> EvalBatches:
+    """Returns the batches of one pass in order; all processes together see each example once.
+
+    Args:
+      source: what `open_source` returned (decoded anew on every pass), or the arrays of
+        `load_arrays`.
+      batch_size: examples of the global batch, over all processes; a multiple of `process_count`.
+      process_index: number of this process.
+      process_count: number of processes that share each global batch.
+
+    Returns:
+      An iterable with a length, the same in every process. The last batch is padded with black
+      images, label -1 and mask 0.
+
+    Raises:
+      UserError: processes that do not divide the batch.
+    """
+    _check_sharing(batch_size, process_index, process_count)
+    return EvalBatches(source, batch_size, process_index, process_count)
+
+
+def _check_sharing(batch_size: int, process_index: int, process_count: int) -> None:
+    if batch_size < 1 or batch_size % process_count:
+        raise UserError(
+            f"batch_size={batch_size} cannot be shared by {process_count} processes; "
+            f"take a positive multiple of {process_count}"
+        )
+    if not 0 <= process_index < process_count:
+        raise UserError(f"process_index={process_index} of {process_count} processes; count from 0")

@@ -1,0 +1,108 @@
+"""What every data set looks like to the rest of the program: a list of examples of one size.
+
+An example is {"image": uint8 [S, S, 3], "label": int}, read when it is asked for. `Subset` keeps
+some of the examples of a source.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+
+from arinv.errors import UserError, unknown
+
+
+@dataclasses.dataclass(frozen=True)
+class SourceInfo:
+    """The facts of one split of a data set.
+
+    Attributes:
+      name: as given to `open_source`, such as "photos" or "tfds:cifar10".
+      split: such as "train" or "train[:80%]".
+      num_examples: length of the source.
+      num_classes: number of classes of the data set (also those that `classes=` left out).
+      class_names: one name a class, in the order of the labels.
+      image_size: side S of the images, in pixels.
+    """
+
+    name: str
+    split: str
+    num_examples: int
+    num_classes: int
+    class_names: tuple[str, ...]
+    image_size: int
+
+
+@runtime_checkable
+class Source(Protocol):
+    """Random access to the examples of one split, less `num_skipped` unreadable images."""
+
+    info: SourceInfo
+    num_skipped: int
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> dict[str, Any]: ...
+
+    def read_labels(self) -> np.ndarray:
+        """Returns the labels of all examples, int32 [N], without decoding an image."""
+        ...
+
+
+class Subset:
+    """The examples of `source` at `indices`, in that order; labels keep their numbers."""
+
+    def __init__(self, source: Source, indices: Sequence[int]):
+        self._source = source
+        self._indices = np.asarray(indices, np.int64)
+        self.info = dataclasses.replace(source.info, num_examples=len(self._indices))
+        self.num_skipped = source.num_skipped
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return self._source[int(self._indices[index])]
+
+    def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
+        """Returns several examples."""
+        return read_examples(self._source, [int(self._indices[index]) for index in indices])
+
+    def read_labels(self) -> np.ndarray:
+        """Returns the labels of the kept examples, int32 [N]."""
+        return self._source.read_labels()[self._indices]
+
+
+def class_labels(classes: Sequence[int | str], info: SourceInfo) -> list[int]:
+    """Returns the label numbers of `classes`, given as labels or as class names.
+
+    Raises:
+      UserError: a name or a label that the data set does not have, or no class at all.
+    """
+    labels = []
+    for item in classes:
+        if isinstance(item, str) and item in info.class_names:
+            item = info.class_names.index(item)
+        if isinstance(item, str):
+            raise unknown(f"class of {info.name}", item, info.class_names)
+        if not 0 <= item < info.num_classes:
+            raise UserError(f"classes: label {item} is not in {info.name}; its labels are 0 to {info.num_classes - 1}")
+        labels.append(int(item))
+    if not labels:
+        raise UserError("classes is empty; name at least one class, or leave it out to keep all")
+    return sorted(set(labels))
+
+
+def read_examples(source: Source, indices: Sequence[int]) -> list[dict[str, Any]]:
+    """Returns several examples, in one go where the source has a faster way for that."""
+    if hasattr(source, "__getitems__"):
+        return source.__getitems__(indices)
+    return [source[index] for index in indices]
+
+
+def check_index(index: int, length: int) -> int:
+    """Returns `index` counted from the start; an IndexError ends a plain `for` over a source."""
+    if not -length <= index < length:
+        raise IndexError(f"example {index} of {length}")
+    return index % length

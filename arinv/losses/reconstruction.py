@@ -1,0 +1,61 @@
+"""Distances between a reconstruction and its target, in pixels and in features, summed per image.
+
+Sums, not means: with these the papers' weights (2e-6 for pixels, 1e-2 for features) keep their
+meaning, and the caller takes the mean over the batch. An element mean would need the weights
+multiplied by the number of elements.
+"""
+
+import jax.numpy as jnp
+
+from arinv.errors import UserError
+from arinv.types import Array, ArrayLike
+
+
+def pixel_loss(reconstructions: ArrayLike, images: ArrayLike, *, order: int = 1) -> Array:
+    """Returns the sum over pixels and channels of |difference| ** order, for each image.
+
+    Args:
+      reconstructions: [B, H, W, C] in [0, 1].
+      images: [B, H, W, C] in [0, 1].
+      order: 1 for the l1 distance, 2 for the squared l2 distance.
+
+    Returns:
+      float32 [B].
+
+    Raises:
+      UserError: different shapes, or another order.
+
+    Source: Rojas-Gomez et al. 2022, eq. 4 (order 1); Dosovitskiy & Brox 2016, eq. 1 (order 2).
+    """
+    if order not in (1, 2):
+        raise UserError(f"order must be 1 (absolute) or 2 (squared), got {order!r}.")
+    return _sum_per_example(reconstructions, images, jnp.abs if order == 1 else jnp.square)
+
+
+def feature_loss(features: ArrayLike, target_features: ArrayLike) -> Array:
+    """Returns the squared Euclidean distance between features, for each image (without a 1/2).
+
+    The target is not detached here: where it must not be trained, the caller passes
+    `jax.lax.stop_gradient(target_features)`.
+
+    Args:
+      features: [B, ...], the encoder's features of the reconstructions.
+      target_features: [B, ...], the features that were inverted.
+
+    Returns:
+      float32 [B].
+
+    Raises:
+      UserError: different shapes.
+
+    Source: Rojas-Gomez et al. 2022, eq. 5.
+    """
+    return _sum_per_example(features, target_features, jnp.square)
+
+
+def _sum_per_example(predictions, targets, function) -> Array:
+    predictions, targets = jnp.asarray(predictions), jnp.asarray(targets)
+    if predictions.shape != targets.shape:
+        raise UserError(f"cannot compare the shapes {predictions.shape} and {targets.shape}: make them equal.")
+    differences = predictions.astype(jnp.float32) - targets.astype(jnp.float32)
+    return jnp.sum(function(differences), axis=tuple(range(1, differences.ndim)))

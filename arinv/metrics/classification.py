@@ -1,0 +1,22 @@
+"""Counting correct classifications, without counting padding."""
+
+import jax.numpy as jnp
+
+from arinv.types import Array, ArrayLike
+
+
+def correct(logits: ArrayLike, labels: ArrayLike) -> Array:
+    """Returns 1 for each example whose largest logit is that of its label, else 0.
+
+    The caller sums and divides by the number of real examples.
+
+    Args:
+      logits: [B, K]. A row with NaN counts as wrong.
+      labels: int [B]; rows labelled -1 are padding and give 0.
+
+    Returns:
+      float32 [B] of zeros and ones.
+    """
+    logits, labels = jnp.asarray(logits), jnp.asarray(labels)
+    hits = jnp.argmax(logits, axis=-1) == labels  # never true for -1
+    return (hits & ~jnp.any(jnp.isnan(logits), axis=-1)).astype(jnp.float32)

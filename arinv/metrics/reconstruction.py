@@ -1,0 +1,104 @@
+"""The normalised reconstruction error: distance to the image, relative to that between two images.
+
+Images are float [B, H, W, C] in [0, 1]. Reconstructions that are smaller than the images are
+enlarged bilinearly by the caller before they are compared.
+
+Source: Dosovitskiy & Brox 2016, section 4 ("Quantitative evaluation").
+"""
+
+import jax.numpy as jnp
+import numpy as np
+
+from arinv.errors import UserError
+from arinv.ops import norms
+from arinv.ops.images import check_images
+from arinv.types import Array, ArrayLike
+
+NORMALIZED_ERROR_VARIANT = (
+    "normalized_error: ||reconstruction - image||_2 / mean distance over all pairs of test images, "
+    "RGB in [0, 1], per image"
+)
+
+# Rows of float64 pixels held at once: at most 64 MiB in each of two blocks.
+_BLOCK_VALUES = 2**23
+_BLOCK_ROWS = 1024
+
+
+def euclidean_distance(reconstructions: ArrayLike, images: ArrayLike) -> Array:
+    """Returns the Euclidean distance over pixels and channels, for each image.
+
+    Args:
+      reconstructions: [B, H, W, C] in [0, 1].
+      images: [B, H, W, C] in [0, 1].
+
+    Returns:
+      float32 [B], in units of the pixels.
+
+    Raises:
+      UserError: different shapes.
+    """
+    reconstructions, images = jnp.asarray(reconstructions), jnp.asarray(images)
+    if reconstructions.shape != images.shape:
+        raise UserError(
+            f"cannot compare reconstructions {reconstructions.shape} with images {images.shape}: "
+            "resize one of them first."
+        )
+    return norms.norm(reconstructions.astype(jnp.float32) - images.astype(jnp.float32), "l2")
+
+
+def mean_pairwise_distance(images: ArrayLike) -> float:
+    """Returns the mean Euclidean distance over all pairs of images, the paper's N, exactly.
+
+    Computed on the host in float64, block by block, in bounded memory beyond the images themselves;
+    the time grows as the square of their number.
+
+    Args:
+      images: float [N, H, W, C] in [0, 1], at least two: the whole test set.
+
+    Returns:
+      A number in units of the pixels.
+
+    Raises:
+      UserError: fewer than two images, or values outside [0, 1].
+    """
+    check_images(images)
+    rows = np.asarray(images).reshape(len(images), -1)
+    count = len(rows)
+    if count < 2:
+        raise UserError(f"a mean distance between images needs at least two images, got {count}.")
+    block = max(1, min(_BLOCK_ROWS, _BLOCK_VALUES // rows.shape[1]))
+    total = 0.0
+    for start in range(0, count, block):
+        left = rows[start : start + block].astype(np.float64)
+        total += _sum_of_distances(left, left) / 2  # each pair of the block appears twice
+        for other in range(start + block, count, block):
+            total += _sum_of_distances(left, rows[other : other + block].astype(np.float64))
+    return float(total / (count * (count - 1) / 2))
+
+
+def normalized_error(distances: ArrayLike, mean_pairwise: float) -> np.ndarray:
+    """Returns the reconstruction error of each image, relative to the distance between images.
+
+    Args:
+      distances: [N], from `euclidean_distance`.
+      mean_pairwise: from `mean_pairwise_distance` of the test images, above 0.
+
+    Returns:
+      float64 [N]; lower is better, and 1 is no better than another image of the set.
+
+    Raises:
+      UserError: a mean distance that is not above 0 (all images equal).
+    """
+    if not mean_pairwise > 0:
+        raise UserError(
+            f"the mean distance between images must be above 0, got {mean_pairwise}; are all images of the set equal?"
+        )
+    return np.asarray(distances, np.float64) / mean_pairwise
+
+
+def _sum_of_distances(left: np.ndarray, right: np.ndarray) -> float:
+    left_squares, right_squares = (np.einsum("ij,ij->i", rows, rows) for rows in (left, right))
+    squared_distances = left_squares[:, None] + right_squares[None, :] - 2.0 * (left @ right.T)
+    if left is right:
+        np.fill_diagonal(squared_distances, 0.0)  # rounding could leave it above zero
+    return float(np.sum(np.sqrt(np.maximum(squared_distances, 0.0))))

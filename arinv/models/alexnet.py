@@ -1,0 +1,147 @@
+"""AlexNet, single tower, as in torchvision, and a smaller network of the same shape for 32 to 64 px.
+
+Images NHWC in [0, 1] -> (logits, named features). A feature is the last thing its layer does: "conv1",
+"conv2" and "conv5" are taken after ReLU and max-pooling, the others after ReLU.
+
+Source: Krizhevsky 2014 (one weird trick); Rojas-Gomez et al. 2022, section A3.1.
+"""
+
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from arinv.models.features import FeatureSpec, Stage
+from arinv.models.normalization import normalize
+from arinv.ops import conv as conv_ops
+from arinv.types import Array
+
+# He initialisation: without batch normalisation the signal of a narrower one dies on the way up.
+_he_normal = nn.initializers.variance_scaling(2.0, "fan_in", "truncated_normal")
+
+
+def _conv(features: int, size: int, *, strides: int = 1, padding: int, dtype, name: str) -> nn.Conv:
+    return nn.Conv(
+        features,
+        (size, size),
+        strides=strides,
+        padding=padding,
+        kernel_init=_he_normal,
+        dtype=dtype,
+        conv_general_dilated=conv_ops.conv_general_dilated,
+        name=name,
+    )
+
+
+def _classify(features: dict, widths: tuple[int, int], num_classes: int, dropout: float, dtype, train: bool):
+    """Adds fc6, fc7 and fc8 behind conv5. Must be called inside a compact method."""
+    dense = functools.partial(nn.Dense, kernel_init=_he_normal, dtype=dtype)
+    x = features["conv5"].reshape(features["conv5"].shape[0], -1)
+    for name, width in zip(("fc6", "fc7"), widths, strict=True):
+        x = nn.Dropout(dropout, deterministic=not train)(x)
+        x = features[name] = nn.relu(dense(width, name=name)(x))
+    # Small weights: logits near 0 at the start, whatever the width.
+    logits = nn.Dense(num_classes, kernel_init=nn.initializers.normal(0.01), dtype=dtype, name="fc8")(x)
+    features["fc8"] = logits = logits.astype(jnp.float32)
+    return logits, features
+
+
+class AlexNet(nn.Module):
+    """AlexNet with 61,100,840 parameters at 224 px and 1,000 classes.
+
+    Attributes:
+      num_classes: length of the logits.
+      normalization: name of the pixel normalisation.
+      dropout: rate before fc6 and fc7, in training.
+      dtype: of the computation; parameters and logits stay float32.
+    """
+
+    num_classes: int = 1000
+    normalization: str = "imagenet"
+    dropout: float = 0.5
+    dtype: jax.typing.DTypeLike = jnp.float32
+
+    image_size = 224  # what it was made for; any multiple of 32 from 64 up works
+
+    @nn.compact
+    def __call__(self, images: Array, *, train: bool = False) -> tuple[Array, dict[str, Array]]:
+        """Returns logits [B, K] and the features conv1..conv5, fc6..fc8 of images [B, H, W, 3] in [0, 1]."""
+        conv = functools.partial(_conv, dtype=self.dtype)
+        features = {}
+        x = normalize(images, self.normalization, self.dtype)
+        x = nn.relu(conv(64, 11, strides=4, padding=2, name="conv1")(x))
+        x = features["conv1"] = conv_ops.max_pool(x, 3, 2)
+        x = nn.relu(conv(192, 5, padding=2, name="conv2")(x))
+        x = features["conv2"] = conv_ops.max_pool(x, 3, 2)
+        x = features["conv3"] = nn.relu(conv(384, 3, padding=1, name="conv3")(x))
+        x = features["conv4"] = nn.relu(conv(256, 3, padding=1, name="conv4")(x))
+        x = nn.relu(conv(256, 3, padding=1, name="conv5")(x))
+        features["conv5"] = conv_ops.max_pool(x, 3, 2)
+        return _classify(features, (4096, 4096), self.num_classes, self.dropout, self.dtype, train)
+
+    def feature_specs(self) -> dict[str, FeatureSpec]:
+        """Returns the place of every named feature (the stem skips 1/1 and 1/2: half its width there)."""
+        stem = (Stage(1, 32), Stage(2, 64), Stage(4, 64))
+        middle = (*stem, Stage(8, 192))
+        conv5 = (*middle, Stage(16, 256), Stage(32, 256))
+        specs = {
+            "conv1": FeatureSpec((*stem, Stage(8, 64)), offset=1),
+            "conv2": FeatureSpec((*middle, Stage(16, 192)), offset=1),
+            "conv3": FeatureSpec((*middle, Stage(16, 384)), offset=1),
+            "conv4": FeatureSpec((*middle, Stage(16, 256)), offset=1),
+            "conv5": FeatureSpec(conv5, offset=1),
+        }
+        vector = FeatureSpec(conv5, offset=1, is_vector=True)
+        return specs | dict.fromkeys(("fc6", "fc7", "fc8"), vector)
+
+
+class AlexNetSmall(nn.Module):
+    """AlexNet's shape for small images: five convolutions, three 2x2 pools, three dense layers.
+
+    Attributes:
+      num_classes: length of the logits.
+      width: channels of conv1; conv2..conv5 have 3, 6, 4 and 4 times as many, fc6 and fc7 16 times.
+      normalization: name of the pixel normalisation.
+      dropout: rate before fc6 and fc7, in training.
+      dtype: of the computation; parameters and logits stay float32.
+    """
+
+    num_classes: int = 10
+    width: int = 32
+    normalization: str = "cifar10"
+    dropout: float = 0.0
+    dtype: jax.typing.DTypeLike = jnp.float32
+
+    image_size = 32  # any multiple of 8 works
+
+    @nn.compact
+    def __call__(self, images: Array, *, train: bool = False) -> tuple[Array, dict[str, Array]]:
+        """Returns logits [B, K] and the features conv1..conv5, fc6..fc8 of images [B, H, W, 3] in [0, 1]."""
+        conv = functools.partial(_conv, dtype=self.dtype)
+        w = self.width
+        features = {}
+        x = normalize(images, self.normalization, self.dtype)
+        x = nn.relu(conv(w, 5, padding=2, name="conv1")(x))
+        x = features["conv1"] = conv_ops.max_pool(x, 2, 2)
+        x = nn.relu(conv(3 * w, 5, padding=2, name="conv2")(x))
+        x = features["conv2"] = conv_ops.max_pool(x, 2, 2)
+        x = features["conv3"] = nn.relu(conv(6 * w, 3, padding=1, name="conv3")(x))
+        x = features["conv4"] = nn.relu(conv(4 * w, 3, padding=1, name="conv4")(x))
+        x = nn.relu(conv(4 * w, 3, padding=1, name="conv5")(x))
+        features["conv5"] = conv_ops.max_pool(x, 2, 2)
+        return _classify(features, (16 * w, 16 * w), self.num_classes, self.dropout, self.dtype, train)
+
+    def feature_specs(self) -> dict[str, FeatureSpec]:
+        """Returns the place of every named feature."""
+        w = self.width
+        full, half = Stage(1, w), Stage(2, 3 * w)
+        conv5 = (full, half, Stage(4, 4 * w), Stage(8, 4 * w))
+        specs = {
+            "conv1": FeatureSpec((full, Stage(2, w))),
+            "conv2": FeatureSpec((full, half, Stage(4, 3 * w))),
+            "conv3": FeatureSpec((full, half, Stage(4, 6 * w))),
+            "conv4": FeatureSpec((full, half, Stage(4, 4 * w))),
+            "conv5": FeatureSpec(conv5),
+        }
+        return specs | dict.fromkeys(("fc6", "fc7", "fc8"), FeatureSpec(conv5, is_vector=True))

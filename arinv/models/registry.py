@@ -1,0 +1,112 @@
+"""Encoders by name, and the generators and discriminators that fit them."""
+
+import dataclasses
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from arinv.errors import UserError, unknown
+from arinv.models.alexnet import AlexNet, AlexNetSmall
+from arinv.models.discriminator import Discriminator, stem_stride
+from arinv.models.features import FeatureSpec
+from arinv.models.generator import PAPER_PLANS, Generator, mirror_plan
+from arinv.models.resnet import ResNet
+
+ENCODERS: dict[str, Callable[..., nn.Module]] = {
+    "alexnet": AlexNet,
+    "alexnet_small": AlexNetSmall,
+    "resnet18": ResNet,
+}
+
+
+def build(name: str, *, num_classes: int | None = None, **options) -> nn.Module:
+    """Returns an encoder.
+
+    Args:
+      name: a key of ENCODERS.
+      num_classes: length of the logits; None for the architecture's own.
+      **options: attributes of the architecture, such as width, normalization or dtype.
+
+    Returns:
+      A module: images [B, H, W, 3] in [0, 1] -> (logits [B, K], {"conv1": ..., ...}). Its
+      `feature_specs()` lists the named features, its `image_size` the size it was made for.
+
+    Raises:
+      UserError: unknown encoder, or an option that it does not have.
+    """
+    if name not in ENCODERS:
+        raise unknown("encoder", name, ENCODERS)
+    if num_classes is not None:
+        options["num_classes"] = num_classes
+    allowed = {f.name for f in dataclasses.fields(ENCODERS[name])} - {"parent", "name"}
+    for option in options:
+        if option not in allowed:
+            raise unknown(f"option of encoder {name!r}", option, allowed)
+    return ENCODERS[name](**options)
+
+
+def feature_spec(encoder: str, layer: str, **options) -> FeatureSpec:
+    """Returns the place of one named feature.
+
+    Raises:
+      UserError: unknown encoder, or a layer that it does not have.
+    """
+    specs = build(encoder, **options).feature_specs()
+    if layer not in specs:
+        raise unknown(f"layer of encoder {encoder!r}", layer, specs)
+    return specs[layer]
+
+
+def build_generator(
+    encoder: str,
+    layer: str,
+    *,
+    image_size: int | None = None,
+    variant: str = "default",
+    spectral_norm: bool = True,
+    dtype: jax.typing.DTypeLike = jnp.float32,
+    encoder_options: dict | None = None,
+) -> Generator:
+    """Returns the generator that mirrors an encoder up to one of its layers.
+
+    Args:
+      encoder: name of the encoder.
+      layer: name of the feature it inverts.
+      image_size: side of the images in pixels, needed for vector features only; None for the encoder's own.
+      variant: "default" (the paper's plan where there is one, else the mirror rule), "mirror" (the rule), or
+        the name of another published plan, such as "table_a4" for AlexNet's conv5.
+      spectral_norm: normalise every kernel by its largest singular value.
+      dtype: of the computation.
+      encoder_options: options the encoder is built with (its width decides the generator's).
+
+    Returns:
+      A module: features [B, ...] -> images [B, H, W, 3] in [0, 1].
+
+    Raises:
+      UserError: unknown encoder, layer or variant.
+    """
+    options = encoder_options or {}
+    spec = feature_spec(encoder, layer, **options)
+    variants = {v for e, name, v in PAPER_PLANS if (e, name) == (encoder, layer)} | {"default", "mirror"}
+    if variant not in variants:
+        raise unknown(f"generator variant for {encoder} {layer}", variant, variants)
+    image_size = image_size or build(encoder, **options).image_size
+    plan = PAPER_PLANS.get((encoder, layer, variant)) or mirror_plan(spec, image_size=image_size)
+    return Generator(plan, is_vector=spec.is_vector, spectral_norm=spectral_norm, dtype=dtype)
+
+
+def build_discriminator(*, image_size: int, **options) -> Discriminator:
+    """Returns the discriminator for square images of a given side.
+
+    Args:
+      image_size: side of the images in pixels, at least 24.
+      **options: attributes of Discriminator.
+
+    Raises:
+      UserError: images too small for its five convolutions.
+    """
+    if image_size < 24:
+        raise UserError(f"the discriminator needs images of at least 24 px; got {image_size}")
+    return Discriminator(stem_stride=stem_stride(image_size), **options)

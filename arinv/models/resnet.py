@@ -1,0 +1,98 @@
+"""ResNet with basic blocks for 32 px images (3x3 stem, no stem pooling), as in MadryLab's robustness library.
+
+Images NHWC in [0, 1] -> (logits, {"block1": ..., "block4": ...}), each block after its last ReLU.
+
+Source: He et al. 2016; Rojas-Gomez et al. 2022, section A1.3, whose "third residual block, 4x4x512" is
+the output of the fourth stage, block4 here: no other has that shape.
+"""
+
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from arinv.models.features import FeatureSpec, Stage
+from arinv.models.normalization import normalize
+from arinv.ops import conv as conv_ops
+from arinv.types import Array
+
+_WIDTHS = (64, 128, 256, 512)
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions and a shortcut, 1x1 where the shape changes."""
+
+    width: int
+    stride: int
+    dtype: jax.typing.DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array, *, train: bool) -> Array:
+        """Returns the block's output after its last ReLU."""
+        conv = functools.partial(
+            nn.Conv,
+            use_bias=False,
+            dtype=self.dtype,
+            conv_general_dilated=conv_ops.conv_general_dilated,
+        )
+        norm = functools.partial(
+            nn.BatchNorm, use_running_average=not train, momentum=0.9, epsilon=1e-5, dtype=self.dtype
+        )
+        y = conv(self.width, (3, 3), strides=self.stride, padding=1, name="conv1")(x)
+        y = nn.relu(norm(name="bn1")(y))
+        y = conv(self.width, (3, 3), padding=1, name="conv2")(y)
+        y = norm(name="bn2")(y)
+        if x.shape != y.shape:
+            x = conv(self.width, (1, 1), strides=self.stride, padding=0, name="shortcut_conv")(x)
+            x = norm(name="shortcut_bn")(x)
+        return nn.relu(x + y)
+
+
+class ResNet(nn.Module):
+    """ResNet for 32 px; with the default depths ResNet-18, 11,173,962 parameters for 10 classes.
+
+    Attributes:
+      num_classes: length of the logits.
+      depths: basic blocks in each of the four stages.
+      normalization: name of the pixel normalisation.
+      dtype: of the computation; parameters, statistics and logits stay float32.
+    """
+
+    num_classes: int = 10
+    depths: tuple[int, int, int, int] = (2, 2, 2, 2)
+    normalization: str = "cifar10"
+    dtype: jax.typing.DTypeLike = jnp.float32
+
+    image_size = 32  # any multiple of 8 works
+
+    @nn.compact
+    def __call__(self, images: Array, *, train: bool = False) -> tuple[Array, dict[str, Array]]:
+        """Returns logits [B, K] and the features block1..block4 of images [B, H, W, 3] in [0, 1]."""
+        x = normalize(images, self.normalization, self.dtype)
+        x = nn.Conv(
+            _WIDTHS[0],
+            (3, 3),
+            padding=1,
+            use_bias=False,
+            dtype=self.dtype,
+            conv_general_dilated=conv_ops.conv_general_dilated,
+            name="conv1",
+        )(x)
+        x = nn.BatchNorm(use_running_average=not train, momentum=0.9, epsilon=1e-5, dtype=self.dtype, name="bn1")(x)
+        x = nn.relu(x)
+        features = {}
+        for stage, (width, depth) in enumerate(zip(_WIDTHS, self.depths, strict=True), start=1):
+            for i in range(depth):
+                stride = 2 if stage > 1 and i == 0 else 1
+                block = BasicBlock(width, stride, self.dtype, name=f"block{stage}_{i}")
+                x = block(x, train=train)
+            features[f"block{stage}"] = x
+        pooled = jnp.mean(x.astype(jnp.float32), axis=(1, 2))
+        logits = nn.Dense(self.num_classes, dtype=self.dtype, name="fc")(pooled.astype(self.dtype))
+        return logits.astype(jnp.float32), features
+
+    def feature_specs(self) -> dict[str, FeatureSpec]:
+        """Returns the place of every named feature."""
+        stages = tuple(Stage(2**i, width) for i, width in enumerate(_WIDTHS))
+        return {f"block{i}": FeatureSpec(stages[:i]) for i in range(1, 5)}

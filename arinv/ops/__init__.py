@@ -1,0 +1,1 @@
+"""Pure jnp functions: the bottom layer, knowing nothing of models or data sets."""

@@ -1,0 +1,288 @@
+"""Random changes to training images, drawn for each image on its own, inside the jitted step.
+
+Images are float32 [B, H, W, C] in [0, 1] and stay in it; crops and flips also take uint8. A change
+of strength 0 is the identity.
+"""
+
+import jax
+import jax.numpy as jnp
+from jax.scipy import ndimage
+
+from arinv.errors import UserError
+from arinv.ops.images import to_float
+from arinv.types import Array
+
+_GREY = (0.2989, 0.587, 0.114)  # ITU-R 601 luma
+
+# Principal components of the RGB values of ImageNet, in units of [0, 1].
+_PCA_VALUES = (0.2175, 0.0188, 0.0045)
+_PCA_VECTORS = (
+    (-0.5675, 0.7192, 0.4009),
+    (-0.5808, -0.0045, -0.8140),
+    (-0.5836, -0.6948, 0.4203),
+)
+
+
+def random_crop(key: Array, images: Array, *, padding: int) -> Array:
+    """Returns images of the same size, shifted by up to `padding` pixels each way, black moving in.
+
+    Args:
+      key: PRNG key.
+      images: [B, H, W, C], any dtype.
+      padding: pixels of black added on every side before a window of the old size is cut.
+
+    Returns:
+      [B, H, W, C] of the same dtype.
+    """
+    batch, *shape = images.shape
+    padded = jnp.pad(images, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
+    corners = jax.random.randint(key, (batch, 2), 0, 2 * padding + 1)
+    # On a CPU this is two to ten times faster than take_along_axis, lax.map or one-hot products.
+    return jax.vmap(lambda image, at: jax.lax.dynamic_slice(image, (at[0], at[1], 0), shape))(padded, corners)
+
+
+def random_flip(key: Array, images: Array) -> Array:
+    """Returns images mirrored left to right with probability one half.
+
+    Args:
+      key: PRNG key.
+      images: [B, H, W, C], any dtype.
+
+    Returns:
+      [B, H, W, C] of the same dtype.
+    """
+    flip = jax.random.bernoulli(key, 0.5, (images.shape[0], 1, 1, 1))
+    return jnp.where(flip, images[:, :, ::-1], images)
+
+
+def random_resized_crop(
+    key: Array,
+    images: Array,
+    *,
+    size: int,
+    scale: tuple[float, float] = (0.08, 1.0),
+    ratio: tuple[float, float] = (3 / 4, 4 / 3),
+) -> Array:
+    """Returns a window of random area and shape, brought to `size` with antialiasing.
+
+    Args:
+      key: PRNG key.
+      images: float [B, H, W, C] in [0, 1].
+      size: side of the result, in pixels.
+      scale: least and greatest area of the window, as a fraction of the image's.
+      ratio: least and greatest width / height of the window, drawn on a log scale.
+
+    Returns:
+      float32 [B, size, size, C] in [0, 1].
+
+    Source: Szegedy et al. 2015, section 6; a window too long for the image is cut to its side.
+    """
+    images = to_float(images)
+    batch, height, width, channels = images.shape
+    keys = jax.random.split(key, 3)
+    area = jax.random.uniform(keys[0], (batch,), minval=scale[0], maxval=scale[1]) * height * width
+    low, high = jnp.log(jnp.array(ratio))
+    aspect = jnp.exp(jax.random.uniform(keys[1], (batch,), minval=low, maxval=high))
+    sides = jnp.stack(
+        [
+            jnp.clip(jnp.sqrt(area / aspect), 1.0, height),
+            jnp.clip(jnp.sqrt(area * aspect), 1.0, width),
+        ],
+        axis=1,
+    )
+    room = jnp.array([height, width], jnp.float32)[None, :] - sides
+    corners = jax.random.uniform(keys[2], (batch, 2)) * room
+
+    def cut(image, corner, side):
+        zoom = size / side
+        return jax.image.scale_and_translate(
+            image, (size, size, channels), (0, 1), zoom, -corner * zoom, method="linear"
+        )
+
+    return jnp.clip(jax.vmap(cut)(images, corners, sides), 0.0, 1.0)
+
+
+def random_rotate(key: Array, images: Array, *, degrees: float) -> Array:
+    """Returns images turned about their centre, bilinearly; black moves in at the corners.
+
+    Args:
+      key: PRNG key.
+      images: float [B, H, W, C] in [0, 1].
+      degrees: the angle is uniform in [-degrees, degrees].
+
+    Returns:
+      float32 [B, H, W, C] in [0, 1].
+    """
+    images = to_float(images)
+    batch, height, width, _ = images.shape
+    limit = jnp.deg2rad(degrees)
+    angles = jax.random.uniform(key, (batch,), minval=-limit, maxval=limit)
+    y = (jnp.arange(height) - (height - 1) / 2)[:, None]
+    x = (jnp.arange(width) - (width - 1) / 2)[None, :]
+    y, x = jnp.broadcast_arrays(y, x)
+
+    def turn(image, angle):
+        sine, cosine = jnp.sin(angle), jnp.cos(angle)
+        rows = cosine * y - sine * x + (height - 1) / 2
+        columns = sine * y + cosine * x + (width - 1) / 2
+        sample = lambda channel: ndimage.map_coordinates(channel, [rows, columns], order=1)  # noqa: E731
+        return jax.vmap(sample, in_axes=-1, out_axes=-1)(image)
+
+    return jnp.clip(jax.vmap(turn)(images, angles), 0.0, 1.0)
+
+
+def color_jitter(
+    key: Array,
+    images: Array,
+    *,
+    brightness: float = 0.0,
+    contrast: float = 0.0,
+    saturation: float = 0.0,
+    hue: float = 0.0,
+) -> Array:
+    """Returns images of changed brightness, contrast, saturation and hue, in this order.
+
+    Args:
+      key: PRNG key.
+      images: float [B, H, W, 3] in [0, 1].
+      brightness: the factor is uniform in [max(0, 1 - brightness), 1 + brightness].
+      contrast: likewise, about the mean grey of the image.
+      saturation: likewise, about the grey of each pixel.
+      hue: the shift is uniform in [-hue, hue], as a fraction of the colour circle; at most 0.5.
+
+    Returns:
+      float32 [B, H, W, 3] in [0, 1], clipped after every change.
+
+    Source: torchvision ColorJitter, which also draws the order at random.
+    """
+    images = to_float(images)
+    keys = jax.random.split(key, 4)
+    if brightness:
+        factor = _factor(keys[0], images, brightness)
+        images = jnp.clip(factor * images, 0.0, 1.0)
+    if contrast:
+        factor = _factor(keys[1], images, contrast)
+        mean = _grey(images).mean(axis=(1, 2, 3), keepdims=True)
+        images = jnp.clip(mean + factor * (images - mean), 0.0, 1.0)
+    if saturation:
+        factor = _factor(keys[2], images, saturation)
+        grey = _grey(images)
+        images = jnp.clip(grey + factor * (images - grey), 0.0, 1.0)
+    if hue:
+        shift = jax.random.uniform(keys[3], (images.shape[0], 1, 1), minval=-hue, maxval=hue)
+        images = _shift_hue(images, shift)
+    return images
+
+
+def _factor(key: Array, images: Array, strength: float) -> Array:
+    shape = (images.shape[0], 1, 1, 1)
+    return jax.random.uniform(key, shape, minval=max(0.0, 1.0 - strength), maxval=1.0 + strength)
+
+
+def _grey(images: Array) -> Array:
+    weights = jnp.array(_GREY)[None, None, None, :]
+    return jnp.sum(images * weights, axis=-1, keepdims=True)
+
+
+def _shift_hue(images: Array, shift: Array) -> Array:
+    """Returns images with the hue of each pixel moved by `shift` turns, [B, 1, 1]."""
+    red, green, blue = images[..., 0], images[..., 1], images[..., 2]
+    value = images.max(axis=-1)
+    chroma = value - images.min(axis=-1)
+    safe = jnp.where(chroma > 0, chroma, 1.0)
+    sextant = jnp.where(
+        value == red,
+        (green - blue) / safe,
+        jnp.where(value == green, 2.0 + (blue - red) / safe, 4.0 + (red - green) / safe),
+    )
+    channels = []
+    for offset in (5.0, 3.0, 1.0):
+        k = (offset + sextant + 6.0 * shift) % 6.0
+        channels.append(value - chroma * jnp.clip(jnp.minimum(k, 4.0 - k), 0.0, 1.0))
+    return jnp.clip(jnp.stack(channels, axis=-1), 0.0, 1.0)
+
+
+def pca_lighting(key: Array, images: Array, *, std: float) -> Array:
+    """Returns images with a random colour added, along the principal components of ImageNet.
+
+    Args:
+      key: PRNG key.
+      images: float [B, H, W, 3] in [0, 1].
+      std: standard deviation of the three coefficients (0.1 in the paper).
+
+    Returns:
+      float32 [B, H, W, 3] in [0, 1], clipped.
+
+    Source: Krizhevsky et al. 2012, section 4.1.
+    """
+    images = to_float(images)
+    alpha = std * jax.random.normal(key, (images.shape[0], 3))
+    color = (alpha * jnp.array(_PCA_VALUES)[None, :]) @ jnp.array(_PCA_VECTORS).T
+    return jnp.clip(images + color[:, None, None, :], 0.0, 1.0)
+
+
+_color_jitter = color_jitter  # `augment` has an argument of this name
+
+
+def augment(
+    key: Array,
+    images: Array,
+    *,
+    resized_crop_scale: tuple[float, float] | None = None,
+    resized_crop_ratio: tuple[float, float] = (3 / 4, 4 / 3),
+    crop_padding: int = 0,
+    flip: bool = False,
+    color_jitter: float = 0.0,
+    hue: float = 0.0,
+    rotate_degrees: float = 0.0,
+    lighting: float = 0.0,
+) -> Array:
+    """Returns training images with the changes asked for, in the order of the arguments.
+
+    The randomness of one change does not depend on which others are asked for.
+
+    Args:
+      key: PRNG key.
+      images: uint8 in 0..255 or float in [0, 1], [B, H, W, C].
+      resized_crop_scale: areas of `random_resized_crop` to the same height; None: none.
+      resized_crop_ratio: shapes of its windows.
+      crop_padding: pixels of `random_crop`.
+      flip: mirror half of the images.
+      color_jitter: brightness, contrast and saturation of `color_jitter`.
+      hue: of `color_jitter`.
+      rotate_degrees: greatest angle of `random_rotate`.
+      lighting: std of `pca_lighting`.
+
+    Returns:
+      float32 [B, H, W, C] in [0, 1]; [B, H, H, C] with a resized crop.
+
+    Raises:
+      UserError: a negative strength.
+    """
+    strengths = {
+        "crop_padding": crop_padding,
+        "color_jitter": color_jitter,
+        "hue": hue,
+        "rotate_degrees": rotate_degrees,
+        "lighting": lighting,
+    }
+    for name, strength in strengths.items():
+        if strength < 0:
+            raise UserError(f"{name}={strength}; must be 0 (off) or more")
+    keys = jax.random.split(key, 6)
+    if resized_crop_scale is not None:
+        window = {"scale": resized_crop_scale, "ratio": resized_crop_ratio}
+        images = random_resized_crop(keys[0], images, size=images.shape[1], **window)
+    if crop_padding:
+        images = random_crop(keys[1], images, padding=crop_padding)
+    if flip:
+        images = random_flip(keys[2], images)
+    images = jnp.clip(to_float(images), 0.0, 1.0)
+    if color_jitter or hue:
+        alike = dict.fromkeys(("brightness", "contrast", "saturation"), color_jitter)
+        images = _color_jitter(keys[3], images, **alike, hue=hue)
+    if rotate_degrees:
+        images = random_rotate(keys[4], images, degrees=rotate_degrees)
+    if lighting:
+        images = pca_lighting(keys[5], images, std=lighting)
+    return images

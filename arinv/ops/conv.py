@@ -1,0 +1,358 @@
+"""Convolution, transposed convolution, pooling and upsampling in the forms that XLA runs fast.
+
+Every function computes what its plain XLA form computes, from the same weights; on a CPU it is
+written so that XLA finds its fast kernels, forward and backward, inside `lax.fori_loop`, `lax.scan`
+and `lax.while_loop` too, where the plain image gradient of a convolution is several times slower
+than outside. On other platforms the plain forms are used. `set_rewrites` overrides the choice.
+
+Layout: images and features [B, H, W, C], kernels [kh, kw, in, out]; any value range.
+
+Source: the gradients of a convolution are those of Dumoulin & Visin 2016, sections 4.4 to 4.6; the
+rearrangement of a strided convolution's transpose is the sub-pixel convolution of Shi et al. 2016.
+"""
+
+import functools
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from arinv.errors import UserError
+from arinv.types import Array
+
+_LAYOUT = lax.ConvDimensionNumbers((0, 3, 1, 2), (3, 2, 0, 1), (0, 3, 1, 2))  # NHWC, HWIO, NHWC
+
+_override: bool | None = None
+
+
+def set_rewrites(value: bool | None) -> None:
+    """Chooses between the rewritten and the plain forms, for tests and benchmarks.
+
+    The choice is made while a function is traced: what `jax.jit` has compiled stays as it is.
+
+    Args:
+      value: True for the rewritten forms, False for the plain ones, None to choose by platform.
+    """
+    global _override
+    _override = value
+
+
+def _use_rewrites() -> bool:
+    if _override is not None:
+        return _override
+    return jax.default_backend() == "cpu"
+
+
+class _Geometry(NamedTuple):
+    """The static part of a convolution of features of `size`; pairs are (height, width)."""
+
+    strides: tuple[int, int]
+    pads: tuple[tuple[int, int], tuple[int, int]]
+    kernel: tuple[int, int]
+    size: tuple[int, int]
+    precision: Any
+
+    def plain(self, x: Array, w: Array) -> Array:
+        return lax.conv_general_dilated(
+            x, w, self.strides, self.pads, dimension_numbers=_LAYOUT, precision=self.precision
+        )
+
+
+# The three bilinear maps below are each other's gradients. With w: [kh, kw, in, out], x of `size`
+# with `in` channels and y of `out_size` with `out` channels,
+#   <y, down(x, w)> = <x, up(y, w)> = <w, correlate(x, y)>,
+# so each rule uses the other two maps, and derivatives of any order stay in fast forms.
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _down(geometry: _Geometry, x: Array, w: Array) -> Array:
+    """The convolution itself."""
+    return geometry.plain(x, w)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _up(geometry: _Geometry, y: Array, w: Array) -> Array:
+    """The transpose of the convolution in x: its image gradient, or a transposed convolution."""
+    axes = [_phases(geometry, axis, y.shape[1 + axis]) for axis in (0, 1)]
+    (s_h, s_w), (k_h, k_w) = geometry.strides, geometry.kernel
+    (taps_h, m_h, first_h, pads_h), (taps_w, m_w, first_w, pads_w) = axes
+    c_in, c_out = w.shape[2:]
+    # One stride-1 convolution computes the s_h * s_w phases of the result as channels ...
+    w = jnp.pad(w, ((0, m_h * taps_h - k_h), (0, m_w * taps_w - k_w), (0, 0), (0, 0)))
+    w = jnp.flip(w.reshape(taps_h, m_h, taps_w, m_w, c_in, c_out), (0, 2))
+    w = w.transpose(0, 2, 5, 1, 3, 4).reshape(taps_h, taps_w, c_out, m_h * m_w * c_in)
+    z = lax.conv_general_dilated(
+        y, w, (1, 1), (pads_h, pads_w), dimension_numbers=_LAYOUT, precision=geometry.precision
+    )
+    if (s_h, s_w) == (1, 1):
+        return z
+    # ... which are then interleaved. Where the kernel is smaller than the stride, some are zero.
+    b, rows, columns = z.shape[:3]
+    z = z.reshape(b, rows, columns, m_h, m_w, c_in)
+    z = jnp.pad(z, ((0, 0), (0, 0), (0, 0), (0, s_h - m_h), (0, s_w - m_w), (0, 0)))
+    z = z.transpose(0, 1, 3, 2, 4, 5).reshape(b, rows * s_h, columns * s_w, c_in)
+    return z[:, first_h : first_h + geometry.size[0], first_w : first_w + geometry.size[1]]
+
+
+def _phases(geometry, axis, out_size):
+    """Returns the taps of a phase, the phases that have any, the first row to keep, the padding.
+
+    Row h of the padded x is fed by the rows o of y and k of the kernel with h = stride * o + k, so
+    phase h % stride sees kernel rows phase, phase + stride, ...: a stride-1 convolution of y.
+    """
+    stride, pad, kernel = geometry.strides[axis], geometry.pads[axis][0], geometry.kernel[axis]
+    taps = -(-kernel // stride)
+    skipped = pad // stride  # rows of all phases that lie wholly in the padding
+    rows = -(-(geometry.size[axis] + pad) // stride)
+    pads = (taps - 1 - skipped, rows - out_size)
+    return taps, min(kernel, stride), pad - skipped * stride, pads
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _correlate(geometry: _Geometry, x: Array, y: Array) -> Array:
+    """The transpose of the convolution in w: its kernel gradient, as a sum of matrix products.
+
+    As a convolution, which is what lax makes of it, it is some fifty times slower inside a loop.
+    """
+    (s_h, s_w), (k_h, k_w) = geometry.strides, geometry.kernel
+    b, rows, columns, c_out = y.shape
+    c_in = x.shape[-1]
+    x = lax.pad(x, np.zeros((), x.dtype), ((0, 0, 0), *((*p, 0) for p in geometry.pads), (0, 0, 0)))
+
+    def seen_by(i, j):
+        stop = (b, i + (rows - 1) * s_h + 1, j + (columns - 1) * s_w + 1, c_in)
+        return lax.slice(x, (0, i, j, 0), stop, (1, s_h, s_w, 1))
+
+    def product(seen):
+        contract = (((0, 1, 2), (0, 1, 2)), ((), ()))
+        return lax.dot_general(seen, y, contract, precision=geometry.precision)
+
+    if c_in >= 64:  # large enough for a product of each kernel entry
+        products = [product(seen_by(i, j)) for i in range(k_h) for j in range(k_w)]
+    else:  # a product of each kernel row
+        seen = [[seen_by(i, j) for j in range(k_w)] for i in range(k_h)]
+        products = [product(lax.concatenate(row, 3)) for row in seen]
+    return jnp.stack(products).reshape(k_h, k_w, c_in, c_out)
+
+
+def _down_fwd(geometry, x, w):
+    return _down(geometry, x, w), (x, w)
+
+
+def _down_bwd(geometry, saved, y):
+    x, w = saved
+    return _up(geometry, y, w), _correlate(geometry, x, y)
+
+
+def _up_fwd(geometry, y, w):
+    return _up(geometry, y, w), (y, w)
+
+
+def _up_bwd(geometry, saved, x):
+    y, w = saved
+    return _down(geometry, x, w), _correlate(geometry, x, y)
+
+
+def _correlate_fwd(geometry, x, y):
+    return _correlate(geometry, x, y), (x, y)
+
+
+def _correlate_bwd(geometry, saved, w):
+    x, y = saved
+    return _up(geometry, y, w), _down(geometry, x, w)
+
+
+_down.defvjp(_down_fwd, _down_bwd)
+_up.defvjp(_up_fwd, _up_bwd)
+_correlate.defvjp(_correlate_fwd, _correlate_bwd)
+
+
+def conv_general_dilated(
+    lhs: Array,
+    rhs: Array,
+    window_strides: Sequence[int],
+    padding: str | Sequence[tuple[int, int]],
+    lhs_dilation: Sequence[int] | None = None,
+    rhs_dilation: Sequence[int] | None = None,
+    dimension_numbers: Any = None,
+    feature_group_count: int = 1,
+    batch_group_count: int = 1,
+    precision: Any = None,
+    **kwargs: Any,
+) -> Array:
+    """Returns `lax.conv_general_dilated` of the arguments, with a gradient that is fast in loops.
+
+    Fits the `conv_general_dilated` argument of `flax.linen.Conv`. Two-dimensional convolutions of
+    [B, H, W, C] with [kh, kw, in, out], undilated, in one group, get the rewritten gradient;
+    everything else is the plain function. The rewritten form has no forward-mode derivative.
+
+    Args:
+      lhs: [B, H, W, in].
+      rhs: [kh, kw, in, out].
+      window_strides: the two strides.
+      padding: "SAME", "VALID" or ((top, bottom), (left, right)).
+      lhs_dilation: as in lax.
+      rhs_dilation: as in lax.
+      dimension_numbers: as in lax; None means [B, C, H, W], which is not rewritten.
+      feature_group_count: as in lax.
+      batch_group_count: as in lax.
+      precision: as in lax.
+      **kwargs: what else lax takes.
+
+    Returns:
+      [B, H', W', out], of the dtype of `lhs`.
+    """
+    numbers = lax.conv_dimension_numbers(lhs.shape, rhs.shape, dimension_numbers)
+    undilated = all(d == 1 for d in (*(lhs_dilation or ()), *(rhs_dilation or ())))
+    ungrouped = feature_group_count == 1 and batch_group_count == 1
+    kwargs = {name: value for name, value in kwargs.items() if value is not None}
+    if _use_rewrites() and numbers == _LAYOUT and undilated and ungrouped and not kwargs:
+        strides, kernel, size = tuple(window_strides), rhs.shape[:2], lhs.shape[1:3]
+        if isinstance(padding, str):
+            padding = lax.padtype_to_pads(size, kernel, strides, padding)
+        pads = tuple((int(low), int(high)) for low, high in padding)
+        if all(0 <= pad < k for pair, k in zip(pads, kernel, strict=True) for pad in pair):
+            return _down(_Geometry(strides, pads, kernel, size, precision), lhs, rhs)
+    return lax.conv_general_dilated(
+        lhs, rhs, window_strides, padding, lhs_dilation, rhs_dilation, dimension_numbers,
+        feature_group_count, batch_group_count, precision, **kwargs,
+    )  # fmt: skip
+
+
+def conv_transpose(
+    inputs: Array,
+    kernel: Array,
+    *,
+    stride: int,
+    padding: int = 1,
+    output_padding: int = 0,
+    precision: Any = None,
+) -> Array:
+    """Returns the transposed convolution of square stride and padding.
+
+    Size n becomes (n - 1) * stride + k - 2 * padding + output_padding: a 4x4 kernel with padding 1
+    takes n to n + 1 at stride 1 and to 2n at stride 2, and then equals
+    `flax.linen.ConvTranspose((4, 4), strides=stride, padding=((2, 2), (2, 2)))`. PyTorch's
+    ConvTranspose2d of the same stride and padding is this with its weight [in, out, kh, kw]
+    transposed to [kh, kw, in, out] and flipped along both spatial axes.
+
+    Args:
+      inputs: [B, H, W, in].
+      kernel: [kh, kw, in, out].
+      stride: of both axes, at least 1.
+      padding: rows and columns taken off each side of the full result; smaller than the kernel.
+      output_padding: rows and columns added at the bottom and right; smaller than the stride.
+      precision: as in lax.
+
+    Returns:
+      [B, H', W', out], of the dtype of `inputs`.
+
+    Raises:
+      UserError: a stride, padding or output padding out of range.
+
+    Source: Dumoulin & Visin 2016, section 4.
+    """
+    smallest = min(kernel.shape[:2])
+    for name, value, low, high in [
+        ("stride", stride, 1, math.inf),
+        ("padding", padding, 0, smallest - 1),
+        ("output_padding", output_padding, 0, stride - 1),
+    ]:
+        if not low <= value <= high:
+            raise UserError(f"conv_transpose: {name} {value} is not allowed; use {low} to {high}.")
+    if not _use_rewrites():
+        pads = [(k - 1 - padding, k - 1 - padding + output_padding) for k in kernel.shape[:2]]
+        return lax.conv_general_dilated(
+            inputs, kernel, (1, 1), pads, lhs_dilation=(stride, stride),
+            dimension_numbers=_LAYOUT, precision=precision,
+        )  # fmt: skip
+    size = tuple(
+        (n - 1) * stride + k - 2 * padding + output_padding
+        for n, k in zip(inputs.shape[1:3], kernel.shape[:2], strict=True)
+    )
+    pads = ((padding, padding),) * 2
+    geometry = _Geometry((stride, stride), pads, kernel.shape[:2], size, precision)
+    return _up(geometry, inputs, jnp.flip(kernel, (0, 1)).swapaxes(2, 3))
+
+
+def max_pool(inputs: Array, window: int, stride: int) -> Array:
+    """Returns the maximum over square windows; rows and columns that fill no window are dropped.
+
+    Where several entries of a window are its maximum, the rewritten forms divide the gradient among
+    them and the plain form gives it to the first. After a ReLU such ties are common, but they are
+    ties of zeros, and the gradient of the ReLU, zero there, makes the two forms equal again.
+
+    Args:
+      inputs: [B, H, W, C].
+      window: side of the window, in pixels.
+      stride: distance between windows, in pixels.
+
+    Returns:
+      [B, (H - window) // stride + 1, (W - window) // stride + 1, C], of the dtype of `inputs`.
+    """
+    if _use_rewrites() and window == stride:
+        return _tiles(inputs, window).max((2, 4))
+    if _use_rewrites() and window <= 3:
+        return functools.reduce(jnp.maximum, _window_entries(inputs, window, stride))
+    if jnp.issubdtype(inputs.dtype, jnp.floating):
+        lowest = -jnp.inf
+    else:
+        lowest = jnp.iinfo(inputs.dtype).min
+    return _reduce_window(inputs, lowest, lax.max, window, stride)
+
+
+def avg_pool(inputs: Array, window: int, stride: int) -> Array:
+    """Returns the mean over square windows; rows and columns that fill no window are dropped.
+
+    Args:
+      inputs: floating point [B, H, W, C].
+      window: side of the window, in pixels.
+      stride: distance between windows, in pixels.
+
+    Returns:
+      [B, (H - window) // stride + 1, (W - window) // stride + 1, C], of the dtype of `inputs`.
+    """
+    if _use_rewrites() and window == stride:
+        return _tiles(inputs, window).mean((2, 4))
+    return _reduce_window(inputs, 0.0, lax.add, window, stride) / window**2
+
+
+def upsample_nearest(inputs: Array, factor: int = 2) -> Array:
+    """Returns every pixel repeated `factor` times along both axes.
+
+    Args:
+      inputs: [B, H, W, C].
+      factor: whole number of copies.
+
+    Returns:
+      [B, H * factor, W * factor, C], of the dtype of `inputs`.
+    """
+    b, h, w, c = inputs.shape
+    tiled = jnp.broadcast_to(inputs[:, :, None, :, None], (b, h, factor, w, factor, c))
+    return tiled.reshape(b, h * factor, w * factor, c)
+
+
+def _tiles(inputs, window):
+    b, h, w, c = inputs.shape
+    rows, columns = h // window, w // window
+    inputs = inputs[:, : rows * window, : columns * window]
+    return inputs.reshape(b, rows, window, columns, window, c)
+
+
+def _window_entries(inputs, window, stride):
+    """Yields, for each place in the window, the entries of all windows at that place."""
+    b, h, w, c = inputs.shape
+    last_row, last_column = (h - window) // stride * stride, (w - window) // stride * stride
+    for i in range(window):
+        for j in range(window):
+            stop = (b, i + last_row + 1, j + last_column + 1, c)
+            yield lax.slice(inputs, (0, i, j, 0), stop, (1, stride, stride, 1))
+
+
+def _reduce_window(inputs, initial, reducer, window, stride):
+    initial = np.array(initial, inputs.dtype)  # a constant: lax then knows the derivative
+    return lax.reduce_window(inputs, initial, reducer, (1, window, window, 1), (1, stride, stride, 1), "VALID")

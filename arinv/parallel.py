@@ -1,0 +1,97 @@
+"""Devices as a mesh, and where arrays live on it. The only file that names mesh axes.
+
+Two axes: "data" splits the batch; "fsdp" splits the batch too and, besides, every large parameter with
+its optimiser state. fsdp=1 is plain data parallelism. One jitted step serves every mesh: XLA derives the
+collectives from the placement of its arguments.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from arinv.errors import UserError
+from arinv.types import Batch
+
+_BATCH = PartitionSpec(("data", "fsdp"))
+_MIN_FSDP_ELEMENTS = 4096  # smaller arrays cost more to gather than they save
+
+
+def make_mesh(*, data: int = -1, fsdp: int = 1) -> Mesh:
+    """Returns the mesh of all devices.
+
+    Args:
+      data: number of batch shards that hold their own copy of the parameters; -1 for what is left.
+      fsdp: number of devices that a copy of the parameters is split over.
+
+    Raises:
+      UserError: the two do not multiply to the number of devices.
+    """
+    count = jax.device_count()
+    if fsdp < 1 or (data < 1 and data != -1) or count % fsdp or data not in (-1, count // fsdp):
+        raise UserError(
+            f"mesh data={data}, fsdp={fsdp} does not fit {count} device(s): data x fsdp must be {count} "
+            "(data=-1 takes what is left)"
+        )
+    auto = (AxisType.Auto,) * 2  # explicit axes break gathers and reshapes
+    return jax.make_mesh((count // fsdp, fsdp), ("data", "fsdp"), axis_types=auto)
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """Returns the placement of an array of which every device holds a copy."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def state_shardings(abstract_state: Any, mesh: Mesh) -> Any:
+    """Returns a placement for each array of a train state.
+
+    Args:
+      abstract_state: tree of arrays or ShapeDtypeStructs.
+      mesh: where to.
+
+    Returns:
+      The same tree of NamedShardings: large arrays split over "fsdp" along the last axis that divides,
+      everything else replicated.
+    """
+    parts = mesh.shape["fsdp"]
+
+    def place(leaf):
+        if parts > 1 and np.prod(leaf.shape) >= _MIN_FSDP_ELEMENTS:
+            for axis in reversed(range(len(leaf.shape))):
+                if leaf.shape[axis] % parts == 0:
+                    spec = [None] * len(leaf.shape)
+                    spec[axis] = "fsdp"
+                    return NamedSharding(mesh, PartitionSpec(*spec))
+        return replicated(mesh)
+
+    return jax.tree.map(place, abstract_state)
+
+
+def check_batch_size(batch_size: int, mesh: Mesh) -> None:
+    """Checks that every device gets the same share of a batch.
+
+    Raises:
+      UserError: the devices do not divide the batch.
+    """
+    if batch_size < 1 or batch_size % mesh.size:
+        raise UserError(
+            f"batch_size {batch_size} is not a multiple of the {mesh.size} device(s) of the mesh; "
+            f"use {max(1, batch_size // mesh.size) * mesh.size}"
+        )
+
+
+def place_batch(batch: Batch, mesh: Mesh) -> Mapping[str, jax.Array]:
+    """Returns this process's share of a global batch as arrays split over all devices of the mesh."""
+    sharding = NamedSharding(mesh, _BATCH)
+    return {k: jax.make_array_from_process_local_data(sharding, np.asarray(v)) for k, v in batch.items()}
+
+
+def to_host(arrays: Any) -> Any:
+    """Returns a tree of arrays as NumPy arrays, gathered from all processes where they are split."""
+    if jax.process_count() > 1:
+        from jax.experimental import multihost_utils
+
+        return multihost_utils.process_allgather(arrays, tiled=True)
+    return jax.device_get(arrays)

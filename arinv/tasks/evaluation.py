@@ -1,0 +1,142 @@
+"""Evaluates a trained encoder, or an inverter with its encoder, on the test source.
+
+Leaves results.json (means and standard deviations, each metric's exact variant), per_image.npz (every
+number of every image) and, of an inverter, pictures.npz and reconstructions.png.
+"""
+
+import io
+import pathlib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from arinv import data, metrics
+from arinv.errors import UserError
+from arinv.ops.images import image_grid, to_float
+from arinv.tasks import networks, setting
+from arinv.tasks import workdir as workdirs
+from arinv.train import checkpoint, classifier, inverter
+from arinv.train.evaluation import collect
+from arinv.train.progress import progress_bar
+from arinv.train.writer import write_atomically, write_png
+
+_RENAMED = {"correct": "clean_accuracy", "robust_correct": "pgd_accuracy", "loss": "cross_entropy"}
+
+
+def validate(config: ConfigDict) -> None:
+    """Tells every mistake that can be seen without reading data or checkpoints.
+
+    Raises:
+      UserError: an unknown name or a number out of range.
+    """
+    setting.validate(config)
+    setting.attack_options(config.attack)
+    if not config.checkpoint:
+        raise UserError("checkpoint is empty; name the workdir of a classifier's or an inverter's training")
+
+
+def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
+    """Evaluates config.checkpoint and returns the results.
+
+    Args:
+      config: as made by configs/evaluate.py; config.checkpoint is the workdir of a classifier or an inverter.
+      workdir: of this evaluation.
+
+    Raises:
+      UserError: no usable checkpoint there, or data that does not fit it.
+    """
+    mesh, dtype = setting.mesh(config), setting.dtype(config)
+    attack = setting.attack_options(config.attack)
+    source = workdirs.resolve(config.checkpoint, workdir)
+    description = checkpoint.load_description(source)
+    trained = None
+    if description["kind"] == classifier.NAME:
+        encoder = networks.load_encoder(source, dtype=dtype)
+    else:
+        trained = networks.load_inverter(source, dtype=dtype)
+        encoder = trained.encoder
+    test = _open_test(config, encoder)
+    arrays = data.load_arrays(test)
+    run_pass = _make_pass(config, data.eval_batches(arrays, batch_size=config.batch_size, **setting.processes()), mesh)
+
+    workdirs.open_workdir(config, workdir)
+    per_image, _ = run_pass("attacking", classifier.make_eval_step(encoder.module, attack=attack), encoder.variables)
+    pictures = {}
+    if trained is not None:
+        step = inverter.make_eval_step(encoder.module, trained.module, layer=trained.description["layer"])
+        numbers, pictures = run_pass(
+            "inverting",
+            lambda variables, batch, key: step(variables[0], batch, variables[1]),
+            (trained.variables, encoder.variables),
+        )
+        scale = metrics.mean_pairwise_distance(arrays["image"].astype(np.float32) / 255)
+        per_image = {**per_image, **numbers}
+        per_image["normalized_error"] = metrics.normalized_error(per_image.pop("distance"), scale)
+    per_image = {_RENAMED.get(name, name): values for name, values in per_image.items()}
+    results = _summarize(per_image) | {
+        "attack": {**attack, "name": "pgd"} if attack["eps"] > 0 else None,
+        "checkpoint": dict(description),
+        "num_examples": test.info.num_examples,
+        "setting": setting.provenance(config),
+        "variants": {name: text for name, text in metrics.VARIANTS.items() if name in per_image},
+    }
+    if jax.process_index() == 0:
+        _write_arrays(workdir, per_image, pictures)
+    workdirs.write_results(workdir, results)
+    return results
+
+
+def _open_test(config: ConfigDict, encoder: networks.Encoder) -> data.Source:
+    test = setting.open_source(config, "test")
+    classes = list(test.info.class_names)
+    if classes != encoder.description["class_names"]:
+        raise UserError(
+            f"{config.data.name} has classes {classes[:5]}..., but the checkpoint was trained on "
+            f"{encoder.description['class_names'][:5]}...; evaluate it on data with the same classes"
+        )
+    return test
+
+
+def _make_pass(config: ConfigDict, batches: Iterable, mesh: jax.sharding.Mesh):
+    """Returns a function that runs an evaluation step over all batches with a progress bar."""
+
+    def run_pass(title, eval_step, variables):
+        jitted = jax.jit(eval_step)
+        return collect(
+            lambda batch, key: jitted(variables, batch, key),
+            batches,
+            key=jax.random.key(config.seed),
+            mesh=mesh,
+            num_pictures=config.log.num_pictures,
+            progress=lambda items: progress_bar(items, f"{config.title}: {title}", unit="batch"),
+        )
+
+    return run_pass
+
+
+def _summarize(per_image: Mapping[str, np.ndarray]) -> dict[str, float]:
+    """Returns each mean under its name and each standard deviation under NAME_std."""
+    results = {}
+    for name, values in per_image.items():
+        summary = metrics.summary(values)
+        results[name] = summary["mean"]
+        if not name.endswith("accuracy"):
+            results[f"{name}_std"] = summary["std"]
+    return results
+
+
+def _write_arrays(workdir: pathlib.Path, per_image: Mapping, pictures: Mapping) -> None:
+    write_atomically(workdir / "per_image.npz", _npz(per_image))
+    if "reconstruction" in pictures:
+        write_atomically(workdir / "pictures.npz", _npz(pictures))
+        rows = [to_float(pictures["image"]), pictures["reconstruction"]]
+        write_png(workdir / "reconstructions.png", image_grid(rows))
+
+
+def _npz(arrays: Mapping[str, np.ndarray]) -> bytes:
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)
+    return buffer.getvalue()

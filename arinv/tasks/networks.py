@@ -1,0 +1,124 @@
+"""Trained networks by their run's directory: each checkpoint carries the description it is rebuilt from."""
+
+import dataclasses
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from arinv import models
+from arinv.errors import UserError
+from arinv.train import checkpoint
+from arinv.train.classifier import NAME as CLASSIFIER
+from arinv.train.inverter import GENERATOR
+from arinv.types import Variables
+
+
+def image_struct(image_size: int) -> jax.ShapeDtypeStruct:
+    """Returns the shape of one image, to initialise a network with."""
+    return jax.ShapeDtypeStruct((1, image_size, image_size, 3), jnp.float32)
+
+
+def feature_structs(encoder: Any, image_size: int) -> Mapping[str, jax.ShapeDtypeStruct]:
+    """Returns the shapes of an encoder's named features for one image."""
+    images = image_struct(image_size)
+    return jax.eval_shape(lambda x: encoder.init_with_output(jax.random.key(0), x)[0][1], images)
+
+
+def _abstract(module: Any, *inputs: jax.ShapeDtypeStruct) -> Variables:
+    return jax.eval_shape(lambda *x: module.init(jax.random.key(0), *x), *inputs)
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoder:
+    """A trained encoder.
+
+    Attributes:
+      module: images [B, H, W, 3] in [0, 1] -> (logits, features).
+      variables: its weights.
+      description: {"encoder", "options", "num_classes", "class_names", "image_size"}.
+    """
+
+    module: Any
+    variables: Variables
+    description: Mapping[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Inverter:
+    """A trained generator and the encoder it inverts.
+
+    Attributes:
+      encoder: the frozen encoder.
+      module: features[layer] -> images [B, H, W, 3] in [0, 1].
+      variables: the generator's weights.
+      description: {"encoder_workdir", "encoder", "layer", "variant", "image_size"}.
+    """
+
+    encoder: Encoder
+    module: Any
+    variables: Variables
+    description: Mapping[str, Any]
+
+
+def load_encoder(workdir: pathlib.Path, *, dtype: jax.typing.DTypeLike = jnp.float32) -> Encoder:
+    """Returns the encoder of a classifier's run.
+
+    Raises:
+      UserError: no checkpoint there, or it is damaged or not a classifier's.
+    """
+    description = checkpoint.load_description(workdir)
+    if description.get("kind") != CLASSIFIER:
+        raise UserError(f"{workdir} holds a {description.get('kind')}; name the workdir of a classifier's training")
+    module = models.build(
+        description["encoder"], num_classes=description["num_classes"], dtype=dtype, **description["options"]
+    )
+    abstract = _abstract(module, image_struct(description["image_size"]))
+    variables = checkpoint.load_variables(workdir, {CLASSIFIER: abstract})[CLASSIFIER]
+    return Encoder(module, variables, description)
+
+
+def load_inverter(workdir: pathlib.Path, *, dtype: jax.typing.DTypeLike = jnp.float32) -> Inverter:
+    """Returns the generator of an inverter's run, with the encoder that it was trained on.
+
+    Raises:
+      UserError: no checkpoint there or at its encoder's place, or it is damaged or not an inverter's.
+    """
+    description = checkpoint.load_description(workdir)
+    if description.get("kind") != "inverter":
+        raise UserError(f"{workdir} holds a {description.get('kind')}; name the workdir of an inverter's training")
+    encoder_workdir = pathlib.Path(description["encoder_workdir"])
+    if not encoder_workdir.is_absolute():
+        encoder_workdir = (workdir / encoder_workdir).resolve()
+    encoder = load_encoder(encoder_workdir, dtype=dtype)
+    module = build_generator(description, encoder, dtype=dtype)
+    features = feature_structs(encoder.module, description["image_size"])[description["layer"]]
+    variables = checkpoint.load_variables(workdir, {GENERATOR: _abstract(module, features)})[GENERATOR]
+    return Inverter(encoder, module, variables, description)
+
+
+def build_generator(description: Mapping[str, Any], encoder: Encoder, *, dtype: jax.typing.DTypeLike) -> Any:
+    """Returns the untrained generator that a description asks for, checked against the image size.
+
+    Raises:
+      UserError: unknown layer or variant, or an image size whose features do not lead back to it.
+    """
+    image_size, layer = description["image_size"], description["layer"]
+    module = models.build_generator(
+        encoder.description["encoder"],
+        layer,
+        image_size=image_size,
+        variant=description["variant"],
+        dtype=dtype,
+        encoder_options=encoder.description["options"],
+    )
+    features = feature_structs(encoder.module, image_size)[layer]
+    side = jax.eval_shape(lambda x: module.init_with_output(jax.random.key(0), x)[0], features).shape[1]
+    if side != image_size:
+        raise UserError(
+            f"the generator for {encoder.description['encoder']} {layer} turns {image_size} px into {side} px; "
+            f"set data.image_size to a multiple of 32, such as {max(64, round(image_size / 32) * 32)}"
+        )
+    return module

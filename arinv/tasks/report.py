@@ -1,0 +1,156 @@
+"""Puts evaluations side by side: table.md, metrics.json, reconstructions.png and a page report.html."""
+
+import base64
+import html
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+from PIL import Image, ImageDraw, ImageFont
+
+from arinv.errors import UserError
+from arinv.ops.images import image_grid, to_float
+from arinv.tasks import workdir as workdirs
+from arinv.train.writer import write_atomically, write_json, write_png
+
+# metric -> (heading, format); an entry's row shows those that it has
+_COLUMNS = {
+    "clean_accuracy": ("clean accuracy", "{:.1%}"),
+    "pgd_accuracy": ("PGD accuracy", "{:.1%}"),
+    "psnr": ("PSNR (dB)", "{:.2f}"),
+    "ssim": ("SSIM", "{:.3f}"),
+    "normalized_error": ("normalised error", "{:.3f}"),
+}
+_MIN_TILE = 96  # px a picture is enlarged to
+_LABEL_WIDTH = 160
+
+_PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>{title}</title>
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<style>
+body {{ font: 16px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 70rem; padding: 0 1rem; color: #222; }}
+table {{ border-collapse: collapse; margin: 1rem 0; }}
+th, td {{ padding: .35rem .9rem; border-bottom: 1px solid #ddd; text-align: right; }}
+th:first-child, td:first-child {{ text-align: left; }}
+img {{ max-width: 100%; image-rendering: pixelated; }}
+.note {{ color: #666; font-size: .9rem; }}
+</style></head><body>
+<h1>{title}</h1>
+<p>{text}</p>
+{table}
+<h2>Reconstructions</h2>
+<p><img alt="rows: {rows}" src="data:image/png;base64,{picture}"></p>
+<p class="note">{note}</p>
+</body></html>
+"""
+
+
+def validate(config: ConfigDict) -> None:
+    """Tells every mistake that can be seen without reading results.
+
+    Raises:
+      UserError: no entry.
+    """
+    if not config.order:
+        raise UserError("a report needs at least one entry")
+
+
+def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
+    """Writes the report of config.entries (name -> workdir of an evaluation) and returns its metrics.
+
+    Args:
+      config: {"title", "text", "entries"}.
+      workdir: where the report goes.
+
+    Raises:
+      UserError: an evaluation that is missing, or none at all.
+    """
+    names = list(config.order)
+    sources = {name: workdirs.resolve(config.entries[name], workdir) for name in names}
+    results = {name: workdirs.read_results(source) for name, source in sources.items()}
+    workdirs.open_workdir(config, workdir)
+    if jax.process_index() == 0:
+        picture = _picture({name: _read_pictures(source) for name, source in sources.items()})
+        _write(config, workdir, results, picture)
+    workdirs.write_results(workdir, results)
+    return results
+
+
+def _write(config: ConfigDict, workdir: pathlib.Path, results: Mapping[str, Mapping], picture: np.ndarray) -> None:
+    write_png(workdir / "reconstructions.png", picture)
+    write_json(workdir / "metrics.json", results)
+    heading, rows = _table(results)
+    lines = [heading, ["---", *["---:"] * (len(heading) - 1)], *rows]
+    table = "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    note = _note(results)
+    write_atomically(workdir / "table.md", f"# {config.title}\n\n{table}\n{note}\n".encode())
+    page = _PAGE.format(
+        title=html.escape(config.title),
+        text=html.escape(config.text),
+        table=_html_table(heading, rows),
+        rows=html.escape(", ".join(["original", *results])),
+        picture=base64.b64encode((workdir / "reconstructions.png").read_bytes()).decode(),
+        note=html.escape(note),
+    )
+    write_atomically(workdir / "report.html", page.encode())
+
+
+def _table(results: Mapping[str, Mapping]) -> tuple[list[str], list[list[str]]]:
+    columns = [name for name in _COLUMNS if any(name in result for result in results.values())]
+    rows = []
+    for entry, result in results.items():
+        row = [entry]
+        for name in columns:
+            text = _COLUMNS[name][1].format(result[name]) if name in result else "-"
+            row.append(
+                text + (f" ± {_COLUMNS[name][1].format(result[f'{name}_std'])}" if f"{name}_std" in result else "")
+            )
+        rows.append(row)
+    return ["encoder", *(_COLUMNS[name][0] for name in columns)], rows
+
+
+def _html_table(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    def cells(tag, line):
+        return "<tr>" + "".join(f"<{tag}>{html.escape(text)}</{tag}>" for text in line) + "</tr>"
+
+    return "<table>" + cells("th", heading) + "".join(cells("td", row) for row in rows) + "</table>"
+
+
+def _note(results: Mapping[str, Mapping]) -> str:
+    """Says what the figures were measured on; all entries of a report share it."""
+    first = next(iter(results.values()))
+    setting, attack = first["setting"], first["attack"]
+    text = (
+        f"{first['num_examples']} test images of {setting['data']}; {setting['device']}, {setting['dtype']}, "
+        f"seed {setting['seed']}; ± is the standard deviation over images."
+    )
+    if attack:
+        text += f" PGD: {attack['norm']}, eps {attack['eps']:g}, {attack['num_steps']} steps."
+    return text
+
+
+def _read_pictures(source: pathlib.Path) -> Mapping[str, np.ndarray]:
+    path = source / "pictures.npz"
+    if not path.exists():
+        raise UserError(f"no pictures in {source}: a report compares evaluations of inverters")
+    with np.load(path, allow_pickle=False) as arrays:
+        return dict(arrays)
+
+
+def _picture(pictures: Mapping[str, Mapping[str, np.ndarray]]) -> np.ndarray:
+    """Returns labelled rows: the originals, then each entry's reconstructions."""
+    originals = to_float(next(iter(pictures.values()))["image"])
+    rows = {"original": originals} | {name: value["reconstruction"] for name, value in pictures.items()}
+    factor = max(1, -(-_MIN_TILE // originals.shape[1]))
+    enlarged = [np.repeat(np.repeat(row, factor, axis=1), factor, axis=2) for row in rows.values()]
+    grid = image_grid(enlarged)
+    canvas = Image.new("RGB", (grid.shape[1] + _LABEL_WIDTH, grid.shape[0]), "white")
+    canvas.paste(Image.fromarray(grid), (_LABEL_WIDTH, 0))
+    draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(size=18)
+    for i, name in enumerate(rows):
+        y = round((i + 0.5) * grid.shape[0] / len(rows))
+        draw.text((_LABEL_WIDTH - 12, y), name, fill="black", font=font, anchor="rm")
+    return np.asarray(canvas)

@@ -1,0 +1,103 @@
+"""What every task sets up from its config: devices, data sources, attacks, progress, and its provenance."""
+
+import platform
+import sys
+from collections.abc import Mapping
+from importlib import metadata
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+import arinv
+from arinv import data, parallel
+from arinv.errors import UserError, unknown
+from arinv.ops import norms
+from arinv.train.progress import progress_callback
+
+_DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+
+
+def validate(config: ConfigDict) -> None:
+    """Checks the fields that every task with data has.
+
+    Raises:
+      UserError: an unknown dtype, or a batch that the devices do not divide.
+    """
+    dtype(config)
+    mesh(config)
+
+
+def dtype(config: ConfigDict) -> jax.typing.DTypeLike:
+    """Returns the dtype of the computation.
+
+    Raises:
+      UserError: unknown name.
+    """
+    if config.dtype not in _DTYPES:
+        raise unknown("dtype", config.dtype, _DTYPES)
+    return _DTYPES[config.dtype]
+
+
+def mesh(config: ConfigDict) -> jax.sharding.Mesh:
+    """Returns the mesh of the config, after checking that it divides the batch."""
+    mesh = parallel.make_mesh(**config.mesh)
+    parallel.check_batch_size(config.batch_size, mesh)
+    return mesh
+
+
+def open_source(config: ConfigDict, which: str) -> data.Source:
+    """Returns the "train" or "test" source of config.data."""
+    fields = config.data
+    source = data.open_source(
+        fields.name,
+        split=fields[f"{which}_split"],
+        image_size=fields.image_size,
+        resize=fields.resize,
+        data_dir=fields.data_dir or None,
+        on_bad_image=fields.on_bad_image,
+        num_examples=fields[f"num_{which}"] or None,
+        progress=progress_callback(f"checking {fields.name}"),
+    )
+    if source.num_skipped and jax.process_index() == 0:
+        print(f"{fields.name} {which}: skipped {source.num_skipped} unreadable image(s)", file=sys.stderr)
+    return source
+
+
+def processes() -> dict[str, int]:
+    """Returns which share of a global batch is this process's."""
+    return {"process_index": jax.process_index(), "process_count": jax.process_count()}
+
+
+def attack_options(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns options of attacks.pgd from an attack's config, in which step_size 0 means 2.5 eps / num_steps.
+
+    Raises:
+      UserError: eps or a step that is negative or not a number, or an unknown norm.
+    """
+    options = dict(config)
+    for name in ("eps", "step_size"):
+        value = options[name]
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= 0:
+            raise UserError(f"attack.{name} must be a number of 0 or more, in units of [0, 1] images; got {value!r}")
+    norms.check_norm(options["norm"])
+    if options["num_steps"] < 1:
+        raise UserError(f"attack.num_steps must be 1 or more; got {options['num_steps']}")
+    options["step_size"] = options["step_size"] or None
+    return options
+
+
+def provenance(config: ConfigDict) -> dict[str, Any]:
+    """Returns what a reader of results has to know of how they came about."""
+    device = jax.devices()[0]
+    kind = device.device_kind if device.platform != "cpu" else f"cpu ({platform.machine()})"
+    packages = ("jax", "jaxlib", "flax", "optax", "dm-pix")
+    return {
+        "arinv": arinv.__version__,
+        "device": f"{jax.device_count()} x {kind}",
+        "dtype": config.dtype,
+        "seed": config.seed,
+        "data": config.data.name,
+        "packages": {name: metadata.version(name) for name in packages},
+    }

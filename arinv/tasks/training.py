@@ -1,0 +1,163 @@
+"""What the training tasks share: from a config and its parts to a finished run with its results."""
+
+import dataclasses
+import functools
+import pathlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from arinv import data, parallel
+from arinv.errors import UserError
+from arinv.tasks import setting
+from arinv.tasks import workdir as workdirs
+from arinv.train import loop, optimizers
+from arinv.train import state as train_state
+from arinv.train.checkpoint import Checkpoints
+from arinv.train.evaluation import collect
+from arinv.train.loop import Batches
+from arinv.train.progress import progress_callback
+from arinv.train.state import TrainState
+from arinv.train.writer import Writer
+
+_INIT, _TRAIN, _EVALUATE = range(3)  # what the keys folded from the seed are for
+
+
+def make_batches(config: ConfigDict, source: data.Source) -> Batches:
+    """Returns this process's share of the training batches."""
+    return data.train_batches(
+        source,
+        batch_size=config.batch_size,
+        seed=config.seed,
+        num_workers=config.data.num_workers,
+        progress=progress_callback(f"reading {config.data.name}"),
+        **setting.processes(),
+    )
+
+
+def length(config: ConfigDict, steps_per_epoch: int) -> int:
+    """Returns the number of steps of a run: num_steps where it is set, else num_epochs.
+
+    Raises:
+      UserError: the run would have no step.
+    """
+    num_steps = config.num_steps or round(config.num_epochs * steps_per_epoch)
+    if num_steps < 1:
+        raise UserError(f"num_epochs={config.num_epochs}, num_steps={config.num_steps} make no step; set one of them")
+    return num_steps
+
+
+def make_optimizers(config: ConfigDict, names: tuple[str, ...], steps_per_epoch: int) -> dict[str, Any]:
+    """Returns an optimiser for each network, from config.optimizer or config.optimizer.NAME."""
+    num_steps = length(config, steps_per_epoch)
+    return {
+        name: optimizers.make_optimizer(
+            (config.optimizer[name] if name in config.optimizer else config.optimizer).to_dict(),
+            num_steps=num_steps,
+            steps_per_epoch=steps_per_epoch,
+        )
+        for name in names
+    }
+
+
+@dataclasses.dataclass(frozen=True)
+class Trainee:
+    """What a training task trains, and how.
+
+    Attributes:
+      networks: name -> (module, shapes of its inputs).
+      optimizers: name -> optimiser.
+      train_step: pure (state, batch, key, *frozen) -> (state, metrics).
+      eval_step: pure (variables, batch, key, *frozen) -> results per example.
+      picture: image results of the first test images -> uint8 [H, W, 3].
+      description: what the networks are rebuilt from, plain JSON.
+      frozen: variables of networks that are not trained.
+    """
+
+    networks: Mapping[str, tuple[Any, tuple[jax.ShapeDtypeStruct, ...]]]
+    optimizers: Mapping[str, Any]
+    train_step: Callable
+    eval_step: Callable
+    picture: Callable[[Mapping[str, np.ndarray]], np.ndarray]
+    description: Mapping[str, Any]
+    frozen: tuple = ()
+
+
+def run(
+    config: ConfigDict,
+    workdir: pathlib.Path,
+    trainee: Trainee,
+    *,
+    batches: Batches,
+    test: data.Source,
+    mesh: jax.sharding.Mesh,
+) -> dict[str, float]:
+    """Trains to the end of the run, from the newest checkpoint if there is one.
+
+    Args:
+      config: of the task.
+      workdir: where checkpoints, logs and pictures go.
+      trainee: what is trained.
+      batches: training batches.
+      test: test source, evaluated on the way.
+      mesh: the devices.
+
+    Returns:
+      Means over the test examples, at the end.
+    """
+    workdirs.open_workdir(config, workdir)
+    key = jax.random.key(config.seed)
+    init = functools.partial(train_state.create, networks=trainee.networks, optimizers=trainee.optimizers)
+    checkpoints = Checkpoints(workdir, trainee.networks, keep=config.log.keep_checkpoints)
+    state = loop.restore_or_create(init, jax.random.fold_in(key, _INIT), mesh, checkpoints, batches)
+    writer = Writer(workdir, resumed_step=int(state.step))
+    frozen = jax.device_put(trainee.frozen, parallel.replicated(mesh))
+    shardings = (parallel.state_shardings(state, mesh), parallel.replicated(mesh))
+    train_step = jax.jit(trainee.train_step, donate_argnums=0, out_shardings=shardings)
+    num_steps = length(config, batches.steps_per_epoch)
+    evaluate = _make_evaluate(config, trainee, frozen, test, mesh, writer, jax.random.fold_in(key, _EVALUATE))
+    try:
+        state = loop.fit(
+            state,
+            lambda state, batch, key: train_step(state, batch, key, *frozen),
+            batches,
+            key=jax.random.fold_in(key, _TRAIN),
+            mesh=mesh,
+            num_steps=num_steps,
+            log_every_steps=config.log.every_steps,
+            evaluate_every_steps=max(1, round(config.log.evaluate_every_epochs * batches.steps_per_epoch)),
+            checkpoint_every_steps=config.log.checkpoint_every_steps,
+            evaluate=evaluate,
+            checkpoints=checkpoints,
+            writer=writer,
+            description=trainee.description,
+            title=config.title,
+        )
+        results = evaluate(state, num_steps)
+        writer.scalars(num_steps, {f"test/{name}": value for name, value in results.items()})
+        return results
+    finally:
+        writer.close()
+        checkpoints.close()
+
+
+def _make_evaluate(config, trainee, frozen, test, mesh, writer, key) -> Callable[[TrainState, int], dict[str, float]]:
+    """Returns a function of (state, step) that evaluates on the test source and saves a picture."""
+    eval_step = jax.jit(trainee.eval_step)
+    batches = data.eval_batches(data.load_arrays(test), batch_size=config.batch_size, **setting.processes())
+
+    def evaluate(state: TrainState, step: int) -> dict[str, float]:
+        results, pictures = collect(
+            lambda batch, key: eval_step(state.variables, batch, key, *frozen),
+            batches,
+            key=key,
+            mesh=mesh,
+            num_pictures=config.log.num_pictures,
+        )
+        writer.picture(step, config.task, trainee.picture(pictures))
+        return {name: float(np.mean(values, dtype=np.float64)) for name, values in results.items()}
+
+    return evaluate

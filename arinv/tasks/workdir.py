@@ -1,0 +1,111 @@
+"""A task's directory: the config it belongs to, its results, and how stages find each other.
+
+config.json      the config, written first; another config is refused
+results.json     written last: its presence says that the task is complete
+"""
+
+import json
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import ml_collections
+
+from arinv.errors import UserError
+from arinv.train.writer import write_json
+
+# What may change between two starts of the same run without changing its results.
+_FREE_FIELDS = ("mesh", "log", "data.data_dir", "data.num_workers")
+_STAGE = "stage:"
+
+
+def plain(config: Any) -> Any:
+    """Returns a config as plain JSON values."""
+    if isinstance(config, ml_collections.ConfigDict):
+        config = config.to_dict()
+    return json.loads(json.dumps(config))
+
+
+def resolve(reference: str, workdir: pathlib.Path) -> pathlib.Path:
+    """Returns the workdir that a config names: "stage:NAME" is a sibling stage, anything else a path."""
+    if reference.startswith(_STAGE):
+        return workdir.parent / reference.removeprefix(_STAGE)
+    return pathlib.Path(reference).expanduser()
+
+
+def check(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
+    """Refuses a directory that belongs to another config.
+
+    Raises:
+      UserError: naming the fields that differ; nothing is written.
+    """
+    path = workdir / "config.json"
+    if not path.exists():
+        if workdir.exists() and not workdir.is_dir():
+            raise UserError(f"workdir {workdir} is a file; name a directory")
+        return
+    saved, wanted = _flatten(read_json(path)), _flatten(plain(config))
+    differences = [
+        f"{name} (there {saved.get(name, 'missing')!r}, now {wanted.get(name, 'missing')!r})"
+        for name in sorted(saved.keys() | wanted.keys())
+        if saved.get(name) != wanted.get(name) and not name.startswith(_FREE_FIELDS)
+    ]
+    if differences:
+        raise UserError(
+            f"workdir {workdir} belongs to another config: {', '.join(differences[:6])}"
+            f"{' and more' if len(differences) > 6 else ''}; use another --workdir, or delete it to start anew"
+        )
+
+
+def open_workdir(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
+    """Checks the directory and writes the config into it."""
+    check(config, workdir)
+    if jax.process_index() == 0:
+        try:
+            write_json(workdir / "config.json", plain(config))
+        except OSError as error:
+            raise UserError(f"workdir {workdir} cannot be written: {error.strerror}") from error
+
+
+def is_complete(workdir: pathlib.Path) -> bool:
+    """Returns whether the task in this directory has finished."""
+    return (workdir / "results.json").exists()
+
+
+def write_results(workdir: pathlib.Path, results: Mapping[str, Any]) -> None:
+    """Marks the task as complete, with its results. Must be the last thing a task writes."""
+    if jax.process_index() == 0:
+        write_json(workdir / "results.json", results)
+
+
+def read_results(workdir: pathlib.Path) -> dict[str, Any]:
+    """Returns the results of a complete task.
+
+    Raises:
+      UserError: there are none.
+    """
+    if not is_complete(workdir):
+        raise UserError(f"no results in {workdir}: run that task to its end first")
+    return read_json(workdir / "results.json")
+
+
+def read_json(path: pathlib.Path) -> Any:
+    """Returns the content of a JSON file.
+
+    Raises:
+      UserError: the file is damaged.
+    """
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise UserError(f"{path} is damaged ({error}); delete {path.parent} to start anew") from error
+
+
+def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(value, Mapping) or not value:
+        return {prefix.removesuffix("."): value}
+    flat = {}
+    for name, part in value.items():
+        flat |= _flatten(part, f"{prefix}{name}.")
+    return flat

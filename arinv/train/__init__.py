@@ -1,0 +1,1 @@
+"""Training: the state, pure steps, the loop around them, checkpoints and logs."""

@@ -1,0 +1,87 @@
+"""Optimisers and learning-rate schedules by name, with PyTorch's meaning of weight decay and momentum."""
+
+from collections.abc import Mapping
+
+import optax
+
+from arinv.errors import UserError, unknown
+
+
+def _step_decay(rate: float, total: int, per_epoch: int, *, every_epochs: float, factor: float = 0.1):
+    boundaries, epoch = {}, every_epochs
+    while epoch * per_epoch < total:
+        boundaries[round(epoch * per_epoch)] = factor
+        epoch += every_epochs
+    return optax.piecewise_constant_schedule(rate, boundaries)
+
+
+def _cosine(rate: float, total: int, per_epoch: int):
+    return optax.cosine_decay_schedule(rate, total)
+
+
+def _constant(rate: float, total: int, per_epoch: int):
+    return optax.constant_schedule(rate)
+
+
+_SCHEDULES = {"step": _step_decay, "cosine": _cosine, "constant": _constant}
+
+
+def make_schedule(spec: Mapping, *, num_steps: int, steps_per_epoch: int) -> optax.Schedule:
+    """Returns learning rate as a function of the step.
+
+    Args:
+      spec: {"name": "step" | "cosine" | "constant", "learning_rate": peak, "warmup_epochs": linear rise
+        from 0, and for "step" "every_epochs" and "factor"}.
+      num_steps: steps of the whole run, warm-up included.
+      steps_per_epoch: what an epoch of the spec means.
+
+    Raises:
+      UserError: unknown name, or a learning rate that is not positive.
+    """
+    spec = dict(spec)
+    name, rate = spec.pop("name"), float(spec.pop("learning_rate"))
+    warmup = round(spec.pop("warmup_epochs", 0) * steps_per_epoch)
+    if name not in _SCHEDULES:
+        raise unknown("learning-rate schedule", name, _SCHEDULES)
+    if rate <= 0:
+        raise UserError(f"learning_rate must be positive; got {rate}")
+    schedule = _SCHEDULES[name](rate, max(1, num_steps - warmup), steps_per_epoch, **spec)
+    if warmup:
+        schedule = optax.join_schedules([optax.linear_schedule(0.0, rate, warmup), schedule], [warmup])
+    return schedule
+
+
+def _sgd(schedule, *, momentum: float = 0.9, nesterov: bool = False, weight_decay: float = 0.0):
+    sgd = optax.sgd(schedule, momentum=momentum or None, nesterov=nesterov)
+    # Decay joins the gradient before momentum, as in torch.optim.SGD.
+    return optax.chain(optax.add_decayed_weights(weight_decay), sgd) if weight_decay else sgd
+
+
+def _adam(schedule, *, b1: float = 0.9, b2: float = 0.999, weight_decay: float = 0.0):
+    adam = optax.adam(schedule, b1=b1, b2=b2, eps=1e-8)
+    return optax.chain(optax.add_decayed_weights(weight_decay), adam) if weight_decay else adam
+
+
+_OPTIMIZERS = {"sgd": _sgd, "adam": _adam}
+
+
+def make_optimizer(spec: Mapping, *, num_steps: int, steps_per_epoch: int) -> optax.GradientTransformation:
+    """Returns an optimiser.
+
+    Args:
+      spec: {"name": "sgd" | "adam", "schedule": see make_schedule, "max_gradient_norm": clips the global
+        norm where it is positive, and the optimiser's own options: momentum, nesterov, b1, b2,
+        weight_decay}.
+      num_steps: steps of the whole run.
+      steps_per_epoch: what an epoch of the schedule means.
+
+    Raises:
+      UserError: unknown name.
+    """
+    spec = dict(spec)
+    name, schedule, clip = spec.pop("name"), spec.pop("schedule"), spec.pop("max_gradient_norm", 0.0)
+    if name not in _OPTIMIZERS:
+        raise unknown("optimizer", name, _OPTIMIZERS)
+    schedule = make_schedule(schedule, num_steps=num_steps, steps_per_epoch=steps_per_epoch)
+    optimizer = _OPTIMIZERS[name](schedule, **spec)
+    return optax.chain(optax.clip_by_global_norm(clip), optimizer) if clip else optimizer

@@ -1,0 +1,88 @@
+"""Where a run writes what it learns: metrics to JSONL and TensorBoard, pictures to PNG, results to JSON.
+
+Only process 0 writes. Files that are read back later are written whole or not at all.
+"""
+
+import json
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+import tensorboardX
+from PIL import Image
+
+
+def write_atomically(path: pathlib.Path, content: bytes) -> None:
+    """Writes a file so that a kill at any moment leaves the old one or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_bytes(content)
+    os.replace(temporary, path)
+
+
+def write_json(path: pathlib.Path, value: Any) -> None:
+    """Writes a value as indented JSON with sorted keys, atomically."""
+    write_atomically(path, (json.dumps(value, indent=2, sort_keys=True) + "\n").encode())
+
+
+def write_png(path: pathlib.Path, image_u8: np.ndarray) -> None:
+    """Writes a uint8 [H, W, 3] image as PNG, atomically."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    Image.fromarray(image_u8).save(temporary, format="PNG")
+    os.replace(temporary, path)
+
+
+class Writer:
+    """Appends the metrics of one run to `metrics.jsonl`, TensorBoard event files and `pictures/`.
+
+    A resumed run drops the lines behind the step it resumes from, so that no step is told twice.
+
+    Args:
+      workdir: the run's directory.
+      resumed_step: step of the checkpoint that the run goes on from.
+    """
+
+    def __init__(self, workdir: pathlib.Path, *, resumed_step: int = 0):
+        self._active = jax.process_index() == 0
+        if not self._active:
+            return
+        self._pictures = workdir / "pictures"
+        self._path = workdir / "metrics.jsonl"
+        workdir.mkdir(parents=True, exist_ok=True)
+        kept = [line for line in self._complete_lines() if json.loads(line)["step"] <= resumed_step]
+        write_atomically(self._path, b"".join(line + b"\n" for line in kept))
+        self._file = self._path.open("ab", buffering=0)
+        self._board = tensorboardX.SummaryWriter(
+            str(workdir / "tensorboard"), purge_step=resumed_step + 1, flush_secs=30
+        )
+
+    def _complete_lines(self) -> list[bytes]:
+        if not self._path.exists():
+            return []
+        return self._path.read_bytes().split(b"\n")[:-1]  # a line cut short by a kill has no newline
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """Appends named numbers of one step."""
+        if not self._active:
+            return
+        values = {name: float(value) for name, value in values.items()}
+        self._file.write((json.dumps({"step": step, **values}) + "\n").encode())
+        for name, value in values.items():
+            self._board.add_scalar(name, value, step)
+
+    def picture(self, step: int, name: str, image_u8: np.ndarray) -> None:
+        """Saves a uint8 [H, W, 3] picture as pictures/NAME_STEP.png and shows it in TensorBoard."""
+        if not self._active:
+            return
+        write_png(self._pictures / f"{name}_{step:07d}.png", image_u8)
+        self._board.add_image(name, image_u8, step, dataformats="HWC")
+
+    def close(self) -> None:
+        """Flushes and closes the files."""
+        if self._active:
+            self._file.close()
+            self._board.close()

@@ -1,0 +1,74 @@
+"""Typed `name=value` arguments behind a config's file name: `configs/inverter.py:encoder=resnet18,eps=8/255`."""
+
+import difflib
+from fractions import Fraction
+
+from ml_collections import ConfigDict
+
+_WORDS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+
+
+def parse(arg: str | None, **defaults) -> ConfigDict:
+    """Returns the arguments, each of its default's type.
+
+    Args:
+      arg: "name=value,name=value", or None. Numbers may be fractions such as 8/255.
+      **defaults: every known argument with its default.
+
+    Raises:
+      ValueError: an unknown name, or a value of another type; one line that lists what is allowed.
+    """
+    values = dict(defaults)
+    for part in filter(None, (arg or "").split(",")):
+        name, equals, text = part.partition("=")
+        if name not in defaults:
+            close = difflib.get_close_matches(name, defaults, n=1)
+            hint = f" Did you mean {close[0]!r}?" if close else ""
+            raise ValueError(f"unknown config argument {name!r}; known: {', '.join(sorted(defaults))}.{hint}")
+        if not equals:
+            raise ValueError(f"config argument {name!r} needs a value: {name}=...")
+        values[name] = _convert(name, text, defaults[name])
+    return ConfigDict(values)
+
+
+def _convert(name: str, text: str, default):
+    kind = type(default)
+    try:
+        if kind is bool:
+            return _WORDS[text.lower()]
+        if kind is int:
+            return int(text)
+        if kind is float:
+            return float(Fraction(text))
+    except (KeyError, ValueError, ZeroDivisionError):
+        allowed = {bool: "true or false", int: "a whole number", float: "a number or a fraction such as 8/255"}
+        raise ValueError(f"config argument {name}={text!r} must be {allowed[kind]}") from None
+    return text
+
+
+def check_eps(eps: float) -> float:
+    """Returns an attack radius.
+
+    Raises:
+      ValueError: negative.
+    """
+    if eps < 0:
+        raise ValueError(f"eps={eps:g} must be 0 or more: a radius in units of [0, 1] images")
+    return eps
+
+
+# What every config that trains an encoder understands.
+TRAINING = {
+    "encoder": "alexnet_small",
+    "dataset": "photos",
+    "eps": 0.0,
+    "norm": "l2",
+    "image_size": 0,
+    "epochs": 0.0,
+    "batch": 0,
+    "width": 0,
+    "seed": 0,
+    "dtype": "float32",
+    "data_dir": "",
+    "smoke": False,
+}

@@ -1,0 +1,37 @@
+"""Trains an encoder, standard or adversarially robust.
+
+    python -m arinv --config=configs/classifier.py:encoder=resnet18,dataset=cifar10,eps=1.0 --workdir=runs/resnet18
+
+Arguments: encoder, dataset (photos, cifar10, tfds:NAME, folder:PATH), eps and norm of the attack (eps=0 trains
+standard), image_size, epochs and batch (0: the encoder's recipe), width (alexnet_small), seed, dtype, data_dir,
+smoke (a few steps on a few images).
+"""
+
+from configs import arguments, recipes, tasks
+
+
+def get_config(arg=None):
+    """Returns the task's config."""
+    args = arguments.parse(arg, **arguments.TRAINING)
+    return from_arguments(args)
+
+
+def from_arguments(args, *, title="classifier", **changes):
+    """Returns the classifier task for parsed arguments."""
+    data = recipes.dataset(args.dataset, encoder=args.encoder, image_size=args.image_size, data_dir=args.data_dir)
+    options = {"width": args.width} if args.width else {}
+    eps = arguments.check_eps(changes.pop("eps", args.eps))
+    config = tasks.classifier(
+        args.encoder,
+        data=data,
+        eps=eps,
+        norm=args.norm,
+        seed=args.seed,
+        dtype=args.dtype,
+        title=title,
+        **changes,
+        **options,
+    )
+    config.num_epochs = args.epochs or config.num_epochs
+    config.batch_size = args.batch or config.batch_size
+    return tasks.shorten(config) if args.smoke else config

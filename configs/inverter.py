@@ -1,0 +1,66 @@
+"""Trains an encoder and the generator that inverts it, then measures both.
+
+    python -m arinv --config=configs/inverter.py:encoder=resnet18,layer=block4,dataset=cifar10,eps=1.5 --workdir=runs/x
+    python -m arinv --config=configs/inverter.py:encoder=resnet18,checkpoint=runs/resnet18 --workdir=runs/y
+
+With `checkpoint`, the workdir of a classifier's training, that encoder is inverted and none is trained.
+
+Arguments: those of configs/classifier.py (eps, epochs and batch are the encoder's), and layer (empty: the
+encoder's), loss (pixel, feature, gan, pixel_balanced), checkpoint, inverter_epochs, inverter_batch and
+inverter_rate (0: the paper's 90, 128 and 3e-4), test_eps (radius of the evaluation's attack; 0: eps).
+"""
+
+from configs import arguments, classifier, recipes, tasks
+
+
+def get_config(arg=None):
+    """Returns the stages encoder (unless there is a checkpoint), inverter, evaluation."""
+    extra = {
+        "layer": "",
+        "loss": "feature",
+        "checkpoint": "",
+        "inverter_epochs": 0.0,
+        "inverter_batch": 0,
+        "inverter_rate": 0.0,
+        "test_eps": 0.0,
+    }
+    args = arguments.parse(arg, **arguments.TRAINING, **extra)
+    stages = {} if args.checkpoint else {"encoder": classifier.from_arguments(args, title="encoder")}
+    stages["inverter"] = inverter_stage(args, args.checkpoint or "stage:encoder", title="inverter")
+    stages["evaluation"] = evaluation_stage(args, "stage:inverter", eps=args.test_eps or args.eps)
+    return tasks.experiment(stages)
+
+
+def inverter_stage(args, checkpoint, *, title, loss=None):
+    """Returns the inverter task for parsed arguments."""
+    data = recipes.dataset(args.dataset, encoder=args.encoder, image_size=args.image_size, data_dir=args.data_dir)
+    config = tasks.inverter(
+        args.encoder,
+        checkpoint,
+        layer=args.layer or recipes.default_layer(args.encoder),
+        data=data,
+        loss=loss or args.loss,
+        seed=args.seed,
+        dtype=args.dtype,
+        title=title,
+    )
+    config.num_epochs = args.inverter_epochs or config.num_epochs
+    config.batch_size = args.inverter_batch or config.batch_size
+    schedule = config.optimizer.generator.schedule
+    schedule.learning_rate = args.inverter_rate or schedule.learning_rate
+    return tasks.shorten(config) if args.smoke else config
+
+
+def evaluation_stage(args, checkpoint, *, eps, title="evaluation"):
+    """Returns the evaluation task for parsed arguments."""
+    data = recipes.dataset(args.dataset, encoder=args.encoder, image_size=args.image_size, data_dir=args.data_dir)
+    config = tasks.evaluation(
+        checkpoint,
+        data=data,
+        eps=arguments.check_eps(eps),
+        norm=args.norm,
+        seed=args.seed,
+        dtype=args.dtype,
+        title=title,
+    )
+    return tasks.shorten(config) if args.smoke else config

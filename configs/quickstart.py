@@ -1,0 +1,32 @@
+"""A standard and a robust encoder, an inverter for each, and a page that shows the difference.
+
+    python -m arinv --config=configs/quickstart.py --workdir=runs/quickstart
+
+Trains on patches of the photographs that scikit-image and scikit-learn ship: nothing is downloaded.
+
+Arguments: those of configs/inverter.py but checkpoint; eps (1.0) is the robust encoder's and the evaluations'.
+"""
+
+from configs import arguments, classifier, inverter, tasks
+
+_TEXT = (
+    "Both encoders are the same network, trained on the same images; the robust one saw adversarial examples. "
+    "Each generator was trained to invert its encoder's features. These are test images that neither has seen."
+)
+
+
+def get_config(arg=None):
+    """Returns the stages: for standard and robust an encoder, an inverter and an evaluation; then the report."""
+    defaults = arguments.TRAINING | {"eps": 1.0, "epochs": 5.0, "batch": 64}
+    extra = {"layer": "", "loss": "pixel_balanced", "inverter_epochs": 8.0, "inverter_batch": 64, "inverter_rate": 0.0}
+    args = arguments.parse(arg, **defaults, **extra)
+    stages, entries = {}, {}
+    for name, eps in (("standard", 0.0), ("robust", args.eps)):
+        stages[f"{name}_encoder"] = classifier.from_arguments(args, title=f"{name} encoder", eps=eps, test_eps=args.eps)
+        stages[f"{name}_inverter"] = inverter.inverter_stage(args, f"stage:{name}_encoder", title=f"{name} inverter")
+        stages[f"{name}_evaluation"] = inverter.evaluation_stage(
+            args, f"stage:{name}_inverter", eps=args.eps, title=f"{name} evaluation"
+        )
+        entries[name] = f"stage:{name}_evaluation"
+    stages["report"] = tasks.report(entries, title="Inverting a standard and a robust encoder", text=_TEXT)
+    return tasks.experiment(stages)

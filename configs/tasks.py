@@ -1,0 +1,151 @@
+"""The three tasks as configs, from which experiments are put together."""
+
+from ml_collections import ConfigDict
+
+from configs import recipes
+
+
+def classifier(
+    encoder: str,
+    *,
+    data: ConfigDict,
+    eps: float,
+    norm: str = "l2",
+    test_eps: float | None = None,
+    seed: int = 0,
+    dtype: str = "float32",
+    title: str = "classifier",
+    **options,
+) -> ConfigDict:
+    """Returns the task that trains a classifier.
+
+    Args:
+      encoder: its name.
+      data: from recipes.dataset.
+      eps: radius of the attack it is trained with, 0 for standard training.
+      norm: of the attack.
+      test_eps: radius of the attack of the evaluations on the way; None for eps.
+      seed: of everything random.
+      dtype: of the computation.
+      title: shown beside progress.
+      **options: of the encoder.
+    """
+    config = recipes.common(seed=seed, title=title, dtype=dtype)
+    config.task = "classifier"
+    config.encoder = {"name": encoder, "options": options}
+    config.data = data.copy_and_resolve_references()
+    config.attack = recipes.attack(eps, norm=norm, num_steps=7)
+    config.test_attack = recipes.attack(eps if test_eps is None else test_eps, norm=norm, num_steps=7)
+    config.num_steps = 0  # 0: num_epochs decides
+    config.update(recipes.classifier(encoder))
+    return config
+
+
+def inverter(
+    encoder: str,
+    checkpoint: str,
+    *,
+    layer: str,
+    data: ConfigDict,
+    loss: str = "feature",
+    seed: int = 0,
+    dtype: str = "float32",
+    title: str = "inverter",
+) -> ConfigDict:
+    """Returns the task that trains an inverter.
+
+    Args:
+      encoder: name of the trained encoder.
+      checkpoint: its workdir, or "stage:NAME".
+      layer: the feature to invert.
+      data: from recipes.dataset.
+      loss: a key of recipes.LOSSES.
+      seed: of everything random.
+      dtype: of the computation.
+      title: shown beside progress.
+    """
+    config = recipes.common(seed=seed, title=title, dtype=dtype)
+    config.task = "inverter"
+    config.encoder = {"name": encoder, "layer": layer, "checkpoint": checkpoint, "generator": "default"}
+    config.data = data.copy_and_resolve_references()
+    config.loss = recipes.loss(loss)
+    config.augmentation = ConfigDict()
+    config.num_steps = 0
+    config.update(recipes.inverter())
+    return config
+
+
+def evaluation(
+    checkpoint: str,
+    *,
+    data: ConfigDict,
+    eps: float,
+    norm: str = "l2",
+    num_steps: int = 20,
+    seed: int = 0,
+    dtype: str = "float32",
+    title: str = "evaluation",
+) -> ConfigDict:
+    """Returns the task that evaluates a classifier or an inverter with its encoder.
+
+    Args:
+      checkpoint: its workdir, or "stage:NAME".
+      data: from recipes.dataset.
+      eps: radius of the attack, 0 for none.
+      norm: of the attack.
+      num_steps: of the attack.
+      seed: of everything random.
+      dtype: of the computation.
+      title: shown beside progress.
+    """
+    config = recipes.common(seed=seed, title=title, dtype=dtype)
+    config.task = "evaluation"
+    config.checkpoint = checkpoint
+    config.data = data.copy_and_resolve_references()
+    config.attack = recipes.attack(eps, norm=norm, num_steps=num_steps, random_start=True)
+    config.batch_size = 128
+    return config
+
+
+def report(entries: dict[str, str], *, title: str, text: str) -> ConfigDict:
+    """Returns the task that puts evaluations side by side.
+
+    Args:
+      entries: name -> workdir of an evaluation, or "stage:NAME".
+      title: heading of the page.
+      text: a paragraph below it.
+    """
+    return ConfigDict({"task": "report", "title": title, "text": text, "entries": entries, "order": tuple(entries)})
+
+
+def experiment(stages: dict[str, ConfigDict]) -> ConfigDict:
+    """Returns the config of stages that run one after the other, each in a folder of its name.
+
+    seed, dtype and mesh stand once at the top and hold for all stages (`--config.seed=1`).
+    """
+    first = next(iter(stages.values()))
+    config = ConfigDict({"seed": first.seed, "dtype": first.dtype, "mesh": first.mesh.to_dict()})
+    for stage in stages.values():
+        if "seed" in stage:
+            stage.seed, stage.dtype = config.get_ref("seed"), config.get_ref("dtype")
+            stage.mesh.data, stage.mesh.fsdp = config.mesh.get_ref("data"), config.mesh.get_ref("fsdp")
+    config.stages = stages
+    config.order = tuple(stages)
+    return config
+
+
+def shorten(config: ConfigDict, *, num_steps: int = 2, num_examples: int = 64, batch_size: int = 16) -> ConfigDict:
+    """Makes a smoke run of a task: a few steps on a few examples, to see that everything fits."""
+    if config.task == "report":
+        return config
+    config.data.num_train = num_examples
+    config.data.num_test = num_examples // 2
+    config.batch_size = batch_size
+    config.log.every_steps = 1
+    config.log.num_pictures = 4
+    if "num_steps" in config:
+        config.num_steps = num_steps
+    for name in ("attack", "test_attack"):
+        if name in config:
+            config[name].num_steps = 2
+    return config

@@ -1,0 +1,32 @@
+"""Eight virtual CPU devices, strict shapes, warnings as errors; fixtures shared by all tests."""
+
+import os
+import pathlib
+
+os.environ["JAX_PLATFORMS"] = "cpu"
+_FLAG = "--xla_force_host_platform_device_count=8"
+if _FLAG not in os.environ.get("XLA_FLAGS", ""):
+    os.environ["XLA_FLAGS"] = (os.environ.get("XLA_FLAGS", "") + " " + _FLAG).strip()
+
+import jax  # noqa: E402
+import pytest  # noqa: E402
+from absl import flags  # noqa: E402
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+if not flags.FLAGS.is_parsed():
+    flags.FLAGS.mark_as_parsed()  # Grain's worker processes read absl flags
+
+
+@pytest.fixture
+def key():
+    """A fixed PRNG key."""
+    return jax.random.key(0)
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> pathlib.Path:
+    """The directory of real images named by ARINV_TEST_DATA; without it the test is skipped."""
+    path = os.environ.get("ARINV_TEST_DATA", "")
+    if not path or not pathlib.Path(path).is_dir():
+        pytest.skip("needs real images: set ARINV_TEST_DATA to the directory that holds tfds/ and images/")
+    return pathlib.Path(path).resolve()

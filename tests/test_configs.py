@@ -1,0 +1,159 @@
+"""Every config's smoke run, the swap of the encoder, and the arguments behind a config's name."""
+
+import importlib
+import json
+
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+from PIL import Image
+
+from arinv import main
+from configs import arguments, recipes
+
+CONFIGS = ("classifier", "inverter", "evaluate", "quickstart", "cifar10")
+
+
+def get_config(name, arg):
+    return importlib.import_module(f"configs.{name}").get_config(arg)
+
+
+def stages_of(config):
+    return [config.stages[name] for name in config.order] if "stages" in config else [config]
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("encoder", ["alexnet_small", "resnet18", "alexnet"])
+def test_configs_are_plain_data_and_follow_the_encoder(name, encoder):
+    config = get_config(name, f"encoder={encoder}")
+    assert json.loads(config.to_json_best_effort())
+    for stage in stages_of(config):
+        if stage.task == "report":
+            continue
+        assert stage.data.image_size == {"alexnet": 224}.get(encoder, 32)
+        if stage.task == "inverter":
+            assert stage.encoder.layer == {"resnet18": "block4"}.get(encoder, "conv5")
+        if stage.task != "evaluation":
+            main._TASKS[stage.task].validate(stage)
+
+
+def test_the_paper_s_recipes_are_the_defaults():
+    config = get_config("inverter", "encoder=resnet18,dataset=cifar10,eps=1.5")
+    encoder, inverter = config.stages.encoder, config.stages.inverter
+    assert (encoder.num_epochs, encoder.batch_size) == (150.0, 128)
+    assert encoder.optimizer.schedule.to_dict() == {
+        "name": "step", "learning_rate": 0.1, "every_epochs": 50.0, "factor": 0.1, "warmup_epochs": 0.0,
+    }  # fmt: skip
+    assert (encoder.attack.eps, encoder.attack.num_steps, encoder.data.name) == (1.5, 7, "tfds:cifar10")
+    generator = inverter.optimizer.generator
+    assert (generator.b1, generator.b2, generator.schedule.learning_rate) == (0.0, 0.9, 3e-4)
+    assert inverter.loss.pixel == 2e-6 and inverter.loss.feature == 1e-2
+    assert inverter.optimizer.discriminator.schedule.learning_rate == 1.2e-3
+
+
+def test_one_seed_at_the_top_holds_for_all_stages():
+    config = get_config("quickstart", None)
+    config.seed = 5
+    assert {stage.seed for stage in stages_of(config) if "seed" in stage} == {5}
+
+
+def test_arguments_are_typed_and_fractions_are_understood():
+    args = arguments.parse("eps=8/255,smoke=true,epochs=2", eps=0.0, smoke=False, epochs=1, name="x")
+    assert args.eps == 8 / 255 and args.smoke is True and args.epochs == 2 and args.name == "x"
+
+
+@pytest.mark.parametrize(
+    ("arg", "shown"),
+    [
+        ("encodr=alexnet", "unknown config argument 'encodr'; known: .*Did you mean 'encoder'"),
+        ("eps=abc", "a number or a fraction"),
+        ("eps=1/0", "a number or a fraction"),
+        ("eps=-1", "0 or more"),
+        ("batch=1.5", "a whole number"),
+        ("smoke=perhaps", "true or false"),
+        ("encoder", "needs a value"),
+    ],
+)
+def test_wrong_arguments_are_one_line(arg, shown):
+    with pytest.raises(ValueError, match=shown) as error:
+        get_config("classifier", arg)
+    assert "\n" not in str(error.value)
+
+
+def test_an_unknown_loss_lists_the_known():
+    with pytest.raises(ValueError, match="pixel, feature, gan"):
+        recipes.loss("l3")
+
+
+def smoke(name, arg, workdir) -> ConfigDict:
+    config = get_config(name, f"smoke=True,{arg}")
+    main.run(config, workdir)
+    return config
+
+
+@pytest.fixture(scope="module")
+def quickstart(tmp_path_factory):
+    """A finished smoke run of the quickstart."""
+    workdir = tmp_path_factory.mktemp("quickstart")
+    return smoke("quickstart", "width=4", workdir), workdir
+
+
+def test_smoke_quickstart_leaves_a_report(quickstart):
+    config, workdir = quickstart
+    report = workdir / "report"
+    metrics = json.loads((report / "metrics.json").read_text())
+    for entry in ("standard", "robust"):
+        for name in ("clean_accuracy", "pgd_accuracy", "psnr", "ssim", "normalized_error"):
+            assert np.isfinite(metrics[entry][name]), name
+        assert metrics[entry]["variants"]["psnr"]
+    table = (report / "table.md").read_text()
+    assert "| standard |" in table and "| robust |" in table
+    with Image.open(report / "reconstructions.png") as image:
+        assert image.size[0] > image.size[1] > 100
+    assert "data:image/png" in (report / "report.html").read_text()
+    with np.load(workdir / "robust_evaluation" / "per_image.npz", allow_pickle=False) as arrays:
+        assert arrays["psnr"].shape == (config.stages.robust_evaluation.data.num_test,)
+    lines = (workdir / "robust_encoder" / "metrics.jsonl").read_text().splitlines()
+    assert json.loads(lines[-1])["step"] == 2
+    assert list((workdir / "robust_inverter" / "pictures").glob("*.png"))
+
+
+def test_a_complete_run_is_skipped(quickstart, capsys):
+    config, workdir = quickstart
+    before = (workdir / "report" / "metrics.json").stat().st_mtime_ns
+    main.run(config, workdir)
+    assert (workdir / "report" / "metrics.json").stat().st_mtime_ns == before
+    assert capsys.readouterr().err.count("is complete") == len(config.order)
+
+
+def test_smoke_evaluate(quickstart, tmp_path):
+    """The evaluation of a classifier alone, and of an inverter from elsewhere."""
+    _, workdir = quickstart
+    smoke("evaluate", f"checkpoint={workdir}/robust_encoder,eps=8/255,norm=linf", tmp_path / "a")
+    results = json.loads((tmp_path / "a" / "results.json").read_text())
+    assert results["attack"]["norm"] == "linf" and "psnr" not in results
+    smoke("evaluate", f"checkpoint={workdir}/robust_inverter", tmp_path / "b")
+    assert "psnr" in json.loads((tmp_path / "b" / "results.json").read_text())
+
+
+def test_smoke_inverter_with_another_encoder(tmp_path):
+    smoke("inverter", "encoder=resnet18,eps=0.5", tmp_path)
+    assert (tmp_path / "evaluation" / "reconstructions.png").exists()
+
+
+def test_smoke_classifier_on_a_folder(tmp_path):
+    rng = np.random.default_rng(0)
+    for label in ("cat", "dog"):
+        (tmp_path / "images" / label).mkdir(parents=True)
+        for i in range(40):
+            pixels = rng.integers(0, 256, (40, 50, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "images" / label / f"{i}.png")
+    smoke("classifier", f"dataset=folder:{tmp_path}/images,width=4", tmp_path / "run")
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert 0 <= results["correct"] <= 1
+
+
+def test_smoke_cifar10(data_dir, tmp_path):
+    smoke("cifar10", f"width=4,losses=gan,data_dir={data_dir}/tfds", tmp_path)
+    metrics = json.loads((tmp_path / "report" / "metrics.json").read_text())
+    assert set(metrics) == {"standard gan", "robust gan"}

@@ -1,0 +1,220 @@
+"""Batches: every example once, equal shares, exact resume, and the same batches by every route."""
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from arinv import data
+from arinv.errors import UserError
+
+
+class Counting:
+    """A source whose example i is an image of grey level i with label i."""
+
+    def __init__(self, length, broken=None):
+        self.info = data.SourceInfo("counting", "train", length, length, (), 2)
+        self.num_skipped = 0
+        self._broken = broken
+
+    def __len__(self):
+        return self.info.num_examples
+
+    def __getitem__(self, index):
+        if index == self._broken:
+            raise UserError(f"example {index} is broken")
+        return {"image": np.full((2, 2, 3), index % 256, np.uint8), "label": int(index)}
+
+    def read_labels(self):
+        return np.arange(len(self), dtype=np.int32)
+
+
+ROUTES = pytest.mark.parametrize("in_memory", [True, False])
+
+
+def _take(batches, count):
+    return [next(batches) for _ in range(count)]
+
+
+def _assert_equal(first, second):
+    assert len(first) == len(second)
+    for a, b in zip(first, second, strict=True):
+        assert a.keys() == b.keys() == {"image", "label", "mask"}
+        for name in a:
+            assert a[name].dtype == b[name].dtype
+            np.testing.assert_array_equal(a[name], b[name])
+
+
+def test_load_arrays_keeps_the_order_and_reports_progress():
+    calls = []
+    arrays = data.load_arrays(Counting(600), progress=lambda *call: calls.append(call))
+    assert arrays["image"].shape == (600, 2, 2, 3) and arrays["image"].dtype == np.uint8
+    assert arrays["label"].dtype == np.int32
+    np.testing.assert_array_equal(arrays["label"], np.arange(600))
+    np.testing.assert_array_equal(arrays["image"][:, 0, 0, 0], np.arange(600) % 256)
+    assert calls[-1] == (600, 600) and calls == sorted(calls)
+
+
+@ROUTES
+def test_an_epoch_holds_each_example_once_and_epochs_differ(in_memory):
+    batches = data.train_batches(Counting(12), batch_size=4, seed=3, in_memory=in_memory)
+    assert batches.steps_per_epoch == 3
+    epochs = [np.concatenate([b["label"] for b in _take(batches, 3)]) for _ in range(2)]
+    assert sorted(epochs[0]) == sorted(epochs[1]) == list(range(12))
+    assert epochs[0].tolist() != epochs[1].tolist() and epochs[0].tolist() != list(range(12))
+
+
+@ROUTES
+def test_images_labels_and_masks_belong_together(in_memory):
+    batches = data.train_batches(Counting(10), batch_size=4, seed=0, in_memory=in_memory)
+    assert batches.steps_per_epoch == 2  # two of the ten are left over
+    for batch in _take(batches, 5):
+        assert batch["image"].shape == (4, 2, 2, 3) and batch["image"].dtype == np.uint8
+        assert batch["label"].dtype == np.int32 and batch["mask"].dtype == np.float32
+        np.testing.assert_array_equal(batch["image"][:, 1, 1, 2], batch["label"])
+        np.testing.assert_array_equal(batch["mask"], np.ones(4))
+        assert len(set(batch["label"].tolist())) == 4
+
+
+def test_streaming_gives_the_batches_of_memory():
+    source = Counting(11)
+    memory, stream, arrays = (
+        data.train_batches(s, batch_size=4, seed=7, in_memory=m)
+        for s, m in ((source, True), (source, False), (data.load_arrays(source), None))
+    )
+    expected = _take(memory, 7)
+    _assert_equal(_take(stream, 7), expected)
+    _assert_equal(_take(arrays, 7), expected)
+
+
+@ROUTES
+def test_resume_is_exact_in_the_middle_of_an_epoch(in_memory):
+    def start():
+        return data.train_batches(Counting(13), batch_size=3, seed=5, in_memory=in_memory)
+
+    whole = _take(start(), 11)
+    first = start()
+    _assert_equal(_take(first, 6), whole[:6])
+    state = json.loads(json.dumps(first.get_state()))
+    second = start()
+    next(second)
+    second.set_state(state)
+    _assert_equal(_take(second, 5), whole[6:])
+    first.set_state({**state, "step": 1})  # and back
+    _assert_equal(_take(first, 2), whole[1:3])
+
+
+def test_state_of_another_run_is_refused():
+    state = data.train_batches(Counting(8), batch_size=4, seed=0).get_state()
+    for other in (dict(batch_size=2, seed=0), dict(batch_size=4, seed=1)):
+        with pytest.raises(UserError, match="cannot resume the data: (batch_size|seed) was"):
+            data.train_batches(Counting(8), **other).set_state(state)
+    with pytest.raises(UserError, match="num_examples was 8 and is now 9"):
+        data.train_batches(Counting(9), batch_size=4, seed=0).set_state(state)
+
+
+@ROUTES
+def test_processes_share_the_global_batch(in_memory):
+    def share(index, count):
+        return data.train_batches(
+            Counting(19),
+            batch_size=6,
+            seed=2,
+            process_index=index,
+            process_count=count,
+            in_memory=in_memory,
+        )
+
+    whole = _take(share(0, 1), 5)
+    for count in (2, 3):
+        shares = [_take(share(index, count), 5) for index in range(count)]
+        for step, batch in enumerate(whole):
+            labels = np.concatenate([part[step]["label"] for part in shares])
+            np.testing.assert_array_equal(labels, batch["label"])
+
+
+def test_state_moves_between_numbers_of_processes():
+    one = data.train_batches(Counting(16), batch_size=4, seed=1)
+    _take(one, 3)
+    two = data.train_batches(Counting(16), batch_size=4, seed=1, process_index=1, process_count=2)
+    two.set_state(one.get_state())
+    np.testing.assert_array_equal(next(two)["label"], next(one)["label"][2:])
+
+
+def test_seed_decides_the_order():
+    first, same, other = (
+        next(data.train_batches(Counting(50), batch_size=20, seed=seed))["label"].tolist() for seed in (0, 0, 1)
+    )
+    assert first == same != other
+
+
+def test_the_choice_of_route_is_by_size(monkeypatch):
+    from arinv.data import batches
+
+    loaded = []
+    load_arrays = batches.load_arrays
+    monkeypatch.setattr(batches, "load_arrays", lambda *a, **k: loaded.append(1) or load_arrays(*a, **k))
+    data.train_batches(Counting(8), batch_size=4, seed=0)
+    assert loaded == [1]
+    monkeypatch.setattr(batches, "MAX_BYTES_IN_MEMORY", 8 * 12 - 1)
+    data.train_batches(Counting(8), batch_size=4, seed=0)
+    assert loaded == [1]
+
+
+@ROUTES
+def test_errors_of_the_source_reach_the_caller(in_memory):
+    with pytest.raises(UserError, match="example 3 is broken"):
+        _take(data.train_batches(Counting(8, 3), batch_size=4, seed=0, in_memory=in_memory), 2)
+
+
+def test_impossible_batches_are_explained():
+    with pytest.raises(UserError, match="batch_size=9 is more than the 8"):
+        data.train_batches(Counting(8), batch_size=9, seed=0)
+    for function, options in ((data.train_batches, {"seed": 0}), (data.eval_batches, {})):
+        with pytest.raises(UserError, match="multiple of 3"):
+            function(Counting(8), batch_size=4, process_count=3, **options)
+        with pytest.raises(UserError, match="process_index=2"):
+            function(Counting(8), batch_size=4, process_index=2, process_count=2, **options)
+    with pytest.raises(UserError, match="seed=-1"):
+        data.train_batches(Counting(8), batch_size=4, seed=-1)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    total=st.integers(1, 30),
+    share=st.integers(1, 5),
+    count=st.integers(1, 4),
+    loaded=st.booleans(),
+)
+def test_evaluation_counts_every_example_once(total, share, count, loaded):
+    source = data.load_arrays(Counting(total)) if loaded else Counting(total)
+    lengths, seen = set(), []
+    for index in range(count):
+        batches = data.eval_batches(source, batch_size=share * count, process_index=index, process_count=count)
+        received = list(batches)
+        lengths.add(len(received))
+        assert len(received) == len(batches)
+        for batch in received:
+            assert batch["image"].shape == (share, 2, 2, 3)
+            assert batch["label"].dtype == np.int32 and batch["mask"].dtype == np.float32
+            np.testing.assert_array_equal(batch["label"] == -1, batch["mask"] == 0)
+            assert (batch["image"][batch["mask"] == 0] == 0).all()
+            seen += batch["label"][batch["mask"] == 1].tolist()
+    assert len(lengths) == 1 and sorted(seen) == list(range(total))
+
+
+def test_evaluation_is_in_order_and_can_be_repeated():
+    batches = data.eval_batches(Counting(10), batch_size=4)
+    for _ in range(2):
+        labels = np.concatenate([batch["label"] for batch in batches])
+        assert labels.tolist() == [*range(10), -1, -1]
+
+
+def test_real_sources_by_both_routes():
+    source = data.open_source("photos", num_examples=40)
+    memory = data.train_batches(source, batch_size=16, seed=0)
+    stream = data.train_batches(source, batch_size=16, seed=0, in_memory=False)
+    _assert_equal(_take(stream, 3), _take(memory, 3))
+    assert stream.get_state() == memory.get_state()

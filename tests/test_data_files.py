@@ -1,0 +1,221 @@
+"""Reading image files of every kind, and folders of them."""
+
+import io
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from arinv import data
+from arinv.data.images import decode_image
+from arinv.errors import UserError
+
+
+@pytest.fixture
+def picture():
+    """uint8 [24, 40, 3]: a smooth picture that JPEG keeps well."""
+    y, x = np.mgrid[0:24, 0:40]
+    return np.stack([y * 10, x * 6, (x + y) * 3], axis=-1).astype(np.uint8)
+
+
+def _saved(image, kind, **options):
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def test_plain_files_are_read_exactly(tmp_path, picture):
+    for name in ("a.png", "b.bmp", "c.ppm", "d.tif"):
+        Image.fromarray(picture).save(tmp_path / name)
+        np.testing.assert_array_equal(data.read_image(tmp_path / name), picture)
+
+
+def test_grey_and_16_bit_become_rgb(picture):
+    grey = picture[..., 0]
+    for image in (Image.fromarray(grey), Image.fromarray(grey.astype(np.uint16) * 257)):
+        decoded = decode_image(_saved(image, "PNG"), name="grey")
+        np.testing.assert_array_equal(decoded, np.repeat(grey[..., None], 3, axis=-1))
+
+
+def test_transparent_pixels_are_white(picture):
+    alpha = np.full((24, 40, 1), 255, np.uint8)
+    alpha[:, :20] = 0
+    rgba = Image.fromarray(np.concatenate([picture, alpha], axis=-1))
+    decoded = decode_image(_saved(rgba, "PNG"), name="rgba")
+    assert (decoded[:, :20] == 255).all()
+    np.testing.assert_array_equal(decoded[:, 20:], picture[:, 20:])
+    palette = Image.new("P", (4, 4), 1)
+    palette.putpalette([10, 20, 30, 200, 100, 50])
+    assert (decode_image(_saved(palette, "PNG"), name="p") == [200, 100, 50]).all()
+    assert (decode_image(_saved(palette, "PNG", transparency=1), name="p") == 255).all()
+
+
+def test_cmyk_jpeg(picture):
+    cmyk = _saved(Image.fromarray(picture).convert("CMYK"), "JPEG", quality=95)
+    difference = decode_image(cmyk, name="cmyk").astype(int) - picture
+    assert abs(difference).mean() < 8
+
+
+def test_first_frame_of_an_animation():
+    frames = [Image.new("RGB", (5, 6), color) for color in ("red", "blue")]
+    gif = _saved(frames[0], "GIF", save_all=True, append_images=frames[1:])
+    assert (decode_image(gif, name="gif") == [255, 0, 0]).all()
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_photographs_are_upright(picture, orientation):
+    turned = {  # how a camera stores the picture under this orientation
+        1: lambda x: x,
+        2: lambda x: x[:, ::-1],
+        3: lambda x: x[::-1, ::-1],
+        4: lambda x: x[::-1],
+        5: lambda x: x.transpose(1, 0, 2),
+        6: lambda x: x.transpose(1, 0, 2)[::-1],
+        7: lambda x: x[::-1, ::-1].transpose(1, 0, 2),
+        8: lambda x: x.transpose(1, 0, 2)[:, ::-1],
+    }[orientation](picture)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    stored = Image.fromarray(np.ascontiguousarray(turned))
+    np.testing.assert_array_equal(decode_image(_saved(stored, "PNG", exif=exif), name="x"), picture)
+
+
+def test_one_pixel(tmp_path):
+    Image.new("RGB", (1, 1), (9, 8, 7)).save(tmp_path / "one.png")
+    one = data.read_image(tmp_path / "one.png")
+    for mode in ("squash", "crop"):
+        assert (data.resize_u8(one, 4, mode) == [9, 8, 7]).all()
+
+
+def test_broken_files_are_named(tmp_path, picture):
+    jpeg = _saved(Image.fromarray(picture), "JPEG")
+    png = _saved(Image.fromarray(picture), "PNG")
+    for content in (jpeg[: len(jpeg) // 2], png[: len(png) // 2], b"", b"no image", jpeg[:20]):
+        (tmp_path / "bad.jpg").write_bytes(content)
+        with pytest.raises(UserError, match="bad.jpg") as error:
+            data.read_image(tmp_path / "bad.jpg")
+        assert "\n" not in str(error.value)
+    with pytest.raises(UserError, match="none.png"):
+        data.read_image(tmp_path / "none.png")
+
+
+def test_decompression_bombs_are_refused_before_decoding():
+    def chunk(kind, body):
+        check = zlib.crc32(kind + body)
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", check)
+
+    for side in (10_000, 20_000):  # Pillow warns at the first and refuses the second
+        header = chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0))
+        bomb = b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+        with pytest.raises(UserError, match="pixels, more than the .* allowed"):
+            decode_image(bomb, name="bomb.png")
+
+
+def test_resize_squash_and_crop(picture):
+    squashed, cropped = data.resize_u8(picture, 12), data.resize_u8(picture, 12, "crop")
+    assert squashed.shape == cropped.shape == (12, 12, 3)
+    expected = Image.fromarray(picture).resize((20, 12), Image.Resampling.BILINEAR)
+    np.testing.assert_array_equal(cropped, np.asarray(expected)[:, 4:16])
+    assert squashed[0, -1, 1] > 220 and cropped[0, -1, 1] < 200  # the right edge is at 234
+    with pytest.raises(UserError, match="crop"):
+        data.resize_u8(picture, 12, "pad")
+
+
+def _fill(folder, count, seed=0):
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(seed)
+    for i in range(count):
+        Image.fromarray(rng.integers(0, 256, (9, 7, 3), np.uint8)).save(folder / f"{i:03}.png")
+
+
+def _keys(source):
+    return {source[i]["image"].tobytes() for i in range(len(source))}
+
+
+def test_subfolders_are_classes_and_splits_do_not_overlap(tmp_path):
+    _fill(tmp_path / "dog", 20, seed=1)
+    _fill(tmp_path / "cat", 10, seed=2)
+    (tmp_path / "cat" / ".DS_Store").write_bytes(b"x")
+    (tmp_path / "notes.txt").write_text("not an image")
+    name = f"folder:{tmp_path}"
+    train, test = (data.open_source(name, split=s, image_size=8) for s in ("train", "test"))
+    assert train.info.class_names == ("cat", "dog") and train[0]["image"].shape == (8, 8, 3)
+    assert np.bincount(train.read_labels()).tolist() == [8, 16]
+    assert np.bincount(test.read_labels()).tolist() == [2, 4]
+    every = data.open_source(name, split="all", image_size=8)
+    assert len(every) == 30 and not _keys(train) & _keys(test)
+    assert _keys(train) | _keys(test) == _keys(every)
+    assert _keys(data.open_source(name, split="test", image_size=8)) == _keys(test)
+    dogs = data.open_source(name, split="all", image_size=8, classes=["dog"], num_examples=5)
+    assert dogs.read_labels().tolist() == [1] * 5 and dogs[0]["label"] == 1
+    spread = data.open_source(name, split="all", image_size=8, num_examples=6)
+    assert np.bincount(spread.read_labels()).tolist() == [2, 4]
+
+
+def test_split_folders_share_their_classes(tmp_path):
+    for split, classes in {"train": ("a", "b"), "val": ("b",)}.items():
+        for name in classes:
+            _fill(tmp_path / split / name, 3)
+    val = data.open_source(f"folder:{tmp_path}", split="val")
+    assert val.info.class_names == ("a", "b") and val.read_labels().tolist() == [1, 1, 1]
+    assert len(data.open_source(f"folder:{tmp_path}", split="all")) == 9
+    with pytest.raises(UserError, match="train, val|val"):
+        data.open_source(f"folder:{tmp_path}", split="test")
+
+
+def test_flat_folder_is_one_class(tmp_path):
+    _fill(tmp_path, 5)
+    train = data.open_source(f"folder:{tmp_path}")
+    assert (len(train), train.info.num_classes) == (4, 1)
+    assert len(data.open_source(f"folder:{tmp_path}", split="test")) == 1
+
+
+def test_folders_that_cannot_be_used_are_named(tmp_path):
+    with pytest.raises(UserError, match="nowhere"):
+        data.open_source(f"folder:{tmp_path}/nowhere")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="empty"):
+        data.open_source(f"folder:{tmp_path}/empty")
+    _fill(tmp_path / "mixed", 2)
+    _fill(tmp_path / "mixed" / "cat", 2)
+    with pytest.raises(UserError, match="mixed"):
+        data.open_source(f"folder:{tmp_path}/mixed")
+    _fill(tmp_path / "single", 1)
+    with pytest.raises(UserError, match="single.*test"):
+        data.open_source(f"folder:{tmp_path}/single", split="test")
+    with pytest.raises(UserError, match="squash"):
+        data.open_source(f"folder:{tmp_path}/single", resize="fit")
+    with pytest.raises(UserError, match="error, skip"):
+        data.open_source(f"folder:{tmp_path}/single", on_bad_image="ignore")
+
+
+def test_damaged_images_stop_at_the_start_or_are_counted(tmp_path):
+    _fill(tmp_path, 6)
+    rng = np.random.default_rng(0)
+    Image.fromarray(rng.integers(0, 256, (64, 64, 3), np.uint8)).save(tmp_path / "cut.jpg")
+    content = (tmp_path / "cut.jpg").read_bytes()
+    (tmp_path / "cut.jpg").write_bytes(content[: len(content) * 2 // 3])
+    name = f"folder:{tmp_path}"
+    with pytest.raises(UserError, match="cut.jpg.*skip"):
+        data.open_source(name, split="all", image_size=4)
+    calls = []
+    source = data.open_source(name, split="all", on_bad_image="skip", progress=lambda *c: calls.append(c))
+    assert (len(source), source.num_skipped) == (6, 1) and calls[-1] == (7, 7)
+    assert [path.name for path in source.bad_files] == ["cut.jpg"]
+    for path in tmp_path.glob("*.png"):
+        path.write_bytes(b"")
+    with pytest.raises(UserError, match="none of the 7"):
+        data.open_source(name, split="all", on_bad_image="skip")
+
+
+def test_large_jpeg_decoded_small_looks_the_same(tmp_path):
+    y, x = np.mgrid[0:600, 0:800]
+    wave = 127 + 100 * np.sin(x / 40) * np.cos(y / 30)
+    large = np.repeat(wave[..., None], 3, axis=-1).astype(np.uint8)
+    Image.fromarray(large).save(tmp_path / "large.jpg", quality=95)
+    small = data.read_image(tmp_path / "large.jpg", min_side=64)
+    assert small.shape[0] < 600 and min(small.shape[:2]) >= 64
+    difference = data.resize_u8(small, 32).astype(int) - data.resize_u8(large, 32)
+    assert abs(difference).max() < 12

@@ -1,0 +1,155 @@
+"""Losses against NumPy, and the promises about sums, padding and precision."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from arinv import losses
+from arinv.errors import UserError
+
+
+def random_logits(shape=(5, 7), scale=3.0):
+    return (np.random.default_rng(0).standard_normal(shape) * scale).astype(np.float32)
+
+
+LABELS = np.array([0, 6, -1, 3, 3], np.int32)
+
+
+def test_cross_entropy_is_minus_the_log_probability():
+    logits = random_logits()
+    probabilities = np.exp(logits.astype(np.float64))
+    probabilities /= probabilities.sum(1, keepdims=True)
+    expected = -np.log(probabilities[np.arange(5), LABELS])
+    expected[2] = 0.0
+    found = losses.cross_entropy(logits, LABELS)
+    assert found.dtype == jnp.float32
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def test_cross_entropy_gradient_is_softmax_minus_one_hot_and_zero_for_padding():
+    logits = random_logits()
+    gradient = jax.grad(lambda z: losses.cross_entropy(z, LABELS).sum())(jnp.asarray(logits))
+    expected = np.asarray(jax.nn.softmax(logits)) - np.eye(7, dtype=np.float32)[LABELS]
+    expected[2] = 0.0
+    np.testing.assert_allclose(gradient, expected, atol=1e-6)
+    assert not np.any(gradient[2])
+
+
+def test_cross_entropy_of_bfloat16_logits_is_computed_in_float32():
+    logits = jnp.asarray(random_logits(scale=0.01), jnp.bfloat16)
+    found = losses.cross_entropy(logits, LABELS)
+    assert found.dtype == jnp.float32
+    np.testing.assert_array_equal(found, losses.cross_entropy(logits.astype(jnp.float32), LABELS))
+    assert len(np.unique(np.asarray(found))) == 5  # bfloat16 would round them all to 1.945
+
+
+def test_cross_entropy_survives_large_logits_and_shows_bad_labels():
+    logits = np.array([[1e4, 0.0], [1e4, 0.0]], np.float32)
+    np.testing.assert_allclose(losses.cross_entropy(logits, np.array([0, 1])), [0.0, 1e4])
+    assert np.all(np.isnan(losses.cross_entropy(logits, np.array([2, 9]))))
+
+
+def images(seed, shape=(3, 4, 4, 3)):
+    return np.random.default_rng(seed).random(shape, dtype=np.float32)
+
+
+def test_pixel_loss_sums_over_each_image():
+    x, y = images(0), images(1)
+    difference = np.abs(x.astype(np.float64) - y)
+    np.testing.assert_allclose(losses.pixel_loss(x, y), difference.sum((1, 2, 3)), rtol=1e-5)
+    squared = losses.pixel_loss(x, y, order=2)
+    np.testing.assert_allclose(squared, (difference**2).sum((1, 2, 3)), rtol=1e-5)
+
+
+@pytest.mark.parametrize("shape", ((3, 2, 2, 5), (3, 11)))
+def test_feature_loss_is_the_squared_distance_without_a_half(shape):
+    x, y = images(0, shape) * 9, images(1, shape) * 9
+    expected = (np.square(x.astype(np.float64) - y)).reshape(3, -1).sum(1)
+    np.testing.assert_allclose(losses.feature_loss(x, y), expected, rtol=1e-5)
+
+
+def test_feature_loss_does_not_detach_its_target():
+    x, y = jnp.asarray(images(0)), jnp.asarray(images(1))
+    gradient = jax.grad(lambda target: losses.feature_loss(x, target).sum())(y)
+    np.testing.assert_allclose(gradient, 2 * (y - x), rtol=1e-5)
+
+
+def test_reconstruction_losses_are_float32_from_bfloat16():
+    x, y = (jnp.asarray(images(i), jnp.bfloat16) for i in (0, 1))
+    for function in (losses.pixel_loss, losses.feature_loss):
+        found = function(x, y)
+        assert found.dtype == jnp.float32
+        expected = function(x.astype(jnp.float32), y.astype(jnp.float32))
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_an_element_mean_needs_the_number_of_elements_as_weight():
+    """Rojas-Gomez et al. 2022 weigh sums: 2e-6 at 224 px would be 0.301056 for a mean."""
+    x, y = (jnp.asarray(images(seed, (2, 224, 224, 3))) for seed in (0, 1))
+    of_sum = jax.grad(lambda z: jnp.mean(2e-6 * losses.pixel_loss(z, y)))(x)
+    of_mean = jax.grad(lambda z: 0.301056 * jnp.mean(jnp.abs(z - y)))(x)
+    np.testing.assert_allclose(of_sum, of_mean, rtol=1e-5)
+
+
+def bce(logits, target):
+    """PyTorch's binary cross-entropy, in float64: each log is at least -100."""
+    with np.errstate(divide="ignore", over="ignore"):
+        p = 1 / (1 + np.exp(-np.asarray(logits, np.float64)))
+        log_p, log_q = np.maximum(np.log(p), -100), np.maximum(np.log1p(-p), -100)
+    return -target * log_p - (1 - target) * log_q
+
+
+def test_adversarial_losses_are_binary_cross_entropies():
+    real, fake = random_logits((20,), 5.0), random_logits((40,), 5.0)[20:]
+    np.testing.assert_allclose(losses.generator_loss(fake), bce(fake, 1), rtol=1e-4, atol=1e-6)
+    expected = bce(real, 1) + bce(fake, 0)
+    found = losses.discriminator_loss(real, fake)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_a_discriminator_at_chance_costs_log_two_per_image():
+    zeros = np.zeros(3, np.float32)
+    np.testing.assert_allclose(losses.generator_loss(zeros), np.log(2), rtol=1e-6)
+    np.testing.assert_allclose(losses.discriminator_loss(zeros, zeros), np.log(4), rtol=1e-6)
+
+
+def test_logs_are_cut_off_at_minus_100():
+    logits = np.array([-1e4, -101.0, -99.0, 1e4], np.float32)
+    np.testing.assert_allclose(losses.generator_loss(logits), [100, 100, 99, 0], rtol=1e-6)
+    np.testing.assert_allclose(losses.generator_loss(logits[:2]), bce([-1e4, -101.0], 1))
+    found = losses.discriminator_loss(logits, -logits)
+    np.testing.assert_allclose(found, [200, 200, 198, 0], rtol=1e-6)
+    gradient = jax.grad(lambda z: losses.generator_loss(z).sum())(jnp.asarray(logits))
+    np.testing.assert_allclose(gradient, [0, 0, -1, 0], atol=1e-6)
+
+
+def test_repeating_the_batch_leaves_the_mean_unchanged():
+    logits, x, y = random_logits(), images(0), images(1)
+    calls = {
+        "cross_entropy": (losses.cross_entropy, logits[:2], LABELS[:2]),
+        "pixel_loss": (losses.pixel_loss, x, y),
+        "feature_loss": (losses.feature_loss, x, y),
+        "generator_loss": (losses.generator_loss, logits[0]),
+        "discriminator_loss": (losses.discriminator_loss, logits[0], logits[1]),
+    }
+    assert set(calls) == set(losses.__all__)
+    for name, (function, *arguments) in calls.items():
+        once = function(*arguments)
+        twice = function(*(np.concatenate([a, a]) for a in arguments))
+        assert once.shape == (len(arguments[0]),), name
+        np.testing.assert_allclose(np.mean(twice), np.mean(once), rtol=1e-6, err_msg=name)
+
+
+def test_wrong_shapes_are_refused_with_both_shapes():
+    x = images(0)
+    with pytest.raises(UserError, match=r"\(3, 4, 4, 3\) and \(3, 4, 4, 1\)"):
+        losses.pixel_loss(x, x[..., :1])
+    with pytest.raises(UserError, match=r"\(3, 4, 4, 3\) and \(1, 4, 4, 3\)"):
+        losses.feature_loss(x, x[:1])
+    with pytest.raises(UserError, match="order must be 1"):
+        losses.pixel_loss(x, x, order=3)
+    with pytest.raises(UserError, match=r"one per image, got \(3, 1\)"):
+        losses.generator_loss(np.zeros((3, 1)))
+    with pytest.raises(UserError, match=r"\(3,\) and fake logits \(2,\)"):
+        losses.discriminator_loss(np.zeros(3), np.zeros(2))

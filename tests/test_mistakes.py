@@ -1,0 +1,151 @@
+"""A user's mistakes: one line, exit code not 0, nothing written."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from arinv import attacks, main
+from arinv.errors import UserError
+from configs import classifier, evaluate, inverter, quickstart
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+
+def run(config, workdir):
+    with pytest.raises(UserError) as error:
+        main.run(config, workdir)
+    assert "\n" not in str(error.value)
+    assert not workdir.exists() or not any(workdir.iterdir()), "nothing may be written"
+    return str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("arg", "changes", "shown"),
+    [
+        ("encoder=resnet19", {}, "unknown encoder 'resnet19'; known: alexnet, alexnet_small, resnet18"),
+        ("dataset=fotos", {}, "photos"),
+        ("dataset=tfds:cifar11,data_dir=/nowhere", {}, "nowhere"),
+        ("batch=12", {}, "batch_size 12"),
+        ("dtype=float16", {}, "bfloat16"),
+        ("norm=l7", {}, "l2, linf"),
+        ("", {"attack.eps": -1.0}, "0 or more"),
+        ("", {"attack.num_steps": 0}, "1 or more"),
+        ("", {"mesh.fsdp": 3}, "8 device"),
+        ("", {"optimizer.name": "sdg"}, "sgd"),
+        ("", {"optimizer.schedule.name": "steps"}, "step"),
+        ("", {"optimizer.schedule.learning_rate": 0.0}, "positive"),
+        ("", {"num_steps": 0, "num_epochs": 0.0}, "no step"),
+        ("", {"data.num_train": 8}, "batch_size=16"),
+        ("dataset=folder:/nowhere/images", {}, "/nowhere/images"),
+    ],
+)
+def test_a_wrong_classifier_config(arg, changes, shown, tmp_path):
+    config = classifier.get_config(f"smoke=True,{arg}")
+    for name, value in changes.items():
+        config.update_from_flattened_dict({name: value})
+    assert shown in run(config, tmp_path / "run")
+
+
+def test_a_wrong_layer_is_told_before_the_encoder_is_trained(tmp_path):
+    assert "conv5" in run(inverter.get_config("smoke=True,layer=conv6"), tmp_path / "run")
+    assert "table_a4" in run(_with(inverter.get_config("encoder=alexnet"), "encoder.generator", "a4"), tmp_path / "run")
+
+
+def _with(config, name, value):
+    config.stages.inverter.update_from_flattened_dict({name: value})
+    return config
+
+
+def test_a_checkpoint_that_is_not_there(tmp_path):
+    assert "no checkpoint in" in run(evaluate.get_config(f"checkpoint={tmp_path}/none"), tmp_path / "run")
+    assert "checkpoint is empty" in run(evaluate.get_config(), tmp_path / "run")
+
+
+def test_folders_of_bad_images(tmp_path):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    config = classifier.get_config(f"smoke=True,width=4,dataset=folder:{folder}")
+    assert str(folder) in run(config, tmp_path / "run")
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    for i in range(40):
+        Image.fromarray(pixels).save(folder / f"{i}.jpg")
+    (folder / "7.jpg").write_bytes((folder / "7.jpg").read_bytes()[:900])
+    assert "7.jpg" in run(config, tmp_path / "run")
+
+
+def test_a_bad_image_may_be_skipped(tmp_path, capsys):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    for i in range(40):
+        Image.fromarray(pixels).save(folder / f"{i}.jpg")
+    (folder / "7.jpg").write_bytes((folder / "7.jpg").read_bytes()[:900])
+    config = classifier.get_config(f"smoke=True,width=4,dataset=folder:{folder}")
+    config.data.on_bad_image = "skip"
+    main.run(config, tmp_path / "run")
+    assert "skipped 1 unreadable image" in capsys.readouterr().err
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
+    config = classifier.get_config("smoke=True,width=4")
+    config.optimizer.schedule.learning_rate = 1e30
+    config.num_steps = 4
+    with pytest.raises(UserError, match="non-finite at step . .*no checkpoint was saved yet.*learning rate"):
+        main.run(config, tmp_path)
+    assert not (tmp_path / "results.json").exists()
+
+
+@pytest.mark.parametrize(
+    "images", [np.full((1, 4, 4, 3), 255.0, np.float32), np.full((1, 4, 4, 3), np.nan, np.float32)]
+)
+def test_images_outside_of_0_1_are_refused_at_the_door(images):
+    with pytest.raises(UserError, match="images"):
+        attacks.pgd(jax.random.key(0), lambda x: x[:, 0, 0, :], images, np.zeros(1, np.int32), eps=0.1, num_steps=1)
+
+
+def command(*arguments, cwd=ROOT):
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
+    return subprocess.run(
+        [sys.executable, "-m", "arinv", *arguments],
+        cwd=cwd,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "shown"),
+    [
+        (["--config={root}/configs/quickstart.py:encodr=alexnet", "--workdir={tmp}/x"], "Did you mean 'encoder'"),
+        (["--config={root}/configs/quickstart.py", "--workdir={tmp}/x", "--config.seeed=1"], "seeed"),
+        (["--config={root}/configs/classifier.py", "--workdir={tmp}/x", "--config.attack.eps=abc"], "such as 8/255"),
+        (["--config={root}/configs/nothing.py", "--workdir={tmp}/x"], "nothing.py"),
+        (["--config={root}/configs/quickstart.py"], "--workdir"),
+        (["--config={root}/configs/classifier.py:encoder=vgg11", "--workdir={tmp}/x"], "unknown encoder 'vgg11'"),
+    ],
+)
+def test_the_command_ends_in_one_line(arguments, shown, tmp_path):
+    done = command(*(a.format(root=ROOT, tmp=tmp_path) for a in arguments), cwd=tmp_path)
+    lines = [line for line in done.stderr.splitlines() if line.strip()]
+    assert done.returncode != 0
+    assert len(lines) == 1 and shown in lines[0], done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_another_config_in_the_same_workdir_is_refused(tmp_path):
+    config = quickstart.get_config("smoke=True,width=4")
+    from arinv.tasks import workdir as workdirs
+
+    workdirs.open_workdir(config.stages.robust_encoder, tmp_path / "robust_encoder")
+    other = quickstart.get_config("smoke=True,width=4,eps=2.0")
+    with pytest.raises(UserError, match=r"robust_encoder belongs to another config: attack.eps \(there 1.0, now 2.0\)"):
+        main.run(other, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["robust_encoder"], "no stage may have started"

@@ -1,0 +1,176 @@
+"""Encoders, generators and discriminator: parameter counts of the papers, shapes, gradients, spectral norm."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from arinv import models
+from arinv.errors import UserError
+from arinv.models.layers import Conv, ConvTranspose
+from arinv.models.normalization import normalize
+
+KEY = jax.random.key(0)
+
+
+def images_of(size, batch=2):
+    return jax.ShapeDtypeStruct((batch, size, size, 3), jnp.float32)
+
+
+def abstract(module, *inputs):
+    return jax.eval_shape(lambda *x: module.init(KEY, *x), *inputs)
+
+
+def count(variables):
+    return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(variables["params"]))
+
+
+def features_of(encoder, size):
+    return jax.eval_shape(lambda x: encoder.init_with_output(KEY, x)[0][1], images_of(size))
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "classes", "expected"), [("alexnet", 224, 1000, 61_100_840), ("resnet18", 32, 10, 11_173_962)]
+)
+def test_encoder_parameter_counts(name, size, classes, expected):
+    encoder = models.build(name, num_classes=classes)
+    assert count(abstract(encoder, images_of(size))) == expected
+
+
+@pytest.mark.parametrize(
+    ("encoder", "layer", "variant", "expected"),
+    [
+        ("alexnet", "conv5", "default", 4_753_370),
+        ("alexnet", "conv5", "table_a4", 5_651_258),
+        ("alexnet", "conv5", "interpolation", 3_208_570),
+        ("alexnet", "conv2", "default", 1_320_442),
+        ("alexnet", "conv1", "default", 209_578),
+        ("resnet18", "block4", "default", 5_890_499),
+    ],
+)
+def test_generator_parameter_counts(encoder, layer, variant, expected):
+    size = models.build(encoder).image_size
+    generator = models.build_generator(encoder, layer, variant=variant)
+    assert count(abstract(generator, features_of(models.build(encoder), size)[layer])) == expected
+
+
+def test_discriminator_parameter_count():
+    discriminator = models.build_discriminator(image_size=224)
+    variables = abstract(discriminator, images_of(224), jax.ShapeDtypeStruct((2, 6, 6, 256), jnp.float32))
+    assert count(variables) == 11_372_353
+
+
+ENCODERS = {"alexnet": 64, "alexnet_small": 32, "resnet18": 32}
+
+
+@pytest.mark.parametrize("name", sorted(models.ENCODERS))
+def test_encoder_contract(name):
+    """Shapes as the specs say, finite gradients, no second compilation, evaluation rows independent."""
+    size = ENCODERS[name]
+    encoder = models.build(name, num_classes=7)
+    variables = encoder.init(KEY, jnp.zeros((1, size, size, 3)))
+    images = jax.random.uniform(KEY, (2, size, size, 3))
+
+    @jax.jit
+    def run(images):
+        def loss(x):
+            logits, features = encoder.apply(variables, x)
+            return jnp.sum(logits**2), (logits, features)
+
+        return jax.value_and_grad(loss, has_aux=True)(images)
+
+    (_, (logits, features)), gradient = run(images)
+    assert logits.shape == (2, 7) and logits.dtype == jnp.float32
+    assert np.isfinite(gradient).all() and np.abs(gradient).max() > 0
+    specs = encoder.feature_specs()
+    assert set(specs) == set(features)
+    for layer, spec in specs.items():
+        if spec.is_vector:
+            assert features[layer].ndim == 2
+        else:
+            side, width = spec.side(size), spec.stages[-1].width
+            assert features[layer].shape == (2, side, side, width)
+    (_, (alone, _)), _ = run(jnp.concatenate([images[:1], images[:1]]))
+    np.testing.assert_allclose(alone[0], logits[0], rtol=1e-4, atol=1e-5)
+    assert run._cache_size() == 1
+
+
+@pytest.mark.parametrize("name", sorted(models.ENCODERS))
+def test_every_layer_has_a_generator_that_returns_the_image_size(name):
+    size = ENCODERS[name]
+    features = features_of(models.build(name), size)
+    for layer, feature in features.items():
+        generator = models.build_generator(name, layer, image_size=size)
+        out = jax.eval_shape(lambda x, g=generator: g.init_with_output(KEY, x)[0], feature)
+        assert out.shape == (2, size, size, 3) and out.dtype == jnp.float32, layer
+
+
+@pytest.mark.parametrize("scale", [1, 2, 3])
+def test_alexnet_generator_is_fully_convolutional(scale):
+    size = 224 * scale
+    feature = features_of(models.build("alexnet", num_classes=10), size)["conv5"]
+    assert feature.shape[1] == 7 * scale - 1
+    generator = models.build_generator("alexnet", "conv5")
+    out = jax.eval_shape(lambda x: generator.init_with_output(KEY, x)[0], feature)
+    assert out.shape == (2, size, size, 3)
+
+
+def test_generator_trains_and_evaluates(key):
+    features = jax.random.uniform(key, (4, 4, 4, 16))
+    generator = models.build_generator("alexnet_small", "conv5", encoder_options={"width": 4})
+    variables = generator.init(key, features)
+    apply = jax.jit(
+        lambda v, train: generator.apply(v, features, train=train, mutable=["batch_stats", "spectral"]),
+        static_argnums=1,
+    )
+    images, after = apply(variables, True)
+    assert images.shape == (4, 32, 32, 3)
+    assert float(images.min()) >= 0 and float(images.max()) <= 1
+    changed = jax.tree.map(lambda a, b: bool(np.any(a != b)), variables["batch_stats"], after["batch_stats"])
+    assert all(jax.tree.leaves(changed))
+    _, same = apply(variables, False)
+    for a, b in zip(jax.tree.leaves(same), jax.tree.leaves({k: variables[k] for k in same}), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("layer", [Conv(8), ConvTranspose(8, 2)], ids=["conv", "transposed"])
+def test_spectral_norm_brings_the_largest_singular_value_to_one(layer, key):
+    x = jax.random.normal(key, (1, 4, 4, 6))
+    variables = layer.init(key, x, train=False)
+    for _ in range(10):
+        _, state = layer.apply(variables, x, train=True, mutable=["spectral"])
+        variables = {**variables, **state}
+    kernel = np.asarray(variables["params"]["kernel"])
+    matrix = kernel.reshape(-1, kernel.shape[-1])
+    vectors = variables["spectral"]["vectors"]
+    sigma = vectors["v"] @ matrix @ vectors["u"]
+    np.testing.assert_allclose(sigma, np.linalg.svd(matrix, compute_uv=False)[0], rtol=0.02)
+    doubled = {**variables, "params": {"kernel": 2 * kernel}}
+    np.testing.assert_allclose(
+        layer.apply(doubled, x, train=False), layer.apply(variables, x, train=False), rtol=1e-4, atol=1e-6
+    )
+
+
+def test_normalization_is_inside_the_encoder():
+    grey = jnp.full((1, 2, 2, 3), 0.5)
+    np.testing.assert_allclose(normalize(grey, "pm1"), 0.0, atol=1e-7)
+    np.testing.assert_allclose(
+        normalize(grey, "imagenet")[0, 0, 0], (0.5 - np.array([0.485, 0.456, 0.406])) / [0.229, 0.224, 0.225], rtol=1e-6
+    )
+
+
+@pytest.mark.parametrize(
+    ("call", "shown"),
+    [
+        (lambda: models.build("resnet19"), "resnet18"),
+        (lambda: models.build("alexnet", depth=3), "num_classes"),
+        (lambda: models.build_generator("alexnet", "conv6"), "conv5"),
+        (lambda: models.build_generator("alexnet", "conv5", variant="table"), "table_a4"),
+        (lambda: models.build_discriminator(image_size=16), "24"),
+        (lambda: normalize(jnp.zeros((1, 1, 1, 3)), "imagnet"), "imagenet"),
+    ],
+)
+def test_unknown_names_list_the_known_ones(call, shown):
+    with pytest.raises(UserError, match=shown) as error:
+        call()
+    assert "\n" not in str(error.value)

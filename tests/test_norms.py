@@ -1,0 +1,143 @@
+"""Norm balls: projections are nearest points, directions are steepest, random points lie inside."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from arinv.errors import UserError
+from arinv.ops import norms
+
+NORMS = ("l2", "linf")
+SHAPE = (4, 2, 3, 2)
+ORDERS = {"l2": 2, "linf": np.inf}
+TOLERANCE = 1e-5
+
+cases = given(
+    seed=st.integers(0, 2**31 - 1),
+    norm=st.sampled_from(NORMS),
+    eps=st.sampled_from((0.0, 1e-3, 8 / 255, 0.5, 3.0)),
+    scale=st.sampled_from((1e-4, 0.03, 1.0, 30.0)),
+)
+few = settings(max_examples=40, deadline=None)
+
+
+def lengths(x, norm):
+    rows = np.asarray(x, np.float64).reshape(len(x), -1)
+    return np.linalg.norm(rows, ord=ORDERS[norm], axis=1)
+
+
+def sample(seed, scale=1.0, shape=SHAPE):
+    return (np.random.default_rng(seed).standard_normal(shape) * scale).astype(np.float32)
+
+
+@few
+@cases
+def test_norm_is_numpys(seed, norm, eps, scale):
+    x = sample(seed, scale)
+    np.testing.assert_allclose(norms.norm(x, norm), lengths(x, norm), rtol=1e-6)
+
+
+@few
+@cases
+def test_projection_lands_inside_and_stays(seed, norm, eps, scale):
+    projected = norms.project(sample(seed, scale), eps=eps, norm=norm)
+    assert np.all(lengths(projected, norm) <= eps * (1 + 1e-6))
+    again = norms.project(projected, eps=eps, norm=norm)
+    np.testing.assert_allclose(again, projected, rtol=1e-6)
+
+
+@few
+@cases
+def test_projection_leaves_the_inside_alone(seed, norm, eps, scale):
+    delta = sample(seed, scale)
+    delta = delta * (0.99 * eps / lengths(delta, norm)[:, None, None, None]).astype(np.float32)
+    np.testing.assert_array_equal(norms.project(delta, eps=eps, norm=norm), delta)
+
+
+@few
+@cases
+def test_projection_is_the_nearest_point(seed, norm, eps, scale):
+    """No other point of the ball is nearer: not the scaled input, not random points around."""
+    delta = sample(seed, scale)
+    projected = np.asarray(norms.project(delta, eps=eps, norm=norm), np.float64)
+    distance = lengths(delta - projected, "l2")
+    direction = delta / lengths(delta, norm)[:, None, None, None]
+    rng = np.random.default_rng(seed + 1)
+    others = [direction * np.minimum(eps, lengths(delta, norm))[:, None, None, None]]
+    for _ in range(20):
+        other = projected + rng.standard_normal(SHAPE) * eps * rng.choice((0.01, 0.1, 1.0))
+        other_length = lengths(other, norm)[:, None, None, None]
+        others.append(other * np.minimum(1, eps / np.maximum(other_length, 1e-30)))
+    for other in others:
+        assert np.all(distance <= lengths(delta - other, "l2") + TOLERANCE * (eps + scale))
+
+
+@few
+@cases
+def test_steepest_ascent_has_length_one_and_rises_most(seed, norm, eps, scale):
+    gradient = sample(seed, scale)
+    direction = np.asarray(norms.steepest_ascent(gradient, norm=norm), np.float64)
+    np.testing.assert_allclose(lengths(direction, norm), 1.0, rtol=1e-5)
+    other = sample(seed + 1)
+    other = other / lengths(other, norm)[:, None, None, None]
+    rises, other_rises = ((gradient * d).sum((1, 2, 3)) for d in (direction, other))
+    assert np.all(rises >= other_rises - TOLERANCE * scale)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_a_zero_gradient_gives_a_zero_direction(norm):
+    assert not np.any(norms.steepest_ascent(np.zeros(SHAPE, np.float32), norm=norm))
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_the_norm_has_a_finite_gradient_at_zero(norm):
+    gradient = jax.grad(lambda x: norms.norm(x, norm).sum())(jnp.zeros(SHAPE))
+    assert np.all(np.isfinite(gradient))
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_random_perturbations_fill_the_ball(key, norm):
+    eps = np.array([0.0, 0.1, 3.0, 0.5], np.float32)
+    points = norms.random_perturbation(key, (4, 16, 16, 3), eps=eps, norm=norm)
+    found = lengths(points, norm)
+    if norm == "l2":  # on the sphere
+        np.testing.assert_allclose(found, eps, rtol=1e-5)
+    else:  # uniform in the cube: 768 draws come near its faces, and their mean square is a third
+        assert np.all((found <= eps) & (found >= 0.98 * eps))
+        squares = np.mean(np.square(points), axis=(1, 2, 3))
+        np.testing.assert_allclose(squares, eps**2 / 3, rtol=0.15)
+    means = np.mean(points, axis=(1, 2, 3))
+    spread = np.sqrt(np.mean(np.square(points), axis=(1, 2, 3)))
+    assert np.all(np.abs(means) <= 5 * spread / np.sqrt(768))
+    other = norms.random_perturbation(jax.random.key(1), points.shape, eps=eps, norm=norm)
+    assert np.all(np.any(points != other, axis=(1, 2, 3))[1:])
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_radii_can_differ_per_example_and_be_traced(norm):
+    delta, eps = sample(0), np.array([0.0, 0.1, 0.5, 100.0], np.float32)
+    together = jax.jit(lambda d, e: norms.project(d, eps=e, norm=norm))(delta, eps)
+    for i, radius in enumerate(eps):
+        alone = norms.project(delta[i : i + 1], eps=float(radius), norm=norm)
+        np.testing.assert_allclose(together[i : i + 1], alone, rtol=1e-6)
+
+
+def test_unknown_norm_lists_the_known_ones():
+    with pytest.raises(UserError, match=r"unknown norm 'l3'; known: l2, linf"):
+        norms.project(np.zeros(SHAPE), eps=1.0, norm="l3")
+    with pytest.raises(UserError, match="known: l2, linf"):
+        norms.norm(np.zeros(SHAPE), "max")
+
+
+@pytest.mark.parametrize("eps", (-0.1, float("nan"), float("inf"), np.array([1, 1, 1, -1.0])))
+def test_an_impossible_radius_is_refused(eps):
+    with pytest.raises(UserError, match="eps must be finite and at least 0"):
+        norms.project(np.zeros(SHAPE), eps=eps, norm="l2")
+
+
+def test_a_radius_of_the_wrong_shape_is_refused():
+    with pytest.raises(UserError, match=r"one per example \(4,\), got the shape \(3,\)"):
+        norms.project(np.zeros(SHAPE), eps=np.ones(3), norm="l2")

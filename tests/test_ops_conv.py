@@ -1,0 +1,317 @@
+"""The rewritten convolutions, poolings and upsampling equal their plain forms, with gradients."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+from jax.sharding import NamedSharding, PartitionSpec
+
+from arinv.errors import UserError
+from arinv.ops import conv
+
+LAYOUT = ("NHWC", "HWIO", "NHWC")
+
+# size, kernel, stride, padding, channels
+CONVOLUTIONS = {
+    "3x3/1": ((7, 9), 3, 1, ((1, 1), (1, 1)), 3),
+    "3x3/1 valid, many channels": (5, 3, 1, "VALID", 64),
+    "4x4/1 uneven": (6, 4, 1, ((1, 2), (2, 1)), 3),
+    "3x3/2 even": (8, 3, 2, ((1, 1), (1, 1)), 3),
+    "3x3/2 odd and even": ((9, 8), 3, 2, "SAME", 3),
+    "3x3/2 valid": (10, 3, 2, "VALID", 3),
+    "1x1/2": ((7, 8), 1, 2, "VALID", 3),
+    "2x2/3": (11, 2, 3, "VALID", 3),
+    "5x5/2": (11, 5, 2, ((2, 2), (2, 2)), 3),
+    "7x7/4": (23, 7, 4, ((1, 1), (1, 1)), 3),
+    "11x11/4": (35, 11, 4, ((2, 2), (2, 2)), 3),
+    "3x2/(2, 1)": (8, (3, 2), (2, 1), "SAME", 3),
+    "padding wider than the kernel": (5, 3, 1, ((4, 3), (0, 3)), 3),
+}
+
+
+@pytest.fixture(autouse=True)
+def rewritten():
+    conv.set_rewrites(True)
+    yield
+    conv.set_rewrites(None)
+
+
+def pair(value):
+    return value if isinstance(value, tuple) else (value, value)
+
+
+def assert_close(actual, expected, tolerance=1e-4):
+    for a, e in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
+        assert a.shape == e.shape and a.dtype == e.dtype
+        a, e = np.asarray(a, np.float32), np.asarray(e, np.float32)
+        atol = tolerance * max(np.abs(e).max(), 1e-6)
+        np.testing.assert_allclose(a, e, rtol=tolerance, atol=atol)
+
+
+def with_gradients(function, *args):
+    """Returns the value and the gradients of a loss that weighs every output differently."""
+
+    def loss(*args):
+        out = function(*args)
+        weights = jnp.sin(jnp.arange(out.size, dtype=jnp.float32)).reshape(out.shape)
+        return jnp.sum(weights * jnp.tanh(out.astype(jnp.float32))), out
+
+    (_, out), gradients = jax.value_and_grad(loss, range(len(args)), has_aux=True)(*args)
+    return out, gradients
+
+
+def both_forms(function, *args):
+    """Returns what the rewritten and the plain form of a function return, from one compilation."""
+
+    def traced(*args):
+        conv.set_rewrites(True)
+        rewritten = function(*args)
+        conv.set_rewrites(False)
+        plain = function(*args)
+        conv.set_rewrites(True)
+        return rewritten, plain
+
+    return jax.jit(traced)(*args)
+
+
+def normal(key, *shape):
+    return jax.random.normal(key, shape)
+
+
+@pytest.mark.parametrize("name", CONVOLUTIONS)
+def test_convolution_and_its_gradients_equal_lax(key, name):
+    size, kernel, stride, padding, channels = CONVOLUTIONS[name]
+    x = normal(key, 2, *pair(size), channels)
+    w = normal(jax.random.fold_in(key, 1), *pair(kernel), channels, 4)
+
+    @jax.jit
+    def all_of(x, w):
+        options = dict(window_strides=pair(stride), padding=padding, dimension_numbers=LAYOUT)
+        forms = (conv.conv_general_dilated, lax.conv_general_dilated)
+        return [with_gradients(lambda x, w, f=f: f(x, w, **options), x, w) for f in forms]
+
+    assert_close(*all_of(x, w))
+
+
+@pytest.mark.parametrize("k, stride, padding, extra", [
+    (4, 1, 1, 0), (4, 2, 1, 0), (5, 2, 2, 1), (5, 2, 1, 0), (3, 1, 0, 0), (2, 3, 0, 1),
+])  # fmt: skip
+def test_transposed_convolution_and_its_gradients_equal_lax(key, k, stride, padding, extra):
+    x, w = normal(key, 2, 5, 6, 3), normal(jax.random.fold_in(key, 1), k, k, 3, 4)
+
+    def function(x, w):
+        return conv.conv_transpose(x, w, stride=stride, padding=padding, output_padding=extra)
+
+    rewritten, plain = both_forms(lambda x, w: with_gradients(function, x, w), x, w)
+    assert rewritten[0].shape[1] == 4 * stride + k - 2 * padding + extra
+    assert_close(rewritten, plain)
+
+
+@pytest.mark.parametrize("stride, size", [(1, 6), (2, 10)])
+@pytest.mark.parametrize("rewrites", [True, False])
+def test_transposed_convolution_equals_linen(key, stride, size, rewrites):
+    x = normal(key, 2, 5, 5, 3)
+    layer = nn.ConvTranspose(4, (4, 4), (stride, stride), ((2, 2), (2, 2)), use_bias=False)
+    variables = layer.init(key, x)
+    conv.set_rewrites(rewrites)
+    out = conv.conv_transpose(x, variables["params"]["kernel"], stride=stride)
+    assert out.shape == (2, size, size, 4)
+    assert_close(out, layer.apply(variables, x))
+
+
+def test_transposed_convolution_names_what_is_wrong(key):
+    x, w = normal(key, 1, 4, 4, 2), normal(key, 4, 4, 2, 2)
+    with pytest.raises(UserError, match="stride 0"):
+        conv.conv_transpose(x, w, stride=0)
+    with pytest.raises(UserError, match="padding 4.* 0 to 3"):
+        conv.conv_transpose(x, w, stride=2, padding=4)
+    with pytest.raises(UserError, match="output_padding 2.* 0 to 1"):
+        conv.conv_transpose(x, w, stride=2, output_padding=2)
+
+
+@pytest.mark.parametrize("options", [
+    dict(kernel_size=(3, 3)),
+    dict(kernel_size=(3, 3), strides=2, padding=1),
+    dict(kernel_size=(3, 3), kernel_dilation=2),
+    dict(kernel_size=(3, 3), feature_group_count=2),
+    dict(kernel_size=(3,)),
+    dict(kernel_size=(3, 3), dtype=jnp.bfloat16),
+])  # fmt: skip
+def test_linen_convolution_is_the_same_with_the_hook(key, options):
+    x = normal(key, 2, 8, *([8] * (len(options["kernel_size"]) - 1)), 4)
+    layer = nn.Conv(6, **options)
+    hooked = nn.Conv(6, **options, conv_general_dilated=conv.conv_general_dilated)
+    variables = layer.init(key, x)
+    assert_close(hooked.init(key, x), variables)
+
+    @jax.jit
+    def both(variables, x):
+        return [with_gradients(form.apply, variables, x) for form in (hooked, layer)]
+
+    assert_close(*both(variables, x), 2e-2 if "dtype" in options else 1e-4)
+
+
+def test_channels_first_is_the_plain_function(key):
+    x, w = normal(key, 2, 3, 8, 8), normal(key, 4, 3, 3, 3)
+    expected = lax.conv_general_dilated(x, w, (1, 1), "SAME")
+    assert_close(conv.conv_general_dilated(x, w, (1, 1), "SAME"), expected)
+
+
+def steps_in_a_loop(x, w, stem):
+    """Signed gradient steps on x through a strided stem, a 3x3 and a transposed convolution."""
+
+    def loss(x):
+        y = conv.conv_general_dilated(x, stem, (4, 4), "VALID", dimension_numbers=LAYOUT)
+        y = conv.conv_general_dilated(jnp.tanh(y), w, (2, 2), "SAME", dimension_numbers=LAYOUT)
+        return jnp.sum(jnp.square(conv.conv_transpose(jnp.tanh(y), w, stride=1)))
+
+    return lax.fori_loop(0, 3, lambda _, x: x - 1e-3 * jax.grad(loss)(x), x)
+
+
+def test_image_gradients_inside_a_loop(key):
+    args = normal(key, 2, 35, 35, 3), 0.3 * normal(key, 3, 3, 4, 4), 0.1 * normal(key, 11, 11, 3, 4)
+    assert_close(*both_forms(steps_in_a_loop, *args))
+
+
+def test_kernel_gradients_inside_a_loop(key):
+    x, w = normal(key, 2, 8, 8, 3), 0.3 * normal(jax.random.fold_in(key, 1), 4, 4, 3, 3)
+
+    def train(x, w):
+        def loss(w):
+            y = conv.conv_general_dilated(x, w, (2, 2), "SAME", dimension_numbers=LAYOUT)
+            return jnp.mean(jnp.square(conv.conv_transpose(jnp.tanh(y), w, stride=2) - x))
+
+        return lax.scan(lambda w, _: (w - 0.1 * jax.grad(loss)(w), loss(w)), w, length=3)
+
+    assert_close(*both_forms(train, x, w))
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_gradient_of_a_gradient(key, stride):
+    x, w = normal(key, 2, 6, 6, 3), 0.3 * normal(jax.random.fold_in(key, 1), 4, 4, 3, 3)
+
+    def penalty(x, w):
+        def value(x, w):
+            y = conv.conv_general_dilated(x, w, (stride, stride), "SAME", dimension_numbers=LAYOUT)
+            return jnp.sum(jnp.tanh(conv.conv_transpose(jnp.tanh(y), w, stride=stride)))
+
+        return sum(jnp.sum(jnp.square(g)) for g in jax.grad(value, (0, 1))(x, w))
+
+    gradients = jax.grad(penalty, (0, 1))
+    assert_close(*both_forms(gradients, x, w))
+
+
+@pytest.mark.parametrize("axes", [(0, 0), (0, None)])
+def test_vmap_over_images_and_kernels(key, axes):
+    x = normal(key, 3, 2, 7, 7, 3)
+    w = normal(jax.random.fold_in(key, 1), *([3] if axes[1] == 0 else []), 4, 4, 3, 3)
+
+    def function(x, w):
+        y = conv.conv_general_dilated(x, w, (2, 2), "SAME", dimension_numbers=LAYOUT)
+        return conv.conv_transpose(y, w, stride=2)
+
+    mapped = jax.vmap(lambda x, w: with_gradients(function, x, w), axes)
+    assert_close(*both_forms(mapped, x, w))
+
+
+def test_sharded_batch_gives_the_same_and_compiles_once(key):
+    x, w = normal(key, 16, 8, 8, 3), normal(jax.random.fold_in(key, 1), 4, 4, 3, 3)
+
+    def function(x, w):
+        y = conv.conv_general_dilated(x, w, (2, 2), "SAME", dimension_numbers=LAYOUT)
+        y = conv.max_pool(jax.nn.relu(conv.conv_transpose(y, w, stride=2)), 3, 2)
+        return conv.conv_general_dilated(y, w, (1, 1), "SAME", dimension_numbers=LAYOUT)
+
+    expected = jax.jit(lambda x, w: with_gradients(function, x, w))(x, w)
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    rows, whole = (NamedSharding(mesh, spec) for spec in (PartitionSpec("data"), PartitionSpec()))
+    sharded = jax.jit(lambda x, w: with_gradients(function, x, w))
+    for _ in range(2):
+        out, (x_gradient, w_gradient) = sharded(jax.device_put(x, rows), jax.device_put(w, whole))
+    assert sharded._cache_size() == 1
+    assert x_gradient.sharding.is_equivalent_to(rows, 4)
+    assert_close((out, (x_gradient, w_gradient)), expected)
+
+
+POOLINGS = {
+    "max 2/2": lambda x: conv.max_pool(x, 2, 2),
+    "max 3/2": lambda x: conv.max_pool(x, 3, 2),
+    "max 3/3": lambda x: conv.max_pool(x, 3, 3),
+    "max 2/1": lambda x: conv.max_pool(x, 2, 1),
+    "max 4/3": lambda x: conv.max_pool(x, 4, 3),
+    "avg 2/2": lambda x: conv.avg_pool(x, 2, 2),
+    "avg 3/2": lambda x: conv.avg_pool(x, 3, 2),
+    "avg 4/4": lambda x: conv.avg_pool(x, 4, 4),
+}
+
+
+@pytest.mark.parametrize("name", POOLINGS)
+def test_pooling_and_its_gradient_equal_linen(key, name):
+    x = normal(key, 2, 7, 10, 3)
+    kind, window, stride = name[:3], int(name[4]), int(name[6])
+    pool = {"max": nn.max_pool, "avg": nn.avg_pool}[kind]
+
+    def reference(x):
+        return pool(x, (window, window), (stride, stride), "VALID")
+
+    def all_of(x):
+        return with_gradients(POOLINGS[name], x), with_gradients(reference, x)
+
+    for result, expected in both_forms(all_of, x):
+        assert_close(result, expected)
+
+
+@pytest.mark.parametrize("window", [2, 3])
+def test_max_pool_after_relu_has_the_plain_gradient_in_spite_of_ties(key, window):
+    x = normal(key, 2, 9, 9, 4) - 1.0  # most windows hold several zeros after the ReLU
+
+    def function(x):
+        return conv.max_pool(jax.nn.relu(x), window, 2)
+
+    assert_close(*both_forms(lambda x: with_gradients(function, x), x))
+
+
+def test_max_pool_divides_the_gradient_of_a_tie():
+    x = jnp.array([[1.0, 1.0], [0.0, 1.0]]).reshape(1, 2, 2, 1)
+    gradient = jax.grad(lambda x: conv.max_pool(x, 2, 2).sum())(x)
+    np.testing.assert_allclose(gradient.sum(), 1.0, rtol=1e-6)
+    np.testing.assert_allclose(gradient[0, 1, 0, 0], 0.0)
+
+
+def test_max_pool_of_integers(key):
+    x = jax.random.randint(key, (1, 6, 6, 2), 0, 255).astype(jnp.uint8)
+    np.testing.assert_array_equal(*both_forms(lambda x: conv.max_pool(x, 3, 2), x))
+
+
+@pytest.mark.parametrize("factor", [2, 3])
+def test_upsampling_repeats_pixels(key, factor):
+    x = normal(key, 2, 3, 4, 2)
+    result = jax.jit(lambda x: with_gradients(lambda x: conv.upsample_nearest(x, factor), x))(x)
+    expected = with_gradients(lambda x: x.repeat(factor, 1).repeat(factor, 2), x)
+    assert_close(result, expected)
+
+
+def test_bfloat16_stays_bfloat16(key):
+    x, w = normal(key, 2, 9, 9, 3), normal(key, 4, 4, 3, 3)
+
+    def function(x, w):
+        y = conv.conv_general_dilated(x, w, (2, 2), "SAME", dimension_numbers=LAYOUT)
+        y = conv.conv_general_dilated(y, w, (1, 1), "SAME", dimension_numbers=LAYOUT)
+        y = conv.upsample_nearest(conv.avg_pool(conv.conv_transpose(y, w, stride=2), 2, 2))
+        return conv.max_pool(conv.max_pool(y, 3, 2), 2, 2)
+
+    low = [a.astype(jnp.bfloat16) for a in (x, w)]
+    low = jax.jit(lambda x, w: with_gradients(function, x, w))(*low)
+    assert all(a.dtype == jnp.bfloat16 for a in jax.tree.leaves(low))
+    assert_close(low[0].astype(jnp.float32), jax.jit(function)(x, w), 5e-2)
+
+
+def test_the_form_is_chosen_by_platform(monkeypatch):
+    conv.set_rewrites(None)
+    assert conv._use_rewrites()
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert not conv._use_rewrites()
+    conv.set_rewrites(True)
+    assert conv._use_rewrites()

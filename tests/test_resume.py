@@ -1,0 +1,78 @@
+"""Runs that are killed and started again end in the same bytes; SIGTERM saves first."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1]
+CONFIG = f"--config={ROOT}/configs/classifier.py:smoke=True,width=4,eps=0.5"
+
+
+def start(workdir, num_steps=40):
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT), "XLA_FLAGS": ""}
+    options = [f"--config.num_steps={num_steps}", "--config.log.checkpoint_every_steps=4", "--config.log.every_steps=4"]
+    return subprocess.Popen(
+        [sys.executable, "-m", "arinv", CONFIG, f"--workdir={workdir}", *options],
+        env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+
+
+def last_step(workdir):
+    path = workdir / "metrics.jsonl"
+    lines = path.read_text().splitlines() if path.exists() else []
+    return json.loads(lines[-1])["step"] if lines and lines[-1].endswith("}") else 0
+
+
+def wait_for_step(process, workdir, step):
+    deadline = time.monotonic() + 120
+    while last_step(workdir) < step:
+        assert process.poll() is None, process.stdout.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """The results of a run that nobody disturbed."""
+    workdir = tmp_path_factory.mktemp("undisturbed")
+    process = start(workdir)
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+    return workdir
+
+
+def assert_same(workdir, undisturbed):
+    for name in ("results.json", "metrics.jsonl"):
+        assert (workdir / name).read_bytes() == (undisturbed / name).read_bytes(), name
+
+
+def test_killed_and_resumed_ends_in_the_same_bytes(tmp_path, undisturbed):
+    for step in (4, 16, 28):
+        process = start(tmp_path)
+        wait_for_step(process, tmp_path, step)
+        process.kill()
+        process.communicate()
+        assert process.returncode == -signal.SIGKILL
+    process = start(tmp_path)
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+    assert_same(tmp_path, undisturbed)
+
+
+def test_sigterm_saves_and_exits_with_143(tmp_path, undisturbed):
+    process = start(tmp_path)
+    wait_for_step(process, tmp_path, 8)
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 143, output
+    assert "saved; start again" in output
+    process = start(tmp_path)
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+    assert_same(tmp_path, undisturbed)

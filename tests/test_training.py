@@ -1,0 +1,192 @@
+"""Training steps: the losses of the papers, and the same step on one device and on eight."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from arinv import models, parallel
+from arinv.errors import UserError
+from arinv.train import classifier, inverter
+from arinv.train import state as train_state
+from arinv.train.optimizers import make_optimizer, make_schedule
+
+KEY = jax.random.key(0)
+SIZE, BATCH = 32, 16
+ENCODER = models.build("alexnet_small", num_classes=5, width=4)
+ATTACK = {"eps": 0.5, "norm": "l2", "num_steps": 2, "step_size": None, "random_start": True}
+IMAGE = (jax.ShapeDtypeStruct((1, SIZE, SIZE, 3), jnp.float32),)
+FEATURE = jax.ShapeDtypeStruct((1, 4, 4, 16), jnp.float32)
+WEIGHTS = {"pixel": 2e-3, "feature": 1e-2, "adversarial": 100.0, "discriminator": 1.0}
+
+
+def make_batch(rows=BATCH, seed=0):
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, 5, rows).astype(np.int32)
+    labels[-2:] = -1
+    images = rng.integers(0, 256, (rows, SIZE, SIZE, 3), dtype=np.uint8)
+    return {"image": images, "label": labels, "mask": (labels >= 0).astype(np.float32)}
+
+
+def classifier_case(attack=ATTACK):
+    optimizer = optax.sgd(0.1, momentum=0.9)
+    step = classifier.make_train_step(ENCODER, optimizer, attack=attack, augmentation={"flip": True, "crop_padding": 2})
+    init = functools.partial(
+        train_state.create, networks={"classifier": (ENCODER, IMAGE)}, optimizers={"classifier": optimizer}
+    )
+    return step, init, ()
+
+
+def inverter_case(with_discriminator=True, weights=WEIGHTS):
+    generator = models.build_generator("alexnet_small", "conv5", encoder_options={"width": 4})
+    discriminator = models.build_discriminator(image_size=SIZE) if with_discriminator else None
+    networks = {"generator": (generator, (FEATURE,))}
+    if with_discriminator:
+        networks["discriminator"] = (discriminator, (*IMAGE, FEATURE))
+    # SGD: Adam's first step is a sign, which turns rounding into whole steps.
+    optimizers = {name: optax.sgd(1e-3) for name in networks}
+    step = inverter.make_train_step(
+        ENCODER, generator, discriminator, optimizers, layer="conv5", feature_layer="conv5", weights=weights,
+        augmentation={},
+    )  # fmt: skip
+    init = functools.partial(train_state.create, networks=networks, optimizers=optimizers)
+    return step, init, (ENCODER.init(KEY, jnp.zeros((1, SIZE, SIZE, 3))),)
+
+
+CASES = {"classifier": classifier_case, "inverter": inverter_case}
+
+
+def run_steps(case, mesh, num_steps=2):
+    """Returns the state and the metrics after some steps on a mesh, compiled once."""
+    step, init, frozen = case
+    shardings = parallel.state_shardings(jax.eval_shape(init, KEY), mesh)
+    state = jax.jit(init, out_shardings=shardings)(KEY)
+    jitted = jax.jit(step, donate_argnums=0, out_shardings=(shardings, parallel.replicated(mesh)))
+    frozen = jax.device_put(frozen, parallel.replicated(mesh))
+    key = jax.device_put(KEY, parallel.replicated(mesh))
+    for i in range(num_steps):
+        state, metrics = jitted(state, parallel.place_batch(make_batch(seed=i), mesh), key, *frozen)
+    assert jitted._cache_size() == 1
+    return state, jax.device_get(metrics)
+
+
+def one_device_mesh():
+    return jax.make_mesh(
+        (1, 1), ("data", "fsdp"), axis_types=(jax.sharding.AxisType.Auto,) * 2, devices=jax.devices()[:1]
+    )
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_steps_on_eight_devices_equal_those_on_one(name):
+    """Data parallel and FSDP, float32."""
+    case = CASES[name]()
+    state, metrics = run_steps(case, one_device_mesh())
+    for layout in ({"fsdp": 1}, {"fsdp": 8}, {"fsdp": 2}):
+        mesh = parallel.make_mesh(**layout)
+        other_state, other_metrics = run_steps(case, mesh)
+        if layout["fsdp"] == 8:
+            split = [x for x in jax.tree.leaves(other_state.variables) if not x.sharding.is_fully_replicated]
+            assert split, "FSDP must split something"
+        for metric, (total, count) in metrics.items():
+            np.testing.assert_allclose(other_metrics[metric][0], total, rtol=1e-5, err_msg=metric)
+            assert other_metrics[metric][1] == count
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5),
+            jax.device_get(other_state.variables),
+            jax.device_get(state.variables),
+        )
+
+
+def test_robust_step_lowers_the_loss_it_is_trained_on():
+    step, init, _ = classifier_case()
+    step, state, batch = jax.jit(step), init(KEY), make_batch()
+    losses = []
+    for _ in range(8):
+        state, metrics = step(state, batch, KEY)
+        losses.append(float(metrics["loss"][0] / metrics["loss"][1]))
+    assert int(state.step) == 8
+    assert losses[-1] < losses[0]
+
+
+def test_inverter_terms_add_up_and_padding_counts_nothing():
+    step, init, frozen = inverter_case()
+    batch = make_batch()
+    _, metrics = jax.jit(step)(init(KEY), batch, KEY, *frozen)
+    total = sum(metrics[f"loss_{name}"][0] for name in ("pixel", "feature", "adversarial"))
+    np.testing.assert_allclose(metrics["loss"][0], total, rtol=1e-6)
+    assert metrics["loss"][1] == BATCH - 2
+    # An untrained discriminator is undecided: 100 ln 2 and 2 ln 2 per image.
+    np.testing.assert_allclose(metrics["loss_adversarial"][0] / (BATCH - 2), 100 * np.log(2), rtol=0.05)
+    np.testing.assert_allclose(metrics["loss_discriminator"][0] / (BATCH - 2), 2 * np.log(2), rtol=0.05)
+    changed = {**batch, "image": batch["image"].copy()}
+    changed["image"][-1] = 255 - changed["image"][-1]
+    _, other = jax.jit(step)(init(KEY), changed, KEY, *frozen)
+    assert abs(float(other["loss_pixel"][0] - metrics["loss_pixel"][0])) < 0.05 * float(metrics["loss_pixel"][0])
+
+
+def test_inverter_losses_are_sums_over_images():
+    """The pixel and feature terms against NumPy, from the step's own reconstruction."""
+    step, init, frozen = inverter_case(with_discriminator=False)
+    state, batch = init(KEY), make_batch()
+    _, metrics = step(state, batch, KEY, *frozen)
+    generator = models.build_generator("alexnet_small", "conv5", encoder_options={"width": 4})
+    images = batch["image"].astype(np.float32) / 255
+    features = ENCODER.apply(frozen[0], images)[1]["conv5"]
+    rebuilt, _ = train_state.apply_train(
+        generator, state.variables["generator"]["params"], state.variables["generator"], features, key=KEY
+    )
+    real = batch["mask"] > 0
+    pixel = 2e-3 * np.abs(np.asarray(rebuilt) - images).sum(axis=(1, 2, 3))
+    again = ENCODER.apply(frozen[0], rebuilt)[1]["conv5"]
+    feature = 1e-2 * np.square(np.asarray(again) - np.asarray(features)).sum(axis=(1, 2, 3))
+    np.testing.assert_allclose(metrics["loss_pixel"][0], pixel[real].sum(), rtol=1e-4)
+    np.testing.assert_allclose(metrics["loss_feature"][0], feature[real].sum(), rtol=1e-4)
+
+
+def test_fsdp_splits_large_arrays_only():
+    mesh = parallel.make_mesh(fsdp=8)
+    shardings = parallel.state_shardings(
+        {"kernel": jax.ShapeDtypeStruct((64, 128), jnp.float32), "bias": jax.ShapeDtypeStruct((128,), jnp.float32)},
+        mesh,
+    )
+    assert not shardings["kernel"].is_fully_replicated
+    assert shardings["bias"].is_fully_replicated
+
+
+@pytest.mark.parametrize("layout", [{"data": 3}, {"fsdp": 3}, {"fsdp": 0}, {"data": 2, "fsdp": 2}])
+def test_a_mesh_that_does_not_fit_is_refused(layout):
+    with pytest.raises(UserError, match="8 device"):
+        parallel.make_mesh(**layout)
+
+
+def test_a_batch_that_the_devices_do_not_divide_is_refused():
+    with pytest.raises(UserError, match="batch_size 12 .* use 8"):
+        parallel.check_batch_size(12, parallel.make_mesh())
+
+
+def test_schedules():
+    step = make_schedule(
+        {"name": "step", "learning_rate": 0.1, "every_epochs": 30.0, "factor": 0.1}, num_steps=900, steps_per_epoch=10
+    )
+    np.testing.assert_allclose([step(0), step(299), step(301), step(601)], [0.1, 0.1, 0.01, 0.001], rtol=1e-5)
+    warm = make_schedule(
+        {"name": "cosine", "learning_rate": 1.0, "warmup_epochs": 1.0}, num_steps=100, steps_per_epoch=10
+    )
+    np.testing.assert_allclose([warm(0), warm(5), warm(10), warm(100)], [0.0, 0.5, 1.0, 0.0], atol=1e-6)
+
+
+def test_weight_decay_joins_the_gradient_before_momentum():
+    """Two steps of SGD as torch.optim.SGD defines them, by hand."""
+    spec = {"name": "sgd", "momentum": 0.9, "weight_decay": 0.1, "schedule": {"name": "constant", "learning_rate": 0.5}}
+    optimizer = make_optimizer(spec, num_steps=2, steps_per_epoch=1)
+    weight, state, velocity, expected = jnp.ones(()), None, 0.0, 1.0
+    state = optimizer.init(weight)
+    for gradient in (0.3, -0.2):
+        updates, state = optimizer.update(jnp.asarray(gradient), state, weight)
+        weight = optax.apply_updates(weight, updates)
+        velocity = 0.9 * velocity + gradient + 0.1 * expected
+        expected -= 0.5 * velocity
+    np.testing.assert_allclose(weight, expected, rtol=1e-6)
