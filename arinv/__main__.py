@@ -1,4 +1,4 @@
-"""python -m arinv"""
+"""Makes `python -m arinv` the command."""
 
 from arinv.main import console
 

@@ -2,9 +2,9 @@
 
     python -m arinv --config=configs/classifier.py:encoder=resnet18,dataset=cifar10,eps=1.0 --workdir=runs/resnet18
 
-Arguments: encoder, dataset (photos, cifar10, tfds:NAME, folder:PATH), eps and norm of the attack (eps=0 trains
-standard), image_size, epochs and batch (0: the encoder's recipe), width (alexnet_small), seed, dtype, data_dir,
-smoke (a few steps on a few images).
+Arguments: encoder, dataset (photos, cifar10, tfds:NAME, folder:PATH), eps, norm and attack_steps of the attack (eps=0
+trains standard), image_size (0: the encoder's), num_train and num_test (0: all images), epochs and batch (0: the
+encoder's recipe), width (alexnet_small), seed, dtype, data_dir, smoke (a few steps on a few images).
 """
 
 from configs import arguments, recipes, tasks
@@ -18,14 +18,14 @@ def get_config(arg=None):
 
 def from_arguments(args, *, title="classifier", **changes):
     """Returns the classifier task for parsed arguments."""
-    data = recipes.dataset(args.dataset, encoder=args.encoder, image_size=args.image_size, data_dir=args.data_dir)
     options = {"width": args.width} if args.width else {}
     eps = arguments.check_eps(changes.pop("eps", args.eps))
     config = tasks.classifier(
         args.encoder,
-        data=data,
+        data=recipes.dataset_of(args),
         eps=eps,
         norm=args.norm,
+        attack_steps=args.attack_steps,
         seed=args.seed,
         dtype=args.dtype,
         title=title,

@@ -1,9 +1,10 @@
 """Evaluates a trained classifier, or an inverter with its encoder.
 
-    python -m arinv --config=configs/evaluate.py:checkpoint=runs/quickstart/robust_inverter,eps=1.0 --workdir=runs/evaluation
+    python -m arinv --config=configs/evaluate.py:checkpoint=runs/quickstart/robust_inverter,eps=1.0 --workdir=runs/mine
 
 Arguments: checkpoint (the workdir of a classifier's or an inverter's training), encoder (its name, which decides the
-image size where image_size is 0), dataset, image_size, eps, norm, steps (of PGD), batch, seed, dtype, data_dir, smoke.
+image size where image_size is 0), dataset, image_size, num_test (0: all), eps, norm, steps (of PGD), batch, seed,
+dtype, data_dir, smoke.
 """
 
 from configs import arguments, recipes, tasks
@@ -17,6 +18,7 @@ def get_config(arg=None):
         encoder="alexnet_small",
         dataset="photos",
         image_size=0,
+        num_test=0,
         eps=0.0,
         norm="l2",
         steps=20,
@@ -26,10 +28,9 @@ def get_config(arg=None):
         data_dir="",
         smoke=False,
     )
-    data = recipes.dataset(args.dataset, encoder=args.encoder, image_size=args.image_size, data_dir=args.data_dir)
     config = tasks.evaluation(
         args.checkpoint,
-        data=data,
+        data=recipes.dataset_of(args),
         eps=arguments.check_eps(args.eps),
         norm=args.norm,
         num_steps=args.steps,

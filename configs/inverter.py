@@ -33,12 +33,11 @@ def get_config(arg=None):
 
 def inverter_stage(args, checkpoint, *, title, loss=None):
     """Returns the inverter task for parsed arguments."""
-    data = recipes.dataset(args.dataset, encoder=args.encoder, image_size=args.image_size, data_dir=args.data_dir)
     config = tasks.inverter(
         args.encoder,
         checkpoint,
         layer=args.layer or recipes.default_layer(args.encoder),
-        data=data,
+        data=recipes.dataset_of(args),
         loss=loss or args.loss,
         seed=args.seed,
         dtype=args.dtype,
@@ -53,10 +52,9 @@ def inverter_stage(args, checkpoint, *, title, loss=None):
 
 def evaluation_stage(args, checkpoint, *, eps, title="evaluation"):
     """Returns the evaluation task for parsed arguments."""
-    data = recipes.dataset(args.dataset, encoder=args.encoder, image_size=args.image_size, data_dir=args.data_dir)
     config = tasks.evaluation(
         checkpoint,
-        data=data,
+        data=recipes.dataset_of(args),
         eps=arguments.check_eps(eps),
         norm=args.norm,
         seed=args.seed,

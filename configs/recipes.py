@@ -20,6 +20,12 @@ _SPLITS = {
 }
 
 
+def dataset_of(args: ConfigDict) -> ConfigDict:
+    """Returns the data fields for parsed arguments."""
+    names = ("encoder", "image_size", "num_train", "num_test", "data_dir")
+    return dataset(args.dataset, **{name: args[name] for name in names if name in args})
+
+
 def default_layer(encoder: str) -> str:
     """Returns the layer that is inverted unless another is named."""
     return _ENCODERS.get(encoder, {}).get("layer", "conv5")
@@ -30,13 +36,17 @@ def default_image_size(encoder: str) -> int:
     return _ENCODERS.get(encoder, {}).get("image_size", 224)
 
 
-def dataset(name: str, *, encoder: str, image_size: int = 0, data_dir: str = "") -> ConfigDict:
+def dataset(
+    name: str, *, encoder: str, image_size: int = 0, num_train: int = 0, num_test: int = 0, data_dir: str = ""
+) -> ConfigDict:
     """Returns the data fields of a task.
 
     Args:
       name: "photos", "tfds:NAME", "folder:PATH", or short: "cifar10", "cats_vs_dogs", "imagenet2012".
       encoder: decides the image size where none is given.
       image_size: side in pixels; 0 for the encoder's.
+      num_train: training images to use; 0 for all.
+      num_test: test images to use; 0 for all.
       data_dir: where TFDS sets lie; empty for the default.
     """
     if name in ("cifar10", "cats_vs_dogs", "imagenet2012"):
@@ -50,8 +60,8 @@ def dataset(name: str, *, encoder: str, image_size: int = 0, data_dir: str = "")
             "resize": "squash",
             "train_split": train,
             "test_split": test,
-            "num_train": 0,  # 0: all
-            "num_test": 0,
+            "num_train": num_train,
+            "num_test": num_test,
             "on_bad_image": "error",
             "num_workers": 0,
         }

@@ -12,6 +12,7 @@ def classifier(
     eps: float,
     norm: str = "l2",
     test_eps: float | None = None,
+    attack_steps: int = 7,
     seed: int = 0,
     dtype: str = "float32",
     title: str = "classifier",
@@ -25,6 +26,7 @@ def classifier(
       eps: radius of the attack it is trained with, 0 for standard training.
       norm: of the attack.
       test_eps: radius of the attack of the evaluations on the way; None for eps.
+      attack_steps: of both attacks.
       seed: of everything random.
       dtype: of the computation.
       title: shown beside progress.
@@ -34,8 +36,8 @@ def classifier(
     config.task = "classifier"
     config.encoder = {"name": encoder, "options": options}
     config.data = data.copy_and_resolve_references()
-    config.attack = recipes.attack(eps, norm=norm, num_steps=7)
-    config.test_attack = recipes.attack(eps if test_eps is None else test_eps, norm=norm, num_steps=7)
+    config.attack = recipes.attack(eps, norm=norm, num_steps=attack_steps)
+    config.test_attack = recipes.attack(eps if test_eps is None else test_eps, norm=norm, num_steps=attack_steps)
     config.num_steps = 0  # 0: num_epochs decides
     config.update(recipes.classifier(encoder))
     return config

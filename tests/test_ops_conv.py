@@ -9,21 +9,20 @@ from jax import lax
 from jax.sharding import NamedSharding, PartitionSpec
 
 from arinv.errors import UserError
-from arinv.ops import conv
+from arinv.ops import conv, pooling
 
 LAYOUT = ("NHWC", "HWIO", "NHWC")
 
 # size, kernel, stride, padding, channels
 CONVOLUTIONS = {
     "3x3/1": ((7, 9), 3, 1, ((1, 1), (1, 1)), 3),
-    "3x3/1 valid, many channels": (5, 3, 1, "VALID", 64),
+    "3x3/1 valid, 65 channels": (5, 3, 1, "VALID", 65),
+    "4x3/2, 16 channels": ((9, 8), (4, 3), 2, ((1, 2), (1, 1)), 16),
     "4x4/1 uneven": (6, 4, 1, ((1, 2), (2, 1)), 3),
     "3x3/2 even": (8, 3, 2, ((1, 1), (1, 1)), 3),
     "3x3/2 odd and even": ((9, 8), 3, 2, "SAME", 3),
-    "3x3/2 valid": (10, 3, 2, "VALID", 3),
     "1x1/2": ((7, 8), 1, 2, "VALID", 3),
     "2x2/3": (11, 2, 3, "VALID", 3),
-    "5x5/2": (11, 5, 2, ((2, 2), (2, 2)), 3),
     "7x7/4": (23, 7, 4, ((1, 1), (1, 1)), 3),
     "11x11/4": (35, 11, 4, ((2, 2), (2, 2)), 3),
     "3x2/(2, 1)": (8, (3, 2), (2, 1), "SAME", 3),
@@ -51,15 +50,10 @@ def assert_close(actual, expected, tolerance=1e-4):
 
 
 def with_gradients(function, *args):
-    """Returns the value and the gradients of a loss that weighs every output differently."""
-
-    def loss(*args):
-        out = function(*args)
-        weights = jnp.sin(jnp.arange(out.size, dtype=jnp.float32)).reshape(out.shape)
-        return jnp.sum(weights * jnp.tanh(out.astype(jnp.float32))), out
-
-    (_, out), gradients = jax.value_and_grad(loss, range(len(args)), has_aux=True)(*args)
-    return out, gradients
+    """Returns the value and its gradients for a cotangent that differs everywhere."""
+    out, pullback = jax.vjp(function, *args)
+    cotangent = np.sin(np.arange(out.size)).reshape(out.shape).astype(out.dtype)
+    return out, pullback(jnp.asarray(cotangent))
 
 
 def both_forms(function, *args):
@@ -96,7 +90,7 @@ def test_convolution_and_its_gradients_equal_lax(key, name):
 
 
 @pytest.mark.parametrize("k, stride, padding, extra", [
-    (4, 1, 1, 0), (4, 2, 1, 0), (5, 2, 2, 1), (5, 2, 1, 0), (3, 1, 0, 0), (2, 3, 0, 1),
+    (4, 1, 1, 0), (4, 2, 1, 0), (5, 2, 2, 1), (3, 1, 0, 0), (2, 3, 0, 1),
 ])  # fmt: skip
 def test_transposed_convolution_and_its_gradients_equal_lax(key, k, stride, padding, extra):
     x, w = normal(key, 2, 5, 6, 3), normal(jax.random.fold_in(key, 1), k, k, 3, 4)
@@ -203,10 +197,10 @@ def test_gradient_of_a_gradient(key, stride):
     assert_close(*both_forms(gradients, x, w))
 
 
-@pytest.mark.parametrize("axes", [(0, 0), (0, None)])
-def test_vmap_over_images_and_kernels(key, axes):
-    x = normal(key, 3, 2, 7, 7, 3)
-    w = normal(jax.random.fold_in(key, 1), *([3] if axes[1] == 0 else []), 4, 4, 3, 3)
+@pytest.mark.parametrize("axes, channels", [((0, 0), 3), ((0, None), 16)])
+def test_vmap_over_images_and_kernels(key, axes, channels):
+    x = normal(key, 3, 2, 7, 7, channels)
+    w = normal(jax.random.fold_in(key, 1), *([3] if axes[1] == 0 else []), 4, 4, channels, channels)
 
     def function(x, w):
         y = conv.conv_general_dilated(x, w, (2, 2), "SAME", dimension_numbers=LAYOUT)
@@ -217,11 +211,11 @@ def test_vmap_over_images_and_kernels(key, axes):
 
 
 def test_sharded_batch_gives_the_same_and_compiles_once(key):
-    x, w = normal(key, 16, 8, 8, 3), normal(jax.random.fold_in(key, 1), 4, 4, 3, 3)
+    x, w = normal(key, 16, 8, 8, 16), 0.1 * normal(jax.random.fold_in(key, 1), 4, 4, 16, 16)
 
     def function(x, w):
         y = conv.conv_general_dilated(x, w, (2, 2), "SAME", dimension_numbers=LAYOUT)
-        y = conv.max_pool(jax.nn.relu(conv.conv_transpose(y, w, stride=2)), 3, 2)
+        y = pooling.max_pool(jax.nn.relu(conv.conv_transpose(y, w, stride=2)), 3, 2)
         return conv.conv_general_dilated(y, w, (1, 1), "SAME", dimension_numbers=LAYOUT)
 
     expected = jax.jit(lambda x, w: with_gradients(function, x, w))(x, w)
@@ -236,14 +230,14 @@ def test_sharded_batch_gives_the_same_and_compiles_once(key):
 
 
 POOLINGS = {
-    "max 2/2": lambda x: conv.max_pool(x, 2, 2),
-    "max 3/2": lambda x: conv.max_pool(x, 3, 2),
-    "max 3/3": lambda x: conv.max_pool(x, 3, 3),
-    "max 2/1": lambda x: conv.max_pool(x, 2, 1),
-    "max 4/3": lambda x: conv.max_pool(x, 4, 3),
-    "avg 2/2": lambda x: conv.avg_pool(x, 2, 2),
-    "avg 3/2": lambda x: conv.avg_pool(x, 3, 2),
-    "avg 4/4": lambda x: conv.avg_pool(x, 4, 4),
+    "max 2/2": lambda x: pooling.max_pool(x, 2, 2),
+    "max 3/2": lambda x: pooling.max_pool(x, 3, 2),
+    "max 3/3": lambda x: pooling.max_pool(x, 3, 3),
+    "max 2/1": lambda x: pooling.max_pool(x, 2, 1),
+    "max 4/3": lambda x: pooling.max_pool(x, 4, 3),
+    "avg 2/2": lambda x: pooling.avg_pool(x, 2, 2),
+    "avg 3/2": lambda x: pooling.avg_pool(x, 3, 2),
+    "avg 4/4": lambda x: pooling.avg_pool(x, 4, 4),
 }
 
 
@@ -268,27 +262,27 @@ def test_max_pool_after_relu_has_the_plain_gradient_in_spite_of_ties(key, window
     x = normal(key, 2, 9, 9, 4) - 1.0  # most windows hold several zeros after the ReLU
 
     def function(x):
-        return conv.max_pool(jax.nn.relu(x), window, 2)
+        return pooling.max_pool(jax.nn.relu(x), window, 2)
 
     assert_close(*both_forms(lambda x: with_gradients(function, x), x))
 
 
 def test_max_pool_divides_the_gradient_of_a_tie():
     x = jnp.array([[1.0, 1.0], [0.0, 1.0]]).reshape(1, 2, 2, 1)
-    gradient = jax.grad(lambda x: conv.max_pool(x, 2, 2).sum())(x)
+    gradient = jax.grad(lambda x: pooling.max_pool(x, 2, 2).sum())(x)
     np.testing.assert_allclose(gradient.sum(), 1.0, rtol=1e-6)
     np.testing.assert_allclose(gradient[0, 1, 0, 0], 0.0)
 
 
 def test_max_pool_of_integers(key):
     x = jax.random.randint(key, (1, 6, 6, 2), 0, 255).astype(jnp.uint8)
-    np.testing.assert_array_equal(*both_forms(lambda x: conv.max_pool(x, 3, 2), x))
+    np.testing.assert_array_equal(*both_forms(lambda x: pooling.max_pool(x, 3, 2), x))
 
 
 @pytest.mark.parametrize("factor", [2, 3])
 def test_upsampling_repeats_pixels(key, factor):
     x = normal(key, 2, 3, 4, 2)
-    result = jax.jit(lambda x: with_gradients(lambda x: conv.upsample_nearest(x, factor), x))(x)
+    result = jax.jit(lambda x: with_gradients(lambda x: pooling.upsample_nearest(x, factor), x))(x)
     expected = with_gradients(lambda x: x.repeat(factor, 1).repeat(factor, 2), x)
     assert_close(result, expected)
 
@@ -299,8 +293,8 @@ def test_bfloat16_stays_bfloat16(key):
     def function(x, w):
         y = conv.conv_general_dilated(x, w, (2, 2), "SAME", dimension_numbers=LAYOUT)
         y = conv.conv_general_dilated(y, w, (1, 1), "SAME", dimension_numbers=LAYOUT)
-        y = conv.upsample_nearest(conv.avg_pool(conv.conv_transpose(y, w, stride=2), 2, 2))
-        return conv.max_pool(conv.max_pool(y, 3, 2), 2, 2)
+        y = pooling.upsample_nearest(pooling.avg_pool(conv.conv_transpose(y, w, stride=2), 2, 2))
+        return pooling.max_pool(pooling.max_pool(y, 3, 2), 2, 2)
 
     low = [a.astype(jnp.bfloat16) for a in (x, w)]
     low = jax.jit(lambda x, w: with_gradients(function, x, w))(*low)
@@ -310,8 +304,8 @@ def test_bfloat16_stays_bfloat16(key):
 
 def test_the_form_is_chosen_by_platform(monkeypatch):
     conv.set_rewrites(None)
-    assert conv._use_rewrites()
+    assert conv.use_rewrites()
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    assert not conv._use_rewrites()
+    assert not conv.use_rewrites()
     conv.set_rewrites(True)
-    assert conv._use_rewrites()
+    assert conv.use_rewrites()

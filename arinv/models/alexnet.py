@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from arinv.models.features import FeatureSpec, Stage
 from arinv.models.normalization import normalize
 from arinv.ops import conv as conv_ops
+from arinv.ops import pooling
 from arinv.types import Array
 
 # He initialisation: without batch normalisation the signal of a narrower one dies on the way up.
@@ -71,13 +72,13 @@ class AlexNet(nn.Module):
         features = {}
         x = normalize(images, self.normalization, self.dtype)
         x = nn.relu(conv(64, 11, strides=4, padding=2, name="conv1")(x))
-        x = features["conv1"] = conv_ops.max_pool(x, 3, 2)
+        x = features["conv1"] = pooling.max_pool(x, 3, 2)
         x = nn.relu(conv(192, 5, padding=2, name="conv2")(x))
-        x = features["conv2"] = conv_ops.max_pool(x, 3, 2)
+        x = features["conv2"] = pooling.max_pool(x, 3, 2)
         x = features["conv3"] = nn.relu(conv(384, 3, padding=1, name="conv3")(x))
         x = features["conv4"] = nn.relu(conv(256, 3, padding=1, name="conv4")(x))
         x = nn.relu(conv(256, 3, padding=1, name="conv5")(x))
-        features["conv5"] = conv_ops.max_pool(x, 3, 2)
+        features["conv5"] = pooling.max_pool(x, 3, 2)
         return _classify(features, (4096, 4096), self.num_classes, self.dropout, self.dtype, train)
 
     def feature_specs(self) -> dict[str, FeatureSpec]:
@@ -123,13 +124,13 @@ class AlexNetSmall(nn.Module):
         features = {}
         x = normalize(images, self.normalization, self.dtype)
         x = nn.relu(conv(w, 5, padding=2, name="conv1")(x))
-        x = features["conv1"] = conv_ops.max_pool(x, 2, 2)
+        x = features["conv1"] = pooling.max_pool(x, 2, 2)
         x = nn.relu(conv(3 * w, 5, padding=2, name="conv2")(x))
-        x = features["conv2"] = conv_ops.max_pool(x, 2, 2)
+        x = features["conv2"] = pooling.max_pool(x, 2, 2)
         x = features["conv3"] = nn.relu(conv(6 * w, 3, padding=1, name="conv3")(x))
         x = features["conv4"] = nn.relu(conv(4 * w, 3, padding=1, name="conv4")(x))
         x = nn.relu(conv(4 * w, 3, padding=1, name="conv5")(x))
-        features["conv5"] = conv_ops.max_pool(x, 2, 2)
+        features["conv5"] = pooling.max_pool(x, 2, 2)
         return _classify(features, (16 * w, 16 * w), self.num_classes, self.dropout, self.dtype, train)
 
     def feature_specs(self) -> dict[str, FeatureSpec]:

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from arinv.errors import UserError
 from arinv.models.features import FeatureSpec
 from arinv.models.layers import Conv, ConvTranspose, Dense
-from arinv.ops import conv as conv_ops
+from arinv.ops import pooling
 from arinv.types import Array
 
 
@@ -127,7 +127,7 @@ class Generator(nn.Module):
 
     def _step(self, x: Array, step: Step, name: str, train: bool) -> Array:
         if step.kind == "nearest":
-            return conv_ops.upsample_nearest(x)
+            return pooling.upsample_nearest(x)
         options = {"spectral_norm": self.spectral_norm, "dtype": self.dtype}
         if step.kind == "dense":
             side = step.stride

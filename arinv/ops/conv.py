@@ -1,4 +1,4 @@
-"""Convolution, transposed convolution, pooling and upsampling in the forms that XLA runs fast.
+"""Convolution and transposed convolution in the forms that XLA runs fast.
 
 Every function computes what its plain XLA form computes, from the same weights; on a CPU it is
 written so that XLA finds its fast kernels, forward and backward, inside `lax.fori_loop`, `lax.scan`
@@ -41,7 +41,8 @@ def set_rewrites(value: bool | None) -> None:
     _override = value
 
 
-def _use_rewrites() -> bool:
+def use_rewrites() -> bool:
+    """Returns whether the rewritten forms are chosen now."""
     if _override is not None:
         return _override
     return jax.default_backend() == "cpu"
@@ -114,28 +115,45 @@ def _phases(geometry, axis, out_size):
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _correlate(geometry: _Geometry, x: Array, y: Array) -> Array:
-    """The transpose of the convolution in w: its kernel gradient, as a sum of matrix products.
+    """The transpose of the convolution in w: its kernel gradient.
 
-    As a convolution, which is what lax makes of it, it is some fifty times slower inside a loop.
+    Either form is as fast inside a loop as outside; the convolution that lax makes of it is not.
+    The choice between them is by measurement: few channels, or a 3x3 kernel over 64, favour a
+    convolution (the first layers of the networks here), everything else matrix products.
     """
+    c_in = x.shape[-1]
+    first_layers = geometry.strides == (1, 1) and geometry.kernel == (3, 3) and c_in <= 64
+    if c_in < 16 and geometry.kernel != (1, 1) or first_layers:
+        return _correlate_by_convolution(geometry, x, y)
+    return _correlate_by_products(geometry, x, y)
+
+
+def _correlate_by_convolution(geometry, x, y):
+    """Convolves x with y, batch and channels exchanged beforehand rather than by dimension numbers."""
+    spans = [(n - 1) * s + 1 for n, s in zip(y.shape[1:3], geometry.strides, strict=True)]
+    low = [pair[0] for pair in geometry.pads]
+    sizes = zip(geometry.kernel, spans, geometry.size, low, strict=True)
+    high = [kernel - 1 + span - size - pad for kernel, span, size, pad in sizes]
+    w = lax.conv_general_dilated(
+        x.transpose(3, 1, 2, 0), y.transpose(1, 2, 0, 3), (1, 1), tuple(zip(low, high, strict=True)),
+        rhs_dilation=geometry.strides, dimension_numbers=_LAYOUT, precision=geometry.precision,
+    )  # fmt: skip
+    return w.transpose(1, 2, 0, 3)
+
+
+def _correlate_by_products(geometry, x, y):
+    """Multiplies y with what each entry of the kernel sees of x."""
     (s_h, s_w), (k_h, k_w) = geometry.strides, geometry.kernel
     b, rows, columns, c_out = y.shape
     c_in = x.shape[-1]
     x = lax.pad(x, np.zeros((), x.dtype), ((0, 0, 0), *((*p, 0) for p in geometry.pads), (0, 0, 0)))
-
-    def seen_by(i, j):
-        stop = (b, i + (rows - 1) * s_h + 1, j + (columns - 1) * s_w + 1, c_in)
-        return lax.slice(x, (0, i, j, 0), stop, (1, s_h, s_w, 1))
-
-    def product(seen):
-        contract = (((0, 1, 2), (0, 1, 2)), ((), ()))
-        return lax.dot_general(seen, y, contract, precision=geometry.precision)
-
-    if c_in >= 64:  # large enough for a product of each kernel entry
-        products = [product(seen_by(i, j)) for i in range(k_h) for j in range(k_w)]
-    else:  # a product of each kernel row
-        seen = [[seen_by(i, j) for j in range(k_w)] for i in range(k_h)]
-        products = [product(lax.concatenate(row, 3)) for row in seen]
+    products = []
+    for i in range(k_h):
+        for j in range(k_w):
+            stop = (b, i + (rows - 1) * s_h + 1, j + (columns - 1) * s_w + 1, c_in)
+            seen = lax.slice(x, (0, i, j, 0), stop, (1, s_h, s_w, 1))
+            contract = (((0, 1, 2), (0, 1, 2)), ((), ()))
+            products.append(lax.dot_general(seen, y, contract, precision=geometry.precision))
     return jnp.stack(products).reshape(k_h, k_w, c_in, c_out)
 
 
@@ -210,7 +228,7 @@ def conv_general_dilated(
     undilated = all(d == 1 for d in (*(lhs_dilation or ()), *(rhs_dilation or ())))
     ungrouped = feature_group_count == 1 and batch_group_count == 1
     kwargs = {name: value for name, value in kwargs.items() if value is not None}
-    if _use_rewrites() and numbers == _LAYOUT and undilated and ungrouped and not kwargs:
+    if use_rewrites() and numbers == _LAYOUT and undilated and ungrouped and not kwargs:
         strides, kernel, size = tuple(window_strides), rhs.shape[:2], lhs.shape[1:3]
         if isinstance(padding, str):
             padding = lax.padtype_to_pads(size, kernel, strides, padding)
@@ -264,7 +282,7 @@ def conv_transpose(
     ]:
         if not low <= value <= high:
             raise UserError(f"conv_transpose: {name} {value} is not allowed; use {low} to {high}.")
-    if not _use_rewrites():
+    if not use_rewrites():
         pads = [(k - 1 - padding, k - 1 - padding + output_padding) for k in kernel.shape[:2]]
         return lax.conv_general_dilated(
             inputs, kernel, (1, 1), pads, lhs_dilation=(stride, stride),
@@ -277,82 +295,3 @@ def conv_transpose(
     pads = ((padding, padding),) * 2
     geometry = _Geometry((stride, stride), pads, kernel.shape[:2], size, precision)
     return _up(geometry, inputs, jnp.flip(kernel, (0, 1)).swapaxes(2, 3))
-
-
-def max_pool(inputs: Array, window: int, stride: int) -> Array:
-    """Returns the maximum over square windows; rows and columns that fill no window are dropped.
-
-    Where several entries of a window are its maximum, the rewritten forms divide the gradient among
-    them and the plain form gives it to the first. After a ReLU such ties are common, but they are
-    ties of zeros, and the gradient of the ReLU, zero there, makes the two forms equal again.
-
-    Args:
-      inputs: [B, H, W, C].
-      window: side of the window, in pixels.
-      stride: distance between windows, in pixels.
-
-    Returns:
-      [B, (H - window) // stride + 1, (W - window) // stride + 1, C], of the dtype of `inputs`.
-    """
-    if _use_rewrites() and window == stride:
-        return _tiles(inputs, window).max((2, 4))
-    if _use_rewrites() and window <= 3:
-        return functools.reduce(jnp.maximum, _window_entries(inputs, window, stride))
-    if jnp.issubdtype(inputs.dtype, jnp.floating):
-        lowest = -jnp.inf
-    else:
-        lowest = jnp.iinfo(inputs.dtype).min
-    return _reduce_window(inputs, lowest, lax.max, window, stride)
-
-
-def avg_pool(inputs: Array, window: int, stride: int) -> Array:
-    """Returns the mean over square windows; rows and columns that fill no window are dropped.
-
-    Args:
-      inputs: floating point [B, H, W, C].
-      window: side of the window, in pixels.
-      stride: distance between windows, in pixels.
-
-    Returns:
-      [B, (H - window) // stride + 1, (W - window) // stride + 1, C], of the dtype of `inputs`.
-    """
-    if _use_rewrites() and window == stride:
-        return _tiles(inputs, window).mean((2, 4))
-    return _reduce_window(inputs, 0.0, lax.add, window, stride) / window**2
-
-
-def upsample_nearest(inputs: Array, factor: int = 2) -> Array:
-    """Returns every pixel repeated `factor` times along both axes.
-
-    Args:
-      inputs: [B, H, W, C].
-      factor: whole number of copies.
-
-    Returns:
-      [B, H * factor, W * factor, C], of the dtype of `inputs`.
-    """
-    b, h, w, c = inputs.shape
-    tiled = jnp.broadcast_to(inputs[:, :, None, :, None], (b, h, factor, w, factor, c))
-    return tiled.reshape(b, h * factor, w * factor, c)
-
-
-def _tiles(inputs, window):
-    b, h, w, c = inputs.shape
-    rows, columns = h // window, w // window
-    inputs = inputs[:, : rows * window, : columns * window]
-    return inputs.reshape(b, rows, window, columns, window, c)
-
-
-def _window_entries(inputs, window, stride):
-    """Yields, for each place in the window, the entries of all windows at that place."""
-    b, h, w, c = inputs.shape
-    last_row, last_column = (h - window) // stride * stride, (w - window) // stride * stride
-    for i in range(window):
-        for j in range(window):
-            stop = (b, i + last_row + 1, j + last_column + 1, c)
-            yield lax.slice(inputs, (0, i, j, 0), stop, (1, stride, stride, 1))
-
-
-def _reduce_window(inputs, initial, reducer, window, stride):
-    initial = np.array(initial, inputs.dtype)  # a constant: lax then knows the derivative
-    return lax.reduce_window(inputs, initial, reducer, (1, window, window, 1), (1, stride, stride, 1), "VALID")

@@ -55,7 +55,9 @@ def restore_or_create(
     abstract = jax.eval_shape(init, key)
     shardings = parallel.state_shardings(abstract, mesh)
     if checkpoints.latest_step() is None:
-        return jax.jit(init, out_shardings=shardings)(key)
+        # Random numbers are slow to compile and quick to run.
+        options = {"xla_backend_optimization_level": 0}
+        return jax.jit(init, out_shardings=shardings, compiler_options=options)(key)
     state, data_state = checkpoints.restore(abstract, shardings)
     batches.set_state(data_state)
     return state
