@@ -26,12 +26,12 @@ def from_arguments(args, *, title="classifier", **changes):
         eps=eps,
         norm=args.norm,
         attack_steps=args.attack_steps,
+        num_epochs=args.epochs,
+        batch_size=args.batch,
         seed=args.seed,
         dtype=args.dtype,
         title=title,
         **changes,
         **options,
     )
-    config.num_epochs = args.epochs or config.num_epochs
-    config.batch_size = args.batch or config.batch_size
     return tasks.shorten(config) if args.smoke else config

@@ -17,9 +17,11 @@ _TEXT = (
 
 def get_config(arg=None):
     """Returns the stages: for standard and robust an encoder, an inverter and an evaluation; then the report."""
-    defaults = arguments.TRAINING | {"eps": 1.0, "epochs": 5.0, "batch": 64}
-    extra = {"layer": "", "loss": "pixel_balanced", "inverter_epochs": 8.0, "inverter_batch": 64, "inverter_rate": 0.0}
-    args = arguments.parse(arg, **defaults, **extra)
+    small = {"eps": 1.0, "attack_steps": 3, "epochs": 3.0, "batch": 32}
+    extra = {"layer": "", "loss": "pixel_balanced", "inverter_epochs": 3.0, "inverter_batch": 64, "inverter_rate": 1e-3}
+    args = arguments.parse(arg, **arguments.TRAINING | small, **extra)
+    if args.encoder == "alexnet_small":
+        args.width = args.width or 16
     stages, entries = {}, {}
     for name, eps in (("standard", 0.0), ("robust", args.eps)):
         stages[f"{name}_encoder"] = classifier.from_arguments(args, title=f"{name} encoder", eps=eps, test_eps=args.eps)

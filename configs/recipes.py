@@ -104,6 +104,7 @@ _CLASSIFIERS = {
     },
 }
 _OTHER_CLASSIFIER = {
+    "attack_warmup_fraction": 0.5,
     "num_epochs": 30.0,
     "batch_size": 128,
     "optimizer": {"name": "sgd", "momentum": 0.9, "nesterov": True, "weight_decay": 5e-4},
@@ -111,14 +112,25 @@ _OTHER_CLASSIFIER = {
 }
 
 
-def classifier(encoder: str) -> ConfigDict:
-    """Returns the recipe of a classifier: num_epochs, batch_size, optimizer, augmentation."""
+def classifier(encoder: str, *, num_epochs: float = 0.0, batch_size: int = 0) -> ConfigDict:
+    """Returns the recipe of a classifier.
+
+    Args:
+      encoder: its name.
+      num_epochs: 0 for the recipe's.
+      batch_size: 0 for the recipe's.
+
+    Returns:
+      num_epochs, batch_size, attack_warmup_epochs, optimizer, augmentation.
+    """
     recipe = _CLASSIFIERS.get(encoder, _OTHER_CLASSIFIER)
+    num_epochs = num_epochs or recipe["num_epochs"]
     schedule = {**recipe["schedule"], "warmup_epochs": 0.0}
     return ConfigDict(
         {
-            "num_epochs": recipe["num_epochs"],
-            "batch_size": recipe["batch_size"],
+            "num_epochs": num_epochs,
+            "batch_size": batch_size or recipe["batch_size"],
+            "attack_warmup_epochs": recipe.get("attack_warmup_fraction", 0.0) * num_epochs,
             "optimizer": {**recipe["optimizer"], "schedule": schedule, "max_gradient_norm": 0.0},
             "augmentation": _AUGMENTATIONS.get(encoder, _OTHER_AUGMENTATION),
         }

@@ -13,6 +13,8 @@ def classifier(
     norm: str = "l2",
     test_eps: float | None = None,
     attack_steps: int = 7,
+    num_epochs: float = 0.0,
+    batch_size: int = 0,
     seed: int = 0,
     dtype: str = "float32",
     title: str = "classifier",
@@ -27,6 +29,8 @@ def classifier(
       norm: of the attack.
       test_eps: radius of the attack of the evaluations on the way; None for eps.
       attack_steps: of both attacks.
+      num_epochs: 0 for the encoder's recipe.
+      batch_size: 0 for the encoder's recipe.
       seed: of everything random.
       dtype: of the computation.
       title: shown beside progress.
@@ -39,7 +43,7 @@ def classifier(
     config.attack = recipes.attack(eps, norm=norm, num_steps=attack_steps)
     config.test_attack = recipes.attack(eps if test_eps is None else test_eps, norm=norm, num_steps=attack_steps)
     config.num_steps = 0  # 0: num_epochs decides
-    config.update(recipes.classifier(encoder))
+    config.update(recipes.classifier(encoder, num_epochs=num_epochs, batch_size=batch_size))
     return config
 
 

@@ -4,6 +4,7 @@ import functools
 import json
 import pathlib
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -52,12 +53,17 @@ def one_device_mesh():
 
 
 def save(directory, mesh, step=7, width=4):
-    checkpoints, position = Checkpoints(directory, ["classifier"]), Position()
-    state = loop.restore_or_create(make_init(width), KEY, mesh, checkpoints, position)
-    state = state.replace(step=state.step + step)
-    checkpoints.save(state, data_state={"step": step}, description=DESCRIPTION, wait=True)
-    checkpoints.close()
+    with Checkpoints(directory, ["classifier"]) as checkpoints:
+        state = loop.restore_or_create(make_init(width), KEY, mesh, checkpoints, Position())
+        state = state.replace(step=state.step + step)
+        checkpoints.save(state, data_state={"step": step}, description=DESCRIPTION, wait=True)
     return jax.device_get(state)
+
+
+def restore(directory, mesh, width=4):
+    position = Position()
+    with Checkpoints(directory, ["classifier"]) as checkpoints:
+        return loop.restore_or_create(make_init(width), KEY, mesh, checkpoints, position), position
 
 
 @pytest.fixture(scope="module")
@@ -70,11 +76,9 @@ def saved(tmp_path_factory):
 def test_restores_the_same_bits_on_another_number_of_devices(saved):
     directory, state = saved
     for mesh in (one_device_mesh(), parallel.make_mesh(fsdp=2), parallel.make_mesh()):
-        checkpoints, position = Checkpoints(directory, ["classifier"]), Position()
-        restored = loop.restore_or_create(make_init(), KEY, mesh, checkpoints, position)
-        checkpoints.close()
+        restored, position = restore(directory, mesh)
         assert position.state == {"step": 7}
-        jax.tree.map(np.testing.assert_array_equal, jax.device_get(restored), state)
+        chex.assert_trees_all_equal(jax.device_get(restored), state)
         assert jax.tree.leaves(restored)[0].sharding.mesh.size == mesh.size
 
 
@@ -82,13 +86,13 @@ def test_networks_are_read_without_their_optimiser(saved):
     directory, state = saved
     assert checkpoint.load_description(directory) == DESCRIPTION
     abstract = jax.eval_shape(make_init(), KEY).variables
-    jax.tree.map(np.testing.assert_array_equal, checkpoint.load_variables(directory, abstract), state.variables)
+    chex.assert_trees_all_equal(jax.device_get(checkpoint.load_variables(directory, abstract)), state.variables)
 
 
 def test_another_model_is_refused_with_both_sides(saved):
     directory, _ = saved
     with pytest.raises(UserError, match=r"classifier/params/conv1/bias: checkpoint \(4,\), model \(8,\)") as error:
-        loop.restore_or_create(make_init(8), KEY, one_device_mesh(), Checkpoints(directory, ["classifier"]), Position())
+        restore(directory, one_device_mesh(), width=8)
     assert "\n" not in str(error.value)
     with pytest.raises(UserError, match="generator/.*checkpoint has none"):
         checkpoint.load_variables(directory, {"generator": {"params": {"a": jax.ShapeDtypeStruct((2,), jnp.float32)}}})
@@ -104,7 +108,7 @@ def test_a_damaged_checkpoint_is_one_line(tmp_path, part):
     for path in chosen:
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     with pytest.raises(UserError, match="cannot be read") as error:
-        loop.restore_or_create(make_init(), KEY, one_device_mesh(), Checkpoints(tmp_path, ["classifier"]), Position())
+        restore(tmp_path, one_device_mesh())
     assert "\n" not in str(error.value) and str(tmp_path) in str(error.value)
 
 
@@ -114,16 +118,14 @@ def test_a_directory_without_checkpoint_is_refused(tmp_path):
 
 
 def test_the_log_of_a_resumed_run_tells_no_step_twice(tmp_path):
-    writer = Writer(tmp_path)
-    for step in (1, 2, 3):
-        writer.scalars(step, {"loss": step})
-    writer.picture(2, "grid", np.zeros((4, 4, 3), np.uint8))
-    writer.close()
+    with Writer(tmp_path) as writer:
+        for step in (1, 2, 3):
+            writer.scalars(step, {"loss": step})
+        writer.picture(2, "grid", np.zeros((4, 4, 3), np.uint8))
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"step": 4, "lo')  # a line cut short by a kill
-    writer = Writer(tmp_path, resumed_step=2)
-    writer.scalars(3, {"loss": 30})
-    writer.close()
+    with Writer(tmp_path, resumed_step=2) as writer:
+        writer.scalars(3, {"loss": 30})
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [(line["step"], line["loss"]) for line in lines] == [(1, 1.0), (2, 2.0), (3, 30.0)]
     assert (tmp_path / "pictures" / "grid_0000002.png").stat().st_size > 0

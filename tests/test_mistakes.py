@@ -31,7 +31,7 @@ def run(config, workdir):
         ("encoder=resnet19", {}, "unknown encoder 'resnet19'; known: alexnet, alexnet_small, resnet18"),
         ("dataset=fotos", {}, "photos"),
         ("dataset=tfds:cifar11,data_dir=/nowhere", {}, "nowhere"),
-        ("batch=12", {}, "batch_size 12"),
+        ("", {"batch_size": 12}, "batch_size 12"),
         ("dtype=float16", {}, "bfloat16"),
         ("norm=l7", {}, "l2, linf"),
         ("", {"attack.eps": -1.0}, "0 or more"),

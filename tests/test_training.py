@@ -2,6 +2,7 @@
 
 import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -93,10 +94,8 @@ def test_steps_on_eight_devices_equal_those_on_one(name):
         for metric, (total, count) in metrics.items():
             np.testing.assert_allclose(other_metrics[metric][0], total, rtol=1e-5, err_msg=metric)
             assert other_metrics[metric][1] == count
-        jax.tree.map(
-            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5),
-            jax.device_get(other_state.variables),
-            jax.device_get(state.variables),
+        chex.assert_trees_all_close(
+            jax.device_get(other_state.variables), jax.device_get(state.variables), rtol=1e-5, atol=1e-5
         )
 
 

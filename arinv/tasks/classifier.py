@@ -53,7 +53,11 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
     batches = training.make_batches(config, train)
     optimizers = training.make_optimizers(config, (classifier.NAME,), batches.steps_per_epoch)
     step = classifier.make_train_step(
-        encoder, optimizers[classifier.NAME], attack=attack, augmentation=config.augmentation.to_dict()
+        encoder,
+        optimizers[classifier.NAME],
+        attack=attack,
+        attack_warmup_steps=round(config.attack_warmup_epochs * batches.steps_per_epoch),
+        augmentation=config.augmentation.to_dict(),
     )
     eval_step = classifier.make_eval_step(encoder, attack=test_attack)
     trainee = training.Trainee(

@@ -1,5 +1,6 @@
 """What the training tasks share: from a config and its parts to a finished run with its results."""
 
+import contextlib
 import dataclasses
 import functools
 import pathlib
@@ -111,15 +112,16 @@ def run(
     workdirs.open_workdir(config, workdir)
     key = jax.random.key(config.seed)
     init = functools.partial(train_state.create, networks=trainee.networks, optimizers=trainee.optimizers)
-    checkpoints = Checkpoints(workdir, trainee.networks, keep=config.log.keep_checkpoints)
-    state = loop.restore_or_create(init, jax.random.fold_in(key, _INIT), mesh, checkpoints, batches)
-    writer = Writer(workdir, resumed_step=int(state.step))
-    frozen = jax.device_put(trainee.frozen, parallel.replicated(mesh))
-    shardings = (parallel.state_shardings(state, mesh), parallel.replicated(mesh))
-    train_step = jax.jit(trainee.train_step, donate_argnums=0, out_shardings=shardings)
     num_steps = length(config, batches.steps_per_epoch)
-    evaluate = _make_evaluate(config, trainee, frozen, test, mesh, writer, jax.random.fold_in(key, _EVALUATE))
-    try:
+    frozen = jax.device_put(trainee.frozen, parallel.replicated(mesh))
+    with contextlib.ExitStack() as stack:
+        checkpoints = stack.enter_context(Checkpoints(workdir, trainee.networks, keep=config.log.keep_checkpoints))
+        state = loop.restore_or_create(init, jax.random.fold_in(key, _INIT), mesh, checkpoints, batches)
+        writer = stack.enter_context(Writer(workdir, resumed_step=int(state.step)))
+        writer.parameters(state.variables)
+        shardings = (parallel.state_shardings(state, mesh), parallel.replicated(mesh))
+        train_step = jax.jit(trainee.train_step, donate_argnums=0, out_shardings=shardings)
+        evaluate = _make_evaluate(config, trainee, frozen, test, mesh, writer, jax.random.fold_in(key, _EVALUATE))
         state = loop.fit(
             state,
             lambda state, batch, key: train_step(state, batch, key, *frozen),
@@ -138,10 +140,7 @@ def run(
         )
         results = evaluate(state, num_steps)
         writer.scalars(num_steps, {f"test/{name}": value for name, value in results.items()})
-        return results
-    finally:
-        writer.close()
-        checkpoints.close()
+    return results
 
 
 def _make_evaluate(config, trainee, frozen, test, mesh, writer, key) -> Callable[[TrainState, int], dict[str, float]]:

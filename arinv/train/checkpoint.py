@@ -5,7 +5,9 @@ Arrays are stored without their placement and restored onto whatever mesh asks f
 checkpoint is executed when it is read.
 """
 
+import functools
 import pathlib
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -21,7 +23,7 @@ _MAX_DIFFERENCES = 6
 
 
 class Checkpoints:
-    """The checkpoints in `workdir/checkpoints`, newest kept.
+    """The checkpoints in `workdir/checkpoints`, newest kept; a context manager that waits for the last save.
 
     Args:
       workdir: the run's directory.
@@ -86,8 +88,10 @@ class Checkpoints:
         variables = {name: restored[name] for name in target.variables}
         return TrainState(count, variables, restored.optimizers), restored.data
 
-    def close(self) -> None:
-        """Waits for a save under way and releases the directory."""
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, *_: Any) -> None:
         self._manager.close()
 
 
@@ -133,21 +137,38 @@ def _latest(workdir: pathlib.Path) -> pathlib.Path:
 
 
 def _read(path: pathlib.Path, read: Callable[[], Any]) -> Any:
+    previous = sys.unraisablehook
+    sys.unraisablehook = functools.partial(_drop_late_reads, previous)
     try:
-        return read()
+        result = read()
     except Exception as error:  # Orbax and TensorStore raise many kinds for a damaged file
         reason = str(error).splitlines()[0][:200] if str(error) else "no reason given"
         raise UserError(
             f"checkpoint {path} cannot be read ({type(error).__name__}: {reason}); "
             "delete it to go on from the one before"
         ) from error
+    sys.unraisablehook = previous
+    return result
+
+
+def _drop_late_reads(previous: Callable[[Any], None], unraisable: Any) -> None:
+    """Keeps quiet about the reads that end after the first of them has failed, and their loop is gone."""
+    if str(unraisable.exc_value) != "Event loop is closed":
+        previous(unraisable)
+
+
+def _saved_tree(reader: ocp.StandardCheckpointer, path: pathlib.Path) -> Any:
+    metadata = reader.metadata(path).item_metadata
+    if metadata is None:
+        raise ValueError("its metadata are damaged")
+    return metadata.tree
 
 
 def _check_same(path: pathlib.Path, expected: Mapping[str, Variables]) -> None:
     """Compares names and shapes before anything is read, to show both sides of a difference."""
     with ocp.StandardCheckpointer() as reader:
         found = [name for name in expected if (path / name).is_dir()]
-        saved = {name: _read(path, lambda n=name: reader.metadata(path / n).item_metadata.tree) for name in found}
+        saved = {name: _read(path, lambda n=name: _saved_tree(reader, path / n)) for name in found}
     saved, wanted = _shapes(saved), _shapes(expected)
     differences = [
         f"{name}: checkpoint {saved.get(name, 'has none')}, model {wanted.get(name, 'has none')}"

@@ -30,6 +30,7 @@ def make_train_step(
     optimizer: optax.GradientTransformation,
     *,
     attack: Mapping,
+    attack_warmup_steps: int = 0,
     augmentation: Mapping,
 ) -> Callable[[TrainState, Batch, Array], tuple[TrainState, Metrics]]:
     """Returns the pure step (state, batch, key) -> (state, metrics).
@@ -38,6 +39,8 @@ def make_train_step(
       encoder: the network to train.
       optimizer: for its parameters.
       attack: options of attacks.pgd; eps = 0 trains on the images as they are.
+      attack_warmup_steps: steps over which the attack's radius grows from 0 to eps, for networks without
+        batch normalisation, which otherwise may never leave chance.
       augmentation: options of ops.augment.augment.
 
     Returns:
@@ -51,7 +54,9 @@ def make_train_step(
         images = augment(augment_key, batch["image"], **augmentation)
         variables = state.variables[NAME]
         if attack["eps"] > 0:
-            images = attacks.pgd(attack_key, make_logits_fn(encoder, variables), images, labels, **attack)
+            scale = jnp.minimum(1.0, (state.step + 1) / max(1, attack_warmup_steps))
+            logits_fn = make_logits_fn(encoder, variables)
+            images = attacks.pgd(attack_key, logits_fn, images, labels, **_scaled(attack, scale))
 
         def loss_fn(params):
             (logits, _), collections = train_state.apply_train(encoder, params, variables, images, key=dropout_key)
@@ -69,6 +74,16 @@ def make_train_step(
         return state.replace(step=state.step + 1), report
 
     return train_step
+
+
+def _scaled(attack: Mapping, scale: Array) -> Mapping:
+    """Returns the attack at a fraction of its radius, the step size with it."""
+    step_size = attack.get("step_size")
+    return {
+        **attack,
+        "eps": scale * attack["eps"],
+        "step_size": None if step_size is None else scale * step_size,
+    }
 
 
 def make_eval_step(encoder: Network, *, attack: Mapping) -> Callable[[Variables, Batch, Array], Mapping[str, Array]]:

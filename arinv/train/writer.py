@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 import tensorboardX
+from clu import parameter_overview
 from PIL import Image
 
 
@@ -37,7 +38,7 @@ def write_png(path: pathlib.Path, image_u8: np.ndarray) -> None:
 
 
 class Writer:
-    """Appends the metrics of one run to `metrics.jsonl`, TensorBoard event files and `pictures/`.
+    """Appends the metrics of one run to `metrics.jsonl`, TensorBoard event files and `pictures/`. A context manager.
 
     A resumed run drops the lines behind the step it resumes from, so that no step is told twice.
 
@@ -65,6 +66,16 @@ class Writer:
             return []
         return self._path.read_bytes().split(b"\n")[:-1]  # a line cut short by a kill has no newline
 
+    def parameters(self, variables: Mapping[str, Mapping[str, Any]]) -> None:
+        """Writes names, shapes and counts of the networks' parameters to parameters.txt."""
+        if not self._active:
+            return
+        tables = [
+            f"{name}\n{parameter_overview.get_parameter_overview(network['params'], include_stats=False)}\n"
+            for name, network in variables.items()
+        ]
+        write_atomically(self._path.with_name("parameters.txt"), "\n".join(tables).encode())
+
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Appends named numbers of one step."""
         if not self._active:
@@ -81,8 +92,10 @@ class Writer:
         write_png(self._pictures / f"{name}_{step:07d}.png", image_u8)
         self._board.add_image(name, image_u8, step, dataformats="HWC")
 
-    def close(self) -> None:
-        """Flushes and closes the files."""
+    def __enter__(self) -> "Writer":
+        return self
+
+    def __exit__(self, *_: Any) -> None:
         if self._active:
             self._file.close()
             self._board.close()

@@ -1,0 +1,188 @@
+"""The benchmarks build and count rightly, and the accelerator script chooses, stops and records rightly."""
+
+import json
+import subprocess
+import sys
+import zipfile
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from configs import cifar10
+from launch.benchmarks import NAMES, accelerator, batches, conv_rewrites, measurement, pgd_resnet18, runs
+from launch.benchmarks.__main__ import differences, report
+from launch.benchmarks.devices import ROOT, peak_flops
+from launch.benchmarks.flops import count_flops
+
+CONV_NUMBERS = ("NHWC", "HWIO", "NHWC")
+
+
+def test_pgd_step_does_the_work_that_is_documented():
+    """8 forwards, 7 image gradients, 1 training step of a network of 0.556 G multiplications for an image."""
+    step, init = pgd_resnet18.make_step("float32")
+    state = jax.eval_shape(init, jax.random.key(0))
+    flops = count_flops(step, state, batches.random_batch(2, 32, 10), jax.random.key(0))
+    forward, first = 2 * 2 * 555_422_720, 2 * 2 * 32 * 32 * 27 * 64  # the first layer's are left out at the end
+    assert flops == forward * (8 + 7 + 3) - first
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("argument", [0, 1])
+def test_gradients_of_a_convolution_count_as_much_as_itself(stride, argument):
+    def convolve(x, w):
+        return jax.lax.conv_general_dilated(x, w, (stride,) * 2, "VALID", dimension_numbers=CONV_NUMBERS)
+
+    x, w = jnp.ones((2, 9, 9, 3)), jnp.ones((3, 3, 3, 4))
+    forward = count_flops(convolve, x, w)
+    assert forward == 2 * 2 * (7 if stride == 1 else 4) ** 2 * 9 * 3 * 4
+    gradient = count_flops(jax.grad(lambda *a: jnp.sum(convolve(*a)), argument), x, w)
+    assert gradient == forward
+
+
+def test_loops_count_each_round_and_dead_code_nothing():
+    def function(x):
+        dead = x @ x @ x
+        del dead
+        return jax.lax.fori_loop(0, 5, lambda _, y: y @ y, x)
+
+    assert count_flops(function, jnp.ones((4, 4))) == 5 * 2 * 4**3
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_benchmarks_load_without_pytorch(name):
+    benchmark = measurement.load(name)
+    first = next(iter(benchmark.variants))
+    assert benchmark.cases and first not in benchmark.optional
+
+
+@pytest.mark.parametrize("case", ["conv3/image_gradient_in_loop", "max_pool2/image_gradient"])
+def test_rewritten_and_plain_cases_run(case):
+    from arinv.ops import conv
+
+    try:
+        for rewritten in (True, False):
+            prepared = conv_rewrites.prepare(case, measurement.Options(batch=1), rewritten=rewritten)
+            prepared.run(2)
+            assert prepared.facts["compile_seconds"] > 0
+    finally:
+        conv.set_rewrites(None)
+
+
+def test_ratio_is_taken_round_by_round():
+    found = {"ours": {"seconds": [1.0, 2.0, 4.0]}, "other": {"seconds": [2.0, 6.0, 4.0]}, "lost": {"error": "x"}}
+    assert measurement.ratios(found) == {"other": {"median": 2.0, "min": 1.0, "max": 3.0}}
+
+
+def test_other_work_and_failures_are_told():
+    facts = {"seconds": [1.0], "images": 4, "compile_seconds": 1.0, "device": "cpu", "versions": {}}
+    ours = measurement._with_rates({**facts, "parameters": {"a": 5}, "flops": 1000})
+    other = measurement._with_rates({**facts, "parameters": {"a": 5}, "flops": 1010})
+    assert differences({"ours": ours, "other": other}) == []
+    assert len(differences({"ours": ours, "other": {**other, "flops": 1100, "parameters": {"a": 4}}})) == 2
+    variants = {"ours": ours, "other": {"error": "Traceback\nValueError: no"}}
+    lines, problems = report("name", {"name": {"variants": variants, "ratios": {}}}, "float32")
+    assert problems == ["name: other failed: ValueError: no"]
+    assert "4 (4 to 4) images/s" in lines[1]
+
+
+def test_peaks_are_of_the_device_and_dtype():
+    assert peak_flops("NVIDIA H100 80GB HBM3", "bfloat16") == 989.4e12
+    assert peak_flops("NVIDIA A100-SXM4-80GB", "float32") == 156e12
+    assert peak_flops("NVIDIA L40S", "bfloat16") == 362e12
+    assert peak_flops("Tesla V100-SXM2-16GB", "bfloat16") is None
+    assert peak_flops("a CPU", "float32") is None
+
+
+def fake_run(name, minutes, code):
+    return runs.Run(name, minutes, "", lambda c: [c.python, "-c", code], lambda c: {"minutes_given": c.minutes})
+
+
+def make(tmp_path, fakes, *, minutes=10.0, clock=None):
+    said = []
+
+    def context(left):
+        return runs.Context(sys.executable, tmp_path / "scratch", tmp_path / "out", left, "", False, lambda name: None)
+
+    options = {"clock": clock} if clock else {}
+    bad = accelerator.make_runs(
+        fakes, context, minutes=minutes, folders=[tmp_path / "out"], environment={}, say=said.append, **options
+    )
+    return bad, said
+
+
+def test_runs_go_shortest_first_and_not_again(tmp_path):
+    fakes = [fake_run("long", 2, ""), fake_run("short", 1, "print('x')")]
+    assert make(tmp_path, fakes) == ([], [
+        "short: started, 10.0 minutes are left", "short: done", "long: started, 10.0 minutes are left", "long: done",
+    ])  # fmt: skip
+    record = json.loads((tmp_path / "out/short.json").read_text())
+    assert record["run"] == "short" and record["command"][0] == "python" and record["minutes_given"] > 9
+    assert make(tmp_path, fakes) == ([], ["short: has a record", "long: has a record"])
+
+
+def test_a_run_that_does_not_fit_is_skipped(tmp_path):
+    bad, said = make(tmp_path, [fake_run("long", 30, ""), fake_run("short", 1, "")])
+    assert bad == [] and "long: skipped, needs about 30 minutes and 10.0 are left" in said
+    assert not (tmp_path / "out/long.json").exists()
+
+
+def test_a_failed_run_tells_why_and_the_others_go_on(tmp_path):
+    fakes = [fake_run("broken", 1, "raise KeyError('lost')"), fake_run("good", 2, "")]
+    bad, _ = make(tmp_path, fakes)
+    assert bad == ["broken"]
+    failed = json.loads((tmp_path / "out/broken.failed.json").read_text())
+    assert failed["state"] == "failed" and failed["last_lines"][-1] == "KeyError: 'lost'"
+    assert (tmp_path / "out/good.json").exists() and not (tmp_path / "out/broken.json").exists()
+    bad, _ = make(tmp_path, [fake_run("broken", 1, "")])
+    assert bad == [] and not (tmp_path / "out/broken.failed.json").exists()
+
+
+def test_a_run_that_the_limit_cuts_is_told_so_and_keeps_what_it_has(tmp_path):
+    code = "import time; print('begun', flush=True); time.sleep(60)"
+    bad, said = make(tmp_path, [fake_run("endless", 0.0, code)], minutes=2 / 60)
+    assert bad == ["endless"] and "cut by the time limit" in said[-1]
+    failed = json.loads((tmp_path / "out/endless.failed.json").read_text())
+    assert failed["state"] == "cut" and failed["last_lines"] == ["begun"] and "minutes_given" in failed
+
+
+def test_only_missing_wheels_are_installed(tmp_path):
+    wheels, target = tmp_path / "wheels", tmp_path / "target"
+    wheels.mkdir()
+    for name in ("surely_missing", "numpy"):
+        with zipfile.ZipFile(wheels / f"{name}-9.0-py3-none-any.whl", "w") as wheel:
+            wheel.writestr(f"{name}.py", "")
+            information = f"{name}-9.0.dist-info"
+            wheel.writestr(f"{information}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: 9.0\n")
+            wheel.writestr(f"{information}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+            wheel.writestr(f"{information}/RECORD", "")
+    if subprocess.run([sys.executable, "-m", "pip", "--version"], capture_output=True).returncode:
+        pytest.skip("this environment was made without pip")
+    accelerator.install(wheels, target, sys.executable)
+    assert (target / "surely_missing.py").exists() and not (target / "numpy.py").exists()
+
+
+def test_cifar10_fills_the_time_and_goes_on_as_planned(tmp_path):
+    assert 1 <= runs.cifar10_epochs(20, 4000) < runs.cifar10_epochs(40, 4000) < runs.cifar10_epochs(40, 16000)
+    assert runs.cifar10_epochs(1e6, 4000) == 150
+    speed = {"benchmarks": {"pgd_resnet18": {"pgd_resnet18": {"variants": {"arinv": {
+        "images_per_second": {"median": 16000.0}}}}}}}  # fmt: skip
+    context = runs.Context("python", tmp_path, tmp_path, 40.0, "/data", False, lambda name: speed)
+    (run,) = (run for run in runs.RUNS if run.name == "cifar10_resnet18")
+    command = run.command(context)
+    config = next(part for part in command if part.startswith("--config=configs"))
+    assert f",epochs={runs.cifar10_epochs(40, 16000)}," in config
+    later = runs.Context("python", tmp_path, tmp_path, 5.0, "/data", False, lambda name: None)
+    assert run.command(later) == command
+
+    path, _, arguments = config.removeprefix("--config=").partition(":")
+    assert (ROOT / path).exists()
+    fields = cifar10.get_config(arguments)
+    for part in command:
+        if part.startswith("--config."):
+            name, value = part.removeprefix("--config.").split("=")
+            *parents, last = name.split(".")
+            place = fields
+            for parent in parents:
+                place = place[parent]
+            assert isinstance(place[last], float) and float(value) > 0
