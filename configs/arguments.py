@@ -73,5 +73,6 @@ TRAINING = {
     "seed": 0,
     "dtype": "float32",
     "data_dir": "",
+    "on_bad_image": "error",
     "smoke": False,
 }

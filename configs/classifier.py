@@ -4,7 +4,8 @@
 
 Arguments: encoder, dataset (photos, cifar10, tfds:NAME, folder:PATH), eps, norm and attack_steps of the attack (eps=0
 trains standard), image_size (0: the encoder's), num_train and num_test (0: all images), epochs and batch (0: the
-encoder's recipe), width (alexnet_small), seed, dtype, data_dir, smoke (a few steps on a few images).
+encoder's recipe), width (alexnet_small), seed, dtype, data_dir, on_bad_image (of a folder:
+error or skip), smoke (a few steps on a few images).
 """
 
 from configs import arguments, recipes, tasks

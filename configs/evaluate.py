@@ -4,7 +4,7 @@
 
 Arguments: checkpoint (the workdir of a classifier's or an inverter's training), encoder (its name, which decides the
 image size where image_size is 0), dataset, image_size, num_test (0: all), eps, norm, steps (of PGD), batch, seed,
-dtype, data_dir, smoke.
+dtype, data_dir, on_bad_image, smoke.
 """
 
 from configs import arguments, recipes, tasks
@@ -26,6 +26,7 @@ def get_config(arg=None):
         seed=0,
         dtype="float32",
         data_dir="",
+        on_bad_image="error",
         smoke=False,
     )
     config = tasks.evaluation(

@@ -22,7 +22,7 @@ _SPLITS = {
 
 def dataset_of(args: ConfigDict) -> ConfigDict:
     """Returns the data fields for parsed arguments."""
-    names = ("encoder", "image_size", "num_train", "num_test", "data_dir")
+    names = ("encoder", "image_size", "num_train", "num_test", "data_dir", "on_bad_image")
     return dataset(args.dataset, **{name: args[name] for name in names if name in args})
 
 
@@ -37,7 +37,14 @@ def default_image_size(encoder: str) -> int:
 
 
 def dataset(
-    name: str, *, encoder: str, image_size: int = 0, num_train: int = 0, num_test: int = 0, data_dir: str = ""
+    name: str,
+    *,
+    encoder: str,
+    image_size: int = 0,
+    num_train: int = 0,
+    num_test: int = 0,
+    data_dir: str = "",
+    on_bad_image: str = "error",
 ) -> ConfigDict:
     """Returns the data fields of a task.
 
@@ -48,6 +55,7 @@ def dataset(
       num_train: training images to use; 0 for all.
       num_test: test images to use; 0 for all.
       data_dir: where TFDS sets lie; empty for the default.
+      on_bad_image: of a folder: "error" or "skip".
     """
     if name in ("cifar10", "cats_vs_dogs", "imagenet2012"):
         name = f"tfds:{name}"
@@ -62,7 +70,7 @@ def dataset(
             "test_split": test,
             "num_train": num_train,
             "num_test": num_test,
-            "on_bad_image": "error",
+            "on_bad_image": on_bad_image,
             "num_workers": 0,
         }
     )

@@ -86,8 +86,7 @@ def test_a_bad_image_may_be_skipped(tmp_path, capsys):
     for i in range(40):
         Image.fromarray(pixels).save(folder / f"{i}.jpg")
     (folder / "7.jpg").write_bytes((folder / "7.jpg").read_bytes()[:900])
-    config = classifier.get_config(f"smoke=True,width=4,dataset=folder:{folder}")
-    config.data.on_bad_image = "skip"
+    config = classifier.get_config(f"smoke=True,width=4,on_bad_image=skip,dataset=folder:{folder}")
     main.run(config, tmp_path / "run")
     assert "skipped 1 unreadable image" in capsys.readouterr().err
 
