@@ -13,14 +13,8 @@ _TEXT = "Each encoder's features were inverted by three generators, trained with
 def get_config(arg=None):
     """Returns the stages: two encoders, an inverter and its evaluation for each loss, then the report."""
     defaults = arguments.TRAINING | {"dataset": "cifar10", "eps": 1.0}
-    extra = {
-        "layer": "",
-        "losses": "pixel+feature+gan",
-        "inverter_epochs": 0.0,
-        "inverter_batch": 0,
-        "inverter_rate": 0.0,
-    }
-    args = arguments.parse(arg, **defaults, **extra)
+    inverters = {"inverter_epochs": 0.0, "inverter_batch": 0, "inverter_rate": 0.0, "inverter_schedule": ""}
+    args = arguments.parse(arg, **defaults, layer="", losses="pixel+feature+gan", **inverters)
     stages, entries = {}, {}
     for name, eps in (("standard", 0.0), ("robust", args.eps)):
         encoder = f"{name}_encoder"

@@ -6,8 +6,9 @@
 With `checkpoint`, the workdir of a classifier's training, that encoder is inverted and none is trained.
 
 Arguments: those of configs/classifier.py (eps, epochs and batch are the encoder's), and layer (empty: the
-encoder's), loss (pixel, feature, gan, pixel_balanced), checkpoint, inverter_epochs, inverter_batch and
-inverter_rate (0: the paper's 90, 128 and 3e-4), test_eps (radius of the evaluation's attack; 0: eps).
+encoder's), loss (pixel, feature, gan, pixel_balanced), checkpoint, inverter_epochs, inverter_batch, inverter_rate and
+inverter_schedule (0 or empty: the paper's 90, 128, 3e-4 and steps), test_eps (radius of the evaluation's attack; 0:
+eps).
 """
 
 from configs import arguments, classifier, recipes, tasks
@@ -22,6 +23,7 @@ def get_config(arg=None):
         "inverter_epochs": 0.0,
         "inverter_batch": 0,
         "inverter_rate": 0.0,
+        "inverter_schedule": "",
         "test_eps": 0.0,
     }
     args = arguments.parse(arg, **arguments.TRAINING, **extra)
@@ -39,14 +41,14 @@ def inverter_stage(args, checkpoint, *, title, loss=None):
         layer=args.layer or recipes.default_layer(args.encoder),
         data=recipes.dataset_of(args),
         loss=loss or args.loss,
+        learning_rate=args.inverter_rate,
+        schedule=args.inverter_schedule,
         seed=args.seed,
         dtype=args.dtype,
         title=title,
     )
     config.num_epochs = args.inverter_epochs or config.num_epochs
     config.batch_size = args.inverter_batch or config.batch_size
-    schedule = config.optimizer.generator.schedule
-    schedule.learning_rate = args.inverter_rate or schedule.learning_rate
     return tasks.shorten(config) if args.smoke else config
 
 

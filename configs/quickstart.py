@@ -18,8 +18,8 @@ _TEXT = (
 def get_config(arg=None):
     """Returns the stages: for standard and robust an encoder, an inverter and an evaluation; then the report."""
     small = {"eps": 1.0, "attack_steps": 3, "epochs": 2.0, "batch": 32, "num_test": 500}
-    extra = {"layer": "", "loss": "pixel_balanced", "inverter_epochs": 2.5, "inverter_batch": 64, "inverter_rate": 1e-3}
-    args = arguments.parse(arg, **arguments.TRAINING | small, **extra)
+    inverters = {"inverter_epochs": 2.5, "inverter_batch": 64, "inverter_rate": 1e-3, "inverter_schedule": "cosine"}
+    args = arguments.parse(arg, **arguments.TRAINING | small, layer="", loss="pixel_balanced", **inverters)
     if args.encoder == "alexnet_small":
         args.width = args.width or 16
     stages, entries = {}, {}

@@ -145,26 +145,25 @@ def classifier(encoder: str, *, num_epochs: float = 0.0, batch_size: int = 0) ->
     )
 
 
-def _adam(learning_rate: float) -> dict:
-    schedule = {
-        "name": "step",
-        "learning_rate": learning_rate,
-        "every_epochs": 30.0,
-        "factor": 0.1,
-        "warmup_epochs": 0.0,
-    }
+def _adam(learning_rate: float, schedule: str) -> dict:
+    decay = {"every_epochs": 30.0, "factor": 0.1} if schedule == "step" else {}
+    schedule = {"name": schedule, "learning_rate": learning_rate, "warmup_epochs": 0.0, **decay}
     return {"name": "adam", "b1": 0.0, "b2": 0.9, "schedule": schedule, "max_gradient_norm": 0.0}
 
 
-def inverter() -> ConfigDict:
-    """Returns the recipe of an inverter (Rojas-Gomez et al. 2022, section A3.1)."""
-    return ConfigDict(
-        {
-            "num_epochs": 90.0,
-            "batch_size": 128,
-            "optimizer": {"generator": _adam(3e-4), "discriminator": _adam(1.2e-3)},
-        }
-    )
+def inverter(*, learning_rate: float = 0.0, schedule: str = "") -> ConfigDict:
+    """Returns the recipe of an inverter (Rojas-Gomez et al. 2022, section A3.1).
+
+    Args:
+      learning_rate: of the generator; 0 for the paper's. The discriminator's is four times that.
+      schedule: "step", "cosine" or "constant"; empty for the paper's steps.
+
+    Returns:
+      num_epochs, batch_size, optimizer.
+    """
+    learning_rate, schedule = learning_rate or 3e-4, schedule or "step"
+    optimizer = {"generator": _adam(learning_rate, schedule), "discriminator": _adam(4 * learning_rate, schedule)}
+    return ConfigDict({"num_epochs": 90.0, "batch_size": 128, "optimizer": optimizer})
 
 
 # The three losses of Table 1 and the one with a pixel term that counts.

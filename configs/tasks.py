@@ -54,6 +54,8 @@ def inverter(
     layer: str,
     data: ConfigDict,
     loss: str = "feature",
+    learning_rate: float = 0.0,
+    schedule: str = "",
     seed: int = 0,
     dtype: str = "float32",
     title: str = "inverter",
@@ -66,6 +68,8 @@ def inverter(
       layer: the feature to invert.
       data: from recipes.dataset.
       loss: a key of recipes.LOSSES.
+      learning_rate: 0 for the paper's.
+      schedule: empty for the paper's.
       seed: of everything random.
       dtype: of the computation.
       title: shown beside progress.
@@ -77,7 +81,7 @@ def inverter(
     config.loss = recipes.loss(loss)
     config.augmentation = ConfigDict()
     config.num_steps = 0
-    config.update(recipes.inverter())
+    config.update(recipes.inverter(learning_rate=learning_rate, schedule=schedule))
     return config
 
 

@@ -1,0 +1,144 @@
+"""Measures training steps and prints a table: launch/benchmark --against torch --out speed.json.
+
+images/s is the median over the rounds, with the slowest and the fastest behind it. A ratio above 1 says that
+ours is the faster one; it is taken within each round, so it holds on a machine that others use too.
+"""
+
+import argparse
+import importlib.util
+import json
+import os
+import pathlib
+import sys
+from typing import Any
+
+from launch.benchmarks import DEFAULT, NAMES
+from launch.benchmarks.devices import peak_flops, provenance
+from launch.benchmarks.measurement import Options, load, measure
+
+_FLOPS_TOLERANCE = 0.02  # between two counts of the same work
+
+
+def _arguments(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="launch/benchmark", description=__doc__.split("\n")[0])
+    parser.add_argument("--against", nargs="+", default=[], choices=("torch", "torch_compile"), metavar="LIBRARY",
+                        help="measure the same steps in torch, torch_compile or both, in turns with ours")  # fmt: skip
+    parser.add_argument("--only", nargs="+", default=DEFAULT, choices=NAMES, metavar="NAME",
+                        help=f"some of {', '.join(NAMES)}; without it {', '.join(DEFAULT)}")  # fmt: skip
+    parser.add_argument("--repeats", type=_positive, default=5, metavar="N", help="rounds (%(default)s)")
+    parser.add_argument("--batch", type=_positive, default=0, metavar="N", help="images in a step")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of the computation")
+    parser.add_argument("--out", type=pathlib.Path, metavar="FILE.json", help="write the figures here too")
+    return parser.parse_args(argv)
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} is not 1 or more")
+    return value
+
+
+def report(name: str, cases: dict[str, Any], dtype: str) -> tuple[list[str], list[str]]:
+    """Returns the lines of a benchmark's table, and what is wrong with it.
+
+    Args:
+      name: of the benchmark.
+      cases: as returned by `measure`.
+      dtype: of the computation.
+    """
+    lines, problems = [], []
+    for case, result in cases.items():
+        label = name if case == name else f"{name} {case}"
+        lines.append(label)
+        for variant, facts in result["variants"].items():
+            if "error" in facts:
+                problems.append(f"{label}: {variant} failed: {facts['error'].strip().splitlines()[-1]}")
+                lines.append(f"  {variant:14} failed")
+            else:
+                lines.append(f"  {variant:14} {_speed(facts, dtype)}")
+        first = next(iter(result["variants"]))
+        lines += [f"  {f'{first} / {other}':24} {_spread(r, '.2f')}" for other, r in result["ratios"].items()]
+        problems += [f"{label}: {text}" for text in differences(result["variants"])]
+    return lines, problems
+
+
+def _speed(facts: dict[str, Any], dtype: str) -> str:
+    if "images_per_second" not in facts:
+        return f"{_spread(facts['milliseconds'], '.3g')} ms, compiled in {facts['compile_seconds']:.1f} s"
+    text = f"{_spread(facts['images_per_second'], '.4g')} images/s"
+    if "flops_per_second" in facts:
+        rate = facts["flops_per_second"]["median"]
+        peak = peak_flops(facts["device"], dtype)
+        text += f", {rate / 1e9:,.0f} GFLOP/s" + (f" ({rate / peak:.0%} of peak)" if peak else "")
+    return f"{text}, first step or compilation {facts['compile_seconds']:.1f} s"
+
+
+def _spread(values: dict[str, float], form: str) -> str:
+    return f"{values['median']:{form}} ({values['min']:{form}} to {values['max']:{form}})"
+
+
+def differences(variants: dict[str, dict]) -> list[str]:
+    """Returns in what the variants do not do the same work: parameters, floating-point operations."""
+    measured = {name: facts for name, facts in variants.items() if "error" not in facts}
+    found = []
+    for key, tolerance in (("parameters", 0.0), ("flops", _FLOPS_TOLERANCE)):
+        values = {name: facts[key] for name, facts in measured.items() if key in facts}
+        first = next(iter(values.values()), None)
+        for name, value in values.items():
+            same = value == first if not tolerance else abs(value - first) <= tolerance * first
+            if not same:
+                found.append(f"{name} does other work: {key} {value} against {first}")
+    return found
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Measures what the command line asks for; returns the exit code."""
+    arguments = _arguments(argv)
+    if arguments.against and importlib.util.find_spec("torch") is None:
+        command = f"{os.path.relpath(sys.executable)} -m pip install torch"
+        print(f"arinv: --against torch needs PyTorch in this environment: {command}", file=sys.stderr)
+        return 2
+    if arguments.against:  # on a GPU both libraries hold their memory at the same time
+        os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", f"{0.9 / (1 + len(arguments.against)):.2f}")
+    options = Options(batch=arguments.batch, dtype=arguments.dtype)
+    found = {**provenance(), "dtype": arguments.dtype, "repeats": arguments.repeats, "benchmarks": {}}
+    problems = []
+    for name in arguments.only:
+        benchmark = load(name)
+        variants = tuple(v for v in benchmark.variants if v not in benchmark.optional or v in arguments.against)
+        cases = measure(name, variants, options, repeats=arguments.repeats, say=_say)
+        found["benchmarks"][name] = cases
+        _say("")
+        lines, wrong = report(name, cases, arguments.dtype)
+        if name == arguments.only[0]:
+            print(heading(cases, arguments.dtype))
+        print("\n".join(lines), flush=True)
+        problems += wrong
+        if arguments.out:
+            arguments.out.parent.mkdir(parents=True, exist_ok=True)
+            arguments.out.write_text(json.dumps(found, indent=2) + "\n")
+    for problem in problems:
+        print(f"arinv: {problem}", file=sys.stderr)
+    return 1 if problems else 0
+
+
+def heading(cases: dict[str, Any], dtype: str) -> str:
+    """Returns the device, its threads, the dtype and the versions in one line."""
+    facts = [v for case in cases.values() for v in case["variants"].values() if "error" not in v]
+    if not facts:
+        return dtype
+    versions = {name: version for f in facts for name, version in f["versions"].items()}
+    threads = f", {facts[0]['threads']} threads" if facts[0]["threads"] else ""
+    return f"{facts[0]['device']}{threads}, {dtype}, " + ", ".join(f"{n} {v}" for n, v in versions.items())
+
+
+def _say(text: str) -> None:
+    if sys.stderr.isatty():
+        print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
+    elif text:
+        print(text, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

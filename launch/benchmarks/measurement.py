@@ -1,0 +1,213 @@
+"""Variants of the same work, each in its own process, timed in turns.
+
+A worker holds one variant and does what it is told: prepare a case, run it n times. Between two of its turns
+it sleeps, so that the other has all cores and the whole device. What is reported is the median over the turns
+with the extremes beside it, and the ratio of speeds within each round of turns, which a slow drift of a shared
+machine leaves alone. Processor seconds, of all threads together, are kept beside the seconds: on a CPU that is
+busy with other things they say what the work itself took.
+"""
+
+import dataclasses
+import functools
+import importlib
+import math
+import multiprocessing
+import statistics
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What is measured.
+
+    Attributes:
+      batch: images in a step; 0 for the benchmark's own.
+      dtype: of the computation, "float32" or "bfloat16".
+    """
+
+    batch: int = 0
+    dtype: str = "float32"
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+    """Work that is ready to be run.
+
+    Attributes:
+      run: does it n times and waits until it is done.
+      facts: plain JSON about it: "compile_seconds", "device", "versions", and where they mean something
+        "images" and "flops" of one call and "parameters" by network.
+    """
+
+    run: Callable[[int], None]
+    facts: Mapping[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Benchmark:
+    """A subject to measure.
+
+    Attributes:
+      cases: what is measured one after the other; a single one for a training step.
+      variants: name -> function of (case, options) that prepares it. The first is ours, to which the
+        others are compared; it imports its library inside.
+      optional: the variants that only run when asked for.
+    """
+
+    cases: tuple[str, ...]
+    variants: Mapping[str, Callable[[str, Options], Prepared]]
+    optional: tuple[str, ...] = ()
+
+
+class VariantError(Exception):
+    """A variant could not be prepared or run; the text is its traceback."""
+
+
+def load(name: str) -> Benchmark:
+    """Returns the benchmark of a name."""
+    return importlib.import_module(f"launch.benchmarks.{name}").BENCHMARK
+
+
+def _serve(connection, name: str, variant: str, options: Options) -> None:
+    """Does what the other end of the connection asks for; runs in a process of its own."""
+    prepare, prepared = load(name).variants[variant], None
+    while (request := connection.recv()) is not None:
+        kind, argument = request
+        try:
+            if kind == "prepare":
+                prepared = None  # frees the memory of the case before
+                prepared = prepare(argument, options)
+                answer = dict(prepared.facts)
+            else:
+                started = time.perf_counter(), time.process_time()
+                prepared.run(argument)
+                answer = time.perf_counter() - started[0], time.process_time() - started[1]
+        except Exception:
+            answer = VariantError(traceback.format_exc())
+        connection.send(answer)
+
+
+@contextmanager
+def worker(name: str, variant: str, options: Options) -> Iterator[Callable[[str, Any], Any]]:
+    """Starts a worker.
+
+    Args:
+      name: of the benchmark.
+      variant: of it.
+      options: what is measured.
+
+    Yields:
+      A function: ("prepare", case) -> the case's facts; ("run", n) -> (seconds, processor seconds).
+    """
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=_serve, args=(theirs, name, variant, options), daemon=True)
+    process.start()
+    theirs.close()
+
+    def ask(kind: str, argument: Any) -> Any:
+        try:
+            ours.send((kind, argument))
+            answer = ours.recv()
+        except (EOFError, OSError) as error:
+            raise VariantError(f"{variant} ended unexpectedly (out of memory?)") from error
+        if isinstance(answer, VariantError):
+            raise answer
+        return answer
+
+    try:
+        yield ask
+    finally:
+        try:
+            ours.send(None)
+        except OSError:
+            pass  # it has ended already
+        process.join(10)
+        if process.is_alive():
+            process.kill()
+
+
+def measure(
+    name: str,
+    variants: tuple[str, ...],
+    options: Options,
+    *,
+    repeats: int,
+    min_seconds: float = 0.3,
+    say: Callable[[str], None] = lambda text: None,
+) -> dict[str, Any]:
+    """Measures every case of a benchmark.
+
+    Args:
+      name: of the benchmark.
+      variants: which of its variants; the others are compared to the first.
+      options: what is measured.
+      repeats: rounds of turns.
+      min_seconds: a turn repeats a short case until it lasts about that long.
+      say: told what is being done.
+
+    Returns:
+      Case -> {"variants": {variant: facts and times, or {"error": text}}, "ratios": {variant: ...}}.
+    """
+    results = {}
+    with ExitStack() as stack:
+        ask = {variant: stack.enter_context(worker(name, variant, options)) for variant in variants}
+        for case in load(name).cases:
+            results[case] = _measure_case(name, case, ask, repeats, min_seconds, say)
+    return results
+
+
+def _measure_case(name, case, ask, repeats, min_seconds, say) -> dict[str, Any]:
+    label = name if case == name else f"{name} {case}"
+    found, calls = {}, {}
+    for variant, request in ask.items():
+        say(f"{label}: preparing {variant}")
+        try:
+            found[variant] = {**request("prepare", case), "seconds": [], "processor_seconds": []}
+            request("run", 1)
+            calls[variant] = max(1, math.ceil(min_seconds / request("run", 1)[0]))
+        except VariantError as error:
+            found[variant] = {"error": str(error)}
+    for i in range(repeats):
+        say(f"{label}: round {i + 1} of {repeats}")
+        for variant, n in calls.items():
+            if "error" not in found[variant]:
+                try:
+                    seconds, processor_seconds = ask[variant]("run", n)
+                    found[variant]["seconds"].append(seconds / n)
+                    found[variant]["processor_seconds"].append(processor_seconds / n)
+                except VariantError as error:
+                    found[variant] = {"error": str(error)}
+    return {"variants": {v: _with_rates(facts) for v, facts in found.items()}, "ratios": ratios(found)}
+
+
+def _with_rates(facts: dict) -> dict:
+    if "error" in facts:
+        return facts
+    milliseconds = functools.partial(map, lambda s: 1e3 * s)
+    facts = {**facts, "milliseconds": summary(list(milliseconds(facts["seconds"])))}
+    for amount, rate in (("images", "images_per_second"), ("flops", "flops_per_second")):
+        if facts.get(amount):
+            facts[rate] = summary([facts[amount] / s for s in facts["seconds"]])
+    return facts
+
+
+def summary(values: list[float]) -> dict[str, float]:
+    """Returns the median and the extremes."""
+    return {"median": statistics.median(values), "min": min(values), "max": max(values)}
+
+
+def ratios(found: Mapping[str, Mapping]) -> dict[str, dict]:
+    """Returns, for each variant but the first, how many times faster the first is, round by round."""
+    first, *others = found
+    if "error" in found[first]:
+        return {}
+    return {
+        other: summary([b / a for a, b in zip(found[first]["seconds"], found[other]["seconds"], strict=True)])
+        for other in others
+        if "error" not in found[other]
+    }

@@ -1,0 +1,176 @@
+"""The runs that launch/accelerator makes: each a command, the minutes it takes, and what is kept of it."""
+
+import dataclasses
+import json
+import pathlib
+import shutil
+from collections.abc import Callable
+from typing import Any
+
+_CIFAR10_TRAIN = 50_000
+# Cost of an epoch of each part of the comparison, in epochs of the robust classifier's training. The steps'
+# floating-point operations are 1, 0.17, and 0.13, 0.24 and 0.30; the rest allows for smaller steps.
+_CLASSIFIER_EPOCHS = 1.0 + 0.3 + 2 * 0.2  # robust, standard, and for both an evaluation under attack
+_INVERTER_EPOCHS = 2 * (0.2 + 0.35 + 0.45)  # pixel, feature and gan loss, of two encoders
+_INVERTER_SHARE = 0.6  # inverter epochs for each epoch of the classifiers: 90 for 150, as published
+_CLASSIFIER_MOST = 150
+_FEWEST_EPOCHS = 3
+_FIXED_MINUTES = 6.0  # compilation, reading the data, last evaluations
+_ASSUMED_IMAGES_PER_SECOND = 4000.0  # of the robust step, where it has not been measured
+
+
+@dataclasses.dataclass(frozen=True)
+class Context:
+    """Where a run is made.
+
+    Attributes:
+      python: the interpreter that has JAX.
+      scratch: folder for what is not kept, such as checkpoints.
+      out: folder of the records.
+      minutes: what is left.
+      data_dir: where TFDS sets lie; empty for the default.
+      has_torch: whether PyTorch can be imported.
+      records: name of an earlier run -> its record.
+    """
+
+    python: str
+    scratch: pathlib.Path
+    out: pathlib.Path
+    minutes: float
+    data_dir: str
+    has_torch: bool
+    records: Callable[[str], dict | None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One run.
+
+    Attributes:
+      name: of its record, NAME.json.
+      minutes: how long it takes; for a run that fills the time it is given, the least that makes sense.
+      about: one line.
+      command: its command line.
+      collect: what is kept of it, plain JSON, also when it was cut short.
+    """
+
+    name: str
+    minutes: float
+    about: str
+    command: Callable[[Context], list[str]]
+    collect: Callable[[Context], dict[str, Any]]
+
+
+def _benchmark(name: str, minutes: float, about: str, *arguments: str, against: bool = False) -> Run:
+    def result(context: Context) -> pathlib.Path:
+        return context.scratch / f"{name}.json"
+
+    def command(context: Context) -> list[str]:
+        result(context).unlink(missing_ok=True)
+        others = ["--against", "torch", "torch_compile"] if against and context.has_torch else []
+        module = [context.python, "-m", "launch.benchmarks"]
+        return [*module, *arguments, *others, "--out", str(result(context))]
+
+    def collect(context: Context) -> dict[str, Any]:
+        return json.loads(result(context).read_text()) if result(context).exists() else {}
+
+    return Run(name, minutes, about, command, collect)
+
+
+def cifar10_epochs(minutes: float, images_per_second: float) -> int:
+    """Returns the epochs of the classifiers that fit, at least 1 and at most the published 150.
+
+    Args:
+      minutes: for the whole comparison.
+      images_per_second: of the robust classifier's training step.
+    """
+    epoch = _CIFAR10_TRAIN / images_per_second / 60
+    each = epoch * (_CLASSIFIER_EPOCHS + _INVERTER_SHARE * _INVERTER_EPOCHS)
+    return max(1, min(_CLASSIFIER_MOST, int((0.85 * minutes - _FIXED_MINUTES) / each)))
+
+
+def _measured_speed(context: Context) -> float:
+    try:
+        case = context.records("benchmark_bfloat16")["benchmarks"]["pgd_resnet18"]["pgd_resnet18"]
+        return case["variants"]["arinv"]["images_per_second"]["median"]
+    except (KeyError, TypeError):
+        return _ASSUMED_IMAGES_PER_SECOND
+
+
+def _cifar10_workdir(context: Context) -> pathlib.Path:
+    return context.scratch / "cifar10_resnet18"
+
+
+def _cifar10_command(context: Context) -> list[str]:
+    workdir = _cifar10_workdir(context)
+    plan = workdir / "epochs.json"
+    if plan.exists():  # a run that was cut goes on as it was planned
+        epochs = json.loads(plan.read_text())
+    else:
+        epochs = max(_FEWEST_EPOCHS, cifar10_epochs(context.minutes, _measured_speed(context)))
+        workdir.mkdir(parents=True, exist_ok=True)
+        plan.write_text(json.dumps(epochs))
+    options = {
+        "encoder": "resnet18",
+        "eps": "1.0",
+        "dtype": "bfloat16",
+        "epochs": epochs,
+        "inverter_epochs": max(1, round(_INVERTER_SHARE * epochs)),
+    }
+    if context.data_dir:
+        options["data_dir"] = context.data_dir
+    config = "configs/cifar10.py:" + ",".join(f"{name}={value}" for name, value in options.items())
+    # Both schedules are shrunk with the epochs: learning rates fall by 10 at each third.
+    extra = []
+    for stage, share in (("encoder", epochs), ("inverter", options["inverter_epochs"])):
+        extra += _step_schedule(stage, share / 3)
+    return [context.python, "-m", "arinv", f"--config={config}", *extra, f"--workdir={workdir}"]
+
+
+def _step_schedule(stage: str, every_epochs: float) -> list[str]:
+    if stage == "encoder":
+        fields = [f"{name}_encoder.optimizer" for name in ("standard", "robust")]
+    else:
+        stages = [f"{name}_{loss}_inverter" for name in ("standard", "robust") for loss in ("pixel", "feature", "gan")]
+        fields = [f"{stage}.optimizer.{part}" for stage in stages for part in ("generator", "discriminator")]
+    return [f"--config.stages.{field}.schedule.every_epochs={every_epochs:.6g}" for field in fields]
+
+
+def _cifar10_collect(context: Context) -> dict[str, Any]:
+    workdir = _cifar10_workdir(context)
+    kept: dict[str, Any] = {"stages": {}, "configs": {}}
+    for path in sorted(workdir.glob("*/results.json")):
+        if path.parent.name != "report":
+            kept["stages"][path.parent.name] = json.loads(path.read_text())
+    for path in sorted(workdir.glob("*/config.json")):
+        kept["configs"][path.parent.name] = json.loads(path.read_text())
+    report = workdir / "report" / "metrics.json"
+    if report.exists():
+        kept["metrics"] = json.loads(report.read_text())
+    pictures = context.out / "cifar10_resnet18"
+    for path in sorted([*workdir.glob("report/*.png"), *workdir.glob("report/table.md")]):
+        pictures.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, pictures / path.name)
+    return kept
+
+
+_BOTH = ("--only", "pgd_resnet18", "gan_alexnet", "--repeats", "7")
+
+RUNS = (
+    _benchmark(
+        "benchmark_float32", 5, "speed of the training steps in float32, against PyTorch where it is installed",
+        *_BOTH, "--dtype", "float32", against=True,
+    ),
+    _benchmark(
+        "benchmark_bfloat16", 5, "the same in bfloat16",
+        *_BOTH, "--dtype", "bfloat16", against=True,
+    ),
+    _benchmark(
+        "conv_rewrites", 6, "the rewritten convolutions and pools against the plain ones, for the platform's default",
+        "--only", "conv_rewrites", "--repeats", "5", "--batch", "128", "--dtype", "bfloat16",
+    ),
+    Run(
+        "cifar10_resnet18", 15, "standard and robust ResNet-18 on CIFAR-10, inverted with three losses; fills the time",
+        _cifar10_command, _cifar10_collect,
+    ),
+)  # fmt: skip
