@@ -1,11 +1,10 @@
 """Convolution and transposed convolution in the forms that XLA runs fast.
 
-Every function computes what its plain XLA form computes, from the same weights; on a CPU it is
-written so that XLA finds its fast kernels, forward and backward, inside `lax.fori_loop`, `lax.scan`
-and `lax.while_loop` too, where the plain image gradient of a convolution is several times slower
-than outside. On other platforms the plain forms are used. `set_rewrites` overrides the choice.
+Every function computes what its plain XLA form computes, from the same weights; on a CPU it is written so that XLA has
+fast kernels for it, forward and backward, inside loops too, where the plain gradients of a convolution are several times
+slower than outside. On other platforms the plain forms are used. `set_rewrites` overrides the choice.
 
-Layout: images and features [B, H, W, C], kernels [kh, kw, in, out]; any value range.
+Layout: features [B, H, W, C], kernels [kh, kw, in, out]; any value range.
 
 Source: the gradients of a convolution are those of Dumoulin & Visin 2016, sections 4.4 to 4.6; the
 rearrangement of a strided convolution's transpose is the sub-pixel convolution of Shi et al. 2016.
@@ -32,20 +31,24 @@ _override: bool | None = None
 def set_rewrites(value: bool | None) -> None:
     """Chooses between the rewritten and the plain forms, for tests and benchmarks.
 
-    The choice is made while a function is traced: what `jax.jit` has compiled stays as it is.
+    The choice is made while a function is traced, so what JAX has traced before is forgotten.
 
     Args:
       value: True for the rewritten forms, False for the plain ones, None to choose by platform.
     """
     global _override
+    if value is not _override:
+        jax.clear_caches()  # traced loop bodies would keep the other form
     _override = value
 
 
 def use_rewrites() -> bool:
-    """Returns whether the rewritten forms are chosen now."""
-    if _override is not None:
-        return _override
-    return jax.default_backend() == "cpu"
+    """Tells which forms are chosen.
+
+    Returns:
+      True for the rewritten forms, False for the plain ones.
+    """
+    return jax.default_backend() == "cpu" if _override is None else _override
 
 
 class _Geometry(NamedTuple):

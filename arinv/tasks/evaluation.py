@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from arinv import data, metrics
+from arinv import data, metrics, parallel
 from arinv.errors import UserError
 from arinv.ops.images import image_grid, to_float
 from arinv.tasks import networks, setting
@@ -105,6 +105,7 @@ def _make_pass(config: ConfigDict, batches: Iterable, mesh: jax.sharding.Mesh):
 
     def run_pass(title, eval_step, variables):
         jitted = jax.jit(eval_step)
+        variables = jax.device_put(variables, parallel.replicated(mesh))
         return collect(
             lambda batch, key: jitted(variables, batch, key),
             batches,
