@@ -144,17 +144,16 @@ def experiment(stages: dict[str, ConfigDict]) -> ConfigDict:
     return config
 
 
-def shorten(config: ConfigDict, *, num_steps: int = 2, num_examples: int = 64, batch_size: int = 16) -> ConfigDict:
-    """Makes a smoke run of a task: a few steps on a few examples, to see that everything fits."""
+def shorten(config: ConfigDict) -> ConfigDict:
+    """Makes a smoke run of a task: two steps on a few examples, to see that everything fits."""
     if config.task == "report":
         return config
-    config.data.num_train = num_examples
-    config.data.num_test = num_examples // 2
-    config.batch_size = batch_size
+    config.data.num_train, config.data.num_test = 16, 8
+    config.batch_size = 8
     config.log.every_steps = 1
     config.log.num_pictures = 4
     if "num_steps" in config:
-        config.num_steps = num_steps
+        config.num_steps = 2
     for name in ("attack", "test_attack"):
         if name in config:
             config[name].num_steps = 2

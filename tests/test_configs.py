@@ -2,6 +2,10 @@
 
 import importlib
 import json
+import os
+import pathlib
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -11,6 +15,7 @@ from PIL import Image
 from arinv import main
 from configs import arguments, recipes
 
+ROOT = pathlib.Path(__file__).parents[1]
 CONFIGS = ("classifier", "inverter", "evaluate", "quickstart", "cifar10")
 
 
@@ -136,8 +141,12 @@ def test_smoke_evaluate(quickstart, tmp_path):
     assert "psnr" in json.loads((tmp_path / "b" / "results.json").read_text())
 
 
-def test_smoke_inverter_with_another_encoder(tmp_path):
-    smoke("inverter", "encoder=resnet18,eps=0.5", tmp_path)
+def test_smoke_inverter_with_another_encoder_by_the_command(tmp_path):
+    config = f"--config={ROOT}/configs/inverter.py:encoder=resnet18,eps=0.5,smoke=True"
+    environment = {**os.environ, "XLA_FLAGS": "--xla_backend_optimization_level=0"}
+    command = [sys.executable, "-m", "arinv", config, f"--workdir={tmp_path}"]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
     assert (tmp_path / "evaluation" / "reconstructions.png").exists()
 
 

@@ -41,7 +41,7 @@ def run(config, workdir):
         ("", {"optimizer.schedule.name": "steps"}, "step"),
         ("", {"optimizer.schedule.learning_rate": 0.0}, "positive"),
         ("", {"num_steps": 0, "num_epochs": 0.0}, "no step"),
-        ("", {"data.num_train": 8}, "batch_size=16"),
+        ("", {"data.num_train": 4}, "batch_size=8"),
         ("dataset=folder:/nowhere/images", {}, "/nowhere/images"),
     ],
 )

@@ -1,8 +1,8 @@
 """Convolution and transposed convolution in the forms that XLA runs fast.
 
 Every function computes what its plain XLA form computes, from the same weights; on a CPU it is written so that XLA has
-fast kernels for it, forward and backward, inside loops too, where the plain gradients of a convolution are several times
-slower than outside. On other platforms the plain forms are used. `set_rewrites` overrides the choice.
+fast kernels for it, forward and backward, inside loops too, where the plain gradients are several times slower than
+outside. On other platforms the plain forms are used. `set_rewrites` overrides the choice.
 
 Layout: features [B, H, W, C], kernels [kh, kw, in, out]; any value range.
 
