@@ -65,7 +65,7 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> None:
         _TASKS[stage.task].validate(stage)
     for i, (folder, stage) in enumerate(stages.items(), start=1):
         complete = workdirs.is_complete(folder)
-        if jax.process_index() == 0:
+        if jax.process_index() == 0 and (complete or len(stages) > 1):
             state = "is complete" if complete else stage.task
             print(f"[{i}/{len(stages)}] {folder.name}: {state}", file=sys.stderr, flush=True)
         if not complete:

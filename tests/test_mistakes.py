@@ -129,6 +129,8 @@ def command(*arguments, cwd=ROOT):
         (["--config={root}/configs/nothing.py", "--workdir={tmp}/x"], "nothing.py"),
         (["--config={root}/configs/quickstart.py"], "--workdir"),
         (["--config={root}/configs/classifier.py:encoder=vgg11", "--workdir={tmp}/x"], "unknown encoder 'vgg11'"),
+        (["--config={root}/configs/evaluate.py:checkpoint={tmp}/none", "--workdir={tmp}/x"], "no checkpoint in"),
+        (["--config={root}/configs/classifier.py:dataset=folder:{tmp}/none", "--workdir={tmp}/x"], "none"),
     ],
 )
 def test_the_command_ends_in_one_line(arguments, shown, tmp_path):
