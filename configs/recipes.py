@@ -11,7 +11,12 @@ from ml_collections import ConfigDict
 _ENCODERS = {
     "alexnet": {"layer": "conv5", "image_size": 224},
     "alexnet_small": {"layer": "conv5", "image_size": 32},
+    "caffenet": {"layer": "conv5", "image_size": 224},
     "resnet18": {"layer": "block4", "image_size": 32},
+    "vgg16": {"layer": "conv5_1", "image_size": 224},
+    "vgg16_bn": {"layer": "conv5_1", "image_size": 224},
+    "vgg19": {"layer": "conv5_1", "image_size": 224},
+    "wrn28_10": {"layer": "block3", "image_size": 32},
 }
 
 _SPLITS = {

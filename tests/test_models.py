@@ -30,11 +30,27 @@ def features_of(encoder, size):
 
 
 @pytest.mark.parametrize(
-    ("name", "size", "classes", "expected"), [("alexnet", 224, 1000, 61_100_840), ("resnet18", 32, 10, 11_173_962)]
+    ("name", "size", "classes", "expected"),
+    [
+        ("alexnet", 224, 1000, 61_100_840),
+        ("caffenet", 227, 1000, 60_965_224),
+        ("resnet18", 32, 10, 11_173_962),
+        ("vgg16", 224, 1000, 138_357_544),
+        ("vgg16_bn", 64, 143, 14_796_495),
+        ("vgg19", 224, 1000, 143_667_240),
+        ("wrn28_10", 32, 10, 36_479_194),
+    ],
 )
 def test_encoder_parameter_counts(name, size, classes, expected):
     encoder = models.build(name, num_classes=classes)
     assert count(abstract(encoder, images_of(size))) == expected
+
+
+def test_vgg16_parameters_up_to_conv5_1():
+    """Counts the convolutions of the part that is inverted."""
+    params = abstract(models.build("vgg16"), images_of(224))["params"]
+    before = [params[name] for name in params if name.startswith("conv") and name <= "conv5_1"]
+    assert len(before) == 11 and count({"params": before}) == 9_995_072
 
 
 @pytest.mark.parametrize(
@@ -46,6 +62,9 @@ def test_encoder_parameter_counts(name, size, classes, expected):
         ("alexnet", "conv2", "default", 1_320_442),
         ("alexnet", "conv1", "default", 209_578),
         ("resnet18", "block4", "default", 5_890_499),
+        ("vgg16", "conv5_1", "default", 12_446_147),
+        ("vgg16_bn", "conv5_1", "default", 12_446_147),
+        ("wrn28_10", "block3", "default", 8_961_107),
     ],
 )
 def test_generator_parameter_counts(encoder, layer, variant, expected):
@@ -60,14 +79,24 @@ def test_discriminator_parameter_count():
     assert count(variables) == 11_372_353
 
 
-ENCODERS = {"alexnet": 64, "alexnet_small": 32, "resnet18": 32}
+# name -> image size and options at which the contract is checked: small, but every layer is there
+ENCODERS = {
+    "alexnet": (64, {"dense_width": 32, "head_side": 1}),
+    "alexnet_small": (32, {"width": 8}),
+    "caffenet": (64, {"dense_width": 32}),
+    "resnet18": (32, {}),
+    "vgg16": (32, {"width": 8, "dense_width": 16}),
+    "vgg16_bn": (32, {"width": 8}),
+    "vgg19": (32, {"width": 8, "dense_width": 16}),
+    "wrn28_10": (16, {"depth": 10, "width": 1}),
+}
 
 
 @pytest.mark.parametrize("name", sorted(models.ENCODERS))
 def test_encoder_contract(name):
     """Shapes as the specs say, finite gradients, no second compilation, evaluation rows independent."""
-    size = ENCODERS[name]
-    encoder = models.build(name, num_classes=7)
+    size, options = ENCODERS[name]
+    encoder = models.build(name, num_classes=7, **options)
     variables = encoder.init(KEY, jnp.zeros((1, size, size, 3)))
     images = jax.random.uniform(KEY, (2, size, size, 3))
 
@@ -97,12 +126,26 @@ def test_encoder_contract(name):
 
 @pytest.mark.parametrize("name", sorted(models.ENCODERS))
 def test_every_layer_has_a_generator_that_returns_the_image_size(name):
-    size = ENCODERS[name]
-    features = features_of(models.build(name), size)
+    size, options = ENCODERS[name]
+    features = features_of(models.build(name, **options), size)
     for layer, feature in features.items():
-        generator = models.build_generator(name, layer, image_size=size)
+        generator = models.build_generator(name, layer, image_size=size, encoder_options=options)
         out = jax.eval_shape(lambda x, g=generator: g.init_with_output(KEY, x)[0], feature)
         assert out.shape == (2, size, size, 3) and out.dtype == jnp.float32, layer
+
+
+def test_alexnet_has_the_same_parameters_at_every_image_size():
+    encoder = models.build("alexnet")
+    sizes = [jax.tree.map(lambda x: x.shape, abstract(encoder, images_of(size))) for size in (64, 224, 448)]
+    assert sizes[0] == sizes[1] == sizes[2]
+
+
+def test_caffenet_features_have_one_size_at_224_and_at_227():
+    encoder = models.build("caffenet")
+    small, published = ({k: v.shape for k, v in features_of(encoder, size).items()} for size in (224, 227))
+    assert small == published
+    assert published["conv1"] == (2, 27, 27, 96) and published["conv2"] == (2, 13, 13, 256)
+    assert published["conv5"] == (2, 6, 6, 256)
 
 
 @pytest.mark.parametrize("scale", [1, 2, 3])
@@ -164,6 +207,8 @@ def test_normalization_is_inside_the_encoder():
     [
         (lambda: models.build("resnet19"), "resnet18"),
         (lambda: models.build("alexnet", depth=3), "num_classes"),
+        (lambda: models.build("vgg16", head="fc").init(KEY, jnp.zeros((1, 32, 32, 3))), "pooled"),
+        (lambda: models.build("wrn28_10", depth=27).init(KEY, jnp.zeros((1, 32, 32, 3))), "28"),
         (lambda: models.build_generator("alexnet", "conv6"), "conv5"),
         (lambda: models.build_generator("alexnet", "conv5", variant="table"), "table_a4"),
         (lambda: models.build_discriminator(image_size=16), "24"),

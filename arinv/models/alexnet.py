@@ -1,7 +1,8 @@
 """AlexNet, single tower, as in torchvision, and a smaller network of the same shape for 32 to 64 px.
 
 Images NHWC in [0, 1] -> (logits, named features). A feature is the last thing its layer does: "conv1",
-"conv2" and "conv5" are taken after ReLU and max-pooling, the others after ReLU.
+"conv2" and "conv5" are taken after ReLU and max-pooling, the others after ReLU; AlexNet's "relu1", "relu2" and
+"relu5" are those three before the pooling.
 
 Source: Krizhevsky 2014 (one weird trick); Rojas-Gomez et al. 2022, section A3.1.
 """
@@ -35,10 +36,10 @@ def _conv(features: int, size: int, *, strides: int = 1, padding: int, dtype, na
     )
 
 
-def _classify(features: dict, widths: tuple[int, int], num_classes: int, dropout: float, dtype, train: bool):
-    """Adds fc6, fc7 and fc8 behind conv5. Must be called inside a compact method."""
+def _classify(x: Array, features: dict, widths: tuple[int, int], num_classes: int, dropout: float, dtype, train: bool):
+    """Adds fc6, fc7 and fc8 behind x [B, h, w, c]. Must be called inside a compact method."""
     dense = functools.partial(nn.Dense, kernel_init=_he_normal, dtype=dtype)
-    x = features["conv5"].reshape(features["conv5"].shape[0], -1)
+    x = x.reshape(x.shape[0], -1)
     for name, width in zip(("fc6", "fc7"), widths, strict=True):
         x = nn.Dropout(dropout, deterministic=not train)(x)
         x = features[name] = nn.relu(dense(width, name=name)(x))
@@ -55,12 +56,17 @@ class AlexNet(nn.Module):
       num_classes: length of the logits.
       normalization: name of the pixel normalisation.
       dropout: rate before fc6 and fc7, in training.
+      dense_width: length of fc6 and fc7.
+      head_side: side that conv5 is averaged (or repeated) to before fc6, so that weights fit every image size;
+        1 saves 36 million parameters where images are small.
       dtype: of the computation; parameters and logits stay float32.
     """
 
     num_classes: int = 1000
     normalization: str = "imagenet"
     dropout: float = 0.5
+    dense_width: int = 4096
+    head_side: int = 6
     dtype: jax.typing.DTypeLike = jnp.float32
 
     image_size = 224  # what it was made for; any multiple of 32 from 64 up works
@@ -71,15 +77,16 @@ class AlexNet(nn.Module):
         conv = functools.partial(_conv, dtype=self.dtype)
         features = {}
         x = normalize(images, self.normalization, self.dtype)
-        x = nn.relu(conv(64, 11, strides=4, padding=2, name="conv1")(x))
+        x = features["relu1"] = nn.relu(conv(64, 11, strides=4, padding=2, name="conv1")(x))
         x = features["conv1"] = pooling.max_pool(x, 3, 2)
-        x = nn.relu(conv(192, 5, padding=2, name="conv2")(x))
+        x = features["relu2"] = nn.relu(conv(192, 5, padding=2, name="conv2")(x))
         x = features["conv2"] = pooling.max_pool(x, 3, 2)
         x = features["conv3"] = nn.relu(conv(384, 3, padding=1, name="conv3")(x))
         x = features["conv4"] = nn.relu(conv(256, 3, padding=1, name="conv4")(x))
-        x = nn.relu(conv(256, 3, padding=1, name="conv5")(x))
-        features["conv5"] = pooling.max_pool(x, 3, 2)
-        return _classify(features, (4096, 4096), self.num_classes, self.dropout, self.dtype, train)
+        x = features["relu5"] = nn.relu(conv(256, 3, padding=1, name="conv5")(x))
+        x = features["conv5"] = pooling.max_pool(x, 3, 2)
+        x, width = pooling.adaptive_avg_pool(x, self.head_side), self.dense_width
+        return _classify(x, features, (width, width), self.num_classes, self.dropout, self.dtype, train)
 
     def feature_specs(self) -> dict[str, FeatureSpec]:
         """Returns the place of every named feature (the stem skips 1/1 and 1/2: half its width there)."""
@@ -87,10 +94,13 @@ class AlexNet(nn.Module):
         middle = (*stem, Stage(8, 192))
         conv5 = (*middle, Stage(16, 256), Stage(32, 256))
         specs = {
+            "relu1": FeatureSpec(stem, offset=1),
             "conv1": FeatureSpec((*stem, Stage(8, 64)), offset=1),
+            "relu2": FeatureSpec(middle, offset=1),
             "conv2": FeatureSpec((*middle, Stage(16, 192)), offset=1),
             "conv3": FeatureSpec((*middle, Stage(16, 384)), offset=1),
             "conv4": FeatureSpec((*middle, Stage(16, 256)), offset=1),
+            "relu5": FeatureSpec((*middle, Stage(16, 256)), offset=1),
             "conv5": FeatureSpec(conv5, offset=1),
         }
         vector = FeatureSpec(conv5, offset=1, is_vector=True)
@@ -131,7 +141,9 @@ class AlexNetSmall(nn.Module):
         x = features["conv4"] = nn.relu(conv(4 * w, 3, padding=1, name="conv4")(x))
         x = nn.relu(conv(4 * w, 3, padding=1, name="conv5")(x))
         features["conv5"] = pooling.max_pool(x, 2, 2)
-        return _classify(features, (16 * w, 16 * w), self.num_classes, self.dropout, self.dtype, train)
+        return _classify(
+            features["conv5"], features, (16 * w, 16 * w), self.num_classes, self.dropout, self.dtype, train
+        )
 
     def feature_specs(self) -> dict[str, FeatureSpec]:
         """Returns the place of every named feature."""

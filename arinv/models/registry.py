@@ -1,7 +1,7 @@
 """Encoders by name, and the generators and discriminators that fit them."""
 
 import dataclasses
-from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -9,15 +9,34 @@ import jax.numpy as jnp
 
 from arinv.errors import UserError, unknown
 from arinv.models.alexnet import AlexNet, AlexNetSmall
+from arinv.models.caffenet import CaffeNet
 from arinv.models.discriminator import Discriminator, stem_stride
 from arinv.models.features import FeatureSpec
 from arinv.models.generator import PAPER_PLANS, Generator, mirror_plan
 from arinv.models.resnet import ResNet
+from arinv.models.vgg import VGG
+from arinv.models.wide_resnet import WideResNet
 
-ENCODERS: dict[str, Callable[..., nn.Module]] = {
-    "alexnet": AlexNet,
-    "alexnet_small": AlexNetSmall,
-    "resnet18": ResNet,
+
+class Architecture(NamedTuple):
+    """A module class and the options that make a named encoder of it."""
+
+    module: type[nn.Module]
+    options: dict[str, Any]
+
+
+# "vgg16_bn" is Adv-BNN's, for ImageNet-143; torchvision's has head="dense" and normalization="imagenet".
+_ADV_BNN = {"batch_norm": True, "head": "pooled", "normalization": "none", "num_classes": 143}
+
+ENCODERS: dict[str, Architecture] = {
+    "alexnet": Architecture(AlexNet, {}),
+    "alexnet_small": Architecture(AlexNetSmall, {}),
+    "caffenet": Architecture(CaffeNet, {}),
+    "resnet18": Architecture(ResNet, {}),
+    "vgg16": Architecture(VGG, {}),
+    "vgg16_bn": Architecture(VGG, _ADV_BNN),
+    "vgg19": Architecture(VGG, {"depths": (2, 2, 4, 4, 4)}),
+    "wrn28_10": Architecture(WideResNet, {}),
 }
 
 
@@ -40,11 +59,12 @@ def build(name: str, *, num_classes: int | None = None, **options) -> nn.Module:
         raise unknown("encoder", name, ENCODERS)
     if num_classes is not None:
         options["num_classes"] = num_classes
-    allowed = {f.name for f in dataclasses.fields(ENCODERS[name])} - {"parent", "name"}
+    module, defaults = ENCODERS[name]
+    allowed = {f.name for f in dataclasses.fields(module)} - {"parent", "name"}
     for option in options:
         if option not in allowed:
             raise unknown(f"option of encoder {name!r}", option, allowed)
-    return ENCODERS[name](**options)
+    return module(**{**defaults, **options})
 
 
 def feature_spec(encoder: str, layer: str, **options) -> FeatureSpec:

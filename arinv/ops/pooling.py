@@ -55,6 +55,35 @@ def avg_pool(inputs: Array, window: int, stride: int) -> Array:
     return _reduce_window(inputs, 0.0, lax.add, window, stride) / window**2
 
 
+def adaptive_avg_pool(inputs: Array, side: int) -> Array:
+    """Returns side x side means over windows that cover the input evenly, overlapping where they must.
+
+    Window i spans the rows floor(i H / side) to ceil((i + 1) H / side), columns likewise, as in PyTorch: inputs of
+    that size come back as they are, smaller ones are repeated.
+
+    Args:
+      inputs: floating point [B, H, W, C].
+      side: rows and columns of the result.
+
+    Returns:
+      [B, side, side, C], of the dtype of `inputs`.
+    """
+    height, width = inputs.shape[1:3]
+    if (height, width) == (side, side):
+        return inputs
+    rows, columns = (jnp.asarray(_adaptive_windows(size, side), inputs.dtype) for size in (height, width))
+    return jnp.einsum("ih,jw,bhwc->bijc", rows, columns, inputs)
+
+
+def _adaptive_windows(size: int, side: int) -> np.ndarray:
+    """Returns [side, size], in each row the weights of one mean."""
+    weights = np.zeros((side, size), np.float32)
+    for i in range(side):
+        first, stop = i * size // side, -((i + 1) * size // -side)
+        weights[i, first:stop] = 1 / (stop - first)
+    return weights
+
+
 def upsample_nearest(inputs: Array, factor: int = 2) -> Array:
     """Returns every pixel repeated `factor` times along both axes.
 

@@ -1,0 +1,110 @@
+"""Wide residual networks for 32 px images, pre-activation, as in the code of TRADES and GAIRAT.
+
+Images NHWC in [0, 1] -> (logits, {"block1": ..., "block3": ...}). A feature is the sum that leaves its group of
+blocks: raw, signed, before the batch normalisation and ReLU of what follows.
+
+Source: Zagoruyko & Komodakis 2016, Table 1; Rojas-Gomez et al. 2022, section 4.1, invert block3, 8x8x640.
+"""
+
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from arinv.errors import UserError
+from arinv.models.features import FeatureSpec, Stage
+from arinv.models.normalization import normalize
+from arinv.ops import conv as conv_ops
+from arinv.types import Array
+
+_STEM = 16
+
+
+def _conv(width: int, size: int, *, stride: int = 1, dtype, name: str) -> nn.Conv:
+    return nn.Conv(
+        width,
+        (size, size),
+        strides=stride,
+        padding=size // 2,
+        use_bias=False,
+        kernel_init=nn.initializers.variance_scaling(2.0, "fan_out", "normal"),
+        dtype=dtype,
+        conv_general_dilated=conv_ops.conv_general_dilated,
+        name=name,
+    )
+
+
+def _norm(train: bool, dtype, name: str) -> nn.BatchNorm:
+    return nn.BatchNorm(use_running_average=not train, momentum=0.9, epsilon=1e-5, dtype=dtype, name=name)
+
+
+class PreActivationBlock(nn.Module):
+    """BN, ReLU and a 3x3 convolution, twice; the shortcut is a 1x1 convolution where channels change."""
+
+    width: int
+    stride: int
+    dtype: jax.typing.DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array, *, train: bool) -> Array:
+        """Returns the block's sum."""
+        conv = functools.partial(_conv, dtype=self.dtype)
+        y = nn.relu(_norm(train, self.dtype, "bn1")(x))
+        if x.shape[-1] != self.width:
+            x = conv(self.width, 1, stride=self.stride, name="shortcut_conv")(y)
+        y = conv(self.width, 3, stride=self.stride, name="conv1")(y)
+        y = nn.relu(_norm(train, self.dtype, "bn2")(y))
+        return x + conv(self.width, 3, name="conv2")(y)
+
+
+class WideResNet(nn.Module):
+    """Wide ResNet; with the defaults WRN-28-10, 36,479,194 parameters for 10 classes.
+
+    Attributes:
+      num_classes: length of the logits.
+      depth: 6 n + 4 for n blocks in each of the three groups.
+      width: factor on the channels of the groups, 16, 32 and 64.
+      normalization: name of the pixel normalisation.
+      dtype: of the computation; parameters, statistics and logits stay float32.
+    """
+
+    num_classes: int = 10
+    depth: int = 28
+    width: int = 10
+    normalization: str = "none"
+    dtype: jax.typing.DTypeLike = jnp.float32
+
+    image_size = 32  # any multiple of 4 works
+
+    @nn.compact
+    def __call__(self, images: Array, *, train: bool = False) -> tuple[Array, dict[str, Array]]:
+        """Returns logits [B, K] and the features block1..block3 of images [B, H, W, 3] in [0, 1].
+
+        Raises:
+          UserError: a depth that is not 6 n + 4.
+        """
+        blocks, rest = divmod(self.depth - 4, 6)
+        if rest or blocks < 1:
+            raise UserError(f"depth {self.depth} of a wide ResNet must be 6 n + 4, such as 10, 16, 22 or 28")
+        features = {}
+        x = normalize(images, self.normalization, self.dtype)
+        x = _conv(_STEM, 3, dtype=self.dtype, name="conv1")(x)
+        for group, width in enumerate(self._widths(), start=1):
+            for i in range(blocks):
+                stride = 2 if group > 1 and i == 0 else 1
+                x = PreActivationBlock(width, stride, self.dtype, name=f"block{group}_{i}")(x, train=train)
+            features[f"block{group}"] = x
+        x = nn.relu(_norm(train, self.dtype, "bn")(x))
+        pooled = jnp.mean(x.astype(jnp.float32), axis=(1, 2))
+        logits = nn.Dense(self.num_classes, dtype=self.dtype, name="fc")(pooled.astype(self.dtype))
+        return logits.astype(jnp.float32), features
+
+    def _widths(self) -> tuple[int, ...]:
+        return tuple(factor * _STEM * self.width for factor in (1, 2, 4))
+
+    def feature_specs(self) -> dict[str, FeatureSpec]:
+        """Returns the place of every named feature (the stem and block1 share the full resolution)."""
+        groups = tuple(Stage(2**i, width) for i, width in enumerate(self._widths()))
+        stages = (Stage(1, _STEM), *groups)
+        return {f"block{i}": FeatureSpec(stages[: i + 1]) for i in range(1, 4)}

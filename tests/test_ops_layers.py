@@ -1,0 +1,32 @@
+"""Adaptive pooling and local response normalisation against their definitions in NumPy."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from arinv.ops.local_response import local_response_normalization
+from arinv.ops.pooling import adaptive_avg_pool
+
+
+@pytest.mark.parametrize(("height", "width", "side"), [(7, 7, 7), (2, 3, 7), (13, 9, 6), (14, 14, 7)])
+def test_adaptive_average_pool(key, height, width, side):
+    x = np.asarray(jax.random.normal(key, (2, height, width, 3)))
+    expected = np.empty((2, side, side, 3), np.float32)
+    for i in range(side):
+        for j in range(side):
+            rows = slice(int(np.floor(i * height / side)), int(np.ceil((i + 1) * height / side)))
+            columns = slice(int(np.floor(j * width / side)), int(np.ceil((j + 1) * width / side)))
+            expected[:, i, j] = x[:, rows, columns].mean((1, 2))
+    np.testing.assert_allclose(adaptive_avg_pool(jnp.asarray(x), side), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_local_response_normalization(key):
+    x = np.asarray(30 * jax.random.normal(key, (2, 3, 3, 8)))
+    expected = np.empty_like(x)
+    for c in range(8):
+        neighbours = x[..., max(0, c - 2) : c + 3]
+        expected[..., c] = x[..., c] / (1 + 1e-4 / 5 * np.square(neighbours).sum(-1)) ** 0.75
+    got = local_response_normalization(jnp.asarray(x))
+    np.testing.assert_allclose(got, expected, rtol=1e-5)
+    assert np.abs(got - x).max() > 0.1  # strong enough inputs for the test to see it
