@@ -1,0 +1,162 @@
+"""What the layers of our networks are called in PyTorch's checkpoints, as data.
+
+Each network has a row of layers. A layer knows its path in our variables, the names it has in PyTorch (the first is
+written, all are read), and how its weights are laid out there. A network that is added gets a function here.
+
+Encoders are named as in torchvision, and also read as MadryLab's robustness library names them (AlexNet's last layer
+is "last_layer", a ResNet has "shortcut" and "linear"); wide ResNets as in TRADES, GAIRAT and RobustBench; VGG-16 with
+a pooled head as in Adv-BNN; generators and the discriminator as in the released code of Rojas-Gomez et al. 2022. An
+encoder that none of them has (CaffeNet, AlexNetSmall) keeps our names: conv1.weight, ..., fc8.bias.
+
+Source: the state_dict of each of these.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from arinv.errors import UserError
+from arinv.models.generator import Plan
+
+
+class Layer(NamedTuple):
+    """A layer with weights.
+
+    Attributes:
+      path: in our variables, below the collection, parts joined by "/".
+      names: in PyTorch, without ".weight".
+      transposed: whether it is a transposed convolution.
+      channels: of the map that a dense layer reads flattened, which PyTorch does channel by channel and we pixel by
+        pixel; 0 for any other layer.
+    """
+
+    path: str
+    names: tuple[str, ...]
+    transposed: bool = False
+    channels: int = 0
+
+
+Layers = tuple[Layer, ...]
+
+
+def _alexnet(module: Any) -> Layers:
+    places = {"conv1": 0, "conv2": 3, "conv3": 6, "conv4": 8, "conv5": 10}
+    return (
+        *(Layer(path, (f"features.{i}",)) for path, i in places.items()),
+        Layer("fc6", ("classifier.1",), channels=256),
+        Layer("fc7", ("classifier.4",)),
+        Layer("fc8", ("classifier.6", "last_layer")),
+    )
+
+
+def _vgg(module: Any) -> Layers:
+    layers, i = [], 0
+    for stage, depth in enumerate(module.depths, start=1):
+        for place in range(1, depth + 1):
+            layers.append(Layer(f"conv{stage}_{place}", (f"features.{i}",)))
+            if module.batch_norm:
+                layers.append(Layer(f"bn{stage}_{place}", (f"features.{i + 1}",)))
+            i += 3 if module.batch_norm else 2  # with its ReLU
+        i += 1  # the pooling
+    if module.head == "pooled":
+        return (*layers, Layer("fc", ("classifier",)))
+    dense = {"fc6": 0, "fc7": 3, "fc8": 6}
+    channels = {"fc6": 8 * module.width}
+    return (*layers, *(Layer(p, (f"classifier.{i}",), channels=channels.get(p, 0)) for p, i in dense.items()))
+
+
+def _resnet(module: Any) -> Layers:
+    layers = [Layer("conv1", ("conv1",)), Layer("bn1", ("bn1",))]
+    for stage, depth in enumerate(module.depths, start=1):
+        for i in range(depth):
+            block, name = f"block{stage}_{i}", f"layer{stage}.{i}"
+            layers += [Layer(f"{block}/{part}", (f"{name}.{part}",)) for part in ("conv1", "bn1", "conv2", "bn2")]
+            for place, part in enumerate(("shortcut_conv", "shortcut_bn")):
+                layers.append(Layer(f"{block}/{part}", (f"{name}.downsample.{place}", f"{name}.shortcut.{place}")))
+    return (*layers, Layer("fc", ("fc", "linear")))
+
+
+def _wide_resnet(module: Any) -> Layers:
+    layers = [Layer("conv1", ("conv1",))]
+    parts = {part: part for part in ("bn1", "conv1", "bn2", "conv2")} | {"shortcut_conv": "convShortcut"}
+    for group in (1, 2, 3):
+        for i in range((module.depth - 4) // 6):
+            layers += [Layer(f"block{group}_{i}/{p}", (f"block{group}.layer.{i}.{n}",)) for p, n in parts.items()]
+    return (*layers, Layer("bn", ("bn1",)), Layer("fc", ("fc",)))
+
+
+def _plain(channels: Callable[[Any], int]) -> Callable[[Any], Layers]:
+    def layers(module: Any) -> Layers:
+        convolutions = (Layer(f"conv{i}", (f"conv{i}",)) for i in range(1, 6))
+        fc6 = Layer("fc6", ("fc6",), channels=channels(module))
+        return (*convolutions, fc6, Layer("fc7", ("fc7",)), Layer("fc8", ("fc8",)))
+
+    return layers
+
+
+_ENCODERS: dict[str, Callable[[Any], Layers]] = {
+    "alexnet": _alexnet,
+    "alexnet_small": _plain(lambda module: 4 * module.width),
+    "caffenet": _plain(lambda module: 256),
+    "resnet18": _resnet,
+    "vgg16": _vgg,
+    "vgg16_bn": _vgg,
+    "vgg19": _vgg,
+    "wrn28_10": _wide_resnet,
+}
+
+# Parts of a checkpoint that no encoder of ours reads: the count of batches that PyTorch keeps, and a group of blocks
+# that the wide ResNets of TRADES and RobustBench own but never apply.
+UNREAD_ENDINGS = ("num_batches_tracked",)
+UNREAD_STARTS = ("sub_block1.",)
+# Other networks that lie beside the one that is read: a second copy of it, in robustness' attacker, among them.
+NEIGHBOURS = ("attacker", "classifier", "generator", "comparator", "discriminator")
+# Where the pixel normalisation stands, by the last part of the name.
+MEANS, DEVIATIONS = ("new_mean", "mean", "mu"), ("new_std", "std", "sigma")
+# Entries of a file that hold weights, the usual first.
+ENTRIES = ("model", "state_dict", "model_state_dict", "net", "last")
+
+
+def encoder_layers(name: str, module: Any) -> Layers:
+    """Returns the layers of an encoder; the last one gives the logits.
+
+    Raises:
+      UserError: an encoder that has no names yet.
+    """
+    if name not in _ENCODERS:
+        raise UserError(f"encoder {name!r} has no names in PyTorch; known: {', '.join(_ENCODERS)}")
+    return _ENCODERS[name](module)
+
+
+def generator_layers(plan: Plan) -> Layers:
+    """Returns the layers of the generator of a plan, a torch.nn.Sequential called "gen".
+
+    Raises:
+      UserError: a generator that begins with a dense layer: the released code has another one.
+    """
+    layers, i = [], 0
+    for step, (kind, _, _) in enumerate(plan):
+        if kind == "dense":
+            raise UserError("generators of the features behind a dense layer have no counterpart in PyTorch")
+        if kind == "nearest":
+            i += 1
+            continue
+        layers.append(Layer(f"{kind}{step}", (f"gen.{i}",), transposed=kind == "up"))
+        layers.append(Layer(f"bn{step}", (f"gen.{i + 1}",)))
+        i += 3  # with its ReLU
+    return (*layers, Layer("rgb", (f"gen.{i}",)))
+
+
+def discriminator_layers(channels: int) -> Layers:
+    """Returns the layers of the discriminator.
+
+    Args:
+      channels: of the features it is given, 0 where they are a vector.
+    """
+    convolutions = (Layer(f"conv{i}", (f"features.{3 * i}",)) for i in range(5))
+    return (
+        *convolutions,
+        Layer("features0", ("classifier01.0",), channels=channels),
+        Layer("features1", ("classifier01.2",)),
+        Layer("joint0", ("classifier02.1",)),
+        Layer("joint1", ("classifier02.4",)),
+    )

@@ -1,0 +1,114 @@
+"""Whitening and colouring against float64 NumPy, its moments, both methods, regions."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from arinv.errors import UserError
+from arinv.ops.wct import METHODS, wct
+
+transform = jax.jit(wct, static_argnames=("variant", "method", "num_labels"))
+
+
+def features(seed, side, channels, batch=2):
+    """Rectified and correlated, as an encoder's are."""
+    rng = np.random.default_rng(seed)
+    mixing = rng.normal(size=(channels, channels)) / np.sqrt(channels)
+    x = rng.normal(size=(batch, side, side, channels)) @ mixing + 0.3
+    return np.maximum(2 * x, 0).astype(np.float32)
+
+
+def reference(content, style, variant):
+    """One image at a time in float64, written from the formulas."""
+    result = []
+    for c, s in zip(content.astype(np.float64), style.astype(np.float64), strict=True):
+        rows, others = c.reshape(-1, c.shape[-1]), s.reshape(-1, s.shape[-1])
+        centred, style_centred = rows - rows.mean(0), others - others.mean(0)
+        covariance = centred.T @ centred / (len(rows) - 1)
+        style_covariance = style_centred.T @ style_centred / (len(others) - 1)
+        if variant in ("official", "ct"):
+            covariance += np.eye(len(covariance))
+        if variant == "official":
+            style_covariance += np.eye(len(covariance))
+        values, vectors = np.linalg.eigh(covariance)
+        kept = values > 1e-5
+        whitening = (vectors[:, kept] / np.sqrt(values[kept])) @ vectors[:, kept].T
+        values, vectors = np.linalg.eigh(style_covariance)
+        kept = values > (1e-5 if variant == "ust" else 0)
+        colouring = (vectors[:, kept] * np.sqrt(values[kept])) @ vectors[:, kept].T
+        out = centred @ whitening @ colouring + others.mean(0)
+        result.append((np.clip(out, c.min(), c.max()) if variant == "official" else out).reshape(c.shape))
+    return np.stack(result)
+
+
+@pytest.mark.parametrize(("channels", "side"), [(64, 12), (192, 13), (256, 6)])
+def test_the_official_variant_equals_float64(channels, side):
+    """With more positions than channels, and with fewer, where the covariance is singular."""
+    content, style = features(0, side, channels), features(1, side + 1, channels)
+    expected = reference(content, style, "official")
+    np.testing.assert_allclose(transform(content, style), expected, atol=1e-4)
+    fast = transform(content, style, method="newton_schulz")
+    np.testing.assert_allclose(fast, expected, atol=1e-3)
+
+
+@pytest.mark.parametrize("variant", ["ust", "ct"])
+def test_the_other_variants_equal_float64_where_the_covariance_is_regular(variant):
+    content, style = features(0, 14, 16), features(1, 12, 16)
+    expected = reference(content, style, variant)
+    for method in METHODS:
+        np.testing.assert_allclose(transform(content, style, variant=variant, method=method), expected, atol=2e-3)
+
+
+@pytest.mark.parametrize("variant", ["official", "ust"])  # "ct" whitens with the identity added, colours without
+def test_content_with_itself_is_the_identity(variant):
+    content = features(0, 14, 16)
+    style = np.roll(content, 3, axis=1)  # the same pixels elsewhere
+    np.testing.assert_allclose(transform(content, style, variant=variant), content, atol=2e-3)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_moments_are_the_style_s(method):
+    content, style = features(0, 14, 16), features(1, 12, 16)
+    got = np.asarray(transform(content, style, variant="ust", method=method), np.float64).reshape(2, -1, 16)
+    flat = style.astype(np.float64).reshape(2, -1, 16)
+    np.testing.assert_allclose(got.mean(1), flat.mean(1), atol=1e-4)
+    for a, b in zip(got, flat, strict=True):
+        np.testing.assert_allclose(np.cov(a.T), np.cov(b.T), atol=5e-3 * np.abs(np.cov(b.T)).max())
+
+
+def test_alpha_blends_and_rows_are_independent():
+    content, style = features(0, 8, 8), features(1, 8, 8)
+    whole, half = transform(content, style), transform(content, style, alpha=0.5)
+    np.testing.assert_allclose(half, (np.asarray(whole) + content) / 2, atol=1e-5)
+    np.testing.assert_allclose(transform(content[1:], style[1:]), whole[1:], atol=1e-5)
+
+
+def test_regions_take_the_style_of_their_label():
+    content, style = features(0, 8, 8), features(1, 8, 8)
+    left = jnp.broadcast_to((jnp.arange(8) < 4)[None, None, :], (2, 8, 8)).astype(jnp.int32)
+    label = functools.partial(transform, content_labels=left, num_labels=3)
+    got = np.asarray(label(content, style, style_labels=left))
+    for half in (slice(0, 4), slice(4, 8)):
+        expected = transform(content[:, :, half], style[:, :, half])
+        np.testing.assert_allclose(got[:, :, half], expected, atol=1e-4)
+    without = np.asarray(label(content, style, style_labels=jnp.ones((2, 8, 8), jnp.int32)))
+    np.testing.assert_allclose(without[:, :, 4:], content[:, :, 4:], atol=1e-6)
+    assert np.abs(without[:, :, :4] - content[:, :, :4]).max() > 0.1
+
+
+@pytest.mark.parametrize(
+    ("options", "shown"),
+    [
+        ({"variant": "wct2"}, "official"),
+        ({"method": "svd"}, "newton_schulz"),
+        ({"num_labels": 2}, "all three"),
+    ],
+)
+def test_mistakes_are_told(options, shown):
+    with pytest.raises(UserError, match=shown):
+        wct(features(0, 4, 4), features(1, 4, 4), **options)
+    with pytest.raises(UserError, match="one layer"):
+        wct(features(0, 4, 4), features(1, 4, 5))
