@@ -14,19 +14,22 @@ def get_config(arg=None):
     """Returns the stages: two encoders, an inverter and its evaluation for each loss, then the report."""
     defaults = arguments.TRAINING | {"dataset": "cifar10", "eps": 1.0}
     inverters = {"inverter_epochs": 0.0, "inverter_batch": 0, "inverter_rate": 0.0, "inverter_schedule": ""}
-    args = arguments.parse(arg, **defaults, layer="", losses="pixel+feature+gan", **inverters)
+    measured = arguments.METRICS | {"metric_encoder": "stage:robust_encoder"}
+    args = arguments.parse(arg, **defaults, layer="", losses="pixel+feature+gan", **inverters, **measured)
     stages, entries = {}, {}
     for name, eps in (("standard", 0.0), ("robust", args.eps)):
-        encoder = f"{name}_encoder"
-        stages[encoder] = classifier.from_arguments(args, title=f"{name} encoder", eps=eps, test_eps=args.eps)
+        stages[f"{name}_encoder"] = classifier.from_arguments(args, title=f"{name} encoder", eps=eps, test_eps=args.eps)
+    for name in ("standard", "robust"):
+        attacked = ""  # each encoder is attacked once, whatever the number of its inverters
         for loss in args.losses.split("+"):
             title = f"{name} {loss}"
             stages[f"{name}_{loss}_inverter"] = inverter.inverter_stage(
-                args, f"stage:{encoder}", title=f"{title} inverter", loss=loss
+                args, f"stage:{name}_encoder", title=f"{title} inverter", loss=loss
             )
             stages[f"{name}_{loss}_evaluation"] = inverter.evaluation_stage(
-                args, f"stage:{name}_{loss}_inverter", eps=args.eps, title=f"{title} evaluation"
+                args, f"stage:{name}_{loss}_inverter", eps=args.eps, title=f"{title} evaluation", attack_from=attacked
             )
+            attacked = attacked or f"stage:{name}_{loss}_evaluation"
             entries[title] = f"stage:{name}_{loss}_evaluation"
     title = f"Inverting {args.encoder} on {args.dataset}"
     stages["report"] = tasks.report(entries, title=title, text=_TEXT)

@@ -1,19 +1,28 @@
 """Evaluates a trained classifier, or an inverter with its encoder.
 
     python -m arinv --config=configs/evaluate.py:checkpoint=runs/quickstart/robust_inverter,eps=1.0 --workdir=runs/mine
+    python -m arinv --config=configs/evaluate.py:attack=autoattack,checkpoint=runs/linf,norm=linf,eps=8/255 \
+        --workdir=runs/autoattack
 
-Arguments: checkpoint (the workdir of a classifier's or an inverter's training), encoder (its name, which decides the
-image size where image_size is 0), dataset, image_size, num_test (0: all), eps, norm, steps (of PGD), batch, seed,
-dtype, data_dir, on_bad_image, smoke.
+With attack=autoattack the encoder alone is measured, by AutoAttack's standard version; killed, it goes on.
+
+Arguments: attack (pgd or autoattack), checkpoint (the workdir of a classifier's or an inverter's training), encoder
+(its name, which decides the image size where image_size is 0), dataset, image_size, num_test (0: all), eps, norm,
+steps (of PGD), batch, seed, dtype, data_dir, on_bad_image, smoke; of an inverter also metrics (names joined by "+":
+mse, psnr, ssim, normalized_error, lpips_alex, lpips_vgg, robust_lpips, gram, fid), metric_encoder (the workdir of the
+classifier that robust_lpips, gram and fid look through; empty: the evaluated encoder), alexnet_weights, vgg16_weights
+and vgg19_weights (files of torchvision's weights, or workdirs, for lpips_alex, lpips_vgg and gram), attack_from (the
+workdir of another evaluation of the same encoder, whose accuracies are taken over).
 """
 
-from configs import arguments, recipes, tasks
+from configs import arguments, defaults, tasks
 
 
 def get_config(arg=None):
     """Returns the task's config."""
     args = arguments.parse(
         arg,
+        attack="pgd",
         checkpoint="",
         encoder="alexnet_small",
         dataset="photos",
@@ -22,21 +31,30 @@ def get_config(arg=None):
         eps=0.0,
         norm="l2",
         steps=20,
+        attack_from="",
         batch=128,
         seed=0,
         dtype="float32",
         data_dir="",
         on_bad_image="error",
         smoke=False,
+        **arguments.METRICS,
     )
-    config = tasks.evaluation(
-        args.checkpoint,
-        data=recipes.dataset_of(args),
-        eps=arguments.check_eps(args.eps),
-        norm=args.norm,
-        num_steps=args.steps,
-        seed=args.seed,
-        dtype=args.dtype,
-    )
+    common = {
+        "data": defaults.dataset_of(args),
+        "eps": arguments.check_eps(args.eps),
+        "norm": args.norm,
+        "seed": args.seed,
+        "dtype": args.dtype,
+    }
+    if args.attack == "autoattack":
+        config = tasks.autoattack(args.checkpoint, **common)
+    elif args.attack == "pgd":
+        measured = arguments.metric_fields(args)
+        config = tasks.evaluation(
+            args.checkpoint, **common, num_steps=args.steps, attack_from=args.attack_from, **measured
+        )
+    else:
+        raise ValueError(f"unknown attack {args.attack!r}; known: pgd, autoattack")
     config.batch_size = args.batch
     return tasks.shorten(config) if args.smoke else config

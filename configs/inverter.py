@@ -8,10 +8,10 @@ With `checkpoint`, the workdir of a classifier's training, that encoder is inver
 Arguments: those of configs/classifier.py (eps, epochs and batch are the encoder's), and layer (empty: the
 encoder's), loss (pixel, feature, gan, pixel_balanced), checkpoint, inverter_epochs, inverter_batch, inverter_rate and
 inverter_schedule (0 or empty: the paper's 90, 128, 3e-4 and steps), test_eps (radius of the evaluation's attack; 0:
-eps).
+eps), and of configs/evaluate.py metrics, metric_encoder, alexnet_weights, vgg16_weights, vgg19_weights.
 """
 
-from configs import arguments, classifier, recipes, tasks
+from configs import arguments, classifier, defaults, encoders, tasks
 
 
 def get_config(arg=None):
@@ -26,7 +26,7 @@ def get_config(arg=None):
         "inverter_schedule": "",
         "test_eps": 0.0,
     }
-    args = arguments.parse(arg, **arguments.TRAINING, **extra)
+    args = arguments.parse(arg, **arguments.TRAINING, **arguments.METRICS, **extra)
     stages = {} if args.checkpoint else {"encoder": classifier.from_arguments(args, title="encoder")}
     stages["inverter"] = inverter_stage(args, args.checkpoint or "stage:encoder", title="inverter")
     stages["evaluation"] = evaluation_stage(args, "stage:inverter", eps=args.test_eps or args.eps)
@@ -38,8 +38,8 @@ def inverter_stage(args, checkpoint, *, title, loss=None):
     config = tasks.inverter(
         args.encoder,
         checkpoint,
-        layer=args.layer or recipes.default_layer(args.encoder),
-        data=recipes.dataset_of(args),
+        layer=args.layer or encoders.layer(args.encoder),
+        data=defaults.dataset_of(args),
         loss=loss or args.loss,
         learning_rate=args.inverter_rate,
         schedule=args.inverter_schedule,
@@ -52,13 +52,15 @@ def inverter_stage(args, checkpoint, *, title, loss=None):
     return tasks.shorten(config) if args.smoke else config
 
 
-def evaluation_stage(args, checkpoint, *, eps, title="evaluation"):
+def evaluation_stage(args, checkpoint, *, eps, title="evaluation", attack_from=""):
     """Returns the evaluation task for parsed arguments."""
     config = tasks.evaluation(
         checkpoint,
-        data=recipes.dataset_of(args),
+        data=defaults.dataset_of(args),
         eps=arguments.check_eps(eps),
         norm=args.norm,
+        attack_from=attack_from,
+        **arguments.metric_fields(args),
         seed=args.seed,
         dtype=args.dtype,
         title=title,

@@ -4,7 +4,8 @@
 
 Trains on patches of the photographs that scikit-image and scikit-learn ship: nothing is downloaded.
 
-Arguments: those of configs/inverter.py but checkpoint; eps (1.0) is the robust encoder's and the evaluations'.
+Arguments: those of configs/inverter.py but checkpoint; eps (1.0) is the robust encoder's and the evaluations';
+metric_encoder is the robust encoder, so that both rows are measured through the same network.
 """
 
 from configs import arguments, classifier, inverter, tasks
@@ -19,12 +20,14 @@ def get_config(arg=None):
     """Returns the stages: for standard and robust an encoder, an inverter and an evaluation; then the report."""
     small = {"eps": 1.0, "attack_steps": 3, "epochs": 2.0, "batch": 32, "num_test": 500}
     inverters = {"inverter_epochs": 2.5, "inverter_batch": 64, "inverter_rate": 1e-3, "inverter_schedule": "cosine"}
-    args = arguments.parse(arg, **arguments.TRAINING | small, layer="", loss="pixel_balanced", **inverters)
+    measured = arguments.METRICS | {"metric_encoder": "stage:robust_encoder"}
+    args = arguments.parse(arg, **arguments.TRAINING | small, layer="", loss="pixel_balanced", **inverters, **measured)
     if args.encoder == "alexnet_small":
         args.width = args.width or 16
     stages, entries = {}, {}
     for name, eps in (("standard", 0.0), ("robust", args.eps)):
         stages[f"{name}_encoder"] = classifier.from_arguments(args, title=f"{name} encoder", eps=eps, test_eps=args.eps)
+    for name in ("standard", "robust"):
         stages[f"{name}_inverter"] = inverter.inverter_stage(args, f"stage:{name}_encoder", title=f"{name} inverter")
         stages[f"{name}_evaluation"] = inverter.evaluation_stage(
             args, f"stage:{name}_inverter", eps=args.eps, title=f"{name} evaluation"

@@ -1,22 +1,48 @@
-"""Metrics: one number per example, which the caller reduces (`summary`)."""
+"""Metrics: one number per example, which the caller reduces (`summary`), or one per set (`frechet_distance`)."""
 
 from arinv.metrics import images, reconstruction
 from arinv.metrics.classification import correct
+from arinv.metrics.frechet import (
+    FRECHET_VARIANT,
+    FeatureMoments,
+    feature_vectors,
+    frechet_distance,
+    frechet_key,
+)
+from arinv.metrics.gram import GRAM_LAYERS, GRAM_VARIANT, gram_loss
 from arinv.metrics.images import mean_squared_error, psnr, ssim
+from arinv.metrics.perceptual import LPIPS_LAYERS, LPIPS_VARIANTS, ROBUST_LPIPS_VARIANT, lpips
 from arinv.metrics.reconstruction import (
     euclidean_distance,
     mean_pairwise_distance,
     normalized_error,
 )
-from arinv.metrics.statistics import summary
+from arinv.metrics.statistics import binomial_interval, summary
 
-# Name in a results file -> the exact variant that was computed.
-VARIANTS = {**images.VARIANTS, "normalized_error": reconstruction.NORMALIZED_ERROR_VARIANT}
+# Name of a metric -> the exact variant that is computed. Those over a network are reported under longer names, which
+# say what network it was.
+VARIANTS = {
+    **images.VARIANTS,
+    "normalized_error": reconstruction.NORMALIZED_ERROR_VARIANT,
+    **LPIPS_VARIANTS,
+    "robust_lpips": ROBUST_LPIPS_VARIANT,
+    "gram": GRAM_VARIANT,
+    "fid": FRECHET_VARIANT,
+}
 
 __all__ = [
+    "GRAM_LAYERS",
+    "LPIPS_LAYERS",
     "VARIANTS",
+    "binomial_interval",
+    "FeatureMoments",
     "correct",
     "euclidean_distance",
+    "feature_vectors",
+    "frechet_distance",
+    "frechet_key",
+    "gram_loss",
+    "lpips",
     "mean_pairwise_distance",
     "mean_squared_error",
     "normalized_error",

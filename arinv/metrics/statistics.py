@@ -1,6 +1,7 @@
-"""Mean and standard deviation over a test set, as results tables report them."""
+"""Mean, standard deviation and confidence over a test set, as results tables report them."""
 
 import numpy as np
+from scipy import special
 
 from arinv.errors import UserError
 from arinv.types import ArrayLike
@@ -32,3 +33,29 @@ def summary(values: ArrayLike, mask: ArrayLike | None = None) -> dict[str, float
     if not values.size:
         return {"mean": float("nan"), "std": float("nan"), "count": 0}
     return {"mean": float(values.mean()), "std": float(values.std()), "count": int(values.size)}
+
+
+def binomial_interval(count: int, total: int, *, confidence: float = 0.95) -> tuple[float, float]:
+    """Returns the exact (Clopper-Pearson) confidence interval of a rate, such as an accuracy.
+
+    Args:
+      count: examples for which it holds, such as those classified rightly.
+      total: examples looked at, at least 1.
+      confidence: between 0 and 1.
+
+    Returns:
+      The lower and the upper bound of the rate, in 0 to 1.
+
+    Raises:
+      UserError: a count outside 0 to total, or a confidence outside 0 to 1.
+
+    Source: Clopper & Pearson 1934.
+    """
+    if not 0 <= count <= total or total < 1:
+        raise UserError(f"a rate needs a count from 0 to a total of at least 1, got {count} of {total}.")
+    if not 0 < confidence < 1:
+        raise UserError(f"confidence must lie between 0 and 1, got {confidence}; 0.95 is 95 %.")
+    tail = 0.5 * (1.0 - confidence)
+    lower = special.betaincinv(count, total - count + 1, tail) if count else 0.0
+    upper = special.betaincinv(count + 1, total - count, 1.0 - tail) if count < total else 1.0
+    return float(lower), float(upper)

@@ -53,7 +53,7 @@ class AlexNet(nn.Module):
     """AlexNet with 61,100,840 parameters at 224 px and 1,000 classes.
 
     Attributes:
-      num_classes: length of the logits.
+      num_classes: length of the logits; 0 leaves out all that is behind relu5, for features of 31 px and more.
       normalization: name of the pixel normalisation.
       dropout: rate before fc6 and fc7, in training.
       dense_width: length of fc6 and fc7.
@@ -84,6 +84,8 @@ class AlexNet(nn.Module):
         x = features["conv3"] = nn.relu(conv(384, 3, padding=1, name="conv3")(x))
         x = features["conv4"] = nn.relu(conv(256, 3, padding=1, name="conv4")(x))
         x = features["relu5"] = nn.relu(conv(256, 3, padding=1, name="conv5")(x))
+        if not self.num_classes:
+            return jnp.zeros((x.shape[0], 0), jnp.float32), features
         x = features["conv5"] = pooling.max_pool(x, 3, 2)
         x, width = pooling.adaptive_avg_pool(x, self.head_side), self.dense_width
         return _classify(x, features, (width, width), self.num_classes, self.dropout, self.dtype, train)

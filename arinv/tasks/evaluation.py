@@ -1,7 +1,8 @@
 """Evaluates a trained encoder, or an inverter with its encoder, on the test source.
 
 Leaves results.json (means and standard deviations, each metric's exact variant), per_image.npz (every
-number of every image) and, of an inverter, pictures.npz and reconstructions.png.
+number of every image) and, of an inverter, pictures.npz and reconstructions.png. With config.attack_from, the workdir
+of another evaluation of the same encoder, the accuracies are taken from there and no attack runs.
 """
 
 import io
@@ -16,8 +17,11 @@ from ml_collections import ConfigDict
 from arinv import data, metrics, parallel
 from arinv.errors import UserError
 from arinv.ops.images import image_grid, to_float
-from arinv.tasks import networks, setting
+from arinv.tasks import measurement as measurements
+from arinv.tasks import networks, reuse, setting
 from arinv.tasks import workdir as workdirs
+from arinv.tasks.fingerprint import fingerprint
+from arinv.tasks.measurement import Measurement
 from arinv.train import checkpoint, classifier, inverter
 from arinv.train.evaluation import collect
 from arinv.train.progress import progress_bar
@@ -34,6 +38,7 @@ def validate(config: ConfigDict) -> None:
     """
     setting.validate(config)
     setting.attack_options(config.attack)
+    measurements.validate(config)
     if not config.checkpoint:
         raise UserError("checkpoint is empty; name the workdir of a classifier's or an inverter's training")
 
@@ -52,36 +57,41 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
     attack = setting.attack_options(config.attack)
     source = workdirs.resolve(config.checkpoint, workdir)
     description = checkpoint.load_description(source)
-    trained = None
+    trained, measurement = None, None
     if description["kind"] == classifier.NAME:
         encoder = networks.load_encoder(source, dtype=dtype)
     else:
         trained = networks.load_inverter(source, dtype=dtype)
         encoder = trained.encoder
-    test = _open_test(config, encoder)
+        measurement = Measurement(config, workdir, encoder)
+    weights = fingerprint(encoder.variables)
+    figures = reuse.encoder_figures(config, workdir, weights) if config.attack_from else None
+    test = setting.open_source(config, "test")
+    networks.check_classes(encoder, test.info)
     arrays = data.load_arrays(test)
     run_pass = _make_pass(config, data.eval_batches(arrays, batch_size=config.batch_size, **setting.processes()), mesh)
 
     workdirs.open_workdir(config, workdir)
-    per_image, _ = run_pass("attacking", classifier.make_eval_step(encoder.module, attack=attack), encoder.variables)
-    pictures = {}
+    if figures is None:
+        step = classifier.make_eval_step(encoder.module, attack=attack)
+        figures, _ = run_pass("attacking", step, encoder.variables)
+        figures = {_RENAMED.get(name, name): values for name, values in figures.items()}
+    per_image, pictures, measured = dict(figures), {}, {"variants": {}}
     if trained is not None:
-        step = inverter.make_eval_step(encoder.module, trained.module, layer=trained.description["layer"])
-        numbers, pictures = run_pass(
-            "inverting",
-            lambda variables, batch, key: step(variables[0], batch, variables[1]),
-            (trained.variables, encoder.variables),
-        )
-        scale = metrics.mean_pairwise_distance(arrays["image"].astype(np.float32) / 255)
-        per_image = {**per_image, **numbers}
-        per_image["normalized_error"] = metrics.normalized_error(per_image.pop("distance"), scale)
-    per_image = {_RENAMED.get(name, name): values for name, values in per_image.items()}
+        numbers, pictures = _measure(trained, measurement, run_pass)
+        if "normalized_error" in numbers:
+            scale = metrics.mean_pairwise_distance(arrays["image"].astype(np.float32) / 255)
+            numbers["normalized_error"] = metrics.normalized_error(numbers["normalized_error"], scale)
+        per_image |= numbers
+        measured = measurement.finish()
     results = _summarize(per_image) | {
+        **measured,
         "attack": {**attack, "name": "pgd"} if attack["eps"] > 0 else None,
         "checkpoint": dict(description),
+        "encoder_figures": list(figures),
+        "encoder_weights": weights,
         "num_examples": test.info.num_examples,
         "setting": setting.provenance(config),
-        "variants": {name: text for name, text in metrics.VARIANTS.items() if name in per_image},
     }
     if jax.process_index() == 0:
         _write_arrays(workdir, per_image, pictures)
@@ -89,25 +99,27 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
     return results
 
 
-def _open_test(config: ConfigDict, encoder: networks.Encoder) -> data.Source:
-    test = setting.open_source(config, "test")
-    classes = list(test.info.class_names)
-    if classes != encoder.description["class_names"]:
-        raise UserError(
-            f"{config.data.name} has classes {classes[:5]}..., but the checkpoint was trained on "
-            f"{encoder.description['class_names'][:5]}...; evaluate it on data with the same classes"
-        )
-    return test
+def _measure(trained: networks.Inverter, measurement: Measurement, run_pass) -> tuple[dict, dict]:
+    """Returns the numbers of every image, and the first images with their reconstructions."""
+    step = inverter.make_eval_step(
+        trained.encoder.module, trained.module, layer=trained.description["layer"], measure=measurement.measure
+    )
+    return run_pass(
+        "inverting",
+        lambda variables, batch, key: step(variables[0], batch, *variables[1:]),
+        (trained.variables, trained.encoder.variables, measurement.variables),
+        absorb=measurement.absorb,
+    )
 
 
 def _make_pass(config: ConfigDict, batches: Iterable, mesh: jax.sharding.Mesh):
     """Returns a function that runs an evaluation step over all batches with a progress bar."""
 
-    def run_pass(title, eval_step, variables):
+    def run_pass(title, eval_step, variables, absorb=lambda results, mask: results):
         jitted = jax.jit(eval_step)
         variables = jax.device_put(variables, parallel.replicated(mesh))
         return collect(
-            lambda batch, key: jitted(variables, batch, key),
+            lambda batch, key: absorb(jitted(variables, batch, key), batch["mask"]),
             batches,
             key=jax.random.key(config.seed),
             mesh=mesh,

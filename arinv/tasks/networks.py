@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from arinv import models
+from arinv import data, models
 from arinv.errors import UserError
 from arinv.train import checkpoint
 from arinv.train.classifier import NAME as CLASSIFIER
@@ -76,7 +76,8 @@ def load_encoder(workdir: pathlib.Path, *, dtype: jax.typing.DTypeLike = jnp.flo
         description["encoder"], num_classes=description["num_classes"], dtype=dtype, **description["options"]
     )
     abstract = _abstract(module, image_struct(description["image_size"]))
-    variables = checkpoint.load_variables(workdir, {CLASSIFIER: abstract})[CLASSIFIER]
+    weights = description.get("weights", CLASSIFIER)  # or a moving average of them
+    variables = checkpoint.load_variables(workdir, {weights: abstract})[weights]
     return Encoder(module, variables, description)
 
 
@@ -97,6 +98,26 @@ def load_inverter(workdir: pathlib.Path, *, dtype: jax.typing.DTypeLike = jnp.fl
     features = feature_structs(encoder.module, description["image_size"])[description["layer"]]
     variables = checkpoint.load_variables(workdir, {GENERATOR: _abstract(module, features)})[GENERATOR]
     return Inverter(encoder, module, variables, description)
+
+
+def check_classes(encoder: Encoder, info: data.SourceInfo) -> None:
+    """Checks that data has the classes that an encoder was trained on.
+
+    Raises:
+      UserError: it has others, or another number of them.
+    """
+    classes, trained = list(info.class_names), encoder.description["class_names"]
+    if trained and classes != trained:
+        raise UserError(
+            f"{info.name} has classes {classes[:5]}..., but the checkpoint was trained on {trained[:5]}...; "
+            "evaluate it on data with the same classes"
+        )
+    num_classes = encoder.description["num_classes"]
+    if len(classes) != num_classes:  # all that is known of an imported encoder whose file names no classes
+        raise UserError(
+            f"{info.name} has {len(classes)} classes, but the checkpoint was trained on {num_classes}; "
+            "evaluate it on data with the same classes"
+        )
 
 
 def build_generator(description: Mapping[str, Any], encoder: Encoder, *, dtype: jax.typing.DTypeLike) -> Any:

@@ -16,13 +16,19 @@ from arinv.ops.images import image_grid, to_float
 from arinv.tasks import workdir as workdirs
 from arinv.train.writer import write_atomically, write_json, write_png
 
-# metric -> (heading, format); an entry's row shows those that it has
+# metric -> (heading, format), in the order of the columns. A longer name with one of these before its "_", which says
+# such as the network that it was measured through, gets the rest into its heading.
 _COLUMNS = {
     "clean_accuracy": ("clean accuracy", "{:.1%}"),
     "pgd_accuracy": ("PGD accuracy", "{:.1%}"),
     "psnr": ("PSNR (dB)", "{:.2f}"),
     "ssim": ("SSIM", "{:.3f}"),
+    "mse": ("MSE", "{:.4f}"),
     "normalized_error": ("normalised error", "{:.3f}"),
+    "lpips": ("LPIPS", "{:.3f}"),
+    "robust_lpips": ("robust LPIPS", "{:.3f}"),
+    "gram": ("Gram loss", "{:.3g}"),
+    "fid": ("FID", "{:.4g}"),
 }
 _MIN_TILE = 96  # px a picture is enlarged to
 _LABEL_WIDTH = 160
@@ -99,17 +105,35 @@ def _write(config: ConfigDict, workdir: pathlib.Path, results: Mapping[str, Mapp
 
 
 def _table(results: Mapping[str, Mapping]) -> tuple[list[str], list[list[str]]]:
-    columns = [name for name in _COLUMNS if any(name in result for result in results.values())]
+    columns = _columns(results)
     rows = []
     for entry, result in results.items():
         row = [entry]
-        for name in columns:
-            text = _COLUMNS[name][1].format(result[name]) if name in result else "-"
-            row.append(
-                text + (f" ± {_COLUMNS[name][1].format(result[f'{name}_std'])}" if f"{name}_std" in result else "")
-            )
+        for name, (_, style) in columns.items():
+            text = style.format(result[name]) if name in result else "-"
+            row.append(text + (f" ± {style.format(result[f'{name}_std'])}" if f"{name}_std" in result else ""))
         rows.append(row)
-    return ["encoder", *(_COLUMNS[name][0] for name in columns)], rows
+    return ["encoder", *(heading for heading, _ in columns.values())], rows
+
+
+def _columns(results: Mapping[str, Mapping]) -> dict[str, tuple[str, str]]:
+    """Returns the (heading, format) of every accuracy and metric that some entry has, in order."""
+    found = {}
+    for result in results.values():
+        for name in [*(name for name in result if name.endswith("_accuracy")), *result.get("variants", {})]:
+            found[name] = _column(name)
+    return {name: tuple(column) for name, (_, *column) in sorted(found.items(), key=lambda item: item[1][0])}
+
+
+def _column(name: str) -> tuple[int, str, str]:
+    """Returns (place, heading, format)."""
+    for place, (known, (heading, style)) in enumerate(_COLUMNS.items()):
+        if name == known:
+            return place, heading, style
+        if name.startswith(f"{known}_"):
+            return place, f"{heading} ({name.removeprefix(f'{known}_')})", style
+    heading = name.replace("_", " ")
+    return (1, heading, "{:.1%}") if "_accuracy" in name else (len(_COLUMNS), heading, "{:.4g}")
 
 
 def _html_table(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -120,7 +144,7 @@ def _html_table(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _note(results: Mapping[str, Mapping]) -> str:
-    """Says what the figures were measured on; all entries of a report share it."""
+    """Says what the figures were measured on, which all entries of a report share, and warns where they do not."""
     first = next(iter(results.values()))
     setting, attack = first["setting"], first["attack"]
     text = (
@@ -129,6 +153,9 @@ def _note(results: Mapping[str, Mapping]) -> str:
     )
     if attack:
         text += f" PGD: {attack['norm']}, eps {attack['eps']:g}, {attack['num_steps']} steps."
+    for name, (heading, _) in _columns(results).items():
+        if len({result.get("metric_weights", {}).get(name) for result in results.values() if name in result}) > 1:
+            text += f" {heading} was measured through networks of different weights: its rows cannot be compared."
     return text
 
 

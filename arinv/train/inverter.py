@@ -9,6 +9,7 @@ Source: Rojas-Gomez et al. 2022, section 3.2, and the order of the released code
 
 import functools
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -153,29 +154,40 @@ def _make_judge(discriminator, variables: Variables, features: Array, key: Array
     return judge
 
 
+def _measure_pixels(_: Any, reconstructions: Array, images: Array) -> Mapping[str, Array]:
+    return {
+        "psnr": metrics.psnr(reconstructions, images),
+        "ssim": metrics.ssim(reconstructions, images),
+        "distance": metrics.euclidean_distance(reconstructions, images),
+    }
+
+
 def make_eval_step(
-    encoder: Network, generator: Network, *, layer: str
-) -> Callable[[Variables, Batch, Variables], Mapping[str, Array]]:
-    """Returns the pure step (generator_variables, batch, encoder_variables) -> per-image results.
+    encoder: Network,
+    generator: Network,
+    *,
+    layer: str,
+    measure: Callable[[Any, Array, Array], Mapping[str, Any]] = _measure_pixels,
+) -> Callable[[Variables, Batch, Variables, Any], Mapping[str, Any]]:
+    """Returns the pure step (generator_variables, batch, encoder_variables, measure_variables=None) -> results.
 
     Args:
       encoder: the frozen network.
       generator: features[layer] -> images.
       layer: the feature that is inverted.
+      measure: (measure_variables, reconstructions, images) -> metrics by name; by default "psnr", "ssim" and
+        "distance", each [B], which need no variables.
 
     Returns:
-      A function giving {"psnr": [B], "ssim": [B], "distance": [B], "reconstruction": [B, H, W, C]}.
+      A function giving what `measure` gives and "reconstruction" [B, H, W, C].
     """
 
-    def eval_step(variables: Variables, batch: Batch, encoder_variables: Variables) -> Mapping[str, Array]:
+    def eval_step(
+        variables: Variables, batch: Batch, encoder_variables: Variables, measure_variables: Any = None
+    ) -> Mapping[str, Any]:
         images = to_float(batch["image"])
         features = make_features_fn(encoder, encoder_variables)(images)[layer]
         reconstructions = generator.apply(variables, features, train=False)
-        return {
-            "psnr": metrics.psnr(reconstructions, images),
-            "ssim": metrics.ssim(reconstructions, images),
-            "distance": metrics.euclidean_distance(reconstructions, images),
-            "reconstruction": reconstructions,
-        }
+        return {**measure(measure_variables, reconstructions, images), "reconstruction": reconstructions}
 
     return eval_step

@@ -1,0 +1,153 @@
+"""The Fréchet distance between two sets of images in the space of a network's features (FID).
+
+Feature vectors are [B, K]. Their mean and covariance are gathered batch by batch on the host in float64: one small
+matrix product a batch, exact enough for every later subtraction, and no feature is kept. The matrix root is taken on
+the device, in float64.
+
+The published figures use the features of one Inception network and 50,000 images. Any other network or number gives
+another scale, which is why both belong into the name that a result is reported under (`frechet_key`).
+
+Source: Heusel et al. 2017, "GANs trained by a two time-scale update rule converge to a local Nash equilibrium",
+eq. (6).
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from arinv.errors import UserError, unknown
+from arinv.ops import linalg
+from arinv.types import Array, ArrayLike, FeaturesFn
+
+FRECHET_VARIANT = (
+    "fid: Fréchet distance between Gaussians fitted to the features of reconstructions and images, spatial features "
+    "averaged over positions, sample covariances, float64; not comparable with FID of Inception features"
+)
+
+
+class FeatureMoments:
+    """Mean and covariance of feature vectors, gathered batch by batch in float64.
+
+    Attributes:
+      count: how many vectors there were.
+    """
+
+    def __init__(self):
+        self.count = 0
+        self._mean: np.ndarray | float = 0.0
+        self._scatter: np.ndarray | float = 0.0
+
+    def update(self, features: ArrayLike, mask: ArrayLike | None = None) -> None:
+        """Takes in a batch.
+
+        Args:
+          features: [B, K].
+          mask: [B], 1 for an example that counts and 0 for padding; None counts all.
+
+        Raises:
+          UserError: features that are not one vector per image.
+        """
+        rows = np.asarray(features, np.float64)
+        if rows.ndim != 2:
+            raise UserError(f"features must be one vector per image [B, K], got {rows.shape}; average their positions.")
+        if mask is not None:
+            rows = rows[np.asarray(mask) > 0]
+        if not len(rows):
+            return
+        total = self.count + len(rows)
+        centre = rows.mean(axis=0)
+        shift, rows = centre - self._mean, rows - centre[None, :]
+        self._scatter = self._scatter + rows.T @ rows + np.outer(shift, shift) * (self.count * len(rows) / total)
+        self._mean = self._mean + shift * (len(rows) / total)
+        self.count = total
+
+    @property
+    def mean(self) -> np.ndarray:
+        """The mean, float64 [K]."""
+        self._check(1)
+        return self._mean
+
+    @property
+    def covariance(self) -> np.ndarray:
+        """The sample covariance, float64 [K, K]."""
+        self._check(2)
+        return self._scatter / (self.count - 1)
+
+    def _check(self, least: int) -> None:
+        if self.count < least:
+            raise UserError(f"the distribution of features needs at least {least} image(s), got {self.count}.")
+
+
+def feature_vectors(features_fn: FeaturesFn, images: ArrayLike, *, layer: str) -> Array:
+    """Returns one feature vector per image: a spatial feature is averaged over its positions.
+
+    Args:
+      features_fn: images [B, H, W, C] in [0, 1] -> named features.
+      images: [B, H, W, C] in [0, 1].
+      layer: name of a feature [B, h, w, K] or [B, K].
+
+    Returns:
+      float32 [B, K].
+
+    Raises:
+      UserError: a layer that is not among the features.
+    """
+    features = features_fn(jnp.asarray(images))
+    if layer not in features:
+        raise unknown("layer", layer, features)
+    feature = features[layer].astype(jnp.float32)
+    return jnp.mean(feature.reshape(feature.shape[0], -1, feature.shape[-1]), axis=1)
+
+
+def frechet_distance(mean_a: ArrayLike, covariance_a: ArrayLike, mean_b: ArrayLike, covariance_b: ArrayLike) -> float:
+    """Returns the squared Fréchet distance between two Gaussians, the number that is called FID.
+
+    The trace of the root loses half of the digits wherever an eigenvalue is near zero, as most are when there are fewer
+    images than features. It is therefore taken in float64, by two symmetric eigendecompositions, on the device (on the
+    host where the device has no float64): of one matrix they take seconds, and unlike an iteration they need no ridge.
+
+    Args:
+      mean_a: [K].
+      covariance_a: [K, K], symmetric and positive semidefinite, singular or not.
+      mean_b: [K].
+      covariance_b: [K, K].
+
+    Returns:
+      |mean_a - mean_b|^2 + trace(covariance_a + covariance_b - 2 sqrt(covariance_a covariance_b)), 0 or more.
+
+    Raises:
+      UserError: shapes that do not fit each other.
+
+    Source: Heusel et al. 2017, eq. (6).
+    """
+    arrays = [np.asarray(x, np.float64) for x in (mean_a, covariance_a, mean_b, covariance_b)]
+    mean_a, covariance_a, mean_b, covariance_b = arrays
+    size = mean_a.shape[0] if mean_a.ndim == 1 else -1
+    if [x.shape for x in arrays] != [(size,), (size, size)] * 2:
+        raise UserError(f"means [K] and covariances [K, K] must be of one K, got {[x.shape for x in arrays]}.")
+    with jax.enable_x64(True), jax.default_device(_float64_device()):
+        root = float(_trace_of_sqrt_product(covariance_a, covariance_b))
+    distance = np.sum(np.square(mean_a - mean_b)) + np.trace(covariance_a) + np.trace(covariance_b) - 2 * root
+    return float(np.maximum(distance, 0.0))  # equal distributions may round to less
+
+
+def frechet_key(network: str, layer: str, count: int) -> str:
+    """Returns the name that a distance is reported under, with all that decides its scale.
+
+    Args:
+      network: whose features were compared, such as "resnet18".
+      layer: name of the feature.
+      count: number of images on either side.
+
+    Returns:
+      Such as "fid_resnet18_block4_n2000".
+    """
+    return f"fid_{network}_{layer}_n{count}"
+
+
+_trace_of_sqrt_product = jax.jit(linalg.trace_of_sqrt_product)
+
+
+def _float64_device() -> jax.Device:
+    has_float64 = jax.default_backend() in ("cpu", "gpu")
+    return jax.local_devices(backend=None if has_float64 else "cpu")[0]

@@ -1,0 +1,103 @@
+"""LPIPS: how different two images look, by the features of a network; published and robust.
+
+Images are float [B, H, W, C] in [0, 1]; the network's normalisation is inside of `features_fn`. The published metric
+is AlexNet or VGG-16 trained on ImageNet, with the learned weights of its channels (`heads`). The same distance over
+the features of an adversarially robust encoder, all channels counted alike, needs nobody else's weights: robust LPIPS.
+Distances of different networks have different scales.
+
+Source: Zhang et al. 2018, "The unreasonable effectiveness of deep features as a perceptual metric", eq. (1).
+"""
+
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+
+from arinv.errors import UserError, unknown
+from arinv.types import Array, ArrayLike, FeaturesFn
+
+# The features that version 0.1 compares, by the names of our encoders "alexnet" and "vgg16": all after their ReLU.
+LPIPS_LAYERS = {
+    "alex": ("relu1", "relu2", "conv3", "conv4", "relu5"),
+    "vgg": ("conv1_2", "conv2_2", "conv3_3", "conv4_3", "conv5_3"),
+}
+
+_FORMULA = "features divided by (their length over channels + 1e-10), squared difference"
+_REDUCTION = "mean over positions, sum over layers, RGB in [0, 1], per image"
+LPIPS_VARIANTS = {
+    f"lpips_{name}": (
+        f"lpips_{name}: version 0.1, {network} at {', '.join(LPIPS_LAYERS[name])}, {_FORMULA}, "
+        f"weighted sum over channels (linear heads of the package lpips), {_REDUCTION}"
+    )
+    for name, network in (("alex", "AlexNet"), ("vgg", "VGG-16"))
+}
+ROBUST_LPIPS_VARIANT = (
+    f"robust_lpips: {_FORMULA}, plain sum over channels (no heads), {_REDUCTION}; "
+    "not comparable with LPIPS, nor between encoders"
+)
+
+_FLOOR = 1e-10  # as in version 0.1
+
+
+def lpips(
+    features_fn: FeaturesFn,
+    reconstructions: ArrayLike,
+    images: ArrayLike,
+    *,
+    layers: Sequence[str],
+    heads: Sequence[ArrayLike] | None = None,
+) -> Array:
+    """Returns the perceptual distance of each reconstruction to its image.
+
+    At every position the features of both are scaled to unit length; their squared difference is summed over channels
+    (weighted by `heads`), averaged over positions and summed over layers. It has finite gradients everywhere.
+
+    Args:
+      features_fn: images [B, H, W, C] in [0, 1] -> named features.
+      reconstructions: [B, H, W, C] in [0, 1].
+      images: [B, H, W, C] in [0, 1].
+      layers: names of the features [B, h, w, K] or [B, K]; LPIPS_LAYERS has those of version 0.1.
+      heads: for each layer the weights [K] of its channels, 0 or more; None weighs all 1, which is the unweighted
+        baseline of the authors' package.
+
+    Returns:
+      float32 [B]; 0 for equal images, lower is better. Without heads at most 4 for each layer, 2 after a ReLU.
+
+    Raises:
+      UserError: different shapes, a layer that is not among the features, or heads that do not fit the layers.
+
+    Source: Zhang et al. 2018, eq. (1).
+    """
+    reconstructions, images = jnp.asarray(reconstructions), jnp.asarray(images)
+    if reconstructions.shape != images.shape:
+        raise UserError(
+            f"cannot compare reconstructions {reconstructions.shape} with images {images.shape}: "
+            "resize one of them first."
+        )
+    if heads is not None and len(heads) != len(layers):
+        raise UserError(f"{len(heads)} head(s) for {len(layers)} layer(s); give one for each, or None.")
+    found, wanted = features_fn(reconstructions), features_fn(images)
+    total = jnp.zeros(images.shape[0], jnp.float32)
+    for i, layer in enumerate(layers):
+        if layer not in wanted:
+            raise unknown("layer", layer, wanted)
+        difference = jnp.square(_unit_length(found[layer]) - _unit_length(wanted[layer]))
+        if heads is not None:
+            difference *= _head(heads[i], layer, difference.shape[-1])[None, None, :]
+        total += jnp.mean(jnp.sum(difference, axis=-1), axis=-1)
+    return total
+
+
+def _unit_length(feature: Array) -> Array:
+    """Returns [B, positions, K] float32, scaled to length 1 over K; zeros stay zeros, with a gradient of zero."""
+    feature = feature.astype(jnp.float32)
+    feature = feature.reshape(feature.shape[0], -1, feature.shape[-1])
+    squares = jnp.sum(jnp.square(feature), axis=-1, keepdims=True)
+    length = jnp.where(squares > 0, jnp.sqrt(jnp.where(squares > 0, squares, 1.0)), 0.0)
+    return feature / (length + _FLOOR)
+
+
+def _head(head: ArrayLike, layer: str, size: int) -> Array:
+    head = jnp.asarray(head, jnp.float32)
+    if head.shape != (size,):
+        raise UserError(f"the head of {layer} has shape {head.shape}; must be one weight per channel ({size},).")
+    return head

@@ -1,0 +1,72 @@
+"""Square roots of symmetric matrices, for whitening, colouring and the Fréchet distance.
+
+A batch of matrices takes the Newton-Schulz iteration: products only, which every device runs at full speed, where
+an eigendecomposition would go through the batch one matrix at a time on a GPU. A single number that depends on the
+smallest eigenvalues, such as the trace of a root, takes the eigendecomposition.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from arinv.types import Array, ArrayLike
+
+# An eigenvalue of l (relative to the norm) has converged after 6 + ln(1 / l) / ln(2.25) iterations, and a vanishing one
+# has an inverse root of 1.5^18 = 1,478. A few iterations more, and what float32 rounds below zero would run away.
+_NUM_ITERATIONS = 18
+
+
+def sqrt_and_inverse_sqrt(matrices: ArrayLike, *, ridge: float = 0.0) -> tuple[Array, Array]:
+    """Returns the square root and the inverse square root of symmetric, positive semidefinite matrices.
+
+    By the coupled Newton-Schulz iteration, in float32. With s the Frobenius norm of a matrix and eigenvalues l:
+    the root is within 1e-3 sqrt(s) of the exact one, also where the matrix is singular; the inverse root is within
+    a thousandth for l > 1e-4 s and a tenth for l > 1e-5 s; of smaller eigenvalues it is less than the exact one, at
+    most about 1,500 / sqrt(s), so that whitening leaves their directions small and never makes noise of them.
+
+    Args:
+      matrices: [..., n, n], symmetric. Eigenvalues of less than -3e-7 s would make the iteration diverge.
+      ridge: times s, is added to every eigenvalue; 1e-6 for matrices that rounding has left slightly indefinite.
+
+    Returns:
+      Two float32 [..., n, n], symmetric. A matrix of zeros gives zeros, twice.
+
+    Source: Higham 2008, "Functions of Matrices", eq. (6.35).
+    """
+    matrices = jnp.asarray(matrices, jnp.float32)
+    matrices = (matrices + jnp.swapaxes(matrices, -1, -2)) / 2
+    scale = jnp.sqrt(jnp.sum(jnp.square(matrices), axis=(-2, -1), keepdims=True))
+    divisor = jnp.where(scale > 0, scale, 1.0)
+    identity = jnp.broadcast_to(jnp.eye(matrices.shape[-1], dtype=jnp.float32), matrices.shape)
+
+    def iterate(_, roots):
+        root, inverse = roots
+        factor = 1.5 * identity - 0.5 * inverse @ root
+        return root @ factor, factor @ inverse
+
+    with jax.default_matmul_precision("highest"):  # TF32 would lose what is small
+        start = (matrices / divisor + ridge * identity, identity)
+        root, inverse = jax.lax.fori_loop(0, _NUM_ITERATIONS, iterate, start)
+    is_zero = scale == 0
+    root, inverse = root * jnp.sqrt(divisor), inverse / jnp.sqrt(divisor)
+    return tuple(jnp.where(is_zero, 0.0, (x + jnp.swapaxes(x, -1, -2)) / 2) for x in (root, inverse))
+
+
+def trace_of_sqrt_product(a: ArrayLike, b: ArrayLike) -> Array:
+    """Returns the trace of the square root of a b, for symmetric, positive semidefinite a and b.
+
+    The eigenvalues of a b are those of sqrt(a) b sqrt(a), which is symmetric, so that two symmetric
+    eigendecompositions suffice and singular matrices need no ridge. An eigenvalue near zero comes out with the error of
+    the largest one, and its root with the square root of that: use float64 where many are small.
+
+    Args:
+      a: [n, n], in the dtype that is to be computed in.
+      b: [n, n].
+
+    Returns:
+      A number, 0 or more.
+    """
+    with jax.default_matmul_precision("highest"):
+        values, vectors = jnp.linalg.eigh(jnp.asarray(a))
+        root = (vectors * jnp.sqrt(jnp.maximum(values, 0))[None, :]) @ vectors.T
+        values = jnp.linalg.eigvalsh(root @ jnp.asarray(b) @ root)
+    return jnp.sum(jnp.sqrt(jnp.maximum(values, 0)))

@@ -1,0 +1,170 @@
+"""The metrics of an evaluation of reconstructions, by name: config.metrics holds names joined by "+"."""
+
+import functools
+import pathlib
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+from ml_collections import ConfigDict
+
+from arinv import metrics, models, parallel
+from arinv.errors import unknown
+from arinv.tasks import metric_networks, networks
+from arinv.tasks.metric_networks import OWN, MetricNetwork
+from arinv.types import Array, Variables
+
+# name -> the fields of config.metric_networks of which one is looked through: the first that is set
+METRICS: dict[str, tuple[str, ...]] = {
+    "mse": (),
+    "psnr": (),
+    "ssim": (),
+    "normalized_error": (),
+    "lpips_alex": ("alexnet",),
+    "lpips_vgg": ("vgg16",),
+    "robust_lpips": (OWN,),
+    "gram": ("vgg19", OWN),
+    "fid": (OWN,),
+}
+_ON_PIXELS = {
+    "mse": metrics.mean_squared_error,
+    "psnr": metrics.psnr,
+    "ssim": metrics.ssim,
+    "normalized_error": metrics.euclidean_distance,  # still to be divided by the mean distance between images
+}
+_LPIPS = {"lpips_alex": "alex", "lpips_vgg": "vgg"}
+_FEATURES = "features"  # of reconstructions and images, in a batch's results
+
+
+class _Metric(NamedTuple):
+    """A metric of each image.
+
+    Attributes:
+      key: the name it is reported under.
+      variant: what exactly it computes.
+      weights: fingerprint of the network it looks through; empty for none.
+      function: (variables of all networks, reconstructions, images) -> [B].
+    """
+
+    key: str
+    variant: str
+    weights: str
+    function: Callable[[Mapping[str, Variables], Array, Array], Array]
+
+
+def validate(config: ConfigDict) -> None:
+    """Tells what is missing for the metrics before anything is computed.
+
+    Raises:
+      UserError: an unknown metric, or one whose network or package is missing.
+    """
+    for name in _names(config):
+        if METRICS[name]:
+            metric_networks.validate(config, _field(config, name), name)
+        if name in _LPIPS:
+            models.load_lpips_heads(_LPIPS[name])
+
+
+class Measurement:
+    """Measures reconstructions batch by batch; what is one number for the whole set comes at the end.
+
+    Attributes:
+      variables: of the networks, for `measure`.
+    """
+
+    def __init__(self, config: ConfigDict, workdir: pathlib.Path, own: networks.Encoder):
+        """Loads the networks that the metrics of the config look through.
+
+        Args:
+          config: of the evaluation.
+          workdir: of the evaluation, beside which stages are found.
+          own: the encoder that is evaluated.
+
+        Raises:
+          UserError: no usable weights where the config says.
+        """
+        fields = {name: _field(config, name) for name in _names(config)}
+        loaded = {f: metric_networks.load(config, f, workdir, own) for f in dict.fromkeys(fields.values()) if f}
+        self.variables = {field: network.variables for field, network in loaded.items()}
+        self._metrics = [_metric(name, field, loaded.get(field)) for name, field in fields.items() if name != "fid"]
+        self._frechet = loaded[OWN] if "fid" in fields else None
+        self._moments = metrics.FeatureMoments(), metrics.FeatureMoments()
+
+    def measure(self, variables: Mapping[str, Variables], reconstructions: Array, images: Array) -> dict[str, Any]:
+        """Returns the numbers of a batch, and features for `absorb`; to be jitted.
+
+        Args:
+          variables: the attribute, handed in so that jit need not embed it.
+          reconstructions: [B, H, W, 3] in [0, 1].
+          images: [B, H, W, 3] in [0, 1].
+        """
+        with jax.default_matmul_precision("highest"):  # a GPU's TF32 would show in the third digit
+            results = {metric.key: metric.function(variables, reconstructions, images) for metric in self._metrics}
+            if self._frechet:
+                vectors = functools.partial(
+                    metrics.feature_vectors,
+                    self._frechet.features_fn(variables[OWN]),
+                    layer=self._frechet.last_layer,
+                )
+                results[_FEATURES] = vectors(reconstructions), vectors(images)
+        return results
+
+    def absorb(self, results: Mapping[str, Any], mask: Array) -> dict[str, Array]:
+        """Returns a batch's results without the features, which go into the statistics of the whole set."""
+        results = dict(results)
+        if _FEATURES in results:
+            *features, mask = parallel.to_host((*results.pop(_FEATURES), mask))
+            for moments, rows in zip(self._moments, features, strict=True):
+                moments.update(rows, mask)
+        return results
+
+    def finish(self) -> dict[str, Any]:
+        """Returns the numbers for the whole set; for every metric what exactly was computed, and by which weights.
+
+        The keys are the numbers' names, "variants" and "metric_weights".
+        """
+        totals = {}
+        variants = {metric.key: metric.variant for metric in self._metrics}
+        weights = {metric.key: metric.weights for metric in self._metrics if metric.weights}
+        if self._frechet:
+            network, (a, b) = self._frechet, self._moments
+            key = metrics.frechet_key(network.name, network.last_layer, a.count)
+            totals[key] = metrics.frechet_distance(a.mean, a.covariance, b.mean, b.covariance)
+            variants[key] = _variant("fid", key, (network.last_layer,), network)
+            weights[key] = network.weights
+        return {**totals, "variants": variants, "metric_weights": weights}
+
+
+def _names(config: ConfigDict) -> tuple[str, ...]:
+    names = tuple(dict.fromkeys(filter(None, config.metrics.split("+"))))
+    for name in names:
+        if name not in METRICS:
+            raise unknown("metric", name, METRICS)
+    return names
+
+
+def _field(config: ConfigDict, name: str) -> str | None:
+    """Returns which of config.metric_networks a metric looks through; the last of its choices need not be set."""
+    choices = METRICS[name]
+    return next((field for field in choices if config.metric_networks[field]), choices[-1] if choices else None)
+
+
+def _metric(name: str, field: str | None, network: MetricNetwork | None) -> _Metric:
+    if network is None:
+        return _Metric(name, metrics.VARIANTS[name], "", lambda _, *images: _ON_PIXELS[name](*images))
+    key, distance, layers, options = f"{name}_{network.name}", metrics.lpips, network.layers, {}
+    if name in _LPIPS:
+        key, options = name, {"heads": models.load_lpips_heads(_LPIPS[name])}
+    elif name == "gram":
+        distance, layers = metrics.gram_loss, network.style_layers
+
+    def function(variables, *images):
+        return distance(network.features_fn(variables[field]), *images, layers=layers, **options)
+
+    return _Metric(key, _variant(name, key, layers, network), network.weights, function)
+
+
+def _variant(name: str, key: str, layers: tuple[str, ...], network: MetricNetwork) -> str:
+    """Returns the exact text of a metric under its longer name, with the network that it was measured through."""
+    text = metrics.VARIANTS[name].removeprefix(name)
+    return f"{key}{text}; {', '.join(layers)} of {network.name} ({network.origin}, weights {network.weights})"
