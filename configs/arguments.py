@@ -64,9 +64,17 @@ TRAINING = {
     "eps": 0.0,
     "norm": "l2",
     "attack_steps": 7,
+    "step_size": 0.0,
+    "recipe": "pgd",
+    "weighting": "",
+    "on_overfitting": "",
+    "attack_warmup": -1.0,
+    "average": 0.0,
     "image_size": 0,
     "num_train": 0,
     "num_test": 0,
+    "classes": "",
+    "extra": "",
     "epochs": 0.0,
     "batch": 0,
     "width": 0,
@@ -76,3 +84,18 @@ TRAINING = {
     "on_bad_image": "error",
     "smoke": False,
 }
+
+# What every config that measures reconstructions understands.
+METRICS = {
+    "metrics": "psnr+ssim+normalized_error",
+    "metric_encoder": "",
+    "alexnet_weights": "",
+    "vgg16_weights": "",
+    "vgg19_weights": "",
+}
+
+
+def metric_fields(args: ConfigDict) -> dict:
+    """Returns the fields of an evaluation that say what is measured, through which networks."""
+    weights = {name: args[f"{name}_weights"] for name in ("alexnet", "vgg16", "vgg19")}
+    return {"metrics": args.metrics, "metric_networks": {"encoder": args.metric_encoder, **weights}}

@@ -2,13 +2,18 @@
 
     python -m arinv --config=configs/classifier.py:encoder=resnet18,dataset=cifar10,eps=1.0 --workdir=runs/resnet18
 
-Arguments: encoder, dataset (photos, cifar10, tfds:NAME, folder:PATH), eps, norm and attack_steps of the attack (eps=0
-trains standard), image_size (0: the encoder's), num_train and num_test (0: all images), epochs and batch (0: the
-encoder's recipe), width (alexnet_small), seed, dtype, data_dir, on_bad_image (of a folder:
-error or skip), smoke (a few steps on a few images).
+Arguments: encoder; dataset (photos, cifar10, tfds:NAME, folder:PATH, npz:PATH), classes (labels to keep, such as
+151-293), extra (a second source, half of every batch), image_size (0: the encoder's), num_train and num_test (0: all
+images), data_dir, on_bad_image (of a folder: error or skip); eps, norm, attack_steps and step_size (0: 2.5 eps /
+attack_steps) of the attack, eps=0 trains standard; recipe (pgd, fgsm, n_fgsm, trades, gairat, gair_rst), weighting
+(of gairat: tanh, sigmoid, discrete), on_overfitting (notice, switch, ignore), attack_warmup (epochs over which eps
+grows; -1: the encoder's); epochs and batch (0: the encoder's), average (decay of a moving average of the weights, 0:
+none), width (alexnet_small, vgg*, wrn28_10), seed, dtype, smoke (a few steps on a few images).
 """
 
-from configs import arguments, recipes, tasks
+from configs import arguments, defaults, tasks
+
+_SMOKE_WIDTHS = {"vgg16": 8, "vgg16_bn": 8, "vgg19": 8, "wrn28_10": 1}  # the others are small enough, or have none
 
 
 def get_config(arg=None):
@@ -19,20 +24,26 @@ def get_config(arg=None):
 
 def from_arguments(args, *, title="classifier", **changes):
     """Returns the classifier task for parsed arguments."""
-    options = {"width": args.width} if args.width else {}
+    width = args.width or (_SMOKE_WIDTHS.get(args.encoder, 0) if args.smoke else 0)
+    options = {"width": width} if width else {}
     eps = arguments.check_eps(changes.pop("eps", args.eps))
     config = tasks.classifier(
         args.encoder,
-        data=recipes.dataset_of(args),
+        data=defaults.dataset_of(args),
         eps=eps,
         norm=args.norm,
         attack_steps=args.attack_steps,
+        step_size=args.step_size,
+        recipe=args.recipe,
+        weighting=args.weighting,
+        on_overfitting=args.on_overfitting,
+        attack_warmup=args.attack_warmup,
+        average=args.average,
         num_epochs=args.epochs,
         batch_size=args.batch,
         seed=args.seed,
         dtype=args.dtype,
         title=title,
-        **changes,
-        **options,
+        **(options | changes),
     )
     return tasks.shorten(config) if args.smoke else config

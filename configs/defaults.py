@@ -1,23 +1,11 @@
-"""Training recipes by encoder, and what the configs know of encoders and data sets by name.
+"""The fields that tasks are put together from: data sets, attacks, recipes of robust training, inverters, logs.
 
-Sources: Rojas-Gomez et al. 2022, sections A1.3 and A3.1; defaults of MadryLab's robustness library.
-`alexnet_small` has no paper: its recipe is ours, made to fit a laptop.
+Sources: Rojas-Gomez et al. 2022, sections A1.3 and A3.1; the papers of each recipe.
 """
 
 from ml_collections import ConfigDict
 
-# The layer that is inverted, and the size of image the encoder was made for. An encoder that is not in
-# this table is not refused here: the code knows best which exist.
-_ENCODERS = {
-    "alexnet": {"layer": "conv5", "image_size": 224},
-    "alexnet_small": {"layer": "conv5", "image_size": 32},
-    "caffenet": {"layer": "conv5", "image_size": 224},
-    "resnet18": {"layer": "block4", "image_size": 32},
-    "vgg16": {"layer": "conv5_1", "image_size": 224},
-    "vgg16_bn": {"layer": "conv5_1", "image_size": 224},
-    "vgg19": {"layer": "conv5_1", "image_size": 224},
-    "wrn28_10": {"layer": "block3", "image_size": 32},
-}
+from configs import encoders
 
 _SPLITS = {
     "tfds:imagenet2012": ("train", "validation"),
@@ -27,18 +15,8 @@ _SPLITS = {
 
 def dataset_of(args: ConfigDict) -> ConfigDict:
     """Returns the data fields for parsed arguments."""
-    names = ("encoder", "image_size", "num_train", "num_test", "data_dir", "on_bad_image")
+    names = ("encoder", "image_size", "num_train", "num_test", "classes", "extra", "data_dir", "on_bad_image")
     return dataset(args.dataset, **{name: args[name] for name in names if name in args})
-
-
-def default_layer(encoder: str) -> str:
-    """Returns the layer that is inverted unless another is named."""
-    return _ENCODERS.get(encoder, {}).get("layer", "conv5")
-
-
-def default_image_size(encoder: str) -> int:
-    """Returns the side, in pixels, of the images that the encoder was made for."""
-    return _ENCODERS.get(encoder, {}).get("image_size", 224)
 
 
 def dataset(
@@ -48,6 +26,8 @@ def dataset(
     image_size: int = 0,
     num_train: int = 0,
     num_test: int = 0,
+    classes: str = "",
+    extra: str = "",
     data_dir: str = "",
     on_bad_image: str = "error",
 ) -> ConfigDict:
@@ -59,6 +39,8 @@ def dataset(
       image_size: side in pixels; 0 for the encoder's.
       num_train: training images to use; 0 for all.
       num_test: test images to use; 0 for all.
+      classes: labels to keep, such as "151-293" or "3+5"; they are numbered anew from 0. Empty for all.
+      extra: a second source of training images, half of every batch, such as "npz:PATH"; empty for none.
       data_dir: where TFDS sets lie; empty for the default.
       on_bad_image: of a folder: "error" or "skip".
     """
@@ -69,16 +51,29 @@ def dataset(
         {
             "name": name,
             "data_dir": data_dir,
-            "image_size": image_size or default_image_size(encoder),
+            "image_size": image_size or encoders.image_size(encoder),
             "resize": "squash",
             "train_split": train,
             "test_split": test,
             "num_train": num_train,
             "num_test": num_test,
+            "classes": _labels(classes),
+            "extra": {"name": extra, "share": 0.5},
             "on_bad_image": on_bad_image,
             "num_workers": 0,
         }
     )
+
+
+def _labels(text: str) -> tuple[int, ...]:
+    """Returns the labels of "151-293" or "3+5"."""
+    labels: list[int] = []
+    for part in filter(None, text.split("+")):
+        first, _, last = part.partition("-")
+        if not first.isdigit() or (last and not last.isdigit()):
+            raise ValueError(f"classes={text!r} must be labels such as 151-293 or 3+5")
+        labels += range(int(first), int(last or first) + 1)
+    return tuple(labels)
 
 
 def attack(eps: float, *, norm: str, num_steps: int, step_size: float = 0.0, random_start: bool = False) -> ConfigDict:
@@ -94,58 +89,48 @@ def attack(eps: float, *, norm: str, num_steps: int, step_size: float = 0.0, ran
     )
 
 
-_AUGMENTATIONS = {
-    "alexnet": {"resized_crop_scale": (0.08, 1.0), "flip": True, "color_jitter": 0.1, "hue": 0.1, "lighting": 0.05},
-    "resnet18": {"crop_padding": 4, "flip": True, "color_jitter": 0.25, "hue": 0.25, "rotate_degrees": 2.0},
+# What the recipes of robust training take beside the attack; the code knows best which there are.
+_RECIPES = {
+    "fgsm": {"noise": 1.0, "step_factor": 1.25},
+    "n_fgsm": {"noise": 2.0, "step_factor": 1.0},
+    "trades": {"beta": 6.0},
+    "gairat": {"weighting": "tanh", "offset": -1.0},
+    "gair_rst": {"beta": 6.0, "offset": 3.0},
 }
-_OTHER_AUGMENTATION = {"crop_padding": 4, "flip": True}
-
-# epochs, batch size, optimiser and schedule of the classifiers
-_CLASSIFIERS = {
-    "alexnet": {
-        "num_epochs": 90.0,
-        "batch_size": 256,
-        "optimizer": {"name": "sgd", "momentum": 0.9, "nesterov": False, "weight_decay": 1e-4},
-        # The papers say 0.1, which is high for a network without batch normalisation: 0.01 is safe.
-        "schedule": {"name": "step", "learning_rate": 0.01, "every_epochs": 30.0, "factor": 0.1},
-    },
-    "resnet18": {
-        "num_epochs": 150.0,
-        "batch_size": 128,
-        "optimizer": {"name": "sgd", "momentum": 0.9, "nesterov": False, "weight_decay": 5e-4},
-        "schedule": {"name": "step", "learning_rate": 0.1, "every_epochs": 50.0, "factor": 0.1},
-    },
-}
-_OTHER_CLASSIFIER = {
-    "attack_warmup_fraction": 0.5,
-    "num_epochs": 30.0,
-    "batch_size": 128,
-    "optimizer": {"name": "sgd", "momentum": 0.9, "nesterov": True, "weight_decay": 5e-4},
-    "schedule": {"name": "cosine", "learning_rate": 0.02},
-}
+_ON_OVERFITTING = ("notice", "switch", "ignore")
 
 
-def classifier(encoder: str, *, num_epochs: float = 0.0, batch_size: int = 0) -> ConfigDict:
-    """Returns the recipe of a classifier.
+def robust(recipe: str, *, num_epochs: float, weighting: str = "", on_overfitting: str = "") -> ConfigDict:
+    """Returns the fields of robust training.
 
     Args:
-      encoder: its name.
-      num_epochs: 0 for the recipe's.
-      batch_size: 0 for the recipe's.
+      recipe: pgd, fgsm, n_fgsm, trades, gairat or gair_rst.
+      num_epochs: of the training; geometry counts from its second half on.
+      weighting: of gairat: tanh, sigmoid or discrete; empty for tanh.
+      on_overfitting: "notice", "switch" (back to the last healthy state and on with PGD) or "ignore"; empty for
+        "notice" where a single step is trained on and "ignore" elsewhere.
 
     Returns:
-      num_epochs, batch_size, attack_warmup_epochs, optimizer, augmentation.
+      recipe, watch.
+
+    Raises:
+      ValueError: another on_overfitting.
     """
-    recipe = _CLASSIFIERS.get(encoder, _OTHER_CLASSIFIER)
-    num_epochs = num_epochs or recipe["num_epochs"]
-    schedule = {**recipe["schedule"], "warmup_epochs": 0.0}
+    options = dict(_RECIPES.get(recipe, {}))
+    if weighting:
+        options["weighting"] = weighting
+    on_overfitting = on_overfitting or ("notice" if recipe in ("fgsm", "n_fgsm") else "ignore")
+    if on_overfitting not in _ON_OVERFITTING:
+        raise ValueError(f"unknown on_overfitting={on_overfitting!r}; known: {', '.join(_ON_OVERFITTING)}")
+    geometric = recipe in ("gairat", "gair_rst")
     return ConfigDict(
         {
-            "num_epochs": num_epochs,
-            "batch_size": batch_size or recipe["batch_size"],
-            "attack_warmup_epochs": recipe.get("attack_warmup_fraction", 0.0) * num_epochs,
-            "optimizer": {**recipe["optimizer"], "schedule": schedule, "max_gradient_norm": 0.0},
-            "augmentation": _AUGMENTATIONS.get(encoder, _OTHER_AUGMENTATION),
+            "recipe": {
+                "name": recipe,
+                "options": options,
+                "geometry_from_epoch": num_epochs / 2 if geometric else 0.0,
+            },
+            "watch": {"action": on_overfitting, "every_epochs": 1.0, "num_steps": 10, "threshold": 0.3},
         }
     )
 

@@ -4,16 +4,22 @@ import importlib
 import json
 import os
 import pathlib
+import re
 import subprocess
 import sys
+from types import SimpleNamespace
 
+import jax
 import numpy as np
 import pytest
+import safetensors.numpy
 from ml_collections import ConfigDict
 from PIL import Image
 
 from arinv import main
-from configs import arguments, recipes
+from arinv.errors import UserError
+from arinv.tasks import evaluation, networks
+from configs import arguments, defaults
 
 ROOT = pathlib.Path(__file__).parents[1]
 CONFIGS = ("classifier", "inverter", "evaluate", "quickstart", "cifar10")
@@ -87,7 +93,7 @@ def test_wrong_arguments_are_one_line(arg, shown):
 
 def test_an_unknown_loss_lists_the_known():
     with pytest.raises(ValueError, match="pixel, feature, gan"):
-        recipes.loss("l3")
+        defaults.loss("l3")
 
 
 def smoke(name, arg, workdir) -> ConfigDict:
@@ -100,7 +106,8 @@ def smoke(name, arg, workdir) -> ConfigDict:
 def quickstart(tmp_path_factory):
     """A finished smoke run of the quickstart."""
     workdir = tmp_path_factory.mktemp("quickstart")
-    return smoke("quickstart", "width=4", workdir), workdir
+    metrics = "psnr+ssim+normalized_error+mse+robust_lpips+gram+fid"
+    return smoke("quickstart", f"width=4,metrics={metrics}", workdir), workdir
 
 
 def test_smoke_quickstart_leaves_a_report(quickstart):
@@ -111,6 +118,8 @@ def test_smoke_quickstart_leaves_a_report(quickstart):
         for name in ("clean_accuracy", "pgd_accuracy", "psnr", "ssim", "normalized_error"):
             assert np.isfinite(metrics[entry][name]), name
         assert metrics[entry]["variants"]["psnr"]
+        for name in ("mse", "robust_lpips_alexnet_small", "gram_alexnet_small", "fid_alexnet_small_conv5_n8"):
+            assert np.isfinite(metrics[entry][name]) and metrics[entry]["variants"][name], name
     table = (report / "table.md").read_text()
     assert "| standard |" in table and "| robust |" in table
     with Image.open(report / "reconstructions.png") as image:
@@ -139,6 +148,37 @@ def test_smoke_evaluate(quickstart, tmp_path):
     assert results["attack"]["norm"] == "linf" and "psnr" not in results
     smoke("evaluate", f"checkpoint={workdir}/robust_inverter", tmp_path / "b")
     assert "psnr" in json.loads((tmp_path / "b" / "results.json").read_text())
+
+
+def test_smoke_export_to_pytorch_and_import_again(quickstart, tmp_path):
+    """What goes out comes back to the same results, also without names of classes; an inverter's generator goes out."""
+    _, workdir = quickstart
+    smoke("export_torch", f"checkpoint={workdir}/robust_encoder", tmp_path / "out")
+    tensors = safetensors.numpy.load_file(tmp_path / "out" / "model.safetensors")
+    assert tensors["fc8.weight"].ndim == 2
+    safetensors.numpy.save_file(tensors, tmp_path / "bare.safetensors")
+    smoke("import_torch", f"encoder=alexnet_small,width=4,path={tmp_path}/bare.safetensors", tmp_path / "in")
+    assert json.loads((tmp_path / "in" / "results.json").read_text())["description"]["class_names"] == []
+    results = [tmp_path / "a", tmp_path / "b"]
+    for encoder, path in zip((workdir / "robust_encoder", tmp_path / "in"), results, strict=True):
+        smoke("evaluate", f"checkpoint={encoder}", path)
+    before, after = (json.loads((path / "results.json").read_text()) for path in results)
+    assert before["cross_entropy"] == after["cross_entropy"]
+    smoke("export_torch", f"checkpoint={workdir}/robust_inverter", tmp_path / "generator")
+    path = f"path={tmp_path}/generator/model.safetensors,layer=conv5,checkpoint={tmp_path}/in"
+    smoke("import_torch", f"encoder=alexnet_small,{path}", tmp_path / "inverter")
+    names = ("robust_inverter", tmp_path / "inverter")
+    before, after = (networks.load_inverter(workdir / name).variables for name in names)
+    assert jax.tree.all(jax.tree.map(lambda a, b: bool((a == b).all()), before, after))
+
+
+def test_an_encoder_of_unknown_classes_is_evaluated_on_as_many():
+    config = get_config("evaluate", "smoke=True")
+    encoder = SimpleNamespace(description={"class_names": [], "num_classes": 3})
+    with pytest.raises(UserError, match="has 1[0-9] classes, but the checkpoint was trained on 3") as error:
+        evaluation._open_test(config, encoder)
+    encoder.description["num_classes"] = int(re.search(r"has (\d+) classes", str(error.value))[1])
+    assert evaluation._open_test(config, encoder).info.num_classes == encoder.description["num_classes"]
 
 
 def test_smoke_inverter_with_another_encoder_by_the_command(tmp_path):

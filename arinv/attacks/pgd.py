@@ -115,7 +115,8 @@ def projected_ascent(
     num_steps: int,
     norm: str,
     use_best: bool,
-) -> Array:
+    has_aux: bool = False,
+) -> Array | tuple[Array, Array]:
     """Returns images near `images` at which a loss is high: the loop of PGD, for any objective.
 
     Each step moves along the steepest ascent, projects onto the ball and clips to [0, 1].
@@ -130,9 +131,11 @@ def projected_ascent(
       norm: "l2" or "linf".
       use_best: per example the iterate with the highest loss, first and last included; else the
         last one.
+      has_aux: losses_fn returns (losses [B], tallies [B]); the tallies of the iterates from which a step was
+        taken, the first included and the last not, are added up, such as how often a class was right.
 
     Returns:
-      float32 [B, H, W, C].
+      float32 [B, H, W, C]; with `has_aux`, beside it the sums of the tallies, float32 [B].
 
     Raises:
       UserError: unknown norm, or a negative radius or step size where values are known.
@@ -142,8 +145,8 @@ def projected_ascent(
     step_size = norms.per_example(norms.check_radius(step_size, "step_size"), images.shape)
 
     def total(x):
-        losses = losses_fn(x)
-        return jnp.sum(losses), losses  # rows are independent: the sum's gradient is each row's own
+        losses, tally = losses_fn(x) if has_aux else (losses_fn(x), jnp.zeros(x.shape[:1]))
+        return jnp.sum(losses), (losses, tally)  # rows are independent: the sum's gradient is each row's own
 
     def keep_best(best, x, losses):
         best_x, best_losses = best
@@ -151,17 +154,20 @@ def projected_ascent(
         return _select(higher, x, best_x), jnp.where(higher, losses, best_losses)
 
     def step(_, carry):
-        x, best = carry
-        (_, losses), gradient = jax.value_and_grad(total, has_aux=True)(x)
+        x, best, tallies = carry
+        (_, (losses, tally)), gradient = jax.value_and_grad(total, has_aux=True)(x)
         if use_best:
             best = keep_best(best, x, losses)
         moved = x + step_size * norms.steepest_ascent(gradient, norm=norm)
         delta = norms.project(moved - images, eps=eps, norm=norm)
-        return jnp.clip(images + delta, 0.0, 1.0), best
+        return jnp.clip(images + delta, 0.0, 1.0), best, tallies + tally
 
     best = (start, jnp.full(images.shape[:1], -jnp.inf, jnp.float32)) if use_best else None
-    x, best = jax.lax.fori_loop(0, num_steps, step, (start, best))
-    return keep_best(best, x, losses_fn(x))[0] if use_best else x
+    tallies = jnp.zeros(images.shape[:1], jnp.float32)
+    x, best, tallies = jax.lax.fori_loop(0, num_steps, step, (start, best, tallies))
+    if use_best:
+        x = keep_best(best, x, total(x)[1][0])[0]
+    return (x, tallies) if has_aux else x
 
 
 def _first_success(key, images, attack, succeeds, num_restarts: int) -> Array:

@@ -3,11 +3,13 @@
 from arinv.data.arrays import load_arrays
 from arinv.data.batches import eval_batches, train_batches
 from arinv.data.images import read_image, resize_u8
+from arinv.data.mixture import MixedBatches
 from arinv.data.opening import open_source
 from arinv.data.photos import read_photograph
 from arinv.data.source import Source, SourceInfo
 
 __all__ = [
+    "MixedBatches",
     "Source",
     "SourceInfo",
     "eval_batches",

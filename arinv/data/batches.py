@@ -76,6 +76,11 @@ class TrainBatches:
         """Global batches in an epoch; examples left over after the last full one are dropped."""
         return self._order.steps_per_epoch
 
+    @property
+    def num_examples(self) -> int:
+        """Examples in the source."""
+        return self._order.num_examples
+
     def __iter__(self) -> "TrainBatches":
         return self
 

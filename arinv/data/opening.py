@@ -1,4 +1,4 @@
-"""The one door to data: from "photos", "tfds:cifar10" or "folder:/my/images" to a source."""
+"""The one door to data: from "photos", "tfds:cifar10", "folder:/my/images" or "npz:/my.npz" to a source."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -7,12 +7,13 @@ import numpy as np
 
 from arinv.data import images
 from arinv.data.folder import Folder
+from arinv.data.npz import Npz
 from arinv.data.photos import CLASS_NAMES, Photos
-from arinv.data.source import Source, SourceInfo, Subset, class_labels
+from arinv.data.source import Renumbered, Source, SourceInfo, Subset, class_labels
 from arinv.data.tfds_source import Tfds
 from arinv.errors import UserError, unknown
 
-_KNOWN = ("photos", "tfds:NAME", "folder:PATH")
+_KNOWN = ("photos", "tfds:NAME", "folder:PATH", "npz:PATH")
 
 
 def open_source(
@@ -25,13 +26,14 @@ def open_source(
     on_bad_image: str = "error",
     num_examples: int | None = None,
     classes: Sequence[int | str] | None = None,
+    renumber: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Source:
     """Returns random access to one split of a data set, as images of a fixed size.
 
     Args:
-      name: "photos" (built in), "tfds:NAME" (prepared array_record files), or "folder:PATH" (own
-        images).
+      name: "photos" (built in), "tfds:NAME" (prepared array_record files), "folder:PATH" (own
+        images), or "npz:PATH" (own arrays "image" and "label").
       split: "train" or "test"; with tfds also slices such as "train[:80%]"; with a folder also
         "all".
       image_size: side S of the images, in pixels.
@@ -44,6 +46,7 @@ def open_source(
         (whose files are sorted by class). The number of patches of `photos`, which has as many as
         one wants.
       classes: keep only these labels or class names; labels keep their numbers.
+      renumber: with `classes`, number those anew from 0, as if the data set had no others.
       progress: called with (done, total) while the files of a folder are checked.
 
     Returns:
@@ -61,7 +64,8 @@ def open_source(
         raise unknown("resize", resize, images.RESIZE_MODES)
     kind, _, rest = name.partition(":")
     if name == "photos":
-        return _open_photos(split, image_size, num_examples, classes)
+        source = _open_photos(split, image_size, num_examples, classes)
+        return _renumber(source, classes) if renumber and classes else source
     if kind == "tfds" and rest:
         source = Tfds(rest, split, image_size=image_size, resize=resize, data_dir=data_dir)
     elif kind == "folder" and rest:
@@ -73,9 +77,12 @@ def open_source(
             on_bad_image=on_bad_image,
             progress=progress,
         )
+    elif kind == "npz" and rest:
+        source = Npz(rest, split, image_size=image_size, resize=resize)
     else:
         raise unknown("data set", name, _KNOWN)
-    return _narrow(source, num_examples, classes, spread=kind == "folder")
+    source = _narrow(source, num_examples, classes, spread=kind == "folder")
+    return _renumber(source, classes) if renumber and classes else source
 
 
 def _open_photos(split: str, image_size: int, num_examples: int | None, classes) -> Source:
@@ -87,6 +94,10 @@ def _open_photos(split: str, image_size: int, num_examples: int | None, classes)
     rounds = None if num_examples is None else -(-num_examples // len(labels)) * len(CLASS_NAMES)
     source = Photos(split, image_size=image_size, num_examples=rounds)
     return _narrow(source, num_examples, labels, spread=False)
+
+
+def _renumber(source: Source, classes: Sequence[int | str]) -> Source:
+    return Renumbered(source, class_labels(classes, source.info))
 
 
 def _narrow(source: Source, num_examples: int | None, classes, *, spread: bool) -> Source:

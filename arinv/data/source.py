@@ -1,7 +1,7 @@
 """What every data set looks like to the rest of the program: a list of examples of one size.
 
 An example is {"image": uint8 [S, S, 3], "label": int}, read when it is asked for. `Subset` keeps
-some of the examples of a source.
+some of the examples of a source, `Renumbered` gives classes new numbers.
 """
 
 import dataclasses
@@ -72,6 +72,32 @@ class Subset:
     def read_labels(self) -> np.ndarray:
         """Returns the labels of the kept examples, int32 [N]."""
         return self._source.read_labels()[self._indices]
+
+
+class Renumbered:
+    """The examples of `source`, which are of the classes `labels` only, with those numbered anew from 0."""
+
+    def __init__(self, source: Source, labels: Sequence[int]):
+        self._source = source
+        self._numbers = {label: number for number, label in enumerate(labels)}
+        names = tuple(source.info.class_names[label] for label in labels)
+        self.info = dataclasses.replace(source.info, num_classes=len(names), class_names=names)
+        self.num_skipped = source.num_skipped
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return self.__getitems__([index])[0]
+
+    def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
+        """Returns several examples."""
+        examples = read_examples(self._source, indices)
+        return [{**example, "label": self._numbers[int(example["label"])]} for example in examples]
+
+    def read_labels(self) -> np.ndarray:
+        """Returns the new labels, int32 [N]."""
+        return np.array([self._numbers[int(label)] for label in self._source.read_labels()], np.int32)
 
 
 def class_labels(classes: Sequence[int | str], info: SourceInfo) -> list[int]:

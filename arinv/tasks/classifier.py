@@ -6,10 +6,18 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from arinv import models
+from arinv.errors import UserError, unknown
 from arinv.ops.images import image_grid, to_float
 from arinv.tasks import networks, setting, training
 from arinv.tasks import workdir as workdirs
-from arinv.train import classifier
+from arinv.train import classifier, overfitting, robust
+
+_OVERFITTING = "catastrophic overfitting: accuracy under the training attack is far above accuracy under PGD; "
+_NOTICE = {
+    "notice": _OVERFITTING + "use recipe=n_fgsm or pgd, a smaller step, or on_overfitting=switch",
+    "switch": _OVERFITTING + "went back to the last healthy state, and on with PGD",
+    "ignore": "",
+}
 
 
 def validate(config: ConfigDict) -> None:
@@ -22,6 +30,12 @@ def validate(config: ConfigDict) -> None:
     setting.attack_options(config.attack)
     setting.attack_options(config.test_attack)
     models.build(config.encoder.name, **config.encoder.options)
+    _recipe(config)
+    _watch(config, 1)
+    if not 0 <= config.average_decay < 1:
+        raise UserError(
+            f"average_decay must be 0 (none) or more and below 1, such as 0.995; got {config.average_decay}"
+        )
 
 
 def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
@@ -49,29 +63,65 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
         "class_names": list(train.info.class_names),
         "image_size": config.data.image_size,
         "attack": config.attack.to_dict(),
+        "recipe": config.recipe.to_dict(),
     }
     batches = training.make_batches(config, train)
     optimizers = training.make_optimizers(config, (classifier.NAME,), batches.steps_per_epoch)
+    per_epoch = batches.steps_per_epoch
+    extras = classifier.Extras(config.average_decay, _watch(config, per_epoch))
+    description["weights"] = extras.trained
     step = classifier.make_train_step(
         encoder,
         optimizers[classifier.NAME],
         attack=attack,
-        attack_warmup_steps=round(config.attack_warmup_epochs * batches.steps_per_epoch),
         augmentation=config.augmentation.to_dict(),
+        recipe=_recipe(config),
+        attack_warmup_steps=round(config.attack_warmup_epochs * per_epoch),
+        geometry_from_step=round(config.recipe.geometry_from_epoch * per_epoch),
+        extras=extras,
     )
     eval_step = classifier.make_eval_step(encoder, attack=test_attack)
     trainee = training.Trainee(
         networks={classifier.NAME: (encoder, (networks.image_struct(config.data.image_size),))},
         optimizers=optimizers,
         train_step=step,
-        eval_step=lambda variables, batch, key: eval_step(variables[classifier.NAME], batch, key),
+        eval_step=lambda variables, batch, key: eval_step(variables[extras.trained], batch, key),
         picture=_picture,
         description=description,
+        extend=extras.extend,
+        notices={overfitting.NOTICE: _NOTICE[config.watch.action]},
     )
     results = training.run(config, workdir, trainee, batches=batches, test=test, mesh=mesh)
     results = {**results, "setting": setting.provenance(config)}
     workdirs.write_results(workdir, results)
     return results
+
+
+def _recipe(config: ConfigDict) -> robust.Recipe:
+    """Returns the recipe of robust training.
+
+    Raises:
+      UserError: an unknown one, or one without such an option.
+    """
+    return robust.make_recipe(config.recipe.name, num_steps=config.attack.num_steps, **config.recipe.options)
+
+
+def _watch(config: ConfigDict, steps_per_epoch: int) -> overfitting.Watch | None:
+    """Returns what to look for, None where nobody asked or nothing is attacked.
+
+    Raises:
+      UserError: an unknown action, or a switch in the middle of a recipe with several views.
+    """
+    watch = config.watch
+    if watch.action not in _NOTICE:
+        raise unknown("watch.action", watch.action, _NOTICE)
+    if watch.action == "ignore" or not config.attack.eps > 0:
+        return None
+    if watch.action == "switch" and config.recipe.name not in overfitting.SWITCHABLE:
+        known = ", ".join(overfitting.SWITCHABLE)
+        raise UserError(f"on_overfitting=switch goes with the recipes {known}; got {config.recipe.name!r}")
+    every_steps = max(1, round(watch.every_epochs * steps_per_epoch))
+    return overfitting.Watch(every_steps, watch.num_steps, watch.threshold, switch=watch.action == "switch")
 
 
 def _picture(images: dict) -> Any:

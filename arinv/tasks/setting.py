@@ -58,11 +58,29 @@ def open_source(config: ConfigDict, which: str) -> data.Source:
         data_dir=fields.data_dir or None,
         on_bad_image=fields.on_bad_image,
         num_examples=fields[f"num_{which}"] or None,
+        classes=fields.classes or None,
+        renumber=True,
         progress=progress_callback(f"checking {fields.name}"),
     )
     if source.num_skipped and jax.process_index() == 0:
         print(f"{fields.name} {which}: skipped {source.num_skipped} unreadable image(s)", file=sys.stderr)
     return source
+
+
+def open_extra(config: ConfigDict, train: data.Source) -> data.Source:
+    """Returns the second source of training images, config.data.extra.
+
+    Raises:
+      UserError: it cannot be read, or has labels that the first source does not.
+    """
+    fields = config.data
+    extra = data.open_source(fields.extra.name, image_size=fields.image_size, resize=fields.resize)
+    if extra.info.num_classes > train.info.num_classes:
+        raise UserError(
+            f"{fields.extra.name} has {extra.info.num_classes} classes, but {fields.name} has "
+            f"{train.info.num_classes}; its labels must be among those"
+        )
+    return extra
 
 
 def processes() -> dict[str, int]:

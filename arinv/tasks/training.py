@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import functools
 import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -28,13 +27,30 @@ _INIT, _TRAIN, _EVALUATE = range(3)  # what the keys folded from the seed are fo
 
 
 def make_batches(config: ConfigDict, source: data.Source) -> Batches:
-    """Returns this process's share of the training batches."""
+    """Returns this process's share of the training batches, with those of a second source where there is one.
+
+    Raises:
+      UserError: a second source that cannot be read or does not fit, or a share of it that leaves one of both empty.
+    """
+    extra = config.data.extra
+    if not extra.name:
+        return _batches(config, source, config.batch_size)
+    second_size = round(extra.share * config.batch_size)
+    second_size -= second_size % jax.process_count()
+    if not 0 < second_size < config.batch_size:
+        raise UserError(f"data.extra.share={extra.share} of a batch of {config.batch_size} leaves one source empty")
+    first = _batches(config, source, config.batch_size - second_size)
+    second = _batches(config, setting.open_extra(config, source), second_size)
+    return data.MixedBatches(first, second, batch_size=config.batch_size)
+
+
+def _batches(config: ConfigDict, source: data.Source, batch_size: int) -> Batches:
     return data.train_batches(
         source,
-        batch_size=config.batch_size,
+        batch_size=batch_size,
         seed=config.seed,
         num_workers=config.data.num_workers,
-        progress=progress_callback(f"reading {config.data.name}"),
+        progress=progress_callback(f"reading {source.info.name}"),
         **setting.processes(),
     )
 
@@ -76,6 +92,8 @@ class Trainee:
       picture: image results of the first test images -> uint8 [H, W, 3].
       description: what the networks are rebuilt from, plain JSON.
       frozen: variables of networks that are not trained.
+      extend: state at step 0 -> the same with what the step keeps beside the networks.
+      notices: name of a metric -> what to say when it is above 0.
     """
 
     networks: Mapping[str, tuple[Any, tuple[jax.ShapeDtypeStruct, ...]]]
@@ -85,6 +103,12 @@ class Trainee:
     picture: Callable[[Mapping[str, np.ndarray]], np.ndarray]
     description: Mapping[str, Any]
     frozen: tuple = ()
+    extend: Callable[[TrainState], TrainState] = lambda state: state
+    notices: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    def init(self, key: jax.Array) -> TrainState:
+        """Returns the state at step 0."""
+        return self.extend(train_state.create(key, self.networks, self.optimizers))
 
 
 def run(
@@ -111,12 +135,12 @@ def run(
     """
     workdirs.open_workdir(config, workdir)
     key = jax.random.key(config.seed)
-    init = functools.partial(train_state.create, networks=trainee.networks, optimizers=trainee.optimizers)
+    names = train_state.abstract(trainee.init, key).variables
     num_steps = length(config, batches.steps_per_epoch)
     frozen = jax.device_put(trainee.frozen, parallel.replicated(mesh))
     with contextlib.ExitStack() as stack:
-        checkpoints = stack.enter_context(Checkpoints(workdir, trainee.networks, keep=config.log.keep_checkpoints))
-        state = loop.restore_or_create(init, jax.random.fold_in(key, _INIT), mesh, checkpoints, batches)
+        checkpoints = stack.enter_context(Checkpoints(workdir, names, keep=config.log.keep_checkpoints))
+        state = loop.restore_or_create(trainee.init, jax.random.fold_in(key, _INIT), mesh, checkpoints, batches)
         writer = stack.enter_context(Writer(workdir, resumed_step=int(state.step)))
         writer.parameters(state.variables)
         shardings = (parallel.state_shardings(state, mesh), parallel.replicated(mesh))
@@ -137,6 +161,7 @@ def run(
             writer=writer,
             description=trainee.description,
             title=config.title,
+            notices=trainee.notices,
         )
         results = evaluate(state, num_steps)
         writer.scalars(num_steps, {f"test/{name}": value for name, value in results.items()})

@@ -79,6 +79,7 @@ def fit(
     writer: Writer,
     description: Mapping[str, Any],
     title: str,
+    notices: Mapping[str, str] | None = None,
 ) -> TrainState:
     """Trains until `num_steps` and returns the last state, saved.
 
@@ -97,6 +98,7 @@ def fit(
       writer: where to log.
       description: what the networks are rebuilt from, saved in every checkpoint, plain JSON.
       title: shown beside the progress bar.
+      notices: name of a metric -> what to say each time its mean over a line of the log is above 0.
 
     Raises:
       UserError: the loss is not finite; names the step and the last good checkpoint.
@@ -119,6 +121,7 @@ def fit(
                 _check_finite(values, step, checkpoints)
                 writer.scalars(step, {f"train/{name}": value for name, value in values.items()})
                 bar.set_postfix_str(_show(values), refresh=False)
+                _tell(values, notices or {}, step, title)
             if step % evaluate_every_steps == 0 and not last:
                 values = evaluate(state, step)
                 writer.scalars(step, {f"test/{name}": value for name, value in values.items()})
@@ -143,7 +146,7 @@ class _Meter:
 
     def flush(self) -> dict[str, float]:
         sums, self._sums = parallel.to_host(self._sums), {}
-        return {name: float(total) / max(float(count), 1.0) for name, (total, count) in sums.items()}
+        return {name: float(total) / float(count) for name, (total, count) in sums.items() if count > 0}
 
 
 def _check_finite(values: Mapping[str, float], step: int, checkpoints: Checkpoints) -> None:
@@ -155,6 +158,12 @@ def _check_finite(values: Mapping[str, float], step: int, checkpoints: Checkpoin
             f"{', '.join(bad)} became non-finite at step {step} or shortly before; {where} in "
             f"{checkpoints.directory}. Lower the learning rate or clip gradients (optimizer.max_gradient_norm)"
         )
+
+
+def _tell(values: Mapping[str, float], notices: Mapping[str, str], step: int, title: str) -> None:
+    for name, text in notices.items():
+        if values.get(name, 0) > 0 and jax.process_index() == 0:
+            print(f"\n{title}, step {step}: {text}", file=sys.stderr, flush=True)
 
 
 def _show(values: Mapping[str, float]) -> str:

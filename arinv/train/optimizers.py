@@ -15,6 +15,11 @@ def _step_decay(rate: float, total: int, per_epoch: int, *, every_epochs: float,
     return optax.piecewise_constant_schedule(rate, boundaries)
 
 
+def _milestones(rate: float, total: int, per_epoch: int, *, epochs, factors):
+    boundaries = {round(epoch * per_epoch): factor for epoch, factor in zip(epochs, factors, strict=True)}
+    return optax.piecewise_constant_schedule(rate, boundaries)
+
+
 def _cosine(rate: float, total: int, per_epoch: int):
     return optax.cosine_decay_schedule(rate, total)
 
@@ -23,15 +28,15 @@ def _constant(rate: float, total: int, per_epoch: int):
     return optax.constant_schedule(rate)
 
 
-_SCHEDULES = {"step": _step_decay, "cosine": _cosine, "constant": _constant}
+_SCHEDULES = {"step": _step_decay, "milestones": _milestones, "cosine": _cosine, "constant": _constant}
 
 
 def make_schedule(spec: Mapping, *, num_steps: int, steps_per_epoch: int) -> optax.Schedule:
     """Returns learning rate as a function of the step.
 
     Args:
-      spec: {"name": "step" | "cosine" | "constant", "learning_rate": peak, "warmup_epochs": linear rise
-        from 0, and for "step" "every_epochs" and "factor"}.
+      spec: {"name": "step" | "milestones" | "cosine" | "constant", "learning_rate": peak, "warmup_epochs": linear
+        rise from 0, for "step" "every_epochs" and "factor", for "milestones" "epochs" and the "factors" there}.
       num_steps: steps of the whole run, warm-up included.
       steps_per_epoch: what an epoch of the spec means.
 

@@ -1,0 +1,146 @@
+"""Losses of robust training beyond adversarial cross-entropy: TRADES and the geometry-aware weights of GAIRAT.
+
+Logits [B, K] enter, float32 [B] comes out, one number per example; the caller takes the mean.
+
+Source: Zhang et al. 2019 (TRADES); Zhang et al. 2021 (GAIRAT).
+"""
+
+import jax
+import jax.numpy as jnp
+
+from arinv.errors import unknown
+from arinv.losses.classification import cross_entropy
+from arinv.types import Array, ArrayLike
+
+WEIGHTINGS = ("tanh", "sigmoid", "discrete")
+
+
+def kl_divergence(logits: ArrayLike, other_logits: ArrayLike) -> Array:
+    """Returns KL(softmax(logits) || softmax(other_logits)) for each example; gradients flow into both.
+
+    Args:
+      logits: [B, K], of the distribution that weighs.
+      other_logits: [B, K].
+
+    Returns:
+      float32 [B], at least 0 up to rounding.
+    """
+    log_p = jax.nn.log_softmax(jnp.asarray(logits).astype(jnp.float32))
+    log_q = jax.nn.log_softmax(jnp.asarray(other_logits).astype(jnp.float32))
+    return jnp.sum(jnp.exp(log_p) * (log_p - log_q), axis=-1)
+
+
+def trades_loss(logits: ArrayLike, adversarial_logits: ArrayLike, labels: ArrayLike, *, beta: float) -> Array:
+    """Returns cross-entropy of the images plus beta times the divergence to their adversarial versions.
+
+    Args:
+      logits: [B, K] of the images as they are.
+      adversarial_logits: [B, K] of their adversarial versions.
+      labels: int [B]; rows labelled -1 are padding, with zero loss.
+      beta: weight of robustness against accuracy, 6 in the paper.
+
+    Returns:
+      float32 [B].
+
+    Source: Zhang et al. 2019, eq. 5.
+    """
+    divergence = kl_divergence(logits, adversarial_logits)
+    return cross_entropy(logits, labels) + beta * jnp.where(jnp.asarray(labels) >= 0, divergence, 0.0)
+
+
+def gair_rst_loss(
+    logits: ArrayLike,
+    adversarial_logits: ArrayLike,
+    margin_logits: ArrayLike,
+    labels: ArrayLike,
+    weights: ArrayLike,
+    *,
+    beta: float,
+) -> Array:
+    """Returns TRADES with the divergence shared out between two adversarial versions by geometry.
+
+    Args:
+      logits: [B, K] of the images as they are.
+      adversarial_logits: [B, K] after the attack on the divergence, weighted by w.
+      margin_logits: [B, K] after the attack on the margin, weighted by 1 - w.
+      labels: int [B]; rows labelled -1 are padding, with zero loss.
+      weights: float32 [B] in [0, 1], w, from `divergence_share`.
+      beta: weight of robustness against accuracy, 6 in the code.
+
+    Returns:
+      float32 [B].
+
+    Source: the released code of Zhang et al. 2021, GAIR-RST.
+    """
+    near, far = kl_divergence(logits, adversarial_logits), kl_divergence(logits, margin_logits)
+    divergence = weights * near + (1 - weights) * far
+    return cross_entropy(logits, labels) + beta * jnp.where(jnp.asarray(labels) >= 0, divergence, 0.0)
+
+
+def margin_loss(logits: ArrayLike, labels: ArrayLike, *, confidence: float = 50.0) -> Array:
+    """Returns -max(logit of the label - highest other logit + confidence, 0), to be raised by an attack.
+
+    Args:
+      logits: [B, K].
+      labels: int [B], 0..K-1.
+      confidence: how far beyond the boundary the attack still gains.
+
+    Returns:
+      float32 [B], at most 0.
+
+    Source: Carlini & Wagner 2017, eq. 8, as in the released code of Zhang et al. 2021.
+    """
+    logits = jnp.asarray(logits).astype(jnp.float32)
+    is_label = jax.nn.one_hot(labels, logits.shape[-1], dtype=bool)
+    own = jnp.max(jnp.where(is_label, logits, -jnp.inf), axis=-1)
+    other = jnp.max(jnp.where(is_label, -jnp.inf, logits), axis=-1)
+    return -jnp.maximum(own - other + confidence, 0.0)
+
+
+def geometry_weights(kappa: ArrayLike, mask: ArrayLike, *, num_steps: int, kind: str, offset: float) -> Array:
+    """Returns weights that grow for examples near the decision boundary, with mean 1 over the batch.
+
+    Args:
+      kappa: [B], attack steps begun from a point still classified right, 0..num_steps.
+      mask: [B], 1 for an example and 0 for padding.
+      num_steps: K, of the attack.
+      kind: "tanh", (1 + tanh(offset + 5 (1 - 2 kappa / K))) / 2; "sigmoid" of the same argument; or "discrete",
+        (K + 1 - kappa) / (K + 1).
+      offset: lambda of the paper, -1 there.
+
+    Returns:
+      float32 [B], 0 for padding.
+
+    Raises:
+      UserError: another kind.
+
+    Source: Zhang et al. 2021, section 3, normalised as in the released code.
+    """
+    if kind not in WEIGHTINGS:
+        raise unknown("weighting", kind, WEIGHTINGS)
+    kappa, mask = jnp.asarray(kappa, jnp.float32), jnp.asarray(mask, jnp.float32)
+    argument = offset + 5 * (1 - 2 * kappa / num_steps)
+    if kind == "tanh":
+        weights = (1 + jnp.tanh(argument)) / 2
+    elif kind == "sigmoid":
+        weights = jax.nn.sigmoid(argument)
+    else:
+        weights = (num_steps + 1 - kappa) / (num_steps + 1)
+    weights = weights * mask
+    return weights * jnp.sum(mask) / jnp.maximum(jnp.sum(weights), 1e-12)
+
+
+def divergence_share(kappa: ArrayLike, *, num_steps: int, offset: float) -> Array:
+    """Returns (1 + tanh(offset + K / 2 - kappa)) / 2, GAIR-RST's share of the divergence's attack.
+
+    Args:
+      kappa: [B], attack steps begun from a point still classified right, 0..num_steps.
+      num_steps: K, of the attack.
+      offset: lambda, 3 in the code.
+
+    Returns:
+      float32 [B] in [0, 1], not normalised.
+
+    Source: the released code of Zhang et al. 2021, GAIR-RST.
+    """
+    return (1 + jnp.tanh(offset + num_steps / 2 - jnp.asarray(kappa, jnp.float32))) / 2

@@ -1,0 +1,215 @@
+"""Recipes of robust training: which versions of a batch a classifier is trained on, and with which loss.
+
+A recipe is two pure functions. `perturb` makes the views, the images [B, H, W, C] in [0, 1] that are run through
+the network in training mode, one after the other; the attack sees the network in evaluation mode. `loss` turns
+their logits into one number per example. With eps = 0 every recipe is standard training.
+
+    pgd       cross-entropy of PGD images (Madry et al. 2018)
+    fgsm      the same after one step from a random start (Wong et al. 2020)
+    n_fgsm    the same after one step from larger noise, not projected (de Jorge et al. 2022)
+    trades    cross-entropy of the images, and the divergence to the images that maximise it (Zhang et al. 2019)
+    gairat    PGD without best iterate, examples near the boundary weighted up (Zhang et al. 2021)
+    gair_rst  TRADES that shares the divergence between two attacks by the same geometry (its released code)
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from arinv import attacks, losses
+from arinv.errors import UserError, unknown
+from arinv.ops import norms
+from arinv.types import Array, LogitsFn
+
+
+class Views(NamedTuple):
+    """What a recipe makes of a batch.
+
+    Attributes:
+      images: float32 [B, H, W, C] each, in the order in which the network sees them; the last is the adversarial one.
+      kappa: float32 [B], attack steps begun from a point still classified right; zeros where a recipe does not count.
+    """
+
+    images: tuple[Array, ...]
+    kappa: Array
+
+
+class Recipe(NamedTuple):
+    """How a classifier is trained robustly.
+
+    Attributes:
+      perturb: (key, logits_fn, images, labels, attack) -> Views; attack as options of attacks.pgd.
+      loss: (logits of each view, labels, mask, kappa, active) -> [B]; `active` is whether the geometry counts yet.
+    """
+
+    perturb: Callable[[Array, LogitsFn, Array, Array, Mapping], Views]
+    loss: Callable[[tuple[Array, ...], Array, Array, Array, Array], Array]
+
+
+def make_recipe(name: str, *, num_steps: int, **options: Any) -> Recipe:
+    """Returns a recipe by name.
+
+    Args:
+      name: a key of RECIPES.
+      num_steps: of the attack, what kappa is measured against.
+      **options: of the recipe: beta (trades, gair_rst), weighting and offset (gairat), offset (gair_rst), noise and
+        step_factor (fgsm, n_fgsm).
+
+    Raises:
+      UserError: unknown recipe, or an option that it does not have.
+    """
+    if name not in RECIPES:
+        raise unknown("recipe", name, RECIPES)
+    known = _OPTIONS[name]
+    for option in options:
+        if option not in known:
+            raise UserError(f"recipe {name!r} has no option {option!r}; it has: {', '.join(known) or 'none'}")
+    return RECIPES[name](num_steps=num_steps, **options)
+
+
+def standard_loss(logits, labels, mask, kappa, active) -> Array:
+    """Returns the cross-entropy of the only view."""
+    return losses.cross_entropy(logits[0], labels)
+
+
+def _one(images: Array) -> Views:
+    return Views((images,), jnp.zeros(images.shape[:1]))
+
+
+def _pgd(*, num_steps: int) -> Recipe:
+    def perturb(key, logits_fn, images, labels, attack):
+        return _one(attacks.pgd(key, logits_fn, images, labels, **attack))
+
+    return Recipe(perturb, standard_loss)
+
+
+def _single_step(*, num_steps: int, noise: float, step_factor: float, project: bool) -> Recipe:
+    """Makes fgsm and n_fgsm; step_factor is the step in units of eps."""
+
+    def perturb(key, logits_fn, images, labels, attack):
+        eps = attack["eps"]
+        options = {"norm": attack["norm"], "noise": noise, "project": project}
+        step_size = step_factor * eps
+        return _one(attacks.fgsm(key, logits_fn, images, labels, eps=eps, step_size=step_size, **options))
+
+    return Recipe(perturb, standard_loss)
+
+
+def _fgsm(*, num_steps: int, noise: float = 1.0, step_factor: float = 1.25) -> Recipe:
+    return _single_step(num_steps=num_steps, noise=noise, step_factor=step_factor, project=True)
+
+
+def _n_fgsm(*, num_steps: int, noise: float = 2.0, step_factor: float = 1.0) -> Recipe:
+    return _single_step(num_steps=num_steps, noise=noise, step_factor=step_factor, project=False)
+
+
+def _trades(*, num_steps: int, beta: float = 6.0) -> Recipe:
+    def perturb(key, logits_fn, images, labels, attack):
+        adversarial, kappa = _divergence_attack(key, logits_fn, images, labels, attack)
+        return Views((images, adversarial), kappa)
+
+    def loss(logits, labels, mask, kappa, active):
+        return losses.trades_loss(logits[0], logits[1], labels, beta=beta)
+
+    return Recipe(perturb, loss)
+
+
+def _gairat(*, num_steps: int, weighting: str = "tanh", offset: float = -1.0) -> Recipe:
+    if weighting not in losses.WEIGHTINGS:
+        raise unknown("weighting", weighting, losses.WEIGHTINGS)
+
+    def perturb(key, logits_fn, images, labels, attack):
+        safe = jnp.maximum(labels, 0)
+
+        def objective(x):
+            logits = logits_fn(x)
+            return losses.cross_entropy(logits, labels), _right(logits, safe)
+
+        noise = norms.random_perturbation(key, images.shape, eps=attack["eps"], norm=attack["norm"])
+        adversarial, kappa = _ascend(objective, jnp.clip(images + noise, 0.0, 1.0), images, attack)
+        return Views((_only(labels, adversarial, images),), kappa)
+
+    def loss(logits, labels, mask, kappa, active):
+        weights = losses.geometry_weights(kappa, mask, num_steps=num_steps, kind=weighting, offset=offset)
+        return jnp.where(active, weights, 1.0) * losses.cross_entropy(logits[0], labels)
+
+    return Recipe(perturb, loss)
+
+
+def _gair_rst(*, num_steps: int, beta: float = 6.0, offset: float = 3.0) -> Recipe:
+    def perturb(key, logits_fn, images, labels, attack):
+        divergence_key, margin_key = jax.random.split(key)
+        safe = jnp.maximum(labels, 0)
+
+        def margin(x):
+            logits = logits_fn(x)
+            return losses.margin_loss(logits, safe), _right(logits, safe)
+
+        start = _near(margin_key, images)
+        far = _only(labels, _ascend(margin, start, images, attack)[0], images)
+        near, kappa = _divergence_attack(divergence_key, logits_fn, images, labels, attack)
+        return Views((images, far, near), kappa)
+
+    def loss(logits, labels, mask, kappa, active):
+        share = losses.divergence_share(kappa, num_steps=num_steps, offset=offset)
+        natural, far, near = logits
+        return losses.gair_rst_loss(natural, near, far, labels, jnp.where(active, share, 1.0), beta=beta)
+
+    return Recipe(perturb, loss)
+
+
+RECIPES: dict[str, Callable[..., Recipe]] = {
+    "pgd": _pgd,
+    "fgsm": _fgsm,
+    "n_fgsm": _n_fgsm,
+    "trades": _trades,
+    "gairat": _gairat,
+    "gair_rst": _gair_rst,
+}
+_OPTIONS = {
+    "pgd": (),
+    "fgsm": ("noise", "step_factor"),
+    "n_fgsm": ("noise", "step_factor"),
+    "trades": ("beta",),
+    "gairat": ("weighting", "offset"),
+    "gair_rst": ("beta", "offset"),
+}
+
+
+def _divergence_attack(key, logits_fn, images, labels, attack) -> tuple[Array, Array]:
+    """Returns the images that maximise the divergence from the network's own answer, and kappa."""
+    natural, safe = jax.lax.stop_gradient(logits_fn(images)), jnp.maximum(labels, 0)
+
+    def objective(x):
+        logits = logits_fn(x)
+        return losses.kl_divergence(natural, logits), _right(logits, safe)
+
+    adversarial, kappa = _ascend(objective, _near(key, images), images, attack)
+    return _only(labels, adversarial, images), kappa
+
+
+def _ascend(objective, start: Array, images: Array, attack: Mapping) -> tuple[Array, Array]:
+    """Returns the last iterate and kappa, as constants."""
+    step_size = attack["step_size"]
+    if step_size is None:
+        step_size = jnp.asarray(attack["eps"], jnp.float32) * (2.5 / attack["num_steps"])
+    options = {"eps": attack["eps"], "num_steps": attack["num_steps"], "norm": attack["norm"]}
+    return jax.lax.stop_gradient(
+        attacks.projected_ascent(objective, start, images, step_size=step_size, use_best=False, has_aux=True, **options)
+    )
+
+
+def _near(key: Array, images: Array) -> Array:
+    """Returns images plus noise of standard deviation 1e-3: at the images themselves the divergence is flat."""
+    return jnp.clip(images + 1e-3 * jax.random.normal(key, images.shape), 0.0, 1.0)
+
+
+def _right(logits: Array, labels: Array) -> Array:
+    return (jnp.argmax(logits, axis=-1) == labels).astype(jnp.float32)
+
+
+def _only(labels: Array, adversarial: Array, images: Array) -> Array:
+    """Returns padding rows, labelled -1, as they were."""
+    return jnp.where((labels >= 0)[:, None, None, None], adversarial, images)

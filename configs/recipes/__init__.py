@@ -1,0 +1,1 @@
+"""Complete recipes of the papers, one file each, for a user who has the data on disk."""
