@@ -136,8 +136,9 @@ def _step_schedule(stage: str, every_epochs: float) -> list[str]:
     return [f"--config.stages.{field}.schedule.every_epochs={every_epochs:.6g}" for field in fields]
 
 
-def _cifar10_collect(context: Context) -> dict[str, Any]:
-    workdir = _cifar10_workdir(context)
+def _collect_stages(context: Context, name: str) -> dict[str, Any]:
+    """Returns results and configs of an experiment's stages, and copies its pictures and table to the records."""
+    workdir = context.scratch / name
     kept: dict[str, Any] = {"stages": {}, "configs": {}}
     for path in sorted(workdir.glob("*/results.json")):
         if path.parent.name != "report":
@@ -147,11 +148,23 @@ def _cifar10_collect(context: Context) -> dict[str, Any]:
     report = workdir / "report" / "metrics.json"
     if report.exists():
         kept["metrics"] = json.loads(report.read_text())
-    pictures = context.out / "cifar10_resnet18"
-    for path in sorted([*workdir.glob("report/*.png"), *workdir.glob("report/table.md")]):
+    pictures = context.out / name
+    shown = [*workdir.glob("report/*.png"), *workdir.glob("report/table.md"), *workdir.glob("autoattack/*.png")]
+    for path in sorted(shown):
         pictures.mkdir(parents=True, exist_ok=True)
         shutil.copy(path, pictures / path.name)
     return kept
+
+
+def _experiment(name: str, minutes: float, about: str, config: str, options: dict[str, Any]) -> Run:
+    """Makes a run of a config with stages and fixed arguments."""
+
+    def command(context: Context) -> list[str]:
+        given = options | ({"data_dir": context.data_dir} if context.data_dir else {})
+        text = f"configs/{config}.py:" + ",".join(f"{key}={value}" for key, value in given.items())
+        return [context.python, "-m", "arinv", f"--config={text}", f"--workdir={context.scratch / name}"]
+
+    return Run(name, minutes, about, command, lambda context: _collect_stages(context, name))
 
 
 _BOTH = ("--only", "pgd_resnet18", "gan_alexnet", "--repeats", "7")
@@ -171,6 +184,15 @@ RUNS = (
     ),
     Run(
         "cifar10_resnet18", 15, "standard and robust ResNet-18 on CIFAR-10, inverted with three losses; fills the time",
-        _cifar10_command, _cifar10_collect,
+        _cifar10_command, lambda context: _collect_stages(context, "cifar10_resnet18"),
+    ),
+    _experiment(
+        "autoattack_resnet18", 9, "AutoAttack, linf 8/255, of a ResNet-18 on all 10,000 test images of CIFAR-10",
+        "robustness", {"encoder": "resnet18", "dtype": "bfloat16", "epochs": 5, "attack_steps": 7},
+    ),
+    _experiment(
+        "recipes", 14, "ResNet-18 and WRN-28-10 by three recipes: accuracy, under attack, and inverted",
+        "compare_recipes",
+        {"encoders": "resnet18+wrn28_10", "dtype": "bfloat16", "epochs": 3, "inverter_epochs": 3, "num_test": 2000},
     ),
 )  # fmt: skip
