@@ -15,10 +15,18 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from arinv.errors import UserError, unknown
-from arinv.tasks import classifier, evaluation, inverter, report
+from arinv.tasks import autoattack, classifier, evaluation, export_torch, import_torch, inverter, report
 from arinv.tasks import workdir as workdirs
 
-_TASKS = {"classifier": classifier, "inverter": inverter, "evaluation": evaluation, "report": report}
+_TASKS = {
+    "autoattack": autoattack,
+    "classifier": classifier,
+    "inverter": inverter,
+    "evaluation": evaluation,
+    "report": report,
+    "import_torch": import_torch,
+    "export_torch": export_torch,
+}
 _MISTAKE = 2  # exit code
 
 
@@ -77,8 +85,9 @@ def _parse_flags(argv: Sequence[str]) -> list[str]:
     # Configs import each other as `configs.NAME`, from wherever the program was started.
     for argument in argv:
         if argument.startswith(("--config=", "-config=")):
-            path = pathlib.Path(argument.partition("=")[2].partition(":")[0])
-            sys.path.insert(0, str(path.absolute().parent.parent))
+            path = pathlib.Path(argument.partition("=")[2].partition(":")[0]).absolute()
+            packages = [folder for folder in path.parents if (folder / "__init__.py").exists()]
+            sys.path.insert(0, str((packages[-1] if packages else path.parent).parent))
     try:
         rest = flags.FLAGS(list(argv))
         if _CONFIG.value is None or _WORKDIR.value is None:

@@ -325,7 +325,8 @@ def test_no_gradient_flows_through_the_attack(key):
     [
         ({"eps": -0.1}, "eps must be finite and at least 0, got -0.1"),
         ({"step_size": -1.0}, "step_size must be finite and at least 0"),
-        ({"norm": "l7"}, "unknown norm 'l7'; known: l2, linf"),
+        ({"norm": "l1"}, 'steepest ascent is for l2 and linf, got "l1"; use APGD'),
+        ({"norm": "l7"}, "unknown norm 'l7'; known: l1, l2, linf"),
         ({"num_steps": 0}, "num_steps must be at least 1, got 0"),
         ({"num_restarts": 0}, "num_restarts must be at least 1"),
         ({"num_restarts": 2}, "needs random_start=True"),

@@ -1,5 +1,33 @@
 """Adversarial attacks: functions of a key, a model's logits function, images and labels."""
 
+from arinv.attacks.apgd import apgd
+from arinv.attacks.autoattack import autoattack
+from arinv.attacks.autoattack_batches import ATTACKS
+from arinv.attacks.autoattack_state import AttackRecord, AutoAttackResult, AutoAttackState, Progress
+from arinv.attacks.buckets import make_buckets, margins
+from arinv.attacks.checks import inspect_model, rescore, square_gain, unmoved_at_radius_zero
+from arinv.attacks.fab import fab
+from arinv.attacks.fgsm import fgsm
 from arinv.attacks.pgd import pgd, projected_ascent
+from arinv.attacks.square import square
 
-__all__ = ["pgd", "projected_ascent"]
+__all__ = [
+    "ATTACKS",
+    "AttackRecord",
+    "AutoAttackResult",
+    "AutoAttackState",
+    "Progress",
+    "apgd",
+    "autoattack",
+    "fab",
+    "fgsm",
+    "inspect_model",
+    "make_buckets",
+    "margins",
+    "pgd",
+    "projected_ascent",
+    "rescore",
+    "square",
+    "square_gain",
+    "unmoved_at_radius_zero",
+]

@@ -16,8 +16,9 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-import optax
 
+from arinv.attacks.objectives import cross_entropy
+from arinv.attacks.rows import check_classes, select
 from arinv.errors import UserError
 from arinv.ops import norms
 from arinv.ops.images import check_images
@@ -87,7 +88,7 @@ def pgd(
         step_size = jnp.asarray(eps, jnp.float32) * (2.5 / num_steps)
     images = jax.lax.stop_gradient(jnp.asarray(images, jnp.float32))
     goals, sign, real = _goals(labels, targets, images.shape[0])
-    losses_fn = _objective(logits_fn, loss_fn or _cross_entropy, goals, sign, real)
+    losses_fn = _objective(logits_fn, loss_fn or cross_entropy, goals, sign, real)
 
     def attack(key):
         start = images
@@ -102,7 +103,7 @@ def pgd(
         return ~hit if targets is None else hit
 
     adversarial = _first_success(key, images, attack, succeeds, num_restarts)
-    return jax.lax.stop_gradient(_select(real, adversarial, images))
+    return jax.lax.stop_gradient(select(real, adversarial, images))
 
 
 def projected_ascent(
@@ -151,7 +152,7 @@ def projected_ascent(
     def keep_best(best, x, losses):
         best_x, best_losses = best
         higher = losses > best_losses
-        return _select(higher, x, best_x), jnp.where(higher, losses, best_losses)
+        return select(higher, x, best_x), jnp.where(higher, losses, best_losses)
 
     def step(_, carry):
         x, best, tallies = carry
@@ -179,7 +180,7 @@ def _first_success(key, images, attack, succeeds, num_restarts: int) -> Array:
         x, done = carry
         candidate = attack(jax.random.fold_in(key, i))
         success = succeeds(candidate)
-        return _select((success & ~done) | (i == 0), candidate, x), done | success
+        return select((success & ~done) | (i == 0), candidate, x), done | success
 
     nothing = jnp.zeros_like(images), jnp.zeros(images.shape[:1], bool)
     return jax.lax.fori_loop(0, num_restarts, restart, nothing)[0]
@@ -198,20 +199,10 @@ def _objective(logits_fn, loss_fn, goals, sign, real) -> Callable[[Array], Array
     return losses_fn
 
 
-def _cross_entropy(logits: Array, labels: Array) -> Array:
-    logits = logits.astype(jnp.float32)  # also from a bfloat16 model
-    return optax.losses.softmax_cross_entropy_with_integer_labels(logits, labels)
-
-
 def _goals(labels, targets, batch_size: int) -> tuple[Array, float, Array]:
     """Returns the classes to leave or to approach, the sign of the objective, and the real rows."""
-    labels = jnp.asarray(labels)
-    goals = labels if targets is None else jnp.asarray(targets)
-    for name, value in (("labels", labels), ("targets", goals)):
-        if value.shape != (batch_size,) or not jnp.issubdtype(value.dtype, jnp.integer):
-            raise UserError(
-                f"{name} must be integers, one per image ({batch_size},), got {value.dtype} of shape {value.shape}."
-            )
+    labels = check_classes(labels, name="labels", batch_size=batch_size)
+    goals = labels if targets is None else check_classes(targets, name="targets", batch_size=batch_size)
     real = (labels >= 0) & (goals >= 0)
     return jnp.where(real, goals, 0), 1.0 if targets is None else -1.0, real
 
@@ -223,8 +214,3 @@ def _check_counts(num_steps: int, num_restarts: int, random_start: bool) -> None
         raise UserError(f"num_restarts must be at least 1 (a single start), got {num_restarts}.")
     if num_restarts > 1 and not random_start:
         raise UserError(f"num_restarts={num_restarts} needs random_start=True, or every start is the same.")
-
-
-def _select(mask: Array, x: Array, y: Array) -> Array:
-    """Returns the rows of x where the mask [B] holds, those of y elsewhere."""
-    return jnp.where(mask.reshape(mask.shape + (1,) * (x.ndim - 1)), x, y)

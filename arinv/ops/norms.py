@@ -1,10 +1,10 @@
-"""Norm balls around images: length, projection, steepest ascent and random points, for l2 and linf.
+"""Norm balls around images: length, projection, steepest ascent and random points, for l1, l2 and linf.
 
 Everything is per example: the first axis is the batch, all the others together are the vector that
 is measured, so an "l2" radius for an image runs over height, width and channels. Units are those of
 the arrays (1 is white).
 
-Source: Madry et al. 2018, section 2.1.
+Source: Madry et al. 2018, section 2.1; Duchi et al. 2008 (projection onto the l1 ball).
 """
 
 from collections.abc import Callable
@@ -18,12 +18,14 @@ from arinv.errors import UserError, unknown
 from arinv.types import Array, ArrayLike
 
 _DIRECTION_FLOOR = 1e-10  # makes the direction of a zero gradient zero
+_CLOSE = 1e-6  # to a sum, from below: it must not exceed it by rounding
+_MAX_STEPS = 48  # enough for halving an interval to the resolution of float32; about six are needed
 
 
 class _Norm(NamedTuple):
     length: Callable[[Array], Array]  # [B, ...] -> [B]
     project: Callable[[Array, Array], Array]  # delta, eps (broadcasts against delta)
-    steepest_ascent: Callable[[Array], Array]
+    steepest_ascent: Callable[[Array], Array] | None
     random_direction: Callable[[Array, tuple[int, ...]], Array]  # key, shape -> unit ball
 
 
@@ -34,7 +36,7 @@ def norm(x: ArrayLike, ord: str) -> Array:
 
     Args:
       x: [B, ...].
-      ord: "l2" or "linf".
+      ord: "l1", "l2" or "linf".
 
     Returns:
       [B], in the dtype of `x`.
@@ -53,7 +55,7 @@ def project(delta: ArrayLike, *, eps: ArrayLike | float, norm: str) -> Array:
     Args:
       delta: [B, ...].
       eps: radius, at least 0, in units of `delta`; a number or one per example [B]; may be traced.
-      norm: "l2" or "linf".
+      norm: "l1", "l2" or "linf".
 
     Returns:
       [B, ...].
@@ -66,6 +68,50 @@ def project(delta: ArrayLike, *, eps: ArrayLike | float, norm: str) -> Array:
     """
     delta = jnp.asarray(delta)
     return _lookup(norm).project(delta, per_example(check_radius(eps), delta.shape))
+
+
+def shrink_to_sum(magnitudes: Array, total: Array, *, limit: ArrayLike | float = np.inf) -> Array:
+    """Returns min(max(magnitudes - level, 0), limit) with the least level at which it sums to `total`.
+
+    This is what projections onto an l1 ball are made of. Where the sum is not above `total` anyway, the
+    level is 0.
+
+    Args:
+      magnitudes: [B, ...], at least 0.
+      total: at least 0, [] or [B, 1, ...].
+      limit: at least 0, [] or [B, ...].
+
+    Returns:
+      [B, ...]; the sums over all but the first axis are at most `total`, and below it by 2e-6 of it at most.
+
+    Source: Duchi et al. 2008, section 3; by Newton's steps within a shrinking interval instead of sorting.
+    """
+
+    def clipped(level):
+        return jnp.minimum(jnp.maximum(magnitudes - level, 0.0), limit)
+
+    def summed(values):
+        return jnp.sum(values.astype(jnp.float32), axis=_rest(magnitudes), keepdims=True)
+
+    def unfinished(carry):
+        return (carry[0] < _MAX_STEPS) & ~jnp.all(carry[-1])
+
+    def narrow(carry):
+        i, level, low, high, _ = carry
+        reached = summed(clipped(level))
+        falling = summed((magnitudes > level) & (magnitudes - level < limit))
+        fits = reached <= total
+        low, high = jnp.where(fits, low, level), jnp.where(fits, level, high)
+        done = fits & ((reached >= total * (1.0 - 2.0 * _CLOSE)) | (level == 0))
+        newton = level + (reached - total * (1.0 - _CLOSE)) / jnp.maximum(falling, 1.0)
+        within = (falling > 0) & (newton > low) & (newton <= high)
+        following = jnp.where(within, newton, 0.5 * (low + high))
+        return i + 1, jnp.where(done, level, following), low, high, done
+
+    high = jnp.max(magnitudes, axis=_rest(magnitudes), keepdims=True)
+    zero = jnp.zeros_like(high)
+    _, level, _, high, done = jax.lax.while_loop(unfinished, narrow, (0, zero, zero, high, zero > 0))
+    return clipped(jnp.where(done, level, high))
 
 
 def steepest_ascent(gradient: ArrayLike, *, norm: str) -> Array:
@@ -82,23 +128,27 @@ def steepest_ascent(gradient: ArrayLike, *, norm: str) -> Array:
       [B, ...].
 
     Raises:
-      UserError: unknown norm.
+      UserError: unknown norm, or "l1": there the step would go along a single value, which stands
+        still for good once that value meets the end of its range.
     """
-    return _lookup(norm).steepest_ascent(jnp.asarray(gradient))
+    direction = _lookup(norm).steepest_ascent
+    if direction is None:
+        raise UserError(f'steepest ascent is for l2 and linf, got "{norm}"; use APGD (arinv.attacks.apgd) for it.')
+    return direction(jnp.asarray(gradient))
 
 
 def random_perturbation(key: Array, shape: tuple[int, ...], *, eps: ArrayLike | float, norm: str) -> Array:
     """Returns random starting points of an attack.
 
-    For "l2" they are uniform on the sphere of radius `eps` (a normalised Gaussian), for "linf"
-    uniform in the cube. The numbers depend on `key` and the global shape only, not on how many
-    devices hold them.
+    They are uniform on the sphere of radius `eps` for "l2" (a normalised Gaussian) and "l1" (a normalised
+    Laplacian), and in the cube for "linf". The numbers depend on `key` and the global shape only, not on
+    how many devices hold them.
 
     Args:
       key: PRNG key.
       shape: (B, ...).
       eps: radius, at least 0; a number or one per example [B]; may be traced.
-      norm: "l2" or "linf".
+      norm: "l1", "l2" or "linf".
 
     Returns:
       float32 of the given shape.
@@ -196,7 +246,22 @@ def _l2_direction(x: Array) -> Array:
     return x / (_expand(_l2_length(x), x) + _DIRECTION_FLOOR)
 
 
+def _l1_length(x: Array) -> Array:
+    return jnp.sum(jnp.abs(x), axis=_rest(x))
+
+
+def _l1_direction(key: Array, shape: tuple[int, ...]) -> Array:
+    noise = jax.random.laplace(key, shape)
+    return noise / _expand(_l1_length(noise), noise)
+
+
 _NORMS = {
+    "l1": _Norm(
+        length=_l1_length,
+        project=lambda delta, eps: jnp.sign(delta) * shrink_to_sum(jnp.abs(delta), eps),
+        steepest_ascent=None,
+        random_direction=_l1_direction,
+    ),
     "l2": _Norm(
         length=_l2_length,
         project=_l2_project,

@@ -100,6 +100,8 @@ def attack_options(config: Mapping[str, Any]) -> dict[str, Any]:
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= 0:
             raise UserError(f"attack.{name} must be a number of 0 or more, in units of [0, 1] images; got {value!r}")
     norms.check_norm(options["norm"])
+    if options["norm"] == "l1":
+        raise UserError("attack.norm l1 is AutoAttack's (attack=autoattack); PGD is for l2, linf")
     if options["num_steps"] < 1:
         raise UserError(f"attack.num_steps must be 1 or more; got {options['num_steps']}")
     options["step_size"] = options["step_size"] or None

@@ -1,0 +1,191 @@
+"""APGD: projected gradient ascent that finds its own step size, in l1, l2 and linf balls.
+
+Images are float32 [B, H, W, C] in [0, 1] and radii are in the same unit. A call is made of jnp operations and
+`lax` loops: put it inside `jax.jit`. Each step costs one forward and one backward pass.
+
+Source: Croce & Hein 2020 (AutoAttack), sections 3 to 5; Croce & Hein 2021 for l1.
+"""
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from arinv.attacks import objectives
+from arinv.attacks.apgd_steps import Rule, momentum_rule, sparse_rule
+from arinv.attacks.rows import Rows, first_success, noise_of_length_one, prepare, row_keys, select
+from arinv.errors import UserError, unknown
+from arinv.ops import norms
+from arinv.ops.box_projections import project_l1_ball
+from arinv.types import Array, ArrayLike, LogitsFn
+
+LOSSES = {"ce": objectives.cross_entropy, "dlr": objectives.dlr, "dlr_targeted": objectives.targeted_dlr}
+RADII = ((3.0, 0.3), (2.0, 0.3), (1.0, 0.4))  # multiple of eps, and the share of the steps spent there
+
+
+class _Run(NamedTuple):
+    x: Array  # the next images to evaluate
+    previous: Array  # those one step ago
+    best_x: Array
+    best_gradient: Array
+    best_loss: Array  # [B]
+    adversarial: Array  # the last images that were misclassified; the start where none were
+    broken: Array  # whether any were [B]
+    known: Any  # what the step rule knows
+
+
+def apgd(
+    key: Array,
+    logits_fn: LogitsFn,
+    images: ArrayLike,
+    labels: ArrayLike,
+    *,
+    eps: ArrayLike | float,
+    norm: str = "linf",
+    loss: str = "ce",
+    num_steps: int = 100,
+    num_restarts: int = 1,
+    targets: ArrayLike | None = None,
+    large_radii: bool = False,
+) -> Array:
+    """Returns APGD adversarial images.
+
+    For each example this is the last iterate that was misclassified, or that of the highest loss where none was.
+
+    Args:
+      key: PRNG key of the random starts, or one per example [B], which makes the result of an example
+        independent of the batch it is in.
+      logits_fn: images [B, H, W, C] in [0, 1] -> logits [B, K]; rows independent.
+      images: float32 [B, H, W, C] in [0, 1].
+      labels: int [B]; rows labelled -1 are padding and come back unchanged.
+      eps: radius in units of `images`; a number or one per example [B], which may be traced.
+      norm: "l1", "l2" or "linf".
+      loss: raised: "ce", "dlr" (from 3 classes) or "dlr_targeted" (from 4 classes, with `targets`).
+      num_steps: number of steps, at least 1; the start costs one more forward and backward pass.
+      num_restarts: number of random starts. For each example the first that succeeds is returned, and the
+        first of all where none does.
+      targets: int [B]: the classes that "dlr_targeted" leads to; may be traced. -1 is padding as above.
+      large_radii: for "l1": spend 30 % of the steps at 3 eps, then 30 % at 2 eps, then the rest at eps, each
+        from the best point before. Two more forward and backward passes.
+
+    Returns:
+      float32 [B, H, W, C] in [0, 1], within `eps` of `images`, as a constant: no gradient flows through.
+
+    Raises:
+      UserError: images outside [0, 1], an unknown norm or loss, a negative radius (where its value is
+        known), too few classes for the loss, or targets without a targeted loss and the other way round.
+
+    Source: Croce & Hein 2020 (AutoAttack), algorithm 1; Croce & Hein 2021, algorithm 1 and section 4.2.
+    """
+    norms.check_norm(norm)
+    eps = jnp.asarray(norms.check_radius(eps), jnp.float32)
+    _check_options(norm, loss, num_steps, targets, large_radii)
+    rows = prepare(images, labels, targets=targets)
+    evaluate = _evaluation(logits_fn, loss, rows)
+
+    def attack(keys, _):
+        start = _random_start(keys, rows.images, eps * RADII[0][0] if large_radii else eps, norm)
+        if large_radii:
+            run = _run_through_radii(evaluate, rows.images, start, eps, num_steps)
+        elif norm == "l1":
+            rule = sparse_rule(rows.images, eps=eps, period=_period(num_steps), warm=False)
+            run = _run(evaluate, rule, start, num_steps)
+        else:
+            rule = momentum_rule(rows.images, eps=eps, norm=norm, num_steps=num_steps)
+            run = _run(evaluate, rule, start, num_steps)
+        return select(run.broken, run.adversarial, run.best_x), run.broken | ~rows.real
+
+    keys = row_keys(key, batch_size=rows.images.shape[0])
+    adversarial = first_success(keys, rows.images, attack, num_restarts=num_restarts)
+    return jax.lax.stop_gradient(select(rows.real, adversarial, rows.images))
+
+
+def _evaluation(logits_fn: LogitsFn, loss: str, rows: Rows) -> Callable[[Array], tuple[Array, Array, Array]]:
+    """Returns images -> (losses [B], whether misclassified [B], gradient)."""
+    classes = (rows.labels,) if rows.targets is None else (rows.labels, rows.targets)
+
+    def total(x):
+        logits = logits_fn(x)
+        losses = jnp.where(rows.real, LOSSES[loss](logits, *classes), 0.0)
+        return jnp.sum(losses), (losses, jnp.argmax(logits, axis=1) != rows.labels)
+
+    def evaluate(x):
+        (_, (losses, wrong)), gradient = jax.value_and_grad(total, has_aux=True)(x)
+        return losses, wrong, gradient
+
+    return evaluate
+
+
+def _run(evaluate: Callable, rule: Rule, start: Array, num_steps: ArrayLike | int) -> _Run:
+    """Evaluates the start and then the images after each step.
+
+    The model stands in the program once; in return one step more is taken than is looked at.
+    """
+
+    def iterate(i, run):
+        losses, wrong, gradient = evaluate(run.x)
+        better = losses > run.best_loss
+        best_x = select(better, run.x, run.best_x)
+        best_gradient = select(better, gradient, run.best_gradient)
+        best_loss = jnp.where(better, losses, run.best_loss)
+        known, back = rule.review(i, run.known, losses, best_loss, best_x)
+        x = select(back, best_x, run.x)
+        following = rule.step(i, known, x, run.previous, select(back, best_gradient, gradient))
+        adversarial = select(wrong, run.x, run.adversarial)
+        return _Run(following, x, best_x, best_gradient, best_loss, adversarial, run.broken | wrong, known)
+
+    batch = start.shape[:1]
+    begin = _Run(
+        x=start,
+        previous=start,
+        best_x=start,
+        best_gradient=jnp.zeros_like(start),
+        best_loss=jnp.full(batch, -jnp.inf, jnp.float32),
+        adversarial=start,
+        broken=jnp.zeros(batch, bool),
+        known=rule.begin(start),
+    )
+    return jax.lax.fori_loop(0, num_steps + 1, iterate, begin)
+
+
+def _run_through_radii(evaluate: Callable, images: Array, start: Array, eps: Array, num_steps: int) -> _Run:
+    counts = [math.ceil(share * num_steps) for _, share in RADII[:-1]]
+    counts.append(num_steps - sum(counts))
+    periods = jnp.asarray([_period(count) for count in counts])
+    counts, radii = jnp.asarray(counts), jnp.asarray([radius for radius, _ in RADII])
+
+    def stage(j, start):
+        radius = radii[j] * eps
+        start = jnp.clip(images + project_l1_ball(start - images, images, eps=radius), 0.0, 1.0)
+        rule = sparse_rule(images, eps=radius, period=periods[j], warm=True)
+        return _run(evaluate, rule, start, counts[j])
+
+    nothing = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(stage, 0, start))
+    nothing = nothing._replace(best_x=start)
+    return jax.lax.fori_loop(0, len(RADII), lambda j, run: stage(j, run.best_x), nothing)
+
+
+def _random_start(keys: Array, images: Array, eps: Array, norm: str) -> Array:
+    if norm == "l1":
+        noise = jax.vmap(functools.partial(jax.random.normal, shape=images.shape[1:]))(keys)
+        return jnp.clip(images + project_l1_ball(noise, images, eps=eps), 0.0, 1.0)
+    noise = noise_of_length_one(keys, images.shape[1:], norm=norm)
+    return jnp.clip(images + norms.per_example(eps, images.shape) * noise, 0.0, 1.0)
+
+
+def _period(num_steps: int) -> int:
+    return max(int(0.04 * num_steps), 1)
+
+
+def _check_options(norm: str, loss: str, num_steps: int, targets, large_radii: bool) -> None:
+    if loss not in LOSSES:
+        raise unknown("loss", loss, LOSSES)
+    if num_steps < 1:
+        raise UserError(f"num_steps must be at least 1, got {num_steps}.")
+    if (targets is not None) != (loss == "dlr_targeted"):
+        raise UserError(f'loss "{loss}" with targets={targets}: targets go with "dlr_targeted", and only with it.')
+    if large_radii and norm != "l1":
+        raise UserError(f'large_radii is for norm "l1", got "{norm}".')

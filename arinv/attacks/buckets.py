@@ -1,0 +1,155 @@
+"""Batches of a few sizes for work whose number of images keeps falling: little padding, few compilations.
+
+Each size is half of the one before. A batch that is not full is padded with rows labelled -1. Models are run over
+any number of images in such batches.
+"""
+
+import functools
+from collections.abc import Callable, Iterator, Mapping
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from arinv.attacks import objectives
+from arinv.errors import UserError
+from arinv.types import Array, LogitsFn
+
+_WORTHWHILE = 0.75  # a batch is split if that saves a quarter of its rows
+
+# A host batch {name: [B, ...]} -> the same on devices.
+PlaceFn = Callable[[Mapping[str, np.ndarray]], Mapping[str, Array]]
+
+
+class Buckets(NamedTuple):
+    """The sizes of batches, and where they go.
+
+    Attributes:
+      sizes: the largest first.
+      place: puts a host batch on devices.
+    """
+
+    sizes: tuple[int, ...]
+    place: PlaceFn
+
+    def size(self, remaining: int) -> int:
+        """Returns the size of the next batch when so many images are left."""
+        if remaining >= self.sizes[0]:
+            return self.sizes[0]
+        holding = min(size for size in self.sizes if size >= remaining)
+        smaller = max((size for size in self.sizes if size <= remaining), default=holding)
+        split = smaller + (self._rows(remaining - smaller) if remaining > smaller else 0)
+        return smaller if split <= _WORTHWHILE * holding else holding
+
+    def _rows(self, remaining: int) -> int:
+        size = self.size(remaining)
+        return size + (self._rows(remaining - size) if remaining > size else 0)
+
+    def put(self, batch: Mapping[str, np.ndarray], size: int) -> Mapping[str, Array]:
+        """Returns a host batch on devices, padded to a size; "label" is -1 in the padding, the rest is 0."""
+        padded = {}
+        for name, values in batch.items():
+            filler = np.full((size - len(values), *values.shape[1:]), -1 if name == "label" else 0, values.dtype)
+            padded[name] = np.concatenate([values, filler])
+        return self.place(padded)
+
+
+def make_buckets(*, batch_size: int, smallest_batch: int = 8, place: PlaceFn | None = None) -> Buckets:
+    """Returns the sizes of batches: `batch_size` halved as long as it stays whole and not too small.
+
+    Args:
+      batch_size: the largest, at least 1; a power of two, or one times a small number, is best.
+      smallest_batch: no smaller size than this; on several devices, a multiple of their number.
+      place: puts a host batch on devices; to the default device if None.
+
+    Returns:
+      The sizes.
+
+    Raises:
+      UserError: a size below 1.
+    """
+    if min(batch_size, smallest_batch) < 1:
+        raise UserError(f"batch_size {batch_size} and smallest_batch {smallest_batch} must be at least 1.")
+    sizes = [batch_size]
+    while sizes[-1] % 2 == 0 and sizes[-1] // 2 >= smallest_batch:
+        sizes.append(sizes[-1] // 2)
+    return Buckets(tuple(sizes), place or functools.partial(jax.tree.map, jnp.asarray))
+
+
+def as_pytree(logits_fn: LogitsFn) -> jax.tree_util.Partial:
+    """Returns a model that can be an argument of a compiled function.
+
+    Args:
+      logits_fn: a function, or a `jax.tree_util.Partial` of one and its weights, which are then not compiled in.
+
+    Returns:
+      The same, as a `jax.tree_util.Partial`.
+    """
+    return logits_fn if isinstance(logits_fn, jax.tree_util.Partial) else jax.tree_util.Partial(logits_fn)
+
+
+@functools.partial(jax.jit, static_argnames="count")
+def largest_classes(model: LogitsFn, images: Array, *, count: int) -> Array:
+    """Returns the classes of the largest logits.
+
+    Args:
+      model: a pytree, images [B, H, W, C] in [0, 1] -> logits [B, K].
+      images: float32 [B, H, W, C] in [0, 1].
+      count: how many, at most K.
+
+    Returns:
+      int32 [B, count], the prediction first.
+    """
+    return jax.lax.top_k(model(images).astype(jnp.float32), count)[1]
+
+
+def rank(model: LogitsFn, images: np.ndarray, buckets: Buckets, *, count: int = 1) -> np.ndarray:
+    """Returns the classes of the largest logits of any number of images.
+
+    Args:
+      model: as for `largest_classes`.
+      images: float32 [N, H, W, C] in [0, 1], on the host.
+      buckets: sizes of batches.
+      count: how many, at most K.
+
+    Returns:
+      int32 [N, count].
+    """
+    found = [np.zeros((0, count), np.int32)]
+    for length, batch in _batches({"image": images}, buckets):
+        found.append(np.asarray(largest_classes(model, batch["image"], count=count))[:length])
+    return np.concatenate(found)
+
+
+def margins(logits_fn: LogitsFn, images: np.ndarray, labels: np.ndarray, buckets: Buckets) -> np.ndarray:
+    """Returns by how much the logit of the label exceeds the largest other one, of any number of images.
+
+    Args:
+      logits_fn: images [B, H, W, C] in [0, 1] -> logits [B, K], K at least 2.
+      images: float32 [N, H, W, C] in [0, 1], on the host.
+      labels: int [N]; the margin of an image labelled -1 means nothing.
+      buckets: sizes of batches.
+
+    Returns:
+      float32 [N]; negative where an image is misclassified.
+    """
+    found, model = [np.zeros(0, np.float32)], as_pytree(logits_fn)
+    for length, batch in _batches({"image": images, "label": np.asarray(labels, np.int32)}, buckets):
+        found.append(np.asarray(_margins(model, batch["image"], batch["label"]))[:length])
+    return np.concatenate(found)
+
+
+@jax.jit
+def _margins(model: LogitsFn, images: Array, labels: Array) -> Array:
+    return objectives.margin(model(images), jnp.maximum(labels, 0))
+
+
+def _batches(arrays: Mapping[str, np.ndarray], buckets: Buckets) -> Iterator[tuple[int, Mapping[str, Array]]]:
+    """Yields the number of real rows and a padded batch on devices."""
+    position, count = 0, len(arrays["image"])
+    while position < count:
+        size = buckets.size(count - position)
+        part = {name: values[position : position + size] for name, values in arrays.items()}
+        yield len(part["image"]), buckets.put(part, size)
+        position += size

@@ -1,0 +1,130 @@
+"""FAB, the fast adaptive boundary attack: the nearest misclassified image, towards a target class.
+
+Images are float32 [B, H, W, C] in [0, 1] and distances are in the same unit. A call is made of jnp operations
+and `lax` loops: put it inside `jax.jit`. Each step costs two forward passes and one backward pass.
+
+Source: Croce & Hein 2020 (FAB); Croce & Hein 2020 (AutoAttack), section 5 for the targeted form.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from arinv.attacks.objectives import logit_difference
+from arinv.attacks.rows import Rows, column, first_success, noise_of_length_one, prepare, row_keys, select
+from arinv.errors import UserError
+from arinv.ops import norms
+from arinv.ops.box_projections import move_to_hyperplane
+from arinv.types import Array, ArrayLike, LogitsFn
+
+_LEAST_LENGTH = 1e-8
+
+
+class _Run(NamedTuple):
+    x: Array
+    nearest: Array  # the nearest misclassified images so far
+    distance: Array  # theirs, infinite where there is none [B]
+
+
+def fab(
+    key: Array,
+    logits_fn: LogitsFn,
+    images: ArrayLike,
+    labels: ArrayLike,
+    *,
+    eps: ArrayLike | float,
+    targets: ArrayLike,
+    norm: str = "linf",
+    num_steps: int = 100,
+    num_restarts: int = 1,
+    max_bias: float = 0.1,
+    overshoot: float = 1.05,
+    backward_step: float = 0.9,
+) -> Array:
+    """Returns the nearest misclassified images that FAB finds.
+
+    It steps to where the class and the target would be level if the model were linear, kept near the image by
+    a bias towards the like point seen from there, and somewhat back towards the image once it has crossed.
+
+    Args:
+      key: PRNG key of the random starts, or one per example [B]; the first restart starts at the image.
+      logits_fn: images [B, H, W, C] in [0, 1] -> logits [B, K]; rows independent.
+      images: float32 [B, H, W, C] in [0, 1], classified as `labels` says.
+      labels: int [B]; rows labelled -1 are padding and come back unchanged.
+      eps: the largest distance that counts, in units of `images`; a number or one per example [B], which may
+        be traced.
+      targets: int [B]: the classes to approach; may be traced. -1 is padding as above.
+      norm: of the distance: "l1", "l2" or "linf".
+      num_steps: number of steps, at least 1.
+      num_restarts: number of starts, the others at random at half of `eps`. For each example the first that
+        succeeds is returned.
+      max_bias: the most weight that the image has against the iterate, 0 to 1.
+      overshoot: how far to step, where 1 is onto the linearised boundary.
+      backward_step: the distance from the image that is left after a step back, as a fraction.
+
+    Returns:
+      float32 [B, H, W, C] in [0, 1], as a constant: no gradient flows through. Examples for which nothing was
+      found within `eps` come back unchanged.
+
+    Raises:
+      UserError: images outside [0, 1], an unknown norm, a negative radius (where its value is known), or
+        fewer than 1 step.
+
+    Source: Croce & Hein 2020 (FAB), algorithm 1.
+    """
+    norms.check_norm(norm)
+    eps = norms.per_example(norms.check_radius(eps), (len(images),))
+    if num_steps < 1:
+        raise UserError(f"num_steps must be at least 1, got {num_steps}.")
+    rows = prepare(images, labels, targets=targets)
+    step = _step(logits_fn, rows, norm, (max_bias, overshoot, backward_step))
+
+    def attack(keys, restart):
+        start = rows.images
+        if num_restarts > 1:
+            noise = noise_of_length_one(keys, rows.images.shape[1:], norm=norm)
+            radius = jnp.where(restart > 0, 0.5, 0.0) * jnp.broadcast_to(eps, rows.labels.shape)
+            start = jnp.clip(rows.images + column(radius) * noise, 0.0, 1.0)
+        begin = _Run(start, rows.images, jnp.full(rows.labels.shape, jnp.inf, jnp.float32))
+        run = jax.lax.fori_loop(0, num_steps, lambda _, run: step(run), begin)
+        near = run.distance <= eps
+        return select(near, run.nearest, rows.images), near | ~rows.real
+
+    keys = row_keys(key, batch_size=rows.images.shape[0])
+    adversarial = first_success(keys, rows.images, attack, num_restarts=num_restarts)
+    return jax.lax.stop_gradient(select(rows.real, adversarial, rows.images))
+
+
+def _step(logits_fn: LogitsFn, rows: Rows, norm: str, constants: tuple[float, float, float]) -> Callable[[_Run], _Run]:
+    images, labels = rows.images, rows.labels
+    max_bias, overshoot, backward_step = constants
+
+    def total(x):
+        differences = logit_difference(logits_fn(x), labels, rows.targets)
+        return jnp.sum(differences), differences
+
+    def step(run):
+        (_, differences), gradient = jax.value_and_grad(total, has_aux=True)(run.x)
+        # The plane as seen from the image: its own residual, without the cancellation of a common offset.
+        from_image = differences + jnp.sum(gradient * (images - run.x), axis=(1, 2, 3))
+
+        def move(points, residuals):
+            return move_to_hyperplane(points, gradient, residuals, norm=norm)
+
+        points, residuals = jnp.stack([run.x, images]), jnp.stack([differences, from_image])
+        move_here, move_there = jax.vmap(move)(points, residuals)
+        here, there = (jnp.maximum(norms.norm(d, norm), _LEAST_LENGTH) for d in (move_here, move_there))
+        bias = column(jnp.minimum(here / (here + there), max_bias))
+        x = (1 - bias) * (run.x + overshoot * move_here) + bias * (images + overshoot * move_there)
+        x = jnp.clip(x, 0.0, 1.0)
+
+        wrong = jnp.argmax(logits_fn(x), axis=1) != labels
+        distance = norms.norm(x - images, norm)
+        nearer = wrong & (distance < run.distance)
+        back = images + backward_step * (x - images)
+        nearest = select(nearer, x, run.nearest)
+        return _Run(select(wrong, back, x), nearest, jnp.where(nearer, distance, run.distance))
+
+    return step

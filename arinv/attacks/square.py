@@ -1,0 +1,280 @@
+"""The Square Attack: random search with square windows, which needs no gradients.
+
+Images are float32 [B, H, W, C] in [0, 1] and radii are in the same unit. A call is made of jnp operations and
+`lax` loops: put it inside `jax.jit`. Each query costs one forward pass. The search can be cut into pieces, as
+`square_start` and then `square_continue` as often as one likes.
+
+Each example draws its own windows, from its key and the number of the query alone. (The authors' code draws one
+window for the whole batch, which is as good for each example, but makes their results depend on one another.)
+
+Source: Andriushchenko et al. 2020 (Square Attack), algorithms 1 to 3; Croce & Hein 2021 for l1; constants and
+order as in the AutoAttack code.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from arinv.attacks import square_windows
+from arinv.attacks.objectives import margin
+from arinv.attacks.rows import Rows, fold_in, prepare, row_keys, select
+from arinv.ops import norms
+from arinv.ops.box_projections import project_l1_ball
+from arinv.types import Array, ArrayLike, LogitsFn
+
+_FLOOR = 1e-12
+_START = 2**31 - 1  # in the place of a query's number
+
+
+class SquareSearch(NamedTuple):
+    """A search under way.
+
+    Attributes:
+      images: float32 [B, H, W, C], the best so far.
+      margins: float32 [B], theirs; the search of a row ends at 0 and below. -1 in rows of padding.
+      query: int32 [], the number of the next query.
+    """
+
+    images: Array
+    margins: Array
+    query: Array
+
+
+class _Windows(NamedTuple):
+    inside: Array  # bool [B, H, W, 1]
+    rows: Array  # of a pixel in its window [B, H, W]
+    columns: Array
+
+
+def square(
+    key: Array,
+    logits_fn: LogitsFn,
+    images: ArrayLike,
+    labels: ArrayLike,
+    *,
+    eps: ArrayLike | float,
+    norm: str = "linf",
+    num_queries: int = 5000,
+) -> Array:
+    """Returns the images of the least margin that the Square Attack finds.
+
+    Args:
+      key: PRNG key, or one per example [B], which makes the result of an example independent of the batch.
+      logits_fn: images [B, H, W, C] in [0, 1] -> logits [B, K]; rows independent.
+      images: float32 [B, H, W, C] in [0, 1].
+      labels: int [B]; rows labelled -1 are padding and come back unchanged.
+      eps: radius in units of `images`; a number or one per example [B], which may be traced.
+      norm: "l1", "l2" or "linf".
+      num_queries: number of queries after the first; fewer once all rows are misclassified.
+
+    Returns:
+      float32 [B, H, W, C] in [0, 1], within `eps` of `images`.
+
+    Raises:
+      UserError: images outside [0, 1], an unknown norm, or a negative radius (where its value is known).
+
+    Source: Andriushchenko et al. 2020 (Square Attack), algorithm 1.
+    """
+    options = {"eps": eps, "norm": norm}
+    search = square_start(key, logits_fn, images, labels, **options)
+    return square_continue(key, logits_fn, images, labels, search, num_queries=num_queries, **options).images
+
+
+def square_start(
+    key: Array,
+    logits_fn: LogitsFn,
+    images: ArrayLike,
+    labels: ArrayLike,
+    *,
+    eps: ArrayLike | float,
+    norm: str = "linf",
+) -> SquareSearch:
+    """Returns a search that has made its first query.
+
+    Args:
+      key: as for `square`.
+      logits_fn: likewise.
+      images: likewise.
+      labels: likewise.
+      eps: likewise.
+      norm: likewise.
+
+    Returns:
+      The search, at query 0.
+
+    Raises:
+      UserError: as `square`.
+
+    Source: Andriushchenko et al. 2020, sections 3.2 to 3.4 (initialisation).
+    """
+    rows, eps = _checked(images, labels, eps, norm)
+    keys = fold_in(row_keys(key, batch_size=rows.images.shape[0]), _START)
+    tried = _first_images(keys, rows.images, eps, norm)
+    margins = jnp.where(rows.real, margin(logits_fn(tried), rows.labels), -1.0)
+    return SquareSearch(select(rows.real, tried, rows.images), margins, jnp.int32(0))
+
+
+def square_continue(
+    key: Array,
+    logits_fn: LogitsFn,
+    images: ArrayLike,
+    labels: ArrayLike,
+    search: SquareSearch,
+    *,
+    eps: ArrayLike | float,
+    num_queries: ArrayLike | int,
+    norm: str = "linf",
+) -> SquareSearch:
+    """Returns a search after some more queries, or once all rows are misclassified.
+
+    Args:
+      key: as for `square`, the same for each piece of a search.
+      logits_fn: likewise.
+      images: likewise, the originals.
+      labels: likewise.
+      search: so far.
+      eps: as for `square`.
+      num_queries: how many more at most; may be traced.
+      norm: as for `square`.
+
+    Returns:
+      The search.
+
+    Raises:
+      UserError: as `square`.
+
+    Source: Andriushchenko et al. 2020 (Square Attack), algorithm 1.
+    """
+    rows, eps = _checked(images, labels, eps, norm)
+    keys = row_keys(key, batch_size=rows.images.shape[0])
+    end = search.query + num_queries
+
+    def unfinished(search):
+        return (search.query < end) & jnp.any(search.margins > 0)
+
+    def ask(search):
+        tried = _PROPOSALS[norm](fold_in(keys, search.query), search, rows.images, eps)
+        margins = margin(logits_fn(tried), rows.labels)
+        better = (search.margins > 0) & ((margins < search.margins) | (margins <= 0))
+        best = select(better, tried, search.images)
+        return SquareSearch(best, jnp.where(better, margins, search.margins), search.query + 1)
+
+    return jax.lax.while_loop(unfinished, ask, search)
+
+
+def _checked(images, labels, eps, norm: str) -> tuple[Rows, Array]:
+    norms.check_norm(norm)
+    rows = prepare(images, labels)
+    return rows, norms.per_example(norms.check_radius(eps), rows.images.shape)
+
+
+def _first_images(keys: Array, images: Array, eps: Array, norm: str) -> Array:
+    height, width, channels = images.shape[1:]
+    if norm == "linf":
+        stripes = _signs(_uniform(keys, (1, width, channels)))
+        return jnp.clip(images + eps * stripes, 0.0, 1.0)
+    tiles = square_windows.tiling(height=height, width=width)
+    side = tiles.side
+    drawn = _uniform(keys, (tiles.rows, tiles.columns, 1, 1, channels + 1))
+    hill = jnp.asarray(square_windows.patch(side=side, norm=norm))[None, None, None, :, :, None]
+    turned = drawn[..., -1:] > 0.5
+    placed = jnp.where(turned, jnp.swapaxes(hill, 3, 4), hill) * _signs(drawn[..., :-1])
+    placed = jnp.swapaxes(placed, 2, 3).reshape(-1, tiles.rows * side, tiles.columns * side, channels)
+    below, right = (size - tiles.offset - n * side for size, n in ((height, tiles.rows), (width, tiles.columns)))
+    delta = jnp.pad(placed, ((0, 0), (tiles.offset, below), (tiles.offset, right), (0, 0)))
+    return _inside(delta, images, eps, norm)
+
+
+def _propose_linf(keys: Array, search: SquareSearch, images: Array, eps: Array) -> Array:
+    height, width, channels = images.shape[1:]
+    drawn = _uniform(keys, (2 + channels,))
+    side = _side(search.query, height, width, "linf")
+    window = _window(drawn[:, 0], drawn[:, 1], side, height, width)
+    change = jnp.where(window.inside, 2.0 * eps * _signs(drawn[:, None, None, 2:]), 0.0)
+    delta = jnp.clip(search.images + change - images, -eps, eps)
+    return jnp.clip(images + delta, 0.0, 1.0)
+
+
+def _propose_hills(keys: Array, search: SquareSearch, images: Array, eps: Array, *, norm: str) -> Array:
+    """Moves what a second window holds, and what is left of the radius, into hills in a first window."""
+    height, width, channels = images.shape[1:]
+    drawn = _uniform(keys, (5 + channels,))
+    side = _side(search.query, height, width, norm)
+    first = _window(drawn[:, 0], drawn[:, 1], side, height, width)
+    second = _window(drawn[:, 2], drawn[:, 3], side, height, width)
+    delta = search.images - images
+    hills = _hills(search.query, first, drawn[:, 4] > 0.5, height, width, norm)[..., None]
+    old = jnp.where(first.inside, delta, 0.0)
+    new = hills * _signs(drawn[:, None, None, 5:]) + old / (_FLOOR + _length(old, (1, 2), norm))
+    held = _length(jnp.where(first.inside | second.inside, delta, 0.0), (1, 2), norm)
+    whole = _length(delta, (1, 2, 3), norm)
+    if norm == "l2":
+        budget = jnp.sqrt(jnp.maximum(jnp.square(eps) - jnp.square(whole), 0.0) / channels + jnp.square(held))
+    else:
+        # The share of each channel times their number, as in the authors' code: the projection takes it back.
+        budget = (jnp.maximum(eps - whole, 0.0) / channels + held) * channels
+    new = new * (budget / (_FLOOR + _length(new, (1, 2), norm)))
+    delta = jnp.where(first.inside, new, jnp.where(second.inside, 0.0, delta))
+    return _inside(delta, images, eps, norm)
+
+
+def _hills(query: Array, window: _Windows, turned: Array, height: int, width: int, norm: str) -> Array:
+    """Returns two hills in the window of each row and 0 around it [B, H, W]."""
+    sides = square_windows.sides(height=height, width=width, norm=norm)
+    table = np.zeros((len(sides), max(sides), max(sides)), np.float32)
+    for i, side in enumerate(sides):
+        table[i, :side, :side] = square_windows.patch(side=int(side), norm=norm)
+    current = jnp.asarray(table)[square_windows.stage(query)]
+    turned = turned[:, None, None]
+    down = jnp.where(turned, window.columns, window.rows)
+    across = jnp.where(turned, window.rows, window.columns)
+    return jnp.where(window.inside[..., 0], current.at[down, across].get(mode="clip"), 0.0)
+
+
+def _window(u: Array, v: Array, side: Array, height: int, width: int) -> _Windows:
+    """Returns the windows of a side at places given by numbers in [0, 1) [B].
+
+    A window that could touch the last row or column does not, as in the authors' code.
+    """
+    top = jnp.floor(u * (height - side)).astype(jnp.int32)[:, None, None]
+    left = jnp.floor(v * (width - side)).astype(jnp.int32)[:, None, None]
+    shape = (u.shape[0], height, width)
+    rows = jax.lax.broadcasted_iota(jnp.int32, shape, 1) - top
+    columns = jax.lax.broadcasted_iota(jnp.int32, shape, 2) - left
+    inside = (rows >= 0) & (rows < side) & (columns >= 0) & (columns < side)
+    return _Windows(inside[..., None], rows, columns)
+
+
+def _side(query: Array, height: int, width: int, norm: str) -> Array:
+    return jnp.asarray(square_windows.sides(height=height, width=width, norm=norm))[square_windows.stage(query)]
+
+
+def _inside(delta: Array, images: Array, eps: Array, norm: str) -> Array:
+    if norm == "l1":
+        radius = eps.reshape(eps.shape[:1]) * (1.0 - 1e-6)
+        return jnp.clip(images + project_l1_ball(delta, images, eps=radius), 0.0, 1.0)
+    scale = eps / (_FLOOR + _length(delta, (1, 2, 3), norm))
+    return jnp.clip(images + delta * scale, 0.0, 1.0)
+
+
+def _length(x: Array, axes: tuple[int, ...], norm: str) -> Array:
+    if norm == "l1":
+        return jnp.sum(jnp.abs(x), axis=axes, keepdims=True)
+    return jnp.sqrt(jnp.sum(jnp.square(x), axis=axes, keepdims=True))
+
+
+def _uniform(keys: Array, shape: tuple[int, ...]) -> Array:
+    return jax.vmap(lambda key: jax.random.uniform(key, shape))(keys)
+
+
+def _signs(uniform: Array) -> Array:
+    return jnp.where(uniform < 0.5, -1.0, 1.0)
+
+
+_PROPOSALS = {
+    "l1": lambda *arguments: _propose_hills(*arguments, norm="l1"),
+    "l2": lambda *arguments: _propose_hills(*arguments, norm="l2"),
+    "linf": _propose_linf,
+}

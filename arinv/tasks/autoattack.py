@@ -1,0 +1,220 @@
+"""Measures a trained encoder's robustness by AutoAttack, which stops and goes on at any moment.
+
+Leaves results.json (accuracy after each attack, with its exact 95 % interval, seconds and passes, and every reason to
+doubt the figure), adversarial.npz, hardest.png (images that withstood everything, by the smallest margin) and
+smallest.png (the smallest perturbations that succeeded); rows: image, adversarial image, their difference.
+"""
+
+import io
+import pathlib
+import sys
+import time
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from arinv import attacks, data, metrics, parallel
+from arinv.errors import UserError
+from arinv.ops import norms
+from arinv.ops.images import image_grid
+from arinv.tasks import networks, setting
+from arinv.tasks import workdir as workdirs
+from arinv.train import checkpoint
+from arinv.train.classifier import NAME as CLASSIFIER
+from arinv.train.progress import progress_bar
+from arinv.train.writer import write_atomically, write_png
+
+_SAVE_EVERY_SECONDS = 30.0
+_STATE = "state.npz"
+
+
+def validate(config: ConfigDict) -> None:
+    """Tells every mistake that can be seen without reading data or checkpoints.
+
+    Raises:
+      UserError: an unknown name or a number out of range.
+    """
+    setting.validate(config)
+    norms.check_norm(config.attack.norm)
+    if not config.attack.eps > 0:
+        raise UserError(
+            f"attack.eps must be above 0, such as 8/255, in units of [0, 1] images; got {config.attack.eps}"
+        )
+    for name in ("num_steps", "num_queries", "queries_per_round", "num_targets"):
+        if config.attack[name] < 1:
+            raise UserError(f"attack.{name} must be 1 or more; got {config.attack[name]}")
+    for name in config.attack.attacks.split("+"):
+        if name not in attacks.ATTACKS:
+            raise UserError(f"unknown attack {name!r}; known: {', '.join(attacks.ATTACKS)}")
+    if not config.checkpoint:
+        raise UserError("checkpoint is empty; name the workdir of a classifier's or an inverter's training")
+    if jax.process_count() > 1:
+        raise UserError("AutoAttack runs in one process, on all of its devices; start it on one host")
+
+
+def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
+    """Attacks config.checkpoint and returns the results.
+
+    Args:
+      config: as made by configs/evaluate.py:attack=autoattack.
+      workdir: of this evaluation; it goes on from the state that it finds there.
+
+    Raises:
+      UserError: no usable checkpoint there, or data or a state that does not fit it.
+    """
+    mesh = setting.mesh(config)
+    source = workdirs.resolve(config.checkpoint, workdir)
+    encoder = _load(source, setting.dtype(config))
+    test = setting.open_source(config, "test")
+    networks.check_classes(encoder, test.info)
+    arrays = data.load_arrays(test)
+    images, labels = arrays["image"].astype(np.float32) / 255, arrays["label"]
+    model = jax.tree_util.Partial(
+        lambda variables, x: encoder.module.apply(variables, x, train=False)[0],
+        jax.device_put(encoder.variables, parallel.replicated(mesh)),
+    )
+    workdirs.open_workdir(config, workdir)
+    options = {name: value for name, value in config.attack.items() if name not in ("name", "attacks")}
+    show, save = _Bar(config.title, len(images)), _Saver(workdir / _STATE)
+    result = attacks.autoattack(
+        jax.random.key(config.seed),
+        model,
+        images,
+        labels,
+        attacks=tuple(config.attack.attacks.split("+")),
+        batch_size=config.batch_size,
+        smallest_batch=max(8, mesh.size),
+        place=lambda batch: parallel.place_batch(batch, mesh),
+        state=save.load(),
+        save=save,
+        on_progress=show,
+        **options,
+    )
+    show.close()
+    results, adversarial = _results(config, encoder, model, result, images, labels)
+    for message in results["warnings"]:
+        print(f"{config.title}: {message}", file=sys.stderr, flush=True)
+    write_atomically(workdir / "adversarial.npz", _npz(adversarial))
+    _write_pictures(workdir, model, adversarial, images, labels, config.log.num_pictures)
+    (workdir / _STATE).unlink(missing_ok=True)
+    workdirs.write_results(workdir, results)
+    return results
+
+
+def _load(source: pathlib.Path, dtype: Any) -> networks.Encoder:
+    if checkpoint.load_description(source)["kind"] == CLASSIFIER:
+        return networks.load_encoder(source, dtype=dtype)
+    return networks.load_inverter(source, dtype=dtype).encoder
+
+
+def _results(config, encoder, model, result, images, labels) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Returns the results with a second count of them, and the arrays to keep."""
+    options = {"eps": config.attack.eps, "norm": config.attack.norm}
+    buckets = attacks.make_buckets(batch_size=config.batch_size)
+    again = attacks.rescore(model, images, result.adversarial, labels, buckets=buckets, **options)
+    still = attacks.unmoved_at_radius_zero(
+        jax.random.key(config.seed), model, images[:8], labels[:8], norm=config.attack.norm
+    )
+    warnings = [*result.messages, *again.messages, *still]
+    if again.correct.sum() != result.robust.sum():
+        warnings.append(
+            f"a second count finds {again.correct.sum()} images robust, the attack {result.robust.sum()}: rounding "
+            "decides some of them"
+        )
+    low, high = metrics.binomial_interval(int(result.robust.sum()), len(labels))
+    records = {name: vars(record) for name, record in result.per_attack.items()}
+    results = {
+        "clean_accuracy": result.clean_accuracy,
+        "autoattack_accuracy": result.robust_accuracy,
+        "autoattack_accuracy_95": [low, high],
+        "autoattack_accuracy_8bit": float(np.mean(again.correct_8bit)),
+        "attack": config.attack.to_dict(),
+        "per_attack": records,
+        "seconds": sum(record["seconds"] for record in records.values()),
+        "warnings": warnings,
+        "checkpoint": dict(encoder.description),
+        "num_examples": len(labels),
+        "setting": setting.provenance(config),
+        "variants": {
+            "autoattack_accuracy": "autoattack, standard (Croce & Hein 2020); exact 95 % interval (Clopper-Pearson)",
+            "autoattack_accuracy_8bit": "autoattack_accuracy of the same images rounded to 256 levels",
+        },
+    }
+    adversarial = {
+        "adversarial": result.adversarial,
+        "robust": result.robust,
+        "clean": result.clean,
+        "prediction": result.predictions,
+        "label": labels,
+        "distance": again.distances,
+    }
+    return results, adversarial
+
+
+def _write_pictures(workdir, model, kept, images, labels, count: int) -> None:
+    """Draws the survivors that were nearest to the boundary, and the smallest perturbations that succeeded."""
+    broken = np.flatnonzero(kept["clean"] & ~kept["robust"])
+    broken = broken[np.argsort(kept["distance"][broken], kind="stable")][:count]
+    survivors = np.flatnonzero(kept["robust"])
+    if len(survivors):
+        rank = attacks.make_buckets(batch_size=128)
+        margins = attacks.margins(model, images[survivors], labels[survivors], rank)
+        survivors = survivors[np.argsort(margins, kind="stable")][:count]
+    for name, rows in (("smallest", broken), ("hardest", survivors)):
+        if len(rows):
+            change = kept["adversarial"][rows] - images[rows]
+            scale = np.abs(change).max() or 1.0
+            grid = image_grid([images[rows], kept["adversarial"][rows], 0.5 + 0.5 * change / scale])
+            write_png(workdir / f"{name}.png", grid)
+
+
+class _Saver:
+    """Keeps the state of the attack in a file: at the end of each round, and between them twice a minute."""
+
+    def __init__(self, path: pathlib.Path):
+        self._path, self._last = path, time.monotonic()
+
+    def load(self) -> attacks.AutoAttackState | None:
+        if not self._path.exists():
+            return None
+        try:
+            with np.load(self._path, allow_pickle=False) as arrays:
+                return attacks.AutoAttackState.from_arrays(arrays)
+        except (ValueError, OSError, EOFError) as error:
+            raise UserError(f"{self._path} cannot be read ({error}); delete it to start the attack anew") from None
+
+    def __call__(self, state: attacks.AutoAttackState) -> None:
+        if state.position < len(state.queue) and time.monotonic() - self._last < _SAVE_EVERY_SECONDS:
+            return
+        write_atomically(self._path, _npz(state.to_arrays(), compressed=False))
+        self._last = time.monotonic()
+
+
+class _Bar:
+    """A bar over all rounds of all attacks, each as long as the images that it has to go through."""
+
+    def __init__(self, title: str, num_images: int):
+        self._bar, self._rounds, self._before = progress_bar(None, title, total=None, unit="image"), {}, 0
+        self._last = None
+
+    def __call__(self, progress: attacks.Progress) -> None:
+        here = (progress.attack, progress.round)
+        if self._last and self._last[0] != here:
+            self._before += self._last[1]
+        self._last = (here, progress.total)
+        left = (progress.rounds - progress.round) * round(progress.total * progress.robust_accuracy)
+        self._bar.total = self._before + progress.total + left
+        self._bar.set_description_str(f"{progress.attack} {progress.round}/{progress.rounds}", refresh=False)
+        self._bar.set_postfix_str(f"robust {100 * progress.robust_accuracy:.1f} %", refresh=False)
+        self._bar.update(self._before + progress.done - self._bar.n)
+
+    def close(self) -> None:
+        self._bar.close()
+
+
+def _npz(arrays: dict[str, np.ndarray], *, compressed: bool = True) -> bytes:
+    buffer = io.BytesIO()
+    (np.savez_compressed if compressed else np.savez)(buffer, **arrays)
+    return buffer.getvalue()

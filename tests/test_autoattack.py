@@ -1,0 +1,277 @@
+"""AutoAttack's bookkeeping: who is attacked, what counts, and that neither batches nor interruptions matter."""
+
+import functools
+import importlib
+
+import attacked_model as model
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from arinv import attacks
+from arinv.attacks.buckets import make_buckets
+from arinv.errors import UserError
+
+autoattack_module = importlib.import_module("arinv.attacks.autoattack")  # the package's is the function
+
+COUNT = 22
+EPS = 0.03
+SMALL = {"num_steps": 6, "num_targets": 2, "num_queries": 30, "queries_per_round": 10}
+
+
+def logits_fn(x):
+    """Of some images the logits are so large that cross-entropy is flat, of some there is no gradient at all."""
+    large, flat = (x[:, 0, 0, i : i + 1] > 0.7 for i in range(2))
+    logits = model.logits_fn(x)
+    logits = jnp.where(flat, jax.lax.stop_gradient(logits), logits)
+    return jnp.where(large, 300.0, 1.0) * logits
+
+
+def classes(x):
+    return np.asarray(logits_fn(jnp.asarray(x))).argmax(axis=1).astype(np.int32)
+
+
+@functools.cache
+def batch():
+    """Images of which two are padding and two are labelled wrongly."""
+    x = model.images(COUNT, seed=3)
+    labels = classes(x)
+    labels[[2, 3]] = (labels[[2, 3]] + 1) % model.CLASSES
+    labels[[5, 21]] = -1
+    return x, labels
+
+
+def run(key, batch_size=4, norm="linf", logits_fn=logits_fn, **options):
+    x, labels = batch()
+    return attacks.autoattack(
+        key, logits_fn, x, labels, norm=norm, batch_size=batch_size, **{"eps": EPS, **SMALL, **options}
+    )
+
+
+@functools.cache
+def whole():
+    """An uninterrupted run, and how its robust accuracy went."""
+    seen = []
+    return run(jax.random.key(0), on_progress=seen.append), seen
+
+
+def same(one, other):
+    np.testing.assert_array_equal(one.robust, other.robust)
+    np.testing.assert_array_equal(one.adversarial, other.adversarial)
+    np.testing.assert_array_equal(one.predictions, other.predictions)
+    for name, record in one.per_attack.items():
+        assert record.robust_accuracy == other.per_attack[name].robust_accuracy
+
+
+def test_what_is_broken_is_misclassified_within_the_radius_and_the_rest_is_untouched():
+    (x, labels), (result, _) = batch(), whole()
+    clean = (classes(x) == labels) & (labels >= 0)
+    np.testing.assert_array_equal(result.clean, clean)
+    assert not np.any(result.robust & ~clean)
+    broken = clean & ~result.robust
+    assert 4 <= broken.sum() < clean.sum()  # or the test would say little
+    predictions = classes(result.adversarial)
+    np.testing.assert_array_equal(result.predictions, predictions)
+    assert np.all(predictions[broken] != labels[broken])
+    np.testing.assert_array_equal(result.adversarial[~broken], x[~broken])
+    assert np.all(model.lengths(result.adversarial - x, "linf") <= EPS + 1e-6)
+    assert np.all((result.adversarial >= 0) & (result.adversarial <= 1))
+
+
+def test_accuracies_count_real_images_and_fall_from_attack_to_attack():
+    (_, labels), (result, _) = batch(), whole()
+    real = np.sum(labels >= 0)
+    assert list(result.per_attack) == ["apgd-ce", "apgd-t", "fab-t", "square"]
+    accuracies = [record.robust_accuracy for record in result.per_attack.values()]
+    assert result.clean_accuracy == result.clean.sum() / real == (real - 2) / real
+    assert result.robust_accuracy == result.robust.sum() / real == accuracies[-1]
+    assert result.clean_accuracy > accuracies[0] and accuracies == sorted(accuracies, reverse=True)
+    assert accuracies[0] > accuracies[1] >= accuracies[2] > accuracies[3]  # each but FAB finds what others did not
+    assert all(record.seconds > 0 for record in result.per_attack.values())
+
+
+def test_each_round_gets_the_survivors_of_the_one_before():
+    result, seen = whole()
+    rounds = {"apgd-ce": 1, "apgd-t": 2, "fab-t": 2, "square": 3}
+    assert list(dict.fromkeys((p.attack, p.round, p.rounds) for p in seen)) == [
+        (name, i + 1, count) for name, count in rounds.items() for i in range(count)
+    ]
+    standing = result.clean.sum()
+    for place, progress in enumerate(seen):
+        first = place == 0 or (progress.attack, progress.round) != (seen[place - 1].attack, seen[place - 1].round)
+        if first:
+            assert progress.total == standing
+        if progress.done == progress.total:
+            standing = round(progress.robust_accuracy * np.sum(batch()[1] >= 0))
+    assert standing == result.robust.sum()
+
+
+def test_passes_through_the_model_are_counted():
+    result, seen = whole()
+    records = result.per_attack
+    rows = {name: 4 * sum(progress.attack == name for progress in seen) for name in records}  # padding included
+    for name in ("apgd-ce", "apgd-t"):  # 6 steps, the start, and the count of what is broken
+        assert (records[name].forward_passes, records[name].backward_passes) == (8 * rows[name], 7 * rows[name])
+    assert (records["fab-t"].forward_passes, records["fab-t"].backward_passes) == (
+        13 * rows["fab-t"],
+        6 * rows["fab-t"],
+    )
+    assert records["square"].backward_passes == 0
+    assert records["square"].forward_passes <= 12 * rows["square"]
+
+
+def test_batches_do_not_matter(key):
+    """Two attacks are enough: each compiles once more."""
+    some = {"attacks": ("apgd-ce", "square")}
+    same(run(key, batch_size=16, smallest_batch=16, **some), run(key, **some))
+
+
+class Interrupted(Exception):
+    """Raised in the place of a kill."""
+
+
+def test_an_interrupted_run_goes_on_to_the_same_result(key, tmp_path):
+    """Cut short after every third save, in each of the attacks, and continued from the file."""
+    path, cuts, count = tmp_path / "state.npz", [], 0
+
+    def save(state):
+        nonlocal count
+        np.savez(path, **state.to_arrays())
+        count += 1
+        if count % 3 == 0:
+            cuts.append((state.attack, state.round, state.position))
+            raise Interrupted
+
+    result = None
+    while result is None:
+        state = None
+        if path.exists():
+            with np.load(path) as arrays:
+                state = attacks.AutoAttackState.from_arrays(arrays)
+        try:
+            result = run(key, save=save, state=state)
+        except Interrupted:
+            pass
+    assert {attack for attack, _, _ in cuts} >= {0, 1, 2, 3}
+    assert any(attack == 3 and position for attack, _, position in cuts)
+    same(result, whole()[0])
+
+
+def test_a_finished_state_gives_its_result_at_once(key):
+    saved, seen = [], []
+    run(key, save=lambda state: saved.append(state.copy()))
+    same(run(key, state=saved[-1], on_progress=seen.append), whole()[0])
+    assert not seen
+
+
+def test_a_state_of_another_run_is_refused(key):
+    saved = []
+    run(key, attacks=("apgd-ce",), save=lambda state: saved.append(state.copy()))
+    with pytest.raises(UserError, match="has eps 0.03, this run 0.01"):
+        run(key, attacks=("apgd-ce",), eps=0.01, state=saved[0])
+    with pytest.raises(UserError, match="has key"):
+        run(jax.random.key(1), attacks=("apgd-ce",), state=saved[0])
+    with pytest.raises(UserError, match="is of another model"):
+        run(key, attacks=("apgd-ce",), state=saved[0], logits_fn=lambda x: -logits_fn(x))
+    with pytest.raises(UserError, match="not the state of an AutoAttack: it lacks settings"):
+        attacks.AutoAttackState.from_arrays({"robust": np.ones(3)})
+
+
+def test_weights_are_arguments_and_compiled_once(key):
+    traced = []
+
+    def scaled(scale, x):
+        traced.append(1)
+        return scale * logits_fn(x)
+
+    def evaluate(scale):
+        logits_fn = jax.tree_util.Partial(scaled, np.float32(scale))
+        return run(key, attacks=("apgd-ce",), logits_fn=logits_fn)
+
+    first = evaluate(1.0)
+    again = len(traced)
+    second = evaluate(-1.0)
+    assert first.clean_accuracy > 0.5 > second.clean_accuracy
+    # The shape of the logits, and the checks, which trace on purpose; but not the attack.
+    assert len(traced) - again < again
+
+
+def test_batches_can_be_split_over_devices(key):
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
+
+    def place(host_batch):
+        assert all(isinstance(value, np.ndarray) and len(value) == 8 for value in host_batch.values())
+        return jax.device_put(dict(host_batch), sharding)
+
+    split = run(key, attacks=("apgd-ce",), batch_size=8, smallest_batch=8, place=place)
+    alone = run(key, attacks=("apgd-ce",))
+    np.testing.assert_array_equal(split.robust, alone.robust)
+    np.testing.assert_allclose(split.adversarial, alone.adversarial, atol=1e-5)
+
+
+def test_radius_zero_leaves_the_clean_accuracy(key):
+    result = run(key, eps=0.0)
+    np.testing.assert_array_equal(result.robust, result.clean)
+    np.testing.assert_array_equal(result.adversarial, batch()[0])
+
+
+def test_messages_tell_why_the_figure_may_mislead():
+    messages = whole()[0].messages
+    assert len(messages) == 2
+    assert "is exactly zero" in messages[0] and "the Square Attack lowered the robust accuracy" in messages[1]
+
+
+@pytest.mark.parametrize(
+    "norm, num_classes, rounds",
+    [("linf", 10, [1, 9, 9, 10]), ("l2", 1000, [1, 9, 9, 10]), ("l1", 10, [5, 5, 9, 10]), ("linf", 5, [1, 4, 4, 10])],
+)
+def test_rounds_of_the_standard_version(norm, num_classes, rounds):
+    """Restarts, targets, targets, and pieces of 500 queries."""
+    found = autoattack_module._rounds(autoattack_module.ATTACKS, norm, num_classes, num_targets=9, pieces=10)
+    assert list(found.values()) == rounds
+
+
+@pytest.mark.parametrize("batch_size, sizes", [(64, (64, 32, 16, 8)), (20, (20, 10)), (6, (6,)), (1, (1,))])
+def test_sizes_of_batches(batch_size, sizes):
+    buckets = make_buckets(batch_size=batch_size)
+    assert buckets.sizes == sizes
+    for count in range(1, 3 * batch_size):
+        left, rows = count, 0
+        while left > 0:
+            rows += buckets.size(left)
+            left -= min(left, buckets.size(left))
+        assert rows - count < max(sizes[-1], 0.5 * count)  # little padding
+    assert make_buckets(batch_size=64).size(33 + 64) == 64
+    assert [make_buckets(batch_size=64).size(n) for n in (64, 63, 40, 33, 9, 1)] == [64, 64, 32, 32, 16, 8]
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"eps": -0.1}, "eps must be finite and at least 0, got -0.1"),
+        ({"norm": "l7"}, "unknown norm 'l7'; known: l1, l2, linf"),
+        ({"attacks": ("pgd",)}, "unknown attack 'pgd'; known: apgd-ce, apgd-t, fab-t, square"),
+        ({"num_queries": 0}, "num_queries must be at least 1, got 0; an attack is left out with `attacks`"),
+        ({"batch_size": 0}, "batch_size 0 and smallest_batch 8 must be at least 1"),
+        (
+            {"logits_fn": lambda x: logits_fn(x)[:, :3]},
+            "needs 4 classes, the model has 3; leave it out: attacks=('apgd-ce', 'fab-t', 'square')",
+        ),
+    ],
+)
+def test_mistakes_are_named(key, options, message):
+    with pytest.raises(UserError) as error:
+        run(key, **options)
+    assert message in str(error.value)
+
+
+def test_wrong_images_and_labels_are_refused(key):
+    x, labels = batch()
+    with pytest.raises(UserError, match="images"):
+        attacks.autoattack(key, logits_fn, x * 255, labels, eps=EPS)
+    with pytest.raises(UserError, match="labels must be integers, one per image"):
+        attacks.autoattack(key, logits_fn, x, labels[1:], eps=EPS)
+    with pytest.raises(UserError, match="no image to attack: all 22 labels are -1"):
+        attacks.autoattack(key, logits_fn, x, np.full(COUNT, -1), eps=EPS)

@@ -1,0 +1,122 @@
+"""AutoAttack by config: what it leaves, and the same after being cut short."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from arinv import main
+from arinv.errors import UserError
+from arinv.tasks import autoattack
+from configs import compare_recipes, evaluate, robustness
+
+ARG = "smoke=True,encoder=alexnet_small,width=4,image_size=16,dataset=photos"
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A finished smoke run."""
+    workdir = tmp_path_factory.mktemp("robustness")
+    main.run(robustness.get_config(ARG), workdir)
+    return workdir
+
+
+def attack_config(finished, **changes):
+    arg = f"smoke=True,attack=autoattack,norm=linf,eps=8/255,image_size=16,checkpoint={finished}/encoder"
+    config = evaluate.get_config(arg)
+    for name, value in changes.items():
+        config.attack[name] = value
+    return config
+
+
+def test_smoke_robustness(finished):
+    results = json.loads((finished / "autoattack" / "results.json").read_text())
+    assert 0 <= results["autoattack_accuracy"] <= results["clean_accuracy"] <= 1
+    low, high = results["autoattack_accuracy_95"]
+    assert low <= results["autoattack_accuracy"] <= high
+    assert list(results["per_attack"]) == ["apgd-ce", "apgd-t", "fab-t", "square"]
+    assert results["setting"]["device"] and results["variants"]["autoattack_accuracy"]
+    with np.load(finished / "autoattack" / "adversarial.npz", allow_pickle=False) as arrays:
+        assert arrays["adversarial"].shape == (8, 16, 16, 3)
+        assert np.mean(arrays["robust"]) == results["autoattack_accuracy"]
+        assert (arrays["distance"] <= 8 / 255 + 1e-6).all()
+        broken = arrays["clean"] & ~arrays["robust"]
+        for name, rows in (("smallest", broken), ("hardest", arrays["robust"])):
+            assert (finished / "autoattack" / f"{name}.png").exists() == bool(rows.any())
+            if rows.any():
+                with Image.open(finished / "autoattack" / f"{name}.png") as image:
+                    assert image.size[1] > 48
+    assert not (finished / "autoattack" / "state.npz").exists()
+
+
+class Cut(Exception):
+    """What stands for a kill."""
+
+
+def test_cut_short_and_started_again_it_gives_the_same(finished, tmp_path, monkeypatch):
+    save, calls = autoattack._Saver.__call__, []
+
+    def save_and_stop(self, state):
+        save(self, state)
+        calls.append(state.attack)
+        if len(calls) % 2 == 0:
+            raise Cut
+
+    monkeypatch.setattr(autoattack, "_SAVE_EVERY_SECONDS", 0.0)
+    monkeypatch.setattr(autoattack._Saver, "__call__", save_and_stop)
+    config, cuts = attack_config(finished), 0
+    for _ in range(40):
+        try:
+            main.run(config, tmp_path)
+            break
+        except Cut:
+            cuts += 1
+            assert (tmp_path / "state.npz").exists()
+    assert cuts >= 1 and (tmp_path / "results.json").exists()
+    with np.load(tmp_path / "adversarial.npz") as cut, np.load(finished / "autoattack" / "adversarial.npz") as whole:
+        for name in whole.files:
+            np.testing.assert_array_equal(cut[name], whole[name])
+
+
+def test_a_damaged_state_is_told(finished, tmp_path):
+    (tmp_path / "state.npz").write_bytes(b"PK\x03\x04 not an archive")
+    with pytest.raises(UserError, match="delete it to start the attack anew"):
+        main.run(attack_config(finished), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "shown"),
+    [
+        ({"eps": 0.0}, "above 0"),
+        ({"norm": "l3"}, "linf"),
+        ({"attacks": "apgd-ce+pgd"}, "square"),
+        ({"num_queries": 0}, "1 or more"),
+    ],
+)
+def test_mistakes_are_told_before_anything_is_computed(finished, tmp_path, changes, shown):
+    with pytest.raises(UserError, match=shown):
+        main.run(attack_config(finished, **changes), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_unknown_attack_lists_the_known():
+    with pytest.raises(ValueError, match="pgd, autoattack"):
+        evaluate.get_config("attack=deepfool")
+
+
+def test_smoke_compare_recipes(tmp_path):
+    arg = "encoders=alexnet_small@width:4,recipes=trades,dataset=photos,smoke=True,image_size=16,metrics=psnr"
+    main.run(compare_recipes.get_config(arg), tmp_path)
+    measured = json.loads((tmp_path / "report" / "metrics.json").read_text())
+    assert set(measured) == {"alexnet_small_width4 trades"}
+
+
+def test_compare_recipes_is_plain_data():
+    config = compare_recipes.get_config("encoders=alexnet_small+wrn28_10@depth:10@width:1,recipes=standard+n_fgsm")
+    assert json.loads(config.to_json_best_effort()) and len(config.order) == 2 * 2 * 3 + 1
+    small = config.stages["wrn28_10_depth10_width1_n_fgsm_encoder"]
+    assert small.encoder.options.to_dict() == {"depth": 10, "width": 1} and small.recipe.name == "n_fgsm"
+    assert config.stages["alexnet_small_standard_encoder"].attack.eps == 0
+    with pytest.raises(ValueError, match="@name:number"):
+        compare_recipes.get_config("encoders=alexnet_small@width:four")
