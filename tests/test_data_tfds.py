@@ -114,7 +114,7 @@ def test_missing_set_says_where_it_looked(tmp_path, monkeypatch):
 
 def test_names_must_be_complete():
     for name in ("cifar10", "tfds:", "folder:", "tfds"):
-        with pytest.raises(UserError, match="folder:PATH, photos, tfds:NAME"):
+        with pytest.raises(UserError, match="folder:PATH, npz:PATH, photos, tfds:NAME"):
             data.open_source(name)
 
 

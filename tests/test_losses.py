@@ -1,5 +1,7 @@
 """Losses against NumPy, and the promises about sums, padding and precision."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -126,14 +128,25 @@ def test_logs_are_cut_off_at_minus_100():
 
 def test_repeating_the_batch_leaves_the_mean_unchanged():
     logits, x, y = random_logits(), images(0), images(1)
+    adversarial, margin = logits[:2] + 0.3, logits[:2][:, ::-1]
+    trades = functools.partial(losses.trades_loss, beta=6.0)
+    gair_rst = functools.partial(losses.gair_rst_loss, beta=6.0)
+    geometry = functools.partial(losses.geometry_weights, num_steps=10, kind="tanh", offset=-1.0)
+    kappa = np.array([2.0, 7.0], np.float32)
     calls = {
+        "kl_divergence": (losses.kl_divergence, logits[:2], margin),
+        "margin_loss": (losses.margin_loss, logits[:2], LABELS[:2]),
+        "trades_loss": (trades, logits[:2], adversarial, LABELS[:2]),
+        "gair_rst_loss": (gair_rst, logits[:2], adversarial, margin, LABELS[:2], kappa / 10),
+        "geometry_weights": (geometry, kappa, np.ones(2, np.float32)),
+        "divergence_share": (functools.partial(losses.divergence_share, num_steps=10, offset=3.0), kappa),
         "cross_entropy": (losses.cross_entropy, logits[:2], LABELS[:2]),
         "pixel_loss": (losses.pixel_loss, x, y),
         "feature_loss": (losses.feature_loss, x, y),
         "generator_loss": (losses.generator_loss, logits[0]),
         "discriminator_loss": (losses.discriminator_loss, logits[0], logits[1]),
     }
-    assert set(calls) == set(losses.__all__)
+    assert set(calls) == set(losses.__all__) - {"WEIGHTINGS"}
     for name, (function, *arguments) in calls.items():
         once = function(*arguments)
         twice = function(*(np.concatenate([a, a]) for a in arguments))

@@ -32,7 +32,7 @@ class Npz:
         """
         path = pathlib.Path(path).expanduser()
         try:
-            with np.load(path, allow_pickle=False) as arrays:
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
                 missing = {"image", "label"} - set(arrays.files)
                 if missing:
                     raise UserError(f"{path} has no array {sorted(missing)}; it has: {', '.join(arrays.files)}")

@@ -9,6 +9,7 @@ import io
 import pathlib
 import sys
 import time
+import zipfile
 from typing import Any
 
 import jax
@@ -179,10 +180,11 @@ class _Saver:
     def load(self) -> attacks.AutoAttackState | None:
         if not self._path.exists():
             return None
+        content = io.BytesIO(self._path.read_bytes())  # np.load leaves a damaged file open
         try:
-            with np.load(self._path, allow_pickle=False) as arrays:
+            with np.load(content, allow_pickle=False) as arrays:
                 return attacks.AutoAttackState.from_arrays(arrays)
-        except (ValueError, OSError, EOFError) as error:
+        except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
             raise UserError(f"{self._path} cannot be read ({error}); delete it to start the attack anew") from None
 
     def __call__(self, state: attacks.AutoAttackState) -> None:
