@@ -9,8 +9,9 @@ Source: Goodfellow et al. 2015; Wong et al. 2020 (random start); de Jorge et al.
 
 import jax
 import jax.numpy as jnp
-import optax
 
+from arinv.attacks.objectives import cross_entropy
+from arinv.attacks.rows import check_classes, select
 from arinv.errors import UserError
 from arinv.ops import norms
 from arinv.ops.images import check_images
@@ -49,7 +50,8 @@ def fgsm(
       float32 [B, H, W, C] in [0, 1], as a constant: no gradient flows through the attack.
 
     Raises:
-      UserError: images outside [0, 1], an unknown norm, or a negative radius, step or noise where values are known.
+      UserError: images outside [0, 1], labels that are not one integer per image, an unknown norm, or a
+        negative radius, step or noise where values are known.
 
     Source: Wong et al. 2020, algorithm 3; de Jorge et al. 2022, algorithm 1, here clipped to [0, 1].
     """
@@ -60,12 +62,11 @@ def fgsm(
     if noise < 0:
         raise UserError(f"noise must be 0 or more, as a multiple of eps; got {noise}")
     images = jax.lax.stop_gradient(jnp.asarray(images, jnp.float32))
-    labels = jnp.asarray(labels)
+    labels = check_classes(labels, name="labels", batch_size=images.shape[0])
     real = labels >= 0
 
     def loss(x):
-        logits = logits_fn(x).astype(jnp.float32)
-        losses = optax.losses.softmax_cross_entropy_with_integer_labels(logits, jnp.where(real, labels, 0))
+        losses = cross_entropy(logits_fn(x), jnp.where(real, labels, 0))
         return jnp.sum(jnp.where(real, losses, 0.0))
 
     start = images
@@ -77,4 +78,4 @@ def fgsm(
     if project:
         delta = norms.project(delta, eps=eps, norm=norm)
     adversarial = jnp.clip(images + delta, 0.0, 1.0)
-    return jax.lax.stop_gradient(jnp.where(real[:, None, None, None], adversarial, images))
+    return jax.lax.stop_gradient(select(real, adversarial, images))
