@@ -2,6 +2,7 @@
 
 import base64
 import html
+import math
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -31,7 +32,7 @@ _COLUMNS = {
     "fid": ("FID", "{:.4g}"),
 }
 _MIN_TILE = 96  # px a picture is enlarged to
-_LABEL_WIDTH = 160
+_LABEL_WIDTH, _LABEL_GAP = 160, 12  # px, the width at least
 
 _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>{title}</title>
@@ -174,10 +175,12 @@ def _picture(pictures: Mapping[str, Mapping[str, np.ndarray]]) -> np.ndarray:
     factor = max(1, -(-_MIN_TILE // originals.shape[1]))
     enlarged = [np.repeat(np.repeat(row, factor, axis=1), factor, axis=2) for row in rows.values()]
     grid = image_grid(enlarged)
-    canvas = Image.new("RGB", (grid.shape[1] + _LABEL_WIDTH, grid.shape[0]), "white")
-    canvas.paste(Image.fromarray(grid), (_LABEL_WIDTH, 0))
-    draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(size=18)
+    font = ImageFont.load_default(size=18)
+    margin = max(_LABEL_WIDTH, *(math.ceil(font.getlength(name)) + 2 * _LABEL_GAP for name in rows))
+    canvas = Image.new("RGB", (grid.shape[1] + margin, grid.shape[0]), "white")
+    canvas.paste(Image.fromarray(grid), (margin, 0))
+    draw = ImageDraw.Draw(canvas)
     for i, name in enumerate(rows):
         y = round((i + 0.5) * grid.shape[0] / len(rows))
-        draw.text((_LABEL_WIDTH - 12, y), name, fill="black", font=font, anchor="rm")
+        draw.text((margin - _LABEL_GAP, y), name, fill="black", font=font, anchor="rm")
     return np.asarray(canvas)
