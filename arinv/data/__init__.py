@@ -6,14 +6,17 @@ from arinv.data.images import read_image, resize_u8
 from arinv.data.mixture import MixedBatches
 from arinv.data.opening import open_source
 from arinv.data.photos import read_photograph
+from arinv.data.pictures import Pictures, open_pictures
 from arinv.data.source import Source, SourceInfo
 
 __all__ = [
     "MixedBatches",
+    "Pictures",
     "Source",
     "SourceInfo",
     "eval_batches",
     "load_arrays",
+    "open_pictures",
     "open_source",
     "read_image",
     "read_photograph",

@@ -17,7 +17,7 @@ from arinv.data import images
 from arinv.data.source import SourceInfo, check_index
 from arinv.errors import UserError, unknown
 
-_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 _SPLIT_FOLDERS = ("train", "test", "val")
 _TEST_FRACTION = 0.2
 ON_BAD_IMAGE = ("error", "skip")
@@ -135,22 +135,23 @@ def _list_split(root: pathlib.Path, split: str) -> tuple[tuple[str, ...], list[t
 
 def _list_classes(folder: pathlib.Path) -> list[tuple[pathlib.Path, str]]:
     """Returns the (image file, class name) pairs of a folder, sorted."""
-    flat = [(path, "image") for path in sorted(folder.iterdir()) if _is_image(path)]
+    flat = [(path, "image") for path in sorted(folder.iterdir()) if is_image(path)]
     nested = []
     for subfolder in sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")):
-        nested += [(path, subfolder.name) for path in sorted(subfolder.rglob("*")) if _is_image(path)]
+        nested += [(path, subfolder.name) for path in sorted(subfolder.rglob("*")) if is_image(path)]
     if flat and nested:
         raise UserError(
             f"folder {str(folder)!r} holds images ({flat[0][0].name}) and also subfolders with "
             f"images ({nested[0][1]}); put each into the subfolder of its class, or all into one"
         )
     if not flat and not nested:
-        raise UserError(f"folder {str(folder)!r} holds no image; looked for {' '.join(sorted(_SUFFIXES))}")
+        raise UserError(f"folder {str(folder)!r} holds no image; looked for {' '.join(sorted(SUFFIXES))}")
     return flat or nested
 
 
-def _is_image(path: pathlib.Path) -> bool:
-    return path.suffix.lower() in _SUFFIXES and not path.name.startswith(".") and path.is_file()
+def is_image(path: pathlib.Path) -> bool:
+    """Returns whether a path is a visible file with the name of an image."""
+    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
 
 
 def _test_files(root: pathlib.Path, files: list[tuple[pathlib.Path, str]]) -> set[pathlib.Path]:

@@ -2,7 +2,6 @@
 
 import base64
 import html
-import math
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,11 +9,11 @@ from typing import Any
 import jax
 import numpy as np
 from ml_collections import ConfigDict
-from PIL import Image, ImageDraw, ImageFont
 
 from arinv.errors import UserError
-from arinv.ops.images import image_grid, to_float
+from arinv.ops.images import to_float
 from arinv.tasks import workdir as workdirs
+from arinv.tasks.pictures import labelled_grid
 from arinv.train.writer import write_atomically, write_json, write_png
 
 # metric -> (heading, format), in the order of the columns. A longer name with one of these before its "_", which says
@@ -31,8 +30,6 @@ _COLUMNS = {
     "gram": ("Gram loss", "{:.3g}"),
     "fid": ("FID", "{:.4g}"),
 }
-_MIN_TILE = 96  # px a picture is enlarged to
-_LABEL_WIDTH, _LABEL_GAP = 160, 12  # px, the width at least
 
 _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>{title}</title>
@@ -171,16 +168,4 @@ def _read_pictures(source: pathlib.Path) -> Mapping[str, np.ndarray]:
 def _picture(pictures: Mapping[str, Mapping[str, np.ndarray]]) -> np.ndarray:
     """Returns labelled rows: the originals, then each entry's reconstructions."""
     originals = to_float(next(iter(pictures.values()))["image"])
-    rows = {"original": originals} | {name: value["reconstruction"] for name, value in pictures.items()}
-    factor = max(1, -(-_MIN_TILE // originals.shape[1]))
-    enlarged = [np.repeat(np.repeat(row, factor, axis=1), factor, axis=2) for row in rows.values()]
-    grid = image_grid(enlarged)
-    font = ImageFont.load_default(size=18)
-    margin = max(_LABEL_WIDTH, *(math.ceil(font.getlength(name)) + 2 * _LABEL_GAP for name in rows))
-    canvas = Image.new("RGB", (grid.shape[1] + margin, grid.shape[0]), "white")
-    canvas.paste(Image.fromarray(grid), (margin, 0))
-    draw = ImageDraw.Draw(canvas)
-    for i, name in enumerate(rows):
-        y = round((i + 0.5) * grid.shape[0] / len(rows))
-        draw.text((margin - _LABEL_GAP, y), name, fill="black", font=font, anchor="rm")
-    return np.asarray(canvas)
+    return labelled_grid({"original": originals} | {n: value["reconstruction"] for n, value in pictures.items()})

@@ -1,0 +1,59 @@
+"""A user's own pictures at their own sizes, and grids of images with names."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from arinv import data
+from arinv.errors import UserError
+from arinv.tasks.pictures import labelled_grid
+
+
+def _save(path, array):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(array).save(path)
+    return path
+
+
+def test_pictures_keep_their_sizes_and_are_named_by_their_place(tmp_path):
+    small = np.arange(5 * 3 * 3, dtype=np.uint8).reshape(5, 3, 3)
+    _save(tmp_path / "b.png", small)
+    _save(tmp_path / "inner" / "a.png", np.full((2, 9, 3), 7, np.uint8))
+    (tmp_path / "notes.txt").write_text("no image")
+    pictures = data.open_pictures(tmp_path)
+    assert pictures.names == ("b.png", "inner/a.png")
+    assert [picture.shape for picture in pictures] == [(5, 3, 3), (2, 9, 3)]
+    np.testing.assert_array_equal(pictures[0], small)
+    alone = data.open_pictures(tmp_path / "b.png")
+    assert alone.names == ("b.png",) and len(alone) == 1
+
+
+def test_a_damaged_picture_stops_or_is_left_out(tmp_path):
+    _save(tmp_path / "a.png", np.zeros((4, 4, 3), np.uint8))
+    (tmp_path / "b.png").write_bytes((tmp_path / "a.png").read_bytes()[:40])
+    with pytest.raises(UserError, match="b.png.*on_bad_image='skip'"):
+        data.open_pictures(tmp_path)
+    pictures = data.open_pictures(tmp_path, on_bad_image="skip")
+    assert pictures.names == ("a.png",) and [p.name for p in pictures.bad_files] == ["b.png"]
+
+
+def test_where_there_is_no_picture_the_error_says_so(tmp_path):
+    with pytest.raises(UserError, match="does not exist"):
+        data.open_pictures(tmp_path / "nothing")
+    with pytest.raises(UserError, match="holds no image"):
+        data.open_pictures(tmp_path)
+    (tmp_path / "c.png").write_bytes(b"no image")
+    with pytest.raises(UserError, match="none of the 1 images"):
+        data.open_pictures(tmp_path, on_bad_image="skip")
+
+
+def test_a_labelled_grid_has_its_images_beside_and_below_the_names():
+    red, blue = np.zeros((2, 8, 8, 3), np.uint8), np.zeros((2, 8, 8, 3), np.uint8)
+    red[..., 0], blue[..., 2] = 255, 255
+    picture = labelled_grid({"first": red, "second": blue}, columns=("a\nb", "c"), min_tile=16)
+    plain = labelled_grid({"first": red, "second": blue}, min_tile=16)
+    assert picture.shape[0] > plain.shape[0] and picture.shape[1] == plain.shape[1]
+    tiles = picture[-2 * 18 - 2 :, -2 * 18 - 2 :]
+    assert tuple(tiles[10, 10]) == (255, 0, 0) and tuple(tiles[28, 28]) == (0, 0, 255)
+    label = picture[-38:, :-38]
+    assert (label != 255).any()
