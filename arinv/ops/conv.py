@@ -21,9 +21,9 @@ import numpy as np
 from jax import lax
 
 from arinv.errors import UserError
+from arinv.ops.conv_blocks import LAYOUT as _LAYOUT
+from arinv.ops.conv_blocks import convolve
 from arinv.types import Array
-
-_LAYOUT = lax.ConvDimensionNumbers((0, 3, 1, 2), (3, 2, 0, 1), (0, 3, 1, 2))  # NHWC, HWIO, NHWC
 
 _override: bool | None = None
 
@@ -60,11 +60,6 @@ class _Geometry(NamedTuple):
     size: tuple[int, int]
     precision: Any
 
-    def plain(self, x: Array, w: Array) -> Array:
-        return lax.conv_general_dilated(
-            x, w, self.strides, self.pads, dimension_numbers=_LAYOUT, precision=self.precision
-        )
-
 
 # The three bilinear maps below are each other's gradients. With w: [kh, kw, in, out], x of `size`
 # with `in` channels and y of `out_size` with `out` channels,
@@ -75,7 +70,11 @@ class _Geometry(NamedTuple):
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _down(geometry: _Geometry, x: Array, w: Array) -> Array:
     """The convolution itself."""
-    return geometry.plain(x, w)
+    if geometry.strides == (1, 1):
+        return convolve(x, w, geometry.pads, geometry.precision)
+    return lax.conv_general_dilated(
+        x, w, geometry.strides, geometry.pads, dimension_numbers=_LAYOUT, precision=geometry.precision
+    )
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -89,9 +88,7 @@ def _up(geometry: _Geometry, y: Array, w: Array) -> Array:
     w = jnp.pad(w, ((0, m_h * taps_h - k_h), (0, m_w * taps_w - k_w), (0, 0), (0, 0)))
     w = jnp.flip(w.reshape(taps_h, m_h, taps_w, m_w, c_in, c_out), (0, 2))
     w = w.transpose(0, 2, 5, 1, 3, 4).reshape(taps_h, taps_w, c_out, m_h * m_w * c_in)
-    z = lax.conv_general_dilated(
-        y, w, (1, 1), (pads_h, pads_w), dimension_numbers=_LAYOUT, precision=geometry.precision
-    )
+    z = convolve(y, w, (pads_h, pads_w), geometry.precision)
     if (s_h, s_w) == (1, 1):
         return z
     # ... which are then interleaved. Where the kernel is smaller than the stride, some are zero.
