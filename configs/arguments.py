@@ -57,6 +57,32 @@ def check_eps(eps: float) -> float:
     return eps
 
 
+def encoder_options(text: str) -> dict:
+    """Returns an encoder's options, such as {"dense_width": 512, "head_side": 1} of "dense_width:512+head_side:1".
+
+    Raises:
+      ValueError: a part without a value.
+    """
+    options = {}
+    for part in filter(None, text.split("+")):
+        name, colon, value = part.partition(":")
+        if not (name and colon and value):
+            raise ValueError(f"options={text!r} must be name:value pairs such as dense_width:512+head_side:1")
+        options[name] = _option(value)
+    return options
+
+
+def _option(text: str):
+    if text.lower() in ("true", "false"):
+        return _WORDS[text.lower()]
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            pass
+    return text
+
+
 # What every config that trains an encoder understands.
 TRAINING = {
     "encoder": "alexnet_small",
@@ -78,6 +104,7 @@ TRAINING = {
     "epochs": 0.0,
     "batch": 0,
     "width": 0,
+    "options": "",
     "seed": 0,
     "dtype": "float32",
     "data_dir": "",

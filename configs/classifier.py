@@ -8,7 +8,8 @@ images), data_dir, on_bad_image (of a folder: error or skip); eps, norm, attack_
 attack_steps) of the attack, eps=0 trains standard; recipe (pgd, fgsm, n_fgsm, trades, gairat, gair_rst), weighting
 (of gairat: tanh, sigmoid, discrete), on_overfitting (notice, switch, ignore), attack_warmup (epochs over which eps
 grows; -1: the encoder's); epochs and batch (0: the encoder's), average (decay of a moving average of the weights, 0:
-none), width (alexnet_small, vgg*, wrn28_10), seed, dtype, smoke (a few steps on a few images).
+none), width (alexnet_small, vgg*, wrn28_10), options (of the encoder, such as
+dense_width:512+head_side:1), seed, dtype, smoke (a few steps on a few images).
 """
 
 from configs import arguments, defaults, tasks
@@ -25,7 +26,7 @@ def get_config(arg=None):
 def from_arguments(args, *, title="classifier", **changes):
     """Returns the classifier task for parsed arguments."""
     width = args.width or (_SMOKE_WIDTHS.get(args.encoder, 0) if args.smoke else 0)
-    options = {"width": width} if width else {}
+    options = ({"width": width} if width else {}) | arguments.encoder_options(args.options)
     eps = arguments.check_eps(changes.pop("eps", args.eps))
     config = tasks.classifier(
         args.encoder,

@@ -2,6 +2,7 @@
 
 import functools
 import importlib
+import itertools
 
 import attacked_model as model
 import jax
@@ -105,6 +106,14 @@ def test_each_round_gets_the_survivors_of_the_one_before():
         if progress.done == progress.total:
             standing = round(progress.robust_accuracy * np.sum(batch()[1] >= 0))
     assert standing == result.robust.sum()
+
+
+def test_the_passes_that_are_left_grow_fewer_and_end_at_none():
+    result, seen = whole()
+    totals = [progress.passes + progress.passes_left for progress in seen]
+    assert all(progress.passes_left >= 0 for progress in seen) and seen[-1].passes_left == 0
+    assert all(b.passes > a.passes for a, b in itertools.pairwise(seen))
+    assert totals[0] > totals[-1] == sum(r.forward_passes + r.backward_passes for r in result.per_attack.values())
 
 
 def test_passes_through_the_model_are_counted():

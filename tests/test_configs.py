@@ -72,6 +72,11 @@ def test_arguments_are_typed_and_fractions_are_understood():
     assert args.eps == 8 / 255 and args.smoke is True and args.epochs == 2 and args.name == "x"
 
 
+def test_options_of_an_encoder_are_numbers_and_words():
+    config = get_config("classifier", "encoder=alexnet,options=dense_width:512+dropout:0.1+normalization:none")
+    assert config.encoder.options.to_dict() == {"dense_width": 512, "dropout": 0.1, "normalization": "none"}
+
+
 @pytest.mark.parametrize(
     ("arg", "shown"),
     [
@@ -82,6 +87,7 @@ def test_arguments_are_typed_and_fractions_are_understood():
         ("batch=1.5", "a whole number"),
         ("smoke=perhaps", "true or false"),
         ("encoder", "needs a value"),
+        ("options=dense_width", "name:value pairs"),
     ],
 )
 def test_wrong_arguments_are_one_line(arg, shown):

@@ -177,6 +177,16 @@ def test_schedules():
     np.testing.assert_allclose([warm(0), warm(5), warm(10), warm(100)], [0.0, 0.5, 1.0, 0.0], atol=1e-6)
 
 
+def test_a_schedule_may_be_renamed_and_wrong_options_are_told():
+    left_over = {"name": "cosine", "learning_rate": 1.0, "every_epochs": 30.0, "factor": 0.1}
+    assert make_schedule(left_over, num_steps=10, steps_per_epoch=1)(5) == pytest.approx(0.5)
+    with pytest.raises(UserError, match="'step' needs every_epochs"):
+        make_schedule({"name": "step", "learning_rate": 1.0}, num_steps=10, steps_per_epoch=1)
+    with pytest.raises(UserError, match="unknown option of 'adam' 'beta'; known: b1, b2, weight_decay"):
+        spec = {"name": "adam", "beta": 0.5, "schedule": {"name": "constant", "learning_rate": 0.5}}
+        make_optimizer(spec, num_steps=2, steps_per_epoch=1)
+
+
 def test_weight_decay_joins_the_gradient_before_momentum():
     """Two steps of SGD as torch.optim.SGD defines them, by hand."""
     spec = {"name": "sgd", "momentum": 0.9, "weight_decay": 0.1, "schedule": {"name": "constant", "learning_rate": 0.5}}

@@ -23,6 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from arinv.attacks import checks
+from arinv.attacks import rows as row_ops
 from arinv.attacks.autoattack_batches import ATTACKS, Outcome, attack_batch
 from arinv.attacks.autoattack_state import AttackRecord, AutoAttackResult, AutoAttackState, Progress
 from arinv.attacks.buckets import Buckets, PlaceFn, as_pytree, largest_classes, make_buckets, rank
@@ -107,7 +108,7 @@ def autoattack(
     """
     norms.check_norm(norm)
     check_images(images)
-    images, labels = np.asarray(images, np.float32), _checked_labels(labels, len(images))
+    images, labels = np.asarray(images, np.float32), row_ops.checked_labels(labels, len(images))
     _check_counts(
         num_steps=num_steps, num_targets=num_targets, num_queries=num_queries, queries_per_round=queries_per_round
     )
@@ -191,7 +192,18 @@ def _go_round(run: _Run, state: AutoAttackState):
         state.backward_passes[state.attack] += outcome.backward
         state.seconds[state.attack] += time.perf_counter() - started
         accuracy = float(state.robust.sum() / np.sum(run.labels >= 0))
-        yield Progress(name, state.round + 1, run.rounds[name], state.position, len(state.queue), accuracy)
+        passes = int(state.forward_passes.sum() + state.backward_passes.sum())
+        where = (name, state.round + 1, run.rounds[name], state.position, len(state.queue))
+        yield Progress(*where, accuracy, passes, _passes_left(run, state))
+
+
+def _passes_left(run: _Run, state: AutoAttackState) -> int:
+    """Returns how many passes are to come if all images that stand now withstand them."""
+    costs = [run.queries_per_round if name == "square" else 2 * run.num_steps for name in run.rounds]
+    rounds = [0] * state.attack + list(run.rounds.values())[state.attack :]
+    rounds[state.attack] -= state.round + 1
+    later = sum(count * cost for count, cost in zip(rounds, costs, strict=True))
+    return (len(state.queue) - state.position) * costs[state.attack] + int(state.robust.sum()) * later
 
 
 def _end_round(run: _Run, state: AutoAttackState) -> None:
@@ -261,17 +273,6 @@ def _settings(run: _Run) -> str:
     settings = {name: getattr(run, name) for name in names}
     key = np.asarray(jax.random.key_data(run.key)).tolist()
     return json.dumps({**settings, "images": list(run.images.shape), "checksum of the images": checksum, "key": key})
-
-
-def _checked_labels(labels: ArrayLike, count: int) -> np.ndarray:
-    labels = np.asarray(labels)
-    if labels.shape != (count,) or not np.issubdtype(labels.dtype, np.integer):
-        raise UserError(
-            f"labels must be integers, one per image ({count},), got {labels.dtype} of shape {labels.shape}."
-        )
-    if not np.any(labels >= 0):
-        raise UserError(f"no image to attack: all {count} labels are -1 (padding).")
-    return labels.astype(np.int32)
 
 
 def _result(run: _Run, state: AutoAttackState) -> AutoAttackResult:

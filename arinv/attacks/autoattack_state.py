@@ -133,6 +133,8 @@ class Progress:
       done: number of images of this round that are done.
       total: number of images of this round.
       robust_accuracy: so far, in 0 to 1.
+      passes: of the model so far, forwards and backwards.
+      passes_left: at most this many are to come: if no image that still stands is broken.
     """
 
     attack: str
@@ -141,3 +143,5 @@ class Progress:
     done: int
     total: int
     robust_accuracy: float
+    passes: int
+    passes_left: int

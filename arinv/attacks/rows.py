@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from arinv.errors import UserError
 from arinv.ops import norms
@@ -194,3 +195,23 @@ def select(mask: Array, x: Array, y: Array) -> Array:
       [B, ...].
     """
     return jnp.where(mask.reshape(mask.shape + (1,) * (x.ndim - 1)), x, y)
+
+
+def checked_labels(labels: ArrayLike, count: int) -> np.ndarray:
+    """Returns labels as int32 [count].
+
+    Args:
+      labels: int [count]; -1 is padding.
+      count: number of images.
+
+    Raises:
+      UserError: other labels, or nothing but padding.
+    """
+    labels = np.asarray(labels)
+    if labels.shape != (count,) or not np.issubdtype(labels.dtype, np.integer):
+        raise UserError(
+            f"labels must be integers, one per image ({count},), got {labels.dtype} of shape {labels.shape}."
+        )
+    if not np.any(labels >= 0):
+        raise UserError(f"no image to attack: all {count} labels are -1 (padding).")
+    return labels.astype(np.int32)

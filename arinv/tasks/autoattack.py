@@ -78,7 +78,9 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
     )
     workdirs.open_workdir(config, workdir)
     options = {name: value for name, value in config.attack.items() if name not in ("name", "attacks")}
-    show, save = _Bar(config.title, len(images)), _Saver(workdir / _STATE)
+    save = _Saver(workdir / _STATE)
+    state = save.load()
+    show = _Bar(config.title, state)
     result = attacks.autoattack(
         jax.random.key(config.seed),
         model,
@@ -88,7 +90,7 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
         batch_size=config.batch_size,
         smallest_batch=max(8, mesh.size),
         place=lambda batch: parallel.place_batch(batch, mesh),
-        state=save.load(),
+        state=state,
         save=save,
         on_progress=show,
         **options,
@@ -195,22 +197,17 @@ class _Saver:
 
 
 class _Bar:
-    """A bar over all rounds of all attacks, each as long as the images that it has to go through."""
+    """A bar over the passes of all attacks, as many as the images that still stand have to go through."""
 
-    def __init__(self, title: str, num_images: int):
-        self._bar, self._rounds, self._before = progress_bar(None, title, total=None, unit="image"), {}, 0
-        self._last = None
+    def __init__(self, title: str, state: attacks.AutoAttackState | None):
+        before = 0 if state is None else int(state.forward_passes.sum() + state.backward_passes.sum())
+        self._bar = progress_bar(None, title, total=None, initial=before, unit="pass", unit_scale=True)
 
     def __call__(self, progress: attacks.Progress) -> None:
-        here = (progress.attack, progress.round)
-        if self._last and self._last[0] != here:
-            self._before += self._last[1]
-        self._last = (here, progress.total)
-        left = (progress.rounds - progress.round) * round(progress.total * progress.robust_accuracy)
-        self._bar.total = self._before + progress.total + left
+        self._bar.total = progress.passes + progress.passes_left
         self._bar.set_description_str(f"{progress.attack} {progress.round}/{progress.rounds}", refresh=False)
         self._bar.set_postfix_str(f"robust {100 * progress.robust_accuracy:.1f} %", refresh=False)
-        self._bar.update(self._before + progress.done - self._bar.n)
+        self._bar.update(progress.passes - self._bar.n)
 
     def close(self) -> None:
         self._bar.close()

@@ -1,6 +1,8 @@
 """Optimisers and learning-rate schedules by name, with PyTorch's meaning of weight decay and momentum."""
 
-from collections.abc import Mapping
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import optax
 
@@ -41,7 +43,7 @@ def make_schedule(spec: Mapping, *, num_steps: int, steps_per_epoch: int) -> opt
       steps_per_epoch: what an epoch of the spec means.
 
     Raises:
-      UserError: unknown name, or a learning rate that is not positive.
+      UserError: unknown name, a learning rate that is not positive, or an option that is unknown or missing.
     """
     spec = dict(spec)
     name, rate = spec.pop("name"), float(spec.pop("learning_rate"))
@@ -50,10 +52,30 @@ def make_schedule(spec: Mapping, *, num_steps: int, steps_per_epoch: int) -> opt
         raise unknown("learning-rate schedule", name, _SCHEDULES)
     if rate <= 0:
         raise UserError(f"learning_rate must be positive; got {rate}")
-    schedule = _SCHEDULES[name](rate, max(1, num_steps - warmup), steps_per_epoch, **spec)
+    options = _own_options(name, spec, _SCHEDULES)
+    schedule = _SCHEDULES[name](rate, max(1, num_steps - warmup), steps_per_epoch, **options)
     if warmup:
         schedule = optax.join_schedules([optax.linear_schedule(0.0, rate, warmup), schedule], [warmup])
     return schedule
+
+
+def _own_options(name: str, spec: Mapping[str, Any], choices: Mapping[str, Callable]) -> dict[str, Any]:
+    """Returns the options of one choice. Those of the others are left out: a config keeps them when its name changes.
+
+    Raises:
+      UserError: an option that no choice has, or one that is missing.
+    """
+    options = {
+        choice: {p.name: p.default for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY}
+        for choice, function in choices.items()
+    }
+    for option in spec:
+        if not any(option in own for own in options.values()):
+            raise unknown(f"option of {name!r}", option, options[name])
+    for option, default in options[name].items():
+        if default is inspect.Parameter.empty and option not in spec:
+            raise UserError(f"{name!r} needs {option}; known options: {', '.join(options[name])}")
+    return {option: value for option, value in spec.items() if option in options[name]}
 
 
 def _sgd(schedule, *, momentum: float = 0.9, nesterov: bool = False, weight_decay: float = 0.0):
@@ -81,12 +103,12 @@ def make_optimizer(spec: Mapping, *, num_steps: int, steps_per_epoch: int) -> op
       steps_per_epoch: what an epoch of the schedule means.
 
     Raises:
-      UserError: unknown name.
+      UserError: unknown name, or an option that is unknown or missing.
     """
     spec = dict(spec)
     name, schedule, clip = spec.pop("name"), spec.pop("schedule"), spec.pop("max_gradient_norm", 0.0)
     if name not in _OPTIMIZERS:
         raise unknown("optimizer", name, _OPTIMIZERS)
     schedule = make_schedule(schedule, num_steps=num_steps, steps_per_epoch=steps_per_epoch)
-    optimizer = _OPTIMIZERS[name](schedule, **spec)
+    optimizer = _OPTIMIZERS[name](schedule, **_own_options(name, spec, _OPTIMIZERS))
     return optax.chain(optax.clip_by_global_norm(clip), optimizer) if clip else optimizer
