@@ -15,7 +15,18 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from arinv.errors import UserError, unknown
-from arinv.tasks import autoattack, classifier, evaluation, export_torch, import_torch, inverter, report
+from arinv.tasks import (
+    autoattack,
+    classifier,
+    evaluation,
+    export_torch,
+    high_resolution,
+    import_torch,
+    inversion_comparison,
+    invert,
+    inverter,
+    report,
+)
 from arinv.tasks import workdir as workdirs
 
 _TASKS = {
@@ -26,6 +37,9 @@ _TASKS = {
     "report": report,
     "import_torch": import_torch,
     "export_torch": export_torch,
+    "high_resolution": high_resolution,
+    "invert": invert,
+    "inversion_comparison": inversion_comparison,
 }
 _MISTAKE = 2  # exit code
 

@@ -25,6 +25,18 @@ def key():
 
 
 @pytest.fixture(scope="session")
+def untrained(tmp_path_factory) -> pathlib.Path:
+    """A folder with the workdirs {standard,robust}_{encoder,inverter} of untrained networks for 16 px."""
+    from untrained import write_encoder, write_inverter
+
+    folder = tmp_path_factory.mktemp("untrained")
+    for seed, name in enumerate(("standard", "robust")):
+        write_encoder(folder / f"{name}_encoder", seed=seed, eps=float(seed))
+        write_inverter(folder / f"{name}_inverter", folder / f"{name}_encoder", seed=10 + seed)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def data_dir() -> pathlib.Path:
     """The directory of real images named by ARINV_TEST_DATA; without it the test is skipped."""
     path = os.environ.get("ARINV_TEST_DATA", "")

@@ -31,6 +31,7 @@ DOORS = {
     "flax.training": (),
     "orbax": ("arinv/train/checkpoint.py",),
     "tensorboardX": ("arinv/train/writer.py",),
+    "matplotlib": ("arinv/tasks/curves.py",),
     "clu.metric_writers": (),  # imports TensorFlow, as does the next
     "clu.periodic_actions": (),
     "tensorflow": (),

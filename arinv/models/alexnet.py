@@ -53,7 +53,7 @@ class AlexNet(nn.Module):
     """AlexNet with 61,100,840 parameters at 224 px and 1,000 classes.
 
     Attributes:
-      num_classes: length of the logits; 0 leaves out all that is behind relu5, for features of 31 px and more.
+      num_classes: length of the logits; 0 leaves out all that is behind conv5, which images of 31 to 62 px lack.
       normalization: name of the pixel normalisation.
       dropout: rate before fc6 and fc7, in training.
       dense_width: length of fc6 and fc7.
@@ -84,9 +84,10 @@ class AlexNet(nn.Module):
         x = features["conv3"] = nn.relu(conv(384, 3, padding=1, name="conv3")(x))
         x = features["conv4"] = nn.relu(conv(256, 3, padding=1, name="conv4")(x))
         x = features["relu5"] = nn.relu(conv(256, 3, padding=1, name="conv5")(x))
+        if self.num_classes or min(x.shape[1:3]) >= 3:
+            x = features["conv5"] = pooling.max_pool(x, 3, 2)
         if not self.num_classes:
             return jnp.zeros((x.shape[0], 0), jnp.float32), features
-        x = features["conv5"] = pooling.max_pool(x, 3, 2)
         x, width = pooling.adaptive_avg_pool(x, self.head_side), self.dense_width
         return _classify(x, features, (width, width), self.num_classes, self.dropout, self.dtype, train)
 
@@ -113,7 +114,7 @@ class AlexNetSmall(nn.Module):
     """AlexNet's shape for small images: five convolutions, three 2x2 pools, three dense layers.
 
     Attributes:
-      num_classes: length of the logits.
+      num_classes: length of the logits; 0 leaves out the dense layers, which fit one image size only.
       width: channels of conv1; conv2..conv5 have 3, 6, 4 and 4 times as many, fc6 and fc7 16 times.
       normalization: name of the pixel normalisation.
       dropout: rate before fc6 and fc7, in training.
@@ -142,10 +143,10 @@ class AlexNetSmall(nn.Module):
         x = features["conv3"] = nn.relu(conv(6 * w, 3, padding=1, name="conv3")(x))
         x = features["conv4"] = nn.relu(conv(4 * w, 3, padding=1, name="conv4")(x))
         x = nn.relu(conv(4 * w, 3, padding=1, name="conv5")(x))
-        features["conv5"] = pooling.max_pool(x, 2, 2)
-        return _classify(
-            features["conv5"], features, (16 * w, 16 * w), self.num_classes, self.dropout, self.dtype, train
-        )
+        x = features["conv5"] = pooling.max_pool(x, 2, 2)
+        if not self.num_classes:
+            return jnp.zeros((x.shape[0], 0), jnp.float32), features
+        return _classify(x, features, (16 * w, 16 * w), self.num_classes, self.dropout, self.dtype, train)
 
     def feature_specs(self) -> dict[str, FeatureSpec]:
         """Returns the place of every named feature."""

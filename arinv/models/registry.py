@@ -45,7 +45,8 @@ def build(name: str, *, num_classes: int | None = None, **options) -> nn.Module:
 
     Args:
       name: a key of ENCODERS.
-      num_classes: length of the logits; None for the architecture's own.
+      num_classes: length of the logits; None for the architecture's own, 0 for the spatial features alone, which
+        come at every image size.
       **options: attributes of the architecture, such as width, normalization or dtype.
 
     Returns:

@@ -53,7 +53,7 @@ class ResNet(nn.Module):
     """ResNet for 32 px; with the default depths ResNet-18, 11,173,962 parameters for 10 classes.
 
     Attributes:
-      num_classes: length of the logits.
+      num_classes: length of the logits; 0 leaves out the dense layer.
       depths: basic blocks in each of the four stages.
       normalization: name of the pixel normalisation.
       dtype: of the computation; parameters, statistics and logits stay float32.
@@ -88,6 +88,8 @@ class ResNet(nn.Module):
                 block = BasicBlock(width, stride, self.dtype, name=f"block{stage}_{i}")
                 x = block(x, train=train)
             features[f"block{stage}"] = x
+        if not self.num_classes:
+            return jnp.zeros((x.shape[0], 0), jnp.float32), features
         pooled = jnp.mean(x.astype(jnp.float32), axis=(1, 2))
         logits = nn.Dense(self.num_classes, dtype=self.dtype, name="fc")(pooled.astype(self.dtype))
         return logits.astype(jnp.float32), features

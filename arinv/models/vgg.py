@@ -26,7 +26,7 @@ class VGG(nn.Module):
     """VGG; with the defaults VGG-16 with 138,357,544 parameters for 1,000 classes.
 
     Attributes:
-      num_classes: length of the logits.
+      num_classes: length of the logits; 0 leaves out the head.
       depths: 3x3 convolutions in each of the five stages.
       batch_norm: normalise after every convolution, which keeps its bias.
       head: "dense" (the last stage averaged to 7x7, then fc6, fc7 and fc8) or "pooled" (its mean over all
@@ -65,6 +65,8 @@ class VGG(nn.Module):
             for i in range(1, depth + 1):
                 x = features[f"conv{stage}_{i}"] = self._convolve(x, width, f"{stage}_{i}", train)
             x = pooling.max_pool(x, 2, 2)
+        if not self.num_classes:
+            return jnp.zeros((x.shape[0], 0), jnp.float32), features
         logits = self._classify(x, features, train).astype(jnp.float32)
         if self.head == "dense":
             features["fc8"] = logits

@@ -62,7 +62,7 @@ class WideResNet(nn.Module):
     """Wide ResNet; with the defaults WRN-28-10, 36,479,194 parameters for 10 classes.
 
     Attributes:
-      num_classes: length of the logits.
+      num_classes: length of the logits; 0 leaves out what is behind the last group.
       depth: 6 n + 4 for n blocks in each of the three groups.
       width: factor on the channels of the groups, 16, 32 and 64.
       normalization: name of the pixel normalisation.
@@ -95,6 +95,8 @@ class WideResNet(nn.Module):
                 stride = 2 if group > 1 and i == 0 else 1
                 x = PreActivationBlock(width, stride, self.dtype, name=f"block{group}_{i}")(x, train=train)
             features[f"block{group}"] = x
+        if not self.num_classes:
+            return jnp.zeros((x.shape[0], 0), jnp.float32), features
         x = nn.relu(_norm(train, self.dtype, "bn")(x))
         pooled = jnp.mean(x.astype(jnp.float32), axis=(1, 2))
         logits = nn.Dense(self.num_classes, dtype=self.dtype, name="fc")(pooled.astype(self.dtype))

@@ -110,19 +110,22 @@ def load(config: ConfigDict, field: str, workdir: pathlib.Path, own: networks.En
     reference = config.metric_networks[field]
     if not reference:
         module = own.module.clone(dtype=jnp.float32)
-        return _trained(networks.Encoder(module, own.variables, own.description), "the evaluated encoder itself")
+        network = _trained(networks.Encoder(module, own.variables, own.description), "the evaluated encoder itself")
+    else:
+        network = _load(reference, field, workdir)
+    # The features alone: they fit every image size, where a head may not, and LPIPS's need no 63 px as conv5 does.
+    return dataclasses.replace(network, module=network.module.clone(num_classes=0))
+
+
+def _load(reference: str, field: str, workdir: pathlib.Path) -> MetricNetwork:
     path = workdirs.resolve(reference, workdir)
     if path.is_dir() or field == OWN:
         encoder = networks.load_encoder(path)
         if field not in (OWN, encoder.description["encoder"]):
             raise UserError(f"metric_networks.{field}={reference} holds {encoder.description['encoder']}, not {field}")
-        network = _trained(encoder, "given encoder")
-    else:
-        variables = models.convert.load_torch(path, field)
-        network = MetricNetwork(field, models.build(field), variables, path.name, fingerprint(variables))
-    if field == "alexnet":  # LPIPS looks no further than relu5, and what follows needs images of 63 px
-        network = dataclasses.replace(network, module=network.module.clone(num_classes=0))
-    return network
+        return _trained(encoder, "given encoder")
+    variables = models.convert.load_torch(path, field)
+    return MetricNetwork(field, models.build(field), variables, path.name, fingerprint(variables))
 
 
 def _trained(encoder: networks.Encoder, which: str) -> MetricNetwork:

@@ -119,12 +119,12 @@ def _columns(results: Mapping[str, Mapping]) -> dict[str, tuple[str, str]]:
     found = {}
     for result in results.values():
         for name in [*(name for name in result if name.endswith("_accuracy")), *result.get("variants", {})]:
-            found[name] = _column(name)
+            found[name] = column(name)
     return {name: tuple(column) for name, (_, *column) in sorted(found.items(), key=lambda item: item[1][0])}
 
 
-def _column(name: str) -> tuple[int, str, str]:
-    """Returns (place, heading, format)."""
+def column(name: str) -> tuple[int, str, str]:
+    """Returns the place among the columns of a table, the heading and the format of a metric."""
     for place, (known, (heading, style)) in enumerate(_COLUMNS.items()):
         if name == known:
             return place, heading, style

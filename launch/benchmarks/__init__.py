@@ -1,8 +1,8 @@
-"""Speed of the training steps, of ours and of the same work written in PyTorch. See launch/benchmark --help.
+"""Speed of training steps and applications, of ours and of the same work in PyTorch. See launch/benchmark --help.
 
 One file a subject, each with a `BENCHMARK`; `NAMES` lists them. A benchmark has variants, which run in
 processes of their own, so that no library gets in the way of another, and take turns: A B A B.
 """
 
-NAMES = ("pgd_resnet18", "gan_alexnet", "conv_rewrites")
+NAMES = ("pgd_resnet18", "gan_alexnet", "latent_search", "wct", "denoise", "conv_rewrites")
 DEFAULT = ("pgd_resnet18", "gan_alexnet")

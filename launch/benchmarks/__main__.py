@@ -1,4 +1,4 @@
-"""Measures training steps and prints a table: launch/benchmark --against torch --out speed.json.
+"""Measures training steps and applications and prints a table: launch/benchmark --against torch --out speed.json.
 
 images/s is the median over the rounds, with the slowest and the fastest behind it. A ratio above 1 says that
 ours is the faster one; it is taken within each round, so it holds on a machine that others use too.
@@ -25,9 +25,12 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
                         help="measure the same steps in torch, torch_compile or both, in turns with ours")  # fmt: skip
     parser.add_argument("--only", nargs="+", default=DEFAULT, choices=NAMES, metavar="NAME",
                         help=f"some of {', '.join(NAMES)}; without it {', '.join(DEFAULT)}")  # fmt: skip
+    parser.add_argument("--cases", nargs="+", default=[], metavar="CASE",
+                        help="only these of benchmarks that have them, such as batch1 of latent_search")  # fmt: skip
     parser.add_argument("--repeats", type=_positive, default=5, metavar="N", help="rounds (%(default)s)")
     parser.add_argument("--batch", type=_positive, default=0, metavar="N", help="images in a step")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of the computation")
+    parser.add_argument("--tiny", action="store_true", help="applications at a size that only shows that they run")
     parser.add_argument("--out", type=pathlib.Path, metavar="FILE.json", help="write the figures here too")
     return parser.parse_args(argv)
 
@@ -67,6 +70,10 @@ def _speed(facts: dict[str, Any], dtype: str) -> str:
     if "images_per_second" not in facts:
         return f"{_spread(facts['milliseconds'], '.3g')} ms, compiled in {facts['compile_seconds']:.1f} s"
     text = f"{_spread(facts['images_per_second'], '.4g')} images/s"
+    if "megapixels_per_second" in facts:
+        text += f", {1 / facts['megapixels_per_second']['median']:.3g} s a megapixel"
+    elif facts["images_per_second"]["median"] < 1:
+        text += f", {1 / facts['images_per_second']['median']:.3g} s an image"
     if "flops_per_second" in facts:
         rate = facts["flops_per_second"]["median"]
         peak = peak_flops(facts["device"], dtype)
@@ -83,13 +90,29 @@ def differences(variants: dict[str, dict]) -> list[str]:
     measured = {name: facts for name, facts in variants.items() if "error" not in facts}
     found = []
     for key, tolerance in (("parameters", 0.0), ("flops", _FLOPS_TOLERANCE)):
-        values = {name: facts[key] for name, facts in measured.items() if key in facts}
+        values = {name: _share(facts, key) for name, facts in measured.items() if key in facts}
         first = next(iter(values.values()), None)
         for name, value in values.items():
             same = value == first if not tolerance else abs(value - first) <= tolerance * first
             if not same:
                 found.append(f"{name} does other work: {key} {value} against {first}")
     return found
+
+
+def _share(facts: dict[str, Any], key: str) -> Any:
+    """Returns the operations for one image, since variants may take different numbers of them at a time."""
+    return facts[key] / facts.get("images", 1) if key == "flops" else facts[key]
+
+
+def _chosen(name: str, arguments: argparse.Namespace) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Returns the variants and the cases of a benchmark that the command line asks for."""
+    benchmark = load(name)
+    variants = tuple(
+        variant
+        for variant in benchmark.variants
+        if variant not in benchmark.optional or benchmark.asked_with.get(variant, variant) in arguments.against
+    )
+    return variants, tuple(case for case in benchmark.cases if case in arguments.cases)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -99,21 +122,26 @@ def main(argv: list[str] | None = None) -> int:
         command = f"{os.path.relpath(sys.executable)} -m pip install torch"
         print(f"arinv: --against torch needs PyTorch in this environment: {command}", file=sys.stderr)
         return 2
-    if arguments.against:  # on a GPU both libraries hold their memory at the same time
-        os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", f"{0.9 / (1 + len(arguments.against)):.2f}")
-    options = Options(batch=arguments.batch, dtype=arguments.dtype)
+    chosen = {name: _chosen(name, arguments) for name in arguments.only}
+    if unknown := set(arguments.cases) - {case for _, cases in chosen.values() for case in cases}:
+        known = ", ".join(case for name in arguments.only for case in load(name).cases)
+        print(f"arinv: unknown case {', '.join(sorted(unknown))}; known: {known}", file=sys.stderr)
+        return 2
+    most = max(len(variants) for variants, _ in chosen.values())
+    if most > 1:  # on a GPU all variants hold their memory at the same time
+        os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", f"{0.9 / most:.2f}")
+    options = Options(batch=arguments.batch, dtype=arguments.dtype, tiny=arguments.tiny)
     found = {**provenance(), "dtype": arguments.dtype, "repeats": arguments.repeats, "benchmarks": {}}
     problems = []
     for name in arguments.only:
-        benchmark = load(name)
-        variants = tuple(v for v in benchmark.variants if v not in benchmark.optional or v in arguments.against)
-        cases = measure(name, variants, options, repeats=arguments.repeats, say=_say)
+        variants, wanted = chosen[name]
+        cases = measure(name, variants, options, repeats=arguments.repeats, cases=wanted, say=_say)
         found["benchmarks"][name] = cases
         _say("")
         lines, wrong = report(name, cases, arguments.dtype)
         if name == arguments.only[0]:
             print(heading(cases, arguments.dtype))
-        print("\n".join(lines), flush=True)
+        print("\n".join([*lines, *load(name).summarize(cases)]), flush=True)
         problems += wrong
         if arguments.out:
             arguments.out.parent.mkdir(parents=True, exist_ok=True)

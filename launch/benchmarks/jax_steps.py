@@ -1,4 +1,4 @@
-"""Our training steps made ready to be timed, as the training loop runs them."""
+"""Our training steps and applications made ready to be timed, as they are run."""
 
 import importlib.metadata
 import time
@@ -35,7 +35,7 @@ def prepare(step: Callable, init: Callable, arguments: tuple, networks: tuple[st
     """
     state = jax.jit(init)(jax.random.key(0))
     counted = {**state.variables, **dict(zip(networks, arguments[len(arguments) - len(networks) :], strict=True))}
-    parameters = {name: _size(variables["params"]) for name, variables in counted.items()}
+    parameters = count_parameters(**counted)
     flops = count_flops(step, state, *arguments)
     started = time.perf_counter()
     compiled = jax.jit(step, donate_argnums=0).lower(state, *arguments).compile()
@@ -50,6 +50,35 @@ def prepare(step: Callable, init: Callable, arguments: tuple, networks: tuple[st
     images = len(arguments[0]["image"])
     known = {"images": images, "parameters": parameters, "flops": flops, "compile_seconds": compile_seconds}
     return Prepared(run, {**known, **facts()})
+
+
+def prepare_call(function: Callable, arguments: tuple, *, counted: bool = True, **known: Any) -> Prepared:
+    """Compiles an application.
+
+    Args:
+      function: of arrays, pure.
+      arguments: of it.
+      counted: whether its floating-point operations are counted, which are those of convolutions and products.
+      **known: facts about a call, such as images.
+    """
+    if counted:
+        known["flops"] = count_flops(function, *arguments)
+    started = time.perf_counter()
+    compiled = jax.jit(function).lower(*arguments).compile()
+    compile_seconds = time.perf_counter() - started
+
+    def run(n: int) -> None:
+        for _ in range(n):
+            result = compiled(*arguments)
+        if not all(bool(jax.numpy.isfinite(x).all()) for x in jax.tree.leaves(result)):
+            raise FloatingPointError("the result is not finite")
+
+    return Prepared(run, {**known, "compile_seconds": compile_seconds, **facts()})
+
+
+def count_parameters(**networks: Any) -> dict[str, int]:
+    """Returns the number of parameters of networks, given their variables."""
+    return {name: _size(variables["params"]) for name, variables in networks.items()}
 
 
 def _size(tree: Any) -> int:

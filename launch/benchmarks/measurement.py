@@ -27,10 +27,12 @@ class Options:
     Attributes:
       batch: images in a step; 0 for the benchmark's own.
       dtype: of the computation, "float32" or "bfloat16".
+      tiny: a size at which it is only seen whether all runs; for those of the applications.
     """
 
     batch: int = 0
     dtype: str = "float32"
+    tiny: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +42,7 @@ class Prepared:
     Attributes:
       run: does it n times and waits until it is done.
       facts: plain JSON about it: "compile_seconds", "device", "versions", and where they mean something
-        "images" and "flops" of one call and "parameters" by network.
+        "images", "megapixels" and "flops" of one call and "parameters" by network.
     """
 
     run: Callable[[int], None]
@@ -56,11 +58,15 @@ class Benchmark:
       variants: name -> function of (case, options) that prepares it. The first is ours, to which the
         others are compared; it imports its library inside.
       optional: the variants that only run when asked for.
+      asked_with: of those, the ones that run when another name is asked for.
+      summarize: what `measure` returned -> lines below the table.
     """
 
     cases: tuple[str, ...]
     variants: Mapping[str, Callable[[str, Options], Prepared]]
     optional: tuple[str, ...] = ()
+    asked_with: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    summarize: Callable[[Mapping[str, Any]], list[str]] = lambda results: []
 
 
 class VariantError(Exception):
@@ -137,6 +143,7 @@ def measure(
     options: Options,
     *,
     repeats: int,
+    cases: tuple[str, ...] = (),
     min_seconds: float = 0.3,
     say: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Any]:
@@ -147,6 +154,7 @@ def measure(
       variants: which of its variants; the others are compared to the first.
       options: what is measured.
       repeats: rounds of turns.
+      cases: of the benchmark; all where there are none.
       min_seconds: a turn repeats a short case until it lasts about that long.
       say: told what is being done.
 
@@ -156,7 +164,7 @@ def measure(
     results = {}
     with ExitStack() as stack:
         ask = {variant: stack.enter_context(worker(name, variant, options)) for variant in variants}
-        for case in load(name).cases:
+        for case in cases or load(name).cases:
             results[case] = _measure_case(name, case, ask, repeats, min_seconds, say)
     return results
 
@@ -190,9 +198,9 @@ def _with_rates(facts: dict) -> dict:
         return facts
     milliseconds = functools.partial(map, lambda s: 1e3 * s)
     facts = {**facts, "milliseconds": summary(list(milliseconds(facts["seconds"])))}
-    for amount, rate in (("images", "images_per_second"), ("flops", "flops_per_second")):
+    for amount in ("images", "megapixels", "flops"):
         if facts.get(amount):
-            facts[rate] = summary([facts[amount] / s for s in facts["seconds"]])
+            facts[f"{amount}_per_second"] = summary([facts[amount] / s for s in facts["seconds"]])
     return facts
 
 
@@ -202,12 +210,16 @@ def summary(values: list[float]) -> dict[str, float]:
 
 
 def ratios(found: Mapping[str, Mapping]) -> dict[str, dict]:
-    """Returns, for each variant but the first, how many times faster the first is, round by round."""
+    """Returns, for each variant but the first, how many times faster the first is on an image, round by round."""
     first, *others = found
     if "error" in found[first]:
         return {}
+
+    def seconds(variant: str) -> list[float]:
+        return [s / found[variant].get("images", 1) for s in found[variant]["seconds"]]
+
     return {
-        other: summary([b / a for a, b in zip(found[first]["seconds"], found[other]["seconds"], strict=True)])
+        other: summary([b / a for a, b in zip(seconds(first), seconds(other), strict=True)])
         for other in others
         if "error" not in found[other]
     }

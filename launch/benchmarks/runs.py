@@ -179,6 +179,10 @@ RUNS = (
         *_BOTH, "--dtype", "bfloat16", against=True,
     ),
     _benchmark(
+        "benchmark_applications", 8, "seconds of latent search, WCT and denoising, against PyTorch one image at a time",
+        "--only", "latent_search", "wct", "denoise", "--repeats", "3", "--dtype", "float32", against=True,
+    ),
+    _benchmark(
         "conv_rewrites", 6, "the rewritten convolutions and pools against the plain ones, for the platform's default",
         "--only", "conv_rewrites", "--repeats", "5", "--batch", "128", "--dtype", "bfloat16",
     ),

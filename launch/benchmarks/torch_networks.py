@@ -9,13 +9,16 @@ from torch.nn.functional import relu
 from torch.nn.utils.parametrizations import spectral_norm
 
 
-class _Normalize(nn.Module):
+class Normalize(nn.Module):
+    """The pixel normalisation, as a first layer."""
+
     def __init__(self, mean, std):
         super().__init__()
         self.register_buffer("mean", torch.tensor(mean)[None, :, None, None])
         self.register_buffer("std", torch.tensor(std)[None, :, None, None])
 
     def forward(self, x):
+        """Returns x less its mean, over its standard deviation."""
         return (x - self.mean) / self.std
 
 
@@ -42,7 +45,7 @@ class ResNet18(nn.Module):
     def __init__(self, num_classes: int):
         super().__init__()
         layers = [
-            _Normalize((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),
+            Normalize((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),
             nn.Conv2d(3, 64, 3, 1, 1, bias=False),
             nn.BatchNorm2d(64),
             nn.ReLU(),
@@ -65,7 +68,7 @@ class AlexNet(nn.Module):
     def __init__(self, num_classes: int):
         super().__init__()
         self.conv5 = nn.Sequential(
-            _Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+            Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
             *(nn.Conv2d(3, 64, 11, 4, 2), nn.ReLU(), nn.MaxPool2d(3, 2)),
             *(nn.Conv2d(64, 192, 5, 1, 2), nn.ReLU(), nn.MaxPool2d(3, 2)),
             *(nn.Conv2d(192, 384, 3, 1, 1), nn.ReLU()),
@@ -82,9 +85,10 @@ class AlexNet(nn.Module):
         return self.classifier(self.conv5(images))
 
 
-def _conv(inputs, width):
+def conv_block(inputs: int, width: int) -> nn.Sequential:
+    """Returns a 3x3 convolution with spectral and batch normalisation and ReLU."""
     conv = spectral_norm(nn.Conv2d(inputs, width, 3, 1, 1, bias=False))
-    return conv, nn.BatchNorm2d(width), nn.ReLU()
+    return nn.Sequential(conv, nn.BatchNorm2d(width), nn.ReLU())
 
 
 def _up(inputs, width, stride):
@@ -97,9 +101,10 @@ class Generator(nn.Sequential):
 
     def __init__(self):
         super().__init__(
-            *(*_conv(256, 256), *_up(256, 256, 1), *_conv(256, 256), *_up(256, 256, 2), *_conv(256, 256)),
-            *(*_up(256, 128, 2), *_conv(128, 128), *_up(128, 64, 2), *_conv(64, 64)),
-            *(*_up(64, 32, 2), *_conv(32, 32), *_up(32, 3, 2)),
+            *(*conv_block(256, 256), *_up(256, 256, 1), *conv_block(256, 256)),
+            *(*_up(256, 256, 2), *conv_block(256, 256)),
+            *(*_up(256, 128, 2), *conv_block(128, 128), *_up(128, 64, 2), *conv_block(64, 64)),
+            *(*_up(64, 32, 2), *conv_block(32, 32), *_up(32, 3, 2)),
             *(spectral_norm(nn.Conv2d(3, 3, 3, 1, 1)), nn.Tanh()),
         )
 

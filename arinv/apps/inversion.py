@@ -1,0 +1,207 @@
+"""Inversion of images of other sizes than a generator was trained on: enlarged ones, and pictures at their own size.
+
+Encoder and generator are fully convolutional: the features of any image lead back to one of its size, as long as its
+sides are multiples of the encoder's stride. Pictures of other sizes are padded, and their reconstructions cropped.
+Images are float32 [B, H, W, C] in [0, 1]; padding and cropping take uint8 as well.
+
+Source: Rojas-Gomez et al. 2022, sections 4.3 and A1.2, and the padding of the released code.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from arinv.errors import UserError, unknown
+from arinv.types import Array, ArrayLike, DecodeFn, FeaturesFn
+
+COMPARISONS = ("enlarged", "original")  # the sizes at which an enlarged image's reconstruction is compared
+
+
+class ScaledInversion(NamedTuple):
+    """What is to be compared after an inversion of enlarged images.
+
+    Attributes:
+      targets: [B, S, S, C] in [0, 1].
+      reconstructions: [B, S, S, C] in [0, 1].
+    """
+
+    targets: Array
+    reconstructions: Array
+
+
+def invert(decode_fn: DecodeFn, features_fn: FeaturesFn, images: ArrayLike, *, layer: str) -> Array:
+    """Returns the images that a generator makes of images' features.
+
+    Args:
+      decode_fn: features [B, h, w, c] -> images [B, H, W, C] in [0, 1].
+      features_fn: images [B, H, W, C] in [0, 1] -> named features.
+      images: float32 [B, H, W, C] in [0, 1], with sides that are multiples of the encoder's stride.
+      layer: the feature that is inverted.
+
+    Returns:
+      [B, H, W, C] in [0, 1].
+
+    Raises:
+      UserError: a layer that is not there, or sides that do not lead back to themselves.
+
+    Source: Rojas-Gomez et al. 2022, section 3.1.
+    """
+    images = jnp.asarray(images)
+    features = features_fn(images)
+    if layer not in features:
+        raise unknown("layer", layer, features)
+    reconstructions = decode_fn(features[layer])
+    if reconstructions.shape != images.shape:
+        sizes = (f"{x.shape[1]} x {x.shape[2]} px" for x in (images, reconstructions))
+        raise UserError("inverting {} of images of {} gives {}; pad them first".format(layer, *sizes))
+    return reconstructions
+
+
+def invert_scaled(
+    decode_fn: DecodeFn,
+    features_fn: FeaturesFn,
+    images: ArrayLike,
+    *,
+    layer: str,
+    scale: int,
+    compare: str = "enlarged",
+) -> ScaledInversion:
+    """Enlarges images, inverts them, and returns both sides of the comparison.
+
+    Args:
+      decode_fn: features -> images in [0, 1].
+      features_fn: images in [0, 1] -> named features.
+      images: float32 [B, H, W, C] in [0, 1], with sides that are multiples of the encoder's stride.
+      layer: the feature that is inverted.
+      scale: whole factor on both sides, 1 or more.
+      compare: "enlarged" leaves both at the sides' `scale`-fold; "original" brings the reconstructions back to the
+        size of `images`, bilinearly with antialiasing.
+
+    Returns:
+      Targets and reconstructions of one size.
+
+    Raises:
+      UserError: a scale below 1, an unknown comparison or layer, or images of unsuitable size.
+
+    Source: Rojas-Gomez et al. 2022, section 4.3, scenario 1, and Table A1, which name neither the interpolation
+    (bilinear here) nor the size of the comparison (enlarged by default here).
+    """
+    if compare not in COMPARISONS:
+        raise unknown("comparison", compare, COMPARISONS)
+    images = jnp.asarray(images)
+    enlarged = enlarge(images, scale=scale)
+    reconstructions = invert(decode_fn, features_fn, enlarged, layer=layer)
+    if compare == "enlarged":
+        return ScaledInversion(enlarged, reconstructions)
+    return ScaledInversion(images, jax.image.resize(reconstructions, images.shape, "linear", antialias=True))
+
+
+def enlarge(images: ArrayLike, *, scale: int) -> Array:
+    """Returns images with both sides multiplied by a whole number, by bilinear interpolation.
+
+    Args:
+      images: [B, H, W, C].
+      scale: the factor, 1 or more.
+
+    Returns:
+      [B, scale H, scale W, C]; `images` themselves for 1.
+
+    Raises:
+      UserError: a factor that is no whole number of 1 or more.
+    """
+    if not isinstance(scale, int) or scale < 1:
+        raise UserError(f"scale must be a whole number of 1 or more; got {scale!r}")
+    images = jnp.asarray(images)
+    b, h, w, c = images.shape
+    return images if scale == 1 else jax.image.resize(images, (b, scale * h, scale * w, c), "linear")
+
+
+def invert_padded(
+    decode_fn: DecodeFn, features_fn: FeaturesFn, images: ArrayLike, *, layer: str, multiple: int, edge: int = 0
+) -> Array:
+    """Inverts images of any size: padded to suitable sides, and cropped again.
+
+    Inside jit every size of image is compiled for. Where there are many sizes, pad on the host, so that there is one
+    compilation for each padded size: `pad_images` and `crop_images` take NumPy arrays too.
+
+    Args:
+      decode_fn: features -> images in [0, 1].
+      features_fn: images in [0, 1] -> named features.
+      images: float32 [B, H, W, C] in [0, 1].
+      layer: the feature that is inverted.
+      multiple: what both sides are padded to a multiple of, itself a multiple of the encoder's stride.
+      edge: pixels of reflection added on all four sides before, to keep the border of the network's view out of the
+        picture; 0 for none.
+
+    Returns:
+      [B, H, W, C] in [0, 1].
+
+    Raises:
+      UserError: as `pad_images` and `invert`.
+
+    Source: Rojas-Gomez et al. 2022, section 4.3, scenario 2; multiples of 224 and the optional edge of 224 as in the
+    released code.
+    """
+    images = jnp.asarray(images)
+    padded = pad_images(images, multiple=multiple, edge=edge)
+    return crop_images(invert(decode_fn, features_fn, padded, layer=layer), images.shape[1:3], edge=edge)
+
+
+def padded_size(size: tuple[int, int], *, multiple: int, edge: int = 0) -> tuple[int, int]:
+    """Returns the height and width that `pad_images` gives.
+
+    Args:
+      size: height and width, in pixels, each 1 or more.
+      multiple: as for `invert_padded`.
+      edge: likewise.
+
+    Returns:
+      Height and width, in pixels.
+
+    Raises:
+      UserError: a multiple below 1, or a negative edge.
+    """
+    if multiple < 1 or edge < 0:
+        raise UserError(f"padding needs a multiple of 1 or more and an edge of 0 or more; got {multiple} and {edge}")
+    return tuple(-(-(side + 2 * edge) // multiple) * multiple for side in size)
+
+
+def pad_images(images: ArrayLike, *, multiple: int, edge: int = 0) -> ArrayLike:
+    """Returns images reflected beyond all four sides, then continued to the right and downwards by their last pixels.
+
+    Args:
+      images: [B, H, W, C], of any dtype.
+      multiple: what both sides become a multiple of.
+      edge: pixels of reflection on each side; images smaller than that are reflected again and again.
+
+    Returns:
+      [B, H', W', C] of the same dtype; a NumPy array stays one.
+
+    Raises:
+      UserError: a multiple below 1, or a negative edge.
+
+    Source: the released code of Rojas-Gomez et al. 2022 (there 224 and, optionally, 224).
+    """
+    numpy = np if isinstance(images, np.ndarray) else jnp
+    height, width = images.shape[1:3]
+    sides = padded_size((height, width), multiple=multiple, edge=edge)
+    if edge:
+        images = numpy.pad(images, ((0, 0), (edge, edge), (edge, edge), (0, 0)), mode="reflect")
+    missing = (sides[0] - height - 2 * edge, sides[1] - width - 2 * edge)
+    return numpy.pad(images, ((0, 0), (0, missing[0]), (0, missing[1]), (0, 0)), mode="edge")
+
+
+def crop_images(images: ArrayLike, size: tuple[int, int], *, edge: int = 0) -> ArrayLike:
+    """Returns what of padded images lies where the images were.
+
+    Args:
+      images: [B, H', W', C].
+      size: height and width before the padding, in pixels.
+      edge: that they were padded with.
+
+    Returns:
+      [B, H, W, C].
+    """
+    return images[:, edge : edge + size[0], edge : edge + size[1]]

@@ -1,0 +1,58 @@
+"""The finished parts of a task, each in a file of its own, so that a task that was killed goes on where it was."""
+
+import io
+import pathlib
+import zipfile
+from collections.abc import Mapping
+
+import jax
+import numpy as np
+
+from arinv.train.writer import write_atomically
+
+_WEIGHTS = "weights"
+
+
+def to_npz(arrays: Mapping[str, np.ndarray]) -> bytes:
+    """Returns named arrays as the content of an .npz file."""
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)
+    return buffer.getvalue()
+
+
+class Parts:
+    """Arrays by the name of the part; those made with other weights are not found again.
+
+    Args:
+      folder: where the files go, NAME.npz each.
+      weights: fingerprint of the networks that the parts are made with.
+    """
+
+    def __init__(self, folder: pathlib.Path, weights: str):
+        self._folder, self._weights = folder, weights
+
+    def load(self, name: str) -> dict[str, np.ndarray] | None:
+        """Returns the arrays of a part, or None where it has to be made (anew)."""
+        path = self._path(name)
+        if not path.exists():
+            return None
+        content = io.BytesIO(path.read_bytes())  # np.load leaves a damaged file open
+        try:
+            with np.load(content, allow_pickle=False) as file:
+                arrays = dict(file)
+        except (ValueError, OSError, EOFError, zipfile.BadZipFile):
+            return None
+        return arrays if str(arrays.pop(_WEIGHTS, "")) == self._weights else None
+
+    def save(self, name: str, arrays: Mapping[str, np.ndarray]) -> None:
+        """Writes a part; only process 0 does."""
+        if jax.process_index() == 0:
+            write_atomically(self._path(name), to_npz({_WEIGHTS: np.array(self._weights), **arrays}))
+
+    def remove(self, name: str) -> None:
+        """Deletes a part that is no longer needed."""
+        if jax.process_index() == 0:
+            self._path(name).unlink(missing_ok=True)
+
+    def _path(self, name: str) -> pathlib.Path:
+        return self._folder / f"{name}.npz"

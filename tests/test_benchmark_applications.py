@@ -1,0 +1,106 @@
+"""The benchmarks of the applications run at a tiny size, and what they report is per image."""
+
+import importlib.util
+
+import numpy as np
+import pytest
+
+from arinv import models
+from arinv.ops import wct as wct_ops
+from launch.benchmarks import latent_search, measurement, wct
+from launch.benchmarks.__main__ import _arguments, _chosen, differences, report
+
+TINY = measurement.Options(tiny=True)
+HAS_TORCH = importlib.util.find_spec("torch") is not None
+
+
+def prepare(name, case, variant):
+    prepared = measurement.load(name).variants[variant](case, TINY)
+    prepared.run(1)
+    return prepared.facts
+
+
+@pytest.mark.parametrize("method", ["newton_schulz", "eigh"])
+def test_wct_runs(method):
+    facts = prepare("wct", "conv5", method)
+    assert facts["images"] == 32 and "flops" not in facts
+
+
+def test_latent_search_runs_and_counts_its_steps():
+    pytest.importorskip("arinv.apps.anomaly")
+    one, two = (prepare("latent_search", case, "arinv") for case in ("batch1", "batch2"))
+    assert one["parameters"] == {"generator": 4_753_370, "comparator": 2_469_696}
+    assert two["images"] == 2 and two["flops"] == 2 * one["flops"]
+
+
+def test_denoiser_runs():
+    if not hasattr(models, "build_denoiser"):
+        pytest.skip("this version has no denoiser")
+    facts = prepare("denoise", "denoise", "arinv")
+    assert facts["parameters"] == {"encoder": 2_469_696, "decoder": 2_574_778}
+    assert facts["megapixels"] == 64 * 64 / 1e6
+
+
+@pytest.mark.skipif(not HAS_TORCH, reason="needs PyTorch")
+@pytest.mark.parametrize(("name", "case"), [("latent_search", "batch2"), ("wct", "conv1"), ("denoise", "denoise")])
+def test_pytorch_does_the_same_work(name, case):
+    if name == "latent_search":
+        pytest.importorskip("arinv.apps.anomaly")
+    if name == "denoise" and not hasattr(models, "build_denoiser"):
+        pytest.skip("this version has no denoiser")
+    benchmark = measurement.load(name)
+    variants = {variant: prepare(name, case, variant) for variant in benchmark.variants if variant != "torch_compile"}
+    assert differences(variants) == []
+
+
+@pytest.mark.skipif(not HAS_TORCH, reason="needs PyTorch")
+@pytest.mark.parametrize("method", ["svd", "eigh"])
+def test_pytorch_s_transform_is_ours(method):
+    import torch
+
+    content, style = wct._features("conv1", TINY, 1)
+    ours = wct_ops.wct(content, style)
+    columns = (torch.from_numpy(x[0].reshape(-1, x.shape[-1]).T.copy()) for x in (content, style))
+    theirs = wct.transform_in_torch(*columns, method=method).numpy().T.reshape(content.shape[1:])
+    np.testing.assert_allclose(ours[0], theirs, atol=1e-4)
+
+
+def facts_of(seconds, images, **more):
+    facts = {"seconds": seconds, "images": images, "compile_seconds": 1.0, "device": "cpu", "versions": {}, **more}
+    return measurement._with_rates(facts)
+
+
+def test_speeds_are_compared_per_image():
+    ours, theirs = facts_of([8.0, 8.0], 4, flops=400), facts_of([3.0, 4.0], 1, flops=101)
+    found = measurement.ratios({"arinv": ours, "torch": theirs})
+    assert found == {"torch": {"median": 1.75, "min": 1.5, "max": 2.0}}
+    assert differences({"arinv": ours, "torch": theirs}) == []
+    assert len(differences({"arinv": ours, "torch": facts_of([3.0], 1, flops=120)})) == 1
+
+
+def test_the_best_batch_and_the_seconds_are_told():
+    results = {
+        f"batch{n}": {
+            "variants": {"arinv": facts_of([seconds], n), "torch": facts_of([4.0], 1)},
+            "ratios": {"torch": {"median": 4.0 * n / seconds, "min": 0.0, "max": 9.0}},
+        }
+        for n, seconds in ((1, 4.0), (2, 4.0), (4, 16.0))
+    }
+    (line,) = latent_search._summarize(results)
+    assert line == "best of batch1, batch2, batch4: batch2, 2 s an image, 2.00 times torch"
+    lines, _ = report("latent_search", results, "float32")
+    assert "4 s an image" in lines[1]
+    failed = {"batch1": {"variants": {"arinv": {"error": "x"}}, "ratios": {}}}
+    assert latent_search._summarize(failed) == []
+    large = facts_of([0.5], 1, megapixels=0.25)
+    lines, _ = report("denoise", {"denoise": {"variants": {"arinv": large}, "ratios": {}}}, "float32")
+    assert "2 s a megapixel" in lines[1]
+
+
+def test_variants_and_cases_are_those_asked_for():
+    plain = _chosen("wct", _arguments(["--only", "wct"]))
+    assert plain == (("newton_schulz", "eigh"), ())
+    against = _chosen("wct", _arguments(["--only", "wct", "--against", "torch", "--cases", "conv5"]))
+    assert against == (("newton_schulz", "eigh", "torch", "torch_eigh"), ("conv5",))
+    only_compiled = _chosen("latent_search", _arguments(["--against", "torch_compile"]))
+    assert only_compiled[0] == ("arinv", "torch_compile")

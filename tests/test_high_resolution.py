@@ -1,0 +1,142 @@
+"""Inversion of enlarged images as a task: curves, table, pictures, what a kill leaves, mistakes."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from arinv import main
+from arinv.errors import UserError
+from arinv.tasks import high_resolution
+from arinv.tasks.parts import Parts
+from configs import compare_inversion, defaults
+from configs import high_resolution as high_resolution_config
+
+
+def both(folder):
+    return f"standard={folder}/standard_inverter,robust={folder}/robust_inverter"
+
+
+def read(path):
+    return json.loads(path.read_text())
+
+
+def test_smoke_high_resolution_leaves_curves_table_and_pictures(untrained, tmp_path):
+    metrics = f"metrics=psnr+ssim+robust_lpips,metric_encoder={untrained}/robust_encoder"
+    config = high_resolution_config.get_config(f"smoke=True,image_size=16,{metrics},{both(untrained)}")
+    assert config.order == ("scales",)
+    main.run(config, tmp_path)
+    workdir = tmp_path / "scales"
+    results = read(workdir / "results.json")
+    assert results["scales"] == [1, 2]
+    for name in ("standard", "robust"):
+        curves = results["curves"][name]
+        for metric in ("psnr", "ssim", "robust_lpips_alexnet_small"):
+            assert len(curves[metric]) == 2 and results["variants"][metric]
+            assert np.isfinite(curves[metric] + curves[f"{metric}_std"]).all()
+    weights = [w["robust_lpips_alexnet_small"] for w in results["metric_weights"].values()]
+    assert weights[0] == weights[1], "both are measured through the robust encoder"
+    with np.load(workdir / "per_image.npz", allow_pickle=False) as arrays:
+        assert arrays["robust/2/psnr"].shape == (8,)
+        assert np.isclose(arrays["robust/2/psnr"].mean(), results["curves"]["robust"]["psnr"][1])
+    table = (workdir / "table.md").read_text()
+    assert "| scale | PSNR (dB), standard | PSNR (dB), robust |" in table and table.count("\n| ") == 4
+    with Image.open(workdir / "pictures.png") as picture:
+        assert picture.height > 4 * 3 * 96
+    with Image.open(workdir / "curves.png") as picture:
+        assert picture.width > 2 * picture.height
+
+
+@pytest.mark.slow
+def test_smoke_with_the_training_of_all_networks(tmp_path):
+    main.run(high_resolution_config.get_config("smoke=True,width=4"), tmp_path)
+    curves = read(tmp_path / "scales" / "results.json")["curves"]
+    for name in ("standard", "robust"):  # the first scale is the plain evaluation
+        trained = read(tmp_path / f"{name}_inverter" / "results.json")
+        for metric in ("psnr", "ssim"):
+            np.testing.assert_allclose(curves[name][metric][0], trained[metric], rtol=1e-3)
+
+
+def test_all_is_trained_where_nothing_is_given():
+    config = high_resolution_config.get_config("metrics=psnr+robust_lpips")
+    stages = ("standard_encoder", "standard_inverter", "robust_encoder", "robust_inverter")
+    assert config.order == (*stages, "scales")
+    assert config.stages.scales.metric_networks.encoder == "stage:robust_encoder"
+    compared = compare_inversion.get_config("")
+    assert compared.order == (*stages, "comparison")
+    assert compared.stages.comparison.optimization.to_dict() == {
+        "encoders": ("robust",), "num_steps": 10_000, "step_size": 1.0, "steps_per_call": 50,
+    }  # fmt: skip
+    for experiment in (config, compared):
+        assert json.loads(experiment.to_json_best_effort())
+        for stage in experiment.order:
+            main._TASKS[experiment.stages[stage].task].validate(experiment.stages[stage])
+    assert [compared.stages[f"{name}_encoder"].attack.eps for name in ("standard", "robust")] == [0.0, 1.0]
+
+
+def scale_task(untrained, **options):
+    data = defaults.dataset("photos", encoder="alexnet_small", image_size=16, num_test=8)
+    inverters = {"robust": f"{untrained}/robust_inverter"}
+    return high_resolution_config.high_resolution(inverters, data=data, scales=2, batch_size=8, **options)
+
+
+def test_a_run_that_was_killed_goes_on_with_what_is_finished(untrained, tmp_path, monkeypatch):
+    measure, calls = high_resolution._measure, []
+
+    def killed(*arguments, scale, **options):
+        if calls:
+            raise KeyboardInterrupt
+        calls.append(scale)
+        return measure(*arguments, scale=scale, **options)
+
+    monkeypatch.setattr(high_resolution, "_measure", killed)
+    config = scale_task(untrained, metrics="psnr", compare="original")
+    with pytest.raises(KeyboardInterrupt):
+        main.run(config, tmp_path)
+    assert calls == [1] and not (tmp_path / "results.json").exists()
+    with np.load(tmp_path / "parts" / "robust_1.npz", allow_pickle=False) as arrays:
+        before = arrays["psnr"]
+    calls.clear()
+    main.run(config, tmp_path)
+    assert calls == [2], "the other part was there"
+    results = read(tmp_path / "results.json")
+    assert results["compare"] == "original" and len(results["curves"]["robust"]["psnr"]) == 2
+    with np.load(tmp_path / "per_image.npz", allow_pickle=False) as arrays:
+        np.testing.assert_array_equal(arrays["robust/1/psnr"], before)
+
+
+def test_parts_of_other_weights_and_damaged_ones_are_made_anew(tmp_path):
+    parts = Parts(tmp_path, "a")
+    parts.save("x", {"values": np.arange(3)})
+    np.testing.assert_array_equal(parts.load("x")["values"], [0, 1, 2])
+    assert list(parts.load("x")) == ["values"] and parts.load("y") is None
+    assert Parts(tmp_path, "b").load("x") is None
+    (tmp_path / "x.npz").write_bytes((tmp_path / "x.npz").read_bytes()[:60])
+    assert parts.load("x") is None
+
+
+def run(config, workdir):
+    with pytest.raises(UserError) as error:
+        main.run(config, workdir)
+    assert "\n" not in str(error.value)
+    assert not workdir.exists() or not list(workdir.rglob("*.*")), "nothing may be written"
+    return str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("module", "arg", "shown"),
+    [
+        (high_resolution_config, "scales=0", "scales must be 1 or more"),
+        (high_resolution_config, "compare=both", "unknown comparison 'both'; known: enlarged, original"),
+        (high_resolution_config, "metrics=psnr+fid", "unknown metric at several scales 'fid'; known: "),
+        (high_resolution_config, "image_size=20", "data.image_size 20 must be a multiple of 8 px"),
+        (compare_inversion, "search=robust+best", "'best' is none of the inverters standard, robust"),
+        (compare_inversion, "search_steps=0", "optimization.num_steps must be 1 or more"),
+        (compare_inversion, "search_step=0", "optimization.step_size must be above 0"),
+        (compare_inversion, "metrics=normalized_error", "metric normalized_error is not for this comparison"),
+    ],
+)
+def test_a_wrong_experiment_is_one_line(untrained, tmp_path, module, arg, shown):
+    config = module.get_config(f"image_size=16,{both(untrained)},{arg}")
+    assert shown in run(config, tmp_path / "run")

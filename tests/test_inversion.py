@@ -1,0 +1,189 @@
+"""Inversion at other sizes than the trained one: exact sizes, exact padding, one image at a time or many."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from untrained import fill
+
+from arinv import models
+from arinv.apps import inversion
+from arinv.errors import UserError
+
+
+def images_of(*shape, seed=0):
+    return np.random.default_rng(seed).random(shape, dtype=np.float32)
+
+
+def identity(x):
+    return {"same": x}
+
+
+@pytest.fixture(scope="module")
+def small():
+    """alexnet_small without its head, its generator of conv5, and the weights of both."""
+    encoder = models.build("alexnet_small", num_classes=0, width=2)
+    options = {"encoder_options": {"width": 2}, "spectral_norm": False}
+    generator = models.build_generator("alexnet_small", "conv5", **options)
+
+    def init(images):
+        (_, features), variables = encoder.init_with_output(jax.random.key(0), images)
+        return {"encoder": variables, "generator": generator.init(jax.random.key(0), features["conv5"])}
+
+    variables = fill(jax.eval_shape(init, jax.ShapeDtypeStruct((1, 16, 16, 3), jnp.float32)))
+
+    def functions(variables):
+        return (
+            lambda x: generator.apply(variables["generator"], x, train=False),
+            lambda x: encoder.apply(variables["encoder"], x, train=False)[1],
+        )
+
+    return variables, functions
+
+
+@pytest.mark.parametrize("name", ["alexnet", "alexnet_small", "caffenet", "resnet18", "vgg16", "wrn28_10"])
+def test_features_alone_are_those_of_the_whole_encoder_and_come_at_every_size(name):
+    options = {"vgg16": {"width": 8}, "wrn28_10": {"depth": 10, "width": 1}}
+    whole = models.build(name, num_classes=3, **options.get(name, {}))
+    alone = whole.clone(num_classes=0)
+    size = 64 if whole.image_size > 32 else 32
+
+    def shapes(module, side):
+        images = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)
+        (_, features), variables = jax.eval_shape(lambda x: module.init_with_output(jax.random.key(0), x), images)
+        return variables["params"], features
+
+    params, features = shapes(whole, size)
+    wanted = {n: features[n] for n, spec in whole.feature_specs().items() if not spec.is_vector}
+    params_alone, features_alone = shapes(alone, size)
+    assert features_alone == wanted and set(params_alone) < set(params)
+    large = shapes(alone, 3 * size)[1]
+    for n in wanted:
+        assert large[n].shape[1] == whole.feature_specs()[n].side(3 * size)
+
+
+def test_alexnet_s_features_alone_at_sizes_without_conv5():
+    module = models.build("alexnet", num_classes=0)
+    for size, there in ((31, False), (62, False), (63, True)):
+        images = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
+        features = jax.eval_shape(lambda x: module.init_with_output(jax.random.key(0), x)[0][1], images)
+        assert ("conv5" in features) == there and "relu5" in features
+
+
+@pytest.mark.parametrize(
+    ("encoder", "layer", "size"), [("alexnet", "conv5", 64), ("alexnet", "conv1", 64), ("alexnet_small", "conv5", 32)]
+)
+@pytest.mark.parametrize("scale", [1, 2, 3])
+def test_enlarged_images_come_back_at_exactly_their_size(encoder, layer, size, scale):
+    module = models.build(encoder, num_classes=0)
+    generator = models.build_generator(encoder, layer)
+
+    def run(images):
+        def features_fn(x):
+            return module.init_with_output(jax.random.key(0), x)[0][1]
+
+        def decode_fn(x):
+            return generator.init_with_output(jax.random.key(0), x)[0]
+
+        return inversion.invert_scaled(decode_fn, features_fn, images, layer=layer, scale=scale)
+
+    pair = jax.eval_shape(run, jax.ShapeDtypeStruct((2, size, size, 3), jnp.float32))
+    assert pair.targets.shape == pair.reconstructions.shape == (2, scale * size, scale * size, 3)
+
+
+def test_enlarging_is_bilinear_and_the_way_back_averages():
+    images = images_of(2, 4, 6, 3)
+    np.testing.assert_array_equal(inversion.enlarge(images, scale=1), images)
+    enlarged = np.asarray(inversion.enlarge(images, scale=3))
+    np.testing.assert_allclose(enlarged[:, 1::3, 1::3], images, atol=1e-6)  # pixels have their centres in the middle
+    between = (2 * images[:, :-1] + images[:, 1:]) / 3
+    np.testing.assert_allclose(enlarged[:, 2:-1:3, 1::3], between, atol=1e-6)
+    np.testing.assert_allclose(enlarged[:, 0, 1::3], images[:, 0], atol=1e-6)  # continued beyond the border
+
+    call = {"layer": "same", "scale": 3}
+    pair = inversion.invert_scaled(lambda x: x, identity, images, **call)
+    np.testing.assert_array_equal(pair.targets, pair.reconstructions)
+    back = inversion.invert_scaled(lambda x: jnp.zeros_like(x) + 0.25, identity, images, compare="original", **call)
+    np.testing.assert_array_equal(back.targets, images)
+    np.testing.assert_allclose(back.reconstructions, 0.25, atol=1e-6)
+    assert back.reconstructions.shape == images.shape
+
+
+@pytest.mark.parametrize("edge", [0, 7, 40])
+@pytest.mark.parametrize("size", [(321, 481), (1, 1), (500, 333), (64, 32)])
+def test_an_identity_gives_padded_images_back_exactly(size, edge):
+    images, seen = images_of(1, *size, 3), []
+
+    def decode_fn(x):
+        seen.append(x.shape[1:3])
+        return x
+
+    found = inversion.invert_padded(decode_fn, identity, images, layer="same", multiple=32, edge=edge)
+    np.testing.assert_array_equal(found, images)
+    assert seen == [inversion.padded_size(size, multiple=32, edge=edge)]
+    for side, padded in zip(size, seen[0], strict=True):
+        assert padded % 32 == 0 and 0 <= padded - side - 2 * edge < 32
+
+
+def test_padding_repeats_the_last_pixels_and_reflects_at_the_edge():
+    images = np.arange(2 * 3 * 1, dtype=np.uint8).reshape(1, 2, 3, 1)
+    padded = inversion.pad_images(images, multiple=4)
+    assert isinstance(padded, np.ndarray) and padded.dtype == np.uint8
+    expected = [[0, 1, 2, 2], [3, 4, 5, 5], [3, 4, 5, 5], [3, 4, 5, 5]]
+    np.testing.assert_array_equal(padded[0, :, :, 0], expected)
+    row = np.arange(3, dtype=np.float32).reshape(1, 1, 3, 1)
+    np.testing.assert_array_equal(inversion.pad_images(row, multiple=1, edge=2)[0, 0, :, 0], [2, 1, 0, 1, 2, 1, 0])
+    for size in ((1, 1), (2, 5), (9, 3)):
+        images = images_of(2, *size, 3)
+        host, device = (inversion.pad_images(x, multiple=8, edge=6) for x in (images, jnp.asarray(images)))
+        np.testing.assert_array_equal(host, device)
+
+
+def test_a_batch_is_inverted_as_its_images_alone(small):
+    variables, functions = small
+    images = images_of(3, 21, 13, 3)
+
+    @jax.jit
+    def run(variables, images):
+        return inversion.invert_padded(*functions(variables), images, layer="conv5", multiple=8, edge=3)
+
+    together = run(variables, images)
+    assert together.shape == images.shape and float(jnp.std(together)) > 0
+    alone = jnp.concatenate([run(variables, images[i : i + 1]) for i in range(3)])
+    np.testing.assert_allclose(together, alone, atol=1e-6)
+
+
+def test_padding_far_from_the_picture_s_end_changes_nothing_inside(small):
+    """An image that fits is inverted as it is, whatever the multiple asks for behind its end."""
+    variables, functions = small
+    images = images_of(1, 64, 64, 3)
+    run = jax.jit(
+        lambda variables, multiple: inversion.invert_padded(
+            *functions(variables), images, layer="conv5", multiple=multiple
+        ),
+        static_argnums=1,
+    )
+    plain, padded = run(variables, 64), run(variables, 96)
+    np.testing.assert_allclose(plain[:, :8, :8], padded[:, :8, :8], atol=1e-5)
+    assert float(jnp.max(jnp.abs(plain - padded))) > 1e-5, "the end sees what is behind it, or this shows nothing"
+
+
+@pytest.mark.parametrize(
+    ("call", "shown"),
+    [
+        (lambda x: inversion.invert(lambda f: f, identity, x, layer="conv9"), "unknown layer 'conv9'; known: same"),
+        (lambda x: inversion.invert(lambda f: f[:, 1:], identity, x, layer="same"), "8 x 8 px gives 7 x 8 px; pad"),
+        (lambda x: inversion.invert_scaled(lambda f: f, identity, x, layer="same", scale=0), "scale .* got 0"),
+        (lambda x: inversion.invert_scaled(lambda f: f, identity, x, layer="same", scale=2.0), "whole number"),
+        (
+            lambda x: inversion.invert_scaled(lambda f: f, identity, x, layer="same", scale=1, compare="both"),
+            "known: enlarged, original",
+        ),
+        (lambda x: inversion.pad_images(x, multiple=0), "got 0 and 0"),
+        (lambda x: inversion.pad_images(x, multiple=8, edge=-1), "got 8 and -1"),
+    ],
+)
+def test_mistakes_are_one_line(call, shown):
+    with pytest.raises(UserError, match=shown) as error:
+        call(images_of(1, 8, 8, 3))
+    assert "\n" not in str(error.value)

@@ -1,0 +1,69 @@
+"""Generators against optimisation of the pixels, as a task: table, picture, and a search that goes on after a kill."""
+
+import json
+
+import numpy as np
+import pytest
+
+from arinv import main
+from arinv.tasks import inversion_comparison
+from arinv.tasks.parts import Parts
+from configs import compare_inversion
+
+
+def both(folder):
+    return f"standard={folder}/standard_inverter,robust={folder}/robust_inverter"
+
+
+def read(path):
+    return json.loads(path.read_text())
+
+
+@pytest.fixture(scope="module")
+def compared(untrained, tmp_path_factory):
+    """A finished smoke run of the comparison."""
+    workdir = tmp_path_factory.mktemp("compared")
+    main.run(compare_inversion.get_config(f"smoke=True,image_size=16,{both(untrained)}"), workdir)
+    return workdir / "comparison"
+
+
+def test_smoke_comparison_of_generators_with_search(compared):
+    results = read(compared / "results.json")
+    assert set(results["entries"]) == {"RI, robust", "robust", "standard"}
+    for name, entry in results["entries"].items():
+        assert entry["seconds_per_image"] > 0 and 0 < entry["psnr"] < 60
+        assert (entry["parameters"] is None) == name.startswith("RI")
+        assert 0 < entry["feature_distance"] < 10
+    with np.load(compared / "per_image.npz", allow_pickle=False) as arrays:
+        assert arrays["RI, robust/feature_distance"].shape == (8,)
+    table = (compared / "table.md").read_text()
+    assert "| RI, robust | - |" in table and "RI: 4 steps of 1." in table
+    assert (compared / "reconstructions.png").exists()
+    assert not list((compared / "parts").rglob("*_state.npz"))
+
+
+def test_a_search_that_was_killed_goes_on_to_the_same_images(untrained, compared, tmp_path, monkeypatch):
+    whole = compare_inversion.get_config(f"smoke=True,image_size=16,{both(untrained)}").stages.comparison
+    config = compare_inversion.inversion_comparison(
+        {"robust": whole.inverters.robust}, data=whole.data, num_steps=4, metrics="psnr", batch_size=8
+    )
+    config.optimization.steps_per_call = 3
+    save = Parts.save
+
+    def killed(self, name, arrays):
+        save(self, name, arrays)
+        if name.endswith("_state"):
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(inversion_comparison, "_SAVE_EVERY_SECONDS", 0.0)
+    monkeypatch.setattr(Parts, "save", killed)
+    with pytest.raises(KeyboardInterrupt):
+        main.run(config, tmp_path)
+    (state,) = (tmp_path / "parts").rglob("*_state.npz")
+    with np.load(state, allow_pickle=False) as arrays:
+        assert arrays["done"] == 3
+    monkeypatch.setattr(Parts, "save", save)
+    main.run(config, tmp_path)
+    before, after = (read(path / "results.json")["entries"]["RI, robust"] for path in (compared, tmp_path))
+    for metric in ("psnr", "psnr_std", "feature_distance"):
+        assert before[metric] == after[metric]

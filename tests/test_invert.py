@@ -1,0 +1,155 @@
+"""A user's own pictures inverted at their own size, whatever they are; mistakes and kills."""
+
+import csv
+import json
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from arinv import data, main
+from arinv.errors import UserError
+from arinv.tasks import thumbnails
+from configs import invert
+
+
+def both(folder):
+    return f"standard={folder}/standard_inverter,robust={folder}/robust_inverter"
+
+
+def read(path):
+    return json.loads(path.read_text())
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """A folder with a picture of every kind, most of one size."""
+    folder, rng = tmp_path_factory.mktemp("pictures"), np.random.default_rng(0)
+    (folder / "inner").mkdir()
+    noise = rng.integers(0, 256, (21, 37, 3), dtype=np.uint8)
+    smooth = np.asarray(Image.fromarray(noise[:5, :9]).resize((37, 21), Image.Resampling.BICUBIC))
+    Image.fromarray(smooth).save(folder / "rgb.png")
+    Image.fromarray(smooth[..., 0]).save(folder / "inner" / "grey.jpg")
+    Image.fromarray(np.dstack([smooth, smooth[..., :1]])).save(folder / "rgba.png")
+    Image.fromarray(smooth[..., 0].astype(np.uint16) * 257).save(folder / "deep.png")
+    Image.fromarray(smooth).convert("CMYK").save(folder / "cmyk.jpg")
+    frames = [Image.fromarray(np.roll(smooth, i, axis=1)) for i in range(3)]
+    frames[0].save(folder / "moving.gif", save_all=True, append_images=frames[1:])
+    Image.fromarray(noise[:1, :1]).save(folder / "tiny.png")
+    return folder
+
+
+def own(untrained, pictures):
+    return f"images={pictures},edge=4,num_pictures=7,{both(untrained)}"
+
+
+@pytest.fixture(scope="module")
+def inverted(untrained, pictures, tmp_path_factory):
+    """All of them inverted by both inverters."""
+    workdir = tmp_path_factory.mktemp("inverted") / "out"
+    main.run(invert.get_config(own(untrained, pictures)), workdir)
+    return workdir
+
+
+def test_every_picture_is_inverted_at_its_own_size(inverted, pictures):
+    opened = data.open_pictures(pictures)
+    rows = list(csv.DictReader((inverted / "reconstructions.csv").read_text().splitlines()))
+    assert [row["picture"] for row in rows] == list(opened.names) and len(rows) == 7
+    for name, picture, row in zip(opened.names, opened, rows, strict=True):
+        assert (int(row["height"]), int(row["width"])) == picture.shape[:2]
+        for inverter in ("standard", "robust"):
+            path = inverted / inverter / (name if name.endswith(".png") else f"{name}.png")
+            assert data.read_image(path).shape == picture.shape
+            error = np.mean((data.read_image(path) / 255 - picture / 255) ** 2)
+            np.testing.assert_allclose(float(row[f"psnr_{inverter}"]), -10 * np.log10(error + 1e-8), atol=2e-3)
+            assert (row[f"ssim_{inverter}"] == "") == (name == "tiny.png")
+    results = read(inverted / "results.json")
+    assert results["num_pictures"] == 7 and results["means"]["ssim_robust"]["count"] == 6
+    with Image.open(inverted / "overview.png") as picture:
+        assert picture.width > 7 * 200
+
+
+def test_inverting_goes_on_after_a_kill_and_again_after_a_loss(untrained, pictures, inverted, tmp_path):
+    """Without its end, a reconstruction and half a line of the notes, a run makes the same again and no more."""
+    workdir = tmp_path / "out"
+    shutil.copytree(inverted, workdir)
+    lost, kept = workdir / "robust" / "rgb.png", workdir / "robust" / "cmyk.jpg.png"
+    before, time = lost.read_bytes(), kept.stat().st_mtime_ns
+    lost.unlink()
+    (workdir / "results.json").unlink()
+    notes = workdir / "standard.progress.jsonl"
+    notes.write_bytes(notes.read_bytes()[:-7])
+    main.run(invert.get_config(own(untrained, pictures)), workdir)
+    assert lost.read_bytes() == before and kept.stat().st_mtime_ns == time
+    for name in ("reconstructions.csv", "overview.png"):
+        assert (workdir / name).read_bytes() == (inverted / name).read_bytes()
+
+
+def test_a_picture_alone_is_inverted_as_among_others(untrained, pictures, inverted, tmp_path):
+    config = invert.get_config(f"smoke=True,images={pictures}/rgb.png,edge=4,inverter={untrained}/robust_inverter")
+    main.run(config, tmp_path / "out")
+    found = [data.read_image(path) for path in (tmp_path / "out/inverter/rgb.png", inverted / "robust/rgb.png")]
+    assert np.max(np.abs(found[0].astype(int) - found[1].astype(int))) <= 1
+
+
+def run(config, workdir):
+    with pytest.raises(UserError) as error:
+        main.run(config, workdir)
+    assert "\n" not in str(error.value)
+    assert not workdir.exists() or not list(workdir.rglob("*.*")), "nothing may be written"
+    return str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("arg", "shown"),
+    [
+        ("images=", "images is empty"),
+        ("images={tmp}/none", "none' does not exist"),
+        ("images={tmp}/empty", "holds no image"),
+        ("images={tmp}/bad", "broken.png is damaged or cut short"),
+        ("images={pictures},max_pixels=100", "has 37 x 21 pixels, more than max_pixels=100; make it smaller"),
+        ("images={pictures},multiple=12", "multiple 12 must be a multiple of 8 px"),
+        ("images={pictures},edge=-1", "edge must be 0 or more"),
+        ("images={tmp}", "lies in the folder of pictures"),
+        ("images={pictures},robust={tmp}/none", "no checkpoint in"),
+        ("images={pictures},robust={encoder}", "holds a classifier; name the workdir of an inverter's training"),
+    ],
+)
+def test_a_wrong_picture_or_inverter_is_one_line(untrained, pictures, tmp_path, arg, shown):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad" / "broken.png").write_bytes((pictures / "rgb.png").read_bytes()[:200])
+    places = {"tmp": tmp_path, "pictures": pictures, "encoder": untrained / "robust_encoder"}
+    config = invert.get_config(f"inverter={untrained}/robust_inverter,{arg.format(**places)}")
+    assert shown in run(config, tmp_path / "run")
+
+
+def test_no_inverter_at_all_is_one_line(pictures, tmp_path):
+    assert "no inverter; name" in run(invert.get_config(f"images={pictures}"), tmp_path / "run")
+
+
+def test_large_and_damaged_pictures_may_be_skipped(untrained, tmp_path):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for name, shape in (("small.png", (12, 12, 3)), ("large.png", (40, 40, 3))):
+        Image.fromarray(np.full(shape, 99, np.uint8)).save(folder / name)
+    (folder / "broken.png").write_bytes((folder / "large.png").read_bytes()[:50])
+    arg = f"images={folder},max_pixels=1000,on_bad_image=skip,inverter={untrained}/robust_inverter"
+    main.run(invert.get_config(arg), tmp_path / "out")
+    results = read(tmp_path / "out" / "results.json")
+    assert results["num_pictures"] == 1 and results["skipped"] == ["broken.png", "large.png"]
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 3), (3, 50, 3), (300, 20, 3), (64, 64, 3)])
+def test_a_thumbnail_shows_the_whole_picture_on_white(shape):
+    tile = thumbnails.fit(np.zeros(shape, np.uint8), height=64, width=96)
+    assert tile.shape == (64, 96, 3)
+    dark = np.argwhere(tile.max(-1) == 0)
+    top, left = dark.min(0)
+    height, width = dark.max(0) + 1 - dark.min(0)
+    assert len(dark) == height * width
+    assert abs(top - (64 - height) // 2) <= 1 and abs(left - (96 - width) // 2) <= 1
+    factor = min(64 / shape[0], 96 / shape[1])
+    expected = int(factor) if factor >= 1 else factor
+    assert abs(height - shape[0] * expected) <= 1 and abs(width - shape[1] * expected) <= 1

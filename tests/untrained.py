@@ -1,0 +1,72 @@
+"""Workdirs of networks that nobody trained, for tests that need some: their weights cost no compilation."""
+
+import os
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from arinv import models
+from arinv.tasks import networks
+from arinv.train.checkpoint import Checkpoints
+from arinv.train.classifier import NAME as CLASSIFIER
+from arinv.train.inverter import GENERATOR
+from arinv.train.state import TrainState
+
+
+def fill(shapes, seed=0):
+    """Weights for a tree of shapes: He-normal kernels, unit vectors, statistics of a standard normal."""
+    rng = np.random.default_rng(seed)
+
+    def leaf(path, x):
+        if x.ndim > 1:
+            return rng.normal(0, np.sqrt(2 / np.prod(x.shape[:-1])), x.shape).astype(np.float32)
+        name = path[-1].key
+        if name in ("u", "v"):
+            return np.full(x.shape, x.size**-0.5, np.float32)
+        return np.full(x.shape, float(name in ("scale", "var")), np.float32)
+
+    return jax.tree_util.tree_map_with_path(leaf, shapes)
+
+
+def write_encoder(workdir, *, seed, image_size=16, width=2, eps=0.0):
+    """Writes the workdir of an alexnet_small's training."""
+    options = {"width": width}
+    module = models.build("alexnet_small", num_classes=3, **options)
+    shapes = jax.eval_shape(lambda x: module.init(jax.random.key(0), x), networks.image_struct(image_size))
+    description = {
+        "kind": CLASSIFIER,
+        "encoder": "alexnet_small",
+        "options": options,
+        "num_classes": 3,
+        "class_names": ["a", "b", "c"],
+        "image_size": image_size,
+        "attack": {"eps": eps, "norm": "l2"},
+        "weights": CLASSIFIER,
+    }
+    _save(workdir, CLASSIFIER, fill(shapes, seed), description)
+    return workdir
+
+
+def write_inverter(workdir, encoder_workdir, *, seed, layer="conv5", image_size=16):
+    """Writes the workdir of the training of an inverter of that encoder."""
+    description = {
+        "kind": "inverter",
+        "encoder_workdir": os.path.relpath(encoder_workdir, workdir),
+        "encoder": "alexnet_small",
+        "layer": layer,
+        "variant": "default",
+        "image_size": image_size,
+    }
+    encoder = networks.load_encoder(encoder_workdir)
+    module = networks.build_generator(description, encoder, dtype=jnp.float32)
+    features = networks.feature_structs(encoder.module, image_size)[layer]
+    shapes = jax.eval_shape(lambda x: module.init(jax.random.key(0), x), features)
+    _save(workdir, GENERATOR, fill(shapes, seed), description)
+    return workdir
+
+
+def _save(workdir, name, variables, description):
+    with Checkpoints(workdir, (name,), keep=1) as checkpoints:
+        state = TrainState(jnp.zeros((), jnp.int32), {name: jax.tree.map(jnp.asarray, variables)}, {name: {}})
+        checkpoints.save(state, data_state={}, description=description, wait=True)
