@@ -15,7 +15,18 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from arinv.errors import UserError, unknown
-from arinv.tasks import autoattack, classifier, evaluation, export_torch, import_torch, inverter, report
+from arinv.tasks import (
+    autoattack,
+    classifier,
+    denoise,
+    denoiser,
+    denoising_evaluation,
+    evaluation,
+    export_torch,
+    import_torch,
+    inverter,
+    report,
+)
 from arinv.tasks import workdir as workdirs
 
 _TASKS = {
@@ -26,6 +37,9 @@ _TASKS = {
     "report": report,
     "import_torch": import_torch,
     "export_torch": export_torch,
+    "denoiser": denoiser,
+    "denoising_evaluation": denoising_evaluation,
+    "denoise": denoise,
 }
 _MISTAKE = 2  # exit code
 
