@@ -18,6 +18,9 @@ from arinv.errors import UserError, unknown
 from arinv.tasks import (
     autoattack,
     classifier,
+    denoise,
+    denoiser,
+    denoising_evaluation,
     evaluation,
     export_torch,
     high_resolution,
@@ -40,6 +43,9 @@ _TASKS = {
     "high_resolution": high_resolution,
     "invert": invert,
     "inversion_comparison": inversion_comparison,
+    "denoiser": denoiser,
+    "denoising_evaluation": denoising_evaluation,
+    "denoise": denoise,
 }
 _MISTAKE = 2  # exit code
 

@@ -42,6 +42,9 @@ LIFTED = ("scan", "jit", "vmap", "remat", "checkpoint", "while_loop", "cond", "s
 DOORS |= {f"flax.linen.{name}": () for name in LIFTED}
 NOWHERE = ("tensorflow", "clu.metric_writers", "clu.periodic_actions")
 
+# Used where a user has installed it; its licence (non-commercial) keeps it out of the requirements.
+OPTIONAL = ("bm3d",)
+
 MESH_MAKERS = {
     "Mesh",
     "AbstractMesh",
@@ -201,6 +204,7 @@ def breaks_requirements(path, source):
         "arinv",
         "configs",
         *sys.stdlib_module_names,
+        *OPTIONAL,
         *(d.split(".")[0] for d in DOORS if not DOORS[d]),
     }
     return [

@@ -1,15 +1,25 @@
-"""Encoders, the generators that invert them, and the discriminator. The door to flax linen."""
+"""Encoders, the generators that invert them, the denoiser and the discriminator. The door to flax linen."""
 
 from arinv.models import convert
 from arinv.models.features import FeatureSpec, Stage
 from arinv.models.lpips_heads import load_lpips_heads
-from arinv.models.registry import ENCODERS, build, build_discriminator, build_generator, feature_spec
+from arinv.models.registry import (
+    ENCODERS,
+    Denoiser,
+    build,
+    build_denoiser,
+    build_discriminator,
+    build_generator,
+    feature_spec,
+)
 
 __all__ = [
     "ENCODERS",
+    "Denoiser",
     "FeatureSpec",
     "Stage",
     "build",
+    "build_denoiser",
     "build_discriminator",
     "build_generator",
     "convert",

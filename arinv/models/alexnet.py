@@ -23,7 +23,8 @@ from arinv.types import Array
 _he_normal = nn.initializers.variance_scaling(2.0, "fan_in", "truncated_normal")
 
 
-def _conv(features: int, size: int, *, strides: int = 1, padding: int, dtype, name: str) -> nn.Conv:
+def convolution(features: int, size: int, *, strides: int = 1, padding: int, dtype, name: str) -> nn.Conv:
+    """Returns one of AlexNet's convolutions, square and with bias."""
     return nn.Conv(
         features,
         (size, size),
@@ -74,7 +75,7 @@ class AlexNet(nn.Module):
     @nn.compact
     def __call__(self, images: Array, *, train: bool = False) -> tuple[Array, dict[str, Array]]:
         """Returns logits [B, K] and the features conv1..conv5, fc6..fc8 of images [B, H, W, 3] in [0, 1]."""
-        conv = functools.partial(_conv, dtype=self.dtype)
+        conv = functools.partial(convolution, dtype=self.dtype)
         features = {}
         x = normalize(images, self.normalization, self.dtype)
         x = features["relu1"] = nn.relu(conv(64, 11, strides=4, padding=2, name="conv1")(x))
@@ -132,7 +133,7 @@ class AlexNetSmall(nn.Module):
     @nn.compact
     def __call__(self, images: Array, *, train: bool = False) -> tuple[Array, dict[str, Array]]:
         """Returns logits [B, K] and the features conv1..conv5, fc6..fc8 of images [B, H, W, 3] in [0, 1]."""
-        conv = functools.partial(_conv, dtype=self.dtype)
+        conv = functools.partial(convolution, dtype=self.dtype)
         w = self.width
         features = {}
         x = normalize(images, self.normalization, self.dtype)

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 
 from arinv.errors import UserError
 from arinv.models.features import FeatureSpec
-from arinv.models.layers import Conv, ConvTranspose, Dense
+from arinv.models.layers import Conv, ConvTranspose, Dense, batch_norm
 from arinv.ops import pooling
 from arinv.types import Array
 
@@ -137,12 +137,5 @@ class Generator(nn.Module):
             x = ConvTranspose(step.width, step.stride, name=f"up{name}", **options)(x, train=train)
         else:
             x = Conv(step.width, name=f"conv{name}", **options)(x, train=train)
-        x = nn.BatchNorm(
-            use_running_average=not train,
-            momentum=0.9,
-            epsilon=1e-5,
-            scale_init=lambda key, shape, dtype=jnp.float32: 1 + 0.02 * jax.random.normal(key, shape, dtype),
-            dtype=self.dtype,
-            name=f"bn{name}",
-        )(x)
+        x = batch_norm(f"bn{name}", train=train, dtype=self.dtype)(x)
         return nn.relu(x)

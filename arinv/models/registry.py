@@ -1,4 +1,4 @@
-"""Encoders by name, and the generators and discriminators that fit them."""
+"""Encoders by name, and the generators, denoisers and discriminators that fit them."""
 
 import dataclasses
 from typing import Any, NamedTuple
@@ -15,6 +15,8 @@ from arinv.models.features import FeatureSpec
 from arinv.models.generator import PAPER_PLANS, Generator, mirror_plan
 from arinv.models.resnet import ResNet
 from arinv.models.vgg import VGG
+from arinv.models.wavelet_decoder import DECODER_PLANS, PAD_SIDES, WaveletDecoder
+from arinv.models.wavelet_encoder import WaveletAlexNet
 from arinv.models.wide_resnet import WideResNet
 
 
@@ -38,6 +40,21 @@ ENCODERS: dict[str, Architecture] = {
     "vgg19": Architecture(VGG, {"depths": (2, 2, 4, 4, 4)}),
     "wrn28_10": Architecture(WideResNet, {}),
 }
+
+
+_WAVELET_ENCODERS: dict[str, type[nn.Module]] = {"alexnet": WaveletAlexNet}
+
+
+class Denoiser(NamedTuple):
+    """The two halves of a denoiser.
+
+    Attributes:
+      encoder: images [B, H, W, 3] in [0, 1] -> (features, details); it takes the convolutions of a classifier.
+      decoder: (features["conv5"], details) -> images of the same size.
+    """
+
+    encoder: nn.Module
+    decoder: nn.Module
 
 
 def build(name: str, *, num_classes: int | None = None, **options) -> nn.Module:
@@ -116,6 +133,41 @@ def build_generator(
     image_size = image_size or build(encoder, **options).image_size
     plan = PAPER_PLANS.get((encoder, layer, variant)) or mirror_plan(spec, image_size=image_size)
     return Generator(plan, is_vector=spec.is_vector, spectral_norm=spectral_norm, dtype=dtype)
+
+
+def build_denoiser(
+    encoder: str = "alexnet",
+    *,
+    variant: str = "default",
+    pad_side: str = "official",
+    spectral_norm: bool = True,
+    dtype: jax.typing.DTypeLike = jnp.float32,
+    encoder_options: dict | None = None,
+) -> Denoiser:
+    """Returns the two halves of a denoiser.
+
+    Args:
+      encoder: name of the encoder whose weights the first half takes; "alexnet" is the one there is.
+      variant: plan of the second half: "default" (the released code) or "table_a9".
+      pad_side: where the second half replaces what the transform drops: "official" or "aligned".
+      spectral_norm: normalise every kernel of the second half by its largest singular value.
+      dtype: of the computation.
+      encoder_options: options the encoder is built with (its pixel normalisation counts).
+
+    Raises:
+      UserError: unknown encoder, variant or side.
+    """
+    if encoder not in _WAVELET_ENCODERS:
+        raise unknown("encoder of a denoiser", encoder, _WAVELET_ENCODERS)
+    if variant not in DECODER_PLANS:
+        raise unknown("variant of the denoiser's decoder", variant, DECODER_PLANS)
+    if pad_side not in PAD_SIDES:
+        raise unknown("pad_side", pad_side, PAD_SIDES)
+    normalization = build(encoder, **(encoder_options or {})).normalization
+    return Denoiser(
+        _WAVELET_ENCODERS[encoder](normalization=normalization, dtype=dtype),
+        WaveletDecoder(DECODER_PLANS[variant], pad_side=pad_side, spectral_norm=spectral_norm, dtype=dtype),
+    )
 
 
 def build_discriminator(*, image_size: int, **options) -> Discriminator:

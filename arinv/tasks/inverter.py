@@ -23,11 +23,7 @@ def validate(config: ConfigDict) -> None:
     setting.validate(config)
     models.build_generator(config.encoder.name, config.encoder.layer, variant=config.encoder.generator)
     models.feature_spec(config.encoder.name, config.loss.feature_layer or config.encoder.layer)
-    for name in ("pixel", "feature", "adversarial"):
-        if not config.loss[name] >= 0:
-            raise UserError(f"loss.{name} must be 0 or more; got {config.loss[name]!r}")
-    if not any(config.loss[name] > 0 for name in ("pixel", "feature")):
-        raise UserError("loss.pixel and loss.feature are both 0: there is nothing to reconstruct by")
+    training.check_loss(config.loss)
     if not config.encoder.checkpoint:
         raise UserError("encoder.checkpoint is empty; name the workdir of a classifier's training")
 

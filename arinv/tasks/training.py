@@ -80,6 +80,19 @@ def make_optimizers(config: ConfigDict, names: tuple[str, ...], steps_per_epoch:
     }
 
 
+def check_loss(loss: ConfigDict) -> None:
+    """Checks the weights of a loss of reconstructions.
+
+    Raises:
+      UserError: a negative one, or none that compares with the image.
+    """
+    for name in ("pixel", "feature", "adversarial"):
+        if not loss[name] >= 0:
+            raise UserError(f"loss.{name} must be 0 or more; got {loss[name]!r}")
+    if not any(loss[name] > 0 for name in ("pixel", "feature")):
+        raise UserError("loss.pixel and loss.feature are both 0: there is nothing to reconstruct by")
+
+
 @dataclasses.dataclass(frozen=True)
 class Trainee:
     """What a training task trains, and how.

@@ -29,19 +29,19 @@ class TrainState:
 
 def create(
     key: Array,
-    networks: Mapping[str, tuple[nn.Module, tuple[jax.ShapeDtypeStruct, ...]]],
+    networks: Mapping[str, tuple[nn.Module, tuple[Any, ...]]],
     optimizers: Mapping[str, optax.GradientTransformation],
 ) -> TrainState:
     """Returns the state at step 0.
 
     Args:
       key: PRNG key of the initial weights.
-      networks: name -> (module, shapes of its inputs).
+      networks: name -> (module, shapes of its inputs, each an array or a tree of them).
       optimizers: name -> optimiser.
     """
     variables, opt_states = {}, {}
     for i, (name, (module, inputs)) in enumerate(networks.items()):
-        zeros = [jnp.zeros(x.shape, x.dtype) for x in inputs]
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), inputs)
         variables[name] = module.init(jax.random.fold_in(key, i), *zeros, train=False)
         opt_states[name] = optimizers[name].init(variables[name]["params"])
     return TrainState(jnp.zeros((), jnp.int32), variables, opt_states)

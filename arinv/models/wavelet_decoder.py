@@ -1,0 +1,99 @@
+"""The decoder of the denoiser: from the deepest low band back to the image, with the details of every pooling.
+
+The mirror of the wavelet encoder: where that took a low band and details apart, Haar synthesis puts them together
+again. Rows and columns that the analysis dropped are replaced by reflection. Features NHWC -> images NHWC in [0, 1].
+
+Source: Rojas-Gomez et al. 2022, section 3.3, Table A9 and the released code. The table unpools 27 to 55, which no
+unpooling does, and has one more convolution before the last; the code, which has neither, is the default.
+"""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from arinv.models.layers import Conv, batch_norm
+from arinv.ops import pooling
+from arinv.ops.wavelets import Details, haar_synthesis
+from arinv.types import Array
+
+
+class Step(NamedTuple):
+    """One step of a plan: ("conv", width), ("synthesis", layer), ("pad", pixels) or ("nearest", factor)."""
+
+    kind: str
+    value: Any
+
+
+Plan = tuple[Step, ...]
+
+
+def _conv(*widths: int) -> Plan:
+    return tuple(Step("conv", width) for width in widths)
+
+
+def _unpool(layer: str, pad: int = 0) -> Plan:
+    return (Step("synthesis", layer), *((Step("pad", pad),) if pad else ()))
+
+
+_CODE: Plan = (  # for 224 px: 6, 12, 13, 26, 27, 54, 56, 112, 224
+    *(_conv(256) + _unpool("conv5") + _conv(256) + (Step("pad", 1),) + _conv(256, 192)),
+    *(_unpool("conv2", pad=1) + _conv(128, 64) + _unpool("conv1", pad=2) + _conv(64)),
+    *((Step("nearest", 2),) + _conv(32, 32) + (Step("nearest", 2),) + _conv(3)),
+)
+# Each ends before the last 3x3 convolution to RGB.
+DECODER_PLANS: dict[str, Plan] = {"default": _CODE, "table_a9": _CODE + _conv(3)}
+
+# Which sides a padding of n goes to: ((top, bottom), (left, right)). The analysis drops the bottom row and the right
+# column, so only "aligned" puts the skips back where they came from.
+PAD_SIDES = {
+    "official": lambda n: ((0, n), (n, 0)),
+    "aligned": lambda n: ((0, n), (0, n)),
+}
+
+
+class WaveletDecoder(nn.Module):
+    """Carries out a plan: BatchNorm and ReLU after each convolution, then 3x3 to RGB and tanh.
+
+    Attributes:
+      plan: the steps before the last convolution.
+      pad_side: "official" (left and bottom, as the released code) or "aligned" (right and bottom).
+      spectral_norm: normalise every kernel by its largest singular value.
+      dtype: of the computation; parameters, statistics and images stay float32.
+    """
+
+    plan: Plan = _CODE
+    pad_side: str = "official"
+    spectral_norm: bool = True
+    dtype: jax.typing.DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, low: Array, details: Mapping[str, Details], *, train: bool = False) -> Array:
+        """Returns images [B, H, W, 3] in [0, 1].
+
+        Args:
+          low: the encoder's "conv5" [B, h, w, 256].
+          details: by layer, each three of [B, h, w, C].
+          train: whether batch statistics are taken from this batch and kept.
+
+        Raises:
+          UserError: bands that do not fit together.
+        """
+        x = low.astype(self.dtype)
+        for i, step in enumerate(self.plan):
+            x = self._step(x, details, step, str(i), train)
+        x = Conv(3, use_bias=True, spectral_norm=self.spectral_norm, dtype=self.dtype, name="rgb")(x, train=train)
+        return jnp.clip((jnp.tanh(x.astype(jnp.float32)) + 1) / 2, 0, 1)
+
+    def _step(self, x: Array, details: Mapping[str, Details], step: Step, name: str, train: bool) -> Array:
+        if step.kind == "nearest":
+            return pooling.upsample_nearest(x, step.value)
+        if step.kind == "pad":
+            return jnp.pad(x, ((0, 0), *PAD_SIDES[self.pad_side](step.value), (0, 0)), mode="reflect")
+        if step.kind == "synthesis":
+            return haar_synthesis(x, tuple(band.astype(self.dtype) for band in details[step.value]))
+        options = {"spectral_norm": self.spectral_norm, "dtype": self.dtype}
+        x = Conv(step.value, name=f"conv{name}", **options)(x, train=train)
+        return nn.relu(batch_norm(f"bn{name}", train=train, dtype=self.dtype)(x))

@@ -1,0 +1,119 @@
+"""Trains a denoiser: a decoder behind the frozen convolutions of a trained AlexNet that pool by the Haar transform."""
+
+import os
+import pathlib
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from arinv import models
+from arinv.errors import UserError
+from arinv.ops import degradations
+from arinv.ops.images import image_grid, to_float
+from arinv.tasks import denoiser_networks, networks, setting, training
+from arinv.tasks import workdir as workdirs
+from arinv.train import denoiser
+from arinv.train.reconstruction import DISCRIMINATOR, GENERATOR
+
+_MULTIPLE, _SMALLEST = 32, 64  # of the sides of images, in pixels
+
+
+def validate(config: ConfigDict) -> None:
+    """Tells every mistake that can be seen without reading data or checkpoints.
+
+    Raises:
+      UserError: an unknown name or a number out of range.
+    """
+    setting.validate(config)
+    models.build_denoiser(config.encoder.name, variant=config.decoder.variant, pad_side=config.decoder.pad_side)
+    models.feature_spec(config.encoder.name, config.loss.feature_layer)
+    degradations.check_noise(**config.noise)
+    training.check_loss(config.loss)
+    size, window = config.data.image_size, config.augmentation.get("window", 0)
+    for name, side in (("data.image_size", size), ("augmentation.window", window or size)):
+        if side % _MULTIPLE or side < _SMALLEST:
+            raise UserError(f"{name}={side} must be a multiple of {_MULTIPLE} from {_SMALLEST} up")
+    if window > size:
+        raise UserError(f"augmentation.window={window} is more than data.image_size={size}; cut smaller windows")
+    if not config.encoder.checkpoint:
+        raise UserError("encoder.checkpoint is empty; name the workdir of a classifier's training")
+
+
+def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
+    """Trains, saves checkpoints in `workdir`, and returns the results on the test source.
+
+    Args:
+      config: as made by configs/denoising.py; config.encoder.checkpoint names the classifier's workdir.
+      workdir: of this run.
+
+    Raises:
+      UserError: what the config asks for does not exist or does not fit.
+    """
+    mesh, dtype = setting.mesh(config), setting.dtype(config)
+    classifier = _load_classifier(config, workdir, dtype)
+    description = _describe(config, classifier, workdir)
+    encoder, decoder = denoiser_networks.build(description, classifier, dtype=dtype)
+    train, test = setting.open_source(config, "train"), setting.open_source(config, "test")
+    size = config.augmentation.get("window", 0) or config.data.image_size  # of the images that are trained on
+
+    parts = {GENERATOR: (decoder, denoiser_networks.decoder_inputs(encoder, size))}
+    discriminator = None
+    if config.loss.adversarial > 0:
+        discriminator = models.build_discriminator(image_size=size, dtype=dtype)
+        condition = networks.feature_structs(classifier.module, size)[config.loss.feature_layer]
+        parts[DISCRIMINATOR] = (discriminator, (networks.image_struct(size), condition))
+    batches = training.make_batches(config, train)
+    optimizers = training.make_optimizers(config, tuple(parts), batches.steps_per_epoch)
+    noise = config.noise.to_dict()
+    step = denoiser.make_train_step(
+        encoder,
+        decoder,
+        classifier.module,
+        discriminator,
+        optimizers,
+        noise=noise,
+        feature_layer=config.loss.feature_layer,
+        weights={name: config.loss[name] for name in ("pixel", "feature", "adversarial", "discriminator")},
+        pixel_order=config.loss.pixel_order,
+        augmentation=config.augmentation.to_dict(),
+    )
+    eval_step = denoiser.make_eval_step(encoder, decoder, noise=noise)
+    trainee = training.Trainee(
+        networks=parts,
+        optimizers=optimizers,
+        train_step=step,
+        eval_step=lambda variables, batch, key, frozen: eval_step(variables[GENERATOR], batch, key, frozen),
+        picture=lambda images: image_grid([to_float(images["image"]), images["noisy"], images["denoised"]]),
+        description=description,
+        frozen=(classifier.variables,),
+    )
+    results = training.run(config, workdir, trainee, batches=batches, test=test, mesh=mesh)
+    results = {**results, "noise": noise, "setting": setting.provenance(config)}
+    workdirs.write_results(workdir, results)
+    return results
+
+
+def _load_classifier(config: ConfigDict, workdir: pathlib.Path, dtype: Any) -> networks.Encoder:
+    source = workdirs.resolve(config.encoder.checkpoint, workdir)
+    classifier = networks.load_encoder(source, dtype=dtype)
+    if classifier.description["encoder"] != config.encoder.name:
+        raise UserError(
+            f"{source} is of another model: encoder is {classifier.description['encoder']!r} there, a denoiser takes "
+            f"{config.encoder.name!r}"
+        )
+    return classifier
+
+
+def _describe(config: ConfigDict, classifier: networks.Encoder, workdir: pathlib.Path) -> dict[str, Any]:
+    """Returns the checkpoint's description; the encoder's place is relative, so that both can be moved."""
+    source = workdirs.resolve(config.encoder.checkpoint, workdir).absolute()
+    return {
+        "kind": denoiser_networks.KIND,
+        "encoder_workdir": os.path.relpath(source, workdir.absolute()),
+        "encoder": classifier.description["encoder"],
+        "variant": config.decoder.variant,
+        "pad_side": config.decoder.pad_side,
+        "image_size": config.data.image_size,
+        "noise": config.noise.to_dict(),
+        "loss": config.loss.to_dict(),
+    }

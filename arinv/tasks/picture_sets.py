@@ -1,0 +1,93 @@
+"""Sets of clean pictures to measure a restoration on: folders, at the sizes they have, or examples of a data set.
+
+config.data   {"name": "folder:PATH", or a name that data.open_source knows, several joined by "+",
+               "split", "image_size", "data_dir": of a data set that is no folder,
+               "on_bad_image": of a folder, "num_images": of each set, evenly spread; 0 for all}
+"""
+
+import pathlib
+import sys
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from arinv import data
+from arinv.errors import UserError
+from arinv.tasks.picture_windows import evenly
+from arinv.train.progress import progress_callback
+
+_FOLDER = "folder:"
+
+
+class PictureSet(NamedTuple):
+    """A set of pictures.
+
+    Attributes:
+      name: of the folder or the data set.
+      names: of its pictures.
+      read: number -> uint8 [H, W, 3].
+    """
+
+    name: str
+    names: tuple[str, ...]
+    read: Callable[[int], np.ndarray]
+
+
+def validate(config: ConfigDict) -> None:
+    """Checks what can be seen without reading pictures.
+
+    Raises:
+      UserError: no set, or a folder that is not there.
+    """
+    if not _references(config):
+        raise UserError("data.name is empty; name a folder of clean pictures, folder:PATH, or several joined by +")
+    for reference in _references(config):
+        folder = pathlib.Path(reference.removeprefix(_FOLDER)).expanduser()
+        if reference.startswith(_FOLDER) and not folder.exists():
+            raise UserError(f"{reference} does not exist; give a folder of clean pictures")
+    if config.data.num_images < 0:
+        raise UserError(f"data.num_images={config.data.num_images} must be 0 (all) or more")
+
+
+def open_sets(config: ConfigDict) -> list[PictureSet]:
+    """Returns the sets, whose files have all been decoded once.
+
+    Raises:
+      UserError: a set that is not there, is empty or holds a damaged picture.
+    """
+    sets = [_open(config, reference) for reference in _references(config)]
+    names = [found.name for found in sets]
+    return [
+        found._replace(name=reference) if names.count(found.name) > 1 else found
+        for found, reference in zip(sets, _references(config), strict=True)
+    ]
+
+
+def _references(config: ConfigDict) -> list[str]:
+    return list(dict.fromkeys(filter(None, config.data.name.split("+"))))
+
+
+def _open(config: ConfigDict, reference: str) -> PictureSet:
+    fields = config.data
+    if reference.startswith(_FOLDER):
+        path = pathlib.Path(reference.removeprefix(_FOLDER)).expanduser()
+        pictures = data.open_pictures(
+            path, on_bad_image=fields.on_bad_image, progress=progress_callback(f"checking {reference}")
+        )
+        if pictures.bad_files:
+            print(f"{reference}: skipped {len(pictures.bad_files)} unreadable image(s)", file=sys.stderr)
+        found = PictureSet(path.absolute().name, pictures.names, pictures.__getitem__)
+    else:
+        source = data.open_source(
+            reference,
+            split=fields.split,
+            image_size=fields.image_size,
+            data_dir=fields.data_dir or None,
+            num_examples=fields.num_images or None,
+        )
+        names = tuple(f"{i:05d}" for i in range(len(source)))
+        found = PictureSet(reference, names, lambda i: np.asarray(source[i]["image"]))
+    numbers = evenly(fields.num_images or len(found.names), len(found.names))
+    return PictureSet(found.name, tuple(found.names[i] for i in numbers), lambda i: found.read(numbers[i]))

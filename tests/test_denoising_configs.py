@@ -1,0 +1,114 @@
+"""Configs of denoising: the paper's recipe, encoders that are given, and mistakes told before any work."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from arinv import main
+from arinv.errors import UserError
+from arinv.tasks import block_matching, picture_sets
+from arinv.tasks.picture_windows import centre_window, evenly, short_names
+from configs import denoise, denoising
+
+
+def test_the_paper_s_recipe_is_the_default():
+    config = denoising.get_config()
+    assert json.loads(config.to_json_best_effort())
+    assert config.order == (
+        "standard_encoder", "robust_encoder", "standard_denoiser", "robust_denoiser", "evaluation",
+    )  # fmt: skip
+    stage = config.stages.robust_denoiser
+    assert (config.stages.standard_encoder.attack.eps, config.stages.robust_encoder.attack.eps) == (0.0, 3.0)
+    assert (stage.loss.pixel, stage.loss.feature, stage.loss.adversarial) == (2e-6, 1e-2, 0.0)
+    assert (stage.loss.pixel_order, stage.num_epochs, stage.batch_size, stage.data.image_size) == (1, 90.0, 128, 224)
+    optimizer = stage.optimizer.generator
+    assert (optimizer.name, optimizer.b1, optimizer.b2, optimizer.schedule.learning_rate) == ("adam", 0.0, 0.9, 3e-4)
+    assert stage.noise.to_dict() == {"sigma": 50 / 255, "protocol": "clipped"}
+    assert stage.decoder.to_dict() == {"variant": "default", "pad_side": "official"}
+    assert stage.data.resize == "squash" and not stage.augmentation
+    assert not denoise.get_config().noise.sigma  # nothing is added to a user's photographs
+
+
+def test_the_script_s_preset_and_crops():
+    config = denoising.get_config("loss=official_script,size=256,crop=128,train=folder:x").stages.standard_denoiser
+    weights = {name: config.loss[name] for name in ("pixel", "feature", "adversarial", "discriminator", "pixel_order")}
+    assert weights == {"pixel": 2e-3, "feature": 1e-2, "adversarial": 100.0, "discriminator": 100.0, "pixel_order": 2}
+    assert config.augmentation.window == 128 and config.data.resize == "crop" and config.data.name == "folder:x"
+
+
+def test_encoders_that_are_given_are_not_trained():
+    config = denoising.get_config("standard=runs/a,robust=runs/b")
+    assert config.order == ("standard_denoiser", "robust_denoiser", "evaluation")
+    assert config.stages.standard_denoiser.encoder.checkpoint == "runs/a"
+    assert config.stages.evaluation.metric_networks.encoder == "runs/b"
+
+
+@pytest.mark.parametrize(
+    ("arg", "shown"),
+    [
+        ("encoder=vgg16", "unknown encoder of a denoiser 'vgg16'; known: alexnet"),
+        ("crop=100", "augmentation.window=100 must be a multiple of 32 from 64 up"),
+        ("crop=256", "augmentation.window=256 is more than data.image_size=224"),
+        ("size=225", "data.image_size=225 must be a multiple of 32"),
+        ("sigma=50", "fifty grey levels are 50/255"),
+        ("protocol=clip", "clipped, unclipped"),
+        ("pad_side=left", "aligned, official"),
+        ("variant=a9", "default, table_a9"),
+        ("metrics=psnr+fid", "unknown metric 'fid' of denoised pictures; known: mse, psnr"),
+        ("metrics=lpips_alex", "needs a trained alexnet"),
+        ("test=folder:/nowhere/cbsd68", "/nowhere/cbsd68 does not exist"),
+        ("test=", "name a folder of clean pictures"),
+        ("num_pictures=-1", "0 .all. or more"),
+        ("bm3d=perhaps", "unknown bm3d 'perhaps'; known: auto, no, yes"),
+        ("tile=100", "tile=100"),
+    ],
+)
+def test_mistakes_are_told_before_anything_is_trained(arg, shown, tmp_path):
+    with pytest.raises(UserError, match=shown) as error:
+        main.run(denoising.get_config(arg), tmp_path / "run")
+    assert "\n" not in str(error.value) and not (tmp_path / "run").exists()
+
+
+def test_an_unknown_loss_lists_the_known():
+    with pytest.raises(ValueError, match="pixel, feature, pixel_balanced, gan, official_script"):
+        denoising.get_config("loss=l2")
+
+
+def test_bm3d_that_is_not_installed(monkeypatch):
+    monkeypatch.setattr(block_matching, "is_installed", lambda: False)
+    with pytest.raises(UserError, match="pip install bm3d"):
+        block_matching.find("yes")
+    assert block_matching.find("auto") is None and "left out" in block_matching.notice("auto")
+    assert block_matching.find("no") is None and not block_matching.notice("no")
+
+
+def test_sets_of_pictures_by_name():
+    config = denoising.get_config("test=photos+photos,num_pictures=3,test_size=64").stages.evaluation
+    (found,) = picture_sets.open_sets(config)
+    assert found.name == "photos" and found.names == ("00000", "00001", "00002")
+    assert found.read(2).shape == (64, 64, 3)
+
+
+def test_folders_of_one_name_are_told_apart_and_their_pictures_spread(tmp_path):
+    for place, count in (("a", 1), ("b", 4)):
+        (tmp_path / place / "set").mkdir(parents=True)
+        for i in range(count):
+            Image.fromarray(np.full((2, 3, 3), i, np.uint8)).save(tmp_path / place / "set" / f"{i}.png")
+    names = [f"folder:{tmp_path}/{place}/set" for place in ("a", "b")]
+    config = denoising.get_config(f"test={'+'.join(names)},num_pictures=2").stages.evaluation
+    first, second = picture_sets.open_sets(config)
+    assert (first.name, second.name) == tuple(names)
+    assert first.names == ("0.png",) and second.names == ("0.png", "2.png")
+    np.testing.assert_array_equal(second.read(1), np.full((2, 3, 3), 2))
+
+
+def test_a_window_is_the_middle_and_white_around_small_pictures():
+    picture = np.arange(6 * 4 * 3, dtype=np.uint8).reshape(6, 4, 3)
+    np.testing.assert_array_equal(centre_window(picture, 4), picture[1:5])
+    window = centre_window(picture[:2, :2], 4)
+    np.testing.assert_array_equal(window[1:3, 1:3], picture[:2, :2])
+    assert (window[0] == 255).all() and (window[:, 3] == 255).all()
+    assert evenly(3, 10) == [0, 3, 6] and evenly(5, 2) == [0, 1]
+    assert short_names(["a/b.c.png", "00000", "x" * 30 + ".jpg"]) == ("b.c", "00000", "..." + "x" * 15)

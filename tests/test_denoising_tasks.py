@@ -1,0 +1,226 @@
+"""Denoising by config: what a smoke run leaves, a second start after a kill, and a user's own photographs."""
+
+import json
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.experimental.compilation_cache import compilation_cache
+from PIL import Image
+
+from arinv import main, models
+from arinv.errors import UserError
+from arinv.models.wavelet_decoder import DECODER_PLANS, Step
+from arinv.tasks import denoising_evaluation, restored_parts
+from arinv.train.checkpoint import Checkpoints
+from arinv.train.state import TrainState
+from configs import denoise, denoising
+
+# In the place of the decoder, which takes long to compile: one skip and two convolutions, for the same sizes.
+SMALL = (Step("synthesis", "conv5"), Step("pad", 2), Step("conv", 8), Step("nearest", 16))
+ROWS = ("noisy", "standard", "robust", "BM3D")
+
+
+def save(path, array, **options):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(array).save(path, **options)
+    return path
+
+
+def pixels(height, width, channels=3, dtype=np.uint8):
+    """A gradient with some texture: a photograph's likeness."""
+    y, x = np.mgrid[:height, :width]
+    values = 128 + 80 * np.sin(x / 9) * np.cos(y / 7)
+    shape = (height, width, channels) if channels > 1 else (height, width)
+    scale = np.iinfo(dtype).max / 255
+    return np.broadcast_to((values * scale)[..., None] if channels > 1 else values * scale, shape).astype(dtype)
+
+
+def write_classifier(workdir, seed):
+    """Leaves the checkpoint of an AlexNet with random weights, as a classifier's training would."""
+    options = {"dense_width": 8, "head_side": 1}
+    module, rng = models.build("alexnet", num_classes=2, **options), np.random.default_rng(seed)
+
+    def fill(leaf):
+        return jnp.asarray(rng.normal(0, np.sqrt(2 / np.prod(leaf.shape[:-1])), leaf.shape), jnp.float32)
+
+    shapes = jax.eval_shape(module.init, jax.random.key(0), jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32))
+    description = {
+        "kind": "classifier", "encoder": "alexnet", "options": options, "num_classes": 2, "class_names": [],
+        "image_size": 64,
+    }  # fmt: skip
+    with Checkpoints(workdir, ("classifier",)) as checkpoints:
+        state = TrainState(jnp.zeros((), jnp.int32), {"classifier": jax.tree.map(fill, shapes)}, {"classifier": {}})
+        checkpoints.save(state, data_state={}, description=description, wait=True)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A finished smoke run on a folder of pictures, with a stand-in for BM3D: (its config, workdir)."""
+    root = tmp_path_factory.mktemp("denoising")
+    for i, (height, width) in enumerate(((50, 60), (60, 50), (50, 60))):
+        save(root / "set" / f"{i}.png", pixels(height, width))
+    for seed, name in enumerate(("standard", "robust")):
+        write_classifier(root / name, seed)
+    (root / "packages").mkdir()
+    (root / "packages" / "bm3d.py").write_text("def bm3d_rgb(noisy, sigma):\n    return noisy - 2 * sigma\n")
+    encoders = f"standard={root}/standard,robust={root}/robust"
+    config = denoising.get_config(f"smoke=True,{encoders},test=folder:{root}/set,num_pictures=3,bm3d=yes")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(root / "packages")
+        patch.setitem(DECODER_PLANS, "default", SMALL)
+        jax.config.update("jax_compilation_cache_dir", str(root / "cache"))  # as the command does: two stages share it
+        try:
+            main.run(config, root / "run")
+        finally:
+            jax.config.update("jax_compilation_cache_dir", None)
+            compilation_cache.reset_cache()
+        yield config, root / "run"
+    sys.modules.pop("bm3d", None)
+
+
+def read_results(workdir):
+    return json.loads((workdir / "results.json").read_text())
+
+
+def test_the_evaluation_has_every_number_of_every_picture(finished):
+    _, workdir = finished
+    results = read_results(workdir / "evaluation")
+    with np.load(workdir / "evaluation" / "per_image.npz", allow_pickle=False) as arrays:
+        assert tuple(arrays["rows"]) == ROWS
+        assert list(arrays["set/name"]) == ["set/0.png", "set/1.png", "set/2.png"]
+        for i, row in enumerate(ROWS):
+            np.testing.assert_allclose(results["sets"]["set"][row]["psnr"], arrays["set/psnr"][:, i].mean(), rtol=1e-6)
+        assert arrays["set/ssim"].shape == (3, 4)
+        assert (np.ptp(arrays["set/psnr"], axis=1) > 0.1).all()
+    noisy = results["sets"]["set"]["noisy"]["psnr"]
+    assert 13.5 < noisy < 15.5  # 20 log10(255 / 50) = 14.15 dB, and a little more where it is clipped
+    assert results["noise"]["protocol"] == "clipped" and "not rounded" in results["noise"]["variant"]
+    assert results["variants"]["psnr"] and results["setting"]["device"] and "told the true sigma" in results["bm3d"]
+    assert results["denoisers"]["robust"]["noise"]["sigma"] == 50 / 255
+    table = (workdir / "evaluation" / "table.md").read_text()
+    assert "| set (3 pictures) | PSNR (dB) | SSIM |" in table and "sigma 50/255" in table
+    assert all(f"| {row} |" in table for row in ROWS)
+    assert not (workdir / "evaluation" / "parts").exists()
+
+
+def test_pictures_show_what_happened(finished):
+    _, workdir = finished
+    with Image.open(workdir / "evaluation" / "crops.png") as image:
+        assert image.size[0] > 3 * 160 and image.size[1] > 5 * 160
+    with Image.open(sorted((workdir / "standard_denoiser" / "pictures").glob("*.png"))[-1]) as image:
+        assert image.size[1] == 3 * 64 + 4 * 2  # clean, noisy, denoised
+    trained = read_results(workdir / "robust_denoiser")
+    assert {"psnr", "ssim", "psnr_noisy", "ssim_noisy"} <= set(trained)
+
+
+class Cut(Exception):
+    """What stands for a kill."""
+
+
+def test_an_evaluation_cut_short_goes_on_where_it_was(finished, tmp_path, monkeypatch):
+    config, whole = finished
+    config = config.stages.evaluation.copy_and_resolve_references()
+    config.entries = {name: f"{whole}/{name}_denoiser" for name in config.order}
+    config.metric_networks.encoder = ""
+    write, written = restored_parts.Parts.write, []
+
+    def write_and_stop(self, number, *arguments):
+        write(self, number, *arguments)
+        written.append(number)
+        raise Cut
+
+    with monkeypatch.context() as patch:
+        patch.setattr(restored_parts.Parts, "write", write_and_stop)
+        for _ in range(2):
+            with pytest.raises(Cut):
+                main.run(config, tmp_path)
+    (tmp_path / "parts" / "000001.npz").write_bytes(b"PK cut short")
+    main.run(config, tmp_path)
+    assert written == [0, 1]
+    assert read_results(tmp_path)["sets"] == read_results(whole / "evaluation")["sets"]
+    for name in ("table.md", "crops.png"):
+        assert (tmp_path / name).read_bytes() == (whole / "evaluation" / name).read_bytes(), name
+
+
+def test_a_picture_s_noise_does_not_depend_on_its_neighbours():
+    keys = [jax.random.key_data(denoising_evaluation.picture_key(0, name)).tolist() for name in ("a.png", "b.png")]
+    assert keys[0] != keys[1]
+    assert keys[0] == jax.random.key_data(denoising_evaluation.picture_key(0, "a.png")).tolist()
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory):
+    """A folder with a photograph of every kind: name -> (height, width)."""
+    folder = tmp_path_factory.mktemp("photographs")
+    save(folder / "odd.png", pixels(33, 47))
+    save(folder / "dot.png", pixels(1, 1))
+    save(folder / "grey.png", pixels(20, 30, channels=1))
+    save(folder / "clear.png", np.dstack([pixels(40, 20), np.full((40, 20), 90, np.uint8)]))
+    save(folder / "deep.png", pixels(21, 31, channels=1, dtype=np.uint16))
+    Image.fromarray(pixels(24, 60)).convert("CMYK").save(folder / "print.jpg")
+    Image.fromarray(pixels(24, 60)).save(folder / "print.webp")
+    frames = [Image.fromarray(pixels(16, 18 + 0 * i)) for i in range(3)]
+    frames[0].save(folder / "moving.gif", save_all=True, append_images=frames[1:])
+    save(folder / "far" / "panorama.png", pixels(40, 800))
+    return folder
+
+
+def test_photographs_of_every_kind_come_back_at_their_size(finished, photographs, tmp_path):
+    _, whole = finished
+    (photographs / "broken.jpg").write_bytes((photographs / "print.jpg").read_bytes()[:500])
+    arg = f"denoiser={whole}/robust_denoiser,images={photographs},tile=64,overlap=32"
+    with pytest.raises(UserError, match="broken.jpg is damaged or cut short.*on_bad_image='skip'"):
+        main.run(denoise.get_config(arg), tmp_path / "none")
+    assert not (tmp_path / "none").exists()
+    config = denoise.get_config(f"{arg},on_bad_image=skip")
+    main.run(config, tmp_path)
+    results = read_results(tmp_path)
+    assert results["skipped"] == [str(photographs / "broken.jpg")]
+    found = {file["file"]: (file["height"], file["width"]) for file in results["photographs"].values()}
+    names = ("odd", "dot", "grey", "clear", "deep", "print.jpg", "print.webp", "moving", "far/panorama")
+    assert set(found) == {f"denoised/{name}.png" for name in names}
+    for file, size in found.items():
+        with Image.open(tmp_path / file) as image:
+            assert (image.height, image.width) == size and image.mode == "RGB", file
+    assert found["denoised/far/panorama.png"] == (40, 800) and found["denoised/dot.png"] == (1, 1)
+    with Image.open(tmp_path / "before_after.png") as image:
+        assert image.size[1] > 2 * 256
+    assert "psnr" not in results["photographs"]["odd.png"]
+
+
+def test_added_noise_is_measured_and_a_second_start_skips_what_is_there(finished, photographs, tmp_path, monkeypatch):
+    _, whole = finished
+    arg = f"denoiser={whole}/robust_denoiser,images={photographs}/odd.png,add_noise=50/255"
+    config = denoise.get_config(arg)
+    main.run(config, tmp_path)
+    before = (tmp_path / "results.json").read_bytes()
+    described = read_results(tmp_path)["photographs"]["odd.png"]
+    assert 13.0 < described["psnr_noisy"] < 16.0 and 0 < described["psnr"] < 40
+    (tmp_path / "results.json").unlink()
+    with monkeypatch.context() as patch:
+        patch.setattr("arinv.apps.denoising.denoise", None)  # would fail if it were called
+        main.run(config, tmp_path)
+    assert (tmp_path / "results.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("arg", "shown"),
+    [
+        ("images=x.png", "denoiser is empty"),
+        ("denoiser=x", "images is empty"),
+        ("denoiser={tmp}/none,images=x.png", "no checkpoint in"),
+        ("denoiser={whole}/../robust,images=x.png", "holds a classifier; name the workdir of a denoiser's"),
+        ("denoiser={whole}/robust_denoiser,images={tmp}/none.png", "does not exist"),
+        ("denoiser={whole}/robust_denoiser,images={tmp}", "holds no image"),
+        ("denoiser=x,images=x.png,add_noise=50", "fifty grey levels are 50/255"),
+        ("denoiser=x,images=x.png,tile=100", "tile=100 must be a multiple of 32"),
+        ("denoiser=x,images=x.png,dtype=float16", "bfloat16"),
+    ],
+)
+def test_a_wrong_denoise_command_is_one_line(finished, tmp_path, arg, shown):
+    with pytest.raises(UserError, match=shown) as error:
+        main.run(denoise.get_config(arg.format(tmp=tmp_path, whole=finished[1])), tmp_path / "run")
+    assert "\n" not in str(error.value) and not (tmp_path / "run").exists()

@@ -1,0 +1,128 @@
+"""The denoiser's two halves: parameter counts, sizes, AlexNet's weights, and pooling that the decoder undoes."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from arinv import models
+from arinv.errors import UserError
+from arinv.models.wavelet_decoder import Step, WaveletDecoder
+
+KEY = jax.random.key(0)
+
+
+def images_of(height, width):
+    return jax.ShapeDtypeStruct((2, height, width, 3), jnp.float32)
+
+
+def encoded(encoder, images):
+    features, details = jax.eval_shape(lambda x: encoder.init_with_output(KEY, x)[0], images)
+    return features["conv5"], details
+
+
+def count(module, *inputs):
+    params = jax.eval_shape(lambda *x: module.init(KEY, *x), *inputs)["params"]
+    return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(params))
+
+
+@pytest.mark.parametrize(("variant", "expected"), [("default", 2_574_778), ("table_a9", 2_574_865)])
+def test_parameter_counts(variant, expected):
+    encoder, decoder = models.build_denoiser(variant=variant)
+    assert count(encoder, images_of(224, 224)) == 2_469_696
+    assert count(decoder, *encoded(encoder, images_of(224, 224))) == expected
+
+
+@pytest.mark.parametrize("pad_side", ["official", "aligned"])
+@pytest.mark.parametrize(("height", "width"), [(64, 64), (96, 160), (224, 224), (64, 1024)])
+def test_the_decoder_returns_the_size_of_the_input(height, width, pad_side):
+    encoder, decoder = models.build_denoiser(pad_side=pad_side, dtype=jnp.bfloat16)
+    inputs = encoded(encoder, images_of(height, width))
+    images = jax.eval_shape(lambda *x: decoder.init_with_output(KEY, *x)[0], *inputs)
+    assert images.shape == (2, height, width, 3) and images.dtype == jnp.float32
+
+
+def test_training_updates_statistics_and_singular_vectors():
+    encoder, decoder = models.build_denoiser()
+    inputs = encoded(encoder, images_of(64, 64))
+    variables = jax.eval_shape(lambda *x: decoder.init(KEY, *x), *inputs)
+    collections = [name for name in variables if name != "params"]
+    images, changed = jax.eval_shape(
+        lambda v, *x: decoder.apply(v, *x, train=True, mutable=collections), variables, *inputs
+    )
+    assert images.shape == (2, 64, 64, 3) and set(changed) == {"batch_stats", "spectral"}
+    assert set(variables["spectral"]) == {name for name in variables["params"] if not name.startswith("bn")}
+
+
+@pytest.mark.parametrize(("height", "width"), [(32, 64), (64, 100), (0, 64)])
+def test_sizes_that_lead_nowhere_are_refused(height, width):
+    with pytest.raises(UserError, match=f"multiples of 32 from 64 up; got {height} x {width}"):
+        encoded(models.build_denoiser().encoder, images_of(height, width))
+
+
+@pytest.mark.parametrize(
+    ("options", "shown"),
+    [
+        ({"encoder": "vgg16"}, "known: alexnet"),
+        ({"variant": "a9"}, "default, table_a9"),
+        ({"pad_side": "right"}, "aligned, official"),
+        ({"encoder_options": {"head": 1}}, "head_side"),
+    ],
+)
+def test_unknown_names_list_the_known(options, shown):
+    with pytest.raises(UserError, match=shown):
+        models.build_denoiser(**options)
+
+
+@pytest.fixture(scope="module")
+def analysed():
+    """AlexNet's features of one image at 224 px, and the wavelet encoder's with the same weights."""
+    options = {"normalization": "pm1"}
+    alexnet = models.build("alexnet", num_classes=0, **options)
+    images = jnp.asarray(np.random.default_rng(0).random((1, 224, 224, 3), np.float32))
+    variables = jax.jit(alexnet.init)(KEY, images[:, :64, :64])
+    variables["params"]["fc6"] = {"kernel": jnp.zeros((9, 4))}  # a classifier's checkpoint has more than it takes
+    encoder = models.build_denoiser(encoder_options=options).encoder
+    features = jax.jit(lambda v, x: alexnet.apply(v, x)[1])(variables, images)
+    return features, *jax.jit(encoder.apply)(variables, images)
+
+
+def test_an_alexnet_s_weights_go_straight_in(analysed):
+    alexnet, features, details = analysed
+    np.testing.assert_array_equal(features["relu1"], alexnet["relu1"])
+    assert float(features["relu1"].max()) > 0.1
+    assert not np.array_equal(features["conv1"], alexnet["conv1"])  # low bands, not maxima
+    assert {name: features[name].shape[1] for name in features} == {
+        "relu1": 55, "conv1": 27, "relu2": 27, "conv2": 13, "conv3": 13, "conv4": 13, "relu5": 13, "conv5": 6,
+    }  # fmt: skip
+    assert {name: [band.shape[1] for band in bands] for name, bands in details.items()} == {
+        "conv1": [27] * 3, "conv2": [13] * 3, "conv5": [6] * 3,
+    }  # fmt: skip
+
+
+def step(kind, value, inputs, details, pad_side="official"):
+    decoder = WaveletDecoder(pad_side=pad_side)
+    return decoder.apply({}, inputs, details, Step(kind, value), "0", False, method=WaveletDecoder._step)
+
+
+@pytest.mark.parametrize(("layer", "sides"), [("1", (55, 54)), ("2", (27, 26)), ("5", (13, 12))])
+def test_synthesis_undoes_the_pooling_up_to_the_dropped_border(analysed, layer, sides):
+    _, features, details = analysed
+    whole, kept = sides
+    before = np.asarray(features[f"relu{layer}"])
+    after = np.asarray(step("synthesis", f"conv{layer}", features[f"conv{layer}"], details))
+    assert before.shape[1] == whole and after.shape[1] == kept
+    np.testing.assert_allclose(after, before[:, :kept, :kept], atol=1e-5 * before.max())
+
+
+def test_aligned_padding_puts_skips_back_where_they_were_and_official_one_further_right(analysed):
+    _, features, details = analysed
+    before, kept = np.asarray(features["relu2"]), slice(0, 26)
+    unpooled = step("synthesis", "conv2", features["conv2"], details)
+    padded = {side: np.asarray(step("pad", 1, unpooled, details, side)) for side in ("official", "aligned")}
+    tolerance = 1e-5 * before.max()
+    np.testing.assert_allclose(padded["aligned"][:, kept, kept], before[:, kept, kept], atol=tolerance)
+    np.testing.assert_allclose(padded["official"][:, kept, 1:], before[:, kept, kept], atol=tolerance)
+    for side, column in (("official", 0), ("aligned", 26)):  # reflected, without the edge itself
+        np.testing.assert_array_equal(padded[side][:, :, column], padded[side][:, :, abs(column - 2)])
+        np.testing.assert_array_equal(padded[side][:, 26], padded[side][:, 24])
