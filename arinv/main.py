@@ -15,15 +15,31 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from arinv.errors import UserError, unknown
-from arinv.tasks import autoattack, classifier, evaluation, export_torch, import_torch, inverter, report
+from arinv.tasks import (
+    anomaly,
+    anomaly_report,
+    autoattack,
+    classifier,
+    detector,
+    evaluation,
+    export_torch,
+    import_torch,
+    inverter,
+    report,
+    score,
+)
 from arinv.tasks import workdir as workdirs
 
 _TASKS = {
+    "anomaly": anomaly,
+    "anomaly_report": anomaly_report,
     "autoattack": autoattack,
     "classifier": classifier,
+    "detector": detector,
     "inverter": inverter,
     "evaluation": evaluation,
     "report": report,
+    "score": score,
     "import_torch": import_torch,
     "export_torch": export_torch,
 }
