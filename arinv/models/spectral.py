@@ -1,7 +1,7 @@
 """Spectral normalisation worked into the weights, for a network that is applied many times without training.
 
 In evaluation mode the normalisation divides each kernel by a number that the weights alone decide. A latent search
-would compute it a hundred times an image.
+would compute it a hundred times an image. The weights are worked on by NumPy, on the host.
 
 Source: Miyato et al. 2018, algorithm 1.
 """
@@ -9,7 +9,7 @@ Source: Miyato et al. 2018, algorithm 1.
 from typing import Any
 
 import flax.linen as nn
-import jax.numpy as jnp
+import numpy as np
 
 from arinv.types import Variables
 
@@ -28,8 +28,8 @@ def fold_spectral_norm(module: nn.Module, variables: Variables) -> tuple[nn.Modu
         return module, variables
     params: dict[str, Any] = dict(variables["params"])
     for name, state in variables["spectral"].items():
-        kernel, vectors = params[name]["kernel"], state["vectors"]
-        sigma = jnp.vdot(vectors["v"], kernel.reshape(-1, kernel.shape[-1]) @ vectors["u"])
+        kernel, u, v = (np.asarray(x) for x in (params[name]["kernel"], state["vectors"]["u"], state["vectors"]["v"]))
+        sigma = v @ kernel.reshape(-1, kernel.shape[-1]) @ u
         params[name] = {**params[name], "kernel": kernel / sigma}
     rest = {name: value for name, value in variables.items() if name != "spectral"}
     return module.clone(spectral_norm=False), {**rest, "params": params}

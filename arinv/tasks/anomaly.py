@@ -152,8 +152,8 @@ def _score_class(config, label, trained, train, test, how, workdir, bar) -> dict
     explanation = scoring.explain(scored, variables, test.images[shown], how)
     texts = [f"{test.names[test.labels[i]]}\n{arrays['total'][i]:.4g}" for i in shown]
     scales = anomaly_pictures.map_scales(explanation)
-    if jax.process_index() == 0:
-        write_png(picture, anomaly_pictures.overview(explanation, texts, scales=scales))
+    shown = anomaly_pictures.overview(explanation, texts, scales=scales)
+    write_png(picture, anomaly_pictures.titled(shown, f"normal: {test.names[label]}"))
     return arrays
 
 

@@ -1,14 +1,17 @@
 """Pictures of what a detector saw: images, reconstructions and heat maps, the most anomalous first."""
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
+from PIL import Image, ImageDraw, ImageFont
 
 from arinv.tasks.pictures import labelled_grid
 from arinv.tasks.scoring import Explanation
 
 _PER_BAND = 8  # images side by side
 _FONT_SIZE = 12
+_TITLE_SIZE = 18
 _MAX_TEXT = 15  # letters that fit above an image
 
 
@@ -83,6 +86,14 @@ def stack(pictures: Sequence[np.ndarray], *, gap: int = 16) -> np.ndarray:
         canvas[top : top + picture.shape[0], : picture.shape[1]] = picture
         top += picture.shape[0] + gap
     return canvas
+
+
+def titled(picture: np.ndarray, title: str) -> np.ndarray:
+    """Returns a uint8 picture with a line of text above it."""
+    font = ImageFont.load_default(size=_TITLE_SIZE)
+    line = Image.new("RGB", (max(picture.shape[1], math.ceil(font.getlength(title)) + 24), 2 * _TITLE_SIZE), "white")
+    ImageDraw.Draw(line).text((12, _TITLE_SIZE), title, fill="black", font=font, anchor="lm")
+    return stack([np.asarray(line), picture], gap=0)
 
 
 def shorten(text: str) -> str:

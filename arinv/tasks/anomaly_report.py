@@ -85,7 +85,8 @@ def _write(config: ConfigDict, workdir: pathlib.Path, results: Mapping, pictures
     tables, notes = _tables(results), _notes(results)
     text = [f"# {config.title}", *(_markdown(*table) for table in tables), *notes]
     write_atomically(workdir / "table.md", ("\n\n".join(text) + "\n").encode())
-    write_png(workdir / "overview.png", anomaly_pictures.stack(list(pictures.values())))
+    named = [anomaly_pictures.titled(picture, f"{name} encoder") for name, picture in pictures.items()]
+    write_png(workdir / "overview.png", anomaly_pictures.stack(named))
     images = []
     for name, picture in pictures.items():
         path = workdir / f"{name}.png"

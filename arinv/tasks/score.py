@@ -23,8 +23,6 @@ from arinv.tasks.row_store import RowStore
 from arinv.train.progress import progress_bar, progress_callback
 from arinv.train.writer import write_atomically, write_png
 
-_DECISIONS = ("normal", "anomalous")
-
 
 def validate(config: ConfigDict) -> None:
     """Tells every mistake that can be seen without reading pictures or checkpoints.
@@ -73,17 +71,18 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
             loaded.scored, loaded.variables, read, len(pictures), how, store=store, show=bar.update
         )
     decisive = scores[decision["score"]].astype(np.float64)
-    calibrated, anomalous = calibration.calibrated(decisive), decisive > threshold
-    write_atomically(workdir / "scores.csv", _table(pictures.names, scores, calibrated, anomalous))
+    calibrated = calibration.calibrated(decisive)
+    decisions = np.where(decisive > threshold, "anomalous", "normal")
+    write_atomically(workdir / "scores.csv", _table(pictures.names, scores, calibrated, decisions))
     shown = anomaly_pictures.extremes(decisive, config.log.num_pictures)
-    texts = [f"{pictures.names[i]}\n{decisive[i]:.4g} ({calibrated[i]:.0%})\n{_DECISIONS[anomalous[i]]}" for i in shown]
+    texts = [f"{pictures.names[i]}\n{decisive[i]:.4g} ({calibrated[i]:.0%})\n{decisions[i]}" for i in shown]
     explanation = scoring.explain(loaded.scored, loaded.variables, read(shown), how)
     picture = anomaly_pictures.overview(explanation, texts, scales=tuple(description["map_scales"]))
     write_png(workdir / "overview.png", picture)
     (workdir / "state.npz").unlink(missing_ok=True)
     results = {
         "num_images": len(pictures),
-        "num_anomalous": int(np.sum(anomalous)),
+        "num_anomalous": int(np.sum(decisions == "anomalous")),
         "unreadable": [path.name for path in pictures.bad_files],
         "decision": {**decision, "threshold": threshold},
         "detector": {name: description[name] for name in ("data", "weights", "search", "knn")},
@@ -116,12 +115,12 @@ def _identity(pictures: data.Pictures, description: dict) -> str:
     return " ".join([str(zlib.crc32("\n".join(files).encode())), *description["weights"]])
 
 
-def _table(names, scores, calibrated, anomalous) -> bytes:
+def _table(names, scores, calibrated, decisions) -> bytes:
     """Returns the table as CSV, in the order of the files."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["file", *scorer.SCORES, "calibrated", "decision"])
     for i, name in enumerate(names):
         numbers = [f"{scores[score][i]:.7g}" for score in scorer.SCORES]
-        writer.writerow([name, *numbers, f"{calibrated[i]:.6g}", _DECISIONS[anomalous[i]]])
+        writer.writerow([name, *numbers, f"{calibrated[i]:.6g}", decisions[i]])
     return text.getvalue().encode()
