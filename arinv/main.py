@@ -16,11 +16,14 @@ from ml_collections import ConfigDict, config_flags
 
 from arinv.errors import UserError, unknown
 from arinv.tasks import (
+    anomaly,
+    anomaly_report,
     autoattack,
     classifier,
     denoise,
     denoiser,
     denoising_evaluation,
+    detector,
     evaluation,
     export_torch,
     high_resolution,
@@ -29,15 +32,20 @@ from arinv.tasks import (
     invert,
     inverter,
     report,
+    score,
 )
 from arinv.tasks import workdir as workdirs
 
 _TASKS = {
+    "anomaly": anomaly,
+    "anomaly_report": anomaly_report,
     "autoattack": autoattack,
     "classifier": classifier,
+    "detector": detector,
     "inverter": inverter,
     "evaluation": evaluation,
     "report": report,
+    "score": score,
     "import_torch": import_torch,
     "export_torch": export_torch,
     "high_resolution": high_resolution,

@@ -12,6 +12,7 @@ from arinv.metrics.frechet import (
 from arinv.metrics.gram import GRAM_LAYERS, GRAM_VARIANT, gram_loss
 from arinv.metrics.images import mean_squared_error, psnr, ssim
 from arinv.metrics.perceptual import LPIPS_LAYERS, LPIPS_VARIANTS, ROBUST_LPIPS_VARIANT, lpips
+from arinv.metrics.ranking import AUROC_VARIANT, auroc
 from arinv.metrics.reconstruction import (
     euclidean_distance,
     mean_pairwise_distance,
@@ -31,9 +32,11 @@ VARIANTS = {
 }
 
 __all__ = [
+    "AUROC_VARIANT",
     "GRAM_LAYERS",
     "LPIPS_LAYERS",
     "VARIANTS",
+    "auroc",
     "binomial_interval",
     "FeatureMoments",
     "correct",

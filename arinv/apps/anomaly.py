@@ -1,0 +1,33 @@
+"""Anomaly detection with an inverted encoder: what a generator that knows one class cannot make is anomalous.
+
+Images are float32 [B, H, W, C] in [0, 1]; the networks enter as `features_fn` (images -> named features) and
+`decode_fn` (a feature -> images), in evaluation mode, rows independent. Scores are float32 [B], higher for images
+that are less like the normal ones. Thresholds, calibration and what is read from files live on the host.
+
+Source: Rojas-Gomez et al. 2022, sections 3.3 and A2.
+"""
+
+from arinv.apps.heat_maps import HeatMaps, heat_maps
+from arinv.apps.latent_search import SearchResult, latent_search, linear_rates
+from arinv.apps.nearest_neighbors import feature_rows, nearest_neighbor_distances
+from arinv.apps.reconstruction_scores import amortized_scores, held_scores, reconstruction_terms
+from arinv.apps.score_attack import attack_scores
+from arinv.apps.thresholds import Calibration, best_f1_threshold, calibrate, quantile_threshold
+
+__all__ = [
+    "Calibration",
+    "HeatMaps",
+    "SearchResult",
+    "amortized_scores",
+    "attack_scores",
+    "best_f1_threshold",
+    "calibrate",
+    "feature_rows",
+    "heat_maps",
+    "held_scores",
+    "latent_search",
+    "linear_rates",
+    "nearest_neighbor_distances",
+    "quantile_threshold",
+    "reconstruction_terms",
+]

@@ -1,0 +1,175 @@
+"""Latent search: the feature from which a generator makes the image that is most like a given one.
+
+All images of a batch are searched for at once. The loss is a sum over images and each image's loss depends on its own
+latent only, so that one gradient of the sum is every image's own and a batch goes the way that each of its images
+would go alone. Images are float32 [B, H, W, C] in [0, 1].
+
+Only the latents have a gradient. Weights that belong to the callables should be arguments of the function that is
+compiled, or they are embedded in it as constants:
+
+    @jax.jit
+    def search(key, generator_variables, encoder_variables, images):
+        decode_fn = lambda z: generator.apply(generator_variables, z, train=False)
+        features_fn = lambda x: encoder.apply(encoder_variables, x, train=False)[1]
+        return latent_search(key, decode_fn, features_fn, images, latent_shape=(6, 6, 256), layer="conv5",
+                             pixel_weight=2e-6, feature_weight=1e-2)
+
+Source: Rojas-Gomez et al. 2022, sections 3.3 and A2.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from arinv.apps.reconstruction_scores import feature_of, reconstruction_terms
+from arinv.errors import UserError
+from arinv.ops.images import check_images
+from arinv.types import Array, ArrayLike, DecodeFn, FeaturesFn
+
+
+class SearchResult(NamedTuple):
+    """What a latent search found for each of N images.
+
+    Attributes:
+      latents: float32 [N, ...], those of the last iteration.
+      reconstructions: float32 [N, H, W, C] in [0, 1], what the generator makes of them.
+      scores: float32 [N], pixel + feature.
+      pixel: float32 [N], the weighted pixel term of the reconstructions.
+      feature: float32 [N], the weighted feature term.
+      history: float32 [T, N], the scores of all iterations, the last one's included.
+    """
+
+    latents: Array
+    reconstructions: Array
+    scores: Array
+    pixel: Array
+    feature: Array
+    history: Array
+
+
+def latent_search(
+    key: Array,
+    decode_fn: DecodeFn,
+    features_fn: FeaturesFn,
+    images: ArrayLike,
+    *,
+    latent_shape: tuple[int, ...],
+    layer: str,
+    pixel_weight: float,
+    feature_weight: float,
+    num_steps: int = 100,
+    learning_rate: float = 0.1,
+    end_learning_rate: float = 0.001,
+    end_inclusive: bool = True,
+    momentum: float = 0.9,
+    num_restarts: int = 1,
+    indices: ArrayLike | None = None,
+) -> SearchResult:
+    """Returns the latents found by gradient descent from Gaussian noise, and the scores of their images.
+
+    The score of an image is its loss in the last iteration, before the update that would follow: that update, of
+    which nothing would be seen, is not made.
+
+    Args:
+      key: PRNG key of the starts.
+      decode_fn: latents [B, ...] -> images [B, H, W, C] in [0, 1]; rows independent.
+      features_fn: images [B, H, W, C] in [0, 1] -> named features; rows independent.
+      images: [B, H, W, C] in [0, 1].
+      latent_shape: shape of one latent.
+      layer: the feature that is compared.
+      pixel_weight: of the sum of absolute differences between pixels; may be traced.
+      feature_weight: of the sum of squared differences between features; may be traced.
+      num_steps: iterations T, at least 1.
+      learning_rate: of the first iteration.
+      end_learning_rate: see `linear_rates`.
+      end_inclusive: see `linear_rates`.
+      momentum: of the velocity v in v = momentum v + gradient, z = z - rate v.
+      num_restarts: starts of each image, of which the one with the lowest score is kept.
+      indices: integer [B]; an image's starts follow from `key` and its index, so that it gets the same ones in
+        every batch. None for 0, 1, ..., B - 1.
+
+    Returns:
+      The result for each image; of its best start where there are several.
+
+    Raises:
+      UserError: images outside [0, 1], an unknown layer, counts below 1, or indices that are not one per image.
+
+    Source: Rojas-Gomez et al. 2022, section A2: 100 iterations of SGD with momentum 0.9 at a rate that falls from
+    0.1 to 0.001. The released code ends at 0.005 and takes the last loss before its update; the rate follows the
+    paper, the score the code.
+    """
+    check_images(images)
+    if num_steps < 1 or num_restarts < 1:
+        raise UserError(f"num_steps and num_restarts must be 1 or more, got {num_steps} and {num_restarts}.")
+    images = jax.lax.stop_gradient(jnp.asarray(images, jnp.float32))
+    starts = _starts(key, indices, images.shape[0], num_restarts=num_restarts, latent_shape=tuple(latent_shape))
+    features = jax.lax.stop_gradient(feature_of(features_fn, images, layer=layer))
+    # An image's restarts are neighbours, so that a batch that is split over devices stays where it is.
+    images, features = (jnp.repeat(x, num_restarts, axis=0) for x in (images, features))
+
+    def evaluate(latents):
+        made = decode_fn(latents)
+        reconstructed = feature_of(features_fn, made, layer=layer)
+        weights = {"pixel_weight": pixel_weight, "feature_weight": feature_weight}
+        return made, *reconstruction_terms(made, reconstructed, images, features, **weights)
+
+    def total(latents):
+        _, pixel, feature = evaluate(latents)
+        return jnp.sum(pixel + feature), pixel + feature
+
+    def step(carry, rate):
+        latents, velocity = carry
+        gradient, scores = jax.grad(total, has_aux=True)(latents)
+        velocity = momentum * velocity + gradient
+        return (latents - rate * velocity, velocity), scores
+
+    rates = linear_rates(num_steps=num_steps, start=learning_rate, end=end_learning_rate, end_inclusive=end_inclusive)
+    (latents, _), history = jax.lax.scan(step, (starts, jnp.zeros_like(starts)), rates[:-1])
+    reconstructions, pixel, feature = evaluate(latents)
+    scores = pixel + feature
+    history = jnp.concatenate([history, scores[None]])
+    best = _best_restart(scores, num_restarts)
+    latents, reconstructions, scores, pixel, feature = (
+        x[best] for x in (latents, reconstructions, scores, pixel, feature)
+    )
+    return SearchResult(latents, reconstructions, scores, pixel, feature, history[:, best])
+
+
+def linear_rates(*, num_steps: int, start: float, end: float, end_inclusive: bool = True) -> Array:
+    """Returns learning rates that fall on a straight line.
+
+    Args:
+      num_steps: how many, at least 1.
+      start: the first.
+      end: where the line ends.
+      end_inclusive: True: the last rate is `end` (Rojas-Gomez et al. 2022, section A2). False: the rate after the
+        last would be, as in the released code, which has 0.1 (1 - 0.95 j / 100): `end=0.005`, its last is 0.00595.
+
+    Returns:
+      float32 [num_steps].
+    """
+    intervals = max(1, num_steps - 1) if end_inclusive else num_steps
+    return jnp.asarray(start + (end - start) * np.arange(num_steps) / intervals, jnp.float32)
+
+
+def _starts(key, indices, batch_size: int, *, num_restarts: int, latent_shape: tuple[int, ...]) -> Array:
+    """Returns N(0, 1) latents [batch_size * num_restarts, ...], an image's restarts one after the other."""
+    indices = jnp.arange(batch_size) if indices is None else jnp.asarray(indices)
+    if indices.shape != (batch_size,) or not jnp.issubdtype(indices.dtype, jnp.integer):
+        raise UserError(
+            f"indices must be integers, one per image ({batch_size},), got {indices.dtype} of shape {indices.shape}."
+        )
+
+    def draw(index, restart):
+        return jax.random.normal(jax.random.fold_in(jax.random.fold_in(key, index), restart), latent_shape)
+
+    restarts = jnp.tile(jnp.arange(num_restarts), batch_size)
+    return jax.vmap(draw)(jnp.repeat(indices, num_restarts), restarts)
+
+
+def _best_restart(scores: Array, num_restarts: int) -> Array:
+    """Returns the row of the lowest score among each image's restarts."""
+    rows = scores.reshape(-1, num_restarts)
+    return jnp.arange(rows.shape[0]) * num_restarts + jnp.argmin(rows, axis=1)

@@ -1,0 +1,82 @@
+"""Adversarial images against an anomaly detector: normal ones look anomalous, anomalous ones normal.
+
+Images are float32 [B, H, W, C] in [0, 1]. The score enters as a differentiable function of the images. A latent search
+is none that an attack can afford to differentiate: attack `held_scores` or `amortized_scores` in its place, and say so.
+
+Source: Madry et al. 2018, section 2.1, with the score as the objective.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from arinv.attacks import projected_ascent
+from arinv.errors import UserError
+from arinv.ops import norms
+from arinv.ops.images import check_images
+from arinv.types import Array, ArrayLike
+
+
+def attack_scores(
+    key: Array,
+    score_fn: Callable[[Array], Array],
+    images: ArrayLike,
+    anomalous: ArrayLike,
+    *,
+    eps: float,
+    num_steps: int,
+    step_size: float | None = None,
+    norm: str = "l2",
+    random_start: bool = True,
+    indices: ArrayLike | None = None,
+) -> Array:
+    """Returns images near the given ones with higher scores where they are normal, lower where anomalous.
+
+    Args:
+      key: PRNG key of the random starts.
+      score_fn: images [B, H, W, C] in [0, 1] -> scores [B], differentiable; rows independent.
+      images: [B, H, W, C] in [0, 1].
+      anomalous: [B], 1 or True for anomalous images, 0 or False for normal ones; negative values are padding, whose
+        images come back unchanged.
+      eps: radius in units of `images`, for "l2" over H, W and C together; may be traced.
+      num_steps: gradient steps, at least 1; the best of all iterates is kept.
+      step_size: length of a step; None for 2.5 * eps / num_steps.
+      norm: "l2" or "linf".
+      random_start: start from a random point of the ball (for "l2", of its surface).
+      indices: integer [B]; an image's random start follows from `key` and its index. None for 0, 1, ..., B - 1.
+
+    Returns:
+      float32 [B, H, W, C] in [0, 1], within `eps` of `images`, as a constant.
+
+    Raises:
+      UserError: images outside [0, 1], an unknown norm, a negative radius, no step, or `anomalous` and `indices` that
+        are not one per image.
+
+    Source: Madry et al. 2018, section 2.1.
+    """
+    check_images(images)
+    norms.check_norm(norm)
+    eps = norms.check_radius(eps)
+    images = jax.lax.stop_gradient(jnp.asarray(images, jnp.float32))
+    anomalous = jnp.asarray(anomalous).astype(jnp.int32)
+    indices = jnp.arange(images.shape[0]) if indices is None else jnp.asarray(indices)
+    if anomalous.shape != images.shape[:1] or indices.shape != images.shape[:1]:
+        raise UserError(
+            f"anomalous and indices must be one per image {images.shape[:1]}, got {anomalous.shape} and "
+            f"{indices.shape}."
+        )
+    if num_steps < 1:
+        raise UserError(f"num_steps must be at least 1, got {num_steps}.")
+    sign = jnp.where(anomalous == 0, 1.0, -1.0)
+    # In rows of padding the ball is a point.
+    radius = jnp.where(anomalous >= 0, jnp.asarray(eps, jnp.float32), 0.0)
+    step = radius * (2.5 / num_steps) if step_size is None else jnp.asarray(step_size, jnp.float32)
+    start = images
+    if random_start:
+        keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, indices)
+        noise = jax.vmap(lambda k: norms.random_perturbation(k, (1, *images.shape[1:]), eps=1.0, norm=norm)[0])(keys)
+        start = jnp.clip(images + noise * norms.per_example(radius, images.shape), 0.0, 1.0)
+    options = {"eps": radius, "step_size": step, "num_steps": num_steps, "norm": norm}
+    adversarial = projected_ascent(lambda x: sign * score_fn(x), start, images, use_best=True, **options)
+    return jax.lax.stop_gradient(adversarial)

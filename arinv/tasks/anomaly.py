@@ -1,0 +1,178 @@
+"""One-vs-all anomaly detection with one encoder: AUROC of each class as the normal one, searched, nearest and attacked.
+
+For each class the generator that was trained on it alone scores the test images of all classes. Leaves results.json,
+scores_LABEL.npz (every score of every test image) and class_LABEL.png (the most and the least anomalous images). What
+is done is kept: killed at any moment and started again, the task goes on.
+
+Source: Rojas-Gomez et al. 2022, sections 3.3, 4.4 and A2.
+"""
+
+import pathlib
+import zlib
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from arinv import data, metrics
+from arinv.data.source import Subset
+from arinv.errors import UserError
+from arinv.tasks import anomaly_pictures, networks, scorer, scoring, setting
+from arinv.tasks import workdir as workdirs
+from arinv.tasks.fingerprint import fingerprint
+from arinv.tasks.row_store import RowStore
+from arinv.train.progress import progress_bar, progress_callback
+from arinv.train.writer import write_png
+
+
+def validate(config: ConfigDict) -> None:
+    """Tells every mistake that can be seen without reading data or checkpoints.
+
+    Raises:
+      UserError: an unknown name or a number out of range.
+    """
+    setting.validate(config)
+    setting.attack_options(config.attack)
+    scorer.validate(config)
+    if not config.classes:
+        raise UserError("classes is empty; name the labels of the classes that take their turn as the normal one")
+    if missing := [label for label in config.classes if f"class{label}" not in config.inverters]:
+        raise UserError(f"inverters has no workdir for the classes {missing}")
+
+
+class _Test(NamedTuple):
+    """The test images of all classes."""
+
+    images: np.ndarray
+    labels: np.ndarray
+    names: tuple[str, ...]
+
+
+def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
+    """Scores the test images by the detector of every class and returns the AUROC of each.
+
+    Args:
+      config: as made by configs/anomaly.py; config.inverters names the workdir of each class's inverter.
+      workdir: of this evaluation; it goes on from what it finds there.
+
+    Raises:
+      UserError: no usable checkpoint there, inverters of different encoders, or data without a class.
+    """
+    attack = setting.attack_options(config.attack)
+    how = scoring.Setting(jax.random.key(config.seed), setting.mesh(config), config.batch_size, _strength(attack))
+    first = _load(config, config.classes[0], workdir)
+    test = _read_test(config)
+    train = _Train(config)
+    workdirs.open_workdir(config, workdir)
+    bar = progress_bar(None, config.title, total=len(config.classes) * len(test.labels), unit="image")
+    encoder_weights, classes = fingerprint(first.encoder.variables), {}
+    for label in config.classes:
+        trained = _load(config, label, workdir)
+        if fingerprint(trained.encoder.variables) != encoder_weights:
+            raise UserError(f"the inverters of classes {config.classes[0]} and {label} are of different encoders")
+        arrays = _score_class(config, label, trained, train, test, how, workdir, bar)
+        anomalous = test.labels != label
+        classes[test.names[label]] = {name: metrics.auroc(values, anomalous) for name, values in arrays.items()}
+    bar.close()
+    results = _results(config, first, test, attack, classes)
+    workdirs.write_results(workdir, results)
+    return results
+
+
+def _strength(attack: dict[str, Any]) -> dict[str, float]:
+    """Returns eps and the length of a step; nothing where there is no attack."""
+    if not attack["eps"]:
+        return {}
+    return {"eps": attack["eps"], "step_size": attack["step_size"] or 2.5 * attack["eps"] / attack["num_steps"]}
+
+
+def _load(config: ConfigDict, label: int, workdir: pathlib.Path) -> networks.Inverter:
+    source = workdirs.resolve(config.inverters[f"class{label}"], workdir)
+    return networks.load_inverter(source, dtype=setting.dtype(config))
+
+
+def _read_test(config: ConfigDict) -> _Test:
+    source = setting.open_source(config, "test")
+    arrays = data.load_arrays(source, progress=progress_callback(f"reading {source.info.name}"))
+    test = _Test(arrays["image"], arrays["label"], source.info.class_names)
+    for label in config.classes:
+        if not 0 <= label < len(test.names):
+            raise UserError(f"classes: label {label} is not in {source.info.name}; it has 0 to {len(test.names) - 1}")
+        here = int(np.sum(test.labels == label))
+        if here in (0, len(test.labels)):
+            raise UserError(
+                f"{here} of the {len(test.labels)} test images of {source.info.name} are of class {label}; "
+                "AUROC needs normal and anomalous ones: raise data.num_test"
+            )
+    return test
+
+
+class _Train:
+    """The training images by class."""
+
+    def __init__(self, config: ConfigDict):
+        everything = ConfigDict({"data": {**config.data.to_dict(), "num_train": 0}})
+        self._source = setting.open_source(everything, "train")
+        labels = self._source.read_labels()
+        self._indices = {label: np.flatnonzero(labels == label) for label in config.classes}
+        if config.data.num_train:
+            self._indices = {label: rows[: config.data.num_train] for label, rows in self._indices.items()}
+        if missing := [label for label, rows in self._indices.items() if not len(rows)]:
+            raise UserError(f"{config.data.name} has no training image of the classes {missing}")
+        self.largest = max(map(len, self._indices.values()))
+
+    def images(self, label: int) -> np.ndarray:
+        """Returns those of one class, uint8 [N, S, S, 3]."""
+        return data.load_arrays(Subset(self._source, self._indices[label]))["image"]
+
+
+def _score_class(config, label, trained, train, test, how, workdir, bar) -> dict[str, np.ndarray]:
+    """Returns the scores [N] of all test images with one class as the normal one, and leaves a picture of them."""
+    weights = f"{fingerprint(trained.encoder.variables)} {fingerprint(trained.variables)}"
+    identity = f"{weights} {len(test.labels)} {zlib.crc32(test.images)}"
+    store = RowStore(workdir / f"scores_{label}.npz", identity=identity)
+    picture = workdir / f"class_{label}.png"
+    if store.count == len(test.labels) and picture.exists():
+        bar.update(store.count)
+        return store.arrays()
+    scored, variables = scorer.make_scorer(trained, config)
+    variables = scoring.add_references(scored, variables, train.images(label), how, capacity=train.largest)
+    arrays = scoring.score_images(
+        scored,
+        variables,
+        lambda rows: test.images[rows.start : rows.stop],
+        len(test.labels),
+        how,
+        store=store,
+        anomalous=test.labels != label,
+        show=bar.update,
+    )
+    shown = anomaly_pictures.extremes(arrays["total"], config.log.num_pictures)
+    explanation = scoring.explain(scored, variables, test.images[shown], how)
+    texts = [f"{test.names[test.labels[i]]}\n{arrays['total'][i]:.4g}" for i in shown]
+    scales = anomaly_pictures.map_scales(explanation)
+    shown = anomaly_pictures.overview(explanation, texts, scales=scales)
+    write_png(picture, anomaly_pictures.titled(shown, f"normal: {test.names[label]}"))
+    return arrays
+
+
+def _results(config, first: networks.Inverter, test: _Test, attack: dict, classes: dict) -> dict[str, Any]:
+    """Returns the AUROC of each class, their means, and what a reader has to know of them."""
+    scores = list(next(iter(classes.values())))
+    variants = {**scorer.SCORES, **scorer.ATTACKED_SCORES}
+    encoder = first.encoder.description
+    return {
+        "classes": classes,
+        "mean": {name: float(np.mean([aurocs[name] for aurocs in classes.values()])) for name in scores},
+        "attack": attack if attack["eps"] > 0 else None,
+        "search": config.search.to_dict(),
+        "knn": config.knn.to_dict(),
+        "layer": first.description["layer"],
+        "encoder": dict(encoder),
+        "encoder_weights": fingerprint(first.encoder.variables),
+        "encoder_knew": sorted(set(test.names) & set(encoder["class_names"])),
+        "num_examples": len(test.labels),
+        "setting": setting.provenance(config),
+        "variants": {"auroc": metrics.AUROC_VARIANT} | {name: variants[name] for name in scores},
+    }

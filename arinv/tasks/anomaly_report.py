@@ -1,0 +1,165 @@
+"""Puts one-vs-all evaluations of encoders side by side: table.md, results.json, overview.png and a page report.html."""
+
+import base64
+import html
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from arinv import data
+from arinv.errors import UserError
+from arinv.tasks import anomaly_pictures
+from arinv.tasks import workdir as workdirs
+from arinv.train.writer import write_atomically, write_png
+
+# score -> heading, in the order of the columns
+_COLUMNS = {
+    "total": "search",
+    "pixel": "pixel term",
+    "feature": "feature term",
+    "amortized": "without search",
+    "knn": "nearest neighbours",
+    "attacked_total": "search, attacked",
+    "attacked_held": "held search, attacked",
+    "attacked_amortized": "without search, attacked",
+    "attacked_knn": "nearest neighbours, attacked",
+}
+_PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>{title}</title>
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<style>
+body {{ font: 16px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 80rem; padding: 0 1rem; color: #222; }}
+table {{ border-collapse: collapse; margin: 1rem 0; }}
+th, td {{ padding: .35rem .9rem; border-bottom: 1px solid #ddd; text-align: right; }}
+th:first-child, td:first-child {{ text-align: left; }}
+img {{ max-width: 100%; image-rendering: pixelated; }}
+.note {{ color: #666; font-size: .9rem; }}
+</style></head><body>
+<h1>{title}</h1>
+<p>{text}</p>
+{tables}
+{notes}
+{pictures}
+</body></html>
+"""
+
+
+def validate(config: ConfigDict) -> None:
+    """Tells every mistake that can be seen without reading results.
+
+    Raises:
+      UserError: no entry.
+    """
+    if not config.order:
+        raise UserError("a report needs at least one entry")
+
+
+def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
+    """Writes the report of config.entries (name -> workdir of a one-vs-all evaluation) and returns their results.
+
+    Args:
+      config: {"title", "text", "entries", "order", "num_classes_shown"}.
+      workdir: where the report goes.
+
+    Raises:
+      UserError: an evaluation that is missing, or of something else.
+    """
+    names = list(config.order)
+    sources = {name: workdirs.resolve(config.entries[name], workdir) for name in names}
+    results = {name: workdirs.read_results(source) for name, source in sources.items()}
+    for name, result in results.items():
+        if not {"classes", "mean"} <= result.keys():
+            raise UserError(f"{sources[name]} is no one-vs-all evaluation of anomaly detection")
+    workdirs.open_workdir(config, workdir)
+    if jax.process_index() == 0:
+        _write(config, workdir, results, _pictures(sources, config.num_classes_shown))
+    workdirs.write_results(workdir, results)
+    return results
+
+
+def _write(config: ConfigDict, workdir: pathlib.Path, results: Mapping, pictures: Mapping[str, np.ndarray]) -> None:
+    tables, notes = _tables(results), _notes(results)
+    text = [f"# {config.title}", *(_markdown(*table) for table in tables), *notes]
+    write_atomically(workdir / "table.md", ("\n\n".join(text) + "\n").encode())
+    named = [anomaly_pictures.titled(picture, f"{name} encoder") for name, picture in pictures.items()]
+    write_png(workdir / "overview.png", anomaly_pictures.stack(named))
+    images = []
+    for name, picture in pictures.items():
+        path = workdir / f"{name}.png"
+        write_png(path, picture)
+        encoded = base64.b64encode(path.read_bytes()).decode()
+        images.append(f'<h2>{html.escape(name)}</h2>\n<img alt="" src="data:image/png;base64,{encoded}">')
+    page = _PAGE.format(
+        title=html.escape(config.title),
+        text=html.escape(config.text),
+        tables="".join(_html_table(*table) for table in tables),
+        notes="".join(f'<p class="note">{html.escape(note)}</p>' for note in notes),
+        pictures="\n".join(images),
+    )
+    write_atomically(workdir / "report.html", page.encode())
+
+
+def _tables(results: Mapping[str, Mapping]) -> list[tuple[list[str], list[list[str]]]]:
+    """Returns (heading, rows) of the means of all encoders, then of the classes for each encoder."""
+    columns = [name for name in _COLUMNS if any(name in result["mean"] for result in results.values())]
+
+    def row(title: str, values: Mapping[str, float]) -> list[str]:
+        return [title, *(f"{values[name]:.4f}" if name in values else "-" for name in columns)]
+
+    headings = [_COLUMNS[name] for name in columns]
+    tables = [(["mean AUROC", *headings], [row(name, result["mean"]) for name, result in results.items()])]
+    for name, result in results.items():
+        rows = [row(label, values) for label, values in result["classes"].items()]
+        tables.append(([f"{name}, normal class", *headings], [*rows, row("mean", result["mean"])]))
+    return tables
+
+
+def _markdown(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [heading, ["---", *["---:"] * (len(heading) - 1)], *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _html_table(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    def cells(tag, line):
+        return "<tr>" + "".join(f"<{tag}>{html.escape(text)}</{tag}>" for text in line) + "</tr>"
+
+    return "<table>" + cells("th", heading) + "".join(cells("td", row) for row in rows) + "</table>"
+
+
+def _notes(results: Mapping[str, Mapping]) -> list[str]:
+    """Says what was measured on what, what was attacked, and what the encoders had seen before."""
+    first = next(iter(results.values()))
+    setting, attack, search = first["setting"], first["attack"], first["search"]
+    notes = [
+        f"AUROC over {first['num_examples']} test images of {setting['data']}, each class in turn the normal one; "
+        f"{setting['device']}, {setting['dtype']}, seed {setting['seed']}. Search: {search['num_steps']} steps, "
+        f"{search['num_restarts']} start(s); features: {first['layer']}; nearest neighbours: k={first['knn']['k']}."
+    ]
+    if attack:
+        notes.append(
+            f"Attacks: PGD, {attack['norm']}, eps {attack['eps']:g}, {attack['num_steps']} steps, raise the scores of "
+            "normal images and lower those of anomalous ones."
+        )
+    notes += [f"{_COLUMNS[name]}: {first['variants'][name]}." for name in _COLUMNS if name in first["mean"]]
+    for name, result in results.items():
+        if result["encoder_knew"]:
+            notes.append(
+                f"The {name} encoder was trained to tell {len(result['encoder_knew'])} of these classes apart, the "
+                "anomalous ones among them: no figure of it is comparable with detectors that saw normal images only."
+            )
+    return notes
+
+
+def _pictures(sources: Mapping[str, pathlib.Path], count: int) -> dict[str, np.ndarray]:
+    """Returns each encoder's pictures of its first classes, one below the other."""
+    pictures = {}
+    for name, source in sources.items():
+        paths = sorted(source.glob("class_*.png"), key=lambda path: int(path.stem.removeprefix("class_")))
+        if not paths:
+            raise UserError(f"no pictures in {source}; delete {source / 'results.json'} and start again")
+        pictures[name] = anomaly_pictures.stack([data.read_image(path) for path in paths[:count]])
+    return pictures

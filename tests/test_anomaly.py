@@ -1,0 +1,248 @@
+"""The algorithms of anomaly detection: latent search, nearest neighbours, attacks on scores, heat maps."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from sklearn.neighbors import NearestNeighbors
+
+from arinv.apps import anomaly
+from arinv.errors import UserError
+from arinv.models.generator import Generator, Step
+from arinv.models.spectral import fold_spectral_norm
+
+SIDE, LATENT = 4, 5
+PIXELS = SIDE * SIDE * 3
+_RNG = np.random.default_rng(3)
+DECODER = (0.05 * _RNG.standard_normal((LATENT, PIXELS))).astype(np.float32)
+ENCODER = _RNG.standard_normal((PIXELS, 6)).astype(np.float32)
+IMAGES = _RNG.random((5, SIDE, SIDE, 3), dtype=np.float32)
+WEIGHTS = {"pixel_weight": 2e-2, "feature_weight": 1e-2}
+
+
+def product(x, weights):
+    """x @ weights, summed in the same order whatever the batch."""
+    return jnp.sum(x[:, :, None] * weights[None], axis=1)
+
+
+def linear_decode(latents):
+    return (0.5 + product(latents, DECODER)).reshape(-1, SIDE, SIDE, 3)
+
+
+def linear_features(images):
+    return {"code": product(images.reshape(-1, PIXELS), ENCODER)}
+
+
+def curved_decode(latents):
+    return jax.nn.sigmoid(product(latents, 20 * DECODER)).reshape(-1, SIDE, SIDE, 3)
+
+
+def curved_features(images):
+    return {"code": jnp.tanh(product(images.reshape(-1, PIXELS), ENCODER))}
+
+
+@jax.jit
+def curved_scores(images):
+    return anomaly.amortized_scores(
+        lambda code: curved_decode(code[:, :LATENT]), curved_features, images, layer="code", **WEIGHTS
+    )
+
+
+def test_two_updates_are_those_computed_by_hand(key):
+    search = {"latent_shape": (LATENT,), "layer": "code", "learning_rate": 0.1, "end_learning_rate": 0.02, **WEIGHTS}
+    found = anomaly.latent_search(key, linear_decode, linear_features, IMAGES, num_steps=3, **search)
+    starts = [jax.random.normal(jax.random.fold_in(jax.random.fold_in(key, i), 0), (LATENT,)) for i in range(5)]
+    z, v = np.array(starts, np.float64), np.zeros((5, LATENT))
+    images, history = IMAGES.reshape(5, -1).astype(np.float64), []
+    for rate in (0.1, 0.06, None):
+        made = 0.5 + z @ DECODER
+        difference = (made - images) @ ENCODER
+        pixel, feature = 2e-2 * np.abs(made - images).sum(axis=1), 1e-2 * np.square(difference).sum(axis=1)
+        history.append(pixel + feature)
+        if rate is not None:
+            gradient = (2e-2 * np.sign(made - images) + 1e-2 * 2 * difference @ ENCODER.T) @ DECODER.T
+            v = 0.9 * v + gradient
+            z = z - rate * v
+    np.testing.assert_allclose(found.latents, z, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(found.pixel, pixel, rtol=1e-5)
+    np.testing.assert_allclose(found.feature, feature, rtol=1e-5)
+    np.testing.assert_allclose(found.history, history, rtol=1e-5)
+    np.testing.assert_array_equal(found.scores, found.history[-1])
+    np.testing.assert_allclose(found.reconstructions.reshape(5, -1), made, rtol=1e-5)
+    assert (history[2] < history[0]).all()
+
+
+@pytest.mark.parametrize("num_restarts", [1, 3])
+def test_a_batch_equals_one_by_one(key, num_restarts):
+    @jax.jit
+    def search(images, indices):
+        return anomaly.latent_search(
+            key, curved_decode, curved_features, images, latent_shape=(LATENT,), layer="code", num_steps=40,
+            num_restarts=num_restarts, indices=indices, **WEIGHTS,
+        )  # fmt: skip
+
+    whole = search(IMAGES, np.arange(5))
+    assert whole.history.shape == (40, 5)
+    for i in range(5):
+        alone = search(IMAGES[i : i + 1], np.arange(i, i + 1))
+        for name in ("latents", "reconstructions", "scores", "pixel", "feature"):
+            np.testing.assert_allclose(getattr(alone, name)[0], getattr(whole, name)[i], rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(alone.history[:, 0], whole.history[:, i], rtol=1e-5, atol=1e-5)
+
+
+def test_the_best_of_several_starts_is_kept(key):
+    options = {"latent_shape": (LATENT,), "layer": "code", "num_steps": 10, **WEIGHTS}
+    many = anomaly.latent_search(key, curved_decode, curved_features, IMAGES, num_restarts=4, **options)
+    one = anomaly.latent_search(key, curved_decode, curved_features, IMAGES, **options)
+    assert (many.scores <= one.scores + 1e-6).all() and (many.scores < one.scores - 1e-6).any()
+    again = 1e-2 * jnp.sum(
+        jnp.square(curved_features(many.reconstructions)["code"] - curved_features(IMAGES)["code"]), 1
+    )
+    np.testing.assert_allclose(many.feature, again, rtol=1e-4)
+    np.testing.assert_allclose(many.reconstructions, curved_decode(many.latents), rtol=1e-5)
+
+
+def test_other_weights_of_the_networks_need_no_other_compilation(key):
+    traces = []
+
+    @jax.jit
+    def search(decoder, pixel_weight):
+        traces.append(1)
+        return anomaly.latent_search(
+            key, lambda z: product(z, decoder).reshape(-1, SIDE, SIDE, 3), linear_features, IMAGES, layer="code",
+            latent_shape=(LATENT,), num_steps=2, pixel_weight=pixel_weight, feature_weight=1e-2,
+        ).scores  # fmt: skip
+
+    first, second = search(DECODER, 2e-3), search(2 * DECODER, 2e-6)
+    assert len(traces) == 1 and not np.allclose(first, second)
+
+
+def test_rates_end_where_the_paper_and_where_the_code_ends():
+    paper = anomaly.linear_rates(num_steps=100, start=0.1, end=0.001)
+    np.testing.assert_allclose(paper[jnp.array([0, 33, 99])], [0.1, 0.1 * (1 - 0.99 / 3), 0.001], rtol=1e-6)
+    code = anomaly.linear_rates(num_steps=100, start=0.1, end=0.005, end_inclusive=False)
+    np.testing.assert_allclose(code[jnp.array([0, 99])], [0.1, 0.00595], rtol=1e-6)
+    assert anomaly.linear_rates(num_steps=1, start=0.1, end=0.001).tolist() == [np.float32(0.1)]
+
+
+@pytest.mark.parametrize(
+    ("changes", "shown"),
+    [
+        ({"layer": "conv5"}, "unknown layer 'conv5'; known: code"),
+        ({"num_steps": 0}, "1 or more"),
+        ({"num_restarts": 0}, "1 or more"),
+        ({"indices": np.arange(4)}, "one per image"),
+    ],
+)
+def test_a_wrong_search_is_told(key, changes, shown):
+    options = {"latent_shape": (LATENT,), "layer": "code", **WEIGHTS} | changes
+    with pytest.raises(UserError, match=shown):
+        anomaly.latent_search(key, linear_decode, linear_features, IMAGES, **options)
+
+
+@pytest.mark.parametrize(("k", "block_size"), [(1, 7), (3, 16), (3, 1000), (5, 2)])
+def test_neighbours_are_those_of_scikit_learn(k, block_size):
+    rng = np.random.default_rng(0)
+    references, rows = (rng.standard_normal((n, 9)).astype(np.float32) for n in (40, 11))
+    expected = NearestNeighbors(n_neighbors=k, algorithm="brute").fit(references).kneighbors(rows)[0].mean(axis=1)
+    padded = np.concatenate([references, np.tile(rows[:1], (6, 1))])  # padding that would be nearest
+    options = {"k": k, "block_size": block_size}
+    found = jax.jit(lambda n: anomaly.nearest_neighbor_distances(rows, padded, num_references=n, **options))(40)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def test_distances_of_all_but_equal_features_are_exact():
+    references = np.full((3, 2000), 5.0, np.float32) + np.arange(3, dtype=np.float32)[:, None]
+    rows = references[:2].copy()
+    rows[1, 0] += 1e-3
+    distances = jax.jit(lambda x: anomaly.nearest_neighbor_distances(x, references, k=1))(rows)
+    np.testing.assert_allclose(distances, [0, 1e-3], rtol=1e-3)
+    gradient = jax.jit(jax.grad(lambda x: jnp.sum(anomaly.nearest_neighbor_distances(x, references, k=1))))(rows)
+    assert np.isfinite(gradient).all() and gradient[1, 0] > 0.9
+
+
+def test_rows_of_features_are_normalised_and_pooled():
+    features = np.random.default_rng(0).random((3, 2, 2, 4), dtype=np.float32)
+    rows = anomaly.feature_rows(features)
+    assert rows.shape == (3, 16)
+    np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, rtol=1e-6)
+    pooled = anomaly.feature_rows(features, pooling="mean", normalize=False)
+    np.testing.assert_allclose(pooled, features.mean(axis=(1, 2)), rtol=1e-6)
+    assert not np.isnan(anomaly.feature_rows(np.zeros((1, 3)))).any()
+    with pytest.raises(UserError, match="known: flat, mean"):
+        anomaly.feature_rows(features, pooling="max")
+    with pytest.raises(UserError, match="k=5 neighbours"):
+        anomaly.nearest_neighbor_distances(rows, rows, k=5)
+
+
+@pytest.mark.parametrize(("norm", "eps"), [("l2", 0.3), ("linf", 0.05)])
+def test_an_attack_raises_normal_and_lowers_anomalous_scores_within_the_ball(key, norm, eps):
+    anomalous = np.array([0, 1, 0, 1, -1])
+
+    @jax.jit
+    def attack(images, anomalous, indices):
+        options = {"eps": eps, "norm": norm, "num_steps": 5, "indices": indices}
+        return anomaly.attack_scores(key, curved_scores, images, anomalous, **options)
+
+    adversarial = attack(IMAGES, anomalous, np.arange(5))
+    before, after = curved_scores(IMAGES), curved_scores(adversarial)
+    assert (after[::2][:2] > before[::2][:2]).all() and (after[1::2] < before[1::2]).all()
+    np.testing.assert_array_equal(adversarial[4], IMAGES[4])
+    change = np.asarray(adversarial - IMAGES, np.float64).reshape(5, -1)
+    lengths = np.linalg.norm(change, ord={"l2": 2, "linf": np.inf}[norm], axis=1)
+    assert (lengths <= eps * (1 + 1e-5)).all() and (lengths[:4] > 0.5 * eps).all()
+    assert adversarial.min() >= 0 and adversarial.max() <= 1
+    alone = attack(IMAGES[2:3], anomalous[2:3], np.array([2]))
+    np.testing.assert_allclose(alone[0], adversarial[2], atol=1e-5)
+
+
+def test_held_scores_are_those_of_the_search_and_hold_the_reconstruction(key):
+    options = {"layer": "code", **WEIGHTS}
+    found = anomaly.latent_search(
+        key, curved_decode, curved_features, IMAGES, latent_shape=(LATENT,), num_steps=3, **options
+    )
+
+    @jax.jit
+    @functools.partial(jax.value_and_grad, has_aux=True)
+    def held(reconstructions):
+        scores = anomaly.held_scores(curved_features, IMAGES, reconstructions, **options)
+        return jnp.sum(scores), scores
+
+    (_, scores), gradient = held(found.reconstructions)
+    np.testing.assert_allclose(scores, found.scores, rtol=1e-5)
+    assert not np.any(gradient)
+
+
+def test_heat_is_where_the_difference_is():
+    images, other = np.zeros((1, 8, 8, 3), np.float32), np.zeros((1, 8, 8, 3), np.float32)
+    other[0, 5, 2] = 0.6
+
+    def features_fn(x):
+        return {"quarter": x.reshape(-1, 4, 2, 4, 2, 3).sum(axis=(2, 4)), "vector": x.reshape(-1, 192)}
+
+    heat_maps = jax.jit(functools.partial(anomaly.heat_maps, features_fn), static_argnames=("layer", "sigma"))
+    maps = heat_maps(images, other, layer="quarter")
+    for values in maps:
+        assert values.shape == (1, 8, 8)
+    assert np.unravel_index(np.argmax(maps.pixel), (1, 8, 8)) == (0, 5, 2)
+    assert np.unravel_index(np.argmax(maps.feature), (1, 8, 8))[1] in (4, 5)
+    assert not np.any(heat_maps(images, other, layer="vector").feature)
+    even = heat_maps(images, images + 0.25, layer="quarter", sigma=2.0)
+    np.testing.assert_allclose(even.pixel, 0.25, rtol=1e-5)  # also at the edges
+    sharp = heat_maps(images, other, layer="quarter", sigma=0.0)
+    assert sharp.pixel[0, 5, 2] == np.float32(0.6) and np.count_nonzero(sharp.pixel) == 1
+
+
+def test_a_generator_without_its_spectral_norm_makes_the_same_images(key):
+    generator = Generator((Step("conv", 4), Step("up", 3, 2)))
+    code = jax.random.normal(key, (2, 2, 2, 4))
+    variables = jax.jit(generator.init)(key, code)
+    plain, folded = fold_spectral_norm(generator, variables)
+    assert not plain.spectral_norm and "spectral" not in folded
+    expected = jax.jit(generator.apply)(variables, code)
+    apply = jax.jit(plain.apply)
+    np.testing.assert_allclose(apply(folded, code), expected, atol=1e-6)
+    assert np.abs(apply({name: variables[name] for name in folded}, code) - expected).max() > 1e-3
+    assert fold_spectral_norm(plain, folded) == (plain, folded)

@@ -1,0 +1,294 @@
+"""Anomaly detection by config: one-vs-all, detectors, a user's own pictures; killed and started again."""
+
+import csv
+import io
+import json
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.metrics import roc_auc_score
+
+from arinv import main
+from arinv.errors import UserError
+from arinv.tasks import row_store, scoring
+from configs import anomaly, classifier, detector, score
+
+SMALL = "smoke=True,width=4,image_size=16"
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory):
+    """The workdir of an encoder that was hardly trained."""
+    workdir = tmp_path_factory.mktemp("encoder")
+    main.run(classifier.get_config(f"{SMALL},dataset=photos"), workdir)
+    return workdir
+
+
+@pytest.fixture(scope="module")
+def finished(encoder, tmp_path_factory):
+    """A finished smoke run of one-vs-all with one class; both encoders are the same one."""
+    workdir = tmp_path_factory.mktemp("anomaly")
+    main.run(one_vs_all(encoder), workdir)
+    return workdir
+
+
+def one_vs_all(encoder, arg="classes=3"):
+    return anomaly.get_config(f"{SMALL},dataset=photos,standard={encoder},robust={encoder},{arg}")
+
+
+def test_smoke_one_vs_all_leaves_a_report(finished):
+    results = json.loads((finished / "report" / "results.json").read_text())
+    assert set(results) == {"standard", "robust"}
+    for name, result in results.items():
+        assert list(result["classes"]) == ["hubble_deep_field"] and len(result["encoder_knew"]) == 10
+        with np.load(finished / f"{name}_evaluation" / "scores_3.npz", allow_pickle=False) as arrays:
+            anomalous = np.arange(8) != 3  # the classes of the built-in images take turns
+            for score_name, value in result["classes"]["hubble_deep_field"].items():
+                assert value == pytest.approx(roc_auc_score(anomalous, arrays[score_name]))
+            np.testing.assert_allclose(arrays["total"], arrays["pixel"] + arrays["feature"], rtol=1e-5)
+            for score_name in ("knn", "amortized"):
+                rise = arrays[f"attacked_{score_name}"] - arrays[score_name]
+                assert (np.where(anomalous, -1, 1) * rise >= -1e-5).all() and np.abs(rise).max() > 0
+        assert set(result["variants"]) == {"auroc", *result["mean"]}
+    assert results["standard"]["search"]["pixel_weight"] == 2e-3
+    assert results["robust"]["search"]["pixel_weight"] == 2e-6
+    table = (finished / "report" / "table.md").read_text()
+    for text in (
+        "| mean AUROC |",
+        "| standard |",
+        "| robust, normal class |",
+        "| hubble_deep_field |",
+        "trained to tell 10",
+    ):
+        assert text in table
+    assert (finished / "report" / "report.html").read_text().count("data:image/png") == 2
+    with Image.open(finished / "report" / "overview.png") as image:
+        assert image.size[0] > 4 * 96 and image.size[1] > 2 * 3 * 96
+
+
+class Cut(Exception):
+    """What stands for a kill."""
+
+
+def test_cut_short_and_started_again_it_gives_the_same(finished, tmp_path, monkeypatch):
+    """Every batch is the last one before a kill; a damaged file is told."""
+    config = one_vs_all("x").stages.robust_evaluation
+    config.update_from_flattened_dict({"data.num_test": 16})
+    config.classes = (0, 3)
+    config.inverters = {
+        f"class{label}": str(finished / f"{name}_class3_inverter") for label, name in ((0, "standard"), (3, "robust"))
+    }
+    main.run(config, tmp_path / "whole")
+    save_and_go_on, saved = row_store.RowStore.append, []
+
+    def append_and_stop(self, rows):
+        save_and_go_on(self, rows)
+        saved.append(self.count)
+        raise Cut
+
+    monkeypatch.setattr(row_store, "_SAVE_EVERY_SECONDS", 0.0)
+    monkeypatch.setattr(row_store.RowStore, "append", append_and_stop)
+    for _ in range(10):
+        try:
+            main.run(config, tmp_path / "cut")
+            break
+        except Cut:
+            continue
+    assert saved == [8, 16, 8, 16]
+    for label in (0, 3):
+        name = f"scores_{label}.npz"
+        with np.load(tmp_path / "whole" / name) as whole, np.load(tmp_path / "cut" / name) as cut:
+            for score_name in whole.files:
+                np.testing.assert_array_equal(whole[score_name], cut[score_name])
+    whole, cut = ((tmp_path / name / "results.json").read_bytes() for name in ("whole", "cut"))
+    assert whole == cut
+    results = json.loads(whole)
+    aurocs = [values["knn"] for values in results["classes"].values()]
+    assert len(aurocs) == 2 and results["mean"]["knn"] == pytest.approx(np.mean(aurocs))
+    (tmp_path / "cut" / "results.json").unlink()
+    (tmp_path / "cut" / "scores_0.npz").write_bytes(b"PK\x03\x04 not an archive")
+    with pytest.raises(UserError, match="scores_0.npz cannot be read .*delete it"):
+        main.run(config, tmp_path / "cut")
+
+
+def test_results_of_other_weights_are_not_gone_on_with(tmp_path):
+    store = row_store.RowStore(tmp_path / "rows.npz", identity="a")
+    store.append({"x": np.arange(3)})
+    store.append({"x": np.arange(2)})
+    store.save()
+    again = row_store.RowStore(tmp_path / "rows.npz", identity="a")
+    assert again.count == 5 and again.arrays()["x"].tolist() == [0, 1, 2, 0, 1]
+    assert row_store.RowStore(tmp_path / "rows.npz", identity="b").count == 0
+
+
+def save(path, array, mode=None, **options):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = Image.fromarray(array)
+    (image.convert(mode) if mode else image).save(path, **options)
+
+
+@pytest.fixture(scope="module")
+def made(encoder, tmp_path_factory):
+    """A detector of smooth pictures, with noise as known anomalies: its run, and the folders it was made of."""
+    root = tmp_path_factory.mktemp("detector")
+    rng = np.random.default_rng(0)
+    for i in range(40):
+        gradient = np.linspace(i, 200, 24)[:, None, None] * np.ones((1, 20, 3))
+        save(root / "normal" / f"{i}.png", gradient.astype(np.uint8))
+    for i in range(6):
+        save(root / "noise" / f"{i}.png", rng.integers(0, 256, (20, 20, 3), dtype=np.uint8))
+    arg = f"{SMALL},dataset=folder:{root}/normal,checkpoint={encoder},anomalous={root}/noise"
+    config = detector.get_config(arg)
+    for stage in (config.stages.inverter, config.stages.detector):
+        stage.data.num_train = stage.data.num_test = 0
+    main.run(config, root / "run")
+    return root
+
+
+def run_score(made, images, workdir, arg=""):
+    config = score.get_config(f"smoke=True,detector={made}/run,images={images},pictures=6{arg and ','}{arg}")
+    main.run(config, workdir)
+    return list(csv.DictReader(io.StringIO((workdir / "scores.csv").read_text())))
+
+
+def test_a_detector_keeps_what_it_decides_by(made):
+    saved = json.loads((made / "run" / "detector" / "detector.json").read_text())
+    results = json.loads((made / "run" / "detector" / "results.json").read_text())
+    assert (results["num_train"], results["num_normal"], results["num_anomalous"]) == (32, 8, 6)
+    for name, calibration in saved["calibrations"].items():
+        scores = calibration["normal_scores"]
+        assert len(scores) == 8 and scores == sorted(scores) and 0 <= calibration["best_f1"]["f1"] <= 1
+        assert results["quantile_thresholds"][name] == scores[-1]  # 95 % of eight are all of them
+    assert (made / "run" / "detector" / "overview.png").exists()
+
+
+def test_score_decides_by_the_policy_it_is_given(made, tmp_path):
+    shutil.copytree(made / "noise", tmp_path / "images")
+    save(tmp_path / "images" / "normal.png", np.asarray(Image.open(made / "normal" / "3.png")))
+    saved = json.loads((made / "run" / "detector" / "detector.json").read_text())
+    normal = np.array(saved["calibrations"]["knn"]["normal_scores"])
+    for arg, threshold in (
+        ("score=knn,quantile=0.5", np.sort(normal)[3]),
+        ("score=knn,policy=best_f1", saved["calibrations"]["knn"]["best_f1"]["threshold"]),
+    ):
+        rows = run_score(made, tmp_path / "images", tmp_path / arg.replace("=", "_"), arg)
+        assert [row["file"] for row in rows] == [*(f"{i}.png" for i in range(6)), "normal.png"]
+        for row in rows:
+            assert row["decision"] == ("anomalous" if float(row["knn"]) > threshold else "normal")
+            below = np.mean(normal < float(row["knn"])), np.mean(normal <= float(row["knn"]) + 1e-6)
+            assert below[0] - 1e-6 <= float(row["calibrated"]) <= below[1] + 1e-6
+    with Image.open(tmp_path / "score_knn,policy_best_f1" / "overview.png") as image:
+        assert image.size[0] > 6 * 96
+    alone = run_score(made, tmp_path / "images" / "normal.png", tmp_path / "alone")
+    for name in scorer_names(rows):
+        assert float(alone[0][name]) == pytest.approx(float(rows[-1][name]), rel=1e-4)
+
+
+def scorer_names(rows):
+    return [name for name in rows[0] if name not in ("file", "calibrated", "decision")]
+
+
+def test_every_kind_of_picture_is_scored_or_told_in_a_line(made, tmp_path, capfd):
+    folder, rng = tmp_path / "images", np.random.default_rng(1)
+    colour = rng.integers(0, 256, (30, 40, 3), dtype=np.uint8)
+    save(folder / "colour.png", colour)
+    save(folder / "grey.png", colour, "L")
+    save(folder / "rgba.png", colour, "RGBA")
+    save(folder / "deep.png", (colour[..., 0].astype(np.uint16) * 257))
+    save(folder / "cmyk.jpg", colour, "CMYK")
+    save(folder / "one.png", colour[:1, :1])
+    frames = [Image.fromarray(np.roll(colour, i, axis=0)) for i in range(3)]
+    frames[0].save(folder / "moving.gif", save_all=True, append_images=frames[1:])
+    (folder / "cut.png").write_bytes((folder / "colour.png").read_bytes()[:200])
+    (folder / "text.jpg").write_text("no image")
+    rows = {row["file"]: row for row in run_score(made, folder, tmp_path / "out")}
+    assert set(rows) == {"cmyk.jpg", "colour.png", "deep.png", "grey.png", "moving.gif", "one.png", "rgba.png"}
+    assert all(np.isfinite(float(row[name])) for row in rows.values() for name in scorer_names([row]))
+    assert rows["rgba.png"]["total"] == rows["colour.png"]["total"]  # the same pixels
+    told = [line for line in capfd.readouterr().err.splitlines() if line.startswith("left out: ")]
+    assert len(told) == 2 and "cut.png" in told[0] and "text.jpg" in told[1]
+    assert json.loads((tmp_path / "out" / "results.json").read_text())["unreadable"] == ["cut.png", "text.jpg"]
+    with pytest.raises(UserError, match="cut.png"):
+        run_score(made, folder, tmp_path / "strict", "on_bad_image=error")
+
+
+@pytest.mark.parametrize(
+    ("arg", "shown"),
+    [
+        ("detector={tmp}", "no detector in"),
+        ("images={tmp}/empty", "holds no image"),
+        ("images={tmp}/nothing", "does not exist"),
+        ("images=", "images is empty"),
+        ("score=sum", "unknown score 'sum'; known: amortized, feature"),
+        ("policy=mean", "unknown threshold policy 'mean'"),
+        ("quantile=2", "above 0 and at most 1"),
+        ("score_batch=12", "batch_size 12"),
+    ],
+)
+def test_mistakes_in_scoring_are_one_line(made, tmp_path, arg, shown):
+    (tmp_path / "empty").mkdir()
+    given = f"detector={made}/run,images={made}/noise,smoke=False,score_batch=8,{arg.format(tmp=tmp_path)}"
+    with pytest.raises(UserError, match=shown) as error:
+        main.run(score.get_config(given), tmp_path / "run")
+    assert "\n" not in str(error.value) and not (tmp_path / "run").exists()
+
+
+def test_an_inverter_that_was_trained_on_is_noticed(made, tmp_path):
+    shutil.copytree(made / "run" / "detector", tmp_path / "detector")
+    saved = json.loads((tmp_path / "detector" / "detector.json").read_text())
+    saved |= {"weights": ["0", "1"], "inverter_workdir": str(made / "run" / "inverter")}
+    (tmp_path / "detector" / "detector.json").write_text(json.dumps(saved))
+    with pytest.raises(UserError, match="make the detector anew"):
+        main.run(score.get_config(f"smoke=True,detector={tmp_path},images={made}/noise"), tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("stage", "changes", "shown"),
+    [
+        ("robust_evaluation", {"search.num_steps": 0}, "search.num_steps"),
+        ("robust_evaluation", {"knn.pooling": "max"}, "known: flat, mean"),
+        ("robust_evaluation", {"classes": ()}, "classes is empty"),
+        ("robust_evaluation", {"classes": (0, 5)}, r"no workdir for the classes \[5\]"),
+        ("robust_evaluation", {"attack.norm": "l3"}, "unknown norm"),
+    ],
+)
+def test_mistakes_are_told_before_anything_is_computed(tmp_path, stage, changes, shown):
+    config = one_vs_all("x")
+    config.stages[stage].update_from_flattened_dict(changes)
+    with pytest.raises(UserError, match=shown):
+        main.run(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_thresholds_by_the_images_it_was_trained_on_are_refused(tmp_path):
+    config = detector.get_config(f"dataset=folder:{tmp_path},checkpoint=x")
+    config.stages.detector.data.test_split = "train"
+    with pytest.raises(UserError, match="not trained on"):
+        main.run(config, tmp_path / "run")
+
+
+def test_configs_are_plain_data_and_follow_the_paper():
+    config = anomaly.get_config("dataset=cats_vs_dogs,encoder=alexnet,eps=3.0,num_test=100,standard=runs/a")
+    assert json.loads(config.to_json_best_effort())
+    assert config.order == (
+        "robust_encoder", "standard_class0_inverter", "standard_class1_inverter", "robust_class0_inverter",
+        "robust_class1_inverter", "standard_evaluation", "robust_evaluation", "report",
+    )  # fmt: skip
+    standard, robust = config.stages.standard_class1_inverter, config.stages.robust_class1_inverter
+    assert (standard.loss.pixel, standard.loss.feature) == (2e-3, 1e-2) and standard.encoder.checkpoint == "runs/a"
+    assert (robust.loss.pixel, robust.loss.feature, robust.data.classes) == (2e-6, 1e-2, (1,))
+    assert robust.loss.adversarial == 0 and not robust.augmentation
+    search = config.stages.robust_evaluation.search
+    assert (search.num_steps, search.learning_rate, search.end_learning_rate, search.momentum) == (100, 0.1, 0.001, 0.9)
+    assert (search.pixel_weight, search.feature_weight) == (2e-6, 1e-2)
+    assert config.stages.robust_encoder.data.classes == () and config.stages.robust_encoder.attack.eps == 3.0
+    assert len(anomaly.get_config("dataset=cifar10").order) == 2 + 20 + 2 + 1
+    assert detector.get_config("dataset=folder:x").order == ("encoder", "inverter", "detector")
+
+
+def test_equal_images_have_equal_ids():
+    images = np.random.default_rng(0).integers(0, 256, (4, 3, 3, 3), dtype=np.uint8)
+    ids = scoring.image_ids(images)
+    assert len(set(ids.tolist())) == 4 and ids[2] == scoring.image_ids(images[2:3].copy())[0]

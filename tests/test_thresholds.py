@@ -1,0 +1,96 @@
+"""Thresholds, calibration and the area under the ROC curve."""
+
+import json
+
+import numpy as np
+import pytest
+
+from arinv import metrics
+from arinv.apps.anomaly import Calibration, best_f1_threshold, calibrate, quantile_threshold
+from arinv.errors import UserError
+
+
+@pytest.mark.parametrize(("quantile", "expected"), [(0.5, 2.0), (0.75, 3.0), (0.76, 4.0), (1.0, 4.0), (0.01, 1.0)])
+def test_a_quantile_passes_at_least_its_share(quantile, expected):
+    scores = np.array([3.0, 1.0, 4.0, 2.0])
+    threshold = quantile_threshold(scores, quantile=quantile)
+    assert threshold == expected and np.mean(scores <= threshold) >= quantile
+
+
+def test_the_best_f1_by_hand():
+    # above 2.5: two of three found, none wrongly called (F1 0.8); above 1.5: all found, one wrong (F1 6/7)
+    threshold, f1 = best_f1_threshold([1.0, 2.0, 2.0, 3.0, 4.0], [False, False, True, True, True])
+    assert threshold == 1.5 and f1 == pytest.approx(6 / 7)
+    threshold, f1 = best_f1_threshold([1.0, 2.0, 3.0], [True, False, True])
+    assert threshold < 1.0 and f1 == pytest.approx(0.8)
+
+
+def test_no_other_threshold_has_a_better_f1():
+    rng = np.random.default_rng(0)
+    for _ in range(30):
+        scores, anomalous = rng.integers(0, 6, 12).astype(float), rng.random(12) < 0.4
+        anomalous[:2] = True, False
+        threshold, f1 = best_f1_threshold(scores, anomalous)
+
+        def f1_above(t, scores=scores, anomalous=anomalous):
+            hits = np.sum((scores > t) & anomalous)
+            return 2 * hits / (np.sum(scores > t) + np.sum(anomalous))
+
+        others = np.arange(-0.5, 6)
+        assert f1 == pytest.approx(f1_above(threshold)) and f1 == pytest.approx(max(map(f1_above, others)))
+        equally_good = [t for t in others if f1_above(t) > f1 - 1e-9]
+        assert np.sum(scores > threshold) == min(np.sum(scores > t) for t in equally_good)
+
+
+def test_calibrated_scores_are_shares_of_the_normal_ones():
+    assert calibrate([0.0, 1.0, 2.5, 9.0], [1.0, 2.0, 3.0, 3.0]).tolist() == [0.0, 0.125, 0.5, 1.0]
+    assert calibrate([3.0], [1.0, 2.0, 3.0, 3.0]).tolist() == [0.75]
+
+
+def test_a_calibration_survives_json():
+    rng = np.random.default_rng(0)
+    scores, anomalous = rng.random(20).astype(np.float32), np.arange(20) >= 15
+    for made in (Calibration.measure(scores, anomalous), Calibration.measure(scores[:15], anomalous[:15])):
+        again = Calibration.from_json(json.loads(json.dumps(made.to_json())))
+        assert again == made and again.normal_scores == tuple(sorted(scores[:15].tolist()))
+        assert again.threshold(quantile=0.8) == quantile_threshold(scores[:15], quantile=0.8)
+    with pytest.raises(UserError, match="anomalous=FOLDER"):
+        again.threshold(policy="best_f1")
+    with pytest.raises(UserError, match="known: best_f1, quantile"):
+        again.threshold(policy="mean")
+    for quantile in (0.0, 1.5):
+        with pytest.raises(UserError, match="quantile"):
+            again.threshold(quantile=quantile)
+
+
+@pytest.mark.parametrize("scores", [[], [1.0, np.nan], [[1.0]]])
+def test_scores_without_a_threshold(scores):
+    with pytest.raises(UserError, match="finite scores"):
+        quantile_threshold(scores)
+
+
+def test_auroc_is_the_share_of_pairs_in_the_right_order():
+    rng = np.random.default_rng(0)
+    scores, positives = rng.integers(0, 9, 60).astype(float), rng.random(60) < 0.3
+    wins = scores[positives][:, None] - scores[~positives][None, :]
+    area = metrics.auroc(scores, positives)
+    assert area == pytest.approx(np.mean((wins > 0) + 0.5 * (wins == 0)))
+    assert metrics.auroc(np.exp(scores) - 7, positives) == pytest.approx(area)
+    assert metrics.auroc(-scores, positives) == pytest.approx(1 - area)
+    assert metrics.auroc(scores, ~positives) == pytest.approx(1 - area)
+    order = rng.permutation(60)
+    assert metrics.auroc(scores[order], positives[order]) == pytest.approx(area)
+    assert metrics.auroc(np.zeros(60), positives) == 0.5
+
+
+@pytest.mark.parametrize(
+    ("scores", "positives", "shown"),
+    [
+        ([1.0, 2.0], [True, True], "all 2 are positive"),
+        ([1.0, np.nan], [True, False], "1 of 2 scores are not finite"),
+        ([1.0], [True, False], "one per example"),
+    ],
+)
+def test_scores_without_a_rank(scores, positives, shown):
+    with pytest.raises(UserError, match=shown):
+        metrics.auroc(scores, positives)
