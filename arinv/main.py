@@ -15,7 +15,17 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from arinv.errors import UserError, unknown
-from arinv.tasks import autoattack, classifier, evaluation, export_torch, import_torch, inverter, report
+from arinv.tasks import (
+    autoattack,
+    classifier,
+    evaluation,
+    export_torch,
+    import_torch,
+    inverter,
+    report,
+    style_evaluation,
+    stylization,
+)
 from arinv.tasks import workdir as workdirs
 
 _TASKS = {
@@ -26,6 +36,8 @@ _TASKS = {
     "report": report,
     "import_torch": import_torch,
     "export_torch": export_torch,
+    "stylization": stylization,
+    "style_evaluation": style_evaluation,
 }
 _MISTAKE = 2  # exit code
 

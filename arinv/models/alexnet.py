@@ -113,7 +113,7 @@ class AlexNetSmall(nn.Module):
     """AlexNet's shape for small images: five convolutions, three 2x2 pools, three dense layers.
 
     Attributes:
-      num_classes: length of the logits.
+      num_classes: length of the logits; 0 leaves out the dense layers, which fit one image size only.
       width: channels of conv1; conv2..conv5 have 3, 6, 4 and 4 times as many, fc6 and fc7 16 times.
       normalization: name of the pixel normalisation.
       dropout: rate before fc6 and fc7, in training.
@@ -142,10 +142,10 @@ class AlexNetSmall(nn.Module):
         x = features["conv3"] = nn.relu(conv(6 * w, 3, padding=1, name="conv3")(x))
         x = features["conv4"] = nn.relu(conv(4 * w, 3, padding=1, name="conv4")(x))
         x = nn.relu(conv(4 * w, 3, padding=1, name="conv5")(x))
-        features["conv5"] = pooling.max_pool(x, 2, 2)
-        return _classify(
-            features["conv5"], features, (16 * w, 16 * w), self.num_classes, self.dropout, self.dtype, train
-        )
+        x = features["conv5"] = pooling.max_pool(x, 2, 2)
+        if not self.num_classes:
+            return jnp.zeros((x.shape[0], 0), jnp.float32), features
+        return _classify(x, features, (16 * w, 16 * w), self.num_classes, self.dropout, self.dtype, train)
 
     def feature_specs(self) -> dict[str, FeatureSpec]:
         """Returns the place of every named feature."""

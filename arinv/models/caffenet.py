@@ -22,7 +22,7 @@ class CaffeNet(nn.Module):
     """CaffeNet with 60,965,224 parameters at 224 or 227 px and 1,000 classes.
 
     Attributes:
-      num_classes: length of the logits.
+      num_classes: length of the logits; 0 leaves out the dense layers, which fit one image size only.
       normalization: name of the pixel normalisation.
       dropout: rate behind fc6 and fc7, in training.
       dense_width: length of fc6 and fc7.
@@ -51,6 +51,8 @@ class CaffeNet(nn.Module):
         x = features["conv3"] = self._convolve(x, 384, 3, padding=1, name="conv3")
         x = features["conv4"] = self._convolve(x, 384, 3, padding=1, groups=2, name="conv4")
         x = features["conv5"] = _pool(self._convolve(x, 256, 3, padding=1, groups=2, name="conv5"))
+        if not self.num_classes:
+            return jnp.zeros((x.shape[0], 0), jnp.float32), features
         x = x.reshape(x.shape[0], -1)
         for name in ("fc6", "fc7"):
             x = nn.Dense(self.dense_width, kernel_init=nn.initializers.he_normal(), dtype=self.dtype, name=name)(x)
