@@ -68,22 +68,23 @@ def test_levels_come_in_their_order(order, expected):
     seen = []
     levels = tuple(orthogonal(name, i, loss=0.2, seen=seen) for i, name in enumerate(("shallow", "deep")))
     content, style = pictures(0), pictures(1)
-    code = encode_style(levels, style)
+    code = jax.jit(functools.partial(encode_style, levels))(style)
     seen.clear()
-    both = stylize_with(levels, content, (code,), order=order)
+    both = jax.jit(functools.partial(stylize_with, levels, order=order))(content, (code,))
     assert seen == expected
-    by_name = {level.layer: level for level in levels}
     images = content
     for name in expected:
-        images = stylize((by_name[name],), images, style)
+        one = tuple(level for level in levels if level.layer == name)
+        images = jax.jit(functools.partial(stylize, one))(images, style)
     np.testing.assert_allclose(both, images, atol=1e-6)
 
 
 def test_alpha_0_encodes_and_decodes_the_content():
     levels = tuple(orthogonal(name, i, loss=0.3) for i, name in enumerate(("a", "b")))
-    content, style = pictures(0), pictures(1)
-    np.testing.assert_allclose(stylize(levels, content, style, alpha=0.0), 0.5 + 0.7**2 * (content - 0.5), atol=1e-5)
-    assert np.abs(stylize(levels, content, style) - stylize(levels, content, style, alpha=0.0)).max() > 0.01
+    content = pictures(0)
+    blend = jax.jit(lambda alpha: stylize(levels, content, pictures(1), alpha=alpha))
+    np.testing.assert_allclose(blend(0.0), 0.5 + 0.7**2 * (content - 0.5), atol=1e-5)
+    assert np.abs(blend(1.0) - blend(0.0)).max() > 0.01
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -97,14 +98,12 @@ def test_a_batch_is_its_pairs_one_by_one(method):
 
 def test_a_mixture_of_one_style_is_that_style():
     content, styles = pictures(0), [pictures(1), pictures(2)]
-    codes = [encode_style(LEVELS, style) for style in styles]
+    codes = [jax.jit(functools.partial(encode_style, LEVELS))(style) for style in styles]
+    mix = jax.jit(lambda weights: stylize_with(LEVELS, content, codes, weights=weights))
     for weights, style in (((1.0, 0.0), styles[0]), ((0.0, 1.0), styles[1])):
-        np.testing.assert_allclose(
-            stylize_with(LEVELS, content, codes, weights=weights), run(content, style), atol=1e-5
-        )
-    half = stylize_with(LEVELS, content, codes, weights=(0.5, 0.5))
-    distances = [np.abs(half - run(content, style)).max() for style in styles]
-    assert min(distances) > 1e-3
+        np.testing.assert_allclose(mix(weights), run(content, style), atol=1e-5)
+    half = mix((0.5, 0.5))
+    assert min(np.abs(half - run(content, style)).max() for style in styles) > 1e-3
 
 
 def test_regions_take_on_their_own_style_through_features_of_any_grid():
@@ -116,7 +115,8 @@ def test_regions_take_on_their_own_style_through_features_of_any_grid():
     style_labels = np.zeros((2, height, width), np.int32)
     style_labels[:, height // 2 :] = 1
     labels = {"content_labels": content_labels, "style_labels": style_labels, "num_labels": 2}
-    got = np.asarray(stylize((pooled("a", 2),), content, style, variant="ust", **labels))
+    got = jax.jit(lambda: stylize((pooled("a", 2),), content, style, variant="ust", **labels))()
+    got = np.asarray(got)
     halves = (got[:, :, : width // 2], style[:, : height // 2]), (got[:, :, width // 2 :], style[:, height // 2 :])
     for mine, theirs in halves:
         np.testing.assert_allclose(mine.mean((1, 2)), theirs.mean((1, 2)), atol=5e-3)
@@ -141,7 +141,7 @@ def test_luminance_transfer_keeps_the_chroma_of_the_content():
 def test_a_style_of_the_content_s_colours_has_their_mean_and_covariance():
     style, content = pictures(0, height=12, width=12), pictures(1, height=9, width=7)
     style, content = 0.5 + 0.5 * (style - 0.5), 0.5 + 0.5 * (content - 0.5)  # far from where colours are clipped
-    got = np.asarray(match_colors(style, color_moments(content)))
+    got = np.asarray(jax.jit(lambda style, content: match_colors(style, color_moments(content)))(style, content))
     for mine, theirs in zip(got.reshape(3, -1, 3), content.reshape(3, -1, 3), strict=True):
         np.testing.assert_allclose(mine.mean(0), theirs.mean(0), atol=1e-4)
         np.testing.assert_allclose(np.cov(mine.T), np.cov(theirs.T), atol=1e-4)
