@@ -19,7 +19,7 @@ def save(workdir, name, variables, description):
 def make(root, *, name, layers, seed, width=4, image_size=32):
     """Leaves an alexnet_small in root/NAME_encoder and its inverters in root/NAME_LAYER; returns the latter."""
     encoder = models.build("alexnet_small", num_classes=10, width=width)
-    variables = encoder.init(jax.random.key(seed), jnp.zeros((1, image_size, image_size, 3)))
+    variables = jax.jit(encoder.init)(jax.random.key(seed), jnp.zeros((1, image_size, image_size, 3)))
     attack = {"eps": 1.0 if name == "robust" else 0.0, "norm": "l2"}
     description = {
         "kind": classifier.NAME, "encoder": "alexnet_small", "options": {"width": width}, "num_classes": 10,
@@ -34,6 +34,6 @@ def make(root, *, name, layers, seed, width=4, image_size=32):
         }  # fmt: skip
         generator = networks.build_generator(description, loaded, dtype=jnp.float32)
         features = networks.feature_structs(loaded.module, image_size)[layer]
-        weights = generator.init(jax.random.key(seed + 1), jnp.zeros(features.shape))
+        weights = jax.jit(generator.init)(jax.random.key(seed + 1), jnp.zeros(features.shape))
         save(root / f"{name}_{layer}", inverter.GENERATOR, weights, description)
     return "+".join(str(root / f"{name}_{layer}") for layer in layers)

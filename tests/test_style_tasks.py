@@ -4,9 +4,11 @@ import csv
 import json
 import shutil
 
+import jax
 import numpy as np
 import pytest
 import style_networks
+from jax.experimental.compilation_cache import compilation_cache
 from PIL import Image
 
 from arinv import data, main, metrics, models
@@ -15,6 +17,20 @@ from arinv.ops.images import to_float
 from arinv.tasks import networks, style_levels, stylization
 from arinv.train.inverter import make_features_fn
 from configs import style, stylize
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compilations(tmp_path_factory):
+    """Programs are kept as the command keeps them: both encoders and every restart have the same ones."""
+    names = "jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs"
+    before = [getattr(jax.config, name) for name in names]
+    for name, value in zip(names, (str(tmp_path_factory.mktemp("compilations")), 0.1), strict=True):
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
+    yield
+    for name, value in zip(names, before, strict=True):
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
 
 
 @pytest.fixture(scope="module")
@@ -110,52 +126,71 @@ def test_smoke_evaluation_measures_what_was_written(compared, levels, folders):
     assert (compared / "evaluation" / "report.html").read_text().count("data:image/png") == 3
 
 
-def test_pictures_of_every_size_and_kind_keep_their_size(levels, folders, tmp_path):
-    main.run(stylize.get_config(arguments(folders, levels=first(levels), max_side=48)), tmp_path)
+@pytest.fixture(scope="module")
+def own_sizes(levels, folders, tmp_path_factory):
+    """A finished run at the pictures' own sizes."""
+    workdir = tmp_path_factory.mktemp("own_sizes")
+    main.run(stylize.get_config(arguments(folders, levels=first(levels), max_side=48)), workdir)
+    return workdir
+
+
+def test_pictures_of_every_size_and_kind_keep_their_size(own_sizes):
     shapes = {
-        name: data.read_image(tmp_path / "pictures" / "stylized" / name / "wide.png").shape
+        name: data.read_image(own_sizes / "pictures" / "stylized" / name / "wide.png").shape
         for name in ("odd", "grey", "clear", "dot")
     }
     assert shapes == {"odd": (36, 48, 3), "grey": (24, 40, 3), "clear": (40, 33, 3), "dot": (1, 1, 3)}
+
+
+def test_a_picture_too_small_to_be_measured_is_named(own_sizes, tmp_path):
+    config = stylize.get_config("evaluate=True,levels=x").stages.evaluation
+    config.stylized = str(own_sizes)
+    with pytest.raises(UserError, match="dot is 1 x 1 px; .* need 11"):
+        main.run(config, tmp_path)
 
 
 class Cut(Exception):
     """What stands for a kill."""
 
 
-@pytest.mark.parametrize("after", [2, 3])
-def test_cut_short_and_started_again_it_gives_the_same(levels, folders, tmp_path, monkeypatch, after):
-    config = stylize.get_config(arguments(folders, levels=first(levels), size=16, num_content=3))
-    config.batch_size = 8
-    write, written = stylization.write_png, []
+def test_cut_short_and_started_again_it_gives_the_same(levels, folders, tmp_path, monkeypatch):
+    """Cut between two batches, and in the middle of the second."""
+    config = stylize.get_config(arguments(folders, levels=first(levels), max_side=16, num_content=2))
+    write = stylization.write_png
+    for after in (2, 1):
+        written = []
 
-    def write_and_stop(path, picture):
-        if len(written) == after:
-            raise Cut
-        written.append(path)
-        write(path, picture)
+        def write_and_stop(path, picture, written=written, after=after):
+            if len(written) == after:
+                raise Cut
+            written.append(path)
+            write(path, picture)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(stylization, "write_png", write_and_stop)
-        with pytest.raises(Cut):
-            main.run(config, tmp_path / "cut")
-    assert len(written) == after and not (tmp_path / "cut" / "results.json").exists()
+        with monkeypatch.context() as patch:
+            patch.setattr(stylization, "write_png", write_and_stop)
+            with pytest.raises(Cut):
+                main.run(config, tmp_path / "cut")
+        assert not (tmp_path / "cut" / "results.json").exists()
     main.run(config, tmp_path / "cut")
     main.run(config, tmp_path / "whole")
     whole = sorted((tmp_path / "whole").rglob("*.png"))
-    assert len(whole) == 3 * 2 + 1
+    assert len(whole) == 2 * 2 + 1
     for path in whole:
         assert path.read_bytes() == (tmp_path / "cut" / path.relative_to(tmp_path / "whole")).read_bytes()
 
 
-def test_batches_that_are_there_are_not_made_again(levels, folders, tmp_path, monkeypatch):
-    config = stylize.get_config(arguments(folders, levels=first(levels), size=16, num_content=3))
-    main.run(config, tmp_path)
-    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "pictures").rglob("*.png")}
-    (tmp_path / "results.json").unlink()
+def test_batches_that_are_there_are_not_made_again(own_sizes, tmp_path, monkeypatch):
+    shutil.copytree(own_sizes, tmp_path / "run")
+    config = stylize.get_config("levels=x")
+    saved = json.loads((own_sizes / "config.json").read_text())
+    config.data.update(saved["data"])
+    config.entries.stylized = tuple(saved["entries"]["stylized"])
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "run" / "pictures").rglob("*.png")}
+    (tmp_path / "run" / "results.json").unlink()
     monkeypatch.setattr(stylization.style_batches.PairStylizer, "make", None)
-    main.run(config, tmp_path)
-    assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "pictures").rglob("*.png")}
+    main.run(config, tmp_path / "run")
+    assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "run" / "pictures").rglob("*.png")}
+    assert len(before) == 8
 
 
 def test_an_evaluation_goes_on_with_the_contents_that_are_missing(compared, tmp_path):
@@ -229,12 +264,6 @@ def test_mistakes_are_one_line_and_nothing_is_written(levels, folders, tmp_path,
     assert "\n" not in str(error.value) and not (tmp_path / "run").exists()
 
 
-def test_a_picture_too_small_to_be_measured_is_named(levels, folders, tmp_path):
-    given = {"levels": first(levels), "content": folders / "content" / "dot.png", "evaluate": True}
-    with pytest.raises(UserError, match="dot is 1 x 1 px; .* need 11"):
-        main.run(stylize.get_config(arguments(folders, **given)), tmp_path)
-
-
 def test_smoke_style_trains_what_it_needs(levels, folders, tmp_path):
     encoders = {name: levels[name].split("+")[0].replace("_conv1", "_encoder") for name in levels}
     config = style.get_config(
@@ -263,19 +292,25 @@ def test_the_configs_are_plain_data_and_hold_the_paper_s_weights(encoder):
             assert (loss.pixel, loss.feature, loss.adversarial, loss.feature_layer) == (pixel, 1e-2, 0.0, "")
 
 
-@pytest.mark.parametrize("name", ["alexnet_small", "caffenet"])
-def test_a_trained_classifier_gives_its_features_at_every_size(name):
-    options = {"alexnet_small": {"width": 4}, "caffenet": {"dense_width": 8}}[name]
-    encoder, size = models.build(name, num_classes=3, **options), {"alexnet_small": 16, "caffenet": 64}[name]
-    images = np.random.default_rng(0).uniform(size=(1, size, size, 3)).astype(np.float32)
-    import jax
-
-    variables = encoder.init(jax.random.key(0), images)
-    headless = style_levels.without_head(name, encoder)
-    _, expected = encoder.apply(variables, images)
-    logits, features = headless.apply(variables, images)
+def test_a_trained_classifier_gives_its_features_at_every_size():
+    encoder = models.build("alexnet_small", num_classes=3, width=4)
+    images = np.random.default_rng(0).uniform(size=(1, 16, 16, 3)).astype(np.float32)
+    variables = jax.jit(encoder.init)(jax.random.key(0), images)
+    headless = style_levels.without_head("alexnet_small", encoder)
+    _, expected = jax.jit(encoder.apply)(variables, images)
+    logits, features = jax.jit(headless.apply)(variables, images)
     assert logits.shape == (1, 0) and set(expected) - set(features) == {"fc6", "fc7", "fc8"}
     for layer, values in features.items():
-        np.testing.assert_array_equal(values, expected[layer])
+        np.testing.assert_allclose(values, expected[layer], atol=1e-6)
     wide = np.concatenate([images, images], axis=2)
-    assert headless.apply(variables, wide)[1]["conv5"].shape[2] > expected["conv5"].shape[2]
+    assert jax.eval_shape(headless.apply, variables, wide)[1]["conv5"].shape == (1, 2, 4, 16)
+
+
+def test_caffenet_gives_its_features_at_every_size():
+    encoder = models.build("caffenet", num_classes=3, dense_width=8)
+    variables = jax.eval_shape(encoder.init, jax.random.key(0), jax.ShapeDtypeStruct((1, 64, 64, 3), np.float32))
+    headless = style_levels.without_head("caffenet", encoder)
+    for height, width in ((64, 64), (96, 128)):
+        images = jax.ShapeDtypeStruct((1, height, width, 3), np.float32)
+        _, features = jax.eval_shape(headless.apply, variables, images)
+        assert features["conv5"].shape == (1, height // 32 - 1, width // 32 - 1, 256) and "fc6" not in features
