@@ -33,6 +33,8 @@ from arinv.tasks import (
     inverter,
     report,
     score,
+    style_evaluation,
+    stylization,
 )
 from arinv.tasks import workdir as workdirs
 
@@ -54,6 +56,8 @@ _TASKS = {
     "denoiser": denoiser,
     "denoising_evaluation": denoising_evaluation,
     "denoise": denoise,
+    "stylization": stylization,
+    "style_evaluation": style_evaluation,
 }
 _MISTAKE = 2  # exit code
 

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from arinv.errors import UserError
-from arinv.ops.wct import METHODS, wct
+from arinv.ops.wct import METHODS, VARIANTS, style_moments, transfer, wct
 
 transform = jax.jit(wct, static_argnames=("variant", "method", "num_labels"))
+SIZES = [(64, 6), (64, 12), (192, 13), (256, 6), (256, 17)]  # channels, side: fewer positions than channels, and more
 
 
 def features(seed, side, channels, batch=2):
@@ -44,14 +45,16 @@ def reference(content, style, variant):
     return np.stack(result)
 
 
-@pytest.mark.parametrize(("channels", "side"), [(64, 12), (192, 13), (256, 6)])
+@pytest.mark.parametrize(("channels", "side"), SIZES)
 def test_the_official_variant_equals_float64(channels, side):
     """With more positions than channels, and with fewer, where the covariance is singular."""
-    content, style = features(0, side, channels), features(1, side + 1, channels)
+    content, style = features(0, side, channels, batch=1), features(1, side + 1, channels, batch=1)
     expected = reference(content, style, "official")
-    np.testing.assert_allclose(transform(content, style), expected, atol=1e-4)
+    exact = transform(content, style)
+    np.testing.assert_allclose(exact, expected, atol=1e-4)
     fast = transform(content, style, method="newton_schulz")
     np.testing.assert_allclose(fast, expected, atol=1e-3)
+    np.testing.assert_allclose(fast, exact, atol=1e-3)
 
 
 @pytest.mark.parametrize("variant", ["ust", "ct"])
@@ -67,6 +70,29 @@ def test_content_with_itself_is_the_identity(variant):
     content = features(0, 14, 16)
     style = np.roll(content, 3, axis=1)  # the same pixels elsewhere
     np.testing.assert_allclose(transform(content, style, variant=variant), content, atol=2e-3)
+
+
+@pytest.mark.parametrize(("channels", "side"), [(64, 12), (192, 13), (256, 6)])
+@pytest.mark.parametrize("method", METHODS)
+def test_content_with_itself_is_the_identity_at_the_sizes_of_alexnet(channels, side, method):
+    content = features(0, side, channels, batch=1)
+    np.testing.assert_allclose(transform(content, content, method=method), content, atol=1e-3)
+
+
+def test_content_with_itself_is_the_identity_where_the_covariance_is_singular():
+    content = features(0, 6, 64)
+    np.testing.assert_allclose(transform(content, content, variant="ust"), content, atol=2e-3)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("method", METHODS)
+def test_the_output_has_the_style_s_mean(variant, method):
+    """Before the clamp, which acts nowhere here: the content's range is wider than that of the result."""
+    content, style = features(0, 12, 64), features(1, 9, 64)
+    content[:, 0, 0], content[:, 0, 1] = 40.0, -40.0
+    got = np.asarray(transform(content, style, variant=variant, method=method), np.float64)
+    assert np.abs(got).max() < 40
+    np.testing.assert_allclose(got.mean((1, 2)), style.astype(np.float64).mean((1, 2)), atol=1e-4)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -97,6 +123,22 @@ def test_regions_take_the_style_of_their_label():
     without = np.asarray(label(content, style, style_labels=jnp.ones((2, 8, 8), jnp.int32)))
     np.testing.assert_allclose(without[:, :, 4:], content[:, :, 4:], atol=1e-6)
     assert np.abs(without[:, :, :4] - content[:, :, :4]).max() > 0.1
+
+
+def test_moments_taken_once_serve_many_contents_and_mixtures():
+    content, styles = features(0, 8, 8), [features(1, 8, 8), features(2, 7, 8)]
+    moments = [jax.jit(style_moments)(style) for style in styles]
+    alone = [np.asarray(transform(content, style)) for style in styles]
+    mix = jax.jit(lambda weights: transfer(content, moments, weights=weights))
+    for i, weights in enumerate(np.eye(2, dtype=np.float32)):
+        np.testing.assert_allclose(mix(tuple(weights)), alone[i], atol=1e-5)
+    np.testing.assert_allclose(mix((0.25, 0.75)), 0.25 * alone[0] + 0.75 * alone[1], atol=1e-5)
+    with pytest.raises(UserError, match="2 styles need as many weights; got 1"):
+        transfer(content, moments)
+    with pytest.raises(UserError, match="one layer"):
+        transfer(features(0, 8, 9), moments[:1])
+    with pytest.raises(UserError, match="num_labels"):
+        transfer(content, moments[:1], num_labels=2)
 
 
 @pytest.mark.parametrize(

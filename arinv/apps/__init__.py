@@ -1,5 +1,5 @@
 """Applications: algorithms over callables (`features_fn`, `decode_fn`), whatever networks stand behind them."""
 
-from arinv.apps import anomaly, denoising, inversion, representation_inversion
+from arinv.apps import anomaly, denoising, inversion, representation_inversion, style
 
-__all__ = ["anomaly", "denoising", "inversion", "representation_inversion"]
+__all__ = ["anomaly", "denoising", "inversion", "representation_inversion", "style"]

@@ -7,8 +7,14 @@ in what keeps the covariances regular:
     ust        eigenvalues below 1e-5 left out, no clamp (Li et al. 2017)
     ct         identity added on the content's side alone, no clamp (a widespread port of it)
 
+Of a style only its mean and a root of its covariance count: `style_moments` takes them once, for as many contents as
+are to come, `transfer` gives them to a content, and `wct` is one after the other.
+
 Source: Li et al. 2017, "Universal Style Transfer via Feature Transforms", eqs. 2 and 3.
 """
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +29,20 @@ METHODS = ("eigh", "newton_schulz")
 _SMALLEST_EIGENVALUE = 1e-5
 _MIN_PIXELS = 10  # of a label on either side, and the greatest ratio of its areas, as in WCT2's code
 _MAX_RATIO = 100.0
+
+
+class StyleMoments(NamedTuple):
+    """What is taken over from B styles, of each label's region (L = 1 for the whole image).
+
+    Attributes:
+      mean: [B, L, C] of the features.
+      root: [B, L, C, C], square root of their covariance, regularised as the variant says.
+      count: [B, L], positions in the region.
+    """
+
+    mean: Array
+    root: Array
+    count: Array
 
 
 def wct(
@@ -59,64 +79,150 @@ def wct(
     Source: Li et al. 2017, section 3; regions as in Yoo et al. 2019 (WCT2).
     """
     content, style = jnp.asarray(content_features, jnp.float32), jnp.asarray(style_features, jnp.float32)
-    _check(content, style, variant, method, content_labels, style_labels, num_labels)
+    if not (content.ndim == style.ndim == 4 and content.shape[::3] == style.shape[::3]):
+        raise _mismatch(content.shape, style.shape)
+    if not (bool(num_labels) == (content_labels is not None) == (style_labels is not None)):
+        raise UserError("labels need all three: content_labels, style_labels and num_labels")
+    options = {"variant": variant, "method": method, "num_labels": num_labels}
+    moments = style_moments(style, labels=style_labels, **options)
+    return transfer(content, (moments,), alpha=alpha, labels=content_labels, **options)
+
+
+def style_moments(
+    style_features: ArrayLike,
+    *,
+    variant: str = "official",
+    method: str = "eigh",
+    labels: ArrayLike | None = None,
+    num_labels: int = 0,
+) -> StyleMoments:
+    """Returns what `transfer` takes over from styles.
+
+    Args:
+      style_features: [B, h', w', C].
+      variant: see `wct`.
+      method: see `wct`.
+      labels: int [B, h', w'], 0..num_labels-1.
+      num_labels: number of labels; 0 for moments of the whole image.
+
+    Returns:
+      Moments of B styles.
+
+    Raises:
+      UserError: unknown variant or method, or labels without their number or the other way round.
+    """
+    _check_options(variant, method, labels, num_labels)
+    style = jnp.asarray(style_features, jnp.float32)
+    b, h, w, c = style.shape
+    rows = style.reshape(b, h * w, c)
+    parts = []
+    for mask in _masks(labels, num_labels, (b, h * w)):
+        mean, _, covariance = _moments(rows, mask)
+        if variant == "official":
+            covariance += jnp.eye(c)[None]
+        root = _root(covariance, method, inverse=False, cut=_cut(variant))
+        parts.append(StyleMoments(mean[:, 0], root, jnp.sum(mask, axis=1)))
+    return StyleMoments(*(jnp.stack(values, axis=1) for values in zip(*parts, strict=True)))
+
+
+def transfer(
+    content_features: ArrayLike,
+    styles: Sequence[StyleMoments],
+    *,
+    weights: Sequence[float] = (1.0,),
+    alpha: float = 1.0,
+    variant: str = "official",
+    method: str = "eigh",
+    labels: ArrayLike | None = None,
+    num_labels: int = 0,
+) -> Array:
+    """Returns content features with the moments of a style, or a mixture of the results of several.
+
+    Args:
+      content_features: [B, h, w, C].
+      styles: moments of B styles each, all of the same variant and number of labels.
+      weights: of the styles.
+      alpha: share of the transformed features, 1 for all; the rest are the content's.
+      variant: see `wct`.
+      method: see `wct`.
+      labels: int [B, h, w], 0..num_labels-1.
+      num_labels: number of labels; 0 to transform the whole image at once.
+
+    Returns:
+      float32 [B, h, w, C].
+
+    Raises:
+      UserError: unknown variant or method, moments of other features, weights that are not one a style, or labels
+        without their number or the other way round.
+
+    Source: Li et al. 2017, section 3; regions as in Yoo et al. 2019 (WCT2).
+    """
+    _check_options(variant, method, labels, num_labels)
+    content = jnp.asarray(content_features, jnp.float32)
+    if not styles or len(weights) != len(styles):
+        raise UserError(f"{len(styles)} styles need as many weights; got {len(weights)}")
+    for style in styles:
+        if content.ndim != 4 or content.shape[::3] != style.mean.shape[::2]:
+            raise _mismatch(content.shape, style.mean.shape)
     b, h, w, c = content.shape
-    rows, style_rows = content.reshape(b, h * w, c), style.reshape(b, -1, c)
-    if num_labels:
-        own, other = (jnp.asarray(labels).reshape(b, -1) for labels in (content_labels, style_labels))
-        result = rows
-        for label in range(num_labels):
-            masks = (own == label).astype(jnp.float32), (other == label).astype(jnp.float32)
-            transformed = _transform(rows, style_rows, *masks, variant, method)
-            chosen = (masks[0] > 0) & _comparable(*masks)[:, None]
-            result = jnp.where(chosen[:, :, None], transformed, result)
-    else:
-        ones = jnp.ones(rows.shape[:2]), jnp.ones(style_rows.shape[:2])
-        result = _transform(rows, style_rows, *ones, variant, method)
+    rows = content.reshape(b, h * w, c)
+    results = [rows] * len(styles)
+    for label, mask in enumerate(_masks(labels, num_labels, rows.shape[:2])):
+        mean, centred, covariance = _moments(rows, mask)
+        if variant != "ust":
+            covariance += jnp.eye(c)[None]
+        whitening = _root(covariance, method, inverse=True, cut=_cut(variant))
+        for i, style in enumerate(styles):
+            with jax.default_matmul_precision("highest"):
+                colored = centred @ (whitening @ style.root[:, label]) + style.mean[:, label, None]
+            if variant == "official":
+                colored = _clamp(colored, rows, mask)
+            if num_labels:
+                chosen = (mask > 0) & _comparable(jnp.sum(mask, axis=1), style.count[:, label])[:, None]
+                colored = jnp.where(chosen[:, :, None], colored, results[i])
+            results[i] = colored
+    result = sum(weight * colored for weight, colored in zip(weights, results, strict=True))
     return (alpha * result + (1 - alpha) * rows).reshape(content.shape)
 
 
-def _check(content, style, variant, method, content_labels, style_labels, num_labels) -> None:
+def _check_options(variant: str, method: str, labels: ArrayLike | None, num_labels: int) -> None:
     if variant not in VARIANTS:
         raise unknown("WCT variant", variant, VARIANTS)
     if method not in METHODS:
         raise unknown("method for matrix roots", method, METHODS)
-    same = content.ndim == style.ndim == 4 and content.shape[::3] == style.shape[::3]
-    if not same:
-        raise UserError(
-            f"content features {content.shape} and style features {style.shape} must be [B, h, w, C] with the same "
-            "number of images and channels: take them from one layer"
-        )
-    if not (bool(num_labels) == (content_labels is not None) == (style_labels is not None)):
-        raise UserError("labels need all three: content_labels, style_labels and num_labels")
+    if bool(num_labels) != (labels is not None):
+        raise UserError("labels need both: the label of every position and num_labels")
 
 
-def _comparable(content_mask: Array, style_mask: Array) -> Array:
-    own, other = jnp.sum(content_mask, axis=1), jnp.sum(style_mask, axis=1)
+def _mismatch(content: tuple[int, ...], style: tuple[int, ...]) -> UserError:
+    return UserError(
+        f"content features {content} and style features {style} must be [B, h, w, C] with the same "
+        "number of images and channels: take them from one layer"
+    )
+
+
+def _masks(labels: ArrayLike | None, num_labels: int, shape: tuple[int, int]) -> Iterator[Array]:
+    """Yields the positions of each label as float [B, N], or all of them once."""
+    if not num_labels:
+        yield jnp.ones(shape)
+        return
+    labels = jnp.asarray(labels).reshape(shape)
+    for label in range(num_labels):
+        yield (labels == label).astype(jnp.float32)
+
+
+def _comparable(own: Array, other: Array) -> Array:
+    """Returns whether regions of so many positions [B] are large and alike enough."""
     large = (own > _MIN_PIXELS) & (other > _MIN_PIXELS)
     return large & (own < _MAX_RATIO * other) & (other < _MAX_RATIO * own)
 
 
-def _transform(content, style, content_mask, style_mask, variant: str, method: str) -> Array:
-    """Returns content [B, N, C] whitened by its own covariance and coloured by the style's, over masks [B, N]."""
-    mean, centred, covariance = _moments(content, content_mask)
-    style_mean, _, style_covariance = _moments(style, style_mask)
-    identity = jnp.eye(content.shape[-1])[None]
-    if variant != "ust":
-        covariance += identity
-    if variant == "official":
-        style_covariance += identity
-    cut = _SMALLEST_EIGENVALUE if variant == "ust" else 0.0
-    whitening = _root(covariance, method, inverse=True, cut=cut)
-    colouring = _root(style_covariance, method, inverse=False, cut=cut)
-    with jax.default_matmul_precision("highest"):
-        result = centred @ (whitening @ colouring) + style_mean
-    if variant == "official":
-        inside = content_mask[:, :, None] > 0
-        low = jnp.min(jnp.where(inside, content, jnp.inf), axis=(1, 2), keepdims=True)
-        high = jnp.max(jnp.where(inside, content, -jnp.inf), axis=(1, 2), keepdims=True)
-        result = jnp.clip(result, low, high)
-    return result
+def _clamp(colored: Array, content: Array, mask: Array) -> Array:
+    """Returns features brought into the range of the content's in the mask."""
+    inside = mask[:, :, None] > 0
+    low = jnp.min(jnp.where(inside, content, jnp.inf), axis=(1, 2), keepdims=True)
+    high = jnp.max(jnp.where(inside, content, -jnp.inf), axis=(1, 2), keepdims=True)
+    return jnp.clip(colored, low, high)
 
 
 def _moments(features: Array, mask: Array) -> tuple[Array, Array, Array]:
@@ -128,6 +234,11 @@ def _moments(features: Array, mask: Array) -> tuple[Array, Array, Array]:
     with jax.default_matmul_precision("highest"):
         covariance = jnp.swapaxes(centred * weights, 1, 2) @ centred
     return mean, centred, covariance / jnp.maximum(count - 1, 1)
+
+
+def _cut(variant: str) -> float:
+    """Returns below which size eigenvalues count as 0."""
+    return _SMALLEST_EIGENVALUE if variant == "ust" else 0.0
 
 
 def _root(matrices: Array, method: str, *, inverse: bool, cut: float) -> Array:

@@ -1,0 +1,203 @@
+"""Style transfer at several levels: encode, whiten and colour, decode, and on to the next level.
+
+Images are float32 [B, H, W, 3] in [0, 1]; every row is a pair of a content and a style, whose sizes may differ. A level
+is an encoder's layer with the generator that inverts it; networks enter as functions.
+
+    official   from the deepest level to the shallowest, whose generator makes the picture (released code)
+    paper      from the shallowest to the deepest (Rojas-Gomez et al. 2022, section 3.3)
+
+Source: Li et al. 2017, "Universal Style Transfer via Feature Transforms"; Rojas-Gomez et al. 2022, section 3.3.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from arinv.errors import UserError, unknown
+from arinv.ops.images import check_images
+from arinv.ops.wct import StyleMoments, style_moments, transfer
+from arinv.types import Array, ArrayLike, DecodeFn, FeaturesFn
+
+ORDERS = ("official", "paper")
+
+
+class Level(NamedTuple):
+    """An encoder's layer and its inverse.
+
+    Attributes:
+      layer: the feature that is transformed.
+      features_fn: images -> named features, among them the layer's [B, h, w, C].
+      decode_fn: that feature -> images of the size that it came from.
+    """
+
+    layer: str
+    features_fn: FeaturesFn
+    decode_fn: DecodeFn
+
+
+# The moments of styles at each level, from the shallowest to the deepest.
+StyleCode = tuple[StyleMoments, ...]
+
+
+def stylize(
+    levels: Sequence[Level],
+    content: ArrayLike,
+    style: ArrayLike,
+    *,
+    variant: str = "official",
+    method: str = "eigh",
+    alpha: float = 1.0,
+    order: str = "official",
+    content_labels: ArrayLike | None = None,
+    style_labels: ArrayLike | None = None,
+    num_labels: int = 0,
+) -> Array:
+    """Returns contents in the styles of others, row by row.
+
+    Args:
+      levels: from the shallowest to the deepest.
+      content: [B, H, W, 3] in [0, 1], of a size that the levels return.
+      style: [B, H', W', 3] in [0, 1].
+      variant: of the transform, "official", "ust" or "ct"; see ops.wct.
+      method: "eigh" or "newton_schulz"; see ops.wct.
+      alpha: share of the transformed features at each level, 1 for all; 0 encodes and decodes the content.
+      order: "official" or "paper", see above.
+      content_labels: int [B, H, W], 0..num_labels-1: each region takes on the style of the same label's region, and is
+        left as it is where that is missing or much smaller or larger.
+      style_labels: int [B, H', W'], likewise.
+      num_labels: number of labels; 0 for none.
+
+    Returns:
+      float32 [B, H, W, 3] in [0, 1].
+
+    Raises:
+      UserError: no level, images outside [0, 1], unknown names, different numbers of contents and styles, labels of one
+        side only.
+
+    Source: Rojas-Gomez et al. 2022, section 3.3 and released code.
+    """
+    if content.shape[0] != style.shape[0]:
+        raise UserError(
+            f"{content.shape[0]} contents cannot be paired with {style.shape[0]} styles; give as many of each"
+        )
+    if not (bool(num_labels) == (content_labels is not None) == (style_labels is not None)):
+        raise UserError("labels need all three: content_labels, style_labels and num_labels")
+    options = {"variant": variant, "method": method, "num_labels": num_labels}
+    code = encode_style(levels, style, labels=style_labels, **options)
+    return stylize_with(levels, content, (code,), alpha=alpha, order=order, labels=content_labels, **options)
+
+
+def encode_style(
+    levels: Sequence[Level],
+    style: ArrayLike,
+    *,
+    variant: str = "official",
+    method: str = "eigh",
+    labels: ArrayLike | None = None,
+    num_labels: int = 0,
+) -> StyleCode:
+    """Returns all that contents take over from styles, to be used for as many contents as there are.
+
+    Args:
+      levels: from the shallowest to the deepest.
+      style: [B, H', W', 3] in [0, 1].
+      variant: see `stylize`.
+      method: see `stylize`.
+      labels: int [B, H', W'], 0..num_labels-1.
+      num_labels: number of labels; 0 for none.
+
+    Returns:
+      The moments of B styles at each level.
+
+    Raises:
+      UserError: no level, images outside [0, 1], unknown names, or labels without their number.
+    """
+    _check_levels(levels)
+    check_images(style, "style")
+    code = []
+    for level in levels:
+        features = _features(level, style)
+        regions = _resize_labels(labels, features)
+        code.append(style_moments(features, variant=variant, method=method, labels=regions, num_labels=num_labels))
+    return tuple(code)
+
+
+def stylize_with(
+    levels: Sequence[Level],
+    content: ArrayLike,
+    codes: Sequence[StyleCode],
+    *,
+    weights: Sequence[float] = (1.0,),
+    variant: str = "official",
+    method: str = "eigh",
+    alpha: float = 1.0,
+    order: str = "official",
+    labels: ArrayLike | None = None,
+    num_labels: int = 0,
+) -> Array:
+    """Returns contents in a style, or in a mixture of styles: the weighted sum of their features at each level.
+
+    Args:
+      levels: from the shallowest to the deepest.
+      content: [B, H, W, 3] in [0, 1], of a size that the levels return.
+      codes: of B styles each, from `encode_style` with the same levels, variant and number of labels.
+      weights: of the codes.
+      variant: see `stylize`.
+      method: see `stylize`.
+      alpha: see `stylize`.
+      order: see `stylize`.
+      labels: int [B, H, W], 0..num_labels-1.
+      num_labels: number of labels; 0 for none.
+
+    Returns:
+      float32 [B, H, W, 3] in [0, 1].
+
+    Raises:
+      UserError: no level, images outside [0, 1], unknown names, codes of other levels, or weights that are not one a
+        code.
+    """
+    _check_levels(levels)
+    check_images(content, "content")
+    if order not in ORDERS:
+        raise unknown("order of levels", order, ORDERS)
+    if any(len(code) != len(levels) for code in codes):
+        raise UserError(f"codes of styles are for {[len(code) for code in codes]} levels; there are {len(levels)} here")
+    options = {"weights": weights, "variant": variant, "method": method, "alpha": alpha, "num_labels": num_labels}
+    images = jnp.asarray(content, jnp.float32)
+    for i in _sequence(len(levels), order):
+        features = _features(levels[i], images)
+        regions = _resize_labels(labels, features)
+        features = transfer(features, [code[i] for code in codes], labels=regions, **options)
+        images = jnp.clip(levels[i].decode_fn(features).astype(jnp.float32), 0.0, 1.0)
+    return images
+
+
+def _sequence(count: int, order: str) -> Iterator[int]:
+    """Returns the levels' numbers in the order that they come in."""
+    return iter(range(count)) if order == "paper" else reversed(range(count))
+
+
+def _check_levels(levels: Sequence[Level]) -> None:
+    if not levels:
+        raise UserError("style transfer needs at least one level: a layer's features and the generator that inverts it")
+
+
+def _features(level: Level, images: ArrayLike) -> Array:
+    features = level.features_fn(jnp.asarray(images, jnp.float32))
+    if level.layer not in features:
+        raise unknown("layer", level.layer, features)
+    return features[level.layer]
+
+
+def _resize_labels(labels: ArrayLike | None, features: Array) -> Array | None:
+    """Returns labels [B, H, W] at the grid of features [B, h, w, C], by the label at the middle of each cell."""
+    if labels is None:
+        return None
+    labels = jnp.asarray(labels)
+    for axis in (1, 2):
+        size, cells = labels.shape[axis], features.shape[axis]
+        middles = ((np.arange(cells) + 0.5) * size / cells).astype(np.int32)
+        labels = jnp.take(labels, middles, axis=axis)
+    return labels

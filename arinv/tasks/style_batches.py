@@ -1,0 +1,199 @@
+"""Batches of a style transfer: pictures of one padded size together, each style encoded once.
+
+Which pictures share a batch depends on the config only, so that a run that was cut short goes on to the same bits.
+"""
+
+import functools
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from arinv import parallel
+from arinv.apps import style as apps
+from arinv.ops.color_transfer import color_moments, keep_chroma, match_colors
+from arinv.ops.images import to_float, to_uint8
+from arinv.ops.wct import StyleMoments
+from arinv.tasks import label_maps, style_pictures
+from arinv.tasks.label_maps import LabelMaps
+from arinv.tasks.style_levels import StyleNetworks
+from arinv.tasks.style_pictures import Collection
+
+Pair = tuple[int, int]  # the numbers of a content and of a column
+_Item = tuple[int | None, int]  # a style, for the content whose colours it takes, or for all
+
+
+class Batch(NamedTuple):
+    """What is computed at once.
+
+    Attributes:
+      items: pairs, or styles.
+      rows: length that the batch is filled up to, the same for all batches of a size of images.
+    """
+
+    items: tuple[Any, ...]
+    rows: int
+
+
+class PairStylizer:
+    """Makes the pictures of pairs of a content and a column, which is a style or a mixture of styles."""
+
+    def __init__(
+        self,
+        config: ConfigDict,
+        networks: StyleNetworks,
+        content: Collection,
+        style: Collection,
+        maps: LabelMaps,
+        mesh: jax.sharding.Mesh,
+    ):
+        """Plans the batches; every content and style is read once for its size.
+
+        Args:
+          config: of the task.
+          networks: the levels.
+          content: the contents.
+          style: the styles.
+          maps: their label maps, if any.
+          mesh: the devices, which divide config.batch_size.
+        """
+        self._config, self._networks, self._mesh, self._maps = config, networks, mesh, maps
+        self._variables = jax.device_put(networks.variables, parallel.replicated(mesh))
+        self._columns = columns(config, len(style))
+        cache = functools.lru_cache(maxsize=2 * config.batch_size)
+        self._read_content = cache(functools.partial(self._prepare, content, maps.content))
+        self._content_colors = cache(self._colors_of)
+        self._read_style = functools.partial(self._prepare, style, maps.style)
+        self._content_sizes, self._style_sizes = (
+            [self._padded_size(collection[i]) for i in range(len(collection))] for collection in (content, style)
+        )
+        self._encode, self._apply = jax.jit(self._encode_rows), jax.jit(self._apply_rows)
+        self._colors = jax.jit(lambda _, rows: color_moments(to_float(rows["image"])))
+        self._codes: dict[_Item, apps.StyleCode] = {}
+        self._matching = config.keep_color == "match"
+        self._style_batches = self._batches([(None, j) for j in range(len(style))], self._style_size)
+
+    def batches(self) -> list[Batch]:
+        """Returns all pairs, in the batches that they are made in."""
+        pairs = [(i, k) for i in range(len(self._content_sizes)) for k in range(len(self._columns))]
+        return self._batches(pairs, lambda pair: self._content_sizes[pair[0]])
+
+    def make(self, batch: Batch) -> list[np.ndarray]:
+        """Returns the pictures of a batch.
+
+        Args:
+          batch: one of `batches`.
+
+        Returns:
+          uint8 [H, W, 3] of each pair, of its content's size.
+        """
+        pairs, codes = batch.items, self._codes_for(batch.items)
+        rows = []
+        for i, k in pairs:
+            rows.append(self._read_content(i)[1] | {"codes": [codes[self._item(i, j)] for j in self._columns[k]]})
+        images = self._run(self._apply, rows, batch.rows)
+        shapes = [self._read_content(i)[0] for i, _ in pairs]
+        return [image[: shape[0], : shape[1]] for image, shape in zip(images, shapes, strict=True)]
+
+    def _codes_for(self, pairs: Sequence[Pair]) -> dict[_Item, apps.StyleCode]:
+        """Returns the codes of all styles that a batch needs; those for all contents are kept."""
+        needed = list(dict.fromkeys(self._item(i, j) for i, k in pairs for j in self._columns[k]))
+        if self._matching:
+            self._codes.clear()
+        batches = self._batches(needed, self._style_size) if self._matching else self._style_batches
+        for batch in batches:
+            if any(item in needed and item not in self._codes for item in batch.items):
+                rows = self._style_rows(batch.items)
+                self._codes |= dict(zip(batch.items, self._run(self._encode, rows, batch.rows), strict=True))
+        return self._codes
+
+    def _style_rows(self, items: Sequence[_Item]) -> list[dict[str, Any]]:
+        rows = [self._read_style(j)[1] for _, j in items]
+        if self._matching:
+            rows = [row | {"colors": self._content_colors(i)} for row, (i, _) in zip(rows, items, strict=True)]
+        return rows
+
+    def _colors_of(self, content: int) -> StyleMoments:
+        return self._run(self._colors, [{"image": self._read_content(content)[1]["image"]}], 1)[0]
+
+    def _item(self, content: int, style: int) -> _Item:
+        return (content if self._matching else None), style
+
+    def _style_size(self, item: _Item) -> tuple[int, ...]:
+        return self._style_sizes[item[1]]
+
+    def _prepare(self, collection: Collection, maps: Sequence[np.ndarray], index: int):
+        """Returns the shape of a picture, and the picture and its label map as the networks take them."""
+        picture = collection[index]
+        row = {"image": self._pad(picture)}
+        if maps:
+            fields = self._config.data
+            crop = bool(fields.size) and fields.resize == "crop"
+            row["labels"] = self._pad(label_maps.resize(maps[index], *picture.shape[:2], crop=crop))
+        return picture.shape, row
+
+    def _pad(self, picture: np.ndarray) -> np.ndarray:
+        return style_pictures.pad(picture, multiple=self._networks.multiple, smallest=self._networks.smallest)
+
+    def _padded_size(self, picture: np.ndarray) -> tuple[int, ...]:
+        return self._pad(picture[..., :1]).shape[:2]
+
+    def _batches(self, items: Sequence[Any], size_of: Callable[[Any], Hashable]) -> list[Batch]:
+        """Returns items of one size together, in as few batches as allowed, of lengths that differ by one at most."""
+        groups: dict[Hashable, list] = {}
+        for item in items:
+            groups.setdefault(size_of(item), []).append(item)
+        batches = []
+        for group in groups.values():
+            count = -(-len(group) // self._config.batch_size)
+            rows = -(-len(group) // count)
+            batches += [Batch(tuple(group[start : start + rows]), rows) for start in range(0, len(group), rows)]
+        return batches
+
+    def _run(self, function: Callable, rows: Sequence[Any], length: int) -> list[Any]:
+        """Returns the results of a jitted function of (variables, stacked rows), one a row."""
+        length += -length % self._mesh.size
+        filled = [*rows, *[rows[-1]] * (length - len(rows))]
+        stacked = jax.tree.map(lambda *values: np.stack(values), *filled)
+        leaves, tree = jax.tree.flatten(stacked)
+        placed = parallel.place_batch({str(i): leaf for i, leaf in enumerate(leaves)}, self._mesh)
+        batch = tree.unflatten([placed[str(i)] for i in range(len(leaves))])
+        results = parallel.to_host(function(self._variables, batch))
+        return [jax.tree.map(lambda x, i=i: np.asarray(x)[i], results) for i in range(len(rows))]
+
+    def _options(self) -> dict[str, Any]:
+        transform = self._config.transform
+        return {"variant": transform.variant, "method": transform.method, "num_labels": self._maps.num_labels}
+
+    def _encode_rows(self, variables, rows):
+        images = to_float(rows["image"])
+        if "colors" in rows:
+            images = match_colors(images, rows["colors"])
+        levels = self._networks.levels(variables)
+        return apps.encode_style(levels, images, labels=rows.get("labels"), **self._options())
+
+    def _apply_rows(self, variables, rows):
+        content = to_float(rows["image"])
+        images = apps.stylize_with(
+            self._networks.levels(variables),
+            content,
+            rows["codes"],
+            weights=shares(self._config) or (1.0,),
+            alpha=self._config.transform.alpha,
+            order=self._config.transform.order,
+            labels=rows.get("labels"),
+            **self._options(),
+        )
+        return to_uint8(keep_chroma(images, content) if self._config.keep_color == "luminance" else images)
+
+
+def columns(config: ConfigDict, num_styles: int) -> list[tuple[int, ...]]:
+    """Returns the styles of each column of a contact sheet: one, or all of them where they are mixed."""
+    return [tuple(range(num_styles))] if config.mix else [(j,) for j in range(num_styles)]
+
+
+def shares(config: ConfigDict) -> tuple[float, ...]:
+    """Returns the weights of a mixture of styles, which add up to 1; empty where none are mixed."""
+    return tuple(weight / sum(config.mix) for weight in config.mix)

@@ -1,0 +1,138 @@
+"""The contents and styles of a style transfer: pictures of any size with names, brought to sizes that networks take.
+
+config.data   {"content", "style": an image file, a folder, or "photos:NAME+NAME" for photographs that come along,
+               "num_content", "num_style": how many of them, 0 for all,
+               "content_labels", "style_labels": folders of label maps (tasks/label_maps.py), empty for none,
+               "size": side that pictures are brought to, 0 for their own size, "resize": "squash" or "crop",
+               "max_side": larger pictures are reduced until their longer side has it, 0 for no limit,
+               "on_bad_image": "error" or "skip"}
+"""
+
+import pathlib
+import sys
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from ml_collections import ConfigDict
+from PIL import Image
+
+from arinv import data
+from arinv.data.folder import SUFFIXES, is_image
+from arinv.data.images import RESIZE_MODES
+from arinv.data.photos import CLASS_NAMES
+from arinv.errors import UserError, unknown
+
+_PHOTOS = "photos:"
+
+
+class Collection:
+    """Pictures with short names, read and resized when they are asked for.
+
+    Attributes:
+      names: one a picture, fit to be part of a file's name, no two alike.
+      reduced: names of the pictures read so far that were larger than data.max_side.
+    """
+
+    def __init__(self, fields: ConfigDict, which: str):
+        """Opens the pictures of a file, a folder or "photos:".
+
+        Args:
+          fields: config.data.
+          which: "content" or "style".
+
+        Raises:
+          UserError: nothing there, no image in it, or a damaged one.
+        """
+        self._fields, reference = fields, fields[which]
+        self.reduced: set[str] = set()
+        if reference.startswith(_PHOTOS):
+            chosen = _photographs(reference)
+            self._pictures = [data.read_photograph(name) for name in chosen]
+            self.names = tuple(chosen)
+        else:
+            self._pictures = data.open_pictures(reference, on_bad_image=fields.on_bad_image)
+            self.names = _short_names(self._pictures.names)
+            if self._pictures.bad_files:
+                print(f"{reference}: skipped {len(self._pictures.bad_files)} unreadable image(s)", file=sys.stderr)
+        if count := fields[f"num_{which}"]:
+            self.names = self.names[:count]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        return (self[i] for i in range(len(self)))
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        """Returns a picture, uint8 [H, W, 3], at the size that the config asks for."""
+        fields, picture = self._fields, self._pictures[index]
+        if fields.size:
+            return data.resize_u8(picture, fields.size, fields.resize)
+        height, width = picture.shape[:2]
+        factor = fields.max_side / max(height, width) if fields.max_side else 1.0
+        if factor >= 1:
+            return picture
+        self.reduced.add(self.names[index])
+        size = (max(1, round(width * factor)), max(1, round(height * factor)))
+        return np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.BILINEAR))
+
+
+def validate(fields: ConfigDict) -> None:
+    """Checks config.data before anything is decoded.
+
+    Raises:
+      UserError: pictures that are not named or not there, or a number out of range.
+    """
+    for which in ("content", "style"):
+        reference = fields[which]
+        if not reference:
+            raise UserError(f"data.{which} is empty; name an image file or a folder of images")
+        if reference.startswith(_PHOTOS):
+            _photographs(reference)
+            continue
+        path = pathlib.Path(reference).expanduser()
+        if not path.exists():
+            raise UserError(f"data.{which}={reference!r} does not exist; name an image file or a folder of images")
+        if path.is_dir() and not any(is_image(file) for file in path.rglob("*")):
+            raise UserError(f"folder {reference!r} holds no image; looked for {' '.join(sorted(SUFFIXES))}")
+    if fields.resize not in RESIZE_MODES:
+        raise unknown("resize", fields.resize, RESIZE_MODES)
+    for name in ("size", "max_side", "num_content", "num_style"):
+        if fields[name] < 0:
+            raise UserError(f"data.{name} must be 0 or more; got {fields[name]}")
+    if bool(fields.content_labels) != bool(fields.style_labels):
+        raise UserError("label maps need both data.content_labels and data.style_labels, a folder each")
+
+
+def pad(picture: np.ndarray, *, multiple: int, smallest: int) -> np.ndarray:
+    """Returns a picture or label map continued to the right and below by its mirror image, to sides that networks take.
+
+    A mirror image leaves the statistics of the features, which are the style, nearly as they were; a repeated border
+    would add flat stripes to them.
+
+    Args:
+      picture: [H, W, ...].
+      multiple: of the sides.
+      smallest: least length of a side.
+    """
+    sides = (max(smallest, -(-side // multiple) * multiple) for side in picture.shape[:2])
+    missing = [(0, wanted - side) for wanted, side in zip(sides, picture.shape[:2], strict=True)]
+    return np.pad(picture, missing + [(0, 0)] * (picture.ndim - 2), mode="symmetric")
+
+
+def _photographs(reference: str) -> list[str]:
+    names = list(dict.fromkeys(filter(None, reference.removeprefix(_PHOTOS).split("+")))) or list(CLASS_NAMES)
+    for name in names:
+        if name not in CLASS_NAMES:
+            raise unknown("photograph", name, CLASS_NAMES)
+    return names
+
+
+def _short_names(names: Sequence[str]) -> tuple[str, ...]:
+    """Returns names without endings where those are not needed to tell them apart, folders joined by "_"."""
+    flat = [name.replace("/", "_") for name in names]
+    stems = [name.rpartition(".")[0] or name for name in flat]
+    short = [stem if stems.count(stem) == 1 else name for stem, name in zip(stems, flat, strict=True)]
+    if len(set(short)) < len(short):  # such as "a/b.png" beside "a_b.png"
+        short = [f"{i:04d}_{name}" for i, name in enumerate(short)]
+    return tuple(short)

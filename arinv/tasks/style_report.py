@@ -1,0 +1,95 @@
+"""What a reader sees of an evaluated style transfer: numbers of every pair, a table, a page with the contact sheets."""
+
+import base64
+import csv
+import html
+import io
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from arinv.train.writer import write_atomically
+
+_PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>{title}</title>
+<style>
+body {{ font: 16px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 80rem; padding: 0 1rem; color: #222; }}
+table {{ border-collapse: collapse; }} img {{ max-width: 100%; }}
+th, td {{ padding: .35rem .9rem; border-bottom: 1px solid #ddd; text-align: right; }}
+th:first-child, td:first-child {{ text-align: left; }}
+</style></head><body><h1>{title}</h1>{table}<p>{note}</p>{pictures}</body></html>
+"""
+
+
+def write_pairs(
+    workdir: pathlib.Path,
+    contents: Sequence[str],
+    styles: Sequence[str],
+    pairs: Mapping[str, Mapping[str, np.ndarray]],
+) -> None:
+    """Writes the numbers of every pair to per_pair.csv and per_pair.npz.
+
+    Args:
+      workdir: where they go.
+      contents: names of the contents.
+      styles: names of the styles.
+      pairs: entry -> metric -> [contents, styles].
+    """
+    text = io.StringIO()
+    lines = csv.writer(text, lineterminator="\n")
+    names = list(next(iter(pairs.values())))
+    lines.writerow(["encoder", "content", "style", *names])
+    for entry, values in pairs.items():
+        for i, content in enumerate(contents):
+            for j, style in enumerate(styles):
+                numbers = [f"{values[name][i, j]:.6g}" for name in names]
+                lines.writerow([entry, content, style, *numbers])
+    write_atomically(workdir / "per_pair.csv", text.getvalue().encode())
+    arrays = {f"{entry}/{name}": one for entry, values in pairs.items() for name, one in values.items()}
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays, contents=np.array(contents), styles=np.array(styles))
+    write_atomically(workdir / "per_pair.npz", buffer.getvalue())
+
+
+def write_page(title: str, workdir: pathlib.Path, source: pathlib.Path, results: Mapping[str, Any], key: str) -> None:
+    """Writes the table of the entries, and a page of the table with the contact sheets.
+
+    Args:
+      title: heading of both.
+      workdir: where table.md and report.html go.
+      source: workdir of the stylization.
+      results: of the evaluation.
+      key: name of the Gram loss.
+    """
+    heading = ["encoder", f"Gram loss ({key.removeprefix('gram_')})", "SSIM"]
+    rows = [
+        [entry, _text(values, key, ".4g"), _text(values, "ssim", ".3f")] for entry, values in results["entries"].items()
+    ]
+    note = (
+        f"{results['num_contents']} contents x {results['num_styles']} styles; means ± standard deviations over pairs. "
+        f"The Gram loss is to the style (lower is closer to it), SSIM to the content (1 for the content itself). "
+        f"{results['variants'][key]}; {results['setting']['device']}, {results['setting']['dtype']}."
+    )
+    lines = [heading, ["---", "---:", "---:"], *rows]
+    table = "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    write_atomically(workdir / "table.md", f"# {title}\n\n{table}\n{note}\n".encode())
+    cells = [(heading, "th"), *((row, "td") for row in rows)]
+    html_rows = ("".join(f"<{tag}>{html.escape(text)}</{tag}>" for text in row) for row, tag in cells)
+    sheets = [path for path in (source / "side_by_side.png", *sorted(source.glob("sheet_*.png"))) if path.exists()]
+    page = _PAGE.format(
+        title=html.escape(title),
+        table=f"<table>{''.join(f'<tr>{row}</tr>' for row in html_rows)}</table>",
+        note=html.escape(note),
+        pictures="".join(
+            f'<h2>{html.escape(path.stem.replace("_", " "))}</h2><img alt="{html.escape(path.stem)}" '
+            f'src="data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}">'
+            for path in sheets
+        ),
+    )
+    write_atomically(workdir / "report.html", page.encode())
+
+
+def _text(values: Mapping[str, float], name: str, style: str) -> str:
+    return f"{values[name]:{style}} ± {values[f'{name}_std']:{style}}"

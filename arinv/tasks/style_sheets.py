@@ -1,0 +1,74 @@
+"""Contact sheets: contents down the side, styles across the top, results in the cells."""
+
+import textwrap
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from PIL import Image
+
+from arinv.tasks.pictures import labelled_grid
+
+_LONGEST_SIDE = 12_000  # px of a sheet, above which its tiles become smaller
+_SMALLEST_TILE = 48
+_LINES = 3  # of a column's title
+
+
+def contact_sheet(
+    contents: Sequence[np.ndarray],
+    content_names: Sequence[str],
+    styles: Sequence[np.ndarray],
+    titles: Sequence[str],
+    cell: Callable[[int, int], np.ndarray],
+    *,
+    tile: int,
+) -> np.ndarray:
+    """Returns one picture of all contents in all styles.
+
+    Args:
+      contents: uint8 [H, W, 3] of any sizes.
+      content_names: one a content.
+      styles: uint8 [H, W, 3] of any sizes, one a column.
+      titles: one a column.
+      cell: (content, column) -> uint8 [H, W, 3].
+      tile: side of a cell in pixels; less where the sheet would be too large.
+
+    Returns:
+      uint8 [H', W', 3].
+    """
+    tile = max(_SMALLEST_TILE, min(tile, _LONGEST_SIDE // (1 + max(len(contents), len(styles)))))
+    rows = {"": np.stack([fit(np.full((1, 1, 3), 255, np.uint8), tile), *(fit(style, tile) for style in styles)])}
+    for i, name in enumerate(content_names):
+        cells = [fit(cell(i, j), tile) for j in range(len(styles))]
+        rows[name] = np.stack([fit(contents[i], tile), *cells])
+    font_size = 14 if tile >= 128 else 11
+    headings = ["", *(_wrap(title, tile, font_size) for title in titles)]
+    return labelled_grid(rows, columns=headings, min_tile=tile, font_size=font_size)
+
+
+def fit(picture: np.ndarray, side: int) -> np.ndarray:
+    """Returns a picture in the middle of a square, its proportions kept: enlarged by a whole factor, or reduced.
+
+    Args:
+      picture: uint8 [H, W, 3].
+      side: of the square, in pixels.
+    """
+    factor = side / max(picture.shape[:2])
+    if factor >= 1:
+        picture = np.repeat(np.repeat(picture, int(factor), axis=0), int(factor), axis=1)
+    else:
+        size = tuple(max(1, round(length * factor)) for length in (picture.shape[1], picture.shape[0]))
+        picture = np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.LANCZOS))
+    square = np.full((side, side, 3), 255, np.uint8)
+    height, width = picture.shape[:2]
+    top, left = (side - height) // 2, (side - width) // 2
+    square[top : top + height, left : left + width] = picture
+    return square
+
+
+def _wrap(title: str, tile: int, font_size: int) -> str:
+    """Returns a title in lines that fit above a tile."""
+    letters = max(4, int(tile / (0.58 * font_size)))
+    lines = [line for part in title.replace("_", " ").split("\n") for line in textwrap.wrap(part, letters)]
+    if len(lines) > _LINES:
+        lines = [*lines[: _LINES - 1], f"{lines[_LINES - 1][: letters - 2]}.."]
+    return "\n".join(lines)

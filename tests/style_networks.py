@@ -1,0 +1,39 @@
+"""Encoders with inverters as training leaves them, with random weights: for style transfers that are not looked at."""
+
+import jax
+import jax.numpy as jnp
+
+from arinv import models
+from arinv.tasks import networks
+from arinv.train import classifier, inverter
+from arinv.train.checkpoint import Checkpoints
+from arinv.train.state import TrainState
+
+
+def save(workdir, name, variables, description):
+    with Checkpoints(workdir, (name,), keep=1) as checkpoints:
+        state = TrainState(jnp.zeros((), jnp.int32), {name: variables}, {name: {}})
+        checkpoints.save(state, data_state={}, description=description, wait=True)
+
+
+def make(root, *, name, layers, seed, width=4, image_size=32):
+    """Leaves an alexnet_small in root/NAME_encoder and its inverters in root/NAME_LAYER; returns the latter."""
+    encoder = models.build("alexnet_small", num_classes=10, width=width)
+    variables = jax.jit(encoder.init)(jax.random.key(seed), jnp.zeros((1, image_size, image_size, 3)))
+    attack = {"eps": 1.0 if name == "robust" else 0.0, "norm": "l2"}
+    description = {
+        "kind": classifier.NAME, "encoder": "alexnet_small", "options": {"width": width}, "num_classes": 10,
+        "class_names": [], "image_size": image_size, "attack": attack,
+    }  # fmt: skip
+    save(root / f"{name}_encoder", classifier.NAME, variables, description)
+    loaded = networks.load_encoder(root / f"{name}_encoder")
+    for layer in layers:
+        description = {
+            "kind": "inverter", "encoder_workdir": f"../{name}_encoder", "encoder": "alexnet_small", "layer": layer,
+            "variant": "default", "image_size": image_size,
+        }  # fmt: skip
+        generator = networks.build_generator(description, loaded, dtype=jnp.float32)
+        features = networks.feature_structs(loaded.module, image_size)[layer]
+        weights = jax.jit(generator.init)(jax.random.key(seed + 1), jnp.zeros(features.shape))
+        save(root / f"{name}_{layer}", inverter.GENERATOR, weights, description)
+    return "+".join(str(root / f"{name}_{layer}") for layer in layers)

@@ -1,0 +1,172 @@
+"""The levels of a style transfer with toy encoders: identity, order, alpha, batches, mixtures, regions, colours."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from arinv.apps.style import Level, encode_style, stylize, stylize_with
+from arinv.errors import UserError
+from arinv.ops.color_transfer import color_moments, keep_chroma, match_colors
+from arinv.ops.wct import METHODS
+
+
+def pictures(seed, batch=3, height=8, width=8):
+    """Smooth pictures with a colour cast, away from 0 and 1."""
+    rng = np.random.default_rng(seed)
+    mixing = 0.15 * rng.normal(size=(3, 3))
+    cast = rng.uniform(0.45, 0.55, size=(batch, 1, 1, 3))
+    noise = rng.uniform(-1, 1, size=(batch, height, width, 3))
+    return np.clip(cast + noise @ mixing, 0.1, 0.9).astype(np.float32)
+
+
+def orthogonal(name, seed, *, loss=0.0, seen=None):
+    """A level of 1x1 maps with an exact inverse; or one that loses contrast, and notes when it is used."""
+    matrix = np.linalg.qr(np.random.default_rng(seed).normal(size=(3, 3)))[0].astype(np.float32)
+
+    def features_fn(images):
+        if seen is not None:
+            seen.append(name)
+        return {name: 2 * images @ matrix}
+
+    return Level(name, features_fn, lambda features: (1 - loss) * (features @ matrix.T) / 2 + loss / 2)
+
+
+def pooled(name, factor):
+    """A level whose features are means over tiles, and whose generator repeats them."""
+
+    def features_fn(images):
+        b, h, w, c = images.shape
+        return {name: images.reshape(b, h // factor, factor, w // factor, factor, c).mean((2, 4))}
+
+    return Level(name, features_fn, lambda x: jnp.repeat(jnp.repeat(x, factor, axis=1), factor, axis=2))
+
+
+LEVELS = (orthogonal("shallow", 0), orthogonal("deep", 1))
+run = jax.jit(functools.partial(stylize, LEVELS), static_argnames=("variant", "method", "order"))
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("variant", ["official", "ust"])
+@pytest.mark.parametrize("order", ["official", "paper"])
+def test_a_picture_in_its_own_style_is_itself(variant, method, order):
+    images = pictures(0)
+    np.testing.assert_allclose(run(images, images, variant=variant, method=method, order=order), images, atol=1e-3)
+
+
+def test_a_picture_takes_on_the_colours_of_another():
+    content, style = pictures(0), pictures(1, height=6, width=9)
+    got = np.asarray(run(content, style, variant="ust"))
+    np.testing.assert_allclose(got.mean((1, 2)), style.mean((1, 2)), atol=2e-3)
+    assert np.abs(content.mean((1, 2)) - style.mean((1, 2))).max() > 0.02
+
+
+@pytest.mark.parametrize(("order", "expected"), [("official", ["deep", "shallow"]), ("paper", ["shallow", "deep"])])
+def test_levels_come_in_their_order(order, expected):
+    seen = []
+    levels = tuple(orthogonal(name, i, loss=0.2, seen=seen) for i, name in enumerate(("shallow", "deep")))
+    content, style = pictures(0), pictures(1)
+    code = jax.jit(functools.partial(encode_style, levels))(style)
+    seen.clear()
+    both = jax.jit(functools.partial(stylize_with, levels, order=order))(content, (code,))
+    assert seen == expected
+    images = content
+    for name in expected:
+        one = tuple(level for level in levels if level.layer == name)
+        images = jax.jit(functools.partial(stylize, one))(images, style)
+    np.testing.assert_allclose(both, images, atol=1e-6)
+
+
+def test_alpha_0_encodes_and_decodes_the_content():
+    levels = tuple(orthogonal(name, i, loss=0.3) for i, name in enumerate(("a", "b")))
+    content = pictures(0)
+    blend = jax.jit(lambda alpha: stylize(levels, content, pictures(1), alpha=alpha))
+    np.testing.assert_allclose(blend(0.0), 0.5 + 0.7**2 * (content - 0.5), atol=1e-5)
+    assert np.abs(blend(1.0) - blend(0.0)).max() > 0.01
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_batch_is_its_pairs_one_by_one(method):
+    content, style = pictures(0), pictures(1, height=6, width=10)
+    together = run(content, style, method=method)
+    for i in range(len(content)):
+        one = run(content[i : i + 1], style[i : i + 1], method=method)
+        np.testing.assert_allclose(one[0], together[i], atol=1e-5)
+
+
+def test_a_mixture_of_one_style_is_that_style():
+    content, styles = pictures(0), [pictures(1), pictures(2)]
+    codes = [jax.jit(functools.partial(encode_style, LEVELS))(style) for style in styles]
+    mix = jax.jit(lambda weights: stylize_with(LEVELS, content, codes, weights=weights))
+    for weights, style in (((1.0, 0.0), styles[0]), ((0.0, 1.0), styles[1])):
+        np.testing.assert_allclose(mix(weights), run(content, style), atol=1e-5)
+    half = mix((0.5, 0.5))
+    assert min(np.abs(half - run(content, style)).max() for style in styles) > 1e-3
+
+
+def test_regions_take_on_their_own_style_through_features_of_any_grid():
+    height, width = 16, 32
+    content, style = pictures(0, 2, height, width), pictures(1, 2, height, width)
+    style[:, : height // 2] = np.clip(style[:, : height // 2] + np.float32([0.2, 0, -0.2]), 0, 1)
+    content_labels = np.zeros((2, height, width), np.int32)
+    content_labels[:, :, width // 2 :] = 1
+    style_labels = np.zeros((2, height, width), np.int32)
+    style_labels[:, height // 2 :] = 1
+    labels = {"content_labels": content_labels, "style_labels": style_labels, "num_labels": 2}
+    got = jax.jit(lambda: stylize((pooled("a", 2),), content, style, variant="ust", **labels))()
+    got = np.asarray(got)
+    halves = (got[:, :, : width // 2], style[:, : height // 2]), (got[:, :, width // 2 :], style[:, height // 2 :])
+    for mine, theirs in halves:
+        np.testing.assert_allclose(mine.mean((1, 2)), theirs.mean((1, 2)), atol=5e-3)
+    difference = got[:, :, : width // 2].mean((1, 2)) - got[:, :, width // 2 :].mean((1, 2))
+    assert (difference[:, 0] > 0.1).all() and (difference[:, 2] < -0.1).all()
+
+
+def test_luminance_transfer_keeps_the_chroma_of_the_content():
+    stylized, content = pictures(0), pictures(1)
+    got = np.asarray(keep_chroma(stylized, content))
+    inside = ((got > 0) & (got < 1)).all(-1)
+    assert inside.mean() > 0.9
+
+    def chroma(x):
+        return (x - x[..., :1])[..., 1:][inside]
+
+    np.testing.assert_allclose(chroma(got), chroma(content), atol=1e-5)
+    luma = np.array([0.299, 0.587, 0.114])
+    np.testing.assert_allclose((got @ luma)[inside], (stylized @ luma)[inside], atol=1e-5)
+
+
+def test_a_style_of_the_content_s_colours_has_their_mean_and_covariance():
+    style, content = pictures(0, height=12, width=12), pictures(1, height=9, width=7)
+    style, content = 0.5 + 0.5 * (style - 0.5), 0.5 + 0.5 * (content - 0.5)  # far from where colours are clipped
+    got = np.asarray(jax.jit(lambda style, content: match_colors(style, color_moments(content)))(style, content))
+    for mine, theirs in zip(got.reshape(3, -1, 3), content.reshape(3, -1, 3), strict=True):
+        np.testing.assert_allclose(mine.mean(0), theirs.mean(0), atol=1e-4)
+        np.testing.assert_allclose(np.cov(mine.T), np.cov(theirs.T), atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("change", "shown"),
+    [
+        ({"order": "deep"}, "unknown order of levels 'deep'; known: official, paper"),
+        ({"variant": "wct"}, "unknown WCT variant"),
+        ({"levels": ()}, "at least one level"),
+        ({"levels": (LEVELS[0]._replace(layer="conv9"),)}, "unknown layer 'conv9'; known: shallow"),
+        ({"style": pictures(1, batch=2)}, "3 contents cannot be paired with 2 styles"),
+        ({"content": 255 * pictures(0)}, "content range from .*divide by 255"),
+        ({"num_labels": 2}, "labels need all three"),
+    ],
+)
+def test_mistakes_are_one_line(change, shown):
+    given = {"levels": LEVELS, "content": pictures(0), "style": pictures(1)} | change
+    with pytest.raises(UserError, match=shown) as error:
+        stylize(given.pop("levels"), given.pop("content"), given.pop("style"), **given)
+    assert "\n" not in str(error.value)
+
+
+def test_codes_of_other_levels_are_refused():
+    code = encode_style(LEVELS[:1], pictures(1))
+    with pytest.raises(UserError, match=r"for \[1\] levels; there are 2 here"):
+        stylize_with(LEVELS, pictures(0), (code,))

@@ -1,0 +1,190 @@
+"""Pictures, label maps and contact sheets of a style transfer, on the host."""
+
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+from PIL import Image
+
+from arinv.errors import UserError
+from arinv.tasks import label_maps, style_pictures, style_sheets
+
+FIELDS = {
+    "content": "", "style": "", "num_content": 0, "num_style": 0, "content_labels": "", "style_labels": "", "size": 0,
+    "resize": "squash", "max_side": 0, "on_bad_image": "error",
+}  # fmt: skip
+
+
+def fields(**changes):
+    return ConfigDict(FIELDS | {name: str(value) if name == "content" else value for name, value in changes.items()})
+
+
+def save(path, shape, mode="RGB"):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    values = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    Image.fromarray(values).convert(mode).save(path)
+    return values
+
+
+def test_pictures_have_short_names_of_their_own(tmp_path):
+    for name in ("a.png", "b.png", "b.jpg", "deep/c.png"):
+        save(tmp_path / name, (6, 7, 3))
+    collection = style_pictures.Collection(fields(content=tmp_path), "content")
+    assert collection.names == ("a", "b.jpg", "b.png", "deep_c")
+    assert [picture.shape for picture in collection] == [(6, 7, 3)] * 4
+    assert len(style_pictures.Collection(fields(content=tmp_path, num_content=2), "content")) == 2
+    save(tmp_path / "deep_c.png", (6, 7, 3))
+    names = style_pictures.Collection(fields(content=tmp_path), "content").names
+    assert len(set(names)) == 5
+
+
+@pytest.mark.parametrize(
+    ("changes", "shape", "reduced"),
+    [
+        ({}, (20, 45, 3), False),
+        ({"max_side": 15}, (7, 15, 3), True),
+        ({"max_side": 45}, (20, 45, 3), False),
+        ({"size": 16}, (16, 16, 3), False),
+        ({"size": 16, "resize": "crop", "max_side": 8}, (16, 16, 3), False),
+    ],
+)
+def test_pictures_are_brought_to_the_size_asked_for(tmp_path, changes, shape, reduced):
+    save(tmp_path / "wide.png", (20, 45, 3))
+    collection = style_pictures.Collection(fields(content=tmp_path, **changes), "content")
+    assert collection[0].shape == shape and collection[0].dtype == np.uint8
+    assert bool(collection.reduced) == reduced
+
+
+def test_photographs_that_come_along_need_no_folder():
+    collection = style_pictures.Collection(fields(content="photos:chelsea+coffee+chelsea", max_side=32), "content")
+    assert collection.names == ("chelsea", "coffee") and max(collection[1].shape) == 32
+    with pytest.raises(UserError, match="unknown photograph 'cofee'.*Did you mean 'coffee'"):
+        style_pictures.validate(fields(content="photos:cofee", style="photos:"))
+
+
+@pytest.mark.parametrize(
+    ("shape", "padded"), [((1, 1, 3), (64, 64, 3)), ((64, 100, 3), (64, 128, 3)), ((65, 7), (96, 64))]
+)
+def test_padding_mirrors_and_keeps_the_picture(shape, padded):
+    picture = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    got = style_pictures.pad(picture, multiple=32, smallest=64)
+    assert got.shape == padded
+    np.testing.assert_array_equal(got[: shape[0], : shape[1]], picture)
+    np.testing.assert_array_equal(
+        got[2 * shape[0] - 1, : shape[1]] if 2 * shape[0] <= padded[0] else picture[0], picture[0]
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "shown"),
+    [
+        ({"content": ""}, "data.content is empty"),
+        ({"content": "no/such"}, "data.content='no/such' does not exist"),
+        ({"style": "{empty}"}, "empty' holds no image"),
+        ({"resize": "stretch"}, "unknown resize 'stretch'; known: crop, squash"),
+        ({"max_side": -1}, "data.max_side must be 0 or more"),
+        ({"content_labels": "maps"}, "label maps need both"),
+    ],
+)
+def test_mistakes_are_told_before_anything_is_read(tmp_path, changes, shown):
+    (tmp_path / "empty").mkdir()
+    given = {"content": "photos:coffee", "style": "photos:chelsea"} | changes
+    given = {k: v.format(empty=tmp_path / "empty") if isinstance(v, str) else v for k, v in given.items()}
+    with pytest.raises(UserError, match=shown) as error:
+        style_pictures.validate(fields(**given))
+    assert "\n" not in str(error.value)
+
+
+def test_a_damaged_picture_stops_or_is_left_out(tmp_path, capsys):
+    save(tmp_path / "good.png", (6, 7, 3))
+    (tmp_path / "bad.png").write_bytes(b"no picture")
+    with pytest.raises(UserError, match="bad.png"):
+        style_pictures.Collection(fields(content=tmp_path), "content")
+    assert style_pictures.Collection(fields(content=tmp_path, on_bad_image="skip"), "content").names == ("good",)
+    assert "skipped 1" in capsys.readouterr().err
+
+
+def test_label_maps_share_their_numbers(tmp_path):
+    grey = np.array([[0, 0, 255], [0, 255, 255]], np.uint8)
+    for folder, name, image in (
+        ("content", "a", Image.fromarray(grey)),
+        ("style", "x", Image.fromarray(np.full((4, 4), 255, np.uint8))),
+        ("style", "y", Image.fromarray(np.full((2, 2), 9, np.uint8))),
+    ):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        image.save(tmp_path / folder / f"{name}.png")
+    maps = label_maps.read(str(tmp_path / "content"), ["a"], str(tmp_path / "style"), ["x", "y.jpg"])
+    assert maps.num_labels == 3
+    np.testing.assert_array_equal(maps.content[0], [[0, 0, 2], [0, 2, 2]])
+    assert (maps.style[0] == 2).all() and (maps.style[1] == 1).all()
+    assert label_maps.read("", ["a"], "", ["x"]).num_labels == 0
+
+
+def test_label_maps_may_be_palettes_and_colours(tmp_path):
+    palette = Image.fromarray(np.array([[0, 1], [1, 2]], np.uint8), "L").convert("P")
+    palette.putdata([0, 1, 1, 2])
+    palette.save(tmp_path / "p.png")
+    colors = np.zeros((2, 2, 3), np.uint8)
+    colors[0, 0], colors[1, 1] = (0, 0, 1), (0, 0, 2)
+    Image.fromarray(colors).save(tmp_path / "c.png")
+    maps = label_maps.read(str(tmp_path), ["p"], str(tmp_path), ["c"])
+    np.testing.assert_array_equal(maps.content[0], [[0, 1], [1, 2]])
+    np.testing.assert_array_equal(maps.style[0], [[1, 0], [0, 2]])
+
+
+@pytest.mark.parametrize(
+    ("prepare", "shown"),
+    [
+        (lambda folder: None, "holds no label map a.png"),
+        (lambda folder: (folder / "a.png").write_bytes(b"?"), "a.png is damaged"),
+        (lambda folder: save(folder / "a.png", (9, 9, 3)), "more than 32"),
+        (lambda folder: save(folder / "a.png", (2, 2, 3), "RGBA"), "has mode RGBA"),
+    ],
+)
+def test_wrong_label_maps_are_one_line(tmp_path, prepare, shown):
+    prepare(tmp_path)
+    with pytest.raises(UserError, match=shown) as error:
+        label_maps.read(str(tmp_path), ["a"], str(tmp_path), ["a"])
+    assert "\n" not in str(error.value)
+
+
+def test_label_maps_are_resized_and_cut_like_their_pictures():
+    labels = np.zeros((4, 8), np.int32)
+    labels[:, 4:] = 70_000
+    np.testing.assert_array_equal(label_maps.resize(labels, 2, 4, crop=False), [[0, 0, 70_000, 70_000]] * 2)
+    np.testing.assert_array_equal(label_maps.resize(labels, 2, 2, crop=True), [[0, 70_000]] * 2)
+
+
+def test_a_contact_sheet_has_contents_down_and_styles_across():
+    def flat(*color):
+        return np.broadcast_to(np.uint8(color), (9, 9, 3))
+
+    contents = [flat(250, 0, 0), flat(0, 250, 0)]
+    styles = [flat(0, 0, 250), flat(250, 250, 0), flat(0, 250, 250)]
+    sheet = style_sheets.contact_sheet(
+        contents,
+        ["one", "two"],
+        styles,
+        ["a", "b_long_name_of_a_style", "c"],
+        lambda i, j: flat(10 * i, 20 * j, 100),
+        tile=64,
+    )
+    cells = sheet[-3 * 66 - 2 :, -4 * 66 - 2 :]
+
+    def middle(i, j):
+        return tuple(int(x) for x in cells[2 + 66 * i + 32, 2 + 66 * j + 32])
+
+    assert middle(0, 0) == (255, 255, 255)
+    assert [middle(0, j) for j in (1, 2, 3)] == [(0, 0, 250), (250, 250, 0), (0, 250, 250)]
+    assert [middle(i, 0) for i in (1, 2)] == [(250, 0, 0), (0, 250, 0)]
+    assert [[middle(i, j) for j in (1, 2, 3)] for i in (1, 2)] == [
+        [(10 * i, 20 * j, 100) for j in range(3)] for i in range(2)
+    ]
+
+
+def test_a_sheet_of_many_pictures_has_smaller_tiles():
+    many = [np.zeros((2, 3, 3), np.uint8)] * 99
+    names = [str(i) for i in range(99)]
+    sheet = style_sheets.contact_sheet(many[:1], names[:1], many, names, lambda i, j: many[0], tile=500)
+    assert sheet.shape[1] < 100 * 125 + 300
+    assert style_sheets.fit(np.zeros((4, 9, 3), np.uint8), 20).shape == (20, 20, 3)
+    assert (style_sheets.fit(np.zeros((4, 9, 3), np.uint8), 20) == 0).all(-1).sum() == 8 * 18

@@ -1,0 +1,316 @@
+"""Stylization and its evaluation by config: what they leave, odd pictures, mistakes, and being cut short."""
+
+import csv
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+import style_networks
+from jax.experimental.compilation_cache import compilation_cache
+from PIL import Image
+
+from arinv import data, main, metrics, models
+from arinv.errors import UserError
+from arinv.ops.images import to_float
+from arinv.tasks import networks, style_levels, stylization
+from arinv.train.inverter import make_features_fn
+from configs import style, stylize
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compilations(tmp_path_factory):
+    """Programs are kept as the command keeps them: both encoders and every restart have the same ones."""
+    names = "jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs"
+    before = [getattr(jax.config, name) for name in names]
+    for name, value in zip(names, (str(tmp_path_factory.mktemp("compilations")), 0.1), strict=True):
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
+    yield
+    for name, value in zip(names, before, strict=True):
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
+
+
+@pytest.fixture(scope="module")
+def levels(tmp_path_factory):
+    """Two encoders with inverters of conv1 and conv2, as "A+B"."""
+    root = tmp_path_factory.mktemp("networks")
+    return {
+        name: style_networks.make(root, name=name, layers=("conv1", "conv2"), seed=seed)
+        for seed, name in enumerate(("standard", "robust"))
+    }
+
+
+def draw(path, shape, mode="RGB", seed=0):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(seed)
+    values = np.kron(rng.integers(0, 256, (3, 4, 3)), np.ones((30, 30, 1)))[: shape[0], : shape[1]].astype(np.uint8)
+    Image.fromarray(values).convert(mode).save(path)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """A folder of contents and one of styles, of many sizes and kinds."""
+    root = tmp_path_factory.mktemp("pictures")
+    draw(root / "content" / "odd.png", (37, 50), seed=1)
+    draw(root / "content" / "grey.jpg", (24, 40), "L", seed=2)
+    draw(root / "content" / "clear.png", (40, 33), "RGBA", seed=3)
+    draw(root / "content" / "dot.png", (1, 1), seed=4)
+    draw(root / "style" / "wide.gif", (30, 70), "P", seed=5)
+    draw(root / "style" / "small.png", (17, 19), seed=6)
+    return root
+
+
+def arguments(folders, **changes):
+    given = {"content": folders / "content", "style": folders / "style"} | changes
+    return ",".join(f"{name}={value}" for name, value in given.items())
+
+
+def first(levels):
+    return levels["robust"].split("+")[0]
+
+
+def results_of(workdir):
+    return json.loads((workdir / "results.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def compared(levels, folders, tmp_path_factory):
+    """A finished smoke run with two encoders and an evaluation."""
+    workdir = tmp_path_factory.mktemp("compared")
+    main.run(stylize.get_config(arguments(folders, **levels, evaluate=True, smoke=True)), workdir)
+    return workdir
+
+
+def test_smoke_stylize_leaves_pictures_and_sheets(compared):
+    done = results_of(compared / "stylization")
+    assert done["contents"] == ["clear", "dot"] and done["styles"] == ["small", "wide"]
+    assert [level["layer"] for level in done["entries"]["robust"]] == ["conv1", "conv2"]
+    assert done["entries"]["robust"][0]["attack"]["eps"] == 1.0 and done["setting"]["device"]
+    for entry in ("standard", "robust"):
+        for content in done["contents"]:
+            for column in done["columns"]:
+                path = compared / "stylization" / "pictures" / entry / content / f"{column}.png"
+                assert data.read_image(path).shape == (64, 64, 3)
+    sizes = {}
+    for name in ("sheet_standard", "sheet_robust", "side_by_side"):
+        with Image.open(compared / "stylization" / f"{name}.png") as sheet:
+            sizes[name] = sheet.size
+    assert sizes["sheet_standard"] == sizes["sheet_robust"]
+    assert sizes["side_by_side"][0] - sizes["sheet_robust"][0] == 2 * 66  # two more columns
+
+
+def test_smoke_evaluation_measures_what_was_written(compared, levels, folders):
+    done = results_of(compared / "evaluation")
+    assert set(done["entries"]) == {"standard", "robust", "content as it was"}
+    assert done["entries"]["content as it was"]["ssim"] == 1.0 and done["num_pairs"] == 4
+    assert "adversarial (l2 eps 1) training" in done["variants"]["gram_alexnet_small"]
+    encoder = networks.load_inverter(compared / first(levels)).encoder
+    features_fn = make_features_fn(style_levels.without_head("alexnet_small", encoder.module), encoder.variables)
+    picture = data.read_image(compared / "stylization" / "pictures" / "standard" / "clear" / "wide.png")
+    other = data.resize_u8(data.read_image(folders / "style" / "wide.gif"), 64)
+    layers = ("conv1", "conv2", "conv3", "conv4", "conv5")
+    expected = metrics.gram_loss(features_fn, *(to_float(x)[None] for x in (picture, other)), layers=layers)
+    with (compared / "evaluation" / "per_pair.csv").open() as file:
+        rows = {(row["encoder"], row["content"], row["style"]): row for row in csv.DictReader(file)}
+    assert len(rows) == 3 * 4
+    np.testing.assert_allclose(float(rows["standard", "clear", "wide"]["gram_alexnet_small"]), expected[0], rtol=1e-4)
+    content = data.resize_u8(data.read_image(folders / "content" / "clear.png"), 64)
+    expected = metrics.ssim(*(to_float(x)[None] for x in (picture, content)))
+    np.testing.assert_allclose(float(rows["standard", "clear", "wide"]["ssim"]), expected[0], atol=1e-5)
+    with np.load(compared / "evaluation" / "per_pair.npz", allow_pickle=False) as arrays:
+        np.testing.assert_allclose(arrays["robust/ssim"].mean(), done["entries"]["robust"]["ssim"], rtol=1e-6)
+    assert "| robust |" in (compared / "evaluation" / "table.md").read_text()
+    assert (compared / "evaluation" / "report.html").read_text().count("data:image/png") == 3
+
+
+@pytest.fixture(scope="module")
+def own_sizes(levels, folders, tmp_path_factory):
+    """A finished run at the pictures' own sizes."""
+    workdir = tmp_path_factory.mktemp("own_sizes")
+    main.run(stylize.get_config(arguments(folders, levels=first(levels), max_side=48)), workdir)
+    return workdir
+
+
+def test_pictures_of_every_size_and_kind_keep_their_size(own_sizes):
+    shapes = {
+        name: data.read_image(own_sizes / "pictures" / "stylized" / name / "wide.png").shape
+        for name in ("odd", "grey", "clear", "dot")
+    }
+    assert shapes == {"odd": (36, 48, 3), "grey": (24, 40, 3), "clear": (40, 33, 3), "dot": (1, 1, 3)}
+
+
+def test_a_picture_too_small_to_be_measured_is_named(own_sizes, tmp_path):
+    config = stylize.get_config("evaluate=True,levels=x").stages.evaluation
+    config.stylized = str(own_sizes)
+    with pytest.raises(UserError, match="dot is 1 x 1 px; .* need 11"):
+        main.run(config, tmp_path)
+
+
+class Cut(Exception):
+    """What stands for a kill."""
+
+
+def test_cut_short_and_started_again_it_gives_the_same(levels, folders, tmp_path, monkeypatch):
+    """Cut between two batches, and in the middle of the second."""
+    config = stylize.get_config(arguments(folders, levels=first(levels), max_side=16, num_content=2))
+    write = stylization.write_png
+    for after in (2, 1):
+        written = []
+
+        def write_and_stop(path, picture, written=written, after=after):
+            if len(written) == after:
+                raise Cut
+            written.append(path)
+            write(path, picture)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(stylization, "write_png", write_and_stop)
+            with pytest.raises(Cut):
+                main.run(config, tmp_path / "cut")
+        assert not (tmp_path / "cut" / "results.json").exists()
+    main.run(config, tmp_path / "cut")
+    main.run(config, tmp_path / "whole")
+    whole = sorted((tmp_path / "whole").rglob("*.png"))
+    assert len(whole) == 2 * 2 + 1
+    for path in whole:
+        assert path.read_bytes() == (tmp_path / "cut" / path.relative_to(tmp_path / "whole")).read_bytes()
+
+
+def test_batches_that_are_there_are_not_made_again(own_sizes, tmp_path, monkeypatch):
+    shutil.copytree(own_sizes, tmp_path / "run")
+    config = stylize.get_config("levels=x")
+    saved = json.loads((own_sizes / "config.json").read_text())
+    config.data.update(saved["data"])
+    config.entries.stylized = tuple(saved["entries"]["stylized"])
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "run" / "pictures").rglob("*.png")}
+    (tmp_path / "run" / "results.json").unlink()
+    monkeypatch.setattr(stylization.style_batches.PairStylizer, "make", None)
+    main.run(config, tmp_path / "run")
+    assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "run" / "pictures").rglob("*.png")}
+    assert len(before) == 8
+
+
+def test_an_evaluation_goes_on_with_the_contents_that_are_missing(compared, tmp_path):
+    shutil.copytree(compared / "evaluation", tmp_path / "evaluation")
+    shutil.copytree(compared / "stylization", tmp_path / "stylization")
+    config = stylize.get_config("evaluate=True,smoke=True,levels=x").stages.evaluation
+    saved = json.loads((tmp_path / "evaluation" / "config.json").read_text())
+    config.data.name, config.stylized = saved["data"]["name"], "stage:stylization"
+    before = (tmp_path / "evaluation" / "results.json").read_bytes()
+    (tmp_path / "evaluation" / "results.json").unlink()
+    (tmp_path / "evaluation" / "parts" / "robust" / "dot.json").unlink()
+    main.run(config, tmp_path / "evaluation")
+    assert (tmp_path / "evaluation" / "results.json").read_bytes() == before
+
+
+def test_mixed_labelled_and_recoloured(levels, folders, tmp_path):
+    """Two styles mixed, in the content's colours, by regions: one picture."""
+    for kind, name in (("content", "odd"), ("style", "small"), ("style", "wide")):
+        maps = np.zeros((8, 8), np.uint8)
+        maps[:, 4:] = 1
+        (tmp_path / kind).mkdir(exist_ok=True)
+        Image.fromarray(maps).save(tmp_path / kind / f"{name}.png")
+    given = {
+        "levels": first(levels), "content": folders / "content" / "odd.png", "mix": "3+1", "keep_color": "match",
+        "content_labels": tmp_path / "content", "style_labels": tmp_path / "style", "size": 16,
+    }  # fmt: skip
+    main.run(stylize.get_config(arguments(folders, **given)), tmp_path / "run")
+    done = results_of(tmp_path / "run")
+    assert done["mix"] == [0.75, 0.25] and done["columns"] == ["mixture"] and done["num_labels"] == 2
+    assert (tmp_path / "run" / "pictures" / "stylized" / "odd" / "mixture.png").exists()
+
+
+def test_luminance_keeps_the_colours_of_the_content(levels, folders, tmp_path):
+    given = {"levels": first(levels), "content": folders / "content" / "odd.png", "keep_color": "luminance", "size": 16}
+    main.run(stylize.get_config(arguments(folders, **given)), tmp_path)
+    picture = data.read_image(tmp_path / "pictures" / "stylized" / "odd" / "wide.png").astype(int)
+    content = data.resize_u8(data.read_image(folders / "content" / "odd.png"), 16).astype(int)
+    inside = ((picture > 0) & (picture < 255)).all(-1)
+    assert inside.mean() > 0.2
+    difference = (picture - content)[inside]
+    assert np.abs(difference - difference[:, :1]).max() <= 1  # the same for R, G and B, but for rounding
+
+
+@pytest.mark.parametrize(
+    ("changes", "shown"),
+    [
+        ({"levels": ""}, "no inverters"),
+        ({"levels": "{levels}+{levels}"}, "conv1.conv1 name a layer twice"),
+        ({"levels": "no/such"}, "no checkpoint in no/such"),
+        ({"levels": "{encoder}"}, "holds a classifier"),
+        ({"content": "{empty}"}, "holds no image"),
+        ({"content": "{bad}"}, "broken.png"),
+        ({"alpha": "2"}, "transform.alpha must be 0"),
+        ({"order": "deep"}, "unknown order of levels"),
+        ({"keep_color": "hue"}, "unknown keep_color 'hue'; known: luminance, match, no"),
+        ({"mix": "1+2+3"}, "mix has 3 weights for 2 styles: small, wide"),
+        ({"mix": "0+0"}, "not all 0"),
+        ({"style_batch": "3"}, "batch_size 3"),
+    ],
+)
+def test_mistakes_are_one_line_and_nothing_is_written(levels, folders, tmp_path, changes, shown):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad" / "broken.png").write_bytes((folders / "content" / "odd.png").read_bytes()[:60])
+    names = {"levels": first(levels), "encoder": first(levels).replace("robust_conv1", "robust_encoder")}
+    names |= {"empty": tmp_path / "empty", "bad": tmp_path / "bad"}
+    changes = {"levels": "{levels}"} | changes
+    given = {name: str(value).format(**names) for name, value in changes.items()}
+    with pytest.raises(UserError, match=shown) as error:
+        main.run(stylize.get_config(arguments(folders, **given)), tmp_path / "run")
+    assert "\n" not in str(error.value) and not (tmp_path / "run").exists()
+
+
+def test_smoke_style_trains_what_it_needs(levels, folders, tmp_path):
+    encoders = {name: levels[name].split("+")[0].replace("_conv1", "_encoder") for name in levels}
+    config = style.get_config(
+        arguments(folders, **encoders, encoder="alexnet_small", layers="conv1", loss="feature", smoke=True)
+    )
+    assert config.order == ("standard_conv1_inverter", "robust_conv1_inverter", "stylization", "evaluation")
+    main.run(config, tmp_path)
+    assert (tmp_path / "stylization" / "side_by_side.png").exists()
+    assert "| standard |" in (tmp_path / "evaluation" / "table.md").read_text()
+
+
+@pytest.mark.parametrize("encoder", ["alexnet", "alexnet_small", "resnet18", "vgg16"])
+def test_the_configs_are_plain_data_and_hold_the_paper_s_weights(encoder):
+    config = style.get_config(f"encoder={encoder}")
+    assert json.loads(config.to_json_best_effort())
+    trained = [name for name in config.order if name.endswith("_inverter")]
+    assert len(trained) == 6
+    for name in config.order:
+        if name != "evaluation":
+            main._TASKS[config.stages[name].task].validate(config.stages[name])
+    deepest, *shallow = trained[:3]
+    assert config.stages[deepest].loss.adversarial == 100.0
+    for name in shallow:
+        for which, pixel in (("standard", 2e-4), ("robust", 2e-6)):
+            loss = config.stages[name.replace("standard", which)].loss
+            assert (loss.pixel, loss.feature, loss.adversarial, loss.feature_layer) == (pixel, 1e-2, 0.0, "")
+
+
+def test_a_trained_classifier_gives_its_features_at_every_size():
+    encoder = models.build("alexnet_small", num_classes=3, width=4)
+    images = np.random.default_rng(0).uniform(size=(1, 16, 16, 3)).astype(np.float32)
+    variables = jax.jit(encoder.init)(jax.random.key(0), images)
+    headless = style_levels.without_head("alexnet_small", encoder)
+    _, expected = jax.jit(encoder.apply)(variables, images)
+    logits, features = jax.jit(headless.apply)(variables, images)
+    assert logits.shape == (1, 0) and set(expected) - set(features) == {"fc6", "fc7", "fc8"}
+    for layer, values in features.items():
+        np.testing.assert_allclose(values, expected[layer], atol=1e-6)
+    wide = np.concatenate([images, images], axis=2)
+    assert jax.eval_shape(headless.apply, variables, wide)[1]["conv5"].shape == (1, 2, 4, 16)
+
+
+def test_caffenet_gives_its_features_at_every_size():
+    encoder = models.build("caffenet", num_classes=3, dense_width=8)
+    variables = jax.eval_shape(encoder.init, jax.random.key(0), jax.ShapeDtypeStruct((1, 64, 64, 3), np.float32))
+    headless = style_levels.without_head("caffenet", encoder)
+    for height, width in ((64, 64), (96, 128)):
+        images = jax.ShapeDtypeStruct((1, height, width, 3), np.float32)
+        _, features = jax.eval_shape(headless.apply, variables, images)
+        assert features["conv5"].shape == (1, height // 32 - 1, width // 32 - 1, 256) and "fc6" not in features
