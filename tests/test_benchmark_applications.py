@@ -2,12 +2,13 @@
 
 import importlib.util
 
+import jax
 import numpy as np
 import pytest
 
 from arinv import models
 from arinv.ops import wct as wct_ops
-from launch.benchmarks import latent_search, measurement, wct
+from launch.benchmarks import jax_steps, latent_search, measurement, wct
 from launch.benchmarks.__main__ import _arguments, _chosen, differences, report
 
 TINY = measurement.Options(tiny=True)
@@ -26,11 +27,18 @@ def test_wct_runs(method):
     assert facts["images"] == 32 and "flops" not in facts
 
 
-def test_latent_search_runs_and_counts_its_steps():
+def test_latent_search_is_traced_with_the_published_networks():
+    """Compiling it would take longer than all other tests of this file."""
     pytest.importorskip("arinv.apps.anomaly")
-    one, two = (prepare("latent_search", case, "arinv") for case in ("batch1", "batch2"))
-    assert one["parameters"] == {"generator": 4_753_370, "comparator": 2_469_696}
-    assert two["images"] == 2 and two["flops"] == 2 * one["flops"]
+    search, generator, comparator = latent_search.make_search("float32", 3)
+    images, latents = (jax.ShapeDtypeStruct(shape, "float32") for shape in ((2, 64, 64, 3), (1, 1, 1, 256)))
+    variables = [
+        jax.eval_shape(lambda x, module=module: module.init(jax.random.key(0), x), x)
+        for module, x in ((generator, latents), (comparator, images))
+    ]
+    sizes = jax_steps.count_parameters(generator=variables[0], comparator=variables[1])
+    assert sizes == {"generator": 4_753_370, "comparator": 2_469_696}
+    assert jax.eval_shape(search, jax.random.key(0), images, *variables).shape == (2,)
 
 
 def test_denoiser_runs():

@@ -4,11 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from untrained import fill
 
 from arinv import models
 from arinv.apps import inversion
 from arinv.errors import UserError
+from launch.benchmarks.random_weights import fill
 
 
 def images_of(*shape, seed=0):

@@ -4,7 +4,6 @@ import os
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from arinv import models
 from arinv.tasks import networks
@@ -12,21 +11,7 @@ from arinv.train.checkpoint import Checkpoints
 from arinv.train.classifier import NAME as CLASSIFIER
 from arinv.train.inverter import GENERATOR
 from arinv.train.state import TrainState
-
-
-def fill(shapes, seed=0):
-    """Weights for a tree of shapes: He-normal kernels, unit vectors, statistics of a standard normal."""
-    rng = np.random.default_rng(seed)
-
-    def leaf(path, x):
-        if x.ndim > 1:
-            return rng.normal(0, np.sqrt(2 / np.prod(x.shape[:-1])), x.shape).astype(np.float32)
-        name = path[-1].key
-        if name in ("u", "v"):
-            return np.full(x.shape, x.size**-0.5, np.float32)
-        return np.full(x.shape, float(name in ("scale", "var")), np.float32)
-
-    return jax.tree_util.tree_map_with_path(leaf, shapes)
+from launch.benchmarks.random_weights import fill
 
 
 def write_encoder(workdir, *, seed, image_size=16, width=2, eps=0.0):

@@ -20,13 +20,14 @@ def _ours(case: str, options: Options) -> Prepared:
 
     from arinv import models
     from launch.benchmarks import batches, jax_steps
+    from launch.benchmarks.random_weights import random_variables
 
     encoder, decoder = models.build_denoiser(dtype=jnp.dtype(options.dtype))
     size, batch = _size(options), options.batch or 1
     images = jax.device_put(batches.random_batch(batch, size, 1)["image"])
-    encoder_variables = jax.jit(encoder.init)(jax.random.key(0), images[:1])
-    features, details = encoder.apply(encoder_variables, images[:1])
-    decoder_variables = jax.jit(decoder.init)(jax.random.key(1), features["conv5"], details)
+    encoder_variables = random_variables(encoder, images)
+    features, details = jax.eval_shape(encoder.apply, encoder_variables, images)
+    decoder_variables = random_variables(decoder, features["conv5"], details, seed=1)
 
     def denoise(images, encoder_variables, decoder_variables):
         features, details = encoder.apply(encoder_variables, images)
