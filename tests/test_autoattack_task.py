@@ -81,7 +81,7 @@ def test_cut_short_and_started_again_it_gives_the_same(finished, tmp_path, monke
 
 def test_a_damaged_state_is_told(finished, tmp_path):
     (tmp_path / "state.npz").write_bytes(b"PK\x03\x04 not an archive")
-    with pytest.raises(UserError, match="delete it to start the attack anew"):
+    with pytest.raises(UserError, match="state.npz cannot be read .*delete it to compute it anew"):
         main.run(attack_config(finished), tmp_path)
 
 

@@ -5,11 +5,9 @@ doubt the figure), adversarial.npz, hardest.png (images that withstood everythin
 smallest.png (the smallest perturbations that succeeded); rows: image, adversarial image, their difference.
 """
 
-import io
 import pathlib
 import sys
 import time
-import zipfile
 from typing import Any
 
 import jax
@@ -23,9 +21,10 @@ from arinv.ops.images import image_grid
 from arinv.tasks import networks, setting
 from arinv.tasks import workdir as workdirs
 from arinv.train import checkpoint
+from arinv.train.array_files import read_arrays, write_arrays
 from arinv.train.classifier import NAME as CLASSIFIER
 from arinv.train.progress import progress_bar
-from arinv.train.writer import write_atomically, write_png
+from arinv.train.writer import write_png
 
 _SAVE_EVERY_SECONDS = 30.0
 _STATE = "state.npz"
@@ -99,7 +98,7 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
     results, adversarial = _results(config, encoder, model, result, images, labels)
     for message in results["warnings"]:
         print(f"{config.title}: {message}", file=sys.stderr, flush=True)
-    write_atomically(workdir / "adversarial.npz", _npz(adversarial))
+    write_arrays(workdir / "adversarial.npz", adversarial)
     _write_pictures(workdir, model, adversarial, images, labels, config.log.num_pictures)
     (workdir / _STATE).unlink(missing_ok=True)
     workdirs.write_results(workdir, results)
@@ -182,17 +181,12 @@ class _Saver:
     def load(self) -> attacks.AutoAttackState | None:
         if not self._path.exists():
             return None
-        content = io.BytesIO(self._path.read_bytes())  # np.load leaves a damaged file open
-        try:
-            with np.load(content, allow_pickle=False) as arrays:
-                return attacks.AutoAttackState.from_arrays(arrays)
-        except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-            raise UserError(f"{self._path} cannot be read ({error}); delete it to start the attack anew") from None
+        return attacks.AutoAttackState.from_arrays(read_arrays(self._path))
 
     def __call__(self, state: attacks.AutoAttackState) -> None:
         if state.position < len(state.queue) and time.monotonic() - self._last < _SAVE_EVERY_SECONDS:
             return
-        write_atomically(self._path, _npz(state.to_arrays(), compressed=False))
+        write_arrays(self._path, state.to_arrays(), compressed=False)
         self._last = time.monotonic()
 
 
@@ -211,9 +205,3 @@ class _Bar:
 
     def close(self) -> None:
         self._bar.close()
-
-
-def _npz(arrays: dict[str, np.ndarray], *, compressed: bool = True) -> bytes:
-    buffer = io.BytesIO()
-    (np.savez_compressed if compressed else np.savez)(buffer, **arrays)
-    return buffer.getvalue()

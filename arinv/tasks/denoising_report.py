@@ -1,6 +1,5 @@
 """What an evaluation of denoisers leaves for readers: a table for each set, every number, and crops to look at."""
 
-import io
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,6 +9,7 @@ import numpy as np
 from arinv import metrics
 from arinv.tasks.picture_windows import short_names
 from arinv.tasks.pictures import labelled_grid
+from arinv.train.array_files import write_arrays
 from arinv.train.writer import write_atomically, write_png
 
 # metric -> (heading, format); a longer name begins with one of these.
@@ -63,9 +63,7 @@ def write(
     )
     write_atomically(workdir / "table.md", f"{text}{_note(results)}\n".encode())
     arrays = {f"{name}/{metric}": values for name, part in per_image.items() for metric, values in part.items()}
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, rows=np.array(rows), **arrays)
-    write_atomically(workdir / "per_image.npz", buffer.getvalue())
+    write_arrays(workdir / "per_image.npz", arrays | {"rows": np.array(rows)})
     if windows:
         shown = np.stack(list(windows.values()), axis=1)
         grid = labelled_grid(dict(zip(("clean", *rows), shown, strict=True)), columns=short_names(list(windows)))

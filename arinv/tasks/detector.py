@@ -18,7 +18,8 @@ from arinv.errors import UserError, unknown
 from arinv.tasks import anomaly_pictures, networks, scorer, scoring, setting
 from arinv.tasks import workdir as workdirs
 from arinv.tasks.fingerprint import fingerprint
-from arinv.tasks.row_store import RowStore, read_arrays, write_arrays
+from arinv.tasks.row_store import RowStore
+from arinv.train.array_files import read_arrays, write_arrays
 from arinv.train.progress import progress_bar, progress_callback
 from arinv.train.writer import write_json, write_png
 

@@ -5,7 +5,6 @@ number of every image) and, of an inverter, pictures.npz and reconstructions.png
 of another evaluation of the same encoder, the accuracies are taken from there and no attack runs.
 """
 
-import io
 import pathlib
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -23,9 +22,10 @@ from arinv.tasks import workdir as workdirs
 from arinv.tasks.fingerprint import fingerprint
 from arinv.tasks.measurement import Measurement
 from arinv.train import checkpoint, classifier, inverter
+from arinv.train.array_files import write_arrays
 from arinv.train.evaluation import collect
 from arinv.train.progress import progress_bar
-from arinv.train.writer import write_atomically, write_png
+from arinv.train.writer import write_png
 
 _RENAMED = {"correct": "clean_accuracy", "robust_correct": "pgd_accuracy", "loss": "cross_entropy"}
 
@@ -94,7 +94,7 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
         "setting": setting.provenance(config),
     }
     if jax.process_index() == 0:
-        _write_arrays(workdir, per_image, pictures)
+        _write_files(workdir, per_image, pictures)
     workdirs.write_results(workdir, results)
     return results
 
@@ -141,15 +141,9 @@ def _summarize(per_image: Mapping[str, np.ndarray]) -> dict[str, float]:
     return results
 
 
-def _write_arrays(workdir: pathlib.Path, per_image: Mapping, pictures: Mapping) -> None:
-    write_atomically(workdir / "per_image.npz", _npz(per_image))
+def _write_files(workdir: pathlib.Path, per_image: Mapping, pictures: Mapping) -> None:
+    write_arrays(workdir / "per_image.npz", per_image)
     if "reconstruction" in pictures:
-        write_atomically(workdir / "pictures.npz", _npz(pictures))
+        write_arrays(workdir / "pictures.npz", pictures)
         rows = [to_float(pictures["image"]), pictures["reconstruction"]]
         write_png(workdir / "reconstructions.png", image_grid(rows))
-
-
-def _npz(arrays: Mapping[str, np.ndarray]) -> bytes:
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, **arrays)
-    return buffer.getvalue()

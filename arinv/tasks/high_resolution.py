@@ -25,9 +25,10 @@ from arinv.tasks import measurement as measurements
 from arinv.tasks import workdir as workdirs
 from arinv.tasks.any_size import AnySizeInverter
 from arinv.tasks.measurement import Measurement
-from arinv.tasks.parts import Parts, to_npz
+from arinv.tasks.parts import Parts
 from arinv.tasks.pictures import labelled_grid
 from arinv.tasks.thumbnails import zoom
+from arinv.train.array_files import write_arrays
 from arinv.train.evaluation import collect
 from arinv.train.progress import progress_bar
 from arinv.train.writer import write_atomically, write_png
@@ -195,7 +196,7 @@ def _write(config: ConfigDict, workdir: pathlib.Path, results: Mapping[str, Any]
         for key, values in part.items()
         if key != "pictures"
     }
-    write_atomically(workdir / "per_image.npz", to_npz(arrays))
+    write_arrays(workdir / "per_image.npz", arrays)
 
 
 def _table(results: Mapping[str, Any], columns: list[str]) -> str:

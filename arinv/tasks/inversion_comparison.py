@@ -27,8 +27,9 @@ from arinv.tasks import measurement as measurements
 from arinv.tasks import workdir as workdirs
 from arinv.tasks.any_size import AnySizeInverter
 from arinv.tasks.measurement import Measurement
-from arinv.tasks.parts import Parts, to_npz
+from arinv.tasks.parts import Parts
 from arinv.tasks.pictures import labelled_grid
+from arinv.train.array_files import write_arrays
 from arinv.train.progress import progress_bar
 from arinv.train.writer import write_atomically, write_png
 from arinv.types import Array, Batch
@@ -249,7 +250,7 @@ def _write(config: ConfigDict, workdir: pathlib.Path, results: Mapping[str, Any]
         for key, values in part.items()
         if key not in ("reconstruction", _SECONDS)
     }
-    write_atomically(workdir / "per_image.npz", to_npz(arrays))
+    write_arrays(workdir / "per_image.npz", arrays)
     count = min(config.log.num_pictures, len(images))
     if count:
         rows = {"image": images[:count]} | {name: part["reconstruction"] for name, part in found.items()}

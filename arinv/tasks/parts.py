@@ -1,23 +1,15 @@
 """The finished parts of a task, each in a file of its own, so that a task that was killed goes on where it was."""
 
-import io
 import pathlib
-import zipfile
 from collections.abc import Mapping
 
 import jax
 import numpy as np
 
-from arinv.train.writer import write_atomically
+from arinv.errors import UserError
+from arinv.train.array_files import read_arrays, write_arrays
 
 _WEIGHTS = "weights"
-
-
-def to_npz(arrays: Mapping[str, np.ndarray]) -> bytes:
-    """Returns named arrays as the content of an .npz file."""
-    buffer = io.BytesIO()
-    np.savez(buffer, **arrays)
-    return buffer.getvalue()
 
 
 class Parts:
@@ -36,18 +28,16 @@ class Parts:
         path = self._path(name)
         if not path.exists():
             return None
-        content = io.BytesIO(path.read_bytes())  # np.load leaves a damaged file open
         try:
-            with np.load(content, allow_pickle=False) as file:
-                arrays = dict(file)
-        except (ValueError, OSError, EOFError, zipfile.BadZipFile):
+            arrays = read_arrays(path)
+        except UserError:
             return None
         return arrays if str(arrays.pop(_WEIGHTS, "")) == self._weights else None
 
     def save(self, name: str, arrays: Mapping[str, np.ndarray]) -> None:
         """Writes a part; only process 0 does."""
         if jax.process_index() == 0:
-            write_atomically(self._path(name), to_npz({_WEIGHTS: np.array(self._weights), **arrays}))
+            write_arrays(self._path(name), {_WEIGHTS: np.array(self._weights), **arrays})
 
     def remove(self, name: str) -> None:
         """Deletes a part that is no longer needed."""

@@ -14,6 +14,7 @@ from arinv.errors import UserError
 from arinv.ops.images import to_float
 from arinv.tasks import workdir as workdirs
 from arinv.tasks.pictures import labelled_grid
+from arinv.train.array_files import read_arrays
 from arinv.train.writer import write_atomically, write_json, write_png
 
 # metric -> (heading, format), in the order of the columns. A longer name with one of these before its "_", which says
@@ -161,8 +162,7 @@ def _read_pictures(source: pathlib.Path) -> Mapping[str, np.ndarray]:
     path = source / "pictures.npz"
     if not path.exists():
         raise UserError(f"no pictures in {source}: a report compares evaluations of inverters")
-    with np.load(path, allow_pickle=False) as arrays:
-        return dict(arrays)
+    return read_arrays(path)
 
 
 def _picture(pictures: Mapping[str, Mapping[str, np.ndarray]]) -> np.ndarray:

@@ -1,13 +1,12 @@
 """What is known of each picture of a long evaluation, kept in a file as soon as it is measured."""
 
-import io
 import pathlib
-import zipfile
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from arinv.train.writer import write_atomically
+from arinv.errors import UserError
+from arinv.train.array_files import read_arrays, write_arrays
 
 _WINDOWS = "windows"
 
@@ -25,17 +24,16 @@ class Parts:
         if not path.exists():
             return False
         try:
-            part = _read(path)
+            part = read_arrays(path)
             return str(part["name"]) == name and tuple(part["rows"].tolist()) == self._rows
-        except (KeyError, ValueError, OSError, EOFError, zipfile.BadZipFile):
+        except (KeyError, UserError):
             return False
 
     def write(self, number: int, name: str, numbers: Mapping[str, np.ndarray], windows: np.ndarray | None) -> None:
         """Keeps a picture's numbers, metric -> [rows], and what is shown of it, uint8 [1 + rows, S, S, 3]."""
         shown = {} if windows is None else {_WINDOWS: windows}
-        buffer = io.BytesIO()
-        np.savez_compressed(buffer, name=np.array(name), rows=np.array(self._rows), **numbers, **shown)
-        write_atomically(self._path(number), buffer.getvalue())
+        names = {"name": np.array(name), "rows": np.array(self._rows)}
+        write_arrays(self._path(number), {**names, **numbers, **shown})
 
     def collect(self, sets: Sequence[str]) -> dict[str, dict[str, np.ndarray]]:
         """Returns set -> metric -> [pictures, rows], with the "name" [pictures] of each picture.
@@ -45,7 +43,7 @@ class Parts:
         """
         collected: dict[str, dict[str, list]] = {}
         for number, name in enumerate(sets):
-            part = _read(self._path(number))
+            part = read_arrays(self._path(number))
             part.pop("rows"), part.pop(_WINDOWS, None)
             for metric, values in part.items():
                 collected.setdefault(name, {}).setdefault(metric, []).append(values)
@@ -53,13 +51,8 @@ class Parts:
 
     def windows(self, count: int) -> dict[str, np.ndarray]:
         """Returns picture -> uint8 [1 + rows, S, S, 3] of those among `count` pictures that are shown, in order."""
-        parts = (_read(self._path(number)) for number in range(count))
+        parts = (read_arrays(self._path(number)) for number in range(count))
         return {str(part["name"]): part[_WINDOWS] for part in parts if _WINDOWS in part}
 
     def _path(self, number: int) -> pathlib.Path:
         return self._folder / f"{number:06d}.npz"
-
-
-def _read(path: pathlib.Path) -> dict[str, np.ndarray]:
-    with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
-        return dict(arrays)

@@ -7,6 +7,7 @@ from ml_collections import ConfigDict
 
 from arinv.errors import UserError
 from arinv.tasks import workdir as workdirs
+from arinv.train.array_files import read_arrays
 
 _DECISIVE = ("attack", "batch_size", "data", "dtype", "seed")  # fields that the figures depend on
 _FREE = ("data_dir", "num_workers")  # of the data
@@ -34,8 +35,8 @@ def encoder_figures(config: ConfigDict, workdir: pathlib.Path, weights: str) -> 
         raise UserError(
             f"attack_from={config.attack_from} measured something else: {', '.join(differing)}; leave it empty"
         )
-    with np.load(source / "per_image.npz", allow_pickle=False) as arrays:
-        return {name: arrays[name] for name in results["encoder_figures"]}
+    arrays = read_arrays(source / "per_image.npz")
+    return {name: arrays[name] for name in results["encoder_figures"]}
 
 
 def _decisive(config: dict) -> dict:

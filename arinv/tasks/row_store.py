@@ -4,16 +4,13 @@ A file holds named arrays [n] of the first n images, and an identity: what they 
 identity is started anew.
 """
 
-import io
 import pathlib
 import time
-import zipfile
 from collections.abc import Mapping
 
 import numpy as np
 
-from arinv.errors import UserError
-from arinv.train.writer import write_atomically
+from arinv.train.array_files import read_arrays, write_arrays
 
 _SAVE_EVERY_SECONDS = 30.0
 _IDENTITY = "identity"
@@ -59,26 +56,5 @@ class RowStore:
 
     def save(self) -> None:
         """Writes the file."""
-        write_arrays(self._path, {**self.arrays(), _IDENTITY: np.array(self._identity)})
+        write_arrays(self._path, {**self.arrays(), _IDENTITY: np.array(self._identity)}, compressed=False)
         self._last = time.monotonic()
-
-
-def write_arrays(path: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Writes named arrays as .npz, atomically."""
-    buffer = io.BytesIO()
-    np.savez(buffer, **arrays)
-    write_atomically(path, buffer.getvalue())
-
-
-def read_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
-    """Returns the arrays of an .npz.
-
-    Raises:
-      UserError: a damaged file.
-    """
-    content = io.BytesIO(path.read_bytes())  # np.load leaves a damaged file open
-    try:
-        with np.load(content, allow_pickle=False) as arrays:
-            return dict(arrays)
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path} cannot be read ({error}); delete it to compute it anew") from None

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from arinv.train.array_files import write_arrays
 from arinv.train.writer import write_atomically
 
 _PAGE = """<!doctype html>
@@ -48,9 +49,8 @@ def write_pairs(
                 lines.writerow([entry, content, style, *numbers])
     write_atomically(workdir / "per_pair.csv", text.getvalue().encode())
     arrays = {f"{entry}/{name}": one for entry, values in pairs.items() for name, one in values.items()}
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, **arrays, contents=np.array(contents), styles=np.array(styles))
-    write_atomically(workdir / "per_pair.npz", buffer.getvalue())
+    names = {"contents": np.array(contents), "styles": np.array(styles)}
+    write_arrays(workdir / "per_pair.npz", arrays | names)
 
 
 def write_page(title: str, workdir: pathlib.Path, source: pathlib.Path, results: Mapping[str, Any], key: str) -> None:

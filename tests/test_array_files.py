@@ -1,0 +1,32 @@
+"""Named arrays in files: read as they were written, and never unpickled."""
+
+import numpy as np
+import pytest
+
+from arinv.errors import UserError
+from arinv.train.array_files import read_arrays, write_arrays
+
+
+@pytest.mark.parametrize("compressed", [True, False])
+def test_arrays_come_back_as_they_were(tmp_path, compressed):
+    arrays = {"numbers": np.arange(6, dtype=np.float32).reshape(2, 3), "set/name": np.array(["a", "bc"])}
+    write_arrays(tmp_path / "new" / "x.npz", arrays, compressed=compressed)
+    found = read_arrays(tmp_path / "new" / "x.npz")
+    assert found.keys() == arrays.keys()
+    for name, values in arrays.items():
+        np.testing.assert_array_equal(found[name], values)
+        assert found[name].dtype == values.dtype
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["x.npz"]
+
+
+def test_missing_and_damaged_files_and_objects_are_told(tmp_path):
+    path = tmp_path / "x.npz"
+    with pytest.raises(UserError, match="x.npz cannot be read"):
+        read_arrays(path)
+    write_arrays(path, {"a": np.zeros(100)})
+    path.write_bytes(path.read_bytes()[:60])
+    with pytest.raises(UserError, match="x.npz cannot be read .*delete it"):
+        read_arrays(path)
+    np.savez(path, a=np.array([{"an": "object"}], dtype=object))
+    with pytest.raises(UserError, match="cannot be read .*allow_pickle"):
+        read_arrays(path)
