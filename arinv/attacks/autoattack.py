@@ -108,7 +108,7 @@ def autoattack(
     """
     norms.check_norm(norm)
     check_images(images)
-    images, labels = np.asarray(images, np.float32), row_ops.checked_labels(labels, len(images))
+    images, labels = np.asarray(images, np.float32), row_ops.checked_labels(labels, count=len(images))
     _check_counts(
         num_steps=num_steps, num_targets=num_targets, num_queries=num_queries, queries_per_round=queries_per_round
     )

@@ -197,12 +197,15 @@ def select(mask: Array, x: Array, y: Array) -> Array:
     return jnp.where(mask.reshape(mask.shape + (1,) * (x.ndim - 1)), x, y)
 
 
-def checked_labels(labels: ArrayLike, count: int) -> np.ndarray:
-    """Returns labels as int32 [count].
+def checked_labels(labels: ArrayLike, *, count: int) -> np.ndarray:
+    """Returns labels after a check.
 
     Args:
       labels: int [count]; -1 is padding.
       count: number of images.
+
+    Returns:
+      int32 [count].
 
     Raises:
       UserError: other labels, or nothing but padding.
