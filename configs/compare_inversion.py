@@ -10,8 +10,9 @@ the image size. The published search takes 10,000 steps, each a forward and a ba
 20,000 passes of every test image. Killed, it goes on.
 
 Arguments: those of configs/inverter.py but checkpoint and test_eps (loss is gan here, metrics psnr+ssim, num_test 64);
-standard, robust; search (whose features are searched for: robust, or standard+robust), search_steps and search_step (of
-the search: 10000, and 1.0 in units of [0, 1] images), test_batch (images at a time), num_pictures (how many are shown).
+standard, robust; search (whose features are searched for: robust, or standard+robust), search_steps (10000) and
+search_step (l2 length, in units of [0, 1] images; 0: the published 1.0 at 224 px, in proportion at other sizes),
+test_batch (images at a time), num_pictures (how many are shown).
 """
 
 from ml_collections import ConfigDict
@@ -22,15 +23,16 @@ from configs import defaults, standard_and_robust, tasks
 def get_config(arg=None):
     """Returns the stages: standard and robust encoders and inverters where they are not given, then the comparison."""
     args = standard_and_robust.parse(
-        arg, num_test=64, search_steps=10_000, search_step=1.0, search="robust", test_batch=32, num_pictures=8
+        arg, num_test=64, search_steps=10_000, search_step=0.0, search="robust", test_batch=32, num_pictures=8
     )
     stages, references = standard_and_robust.inverter_stages(args)
+    data = defaults.dataset_of(args)
     stages["comparison"] = inversion_comparison(
         references,
-        data=defaults.dataset_of(args),
+        data=data,
         encoders=tuple(args.search.split("+")),
         num_steps=args.search_steps,
-        step_size=args.search_step,
+        step_size=args.search_step or data.image_size / 224,
         **standard_and_robust.metric_fields(args),
         batch_size=args.test_batch,
         num_pictures=args.num_pictures,

@@ -5,6 +5,7 @@ test_layers.py applies them to the tree, and shows of each that it can fail.
 """
 
 import ast
+import functools
 import importlib.metadata
 import pathlib
 import re
@@ -190,6 +191,12 @@ def breaks_configs(path, source):
     ]
 
 
+@functools.cache
+def distributions():
+    """Top-level package -> names of the distributions that bring it; it takes a while to find out."""
+    return importlib.metadata.packages_distributions()
+
+
 def breaks_requirements(path, source):
     """What arinv imports is named in requirements.txt."""
     lines = (ROOT / "requirements.txt").read_text().splitlines()
@@ -199,7 +206,6 @@ def breaks_requirements(path, source):
 
     lines = [line for line in lines if line and not line.startswith("#")]
     declared = {normal(re.match(r"[\w.-]+", line)[0]) for line in lines}
-    distributions = importlib.metadata.packages_distributions()
     own = {
         "arinv",
         "configs",
@@ -211,7 +217,7 @@ def breaks_requirements(path, source):
         f"{path}:{line}: {name} is not in requirements.txt"
         for line, name, _ in imports(path, source)
         if (top := name.split(".")[0]) not in own
-        and not declared & {normal(distribution) for distribution in distributions.get(top, [top])}
+        and not declared & {normal(distribution) for distribution in distributions().get(top, [top])}
     ]
 
 

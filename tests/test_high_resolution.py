@@ -66,7 +66,7 @@ def test_all_is_trained_where_nothing_is_given():
     compared = compare_inversion.get_config("")
     assert compared.order == (*stages, "comparison")
     assert compared.stages.comparison.optimization.to_dict() == {
-        "encoders": ("robust",), "num_steps": 10_000, "step_size": 1.0, "steps_per_call": 50,
+        "encoders": ("robust",), "num_steps": 10_000, "step_size": 32 / 224, "steps_per_call": 50,
     }  # fmt: skip
     for experiment in (config, compared):
         assert json.loads(experiment.to_json_best_effort())
@@ -133,7 +133,7 @@ def run(config, workdir):
         (high_resolution_config, "image_size=20", "data.image_size 20 must be a multiple of 8 px"),
         (compare_inversion, "search=robust+best", "'best' is none of the inverters standard, robust"),
         (compare_inversion, "search_steps=0", "optimization.num_steps must be 1 or more"),
-        (compare_inversion, "search_step=0", "optimization.step_size must be above 0"),
+        (compare_inversion, "search_step=-1", "optimization.step_size must be above 0"),
         (compare_inversion, "metrics=normalized_error", "metric normalized_error is not for this comparison"),
     ],
 )

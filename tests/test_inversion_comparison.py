@@ -37,7 +37,7 @@ def test_smoke_comparison_of_generators_with_search(compared):
     with np.load(compared / "per_image.npz", allow_pickle=False) as arrays:
         assert arrays["RI, robust/feature_distance"].shape == (8,)
     table = (compared / "table.md").read_text()
-    assert "| RI, robust | - |" in table and "RI: 4 steps of 1." in table
+    assert "| RI, robust | - |" in table and "RI: 4 steps of 0.0714286." in table
     assert (compared / "reconstructions.png").exists()
     assert not list((compared / "parts").rglob("*_state.npz"))
 
@@ -45,9 +45,9 @@ def test_smoke_comparison_of_generators_with_search(compared):
 def test_a_search_that_was_killed_goes_on_to_the_same_images(untrained, compared, tmp_path, monkeypatch):
     whole = compare_inversion.get_config(f"smoke=True,image_size=16,{both(untrained)}").stages.comparison
     config = compare_inversion.inversion_comparison(
-        {"robust": whole.inverters.robust}, data=whole.data, num_steps=4, metrics="psnr", batch_size=8
+        {"robust": whole.inverters.robust}, data=whole.data, metrics="psnr", batch_size=8
     )
-    config.optimization.steps_per_call = 3
+    config.optimization = whole.optimization
     save = Parts.save
 
     def killed(self, name, arrays):

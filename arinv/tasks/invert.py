@@ -214,8 +214,8 @@ def _overview(workdir: pathlib.Path, pictures: data.Pictures, shown: Sequence[in
     for i in shown:
         name = pictures.names[i]
         shortened = name if len(name) <= _LETTERS else f"...{name[3 - _LETTERS :]}"
-        decibels = ", ".join(f"{rows[inverter][name]['psnr']:.1f}" for inverter in rows)
-        columns.append(f"{shortened}\n{decibels} dB")
+        decibels = [f"{inverter} {rows[inverter][name]['psnr']:.1f} dB" for inverter in rows]
+        columns.append("\n".join([shortened, *decibels]))
     return labelled_grid({name: np.stack(row) for name, row in tiles.items()}, columns=columns, font_size=16)
 
 
