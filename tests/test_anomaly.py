@@ -52,7 +52,9 @@ def curved_scores(images):
 
 def test_two_updates_are_those_computed_by_hand(key):
     search = {"latent_shape": (LATENT,), "layer": "code", "learning_rate": 0.1, "end_learning_rate": 0.02, **WEIGHTS}
-    found = anomaly.latent_search(key, linear_decode, linear_features, IMAGES, num_steps=3, **search)
+    found = jax.jit(
+        lambda images: anomaly.latent_search(key, linear_decode, linear_features, images, num_steps=3, **search)
+    )(IMAGES)
     starts = [jax.random.normal(jax.random.fold_in(jax.random.fold_in(key, i), 0), (LATENT,)) for i in range(5)]
     z, v = np.array(starts, np.float64), np.zeros((5, LATENT))
     images, history = IMAGES.reshape(5, -1).astype(np.float64), []
@@ -74,15 +76,20 @@ def test_two_updates_are_those_computed_by_hand(key):
     assert (history[2] < history[0]).all()
 
 
-@pytest.mark.parametrize("num_restarts", [1, 3])
-def test_a_batch_equals_one_by_one(key, num_restarts):
-    @jax.jit
-    def search(images, indices):
-        return anomaly.latent_search(
-            key, curved_decode, curved_features, images, latent_shape=(LATENT,), layer="code", num_steps=40,
-            num_restarts=num_restarts, indices=indices, **WEIGHTS,
-        )  # fmt: skip
+@functools.cache
+def curved_search(num_restarts):
+    """A compiled search of images that are known by indices."""
+    options = {"latent_shape": (LATENT,), "layer": "code", "num_steps": 40, "num_restarts": num_restarts, **WEIGHTS}
+    return jax.jit(
+        lambda images, indices: anomaly.latent_search(
+            jax.random.key(1), curved_decode, curved_features, images, indices=indices, **options
+        )
+    )
 
+
+@pytest.mark.parametrize("num_restarts", [1, 3])
+def test_a_batch_equals_one_by_one(num_restarts):
+    search = curved_search(num_restarts)
     whole = search(IMAGES, np.arange(5))
     assert whole.history.shape == (40, 5)
     for i in range(5):
@@ -92,14 +99,12 @@ def test_a_batch_equals_one_by_one(key, num_restarts):
         np.testing.assert_allclose(alone.history[:, 0], whole.history[:, i], rtol=1e-5, atol=1e-5)
 
 
-def test_the_best_of_several_starts_is_kept(key):
-    options = {"latent_shape": (LATENT,), "layer": "code", "num_steps": 10, **WEIGHTS}
-    many = anomaly.latent_search(key, curved_decode, curved_features, IMAGES, num_restarts=4, **options)
-    one = anomaly.latent_search(key, curved_decode, curved_features, IMAGES, **options)
+def test_the_best_of_several_starts_is_kept():
+    many, one = (curved_search(n)(IMAGES, np.arange(5)) for n in (3, 1))
     assert (many.scores <= one.scores + 1e-6).all() and (many.scores < one.scores - 1e-6).any()
-    again = 1e-2 * jnp.sum(
-        jnp.square(curved_features(many.reconstructions)["code"] - curved_features(IMAGES)["code"]), 1
-    )
+    np.testing.assert_array_equal(many.scores, many.history[-1])
+    codes = [curved_features(x)["code"] for x in (many.reconstructions, IMAGES)]
+    again = 1e-2 * jnp.sum(jnp.square(codes[0] - codes[1]), axis=1)
     np.testing.assert_allclose(many.feature, again, rtol=1e-4)
     np.testing.assert_allclose(many.reconstructions, curved_decode(many.latents), rtol=1e-5)
 
@@ -198,11 +203,24 @@ def test_an_attack_raises_normal_and_lowers_anomalous_scores_within_the_ball(key
     np.testing.assert_allclose(alone[0], adversarial[2], atol=1e-5)
 
 
+def test_an_attack_that_fails_leaves_the_image(key):
+    """A random start on the sphere and a step that goes nowhere."""
+    anomalous = np.arange(5) % 2
+    options = {"eps": 0.5, "num_steps": 1, "step_size": 0.0}
+    attack = jax.jit(lambda x: anomaly.attack_scores(key, curved_scores, x, anomalous, **options))
+    adversarial = attack(IMAGES)
+    gains = np.where(anomalous, -1, 1) * (curved_scores(adversarial) - curved_scores(IMAGES))
+    left = [bool((a == b).all()) for a, b in zip(adversarial, IMAGES, strict=True)]
+    assert gains.min() >= 0 and 0 < sum(left) < 5
+
+
 def test_held_scores_are_those_of_the_search_and_hold_the_reconstruction(key):
     options = {"layer": "code", **WEIGHTS}
-    found = anomaly.latent_search(
-        key, curved_decode, curved_features, IMAGES, latent_shape=(LATENT,), num_steps=3, **options
-    )
+    found = jax.jit(
+        lambda x: anomaly.latent_search(
+            key, curved_decode, curved_features, x, latent_shape=(LATENT,), num_steps=3, **options
+        )
+    )(IMAGES)
 
     @jax.jit
     @functools.partial(jax.value_and_grad, has_aux=True)
@@ -237,8 +255,9 @@ def test_heat_is_where_the_difference_is():
 
 def test_a_generator_without_its_spectral_norm_makes_the_same_images(key):
     generator = Generator((Step("conv", 4), Step("up", 3, 2)))
-    code = jax.random.normal(key, (2, 2, 2, 4))
-    variables = jax.jit(generator.init)(key, code)
+    code, rng = np.random.default_rng(0).standard_normal((2, 2, 2, 4), dtype=np.float32), np.random.default_rng(1)
+    shapes = jax.eval_shape(generator.init, key, code)
+    variables = jax.tree.map(lambda x: 0.1 + rng.random(x.shape, dtype=np.float32), shapes)
     plain, folded = fold_spectral_norm(generator, variables)
     assert not plain.spectral_norm and "spectral" not in folded
     expected = jax.jit(generator.apply)(variables, code)

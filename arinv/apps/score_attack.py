@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from arinv.attacks import projected_ascent
+from arinv.attacks.rows import select
 from arinv.errors import UserError
 from arinv.ops import norms
 from arinv.ops.images import check_images
@@ -40,7 +41,7 @@ def attack_scores(
       anomalous: [B], 1 or True for anomalous images, 0 or False for normal ones; negative values are padding, whose
         images come back unchanged.
       eps: radius in units of `images`, for "l2" over H, W and C together; may be traced.
-      num_steps: gradient steps, at least 1; the best of all iterates is kept.
+      num_steps: gradient steps, at least 1; the best of all iterates is kept, or the image where none is better.
       step_size: length of a step; None for 2.5 * eps / num_steps.
       norm: "l2" or "linf".
       random_start: start from a random point of the ball (for "l2", of its surface).
@@ -78,5 +79,11 @@ def attack_scores(
         noise = jax.vmap(lambda k: norms.random_perturbation(k, (1, *images.shape[1:]), eps=1.0, norm=norm)[0])(keys)
         start = jnp.clip(images + noise * norms.per_example(radius, images.shape), 0.0, 1.0)
     options = {"eps": radius, "step_size": step, "num_steps": num_steps, "norm": norm}
-    adversarial = projected_ascent(lambda x: sign * score_fn(x), start, images, use_best=True, **options)
+
+    def gains_fn(x):
+        return sign * score_fn(x)
+
+    adversarial = projected_ascent(gains_fn, start, images, use_best=True, **options)
+    if random_start:  # of few steps none may have come back to what the image itself scores
+        adversarial = select(gains_fn(adversarial) > gains_fn(images), adversarial, images)
     return jax.lax.stop_gradient(adversarial)

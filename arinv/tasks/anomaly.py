@@ -59,8 +59,8 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
     Raises:
       UserError: no usable checkpoint there, inverters of different encoders, or data without a class.
     """
-    attack = setting.attack_options(config.attack)
-    how = scoring.Setting(jax.random.key(config.seed), setting.mesh(config), config.batch_size, _strength(attack))
+    attack = _attack(setting.attack_options(config.attack))
+    how = scoring.Setting(jax.random.key(config.seed), setting.mesh(config), config.batch_size, attack)
     first = _load(config, config.classes[0], workdir)
     test = _read_test(config)
     train = _Train(config)
@@ -68,7 +68,7 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
     bar = progress_bar(None, config.title, total=len(config.classes) * len(test.labels), unit="image")
     encoder_weights, classes = fingerprint(first.encoder.variables), {}
     for label in config.classes:
-        trained = _load(config, label, workdir)
+        trained = first if label == config.classes[0] else _load(config, label, workdir)
         if fingerprint(trained.encoder.variables) != encoder_weights:
             raise UserError(f"the inverters of classes {config.classes[0]} and {label} are of different encoders")
         arrays = _score_class(config, label, trained, train, test, how, workdir, bar)
@@ -80,11 +80,11 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
     return results
 
 
-def _strength(attack: dict[str, Any]) -> dict[str, float]:
-    """Returns eps and the length of a step; nothing where there is no attack."""
-    if not attack["eps"]:
+def _attack(options: dict[str, Any]) -> dict[str, Any]:
+    """Returns the options with the length of a step; nothing where there is no attack."""
+    if not options["eps"]:
         return {}
-    return {"eps": attack["eps"], "step_size": attack["step_size"] or 2.5 * attack["eps"] / attack["num_steps"]}
+    return {**options, "step_size": options["step_size"] or 2.5 * options["eps"] / options["num_steps"]}
 
 
 def _load(config: ConfigDict, label: int, workdir: pathlib.Path) -> networks.Inverter:
@@ -165,7 +165,7 @@ def _results(config, first: networks.Inverter, test: _Test, attack: dict, classe
     return {
         "classes": classes,
         "mean": {name: float(np.mean([aurocs[name] for aurocs in classes.values()])) for name in scores},
-        "attack": attack if attack["eps"] > 0 else None,
+        "attack": attack or None,
         "search": config.search.to_dict(),
         "knn": config.knn.to_dict(),
         "layer": first.description["layer"],

@@ -102,10 +102,12 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
             len(images),
             how,
             store=store,
+            keep=True,
             show=bar.update,
         )
+    made = scores.pop(scoring.RECONSTRUCTION, None)
     calibrations = {name: Calibration.measure(values, anomalous) for name, values in scores.items()}
-    scales = _explain(config, workdir, scored, variables, images, anomalous, scores, how)
+    scales = _explain(config, workdir, scored, variables, images, made, anomalous, scores, how)
     write_arrays(workdir / _REFERENCES, {"references": np.asarray(variables["references"])})
     description = _describe(config, workdir, source, trained, weights, calibrations, scales)
     write_json(workdir / FILE, description)
@@ -131,15 +133,18 @@ def _read_validation(config: ConfigDict) -> tuple[np.ndarray, np.ndarray]:
     return np.concatenate([held_out, anomalous]), np.arange(len(held_out) + len(anomalous)) >= len(held_out)
 
 
-def _explain(config, workdir, scored, variables, images, anomalous, scores, how) -> tuple[float, float]:
+def _explain(config, workdir, scored, variables, images, made, anomalous, scores, how) -> tuple[float, float]:
     """Leaves a picture of the validation images; returns the usual values of the normal ones' heat maps."""
+
+    def explain(rows):
+        given = None if made is None else made[rows]
+        return scoring.explain(scored, variables, images[rows], how, reconstructions_u8=given)
+
     decisive = scores[config.decision.score]
     shown = anomaly_pictures.extremes(decisive, config.log.num_pictures)
-    normal = np.flatnonzero(~anomalous)[: how.batch_size]
-    scales = anomaly_pictures.map_scales(scoring.explain(scored, variables, images[normal], how))
+    scales = anomaly_pictures.map_scales(explain(np.flatnonzero(~anomalous)[: how.batch_size]))
     texts = [f"{'anomalous' if anomalous[i] else 'normal'}\n{decisive[i]:.4g}" for i in shown]
-    explanation = scoring.explain(scored, variables, images[shown], how)
-    write_png(workdir / "overview.png", anomaly_pictures.overview(explanation, texts, scales=scales))
+    write_png(workdir / "overview.png", anomaly_pictures.overview(explain(shown), texts, scales=scales))
     return scales
 
 

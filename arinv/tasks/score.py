@@ -68,15 +68,17 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
     store = RowStore(workdir / "state.npz", identity=_identity(pictures, description))
     with progress_bar(None, config.title, total=len(pictures), unit="image") as bar:
         scores = scoring.score_images(
-            loaded.scored, loaded.variables, read, len(pictures), how, store=store, show=bar.update
+            loaded.scored, loaded.variables, read, len(pictures), how, store=store, keep=True, show=bar.update
         )
+    made = scores.pop(scoring.RECONSTRUCTION, None)
     decisive = scores[decision["score"]].astype(np.float64)
     calibrated = calibration.calibrated(decisive)
     decisions = np.where(decisive > threshold, "anomalous", "normal")
     write_atomically(workdir / "scores.csv", _table(pictures.names, scores, calibrated, decisions))
     shown = anomaly_pictures.extremes(decisive, config.log.num_pictures)
     texts = [f"{pictures.names[i]}\n{decisive[i]:.4g} ({calibrated[i]:.0%})\n{decisions[i]}" for i in shown]
-    explanation = scoring.explain(loaded.scored, loaded.variables, read(shown), how)
+    given = None if made is None else made[shown]
+    explanation = scoring.explain(loaded.scored, loaded.variables, read(shown), how, reconstructions_u8=given)
     picture = anomaly_pictures.overview(explanation, texts, scales=tuple(description["map_scales"]))
     write_png(workdir / "overview.png", picture)
     (workdir / "state.npz").unlink(missing_ok=True)

@@ -74,7 +74,6 @@ class Scorer:
       latent_shape: shape of one such feature.
       search: options of anomaly.latent_search but the weights of the loss.
       knn: k, normalize, pooling and block_size.
-      attack: num_steps, norm and random_start; empty for none.
     """
 
     encoder: Any
@@ -83,7 +82,6 @@ class Scorer:
     latent_shape: tuple[int, ...]
     search: tuple[tuple[str, Any], ...]
     knn: tuple[tuple[str, Any], ...]
-    attack: tuple[tuple[str, Any], ...] = ()
 
     def _callables(self, variables: Mapping):
         def decode_fn(latents):
@@ -133,9 +131,19 @@ class Scorer:
         )
         return {"amortized": amortized, "knn": self._distances(variables, images)}
 
-    @_jit
+    @functools.partial(jax.jit, static_argnums=0, static_argnames=("norm", "num_steps", "random_start"))
     def attacked(
-        self, variables: Mapping, key: Array, batch: Mapping[str, Array], reconstructions: Array, attack: Mapping
+        self,
+        variables: Mapping,
+        key: Array,
+        batch: Mapping[str, Array],
+        reconstructions: Array,
+        *,
+        eps: float,
+        step_size: float,
+        norm: str,
+        num_steps: int,
+        random_start: bool,
     ) -> tuple[dict[str, Array], Array]:
         """Returns the scores under attacks on each of them, and the images of the attack on the searched one.
 
@@ -144,11 +152,24 @@ class Scorer:
           key: of the random starts.
           batch: "image", "id" and "anomalous", -1 for padding.
           reconstructions: what the search found for the images.
-          attack: eps and step_size.
+          eps: see anomaly.attack_scores, also for the rest.
+          step_size: of each step.
+          norm: of the ball.
+          num_steps: of the attack.
+          random_start: of the attack.
         """
+        attack_fn = functools.partial(
+            anomaly.attack_scores,
+            key,
+            indices=batch["id"],
+            eps=eps,
+            step_size=step_size,
+            norm=norm,
+            num_steps=num_steps,
+            random_start=random_start,
+        )
         decode_fn, features_fn = self._callables(variables)
         options = {"layer": self.layer, **variables["weights"]}
-        attack_fn = functools.partial(anomaly.attack_scores, key, indices=batch["id"], **attack, **dict(self.attack))
 
         def attack_on(score_fn):
             adversarial = attack_fn(score_fn, batch["image"], batch["anomalous"])
@@ -171,15 +192,13 @@ def make_scorer(trained: networks.Inverter, config: ConfigDict) -> tuple[Scorer,
 
     Args:
       trained: the inverter.
-      config: with search, knn and, to be attacked, attack (its norm, num_steps and random_start).
+      config: with search and knn.
     """
     description = trained.description
     generator, generator_variables = fold_spectral_norm(trained.module, trained.variables)
     features = networks.feature_structs(trained.encoder.module, description["image_size"])
-    search, attack = config.search.to_dict(), {}
+    search = config.search.to_dict()
     weights = {name: jnp.float32(search.pop(name)) for name in ("pixel_weight", "feature_weight")}
-    if config.get("attack"):
-        attack = {name: config.attack[name] for name in ("norm", "num_steps", "random_start")}
     scorer = Scorer(
         encoder=trained.encoder.module,
         generator=generator,
@@ -187,6 +206,5 @@ def make_scorer(trained: networks.Inverter, config: ConfigDict) -> tuple[Scorer,
         latent_shape=features[description["layer"]].shape[1:],
         search=tuple(sorted(search.items())),
         knn=tuple(sorted(config.knn.to_dict().items())),
-        attack=tuple(sorted(attack.items())),
     )
     return scorer, {"encoder": trained.encoder.variables, "generator": generator_variables, "weights": weights}

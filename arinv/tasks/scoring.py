@@ -14,6 +14,8 @@ from arinv.tasks.row_store import RowStore
 from arinv.tasks.scorer import Scorer
 from arinv.types import Array
 
+RECONSTRUCTION = "reconstruction"  # beside the scores
+_MAX_KEPT_BYTES = 2**27  # of reconstructions
 _SEARCH, _ATTACK = range(2)  # what the keys folded from the seed are for
 
 
@@ -24,13 +26,13 @@ class Setting(NamedTuple):
       key: PRNG key; an image's random numbers follow from it and from the image's content.
       mesh: the devices.
       batch_size: images at once.
-      attack: eps and step_size of the attacks; empty for none.
+      attack: options of the attacks, those of anomaly.attack_scores; empty for none.
     """
 
     key: Array
     mesh: jax.sharding.Mesh
     batch_size: int
-    attack: Mapping[str, float] = {}
+    attack: Mapping[str, Any] = {}
 
 
 def add_references(
@@ -74,6 +76,7 @@ def score_images(
     *,
     store: RowStore,
     anomalous: np.ndarray | None = None,
+    keep: bool = False,
     show: Callable[[int], Any] = lambda done: None,
 ) -> dict[str, np.ndarray]:
     """Returns every score of every image, those of the attacks too where setting.attack says so.
@@ -86,15 +89,19 @@ def score_images(
       setting: how to go through them.
       store: where the scores are kept as they come; what it holds is not computed again.
       anomalous: bool [count]; needed for attacks only.
+      keep: whether to keep the reconstructions of the search too, unless they are very many, to be shown later.
       show: called with the number of images that were just done.
 
     Returns:
-      Name of the score -> float32 [count].
+      Name of the score -> float32 [count]; where they were kept, "reconstruction" -> uint8 [count, S, S, 3].
     """
     show(store.count)
     for batch, size in _batches(read, count, store.count, anomalous, setting):
-        results = _score_batch(scorer, variables, batch, setting)
-        store.append({name: values[:size] for name, values in parallel.to_host(results).items()})
+        results = parallel.to_host(_score_batch(scorer, variables, batch, setting))
+        made = results.pop(RECONSTRUCTION)
+        if keep and count * made[0].size <= _MAX_KEPT_BYTES:
+            results[RECONSTRUCTION] = np.floor(made * 255 + 0.5).astype(np.uint8)
+        store.append({name: values[:size] for name, values in results.items()})
         show(size)
     store.save()
     return store.arrays()
@@ -104,10 +111,11 @@ def _score_batch(scorer: Scorer, variables: Mapping, batch: Mapping[str, Array],
     key = jax.random.fold_in(setting.key, _SEARCH)
     found = scorer.searched(variables, key, batch["image"], batch["id"])
     results = {"total": found.scores, "pixel": found.pixel, "feature": found.feature}
+    results[RECONSTRUCTION] = found.reconstructions
     results |= scorer.compared(variables, batch["image"])
     if setting.attack:
         attack_key = jax.random.fold_in(setting.key, _ATTACK)
-        scores, adversarial = scorer.attacked(variables, attack_key, batch, found.reconstructions, setting.attack)
+        scores, adversarial = scorer.attacked(variables, attack_key, batch, found.reconstructions, **setting.attack)
         adversarial = jax.device_put(adversarial, batch["image"].sharding)
         again = scorer.searched(variables, key, adversarial, batch["id"])
         results |= {**scores, "attacked_total": again.scores}
@@ -128,12 +136,26 @@ class Explanation(NamedTuple):
     maps: anomaly.HeatMaps
 
 
-def explain(scorer: Scorer, variables: Mapping[str, Any], images_u8: np.ndarray, setting: Setting) -> Explanation:
-    """Returns the reconstructions of uint8 images [n, S, S, 3], found anew, and where they differ."""
+def explain(
+    scorer: Scorer,
+    variables: Mapping[str, Any],
+    images_u8: np.ndarray,
+    setting: Setting,
+    *,
+    reconstructions_u8: np.ndarray | None = None,
+) -> Explanation:
+    """Returns the reconstructions of uint8 images [n, S, S, 3], searched for anew unless given, and the heat maps."""
     key, parts = jax.random.fold_in(setting.key, _SEARCH), []
-    for batch, size in _batches(lambda rows: images_u8[rows.start : rows.stop], len(images_u8), 0, None, setting):
-        made = scorer.searched(variables, key, batch["image"], batch["id"]).reconstructions
-        made = jax.device_put(made, batch["image"].sharding)
+
+    def batches(arrays):
+        return _batches(lambda rows: arrays[rows.start : rows.stop], len(arrays), 0, None, setting)
+
+    given = batches(images_u8 if reconstructions_u8 is None else reconstructions_u8)
+    for (batch, size), (made, _) in zip(batches(images_u8), given, strict=True):
+        made = made["image"]
+        if reconstructions_u8 is None:
+            made = scorer.searched(variables, key, batch["image"], batch["id"]).reconstructions
+            made = jax.device_put(made, batch["image"].sharding)
         part = Explanation(batch["image"], made, scorer.maps(variables, batch["image"], made))
         parts.append(jax.tree.map(lambda x, n=size: x[:n], parallel.to_host(part)))
     return jax.tree.map(lambda *xs: np.concatenate(xs), *parts)
