@@ -1,8 +1,8 @@
 """What spoils an image before it is restored: additive white Gaussian noise by two protocols, which are not comparable.
 
 Images are float32 [B, H, W, C] in [0, 1], noise levels in the same unit: 50/255 is fifty grey levels. Published tables
-differ in whether the noisy image is cut off at 0 and 1, by up to tenths of a decibel, so the protocol has a name that
-goes into results.
+differ in whether the noisy image is cut off at 0 and 1, which moves every figure, so the protocol has a name that goes
+into results.
 
 "clipped"    clip(x + sigma N(0, 1), 0, 1), as Rojas-Gomez et al. 2022, section 3.3
 "unclipped"  x + sigma N(0, 1), as most tables of denoisers; values leave [0, 1]
