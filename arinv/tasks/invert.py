@@ -13,7 +13,7 @@ import json
 import pathlib
 import sys
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from typing import Any
 
 import jax
@@ -68,8 +68,8 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
     Raises:
       UserError: a picture or an inverter that cannot be read, or a picture that is too large.
     """
-    root = pathlib.Path(config.data.name).expanduser().resolve()
-    if root in workdir.resolve().parents:
+    root = pathlib.Path(config.data.name).expanduser()
+    if root.resolve() in workdir.resolve().parents:
         raise UserError(f"workdir {workdir} lies in the folder of pictures {config.data.name}; name another --workdir")
     pictures = data.open_pictures(
         config.data.name, on_bad_image=config.data.on_bad_image, progress=progress_callback("checking pictures")
@@ -82,15 +82,15 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
     for inverter in inverters.values():
         inverter.check_multiple(config.multiple or inverter.image_size, "multiple")
     workdirs.open_workdir(config, workdir)
-    skipped = [path.resolve().relative_to(root).as_posix() for path in pictures.bad_files] + too_large
+    skipped = [path.relative_to(root).as_posix() for path in pictures.bad_files] + too_large
     if skipped:
-        print(f"{config.data.name}: skipped {len(skipped)} unreadable or too large: {skipped[0]}, ...", file=sys.stderr)
+        print(f"skipped {len(skipped)} pictures, unreadable or too large: {', '.join(skipped[:5])}", file=sys.stderr)
     rows = {}
     for name, inverter in inverters.items():
         done = _Done(workdir / f"{name}.progress.jsonl", inverter.weights)
         rows[name] = done.rows
-        left = {i: size for i, size in sizes.items() if not _is_done(workdir, name, pictures.names[i], done.rows)}
-        found, number = _invert(config, inverter, pictures, left), len(sizes)
+        left = {i for i in sizes if not _is_done(workdir, name, pictures.names[i], done.rows)}
+        found, number = _invert(config, inverter, pictures, sizes, left), len(sizes)
         bar = progress_bar(found, f"{config.title}: {name}", initial=number - len(left), total=number, unit="picture")
         for i, picture, reconstruction in bar:
             write_png(_place(workdir, name, pictures.names[i]), reconstruction)
@@ -125,9 +125,16 @@ def _sizes(config: ConfigDict, pictures: data.Pictures) -> tuple[dict[int, tuple
 
 
 def _invert(
-    config: ConfigDict, inverter: AnySizeInverter, pictures: data.Pictures, sizes: Mapping[int, tuple[int, int]]
+    config: ConfigDict,
+    inverter: AnySizeInverter,
+    pictures: data.Pictures,
+    sizes: Mapping[int, tuple[int, int]],
+    wanted: Set[int],
 ) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
-    """Yields (number, picture, its reconstruction, uint8 [H, W, 3]); one compilation for each padded size."""
+    """Yields (number, picture, its reconstruction, uint8 [H, W, 3]); one compilation for each padded size.
+
+    Batches are those of all pictures, whichever are wanted: so a run that goes on gives what it would have given.
+    """
     padding = {"multiple": config.multiple or inverter.image_size, "edge": config.edge}
 
     @jax.jit
@@ -141,13 +148,17 @@ def _invert(
     for (height, width), members in groups.items():
         count = max(1, min(len(members), _MOST_IN_BATCH, config.batch_pixels // (height * width)))
         for start in range(0, len(members), count):
-            batch = {i: pictures[i] for i in members[start : start + count]}
+            numbers = members[start : start + count]
+            if wanted.isdisjoint(numbers):
+                continue
+            batch = {i: pictures[i] for i in numbers}
             images = np.zeros((count, height, width, 3), np.uint8)  # the last batch may be short of some
             for row, picture in enumerate(batch.values()):
                 images[row] = inversion.pad_images(picture[None], **padding)[0]
             reconstructions = np.asarray(step(inverter.variables, images))
             for row, (i, picture) in enumerate(batch.items()):
-                yield i, picture, inversion.crop_images(reconstructions[row][None], sizes[i], edge=config.edge)[0]
+                if i in wanted:
+                    yield i, picture, inversion.crop_images(reconstructions[row][None], sizes[i], edge=config.edge)[0]
 
 
 _psnr, _ssim = jax.jit(metrics.psnr), jax.jit(metrics.ssim)
