@@ -12,7 +12,8 @@ stages stylization and evaluation leave the contact sheets and table.md with rep
 
 Arguments: those of configs/inverter.py but layer and checkpoint (eps is the robust encoder's), layers (joined by "+";
 empty: the encoder's), shallow_pixel (pixel weight of all but the deepest; 0: the paper's), and those of
-configs/stylize.py but levels and evaluate (size is 224, as in the paper).
+configs/stylize.py but levels and evaluate (size is 224 and border
+0, as in the paper).
 """
 
 from ml_collections import ConfigDict
@@ -34,7 +35,7 @@ def get_config(arg=None):
     """Returns the stages: two encoders, an inverter for each of their layers, stylization, evaluation."""
     inverters = {"inverter_epochs": 0.0, "inverter_batch": 0, "inverter_rate": 0.0, "inverter_schedule": ""}
     own = {"standard": "", "robust": "", "layers": "", "loss": "gan", "shallow_pixel": 0.0}
-    training, style = arguments.TRAINING | {"eps": 1.0}, stylize.STYLE | {"size": 224}
+    training, style = arguments.TRAINING | {"eps": 1.0}, stylize.STYLE | {"size": 224, "border": 0}
     args = arguments.parse(arg, **training, **inverters, **arguments.METRICS, **style, **own)
     layers = (args.layers or _LAYERS.get(args.encoder, _OTHER_LAYERS)).split("+")
     stages, entries = {}, {}

@@ -9,14 +9,14 @@ layer=, or the stages of configs/style.py), joined by "+", in any order.
 
 Arguments: content and style (an image, a folder, or photos:NAME+NAME for photographs that come along), num_content and
 num_style (0: all); size (0: each picture's own; 224: squashed to 224x224, the paper's), resize (squash or crop, for
-size), max_side (longer pictures are reduced to it; 0: none are); alpha (0: the content, 1: the style), variant
-(official, ust, ct), method (eigh, or newton_schulz for a GPU), order (official: deep to shallow; paper: shallow to
-deep), keep_color (no; luminance: the content's chroma; match: the styles take on the content's colours first), mix
-(weights of all styles in the order of their names, such as 0.7+0.3, for one picture in a mixture), content_labels and
-style_labels (folders of label maps, PNGs of the pictures' names: each region takes on the style of its label's);
-evaluate (true: Gram loss and SSIM as well), vgg19_weights and metric_encoder (what the Gram loss looks through; else
-the robust encoder); tile (px of a cell of the sheets), style_batch (pictures at once), on_bad_image (error or skip),
-seed, dtype, smoke.
+size), max_side (longer pictures are reduced to it; 0: none are), border (px of mirror image around a picture, against
+the frame that convolutions draw; 0: none, the paper's); alpha (0: the content, 1: the style), variant (official, ust,
+ct), method (eigh, or newton_schulz for a GPU), order (official: deep to shallow; paper: shallow to deep), keep_color
+(no; luminance: the content's chroma; match: the styles take on the content's colours first), mix (weights of all styles
+in the order of their names, such as 0.7+0.3, for one picture in a mixture), content_labels and style_labels (folders of
+label maps, PNGs of the pictures' names: each region takes on the style of its label's); evaluate (true: Gram loss and
+SSIM as well), vgg19_weights and metric_encoder (what the Gram loss looks through; else the robust encoder); tile (px of
+a cell of the sheets), style_batch (pictures at once), on_bad_image (error or skip), seed, dtype, smoke.
 """
 
 from fractions import Fraction
@@ -34,6 +34,7 @@ STYLE = {
     "size": 0,
     "resize": "squash",
     "max_side": 1024,
+    "border": 16,
     "alpha": 1.0,
     "variant": "official",
     "method": "eigh",
@@ -89,7 +90,7 @@ def stylization(args, entries, *, title="stylization"):
     config.tile = args.tile
     config.batch_size = args.style_batch
     if args.smoke:
-        config.data.update({"num_content": 2, "num_style": 2, "size": 64})
+        config.data.update({"num_content": 2, "num_style": 2, "size": 64, "border": 0})
         config.tile = 64
     return config
 
@@ -117,7 +118,7 @@ def evaluation(args, stylized, *, title="style evaluation"):
 
 def _pictures(args) -> ConfigDict:
     names = ("content", "style", "num_content", "num_style", "content_labels", "style_labels")
-    sizes = ("size", "resize", "max_side", "on_bad_image")
+    sizes = ("size", "resize", "max_side", "border", "on_bad_image")
     return ConfigDict({"name": _name(args), **{name: args[name] for name in (*names, *sizes)}})
 
 

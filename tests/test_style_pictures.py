@@ -10,7 +10,7 @@ from arinv.tasks import label_maps, style_pictures, style_sheets
 
 FIELDS = {
     "content": "", "style": "", "num_content": 0, "num_style": 0, "content_labels": "", "style_labels": "", "size": 0,
-    "resize": "squash", "max_side": 0, "on_bad_image": "error",
+    "resize": "squash", "max_side": 0, "border": 0, "on_bad_image": "error",
 }  # fmt: skip
 
 

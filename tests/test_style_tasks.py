@@ -14,7 +14,7 @@ from PIL import Image
 from arinv import data, main, metrics, models
 from arinv.errors import UserError
 from arinv.ops.images import to_float
-from arinv.tasks import networks, style_levels, stylization
+from arinv.tasks import networks, style_evaluation, style_levels, stylization
 from arinv.train.inverter import make_features_fn
 from configs import style, stylize
 
@@ -193,17 +193,27 @@ def test_batches_that_are_there_are_not_made_again(own_sizes, tmp_path, monkeypa
     assert len(before) == 8
 
 
-def test_an_evaluation_goes_on_with_the_contents_that_are_missing(compared, tmp_path):
-    shutil.copytree(compared / "evaluation", tmp_path / "evaluation")
-    shutil.copytree(compared / "stylization", tmp_path / "stylization")
+def test_an_evaluation_goes_on_with_the_contents_that_are_missing(compared, tmp_path, monkeypatch):
     config = stylize.get_config("evaluate=True,smoke=True,levels=x").stages.evaluation
-    saved = json.loads((tmp_path / "evaluation" / "config.json").read_text())
-    config.data.name, config.stylized = saved["data"]["name"], "stage:stylization"
-    before = (tmp_path / "evaluation" / "results.json").read_bytes()
-    (tmp_path / "evaluation" / "results.json").unlink()
-    (tmp_path / "evaluation" / "parts" / "robust" / "dot.json").unlink()
-    main.run(config, tmp_path / "evaluation")
-    assert (tmp_path / "evaluation" / "results.json").read_bytes() == before
+    config.update(json.loads((compared / "evaluation" / "config.json").read_text()))
+    config.stylized = str(compared / "stylization")
+    measure, measured = style_evaluation._Measurement.of_pictures, []
+
+    def measure_and_stop(self, index, pictures):
+        if len(measured) == 3:
+            raise Cut
+        measured.append(index)
+        return measure(self, index, pictures)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(style_evaluation._Measurement, "of_pictures", measure_and_stop)
+        with pytest.raises(Cut):
+            main.run(config, tmp_path)
+        measured.append(None)
+        main.run(config, tmp_path)
+    assert measured == [0, 1, 0, None, 1]
+    assert results_of(tmp_path) == results_of(compared / "evaluation")
+    assert not (tmp_path / "parts").exists()
 
 
 def test_mixed_labelled_and_recoloured(levels, folders, tmp_path):

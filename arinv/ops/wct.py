@@ -64,7 +64,8 @@ def wct(
       alpha: share of the transformed features, 1 for all; the rest are the content's.
       variant: "official", "ust" or "ct", see above.
       method: how roots of the covariances are taken: "eigh", exact but on a GPU one image after the other, or
-        "newton_schulz", products of matrices only, within 1e-3 of it where the covariance is regular.
+        "newton_schulz", products of matrices only: within 1e-3 of it where the covariance is regular, as the added
+        identity makes it; with "ust", directions of less than 1e-4 of its norm come out weaker.
       content_labels: int [B, h, w], 0..num_labels-1: each region takes on the style of the same label's region;
         regions without a counterpart, of 10 positions or fewer, or of very different size are left as they are.
       style_labels: int [B, h', w'], likewise.

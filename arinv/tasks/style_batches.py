@@ -94,8 +94,9 @@ class PairStylizer:
         for i, k in pairs:
             rows.append(self._read_content(i)[1] | {"codes": [codes[self._item(i, j)] for j in self._columns[k]]})
         images = self._run(self._apply, rows, batch.rows)
-        shapes = [self._read_content(i)[0] for i, _ in pairs]
-        return [image[: shape[0], : shape[1]] for image, shape in zip(images, shapes, strict=True)]
+        shapes, border = [self._read_content(i)[0] for i, _ in pairs], self._config.data.border
+        inside = [tuple(slice(border, border + side) for side in shape[:2]) for shape in shapes]
+        return [image[place] for image, place in zip(images, inside, strict=True)]
 
     def _codes_for(self, pairs: Sequence[Pair]) -> dict[_Item, apps.StyleCode]:
         """Returns the codes of all styles that a batch needs; those for all contents are kept."""
@@ -135,7 +136,8 @@ class PairStylizer:
         return picture.shape, row
 
     def _pad(self, picture: np.ndarray) -> np.ndarray:
-        return style_pictures.pad(picture, multiple=self._networks.multiple, smallest=self._networks.smallest)
+        networks, border = self._networks, self._config.data.border
+        return style_pictures.pad(picture, multiple=networks.multiple, smallest=networks.smallest, border=border)
 
     def _padded_size(self, picture: np.ndarray) -> tuple[int, ...]:
         return self._pad(picture[..., :1]).shape[:2]

@@ -9,7 +9,9 @@ The Gram loss looks through VGG-19 where config.metric_networks.vgg19 names its 
 the encoder of the entry "robust" (or the last one), and then says so in its name.
 """
 
+import dataclasses
 import pathlib
+import shutil
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -28,7 +30,7 @@ from arinv.train.writer import write_json
 
 _CONTENT = "content as it was"
 _SSIM_WINDOW = 11  # px
-_PARTS = "parts"  # folder of the numbers that are finished
+_PARTS = "parts"  # folder of the numbers that are there, until all are
 
 
 def validate(config: ConfigDict) -> None:
@@ -57,18 +59,16 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
     source = workdirs.resolve(config.stylized, workdir)
     done = workdirs.read_results(source)
     if done["mix"]:
-        raise UserError(
-            f"{source} holds pictures in a mixture of styles, which have no one style to be measured against"
-        )
+        raise UserError(f"{source} holds pictures in a mixture of styles: there is no one style to measure against")
     fields = ConfigDict(done["pixels"])
     content, style = Collection(fields, "content"), Collection(fields, "style")
     for kind, here, there in (("contents", content.names, done["contents"]), ("styles", style.names, done["styles"])):
         if list(here) != there:
             raise UserError(f"the {kind} of {source} have changed since it ran: {len(there)} there, {len(here)} now")
-    network = _load_network(config, workdir, source, list(done["entries"]))
+    network = _load_network(config, workdir, source, done["order"])
     workdirs.open_workdir(config, workdir)
     measure = _Measurement(network, content, style, config.batch_size)
-    pairs = _measure_all(config, workdir, source, list(done["entries"]), measure)
+    pairs = _measure_all(config, workdir, source, done["order"], measure)
     key = f"gram_{network.name}"
     pairs = {entry: {key: values["gram"], "ssim": values["ssim"]} for entry, values in pairs.items()}
     entries = {entry: _summarize(values) for entry, values in pairs.items()}
@@ -85,6 +85,7 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
     style_report.write_pairs(workdir, content.names, style.names, pairs)
     style_report.write_page(config.title, workdir, source, results, key)
     workdirs.write_results(workdir, results)
+    shutil.rmtree(workdir / _PARTS)
     return results
 
 
@@ -100,8 +101,7 @@ def _load_network(
     entry = "robust" if "robust" in entries else entries[-1]
     own = networks.load_inverter(workdirs.resolve(saved["entries"][entry][0], source)).encoder
     network = metric_networks.load(config, _field(config), workdir, own)
-    module = style_levels.without_head(network.name, network.module)
-    return metric_networks.MetricNetwork(network.name, module, network.variables, network.origin, network.weights)
+    return dataclasses.replace(network, module=style_levels.without_head(network.name, network.module))
 
 
 class _Measurement:

@@ -5,6 +5,7 @@ config.data   {"content", "style": an image file, a folder, or "photos:NAME+NAME
                "content_labels", "style_labels": folders of label maps (tasks/label_maps.py), empty for none,
                "size": side that pictures are brought to, 0 for their own size, "resize": "squash" or "crop",
                "max_side": larger pictures are reduced until their longer side has it, 0 for no limit,
+               "border": pixels of its mirror image that are put around a picture and cut off in the end,
                "on_bad_image": "error" or "skip"}
 """
 
@@ -97,15 +98,15 @@ def validate(fields: ConfigDict) -> None:
             raise UserError(f"folder {reference!r} holds no image; looked for {' '.join(sorted(SUFFIXES))}")
     if fields.resize not in RESIZE_MODES:
         raise unknown("resize", fields.resize, RESIZE_MODES)
-    for name in ("size", "max_side", "num_content", "num_style"):
+    for name in ("size", "max_side", "border", "num_content", "num_style"):
         if fields[name] < 0:
             raise UserError(f"data.{name} must be 0 or more; got {fields[name]}")
     if bool(fields.content_labels) != bool(fields.style_labels):
         raise UserError("label maps need both data.content_labels and data.style_labels, a folder each")
 
 
-def pad(picture: np.ndarray, *, multiple: int, smallest: int) -> np.ndarray:
-    """Returns a picture or label map continued to the right and below by its mirror image, to sides that networks take.
+def pad(picture: np.ndarray, *, multiple: int, smallest: int, border: int = 0) -> np.ndarray:
+    """Returns a picture or label map continued by its mirror image to sides that networks take.
 
     A mirror image leaves the statistics of the features, which are the style, nearly as they were; a repeated border
     would add flat stripes to them.
@@ -114,9 +115,12 @@ def pad(picture: np.ndarray, *, multiple: int, smallest: int) -> np.ndarray:
       picture: [H, W, ...].
       multiple: of the sides.
       smallest: least length of a side.
+      border: pixels to add above and on the left, and at least as many below and on the right, so that the frame that
+        the convolutions' zero padding draws is cut off again.
     """
-    sides = (max(smallest, -(-side // multiple) * multiple) for side in picture.shape[:2])
-    missing = [(0, wanted - side) for wanted, side in zip(sides, picture.shape[:2], strict=True)]
+    lengths = [side + 2 * border for side in picture.shape[:2]]
+    wanted = (max(smallest, -(-length // multiple) * multiple) for length in lengths)
+    missing = [(border, border + side - length) for side, length in zip(wanted, lengths, strict=True)]
     return np.pad(picture, missing + [(0, 0)] * (picture.ndim - 2), mode="symmetric")
 
 

@@ -96,6 +96,7 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
     _write_sheets(config, workdir, content, style)
     results = {
         "entries": described,
+        "order": list(config.order),
         "contents": list(content.names),
         "styles": list(style.names),
         "columns": column_names(config, style),
