@@ -14,6 +14,11 @@ import pytest  # noqa: E402
 from absl import flags  # noqa: E402
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+# Many tests compile the same small networks: what one has compiled is there for the others, also in the next run.
+_CACHE = pathlib.Path(__file__).resolve().parent.parent / ".pytest_cache" / "compilations"
+jax.config.update("jax_compilation_cache_dir", str(_CACHE))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+jax.config.update("jax_compilation_cache_max_size", 500_000_000)  # bytes
 if not flags.FLAGS.is_parsed():
     flags.FLAGS.mark_as_parsed()  # Grain's worker processes read absl flags
 

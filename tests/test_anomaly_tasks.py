@@ -8,7 +8,6 @@ import shutil
 import jax
 import numpy as np
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
 from PIL import Image
 from sklearn.metrics import roc_auc_score
 
@@ -22,22 +21,6 @@ from configs import anomaly, detector, score
 
 SMALL = "smoke=True,width=4,image_size=16"
 SHALLOW = "layer=conv1"  # compiles faster
-
-
-@pytest.fixture(scope="module", autouse=True)
-def kept_compilations(tmp_path_factory):
-    """What is compiled is kept on disk, as the command does it: the inverters here have the same shapes."""
-    options = {
-        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compilations")),
-        "jax_persistent_cache_min_compile_time_secs": 0.1,
-    }
-    before = {name: getattr(jax.config, name) for name in options}
-    for values in (options, before):
-        for name, value in values.items():
-            jax.config.update(name, value)
-        compilation_cache.reset_cache()
-        if values is options:
-            yield
 
 
 @pytest.fixture(scope="module")
