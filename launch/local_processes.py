@@ -17,6 +17,7 @@ import sys
 import time
 from collections.abc import Mapping
 
+_NOISE = b"[Gloo] Rank "  # each connection between CPU devices is told
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 
@@ -97,14 +98,16 @@ def environments(count: int, devices: int, gpus: list[str], inherited: Mapping[s
 class Output:
     """Prints what the processes write, line by line, each with the number of its process."""
 
-    def __init__(self, count: int):
+    def __init__(self):
         self._selector = selectors.DefaultSelector()
-        self._rest = [b""] * count
+        self._rest: dict[int, bytes] = {}
 
-    def add(self, index: int, stream) -> None:
+    def add(self, index: int, *streams) -> None:
         """Listens to a process."""
-        os.set_blocking(stream.fileno(), False)
-        self._selector.register(stream, selectors.EVENT_READ, index)
+        for stream in streams:
+            os.set_blocking(stream.fileno(), False)
+            self._selector.register(stream, selectors.EVENT_READ, index)
+            self._rest[stream.fileno()] = b""
 
     def serve(self, seconds: float) -> None:
         """Prints what comes, for at most so long."""
@@ -112,14 +115,14 @@ class Output:
             time.sleep(seconds)
             return
         for key, _ in self._selector.select(seconds):
-            data = key.fileobj.read(65536)
+            data, rest = key.fileobj.read(65536), self._rest[key.fd]
             if data == b"":
                 self._selector.unregister(key.fileobj)
-                data = b"\n" if self._rest[key.data] else b""
+                data = b"\n" if rest else b""
             # A progress bar goes back to the start of its line, where several of them would overwrite each other.
-            *lines, self._rest[key.data] = re.split(rb"[\r\n]", self._rest[key.data] + (data or b""))
+            *lines, self._rest[key.fd] = re.split(rb"[\r\n]", rest + (data or b""))
             for line in lines:
-                if line.strip():
+                if line.strip() and not line.startswith(_NOISE):
                     sys.stdout.buffer.write(b"[%d] %s\n" % (key.data, line.rstrip()))
             sys.stdout.buffer.flush()
 
@@ -137,15 +140,15 @@ def run(command: list[str], variables: list[dict[str, str]], patience: float) ->
       variables: of each process.
       patience: seconds that the others get once one has ended badly.
     """
-    output, started = Output(len(variables)), []
+    output, started = Output(), []
     passed = {number: signal.signal(number, lambda n, _: _pass_on(started, n)) for number in (15, 2)}
     try:
         for index, environment in enumerate(variables):
             # In a session of its own, a process gets no SIGINT from the terminal beside the one that is passed on.
             process = subprocess.Popen(
-                command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
+                command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
             )
-            output.add(index, process.stdout)
+            output.add(index, process.stdout, process.stderr)
             started.append(process)
         return _watch(started, output, patience)
     finally:
