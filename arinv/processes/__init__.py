@@ -20,6 +20,7 @@ import jax
 from arinv.processes import cluster as clusters
 from arinv.processes.cluster import MODES
 from arinv.processes.lifeline import AGAIN, INTERRUPTED, LOST, TERMINATED, Lifeline
+from arinv.processes.relay import open_relay
 from arinv.processes.roll_call import MissingProcesses, meet
 
 __all__ = [
@@ -67,7 +68,7 @@ def start(
     _lifeline = Lifeline(cluster.index, cluster.count, connections, lost_after=lost_seconds)
     _bypass_proxies(cluster.address)
     jax.distributed.initialize(
-        cluster.address,
+        cluster.address if cluster.index == 0 else open_relay(cluster.address),
         cluster.count,
         cluster.index,
         list(cluster.devices) if cluster.devices is not None else None,
@@ -83,7 +84,7 @@ def _bypass_proxies(address: str) -> None:
     """Keeps gRPC, which obeys http_proxy, from asking a proxy for the way to a neighbour."""
     known = next((os.environ[name] for name in ("no_grpc_proxy", "no_proxy", "NO_PROXY") if os.environ.get(name)), "")
     host = address.rpartition(":")[0].strip("[]")
-    os.environ["no_grpc_proxy"] = ",".join(filter(None, [known, host]))
+    os.environ["no_grpc_proxy"] = ",".join(filter(None, [known, host, "127.0.0.1"]))
     jax.config.update("jax_check_proxy_envs", False)
 
 

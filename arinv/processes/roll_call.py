@@ -102,21 +102,28 @@ def _accept(server: socket.socket, cluster: Cluster, hello: dict, here: dict[int
     """Takes one caller in, if one comes within a second."""
     try:
         caller = Connection(server.accept()[0], "a caller")
-        messages = caller.receive(_HELLO_SECONDS)
     except TimeoutError:
         return
+    try:
+        messages = caller.receive(_HELLO_SECONDS)
+    except TimeoutError:
+        messages = None
     theirs = messages[0] if messages else None
     if not isinstance(theirs, dict) or "index" not in theirs:  # a port scan, or what is left of an older run
         caller.close()
         return
     index = theirs["index"]
     caller.name = f"process {index} ({theirs['host']}, pid {theirs['pid']})"
-    before = here.pop(index, None)
-    here[index] = caller
+    before, here[index] = here.get(index), caller
     if theirs["count"] != cluster.count:
         raise UserError(f"{caller.name} counts {theirs['count']} processes, process 0 counts {cluster.count}")
     if before is not None and before.is_open():
-        raise UserError(f"two processes have one number: {before.name} and {caller.name}")
+        problem = f"two processes have one number: {before.name} and {caller.name}"
+        before.send(kind="refused", message=problem, missing=False)
+        before.close()
+        raise UserError(problem)
+    if before is not None:
+        before.close()
     if theirs["arguments"] != hello["arguments"]:
         first = sorted(set(theirs["arguments"]) ^ set(hello["arguments"])) or ["their order"]
         raise UserError(

@@ -146,6 +146,8 @@ def check_same(path: pathlib.Path, expected: Mapping[str, Variables]) -> None:
       UserError: they differ.
       DamagedCheckpoint: they cannot be read.
     """
+    if not any(child.is_dir() for child in path.iterdir()):
+        raise DamagedCheckpoint(f"checkpoint {path} cannot be read (it is empty)")
     with open_reader() as reader:
         found = [name for name in expected if (path / name).is_dir()]
         saved = {name: _read(path, lambda n=name: _saved_tree(reader, path / n)) for name in found}
