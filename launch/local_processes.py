@@ -109,15 +109,17 @@ class Output:
             self._selector.register(stream, selectors.EVENT_READ, index)
             self._rest[stream.fileno()] = b""
 
-    def serve(self, seconds: float) -> None:
-        """Prints what comes, for at most so long."""
+    def serve(self, seconds: float) -> bool:
+        """Prints what comes, for at most so long; returns whether anything came."""
         if not self._selector.get_map():
             time.sleep(seconds)
-            return
-        for key, _ in self._selector.select(seconds):
+            return False
+        events = self._selector.select(seconds)
+        for key, _ in events:
             data, rest = key.fileobj.read(65536), self._rest[key.fd]
             if data == b"":
                 self._selector.unregister(key.fileobj)
+                key.fileobj.close()
                 data = b"\n" if rest else b""
             # A progress bar goes back to the start of its line, where several of them would overwrite each other.
             *lines, self._rest[key.fd] = re.split(rb"[\r\n]", rest + (data or b""))
@@ -125,6 +127,15 @@ class Output:
                 if line.strip() and not line.startswith(_NOISE):
                     sys.stdout.buffer.write(b"[%d] %s\n" % (key.data, line.rstrip()))
             sys.stdout.buffer.flush()
+        return bool(events)
+
+    def close(self) -> None:
+        """Prints what is still to come, and listens no more."""
+        while self.serve(0.1):
+            pass
+        for key in list(self._selector.get_map().values()):
+            key.fileobj.close()
+        self._selector.close()
 
 
 def shell_code(code: int) -> int:
@@ -156,6 +167,7 @@ def run(command: list[str], variables: list[dict[str, str]], patience: float) ->
             if process.poll() is None:
                 process.kill()
                 process.wait()
+        output.close()
         for number, handler in passed.items():
             signal.signal(number, handler)
 
@@ -184,7 +196,6 @@ def _watch(started: list[subprocess.Popen], output: Output, patience: float) -> 
             for process in alive.values():
                 process.kill()
             deadline = float("inf")
-    output.serve(0.1)
     return first
 
 
