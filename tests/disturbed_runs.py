@@ -1,5 +1,6 @@
 """Runs of tests/short_run.py in several processes, to stop and to kill, and what they leave behind."""
 
+import atexit
 import json
 import os
 import pathlib
@@ -37,6 +38,7 @@ class Run:
         command = [sys.executable, "-m", "arinv", config, f"--workdir={workdir}"]
         workdir.mkdir(parents=True, exist_ok=True)
         self.workdir, self.all = workdir, []
+        atexit.register(self._kill)
         for i, environment in enumerate(environments(count, devices, [], inherited)):
             with (workdir / f"output{i}").open("wb") as output:
                 self.all.append(subprocess.Popen(command, env=environment, stdout=output, stderr=output))
@@ -47,10 +49,14 @@ class Run:
         while time.monotonic() < deadline and any(process.poll() is None for process in self.all):
             time.sleep(0.01)
         codes = [process.poll() for process in self.all]
+        self._kill()
+        return codes
+
+    def _kill(self) -> None:
         for process in self.all:
             process.kill()
             process.wait()
-        return codes
+        atexit.unregister(self._kill)
 
     def end(self) -> None:
         """Waits for the end of the run.

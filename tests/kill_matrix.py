@@ -17,6 +17,7 @@ import pathlib
 import random
 import shutil
 import signal
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -176,6 +177,7 @@ def main() -> int:
     parser.add_argument("--out", type=pathlib.Path, metavar="FILE.md", help="write the tables here too")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the runs end with this script
     with tempfile.TemporaryDirectory() as folder:
         lines, problems = [HEADING], 0
         for row in kills(pathlib.Path(folder), options):
