@@ -3,6 +3,7 @@
     python tests/kill_matrix.py --out matrix.md              # 36 kills, half an hour on two cores
     python tests/kill_matrix.py --only checkpoint --repeats 1
     python tests/kill_matrix.py --restores                   # also other numbers of devices and processes in mid-epoch
+    python tests/kill_matrix.py --folder runs/matrix         # goes on where it was stopped
 
 Each row kills one process once, by SIGKILL or SIGTERM, during a training step, while a checkpoint is being written, in
 an evaluation between two epochs, or in the evaluation behind the training. All processes must be gone within a minute;
@@ -12,7 +13,9 @@ The exit code is 0 where every row is as it should be.
 """
 
 import argparse
+import contextlib
 import dataclasses
+import json
 import pathlib
 import random
 import shutil
@@ -161,6 +164,59 @@ def restore(name: str, workdir: pathlib.Path) -> list[int]:
     return stops
 
 
+class Done:
+    """The rows that are done, also those of an earlier start in the same folder."""
+
+    def __init__(self, folder: pathlib.Path):
+        self._path = folder / "rows.jsonl"
+        lines = self._path.read_text().splitlines() if self._path.exists() else []
+        self._rows = {row["key"]: row for row in map(json.loads, lines)}
+
+    def row(self, key: str, make: Callable[[], tuple[list[str], bool]]) -> tuple[list[str], bool]:
+        """Returns the cells of a row and whether it is bad, made anew where it is not done yet."""
+        if key not in self._rows:
+            cells, bad = make()
+            self._rows[key] = {"key": key, "cells": cells, "bad": bad}
+            with self._path.open("a") as file:
+                file.write(json.dumps(self._rows[key]) + "\n")
+        row = self._rows[key]
+        print(" | ".join(row["cells"]), flush=True)
+        return row["cells"], row["bad"]
+
+
+def undisturbed(workdir: pathlib.Path, count: int, devices: int) -> pathlib.Path:
+    """Returns the directory of a finished run."""
+    if not (workdir / "evaluation" / "results.json").exists():
+        Run(workdir, CONFIG, count, devices).end()
+    return workdir
+
+
+def kill_and_resume(row: Row, folder: pathlib.Path, devices: int, seed: int) -> tuple[list[str], bool]:
+    """Returns the cells of a row, and whether it is bad."""
+    reference, workdir = undisturbed(folder / f"undisturbed{devices}", 2, devices), folder / "killed"
+    shutil.rmtree(workdir, ignore_errors=True)
+    shutil.copytree(reference / "compilation_cache", workdir / "compilation_cache")
+    try:
+        kill(row, workdir, devices, random.Random(f"{seed} {row.moment} {row.number} {row.victim}"))
+        Run(workdir, CONFIG, 2, devices).end()
+        row.same = difference(workdir, reference)
+    except (RuntimeError, OSError) as error:
+        row.same = " ".join(str(error).split())
+    return row.cells(), bool(row.problems())
+
+
+def restore_and_compare(name: str, folder: pathlib.Path) -> tuple[list[str], bool]:
+    """Returns the cells of a restore onto other devices, and whether it is bad."""
+    reference, workdir = undisturbed(folder / "one_device", 1, 1), folder / "restored"
+    shutil.rmtree(workdir, ignore_errors=True)
+    try:
+        stops = restore(name, workdir)
+        found = largest_difference(workdir, reference)
+    except (RuntimeError, OSError) as error:
+        return [name, "", " ".join(str(error).split())], True
+    return [name, ", ".join(map(str, stops)), f"{found:.1e}"], not found <= TOLERANCE
+
+
 def table(lines: list[list[str]]) -> str:
     """Returns a Markdown table; the first line is its heading."""
     return "".join(f"| {' | '.join(line)} |\n" for line in [lines[0], ["---"] * len(lines[0]), *lines[1:]])
@@ -169,67 +225,40 @@ def table(lines: list[list[str]]) -> str:
 def main() -> int:
     """Runs what the command line asks for; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--only", nargs="+", choices=MOMENTS, default=list(MOMENTS), metavar="MOMENT",
+    parser.add_argument("--only", nargs="*", choices=MOMENTS, default=list(MOMENTS), metavar="MOMENT",
                         help=f"some of: {', '.join(MOMENTS)}")  # fmt: skip
     parser.add_argument("--repeats", type=int, default=0, help="kills of each kind at each moment (3, 3, 2 and 1)")
     parser.add_argument("--devices", type=int, default=1, help="of each process (%(default)s)")
     parser.add_argument("--restores", action="store_true", help="also restore onto other devices")
+    parser.add_argument("--folder", type=pathlib.Path, help="keep the runs here; another start goes on from there")
     parser.add_argument("--out", type=pathlib.Path, metavar="FILE.md", help="write the tables here too")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the runs end with this script
-    with tempfile.TemporaryDirectory() as folder:
-        lines, problems = [HEADING], 0
-        for row in kills(pathlib.Path(folder), options):
-            lines.append(row.cells())
-            problems += bool(row.problems())
-            print(" | ".join(lines[-1]), flush=True)
-        text = f"{len(lines) - 1} kills, {problems} not as they should be\n\n{table(lines)}"
-        if options.restores:
-            rows, wrong = restores(pathlib.Path(folder))
-            text += f"\n{table(rows)}"
-            problems += wrong
-    print(text)
+    with contextlib.ExitStack() as stack:
+        folder = options.folder or pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        folder.mkdir(parents=True, exist_ok=True)
+        done, devices = Done(folder), options.devices
+        kills = [
+            done.row(
+                f"{row.moment} {row.number} {row.signal.name} {row.victim} {devices}",
+                lambda row=row: kill_and_resume(row, folder, devices, options.seed),
+            )
+            for row in plan(options.only, options.repeats)
+        ]
+        restores = [
+            done.row(name, lambda name=name: restore_and_compare(name, folder))
+            for name in (RESTORES if options.restores else ())
+        ]
+    bad = sum(is_bad for _, is_bad in kills + restores)
+    text = f"{len(kills)} kills; {bad} rows are not as they should be\n\n{table([HEADING, *(c for c, _ in kills)])}"
+    if restores:
+        heading = ["restored", "stopped at steps", f"largest difference (at most {TOLERANCE:g})"]
+        text += f"\n{table([heading, *(cells for cells, _ in restores)])}"
+    print(f"\n{text}")
     if options.out:
         options.out.write_text(text)
-    return 1 if problems else 0
-
-
-def kills(folder: pathlib.Path, options: argparse.Namespace) -> Iterator[Row]:
-    """Yields the rows as they are done."""
-    reference, chance = folder / "undisturbed", random.Random(options.seed)
-    Run(reference, CONFIG, 2, options.devices).end()
-    for row in plan(options.only, options.repeats):
-        workdir = folder / "killed"
-        shutil.rmtree(workdir, ignore_errors=True)
-        shutil.copytree(reference / "compilation_cache", workdir / "compilation_cache")
-        try:
-            kill(row, workdir, options.devices, chance)
-            Run(workdir, CONFIG, 2, options.devices).end()
-            row.same = difference(workdir, reference)
-        except (RuntimeError, OSError) as error:
-            row.same = " ".join(str(error).split())
-        yield row
-
-
-def restores(folder: pathlib.Path) -> tuple[list[list[str]], int]:
-    """Returns the table of restores onto other devices, and how many went wrong."""
-    reference = folder / "one_device"
-    Run(reference, CONFIG, 1, 1).end()
-    rows, wrong = [["restored", "stopped at steps", f"largest difference (at most {TOLERANCE:g})"]], 0
-    for name in RESTORES:
-        workdir = folder / "restored"
-        shutil.rmtree(workdir, ignore_errors=True)
-        try:
-            stops = restore(name, workdir)
-            found = largest_difference(workdir, reference)
-            rows.append([name, ", ".join(map(str, stops)), f"{found:.1e}"])
-            wrong += not found <= TOLERANCE
-        except (RuntimeError, OSError) as error:
-            rows.append([name, "", " ".join(str(error).split())])
-            wrong += 1
-        print(" | ".join(rows[-1]), flush=True)
-    return rows, wrong
+    return 1 if bad else 0
 
 
 if __name__ == "__main__":

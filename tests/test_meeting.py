@@ -93,15 +93,15 @@ def test_variables_that_do_not_fit_are_one_line(mode, variables, shown):
     assert "\n" not in str(error.value)
 
 
-def test_a_cluster_that_fails_to_tell_is_told(monkeypatch):
+def test_a_cluster_that_fails_to_tell_is_told(monkeypatch, capsys):
     class Broken(clusters.ClusterEnv):
         @classmethod
         def is_env_present(cls):
             raise RuntimeError("no metadata")
 
     monkeypatch.setattr(clusters.ClusterEnv, "_cluster_types", [Broken])
-    with pytest.warns(UserWarning, match="running alone.*no metadata"):
-        assert cluster.find("auto", {}) is None
+    assert cluster.find("auto", {}) is None
+    assert capsys.readouterr().err == "arinv: runs alone, the cluster does not tell its processes: no metadata\n"
     with pytest.raises(UserError, match="no metadata"):
         cluster.find("on", {})
 

@@ -7,7 +7,7 @@ alone. Source: jax.distributed.initialize, section "Multi-controller JAX" of its
 import dataclasses
 import os
 import re
-import warnings
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -60,7 +60,9 @@ def find(mode: str, environment: Mapping[str, str] = os.environ) -> Cluster | No
     except Exception as error:  # a cluster's metadata may fail in as many ways as there are clusters
         if mode == "on":
             raise UserError(f"--distributed=on, but the cluster does not tell its processes: {_line(error)}") from error
-        warnings.warn(f"running alone, the cluster does not tell its processes: {_line(error)}", stacklevel=2)
+        print(
+            f"arinv: runs alone, the cluster does not tell its processes: {_line(error)}", file=sys.stderr, flush=True
+        )
         return None
     if cluster is None and mode == "on":
         raise UserError(

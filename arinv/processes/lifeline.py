@@ -5,6 +5,7 @@ that is killed closes its connection, and one whose machine is gone falls silent
 exit code instead of waiting in a collective for ever. SIGTERM on one process becomes a step at which all of them stop.
 """
 
+import multiprocessing
 import os
 import selectors
 import signal
@@ -267,6 +268,8 @@ class Lifeline:
             deadline, there = time.monotonic() + _FAREWELL_SECONDS, list(self._connections.values())
             while there and time.monotonic() < deadline:
                 there = [connection for connection in there if not connection.has_ended()]
+        for child in multiprocessing.active_children():  # workers that read ahead
+            child.kill()
         for stream in (sys.stdout, sys.stderr):
             try:
                 stream.flush()
