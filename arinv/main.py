@@ -2,64 +2,31 @@
 
     python -m arinv --config=configs/quickstart.py:encoder=resnet18 --workdir=runs/mine [--config.FIELD=VALUE]
 
-A user's mistake ends in one line on stderr and exit code 2; a run stopped by SIGTERM in 143, to be started again.
+A user's mistake ends in one line on stderr and exit code 2; a run stopped by SIGTERM in 143 and one that lost a process
+or a machine in 75, to be started again. Several processes find each other; see launch/README.md.
 """
 
+import errno
 import pathlib
 import sys
 from collections.abc import Sequence
 from fractions import Fraction
+from typing import NoReturn
 
 import jax
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
+from arinv import processes
 from arinv.errors import UserError, unknown
-from arinv.tasks import (
-    anomaly,
-    anomaly_report,
-    autoattack,
-    classifier,
-    denoise,
-    denoiser,
-    denoising_evaluation,
-    detector,
-    evaluation,
-    export_torch,
-    high_resolution,
-    import_torch,
-    inversion_comparison,
-    invert,
-    inverter,
-    report,
-    score,
-    style_evaluation,
-    stylization,
-)
+from arinv.tasks import lock
 from arinv.tasks import workdir as workdirs
+from arinv.tasks.registry import TASKS
+from arinv.train.writer import MADE_ROOM
 
-_TASKS = {
-    "anomaly": anomaly,
-    "anomaly_report": anomaly_report,
-    "autoattack": autoattack,
-    "classifier": classifier,
-    "detector": detector,
-    "inverter": inverter,
-    "evaluation": evaluation,
-    "report": report,
-    "score": score,
-    "import_torch": import_torch,
-    "export_torch": export_torch,
-    "high_resolution": high_resolution,
-    "invert": invert,
-    "inversion_comparison": inversion_comparison,
-    "denoiser": denoiser,
-    "denoising_evaluation": denoising_evaluation,
-    "denoise": denoise,
-    "stylization": stylization,
-    "style_evaluation": style_evaluation,
-}
 _MISTAKE = 2  # exit code
+# What a disk may say that is full, read-only, gone or broken.
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE)
 
 
 class _NumberParser(flags.ArgumentParser):
@@ -82,6 +49,15 @@ class _NumberParser(flags.ArgumentParser):
 config_flags.register_flag_parser_for_type(float, _NumberParser())
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Config file; arguments follow a colon, name=value,...")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run: checkpoints, logs, pictures, results.")
+_DISTRIBUTED = flags.DEFINE_enum(
+    "distributed",
+    "auto",
+    processes.MODES,
+    "Several processes as one run: auto joins those that JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and "
+    "JAX_PROCESS_ID, SLURM, Open MPI, a TPU pod or Kubernetes tell of; on refuses to be alone; off is alone.",
+)
+_START_SECONDS = flags.DEFINE_float("start_seconds", 300.0, "How long to wait for the other processes.", 1.0)
+_LOST_SECONDS = flags.DEFINE_float("lost_seconds", 60.0, "Silence after which a process counts as lost.", 4.0)
 
 
 def run(config: ConfigDict, workdir: pathlib.Path) -> None:
@@ -99,17 +75,19 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> None:
     else:
         stages = {workdir / name: config.stages[name] for name in config.order}
     for folder, stage in stages.items():  # all mistakes that can be seen now are told before any work
-        if stage.task not in _TASKS:
-            raise unknown("task", stage.task, _TASKS)
+        if stage.task not in TASKS:
+            raise unknown("task", stage.task, TASKS)
         workdirs.check(stage, folder)
-        _TASKS[stage.task].validate(stage)
+        TASKS[stage.task].validate(stage)
     for i, (folder, stage) in enumerate(stages.items(), start=1):
-        complete = workdirs.is_complete(folder)
+        complete = processes.first(workdirs.is_complete(folder))
         if jax.process_index() == 0 and (complete or len(stages) > 1):
             state = "is complete" if complete else stage.task
             print(f"[{i}/{len(stages)}] {folder.name}: {state}", file=sys.stderr, flush=True)
         if not complete:
-            _TASKS[stage.task].run(stage, folder)
+            with lock.hold(folder):
+                TASKS[stage.task].run(stage, folder)
+            processes.gather(None)  # what process 0 wrote last is there before anybody looks for it
 
 
 def _parse_flags(argv: Sequence[str]) -> list[str]:
@@ -133,23 +111,44 @@ def _parse_flags(argv: Sequence[str]) -> list[str]:
         _exit(lines[-1].removeprefix("ValueError: ") if lines else repr(error))
 
 
-def _exit(message: str) -> None:
+def _exit(message: str, code: int = _MISTAKE) -> NoReturn:
     print(f"arinv: {message}", file=sys.stderr)
-    raise SystemExit(_MISTAKE)
+    raise SystemExit(code)
 
 
 def _main(_: Sequence[str]) -> None:
-    logging.set_verbosity(logging.ERROR)  # Orbax tells every save, and warns of items that are read alone
+    logging.set_verbosity(logging.FATAL)  # Orbax tells every save, and every error that it also raises
     workdir = pathlib.Path(_WORKDIR.value).expanduser().absolute()
+    try:
+        processes.start(
+            _DISTRIBUTED.value,
+            start_seconds=_START_SECONDS.value,
+            lost_seconds=_LOST_SECONDS.value,
+            arguments=sys.argv[1:],
+        )
+    except processes.MissingProcesses as error:
+        _exit(str(error), processes.LOST)
+    except UserError as error:
+        _exit(str(error))
     jax.config.update("jax_compilation_cache_dir", str(workdir / "compilation_cache"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
     try:
         run(_CONFIG.value, workdir)
     except UserError as error:
-        _exit(str(error))
+        processes.fail(_MISTAKE, str(error))
     except KeyboardInterrupt:
-        print("interrupted; start again to go on from the last checkpoint", file=sys.stderr)
-        raise SystemExit(130) from None
+        print(f"interrupted; {processes.AGAIN}", file=sys.stderr)
+        raise SystemExit(processes.INTERRUPTED) from None
+    except OSError as error:
+        if error.errno in _DISK:
+            processes.fail(_MISTAKE, f"{error.filename or workdir}: {error.strerror}; {MADE_ROOM}")
+        processes.crash(error)
+    except SystemExit:  # all processes leave at the same step
+        processes.finish()
+        raise
+    except Exception as error:
+        processes.crash(error)
+    processes.finish()
 
 
 def console() -> None:

@@ -82,6 +82,34 @@ def check_batch_size(batch_size: int, mesh: Mesh) -> None:
         )
 
 
+def process_rows(batch_size: int, mesh: Mesh) -> np.ndarray:
+    """Returns which rows of a global batch the devices of this process hold, so which ones it has to read.
+
+    Args:
+      batch_size: of the global batch.
+      mesh: of all devices, in whatever order the network between them asks for.
+
+    Returns:
+      int64 [rows of this process], ascending; the processes' rows are disjoint and together all rows.
+    """
+    shares = NamedSharding(mesh, _BATCH).addressable_devices_indices_map((batch_size,)).values()
+    parts = sorted(share[0].indices(batch_size)[:2] for share in shares)
+    return np.concatenate([np.arange(first, last) for first, last in parts])
+
+
+def replicate(arrays: Any, mesh: Mesh) -> Any:
+    """Returns a tree of arrays that every process has whole, with a copy on every device of the mesh."""
+    sharding = replicated(mesh)
+    if jax.process_count() == 1:
+        return jax.device_put(arrays, sharding)
+
+    def place(array):
+        whole = np.asarray(array)
+        return jax.make_array_from_process_local_data(sharding, whole, whole.shape)
+
+    return jax.tree.map(place, arrays)
+
+
 def place_batch(batch: Batch, mesh: Mesh) -> Mapping[str, jax.Array]:
     """Returns this process's share of a global batch as arrays split over all devices of the mesh."""
     sharding = NamedSharding(mesh, _BATCH)
@@ -93,5 +121,10 @@ def to_host(arrays: Any) -> Any:
     if jax.process_count() > 1:
         from jax.experimental import multihost_utils
 
-        return multihost_utils.process_allgather(arrays, tiled=True)
+        def is_split(array):
+            return isinstance(array, jax.Array) and not (array.is_fully_replicated or array.is_fully_addressable)
+
+        arrays = jax.tree.map(
+            lambda array: multihost_utils.process_allgather(array, tiled=True) if is_split(array) else array, arrays
+        )
     return jax.device_get(arrays)

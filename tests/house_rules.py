@@ -16,7 +16,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 # From the bottom up. A file imports from lower rows, and from its own package.
 ROWS = [
     ("types", "errors"),
-    ("ops",),
+    ("ops", "processes"),
     ("models", "attacks", "losses", "metrics", "data", "parallel"),
     ("train", "apps"),
     ("tasks",),
@@ -30,7 +30,7 @@ DOORS = {
     "flax": ("arinv/models/", "arinv/train/state.py"),
     "flax.nnx": (),
     "flax.training": (),
-    "orbax": ("arinv/train/checkpoint.py",),
+    "orbax": ("arinv/train/checkpoint.py", "arinv/train/checkpoint_reading.py"),
     "tensorboardX": ("arinv/train/writer.py",),
     "matplotlib": ("arinv/tasks/curves.py",),
     "clu.metric_writers": (),  # imports TensorFlow, as does the next

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from arinv import data
+from arinv import data, parallel
 from arinv.errors import UserError
 
 
@@ -141,6 +141,55 @@ def test_state_moves_between_numbers_of_processes():
     two = data.train_batches(Counting(16), batch_size=4, seed=1, process_index=1, process_count=2)
     two.set_state(one.get_state())
     np.testing.assert_array_equal(next(two)["label"], next(one)["label"][2:])
+
+
+def _mixed(first_rows, second_rows, in_memory=True):
+    options = {"in_memory": in_memory}
+    first = data.train_batches(Counting(11), batch_size=5, seed=2, rows=first_rows, **options)
+    second = data.train_batches(Counting(7), batch_size=3, seed=2, rows=second_rows, **options)
+    return data.MixedBatches(first, second, batch_size=8)
+
+
+@ROUTES
+def test_rows_of_a_mixed_batch_are_those_of_the_whole_for_any_number_of_processes(in_memory):
+    """Also for a process that has rows of one source only."""
+    whole = _take(_mixed(np.arange(5), np.arange(3)), 6)
+    for count in (2, 4, 8):
+        parts = []
+        for rows in np.arange(8).reshape(count, -1):
+            parts.append(_mixed(rows[rows < 5], rows[rows >= 5] - 5, in_memory))
+        _take(parts[0], 2)
+        for part in parts[1:]:  # goes on where another process was
+            part.set_state(parts[0].get_state())
+        taken = [_take(part, 4) for part in parts]
+        for part in parts:
+            part.close()
+        for step in range(4):
+            for name, values in whole[2 + step].items():
+                np.testing.assert_array_equal(np.concatenate([part[step][name] for part in taken]), values)
+
+
+@ROUTES
+def test_rows_may_be_any_of_a_batch(in_memory):
+    """As on a pod whose devices are not in the order of its hosts."""
+    source = Counting(13)
+    rows = np.array([0, 1, 6, 7])
+    whole = _take(data.train_batches(source, batch_size=8, seed=1), 3)
+    some = data.train_batches(source, batch_size=8, seed=1, rows=rows, in_memory=in_memory)
+    for expected, batch in zip(whole, _take(some, 3), strict=True):
+        np.testing.assert_array_equal(batch["label"], expected["label"][rows])
+    some.close()
+    loaded = data.load_arrays(source) if in_memory else source
+    whole, some = (list(data.eval_batches(loaded, batch_size=8, rows=r)) for r in (None, rows))
+    for expected, batch in zip(whole, some, strict=True):
+        for name, values in expected.items():
+            np.testing.assert_array_equal(batch[name], values[rows])
+
+
+def test_one_process_has_all_rows():
+    for layout in ({}, {"fsdp": 4}):
+        rows = parallel.process_rows(24, parallel.make_mesh(**layout))
+        np.testing.assert_array_equal(rows, np.arange(24))
 
 
 def test_seed_decides_the_order():

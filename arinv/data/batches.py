@@ -32,15 +32,21 @@ def _permutation(num_examples: int, seed: int, epoch: int) -> np.ndarray:
     return order
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class TrainOrder:
-    """Which examples a process sees at which step: a pure function, with nothing to restore."""
+    """Which examples a process sees at which step: a pure function, with nothing to restore.
+
+    Attributes:
+      num_examples: of the source.
+      batch_size: of the global batch.
+      seed: of the order.
+      rows: of each global batch that are this process's, int64.
+    """
 
     num_examples: int
     batch_size: int
     seed: int
-    process_index: int = 0
-    process_count: int = 1
+    rows: np.ndarray
 
     @property
     def steps_per_epoch(self) -> int:
@@ -49,14 +55,13 @@ class TrainOrder:
 
     @property
     def share(self) -> int:
-        """Examples of a global batch that belong to one process."""
-        return self.batch_size // self.process_count
+        """Examples of a global batch that belong to this process."""
+        return len(self.rows)
 
-    def indices(self, step: int) -> np.ndarray:
-        """Returns which examples this process takes of global batch `step`, int64 [share]."""
+    def indices(self, step: int, rows: slice = slice(None)) -> np.ndarray:
+        """Returns which examples this process takes of global batch `step`, int64 [share], or some `rows` of them."""
         epoch, step_in_epoch = divmod(step, self.steps_per_epoch)
-        first = step_in_epoch * self.batch_size + self.process_index * self.share
-        return _permutation(self.num_examples, self.seed, epoch)[first : first + self.share]
+        return _permutation(self.num_examples, self.seed, epoch)[step_in_epoch * self.batch_size + self.rows[rows]]
 
 
 class TrainBatches:
@@ -132,6 +137,7 @@ def train_batches(
     *,
     batch_size: int,
     seed: int,
+    rows: np.ndarray | None = None,
     process_index: int = 0,
     process_count: int = 1,
     in_memory: bool | None = None,
@@ -147,6 +153,7 @@ def train_batches(
       source: what `open_source` returned, or the arrays of `load_arrays`.
       batch_size: examples of the global batch, over all processes; a multiple of `process_count`.
       seed: of the order.
+      rows: of each global batch that this process takes, ascending; None: an equal share, by its number.
       process_index: number of this process.
       process_count: number of processes that share each global batch.
       in_memory: decode once and keep uint8 arrays; None: when that takes 2 GB or less. Otherwise
@@ -162,7 +169,7 @@ def train_batches(
     """
     arrays = source if isinstance(source, dict) else None
     num_examples = len(arrays["label"]) if arrays is not None else len(source)
-    _check_sharing(batch_size, process_index, process_count)
+    rows = _rows(batch_size, rows, process_index, process_count)
     if num_examples < batch_size:
         raise UserError(
             f"batch_size={batch_size} is more than the {num_examples} training examples, so no "
@@ -170,7 +177,9 @@ def train_batches(
         )
     if seed < 0:
         raise UserError(f"seed={seed}; must be 0 or more")
-    order = TrainOrder(num_examples, batch_size, seed, process_index, process_count)
+    order = TrainOrder(num_examples, batch_size, seed, rows)
+    if arrays is None and not len(rows):
+        return TrainBatches(order, functools.partial(_empty_batches, source.info.image_size))
     if arrays is None:
         size = num_examples * source.info.image_size**2 * 3
         if in_memory or (in_memory is None and size <= MAX_BYTES_IN_MEMORY):
@@ -192,14 +201,22 @@ def _memory_batches(arrays: Arrays, order: TrainOrder, step: int) -> Iterator[Ba
         step += 1
 
 
+def _empty_batches(image_size: int, _: int) -> Iterator[Batch]:
+    while True:
+        yield {
+            "image": np.zeros((0, image_size, image_size, 3), np.uint8),
+            "label": np.zeros(0, np.int32),
+            "mask": np.zeros(0, np.float32),
+        }
+
+
 class EvalBatches:
     """The batches of one pass over a data set; can be iterated again, and has a length."""
 
-    def __init__(self, source: Source | Arrays, batch_size: int, process_index: int, process_count: int):
+    def __init__(self, source: Source | Arrays, batch_size: int, rows: np.ndarray):
         self._source = source
         self._batch_size = batch_size
-        self._share = batch_size // process_count
-        self._offset = process_index * self._share
+        self._shares = rows
         self._total = len(source["label"]) if isinstance(source, dict) else len(source)
 
     def __len__(self) -> int:
@@ -213,14 +230,14 @@ class EvalBatches:
             return
         with futures.ThreadPoolExecutor(os.cpu_count()) as pool:
             submit = functools.partial(pool.submit, self._source.__getitem__)
-            ahead = [submit(i) for i in self._rows(0)]
+            ahead = [submit(int(i)) for i in self._rows(0)]
             for step in range(len(self)):
-                tasks, ahead = ahead, [submit(i) for i in self._rows(step + 1)]
+                tasks, ahead = ahead, [submit(int(i)) for i in self._rows(step + 1)]
                 yield self._stack([task.result() for task in tasks])
 
-    def _rows(self, step: int) -> range:
-        first = step * self._batch_size + self._offset
-        return range(min(first, self._total), min(first + self._share, self._total))
+    def _rows(self, step: int) -> np.ndarray:
+        rows = step * self._batch_size + self._shares
+        return rows[rows < self._total]
 
     def _stack(self, examples: list[dict[str, Any]]) -> Batch:
         size = self._source.info.image_size
@@ -228,18 +245,23 @@ class EvalBatches:
         return self._pad(image, np.array([e["label"] for e in examples], np.int32))
 
     def _pad(self, image: np.ndarray, label: np.ndarray) -> Batch:
-        real = len(label)
+        real, share = len(label), len(self._shares)
         padded = {
-            "image": np.zeros((self._share, *image.shape[1:]), np.uint8),
-            "label": np.full(self._share, -1, np.int32),
-            "mask": np.zeros(self._share, np.float32),
+            "image": np.zeros((share, *image.shape[1:]), np.uint8),
+            "label": np.full(share, -1, np.int32),
+            "mask": np.zeros(share, np.float32),
         }
         padded["image"][:real], padded["label"][:real], padded["mask"][:real] = image, label, 1.0
         return padded
 
 
 def eval_batches(
-    source: Source | Arrays, *, batch_size: int, process_index: int = 0, process_count: int = 1
+    source: Source | Arrays,
+    *,
+    batch_size: int,
+    rows: np.ndarray | None = None,
+    process_index: int = 0,
+    process_count: int = 1,
 ) -> EvalBatches:
     """Returns the batches of one pass in order; all processes together see each example once.
 
@@ -247,6 +269,7 @@ def eval_batches(
       source: what `open_source` returned (decoded anew on every pass), or the arrays of
         `load_arrays`.
       batch_size: examples of the global batch, over all processes; a multiple of `process_count`.
+      rows: of each global batch that this process takes, ascending; None: an equal share, by its number.
       process_index: number of this process.
       process_count: number of processes that share each global batch.
 
@@ -257,11 +280,13 @@ def eval_batches(
     Raises:
       UserError: processes that do not divide the batch.
     """
-    _check_sharing(batch_size, process_index, process_count)
-    return EvalBatches(source, batch_size, process_index, process_count)
+    return EvalBatches(source, batch_size, _rows(batch_size, rows, process_index, process_count))
 
 
-def _check_sharing(batch_size: int, process_index: int, process_count: int) -> None:
+def _rows(batch_size: int, rows: np.ndarray | None, process_index: int, process_count: int) -> np.ndarray:
+    """Returns the rows of a global batch that are this process's."""
+    if rows is not None:
+        return np.asarray(rows, np.int64)
     if batch_size < 1 or batch_size % process_count:
         raise UserError(
             f"batch_size={batch_size} cannot be shared by {process_count} processes; "
@@ -269,3 +294,5 @@ def _check_sharing(batch_size: int, process_index: int, process_count: int) -> N
         )
     if not 0 <= process_index < process_count:
         raise UserError(f"process_index={process_index} of {process_count} processes; count from 0")
+    share = batch_size // process_count
+    return np.arange(process_index * share, (process_index + 1) * share)

@@ -20,8 +20,8 @@ class Order(Protocol):
 
     share: int
 
-    def indices(self, step: int) -> np.ndarray:
-        """Returns the example numbers of `step`, [share]."""
+    def indices(self, step: int, rows: slice = slice(None)) -> np.ndarray:
+        """Returns the example numbers of `step`, [share], or some of them."""
         ...
 
 
@@ -36,7 +36,8 @@ class _Examples:
 
     def __getitem__(self, position: int) -> dict[str, Any]:
         step, row = divmod(position, self._order.share)
-        example = self._source[int(self._order.indices(self._first_step + step)[row])]
+        (index,) = self._order.indices(self._first_step + step, slice(row, row + 1))
+        example = self._source[int(index)]
         return {
             "image": example["image"],
             "label": np.int32(example["label"]),

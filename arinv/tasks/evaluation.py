@@ -69,7 +69,7 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
     test = setting.open_source(config, "test")
     networks.check_classes(encoder, test.info)
     arrays = data.load_arrays(test)
-    run_pass = _make_pass(config, data.eval_batches(arrays, batch_size=config.batch_size, **setting.processes()), mesh)
+    run_pass = _make_pass(config, data.eval_batches(arrays, batch_size=config.batch_size, **setting.rows(config)), mesh)
 
     workdirs.open_workdir(config, workdir)
     if figures is None:
@@ -117,7 +117,7 @@ def _make_pass(config: ConfigDict, batches: Iterable, mesh: jax.sharding.Mesh):
 
     def run_pass(title, eval_step, variables, absorb=lambda results, mask: results):
         jitted = jax.jit(eval_step)
-        variables = jax.device_put(variables, parallel.replicated(mesh))
+        variables = parallel.replicate(variables, mesh)
         return collect(
             lambda batch, key: absorb(jitted(variables, batch, key), batch["mask"]),
             batches,

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from arinv import models
+from arinv import models, parallel
 from arinv.errors import UserError
 from arinv.tasks import networks
 from arinv.tasks import workdir as workdirs
@@ -51,7 +51,9 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
     workdirs.open_workdir(config, workdir)
     name = inverter.GENERATOR if config.generator.layer else classifier.NAME
     with Checkpoints(workdir, (name,), keep=1) as checkpoints:
-        state = TrainState(jnp.zeros((), jnp.int32), {name: variables}, {name: {}})
+        state = parallel.replicate(
+            TrainState(jnp.zeros((), jnp.int32), {name: variables}, {name: {}}), parallel.make_mesh()
+        )
         checkpoints.save(state, data_state={}, description=description, wait=True)
     num_parameters = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
     results = {"description": description, "num_parameters": num_parameters, **notes}

@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from ml_collections import ConfigDict
 
 import arinv
@@ -83,8 +84,13 @@ def open_extra(config: ConfigDict, train: data.Source) -> data.Source:
     return extra
 
 
+def rows(config: ConfigDict) -> dict[str, np.ndarray]:
+    """Returns which rows of a global batch are this process's, as an option of data.train_batches and eval_batches."""
+    return {"rows": parallel.process_rows(config.batch_size, mesh(config))}
+
+
 def processes() -> dict[str, int]:
-    """Returns which share of a global batch is this process's."""
+    """Returns which share of a global batch is this process's, where processes share in their order."""
     return {"process_index": jax.process_index(), "process_count": jax.process_count()}
 
 

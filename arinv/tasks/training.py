@@ -32,26 +32,27 @@ def make_batches(config: ConfigDict, source: data.Source) -> Batches:
     Raises:
       UserError: a second source that cannot be read or does not fit, or a share of it that leaves one of both empty.
     """
-    extra = config.data.extra
+    extra, rows = config.data.extra, setting.rows(config)["rows"]
     if not extra.name:
-        return _batches(config, source, config.batch_size)
+        return _batches(config, source, config.batch_size, rows)
     second_size = round(extra.share * config.batch_size)
-    second_size -= second_size % jax.process_count()
+    first_size = config.batch_size - second_size
     if not 0 < second_size < config.batch_size:
         raise UserError(f"data.extra.share={extra.share} of a batch of {config.batch_size} leaves one source empty")
-    first = _batches(config, source, config.batch_size - second_size)
-    second = _batches(config, setting.open_extra(config, source), second_size)
+    # The global batch is the same for any number of processes, so one of them may have rows of one source only.
+    first = _batches(config, source, first_size, rows[rows < first_size])
+    second = _batches(config, setting.open_extra(config, source), second_size, rows[rows >= first_size] - first_size)
     return data.MixedBatches(first, second, batch_size=config.batch_size)
 
 
-def _batches(config: ConfigDict, source: data.Source, batch_size: int) -> Batches:
+def _batches(config: ConfigDict, source: data.Source, batch_size: int, rows: np.ndarray) -> Batches:
     return data.train_batches(
         source,
         batch_size=batch_size,
         seed=config.seed,
+        rows=rows,
         num_workers=config.data.num_workers,
         progress=progress_callback(f"reading {source.info.name}"),
-        **setting.processes(),
     )
 
 
@@ -150,7 +151,7 @@ def run(
     key = jax.random.key(config.seed)
     names = train_state.abstract(trainee.init, key).variables
     num_steps = length(config, batches.steps_per_epoch)
-    frozen = jax.device_put(trainee.frozen, parallel.replicated(mesh))
+    frozen = parallel.replicate(trainee.frozen, mesh)
     with contextlib.ExitStack() as stack:
         checkpoints = stack.enter_context(Checkpoints(workdir, names, keep=config.log.keep_checkpoints))
         state = loop.restore_or_create(trainee.init, jax.random.fold_in(key, _INIT), mesh, checkpoints, batches)
@@ -184,7 +185,7 @@ def run(
 def _make_evaluate(config, trainee, frozen, test, mesh, writer, key) -> Callable[[TrainState, int], dict[str, float]]:
     """Returns a function of (state, step) that evaluates on the test source and saves a picture."""
     eval_step = jax.jit(trainee.eval_step)
-    batches = data.eval_batches(data.load_arrays(test), batch_size=config.batch_size, **setting.processes())
+    batches = data.eval_batches(data.load_arrays(test), batch_size=config.batch_size, **setting.rows(config))
 
     def evaluate(state: TrainState, step: int) -> dict[str, float]:
         results, pictures = collect(

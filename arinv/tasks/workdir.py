@@ -74,8 +74,14 @@ def is_complete(workdir: pathlib.Path) -> bool:
 
 
 def write_results(workdir: pathlib.Path, results: Mapping[str, Any]) -> None:
-    """Marks the task as complete, with its results. Must be the last thing a task writes."""
+    """Marks the task as complete, with its results. Must be the last thing a task writes.
+
+    Raises:
+      UserError: the directory has vanished.
+    """
     if jax.process_index() == 0:
+        if not (workdir / "config.json").exists():
+            raise UserError(f"workdir {workdir} has vanished: it was deleted or moved while this run wrote into it")
         write_json(workdir / "results.json", results)
 
 

@@ -3,23 +3,31 @@
 A checkpoint appears under its final name only when it is complete, so a kill leaves the one before.
 Arrays are stored without their placement and restored onto whatever mesh asks for them. Nothing in a
 checkpoint is executed when it is read.
+
+All processes write together, each its share. They read each for itself, for one of them may find damage where the
+others find none; then they go on together, from the same checkpoint.
 """
 
-import functools
+import contextlib
+import itertools
 import pathlib
-import sys
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 
+from arinv import processes
 from arinv.errors import UserError
+from arinv.train import checkpoint_reading as reading
 from arinv.train.state import TrainState
+from arinv.train.writer import MADE_ROOM
 from arinv.types import Variables
 
 _OTHER_ITEMS = ("optimizers", "data", "description")  # beside one item for each network
-_MAX_DIFFERENCES = 6
+_Value = TypeVar("_Value")
+_numbers = itertools.count()
 
 
 class Checkpoints:
@@ -33,13 +41,18 @@ class Checkpoints:
 
     def __init__(self, workdir: pathlib.Path, networks: Iterable[str], *, keep: int = 2):
         self.directory = workdir.absolute() / "checkpoints"
-        policy = ocp.checkpoint_managers.LatestN(keep)
-        options = ocp.CheckpointManagerOptions(preservation_policy=policy, cleanup_tmp_directories=True)
-        self._manager = ocp.CheckpointManager(self.directory, options=options, item_names=(*networks, *_OTHER_ITEMS))
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=ocp.checkpoint_managers.LatestN(keep),
+            cleanup_tmp_directories=True,
+            # Stages have steps of the same numbers, whose names must not meet in JAX's coordinator.
+            multiprocessing_options=ocp.options.MultiprocessingOptions(barrier_sync_key_prefix=f"run{next(_numbers)}"),
+        )
+        names = (*networks, *_OTHER_ITEMS)
+        self._manager = self._writing(lambda: ocp.CheckpointManager(self.directory, options=options, item_names=names))
 
     def latest_step(self) -> int | None:
-        """Returns the step of the newest complete checkpoint, or None."""
-        return self._manager.latest_step()
+        """Returns the step of the newest complete checkpoint, or None, as process 0 sees it."""
+        return processes.first(self._manager.latest_step())
 
     def save(self, state: TrainState, *, data_state: Mapping, description: Mapping, wait: bool = False) -> None:
         """Saves in the background; returns once the arrays are copied from the devices.
@@ -49,6 +62,9 @@ class Checkpoints:
           data_state: position of the data iterator, plain JSON.
           description: what the networks are rebuilt from, plain JSON.
           wait: return only when the checkpoint is complete on disk.
+
+        Raises:
+          UserError: this checkpoint, or the one before that was still being written, cannot be written.
         """
         step = int(state.step)
         if step not in self._manager.all_steps():
@@ -58,129 +74,105 @@ class Checkpoints:
                 "data": ocp.args.JsonSave(dict(data_state)),
                 "description": ocp.args.JsonSave(dict(description)),
             }
-            self._manager.save(step, args=ocp.args.Composite(**items))
+            if processes.index() == 0 and not self.directory.is_dir():
+                raise UserError(f"{self.directory} has vanished: it was deleted or moved while this run wrote to it")
+            self._writing(lambda: self._manager.save(step, args=ocp.args.Composite(**items)))
         if wait:
-            self._manager.wait_until_finished()
+            self._writing(self._manager.wait_until_finished)
 
     def restore(self, abstract_state: TrainState, shardings: TrainState) -> tuple[TrainState, Mapping]:
-        """Returns the newest state, placed as asked, and the data position saved with it.
+        """Returns the newest state that can be read, placed as asked, and the data position saved with it.
+
+        A damaged checkpoint is put aside as STEP.damaged, and told.
 
         Args:
           abstract_state: shapes and dtypes of the state.
           shardings: a placement for each of its arrays.
 
         Raises:
-          UserError: a checkpoint of another model (both sides are shown), or a damaged one.
+          UserError: a checkpoint of another model (both sides are shown), or no checkpoint that can be read.
         """
-        step = self.latest_step()
         target = jax.tree.map(
             lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract_state, shardings
         )
-        path = self.directory / str(step)
-        _check_same(path, target.variables)
-        items = {
-            **{name: ocp.args.StandardRestore(value) for name, value in target.variables.items()},
-            "optimizers": ocp.args.StandardRestore(target.opt_states),
-            "data": ocp.args.JsonRestore(),
-        }
-        restored = _read(path, lambda: self._manager.restore(step, args=ocp.args.Composite(**items)))
-        count = jax.device_put(step, target.step.sharding).astype(target.step.dtype)
-        variables = {name: restored[name] for name in target.variables}
-        return TrainState(count, variables, restored.optimizers), restored.data
+
+        def read(path: pathlib.Path) -> tuple[TrainState, Mapping]:
+            reading.check_same(path, target.variables)
+            with reading.open_reader() as reader:
+                variables = {
+                    name: reading.restore(reader, path / name, value) for name, value in target.variables.items()
+                }
+                opt_states = reading.restore(reader, path / "optimizers", target.opt_states)
+            step = int(path.name)
+            count = jax.make_array_from_callback(
+                (), target.step.sharding, lambda _: np.asarray(step, target.step.dtype)
+            )
+            return TrainState(count, variables, opt_states), reading.read_json(path / "data")
+
+        result, damaged = reading.newest_readable(self.directory, read)
+        if damaged:
+            if processes.index() == 0:
+                for path in damaged:
+                    reading.put_aside(path)
+            processes.gather(None)
+            self._manager.reload()
+        return result
+
+    def _writing(self, write: Callable[[], _Value]) -> _Value:
+        try:
+            return write()
+        except Exception as error:  # Orbax and TensorStore raise many kinds for a disk that is full
+            if processes.count() > 1 and isinstance(error, (jax.errors.JaxRuntimeError, TimeoutError)):
+                raise  # of waiting for the others, not of writing
+            steps = reading.steps(self.directory)
+            good = f"the last good checkpoint is step {steps[0]}" if steps else "no checkpoint was saved yet"
+            raise UserError(
+                f"a checkpoint cannot be written to {self.directory} ({reading.reason(error)}); {good}; {MADE_ROOM}"
+            ) from error
 
     def __enter__(self) -> "Checkpoints":
         return self
 
-    def __exit__(self, *_: Any) -> None:
-        self._manager.close()
+    def __exit__(self, kind: type[BaseException] | None, *_: Any) -> None:
+        if kind is None or issubclass(kind, SystemExit):
+            self._writing(self._manager.close)
+        elif processes.count() == 1:  # else the others may never come to where closing waits for them
+            with contextlib.suppress(Exception):  # the first error is the one to tell
+                self._manager.close()
 
 
 def load_description(workdir: pathlib.Path) -> Mapping[str, Any]:
-    """Returns what the networks of another run are rebuilt from, as saved with its newest checkpoint.
+    """Returns what the networks of another run are rebuilt from, as saved with its newest readable checkpoint.
 
     Raises:
-      UserError: no checkpoint there, or a damaged one.
+      UserError: no checkpoint there, or none that can be read.
     """
-    path = _latest(workdir)
-    with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as reader:
-        return _read(path, lambda: reader.restore(path / "description"))
+    return reading.newest_readable(_of_run(workdir), lambda path: reading.read_json(path / "description"))[0]
 
 
 def load_variables(workdir: pathlib.Path, abstract: Mapping[str, Variables]) -> Mapping[str, Variables]:
-    """Returns networks of the newest checkpoint of another run, whole on the default device.
+    """Returns networks of the newest readable checkpoint of another run, whole on the default device.
 
     Args:
       workdir: that run's directory.
       abstract: network name -> shapes and dtypes of its variables.
 
     Raises:
-      UserError: no checkpoint there, one of another model, or a damaged one.
+      UserError: no checkpoint there, one of another model, or none that can be read.
     """
-    path = _latest(workdir)
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     target = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), abstract)
-    with ocp.StandardCheckpointer() as reader:
-        _check_same(path, target)
-        return {name: _read(path, lambda n=name: reader.restore(path / n, target[n])) for name in target}
+
+    def read(path: pathlib.Path) -> Mapping[str, Variables]:
+        reading.check_same(path, target)
+        with reading.open_reader() as reader:
+            return {name: reading.restore(reader, path / name, value) for name, value in target.items()}
+
+    return reading.newest_readable(_of_run(workdir), read)[0]
 
 
-def _latest(workdir: pathlib.Path) -> pathlib.Path:
-    """Returns the directory of the newest complete checkpoint of another run."""
+def _of_run(workdir: pathlib.Path) -> pathlib.Path:
     directory = pathlib.Path(workdir).absolute() / "checkpoints"
     if not directory.is_dir():
         raise UserError(f"no checkpoint in {workdir}: expected the workdir of a training run")
-    with ocp.CheckpointManager(directory, options=ocp.CheckpointManagerOptions(create=False)) as manager:
-        step = manager.latest_step()
-    if step is None:
-        raise UserError(f"no complete checkpoint in {directory}: let the training run save one first")
-    return directory / str(step)
-
-
-def _read(path: pathlib.Path, read: Callable[[], Any]) -> Any:
-    previous = sys.unraisablehook
-    sys.unraisablehook = functools.partial(_drop_late_reads, previous)
-    try:
-        result = read()
-    except Exception as error:  # Orbax and TensorStore raise many kinds for a damaged file
-        reason = str(error).splitlines()[0][:200] if str(error) else "no reason given"
-        raise UserError(
-            f"checkpoint {path} cannot be read ({type(error).__name__}: {reason}); "
-            "delete it to go on from the one before"
-        ) from error
-    sys.unraisablehook = previous
-    return result
-
-
-def _drop_late_reads(previous: Callable[[Any], None], unraisable: Any) -> None:
-    """Keeps quiet about the reads that end after the first of them has failed, and their loop is gone."""
-    if str(unraisable.exc_value) != "Event loop is closed":
-        previous(unraisable)
-
-
-def _saved_tree(reader: ocp.StandardCheckpointer, path: pathlib.Path) -> Any:
-    metadata = reader.metadata(path).item_metadata
-    if metadata is None:
-        raise ValueError("its metadata are damaged")
-    return metadata.tree
-
-
-def _check_same(path: pathlib.Path, expected: Mapping[str, Variables]) -> None:
-    """Compares names and shapes before anything is read, to show both sides of a difference."""
-    with ocp.StandardCheckpointer() as reader:
-        found = [name for name in expected if (path / name).is_dir()]
-        saved = {name: _read(path, lambda n=name: _saved_tree(reader, path / n)) for name in found}
-    saved, wanted = _shapes(saved), _shapes(expected)
-    differences = [
-        f"{name}: checkpoint {saved.get(name, 'has none')}, model {wanted.get(name, 'has none')}"
-        for name in sorted(saved.keys() | wanted.keys())
-        if saved.get(name) != wanted.get(name)
-    ]
-    if differences:
-        more = len(differences) - _MAX_DIFFERENCES
-        shown = "; ".join(differences[:_MAX_DIFFERENCES]) + (f"; and {more} more" if more > 0 else "")
-        raise UserError(f"checkpoint {path} is of another model: {shown}")
-
-
-def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape) for path, leaf in leaves}
+    return directory

@@ -4,25 +4,20 @@ Steps are pure functions of (state, batch, run key), so a run that is killed and
 ends in the same bits as one that was not.
 """
 
-import contextlib
 import math
-import signal
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import jax
 
-from arinv import parallel
+from arinv import parallel, processes
 from arinv.errors import UserError
 from arinv.train.checkpoint import Checkpoints
 from arinv.train.progress import progress_bar
 from arinv.train.state import TrainState
 from arinv.train.writer import Writer
 from arinv.types import Array, Batch, Metrics
-
-# What a shell reports of a process that SIGTERM ended, and schedulers restart on.
-TERMINATED = 128 + signal.SIGTERM
 
 
 class Batches(Protocol):
@@ -102,7 +97,7 @@ def fit(
 
     Raises:
       UserError: the loss is not finite; names the step and the last good checkpoint.
-      SystemExit: after SIGTERM, with the state saved; exit code 143.
+      SystemExit: after SIGTERM on any process, with the state saved; exit code 143.
     """
     first = int(state.step)
     meter = _Meter()
@@ -110,7 +105,10 @@ def fit(
     def save(wait=False):
         checkpoints.save(state, data_state=batches.get_state(), description=description, wait=wait)
 
-    with _terminated() as terminated, progress_bar(None, title, initial=first, total=num_steps, unit="step") as bar:
+    with (
+        processes.stoppable(first) as has_to_stop,
+        progress_bar(None, title, initial=first, total=num_steps, unit="step") as bar,
+    ):
         for step in range(first + 1, num_steps + 1):
             state, metrics = train_step(state, parallel.place_batch(next(batches), mesh), key)
             meter.add(metrics)
@@ -125,11 +123,13 @@ def fit(
             if step % evaluate_every_steps == 0 and not last:
                 values = evaluate(state, step)
                 writer.scalars(step, {f"test/{name}": value for name, value in values.items()})
-            if last or step % checkpoint_every_steps == 0 or terminated():
-                save(wait=last or terminated())
-            if terminated() and not last:
-                print(f"stopped by SIGTERM at step {step}, saved; start again to go on", file=sys.stderr)
-                raise SystemExit(TERMINATED)
+            stop = has_to_stop(step)
+            if last or step % checkpoint_every_steps == 0 or stop:
+                save(wait=last or stop)
+            if stop and not last:
+                if processes.index() == 0:
+                    print(f"stopped by SIGTERM at step {step}, saved; start again to go on", file=sys.stderr)
+                raise SystemExit(processes.TERMINATED)
     return state
 
 
@@ -169,18 +169,3 @@ def _tell(values: Mapping[str, float], notices: Mapping[str, str], step: int, ti
 def _show(values: Mapping[str, float]) -> str:
     chosen = [name for name in ("loss", "accuracy", "psnr") if name in values]
     return ", ".join(f"{name} {values[name]:.4g}" for name in chosen)
-
-
-@contextlib.contextmanager
-def _terminated() -> Iterator[Callable[[], bool]]:
-    """Turns SIGTERM into a flag for the time of the loop."""
-    received = []
-    try:
-        previous = signal.signal(signal.SIGTERM, lambda *_: received.append(True))
-    except ValueError:  # not the main thread: somebody else handles signals
-        yield lambda: False
-        return
-    try:
-        yield lambda: bool(received)
-    finally:
-        signal.signal(signal.SIGTERM, previous)

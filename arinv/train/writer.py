@@ -3,10 +3,12 @@
 Only process 0 writes. Files that are read back later are written whole or not at all.
 """
 
+import contextlib
+import errno
 import json
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -15,13 +17,28 @@ import tensorboardX
 from clu import parameter_overview
 from PIL import Image
 
+from arinv.errors import UserError
+
+MADE_ROOM = "what was saved before is whole: make room or fix the disk, and start again"
+
 
 def write_atomically(path: pathlib.Path, content: bytes) -> None:
     """Writes a file so that a kill at any moment leaves the old one or the new one."""
+    with _replacing(path) as temporary:
+        temporary.write_bytes(content)
+
+
+@contextlib.contextmanager
+def _replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
+    """Gives a name to write to, which becomes `path` when that is done, and is nothing when it failed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_bytes(content)
-    os.replace(temporary, path)
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def write_json(path: pathlib.Path, value: Any) -> None:
@@ -31,10 +48,8 @@ def write_json(path: pathlib.Path, value: Any) -> None:
 
 def write_png(path: pathlib.Path, image_u8: np.ndarray) -> None:
     """Writes a uint8 [H, W, 3] image as PNG, atomically."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    Image.fromarray(image_u8).save(temporary, format="PNG")
-    os.replace(temporary, path)
+    with _replacing(path) as temporary:
+        Image.fromarray(image_u8).save(temporary, format="PNG")
 
 
 class Writer:
@@ -77,11 +92,25 @@ class Writer:
         write_atomically(self._path.with_name("parameters.txt"), "\n".join(tables).encode())
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        """Appends named numbers of one step."""
+        """Appends named numbers of one step.
+
+        Raises:
+          UserError: the log cannot be written, or has vanished.
+        """
         if not self._active:
             return
         values = {name: float(value) for name, value in values.items()}
-        self._file.write((json.dumps({"step": step, **values}) + "\n").encode())
+        try:
+            self._path.stat()
+            line = (json.dumps({"step": step, **values}) + "\n").encode()
+            if self._file.write(line) < len(line):  # as much as fitted; a resumed run drops it
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except FileNotFoundError as error:
+            raise UserError(f"{self._path} has vanished: it was deleted or moved while this run wrote to it") from error
+        except OSError as error:
+            raise UserError(f"{self._path} cannot be written: {error.strerror}; {MADE_ROOM}") from error
+        if not self._board_lives():
+            return
         for name, value in values.items():
             self._board.add_scalar(name, value, step)
 
@@ -90,12 +119,22 @@ class Writer:
         if not self._active:
             return
         write_png(self._pictures / f"{name}_{step:07d}.png", image_u8)
-        self._board.add_image(name, image_u8, step, dataformats="HWC")
+        if self._board_lives():
+            self._board.add_image(name, image_u8, step, dataformats="HWC")
+
+    def _board_lives(self) -> bool:
+        """Returns whether TensorBoard's thread still writes; after a failure, giving it more would block for ever."""
+        writer = getattr(self._board.file_writer, "event_writer", None)
+        worker = getattr(writer, "_worker", None)
+        return worker is None or worker.is_alive()
 
     def __enter__(self) -> "Writer":
         return self
 
-    def __exit__(self, *_: Any) -> None:
-        if self._active:
-            self._file.close()
-            self._board.close()
+    def __exit__(self, kind: Any, *_: Any) -> None:
+        if not self._active:
+            return
+        self._file.close()
+        if self._board_lives():
+            with contextlib.suppress(OSError) if kind else contextlib.nullcontext():
+                self._board.close()

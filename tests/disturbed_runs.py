@@ -1,0 +1,136 @@
+"""Runs of tests/short_run.py in several processes, to stop and to kill, and what they leave behind."""
+
+import atexit
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+import numpy as np
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))  # for scripts; pytest has it there
+
+from launch.local_processes import environments  # noqa: E402
+
+END_SECONDS = 600.0
+_STAGES = {"encoder": ("metrics.jsonl", "results.json"), "evaluation": ("results.json",)}
+
+
+class Run:
+    """The processes of a run in a directory.
+
+    Args:
+      workdir: of the run; gets a file output0, output1, ... for each process.
+      arguments: of the config.
+      count: number of processes.
+      devices: of each.
+    """
+
+    def __init__(self, workdir: pathlib.Path, arguments: str, count: int, devices: int):
+        # What is compiled without optimisations is slower, but little is computed here.
+        flags = os.environ.get("XLA_FLAGS") or "--xla_backend_optimization_level=0"
+        inherited = {**os.environ, "PYTHONPATH": str(ROOT), "XLA_FLAGS": flags}
+        config = f"--config={ROOT}/tests/short_run.py:{arguments}"
+        command = [sys.executable, "-m", "arinv", config, f"--workdir={workdir}"]
+        workdir.mkdir(parents=True, exist_ok=True)
+        self.workdir, self.all = workdir, []
+        atexit.register(self._kill)
+        for i, environment in enumerate(environments(count, devices, [], inherited)):
+            with (workdir / f"output{i}").open("wb") as output:
+                self.all.append(subprocess.Popen(command, env=environment, stdout=output, stderr=output))
+
+    def wait(self, seconds: float) -> list[int | None]:
+        """Returns the exit codes; None of a process that is still there after so long, and is killed then."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline and any(process.poll() is None for process in self.all):
+            time.sleep(0.01)
+        codes = [process.poll() for process in self.all]
+        self._kill()
+        return codes
+
+    def _kill(self) -> None:
+        for process in self.all:
+            process.kill()
+            process.wait()
+        atexit.unregister(self._kill)
+
+    def end(self) -> None:
+        """Waits for the end of the run.
+
+        Raises:
+          RuntimeError: it ended badly.
+        """
+        if any(code != 0 for code in self.wait(END_SECONDS)):
+            raise RuntimeError(self.story())
+
+    def wait_until(self, is_now: Callable[[], bool]) -> None:
+        """Waits for a moment of the run.
+
+        Raises:
+          RuntimeError: the run ended before it came.
+        """
+        deadline = time.monotonic() + END_SECONDS
+        while not is_now():
+            if time.monotonic() > deadline or any(process.poll() is not None for process in self.all):
+                self.wait(1.0)
+                raise RuntimeError(self.story())
+            time.sleep(0.001)
+
+    def said(self, index: int) -> list[str]:
+        """Returns the lines that a process has written."""
+        text = (self.workdir / f"output{index}").read_text(errors="replace").replace("\r", "\n")
+        return [line for line in text.splitlines() if line.strip() and "[Gloo]" not in line]
+
+    def story(self) -> str:
+        """Returns how the processes ended and what they said last."""
+        codes = [process.poll() for process in self.all]
+        return f"ended with {codes}: " + " | ".join(" ".join(self.said(i)[-3:]) for i in range(len(self.all)))
+
+
+def log_of(workdir: pathlib.Path) -> list[dict]:
+    """Returns the lines of the training's log."""
+    path = workdir / "encoder" / "metrics.jsonl"
+    return [json.loads(line) for line in path.read_bytes().split(b"\n")[:-1]] if path.exists() else []
+
+
+def last_step(workdir: pathlib.Path) -> int:
+    """Returns the last step that was logged."""
+    lines = log_of(workdir)
+    return lines[-1]["step"] if lines else 0
+
+
+def saved_step(workdir: pathlib.Path) -> int:
+    """Returns the step of the newest checkpoint."""
+    folder = workdir / "encoder" / "checkpoints"
+    return max((int(path.name) for path in folder.glob("*") if path.name.isdigit()), default=0)
+
+
+def difference(workdir: pathlib.Path, reference: pathlib.Path) -> str:
+    """Returns "same" where a run ended in the bytes of another, or else in what they differ."""
+    for stage, names in _STAGES.items():
+        for name in names:
+            if (workdir / stage / name).read_bytes() != (reference / stage / name).read_bytes():
+                return f"{stage}/{name} differs"
+    mine, theirs = (arrays_of(folder) for folder in (workdir, reference))
+    differing = [name for name in theirs if not np.array_equal(mine.get(name), theirs[name])]
+    return f"{', '.join(differing)} differs" if differing or mine.keys() != theirs.keys() else "same"
+
+
+def arrays_of(workdir: pathlib.Path) -> dict[str, np.ndarray]:
+    """Returns the results of every test image."""
+    with np.load(workdir / "evaluation" / "per_image.npz", allow_pickle=False) as arrays:
+        return dict(arrays)
+
+
+def largest_difference(workdir: pathlib.Path, reference: pathlib.Path) -> float:
+    """Returns the largest difference between two runs' losses of any step, and of any number of any test image."""
+    logs = [log_of(folder) for folder in (workdir, reference)]
+    if [line["step"] for line in logs[0]] != [line["step"] for line in logs[1]]:
+        return float("inf")
+    losses = [abs(a[name] - b[name]) for a, b in zip(*logs, strict=True) for name in b]
+    mine, theirs = (arrays_of(folder) for folder in (workdir, reference))
+    return max(*losses, *(float(np.abs(mine[name] - theirs[name]).max()) for name in theirs))

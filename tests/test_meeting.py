@@ -1,0 +1,314 @@
+"""Processes find out who they are, meet, speak, stop together, and miss each other; no array is involved."""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from concurrent import futures
+
+import pytest
+from jax._src import clusters
+
+from arinv.errors import UserError
+from arinv.processes import cluster, roll_call
+from arinv.processes.cluster import Cluster
+from launch.local_processes import ROOT, free_port
+
+GIVEN = {"JAX_COORDINATOR_ADDRESS": "10.0.0.1:8476", "JAX_NUM_PROCESSES": "4", "JAX_PROCESS_ID": "2"}
+
+
+@pytest.fixture(autouse=True)
+def no_cluster(monkeypatch):
+    """The tests may themselves run on a cluster."""
+    for name in os.environ:
+        if name.startswith(
+            ("SLURM_", "OMPI_", "JAX_COORDINATOR", "JAX_NUM_PROC", "JAX_PROCESS", "KUBERNETES_", "TPU_")
+        ):
+            monkeypatch.delenv(name)
+
+
+def test_a_process_alone_is_alone():
+    assert cluster.find("auto", {}) is None
+    assert cluster.find("off", GIVEN) is None
+    assert cluster.find("on", GIVEN | {"JAX_NUM_PROCESSES": "1", "JAX_PROCESS_ID": "0"}) is None
+
+
+def test_variables_tell_the_cluster():
+    assert cluster.find("auto", GIVEN) == Cluster("10.0.0.1:8476", 4, 2, None, "the environment")
+    assert cluster.find("on", GIVEN | {"JAX_LOCAL_DEVICE_IDS": "1,3"}).devices == (1, 3)
+
+
+SLURM = {
+    "SLURM_JOB_ID": "77",
+    "SLURM_STEP_NODELIST": "node[03-06]",
+    "SLURM_NTASKS": "4",
+    "SLURM_PROCID": "1",
+    "SLURM_LOCALID": "0",
+    "SLURM_STEP_TASKS_PER_NODE": "1(x4)",
+}
+
+TWO_A_NODE = {"SLURM_STEP_TASKS_PER_NODE": "2(x2)", "SLURM_LOCALID": "1"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "address", "devices"),
+    [
+        ({}, "node03:61517", None),
+        ({"JAX_COORDINATOR_PORT": "99"}, "node03:99", None),
+        (TWO_A_NODE, "node03:61517", (1,)),
+        (TWO_A_NODE | {"CUDA_VISIBLE_DEVICES": "5"}, "node03:61517", None),
+        ({"JAX_COORDINATOR_ADDRESS": "10.0.0.9:1"}, "10.0.0.9:1", None),
+    ],
+)
+def test_slurm_tells_the_cluster(changes, address, devices, monkeypatch):
+    for name, value in (SLURM | changes).items():
+        monkeypatch.setenv(name, value)
+    found = cluster.find("auto", os.environ)
+    assert (found.address, found.count, found.index, found.devices) == (address, 4, 1, devices)
+
+
+def test_one_task_of_slurm_is_alone(monkeypatch):
+    for name, value in (SLURM | {"SLURM_NTASKS": "1", "SLURM_PROCID": "0"}).items():
+        monkeypatch.setenv(name, value)
+    assert cluster.find("on", os.environ) is None
+
+
+@pytest.mark.parametrize(
+    ("mode", "variables", "shown"),
+    [
+        ("yes", {}, "auto, off, on"),
+        ("on", {}, "set JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID, or start under SLURM"),
+        ("auto", {"JAX_COORDINATOR_ADDRESS": "a:1"}, "JAX_NUM_PROCESSES and JAX_PROCESS_ID must be set beside"),
+        ("auto", GIVEN | {"JAX_PROCESS_ID": "4"}, "from 0 to JAX_NUM_PROCESSES - 1, which is 3"),
+        ("auto", GIVEN | {"JAX_PROCESS_ID": "x"}, "whole number"),
+        ("auto", GIVEN | {"JAX_COORDINATOR_ADDRESS": "10.0.0.1"}, "host:port"),
+    ],
+)
+def test_variables_that_do_not_fit_are_one_line(mode, variables, shown):
+    with pytest.raises(UserError, match=shown) as error:
+        cluster.find(mode, variables)
+    assert "\n" not in str(error.value)
+
+
+def test_a_cluster_that_fails_to_tell_is_told(monkeypatch, capsys):
+    class Broken(clusters.ClusterEnv):
+        @classmethod
+        def is_env_present(cls):
+            raise RuntimeError("no metadata")
+
+    monkeypatch.setattr(clusters.ClusterEnv, "_cluster_types", [Broken])
+    assert cluster.find("auto", {}) is None
+    assert capsys.readouterr().err == "arinv: runs alone, the cluster does not tell its processes: no metadata\n"
+    with pytest.raises(UserError, match="no metadata"):
+        cluster.find("on", {})
+
+
+def meet(address, count, *indices, seconds=20.0, arguments=None):
+    """The results of several processes of one meeting, exceptions among them."""
+
+    def call(index):
+        here = Cluster(address, count, index, None, "")
+        try:
+            return roll_call.meet(here, seconds=seconds, arguments=(arguments or {}).get(index, ["a"]), say=said.append)
+        except UserError as error:
+            return error
+
+    said = []
+    with futures.ThreadPoolExecutor() as pool:
+        return list(pool.map(call, indices))
+
+
+@pytest.fixture
+def address():
+    return f"127.0.0.1:{free_port()}"
+
+
+def test_all_processes_meet(address):
+    found = meet(address, 4, 3, 1, 0, 2)
+    try:
+        assert [sorted(connections) for connections in found] == [[0], [0], [1, 2, 3], [0]]
+        assert f"pid {os.getpid()}" in found[2][1].name
+        found[1][0].send(kind="x", value=5)
+        assert found[2][1].receive(5.0) == [{"kind": "x", "value": 5}]
+        # JAX's coordinator takes over the port while the connections stay.
+        with socket.create_server(("", int(address.rpartition(":")[2])), family=socket.AF_INET6, dualstack_ipv6=True):
+            pass
+    finally:
+        for connection in [connection for connections in found for connection in connections.values()]:
+            connection.close()
+
+
+def test_missing_processes_are_told_by_number_everywhere(address):
+    found = meet(address, 5, 0, 3, seconds=1.2)
+    for error in found:
+        assert isinstance(error, roll_call.MissingProcesses)
+        assert "processes 1, 2, 4 of 5 did not start within 1 s" in str(error) and "--distributed=off" in str(error)
+
+
+def test_a_missing_first_process_is_told(address):
+    (error,) = meet(address, 2, 1, seconds=0.5)
+    assert isinstance(error, roll_call.MissingProcesses)
+    assert f"process 1 of 2 could not reach process 0 at {address} within" in str(error)
+
+
+def test_processes_that_do_not_fit_together_are_told(address):
+    errors = meet(address, 2, 0, 1, arguments={1: ["b"]})
+    assert all("other arguments than process 0: a, b" in str(error) for error in errors)
+    errors = meet(address, 3, 0, 1, 1)
+    assert any("two processes have one number: process 1" in str(error) for error in errors)
+
+
+def test_a_stranger_at_the_door_is_no_process(address):
+    host, port = address.split(":")
+    with futures.ThreadPoolExecutor() as pool:
+        both = pool.submit(meet, address, 2, 0, 1)
+        for _ in range(100):
+            with contextlib.suppress(OSError), socket.create_connection((host, int(port))) as sock:
+                sock.sendall(b"GET / HTTP/1.0\r\n\r\n")
+                break
+            time.sleep(0.01)
+        found = both.result()
+    assert [sorted(connections) for connections in found] == [[1], [0]]
+    for connection in [connection for connections in found for connection in connections.values()]:
+        connection.close()
+
+
+def test_a_taken_port_is_one_line():
+    with socket.create_server(("", 0)) as server:
+        (error,) = meet(f"127.0.0.1:{server.getsockname()[1]}", 2, 0)
+    assert "cannot listen on port" in str(error) and "JAX_COORDINATOR_PORT" in str(error)
+
+
+SCENARIO = """
+import sys, time
+from arinv import processes
+processes.start("on", lost_seconds=float(sys.argv[2]))
+index, count = processes.index(), processes.count()
+print("here", flush=True)
+assert processes.gather(index * 10) == [0, 10, 20][:count] and processes.first("x" * index) == ""
+assert processes.agree(True) and not processes.agree(index != 1)
+if sys.argv[1] == "fail":
+    if index == 1:
+        processes.fail(2, "no such thing")
+    processes.gather(None)
+elif sys.argv[1] == "crash":
+    if index == 1:
+        try:
+            1 / 0
+        except ZeroDivisionError as error:
+            processes.lifeline._VERDICT_SECONDS = 0.2
+            processes.crash(error)
+    processes.gather(None)
+elif sys.argv[1] == "finish":
+    processes.finish()
+elif sys.argv[1] == "wait":
+    processes.gather(sys.stdin.read())
+elif sys.argv[1] == "train":
+    try:
+        with processes.stoppable(0) as has_to_stop:
+            for step in range(1, 100_000):
+                time.sleep(0.001 * (1 + index))  # the others are ahead
+                if step % 10 == 0:
+                    processes.gather(None)  # a collective, for which the slowest is waited
+                if has_to_stop(step):
+                    print("stopped at", step, flush=True)
+                    raise SystemExit(processes.TERMINATED)
+    except SystemExit:
+        processes.finish()
+        raise
+"""
+
+
+class Run:
+    """Some processes in a scenario."""
+
+    def __init__(self, scenario, count=2, lost_seconds=30.0):
+        variables = {"JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{free_port()}", "JAX_NUM_PROCESSES": str(count)}
+        variables |= {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        command = [sys.executable, "-c", SCENARIO, scenario, str(lost_seconds)]
+        environments = [{**os.environ, **variables, "JAX_PROCESS_ID": str(i)} for i in range(count)]
+        self.all = [subprocess.Popen(command, env=environment, **pipes) for environment in environments]
+
+    def wait_until_here(self):
+        for process in self.all:
+            assert process.stdout.readline() == "here\n", process.stderr.read()
+        time.sleep(0.3)
+
+    def end(self, seconds):
+        """Exit codes, and what was said on stdout and stderr, of processes that are all gone after so long."""
+        deadline = time.monotonic() + seconds
+        try:
+            said = [process.communicate(timeout=max(0.1, deadline - time.monotonic())) for process in self.all]
+        finally:
+            for process in self.all:
+                process.kill()
+        return [process.returncode for process in self.all], *([out[i].strip() for out in said] for i in (0, 1))
+
+
+def test_a_run_that_is_done_ends_quietly():
+    codes, _, errors = Run("finish").end(60)
+    assert codes == [0, 0] and errors == ["", ""]
+
+
+def test_a_mistake_of_one_ends_all_with_one_line_of_the_first():
+    codes, _, errors = Run("fail", 3).end(60)
+    assert codes == [2, 2, 2] and errors == ["arinv: no such thing", "", ""]
+
+
+def test_an_unexpected_error_of_one_ends_all_and_says_where_it_was():
+    codes, _, errors = Run("crash").end(60)
+    assert codes == [1, 1] and "ZeroDivisionError" in errors[1]
+    assert errors[0] == "arinv: process 1 failed (ZeroDivisionError: division by zero); all stop"
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_killed_process_ends_the_others_with_one_line(victim):
+    run = Run("wait")
+    run.wait_until_here()
+    run.all[victim].kill()
+    codes, _, errors = run.end(10)
+    assert (codes[victim], codes[1 - victim]) == (-signal.SIGKILL, 75)
+    line = errors[1 - victim]
+    assert line.startswith(f"arinv: process {victim} (") and "is gone: it was killed" in line and "\n" not in line
+
+
+def test_a_silent_process_is_lost_after_a_while():
+    run = Run("wait", lost_seconds=4.0)
+    run.wait_until_here()
+    run.all[1].send_signal(signal.SIGSTOP)
+    started = time.monotonic()
+    run.all[0].wait(15)
+    assert 3.0 < time.monotonic() - started < 12.0
+    run.all[1].kill()
+    codes, _, errors = run.end(20)
+    assert codes[0] == 75 and "process 1 (" in errors[0] and "has been silent for" in errors[0]
+
+
+def test_sigterm_outside_of_training_ends_all_at_once():
+    run = Run("wait")
+    run.wait_until_here()
+    run.all[1].send_signal(signal.SIGTERM)
+    codes, _, errors = run.end(10)
+    assert codes == [143, 143] and errors[0].startswith("arinv: stopped by SIGTERM; start again")
+
+
+@pytest.mark.parametrize(("count", "victim"), [(2, 0), (3, 2)])
+def test_sigterm_on_one_stops_all_behind_the_same_step(count, victim):
+    run = Run("train", count)
+    run.wait_until_here()
+    run.all[victim].send_signal(signal.SIGTERM)
+    codes, outputs, errors = run.end(20)
+    assert codes == [143] * count, errors
+    assert len(set(outputs)) == 1 and outputs[0].startswith("stopped at")
+
+
+def test_an_interrupt_ends_all():
+    run = Run("wait")
+    run.wait_until_here()
+    run.all[1].send_signal(signal.SIGINT)
+    codes, _, errors = run.end(10)
+    assert codes == [130, 130] and errors[0].startswith("arinv: interrupted")

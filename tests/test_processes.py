@@ -1,0 +1,123 @@
+"""Two processes with four devices each, over loopback, against one process with eight devices and with one.
+
+One run is started in two processes, stopped by SIGTERM on one of them, goes on in one process, is stopped again in the
+middle of an epoch, and goes on in two processes to its end. tests/kill_matrix.py does more of the kind, and longer.
+"""
+
+import contextlib
+import json
+import signal
+
+import jax
+import numpy as np
+import pytest
+import short_run
+from disturbed_runs import END_SECONDS, Run, arrays_of, last_step, log_of, saved_step
+from jax.experimental.compilation_cache import compilation_cache
+
+from arinv import main, processes
+from arinv.tasks import networks
+
+STEPS, EPOCH = 14, 6
+CONFIG = f"num_steps={STEPS}"
+# Between numbers of devices the sums of a batch are taken in another order; 14 steps make little of that.
+TOLERANCE = 2e-5
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory):
+    """What this process compiles for one run serves the other."""
+    before = jax.config.jax_compilation_cache_dir
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("cache")))
+    compilation_cache.reset_cache()
+    yield
+    jax.config.update("jax_compilation_cache_dir", before)
+    compilation_cache.reset_cache()
+
+
+@pytest.fixture(scope="module")
+def one_device(tmp_path_factory):
+    """The undisturbed run on one device."""
+    workdir = tmp_path_factory.mktemp("one_device")
+    Run(workdir, CONFIG, 1, 1).end()
+    return workdir
+
+
+@pytest.fixture(scope="module")
+def eight_devices(tmp_path_factory):
+    """The undisturbed run on the eight devices of this process."""
+    workdir = tmp_path_factory.mktemp("eight_devices")
+    main.run(short_run.get_config(CONFIG), workdir)
+    return workdir
+
+
+@contextlib.contextmanager
+def stopping_behind(step):
+    """Stands in for SIGTERM during that step."""
+    real = processes.stoppable
+    processes.stoppable = lambda _: contextlib.nullcontext(lambda done: done >= step)
+    try:
+        yield
+    finally:
+        processes.stoppable = real
+
+
+@pytest.fixture(scope="module")
+def disturbed(tmp_path_factory):
+    """The run in two processes, in one, and in two again."""
+    workdir = tmp_path_factory.mktemp("disturbed")
+    run = Run(workdir, CONFIG, 2, 4)
+    run.wait_until(lambda: last_step(workdir) >= 2)
+    run.all[1].send_signal(signal.SIGTERM)
+    first = {"codes": run.wait(END_SECONDS), "said": [run.said(i) for i in range(2)]}
+    first |= {"step": last_step(workdir), "saved": saved_step(workdir)}
+
+    middle = EPOCH + 3
+    with pytest.raises(SystemExit) as stop, stopping_behind(middle):
+        main.run(short_run.get_config(CONFIG), workdir)
+    assert stop.value.code == 143 and saved_step(workdir) == middle
+
+    run = Run(workdir, CONFIG, 2, 4)
+    return workdir, first, {"codes": run.wait(END_SECONDS), "said": [run.said(i) for i in range(2)]}
+
+
+def test_sigterm_on_one_process_saves_on_all(disturbed):
+    _, first, _ = disturbed
+    assert first["codes"] == [143, 143], first["said"]
+    step = first["step"]
+    assert 2 <= step < EPOCH + 3, "too late for what follows"
+    assert first["saved"] == step, "nothing may be lost"
+    assert any(f"stopped by SIGTERM at step {step}, saved" in line for line in first["said"][0])
+
+
+def test_process_0_alone_speaks(disturbed):
+    _, first, last = disturbed
+    assert last["codes"] == [0, 0], last["said"]
+    assert any("evaluation" in line for line in last["said"][0])
+    assert first["said"][1] == last["said"][1] == []
+
+
+def read(workdir):
+    weights = networks.load_encoder(workdir / "encoder").variables
+    return log_of(workdir), weights, arrays_of(workdir)
+
+
+@pytest.mark.parametrize("other", ["one_device", "eight_devices"])
+def test_two_processes_equal_one(disturbed, other, request):
+    """Losses of every step, weights, and every number of every test image; no step and no example twice or never."""
+    mine, theirs = (read(workdir) for workdir in (disturbed[0], request.getfixturevalue(other)))
+    assert [line["step"] for line in mine[0]] == [line["step"] for line in theirs[0]] == [*range(1, STEPS + 1), STEPS]
+    for a, b in zip(mine[0], theirs[0], strict=True):
+        assert a.keys() == b.keys()
+        np.testing.assert_allclose([a[name] for name in b], list(b.values()), rtol=TOLERANCE)
+    for a, b in zip(jax.tree.leaves(mine[1]), jax.tree.leaves(theirs[1]), strict=True):
+        np.testing.assert_allclose(a, b, rtol=TOLERANCE, atol=TOLERANCE)
+    assert mine[2].keys() == theirs[2].keys() == {"clean_accuracy", "cross_entropy", "pgd_accuracy"}
+    for name, values in theirs[2].items():
+        assert values.shape == (20,)
+        np.testing.assert_allclose(mine[2][name], values, rtol=TOLERANCE, atol=TOLERANCE)
+
+
+def test_results_tell_of_all_devices(disturbed):
+    results = json.loads((disturbed[0] / "evaluation" / "results.json").read_text())
+    assert results["setting"]["device"].startswith("8 x cpu") and results["num_examples"] == 20
