@@ -82,9 +82,19 @@ def check_batch_size(batch_size: int, mesh: Mesh) -> None:
         )
 
 
-def place_batch(batch: Batch, mesh: Mesh) -> Mapping[str, jax.Array]:
+def batch_sharding(mesh: Mesh, *, stacked: bool = False) -> NamedSharding:
+    """Returns the placement of a batch's arrays: rows split over all devices.
+
+    Args:
+      mesh: where to.
+      stacked: several batches on a leading axis, which is not split.
+    """
+    return NamedSharding(mesh, PartitionSpec(None, *_BATCH) if stacked else _BATCH)
+
+
+def place_batch(batch: Batch, mesh: Mesh, *, stacked: bool = False) -> Mapping[str, jax.Array]:
     """Returns this process's share of a global batch as arrays split over all devices of the mesh."""
-    sharding = NamedSharding(mesh, _BATCH)
+    sharding = batch_sharding(mesh, stacked=stacked)
     return {k: jax.make_array_from_process_local_data(sharding, np.asarray(v)) for k, v in batch.items()}
 
 

@@ -14,16 +14,33 @@ from arinv import data, parallel
 from arinv.errors import UserError
 from arinv.tasks import setting
 from arinv.tasks import workdir as workdirs
-from arinv.train import loop, optimizers
+from arinv.train import accelerators, loop, optimizers
 from arinv.train import state as train_state
 from arinv.train.checkpoint import Checkpoints
 from arinv.train.evaluation import collect
-from arinv.train.loop import Batches
+from arinv.train.feed import Batches
+from arinv.train.profiling import Profile, check_steps
 from arinv.train.progress import progress_callback
 from arinv.train.state import TrainState
 from arinv.train.writer import Writer
 
 _INIT, _TRAIN, _EVALUATE = range(3)  # what the keys folded from the seed are for
+
+
+def validate(config: ConfigDict) -> None:
+    """Checks the fields that every training has.
+
+    Raises:
+      UserError: a number out of range.
+    """
+    check_steps(config.log.get("profile_steps", ()))
+    if steps_per_call(config) < 1:
+        raise UserError(f"steps_per_call must be 1 or more; got {steps_per_call(config)}")
+
+
+def steps_per_call(config: ConfigDict) -> int:
+    """Returns how many steps are sent to the devices together."""
+    return config.get("steps_per_call", 1)
 
 
 def make_batches(config: ConfigDict, source: data.Source) -> Batches:
@@ -65,6 +82,11 @@ def length(config: ConfigDict, steps_per_epoch: int) -> int:
     if num_steps < 1:
         raise UserError(f"num_epochs={config.num_epochs}, num_steps={config.num_steps} make no step; set one of them")
     return num_steps
+
+
+def evaluate_every_steps(config: ConfigDict, steps_per_epoch: int) -> int:
+    """Returns the number of steps between two evaluations on the way."""
+    return max(1, round(config.log.evaluate_every_epochs * steps_per_epoch))
 
 
 def make_optimizers(config: ConfigDict, names: tuple[str, ...], steps_per_epoch: int) -> dict[str, Any]:
@@ -143,29 +165,37 @@ def run(
         state = loop.restore_or_create(trainee.init, jax.random.fold_in(key, _INIT), mesh, checkpoints, batches)
         writer = stack.enter_context(Writer(workdir, resumed_step=int(state.step)))
         writer.parameters(state.variables)
-        shardings = (parallel.state_shardings(state, mesh), parallel.replicated(mesh))
-        train_step = jax.jit(trainee.train_step, donate_argnums=0, out_shardings=shardings)
         evaluate = _make_evaluate(config, trainee, frozen, test, mesh, writer, jax.random.fold_in(key, _EVALUATE))
         state = loop.fit(
             state,
-            lambda state, batch, key: train_step(state, batch, key, *frozen),
+            trainee.train_step,
             batches,
             key=jax.random.fold_in(key, _TRAIN),
             mesh=mesh,
             num_steps=num_steps,
             log_every_steps=config.log.every_steps,
-            evaluate_every_steps=max(1, round(config.log.evaluate_every_epochs * batches.steps_per_epoch)),
+            evaluate_every_steps=evaluate_every_steps(config, batches.steps_per_epoch),
             checkpoint_every_steps=config.log.checkpoint_every_steps,
             evaluate=evaluate,
             checkpoints=checkpoints,
             writer=writer,
             description=trainee.description,
             title=config.title,
+            frozen=frozen,
             notices=trainee.notices,
+            steps_per_call=steps_per_call(config),
+            peak_flops=_peak_flops(config, mesh),
+            profile=Profile(workdir / "profile", config.log.get("profile_steps", ())),
         )
         results = evaluate(state, num_steps)
         writer.scalars(num_steps, {f"test/{name}": value for name, value in results.items()})
     return results
+
+
+def _peak_flops(config: ConfigDict, mesh: jax.sharding.Mesh) -> float | None:
+    """Returns the operations in a second that all devices together are made for, None where nobody knows."""
+    peak = accelerators.peak_flops(mesh.devices.flat[0].device_kind, config.dtype)
+    return peak and peak * mesh.size
 
 
 def _make_evaluate(config, trainee, frozen, test, mesh, writer, key) -> Callable[[TrainState, int], dict[str, float]]:
