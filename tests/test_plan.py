@@ -25,11 +25,11 @@ ROOT = pathlib.Path(__file__).parents[1]
 TOLERANCE = 0.05
 
 
-def plan_of(config, folder, assumptions=plan.Assumptions()):
+def plan_of(config, folder, *assumptions):
     stages = {folder: config}
     if "stages" in config:
         stages = {folder / name: config.stages[name] for name in config.order}
-    return plan.run(stages, assumptions)
+    return plan.run(stages, *(assumptions or [plan.Assumptions()]))
 
 
 def small_config(**changes):
