@@ -38,23 +38,24 @@ def small_config(**changes):
     return config
 
 
+class FirstCall(Exception):
+    """Ends a training at its first call, with what that was compiled to."""
+
+
 def really_compiled(config, workdir, monkeypatch):
-    """Trains, and returns what the first call was compiled to."""
-    compiled, make_call = [], dispatch.make_call
+    """Begins to train, and returns what the first call is compiled to."""
+    make_call = dispatch.make_call
 
     def recording(*arguments, **options):
-        call = make_call(*arguments, **options)
-
-        def record(*arguments):
-            compiled.append(call.lower(*arguments).compile())
-            return call(*arguments)
+        def record(*given):
+            raise FirstCall(make_call(*arguments, **options).lower(*given).compile())
 
         return record
 
-    with monkeypatch.context() as patch:
-        patch.setattr(dispatch, "make_call", recording)
+    monkeypatch.setattr(dispatch, "make_call", recording)
+    with pytest.raises(FirstCall) as found:
         main.run(config, workdir)
-    return compiled[0]
+    return found.value.args[0]
 
 
 @pytest.fixture(scope="module")
@@ -66,8 +67,9 @@ def data_parallel(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def sharded(tmp_path_factory):
-    """The same with the parameters split over all devices."""
-    (found,) = plan_of(small_config(**{"mesh.fsdp": 8}), tmp_path_factory.mktemp("plan") / "run")
+    """The same with the parameters split over all devices, and two steps in a call."""
+    config = small_config(**{"mesh.fsdp": 8, "steps_per_call": 2})
+    (found,) = plan_of(config, tmp_path_factory.mktemp("plan") / "run")
     return found
 
 
@@ -112,13 +114,6 @@ def test_data_parallel_reduces_the_gradients_once_and_fsdp_gathers_the_weights(d
     assert sharded["collectives_per_step"]["all-gather"]["bytes"] > 0.9 * parameters
 
 
-def test_several_steps_in_a_call_cost_as_much_each(data_parallel, tmp_path):
-    (found,) = plan_of(small_config(steps_per_call=2), tmp_path)
-    assert found["flops"]["per_step"] == data_parallel["flops"]["per_step"]
-    one, two = (x["collectives_per_step"]["all-reduce"]["bytes"] for x in (data_parallel, found))
-    np.testing.assert_allclose(two, one, rtol=0.01)
-
-
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("argument", [0, 1])
 def test_convolutions_are_counted_as_xla_counts_them(stride, argument):
@@ -150,7 +145,8 @@ def test_an_unrolled_loop_agrees_with_xla():
     expected = jax.jit(unrolled).lower(*arguments).compile().cost_analysis()["flops"]
     found = flops.operations(jax.make_jaxpr(attack)(*arguments))
     np.testing.assert_allclose(flops.total(found), expected, rtol=0.01)
-    assert found[0].size == 4 * (2 * 8 * 256 + 256 * 256) and found[0].rounds == 5
+    (product,) = (operation for operation in found if operation.flops)
+    assert product.size == 4 * (2 * 8 * 256 + 256 * 256) and product.rounds == 5
 
 
 HLO = """HloModule jit_step, num_partitions=16
@@ -237,7 +233,7 @@ def test_published_sizes(name, split, expected):
 
 
 def test_an_experiment_is_planned_before_anything_is_trained(tmp_path, capsys):
-    config = inverter.get_config("smoke=True,width=4,loss=gan,eps=0.5")
+    config = inverter.get_config("smoke=True,width=4,loss=pixel")
     assumptions = plan.Assumptions(accelerators.accelerator("a100"), 0.2)
     found = plan_of(config, tmp_path, assumptions)
     assert [x["stage"] for x in found] == ["encoder", "inverter"]
@@ -270,7 +266,7 @@ def test_what_is_not_known_is_said(tmp_path):
 
 
 def test_the_command_plans_and_the_workdir_stays_good(tmp_path):
-    config = f"--config={ROOT}/configs/classifier.py:smoke=True,width=4,batch=16"
+    config = f"--config={ROOT}/configs/classifier.py:smoke=True,width=4,image_size=16"
     options = ["--config.batch_size=16", "--plan", "--devices=16", "--accelerator=tpu_v5e", f"--workdir={tmp_path}"]
     environment = {**os.environ, "XLA_FLAGS": "", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(

@@ -24,11 +24,9 @@ PEAK = 1e12  # operations in a second of a device that does not exist
 
 def train(workdir, steps_per_call, **changes):
     """Trains seven steps, with something due after every third and every fourth."""
-    config = classifier.get_config("smoke=True,width=4,eps=0.5")
-    config.update_from_flattened_dict(
-        {"num_steps": 7, "steps_per_call": steps_per_call, "log.every_steps": 4, "log.checkpoint_every_steps": 3}
-        | changes
-    )
+    config = classifier.get_config("smoke=True,width=4,image_size=16")
+    intervals = {"log.every_steps": 4, "log.checkpoint_every_steps": 3, "log.evaluate_every_epochs": 9.0}
+    config.update_from_flattened_dict({"num_steps": 7, "steps_per_call": steps_per_call, **intervals, **changes})
     main.run(config, workdir)
     return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
 
@@ -55,7 +53,7 @@ def test_several_steps_in_a_call_give_the_same_bits(runs):
     assert (one / "results.json").read_bytes() == (two / "results.json").read_bytes()
     a, b = (networks.load_encoder(path).variables for path in (one, two))
     assert jax.tree.all(jax.tree.map(np.array_equal, a, b))
-    assert [line["step"] for line in single] == [1 * 3, 4, 6, 7, 7]
+    assert [line["step"] for line in single] == [3, 4, 6, 7, 7]
 
 
 def test_the_log_tells_images_and_use_of_the_devices(runs):
@@ -67,7 +65,7 @@ def test_the_log_tells_images_and_use_of_the_devices(runs):
         assert line["speed/peak_memory_bytes"] == 2.0**31
     ratios = {round(line["speed/mfu"] / line["speed/images_per_second"], 20) for line in told}
     per_image = ratios.pop() * 8 * PEAK  # of eight devices
-    assert not ratios and 1e6 < per_image < 1e9
+    assert not ratios and 1e5 < per_image < 1e8
 
 
 def test_the_use_of_unknown_devices_is_not_told(runs):
@@ -100,7 +98,7 @@ def test_wrong_steps_of_a_call_are_told_before_anything_is_written(tmp_path):
 
 @pytest.mark.parametrize(
     ("step", "expected"),
-    [(0, 4), (4, 4), (8, 1), (9, 1), (10, 4), (14, 4), (18, 1), (20, 1), (24, 1)],
+    [(0, 4), (4, 4), (8, 1), (9, 1), (10, 4), (14, 4), (18, 1), (20, 4), (21, 1), (24, 1)],
 )
 def test_a_call_ends_where_something_is_due(step, expected):
     """Every 10 and 24 steps of 25, in calls of 4."""

@@ -173,8 +173,8 @@ def _flops(config: ConfigDict, step: Step, mesh: jax.sharding.Mesh) -> dict[str,
     return {
         "per_step": per_step,
         "per_image": per_step / config.batch_size,
-        # In XLA's own way of counting, beside what it found: padding left out, each loop's body once.
-        "as_xla_counts_per_device": flops.total_as_xla(step.operations) / mesh.size,
+        # In XLA's way of counting, beside what it found in the compiled step.
+        "as_xla_counts_per_device": cost.flops_as_xla(step.operations, step.operations_of_twice, mesh.size),
         "xla_per_device": step.xla_flops,
     }
 

@@ -115,4 +115,6 @@ def _milliseconds(seconds: float) -> str:
 
 
 def _hours(hours: float) -> str:
-    return f"{hours:,.1f} hours" if hours >= 1 else f"{60 * hours:.3g} minutes"
+    if hours >= 1:
+        return f"{hours:,.1f} hours"
+    return f"{60 * hours:.3g} minutes" if 60 * hours >= 1 else f"{3600 * hours:.2g} seconds"

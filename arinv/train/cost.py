@@ -94,10 +94,21 @@ def compute_seconds(
     speed = accelerator.peak(dtype) * utilization
     seconds = 0.0
     for one, two in zip(at_batch, at_twice, strict=True):
-        growing = two.size - one.size
-        size = (one.size - growing) + growing / num_devices
+        size = _share(one.size, two.size, num_devices)
         seconds += one.rounds * max(one.flops / num_devices / speed, size / accelerator.memory_bandwidth)
     return seconds
+
+
+def flops_as_xla(at_batch: Sequence[Operation], at_twice: Sequence[Operation], num_devices: int) -> float:
+    """Returns the operations of each device as XLA's cost analysis has them; arguments as of compute_seconds."""
+    pairs = zip(at_batch, at_twice, strict=True)
+    return sum(_share(one.as_xla, two.as_xla, num_devices) for one, two in pairs)
+
+
+def _share(at_batch: float, at_twice: float, num_devices: int) -> float:
+    """Returns each device's share: what grows with the batch is split, the rest is everyone's."""
+    growing = at_twice - at_batch
+    return at_batch - growing + growing / num_devices
 
 
 def bandwidth(group: Sequence[int], accelerator: Accelerator) -> float | None:

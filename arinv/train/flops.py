@@ -3,7 +3,7 @@
 Convolutions and matrix products only, two operations for each multiplication with its addition, dead code left out,
 each round of a loop counted. Padding is included: the convention of PyTorch's own counter, and of what is meant by
 the utilisation of a device. XLA's cost analysis differs in three ways: it leaves padding out, counts the body of a
-loop once, and adds what lies between the products.
+loop once, and adds the element-wise work between the products; that way of counting is here too, for comparison.
 """
 
 import math
@@ -15,19 +15,26 @@ import numpy as np
 
 from arinv.ops import conv
 
+# What XLA counts as one operation for each element of the result, and for each that is reduced.
+_ELEMENTWISE = frozenset(
+    "abs add add_any and ceil clamp convert_element_type div eq floor ge gt integer_pow le lt max min mul ne neg not "
+    "or rem round select_n shift_left shift_right_logical sign square sub xor".split()
+)
+_REDUCTIONS = frozenset("reduce_and reduce_max reduce_min reduce_or reduce_sum".split())
+
 
 class Operation(NamedTuple):
-    """A convolution or a matrix product.
+    """A convolution, a matrix product, or element-wise work, which counts in XLA's way only.
 
     Attributes:
-      flops: of one execution, padding included.
-      unpadded: of one execution, without the products with padding.
-      size: bytes of its two inputs and its output.
+      flops: of one execution of a product, padding included; 0 for element-wise work.
+      as_xla: of one execution, without the products with padding.
+      size: bytes of a product's two inputs and its output; 0 for element-wise work.
       rounds: how often it is executed.
     """
 
     flops: int
-    unpadded: int
+    as_xla: int
     size: int
     rounds: int = 1
 
@@ -57,12 +64,12 @@ def total(found: Iterable[Operation]) -> int:
 
 
 def total_as_xla(found: Iterable[Operation]) -> int:
-    """Returns the operations as XLA's cost analysis has them: without padding, and each loop's body once."""
-    return sum(operation.unpadded for operation in found)
+    """Returns the operations as XLA's cost analysis has them: with element-wise work, each loop's body once."""
+    return sum(operation.as_xla for operation in found)
 
 
 def operations(jaxpr: Any) -> list[Operation]:
-    """Returns the convolutions and matrix products of a traced function.
+    """Returns the convolutions, matrix products and element-wise operations of a traced function.
 
     Args:
       jaxpr: as jax.make_jaxpr returns it, or as it is found in a jitted function's `trace(...)`.
@@ -92,6 +99,8 @@ def _of_equation(equation: Any, outputs: Sequence[bool]) -> list[Operation]:
         (contracted, _), _ = parameters["dimension_numbers"]
         flops = 2 * math.prod(arrays[2].shape) * math.prod(arrays[0].shape[axis] for axis in contracted)
         return [Operation(flops, flops, _bytes(arrays))]
+    if name in _ELEMENTWISE or name in _REDUCTIONS:
+        return [Operation(0, arrays[0 if name in _REDUCTIONS else -1].size, 0)]
     parts = []
     for value in parameters.values():
         for part in value if isinstance(value, (tuple, list)) else (value,):
