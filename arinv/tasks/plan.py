@@ -203,7 +203,7 @@ def _run(config, trainee, step: Step, steps_per_epoch, seconds, mesh, assumption
     num_steps = training.length(config, steps_per_epoch or 1)
     found = {"steps": num_steps, "steps_per_epoch": steps_per_epoch, "evaluation_steps": None, "hours": None}
     if steps_per_epoch and (num_test := _num_test(config)):
-        passes = -(-num_steps // training.evaluate_every_steps(config, steps_per_epoch))
+        passes = -(-num_steps // training.intervals(config, steps_per_epoch).evaluate)
         found["evaluation_steps"] = passes * -(-num_test // config.batch_size)
     if seconds and seconds["total"] is not None:
         state, batch, key, *frozen = _arguments(config, trainee, mesh, single=True)

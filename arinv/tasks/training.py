@@ -84,9 +84,13 @@ def length(config: ConfigDict, steps_per_epoch: int) -> int:
     return num_steps
 
 
-def evaluate_every_steps(config: ConfigDict, steps_per_epoch: int) -> int:
-    """Returns the number of steps between two evaluations on the way."""
-    return max(1, round(config.log.evaluate_every_epochs * steps_per_epoch))
+def intervals(config: ConfigDict, steps_per_epoch: int) -> loop.Intervals:
+    """Returns how often a run is logged, evaluated and saved, in steps."""
+    return loop.Intervals(
+        log=config.log.every_steps,
+        evaluate=max(1, round(config.log.evaluate_every_epochs * steps_per_epoch)),
+        checkpoint=config.log.checkpoint_every_steps,
+    )
 
 
 def make_optimizers(config: ConfigDict, names: tuple[str, ...], steps_per_epoch: int) -> dict[str, Any]:
@@ -173,9 +177,7 @@ def run(
             key=jax.random.fold_in(key, _TRAIN),
             mesh=mesh,
             num_steps=num_steps,
-            log_every_steps=config.log.every_steps,
-            evaluate_every_steps=evaluate_every_steps(config, batches.steps_per_epoch),
-            checkpoint_every_steps=config.log.checkpoint_every_steps,
+            every=intervals(config, batches.steps_per_epoch),
             evaluate=evaluate,
             checkpoints=checkpoints,
             writer=writer,

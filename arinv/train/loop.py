@@ -9,7 +9,7 @@ import math
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 
@@ -26,6 +26,20 @@ from arinv.types import Array, Metrics
 
 # What a shell reports of a process that SIGTERM ended, and schedulers restart on.
 TERMINATED = 128 + signal.SIGTERM
+
+
+class Intervals(NamedTuple):
+    """Steps between what a run does beside training.
+
+    Attributes:
+      log: lines of the log, each the mean over those steps.
+      evaluate: evaluations on the way; the one at the end is the caller's.
+      checkpoint: checkpoints; the last step is always saved.
+    """
+
+    log: int
+    evaluate: int
+    checkpoint: int
 
 
 def restore_or_create(
@@ -59,9 +73,7 @@ def fit(
     key: Array,
     mesh: jax.sharding.Mesh,
     num_steps: int,
-    log_every_steps: int,
-    evaluate_every_steps: int,
-    checkpoint_every_steps: int,
+    every: Intervals,
     evaluate: Callable[[TrainState, int], Mapping[str, float]],
     checkpoints: Checkpoints,
     writer: Writer,
@@ -82,9 +94,7 @@ def fit(
       key: the run's PRNG key.
       mesh: where batches are placed.
       num_steps: of the whole run.
-      log_every_steps: steps between lines of the log, each the mean over those steps.
-      evaluate_every_steps: steps between calls of `evaluate`, except at the end, which is the caller's.
-      checkpoint_every_steps: steps between checkpoints; the last step is always saved.
+      every: how often it is logged, evaluated and saved.
       evaluate: (state, step) -> numbers to log.
       checkpoints: where to save.
       writer: where to log.
@@ -102,7 +112,6 @@ def fit(
     """
     step, meter = int(state.step), dispatch.Meter()
     steps = _Steps(train_step, jax.eval_shape(lambda x: x, state), mesh, key, frozen)
-    every = (log_every_steps, evaluate_every_steps, checkpoint_every_steps)
 
     def prepare_next():
         length = dispatch.call_length(step, num_steps=num_steps, steps_per_call=steps_per_call, every_steps=every)
@@ -126,14 +135,14 @@ def fit(
                 following = prepare_next()
                 watch.fed(following)
             bar.update(prepared.num_steps)
-            if last or step % log_every_steps == 0 or step % checkpoint_every_steps == 0:
+            if last or step % every.log == 0 or step % every.checkpoint == 0:
                 log(step, meter.flush(), watch.rates())
-            if step % evaluate_every_steps == 0 and not last:
+            if step % every.evaluate == 0 and not last:
                 with watch.paused():
                     values = evaluate(state, step)
                 writer.scalars(step, {f"test/{name}": value for name, value in values.items()})
             stop = terminated() and not last
-            if last or stop or step % checkpoint_every_steps == 0:
+            if last or stop or step % every.checkpoint == 0:
                 with watch.paused():
                     position = prepared.position
                     checkpoints.save(state, data_state=position, description=description, wait=last or stop)
