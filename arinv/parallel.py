@@ -69,6 +69,11 @@ def state_shardings(abstract_state: Any, mesh: Mesh) -> Any:
     return jax.tree.map(place, abstract_state)
 
 
+def gather(tree: Any, mesh: Mesh) -> Any:
+    """Returns arrays with a copy on every device, for the time of a jitted function; without FSDP as they are."""
+    return jax.lax.with_sharding_constraint(tree, replicated(mesh)) if mesh.shape["fsdp"] > 1 else tree
+
+
 def check_batch_size(batch_size: int, mesh: Mesh) -> None:
     """Checks that every device gets the same share of a batch.
 

@@ -111,7 +111,8 @@ def test_data_parallel_reduces_the_gradients_once_and_fsdp_gathers_the_weights(d
     assert set(reduced) == {"all-reduce"}
     parameters = data_parallel["memory_per_device"]["parameters"]
     assert parameters <= reduced["all-reduce"]["bytes"] < 1.01 * parameters
-    assert sharded["collectives_per_step"]["all-gather"]["bytes"] > 0.9 * parameters
+    gathered = sharded["collectives_per_step"]["all-gather"]["bytes"]
+    assert 0.9 * parameters < gathered < 1.1 * parameters, "once a step, not at each round of the attack"
 
 
 @pytest.mark.parametrize("stride", [1, 2])

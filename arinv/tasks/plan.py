@@ -83,6 +83,8 @@ def _plan(folder: pathlib.Path, stages: Mapping[pathlib.Path, ConfigDict], assum
     seconds = _seconds(config, step, mesh, assumptions)
     if accelerator and step.memory.total > accelerator.memory:
         notes.append("does not fit: use more devices, a smaller batch_size, or mesh.fsdp")
+    if config.dtype == "bfloat16" and accelerator and jax.default_backend() == "cpu":
+        notes.append("XLA for cpu keeps bfloat16 in float32: an accelerator needs less for activations")
     if seconds and seconds["collectives"] is None:
         notes.append(f"no published bandwidth beyond {accelerator.domain} devices")
     return {
@@ -138,7 +140,7 @@ def compile_step(config: ConfigDict, trainee: training.Trainee, mesh: jax.shardi
     if jax.process_index() == 0:
         print(f"compiling {config.title} for {mesh.size} device(s)", file=sys.stderr, flush=True)
     arguments, twice = (_arguments(config, trainee, mesh, factor) for factor in (1, 2))
-    call = dispatch.make_call(trainee.train_step, arguments[0], mesh, num_steps=training.steps_per_call(config))
+    call = dispatch.make_call(trainee.step_on(mesh), arguments[0], mesh, num_steps=training.steps_per_call(config))
     traced = call.trace(*arguments)
     # On a CPU the machine code is not wanted: what is told is decided before it is made.
     options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None

@@ -14,7 +14,7 @@ from arinv import data, parallel
 from arinv.errors import UserError
 from arinv.tasks import setting
 from arinv.tasks import workdir as workdirs
-from arinv.train import accelerators, loop, optimizers
+from arinv.train import accelerators, dispatch, loop, optimizers
 from arinv.train import state as train_state
 from arinv.train.checkpoint import Checkpoints
 from arinv.train.evaluation import collect
@@ -136,6 +136,10 @@ class Trainee:
         """Returns the state at step 0."""
         return self.extend(train_state.create(key, self.networks, self.optimizers))
 
+    def step_on(self, mesh: jax.sharding.Mesh) -> Callable:
+        """Returns the train step for a state that lives on a mesh."""
+        return dispatch.gather_first(self.train_step, self.networks, mesh)
+
 
 def run(
     config: ConfigDict,
@@ -172,7 +176,7 @@ def run(
         evaluate = _make_evaluate(config, trainee, frozen, test, mesh, writer, jax.random.fold_in(key, _EVALUATE))
         state = loop.fit(
             state,
-            trainee.train_step,
+            trainee.step_on(mesh),
             batches,
             key=jax.random.fold_in(key, _TRAIN),
             mesh=mesh,
@@ -202,7 +206,7 @@ def _peak_flops(config: ConfigDict, mesh: jax.sharding.Mesh) -> float | None:
 
 def _make_evaluate(config, trainee, frozen, test, mesh, writer, key) -> Callable[[TrainState, int], dict[str, float]]:
     """Returns a function of (state, step) that evaluates on the test source and saves a picture."""
-    eval_step = jax.jit(trainee.eval_step)
+    eval_step = jax.jit(lambda variables, *others: trainee.eval_step(parallel.gather(variables, mesh), *others))
     batches = data.eval_batches(data.load_arrays(test), batch_size=config.batch_size, **setting.processes())
 
     def evaluate(state: TrainState, step: int) -> dict[str, float]:

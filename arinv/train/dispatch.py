@@ -4,7 +4,7 @@ A call of several steps takes their batches stacked on a leading axis and gives 
 saves the host's time between them, which counts where a step is short.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
@@ -16,6 +16,26 @@ from arinv.types import Array, Batch, Metrics
 
 # (state, batch or stacked batches, key, *frozen) -> (state, metrics, those of several steps stacked)
 Call = Callable[..., tuple[TrainState, Metrics]]
+
+
+def gather_first(train_step: Callable, networks: Iterable[str], mesh: jax.sharding.Mesh) -> Callable:
+    """Returns a train step that gathers split parameters once, at its beginning; without FSDP it is the same.
+
+    The attack runs a network many times in a step. Left to itself the compiler gathers the parameters at each of
+    these, inside the attack's loop; networks of this size have room for one whole copy while a step lasts.
+
+    Args:
+      train_step: pure (state, batch, key, *frozen) -> (state, metrics).
+      networks: names of those in the state that the step runs; copies beside them, such as averages, stay split.
+      mesh: where the state lives.
+    """
+    networks = tuple(networks)
+
+    def step(state: TrainState, *others: Any) -> tuple[TrainState, Metrics]:
+        whole = {name: parallel.gather(state.variables[name], mesh) for name in networks}
+        return train_step(state.replace(variables={**state.variables, **whole}), *others)
+
+    return step
 
 
 def make_call(train_step: Callable, abstract_state: TrainState, mesh: jax.sharding.Mesh, *, num_steps: int = 1) -> Call:
