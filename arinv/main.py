@@ -1,7 +1,9 @@
 """The command: reads a config and runs its task, or its stages one after the other.
 
     python -m arinv --config=configs/quickstart.py:encoder=resnet18 --workdir=runs/mine [--config.FIELD=VALUE]
+    python -m arinv --config=configs/quickstart.py --plan [--devices=256] [--accelerator=h100]
 
+With --plan nothing is run: it tells what the training stages would cost.
 A user's mistake ends in one line on stderr and exit code 2; a run stopped by SIGTERM in 143 and one that lost a process
 or a machine in 75, to be started again. Several processes find each other; see launch/README.md.
 """
@@ -19,10 +21,12 @@ from ml_collections import ConfigDict, config_flags
 
 from arinv import processes
 from arinv.errors import UserError, unknown
-from arinv.tasks import lock
+from arinv.tasks import lock, plan_text
+from arinv.tasks import plan as plans
 from arinv.tasks import workdir as workdirs
 from arinv.tasks.registry import TASKS
-from arinv.train.writer import MADE_ROOM
+from arinv.train import accelerators
+from arinv.train.writer import MADE_ROOM, write_json
 
 _MISTAKE = 2  # exit code
 # What a disk may say that is full, read-only, gone or broken.
@@ -58,6 +62,11 @@ _DISTRIBUTED = flags.DEFINE_enum(
 )
 _START_SECONDS = flags.DEFINE_float("start_seconds", 300.0, "How long to wait for the other processes.", 1.0)
 _LOST_SECONDS = flags.DEFINE_float("lost_seconds", 60.0, "Silence after which a process counts as lost.", 4.0)
+_PLAN = flags.DEFINE_bool("plan", False, "Run nothing; print memory, FLOPs, collectives and time of every training.")
+_DEVICES = flags.DEFINE_integer("devices", None, "Of --plan: so many virtual devices; without it those here.", 1)
+_ACCELERATOR = flags.DEFINE_string("accelerator", None, "Of --plan: whose times; without it the device here, or h100.")
+_UTILIZATION = flags.DEFINE_float("utilization", 0.3, "Of --plan: share of the peak that is reached.", 0.01, 1.0)
+_PLANNED_FOR = "h100"  # where nothing better is known
 
 
 def run(config: ConfigDict, workdir: pathlib.Path) -> None:
@@ -70,13 +79,8 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> None:
     Raises:
       UserError: a mistake in the config or in what it names.
     """
-    if "stages" not in config:
-        stages = {workdir: config}
-    else:
-        stages = {workdir / name: config.stages[name] for name in config.order}
+    stages = _stages(config, workdir)
     for folder, stage in stages.items():  # all mistakes that can be seen now are told before any work
-        if stage.task not in TASKS:
-            raise unknown("task", stage.task, TASKS)
         workdirs.check(stage, folder)
         TASKS[stage.task].validate(stage)
     for i, (folder, stage) in enumerate(stages.items(), start=1):
@@ -90,6 +94,53 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> None:
             processes.gather(None)  # what process 0 wrote last is there before anybody looks for it
 
 
+def _stages(config: ConfigDict, workdir: pathlib.Path) -> dict[pathlib.Path, ConfigDict]:
+    """Returns the directory of each stage with its config, in order; of a single task its own."""
+    stages = {workdir: config}
+    if "stages" in config:
+        stages = {workdir / name: config.stages[name] for name in config.order}
+    for stage in stages.values():
+        if stage.task not in TASKS:
+            raise unknown("task", stage.task, TASKS)
+    return stages
+
+
+def plan(
+    config: ConfigDict, workdir: pathlib.Path | None, *, accelerator: str = "", utilization: float = 0.3
+) -> list[str]:
+    """Plans a run on the devices that JAX sees, writes plan.json if there is a workdir, and returns it in words.
+
+    Args:
+      config: of one task or of an experiment, as for `run`.
+      workdir: of the run, or None.
+      accelerator: a key of arinv.train.accelerators; empty for the device here, or else for an H100.
+      utilization: share of its peak that is reached, 0 to 1.
+
+    Raises:
+      UserError: a mistake in the config, or an unknown accelerator.
+    """
+    name = accelerator or accelerators.name_of(jax.devices()[0].device_kind) or _PLANNED_FOR
+    assumptions = plans.Assumptions(accelerators.accelerator(name), utilization)
+    stages = _stages(config, workdir or pathlib.Path.cwd())
+    found = plans.run(stages, assumptions)
+    if workdir is not None and jax.process_index() == 0:
+        try:
+            write_json(workdir / "plan.json", found)
+        except OSError as error:
+            raise UserError(f"workdir {workdir} cannot be written: {error.strerror}") from error
+    return plan_text.lines(found, [folder.name for folder, stage in stages.items() if stage.task not in plans.TRAINING])
+
+
+def _plan_by_flags(workdir: pathlib.Path | None) -> None:
+    jax.config.update("jax_enable_compilation_cache", False)  # a program from the cache has no compile time
+    if _DEVICES.value:
+        jax.config.update("jax_platforms", "cpu")
+        jax.config.update("jax_num_cpu_devices", _DEVICES.value)
+    told = plan(_CONFIG.value, workdir, accelerator=_ACCELERATOR.value or "", utilization=_UTILIZATION.value)
+    if jax.process_index() == 0:
+        print("\n".join(told))
+
+
 def _parse_flags(argv: Sequence[str]) -> list[str]:
     """Parses the command line; a mistake, also one inside a config file, becomes one line."""
     # Configs import each other as `configs.NAME`, from wherever the program was started.
@@ -100,8 +151,10 @@ def _parse_flags(argv: Sequence[str]) -> list[str]:
             sys.path.insert(0, str((packages[-1] if packages else path.parent).parent))
     try:
         rest = flags.FLAGS(list(argv))
-        if _CONFIG.value is None or _WORKDIR.value is None:
+        if _CONFIG.value is None or (_WORKDIR.value is None and not _PLAN.value):
             raise UserError("needs --config=FILE[:name=value,...] and --workdir=DIRECTORY")
+        if not _PLAN.value and (_DEVICES.value or _ACCELERATOR.value):
+            raise UserError("--devices and --accelerator are for --plan; a run takes the devices that are there")
         if len(rest) > 1:
             raise UserError(f"unexpected argument {rest[1]!r}; options are written --name=value")
         "task" in _CONFIG.value  # noqa: B015  a file that could not be read is only told when looked into
@@ -118,7 +171,12 @@ def _exit(message: str, code: int = _MISTAKE) -> NoReturn:
 
 def _main(_: Sequence[str]) -> None:
     logging.set_verbosity(logging.FATAL)  # Orbax tells every save, and every error that it also raises
-    workdir = pathlib.Path(_WORKDIR.value).expanduser().absolute()
+    workdir = pathlib.Path(_WORKDIR.value).expanduser().absolute() if _WORKDIR.value else None
+    if _PLAN.value:
+        try:
+            return _plan_by_flags(workdir)
+        except UserError as error:
+            _exit(str(error))
     try:
         processes.start(
             _DISTRIBUTED.value,

@@ -69,6 +69,11 @@ def state_shardings(abstract_state: Any, mesh: Mesh) -> Any:
     return jax.tree.map(place, abstract_state)
 
 
+def gather(tree: Any, mesh: Mesh) -> Any:
+    """Returns arrays with a copy on every device, for the time of a jitted function; without FSDP as they are."""
+    return jax.lax.with_sharding_constraint(tree, replicated(mesh)) if mesh.shape["fsdp"] > 1 else tree
+
+
 def check_batch_size(batch_size: int, mesh: Mesh) -> None:
     """Checks that every device gets the same share of a batch.
 
@@ -110,9 +115,19 @@ def replicate(arrays: Any, mesh: Mesh) -> Any:
     return jax.tree.map(place, arrays)
 
 
-def place_batch(batch: Batch, mesh: Mesh) -> Mapping[str, jax.Array]:
+def batch_sharding(mesh: Mesh, *, stacked: bool = False) -> NamedSharding:
+    """Returns the placement of a batch's arrays: rows split over all devices.
+
+    Args:
+      mesh: where to.
+      stacked: several batches on a leading axis, which is not split.
+    """
+    return NamedSharding(mesh, PartitionSpec(None, *_BATCH) if stacked else _BATCH)
+
+
+def place_batch(batch: Batch, mesh: Mesh, *, stacked: bool = False) -> Mapping[str, jax.Array]:
     """Returns this process's share of a global batch as arrays split over all devices of the mesh."""
-    sharding = NamedSharding(mesh, _BATCH)
+    sharding = batch_sharding(mesh, stacked=stacked)
     return {k: jax.make_array_from_process_local_data(sharding, np.asarray(v)) for k, v in batch.items()}
 
 

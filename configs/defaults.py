@@ -191,6 +191,7 @@ def common(*, seed: int, title: str, dtype: str = "float32") -> ConfigDict:
                 "checkpoint_every_steps": 500,
                 "keep_checkpoints": 2,
                 "num_pictures": 8,
+                "profile_steps": (),  # (first, last) to record, such as (10, 13)
             },
         }
     )

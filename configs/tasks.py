@@ -55,6 +55,7 @@ def classifier(
     config.attack = defaults.attack(eps, norm=norm, num_steps=attack_steps, step_size=step_size)
     config.test_attack = defaults.attack(eps if test_eps is None else test_eps, norm=norm, num_steps=attack_steps)
     config.num_steps = 0  # 0: num_epochs decides
+    config.steps_per_call = 1  # sent to the devices together; the bits stay the same
     config.update(encoders.classifier(encoder, num_epochs=num_epochs, batch_size=batch_size))
     config.update(
         defaults.robust(recipe, num_epochs=config.num_epochs, weighting=weighting, on_overfitting=on_overfitting)
@@ -99,6 +100,7 @@ def inverter(
     config.loss = defaults.loss(loss)
     config.augmentation = ConfigDict()
     config.num_steps = 0
+    config.steps_per_call = 1
     config.update(defaults.inverter(learning_rate=learning_rate, schedule=schedule))
     return config
 

@@ -9,11 +9,12 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from arinv.train.accelerators import peak_flops
+from arinv.train.flops import count_flops
 from configs import cifar10
 from launch.benchmarks import NAMES, accelerator, batches, conv_rewrites, measurement, pgd_resnet18, runs
 from launch.benchmarks.__main__ import differences, report
-from launch.benchmarks.devices import ROOT, peak_flops
-from launch.benchmarks.flops import count_flops
+from launch.benchmarks.devices import ROOT
 
 CONV_NUMBERS = ("NHWC", "HWIO", "NHWC")
 

@@ -17,7 +17,7 @@ from PIL import Image
 
 from arinv import data, main
 from arinv.errors import UserError
-from arinv.tasks import networks
+from arinv.tasks import networks, registry
 from configs import arguments, defaults
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -44,7 +44,7 @@ def test_configs_are_plain_data_and_follow_the_encoder(name, encoder):
         if stage.task == "inverter":
             assert stage.encoder.layer == {"resnet18": "block4"}.get(encoder, "conv5")
         if stage.task != "evaluation":
-            main._TASKS[stage.task].validate(stage)
+            registry.TASKS[stage.task].validate(stage)
 
 
 def test_the_paper_s_recipes_are_the_defaults():

@@ -8,7 +8,7 @@ from PIL import Image
 
 from arinv import main
 from arinv.errors import UserError
-from arinv.tasks import high_resolution
+from arinv.tasks import high_resolution, registry
 from arinv.tasks.parts import Parts
 from configs import compare_inversion, defaults
 from configs import high_resolution as high_resolution_config
@@ -71,7 +71,7 @@ def test_all_is_trained_where_nothing_is_given():
     for experiment in (config, compared):
         assert json.loads(experiment.to_json_best_effort())
         for stage in experiment.order:
-            main._TASKS[experiment.stages[stage].task].validate(experiment.stages[stage])
+            registry.TASKS[experiment.stages[stage].task].validate(experiment.stages[stage])
     assert [compared.stages[f"{name}_encoder"].attack.eps for name in ("standard", "robust")] == [0.0, 1.0]
 
 

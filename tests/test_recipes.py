@@ -8,6 +8,7 @@ import pytest
 
 from arinv import data, main, models
 from arinv.errors import UserError
+from arinv.tasks import registry
 from arinv.train import average, classifier, overfitting, robust
 from arinv.train import state as train_state
 from configs import classifier as classifier_config
@@ -175,4 +176,4 @@ def test_the_named_recipes_say_what_the_papers_say():
     }  # fmt: skip
     assert config.data.extra.to_dict() == {"name": "npz:x.npz", "share": 0.5} and config.optimizer.nesterov
     assert resnet18_cifar10.get_config("").attack.eps == 1.0
-    main._TASKS["classifier"].validate(config)
+    registry.TASKS["classifier"].validate(config)

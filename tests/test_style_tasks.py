@@ -14,7 +14,7 @@ from PIL import Image
 from arinv import data, main, metrics, models
 from arinv.errors import UserError
 from arinv.ops.images import to_float
-from arinv.tasks import networks, style_evaluation, style_levels, stylization
+from arinv.tasks import networks, registry, style_evaluation, style_levels, stylization
 from arinv.train.inverter import make_features_fn
 from configs import style, stylize
 
@@ -293,7 +293,7 @@ def test_the_configs_are_plain_data_and_hold_the_paper_s_weights(encoder):
     assert len(trained) == 6
     for name in config.order:
         if name != "evaluation":
-            main._TASKS[config.stages[name].task].validate(config.stages[name])
+            registry.TASKS[config.stages[name].task].validate(config.stages[name])
     deepest, *shallow = trained[:3]
     assert config.stages[deepest].loss.adversarial == 100.0
     for name in shallow:

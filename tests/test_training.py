@@ -11,7 +11,7 @@ import pytest
 
 from arinv import models, parallel
 from arinv.errors import UserError
-from arinv.train import classifier, inverter
+from arinv.train import classifier, dispatch, inverter
 from arinv.train import state as train_state
 from arinv.train.optimizers import make_optimizer, make_schedule
 
@@ -65,7 +65,7 @@ def run_steps(case, mesh, num_steps=2):
     step, init, frozen = case
     shardings = parallel.state_shardings(jax.eval_shape(init, KEY), mesh)
     state = jax.jit(init, out_shardings=shardings)(KEY)
-    jitted = jax.jit(step, donate_argnums=0, out_shardings=(shardings, parallel.replicated(mesh)))
+    jitted = dispatch.make_call(dispatch.gather_first(step, state.opt_states, mesh), state, mesh)
     frozen = jax.device_put(frozen, parallel.replicated(mesh))
     key = jax.device_put(KEY, parallel.replicated(mesh))
     for i in range(num_steps):

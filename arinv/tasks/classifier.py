@@ -5,7 +5,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from arinv import models
+from arinv import data, models
 from arinv.errors import UserError, unknown
 from arinv.ops.images import image_grid, to_float
 from arinv.tasks import networks, setting, training
@@ -27,6 +27,7 @@ def validate(config: ConfigDict) -> None:
       UserError: an unknown name or a number out of range.
     """
     setting.validate(config)
+    training.validate(config)
     setting.attack_options(config.attack)
     setting.attack_options(config.test_attack)
     models.build(config.encoder.name, **config.encoder.options)
@@ -49,52 +50,73 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
       UserError: what the config asks for does not exist or does not fit.
     """
     mesh = setting.mesh(config)
-    attack, test_attack = setting.attack_options(config.attack), setting.attack_options(config.test_attack)
-    options = config.encoder.options.to_dict()
     train, test = setting.open_source(config, "train"), setting.open_source(config, "test")
-    encoder = models.build(
-        config.encoder.name, num_classes=train.info.num_classes, dtype=setting.dtype(config), **options
-    )
-    description = {
+    batches = training.make_batches(config, train)
+    trainee = build(config, train.info, batches.steps_per_epoch)
+    results = training.run(config, workdir, trainee, batches=batches, test=test, mesh=mesh)
+    results = {**results, "setting": setting.provenance(config)}
+    workdirs.write_results(workdir, results)
+    return results
+
+
+def describe(config: ConfigDict, info: data.SourceInfo) -> dict[str, Any]:
+    """Returns the description of a checkpoint, from which the encoder is rebuilt.
+
+    Args:
+      config: of the training.
+      info: of the training images.
+    """
+    return {
         "kind": classifier.NAME,
         "encoder": config.encoder.name,
-        "options": options,
-        "num_classes": train.info.num_classes,
-        "class_names": list(train.info.class_names),
+        "options": config.encoder.options.to_dict(),
+        "num_classes": info.num_classes,
+        "class_names": list(info.class_names),
         "image_size": config.data.image_size,
         "attack": config.attack.to_dict(),
         "recipe": config.recipe.to_dict(),
     }
-    batches = training.make_batches(config, train)
-    optimizers = training.make_optimizers(config, (classifier.NAME,), batches.steps_per_epoch)
-    per_epoch = batches.steps_per_epoch
-    extras = classifier.Extras(config.average_decay, _watch(config, per_epoch))
-    description["weights"] = extras.trained
+
+
+def build(config: ConfigDict, info: data.SourceInfo, steps_per_epoch: int) -> training.Trainee:
+    """Returns what is trained, and how.
+
+    Args:
+      config: as made by configs/classifier.py.
+      info: of the training images.
+      steps_per_epoch: what an epoch of the config means.
+
+    Raises:
+      UserError: what the config asks for does not exist or does not fit.
+    """
+    attack, test_attack = setting.attack_options(config.attack), setting.attack_options(config.test_attack)
+    description = describe(config, info)
+    encoder = models.build(
+        config.encoder.name, num_classes=info.num_classes, dtype=setting.dtype(config), **description["options"]
+    )
+    optimizers = training.make_optimizers(config, (classifier.NAME,), steps_per_epoch)
+    extras = classifier.Extras(config.average_decay, _watch(config, steps_per_epoch))
     step = classifier.make_train_step(
         encoder,
         optimizers[classifier.NAME],
         attack=attack,
         augmentation=config.augmentation.to_dict(),
         recipe=_recipe(config),
-        attack_warmup_steps=round(config.attack_warmup_epochs * per_epoch),
-        geometry_from_step=round(config.recipe.geometry_from_epoch * per_epoch),
+        attack_warmup_steps=round(config.attack_warmup_epochs * steps_per_epoch),
+        geometry_from_step=round(config.recipe.geometry_from_epoch * steps_per_epoch),
         extras=extras,
     )
     eval_step = classifier.make_eval_step(encoder, attack=test_attack)
-    trainee = training.Trainee(
+    return training.Trainee(
         networks={classifier.NAME: (encoder, (networks.image_struct(config.data.image_size),))},
         optimizers=optimizers,
         train_step=step,
         eval_step=lambda variables, batch, key: eval_step(variables[extras.trained], batch, key),
         picture=_picture,
-        description=description,
+        description={**description, "weights": extras.trained},
         extend=extras.extend,
         notices={overfitting.NOTICE: _NOTICE[config.watch.action]},
     )
-    results = training.run(config, workdir, trainee, batches=batches, test=test, mesh=mesh)
-    results = {**results, "setting": setting.provenance(config)}
-    workdirs.write_results(workdir, results)
-    return results
 
 
 def _recipe(config: ConfigDict) -> robust.Recipe:

@@ -21,6 +21,7 @@ def validate(config: ConfigDict) -> None:
       UserError: an unknown name or a number out of range.
     """
     setting.validate(config)
+    training.validate(config)
     models.build_generator(config.encoder.name, config.encoder.layer, variant=config.encoder.generator)
     models.feature_spec(config.encoder.name, config.loss.feature_layer or config.encoder.layer)
     training.check_loss(config.loss)
@@ -38,21 +39,57 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
     Raises:
       UserError: what the config asks for does not exist or does not fit.
     """
-    mesh, dtype, image_size = setting.mesh(config), setting.dtype(config), config.data.image_size
-    encoder = _load_encoder(config, workdir, dtype)
-    description = _describe(config, encoder, workdir)
-    generator = networks.build_generator(description, encoder, dtype=dtype)
+    mesh = setting.mesh(config)
+    encoder = _load_encoder(config, workdir)
+    build_generator(config, encoder)  # tells what does not fit before the data is read
     train, test = setting.open_source(config, "train"), setting.open_source(config, "test")
-    features = networks.feature_structs(encoder.module, image_size)
+    batches = training.make_batches(config, train)
+    trainee = build(config, workdir, encoder, batches.steps_per_epoch)
+    results = training.run(config, workdir, trainee, batches=batches, test=test, mesh=mesh)
+    results = {**results, "setting": setting.provenance(config)}
+    workdirs.write_results(workdir, results)
+    return results
 
+
+def build_generator(config: ConfigDict, encoder: networks.Encoder) -> Any:
+    """Returns the untrained generator.
+
+    Raises:
+      UserError: an encoder that is not the config's, or an image size whose features do not lead back to it.
+    """
+    if encoder.description["encoder"] != config.encoder.name:
+        source = config.encoder.checkpoint
+        raise UserError(
+            f"{source} is of another model: encoder is {encoder.description['encoder']!r} there, "
+            f"{config.encoder.name!r} in the config"
+        )
+    return networks.build_generator(_describe(config, encoder), encoder, dtype=setting.dtype(config))
+
+
+def build(
+    config: ConfigDict, workdir: pathlib.Path, encoder: networks.Encoder, steps_per_epoch: int
+) -> training.Trainee:
+    """Returns what is trained, and how.
+
+    Args:
+      config: as made by configs/inverter.py.
+      workdir: of the run, from which the encoder's is told.
+      encoder: the frozen encoder, trained or with the shapes of its weights.
+      steps_per_epoch: what an epoch of the config means.
+
+    Raises:
+      UserError: what the config asks for does not exist or does not fit.
+    """
+    dtype, image_size = setting.dtype(config), config.data.image_size
+    generator = build_generator(config, encoder)
+    features = networks.feature_structs(encoder.module, image_size)
     parts = {inverter.GENERATOR: (generator, (features[config.encoder.layer],))}
     discriminator = None
     if config.loss.adversarial > 0:
         discriminator = models.build_discriminator(image_size=image_size, dtype=dtype)
         inputs = (networks.image_struct(image_size), features[config.encoder.layer])
         parts[inverter.DISCRIMINATOR] = (discriminator, inputs)
-    batches = training.make_batches(config, train)
-    optimizers = training.make_optimizers(config, tuple(parts), batches.steps_per_epoch)
+    optimizers = training.make_optimizers(config, tuple(parts), steps_per_epoch)
     step = inverter.make_train_step(
         encoder.module,
         generator,
@@ -65,38 +102,28 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
         augmentation=config.augmentation.to_dict(),
     )
     eval_step = inverter.make_eval_step(encoder.module, generator, layer=config.encoder.layer)
-    trainee = training.Trainee(
+    source = workdirs.resolve(config.encoder.checkpoint, workdir).absolute()
+    return training.Trainee(
         networks=parts,
         optimizers=optimizers,
         train_step=step,
         eval_step=lambda variables, batch, key, frozen: eval_step(variables[inverter.GENERATOR], batch, frozen),
         picture=lambda images: image_grid([to_float(images["image"]), images["reconstruction"]]),
-        description=description,
+        # The encoder's place is relative, so that both can be moved.
+        description={**_describe(config, encoder), "encoder_workdir": os.path.relpath(source, workdir.absolute())},
         frozen=(encoder.variables,),
     )
-    results = training.run(config, workdir, trainee, batches=batches, test=test, mesh=mesh)
-    results = {**results, "setting": setting.provenance(config)}
-    workdirs.write_results(workdir, results)
-    return results
 
 
-def _load_encoder(config: ConfigDict, workdir: pathlib.Path, dtype: Any) -> networks.Encoder:
+def _load_encoder(config: ConfigDict, workdir: pathlib.Path) -> networks.Encoder:
     source = workdirs.resolve(config.encoder.checkpoint, workdir)
-    encoder = networks.load_encoder(source, dtype=dtype)
-    if encoder.description["encoder"] != config.encoder.name:
-        raise UserError(
-            f"{source} is of another model: encoder is {encoder.description['encoder']!r} there, "
-            f"{config.encoder.name!r} in the config"
-        )
-    return encoder
+    return networks.load_encoder(source, dtype=setting.dtype(config))
 
 
-def _describe(config: ConfigDict, encoder: networks.Encoder, workdir: pathlib.Path) -> dict[str, Any]:
-    """Returns the checkpoint's description; the encoder's place is relative, so that both can be moved."""
-    source = workdirs.resolve(config.encoder.checkpoint, workdir).absolute()
+def _describe(config: ConfigDict, encoder: networks.Encoder) -> dict[str, Any]:
+    """Returns what the generator is rebuilt from, once its encoder is there."""
     return {
         "kind": "inverter",
-        "encoder_workdir": os.path.relpath(source, workdir.absolute()),
         "encoder": encoder.description["encoder"],
         "layer": config.encoder.layer,
         "variant": config.encoder.generator,

@@ -27,17 +27,13 @@ def feature_structs(encoder: Any, image_size: int) -> Mapping[str, jax.ShapeDtyp
     return jax.eval_shape(lambda x: encoder.init_with_output(jax.random.key(0), x)[0][1], images)
 
 
-def _abstract(module: Any, *inputs: jax.ShapeDtypeStruct) -> Variables:
-    return jax.eval_shape(lambda *x: module.init(jax.random.key(0), *x), *inputs)
-
-
 @dataclasses.dataclass(frozen=True)
 class Encoder:
     """A trained encoder.
 
     Attributes:
       module: images [B, H, W, 3] in [0, 1] -> (logits, features).
-      variables: its weights.
+      variables: its weights, or their shapes where it is not trained yet.
       description: {"encoder", "options", "num_classes", "class_names", "image_size"}.
     """
 
@@ -63,6 +59,14 @@ class Inverter:
     description: Mapping[str, Any]
 
 
+def abstract_encoder(description: Mapping[str, Any], *, dtype: jax.typing.DTypeLike = jnp.float32) -> Encoder:
+    """Returns the encoder of a description, with the shapes of its variables."""
+    module = models.build(
+        description["encoder"], num_classes=description["num_classes"], dtype=dtype, **description["options"]
+    )
+    return Encoder(module, _abstract(module, image_struct(description["image_size"])), description)
+
+
 def load_encoder(workdir: pathlib.Path, *, dtype: jax.typing.DTypeLike = jnp.float32) -> Encoder:
     """Returns the encoder of a classifier's run.
 
@@ -72,13 +76,14 @@ def load_encoder(workdir: pathlib.Path, *, dtype: jax.typing.DTypeLike = jnp.flo
     description = checkpoint.load_description(workdir)
     if description.get("kind") != CLASSIFIER:
         raise UserError(f"{workdir} holds a {description.get('kind')}; name the workdir of a classifier's training")
-    module = models.build(
-        description["encoder"], num_classes=description["num_classes"], dtype=dtype, **description["options"]
-    )
-    abstract = _abstract(module, image_struct(description["image_size"]))
+    encoder = abstract_encoder(description, dtype=dtype)
     weights = description.get("weights", CLASSIFIER)  # or a moving average of them
-    variables = checkpoint.load_variables(workdir, {weights: abstract})[weights]
-    return Encoder(module, variables, description)
+    variables = checkpoint.load_variables(workdir, {weights: encoder.variables})[weights]
+    return dataclasses.replace(encoder, variables=variables)
+
+
+def _abstract(module: Any, *inputs: jax.ShapeDtypeStruct) -> Variables:
+    return jax.eval_shape(lambda *x: module.init(jax.random.key(0), *x), *inputs)
 
 
 def load_inverter(workdir: pathlib.Path, *, dtype: jax.typing.DTypeLike = jnp.float32) -> Inverter:

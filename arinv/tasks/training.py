@@ -14,16 +14,33 @@ from arinv import data, parallel
 from arinv.errors import UserError
 from arinv.tasks import setting
 from arinv.tasks import workdir as workdirs
-from arinv.train import loop, optimizers
+from arinv.train import accelerators, dispatch, loop, optimizers
 from arinv.train import state as train_state
 from arinv.train.checkpoint import Checkpoints
 from arinv.train.evaluation import collect
-from arinv.train.loop import Batches
+from arinv.train.feed import Batches
+from arinv.train.profiling import Profile, check_steps
 from arinv.train.progress import progress_callback
 from arinv.train.state import TrainState
 from arinv.train.writer import Writer
 
 _INIT, _TRAIN, _EVALUATE = range(3)  # what the keys folded from the seed are for
+
+
+def validate(config: ConfigDict) -> None:
+    """Checks the fields that every training has.
+
+    Raises:
+      UserError: a number out of range.
+    """
+    check_steps(config.log.get("profile_steps", ()))
+    if steps_per_call(config) < 1:
+        raise UserError(f"steps_per_call must be 1 or more; got {steps_per_call(config)}")
+
+
+def steps_per_call(config: ConfigDict) -> int:
+    """Returns how many steps are sent to the devices together."""
+    return config.get("steps_per_call", 1)
 
 
 def make_batches(config: ConfigDict, source: data.Source) -> Batches:
@@ -66,6 +83,15 @@ def length(config: ConfigDict, steps_per_epoch: int) -> int:
     if num_steps < 1:
         raise UserError(f"num_epochs={config.num_epochs}, num_steps={config.num_steps} make no step; set one of them")
     return num_steps
+
+
+def intervals(config: ConfigDict, steps_per_epoch: int) -> loop.Intervals:
+    """Returns how often a run is logged, evaluated and saved, in steps."""
+    return loop.Intervals(
+        log=config.log.every_steps,
+        evaluate=max(1, round(config.log.evaluate_every_epochs * steps_per_epoch)),
+        checkpoint=config.log.checkpoint_every_steps,
+    )
 
 
 def make_optimizers(config: ConfigDict, names: tuple[str, ...], steps_per_epoch: int) -> dict[str, Any]:
@@ -124,6 +150,10 @@ class Trainee:
         """Returns the state at step 0."""
         return self.extend(train_state.create(key, self.networks, self.optimizers))
 
+    def step_on(self, mesh: jax.sharding.Mesh) -> Callable:
+        """Returns the train step for a state that lives on a mesh."""
+        return dispatch.gather_first(self.train_step, self.networks, mesh)
+
 
 def run(
     config: ConfigDict,
@@ -157,34 +187,40 @@ def run(
         state = loop.restore_or_create(trainee.init, jax.random.fold_in(key, _INIT), mesh, checkpoints, batches)
         writer = stack.enter_context(Writer(workdir, resumed_step=int(state.step)))
         writer.parameters(state.variables)
-        shardings = (parallel.state_shardings(state, mesh), parallel.replicated(mesh))
-        train_step = jax.jit(trainee.train_step, donate_argnums=0, out_shardings=shardings)
         evaluate = _make_evaluate(config, trainee, frozen, test, mesh, writer, jax.random.fold_in(key, _EVALUATE))
         state = loop.fit(
             state,
-            lambda state, batch, key: train_step(state, batch, key, *frozen),
+            trainee.step_on(mesh),
             batches,
             key=jax.random.fold_in(key, _TRAIN),
             mesh=mesh,
             num_steps=num_steps,
-            log_every_steps=config.log.every_steps,
-            evaluate_every_steps=max(1, round(config.log.evaluate_every_epochs * batches.steps_per_epoch)),
-            checkpoint_every_steps=config.log.checkpoint_every_steps,
+            every=intervals(config, batches.steps_per_epoch),
             evaluate=evaluate,
             checkpoints=checkpoints,
             writer=writer,
             description=trainee.description,
             title=config.title,
+            frozen=frozen,
             notices=trainee.notices,
+            steps_per_call=steps_per_call(config),
+            peak_flops=_peak_flops(config, mesh),
+            profile=Profile(workdir / "profile", config.log.get("profile_steps", ())),
         )
         results = evaluate(state, num_steps)
         writer.scalars(num_steps, {f"test/{name}": value for name, value in results.items()})
     return results
 
 
+def _peak_flops(config: ConfigDict, mesh: jax.sharding.Mesh) -> float | None:
+    """Returns the operations in a second that all devices together are made for, None where nobody knows."""
+    peak = accelerators.peak_flops(mesh.devices.flat[0].device_kind, config.dtype)
+    return peak and peak * mesh.size
+
+
 def _make_evaluate(config, trainee, frozen, test, mesh, writer, key) -> Callable[[TrainState, int], dict[str, float]]:
     """Returns a function of (state, step) that evaluates on the test source and saves a picture."""
-    eval_step = jax.jit(trainee.eval_step)
+    eval_step = jax.jit(lambda variables, *others: trainee.eval_step(parallel.gather(variables, mesh), *others))
     batches = data.eval_batches(data.load_arrays(test), batch_size=config.batch_size, **setting.rows(config))
 
     def evaluate(state: TrainState, step: int) -> dict[str, float]:

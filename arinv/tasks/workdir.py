@@ -16,7 +16,7 @@ from arinv.errors import UserError
 from arinv.train.writer import write_json
 
 # What may change between two starts of the same run without changing its results.
-_FREE_FIELDS = ("mesh", "log", "data.data_dir", "data.num_workers")
+_FREE_FIELDS = ("mesh", "log", "steps_per_call", "data.data_dir", "data.num_workers")
 _STAGE = "stage:"
 
 

@@ -4,35 +4,38 @@ Steps are pure functions of (state, batch, run key), so a run that is killed and
 ends in the same bits as one that was not.
 """
 
+import contextlib
 import math
 import sys
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any, NamedTuple
 
 import jax
 
 from arinv import parallel, processes
 from arinv.errors import UserError
+from arinv.train import dispatch, flops, speed
 from arinv.train.checkpoint import Checkpoints
+from arinv.train.feed import Batches, Prepared, prepare
+from arinv.train.profiling import Profile
 from arinv.train.progress import progress_bar
 from arinv.train.state import TrainState
 from arinv.train.writer import Writer
-from arinv.types import Array, Batch, Metrics
+from arinv.types import Array, Metrics
 
 
-class Batches(Protocol):
-    """An endless iterator of batches that knows its position."""
+class Intervals(NamedTuple):
+    """Steps between what a run does beside training.
 
-    steps_per_epoch: int
+    Attributes:
+      log: lines of the log, each the mean over those steps.
+      evaluate: evaluations on the way; the one at the end is the caller's.
+      checkpoint: checkpoints; the last step is always saved.
+    """
 
-    def __next__(self) -> Batch:
-        """Returns the next batch."""
-
-    def get_state(self) -> Mapping:
-        """Returns the position, plain JSON."""
-
-    def set_state(self, state: Mapping) -> None:
-        """Goes to a position."""
+    log: int
+    evaluate: int
+    checkpoint: int
 
 
 def restore_or_create(
@@ -60,93 +63,141 @@ def restore_or_create(
 
 def fit(
     state: TrainState,
-    train_step: Callable[[TrainState, Batch, Array], tuple[TrainState, Metrics]],
+    train_step: Callable[..., tuple[TrainState, Metrics]],
     batches: Batches,
     *,
     key: Array,
     mesh: jax.sharding.Mesh,
     num_steps: int,
-    log_every_steps: int,
-    evaluate_every_steps: int,
-    checkpoint_every_steps: int,
+    every: Intervals,
     evaluate: Callable[[TrainState, int], Mapping[str, float]],
     checkpoints: Checkpoints,
     writer: Writer,
     description: Mapping[str, Any],
     title: str,
+    frozen: tuple = (),
     notices: Mapping[str, str] | None = None,
+    steps_per_call: int = 1,
+    peak_flops: float | None = None,
+    profile: Profile | None = None,
 ) -> TrainState:
     """Trains until `num_steps` and returns the last state, saved.
 
     Args:
-      state: where to begin, at any step.
-      train_step: jitted (state, batch, key) -> (state, metrics); may donate the state.
+      state: where to begin, at any step; donated.
+      train_step: pure (state, batch, key, *frozen) -> (state, metrics).
       batches: endless iterator of this process's share of the batches.
       key: the run's PRNG key.
       mesh: where batches are placed.
       num_steps: of the whole run.
-      log_every_steps: steps between lines of the log, each the mean over those steps.
-      evaluate_every_steps: steps between calls of `evaluate`, except at the end, which is the caller's.
-      checkpoint_every_steps: steps between checkpoints; the last step is always saved.
+      every: how often it is logged, evaluated and saved.
       evaluate: (state, step) -> numbers to log.
       checkpoints: where to save.
       writer: where to log.
       description: what the networks are rebuilt from, saved in every checkpoint, plain JSON.
       title: shown beside the progress bar.
+      frozen: what the step takes beside, placed on the mesh.
       notices: name of a metric -> what to say each time its mean over a line of the log is above 0.
+      steps_per_call: steps sent to the devices together where nothing is due between them.
+      peak_flops: operations in a second of all devices together; None where nobody knows.
+      profile: of some steps; None for none.
 
     Raises:
       UserError: the loss is not finite; names the step and the last good checkpoint.
       SystemExit: after SIGTERM on any process, with the state saved; exit code 143.
     """
-    first = int(state.step)
-    meter = _Meter()
+    step, meter = int(state.step), dispatch.Meter()
+    steps = _Steps(train_step, jax.eval_shape(lambda x: x, state), mesh, key, frozen)
 
-    def save(wait=False):
-        checkpoints.save(state, data_state=batches.get_state(), description=description, wait=wait)
+    def prepare_next():
+        length = dispatch.call_length(step, num_steps=num_steps, steps_per_call=steps_per_call, every_steps=every)
+        return prepare(batches, length, mesh)
 
-    with (
-        processes.stoppable(first) as has_to_stop,
-        progress_bar(None, title, initial=first, total=num_steps, unit="step") as bar,
-    ):
-        for step in range(first + 1, num_steps + 1):
-            state, metrics = train_step(state, parallel.place_batch(next(batches), mesh), key)
+    with contextlib.ExitStack() as stack:
+        has_to_stop = stack.enter_context(processes.stoppable(step))
+        watch = stack.enter_context(speed.Speed(peak_flops))
+        profile = stack.enter_context(profile or Profile(checkpoints.directory, ()))
+        bar = stack.enter_context(progress_bar(None, title, initial=step, total=num_steps, unit="step"))
+        log = _Log(title, bar, writer, checkpoints, notices or {})
+        following = prepare_next() if step < num_steps else None
+        while step < num_steps:
+            prepared = following
+            profile.before(step + 1)
+            state, metrics = steps(state, prepared, watch)
             meter.add(metrics)
-            bar.update()
+            step += prepared.num_steps
+            profile.after(step, metrics)
             last = step == num_steps
-            if last or step % log_every_steps == 0 or step % checkpoint_every_steps == 0:
-                values = meter.flush()
-                _check_finite(values, step, checkpoints)
-                writer.scalars(step, {f"train/{name}": value for name, value in values.items()})
-                bar.set_postfix_str(_show(values), refresh=False)
-                _tell(values, notices or {}, step, title)
-            if step % evaluate_every_steps == 0 and not last:
-                values = evaluate(state, step)
+            if not last:  # while the devices work
+                following = prepare_next()
+                watch.fed(following)
+            bar.update(prepared.num_steps)
+            if last or step % every.log == 0 or step % every.checkpoint == 0:
+                log(step, meter.flush(), watch.rates())
+            if step % every.evaluate == 0 and not last:
+                with watch.paused():
+                    values = evaluate(state, step)
                 writer.scalars(step, {f"test/{name}": value for name, value in values.items()})
-            stop = has_to_stop(step)
-            if last or step % checkpoint_every_steps == 0 or stop:
-                save(wait=last or stop)
-            if stop and not last:
+            stop = has_to_stop(step) and not last
+            if last or stop or step % every.checkpoint == 0:
+                with watch.paused():
+                    position = prepared.position
+                    checkpoints.save(state, data_state=position, description=description, wait=last or stop)
+            if stop:
                 if processes.index() == 0:
                     print(f"stopped by SIGTERM at step {step}, saved; start again to go on", file=sys.stderr)
                 raise SystemExit(processes.TERMINATED)
     return state
 
 
-class _Meter:
-    """Adds up metrics on the device, to wait for them only when they are read."""
+class _Steps:
+    """Sends calls of one or several steps to the devices; each length is compiled when it is first needed."""
 
-    def __init__(self):
-        self._sums: Metrics = {}
+    def __init__(self, train_step, abstract_state, mesh, key, frozen):
+        self._make = lambda length: dispatch.make_call(train_step, abstract_state, mesh, num_steps=length)
+        self._calls: dict[int, dispatch.Call] = {}
+        self._others = key, *frozen
 
-    def add(self, metrics: Metrics) -> None:
-        if self._sums:
-            metrics = jax.tree.map(lambda a, b: a + b, self._sums, dict(metrics))
-        self._sums = dict(metrics)
+    def __call__(self, state: TrainState, prepared: Prepared, watch: speed.Speed) -> tuple[TrainState, Metrics]:
+        new = prepared.num_steps not in self._calls
+        if new:
+            self._calls[prepared.num_steps] = self._make(prepared.num_steps)
+        call = self._calls[prepared.num_steps]
+        if watch.wants_flops:  # the trace is the one that the call compiles
+            found = flops.operations(call.trace(state, prepared.batch, *self._others).jaxpr)
+            watch.set_flops(flops.total(found) / prepared.num_images)
+        state, metrics = call(state, prepared.batch, *self._others)
+        watch.step(prepared, metrics)
+        if new:  # what it took to compile says nothing of the steps to come
+            with watch.paused():
+                watch.restart()
+        return state, metrics
 
-    def flush(self) -> dict[str, float]:
-        sums, self._sums = parallel.to_host(self._sums), {}
-        return {name: float(total) / float(count) for name, (total, count) in sums.items() if count > 0}
+
+class _Log:
+    """Tells how the training goes: in the log, beside the progress bar, and what a user should know on stderr."""
+
+    def __init__(self, title: str, bar: Any, writer: Writer, checkpoints: Checkpoints, notices: Mapping[str, str]):
+        self._title, self._bar, self._writer, self._checkpoints = title, bar, writer, checkpoints
+        self._notices = notices
+        self._told_memory = False
+
+    def __call__(self, step: int, values: Mapping[str, float], rates: Mapping[str, float]) -> None:
+        _check_finite(values, step, self._checkpoints)
+        memory = speed.device_memory()
+        told = {f"train/{name}": value for name, value in values.items()}
+        self._writer.scalars(step, told | {f"speed/{name}": value for name, value in {**rates, **memory}.items()})
+        self._bar.set_postfix_str(", ".join(filter(None, [_show(values), speed.show(rates)])), refresh=False)
+        for name, text in self._notices.items():
+            if values.get(name, 0) > 0:
+                self._say(f"step {step}: {text}")
+        if memory and not self._told_memory:
+            self._told_memory = True
+            self._say(f"at most {speed.show_memory(memory)} in use on each device")
+
+    def _say(self, text: str) -> None:
+        if jax.process_index() == 0:
+            print(f"\n{self._title}, {text}", file=sys.stderr, flush=True)
 
 
 def _check_finite(values: Mapping[str, float], step: int, checkpoints: Checkpoints) -> None:
@@ -158,12 +209,6 @@ def _check_finite(values: Mapping[str, float], step: int, checkpoints: Checkpoin
             f"{', '.join(bad)} became non-finite at step {step} or shortly before; {where} in "
             f"{checkpoints.directory}. Lower the learning rate or clip gradients (optimizer.max_gradient_norm)"
         )
-
-
-def _tell(values: Mapping[str, float], notices: Mapping[str, str], step: int, title: str) -> None:
-    for name, text in notices.items():
-        if values.get(name, 0) > 0 and jax.process_index() == 0:
-            print(f"\n{title}, step {step}: {text}", file=sys.stderr, flush=True)
 
 
 def _show(values: Mapping[str, float]) -> str:

@@ -12,8 +12,9 @@ import pathlib
 import sys
 from typing import Any
 
+from arinv.train.accelerators import peak_flops
 from launch.benchmarks import DEFAULT, NAMES
-from launch.benchmarks.devices import peak_flops, provenance
+from launch.benchmarks.devices import provenance
 from launch.benchmarks.measurement import Options, load, measure
 
 _FLOPS_TOLERANCE = 0.02  # between two counts of the same work

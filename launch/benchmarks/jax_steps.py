@@ -7,8 +7,8 @@ from typing import Any
 
 import jax
 
+from arinv.train.flops import count_flops
 from launch.benchmarks.devices import cpu_name, cpu_threads
-from launch.benchmarks.flops import count_flops
 from launch.benchmarks.measurement import Prepared
 
 

@@ -1,0 +1,150 @@
+"""Floating-point operations of a function, counted from what it computes rather than measured.
+
+Convolutions and matrix products only, two operations for each multiplication with its addition, dead code left out,
+each round of a loop counted. Padding is included: the convention of PyTorch's own counter, and of what is meant by
+the utilisation of a device. XLA's cost analysis differs in three ways: it leaves padding out, counts the body of a
+loop once, and adds the element-wise work between the products; that way of counting is here too, for comparison.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from arinv.ops import conv
+
+# What XLA counts as one operation for each element of the result, and for each that is reduced.
+_ELEMENTWISE = frozenset(
+    "abs add add_any and ceil clamp convert_element_type div eq floor ge gt integer_pow le lt max min mul ne neg not "
+    "or rem round select_n shift_left shift_right_logical sign square sub xor".split()
+)
+_REDUCTIONS = frozenset("reduce_and reduce_max reduce_min reduce_or reduce_sum".split())
+
+
+class Operation(NamedTuple):
+    """A convolution, a matrix product, or element-wise work, which counts in XLA's way only.
+
+    Attributes:
+      flops: of one execution of a product, padding included; 0 for element-wise work.
+      as_xla: of one execution, without the products with padding.
+      size: bytes of a product's two inputs and its output; 0 for element-wise work.
+      rounds: how often it is executed.
+    """
+
+    flops: int
+    as_xla: int
+    size: int
+    rounds: int = 1
+
+
+def count_flops(function: Callable, *arguments: Any) -> int:
+    """Returns the operations of one call, in the plain forms of the convolutions, which say what is needed.
+
+    Args:
+      function: made of jnp operations; loops have a static number of rounds.
+      *arguments: arrays or their shapes.
+    """
+    if not conv.use_rewrites():
+        return total(operations(jax.make_jaxpr(function)(*arguments)))
+    # JAX keeps the traced bodies of loops: those of one form must not be found again where the other is meant.
+    jax.clear_caches()
+    conv.set_rewrites(False)
+    try:
+        return total(operations(jax.make_jaxpr(function)(*arguments)))
+    finally:
+        conv.set_rewrites(None)
+        jax.clear_caches()
+
+
+def total(found: Iterable[Operation]) -> int:
+    """Returns the operations of all rounds, padding included."""
+    return sum(operation.flops * operation.rounds for operation in found)
+
+
+def total_as_xla(found: Iterable[Operation]) -> int:
+    """Returns the operations as XLA's cost analysis has them: with element-wise work, each loop's body once."""
+    return sum(operation.as_xla for operation in found)
+
+
+def operations(jaxpr: Any) -> list[Operation]:
+    """Returns the convolutions, matrix products and element-wise operations of a traced function.
+
+    Args:
+      jaxpr: as jax.make_jaxpr returns it, or as it is found in a jitted function's `trace(...)`.
+    """
+    jaxpr = getattr(jaxpr, "jaxpr", jaxpr)
+    return _walk(jaxpr, [True] * len(jaxpr.outvars))
+
+
+def _walk(jaxpr: Any, used: Sequence[bool]) -> list[Operation]:
+    live = {id(v) for v, wanted in zip(jaxpr.outvars, used, strict=True) if wanted}
+    found = []
+    for equation in reversed(jaxpr.eqns):
+        outputs = [id(v) in live for v in equation.outvars]
+        if any(outputs):
+            found += _of_equation(equation, outputs)
+            live.update(map(id, equation.invars))
+    return found
+
+
+def _of_equation(equation: Any, outputs: Sequence[bool]) -> list[Operation]:
+    name, parameters = equation.primitive.name, equation.params
+    arrays = [v.aval for v in (*equation.invars, *equation.outvars)]
+    if name == "conv_general_dilated":
+        flops, unpadded = _convolution(*(a.shape for a in arrays), parameters)
+        return [Operation(flops, unpadded, _bytes(arrays))]
+    if name == "dot_general":
+        (contracted, _), _ = parameters["dimension_numbers"]
+        flops = 2 * math.prod(arrays[2].shape) * math.prod(arrays[0].shape[axis] for axis in contracted)
+        return [Operation(flops, flops, _bytes(arrays))]
+    if name in _ELEMENTWISE or name in _REDUCTIONS:
+        return [Operation(0, arrays[0 if name in _REDUCTIONS else -1].size, 0)]
+    parts = []
+    for value in parameters.values():
+        for part in value if isinstance(value, (tuple, list)) else (value,):
+            inner = getattr(part, "jaxpr", part)
+            if hasattr(inner, "eqns"):
+                same = len(inner.outvars) == len(outputs) and name != "scan"
+                parts.append(_walk(inner, outputs if same else [True] * len(inner.outvars)))
+    if name == "cond":
+        return max(parts, key=total)
+    rounds = parameters.get("length", 1) if name == "scan" else 1
+    return [operation._replace(rounds=operation.rounds * rounds) for part in parts for operation in part]
+
+
+def _bytes(arrays: Sequence[Any]) -> int:
+    return sum(a.size * a.dtype.itemsize for a in arrays)
+
+
+def _convolution(lhs, rhs, out, parameters) -> tuple[int, int]:
+    """Returns the operations with and without padding."""
+    numbers = parameters["dimension_numbers"]
+    rows_and_channels = 2 * math.prod(out[axis] for axis in numbers.out_spec[:2]) * rhs[numbers.rhs_spec[1]]
+    flops, unpadded = rows_and_channels, rows_and_channels
+    for i, axes in enumerate(zip(numbers.lhs_spec[2:], numbers.rhs_spec[2:], numbers.out_spec[2:], strict=True)):
+        extents = [shape[axis] for shape, axis in zip((lhs, rhs, out), axes, strict=True)]
+        # Along an axis a convolution, its two gradients and its transpose pair each of its outputs with each
+        # entry of its kernel. Wherever these stand in the three, they are the two smaller ones.
+        flops *= math.prod(sorted(extents)[:2])
+        geometry = (parameters[k][i] for k in ("window_strides", "padding", "lhs_dilation", "rhs_dilation"))
+        unpadded *= _pairs(*extents, *geometry)
+    return flops, unpadded
+
+
+def _pairs(size: int, kernel: int, out: int, stride: int, padding: tuple[int, int], dilation: int, gap: int) -> int:
+    """Returns how many pairs of an output and an entry of the kernel meet an input, along one axis.
+
+    Args:
+      size: of the input.
+      kernel: its entries.
+      out: of the output.
+      stride: between outputs.
+      padding: before and behind the dilated input; negative cuts off.
+      dilation: of the input: distance between its entries.
+      gap: of the kernel: distance between its entries.
+    """
+    place = stride * np.arange(out)[:, None] + gap * np.arange(kernel) - padding[0]
+    inside = (place >= 0) & (place <= (size - 1) * dilation) & (place % dilation == 0)
+    return int(inside.sum())

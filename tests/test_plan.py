@@ -1,0 +1,309 @@
+"""What a run would cost: the plan against the step that training really compiles, and its parts by hand."""
+
+import json
+import math
+import os
+import pathlib
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from arinv import main
+from arinv.data.published import published
+from arinv.errors import UserError
+from arinv.tasks import plan, plan_text
+from arinv.tasks import workdir as workdirs
+from arinv.train import accelerators, collectives, cost, dispatch, flops
+from configs import classifier, inverter
+from configs.recipes import alexnet_imagenet
+
+ROOT = pathlib.Path(__file__).parents[1]
+TOLERANCE = 0.05
+
+
+def plan_of(config, folder, *assumptions):
+    stages = {folder: config}
+    if "stages" in config:
+        stages = {folder / name: config.stages[name] for name in config.order}
+    return plan.run(stages, *(assumptions or [plan.Assumptions()]))
+
+
+def small_config(**changes):
+    config = classifier.get_config("smoke=True,width=32,eps=0.5,batch=16")
+    config.update_from_flattened_dict({"batch_size": 16, "data.num_train": 32, **changes})
+    return config
+
+
+class FirstCall(Exception):
+    """Ends a training at its first call, with what that was compiled to."""
+
+
+def really_compiled(config, workdir, monkeypatch):
+    """Begins to train, and returns what the first call is compiled to."""
+    make_call = dispatch.make_call
+
+    def recording(*arguments, **options):
+        def record(*given):
+            raise FirstCall(make_call(*arguments, **options).lower(*given).compile())
+
+        return record
+
+    monkeypatch.setattr(dispatch, "make_call", recording)
+    with pytest.raises(FirstCall) as found:
+        main.run(config, workdir)
+    return found.value.args[0]
+
+
+@pytest.fixture(scope="module")
+def data_parallel(tmp_path_factory):
+    """The plan of a small robust training on eight devices."""
+    (found,) = plan_of(small_config(), tmp_path_factory.mktemp("plan") / "run")
+    return found
+
+
+@pytest.fixture(scope="module")
+def sharded(tmp_path_factory):
+    """The same with the parameters split over all devices, and two steps in a call."""
+    config = small_config(**{"mesh.fsdp": 8, "steps_per_call": 2})
+    (found,) = plan_of(config, tmp_path_factory.mktemp("plan") / "run")
+    return found
+
+
+def test_a_plan_is_of_the_step_that_training_compiles(data_parallel, tmp_path, monkeypatch):
+    compiled = really_compiled(small_config(), tmp_path, monkeypatch)
+    memory = compiled.memory_analysis()
+    total = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
+    np.testing.assert_allclose(
+        data_parallel["memory_per_device"]["total"], total + memory.temp_size_in_bytes, rtol=TOLERANCE
+    )
+    np.testing.assert_allclose(
+        data_parallel["flops"]["xla_per_device"], compiled.cost_analysis()["flops"], rtol=TOLERANCE
+    )
+    found = cost.by_kind(collectives.collectives(compiled.as_text(), 8))
+    assert found == data_parallel["collectives_per_step"]
+
+
+def test_operations_agree_with_xla_on_one_device_and_on_eight(data_parallel, sharded):
+    """XLA counts in its own way, and the plan counts in that way beside its own; the rest is between the products."""
+    for found in (data_parallel, sharded):
+        np.testing.assert_allclose(
+            found["flops"]["as_xla_counts_per_device"], found["flops"]["xla_per_device"], rtol=TOLERANCE
+        )
+        assert found["flops"]["per_step"] > 8 * found["flops"]["as_xla_counts_per_device"], "the attack's rounds"
+    assert data_parallel["flops"]["per_image"] == sharded["flops"]["per_image"]
+
+
+def test_memory_is_that_of_the_state_and_fsdp_splits_it(data_parallel, sharded):
+    whole, part = data_parallel["memory_per_device"], sharded["memory_per_device"]
+    for name in ("parameters", "optimizer"):
+        assert whole[name] / 8 < part[name] < whole[name] / 6  # biases stay whole
+    for memory in (whole, part):
+        parts = sum(memory[name] for name in ("parameters", "optimizer", "frozen", "batch", "temporary"))
+        assert 0 < parts <= memory["total"] * 1.001 + 4096
+
+
+def test_data_parallel_reduces_the_gradients_once_and_fsdp_gathers_the_weights(data_parallel, sharded):
+    reduced = data_parallel["collectives_per_step"]
+    assert set(reduced) == {"all-reduce"}
+    parameters = data_parallel["memory_per_device"]["parameters"]
+    assert parameters <= reduced["all-reduce"]["bytes"] < 1.01 * parameters
+    gathered = sharded["collectives_per_step"]["all-gather"]["bytes"]
+    assert 0.9 * parameters < gathered < 1.1 * parameters, "once a step, not at each round of the attack"
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("argument", [0, 1])
+def test_convolutions_are_counted_as_xla_counts_them(stride, argument):
+    """Padding left out, for a convolution and its two gradients; exactly, since there is nothing else."""
+
+    def convolve(x, w):
+        numbers = ("NHWC", "HWIO", "NHWC")
+        return jax.lax.conv_general_dilated(x, w, (stride,) * 2, "SAME", dimension_numbers=numbers)
+
+    x, w = jnp.ones((2, 7, 7, 3)), jnp.ones((3, 3, 3, 4))
+    y, pull = jax.vjp(convolve, x, w)
+    for function, arguments in ((convolve, (x, w)), (lambda y: pull(y)[argument], (y,))):
+        found = flops.operations(jax.make_jaxpr(function)(*arguments))
+        expected = jax.jit(function).lower(*arguments).compile().cost_analysis()["flops"]
+        assert flops.total_as_xla(found) == expected
+        assert flops.total(found) > expected, "with padding it is more"
+
+
+def test_an_unrolled_loop_agrees_with_xla():
+    def attack(x, w):
+        return jax.lax.fori_loop(0, 5, lambda _, y: jnp.tanh(y @ w), x)
+
+    def unrolled(x, w):
+        for _ in range(5):
+            x = jnp.tanh(x @ w)
+        return x
+
+    arguments = jnp.ones((8, 256)), jnp.ones((256, 256))
+    expected = jax.jit(unrolled).lower(*arguments).compile().cost_analysis()["flops"]
+    found = flops.operations(jax.make_jaxpr(attack)(*arguments))
+    np.testing.assert_allclose(flops.total(found), expected, rtol=0.01)
+    (product,) = (operation for operation in found if operation.flops)
+    assert product.size == 4 * (2 * 8 * 256 + 256 * 256) and product.rounds == 5
+
+
+HLO = """HloModule jit_step, num_partitions=16
+
+%add (a: f32[], b: f32[]) -> f32[] {
+  %a = f32[] parameter(0)
+  ROOT %sum = f32[] add(%a, %b)
+}
+
+%body (p: (s32[], f32[4,8])) -> (s32[], f32[4,8]) {
+  %ag = bf16[16,8]{1,0} all-gather(%x), channel_id=1, replica_groups=[4,4]<=[16], dimensions={0}
+  %rs = f32[2,8]{1,0} reduce-scatter(%y), replica_groups={{0,1},{2,3}}, to_apply=%add
+  ROOT %t = (s32[], f32[4,8]) tuple(%i, %z)
+}
+
+%condition (p: (s32[], f32[4,8])) -> pred[] {
+  ROOT %lt = pred[] compare(%i, %n), direction=LT
+}
+
+ENTRY %main (p0: f32[4,8]) -> f32[4,8] {
+  %ar = (f32[10]{0}, /*index=1*/f32[20]{0}) all-reduce(%g, %h), replica_groups=[2,8]<=[8,2]T(1,0), to_apply=%add
+  %start = (f32[5]{0}, f32[20]{0}) all-gather-start(%q), replica_groups={{0,4,8,12}}, dimensions={0}
+  %done = f32[20]{0} all-gather-done(%start)
+  %cp = f32[6]{0} collective-permute(%q), source_target_pairs={{0,1},{1,0}}
+  %alone = f32[9]{0} all-reduce(%q), replica_groups={{0},{1}}, to_apply=%add
+  %w = (s32[], f32[4,8]) while(%t0), condition=%condition, body=%body, backend_config={"known_trip_count":{"n":"7"}}
+  ROOT %out = f32[4,8]{1,0} get-tuple-element(%w), index=1
+}
+"""
+
+
+def test_collectives_are_read_from_a_program():
+    found = collectives.collectives(HLO, 16)
+    assert found == [
+        ("all-reduce", 120, (0, 2, 4, 6, 8, 10, 12, 14), 1),
+        ("all-gather", 80, (0, 4, 8, 12), 1),
+        ("collective-permute", 24, (0, 1), 1),
+        ("all-gather", 256, (0, 1, 2, 3), 7),
+        ("reduce-scatter", 128, (0, 1), 7),
+    ]
+    assert [one.sent for one in found] == [2 * 120 * 7 / 8, 80 * 3 / 4, 24, 256 * 3 / 4, 128 / 2]
+    assert cost.by_kind(found)["all-gather"] == {"count": 8, "bytes": 80 + 7 * 256, "bytes_sent": 60 + 7 * 192}
+
+
+def test_bandwidth_is_that_of_the_links_a_group_has():
+    h100, v5e = accelerators.accelerator("h100"), accelerators.accelerator("tpu_v5e")
+    assert cost.bandwidth(range(8), h100) == 450e9
+    assert cost.bandwidth(range(16), h100) == 8 * 50e9  # all eight of a node share its way out
+    assert cost.bandwidth(range(0, 64, 8), h100) == 50e9  # one of each node
+    assert cost.bandwidth(range(256), v5e) == 200e9
+    assert cost.bandwidth(range(5000), accelerators.accelerator("tpu_v4")) is None
+
+
+def test_times_are_those_of_the_roofline():
+    h100 = accelerators.accelerator("h100")
+    large, small = flops.Operation(10**15, 0, 3000, 2), flops.Operation(1000, 0, 10**9 + 10**6)
+    twice = [large._replace(size=5000), small._replace(size=10**9 + 2 * 10**6)]
+    seconds = cost.compute_seconds(
+        [large, small], twice, num_devices=10, accelerator=h100, dtype="bfloat16", utilization=0.5
+    )
+    expected = 2 * 10**14 / (0.5 * 989.4e12) + (10**9 + 10**5) / 3350e9  # the second one's weights are read whole
+    np.testing.assert_allclose(seconds, expected, rtol=1e-6)
+    gradients = collectives.Collective("all-reduce", 10**9, tuple(range(8)), 3)
+    np.testing.assert_allclose(cost.collective_seconds([gradients], h100), 3 * 2 * 7 / 8 * 1e9 / 450e9)
+
+
+@pytest.mark.parametrize(
+    ("name", "split", "expected"),
+    [
+        ("tfds:imagenet2012", "train", (1_281_167, 1000)),
+        ("tfds:imagenet2012:5.1.0", "validation", (50_000, 1000)),
+        ("tfds:cats_vs_dogs", "train[:80%]", (18_610, 2)),
+        ("tfds:cats_vs_dogs", "train[80%:]", (4_652, 2)),
+        ("tfds:cifar10", "train[-100:]", (100, 10)),
+        ("photos", "train", (10_000, 10)),
+        ("tfds:cifar10", "train[5]", None),
+        ("tfds:mine", "train", None),
+        ("folder:/images", "train", None),
+    ],
+)
+def test_published_sizes(name, split, expected):
+    info = published(name, split, image_size=32)
+    assert (info and (info.num_examples, info.num_classes)) == expected
+
+
+def test_an_experiment_is_planned_before_anything_is_trained(tmp_path, capsys):
+    config = inverter.get_config("smoke=True,width=4,loss=pixel")
+    assumptions = plan.Assumptions(accelerators.accelerator("a100"), 0.2)
+    found = plan_of(config, tmp_path, assumptions)
+    assert [x["stage"] for x in found] == ["encoder", "inverter"]
+    encoder, second = found
+    assert second["memory_per_device"]["frozen"] > 0 and encoder["memory_per_device"]["frozen"] == 0
+    assert encoder["run"]["steps"] == 2 and encoder["run"]["evaluation_steps"] == 1
+    for stage in found:
+        seconds = stage["seconds_per_step"]
+        assert seconds["total"] == seconds["compute"] + seconds["collectives"] > 0
+        assert stage["run"]["hours"] > 2 * seconds["total"] / 3600
+    text = "\n".join(plan_text.lines(found, ["evaluation"]))
+    assert "8 x A100 SXM 80 GB" in text and "not planned" in text and "device-hours" in text
+    assert not list(tmp_path.iterdir())
+    assert json.loads(json.dumps(found)) == found
+
+
+def test_what_is_not_known_is_said(tmp_path):
+    config = small_config(**{"data.name": "folder:/nowhere", "data.num_train": 0, "num_steps": 0})
+    info, notes = plan._train_info(config)
+    assert info.num_examples == 0 and any("give num_train" in note for note in notes)
+    assert any("classes" in note for note in notes) and info.num_classes > 1
+    config.data.num_train = 100
+    assert plan._steps_per_epoch(config, plan._train_info(config)[0]) == 6
+    config = classifier.get_config("dataset=imagenet2012,encoder=alexnet,classes=151-293")
+    assert plan._train_info(config)[0].num_classes == 143
+    assert (
+        plan._steps_per_epoch(alexnet_imagenet.get_config(""), plan._train_info(config)[0])
+        == 1_281_167 * 143 // 256_000
+    )
+
+
+def test_the_command_plans_and_the_workdir_stays_good(tmp_path):
+    config = f"--config={ROOT}/configs/classifier.py:smoke=True,width=4,image_size=16"
+    options = ["--config.batch_size=16", "--plan", "--devices=16", "--accelerator=tpu_v5e", f"--workdir={tmp_path}"]
+    environment = {**os.environ, "XLA_FLAGS": "", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-m", "arinv", config, *options],
+        cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "16 x TPU v5e" in done.stdout and "images/s" in done.stdout
+    (found,) = json.loads((tmp_path / "plan.json").read_text())
+    assert found["devices"] == 16 and found["mesh"] == {"data": 16, "fsdp": 1}
+    assert [path.name for path in tmp_path.iterdir()] == ["plan.json"]
+    workdirs.check(classifier.get_config("smoke=True"), tmp_path)
+
+
+def test_mistakes_of_a_plan_are_one_line(tmp_path):
+    with pytest.raises(UserError, match="unknown accelerator 'h1000'; known: .*Did you mean 'h100'"):
+        main.plan(small_config(), None, accelerator="h1000")
+    with pytest.raises(UserError, match="batch_size 12"):
+        main.plan(small_config(batch_size=12), None)
+    with pytest.raises(UserError, match="no checkpoint in"):
+        main.plan(inverter.get_config(f"smoke=True,checkpoint={tmp_path}/none"), None)
+
+
+def test_peaks_are_found_by_the_names_that_devices_have():
+    for device, name in {
+        "NVIDIA H100 80GB HBM3": "h100",
+        "NVIDIA H200": "h200",
+        "NVIDIA B200": "b200",
+        "NVIDIA A100-SXM4-80GB": "a100",
+        "TPU v4": "tpu_v4",
+        "TPU v5 lite": "tpu_v5e",
+        "TPU v5": "tpu_v5p",
+        "TPU v6 lite": "tpu_v6e",
+        "NVIDIA L4": None,
+        "cpu": None,
+    }.items():
+        assert accelerators.name_of(device) == name
+    assert all(a.peak("bfloat16") >= a.peak("float32") for a in accelerators.ACCELERATORS.values())
+    assert math.isclose(accelerators.accelerator("tpu_v4").memory, 32 * 2**30)

@@ -1,0 +1,196 @@
+"""The loop's speed: several steps in a call, batches sent ahead, what is told of it, and a profile."""
+
+import functools
+import json
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from arinv import main, models, parallel
+from arinv.errors import UserError
+from arinv.tasks import networks
+from arinv.train import accelerators, dispatch, feed, flops, speed
+from arinv.train import classifier as classifier_steps
+from arinv.train import state as train_state
+from arinv.train.optimizers import make_optimizer
+from arinv.train.profiling import Profile, check_steps
+from configs import classifier
+
+PEAK = 1e12  # operations in a second of a device that does not exist
+
+
+def train(workdir, steps_per_call, **changes):
+    """Trains seven steps, with something due after every third and every fourth."""
+    config = classifier.get_config("smoke=True,width=4,image_size=16")
+    intervals = {"log.every_steps": 4, "log.checkpoint_every_steps": 3, "log.evaluate_every_epochs": 9.0}
+    config.update_from_flattened_dict({"num_steps": 7, "steps_per_call": steps_per_call, **intervals, **changes})
+    main.run(config, workdir)
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """A run of single steps, and one of two steps in a call with all that can be told: (workdir, log) each."""
+    one, two = tmp_path_factory.mktemp("one"), tmp_path_factory.mktemp("two")
+    single = train(one, 1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(accelerators, "peak_flops", lambda device, dtype: PEAK)
+        patch.setattr(speed, "device_memory", lambda: {"peak_memory_bytes": 2.0**31, "memory_limit_bytes": 2.0**33})
+        several = train(two, 2, **{"log.profile_steps": (5, 6)})
+    return (one, single), (two, several)
+
+
+def without_speed(log):
+    return [{name: value for name, value in line.items() if not name.startswith("speed/")} for line in log]
+
+
+def test_several_steps_in_a_call_give_the_same_bits(runs):
+    (one, single), (two, several) = runs
+    assert without_speed(single) == without_speed(several)
+    assert (one / "results.json").read_bytes() == (two / "results.json").read_bytes()
+    a, b = (networks.load_encoder(path).variables for path in (one, two))
+    assert jax.tree.all(jax.tree.map(np.array_equal, a, b))
+    assert [line["step"] for line in single] == [3, 4, 6, 7, 7]
+
+
+def test_the_log_tells_images_and_use_of_the_devices(runs):
+    _, (_, several) = runs
+    told = [line for line in several if "speed/mfu" in line]
+    assert told, "one line at least is of steps that were compiled before"
+    for line in told:
+        assert line["speed/images_per_second"] > 0 and 0 <= line["speed/waiting_for_input"] <= 1
+        assert line["speed/peak_memory_bytes"] == 2.0**31
+    ratios = {round(line["speed/mfu"] / line["speed/images_per_second"], 20) for line in told}
+    per_image = ratios.pop() * 8 * PEAK  # of eight devices
+    assert not ratios and 1e5 < per_image < 1e8
+
+
+def test_the_use_of_unknown_devices_is_not_told(runs):
+    (_, single), _ = runs
+    assert any("speed/images_per_second" in line for line in single)
+    assert not any("speed/mfu" in line for line in single)
+
+
+def test_a_profile_is_written_where_it_is_asked_for(runs):
+    (one, _), (two, _) = runs
+    assert list((two / "profile").rglob("*.xplane.pb"))
+    assert not (one / "profile").exists()
+
+
+@pytest.mark.parametrize("steps", [(3,), (3, 2), (0, 2), (1.0, 2), (1, 2, 3)])
+def test_wrong_steps_of_a_profile_are_told(steps, tmp_path):
+    with pytest.raises(UserError, match="profile_steps"):
+        check_steps(steps)
+    with pytest.raises(UserError, match="profile_steps"):
+        Profile(tmp_path, steps)
+
+
+def test_wrong_steps_of_a_call_are_told_before_anything_is_written(tmp_path):
+    config = classifier.get_config("smoke=True,width=4")
+    config.steps_per_call = 0
+    with pytest.raises(UserError, match="steps_per_call must be 1 or more; got 0"):
+        main.run(config, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("step", "expected"),
+    [(0, 4), (4, 4), (8, 1), (9, 1), (10, 4), (14, 4), (18, 1), (20, 4), (21, 1), (24, 1)],
+)
+def test_a_call_ends_where_something_is_due(step, expected):
+    """Every 10 and 24 steps of 25, in calls of 4."""
+    assert dispatch.call_length(step, num_steps=25, steps_per_call=4, every_steps=(10, 24)) == expected
+
+
+class Numbers:
+    """Batches that say their number."""
+
+    steps_per_epoch = 10
+
+    def __init__(self):
+        self.count = 0
+
+    def __next__(self):
+        self.count += 1
+        return {"image": np.full((8, 2, 2, 3), self.count, np.uint8), "label": np.arange(8), "mask": np.ones(8)}
+
+    def get_state(self):
+        return {"step": self.count}
+
+
+def test_batches_are_sent_in_order_with_the_position_behind_them():
+    mesh, batches = parallel.make_mesh(), Numbers()
+    one, three = feed.prepare(batches, 1, mesh), feed.prepare(batches, 3, mesh)
+    assert (one.num_images, three.num_images) == (8, 24)
+    assert (one.position, three.position) == ({"step": 1}, {"step": 4})
+    assert np.array_equal(three.batch["image"][:, 0, 0, 0, 0], [2, 3, 4])
+    assert len(one.batch["image"].sharding.device_set) == 8
+    assert three.batch["image"].sharding.shard_shape(three.batch["image"].shape) == (3, 1, 2, 2, 3)
+
+
+class Later:
+    """A result that is there after a while."""
+
+    def __init__(self, seconds):
+        self.seconds = seconds
+
+    def block_until_ready(self):
+        time.sleep(self.seconds)
+        return self
+
+
+def prepared(began, ended, num_images=10):
+    return feed.Prepared({}, 1, num_images, {}, began, ended)
+
+
+def test_waiting_counts_from_the_end_of_the_step():
+    with speed.Speed() as watch:
+        watch.step(prepared(0, 0), Later(0.0))
+        watch._ends[-1].result()
+        end = watch._ends[-1].result()
+        watch.fed(prepared(end - 5.0, end + 1.0))  # one second after the devices had finished
+        watch._since -= 10.0
+        rates = watch.rates()
+        assert rates["waiting_for_input"] == pytest.approx(0.1, abs=0.01)
+        assert rates["images_per_second"] == pytest.approx(1.0, abs=0.05) and "mfu" not in rates
+        watch.step(prepared(0, 0), Later(0.3))
+        now = time.perf_counter()
+        watch.fed(prepared(now - 9.0, now))  # the devices are still at work
+        assert watch.rates()["waiting_for_input"] == 0.0
+        assert watch.rates() == {}
+
+
+def test_evaluations_are_not_counted():
+    times = iter([0.0, 2.0, 50.0, 53.0, 54.0])
+    watch = speed.Speed(PEAK, clock=lambda: next(times))  # begins at 0
+    watch.set_flops(PEAK / 100)
+    watch._images = 50
+    with watch.paused():  # from 2 to 50
+        pass
+    assert watch.rates() == {"images_per_second": 10.0, "waiting_for_input": 0.0, "mfu": 0.1}  # at 53
+
+
+def test_rates_in_words():
+    rates = {"images_per_second": 12345.6, "waiting_for_input": 0.0123, "mfu": 0.316}
+    assert speed.show(rates) == "12,346 images/s, 32% MFU, 1.2% waiting"
+    assert speed.show_memory({"peak_memory_bytes": 2.0**31}) == "2.00 GiB"
+
+
+def test_bfloat16_keeps_parameters_optimiser_and_losses_in_float32():
+    encoder = models.build("alexnet_small", num_classes=5, width=4, dtype=jnp.bfloat16)
+    spec = {"name": "sgd", "momentum": 0.9, "schedule": {"name": "constant", "learning_rate": 0.1}}
+    optimizer = make_optimizer(spec, num_steps=1, steps_per_epoch=1)
+    attack = {"eps": 0.5, "norm": "l2", "num_steps": 2, "step_size": None, "random_start": True}
+    step = classifier_steps.make_train_step(encoder, optimizer, attack=attack, augmentation={"flip": True})
+    struct = networks.image_struct(32)
+    init = functools.partial(
+        train_state.create, networks={"classifier": (encoder, (struct,))}, optimizers={"classifier": optimizer}
+    )
+    arguments = dispatch.abstract_arguments(init, (), parallel.make_mesh(), batch_size=8, image_size=32)
+    jaxpr, (state, metrics) = jax.make_jaxpr(step, return_shape=True)(*arguments)
+    kinds = {str(leaf.dtype) for leaf in jax.tree.leaves((state, metrics))}
+    assert kinds == {"float32", "int32"}, "int32 are the counts of steps"
+    assert "bf16" in str(jaxpr) and flops.total(flops.operations(jaxpr)) > 0
