@@ -81,10 +81,11 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> None:
     """
     stages = _stages(config, workdir)
     for folder, stage in stages.items():  # all mistakes that can be seen now are told before any work
-        workdirs.check(stage, folder)
+        if processes.index() == 0:  # network file systems remember that others looked, and found nothing yet
+            workdirs.check(stage, folder)
         TASKS[stage.task].validate(stage)
     for i, (folder, stage) in enumerate(stages.items(), start=1):
-        complete = processes.first(workdirs.is_complete(folder))
+        complete = processes.first(processes.index() == 0 and workdirs.is_complete(folder))
         if jax.process_index() == 0 and (complete or len(stages) > 1):
             state = "is complete" if complete else stage.task
             print(f"[{i}/{len(stages)}] {folder.name}: {state}", file=sys.stderr, flush=True)

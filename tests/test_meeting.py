@@ -199,7 +199,6 @@ elif sys.argv[1] == "crash":
         try:
             1 / 0
         except ZeroDivisionError as error:
-            processes.lifeline._VERDICT_SECONDS = 0.2
             processes.crash(error)
     processes.gather(None)
 elif sys.argv[1] == "finish":

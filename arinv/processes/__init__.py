@@ -182,7 +182,8 @@ def crash(error: Exception) -> NoReturn:
     """
     if _lifeline is None:
         raise error
-    _lifeline.await_verdict()
+    if isinstance(error, (jax.errors.JaxRuntimeError, TimeoutError)):
+        _lifeline.await_verdict()
     traceback.print_exception(error)
     lines = str(error).strip().splitlines() or [""]
     _lifeline.fail(1, f"process {_lifeline.index} failed ({type(error).__name__}: {lines[0][:200]}); all stop")

@@ -13,6 +13,7 @@ import socket
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
@@ -57,7 +58,7 @@ class Lifeline:
         self._handlers = {number: signal.getsignal(number) for number in _SIGNALS}
         self._old_wake = signal.set_wakeup_fd(wake.fileno(), warn_on_full_buffer=False)
         self.take_signals()
-        self._thread = threading.Thread(target=self._watch, name="lifeline", daemon=True)
+        self._thread = threading.Thread(target=self._live, name="lifeline", daemon=True)
         self._thread.start()
 
     def take_signals(self) -> None:
@@ -124,6 +125,13 @@ class Lifeline:
             signal.signal(number, handler)
         for end in (*self._connections.values(), self._wake, self._wake_sender):
             end.close()
+
+    def _live(self) -> None:
+        try:
+            self._watch()
+        except BaseException as error:
+            traceback.print_exception(error)
+            self._end(1, f"the lifeline of process {self.index} failed; all processes stop")
 
     def _watch(self) -> None:
         """Serves the connections until the end of the run."""

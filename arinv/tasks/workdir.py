@@ -59,9 +59,9 @@ def check(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
 
 
 def open_workdir(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
-    """Checks the directory and writes the config into it."""
-    check(config, workdir)
+    """Checks the directory and writes the config into it; process 0 does."""
     if jax.process_index() == 0:
+        check(config, workdir)
         try:
             write_json(workdir / "config.json", plain(config))
         except OSError as error:
