@@ -69,9 +69,11 @@ def test_padding_mirrors_and_keeps_the_picture(shape, padded):
     got = style_pictures.pad(picture, multiple=32, smallest=64)
     assert got.shape == padded
     np.testing.assert_array_equal(got[: shape[0], : shape[1]], picture)
-    np.testing.assert_array_equal(
-        got[2 * shape[0] - 1, : shape[1]] if 2 * shape[0] <= padded[0] else picture[0], picture[0]
-    )
+    np.testing.assert_array_equal(got[: shape[0], shape[1]], picture[:, -1])
+    framed = style_pictures.pad(picture, multiple=32, smallest=64, border=5)
+    assert all(side % 32 == 0 and side >= 64 for side in framed.shape[:2])
+    np.testing.assert_array_equal(framed[5 : 5 + shape[0], 5 : 5 + shape[1]], picture)
+    np.testing.assert_array_equal(framed[4, 5 : 5 + shape[1]], picture[0])
 
 
 @pytest.mark.parametrize(
