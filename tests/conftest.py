@@ -18,7 +18,6 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 _CACHE = pathlib.Path(__file__).resolve().parent.parent / ".pytest_cache" / "compilations"
 jax.config.update("jax_compilation_cache_dir", str(_CACHE))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
-jax.config.update("jax_compilation_cache_max_size", 500_000_000)  # bytes
 if not flags.FLAGS.is_parsed():
     flags.FLAGS.mark_as_parsed()  # Grain's worker processes read absl flags
 

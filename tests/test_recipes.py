@@ -156,7 +156,10 @@ RECIPE_CONFIGS = {
 }
 
 
-@pytest.mark.parametrize("name", sorted(RECIPE_CONFIGS))
+SLOW = pytest.param("wrn28_10_cifar10", marks=pytest.mark.slow)  # a minute of compilation
+
+
+@pytest.mark.parametrize("name", ["resnet18_cifar10", "vgg16_imagenet143", SLOW])
 def test_smoke_run_of_the_named_recipes(name, tmp_path):
     module, arg = RECIPE_CONFIGS[name]
     main.run(module.get_config(f"smoke=True,dataset=photos,{arg}"), tmp_path)

@@ -53,7 +53,7 @@ def inverter_case(with_discriminator=True, weights=WEIGHTS):
         ENCODER, generator, discriminator, optimizers, layer="conv5", feature_layer="conv5", weights=weights,
         augmentation={},
     )  # fmt: skip
-    init = functools.partial(train_state.create, networks=networks, optimizers=optimizers)
+    init = jax.jit(functools.partial(train_state.create, networks=networks, optimizers=optimizers))
     return step, init, (ENCODER.init(KEY, jnp.zeros((1, SIZE, SIZE, 3))),)
 
 
@@ -130,7 +130,7 @@ def test_inverter_losses_are_sums_over_images():
     """The pixel and feature terms against NumPy, from the step's own reconstruction."""
     step, init, frozen = inverter_case(with_discriminator=False)
     state, batch = init(KEY), make_batch()
-    _, metrics = step(state, batch, KEY, *frozen)
+    _, metrics = jax.jit(step)(state, batch, KEY, *frozen)
     generator = models.build_generator("alexnet_small", "conv5", encoder_options={"width": 4})
     images = batch["image"].astype(np.float32) / 255
     features = ENCODER.apply(frozen[0], images)[1]["conv5"]
