@@ -3,11 +3,11 @@
 import os
 import pathlib
 
+from quick_compilation import EIGHT_DEVICES, FLAGS
+
 os.environ["JAX_PLATFORMS"] = "cpu"
-# The tests compile much and compute little: the backend's optimisations cost more time than they save.
-_FLAGS = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
-if _FLAGS not in os.environ.get("XLA_FLAGS", ""):
-    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_FLAGS}".strip()
+if FLAGS not in os.environ.get("XLA_FLAGS", ""):
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {EIGHT_DEVICES} {FLAGS}".strip()
 
 import jax  # noqa: E402
 import pytest  # noqa: E402

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 
 import numpy as np
+import quick_compilation
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # for scripts; pytest has it there
@@ -31,8 +32,7 @@ class Run:
     """
 
     def __init__(self, workdir: pathlib.Path, arguments: str, count: int, devices: int):
-        # What is compiled without optimisations is slower, but little is computed here.
-        flags = os.environ.get("XLA_FLAGS") or "--xla_backend_optimization_level=0"
+        flags = os.environ.get("XLA_FLAGS") or quick_compilation.FLAGS
         inherited = {**os.environ, "PYTHONPATH": str(ROOT), "XLA_FLAGS": flags}
         config = f"--config={ROOT}/tests/short_run.py:{arguments}"
         command = [sys.executable, "-m", "arinv", config, f"--workdir={workdir}"]

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import jax
 import numpy as np
 import pytest
+import quick_compilation
 import safetensors.numpy
 from ml_collections import ConfigDict
 from PIL import Image
@@ -191,7 +192,7 @@ def test_an_encoder_of_unknown_classes_is_evaluated_on_as_many():
 
 def test_smoke_inverter_with_another_encoder_by_the_command(tmp_path):
     config = f"--config={ROOT}/configs/inverter.py:encoder=resnet18,eps=0.5,smoke=True"
-    environment = {**os.environ, "XLA_FLAGS": "--xla_backend_optimization_level=0"}
+    environment = {**os.environ, "XLA_FLAGS": quick_compilation.FLAGS}
     command = [sys.executable, "-m", "arinv", config, f"--workdir={tmp_path}"]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr

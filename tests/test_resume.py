@@ -9,14 +9,14 @@ import sys
 import time
 
 import pytest
+import quick_compilation
 
 ROOT = pathlib.Path(__file__).parents[1]
-_FLAGS = "--xla_backend_optimization_level=0"  # compiles faster
 CONFIG = f"--config={ROOT}/configs/classifier.py:smoke=True,width=4,eps=0.5"
 
 
 def start(workdir, num_steps=40):
-    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT), "XLA_FLAGS": _FLAGS}
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT), "XLA_FLAGS": quick_compilation.FLAGS}
     options = [f"--config.num_steps={num_steps}", "--config.log.checkpoint_every_steps=4", "--config.log.every_steps=4"]
     return subprocess.Popen(
         [sys.executable, "-m", "arinv", CONFIG, f"--workdir={workdir}", *options],

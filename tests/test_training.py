@@ -60,17 +60,36 @@ def inverter_case(with_discriminator=True, weights=WEIGHTS):
 CASES = {"classifier": classifier_case, "inverter": inverter_case}
 
 
-def run_steps(case, mesh, num_steps=2):
+@functools.cache
+def case_and_state(name):
+    """A case, and the state it begins with, in the host's memory."""
+    case = CASES[name]()
+    return case, jax.device_get(case[1](KEY))
+
+
+@functools.cache
+def compiled_on(name, **layout):
+    """Returns (run, state): a case's step compiled for a mesh, and its first state placed there."""
+    mesh = parallel.make_mesh(**layout) if layout else one_device_mesh()
+    (step, _, frozen), state = case_and_state(name)
+    state = jax.device_put(state, parallel.state_shardings(state, mesh))
+    call = dispatch.make_call(dispatch.gather_first(step, state.opt_states, mesh), state, mesh)
+    key, frozen = jax.device_put((KEY, frozen), parallel.replicated(mesh))
+
+    def run(state, batch):
+        return call(state, parallel.place_batch(batch, mesh), key, *frozen)
+
+    run.cache_size = call._cache_size
+    return run, state
+
+
+def run_steps(name, num_steps=2, **layout):
     """Returns the state and the metrics after some steps on a mesh, compiled once."""
-    step, init, frozen = case
-    shardings = parallel.state_shardings(jax.eval_shape(init, KEY), mesh)
-    state = jax.jit(init, out_shardings=shardings)(KEY)
-    jitted = dispatch.make_call(dispatch.gather_first(step, state.opt_states, mesh), state, mesh)
-    frozen = jax.device_put(frozen, parallel.replicated(mesh))
-    key = jax.device_put(KEY, parallel.replicated(mesh))
+    run, state = compiled_on(name, **layout)
+    state = jax.tree.map(jnp.copy, state)  # the step takes its memory
     for i in range(num_steps):
-        state, metrics = jitted(state, parallel.place_batch(make_batch(seed=i), mesh), key, *frozen)
-    assert jitted._cache_size() == 1
+        state, metrics = run(state, make_batch(seed=i))
+    assert run.cache_size() == 1
     return state, jax.device_get(metrics)
 
 
@@ -80,23 +99,26 @@ def one_device_mesh():
     )
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_steps_on_eight_devices_equal_those_on_one(name):
+@pytest.mark.parametrize(
+    ("name", "layout"),
+    [
+        ("classifier", {"fsdp": 1}),
+        ("classifier", {"fsdp": 8}),
+        ("inverter", {"fsdp": 4}),  # two copies, each split over four devices
+    ],
+)
+def test_steps_on_eight_devices_equal_those_on_one(name, layout):
     """Data parallel and FSDP, float32."""
-    case = CASES[name]()
-    state, metrics = run_steps(case, one_device_mesh())
-    for layout in ({"fsdp": 1}, {"fsdp": 8}):
-        mesh = parallel.make_mesh(**layout)
-        other_state, other_metrics = run_steps(case, mesh)
-        if layout["fsdp"] == 8:
-            split = [x for x in jax.tree.leaves(other_state.variables) if not x.sharding.is_fully_replicated]
-            assert split, "FSDP must split something"
-        for metric, (total, count) in metrics.items():
-            np.testing.assert_allclose(other_metrics[metric][0], total, rtol=1e-5, err_msg=metric)
-            assert other_metrics[metric][1] == count
-        chex.assert_trees_all_close(
-            jax.device_get(other_state.variables), jax.device_get(state.variables), rtol=1e-5, atol=1e-5
-        )
+    state, metrics = run_steps(name)
+    other_state, other_metrics = run_steps(name, **layout)
+    split = [x for x in jax.tree.leaves(other_state.variables) if not x.sharding.is_fully_replicated]
+    assert bool(split) == (layout["fsdp"] > 1), "FSDP must split something"
+    for metric, (total, count) in metrics.items():
+        np.testing.assert_allclose(other_metrics[metric][0], total, rtol=1e-5, err_msg=metric)
+        assert other_metrics[metric][1] == count
+    chex.assert_trees_all_close(
+        jax.device_get(other_state.variables), jax.device_get(state.variables), rtol=1e-5, atol=1e-5
+    )
 
 
 def test_robust_step_lowers_the_loss_it_is_trained_on():
@@ -111,9 +133,9 @@ def test_robust_step_lowers_the_loss_it_is_trained_on():
 
 
 def test_inverter_terms_add_up_and_padding_counts_nothing():
-    step, init, frozen = inverter_case()
+    run, state = compiled_on("inverter")
     batch = make_batch()
-    _, metrics = jax.jit(step)(init(KEY), batch, KEY, *frozen)
+    _, metrics = run(jax.tree.map(jnp.copy, state), batch)
     total = sum(metrics[f"loss_{name}"][0] for name in ("pixel", "feature", "adversarial"))
     np.testing.assert_allclose(metrics["loss"][0], total, rtol=1e-6)
     assert metrics["loss"][1] == BATCH - 2
@@ -122,7 +144,7 @@ def test_inverter_terms_add_up_and_padding_counts_nothing():
     np.testing.assert_allclose(metrics["loss_discriminator"][0] / (BATCH - 2), 2 * np.log(2), rtol=0.05)
     changed = {**batch, "image": batch["image"].copy()}
     changed["image"][-1] = 255 - changed["image"][-1]
-    _, other = jax.jit(step)(init(KEY), changed, KEY, *frozen)
+    _, other = run(jax.tree.map(jnp.copy, state), changed)
     assert abs(float(other["loss_pixel"][0] - metrics["loss_pixel"][0])) < 0.05 * float(metrics["loss_pixel"][0])
 
 

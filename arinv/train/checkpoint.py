@@ -26,6 +26,13 @@ from arinv.train.writer import MADE_ROOM
 from arinv.types import Variables
 
 _OTHER_ITEMS = ("optimizers", "data", "description")  # beside one item for each network
+# Every device that holds a copy would write its share of it: a compiled slice for each shape, more time than it saves.
+_MIN_BYTES_WRITTEN_TOGETHER = 64 * 2**20
+ocp.type_handlers.register_type_handler(
+    jax.Array,
+    ocp.type_handlers.ArrayHandler(min_slice_bytes_for_replica_parallel=_MIN_BYTES_WRITTEN_TOGETHER),
+    override=True,
+)
 _Value = TypeVar("_Value")
 _numbers = itertools.count()
 
