@@ -25,14 +25,10 @@ from arinv.train.state import TrainState
 from arinv.train.writer import MADE_ROOM
 from arinv.types import Variables
 
-_OTHER_ITEMS = ("optimizers", "data", "description")  # beside one item for each network
-# Every device that holds a copy would write its share of it: a compiled slice for each shape, more time than it saves.
+# Beside one item for each network.
+_OTHER_TREES = ("optimizers",)
+_TEXTS = ("data", "description")
 _MIN_BYTES_WRITTEN_TOGETHER = 64 * 2**20
-ocp.type_handlers.register_type_handler(
-    jax.Array,
-    ocp.type_handlers.ArrayHandler(min_slice_bytes_for_replica_parallel=_MIN_BYTES_WRITTEN_TOGETHER),
-    override=True,
-)
 _Value = TypeVar("_Value")
 _numbers = itertools.count()
 
@@ -54,8 +50,11 @@ class Checkpoints:
             # Stages have steps of the same numbers, whose names must not meet in JAX's coordinator.
             multiprocessing_options=ocp.options.MultiprocessingOptions(barrier_sync_key_prefix=f"run{next(_numbers)}"),
         )
-        names = (*networks, *_OTHER_ITEMS)
-        self._manager = self._writing(lambda: ocp.CheckpointManager(self.directory, options=options, item_names=names))
+        handlers = {name: _tree_handler() for name in (*networks, *_OTHER_TREES)}
+        handlers |= {name: ocp.JsonCheckpointHandler() for name in _TEXTS}
+        self._manager = self._writing(
+            lambda: ocp.CheckpointManager(self.directory, options=options, item_handlers=handlers)
+        )
 
     def latest_step(self) -> int | None:
         """Returns the step of the newest complete checkpoint, or None, as process 0 sees it."""
@@ -76,8 +75,8 @@ class Checkpoints:
         step = int(state.step)
         if step not in self._manager.all_steps():
             items = {
-                **{name: ocp.args.StandardSave(value) for name, value in state.variables.items()},
-                "optimizers": ocp.args.StandardSave(state.opt_states),
+                **{name: ocp.args.PyTreeSave(value) for name, value in state.variables.items()},
+                "optimizers": ocp.args.PyTreeSave(state.opt_states),
                 "data": ocp.args.JsonSave(dict(data_state)),
                 "description": ocp.args.JsonSave(dict(description)),
             }
@@ -183,3 +182,19 @@ def _of_run(workdir: pathlib.Path) -> pathlib.Path:
     if not directory.is_dir():
         raise UserError(f"no checkpoint in {workdir}: expected the workdir of a training run")
     return directory
+
+
+def _tree_handler() -> ocp.PyTreeCheckpointHandler:
+    """Returns what writes trees of arrays: one device writes a small one that many hold.
+
+    By default each of them writes its share, cut off by a program that is compiled for every shape; for small networks
+    that takes several times longer than the writing.
+    """
+    kinds = ocp.type_handlers
+    arrays = kinds.ArrayHandler(min_slice_bytes_for_replica_parallel=_MIN_BYTES_WRITTEN_TOGETHER)
+    registry = kinds.create_type_handler_registry(
+        (jax.Array, arrays),
+        (np.ndarray, kinds.NumpyHandler()),
+        *((kind, kinds.ScalarHandler()) for kind in (int, float, np.number)),
+    )
+    return ocp.PyTreeCheckpointHandler(type_handler_registry=registry)

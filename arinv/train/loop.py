@@ -54,7 +54,7 @@ def restore_or_create(
     shardings = parallel.state_shardings(abstract, mesh)
     if checkpoints.latest_step() is None:
         # Random numbers are slow to compile and quick to run.
-        options = {"xla_backend_optimization_level": 0}
+        options = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
         return jax.jit(init, out_shardings=shardings, compiler_options=options)(key)
     state, data_state = checkpoints.restore(abstract, shardings)
     batches.set_state(data_state)
