@@ -18,7 +18,7 @@ sys.path.insert(0, str(ROOT))  # for scripts; pytest has it there
 from launch.local_processes import environments  # noqa: E402
 
 END_SECONDS = 600.0
-_STAGES = {"encoder": ("metrics.jsonl", "results.json"), "evaluation": ("results.json",)}
+_STAGES = ("encoder", "evaluation")
 
 
 class Run:
@@ -92,9 +92,10 @@ class Run:
 
 
 def log_of(workdir: pathlib.Path) -> list[dict]:
-    """Returns the lines of the training's log."""
+    """Returns the lines of the training's log, without how fast it was."""
     path = workdir / "encoder" / "metrics.jsonl"
-    return [json.loads(line) for line in path.read_bytes().split(b"\n")[:-1]] if path.exists() else []
+    lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
+    return [{k: v for k, v in json.loads(line).items() if not k.startswith("speed/")} for line in lines]
 
 
 def last_step(workdir: pathlib.Path) -> int:
@@ -110,11 +111,12 @@ def saved_step(workdir: pathlib.Path) -> int:
 
 
 def difference(workdir: pathlib.Path, reference: pathlib.Path) -> str:
-    """Returns "same" where a run ended in the bytes of another, or else in what they differ."""
-    for stage, names in _STAGES.items():
-        for name in names:
-            if (workdir / stage / name).read_bytes() != (reference / stage / name).read_bytes():
-                return f"{stage}/{name} differs"
+    """Returns "same" where a run ended in the bytes of another but for its speed, or else in what they differ."""
+    if log_of(workdir) != log_of(reference):
+        return "encoder/metrics.jsonl differs"
+    for stage in _STAGES:
+        if (workdir / stage / "results.json").read_bytes() != (reference / stage / "results.json").read_bytes():
+            return f"{stage}/results.json differs"
     mine, theirs = (arrays_of(folder) for folder in (workdir, reference))
     differing = [name for name in theirs if not np.array_equal(mine.get(name), theirs[name])]
     return f"{', '.join(differing)} differs" if differing or mine.keys() != theirs.keys() else "same"

@@ -8,7 +8,7 @@ import pytest
 
 from arinv import data, main, models
 from arinv.errors import UserError
-from arinv.tasks import registry
+from arinv.tasks import networks, registry
 from arinv.train import average, classifier, overfitting, robust
 from arinv.train import state as train_state
 from configs import classifier as classifier_config
@@ -143,7 +143,7 @@ def test_smoke_run_with_everything(tmp_path):
     arg = "smoke=True,width=4,image_size=16,eps=8/255,norm=linf,recipe=n_fgsm,on_overfitting=switch,average=0.9"
     config = classifier_config.get_config(f"{arg},classes=1+3-5,extra=npz:{tmp_path}/extra.npz")
     main.run(config, tmp_path / "run")
-    encoder = main.evaluation.networks.load_encoder(tmp_path / "run")
+    encoder = networks.load_encoder(tmp_path / "run")
     assert encoder.description["weights"] == "average" and encoder.description["num_classes"] == 4
     logits, _ = encoder.module.apply(encoder.variables, jnp.zeros((1, 16, 16, 3)))
     assert logits.shape == (1, 4)

@@ -140,14 +140,19 @@ def fit(
                 writer.scalars(step, {f"test/{name}": value for name, value in values.items()})
             stop = has_to_stop(step) and not last
             if last or stop or step % every.checkpoint == 0:
+                wait = last or stop
                 with watch.paused():
-                    position = prepared.position
-                    checkpoints.save(state, data_state=position, description=description, wait=last or stop)
+                    checkpoints.save(state, data_state=prepared.position, description=description, wait=wait)
             if stop:
-                if processes.index() == 0:
-                    print(f"stopped by SIGTERM at step {step}, saved; start again to go on", file=sys.stderr)
-                raise SystemExit(processes.TERMINATED)
+                _end_early(step)
     return state
+
+
+def _end_early(step: int) -> None:
+    """Ends this process with the state saved behind `step`."""
+    if processes.index() == 0:
+        print(f"stopped by SIGTERM at step {step}, saved; start again to go on", file=sys.stderr)
+    raise SystemExit(processes.TERMINATED)
 
 
 class _Steps:
