@@ -8,7 +8,8 @@
 Each row kills one process once, by SIGKILL or SIGTERM, during a training step, while a checkpoint is being written, in
 an evaluation between two epochs, or in the evaluation behind the training. All processes must be gone within a minute;
 the run is started again and must end with the same bytes: losses of every step, weights, results of every test image.
-The table says for each kill at which step it was, how both processes ended and how soon, and how many steps were lost.
+The table says for each kill at which step it was, how both processes ended and how soon, and how many steps were lost:
+at most those of one interval between checkpoints and those taken while the next checkpoint was still being written.
 The exit code is 0 where every row is as it should be.
 """
 
@@ -42,6 +43,12 @@ def in_checkpoint(workdir: pathlib.Path, number: int) -> bool:
     """Whether a checkpoint is half written."""
     step = (1 + number % 5) * CHECKPOINT_EVERY
     return any((workdir / "encoder" / "checkpoints").glob(f"{step}.orbax-checkpoint-tmp*"))
+
+
+def half_written(workdir: pathlib.Path) -> int:
+    """Returns the step of the checkpoint that is half written, 0 for none."""
+    found = (workdir / "encoder" / "checkpoints").glob("*.orbax-checkpoint-tmp*")
+    return max((int(path.name.partition(".")[0]) for path in found), default=0)
 
 
 def in_evaluation(workdir: pathlib.Path, number: int) -> bool:
@@ -79,6 +86,7 @@ class Row:
       codes: how the processes ended.
       seconds: until all were gone.
       lost: steps that were done again.
+      written: the step of the checkpoint that was half written, 0 for none; saving goes on beside the training.
       same: whether the resumed run ended in the same bytes.
     """
 
@@ -91,6 +99,7 @@ class Row:
     codes: list[int | None] = dataclasses.field(default_factory=list)
     seconds: float = 0.0
     lost: int = 0
+    written: int = 0
     same: str = ""
 
     def problems(self) -> list[str]:
@@ -101,6 +110,7 @@ class Row:
         found = [] if self.codes == expected else [f"exit codes {self.codes} instead of {expected}"]
         found += [f"gone after {self.seconds:.0f} s"] if self.seconds > GONE_SECONDS else []
         most = 0 if self.signal == signal.SIGTERM and self.moment != "last evaluation" else CHECKPOINT_EVERY
+        most += max(0, self.at - self.written) if self.written else 0
         found += [f"{self.lost} steps lost"] if self.lost > most else []
         return found + ([self.same] if self.same != "same" else [])
 
@@ -108,7 +118,8 @@ class Row:
         """Returns the line of the table."""
         codes = ", ".join("hangs" if code is None else str(code if code >= 0 else 128 - code) for code in self.codes)
         moment = self.moment if self.hit else f"{self.moment} (just over)"
-        numbers = [str(self.at), codes, f"{self.seconds:.1f}", str(self.lost)]
+        lost = f"{self.lost}, {self.written} being written" if self.written else str(self.lost)
+        numbers = [str(self.at), codes, f"{self.seconds:.1f}", lost]
         return [moment, self.signal.name, str(self.victim), *numbers, "; ".join(self.problems()) or "same bytes"]
 
 
@@ -136,6 +147,7 @@ def kill(row: Row, workdir: pathlib.Path, devices: int, chance: random.Random) -
     row.codes = run.wait(2 * GONE_SECONDS)
     row.seconds = time.monotonic() - started
     row.at = last_step(workdir)
+    row.written = half_written(workdir)
     row.lost = max(0, row.at - saved_step(workdir))
 
 
