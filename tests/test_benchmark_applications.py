@@ -6,7 +6,6 @@ import jax
 import numpy as np
 import pytest
 
-from arinv import models
 from arinv.ops import wct as wct_ops
 from launch.benchmarks import jax_steps, latent_search, measurement, wct
 from launch.benchmarks.__main__ import _arguments, _chosen, differences, report
@@ -42,8 +41,6 @@ def test_latent_search_is_traced_with_the_published_networks():
 
 
 def test_denoiser_runs():
-    if not hasattr(models, "build_denoiser"):
-        pytest.skip("this version has no denoiser")
     facts = prepare("denoise", "denoise", "arinv")
     assert facts["parameters"] == {"encoder": 2_469_696, "decoder": 2_574_778}
     assert facts["megapixels"] == 64 * 64 / 1e6
@@ -52,10 +49,6 @@ def test_denoiser_runs():
 @pytest.mark.skipif(not HAS_TORCH, reason="needs PyTorch")
 @pytest.mark.parametrize(("name", "case"), [("latent_search", "batch2"), ("wct", "conv1"), ("denoise", "denoise")])
 def test_pytorch_does_the_same_work(name, case):
-    if name == "latent_search":
-        pytest.importorskip("arinv.apps.anomaly")
-    if name == "denoise" and not hasattr(models, "build_denoiser"):
-        pytest.skip("this version has no denoiser")
     benchmark = measurement.load(name)
     variants = {variant: prepare(name, case, variant) for variant in benchmark.variants if variant != "torch_compile"}
     assert differences(variants) == []
