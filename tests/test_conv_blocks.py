@@ -1,4 +1,4 @@
-"""Convolutions from and to an image, two rows and columns at a time, equal the plain ones."""
+"""Convolutions from and to an image, a block of rows and columns at a time, equal the plain ones."""
 
 import jax
 import numpy as np
@@ -8,23 +8,27 @@ from jax import lax
 from arinv.ops.conv_blocks import LAYOUT, convolve
 
 
-def _strides(x, w, pads):
-    equations = jax.make_jaxpr(lambda x, w: convolve(x, w, pads))(x, w).eqns
+def _strides(x, w, strides, pads):
+    equations = jax.make_jaxpr(lambda x, w: convolve(x, w, strides, pads))(x, w).eqns
     return [e.params["window_strides"] for e in equations if e.primitive.name == "conv_general_dilated"]
 
 
-@pytest.mark.parametrize("size, kernel, pads, channels, strides", [
-    ((6, 4), (5, 5), ((2, 2), (2, 2)), (3, 16), (2, 2)),
-    ((6, 8), (3, 3), ((1, 1), (1, 1)), (16, 3), (2, 2)),
-    ((7, 5), (2, 4), ((0, 0), (1, 1)), (1, 4), (2, 2)),
-    ((8, 8), (4, 3), ((2, 1), (0, 0)), (3, 32), (2, 2)),
-    ((7, 6), (3, 3), ((1, 1), (1, 1)), (3, 16), (1, 1)),  # an odd number of rows
-    ((6, 6), (3, 3), ((1, 1), (1, 1)), (32, 3), (1, 1)),  # too many channels
-    ((6, 6), (1, 1), ((0, 0), (0, 0)), (3, 3), (1, 1)),
+@pytest.mark.parametrize("size, kernel, strides, pads, channels, made_with", [
+    ((6, 4), (5, 5), (1, 1), ((2, 2), (2, 2)), (3, 16), (2, 2)),
+    ((6, 8), (3, 3), (1, 1), ((1, 1), (1, 1)), (16, 3), (2, 2)),
+    ((7, 5), (2, 4), (1, 1), ((0, 0), (1, 1)), (1, 4), (2, 2)),
+    ((8, 8), (4, 3), (1, 1), ((2, 1), (0, 0)), (3, 32), (2, 2)),
+    ((7, 6), (3, 3), (1, 1), ((1, 1), (1, 1)), (3, 16), (1, 1)),  # an odd number of rows
+    ((8, 8), (4, 4), (2, 2), ((1, 1), (1, 1)), (3, 32), (2, 4)),
+    ((6, 9), (3, 4), (2, 2), ((0, 0), (1, 1)), (3, 8), (2, 4)),  # the last row is not read
+    ((6, 6), (4, 4), (2, 2), ((1, 1), (1, 1)), (3, 32), (2, 2)),  # an odd number of columns
+    ((9, 9), (3, 3), (3, 3), ((0, 0), (0, 0)), (3, 8), (3, 3)),
+    ((6, 6), (3, 3), (1, 1), ((1, 1), (1, 1)), (32, 3), (1, 1)),  # too many channels
+    ((6, 6), (1, 1), (1, 1), ((0, 0), (0, 0)), (3, 3), (1, 1)),
 ])  # fmt: skip
-def test_blocks_equal_the_plain_convolution(key, size, kernel, pads, channels, strides):
+def test_blocks_equal_the_plain_convolution(key, size, kernel, strides, pads, channels, made_with):
     x = jax.random.normal(key, (2, *size, channels[0]))
     w = jax.random.normal(jax.random.fold_in(key, 1), (*kernel, *channels))
-    assert _strides(x, w, pads) == [strides]
-    plain = lax.conv_general_dilated(x, w, (1, 1), pads, dimension_numbers=LAYOUT)
-    np.testing.assert_allclose(convolve(x, w, pads), plain, rtol=1e-5, atol=1e-5)
+    assert _strides(x, w, strides, pads) == [made_with]
+    plain = lax.conv_general_dilated(x, w, strides, pads, dimension_numbers=LAYOUT)
+    np.testing.assert_allclose(convolve(x, w, strides, pads), plain, rtol=1e-5, atol=1e-5)

@@ -25,6 +25,7 @@ import numpy as np
 
 from arinv.apps.reconstruction_scores import feature_of, reconstruction_terms
 from arinv.errors import UserError
+from arinv.ops import loops
 from arinv.ops.images import check_images
 from arinv.types import Array, ArrayLike, DecodeFn, FeaturesFn
 
@@ -126,7 +127,7 @@ def latent_search(
         return (latents - rate * velocity, velocity), scores
 
     rates = linear_rates(num_steps=num_steps, start=learning_rate, end=end_learning_rate, end_inclusive=end_inclusive)
-    (latents, _), history = jax.lax.scan(step, (starts, jnp.zeros_like(starts)), rates[:-1])
+    (latents, _), history = loops.scan(step, (starts, jnp.zeros_like(starts)), rates[:-1])
     reconstructions, pixel, feature = evaluate(latents)
     scores = pixel + feature
     history = jnp.concatenate([history, scores[None]])

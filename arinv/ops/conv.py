@@ -70,11 +70,7 @@ class _Geometry(NamedTuple):
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _down(geometry: _Geometry, x: Array, w: Array) -> Array:
     """The convolution itself."""
-    if geometry.strides == (1, 1):
-        return convolve(x, w, geometry.pads, geometry.precision)
-    return lax.conv_general_dilated(
-        x, w, geometry.strides, geometry.pads, dimension_numbers=_LAYOUT, precision=geometry.precision
-    )
+    return convolve(x, w, geometry.strides, geometry.pads, geometry.precision)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -88,7 +84,7 @@ def _up(geometry: _Geometry, y: Array, w: Array) -> Array:
     w = jnp.pad(w, ((0, m_h * taps_h - k_h), (0, m_w * taps_w - k_w), (0, 0), (0, 0)))
     w = jnp.flip(w.reshape(taps_h, m_h, taps_w, m_w, c_in, c_out), (0, 2))
     w = w.transpose(0, 2, 5, 1, 3, 4).reshape(taps_h, taps_w, c_out, m_h * m_w * c_in)
-    z = convolve(y, w, (pads_h, pads_w), geometry.precision)
+    z = convolve(y, w, (1, 1), (pads_h, pads_w), geometry.precision)
     if (s_h, s_w) == (1, 1):
         return z
     # ... which are then interleaved. Where the kernel is smaller than the stride, some are zero.

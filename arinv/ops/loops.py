@@ -1,0 +1,71 @@
+"""Loops whose steps compute only what changes from step to step.
+
+A loop over a network's inputs rearranges and normalises the same weights in every step: XLA does not move that out of
+loops on a CPU, and elsewhere not what is larger than its inputs. Any shapes.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from jax.extend.core import ClosedJaxpr, Literal, jaxpr_as_fun
+
+
+def scan(step: Callable[[Any, Any], tuple[Any, Any]], carry: Any, xs: Any) -> tuple[Any, Any]:
+    """Returns `jax.lax.scan` of the arguments, with what depends on neither carry nor xs computed once, before it.
+
+    Args:
+      step: (carry, x) -> (carry, y); what it closes over does not change in the loop.
+      carry: of the first step.
+      xs: as in lax.
+
+    Returns:
+      The last carry, and all ys.
+    """
+    x = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), xs)
+    closed, shapes = jax.make_jaxpr(step, return_shape=True)(carry, x)
+    jaxpr = closed.jaxpr
+    before, inside = _split(jaxpr)
+    # What the loop reads of what was there or was made before it, unless it makes that again.
+    made = [*jaxpr.constvars, *_results(before)]
+    read = {*_variables(jaxpr.outvars), *(var for equation in inside for var in _variables(equation.invars))}
+    kept = [var for var in made if var in read.difference(_results(inside))]
+    constants = _function(jaxpr, jaxpr.constvars, before, kept)(*closed.consts)
+    body = _function(jaxpr, [*kept, *jaxpr.invars], inside, jaxpr.outvars)
+
+    def rest_of_step(carry, x):
+        return jax.tree.unflatten(jax.tree.structure(shapes), body(*constants, *jax.tree.leaves((carry, x))))
+
+    return jax.lax.scan(rest_of_step, carry, xs)
+
+
+def _split(jaxpr):
+    """Returns the equations that no input has a part in, and those to be left in the loop."""
+    known, literal, before, inside = set(jaxpr.constvars), set(), [], []
+    for equation in jaxpr.eqns:
+        variables = set(_variables(equation.invars))
+        if equation.effects or not variables <= known:
+            inside.append(equation)
+            continue
+        before.append(equation)
+        known.update(equation.outvars)
+        # What follows from literals alone, zeros say, is cheaper made again than carried into the loop.
+        if variables <= literal:
+            inside.append(equation)
+            literal.update(equation.outvars)
+    return before, inside
+
+
+def _variables(atoms):
+    return [atom for atom in atoms if not isinstance(atom, Literal)]
+
+
+def _results(equations):
+    return [var for equation in equations for var in equation.outvars]
+
+
+def _function(jaxpr, inputs, equations, outputs):
+    """Returns a part of a jaxpr as a function of its inputs."""
+    names = jaxpr.debug_info.with_unknown_names()
+    part = jaxpr.replace(constvars=[], invars=inputs, outvars=outputs, eqns=equations, debug_info=names)
+    return jaxpr_as_fun(ClosedJaxpr(part, []))

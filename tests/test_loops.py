@@ -1,0 +1,76 @@
+"""A loop whose invariant part is computed before it gives what jax.lax.scan gives."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+from chex import assert_trees_all_close
+
+from arinv.ops import loops
+
+
+def descend(scan, weights, latents, rates):
+    """Descends on the norm of tanh(latents W), W being the weights normalised and flipped."""
+
+    def loss(carry):
+        w = jnp.flip(weights / jnp.linalg.norm(weights), 0)
+        return jnp.sum(jnp.tanh(carry["latents"] @ w) ** 2)
+
+    def step(carry, rate):
+        value, gradient = jax.value_and_grad(loss)(carry)
+        latents = jnp.where(jnp.zeros(3) < 1, carry["latents"] - rate * gradient["latents"], 0.0)
+        return {"latents": latents, "count": carry["count"] + 1.0}, {"loss": value, "constant": weights[0]}
+
+    return scan(step, {"latents": latents, "count": jnp.zeros(())}, rates)
+
+
+@pytest.fixture
+def inputs(key):
+    weights, latents = (jax.random.normal(k, (3, 3)) for k in jax.random.split(key))
+    return weights, latents, jnp.array([0.3, 0.1, 0.2])
+
+
+TRANSFORMATIONS = {
+    "none": lambda run: run,
+    "jit": jax.jit,
+    "gradient in the constants": lambda run: jax.grad(lambda *inputs: run(*inputs)[1]["loss"].sum()),
+    "gradient in the carry": lambda run: jax.jit(jax.grad(lambda *inputs: run(*inputs)[1]["loss"].sum(), 1)),
+    "vmap over constants": lambda run: (
+        lambda w, *rest: jax.vmap(run, (0, None, None))(jnp.stack([w, 2 * w + 1]), *rest)
+    ),
+}
+
+
+@pytest.mark.parametrize("name", TRANSFORMATIONS)
+def test_equals_the_scan_of_lax(inputs, name):
+    found, expected = (
+        TRANSFORMATIONS[name](lambda *inputs, scan=scan: descend(scan, *inputs))(*inputs)
+        for scan in (loops.scan, jax.lax.scan)
+    )
+    assert_trees_all_close(found, expected, rtol=1e-6)
+
+
+@pytest.fixture
+def loop(inputs):
+    """Returns what a loop was made of: the whole computation, and its scan."""
+    jaxpr = jax.make_jaxpr(lambda *inputs: descend(loops.scan, *inputs))(*inputs).jaxpr
+    (scan,) = (equation for equation in jaxpr.eqns if str(equation.primitive) == "scan")
+    return jaxpr, scan
+
+
+def test_the_weights_are_prepared_before_the_loop(loop):
+    whole, body = str(loop[0]), str(loop[1].params["jaxpr"])
+    assert " rev[" in whole and " rev[" not in body
+    assert " sqrt " in whole and " sqrt " not in body
+    assert " tanh " in body
+
+
+def test_what_literals_alone_give_is_not_carried_into_the_loop(loop):
+    _, scan = loop
+    assert " lt " in str(scan.params["jaxpr"])
+    # The prepared weights, plain and transposed or not, and the row that every step returns.
+    assert scan.params["num_consts"] <= 3
+
+
+def test_no_steps_and_no_constants():
+    carry, ys = loops.scan(lambda c, x: (c + x, c), jnp.zeros(2), jnp.zeros((0, 2)))
+    assert_trees_all_close((carry, ys), (jnp.zeros(2), jnp.zeros((0, 2))))
