@@ -10,7 +10,8 @@ Arguments: those of configs/classifier.py for the encoders (dataset, image_size,
 robust one, ...); standard, robust (workdirs of encoders, empty: trained here); of the denoisers train (a data set, such
 as folder:PATH), size (side that pictures are brought to, 224), crop (side of the windows cut from them at random, a
 multiple of 32; 0: the whole picture, squashed), sigma (50/255), protocol (clipped, unclipped), loss (pixel, feature,
-pixel_balanced, gan, official_script), pad_side (official, aligned), variant (default, table_a9), denoiser_epochs,
+pixel_balanced, gan, official_script), pad_side (official, aligned), variant (default, table_a9), image_bias (where
+the biases of the last normalisation begin: the paper's 0, or about 2 for a short training), denoiser_epochs,
 denoiser_batch, denoiser_rate and denoiser_schedule (0 or empty: the paper's 90, 128, 3e-4 and steps); of the evaluation
 test (folder:PATH, or data sets, joined by "+"), test_size (of a data set that is no folder), num_pictures (of each set,
 0: all), metrics (mse, psnr, ssim, lpips_alex, lpips_vgg, robust_lpips, gram), metric_encoder, alexnet_weights,
@@ -37,6 +38,7 @@ _DENOISER = {
     "loss": "feature",
     "pad_side": "official",
     "variant": "default",
+    "image_bias": 0.0,
     "denoiser_epochs": 0.0,
     "denoiser_batch": 0,
     "denoiser_rate": 0.0,
@@ -81,7 +83,7 @@ def denoiser(args, checkpoint, *, title):
     config = defaults.common(seed=args.seed, title=title, dtype=args.dtype)
     config.task = "denoiser"
     config.encoder = {"name": args.encoder, "checkpoint": checkpoint}
-    config.decoder = {"variant": args.variant, "pad_side": args.pad_side}
+    config.decoder = {"variant": args.variant, "pad_side": args.pad_side, "image_bias": args.image_bias}
     config.noise = {"sigma": args.sigma, "protocol": args.protocol}
     config.data = defaults.dataset(
         args.train,

@@ -26,7 +26,7 @@ def test_the_paper_s_recipe_is_the_default():
     optimizer = stage.optimizer.generator
     assert (optimizer.name, optimizer.b1, optimizer.b2, optimizer.schedule.learning_rate) == ("adam", 0.0, 0.9, 3e-4)
     assert stage.noise.to_dict() == {"sigma": 50 / 255, "protocol": "clipped"}
-    assert stage.decoder.to_dict() == {"variant": "default", "pad_side": "official"}
+    assert stage.decoder.to_dict() == {"variant": "default", "pad_side": "official", "image_bias": 0.0}
     assert stage.data.resize == "squash" and not stage.augmentation
     assert not denoise.get_config().noise.sigma  # nothing is added to a user's photographs
 

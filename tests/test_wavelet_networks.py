@@ -74,6 +74,16 @@ def test_unknown_names_list_the_known(options, shown):
         models.build_denoiser(**options)
 
 
+@pytest.mark.parametrize(("variant", "layers"), [("default", ["bn17"]), ("table_a9", ["bn17", "bn18"])])
+def test_only_the_normalisations_of_an_image_begin_elsewhere(variant, layers):
+    encoder, decoder = models.build_denoiser(variant=variant)
+    features, details = encoder.init_with_output(jax.random.key(0), jnp.zeros((1, 64, 64, 3)))[0]
+    variables = decoder.clone(image_bias=2.0).init(jax.random.key(0), features["conv5"], details)
+    biases = {name: np.unique(p["bias"]).tolist() for name, p in variables["params"].items() if name.startswith("bn")}
+    assert sorted(name for name in biases if biases[name] == [2.0]) == layers
+    assert all(biases[name] == [0.0] for name in biases if name not in layers)
+
+
 @pytest.fixture(scope="module")
 def analysed():
     """AlexNet's features of one image at 224 px, and the wavelet encoder's with the same weights."""

@@ -63,13 +63,14 @@ def _weights(module: nn.Module, shape: tuple[int, ...], train: bool) -> tuple[Ar
     return kernel.astype(module.dtype), bias
 
 
-def batch_norm(name: str, *, train: bool, dtype: jax.typing.DTypeLike) -> nn.BatchNorm:
-    """Returns batch normalisation as the generators have it: scales begin at N(1, 0.02)."""
+def batch_norm(name: str, *, train: bool, dtype: jax.typing.DTypeLike, bias: float = 0.0) -> nn.BatchNorm:
+    """Returns batch normalisation as the generators have it: scales begin at N(1, 0.02), biases at `bias`."""
     return nn.BatchNorm(
         use_running_average=not train,
         momentum=0.9,
         epsilon=1e-5,
         scale_init=lambda key, shape, dtype=jnp.float32: 1 + 0.02 * jax.random.normal(key, shape, dtype),
+        bias_init=nn.initializers.constant(bias),
         dtype=dtype,
         name=name,
     )

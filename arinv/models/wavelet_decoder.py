@@ -28,6 +28,7 @@ class Step(NamedTuple):
 
 
 Plan = tuple[Step, ...]
+_RGB = 3  # channels of an image
 
 
 def _conv(*widths: int) -> Plan:
@@ -41,10 +42,10 @@ def _unpool(layer: str, pad: int = 0) -> Plan:
 _CODE: Plan = (  # for 224 px: 6, 12, 13, 26, 27, 54, 56, 112, 224
     *(_conv(256) + _unpool("conv5") + _conv(256) + (Step("pad", 1),) + _conv(256, 192)),
     *(_unpool("conv2", pad=1) + _conv(128, 64) + _unpool("conv1", pad=2) + _conv(64)),
-    *((Step("nearest", 2),) + _conv(32, 32) + (Step("nearest", 2),) + _conv(3)),
+    *((Step("nearest", 2),) + _conv(32, 32) + (Step("nearest", 2),) + _conv(_RGB)),
 )
 # Each ends before the last 3x3 convolution to RGB.
-DECODER_PLANS: dict[str, Plan] = {"default": _CODE, "table_a9": _CODE + _conv(3)}
+DECODER_PLANS: dict[str, Plan] = {"default": _CODE, "table_a9": _CODE + _conv(_RGB)}
 
 # Which sides a padding of n goes to: ((top, bottom), (left, right)). The analysis drops the bottom row and the right
 # column, so only "aligned" puts the skips back where they came from.
@@ -61,12 +62,15 @@ class WaveletDecoder(nn.Module):
       plan: the steps before the last convolution.
       pad_side: "official" (left and bottom, as the released code) or "aligned" (right and bottom).
       spectral_norm: normalise every kernel by its largest singular value.
+      image_bias: initial bias of the normalisation of three channels; the released code's is 0, of which the ReLU
+        leaves nothing wherever all three are negative. About 2 lets a short training see every pixel.
       dtype: of the computation; parameters, statistics and images stay float32.
     """
 
     plan: Plan = _CODE
     pad_side: str = "official"
     spectral_norm: bool = True
+    image_bias: float = 0.0
     dtype: jax.typing.DTypeLike = jnp.float32
 
     @nn.compact
@@ -84,7 +88,7 @@ class WaveletDecoder(nn.Module):
         x = low.astype(self.dtype)
         for i, step in enumerate(self.plan):
             x = self._step(x, details, step, str(i), train)
-        x = Conv(3, use_bias=True, spectral_norm=self.spectral_norm, dtype=self.dtype, name="rgb")(x, train=train)
+        x = Conv(_RGB, use_bias=True, spectral_norm=self.spectral_norm, dtype=self.dtype, name="rgb")(x, train=train)
         return jnp.clip((jnp.tanh(x.astype(jnp.float32)) + 1) / 2, 0, 1)
 
     def _step(self, x: Array, details: Mapping[str, Details], step: Step, name: str, train: bool) -> Array:
@@ -96,4 +100,5 @@ class WaveletDecoder(nn.Module):
             return haar_synthesis(x, tuple(band.astype(self.dtype) for band in details[step.value]))
         options = {"spectral_norm": self.spectral_norm, "dtype": self.dtype}
         x = Conv(step.value, name=f"conv{name}", **options)(x, train=train)
-        return nn.relu(batch_norm(f"bn{name}", train=train, dtype=self.dtype)(x))
+        bias = self.image_bias if step.value == _RGB else 0.0
+        return nn.relu(batch_norm(f"bn{name}", train=train, dtype=self.dtype, bias=bias)(x))

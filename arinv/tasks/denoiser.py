@@ -53,6 +53,7 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
     classifier = _load_classifier(config, workdir, dtype)
     description = _describe(config, classifier, workdir)
     encoder, decoder = denoiser_networks.build(description, classifier, dtype=dtype)
+    decoder = decoder.clone(image_bias=config.decoder.image_bias)
     train, test = setting.open_source(config, "train"), setting.open_source(config, "test")
     size = config.augmentation.get("window", 0) or config.data.image_size  # of the images that are trained on
 
