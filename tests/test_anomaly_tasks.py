@@ -13,7 +13,8 @@ from sklearn.metrics import roc_auc_score
 
 from arinv import data, main, models
 from arinv.errors import UserError
-from arinv.tasks import networks, row_store, scoring
+from arinv.tasks import networks, row_store
+from arinv.tasks.anomaly import scoring
 from arinv.train.checkpoint import Checkpoints
 from arinv.train.classifier import NAME
 from arinv.train.state import TrainState

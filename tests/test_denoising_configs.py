@@ -8,7 +8,7 @@ from PIL import Image
 
 from arinv import main
 from arinv.errors import UserError
-from arinv.tasks import block_matching, picture_sets
+from arinv.tasks.denoising import block_matching, picture_sets
 from arinv.tasks.picture_windows import centre_window, evenly, short_names
 from configs import denoise, denoising
 

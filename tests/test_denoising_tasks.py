@@ -13,7 +13,8 @@ from PIL import Image
 from arinv import main, models
 from arinv.errors import UserError
 from arinv.models.wavelet_decoder import DECODER_PLANS, Step
-from arinv.tasks import denoising_evaluation, restored_parts
+from arinv.tasks.denoising import evaluation as denoising_evaluation
+from arinv.tasks.denoising import restored_parts
 from arinv.train.checkpoint import Checkpoints
 from arinv.train.state import TrainState
 from configs import denoise, denoising

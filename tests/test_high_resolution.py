@@ -8,7 +8,8 @@ from PIL import Image
 
 from arinv import main
 from arinv.errors import UserError
-from arinv.tasks import high_resolution, registry
+from arinv.tasks import registry
+from arinv.tasks.inversion import high_resolution
 from arinv.tasks.parts import Parts
 from configs import compare_inversion, defaults
 from configs import high_resolution as high_resolution_config

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from arinv import main
-from arinv.tasks import inversion_comparison
+from arinv.tasks.inversion import comparison as inversion_comparison
 from arinv.tasks.parts import Parts
 from configs import compare_inversion
 

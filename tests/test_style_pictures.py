@@ -6,7 +6,9 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from arinv.errors import UserError
-from arinv.tasks import label_maps, style_pictures, style_sheets
+from arinv.tasks.style import label_maps
+from arinv.tasks.style import pictures as style_pictures
+from arinv.tasks.style import sheets as style_sheets
 
 FIELDS = {
     "content": "", "style": "", "num_content": 0, "num_style": 0, "content_labels": "", "style_labels": "", "size": 0,

@@ -14,7 +14,10 @@ from PIL import Image
 from arinv import data, main, metrics, models
 from arinv.errors import UserError
 from arinv.ops.images import to_float
-from arinv.tasks import networks, registry, style_evaluation, style_levels, stylization
+from arinv.tasks import networks, registry
+from arinv.tasks.style import evaluation as style_evaluation
+from arinv.tasks.style import levels as style_levels
+from arinv.tasks.style import stylization
 from arinv.train.inverter import make_features_fn
 from configs import style, stylize
 

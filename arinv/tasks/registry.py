@@ -1,26 +1,15 @@
 """The tasks that a config can ask for, by name: each a module with validate(config) and run(config, workdir)."""
 
-from arinv.tasks import (
-    anomaly,
-    anomaly_report,
-    autoattack,
-    classifier,
-    denoise,
-    denoiser,
-    denoising_evaluation,
-    detector,
-    evaluation,
-    export_torch,
-    high_resolution,
-    import_torch,
-    inversion_comparison,
-    invert,
-    inverter,
-    report,
-    score,
-    style_evaluation,
-    stylization,
-)
+from arinv.tasks import autoattack, classifier, evaluation, export_torch, import_torch, inverter, report
+from arinv.tasks.anomaly import detector, score
+from arinv.tasks.anomaly import one_vs_all as anomaly
+from arinv.tasks.anomaly import report as anomaly_report
+from arinv.tasks.denoising import denoise, denoiser
+from arinv.tasks.denoising import evaluation as denoising_evaluation
+from arinv.tasks.inversion import comparison as inversion_comparison
+from arinv.tasks.inversion import high_resolution, invert
+from arinv.tasks.style import evaluation as style_evaluation
+from arinv.tasks.style import stylization
 
 TASKS = {
     "anomaly": anomaly,

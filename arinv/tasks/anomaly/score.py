@@ -17,8 +17,10 @@ from ml_collections import ConfigDict
 
 from arinv import data
 from arinv.errors import UserError
-from arinv.tasks import anomaly_pictures, detector, scorer, scoring, setting
+from arinv.tasks import setting
 from arinv.tasks import workdir as workdirs
+from arinv.tasks.anomaly import detector, scorer, scoring
+from arinv.tasks.anomaly import pictures as anomaly_pictures
 from arinv.tasks.row_store import RowStore
 from arinv.train.progress import progress_bar, progress_callback
 from arinv.train.writer import write_atomically, write_png

@@ -24,9 +24,10 @@ from arinv import data, metrics
 from arinv.apps import inversion
 from arinv.errors import UserError
 from arinv.ops.images import to_float, to_uint8
-from arinv.tasks import any_size, setting
+from arinv.tasks import setting
 from arinv.tasks import workdir as workdirs
-from arinv.tasks.any_size import AnySizeInverter
+from arinv.tasks.inversion import any_size
+from arinv.tasks.inversion.any_size import AnySizeInverter
 from arinv.tasks.pictures import labelled_grid
 from arinv.tasks.thumbnails import fit
 from arinv.train.progress import progress_bar, progress_callback

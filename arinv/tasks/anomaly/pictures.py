@@ -6,8 +6,8 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from arinv.tasks.anomaly.scoring import Explanation
 from arinv.tasks.pictures import labelled_grid
-from arinv.tasks.scoring import Explanation
 
 _PER_BAND = 8  # images side by side
 _FONT_SIZE = 12

@@ -15,8 +15,10 @@ from ml_collections import ConfigDict
 from arinv import data, metrics
 from arinv.apps.anomaly import Calibration
 from arinv.errors import UserError, unknown
-from arinv.tasks import anomaly_pictures, networks, scorer, scoring, setting
+from arinv.tasks import networks, setting
 from arinv.tasks import workdir as workdirs
+from arinv.tasks.anomaly import pictures as anomaly_pictures
+from arinv.tasks.anomaly import scorer, scoring
 from arinv.tasks.fingerprint import fingerprint
 from arinv.tasks.row_store import RowStore
 from arinv.train.array_files import read_arrays, write_arrays

@@ -12,8 +12,8 @@ from ml_collections import ConfigDict
 
 from arinv import data
 from arinv.errors import UserError
-from arinv.tasks import anomaly_pictures
 from arinv.tasks import workdir as workdirs
+from arinv.tasks.anomaly import pictures as anomaly_pictures
 from arinv.train.writer import write_atomically, write_png
 
 # score -> heading, in the order of the columns

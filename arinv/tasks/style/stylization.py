@@ -21,9 +21,14 @@ from arinv import data
 from arinv.apps.style import ORDERS
 from arinv.errors import UserError, unknown
 from arinv.ops import wct
-from arinv.tasks import label_maps, setting, style_batches, style_levels, style_pictures, style_sheets
+from arinv.tasks import setting
 from arinv.tasks import workdir as workdirs
-from arinv.tasks.style_pictures import Collection
+from arinv.tasks.style import batches as style_batches
+from arinv.tasks.style import label_maps
+from arinv.tasks.style import levels as style_levels
+from arinv.tasks.style import pictures as style_pictures
+from arinv.tasks.style import sheets as style_sheets
+from arinv.tasks.style.pictures import Collection
 from arinv.train.progress import progress_bar
 from arinv.train.writer import write_png
 

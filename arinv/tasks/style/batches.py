@@ -16,10 +16,11 @@ from arinv.apps import style as apps
 from arinv.ops.color_transfer import color_moments, keep_chroma, match_colors
 from arinv.ops.images import to_float, to_uint8
 from arinv.ops.wct import StyleMoments
-from arinv.tasks import label_maps, style_pictures
-from arinv.tasks.label_maps import LabelMaps
-from arinv.tasks.style_levels import StyleNetworks
-from arinv.tasks.style_pictures import Collection
+from arinv.tasks.style import label_maps
+from arinv.tasks.style import pictures as style_pictures
+from arinv.tasks.style.label_maps import LabelMaps
+from arinv.tasks.style.levels import StyleNetworks
+from arinv.tasks.style.pictures import Collection
 
 Pair = tuple[int, int]  # the numbers of a content and of a column
 _Item = tuple[int | None, int]  # a style, for the content whose colours it takes, or for all

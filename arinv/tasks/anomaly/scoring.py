@@ -10,8 +10,8 @@ import numpy as np
 from arinv import parallel
 from arinv.apps import anomaly
 from arinv.errors import UserError
+from arinv.tasks.anomaly.scorer import Scorer
 from arinv.tasks.row_store import RowStore
-from arinv.tasks.scorer import Scorer
 from arinv.types import Array
 
 RECONSTRUCTION = "reconstruction"  # beside the scores

@@ -18,8 +18,10 @@ from ml_collections import ConfigDict
 from arinv import data, metrics
 from arinv.data.source import Subset
 from arinv.errors import UserError
-from arinv.tasks import anomaly_pictures, networks, scorer, scoring, setting
+from arinv.tasks import networks, setting
 from arinv.tasks import workdir as workdirs
+from arinv.tasks.anomaly import pictures as anomaly_pictures
+from arinv.tasks.anomaly import scorer, scoring
 from arinv.tasks.fingerprint import fingerprint
 from arinv.tasks.row_store import RowStore
 from arinv.train.progress import progress_bar, progress_callback

@@ -24,12 +24,15 @@ from arinv.apps import denoising
 from arinv.errors import UserError
 from arinv.ops import degradations
 from arinv.ops.images import to_float, to_uint8
-from arinv.tasks import block_matching, denoiser_networks, denoising_report, picture_sets, setting
 from arinv.tasks import measurement as measurements
+from arinv.tasks import setting
 from arinv.tasks import workdir as workdirs
+from arinv.tasks.denoising import block_matching, picture_sets
+from arinv.tasks.denoising import networks as denoiser_networks
+from arinv.tasks.denoising import report as denoising_report
+from arinv.tasks.denoising.restored_parts import Parts
 from arinv.tasks.measurement import Measurement
 from arinv.tasks.picture_windows import centre_window, evenly
-from arinv.tasks.restored_parts import Parts
 from arinv.train.progress import progress_bar
 
 NOISY = "noisy"

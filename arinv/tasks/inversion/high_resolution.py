@@ -20,10 +20,11 @@ from arinv import data, metrics, parallel
 from arinv.apps import inversion
 from arinv.errors import UserError, unknown
 from arinv.ops.images import to_float, to_uint8
-from arinv.tasks import any_size, curves, report, setting
+from arinv.tasks import curves, report, setting
 from arinv.tasks import measurement as measurements
 from arinv.tasks import workdir as workdirs
-from arinv.tasks.any_size import AnySizeInverter
+from arinv.tasks.inversion import any_size
+from arinv.tasks.inversion.any_size import AnySizeInverter
 from arinv.tasks.measurement import Measurement
 from arinv.tasks.parts import Parts
 from arinv.tasks.pictures import labelled_grid

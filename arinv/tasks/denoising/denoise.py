@@ -19,9 +19,10 @@ from arinv.apps import denoising
 from arinv.errors import UserError
 from arinv.ops import degradations
 from arinv.ops.images import to_float, to_uint8
-from arinv.tasks import denoiser_networks, setting
+from arinv.tasks import setting
 from arinv.tasks import workdir as workdirs
-from arinv.tasks.denoising_evaluation import picture_key
+from arinv.tasks.denoising import networks as denoiser_networks
+from arinv.tasks.denoising.evaluation import picture_key
 from arinv.tasks.picture_windows import centre_window, evenly, short_names
 from arinv.tasks.pictures import labelled_grid
 from arinv.train.progress import progress_bar, progress_callback

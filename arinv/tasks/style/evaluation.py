@@ -22,9 +22,12 @@ from ml_collections import ConfigDict
 from arinv import data, metrics
 from arinv.errors import UserError
 from arinv.ops.images import to_float
-from arinv.tasks import metric_networks, networks, setting, style_levels, style_report, stylization
+from arinv.tasks import metric_networks, networks, setting
 from arinv.tasks import workdir as workdirs
-from arinv.tasks.style_pictures import Collection
+from arinv.tasks.style import levels as style_levels
+from arinv.tasks.style import report as style_report
+from arinv.tasks.style import stylization
+from arinv.tasks.style.pictures import Collection
 from arinv.train.progress import progress_bar
 from arinv.train.writer import write_json
 

@@ -22,10 +22,11 @@ from arinv.apps import inversion
 from arinv.apps import representation_inversion as ri
 from arinv.errors import UserError
 from arinv.ops.images import to_float
-from arinv.tasks import any_size, report, setting
 from arinv.tasks import measurement as measurements
+from arinv.tasks import report, setting
 from arinv.tasks import workdir as workdirs
-from arinv.tasks.any_size import AnySizeInverter
+from arinv.tasks.inversion import any_size
+from arinv.tasks.inversion.any_size import AnySizeInverter
 from arinv.tasks.measurement import Measurement
 from arinv.tasks.parts import Parts
 from arinv.tasks.pictures import labelled_grid

@@ -10,8 +10,9 @@ from arinv import models
 from arinv.errors import UserError
 from arinv.ops import degradations
 from arinv.ops.images import image_grid, to_float
-from arinv.tasks import denoiser_networks, networks, setting, training
+from arinv.tasks import networks, setting, training
 from arinv.tasks import workdir as workdirs
+from arinv.tasks.denoising import networks as denoiser_networks
 from arinv.train import denoiser
 from arinv.train.reconstruction import DISCRIMINATOR, GENERATOR
 

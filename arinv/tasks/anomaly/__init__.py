@@ -1,0 +1,1 @@
+"""Anomaly detection by latent search: one class against all, detectors, and scores of new pictures."""

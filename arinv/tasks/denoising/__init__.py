@@ -1,0 +1,1 @@
+"""Denoising: training of decoders, evaluation on sets of pictures, photographs of any size."""

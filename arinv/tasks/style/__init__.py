@@ -1,0 +1,1 @@
+"""Style transfer: networks of several layers, stylised pictures, contact sheets, their evaluation."""
