@@ -14,10 +14,11 @@ and feature term), without a search, for the nearest neighbours, and for all of 
 
 Arguments: those of configs/classifier.py (for the encoders, but classes), and classes (labels that take their turn as
 the normal class, such as 0-9 or 3+5; empty: all of cifar10 and photos, 0 and 1 of other sets), num_train and num_test
-(training images of each class, test images of all), standard, robust, encoder_dataset, layer, inverter_epochs,
-inverter_batch, inverter_rate, inverter_schedule (of the generators), search_steps, restarts, neighbors, pooling (flat
-or mean, of the features for the nearest neighbours), score_batch, pictures, attack_eps (-1: eps; 0: no attack),
-attack_norm (empty: norm), score_attack_steps, smoke.
+(training images of each class, test images of all), standard, robust, encoder_dataset, layer, pixel_weight and
+feature_weight (of the generators' loss and the search; -1: the paper's), inverter_epochs, inverter_batch,
+inverter_rate, inverter_schedule (of the generators), search_steps, restarts, neighbors, pooling (flat or mean, of the
+features for the nearest neighbours), score_batch, pictures, attack_eps (-1: eps; 0: no attack), attack_norm (empty:
+norm), score_attack_steps, smoke.
 """
 
 from ml_collections import ConfigDict
@@ -52,7 +53,7 @@ def get_config(arg=None):
         checkpoint = args[name] or f"stage:{name}_encoder"
         if not args[name]:
             encoders[f"{name}_encoder"] = _encoder(args, name, eps)
-        weights = anomaly_tasks.WEIGHTS[name]
+        weights = anomaly_tasks.weights(args, name)
         for label in labels:
             inverters[f"{name}_class{label}_inverter"] = anomaly_tasks.single_class_inverter(
                 args, checkpoint, classes=str(label), weights=weights, title=f"{name} inverter of class {label}"

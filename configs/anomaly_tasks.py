@@ -7,12 +7,14 @@ from ml_collections import ConfigDict
 
 from configs import defaults, inverter, tasks
 
-# Weights of the pixel and the feature term, for the training of a single-class generator and for the search.
-WEIGHTS = {"standard": (2e-3, 1e-2), "robust": (2e-6, 1e-2)}
+# The paper's weights of the pixel and the feature term, for the training of a single-class generator and the search.
+_WEIGHTS = {"standard": (2e-3, 1e-2), "robust": (2e-6, 1e-2)}
 
 # Arguments of every config that trains single-class generators.
 SEARCH = {
     "layer": "",
+    "pixel_weight": -1.0,
+    "feature_weight": -1.0,
     "inverter_epochs": 0.0,
     "inverter_batch": 0,
     "inverter_rate": 0.0,
@@ -24,6 +26,17 @@ SEARCH = {
     "score_batch": 64,
     "pictures": 16,
 }
+
+
+def weights(args, name: str) -> tuple[float, float]:
+    """Returns the weights of the pixel and the feature term for the "standard" or the "robust" encoder.
+
+    Args:
+      args: parsed arguments with pixel_weight and feature_weight; below 0: the paper's.
+      name: of the encoder.
+    """
+    given = (args.pixel_weight, args.feature_weight)
+    return tuple(paper if value < 0 else value for value, paper in zip(given, _WEIGHTS[name], strict=True))
 
 
 def single_class_inverter(args, checkpoint: str, *, classes: str, weights: tuple[float, float], title: str):

@@ -30,15 +30,9 @@ def get_config(arg=None):
         "score": "total",
         "policy": "quantile",
         "quantile": 0.95,
-        "pixel_weight": -1.0,
-        "feature_weight": -1.0,
     }
     args = arguments.parse(arg, **arguments.TRAINING | {"eps": 1.0}, **anomaly_tasks.SEARCH, **extra)
-    defaults = anomaly_tasks.WEIGHTS["robust" if args.eps > 0 else "standard"]
-    weights = tuple(
-        default if args[name] < 0 else args[name]
-        for name, default in zip(("pixel_weight", "feature_weight"), defaults, strict=True)
-    )
+    weights = anomaly_tasks.weights(args, "robust" if args.eps > 0 else "standard")
     stages = {}
     if not args.checkpoint:
         encoder = ConfigDict({**args.to_dict(), "classes": "", "dataset": args.encoder_dataset})

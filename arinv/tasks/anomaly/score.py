@@ -57,7 +57,7 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
     pictures = _open(config)
     loaded = detector.load(place, how, dtype=setting.dtype(config))
     description = loaded.description
-    how = how._replace(key=jax.random.key(description["seed"]))
+    how = how._replace(key=jax.random.key(description["seed"])).for_few(len(pictures))
     decision = description["decision"] | {name: value for name, value in config.decision.items() if value}
     calibration = loaded.calibrations[decision["score"]]
     threshold = calibration.threshold(policy=decision["policy"], quantile=decision["quantile"])

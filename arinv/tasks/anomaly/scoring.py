@@ -34,6 +34,11 @@ class Setting(NamedTuple):
     batch_size: int
     attack: Mapping[str, Any] = {}
 
+    def for_few(self, count: int) -> "Setting":
+        """Returns the setting with no more images at once than these, up to what all devices can share."""
+        devices = self.mesh.devices.size
+        return self._replace(batch_size=min(self.batch_size, -(-count // devices) * devices))
+
 
 def add_references(
     scorer: Scorer, variables: Mapping[str, Any], images_u8: np.ndarray, setting: Setting, *, capacity: int
