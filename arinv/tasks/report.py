@@ -1,9 +1,7 @@
 """Puts evaluations side by side: table.md, metrics.json, reconstructions.png and a page report.html."""
 
-import base64
-import html
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -12,10 +10,11 @@ from ml_collections import ConfigDict
 
 from arinv.errors import UserError
 from arinv.ops.images import to_float
+from arinv.tasks import page
 from arinv.tasks import workdir as workdirs
 from arinv.tasks.pictures import labelled_grid
 from arinv.train.array_files import read_arrays
-from arinv.train.writer import write_atomically, write_json, write_png
+from arinv.train.writer import write_json, write_png
 
 # metric -> (heading, format), in the order of the columns. A longer name with one of these before its "_", which says
 # such as the network that it was measured through, gets the rest into its heading.
@@ -31,26 +30,6 @@ _COLUMNS = {
     "gram": ("Gram loss", "{:.3g}"),
     "fid": ("FID", "{:.4g}"),
 }
-
-_PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>{title}</title>
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<style>
-body {{ font: 16px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 70rem; padding: 0 1rem; color: #222; }}
-table {{ border-collapse: collapse; margin: 1rem 0; }}
-th, td {{ padding: .35rem .9rem; border-bottom: 1px solid #ddd; text-align: right; }}
-th:first-child, td:first-child {{ text-align: left; }}
-img {{ max-width: 100%; image-rendering: pixelated; }}
-.note {{ color: #666; font-size: .9rem; }}
-</style></head><body>
-<h1>{title}</h1>
-<p>{text}</p>
-{table}
-<h2>Reconstructions</h2>
-<p><img alt="rows: {rows}" src="data:image/png;base64,{picture}"></p>
-<p class="note">{note}</p>
-</body></html>
-"""
 
 
 def validate(config: ConfigDict) -> None:
@@ -87,23 +66,11 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
 def _write(config: ConfigDict, workdir: pathlib.Path, results: Mapping[str, Mapping], picture: np.ndarray) -> None:
     write_png(workdir / "reconstructions.png", picture)
     write_json(workdir / "metrics.json", results)
-    heading, rows = _table(results)
-    lines = [heading, ["---", *["---:"] * (len(heading) - 1)], *rows]
-    table = "".join(f"| {' | '.join(line)} |\n" for line in lines)
-    note = _note(results)
-    write_atomically(workdir / "table.md", f"# {config.title}\n\n{table}\n{note}\n".encode())
-    page = _PAGE.format(
-        title=html.escape(config.title),
-        text=html.escape(config.text),
-        table=_html_table(heading, rows),
-        rows=html.escape(", ".join(["original", *results])),
-        picture=base64.b64encode((workdir / "reconstructions.png").read_bytes()).decode(),
-        note=html.escape(note),
-    )
-    write_atomically(workdir / "report.html", page.encode())
+    shown = {f"Reconstructions: {', '.join(['original', *results])}": workdir / "reconstructions.png"}
+    page.write(workdir, config.title, [_table(results)], [_note(results)], text=config.text, pictures=shown)
 
 
-def _table(results: Mapping[str, Mapping]) -> tuple[list[str], list[list[str]]]:
+def _table(results: Mapping[str, Mapping]) -> page.Table:
     columns = _columns(results)
     rows = []
     for entry, result in results.items():
@@ -112,7 +79,7 @@ def _table(results: Mapping[str, Mapping]) -> tuple[list[str], list[list[str]]]:
             text = style.format(result[name]) if name in result else "-"
             row.append(text + (f" ± {style.format(result[f'{name}_std'])}" if f"{name}_std" in result else ""))
         rows.append(row)
-    return ["encoder", *(heading for heading, _ in columns.values())], rows
+    return page.Table(["encoder", *(heading for heading, _ in columns.values())], rows)
 
 
 def _columns(results: Mapping[str, Mapping]) -> dict[str, tuple[str, str]]:
@@ -133,13 +100,6 @@ def column(name: str) -> tuple[int, str, str]:
             return place, f"{heading} ({name.removeprefix(f'{known}_')})", style
     heading = name.replace("_", " ")
     return (1, heading, "{:.1%}") if "_accuracy" in name else (len(_COLUMNS), heading, "{:.4g}")
-
-
-def _html_table(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    def cells(tag, line):
-        return "<tr>" + "".join(f"<{tag}>{html.escape(text)}</{tag}>" for text in line) + "</tr>"
-
-    return "<table>" + cells("th", heading) + "".join(cells("td", row) for row in rows) + "</table>"
 
 
 def _note(results: Mapping[str, Mapping]) -> str:

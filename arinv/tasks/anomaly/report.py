@@ -1,9 +1,7 @@
 """Puts one-vs-all evaluations of encoders side by side: table.md, results.json, overview.png and a page report.html."""
 
-import base64
-import html
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -12,9 +10,10 @@ from ml_collections import ConfigDict
 
 from arinv import data
 from arinv.errors import UserError
+from arinv.tasks import page
 from arinv.tasks import workdir as workdirs
 from arinv.tasks.anomaly import pictures as anomaly_pictures
-from arinv.train.writer import write_atomically, write_png
+from arinv.train.writer import write_png
 
 # score -> heading, in the order of the columns
 _COLUMNS = {
@@ -28,24 +27,6 @@ _COLUMNS = {
     "attacked_amortized": "without search, attacked",
     "attacked_knn": "nearest neighbours, attacked",
 }
-_PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>{title}</title>
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<style>
-body {{ font: 16px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 80rem; padding: 0 1rem; color: #222; }}
-table {{ border-collapse: collapse; margin: 1rem 0; }}
-th, td {{ padding: .35rem .9rem; border-bottom: 1px solid #ddd; text-align: right; }}
-th:first-child, td:first-child {{ text-align: left; }}
-img {{ max-width: 100%; image-rendering: pixelated; }}
-.note {{ color: #666; font-size: .9rem; }}
-</style></head><body>
-<h1>{title}</h1>
-<p>{text}</p>
-{tables}
-{notes}
-{pictures}
-</body></html>
-"""
 
 
 def validate(config: ConfigDict) -> None:
@@ -82,52 +63,28 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
 
 
 def _write(config: ConfigDict, workdir: pathlib.Path, results: Mapping, pictures: Mapping[str, np.ndarray]) -> None:
-    tables, notes = _tables(results), _notes(results)
-    text = [f"# {config.title}", *(_markdown(*table) for table in tables), *notes]
-    write_atomically(workdir / "table.md", ("\n\n".join(text) + "\n").encode())
     named = [anomaly_pictures.titled(picture, f"{name} encoder") for name, picture in pictures.items()]
     write_png(workdir / "overview.png", anomaly_pictures.stack(named))
-    images = []
     for name, picture in pictures.items():
-        path = workdir / f"{name}.png"
-        write_png(path, picture)
-        encoded = base64.b64encode(path.read_bytes()).decode()
-        images.append(f'<h2>{html.escape(name)}</h2>\n<img alt="" src="data:image/png;base64,{encoded}">')
-    page = _PAGE.format(
-        title=html.escape(config.title),
-        text=html.escape(config.text),
-        tables="".join(_html_table(*table) for table in tables),
-        notes="".join(f'<p class="note">{html.escape(note)}</p>' for note in notes),
-        pictures="\n".join(images),
-    )
-    write_atomically(workdir / "report.html", page.encode())
+        write_png(workdir / f"{name}.png", picture)
+    shown = {name: workdir / f"{name}.png" for name in pictures}
+    page.write(workdir, config.title, _tables(results), _notes(results), text=config.text, pictures=shown)
 
 
-def _tables(results: Mapping[str, Mapping]) -> list[tuple[list[str], list[list[str]]]]:
-    """Returns (heading, rows) of the means of all encoders, then of the classes for each encoder."""
+def _tables(results: Mapping[str, Mapping]) -> list[page.Table]:
+    """Returns the means of all encoders, then of the classes for each encoder."""
     columns = [name for name in _COLUMNS if any(name in result["mean"] for result in results.values())]
 
     def row(title: str, values: Mapping[str, float]) -> list[str]:
         return [title, *(f"{values[name]:.4f}" if name in values else "-" for name in columns)]
 
     headings = [_COLUMNS[name] for name in columns]
-    tables = [(["mean AUROC", *headings], [row(name, result["mean"]) for name, result in results.items()])]
+    means = [row(name, result["mean"]) for name, result in results.items()]
+    tables = [page.Table(["mean AUROC", *headings], means)]
     for name, result in results.items():
         rows = [row(label, values) for label, values in result["classes"].items()]
-        tables.append(([f"{name}, normal class", *headings], [*rows, row("mean", result["mean"])]))
+        tables.append(page.Table([f"{name}, normal class", *headings], [*rows, row("mean", result["mean"])]))
     return tables
-
-
-def _markdown(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [heading, ["---", *["---:"] * (len(heading) - 1)], *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def _html_table(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    def cells(tag, line):
-        return "<tr>" + "".join(f"<{tag}>{html.escape(text)}</{tag}>" for text in line) + "</tr>"
-
-    return "<table>" + cells("th", heading) + "".join(cells("td", row) for row in rows) + "</table>"
 
 
 def _notes(results: Mapping[str, Mapping]) -> list[str]:

@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 
 from arinv import metrics
+from arinv.tasks import page
 from arinv.tasks.picture_windows import short_names
 from arinv.tasks.pictures import labelled_grid
 from arinv.train.array_files import write_arrays
-from arinv.train.writer import write_atomically, write_png
+from arinv.train.writer import write_png
 
 # metric -> (heading, format); a longer name begins with one of these.
 _COLUMNS = {
@@ -58,10 +59,8 @@ def write(
       windows: picture -> uint8 [1 + rows, S, S, 3], the first the clean one.
       rows: names of the restorations.
     """
-    text = f"# {title}\n\n" + "".join(
-        _table(name, found, results["variants"]) for name, found in results["sets"].items()
-    )
-    write_atomically(workdir / "table.md", f"{text}{_note(results)}\n".encode())
+    tables = [_table(name, found, results["variants"]) for name, found in results["sets"].items()]
+    page.write(workdir, title, tables, [_note(results)])
     arrays = {f"{name}/{metric}": values for name, part in per_image.items() for metric, values in part.items()}
     write_arrays(workdir / "per_image.npz", arrays | {"rows": np.array(rows)})
     if windows:
@@ -70,15 +69,15 @@ def write(
         write_png(workdir / "crops.png", grid)
 
 
-def _table(name: str, found: Mapping[str, Any], variants: Mapping[str, str]) -> str:
+def _table(name: str, found: Mapping[str, Any], variants: Mapping[str, str]) -> page.Table:
     columns = {metric: _column(metric) for metric in variants}
     heading = [f"{name} ({found['num_images']} pictures)", *(text for text, _ in columns.values())]
-    lines = [heading, ["---", *["---:"] * len(columns)]]
+    rows = []
     for row, numbers in found.items():
         if row != "num_images":
             cells = (f"{s.format(numbers[m])} ± {s.format(numbers[f'{m}_std'])}" for m, (_, s) in columns.items())
-            lines.append([row, *cells])
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines) + "\n"
+            rows.append([row, *cells])
+    return page.Table(heading, rows)
 
 
 def _column(metric: str) -> tuple[str, str]:

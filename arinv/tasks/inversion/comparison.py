@@ -23,7 +23,7 @@ from arinv.apps import representation_inversion as ri
 from arinv.errors import UserError
 from arinv.ops.images import to_float
 from arinv.tasks import measurement as measurements
-from arinv.tasks import report, setting
+from arinv.tasks import page, report, setting
 from arinv.tasks import workdir as workdirs
 from arinv.tasks.inversion import any_size
 from arinv.tasks.inversion.any_size import AnySizeInverter
@@ -32,7 +32,7 @@ from arinv.tasks.parts import Parts
 from arinv.tasks.pictures import labelled_grid
 from arinv.train.array_files import write_arrays
 from arinv.train.progress import progress_bar
-from arinv.train.writer import write_atomically, write_png
+from arinv.train.writer import write_png
 from arinv.types import Array, Batch
 
 _SAVE_EVERY_SECONDS = 30.0
@@ -243,8 +243,7 @@ def _results(config: ConfigDict, ways: Mapping[str, tuple], found, measured) -> 
 
 
 def _write(config: ConfigDict, workdir: pathlib.Path, results: Mapping[str, Any], found, images: np.ndarray) -> None:
-    text = f"# {config.title}\n\n{_table(results)}\n{_note(results)}\n"
-    write_atomically(workdir / "table.md", text.encode())
+    page.write(workdir, config.title, [_table(results)], [_note(results)])
     arrays = {
         f"{name}/{key}": values
         for name, part in found.items()
@@ -258,18 +257,18 @@ def _write(config: ConfigDict, workdir: pathlib.Path, results: Mapping[str, Any]
         write_png(workdir / "reconstructions.png", labelled_grid(rows))
 
 
-def _table(results: Mapping[str, Any]) -> str:
+def _table(results: Mapping[str, Any]) -> page.Table:
     columns = sorted(results["variants"], key=lambda metric: (report.column(metric)[0], metric))
     heading = ["inversion", "trained parameters", *(report.column(metric)[1] for metric in columns)]
-    lines = [[*heading, "seconds an image"], ["---", *["---:"] * len(heading)]]
+    rows = []
     for name, entry in results["entries"].items():
         row = [name, f"{entry['parameters']:,}" if entry["parameters"] else "-"]
         for metric in columns:
             style = report.column(metric)[2]
             known = metric in entry
             row.append(f"{style.format(entry[metric])} ± {style.format(entry[f'{metric}_std'])}" if known else "-")
-        lines.append([*row, f"{entry[_SECONDS]:.3g}"])
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+        rows.append([*row, f"{entry[_SECONDS]:.3g}"])
+    return page.Table([*heading, "seconds an image"], rows)
 
 
 def _note(results: Mapping[str, Any]) -> str:

@@ -20,7 +20,7 @@ from arinv import data, metrics, parallel
 from arinv.apps import inversion
 from arinv.errors import UserError, unknown
 from arinv.ops.images import to_float, to_uint8
-from arinv.tasks import curves, report, setting
+from arinv.tasks import curves, page, report, setting
 from arinv.tasks import measurement as measurements
 from arinv.tasks import workdir as workdirs
 from arinv.tasks.inversion import any_size
@@ -32,7 +32,7 @@ from arinv.tasks.thumbnails import zoom
 from arinv.train.array_files import write_arrays
 from arinv.train.evaluation import collect
 from arinv.train.progress import progress_bar
-from arinv.train.writer import write_atomically, write_png
+from arinv.train.writer import write_png
 
 _OF_ONE_SIZE = ("normalized_error", "fid")  # metrics that say nothing about several sizes side by side
 _LARGEST_TILE = 224  # px
@@ -186,8 +186,7 @@ def _write(config: ConfigDict, workdir: pathlib.Path, results: Mapping[str, Any]
         report.column(metric)[1]: {n: results["curves"][n][metric] for n in names if metric in results["curves"][n]}
         for metric in columns
     }
-    note = _note(results)
-    write_atomically(workdir / "table.md", f"# {config.title}\n\n{_table(results, columns)}\n{note}\n".encode())
+    page.write(workdir, config.title, [_table(results, columns)], [_note(results)])
     curves.write_curves(workdir / "curves.png", panels, x=scales, x_label="scale", title=config.title)
     if config.log.num_pictures:
         write_png(workdir / "pictures.png", _picture(config, names, found, images))
@@ -200,7 +199,7 @@ def _write(config: ConfigDict, workdir: pathlib.Path, results: Mapping[str, Any]
     write_arrays(workdir / "per_image.npz", arrays)
 
 
-def _table(results: Mapping[str, Any], columns: list[str]) -> str:
+def _table(results: Mapping[str, Any], columns: list[str]) -> page.Table:
     heading, rows = ["scale"], [[str(scale)] for scale in results["scales"]]
     for metric in columns:
         _, title, style = report.column(metric)
@@ -209,8 +208,7 @@ def _table(results: Mapping[str, Any], columns: list[str]) -> str:
                 heading.append(f"{title}, {name}")
                 for row, mean, std in zip(rows, curve[metric], curve[f"{metric}_std"], strict=True):
                     row.append(f"{style.format(mean)} ± {style.format(std)}")
-    lines = [heading, ["---:"] * len(heading), *rows]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    return page.Table(heading, rows)
 
 
 def _note(results: Mapping[str, Any]) -> str:

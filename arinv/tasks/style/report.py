@@ -1,8 +1,6 @@
 """What a reader sees of an evaluated style transfer: numbers of every pair, a table, a page with the contact sheets."""
 
-import base64
 import csv
-import html
 import io
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -10,18 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from arinv.tasks import page
 from arinv.train.array_files import write_arrays
 from arinv.train.writer import write_atomically
-
-_PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>{title}</title>
-<style>
-body {{ font: 16px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 80rem; padding: 0 1rem; color: #222; }}
-table {{ border-collapse: collapse; }} img {{ max-width: 100%; }}
-th, td {{ padding: .35rem .9rem; border-bottom: 1px solid #ddd; text-align: right; }}
-th:first-child, td:first-child {{ text-align: left; }}
-</style></head><body><h1>{title}</h1>{table}<p>{note}</p>{pictures}</body></html>
-"""
 
 
 def write_pairs(
@@ -72,23 +61,9 @@ def write_page(title: str, workdir: pathlib.Path, source: pathlib.Path, results:
         f"The Gram loss is to the style (lower is closer to it), SSIM to the content (1 for the content itself). "
         f"{results['variants'][key]}; {results['setting']['device']}, {results['setting']['dtype']}."
     )
-    lines = [heading, ["---", "---:", "---:"], *rows]
-    table = "".join(f"| {' | '.join(line)} |\n" for line in lines)
-    write_atomically(workdir / "table.md", f"# {title}\n\n{table}\n{note}\n".encode())
-    cells = [(heading, "th"), *((row, "td") for row in rows)]
-    html_rows = ("".join(f"<{tag}>{html.escape(text)}</{tag}>" for text in row) for row, tag in cells)
     sheets = [path for path in (source / "side_by_side.png", *sorted(source.glob("sheet_*.png"))) if path.exists()]
-    page = _PAGE.format(
-        title=html.escape(title),
-        table=f"<table>{''.join(f'<tr>{row}</tr>' for row in html_rows)}</table>",
-        note=html.escape(note),
-        pictures="".join(
-            f'<h2>{html.escape(path.stem.replace("_", " "))}</h2><img alt="{html.escape(path.stem)}" '
-            f'src="data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}">'
-            for path in sheets
-        ),
-    )
-    write_atomically(workdir / "report.html", page.encode())
+    shown = {path.stem.replace("_", " "): path for path in sheets}
+    page.write(workdir, title, [page.Table(heading, rows)], [note], pictures=shown)
 
 
 def _text(values: Mapping[str, float], name: str, style: str) -> str:
