@@ -190,5 +190,5 @@ def test_a_sheet_of_many_pictures_has_smaller_tiles():
     names = [str(i) for i in range(99)]
     sheet = style_sheets.contact_sheet(many[:1], names[:1], many, names, lambda i, j: many[0], tile=500)
     assert sheet.shape[1] < 100 * 125 + 300
-    assert style_sheets.fit(np.zeros((4, 9, 3), np.uint8), 20).shape == (20, 20, 3)
-    assert (style_sheets.fit(np.zeros((4, 9, 3), np.uint8), 20) == 0).all(-1).sum() == 8 * 18
+    assert style_sheets.square(np.zeros((4, 9, 3), np.uint8), 20).shape == (20, 20, 3)
+    assert (style_sheets.square(np.zeros((4, 9, 3), np.uint8), 20) == 0).all(-1).sum() == 8 * 18

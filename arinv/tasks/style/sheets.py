@@ -4,9 +4,9 @@ import textwrap
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from PIL import Image
 
 from arinv.tasks.pictures import labelled_grid
+from arinv.tasks.thumbnails import fit
 
 _LONGEST_SIDE = 12_000  # px of a sheet, above which its tiles become smaller
 _SMALLEST_TILE = 48
@@ -36,33 +36,18 @@ def contact_sheet(
       uint8 [H', W', 3].
     """
     tile = max(_SMALLEST_TILE, min(tile, _LONGEST_SIDE // (1 + max(len(contents), len(styles)))))
-    rows = {"": np.stack([fit(np.full((1, 1, 3), 255, np.uint8), tile), *(fit(style, tile) for style in styles)])}
+    rows = {"": np.stack([square(np.full((1, 1, 3), 255, np.uint8), tile), *(square(style, tile) for style in styles)])}
     for i, name in enumerate(content_names):
-        cells = [fit(cell(i, j), tile) for j in range(len(styles))]
-        rows[name] = np.stack([fit(contents[i], tile), *cells])
+        cells = [square(cell(i, j), tile) for j in range(len(styles))]
+        rows[name] = np.stack([square(contents[i], tile), *cells])
     font_size = 14 if tile >= 128 else 11
     headings = ["", *(_wrap(title, tile, font_size) for title in titles)]
     return labelled_grid(rows, columns=headings, min_tile=tile, font_size=font_size)
 
 
-def fit(picture: np.ndarray, side: int) -> np.ndarray:
-    """Returns a picture in the middle of a square, its proportions kept: enlarged by a whole factor, or reduced.
-
-    Args:
-      picture: uint8 [H, W, 3].
-      side: of the square, in pixels.
-    """
-    factor = side / max(picture.shape[:2])
-    if factor >= 1:
-        picture = np.repeat(np.repeat(picture, int(factor), axis=0), int(factor), axis=1)
-    else:
-        size = tuple(max(1, round(length * factor)) for length in (picture.shape[1], picture.shape[0]))
-        picture = np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.LANCZOS))
-    square = np.full((side, side, 3), 255, np.uint8)
-    height, width = picture.shape[:2]
-    top, left = (side - height) // 2, (side - width) // 2
-    square[top : top + height, left : left + width] = picture
-    return square
+def square(picture: np.ndarray, side: int) -> np.ndarray:
+    """Returns a picture uint8 [H, W, 3] in the middle of a square of that side, its proportions kept."""
+    return fit(picture, height=side, width=side)
 
 
 def _wrap(title: str, tile: int, font_size: int) -> str:

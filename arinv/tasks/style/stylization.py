@@ -149,7 +149,7 @@ def _make_pictures(
 
 def _write_sheets(config: ConfigDict, workdir: pathlib.Path, content: Collection, style: Collection) -> None:
     """Writes a contact sheet for each entry, and one of all entries side by side."""
-    contents = [style_sheets.fit(picture, config.tile) for picture in content]
+    contents = [style_sheets.square(picture, config.tile) for picture in content]
     tops = [_mosaic([style[j] for j in group], config) for group in style_batches.columns(config, len(style))]
     names = column_names(config, style)
 
@@ -174,7 +174,7 @@ def _write_sheets(config: ConfigDict, workdir: pathlib.Path, content: Collection
 
 def _mosaic(styles: Sequence[np.ndarray], config: ConfigDict) -> np.ndarray:
     """Returns the one style of a column, or all styles of a mixture side by side."""
-    tiles = [style_sheets.fit(style, config.tile) for style in styles]
+    tiles = [style_sheets.square(style, config.tile) for style in styles]
     return tiles[0] if len(tiles) == 1 else np.concatenate(tiles, axis=1)
 
 
