@@ -247,7 +247,9 @@ def _root(matrices: Array, method: str, *, inverse: bool, cut: float) -> Array:
     if method == "newton_schulz":
         return sqrt_and_inverse_sqrt(matrices, ridge=1e-6 if cut else 0.0)[int(inverse)]
     with jax.default_matmul_precision("highest"):
-        values, vectors = jnp.linalg.eigh(matrices)
+        # One matrix at a time: on a CPU two batched eigendecompositions of one program can wait for each other's
+        # threads for ever, as those of 64 channels of content and style did.
+        values, vectors = jax.lax.map(jnp.linalg.eigh, matrices)
         kept = jnp.maximum(values, 1e-30)
         roots = jnp.where(values > cut, jax.lax.rsqrt(kept) if inverse else jnp.sqrt(kept), 0.0)
         return (vectors * roots[:, None, :]) @ jnp.swapaxes(vectors, 1, 2)
