@@ -52,15 +52,23 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
     Raises:
       UserError: an evaluation that is missing, or none at all.
     """
-    names = list(config.order)
-    sources = {name: workdirs.resolve(config.entries[name], workdir) for name in names}
-    results = {name: workdirs.read_results(source) for name, source in sources.items()}
+    sources, results = read_entries(config, workdir)
     workdirs.open_workdir(config, workdir)
     if jax.process_index() == 0:
         picture = _picture({name: _read_pictures(source) for name, source in sources.items()})
         _write(config, workdir, results, picture)
     workdirs.write_results(workdir, results)
     return results
+
+
+def read_entries(config: ConfigDict, workdir: pathlib.Path) -> tuple[dict[str, pathlib.Path], dict[str, Any]]:
+    """Returns the workdirs and the results of config.entries, by name in config.order.
+
+    Raises:
+      UserError: results that are missing.
+    """
+    sources = {name: workdirs.resolve(config.entries[name], workdir) for name in config.order}
+    return sources, {name: workdirs.read_results(source) for name, source in sources.items()}
 
 
 def _write(config: ConfigDict, workdir: pathlib.Path, results: Mapping[str, Mapping], picture: np.ndarray) -> None:

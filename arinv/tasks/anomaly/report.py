@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from arinv import data
 from arinv.errors import UserError
-from arinv.tasks import page
+from arinv.tasks import page, report
 from arinv.tasks import workdir as workdirs
 from arinv.tasks.anomaly import pictures as anomaly_pictures
 from arinv.train.writer import write_png
@@ -29,14 +29,7 @@ _COLUMNS = {
 }
 
 
-def validate(config: ConfigDict) -> None:
-    """Tells every mistake that can be seen without reading results.
-
-    Raises:
-      UserError: no entry.
-    """
-    if not config.order:
-        raise UserError("a report needs at least one entry")
+validate = report.validate
 
 
 def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
@@ -49,9 +42,7 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
     Raises:
       UserError: an evaluation that is missing, or of something else.
     """
-    names = list(config.order)
-    sources = {name: workdirs.resolve(config.entries[name], workdir) for name in names}
-    results = {name: workdirs.read_results(source) for name, source in sources.items()}
+    sources, results = report.read_entries(config, workdir)
     for name, result in results.items():
         if not {"classes", "mean"} <= result.keys():
             raise UserError(f"{sources[name]} is no one-vs-all evaluation of anomaly detection")

@@ -6,9 +6,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from ml_collections import ConfigDict
 
 from arinv.errors import UserError
 from arinv.tasks import networks
+from arinv.tasks import workdir as workdirs
 from arinv.tasks.fingerprint import fingerprint
 from arinv.train.inverter import make_features_fn
 from arinv.types import DecodeFn, FeaturesFn, Variables
@@ -91,3 +93,30 @@ def load(workdir: pathlib.Path, *, dtype: jax.typing.DTypeLike = jnp.float32) ->
     stride = specs[layer].stages[-1].stride
     variables = {"encoder": trained.encoder.variables, "generator": trained.variables}
     return AnySizeInverter(trained, variables, stride, stride * (1 + specs[layer].offset), fingerprint(variables))
+
+
+def check_named(config: ConfigDict) -> None:
+    """Checks that config.inverters has a workdir under every name in config.order.
+
+    Raises:
+      UserError: it has not, or there is no name.
+    """
+    if not config.order or not all(config.inverters[name] for name in config.order):
+        raise UserError("inverters needs the workdir of an inverter's training under every name")
+
+
+def load_named(config: ConfigDict, workdir: pathlib.Path, *, dtype: jax.typing.DTypeLike) -> dict[str, AnySizeInverter]:
+    """Returns the inverters of an experiment by name, in its order.
+
+    Args:
+      config: with inverters (name -> workdir), order and data.image_size.
+      workdir: of the experiment.
+      dtype: of the computation.
+
+    Raises:
+      UserError: no usable checkpoint there, or images that do not fit.
+    """
+    inverters = {name: load(workdirs.resolve(config.inverters[name], workdir), dtype=dtype) for name in config.order}
+    for inverter in inverters.values():
+        inverter.check_multiple(config.data.image_size, "data.image_size")
+    return inverters

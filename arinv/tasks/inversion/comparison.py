@@ -52,8 +52,7 @@ def validate(config: ConfigDict) -> None:
     for name in _WHOLE_SET:
         if name in config.metrics.split("+"):
             raise UserError(f"metric {name} is not for this comparison; use configs/evaluate.py for it")
-    if not config.order or not all(config.inverters[name] for name in config.order):
-        raise UserError("inverters needs the workdir of an inverter's training under every name")
+    any_size.check_named(config)
     search = config.optimization
     for name in search.encoders:
         if name not in config.order:
@@ -78,9 +77,7 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
       UserError: an inverter that is not there, or images that do not fit it.
     """
     mesh, dtype = setting.mesh(config), setting.dtype(config)
-    inverters = {n: any_size.load(workdirs.resolve(config.inverters[n], workdir), dtype=dtype) for n in config.order}
-    for inverter in inverters.values():
-        inverter.check_multiple(config.data.image_size, "data.image_size")
+    inverters = any_size.load_named(config, workdir, dtype=dtype)
     arrays = data.load_arrays(setting.open_source(config, "test"))
     batches = data.eval_batches(arrays, batch_size=config.batch_size)
     workdirs.open_workdir(config, workdir)

@@ -54,8 +54,7 @@ def validate(config: ConfigDict) -> None:
         raise unknown("comparison", config.compare, inversion.COMPARISONS)
     if config.scales < 1:
         raise UserError(f"scales must be 1 or more: the largest factor; got {config.scales}")
-    if not config.order or not all(config.inverters[name] for name in config.order):
-        raise UserError("inverters needs the workdir of an inverter's training under every name")
+    any_size.check_named(config)
 
 
 def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
@@ -69,9 +68,7 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
       UserError: an inverter that is not there, or images that do not fit it.
     """
     mesh, dtype = setting.mesh(config), setting.dtype(config)
-    inverters = {n: any_size.load(workdirs.resolve(config.inverters[n], workdir), dtype=dtype) for n in config.order}
-    for inverter in inverters.values():
-        inverter.check_multiple(config.data.image_size, "data.image_size")
+    inverters = any_size.load_named(config, workdir, dtype=dtype)
     arrays = data.load_arrays(setting.open_source(config, "test"))
     workdirs.open_workdir(config, workdir)
     work = sum(scale**2 for scale in _scales(config)) * len(inverters) * len(arrays["label"])
