@@ -13,8 +13,9 @@ from PIL import Image
 from arinv import main, models
 from arinv.errors import UserError
 from arinv.models.wavelet_decoder import DECODER_PLANS, Step
+from arinv.tasks import parts
 from arinv.tasks.denoising import evaluation as denoising_evaluation
-from arinv.tasks.denoising import restored_parts
+from arinv.train.array_files import read_arrays, write_arrays
 from arinv.train.checkpoint import Checkpoints
 from arinv.train.state import TrainState
 from configs import denoise, denoising
@@ -126,21 +127,24 @@ def test_an_evaluation_cut_short_goes_on_where_it_was(finished, tmp_path, monkey
     config = config.stages.evaluation.copy_and_resolve_references()
     config.entries = {name: f"{whole}/{name}_denoiser" for name in config.order}
     config.metric_networks.encoder = ""
-    write, written = restored_parts.Parts.write, []
+    keep, written = parts.Parts.save, []
 
-    def write_and_stop(self, number, *arguments):
-        write(self, number, *arguments)
-        written.append(number)
+    def keep_and_stop(self, name, arrays):
+        keep(self, name, arrays)
+        written.append(name)
         raise Cut
 
     with monkeypatch.context() as patch:
-        patch.setattr(restored_parts.Parts, "write", write_and_stop)
+        patch.setattr(parts.Parts, "save", keep_and_stop)
         for _ in range(2):
             with pytest.raises(Cut):
                 main.run(config, tmp_path)
     (tmp_path / "parts" / "000001.npz").write_bytes(b"PK cut short")
+    numbers = read_arrays(tmp_path / "parts" / "000000.npz")
+    other = {"psnr": np.zeros(len(ROWS)), "weights": np.array("of a denoiser that was trained again since")}
+    write_arrays(tmp_path / "parts" / "000000.npz", numbers | other)
     main.run(config, tmp_path)
-    assert written == [0, 1]
+    assert written == ["000000", "000001"]
     assert read_results(tmp_path)["sets"] == read_results(whole / "evaluation")["sets"]
     for name in ("table.md", "crops.png"):
         assert (tmp_path / name).read_bytes() == (whole / "evaluation" / name).read_bytes(), name

@@ -13,7 +13,7 @@ import pathlib
 import shutil
 import sys
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -30,14 +30,16 @@ from arinv.tasks import workdir as workdirs
 from arinv.tasks.denoising import block_matching, picture_sets
 from arinv.tasks.denoising import networks as denoiser_networks
 from arinv.tasks.denoising import report as denoising_report
-from arinv.tasks.denoising.restored_parts import Parts
+from arinv.tasks.fingerprint import fingerprint
 from arinv.tasks.measurement import Measurement
+from arinv.tasks.parts import Parts
 from arinv.tasks.picture_windows import centre_window, evenly
 from arinv.train.progress import progress_bar
 
 NOISY = "noisy"
 METRICS = ("mse", "psnr", "ssim", "lpips_alex", "lpips_vgg", "robust_lpips", "gram")  # those of single pictures
 _WINDOW = 160  # px, of the pictures in crops.png
+_WINDOWS = "windows"
 
 
 def validate(config: ConfigDict) -> None:
@@ -80,19 +82,8 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
         print(f"{config.title}: {line}", file=sys.stderr, flush=True)
 
     restoration = _Restoration(config, denoisers)
-    parts = Parts(workdir / "parts", rows=restoration.rows)
-    pictures = [(found, i) for found in sets for i in range(len(found.names))]
-    shown = set(evenly(config.log.num_pictures, len(pictures)))
-    measure = jax.jit(measurement.measure)
-    for number, (found, i) in enumerate(progress_bar(pictures, config.title, unit="picture")):
-        name = f"{found.name}/{found.names[i]}"
-        if not parts.has(number, name):
-            picture = found.read(i)
-            restored = restoration(found.names[i], picture)
-            numbers = _measure(measure, measurement.variables, name, restored, picture)
-            parts.write(number, name, numbers, _windows(picture, restored) if number in shown else None)
-
-    per_image = parts.collect([found.name for found, _ in pictures])
+    parts = Parts(workdir / "parts", _identity(denoisers, measurement, restoration.rows))
+    per_image, windows = _measure_sets(config, sets, restoration, measurement, parts)
     results = {
         "sets": denoising_report.summarize(per_image, restoration.rows),
         **measurement.finish(),
@@ -102,7 +93,7 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
     }
     if block_matching.NAME in restoration.rows:
         results["bm3d"] = block_matching.variant()
-    denoising_report.write(workdir, config.title, results, per_image, parts.windows(len(pictures)), restoration.rows)
+    denoising_report.write(workdir, config.title, results, per_image, windows, restoration.rows)
     shutil.rmtree(workdir / "parts")
     workdirs.write_results(workdir, results)
     return results
@@ -111,6 +102,14 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
 def picture_key(seed: int, name: str) -> jax.Array:
     """Returns the key of a picture's noise: the same in whatever folder and order it is found."""
     return jax.random.fold_in(jax.random.key(seed), zlib.crc32(name.encode()))
+
+
+def _identity(
+    denoisers: Mapping[str, denoiser_networks.TrainedDenoiser], measurement: Measurement, rows: tuple[str, ...]
+) -> str:
+    """Returns what the numbers of a picture depend on beside the config: exact weights, and whether BM3D is there."""
+    decoders = (fingerprint((trained.classifier.variables, trained.variables)) for trained in denoisers.values())
+    return " ".join([*decoders, fingerprint(measurement.variables), *rows])
 
 
 class _Restoration:
@@ -130,6 +129,36 @@ class _Restoration:
         if self._reference:
             results.append(self._reference(noisy[0], self._noise["sigma"])[None])
         return np.concatenate(results)
+
+
+def _measure_sets(
+    config: ConfigDict,
+    sets: Sequence[picture_sets.PictureSet],
+    restoration: _Restoration,
+    measurement: Measurement,
+    parts: Parts,
+) -> tuple[dict[str, dict[str, np.ndarray]], dict[str, np.ndarray]]:
+    """Returns set -> metric -> [pictures, rows], with their "name" [pictures], and the windows of pictures shown."""
+    pictures = [(found, i) for found in sets for i in range(len(found.names))]
+    shown = set(evenly(config.log.num_pictures, len(pictures)))
+    measure = jax.jit(measurement.measure)
+    measured: dict[str, list[dict[str, np.ndarray]]] = {found.name: [] for found in sets}
+    windows = {}
+    for number, (found, i) in enumerate(progress_bar(pictures, config.title, unit="picture")):
+        name = f"{found.name}/{found.names[i]}"
+        part = parts.load(f"{number:06d}")
+        if part is None or str(part["name"]) != name:
+            picture = found.read(i)
+            restored = restoration(found.names[i], picture)
+            part = {"name": np.array(name), **_measure(measure, measurement.variables, name, restored, picture)}
+            if number in shown:
+                part[_WINDOWS] = _windows(picture, restored)
+            parts.save(f"{number:06d}", part)
+        if _WINDOWS in part:
+            windows[name] = part.pop(_WINDOWS)
+        measured[found.name].append(part)
+    per_image = {name: {key: np.stack([p[key] for p in group]) for key in group[0]} for name, group in measured.items()}
+    return per_image, windows
 
 
 def _measure(measure, variables: Any, name: str, restored: np.ndarray, picture: np.ndarray) -> dict[str, np.ndarray]:
