@@ -3,7 +3,6 @@
 So inverters can be trained on it and evaluations run on it. Nothing in the file is executed.
 """
 
-import os
 import pathlib
 from typing import Any
 
@@ -93,15 +92,12 @@ def _encoder(config: ConfigDict, _: pathlib.Path) -> tuple[dict[str, Any], Varia
 
 def _generator(config: ConfigDict, workdir: pathlib.Path) -> tuple[dict[str, Any], Variables, dict[str, Any]]:
     """Returns an inverter's description, the generator's variables, and nothing else."""
-    source = workdirs.resolve(config.generator.encoder_checkpoint, workdir).absolute()
+    source = workdirs.resolve(config.generator.encoder_checkpoint, workdir)
     encoder = networks.load_encoder(source)
-    if encoder.description["encoder"] != config.encoder.name:
-        raise UserError(
-            f"{source} holds encoder {encoder.description['encoder']!r}, the config {config.encoder.name!r}"
-        )
+    networks.check_name(encoder, config.encoder.name, source)
     description = {
         "kind": "inverter",
-        "encoder_workdir": os.path.relpath(source, workdir.absolute()),
+        "encoder_workdir": workdirs.relative(source, workdir),
         "encoder": config.encoder.name,
         "layer": config.generator.layer,
         "variant": config.generator.variant,

@@ -1,6 +1,5 @@
 """Trains a generator that inverts one layer of a trained, frozen encoder."""
 
-import os
 import pathlib
 from typing import Any
 
@@ -57,12 +56,7 @@ def build_generator(config: ConfigDict, encoder: networks.Encoder) -> Any:
     Raises:
       UserError: an encoder that is not the config's, or an image size whose features do not lead back to it.
     """
-    if encoder.description["encoder"] != config.encoder.name:
-        source = config.encoder.checkpoint
-        raise UserError(
-            f"{source} is of another model: encoder is {encoder.description['encoder']!r} there, "
-            f"{config.encoder.name!r} in the config"
-        )
+    networks.check_name(encoder, config.encoder.name, config.encoder.checkpoint)
     return networks.build_generator(_describe(config, encoder), encoder, dtype=setting.dtype(config))
 
 
@@ -102,15 +96,14 @@ def build(
         augmentation=config.augmentation.to_dict(),
     )
     eval_step = inverter.make_eval_step(encoder.module, generator, layer=config.encoder.layer)
-    source = workdirs.resolve(config.encoder.checkpoint, workdir).absolute()
+    source = workdirs.resolve(config.encoder.checkpoint, workdir)
     return training.Trainee(
         networks=parts,
         optimizers=optimizers,
         train_step=step,
         eval_step=lambda variables, batch, key, frozen: eval_step(variables[inverter.GENERATOR], batch, frozen),
         picture=lambda images: image_grid([to_float(images["image"]), images["reconstruction"]]),
-        # The encoder's place is relative, so that both can be moved.
-        description={**_describe(config, encoder), "encoder_workdir": os.path.relpath(source, workdir.absolute())},
+        description={**_describe(config, encoder), "encoder_workdir": workdirs.relative(source, workdir)},
         frozen=(encoder.variables,),
     )
 

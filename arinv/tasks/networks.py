@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from arinv import data, models
 from arinv.errors import UserError
+from arinv.tasks import workdir as workdirs
 from arinv.train import checkpoint
 from arinv.train.classifier import NAME as CLASSIFIER
 from arinv.train.inverter import GENERATOR
@@ -95,14 +96,28 @@ def load_inverter(workdir: pathlib.Path, *, dtype: jax.typing.DTypeLike = jnp.fl
     description = checkpoint.load_description(workdir)
     if description.get("kind") != "inverter":
         raise UserError(f"{workdir} holds a {description.get('kind')}; name the workdir of an inverter's training")
-    encoder_workdir = pathlib.Path(description["encoder_workdir"])
-    if not encoder_workdir.is_absolute():
-        encoder_workdir = (workdir / encoder_workdir).resolve()
-    encoder = load_encoder(encoder_workdir, dtype=dtype)
+    encoder = load_encoder(workdirs.follow(description["encoder_workdir"], workdir), dtype=dtype)
     module = build_generator(description, encoder, dtype=dtype)
     features = feature_structs(encoder.module, description["image_size"])[description["layer"]]
     variables = checkpoint.load_variables(workdir, {GENERATOR: _abstract(module, features)})[GENERATOR]
     return Inverter(encoder, module, variables, description)
+
+
+def check_name(encoder: Encoder, name: str, place: str | pathlib.Path) -> None:
+    """Checks that an encoder is the one that a config names.
+
+    Args:
+      encoder: as loaded.
+      name: the config's.
+      place: where it was loaded from, for the message.
+
+    Raises:
+      UserError: it is another.
+    """
+    if encoder.description["encoder"] != name:
+        raise UserError(
+            f"{place} is of another model: encoder is {encoder.description['encoder']!r} there, {name!r} in the config"
+        )
 
 
 def check_classes(encoder: Encoder, info: data.SourceInfo) -> None:

@@ -5,6 +5,7 @@ results.json     written last: its presence says that the task is complete
 """
 
 import json
+import os
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -32,6 +33,16 @@ def resolve(reference: str, workdir: pathlib.Path) -> pathlib.Path:
     if reference.startswith(_STAGE):
         return workdir.parent / reference.removeprefix(_STAGE)
     return pathlib.Path(reference).expanduser()
+
+
+def relative(target: pathlib.Path, workdir: pathlib.Path) -> str:
+    """Returns how a checkpoint in `workdir` names another workdir: from where it is, so that both can be moved."""
+    return os.path.relpath(target.absolute(), workdir.absolute())
+
+
+def follow(reference: str, workdir: pathlib.Path) -> pathlib.Path:
+    """Returns the workdir that a checkpoint in `workdir` names (see `relative`)."""
+    return (workdir / reference).resolve()
 
 
 def check(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:

@@ -4,7 +4,6 @@ Leaves detector.json (what the detector consists of, and for each kind of score 
 that follow from them), references.npz (features of the normal training images), scores.npz and overview.png.
 """
 
-import os
 import pathlib
 from typing import Any, NamedTuple
 
@@ -152,7 +151,7 @@ def _explain(config, workdir, scored, variables, images, made, anomalous, scores
 
 def _describe(config, workdir, source, trained, weights, calibrations, scales) -> dict[str, Any]:
     return {
-        "inverter_workdir": os.path.relpath(source.absolute(), workdir.absolute()),
+        "inverter_workdir": workdirs.relative(source, workdir),
         "weights": weights,
         "image_size": config.data.image_size,
         "resize": config.data.resize,
@@ -196,7 +195,7 @@ def load(place: pathlib.Path, how: scoring.Setting, *, dtype: Any) -> Detector:
       UserError: the inverter is not the one that it was made of.
     """
     description = workdirs.read_json(place / FILE)
-    trained = networks.load_inverter((place / description["inverter_workdir"]).resolve(), dtype=dtype)
+    trained = networks.load_inverter(workdirs.follow(description["inverter_workdir"], place), dtype=dtype)
     if [fingerprint(trained.encoder.variables), fingerprint(trained.variables)] != description["weights"]:
         raise UserError(
             f"the inverter of {place} was trained on since its thresholds were taken; make the detector anew"

@@ -1,6 +1,5 @@
 """Trains a denoiser: a decoder behind the frozen convolutions of a trained AlexNet that pool by the Haar transform."""
 
-import os
 import pathlib
 from typing import Any
 
@@ -98,20 +97,16 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
 def _load_classifier(config: ConfigDict, workdir: pathlib.Path, dtype: Any) -> networks.Encoder:
     source = workdirs.resolve(config.encoder.checkpoint, workdir)
     classifier = networks.load_encoder(source, dtype=dtype)
-    if classifier.description["encoder"] != config.encoder.name:
-        raise UserError(
-            f"{source} is of another model: encoder is {classifier.description['encoder']!r} there, a denoiser takes "
-            f"{config.encoder.name!r}"
-        )
+    networks.check_name(classifier, config.encoder.name, source)
     return classifier
 
 
 def _describe(config: ConfigDict, classifier: networks.Encoder, workdir: pathlib.Path) -> dict[str, Any]:
-    """Returns the checkpoint's description; the encoder's place is relative, so that both can be moved."""
-    source = workdirs.resolve(config.encoder.checkpoint, workdir).absolute()
+    """Returns the checkpoint's description."""
+    source = workdirs.resolve(config.encoder.checkpoint, workdir)
     return {
         "kind": denoiser_networks.KIND,
-        "encoder_workdir": os.path.relpath(source, workdir.absolute()),
+        "encoder_workdir": workdirs.relative(source, workdir),
         "encoder": classifier.description["encoder"],
         "variant": config.decoder.variant,
         "pad_side": config.decoder.pad_side,

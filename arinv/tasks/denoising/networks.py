@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from arinv import models
 from arinv.errors import UserError
 from arinv.tasks import networks
+from arinv.tasks import workdir as workdirs
 from arinv.train import checkpoint
 from arinv.train.denoiser import make_denoise_fn
 from arinv.train.reconstruction import GENERATOR
@@ -82,8 +83,7 @@ def load(workdir: pathlib.Path, *, dtype: jax.typing.DTypeLike = jnp.float32) ->
     description = checkpoint.load_description(workdir)
     if description.get("kind") != KIND:
         raise UserError(f"{workdir} holds a {description.get('kind')}; name the workdir of a denoiser's training")
-    source = pathlib.Path(description["encoder_workdir"])
-    classifier = networks.load_encoder(source if source.is_absolute() else (workdir / source).resolve(), dtype=dtype)
+    classifier = networks.load_encoder(workdirs.follow(description["encoder_workdir"], workdir), dtype=dtype)
     encoder, decoder = build(description, classifier, dtype=dtype)
     inputs = decoder_inputs(encoder, description["image_size"])
     abstract = jax.eval_shape(lambda *x: decoder.init(jax.random.key(0), *x), *inputs)

@@ -12,6 +12,7 @@ from arinv.apps.style import Level
 from arinv.errors import UserError
 from arinv.tasks import networks
 from arinv.tasks.fingerprint import fingerprint
+from arinv.tasks.workdir import follow
 from arinv.train import checkpoint
 from arinv.train.inverter import make_features_fn
 from arinv.types import Variables
@@ -114,7 +115,7 @@ def load(workdirs: Sequence[pathlib.Path], *, dtype: jax.typing.DTypeLike = jnp.
     loaded, encoders = [], {}
     for workdir in workdirs:
         inverter = networks.load_inverter(workdir, dtype=dtype)
-        place = (workdir / inverter.description["encoder_workdir"]).resolve()
+        place = follow(inverter.description["encoder_workdir"], workdir)
         shared = encoders.setdefault(place, inverter.encoder)  # levels of one encoder hold its weights once
         loaded.append(dataclasses.replace(inverter, encoder=shared))
     for inverter in loaded:
