@@ -55,6 +55,11 @@ def test_singular_matrices_have_bounded_roots(rank, ridge):
     np.testing.assert_allclose(whitened, exact_inverse @ rows.T, atol=5e-3)
 
 
+def test_inverses_near_the_identity():
+    matrices = np.stack([with_eigenvalues(np.linspace(1, 2, SIZE), seed)[0] for seed in range(3)])
+    np.testing.assert_allclose(linalg.inverse_near_identity(matrices), np.linalg.inv(matrices), atol=1e-6)
+
+
 def test_a_batch_is_its_matrices_one_by_one_and_zero_is_zero():
     matrices = np.stack(
         [with_eigenvalues(np.linspace(1, 2 + i, SIZE), i)[0] for i in range(3)] + [np.zeros((SIZE,) * 2)]

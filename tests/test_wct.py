@@ -113,8 +113,9 @@ def test_alpha_blends_and_rows_are_independent():
     np.testing.assert_allclose(transform(content[1:], style[1:]), whole[1:], atol=1e-5)
 
 
-def test_regions_take_the_style_of_their_label():
-    content, style = features(0, 8, 8), features(1, 8, 8)
+@pytest.mark.parametrize("channels", [8, 80])  # fewer than positions, and more
+def test_regions_take_the_style_of_their_label(channels):
+    content, style = features(0, 8, channels), features(1, 8, channels)
     left = jnp.broadcast_to((jnp.arange(8) < 4)[None, None, :], (2, 8, 8)).astype(jnp.int32)
     label = functools.partial(transform, content_labels=left, num_labels=3)
     got = np.asarray(label(content, style, style_labels=left))
@@ -171,3 +172,11 @@ def test_matrices_are_decomposed_one_at_a_time(key):
     content, style = (jax.random.uniform(k, (4, 9, 9, 8)) for k in jax.random.split(key))
     shapes = list(_eigendecomposed(jax.make_jaxpr(wct)(content, style).jaxpr))
     assert len(shapes) == 2 and set(shapes) <= {(8, 8), (1, 8, 8)}
+
+
+@pytest.mark.parametrize(("variant", "sides"), [("official", [25, 40]), ("ct", [25, 40]), ("ust", [40, 40])])
+def test_fewer_positions_than_channels_decompose_the_smaller_matrix(key, variant, sides):
+    """Content and style each by itself; without the identity there is no such form."""
+    content, style = (jax.random.uniform(k, (4, n, n, 40)) for k, n in zip(jax.random.split(key), (5, 9), strict=True))
+    jaxpr = jax.make_jaxpr(functools.partial(wct, variant=variant))(content, style).jaxpr
+    assert sorted(shape[-1] for shape in _eigendecomposed(jaxpr)) == sides

@@ -51,6 +51,29 @@ def sqrt_and_inverse_sqrt(matrices: ArrayLike, *, ridge: float = 0.0) -> tuple[A
     return tuple(jnp.where(is_zero, 0.0, (x + jnp.swapaxes(x, -1, -2)) / 2) for x in (root, inverse))
 
 
+def inverse_near_identity(matrices: ArrayLike) -> Array:
+    """Returns the inverses of symmetric matrices with all eigenvalues between 1 and 2, to float32.
+
+    By Newton's iteration, products only. The start, 2/3 of the identity, leaves at most 1/3 of an eigenvalue, and each
+    iteration squares that.
+
+    Args:
+      matrices: [..., n, n].
+
+    Returns:
+      float32 [..., n, n].
+
+    Source: Higham 2008, "Functions of Matrices", section 6.1 (Schulz).
+    """
+    matrices = jnp.asarray(matrices, jnp.float32)
+    identity = jnp.broadcast_to(jnp.eye(matrices.shape[-1], dtype=jnp.float32), matrices.shape)
+    inverse = 2 / 3 * identity
+    with jax.default_matmul_precision("highest"):
+        for _ in range(5):  # (1/3)^32
+            inverse = inverse @ (2 * identity - matrices @ inverse)
+    return inverse
+
+
 def trace_of_sqrt_product(a: ArrayLike, b: ArrayLike) -> Array:
     """Returns the trace of the square root of a b, for symmetric, positive semidefinite a and b.
 

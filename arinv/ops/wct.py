@@ -7,6 +7,9 @@ in what keeps the covariances regular:
     ust        eigenvalues below 1e-5 left out, no clamp (Li et al. 2017)
     ct         identity added on the content's side alone, no clamp (a widespread port of it)
 
+With the identity added and fewer positions than channels, a root of the covariance follows from the positions'
+products, a smaller matrix: 6 x 6 positions of AlexNet's conv5 instead of 256 channels.
+
 Of a style only its mean and a root of its covariance count: `style_moments` takes them once, for as many contents as
 are to come, `transfer` gives them to a content, and `wct` is one after the other.
 
@@ -20,7 +23,7 @@ import jax
 import jax.numpy as jnp
 
 from arinv.errors import UserError, unknown
-from arinv.ops.linalg import sqrt_and_inverse_sqrt
+from arinv.ops.linalg import inverse_near_identity, sqrt_and_inverse_sqrt
 from arinv.types import Array, ArrayLike
 
 VARIANTS = ("official", "ust", "ct")
@@ -118,10 +121,8 @@ def style_moments(
     rows = style.reshape(b, h * w, c)
     parts = []
     for mask in _masks(labels, num_labels, (b, h * w)):
-        mean, _, covariance = _moments(rows, mask)
-        if variant == "official":
-            covariance += jnp.eye(c)[None]
-        root = _root(covariance, method, inverse=False, cut=_cut(variant))
+        mean, _, samples = _moments(rows, mask)
+        root = _color(samples, variant, method)
         parts.append(StyleMoments(mean[:, 0], root, jnp.sum(mask, axis=1)))
     return StyleMoments(*(jnp.stack(values, axis=1) for values in zip(*parts, strict=True)))
 
@@ -169,13 +170,11 @@ def transfer(
     rows = content.reshape(b, h * w, c)
     results = [rows] * len(styles)
     for label, mask in enumerate(_masks(labels, num_labels, rows.shape[:2])):
-        mean, centred, covariance = _moments(rows, mask)
-        if variant != "ust":
-            covariance += jnp.eye(c)[None]
-        whitening = _root(covariance, method, inverse=True, cut=_cut(variant))
+        _, centred, samples = _moments(rows, mask)
+        white = _whiten(centred, samples, variant, method)
         for i, style in enumerate(styles):
             with jax.default_matmul_precision("highest"):
-                colored = centred @ (whitening @ style.root[:, label]) + style.mean[:, label, None]
+                colored = white @ style.root[:, label] + style.mean[:, label, None]
             if variant == "official":
                 colored = _clamp(colored, rows, mask)
             if num_labels:
@@ -227,29 +226,74 @@ def _clamp(colored: Array, content: Array, mask: Array) -> Array:
 
 
 def _moments(features: Array, mask: Array) -> tuple[Array, Array, Array]:
-    """Returns the mean [B, 1, C], features less it, and the covariance [B, C, C] over the mask."""
+    """Returns the mean over the mask [B, 1, C], features less it, and S [B, N, C] of which S^T S is the covariance."""
     weights = mask[:, :, None]
     count = jnp.sum(weights, axis=1, keepdims=True)
     mean = jnp.sum(features * weights, axis=1, keepdims=True) / jnp.maximum(count, 1)
     centred = features - mean
+    return mean, centred, centred * weights * jax.lax.rsqrt(jnp.maximum(count - 1, 1))
+
+
+def _whiten(features: Array, samples: Array, variant: str, method: str) -> Array:
+    """Returns centred features [B, N, C] times the inverse root of the covariance S^T S of samples S [B, N, C]."""
+    regular = variant != "ust"
     with jax.default_matmul_precision("highest"):
-        covariance = jnp.swapaxes(centred * weights, 1, 2) @ centred
-    return mean, centred, covariance / jnp.maximum(count - 1, 1)
+        if regular and _are_few(samples):
+            middle = _root_of_few(samples, method, inverse=True)
+            return features + features @ _transpose(samples) @ middle @ samples
+        return features @ _root(samples, variant, method, regular=regular, inverse=True)
 
 
-def _cut(variant: str) -> float:
-    """Returns below which size eigenvalues count as 0."""
-    return _SMALLEST_EIGENVALUE if variant == "ust" else 0.0
+def _color(samples: Array, variant: str, method: str) -> Array:
+    """Returns the root [B, C, C] of the covariance of samples."""
+    regular = variant == "official"
+    with jax.default_matmul_precision("highest"):
+        if regular and _are_few(samples):
+            middle = _root_of_few(samples, method, inverse=False)
+            return jnp.eye(samples.shape[-1])[None] + _transpose(samples) @ middle @ samples
+        return _root(samples, variant, method, regular=regular, inverse=False)
 
 
-def _root(matrices: Array, method: str, *, inverse: bool, cut: float) -> Array:
-    """Returns square roots, or inverse ones, of covariances [B, C, C]; eigenvalues below `cut` count as 0."""
+def _are_few(samples: Array) -> bool:
+    return samples.shape[1] < samples.shape[2]
+
+
+def _root(samples: Array, variant: str, method: str, *, regular: bool, inverse: bool) -> Array:
+    """Returns roots or inverse roots of the covariance, with the identity added to it if `regular`."""
+    covariance = _transpose(samples) @ samples + (jnp.eye(samples.shape[-1])[None] if regular else 0.0)
+    cut = _SMALLEST_EIGENVALUE if variant == "ust" else 0.0
     if method == "newton_schulz":
-        return sqrt_and_inverse_sqrt(matrices, ridge=1e-6 if cut else 0.0)[int(inverse)]
-    with jax.default_matmul_precision("highest"):
-        # One matrix at a time: on a CPU two batched eigendecompositions of one program can wait for each other's
-        # threads for ever, as those of 64 channels of content and style did.
-        values, vectors = jax.lax.map(jnp.linalg.eigh, matrices)
-        kept = jnp.maximum(values, 1e-30)
-        roots = jnp.where(values > cut, jax.lax.rsqrt(kept) if inverse else jnp.sqrt(kept), 0.0)
-        return (vectors * roots[:, None, :]) @ jnp.swapaxes(vectors, 1, 2)
+        return sqrt_and_inverse_sqrt(covariance, ridge=1e-6 if cut else 0.0)[int(inverse)]
+    values, vectors = _eigh(covariance)
+    kept = jnp.maximum(values, 1e-30)
+    return _from_eigen(vectors, jnp.where(values > cut, jax.lax.rsqrt(kept) if inverse else jnp.sqrt(kept), 0.0))
+
+
+def _root_of_few(samples: Array, method: str, *, inverse: bool) -> Array:
+    """Returns M [B, N, N] such that the root, or inverse root, of I + S^T S is I + S^T M S.
+
+    With an eigenvalue 1 + m of I + S S^T and s = 1 / sqrt(1 + m), M has (sqrt(1 + m) - 1) / m = s / (1 + s) there, or
+    (s - 1) / m = -s^2 / (1 + s) for the inverse root: no difference of numbers that are nearly the same.
+    """
+    matrices = jnp.eye(samples.shape[1])[None] + samples @ _transpose(samples)
+    if method == "newton_schulz":
+        s = sqrt_and_inverse_sqrt(matrices)[1]
+        result = s @ inverse_near_identity(jnp.eye(s.shape[-1])[None] + s)
+        return -s @ result if inverse else result
+    values, vectors = _eigh(matrices)
+    s = jax.lax.rsqrt(jnp.maximum(values, 1.0))
+    return _from_eigen(vectors, (-s if inverse else 1.0) * s / (1 + s))
+
+
+def _eigh(matrices: Array) -> tuple[Array, Array]:
+    # One matrix at a time: on a CPU two batched eigendecompositions of one program can wait for each other's threads
+    # for ever, as those of 64 channels of content and style did.
+    return jax.lax.map(jnp.linalg.eigh, matrices)
+
+
+def _from_eigen(vectors: Array, values: Array) -> Array:
+    return (vectors * values[:, None, :]) @ _transpose(vectors)
+
+
+def _transpose(matrices: Array) -> Array:
+    return jnp.swapaxes(matrices, 1, 2)
