@@ -7,7 +7,7 @@ import pytest
 
 from arinv import avoid_faults_of_xla
 
-FLAG = "--xla_cpu_experimental_ynn_fusion_type=-reduce"
+FLAG = "--xla_cpu_experimental_ynn_fusion_type=-reduce,-individual_convolution"
 
 
 @pytest.mark.parametrize(
