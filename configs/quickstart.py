@@ -19,7 +19,7 @@ _TEXT = (
 def get_config(arg=None):
     """Returns the stages: for standard and robust an encoder, an inverter and an evaluation; then the report."""
     small = {"eps": 1.0, "attack_steps": 3, "epochs": 2.0, "batch": 32, "num_test": 500}
-    inverters = {"inverter_epochs": 1.5, "inverter_batch": 64, "inverter_rate": 1e-3, "inverter_schedule": "cosine"}
+    inverters = {"inverter_epochs": 2.5, "inverter_batch": 64, "inverter_rate": 1e-3, "inverter_schedule": "cosine"}
     measured = arguments.METRICS | {"metric_encoder": "stage:robust_encoder"}
     args = arguments.parse(arg, **arguments.TRAINING | small, layer="", loss="pixel_balanced", **inverters, **measured)
     if args.encoder == "alexnet_small":
