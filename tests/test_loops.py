@@ -74,3 +74,32 @@ def test_what_literals_alone_give_is_not_carried_into_the_loop(loop):
 def test_no_steps_and_no_constants():
     carry, ys = loops.scan(lambda c, x: (c + x, c), jnp.zeros(2), jnp.zeros((0, 2)))
     assert_trees_all_close((carry, ys), (jnp.zeros(2), jnp.zeros((0, 2))))
+
+
+@pytest.mark.parametrize("upper", [4, jnp.int32(4)], ids=["known", "traced"])
+def test_fori_loop_equals_that_of_lax(inputs, upper):
+    def run(fori_loop, weights, latents, upper):
+        def step(i, z):
+            w = jnp.flip(weights / jnp.linalg.norm(weights), 0)
+            return z - 0.1 * (i + 1) * jax.grad(lambda z: jnp.sum(jnp.tanh(z @ w) ** 2))(z)
+
+        return fori_loop(0, upper, step, latents)
+
+    weights, latents, _ = inputs
+    static = (0,) if isinstance(upper, jax.Array) else (0, 3)
+    found, expected = (
+        jax.jit(run, static_argnums=static)(fori_loop, weights, latents, upper)
+        for fori_loop in (loops.fori_loop, jax.lax.fori_loop)
+    )
+    assert_trees_all_close(found, expected, rtol=1e-6)
+
+
+def test_fori_loop_prepares_the_weights_before_it(inputs):
+    weights, latents, _ = inputs
+
+    def run(weights, latents):
+        return loops.fori_loop(0, 3, lambda _, z: z - jnp.tanh(z @ jax.lax.rev(weights, (0,))), latents)
+
+    names = [str(equation.primitive) for equation in jax.make_jaxpr(run)(weights, latents).jaxpr.eqns]
+    assert names.index("rev") < max(names.index(name) for name in names if name in ("scan", "while"))
+    assert names.count("rev") == 1

@@ -18,7 +18,7 @@ from arinv.attacks import objectives
 from arinv.attacks.apgd_steps import Rule, momentum_rule, sparse_rule
 from arinv.attacks.rows import Rows, first_success, noise_of_length_one, prepare, row_keys, select
 from arinv.errors import UserError, unknown
-from arinv.ops import norms
+from arinv.ops import loops, norms
 from arinv.ops.box_projections import project_l1_ball
 from arinv.types import Array, ArrayLike, LogitsFn
 
@@ -148,7 +148,7 @@ def _run(evaluate: Callable, rule: Rule, start: Array, num_steps: ArrayLike | in
         broken=jnp.zeros(batch, bool),
         known=rule.begin(start),
     )
-    return jax.lax.fori_loop(0, num_steps + 1, iterate, begin)
+    return loops.fori_loop(0, num_steps + 1, iterate, begin)
 
 
 def _run_through_radii(evaluate: Callable, images: Array, start: Array, eps: Array, num_steps: int) -> _Run:

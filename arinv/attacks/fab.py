@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from arinv.attacks.objectives import logit_difference
 from arinv.attacks.rows import Rows, column, first_success, noise_of_length_one, prepare, row_keys, select
 from arinv.errors import UserError
-from arinv.ops import norms
+from arinv.ops import loops, norms
 from arinv.ops.box_projections import move_to_hyperplane
 from arinv.types import Array, ArrayLike, LogitsFn
 
@@ -88,7 +88,7 @@ def fab(
             radius = jnp.where(restart > 0, 0.5, 0.0) * jnp.broadcast_to(eps, rows.labels.shape)
             start = jnp.clip(rows.images + column(radius) * noise, 0.0, 1.0)
         begin = _Run(start, rows.images, jnp.full(rows.labels.shape, jnp.inf, jnp.float32))
-        run = jax.lax.fori_loop(0, num_steps, lambda _, run: step(run), begin)
+        run = loops.fori_loop(0, num_steps, lambda _, run: step(run), begin)
         near = run.distance <= eps
         return select(near, run.nearest, rows.images), near | ~rows.real
 

@@ -4,7 +4,7 @@ Images are float32 [B, H, W, C] in [0, 1] and radii are in the same unit. The mo
 function from images to logits, with its normalisation inside and in evaluation mode (no dropout, no
 batch statistics), so that each row depends on its own image only.
 
-A call is made of jnp operations and `lax.fori_loop`. Put it inside `jax.jit`, or every call
+A call is made of jnp operations and loops. Put it inside `jax.jit`, or every call
 compiles anew: in a training step, or by itself as
 
     attack = jax.jit(lambda key, x, y: pgd(key, logits_fn, x, y, eps=3.0, num_steps=7))
@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from arinv.attacks.objectives import cross_entropy
 from arinv.attacks.rows import check_classes, select
 from arinv.errors import UserError
-from arinv.ops import norms
+from arinv.ops import loops, norms
 from arinv.ops.images import check_images
 from arinv.types import Array, ArrayLike, LogitsFn
 
@@ -165,7 +165,7 @@ def projected_ascent(
 
     best = (start, jnp.full(images.shape[:1], -jnp.inf, jnp.float32)) if use_best else None
     tallies = jnp.zeros(images.shape[:1], jnp.float32)
-    x, best, tallies = jax.lax.fori_loop(0, num_steps, step, (start, best, tallies))
+    x, best, tallies = loops.fori_loop(0, num_steps, step, (start, best, tallies))
     if use_best:
         x = keep_best(best, x, total(x)[1][0])[0]
     return (x, tallies) if has_aux else x

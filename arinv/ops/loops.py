@@ -8,7 +8,10 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr, Literal, jaxpr_as_fun
+
+from arinv.types import Array, ArrayLike
 
 
 def scan(step: Callable[[Any, Any], tuple[Any, Any]], carry: Any, xs: Any) -> tuple[Any, Any]:
@@ -23,7 +26,28 @@ def scan(step: Callable[[Any, Any], tuple[Any, Any]], carry: Any, xs: Any) -> tu
       The last carry, and all ys.
     """
     x = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), xs)
-    closed, shapes = jax.make_jaxpr(step, return_shape=True)(carry, x)
+    return jax.lax.scan(_rest(step, carry, x), carry, xs)
+
+
+def fori_loop(lower: int, upper: ArrayLike | int, step: Callable[[Array, Any], Any], carry: Any) -> Any:
+    """Returns `jax.lax.fori_loop` of the arguments, with what depends on neither index nor carry computed before it.
+
+    Args:
+      lower: the first index.
+      upper: where indices end; may be traced.
+      step: (index, carry) -> carry; what it closes over does not change in the loop.
+      carry: of the first step.
+
+    Returns:
+      The last carry.
+    """
+    index = jax.ShapeDtypeStruct((), jnp.int32)
+    return jax.lax.fori_loop(lower, upper, _rest(step, index, carry), carry)
+
+
+def _rest(step: Callable, *inputs: Any) -> Callable:
+    """Computes what no input has a part in, and returns the function of the inputs that does the rest."""
+    closed, shapes = jax.make_jaxpr(step, return_shape=True)(*inputs)
     jaxpr = closed.jaxpr
     before, inside = _split(jaxpr)
     # What the loop reads of what was there or was made before it, unless it makes that again.
@@ -33,10 +57,10 @@ def scan(step: Callable[[Any, Any], tuple[Any, Any]], carry: Any, xs: Any) -> tu
     constants = _function(jaxpr, jaxpr.constvars, before, kept)(*closed.consts)
     body = _function(jaxpr, [*kept, *jaxpr.invars], inside, jaxpr.outvars)
 
-    def rest_of_step(carry, x):
-        return jax.tree.unflatten(jax.tree.structure(shapes), body(*constants, *jax.tree.leaves((carry, x))))
+    def rest(*inputs):
+        return jax.tree.unflatten(jax.tree.structure(shapes), body(*constants, *jax.tree.leaves(inputs)))
 
-    return jax.lax.scan(rest_of_step, carry, xs)
+    return rest
 
 
 def _split(jaxpr):
