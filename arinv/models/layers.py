@@ -11,7 +11,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from arinv.models.batch_norm import BatchNorm
 from arinv.ops import conv as conv_ops
+from arinv.ops.channels import add_bias
 from arinv.types import Array
 
 _INIT_POWER_ITERATIONS = 8  # so that the first forward already has a fair estimate
@@ -63,9 +65,9 @@ def _weights(module: nn.Module, shape: tuple[int, ...], train: bool) -> tuple[Ar
     return kernel.astype(module.dtype), bias
 
 
-def batch_norm(name: str, *, train: bool, dtype: jax.typing.DTypeLike, bias: float = 0.0) -> nn.BatchNorm:
+def batch_norm(name: str, *, train: bool, dtype: jax.typing.DTypeLike, bias: float = 0.0) -> BatchNorm:
     """Returns batch normalisation as the generators have it: scales begin at N(1, 0.02), biases at `bias`."""
-    return nn.BatchNorm(
+    return BatchNorm(
         use_running_average=not train,
         momentum=0.9,
         epsilon=1e-5,
@@ -99,7 +101,7 @@ class Conv(nn.Module):
             ((self.padding, self.padding),) * 2,
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
         )
-        return y if bias is None else y + bias[None, None, None, :]
+        return y if bias is None else add_bias(y, bias)
 
 
 class ConvTranspose(nn.Module):
@@ -117,7 +119,7 @@ class ConvTranspose(nn.Module):
         """Returns the transposed convolution of x [B, H, W, C]."""
         kernel, bias = _weights(self, (4, 4, x.shape[-1], self.features), train)
         y = conv_ops.conv_transpose(x.astype(self.dtype), kernel, stride=self.stride, padding=1)
-        return y if bias is None else y + bias[None, None, None, :]
+        return y if bias is None else add_bias(y, bias)
 
 
 class Dense(nn.Module):

@@ -12,6 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from arinv.models.batch_norm import BatchNorm
 from arinv.models.features import FeatureSpec, Stage
 from arinv.models.normalization import normalize
 from arinv.ops import conv as conv_ops
@@ -36,9 +37,7 @@ class BasicBlock(nn.Module):
             dtype=self.dtype,
             conv_general_dilated=conv_ops.conv_general_dilated,
         )
-        norm = functools.partial(
-            nn.BatchNorm, use_running_average=not train, momentum=0.9, epsilon=1e-5, dtype=self.dtype
-        )
+        norm = functools.partial(BatchNorm, use_running_average=not train, momentum=0.9, epsilon=1e-5, dtype=self.dtype)
         y = conv(self.width, (3, 3), strides=self.stride, padding=1, name="conv1")(x)
         y = nn.relu(norm(name="bn1")(y))
         y = conv(self.width, (3, 3), padding=1, name="conv2")(y)
@@ -79,7 +78,7 @@ class ResNet(nn.Module):
             conv_general_dilated=conv_ops.conv_general_dilated,
             name="conv1",
         )(x)
-        x = nn.BatchNorm(use_running_average=not train, momentum=0.9, epsilon=1e-5, dtype=self.dtype, name="bn1")(x)
+        x = BatchNorm(use_running_average=not train, momentum=0.9, epsilon=1e-5, dtype=self.dtype, name="bn1")(x)
         x = nn.relu(x)
         features = {}
         for stage, (width, depth) in enumerate(zip(_WIDTHS, self.depths, strict=True), start=1):

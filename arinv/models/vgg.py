@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from arinv.errors import UserError
+from arinv.models.batch_norm import BatchNorm
 from arinv.models.features import FeatureSpec, Stage
 from arinv.models.normalization import normalize
 from arinv.ops import conv as conv_ops
@@ -86,7 +87,7 @@ class VGG(nn.Module):
             name=f"conv{name}",
         )(x)
         if self.batch_norm:
-            norm = nn.BatchNorm(
+            norm = BatchNorm(
                 use_running_average=not train, momentum=0.9, epsilon=1e-5, dtype=self.dtype, name=f"bn{name}"
             )
             x = norm(x)

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from arinv.errors import UserError
+from arinv.models.batch_norm import BatchNorm
 from arinv.models.features import FeatureSpec, Stage
 from arinv.models.normalization import normalize
 from arinv.ops import conv as conv_ops
@@ -35,8 +36,8 @@ def _conv(width: int, size: int, *, stride: int = 1, dtype, name: str) -> nn.Con
     )
 
 
-def _norm(train: bool, dtype, name: str) -> nn.BatchNorm:
-    return nn.BatchNorm(use_running_average=not train, momentum=0.9, epsilon=1e-5, dtype=dtype, name=name)
+def _norm(train: bool, dtype, name: str) -> BatchNorm:
+    return BatchNorm(use_running_average=not train, momentum=0.9, epsilon=1e-5, dtype=dtype, name=name)
 
 
 class PreActivationBlock(nn.Module):

@@ -1,0 +1,94 @@
+"""Sums for each channel, biases and batch normalisation equal NumPy's and Flax's, in values and in gradients."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from chex import assert_trees_all_close, assert_trees_all_equal_dtypes
+
+from arinv.models.batch_norm import BatchNorm
+from arinv.ops import channels, conv
+
+SHAPE = (6, 5, 7, 3)
+
+
+@pytest.fixture(params=[True, False], ids=["rewritten", "plain"])
+def form(request):
+    conv.set_rewrites(request.param)
+    yield request.param
+    conv.set_rewrites(None)
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)
+
+
+@pytest.fixture
+def x(rng):
+    return rng.normal(2.0, 3.0, SHAPE).astype(np.float32)
+
+
+@pytest.mark.parametrize("shape", [SHAPE, (9, 4)])
+def test_channel_sums(form, rng, shape):
+    x = rng.normal(size=shape).astype(np.float32)
+    expected = x.astype(np.float64).sum(tuple(range(x.ndim - 1)))
+    np.testing.assert_allclose(channels.channel_sums(x), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_add_bias_and_its_gradients(form, x, rng):
+    bias, weights = rng.normal(size=3).astype(np.float32), rng.normal(size=SHAPE).astype(np.float32)
+
+    def loss(x, bias):
+        return jnp.sum(weights * channels.add_bias(x, bias) ** 2)
+
+    np.testing.assert_allclose(channels.add_bias(x, bias), x + bias[None, None, None], rtol=1e-6)
+    found, expected = jax.grad(loss, (0, 1))(x, bias), 2 * weights * (x + bias[None, None, None])
+    np.testing.assert_allclose(found[0], expected, rtol=1e-5)
+    np.testing.assert_allclose(found[1], expected.sum((0, 1, 2)), rtol=1e-4)
+
+
+@pytest.fixture
+def variables(rng):
+    draw = lambda low, high: rng.uniform(low, high, 3).astype(np.float32)  # noqa: E731
+    return {
+        "params": {"scale": draw(0.5, 2), "bias": draw(-1, 1)},
+        "batch_stats": {"mean": draw(-1, 1), "var": draw(0.5, 2)},
+    }
+
+
+def outcome(module, variables, x, weights, train):
+    """Returns the output, the new statistics, and the gradients of a loss in the parameters and the input."""
+
+    def loss(params, x):
+        options = {"use_running_average": not train, "mutable": ["batch_stats"]}
+        y, state = module.apply({**variables, "params": params}, x, **options)
+        return jnp.sum(weights * jnp.sin(y.astype(jnp.float32))), (y, state)
+
+    (_, aux), gradients = jax.jit(jax.value_and_grad(loss, (0, 1), has_aux=True))(variables["params"], x)
+    return *aux, gradients
+
+
+@pytest.mark.parametrize("train", [True, False])
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 2e-5), ("bfloat16", 2e-2)])
+def test_batch_norm_equals_that_of_flax(form, x, rng, variables, train, dtype, tolerance):
+    weights = rng.normal(size=SHAPE).astype(np.float32)
+    found, expected = (
+        outcome(module(momentum=0.9, dtype=jnp.dtype(dtype)), variables, jnp.asarray(x, dtype), weights, train)
+        for module in (BatchNorm, nn.BatchNorm)
+    )
+    assert_trees_all_close(found, expected, rtol=tolerance, atol=tolerance)
+    assert_trees_all_equal_dtypes(found, expected)
+
+
+def test_batch_norm_begins_as_that_of_flax(form, x, key):
+    options = {"use_running_average": False, "scale_init": nn.initializers.normal(0.1)}
+    found, expected = (module(**options).init(key, x) for module in (BatchNorm, nn.BatchNorm))
+    assert_trees_all_close(found, expected, rtol=0, atol=0)
+
+
+def test_a_batch_without_variance_stays_finite(form):
+    ones = jnp.ones((4, 2, 2, 3))
+    gradient = jax.grad(lambda x: jnp.sum(channels.normalize_batch(x, jnp.ones(3), jnp.zeros(3), 1e-5)[0] ** 2))(ones)
+    assert np.isfinite(gradient).all()
