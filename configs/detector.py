@@ -11,9 +11,10 @@ anomalies; they are trained on by nothing, and give the threshold best_f1 and an
 Arguments: those of configs/classifier.py (eps, epochs and batch are the encoder's), and checkpoint, encoder_dataset
 (photos), anomalous, score (total, pixel, feature, amortized, knn), policy (quantile or best_f1) and quantile (share of
 normal images that is to pass) by which it decides unless told otherwise when it scores, pixel_weight and
-feature_weight (of the loss and the search; -1: the paper's for a standard or a robust encoder, by eps), layer,
-inverter_epochs, inverter_batch, inverter_rate, inverter_schedule, search_steps, restarts, neighbors, pooling,
-score_batch, pictures, smoke.
+feature_weight (of the loss and the search; -1: those of the paper's standard encoders for every encoder; its pixel
+weight for robust ones is a thousandth of that, and leaves reconstructions that are patterns), layer, inverter_epochs,
+inverter_batch, inverter_rate, inverter_schedule, search_steps, restarts, neighbors, pooling, score_batch, pictures,
+smoke.
 """
 
 from ml_collections import ConfigDict
@@ -32,7 +33,7 @@ def get_config(arg=None):
         "quantile": 0.95,
     }
     args = arguments.parse(arg, **arguments.TRAINING | {"eps": 1.0}, **anomaly_tasks.SEARCH, **extra)
-    weights = anomaly_tasks.weights(args, "robust" if args.eps > 0 else "standard")
+    weights = anomaly_tasks.weights(args, "standard")
     stages = {}
     if not args.checkpoint:
         encoder = ConfigDict({**args.to_dict(), "classes": "", "dataset": args.encoder_dataset})

@@ -309,7 +309,13 @@ def test_configs_are_plain_data_and_follow_the_paper():
     assert (search.pixel_weight, search.feature_weight) == (2e-6, 1e-2)
     assert config.stages.robust_encoder.data.classes == () and config.stages.robust_encoder.attack.eps == 3.0
     assert len(anomaly.get_config("dataset=cifar10").order) == 2 + 20 + 2 + 1
-    assert detector.get_config("dataset=folder:x").order == ("encoder", "inverter", "detector")
+
+
+def test_a_detector_looks_at_pixels_with_every_encoder():
+    for arguments, pixel_weight in (("eps=1.0", 2e-3), ("eps=0.0", 2e-3), ("eps=1.0,pixel_weight=2e-6", 2e-6)):
+        config = detector.get_config(f"dataset=folder:x,{arguments}")
+        assert config.order == ("encoder", "inverter", "detector")
+        assert config.stages.inverter.loss.pixel == config.stages.detector.search.pixel_weight == pixel_weight
 
 
 def test_equal_images_have_equal_ids():
