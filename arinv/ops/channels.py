@@ -1,6 +1,6 @@
 """Sums over all positions for each channel, and what is made of them: biases and batch statistics.
 
-XLA sums columns on a CPU at a tenth of the speed at which it reads them; a product with ones takes as long as reading.
+XLA takes two to eight times as long on a CPU to sum columns as to multiply them by ones (features of 3 to 13 MB).
 Chosen as in `arinv.ops.conv`. Layout: [..., C]; any value range.
 """
 

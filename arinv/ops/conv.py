@@ -113,7 +113,7 @@ def _correlate(geometry: _Geometry, x: Array, y: Array) -> Array:
     """The transpose of the convolution in w: its kernel gradient.
 
     As a convolution of x with y, their batches and channels exchanged beforehand rather than by dimension numbers: as
-    fast inside a loop as outside, where the one that lax makes of it takes a hundred times as long.
+    fast inside a loop as outside, where the one that lax makes of it takes 45 to 220 times as long.
     """
     if geometry.kernel == (1, 1):
         return _correlate_points(geometry, x, y)
