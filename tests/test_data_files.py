@@ -79,7 +79,10 @@ def test_photographs_are_upright(picture, orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation
     stored = Image.fromarray(np.ascontiguousarray(turned))
-    np.testing.assert_array_equal(decode_image(_saved(stored, "PNG", exif=exif), name="x"), picture)
+    for kind in ("PNG", "TIFF"):
+        np.testing.assert_array_equal(decode_image(_saved(stored, kind, exif=exif), name="x"), picture)
+        grey = decode_image(_saved(stored.convert("L"), kind, exif=exif), name="x")
+        np.testing.assert_array_equal(grey, np.asarray(Image.fromarray(picture).convert("L").convert("RGB")))
 
 
 def test_one_pixel(tmp_path):
@@ -154,15 +157,42 @@ def test_subfolders_are_classes_and_splits_do_not_overlap(tmp_path):
     assert np.bincount(spread.read_labels()).tolist() == [2, 4]
 
 
-def test_split_folders_share_their_classes(tmp_path):
-    for split, classes in {"train": ("a", "b"), "val": ("b",)}.items():
-        for name in classes:
-            _fill(tmp_path / split / name, 3)
+@pytest.mark.parametrize("validation", ["val", "valid", "validation"])
+def test_split_folders_share_their_classes(tmp_path, validation):
+    for split, classes in {"train": ("a", "b"), validation: ("b",)}.items():
+        for seed, name in enumerate(classes):
+            _fill(tmp_path / split / name, 3, seed=10 * len(split) + seed)
     val = data.open_source(f"folder:{tmp_path}", split="val")
     assert val.info.class_names == ("a", "b") and val.read_labels().tolist() == [1, 1, 1]
     assert len(data.open_source(f"folder:{tmp_path}", split="all")) == 9
-    with pytest.raises(UserError, match="train, val|val"):
-        data.open_source(f"folder:{tmp_path}", split="test")
+    assert _keys(data.open_source(f"folder:{tmp_path}", split="test")) == _keys(val)  # stands in for it
+    _fill(tmp_path / "test" / "a", 2)
+    assert len(data.open_source(f"folder:{tmp_path}", split="test")) == 2
+    with pytest.raises(UserError, match="known: all, test, train, val"):
+        data.open_source(f"folder:{tmp_path}", split="valid")
+
+
+def test_folders_of_splits_are_no_classes(tmp_path):
+    _fill(tmp_path / "train" / "a", 3)
+    _fill(tmp_path / "train" / "b", 3)
+    with pytest.raises(UserError, match="holds only train.*/train'"):
+        data.open_source(f"folder:{tmp_path}")
+    assert data.open_source(f"folder:{tmp_path}/train").info.class_names == ("a", "b")
+    _fill(tmp_path / "tram", 3)  # beside other vehicles a train is one
+    assert data.open_source(f"folder:{tmp_path}").info.class_names == ("train", "tram")
+    _fill(tmp_path / "two" / "train", 3)
+    for name in ("val", "valid"):
+        _fill(tmp_path / "two" / name, 3)
+    with pytest.raises(UserError, match="val and valid, two folders of one split"):
+        data.open_source(f"folder:{tmp_path}/two")
+
+
+def test_hidden_folders_hold_no_images(tmp_path):
+    _fill(tmp_path / "cat", 4)
+    _fill(tmp_path / "cat" / ".thumbnails", 2, seed=1)
+    _fill(tmp_path / ".ipynb_checkpoints", 2, seed=2)
+    assert len(data.open_source(f"folder:{tmp_path}", split="all")) == 4
+    assert len(data.open_pictures(tmp_path)) == 4
 
 
 def test_flat_folder_is_one_class(tmp_path):

@@ -18,7 +18,7 @@ from arinv.data.source import SourceInfo, check_index
 from arinv.errors import UserError, unknown
 
 SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
-_SPLIT_FOLDERS = ("train", "test", "val")
+_SPLIT_FOLDERS = {"train": "train", "test": "test", "val": "val", "valid": "val", "validation": "val"}
 _TEST_FRACTION = 0.2
 ON_BAD_IMAGE = ("error", "skip")
 
@@ -39,10 +39,10 @@ class Folder:
         """Lists the images and decodes each of them once.
 
         Args:
-          path: the folder. Its subfolders `train` and `test` (or `val`) are the splits where they
-            exist; otherwise a fifth of each class, chosen by a hash of the file names, is the test
-            split. The subfolders of a split are the classes, sorted by name; without any there is
-            one class.
+          path: the folder. Its subfolders `train` and `test` (or `val`, `valid`, `validation`) are the
+            splits where they exist, and `val` stands in for a `test` that is not there; otherwise a
+            fifth of each class, chosen by a hash of the file names, is the test split. The subfolders
+            of a split are the classes, sorted by name; without any there is one class.
           split: "train", "test", "val", or "all".
           image_size: side of the images, in pixels.
           resize: "squash" or "crop", see `images.resize_u8`.
@@ -50,7 +50,8 @@ class Folder:
           progress: called with (files checked, number of files).
 
         Raises:
-          UserError: folder missing or empty, unknown split, or a damaged image.
+          UserError: folder missing or empty, unknown split, a split's folder without another one, or a
+            damaged image.
         """
         if on_bad_image not in ON_BAD_IMAGE:
             raise unknown("on_bad_image", on_bad_image, ON_BAD_IMAGE)
@@ -110,8 +111,10 @@ class Folder:
 
 def _list_split(root: pathlib.Path, split: str) -> tuple[tuple[str, ...], list[tuple[pathlib.Path, int]]]:
     """Returns the class names of the folder and the (file, label) pairs of one split."""
-    folders = {name: root / name for name in _SPLIT_FOLDERS if (root / name).is_dir()}
-    if "train" in folders and len(folders) > 1:
+    folders = _split_folders(root)
+    if folders:
+        if split == "test" and "test" not in folders:
+            split = "val"
         known = [*folders, "all"]
         if split not in known:
             raise unknown(f"split of folder {str(root)!r}", split, known)
@@ -133,12 +136,29 @@ def _list_split(root: pathlib.Path, split: str) -> tuple[tuple[str, ...], list[t
     return class_names, [(path, numbers[name]) for path, name in files]
 
 
+def _split_folders(root: pathlib.Path) -> dict[str, pathlib.Path]:
+    """Returns the folders of the splits by name; none where the subfolders are classes."""
+    subfolders = [path.name for path in sorted(root.iterdir()) if path.is_dir() and not path.name.startswith(".")]
+    found = [name for name in _SPLIT_FOLDERS if name in subfolders]
+    folders = {_SPLIT_FOLDERS[name]: root / name for name in found}
+    if len(folders) < len(found):
+        raise UserError(f"folder {str(root)!r} has {' and '.join(found)}, two folders of one split; keep one of them")
+    if "train" in folders and len(folders) > 1:
+        return folders
+    if found and len(found) == len(subfolders):  # never the names of classes
+        raise UserError(
+            f"folder {str(root)!r} holds only {' and '.join(found)}; put train and test (or val) side by side, or name "
+            f"{str(root / found[0])!r}, of which a fifth is kept for the test"
+        )
+    return {}
+
+
 def _list_classes(folder: pathlib.Path) -> list[tuple[pathlib.Path, str]]:
     """Returns the (image file, class name) pairs of a folder, sorted."""
     flat = [(path, "image") for path in sorted(folder.iterdir()) if is_image(path)]
     nested = []
     for subfolder in sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")):
-        nested += [(path, subfolder.name) for path in sorted(subfolder.rglob("*")) if is_image(path)]
+        nested += [(path, subfolder.name) for path in list_images(subfolder)]
     if flat and nested:
         raise UserError(
             f"folder {str(folder)!r} holds images ({flat[0][0].name}) and also subfolders with "
@@ -147,6 +167,12 @@ def _list_classes(folder: pathlib.Path) -> list[tuple[pathlib.Path, str]]:
     if not flat and not nested:
         raise UserError(f"folder {str(folder)!r} holds no image; looked for {' '.join(sorted(SUFFIXES))}")
     return flat or nested
+
+
+def list_images(folder: pathlib.Path) -> list[pathlib.Path]:
+    """Returns the images of a folder and its subfolders, sorted, but those of hidden ones (.thumbnails and such)."""
+    found = (path for path in folder.rglob("*") if is_image(path))
+    return sorted(p for p in found if not any(part.startswith(".") for part in p.relative_to(folder).parts))
 
 
 def is_image(path: pathlib.Path) -> bool:
@@ -161,7 +187,7 @@ def _test_files(root: pathlib.Path, files: list[tuple[pathlib.Path, str]]) -> se
         by_class.setdefault(name, []).append(path)
     chosen: set[pathlib.Path] = set()
     for paths in by_class.values():
-        ranked = sorted(paths, key=lambda p: hashlib.sha256(p.relative_to(root).as_posix().encode()).digest())
+        ranked = sorted(paths, key=lambda p: hashlib.sha256(os.fsencode(p.relative_to(root).as_posix())).digest())
         count = max(1, round(_TEST_FRACTION * len(paths))) if len(paths) > 1 else 0
         chosen.update(ranked[:count])
     return chosen

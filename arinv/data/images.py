@@ -85,6 +85,7 @@ def _too_large(name: str, size: str) -> str:
 
 def _to_rgb(image: Image.Image) -> Image.Image:
     """Returns the first frame, upright, as mode RGB."""
+    image.load()  # which turns a TIFF upright and takes the tag away
     if image.mode == "RGB" and "exif" not in image.info and "transparency" not in image.info:
         return image  # nearly all images: no copy
     if (turn := _UPRIGHT.get(_orientation(image))) is not None:

@@ -7,7 +7,7 @@ from concurrent import futures
 
 import numpy as np
 
-from arinv.data.folder import ON_BAD_IMAGE, SUFFIXES, is_image
+from arinv.data.folder import ON_BAD_IMAGE, SUFFIXES, list_images
 from arinv.data.images import read_image
 from arinv.errors import UserError, unknown
 
@@ -43,7 +43,7 @@ def open_pictures(
     on_bad_image: str = "error",
     progress: Callable[[int, int], None] | None = None,
 ) -> Pictures:
-    """Returns the picture of a file, or all pictures in a folder and its subfolders, after decoding each once.
+    """Returns the picture of a file, or all in a folder and its visible subfolders, after decoding each once.
 
     Args:
       path: an image file or a folder.
@@ -58,7 +58,7 @@ def open_pictures(
     root = pathlib.Path(path).expanduser()
     if not root.exists():
         raise UserError(f"{str(path)!r} does not exist; give an image file or a folder of images")
-    files = [root] if root.is_file() else sorted(p for p in root.rglob("*") if is_image(p))
+    files = [root] if root.is_file() else list_images(root)
     if not files:
         raise UserError(f"folder {str(path)!r} holds no image; looked for {' '.join(sorted(SUFFIXES))}")
     good, bad = [], []
