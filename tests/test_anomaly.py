@@ -109,6 +109,20 @@ def test_the_best_of_several_starts_is_kept():
     np.testing.assert_allclose(many.reconstructions, curved_decode(many.latents), rtol=1e-5)
 
 
+def test_a_start_that_diverges_is_not_the_best(key):
+    def decode(latents):
+        made = curved_decode(latents)
+        return jnp.where(latents[:, :1].reshape(-1, *[1] * (made.ndim - 1)) > 0, jnp.nan, made)
+
+    options = {"latent_shape": curved_search(1)(IMAGES, np.arange(5)).latents.shape[1:], "layer": "code"}
+    weights = {"pixel_weight": 1.0, "feature_weight": 1e-2, "num_steps": 1, "num_restarts": 8}
+    clean, broken = (
+        anomaly.latent_search(key, decode_fn, curved_features, IMAGES, **options, **weights)
+        for decode_fn in (curved_decode, decode)
+    )
+    assert np.isfinite(broken.scores).all() and (broken.scores >= clean.scores - 1e-6).all()
+
+
 def test_other_weights_of_the_networks_need_no_other_compilation(key):
     traces = []
 
@@ -156,6 +170,8 @@ def test_neighbours_are_those_of_scikit_learn(k, block_size):
     options = {"k": k, "block_size": block_size}
     found = jax.jit(lambda n: anomaly.nearest_neighbor_distances(rows, padded, num_references=n, **options))(40)
     np.testing.assert_allclose(found, expected, rtol=1e-5)
+    more = anomaly.nearest_neighbor_distances(rows, references, num_references=50, **options)  # than there are
+    np.testing.assert_allclose(more, expected, rtol=1e-5)
 
 
 def test_distances_of_all_but_equal_features_are_exact():

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 import shutil
 
 import jax
@@ -13,7 +14,8 @@ from sklearn.metrics import roc_auc_score
 
 from arinv import data, main, models
 from arinv.errors import UserError
-from arinv.tasks import networks, row_store
+from arinv.tasks import networks, row_store, setting
+from arinv.tasks.anomaly import one_vs_all as one_vs_all_task
 from arinv.tasks.anomaly import scoring
 from arinv.train.checkpoint import Checkpoints
 from arinv.train.classifier import NAME
@@ -154,9 +156,9 @@ def made(encoder, tmp_path_factory):
     """A detector of smooth pictures, with noise as known anomalies: its run, and the folders it was made of."""
     root = tmp_path_factory.mktemp("detector")
     rng = np.random.default_rng(0)
-    for i in range(40):
-        gradient = np.linspace(i, 200, 24)[:, None, None] * np.ones((1, 20, 3))
-        save(root / "normal" / f"{i}.png", gradient.astype(np.uint8))
+    for i in range(40):  # large enough to be decoded at a reduced size
+        gradient = np.linspace(i, 200, 240)[:, None, None] + rng.integers(0, 50, (240, 200, 3))
+        save(root / "normal" / f"{i}.jpg", gradient.astype(np.uint8))
     for i in range(6):
         save(root / "noise" / f"{i}.png", rng.integers(0, 256, (20, 20, 3), dtype=np.uint8))
     arg = f"{SMALL},{SHALLOW},dataset=folder:{root}/normal,checkpoint={encoder},anomalous={root}/noise"
@@ -184,9 +186,61 @@ def test_a_detector_keeps_what_it_decides_by(made):
     assert (made / "run" / "detector" / "overview.png").exists()
 
 
+def test_a_picture_scores_as_it_did_for_the_thresholds(made, tmp_path):
+    held_out = data.open_source(f"folder:{made}/normal", split="test")
+    (tmp_path / "images").mkdir()
+    for i in range(40):
+        picture = data.resize_u8(data.read_image(made / "normal" / f"{i}.jpg", min_side=64), 32)
+        if any(np.array_equal(picture, held_out[j]["image"]) for j in range(len(held_out))):
+            shutil.copy(made / "normal" / f"{i}.jpg", tmp_path / "images")
+    rows = run_score(made, tmp_path / "images", tmp_path / "out")
+    saved = json.loads((made / "run" / "detector" / "detector.json").read_text())
+    for name in scorer_names(rows):
+        found = sorted(float(row[name]) for row in rows)
+        np.testing.assert_allclose(found, saved["calibrations"][name]["normal_scores"], rtol=1e-4)
+
+
+def test_a_detector_cut_short_does_not_go_on_with_other_images(made, tmp_path):
+    config = detector.get_config(
+        f"{SMALL},{SHALLOW},dataset=folder:{made}/normal,checkpoint=x,anomalous={tmp_path}/noise"
+    ).stages.detector
+    config.inverter = str(made / "run" / "inverter")
+    config.data.num_train, config.data.num_test = 8, 4
+    shutil.copytree(made / "noise", tmp_path / "noise")
+    main.run(config, tmp_path / "cut")
+    (tmp_path / "cut" / "results.json").unlink()
+    for i in range(6):
+        save(tmp_path / "noise" / f"{i}.png", np.full((20, 20, 3), 40 * i, np.uint8))
+    for name in ("cut", "anew"):
+        main.run(config, tmp_path / name)
+    cut, anew = (json.loads((tmp_path / name / "results.json").read_text())["auroc"] for name in ("cut", "anew"))
+    assert cut == anew
+
+
+def test_references_are_the_images_that_the_inverter_saw(made):
+    for name in (f"folder:{made}", "photos"):
+        config = one_vs_all("x", f"classes=0+1,dataset={name}")
+        for stage in config.stages.values():
+            if "data" in stage:
+                stage.data.num_train = 4
+        train = one_vs_all_task._Train(config.stages.robust_evaluation)
+        for label in (0, 1):
+            seen = setting.open_source(config.stages[f"robust_class{label}_inverter"], "train")
+            assert len(seen) == 4
+            np.testing.assert_array_equal(train.images(label), data.load_arrays(seen)["image"])
+
+
+def test_names_of_files_need_not_be_utf8(made, tmp_path):
+    name = os.fsdecode(b"caf\xe9.png")
+    save(tmp_path / "images" / name, np.zeros((20, 20, 3), np.uint8))
+    run = score.get_config(f"smoke=True,detector={made}/run,images={tmp_path}/images,pictures=6")
+    main.run(run, tmp_path / "out")
+    assert os.fsencode(name) in (tmp_path / "out" / "scores.csv").read_bytes()
+
+
 def test_score_decides_by_the_policy_it_is_given(made, tmp_path, monkeypatch):
     shutil.copytree(made / "noise", tmp_path / "images")
-    save(tmp_path / "images" / "normal.png", np.asarray(Image.open(made / "normal" / "3.png")))
+    save(tmp_path / "images" / "normal.png", np.asarray(Image.open(made / "normal" / "3.jpg")))
     saved = json.loads((made / "run" / "detector" / "detector.json").read_text())
     normal = np.array(saved["calibrations"]["knn"]["normal_scores"])
     for arg, threshold in (
@@ -245,6 +299,8 @@ def test_every_kind_of_picture_is_scored_or_told_in_a_line(made, tmp_path, capfd
         ("images={tmp}/empty", "holds no image"),
         ("images={tmp}/nothing", "does not exist"),
         ("images=", "images is empty"),
+        ("images={tmp}", "lies in the folder of pictures"),
+        ("pictures=0", "pictures=0 must be 1 or more"),
         ("score=sum", "unknown score 'sum'; known: amortized, feature"),
         ("policy=mean", "unknown threshold policy 'mean'"),
         ("quantile=2", "above 0 and at most 1"),
@@ -287,6 +343,8 @@ def test_mistakes_are_told_before_anything_is_computed(tmp_path, changes, shown)
 
 
 def test_thresholds_by_the_images_it_was_trained_on_are_refused(tmp_path):
+    with pytest.raises(UserError, match="policy=best_f1 needs anomalous"):
+        main.run(detector.get_config(f"dataset=folder:{tmp_path},checkpoint=x,policy=best_f1"), tmp_path / "run")
     config = detector.get_config(f"dataset=folder:{tmp_path},checkpoint=x")
     config.stages.detector.data.test_split = "train"
     with pytest.raises(UserError, match="not trained on"):

@@ -171,6 +171,7 @@ def _starts(key, indices, batch_size: int, *, num_restarts: int, latent_shape: t
 
 
 def _best_restart(scores: Array, num_restarts: int) -> Array:
-    """Returns the row of the lowest score among each image's restarts."""
+    """Returns the row of the lowest score among each image's restarts; one that diverged is the last resort."""
     rows = scores.reshape(-1, num_restarts)
+    rows = jnp.where(jnp.isnan(rows), jnp.inf, rows)
     return jnp.arange(rows.shape[0]) * num_restarts + jnp.argmin(rows, axis=1)

@@ -75,8 +75,10 @@ def nearest_neighbor_distances(
         raise UserError(f"rows {rows.shape} and references {references.shape} must be [B, K] and [M, K] of one K.")
     if k < 1 or block_size < 1:
         raise UserError(f"k and block_size must be 1 or more, got {k} and {block_size}.")
-    count = references.shape[0] if num_references is None else num_references
-    known = references.shape[0] if isinstance(count, jax.core.Tracer) else min(int(count), references.shape[0])
+    count = known = references.shape[0]
+    if num_references is not None:
+        count = jnp.minimum(num_references, known)
+        known = known if isinstance(num_references, jax.core.Tracer) else int(count)
     if known < k:
         raise UserError(f"k={k} neighbours need as many references, got {known}; lower k or give more.")
     nearest = _nearest(jax.lax.stop_gradient(rows), references, k, count, min(block_size, references.shape[0]))

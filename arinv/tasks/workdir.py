@@ -45,6 +45,17 @@ def follow(reference: str, workdir: pathlib.Path) -> pathlib.Path:
     return (workdir / reference).resolve()
 
 
+def check_apart(pictures: str, workdir: pathlib.Path) -> None:
+    """Refuses a directory in the folder of pictures that a task reads: its results would be among them.
+
+    Raises:
+      UserError: it is.
+    """
+    place = workdir.resolve()
+    if pathlib.Path(pictures).expanduser().resolve() in (place, *place.parents):
+        raise UserError(f"workdir {workdir} lies in the folder of pictures {pictures}; name another --workdir")
+
+
 def check(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     """Refuses a directory that belongs to another config.
 

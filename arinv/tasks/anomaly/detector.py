@@ -5,6 +5,8 @@ that follow from them), references.npz (features of the normal training images),
 """
 
 import pathlib
+import sys
+import zlib
 from typing import Any, NamedTuple
 
 import jax
@@ -62,6 +64,8 @@ def validate(config: ConfigDict) -> None:
     if config.anomalous and not pathlib.Path(config.anomalous).expanduser().is_dir():
         raise UserError(f"anomalous={config.anomalous} is no folder; name one of anomalous images, or leave it empty")
     check_decision(config.decision)
+    if config.decision.policy == "best_f1" and not config.anomalous:
+        raise UserError("policy=best_f1 needs anomalous validation images: name a folder of them with anomalous=")
 
 
 def check_decision(decision: ConfigDict) -> None:
@@ -94,7 +98,8 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
     workdirs.open_workdir(config, workdir)
     variables = scoring.add_references(scored, variables, references, how, capacity=len(references))
     weights = [fingerprint(trained.encoder.variables), fingerprint(trained.variables)]
-    store = RowStore(workdir / "scores.npz", identity=" ".join([*weights, str(images.shape), str(anomalous.sum())]))
+    contents = [str(zlib.crc32(array)) for array in (images, anomalous, references)]
+    store = RowStore(workdir / "scores.npz", identity=" ".join([*weights, str(len(images)), *contents]))
     with progress_bar(None, config.title, total=len(images), unit="image") as bar:
         scores = scoring.score_images(
             scored,
@@ -130,6 +135,8 @@ def _read_validation(config: ConfigDict) -> tuple[np.ndarray, np.ndarray]:
             resize=fields.resize,
             on_bad_image=fields.on_bad_image,
         )
+        if source.num_skipped:
+            print(f"folder:{config.anomalous}: skipped {source.num_skipped} unreadable image(s)", file=sys.stderr)
         anomalous = data.load_arrays(source)["image"]
     return np.concatenate([held_out, anomalous]), np.arange(len(held_out) + len(anomalous)) >= len(held_out)
 

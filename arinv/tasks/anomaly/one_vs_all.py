@@ -111,35 +111,40 @@ def _read_test(config: ConfigDict) -> _Test:
 
 
 class _Train:
-    """The training images by class."""
+    """The training images by class: those that the class's inverter was trained on."""
 
     def __init__(self, config: ConfigDict):
-        everything = ConfigDict({"data": {**config.data.to_dict(), "num_train": 0}})
-        self._source = setting.open_source(everything, "train")
-        labels = self._source.read_labels()
-        self._indices = {label: np.flatnonzero(labels == label) for label in config.classes}
-        if config.data.num_train:
-            self._indices = {label: rows[: config.data.num_train] for label, rows in self._indices.items()}
-        if missing := [label for label, rows in self._indices.items() if not len(rows)]:
-            raise UserError(f"{config.data.name} has no training image of the classes {missing}")
-        self.largest = max(map(len, self._indices.values()))
+        if config.data.num_train:  # which images are taken of how many depends on the kind of data set
+            self._sources = {label: _open_class(config, label) for label in config.classes}
+        else:
+            everything = setting.open_source(config, "train")
+            labels = everything.read_labels()
+            if missing := [label for label in config.classes if not (labels == label).any()]:
+                raise UserError(f"{config.data.name} has no training image of the classes {missing}")
+            self._sources = {label: Subset(everything, np.flatnonzero(labels == label)) for label in config.classes}
+        self.largest = max(map(len, self._sources.values()))
 
     def images(self, label: int) -> np.ndarray:
         """Returns those of one class, uint8 [N, S, S, 3]."""
-        return data.load_arrays(Subset(self._source, self._indices[label]))["image"]
+        return data.load_arrays(self._sources[label])["image"]
+
+
+def _open_class(config: ConfigDict, label: int) -> data.Source:
+    return setting.open_source(ConfigDict({"data": {**config.data.to_dict(), "classes": (label,)}}), "train")
 
 
 def _score_class(config, label, trained, train, test, how, workdir, bar) -> dict[str, np.ndarray]:
     """Returns the scores [N] of all test images with one class as the normal one, and leaves a picture of them."""
     weights = f"{fingerprint(trained.encoder.variables)} {fingerprint(trained.variables)}"
-    identity = f"{weights} {len(test.labels)} {zlib.crc32(test.images)}"
+    references = train.images(label)
+    identity = f"{weights} {len(test.labels)} {zlib.crc32(test.images)} {zlib.crc32(references)}"
     store = RowStore(workdir / f"scores_{label}.npz", identity=identity)
     picture = workdir / f"class_{label}.png"
     if store.count == len(test.labels) and picture.exists():
         bar.update(store.count)
         return store.arrays()
     scored, variables = scorer.make_scorer(trained, config)
-    variables = scoring.add_references(scored, variables, train.images(label), how, capacity=train.largest)
+    variables = scoring.add_references(scored, variables, references, how, capacity=train.largest)
     arrays = scoring.score_images(
         scored,
         variables,

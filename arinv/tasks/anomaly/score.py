@@ -6,6 +6,7 @@ line each, and left out.
 
 import csv
 import io
+import os
 import pathlib
 import sys
 import zlib
@@ -38,6 +39,7 @@ def validate(config: ConfigDict) -> None:
             raise UserError(f"{name} is empty; name {what}")
     given = {name: value for name, value in config.decision.items() if value}
     detector.check_decision(ConfigDict({"score": "total", "policy": "quantile", "quantile": 0.95} | given))
+    scorer.check_pictures(config)
     if jax.process_count() > 1:
         raise UserError("pictures are scored in one process, on all of its devices; start it on one host")
 
@@ -50,8 +52,10 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
       workdir: of this run.
 
     Raises:
-      UserError: no detector there, no picture, or a threshold that the detector does not have.
+      UserError: no detector there, no picture, a threshold that the detector does not have, or a workdir among the
+        pictures.
     """
+    workdirs.check_apart(config.images, workdir)
     how = scoring.Setting(jax.random.key(0), setting.mesh(config), config.batch_size)
     place = detector.find(workdirs.resolve(config.detector, workdir))
     pictures = _open(config)
@@ -64,7 +68,10 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
 
     def read(rows) -> np.ndarray:
         size, resize = description["image_size"], description["resize"]
-        return np.stack([data.resize_u8(pictures[i], size, resize) for i in rows])
+        # As the images of the thresholds were read: of a folder, large JPEGs in a reduced size.
+        min_side = 2 * size if description["data"].startswith("folder:") else None
+        found = (data.read_image(pictures.paths[i], min_side=min_side) for i in rows)
+        return np.stack([data.resize_u8(picture, size, resize) for picture in found])
 
     workdirs.open_workdir(config, workdir)
     store = RowStore(workdir / "state.npz", identity=_identity(pictures, description))
@@ -90,7 +97,7 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
         "unreadable": [path.name for path in pictures.bad_files],
         "decision": {**decision, "threshold": threshold},
         "detector": {name: description[name] for name in ("data", "weights", "search", "knn")},
-        "setting": setting.provenance(config),
+        "setting": setting.provenance(config) | {"seed": description["seed"]},
         "variants": {
             **scorer.SCORES,
             "calibrated": f"share of held-out normal images with a lower {decision['score']} score, ties by half",
@@ -116,7 +123,7 @@ def _open(config: ConfigDict) -> data.Pictures:
 def _identity(pictures: data.Pictures, description: dict) -> str:
     """Returns a name for these files, as they are, and this detector."""
     files = [f"{path} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in pictures.paths]
-    return " ".join([str(zlib.crc32("\n".join(files).encode())), *description["weights"]])
+    return " ".join([str(zlib.crc32(os.fsencode("\n".join(files)))), *description["weights"]])
 
 
 def _table(names, scores, calibrated, decisions) -> bytes:
@@ -127,4 +134,4 @@ def _table(names, scores, calibrated, decisions) -> bytes:
     for i, name in enumerate(names):
         numbers = [f"{scores[score][i]:.7g}" for score in scorer.SCORES]
         writer.writerow([name, *numbers, f"{calibrated[i]:.6g}", decisions[i]])
-    return text.getvalue().encode()
+    return text.getvalue().encode("utf-8", "surrogateescape")  # names of files need not be UTF-8

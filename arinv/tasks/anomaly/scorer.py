@@ -57,10 +57,21 @@ def validate(config: ConfigDict) -> None:
     for name in ("pixel_weight", "feature_weight"):
         if not config.search[name] >= 0:
             raise UserError(f"search.{name} must be 0 or more; got {config.search[name]!r}")
+    check_pictures(config)
     if config.knn.pooling not in POOLINGS:
         raise unknown("knn.pooling", config.knn.pooling, POOLINGS)
     if jax.process_count() > 1:
         raise UserError("anomaly detection runs in one process, on all of its devices; start it on one host")
+
+
+def check_pictures(config: ConfigDict) -> None:
+    """Checks how many images the overview is to show.
+
+    Raises:
+      UserError: none.
+    """
+    if config.log.num_pictures < 1:
+        raise UserError(f"pictures={config.log.num_pictures} must be 1 or more: how many images the overview shows")
 
 
 @dataclasses.dataclass(frozen=True)
