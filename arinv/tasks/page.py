@@ -6,7 +6,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from arinv.train.writer import write_atomically
+from arinv.train.writer import write_text
 
 _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>{title}</title>
@@ -67,13 +67,13 @@ def write(
       pictures: heading -> PNG file.
     """
     blocks = [f"# {title}", *(table.markdown().rstrip("\n") for table in tables), *notes]
-    write_atomically(workdir / "table.md", ("\n\n".join(blocks) + "\n").encode())
+    write_text(workdir / "table.md", "\n\n".join(blocks) + "\n")
     if pictures is None:
         return
     body = [f"<p>{html.escape(text)}</p>" if text else "", *(table.html() for table in tables)]
     body += [f'<p class="note">{html.escape(note)}</p>' for note in notes]
     body += [_picture(heading, path) for heading, path in pictures.items()]
-    write_atomically(workdir / "report.html", _PAGE.format(title=html.escape(title), body="\n".join(body)).encode())
+    write_text(workdir / "report.html", _PAGE.format(title=html.escape(title), body="\n".join(body)))
 
 
 def _line(tag: str, cells: Sequence[str]) -> str:

@@ -1,15 +1,19 @@
 """The finished parts of a task, each in a file of its own, so that a task that was killed goes on where it was."""
 
+import hashlib
 import pathlib
-from collections.abc import Mapping
+import shutil
+from collections.abc import Mapping, Sequence
 
 import jax
 import numpy as np
 
 from arinv.errors import UserError
 from arinv.train.array_files import read_arrays, write_arrays
+from arinv.train.writer import write_text
 
 _WEIGHTS = "weights"
+_MARK = ".made_with"
 
 
 class Parts:
@@ -46,3 +50,36 @@ class Parts:
 
     def _path(self, name: str) -> pathlib.Path:
         return self._folder / f"{name}.npz"
+
+
+def claim(folder: pathlib.Path, identity: str) -> None:
+    """Empties `folder` of what was made with another identity, and marks it as made with this one.
+
+    Files whose presence says that a piece of work is done are so never taken for another's.
+
+    Args:
+      folder: need not exist.
+      identity: of everything that decides the files' content beside the task's config, such as `made_of` gives.
+    """
+    mark = folder / _MARK
+    if mark.is_file() and mark.read_text(encoding="utf-8") == identity:
+        return
+    if folder.exists():
+        shutil.rmtree(folder)
+    write_text(mark, identity)
+
+
+def made_of(*parts: str, files: Sequence[pathlib.Path] = ()) -> str:
+    """Returns a short text that differs where the parts or the files' names, sizes or times do.
+
+    Args:
+      *parts: such as fingerprints of weights.
+      files: that exist.
+    """
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(f"{len(part)} {part}".encode("utf-8", "surrogateescape"))
+    for path in files:
+        found = path.stat()
+        digest.update(f"{path} {found.st_size} {found.st_mtime_ns}\n".encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()

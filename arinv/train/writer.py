@@ -28,6 +28,11 @@ def write_atomically(path: pathlib.Path, content: bytes) -> None:
         temporary.write_bytes(content)
 
 
+def write_text(path: pathlib.Path, text: str) -> None:
+    """Writes UTF-8 atomically; names of files that are not UTF-8 keep their bytes."""
+    write_atomically(path, text.encode("utf-8", "surrogateescape"))
+
+
 @contextlib.contextmanager
 def _replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
     """Gives a name to write to, which becomes `path` when that is done, and is nothing when it failed."""
@@ -43,7 +48,7 @@ def _replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
 
 def write_json(path: pathlib.Path, value: Any) -> None:
     """Writes a value as indented JSON with sorted keys, atomically."""
-    write_atomically(path, (json.dumps(value, indent=2, sort_keys=True) + "\n").encode())
+    write_text(path, json.dumps(value, indent=2, sort_keys=True) + "\n")
 
 
 def write_png(path: pathlib.Path, image_u8: np.ndarray) -> None:
@@ -89,7 +94,7 @@ class Writer:
             f"{name}\n{parameter_overview.get_parameter_overview(network['params'], include_stats=False)}\n"
             for name, network in variables.items()
         ]
-        write_atomically(self._path.with_name("parameters.txt"), "\n".join(tables).encode())
+        write_text(self._path.with_name("parameters.txt"), "\n".join(tables))
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Appends named numbers of one step.

@@ -24,7 +24,7 @@ from arinv.tasks.anomaly import detector, scorer, scoring
 from arinv.tasks.anomaly import pictures as anomaly_pictures
 from arinv.tasks.row_store import RowStore
 from arinv.train.progress import progress_bar, progress_callback
-from arinv.train.writer import write_atomically, write_png
+from arinv.train.writer import write_png, write_text
 
 
 def validate(config: ConfigDict) -> None:
@@ -83,7 +83,7 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
     decisive = scores[decision["score"]].astype(np.float64)
     calibrated = calibration.calibrated(decisive)
     decisions = np.where(decisive > threshold, "anomalous", "normal")
-    write_atomically(workdir / "scores.csv", _table(pictures.names, scores, calibrated, decisions))
+    write_text(workdir / "scores.csv", _table(pictures.names, scores, calibrated, decisions))
     shown = anomaly_pictures.extremes(decisive, config.log.num_pictures)
     texts = [f"{pictures.names[i]}\n{decisive[i]:.4g} ({calibrated[i]:.0%})\n{decisions[i]}" for i in shown]
     given = None if made is None else made[shown]
@@ -126,7 +126,7 @@ def _identity(pictures: data.Pictures, description: dict) -> str:
     return " ".join([str(zlib.crc32(os.fsencode("\n".join(files)))), *description["weights"]])
 
 
-def _table(names, scores, calibrated, decisions) -> bytes:
+def _table(names, scores, calibrated, decisions) -> str:
     """Returns the table as CSV, in the order of the files."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -134,4 +134,4 @@ def _table(names, scores, calibrated, decisions) -> bytes:
     for i, name in enumerate(names):
         numbers = [f"{scores[score][i]:.7g}" for score in scorer.SCORES]
         writer.writerow([name, *numbers, f"{calibrated[i]:.6g}", decisions[i]])
-    return text.getvalue().encode("utf-8", "surrogateescape")  # names of files need not be UTF-8
+    return text.getvalue()
