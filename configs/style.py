@@ -6,15 +6,18 @@
         --workdir=runs/style
 
 With `standard` and `robust`, the workdirs of classifiers' trainings, those encoders are inverted and none is trained.
-For each encoder and each of its layers a generator is trained: the deepest with `loss` (the paper's: gan), the others
-without a discriminator and with the paper's pixel weight, 2e-4 for the standard and 2e-6 for the robust encoder. The
-stages stylization and evaluation leave the contact sheets and table.md with report.html.
+For each encoder and each of its layers a generator is trained: the deepest, by the numbers in the layers' names, with
+`loss` (the paper's: gan), the others without a discriminator and with the paper's pixel weight, 2e-4 for the standard
+and 2e-6 for the robust encoder. The stages stylization and evaluation leave the contact sheets and table.md with
+report.html.
 
-Arguments: those of configs/inverter.py but layer and checkpoint (eps is the robust encoder's), layers (joined by "+";
-empty: the encoder's), shallow_pixel (pixel weight of all but the deepest; 0: the paper's), and those of
-configs/stylize.py but levels and evaluate (size is 224 and border
-0, as in the paper).
+Arguments: those of configs/inverter.py but layer, checkpoint, test_eps, metrics, alexnet_weights and vgg16_weights (eps
+is the robust encoder's; unless given, it is 1 and loss is gan), layers (joined by "+", in any order; empty: the
+encoder's), shallow_pixel (pixel weight of all but the deepest; 0: the paper's), and those of configs/stylize.py but
+levels and evaluate (size is 224 and border 0, as in the paper; standard and robust are encoders here).
 """
+
+import re
 
 from ml_collections import ConfigDict
 
@@ -28,6 +31,7 @@ _LAYERS = {
     "vgg19": "conv5_1+conv3_1+conv1_1",
 }
 _OTHER_LAYERS = "conv5+conv2+conv1"  # the paper's, of AlexNet
+_METRICS = ("metric_encoder", "vgg19_weights")  # of arguments.METRICS, what a Gram loss can look through
 _PIXEL = {"standard": 2e-4, "robust": 2e-6}  # Rojas-Gomez et al. 2022, section A3.3
 
 
@@ -36,8 +40,10 @@ def get_config(arg=None):
     inverters = {"inverter_epochs": 0.0, "inverter_batch": 0, "inverter_rate": 0.0, "inverter_schedule": ""}
     own = {"standard": "", "robust": "", "layers": "", "loss": "gan", "shallow_pixel": 0.0}
     training, style = arguments.TRAINING | {"eps": 1.0}, stylize.STYLE | {"size": 224, "border": 0}
-    args = arguments.parse(arg, **training, **inverters, **arguments.METRICS, **style, **own)
-    layers = (args.layers or _LAYERS.get(args.encoder, _OTHER_LAYERS)).split("+")
+    metrics = {name: arguments.METRICS[name] for name in _METRICS}
+    args = arguments.parse(arg, **training, **inverters, **metrics, **style, **own)
+    layers = list(dict.fromkeys((args.layers or _LAYERS.get(args.encoder, _OTHER_LAYERS)).split("+")))
+    deepest = max(layers, key=_depth)
     stages, entries = {}, {}
     for name, eps in (("standard", 0.0), ("robust", args.eps)):
         if not args[name]:
@@ -46,13 +52,17 @@ def get_config(arg=None):
             )
     for name in ("standard", "robust"):
         for layer in layers:
-            stage = _inverter(args, name, layer, is_deepest=layer == layers[0])
+            stage = _inverter(args, name, layer, is_deepest=layer == deepest)
             stages[f"{name}_{layer}_inverter"] = stage
         entries[name] = "+".join(f"stage:{name}_{layer}_inverter" for layer in layers)
     stages["stylization"] = stylize.stylization(args, entries)
     title = f"Style transfer by {args.encoder}, standard and robust"
     stages["evaluation"] = stylize.evaluation(args, "stage:stylization", title=title)
     return tasks.experiment(stages)
+
+
+def _depth(layer: str) -> list[int]:
+    return [int(number) for number in re.findall(r"\d+", layer)]
 
 
 def _inverter(args, name, layer, *, is_deepest) -> ConfigDict:

@@ -1,11 +1,12 @@
 """Stylises pictures of your own: every content in every style, and a contact sheet of them all.
 
-    python -m arinv --config=configs/stylize.py:levels=runs/conv5+runs/conv2+runs/conv1,content=photographs,style=art \
-        --workdir=runs/stylized
+    LEVELS=runs/style/robust_conv5_inverter+runs/style/robust_conv2_inverter+runs/style/robust_conv1_inverter
+    python -m arinv --config=configs/stylize.py:levels=$LEVELS,content=photographs,style=art --workdir=runs/stylized
 
 Leaves pictures/stylized/CONTENT/STYLE.png and sheet_stylized.png. With `standard` and `robust` in place of `levels`,
-one sheet for each encoder and side_by_side.png; any of the three is the workdirs of inverters (configs/inverter.py with
-layer=, or the stages of configs/style.py), joined by "+", in any order.
+one sheet for each encoder and side_by_side.png; any of the three is the workdirs of inverters, joined by "+", in any
+order: the stages ENCODER_LAYER_inverter of configs/style.py, or of configs/inverter.py with layer= the stage `inverter`
+(runs/conv5/inverter for --workdir=runs/conv5).
 
 Arguments: content and style (an image, a folder, or photos:NAME+NAME for photographs that come along), num_content and
 num_style (0: all); size (0: each picture's own; 224: squashed to 224x224, the paper's), resize (squash or crop, for

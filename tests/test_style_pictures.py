@@ -56,6 +56,24 @@ def test_pictures_are_brought_to_the_size_asked_for(tmp_path, changes, shape, re
     assert bool(collection.reduced) == reduced
 
 
+def test_pictures_written_again_or_others_have_another_identity(tmp_path):
+    for name in ("a.png", "b.png"):
+        save(tmp_path / name, (6, 7, 3))
+
+    def identity(**changes):
+        return style_pictures.Collection(fields(content=tmp_path, **changes), "content").identity()
+
+    first, of_one = identity(), identity(num_content=1)
+    assert identity() == first != of_one
+    save(tmp_path / "b.png", (7, 6, 3))
+    assert identity() != first and identity(num_content=1) == of_one
+    photographs = [
+        style_pictures.Collection(fields(content=f"photos:{names}"), "content").identity()
+        for names in ("coffee+chelsea", "coffee", "coffee")
+    ]
+    assert photographs[0] != photographs[1] == photographs[2]
+
+
 def test_photographs_that_come_along_need_no_folder():
     collection = style_pictures.Collection(fields(content="photos:chelsea+coffee+chelsea", max_side=32), "content")
     assert collection.names == ("chelsea", "coffee") and max(collection[1].shape) == 32
@@ -108,7 +126,7 @@ def test_a_damaged_picture_stops_or_is_left_out(tmp_path, capsys):
 
 
 def test_label_maps_share_their_numbers(tmp_path):
-    grey = np.array([[0, 0, 255], [0, 255, 255]], np.uint8)
+    grey = np.array([[0, 0, 255], [9, 255, 255]], np.uint8)
     for folder, name, image in (
         ("content", "a", Image.fromarray(grey)),
         ("style", "x", Image.fromarray(np.full((4, 4), 255, np.uint8))),
@@ -118,21 +136,70 @@ def test_label_maps_share_their_numbers(tmp_path):
         image.save(tmp_path / folder / f"{name}.png")
     maps = label_maps.read(str(tmp_path / "content"), ["a"], str(tmp_path / "style"), ["x", "y.jpg"])
     assert maps.num_labels == 3
-    np.testing.assert_array_equal(maps.content[0], [[0, 0, 2], [0, 2, 2]])
+    np.testing.assert_array_equal(maps.content[0], [[0, 0, 2], [1, 2, 2]])
     assert (maps.style[0] == 2).all() and (maps.style[1] == 1).all()
+    assert [path.relative_to(tmp_path).as_posix() for path in maps.files] == [
+        "content/a.png", "style/x.png", "style/y.png",
+    ]  # fmt: skip
     assert label_maps.read("", ["a"], "", ["x"]).num_labels == 0
 
 
 def test_label_maps_may_be_palettes_and_colours(tmp_path):
-    palette = Image.fromarray(np.array([[0, 1], [1, 2]], np.uint8), "L").convert("P")
-    palette.putdata([0, 1, 1, 2])
-    palette.save(tmp_path / "p.png")
+    save_palette(tmp_path / "p.png", [0, 1, 1, 2], [(0, 0, 0), (0, 0, 1), (0, 0, 2)])
+    save_palette(tmp_path / "q.png", [2, 1, 1, 0], [(0, 0, 2), (0, 0, 1), (0, 0, 0), (0, 0, 0)])  # the last is not used
     colors = np.zeros((2, 2, 3), np.uint8)
     colors[0, 0], colors[1, 1] = (0, 0, 1), (0, 0, 2)
     Image.fromarray(colors).save(tmp_path / "c.png")
-    maps = label_maps.read(str(tmp_path), ["p"], str(tmp_path), ["c"])
+    maps = label_maps.read(str(tmp_path), ["p", "q"], str(tmp_path), ["c"])
     np.testing.assert_array_equal(maps.content[0], [[0, 1], [1, 2]])
+    np.testing.assert_array_equal(maps.content[1], maps.content[0])
     np.testing.assert_array_equal(maps.style[0], [[1, 0], [0, 2]])
+
+
+def test_label_maps_of_other_kinds_that_look_the_same_are_the_same(tmp_path):
+    grey = np.array([[0, 255], [255, 7]], np.uint8)
+    images = {
+        "eight": Image.fromarray(grey),
+        "sixteen": Image.fromarray(grey.astype(np.uint16)),
+        "rgb": Image.fromarray(np.stack([grey] * 3, axis=-1)),
+        "one": Image.fromarray(np.where(grey == 7, 0, grey).astype(np.uint8)).convert("1"),
+        "beyond": Image.fromarray(grey.astype(np.uint16) + 257),
+    }
+    for name, image in images.items():
+        image.save(tmp_path / f"{name}.png")
+    with Image.open(tmp_path / "one.png") as one, Image.open(tmp_path / "sixteen.png") as sixteen:
+        assert one.mode == "1" and sixteen.mode in ("I", "I;16")
+    save_palette(tmp_path / "palette.png", [2, 0, 0, 1], [(255,) * 3, (7,) * 3, (0,) * 3])
+    maps = label_maps.read(str(tmp_path), ["eight", "sixteen", "rgb", "palette"], str(tmp_path), ["one"])
+    assert maps.num_labels == 3
+    for one in maps.content:
+        np.testing.assert_array_equal(one, [[0, 2], [2, 1]])
+    np.testing.assert_array_equal(maps.style[0], [[0, 2], [2, 0]])
+    with pytest.raises(UserError, match="content 'eight' and style 'beyond' have no label in common"):
+        label_maps.read(str(tmp_path), ["eight"], str(tmp_path), ["beyond"])
+
+
+def test_the_first_pair_without_a_label_in_common_is_named(tmp_path):
+    for name, values in {"ab": [1, 2], "c": [3, 3], "bc": [2, 3]}.items():
+        Image.fromarray(np.uint8([values])).save(tmp_path / f"{name}.png")
+    assert label_maps.read(str(tmp_path), ["ab", "c"], str(tmp_path), ["bc"]).num_labels == 3
+    with pytest.raises(UserError, match="content 'c' and style 'ab' have no label in common") as error:
+        label_maps.read(str(tmp_path), ["bc", "c"], str(tmp_path), ["bc", "ab"])
+    assert "\n" not in str(error.value)
+
+
+def test_a_map_is_found_without_the_ending_of_an_image_alone(tmp_path):
+    Image.fromarray(np.uint8([[1, 2]])).save(tmp_path / "a.png")
+    assert label_maps.read(str(tmp_path), ["a.JPG", "a.webp"], str(tmp_path), ["a"]).num_labels == 2
+    with pytest.raises(UserError, match="holds no label map a.1.png"):
+        label_maps.read(str(tmp_path), ["a.1"], str(tmp_path), ["a"])
+
+
+def save_palette(path, entries, colors):
+    image = Image.new("P", (2, 2))
+    image.putpalette([value for color in colors for value in color])
+    image.putdata(entries)
+    image.save(path)
 
 
 @pytest.mark.parametrize(
@@ -142,6 +209,14 @@ def test_label_maps_may_be_palettes_and_colours(tmp_path):
         (lambda folder: (folder / "a.png").write_bytes(b"?"), "a.png is damaged"),
         (lambda folder: save(folder / "a.png", (9, 9, 3)), "more than 32"),
         (lambda folder: save(folder / "a.png", (2, 2, 3), "RGBA"), "has mode RGBA"),
+        (
+            lambda folder: save_palette(folder / "a.png", [0, 1, 2, 2], [(9, 9, 9), (0, 0, 0), (9, 9, 9)]),
+            "colour #090909 twice in its palette, as entries 0 and 2",
+        ),
+        (
+            lambda folder: save_palette(folder / "a.png", [0, 3, 1, 1], [(9, 9, 9), (0, 0, 0), (1, 1, 1)]),
+            "no colour for entry 3",
+        ),
     ],
 )
 def test_wrong_label_maps_are_one_line(tmp_path, prepare, shown):

@@ -9,7 +9,7 @@ import pytest
 from jax.extend.core import jaxprs_in_params
 
 from arinv.errors import UserError
-from arinv.ops.wct import METHODS, VARIANTS, style_moments, transfer, wct
+from arinv.ops.wct import METHODS, VARIANTS, StyleMoments, style_moments, transfer, wct
 
 transform = jax.jit(wct, static_argnames=("variant", "method", "num_labels"))
 SIZES = [(64, 6), (64, 12), (192, 13), (256, 6), (256, 17)]  # channels, side: fewer positions than channels, and more
@@ -64,6 +64,26 @@ def test_the_other_variants_equal_float64_where_the_covariance_is_regular(varian
     expected = reference(content, style, variant)
     for method in METHODS:
         np.testing.assert_allclose(transform(content, style, variant=variant, method=method), expected, atol=2e-3)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_covariance_below_the_cut_is_left_out(method):
+    """Content, or style, of variance 1e-8: rounding would be whitened to noise."""
+    flat, style = 0.5 + 1e-4 * np.random.default_rng(0).normal(size=(2, 8, 8, 8)), features(1, 9, 8)
+    flat = flat.astype(np.float32)
+    mean = np.broadcast_to(style.mean((1, 2))[:, None, None], flat.shape)
+    np.testing.assert_allclose(transform(flat, style, variant="ust", method=method), mean, atol=1e-5)
+    np.testing.assert_allclose(transform(features(2, 8, 8), flat, variant="ust", method=method), 0.5, atol=1e-4)
+    above = 0.5 + 100 * (flat - 0.5)  # of variance 1e-4
+    got = np.asarray(transform(above, style, variant="ust", method=method))
+    np.testing.assert_allclose(got.std((1, 2)), style.std((1, 2)), rtol=0.02)
+
+
+def test_both_methods_agree_up_to_variances_of_1e4():
+    content, style = (100 * features(seed, 12, 64, batch=1) for seed in (0, 1))
+    exact, fast = (transform(content, style, method=method) for method in METHODS)
+    assert 1e4 < np.linalg.eigvalsh(np.cov(style.reshape(-1, 64).T)).max() < 2e5
+    assert np.abs(exact - fast).max() < 1e-3 * style.std()
 
 
 @pytest.mark.parametrize("variant", ["official", "ust"])  # "ct" whitens with the identity added, colours without
@@ -141,6 +161,18 @@ def test_moments_taken_once_serve_many_contents_and_mixtures():
         transfer(features(0, 8, 9), moments[:1])
     with pytest.raises(UserError, match="num_labels"):
         transfer(content, moments[:1], num_labels=2)
+
+
+def test_moments_of_another_number_of_labels_are_refused():
+    content, labels = features(0, 8, 8), np.zeros((2, 8, 8), np.int32)
+    whole, regions = (StyleMoments(np.zeros((2, n, 8)), np.zeros((2, n, 8, 8)), np.zeros((2, n))) for n in (1, 2))
+    for moments, options, shown in (
+        (whole, {"labels": labels, "num_labels": 2}, r"of 1 region\(s\), not 2: .* num_labels=2"),
+        (regions, {}, r"of 2 region\(s\), not 1: .* num_labels=0"),
+        (regions, {"labels": labels, "num_labels": 1}, r"of 2 region\(s\), not 1: .* num_labels=1"),
+    ):
+        with pytest.raises(UserError, match=shown):
+            transfer(content, (moments,), **options)
 
 
 @pytest.mark.parametrize(

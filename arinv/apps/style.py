@@ -155,8 +155,8 @@ def stylize_with(
       float32 [B, H, W, 3] in [0, 1].
 
     Raises:
-      UserError: no level, images outside [0, 1], unknown names, codes of other levels, or weights that are not one a
-        code.
+      UserError: no level, images outside [0, 1], unknown names, codes of other levels or another number of labels, or
+        weights that are not one a code.
     """
     _check_levels(levels)
     check_images(content, "content")

@@ -67,8 +67,9 @@ def wct(
       alpha: share of the transformed features, 1 for all; the rest are the content's.
       variant: "official", "ust" or "ct", see above.
       method: how roots of the covariances are taken: "eigh", exact but on a GPU one image after the other, or
-        "newton_schulz", products of matrices only: within 1e-3 of it where the covariance is regular, as the added
-        identity makes it; with "ust", directions of less than 1e-4 of its norm come out weaker.
+        "newton_schulz", products of matrices only: within 1e-3 of it (over the style's standard deviation) where the
+        covariance is regular, as the added identity makes it up to variances of 1e5 (5e-2 at 1e6); with "ust",
+        directions of less than 1e-4 of its Frobenius norm come out weaker, and none from a norm of 1e-5 or less.
       content_labels: int [B, h, w], 0..num_labels-1: each region takes on the style of the same label's region;
         regions without a counterpart, of 10 positions or fewer, or of very different size are left as they are.
       style_labels: int [B, h', w'], likewise.
@@ -122,8 +123,7 @@ def style_moments(
     parts = []
     for mask in _masks(labels, num_labels, (b, h * w)):
         mean, _, samples = _moments(rows, mask)
-        root = _color(samples, variant, method)
-        parts.append(StyleMoments(mean[:, 0], root, jnp.sum(mask, axis=1)))
+        parts.append(StyleMoments(mean[:, 0], _color(samples, variant, method), jnp.sum(mask, axis=1)))
     return StyleMoments(*(jnp.stack(values, axis=1) for values in zip(*parts, strict=True)))
 
 
@@ -154,8 +154,8 @@ def transfer(
       float32 [B, h, w, C].
 
     Raises:
-      UserError: unknown variant or method, moments of other features, weights that are not one a style, or labels
-        without their number or the other way round.
+      UserError: unknown variant or method, moments of other features or another number of labels, weights that are not
+        one a style, or labels without their number or the other way round.
 
     Source: Li et al. 2017, section 3; regions as in Yoo et al. 2019 (WCT2).
     """
@@ -166,8 +166,9 @@ def transfer(
     for style in styles:
         if content.ndim != 4 or content.shape[::3] != style.mean.shape[::2]:
             raise _mismatch(content.shape, style.mean.shape)
-    b, h, w, c = content.shape
-    rows = content.reshape(b, h * w, c)
+        if (count := style.mean.shape[1]) != (needed := max(1, num_labels)):
+            raise UserError(f"moments of {count} region(s), not {needed}: give style_moments num_labels={num_labels}")
+    rows = content.reshape(content.shape[0], -1, content.shape[-1])
     results = [rows] * len(styles)
     for label, mask in enumerate(_masks(labels, num_labels, rows.shape[:2])):
         _, centred, samples = _moments(rows, mask)
@@ -213,8 +214,7 @@ def _masks(labels: ArrayLike | None, num_labels: int, shape: tuple[int, int]) ->
 
 def _comparable(own: Array, other: Array) -> Array:
     """Returns whether regions of so many positions [B] are large and alike enough."""
-    large = (own > _MIN_PIXELS) & (other > _MIN_PIXELS)
-    return large & (own < _MAX_RATIO * other) & (other < _MAX_RATIO * own)
+    return (jnp.minimum(own, other) > _MIN_PIXELS) & (own < _MAX_RATIO * other) & (other < _MAX_RATIO * own)
 
 
 def _clamp(colored: Array, content: Array, mask: Array) -> Array:
@@ -263,7 +263,8 @@ def _root(samples: Array, variant: str, method: str, *, regular: bool, inverse: 
     covariance = _transpose(samples) @ samples + (jnp.eye(samples.shape[-1])[None] if regular else 0.0)
     cut = _SMALLEST_EIGENVALUE if variant == "ust" else 0.0
     if method == "newton_schulz":
-        return sqrt_and_inverse_sqrt(covariance, ridge=1e-6 if cut else 0.0)[int(inverse)]
+        is_small = jnp.linalg.norm(covariance, axis=(1, 2), keepdims=True) <= cut  # and so is every eigenvalue
+        return jnp.where(is_small, 0.0, sqrt_and_inverse_sqrt(covariance, ridge=1e-6 if cut else 0.0)[int(inverse)])
     values, vectors = _eigh(covariance)
     kept = jnp.maximum(values, 1e-30)
     return _from_eigen(vectors, jnp.where(values > cut, jax.lax.rsqrt(kept) if inverse else jnp.sqrt(kept), 0.0))

@@ -3,7 +3,7 @@
 Reads the pictures that the stylization left, so what is measured is what is seen. Leaves per_pair.csv and per_pair.npz
 (every number of every pair), table.md, report.html (the table with the contact sheets) and results.json: means over
 pairs for each entry, such as a standard and a robust encoder, and for the contents as they were. Killed at any moment,
-it goes on with the contents that are missing.
+it goes on with the contents that are missing, or anew where the pictures or the weights are others.
 
 The Gram loss looks through VGG-19 where config.metric_networks.vgg19 names its weights, as in the paper; else through
 the encoder of the entry "robust" (or the last one), and then says so in its name.
@@ -13,6 +13,7 @@ import dataclasses
 import pathlib
 import shutil
 from collections.abc import Mapping, Sequence
+from itertools import product
 from typing import Any
 
 import jax
@@ -22,7 +23,7 @@ from ml_collections import ConfigDict
 from arinv import data, metrics
 from arinv.errors import UserError
 from arinv.ops.images import to_float
-from arinv.tasks import metric_networks, networks, setting
+from arinv.tasks import metric_networks, networks, parts, setting
 from arinv.tasks import workdir as workdirs
 from arinv.tasks.style import levels as style_levels
 from arinv.tasks.style import report as style_report
@@ -71,6 +72,7 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
     network = _load_network(config, workdir, source, done["order"])
     workdirs.open_workdir(config, workdir)
     measure = _Measurement(network, content, style, config.batch_size)
+    parts.claim(workdir / _PARTS, _identity(source, done["order"], measure))
     pairs = _measure_all(config, workdir, source, done["order"], measure)
     key = f"gram_{network.name}"
     pairs = {entry: {key: values["gram"], "ssim": values["ssim"]} for entry, values in pairs.items()}
@@ -111,7 +113,7 @@ class _Measurement:
     """The numbers of one content with all styles at a time."""
 
     def __init__(self, network: metric_networks.MetricNetwork, content: Collection, style: Collection, batch_size: int):
-        self.content, self.style = content, style
+        self.content, self.style, self.weights = content, style, network.weights
         self._network, self._batch_size = network, batch_size
         self._statistics, self._distance = jax.jit(self._statistics_of), jax.jit(metrics.gram_distance)
         self._ssim = jax.jit(lambda images, content: metrics.ssim(to_float(images), to_float(content)))
@@ -158,6 +160,14 @@ class _Measurement:
                 f"{self._network.name} need {self._smallest}: leave it out, or set size"
             )
         return picture
+
+
+def _identity(source: pathlib.Path, entries: Sequence[str], measure: _Measurement) -> str:
+    """Returns what the numbers come from: weights, contents, styles and the stylization's pictures."""
+    content, style = measure.content, measure.style
+    places = (stylization.picture_path(source, *names) for names in product(entries, content.names, style.names))
+    pictures = [path for path in places if path.exists()]  # a missing one is told when it is read
+    return parts.made_of(measure.weights, content.identity(), style.identity(), files=pictures)
 
 
 def _measure_all(

@@ -64,10 +64,11 @@ def without_head(name: str, module: Any) -> Any:
 def sides(module: Any) -> tuple[int, int]:
     """Returns what the sides of an encoder's images must be multiples of, and the length of the shortest, in pixels."""
     specs = module.feature_specs().values()  # of all layers: an encoder is run to its end
-    return (
-        max(spec.stages[-1].stride for spec in specs),
-        max(spec.stages[-1].stride * (1 + spec.offset) for spec in specs),
-    )
+    multiple = max(spec.stages[-1].stride for spec in specs)
+    shortest = max(spec.stages[-1].stride * (1 + spec.offset) for spec in specs)
+    if getattr(module, "head", "") == "pooled":
+        shortest = max(shortest, 2 * multiple)  # a VGG pools by two once more, and no named feature lies behind that
+    return multiple, shortest
 
 
 def _level(inverter: networks.Inverter, variables: tuple[Variables, Variables]) -> Level:

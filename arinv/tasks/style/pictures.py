@@ -22,6 +22,7 @@ from arinv.data.folder import SUFFIXES, is_image
 from arinv.data.images import RESIZE_MODES
 from arinv.data.photos import CLASS_NAMES
 from arinv.errors import UserError, unknown
+from arinv.tasks.parts import made_of
 
 _PHOTOS = "photos:"
 
@@ -46,6 +47,7 @@ class Collection:
         """
         self._fields, reference = fields, fields[which]
         self.reduced: set[str] = set()
+        self._files: tuple[pathlib.Path, ...] = ()  # none of photographs
         if reference.startswith(_PHOTOS):
             chosen = _photographs(reference)
             self._pictures = [data.read_photograph(name) for name in chosen]
@@ -53,10 +55,11 @@ class Collection:
         else:
             self._pictures = data.open_pictures(reference, on_bad_image=fields.on_bad_image)
             self.names = _short_names(self._pictures.names)
+            self._files = self._pictures.paths
             if self._pictures.bad_files:
                 print(f"{reference}: skipped {len(self._pictures.bad_files)} unreadable image(s)", file=sys.stderr)
         if count := fields[f"num_{which}"]:
-            self.names = self.names[:count]
+            self.names, self._files = self.names[:count], self._files[:count]
 
     def __len__(self) -> int:
         return len(self.names)
@@ -76,6 +79,10 @@ class Collection:
         self.reduced.add(self.names[index])
         size = (max(1, round(width * factor)), max(1, round(height * factor)))
         return np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.BILINEAR))
+
+    def identity(self) -> str:
+        """Returns a text that differs where there are other pictures, or files that were written again."""
+        return made_of(*self.names, files=self._files)
 
 
 def validate(fields: ConfigDict) -> None:

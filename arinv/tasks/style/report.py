@@ -10,7 +10,7 @@ import numpy as np
 
 from arinv.tasks import page
 from arinv.train.array_files import write_arrays
-from arinv.train.writer import write_atomically
+from arinv.train.writer import write_text
 
 
 def write_pairs(
@@ -36,7 +36,7 @@ def write_pairs(
             for j, style in enumerate(styles):
                 numbers = [f"{values[name][i, j]:.6g}" for name in names]
                 lines.writerow([entry, content, style, *numbers])
-    write_atomically(workdir / "per_pair.csv", text.getvalue().encode())
+    write_text(workdir / "per_pair.csv", text.getvalue())
     arrays = {f"{entry}/{name}": one for entry, values in pairs.items() for name, one in values.items()}
     names = {"contents": np.array(contents), "styles": np.array(styles)}
     write_arrays(workdir / "per_pair.npz", arrays | names)

@@ -2,12 +2,13 @@
 
 Leaves pictures/ENTRY/CONTENT/STYLE.png, a contact sheet for each entry (sheet_ENTRY.png), the entries side by side
 (side_by_side.png, where there are several), and results.json. Killed at any moment, it goes on with the pictures that
-are missing.
+are missing; those of other weights, contents, styles or label maps are made again.
 
 config.entries maps a name, such as "standard" or "robust", to the workdirs of the inverters of its levels; config.mix
 holds weights of all styles, in the order of their names, for one picture in a mixture of them; empty for one in each.
 """
 
+import json
 import pathlib
 import sys
 from collections.abc import Sequence
@@ -21,7 +22,7 @@ from arinv import data
 from arinv.apps.style import ORDERS
 from arinv.errors import UserError, unknown
 from arinv.ops import wct
-from arinv.tasks import setting
+from arinv.tasks import parts, setting
 from arinv.tasks import workdir as workdirs
 from arinv.tasks.style import batches as style_batches
 from arinv.tasks.style import label_maps
@@ -73,7 +74,7 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
 
     Args:
       config: as made by configs/stylize.py.
-      workdir: of this run; pictures that are there already are kept.
+      workdir: of this run; pictures that were made of the same are kept.
 
     Raises:
       UserError: pictures, label maps or checkpoints that cannot be used.
@@ -91,6 +92,8 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
     for name, levels in sources.items():
         networks = style_levels.load(levels, dtype=dtype)
         described[name] = networks.describe()
+        used = json.dumps(described[name], sort_keys=True), content.identity(), style.identity()
+        parts.claim(_folder(workdir, name), parts.made_of(*used, files=maps.files))
         stylizer = style_batches.PairStylizer(config, networks, content, style, maps, mesh)
         _make_pictures(stylizer, workdir, name, content.names, column_names(config, style), config.title)
     if reduced := content.reduced | style.reduced:
@@ -123,7 +126,11 @@ def column_names(config: ConfigDict, style: Collection) -> list[str]:
 
 def picture_path(workdir: pathlib.Path, entry: str, content: str, column: str) -> pathlib.Path:
     """Returns where the picture of a pair is."""
-    return workdir / "pictures" / entry / content / f"{column}.png"
+    return _folder(workdir, entry) / content / f"{column}.png"
+
+
+def _folder(workdir: pathlib.Path, entry: str) -> pathlib.Path:
+    return workdir / "pictures" / entry
 
 
 def _make_pictures(

@@ -1,0 +1,113 @@
+"""A stylization or its evaluation that was cut short, and whose inverters or pictures changed meanwhile.
+
+What is made is stood for by numbers: nothing is compiled.
+"""
+
+import shutil
+import types
+
+import numpy as np
+import pytest
+import untrained
+from PIL import Image
+
+from arinv import main
+from arinv.tasks.style import evaluation, stylization
+from configs import stylize
+
+FOLDERS = {"content": "ab", "style": "x", "content_labels": "ab", "style_labels": "x"}
+
+
+class Cut(Exception):
+    """What stands for a kill."""
+
+
+def draw(path, values):
+    path.parent.mkdir(exist_ok=True)
+    Image.fromarray(np.resize(np.uint8(values), (16, 16))).save(path)
+
+
+def train(folder, seed):
+    shutil.rmtree(folder / "inverter", ignore_errors=True)
+    untrained.write_inverter(folder / "inverter", folder / "encoder", seed=seed, layer="conv1")
+
+
+@pytest.fixture
+def config(tmp_path):
+    """A stylization of two contents in one style, with label maps; its data lie in tmp_path."""
+    untrained.write_encoder(tmp_path / "encoder", seed=0)
+    train(tmp_path, 1)
+    for folder, names in FOLDERS.items():
+        for name in names:
+            draw(tmp_path / folder / f"{name}.png", [1, 2])
+    arguments = ",".join(f"{folder}={tmp_path / folder}" for folder in FOLDERS)
+    return stylize.get_config(f"levels={tmp_path / 'inverter'},border=0,evaluate=True,{arguments}")
+
+
+@pytest.fixture
+def made(monkeypatch):
+    """The pairs whose pictures were made, which are flat."""
+    made = []
+
+    def make(self, batch):
+        made.extend(batch.items)
+        return [np.full((16, 16, 3), len(made), np.uint8) for _ in batch.items]
+
+    monkeypatch.setattr(stylization.style_batches.PairStylizer, "make", make)
+    return made
+
+
+def run_again(config, workdir):
+    (workdir / "results.json").unlink()
+    main.run(config, workdir)
+
+
+@pytest.mark.parametrize("changed", ["inverter", *FOLDERS])
+def test_pictures_of_something_else_are_made_again(config, made, tmp_path, changed):
+    workdir = tmp_path / "run"
+    main.run(config.stages.stylization, workdir)
+    run_again(config.stages.stylization, workdir)
+    assert made == [(0, 0), (1, 0)]  # and no more
+    if changed == "inverter":
+        train(tmp_path, 2)
+    else:
+        draw(next((tmp_path / changed).iterdir()), [2, 1, 2, 2])
+    run_again(config.stages.stylization, workdir)
+    assert made == 2 * [(0, 0), (1, 0)]
+    assert {np.asarray(Image.open(path)).max() for path in (workdir / "pictures").rglob("*.png")} == {4}
+
+
+class Measurement:
+    """Stands for the numbers of a content."""
+
+    def __init__(self, network, content, style, batch_size):
+        self.content, self.style, self.weights = content, style, network.weights
+
+    def of_content(self, index):
+        return {"gram": [0.0], "ssim": [1.0]}
+
+    def of_pictures(self, index, pictures):
+        Measurement.measured.append(index)
+        if Measurement.measured == [0, 1]:
+            raise Cut
+        return {"gram": [float(picture.mean()) for picture in pictures], "ssim": [0.5]}
+
+
+@pytest.mark.parametrize("changed", ["nothing", "weights", "picture", "style"])
+def test_numbers_of_something_else_are_measured_again(config, made, tmp_path, monkeypatch, changed):
+    network = types.SimpleNamespace(name="net", weights="abc", style_layers=("conv1",), origin="given")
+    monkeypatch.setattr(evaluation, "_load_network", lambda *_: network)
+    monkeypatch.setattr(evaluation, "_Measurement", Measurement)
+    monkeypatch.setattr(Measurement, "measured", [], raising=False)
+    with pytest.raises(Cut):
+        main.run(config, tmp_path / "run")
+    pictures = tmp_path / "run" / "stylization" / "pictures" / "stylized"
+    if changed == "weights":
+        network.weights = "def"
+    elif changed == "picture":
+        draw(pictures / "a" / "x.png", [9])
+    elif changed == "style":
+        draw(tmp_path / "style" / "x.png", [9])
+    main.run(config, tmp_path / "run")
+    assert Measurement.measured == [0, 1] + ([1] if changed == "nothing" else [0, 1])
+    assert made == [(0, 0), (1, 0)] and not (tmp_path / "run" / "evaluation" / "parts").exists()
