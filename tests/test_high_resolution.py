@@ -107,6 +107,45 @@ def test_a_run_that_was_killed_goes_on_with_what_is_finished(untrained, tmp_path
         np.testing.assert_array_equal(arrays["robust/1/psnr"], before)
 
 
+@pytest.fixture
+def brightness(monkeypatch):
+    """Every image's mean instead of a measurement, which costs no compilation; a list of the scales it was taken at."""
+    calls = []
+
+    def measure(config, _, __, arrays, *, scale, **options):
+        calls.append(scale)
+        tiles = np.zeros((config.log.num_pictures, 32, 32, 3), np.uint8)
+        return {"pictures": tiles, "psnr": arrays["image"].mean((1, 2, 3))}
+
+    monkeypatch.setattr(high_resolution, "_measure", measure)
+    return calls
+
+
+def test_other_test_images_are_measured_anew(untrained, tmp_path, monkeypatch, brightness):
+    config, load = scale_task(untrained, metrics="psnr"), high_resolution.data.load_arrays
+    main.run(config, tmp_path)
+    before = read(tmp_path / "results.json")["curves"]["robust"]["psnr"]
+    images = 255 - load(high_resolution.setting.open_source(config, "test"))["image"]
+    monkeypatch.setattr(high_resolution.data, "load_arrays", lambda source: load(source) | {"image": images})
+    (tmp_path / "results.json").unlink()
+    main.run(config, tmp_path)
+    assert brightness == [1, 2] * 2
+    np.testing.assert_allclose(read(tmp_path / "results.json")["curves"]["robust"]["psnr"], 255 - np.array(before))
+
+
+@pytest.mark.parametrize(("first", "then", "shown"), [(3, 1, 1), (1, 3, 1), (0, 2, 0), (2, 0, 0)])
+def test_the_number_of_pictures_may_change_before_a_run_goes_on(untrained, tmp_path, brightness, first, then, shown):
+    main.run(scale_task(untrained, metrics="psnr", num_pictures=first), tmp_path)
+    for name in ("results.json", "parts/robust_2.npz", "pictures.png"):
+        (tmp_path / name).unlink(missing_ok=True)
+    main.run(scale_task(untrained, metrics="psnr", num_pictures=then), tmp_path)
+    assert brightness == [1, 2, 2]
+    assert (tmp_path / "pictures.png").exists() == (shown > 0)
+    if shown:
+        with Image.open(tmp_path / "pictures.png") as picture:  # two rows of 96 px for each
+            assert round(picture.height / (2 * 96)) == shown
+
+
 def test_parts_of_other_weights_and_damaged_ones_are_made_anew(tmp_path):
     parts = Parts(tmp_path, "a")
     parts.save("x", {"values": np.arange(3)})
@@ -130,6 +169,8 @@ def run(config, workdir):
     [
         (high_resolution_config, "scales=0", "scales must be 1 or more"),
         (high_resolution_config, "compare=both", "unknown comparison 'both'; known: enlarged, original"),
+        (high_resolution_config, "metrics=", "metrics is empty; name one or more of mse, psnr, "),
+        (high_resolution_config, "metrics=+", "metrics is empty; name one or more of mse, psnr, "),
         (high_resolution_config, "metrics=psnr+fid", "unknown metric at several scales 'fid'; known: "),
         (high_resolution_config, "image_size=20", "data.image_size 20 must be a multiple of 8 px"),
         (compare_inversion, "search=robust+best", "'best' is none of the inverters standard, robust"),

@@ -101,6 +101,7 @@ def test_enlarging_is_bilinear_and_the_way_back_averages():
     np.testing.assert_allclose(enlarged[:, 0, 1::3], images[:, 0], atol=1e-6)  # continued beyond the border
 
     call = {"layer": "same", "scale": 3}
+    np.testing.assert_array_equal(inversion.enlarge(images, scale=np.int64(3)), enlarged)
     pair = inversion.invert_scaled(lambda x: x, identity, images, **call)
     np.testing.assert_array_equal(pair.targets, pair.reconstructions)
     back = inversion.invert_scaled(lambda x: jnp.zeros_like(x) + 0.25, identity, images, compare="original", **call)
@@ -175,6 +176,8 @@ def test_padding_far_from_the_picture_s_end_changes_nothing_inside(small):
         (lambda x: inversion.invert(lambda f: f[:, 1:], identity, x, layer="same"), "8 x 8 px gives 7 x 8 px; pad"),
         (lambda x: inversion.invert_scaled(lambda f: f, identity, x, layer="same", scale=0), "scale .* got 0"),
         (lambda x: inversion.invert_scaled(lambda f: f, identity, x, layer="same", scale=2.0), "whole number"),
+        (lambda x: inversion.enlarge(x, scale=True), "whole number of 1 or more; got True"),
+        (lambda x: inversion.enlarge(x, scale=np.float32(2)), "whole number of 1 or more; got .*2.0"),
         (
             lambda x: inversion.invert_scaled(lambda f: f, identity, x, layer="same", scale=1, compare="both"),
             "known: enlarged, original",

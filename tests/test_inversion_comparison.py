@@ -4,11 +4,12 @@ import json
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from arinv import main
 from arinv.tasks.inversion import comparison as inversion_comparison
 from arinv.tasks.parts import Parts
-from configs import compare_inversion
+from configs import compare_inversion, defaults
 
 
 def both(folder):
@@ -67,3 +68,28 @@ def test_a_search_that_was_killed_goes_on_to_the_same_images(untrained, compared
     before, after = (read(path / "results.json")["entries"]["RI, robust"] for path in (compared, tmp_path))
     for metric in ("psnr", "psnr_std", "feature_distance"):
         assert before[metric] == after[metric]
+
+
+def test_no_part_of_other_test_images_and_no_metric_but_the_features(untrained, tmp_path):
+    def write(grey):
+        for split in ("train", "test"):
+            for i in range(8):
+                path = tmp_path / "set" / split / "a" / f"{i}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(np.full((16, 16, 3), grey + i, np.uint8)).save(path)
+
+    def run(workdir):
+        data = defaults.dataset(f"folder:{tmp_path}/set", encoder="alexnet_small", image_size=16)
+        inverters, options = {"robust": f"{untrained}/robust_inverter"}, {"encoders": (), "num_pictures": 0}
+        config = compare_inversion.inversion_comparison(inverters, data=data, metrics="", batch_size=8, **options)
+        main.run(config, workdir)
+        with np.load(workdir / "per_image.npz", allow_pickle=False) as arrays:
+            return dict(arrays)
+
+    write(10)
+    run(tmp_path / "run")
+    (tmp_path / "run" / "results.json").unlink()
+    write(200)
+    resumed, anew = run(tmp_path / "run"), run(tmp_path / "anew")
+    assert list(resumed) == ["robust/feature_distance"]
+    np.testing.assert_array_equal(*(found["robust/feature_distance"] for found in (resumed, anew)))

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import shutil
 
 import numpy as np
@@ -84,6 +85,88 @@ def test_inverting_goes_on_after_a_kill_and_again_after_a_loss(untrained, pictur
     assert lost.read_bytes() == before and kept.stat().st_mtime_ns == time
     for name in ("reconstructions.csv", "overview.png"):
         assert (workdir / name).read_bytes() == (inverted / name).read_bytes()
+
+
+def invert_folder(untrained, folder, workdir):
+    """Inverts a folder, again where that was done, and returns the table's rows."""
+    (workdir / "results.json").unlink(missing_ok=True)
+    main.run(invert.get_config(f"images={folder},inverter={untrained}/robust_inverter"), workdir)
+    text = (workdir / "reconstructions.csv").read_text(encoding="utf-8", errors="surrogateescape")
+    return list(csv.DictReader(text.splitlines()))
+
+
+def save(path, height, width, seed=0):
+    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path)
+
+
+def test_a_picture_that_was_replaced_is_inverted_anew_and_no_other(untrained, tmp_path):
+    folder, out = tmp_path / "images", tmp_path / "out"
+    save(folder / "a.png", 8, 8)
+    save(folder / "b.png", 8, 8)
+    before = invert_folder(untrained, folder, out)
+    kept = (out / "inverter" / "b.png").stat().st_mtime_ns
+    save(folder / "a.png", 6, 9, seed=1)
+    replaced, other = invert_folder(untrained, folder, out)
+    assert other == before[1] and (out / "inverter" / "b.png").stat().st_mtime_ns == kept
+    picture, found = (data.read_image(place / "a.png") / 255 for place in (folder, out / "inverter"))
+    assert (replaced["height"], replaced["width"]) == ("6", "9") and found.shape == (6, 9, 3)
+    np.testing.assert_allclose(float(replaced["psnr_inverter"]), -10 * np.log10(np.mean((found - picture) ** 2)), 1e-3)
+
+
+def test_no_two_pictures_share_a_reconstruction(untrained, tmp_path):
+    folder, out = tmp_path / "images", tmp_path / "out"
+    save(folder / "a.jpg", 6, 7)
+    save(folder / "b.jpg", 6, 8)
+    save(folder / "b.jpg.png" / "c.png", 6, 9)
+    invert_folder(untrained, folder, out)
+    save(folder / "a.jpg.png", 7, 6)  # whose name a.jpg's reconstruction has so far
+    assert len(invert_folder(untrained, folder, out)) == 4
+    found = {
+        path.relative_to(out / "inverter").as_posix(): data.read_image(path).shape[:2]
+        for path in (out / "inverter").rglob("*")
+        if path.is_file()
+    }
+    assert found == {
+        "a.jpg.png": (7, 6),
+        "a.jpg.png.png": (6, 7),
+        "b.jpg.png.png": (6, 8),
+        "b.jpg.png/c.png": (6, 9),
+    }
+
+
+def test_names_that_are_not_utf_8_keep_their_bytes(untrained, tmp_path):
+    folder, out = tmp_path / "images", tmp_path / "out"
+    name = os.fsdecode(b"caf\xe9.png")
+    save(tmp_path / "plain.png", 8, 8)
+    folder.mkdir()
+    try:
+        shutil.copy(tmp_path / "plain.png", folder / name)
+    except OSError:
+        pytest.skip("the file system takes names in UTF-8 only")
+    for _ in range(2):
+        (row,) = invert_folder(untrained, folder, out)
+        assert row["picture"] == name
+    assert b"\ncaf\xe9.png,8,8," in (out / "reconstructions.csv").read_bytes()
+    assert (out / "inverter" / name).exists() and (out / "overview.png").exists()
+
+
+def test_a_workdir_among_the_pictures_is_one_line(untrained, tmp_path):
+    save(tmp_path / "robust" / "a.png", 8, 8)
+    before = (tmp_path / "robust" / "a.png").read_bytes()
+    for workdir, images, shown in (
+        ("robust", "robust", "lies in the folder of pictures"),
+        ("robust/inner", "robust", "lies in the folder of pictures"),
+        (".", "robust", "would overwrite the pictures"),
+        (".", "robust/a.png", "would overwrite the pictures"),
+    ):
+        config = invert.get_config(f"images={tmp_path}/{images},robust={untrained}/robust_inverter")
+        with pytest.raises(UserError, match=shown) as error:
+            main.run(config, tmp_path / workdir)
+        assert "\n" not in str(error.value)
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [tmp_path / "robust" / "a.png"]
+    assert (tmp_path / "robust" / "a.png").read_bytes() == before
 
 
 def test_a_picture_alone_is_inverted_as_among_others(untrained, pictures, inverted, tmp_path):

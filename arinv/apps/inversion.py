@@ -7,6 +7,7 @@ Images are float32 [B, H, W, C] in [0, 1]; padding and cropping take uint8 as we
 Source: Rojas-Gomez et al. 2022, sections 4.3 and A1.2, and the padding of the released code.
 """
 
+import operator
 from typing import NamedTuple
 
 import jax
@@ -111,11 +112,15 @@ def enlarge(images: ArrayLike, *, scale: int) -> Array:
     Raises:
       UserError: a factor that is no whole number of 1 or more.
     """
-    if not isinstance(scale, int) or scale < 1:
+    try:
+        factor = 0 if isinstance(scale, bool) else operator.index(scale)  # NumPy's integers are welcome
+    except TypeError:
+        factor = 0
+    if factor < 1:
         raise UserError(f"scale must be a whole number of 1 or more; got {scale!r}")
     images = jnp.asarray(images)
     b, h, w, c = images.shape
-    return images if scale == 1 else jax.image.resize(images, (b, scale * h, scale * w, c), "linear")
+    return images if factor == 1 else jax.image.resize(images, (b, factor * h, factor * w, c), "linear")
 
 
 def invert_padded(

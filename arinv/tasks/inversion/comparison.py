@@ -10,6 +10,7 @@ Source: Rojas-Gomez et al. 2022, section 4.4, Table 7.
 import functools
 import pathlib
 import time
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -83,9 +84,9 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
     workdirs.open_workdir(config, workdir)
     ways = {name: (inverters[name], _generate) for name in inverters}
     ways = {f"RI, {name}": (inverters[name], _optimize) for name in config.optimization.encoders} | ways
-    found, measured = {}, {}
+    found, measured, checksum = {}, {}, zlib.crc32(arrays["image"])
     for name, (inverter, reconstruct) in ways.items():
-        parts = Parts(workdir / "parts" / name.replace(", ", "_"), inverter.weights)
+        parts = Parts(workdir / "parts" / name.replace(", ", "_"), f"{inverter.weights} {checksum}")
         made = reconstruct(config, name, inverter, batches, parts, mesh)
         measurement = Measurement(config, workdir, inverter.trained.encoder)
         found[name] = _measure(config, inverter, measurement, batches, made)

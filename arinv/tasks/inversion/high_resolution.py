@@ -8,6 +8,7 @@ Source: Rojas-Gomez et al. 2022, section 4.3, scenario 1, Tables 5 and A1.
 """
 
 import pathlib
+import zlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -46,9 +47,11 @@ def validate(config: ConfigDict) -> None:
     """
     setting.validate(config)
     measurements.validate(config)
+    named, known = config.metrics.split("+"), [name for name in measurements.METRICS if name not in _OF_ONE_SIZE]
+    if not any(named):
+        raise UserError(f"metrics is empty; name one or more of {', '.join(known)}, joined by +")
     for name in _OF_ONE_SIZE:
-        if name in config.metrics.split("+"):
-            known = [metric for metric in measurements.METRICS if metric not in _OF_ONE_SIZE]
+        if name in named:
             raise unknown("metric at several scales", name, known)
     if config.compare not in inversion.COMPARISONS:
         raise unknown("comparison", config.compare, inversion.COMPARISONS)
@@ -72,12 +75,13 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
     arrays = data.load_arrays(setting.open_source(config, "test"))
     workdirs.open_workdir(config, workdir)
     work = sum(scale**2 for scale in _scales(config)) * len(inverters) * len(arrays["label"])
-    found, measured = {}, {}
+    found, measured, checksum = {}, {}, str(zlib.crc32(arrays["image"]))
     with progress_bar(None, config.title, total=work, unit="image") as bar:
         for name, inverter in inverters.items():
             measurement = Measurement(config, workdir, inverter.trained.encoder)
             measured[name] = measurement.finish()
-            parts = Parts(workdir / "parts", " ".join([inverter.weights, *measured[name]["metric_weights"].values()]))
+            made_with = [inverter.weights, *measured[name]["metric_weights"].values(), checksum]
+            parts = Parts(workdir / "parts", " ".join(made_with))
             for scale in _scales(config):
                 bar.set_description_str(f"{config.title}: {name} x{scale}", refresh=False)
                 part = parts.load(f"{name}_{scale}")
@@ -185,8 +189,10 @@ def _write(config: ConfigDict, workdir: pathlib.Path, results: Mapping[str, Any]
     }
     page.write(workdir, config.title, [_table(results, columns)], [_note(results)])
     curves.write_curves(workdir / "curves.png", panels, x=scales, x_label="scale", title=config.title)
-    if config.log.num_pictures:
-        write_png(workdir / "pictures.png", _picture(config, names, found, images))
+    # A part from before may hold more pictures or fewer than are asked for now.
+    count = min(config.log.num_pictures, *(len(part["pictures"]) for part in found.values()))
+    if count > 0:
+        write_png(workdir / "pictures.png", _picture(config, names, found, images[:count]))
     arrays = {
         f"{name}/{scale}/{key}": values
         for (name, scale), part in found.items()
@@ -224,12 +230,11 @@ def _note(results: Mapping[str, Any]) -> str:
 
 
 def _picture(config: ConfigDict, names: list[str], found, images: np.ndarray) -> np.ndarray:
-    """Returns rows for each of the first images: itself, then each inverter's reconstructions at every scale."""
+    """Returns rows for each of these first images: itself, then each inverter's reconstructions at every scale."""
     side, rows = _tile_side(config), {}
-    count = len(found[names[0], 1]["pictures"])
-    for i in range(count):
-        suffix = f" {i + 1}" if count > 1 else ""
-        rows[f"image{suffix}"] = zoom(images[i], side)[None]
+    for i, image in enumerate(images):
+        suffix = f" {i + 1}" if len(images) > 1 else ""
+        rows[f"image{suffix}"] = zoom(image, side)[None]
         for name in names:
             rows[f"{name}{suffix}"] = np.stack([found[name, scale]["pictures"][i] for scale in _scales(config)])
     size = config.data.image_size

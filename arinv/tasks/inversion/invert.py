@@ -2,7 +2,8 @@
 
 Leaves NAME/PICTURE.png (the reconstruction of every picture at full size, by the inverter of that name), overview.png
 (the first pictures above their reconstructions), reconstructions.csv (PSNR and SSIM of every picture, as written, with
-8 bits) and results.json. Pictures that are done are noted in progress.jsonl and not done again.
+8 bits; names that are not UTF-8 keep their bytes) and results.json. Pictures that are done are noted in
+NAME.progress.jsonl, with size and time of their files, and not done again while those stay as they are.
 
 Source: Rojas-Gomez et al. 2022, section 4.3, scenario 2.
 """
@@ -14,7 +15,7 @@ import pathlib
 import sys
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence, Set
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -31,8 +32,9 @@ from arinv.tasks.inversion.any_size import AnySizeInverter
 from arinv.tasks.pictures import labelled_grid
 from arinv.tasks.thumbnails import fit
 from arinv.train.progress import progress_bar, progress_callback
-from arinv.train.writer import write_atomically, write_png
+from arinv.train.writer import write_atomically, write_png, write_text
 
+_OVERVIEW = "overview.png"
 _SSIM_WINDOW = 11  # px
 _MOST_IN_BATCH = 16
 _LETTERS = 26  # of a picture's name above its column
@@ -67,14 +69,16 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
       workdir: where the reconstructions go.
 
     Raises:
-      UserError: a picture or an inverter that cannot be read, or a picture that is too large.
+      UserError: a picture or an inverter that cannot be read, a picture that is too large, or a workdir among the
+        pictures.
     """
     root = pathlib.Path(config.data.name).expanduser()
-    if root.resolve() in workdir.resolve().parents:
-        raise UserError(f"workdir {workdir} lies in the folder of pictures {config.data.name}; name another --workdir")
+    workdirs.check_apart(config.data.name, workdir)
+    _check_outputs(config, root.resolve(), workdir.resolve())
     pictures = data.open_pictures(
         config.data.name, on_bad_image=config.data.on_bad_image, progress=progress_callback("checking pictures")
     )
+    files = _files(pictures)
     sizes, too_large = _sizes(config, pictures)
     inverters = {
         name: any_size.load(workdirs.resolve(config.inverters[name], workdir), dtype=setting.dtype(config))
@@ -88,22 +92,54 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
         print(f"skipped {len(skipped)} pictures, unreadable or too large: {', '.join(skipped[:5])}", file=sys.stderr)
     rows = {}
     for name, inverter in inverters.items():
-        done = _Done(workdir / f"{name}.progress.jsonl", inverter.weights)
+        done = _Done(workdir / f"{name}.progress.jsonl", inverter.weights, files)
         rows[name] = done.rows
-        left = {i for i in sizes if not _is_done(workdir, name, pictures.names[i], done.rows)}
+        places = {i: workdir / name / files[pictures.names[i]].place for i in sizes}
+        left = {i for i, place in places.items() if pictures.names[i] not in done.rows or not place.exists()}
         found, number = _invert(config, inverter, pictures, sizes, left), len(sizes)
         bar = progress_bar(found, f"{config.title}: {name}", initial=number - len(left), total=number, unit="picture")
         for i, picture, reconstruction in bar:
-            write_png(_place(workdir, name, pictures.names[i]), reconstruction)
+            write_png(places[i], reconstruction)
             done.add(pictures.names[i], _measure(reconstruction, picture))
     names = [pictures.names[i] for i in sizes]
     _write_csv(workdir, names, sizes, rows)
     shown = list(sizes)[: config.log.num_pictures]
     if shown:
-        write_png(workdir / "overview.png", _overview(workdir, pictures, shown, rows))
+        write_png(workdir / _OVERVIEW, _overview(workdir, pictures, shown, rows, files))
     results = _results(config, inverters, names, rows, skipped)
     workdirs.write_results(workdir, results)
     return results
+
+
+def _check_outputs(config: ConfigDict, root: pathlib.Path, workdir: pathlib.Path) -> None:
+    """Refuses a workdir whose reconstructions would overwrite pictures.
+
+    Raises:
+      UserError: pictures are where reconstructions would go.
+    """
+    if any(root.is_relative_to(workdir / name) for name in (*config.order, _OVERVIEW)):
+        raise UserError(f"workdir {workdir} would overwrite the pictures {config.data.name}; name another --workdir")
+
+
+class _File(NamedTuple):
+    """What tells a picture's file from another of its name, and where its reconstruction goes."""
+
+    size: int
+    mtime_ns: int
+    place: str
+
+
+def _files(pictures: data.Pictures) -> dict[str, _File]:
+    """Returns the file of every picture by name; no two reconstructions go to one place."""
+    folders = {str(folder) for name in pictures.names for folder in pathlib.PurePosixPath(name).parents}
+    taken, files = folders.union(pictures.names), {}
+    for name, path in zip(pictures.names, pictures.paths, strict=True):
+        place = name
+        while not place.endswith(".png") or (place != name and place in taken):
+            place += ".png"
+        found = path.stat()
+        files[name] = _File(found.st_size, found.st_mtime_ns, place)
+    return files
 
 
 def _sizes(config: ConfigDict, pictures: data.Pictures) -> tuple[dict[int, tuple[int, int]], list[str]]:
@@ -177,28 +213,23 @@ def _measure(reconstruction: np.ndarray, picture: np.ndarray) -> dict[str, float
 class _Done:
     """What is known of the pictures that are done, in a file of lines that begins with the inverter's weights."""
 
-    def __init__(self, path: pathlib.Path, weights: str):
-        self._path, self.rows = path, {}
+    def __init__(self, path: pathlib.Path, weights: str, files: Mapping[str, _File]):
+        self._path, self._files, self.rows = path, files, {}
         lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []  # one that a kill cut has no end
-        head = json.dumps({"weights": weights}).encode()
+        head = json.dumps({"weights": weights, "file": _File._fields}).encode()
         if lines and lines[0] == head:
-            self.rows = dict(json.loads(line) for line in lines[1:])
-        else:
-            lines = [head]
+            known = (json.loads(line) for line in lines[1:])
+            self.rows = {name: row for name, *file, row in known if name in files and file == list(files[name])}
+        lines = [head, *(self._line(name) for name in self.rows)]  # of other files nothing is kept
         write_atomically(path, b"".join(line + b"\n" for line in lines))
 
     def add(self, name: str, numbers: Mapping[str, float]) -> None:
         self.rows[name] = dict(numbers)
         with self._path.open("ab") as file:
-            file.write(json.dumps([name, self.rows[name]]).encode() + b"\n")
+            file.write(self._line(name) + b"\n")
 
-
-def _is_done(workdir: pathlib.Path, inverter: str, name: str, rows: Mapping) -> bool:
-    return name in rows and _place(workdir, inverter, name).exists()
-
-
-def _place(workdir: pathlib.Path, inverter: str, name: str) -> pathlib.Path:
-    return workdir / inverter / (name if name.endswith(".png") else f"{name}.png")
+    def _line(self, name: str) -> bytes:
+        return json.dumps([name, *self._files[name], self.rows[name]]).encode()
 
 
 def _write_csv(workdir: pathlib.Path, names: Sequence[str], sizes: Mapping, rows: Mapping) -> None:
@@ -209,10 +240,16 @@ def _write_csv(workdir: pathlib.Path, names: Sequence[str], sizes: Mapping, rows
     for name, size in zip(names, sizes.values(), strict=True):
         numbers = (rows[inverter][name].get(metric) for inverter, metric in keys)
         writer.writerow([name, *size, *("" if number is None else f"{number:.4f}" for number in numbers)])
-    write_atomically(workdir / "reconstructions.csv", text.getvalue().encode())
+    write_text(workdir / "reconstructions.csv", text.getvalue())
 
 
-def _overview(workdir: pathlib.Path, pictures: data.Pictures, shown: Sequence[int], rows: Mapping) -> np.ndarray:
+def _overview(
+    workdir: pathlib.Path,
+    pictures: data.Pictures,
+    shown: Sequence[int],
+    rows: Mapping[str, Mapping],
+    files: Mapping[str, _File],
+) -> np.ndarray:
     """Returns the first pictures above their reconstructions, each fitted into a tile."""
     shapes = [pictures[i].shape[:2] for i in shown]
     width = 512 if len(shown) < 3 else 320 if len(shown) < 6 else 224
@@ -220,12 +257,13 @@ def _overview(workdir: pathlib.Path, pictures: data.Pictures, shown: Sequence[in
     height = round(width * min(1.5, max(0.25, tallest)))
     tiles = {"picture": [fit(pictures[i], height=height, width=width) for i in shown]}
     for inverter in rows:
-        places = [_place(workdir, inverter, pictures.names[i]) for i in shown]
+        places = [workdir / inverter / files[pictures.names[i]].place for i in shown]
         tiles[inverter] = [fit(data.read_image(place), height=height, width=width) for place in places]
     columns = []
     for i in shown:
         name = pictures.names[i]
-        shortened = name if len(name) <= _LETTERS else f"...{name[3 - _LETTERS :]}"
+        text = name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")  # file names need not be text
+        shortened = text if len(text) <= _LETTERS else f"...{text[3 - _LETTERS :]}"
         decibels = [f"{inverter} {rows[inverter][name]['psnr']:.1f} dB" for inverter in rows]
         columns.append("\n".join([shortened, *decibels]))
     return labelled_grid({name: np.stack(row) for name, row in tiles.items()}, columns=columns, font_size=16)
