@@ -110,9 +110,11 @@ def evaluation(args, entries):
     config = defaults.common(seed=args.seed, title="evaluation", dtype=args.dtype)
     config.task = "denoising_evaluation"
     config.entries, config.order = entries, tuple(entries)
+    names = dict.fromkeys(filter(None, args.test.split("+")))
+    sets = [defaults.dataset(name, encoder=args.encoder) for name in names]
     config.data = {
-        "name": args.test,
-        "split": "test",
+        "name": "+".join(found.name for found in sets),
+        "splits": tuple(found.test_split for found in sets),
         "image_size": args.test_size,
         "data_dir": args.data_dir,
         "on_bad_image": args.on_bad_image,

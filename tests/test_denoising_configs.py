@@ -63,6 +63,10 @@ def test_encoders_that_are_given_are_not_trained():
         ("num_pictures=-1", "0 .all. or more"),
         ("bm3d=perhaps", "unknown bm3d 'perhaps'; known: auto, no, yes"),
         ("tile=100", "tile=100"),
+        ("multiple=16", "multiple=16 must be a multiple of 32 px"),
+        ("test=cbsd68", "unknown data set 'cbsd68'; known: folder:PATH"),
+        ("train=/my/photographs", "unknown data set '/my/photographs'"),
+        ("train=folder:/nowhere/photographs", "/nowhere/photographs' does not exist"),
     ],
 )
 def test_mistakes_are_told_before_anything_is_trained(arg, shown, tmp_path):
@@ -89,6 +93,9 @@ def test_sets_of_pictures_by_name():
     (found,) = picture_sets.open_sets(config)
     assert found.name == "photos" and found.names == ("00000", "00001", "00002")
     assert found.read(2).shape == (64, 64, 3)
+    fields = denoising.get_config("test=imagenet2012+folder:x+cats_vs_dogs").stages.evaluation.data
+    assert fields.name == "tfds:imagenet2012+folder:x+tfds:cats_vs_dogs"
+    assert tuple(fields.splits) == ("validation", "test", "train[80%:]")
 
 
 def test_folders_of_one_name_are_told_apart_and_their_pictures_spread(tmp_path):

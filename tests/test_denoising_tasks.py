@@ -211,6 +211,21 @@ def test_added_noise_is_measured_and_a_second_start_skips_what_is_there(finished
     assert (tmp_path / "results.json").read_bytes() == before
 
 
+def test_another_photograph_of_the_same_name_is_denoised_anew(finished, tmp_path):
+    _, whole = finished
+    for name in ("x.jpg", "x.png", "x.jpg.png"):
+        save(tmp_path / "photographs" / name, pixels(20, 30))
+    config = denoise.get_config(f"denoiser={whole}/robust_denoiser,images={tmp_path}/photographs")
+    main.run(config, tmp_path / "run")
+    files = {name: described["file"] for name, described in read_results(tmp_path / "run")["photographs"].items()}
+    assert len(set(files.values())) == 3
+    (tmp_path / "run" / "results.json").unlink()
+    save(tmp_path / "photographs" / "x.png", pixels(40, 25))
+    main.run(config, tmp_path / "run")
+    with Image.open(tmp_path / "run" / files["x.png"]) as image:
+        assert image.size == (25, 40)
+
+
 @pytest.mark.parametrize(
     ("arg", "shown"),
     [
@@ -219,13 +234,15 @@ def test_added_noise_is_measured_and_a_second_start_skips_what_is_there(finished
         ("denoiser={tmp}/none,images=x.png", "no checkpoint in"),
         ("denoiser={whole}/../robust,images=x.png", "holds a classifier; name the workdir of a denoiser's"),
         ("denoiser={whole}/robust_denoiser,images={tmp}/none.png", "does not exist"),
-        ("denoiser={whole}/robust_denoiser,images={tmp}", "holds no image"),
+        ("denoiser={whole}/robust_denoiser,images={tmp}/empty", "holds no image"),
         ("denoiser=x,images=x.png,add_noise=50", "fifty grey levels are 50/255"),
         ("denoiser=x,images=x.png,tile=100", "tile=100 must be a multiple of 32"),
         ("denoiser=x,images=x.png,dtype=float16", "bfloat16"),
+        ("denoiser=x,images={tmp}", "lies in the folder of pictures"),
     ],
 )
 def test_a_wrong_denoise_command_is_one_line(finished, tmp_path, arg, shown):
+    (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match=shown) as error:
         main.run(denoise.get_config(arg.format(tmp=tmp_path, whole=finished[1])), tmp_path / "run")
     assert "\n" not in str(error.value) and not (tmp_path / "run").exists()

@@ -4,7 +4,7 @@ from arinv.data.arrays import load_arrays
 from arinv.data.batches import eval_batches, train_batches
 from arinv.data.images import read_image, resize_u8
 from arinv.data.mixture import MixedBatches
-from arinv.data.opening import open_source
+from arinv.data.opening import check_name, open_source
 from arinv.data.photos import read_photograph
 from arinv.data.pictures import Pictures, open_pictures
 from arinv.data.source import Source, SourceInfo
@@ -14,6 +14,7 @@ __all__ = [
     "Pictures",
     "Source",
     "SourceInfo",
+    "check_name",
     "eval_batches",
     "load_arrays",
     "open_pictures",

@@ -1,6 +1,7 @@
 """The one door to data: from "photos", "tfds:cifar10", "folder:/my/images" or "npz:/my.npz" to a source."""
 
 import os
+import pathlib
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -14,6 +15,22 @@ from arinv.data.tfds_source import Tfds
 from arinv.errors import UserError, unknown
 
 _KNOWN = ("photos", "tfds:NAME", "folder:PATH", "npz:PATH")
+
+
+def check_name(name: str) -> None:
+    """Checks the name of a data set without reading anything of it.
+
+    Raises:
+      UserError: unknown, or a folder or a file that is not there.
+    """
+    kind, _, rest = name.partition(":")
+    if name != "photos" and not (kind in ("tfds", "folder", "npz") and rest):
+        raise unknown("data set", name, _KNOWN)
+    path = pathlib.Path(rest).expanduser()
+    if kind == "folder" and not path.is_dir():
+        raise UserError(f"folder {str(path)!r} does not exist or is not a folder; give the path of one")
+    if kind == "npz" and not path.is_file():
+        raise UserError(f"file {str(path)!r} does not exist; give the path of an .npz file")
 
 
 def open_source(
@@ -62,13 +79,14 @@ def open_source(
         raise UserError(f"num_examples={num_examples}; must be 1 or more, or None for all")
     if resize not in images.RESIZE_MODES:
         raise unknown("resize", resize, images.RESIZE_MODES)
+    check_name(name)
     kind, _, rest = name.partition(":")
     if name == "photos":
         source = _open_photos(split, image_size, num_examples, classes)
         return _renumber(source, classes) if renumber and classes else source
-    if kind == "tfds" and rest:
+    if kind == "tfds":
         source = Tfds(rest, split, image_size=image_size, resize=resize, data_dir=data_dir)
-    elif kind == "folder" and rest:
+    elif kind == "folder":
         source = Folder(
             rest,
             split,
@@ -77,10 +95,8 @@ def open_source(
             on_bad_image=on_bad_image,
             progress=progress,
         )
-    elif kind == "npz" and rest:
-        source = Npz(rest, split, image_size=image_size, resize=resize)
     else:
-        raise unknown("data set", name, _KNOWN)
+        source = Npz(rest, split, image_size=image_size, resize=resize)
     source = _narrow(source, num_examples, classes, spread=kind == "folder")
     return _renumber(source, classes) if renumber and classes else source
 

@@ -31,8 +31,9 @@ def validate(config: ConfigDict) -> None:
     """Checks the fields that every training has.
 
     Raises:
-      UserError: a number out of range.
+      UserError: a number out of range, or a data set of unknown kind or that is not there.
     """
+    data.check_name(config.data.name)
     check_steps(config.log.get("profile_steps", ()))
     if steps_per_call(config) < 1:
         raise UserError(f"steps_per_call must be 1 or more; got {steps_per_call(config)}")

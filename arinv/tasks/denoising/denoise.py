@@ -23,6 +23,8 @@ from arinv.tasks import setting
 from arinv.tasks import workdir as workdirs
 from arinv.tasks.denoising import networks as denoiser_networks
 from arinv.tasks.denoising.evaluation import picture_key
+from arinv.tasks.fingerprint import fingerprint
+from arinv.tasks.parts import claim, made_of
 from arinv.tasks.picture_windows import centre_window, evenly, short_names
 from arinv.tasks.pictures import labelled_grid
 from arinv.train.progress import progress_bar, progress_callback
@@ -39,7 +41,7 @@ def validate(config: ConfigDict) -> None:
     """
     setting.dtype(config)
     degradations.check_noise(**config.noise)
-    denoising.check_tiles(**config.tiles)
+    denoiser_networks.check_tiles(config.tiles)
     if not config.denoiser:
         raise UserError("denoiser is empty; name the workdir of a denoiser's training")
     if not config.data.name:
@@ -56,8 +58,9 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
       workdir: where the denoised photographs go.
 
     Raises:
-      UserError: no usable checkpoint or photographs.
+      UserError: no usable checkpoint or photographs, or a workdir among the photographs.
     """
+    workdirs.check_apart(config.data.name, workdir)
     trained = denoiser_networks.load(workdirs.resolve(config.denoiser, workdir), dtype=setting.dtype(config))
     pictures = data.open_pictures(
         config.data.name, on_bad_image=config.data.on_bad_image, progress=progress_callback("checking photographs")
@@ -66,6 +69,7 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
         print(f"{config.title}: skipped {path}, which cannot be read", file=sys.stderr, flush=True)
     workdirs.open_workdir(config, workdir)
     files = _files(pictures.names)
+    claim(workdir / "denoised", _identity(trained, pictures))
     for i, name in enumerate(progress_bar(pictures.names, config.title, unit="photograph")):
         path = workdir / "denoised" / files[name]
         if not path.exists():
@@ -86,10 +90,18 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
 
 
 def _files(names: tuple[str, ...]) -> dict[str, str]:
-    """Returns name -> name of the PNG file; where two differ in their ending only, it is kept."""
+    """Returns name -> name of the PNG file, no two alike; where two differ in their ending only, it is kept."""
     stems = {name: name.rpartition(".")[0] or name for name in names}
     count = collections.Counter(stems.values())
-    return {name: f"{stem if count[stem] == 1 else name}.png" for name, stem in stems.items()}
+    files = {name: f"{stem if count[stem] == 1 else name}.png" for name, stem in stems.items()}
+    if len(set(files.values())) < len(files):  # such as x.jpg and x.png beside x.jpg.jpg
+        return {name: f"{name}.png" for name in names}
+    return files
+
+
+def _identity(trained: denoiser_networks.TrainedDenoiser, pictures: data.Pictures) -> str:
+    weights = denoiser_networks.convolutions(trained.classifier.variables), trained.variables
+    return made_of(*map(fingerprint, weights), files=pictures.paths)
 
 
 def _input(config: ConfigDict, name: str, picture: np.ndarray) -> np.ndarray:

@@ -7,6 +7,7 @@ from ml_collections import ConfigDict
 
 from arinv import models
 from arinv.errors import UserError
+from arinv.models.wavelet_encoder import MULTIPLE, SMALLEST_SIDE
 from arinv.ops import degradations
 from arinv.ops.images import image_grid, to_float
 from arinv.tasks import networks, setting, training
@@ -14,8 +15,6 @@ from arinv.tasks import workdir as workdirs
 from arinv.tasks.denoising import networks as denoiser_networks
 from arinv.train import denoiser
 from arinv.train.reconstruction import DISCRIMINATOR, GENERATOR
-
-_MULTIPLE, _SMALLEST = 32, 64  # of the sides of images, in pixels
 
 
 def validate(config: ConfigDict) -> None:
@@ -25,14 +24,15 @@ def validate(config: ConfigDict) -> None:
       UserError: an unknown name or a number out of range.
     """
     setting.validate(config)
+    training.validate(config)
     models.build_denoiser(config.encoder.name, variant=config.decoder.variant, pad_side=config.decoder.pad_side)
     models.feature_spec(config.encoder.name, config.loss.feature_layer)
     degradations.check_noise(**config.noise)
     training.check_loss(config.loss)
     size, window = config.data.image_size, config.augmentation.get("window", 0)
     for name, side in (("data.image_size", size), ("augmentation.window", window or size)):
-        if side % _MULTIPLE or side < _SMALLEST:
-            raise UserError(f"{name}={side} must be a multiple of {_MULTIPLE} from {_SMALLEST} up")
+        if side % MULTIPLE or side < SMALLEST_SIDE:
+            raise UserError(f"{name}={side} must be a multiple of {MULTIPLE} from {SMALLEST_SIDE} up")
     if window > size:
         raise UserError(f"augmentation.window={window} is more than data.image_size={size}; cut smaller windows")
     if not config.encoder.checkpoint:

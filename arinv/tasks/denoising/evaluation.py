@@ -9,6 +9,7 @@ all larger ones share that size.
 Source: Rojas-Gomez et al. 2022, section 5.3, Table 10.
 """
 
+import os
 import pathlib
 import shutil
 import sys
@@ -54,7 +55,7 @@ def validate(config: ConfigDict) -> None:
         if name not in METRICS:
             raise UserError(f"unknown metric {name!r} of denoised pictures; known: {', '.join(METRICS)}")
     measurements.validate(config)
-    denoising.check_tiles(**config.tiles)
+    denoiser_networks.check_tiles(config.tiles)
     block_matching.find(config.bm3d)
     picture_sets.validate(config)
     if not config.order or not all(config.entries[name] for name in config.order):
@@ -101,7 +102,7 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
 
 def picture_key(seed: int, name: str) -> jax.Array:
     """Returns the key of a picture's noise: the same in whatever folder and order it is found."""
-    return jax.random.fold_in(jax.random.key(seed), zlib.crc32(name.encode()))
+    return jax.random.fold_in(jax.random.key(seed), zlib.crc32(os.fsencode(name)))
 
 
 def _identity(

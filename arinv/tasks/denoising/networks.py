@@ -9,7 +9,9 @@ import jax
 import jax.numpy as jnp
 
 from arinv import models
+from arinv.apps import denoising
 from arinv.errors import UserError
+from arinv.models.wavelet_encoder import MULTIPLE
 from arinv.tasks import networks
 from arinv.tasks import workdir as workdirs
 from arinv.train import checkpoint
@@ -48,6 +50,17 @@ class TrainedDenoiser:
 def convolutions(variables: Variables) -> Variables:
     """Returns a classifier's variables without its fully connected layers, which no encoder of a denoiser has."""
     return {"params": {name: value for name, value in variables["params"].items() if name.startswith("conv")}}
+
+
+def check_tiles(tiles: Mapping[str, int]) -> None:
+    """Checks that the sizes of config.tiles fit together and suit the networks.
+
+    Raises:
+      UserError: they do not.
+    """
+    if tiles["multiple"] % MULTIPLE:
+        raise UserError(f"multiple={tiles['multiple']} must be a multiple of {MULTIPLE} px, as the networks' sides are")
+    denoising.check_tiles(**tiles)
 
 
 def build(

@@ -1,7 +1,7 @@
 """Sets of clean pictures to measure a restoration on: folders, at the sizes they have, or examples of a data set.
 
 config.data   {"name": "folder:PATH", or a name that data.open_source knows, several joined by "+",
-               "split", "image_size", "data_dir": of a data set that is no folder,
+               "splits": of each of them, "image_size", "data_dir": where they are no folders,
                "on_bad_image": of a folder, "num_images": of each set, evenly spread; 0 for all}
 """
 
@@ -39,13 +39,17 @@ def validate(config: ConfigDict) -> None:
     """Checks what can be seen without reading pictures.
 
     Raises:
-      UserError: no set, or a folder that is not there.
+      UserError: no set, one of unknown kind or that is not there, or splits that are not one a set.
     """
-    if not _references(config):
+    references = _references(config)
+    if not references:
         raise UserError("data.name is empty; name a folder of clean pictures, folder:PATH, or several joined by +")
-    for reference in _references(config):
-        folder = pathlib.Path(reference.removeprefix(_FOLDER)).expanduser()
-        if reference.startswith(_FOLDER) and not folder.exists():
+    if len(config.data.splits) != len(references):
+        raise UserError(f"data.splits={tuple(config.data.splits)} must name a split for each of {config.data.name}")
+    for reference in references:
+        if not reference.startswith(_FOLDER):
+            data.check_name(reference)
+        elif not pathlib.Path(reference.removeprefix(_FOLDER)).expanduser().exists():
             raise UserError(f"{reference} does not exist; give a folder of clean pictures")
     if config.data.num_images < 0:
         raise UserError(f"data.num_images={config.data.num_images} must be 0 (all) or more")
@@ -57,7 +61,7 @@ def open_sets(config: ConfigDict) -> list[PictureSet]:
     Raises:
       UserError: a set that is not there, is empty or holds a damaged picture.
     """
-    sets = [_open(config, reference) for reference in _references(config)]
+    sets = [_open(config, *named) for named in zip(_references(config), config.data.splits, strict=True)]
     names = [found.name for found in sets]
     return [
         found._replace(name=reference) if names.count(found.name) > 1 else found
@@ -66,10 +70,10 @@ def open_sets(config: ConfigDict) -> list[PictureSet]:
 
 
 def _references(config: ConfigDict) -> list[str]:
-    return list(dict.fromkeys(filter(None, config.data.name.split("+"))))
+    return list(filter(None, config.data.name.split("+")))
 
 
-def _open(config: ConfigDict, reference: str) -> PictureSet:
+def _open(config: ConfigDict, reference: str, split: str) -> PictureSet:
     fields = config.data
     if reference.startswith(_FOLDER):
         path = pathlib.Path(reference.removeprefix(_FOLDER)).expanduser()
@@ -82,7 +86,7 @@ def _open(config: ConfigDict, reference: str) -> PictureSet:
     else:
         source = data.open_source(
             reference,
-            split=fields.split,
+            split=split,
             image_size=fields.image_size,
             data_dir=fields.data_dir or None,
             num_examples=fields.num_images or None,
