@@ -4,8 +4,8 @@
     python -m arinv --config=configs/compare_recipes.py:encoders=alexnet_small@width:16+wrn28_10@depth:10@width:1 \
         --workdir=runs/recipes_small
 
-Arguments: those of configs/inverter.py but encoder, recipe, width and checkpoint; encoders, names joined by "+", each
-with whole-number options behind "@"; recipes, names joined by "+", with "standard" for no attack.
+Arguments: those of configs/inverter.py but encoder, recipe, width, checkpoint and test_eps; encoders, names joined
+by "+", each with whole-number options behind "@"; recipes, names joined by "+", with "standard" for no attack.
 """
 
 from ml_collections import ConfigDict

@@ -34,7 +34,7 @@ def dataset(
     """Returns the data fields of a task.
 
     Args:
-      name: "photos", "tfds:NAME", "folder:PATH", or short: "cifar10", "cats_vs_dogs", "imagenet2012".
+      name: "photos", "tfds:NAME", "folder:PATH", "npz:PATH", or short: "cifar10", "cats_vs_dogs", "imagenet2012".
       encoder: decides the image size where none is given.
       image_size: side in pixels; 0 for the encoder's.
       num_train: training images to use; 0 for all.

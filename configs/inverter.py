@@ -1,7 +1,8 @@
 """Trains an encoder and the generator that inverts it, then measures both.
 
     python -m arinv --config=configs/inverter.py:encoder=resnet18,layer=block4,dataset=cifar10,eps=1.5 --workdir=runs/x
-    python -m arinv --config=configs/inverter.py:encoder=resnet18,checkpoint=runs/resnet18 --workdir=runs/y
+    python -m arinv --config=configs/inverter.py:encoder=resnet18,checkpoint=runs/resnet18,dataset=cifar10 \
+        --workdir=runs/y
 
 With `checkpoint`, the workdir of a classifier's training, that encoder is inverted and none is trained.
 

@@ -1,4 +1,4 @@
-"""The three tasks as configs, from which experiments are put together."""
+"""The tasks that experiments are put together from, as configs."""
 
 from ml_collections import ConfigDict
 
