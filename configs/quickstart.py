@@ -4,8 +4,8 @@
 
 Trains on patches of the photographs that scikit-image and scikit-learn ship: nothing is downloaded.
 
-Arguments: those of configs/inverter.py but checkpoint and test_eps; eps (1.0) is the robust encoder's and the evaluations';
-metric_encoder is the robust encoder, so that both rows are measured through the same network.
+Arguments: those of configs/inverter.py but checkpoint and test_eps; eps (1.0) is the robust encoder's and the
+evaluations'; metric_encoder is the robust encoder, so that both rows are measured through the same network.
 """
 
 from configs import arguments, classifier, inverter, tasks
