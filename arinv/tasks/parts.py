@@ -60,12 +60,21 @@ def claim(folder: pathlib.Path, identity: str) -> None:
     Args:
       folder: need not exist.
       identity: of everything that decides the files' content beside the task's config, such as `made_of` gives.
+
+    Raises:
+      UserError: files are there that no task made; nothing is deleted.
     """
     mark = folder / _MARK
-    if mark.is_file() and mark.read_text(encoding="utf-8") == identity:
-        return
-    if folder.exists():
-        shutil.rmtree(folder)
+    if mark.is_file():
+        if mark.read_text(encoding="utf-8") == identity:
+            return
+        # A kill in the middle of deleting must not leave files without the mark.
+        doomed = folder.with_name(f".{folder.name}.old")
+        shutil.rmtree(doomed, ignore_errors=True)
+        folder.rename(doomed)
+        shutil.rmtree(doomed)
+    elif folder.exists() and any(folder.iterdir()):
+        raise UserError(f"{folder} holds files that this task did not make; move them away, or name another --workdir")
     write_text(mark, identity)
 
 
