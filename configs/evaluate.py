@@ -12,10 +12,14 @@ steps (of PGD), batch, seed, dtype, data_dir, on_bad_image, smoke; of an inverte
 mse, psnr, ssim, normalized_error, lpips_alex, lpips_vgg, robust_lpips, gram, fid), metric_encoder (the workdir of the
 classifier that robust_lpips, gram and fid look through; empty: the evaluated encoder), alexnet_weights, vgg16_weights
 and vgg19_weights (files of torchvision's weights, or workdirs, for lpips_alex, lpips_vgg and gram), attack_from (the
-workdir of another evaluation of the same encoder, whose accuracies are taken over).
+workdir of another evaluation of the same encoder, whose accuracies are taken over). attack=autoattack refuses steps,
+attack_from and what is of inverters only.
 """
 
 from configs import arguments, defaults, tasks
+
+# What AutoAttack has no use for, with the defaults.
+_NOT_OF_AUTOATTACK = {"steps": 20, "attack_from": "", **arguments.METRICS}
 
 
 def get_config(arg=None):
@@ -30,15 +34,13 @@ def get_config(arg=None):
         num_test=0,
         eps=0.0,
         norm="l2",
-        steps=20,
-        attack_from="",
         batch=128,
         seed=0,
         dtype="float32",
         data_dir="",
         on_bad_image="error",
         smoke=False,
-        **arguments.METRICS,
+        **_NOT_OF_AUTOATTACK,
     )
     common = {
         "data": defaults.dataset_of(args),
@@ -48,6 +50,7 @@ def get_config(arg=None):
         "dtype": args.dtype,
     }
     if args.attack == "autoattack":
+        _check_unused(args)
         config = tasks.autoattack(args.checkpoint, **common)
     elif args.attack == "pgd":
         measured = arguments.metric_fields(args)
@@ -58,3 +61,9 @@ def get_config(arg=None):
         raise ValueError(f"unknown attack {args.attack!r}; known: pgd, autoattack")
     config.batch_size = args.batch
     return tasks.shorten(config) if args.smoke else config
+
+
+def _check_unused(args) -> None:
+    for name, default in _NOT_OF_AUTOATTACK.items():
+        if args[name] != default:
+            raise ValueError(f"{name}={args[name]} is of no use with attack=autoattack; leave it out or use attack=pgd")

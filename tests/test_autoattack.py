@@ -1,7 +1,6 @@
 """AutoAttack's bookkeeping: who is attacked, what counts, and that neither batches nor interruptions matter."""
 
 import functools
-import importlib
 import itertools
 
 import attacked_model as model
@@ -11,10 +10,9 @@ import numpy as np
 import pytest
 
 from arinv import attacks
-from arinv.attacks.buckets import make_buckets
+from arinv.attacks.autoattack_rounds import rounds as rounds_of
+from arinv.attacks.buckets import make_buckets, rank
 from arinv.errors import UserError
-
-autoattack_module = importlib.import_module("arinv.attacks.autoattack")  # the package's is the function
 
 COUNT = 22
 EPS = 0.03
@@ -238,7 +236,7 @@ def test_messages_tell_why_the_figure_may_mislead():
 )
 def test_rounds_of_the_standard_version(norm, num_classes, rounds):
     """Restarts, targets, targets, and pieces of 500 queries."""
-    found = autoattack_module._rounds(autoattack_module.ATTACKS, norm, num_classes, num_targets=9, pieces=10)
+    found = rounds_of(attacks.ATTACKS, norm=norm, num_classes=num_classes, num_targets=9, pieces=10)
     assert list(found.values()) == rounds
 
 
@@ -257,6 +255,73 @@ def test_sizes_of_batches(batch_size, sizes):
 
 
 @pytest.mark.parametrize(
+    "batch_size, devices, sizes",
+    [(200, 8, (200,)), (48, 8, (48, 24)), (128, 8, (128, 64, 32, 16, 8)), (48, 6, (48, 24, 12)), (32, 16, (32, 16))],
+)
+def test_every_batch_can_be_split_over_the_devices(batch_size, devices, sizes):
+    assert make_buckets(batch_size=batch_size, multiple_of=devices).sizes == sizes
+
+
+def test_the_devices_reach_the_sizes_of_batches(key):
+    """24 is three times the 8 devices, 12 is no multiple of them: the rest of 22 images stays in a batch of 24."""
+    sizes = []
+
+    def place(host_batch):
+        sizes.append(len(host_batch["image"]))
+        return jax.tree.map(jnp.asarray, dict(host_batch))
+
+    some = {"attacks": ("apgd-ce",), "num_steps": 1, "batch_size": 24}
+    run(key, place=place, multiple_of=8, **some)
+    assert set(sizes) == {24}
+    with pytest.raises(UserError, match="batch_size 24 is not a multiple of multiple_of 16; use 16"):
+        run(key, multiple_of=16, **some)
+
+
+def test_a_row_with_nan_counts_as_wrong_whatever_its_label(key):
+    """As in metrics.correct: the first NaN is the largest logit to top_k, which would be class 0."""
+    x, labels = batch()
+    x, labels = x[:6], np.where(np.arange(6) == 5, -1, 0)
+
+    def some_nan(x):
+        logits = jnp.zeros((x.shape[0], model.CLASSES)).at[:, 0].set(jnp.where(x[:, 0, 0, 2] > 0.5, jnp.inf, 1.0))
+        return jnp.where(x[:, 0, 0, :1] > 0.5, logits.at[:, 3].set(jnp.nan).at[:, 0].set(jnp.nan), logits)
+
+    x[:, 0, 0, 0] = [0.9, 0.9, 0.1, 0.1, 0.9, 0.9]
+    expected = [False, False, True, True, False, False]
+    buckets = make_buckets(batch_size=8)
+    classes_of = rank(jax.tree_util.Partial(some_nan), x, buckets, count=2)
+    np.testing.assert_array_equal(classes_of[:, 0], [-1, -1, 0, 0, -1, -1])
+    again = attacks.rescore(some_nan, x, x, labels, eps=EPS, norm="linf", buckets=buckets)
+    np.testing.assert_array_equal(again.correct, expected)
+    np.testing.assert_array_equal(again.correct_8bit, expected)
+    options = {"eps": 0.0, "attacks": ("square",), "num_queries": 1, "batch_size": 8}
+    result = attacks.autoattack(key, some_nan, x, labels, **options)
+    np.testing.assert_array_equal(result.clean, expected)
+    np.testing.assert_array_equal(result.robust, expected)
+
+
+def test_an_image_that_gives_nan_under_attack_is_broken(key):
+    x, _ = batch()
+    x = np.round(x[:4] * 255) / np.float32(255)
+
+    def only_of_levels(x):
+        off = jnp.max(jnp.abs(x * 255 - jnp.round(x * 255)), axis=(1, 2, 3)) > 0.01
+        logits = jnp.zeros((x.shape[0], model.CLASSES)).at[:, 0].set(1.0)
+        return jnp.where(off[:, None], jnp.nan, logits)
+
+    options = {"attacks": ("apgd-ce",), "num_steps": 1, "batch_size": 4}
+    result = attacks.autoattack(key, only_of_levels, x, np.zeros(4, np.int32), eps=EPS, **options)
+    assert result.clean.all() and not result.robust.any()
+
+
+def test_old_keys_and_a_single_name_are_taken(key):
+    some = {"num_steps": 1, "attacks": ("apgd-ce",)}
+    same(run(jax.random.PRNGKey(0), **some | {"attacks": "apgd-ce"}), run(key, **some))
+    with pytest.raises(UserError, match=r"key must be a PRNG key such as jax.random.key\(0\), got int32"):
+        run(0)
+
+
+@pytest.mark.parametrize(
     "options, message",
     [
         ({"eps": -0.1}, "eps must be finite and at least 0, got -0.1"),
@@ -267,6 +332,11 @@ def test_sizes_of_batches(batch_size, sizes):
         (
             {"logits_fn": lambda x: logits_fn(x)[:, :3]},
             "needs 4 classes, the model has 3; leave it out: attacks=('apgd-ce', 'fab-t', 'square')",
+        ),
+        ({"logits_fn": lambda x: logits_fn(x)[:, :1]}, "needs a model of at least 2 classes, this one has 1"),
+        (
+            {"logits_fn": lambda x: logits_fn(x)[:, :1], "attacks": ("fab-t",)},
+            "needs a model of at least 2 classes, this one has 1",
         ),
     ],
 )

@@ -1,15 +1,18 @@
 """AutoAttack by config: what it leaves, and the same after being cut short."""
 
+import inspect
 import json
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
 
-from arinv import main
+from arinv import attacks, main
 from arinv.errors import UserError
 from arinv.tasks import autoattack
-from configs import compare_recipes, evaluate, robustness
+from arinv.tasks.fingerprint import fingerprint
+from configs import arguments, compare_recipes, evaluate, robustness
 
 ARG = "smoke=True,encoder=alexnet_small,width=4,image_size=16,dataset=photos"
 
@@ -36,7 +39,8 @@ def test_smoke_robustness(finished):
     low, high = results["autoattack_accuracy_95"]
     assert low <= results["autoattack_accuracy"] <= high
     assert list(results["per_attack"]) == ["apgd-ce", "apgd-t", "fab-t", "square"]
-    assert results["setting"]["device"] and results["variants"]["autoattack_accuracy"]
+    assert results["setting"]["device"]
+    assert "not the standard version: apgd-ce+apgd-t+fab-t" in results["variants"]["autoattack_accuracy"]
     with np.load(finished / "autoattack" / "adversarial.npz", allow_pickle=False) as arrays:
         assert arrays["adversarial"].shape == (8, 16, 16, 3)
         assert np.mean(arrays["robust"]) == results["autoattack_accuracy"]
@@ -85,6 +89,69 @@ def test_a_damaged_state_is_told(finished, tmp_path):
         main.run(attack_config(finished), tmp_path)
 
 
+def test_the_state_of_another_network_is_refused(finished, tmp_path, monkeypatch):
+    def save_and_stop(self, state, save=autoattack._Saver.__call__):
+        save(self, state)
+        raise Cut
+
+    with monkeypatch.context() as patch:
+        patch.setattr(autoattack, "_SAVE_EVERY_SECONDS", 0.0)
+        patch.setattr(autoattack._Saver, "__call__", save_and_stop)
+        with pytest.raises(Cut):
+            main.run(attack_config(finished), tmp_path)
+    weights = fingerprint(autoattack._load(finished / "encoder", np.float32).variables)
+    monkeypatch.setattr(autoattack, "fingerprint", lambda variables: "0123456789ab")
+    shown = f"state.npz is of another network: its weights are {weights}, the checkpoint's 0123456789ab; delete"
+    with pytest.raises(UserError, match=shown):
+        main.run(attack_config(finished), tmp_path)
+
+
+def test_the_standard_version_is_called_so_and_no_other():
+    config = evaluate.get_config("attack=autoattack,checkpoint=there,norm=linf,eps=8/255").attack
+    assert autoattack._version(config) == "standard (Croce & Hein 2020)"
+    defaults = inspect.signature(attacks.autoattack).parameters
+    assert all(defaults[name].default == value for name, value in autoattack._STANDARD.items())
+    config.attacks = "square+apgd-ce"
+    assert autoattack._version(config) == (
+        "not the standard version: apgd-ce+square, num_steps 100, num_targets 9, num_queries 5000"
+    )
+    config.attacks, config.num_queries = "apgd-ce+apgd-t+fab-t+square", 1000
+    assert "num_queries 1000" in autoattack._version(config)
+
+
+def test_too_few_classes_are_told_before_the_training(tmp_path):
+    """The hint is what the command understands, and following it is not refused."""
+    config = robustness.get_config(f"{ARG},classes=0-2")
+    shown = r"the model has 3; leave it out: --config.stages.NAME.attack.attacks=apgd-ce\+fab-t\+square"
+    with pytest.raises(UserError, match=shown):
+        main.run(config, tmp_path)
+    assert not list(tmp_path.iterdir())
+    config.stages.autoattack.attack.attacks = "apgd-ce+fab-t+square"
+    autoattack.validate(config.stages.autoattack)
+
+
+def test_too_few_classes_of_a_checkpoint_are_told_and_leave_nothing(finished, tmp_path, monkeypatch):
+    encoder = autoattack._load(finished / "encoder", np.float32)
+    few = encoder.__class__(encoder.module, encoder.variables, {**encoder.description, "num_classes": 3})
+    monkeypatch.setattr(autoattack, "_load", lambda source, dtype: few)
+    with pytest.raises(UserError, match=r"leave it out: --config.attack.attacks=apgd-ce\+fab-t\+square$"):
+        main.run(attack_config(finished), tmp_path)
+    assert not (tmp_path / "config.json").exists()
+    config = attack_config(finished)
+    config.checkpoint = "stage:encoder"
+    with pytest.raises(UserError, match=r"--config.stages.mine.attack.attacks=apgd-ce\+fab-t\+square$"):
+        autoattack.run(config, tmp_path / "mine")
+
+
+def test_a_batch_of_which_the_devices_divide_no_half_is_attacked(finished, tmp_path):
+    """24 images on 8 devices: 12 would be the next size."""
+    assert jax.device_count() == 8
+    config = attack_config(finished, attacks="apgd-ce", num_steps=1)
+    config.batch_size = 24
+    main.run(config, tmp_path)
+    assert (tmp_path / "results.json").exists()
+
+
 @pytest.mark.parametrize(
     ("changes", "shown"),
     [
@@ -103,6 +170,14 @@ def test_mistakes_are_told_before_anything_is_computed(finished, tmp_path, chang
 def test_an_unknown_attack_lists_the_known():
     with pytest.raises(ValueError, match="pgd, autoattack"):
         evaluate.get_config("attack=deepfool")
+
+
+@pytest.mark.parametrize("name", ["steps", "attack_from", *arguments.METRICS])
+def test_what_autoattack_has_no_use_for_is_refused(name):
+    value = "7" if name == "steps" else "other"
+    with pytest.raises(ValueError, match=f"^{name}={value} is of no use with attack=autoattack"):
+        evaluate.get_config(f"attack=autoattack,checkpoint=there,{name}={value}")
+    evaluate.get_config(f"checkpoint=there,{name}={value}")
 
 
 def test_smoke_compare_recipes(tmp_path):

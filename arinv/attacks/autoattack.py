@@ -25,15 +25,13 @@ import numpy as np
 from arinv.attacks import checks
 from arinv.attacks import rows as row_ops
 from arinv.attacks.autoattack_batches import ATTACKS, Outcome, attack_batch
+from arinv.attacks.autoattack_rounds import rounds as rounds_of
 from arinv.attacks.autoattack_state import AttackRecord, AutoAttackResult, AutoAttackState, Progress
 from arinv.attacks.buckets import Buckets, PlaceFn, as_pytree, largest_classes, make_buckets, rank
-from arinv.errors import UserError, unknown
+from arinv.errors import UserError
 from arinv.ops import norms
 from arinv.ops.images import check_images
 from arinv.types import Array, ArrayLike, LogitsFn
-
-_CE_RESTARTS = {"l1": 5}  # 1 otherwise
-_APGD_TARGETS = {"l1": 5}  # 9 otherwise, as for FAB
 
 
 class _Run(NamedTuple):
@@ -58,13 +56,14 @@ def autoattack(
     *,
     eps: float,
     norm: str = "linf",
-    attacks: Sequence[str] = ATTACKS,
+    attacks: Sequence[str] | str = ATTACKS,
     num_steps: int = 100,
     num_targets: int = 9,
     num_queries: int = 5000,
     queries_per_round: int = 500,
     batch_size: int = 128,
     smallest_batch: int = 8,
+    multiple_of: int = 1,
     place: PlaceFn | None = None,
     state: AutoAttackState | None = None,
     save: Callable[[AutoAttackState], None] | None = None,
@@ -82,14 +81,15 @@ def autoattack(
       labels: int [N]; images labelled -1 are padding: they come back unchanged and never count.
       eps: radius in units of `images` (8/255 is eight grey levels), for "l1" and "l2" over H, W and C together.
       norm: "l1", "l2" or "linf".
-      attacks: which, in the order of ATTACKS.
+      attacks: which, in the order of ATTACKS, or the name of one.
       num_steps: of each gradient attack.
       num_targets: classes that APGD and FAB approach one after the other, those with the largest logits first:
         at most K - 1, and at most 5 by APGD for "l1".
       num_queries: of the Square Attack.
       queries_per_round: after so many queries, the Square Attack leaves out what it has broken, and can be saved.
       batch_size: the largest batch; what is left over goes into batches of half, a quarter and so on.
-      smallest_batch: no smaller batch than this; on several devices, a multiple of their number.
+      smallest_batch: no smaller batch than this.
+      multiple_of: each batch is a multiple of this: of the number of devices that `place` splits it over.
       place: puts a host batch {name: [B, ...]} on devices, split by rows, of one process; to the default device
         if None.
       state: from which to go on; what was given to `save`.
@@ -101,11 +101,13 @@ def autoattack(
       The result.
 
     Raises:
-      UserError: images outside [0, 1], an unknown norm or attack, a negative radius, a count below 1, no image,
-        too few classes for an attack, or a state of other settings, images or weights.
+      UserError: no PRNG key, images outside [0, 1], an unknown norm or attack, a negative radius, a count below 1, no
+        image, a batch_size that is no multiple of multiple_of, too few classes for an attack, or a state of other
+        settings, images or weights.
 
     Source: Croce & Hein 2020 (AutoAttack), section 6.
     """
+    key = row_ops.typed_key(key)
     norms.check_norm(norm)
     check_images(images)
     images, labels = np.asarray(images, np.float32), row_ops.checked_labels(labels, count=len(images))
@@ -113,10 +115,11 @@ def autoattack(
         num_steps=num_steps, num_targets=num_targets, num_queries=num_queries, queries_per_round=queries_per_round
     )
     model, buckets = as_pytree(logits_fn), make_buckets(
-        batch_size=batch_size, smallest_batch=smallest_batch, place=place
+        batch_size=batch_size, smallest_batch=smallest_batch, multiple_of=multiple_of, place=place
     )  # fmt: skip
     num_classes = jax.eval_shape(model, jax.ShapeDtypeStruct((1, *images.shape[1:]), jnp.float32)).shape[1]
-    rounds = _rounds(attacks, norm, num_classes, num_targets, -(-num_queries // queries_per_round))
+    pieces = -(-num_queries // queries_per_round)
+    rounds = rounds_of(attacks, norm=norm, num_classes=num_classes, num_targets=num_targets, pieces=pieces)
     run = _Run(key, model, images, labels, float(norms.check_radius(eps)), norm, num_steps, num_queries,
                queries_per_round, rounds, buckets)  # fmt: skip
     count = 1 + max((n for name, n in rounds.items() if name in ("apgd-t", "fab-t")), default=0)
@@ -238,26 +241,6 @@ def _take(run: _Run, state: AutoAttackState, rows: np.ndarray, outcome: Outcome)
     else:
         state.margins[rows] = np.asarray(outcome.margins)[: len(rows)]
     state.adversarial[rows] = found
-
-
-def _rounds(attacks: Sequence[str], norm: str, num_classes: int, num_targets: int, pieces: int) -> dict[str, int]:
-    for name in attacks:
-        if name not in ATTACKS:
-            raise unknown("attack", name, ATTACKS)
-    targets = min(num_targets, num_classes - 1)
-    if num_classes < 4 and "apgd-t" in attacks:
-        others = tuple(name for name in attacks if name != "apgd-t")
-        raise UserError(
-            f'the targeted DLR loss of "apgd-t" needs 4 classes, the model has {num_classes}; leave it out: '
-            f"attacks={others}."
-        )
-    rounds = {
-        "apgd-ce": _CE_RESTARTS.get(norm, 1),
-        "apgd-t": min(targets, _APGD_TARGETS.get(norm, targets)),
-        "fab-t": targets,
-        "square": pieces,
-    }
-    return {name: rounds[name] for name in ATTACKS if name in attacks}
 
 
 def _check_counts(**counts: int) -> None:

@@ -55,24 +55,32 @@ class Buckets(NamedTuple):
         return self.place(padded)
 
 
-def make_buckets(*, batch_size: int, smallest_batch: int = 8, place: PlaceFn | None = None) -> Buckets:
-    """Returns the sizes of batches: `batch_size` halved as long as it stays whole and not too small.
+def make_buckets(
+    *, batch_size: int, smallest_batch: int = 8, multiple_of: int = 1, place: PlaceFn | None = None
+) -> Buckets:
+    """Returns the sizes of batches: `batch_size` halved as long as it stays a multiple and not too small.
 
     Args:
       batch_size: the largest, at least 1; a power of two, or one times a small number, is best.
-      smallest_batch: no smaller size than this; on several devices, a multiple of their number.
+      smallest_batch: no smaller size than this.
+      multiple_of: each size is a multiple of this: of the number of devices that `place` splits a batch over.
       place: puts a host batch on devices; to the default device if None.
 
     Returns:
       The sizes.
 
     Raises:
-      UserError: a size below 1.
+      UserError: a number below 1, or a batch_size that is no multiple.
     """
     if min(batch_size, smallest_batch) < 1:
         raise UserError(f"batch_size {batch_size} and smallest_batch {smallest_batch} must be at least 1.")
+    if multiple_of < 1:
+        raise UserError(f"multiple_of must be at least 1, got {multiple_of}.")
+    if batch_size % multiple_of:
+        nearest = max(1, batch_size // multiple_of) * multiple_of
+        raise UserError(f"batch_size {batch_size} is not a multiple of multiple_of {multiple_of}; use {nearest}.")
     sizes = [batch_size]
-    while sizes[-1] % 2 == 0 and sizes[-1] // 2 >= smallest_batch:
+    while sizes[-1] % (2 * multiple_of) == 0 and sizes[-1] // 2 >= smallest_batch:
         sizes.append(sizes[-1] // 2)
     return Buckets(tuple(sizes), place or functools.partial(jax.tree.map, jnp.asarray))
 
@@ -99,9 +107,11 @@ def largest_classes(model: LogitsFn, images: Array, *, count: int) -> Array:
       count: how many, at most K.
 
     Returns:
-      int32 [B, count], the prediction first.
+      int32 [B, count], the prediction first; -1 in rows with NaN, which predict nothing.
     """
-    return jax.lax.top_k(model(images).astype(jnp.float32), count)[1]
+    logits = model(images).astype(jnp.float32)
+    undefined = jnp.any(jnp.isnan(logits), axis=1, keepdims=True)  # the largest would be the first NaN: class 0
+    return jnp.where(undefined, -1, jax.lax.top_k(logits, count)[1])
 
 
 def rank(model: LogitsFn, images: np.ndarray, buckets: Buckets, *, count: int = 1) -> np.ndarray:
@@ -114,7 +124,7 @@ def rank(model: LogitsFn, images: np.ndarray, buckets: Buckets, *, count: int = 
       count: how many, at most K.
 
     Returns:
-      int32 [N, count].
+      int32 [N, count]; -1 in rows with NaN.
     """
     found = [np.zeros((0, count), np.int32)]
     for length, batch in _batches({"image": images}, buckets):

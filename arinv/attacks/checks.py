@@ -32,7 +32,7 @@ class Rescored(NamedTuple):
     """A second count.
 
     Attributes:
-      correct: bool [N], the stored images classified as labelled.
+      correct: bool [N], the stored images classified as labelled; False in padding and where a logit is NaN.
       correct_8bit: bool [N], the same after rounding to 256 levels.
       distances: float32 [N], from the originals.
       messages: what is wrong with them.
@@ -166,7 +166,8 @@ def rescore(
     """
     model, labels = as_pytree(logits_fn), np.asarray(labels)
     rounded = np.asarray(to_float(to_uint8(adversarial)))
-    correct, correct_8bit = (rank(model, x, buckets)[:, 0] == labels for x in (adversarial, rounded))
+    predictions = (rank(model, x, buckets)[:, 0] for x in (adversarial, rounded))
+    correct, correct_8bit = ((classes == labels) & (labels >= 0) for classes in predictions)  # -1 is NaN, or padding
     distances = np.asarray(norms.norm(np.asarray(adversarial) - np.asarray(images), norm))
     messages = []
     if not np.isfinite(distances).all():

@@ -80,6 +80,26 @@ def check_classes(classes: ArrayLike, *, name: str, batch_size: int) -> Array:
     return classes
 
 
+def typed_key(key: Array) -> Array:
+    """Returns keys as those of `jax.random.key`, also where they are made by `jax.random.PRNGKey`.
+
+    Args:
+      key: one or more, of either kind.
+
+    Returns:
+      The same keys.
+
+    Raises:
+      UserError: no key.
+    """
+    dtype, shape = jnp.result_type(key), jnp.shape(key)
+    if jnp.issubdtype(dtype, jax.dtypes.prng_key):
+        return key
+    if dtype != jnp.uint32 or shape[-1:] != jax.random.key_data(jax.random.key(0)).shape:
+        raise UserError(f"key must be a PRNG key such as jax.random.key(0), got {dtype} of shape {shape}.")
+    return jax.random.wrap_key_data(key)
+
+
 def row_keys(key: Array, *, batch_size: int) -> Array:
     """Returns a key for each row.
 
@@ -92,8 +112,9 @@ def row_keys(key: Array, *, batch_size: int) -> Array:
       Keys [B].
 
     Raises:
-      UserError: another number of keys.
+      UserError: another number of keys, or none.
     """
+    key = typed_key(key)
     if key.shape == (batch_size,):
         return key
     if key.shape:

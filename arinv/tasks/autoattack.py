@@ -15,11 +15,13 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from arinv import attacks, data, metrics, parallel
+from arinv.attacks.autoattack_rounds import check_num_classes
 from arinv.errors import UserError
 from arinv.ops import norms
 from arinv.ops.images import image_grid
 from arinv.tasks import networks, setting
 from arinv.tasks import workdir as workdirs
+from arinv.tasks.fingerprint import fingerprint
 from arinv.train import checkpoint
 from arinv.train.array_files import read_arrays, write_arrays
 from arinv.train.classifier import NAME as CLASSIFIER
@@ -28,13 +30,15 @@ from arinv.train.writer import write_png
 
 _SAVE_EVERY_SECONDS = 30.0
 _STATE = "state.npz"
+_WEIGHTS = "weights"
+_STANDARD = {"num_steps": 100, "num_targets": 9, "num_queries": 5000}
 
 
 def validate(config: ConfigDict) -> None:
     """Tells every mistake that can be seen without reading data or checkpoints.
 
     Raises:
-      UserError: an unknown name or a number out of range.
+      UserError: an unknown name, a number out of range, or too few classes for an attack.
     """
     setting.validate(config)
     norms.check_norm(config.attack.norm)
@@ -52,6 +56,8 @@ def validate(config: ConfigDict) -> None:
         raise UserError("checkpoint is empty; name the workdir of a classifier's or an inverter's training")
     if jax.process_count() > 1:
         raise UserError("AutoAttack runs in one process, on all of its devices; start it on one host")
+    if config.data.classes:
+        _check_num_classes(config, len(set(config.data.classes)), stage="NAME")
 
 
 def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
@@ -62,13 +68,15 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
       workdir: of this evaluation; it goes on from the state that it finds there.
 
     Raises:
-      UserError: no usable checkpoint there, or data or a state that does not fit it.
+      UserError: no usable checkpoint there, one of too few classes, or data or a state that does not fit it.
     """
     mesh = setting.mesh(config)
     source = workdirs.resolve(config.checkpoint, workdir)
     encoder = _load(source, setting.dtype(config))
+    _check_num_classes(config, encoder.description["num_classes"], stage=workdir.name)
     test = setting.open_source(config, "test")
     networks.check_classes(encoder, test.info)
+    networks.check_trained_size(encoder.description, config.data.image_size, source)
     arrays = data.load_arrays(test)
     images, labels = arrays["image"].astype(np.float32) / 255, arrays["label"]
     model = jax.tree_util.Partial(
@@ -77,7 +85,7 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
     )
     workdirs.open_workdir(config, workdir)
     options = {name: value for name, value in config.attack.items() if name not in ("name", "attacks")}
-    save = _Saver(workdir / _STATE)
+    save = _Saver(workdir / _STATE, fingerprint(encoder.variables))
     state = save.load()
     show = _Bar(config.title, state)
     result = attacks.autoattack(
@@ -87,7 +95,7 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
         labels,
         attacks=tuple(config.attack.attacks.split("+")),
         batch_size=config.batch_size,
-        smallest_batch=max(8, mesh.size),
+        multiple_of=mesh.size,
         place=lambda batch: parallel.place_batch(batch, mesh),
         state=state,
         save=save,
@@ -103,6 +111,16 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
     (workdir / _STATE).unlink(missing_ok=True)
     workdirs.write_results(workdir, results)
     return results
+
+
+def _check_num_classes(config: ConfigDict, num_classes: int, *, stage: str) -> None:
+    """Checks that the attacks can do with the classes; `stage` is this task's name if it is one of an experiment."""
+    field = f"stages.{stage}.attack.attacks" if config.checkpoint.startswith("stage:") else "attack.attacks"
+    check_num_classes(
+        config.attack.attacks.split("+"),
+        num_classes=num_classes,
+        leave_out=lambda others: f"--config.{field}={'+'.join(others)}",
+    )
 
 
 def _load(source: pathlib.Path, dtype: Any) -> networks.Encoder:
@@ -140,7 +158,7 @@ def _results(config, encoder, model, result, images, labels) -> tuple[dict[str, 
         "num_examples": len(labels),
         "setting": setting.provenance(config),
         "variants": {
-            "autoattack_accuracy": "autoattack, standard (Croce & Hein 2020); exact 95 % interval (Clopper-Pearson)",
+            "autoattack_accuracy": f"autoattack, {_version(config.attack)}; exact 95 % interval (Clopper-Pearson)",
             "autoattack_accuracy_8bit": "autoattack_accuracy of the same images rounded to 256 levels",
         },
     }
@@ -153,6 +171,15 @@ def _results(config, encoder, model, result, images, labels) -> tuple[dict[str, 
         "distance": again.distances,
     }
     return results, adversarial
+
+
+def _version(attack: ConfigDict) -> str:
+    """Returns "standard" where that is what was run, or what was: only the former compares with published figures."""
+    names = attack.attacks.split("+")
+    if set(names) == set(attacks.ATTACKS) and all(attack[name] == value for name, value in _STANDARD.items()):
+        return "standard (Croce & Hein 2020)"
+    ran = "+".join(name for name in attacks.ATTACKS if name in names)
+    return f"not the standard version: {ran}, {', '.join(f'{name} {attack[name]}' for name in _STANDARD)}"
 
 
 def _write_pictures(workdir, model, kept, images, labels, count: int) -> None:
@@ -173,20 +200,30 @@ def _write_pictures(workdir, model, kept, images, labels, count: int) -> None:
 
 
 class _Saver:
-    """Keeps the state of the attack in a file: at the end of each round, and between them twice a minute."""
+    """Keeps the state of the attack in a file: at the end of each round, and between them twice a minute.
 
-    def __init__(self, path: pathlib.Path):
-        self._path, self._last = path, time.monotonic()
+    With it goes the fingerprint of the network's weights: no state is continued with others.
+    """
+
+    def __init__(self, path: pathlib.Path, weights: str):
+        self._path, self._weights, self._last = path, weights, time.monotonic()
 
     def load(self) -> attacks.AutoAttackState | None:
         if not self._path.exists():
             return None
-        return attacks.AutoAttackState.from_arrays(read_arrays(self._path))
+        arrays = read_arrays(self._path)
+        saved = str(arrays.get(_WEIGHTS, "not known"))
+        if saved != self._weights:
+            raise UserError(
+                f"{self._path} is of another network: its weights are {saved}, the checkpoint's {self._weights}; "
+                f"delete {self._path.parent} to start anew"
+            )
+        return attacks.AutoAttackState.from_arrays(arrays)
 
     def __call__(self, state: attacks.AutoAttackState) -> None:
         if state.position < len(state.queue) and time.monotonic() - self._last < _SAVE_EVERY_SECONDS:
             return
-        write_arrays(self._path, state.to_arrays(), compressed=False)
+        write_arrays(self._path, {_WEIGHTS: np.array(self._weights), **state.to_arrays()}, compressed=False)
         self._last = time.monotonic()
 
 
