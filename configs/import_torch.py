@@ -14,9 +14,9 @@ A generator follows its encoder; the released ones read an encoder that is fed 2
 Arguments: encoder, path (.pt, .pth, .safetensors), normalization (of pixels: imagenet, cifar10, pm1, none; empty: the
 encoder's), check_normalization (whether a file that carries one must agree), head (vgg*: dense, pooled), width (vgg*,
 wrn28_10, alexnet_small), num_classes (0: as many as the file has), classes (their names, joined by "+"; empty: those
-in the file, or none), image_size (0: the encoder's), eps and norm (of the attack it was trained with, kept for whoever
-reads the results); of a generator layer, variant (default, interpolation, ...) and checkpoint (the encoder's workdir);
-smoke (changes nothing).
+in the file, or none), image_size (0: the encoder's), eps and norm (l1, l2 or linf; of the attack it was trained
+with, kept for whoever reads the results); of a generator layer, variant (default, interpolation, ...) and checkpoint
+(the encoder's workdir); smoke (changes nothing).
 """
 
 from ml_collections import ConfigDict

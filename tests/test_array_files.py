@@ -27,6 +27,16 @@ def test_missing_and_damaged_files_and_objects_are_told(tmp_path):
     path.write_bytes(path.read_bytes()[:60])
     with pytest.raises(UserError, match="x.npz cannot be read .*delete it"):
         read_arrays(path)
+    write_arrays(path, {"a": np.arange(1000)})
+    content = bytearray(path.read_bytes())
+    content[60:200] = b"\xff" * 140  # of the compressed stream
+    path.write_bytes(content)
+    with pytest.raises(UserError, match="x.npz cannot be read .error:.*delete it"):
+        read_arrays(path)
+    with path.open("wb") as file:
+        np.save(file, np.zeros(3))
+    with pytest.raises(UserError, match="x.npz cannot be read .*delete it"):
+        read_arrays(path)
     np.savez(path, a=np.array([{"an": "object"}], dtype=object))
     with pytest.raises(UserError, match="cannot be read .*allow_pickle"):
         read_arrays(path)

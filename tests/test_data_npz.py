@@ -1,10 +1,15 @@
 """Arrays as a source, classes numbered anew, and batches from two sources."""
 
+import io
+import zipfile
+
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
 from arinv import data
 from arinv.errors import UserError
+from arinv.tasks import setting
 
 
 def arrays(count=12, classes=3, side=8):
@@ -20,7 +25,7 @@ def path(tmp_path):
 
 
 def test_an_archive_is_a_source(path):
-    source = data.open_source(f"npz:{path}", image_size=8)
+    source = data.open_source(f"npz:{path}", split="all", image_size=8)
     assert (len(source), source.info.num_classes) == (12, 3)
     np.testing.assert_array_equal(source[5]["image"], arrays()["image"][5])
     assert source[5]["label"] == 2
@@ -55,8 +60,82 @@ def test_a_damaged_archive_is_told(tmp_path, content):
         data.open_source(f"npz:{tmp_path}/nowhere.npz", image_size=8)
 
 
+def archive(**members):
+    """The bytes of an .npz file with these members as they are."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as file:
+        for name, content in members.items():
+            file.writestr(f"{name}.npy", content)
+    return buffer.getvalue()
+
+
+def one_array():
+    buffer = io.BytesIO()
+    np.save(buffer, np.zeros(3))
+    return buffer.getvalue()
+
+
+def damaged_deflate():
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays())
+    content = bytearray(buffer.getvalue())
+    content[40:140] = b"\xff" * 100
+    return bytes(content)
+
+
+def unclosed_header():
+    return one_array().replace(b"{'descr'", b"{('desc'")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [one_array(), damaged_deflate(), archive(image=b"raw", label=b"raw"), archive(image=unclosed_header(), label=b"")],
+    ids=["npy", "deflate", "raw", "header"],
+)
+def test_any_damage_is_told_on_one_line(content, tmp_path):
+    (tmp_path / "bad.npz").write_bytes(content)
+    with pytest.raises(UserError, match="bad.npz cannot be read .*numpy.savez") as error:
+        data.open_source(f"npz:{tmp_path}/bad.npz", image_size=8)
+    assert "\n" not in str(error.value)
+
+
+def splits(path):
+    return {name: data.open_source(f"npz:{path}", split=name, image_size=8) for name in ("train", "test", "all")}
+
+
+def test_a_fifth_of_every_class_is_kept_for_the_test(tmp_path):
+    content = arrays(50, classes=5)  # as many classes as the fifth has parts
+    np.savez(tmp_path / "many.npz", **content)
+    opened = splits(tmp_path / "many.npz")
+    assert [(len(source), source.info.num_classes) for source in opened.values()] == [(40, 5), (10, 5), (50, 5)]
+    assert np.bincount(opened["test"].read_labels()).tolist() == [2] * 5
+    seen = {name: {source[i]["image"].tobytes() for i in range(len(source))} for name, source in opened.items()}
+    assert not seen["train"] & seen["test"] and seen["train"] | seen["test"] == seen["all"]
+    assert [opened["test"][i]["label"] for i in range(10)] == opened["test"].read_labels().tolist()
+    with pytest.raises(UserError, match="unknown split of npz:.*all, test, train"):
+        data.open_source(f"npz:{tmp_path}/many.npz", split="validation", image_size=8)
+
+
+def test_a_small_class_gives_one_and_a_single_example_is_trained_on(tmp_path):
+    content = arrays(7)
+    np.savez(tmp_path / "few.npz", image=content["image"], label=[0, 0, 1, 1, 1, 1, 2])
+    assert splits(tmp_path / "few.npz")["test"].read_labels().tolist() == [0, 1]
+    np.savez(tmp_path / "single.npz", image=content["image"], label=np.arange(7))
+    with pytest.raises(UserError, match="leaves no example for split 'test'"):
+        splits(tmp_path / "single.npz")
+
+
+def test_as_a_second_source_all_examples_are_trained_on(path):
+    def opened(first):
+        fields = {"name": first, "extra": {"name": f"npz:{path}"}, "image_size": 8, "resize": "squash"}
+        return setting.open_extra(ConfigDict({"data": fields}), splits(path)["train"])
+
+    assert len(opened("photos")) == 12
+    assert len(opened(f"npz:{path}")) == 9  # the rest is what it is tested on
+
+
 def test_classes_can_be_numbered_anew(path):
-    source = data.open_source(f"npz:{path}", image_size=8, classes=(1, 2), renumber=True)
+    source = data.open_source(f"npz:{path}", split="all", image_size=8, classes=(1, 2), renumber=True)
     assert (len(source), source.info.num_classes, source.info.class_names) == (8, 2, ("1", "2"))
     kept = arrays()["image"][arrays()["label"] > 0]
     np.testing.assert_array_equal(np.stack([source[i]["image"] for i in range(8)]), kept)
@@ -65,7 +144,7 @@ def test_classes_can_be_numbered_anew(path):
 
 
 def batches(path, size):
-    return data.train_batches(data.open_source(f"npz:{path}", image_size=8), batch_size=size, seed=0)
+    return data.train_batches(data.open_source(f"npz:{path}", split="all", image_size=8), batch_size=size, seed=0)
 
 
 def test_mixed_batches_hold_both_sources_and_resume(path, tmp_path):

@@ -13,6 +13,7 @@ from PIL import Image
 from tensorflow_datasets.proto import tf_example_pb2
 
 from arinv import data
+from arinv.data.published import published
 from arinv.errors import UserError
 
 _PACKAGE = "tensorflow_datasets.core.features"
@@ -77,6 +78,8 @@ def test_slices_classes_and_cap(prepared):
 
     assert labels(split="train[:80%]") == [0, 1, 2, 0, 1, 2, 0, 1]
     assert labels(split="train[8:]") == [2, 0]
+    assert labels(split="train[-2:]+train[:0]+train[:1]") == [2, 0, 0]
+    assert labels(split="all") == labels(split="train")
     assert labels(classes=["bee"]) == [1, 1, 1]
     assert labels(classes=[0, 2], num_examples=3) == [0, 2, 0]
     last = data.open_source("tfds:tiny", data_dir=prepared, split="train[80%:]", classes=["cow"])
@@ -90,12 +93,37 @@ def test_slices_classes_and_cap(prepared):
         ("tiny:2.0.0", "train", "tiny/1.0.0"),
         ("tiny", "test", r"has no split 'test'.*train\[80%:\]"),
         ("tiny", "train[80:", "cannot read split"),
-        ("tiny", "train[:0]", "no example"),
+        ("tiny", "train[:0]", "no example .0 to 0.; take a larger slice"),
+        ("tiny", "train[8:6]", "no example .8 to 6."),
+        ("tiny", "train[8:6]+train", "no example .8 to 6, 0 to 10."),
+        ("tiny", "train[:11]", "cannot read split .*incompatible with 10 examples"),
+        ("tiny", "train[:101%]", r"cannot read split .*\[-100, 100\]"),
+        ("tiny", "all[:5]", "cannot read split .*does not support slice"),
     ],
 )
 def test_mistakes_are_explained(prepared, name, split, message):
     with pytest.raises(UserError, match=message):
         data.open_source(f"tfds:{name}", data_dir=prepared, split=split)
+
+
+@pytest.mark.parametrize(
+    ("split", "expected"),
+    [
+        ("test[10%:20%]", 1000),
+        ("test[-10%:]", 1000),
+        ("test[9000:]", 1000),
+        ("test[:60000]", None),
+        ("test[-20000:]", None),
+        ("test[:1001%]", None),
+        ("test[9000:8000]", None),
+        ("test[:0]", None),
+        ("test[:]", None),
+        ("test[10%:8000]", None),
+    ],
+)
+def test_no_length_is_told_of_a_slice_that_cannot_be_read(split, expected):
+    info = published("tfds:cifar10", split, image_size=32)
+    assert (info and info.num_examples) == expected
 
 
 def test_other_file_formats_are_explained(prepared, tmp_path):

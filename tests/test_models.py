@@ -194,6 +194,42 @@ def test_spectral_norm_brings_the_largest_singular_value_to_one(layer, key):
     )
 
 
+@pytest.mark.parametrize(
+    ("name", "classes", "smallest"),
+    [
+        ("alexnet", 10, 63),
+        ("alexnet", 0, 31),
+        ("alexnet_small", 10, 8),
+        ("caffenet", 10, 39),
+        ("caffenet", 0, 39),
+        ("vgg16", 10, 32),
+        ("vgg16_bn", 0, 32),
+    ],
+)
+def test_images_too_small_are_told_with_the_smallest_side(name, classes, smallest):
+    encoder = models.build(name, num_classes=classes)
+    assert all(0 not in feature.shape for feature in features_of(encoder, smallest).values())
+    for shape in ((1, smallest - 1, 64, 3), (1, 64, smallest - 1, 3)):
+        with pytest.raises(UserError, match=f"at least {smallest} x {smallest} px; got {shape[1]} x {shape[2]}"):
+            abstract(encoder, jax.ShapeDtypeStruct(shape, jnp.float32))
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("alexnet", {"num_classes": -1}),
+        ("resnet18", {"num_classes": 2.5}),
+        ("vgg16", {"width": 0}),
+        ("alexnet_small", {"width": -4}),
+        ("wrn28_10", {"depth": 0}),
+    ],
+)
+def test_impossible_numbers_are_told(name, options):
+    ((option, value),) = options.items()
+    with pytest.raises(UserError, match=f"{option} of encoder {name!r} must be a whole number .*; got {value}"):
+        models.build(name, **options)
+
+
 def test_normalization_is_inside_the_encoder():
     grey = jnp.full((1, 2, 2, 3), 0.5)
     np.testing.assert_allclose(normalize(grey, "pm1"), 0.0, atol=1e-7)

@@ -83,6 +83,15 @@ def test_the_older_format_with_a_storage_that_no_tensor_uses(tmp_path):
         fails(tmp_path / "b.pt", "damaged")
 
 
+def test_the_older_format_is_little_endian_whatever_its_writer_was(tmp_path):
+    path = write_legacy(tmp_path / "a.pt", table(x=tensor(streams.legacy_storage("0"))))
+    content = bytearray(path.read_bytes())
+    flag = content.index(b"\x88", content.index(b"little_endian"))
+    content[flag : flag + 1] = b"\x89"  # False
+    path.write_bytes(content)
+    np.testing.assert_array_equal(read(path, "x")[0], SIX)
+
+
 def test_safetensors(tmp_path):
     path = tmp_path / "a.safetensors"
     safetensors.numpy.save_file({"x": SIX, "y": SIX.astype(jnp.bfloat16)}, path, {"encoder": "alexnet"})

@@ -9,8 +9,13 @@ from arinv import models
 from arinv.errors import UserError
 from arinv.models.convert import describe_torch, export_safetensors, load_torch, load_torch_generator
 from arinv.models.pytorch import layout
+from arinv.models.pytorch.file import TorchFile
 from arinv.models.pytorch.names import Layer
 from arinv.models.pytorch.networks import discriminator_entries, encoder_entries, generator_entries
+from arinv.models.pytorch.objects import Tensor
+from arinv.models.pytorch.weights import locate
+from arinv.tasks import import_torch
+from configs import import_torch as import_torch_config
 
 SMALL = {
     "alexnet": {"dense_width": 8},
@@ -22,6 +27,7 @@ SMALL = {
     "vgg19": {"width": 8, "dense_width": 8},
     "wrn28_10": {"depth": 10, "width": 1},
 }
+TINY = SMALL["wrn28_10"]
 SIDES = {"alexnet": 64, "caffenet": 64, "resnet18": 8, "vgg16": 32, "vgg16_bn": 32, "vgg19": 32}
 
 
@@ -140,3 +146,43 @@ def test_mistakes_are_one_line(tmp_path):
     safetensors.numpy.save_file({"a": np.zeros(1, np.float32)}, path)
     with pytest.raises(UserError, match="missing in the file: conv1.weight.*and .* more; only in the file: a$"):
         load_torch(path, "wrn28_10", depth=10, width=1)
+
+
+@pytest.mark.parametrize(("dtype", "value"), [("f4", np.nan), ("f4", -np.inf), ("f8", 1e39)])
+def test_weights_that_are_not_finite_are_refused(dtype, value, tmp_path):
+    entries = encoder_entries("wrn28_10", None, TINY)[1]
+    state = {entry.names[0]: np.zeros(entry.torch_shape, dtype) for entry in entries}
+    state["block2.layer.0.conv1.weight"][0, 0, 0, 0] = value
+    safetensors.numpy.save_file(state, tmp_path / "a.safetensors")
+    with pytest.raises(UserError, match="NaN or infinity in block2.layer.0.conv1.weight"):
+        load_torch(tmp_path / "a.safetensors", "wrn28_10", **TINY)
+
+
+def weights_at(*places):
+    """An open file with a network's names at each of these places, a tensor of one number each."""
+    state = {name: Tensor(None, 0, (), ()) for entry in wanted_names() for name in entry.names[:1]}
+    content = {place: dict(state) for place in places} | {"epoch": 3, "buffers": {"mean": Tensor(None, 0, (), ())}}
+    return TorchFile("a.pt", content, None, {})
+
+
+def wanted_names():
+    return encoder_entries("wrn28_10", None, TINY)[1]
+
+
+def test_a_second_dictionary_that_fits_is_told():
+    for places, taken in ((("best", "last"), "last"), (("state_dict_ema", "state_dict"), "state_dict")):
+        file = weights_at(*places)
+        file.content[taken]["conv1.weight"] = "this one"
+        found = locate(file, wanted_names())
+        assert found.weights["conv1.weight"] == "this one"
+        assert found.others == tuple(place for place in places if place != taken)
+    assert locate(weights_at("student"), wanted_names()).others == ()
+    with pytest.raises(UserError, match=r"alike: student, teacher; save the one .*torch.load.PATH.\['student'\]"):
+        locate(weights_at("student", "teacher"), wanted_names())
+
+
+@pytest.mark.parametrize("arg", ["norm=L7", "eps=0.5,norm=L7"])
+def test_an_unknown_norm_is_refused_before_the_file_is_read(arg):
+    with pytest.raises(UserError, match="'L7'; known: l1, l2, linf"):
+        import_torch.validate(import_torch_config.get_config(f"path=a.pt,{arg}"))
+    import_torch.validate(import_torch_config.get_config("path=a.pt,eps=0.5,norm=l1"))

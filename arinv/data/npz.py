@@ -1,54 +1,70 @@
 """Arrays in a NumPy archive as a source: images and labels that were prepared elsewhere, such as pseudo-labels.
 
 The archive holds "image", uint8 [N, H, W, 3], and "label", integers [N]. Pickled objects in it are refused.
+A fifth of every class is kept for the test.
 """
 
 import os
 import pathlib
-import zipfile
 from typing import Any
 
 import numpy as np
 
 from arinv.data import images
 from arinv.data.source import SourceInfo, check_index
-from arinv.errors import UserError
+from arinv.errors import UserError, unknown
+
+_SPLITS = ("train", "test", "all")
+_TEST_PART = 5  # one example of so many
 
 
 class Npz:
-    """One archive; it has a single split, whatever name that goes by."""
+    """The examples of one split of an archive, in its order."""
 
     def __init__(self, path: str | os.PathLike, split: str, *, image_size: int, resize: str):
         """Reads the archive into memory.
 
         Args:
           path: of the .npz file.
-          split: kept in `info`, the same examples for each.
+          split: "test" (every fifth example of each class, and one of a class of two to four), "train" (the
+            others) or "all".
           image_size: side of the images, in pixels.
           resize: "squash" or "crop", see `images.resize_u8`.
 
         Raises:
-          UserError: no such file, a damaged one, or other arrays than described above.
+          UserError: no such file, a damaged one, other arrays than described above, an unknown split or one
+            without examples.
         """
+        if split not in _SPLITS:
+            raise unknown(f"split of npz:{path}", split, _SPLITS)
         path = pathlib.Path(path).expanduser()
+        self._read(path)
+        self._resize = resize
+        count = int(self._labels.max()) + 1
+        names = tuple(str(i) for i in range(count))
+        self._places = _places(self._labels, split)
+        if not len(self._places):
+            raise UserError(f"{path} leaves no example for split {split!r}; add examples, or take split='all'")
+        self.info = SourceInfo(f"npz:{path}", split, len(self._places), count, names, image_size)
+        self.num_skipped = 0
+
+    def _read(self, path: pathlib.Path) -> None:
         try:
             with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
                 missing = {"image", "label"} - set(arrays.files)
                 if missing:
                     raise UserError(f"{path} has no array {sorted(missing)}; it has: {', '.join(arrays.files)}")
                 self._images, self._labels = arrays["image"], arrays["label"]
+            self._check(path)
+        except UserError:
+            raise
         except FileNotFoundError:
             raise UserError(f"{path} does not exist; give the path of a .npz file") from None
-        except (ValueError, OSError, EOFError, AttributeError, zipfile.BadZipFile) as error:
-            if isinstance(error, UserError):
-                raise
-            raise UserError(f"{path} cannot be read as a .npz file ({error}); write it with numpy.savez") from None
-        self._check(path)
-        self._resize = resize
-        count = int(self._labels.max()) + 1
-        names = tuple(str(i) for i in range(count))
-        self.info = SourceInfo(f"npz:{path}", split, len(self._labels), count, names, image_size)
-        self.num_skipped = 0
+        except Exception as error:  # the readers of zip, deflate and of NumPy's headers raise many kinds
+            reason = (str(error).splitlines() or [""])[0][:100]
+            raise UserError(
+                f"{path} cannot be read as a .npz file ({type(error).__name__}: {reason}); write it with numpy.savez"
+            ) from None
 
     def _check(self, path: pathlib.Path) -> None:
         shape, labels = self._images.shape, self._labels
@@ -64,9 +80,21 @@ class Npz:
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         index = check_index(index, len(self))
-        image = images.resize_u8(self._images[index], self.info.image_size, self._resize)
-        return {"image": image, "label": int(self._labels[index])}
+        image = images.resize_u8(self._images[self._places[index]], self.info.image_size, self._resize)
+        return {"image": image, "label": int(self._labels[self._places[index]])}
 
     def read_labels(self) -> np.ndarray:
         """Returns all labels, int32 [N]."""
-        return self._labels.astype(np.int32)
+        return self._labels[self._places].astype(np.int32)
+
+
+def _places(labels: np.ndarray, split: str) -> np.ndarray:
+    """Returns the places of a split's examples in the archive, in order."""
+    if split == "all":
+        return np.arange(len(labels))
+    order = np.argsort(labels, kind="stable")
+    changes = np.flatnonzero(labels[order][1:] != labels[order][:-1]) + 1
+    test = np.zeros(len(labels), bool)
+    for places in np.split(order, changes):
+        test[places[_TEST_PART - 1 :: _TEST_PART] if len(places) >= _TEST_PART else places[1:2]] = True
+    return np.flatnonzero(test == (split == "test"))

@@ -51,8 +51,8 @@ def open_source(
     Args:
       name: "photos" (built in), "tfds:NAME" (prepared array_record files), "folder:PATH" (own
         images), or "npz:PATH" (own arrays "image" and "label").
-      split: "train" or "test"; with tfds also slices such as "train[:80%]"; with a folder also
-        "all".
+      split: "train" or "test"; with tfds also slices such as "train[:80%]"; with a folder or an npz
+        file also "all". Where these have no splits of their own, a fifth of each class is the test's.
       image_size: side S of the images, in pixels.
       resize: "squash" (the whole image, aspect ratio given up) or "crop" (short side to S, centre
         kept).

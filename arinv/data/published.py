@@ -22,7 +22,7 @@ _PUBLISHED: dict[str, tuple[int, dict[str, int]]] = {
 
 
 def published(name: str, split: str, *, image_size: int) -> SourceInfo | None:
-    """Returns the facts of one split of a data set without opening it; None where they are not known.
+    """Returns the facts of one split of a data set without opening it; None where they are not known or impossible.
 
     Args:
       name: as open_source takes it; a version behind a second colon does not matter.
@@ -43,14 +43,19 @@ def published(name: str, split: str, *, image_size: int) -> SourceInfo | None:
 
 
 def _length(whole: int, slice_: str) -> int | None:
-    """Returns the length of a slice such as "20%:80%]", None of what is no slice."""
-    found = re.fullmatch(r"(-?\d*%?):(-?\d*%?)\]", slice_)
+    """Returns the length of a slice such as "20%:80%]", None of what is no slice that TFDS would read."""
+    found = re.fullmatch(r"(-?\d+%?)?:(-?\d+%?)?\]", slice_)
     if not found:
         return None
-    first, last = (_place(text, whole) if text else None for text in found.groups())
-    return max(0, (whole if last is None else last) - (first or 0))
+    given = [text for text in found.groups() if text]
+    if len({text.endswith("%") for text in given}) != 1:  # no place, or two kinds of them
+        return None
+    first, last = found.groups()
+    start, end = _place(first, whole) if first else 0, _place(last, whole) if last else whole
+    return None if start is None or end is None or end <= start else end - start
 
 
-def _place(text: str, whole: int) -> int:
+def _place(text: str, whole: int) -> int | None:
+    """Returns the place that is meant, None of one out of range."""
     place = round(whole * int(text.removesuffix("%")) / 100) if text.endswith("%") else int(text)
-    return min(whole, place + whole if place < 0 else place)
+    return None if abs(place) > whole else place % whole if place < 0 else place

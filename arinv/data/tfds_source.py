@@ -49,6 +49,7 @@ class Tfds:
         if "image" not in features:
             raise UserError(f"tfds:{name} has no feature 'image'; it has: {', '.join(sorted(features))}")
         _check_split(name, split, splits)
+        _check_slices(name, split, builder.info.splits)
         try:
             records = builder.as_data_source(split=split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES)
         except NotImplementedError:
@@ -57,11 +58,7 @@ class Tfds:
                 f"again with `tfds build {name} --file_format=array_record`"
             ) from None
         except ValueError as error:
-            if "0 length" in str(error):
-                raise UserError(f"tfds:{name} split {split!r} holds no example; take a larger slice") from None
-            raise UserError(
-                f"tfds:{name} cannot read split {split!r}; write it as in 'train' or 'train[:80%]'"
-            ) from None
+            raise UserError(f"tfds:{name} split {split!r} cannot be opened ({_reason(error)})") from None
         self._records = records.data_source
         self._resize = resize
         self._labelled = "label" in features and hasattr(features["label"], "names")
@@ -135,6 +132,28 @@ def _find(name: str, data_dir: str | os.PathLike | None):
 
 def _is_prepared(folder) -> bool:
     return folder.is_dir() and (any(folder.glob("*/dataset_info.json")) or any(folder.glob("*/*/dataset_info.json")))
+
+
+def _reason(error: Exception) -> str:
+    """Returns the last line of what TFDS says, which puts where it was before it."""
+    return (str(error).splitlines() or [type(error).__name__])[-1][:160]
+
+
+def _check_slices(name: str, split: str, infos) -> None:
+    """Raises where a slice cannot be read or leads backwards, or where the slices leave nothing."""
+    from tensorflow_datasets.core import splits as tfds_splits
+
+    try:
+        parts = tfds_splits.AbstractSplit.from_spec(split).to_absolute(infos)
+    except Exception as error:  # TFDS has no one error for them
+        raise UserError(
+            f"tfds:{name} cannot read split {split!r} ({_reason(error)}); write it as in 'train' or 'train[:80%]'"
+        ) from None
+    ends = [(part.from_ or 0, infos[part.splitname].num_examples if part.to is None else part.to) for part in parts]
+    lengths = [last - first for first, last in ends]
+    if min(lengths) < 0 or not sum(lengths):
+        shown = ", ".join(f"{first} to {last}" for first, last in ends)
+        raise UserError(f"tfds:{name} split {split!r} holds no example ({shown}); take a larger slice")
 
 
 def _check_split(name: str, split: str, splits: list[str]) -> None:

@@ -14,10 +14,14 @@ import jax
 import jax.numpy as jnp
 
 from arinv.models.features import FeatureSpec, Stage
+from arinv.models.image_sides import check_sides
 from arinv.models.normalization import normalize
 from arinv.ops import conv as conv_ops
 from arinv.ops import pooling
 from arinv.types import Array
+
+# Sides in pixels that the pools leave something of: all of AlexNet's, those but the last, and the small network's.
+_SMALLEST_SIDE, _SMALLEST_WITHOUT_CONV5, _SMALLEST_SMALL = 63, 31, 8
 
 # He initialisation: without batch normalisation the signal of a narrower one dies on the way up.
 _he_normal = nn.initializers.variance_scaling(2.0, "fan_in", "truncated_normal")
@@ -74,9 +78,15 @@ class AlexNet(nn.Module):
 
     @nn.compact
     def __call__(self, images: Array, *, train: bool = False) -> tuple[Array, dict[str, Array]]:
-        """Returns logits [B, K] and the features conv1..conv5, fc6..fc8 of images [B, H, W, 3] in [0, 1]."""
+        """Returns logits [B, K] and the features conv1..conv5, fc6..fc8 of images [B, H, W, 3] in [0, 1].
+
+        Raises:
+          UserError: images too small for it.
+        """
         conv = functools.partial(convolution, dtype=self.dtype)
         features = {}
+        smallest = _SMALLEST_SIDE if self.num_classes else _SMALLEST_WITHOUT_CONV5
+        check_sides(images, smallest, "AlexNet")
         x = normalize(images, self.normalization, self.dtype)
         x = features["relu1"] = nn.relu(conv(64, 11, strides=4, padding=2, name="conv1")(x))
         x = features["conv1"] = pooling.max_pool(x, 3, 2)
@@ -132,10 +142,15 @@ class AlexNetSmall(nn.Module):
 
     @nn.compact
     def __call__(self, images: Array, *, train: bool = False) -> tuple[Array, dict[str, Array]]:
-        """Returns logits [B, K] and the features conv1..conv5, fc6..fc8 of images [B, H, W, 3] in [0, 1]."""
+        """Returns logits [B, K] and the features conv1..conv5, fc6..fc8 of images [B, H, W, 3] in [0, 1].
+
+        Raises:
+          UserError: images too small for it.
+        """
         conv = functools.partial(convolution, dtype=self.dtype)
         w = self.width
         features = {}
+        check_sides(images, _SMALLEST_SMALL, "AlexNetSmall")
         x = normalize(images, self.normalization, self.dtype)
         x = nn.relu(conv(w, 5, padding=2, name="conv1")(x))
         x = features["conv1"] = pooling.max_pool(x, 2, 2)

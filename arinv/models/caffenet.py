@@ -11,11 +11,14 @@ import jax
 import jax.numpy as jnp
 
 from arinv.models.features import FeatureSpec, Stage
+from arinv.models.image_sides import check_sides
 from arinv.models.normalization import normalize
 from arinv.ops import conv as conv_ops
 from arinv.ops import pooling
 from arinv.ops.local_response import local_response_normalization
 from arinv.types import Array
+
+_SMALLEST_SIDE = 39  # in pixels: the pools leave something of it
 
 
 class CaffeNet(nn.Module):
@@ -41,8 +44,13 @@ class CaffeNet(nn.Module):
 
     @nn.compact
     def __call__(self, images: Array, *, train: bool = False) -> tuple[Array, dict[str, Array]]:
-        """Returns logits [B, K] and the features conv1..conv5, fc6..fc8 of images [B, H, W, 3] in [0, 1]."""
+        """Returns logits [B, K] and the features conv1..conv5, fc6..fc8 of images [B, H, W, 3] in [0, 1].
+
+        Raises:
+          UserError: images too small for it.
+        """
         features = {}
+        check_sides(images, _SMALLEST_SIDE, "CaffeNet")
         x = normalize(images, self.normalization, self.dtype)
         x = self._convolve(x, 96, 11, stride=4, padding=0, name="conv1")
         x = features["conv1"] = local_response_normalization(_pool(x))

@@ -7,7 +7,8 @@ PyTorch loads, with torchvision's names where torchvision has the network.
 
 Everything in a file must be used and everything in the network must be in the file; a mismatch shows both sides. Not
 read, and told by `describe_torch`: counts of batches, networks beside the one that is read, and `sub_block1` of the
-wide ResNets, which no forward pass uses.
+wide ResNets, which no forward pass uses. Of several dictionaries that fit, the one at a usual place ("model",
+"state_dict", ...) is read and the others are told too; at other places the file is refused.
 """
 
 import contextlib
@@ -155,10 +156,11 @@ def describe_torch(
     Returns:
       {"num_classes": length of the logits, None where the last layer is not found; "class_names": list, empty where
       the file has none; "normalization": name, None where the file has none or none of ours; "unread": names of
-      weights that are known and not read}.
+      weights that are known and not read, and of entries of the file with other weights of such a network}.
 
     Raises:
-      UserError: no such file, a damaged one, or one that could run a program when it is loaded.
+      UserError: no such file, a damaged one, one that could run a program when it is loaded, or one with several
+        networks that fit alike.
     """
     _, wanted = encoder_entries(encoder, image_size, options)
     with open_torch(path) as file:
@@ -171,7 +173,7 @@ def describe_torch(
             "num_classes": num_classes,
             "class_names": _class_names(file, num_classes),
             "normalization": torch_weights.normalization_name(*carried) if carried else None,
-            "unread": sorted(torch_weights.unread(found)),
+            "unread": sorted({*torch_weights.unread(found), *found.others}),
         }
 
 

@@ -1,6 +1,7 @@
 """Encoders by name, and the generators, denoisers and discriminators that fit them."""
 
 import dataclasses
+import numbers
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -42,6 +43,9 @@ ENCODERS: dict[str, Architecture] = {
 }
 
 
+_LEAST = {"num_classes": 0, "width": 1, "depth": 1}  # of an encoder's options
+
+
 _WAVELET_ENCODERS: dict[str, type[nn.Module]] = {"alexnet": WaveletAlexNet}
 
 
@@ -71,7 +75,8 @@ def build(name: str, *, num_classes: int | None = None, **options) -> nn.Module:
       `feature_specs()` lists the named features, its `image_size` the size it was made for.
 
     Raises:
-      UserError: unknown encoder, or an option that it does not have.
+      UserError: unknown encoder, an option that it does not have, or a number of classes, width or depth that is
+        none.
     """
     if name not in ENCODERS:
         raise unknown("encoder", name, ENCODERS)
@@ -82,6 +87,10 @@ def build(name: str, *, num_classes: int | None = None, **options) -> nn.Module:
     for option in options:
         if option not in allowed:
             raise unknown(f"option of encoder {name!r}", option, allowed)
+    for option in _LEAST.keys() & options.keys():
+        value, least = options[option], _LEAST[option]
+        if not isinstance(value, numbers.Integral) or value < least:
+            raise UserError(f"{option} of encoder {name!r} must be a whole number of {least} or more; got {value!r}")
     return module(**{**defaults, **options})
 
 

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from arinv.errors import UserError
 from arinv.models.batch_norm import BatchNorm
 from arinv.models.features import FeatureSpec, Stage
+from arinv.models.image_sides import check_sides
 from arinv.models.normalization import normalize
 from arinv.ops import conv as conv_ops
 from arinv.ops import pooling
@@ -21,6 +22,7 @@ from arinv.types import Array
 
 _WIDTHS = (64, 128, 256, 512, 512)
 _HEADS = ("dense", "pooled")
+_SMALLEST_SIDE = 32  # in pixels: the pools leave something of it
 
 
 class VGG(nn.Module):
@@ -56,11 +58,12 @@ class VGG(nn.Module):
         """Returns logits [B, K] and the features of images [B, H, W, 3] in [0, 1].
 
         Raises:
-          UserError: a head that is neither "dense" nor "pooled".
+          UserError: a head that is neither "dense" nor "pooled", or images too small for it.
         """
         if self.head not in _HEADS:
             raise UserError(f"unknown head {self.head!r} of a VGG; known: {', '.join(_HEADS)}")
         features = {}
+        check_sides(images, _SMALLEST_SIDE, "a VGG")
         x = normalize(images, self.normalization, self.dtype)
         for stage, (width, depth) in enumerate(zip(self._widths(), self.depths, strict=True), start=1):
             for i in range(1, depth + 1):

@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 
 from arinv import models, parallel
 from arinv.errors import UserError
+from arinv.ops import norms
 from arinv.tasks import networks
 from arinv.tasks import workdir as workdirs
 from arinv.train import classifier, inverter
@@ -24,11 +25,12 @@ def validate(config: ConfigDict) -> None:
     """Tells every mistake that can be seen without reading the file.
 
     Raises:
-      UserError: no path, an unknown encoder, layer or option.
+      UserError: no path, an unknown encoder, layer, option or norm.
     """
     if not config.path:
         raise UserError("path is empty; name a .pt, .pth or .safetensors file")
     models.build(config.encoder.name, **config.encoder.options)
+    norms.check_norm(config.attack.norm)
     generator = config.generator
     if generator.layer:
         models.build_generator(config.encoder.name, generator.layer, variant=generator.variant)

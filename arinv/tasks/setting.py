@@ -75,10 +75,13 @@ def open_extra(config: ConfigDict, train: data.Source) -> data.Source:
       UserError: it cannot be read, or has labels that the first source does not.
     """
     fields = config.data
-    extra = data.open_source(fields.extra.name, image_size=fields.image_size, resize=fields.resize)
+    name = fields.extra.name
+    # An archive of its own is all there for training: nothing of it is tested on.
+    split = "all" if name.startswith("npz:") and name != fields.name else "train"
+    extra = data.open_source(name, split=split, image_size=fields.image_size, resize=fields.resize)
     if extra.info.num_classes > train.info.num_classes:
         raise UserError(
-            f"{fields.extra.name} has {extra.info.num_classes} classes, but {fields.name} has "
+            f"{name} has {extra.info.num_classes} classes, but {fields.name} has "
             f"{train.info.num_classes}; its labels must be among those"
         )
     return extra

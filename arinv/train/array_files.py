@@ -2,7 +2,6 @@
 
 import io
 import pathlib
-import zipfile
 from collections.abc import Mapping
 
 import numpy as np
@@ -34,5 +33,8 @@ def read_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
         content = io.BytesIO(path.read_bytes())  # np.load leaves a damaged file open
         with np.load(content, allow_pickle=False) as arrays:
             return dict(arrays)
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path} cannot be read ({error}); delete it to compute it anew") from None
+    except Exception as error:  # the readers of zip, deflate and of NumPy's headers raise many kinds
+        reason = (str(error).splitlines() or [""])[0][:200]
+        raise UserError(
+            f"{path} cannot be read ({type(error).__name__}: {reason}); delete it to compute it anew"
+        ) from None

@@ -155,10 +155,9 @@ def _open_legacy(path: pathlib.Path, stream: BinaryIO) -> TorchFile:
     for expected in (_LEGACY_MAGIC, _LEGACY_PROTOCOL):
         if torch_pickle.load(stream, str(path)) != expected:
             raise UserError(f"{path} is a pickle but no PyTorch checkpoint: expected {_FORMATS}")
-    system = torch_pickle.load(stream, str(path))
+    torch_pickle.load(stream, str(path))  # the writer's machine; its numbers are little-endian on any
     content = torch_pickle.load(stream, str(path), storages=storages)
     keys = torch_pickle.load(stream, str(path))
-    big_endian = isinstance(system, dict) and system.get("little_endian") is False
     places, position = {}, stream.tell()
     for key in keys:
         places[key] = position + 8  # in front of each storage stands its length
@@ -169,11 +168,10 @@ def _open_legacy(path: pathlib.Path, stream: BinaryIO) -> TorchFile:
     def read(tensor: Tensor) -> np.ndarray:
         key = tensor.storage.key
         stream.seek(places[key] - 8)
-        size = int.from_bytes(stream.read(8), "big" if big_endian else "little")
+        size = int.from_bytes(stream.read(8), "little")
         if size != storages[key].size:
             raise ValueError(f"storage {key} has {size} numbers, not {storages[key].size}")
-        raw = stream.read(size * _dtype(storages[key]).itemsize)
-        return _view(raw, tensor, big_endian=big_endian)
+        return _view(stream.read(size * _dtype(storages[key]).itemsize), tensor, big_endian=False)
 
     return TorchFile(path, content, read, {})
 

@@ -1,7 +1,8 @@
 """Finds a network's weights in an open checkpoint and takes them over, or says on one line what does not fit.
 
 A checkpoint is a dictionary of weights or holds one or several such dictionaries; the names may have a prefix, such as
-"module.model.". The dictionary and the prefix are those under which most of the names that are looked for stand.
+"module.model.". The dictionary and the prefix are those under which most of the names that are looked for stand; of
+two that fit alike, the one at a usual place.
 """
 
 import contextlib
@@ -33,31 +34,46 @@ class Found(NamedTuple):
     Attributes:
       weights: name without prefix -> what stands there.
       outside: name in the file -> what stands there, of the same dictionary but without the prefix.
+      others: names of other dictionaries in the file that hold the half of these weights or more.
     """
 
     weights: Mapping[str, Any]
     outside: Mapping[str, Any]
+    others: tuple[str, ...] = ()
 
 
 def locate(file: TorchFile, wanted: Sequence[Entry]) -> Found:
     """Returns the weights under the prefix that fits best.
 
     Raises:
-      UserError: the file holds no dictionary of weights.
+      UserError: the file holds no dictionary of weights, or two that fit alike at unusual places.
     """
     names = [name for entry in wanted for name in entry.names]
-    best, best_score = None, -1
-    for state in _dictionaries(file):
-        for prefix in _prefixes(state, names):
-            score = sum(prefix + name in state for name in names)
-            if score > best_score:
-                best, best_score = (state, prefix), score
-    state, prefix = best
+    states = _dictionaries(file)
+    fits = {place: _best_prefix(state, names) for place, state in states.items()}
+    place = max(fits, key=lambda place: fits[place][0])  # the first of those that fit alike
+    best, prefix = fits[place]
+    alike = [other for other, (score, _) in fits.items() if score == best]
+    if best and len(alike) > 1 and place not in ("", *torch_names.ENTRIES):
+        raise UserError(
+            f"{file.path} holds several networks that fit alike: {abbreviate(alike)}; save the one that is meant by "
+            f"itself, torch.save(torch.load(PATH)[{place!r}], NEW_PATH)"
+        )
+    state = states[place]
+    others = tuple(other for other, (score, _) in fits.items() if other not in ("", place) and 0 < best <= 2 * score)
     inside = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
-    return Found(inside, {name: value for name, value in state.items() if not name.startswith(prefix)})
+    return Found(inside, {name: value for name, value in state.items() if not name.startswith(prefix)}, others)
 
 
-def _dictionaries(file: TorchFile) -> list[Mapping[str, Any]]:
+def _best_prefix(state: Mapping[str, Any], names: Sequence[str]) -> tuple[int, str]:
+    """Returns how many of the names stand under the prefix with the most of them, and that prefix."""
+    scores = {prefix: sum(prefix + name in state for name in names) for prefix in _prefixes(state, names)}
+    prefix = max(scores, key=scores.__getitem__)
+    return scores[prefix], prefix
+
+
+def _dictionaries(file: TorchFile) -> dict[str, Mapping[str, Any]]:
+    """Returns the dictionaries with tensors by their place in the file ("" is the file itself), the usual first."""
     content = file.content
     if isinstance(content, Inert):
         raise UserError(
@@ -68,12 +84,12 @@ def _dictionaries(file: TorchFile) -> list[Mapping[str, Any]]:
         raise UserError(f"{file.path} holds a {type(content).__name__}; expected a dictionary of weights")
     content = {name: value for name, value in content.items() if isinstance(name, str)}
     order = (*(name for name in torch_names.ENTRIES if name in content), *content)
-    candidates = [content, *(content[name] for name in order)]
-    found = [
-        {name: value for name, value in state.items() if isinstance(name, str)}
-        for state in candidates
+    candidates = {"": content, **{name: content[name] for name in order if name}}
+    found = {
+        place: {name: value for name, value in state.items() if isinstance(name, str)}
+        for place, state in candidates.items()
         if isinstance(state, dict) and any(isinstance(value, Tensor) for value in state.values())
-    ]
+    }
     if not found:
         raise UserError(f"{file.path} holds no weights, only {abbreviate(content) or 'nothing'}")
     return found
@@ -97,7 +113,7 @@ def convert(file: TorchFile, found: Found, wanted: Sequence[Entry], *, what: str
       what: names the network in messages.
 
     Raises:
-      UserError: names or shapes differ, or a weight is no tensor of real numbers.
+      UserError: names or shapes differ, or a weight is no tensor of real, finite numbers.
     """
     names = {entry: next((name for name in entry.names if name in found.weights), None) for entry in wanted}
     _compare(file.path, found, names, what)
@@ -106,7 +122,11 @@ def convert(file: TorchFile, found: Found, wanted: Sequence[Entry], *, what: str
         array = file.array(found.weights[name])
         if array.dtype.kind not in "fV":  # V: bfloat16
             raise UserError(f"{file.path} has {name} in {array.dtype}; expected float16, bfloat16, float32 or float64")
-        flat[entry.path] = np.ascontiguousarray(layout.to_ours(entry, array.astype(np.float32)))
+        with np.errstate(over="ignore"):  # it is told
+            array = array.astype(np.float32)
+        if not np.isfinite(array).all():
+            raise UserError(f"{file.path} has NaN or infinity in {name} (in float32); take another checkpoint")
+        flat[entry.path] = np.ascontiguousarray(layout.to_ours(entry, array))
     return traverse_util.unflatten_dict(flat)
 
 
