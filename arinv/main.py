@@ -11,9 +11,9 @@ or a machine in 75, to be started again. Several processes find each other; see 
 import errno
 import pathlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import jax
 from absl import app, flags, logging
@@ -84,6 +84,8 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> None:
         if processes.index() == 0:  # network file systems remember that others looked, and found nothing yet
             workdirs.check(stage, folder)
         TASKS[stage.task].validate(stage)
+    if processes.index() == 0:
+        _check_order(stages)
     for i, (folder, stage) in enumerate(stages.items(), start=1):
         complete = processes.first(processes.index() == 0 and workdirs.is_complete(folder))
         if jax.process_index() == 0 and (complete or len(stages) > 1):
@@ -93,6 +95,31 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> None:
             with lock.hold(folder):
                 TASKS[stage.task].run(stage, folder)
             processes.gather(None)  # what process 0 wrote last is there before anybody looks for it
+
+
+def _check_order(stages: Mapping[pathlib.Path, ConfigDict]) -> None:
+    """Refuses to make a stage anew beside complete ones that were made of its predecessor.
+
+    Raises:
+      UserError: naming both.
+    """
+    names = {f"stage:{folder.name}": folder for folder in stages}
+    for folder, stage in stages.items():
+        used = {part for value in _texts(workdirs.plain(stage)) for part in value.split("+")}
+        for name in sorted(part for part in used if part.startswith("stage:")):
+            if name in names and workdirs.is_complete(folder) and not workdirs.is_complete(names[name]):
+                raise UserError(
+                    f"{names[name]} is to be made, but {folder}, which was made of it, is complete: delete that too, "
+                    "or bring the other back"
+                )
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """Yields every text in a config."""
+    if isinstance(value, str):
+        yield value
+    for part in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        yield from _texts(part)
 
 
 def _stages(config: ConfigDict, workdir: pathlib.Path) -> dict[pathlib.Path, ConfigDict]:

@@ -21,7 +21,7 @@ def get_config(arg=None):
         stages[f"{name}_encoder"] = classifier.from_arguments(args, title=f"{name} encoder", eps=eps, test_eps=args.eps)
     for name in ("standard", "robust"):
         attacked = ""  # each encoder is attacked once, whatever the number of its inverters
-        for loss in args.losses.split("+"):
+        for loss in dict.fromkeys(filter(None, args.losses.split("+"))):
             title = f"{name} {loss}"
             stages[f"{name}_{loss}_inverter"] = inverter.inverter_stage(
                 args, f"stage:{name}_encoder", title=f"{title} inverter", loss=loss

@@ -69,10 +69,11 @@ def _labels(text: str) -> tuple[int, ...]:
     """Returns the labels of "151-293" or "3+5"."""
     labels: list[int] = []
     for part in filter(None, text.split("+")):
-        first, _, last = part.partition("-")
-        if not first.isdigit() or (last and not last.isdigit()):
+        first, dash, last = part.partition("-")
+        last = last if dash else first
+        if not (first.isdigit() and last.isdigit() and int(first) <= int(last)):
             raise ValueError(f"classes={text!r} must be labels such as 151-293 or 3+5")
-        labels += range(int(first), int(last or first) + 1)
+        labels += range(int(first), int(last) + 1)
     return tuple(labels)
 
 

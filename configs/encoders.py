@@ -31,10 +31,10 @@ def image_size(encoder: str) -> int:
     return _ENCODERS.get(encoder, {}).get("image_size", 224)
 
 
-_IMAGENET = {"resized_crop_scale": (0.08, 1.0), "flip": True, "color_jitter": 0.1, "hue": 0.1, "lighting": 0.05}
+_IMAGENET = {"resized_crop_scale": (0.08, 1.0), "flip": True, "color_jitter": 0.1, "lighting": 0.05}
 _AUGMENTATIONS = {
     **dict.fromkeys(("alexnet", "caffenet", "vgg16", "vgg19"), _IMAGENET),
-    "resnet18": {"crop_padding": 4, "flip": True, "color_jitter": 0.25, "hue": 0.25, "rotate_degrees": 2.0},
+    "resnet18": {"crop_padding": 4, "flip": True, "color_jitter": 0.25, "rotate_degrees": 2.0},
     "vgg16_bn": {"resized_crop_scale": (0.8, 0.9), "resized_crop_ratio": (1.0, 1.0), "flip": True},
 }
 _OTHER_AUGMENTATION = {"crop_padding": 4, "flip": True}

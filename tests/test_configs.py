@@ -4,6 +4,7 @@ import importlib
 import json
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -73,6 +74,17 @@ def test_arguments_are_typed_and_fractions_are_understood():
     assert args.eps == 8 / 255 and args.smoke is True and args.epochs == 2 and args.name == "x"
 
 
+def test_the_papers_colours_keep_their_hue():
+    """MadryLab's ColorJitter has brightness, contrast and saturation only."""
+    for name in ("alexnet", "resnet18", "vgg16"):
+        augmentation = get_config("classifier", f"encoder={name}").augmentation
+        assert augmentation.color_jitter > 0 and not augmentation.get("hue", 0)
+
+
+def test_a_loss_that_is_named_twice_is_trained_once():
+    assert get_config("cifar10", "losses=pixel+pixel+").order == get_config("cifar10", "losses=pixel").order
+
+
 def test_options_of_an_encoder_are_numbers_and_words():
     config = get_config("classifier", "encoder=alexnet,options=dense_width:512+dropout:0.1+normalization:none")
     assert config.encoder.options.to_dict() == {"dense_width": 512, "dropout": 0.1, "normalization": "none"}
@@ -89,6 +101,8 @@ def test_options_of_an_encoder_are_numbers_and_words():
         ("smoke=perhaps", "true or false"),
         ("encoder", "needs a value"),
         ("options=dense_width", "name:value pairs"),
+        ("classes=5-3", "classes='5-3' must be labels"),
+        ("classes=5-", "classes='5-' must be labels"),
     ],
 )
 def test_wrong_arguments_are_one_line(arg, shown):
@@ -154,6 +168,35 @@ def test_smoke_evaluate(quickstart, tmp_path):
     assert results["attack"]["norm"] == "linf" and "psnr" not in results
     smoke("evaluate", f"checkpoint={workdir}/robust_inverter", tmp_path / "b")
     assert "psnr" in json.loads((tmp_path / "b" / "results.json").read_text())
+
+
+def test_a_generator_is_not_paired_with_another_encoder(quickstart, tmp_path):
+    config, workdir = quickstart
+    for name in ("standard_encoder", "robust_inverter"):
+        shutil.copytree(workdir / name, tmp_path / name.replace("standard", "robust"))
+    arg = f"smoke=True,checkpoint={tmp_path}/robust_inverter"
+    with pytest.raises(UserError, match="robust_inverter was trained on an encoder of weights"):
+        main.run(get_config("evaluate", arg), tmp_path / "evaluation")
+    (tmp_path / "robust_inverter" / "results.json").unlink()  # nor gone on with
+    with pytest.raises(UserError, match="robust_inverter was trained on an encoder of weights"):
+        main.run(config.stages.robust_inverter, tmp_path / "robust_inverter")
+
+
+def test_an_encoder_is_not_made_anew_beside_its_complete_inverter(quickstart, tmp_path):
+    config, workdir = quickstart
+    shutil.copytree(workdir, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "robust_encoder")
+    with pytest.raises(UserError, match="robust_encoder is to be made, but .*, which was made of it, is complete: delete"):
+        main.run(config, tmp_path / "run")
+
+
+def test_an_evaluation_at_another_size_is_refused(quickstart, tmp_path):
+    _, workdir = quickstart
+    with pytest.raises(UserError, match="trained on images of 32 px, but data.image_size is 40"):
+        main.run(get_config("evaluate", f"smoke=True,image_size=40,checkpoint={workdir}/robust_encoder"), tmp_path)
+    arg = f"smoke=True,width=4,image_size=64,checkpoint={workdir}/robust_encoder"
+    with pytest.raises(UserError, match="was trained on images of 32 px and does not take 64 px"):
+        main.run(get_config("inverter", arg), tmp_path / "inverter")
 
 
 def test_smoke_export_to_pytorch_and_import_again(quickstart, tmp_path):

@@ -44,6 +44,13 @@ def run(config, workdir):
         ("", {"num_steps": 0, "num_epochs": 0.0}, "no step"),
         ("", {"data.num_train": 4}, "batch_size=8"),
         ("dataset=folder:/nowhere/images", {}, "/nowhere/images"),
+        ("extra=npz:/nowhere/more.npz", {}, "/nowhere/more.npz"),
+        ("", {"log.keep_checkpoints": 0}, "log.keep_checkpoints=0 must be 1 or more"),
+        ("", {"log.num_pictures": 0}, "log.num_pictures=0 must be 1 or more"),
+        ("", {"log.every_steps": -1}, "log.every_steps=-1 must be 1 or more"),
+        ("", {"log.evaluate_every_epochs": 0.0}, "log.evaluate_every_epochs=0.0 must be above 0"),
+        ("encoder=resnet18", {"optimizer.schedule.every_epochs": 0.0}, "every_epochs=0.0 must be above 0"),
+        ("eps=1", {"num_steps": 0, "num_epochs": 1.0, "attack_warmup_epochs": 15.0}, "epochs=15 is beyond the end"),
     ],
 )
 def test_a_wrong_classifier_config(arg, changes, shown, tmp_path):
@@ -56,6 +63,17 @@ def test_a_wrong_classifier_config(arg, changes, shown, tmp_path):
 def test_a_wrong_layer_is_told_before_the_encoder_is_trained(tmp_path):
     assert "conv5" in run(inverter.get_config("smoke=True,layer=conv6"), tmp_path / "run")
     assert "table_a4" in run(_with(inverter.get_config("encoder=alexnet"), "encoder.generator", "a4"), tmp_path / "run")
+
+
+def test_a_wrong_inverter_is_told_before_the_encoder_is_trained(tmp_path):
+    for name, value, shown in (
+        ("optimizer.generator.schedule.name", "cosin", "cosine"),
+        ("optimizer.generator.schedule.learning_rate", -1.0, "positive"),
+        ("loss.pixel_order", 3, "loss.pixel_order=3 must be 1"),
+    ):
+        config = inverter.get_config("smoke=True")
+        config.stages.inverter.update_from_flattened_dict({name: value})
+        assert shown in run(config, tmp_path / "run")
 
 
 def _with(config, name, value):

@@ -33,6 +33,15 @@ def validate(config: ConfigDict) -> None:
     models.build(config.encoder.name, **config.encoder.options)
     _recipe(config)
     _watch(config, 1)
+    for name, epochs in (
+        ("attack_warmup_epochs", config.attack_warmup_epochs),
+        ("recipe.geometry_from_epoch", config.recipe.geometry_from_epoch),
+    ):
+        if not config.num_steps and epochs > config.num_epochs:
+            raise UserError(
+                f"{name}={epochs:g} is beyond the end of training, num_epochs={config.num_epochs:g}; give the length "
+                "as the config's argument epochs=, which both follow"
+            )
     if not 0 <= config.average_decay < 1:
         raise UserError(
             f"average_decay must be 0 (none) or more and below 1, such as 0.995; got {config.average_decay}"

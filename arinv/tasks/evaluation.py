@@ -68,6 +68,7 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
     figures = reuse.encoder_figures(config, workdir, weights) if config.attack_from else None
     test = setting.open_source(config, "test")
     networks.check_classes(encoder, test.info)
+    networks.check_trained_size(description, config.data.image_size, source)
     arrays = data.load_arrays(test)
     run_pass = _make_pass(config, data.eval_batches(arrays, batch_size=config.batch_size, **setting.rows(config)), mesh)
 

@@ -1,5 +1,6 @@
 """Trains a generator that inverts one layer of a trained, frozen encoder."""
 
+import dataclasses
 import pathlib
 from typing import Any
 
@@ -10,6 +11,7 @@ from arinv.errors import UserError
 from arinv.ops.images import image_grid, to_float
 from arinv.tasks import networks, setting, training
 from arinv.tasks import workdir as workdirs
+from arinv.tasks.fingerprint import fingerprint
 from arinv.train import inverter
 
 
@@ -44,6 +46,8 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
     train, test = setting.open_source(config, "train"), setting.open_source(config, "test")
     batches = training.make_batches(config, train)
     trainee = build(config, workdir, encoder, batches.steps_per_epoch)
+    described = {**trainee.description, networks.WEIGHTS: fingerprint(encoder.variables)}
+    trainee = dataclasses.replace(trainee, description=described)
     results = training.run(config, workdir, trainee, batches=batches, test=test, mesh=mesh)
     results = {**results, "setting": setting.provenance(config)}
     workdirs.write_results(workdir, results)

@@ -11,10 +11,13 @@ import jax.numpy as jnp
 from arinv import data, models
 from arinv.errors import UserError
 from arinv.tasks import workdir as workdirs
+from arinv.tasks.fingerprint import fingerprint
 from arinv.train import checkpoint
 from arinv.train.classifier import NAME as CLASSIFIER
 from arinv.train.inverter import GENERATOR
 from arinv.types import Variables
+
+WEIGHTS = "encoder_weights"  # in the description of what was trained on an encoder: their fingerprint
 
 
 def image_struct(image_size: int) -> jax.ShapeDtypeStruct:
@@ -91,12 +94,14 @@ def load_inverter(workdir: pathlib.Path, *, dtype: jax.typing.DTypeLike = jnp.fl
     """Returns the generator of an inverter's run, with the encoder that it was trained on.
 
     Raises:
-      UserError: no checkpoint there or at its encoder's place, or it is damaged or not an inverter's.
+      UserError: no checkpoint there or at its encoder's place, it is damaged or not an inverter's, or the encoder is
+        not the one that it was trained on.
     """
     description = checkpoint.load_description(workdir)
     if description.get("kind") != "inverter":
         raise UserError(f"{workdir} holds a {description.get('kind')}; name the workdir of an inverter's training")
     encoder = load_encoder(workdirs.follow(description["encoder_workdir"], workdir), dtype=dtype)
+    check_weights(description, fingerprint(encoder.variables), workdir)
     module = build_generator(description, encoder, dtype=dtype)
     features = feature_structs(encoder.module, description["image_size"])[description["layer"]]
     variables = checkpoint.load_variables(workdir, {GENERATOR: _abstract(module, features)})[GENERATOR]
@@ -117,6 +122,62 @@ def check_name(encoder: Encoder, name: str, place: str | pathlib.Path) -> None:
     if encoder.description["encoder"] != name:
         raise UserError(
             f"{place} is of another model: encoder is {encoder.description['encoder']!r} there, {name!r} in the config"
+        )
+
+
+def check_weights(description: Mapping[str, Any], weights: str | None, place: pathlib.Path) -> None:
+    """Checks that an encoder is the one that a generator was trained on, where that is known.
+
+    Args:
+      description: of the generator's checkpoint.
+      weights: fingerprint of the encoder's variables.
+      place: of that checkpoint, for the message.
+
+    Raises:
+      UserError: it has other weights.
+    """
+    known = description.get(WEIGHTS)
+    if known and weights and known != weights:
+        raise UserError(
+            f"{place} was trained on an encoder of weights {known}, and the one at its place now has {weights}; bring "
+            "that one back, or train anew in another directory"
+        )
+
+
+def check_image_size(encoder: Encoder, image_size: int) -> None:
+    """Checks that an encoder takes images of a size.
+
+    Raises:
+      UserError: it does not; names the size that it was trained on.
+    """
+    trained = encoder.description["image_size"]
+    if trained == image_size:
+        return
+    try:
+        jax.eval_shape(encoder.module.apply, encoder.variables, image_struct(image_size))
+    except Exception as error:  # Flax and lax tell wrong shapes in many ways
+        raise UserError(
+            f"the encoder was trained on images of {trained} px and does not take {image_size} px; set "
+            f"image_size={trained}"
+        ) from error
+
+
+def check_trained_size(description: Mapping[str, Any], image_size: int, place: pathlib.Path) -> None:
+    """Checks that a network is measured at the size that it was trained on; many run at others, and do worse.
+
+    Args:
+      description: of its checkpoint.
+      image_size: of the images, in pixels.
+      place: of the checkpoint, for the message.
+
+    Raises:
+      UserError: it is not.
+    """
+    trained = description["image_size"]
+    if trained != image_size:
+        raise UserError(
+            f"{place} was trained on images of {trained} px, but data.image_size is {image_size}; set "
+            f"image_size={trained}"
         )
 
 
@@ -147,6 +208,7 @@ def build_generator(description: Mapping[str, Any], encoder: Encoder, *, dtype: 
       UserError: unknown layer or variant, or an image size whose features do not lead back to it.
     """
     image_size, layer = description["image_size"], description["layer"]
+    check_image_size(encoder, image_size)
     module = models.build_generator(
         encoder.description["encoder"],
         layer,

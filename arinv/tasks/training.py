@@ -12,9 +12,9 @@ from ml_collections import ConfigDict
 
 from arinv import data, parallel
 from arinv.errors import UserError
-from arinv.tasks import setting
+from arinv.tasks import networks, setting
 from arinv.tasks import workdir as workdirs
-from arinv.train import accelerators, dispatch, loop, optimizers
+from arinv.train import accelerators, checkpoint, dispatch, loop, optimizers
 from arinv.train import state as train_state
 from arinv.train.checkpoint import Checkpoints
 from arinv.train.evaluation import collect
@@ -31,9 +31,21 @@ def validate(config: ConfigDict) -> None:
     """Checks the fields that every training has.
 
     Raises:
-      UserError: a number out of range, or a data set of unknown kind or that is not there.
+      UserError: a number out of range, an unknown optimiser or schedule, or a data set of unknown kind or that is not
+        there.
     """
     data.check_name(config.data.name)
+    if config.data.extra.name:
+        data.check_name(config.data.extra.name)
+    for name in ("every_steps", "checkpoint_every_steps", "keep_checkpoints", "num_pictures"):
+        if config.log[name] < 1:
+            raise UserError(f"log.{name}={config.log[name]} must be 1 or more")
+    if not config.log.evaluate_every_epochs > 0:
+        raise UserError(f"log.evaluate_every_epochs={config.log.evaluate_every_epochs} must be above 0")
+    if not (config.num_steps > 0 or config.num_epochs > 0):
+        length(config, 1)
+    for spec in [config.optimizer] if "schedule" in config.optimizer else config.optimizer.values():
+        optimizers.make_optimizer(spec.to_dict(), num_steps=1000, steps_per_epoch=10)  # tells what it does not know
     check_steps(config.log.get("profile_steps", ()))
     if steps_per_call(config) < 1:
         raise UserError(f"steps_per_call must be 1 or more; got {steps_per_call(config)}")
@@ -112,13 +124,15 @@ def check_loss(loss: ConfigDict) -> None:
     """Checks the weights of a loss of reconstructions.
 
     Raises:
-      UserError: a negative one, or none that compares with the image.
+      UserError: a negative one, none that compares with the image, or an unknown order.
     """
     for name in ("pixel", "feature", "adversarial"):
         if not loss[name] >= 0:
             raise UserError(f"loss.{name} must be 0 or more; got {loss[name]!r}")
     if not any(loss[name] > 0 for name in ("pixel", "feature")):
         raise UserError("loss.pixel and loss.feature are both 0: there is nothing to reconstruct by")
+    if loss.pixel_order not in (1, 2):
+        raise UserError(f"loss.pixel_order={loss.pixel_order!r} must be 1 (absolute) or 2 (squared differences)")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,6 +191,9 @@ def run(
 
     Returns:
       Means over the test examples, at the end.
+
+    Raises:
+      UserError: checkpoints of a run on another encoder, or what `loop.fit` tells.
     """
     workdirs.open_workdir(config, workdir)
     key = jax.random.key(config.seed)
@@ -185,6 +202,9 @@ def run(
     frozen = parallel.replicate(trainee.frozen, mesh)
     with contextlib.ExitStack() as stack:
         checkpoints = stack.enter_context(Checkpoints(workdir, names, keep=config.log.keep_checkpoints))
+        if checkpoints.latest_step() is not None:
+            saved = checkpoint.load_description(workdir)
+            networks.check_weights(saved, trainee.description.get(networks.WEIGHTS), workdir)
         state = loop.restore_or_create(trainee.init, jax.random.fold_in(key, _INIT), mesh, checkpoints, batches)
         writer = stack.enter_context(Writer(workdir, resumed_step=int(state.step)))
         writer.parameters(state.variables)

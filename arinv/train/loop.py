@@ -110,8 +110,8 @@ def fit(
     steps = _Steps(train_step, jax.eval_shape(lambda x: x, state), mesh, key, frozen)
 
     def prepare_next():
-        length = dispatch.call_length(step, num_steps=num_steps, steps_per_call=steps_per_call, every_steps=every)
-        return prepare(batches, length, mesh)
+        options = {"num_steps": num_steps, "steps_per_call": steps_per_call, "every_steps": every}
+        return prepare(batches, dispatch.call_length(step, **options), mesh)
 
     with contextlib.ExitStack() as stack:
         has_to_stop = stack.enter_context(processes.stoppable(step))
@@ -138,11 +138,11 @@ def fit(
                 with watch.paused():
                     values = evaluate(state, step)
                 writer.scalars(step, {f"test/{name}": value for name, value in values.items()})
-            stop = has_to_stop(step) and not last
+            if stop := has_to_stop(step) and not last:  # what is saved has to be fit to go on from
+                _check_finite(meter.flush(), step, checkpoints)
             if last or stop or step % every.checkpoint == 0:
-                wait = last or stop
                 with watch.paused():
-                    checkpoints.save(state, data_state=prepared.position, description=description, wait=wait)
+                    checkpoints.save(state, data_state=prepared.position, description=description, wait=last or stop)
             if stop:
                 _end_early(step)
     return state

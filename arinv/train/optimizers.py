@@ -10,6 +10,8 @@ from arinv.errors import UserError, unknown
 
 
 def _step_decay(rate: float, total: int, per_epoch: int, *, every_epochs: float, factor: float = 0.1):
+    if not every_epochs > 0:
+        raise UserError(f"schedule.every_epochs={every_epochs} must be above 0: epochs between steps of the rate")
     boundaries, epoch = {}, every_epochs
     while epoch * per_epoch < total:
         boundaries[round(epoch * per_epoch)] = factor
@@ -111,4 +113,4 @@ def make_optimizer(spec: Mapping, *, num_steps: int, steps_per_epoch: int) -> op
         raise unknown("optimizer", name, _OPTIMIZERS)
     schedule = make_schedule(schedule, num_steps=num_steps, steps_per_epoch=steps_per_epoch)
     optimizer = _OPTIMIZERS[name](schedule, **_own_options(name, spec, _OPTIMIZERS))
-    return optax.chain(optax.clip_by_global_norm(clip), optimizer) if clip else optimizer
+    return optax.chain(optax.clip_by_global_norm(clip), optimizer) if clip > 0 else optimizer

@@ -13,6 +13,7 @@ from arinv.ops.images import image_grid, to_float
 from arinv.tasks import networks, setting, training
 from arinv.tasks import workdir as workdirs
 from arinv.tasks.denoising import networks as denoiser_networks
+from arinv.tasks.fingerprint import fingerprint
 from arinv.train import denoiser
 from arinv.train.reconstruction import DISCRIMINATOR, GENERATOR
 
@@ -107,6 +108,7 @@ def _describe(config: ConfigDict, classifier: networks.Encoder, workdir: pathlib
     return {
         "kind": denoiser_networks.KIND,
         "encoder_workdir": workdirs.relative(source, workdir),
+        networks.WEIGHTS: fingerprint(classifier.variables),
         "encoder": classifier.description["encoder"],
         "variant": config.decoder.variant,
         "pad_side": config.decoder.pad_side,

@@ -14,6 +14,7 @@ from arinv.errors import UserError
 from arinv.models.wavelet_encoder import MULTIPLE
 from arinv.tasks import networks
 from arinv.tasks import workdir as workdirs
+from arinv.tasks.fingerprint import fingerprint
 from arinv.train import checkpoint
 from arinv.train.denoiser import make_denoise_fn
 from arinv.train.reconstruction import GENERATOR
@@ -97,6 +98,7 @@ def load(workdir: pathlib.Path, *, dtype: jax.typing.DTypeLike = jnp.float32) ->
     if description.get("kind") != KIND:
         raise UserError(f"{workdir} holds a {description.get('kind')}; name the workdir of a denoiser's training")
     classifier = networks.load_encoder(workdirs.follow(description["encoder_workdir"], workdir), dtype=dtype)
+    networks.check_weights(description, fingerprint(classifier.variables), workdir)
     encoder, decoder = build(description, classifier, dtype=dtype)
     inputs = decoder_inputs(encoder, description["image_size"])
     abstract = jax.eval_shape(lambda *x: decoder.init(jax.random.key(0), *x), *inputs)
