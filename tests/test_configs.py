@@ -186,7 +186,7 @@ def test_an_encoder_is_not_made_anew_beside_its_complete_inverter(quickstart, tm
     config, workdir = quickstart
     shutil.copytree(workdir, tmp_path / "run")
     shutil.rmtree(tmp_path / "run" / "robust_encoder")
-    with pytest.raises(UserError, match="robust_encoder is to be made, but .*, which was made of it, is complete: delete"):
+    with pytest.raises(UserError, match="robust_encoder is to be made, but .* is complete: delete that too"):
         main.run(config, tmp_path / "run")
 
 
