@@ -166,17 +166,18 @@ def test_smoke_run_of_the_named_recipes(name, tmp_path):
     assert (tmp_path / "results.json").exists()
 
 
-def test_the_named_recipes_say_what_the_papers_say():
+def test_the_named_recipes_say_what_the_papers_say(tmp_path):
     config = alexnet_imagenet.get_config("")
     assert (config.attack.eps, config.attack.step_size, config.attack.num_steps) == (3.0, 0.5, 7)
     assert (config.num_epochs, config.batch_size, config.data.name) == (90.0, 256, "tfds:imagenet2012")
     config = vgg16_imagenet143.get_config("")
     assert config.data.classes == tuple(range(151, 294)) and config.attack.norm == "linf"
     assert (config.attack.eps, config.attack.step_size, config.attack.num_steps) == (0.01, 0.007, 10)
-    config = wrn28_10_cifar10.get_config("extra=npz:x.npz")
+    (tmp_path / "x.npz").touch()  # is looked for before anything is trained
+    config = wrn28_10_cifar10.get_config(f"extra=npz:{tmp_path}/x.npz")
     assert config.recipe.to_dict() == {
         "name": "gair_rst", "options": {"beta": 6.0, "offset": 3.0}, "geometry_from_epoch": 100.0,
     }  # fmt: skip
-    assert config.data.extra.to_dict() == {"name": "npz:x.npz", "share": 0.5} and config.optimizer.nesterov
+    assert config.data.extra.to_dict() == {"name": f"npz:{tmp_path}/x.npz", "share": 0.5} and config.optimizer.nesterov
     assert resnet18_cifar10.get_config("").attack.eps == 1.0
     registry.TASKS["classifier"].validate(config)

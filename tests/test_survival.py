@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 
 import jax
 import numpy as np
@@ -228,10 +227,14 @@ def test_a_silent_lock_from_another_machine_is_taken_over(from_elsewhere, tmp_pa
 
 
 def test_a_living_lock_from_another_machine_is_respected(from_elsewhere, tmp_path):
+    dead = threading.Event()
+
     def beat():
-        for beats in range(4, 40):
-            (tmp_path / ".lock").write_text(json.dumps({**from_elsewhere, "beats": beats}))
-            time.sleep(0.02)
+        beats = 4
+        while not dead.wait(0.02):
+            (tmp_path / "next").write_text(json.dumps({**from_elsewhere, "beats": beats}))
+            (tmp_path / "next").replace(tmp_path / ".lock")
+            beats += 1
 
     thread = threading.Thread(target=beat)
     thread.start()
@@ -240,6 +243,7 @@ def test_a_living_lock_from_another_machine_is_respected(from_elsewhere, tmp_pat
             with lock.hold(tmp_path):
                 pass
     finally:
+        dead.set()
         thread.join()
 
 
