@@ -6,10 +6,8 @@ line each, and left out.
 
 import csv
 import io
-import os
 import pathlib
 import sys
-import zlib
 from typing import Any
 
 import jax
@@ -22,6 +20,7 @@ from arinv.tasks import setting
 from arinv.tasks import workdir as workdirs
 from arinv.tasks.anomaly import detector, scorer, scoring
 from arinv.tasks.anomaly import pictures as anomaly_pictures
+from arinv.tasks.parts import made_of
 from arinv.tasks.row_store import RowStore
 from arinv.train.progress import progress_bar, progress_callback
 from arinv.train.writer import write_png, write_text
@@ -74,7 +73,7 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
         return np.stack([data.resize_u8(picture, size, resize) for picture in found])
 
     workdirs.open_workdir(config, workdir)
-    store = RowStore(workdir / "state.npz", identity=_identity(pictures, description))
+    store = RowStore(workdir / "state.npz", identity=made_of(*description["weights"], files=pictures.paths))
     with progress_bar(None, config.title, total=len(pictures), unit="image") as bar:
         scores = scoring.score_images(
             loaded.scored, loaded.variables, read, len(pictures), how, store=store, keep=True, show=bar.update
@@ -118,12 +117,6 @@ def _open(config: ConfigDict) -> data.Pictures:
         except UserError as error:
             print(f"left out: {error}", file=sys.stderr, flush=True)
     return pictures
-
-
-def _identity(pictures: data.Pictures, description: dict) -> str:
-    """Returns a name for these files, as they are, and this detector."""
-    files = [f"{path} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in pictures.paths]
-    return " ".join([str(zlib.crc32(os.fsencode("\n".join(files)))), *description["weights"]])
 
 
 def _table(names, scores, calibrated, decisions) -> str:
