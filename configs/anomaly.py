@@ -14,11 +14,11 @@ and feature term), without a search, for the nearest neighbours, and for all of 
 
 Arguments: those of configs/classifier.py (for the encoders, but classes), and classes (labels that take their turn as
 the normal class, such as 0-9 or 3+5; empty: all of cifar10 and photos, 0 and 1 of other sets), num_train and num_test
-(training images of each class, test images of all), standard, robust, encoder_dataset, layer, pixel_weight and
-feature_weight (of the generators' loss and the search; -1: the paper's), inverter_epochs, inverter_batch,
-inverter_rate, inverter_schedule (of the generators), search_steps, restarts, neighbors, pooling (flat or mean, of the
-features for the nearest neighbours), score_batch, pictures, attack_eps (-1: eps; 0: no attack), attack_norm (empty:
-norm), score_attack_steps, smoke.
+(training images of each class, test images of all), num_anomalous (test images that each class is told from, evenly of
+the other classes; 0: all), standard, robust, encoder_dataset, layer, pixel_weight and feature_weight (of the
+generators' loss and the search; -1: the paper's), inverter_epochs, inverter_batch, inverter_rate, inverter_schedule (of
+the generators), search_steps, restarts, neighbors, pooling (flat or mean, of the features for the nearest neighbours),
+score_batch, pictures, attack_eps (-1: eps; 0: no attack), attack_norm (empty: norm), score_attack_steps, smoke.
 """
 
 from ml_collections import ConfigDict
@@ -39,6 +39,7 @@ def get_config(arg=None):
         "standard": "",
         "robust": "",
         "encoder_dataset": "",
+        "num_anomalous": 0,
         "attack_eps": -1.0,
         "attack_norm": "",
         "score_attack_steps": 20,

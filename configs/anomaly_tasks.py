@@ -76,7 +76,7 @@ def evaluation(args, inverters: dict[int, str], *, weights: tuple[float, float],
     """Returns the task that evaluates one encoder one-vs-all.
 
     Args:
-      args: parsed arguments.
+      args: parsed arguments, with num_anomalous.
       inverters: label of the normal class -> workdir of its inverter, or "stage:NAME".
       weights: of the pixel and the feature term of the score.
       title: shown beside progress.
@@ -84,7 +84,7 @@ def evaluation(args, inverters: dict[int, str], *, weights: tuple[float, float],
     config = defaults.common(seed=args.seed, title=title, dtype=args.dtype)
     config.task = "anomaly"
     config.data = defaults.dataset_of(ConfigDict({**args.to_dict(), "classes": "", "extra": ""}))
-    config.classes = tuple(inverters)
+    config.classes, config.num_anomalous = tuple(inverters), args.num_anomalous
     config.inverters = {f"class{label}": workdir for label, workdir in inverters.items()}
     config.update(_scoring(args, weights))
     config.attack = defaults.attack(

@@ -135,6 +135,36 @@ def test_cut_short_and_started_again_it_gives_the_same(finished, tmp_path, monke
         main.run(config, tmp_path / "cut")
 
 
+def test_of_the_anomalous_images_some_are_enough(finished, tmp_path):
+    config = one_vs_all("x", "classes=3,num_anomalous=5,attack_eps=0").stages.robust_evaluation
+    config.update_from_flattened_dict({"data.num_test": 16})
+    config.inverters = {"class3": str(finished / "robust_class3_inverter")}
+    main.run(config, tmp_path / "some")
+    with config.unlocked():
+        config.num_anomalous = 0
+    main.run(config, tmp_path / "all")
+    images, scores = (np.load(tmp_path / "some" / f"{name}_3.npz") for name in ("images", "scores"))
+    # The classes take turns; by class the others are 0 10 1 11 2 12 4 14 5 15 6 7 8 9, of which every third or so.
+    assert images["index"].tolist() == [0, 1, 3, 5, 7, 12, 13]
+    everything = np.load(tmp_path / "all" / "scores_3.npz")
+    np.testing.assert_allclose(scores["total"], everything["total"][images["index"]], rtol=1e-4)
+    result = json.loads((tmp_path / "some" / "results.json").read_text())
+    expected = roc_auc_score(images["label"] != 3, scores["total"])
+    assert result["mean"]["total"] == pytest.approx(expected) and result["num_anomalous"] == 5
+
+
+def test_anomalous_images_are_taken_evenly():
+    labels = np.random.default_rng(0).integers(0, 10, 5000)
+    chosen = one_vs_all_task.choose_images(labels, 4, 900)
+    assert (np.diff(chosen) > 0).all()
+    counts = np.bincount(labels[chosen], minlength=10)
+    assert counts[4] == np.sum(labels == 4) and counts.sum() - counts[4] == 900
+    shares = 900 * np.bincount(labels[labels != 4], minlength=10) / np.sum(labels != 4)
+    assert np.abs(np.delete(counts - shares, 4)).max() < 1
+    for everything in (0, 5000):
+        np.testing.assert_array_equal(one_vs_all_task.choose_images(labels, 4, everything), np.arange(5000))
+
+
 def test_results_of_other_weights_are_not_gone_on_with(tmp_path):
     store = row_store.RowStore(tmp_path / "rows.npz", identity="a")
     store.append({"x": np.arange(3)})
@@ -332,6 +362,7 @@ def test_an_inverter_that_was_trained_on_is_noticed(made, tmp_path):
         ({"classes": ()}, "classes is empty"),
         ({"classes": (3, 5)}, r"no workdir for the classes \[5\]"),
         ({"attack.norm": "l3"}, "unknown norm"),
+        ({"num_anomalous": -1}, "num_anomalous=-1 must be 0"),
     ],
 )
 def test_mistakes_are_told_before_anything_is_computed(tmp_path, changes, shown):

@@ -82,10 +82,13 @@ def _notes(results: Mapping[str, Mapping]) -> list[str]:
     """Says what was measured on what, what was attacked, and what the encoders had seen before."""
     first = next(iter(results.values()))
     setting, attack, search = first["setting"], first["attack"], first["search"]
+    some = first.get("num_anomalous")
+    told_from = f", its images told from {some} of the others" if some else ""
     notes = [
-        f"AUROC over {first['num_examples']} test images of {setting['data']}, each class in turn the normal one; "
-        f"{setting['device']}, {setting['dtype']}, seed {setting['seed']}. Search: {search['num_steps']} steps, "
-        f"{search['num_restarts']} start(s); features: {first['layer']}; nearest neighbours: k={first['knn']['k']}."
+        f"AUROC over {first['num_examples']} test images of {setting['data']}, each class in turn the normal one"
+        f"{told_from}; {setting['device']}, {setting['dtype']}, seed {setting['seed']}. "
+        f"Search: {search['num_steps']} steps, {search['num_restarts']} start(s); "
+        f"features: {first['layer']}; nearest neighbours: k={first['knn']['k']}."
     ]
     if attack:
         notes.append(
