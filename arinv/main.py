@@ -83,6 +83,8 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> None:
     for folder, stage in stages.items():  # all mistakes that can be seen now are told before any work
         if processes.index() == 0:  # network file systems remember that others looked, and found nothing yet
             workdirs.check(stage, folder)
+            if len(stages) > 1 and not workdirs.is_complete(folder):  # a single task tells it as soon itself
+                workdirs.check_sources(stage, folder)
         TASKS[stage.task].validate(stage)
     if processes.index() == 0:
         _check_order(stages)

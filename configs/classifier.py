@@ -23,15 +23,15 @@ def get_config(arg=None):
     return from_arguments(args)
 
 
-def from_arguments(args, *, title="classifier", **changes):
-    """Returns the classifier task for parsed arguments."""
+def from_arguments(args, *, title="classifier", eps=None, test_eps=None):
+    """Returns the classifier task for parsed arguments; eps and test_eps stand instead of args.eps where given."""
     width = args.width or (_SMOKE_WIDTHS.get(args.encoder, 0) if args.smoke else 0)
     options = ({"width": width} if width else {}) | arguments.encoder_options(args.options)
-    eps = arguments.check_eps(changes.pop("eps", args.eps))
     config = tasks.classifier(
         args.encoder,
         data=defaults.dataset_of(args),
-        eps=eps,
+        eps=arguments.check_eps(args.eps if eps is None else eps),
+        test_eps=test_eps,
         norm=args.norm,
         attack_steps=args.attack_steps,
         step_size=args.step_size,
@@ -45,6 +45,6 @@ def from_arguments(args, *, title="classifier", **changes):
         seed=args.seed,
         dtype=args.dtype,
         title=title,
-        **(options | changes),
+        options=options,
     )
     return tasks.shorten(config) if args.smoke else config

@@ -4,8 +4,8 @@
     python -m arinv --config=configs/compare_recipes.py:encoders=alexnet_small@width:16+wrn28_10@depth:10@width:1 \
         --workdir=runs/recipes_small
 
-Arguments: those of configs/inverter.py but encoder, recipe, width, checkpoint and test_eps; encoders, names joined
-by "+", each with whole-number options behind "@"; recipes, names joined by "+", with "standard" for no attack.
+Arguments: those of configs/inverter.py but encoder, recipe, width, options, checkpoint and test_eps; encoders, names
+joined by "+", each with options behind "@"; recipes, names joined by "+", with "standard" for no attack.
 """
 
 from ml_collections import ConfigDict
@@ -13,24 +13,27 @@ from ml_collections import ConfigDict
 from configs import arguments, classifier, inverter, tasks
 
 _DEFAULTS = {"dataset": "cifar10", "eps": 1.0, "encoders": "alexnet_small+resnet18", "recipes": "pgd+trades+n_fgsm"}
+_BY_STAGE = ("encoder", "recipe", "width", "options")  # arguments of a training that encoders= and recipes= stand for
 _TEXT = "Every encoder was attacked with the same PGD; one generator each was trained to invert it."
 
 
 def get_config(arg=None):
     """Returns the stages: for each encoder and recipe a training, an inverter and an evaluation; then the report."""
     inverters = {"inverter_epochs": 0.0, "inverter_batch": 0, "inverter_rate": 0.0, "inverter_schedule": ""}
-    defaults = arguments.TRAINING | arguments.METRICS | _DEFAULTS
-    args = arguments.parse(arg, **defaults, layer="", loss="feature", **inverters)
+    defaults = arguments.TRAINING | arguments.METRICS | _DEFAULTS | inverters
+    known = {name: value for name, value in defaults.items() if name not in _BY_STAGE}
+    args = arguments.parse(arg, **known, layer="", loss="feature")
     stages, entries = {}, {}
     for encoder in args.encoders.split("+"):
-        name, options = _with_options(encoder)
-        label = "_".join([name, *(f"{option}{value}" for option, value in options.items())])
+        name, _, options = encoder.partition("@")
+        label, options = encoder.replace(":", "").replace("@", "_"), options.replace("@", "+")
         for recipe in args.recipes.split("+"):
             title, key = f"{label} {recipe}", f"{label}_{recipe}"
             standard = recipe == "standard"
-            chosen = ConfigDict(args.to_dict() | {"encoder": name, "recipe": "pgd" if standard else recipe})
+            by_stage = {"encoder": name, "recipe": "pgd" if standard else recipe, "width": 0, "options": options}
+            chosen = ConfigDict(args.to_dict() | by_stage)
             stages[f"{key}_encoder"] = classifier.from_arguments(
-                chosen, title=f"{title} encoder", eps=0.0 if standard else args.eps, test_eps=args.eps, **options
+                chosen, title=f"{title} encoder", eps=0.0 if standard else args.eps, test_eps=args.eps
             )
             stages[f"{key}_inverter"] = inverter.inverter_stage(
                 chosen, f"stage:{key}_encoder", title=f"{title} inverter"
@@ -41,15 +44,3 @@ def get_config(arg=None):
             entries[title] = f"stage:{key}_evaluation"
     stages["report"] = tasks.report(entries, title=f"Recipes of robust training on {args.dataset}", text=_TEXT)
     return tasks.experiment(stages)
-
-
-def _with_options(text: str) -> tuple[str, dict[str, int]]:
-    """Returns the encoder's name and options of "wrn28_10@depth:10@width:1"."""
-    name, *options = text.split("@")
-    pairs = {}
-    for option in options:
-        key, _, value = option.partition(":")
-        if not value.isdigit():
-            raise ValueError(f"encoders={text!r}: an option is written @name:number, such as @width:16")
-        pairs[key] = int(value)
-    return name, pairs

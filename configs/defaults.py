@@ -3,7 +3,7 @@
 Sources: Rojas-Gomez et al. 2022, sections A1.3 and A3.1; the papers of each recipe.
 """
 
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, FieldReference
 
 from configs import encoders
 
@@ -101,12 +101,12 @@ _RECIPES = {
 _ON_OVERFITTING = ("notice", "switch", "ignore")
 
 
-def robust(recipe: str, *, num_epochs: float, weighting: str = "", on_overfitting: str = "") -> ConfigDict:
+def robust(recipe: str, *, num_epochs: FieldReference, weighting: str = "", on_overfitting: str = "") -> ConfigDict:
     """Returns the fields of robust training.
 
     Args:
       recipe: pgd, fgsm, n_fgsm, trades, gairat or gair_rst.
-      num_epochs: of the training; geometry counts from its second half on.
+      num_epochs: reference to the length of the training; geometry counts from its second half on.
       weighting: of gairat: tanh, sigmoid or discrete; empty for tanh.
       on_overfitting: "notice", "switch" (back to the last healthy state and on with PGD) or "ignore"; empty for
         "notice" where a single step is trained on and "ignore" elsewhere.

@@ -91,12 +91,14 @@ def classifier(encoder: str, *, num_epochs: float = 0.0, batch_size: int = 0) ->
     recipe = _CLASSIFIERS.get(encoder, _OTHER_CLASSIFIER)
     num_epochs = num_epochs or recipe["num_epochs"]
     schedule = {**recipe["schedule"], "warmup_epochs": 0.0}
-    return ConfigDict(
+    config = ConfigDict(
         {
             "num_epochs": num_epochs,
             "batch_size": batch_size or recipe["batch_size"],
-            "attack_warmup_epochs": recipe.get("attack_warmup_fraction", 0.0) * num_epochs,
             "optimizer": {**recipe["optimizer"], "schedule": schedule, "max_gradient_norm": 0.0},
             "augmentation": _AUGMENTATIONS.get(encoder, _OTHER_AUGMENTATION),
         }
     )
+    # A reference: it follows where the length is changed later.
+    config.attack_warmup_epochs = config.get_ref("num_epochs") * recipe.get("attack_warmup_fraction", 0.0)
+    return config

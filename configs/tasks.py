@@ -24,7 +24,7 @@ def classifier(
     seed: int = 0,
     dtype: str = "float32",
     title: str = "classifier",
-    **options,
+    options: dict | None = None,
 ) -> ConfigDict:
     """Returns the task that trains a classifier.
 
@@ -46,20 +46,19 @@ def classifier(
       seed: of everything random.
       dtype: of the computation.
       title: shown beside progress.
-      **options: of the encoder.
+      options: of the encoder, such as {"width": 16}.
     """
     config = defaults.common(seed=seed, title=title, dtype=dtype)
     config.task = "classifier"
-    config.encoder = {"name": encoder, "options": options}
+    config.encoder = {"name": encoder, "options": options or {}}
     config.data = data.copy_and_resolve_references()
     config.attack = defaults.attack(eps, norm=norm, num_steps=attack_steps, step_size=step_size)
     config.test_attack = defaults.attack(eps if test_eps is None else test_eps, norm=norm, num_steps=attack_steps)
     config.num_steps = 0  # 0: num_epochs decides
     config.steps_per_call = 1  # sent to the devices together; the bits stay the same
     config.update(encoders.classifier(encoder, num_epochs=num_epochs, batch_size=batch_size))
-    config.update(
-        defaults.robust(recipe, num_epochs=config.num_epochs, weighting=weighting, on_overfitting=on_overfitting)
-    )
+    length = config.get_ref("num_epochs")
+    config.update(defaults.robust(recipe, num_epochs=length, weighting=weighting, on_overfitting=on_overfitting))
     config.average_decay = average
     if attack_warmup >= 0:
         config.attack_warmup_epochs = attack_warmup

@@ -13,7 +13,7 @@ def get_config(arg=None):
     """Returns the two stages."""
     args = arguments.parse(arg, num_steps=24, checkpoint_every=4, evaluate_every_epochs=100.0, num_test=20)
     data = defaults.dataset("photos", encoder="alexnet_small", num_train=51, num_test=args.num_test)
-    options = {"eps": 0.5, "attack_steps": 2, "batch_size": 8, "num_epochs": 1.0, "width": 4}
+    options = {"eps": 0.5, "attack_steps": 2, "batch_size": 8, "num_epochs": 1.0, "options": {"width": 4}}
     encoder = tasks.classifier("alexnet_small", data=data, **options)
     encoder.num_steps = args.num_steps
     encoder.optimizer.schedule.learning_rate = 0.002

@@ -187,11 +187,14 @@ def test_smoke_compare_recipes(tmp_path):
     assert set(measured) == {"alexnet_small_width4 trades"}
 
 
-def test_compare_recipes_is_plain_data():
+def test_compare_recipes_is_plain_data(tmp_path):
     config = compare_recipes.get_config("encoders=alexnet_small+wrn28_10@depth:10@width:1,recipes=standard+n_fgsm")
     assert json.loads(config.to_json_best_effort()) and len(config.order) == 2 * 2 * 3 + 1
     small = config.stages["wrn28_10_depth10_width1_n_fgsm_encoder"]
     assert small.encoder.options.to_dict() == {"depth": 10, "width": 1} and small.recipe.name == "n_fgsm"
     assert config.stages["alexnet_small_standard_encoder"].attack.eps == 0
-    with pytest.raises(ValueError, match="@name:number"):
-        compare_recipes.get_config("encoders=alexnet_small@width:four")
+    for option in ("encoder=resnet18", "recipe=trades", "width=4"):
+        with pytest.raises(ValueError, match="unknown config argument"):
+            compare_recipes.get_config(option)
+    with pytest.raises(UserError, match="width of encoder 'alexnet_small' must be a whole number"):
+        main.run(compare_recipes.get_config("encoders=alexnet_small@width:four"), tmp_path)

@@ -20,6 +20,7 @@ from PIL import Image
 from arinv import data, main
 from arinv.errors import UserError
 from arinv.tasks import networks, registry
+from arinv.tasks import workdir as workdirs
 from configs import arguments, defaults
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -88,6 +89,20 @@ def test_a_loss_that_is_named_twice_is_trained_once():
 def test_options_of_an_encoder_are_numbers_and_words():
     config = get_config("classifier", "encoder=alexnet,options=dense_width:512+dropout:0.1+normalization:none")
     assert config.encoder.options.to_dict() == {"dense_width": 512, "dropout": 0.1, "normalization": "none"}
+    assert get_config("classifier", "options=eps:3,eps=1").encoder.options.to_dict() == {"eps": 3}
+
+
+def test_what_follows_the_length_of_a_training_goes_along_with_it():
+    config = get_config("cifar10", "eps=1.0,recipe=gair_rst")
+    encoder, other = config.stages.robust_encoder, config.stages.standard_encoder
+    assert (encoder.num_epochs, encoder.attack_warmup_epochs, encoder.recipe.geometry_from_epoch) == (30.0, 15.0, 15.0)
+    config.update_from_flattened_dict({"stages.robust_encoder.num_epochs": 8.0})
+    assert (encoder.attack_warmup_epochs, encoder.recipe.geometry_from_epoch) == (4.0, 4.0)
+    assert (other.num_epochs, other.attack_warmup_epochs) == (30.0, 15.0)
+    config.update_from_flattened_dict({"stages.robust_encoder.attack_warmup_epochs": 1.0})
+    assert (encoder.num_epochs, encoder.attack_warmup_epochs) == (8.0, 1.0)
+    assert workdirs.plain(encoder)["attack_warmup_epochs"] == 1.0
+    assert workdirs.plain(encoder)["recipe"]["geometry_from_epoch"] == 4.0
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from PIL import Image
 
 from arinv import attacks, main
 from arinv.errors import UserError
-from configs import classifier, evaluate, inverter, quickstart
+from configs import anomaly, classifier, evaluate, high_resolution, inverter, quickstart, style
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -74,6 +74,18 @@ def test_a_wrong_inverter_is_told_before_the_encoder_is_trained(tmp_path):
         config = inverter.get_config("smoke=True")
         config.stages.inverter.update_from_flattened_dict({name: value})
         assert shown in run(config, tmp_path / "run")
+
+
+def test_another_run_that_is_not_there_is_told_before_any_stage(tmp_path):
+    there = tmp_path / "there"
+    there.mkdir()
+    for config, shown in (
+        (anomaly.get_config(f"smoke=True,dataset=photos,standard={there}/typo"), "encoder.checkpoint='"),
+        (style.get_config(f"smoke=True,standard={there},robust={tmp_path}/typo"), "encoder.checkpoint='"),
+        (high_resolution.get_config(f"smoke=True,standard={tmp_path}/typo"), "inverters.standard='"),
+    ):
+        told = run(config, tmp_path / "run")
+        assert shown in told and "typo' does not exist" in told and not (tmp_path / "run").exists()
 
 
 def _with(config, name, value):

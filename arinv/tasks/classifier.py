@@ -39,8 +39,8 @@ def validate(config: ConfigDict) -> None:
     ):
         if not config.num_steps and epochs > config.num_epochs:
             raise UserError(
-                f"{name}={epochs:g} is beyond the end of training, num_epochs={config.num_epochs:g}; give the length "
-                "as the config's argument epochs=, which both follow"
+                f"{name}={epochs:g} is beyond the end of training, num_epochs={config.num_epochs:g}; lower it, or "
+                "train longer"
             )
     if not 0 <= config.average_decay < 1:
         raise UserError(

@@ -19,6 +19,17 @@ from arinv.train.writer import write_json
 # What may change between two starts of the same run without changing its results.
 _FREE_FIELDS = ("mesh", "log", "steps_per_call", "data.data_dir", "data.num_workers")
 _STAGE = "stage:"
+# Fields that name other runs, or hold such names.
+_SOURCES = (
+    "checkpoint",
+    "encoder_checkpoint",
+    "inverter",
+    "inverters",
+    "entries",
+    "attack_from",
+    "detector",
+    "denoiser",
+)
 
 
 def plain(config: Any) -> Any:
@@ -33,6 +44,21 @@ def resolve(reference: str, workdir: pathlib.Path) -> pathlib.Path:
     if reference.startswith(_STAGE):
         return workdir.parent / reference.removeprefix(_STAGE)
     return pathlib.Path(reference).expanduser()
+
+
+def check_sources(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
+    """Checks that the workdirs of earlier runs that a config names are there.
+
+    Raises:
+      UserError: one is not.
+    """
+    fields = _flatten(plain(config))
+    for name, reference in fields.items():
+        if not reference or not any(part in _SOURCES for part in name.split(".")):
+            continue
+        for one in [reference] if isinstance(reference, str) else reference:
+            if not one.startswith(_STAGE) and not resolve(one, workdir).exists():
+                raise UserError(f"{name}={one!r} does not exist; name the workdir of an earlier run")
 
 
 def relative(target: pathlib.Path, workdir: pathlib.Path) -> str:
