@@ -194,6 +194,7 @@ def run(config, workdir):
         ("images={pictures},max_pixels=100", "has 37 x 21 pixels, more than max_pixels=100; make it smaller"),
         ("images={pictures},multiple=12", "multiple 12 must be a multiple of 8 px"),
         ("images={pictures},edge=-1", "edge must be 0 or more"),
+        ("images={pictures},num_pictures=-1", "num_pictures=-1 must be 0"),
         ("images={tmp}", "lies in the folder of pictures"),
         ("images={pictures},robust={tmp}/none", "no checkpoint in"),
         ("images={pictures},robust={encoder}", "holds a classifier; name the workdir of an inverter's training"),

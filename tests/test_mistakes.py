@@ -88,6 +88,12 @@ def test_another_run_that_is_not_there_is_told_before_any_stage(tmp_path):
         assert shown in told and "typo' does not exist" in told and not (tmp_path / "run").exists()
 
 
+def test_fewer_pictures_than_none(tmp_path):
+    config = evaluate.get_config("checkpoint=there")
+    config.log.num_pictures = -1
+    assert "num_pictures=-1 must be 0" in run(config, tmp_path / "run")
+
+
 def _with(config, name, value):
     config.stages.inverter.update_from_flattened_dict({name: value})
     return config

@@ -31,6 +31,15 @@ _COLUMNS = {
     "fid": ("FID", "{:.4g}"),
 }
 
+# What evaluations side by side should share.
+_SHARED = {
+    "number of images": lambda result: result["num_examples"],
+    "data set": lambda result: result["setting"]["data"],
+    "dtype": lambda result: result["setting"]["dtype"],
+    "seed": lambda result: result["setting"]["seed"],
+    "attack": lambda result: result["attack"] or "none",
+}
+
 
 def validate(config: ConfigDict) -> None:
     """Tells every mistake that can be seen without reading results.
@@ -123,6 +132,21 @@ def _note(results: Mapping[str, Mapping]) -> str:
     for name, (heading, _) in _columns(results).items():
         if len({result.get("metric_weights", {}).get(name) for result in results.values() if name in result}) > 1:
             text += f" {heading} was measured through networks of different weights: its rows cannot be compared."
+    return text + differences(results)
+
+
+def differences(results: Mapping[str, Mapping]) -> str:
+    """Returns a sentence for everything that figures side by side should share and that is not the same in all rows.
+
+    Args:
+      results: name of the row -> results of an evaluation.
+    """
+    text = ""
+    for what, look in _SHARED.items():
+        values = {name: look(result) for name, result in results.items()}
+        if len({str(value) for value in values.values()}) > 1:
+            told = ", ".join(f"{name} {value}" for name, value in values.items())
+            text += f" The {what} is not the same in all rows: {told}."
     return text
 
 

@@ -24,10 +24,21 @@ def validate(config: ConfigDict) -> None:
     """Checks the fields that every task with data has.
 
     Raises:
-      UserError: an unknown dtype, or a batch that the devices do not divide.
+      UserError: an unknown dtype, a batch that the devices do not divide, or fewer pictures than none.
     """
     dtype(config)
     mesh(config)
+    check_pictures(config)
+
+
+def check_pictures(config: ConfigDict) -> None:
+    """Checks how many images the pictures of a task are to show.
+
+    Raises:
+      UserError: fewer than none.
+    """
+    if config.log.num_pictures < 0:
+        raise UserError(f"num_pictures={config.log.num_pictures} must be 0 (no picture) or more")
 
 
 def dtype(config: ConfigDict) -> jax.typing.DTypeLike:

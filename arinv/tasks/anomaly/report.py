@@ -88,7 +88,7 @@ def _notes(results: Mapping[str, Mapping]) -> list[str]:
         f"AUROC over {first['num_examples']} test images of {setting['data']}, each class in turn the normal one"
         f"{told_from}; {setting['device']}, {setting['dtype']}, seed {setting['seed']}. "
         f"Search: {search['num_steps']} steps, {search['num_restarts']} start(s); "
-        f"features: {first['layer']}; nearest neighbours: k={first['knn']['k']}."
+        f"features: {first['layer']}; nearest neighbours: k={first['knn']['k']}.{report.differences(results)}"
     ]
     if attack:
         notes.append(

@@ -47,6 +47,7 @@ def validate(config: ConfigDict) -> None:
       UserError: nothing to invert or nothing to invert with, or a number out of range.
     """
     setting.dtype(config)
+    setting.check_pictures(config)
     if not config.data.name:
         raise UserError("images is empty; name an image file or a folder of images")
     if not config.order or not all(config.inverters[name] for name in config.order):
