@@ -65,6 +65,12 @@ def test_a_wrong_layer_is_told_before_the_encoder_is_trained(tmp_path):
     assert "table_a4" in run(_with(inverter.get_config("encoder=alexnet"), "encoder.generator", "a4"), tmp_path / "run")
 
 
+@pytest.mark.parametrize(("encoder", "image_size"), [("alexnet", 100), ("resnet18", 36), ("vgg16", 50)])
+def test_a_size_that_nothing_leads_back_to_is_told_before_the_encoder_is_trained(encoder, image_size, tmp_path):
+    config = inverter.get_config(f"smoke=True,encoder={encoder},image_size={image_size}")
+    assert f"turns {image_size} px into" in run(config, tmp_path / "run")
+
+
 def test_a_wrong_inverter_is_told_before_the_encoder_is_trained(tmp_path):
     for name, value, shown in (
         ("optimizer.generator.schedule.name", "cosin", "cosine"),

@@ -23,7 +23,9 @@ def validate(config: ConfigDict) -> None:
     """
     setting.validate(config)
     training.validate(config)
-    models.build_generator(config.encoder.name, config.encoder.layer, variant=config.encoder.generator)
+    networks.check_generator(
+        config.encoder.name, config.encoder.layer, variant=config.encoder.generator, image_size=config.data.image_size
+    )
     models.feature_spec(config.encoder.name, config.loss.feature_layer or config.encoder.layer)
     training.check_loss(config.loss)
     if not config.encoder.checkpoint:

@@ -1,6 +1,7 @@
 """Trained networks by their run's directory: each checkpoint carries the description it is rebuilt from."""
 
 import dataclasses
+import functools
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -218,10 +219,35 @@ def build_generator(description: Mapping[str, Any], encoder: Encoder, *, dtype: 
         encoder_options=encoder.description["options"],
     )
     features = feature_structs(encoder.module, image_size)[layer]
-    side = jax.eval_shape(lambda x: module.init_with_output(jax.random.key(0), x)[0], features).shape[1]
+    _check_way_back(module, features, image_size, f"{encoder.description['encoder']} {layer}")
+    return module
+
+
+@functools.cache
+def check_generator(encoder: str, layer: str, *, variant: str, image_size: int) -> None:
+    """Checks, where the encoder is not trained yet, that its generator leads back to the size of the images.
+
+    Generators of vectors are left to `build_generator`: they are made for their image size.
+
+    Args:
+      encoder: its name.
+      layer: the feature that is inverted.
+      variant: of the generator.
+      image_size: in pixels.
+
+    Raises:
+      UserError: it does not, or a name is unknown, or the images are too small for the encoder.
+    """
+    module = models.build_generator(encoder, layer, image_size=image_size, variant=variant)
+    if not module.is_vector:
+        features = feature_structs(models.build(encoder, num_classes=0), image_size)[layer]
+        _check_way_back(module, features, image_size, f"{encoder} {layer}")
+
+
+def _check_way_back(generator: Any, features: jax.ShapeDtypeStruct, image_size: int, what: str) -> None:
+    side = jax.eval_shape(lambda x: generator.init_with_output(jax.random.key(0), x)[0], features).shape[1]
     if side != image_size:
         raise UserError(
-            f"the generator for {encoder.description['encoder']} {layer} turns {image_size} px into {side} px; "
-            f"set data.image_size to a multiple of 32, such as {max(64, round(image_size / 32) * 32)}"
+            f"the generator for {what} turns {image_size} px into {side} px; set data.image_size to a multiple of 32, "
+            f"such as {max(64, round(image_size / 32) * 32)}"
         )
-    return module
