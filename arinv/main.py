@@ -83,11 +83,12 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> None:
     for folder, stage in stages.items():  # all mistakes that can be seen now are told before any work
         if processes.index() == 0:  # network file systems remember that others looked, and found nothing yet
             workdirs.check(stage, folder)
-            if len(stages) > 1 and not workdirs.is_complete(folder):  # a single task tells it as soon itself
-                workdirs.check_sources(stage, folder)
         TASKS[stage.task].validate(stage)
     if processes.index() == 0:
         _check_order(stages)
+        for folder, stage in stages.items() if len(stages) > 1 else ():  # a single task tells it as soon itself
+            if not workdirs.is_complete(folder):
+                workdirs.check_sources(stage, folder)
     for i, (folder, stage) in enumerate(stages.items(), start=1):
         complete = processes.first(processes.index() == 0 and workdirs.is_complete(folder))
         if jax.process_index() == 0 and (complete or len(stages) > 1):
