@@ -15,7 +15,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 # From the bottom up. A file imports from lower rows, and from its own package.
 ROWS = [
-    ("types", "errors"),
+    ("types", "errors", "_xla"),
     ("ops", "processes"),
     ("models", "attacks", "losses", "metrics", "data", "parallel"),
     ("train", "apps"),
@@ -134,11 +134,11 @@ def breaks_layers(path, source):
         other = dotted.split(".")[1] if dotted.startswith("arinv.") else None
         if other not in ROW or other == own:
             continue
-        if own is None:
+        if own is None and other != "_xla":  # XLA's flags have to be set before anything else is imported
             found.append(f"{path}:{line}: the package itself imports {dotted}")
-        elif ROW[other] > ROW[own]:
+        elif own is not None and ROW[other] > ROW[own]:
             found.append(f"{path}:{line}: arrow up, {own} imports {dotted}")
-        elif ROW[other] == ROW[own]:
+        elif own is not None and ROW[other] == ROW[own]:
             found.append(f"{path}:{line}: arrow sideways, {own} imports {dotted}")
     return found
 
@@ -221,7 +221,7 @@ def breaks_requirements(path, source):
     ]
 
 
-def breaks_size(path, source, *, lines=300, function_lines=60):
+def breaks_size(path, source, *, lines=500, function_lines=60):
     """A docstring does not count as a line of its function: the public ones are long on purpose."""
     found = []
     if (count := len(source.splitlines())) > lines:

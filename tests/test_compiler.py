@@ -1,29 +1,49 @@
 """Faults of the compiler that are kept away from: what it computes equals NumPy's, also in jitted programs."""
 
+from importlib import metadata
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from arinv import avoid_faults_of_xla
+from arinv import _xla
 
-FLAG = "--xla_cpu_experimental_ynn_fusion_type=-reduce,-individual_convolution"
+FUSIONS = "--xla_cpu_experimental_ynn_fusion_type="
+BOTH, CONVOLUTIONS = f"{FUSIONS}-reduce,-individual_convolution", f"{FUSIONS}-individual_convolution"
 
 
 @pytest.mark.parametrize(
     ("version", "before", "after"),
     [
-        ("0.10.2", None, FLAG),
-        ("0.11.0", "--xla_dump_to=x", f"--xla_dump_to=x {FLAG}"),
-        ("0.10.2", "--xla_cpu_experimental_ynn_fusion_type=", "--xla_cpu_experimental_ynn_fusion_type="),
+        ("0.10.2", None, BOTH),
+        ("0.10.2", FUSIONS, FUSIONS),
+        ("0.11.2", "--xla_dump_to=x", f"--xla_dump_to=x {CONVOLUTIONS}"),
+        ("0.12.0.1", None, CONVOLUTIONS),
         ("0.10.1", None, None),
-        ("0.11.1", "--xla_dump_to=x", "--xla_dump_to=x"),
+        ("99.0", "--xla_dump_to=x", "--xla_dump_to=x"),
     ],
 )
-def test_flags_of_faulty_versions(version, before, after):
+def test_set_flags_by_version(version, before, after):
     environment = {} if before is None else {"XLA_FLAGS": before}
-    avoid_faults_of_xla(environment, jaxlib_version=version)
+    _xla.set_flags(environment, jaxlib_version=version)
     assert environment.get("XLA_FLAGS") == after
+
+
+def test_quick_flags_of_an_unlisted_version_are_empty():
+    assert _xla.quick_flags("99.0") == ""
+    assert "emitters" in _xla.quick_flags("0.10.2") and "emitters" not in _xla.quick_flags("0.12.0.1")
+
+
+def test_installed_jaxlib_has_a_row():
+    version = metadata.version("jaxlib")
+    assert version in _xla._VERSIONS, f"measure jaxlib {version} and add its flags to arinv/_xla.py"
+
+
+def test_supported_leaves_out_options_and_values_that_xla_lacks():
+    options = {"xla_backend_optimization_level": 0, "xla_no_such_option": True, "xla_backend_extra_options": 3.5}
+    assert _xla.supported(options) == {"xla_backend_optimization_level": 0}
+    jax.jit(lambda: 0, compiler_options=_xla.quick_options())()
 
 
 def test_products_clipped_by_a_maximum():

@@ -119,7 +119,7 @@ def _max_along_fwd(axis, window, stride, x):
 
 def _max_along_bwd(axis, window, stride, saved, gradient):
     x, y = saved
-    shares, found = [], False
+    shares, found = [], jnp.zeros(y.shape, bool)
     for entry in _entries(x, axis, window, stride):
         is_first = (entry == y) & ~found
         found = found | is_first

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import jax
 from ml_collections import ConfigDict
 
-from arinv import data, models
+from arinv import _xla, data, models
 from arinv.data.published import published
 from arinv.ops import conv
 from arinv.tasks import classifier, inverter, networks, setting, training
@@ -142,8 +142,8 @@ def compile_step(config: ConfigDict, trainee: training.Trainee, mesh: jax.shardi
     arguments, twice = (_arguments(config, trainee, mesh, factor) for factor in (1, 2))
     call = dispatch.make_call(trainee.step_on(mesh), arguments[0], mesh, num_steps=training.steps_per_call(config))
     traced = call.trace(*arguments)
-    # On a CPU the machine code is not wanted: what is told is decided before it is made.
-    options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
+    # On a CPU the machine code is not used: all that is reported is decided before it is generated.
+    options = _xla.supported({"xla_backend_optimization_level": 0}) if jax.default_backend() == "cpu" else None
     started = time.perf_counter()
     compiled = traced.lower().compile(compiler_options=options)
     compile_seconds = time.perf_counter() - started

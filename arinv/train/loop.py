@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from arinv import parallel, processes
+from arinv import _xla, parallel, processes
 from arinv.errors import UserError
 from arinv.train import dispatch, flops, speed
 from arinv.train.checkpoint import Checkpoints
@@ -54,8 +54,7 @@ def restore_or_create(
     shardings = parallel.state_shardings(abstract, mesh)
     if checkpoints.latest_step() is None:
         # Random numbers are slow to compile and quick to run.
-        options = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
-        return jax.jit(init, out_shardings=shardings, compiler_options=options)(key)
+        return jax.jit(init, out_shardings=shardings, compiler_options=_xla.quick_options())(key)
     state, data_state = checkpoints.restore(abstract, shardings)
     batches.set_state(data_state)
     return state

@@ -1,0 +1,102 @@
+"""What depends on the version of XLA: flags against its faults, and options for programs that run only a few times.
+
+Nothing here imports JAX before it is called: XLA_FLAGS is read once, when the first device is asked for.
+"""
+
+import functools
+import os
+from collections.abc import Mapping, MutableMapping
+from importlib import metadata
+from typing import Any, NamedTuple
+
+
+class _Version(NamedTuple):
+    """The flags for one version of jaxlib, all of them accepted by it: an unknown flag ends the process.
+
+    Attributes:
+      flags: for every run.
+      quick_flags: for runs of a few steps, such as tests, in which compiling takes longer than computing.
+    """
+
+    flags: str
+    quick_flags: str
+
+
+# XLA hands work on CPUs to a library of kernels, kind by kind:
+#   sums and maxima   where they meet products of matrices in one kernel, 0.10.2 returns wrong numbers
+#                     (jax-ml/jax issue 39103; a chain of four products in tests/test_compiler.py); 0.11.0 is right.
+#   convolutions      take up to twice the time on two cores in every version so far.
+_FUSIONS = "--xla_cpu_experimental_ynn_fusion_type"
+_WITHOUT_BOTH = f"{_FUSIONS}=-reduce,-individual_convolution"
+_WITHOUT_CONVOLUTIONS = f"{_FUSIONS}=-individual_convolution"
+# Quick compilation keeps the slow convolutions: they round an image in the same way in whatever batch it stands, so
+# that runs on other numbers of devices can be compared closely.
+_QUICK = "--xla_backend_optimization_level=0"
+_EMITTERS = "--xla_cpu_use_fusion_emitters=false"  # the emitters of fused loops take most of the compilation
+
+# Measured figures stand in launch/records/README.md. A version that is not listed gets no flag: measure it, add a row.
+_VERSIONS = {
+    "0.10.2": _Version(_WITHOUT_BOTH, f"{_QUICK} {_EMITTERS} {_FUSIONS}=-reduce"),
+    "0.11.0": _Version(_WITHOUT_CONVOLUTIONS, f"{_QUICK} {_EMITTERS}"),
+    "0.11.1": _Version(_WITHOUT_CONVOLUTIONS, _QUICK),
+    "0.11.2": _Version(_WITHOUT_CONVOLUTIONS, _QUICK),
+    "0.12.0": _Version(_WITHOUT_CONVOLUTIONS, _QUICK),
+    "0.12.0.1": _Version(_WITHOUT_CONVOLUTIONS, _QUICK),
+}
+
+# Options for a program that runs once or a few times. Each is passed only to a compiler that has it.
+_QUICK_OPTIONS = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
+
+
+def set_flags(environment: MutableMapping[str, str], *, jaxlib_version: str) -> None:
+    """Adds to XLA_FLAGS what the installed compiler needs; a choice of the user's own stays.
+
+    XLA reads the variable when it is first used, not again.
+
+    Args:
+      environment: os.environ.
+      jaxlib_version: of the installed jaxlib; a version that is not in the table gets no flag.
+    """
+    flags = environment.get("XLA_FLAGS", "")
+    if jaxlib_version in _VERSIONS and _FUSIONS not in flags:
+        environment["XLA_FLAGS"] = f"{flags} {_VERSIONS[jaxlib_version].flags}".strip()
+
+
+def quick_flags(jaxlib_version: str) -> str:
+    """Returns the XLA_FLAGS for runs of a few steps; none for a version that is not in the table.
+
+    Args:
+      jaxlib_version: of the installed jaxlib.
+    """
+    return _VERSIONS[jaxlib_version].quick_flags if jaxlib_version in _VERSIONS else ""
+
+
+def quick_options() -> dict[str, Any]:
+    """Returns compiler options for a program that runs once, those of them that this version of XLA has.
+
+    Initialises the backend.
+    """
+    return supported(_QUICK_OPTIONS)
+
+
+def supported(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns those compiler options that the backend accepts.
+
+    Args:
+      options: name -> value, as for `jax.jit(..., compiler_options=...)`.
+    """
+    return {name: value for name, value in options.items() if _accepts(name, value)}
+
+
+@functools.cache
+def _accepts(name: str, value: Any) -> bool:
+    import jax
+
+    try:
+        jax.jit(lambda: 0, compiler_options={name: value}).lower().compile()
+    except jax.errors.JaxRuntimeError:  # no such option, or no such value
+        return False
+    return True
+
+
+set_flags(os.environ, jaxlib_version=metadata.version("jaxlib"))
