@@ -69,7 +69,7 @@ IMPORTERS = ("import_module", "__import__")
 
 TOP_LEVEL = {
     *("arinv", "configs", "launch", "tests", ".ci", ".gitignore", "LICENSE"),
-    *("README.md", "CHANGELOG.md", "pyproject.toml", "requirements.txt", "constraints.txt"),
+    *("README.md", "CHANGELOG.md", "pyproject.toml", "requirements.txt"),
 }
 
 
