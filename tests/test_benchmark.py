@@ -1,5 +1,6 @@
 """The benchmarks build and count rightly, and the accelerator script chooses, stops and records rightly."""
 
+import importlib
 import json
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from arinv.train.accelerators import peak_flops
 from arinv.train.flops import count_flops
 from configs import cifar10
 from launch.benchmarks import NAMES, accelerator, batches, conv_rewrites, measurement, pgd_resnet18, runs
+from launch.benchmarks import __main__ as benchmarks
 from launch.benchmarks.__main__ import differences, report
 from launch.benchmarks.devices import ROOT
 
@@ -187,6 +189,21 @@ def test_cifar10_fills_the_time_and_goes_on_as_planned(tmp_path):
             for parent in parents:
                 place = place[parent]
             assert isinstance(place[last], float) and float(value) > 0
+
+
+@pytest.mark.parametrize("run", runs.RUNS, ids=lambda run: run.name)
+def test_accelerator_tries_a_run_in_its_smallest_size(run, tmp_path):
+    context = runs.Context("python", tmp_path, tmp_path, 5.0, "", True, lambda name: None, tiny=True)
+    command = run.command(context)
+    if "launch.benchmarks" in command:
+        arguments = benchmarks._arguments(command[3:])
+        assert (arguments.batch, arguments.repeats, arguments.tiny) == (2, 1, True)
+    else:
+        config = next(part.removeprefix("--config=") for part in command if part.startswith("--config="))
+        path, _, options = config.partition(":")
+        module = importlib.import_module(path.removesuffix(".py").replace("/", "."))
+        stages = module.get_config(options).stages.values()
+        assert {stage.num_steps for stage in stages if "num_steps" in stage} == {2}
 
 
 def test_counting_leaves_what_is_compiled_after_it_as_it_is():

@@ -207,7 +207,8 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="launch/accelerator", description=__doc__.split("\n")[0])
     parser.add_argument("--minutes", type=float, default=60.0, help="for everything together (%(default)g)")
     parser.add_argument("--data-dir", default="", metavar="DIR", help="where TFDS sets lie")
-    parser.add_argument("--out", type=pathlib.Path, default=_RECORDS, metavar="DIR", help="for the records")
+    parser.add_argument("--out", type=pathlib.Path, metavar="DIR",
+                        help=f"for the records ({_RECORDS}; with --cpu SCRATCH/records)")  # fmt: skip
     parser.add_argument("--scratch", type=pathlib.Path, default=ROOT / "runs" / "accelerator", metavar="DIR",
                         help="for checkpoints and logs (%(default)s)")  # fmt: skip
     parser.add_argument("--wheels", type=pathlib.Path, metavar="DIR", help="wheels of packages that may be missing")
@@ -215,7 +216,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         "--only", nargs="+", choices=[run.name for run in RUNS], metavar="NAME", help="some of the runs"
     )
     parser.add_argument("--list", action="store_true", help="show the runs and which have a record")
-    parser.add_argument("--cpu", action="store_true", help="go on without an accelerator, to try the script")
+    parser.add_argument("--cpu", action="store_true", help="try every run in its smallest size, also on a CPU")
     return parser.parse_args(argv)
 
 
@@ -223,8 +224,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Makes the runs that the command line asks for; returns the exit code, 1 if any failed or was cut."""
     arguments = _arguments(argv)
     runs = [run for run in RUNS if not arguments.only or run.name in arguments.only]
-    out, scratch = arguments.out.absolute(), arguments.scratch.absolute()
-    folders = [out, _RECORDS]
+    scratch = arguments.scratch.absolute()
+    out = (arguments.out or (scratch / "records" if arguments.cpu else _RECORDS)).absolute()
+    folders = [out] if arguments.cpu else [out, _RECORDS]
     if arguments.list:
         for run in sorted(runs, key=lambda run: run.minutes):
             state = "recorded" if read_record(run.name, folders) else f"about {run.minutes:g} minutes"
@@ -243,6 +245,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "data_dir": str(pathlib.Path(arguments.data_dir).absolute()) if arguments.data_dir else "",
         "has_torch": not _probe(python, "import torch", environment)[1],
         "records": lambda name: read_record(name, folders),
+        "tiny": arguments.cpu,
     }
     bad = make_runs(
         runs,

@@ -31,6 +31,7 @@ class Context:
       data_dir: where TFDS sets lie; empty for the default.
       has_torch: whether PyTorch can be imported.
       records: name of an earlier run -> its record.
+      tiny: whether the runs are only tried: the smallest sizes, one repetition.
     """
 
     python: str
@@ -40,6 +41,7 @@ class Context:
     data_dir: str
     has_torch: bool
     records: Callable[[str], dict | None]
+    tiny: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,7 +71,8 @@ def _benchmark(name: str, minutes: float, about: str, *arguments: str, against: 
         result(context).unlink(missing_ok=True)
         others = ["--against", "torch", "torch_compile"] if against and context.has_torch else []
         module = [context.python, "-m", "launch.benchmarks"]
-        return [*module, *arguments, *others, "--out", str(result(context))]
+        tiny = ["--tiny", "--batch", "2", "--repeats", "1"] if context.tiny else []  # argparse keeps the last value
+        return [*module, *arguments, *tiny, *others, "--out", str(result(context))]
 
     def collect(context: Context) -> dict[str, Any]:
         return json.loads(result(context).read_text()) if result(context).exists() else {}
@@ -117,9 +120,13 @@ def _cifar10_command(context: Context) -> list[str]:
         "epochs": epochs,
         "inverter_epochs": max(1, round(_INVERTER_SHARE * epochs)),
     }
+    if context.tiny:
+        options = {"encoder": "resnet18", "smoke": True}
     if context.data_dir:
         options["data_dir"] = context.data_dir
     config = "configs/cifar10.py:" + ",".join(f"{name}={value}" for name, value in options.items())
+    if context.tiny:
+        return [context.python, "-m", "arinv", f"--config={config}", f"--workdir={workdir}"]
     # Both schedules are shrunk with the epochs: learning rates fall by 10 at each third.
     extra = []
     for stage, share in (("encoder", epochs), ("inverter", options["inverter_epochs"])):
@@ -156,11 +163,16 @@ def _collect_stages(context: Context, name: str) -> dict[str, Any]:
     return kept
 
 
+_SIZES = ("epochs", "inverter_epochs", "num_test", "attack_steps")  # `smoke` has its own
+
+
 def _experiment(name: str, minutes: float, about: str, config: str, options: dict[str, Any]) -> Run:
     """Makes a run of a config with stages and fixed arguments."""
 
     def command(context: Context) -> list[str]:
         given = options | ({"data_dir": context.data_dir} if context.data_dir else {})
+        if context.tiny:
+            given = {name: value for name, value in given.items() if name not in _SIZES} | {"smoke": True}
         text = f"configs/{config}.py:" + ",".join(f"{key}={value}" for key, value in given.items())
         return [context.python, "-m", "arinv", f"--config={text}", f"--workdir={context.scratch / name}"]
 
