@@ -78,8 +78,28 @@ def test_batch_norm_equals_that_of_flax(form, x, rng, variables, train, dtype, t
         outcome(module(momentum=0.9, dtype=jnp.dtype(dtype)), variables, jnp.asarray(x, dtype), weights, train)
         for module in (BatchNorm, nn.BatchNorm)
     )
+    if train:  # Flax's running variance takes up the biased variance
+        count, statistics = np.prod(SHAPE[:-1]), expected[1]["batch_stats"]
+        kept = 0.9 * variables["batch_stats"]["var"]
+        statistics["var"] = kept + (statistics["var"] - kept) * count / (count - 1)
     assert_trees_all_close(found, expected, rtol=tolerance, atol=tolerance)
     assert_trees_all_equal_dtypes(found, expected)
+
+
+@pytest.mark.parametrize("shape", [(2, 6, 6, 3), (1, 1, 1, 3)])
+def test_batch_norm_keeps_the_unbiased_variance_as_torch_does(form, rng, variables, shape):
+    """n / (n - 1) times the biased one over images and positions, also of a batch split over devices."""
+    x = rng.normal(1.0, 2.0, shape).astype(np.float32)
+    whole, split = (jax.sharding.PartitionSpec(), jax.sharding.PartitionSpec("data"))
+    mesh = jax.make_mesh((shape[0],), ("data",), devices=jax.devices()[: shape[0]])
+    rows = x.reshape(-1, 3).astype(np.float64)
+    variance = rows.var(0, ddof=1) if len(rows) > 1 else np.zeros(3)
+    apply = jax.jit(lambda x: BatchNorm(momentum=0.9).apply(variables, x, False, mutable=["batch_stats"])[1])
+    for spec in (whole, split):
+        found = apply(jax.device_put(x, jax.sharding.NamedSharding(mesh, spec)))["batch_stats"]
+        np.testing.assert_allclose(found["var"], 0.9 * variables["batch_stats"]["var"] + 0.1 * variance, rtol=1e-5)
+        mean = 0.9 * variables["batch_stats"]["mean"] + 0.1 * rows.mean(0)
+        np.testing.assert_allclose(found["mean"], mean, rtol=1e-4)
 
 
 def test_batch_norm_begins_as_that_of_flax(form, x, key):

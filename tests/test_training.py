@@ -114,7 +114,7 @@ def test_steps_on_eight_devices_equal_those_on_one(name, layout):
     split = [x for x in jax.tree.leaves(other_state.variables) if not x.sharding.is_fully_replicated]
     assert bool(split) == (layout["fsdp"] > 1), "FSDP must split something"
     for metric, (total, count) in metrics.items():
-        np.testing.assert_allclose(other_metrics[metric][0], total, rtol=1e-5, err_msg=metric)
+        np.testing.assert_allclose(other_metrics[metric][0], total, rtol=3e-5, err_msg=metric)
         assert other_metrics[metric][1] == count
     chex.assert_trees_all_close(
         jax.device_get(other_state.variables), jax.device_get(state.variables), rtol=1e-5, atol=1e-5
@@ -146,6 +146,19 @@ def test_inverter_terms_add_up_and_padding_counts_nothing():
     changed["image"][-1] = 255 - changed["image"][-1]
     _, other = run(jax.tree.map(jnp.copy, state), changed)
     assert abs(float(other["loss_pixel"][0] - metrics["loss_pixel"][0])) < 0.05 * float(metrics["loss_pixel"][0])
+
+
+def test_discriminator_sees_images_and_reconstructions_in_a_forward_each():
+    """As the released code: three power iterations a step, two of them in the discriminator's own update."""
+    (step, _, frozen), state = case_and_state("inverter")
+    stepped, _ = jax.jit(step)(state, make_batch(), KEY, *frozen)
+    before, after = (x.variables["discriminator"] for x in (state, stepped))
+    kernels = [np.asarray(x["params"]["joint0"]["kernel"], np.float64) for x in (before, after)]
+    u = np.asarray(before["spectral"]["joint0"]["vectors"]["u"], np.float64)
+    for kernel in (kernels[0], kernels[0], kernels[1]):  # the third is of the updated weights, by the generator's loss
+        v = kernel @ u / np.linalg.norm(kernel @ u)
+        u = v @ kernel / np.linalg.norm(v @ kernel)
+    np.testing.assert_allclose(after["spectral"]["joint0"]["vectors"]["u"], u, atol=1e-5)
 
 
 def test_inverter_losses_are_sums_over_images():

@@ -137,15 +137,21 @@ def _reconstruction_loss(reconstructions: Array, goal: Goal, judge, *, feature_l
 def _discriminator_step(
     key, state, discriminator, optimizer, weight, reconstructions, goal: Goal
 ) -> tuple[TrainState, Array]:
-    """Returns the state after the discriminator's update, and its weighted loss per image [B]."""
-    variables, images = state.variables[DISCRIMINATOR], goal.images
-    # One forward for real and fake, interleaved so that a split batch stays where it is.
-    both = jnp.stack([images, reconstructions], axis=1).reshape(-1, *images.shape[1:])
-    conditions = jnp.repeat(goal.condition, 2, axis=0)
+    """Returns the state after the discriminator's update, and its weighted loss per image [B].
+
+    Two forwards, the images' and then the reconstructions', each with a power iteration of the spectral norms and a
+    dropout mask of its own, as in the released code.
+    """
+    variables = state.variables[DISCRIMINATOR]
+    keys = jax.random.split(key)
 
     def loss_fn(params):
-        logits, collections = train_state.apply_train(discriminator, params, variables, both, conditions, key=key)
-        per_image = weight * losses.discriminator_loss(logits[::2], logits[1::2])
+        def judge(key, collections, images):
+            return train_state.apply_train(discriminator, params, collections, images, goal.condition, key=key)
+
+        real, collections = judge(keys[0], variables, goal.images)
+        fake, collections = judge(keys[1], collections, reconstructions)
+        per_image = weight * losses.discriminator_loss(real, fake)
         return _masked_mean(per_image, goal.mask), (per_image, collections)
 
     gradients, (per_image, collections) = jax.grad(loss_fn, has_aux=True)(variables["params"])
