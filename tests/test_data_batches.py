@@ -192,6 +192,41 @@ def test_one_process_has_all_rows():
         np.testing.assert_array_equal(rows, np.arange(24))
 
 
+class Originals(Counting):
+    """A source of images of different heights and widths, each a ramp that shows where a window was cut."""
+
+    def __getitem__(self, index):
+        height, width = 40 + index, 70 - index
+        rows, columns = np.mgrid[:height, :width]
+        return {"image": np.stack([rows, columns, 0 * rows + index], -1).astype(np.uint8), "label": int(index)}
+
+
+def test_windows_of_originals_are_the_same_by_every_route_and_after_a_restart():
+    crop = {"scale": (0.2, 0.9)}
+    options = {"batch_size": 4, "seed": 1, "resized_crop": crop}
+    expected = _take(data.train_batches(Originals(10), in_memory=True, **options), 5)
+    assert all(batch["image"].shape == (4, 2, 2, 3) for batch in expected)
+    for batch in expected:
+        np.testing.assert_array_equal(batch["image"][:, 0, 0, 2], batch["label"])
+    windows = np.concatenate([batch["image"][:, :, :, 0].reshape(4, -1) for batch in expected])
+    assert len({tuple(window) for window in windows}) > 15, "an image's next window is another"
+    _assert_equal(_take(data.train_batches(Originals(10), in_memory=False, **options), 5), expected)
+    batches = data.train_batches(Originals(10), **options)
+    _take(batches, 2)
+    resumed = data.train_batches(Originals(10), in_memory=False, **options)
+    resumed.set_state(json.loads(json.dumps(batches.get_state())))
+    _assert_equal(_take(resumed, 3), expected[2:])
+    halves = [data.train_batches(Originals(10), process_index=i, process_count=2, **options) for i in range(2)]
+    for batch in expected:
+        parts = [next(half) for half in halves]
+        np.testing.assert_array_equal(np.concatenate([part["image"] for part in parts]), batch["image"])
+
+
+def test_windows_need_originals():
+    with pytest.raises(UserError, match="resized_crop cuts windows from a source of originals"):
+        data.train_batches(data.load_arrays(Counting(8)), batch_size=4, seed=0, resized_crop={"scale": (0.1, 1.0)})
+
+
 def test_seed_decides_the_order():
     first, same, other = (
         next(data.train_batches(Counting(50), batch_size=20, seed=seed))["label"].tolist() for seed in (0, 0, 1)

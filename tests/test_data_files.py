@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from arinv import data
+from arinv.data import images
 from arinv.data.images import decode_image
 from arinv.errors import UserError
 
@@ -135,6 +136,53 @@ def _fill(folder, count, seed=0):
 
 def _keys(source):
     return {source[i]["image"].tobytes() for i in range(len(source))}
+
+
+@pytest.mark.parametrize(("height", "width"), [(90, 120), (133, 77), (64, 64), (20, 31)])
+def test_resize_crop_7_8_equals_resizing_to_8_7_and_cutting_the_centre(height, width):
+    """Torchvision's Resize(256), CenterCrop(224), here at 56 px."""
+    image = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    long = int(64 * max(height, width) / min(height, width))
+    size = (64, long) if height >= width else (long, 64)  # Pillow: width, height
+    resized = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR))
+    top, left = (round((side - 56) / 2) for side in resized.shape[:2])
+    expected = resized[top : top + 56, left : left + 56].astype(int)
+    assert np.abs(images.resize_u8(image, 56, "crop_7_8") - expected).max() <= 1
+
+
+def test_random_resized_crop_cuts_windows_of_the_original():
+    """Areas, shapes and places as asked for, and detail that a squashed image would not have."""
+    rows, columns = np.mgrid[:200, :250]
+    original = np.stack([rows, columns, 255 * ((rows // 2 + columns // 2) % 2)], -1).astype(np.uint8)
+    areas, shapes, details, squashed = [], [], [], []
+    for seed in range(200):
+        window = images.random_resized_crop(np.random.default_rng(seed), original, size=50).astype(float)
+        height, width = (np.ptp(window[:, :, i]) / 0.98 for i in range(2))  # from centre to centre of its pixels
+        areas.append(height * width / original[:, :, 0].size)
+        shapes.append(width / height)
+        details.append(window[:, :, 2].std())
+        again = images.random_resized_crop(np.random.default_rng(seed), images.resize_u8(original, 50), size=50)
+        squashed.append(again[:, :, 2].std())
+    assert 0.07 < min(areas) < 0.15 and 0.8 < max(areas) < 1.1 and 0.45 < np.mean(areas) < 0.6
+    assert 0.72 < min(shapes) < 0.85 and 1.15 < max(shapes) < 1.4
+    assert np.mean(details) > 2 * np.mean(squashed)
+
+
+def test_random_resized_crop_takes_the_middle_where_no_window_fits():
+    image = np.random.default_rng(0).integers(0, 256, (10, 400, 3), dtype=np.uint8)
+    found = images.random_resized_crop(np.random.default_rng(0), image, size=10, scale=(0.9, 1.0))
+    expected = Image.fromarray(image[:, 193:206]).resize((10, 10), Image.Resampling.BILINEAR)
+    assert np.abs(found.astype(int) - np.asarray(expected)).max() <= 1
+
+
+def test_originals_keep_their_size(tmp_path):
+    for name, size in (("a", (30, 50)), ("b", (41, 23))):
+        (tmp_path / name).mkdir()
+        for i in range(2):
+            Image.new("RGB", size).save(tmp_path / name / f"{i}.png")
+    source = data.open_source(f"folder:{tmp_path}", split="all", image_size=8, resize="original")
+    assert [example["image"].shape for example in source] == [(50, 30, 3)] * 2 + [(23, 41, 3)] * 2
+    assert data.open_source("photos", image_size=8, resize="original")[0]["image"].shape[0] > 8
 
 
 def test_subfolders_are_classes_and_splits_do_not_overlap(tmp_path):

@@ -2,7 +2,7 @@
 
 from arinv.data.arrays import load_arrays
 from arinv.data.batches import eval_batches, train_batches
-from arinv.data.images import read_image, resize_u8
+from arinv.data.images import ORIGINAL, decoded_side, read_image, resize_u8
 from arinv.data.mixture import MixedBatches
 from arinv.data.opening import check_name, open_source
 from arinv.data.photos import read_photograph
@@ -10,11 +10,13 @@ from arinv.data.pictures import Pictures, open_pictures
 from arinv.data.source import Source, SourceInfo
 
 __all__ = [
+    "ORIGINAL",
     "MixedBatches",
     "Pictures",
     "Source",
     "SourceInfo",
     "check_name",
+    "decoded_side",
     "eval_batches",
     "load_arrays",
     "open_pictures",

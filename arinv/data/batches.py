@@ -1,21 +1,22 @@
 """Batches for training (endless, shuffled, resumable) and for evaluation (in order, padded).
 
 A batch is {"image": uint8 [b, S, S, 3], "label": int32 [b], "mask": float32 [b]}, where b is this
-process's share of the global batch. Which examples training batch t holds is a pure function of
-(seed, t): the same with one process or many, in memory or streamed, and after a restart.
+process's share of the global batch. Which examples training batch t holds, and which windows are cut from them, is a
+pure function of (seed, t): the same with one process or many, in memory or streamed, and after a restart.
 """
 
 import dataclasses
 import functools
 import os
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent import futures
 from typing import Any
 
 import numpy as np
 
-from arinv.data.arrays import Arrays, load_arrays
+from arinv.data.arrays import Arrays, Originals, estimate_bytes, load_arrays
+from arinv.data.images import random_resized_crop
 from arinv.data.source import Source
 from arinv.data.stream import stream_examples
 from arinv.errors import UserError
@@ -23,6 +24,7 @@ from arinv.errors import UserError
 Batch = dict[str, np.ndarray]
 
 MAX_BYTES_IN_MEMORY = 2_000_000_000
+_CROPS = 1  # what the generator of a window is for, beside seed, step and row
 
 
 @functools.lru_cache(maxsize=2)
@@ -62,6 +64,31 @@ class TrainOrder:
         """Returns which examples this process takes of global batch `step`, int64 [share], or some `rows` of them."""
         epoch, step_in_epoch = divmod(step, self.steps_per_epoch)
         return _permutation(self.num_examples, self.seed, epoch)[step_in_epoch * self.batch_size + self.rows[rows]]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class TrainExamples:
+    """The examples of training batches, one by one.
+
+    Attributes:
+      source: of the images; of originals where windows are cut.
+      order: of the training.
+      resized_crop: options of images.random_resized_crop; empty: images as the source gives them.
+    """
+
+    source: Source
+    order: TrainOrder
+    resized_crop: Mapping[str, Any]
+
+    def read(self, step: int, row: int) -> dict[str, Any]:
+        """Returns an example of a batch: `row` counts among those of this process."""
+        (index,) = self.order.indices(step, slice(row, row + 1))
+        example = self.source[int(index)]
+        if not self.resized_crop:
+            return example
+        rng = np.random.default_rng([_CROPS, self.order.seed, step, int(self.order.rows[row])])
+        options = {"size": self.source.info.image_size, **self.resized_crop}
+        return {**example, "image": random_resized_crop(rng, example["image"], **options)}
 
 
 class TrainBatches:
@@ -142,6 +169,7 @@ def train_batches(
     process_count: int = 1,
     in_memory: bool | None = None,
     num_workers: int = 0,
+    resized_crop: Mapping[str, Any] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> TrainBatches:
     """Returns an endless iterator over shuffled training batches.
@@ -159,6 +187,9 @@ def train_batches(
       in_memory: decode once and keep uint8 arrays; None: when that takes 2 GB or less. Otherwise
         images are decoded as they are needed, ahead of time, by Grain.
       num_workers: of the streamed form: worker processes; 0: threads of this process.
+      resized_crop: options of `images.random_resized_crop` (scale, ratio), by which a window of every image is brought
+        to source.info.image_size, drawn by (seed, step, row); of a source opened with resize="original". Empty or
+        None: images come as the source gives them.
       progress: called with (done, total) while the arrays are decoded.
 
     Returns:
@@ -180,13 +211,49 @@ def train_batches(
     order = TrainOrder(num_examples, batch_size, seed, rows)
     if arrays is None and not len(rows):
         return TrainBatches(order, functools.partial(_empty_batches, source.info.image_size))
+    if resized_crop and arrays is not None:
+        raise UserError("resized_crop cuts windows from a source of originals; arrays hold images of one size")
+    if resized_crop:
+        return _cropped_batches(source, order, resized_crop, in_memory, num_workers, progress)
     if arrays is None:
         size = num_examples * source.info.image_size**2 * 3
         if in_memory or (in_memory is None and size <= MAX_BYTES_IN_MEMORY):
             arrays = load_arrays(source, progress=progress)
     if arrays is not None:
         return TrainBatches(order, functools.partial(_memory_batches, arrays, order))
-    return TrainBatches(order, functools.partial(stream_examples, source, order, num_workers))
+    return TrainBatches(order, functools.partial(stream_examples, TrainExamples(source, order, {}), num_workers))
+
+
+def _cropped_batches(source: Source, order, resized_crop, in_memory, num_workers, progress) -> TrainBatches:
+    """Returns batches of windows, of originals that are decoded once where they fit into memory."""
+    if in_memory is None:
+        in_memory = estimate_bytes(source) <= MAX_BYTES_IN_MEMORY
+    if in_memory:
+        source = Originals(source, progress=progress)
+    examples = TrainExamples(source, order, dict(resized_crop))
+    if in_memory:
+        return TrainBatches(order, functools.partial(_batches_by_threads, examples))
+    return TrainBatches(order, functools.partial(stream_examples, examples, num_workers))
+
+
+def _batches_by_threads(examples: TrainExamples, step: int) -> Iterator[Batch]:
+    """Yields the batches from `step` on; the next one is cut while the last is used."""
+    share = examples.order.share
+    with futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+
+        def submit(step):
+            return [pool.submit(examples.read, step, row) for row in range(share)]
+
+        ahead = submit(step)
+        while True:
+            tasks, step = ahead, step + 1
+            ahead = submit(step)
+            batch = [task.result() for task in tasks]
+            yield {
+                "image": np.stack([example["image"] for example in batch]),
+                "label": np.array([example["label"] for example in batch], np.int32),
+                "mask": np.ones(share, np.float32),
+            }
 
 
 def _memory_batches(arrays: Arrays, order: TrainOrder, step: int) -> Iterator[Batch]:

@@ -79,9 +79,8 @@ class Folder:
         return np.array([label for _, label in self._files], np.int32)
 
     def _read(self, path: pathlib.Path) -> np.ndarray:
-        # Twice the size is enough for the antialiasing filter; large photographs decode faster this
-        # way.
-        image = images.read_image(path, min_side=2 * self._size)
+        # Large photographs decode faster this way.
+        image = images.read_image(path, min_side=images.decoded_side(self._size, self._resize))
         return images.resize_u8(image, self._size, self._resize)
 
     def _readable(self, files, on_bad_image, progress):

@@ -12,7 +12,8 @@ from PIL import Image
 
 from arinv.errors import UserError, unknown
 
-RESIZE_MODES = ("squash", "crop")
+RESIZE_MODES = ("squash", "crop", "crop_7_8")
+ORIGINAL = "original"  # the mode that resizes nothing
 
 _ORIENTATION_TAG = 0x0112
 _UPRIGHT = {  # EXIF orientation: what turns the image upright
@@ -118,29 +119,98 @@ def _deep_grey_to_rgb(image: Image.Image) -> Image.Image:
 
 
 def resize_u8(image: np.ndarray, size: int, mode: str = "squash") -> np.ndarray:
-    """Returns an image with both sides `size`, by bilinear interpolation with antialiasing.
+    """Returns an image with both sides `size`, by bilinear interpolation with antialiasing, Pillow's.
 
     Args:
       image: uint8 [H, W, 3].
       size: side of the result, in pixels.
-      mode: "squash" gives up the aspect ratio; "crop" brings the short side to `size` and keeps the
-        centre.
+      mode: "squash" gives up the aspect ratio; "crop" brings the short side to `size` and keeps the centre;
+        "crop_7_8" brings the short side to 8/7 of `size` and keeps the centre, torchvision's Resize(256) and
+        CenterCrop(224); "original" returns the image as it is.
 
     Returns:
-      uint8 [size, size, 3].
+      uint8 [size, size, 3]; "original": [H, W, 3].
 
     Raises:
       UserError: unknown mode.
     """
-    if mode not in RESIZE_MODES:
-        raise unknown("resize", mode, RESIZE_MODES)
+    if mode not in (*RESIZE_MODES, ORIGINAL):
+        raise unknown("resize", mode, (*RESIZE_MODES, ORIGINAL))
     height, width = image.shape[:2]
-    if (height, width) == (size, size):
+    if mode == ORIGINAL or (mode != "crop_7_8" and (height, width) == (size, size)):
         return image
-    box = (0.0, 0.0, float(width), float(height))
-    if mode == "crop":  # the same pixels as resizing first, without the cost of a long side
-        side = min(height, width)
-        left, top = (width - side) / 2, (height - side) / 2
-        box = (left, top, left + side, top + side)
+    box = crop_box(height, width, size, mode)
     resized = Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR, box=box)
     return np.asarray(resized)
+
+
+def crop_box(height: int, width: int, size: int, mode: str) -> tuple[float, float, float, float]:
+    """Returns (left, top, right, bottom) of the part of an image that `resize_u8` brings to `size`, in its pixels.
+
+    Resizing that part gives the pixels of resizing first and cutting then, without the cost of a long side.
+    """
+    if mode == "squash":
+        return (0.0, 0.0, float(width), float(height))
+    short = min(height, width)
+    if mode == "crop":
+        left, top = (width - short) / 2, (height - short) / 2
+        return (left, top, left + short, top + short)
+    # torchvision resizes to whole pixels, and cuts at whole pixels of that.
+    resized = round(size * 8 / 7)
+    long = int(resized * max(height, width) / short)
+    sides = (resized, long) if height <= width else (long, resized)
+    (top, zoom_y), (left, zoom_x) = (
+        (round((side - size) / 2), original / side) for side, original in zip(sides, (height, width), strict=True)
+    )
+    return (left * zoom_x, top * zoom_y, (left + size) * zoom_x, (top + size) * zoom_y)
+
+
+def decoded_side(size: int, mode: str) -> int:
+    """Returns the `min_side` of `read_image` that loses nothing when the image is then brought to `size`.
+
+    Twice the size is enough for the antialiasing filter. Of "original" windows are cut; the smallest of
+    ImageNet's, 8 % of the area, still has about `size` pixels across.
+    """
+    return {ORIGINAL: 4, "crop_7_8": 3}.get(mode, 2) * size
+
+
+def random_resized_crop(
+    rng: np.random.Generator,
+    image: np.ndarray,
+    *,
+    size: int,
+    scale: tuple[float, float] = (0.08, 1.0),
+    ratio: tuple[float, float] = (3 / 4, 4 / 3),
+) -> np.ndarray:
+    """Returns a window of random area and shape, brought to `size` by bilinear interpolation with antialiasing.
+
+    Args:
+      rng: from which the window is drawn.
+      image: uint8 [H, W, 3], as it was stored.
+      size: side of the result, in pixels.
+      scale: least and greatest area of the window, as a fraction of the image's.
+      ratio: least and greatest width / height of the window, drawn on a log scale.
+
+    Returns:
+      uint8 [size, size, 3].
+
+    Source: torchvision's RandomResizedCrop on Pillow images: ten tries, then the largest window in the middle whose
+    shape is allowed.
+    """
+    top, left, height, width = _draw_window(rng, image.shape[:2], scale, ratio)
+    window = Image.fromarray(image[top : top + height, left : left + width])  # the filter sees nothing outside of it
+    return np.asarray(window.resize((size, size), Image.Resampling.BILINEAR))
+
+
+def _draw_window(rng, shape: tuple[int, int], scale, ratio) -> tuple[int, int, int, int]:
+    """Returns (top, left, height, width) of a window of whole pixels."""
+    height, width = shape
+    low, high = np.log(ratio)
+    for area, aspect, at_y, at_x in rng.random((10, 4)):
+        pixels = height * width * (scale[0] + (scale[1] - scale[0]) * area)
+        shape_of_window = np.exp(low + (high - low) * aspect)
+        w, h = round(float(np.sqrt(pixels * shape_of_window))), round(float(np.sqrt(pixels / shape_of_window)))
+        if 0 < w <= width and 0 < h <= height:
+            return int(at_y * (height - h + 1)), int(at_x * (width - w + 1)), h, w
+    w, h = min(width, round(height * ratio[1])), min(height, round(width / ratio[0]))
+    return (height - h) // 2, (width - w) // 2, max(1, h), max(1, w)

@@ -54,8 +54,9 @@ def open_source(
       split: "train" or "test"; with tfds also slices such as "train[:80%]"; with a folder or an npz
         file also "all". Where these have no splits of their own, a fifth of each class is the test's.
       image_size: side S of the images, in pixels.
-      resize: "squash" (the whole image, aspect ratio given up) or "crop" (short side to S, centre
-        kept).
+      resize: "squash" (the whole image, aspect ratio given up), "crop" (short side to S, centre kept),
+        "crop_7_8" (short side to 8/7 of S, centre kept: torchvision's Resize(256) and CenterCrop(224)), or
+        "original" (the image as it is stored, for `train_batches(resized_crop=...)`).
       data_dir: where TFDS sets lie; None: TFDS_DATA_DIR, else ~/tensorflow_datasets.
       on_bad_image: of a folder: "error" stops at a damaged image, "skip" leaves it out
         (`source.num_skipped` counts them).
@@ -68,7 +69,7 @@ def open_source(
 
     Returns:
       A source: `source.info`, `len(source)`, and `source[i]` -> {"image": uint8 [S, S, 3], "label":
-      int}.
+      int}; "original": images of any height and width.
 
     Raises:
       UserError: unknown name, split, class or mode; missing files; damaged images.
@@ -77,12 +78,12 @@ def open_source(
         raise UserError(f"image_size={image_size}; must be 1 or more pixels")
     if num_examples is not None and num_examples < 1:
         raise UserError(f"num_examples={num_examples}; must be 1 or more, or None for all")
-    if resize not in images.RESIZE_MODES:
-        raise unknown("resize", resize, images.RESIZE_MODES)
+    if resize not in (*images.RESIZE_MODES, images.ORIGINAL):
+        raise unknown("resize", resize, (*images.RESIZE_MODES, images.ORIGINAL))
     check_name(name)
     kind, _, rest = name.partition(":")
     if name == "photos":
-        source = _open_photos(split, image_size, num_examples, classes)
+        source = _open_photos(split, image_size, resize, num_examples, classes)
         return _renumber(source, classes) if renumber and classes else source
     if kind == "tfds":
         source = Tfds(rest, split, image_size=image_size, resize=resize, data_dir=data_dir)
@@ -101,14 +102,14 @@ def open_source(
     return _renumber(source, classes) if renumber and classes else source
 
 
-def _open_photos(split: str, image_size: int, num_examples: int | None, classes) -> Source:
+def _open_photos(split: str, image_size: int, resize: str, num_examples: int | None, classes) -> Source:
     """Returns patches; with `classes`, as many patches of these as were asked for."""
     if classes is None:
-        return Photos(split, image_size=image_size, num_examples=num_examples)
+        return Photos(split, image_size=image_size, resize=resize, num_examples=num_examples)
     info = SourceInfo("photos", split, 0, len(CLASS_NAMES), CLASS_NAMES, image_size)
     labels = class_labels(classes, info)
     rounds = None if num_examples is None else -(-num_examples // len(labels)) * len(CLASS_NAMES)
-    source = Photos(split, image_size=image_size, num_examples=rounds)
+    source = Photos(split, image_size=image_size, resize=resize, num_examples=rounds)
     return _narrow(source, num_examples, labels, spread=False)
 
 

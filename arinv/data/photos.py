@@ -50,12 +50,14 @@ class Photos:
     Classes take turns (label = i mod 10), so every run of ten examples is balanced.
     """
 
-    def __init__(self, split: str, *, image_size: int, num_examples: int | None = None):
+    def __init__(self, split: str, *, image_size: int, resize: str = "squash", num_examples: int | None = None):
         """Opens the photographs.
 
         Args:
           split: "train" or "test".
           image_size: side of the patches, in pixels.
+          resize: see `images.resize_u8`; patches are square, so "squash" and "crop" are the same. Interpolation is
+            bicubic.
           num_examples: how many patches; None: 10,000 for training, 1,000 for testing.
 
         Raises:
@@ -66,6 +68,7 @@ class Photos:
         size = _DEFAULT_SIZE[split] if num_examples is None else num_examples
         self.info = SourceInfo("photos", split, size, len(CLASS_NAMES), CLASS_NAMES, image_size)
         self.num_skipped = 0
+        self._resize = resize
         arrays = [read_photograph(name) for name in CLASS_NAMES]
         self._photographs = [(array, Image.fromarray(array)) for array in arrays]
 
@@ -78,7 +81,9 @@ class Photos:
         top, left, side = self.window(index)
         # Cut before resizing: the filter must not reach pixels outside of the window.
         patch = self._photographs[label][1].crop((left, top, left + side, top + side))
-        patch = patch.resize((size, size), Image.Resampling.BICUBIC, reducing_gap=2.0)
+        if self._resize != images.ORIGINAL:
+            box = images.crop_box(side, side, size, self._resize)
+            patch = patch.resize((size, size), Image.Resampling.BICUBIC, box=box, reducing_gap=2.0)
         return {"image": np.asarray(patch), "label": label}
 
     def read_labels(self) -> np.ndarray:

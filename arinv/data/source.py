@@ -1,6 +1,7 @@
 """What every data set looks like to the rest of the program: a list of examples of one size.
 
-An example is {"image": uint8 [S, S, 3], "label": int}, read when it is asked for. `Subset` keeps
+An example is {"image": uint8 [S, S, 3], "label": int}, read when it is asked for; a source that was opened with
+resize="original" gives images [H, W, 3] as they are stored. `Subset` keeps
 some of the examples of a source, `Renumbered` gives classes new numbers.
 """
 

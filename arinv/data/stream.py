@@ -16,28 +16,34 @@ _ENDLESS = 1 << 40  # Grain wants a length; nobody trains that long
 
 
 class Order(Protocol):
-    """Which examples belong to a step of this process."""
+    """How many examples of a batch are this process's."""
 
     share: int
 
-    def indices(self, step: int, rows: slice = slice(None)) -> np.ndarray:
-        """Returns the example numbers of `step`, [share], or some of them."""
+
+class Examples(Protocol):
+    """The examples of training batches: source, order, and how each is read."""
+
+    source: Source
+    order: Order
+
+    def read(self, step: int, row: int) -> dict[str, Any]:
+        """Returns an example of a batch: `row` counts among those of this process."""
         ...
 
 
-class _Examples:
-    """The examples in the order of training, from one step on."""
+class _Positions:
+    """The examples in the order of training, numbered from one step on."""
 
-    def __init__(self, source: Source, order: Order, first_step: int):
-        self._source, self._order, self._first_step = source, order, first_step
+    def __init__(self, examples: Examples, first_step: int):
+        self._examples, self._first_step = examples, first_step
 
     def __len__(self) -> int:
         return _ENDLESS
 
     def __getitem__(self, position: int) -> dict[str, Any]:
-        step, row = divmod(position, self._order.share)
-        (index,) = self._order.indices(self._first_step + step, slice(row, row + 1))
-        example = self._source[int(index)]
+        step, row = divmod(position, self._examples.order.share)
+        example = self._examples.read(self._first_step + step, row)
         return {
             "image": example["image"],
             "label": np.int32(example["label"]),
@@ -45,15 +51,14 @@ class _Examples:
         }
 
     def __repr__(self) -> str:
-        return f"_Examples({self._source.info})"
+        return f"_Positions({self._examples.source.info})"
 
 
-def stream_examples(source: Source, order: Order, num_workers: int, first_step: int) -> Iterator[dict[str, np.ndarray]]:
+def stream_examples(examples: Examples, num_workers: int, first_step: int) -> Iterator[dict[str, np.ndarray]]:
     """Returns the batches from `first_step` on.
 
     Args:
-      source: random access to the examples; pickled where there are worker processes.
-      order: which example comes when.
+      examples: which example comes when, and how it is read; pickled where there are worker processes.
       num_workers: processes that decode; 0: threads of this process.
       first_step: number of the first batch.
 
@@ -63,15 +68,15 @@ def stream_examples(source: Source, order: Order, num_workers: int, first_step: 
     from absl import flags
     from grain import python as grain
 
-    share = order.share
-    examples = grain.MapDataset.source(_Examples(source, order, first_step))
+    share = examples.order.share
+    positions = grain.MapDataset.source(_Positions(examples, first_step))
     if num_workers == 0:
         options = grain.ReadOptions(num_threads=min(32, 2 * (os.cpu_count() or 1)), prefetch_buffer_size=4 * share)
-        return iter(examples.to_iter_dataset(options).batch(share, drop_remainder=True))
+        return iter(positions.to_iter_dataset(options).batch(share, drop_remainder=True))
     if not flags.FLAGS.is_parsed():
         flags.FLAGS.mark_as_parsed()  # Grain's worker processes read absl flags
     # Whole batches as elements: the workers take turns, so the order stays what it is without them.
-    batches = examples.batch(share, drop_remainder=True)
+    batches = positions.batch(share, drop_remainder=True)
     options = grain.ReadOptions(num_threads=2, prefetch_buffer_size=2)
     workers = grain.MultiprocessingOptions(num_workers=num_workers, per_worker_buffer_size=2)
     return _own_copies(iter(batches.to_iter_dataset(options).mp_prefetch(workers)))

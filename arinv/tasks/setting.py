@@ -60,13 +60,13 @@ def mesh(config: ConfigDict) -> jax.sharding.Mesh:
 
 
 def open_source(config: ConfigDict, which: str) -> data.Source:
-    """Returns the "train" or "test" source of config.data."""
+    """Returns the "train" or "test" source of config.data; with data.resized_crop, training images are originals."""
     fields = config.data
     source = data.open_source(
         fields.name,
         split=fields[f"{which}_split"],
         image_size=fields.image_size,
-        resize=fields.resize,
+        resize=data.ORIGINAL if which == "train" and fields.get("resized_crop") else fields.resize,
         data_dir=fields.data_dir or None,
         on_bad_image=fields.on_bad_image,
         num_examples=fields[f"num_{which}"] or None,
@@ -89,7 +89,8 @@ def open_extra(config: ConfigDict, train: data.Source) -> data.Source:
     name = fields.extra.name
     # An archive of its own is all there for training: nothing of it is tested on.
     split = "all" if name.startswith("npz:") and name != fields.name else "train"
-    extra = data.open_source(name, split=split, image_size=fields.image_size, resize=fields.resize)
+    resize = data.ORIGINAL if fields.get("resized_crop") else fields.resize
+    extra = data.open_source(name, split=split, image_size=fields.image_size, resize=resize)
     if extra.info.num_classes > train.info.num_classes:
         raise UserError(
             f"{name} has {extra.info.num_classes} classes, but {fields.name} has "

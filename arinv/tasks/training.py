@@ -37,6 +37,7 @@ def validate(config: ConfigDict) -> None:
     data.check_name(config.data.name)
     if config.data.extra.name:
         data.check_name(config.data.extra.name)
+    _resized_crop(config)
     for name in ("every_steps", "checkpoint_every_steps", "keep_checkpoints", "num_pictures"):
         if config.log[name] < 1:
             raise UserError(f"log.{name}={config.log[name]} must be 1 or more")
@@ -82,8 +83,26 @@ def _batches(config: ConfigDict, source: data.Source, batch_size: int, rows: np.
         seed=config.seed,
         rows=rows,
         num_workers=config.data.num_workers,
+        resized_crop=_resized_crop(config),
         progress=progress_callback(f"reading {source.info.name}"),
     )
+
+
+def _resized_crop(config: ConfigDict) -> dict[str, tuple[float, float]]:
+    """Returns options of data.train_batches.
+
+    Raises:
+      UserError: areas or shapes of windows that are not two positive numbers, the first not the larger.
+    """
+    options = {name: tuple(limits) for name, limits in config.data.get("resized_crop", {}).items()}
+    for name, limits in options.items():
+        if name not in ("scale", "ratio") or len(limits) != 2 or not 0 < limits[0] <= limits[1]:
+            raise UserError(
+                f"data.resized_crop.{name}={limits} must be scale or ratio with two positive numbers, the lower first"
+            )
+    if options and options.get("scale", (1.0, 1.0))[1] > 1:
+        raise UserError(f"data.resized_crop.scale={options['scale']} are shares of the image's area; must be 1 or less")
+    return options
 
 
 def length(config: ConfigDict, steps_per_epoch: int) -> int:
