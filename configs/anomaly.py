@@ -23,7 +23,7 @@ score_batch, pictures, attack_eps (-1: eps; 0: no attack), attack_norm (empty: n
 
 from ml_collections import ConfigDict
 
-from configs import anomaly_tasks, arguments, classifier, defaults, tasks
+from configs import anomaly_tasks, arguments, classifier, defaults, encoders, tasks
 
 _NUM_CLASSES = {"cifar10": 10, "tfds:cifar10": 10, "photos": 10}
 _TEXT = (
@@ -44,16 +44,17 @@ def get_config(arg=None):
         "attack_norm": "",
         "score_attack_steps": 20,
     }
-    known = arguments.TRAINING | {"dataset": "cifar10", "eps": 1.0}
+    known = arguments.TRAINING | {"dataset": "cifar10", "eps": -1.0}
     args = arguments.parse(arg, **known, **anomaly_tasks.SEARCH, **extra)
+    encoders.resolve(args)
     args.attack_eps = arguments.check_eps(args.eps if args.attack_eps < 0 else args.attack_eps)
     args.attack_norm = args.attack_norm or args.norm
     labels = _labels(args)
-    encoders, inverters, evaluations = {}, {}, {}
+    trainings, inverters, evaluations = {}, {}, {}
     for name, eps in (("standard", 0.0), ("robust", args.eps)):
         checkpoint = args[name] or f"stage:{name}_encoder"
         if not args[name]:
-            encoders[f"{name}_encoder"] = _encoder(args, name, eps)
+            trainings[f"{name}_encoder"] = _encoder(args, name, eps)
         weights = anomaly_tasks.weights(args, name)
         for label in labels:
             inverters[f"{name}_class{label}_inverter"] = anomaly_tasks.single_class_inverter(
@@ -68,7 +69,7 @@ def get_config(arg=None):
     entries = {name: f"stage:{name}_evaluation" for name in ("standard", "robust")}
     title = f"Anomaly detection on {args.dataset}, one class against all"
     report = anomaly_tasks.report(entries, title=title, text=_TEXT)
-    return tasks.experiment({**encoders, **inverters, **evaluations, "report": report})
+    return tasks.experiment({**trainings, **inverters, **evaluations, "report": report})
 
 
 def _encoder(args, name: str, eps: float) -> ConfigDict:

@@ -5,17 +5,18 @@
 Arguments: those of configs/quickstart.py but loss; losses, a "+"-separated list (pixel+feature+gan).
 """
 
-from configs import arguments, classifier, inverter, tasks
+from configs import arguments, classifier, encoders, inverter, tasks
 
 _TEXT = "Each encoder's features were inverted by three generators, trained with pixel, feature and GAN losses."
 
 
 def get_config(arg=None):
     """Returns the stages: two encoders, an inverter and its evaluation for each loss, then the report."""
-    defaults = arguments.TRAINING | {"dataset": "cifar10", "eps": 1.0}
+    defaults = arguments.TRAINING | {"dataset": "cifar10", "eps": -1.0}
     inverters = {"inverter_epochs": 0.0, "inverter_batch": 0, "inverter_rate": 0.0, "inverter_schedule": ""}
     measured = arguments.METRICS | {"metric_encoder": "stage:robust_encoder"}
     args = arguments.parse(arg, **defaults, layer="", losses="pixel+feature+gan", **inverters, **measured)
+    encoders.resolve(args)
     stages, entries = {}, {}
     for name, eps in (("standard", 0.0), ("robust", args.eps)):
         stages[f"{name}_encoder"] = classifier.from_arguments(args, title=f"{name} encoder", eps=eps, test_eps=args.eps)

@@ -9,10 +9,10 @@ With `standard` and `robust`, workdirs of inverters' trainings, nothing is train
 the image size. The published search takes 10,000 steps, each a forward and a backward pass: the time of RI is that of
 20,000 passes of every test image. Killed, it goes on.
 
-Arguments: those of configs/inverter.py but checkpoint and test_eps (loss is gan here, metrics psnr+ssim, num_test 64);
-standard, robust; search (whose features are searched for: robust, or standard+robust), search_steps (10000) and
-search_step (l2 length, in units of [0, 1] images; 0: the published 1.0 at 224 px, in proportion at other sizes),
-test_batch (images at a time), num_pictures (how many are shown).
+Arguments: those of configs/inverter.py but checkpoint, other_size and test_eps (loss is gan here, metrics psnr+ssim,
+num_test 64); standard, robust; search (whose features are searched for: robust, or standard+robust), search_steps
+(10000) and search_step (l2 length, in units of [0, 1] images; 0: the published 1.0 at 224 px, in proportion at other
+sizes), test_batch (images at a time), num_pictures (how many are shown).
 """
 
 from ml_collections import ConfigDict

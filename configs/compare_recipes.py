@@ -4,17 +4,18 @@
     python -m arinv --config=configs/compare_recipes.py:encoders=alexnet_small@width:16+wrn28_10@depth:10@width:1 \
         --workdir=runs/recipes_small
 
-Arguments: those of configs/inverter.py but encoder, recipe, width, options, checkpoint and test_eps; encoders, names
-joined by "+", each with options behind "@"; recipes, names joined by "+", with "standard" for no attack.
+Arguments: those of configs/inverter.py but encoder, recipe, width, options, checkpoint, other_size and test_eps;
+encoders, names joined by "+", each with options behind "@"; eps, norm and steps are of each encoder's own recipe unless
+given; recipes, names joined by "+", with "standard" for no attack.
 """
 
 from ml_collections import ConfigDict
 
-from configs import arguments, classifier, inverter, tasks
+from configs import arguments, classifier, encoders, inverter, tasks
 
-_DEFAULTS = {"dataset": "cifar10", "eps": 1.0, "encoders": "alexnet_small+resnet18", "recipes": "pgd+trades+n_fgsm"}
+_DEFAULTS = {"dataset": "cifar10", "eps": -1.0, "encoders": "alexnet_small+resnet18", "recipes": "pgd+trades+n_fgsm"}
 _BY_STAGE = ("encoder", "recipe", "width", "options")  # arguments of a training that encoders= and recipes= stand for
-_TEXT = "Every encoder was attacked with the same PGD; one generator each was trained to invert it."
+_TEXT = "Every encoder was attacked with PGD of its norm and radius; one generator each was trained to invert it."
 
 
 def get_config(arg=None):
@@ -31,15 +32,15 @@ def get_config(arg=None):
             title, key = f"{label} {recipe}", f"{label}_{recipe}"
             standard = recipe == "standard"
             by_stage = {"encoder": name, "recipe": "pgd" if standard else recipe, "width": 0, "options": options}
-            chosen = ConfigDict(args.to_dict() | by_stage)
+            chosen = encoders.resolve(ConfigDict(args.to_dict() | by_stage))
             stages[f"{key}_encoder"] = classifier.from_arguments(
-                chosen, title=f"{title} encoder", eps=0.0 if standard else args.eps, test_eps=args.eps
+                chosen, title=f"{title} encoder", eps=0.0 if standard else chosen.eps, test_eps=chosen.eps
             )
             stages[f"{key}_inverter"] = inverter.inverter_stage(
                 chosen, f"stage:{key}_encoder", title=f"{title} inverter"
             )
             stages[f"{key}_evaluation"] = inverter.evaluation_stage(
-                chosen, f"stage:{key}_inverter", eps=args.eps, title=f"{title} evaluation"
+                chosen, f"stage:{key}_inverter", eps=chosen.eps, title=f"{title} evaluation"
             )
             entries[title] = f"stage:{key}_evaluation"
     stages["report"] = tasks.report(entries, title=f"Recipes of robust training on {args.dataset}", text=_TEXT)

@@ -53,6 +53,7 @@ def dataset(
             "data_dir": data_dir,
             "image_size": image_size or encoders.image_size(encoder),
             "resize": "squash",
+            "resized_crop": {},  # of training images: options of data.train_batches
             "train_split": train,
             "test_split": test,
             "num_train": num_train,

@@ -21,7 +21,7 @@ multiples; the paper's is 224), tile and overlap (for large pictures; 0: none).
 
 from ml_collections import ConfigDict
 
-from configs import arguments, classifier, defaults, tasks
+from configs import arguments, classifier, defaults, encoders, tasks
 
 # The released script's loss beside those that inverters have too.
 _OFFICIAL = {"pixel": 2e-3, "feature": 1e-2, "adversarial": 100.0, "discriminator": 100.0, "pixel_order": 2}
@@ -59,8 +59,9 @@ _SMOKE = "dense_width:16+head_side:1"  # options of the encoder, for a smoke run
 
 def get_config(arg=None):
     """Returns the stages: for standard and robust an encoder, unless there is one, and a denoiser; then evaluation."""
-    training = arguments.TRAINING | {"encoder": "alexnet", "dataset": "photos", "eps": 3.0}
+    training = arguments.TRAINING | {"encoder": "alexnet", "dataset": "photos", "eps": -1.0}
     args = arguments.parse(arg, **training, **_METRICS, **_DENOISER, **_EVALUATION)
+    encoders.resolve(args)
     if args.smoke:
         args.image_size, args.size = args.image_size or 64, min(args.size, 64)
         args.options = args.options or (_SMOKE if args.encoder == "alexnet" else "")

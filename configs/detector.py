@@ -19,7 +19,7 @@ smoke.
 
 from ml_collections import ConfigDict
 
-from configs import anomaly_tasks, arguments, classifier, tasks
+from configs import anomaly_tasks, arguments, classifier, encoders, tasks
 
 
 def get_config(arg=None):
@@ -32,7 +32,8 @@ def get_config(arg=None):
         "policy": "quantile",
         "quantile": 0.95,
     }
-    args = arguments.parse(arg, **arguments.TRAINING | {"eps": 1.0}, **anomaly_tasks.SEARCH, **extra)
+    args = arguments.parse(arg, **arguments.TRAINING | {"eps": -1.0}, **anomaly_tasks.SEARCH, **extra)
+    encoders.resolve(args)
     weights = anomaly_tasks.weights(args, "standard")
     stages = {}
     if not args.checkpoint:

@@ -1,11 +1,22 @@
-"""What the configs know of the encoders: the layer that is inverted, the image size, and how to train them.
+"""The encoders' recipes: attack, method of robust training, schedule, augmentation and image transforms, in one place.
 
-Sources: Rojas-Gomez et al. 2022, sections 4.1, A1.3 and A3.1; defaults of MadryLab's robustness library; Liu et al.
-2019 (Adv-BNN) for VGG-16; Zhang et al. 2021 (GAIR-RST) for the wide ResNet. `alexnet_small` has no paper: its recipe
-is ours, made to fit a laptop.
+A recipe belongs to its encoder and follows it into every experiment. `alexnet_small` has no paper: its recipe is ours,
+made to fit a laptop. `caffenet`, `vgg16` and `vgg19` are trained by no paper here: they take AlexNet's.
+
+Sources, field by field:
+  alexnet   Rojas-Gomez et al. 2022, A3.1 (l2, eps 3, 7 steps of 0.5, 90 epochs, batch 256, rate 0.1 divided by 10
+            every 30 epochs) and Table 4 (eps 0.5 to 4; the steps at other radii are not stated: in proportion,
+            eps / 6); MadryLab's robustness library (momentum, weight decay, RandomResizedCrop, flip, colours,
+            lighting; evaluation by Resize 256, CenterCrop 224)
+  resnet18  Rojas-Gomez et al. 2022, A1.3 (eps 0 to 3.5; neither steps nor their size are stated: 7 steps of
+            2.5 eps / 7, the library's rule); MadryLab's robustness library (everything else)
+  vgg16_bn  Liu et al. 2019 (Adv-BNN), released code, at 64 px: linf, eps 0.01, 10 steps of 0.007, windows of 80 to
+            90 % of the area, rates and epochs. How it resizes for evaluation is not stated: as ImageNet classifiers
+  wrn28_10  Zhang et al. 2021, released code of GAIR-RST (with 500,000 pseudo-labelled images, `extra`), or with
+            recipe=gairat that of GAIRAT. Neither states how a standard network is trained: by the same schedule
 """
 
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, FieldReference
 
 # The layer that is inverted, and the size of image the encoder was made for. An encoder that is not in
 # this table is not refused here: the code knows best which exist.
@@ -31,74 +42,196 @@ def image_size(encoder: str) -> int:
     return _ENCODERS.get(encoder, {}).get("image_size", 224)
 
 
-_IMAGENET = {"resized_crop_scale": (0.08, 1.0), "flip": True, "color_jitter": 0.1, "lighting": 0.05}
-_AUGMENTATIONS = {
-    **dict.fromkeys(("alexnet", "caffenet", "vgg16", "vgg19"), _IMAGENET),
-    "resnet18": {"crop_padding": 4, "flip": True, "color_jitter": 0.25, "rotate_degrees": 2.0},
-    "vgg16_bn": {"resized_crop_scale": (0.8, 0.9), "resized_crop_ratio": (1.0, 1.0), "flip": True},
+_SGD = {"name": "sgd", "momentum": 0.9, "nesterov": False}
+_IMAGENET = {
+    # torchvision's transforms; both antialias, as Pillow does.
+    "resized_crop": {"scale": (0.08, 1.0), "ratio": (3 / 4, 4 / 3)},
+    "resize": "crop_7_8",
 }
-_OTHER_AUGMENTATION = {"crop_padding": 4, "flip": True}
+_CIFAR10 = {"resized_crop": {}, "resize": "squash"}
 
-# epochs, batch size, optimiser and schedule of the classifiers
 _ALEXNET = {
+    "name": "alexnet_imagenet",
+    "source": "Rojas-Gomez et al. 2022, A3.1 and Table 4; MadryLab's robustness library",
+    "attack": {"eps": 3.0, "norm": "l2", "num_steps": 7, "step_size": 0.5},
+    "sweep": (0.5, 2.0, 3.0, 4.0),
     "num_epochs": 90.0,
     "batch_size": 256,
-    "optimizer": {"name": "sgd", "momentum": 0.9, "nesterov": False, "weight_decay": 1e-4},
-    # The papers say 0.1, which is high for a network without batch normalisation: 0.01 is safe.
-    "schedule": {"name": "step", "learning_rate": 0.01, "every_epochs": 30.0, "factor": 0.1},
+    "optimizer": {**_SGD, "weight_decay": 1e-4},
+    "schedule": {"name": "step", "learning_rate": 0.1, "every_epochs": 30.0, "factor": 0.1},
+    # 0.1 is high for a network without batch normalisation: the rate that is trained with unless another is asked for.
+    "safe_learning_rate": 0.01,
+    "augmentation": {"flip": True, "color_jitter": 0.1, "lighting": 0.05},
+    "data": {**_IMAGENET, "image_size": 224},
 }
-_CLASSIFIERS = {
-    **dict.fromkeys(("alexnet", "caffenet", "vgg16", "vgg19"), _ALEXNET),
+_LIKE_ALEXNET = {"name": "that of AlexNet", "source": "no paper; " + _ALEXNET["source"]}
+_GAIR_RST = {
+    "name": "gair_rst",
+    "source": "Zhang et al. 2021, released code of GAIR-RST; Rojas-Gomez et al. 2022, section 4.1",
+    "attack": {"eps": 0.031, "norm": "linf", "num_steps": 10, "step_size": 0.007},
+    "method": "gair_rst",
+    "num_epochs": 200.0,
+    "batch_size": 256,
+    "optimizer": {**_SGD, "nesterov": True, "weight_decay": 5e-4},
+    "schedule": {"name": "cosine", "learning_rate": 0.1},
+    "augmentation": {"crop_padding": 4, "flip": True},
+    "data": {**_CIFAR10, "image_size": 32},
+}
+_RECIPES = {
+    "alexnet": _ALEXNET,
+    **dict.fromkeys(("caffenet", "vgg16", "vgg19"), {**_ALEXNET, **_LIKE_ALEXNET}),
     "resnet18": {
+        "name": "resnet18_cifar10",
+        "source": "Rojas-Gomez et al. 2022, A1.3; MadryLab's robustness library",
+        "attack": {"eps": 1.0, "norm": "l2", "num_steps": 7, "step_size": 0.0},
+        "sweep": (0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 3.5),
         "num_epochs": 150.0,
         "batch_size": 128,
-        "optimizer": {"name": "sgd", "momentum": 0.9, "nesterov": False, "weight_decay": 5e-4},
+        "optimizer": {**_SGD, "weight_decay": 5e-4},
         "schedule": {"name": "step", "learning_rate": 0.1, "every_epochs": 50.0, "factor": 0.1},
+        "augmentation": {"crop_padding": 4, "flip": True, "color_jitter": 0.25, "rotate_degrees": 2.0},
+        "data": {**_CIFAR10, "image_size": 32},
     },
     "vgg16_bn": {
+        "name": "vgg16_imagenet143",
+        "source": "Liu et al. 2019 (Adv-BNN), released code; Rojas-Gomez et al. 2022, section 4.1",
+        "attack": {"eps": 0.01, "norm": "linf", "num_steps": 10, "step_size": 0.007},
+        "test_step_size": 0.007,
         "num_epochs": 80.0,
         "batch_size": 128,
-        "optimizer": {"name": "sgd", "momentum": 0.9, "nesterov": False, "weight_decay": 5e-4},
+        "optimizer": {**_SGD, "weight_decay": 5e-4},
         "schedule": {"name": "milestones", "learning_rate": 0.01, "epochs": (30.0, 50.0, 70.0), "factors": (0.1,) * 3},
+        "augmentation": {"flip": True},
+        "data": {**_IMAGENET, "resized_crop": {"scale": (0.8, 0.9), "ratio": (1.0, 1.0)}, "image_size": 64},
     },
-    "wrn28_10": {
-        "num_epochs": 200.0,
-        "batch_size": 256,
-        "optimizer": {"name": "sgd", "momentum": 0.9, "nesterov": True, "weight_decay": 5e-4},
-        "schedule": {"name": "cosine", "learning_rate": 0.1},
+    "wrn28_10": _GAIR_RST,
+}
+# Of a method that was published with an encoder and a schedule of its own.
+_OF_METHOD = {
+    ("wrn28_10", "gairat"): {
+        **_GAIR_RST,
+        "name": "gairat",
+        "source": "Zhang et al. 2021 (GAIRAT), released code",
+        "method": "gairat",
+        "num_epochs": 120.0,
+        "batch_size": 128,
+        "optimizer": {**_SGD, "weight_decay": 2e-4},
+        "schedule": {
+            "name": "milestones",
+            "learning_rate": 0.1,
+            "epochs": (60.0, 90.0, 110.0),
+            "factors": (0.1, 0.1, 0.5),
+        },
     },
 }
-_OTHER_CLASSIFIER = {
+_OTHER = {
+    "name": "ours",
+    "source": "no paper",
+    "attack": {"eps": 1.0, "norm": "l2", "num_steps": 7, "step_size": 0.0},
     "attack_warmup_fraction": 0.5,
     "num_epochs": 30.0,
     "batch_size": 128,
-    "optimizer": {"name": "sgd", "momentum": 0.9, "nesterov": True, "weight_decay": 5e-4},
+    "optimizer": {**_SGD, "nesterov": True, "weight_decay": 5e-4},
     "schedule": {"name": "cosine", "learning_rate": 0.02},
+    "augmentation": {"crop_padding": 4, "flip": True},
+    "data": _CIFAR10,
 }
 
 
-def classifier(encoder: str, *, num_epochs: float = 0.0, batch_size: int = 0) -> ConfigDict:
-    """Returns the recipe of a classifier.
+def recipe(encoder: str, method: str = "") -> dict:
+    """Returns an encoder's recipe.
 
     Args:
       encoder: its name.
+      method: of robust training; empty for the recipe's. A method that was published with this encoder and a schedule
+        of its own has a recipe of its own.
+
+    Returns:
+      name, source, attack (of the training; step_size 0: 2.5 eps / num_steps), sweep (radii that the paper trains
+      with), method, num_epochs, batch_size, optimizer, schedule, augmentation, data (image_size, resize, resized_crop),
+      options (of the encoder), attack_warmup_fraction, safe_learning_rate, test_step_size.
+    """
+    own = _OF_METHOD.get((encoder, method)) or _RECIPES.get(encoder, _OTHER)
+    defaults = {"method": "pgd", "sweep": (), "options": {}, "attack_warmup_fraction": 0.0, "test_step_size": 0.0}
+    return {**defaults, "safe_learning_rate": own["schedule"]["learning_rate"], **own}
+
+
+def attack_of(
+    recipe: dict, *, eps: float | FieldReference, norm: str = "", num_steps: int = 0, step_size: float = 0.0
+) -> dict:
+    """Returns the attack of a training.
+
+    Args:
+      recipe: of the encoder.
+      eps: radius, -1 for the recipe's; or a reference to one, which step_size then follows.
+      norm: empty for the recipe's.
+      num_steps: 0 for the recipe's.
+      step_size: 0 for the recipe's, which holds for its norm and number of steps and grows with eps; elsewhere
+        2.5 eps / num_steps.
+
+    Raises:
+      ValueError: the recipe's radius in another norm, or a negative one.
+    """
+    own = recipe["attack"]
+    norm, num_steps = norm or own["norm"], num_steps or own["num_steps"]
+    if isinstance(eps, FieldReference):
+        pass
+    elif eps == -1:
+        if norm != own["norm"]:
+            raise ValueError(
+                f"norm={norm} needs eps=: {own['eps']:g}, the radius of the encoder's recipe, is {own['norm']}"
+            )
+        eps = own["eps"]
+    elif eps < 0:
+        raise ValueError(f"eps={eps:g} must be 0 or more, a radius in units of [0, 1] images, or -1 for the recipe's")
+    if not step_size and (norm, num_steps) == (own["norm"], own["num_steps"]):
+        step_size = eps / own["eps"] * own["step_size"]
+    return {"eps": eps, "norm": norm, "num_steps": num_steps, "step_size": step_size}
+
+
+def resolve(args: ConfigDict) -> ConfigDict:
+    """Sets eps=-1 and an empty norm to those of the encoder's recipe, and returns the arguments."""
+    own = attack_of(recipe(args.encoder), eps=args.eps, norm=args.norm)
+    args.eps, args.norm = own["eps"], own["norm"]
+    return args
+
+
+def test_step_size(encoder: str, *, eps: float, norm: str) -> float:
+    """Returns the step of an evaluation: the recipe's for its radius and norm, else 0, for 2.5 eps / num_steps."""
+    found = recipe(encoder)
+    own = found["attack"]
+    return found["test_step_size"] if (eps, norm) == (own["eps"], own["norm"]) else 0.0
+
+
+def image_transforms(recipe: dict) -> dict:
+    """Returns the data fields by which images are brought to size: resize (evaluation), resized_crop (training)."""
+    return {name: recipe["data"][name] for name in ("resize", "resized_crop")}
+
+
+def schedule_of(
+    recipe: dict, *, num_epochs: float = 0.0, batch_size: int = 0, learning_rate: float = 0.0
+) -> ConfigDict:
+    """Returns length, optimiser and augmentation of a classifier's training.
+
+    Args:
+      recipe: of the encoder.
       num_epochs: 0 for the recipe's.
       batch_size: 0 for the recipe's.
+      learning_rate: 0 for the recipe's.
 
     Returns:
       num_epochs, batch_size, attack_warmup_epochs, optimizer, augmentation.
     """
-    recipe = _CLASSIFIERS.get(encoder, _OTHER_CLASSIFIER)
-    num_epochs = num_epochs or recipe["num_epochs"]
     schedule = {**recipe["schedule"], "warmup_epochs": 0.0}
+    schedule["learning_rate"] = learning_rate or schedule["learning_rate"]
     config = ConfigDict(
         {
-            "num_epochs": num_epochs,
+            "num_epochs": num_epochs or recipe["num_epochs"],
             "batch_size": batch_size or recipe["batch_size"],
             "optimizer": {**recipe["optimizer"], "schedule": schedule, "max_gradient_norm": 0.0},
-            "augmentation": _AUGMENTATIONS.get(encoder, _OTHER_AUGMENTATION),
+            "augmentation": recipe["augmentation"],
         }
     )
     # A reference: it follows where the length is changed later.
-    config.attack_warmup_epochs = config.get_ref("num_epochs") * recipe.get("attack_warmup_fraction", 0.0)
+    config.attack_warmup_epochs = config.get_ref("num_epochs") * recipe["attack_warmup_fraction"]
     return config

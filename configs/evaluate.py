@@ -7,7 +7,7 @@
 With attack=autoattack the encoder alone is measured, by AutoAttack's standard version; killed, it goes on.
 
 Arguments: attack (pgd or autoattack), checkpoint (the workdir of a classifier's or an inverter's training), encoder
-(its name, which decides the image size where image_size is 0), dataset, image_size, num_test (0: all), eps, norm,
+(its name, which decides image_size where that is 0, norm where that is empty, and eps=-1), dataset, num_test (0: all),
 steps (of PGD), batch, seed, dtype, data_dir, on_bad_image, smoke; of an inverter also metrics (names joined by "+":
 mse, psnr, ssim, normalized_error, lpips_alex, lpips_vgg, robust_lpips, gram, fid), metric_encoder (the workdir of the
 classifier that robust_lpips, gram and fid look through; empty: the evaluated encoder), alexnet_weights, vgg16_weights
@@ -16,7 +16,7 @@ workdir of another evaluation of the same encoder, whose accuracies are taken ov
 attack_from and what is of inverters only.
 """
 
-from configs import arguments, defaults, tasks
+from configs import arguments, defaults, encoders, tasks
 
 # What AutoAttack has no use for, with the defaults.
 _NOT_OF_AUTOATTACK = {"steps": 20, "attack_from": "", **arguments.METRICS}
@@ -33,7 +33,7 @@ def get_config(arg=None):
         image_size=0,
         num_test=0,
         eps=0.0,
-        norm="l2",
+        norm="",
         batch=128,
         seed=0,
         dtype="float32",
@@ -42,6 +42,7 @@ def get_config(arg=None):
         smoke=False,
         **_NOT_OF_AUTOATTACK,
     )
+    encoders.resolve(args)
     common = {
         "data": defaults.dataset_of(args),
         "eps": arguments.check_eps(args.eps),
@@ -54,8 +55,14 @@ def get_config(arg=None):
         config = tasks.autoattack(args.checkpoint, **common)
     elif args.attack == "pgd":
         measured = arguments.metric_fields(args)
+        step_size = encoders.test_step_size(args.encoder, eps=args.eps, norm=args.norm)
         config = tasks.evaluation(
-            args.checkpoint, **common, num_steps=args.steps, attack_from=args.attack_from, **measured
+            args.checkpoint,
+            **common,
+            num_steps=args.steps,
+            step_size=step_size,
+            attack_from=args.attack_from,
+            **measured,
         )
     else:
         raise ValueError(f"unknown attack {args.attack!r}; known: pgd, autoattack")

@@ -8,9 +8,9 @@
 With `standard` and `robust`, workdirs of inverters' trainings, nothing is trained; the encoder's name then only decides
 the image size. Memory and time of a scale grow with its square.
 
-Arguments: those of configs/inverter.py but checkpoint and test_eps (loss is gan here, metrics psnr+ssim); standard,
-robust; scales (the largest factor), compare (enlarged, or original: the reconstructions are brought back to the size
-before), test_batch (images at a time at scale 1), num_pictures (how many test images are shown).
+Arguments: those of configs/inverter.py but checkpoint, other_size and test_eps (loss is gan here, metrics psnr+ssim);
+standard, robust; scales (the largest factor), compare (enlarged, or original: the reconstructions are brought back to
+the size before), test_batch (images at a time at scale 1), num_pictures (how many test images are shown).
 """
 
 from ml_collections import ConfigDict

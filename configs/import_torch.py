@@ -55,6 +55,7 @@ def get_config(arg=None):
             "check_normalization": args.check_normalization,
             "num_classes": args.num_classes,
             "class_names": tuple(filter(None, args.classes.split("+"))),
+            "resize": encoders.recipe(args.encoder)["data"]["resize"],  # of evaluations
             "image_size": args.image_size or encoders.image_size(args.encoder),
             "attack": {"eps": arguments.check_eps(args.eps), "norm": args.norm},
         }

@@ -6,10 +6,12 @@
 
 With `checkpoint`, the workdir of a classifier's training, that encoder is inverted and none is trained.
 
-Arguments: those of configs/classifier.py (eps, epochs and batch are the encoder's), and layer (empty: the
-encoder's), loss (pixel, feature, gan, pixel_balanced), checkpoint, inverter_epochs, inverter_batch, inverter_rate and
-inverter_schedule (0 or empty: the paper's 90, 128, 3e-4 and steps), test_eps (radius of the evaluation's attack; 0:
-eps), and of configs/evaluate.py metrics, metric_encoder, alexnet_weights, vgg16_weights, vgg19_weights.
+Arguments: those of configs/classifier.py (eps, epochs and batch are the encoder's), and layer (empty: the encoder's),
+loss (pixel, feature, gan, pixel_balanced), checkpoint, other_size (true: the checkpoint's encoder may have been trained
+on images of another size, as VGG-16's at 64 px that the paper inverts at 224), inverter_epochs, inverter_batch,
+inverter_rate and inverter_schedule (0 or empty: the paper's 90, 128, 3e-4 and steps), test_eps (radius of the
+evaluation's attack; 0: eps), and of configs/evaluate.py metrics, metric_encoder, alexnet_weights, vgg16_weights,
+vgg19_weights.
 """
 
 from configs import arguments, classifier, defaults, encoders, tasks
@@ -21,15 +23,17 @@ def get_config(arg=None):
         "layer": "",
         "loss": "feature",
         "checkpoint": "",
+        "other_size": False,
         "inverter_epochs": 0.0,
         "inverter_batch": 0,
         "inverter_rate": 0.0,
         "inverter_schedule": "",
         "test_eps": 0.0,
     }
-    args = arguments.parse(arg, **arguments.TRAINING, **arguments.METRICS, **extra)
+    args = encoders.resolve(arguments.parse(arg, **arguments.TRAINING, **arguments.METRICS, **extra))
     stages = {} if args.checkpoint else {"encoder": classifier.from_arguments(args, title="encoder")}
     stages["inverter"] = inverter_stage(args, args.checkpoint or "stage:encoder", title="inverter")
+    stages["inverter"].encoder.other_size = args.other_size
     stages["evaluation"] = evaluation_stage(args, "stage:inverter", eps=args.test_eps or args.eps)
     return tasks.experiment(stages)
 
@@ -60,6 +64,7 @@ def evaluation_stage(args, checkpoint, *, eps, title="evaluation", attack_from="
         data=defaults.dataset_of(args),
         eps=arguments.check_eps(eps),
         norm=args.norm,
+        step_size=encoders.test_step_size(args.encoder, eps=eps, norm=args.norm),
         attack_from=attack_from,
         **arguments.metric_fields(args),
         seed=args.seed,

@@ -2,18 +2,19 @@
 
     python -m arinv --config=configs/robustness.py:encoder=resnet18,recipe=trades,dtype=bfloat16 --workdir=runs/trades
 
-Arguments: those of configs/classifier.py; norm and eps (linf, 8/255) are those of the training and of AutoAttack,
-attack_steps and step_size (10, 2/255) of the training.
+    python -m arinv --config=configs/robustness.py:encoder=resnet18,recipe=trades,norm=linf,eps=8/255,attack_steps=10,\
+step_size=2/255 --workdir=runs/linf
+
+Arguments: those of configs/classifier.py; norm and eps (the encoder's recipe's unless given) are those of the training
+and of AutoAttack, attack_steps and step_size of the training.
 """
 
-from configs import arguments, classifier, defaults, tasks
-
-_DEFAULTS = {"dataset": "cifar10", "norm": "linf", "eps": 8 / 255, "attack_steps": 10, "step_size": 2 / 255}
+from configs import arguments, classifier, defaults, encoders, tasks
 
 
 def get_config(arg=None):
     """Returns the stages encoder and autoattack."""
-    args = arguments.parse(arg, **arguments.TRAINING | _DEFAULTS)
+    args = encoders.resolve(arguments.parse(arg, **arguments.TRAINING | {"dataset": "cifar10", "eps": -1.0}))
     attack = tasks.autoattack(
         "stage:encoder",
         data=defaults.dataset_of(args),

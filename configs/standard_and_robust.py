@@ -2,12 +2,12 @@
 
 from ml_collections import ConfigDict
 
-from configs import arguments, classifier, inverter
+from configs import arguments, classifier, encoders, inverter
 
 # What such a config understands beside arguments.TRAINING and arguments.METRICS. Section 4.3 of Rojas-Gomez et al. 2022
 # inverts with pixel, feature and GAN losses.
 ARGUMENTS = {
-    "eps": 1.0,
+    "eps": -1.0,
     "metrics": "psnr+ssim",
     "standard": "",
     "robust": "",
@@ -22,7 +22,7 @@ ARGUMENTS = {
 
 def parse(arg: str | None, **more) -> ConfigDict:
     """Returns the arguments of a config that compares a standard and a robust inverter."""
-    return arguments.parse(arg, **arguments.TRAINING | arguments.METRICS | ARGUMENTS | more)
+    return encoders.resolve(arguments.parse(arg, **arguments.TRAINING | arguments.METRICS | ARGUMENTS | more))
 
 
 def inverter_stages(args: ConfigDict) -> tuple[dict[str, ConfigDict], dict[str, str]]:

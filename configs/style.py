@@ -11,17 +11,18 @@ For each encoder and each of its layers a generator is trained: the deepest, by 
 and 2e-6 for the robust encoder. The stages stylization and evaluation leave the contact sheets and table.md with
 report.html.
 
-Arguments: those of configs/inverter.py but layer, checkpoint, test_eps, metrics, alexnet_weights and vgg16_weights (eps
-is the robust encoder's; unless given, it is 1 and loss is gan), layers (joined by "+", in any order; empty: the
-encoder's), shallow_pixel (pixel weight of all but the deepest; 0: the paper's), and those of configs/stylize.py but
-levels and evaluate (size is 224 and border 0, as in the paper; standard and robust are encoders here).
+Arguments: those of configs/inverter.py but layer, checkpoint, other_size, test_eps, metrics, alexnet_weights and
+vgg16_weights (eps is the robust encoder's; unless given, it is that of the encoder's recipe and loss is gan), layers
+(joined by "+", in any order; empty: the encoder's), shallow_pixel (pixel weight of all but the deepest; 0: the
+paper's), and those of configs/stylize.py but levels and evaluate (size is 224 and border 0, as in the paper; standard
+and robust are encoders here).
 """
 
 import re
 
 from ml_collections import ConfigDict
 
-from configs import arguments, classifier, inverter, stylize, tasks
+from configs import arguments, classifier, encoders, inverter, stylize, tasks
 
 _LAYERS = {
     "resnet18": "block4+block2+block1",
@@ -39,9 +40,10 @@ def get_config(arg=None):
     """Returns the stages: two encoders, an inverter for each of their layers, stylization, evaluation."""
     inverters = {"inverter_epochs": 0.0, "inverter_batch": 0, "inverter_rate": 0.0, "inverter_schedule": ""}
     own = {"standard": "", "robust": "", "layers": "", "loss": "gan", "shallow_pixel": 0.0}
-    training, style = arguments.TRAINING | {"eps": 1.0}, stylize.STYLE | {"size": 224, "border": 0}
+    training, style = arguments.TRAINING | {"eps": -1.0}, stylize.STYLE | {"size": 224, "border": 0}
     metrics = {name: arguments.METRICS[name] for name in _METRICS}
     args = arguments.parse(arg, **training, **inverters, **metrics, **style, **own)
+    encoders.resolve(args)
     layers = list(dict.fromkeys((args.layers or _LAYERS.get(args.encoder, _OTHER_LAYERS)).split("+")))
     deepest = max(layers, key=_depth)
     stages, entries = {}, {}

@@ -10,11 +10,11 @@ def classifier(
     *,
     data: ConfigDict,
     eps: float,
-    norm: str = "l2",
+    norm: str = "",
     test_eps: float | None = None,
-    attack_steps: int = 7,
+    attack_steps: int = 0,
     step_size: float = 0.0,
-    recipe: str = "pgd",
+    method: str = "",
     weighting: str = "",
     on_overfitting: str = "",
     attack_warmup: float = -1.0,
@@ -25,44 +25,80 @@ def classifier(
     dtype: str = "float32",
     title: str = "classifier",
     options: dict | None = None,
+    recipe: dict | None = None,
 ) -> ConfigDict:
-    """Returns the task that trains a classifier.
+    """Returns the task that trains a classifier by its encoder's recipe, or by what departs from it.
 
     Args:
       encoder: its name.
-      data: from defaults.dataset.
-      eps: radius of the attack it is trained with, 0 for standard training.
-      norm: of the attack.
+      data: from defaults.dataset; how images are brought to size is the recipe's.
+      eps: radius of the attack it is trained with, 0 for standard training, -1 for the recipe's.
+      norm: of the attack; empty for the recipe's.
       test_eps: radius of the attack of the evaluations on the way; None for eps.
-      attack_steps: of both attacks.
-      step_size: of the attack it is trained with; 0 for 2.5 eps / attack_steps.
-      recipe: of robust training, a name that defaults.robust knows.
+      attack_steps: of both attacks; 0 for the recipe's.
+      step_size: of the attack it is trained with; 0 for the recipe's, see encoders.attack_of.
+      method: of robust training, a name that defaults.robust knows; empty for the recipe's.
       weighting: of gairat.
       on_overfitting: see defaults.robust.
-      attack_warmup: epochs over which the radius grows; -1 for the encoder's recipe.
+      attack_warmup: epochs over which the radius grows; -1 for the recipe's.
       average: decay of a moving average of the weights, by which the network is judged; 0 for none.
-      num_epochs: 0 for the encoder's recipe.
-      batch_size: 0 for the encoder's recipe.
+      num_epochs: 0 for the recipe's.
+      batch_size: 0 for the recipe's.
       seed: of everything random.
       dtype: of the computation.
       title: shown beside progress.
       options: of the encoder, such as {"width": 16}.
+      recipe: as encoders.recipe returns it; None for the encoder's.
+
+    Returns:
+      The config. Its field reference holds the recipe as it is published, with which a run compares what it does.
     """
+    recipe = recipe or encoders.recipe(encoder, method)
+    options_of_attack = {"norm": norm, "num_steps": attack_steps, "step_size": step_size}
+    attack = encoders.attack_of(recipe, eps=eps, **options_of_attack)
     config = defaults.common(seed=seed, title=title, dtype=dtype)
     config.task = "classifier"
     config.encoder = {"name": encoder, "options": options or {}}
     config.data = data.copy_and_resolve_references()
-    config.attack = defaults.attack(eps, norm=norm, num_steps=attack_steps, step_size=step_size)
-    config.test_attack = defaults.attack(eps if test_eps is None else test_eps, norm=norm, num_steps=attack_steps)
+    config.data.update(encoders.image_transforms(recipe))
+    config.attack = defaults.attack(**attack)
+    following = encoders.attack_of(recipe, eps=config.attack.get_ref("eps"), **options_of_attack)
+    config.attack.step_size = following["step_size"]
+    test_eps = attack["eps"] if test_eps is None else test_eps
+    config.test_attack = defaults.attack(test_eps, norm=attack["norm"], num_steps=attack["num_steps"])
     config.num_steps = 0  # 0: num_epochs decides
     config.steps_per_call = 1  # sent to the devices together; the bits stay the same
-    config.update(encoders.classifier(encoder, num_epochs=num_epochs, batch_size=batch_size))
+    learning_rate = recipe["safe_learning_rate"]
+    config.update(
+        encoders.schedule_of(recipe, num_epochs=num_epochs, batch_size=batch_size, learning_rate=learning_rate)
+    )
     length = config.get_ref("num_epochs")
-    config.update(defaults.robust(recipe, num_epochs=length, weighting=weighting, on_overfitting=on_overfitting))
+    method = method or recipe["method"]
+    config.update(defaults.robust(method, num_epochs=length, weighting=weighting, on_overfitting=on_overfitting))
     config.average_decay = average
     if attack_warmup >= 0:
         config.attack_warmup_epochs = attack_warmup
+    config.reference = _reference(recipe, eps=attack["eps"])
     return config
+
+
+def _reference(recipe: dict, *, eps: float) -> ConfigDict:
+    """Returns a recipe's name, its source, and its values of the fields of a classifier's config.
+
+    Args:
+      recipe: of the encoder.
+      eps: of the training; 0 and the radii of the paper's sweep are the recipe's as well.
+    """
+    eps = eps if eps in (0, *recipe["sweep"]) else recipe["attack"]["eps"]
+    fields = encoders.schedule_of(recipe)
+    fields.update(defaults.robust(recipe["method"], num_epochs=fields.get_ref("num_epochs")))
+    del fields["watch"]
+    fields.attack = defaults.attack(**encoders.attack_of(recipe, eps=eps))
+    fields.data, fields.encoder = recipe["data"], {"options": recipe["options"]}
+    fields.average_decay, fields.num_steps = 0.0, 0
+    return ConfigDict(
+        {"name": recipe["name"], "source": recipe["source"], "fields": fields.copy_and_resolve_references()}
+    )
 
 
 def inverter(
@@ -95,6 +131,7 @@ def inverter(
     config = defaults.common(seed=seed, title=title, dtype=dtype)
     config.task = "inverter"
     config.encoder = {"name": encoder, "layer": layer, "checkpoint": checkpoint, "generator": "default"}
+    config.encoder.other_size = False  # whether the encoder may have been trained on images of another size
     config.data = data.copy_and_resolve_references()
     config.loss = defaults.loss(loss)
     config.augmentation = ConfigDict()
@@ -111,6 +148,7 @@ def evaluation(
     eps: float,
     norm: str = "l2",
     num_steps: int = 20,
+    step_size: float = 0.0,
     metrics: str = "psnr+ssim+normalized_error",
     metric_networks: dict[str, str] | None = None,
     attack_from: str = "",
@@ -126,6 +164,7 @@ def evaluation(
       eps: radius of the attack, 0 for none.
       norm: of the attack.
       num_steps: of the attack.
+      step_size: of the attack; 0 for 2.5 eps / num_steps.
       metrics: of the reconstructions, names joined by "+".
       metric_networks: what they look through: "encoder", "alexnet", "vgg16", "vgg19" -> weights; empty for none.
       attack_from: the evaluation of another inverter of the same encoder, whose accuracies are taken over.
@@ -140,7 +179,8 @@ def evaluation(
     config.metric_networks = dict.fromkeys(("encoder", "alexnet", "vgg16", "vgg19"), "") | (metric_networks or {})
     config.attack_from = attack_from
     config.data = data.copy_and_resolve_references()
-    config.attack = defaults.attack(eps, norm=norm, num_steps=num_steps, random_start=True)
+    config.data.resize = ""  # as the checkpoint's network was evaluated in its training
+    config.attack = defaults.attack(eps, norm=norm, num_steps=num_steps, step_size=step_size, random_start=True)
     config.batch_size = 128
     return config
 
@@ -170,6 +210,7 @@ def autoattack(
     config.task = "autoattack"
     config.checkpoint = checkpoint
     config.data = data.copy_and_resolve_references()
+    config.data.resize = ""  # as the encoder was evaluated in its training
     config.attack = {
         "eps": eps,
         "norm": norm,

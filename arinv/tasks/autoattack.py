@@ -72,11 +72,10 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
     """
     mesh = setting.mesh(config)
     source = workdirs.resolve(config.checkpoint, workdir)
-    encoder = _load(source, setting.dtype(config))
+    encoder = _load(source, setting.dtype(config), config.data.image_size)
     _check_num_classes(config, encoder.description["num_classes"], stage=workdir.name)
-    test = setting.open_source(config, "test")
+    test = setting.open_source(config, "test", resize=networks.resize_of(config, encoder.description))
     networks.check_classes(encoder, test.info)
-    networks.check_trained_size(encoder.description, config.data.image_size, source)
     arrays = data.load_arrays(test)
     images, labels = arrays["image"].astype(np.float32) / 255, arrays["label"]
     model = jax.tree_util.Partial(
@@ -123,10 +122,12 @@ def _check_num_classes(config: ConfigDict, num_classes: int, *, stage: str) -> N
     )
 
 
-def _load(source: pathlib.Path, dtype: Any) -> networks.Encoder:
+def _load(source: pathlib.Path, dtype: Any, image_size: int) -> networks.Encoder:
     if checkpoint.load_description(source)["kind"] == CLASSIFIER:
-        return networks.load_encoder(source, dtype=dtype)
-    return networks.load_inverter(source, dtype=dtype).encoder
+        return networks.load_encoder(source, dtype=dtype, image_size=image_size)
+    encoder = networks.load_inverter(source, dtype=dtype).encoder
+    networks.check_trained_size(encoder.description, image_size, source)
+    return encoder
 
 
 def _results(config, encoder, model, result, images, labels) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
@@ -156,6 +157,7 @@ def _results(config, encoder, model, result, images, labels) -> tuple[dict[str, 
         "warnings": warnings,
         "checkpoint": dict(encoder.description),
         "num_examples": len(labels),
+        "resize": networks.resize_of(config, encoder.description),
         "setting": setting.provenance(config),
         "variants": {
             "autoattack_accuracy": f"autoattack, {_version(config.attack)}; exact 95 % interval (Clopper-Pearson)",

@@ -62,8 +62,9 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
     train, test = setting.open_source(config, "train"), setting.open_source(config, "test")
     batches = training.make_batches(config, train)
     trainee = build(config, train.info, batches.steps_per_epoch)
+    recipe = setting.report_departures(config)
     results = training.run(config, workdir, trainee, batches=batches, test=test, mesh=mesh)
-    results = {**results, "setting": setting.provenance(config)}
+    results = {**results, **recipe, "setting": setting.provenance(config)}
     workdirs.write_results(workdir, results)
     return results
 
@@ -82,8 +83,10 @@ def describe(config: ConfigDict, info: data.SourceInfo) -> dict[str, Any]:
         "num_classes": info.num_classes,
         "class_names": list(info.class_names),
         "image_size": config.data.image_size,
+        "resize": config.data.resize,
         "attack": config.attack.to_dict(),
         "recipe": config.recipe.to_dict(),
+        "departs_from_recipe": setting.departures(config),
     }
 
 

@@ -59,16 +59,16 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
     description = checkpoint.load_description(source)
     trained, measurement = None, None
     if description["kind"] == classifier.NAME:
-        encoder = networks.load_encoder(source, dtype=dtype)
+        encoder = networks.load_encoder(source, dtype=dtype, image_size=config.data.image_size)
     else:
-        trained = networks.load_inverter(source, dtype=dtype)
+        trained = networks.load_inverter(source, dtype=dtype, image_size=config.data.image_size)
         encoder = trained.encoder
         measurement = Measurement(config, workdir, encoder)
     weights = fingerprint(encoder.variables)
-    figures = reuse.encoder_figures(config, workdir, weights) if config.attack_from else None
-    test = setting.open_source(config, "test")
+    resize = networks.resize_of(config, description)
+    figures = reuse.encoder_figures(config, workdir, weights, resize) if config.attack_from else None
+    test = setting.open_source(config, "test", resize=resize)
     networks.check_classes(encoder, test.info)
-    networks.check_trained_size(description, config.data.image_size, source)
     arrays = data.load_arrays(test)
     run_pass = _make_pass(config, data.eval_batches(arrays, batch_size=config.batch_size, **setting.rows(config)), mesh)
 
@@ -92,6 +92,8 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
         "encoder_figures": list(figures),
         "encoder_weights": weights,
         "num_examples": test.info.num_examples,
+        "resize": resize,
+        **networks.report_size(encoder, config.data.image_size, config.title),
         "setting": setting.provenance(config),
     }
     if jax.process_index() == 0:

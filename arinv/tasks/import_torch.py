@@ -85,6 +85,7 @@ def _encoder(config: ConfigDict, _: pathlib.Path) -> tuple[dict[str, Any], Varia
         "num_classes": num_classes,
         "class_names": class_names,  # empty: not known
         "image_size": config.image_size,
+        "resize": config.resize,
         "attack": config.attack.to_dict(),
         "recipe": {"name": "imported", "file": path.name},
         "weights": classifier.NAME,

@@ -50,8 +50,9 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
     trainee = build(config, workdir, encoder, batches.steps_per_epoch)
     described = {**trainee.description, networks.WEIGHTS: fingerprint(encoder.variables)}
     trainee = dataclasses.replace(trainee, description=described)
+    size = networks.report_size(encoder, config.data.image_size, config.title)
     results = training.run(config, workdir, trainee, batches=batches, test=test, mesh=mesh)
-    results = {**results, "setting": setting.provenance(config)}
+    results = {**results, **size, "setting": setting.provenance(config)}
     workdirs.write_results(workdir, results)
     return results
 
@@ -116,7 +117,11 @@ def build(
 
 def _load_encoder(config: ConfigDict, workdir: pathlib.Path) -> networks.Encoder:
     source = workdirs.resolve(config.encoder.checkpoint, workdir)
-    return networks.load_encoder(source, dtype=setting.dtype(config))
+    size, other_size = config.data.image_size, config.encoder.get("other_size", False)
+    try:
+        return networks.load_encoder(source, dtype=setting.dtype(config), image_size=size, other_size=other_size)
+    except networks.OtherSize as error:
+        raise UserError(f"{error}, or encoder.other_size=True to invert it at {size} px all the same") from error
 
 
 def _describe(config: ConfigDict, encoder: networks.Encoder) -> dict[str, Any]:
@@ -127,5 +132,6 @@ def _describe(config: ConfigDict, encoder: networks.Encoder) -> dict[str, Any]:
         "layer": config.encoder.layer,
         "variant": config.encoder.generator,
         "image_size": config.data.image_size,
+        "resize": config.data.resize,
         "loss": config.loss.to_dict(),
     }

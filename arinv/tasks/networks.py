@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import pathlib
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -30,6 +31,10 @@ def feature_structs(encoder: Any, image_size: int) -> Mapping[str, jax.ShapeDtyp
     """Returns the shapes of an encoder's named features for one image."""
     images = image_struct(image_size)
     return jax.eval_shape(lambda x: encoder.init_with_output(jax.random.key(0), x)[0][1], images)
+
+
+class OtherSize(UserError):
+    """Images of another size than a network was trained on."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,15 +77,29 @@ def abstract_encoder(description: Mapping[str, Any], *, dtype: jax.typing.DTypeL
     return Encoder(module, _abstract(module, image_struct(description["image_size"])), description)
 
 
-def load_encoder(workdir: pathlib.Path, *, dtype: jax.typing.DTypeLike = jnp.float32) -> Encoder:
+def load_encoder(
+    workdir: pathlib.Path,
+    *,
+    dtype: jax.typing.DTypeLike = jnp.float32,
+    image_size: int | None = None,
+    other_size: bool = False,
+) -> Encoder:
     """Returns the encoder of a classifier's run.
 
+    Args:
+      workdir: of the run.
+      dtype: of the computation.
+      image_size: of the images it is for, in pixels; None where every size will do.
+      other_size: whether that may be another than it was trained on.
+
     Raises:
-      UserError: no checkpoint there, or it is damaged or not a classifier's.
+      UserError: no checkpoint there, or it is damaged, not a classifier's, or was trained on images of another size.
     """
     description = checkpoint.load_description(workdir)
     if description.get("kind") != CLASSIFIER:
         raise UserError(f"{workdir} holds a {description.get('kind')}; name the workdir of a classifier's training")
+    if image_size is not None and not other_size:
+        check_trained_size(description, image_size, workdir)
     encoder = abstract_encoder(description, dtype=dtype)
     weights = description.get("weights", CLASSIFIER)  # or a moving average of them
     variables = checkpoint.load_variables(workdir, {weights: encoder.variables})[weights]
@@ -91,16 +110,25 @@ def _abstract(module: Any, *inputs: jax.ShapeDtypeStruct) -> Variables:
     return jax.eval_shape(lambda *x: module.init(jax.random.key(0), *x), *inputs)
 
 
-def load_inverter(workdir: pathlib.Path, *, dtype: jax.typing.DTypeLike = jnp.float32) -> Inverter:
+def load_inverter(
+    workdir: pathlib.Path, *, dtype: jax.typing.DTypeLike = jnp.float32, image_size: int | None = None
+) -> Inverter:
     """Returns the generator of an inverter's run, with the encoder that it was trained on.
 
+    Args:
+      workdir: of the run.
+      dtype: of the computation.
+      image_size: of the images it is for, in pixels; None where every size will do.
+
     Raises:
-      UserError: no checkpoint there or at its encoder's place, it is damaged or not an inverter's, or the encoder is
-        not the one that it was trained on.
+      UserError: no checkpoint there or at its encoder's place, it is damaged, not an inverter's, or was trained on
+        images of another size, or the encoder is not the one that it was trained on.
     """
     description = checkpoint.load_description(workdir)
     if description.get("kind") != "inverter":
         raise UserError(f"{workdir} holds a {description.get('kind')}; name the workdir of an inverter's training")
+    if image_size is not None:
+        check_trained_size(description, image_size, workdir)
     encoder = load_encoder(workdirs.follow(description["encoder_workdir"], workdir), dtype=dtype)
     check_weights(description, fingerprint(encoder.variables), workdir)
     module = build_generator(description, encoder, dtype=dtype)
@@ -164,7 +192,7 @@ def check_image_size(encoder: Encoder, image_size: int) -> None:
 
 
 def check_trained_size(description: Mapping[str, Any], image_size: int, place: pathlib.Path) -> None:
-    """Checks that a network is measured at the size that it was trained on; many run at others, and do worse.
+    """Checks that a network is used at the size that it was trained on; many run at others, and do worse.
 
     Args:
       description: of its checkpoint.
@@ -172,14 +200,43 @@ def check_trained_size(description: Mapping[str, Any], image_size: int, place: p
       place: of the checkpoint, for the message.
 
     Raises:
-      UserError: it is not.
+      OtherSize: it is not.
     """
     trained = description["image_size"]
     if trained != image_size:
-        raise UserError(
+        raise OtherSize(
             f"{place} was trained on images of {trained} px, but data.image_size is {image_size}; set "
             f"image_size={trained}"
         )
+
+
+def resize_of(config: Any, description: Mapping[str, Any]) -> str:
+    """Returns how the images of an evaluation are brought to size: data.resize, or as in the network's training.
+
+    Args:
+      config: of the evaluation; an empty data.resize stands for the network's.
+      description: of its checkpoint.
+    """
+    return config.data.resize or description.get("resize", "squash")
+
+
+def report_size(encoder: Encoder, image_size: int, title: str) -> dict[str, int]:
+    """Prints that an encoder is used at a size that it was not trained on, and returns it as a field of the results.
+
+    Args:
+      encoder: as loaded.
+      image_size: of the images, in pixels.
+      title: of the task.
+
+    Returns:
+      {"encoder_image_size": the size it was trained on}; empty where it is the same.
+    """
+    trained = encoder.description["image_size"]
+    if trained == image_size:
+        return {}
+    if jax.process_index() == 0:
+        print(f"{title}: the encoder was trained on images of {trained} px and sees {image_size} px", file=sys.stderr)
+    return {"encoder_image_size": trained}
 
 
 def check_classes(encoder: Encoder, info: data.SourceInfo) -> None:

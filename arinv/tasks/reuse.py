@@ -13,13 +13,14 @@ _DECISIVE = ("attack", "batch_size", "data", "dtype", "seed")  # fields that the
 _FREE = ("data_dir", "num_workers")  # of the data
 
 
-def encoder_figures(config: ConfigDict, workdir: pathlib.Path, weights: str) -> dict[str, np.ndarray]:
+def encoder_figures(config: ConfigDict, workdir: pathlib.Path, weights: str, resize: str = "") -> dict[str, np.ndarray]:
     """Returns the accuracies of each image from config.attack_from, once nothing that decides them differs.
 
     Args:
       config: of this evaluation; attack_from is the workdir of the other, or "stage:NAME".
       workdir: of this evaluation.
       weights: fingerprint of the encoder's variables.
+      resize: how its images are brought to size; empty for data.resize.
 
     Raises:
       UserError: no finished evaluation there, or one of another encoder, attack, data, precision or seed.
@@ -27,6 +28,8 @@ def encoder_figures(config: ConfigDict, workdir: pathlib.Path, weights: str) -> 
     source = workdirs.resolve(config.attack_from, workdir)
     results = workdirs.read_results(source)
     there, here = _decisive(workdirs.read_json(source / "config.json")), _decisive(workdirs.plain(config))
+    if resize:
+        there["data.resize"], here["data.resize"] = results.get("resize"), resize
     there["the encoder's weights"], here["the encoder's weights"] = results.get("encoder_weights"), weights
     differing = [
         f"{name} (there {there.get(name)!r}, now {here[name]!r})" for name in here if there.get(name) != here[name]

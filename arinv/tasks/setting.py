@@ -1,5 +1,6 @@
 """What every task sets up from its config: devices, data sources, attacks, progress, and its provenance."""
 
+import json
 import platform
 import sys
 from collections.abc import Mapping
@@ -59,14 +60,20 @@ def mesh(config: ConfigDict) -> jax.sharding.Mesh:
     return mesh
 
 
-def open_source(config: ConfigDict, which: str) -> data.Source:
-    """Returns the "train" or "test" source of config.data; with data.resized_crop, training images are originals."""
+def open_source(config: ConfigDict, which: str, *, resize: str = "") -> data.Source:
+    """Returns a source of config.data.
+
+    Args:
+      config: of a task.
+      which: "train" or "test"; with data.resized_crop, training images are originals.
+      resize: how images are brought to size; empty for data.resize.
+    """
     fields = config.data
     source = data.open_source(
         fields.name,
         split=fields[f"{which}_split"],
         image_size=fields.image_size,
-        resize=data.ORIGINAL if which == "train" and fields.get("resized_crop") else fields.resize,
+        resize=data.ORIGINAL if which == "train" and fields.get("resized_crop") else resize or fields.resize,
         data_dir=fields.data_dir or None,
         on_bad_image=fields.on_bad_image,
         num_examples=fields[f"num_{which}"] or None,
@@ -127,6 +134,52 @@ def attack_options(config: Mapping[str, Any]) -> dict[str, Any]:
         raise UserError(f"attack.num_steps must be 1 or more; got {options['num_steps']}")
     options["step_size"] = options["step_size"] or None
     return options
+
+
+def departures(config: ConfigDict) -> dict[str, list]:
+    """Returns what a run does otherwise than the published recipe that its config refers to.
+
+    Args:
+      config: with reference.fields, values of the recipe under the names that the fields have in the config. Where
+        attack.eps is 0 in both, the other fields of attack and recipe do not count.
+
+    Returns:
+      {"attack.step_size": [the run's, the recipe's], ...}, plain JSON; empty without a reference.
+    """
+    if "reference" not in config:
+        return {}
+    used, published = (json.loads(json.dumps(part.to_dict())) for part in (config, config.reference.fields))
+    if used["attack"]["eps"] == published["attack"]["eps"] == 0:
+        published = {name: value for name, value in published.items() if not name.startswith(("attack", "recipe"))}
+    return _differences(used, published, "")
+
+
+def _differences(used: Any, published: Any, name: str) -> dict[str, list]:
+    if not (isinstance(used, dict) and isinstance(published, dict)):
+        return {} if used == published else {name: [used, published]}
+    # Of these parts a recipe says some fields only; of the others everything counts, such as a further augmentation.
+    keys = published if name in ("", "data", "encoder") else dict.fromkeys([*published, *used])
+    found = {}
+    for key in keys:
+        found |= _differences(used.get(key), published.get(key), f"{name}.{key}".removeprefix("."))
+    return found
+
+
+def report_departures(config: ConfigDict) -> dict[str, Any]:
+    """Prints what a run does otherwise than its published recipe, and returns it as fields of the results.
+
+    Returns:
+      {"recipe": {"name", "source"}, "departs_from_recipe": as `departures` has it}; empty without a reference.
+    """
+    if "reference" not in config:
+        return {}
+    found, reference = departures(config), config.reference
+    if found and jax.process_index() == 0:
+        listed = ", ".join(f"{name} {used} (recipe: {published})" for name, (used, published) in found.items())
+        print(
+            f"{config.title}: departs from the recipe {reference.name} ({reference.source}): {listed}", file=sys.stderr
+        )
+    return {"recipe": {"name": reference.name, "source": reference.source}, "departs_from_recipe": found}
 
 
 def provenance(config: ConfigDict) -> dict[str, Any]:

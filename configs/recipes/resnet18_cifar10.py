@@ -10,10 +10,10 @@ Arguments: those of configs/classifier.py. The paper's accuracy at eps 1 is 81.1
 Source: Rojas-Gomez et al. 2022, section A1.3; defaults of MadryLab's robustness library.
 """
 
-from configs import arguments, classifier
+from configs import arguments, classifier, encoders
 
 
 def get_config(arg=None):
     """Returns the task's config."""
-    args = arguments.parse(arg, **arguments.TRAINING | {"encoder": "resnet18", "dataset": "cifar10", "eps": 1.0})
-    return classifier.from_arguments(args, title="ResNet-18, CIFAR-10")
+    args = arguments.parse(arg, **arguments.TRAINING | {"encoder": "resnet18", "dataset": "cifar10", "eps": -1.0})
+    return classifier.from_arguments(encoders.resolve(args), title="ResNet-18, CIFAR-10")

@@ -91,7 +91,7 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
     """
     how = scoring.Setting(jax.random.key(config.seed), setting.mesh(config), config.batch_size)
     source = workdirs.resolve(config.inverter, workdir)
-    trained = networks.load_inverter(source, dtype=setting.dtype(config))
+    trained = networks.load_inverter(source, dtype=setting.dtype(config), image_size=config.data.image_size)
     scored, variables = scorer.make_scorer(trained, config)
     train, (images, anomalous) = setting.open_source(config, "train"), _read_validation(config)
     references = data.load_arrays(train, progress=progress_callback("reading normal images"))["image"]

@@ -123,7 +123,7 @@ def _attack(options: dict[str, Any]) -> dict[str, Any]:
 
 def _load(config: ConfigDict, label: int, workdir: pathlib.Path) -> networks.Inverter:
     source = workdirs.resolve(config.inverters[f"class{label}"], workdir)
-    return networks.load_inverter(source, dtype=setting.dtype(config))
+    return networks.load_inverter(source, dtype=setting.dtype(config), image_size=config.data.image_size)
 
 
 def _read_test(config: ConfigDict) -> _Test:
