@@ -89,6 +89,8 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> None:
         for folder, stage in stages.items() if len(stages) > 1 else ():  # a single task tells it as soon itself
             if not workdirs.is_complete(folder):
                 workdirs.check_sources(stage, folder)
+                if check_inputs := getattr(TASKS[stage.task], "check_inputs", None):
+                    check_inputs(stage, folder)
     for i, (folder, stage) in enumerate(stages.items(), start=1):
         complete = processes.first(processes.index() == 0 and workdirs.is_complete(folder))
         if jax.process_index() == 0 and (complete or len(stages) > 1):

@@ -85,12 +85,17 @@ def evaluation(args, inverters: dict[int, str], *, weights: tuple[float, float],
     config.task = "anomaly"
     config.data = defaults.dataset_of(ConfigDict({**args.to_dict(), "classes": "", "extra": ""}))
     config.classes, config.num_anomalous = tuple(inverters), args.num_anomalous
+    config.num_normal = 0  # test images of the normal class; 0: all
     config.inverters = {f"class{label}": workdir for label, workdir in inverters.items()}
     config.update(_scoring(args, weights))
     config.attack = defaults.attack(
         args.attack_eps, norm=args.attack_norm, num_steps=args.score_attack_steps, random_start=True
     )
-    return _finish(config, args)
+    config = _finish(config, args)
+    if args.smoke:  # some of each kind, wherever they are in the test set
+        config.data.num_test, config.num_normal = 0, 2
+        config.num_anomalous = args.num_anomalous or 6
+    return config
 
 
 def report(entries: dict[str, str], *, title: str, text: str) -> ConfigDict:

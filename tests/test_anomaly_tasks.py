@@ -65,7 +65,9 @@ def test_smoke_one_vs_all_leaves_a_report(finished):
     for name, result in results.items():
         assert list(result["classes"]) == ["hubble_deep_field"] and len(result["encoder_knew"]) == 10
         with np.load(finished / f"{name}_evaluation" / "scores_3.npz", allow_pickle=False) as arrays:
-            anomalous = np.arange(8) != 3  # the classes of the built-in images take turns
+            labels = np.load(finished / f"{name}_evaluation" / "images_3.npz")["label"]
+            anomalous = labels != 3
+            assert np.sum(~anomalous) == 2 and np.sum(anomalous) == 6
             for score_name, value in result["classes"]["hubble_deep_field"].items():
                 assert value == pytest.approx(roc_auc_score(anomalous, arrays[score_name]))
             np.testing.assert_allclose(arrays["total"], arrays["pixel"] + arrays["feature"], rtol=1e-5)
@@ -96,7 +98,7 @@ class Cut(Exception):
 def test_cut_short_and_started_again_it_gives_the_same(finished, tmp_path, monkeypatch):
     """A kill after the first batch of each class; a damaged file is told."""
     config = one_vs_all("x").stages.robust_evaluation
-    config.update_from_flattened_dict({"data.num_test": 16})
+    config.update_from_flattened_dict({"data.num_test": 16, "num_normal": 0, "num_anomalous": 0})
     config.classes = (0, 3)
     config.inverters = {
         f"class{label}": str(finished / f"{name}_class3_inverter") for label, name in ((0, "standard"), (3, "robust"))
@@ -137,7 +139,7 @@ def test_cut_short_and_started_again_it_gives_the_same(finished, tmp_path, monke
 
 def test_of_the_anomalous_images_some_are_enough(finished, tmp_path):
     config = one_vs_all("x", "classes=3,num_anomalous=5,attack_eps=0").stages.robust_evaluation
-    config.update_from_flattened_dict({"data.num_test": 16})
+    config.update_from_flattened_dict({"data.num_test": 16, "num_normal": 0})
     config.inverters = {"class3": str(finished / "robust_class3_inverter")}
     main.run(config, tmp_path / "some")
     with config.unlocked():
@@ -405,6 +407,30 @@ def test_a_detector_looks_at_pixels_with_every_encoder():
         config = detector.get_config(f"dataset=folder:x,{arguments}")
         assert config.order == ("encoder", "inverter", "detector")
         assert config.stages.inverter.loss.pixel == config.stages.detector.search.pixel_weight == pixel_weight
+
+
+def test_smoke_scores_images_of_every_class_wherever_they_are(tmp_path):
+    """A test set sorted against us: its first images are all of one class, as may be those of cifar10."""
+    labels = np.repeat([5, 0, 1], [40, 3, 3]).astype(np.int32)
+    np.savez(tmp_path / "set.npz", image=np.zeros((46, 16, 16, 3), np.uint8), label=labels)
+    config = anomaly.get_config(f"{SMALL},dataset=npz:{tmp_path}/set.npz").stages.standard_evaluation
+    config.data.test_split = "all"
+    assert config.classes == (0, 1)
+    one_vs_all_task.check_inputs(config, tmp_path)
+    test, chosen = one_vs_all_task._read_test(config)
+    for label in config.classes:
+        assert np.sum(test.labels[chosen[label]] == label) == 2 and len(chosen[label]) == 8
+        assert test.images_at(chosen[label]).shape == (8, 16, 16, 3)
+    assert len(test.images) < 20, "only those that are scored are decoded"
+
+
+def test_check_inputs_finds_a_class_without_images_before_anything_is_trained(tmp_path):
+    np.savez(tmp_path / "set.npz", image=np.zeros((20, 16, 16, 3), np.uint8), label=np.arange(20) % 2)
+    config = anomaly.get_config(f"{SMALL},dataset=npz:{tmp_path}/set.npz")
+    config.stages.robust_evaluation.data.num_test = 1
+    with pytest.raises(UserError, match="of the 1 test images"):
+        main.run(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_equal_images_have_equal_ids():

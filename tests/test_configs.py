@@ -111,7 +111,7 @@ def test_what_follows_the_length_of_a_training_goes_along_with_it():
         ("encodr=alexnet", "unknown config argument 'encodr'; known: .*Did you mean 'encoder'"),
         ("eps=abc", "a number or a fraction"),
         ("eps=1/0", "a number or a fraction"),
-        ("eps=-1", "0 or more"),
+        ("eps=-2", "0 or more"),
         ("batch=1.5", "a whole number"),
         ("smoke=perhaps", "true or false"),
         ("encoder", "needs a value"),
@@ -210,8 +210,11 @@ def test_an_evaluation_at_another_size_is_refused(quickstart, tmp_path):
     with pytest.raises(UserError, match="trained on images of 32 px, but data.image_size is 40"):
         main.run(get_config("evaluate", f"smoke=True,image_size=40,checkpoint={workdir}/robust_encoder"), tmp_path)
     arg = f"smoke=True,width=4,image_size=64,checkpoint={workdir}/robust_encoder"
-    with pytest.raises(UserError, match="was trained on images of 32 px and does not take 64 px"):
+    with pytest.raises(UserError, match="trained on images of 32 px, but data.image_size is 64; .* other_size=True"):
         main.run(get_config("inverter", arg), tmp_path / "inverter")
+    assert not (tmp_path / "inverter").exists()
+    with pytest.raises(UserError, match="was trained on images of 32 px and does not take 64 px"):
+        main.run(get_config("inverter", f"{arg},other_size=True"), tmp_path / "inverter")
 
 
 def test_smoke_export_to_pytorch_and_import_again(quickstart, tmp_path):

@@ -32,6 +32,16 @@ def validate(config: ConfigDict) -> None:
         raise UserError("encoder.checkpoint is empty; name the workdir of a classifier's training")
 
 
+def check_inputs(config: ConfigDict, workdir: pathlib.Path) -> None:
+    """Checks, before anything is trained, an encoder that no stage of this experiment trains.
+
+    Raises:
+      UserError: no checkpoint there, or one of another network or of another image size.
+    """
+    if not config.encoder.checkpoint.startswith("stage:"):
+        build_generator(config, _load_encoder(config, workdir))
+
+
 def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
     """Trains, saves checkpoints in `workdir`, and returns the results on the test source.
 

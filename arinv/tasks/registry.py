@@ -1,4 +1,7 @@
-"""The tasks that a config can ask for, by name: each a module with validate(config) and run(config, workdir)."""
+"""The tasks that a config can ask for, by name: each a module with validate(config) and run(config, workdir).
+
+Where it has check_inputs(config, workdir), that checks earlier runs and data before any stage of an experiment runs.
+"""
 
 from arinv.tasks import autoattack, classifier, evaluation, export_torch, import_torch, inverter, report
 from arinv.tasks.anomaly import detector, score

@@ -41,22 +41,42 @@ def validate(config: ConfigDict) -> None:
     scorer.validate(config)
     if not config.classes:
         raise UserError("classes is empty; name the labels of the classes that take their turn as the normal one")
-    if config.num_anomalous < 0:
-        raise UserError(f"num_anomalous={config.num_anomalous} must be 0 (all anomalous test images) or more")
+    for name in ("normal", "anomalous"):
+        if config[f"num_{name}"] < 0:
+            raise UserError(f"num_{name}={config[f'num_{name}']} must be 0 (all {name} test images) or more")
     if missing := [label for label in config.classes if f"class{label}" not in config.inverters]:
         raise UserError(f"inverters has no workdir for the classes {missing}")
 
 
+def check_inputs(config: ConfigDict, _: pathlib.Path) -> None:
+    """Checks, before anything is trained, that the data has the images that the evaluation needs.
+
+    Raises:
+      UserError: a class without a test image or a training image, or with all test images.
+    """
+    test = setting.open_source(config, "test")
+    _check_classes(config, test.info, test.read_labels())
+    _Train(config)
+
+
 class _Test(NamedTuple):
-    """The test images of all classes."""
+    """The test images of all classes that are scored by one of the detectors.
+
+    Attributes:
+      images: uint8 [n, S, S, 3].
+      places: integer [n], ascending, where they are among all N test images.
+      labels: integer [N], of all test images.
+      names: of the classes.
+    """
 
     images: np.ndarray
+    places: np.ndarray
     labels: np.ndarray
     names: tuple[str, ...]
 
-    def take(self, rows: np.ndarray) -> "_Test":
-        """Returns some of them."""
-        return _Test(self.images[rows], self.labels[rows], self.names)
+    def images_at(self, places: np.ndarray) -> np.ndarray:
+        """Returns some of them, by their places among all test images."""
+        return self.images[np.searchsorted(self.places, places)]
 
 
 def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
@@ -72,18 +92,18 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
     attack = _attack(setting.attack_options(config.attack))
     how = scoring.Setting(jax.random.key(config.seed), setting.mesh(config), config.batch_size, attack)
     first = _load(config, config.classes[0], workdir)
-    test = _read_test(config)
+    test, chosen = _read_test(config)
     train = _Train(config)
     workdirs.open_workdir(config, workdir)
-    chosen = {label: choose_images(test.labels, label, config.num_anomalous) for label in config.classes}
     bar = progress_bar(None, config.title, total=sum(map(len, chosen.values())), unit="image")
     encoder_weights, classes = fingerprint(first.encoder.variables), {}
     for label in config.classes:
         trained = first if label == config.classes[0] else _load(config, label, workdir)
         if fingerprint(trained.encoder.variables) != encoder_weights:
             raise UserError(f"the inverters of classes {config.classes[0]} and {label} are of different encoders")
-        scored = test.take(chosen[label])
-        write_arrays(workdir / f"images_{label}.npz", {"index": chosen[label], "label": scored.labels})
+        places = chosen[label]
+        scored = _Test(test.images_at(places), places, test.labels[places], test.names)
+        write_arrays(workdir / f"images_{label}.npz", {"index": places, "label": scored.labels})
         arrays = _score_class(config, label, trained, train, scored, how, workdir, bar)
         anomalous = scored.labels != label
         classes[test.names[label]] = {name: metrics.auroc(values, anomalous) for name, values in arrays.items()}
@@ -93,7 +113,7 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
     return results
 
 
-def choose_images(labels: np.ndarray, normal: int, num_anomalous: int) -> np.ndarray:
+def choose_images(labels: np.ndarray, normal: int, num_anomalous: int, num_normal: int = 0) -> np.ndarray:
     """Returns the places of the test images that one class's detector scores, ascending.
 
     AUROC does not depend on the share of anomalous images, and its variance is about a / normal + b / anomalous: of
@@ -101,8 +121,9 @@ def choose_images(labels: np.ndarray, normal: int, num_anomalous: int) -> np.nda
 
     Args:
       labels: integer [N], of all test images.
-      normal: label of the normal class; all of its images are taken.
+      normal: label of the normal class.
       num_anomalous: how many of the others, evenly from each class; 0, or more than there are: all.
+      num_normal: how many of the normal class, the first ones; 0, or more than there are: all.
 
     Returns:
       integer [n].
@@ -111,7 +132,7 @@ def choose_images(labels: np.ndarray, normal: int, num_anomalous: int) -> np.nda
     if 0 < num_anomalous < len(anomalous):
         by_class = anomalous[np.argsort(labels[anomalous], kind="stable")]
         anomalous = by_class[np.arange(num_anomalous) * len(by_class) // num_anomalous]
-    return np.sort(np.concatenate([np.flatnonzero(labels == normal), anomalous]))
+    return np.sort(np.concatenate([np.flatnonzero(labels == normal)[: num_normal or None], anomalous]))
 
 
 def _attack(options: dict[str, Any]) -> dict[str, Any]:
@@ -126,20 +147,33 @@ def _load(config: ConfigDict, label: int, workdir: pathlib.Path) -> networks.Inv
     return networks.load_inverter(source, dtype=setting.dtype(config), image_size=config.data.image_size)
 
 
-def _read_test(config: ConfigDict) -> _Test:
+def _read_test(config: ConfigDict) -> tuple[_Test, dict[int, np.ndarray]]:
+    """Returns the test images that are scored, and for each class the places of those that its detector scores."""
     source = setting.open_source(config, "test")
-    arrays = data.load_arrays(source, progress=progress_callback(f"reading {source.info.name}"))
-    test = _Test(arrays["image"], arrays["label"], source.info.class_names)
+    labels = source.read_labels()
+    _check_classes(config, source.info, labels)
+    chosen = {label: choose_images(labels, label, config.num_anomalous, config.num_normal) for label in config.classes}
+    places = np.unique(np.concatenate(list(chosen.values())))
+    progress = progress_callback(f"reading {source.info.name}")
+    images = data.load_arrays(Subset(source, places), progress=progress)["image"]
+    return _Test(images, places, labels, source.info.class_names), chosen
+
+
+def _check_classes(config: ConfigDict, info: data.SourceInfo, labels: np.ndarray) -> None:
+    """Checks that every class that takes its turn has normal and anomalous test images.
+
+    Raises:
+      UserError: one has not.
+    """
     for label in config.classes:
-        if not 0 <= label < len(test.names):
-            raise UserError(f"classes: label {label} is not in {source.info.name}; it has 0 to {len(test.names) - 1}")
-        here = int(np.sum(test.labels == label))
-        if here in (0, len(test.labels)):
+        if not 0 <= label < info.num_classes:
+            raise UserError(f"classes: label {label} is not in {info.name}; it has 0 to {info.num_classes - 1}")
+        count = int(np.sum(labels == label))
+        if count in (0, len(labels)):
             raise UserError(
-                f"{here} of the {len(test.labels)} test images of {source.info.name} are of class {label}; "
+                f"{count} of the {len(labels)} test images of {info.name} are of class {label}; "
                 "AUROC needs normal and anomalous ones: raise data.num_test"
             )
-    return test
 
 
 class _Train:
@@ -212,6 +246,7 @@ def _results(config, first: networks.Inverter, test: _Test, attack: dict, classe
         "encoder_weights": fingerprint(first.encoder.variables),
         "encoder_knew": sorted(set(test.names) & set(encoder["class_names"])),
         "num_examples": len(test.labels),
+        "num_normal": config.num_normal or None,
         "num_anomalous": config.num_anomalous or None,
         "setting": setting.provenance(config),
         "variants": {"auroc": metrics.AUROC_VARIANT} | {name: variants[name] for name in scores},

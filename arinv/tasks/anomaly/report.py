@@ -84,6 +84,8 @@ def _notes(results: Mapping[str, Mapping]) -> list[str]:
     setting, attack, search = first["setting"], first["attack"], first["search"]
     some = first.get("num_anomalous")
     told_from = f", its images told from {some} of the others" if some else ""
+    if first.get("num_normal"):
+        told_from = f", {first['num_normal']} of its images{told_from.replace(', its images', '')}"
     notes = [
         f"AUROC over {first['num_examples']} test images of {setting['data']}, each class in turn the normal one"
         f"{told_from}; {setting['device']}, {setting['dtype']}, seed {setting['seed']}. "
