@@ -11,7 +11,7 @@ or a machine in 75, to be started again. Several processes find each other; see 
 import errno
 import pathlib
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from fractions import Fraction
 from typing import Any, NoReturn
 
@@ -139,7 +139,12 @@ def _stages(config: ConfigDict, workdir: pathlib.Path) -> dict[pathlib.Path, Con
 
 
 def plan(
-    config: ConfigDict, workdir: pathlib.Path | None, *, accelerator: str = "", utilization: float = 0.3
+    config: ConfigDict,
+    workdir: pathlib.Path | None,
+    *,
+    accelerator: str = "",
+    utilization: float = 0.3,
+    show: Callable[[str], None] = lambda line: None,
 ) -> list[str]:
     """Plans a run on the devices that JAX sees, writes plan.json if there is a workdir, and returns it in words.
 
@@ -148,6 +153,7 @@ def plan(
       workdir: of the run, or None.
       accelerator: a key of arinv.train.accelerators; empty for the device here, or else for an H100.
       utilization: share of its peak that is reached, 0 to 1.
+      show: called with each line as soon as it is known.
 
     Raises:
       UserError: a mistake in the config, or an unknown accelerator.
@@ -155,13 +161,22 @@ def plan(
     name = accelerator or accelerators.name_of(jax.devices()[0].device_kind) or _PLANNED_FOR
     assumptions = plans.Assumptions(accelerators.accelerator(name), utilization)
     stages = _stages(config, workdir or pathlib.Path.cwd())
-    found = plans.run(stages, assumptions)
+    lines: list[str] = []
+
+    def add(more: Sequence[str]) -> None:
+        for line in more:
+            lines.append(line)
+            show(line)
+
+    found = plans.run(stages, assumptions, show=lambda planned: add(plan_text.stage_lines(planned)))
     if workdir is not None and jax.process_index() == 0:
         try:
             write_json(workdir / "plan.json", found)
         except OSError as error:
             raise UserError(f"workdir {workdir} cannot be written: {error.strerror}") from error
-    return plan_text.lines(found, [folder.name for folder, stage in stages.items() if stage.task not in plans.TRAINING])
+    others = [folder.name for folder, stage in stages.items() if stage.task not in plans.TRAINING]
+    add(plan_text.summary_lines(found, others))
+    return lines
 
 
 def _plan_by_flags(workdir: pathlib.Path | None) -> None:
@@ -169,9 +184,13 @@ def _plan_by_flags(workdir: pathlib.Path | None) -> None:
     if _DEVICES.value:
         jax.config.update("jax_platforms", "cpu")
         jax.config.update("jax_num_cpu_devices", _DEVICES.value)
-    told = plan(_CONFIG.value, workdir, accelerator=_ACCELERATOR.value or "", utilization=_UTILIZATION.value)
-    if jax.process_index() == 0:
-        print("\n".join(told))
+
+    def show(line: str) -> None:
+        if jax.process_index() == 0:
+            print(line, flush=True)
+
+    accelerator = _ACCELERATOR.value or ""
+    plan(_CONFIG.value, workdir, accelerator=accelerator, utilization=_UTILIZATION.value, show=show)
 
 
 def _parse_flags(argv: Sequence[str]) -> list[str]:

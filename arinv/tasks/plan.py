@@ -1,15 +1,17 @@
 """What a run would cost, without running it: `--plan`.
 
 Every training stage is compiled from shapes alone, for the devices at hand or for virtual ones, and its memory,
-operations and collectives are read from the compiled step, the one that training would run. No data is opened: sizes
-are the config's or the published ones. Times are of a named accelerator, see arinv.train.cost.
+operations and collectives are read from the compiled step, the one that training would run; stages whose steps are the
+same are compiled once. No data is opened: sizes are the config's or the published ones. Times are of a named
+accelerator, see arinv.train.cost, and of the input as this host prepares it, see arinv.tasks.input_rate.
 """
 
 import contextlib
+import json
 import pathlib
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -18,12 +20,16 @@ from ml_collections import ConfigDict
 from arinv import _xla, data, models
 from arinv.data.published import published
 from arinv.ops import conv
-from arinv.tasks import classifier, inverter, networks, setting, training
+from arinv.tasks import classifier, input_rate, inverter, networks, setting, training
 from arinv.tasks import workdir as workdirs
+from arinv.tasks.denoising import denoiser
 from arinv.train import checkpoint, collectives, cost, dispatch, flops
 from arinv.train.accelerators import Accelerator
 
-TRAINING = {"classifier": classifier, "inverter": inverter}
+TRAINING = {"classifier": classifier, "inverter": inverter, "denoiser": denoiser}
+_DEVICES_OF_A_PROCESS = 8  # at most, where devices are virtual
+# What of a config decides nothing about the step that is compiled.
+_FREE = ("title", "seed", "log", "reference", "mesh", "watch", "num_epochs", "num_steps")
 _STAGE = "stage:"
 
 
@@ -39,13 +45,18 @@ class Assumptions(NamedTuple):
     utilization: float = 0.3
 
 
-def run(stages: Mapping[pathlib.Path, ConfigDict], assumptions: Assumptions) -> list[dict[str, Any]]:
+def run(
+    stages: Mapping[pathlib.Path, ConfigDict],
+    assumptions: Assumptions,
+    show: Callable[[dict[str, Any]], None] = lambda plan: None,
+) -> list[dict[str, Any]]:
     """Returns the plan of every training stage, plain JSON.
 
     Args:
       stages: workdir -> config of its task, in order; nothing is read or written there, but for the checkpoint of an
         encoder that no stage trains.
       assumptions: of the times.
+      show: called with the plan of each stage as soon as it is there.
 
     Raises:
       UserError: a mistake in a config.
@@ -53,8 +64,42 @@ def run(stages: Mapping[pathlib.Path, ConfigDict], assumptions: Assumptions) -> 
     trained = {folder: stage for folder, stage in stages.items() if stage.task in TRAINING}
     for stage in trained.values():
         TRAINING[stage.task].validate(stage)
+    plans, measured = [], _Measured()
     with _forms_of(assumptions.accelerator):
-        return [_plan(folder, stages, assumptions) for folder in trained]
+        for folder in trained:
+            plans.append(_plan(folder, stages, assumptions, measured))
+            show(plans[-1])
+    return plans
+
+
+class _Measured:
+    """Compiled steps and rates of inputs by what decides them, each found once."""
+
+    def __init__(self):
+        self._found: dict[str, Any] = {}
+
+    def get(self, key: str, find: Callable[[], Any]) -> Any:
+        """Returns what was found for a key, finding it the first time."""
+        if key not in self._found:
+            self._found[key] = find()
+        return self._found[key]
+
+
+def _step_key(config: ConfigDict, trainee: training.Trainee) -> str:
+    """Returns a text that is the same for stages whose steps compile to the same program, but for constants."""
+    fields = {name: value for name, value in workdirs.plain(config).items() if name not in _FREE}
+    fields["data"] = config.data.image_size
+    fields["encoder"].pop("checkpoint", None)
+    shapes = jax.tree.map(lambda x: f"{x.dtype}{x.shape}", trainee.frozen)
+    classes = trainee.description.get("num_classes")
+    return json.dumps([fields, classes, str(jax.tree.structure(shapes)), jax.tree.leaves(shapes)], sort_keys=True)
+
+
+def _input_rate(config: ConfigDict, info: data.SourceInfo, measured: "_Measured") -> input_rate.InputRate:
+    fields = workdirs.plain(config.data)
+    names = ("name", "image_size", "resize", "resized_crop", "num_workers")
+    key = json.dumps([[fields.get(name) for name in names], info.num_examples])
+    return measured.get(key, lambda: input_rate.measure(config, info.num_examples))
 
 
 @contextlib.contextmanager
@@ -70,17 +115,29 @@ def _forms_of(accelerator: Accelerator | None) -> Iterator[None]:
         conv.set_rewrites(None)
 
 
-def _plan(folder: pathlib.Path, stages: Mapping[pathlib.Path, ConfigDict], assumptions: Assumptions) -> dict[str, Any]:
+def _plan(
+    folder: pathlib.Path,
+    stages: Mapping[pathlib.Path, ConfigDict],
+    assumptions: Assumptions,
+    measured: _Measured,
+) -> dict[str, Any]:
     config = stages[folder]
     info, notes = _train_info(config)
     steps_per_epoch = _steps_per_epoch(config, info)
     if config.task == "classifier":
         trainee = classifier.build(config, info, steps_per_epoch or 1)
     else:
-        trainee = inverter.build(config, folder, _encoder(folder, stages), steps_per_epoch or 1)
+        trainee = TRAINING[config.task].build(config, folder, _encoder(folder, stages), steps_per_epoch or 1)
     mesh, accelerator = setting.mesh(config), assumptions.accelerator
-    step = compile_step(config, trainee, mesh)
+    step = measured.get(_step_key(config, trainee), lambda: compile_step(config, trainee, mesh))
     seconds = _seconds(config, step, mesh, assumptions)
+    delivered = input_rate.limits(
+        _input_rate(config, info, measured),
+        num_processes=max(jax.process_count(), -(-mesh.size // _DEVICES_OF_A_PROCESS)),
+        batch_size=config.batch_size,
+        seconds=seconds,
+    )
+    seconds, bottleneck = _with_input(seconds, delivered["seconds"])
     if accelerator and step.memory.total > accelerator.memory:
         notes.append("does not fit: use more devices, a smaller batch_size, or mesh.fsdp")
     if config.dtype == "bfloat16" and accelerator and jax.default_backend() == "cpu":
@@ -104,6 +161,8 @@ def _plan(folder: pathlib.Path, stages: Mapping[pathlib.Path, ConfigDict], assum
         "collectives_per_step": _per_step(cost.by_kind(step.collectives), training.steps_per_call(config)),
         "assumed_utilization": assumptions.utilization,
         "seconds_per_step": seconds,
+        "input": delivered,
+        "bottleneck": bottleneck,
         "run": _run(config, trainee, step, steps_per_epoch, seconds, mesh, assumptions),
         "notes": notes,
     }
@@ -198,6 +257,18 @@ def _seconds(config, step: Step, mesh, assumptions: Assumptions) -> dict[str, fl
     return {"compute": compute / calls, "collectives": exchanged and exchanged / calls, "total": total}
 
 
+def _with_input(seconds: dict | None, of_input: float) -> tuple[dict[str, float | None] | None, str | None]:
+    """Returns the seconds of a step with those of the input, prepared meanwhile, and what takes the longest."""
+    if seconds is None:
+        return None, None
+    parts = {"input": of_input, "compute": seconds["compute"], "collectives": seconds["collectives"] or 0.0}
+    device = seconds["total"]
+    seconds = {**seconds, "input": of_input, "step": device if device is None else max(device, of_input)}
+    if device is not None and of_input <= device:
+        del parts["input"]
+    return seconds, max(parts, key=parts.__getitem__)
+
+
 def _run(config, trainee, step: Step, steps_per_epoch, seconds, mesh, assumptions) -> dict[str, Any] | None:
     """Returns the length of the whole run, None where nobody knows what an epoch is."""
     if steps_per_epoch is None and not config.num_steps:
@@ -214,7 +285,7 @@ def _run(config, trainee, step: Step, steps_per_epoch, seconds, mesh, assumption
         )
         reached = assumptions.accelerator.peak(config.dtype) * assumptions.utilization * mesh.size
         evaluations = (found["evaluation_steps"] or 0) * evaluation / reached
-        found["hours"] = (num_steps * seconds["total"] + evaluations) / 3600
+        found["hours"] = (num_steps * seconds["step"] + evaluations) / 3600
         found["device_hours"] = found["hours"] * mesh.size
     return found
 
@@ -253,7 +324,7 @@ def _steps_per_epoch(config: ConfigDict, info: data.SourceInfo) -> int | None:
 
 
 def _encoder(folder: pathlib.Path, stages: Mapping[pathlib.Path, ConfigDict]) -> networks.Encoder:
-    """Returns the encoder of an inverter with the shapes of its weights, trained or not."""
+    """Returns the encoder of an inverter or a denoiser with the shapes of its weights, trained or not."""
     config = stages[folder]
     reference, dtype = config.encoder.checkpoint, setting.dtype(config)
     source = workdirs.resolve(reference, folder)

@@ -14,9 +14,14 @@ def lines(plans: Sequence[Mapping[str, Any]], others: Sequence[str] = ()) -> lis
       plans: as tasks.plan.run returns them.
       others: names of the stages that train nothing.
     """
+    return [line for plan in plans for line in stage_lines(plan)] + summary_lines(plans, others)
+
+
+def summary_lines(plans: Sequence[Mapping[str, Any]], others: Sequence[str] = ()) -> list[str]:
+    """Returns the lines below the stages; arguments as of `lines`."""
     if not plans:
         return ["nothing is trained here: there is nothing to plan"]
-    found = [line for plan in plans for line in _stage(plan)]
+    found = []
     hours = [plan["run"] and plan["run"]["hours"] for plan in plans]
     if len(plans) > 1 and all(hour is not None for hour in hours):
         devices = plans[0]["devices"]
@@ -25,12 +30,14 @@ def lines(plans: Sequence[Mapping[str, Any]], others: Sequence[str] = ()) -> lis
         found.append(f"not planned, since nothing is trained there: {', '.join(others)}")
     found.append(
         f"Memory and collectives are those of XLA for {plans[0]['compiled_for']}. Times are a roofline, of the "
-        "assumed share of the peak and of collectives that nothing hides; measure before you rely on them."
+        "assumed share of the peak and of collectives that nothing hides, beside an input at the rate of this host's "
+        "cores; measure before you rely on them."
     )
     return found
 
 
-def _stage(plan: Mapping[str, Any]) -> list[str]:
+def stage_lines(plan: Mapping[str, Any]) -> list[str]:
+    """Returns the lines of one stage."""
     mesh = ", ".join(f"{name}={size}" for name, size in plan["mesh"].items())
     share = plan["batch_size"] / plan["devices"]
     rows = {
@@ -41,6 +48,8 @@ def _stage(plan: Mapping[str, Any]) -> list[str]:
         ),
         "collectives per step": _collectives(plan["collectives_per_step"]),
         "time per step": _seconds(plan),
+        "input": _input(plan["input"]),
+        "bottleneck": _bottleneck(plan),
         "run": _run(plan),
         "compiled in": f"{plan['compile_seconds']:.1f} s here, for {plan['compiled_for']}",
     }
@@ -81,6 +90,30 @@ def _seconds(plan: Mapping[str, Any]) -> str:
         f"{_milliseconds(seconds['total'])}: {parts}, collectives {_milliseconds(seconds['collectives'])}: "
         f"{plan['batch_size'] / seconds['total']:,.0f} images/s"
     )
+
+
+def _input(found: Mapping[str, Any]) -> str:
+    workers = f"{found['workers']} workers" if found["workers"] else f"threads on {found['cores']} cores"
+    if found["path"] == "memory":
+        workers = "images in memory"
+    text = (
+        f"{found['images_per_second']:,.0f} images/s from {found['processes']} process(es), {workers}; "
+        f"{found['per_core']:,.0f} images/s a core here ({found['stored']})"
+    )
+    if found["cores_needed"] is not None:
+        text += f", so that the devices never wait: {found['cores_needed']:,.1f} cores"
+    return text
+
+
+def _bottleneck(plan: Mapping[str, Any]) -> str:
+    if plan["bottleneck"] is None:
+        return ""
+    if plan["bottleneck"] != "input":
+        return plan["bottleneck"]
+    step = plan["seconds_per_step"]["step"]
+    rate = f"{plan['batch_size'] / step:,.0f} images/s" if step else ""
+    remedy = " (raise data.num_workers, or take more hosts)" if plan["input"]["path"] == "stream" else ""
+    return f"input, {rate}{remedy}"
 
 
 def _run(plan: Mapping[str, Any]) -> str:

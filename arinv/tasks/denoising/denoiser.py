@@ -1,5 +1,6 @@
 """Trains a denoiser: a decoder behind the frozen convolutions of a trained AlexNet that pool by the Haar transform."""
 
+import dataclasses
 import pathlib
 from typing import Any
 
@@ -50,22 +51,45 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
     Raises:
       UserError: what the config asks for does not exist or does not fit.
     """
-    mesh, dtype = setting.mesh(config), setting.dtype(config)
-    classifier = _load_classifier(config, workdir, dtype)
+    mesh = setting.mesh(config)
+    classifier = _load_classifier(config, workdir, setting.dtype(config))
+    train, test = setting.open_source(config, "train"), setting.open_source(config, "test")
+    batches = training.make_batches(config, train)
+    trainee = build(config, workdir, classifier, batches.steps_per_epoch)
+    described = {**trainee.description, networks.WEIGHTS: fingerprint(classifier.variables)}
+    trainee = dataclasses.replace(trainee, description=described)
+    size = networks.report_size(classifier, _trained_size(config), config.title)
+    results = training.run(config, workdir, trainee, batches=batches, test=test, mesh=mesh)
+    results = {**results, **size, "noise": config.noise.to_dict(), "setting": setting.provenance(config)}
+    workdirs.write_results(workdir, results)
+    return results
+
+
+def build(
+    config: ConfigDict, workdir: pathlib.Path, classifier: networks.Encoder, steps_per_epoch: int
+) -> training.Trainee:
+    """Returns what is trained, and how.
+
+    Args:
+      config: as made by configs/denoising.py.
+      workdir: of the run, from which the classifier's is found.
+      classifier: whose convolutions are frozen, trained or with the shapes of its weights.
+      steps_per_epoch: what an epoch of the config means.
+
+    Raises:
+      UserError: what the config asks for does not exist or does not fit.
+    """
+    dtype, size = setting.dtype(config), _trained_size(config)
     description = _describe(config, classifier, workdir)
     encoder, decoder = denoiser_networks.build(description, classifier, dtype=dtype)
     decoder = decoder.clone(image_bias=config.decoder.image_bias)
-    train, test = setting.open_source(config, "train"), setting.open_source(config, "test")
-    size = config.augmentation.get("window", 0) or config.data.image_size  # of the images that are trained on
-
     parts = {GENERATOR: (decoder, denoiser_networks.decoder_inputs(encoder, size))}
     discriminator = None
     if config.loss.adversarial > 0:
         discriminator = models.build_discriminator(image_size=size, dtype=dtype)
         condition = networks.feature_structs(classifier.module, size)[config.loss.feature_layer]
         parts[DISCRIMINATOR] = (discriminator, (networks.image_struct(size), condition))
-    batches = training.make_batches(config, train)
-    optimizers = training.make_optimizers(config, tuple(parts), batches.steps_per_epoch)
+    optimizers = training.make_optimizers(config, tuple(parts), steps_per_epoch)
     noise = config.noise.to_dict()
     step = denoiser.make_train_step(
         encoder,
@@ -80,7 +104,7 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
         augmentation=config.augmentation.to_dict(),
     )
     eval_step = denoiser.make_eval_step(encoder, decoder, noise=noise)
-    trainee = training.Trainee(
+    return training.Trainee(
         networks=parts,
         optimizers=optimizers,
         train_step=step,
@@ -89,10 +113,11 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
         description=description,
         frozen=(classifier.variables,),
     )
-    results = training.run(config, workdir, trainee, batches=batches, test=test, mesh=mesh)
-    results = {**results, "noise": noise, "setting": setting.provenance(config)}
-    workdirs.write_results(workdir, results)
-    return results
+
+
+def _trained_size(config: ConfigDict) -> int:
+    """Returns the side of the images that are trained on, in pixels."""
+    return config.augmentation.get("window", 0) or config.data.image_size
 
 
 def _load_classifier(config: ConfigDict, workdir: pathlib.Path, dtype: Any) -> networks.Encoder:
@@ -108,7 +133,6 @@ def _describe(config: ConfigDict, classifier: networks.Encoder, workdir: pathlib
     return {
         "kind": denoiser_networks.KIND,
         "encoder_workdir": workdirs.relative(source, workdir),
-        networks.WEIGHTS: fingerprint(classifier.variables),
         "encoder": classifier.description["encoder"],
         "variant": config.decoder.variant,
         "pad_side": config.decoder.pad_side,
