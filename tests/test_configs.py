@@ -19,7 +19,7 @@ from PIL import Image
 
 from arinv import data, main
 from arinv.errors import UserError
-from arinv.tasks import networks, registry
+from arinv.tasks import networks, registry, setting, training
 from arinv.tasks import workdir as workdirs
 from configs import arguments, defaults
 
@@ -62,6 +62,103 @@ def test_the_paper_s_recipes_are_the_defaults():
     assert (generator.b1, generator.b2, generator.schedule.learning_rate) == (0.0, 0.9, 3e-4)
     assert inverter.loss.pixel == 2e-6 and inverter.loss.feature == 1e-2
     assert inverter.optimizer.discriminator.schedule.learning_rate == 1.2e-3
+
+
+EXPERIMENTS = (
+    "anomaly", "cifar10", "compare_inversion", "denoising", "detector", "high_resolution", "inverter", "robustness",
+    "style",
+)  # fmt: skip
+ATTACKS = {
+    "alexnet": ("pgd", 3.0, "l2", 7, 0.5),
+    "resnet18": ("pgd", 1.0, "l2", 7, 0.0),
+    "vgg16_bn": ("pgd", 0.01, "linf", 10, 0.007),
+    "wrn28_10": ("gair_rst", 0.031, "linf", 10, 0.007),
+}
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+@pytest.mark.parametrize("encoder", ATTACKS)
+def test_an_encoder_s_recipe_follows_it_into_every_experiment(name, encoder):
+    eps = ",eps=-1" if name == "inverter" else ""  # where 0, standard training, is the default
+    config = get_config(name, f"encoder={encoder}{eps}")
+    (stage,) = [stage for stage in stages_of(config) if stage.task == "classifier" and stage.attack.eps > 0]
+    attack = stage.attack
+    assert (stage.recipe.name, attack.eps, attack.norm, attack.num_steps, attack.step_size) == ATTACKS[encoder]
+    own = get_config("classifier", f"encoder={encoder},eps=-1")
+    for field in ("num_epochs", "batch_size", "optimizer", "augmentation", "recipe", "reference"):
+        assert workdirs.plain(stage)[field] == workdirs.plain(own)[field]
+    windows = encoder in ("alexnet", "vgg16_bn")
+    assert stage.data.resize == ("crop_7_8" if windows else "squash") and bool(stage.data.resized_crop) == windows
+    for other in stages_of(config):
+        if other.task == "inverter":
+            assert other.data.resize == "squash" and not other.data.resized_crop
+        if other.task in ("evaluation", "autoattack") and other.attack.eps > 0:
+            assert (other.attack.eps, other.attack.norm) == (attack.eps, attack.norm)
+
+
+def test_the_step_grows_with_the_radius_and_the_norm_is_the_recipe_s():
+    attack = get_config("denoising", "eps=2").stages.robust_encoder.attack
+    assert (attack.eps, attack.step_size) == (2.0, pytest.approx(2 / 6))
+    config = get_config("classifier", "encoder=alexnet,eps=3")
+    config.attack.eps = 0.5  # as --config.attack.eps=0.5
+    assert config.attack.step_size == pytest.approx(0.5 / 6)
+    attack = get_config("classifier", "encoder=alexnet,norm=linf,eps=8/255,attack_steps=10").attack
+    assert attack.step_size == 0.0, "2.5 eps / 10: the recipe's step is for its norm and number of steps"
+    with pytest.raises(ValueError, match="norm=linf needs eps=: 3, the radius of the encoder's recipe, is l2"):
+        get_config("denoising", "norm=linf")
+    assert get_config("inverter", "encoder=vgg16_bn,eps=-1").stages.evaluation.attack.step_size == 0.007
+
+
+def test_departures_are_what_differs_from_the_published_recipe():
+    departures = setting.departures
+    assert departures(get_config("classifier", "encoder=resnet18,eps=2.5")) == {}
+    assert departures(get_config("classifier", "encoder=wrn28_10,eps=-1")) == {}
+    assert departures(get_config("quickstart", "").stages.robust_encoder) == {}
+    assert departures(get_config("classifier", "encoder=alexnet")) == {"optimizer.schedule.learning_rate": [0.01, 0.1]}
+    config = get_config("classifier", "encoder=resnet18,eps=0.3,step_size=0.1,epochs=10,recipe=trades,width=8")
+    config.augmentation.flip, config.data.resize = False, "crop"
+    assert departures(config) == {
+        "attack.eps": [0.3, 1.0],
+        "attack.step_size": [0.1, 0.0],
+        "recipe.name": ["trades", "pgd"],
+        "recipe.options.beta": [6.0, None],
+        "num_epochs": [10.0, 150.0],
+        "augmentation.flip": [False, True],
+        "data.resize": ["crop", "squash"],
+        "encoder.options.width": [8, None],
+    }
+    standard = get_config("classifier", "encoder=wrn28_10,recipe=trades,step_size=1")
+    assert departures(standard) == {}, "nothing is attacked in standard training"
+
+
+def test_classifiers_of_imagenet_are_trained_on_windows_of_originals(tmp_path):
+    """Sharp ones, and evaluated without squashing."""
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        for i in range(20):
+            pixels = np.zeros((90, 200, 3), np.uint8)
+            pixels[:, ::2] = 255  # gone in a squashed image
+            Image.fromarray(pixels).save(tmp_path / name / f"{i}.png")
+    arg = f"encoder=vgg16_bn,dataset=folder:{tmp_path},image_size=64,batch=8,smoke=True"
+    config = get_config("classifier", arg)
+    batches = training.make_batches(config, setting.open_source(config, "train"))
+    batch = next(batches)
+    assert batch["image"].shape == (8, 64, 64, 3)
+    test = setting.open_source(config, "test")[0]["image"].astype(float)
+    squashed = setting.open_source(get_config("inverter", arg).stages.inverter, "train")[0]["image"].astype(float)
+    assert test.std() > 2 * squashed.std() and batch["image"].astype(float).std() > 2 * squashed.std()
+    config.data.resized_crop.scale = (0.5, 0.1)
+    with pytest.raises(UserError, match="data.resized_crop.scale=.0.5, 0.1. must be scale or ratio with two positive"):
+        registry.TASKS["classifier"].validate(config)
+
+
+def test_an_evaluation_brings_images_to_size_as_its_network_s_training_did():
+    config = get_config("evaluate", "checkpoint=x")
+    assert networks.resize_of(config, {"resize": "crop_7_8"}) == "crop_7_8"
+    assert networks.resize_of(config, {}) == "squash", "imported before this was recorded"
+    config.data.resize = "crop"
+    assert networks.resize_of(config, {"resize": "crop_7_8"}) == "crop"
+    assert get_config("import_torch", "encoder=alexnet").resize == "crop_7_8"
 
 
 def test_one_seed_at_the_top_holds_for_all_stages():
@@ -162,6 +259,8 @@ def test_smoke_quickstart_leaves_a_report(quickstart):
     assert "data:image/png" in (report / "report.html").read_text()
     with np.load(workdir / "robust_evaluation" / "per_image.npz", allow_pickle=False) as arrays:
         assert arrays["psnr"].shape == (config.stages.robust_evaluation.data.num_test,)
+    results = json.loads((workdir / "robust_encoder" / "results.json").read_text())
+    assert results["recipe"]["name"] == "quickstart" and results["departs_from_recipe"]["num_steps"] == [2, 0]
     lines = (workdir / "robust_encoder" / "metrics.jsonl").read_text().splitlines()
     assert json.loads(lines[-1])["step"] == 2
     assert list((workdir / "robust_inverter" / "pictures").glob("*.png"))

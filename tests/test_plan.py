@@ -15,10 +15,10 @@ import pytest
 from arinv import main
 from arinv.data.published import published
 from arinv.errors import UserError
-from arinv.tasks import plan, plan_text
+from arinv.tasks import input_rate, plan, plan_text
 from arinv.tasks import workdir as workdirs
 from arinv.train import accelerators, collectives, cost, dispatch, flops
-from configs import classifier, inverter
+from configs import classifier, denoising, inverter
 from configs.recipes import alexnet_imagenet
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -246,9 +246,58 @@ def test_an_experiment_is_planned_before_anything_is_trained(tmp_path, capsys):
         assert seconds["total"] == seconds["compute"] + seconds["collectives"] > 0
         assert stage["run"]["hours"] > 2 * seconds["total"] / 3600
     text = "\n".join(plan_text.lines(found, ["evaluation"]))
+    assert "bottleneck" in text and "images/s a core here" in text
     assert "8 x A100 SXM 80 GB" in text and "not planned" in text and "device-hours" in text
     assert not list(tmp_path.iterdir())
     assert json.loads(json.dumps(found)) == found
+
+
+def test_every_stage_that_trains_is_planned_and_shown_as_it_is_ready(tmp_path, monkeypatch):
+    """A denoiser too; steps that are the same are compiled once."""
+    config = denoising.get_config("smoke=True,width=4")
+    stages = {tmp_path / name: config.stages[name] for name in config.order}
+    events, compile_step = [], plan.compile_step
+
+    def recording(stage, *arguments):
+        events.append(f"compiled {stage.title}")
+        return compile_step(stage, *arguments)
+
+    monkeypatch.setattr(plan, "compile_step", recording)
+    monkeypatch.setattr(input_rate, "_SECONDS", 0.01)
+    plans = plan.run(stages, plan.Assumptions(), show=lambda planned: events.append(planned["stage"]))
+    assert [planned["task"] for planned in plans] == ["classifier"] * 2 + ["denoiser"] * 2
+    assert events == [
+        "compiled standard encoder", "standard_encoder", "compiled robust encoder", "robust_encoder",
+        "compiled standard denoiser", "standard_denoiser", "robust_denoiser",
+    ]  # fmt: skip
+    assert plans[3]["memory_per_device"]["frozen"] > 0
+
+
+def test_input_is_the_bottleneck_where_it_is_the_slowest():
+    """AlexNet on eight H100s takes more images than a few cores decode."""
+    config = alexnet_imagenet.get_config("")
+    rate = input_rate.InputRate("stream", "JPEG", per_core=250.0, per_process=1000.0, workers=4, cores=16)
+    seconds = {"compute": 0.004, "collectives": 0.001, "total": 0.005}
+    found = input_rate.limits(rate, num_processes=2, batch_size=config.batch_size, seconds=seconds)
+    assert found["images_per_second"] == 2000 and found["seconds"] == 256 / 2000
+    assert found["cores_needed"] == pytest.approx(256 / 0.005 / 250)
+    assert plan._with_input(seconds, 256 / 2000)[1] == "input"
+    assert plan._with_input(seconds, 256 / 2000)[0]["step"] == 256 / 2000
+    assert plan._with_input(seconds, 0.001)[1] == "compute" and plan._with_input(seconds, 0.001)[0]["step"] == 0.005
+    assert plan._with_input({**seconds, "compute": 0.0005}, 0.001)[1] == "collectives"
+    assert plan._with_input(None, 0.001) == (None, None)
+
+
+@pytest.mark.parametrize(("arg", "num_examples", "path"), [("", 1_281_167, "stream"), ("image_size=32", 100, "memory")])
+def test_input_rate_is_measured_by_the_path_that_training_takes(arg, num_examples, path):
+    found = input_rate.measure(alexnet_imagenet.get_config(arg), num_examples, seconds=0.05)
+    assert found.path == path and found.per_core > 0 and found.per_process > 0
+    config = alexnet_imagenet.get_config(arg)
+    config.data.num_workers = 3
+    workers = input_rate.measure(config, num_examples, seconds=0.05)
+    assert workers.workers == (3 if path == "stream" else 0)
+    if path == "stream":
+        assert workers.per_process == pytest.approx(3 * workers.per_core)
 
 
 def test_what_is_not_known_is_said(tmp_path):

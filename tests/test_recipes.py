@@ -11,6 +11,7 @@ from arinv.errors import UserError
 from arinv.tasks import networks, registry
 from arinv.train import average, classifier, overfitting, robust
 from arinv.train import state as train_state
+from arinv.train.optimizers import make_schedule
 from configs import classifier as classifier_config
 from configs.recipes import alexnet_imagenet, resnet18_cifar10, vgg16_imagenet143, wrn28_10_cifar10
 
@@ -180,4 +181,15 @@ def test_the_named_recipes_say_what_the_papers_say(tmp_path):
     }  # fmt: skip
     assert config.data.extra.to_dict() == {"name": f"npz:{tmp_path}/x.npz", "share": 0.5} and config.optimizer.nesterov
     assert resnet18_cifar10.get_config("").attack.eps == 1.0
+    for recipe in (alexnet_imagenet, vgg16_imagenet143):
+        assert recipe.get_config("").data.resize == "crop_7_8" and recipe.get_config("").data.resized_crop
+    gairat = wrn28_10_cifar10.get_config("recipe=gairat")
+    assert (gairat.num_epochs, gairat.batch_size, gairat.optimizer.weight_decay) == (120.0, 128, 2e-4)
+    assert gairat.recipe.to_dict() == {
+        "name": "gairat", "options": {"weighting": "tanh", "offset": -1.0}, "geometry_from_epoch": 60.0,
+    }  # fmt: skip
+    rate = make_schedule(gairat.optimizer.schedule.to_dict(), num_steps=1200, steps_per_epoch=10)
+    rates = [float(rate(10 * epoch + 5)) for epoch in (0, 59, 60, 89, 90, 109, 110, 119)]
+    np.testing.assert_allclose(rates, [0.1, 0.1, 0.01, 0.01, 0.001, 0.001, 0.0005, 0.0005], rtol=1e-5)
+    assert not gairat.optimizer.nesterov and gairat.reference.name == "gairat"
     registry.TASKS["classifier"].validate(config)

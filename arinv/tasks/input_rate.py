@@ -43,13 +43,13 @@ class InputRate(NamedTuple):
     cores: int
 
 
-def measure(config: ConfigDict, num_examples: int, *, seconds: float = _SECONDS) -> InputRate:
+def measure(config: ConfigDict, num_examples: int, *, seconds: float | None = None) -> InputRate:
     """Returns the rate of the input of a training.
 
     Args:
       config: of a training task.
       num_examples: of the training images; 0 where that is not known: as many as do not fit into memory.
-      seconds: how long to measure.
+      seconds: how long to measure; None for a second.
     """
     fields = config.data
     crop = {name: tuple(limits) for name, limits in fields.get("resized_crop", {}).items()}
@@ -65,6 +65,7 @@ def measure(config: ConfigDict, num_examples: int, *, seconds: float = _SECONDS)
     for _ in range(8):  # fills what is read ahead
         next(batches)
     wall, cpu, count = time.perf_counter(), time.process_time(), 0
+    seconds = _SECONDS if seconds is None else seconds
     while time.perf_counter() - wall < seconds:
         next(batches)
         count += _BATCH

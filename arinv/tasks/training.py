@@ -11,7 +11,8 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from arinv import data, parallel
-from arinv.errors import UserError
+from arinv.data.images import RESIZE_MODES
+from arinv.errors import UserError, unknown
 from arinv.tasks import networks, setting
 from arinv.tasks import workdir as workdirs
 from arinv.train import accelerators, checkpoint, dispatch, loop, optimizers
@@ -38,6 +39,8 @@ def validate(config: ConfigDict) -> None:
     if config.data.extra.name:
         data.check_name(config.data.extra.name)
     _resized_crop(config)
+    if config.data.resize not in RESIZE_MODES:
+        raise unknown("data.resize", config.data.resize, RESIZE_MODES)
     for name in ("every_steps", "checkpoint_every_steps", "keep_checkpoints", "num_pictures"):
         if config.log[name] < 1:
             raise UserError(f"log.{name}={config.log[name]} must be 1 or more")
