@@ -90,7 +90,7 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> None:
             if not workdirs.is_complete(folder):
                 workdirs.check_sources(stage, folder)
                 if check_inputs := getattr(TASKS[stage.task], "check_inputs", None):
-                    check_inputs(stage, folder)
+                    check_inputs(stage, folder, stages)
     for i, (folder, stage) in enumerate(stages.items(), start=1):
         complete = processes.first(processes.index() == 0 and workdirs.is_complete(folder))
         if jax.process_index() == 0 and (complete or len(stages) > 1):

@@ -94,6 +94,15 @@ def test_another_run_that_is_not_there_is_told_before_any_stage(tmp_path):
         assert shown in told and "typo' does not exist" in told and not (tmp_path / "run").exists()
 
 
+def test_stages_of_different_image_sizes_are_refused_before_the_first(tmp_path):
+    for name in ("encoder", "inverter"):
+        config = inverter.get_config("smoke=True,width=4")
+        config.stages[name].data.image_size = 64
+        assert "px, but data.image_size is" in run(config, tmp_path / "run")
+    config.stages.inverter.encoder.other_size = config.stages.evaluation.data.image_size == 32
+    assert "stage:inverter is trained on images of 64 px" in run(config, tmp_path / "run")
+
+
 def test_fewer_pictures_than_none(tmp_path):
     config = evaluate.get_config("checkpoint=there")
     config.log.num_pictures = -1

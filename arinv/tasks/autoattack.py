@@ -8,6 +8,7 @@ smallest.png (the smallest perturbations that succeeded); rows: image, adversari
 import pathlib
 import sys
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -58,6 +59,15 @@ def validate(config: ConfigDict) -> None:
         raise UserError("AutoAttack runs in one process, on all of its devices; start it on one host")
     if config.data.classes:
         _check_num_classes(config, len(set(config.data.classes)), stage="NAME")
+
+
+def check_inputs(config: ConfigDict, workdir: pathlib.Path, stages: Mapping[pathlib.Path, ConfigDict]) -> None:
+    """Checks, before anything is trained, that the network will be of the size of the images.
+
+    Raises:
+      UserError: it will not.
+    """
+    networks.check_planned_size(config, config.checkpoint, workdir, stages)
 
 
 def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:

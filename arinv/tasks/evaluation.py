@@ -43,6 +43,15 @@ def validate(config: ConfigDict) -> None:
         raise UserError("checkpoint is empty; name the workdir of a classifier's or an inverter's training")
 
 
+def check_inputs(config: ConfigDict, workdir: pathlib.Path, stages: Mapping[pathlib.Path, ConfigDict]) -> None:
+    """Checks, before anything is trained, that the network will be of the size of the images.
+
+    Raises:
+      UserError: it will not.
+    """
+    networks.check_planned_size(config, config.checkpoint, workdir, stages)
+
+
 def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
     """Evaluates config.checkpoint and returns the results.
 

@@ -116,4 +116,4 @@ def _generator(config: ConfigDict, workdir: pathlib.Path) -> tuple[dict[str, Any
         variant=config.generator.variant,
         encoder_options=encoder.description["options"],
     )
-    return description, variables, {}
+    return description, variables, networks.report_size(encoder, config.image_size, config.title)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -32,14 +33,17 @@ def validate(config: ConfigDict) -> None:
         raise UserError("encoder.checkpoint is empty; name the workdir of a classifier's training")
 
 
-def check_inputs(config: ConfigDict, workdir: pathlib.Path) -> None:
-    """Checks, before anything is trained, an encoder that no stage of this experiment trains.
+def check_inputs(config: ConfigDict, workdir: pathlib.Path, stages: Mapping[pathlib.Path, ConfigDict]) -> None:
+    """Checks, before anything is trained, that the encoder is there and fits, or will.
 
     Raises:
       UserError: no checkpoint there, or one of another network or of another image size.
     """
-    if not config.encoder.checkpoint.startswith("stage:"):
+    reference = config.encoder.checkpoint
+    if not reference.startswith("stage:"):
         build_generator(config, _load_encoder(config, workdir))
+    elif not config.encoder.other_size:
+        networks.check_planned_size(config, reference, workdir, stages)
 
 
 def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:

@@ -191,13 +191,16 @@ def check_image_size(encoder: Encoder, image_size: int) -> None:
         ) from error
 
 
-def check_trained_size(description: Mapping[str, Any], image_size: int, place: pathlib.Path) -> None:
+def check_trained_size(
+    description: Mapping[str, Any], image_size: int, place: pathlib.Path | str, *, verb: str = "was"
+) -> None:
     """Checks that a network is used at the size that it was trained on; many run at others, and do worse.
 
     Args:
       description: of its checkpoint.
       image_size: of the images, in pixels.
       place: of the checkpoint, for the message.
+      verb: "is" where it is yet to be trained.
 
     Raises:
       OtherSize: it is not.
@@ -205,7 +208,7 @@ def check_trained_size(description: Mapping[str, Any], image_size: int, place: p
     trained = description["image_size"]
     if trained != image_size:
         raise OtherSize(
-            f"{place} was trained on images of {trained} px, but data.image_size is {image_size}; set "
+            f"{place} {verb} trained on images of {trained} px, but data.image_size is {image_size}; set "
             f"image_size={trained}"
         )
 
@@ -218,6 +221,23 @@ def resize_of(config: Any, description: Mapping[str, Any]) -> str:
       description: of its checkpoint.
     """
     return config.data.resize or description.get("resize", "squash")
+
+
+def check_planned_size(config: Any, reference: str, workdir: pathlib.Path, stages: Mapping[pathlib.Path, Any]) -> None:
+    """Checks that a stage of the same experiment trains at the size of the images that this task has.
+
+    Args:
+      config: of this task.
+      reference: what the config calls that stage; other references are left alone.
+      workdir: of this task.
+      stages: workdir -> config of every stage.
+
+    Raises:
+      OtherSize: it trains at another.
+    """
+    stage = stages.get(workdirs.resolve(reference, workdir))
+    if stage is not None:
+        check_trained_size({"image_size": stage.data.image_size}, config.data.image_size, reference, verb="is")
 
 
 def report_size(encoder: Encoder, image_size: int, title: str) -> dict[str, int]:

@@ -1,6 +1,6 @@
 """The tasks that a config can ask for, by name: each a module with validate(config) and run(config, workdir).
 
-Where it has check_inputs(config, workdir), that checks earlier runs and data before any stage of an experiment runs.
+Where it has check_inputs(config, workdir, stages), that checks earlier runs and data before any stage of an experiment.
 """
 
 from arinv.tasks import autoattack, classifier, evaluation, export_torch, import_torch, inverter, report

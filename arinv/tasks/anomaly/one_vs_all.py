@@ -10,6 +10,7 @@ Source: Rojas-Gomez et al. 2022, sections 3.3, 4.4 and A2.
 
 import pathlib
 import zlib
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -48,12 +49,15 @@ def validate(config: ConfigDict) -> None:
         raise UserError(f"inverters has no workdir for the classes {missing}")
 
 
-def check_inputs(config: ConfigDict, _: pathlib.Path) -> None:
+def check_inputs(config: ConfigDict, workdir: pathlib.Path, stages: Mapping[pathlib.Path, ConfigDict]) -> None:
     """Checks, before anything is trained, that the data has the images that the evaluation needs.
 
     Raises:
-      UserError: a class without a test image or a training image, or with all test images.
+      UserError: a class without a test image or a training image, or with all test images, or inverters of another
+        image size.
     """
+    for label in config.classes:
+        networks.check_planned_size(config, config.inverters[f"class{label}"], workdir, stages)
     test = setting.open_source(config, "test")
     _check_classes(config, test.info, test.read_labels())
     _Train(config)
