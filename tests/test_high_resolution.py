@@ -173,6 +173,8 @@ def run(config, workdir):
         (high_resolution_config, "metrics=+", "metrics is empty; name one or more of mse, psnr, "),
         (high_resolution_config, "metrics=psnr+fid", "unknown metric at several scales 'fid'; known: "),
         (high_resolution_config, "image_size=20", "data.image_size 20 must be a multiple of 8 px"),
+        (high_resolution_config, "image_size=24", "trained on images of 16 px, but data.image_size is 24"),
+        (compare_inversion, "image_size=24", "trained on images of 16 px, but data.image_size is 24"),
         (compare_inversion, "search=robust+best", "'best' is none of the inverters standard, robust"),
         (compare_inversion, "search_steps=0", "optimization.num_steps must be 1 or more"),
         (compare_inversion, "search_step=-1", "optimization.step_size must be above 0"),

@@ -24,7 +24,7 @@ from arinv.errors import UserError
 Batch = dict[str, np.ndarray]
 
 MAX_BYTES_IN_MEMORY = 2_000_000_000
-_CROPS = 1  # what the generator of a window is for, beside seed, step and row
+_CROPS = 1  # in the key of a window, before seed, step and row
 
 
 @functools.lru_cache(maxsize=2)
@@ -86,9 +86,9 @@ class TrainExamples:
         example = self.source[int(index)]
         if not self.resized_crop:
             return example
-        rng = np.random.default_rng([_CROPS, self.order.seed, step, int(self.order.rows[row])])
+        key = [_CROPS, self.order.seed, step, int(self.order.rows[row])]
         options = {"size": self.source.info.image_size, **self.resized_crop}
-        return {**example, "image": random_resized_crop(rng, example["image"], **options)}
+        return {**example, "image": random_resized_crop(key, example["image"], **options)}
 
 
 class TrainBatches:

@@ -6,6 +6,7 @@ Reads whatever Pillow reads: grey, palette, transparent (laid on white), 16-bit,
 
 import io
 import pathlib
+from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image
@@ -175,7 +176,7 @@ def decoded_side(size: int, mode: str) -> int:
 
 
 def random_resized_crop(
-    rng: np.random.Generator,
+    key: Sequence[int],
     image: np.ndarray,
     *,
     size: int,
@@ -185,7 +186,7 @@ def random_resized_crop(
     """Returns a window of random area and shape, brought to `size` by bilinear interpolation with antialiasing.
 
     Args:
-      rng: from which the window is drawn.
+      key: whole numbers of 0 or more that decide the window: a seed, a step and such.
       image: uint8 [H, W, 3], as it was stored.
       size: side of the result, in pixels.
       scale: least and greatest area of the window, as a fraction of the image's.
@@ -197,6 +198,7 @@ def random_resized_crop(
     Source: torchvision's RandomResizedCrop on Pillow images: ten tries, then the largest window in the middle whose
     shape is allowed.
     """
+    rng = np.random.default_rng(list(key))
     top, left, height, width = _draw_window(rng, image.shape[:2], scale, ratio)
     window = Image.fromarray(image[top : top + height, left : left + width])  # the filter sees nothing outside of it
     return np.asarray(window.resize((size, size), Image.Resampling.BILINEAR))

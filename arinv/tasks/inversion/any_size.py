@@ -71,20 +71,17 @@ class AnySizeInverter:
             )
 
 
-def load(
-    workdir: pathlib.Path, *, dtype: jax.typing.DTypeLike = jnp.float32, image_size: int | None = None
-) -> AnySizeInverter:
+def load(workdir: pathlib.Path, *, dtype: jax.typing.DTypeLike = jnp.float32) -> AnySizeInverter:
     """Returns the inverter of a run.
 
     Args:
       workdir: of an inverter's training.
       dtype: of the computation.
-      image_size: that it must have been trained on, in pixels; None for any.
 
     Raises:
-      UserError: no usable checkpoint there, an inverter of a fully connected layer, or one of another size.
+      UserError: no usable checkpoint there, or an inverter of a fully connected layer.
     """
-    trained = networks.load_inverter(workdir, dtype=dtype, image_size=image_size)
+    trained = networks.load_inverter(workdir, dtype=dtype)
     layer = trained.description["layer"]
     specs: Any = trained.encoder.module.feature_specs()
     if specs[layer].is_vector:
@@ -119,11 +116,9 @@ def load_named(config: ConfigDict, workdir: pathlib.Path, *, dtype: jax.typing.D
     Raises:
       UserError: no usable checkpoint there, or images that do not fit.
     """
-    size = config.data.image_size
-    inverters = {
-        name: load(workdirs.resolve(config.inverters[name], workdir), dtype=dtype, image_size=size)
-        for name in config.order
-    }
-    for inverter in inverters.values():
+    sources = {name: workdirs.resolve(config.inverters[name], workdir) for name in config.order}
+    inverters = {name: load(source, dtype=dtype) for name, source in sources.items()}
+    for name, inverter in inverters.items():
         inverter.check_multiple(config.data.image_size, "data.image_size")
+        networks.check_trained_size(inverter.trained.description, config.data.image_size, sources[name])
     return inverters
