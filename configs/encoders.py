@@ -18,6 +18,8 @@ Sources, field by field:
 
 from ml_collections import ConfigDict, FieldReference
 
+OURS = "ours"  # the name of the recipe of encoders that no paper trains
+
 # The layer that is inverted, and the size of image the encoder was made for. An encoder that is not in
 # this table is not refused here: the code knows best which exist.
 _ENCODERS = {
@@ -125,7 +127,7 @@ _OF_METHOD = {
     },
 }
 _OTHER = {
-    "name": "ours",
+    "name": OURS,
     "source": "no paper",
     "attack": {"eps": 1.0, "norm": "l2", "num_steps": 7, "step_size": 0.0},
     "attack_warmup_fraction": 0.5,
@@ -189,9 +191,9 @@ def attack_of(
     return {"eps": eps, "norm": norm, "num_steps": num_steps, "step_size": step_size}
 
 
-def resolve(args: ConfigDict) -> ConfigDict:
-    """Sets eps=-1 and an empty norm to those of the encoder's recipe, and returns the arguments."""
-    own = attack_of(recipe(args.encoder), eps=args.eps, norm=args.norm)
+def resolve(args: ConfigDict, own_recipe: dict | None = None) -> ConfigDict:
+    """Sets eps=-1 and an empty norm to those of the encoder's recipe, or of another one, and returns the arguments."""
+    own = attack_of(own_recipe or recipe(args.encoder), eps=args.eps, norm=args.norm)
     args.eps, args.norm = own["eps"], own["norm"]
     return args
 

@@ -82,7 +82,8 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
     """
     mesh = setting.mesh(config)
     source = workdirs.resolve(config.checkpoint, workdir)
-    encoder = _load(source, setting.dtype(config), config.data.image_size)
+    encoder = _load(source, setting.dtype(config))
+    networks.check_trained_size(encoder.description, config.data.image_size, source)
     _check_num_classes(config, encoder.description["num_classes"], stage=workdir.name)
     test = setting.open_source(config, "test", resize=networks.resize_of(config, encoder.description))
     networks.check_classes(encoder, test.info)
@@ -132,12 +133,10 @@ def _check_num_classes(config: ConfigDict, num_classes: int, *, stage: str) -> N
     )
 
 
-def _load(source: pathlib.Path, dtype: Any, image_size: int) -> networks.Encoder:
+def _load(source: pathlib.Path, dtype: Any) -> networks.Encoder:
     if checkpoint.load_description(source)["kind"] == CLASSIFIER:
-        return networks.load_encoder(source, dtype=dtype, image_size=image_size)
-    encoder = networks.load_inverter(source, dtype=dtype).encoder
-    networks.check_trained_size(encoder.description, image_size, source)
-    return encoder
+        return networks.load_encoder(source, dtype=dtype)
+    return networks.load_inverter(source, dtype=dtype).encoder
 
 
 def _results(config, encoder, model, result, images, labels) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
