@@ -19,12 +19,12 @@ from PIL import Image
 
 from arinv import data
 from arinv.data.folder import SUFFIXES, is_image
-from arinv.data.images import RESIZE_MODES
 from arinv.data.photos import CLASS_NAMES
 from arinv.errors import UserError, unknown
 from arinv.tasks.parts import made_of
 
 _PHOTOS = "photos:"
+_RESIZE_MODES = ("squash", "crop")
 
 
 class Collection:
@@ -103,8 +103,8 @@ def validate(fields: ConfigDict) -> None:
             raise UserError(f"data.{which}={reference!r} does not exist; name an image file or a folder of images")
         if path.is_dir() and not any(is_image(file) for file in path.rglob("*")):
             raise UserError(f"folder {reference!r} holds no image; looked for {' '.join(sorted(SUFFIXES))}")
-    if fields.resize not in RESIZE_MODES:
-        raise unknown("resize", fields.resize, RESIZE_MODES)
+    if fields.resize not in _RESIZE_MODES:
+        raise unknown("resize", fields.resize, _RESIZE_MODES)
     for name in ("size", "max_side", "border", "num_content", "num_style"):
         if fields[name] < 0:
             raise UserError(f"data.{name} must be 0 or more; got {fields[name]}")
