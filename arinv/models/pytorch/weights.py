@@ -296,8 +296,14 @@ def check_normalization(file: TorchFile, found: Found, normalization: Normalizat
     if carried is None or carried.is_close(mean_std(normalization)):
         return
     mean, std = ([round(x, 4) for x in numbers] for numbers in (carried.mean, carried.std))
+    right = normalization_of(carried)
+    in_config = "" if isinstance(right, str) else f" (in a config mean={_joined(right[0])},std={_joined(right[1])})"
     raise UserError(
         f"{file.path} was trained with mean {mean} and standard deviation {std}, the encoder is built with "
-        f"normalization={normalization!r}; pass normalization={normalization_of(carried)!r}, or "
-        "check_normalization=False to keep what the encoder has"
+        f"normalization={normalization!r}; pass normalization={right!r}{in_config}, or check_normalization=False to "
+        "keep what the encoder has"
     )
+
+
+def _joined(numbers: Sequence[float]) -> str:
+    return "+".join(f"{x:g}" for x in numbers)
