@@ -226,8 +226,12 @@ def test_folders_of_splits_are_no_classes(tmp_path):
     with pytest.raises(UserError, match="holds only train.*/train'"):
         data.open_source(f"folder:{tmp_path}")
     assert data.open_source(f"folder:{tmp_path}/train").info.class_names == ("a", "b")
-    _fill(tmp_path / "tram", 3)  # beside other vehicles a train is one
-    assert data.open_source(f"folder:{tmp_path}").info.class_names == ("train", "tram")
+    _fill(tmp_path / "tram", 3)
+    with pytest.raises(UserError, match="train, tram, which may be splits or classes"):
+        data.open_source(f"folder:{tmp_path}")
+    for name in ("train", "tram"):  # beside other vehicles a train is one
+        _fill(tmp_path / "vehicles" / name, 3)
+    assert data.open_source(f"folder:{tmp_path}/vehicles").info.class_names == ("train", "tram")
     _fill(tmp_path / "two" / "train", 3)
     for name in ("val", "valid"):
         _fill(tmp_path / "two" / name, 3)
