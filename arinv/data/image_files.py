@@ -33,7 +33,7 @@ _LEFT_BEHIND = {
     *("desktop.ini", "lost+found", "lost.dir", "__pycache__"),
 }
 _LEFT_BEHIND_STARTS = (".", "@syno", "._")
-_SHOWN = 8  # kinds of what was left out in a text
+_SHOWN = 12  # kinds of what was left out in a text
 
 
 @functools.cache
@@ -109,10 +109,10 @@ def _read_tree(folder: pathlib.Path, left_out: collections.Counter[str], outer: 
 
 
 def left_out_text(left_out: Mapping[str, int]) -> str:
-    """Returns what was left out as text, such as "3 .heic, 1 link that leads nowhere"; empty for nothing."""
+    """Returns what was left out as text, such as ".heic (3), link that leads nowhere (1)"; empty for nothing."""
     ranked = sorted(((kind, count) for kind, count in left_out.items() if count), key=lambda pair: (-pair[1], pair[0]))
     more = sum(count for _, count in ranked[_SHOWN:])
-    shown = ", ".join(f"{count} {kind}" for kind, count in ranked[:_SHOWN])
+    shown = ", ".join(f"{kind} ({count})" for kind, count in ranked[:_SHOWN])
     return shown + (f" and {more} others" if more else "")
 
 

@@ -1,5 +1,6 @@
 """What every task sets up from its config: devices, data sources, attacks, progress, and its provenance."""
 
+import functools
 import json
 import os
 import platform
@@ -82,7 +83,8 @@ def open_source(config: ConfigDict, which: str, *, resize: str = "") -> data.Sou
         renumber=True,
         progress=progress_callback(f"checking {fields.name}"),
     )
-    report_left_out(f"{fields.name} {which}", source.num_skipped, source.info.left_out)
+    report_left_out(f"{fields.name} {which}", source.num_skipped)
+    report_left_out(fields.name, 0, source.info.left_out)
     return source
 
 
@@ -95,15 +97,26 @@ def open_pictures(reference: str | os.PathLike, *, on_bad_image: str) -> data.Pi
     return pictures
 
 
-def report_left_out(name: str, num_skipped: int, left_out: str, *, files: Sequence[os.PathLike] = ()) -> None:
-    """Prints on stderr what of a folder is not read; process 0 does."""
-    if jax.process_index() == 0:
-        if num_skipped:
-            names = f": {', '.join(os.path.basename(path) for path in files[:5])}" if files else ""
-            more = " ..." if len(files) > 5 else ""
-            print(f"{name}: skipped {num_skipped} unreadable image(s){names}{more}", file=sys.stderr, flush=True)
-        if left_out:
-            print(f"{name}: left out {left_out}", file=sys.stderr, flush=True)
+def report_left_out(name: str, num_skipped: int, left_out: str = "", *, files: Sequence[os.PathLike] = ()) -> None:
+    """Prints on stderr what of a folder is not read; process 0 does.
+
+    Args:
+      name: of the folder.
+      num_skipped: how many images cannot be read.
+      left_out: what is no image, as text; reported once, however often the folder is opened.
+      files: those that cannot be read, where they are known.
+    """
+    if num_skipped and jax.process_index() == 0:
+        names = f": {', '.join(os.path.basename(path) for path in files[:5])}" if files else ""
+        more = ", ..." if len(files) > 5 else ""
+        print(f"{name}: skipped {num_skipped} unreadable image(s){names}{more}", file=sys.stderr, flush=True)
+    if left_out and jax.process_index() == 0:
+        _print_once(f"{name}: left out {left_out}")
+
+
+@functools.cache
+def _print_once(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 def open_extra(config: ConfigDict, train: data.Source) -> data.Source:

@@ -54,7 +54,7 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
       UserError: no detector there, no picture, a threshold that the detector does not have, or a workdir among the
         pictures.
     """
-    workdirs.check_apart(config.images, workdir)
+    workdirs.check_apart(config, workdir)
     how = scoring.Setting(jax.random.key(0), setting.mesh(config), config.batch_size)
     place = detector.find(workdirs.resolve(config.detector, workdir))
     pictures = _open(config)

@@ -59,7 +59,7 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
     Raises:
       UserError: no usable checkpoint or photographs, or a workdir among the photographs.
     """
-    workdirs.check_apart(config.data.name, workdir)
+    workdirs.check_apart(config, workdir)
     trained = denoiser_networks.load(workdirs.resolve(config.denoiser, workdir), dtype=setting.dtype(config))
     pictures = setting.open_pictures(config.data.name, on_bad_image=config.data.on_bad_image)
     workdirs.open_workdir(config, workdir)

@@ -74,7 +74,7 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
         pictures.
     """
     root = pathlib.Path(config.data.name).expanduser()
-    workdirs.check_apart(config.data.name, workdir)
+    workdirs.check_apart(config, workdir)
     _check_outputs(config, root.resolve(), workdir.resolve())
     pictures = setting.open_pictures(config.data.name, on_bad_image=config.data.on_bad_image)
     files = _files(pictures)
