@@ -21,6 +21,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from arinv.models.pytorch import carried_normalization
 from arinv.models.pytorch import weights as torch_weights
 from arinv.models.pytorch.export import (
     export_discriminator_safetensors,
@@ -112,7 +113,7 @@ def load_torch(
         what = f"encoder {encoder!r} of {module.num_classes} classes"
         variables, found = _convert(file, wanted, what, on_unknown=on_unknown, report=report)
         if check_normalization:
-            torch_weights.check_normalization(file, found, module.normalization)
+            carried_normalization.check_normalization(file, found, module.normalization)
     return variables
 
 
@@ -249,14 +250,14 @@ def describe_torch(
     _, wanted = encoder_entries(encoder, image_size, options)
     with open_torch(path) as file:
         found = torch_weights.locate(file, wanted)
-        carried = torch_weights.read_normalization(file, found)
+        carried = carried_normalization.read_normalization(file, found)
         last = next(entry for entry in wanted if entry.layer == wanted[-1].layer and entry.path[-1] == "kernel")
         shapes = [found.weights[name].shape for name in last.names if hasattr(found.weights.get(name), "shape")]
         num_classes = shapes[0][0] if shapes and shapes[0] else None
         return {
             "num_classes": num_classes,
             "class_names": _class_names(file, num_classes),
-            "normalization": torch_weights.normalization_of(carried) if carried else None,
+            "normalization": carried_normalization.normalization_of(carried) if carried else None,
             "unread": [*torch_weights.unread(found, wanted), *found.others],
         }
 

@@ -124,6 +124,11 @@ MEANS, DEVIATIONS = ("new_mean", "mean", "mu"), ("new_std", "std", "sigma")
 ENTRIES = ("model", "state_dict", "model_state_dict", "net", "last")
 
 
+def is_normalization(name: str) -> bool:
+    """Returns whether a name is that of a pixel normalisation's mean or deviation."""
+    return name.rpartition(".")[2] in (*MEANS, *DEVIATIONS)
+
+
 def encoder_layers(name: str, module: Any) -> Layers:
     """Returns the layers of an encoder; the last one gives the logits.
 
