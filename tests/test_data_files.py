@@ -357,6 +357,14 @@ def test_classes_that_only_the_test_has_are_refused(test, shown, tmp_path):
             data.open_source(f"folder:{tmp_path}", split=split)
 
 
+def test_errors_are_one_line_whatever_a_folder_is_called(tmp_path):
+    for folder in ("train/cat\nb", "test/dog\nc"):
+        _fill(tmp_path / folder, 1)
+    with pytest.raises(UserError, match="dog.*nc") as error:
+        data.open_source(f"folder:{tmp_path}")
+    assert "\n" not in str(error.value)
+
+
 def test_left_behind_folders_and_other_files_are_counted(tmp_path):
     _fill(tmp_path / "cat", 3)
     for folder in ("@eaDir/a.png", "__MACOSX/cat", "$RECYCLE.BIN", "lost+found", "System Volume Information", ".a"):

@@ -276,6 +276,7 @@ BAD_TENSORS = {
     "missing storage": tensor(streams.storage("7")),
     "short storage": tensor(streams.storage(size=60)),
     "no size": tensor(streams.storage(size=-1)),
+    "repeated without end": tensor(shape=(1 << 30, 3), strides=(0, 1)),
 }
 
 
@@ -318,7 +319,9 @@ def test_what_is_nested_deep_or_refers_to_itself_ends(tmp_path):
     """Tuples of tuples that would take for ever to hash, and a list in itself."""
     doubled = b")" + b"".join(b"2\x86" for _ in range(200))
     itself = b"]q\x05h\x05a"
-    stream = table(x=tensor(), d=b"}" + doubled + b"Ns", s=b"\x8f(" + doubled + b"\x90", i=itself)
+    stream = table(
+        x=tensor(), class_to_idx=table(a=doubled), d=b"}" + doubled + b"Ns", s=b"\x8f(" + doubled + b"\x90", i=itself
+    )
     np.testing.assert_array_equal(read(write_zip(tmp_path / "a.pt", stream), "x")[0], SIX)
 
 

@@ -269,8 +269,9 @@ def _class_names(file: TorchFile, num_classes: int | None) -> list[str]:
         with contextlib.suppress(ValueError):
             places = {"class_names": json.loads(file.metadata["class_names"])}
     numbers = places.get("class_to_idx")
-    if isinstance(numbers, dict) and set(map(str, numbers.values())) == set(map(str, range(len(numbers)))):
-        places["classes"] = sorted(numbers, key=lambda name: int(numbers[name]))
+    if isinstance(numbers, dict) and all(isinstance(number, int) for number in numbers.values()):
+        if sorted(numbers.values()) == list(range(len(numbers))):
+            places["classes"] = sorted(numbers, key=numbers.__getitem__)
     for name in _CLASS_NAMES:
         names = places.get(name)
         is_list = isinstance(names, list | tuple) and all(isinstance(part, str) for part in names)

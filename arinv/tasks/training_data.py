@@ -70,7 +70,8 @@ def _classes(source: data.Source) -> str:
     if len(source) > _MOST_COUNTED and source.info.name.startswith("tfds:"):
         return text
     counts = np.bincount(source.read_labels(), minlength=len(names)).tolist()
-    pairs = [f"{name[:40]} {count:,}" for name, count in zip(names, counts, strict=True)]
+    names = [name[:40] if name.isprintable() else repr(name[:40]) for name in names]
+    pairs = [f"{name} {count:,}" for name, count in zip(names, counts, strict=True)]
     if len(pairs) > _SHOWN:
         pairs = [*pairs[:3], "...", pairs[-1], f"{min(counts):,} to {max(counts):,} each"]
     return f"{text} ({', '.join(pairs)})"

@@ -145,7 +145,7 @@ def _open_zip(path: pathlib.Path, archive: zipfile.ZipFile) -> TorchFile:
         raise UserError(
             f"{path} holds a pickle of {sizes[pickles[0]]} bytes; a checkpoint's has {_LARGEST_PICKLE} at most"
         )
-    big_endian = f"{root}byteorder" in sizes and archive.read(f"{root}byteorder").strip() == b"big"
+    big_endian = sizes.get(f"{root}byteorder", 99) < 9 and archive.read(f"{root}byteorder").strip() == b"big"
     content = torch_pickle.load(io.BytesIO(archive.read(pickles[0])), str(path))
 
     def read(tensor: Tensor) -> np.ndarray:

@@ -1,5 +1,6 @@
 """The arrays of each network that has a counterpart in PyTorch, with their places there."""
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -35,8 +36,13 @@ def encoder_entries(name: str, image_size: int | None, options: Mapping[str, Any
       UserError: unknown encoder or option.
     """
     module = build(name, **options)
+    return module, list(_encoder_entries(name, module, image_size or module.image_size))
+
+
+@functools.cache
+def _encoder_entries(name: str, module: nn.Module, image_size: int) -> tuple[Entry, ...]:
     layers = torch_names.encoder_layers(name, module)
-    return module, entries(_shapes(module, _images(image_size or module.image_size)), layers)
+    return tuple(entries(_shapes(module, _images(image_size)), layers))
 
 
 def generator_entries(encoder: str, layer: str, options: Mapping[str, Any]) -> list[Entry]:

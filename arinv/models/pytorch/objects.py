@@ -21,6 +21,7 @@ _DTYPES = {
     **{"ComplexFloat": "c8", "ComplexDouble": "c16", "QInt8": "i1", "QUInt8": "u1", "QInt32": "i4"},
 }
 _UNSIGNED = {"uint16": "u2", "uint32": "u4", "uint64": "u8"}
+_LARGEST_REPEATED = 1 << 26  # numbers of a tensor that has a stride of 0
 _KEYS = (str, bytes, int, float, type(None))
 
 
@@ -114,6 +115,8 @@ def _tensor(source, offset, shape, strides, requires_grad=False, hooks=None, met
     end = offset + sum((n - 1) * s for n, s in zip(shape, strides, strict=True)) + 1
     if math.prod(shape) and end > source.size:
         raise ValueError("a tensor reaches beyond its storage")
+    if math.prod(shape) > max(source.size, _LARGEST_REPEATED):
+        raise ValueError("a tensor repeats its storage too often")
     return Tensor(source, offset, shape, strides)
 
 
