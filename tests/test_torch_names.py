@@ -415,6 +415,18 @@ def test_a_denoiser_is_imported_beside_its_encoder(tmp_path):
     np.testing.assert_array_equal(trained.variables["params"]["rgb"]["bias"], [0, 1, 2])
 
 
+def test_what_is_no_tensor_may_lie_among_the_weights(tmp_path):
+    """Settings beside weights at the top of a file, and class numbers that would take forever to print."""
+    doubled = b")" + b"".join(b"2\x86" for _ in range(200))
+    stream, storages = state(weights())
+    others = {"epoch": number(3), "args": name("argparse", "Namespace") + b")\x81", "class_to_idx": table(a=doubled)}
+    stream = stream[:-1] + b"".join(text(key) + value for key, value in others.items()) + b"u"
+    path, lines = write_zip(tmp_path / "a.pt", stream, storages=storages), []
+    load_tiny(path, report=lines.append)
+    assert "3 not read: args, class_to_idx, epoch" in lines[1]
+    assert describe_torch(path, "wrn28_10", **TINY)["class_names"] == []
+
+
 def test_options_of_a_placeholder_are_not_weights(tmp_path):
     """A weight that only an unknown function could make is named as what it is."""
     arrays = weights()

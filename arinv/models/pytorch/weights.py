@@ -173,7 +173,8 @@ def convert(
 
 def _compare(path: pathlib.Path, found: Found, names: Mapping[Entry, str | None], what: str, on_unknown: str) -> None:
     missing = [entry.names[0] for entry, name in names.items() if name is None]
-    unexpected = (found.weights.keys() | found.outside.keys()) - set(names.values()) - _known_extras(found)
+    tensors = {name for name, value in {**found.weights, **found.outside}.items() if isinstance(value, Tensor)}
+    unexpected = tensors - set(names.values()) - _known_extras(found)
     # A block that the network lacks is a part of another network, not something beside it.
     own = {name.split(".")[0] for entry in names for name in entry.names}
     beside = {name for name in unexpected if name in found.outside or name.split(".")[0] not in own}
