@@ -5,7 +5,13 @@ from collections.abc import Iterable
 
 
 class UserError(ValueError):
-    """A wrong config, file, shape or value. The message names it, what is allowed, and what to do."""
+    """A wrong config, file, shape or value. The message names it, what is allowed, and what to do.
+
+    It is one line, also where it shows a name with line breaks.
+    """
+
+    def __init__(self, message: str = ""):
+        super().__init__("\\n".join(str(message).splitlines()))
 
 
 def unknown(kind: str, name: object, known: Iterable[str]) -> UserError:

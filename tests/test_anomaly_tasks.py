@@ -376,9 +376,11 @@ def test_mistakes_are_told_before_anything_is_computed(tmp_path, changes, shown)
 
 
 def test_thresholds_by_the_images_it_was_trained_on_are_refused(tmp_path):
+    images = tmp_path / "images"
+    images.mkdir()
     with pytest.raises(UserError, match="policy=best_f1 needs anomalous"):
-        main.run(detector.get_config(f"dataset=folder:{tmp_path},checkpoint=x,policy=best_f1"), tmp_path / "run")
-    config = detector.get_config(f"dataset=folder:{tmp_path},checkpoint=x")
+        main.run(detector.get_config(f"dataset=folder:{images},checkpoint=x,policy=best_f1"), tmp_path / "run")
+    config = detector.get_config(f"dataset=folder:{images},checkpoint=x")
     config.stages.detector.data.test_split = "train"
     with pytest.raises(UserError, match="not trained on"):
         main.run(config, tmp_path / "run")

@@ -284,6 +284,22 @@ def test_smoke_evaluate(quickstart, tmp_path):
     assert "psnr" in json.loads((tmp_path / "b" / "results.json").read_text())
 
 
+def test_an_inverter_is_evaluated_on_images_of_other_classes(untrained, tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    (tmp_path / "own").mkdir()
+    for i in range(4):
+        Image.fromarray(rng.integers(0, 256, (20, 16, 3), np.uint8)).save(tmp_path / "own" / f"{i}.png")
+    arg = f"smoke=True,eps=1,image_size=16,dataset=folder:{tmp_path}/own"
+    config = get_config("evaluate", f"{arg},checkpoint={untrained}/robust_inverter")
+    config.data.test_split = "all"
+    main.run(config, tmp_path / "out")
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert results["num_examples"] == 4 and np.isfinite(results["psnr"]) and results["attack"] is None
+    assert "clean_accuracy" not in results and "accuracies are not" in capsys.readouterr().err
+    with pytest.raises(UserError, match="evaluate it on data with the same classes"):
+        main.run(get_config("evaluate", f"{arg},checkpoint={untrained}/robust_encoder"), tmp_path / "encoder")
+
+
 def test_a_generator_is_not_paired_with_another_encoder(quickstart, tmp_path):
     config, workdir = quickstart
     for name in ("standard_encoder", "robust_inverter"):

@@ -143,10 +143,10 @@ def test_a_robustness_checkpoint_with_its_second_copy_and_normalisation(zipped, 
     assert "\n" not in str(error.value)
 
 
-def test_a_normalisation_that_we_do_not_have_is_told(tmp_path):
+def test_a_normalisation_without_a_name_is_shown_as_numbers(tmp_path):
     model = originals.randomize(resnet("shortcut", "linear"))
     save_robustness(tmp_path / "a.pt", model, ((0.1, 0.2, 0.3), (1.0, 1.0, 1.0)))
-    with pytest.raises(UserError, match=r"mean \[0.1, 0.2, 0.3\].*none of imagenet, cifar10"):
+    with pytest.raises(UserError, match=r"mean \[0.1, 0.2, 0.3\].*mean=0.1\+0.2\+0.3,std=1\+1\+1"):
         load_torch(tmp_path / "a.pt", "resnet18", **SMALL_RESNET)
 
 

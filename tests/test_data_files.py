@@ -6,10 +6,11 @@ import zlib
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from arinv import data
 from arinv.data import images
+from arinv.data.image_files import suffixes
 from arinv.data.images import decode_image
 from arinv.errors import UserError
 
@@ -57,6 +58,60 @@ def test_cmyk_jpeg(picture):
     cmyk = _saved(Image.fromarray(picture).convert("CMYK"), "JPEG", quality=95)
     difference = decode_image(cmyk, name="cmyk").astype(int) - picture
     assert abs(difference).mean() < 8
+
+
+def _png(depth, color, row, transparent):
+    """A PNG of two pixels, written by hand: Pillow writes no transparent colour of 2, 4 or 16 bits."""
+
+    def chunk(kind, body):
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    header = struct.pack(">IIBBBBB", 2, 1, depth, color, 0, 0, 0)
+    body = chunk(b"IHDR", header) + chunk(b"tRNS", struct.pack(f">{len(transparent)}H", *transparent))
+    return b"\x89PNG\r\n\x1a\n" + body + chunk(b"IDAT", zlib.compress(b"\0" + row)) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize(
+    ("depth", "color", "row", "transparent", "other"),
+    [
+        (1, 0, bytes([0b01000000]), (1,), 0),
+        (2, 0, bytes([0b01100000]), (1,), 170),
+        (4, 0, bytes([0x3A]), (3,), 170),
+        (8, 0, bytes([3, 170]), (3,), 170),
+        (16, 0, struct.pack(">2H", 1000, 170 * 257), (1000,), 170),
+        (8, 2, bytes([1, 2, 3, 170, 170, 170]), (1, 2, 3), 170),
+        (16, 2, struct.pack(">6H", 1000, 2000, 3000, *[170 * 257] * 3), (1000, 2000, 3000), 170),
+    ],
+)
+def test_a_transparent_colour_is_white_at_every_depth(depth, color, row, transparent, other):
+    first, second = decode_image(_png(depth, color, row, transparent), name="x")[0].tolist()
+    if depth == 1:  # the second is the transparent one
+        first, second = second, first
+    assert first == [255] * 3 and second == [other] * 3
+
+
+def test_values_of_32_bits_are_refused_and_16_bits_of_a_pgm_are_read():
+    for values in (np.arange(4, dtype=np.int32), np.linspace(0, 1, 4, dtype=np.float32)):
+        image = Image.fromarray(values.reshape(2, 2))
+        with pytest.raises(UserError, match="^a.tif has 32 bits a pixel, values 0 to .* no agreed range"):
+            decode_image(_saved(image, "TIFF"), name="a.tif")
+    pgm = b"P5 2 1 65535\n" + struct.pack(">2H", 170 * 257, 65535)
+    assert decode_image(pgm, name="x").tolist() == [[[170] * 3, [255] * 3]]
+
+
+def test_orientation_in_text_chunks_and_xmp_turns_an_image(picture):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    raw, stored = exif.tobytes(), Image.fromarray(np.ascontiguousarray(picture.transpose(1, 0, 2)[::-1]))
+    text = PngImagePlugin.PngInfo()
+    text.add_text("Raw profile type exif", f"\nexif\n{len(raw):8}\n{raw.hex()}\n")
+    xmp = PngImagePlugin.PngInfo()
+    xmp.add_itxt("XML:com.adobe.xmp", '<rdf:Description tiff:Orientation="6"/>')
+    for chunks in (text, xmp):
+        np.testing.assert_array_equal(decode_image(_saved(stored, "PNG", pnginfo=chunks), name="x"), picture)
+    broken = PngImagePlugin.PngInfo()
+    broken.add_text("Raw profile type exif", "\nexif\n 4\nzz\n")
+    np.testing.assert_array_equal(decode_image(_saved(stored, "PNG", pnginfo=broken), name="x"), np.asarray(stored))
 
 
 def test_first_frame_of_an_animation():
@@ -226,8 +281,12 @@ def test_folders_of_splits_are_no_classes(tmp_path):
     with pytest.raises(UserError, match="holds only train.*/train'"):
         data.open_source(f"folder:{tmp_path}")
     assert data.open_source(f"folder:{tmp_path}/train").info.class_names == ("a", "b")
-    _fill(tmp_path / "tram", 3)  # beside other vehicles a train is one
-    assert data.open_source(f"folder:{tmp_path}").info.class_names == ("train", "tram")
+    _fill(tmp_path / "tram", 3)
+    with pytest.raises(UserError, match="train, tram, which may be splits or classes"):
+        data.open_source(f"folder:{tmp_path}")
+    for name in ("train", "tram"):  # beside other vehicles a train is one
+        _fill(tmp_path / "vehicles" / name, 3)
+    assert data.open_source(f"folder:{tmp_path}/vehicles").info.class_names == ("train", "tram")
     _fill(tmp_path / "two" / "train", 3)
     for name in ("val", "valid"):
         _fill(tmp_path / "two" / name, 3)
@@ -241,6 +300,112 @@ def test_hidden_folders_hold_no_images(tmp_path):
     _fill(tmp_path / ".ipynb_checkpoints", 2, seed=2)
     assert len(data.open_source(f"folder:{tmp_path}", split="all")) == 4
     assert len(data.open_pictures(tmp_path)) == 4
+
+
+SPELLINGS = [
+    ("Train", "Test"), ("TRAINING", "testing"), ("train_set", "test_set"), ("Training Images", "eval"),
+    ("tr", "te"), ("train2017", "val2017"), ("trainset", "dev"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("train", "test"), SPELLINGS)
+def test_splits_are_recognised_in_any_spelling(train, test, tmp_path):
+    for seed, (split, count) in enumerate({train: 3, test: 2}.items()):
+        for i, name in enumerate(("cat", "dog")):
+            _fill(tmp_path / split / name, count, seed=10 * seed + i)
+    sources = [data.open_source(f"folder:{tmp_path}", split=split, image_size=4) for split in ("train", "test")]
+    assert [len(source) for source in sources] == [6, 4]
+    assert all(source.info.class_names == ("cat", "dog") for source in sources)
+
+
+@pytest.mark.parametrize(
+    "folders",
+    [
+        ("Train/cat", "train/cat"),
+        ("seg_train/cat", "seg_test/cat"),
+        ("Training/cat", "my_test/cat"),
+        ("tr", "te", "de", "en"),
+        ("test/cat", "val/cat", "cat"),
+    ],
+)
+def test_splits_that_are_not_clear_are_refused(folders, tmp_path):
+    for folder in folders:
+        _fill(tmp_path / folder, 1)
+    with pytest.raises(UserError, match="two folders of one split|may be splits or classes") as error:
+        data.open_source(f"folder:{tmp_path}")
+    assert "\n" not in str(error.value)
+
+
+def test_what_is_beside_the_splits_is_reported(tmp_path):
+    for folder in ("train/cat", "train/dog", "test/cat", "unlabeled"):
+        _fill(tmp_path / folder, 2)
+    (tmp_path / "train" / "cow").mkdir()
+    info = data.open_source(f"folder:{tmp_path}").info
+    assert info.class_names == ("cat", "dog")
+    assert "folder 'unlabeled' beside train and test (1)" in info.left_out
+    assert "folder 'cow' without images (1)" in info.left_out
+
+
+@pytest.mark.parametrize(
+    ("test", "shown"), [("test", "images without classes"), ("test/unknown", "classes that train has not: unknown")]
+)
+def test_classes_that_only_the_test_has_are_refused(test, shown, tmp_path):
+    for folder in ("train/cat", "train/dog", test):
+        _fill(tmp_path / folder, 2)
+    for split in ("train", "test"):
+        with pytest.raises(UserError, match=f"test holds {shown}.*/train'"):
+            data.open_source(f"folder:{tmp_path}", split=split)
+
+
+def test_errors_are_one_line_whatever_a_folder_is_called(tmp_path):
+    for folder in ("train/cat\nb", "test/dog\nc"):
+        _fill(tmp_path / folder, 1)
+    with pytest.raises(UserError, match="dog.*nc") as error:
+        data.open_source(f"folder:{tmp_path}")
+    assert "\n" not in str(error.value)
+
+
+def test_left_behind_folders_and_other_files_are_counted(tmp_path):
+    _fill(tmp_path / "cat", 3)
+    for folder in ("@eaDir/a.png", "__MACOSX/cat", "$RECYCLE.BIN", "lost+found", "System Volume Information", ".a"):
+        _fill(tmp_path / folder, 2)
+    _fill(tmp_path / "cat" / "@eaDir" / "000.png", 2)
+    for name in ("a.heic", "b.HEIC", "notes.txt", "._000.png", "Thumbs.db", ".DS_Store"):
+        (tmp_path / "cat" / name).write_bytes(b"x")
+    (tmp_path / "cat" / "gone.png").symlink_to(tmp_path / "nowhere.png")
+    (tmp_path / "cat" / "loop").symlink_to(tmp_path)
+    (tmp_path / "cat" / "itself").symlink_to(tmp_path / "cat" / "itself")
+    source, pictures = data.open_source(f"folder:{tmp_path}", split="all"), data.open_pictures(tmp_path)
+    assert source.info.class_names == ("cat",) and len(source) == len(pictures) == 3
+    for left_out in (source.info.left_out, pictures.left_out):
+        assert "folder '@eaDir' (2)" in left_out and ".heic (2)" in left_out
+        assert "link that leads nowhere (2)" in left_out and "link to a folder around it (1)" in left_out
+    (tmp_path / "only").mkdir()
+    (tmp_path / "only" / "a.heic").write_bytes(b"x")
+    for opened in (lambda: data.open_pictures(tmp_path / "only"), lambda: data.open_source(f"folder:{tmp_path}/only")):
+        with pytest.raises(UserError, match=r"holds no image.*found .heic \(1\)"):
+            opened()
+
+
+def test_links_are_followed(tmp_path):
+    _fill(tmp_path / "store" / "cats", 3)
+    (tmp_path / "set" / "dog").mkdir(parents=True)
+    (tmp_path / "set" / "cat").symlink_to(tmp_path / "store" / "cats")
+    (tmp_path / "set" / "dog" / "a.png").symlink_to(tmp_path / "store" / "cats" / "000.png")
+    source = data.open_source(f"folder:{tmp_path}/set", split="all")
+    assert source.info.class_names == ("cat", "dog") and source.read_labels().tolist() == [0, 0, 0, 1]
+
+
+@pytest.mark.parametrize(
+    "name", ["a.jfif", "a.JPG", "a.Jpe", "a.avif", "a.webp", "a.jp2", "a.tga", "a.qoi", "a.dib", "a.pnm", "a.apng"]
+)
+def test_every_ending_that_pillow_decodes_is_read(name, tmp_path):
+    kinds = {".jfif": "JPEG", ".jpg": "JPEG", ".jpe": "JPEG", ".pnm": "PPM", ".apng": "PNG"}
+    ending = "." + name.split(".")[1].lower()
+    if ending not in suffixes():
+        pytest.skip("this Pillow has no decoder for it")
+    Image.new("RGB", (8, 8), (200, 100, 50)).save(tmp_path / name, kinds.get(ending))
+    assert len(data.open_source(f"folder:{tmp_path}", split="all")) == 1
 
 
 def test_flat_folder_is_one_class(tmp_path):

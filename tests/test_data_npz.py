@@ -8,6 +8,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from arinv import data
+from arinv.data.source import Renumbered
 from arinv.errors import UserError
 from arinv.tasks import setting
 
@@ -40,6 +41,13 @@ def test_an_archive_is_a_source(path):
         ({"image": np.zeros((12, 8, 8, 3), np.float32)}, "uint8"),
         ({"label": np.zeros(3, int)}, r"integers \[12\]"),
         ({"label": np.full(12, -1)}, "0 or more"),
+        ({"label": np.arange(12) + 0.5}, "whole numbers"),
+        ({"label": np.full(12, np.nan)}, "whole numbers"),
+        ({"label": np.full(12, 1e300)}, "too large"),
+        ({"label": np.full((12, 3), 0.4)}, "not one-hot"),
+        ({"label": np.array([b"a"] * 12)}, r"integers \[12\]"),
+        ({"image": np.zeros((0, 8, 8, 3), np.uint8), "label": np.zeros(0, int)}, "at least one example"),
+        ({"image": np.zeros((12, 0, 8, 3), np.uint8)}, r"uint8 \[N, H, W, 3\]"),
         ({"label": np.array([object()] * 12)}, "cannot be read as a .npz file"),
     ],
 )
@@ -99,6 +107,10 @@ def test_any_damage_is_told_on_one_line(content, tmp_path):
     assert "\n" not in str(error.value)
 
 
+def opened_all(path, **options):
+    return data.open_source(f"npz:{path}", split="all", image_size=8, **options)
+
+
 def splits(path):
     return {name: data.open_source(f"npz:{path}", split=name, image_size=8) for name in ("train", "test", "all")}
 
@@ -125,6 +137,52 @@ def test_a_small_class_gives_one_and_a_single_example_is_trained_on(tmp_path):
         splits(tmp_path / "single.npz")
 
 
+@pytest.mark.parametrize(
+    ("label", "names"),
+    [
+        (np.array([3, 8, 13] * 4), ("3", "8", "13")),
+        (np.array([7, 5_000_000, 7] * 4), ("7", "5000000")),
+        (np.array([1.0, 2.0, 3.0] * 4), ("1", "2", "3")),
+        (np.array([[0], [1], [0]] * 4), ("0", "1")),
+        (np.eye(3)[[0, 2, 0] * 4], ("0", "2")),
+        (np.array([True, False, True] * 4), ("0", "1")),
+        (np.array(["dog", "cat", "dog"] * 4), ("cat", "dog")),
+        (np.array([2**63, 1, 2] * 4, np.uint64), None),
+    ],
+)
+def test_classes_are_the_labels_that_occur(tmp_path, label, names):
+    np.savez(tmp_path / "a.npz", **(arrays() | {"label": label}))
+    if names is None:
+        with pytest.raises(UserError, match="too large"):
+            opened_all(tmp_path / "a.npz")
+        return
+    source = opened_all(tmp_path / "a.npz")
+    assert source.info.class_names == names and source.info.num_classes == len(names)
+    assert sorted(set(source.read_labels().tolist())) == list(range(len(names)))
+    assert [source[i]["label"] for i in range(3)] == source.read_labels()[:3].tolist()
+    last = opened_all(tmp_path / "a.npz", classes=[names[-1]])
+    assert set(last.read_labels().tolist()) == {len(names) - 1}
+
+
+def test_a_second_source_takes_the_numbers_of_the_first(tmp_path):
+    for name, label in {"first": [3, 8, 13], "some": [13, 3, 13], "other": [3, 4, 13]}.items():
+        np.savez(tmp_path / f"{name}.npz", **(arrays() | {"label": np.array(label * 4)}))
+
+    def opened(name, train):
+        fields = {"name": "x", "extra": {"name": f"npz:{tmp_path}/{name}.npz"}, "image_size": 8, "resize": "squash"}
+        return setting.open_extra(ConfigDict({"data": fields}), train)
+
+    train = opened_all(tmp_path / "first.npz")
+    assert opened("some", train).read_labels()[:3].tolist() == [2, 0, 2]
+    with pytest.raises(UserError, match="other.npz has classes that x has not: 4"):
+        opened("other", train)
+    np.savez(tmp_path / "wide.npz", **(arrays(28, classes=14)))
+    assert opened("some", opened_all(tmp_path / "wide.npz")).read_labels()[:3].tolist() == [13, 3, 13]
+    photos = data.open_source("photos", image_size=8, num_examples=14)  # whose classes have names
+    np.savez(tmp_path / "few.npz", **(arrays() | {"label": np.array([4, 2, 4] * 4)}))
+    assert opened("few", photos).read_labels()[:3].tolist() == [4, 2, 4]
+
+
 def test_as_a_second_source_all_examples_are_trained_on(path):
     def opened(first):
         fields = {"name": first, "extra": {"name": f"npz:{path}"}, "image_size": 8, "resize": "squash"}
@@ -143,15 +201,17 @@ def test_classes_can_be_numbered_anew(path):
     assert [source[i]["label"] for i in range(3)] == [0, 1, 0]
 
 
-def batches(path, size):
-    return data.train_batches(data.open_source(f"npz:{path}", split="all", image_size=8), batch_size=size, seed=0)
+def batches(source, size):
+    return data.train_batches(source, batch_size=size, seed=0)
 
 
 def test_mixed_batches_hold_both_sources_and_resume(path, tmp_path):
     np.savez(tmp_path / "other.npz", **(arrays() | {"label": np.full(12, 7)}))
+    first_source, other = (opened_all(place) for place in (path, tmp_path / "other.npz"))
+    other = Renumbered(other, {0: 7}, map(str, range(8)))
 
     def mixed():
-        return data.MixedBatches(batches(path, 2), batches(tmp_path / "other.npz", 4), batch_size=6)
+        return data.MixedBatches(batches(first_source, 2), batches(other, 4), batch_size=6)
 
     whole = mixed()
     assert whole.steps_per_epoch == 2

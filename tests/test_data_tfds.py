@@ -23,41 +23,111 @@ def _image(index):
     return np.full((6, 8, 3), index * 20, np.uint8)
 
 
+LABEL = {"pythonClassName": f"{_PACKAGE}.class_label_feature.ClassLabel", "classLabel": {"numClasses": "3"}}
+IMAGE = {
+    "pythonClassName": f"{_PACKAGE}.image_feature.Image",
+    "image": {"shape": {"dimensions": ["-1", "-1", "3"]}, "dtype": "uint8"},
+}
+
+
+def tensor_feature(*shape, dtype):
+    dimensions = {"dimensions": [str(side) for side in shape]} if shape else {}
+    return {
+        "pythonClassName": f"{_PACKAGE}.tensor_feature.Tensor",
+        "tensor": {"shape": dimensions, "dtype": dtype, "encoding": "none"},
+    }
+
+
+def png(index):
+    buffer = io.BytesIO()
+    Image.fromarray(_image(index)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def prepare(root, name, features, write, count=10):
+    """Leaves a prepared set: `write` fills the features of an example, by its number."""
+    folder = root / name / "1.0.0"
+    folder.mkdir(parents=True)
+    path = folder / f"{name}-train.array_record-00000-of-00001"
+    writer = array_record_module.ArrayRecordWriter(str(path), "group_size:1")
+    for index in range(count):
+        example = tf_example_pb2.Example()
+        write(example.features.feature, index)
+        writer.write(example.SerializeToString())
+    writer.close()
+    split = {"name": "train", "numBytes": "1000", "shardLengths": [str(count)]}
+    split["filepathTemplate"] = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
+    info = {"name": name, "version": "1.0.0", "fileFormat": "array_record", "splits": [split]}
+    (folder / "dataset_info.json").write_text(json.dumps(info))
+    tree = {"pythonClassName": f"{_PACKAGE}.features_dict.FeaturesDict", "featuresDict": {"features": features}}
+    (folder / "features.json").write_text(json.dumps(tree))
+    return folder
+
+
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
     """A data_dir with the set "tiny": ten images in split train, labels 0, 1, 2, 0, ..."""
     root = tmp_path_factory.mktemp("tfds")
-    folder = root / "tiny" / "1.0.0"
-    folder.mkdir(parents=True)
-    path = folder / "tiny-train.array_record-00000-of-00001"
-    writer = array_record_module.ArrayRecordWriter(str(path), "group_size:1")
-    for index in range(10):
-        buffer = io.BytesIO()
-        Image.fromarray(_image(index)).save(buffer, "PNG")
-        example = tf_example_pb2.Example()
-        example.features.feature["image"].bytes_list.value.append(buffer.getvalue())
-        example.features.feature["label"].int64_list.value.append(index % 3)
-        writer.write(example.SerializeToString())
-    writer.close()
-    split = {"name": "train", "numBytes": "1000", "shardLengths": ["10"]}
-    split["filepathTemplate"] = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
-    info = {"name": "tiny", "version": "1.0.0", "fileFormat": "array_record", "splits": [split]}
-    (folder / "dataset_info.json").write_text(json.dumps(info))
-    image = {"shape": {"dimensions": ["-1", "-1", "3"]}, "dtype": "uint8"}
-    features = {
-        "image": {"pythonClassName": f"{_PACKAGE}.image_feature.Image", "image": image},
-        "label": {
-            "pythonClassName": f"{_PACKAGE}.class_label_feature.ClassLabel",
-            "classLabel": {"numClasses": "3"},
-        },
-    }
-    tree = {
-        "pythonClassName": f"{_PACKAGE}.features_dict.FeaturesDict",
-        "featuresDict": {"features": features},
-    }
-    (folder / "features.json").write_text(json.dumps(tree))
+
+    def write(fields, index):
+        fields["image"].bytes_list.value.append(png(index))
+        fields["label"].int64_list.value.append(index % 3)
+
+    folder = prepare(root, "tiny", {"image": IMAGE, "label": LABEL}, write)
     (folder / "label.labels.txt").write_text("ant\nbee\ncow\n")
     return root
+
+
+@pytest.mark.parametrize("field", ["label", "labels"])
+def test_labels_of_plain_numbers_are_classes(field, tmp_path):
+    def write(fields, index):
+        fields["image"].bytes_list.value.append(png(index))
+        fields[field].int64_list.value.append((3, 8, 13)[index % 3])
+
+    prepare(tmp_path, "plain", {"image": IMAGE, field: tensor_feature(dtype="int64")}, write)
+    source = data.open_source("tfds:plain", data_dir=tmp_path, image_size=4)
+    assert source.info.class_names == ("3", "8", "13")
+    assert source.read_labels().tolist() == [0, 1, 2] * 3 + [0] and source[5]["label"] == 2
+
+
+def test_labels_that_are_missing_or_no_numbers_are_refused(tmp_path):
+    def write(fields, index):
+        fields["image"].bytes_list.value.append(png(index))
+        if index:
+            fields["label"].int64_list.value.append(-1)
+
+    prepare(tmp_path, "bare", {"image": IMAGE}, write)
+    with pytest.raises(UserError, match="tfds:bare has no feature 'label' or 'labels'; it has: image"):
+        data.open_source("tfds:bare", data_dir=tmp_path)
+    prepare(tmp_path, "several", {"image": IMAGE, "labels": tensor_feature(3, dtype="int64")}, write)
+    with pytest.raises(UserError, match="Tensor as 'labels'; expected one whole number"):
+        data.open_source("tfds:several", data_dir=tmp_path)
+    prepare(tmp_path, "hidden", {"image": IMAGE, "label": LABEL}, write)  # as test splits without labels are
+    source = data.open_source("tfds:hidden", data_dir=tmp_path, image_size=4)
+    with pytest.raises(UserError, match="example 0 of tfds:hidden .* 0 values of 'label'"):
+        source[0]
+    with pytest.raises(UserError, match="the label -1, which is none of the 3 classes"):
+        source[1]
+
+
+def test_images_stored_as_tensors_are_read_or_refused(tmp_path):
+    def write(fields, index):
+        fields["image"].int64_list.value.extend(_image(index).reshape(-1).tolist())
+        fields["label"].int64_list.value.append(index % 3)
+
+    prepare(tmp_path, "raw", {"image": tensor_feature(6, 8, 3, dtype="uint8"), "label": LABEL}, write)
+    source = data.open_source("tfds:raw", data_dir=tmp_path, image_size=4)
+    assert (source[7]["image"] == 140).all() and source[7]["image"].dtype == np.uint8
+    for name, feature in {
+        "floats": tensor_feature(6, 8, 3, dtype="float32"),
+        "ragged": tensor_feature(-1, -1, 3, dtype="uint8"),
+    }.items():
+        prepare(tmp_path, name, {"image": feature, "label": LABEL}, write)
+        with pytest.raises(UserError, match=f"tfds:{name} stores 'image' as Tensor of .*tfds.features.Image"):
+            data.open_source(f"tfds:{name}", data_dir=tmp_path)
+    prepare(tmp_path, "short", {"image": tensor_feature(6, 9, 3, dtype="uint8"), "label": LABEL}, write)
+    with pytest.raises(UserError, match="example 0 of tfds:short train has 144 pixel values"):
+        data.open_source("tfds:short", data_dir=tmp_path)[0]
 
 
 def test_examples_and_info(prepared):

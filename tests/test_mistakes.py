@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -10,9 +11,26 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from arinv import attacks, main
+from arinv import attacks, data, main
+from arinv.data.source import Subset
 from arinv.errors import UserError
-from configs import anomaly, classifier, evaluate, high_resolution, inverter, quickstart, style
+from arinv.tasks import training_data
+from arinv.tasks import workdir as workdirs
+from configs import (
+    anomaly,
+    classifier,
+    denoise,
+    denoising,
+    detector,
+    evaluate,
+    high_resolution,
+    invert,
+    inverter,
+    quickstart,
+    score,
+    style,
+    stylize,
+)
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -119,28 +137,97 @@ def test_a_checkpoint_that_is_not_there(tmp_path):
     assert "checkpoint is empty" in run(evaluate.get_config(), tmp_path / "run")
 
 
+def fill(folder, *classes, count=20):
+    """Writes images of these classes, of which the last one of the last class is damaged; "" for no class."""
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    for name in classes:
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        for i in range(count):
+            Image.fromarray(pixels).save(folder / name / f"{i}.jpg")
+    return folder
+
+
+def damage(path):
+    path.write_bytes(path.read_bytes()[:900])
+
+
 def test_folders_of_bad_images(tmp_path):
     folder = tmp_path / "images"
     folder.mkdir()
     config = classifier.get_config(f"smoke=True,width=4,dataset=folder:{folder}")
     assert str(folder) in run(config, tmp_path / "run")
-    pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
-    for i in range(40):
-        Image.fromarray(pixels).save(folder / f"{i}.jpg")
-    (folder / "7.jpg").write_bytes((folder / "7.jpg").read_bytes()[:900])
+    damage(fill(folder, "a", "b") / "b" / "7.jpg")
     assert "7.jpg" in run(config, tmp_path / "run")
 
 
-def test_a_bad_image_may_be_skipped(tmp_path, capsys):
-    folder = tmp_path / "images"
-    folder.mkdir()
-    pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
-    for i in range(40):
-        Image.fromarray(pixels).save(folder / f"{i}.jpg")
-    (folder / "7.jpg").write_bytes((folder / "7.jpg").read_bytes()[:900])
+def test_a_bad_image_may_be_skipped_and_what_is_learnt_is_reported(tmp_path, capsys):
+    folder = fill(tmp_path / "images", "a", "b")
+    damage(folder / "b" / "7.jpg")
+    (folder / "b" / "notes.txt").write_text("x")
     config = classifier.get_config(f"smoke=True,width=4,on_bad_image=skip,dataset=folder:{folder}")
+    config.data.num_train = 0
     main.run(config, tmp_path / "run")
-    assert "skipped 1 unreadable image" in capsys.readouterr().err
+    lines = capsys.readouterr().err
+    assert "skipped 1 unreadable image" in lines and lines.count("left out .txt (1)") == 1
+    shown = "2 classes (a 16, b 15), 31 training and 8 test images of 32 px, normalisation cifar10: mean 0.4914/"
+    assert shown in lines
+
+
+@pytest.mark.parametrize(
+    ("classes", "dataset", "shown"),
+    [
+        (("",), "", "has one class, 'image': .*put the images of each class into a subfolder of its name"),
+        (("Pets/cat", "Pets/dog"), "", "has one class, 'Pets': .*name folder:.*/images/Pets, whose subfolders are cat"),
+        (("train/a", "test/a"), "", "has one class, 'a'"),
+        (("a", "b"), ",classes=1", "has one class, 'b': .*leave out classes="),
+    ],
+)
+def test_a_classifier_of_one_class_is_refused(classes, dataset, shown, tmp_path):
+    folder = fill(tmp_path / "images", *classes, count=5)
+    config = classifier.get_config(f"smoke=True,width=4,dataset=folder:{folder}{dataset}")
+    assert re.search(shown, run(config, tmp_path / "run"))
+
+
+def test_classes_without_training_images_are_refused(tmp_path):
+    image = np.zeros((6, 8, 8, 3), np.uint8)
+    np.savez(tmp_path / "a.npz", image=image, label=[0, 0, 1, 1, 2, 2])
+    source = data.open_source(f"npz:{tmp_path}/a.npz", split="all", image_size=8)
+    config = classifier.get_config(f"dataset=npz:{tmp_path}/a.npz")
+    training_data.check_classes(config, source, source)
+    with pytest.raises(UserError, match="no training image of 1 of the classes in its test: 2;"):
+        training_data.check_classes(config, Subset(source, [0, 1, 2, 3]), source)
+    config.data.num_train = 4  # a short run may lack some
+    training_data.check_classes(config, Subset(source, [0, 1, 2, 3]), source)
+
+
+INSIDE = {
+    "classifier": lambda folder: classifier.get_config(f"dataset=folder:{folder}"),
+    "second source": lambda folder: classifier.get_config(f"extra=folder:{folder}"),
+    "evaluation": lambda folder: evaluate.get_config(f"checkpoint=there,dataset=folder:{folder}"),
+    "denoisers": lambda folder: denoising.get_config(f"test=folder:{folder}+photos").stages.evaluation,
+    "invert": lambda folder: invert.get_config(f"images={folder},inverter=there"),
+    "denoise": lambda folder: denoise.get_config(f"images={folder},denoiser=there"),
+    "score": lambda folder: score.get_config(f"images={folder},detector=there"),
+    "detector": lambda folder: detector.get_config(f"dataset=photos,anomalous={folder}"),
+    "stylize": lambda folder: stylize.get_config(f"content={folder},style=photos:coffee"),
+}
+
+
+@pytest.mark.parametrize("task", INSIDE)
+def test_a_workdir_inside_a_folder_of_images_is_refused(task, tmp_path):
+    folder = tmp_path / "a+b"
+    folder.mkdir()
+    (tmp_path / "link").symlink_to(folder)
+    config = INSIDE[task](folder)
+    for workdir in (folder, folder / "runs" / "1", tmp_path / "link" / "runs"):
+        with pytest.raises(UserError, match="lies in the folder of pictures .*another --workdir"):
+            workdirs.check(config, workdir)
+    workdirs.check(config, tmp_path / "runs")
+
+
+def test_a_workdir_may_have_the_name_of_a_data_set(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    workdirs.check(classifier.get_config("dataset=photos"), tmp_path / "photos" / "run")
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
@@ -195,8 +282,6 @@ def test_the_command_ends_in_one_line(arguments, shown, tmp_path):
 
 def test_another_config_in_the_same_workdir_is_refused(tmp_path):
     config = quickstart.get_config("smoke=True,width=4")
-    from arinv.tasks import workdir as workdirs
-
     workdirs.open_workdir(config.stages.robust_encoder, tmp_path / "robust_encoder")
     other = quickstart.get_config("smoke=True,width=4,eps=2.0")
     with pytest.raises(UserError, match=r"robust_encoder belongs to another config: attack.eps \(there 1.0, now 2.0\)"):

@@ -4,17 +4,31 @@ import jax
 import numpy as np
 import pytest
 import safetensors.numpy
+from torch_streams import call, name, number, row, state, table, text, write_zip
 
 from arinv import models
 from arinv.errors import UserError
-from arinv.models.convert import describe_torch, export_safetensors, load_torch, load_torch_generator
+from arinv.models.convert import (
+    describe_torch,
+    export_safetensors,
+    load_torch,
+    load_torch_denoiser,
+    load_torch_generator,
+)
+from arinv.models.normalization import NORMALIZATIONS
 from arinv.models.pytorch import layout
 from arinv.models.pytorch.file import TorchFile
 from arinv.models.pytorch.names import Layer
-from arinv.models.pytorch.networks import discriminator_entries, encoder_entries, generator_entries
+from arinv.models.pytorch.networks import (
+    denoiser_entries,
+    discriminator_entries,
+    encoder_entries,
+    generator_entries,
+)
 from arinv.models.pytorch.objects import Tensor
 from arinv.models.pytorch.weights import locate
-from arinv.tasks import import_torch
+from arinv.tasks import import_torch, networks
+from arinv.tasks.denoising import networks as denoiser_networks
 from configs import import_torch as import_torch_config
 
 SMALL = {
@@ -186,3 +200,238 @@ def test_an_unknown_norm_is_refused_before_the_file_is_read(arg):
     with pytest.raises(UserError, match="'L7'; known: l1, l2, linf"):
         import_torch.validate(import_torch_config.get_config(f"path=a.pt,{arg}"))
     import_torch.validate(import_torch_config.get_config("path=a.pt,eps=0.5,norm=l1"))
+
+
+def weights(prefix="", dtype=np.float32, **others):
+    """The arrays of a small wide ResNet by name, and others beside them."""
+    rng = np.random.default_rng(0)
+    arrays = {f"{prefix}{e.names[0]}": rng.standard_normal(e.torch_shape).astype(dtype) for e in wanted_names()}
+    return arrays | {key.replace("/", "."): np.asarray(value) for key, value in others.items()}
+
+
+def save(path, arrays, wrap=lambda stream: stream, **options):
+    """Leaves a checkpoint of torch.save; `wrap` puts the pickle of the weights into that of the file."""
+    stream, storages = state(arrays, **options)
+    return write_zip(path, wrap(stream), storages=storages)
+
+
+def load_tiny(path, **options):
+    loaded = load_torch(path, "wrn28_10", **TINY, **options)
+    np.testing.assert_array_equal(loaded["params"]["fc"]["bias"], np.float32(weights()["fc.bias"]))
+    return loaded
+
+
+NESTED = {
+    "one": lambda stream: table(model=stream, epoch=number(3)),
+    "two": lambda stream: table(state=table(model=stream, optimizer=table(state=table(a=number(1))))),
+    "list": lambda stream: table(models=b"](" + stream + b"e"),
+    "class of dictionaries": lambda stream: table(model=name("easydict", "EasyDict") + b")\x81" + stream[1:]),
+}
+
+
+@pytest.mark.parametrize("kind", NESTED)
+def test_locate_finds_weights_in_dictionaries_of_dictionaries(kind, tmp_path):
+    load_tiny(save(tmp_path / "a.pt", weights(), NESTED[kind]))
+
+
+def test_locate_refuses_two_networks_alike_at_one_depth():
+    file = weights_at("a", "b")
+    file.content = {"student": {"model": file.content["a"]}, "teacher": {"model": file.content["b"]}}
+    with pytest.raises(UserError, match=r"student/model, teacher/model; .*\['student'\]\['model'\]"):
+        locate(file, wanted_names())
+    file.content = {"model": file.content["student"]["model"], "ema": file.content["teacher"]}
+    found = locate(file, wanted_names())
+    assert (found.place, found.others) == ("model", ("ema/model",))
+
+
+@pytest.mark.parametrize("optimizer", [b"}", None])
+def test_locate_names_a_whole_object(optimizer, tmp_path):
+    stream, storages = state({"exp_avg": np.zeros(3, np.float32)})
+    network = name("models.vgg", "VGG") + b")\x81" + table(training=number(1)) + b"b"
+    path = write_zip(tmp_path / "a.pt", table(model=network, optimizer=optimizer or stream), storages=storages)
+    with pytest.raises(UserError, match=r"model is a whole object of class models.vgg.VGG.*state_dict\(\)") as error:
+        load_tiny(path)
+    assert "\n" not in str(error.value)
+    arguments = name("argparse", "Namespace") + b")\x81"
+    path = write_zip(tmp_path / "b.pt", table(args=arguments, other=stream), storages=storages)
+    with pytest.raises(UserError, match="missing in the file: conv1.weight"):  # arguments are no network
+        load_tiny(path)
+
+
+EXTRAS = {
+    "n_averaged": {"prefix": "module.", "n_averaged": 3},
+    "criterion": {"prefix": "model.", "criterion/weight": np.ones(10, np.float32)},
+    "metrics": {"prefix": "model.", "val_acc/correct": 3, "train_metrics/f1/tp": 1, "top1/total": 1},
+    "inside": {"loss_fn/weight": np.ones(10, np.float32), "accuracy/total": 5},
+    "average": {"prefix": "model.", "ema/conv1/weight": np.ones(1, np.float32), "ema/num_updates": 3},
+}
+
+
+@pytest.mark.parametrize("kind", EXTRAS)
+def test_load_torch_ignores_known_extras_and_reports_them(kind, tmp_path):
+    lines, arrays = [], weights(**EXTRAS[kind])
+    load_tiny(save(tmp_path / "a.pt", arrays), report=lines.append)
+    assert len(lines) == 2 and f"from {len(wanted_names())} tensors" in lines[0] and "parameters" in lines[0]
+    assert all(key.replace("/", ".") in lines[1] for key in EXTRAS[kind] if key != "prefix")
+
+
+def test_load_torch_refuses_unknown_extras_unless_it_is_to_report_them(tmp_path):
+    path = save(tmp_path / "a.pt", weights("model.", **{"adapter/weight": np.ones(2, np.float32)}))
+    with pytest.raises(UserError, match="only in the file: adapter.weight; on_unknown=report leaves those out$"):
+        load_tiny(path)
+    lines = []
+    load_tiny(path, on_unknown="report", report=lines.append)
+    assert "adapter.weight" in lines[1]
+    assert describe_torch(path, "wrn28_10", **TINY)["unread"] == ["adapter.weight"]
+    with pytest.raises(UserError, match="on_unknown 'skip'; known: error, report"):
+        load_tiny(path, on_unknown="skip")
+    deeper = save(tmp_path / "b.pt", weights(**{"block1/layer/1/conv1/weight": np.ones(2, np.float32)}))
+    with pytest.raises(UserError, match="only in the file: block1.layer.1.conv1.weight$"):
+        load_tiny(deeper, on_unknown="report")
+
+
+ROBUSTBENCH = ((0.4914, 0.4822, 0.4465), (0.2471, 0.2435, 0.2616))
+
+
+@pytest.mark.parametrize(("dtype", "kind"), [(np.float16, "HalfStorage"), (np.float32, "FloatStorage")])
+def test_normalization_is_compared_as_far_as_its_type_holds_it(dtype, kind, tmp_path):
+    mean, std = (np.array(part, dtype).reshape(1, 3, 1, 1) for part in NORMALIZATIONS["imagenet"])
+    path = save(tmp_path / "a.pt", weights(dtype=dtype, mu=mean, sigma=std), kind=kind)
+    assert describe_torch(path, "wrn28_10", **TINY)["normalization"] == "imagenet"
+    load_torch(path, "wrn28_10", **TINY, normalization="imagenet")
+    with pytest.raises(UserError, match="normalization='cifar10'; pass normalization='imagenet'"):
+        load_torch(path, "wrn28_10", **TINY, normalization="cifar10")
+
+
+def test_normalization_of_a_file_may_have_no_name(tmp_path):
+    mean, std = (np.array(part, np.float32).reshape(1, 3, 1, 1) for part in ROBUSTBENCH)
+    path = save(tmp_path / "a.pt", weights(mu=mean, sigma=std))
+    carried = describe_torch(path, "wrn28_10", **TINY)["normalization"]
+    assert carried == ROBUSTBENCH
+    load_torch(path, "wrn28_10", **TINY, normalization=carried)
+    with pytest.raises(UserError, match=r"mean=0.4914\+0.4822\+0.4465,std=0.2471\+0.2435\+0.2616"):
+        load_tiny(path)
+
+
+def import_config(path, **arguments):
+    text = ",".join(f"{key}={value}" for key, value in arguments.items())
+    return import_torch_config.get_config(f"encoder=wrn28_10,depth=10,width=1,path={path},{text}")
+
+
+def test_import_takes_depth_width_and_the_normalisation_of_the_file(tmp_path, capsys):
+    mean, std = (np.array(part, np.float32).reshape(1, 3, 1, 1) for part in ROBUSTBENCH)
+    path = save(tmp_path / "a.pt", weights(mu=mean, sigma=std))
+    import_torch.run(import_config(path), tmp_path / "out")
+    lines = capsys.readouterr().err
+    count = len(wanted_names())
+    assert f"encoder 'wrn28_10' of 10 classes, 77,850 parameters, from {count} tensors" in lines
+    assert "mean (0.4914, 0.4822, 0.4465), standard deviation (0.2471, 0.2435, 0.2616): as the file says" in lines
+    encoder = networks.load_encoder(tmp_path / "out")
+    assert (encoder.module.depth, encoder.module.width, encoder.module.normalization) == (10, 1, ROBUSTBENCH)
+
+
+def test_import_says_which_normalisation_is_assumed(tmp_path, capsys):
+    path = save(tmp_path / "a.pt", weights())
+    import_torch.run(import_config(path), tmp_path / "a")
+    assert "none, mean (0.0, 0.0, 0.0), standard deviation (1.0, 1.0, 1.0): the encoder's" in capsys.readouterr().err
+    import_torch.run(import_config(path, mean="0.5+0.25+1/8", std="1+1+1"), tmp_path / "b")
+    assert "mean (0.5, 0.25, 0.125), standard deviation (1.0, 1.0, 1.0): as the config" in capsys.readouterr().err
+    for arguments in ({"mean": "0.5+0.5+0.5"}, {"mean": "a", "std": "b"}, {"depths": "1+b"}):
+        with pytest.raises(ValueError, match="mean|depths"):
+            import_config(path, **arguments)
+    with pytest.raises(UserError, match="deviations above 0"):
+        import_torch.validate(import_config(path, mean="0+0+0", std="0+1+1"))
+    with pytest.raises(UserError, match="depths of encoder 'resnet18' must be 4 whole numbers"):
+        models.build("resnet18", depths=(1, 2))
+
+
+def denoiser_weights():
+    """The released denoiser's arrays by name, as described in models/alexnet_skip.py there."""
+    shapes = {"conv1_1": (64, 3, 11, 11), "conv2_1": (192, 64, 5, 5), "conv3_1": (384, 192, 3, 3)}
+    shapes |= {"conv3_2": (256, 384, 3, 3), "conv3_3": (256, 256, 3, 3)}
+    widths = {"7_1": (256, 256), "6_1": (256, 256), "5_1": (256, 256), "5_2": (256, 192), "4_1": (192, 128)}
+    widths |= {"4_2": (128, 64), "3_1": (64, 64), "2": (64, 32), "2_1": (32, 32), "1": (32, 3)}
+    arrays = {"normalize.new_mean": np.full((3, 1, 1), 0.5), "normalize.new_std": np.full((3, 1, 1), 0.5)}
+    for key, shape in shapes.items():
+        arrays |= {f"classifier.{key}.weight": np.zeros(shape), f"classifier.{key}.bias": np.zeros(shape[0])}
+    for place in ("classifier.pool", "generator.unpool"):
+        arrays |= {f"{place}{i}.{band}.weight": np.zeros((2, 1, 2, 2)) for i in (1, 2, 3) for band in ("LL", "HH")}
+    for key, (inputs, outputs) in widths.items():
+        kernel = np.arange(outputs * inputs * 9) % 7
+        arrays[f"generator.conv{key}.weight_orig"] = kernel.reshape(outputs, inputs, 3, 3)
+        arrays |= {
+            f"generator.conv{key}.weight_u": np.ones(outputs),
+            f"generator.conv{key}.weight_v": np.ones(inputs * 9),
+        }
+        parts = ("weight", "bias", "running_mean", "running_var")
+        arrays |= {f"generator.bn{key}.{part}": np.full(outputs, i + 1) for i, part in enumerate(parts)}
+        arrays[f"generator.bn{key}.num_batches_tracked"] = np.array(3)
+    arrays |= {"generator.conv1_1.weight_orig": np.zeros((3, 3, 3, 3)), "generator.conv1_1.bias": np.arange(3)}
+    arrays |= {"generator.conv1_1.weight_u": np.ones(3), "generator.conv1_1.weight_v": np.ones(27)}
+    return {f"module.{key}": np.asarray(array, np.float32) for key, array in arrays.items()}
+
+
+def test_the_released_denoiser_is_read(tmp_path):
+    arrays = denoiser_weights()
+    path = save(tmp_path / "a.pt", arrays, lambda stream: table(model=stream, discriminator=b"N"))
+    halves, (encoder, decoder) = load_torch_denoiser(path), models.build_denoiser()
+    images = jax.ShapeDtypeStruct((1, 64, 64, 3), np.float32)
+    (features, details), expected = jax.eval_shape(lambda x: encoder.init_with_output(jax.random.key(0), x), images)
+    shapes = {"encoder": expected}
+    shapes["decoder"] = jax.eval_shape(lambda *x: decoder.init(jax.random.key(0), *x), features["conv5"], details)
+    assert jax.tree.map(np.shape, halves) == jax.tree.map(np.shape, shapes)
+    first, last = halves["decoder"]["params"]["conv0"]["kernel"], halves["decoder"]["params"]["rgb"]["bias"]
+    np.testing.assert_array_equal(first, arrays["module.generator.conv7_1.weight_orig"].transpose(2, 3, 1, 0))
+    np.testing.assert_array_equal(last, [0, 1, 2])
+    assert [float(halves["decoder"]["batch_stats"]["bn0"][part][0]) for part in ("mean", "var")] == [3, 4]
+    with pytest.raises(UserError, match="variant='default'"):
+        denoiser_entries("alexnet", {"variant": "table_a9"})
+
+
+def test_a_denoiser_is_imported_beside_its_encoder(tmp_path):
+    rng = np.random.default_rng(0)
+    options = {"num_classes": 2, "dense_width": 8, "head_side": 1}
+    entries = encoder_entries("alexnet", 64, options)[1]
+    arrays = {entry.names[0]: rng.standard_normal(entry.torch_shape, np.float32) for entry in entries}
+    common = "encoder=alexnet,image_size=64,options=dense_width:8+head_side:1"
+    save(tmp_path / "encoder.pt", arrays)
+    config = import_torch_config.get_config(f"{common},normalization=pm1,path={tmp_path}/encoder.pt")
+    import_torch.run(config, tmp_path / "encoder")
+    both = denoiser_weights()
+    config = import_torch_config.get_config(
+        f"{common},denoiser=true,checkpoint={tmp_path}/encoder,path={tmp_path}/denoiser.pt"
+    )
+    import_torch.validate(config)
+    save(tmp_path / "denoiser.pt", both)
+    with pytest.raises(UserError, match="other convolutions than the encoder in"):
+        import_torch.run(config, tmp_path / "denoiser")
+    places = {"conv1_1": 0, "conv2_1": 3, "conv3_1": 6, "conv3_2": 8, "conv3_3": 10}
+    for key, place in places.items():
+        both |= {f"module.classifier.{key}.{part}": arrays[f"features.{place}.{part}"] for part in ("weight", "bias")}
+    save(tmp_path / "denoiser.pt", both)
+    import_torch.run(config, tmp_path / "denoiser")
+    trained = denoiser_networks.load(tmp_path / "denoiser")
+    assert trained.encoder.normalization == "pm1" and trained.decoder.pad_side == "official"
+    np.testing.assert_array_equal(trained.variables["params"]["rgb"]["bias"], [0, 1, 2])
+
+
+def test_what_is_no_tensor_may_lie_among_the_weights(tmp_path):
+    """Settings beside weights at the top of a file, and class numbers that would take forever to print."""
+    doubled = b")" + b"".join(b"2\x86" for _ in range(200))
+    stream, storages = state(weights())
+    others = {"epoch": number(3), "args": name("argparse", "Namespace") + b")\x81", "class_to_idx": table(a=doubled)}
+    stream = stream[:-1] + b"".join(text(key) + value for key, value in others.items()) + b"u"
+    path, lines = write_zip(tmp_path / "a.pt", stream, storages=storages), []
+    load_tiny(path, report=lines.append)
+    assert "3 not read: args, class_to_idx, epoch" in lines[1]
+    assert describe_torch(path, "wrn28_10", **TINY)["class_names"] == []
+
+
+def test_options_of_a_placeholder_are_not_weights(tmp_path):
+    """A weight that only an unknown function could make is named as what it is."""
+    arrays = weights()
+    stream, storages = state({key: array for key, array in arrays.items() if key != "fc.bias"})
+    made = call(name("my", "rebuild"), row(text("a")))
+    path = write_zip(tmp_path / "a.pt", stream[:-1] + text("fc.bias") + made + b"u", storages=storages)
+    with pytest.raises(UserError, match=r"no tensor: fc.bias \(my.rebuild\)"):
+        load_tiny(path)

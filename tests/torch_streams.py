@@ -50,6 +50,18 @@ def tensor(of=None, *, offset=0, shape=(2, 3), strides=(3, 1)):
     return call(rebuild, storage() if of is None else of, number(offset), *sizes, b"\x89", ORDERED)
 
 
+def state(arrays, *, kind="FloatStorage", first=0):
+    """A dictionary of arrays as torch.save pickles a state_dict, and their storages for write_zip."""
+    stream, storages = b"}(", {}
+    for i, (key, array) in enumerate(arrays.items(), first):
+        array = np.array(array, order="C")
+        strides = [int(step) // array.itemsize for step in array.strides]
+        of = storage(str(i), array.size, "LongStorage" if array.dtype.kind == "i" else kind)
+        stream += text(key) + tensor(of, shape=array.shape, strides=strides)
+        storages[str(i)] = array
+    return stream + b"u", storages
+
+
 def write_zip(path, stream, *, storages=None, root="archive/", **files):
     """Writes what torch.save writes; stream is the pickle without its first two bytes and its end."""
     storages = {"0": np.arange(6, dtype="<f4")} if storages is None else storages

@@ -7,12 +7,13 @@ from arinv.data.mixture import MixedBatches
 from arinv.data.opening import check_name, open_source
 from arinv.data.photos import read_photograph
 from arinv.data.pictures import Pictures, open_pictures
-from arinv.data.source import Source, SourceInfo
+from arinv.data.source import Renumbered, Source, SourceInfo
 
 __all__ = [
     "ORIGINAL",
     "MixedBatches",
     "Pictures",
+    "Renumbered",
     "Source",
     "SourceInfo",
     "check_name",

@@ -4,9 +4,11 @@ Images come out as uint8 RGB of a fixed size. Every file is decoded once when th
 so that a damaged image stops the run at its start and not in the middle of the night.
 """
 
+import collections
 import hashlib
 import os
 import pathlib
+import re
 from collections.abc import Callable
 from concurrent import futures
 from typing import Any
@@ -14,11 +16,19 @@ from typing import Any
 import numpy as np
 
 from arinv.data import images
+from arinv.data.image_files import Tree, left_out_text, looked_for, read_tree
 from arinv.data.source import SourceInfo, check_index
 from arinv.errors import UserError, unknown
 
-SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
-_SPLIT_FOLDERS = {"train": "train", "test": "test", "val": "val", "valid": "val", "validation": "val"}
+# split -> names that its folder may have, see _split_of
+_SPLITS = {
+    "train": ("train", "training", "trainval", "tr", "trn"),
+    "test": ("test", "testing", "tst", "te", "eval", "evaluation"),
+    "val": ("val", "valid", "validation", "dev", "devel", "development"),
+}
+_SPLIT_WORD = re.compile(r"(?<![a-z])(train|test|val|valid)(ing|idation)?(?![a-z])")  # as part of a longer name
+_SHORT = {"tr", "trn", "te", "tst", "dev"}  # which may be something else beside others, such as languages
+_DEEPEST_CLASSES = 4  # levels that are searched for classes
 _TEST_FRACTION = 0.2
 ON_BAD_IMAGE = ("error", "skip")
 
@@ -39,10 +49,11 @@ class Folder:
         """Lists the images and decodes each of them once.
 
         Args:
-          path: the folder. Its subfolders `train` and `test` (or `val`, `valid`, `validation`) are the
-            splits where they exist, and `val` stands in for a `test` that is not there; otherwise a
-            fifth of each class, chosen by a hash of the file names, is the test split. The subfolders
-            of a split are the classes, sorted by name; without any there is one class.
+          path: the folder. Its subfolders `train` and `test` (or `val`; also Training, test_set, dev and the
+            like) are the splits where they exist, and `val` stands in for a `test` that is not there;
+            otherwise a fifth of each class, chosen by a hash of the file names, is the test split. The
+            subfolders of a split are the classes, sorted by name; without any there is one class. What is
+            no image is left out, see `image_files`, and named in `info.left_out`.
           split: "train", "test", "val", or "all".
           image_size: side of the images, in pixels.
           resize: "squash" or "crop", see `images.resize_u8`.
@@ -50,22 +61,31 @@ class Folder:
           progress: called with (files checked, number of files).
 
         Raises:
-          UserError: folder missing or empty, unknown split, a split's folder without another one, or a
-            damaged image.
+          UserError: folder missing or empty, unknown split, a split's folder without another one, folders
+            that may be splits or classes, classes that only the test has, or a damaged image.
         """
         if on_bad_image not in ON_BAD_IMAGE:
             raise unknown("on_bad_image", on_bad_image, ON_BAD_IMAGE)
         root = pathlib.Path(path).expanduser()
         if not root.is_dir():
             raise UserError(f"folder {str(root)!r} does not exist or is not a folder; give the path of one")
-        class_names, files = _list_split(root, split)
+        tree, left_out = read_tree(root)
+        class_names, files = _list_split(tree, split, left_out)
         self._size, self._resize = image_size, resize
         self.bad_files: list[pathlib.Path] = []
         self._files = self._readable(files, on_bad_image, progress)
         if not self._files:
             raise UserError(f"none of the {len(files)} images in {str(root)!r} can be read")
         self.num_skipped = len(self.bad_files)
-        self.info = SourceInfo(f"folder:{path}", split, len(self._files), len(class_names), class_names, image_size)
+        self.info = SourceInfo(
+            f"folder:{path}",
+            split,
+            len(self._files),
+            len(class_names),
+            class_names,
+            image_size,
+            left_out_text(left_out),
+        )
 
     def __len__(self) -> int:
         return len(self._files)
@@ -108,23 +128,28 @@ class Folder:
         return None
 
 
-def _list_split(root: pathlib.Path, split: str) -> tuple[tuple[str, ...], list[tuple[pathlib.Path, int]]]:
+def _list_split(
+    tree: Tree, split: str, left_out: collections.Counter[str]
+) -> tuple[tuple[str, ...], list[tuple[pathlib.Path, int]]]:
     """Returns the class names of the folder and the (file, label) pairs of one split."""
-    folders = _split_folders(root)
+    root, folders = tree.path, _split_folders(tree)
     if folders:
         if split == "test" and "test" not in folders:
             split = "val"
         known = [*folders, "all"]
         if split not in known:
             raise unknown(f"split of folder {str(root)!r}", split, known)
-        listed = {name: _list_classes(folder) for name, folder in folders.items()}
-        class_names = tuple(sorted({label for files in listed.values() for _, label in files}))
-        wanted = folders if split == "all" else [split]
-        files = [pair for name in wanted for pair in listed[name]]
+        for name in tree.folders.keys() - set(folders.values()):
+            left_out[f"folder {name!r} beside {' and '.join(folders.values())}"] += 1
+        left_out[f"image beside {' and '.join(folders.values())}"] += len(tree.files)
+        listed = {kind: _list_classes(tree.folders[name], left_out) for kind, name in folders.items()}
+        class_names = tuple(sorted({label for _, label in listed["train"]}))
+        _check_same_classes(tree, folders, listed)
+        files = [pair for kind in (folders if split == "all" else [split]) for pair in listed[kind]]
     else:
         if split not in ("train", "test", "all"):
             raise unknown(f"split of folder {str(root)!r}", split, ("train", "test", "all"))
-        files = _list_classes(root)
+        files = _list_classes(tree, left_out)
         class_names = tuple(sorted({name for _, name in files}))
         if split != "all":
             test = _test_files(root, files)
@@ -135,48 +160,93 @@ def _list_split(root: pathlib.Path, split: str) -> tuple[tuple[str, ...], list[t
     return class_names, [(path, numbers[name]) for path, name in files]
 
 
-def _split_folders(root: pathlib.Path) -> dict[str, pathlib.Path]:
-    """Returns the folders of the splits by name; none where the subfolders are classes."""
-    subfolders = [path.name for path in sorted(root.iterdir()) if path.is_dir() and not path.name.startswith(".")]
-    found = [name for name in _SPLIT_FOLDERS if name in subfolders]
-    folders = {_SPLIT_FOLDERS[name]: root / name for name in found}
+def _split_folders(tree: Tree) -> dict[str, str]:
+    """Returns split -> name of its folder; nothing where the subfolders are classes.
+
+    Raises:
+      UserError: two folders of one split, a single split, or names that may be those of splits or of classes.
+    """
+    root = str(tree.path)
+    kinds = {name: _split_of(name) for name in tree.folders}
+    found = [name for name, kind in kinds.items() if kind]
+    others = [name for name, kind in kinds.items() if not kind and tree.folders[name].images()]
+    folders = {kind: name for kind in _SPLITS for name in found if kinds[name] == kind}
     if len(folders) < len(found):
-        raise UserError(f"folder {str(root)!r} has {' and '.join(found)}, two folders of one split; keep one of them")
-    if "train" in folders and len(folders) > 1:
+        raise UserError(f"folder {root!r} has {' and '.join(found)}, two folders of one split; keep one of them")
+    if "train" in folders and len(folders) > 1 and not (others and _SHORT & {name.lower() for name in found}):
         return folders
-    if found and len(found) == len(subfolders):  # never the names of classes
+    if found and not others:  # never the names of classes
         raise UserError(
-            f"folder {str(root)!r} holds only {' and '.join(found)}; put train and test (or val) side by side, or name "
-            f"{str(root / found[0])!r}, of which a fifth is kept for the test"
+            f"folder {root!r} holds only {' and '.join(found)}; put train and test (or val) side by side, or name "
+            f"{str(tree.path / found[0])!r}, of which a fifth is kept for the test"
+        )
+    # Such as my_test beside Train, or seg_train beside seg_test; and the folder of a class holds no classes itself.
+    alike = [word[0] for name in others if (word := _SPLIT_WORD.search(name.lower()))]
+    whole = any(inner.images() for name in found for inner in tree.folders[name].folders.values())
+    if whole or len(found) > 1 or (found and alike) or len(set(alike)) > 1:
+        raise UserError(
+            f"folder {root!r} holds {', '.join([*found, *others][:6])}, which may be splits or classes; call the "
+            "folders of splits train and test (or val), with nothing beside them, or rename those that are classes"
         )
     return {}
 
 
-def _list_classes(folder: pathlib.Path) -> list[tuple[pathlib.Path, str]]:
+def _split_of(name: str) -> str | None:
+    """Returns the split that a folder's name stands for in any spelling: Training, test_set, val2017."""
+    word = re.sub(r"[\W_]+", "", name.lower())
+    word = re.sub(r"(?<=[a-z])(set|data|dataset|images?|imgs?|folder|split)?((19|20)\d\d)?$", "", word)
+    return next((split for split, words in _SPLITS.items() if word in words), None)
+
+
+def _check_same_classes(tree: Tree, folders: dict[str, str], listed: dict[str, list]) -> None:
+    """Checks that no split has a class that could not be learnt.
+
+    Raises:
+      UserError: one has.
+    """
+    names = {kind: {label for _, label in pairs} for kind, pairs in listed.items()}
+    for kind in folders.keys() - {"train"}:
+        if extra := sorted(names[kind] - names["train"]):
+            train, other = folders["train"], folders[kind]
+            flat = not tree.folders[other].folders or bool(tree.folders[other].files)
+            what = "images without classes" if flat else f"classes that {train} has not: {', '.join(extra[:5])}"
+            raise UserError(
+                f"folder {str(tree.path)!r}: {other} holds {what}; {train} has the classes "
+                f"{', '.join(sorted(names['train'])[:5])}. Sort its images into these, or name "
+                f"{str(tree.path / train)!r}, of which a fifth is kept for the test"
+            )
+
+
+def _list_classes(tree: Tree, left_out: collections.Counter[str]) -> list[tuple[pathlib.Path, str]]:
     """Returns the (image file, class name) pairs of a folder, sorted."""
-    flat = [(path, "image") for path in sorted(folder.iterdir()) if is_image(path)]
     nested = []
-    for subfolder in sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")):
-        nested += [(path, subfolder.name) for path in list_images(subfolder)]
-    if flat and nested:
+    for name, folder in tree.folders.items():
+        images = folder.images()
+        nested += [(path, name) for path in images]
+        if not images:
+            left_out[f"folder {name!r} without images"] += 1
+    if tree.files and nested:
         raise UserError(
-            f"folder {str(folder)!r} holds images ({flat[0][0].name}) and also subfolders with "
+            f"folder {str(tree.path)!r} holds images ({tree.files[0].name}) and also subfolders with "
             f"images ({nested[0][1]}); put each into the subfolder of its class, or all into one"
         )
-    if not flat and not nested:
-        raise UserError(f"folder {str(folder)!r} holds no image; looked for {' '.join(sorted(SUFFIXES))}")
-    return flat or nested
+    if not tree.files and not nested:
+        reason = f"; found {found}" if (found := left_out_text(left_out)) else ""
+        raise UserError(f"folder {str(tree.path)!r} holds no image; looked for {looked_for()}{reason}")
+    return [(path, "image") for path in tree.files] or nested
 
 
-def list_images(folder: pathlib.Path) -> list[pathlib.Path]:
-    """Returns the images of a folder and its subfolders, sorted, but those of hidden ones (.thumbnails and such)."""
-    found = (path for path in folder.rglob("*") if is_image(path))
-    return sorted(p for p in found if not any(part.startswith(".") for part in p.relative_to(folder).parts))
-
-
-def is_image(path: pathlib.Path) -> bool:
-    """Returns whether a path is a visible file with the name of an image."""
-    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
+def class_advice(path: str | os.PathLike) -> str:
+    """Returns where the classes of a folder may be that has only one: a level deeper, or nowhere."""
+    root = pathlib.Path(path).expanduser()
+    level = [read_tree(root)[0]]
+    for _ in range(_DEEPEST_CLASSES):
+        level = [folder for tree in level for folder in tree.folders.values()]
+        for tree in level:
+            names = [name for name, folder in tree.folders.items() if folder.images()]
+            if len(names) > 1:
+                return f"name folder:{tree.path}, whose subfolders are {', '.join(names[:5])}"
+    return "put the images of each class into a subfolder of its name"
 
 
 def _test_files(root: pathlib.Path, files: list[tuple[pathlib.Path, str]]) -> set[pathlib.Path]:

@@ -1,7 +1,8 @@
 """Image files to uint8 RGB arrays [H, W, 3] in 0..255, and resizing on the host.
 
 Reads whatever Pillow reads: grey, palette, transparent (laid on white), 16-bit, CMYK, animated
-(first frame), and turns a photograph upright as its EXIF orientation says.
+(first frame), and turns a photograph upright as its EXIF or XMP orientation says. Values of 32 bits have no agreed
+range and are refused.
 """
 
 import io
@@ -9,23 +10,12 @@ import pathlib
 from collections.abc import Sequence
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from arinv.errors import UserError, unknown
 
 RESIZE_MODES = ("squash", "crop", "crop_7_8")
 ORIGINAL = "original"  # the mode that resizes nothing
-
-_ORIENTATION_TAG = 0x0112
-_UPRIGHT = {  # EXIF orientation: what turns the image upright
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 
 
 def read_image(path: str | pathlib.Path, *, min_side: int | None = None) -> np.ndarray:
@@ -40,7 +30,7 @@ def read_image(path: str | pathlib.Path, *, min_side: int | None = None) -> np.n
       uint8 [H, W, 3].
 
     Raises:
-      UserError: missing, broken, cut short or far too large; the message names the file.
+      UserError: missing, broken, cut short, far too large, or with 32 bits a pixel; the message names the file.
     """
     try:
         data = pathlib.Path(path).read_bytes()
@@ -61,15 +51,17 @@ def decode_image(data: bytes, *, name: str, min_side: int | None = None) -> np.n
       uint8 [H, W, 3].
 
     Raises:
-      UserError: broken, cut short or far too large.
+      UserError: broken, cut short, far too large, or with 32 bits a pixel.
     """
+    if not data:
+        raise UserError(f"{name} is empty: 0 bytes")
     try:
         with Image.open(io.BytesIO(data)) as image:
             if image.width * image.height > (Image.MAX_IMAGE_PIXELS or float("inf")):
                 raise UserError(_too_large(name, f"{image.width} x {image.height} pixels"))
             if min_side is not None:
                 image.draft(None, (min_side, min_side))
-            return np.asarray(_to_rgb(image))
+            return np.asarray(_to_rgb(image, name))
     except UserError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
@@ -85,37 +77,51 @@ def _too_large(name: str, size: str) -> str:
     return f"{name} has {size}, more than the {Image.MAX_IMAGE_PIXELS:,} allowed; make it smaller"
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
-    """Returns the first frame, upright, as mode RGB."""
+def _to_rgb(image: Image.Image, name: str) -> Image.Image:
+    """Returns the first frame, upright, as mode RGB.
+
+    Raises:
+      UserError: 32 bits a pixel.
+    """
+    _scale_transparency(image)
     image.load()  # which turns a TIFF upright and takes the tag away
-    if image.mode == "RGB" and "exif" not in image.info and "transparency" not in image.info:
-        return image  # nearly all images: no copy
-    if (turn := _UPRIGHT.get(_orientation(image))) is not None:
-        image = image.transpose(turn)
+    try:
+        ImageOps.exif_transpose(image, in_place=True)
+    except Exception:  # damaged EXIF data is no reason to refuse an image
+        pass
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        return _deep_grey_to_rgb(image)
+        return _deep_grey_to_rgb(image, name)
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")
         return Image.alpha_composite(white, image).convert("RGB")
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def _orientation(image: Image.Image) -> int:
-    """Returns the EXIF orientation; damaged EXIF data is no reason to refuse the picture."""
-    try:
-        return image.getexif().get(_ORIENTATION_TAG, 1)
-    except Exception:
-        return 1
+def _scale_transparency(image: Image.Image) -> None:
+    """Brings a PNG's transparent colour to the 8 bits that Pillow brings the pixels to, but not that colour."""
+    color, raw_mode = image.info.get("transparency"), image.tile[0][3] if image.tile else None
+    if raw_mode in ("L;2", "L;4") and isinstance(color, int):
+        image.info["transparency"] = color * {"L;2": 85, "L;4": 17}[raw_mode]
+    elif raw_mode == "RGB;16B" and isinstance(color, tuple):
+        image.info["transparency"] = tuple(value >> 8 for value in color)
 
 
-def _deep_grey_to_rgb(image: Image.Image) -> Image.Image:
-    """Returns a 16-bit grey image with 8 bits; other depths have no agreed range."""
+def _deep_grey_to_rgb(image: Image.Image, name: str) -> Image.Image:
+    """Returns a 16-bit grey image with 8 bits; its transparent grey becomes white.
+
+    Raises:
+      UserError: 32 bits, of which no range is agreed on.
+    """
     values = np.asarray(image)
-    low, high = values.min(), values.max()
-    if image.mode == "F" or low < 0 or high > 65535:
-        raise ValueError(f"grey values {low} to {high}; save it with 8 or 16 bits a channel")
+    if not (image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM")):  # PPM: at most 16
+        raise UserError(
+            f"{name} has 32 bits a pixel, values {values.min():g} to {values.max():g} of no agreed range; save it with "
+            "8 or 16 bits"
+        )
     grey = ((values.astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8)
+    if isinstance(transparent := image.info.get("transparency"), int):
+        grey = np.where(values == transparent, np.uint8(255), grey)
     return Image.fromarray(grey).convert("RGB")
 
 

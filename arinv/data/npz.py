@@ -1,7 +1,8 @@
 """Arrays in a NumPy archive as a source: images and labels that were prepared elsewhere, such as pseudo-labels.
 
-The archive holds "image", uint8 [N, H, W, 3], and "label", integers [N]. Pickled objects in it are refused.
-A fifth of every class is kept for the test.
+The archive holds "image", uint8 [N, H, W, 3], and "label" [N]: whole numbers, text, or one-hot rows [N, K]. Classes are
+the labels that occur, numbered from 0 without gaps and named after them. Pickled objects in it are refused. A fifth of
+every class is kept for the test.
 """
 
 import os
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from arinv.data import images
-from arinv.data.source import SourceInfo, check_index
+from arinv.data.source import SourceInfo, check_index, number_classes
 from arinv.errors import UserError, unknown
 
 _SPLITS = ("train", "test", "all")
@@ -40,12 +41,11 @@ class Npz:
         path = pathlib.Path(path).expanduser()
         self._read(path)
         self._resize = resize
-        count = int(self._labels.max()) + 1
-        names = tuple(str(i) for i in range(count))
         self._places = _places(self._labels, split)
         if not len(self._places):
             raise UserError(f"{path} leaves no example for split {split!r}; add examples, or take split='all'")
-        self.info = SourceInfo(f"npz:{path}", split, len(self._places), count, names, image_size)
+        names = self._class_names
+        self.info = SourceInfo(f"npz:{path}", split, len(self._places), len(names), names, image_size)
         self.num_skipped = 0
 
     def _read(self, path: pathlib.Path) -> None:
@@ -54,8 +54,9 @@ class Npz:
                 missing = {"image", "label"} - set(arrays.files)
                 if missing:
                     raise UserError(f"{path} has no array {sorted(missing)}; it has: {', '.join(arrays.files)}")
-                self._images, self._labels = arrays["image"], arrays["label"]
+                self._images, labels = arrays["image"], arrays["label"]
             self._check(path)
+            self._labels, self._class_names = number_classes(_plain_labels(path, labels, len(self._images)))
         except UserError:
             raise
         except FileNotFoundError:
@@ -67,13 +68,11 @@ class Npz:
             ) from None
 
     def _check(self, path: pathlib.Path) -> None:
-        shape, labels = self._images.shape, self._labels
-        if self._images.dtype != np.uint8 or len(shape) != 4 or shape[-1] != 3:
-            raise UserError(f"{path}: image must be uint8 [N, H, W, 3]; got {self._images.dtype} {shape}")
-        if labels.shape != shape[:1] or not np.issubdtype(labels.dtype, np.integer):
-            raise UserError(f"{path}: label must be integers [{shape[0]}]; got {labels.dtype} {labels.shape}")
-        if not len(labels) or labels.min() < 0:
-            raise UserError(f"{path}: needs at least one example, and labels of 0 or more")
+        shape, dtype = self._images.shape, self._images.dtype
+        if dtype != np.uint8 or len(shape) != 4 or shape[-1] != 3 or not min(shape[1:3]):
+            raise UserError(f"{path}: image must be uint8 [N, H, W, 3]; got {dtype} {shape}")
+        if not shape[0]:
+            raise UserError(f"{path}: needs at least one example")
 
     def __len__(self) -> int:
         return self.info.num_examples
@@ -85,7 +84,31 @@ class Npz:
 
     def read_labels(self) -> np.ndarray:
         """Returns all labels, int32 [N]."""
-        return self._labels[self._places].astype(np.int32)
+        return self._labels[self._places]
+
+
+def _plain_labels(path: pathlib.Path, labels: np.ndarray, count: int) -> np.ndarray:
+    """Returns labels as integers or text [N].
+
+    Raises:
+      UserError: another shape, rows that are not one-hot, or numbers that are not whole or below 0.
+    """
+    what = f"{labels.dtype} {labels.shape}"
+    if labels.ndim == 2 and labels.shape[1] == 1:
+        labels = labels[:, 0]
+    if labels.ndim == 2 and labels.shape[0] == count and labels.dtype.kind in "biuf" and labels.shape[1]:
+        if not (np.isin(labels, (0, 1)).all() and (labels.sum(1) == 1).all()):
+            raise UserError(f"{path}: label has rows that are not one-hot; give the number of the class, [{count}]")
+        labels = labels.argmax(1)
+    if labels.shape != (count,) or labels.dtype.kind not in "biufU":
+        raise UserError(f"{path}: label must be integers [{count}]; got {what}")
+    if labels.dtype.kind == "U":
+        return labels
+    if not (np.isfinite(labels).all() and (labels == np.floor(labels)).all() and labels.min() >= 0):
+        raise UserError(f"{path}: labels must be whole numbers of 0 or more")
+    if labels.max() > np.iinfo(np.int64).max:
+        raise UserError(f"{path}: label {labels.max()} is too large")
+    return labels.astype(np.int64)
 
 
 def _places(labels: np.ndarray, split: str) -> np.ndarray:

@@ -64,7 +64,7 @@ def open_source(
         (whose files are sorted by class). The number of patches of `photos`, which has as many as
         one wants.
       classes: keep only these labels or class names; labels keep their numbers.
-      renumber: with `classes`, number those anew from 0, as if the data set had no others.
+      renumber: with `classes`, number those from 0, as if the data set had no others.
       progress: called with (done, total) while the files of a folder are checked.
 
     Returns:
@@ -114,7 +114,9 @@ def _open_photos(split: str, image_size: int, resize: str, num_examples: int | N
 
 
 def _renumber(source: Source, classes: Sequence[int | str]) -> Source:
-    return Renumbered(source, class_labels(classes, source.info))
+    labels = class_labels(classes, source.info)
+    numbers = {label: number for number, label in enumerate(labels)}
+    return Renumbered(source, numbers, [source.info.class_names[label] for label in labels])
 
 
 def _narrow(source: Source, num_examples: int | None, classes, *, spread: bool) -> Source:

@@ -7,7 +7,8 @@ from concurrent import futures
 
 import numpy as np
 
-from arinv.data.folder import ON_BAD_IMAGE, SUFFIXES, list_images
+from arinv.data.folder import ON_BAD_IMAGE
+from arinv.data.image_files import left_out_text, looked_for, read_tree
 from arinv.data.images import read_image
 from arinv.errors import UserError, unknown
 
@@ -19,10 +20,14 @@ class Pictures:
       paths: of the files that can be read.
       names: of the pictures: paths relative to the folder, with "/".
       bad_files: files that could not be read and were left out.
+      left_out: what else in the folder is no image that can be read, as text; empty for nothing.
     """
 
-    def __init__(self, root: pathlib.Path, paths: list[pathlib.Path], bad_files: list[pathlib.Path]):
+    def __init__(
+        self, root: pathlib.Path, paths: list[pathlib.Path], bad_files: list[pathlib.Path], *, left_out: str = ""
+    ):
         """Takes files that are known to decode."""
+        self.left_out = left_out
         base = root if root.is_dir() else root.parent
         self.paths, self.bad_files = tuple(paths), tuple(bad_files)
         self.names = tuple(path.relative_to(base).as_posix() for path in paths)
@@ -58,9 +63,13 @@ def open_pictures(
     root = pathlib.Path(path).expanduser()
     if not root.exists():
         raise UserError(f"{str(path)!r} does not exist; give an image file or a folder of images")
-    files = [root] if root.is_file() else list_images(root)
+    files, left_out = [root], ""
+    if not root.is_file():
+        tree, others = read_tree(root)
+        files, left_out = tree.images(), left_out_text(others)
     if not files:
-        raise UserError(f"folder {str(path)!r} holds no image; looked for {' '.join(sorted(SUFFIXES))}")
+        found = f"; found {left_out}" if left_out else ""
+        raise UserError(f"folder {str(path)!r} holds no image; looked for {looked_for()}{found}")
     good, bad = [], []
     with futures.ThreadPoolExecutor(os.cpu_count()) as pool:
         for done, (file, error) in enumerate(zip(files, pool.map(_error_of, files), strict=True), 1):
@@ -75,7 +84,7 @@ def open_pictures(
                 progress(done, len(files))
     if not good:
         raise UserError(f"none of the {len(files)} images in {str(path)!r} can be read")
-    return Pictures(root, good, bad)
+    return Pictures(root, good, bad, left_out=left_out)
 
 
 def _error_of(path: pathlib.Path) -> UserError | None:

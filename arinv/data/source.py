@@ -2,11 +2,11 @@
 
 An example is {"image": uint8 [S, S, 3], "label": int}, read when it is asked for; a source that was opened with
 resize="original" gives images [H, W, 3] as they are stored. `Subset` keeps
-some of the examples of a source, `Renumbered` gives classes new numbers.
+some of the examples of a source, `Renumbered` gives them other labels.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -25,6 +25,7 @@ class SourceInfo:
       num_classes: number of classes of the data set (also those that `classes=` left out).
       class_names: one name a class, in the order of the labels.
       image_size: side S of the images, in pixels.
+      left_out: of a folder, what in it is no image that can be read, as text; empty for nothing.
     """
 
     name: str
@@ -33,6 +34,7 @@ class SourceInfo:
     num_classes: int
     class_names: tuple[str, ...]
     image_size: int
+    left_out: str = ""
 
 
 @runtime_checkable
@@ -76,12 +78,17 @@ class Subset:
 
 
 class Renumbered:
-    """The examples of `source`, which are of the classes `labels` only, with those numbered anew from 0."""
+    """The examples of `source` with other labels.
 
-    def __init__(self, source: Source, labels: Sequence[int]):
-        self._source = source
-        self._numbers = {label: number for number, label in enumerate(labels)}
-        names = tuple(source.info.class_names[label] for label in labels)
+    Attributes:
+      info: of the source, with the new classes.
+      num_skipped: of the source.
+    """
+
+    def __init__(self, source: Source, numbers: Mapping[int, int], class_names: Sequence[str]):
+        """Takes the new label of every label that occurs, and the names of the new classes."""
+        self._source, self._numbers = source, dict(numbers)
+        names = tuple(class_names)
         self.info = dataclasses.replace(source.info, num_classes=len(names), class_names=names)
         self.num_skipped = source.num_skipped
 
@@ -114,7 +121,10 @@ def class_labels(classes: Sequence[int | str], info: SourceInfo) -> list[int]:
         if isinstance(item, str):
             raise unknown(f"class of {info.name}", item, info.class_names)
         if not 0 <= item < info.num_classes:
-            raise UserError(f"classes: label {item} is not in {info.name}; its labels are 0 to {info.num_classes - 1}")
+            names = ", ".join(info.class_names[:10]) + (", ..." if info.num_classes > 10 else "")
+            raise UserError(
+                f"classes: label {item} is not in {info.name}; its labels are 0 to {info.num_classes - 1}, of {names}"
+            )
         labels.append(int(item))
     if not labels:
         raise UserError("classes is empty; name at least one class, or leave it out to keep all")
@@ -133,3 +143,16 @@ def check_index(index: int, length: int) -> int:
     if not -length <= index < length:
         raise IndexError(f"example {index} of {length}")
     return index % length
+
+
+def number_classes(labels: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Returns labels numbered from 0 without gaps, and the names of the classes: the labels that they had.
+
+    Args:
+      labels: [N] integers or text.
+
+    Returns:
+      int32 [N], and a name for each class, in the order of the numbers or of the alphabet.
+    """
+    values, numbers = np.unique(labels, return_inverse=True)
+    return numbers.reshape(-1).astype(np.int32), tuple(str(value) for value in values.tolist())

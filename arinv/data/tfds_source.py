@@ -7,7 +7,7 @@ the host.
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,8 @@ import numpy as np
 from arinv.data import images
 from arinv.data.source import SourceInfo, check_index
 from arinv.errors import UserError, unknown
+
+_BLOCK = 1024  # records that are read together
 
 
 class Tfds:
@@ -39,15 +41,16 @@ class Tfds:
           data_dir: where prepared sets lie; None: TFDS_DATA_DIR, else ~/tensorflow_datasets.
 
         Raises:
-          UserError: set not found, not in array_record files, without images, or no such split.
+          UserError: set not found, not in array_record files, without images or labels that can be read, or no such
+            split.
         """
         import tensorflow_datasets as tfds  # slow to import, and only needed here
 
         builder = _find(name, data_dir)
         splits = [str(key) for key in builder.info.splits]
         features = builder.info.features
-        if "image" not in features:
-            raise UserError(f"tfds:{name} has no feature 'image'; it has: {', '.join(sorted(features))}")
+        self._shape = _stored_shape(name, features)
+        self._label_name = _label_name(name, features)
         _check_split(name, split, splits)
         _check_slices(name, split, builder.info.splits)
         try:
@@ -61,9 +64,16 @@ class Tfds:
             raise UserError(f"tfds:{name} split {split!r} cannot be opened ({_reason(error)})") from None
         self._records = records.data_source
         self._resize = resize
-        self._labelled = "label" in features and hasattr(features["label"], "names")
-        class_names = tuple(features["label"].names) if self._labelled else ("image",)
-        self.info = SourceInfo(f"tfds:{name}", split, len(self._records), len(class_names), class_names, image_size)
+        label = features[self._label_name]
+        if getattr(label, "num_classes", None):
+            class_names = label.names
+            self._numbers = {number: number for number in range(len(class_names))}
+        else:  # plain numbers
+            self._numbers = _number_labels(builder, splits, self._label_name)
+            class_names = [str(number) for number in self._numbers]
+        self.info = SourceInfo(
+            f"tfds:{name}", split, len(self._records), len(class_names), tuple(class_names), image_size
+        )
         self.num_skipped = 0
 
     def __len__(self) -> int:
@@ -81,22 +91,99 @@ class Tfds:
     def _decode(self, index: int, record: bytes) -> dict[str, Any]:
         features = _parse(record)
         name = f"example {index} of {self.info.name} {self.info.split}"
-        image = images.decode_image(features["image"].bytes_list.value[0], name=name)
+        if self._shape:
+            image = _stored_image(features["image"], self._shape, name)
+        else:
+            image = images.decode_image(_value(features["image"].bytes_list.value, name, "image"), name=name)
         image = images.resize_u8(image, self.info.image_size, self._resize)
-        return {"image": image, "label": self._label(features)}
+        return {"image": image, "label": self._label(features, name)}
 
     def read_labels(self) -> np.ndarray:
         """Returns all labels, int32 [N]; reads every record (minutes, for a large set)."""
         labels = np.empty(len(self), np.int32)
-        block = 1024
-        for start in range(0, len(self), block):
-            indices = range(start, min(start + block, len(self)))
+        for start in range(0, len(self), _BLOCK):
+            indices = range(start, min(start + _BLOCK, len(self)))
             for index, record in zip(indices, self._records.__getitems__(list(indices)), strict=True):
-                labels[index] = self._label(_parse(record))
+                labels[index] = self._label(_parse(record), f"example {index} of {self.info.name}")
         return labels
 
-    def _label(self, features) -> int:
-        return features["label"].int64_list.value[0] if self._labelled else 0
+    def _label(self, features, name: str) -> int:
+        label = _value(features[self._label_name].int64_list.value, name, self._label_name)
+        if label not in self._numbers:
+            raise UserError(f"{name} has the label {label}, which is none of the {len(self._numbers)} classes")
+        return self._numbers[label]
+
+
+def _value(values: Sequence, name: str, field: str) -> Any:
+    """Returns the one value of a field of a record.
+
+    Raises:
+      UserError: there is none, or several.
+    """
+    if len(values) != 1:
+        raise UserError(f"{name} has {len(values)} values of {field!r}; expected one")
+    return values[0]
+
+
+def _stored_shape(name: str, features: Mapping[str, Any]) -> tuple[int, ...]:
+    """Returns the shape of images that are stored pixel by pixel, () where they are stored as files.
+
+    Raises:
+      UserError: no images, or other than uint8 [H, W, 3].
+    """
+    if "image" not in features:
+        raise UserError(f"tfds:{name} has no feature 'image'; it has: {', '.join(sorted(features))}")
+    feature = features["image"]
+    if type(feature).__name__ == "Image":
+        return ()
+    shape, dtype = getattr(feature, "shape", None), np.dtype(getattr(feature, "np_dtype", object))
+    if not (shape and len(shape) == 3 and all(shape) and shape[-1] in (1, 3) and dtype == np.uint8):
+        raise UserError(
+            f"tfds:{name} stores 'image' as {type(feature).__name__} of {dtype} {shape}; expected images, or uint8 "
+            "tensors [H, W, 3]: prepare it again with tfds.features.Image"
+        )
+    return shape
+
+
+def _stored_image(field: Any, shape: tuple[int, ...], name: str) -> np.ndarray:
+    """Returns an image that is stored pixel by pixel, as uint8 RGB."""
+    pixels = np.array(field.int64_list.value, np.int64)
+    if pixels.size != np.prod(shape) or pixels.min() < 0 or pixels.max() > 255:
+        raise UserError(f"{name} has {pixels.size} pixel values of a tensor {shape}; prepare the set again")
+    image = pixels.astype(np.uint8).reshape(shape)
+    return image if shape[-1] == 3 else np.repeat(image, 3, axis=-1)
+
+
+def _label_name(name: str, features: Mapping[str, Any]) -> str:
+    """Returns the name of the feature with the label.
+
+    Raises:
+      UserError: there is none, or it is no whole number.
+    """
+    found = next((key for key in ("label", "labels") if key in features), None)
+    if found is None:
+        raise UserError(f"tfds:{name} has no feature 'label' or 'labels'; it has: {', '.join(sorted(features))}")
+    feature = features[found]
+    dtype = np.dtype(getattr(feature, "np_dtype", object))
+    if getattr(feature, "shape", None) != () or dtype.kind not in "biu":
+        raise UserError(
+            f"tfds:{name} has {type(feature).__name__} as {found!r}; expected one whole number or class an image"
+        )
+    return found
+
+
+def _number_labels(builder: Any, splits: Sequence[str], label_name: str) -> dict[int, int]:
+    """Returns the number of every label of all splits, from 0 without gaps; reads every record."""
+    import tensorflow_datasets as tfds
+
+    raw, found = tfds.decode.DeserializeMethod.RAW_BYTES, set()
+    for split in splits:
+        records = builder.as_data_source(split=split, deserialize_method=raw).data_source
+        for start in range(0, len(records), _BLOCK):
+            indices = list(range(start, min(start + _BLOCK, len(records))))
+            for record in records.__getitems__(indices):
+                found.update(_parse(record)[label_name].int64_list.value[:1])
+    return {label: number for number, label in enumerate(sorted(found))}
 
 
 def _parse(record: bytes):

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from arinv.models.features import FeatureSpec, Stage
 from arinv.models.image_sides import check_sides
-from arinv.models.normalization import normalize
+from arinv.models.normalization import Normalization, normalize
 from arinv.ops import conv as conv_ops
 from arinv.ops import pooling
 from arinv.types import Array
@@ -59,7 +59,7 @@ class AlexNet(nn.Module):
 
     Attributes:
       num_classes: length of the logits; 0 leaves out all that is behind conv5, which images of 31 to 62 px lack.
-      normalization: name of the pixel normalisation.
+      normalization: of the pixels, see `normalization.mean_std`.
       dropout: rate before fc6 and fc7, in training.
       dense_width: length of fc6 and fc7.
       head_side: side that conv5 is averaged (or repeated) to before fc6, so that weights fit every image size;
@@ -68,7 +68,7 @@ class AlexNet(nn.Module):
     """
 
     num_classes: int = 1000
-    normalization: str = "imagenet"
+    normalization: Normalization = "imagenet"
     dropout: float = 0.5
     dense_width: int = 4096
     head_side: int = 6
@@ -127,14 +127,14 @@ class AlexNetSmall(nn.Module):
     Attributes:
       num_classes: length of the logits; 0 leaves out the dense layers, which fit one image size only.
       width: channels of conv1; conv2..conv5 have 3, 6, 4 and 4 times as many, fc6 and fc7 16 times.
-      normalization: name of the pixel normalisation.
+      normalization: of the pixels, see `normalization.mean_std`.
       dropout: rate before fc6 and fc7, in training.
       dtype: of the computation; parameters and logits stay float32.
     """
 
     num_classes: int = 10
     width: int = 32
-    normalization: str = "cifar10"
+    normalization: Normalization = "cifar10"
     dropout: float = 0.0
     dtype: jax.typing.DTypeLike = jnp.float32
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from arinv.models.features import FeatureSpec, Stage
 from arinv.models.image_sides import check_sides
-from arinv.models.normalization import normalize
+from arinv.models.normalization import Normalization, normalize
 from arinv.ops import conv as conv_ops
 from arinv.ops import pooling
 from arinv.ops.local_response import local_response_normalization
@@ -26,14 +26,14 @@ class CaffeNet(nn.Module):
 
     Attributes:
       num_classes: length of the logits; 0 leaves out the dense layers, which fit one image size only.
-      normalization: name of the pixel normalisation.
+      normalization: of the pixels, see `normalization.mean_std`.
       dropout: rate behind fc6 and fc7, in training.
       dense_width: length of fc6 and fc7.
       dtype: of the computation; parameters and logits stay float32.
     """
 
     num_classes: int = 1000
-    normalization: str = "imagenet"
+    normalization: Normalization = "imagenet"
     dropout: float = 0.5
     dense_width: int = 4096
     dtype: jax.typing.DTypeLike = jnp.float32

@@ -2,24 +2,26 @@
 
 Reads .pt and .pth of torch.save (the zip and the older format) and .safetensors with the names of torchvision,
 MadryLab's robustness library, TRADES, GAIRAT and RobustBench (wide ResNets), Adv-BNN (VGG-16) and the released code of
-Rojas-Gomez et al. 2022 (encoder, generator, discriminator). Nothing in a file is executed. Writes .safetensors that
-PyTorch loads, with torchvision's names where torchvision has the network.
+Rojas-Gomez et al. 2022 (encoder, generator, discriminator, denoiser). Nothing in a file is executed. Writes
+.safetensors that PyTorch loads, with torchvision's names where torchvision has the network.
 
-Everything in a file must be used and everything in the network must be in the file; a mismatch shows both sides. Not
-read, and told by `describe_torch`: counts of batches, networks beside the one that is read, and `sub_block1` of the
-wide ResNets, which no forward pass uses. Of several dictionaries that fit, the one at a usual place ("model",
-"state_dict", ...) is read and the others are told too; at other places the file is refused.
+Everything in the network must be in the file, and everything in the file must be used or known not to matter: counts
+of batches and of averaged models, losses, metrics, optimisers, networks beside the one that is read, and `sub_block1`
+of the wide ResNets, which no forward pass uses. A mismatch shows both sides; on_unknown="report" leaves out what is
+only in the file. `describe_torch` lists whatever is not read. Of several dictionaries that fit, the one nearest to the
+top and there at a usual place ("model", "state_dict", ...) is read; two at unusual places are refused.
 """
 
 import contextlib
 import json
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from arinv.models.pytorch import carried_normalization
 from arinv.models.pytorch import weights as torch_weights
 from arinv.models.pytorch.export import (
     export_discriminator_safetensors,
@@ -28,7 +30,13 @@ from arinv.models.pytorch.export import (
 )
 from arinv.models.pytorch.file import TorchFile, open_torch
 from arinv.models.pytorch.layout import Entry
-from arinv.models.pytorch.networks import discriminator_entries, encoder_entries, generator_entries
+from arinv.models.pytorch.networks import (
+    denoiser_entries,
+    discriminator_entries,
+    encoder_entries,
+    generator_entries,
+)
+from arinv.models.pytorch.weights import Found
 from arinv.types import Variables
 
 __all__ = [
@@ -37,6 +45,7 @@ __all__ = [
     "export_generator_safetensors",
     "export_safetensors",
     "load_torch",
+    "load_torch_denoiser",
     "load_torch_discriminator",
     "load_torch_generator",
 ]
@@ -44,9 +53,24 @@ __all__ = [
 _CLASS_NAMES = ("class_names", "classes")  # entries of a file that list them
 
 
-def _convert(file: TorchFile, wanted: Sequence[Entry], what: str) -> Variables:
-    variables = torch_weights.convert(file, torch_weights.locate(file, wanted), wanted, what=what)
-    return jax.tree.map(jnp.asarray, variables)
+Report = Callable[[str], None]
+
+
+def _convert(
+    file: TorchFile, wanted: Sequence[Entry], what: str, *, on_unknown: str, report: Report | None
+) -> tuple[Variables, Found]:
+    """Returns a network's variables and where they were found, after reporting what was read and what was not."""
+    found = torch_weights.locate(file, wanted)
+    variables = torch_weights.convert(file, found, wanted, what=what, on_unknown=on_unknown)
+    if report:
+        num_parameters = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
+        place = f" under {found.place!r}" if found.place else ""
+        place += f" whose names begin with {found.prefix!r}" if found.prefix else ""
+        report(f"{file.path}: {what}, {num_parameters:,} parameters, from {len(wanted)} tensors{place}")
+        ignored = [*torch_weights.unread(found, wanted), *found.others]
+        if ignored := [name for name in ignored if not name.endswith("num_batches_tracked")]:
+            report(f"{file.path}: {len(ignored)} not read: {torch_weights.abbreviate(ignored)}")
+    return jax.tree.map(jnp.asarray, variables), found
 
 
 def load_torch(
@@ -55,47 +79,61 @@ def load_torch(
     *,
     image_size: int | None = None,
     check_normalization: bool = True,
+    on_unknown: str = "error",
+    report: Report | None = None,
     **options,
 ) -> Variables:
     """Returns an encoder's variables from a PyTorch checkpoint.
 
     Args:
       path: a .pt, .pth or .safetensors file; it may hold the weights alone, or under "model", "state_dict" or the
-        like, their names with any prefix.
+        like, also in dictionaries of dictionaries, their names with any prefix.
       encoder: a key of ENCODERS.
       image_size: side of the images in pixels, where the shape of a weight depends on it; None for the encoder's own.
       check_normalization: whether the file's pixel normalisation, if it has one, must be the encoder's. The released
         generators of Rojas-Gomez et al. 2022 belong to an encoder that is fed normalization="pm1" whatever it was
         trained with.
-      **options: the encoder is built with, as for `build`; num_classes among them.
+      on_unknown: "error" refuses a file with tensors that neither the network has nor are known not to matter,
+        "report" leaves those out; `describe_torch` lists them.
+      report: is called with a line on what was read, and one on what was not.
+      **options: the encoder is built with, as for `build`; num_classes among them. normalization takes what
+        `describe_torch` returns.
 
     Returns:
       {"params": ..., "batch_stats": ...} in float32, for `build(encoder, **options).apply`.
 
     Raises:
-      UserError: no such file or a damaged one, one that could run a program when it is loaded (nothing is run), other
-        weights than the encoder's (both sides are shown), or another pixel normalisation than the encoder's.
+      UserError: no such file or a damaged one, one that would run a program if PyTorch loaded it (nothing is run),
+        other weights than the encoder's (both sides are shown), or another pixel normalisation than the encoder's.
 
     Source: torchvision; Engstrom et al. 2019 (robustness); Croce et al. 2021 (RobustBench).
     """
     module, wanted = encoder_entries(encoder, image_size, options)
     with open_torch(path) as file:
-        found = torch_weights.locate(file, wanted)
-        variables = torch_weights.convert(
-            file, found, wanted, what=f"encoder {encoder!r} of {module.num_classes} classes"
-        )
+        what = f"encoder {encoder!r} of {module.num_classes} classes"
+        variables, found = _convert(file, wanted, what, on_unknown=on_unknown, report=report)
         if check_normalization:
-            torch_weights.check_normalization(file, found, module.normalization)
-    return jax.tree.map(jnp.asarray, variables)
+            carried_normalization.check_normalization(file, found, module.normalization)
+    return variables
 
 
-def load_torch_generator(path: str | pathlib.Path, encoder: str, layer: str, **options) -> Variables:
+def load_torch_generator(
+    path: str | pathlib.Path,
+    encoder: str,
+    layer: str,
+    *,
+    on_unknown: str = "error",
+    report: Report | None = None,
+    **options,
+) -> Variables:
     """Returns a generator's variables from a checkpoint of the released code.
 
     Args:
       path: as for `load_torch`; an autoencoder (generator.gen.0.weight_orig) or its generator alone.
       encoder: name of the encoder it inverts.
       layer: name of the feature it inverts.
+      on_unknown: as for `load_torch`.
+      report: as for `load_torch`.
       **options: of `build_generator`. The released `conv5_tconv` is AlexNet's default, `conv5_interp` its variant
         "interpolation"; weights without spectral normalisation need spectral_norm=False.
 
@@ -109,7 +147,8 @@ def load_torch_generator(path: str | pathlib.Path, encoder: str, layer: str, **o
     """
     wanted = generator_entries(encoder, layer, options)
     with open_torch(path) as file:
-        return _convert(file, wanted, f"the generator of {encoder} {layer}")
+        what = f"the generator of {encoder} {layer}"
+        return _convert(file, wanted, what, on_unknown=on_unknown, report=report)[0]
 
 
 def load_torch_discriminator(
@@ -118,6 +157,8 @@ def load_torch_discriminator(
     layer: str = "conv5",
     *,
     image_size: int | None = None,
+    on_unknown: str = "error",
+    report: Report | None = None,
     **options,
 ) -> Variables:
     """Returns a discriminator's variables from a checkpoint of the released code.
@@ -127,6 +168,8 @@ def load_torch_discriminator(
       encoder: name of the encoder whose features it is given.
       layer: name of that feature.
       image_size: side of the images in pixels; None for the encoder's own.
+      on_unknown: as for `load_torch`.
+      report: as for `load_torch`.
       **options: of Discriminator, and encoder_options.
 
     Returns:
@@ -139,7 +182,48 @@ def load_torch_discriminator(
     """
     wanted = discriminator_entries(encoder, layer, image_size, options)
     with open_torch(path) as file:
-        return _convert(file, wanted, f"the discriminator of {encoder} {layer}")
+        what = f"the discriminator of {encoder} {layer}"
+        return _convert(file, wanted, what, on_unknown=on_unknown, report=report)[0]
+
+
+def load_torch_denoiser(
+    path: str | pathlib.Path,
+    encoder: str = "alexnet",
+    *,
+    on_unknown: str = "error",
+    report: Report | None = None,
+    **options,
+) -> dict[str, Variables]:
+    """Returns the variables of a denoiser's two halves from a checkpoint of the released code.
+
+    The names, as in models/alexnet_skip.py of github.com/renanrojasg/adv_robust_autoencoder at b9ad0c8: in
+    `classifier` the convolutions conv1_1, conv2_1, conv3_1, conv3_2 and conv3_3, and in `generator`, of
+    upsample_mode="conv5_interp", conv7_1, conv6_1, conv5_1, conv5_2, conv4_1, conv4_2, conv3_1, conv2, conv2_1 and
+    conv1, with a normalisation bn7_1, ..., bn1 behind each, then conv1_1. The constant kernels of the Haar transform
+    (pool1.LL to unpool3.HH) are not read.
+
+    Args:
+      path: as for `load_torch`.
+      encoder: name of the encoder whose convolutions the first half has.
+      on_unknown: as for `load_torch`.
+      report: as for `load_torch`.
+      **options: of `build_denoiser`; weights without spectral normalisation need spectral_norm=False.
+
+    Returns:
+      {"encoder": {"params": ...}, "decoder": {"params": ..., "batch_stats": ..., "spectral": ...}} in float32, for
+      the modules of `build_denoiser`.
+
+    Raises:
+      UserError: as for `load_torch`, or variant="table_a9", which the released code does not have.
+
+    Source: Rojas-Gomez et al. 2022, released code.
+    """
+    halves = denoiser_entries(encoder, options)
+    with open_torch(path) as file:
+        return {
+            half: _convert(file, wanted, f"the denoiser's {half}", on_unknown=on_unknown, report=report)[0]
+            for half, wanted in halves.items()
+        }
 
 
 def describe_torch(
@@ -155,25 +239,26 @@ def describe_torch(
 
     Returns:
       {"num_classes": length of the logits, None where the last layer is not found; "class_names": list, empty where
-      the file has none; "normalization": name, None where the file has none or none of ours; "unread": names of
-      weights that are known and not read, and of entries of the file with other weights of such a network}.
+      the file has none; "normalization": of the pixels, a name or (mean, standard deviation), None where the file has
+      none; "unread": names of tensors that are not read, and of entries of the file with other weights of such a
+      network}.
 
     Raises:
-      UserError: no such file, a damaged one, one that could run a program when it is loaded, or one with several
+      UserError: no such file, a damaged one, one that would run a program if PyTorch loaded it, or one with several
         networks that fit alike.
     """
     _, wanted = encoder_entries(encoder, image_size, options)
     with open_torch(path) as file:
         found = torch_weights.locate(file, wanted)
-        carried = torch_weights.read_normalization(file, found)
+        carried = carried_normalization.read_normalization(file, found)
         last = next(entry for entry in wanted if entry.layer == wanted[-1].layer and entry.path[-1] == "kernel")
         shapes = [found.weights[name].shape for name in last.names if hasattr(found.weights.get(name), "shape")]
         num_classes = shapes[0][0] if shapes and shapes[0] else None
         return {
             "num_classes": num_classes,
             "class_names": _class_names(file, num_classes),
-            "normalization": torch_weights.normalization_name(*carried) if carried else None,
-            "unread": sorted({*torch_weights.unread(found), *found.others}),
+            "normalization": carried_normalization.normalization_of(carried) if carried else None,
+            "unread": [*torch_weights.unread(found, wanted), *found.others],
         }
 
 
@@ -184,8 +269,9 @@ def _class_names(file: TorchFile, num_classes: int | None) -> list[str]:
         with contextlib.suppress(ValueError):
             places = {"class_names": json.loads(file.metadata["class_names"])}
     numbers = places.get("class_to_idx")
-    if isinstance(numbers, dict) and set(map(str, numbers.values())) == set(map(str, range(len(numbers)))):
-        places["classes"] = sorted(numbers, key=lambda name: int(numbers[name]))
+    if isinstance(numbers, dict) and all(isinstance(number, int) for number in numbers.values()):
+        if sorted(numbers.values()) == list(range(len(numbers))):
+            places["classes"] = sorted(numbers, key=numbers.__getitem__)
     for name in _CLASS_NAMES:
         names = places.get(name)
         is_list = isinstance(names, list | tuple) and all(isinstance(part, str) for part in names)

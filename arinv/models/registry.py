@@ -14,6 +14,7 @@ from arinv.models.caffenet import CaffeNet
 from arinv.models.discriminator import Discriminator, stem_stride
 from arinv.models.features import FeatureSpec
 from arinv.models.generator import PAPER_PLANS, Generator, mirror_plan
+from arinv.models.normalization import mean_std
 from arinv.models.resnet import ResNet
 from arinv.models.vgg import VGG
 from arinv.models.wavelet_decoder import DECODER_PLANS, PAD_SIDES, WaveletDecoder
@@ -68,15 +69,16 @@ def build(name: str, *, num_classes: int | None = None, **options) -> nn.Module:
       name: a key of ENCODERS.
       num_classes: length of the logits; None for the architecture's own, 0 for the spatial features alone, which
         come at every image size.
-      **options: attributes of the architecture, such as width, normalization or dtype.
+      **options: attributes of the architecture, such as width, normalization (a name, or mean and standard
+        deviation of RGB) or dtype.
 
     Returns:
       A module: images [B, H, W, 3] in [0, 1] -> (logits [B, K], {"conv1": ..., ...}). Its
       `feature_specs()` lists the named features, its `image_size` the size it was made for.
 
     Raises:
-      UserError: unknown encoder, an option that it does not have, or a number of classes, width or depth that is
-        none.
+      UserError: unknown encoder, an option that it does not have, a number of classes, width or depth that is
+        none, or an unknown normalisation.
     """
     if name not in ENCODERS:
         raise unknown("encoder", name, ENCODERS)
@@ -91,7 +93,25 @@ def build(name: str, *, num_classes: int | None = None, **options) -> nn.Module:
         value, least = options[option], _LEAST[option]
         if not isinstance(value, numbers.Integral) or value < least:
             raise UserError(f"{option} of encoder {name!r} must be a whole number of {least} or more; got {value!r}")
-    return module(**{**defaults, **options})
+    options = {**defaults, **options}
+    if "depths" in options:
+        options["depths"] = _depths(name, options["depths"], len(module.depths))
+    if "normalization" in options:
+        numbers_of = mean_std(options["normalization"])
+        options["normalization"] = options["normalization"] if isinstance(options["normalization"], str) else numbers_of
+    return module(**options)
+
+
+def _depths(name: str, depths: Any, stages: int) -> tuple[int, ...]:
+    """Returns the blocks of each stage, hashable also where they come from a file.
+
+    Raises:
+      UserError: other than a whole number of 1 or more for each stage.
+    """
+    depths = tuple(depths) if isinstance(depths, list | tuple) else ()
+    if len(depths) != stages or not all(isinstance(depth, numbers.Integral) and depth >= 1 for depth in depths):
+        raise UserError(f"depths of encoder {name!r} must be {stages} whole numbers of 1 or more; got {depths}")
+    return depths
 
 
 def feature_spec(encoder: str, layer: str, **options) -> FeatureSpec:

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from arinv.models.batch_norm import BatchNorm
 from arinv.models.features import FeatureSpec, Stage
-from arinv.models.normalization import normalize
+from arinv.models.normalization import Normalization, normalize
 from arinv.ops import conv as conv_ops
 from arinv.types import Array
 
@@ -54,13 +54,13 @@ class ResNet(nn.Module):
     Attributes:
       num_classes: length of the logits; 0 leaves out the dense layer.
       depths: basic blocks in each of the four stages.
-      normalization: name of the pixel normalisation.
+      normalization: of the pixels, see `normalization.mean_std`.
       dtype: of the computation; parameters, statistics and logits stay float32.
     """
 
     num_classes: int = 10
     depths: tuple[int, int, int, int] = (2, 2, 2, 2)
-    normalization: str = "cifar10"
+    normalization: Normalization = "cifar10"
     dtype: jax.typing.DTypeLike = jnp.float32
 
     image_size = 32  # any multiple of 8 works

@@ -15,7 +15,7 @@ from arinv.errors import UserError
 from arinv.models.batch_norm import BatchNorm
 from arinv.models.features import FeatureSpec, Stage
 from arinv.models.image_sides import check_sides
-from arinv.models.normalization import normalize
+from arinv.models.normalization import Normalization, normalize
 from arinv.ops import conv as conv_ops
 from arinv.ops import pooling
 from arinv.types import Array
@@ -36,7 +36,7 @@ class VGG(nn.Module):
         positions, then one dense layer).
       width: channels of the first stage; the others have 2, 4, 8 and 8 times as many.
       dense_width: length of fc6 and fc7.
-      normalization: name of the pixel normalisation.
+      normalization: of the pixels, see `normalization.mean_std`.
       dropout: rate behind fc6 and fc7, in training.
       dtype: of the computation; parameters, statistics and logits stay float32.
     """
@@ -47,7 +47,7 @@ class VGG(nn.Module):
     head: str = "dense"
     width: int = 64
     dense_width: int = 4096
-    normalization: str = "imagenet"
+    normalization: Normalization = "imagenet"
     dropout: float = 0.5
     dtype: jax.typing.DTypeLike = jnp.float32
 

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from arinv.errors import UserError
 from arinv.models.alexnet import convolution
-from arinv.models.normalization import normalize
+from arinv.models.normalization import Normalization, normalize
 from arinv.ops.wavelets import Details, haar_analysis
 from arinv.types import Array
 
@@ -25,11 +25,11 @@ class WaveletAlexNet(nn.Module):
     """The convolutions of AlexNet with Haar analysis behind the first, second and fifth; 2,469,696 parameters.
 
     Attributes:
-      normalization: name of the pixel normalisation.
+      normalization: of the pixels, see `normalization.mean_std`.
       dtype: of the computation; parameters stay float32.
     """
 
-    normalization: str = "imagenet"
+    normalization: Normalization = "imagenet"
     dtype: jax.typing.DTypeLike = jnp.float32
 
     @nn.compact

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from arinv.errors import UserError
 from arinv.models.batch_norm import BatchNorm
 from arinv.models.features import FeatureSpec, Stage
-from arinv.models.normalization import normalize
+from arinv.models.normalization import Normalization, normalize
 from arinv.ops import conv as conv_ops
 from arinv.types import Array
 
@@ -66,14 +66,14 @@ class WideResNet(nn.Module):
       num_classes: length of the logits; 0 leaves out what is behind the last group.
       depth: 6 n + 4 for n blocks in each of the three groups.
       width: factor on the channels of the groups, 16, 32 and 64.
-      normalization: name of the pixel normalisation.
+      normalization: of the pixels, see `normalization.mean_std`.
       dtype: of the computation; parameters, statistics and logits stay float32.
     """
 
     num_classes: int = 10
     depth: int = 28
     width: int = 10
-    normalization: str = "none"
+    normalization: Normalization = "none"
     dtype: jax.typing.DTypeLike = jnp.float32
 
     image_size = 32  # any multiple of 4 works

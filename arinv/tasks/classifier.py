@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 from arinv import data, models
 from arinv.errors import UserError, unknown
 from arinv.ops.images import image_grid, to_float
-from arinv.tasks import networks, setting, training
+from arinv.tasks import networks, setting, training, training_data
 from arinv.tasks import workdir as workdirs
 from arinv.train import classifier, overfitting, robust
 
@@ -60,10 +60,11 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
     """
     mesh = setting.mesh(config)
     train, test = setting.open_source(config, "train"), setting.open_source(config, "test")
+    training_data.check_classes(config, train, test)
     batches = training.make_batches(config, train)
     trainee = build(config, train.info, batches.steps_per_epoch)
     recipe = setting.report_departures(config)
-    results = training.run(config, workdir, trainee, batches=batches, test=test, mesh=mesh)
+    results = training.run(config, workdir, trainee, batches=batches, train=train, test=test, mesh=mesh)
     results = {**results, **recipe, "setting": setting.provenance(config)}
     workdirs.write_results(workdir, results)
     return results
@@ -128,6 +129,7 @@ def build(config: ConfigDict, info: data.SourceInfo, steps_per_epoch: int) -> tr
         description={**description, "weights": extras.trained},
         extend=extras.extend,
         notices={overfitting.NOTICE: _NOTICE[config.watch.action]},
+        normalization=encoder.normalization,
     )
 
 

@@ -2,10 +2,12 @@
 
 Leaves results.json (means and standard deviations, each metric's exact variant), per_image.npz (every
 number of every image) and, of an inverter, pictures.npz and reconstructions.png. With config.attack_from, the workdir
-of another evaluation of the same encoder, the accuracies are taken from there and no attack runs.
+of another evaluation of the same encoder, the accuracies are taken from there and no attack runs. An inverter is also
+measured on images of other classes than its encoder's, without accuracies.
 """
 
 import pathlib
+import sys
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -77,7 +79,14 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
     resize = networks.resize_of(config, description)
     figures = reuse.encoder_figures(config, workdir, weights, resize) if config.attack_from else None
     test = setting.open_source(config, "test", resize=resize)
-    networks.check_classes(encoder, test.info)
+    if difference := networks.class_difference(encoder, test.info):
+        if trained is None:
+            networks.check_classes(encoder, test.info)
+        figures, attack = {}, {**attack, "eps": 0.0}
+        _report(
+            f"{difference}: reconstructions of its {len(test)} images (data.test_split={test.info.split!r}) are "
+            "measured, accuracies are not"
+        )
     arrays = data.load_arrays(test)
     run_pass = _make_pass(config, data.eval_batches(arrays, batch_size=config.batch_size, **setting.rows(config)), mesh)
 
@@ -109,6 +118,11 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
         _write_files(workdir, per_image, pictures)
     workdirs.write_results(workdir, results)
     return results
+
+
+def _report(line: str) -> None:
+    if jax.process_index() == 0:
+        print(f"evaluation: {line}", file=sys.stderr, flush=True)
 
 
 def _measure(trained: networks.Inverter, measurement: Measurement, run_pass) -> tuple[dict, dict]:

@@ -1,28 +1,37 @@
-"""Takes an encoder, or the generator of an inverter, from a PyTorch checkpoint into a directory like a training's.
+"""Takes an encoder, a generator or a denoiser from a PyTorch checkpoint into a directory like a training's.
 
-So inverters can be trained on it and evaluations run on it. Nothing in the file is executed.
+So inverters can be trained on it and evaluations run on it. Nothing in the file is executed. What was read, which pixel
+normalisation is assumed and why, and what was not read is reported on stderr.
 """
 
 import pathlib
+import sys
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from ml_collections import ConfigDict
 
 from arinv import models, parallel
-from arinv.errors import UserError
+from arinv.errors import UserError, unknown
+from arinv.models.normalization import mean_std
+from arinv.models.pytorch.weights import ON_UNKNOWN
 from arinv.ops import norms
 from arinv.tasks import networks
 from arinv.tasks import workdir as workdirs
+from arinv.tasks.denoising import networks as denoiser_networks
+from arinv.tasks.fingerprint import fingerprint
 from arinv.train import classifier, inverter
 from arinv.train.checkpoint import Checkpoints
+from arinv.train.reconstruction import GENERATOR
 from arinv.train.state import TrainState
 from arinv.types import Variables
 
 
 def validate(config: ConfigDict) -> None:
-    """Tells every mistake that can be seen without reading the file.
+    """Checks all that can be seen without reading the file.
 
     Raises:
       UserError: no path, an unknown encoder, layer, option or norm.
@@ -31,26 +40,39 @@ def validate(config: ConfigDict) -> None:
         raise UserError("path is empty; name a .pt, .pth or .safetensors file")
     models.build(config.encoder.name, **config.encoder.options)
     norms.check_norm(config.attack.norm)
-    generator = config.generator
+    if config.on_unknown not in ON_UNKNOWN:
+        raise unknown("on_unknown", config.on_unknown, ON_UNKNOWN)
+    generator, denoiser = config.generator, config.denoiser
+    if generator.layer and denoiser.read:
+        raise UserError(f"layer={generator.layer!r} and denoiser=true: import the generator or the denoiser")
     if generator.layer:
         models.build_generator(config.encoder.name, generator.layer, variant=generator.variant)
-        if not generator.encoder_checkpoint:
-            raise UserError("a generator needs its encoder: import that first, and name its workdir in checkpoint")
+    if denoiser.read:
+        models.build_denoiser(config.encoder.name, pad_side=denoiser.pad_side)
+    if (generator.layer or denoiser.read) and not config.encoder_checkpoint:
+        raise UserError(
+            "a generator or a denoiser needs its encoder: import that first, and name its workdir in checkpoint"
+        )
 
 
 def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
     """Converts the file, saves a checkpoint in `workdir`, and returns what was found.
 
     Args:
-      config: as made by configs/import_torch.py; a generator where config.generator.layer is set, else an encoder.
+      config: as made by configs/import_torch.py; a generator where config.generator.layer is set, a denoiser where
+        config.denoiser.read is, else an encoder.
       workdir: of the network, for `checkpoint` in other configs.
 
     Raises:
-      UserError: a file that is damaged, could run a program, or holds another network.
+      UserError: a file that is damaged, would run a program if PyTorch loaded it, or holds another network.
     """
-    description, variables, notes = (_generator if config.generator.layer else _encoder)(config, workdir)
+    read, name = _encoder, classifier.NAME
+    if config.generator.layer:
+        read, name = _generator, inverter.GENERATOR
+    elif config.denoiser.read:
+        read, name = _denoiser, GENERATOR
+    description, variables, notes = read(config, workdir)
     workdirs.open_workdir(config, workdir)
-    name = inverter.GENERATOR if config.generator.layer else classifier.NAME
     with Checkpoints(workdir, (name,), keep=1) as checkpoints:
         state = parallel.replicate(
             TrainState(jnp.zeros((), jnp.int32), {name: variables}, {name: {}}), parallel.make_mesh()
@@ -62,19 +84,39 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
     return results
 
 
+def _report(line: str) -> None:
+    if jax.process_index() == 0:
+        print(f"import: {line}", file=sys.stderr, flush=True)
+
+
 def _encoder(config: ConfigDict, _: pathlib.Path) -> tuple[dict[str, Any], Variables, dict[str, Any]]:
-    """Returns an encoder's description, its variables, and what else the file says."""
+    """Returns an encoder's description, its variables, and what else is known of the file."""
     path, name, options = pathlib.Path(config.path), config.encoder.name, config.encoder.options.to_dict()
     described = models.convert.describe_torch(path, name, image_size=config.image_size, **options)
+    carried = described["normalization"]
+    if "normalization" in options:
+        reason = "as the config says; the file carries " + ("none" if carried is None else str(carried))
+    elif carried is not None and config.check_normalization:
+        options["normalization"], reason = carried, "as the file says"
+    else:
+        reason = "the encoder's, as " + (
+            "the file carries none" if carried is None else "the file's is not to be checked"
+        )
     num_classes = config.num_classes or described["num_classes"]
     variables = models.convert.load_torch(
         path,
         name,
         image_size=config.image_size,
         check_normalization=config.check_normalization,
+        on_unknown=config.on_unknown,
+        report=_report,
         num_classes=num_classes,
         **options,
     )
+    normalization = models.build(name, **options).normalization
+    mean, std = mean_std(normalization)
+    label = f"{normalization}, " if isinstance(normalization, str) else ""
+    _report(f"normalisation of pixels: {label}mean {mean}, standard deviation {std}: {reason}")
     class_names = list(config.class_names) or described["class_names"]
     if class_names and len(class_names) != num_classes:
         raise UserError(f"{len(class_names)} names of classes for the {num_classes} classes of {path}")
@@ -90,14 +132,20 @@ def _encoder(config: ConfigDict, _: pathlib.Path) -> tuple[dict[str, Any], Varia
         "recipe": {"name": "imported", "file": path.name},
         "weights": classifier.NAME,
     }
-    return description, variables, {"normalization_in_file": described["normalization"], "unread": described["unread"]}
+    notes = {"normalization_in_file": carried, "normalization_reason": reason, "unread": described["unread"]}
+    return description, variables, notes
+
+
+def _load_encoder(config: ConfigDict, workdir: pathlib.Path) -> tuple[pathlib.Path, networks.Encoder]:
+    source = workdirs.resolve(config.encoder_checkpoint, workdir)
+    encoder = networks.load_encoder(source)
+    networks.check_name(encoder, config.encoder.name, source)
+    return source, encoder
 
 
 def _generator(config: ConfigDict, workdir: pathlib.Path) -> tuple[dict[str, Any], Variables, dict[str, Any]]:
     """Returns an inverter's description, the generator's variables, and nothing else."""
-    source = workdirs.resolve(config.generator.encoder_checkpoint, workdir)
-    encoder = networks.load_encoder(source)
-    networks.check_name(encoder, config.encoder.name, source)
+    source, encoder = _load_encoder(config, workdir)
     description = {
         "kind": "inverter",
         "encoder_workdir": workdirs.relative(source, workdir),
@@ -112,8 +160,45 @@ def _generator(config: ConfigDict, workdir: pathlib.Path) -> tuple[dict[str, Any
         config.path,
         config.encoder.name,
         config.generator.layer,
+        on_unknown=config.on_unknown,
+        report=_report,
         image_size=config.image_size,
         variant=config.generator.variant,
         encoder_options=encoder.description["options"],
     )
     return description, variables, networks.report_size(encoder, config.image_size, config.title)
+
+
+def _denoiser(config: ConfigDict, workdir: pathlib.Path) -> tuple[dict[str, Any], Variables, dict[str, Any]]:
+    """Returns a denoiser's description, its decoder's variables, and nothing else.
+
+    Raises:
+      UserError: the file's encoder is not the one in the checkpoint.
+    """
+    source, encoder = _load_encoder(config, workdir)
+    halves = models.convert.load_torch_denoiser(
+        config.path, config.encoder.name, on_unknown=config.on_unknown, report=_report
+    )
+    own = denoiser_networks.convolutions(encoder.variables)
+    if not _is_same(own["params"], halves["encoder"]["params"]):
+        raise UserError(
+            f"{config.path} has other convolutions than the encoder in {source}; import the encoder that this denoiser "
+            "was trained on first, and name its workdir in checkpoint"
+        )
+    description = {
+        "kind": denoiser_networks.KIND,
+        "encoder_workdir": workdirs.relative(source, workdir),
+        networks.WEIGHTS: fingerprint(encoder.variables),
+        "encoder": config.encoder.name,
+        "variant": "default",
+        "pad_side": config.denoiser.pad_side,
+        "image_size": config.image_size,
+        "noise": {},  # of its training: the file does not say
+        "loss": {"name": "imported", "file": pathlib.Path(config.path).name},
+    }
+    return description, halves["decoder"], {}
+
+
+def _is_same(own: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Returns whether the weights are the same as far as half precision holds them."""
+    return jax.tree.all(jax.tree.map(lambda a, b: bool(np.allclose(a, b, rtol=1e-2, atol=1e-4)), own, other))

@@ -65,7 +65,7 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
     described = {**trainee.description, networks.WEIGHTS: fingerprint(encoder.variables)}
     trainee = dataclasses.replace(trainee, description=described)
     size = networks.report_size(encoder, config.data.image_size, config.title)
-    results = training.run(config, workdir, trainee, batches=batches, test=test, mesh=mesh)
+    results = training.run(config, workdir, trainee, batches=batches, train=train, test=test, mesh=mesh)
     results = {**results, **size, "setting": setting.provenance(config)}
     workdirs.write_results(workdir, results)
     return results
@@ -126,6 +126,7 @@ def build(
         picture=lambda images: image_grid([to_float(images["image"]), images["reconstruction"]]),
         description={**_describe(config, encoder), "encoder_workdir": workdirs.relative(source, workdir)},
         frozen=(encoder.variables,),
+        normalization=encoder.module.normalization,
     )
 
 

@@ -265,18 +265,19 @@ def check_classes(encoder: Encoder, info: data.SourceInfo) -> None:
     Raises:
       UserError: it has others, or another number of them.
     """
+    if difference := class_difference(encoder, info):
+        raise UserError(f"{difference}; evaluate it on data with the same classes")
+
+
+def class_difference(encoder: Encoder, info: data.SourceInfo) -> str:
+    """Returns how the classes of data differ from those that an encoder was trained on; empty for not at all."""
     classes, trained = list(info.class_names), encoder.description["class_names"]
     if trained and classes != trained:
-        raise UserError(
-            f"{info.name} has classes {classes[:5]}..., but the checkpoint was trained on {trained[:5]}...; "
-            "evaluate it on data with the same classes"
-        )
+        return f"{info.name} has classes {classes[:5]}..., but the checkpoint was trained on {trained[:5]}..."
     num_classes = encoder.description["num_classes"]
     if len(classes) != num_classes:  # all that is known of an imported encoder whose file names no classes
-        raise UserError(
-            f"{info.name} has {len(classes)} classes, but the checkpoint was trained on {num_classes}; "
-            "evaluate it on data with the same classes"
-        )
+        return f"{info.name} has {len(classes)} classes, but the checkpoint was trained on {num_classes}"
+    return ""
 
 
 def build_generator(description: Mapping[str, Any], encoder: Encoder, *, dtype: jax.typing.DTypeLike) -> Any:

@@ -1,9 +1,11 @@
 """What every task sets up from its config: devices, data sources, attacks, progress, and its provenance."""
 
+import functools
 import json
+import os
 import platform
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from typing import Any
 
@@ -81,29 +83,66 @@ def open_source(config: ConfigDict, which: str, *, resize: str = "") -> data.Sou
         renumber=True,
         progress=progress_callback(f"checking {fields.name}"),
     )
-    if source.num_skipped and jax.process_index() == 0:
-        print(f"{fields.name} {which}: skipped {source.num_skipped} unreadable image(s)", file=sys.stderr)
+    report_left_out(f"{fields.name} {which}", source.num_skipped)
+    report_left_out(fields.name, 0, source.info.left_out)
     return source
 
 
+def open_pictures(reference: str | os.PathLike, *, on_bad_image: str) -> data.Pictures:
+    """Returns the picture of a file, or all in a folder, after reporting what was left out."""
+    pictures = data.open_pictures(
+        reference, on_bad_image=on_bad_image, progress=progress_callback(f"checking {reference}")
+    )
+    report_left_out(str(reference), len(pictures.bad_files), pictures.left_out, files=pictures.bad_files)
+    return pictures
+
+
+def report_left_out(name: str, num_skipped: int, left_out: str = "", *, files: Sequence[os.PathLike] = ()) -> None:
+    """Prints on stderr what of a folder is not read; process 0 does.
+
+    Args:
+      name: of the folder.
+      num_skipped: how many images cannot be read.
+      left_out: what is no image, as text; reported once, however often the folder is opened.
+      files: those that cannot be read, where they are known.
+    """
+    if num_skipped and jax.process_index() == 0:
+        names = f": {', '.join(os.path.basename(path) for path in files[:5])}" if files else ""
+        more = ", ..." if len(files) > 5 else ""
+        print(f"{name}: skipped {num_skipped} unreadable image(s){names}{more}", file=sys.stderr, flush=True)
+    if left_out and jax.process_index() == 0:
+        _print_once(f"{name}: left out {left_out}")
+
+
+@functools.cache
+def _print_once(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
 def open_extra(config: ConfigDict, train: data.Source) -> data.Source:
-    """Returns the second source of training images, config.data.extra.
+    """Returns the second source of training images, config.data.extra, with the labels of the first.
+
+    Classes are the same where they have the same names, or where those of the second are the numbers of the first.
 
     Raises:
-      UserError: it cannot be read, or has labels that the first source does not.
+      UserError: it cannot be read, or has classes that the first source has not.
     """
     fields = config.data
-    name = fields.extra.name
+    name, known = fields.extra.name, train.info.class_names
     # An archive of its own is all there for training: nothing of it is tested on.
     split = "all" if name.startswith("npz:") and name != fields.name else "train"
     resize = data.ORIGINAL if fields.get("resized_crop") else fields.resize
     extra = data.open_source(name, split=split, image_size=fields.image_size, resize=resize)
-    if extra.info.num_classes > train.info.num_classes:
+    report_left_out(f"{name} {split}", extra.num_skipped, extra.info.left_out)
+    own = extra.info.class_names
+    if name.startswith("npz:") and not any(label.isdecimal() for label in known):
+        own = [known[int(label)] if label.isdecimal() and int(label) < len(known) else label for label in own]
+    if unknown_names := [label for label in own if label not in known]:
         raise UserError(
-            f"{name} has {extra.info.num_classes} classes, but {fields.name} has "
-            f"{train.info.num_classes}; its labels must be among those"
+            f"{name} has classes that {fields.name} has not: {', '.join(unknown_names[:5])}; its labels must be among "
+            f"those, {', '.join(known[:5])}{', ...' if len(known) > 5 else ''}"
         )
-    return extra
+    return data.Renumbered(extra, {i: known.index(label) for i, label in enumerate(own)}, known)
 
 
 def rows(config: ConfigDict) -> dict[str, np.ndarray]:

@@ -13,7 +13,8 @@ from ml_collections import ConfigDict
 from arinv import data, parallel
 from arinv.data.images import RESIZE_MODES
 from arinv.errors import UserError, unknown
-from arinv.tasks import networks, setting
+from arinv.models.normalization import Normalization
+from arinv.tasks import networks, setting, training_data
 from arinv.tasks import workdir as workdirs
 from arinv.train import accelerators, checkpoint, dispatch, loop, optimizers
 from arinv.train import state as train_state
@@ -171,6 +172,7 @@ class Trainee:
       frozen: variables of networks that are not trained.
       extend: state at step 0 -> the same with what the step keeps beside the networks.
       notices: name of a metric -> what to say when it is above 0.
+      normalization: of the encoder's pixels, for the report of what is learnt.
     """
 
     networks: Mapping[str, tuple[Any, tuple[jax.ShapeDtypeStruct, ...]]]
@@ -182,6 +184,7 @@ class Trainee:
     frozen: tuple = ()
     extend: Callable[[TrainState], TrainState] = lambda state: state
     notices: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    normalization: Normalization = "none"
 
     def init(self, key: jax.Array) -> TrainState:
         """Returns the state at step 0."""
@@ -198,16 +201,18 @@ def run(
     trainee: Trainee,
     *,
     batches: Batches,
+    train: data.Source,
     test: data.Source,
     mesh: jax.sharding.Mesh,
 ) -> dict[str, float]:
-    """Trains to the end of the run, from the newest checkpoint if there is one.
+    """Reports what is learnt, then trains to the end of the run, from the newest checkpoint if there is one.
 
     Args:
       config: of the task.
       workdir: where checkpoints, logs and pictures go.
       trainee: what is trained.
       batches: training batches.
+      train: source of these.
       test: test source, evaluated on the way.
       mesh: the devices.
 
@@ -218,6 +223,7 @@ def run(
       UserError: checkpoints of a run on another encoder, or what `loop.fit` tells.
     """
     workdirs.open_workdir(config, workdir)
+    training_data.report(config, train, test, trainee.normalization)
     key = jax.random.key(config.seed)
     names = train_state.abstract(trainee.init, key).variables
     num_steps = length(config, batches.steps_per_epoch)

@@ -7,6 +7,7 @@ results.json     written last: its presence says that the task is complete
 import json
 import os
 import pathlib
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,6 +20,11 @@ from arinv.train.writer import write_json
 # What may change between two starts of the same run without changing its results.
 _FREE_FIELDS = ("mesh", "log", "steps_per_call", "data.data_dir", "data.num_workers")
 _STAGE = "stage:"
+_FOLDER = "folder:"
+# Fields that name a folder of images without "folder:" in front; of these tasks data.name does so too.
+_FOLDERS = ("images", "anomalous", "data.content", "data.style", "data.content_labels", "data.style_labels")
+_PATH_TASKS = ("invert", "denoise")
+_JOINED = re.compile(r"\+(?=folder:|tfds:|npz:|photos)")  # between data sets; paths may have a + in them
 # Fields that name other runs, or hold such names.
 _SOURCES = (
     "checkpoint",
@@ -71,23 +77,32 @@ def follow(reference: str, workdir: pathlib.Path) -> pathlib.Path:
     return (workdir / reference).resolve()
 
 
-def check_apart(pictures: str, workdir: pathlib.Path) -> None:
-    """Refuses a directory in the folder of pictures that a task reads: its results would be among them.
+def check_apart(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
+    """Refuses a directory in a folder of images that a task reads: the pictures it writes would be among them.
 
     Raises:
       UserError: it is.
     """
     place = workdir.resolve()
-    if pathlib.Path(pictures).expanduser().resolve() in (place, *place.parents):
-        raise UserError(f"workdir {workdir} lies in the folder of pictures {pictures}; name another --workdir")
+    plain_paths = _FOLDERS + (("data.name",) if config.get("task") in _PATH_TASKS else ())
+    for name, value in _flatten(plain(config)).items():
+        for part in _JOINED.split(value) if isinstance(value, str) else ():
+            folder = part.removeprefix(_FOLDER)
+            is_folder = folder and (folder != part or name.endswith(plain_paths))
+            if is_folder and pathlib.Path(folder).expanduser().resolve() in (place, *place.parents):
+                raise UserError(
+                    f"workdir {workdir} lies in the folder of pictures {folder} that {name} reads: what the run writes "
+                    "would be among them; name another --workdir"
+                )
 
 
 def check(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
-    """Refuses a directory that belongs to another config.
+    """Refuses a directory that belongs to another config, or lies in a folder of images that the config reads.
 
     Raises:
       UserError: naming the fields that differ; nothing is written.
     """
+    check_apart(config, workdir)
     path = workdir / "config.json"
     if not path.exists():
         if workdir.exists() and not workdir.is_dir():

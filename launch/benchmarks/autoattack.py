@@ -157,9 +157,9 @@ def make_network(encoder):
     import torch
     from torch import nn
 
-    from arinv.models.normalization import NORMALIZATIONS
+    from arinv.models.normalization import mean_std
 
-    mean, std = (torch.tensor(v)[:, None, None] for v in NORMALIZATIONS[encoder.module.normalization])
+    mean, std = (torch.tensor(v)[:, None, None] for v in mean_std(encoder.module.normalization))
     parameters, layers = encoder.variables["params"], []
     for i in range(1, 6):
         kernel = np.asarray(parameters[f"conv{i}"]["kernel"]).transpose(3, 2, 0, 1)

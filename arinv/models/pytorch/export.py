@@ -17,7 +17,7 @@ import safetensors.numpy
 from flax import traverse_util
 
 from arinv.errors import UserError
-from arinv.models.normalization import NORMALIZATIONS
+from arinv.models.normalization import mean_std
 from arinv.models.pytorch import layout
 from arinv.models.pytorch.layout import Entry
 from arinv.models.pytorch.networks import discriminator_entries, encoder_entries, generator_entries
@@ -48,7 +48,7 @@ def export_safetensors(
       UserError: variables of another network (both sides are shown), or a path that cannot be written.
     """
     module, wanted = encoder_entries(encoder, image_size, options)
-    mean, std = NORMALIZATIONS[module.normalization]
+    mean, std = mean_std(module.normalization)
     metadata = {"encoder": encoder, "mean": json.dumps(mean), "std": json.dumps(std)}
     if class_names:
         metadata["class_names"] = json.dumps(list(class_names))

@@ -26,6 +26,7 @@ from arinv.models.pytorch.objects import Storage, Tensor
 
 _ZIP, _PICKLE = b"PK\x03\x04", b"\x80"
 _LEGACY_MAGIC, _LEGACY_PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
+_LARGEST_HEADER = 100_000_000  # bytes, of safetensors
 _LARGEST_PICKLE = 1 << 28  # bytes; the names and shapes of a million weights take less
 _FORMATS = "a .pt or .pth file of torch.save, or .safetensors"
 
@@ -66,7 +67,7 @@ def open_torch(path: str | pathlib.Path) -> Iterator[TorchFile]:
       A context manager that gives a TorchFile.
 
     Raises:
-      UserError: no such file, another format, a damaged file, or one that could run a program when it is loaded.
+      UserError: no such file, another format, a damaged file, or one that could run a program when PyTorch loads it.
     """
     path = pathlib.Path(path).expanduser()
     with contextlib.ExitStack() as stack:
@@ -76,10 +77,10 @@ def open_torch(path: str | pathlib.Path) -> Iterator[TorchFile]:
             stream.seek(0)
             if start.startswith(_ZIP):
                 file = _open_zip(path, stack.enter_context(zipfile.ZipFile(stream)))
+            elif _is_safetensors(start):  # before pickles: the length of its header may begin with their first byte
+                file = _open_safetensors(path, stack.enter_context(safetensors.safe_open(path, framework="np")))
             elif start.startswith(_PICKLE):
                 file = _open_legacy(path, stream)
-            elif start[8:9] == b"{":
-                file = _open_safetensors(path, stack.enter_context(safetensors.safe_open(path, framework="np")))
             elif start[257:262] == b"ustar" or start.startswith(b"storages\0"):
                 raise UserError(f"{path} has the tar format of PyTorch before 0.2; load and save it with a newer one")
             else:
@@ -104,6 +105,11 @@ def _one_line(path: pathlib.Path) -> Iterator[None]:
             f"{path} cannot be read, it may be cut short or damaged ({type(error).__name__}: {reason}); "
             f"expected {_FORMATS}"
         ) from error
+
+
+def _is_safetensors(start: bytes) -> bool:
+    """Returns whether a file begins with the length of a header and a header in JSON."""
+    return start[8:9] == b"{" and int.from_bytes(start[:8], "little") <= _LARGEST_HEADER
 
 
 def _dtype(storage: Storage) -> np.dtype:
@@ -139,7 +145,7 @@ def _open_zip(path: pathlib.Path, archive: zipfile.ZipFile) -> TorchFile:
         raise UserError(
             f"{path} holds a pickle of {sizes[pickles[0]]} bytes; a checkpoint's has {_LARGEST_PICKLE} at most"
         )
-    big_endian = f"{root}byteorder" in sizes and archive.read(f"{root}byteorder").strip() == b"big"
+    big_endian = sizes.get(f"{root}byteorder", 99) < 9 and archive.read(f"{root}byteorder").strip() == b"big"
     content = torch_pickle.load(io.BytesIO(archive.read(pickles[0])), str(path))
 
     def read(tensor: Tensor) -> np.ndarray:

@@ -5,17 +5,20 @@ written, all are read), and how its weights are laid out there. A network that i
 
 Encoders are named as in torchvision, and also read as MadryLab's robustness library names them (AlexNet's last layer
 is "last_layer", a ResNet has "shortcut" and "linear"); wide ResNets as in TRADES, GAIRAT and RobustBench; VGG-16 with
-a pooled head as in Adv-BNN; generators and the discriminator as in the released code of Rojas-Gomez et al. 2022. An
-encoder that none of them has (CaffeNet, AlexNetSmall) keeps our names: conv1.weight, ..., fc8.bias.
+a pooled head as in Adv-BNN; generators, the discriminator and the denoiser as in the released code of Rojas-Gomez et
+al. 2022 (github.com/renanrojasg/adv_robust_autoencoder). An encoder that none of them has (CaffeNet, AlexNetSmall)
+keeps our names: conv1.weight, ..., fc8.bias.
 
 Source: the state_dict of each of these.
 """
 
+import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from arinv.errors import UserError
 from arinv.models.generator import Plan
+from arinv.models.wavelet_decoder import Plan as DecoderPlan
 
 
 class Layer(NamedTuple):
@@ -104,16 +107,26 @@ _ENCODERS: dict[str, Callable[[Any], Layers]] = {
     "wrn28_10": _wide_resnet,
 }
 
-# Parts of a checkpoint that no encoder of ours reads: the count of batches that PyTorch keeps, and a group of blocks
-# that the wide ResNets of TRADES and RobustBench own but never apply.
-UNREAD_ENDINGS = ("num_batches_tracked",)
-UNREAD_STARTS = ("sub_block1.",)
+# Parts of a checkpoint that no network of ours reads, by the last part of the name: counts of batches and of averaged
+# models that PyTorch, its SWA and EMA keep.
+UNREAD_LAST = ("num_batches_tracked", "n_averaged", "num_updates")
+# By the first: a group of blocks that the wide ResNets of TRADES and RobustBench own but never apply; the constant
+# kernels of the released denoiser; losses, metrics and optimisers that are modules of the network that was saved.
+UNREAD_FIRST = re.compile(
+    r"sub_block1|(un)?pool[123]|criterion|optimizer|(.*_)?loss(_.*)?|"
+    r"(.*_)?(acc|accuracy|top\d|auroc|auc|f1|precision|recall|metrics?|meters?|confusion_matrix|confmat)(_?\d+|_.*)?"
+)
 # Other networks that lie beside the one that is read: a second copy of it, in robustness' attacker, among them.
-NEIGHBOURS = ("attacker", "classifier", "generator", "comparator", "discriminator")
+NEIGHBOURS = ("attacker", "classifier", "generator", "comparator", "discriminator", "ema", "model_ema", "ema_model")
 # Where the pixel normalisation stands, by the last part of the name.
 MEANS, DEVIATIONS = ("new_mean", "mean", "mu"), ("new_std", "std", "sigma")
 # Entries of a file that hold weights, the usual first.
 ENTRIES = ("model", "state_dict", "model_state_dict", "net", "last")
+
+
+def is_normalization(name: str) -> bool:
+    """Returns whether a name is that of a pixel normalisation's mean or deviation."""
+    return name.rpartition(".")[2] in (*MEANS, *DEVIATIONS)
 
 
 def encoder_layers(name: str, module: Any) -> Layers:
@@ -160,3 +173,31 @@ def discriminator_layers(channels: int) -> Layers:
         Layer("joint0", ("classifier02.1",)),
         Layer("joint1", ("classifier02.4",)),
     )
+
+
+def wavelet_encoder_layers() -> Layers:
+    """Returns the layers of the encoder of the released denoiser, AlexNetWav."""
+    places = {"conv1": "conv1_1", "conv2": "conv2_1", "conv3": "conv3_1", "conv4": "conv3_2", "conv5": "conv3_3"}
+    return tuple(Layer(path, (name,)) for path, name in places.items())
+
+
+# Of AlexNetWavGen with upsample_mode="conv5_interp", in its order: where convolutions end, bn for conv.
+_WAVELET_DECODER = ("7_1", "6_1", "5_1", "5_2", "4_1", "4_2", "3_1", "2", "2_1", "1")
+
+
+def wavelet_decoder_layers(plan: DecoderPlan) -> Layers:
+    """Returns the layers of the decoder of the released denoiser, AlexNetWavGen.
+
+    Raises:
+      UserError: another number of convolutions: the released code has this one plan.
+    """
+    steps = [i for i, step in enumerate(plan) if step.kind == "conv"]
+    if len(steps) != len(_WAVELET_DECODER):
+        raise UserError(
+            f"the released denoiser has {len(_WAVELET_DECODER)} convolutions before the last, this plan {len(steps)}; "
+            "take variant='default'"
+        )
+    layers = []
+    for step, name in zip(steps, _WAVELET_DECODER, strict=True):
+        layers += [Layer(f"conv{step}", (f"conv{name}",)), Layer(f"bn{step}", (f"bn{name}",))]
+    return (*layers, Layer("rgb", ("conv1_1",)))

@@ -1,5 +1,6 @@
 """The arrays of each network that has a counterpart in PyTorch, with their places there."""
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,7 +10,8 @@ import jax.numpy as jnp
 
 from arinv.models.pytorch import names as torch_names
 from arinv.models.pytorch.layout import Entry, entries
-from arinv.models.registry import build, build_discriminator, build_generator
+from arinv.models.registry import build, build_denoiser, build_discriminator, build_generator
+from arinv.models.wavelet_encoder import SMALLEST_SIDE
 from arinv.types import Variables
 
 
@@ -34,8 +36,13 @@ def encoder_entries(name: str, image_size: int | None, options: Mapping[str, Any
       UserError: unknown encoder or option.
     """
     module = build(name, **options)
+    return module, list(_encoder_entries(name, module, image_size or module.image_size))
+
+
+@functools.cache
+def _encoder_entries(name: str, module: nn.Module, image_size: int) -> tuple[Entry, ...]:
     layers = torch_names.encoder_layers(name, module)
-    return module, entries(_shapes(module, _images(image_size or module.image_size)), layers)
+    return tuple(entries(_shapes(module, _images(image_size)), layers))
 
 
 def generator_entries(encoder: str, layer: str, options: Mapping[str, Any]) -> list[Entry]:
@@ -65,3 +72,20 @@ def discriminator_entries(encoder: str, layer: str, image_size: int | None, opti
     features = _features(inverted, layer, image_size)
     layers = torch_names.discriminator_layers(features.shape[-1] if len(features.shape) == 4 else 0)
     return entries(_shapes(module, _images(image_size), features), layers)
+
+
+def denoiser_entries(encoder: str, options: Mapping[str, Any]) -> dict[str, list[Entry]]:
+    """Returns the entries of a denoiser's "encoder" and "decoder"; options are those of `build_denoiser`.
+
+    Raises:
+      UserError: unknown encoder or variant, or one that the released code does not have.
+    """
+    module, decoder = build_denoiser(encoder, **options)
+    images = _images(SMALLEST_SIDE)
+    features, details = jax.eval_shape(lambda x: module.init_with_output(jax.random.key(0), x)[0], images)
+    return {
+        "encoder": entries(_shapes(module, images), torch_names.wavelet_encoder_layers()),
+        "decoder": entries(
+            _shapes(decoder, features["conv5"], details), torch_names.wavelet_decoder_layers(decoder.plan)
+        ),
+    }

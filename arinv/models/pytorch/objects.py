@@ -1,15 +1,17 @@
-"""What a PyTorch checkpoint may hold: records that stand for its objects, and the names that it may call.
+"""What a PyTorch checkpoint may hold: records that stand for its objects, and the names that build them.
 
-A checkpoint names classes and functions by module and name. None is ever imported or looked up. A few build something
-of ours, tensors and plain containers (BUILDERS); the others here are known to do no harm when a file that holds them
-is loaded by PyTorch, and give an Inert (HARMLESS). Every other call is refused by pickle.py.
+A checkpoint names classes and functions by module and name. None is ever imported, looked up or called. A few names
+build something of ours, tensors and plain containers (BUILDERS); any other gives a placeholder, an Inert. Names that
+run programs when PyTorch loads the file (HARMFUL) are not needed for that, as nothing runs here: pickle.py refuses
+files that hold them because their user should hear of it.
 
-Source: torch.save, torch._utils and dill for the names.
+Source: torch.save, torch._utils and dill for the names; _compat_pickle for those of Python 2, which protocol 2, the
+default of torch.save, writes.
 """
 
+import _compat_pickle
 import dataclasses
 import math
-import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -19,6 +21,7 @@ _DTYPES = {
     **{"ComplexFloat": "c8", "ComplexDouble": "c16", "QInt8": "i1", "QUInt8": "u1", "QInt32": "i4"},
 }
 _UNSIGNED = {"uint16": "u2", "uint32": "u4", "uint64": "u8"}
+_LARGEST_REPEATED = 1 << 26  # numbers of a tensor that has a stride of 0
 _KEYS = (str, bytes, int, float, type(None))
 
 
@@ -58,9 +61,15 @@ class Tensor:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Inert:
-    """Stands for an object that was not made."""
+    """Placeholder of an object whose class or function was neither imported nor called.
+
+    Attributes:
+      name: of its class, or of the function that would return it.
+      items: those that the file sets in it, as in a class of dictionaries.
+    """
 
     name: str
+    items: dict = dataclasses.field(default_factory=dict)
 
 
 def storage(storage_type: Any, name: Any, size: Any) -> Storage | Inert:
@@ -106,6 +115,8 @@ def _tensor(source, offset, shape, strides, requires_grad=False, hooks=None, met
     end = offset + sum((n - 1) * s for n, s in zip(shape, strides, strict=True)) + 1
     if math.prod(shape) and end > source.size:
         raise ValueError("a tensor reaches beyond its storage")
+    if math.prod(shape) > max(source.size, _LARGEST_REPEATED):
+        raise ValueError("a tensor repeats its storage too often")
     return Tensor(source, offset, shape, strides)
 
 
@@ -116,9 +127,9 @@ def _tensor_of_dtype(source, offset, shape, strides, requires_grad, hooks, dtype
     return _tensor(Storage(name, source.key, source.size // int(name[1])), offset, shape, strides)
 
 
-def _plain_type(name: str) -> Global | Inert:
-    found = Global("builtins", name)
-    return found if found in HARMLESS or found in BUILDERS else Inert(f"the type {name}")
+def _plain_type(name: Any) -> Global | Inert:
+    found = Global("builtins", name) if isinstance(name, str) else None
+    return found if found in BUILDERS else Inert("a type")
 
 
 BUILDERS: dict[Global, Callable] = {
@@ -142,55 +153,33 @@ def _names(modules: str, names: str) -> set[Global]:
     return {Global(module, name) for module in modules.split() for name in names.split()}
 
 
-_UTILS = "_rebuild_sparse_tensor _rebuild_sparse_csr_tensor _rebuild_qtensor _rebuild_nested_tensor \
-_rebuild_meta_tensor_no_storage _rebuild_device_tensor_from_numpy _rebuild_device_tensor_from_cpu_tensor"
-_PATHS = "Path PosixPath WindowsPath PurePath PurePosixPath PureWindowsPath"
-HARMLESS = (
-    _names("torch", "device dtype")
-    | _names("torch.serialization", "_get_layout")
-    | _names("torch._utils", _UTILS)
-    | _names("numpy", "dtype ndarray")
-    | _names("numpy.core.multiarray numpy._core.multiarray", "_reconstruct scalar")
-    | _names("numpy.core.numeric numpy._core.numeric", "_frombuffer")
-    | _names("numpy.random._pickle", "__generator_ctor __bit_generator_ctor __randomstate_ctor")
-    | _names("_codecs", "encode")
-    | _names("builtins", "int float complex bool str bytes bytearray slice range object")
-    | _names("argparse", "Namespace")
-    | _names("types", "SimpleNamespace")
-    | _names("collections", "Counter deque")
-    | _names("datetime", "datetime date time timedelta timezone")
-    | _names("decimal", "Decimal")
-    | _names("fractions", "Fraction")
-    | _names("uuid", "UUID")
-    | _names("pathlib pathlib._local", _PATHS)
-    # dill stores a function by value with these: it is made, not called.
-    | _names("dill._dill dill.dill", "_create_function _create_code _create_cell")
-)
-# Names of types in dill's own words, of which those of plain values may be called.
+# Names of types in dill's own words, of which those of plain containers may be built.
 BUILDERS |= dict.fromkeys(_names("dill._dill dill.dill", "_load_type"), _plain_type)
 # Calls that stand for another call: name -> places of the function and of its arguments among their own.
-CALLS_ANOTHER = {
-    **dict.fromkeys(_names("torch._tensor", "_rebuild_from_type_v2"), (0, 2)),
-    **dict.fromkeys(_names("torch._tensor", "_rebuild_from_type"), (0, 2)),
-    **dict.fromkeys(_names("dill._dill dill.dill", "_create_array"), (0, 1)),
-}
+CALLS_ANOTHER = dict.fromkeys(_names("torch._tensor", "_rebuild_from_type _rebuild_from_type_v2"), (0, 2))
 # Calls that make an object of the class that is their first argument.
 MAKES_ANOTHER = _names("copyreg", "_reconstructor __newobj__ __newobj_ex__")
 
-_CALLABLE = {*BUILDERS, *HARMLESS, *CALLS_ANOTHER, *MAKES_ANOTHER}
-_MENTIONED = _names("builtins", "type") | _names("__main__", "__dict__")  # by dill
-_PYTHON_2 = {"__builtin__": "builtins", "copy_reg": "copyreg"}
-_LIBRARY = sys.stdlib_module_names | {"commands", "popen2", "os2emxpath", "urllib2", "imp", "distutils"}
+_RUN_PROGRAMS = {
+    *("os", "posix", "nt", "subprocess", "pty", "commands", "popen2", "runpy", "importlib", "imp", "ctypes", "_ctypes"),
+    *("shutil", "webbrowser", "multiprocessing", "pickle", "_pickle", "marshal", "pdb", "bdb", "cProfile", "timeit"),
+}
+_EVALUATE = {"eval", "exec", "execfile", "compile", "open", "file", "input", "__import__", "breakpoint"}
 
 
-def find(module: str, name: str) -> Global | None:
-    """Returns the record of a name, or None for one that may not even be mentioned.
+def find(module: str, name: str) -> Global:
+    """Returns the record of a name, Python 3's where the file has Python 2's."""
+    found = _compat_pickle.NAME_MAPPING.get((module, name))
+    return Global(*found) if found else Global(_compat_pickle.IMPORT_MAPPING.get(module, module), name)
 
-    Python's own library holds what attacks are made of, so of its names only those listed here may stand in a file.
-    Those of other packages may (a class of settings, say), as long as nobody calls them.
+
+def is_harmful(found: Global) -> bool:
+    """Returns whether a name is one that programs are run with: no checkpoint has a use for it.
+
+    Those of packages are not, as a class of settings may lie beside any weights; a name such as os.system that is
+    reached through a module of another package is.
     """
-    found = Global(_PYTHON_2.get(module, module), name)
-    if found in _CALLABLE or found in _MENTIONED:
-        return found
-    reaches_through = "." in name and not name[0].isupper()  # the name os.system of a module that imports os
-    return None if reaches_through or found.module.split(".")[0] in _LIBRARY else found
+    *outer, last = found.name.split(".")
+    if found.module == "builtins" and (*outer, last)[0] in _EVALUATE:
+        return True
+    return found.module.split(".")[0] in _RUN_PROGRAMS or not _RUN_PROGRAMS.isdisjoint(outer)

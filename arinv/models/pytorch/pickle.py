@@ -2,12 +2,12 @@
 
 A pickle is a program for a stack machine, and Python's own machine calls whatever the program names. Here the
 standard library only decodes the instructions (pickletools.genops); a machine of our own carries them out, and its
-stack never holds anything but numbers, text, plain containers and the records of objects.py. So nothing can
-run. What would run something if PyTorch loaded it is refused on top of that: a call of any function that is not
-listed in objects.py, a name of Python's library that is not listed there, a call of something that the file
-makes itself, an object that is given a function where a later instruction would call it, and the registry of
-extensions. Objects of other packages' classes that are made without a call, such as settings, are Inert; what those
-classes would do with their state elsewhere is not our concern, here they are never imported.
+stack never holds anything but numbers, text, plain containers and the records of objects.py. So nothing can run,
+whatever the file names. An object of a class that is not one of objects.BUILDERS, and the result of any other call,
+is a placeholder, Inert; weights are read from beside it.
+
+Two things are refused nevertheless, because a file that holds them is hostile: a name that programs are run with, such
+as os.system, and the registry of extensions, which stands for names that are not in the file.
 
 Source: Python's pickletools, which documents every instruction.
 """
@@ -27,9 +27,7 @@ _LITERALS = {
 }
 _GETS, _PUTS = {"GET", "BINGET", "LONG_BINGET"}, {"PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"}
 _IGNORED = {"PROTO", "FRAME"}
-_REFUSED = {"EXT1", "EXT2", "EXT4", "NEXT_BUFFER", "READONLY_BUFFER", "PERSID"}
-# Attributes of an object that later instructions would call.
-_CALLED_LATER = ("__setstate__", "append", "extend", "add", "__setitem__")
+_EXTENSIONS = {"EXT1", "EXT2", "EXT4"}
 
 
 def load(stream: BinaryIO, source: str, *, storages: dict[str, Storage] | None = None) -> Any:
@@ -44,7 +42,7 @@ def load(stream: BinaryIO, source: str, *, storages: dict[str, Storage] | None =
       Numbers, text, dict, list and tuple; Tensor, Global and Inert. Keys of dictionaries are text or numbers.
 
     Raises:
-      UserError: the pickle is damaged, or it would run something if PyTorch loaded it.
+      UserError: the pickle is damaged, or it would run a program if PyTorch loaded it.
     """
     machine = _Machine(source, {} if storages is None else storages)
     try:
@@ -78,7 +76,7 @@ class _Machine:
             self.stack.append(self._memo[argument])
         elif name in _PUTS:
             self._memo[len(self._memo) if argument is None else argument] = self.stack[-1]
-        elif name in _REFUSED:
+        elif name in _EXTENSIONS:
             self._refuse(f"the instruction {name}")
         elif name not in _IGNORED:
             getattr(self, f"do_{name.lower()}")(*([] if argument is None else [argument]))
@@ -86,8 +84,8 @@ class _Machine:
     def _refuse(self, what: str) -> None:
         what = what if what.isprintable() else repr(what)
         raise UserError(
-            f"{self._source} holds {what[:200]}, which is no tensor and no plain container and could run a program "
-            "when it is loaded; nothing was run. Save the weights alone, by torch.save(model.state_dict(), PATH)"
+            f"{self._source} holds {what[:200]}, which could run a program when PyTorch loads the file; nothing was "
+            "run. Get the weights from a source that you trust, as torch.save(model.state_dict(), PATH) writes them"
         )
 
     def _pop(self, count: int) -> list:
@@ -151,11 +149,12 @@ class _Machine:
         self._set_items(self.do_pop_mark())
 
     def _set_items(self, items: list) -> None:
-        if isinstance(self.stack[-1], dict):
-            for key, value in zip(items[::2], items[1::2], strict=True):
-                objects.set_item(self.stack[-1], key, value)
-        elif not isinstance(self.stack[-1], Inert):
+        target = self.stack[-1]
+        pairs = target.items if isinstance(target, Inert) else target
+        if not isinstance(pairs, dict):
             raise ValueError("items of something that is no dictionary")
+        for key, value in zip(items[::2], items[1::2], strict=True):
+            objects.set_item(pairs, key, value)
 
     def do_append(self) -> None:
         self._extend(self._pop(1))
@@ -177,8 +176,8 @@ class _Machine:
 
     def _name(self, module: str, name: str) -> None:
         found = objects.find(module, name)
-        if found is None:
-            self._refuse(f"the name {module}.{name}")
+        if objects.is_harmful(found):
+            self._refuse(f"the name {found}")
         self.stack.append(found)
 
     def do_stack_global(self) -> None:
@@ -200,26 +199,19 @@ class _Machine:
         self._call(cls, tuple(args))
 
     def _call(self, function: Any, args: Any) -> None:
-        """Puts the result of a call onto the stack, if it is one of those that are allowed."""
-        if not isinstance(function, Global):
-            self._refuse("a call of something that the file itself makes")
+        """Puts the result of a call onto the stack: what a builder returns, else a placeholder."""
         if not isinstance(args, tuple):
             raise ValueError("a call without arguments")
-        for part in args:
-            self._look_for_hooks(part)
-        if function in objects.CALLS_ANOTHER:
+        if not isinstance(function, Global):  # which alone may be hashed: tuples of tuples take forever
+            self.stack.append(_placeholder(function))
+        elif function in objects.CALLS_ANOTHER:
             self._call(*(args[place] for place in objects.CALLS_ANOTHER[function]))
         elif function in objects.MAKES_ANOTHER:
-            base = args[1] if function.name == "_reconstructor" else None  # whose __init__ is called
-            if base is not None and base not in objects.BUILDERS and base not in objects.HARMLESS:
-                self._refuse(f"a call of {base}")
             self._make(args[0])
         elif function in objects.BUILDERS:
             self.stack.append(objects.BUILDERS[function](*args))
-        elif function in objects.HARMLESS:
-            self.stack.append(Inert(str(function)))
         else:
-            self._refuse(f"a call of {function}")
+            self.stack.append(_placeholder(function))
 
     def do_newobj(self) -> None:
         self._make(self._pop(2)[0])
@@ -228,25 +220,13 @@ class _Machine:
         self._make(self._pop(3)[0])
 
     def _make(self, cls: Any) -> None:
-        """Puts an object that is made without a call of its class onto the stack: a container, or an Inert."""
-        if not isinstance(cls, Global):
-            self._refuse("an object of a class that the file itself makes")
-        builder = objects.BUILDERS.get(cls)
-        self.stack.append(builder() if builder in (objects.dictionary, objects.sequence) else Inert(str(cls)))
+        """Puts an object that is made without a call of its class onto the stack: a container, or a placeholder."""
+        builder = objects.BUILDERS.get(cls) if isinstance(cls, Global) else None
+        self.stack.append(builder() if builder in (objects.dictionary, objects.sequence) else _placeholder(cls))
 
     def do_build(self) -> None:
         """Drops the attributes of an object."""
-        self._look_for_hooks(self.stack.pop())
-
-    def _look_for_hooks(self, state: Any) -> None:
-        for part in state if isinstance(state, tuple) else (state,):
-            if not isinstance(part, dict):
-                continue
-            if "__dict__" in part:
-                self._refuse("an object with its own __dict__")
-            for name in _CALLED_LATER:
-                if isinstance(part.get(name), Global | Inert):
-                    self._refuse(f"an object with its own {name}")
+        self.stack.pop()
 
     def do_binpersid(self) -> None:
         identity = self.stack.pop()
@@ -262,3 +242,7 @@ class _Machine:
             if isinstance(storage, Storage):
                 self._storages[key] = storage
             self.stack.append(storage)
+
+
+def _placeholder(made_by: Any) -> Inert:
+    return Inert(str(made_by) if isinstance(made_by, Global) else getattr(made_by, "name", "an object of the file"))

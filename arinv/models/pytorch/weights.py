@@ -1,13 +1,10 @@
 """Finds a network's weights in an open checkpoint and takes them over, or says on one line what does not fit.
 
-A checkpoint is a dictionary of weights or holds one or several such dictionaries; the names may have a prefix, such as
-"module.model.". The dictionary and the prefix are those under which most of the names that are looked for stand; of
-two that fit alike, the one at a usual place.
+A checkpoint is a dictionary of weights or holds one or several such dictionaries, also in dictionaries of dictionaries;
+the names may have a prefix, such as "module.model.". The dictionary and the prefix are those under which most of the
+names that are looked for stand; of two that fit alike, the one nearest to the top, and there the one at a usual place.
 """
 
-import contextlib
-import json
-import math
 import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -15,8 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from flax import traverse_util
 
-from arinv.errors import UserError
-from arinv.models.normalization import NORMALIZATIONS
+from arinv.errors import UserError, unknown
 from arinv.models.pytorch import layout
 from arinv.models.pytorch import names as torch_names
 from arinv.models.pytorch.file import TorchFile
@@ -25,7 +21,8 @@ from arinv.models.pytorch.objects import Inert, Tensor
 from arinv.types import Variables
 
 _SHOWN, _LONGEST = 4, 120  # names of a kind in a message, and letters of a name
-_SAME = 1e-4  # means and deviations closer than this are the same
+_DEEPEST, _LONGEST_LIST, _MOST_PARTS = 4, 64, 100_000  # of dictionaries in dictionaries that are looked into
+ON_UNKNOWN = ("error", "report")
 
 
 class Found(NamedTuple):
@@ -35,34 +32,46 @@ class Found(NamedTuple):
       weights: name without prefix -> what stands there.
       outside: name in the file -> what stands there, of the same dictionary but without the prefix.
       others: names of other dictionaries in the file that hold the half of these weights or more.
+      place: of the dictionary in the file, "" where the file is one.
+      prefix: that the names have there.
     """
 
     weights: Mapping[str, Any]
     outside: Mapping[str, Any]
     others: tuple[str, ...] = ()
+    place: str = ""
+    prefix: str = ""
 
 
 def locate(file: TorchFile, wanted: Sequence[Entry]) -> Found:
     """Returns the weights under the prefix that fits best.
 
     Raises:
-      UserError: the file holds no dictionary of weights, or two that fit alike at unusual places.
+      UserError: the file holds no dictionary of weights but whole objects, or two that fit alike at unusual places.
     """
     names = [name for entry in wanted for name in entry.names]
-    states = _dictionaries(file)
+    states, objects = _dictionaries(file.content)
     fits = {place: _best_prefix(state, names) for place, state in states.items()}
-    place = max(fits, key=lambda place: fits[place][0])  # the first of those that fit alike
-    best, prefix = fits[place]
-    alike = [other for other, (score, _) in fits.items() if score == best]
-    if best and len(alike) > 1 and place not in ("", *torch_names.ENTRIES):
+    best = max((score for score, _ in fits.values()), default=0)
+    usual = ["", *torch_names.ENTRIES]
+    if not best and objects and (not states or any(place.rpartition("/")[2] in usual for place in objects)):
+        _refuse_objects(file.path, objects)
+    if not states:
+        content = file.content if isinstance(file.content, dict) else [type(file.content).__name__]
+        raise UserError(f"{file.path} holds no weights, only {abbreviate(map(str, content)) or 'nothing'}")
+    alike = [place for place, (score, _) in fits.items() if score == best]
+    place = alike[0]
+    if best and len([other for other in alike if _order(other) == _order(place)]) > 1:
+        keys = "".join(f"[{part!r}]" for part in place.split("/"))
         raise UserError(
             f"{file.path} holds several networks that fit alike: {abbreviate(alike)}; save the one that is meant by "
-            f"itself, torch.save(torch.load(PATH)[{place!r}], NEW_PATH)"
+            f"itself, torch.save(torch.load(PATH){keys}, NEW_PATH)"
         )
-    state = states[place]
+    state, prefix = states[place], fits[place][1]
     others = tuple(other for other, (score, _) in fits.items() if other not in ("", place) and 0 < best <= 2 * score)
     inside = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
-    return Found(inside, {name: value for name, value in state.items() if not name.startswith(prefix)}, others)
+    outside = {name: value for name, value in state.items() if not name.startswith(prefix)}
+    return Found(inside, outside, others, place, prefix)
 
 
 def _best_prefix(state: Mapping[str, Any], names: Sequence[str]) -> tuple[int, str]:
@@ -72,27 +81,53 @@ def _best_prefix(state: Mapping[str, Any], names: Sequence[str]) -> tuple[int, s
     return scores[prefix], prefix
 
 
-def _dictionaries(file: TorchFile) -> dict[str, Mapping[str, Any]]:
-    """Returns the dictionaries with tensors by their place in the file ("" is the file itself), the usual first."""
-    content = file.content
-    if isinstance(content, Inert):
-        raise UserError(
-            f"{file.path} holds a whole object of class {content.name}, which would have to be executed; "
-            "save its weights, torch.save(model.state_dict(), PATH)"
-        )
-    if not isinstance(content, dict):
-        raise UserError(f"{file.path} holds a {type(content).__name__}; expected a dictionary of weights")
-    content = {name: value for name, value in content.items() if isinstance(name, str)}
-    order = (*(name for name in torch_names.ENTRIES if name in content), *content)
-    candidates = {"": content, **{name: content[name] for name in order if name}}
-    found = {
-        place: {name: value for name, value in state.items() if isinstance(name, str)}
-        for place, state in candidates.items()
-        if isinstance(state, dict) and any(isinstance(value, Tensor) for value in state.values())
-    }
-    if not found:
-        raise UserError(f"{file.path} holds no weights, only {abbreviate(content) or 'nothing'}")
-    return found
+def _dictionaries(content: Any) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
+    """Returns what a file holds at its places, such as "state/model"; "" is the file itself.
+
+    Returns:
+      The dictionaries with tensors, those nearest to the top first and of these the usual ones; and the classes of
+      objects that were not made.
+    """
+    states: dict[str, dict[str, Any]] = {}
+    objects: dict[str, str] = {}
+    level = [("", content)] if isinstance(content, dict | list | tuple | Inert) else []
+    seen = {id(content)}
+    for _ in range(_DEEPEST + 1):
+        below = []
+        for place, value in level:
+            if isinstance(value, Inert):
+                if not value.items:
+                    objects[place] = value.name
+                value = value.items
+            elif isinstance(value, list | tuple):
+                value = {str(i): part for i, part in enumerate(value[:_LONGEST_LIST])}
+            parts = {name: part for name, part in value.items() if isinstance(name, str)}
+            if any(isinstance(part, Tensor) for part in parts.values()):
+                states[place] = parts
+            for name, part in parts.items():
+                if isinstance(part, dict | list | tuple | Inert) and id(part) not in seen:
+                    seen.add(id(part))
+                    below.append((f"{place}/{name}" if place else name, part))
+        level = below
+        if len(seen) > _MOST_PARTS:
+            break
+    return dict(sorted(states.items(), key=lambda pair: _order(pair[0]))), objects
+
+
+def _order(place: str) -> tuple[int, int]:
+    """Returns what the places of dictionaries are sorted by: depth, then the usual names."""
+    last, usual = place.rpartition("/")[2], torch_names.ENTRIES
+    return place.count("/") + bool(place), usual.index(last) if last in usual else len(usual)
+
+
+def _refuse_objects(path: pathlib.Path, objects: Mapping[str, str]) -> None:
+    """Raises, naming the object that is the network most likely."""
+    place = min(objects, key=_order)
+    name = objects[place] if objects[place].isprintable() else repr(objects[place])
+    raise UserError(
+        f"{path} holds no weights: {place or 'it'} is a whole object of class {name[:_LONGEST]}, which would have to "
+        "be executed; save its state_dict(), torch.save(model.state_dict(), PATH)"
+    )
 
 
 def _prefixes(state: Mapping[str, Any], names: Iterable[str]) -> list[str]:
@@ -103,7 +138,9 @@ def _prefixes(state: Mapping[str, Any], names: Iterable[str]) -> list[str]:
     return sorted(found, key=lambda prefix: (len(prefix), prefix))
 
 
-def convert(file: TorchFile, found: Found, wanted: Sequence[Entry], *, what: str) -> Variables:
+def convert(
+    file: TorchFile, found: Found, wanted: Sequence[Entry], *, what: str, on_unknown: str = "error"
+) -> Variables:
     """Returns the variables of a network, numpy arrays in float32.
 
     Args:
@@ -111,12 +148,16 @@ def convert(file: TorchFile, found: Found, wanted: Sequence[Entry], *, what: str
       found: its weights, from `locate`.
       wanted: every array of the network.
       what: names the network in messages.
+      on_unknown: "error" refuses names that neither the network has nor are known not to matter, "report" leaves them
+        to `unread`, unless they belong to parts of the network, as the blocks of a deeper one do.
 
     Raises:
       UserError: names or shapes differ, or a weight is no tensor of real, finite numbers.
     """
+    if on_unknown not in ON_UNKNOWN:
+        raise unknown("on_unknown", on_unknown, ON_UNKNOWN)
     names = {entry: next((name for name in entry.names if name in found.weights), None) for entry in wanted}
-    _compare(file.path, found, names, what)
+    _compare(file.path, found, names, what, on_unknown)
     flat = {}
     for entry, name in names.items():
         array = file.array(found.weights[name])
@@ -130,9 +171,15 @@ def convert(file: TorchFile, found: Found, wanted: Sequence[Entry], *, what: str
     return traverse_util.unflatten_dict(flat)
 
 
-def _compare(path: pathlib.Path, found: Found, names: Mapping[Entry, str | None], what: str) -> None:
+def _compare(path: pathlib.Path, found: Found, names: Mapping[Entry, str | None], what: str, on_unknown: str) -> None:
     missing = [entry.names[0] for entry, name in names.items() if name is None]
-    unexpected = (found.weights.keys() | found.outside.keys()) - set(names.values()) - unread(found)
+    tensors = {name for name, value in {**found.weights, **found.outside}.items() if isinstance(value, Tensor)}
+    unexpected = tensors - set(names.values()) - _known_extras(found)
+    # A block that the network lacks is a part of another network, not something beside it.
+    own = {name.split(".")[0] for entry in names for name in entry.names}
+    beside = {name for name in unexpected if name in found.outside or name.split(".")[0] not in own}
+    if on_unknown == "report":
+        unexpected -= beside
     placeholders, shapes = [], []
     for entry, name in names.items():
         value = found.weights.get(name)
@@ -148,7 +195,8 @@ def _compare(path: pathlib.Path, found: Found, names: Mapping[Entry, str | None]
     }
     parts = [f"{kind}: {abbreviate(items)}" for kind, items in kinds.items() if items]
     if parts:
-        raise UserError(f"{path} does not fit {what}; {'; '.join(parts)}")
+        advice = "; on_unknown=report leaves those out" if len(parts) == 1 and beside and beside == unexpected else ""
+        raise UserError(f"{path} does not fit {what}; {'; '.join(parts)}{advice}")
 
 
 def abbreviate(items: Iterable[str], *, separator: str = ", ") -> str:
@@ -158,67 +206,23 @@ def abbreviate(items: Iterable[str], *, separator: str = ", ") -> str:
     return separator.join(item[:_LONGEST] for item in items[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
-def unread(found: Found) -> set[str]:
-    """Returns the names in a file that are known and not read, normalisation aside."""
-    inside = {
-        name
-        for name in found.weights
-        if name.endswith(torch_names.UNREAD_ENDINGS)
-        or name.startswith(torch_names.UNREAD_STARTS)
-        or _is_normalization(name)
+def unread(found: Found, wanted: Sequence[Entry]) -> list[str]:
+    """Returns the names in a file that are not read, normalisation aside."""
+    read = {name for entry in wanted for name in entry.names}
+    inside = {name for name in found.weights if name not in read}
+    return sorted(name for name in inside | found.outside.keys() if not torch_names.is_normalization(name))
+
+
+def _known_extras(found: Found) -> set[str]:
+    """Returns the names in a file that are known and not read, normalisation among them."""
+    extras = {
+        name for name in (*found.weights, *found.outside) if torch_names.is_normalization(name) or _is_unread(name)
     }
-    outside = {
-        name
-        for name in found.outside
-        if name.removeprefix("module.").split(".")[0] in torch_names.NEIGHBOURS or _is_normalization(name)
+    return extras | {
+        name for name in found.outside if name.removeprefix("module.").split(".")[0] in torch_names.NEIGHBOURS
     }
-    return inside | outside
 
 
-def _is_normalization(name: str) -> bool:
-    return name.rpartition(".")[2] in (*torch_names.MEANS, *torch_names.DEVIATIONS)
-
-
-def read_normalization(file: TorchFile, found: Found) -> tuple[list[float], list[float]] | None:
-    """Returns mean and standard deviation of RGB that a file carries, or None."""
-    if "mean" in file.metadata and "std" in file.metadata:
-        with contextlib.suppress(ValueError):
-            carried = json.loads(file.metadata["mean"]), json.loads(file.metadata["std"])
-            if np.asarray(carried, np.float32).shape == (2, 3):
-                return carried
-    values: dict[tuple[str, ...], list[float]] = {}
-    for name, value in {**found.outside, **found.weights}.items():
-        for kind in (torch_names.MEANS, torch_names.DEVIATIONS):
-            stands_here = name.rpartition(".")[2] in kind and "attacker." not in name
-            if stands_here and isinstance(value, Tensor) and math.prod(value.shape) == 3:
-                values[kind] = [float(x) for x in file.array(value).reshape(-1)]
-    if len(values) != 2:
-        return None
-    return values[torch_names.MEANS], values[torch_names.DEVIATIONS]
-
-
-def normalization_name(mean: Sequence[float], std: Sequence[float]) -> str | None:
-    """Returns the name of the normalisation with these numbers, or None."""
-    for name, known in NORMALIZATIONS.items():
-        if np.allclose([mean, std], known, rtol=0, atol=_SAME):
-            return name
-    return None
-
-
-def check_normalization(file: TorchFile, found: Found, name: str) -> None:
-    """Compares the normalisation that a file carries with the encoder's.
-
-    Raises:
-      UserError: they differ.
-    """
-    carried = read_normalization(file, found)
-    if carried is None or np.allclose(carried, NORMALIZATIONS[name], rtol=0, atol=_SAME):
-        return
-    right = normalization_name(*carried)
-    advice = f"pass normalization={right!r}" if right else f"none of {', '.join(NORMALIZATIONS)} has these numbers"
-    advice += ", or check_normalization=False to keep what the encoder has"
-    mean, std = ([round(x, 4) for x in numbers] for numbers in carried)
-    raise UserError(
-        f"{file.path} was trained with mean {mean} and standard deviation {std}, the encoder is built with "
-        f"normalization={name!r}; {advice}"
-    )
+def _is_unread(name: str) -> bool:
+    first, last = name.removeprefix("module.").split(".")[0], name.rpartition(".")[2]
+    return last in torch_names.UNREAD_LAST or bool(torch_names.UNREAD_FIRST.fullmatch(first))

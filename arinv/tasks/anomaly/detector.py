@@ -5,7 +5,6 @@ that follow from them), references.npz (features of the normal training images),
 """
 
 import pathlib
-import sys
 import zlib
 from typing import Any, NamedTuple
 
@@ -135,8 +134,7 @@ def _read_validation(config: ConfigDict) -> tuple[np.ndarray, np.ndarray]:
             resize=fields.resize,
             on_bad_image=fields.on_bad_image,
         )
-        if source.num_skipped:
-            print(f"folder:{config.anomalous}: skipped {source.num_skipped} unreadable image(s)", file=sys.stderr)
+        setting.report_left_out(f"folder:{config.anomalous}", source.num_skipped, source.info.left_out)
         anomalous = data.load_arrays(source)["image"]
     return np.concatenate([held_out, anomalous]), np.arange(len(held_out) + len(anomalous)) >= len(held_out)
 

@@ -22,7 +22,7 @@ from arinv.tasks.anomaly import detector, scorer, scoring
 from arinv.tasks.anomaly import pictures as anomaly_pictures
 from arinv.tasks.parts import made_of
 from arinv.tasks.row_store import RowStore
-from arinv.train.progress import progress_bar, progress_callback
+from arinv.train.progress import progress_bar
 from arinv.train.writer import write_png, write_text
 
 
@@ -54,7 +54,7 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
       UserError: no detector there, no picture, a threshold that the detector does not have, or a workdir among the
         pictures.
     """
-    workdirs.check_apart(config.images, workdir)
+    workdirs.check_apart(config, workdir)
     how = scoring.Setting(jax.random.key(0), setting.mesh(config), config.batch_size)
     place = detector.find(workdirs.resolve(config.detector, workdir))
     pictures = _open(config)
@@ -107,10 +107,8 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
 
 
 def _open(config: ConfigDict) -> data.Pictures:
-    """Returns the pictures, having told those that cannot be read."""
-    pictures = data.open_pictures(
-        config.images, on_bad_image=config.on_bad_image, progress=progress_callback("checking pictures")
-    )
+    """Returns the pictures, after reporting those that cannot be read."""
+    pictures = setting.open_pictures(config.images, on_bad_image=config.on_bad_image)
     for path in pictures.bad_files:
         try:
             data.read_image(path)

@@ -7,7 +7,6 @@ photograph what the denoiser does; results.json then has the PSNR of the noisy a
 
 import collections
 import pathlib
-import sys
 from typing import Any
 
 import jax
@@ -27,7 +26,7 @@ from arinv.tasks.fingerprint import fingerprint
 from arinv.tasks.parts import claim, made_of
 from arinv.tasks.picture_windows import centre_window, evenly, short_names
 from arinv.tasks.pictures import labelled_grid
-from arinv.train.progress import progress_bar, progress_callback
+from arinv.train.progress import progress_bar
 from arinv.train.writer import write_png
 
 _WINDOW = 256  # px, of the photographs in before_after.png
@@ -60,13 +59,9 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
     Raises:
       UserError: no usable checkpoint or photographs, or a workdir among the photographs.
     """
-    workdirs.check_apart(config.data.name, workdir)
+    workdirs.check_apart(config, workdir)
     trained = denoiser_networks.load(workdirs.resolve(config.denoiser, workdir), dtype=setting.dtype(config))
-    pictures = data.open_pictures(
-        config.data.name, on_bad_image=config.data.on_bad_image, progress=progress_callback("checking photographs")
-    )
-    for path in pictures.bad_files:
-        print(f"{config.title}: skipped {path}, which cannot be read", file=sys.stderr, flush=True)
+    pictures = setting.open_pictures(config.data.name, on_bad_image=config.data.on_bad_image)
     workdirs.open_workdir(config, workdir)
     files = _files(pictures.names)
     claim(workdir / "denoised", _identity(trained, pictures))

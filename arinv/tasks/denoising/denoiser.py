@@ -59,7 +59,7 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
     described = {**trainee.description, networks.WEIGHTS: fingerprint(classifier.variables)}
     trainee = dataclasses.replace(trainee, description=described)
     size = networks.report_size(classifier, _trained_size(config), config.title)
-    results = training.run(config, workdir, trainee, batches=batches, test=test, mesh=mesh)
+    results = training.run(config, workdir, trainee, batches=batches, train=train, test=test, mesh=mesh)
     results = {**results, **size, "noise": config.noise.to_dict(), "setting": setting.provenance(config)}
     workdirs.write_results(workdir, results)
     return results
@@ -112,6 +112,7 @@ def build(
         picture=lambda images: image_grid([to_float(images["image"]), images["noisy"], images["denoised"]]),
         description=description,
         frozen=(classifier.variables,),
+        normalization=classifier.module.normalization,
     )
 
 

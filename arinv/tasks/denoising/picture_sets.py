@@ -6,7 +6,6 @@ config.data   {"name": "folder:PATH", or a name that data.open_source knows, sev
 """
 
 import pathlib
-import sys
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -15,8 +14,8 @@ from ml_collections import ConfigDict
 
 from arinv import data
 from arinv.errors import UserError
+from arinv.tasks import setting
 from arinv.tasks.picture_windows import evenly
-from arinv.train.progress import progress_callback
 
 _FOLDER = "folder:"
 
@@ -77,11 +76,7 @@ def _open(config: ConfigDict, reference: str, split: str) -> PictureSet:
     fields = config.data
     if reference.startswith(_FOLDER):
         path = pathlib.Path(reference.removeprefix(_FOLDER)).expanduser()
-        pictures = data.open_pictures(
-            path, on_bad_image=fields.on_bad_image, progress=progress_callback(f"checking {reference}")
-        )
-        if pictures.bad_files:
-            print(f"{reference}: skipped {len(pictures.bad_files)} unreadable image(s)", file=sys.stderr)
+        pictures = setting.open_pictures(path, on_bad_image=fields.on_bad_image)
         found = PictureSet(path.absolute().name, pictures.names, pictures.__getitem__)
     else:
         source = data.open_source(

@@ -31,7 +31,7 @@ from arinv.tasks.inversion import any_size
 from arinv.tasks.inversion.any_size import AnySizeInverter
 from arinv.tasks.pictures import labelled_grid
 from arinv.tasks.thumbnails import fit
-from arinv.train.progress import progress_bar, progress_callback
+from arinv.train.progress import progress_bar
 from arinv.train.writer import write_atomically, write_png, write_text
 
 _OVERVIEW = "overview.png"
@@ -74,11 +74,9 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
         pictures.
     """
     root = pathlib.Path(config.data.name).expanduser()
-    workdirs.check_apart(config.data.name, workdir)
+    workdirs.check_apart(config, workdir)
     _check_outputs(config, root.resolve(), workdir.resolve())
-    pictures = data.open_pictures(
-        config.data.name, on_bad_image=config.data.on_bad_image, progress=progress_callback("checking pictures")
-    )
+    pictures = setting.open_pictures(config.data.name, on_bad_image=config.data.on_bad_image)
     files = _files(pictures)
     sizes, too_large = _sizes(config, pictures)
     inverters = {

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from arinv.data.folder import SUFFIXES
+from arinv.data.image_files import suffixes
 from arinv.errors import UserError
 
 _MAX_LABELS = 32
@@ -101,7 +101,7 @@ def _find(folder: pathlib.Path, name: str) -> pathlib.Path:
     if not folder.is_dir():
         raise UserError(f"folder {str(folder)!r} does not exist; it should hold a label map for each picture")
     stem, dot, ending = name.rpartition(".")
-    names = (name, stem) if dot + ending.lower() in SUFFIXES else (name,)
+    names = (name, stem) if dot + ending.lower() in suffixes() else (name,)
     path = next((place for place in (folder / f"{name}.png" for name in names) if place.is_file()), None)
     if path is None:
         raise UserError(f"{str(folder)!r} holds no label map {name}.png; every picture needs one")

@@ -10,7 +10,6 @@ config.data   {"content", "style": an image file, a folder, or "photos:NAME+NAME
 """
 
 import pathlib
-import sys
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -18,9 +17,10 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from arinv import data
-from arinv.data.folder import SUFFIXES, is_image
+from arinv.data.image_files import looked_for, read_tree
 from arinv.data.photos import CLASS_NAMES
 from arinv.errors import UserError, unknown
+from arinv.tasks import setting
 from arinv.tasks.parts import made_of
 
 _PHOTOS = "photos:"
@@ -53,11 +53,9 @@ class Collection:
             self._pictures = [data.read_photograph(name) for name in chosen]
             self.names = tuple(chosen)
         else:
-            self._pictures = data.open_pictures(reference, on_bad_image=fields.on_bad_image)
+            self._pictures = setting.open_pictures(reference, on_bad_image=fields.on_bad_image)
             self.names = _short_names(self._pictures.names)
             self._files = self._pictures.paths
-            if self._pictures.bad_files:
-                print(f"{reference}: skipped {len(self._pictures.bad_files)} unreadable image(s)", file=sys.stderr)
         if count := fields[f"num_{which}"]:
             self.names, self._files = self.names[:count], self._files[:count]
 
@@ -101,8 +99,8 @@ def validate(fields: ConfigDict) -> None:
         path = pathlib.Path(reference).expanduser()
         if not path.exists():
             raise UserError(f"data.{which}={reference!r} does not exist; name an image file or a folder of images")
-        if path.is_dir() and not any(is_image(file) for file in path.rglob("*")):
-            raise UserError(f"folder {reference!r} holds no image; looked for {' '.join(sorted(SUFFIXES))}")
+        if path.is_dir() and not read_tree(path)[0].images():
+            raise UserError(f"folder {reference!r} holds no image; looked for {looked_for()}")
     if fields.resize not in _RESIZE_MODES:
         raise unknown("resize", fields.resize, _RESIZE_MODES)
     for name in ("size", "max_side", "border", "num_content", "num_style"):
