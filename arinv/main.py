@@ -82,13 +82,15 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> None:
     stages = _stages(config, workdir)
     for folder, stage in stages.items():  # all mistakes that can be seen now are told before any work
         if processes.index() == 0:  # network file systems remember that others looked, and found nothing yet
+            workdirs.check_paths(stage)
             workdirs.check(stage, folder)
         TASKS[stage.task].validate(stage)
     if processes.index() == 0:
         _check_order(stages)
-        for folder, stage in stages.items() if len(stages) > 1 else ():  # a single task tells it as soon itself
-            if not workdirs.is_complete(folder):
-                workdirs.check_sources(stage, folder)
+        if len(stages) > 1:  # a single task looks as soon itself
+            pending = {folder: stage for folder, stage in stages.items() if not workdirs.is_complete(folder)}
+            workdirs.check_sources(pending)
+            for folder, stage in pending.items():
                 if check_inputs := getattr(TASKS[stage.task], "check_inputs", None):
                     check_inputs(stage, folder, stages)
     for i, (folder, stage) in enumerate(stages.items(), start=1):

@@ -16,7 +16,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 # From the bottom up. A file imports from lower rows, and from its own package.
 ROWS = [
     ("types", "errors", "_xla"),
-    ("ops", "processes"),
+    ("ops", "processes", "paths", "interrupts", "command_line"),
     ("models", "attacks", "losses", "metrics", "data", "parallel"),
     ("train", "apps"),
     ("tasks",),
