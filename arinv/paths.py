@@ -32,6 +32,11 @@ def canonical(path: str | os.PathLike, *, name: str = "path") -> pathlib.Path:
         raise UserError(f"{name}={text!r} is not a path: {getattr(error, 'strerror', None) or error}") from None
 
 
+def is_url(text: str) -> bool:
+    """Returns whether a text is a URL."""
+    return _URL.match(text) is not None
+
+
 def check_local(text: str, *, name: str) -> None:
     """Refuses a value that names a URL, also behind a prefix as in "folder:gs://bucket".
 

@@ -161,9 +161,10 @@ def load_description(workdir: pathlib.Path, *, kind: str = "") -> Mapping[str, A
     description = reading.newest_readable(_of_run(workdir), lambda path: reading.read_json(path / "description"))[0]
     if kind and description.get("kind") != kind:
         runs = [f"{path} ({other})" for path, other in reading.runs_near(workdir) if other == kind]
+        example = f", such as {runs[0]}" if runs else ""
         raise UserError(
-            f"{workdir} holds {reading.article(description.get('kind'))}; name the workdir of {reading.article(kind)}'s "
-            f"training{f', such as {runs[0]}' if runs else ''}"
+            f"{workdir} holds {reading.article(description.get('kind'))}; name the workdir of "
+            f"{reading.article(kind)}'s training{example}"
         )
     return description
 

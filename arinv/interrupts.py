@@ -1,0 +1,93 @@
+"""Ctrl-C at any moment: one line, exit code 130.
+
+Python raises KeyboardInterrupt in the main thread only, between two of its instructions: too late while XLA compiles,
+and for nothing where a callback of JAX swallows it. A thread of its own hears of the signal at once.
+"""
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import socket
+import sys
+import threading
+from typing import NoReturn
+
+CODE = 128 + signal.SIGINT
+_PATIENCE_SECONDS = 5.0  # for the main thread to end by itself: to finish a save, and to release its lock
+
+_lock = threading.Lock()
+_reported = False
+_message = "interrupted"
+
+
+def watch() -> None:
+    """Ends the process on SIGINT, from now on; for the main thread of the command.
+
+    Where the process was started with SIGINT ignored, as by nohup, it stays ignored.
+    """
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        return
+    try:
+        receiver, sender = socket.socketpair()
+        sender.setblocking(False)
+        signal.signal(signal.SIGINT, _ignore)
+        signal.set_wakeup_fd(sender.fileno(), warn_on_full_buffer=False)
+    except (ValueError, OSError):  # not the main thread, or no descriptor left
+        return
+    threading.Thread(target=_listen, args=(receiver, sender), name="interrupts", daemon=True).start()
+
+
+def let_finish(message: str) -> None:
+    """Gives the main thread a KeyboardInterrupt first, and some seconds to end by itself; a second SIGINT ends at once.
+
+    Args:
+      message: the line that is printed.
+    """
+    global _message
+    _message = f"interrupted; {message}"
+    if signal.getsignal(signal.SIGINT) is _ignore:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def happened() -> bool:
+    """Returns whether SIGINT has been reported."""
+    return _reported
+
+
+def report() -> None:
+    """Prints the line, once."""
+    global _reported
+    with _lock:
+        if not _reported:
+            _reported = True
+            # What falls apart from here on is of no interest.
+            sys.unraisablehook = _ignore
+            threading.excepthook = _ignore
+            with contextlib.suppress(OSError):
+                os.write(2, f"\narinv: {_message}\n".encode())
+
+
+def _listen(receiver: socket.socket, _: socket.socket) -> None:
+    while True:
+        try:
+            numbers = receiver.recv(64)
+        except TimeoutError:
+            _end()
+        if signal.SIGINT not in numbers:
+            continue
+        is_second = _reported
+        report()
+        if is_second or numbers.count(signal.SIGINT) > 1 or signal.getsignal(signal.SIGINT) is _ignore:
+            _end()
+        receiver.settimeout(_PATIENCE_SECONDS)
+
+
+def _end() -> NoReturn:
+    for child in multiprocessing.active_children():  # workers that read ahead
+        child.kill()
+    os._exit(CODE)
+
+
+def _ignore(*_: object) -> None:
+    """Handles a signal in the main thread: the thread that listens has received it."""
