@@ -18,7 +18,7 @@ _PATIENCE_SECONDS = 5.0  # for the main thread to end by itself: to finish a sav
 
 _lock = threading.Lock()
 _reported = False
-_message = "interrupted"
+_message = "arinv: interrupted\n"
 
 
 def watch() -> None:
@@ -45,7 +45,7 @@ def let_finish(message: str) -> None:
       message: the line that is printed.
     """
     global _message
-    _message = f"interrupted; {message}"
+    _message = f"\narinv: interrupted; {message}\n"  # a bar of progress may stand before it
     if signal.getsignal(signal.SIGINT) is _ignore:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -65,7 +65,7 @@ def report() -> None:
             sys.unraisablehook = _ignore
             threading.excepthook = _ignore
             with contextlib.suppress(OSError):
-                os.write(2, f"\narinv: {_message}\n".encode())
+                os.write(2, _message.encode())
 
 
 def _listen(receiver: socket.socket, _: socket.socket) -> None:
