@@ -37,7 +37,7 @@ def shipped() -> dict[str, pathlib.Path]:
 def docstring(path: pathlib.Path) -> str:
     """Returns the docstring of a config file, empty where it has none."""
     try:
-        return ast.getdocstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+        return ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
     except (OSError, SyntaxError, ValueError):
         return ""
 

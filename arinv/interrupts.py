@@ -16,7 +16,7 @@ from typing import NoReturn
 CODE = 128 + signal.SIGINT
 _PATIENCE_SECONDS = 5.0  # for the main thread to end by itself: to finish a save, and to release its lock
 
-_lock = threading.Lock()
+_lock = threading.RLock()  # a signal may come while the main thread reports the one before
 _reported = False
 _message = "arinv: interrupted\n"
 
@@ -47,7 +47,7 @@ def let_finish(message: str) -> None:
     global _message
     _message = f"\narinv: interrupted; {message}\n"  # a bar of progress may stand before it
     if signal.getsignal(signal.SIGINT) is _ignore:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGINT, _raise)
 
 
 def happened() -> bool:
@@ -69,18 +69,17 @@ def report() -> None:
 
 
 def _listen(receiver: socket.socket, _: socket.socket) -> None:
+    count = 0
     while True:
         try:
-            numbers = receiver.recv(64)
+            count += receiver.recv(64).count(signal.SIGINT)
         except TimeoutError:
             _end()
-        if signal.SIGINT not in numbers:
-            continue
-        is_second = _reported
-        report()
-        if is_second or numbers.count(signal.SIGINT) > 1 or signal.getsignal(signal.SIGINT) is _ignore:
-            _end()
-        receiver.settimeout(_PATIENCE_SECONDS)
+        if count:
+            report()
+            if count > 1 or signal.getsignal(signal.SIGINT) is _ignore:
+                _end()
+            receiver.settimeout(_PATIENCE_SECONDS)
 
 
 def _end() -> NoReturn:
@@ -91,3 +90,9 @@ def _end() -> NoReturn:
 
 def _ignore(*_: object) -> None:
     """Handles a signal in the main thread: the thread that listens has received it."""
+
+
+def _raise(*_: object) -> NoReturn:
+    report()
+    signal.signal(signal.SIGINT, lambda *_: _end())
+    raise KeyboardInterrupt
