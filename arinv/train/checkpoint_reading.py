@@ -244,17 +244,19 @@ def describe(place: pathlib.Path) -> str:
         return f"it lies inside of a run; write {around}"
     if path.is_file():
         return "it is a file, but expected the workdir of a training run (configs/import_torch.py:path=FILE makes one)"
-    inside = [(str(run), kind) for run, kind in runs_near(place) if place in run.parents]
+    runs = list(runs_near(place))
+    inside = [f"{run} ({kind})" for run, kind in runs if place in run.parents]
     if inside:
-        listed = ", ".join(f"{run} ({kind})" for run, kind in inside[:_MAX_RUNS])
-        return f"it holds {len(inside)} run{'s'[: len(inside) > 1]}; write one of {listed}"
+        return f"it holds {len(inside)} run{'s'[: len(inside) > 1]}; write one of {', '.join(inside[:_MAX_RUNS])}"
+    beside = [f"{run} ({kind})" for run, kind in runs]
+    advice = f"beside it: {', '.join(beside[:_MAX_RUNS])}" if beside else "expected the workdir of a training run"
     with contextlib.suppress(OSError, ValueError, AttributeError):
         config = json.loads((path / "config.json").read_bytes())
         used = next((config[name] for name in _USED if isinstance(config.get(name), str) and config[name]), "")
         used = str(place.parent / used.removeprefix("stage:")) if used.startswith("stage:") else used
         text = f"it is the run of the task {config.get('task')!r}, which has saved none"
-        return f"{text}; it used {used}" if used else f"{text}; expected the workdir of a training run"
-    return "expected the workdir of a training run"
+        return f"{text}; it used {used}" if used else f"{text}; {advice}"
+    return advice
 
 
 def article(kind: Any) -> str:
