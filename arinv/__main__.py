@@ -31,6 +31,10 @@ def console() -> None:
         for stream in (1, 2):
             os.dup2(silent, stream)
         raise SystemExit(_BROKEN_PIPE) from None
+    except OSError as error:  # of stdout, such as a full disk
+        print(f"arinv: {error.filename or 'output'}: {error.strerror}", file=sys.stderr)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        raise SystemExit(_MISTAKE) from None
 
 
 def _run(argv: list[str]) -> None:

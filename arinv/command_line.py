@@ -76,10 +76,10 @@ def information(argv: Sequence[str]) -> str | None:
         return f"arinv {arinv.__version__}"
     if not given & _HELP:
         return None
-    spec = next((value for value in _values(argv, "config")), None)
-    if spec:
+    specs = list(_values(argv, "config"))
+    if specs:
         try:
-            path, _ = config_files.find(spec)
+            path, _ = config_files.find(specs[-1])
             return f"{path}\n\n{inspect.cleandoc(config_files.docstring(path))}"
         except UserError:
             pass

@@ -8,12 +8,13 @@ import difflib
 import importlib.machinery
 import importlib.util
 import inspect
+import itertools
 import math
 import pathlib
 import re
 import sys
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -96,11 +97,11 @@ def load(spec: str) -> ConfigDict:
       UserError: no such file, a mistake in its arguments, or an error in the file itself, with file and line.
     """
     path, arguments = find(spec)
-    packages = [folder for folder in path.parents if (folder / "__init__.py").exists()]
+    packages = list(itertools.takewhile(lambda folder: (folder / "__init__.py").exists(), path.parents))
     # Configs import each other as `configs.NAME`, from wherever the program was started.
-    for place, root in ((0, (packages[-1] if packages else path.parent).parent), (len(sys.path), SHIPPED.parent)):
-        if str(root) not in sys.path:
-            sys.path.insert(place, str(root))
+    root = (packages[-1] if packages else path.parent).parent
+    before = sys.path[:]
+    sys.path[:] = [str(root), *before, str(SHIPPED.parent)]
     try:
         loader = importlib.machinery.SourceFileLoader("arinv_config", str(path))
         module = importlib.util.module_from_spec(importlib.util.spec_from_loader(loader.name, loader))
@@ -118,6 +119,8 @@ def load(spec: str) -> ConfigDict:
         raise
     except (Exception, SystemExit) as error:
         raise UserError(_fault(path, error)) from error
+    finally:
+        sys.path[:] = before
     config = ConfigDict(config) if isinstance(config, dict) else config
     if not isinstance(config, ConfigDict) or not ("task" in config or {"stages", "order"} <= {*config}):
         raise UserError(f"get_config of {path} must return a ConfigDict with the field task, or stages and order")
@@ -176,11 +179,14 @@ def override(config: ConfigDict, field: str, text: str | None) -> None:
     value = _convert(f"--config.{field}", "true" if text is None else text, holder)
     if last == "order" and not (value and {*value} <= {*holder}):
         raise UserError(f"--config.{field}={text!r} must be some of {holder!r}")
-    parent[last] = value
+    try:
+        parent[last] = value
+    except (TypeError, ValueError) as error:
+        raise UserError(f"--config.{field}={text!r}: {one_line(error)}") from error
 
 
 def _unknown_field(config: ConfigDict, field: str, place: str, holder: ConfigDict) -> UserError:
-    fields = list(_fields(config))
+    fields = list(flat(config))
     last = field.rpartition(".")[2].replace("-", "_")
     named_so = [name for name in fields if name.rpartition(".")[2] == last]
     here = [f"{place}.{name}".lstrip(".") for name in holder]
@@ -194,12 +200,14 @@ def _unknown_field(config: ConfigDict, field: str, place: str, holder: ConfigDic
     return UserError(f"unknown field --config.{field}; {known}{hint}")
 
 
-def _fields(config: ConfigDict, prefix: str = "") -> Iterator[str]:
-    """Yields the paths of all fields."""
+def flat(config: ConfigDict, prefix: str = "") -> dict[str, Any]:
+    """Returns the values of all fields by their paths, such as "attack.eps"; of groups of fields as well."""
+    fields = {}
     for name in config:
-        yield prefix + name
+        fields[prefix + name] = config[name]
         if isinstance(config[name], ConfigDict):
-            yield from _fields(config[name], f"{prefix}{name}.")
+            fields |= flat(config[name], f"{prefix}{name}.")
+    return fields
 
 
 def _dictionary(field: str, text: str) -> dict:

@@ -8,7 +8,7 @@ or a machine in 75, to be started again. Several processes find each other; see 
 import errno
 import pathlib
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -41,8 +41,30 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> None:
     Raises:
       UserError: a mistake in the config or in what it names.
     """
+    stages = check(config, workdir)
+    for i, (folder, stage) in enumerate(stages.items(), start=1):
+        complete = processes.first(processes.index() == 0 and workdirs.is_complete(folder))
+        if jax.process_index() == 0 and (complete or len(stages) > 1):
+            state = "is complete" if complete else stage.task
+            print(f"[{i}/{len(stages)}] {folder.name}: {state}", file=sys.stderr, flush=True)
+        if not complete:
+            with lock.hold(folder):
+                TASKS[stage.task].run(stage, folder)
+            processes.gather(None)  # what process 0 wrote last is there before anybody looks for it
+
+
+def check(config: ConfigDict, workdir: pathlib.Path) -> dict[pathlib.Path, ConfigDict]:
+    """Raises every mistake that can be seen before any work, and returns the directory of each stage with its config.
+
+    Args:
+      config: as of `run`.
+      workdir: of the run; nothing is written.
+
+    Raises:
+      UserError: a mistake in the config or in what it names.
+    """
     stages = _stages(config, workdir)
-    for folder, stage in stages.items():  # all mistakes that can be seen now are told before any work
+    for folder, stage in stages.items():
         if processes.index() == 0:  # network file systems remember that others looked, and found nothing yet
             workdirs.check_paths(stage)
             workdirs.check(stage, folder)
@@ -55,15 +77,7 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> None:
             for folder, stage in pending.items():
                 if check_inputs := getattr(TASKS[stage.task], "check_inputs", None):
                     check_inputs(stage, folder, stages)
-    for i, (folder, stage) in enumerate(stages.items(), start=1):
-        complete = processes.first(processes.index() == 0 and workdirs.is_complete(folder))
-        if jax.process_index() == 0 and (complete or len(stages) > 1):
-            state = "is complete" if complete else stage.task
-            print(f"[{i}/{len(stages)}] {folder.name}: {state}", file=sys.stderr, flush=True)
-        if not complete:
-            with lock.hold(folder):
-                TASKS[stage.task].run(stage, folder)
-            processes.gather(None)  # what process 0 wrote last is there before anybody looks for it
+    return stages
 
 
 def _check_order(stages: Mapping[pathlib.Path, ConfigDict]) -> None:

@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 
 _WORDS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 _QUOTED = re.compile(r"""(?P<quote>['"])(?P<text>.*?)(?P=quote)\s*(?=,|$)""", re.DOTALL)
-_NAME = re.compile(r"\s*(?P<name>[A-Za-z_]\w*)\s*(?P<equals>=)?")
+_NAME = re.compile(r"\s*(?P<name>[A-Za-z_][\w.-]*)\s*(?P<equals>=)?")
 
 
 def parse(arg: str | None, **defaults) -> ConfigDict:

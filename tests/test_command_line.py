@@ -11,7 +11,7 @@ import pytest
 from arinv import command_line, config_files, main
 from arinv.errors import UserError
 from arinv.tasks import workdir as workdirs
-from configs import classifier, evaluate, quickstart
+from configs import classifier, evaluate, quickstart, stylize
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -248,3 +248,22 @@ def test_what_the_machine_lacks_is_one_line(error, shown, tmp_path, monkeypatch,
         main.execute(command, [])
     lines = capsys.readouterr().err.splitlines()
     assert stop.value.code == 2 and len(lines) == 1 and re.search(shown, lines[0]), lines
+
+
+def test_a_full_disk_behind_the_output_is_one_line():
+    if not os.path.exists("/dev/full"):
+        pytest.skip("needs /dev/full")
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-m", "arinv", "--version"]
+        done = subprocess.run(command, cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (2, "arinv: output: No space left on device\n")
+
+
+def test_values_out_of_range_are_refused_before_any_work(tmp_path):
+    config = classifier.get_config("smoke=True,image_size=9223372036854775807")
+    with pytest.raises(UserError, match="data.image_size=9223372036854775807 must be 1 to 65536 px"):
+        main.check(config, tmp_path / "run")
+    config = stylize.get_config("smoke=True,levels=stage:x,content=photos:coffee,style=photos:coffee")
+    config.mix = ("a",)
+    with pytest.raises(UserError, match="mix must hold weights"):
+        main.check(config, tmp_path / "run")
