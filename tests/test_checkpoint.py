@@ -20,6 +20,7 @@ from arinv.tasks import workdir as workdirs
 from arinv.train import checkpoint, checkpoint_reading, loop
 from arinv.train import state as train_state
 from arinv.train.checkpoint import Checkpoints
+from arinv.train.state import TrainState
 from arinv.train.writer import Writer
 
 KEY = jax.random.key(0)
@@ -279,6 +280,13 @@ def test_a_path_beside_a_run_names_what_lies_there(saved, tmp_path):
     assert "it is a file" in no_checkpoint(tmp_path / "weights.pt")
     with pytest.raises(UserError, match="encoder holds a classifier; name the workdir of an inverter's training"):
         checkpoint.load_description(experiment / "encoder", kind="inverter")
+    description = {"kind": "inverter", "encoder_workdir": "../encoder"}
+    with Checkpoints(experiment / "deep" / "inverter", ["net"]) as checkpoints:
+        state = TrainState(jnp.zeros((), jnp.int32), {"net": {"a": jnp.ones(2)}}, {"net": {"a": jnp.ones(2)}})
+        checkpoints.save(state, data_state={}, description=description, wait=True)
+    (experiment / "encoder").rename(experiment / "deep" / "encoder")
+    with pytest.raises(UserError, match="holds an inverter; name .* a classifier's training, such as .*/deep/encoder"):
+        checkpoint.load_description(experiment / "deep" / "inverter", kind="classifier")
 
 
 def test_check_sources_names_the_field_before_any_work(saved, tmp_path):

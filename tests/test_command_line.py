@@ -267,3 +267,17 @@ def test_values_out_of_range_are_refused_before_any_work(tmp_path):
     config.mix = ("a",)
     with pytest.raises(UserError, match="mix must hold weights"):
         main.check(config, tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("arg", "override", "shown"),
+    [
+        ("encoder=vgg16_bn,width=2", "optimizer.schedule.epochs=(1.0,)", "must be equally many"),
+        ("encoder=vgg16_bn,width=2", "optimizer.schedule.factors=(0.1, -1.0, 1.0)", "must be 0 or more"),
+        ("encoder=resnet18", "optimizer.schedule.factor=-1", "must be 0 or more"),
+    ],
+)
+def test_a_wrong_schedule_is_refused_before_any_work(arg, override, shown, tmp_path):
+    command = parse(f"--config=classifier:smoke=True,{arg}", f"--workdir={tmp_path}/run", f"--config.{override}")
+    with pytest.raises(UserError, match=shown):
+        main.check(command.config, command.workdir)

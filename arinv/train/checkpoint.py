@@ -160,8 +160,9 @@ def load_description(workdir: pathlib.Path, *, kind: str = "") -> Mapping[str, A
     """
     description = reading.newest_readable(_of_run(workdir), lambda path: reading.read_json(path / "description"))[0]
     if kind and description.get("kind") != kind:
-        runs = [f"{path} ({other})" for path, other in reading.runs_near(workdir) if other == kind]
-        example = f", such as {runs[0]}" if runs else ""
+        own = (paths.canonical(workdir) / str(description.get("encoder_workdir", ""))).resolve()
+        runs = [own, *(path for path, _ in reading.runs_near(workdir))]
+        example = next((f", such as {run}" for run in runs if reading.kind_of(run) == kind), "")
         raise UserError(
             f"{workdir} holds {reading.article(description.get('kind'))}; name the workdir of "
             f"{reading.article(kind)}'s training{example}"
