@@ -26,6 +26,9 @@ def console() -> None:
     try:
         _run(sys.argv)
         sys.stdout.flush()
+    except KeyboardInterrupt:
+        interrupts.report()
+        raise SystemExit(interrupts.CODE) from None
     except BrokenPipeError:  # as of `arinv --help | head`
         silent = os.open(os.devnull, os.O_WRONLY)
         for stream in (1, 2):

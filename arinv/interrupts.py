@@ -14,10 +14,11 @@ import threading
 from typing import NoReturn
 
 CODE = 128 + signal.SIGINT
-_PATIENCE_SECONDS = 5.0  # for the main thread to end by itself: to finish a save, and to release its lock
+_LINE_SECONDS = 1.0  # for the main thread to print the line behind its last bar of progress
+_PATIENCE_SECONDS = 5.0  # then, for it to end by itself: to finish a save, and to release its lock
 
 _lock = threading.RLock()  # a signal may come while the main thread reports the one before
-_reported = False
+_happened = _reported = False
 _message = "arinv: interrupted\n"
 
 
@@ -51,8 +52,8 @@ def let_finish(message: str) -> None:
 
 
 def happened() -> bool:
-    """Returns whether SIGINT has been reported."""
-    return _reported
+    """Returns whether SIGINT has come."""
+    return _happened
 
 
 def report() -> None:
@@ -61,9 +62,6 @@ def report() -> None:
     with _lock:
         if not _reported:
             _reported = True
-            # What falls apart from here on is of no interest.
-            sys.unraisablehook = _ignore
-            threading.excepthook = _ignore
             with contextlib.suppress(OSError):
                 os.write(2, _message.encode())
 
@@ -74,15 +72,18 @@ def _listen(receiver: socket.socket, _: socket.socket) -> None:
         try:
             count += receiver.recv(64).count(signal.SIGINT)
         except TimeoutError:
-            _end()
-        if count:
-            report()
-            if count > 1 or signal.getsignal(signal.SIGINT) is _ignore:
+            if _reported:
                 _end()
+            report()
             receiver.settimeout(_PATIENCE_SECONDS)
+            continue
+        if count > 1 or (count and signal.getsignal(signal.SIGINT) is _ignore):
+            _end()
+        receiver.settimeout(_LINE_SECONDS if count else None)
 
 
 def _end() -> NoReturn:
+    report()
     for child in multiprocessing.active_children():  # workers that read ahead
         child.kill()
     os._exit(CODE)
@@ -93,6 +94,10 @@ def _ignore(*_: object) -> None:
 
 
 def _raise(*_: object) -> NoReturn:
-    report()
+    global _happened
+    _happened = True
+    # What falls apart from here on is of no interest.
+    sys.unraisablehook = _ignore
+    threading.excepthook = _ignore
     signal.signal(signal.SIGINT, lambda *_: _end())
     raise KeyboardInterrupt

@@ -12,7 +12,7 @@ START = """
 import signal, sys, time
 signal.signal(signal.SIGINT, HANDLER)
 from arinv import interrupts
-interrupts._PATIENCE_SECONDS = 0.3
+interrupts._LINE_SECONDS = interrupts._PATIENCE_SECONDS = 0.2
 interrupts.watch()
 def wait():
     print("ready", flush=True)
