@@ -1,6 +1,60 @@
-"""Makes `python -m arinv` the command."""
+"""The command: `python -m arinv`, and the console script `arinv`.
 
-from arinv.main import console
+What is heavy is imported once the command line is read, so that help, mistakes and Ctrl-C are answered at once.
+"""
+
+import faulthandler
+import multiprocessing
+import os
+import signal
+import sys
+
+from arinv import interrupts
+from arinv.errors import UserError
+
+_MISTAKE = 2
+_BROKEN_PIPE = 128 + signal.SIGPIPE  # what a shell reports of a program whose reader is gone
+
+if multiprocessing.parent_process() is not None:  # a worker that imports the main module: its parent ends it
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def console() -> None:
+    """Entry point of the command."""
+    faulthandler.enable()
+    interrupts.watch()
+    try:
+        _run(sys.argv)
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        interrupts.report()
+        raise SystemExit(interrupts.CODE) from None
+    except BrokenPipeError:  # as of `arinv --help | head`
+        silent = os.open(os.devnull, os.O_WRONLY)
+        for stream in (1, 2):
+            os.dup2(silent, stream)
+        raise SystemExit(_BROKEN_PIPE) from None
+    except OSError as error:  # of stdout, such as a full disk
+        print(f"arinv: {error.filename or 'output'}: {error.strerror}", file=sys.stderr)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        raise SystemExit(_MISTAKE) from None
+
+
+def _run(argv: list[str]) -> None:
+    from arinv import command_line
+
+    if text := command_line.information(argv):
+        print(text)
+        return
+    try:
+        command = command_line.parse(argv)
+    except UserError as error:
+        print(f"arinv: {error}", file=sys.stderr)
+        raise SystemExit(_MISTAKE) from None
+    from arinv import main
+
+    main.execute(command, argv[1:])
+
 
 if __name__ == "__main__":
     console()

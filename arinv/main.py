@@ -1,7 +1,4 @@
-"""The command: reads a config and runs its task, or its stages one after the other.
-
-    python -m arinv --config=configs/quickstart.py:encoder=resnet18 --workdir=runs/mine [--config.FIELD=VALUE]
-    python -m arinv --config=configs/quickstart.py --plan [--devices=256] [--accelerator=h100]
+"""Runs the task of a config, or its stages one after the other, or plans what they would cost.
 
 With --plan nothing is run: it tells what the training stages would cost.
 A user's mistake ends in one line on stderr and exit code 2; a run stopped by SIGTERM in 143 and one that lost a process
@@ -12,14 +9,14 @@ import errno
 import pathlib
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from fractions import Fraction
-from typing import Any, NoReturn
+from typing import Any
 
 import jax
-from absl import app, flags, logging
-from ml_collections import ConfigDict, config_flags
+from absl import flags, logging
+from ml_collections import ConfigDict
 
-from arinv import processes
+from arinv import interrupts, processes
+from arinv.command_line import Command
 from arinv.errors import UserError, unknown
 from arinv.tasks import lock, plan_text
 from arinv.tasks import plan as plans
@@ -29,43 +26,8 @@ from arinv.train import accelerators
 from arinv.train.writer import MADE_ROOM, write_json
 
 _MISTAKE = 2  # exit code
-# What a disk may say that is full, read-only, gone or broken.
-_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE)
-
-
-class _NumberParser(flags.ArgumentParser):
-    """Reads 0.03 and 8/255."""
-
-    syntactic_help = "a number or a fraction such as 8/255"
-
-    def parse(self, argument):
-        """Returns the number."""
-        try:
-            return float(argument) if isinstance(argument, (int, float)) else float(Fraction(argument))
-        except (ValueError, ZeroDivisionError):
-            raise ValueError(f"must be {self.syntactic_help}") from None
-
-    def flag_type(self):
-        """Returns the name of the type, for --help."""
-        return "float"
-
-
-config_flags.register_flag_parser_for_type(float, _NumberParser())
-_CONFIG = config_flags.DEFINE_config_file("config", None, "Config file; arguments follow a colon, name=value,...")
-_WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run: checkpoints, logs, pictures, results.")
-_DISTRIBUTED = flags.DEFINE_enum(
-    "distributed",
-    "auto",
-    processes.MODES,
-    "Several processes as one run: auto joins those that JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and "
-    "JAX_PROCESS_ID, SLURM, Open MPI, a TPU pod or Kubernetes tell of; on refuses to be alone; off is alone.",
-)
-_START_SECONDS = flags.DEFINE_float("start_seconds", 300.0, "How long to wait for the other processes.", 1.0)
-_LOST_SECONDS = flags.DEFINE_float("lost_seconds", 60.0, "Silence after which a process counts as lost.", 4.0)
-_PLAN = flags.DEFINE_bool("plan", False, "Run nothing; print memory, FLOPs, collectives and time of every training.")
-_DEVICES = flags.DEFINE_integer("devices", None, "Of --plan: so many virtual devices; without it those here.", 1)
-_ACCELERATOR = flags.DEFINE_string("accelerator", None, "Of --plan: whose times; without it the device here, or h100.")
-_UTILIZATION = flags.DEFINE_float("utilization", 0.3, "Of --plan: share of the peak that is reached.", 0.01, 1.0)
+# What a disk may report that is full, read-only, gone or broken.
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.ESTALE)
 _PLANNED_FOR = "h100"  # where nothing better is known
 
 
@@ -79,18 +41,7 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> None:
     Raises:
       UserError: a mistake in the config or in what it names.
     """
-    stages = _stages(config, workdir)
-    for folder, stage in stages.items():  # all mistakes that can be seen now are told before any work
-        if processes.index() == 0:  # network file systems remember that others looked, and found nothing yet
-            workdirs.check(stage, folder)
-        TASKS[stage.task].validate(stage)
-    if processes.index() == 0:
-        _check_order(stages)
-        for folder, stage in stages.items() if len(stages) > 1 else ():  # a single task tells it as soon itself
-            if not workdirs.is_complete(folder):
-                workdirs.check_sources(stage, folder)
-                if check_inputs := getattr(TASKS[stage.task], "check_inputs", None):
-                    check_inputs(stage, folder, stages)
+    stages = check(config, workdir)
     for i, (folder, stage) in enumerate(stages.items(), start=1):
         complete = processes.first(processes.index() == 0 and workdirs.is_complete(folder))
         if jax.process_index() == 0 and (complete or len(stages) > 1):
@@ -100,6 +51,33 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> None:
             with lock.hold(folder):
                 TASKS[stage.task].run(stage, folder)
             processes.gather(None)  # what process 0 wrote last is there before anybody looks for it
+
+
+def check(config: ConfigDict, workdir: pathlib.Path) -> dict[pathlib.Path, ConfigDict]:
+    """Raises every mistake that can be seen before any work, and returns the directory of each stage with its config.
+
+    Args:
+      config: as of `run`.
+      workdir: of the run; nothing is written.
+
+    Raises:
+      UserError: a mistake in the config or in what it names.
+    """
+    stages = _stages(config, workdir)
+    for folder, stage in stages.items():
+        if processes.index() == 0:  # network file systems remember that others looked, and found nothing yet
+            workdirs.check_paths(stage)
+            workdirs.check(stage, folder)
+        TASKS[stage.task].validate(stage)
+    if processes.index() == 0:
+        _check_order(stages)
+        if len(stages) > 1:  # a single task looks as soon itself
+            pending = {folder: stage for folder, stage in stages.items() if not workdirs.is_complete(folder)}
+            workdirs.check_sources(pending)
+            for folder, stage in pending.items():
+                if check_inputs := getattr(TASKS[stage.task], "check_inputs", None):
+                    check_inputs(stage, folder, stages)
+    return stages
 
 
 def _check_order(stages: Mapping[pathlib.Path, ConfigDict]) -> None:
@@ -131,6 +109,8 @@ def _stages(config: ConfigDict, workdir: pathlib.Path) -> dict[pathlib.Path, Con
     """Returns the directory of each stage with its config, in order; of a single task its own."""
     stages = {workdir: config}
     if "stages" in config:
+        if missing := [name for name in config.order if name not in config.stages]:
+            raise unknown("stage", missing[0], config.stages)
         stages = {workdir / name: config.stages[name] for name in config.order}
     for stage in stages.values():
         if stage.task not in TASKS:
@@ -179,88 +159,78 @@ def plan(
     return lines
 
 
-def _plan_by_flags(workdir: pathlib.Path | None) -> None:
+def execute(command: Command, arguments: list[str]) -> None:
+    """Carries out a command, and ends the process with its exit code where that is not 0.
+
+    Args:
+      command: as parsed.
+      arguments: of the command line, which several processes compare.
+
+    Raises:
+      SystemExit: with the exit code.
+    """
+    logging.set_verbosity(logging.FATAL)  # Orbax logs every save, and every error that it also raises
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS.mark_as_parsed()  # Grain's workers read them
+    if command.options["plan"]:
+        return _guard(command, lambda: _print_plan(command))
+    options = {name: command.options[name] for name in ("start_seconds", "lost_seconds")}
+    try:
+        processes.start(command.options["distributed"], **options, arguments=arguments)
+    except processes.MissingProcesses as error:
+        processes.fail(processes.LOST, str(error))
+    except UserError as error:
+        processes.fail(_MISTAKE, str(error))
+    jax.config.update("jax_compilation_cache_dir", str(command.workdir / "compilation_cache"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    interrupts.let_finish(processes.AGAIN)
+    _guard(command, lambda: run(command.config, command.workdir))
+    processes.finish()
+
+
+def _print_plan(command: Command) -> None:
     jax.config.update("jax_enable_compilation_cache", False)  # a program from the cache has no compile time
-    if _DEVICES.value:
+    if command.options["devices"]:
         jax.config.update("jax_platforms", "cpu")
-        jax.config.update("jax_num_cpu_devices", _DEVICES.value)
+        jax.config.update("jax_num_cpu_devices", command.options["devices"])
+    accelerator, utilization = command.options["accelerator"] or "", command.options["utilization"]
 
     def show(line: str) -> None:
         if jax.process_index() == 0:
             print(line, flush=True)
 
-    accelerator = _ACCELERATOR.value or ""
-    plan(_CONFIG.value, workdir, accelerator=accelerator, utilization=_UTILIZATION.value, show=show)
+    plan(command.config, command.workdir, accelerator=accelerator, utilization=utilization, show=show)
 
 
-def _parse_flags(argv: Sequence[str]) -> list[str]:
-    """Parses the command line; a mistake, also one inside a config file, becomes one line."""
-    # Configs import each other as `configs.NAME`, from wherever the program was started.
-    for argument in argv:
-        if argument.startswith(("--config=", "-config=")):
-            path = pathlib.Path(argument.partition("=")[2].partition(":")[0]).absolute()
-            packages = [folder for folder in path.parents if (folder / "__init__.py").exists()]
-            sys.path.insert(0, str((packages[-1] if packages else path.parent).parent))
+def _guard(command: Command, work: Callable[[], None]) -> None:
+    """Works, and turns what goes wrong into one line and an exit code."""
     try:
-        rest = flags.FLAGS(list(argv))
-        if _CONFIG.value is None or (_WORKDIR.value is None and not _PLAN.value):
-            raise UserError("needs --config=FILE[:name=value,...] and --workdir=DIRECTORY")
-        if not _PLAN.value and (_DEVICES.value or _ACCELERATOR.value):
-            raise UserError("--devices and --accelerator are for --plan; a run takes the devices that are there")
-        if len(rest) > 1:
-            raise UserError(f"unexpected argument {rest[1]!r}; options are written --name=value")
-        "task" in _CONFIG.value  # noqa: B015  a file that could not be read is only told when looked into
-        return rest
-    except (flags.Error, UserError, OSError, AttributeError, KeyError) as error:
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        _exit(lines[-1].removeprefix("ValueError: ") if lines else repr(error))
-
-
-def _exit(message: str, code: int = _MISTAKE) -> NoReturn:
-    print(f"arinv: {message}", file=sys.stderr)
-    raise SystemExit(code)
-
-
-def _main(_: Sequence[str]) -> None:
-    logging.set_verbosity(logging.FATAL)  # Orbax tells every save, and every error that it also raises
-    workdir = pathlib.Path(_WORKDIR.value).expanduser().absolute() if _WORKDIR.value else None
-    if _PLAN.value:
-        try:
-            return _plan_by_flags(workdir)
-        except UserError as error:
-            _exit(str(error))
-    try:
-        processes.start(
-            _DISTRIBUTED.value,
-            start_seconds=_START_SECONDS.value,
-            lost_seconds=_LOST_SECONDS.value,
-            arguments=sys.argv[1:],
-        )
-    except processes.MissingProcesses as error:
-        _exit(str(error), processes.LOST)
-    except UserError as error:
-        _exit(str(error))
-    jax.config.update("jax_compilation_cache_dir", str(workdir / "compilation_cache"))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
-    try:
-        run(_CONFIG.value, workdir)
-    except UserError as error:
-        processes.fail(_MISTAKE, str(error))
-    except KeyboardInterrupt:
-        print(f"interrupted; {processes.AGAIN}", file=sys.stderr)
-        raise SystemExit(processes.INTERRUPTED) from None
-    except OSError as error:
-        if error.errno in _DISK:
-            processes.fail(_MISTAKE, f"{error.filename or workdir}: {error.strerror}; {MADE_ROOM}")
-        processes.crash(error)
+        work()
     except SystemExit:  # all processes leave at the same step
         processes.finish()
         raise
-    except Exception as error:
-        processes.crash(error)
-    processes.finish()
+    except BaseException as error:
+        if interrupts.happened() or isinstance(error, KeyboardInterrupt):
+            interrupts.report()
+            raise SystemExit(processes.INTERRUPTED) from None
+        if isinstance(error, BrokenPipeError) and processes.count() == 1:
+            raise
+        if message := _message(error, command.workdir):
+            processes.fail(_MISTAKE, message)
+        if isinstance(error, Exception):
+            processes.crash(error)
+        raise
 
 
-def console() -> None:
-    """Entry point of the `arinv` command."""
-    app.run(_main, flags_parser=_parse_flags)
+def _message(error: BaseException, workdir: pathlib.Path | None) -> str:
+    """Returns the line on what a user can mend, empty for anything else."""
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
+        lines = str(error).strip().splitlines() or ["the machine has no more"]
+        return f"out of memory ({lines[0][:200]}): set a smaller batch, fewer or smaller images, or use more devices"
+    if isinstance(error, OSError) and error.errno is not None and error.strerror:
+        place = error.filename if isinstance(error.filename, (str, bytes)) else workdir
+        line = f"{place}: {error.strerror}" if place else error.strerror
+        return f"{line}; {MADE_ROOM}" if error.errno in _DISK else line
+    return ""

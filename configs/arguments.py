@@ -1,34 +1,77 @@
 """Typed `name=value` arguments behind a config's file name: `configs/inverter.py:encoder=resnet18,eps=8/255`."""
 
 import difflib
-from fractions import Fraction
+import math
+import re
 
 from ml_collections import ConfigDict
 
 _WORDS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+_QUOTED = re.compile(r"""(?P<quote>['"])(?P<text>.*?)(?P=quote)\s*(?=,|$)""", re.DOTALL)
+_NAME = re.compile(r"\s*(?P<name>[A-Za-z_][\w.-]*)\s*(?P<equals>=)?")
 
 
 def parse(arg: str | None, **defaults) -> ConfigDict:
     """Returns the arguments, each of its default's type.
 
     Args:
-      arg: "name=value,name=value", or None. Numbers may be fractions such as 8/255.
+      arg: "name=value,name=value", or None. Numbers may be fractions such as 8/255. A text may hold commas, as paths
+        do: what follows a comma belongs to it unless it is another argument. In quotes it may hold anything.
       **defaults: every known argument with its default.
 
     Raises:
       ValueError: an unknown name, or a value of another type; one line that lists what is allowed.
     """
-    values = dict(defaults)
-    for part in filter(None, (arg or "").split(",")):
-        name, equals, text = part.partition("=")
+    values, before = dict(defaults), ""
+    for name, text in _split(arg or "", defaults):
         if name not in defaults:
             close = difflib.get_close_matches(name, defaults, n=1)
             hint = f" Did you mean {close[0]!r}?" if close else ""
+            if "/" in str(values.get(before)):
+                hint += f" If it belongs to the text before, write that in quotes: {before}='...'."
             raise ValueError(f"unknown config argument {name!r}; known: {', '.join(sorted(defaults))}.{hint}")
-        if not equals:
+        if text is None:
             raise ValueError(f"config argument {name!r} needs a value: {name}=...")
-        values[name] = _convert(name, text, defaults[name])
+        values[name], before = _convert(name, text, defaults[name]), name
     return ConfigDict(values)
+
+
+def _split(arg: str, defaults: dict) -> list[tuple[str, str | None]]:
+    """Returns the arguments as (name, text); the text is None where there is no value.
+
+    Raises:
+      ValueError: a part that is neither an argument nor belongs to the text before it.
+    """
+    pairs: list[tuple[str, str | None]] = []
+    commas = position = 0
+    while position < len(arg):
+        match = _NAME.match(arg, position)
+        name = match and match["name"]
+        end = arg.find(",", position)
+        end = len(arg) if end < 0 else end
+        part = arg[position:end]
+        last, before = pairs[-1] if pairs else ("", None)
+        # Quotes or a known name begin an argument; "b/c.pth" in "path=a,b/c.pth" belongs to the text before.
+        is_argument = bool(match) and (match["equals"] or arg[match.end() : end].strip() == "")
+        if is_argument and name not in defaults and isinstance(defaults.get(last), str) and not match["equals"]:
+            is_argument = False
+        if not part.strip():
+            commas += 1
+        elif is_argument:
+            text = None
+            if match["equals"]:
+                quoted = _QUOTED.match(arg, match.end())
+                text = quoted["text"] if quoted else arg[match.end() : end].strip()
+                end = quoted.end() if quoted else end
+            pairs.append((name, text))
+            commas = 0
+        elif before is not None and isinstance(defaults.get(last), str):
+            pairs[-1] = (last, f"{before},{',' * commas}{part.rstrip()}")
+            commas = 0
+        else:
+            raise ValueError(f"{part.strip()!r} is no config argument; they are name=value, joined by commas")
+        position = end + 1
+    return pairs
 
 
 def _convert(name: str, text: str, default):
@@ -37,13 +80,28 @@ def _convert(name: str, text: str, default):
         if kind is bool:
             return _WORDS[text.lower()]
         if kind is int:
-            return int(text)
+            return _whole(text)
         if kind is float:
-            return float(Fraction(text))
-    except (KeyError, ValueError, ZeroDivisionError):
+            return _number(text)
+    except (KeyError, ValueError, ZeroDivisionError, OverflowError):
         allowed = {bool: "true or false", int: "a whole number", float: "a number or a fraction such as 8/255"}
         raise ValueError(f"config argument {name}={text!r} must be {allowed[kind]}") from None
     return text
+
+
+def _whole(text: str) -> int:
+    value = int(text)
+    if abs(value) >= 2**63:
+        raise ValueError
+    return value
+
+
+def _number(text: str) -> float:
+    numerator, slash, denominator = text.partition("/")
+    value = int(numerator) / int(denominator) if slash else float(text)
+    if not math.isfinite(value):
+        raise ValueError
+    return value
 
 
 def check_eps(eps: float) -> float:

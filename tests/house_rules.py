@@ -16,9 +16,9 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 # From the bottom up. A file imports from lower rows, and from its own package.
 ROWS = [
     ("types", "errors", "_xla"),
-    ("ops", "processes"),
-    ("models", "attacks", "losses", "metrics", "data", "parallel"),
-    ("train", "apps"),
+    ("ops", "processes", "paths", "interrupts"),
+    ("models", "attacks", "losses", "metrics", "data", "parallel", "config_files"),
+    ("train", "apps", "command_line"),
     ("tasks",),
     ("main",),
     ("__main__",),

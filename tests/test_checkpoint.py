@@ -1,8 +1,10 @@
 """Checkpoints: onto other devices, of another model, damaged; the log and the work directory beside them."""
 
+import errno
 import functools
 import json
 import pathlib
+import shutil
 
 import chex
 import jax
@@ -12,12 +14,13 @@ import optax
 import pytest
 from ml_collections import ConfigDict
 
-from arinv import models, parallel
+from arinv import models, parallel, paths
 from arinv.errors import UserError
 from arinv.tasks import workdir as workdirs
-from arinv.train import checkpoint, loop
+from arinv.train import checkpoint, checkpoint_reading, loop
 from arinv.train import state as train_state
 from arinv.train.checkpoint import Checkpoints
+from arinv.train.state import TrainState
 from arinv.train.writer import Writer
 
 KEY = jax.random.key(0)
@@ -157,3 +160,140 @@ def test_a_workdir_that_is_a_file_or_damaged_is_refused(tmp_path):
 def test_stages_find_each_other(tmp_path):
     assert workdirs.resolve("stage:encoder", tmp_path / "x" / "inverter") == tmp_path / "x" / "encoder"
     assert workdirs.resolve("runs/a", tmp_path) == pathlib.Path("runs/a")
+
+
+def test_relative_and_follow_agree_through_symbolic_links(tmp_path, monkeypatch):
+    encoder, real = tmp_path / "elsewhere" / "encoder", tmp_path / "disk" / "deep" / "runs"
+    for folder in (encoder, real / "inverter"):
+        folder.mkdir(parents=True)
+    (tmp_path / "runs").symlink_to(real)
+    (tmp_path / "link").symlink_to(encoder)
+    monkeypatch.chdir(tmp_path)
+    for workdir in (tmp_path / "runs" / "inverter", pathlib.Path("runs/inverter"), real / "inverter"):
+        for target in (encoder, tmp_path / "link", pathlib.Path("runs/../../../elsewhere/encoder")):
+            assert workdirs.follow(workdirs.relative(target, workdir), workdir) == encoder
+
+
+def test_follow_finds_both_moved_together_and_a_run_behind_a_link(tmp_path):
+    for name in ("encoder", "inverter"):
+        (tmp_path / "exp" / name).mkdir(parents=True)
+    reference = workdirs.relative(tmp_path / "exp" / "encoder", tmp_path / "exp" / "inverter")
+    (tmp_path / "exp").rename(tmp_path / "moved")
+    assert workdirs.follow(reference, tmp_path / "moved" / "inverter") == tmp_path / "moved" / "encoder"
+    (tmp_path / "moved" / "inverter").rename(tmp_path / "large_disk")
+    (tmp_path / "moved" / "inverter").symlink_to(tmp_path / "large_disk")
+    assert workdirs.follow(reference, tmp_path / "moved" / "inverter") == tmp_path / "moved" / "encoder"
+    with pytest.raises(UserError, match="large_disk needs the encoder that it was trained on, which is not at .*/enc"):
+        workdirs.follow(reference, tmp_path / "large_disk")
+
+
+@pytest.mark.parametrize("path", ["", " ", "gs://bucket/x", "s3:/bucket", "file:///x", "~no_such_user/x", "a\0b"])
+def test_canonical_refuses_what_is_no_local_path(path):
+    with pytest.raises(UserError, match="^checkpoint"):
+        paths.canonical(path, name="checkpoint")
+
+
+def test_canonical_resolves_home_dots_and_links(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a").mkdir()
+    (tmp_path / "link").symlink_to("a")
+    for path in ("~/a", "a/", "./a//", "link", "link/../a", f"{tmp_path}/a/b/.."):
+        assert paths.canonical(path) == tmp_path / "a"
+    (tmp_path / "circle").symlink_to("circle")
+    for path in ("circle", "circle/x"):
+        try:
+            paths.canonical(path)  # refused, or left to whoever opens it, by the version of Python
+        except UserError as error:
+            assert "is not a path" in str(error)
+
+
+def test_stray_files_beside_checkpoints_are_skipped(saved, tmp_path):
+    directory, _ = saved
+    workdir = tmp_path / "run"
+    shutil.copytree(directory, workdir)
+    checkpoints = workdir / "checkpoints"
+    (checkpoints / "999").write_text("a file")
+    (checkpoints / "notes.txt").write_text("a file")
+    for name in ("00000007", "00000624", "12.orbax-checkpoint-tmp-3", "old", "-1", "1e3", "\u0661\u0662"):
+        (checkpoints / name).mkdir()
+    assert checkpoint_reading.steps(checkpoints) == [7]
+    restored, position = restore(workdir, one_device_mesh())
+    assert int(restored.step) == 7 and position.state == {"step": 7}
+    assert checkpoint.load_description(workdir) == DESCRIPTION
+    for step in (1, 2, 3):  # those that are kept are counted without the others
+        save(workdir, one_device_mesh(), step=step)
+    assert checkpoint_reading.steps(checkpoints) == [13, 10]
+    assert (checkpoints / "999").is_file() and (checkpoints / "00000624").is_dir()
+
+
+def test_a_checkpoint_deleted_while_it_is_read_is_replaced_by_a_newer_one(saved, tmp_path, capsys):
+    directory, _ = saved
+    workdir = tmp_path / "run"
+    shutil.copytree(directory, workdir)
+    checkpoints = workdir / "checkpoints"
+    abstract = jax.eval_shape(make_init(), KEY).variables
+
+    def read(path):
+        if path.name == "7":  # the run that goes on keeps one checkpoint, and saves the next
+            path.rename(checkpoints / "8")
+        checkpoint_reading.check_same(path, abstract)
+        return path.name
+
+    assert checkpoint_reading.newest_readable(checkpoints, read)[0] == "8"
+    assert "checkpoints/7 cannot be read" in capsys.readouterr().err
+
+
+def test_a_damaged_checkpoint_in_a_read_only_directory_is_one_line(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    (tmp_path / "7").mkdir()
+    monkeypatch.setattr(pathlib.Path, "rename", refuse)
+    with pytest.raises(UserError, match=r"7 is damaged and cannot be renamed \(Read-only file system\): make "):
+        checkpoint_reading.put_aside(tmp_path / "7")
+
+
+def no_checkpoint(path):
+    with pytest.raises(UserError) as error:
+        checkpoint.load_description(path)
+    assert "\n" not in str(error.value) and str(error.value).startswith(f"no checkpoint in {path}")
+    return str(error.value)
+
+
+def test_a_path_beside_a_run_names_what_lies_there(saved, tmp_path):
+    directory, _ = saved
+    experiment = tmp_path / "runs" / "exp"
+    shutil.copytree(directory, experiment / "encoder")
+    (experiment / "evaluation").mkdir()
+    (experiment / "evaluation" / "config.json").write_text('{"task": "evaluation", "checkpoint": "stage:encoder"}')
+    for level in (experiment, tmp_path / "runs"):
+        assert f"it holds 1 run; write one of {experiment}/encoder (classifier)" in no_checkpoint(level)
+    for inside in ("checkpoints", "checkpoints/7", "checkpoints/7/classifier"):
+        assert f"it lies inside of a run; write {experiment}/encoder" in no_checkpoint(experiment / "encoder" / inside)
+    message = no_checkpoint(experiment / "evaluation")
+    assert f"run of the task 'evaluation', which has saved none; it used {experiment}/encoder" in message
+    (experiment / "report").mkdir()
+    assert f"beside it: {experiment}/encoder (classifier)" in no_checkpoint(experiment / "report")
+    assert "does not exist" in no_checkpoint(tmp_path / "none")
+    (tmp_path / "weights.pt").write_text("")
+    assert "it is a file" in no_checkpoint(tmp_path / "weights.pt")
+    with pytest.raises(UserError, match="encoder holds a classifier; name the workdir of an inverter's training"):
+        checkpoint.load_description(experiment / "encoder", kind="inverter")
+    description = {"kind": "inverter", "encoder_workdir": "../encoder"}
+    with Checkpoints(experiment / "deep" / "inverter", ["net"]) as checkpoints:
+        state = TrainState(jnp.zeros((), jnp.int32), {"net": {"a": jnp.ones(2)}}, {"net": {"a": jnp.ones(2)}})
+        checkpoints.save(state, data_state={}, description=description, wait=True)
+    (experiment / "encoder").rename(experiment / "deep" / "encoder")
+    with pytest.raises(UserError, match="holds an inverter; name .* a classifier's training, such as .*/deep/encoder"):
+        checkpoint.load_description(experiment / "deep" / "inverter", kind="classifier")
+
+
+def test_check_sources_names_the_field_before_any_work(saved, tmp_path):
+    directory, _ = saved
+    shutil.copytree(directory, tmp_path / "exp" / "encoder")
+    config = make_config(encoder={"checkpoint": str(tmp_path / "exp")})
+    with pytest.raises(UserError, match="encoder.checkpoint: no checkpoint in .*exp: it holds 1 run; write one"):
+        workdirs.check_sources({tmp_path / "run": config})
+    config.encoder.checkpoint = str(tmp_path / "exp" / "encoder")
+    workdirs.check_sources({tmp_path / "run": config})

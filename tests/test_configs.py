@@ -172,6 +172,25 @@ def test_arguments_are_typed_and_fractions_are_understood():
     assert args.eps == 8 / 255 and args.smoke is True and args.epochs == 2 and args.name == "x"
 
 
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("/a,b/c.pth", "/a,b/c.pth"),
+        ("/a b (1), c/d=e:f.pth", "/a b (1), c/d=e:f.pth"),
+        ("/a,,b", "/a,,b"),
+        ('/\u00fc \u4e2d/it\'s "x"', '/\u00fc \u4e2d/it\'s "x"'),
+        ("'/a,b=c,smoke=False'", "/a,b=c,smoke=False"),
+        ('"it\'s"', "it's"),
+        ("'a", "'a"),
+        ("", ""),
+    ],
+)
+def test_arguments_take_any_path(text, value):
+    args = arguments.parse(f"path={text},smoke=true", path="x", smoke=False)
+    assert args.path == value and args.smoke is True
+    assert arguments.parse(f"smoke=true,path={text}", path="x", smoke=False).path == value
+
+
 def test_the_papers_colours_keep_their_hue():
     """MadryLab's ColorJitter has brightness, contrast and saturation only."""
     for name in ("alexnet", "resnet18", "vgg16"):
@@ -215,6 +234,12 @@ def test_what_follows_the_length_of_a_training_goes_along_with_it():
         ("options=dense_width", "name:value pairs"),
         ("classes=5-3", "classes='5-3' must be labels"),
         ("classes=5-", "classes='5-' must be labels"),
+        ("eps=nan", "a number or a fraction"),
+        ("eps=1e999", "a number or a fraction"),
+        ("seed=99999999999999999999", "a whole number"),
+        ("dataset=photos,smoke", "'smoke' needs a value: smoke="),
+        ("smoke=True,b/c.png", "'b/c.png' is no config argument; they are name=value"),
+        ("dataset=folder:/a,b=c/d", "unknown config argument 'b'.*in quotes: dataset='...'"),
     ],
 )
 def test_wrong_arguments_are_one_line(arg, shown):

@@ -13,7 +13,7 @@ from typing import Any
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from arinv import metrics, models
+from arinv import metrics, models, paths
 from arinv.errors import UserError
 from arinv.tasks import networks
 from arinv.tasks import workdir as workdirs
@@ -86,7 +86,7 @@ def validate(config: ConfigDict, field: str, metric: str) -> None:
             "or to the workdir of a classifier's training; robust_lpips, gram and fid need neither"
         )
     is_stage = reference.startswith("stage:")  # which may not have run yet
-    if reference and not is_stage and not pathlib.Path(reference).expanduser().exists():
+    if reference and not is_stage and not paths.canonical(reference, name=f"metric_networks.{field}").exists():
         raise UserError(f"metric_networks.{field}={reference} does not exist; metric {metric} needs it")
     if config.data.image_size < _SMALLEST.get(field, 1):
         raise UserError(

@@ -95,9 +95,7 @@ def load_encoder(
     Raises:
       UserError: no checkpoint there, or it is damaged, not a classifier's, or was trained on images of another size.
     """
-    description = checkpoint.load_description(workdir)
-    if description.get("kind") != CLASSIFIER:
-        raise UserError(f"{workdir} holds a {description.get('kind')}; name the workdir of a classifier's training")
+    description = checkpoint.load_description(workdir, kind=CLASSIFIER)
     if image_size is not None and not other_size:
         check_trained_size(description, image_size, workdir)
     encoder = abstract_encoder(description, dtype=dtype)
@@ -124,9 +122,7 @@ def load_inverter(
       UserError: no checkpoint there or at its encoder's place, it is damaged, not an inverter's, or was trained on
         images of another size, or the encoder is not the one that it was trained on.
     """
-    description = checkpoint.load_description(workdir)
-    if description.get("kind") != "inverter":
-        raise UserError(f"{workdir} holds a {description.get('kind')}; name the workdir of an inverter's training")
+    description = checkpoint.load_description(workdir, kind="inverter")
     if image_size is not None:
         check_trained_size(description, image_size, workdir)
     encoder = load_encoder(workdirs.follow(description["encoder_workdir"], workdir), dtype=dtype)

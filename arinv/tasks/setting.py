@@ -20,6 +20,7 @@ from arinv.errors import UserError, unknown
 from arinv.ops import norms
 from arinv.train.progress import progress_callback
 
+_LARGEST_SIDE = 2**16  # of images, in pixels
 _DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
@@ -27,10 +28,14 @@ def validate(config: ConfigDict) -> None:
     """Checks the fields that every task with data has.
 
     Raises:
-      UserError: an unknown dtype, a batch that the devices do not divide, or fewer pictures than none.
+      UserError: an unknown dtype, a batch that the devices do not divide, a size of images that no network takes, or
+        fewer pictures than none.
     """
     dtype(config)
     mesh(config)
+    image_size = config.data.get("image_size", 1)
+    if not 1 <= image_size <= _LARGEST_SIDE:
+        raise UserError(f"data.image_size={image_size} must be 1 to {_LARGEST_SIDE} px")
     check_pictures(config)
 
 

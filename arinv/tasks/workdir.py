@@ -8,13 +8,15 @@ import json
 import os
 import pathlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
 import ml_collections
 
+from arinv import paths
 from arinv.errors import UserError
+from arinv.train import checkpoint
 from arinv.train.writer import write_json
 
 # What may change between two starts of the same run without changing its results.
@@ -25,17 +27,10 @@ _FOLDER = "folder:"
 _FOLDERS = ("images", "anomalous", "data.content", "data.style", "data.content_labels", "data.style_labels")
 _PATH_TASKS = ("invert", "denoise")
 _JOINED = re.compile(r"\+(?=folder:|tfds:|npz:|photos)")  # between data sets; paths may have a + in them
-# Fields that name other runs, or hold such names.
-_SOURCES = (
-    "checkpoint",
-    "encoder_checkpoint",
-    "inverter",
-    "inverters",
-    "entries",
-    "attack_from",
-    "detector",
-    "denoiser",
-)
+# Fields that name other runs, or hold such names: first those of trainings, then those of other tasks.
+_TRAINED = ("checkpoint", "encoder_checkpoint", "inverter", "inverters", "denoiser")
+_SOURCES = (*_TRAINED, "entries", "attack_from", "detector")
+_PROSE = ("title", "text")  # fields that are shown to readers
 
 
 def plain(config: Any) -> Any:
@@ -46,35 +41,83 @@ def plain(config: Any) -> Any:
 
 
 def resolve(reference: str, workdir: pathlib.Path) -> pathlib.Path:
-    """Returns the workdir that a config names: "stage:NAME" is a sibling stage, anything else a path."""
+    """Returns the workdir that a config names: "stage:NAME" is a sibling stage, anything else a path.
+
+    Raises:
+      UserError: neither.
+    """
     if reference.startswith(_STAGE):
         return workdir.parent / reference.removeprefix(_STAGE)
-    return pathlib.Path(reference).expanduser()
+    paths.canonical(reference, name="the workdir of an earlier run")
+    return pathlib.Path(reference).expanduser()  # as it was written, for messages
 
 
-def check_sources(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
-    """Checks that the workdirs of earlier runs that a config names are there.
+def check_paths(config: ml_collections.ConfigDict) -> None:
+    """Checks that no field of a config names a URL.
+
+    Raises:
+      UserError: one does.
+    """
+    for name, value in _flatten(plain(config)).items():
+        if name.rpartition(".")[2] not in _PROSE:
+            for text in value if isinstance(value, list) else [value]:
+                if isinstance(text, str):
+                    paths.check_local(text, name=name)
+
+
+def check_sources(stages: Mapping[pathlib.Path, ml_collections.ConfigDict]) -> None:
+    """Checks that the workdirs of earlier runs that stages name are there, those of trainings with a checkpoint.
+
+    Args:
+      stages: workdir -> config.
 
     Raises:
       UserError: one is not.
     """
-    fields = _flatten(plain(config))
-    for name, reference in fields.items():
-        if not reference or not any(part in _SOURCES for part in name.split(".")):
-            continue
-        for one in [reference] if isinstance(reference, str) else reference:
-            if not one.startswith(_STAGE) and not resolve(one, workdir).exists():
-                raise UserError(f"{name}={one!r} does not exist; name the workdir of an earlier run")
+    references = [reference for workdir, config in stages.items() for reference in _references(config, workdir)]
+    for name, reference, path in references:
+        if not path.exists():
+            raise UserError(f"{name}={reference!r} does not exist; name the workdir of an earlier run")
+    for name, _, path in references:
+        if any(part in _TRAINED for part in name.split(".")):
+            checkpoint.check_run(path, name=name)
+
+
+def _references(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> Iterator[tuple[str, str, pathlib.Path]]:
+    """Yields field, value and path of every earlier run that a config names, stages left out."""
+    for name, value in _flatten(plain(config)).items():
+        if value and any(part in _SOURCES for part in name.split(".")):
+            for reference in [value] if isinstance(value, str) else value:
+                if not reference.startswith(_STAGE):
+                    yield name, reference, resolve(reference, workdir)
 
 
 def relative(target: pathlib.Path, workdir: pathlib.Path) -> str:
     """Returns how a checkpoint in `workdir` names another workdir: from where it is, so that both can be moved."""
-    return os.path.relpath(target.absolute(), workdir.absolute())
+    return os.path.relpath(paths.canonical(target), paths.canonical(workdir))
 
 
-def follow(reference: str, workdir: pathlib.Path) -> pathlib.Path:
-    """Returns the workdir that a checkpoint in `workdir` names (see `relative`)."""
-    return (workdir / reference).resolve()
+def follow(reference: str, workdir: pathlib.Path, *, what: str = "encoder") -> pathlib.Path:
+    """Returns the workdir that a checkpoint in `workdir` names (see `relative`).
+
+    Args:
+      reference: relative to `workdir`.
+      workdir: of the run that needs the other; it may be a symbolic link to where the run was moved.
+      what: the other holds, for the message.
+
+    Raises:
+      UserError: there is nothing at that place.
+    """
+    place = (paths.canonical(workdir) / reference).resolve()
+    if place.exists():
+        return place
+    beside = pathlib.Path(os.path.normpath(pathlib.Path(workdir).absolute() / reference))
+    if beside.exists():
+        return beside.resolve()
+    raise UserError(
+        f"{workdir} needs the {what} that it was trained on, which is not at {place}: move or copy both together, or "
+        f"put the {what} there"
+    )
 
 
 def check_apart(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
@@ -83,13 +126,13 @@ def check_apart(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> Non
     Raises:
       UserError: it is.
     """
-    place = workdir.resolve()
+    place = paths.canonical(workdir)
     plain_paths = _FOLDERS + (("data.name",) if config.get("task") in _PATH_TASKS else ())
     for name, value in _flatten(plain(config)).items():
         for part in _JOINED.split(value) if isinstance(value, str) else ():
             folder = part.removeprefix(_FOLDER)
             is_folder = folder and (folder != part or name.endswith(plain_paths))
-            if is_folder and pathlib.Path(folder).expanduser().resolve() in (place, *place.parents):
+            if is_folder and paths.canonical(folder, name=name) in (place, *place.parents):
                 raise UserError(
                     f"workdir {workdir} lies in the folder of pictures {folder} that {name} reads: what the run writes "
                     "would be among them; name another --workdir"
@@ -103,10 +146,11 @@ def check(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
       UserError: naming the fields that differ; nothing is written.
     """
     check_apart(config, workdir)
+    place = next((folder for folder in (workdir, *workdir.parents) if folder.exists()), workdir)
+    if place.exists() and not place.is_dir():
+        raise UserError(f"workdir {workdir}: {place} is a file; name a directory")
     path = workdir / "config.json"
     if not path.exists():
-        if workdir.exists() and not workdir.is_dir():
-            raise UserError(f"workdir {workdir} is a file; name a directory")
         return
     saved, wanted = _flatten(read_json(path)), _flatten(plain(config))
     differences = [

@@ -11,14 +11,14 @@ others find none; then they go on together, from the same checkpoint.
 import contextlib
 import itertools
 import pathlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from arinv import processes
+from arinv import paths, processes
 from arinv.errors import UserError
 from arinv.train import checkpoint_reading as reading
 from arinv.train.state import TrainState
@@ -43,9 +43,10 @@ class Checkpoints:
     """
 
     def __init__(self, workdir: pathlib.Path, networks: Iterable[str], *, keep: int = 2):
-        self.directory = workdir.absolute() / "checkpoints"
+        self.directory = paths.canonical(workdir) / reading.FOLDER
         options = ocp.CheckpointManagerOptions(
             preservation_policy=ocp.checkpoint_managers.LatestN(keep),
+            step_name_format=_Steps(),
             cleanup_tmp_directories=True,
             # Stages have steps of the same numbers, whose names must not meet in JAX's coordinator.
             multiprocessing_options=ocp.options.MultiprocessingOptions(barrier_sync_key_prefix=f"run{next(_numbers)}"),
@@ -58,7 +59,7 @@ class Checkpoints:
 
     def latest_step(self) -> int | None:
         """Returns the step of the newest complete checkpoint, or None, as process 0 sees it."""
-        return processes.first(self._manager.latest_step())
+        return processes.first(next(iter(reading.steps(self.directory)), None))
 
     def save(self, state: TrainState, *, data_state: Mapping, description: Mapping, wait: bool = False) -> None:
         """Saves in the background; returns once the arrays are copied from the devices.
@@ -147,13 +148,26 @@ class Checkpoints:
                 self._manager.close()
 
 
-def load_description(workdir: pathlib.Path) -> Mapping[str, Any]:
+def load_description(workdir: pathlib.Path, *, kind: str = "") -> Mapping[str, Any]:
     """Returns what the networks of another run are rebuilt from, as saved with its newest readable checkpoint.
 
+    Args:
+      workdir: that run's directory.
+      kind: of network that has to be there, such as "classifier"; empty for any.
+
     Raises:
-      UserError: no checkpoint there, or none that can be read.
+      UserError: no checkpoint there, none that can be read, or one of another kind.
     """
-    return reading.newest_readable(_of_run(workdir), lambda path: reading.read_json(path / "description"))[0]
+    description = reading.newest_readable(_of_run(workdir), lambda path: reading.read_json(path / "description"))[0]
+    if kind and description.get("kind") != kind:
+        own = (paths.canonical(workdir) / str(description.get("encoder_workdir", ""))).resolve()
+        runs = [own, *(path for path, _ in reading.runs_near(workdir))]
+        example = next((f", such as {run}" for run in runs if reading.kind_of(run) == kind), "")
+        raise UserError(
+            f"{workdir} holds {reading.article(description.get('kind'))}; name the workdir of "
+            f"{reading.article(kind)}'s training{example}"
+        )
+    return description
 
 
 def load_variables(workdir: pathlib.Path, abstract: Mapping[str, Variables]) -> Mapping[str, Variables]:
@@ -177,11 +191,42 @@ def load_variables(workdir: pathlib.Path, abstract: Mapping[str, Variables]) -> 
     return reading.newest_readable(_of_run(workdir), read)[0]
 
 
+def check_run(workdir: pathlib.Path, *, name: str = "") -> None:
+    """Checks that a directory is that of a training run.
+
+    Args:
+      workdir: the directory.
+      name: of the field that holds it, for the message.
+
+    Raises:
+      UserError: it is not; says what is there, and what to write instead.
+    """
+    if not (paths.canonical(workdir) / reading.FOLDER).is_dir():
+        raise UserError(f"{name}{': ' if name else ''}no checkpoint in {workdir}: {reading.describe(workdir)}")
+
+
 def _of_run(workdir: pathlib.Path) -> pathlib.Path:
-    directory = pathlib.Path(workdir).absolute() / "checkpoints"
-    if not directory.is_dir():
-        raise UserError(f"no checkpoint in {workdir}: expected the workdir of a training run")
-    return directory
+    check_run(workdir)
+    return paths.canonical(workdir) / reading.FOLDER
+
+
+class _Steps(ocp.path.step.NameFormat[ocp.path.step.Metadata]):
+    """Names of checkpoints: plain step numbers. Whatever else lies beside them is no checkpoint."""
+
+    _standard = ocp.path.step.standard_name_format()
+
+    def build_name(self, step: int) -> str:
+        """Returns the name of a step."""
+        return self._standard.build_name(step)
+
+    def find_all(self, base_path: Any) -> Iterator[ocp.path.step.Metadata]:
+        """Yields the steps in a directory."""
+        present = reading.steps(pathlib.Path(base_path))
+        return (metadata for metadata in self._standard.find_all(base_path) if metadata.step in present)
+
+    def find_step(self, base_path: Any, step: int) -> ocp.path.step.Metadata:
+        """Returns a step."""
+        return self._standard.find_step(base_path, step)
 
 
 def _tree_handler() -> ocp.PyTreeCheckpointHandler:

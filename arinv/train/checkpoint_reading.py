@@ -1,20 +1,27 @@
 """Reading checkpoints, damaged ones among them: each process for itself, all from the same one in the end."""
 
+import contextlib
 import functools
+import itertools
 import json
 import pathlib
+import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import jax
 import orbax.checkpoint as ocp
 
-from arinv import processes
+from arinv import paths, processes
 from arinv.errors import UserError
 from arinv.types import Variables
 
+FOLDER = "checkpoints"  # in a run's directory
 _MAX_DIFFERENCES = 6
+_USED = ("checkpoint", "inverter", "detector", "denoiser", "stylized")  # fields of configs that name another run
+_MAX_RUNS = 6  # that are listed
+_MAX_FOLDERS = 300  # that are looked into to find some
 _Value = TypeVar("_Value")
 _told: set[str] = set()
 
@@ -24,11 +31,15 @@ class DamagedCheckpoint(UserError):
 
 
 def steps(directory: pathlib.Path) -> list[int]:
-    """Returns the steps of the complete checkpoints, newest first."""
+    """Returns the steps of the complete checkpoints, newest first; other files and folders beside them are skipped."""
     try:
-        return sorted((int(path.name) for path in directory.iterdir() if path.name.isdigit()), reverse=True)
+        return sorted((int(path.name) for path in directory.iterdir() if _is_step(path)), reverse=True)
     except OSError:
         return []
+
+
+def _is_step(path: pathlib.Path) -> bool:
+    return re.fullmatch("0|[1-9][0-9]{0,17}", path.name) is not None and path.is_dir()
 
 
 def newest_readable(
@@ -48,7 +59,8 @@ def newest_readable(
     """
     damaged: list[pathlib.Path] = []
     newest = None
-    for step in processes.first(steps(directory)):
+    # Listed each time: a run that goes on meanwhile saves new checkpoints and deletes old ones.
+    while (step := processes.first(_newest(directory, without=damaged))) is not None:
         path = directory / str(step)
         value, problem = None, None
         try:
@@ -67,6 +79,10 @@ def newest_readable(
     raise UserError(f"no complete checkpoint in {directory}: let the training run save one first")
 
 
+def _newest(directory: pathlib.Path, *, without: Sequence[pathlib.Path]) -> int | None:
+    return next((step for step in steps(directory) if directory / str(step) not in without), None)
+
+
 def _tell(text: str) -> None:
     if processes.index() == 0 and text not in _told:
         _told.add(text)  # description and variables are read one after the other
@@ -74,13 +90,25 @@ def _tell(text: str) -> None:
 
 
 def put_aside(path: pathlib.Path) -> None:
-    """Gives a damaged checkpoint another name, under which nothing looks for it."""
+    """Gives a damaged checkpoint another name, under which nothing looks for it.
+
+    Raises:
+      UserError: the directory cannot be written.
+    """
     aside = path.with_name(f"{path.name}.damaged")
     for number in range(2, 100):
         if not aside.exists():
             break
         aside = path.with_name(f"{path.name}.damaged{number}")
-    path.rename(aside)
+    try:
+        path.rename(aside)
+    except FileNotFoundError:  # deleted since it was listed
+        pass
+    except OSError as error:
+        raise UserError(
+            f"checkpoint {path} is damaged and cannot be renamed ({error.strerror}): make {path.parent} writable, or "
+            "delete the checkpoint"
+        ) from error
 
 
 def open_reader() -> ocp.Checkpointer:
@@ -146,7 +174,7 @@ def check_same(path: pathlib.Path, expected: Mapping[str, Variables]) -> None:
       UserError: they differ.
       DamagedCheckpoint: they cannot be read.
     """
-    if not any(child.is_dir() for child in path.iterdir()):
+    if not _read(path, lambda: any(child.is_dir() for child in path.iterdir())):
         raise DamagedCheckpoint(f"checkpoint {path} cannot be read (it is empty)")
     with open_reader() as reader:
         found = [name for name in expected if (path / name).is_dir()]
@@ -158,6 +186,8 @@ def check_same(path: pathlib.Path, expected: Mapping[str, Variables]) -> None:
         if saved.get(name) != wanted.get(name)
     ]
     if differences:
+        if not all((path / name).is_dir() for name in found) or not path.is_dir():
+            raise DamagedCheckpoint(f"checkpoint {path} cannot be read (it was deleted meanwhile)")
         more = len(differences) - _MAX_DIFFERENCES
         shown = "; ".join(differences[:_MAX_DIFFERENCES]) + (f"; and {more} more" if more > 0 else "")
         raise UserError(f"checkpoint {path} is of another model: {shown}")
@@ -166,3 +196,69 @@ def check_same(path: pathlib.Path, expected: Mapping[str, Variables]) -> None:
 def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return {jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape) for path, leaf in leaves}
+
+
+def kind_of(workdir: pathlib.Path) -> str:
+    """Returns the kind of network of a run's newest checkpoint, such as "classifier"; empty where there is none."""
+    for step in steps(workdir / FOLDER):
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            description = json.loads((workdir / FOLDER / str(step) / "description" / "metadata").read_bytes())
+            return str(description.get("kind", "network"))
+    return ""
+
+
+def runs_near(place: pathlib.Path) -> Iterator[tuple[pathlib.Path, str]]:
+    """Yields the directories of training runs in a directory, up to two levels deep, and beside it, with their kinds.
+
+    Args:
+      place: as a user named it; the paths yielded begin like it.
+    """
+    looked_into = 0
+    for folder in itertools.chain(_folders(place), _folders(place.parent)):
+        for path in (folder, *(_folders(folder) if folder.parent == place else ())):
+            looked_into += 1
+            if looked_into > _MAX_FOLDERS:
+                return
+            if path != place and (kind := kind_of(path)):
+                yield path, kind
+
+
+def _folders(path: pathlib.Path) -> list[pathlib.Path]:
+    try:
+        return sorted(child for child in path.iterdir() if child.is_dir())
+    except OSError:
+        return []
+
+
+def describe(place: pathlib.Path) -> str:
+    """Returns what lies at a path that is no training run's directory, and what to write instead.
+
+    Args:
+      place: as a user named it.
+    """
+    path = paths.canonical(place)
+    if not path.exists():
+        return "it does not exist; expected the workdir of a training run"
+    around = next((folder for folder in path.parents if steps(folder / FOLDER)), None)
+    if around:
+        return f"it lies inside of a run; write {around}"
+    if path.is_file():
+        return "it is a file, but expected the workdir of a training run (configs/import_torch.py:path=FILE makes one)"
+    runs = list(runs_near(place))
+    inside = [f"{run} ({kind})" for run, kind in runs if place in run.parents]
+    if inside:
+        return f"it holds {len(inside)} run{'s'[: len(inside) > 1]}; write one of {', '.join(inside[:_MAX_RUNS])}"
+    beside = [f"{run} ({kind})" for run, kind in runs]
+    advice = f"beside it: {', '.join(beside[:_MAX_RUNS])}" if beside else "expected the workdir of a training run"
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        config = json.loads((path / "config.json").read_bytes())
+        used = next((config[name] for name in _USED if isinstance(config.get(name), str) and config[name]), "")
+        used = str(place.parent / used.removeprefix("stage:")) if used.startswith("stage:") else used
+        text = f"it is the run of the task {config.get('task')!r}, which has saved none"
+        return f"{text}; it used {used}" if used else f"{text}; {advice}"
+    return advice
+
+
+def article(kind: Any) -> str:
+    """Returns a kind of network with its indefinite article."""
+    return f"{'an' if str(kind)[:1] in 'aeiou' else 'a'} {kind}"

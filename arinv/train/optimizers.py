@@ -1,7 +1,7 @@
 """Optimisers and learning-rate schedules by name, with PyTorch's meaning of weight decay and momentum."""
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import optax
@@ -12,6 +12,7 @@ from arinv.errors import UserError, unknown
 def _step_decay(rate: float, total: int, per_epoch: int, *, every_epochs: float, factor: float = 0.1):
     if not every_epochs > 0:
         raise UserError(f"schedule.every_epochs={every_epochs} must be above 0: epochs between steps of the rate")
+    _check_factors([factor])
     boundaries, epoch = {}, every_epochs
     while epoch * per_epoch < total:
         boundaries[round(epoch * per_epoch)] = factor
@@ -19,7 +20,18 @@ def _step_decay(rate: float, total: int, per_epoch: int, *, every_epochs: float,
     return optax.piecewise_constant_schedule(rate, boundaries)
 
 
+def _check_factors(factors: Sequence[float]) -> None:
+    if not all(factor >= 0 for factor in factors):
+        raise UserError(f"factors of the learning rate must be 0 or more; got {tuple(factors)}")
+
+
 def _milestones(rate: float, total: int, per_epoch: int, *, epochs, factors):
+    if len(epochs) != len(factors) or not all(epoch > 0 for epoch in epochs):
+        raise UserError(
+            f"schedule.epochs={tuple(epochs)} and schedule.factors={tuple(factors)} must be equally many, with epochs "
+            "above 0"
+        )
+    _check_factors(factors)
     boundaries = {round(epoch * per_epoch): factor for epoch, factor in zip(epochs, factors, strict=True)}
     return optax.piecewise_constant_schedule(rate, boundaries)
 

@@ -13,7 +13,6 @@ from typing import Any
 
 import jax
 import numpy as np
-import tensorboardX
 from clu import parameter_overview
 from PIL import Image
 
@@ -77,6 +76,8 @@ class Writer:
         kept = [line for line in self._complete_lines() if json.loads(line)["step"] <= resumed_step]
         write_atomically(self._path, b"".join(line + b"\n" for line in kept))
         self._file = self._path.open("ab", buffering=0)
+        import tensorboardX  # imports PyTorch where that is installed, which takes seconds
+
         self._board = tensorboardX.SummaryWriter(
             str(workdir / "tensorboard"), purge_step=resumed_step + 1, flush_secs=30
         )

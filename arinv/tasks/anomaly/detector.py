@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from arinv import data, metrics
+from arinv import data, metrics, paths
 from arinv.apps.anomaly import Calibration
 from arinv.errors import UserError, unknown
 from arinv.tasks import networks, setting
@@ -60,7 +60,7 @@ def validate(config: ConfigDict) -> None:
             f"data.train_split and data.test_split are both {config.data.test_split!r}; thresholds need normal images "
             "that the detector was not trained on"
         )
-    if config.anomalous and not pathlib.Path(config.anomalous).expanduser().is_dir():
+    if config.anomalous and not paths.canonical(config.anomalous, name="anomalous").is_dir():
         raise UserError(f"anomalous={config.anomalous} is no folder; name one of anomalous images, or leave it empty")
     check_decision(config.decision)
     if config.decision.policy == "best_f1" and not config.anomalous:
@@ -200,7 +200,9 @@ def load(place: pathlib.Path, how: scoring.Setting, *, dtype: Any) -> Detector:
       UserError: the inverter is not the one that it was made of.
     """
     description = workdirs.read_json(place / FILE)
-    trained = networks.load_inverter(workdirs.follow(description["inverter_workdir"], place), dtype=dtype)
+    trained = networks.load_inverter(
+        workdirs.follow(description["inverter_workdir"], place, what="inverter"), dtype=dtype
+    )
     if [fingerprint(trained.encoder.variables), fingerprint(trained.variables)] != description["weights"]:
         raise UserError(
             f"the inverter of {place} was trained on since its thresholds were taken; make the detector anew"

@@ -94,9 +94,7 @@ def load(workdir: pathlib.Path, *, dtype: jax.typing.DTypeLike = jnp.float32) ->
     Raises:
       UserError: no checkpoint there or at its encoder's place, or it is damaged or not a denoiser's.
     """
-    description = checkpoint.load_description(workdir)
-    if description.get("kind") != KIND:
-        raise UserError(f"{workdir} holds a {description.get('kind')}; name the workdir of a denoiser's training")
+    description = checkpoint.load_description(workdir, kind=KIND)
     classifier = networks.load_encoder(workdirs.follow(description["encoder_workdir"], workdir), dtype=dtype)
     networks.check_weights(description, fingerprint(classifier.variables), workdir)
     encoder, decoder = build(description, classifier, dtype=dtype)

@@ -94,9 +94,7 @@ def check(workdirs: Sequence[pathlib.Path]) -> None:
         raise UserError("no level: name the workdirs of inverters' trainings, such as A+B+C for conv5, conv2 and conv1")
     layers = []
     for workdir in workdirs:
-        description = checkpoint.load_description(workdir)
-        if description.get("kind") != "inverter":
-            raise UserError(f"{workdir} holds a {description.get('kind')}; name the workdir of an inverter's training")
+        description = checkpoint.load_description(workdir, kind="inverter")
         layers.append(description["layer"])
     if len(set(layers)) < len(layers):
         raise UserError(f"levels {'+'.join(layers)} name a layer twice; give each layer's inverter once")

@@ -56,7 +56,8 @@ def validate(config: ConfigDict) -> None:
             raise unknown(kind, name, known)
     if not 0 <= transform.alpha <= 1:
         raise UserError(f"transform.alpha must be 0 (the content) to 1 (the style); got {transform.alpha}")
-    if config.mix and not (min(config.mix) >= 0 and sum(config.mix) > 0):
+    weights = [weight if isinstance(weight, (int, float)) else -1.0 for weight in config.mix]
+    if weights and not (min(weights) >= 0 and sum(weights) > 0):
         raise UserError(f"mix must hold weights of 0 or more, not all 0; got {tuple(config.mix)}")
     if config.tile < 1:
         raise UserError(f"tile must be 1 px or more; got {config.tile}")

@@ -1,0 +1,56 @@
+"""The canonical form of the paths that users write."""
+
+import os
+import pathlib
+import re
+
+from arinv.errors import UserError
+
+# gs://bucket, and gs:/bucket, which is what pathlib makes of it.
+_URL = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]+):/")
+_URL_INSIDE = re.compile(r"(?:^|[:+])(?P<scheme>[A-Za-z][A-Za-z0-9+.-]+)://")
+
+
+def canonical(path: str | os.PathLike, *, name: str = "path") -> pathlib.Path:
+    """Returns the absolute path without `~`, `..` and symbolic links.
+
+    Args:
+      path: relative to the current directory, or absolute; it does not have to exist.
+      name: the flag or field that holds it, for messages.
+
+    Raises:
+      UserError: an empty path, a URL, an unknown user's home, or links that form a circle.
+    """
+    text = os.fspath(path)
+    if not text.strip():
+        raise UserError(f"{name} is empty; name a path")
+    if match := _URL.match(text):
+        raise _no_url(name, text, match["scheme"])
+    try:
+        return pathlib.Path(text).expanduser().resolve()
+    except (RuntimeError, OSError, ValueError) as error:  # no such user, a circle of links, a null character
+        raise UserError(f"{name}={text!r} is not a path: {getattr(error, 'strerror', None) or error}") from None
+
+
+def is_url(text: str) -> bool:
+    """Returns whether a text is a URL."""
+    return _URL.match(text) is not None
+
+
+def check_local(text: str, *, name: str) -> None:
+    """Refuses a value that names a URL, also behind a prefix as in "folder:gs://bucket".
+
+    Args:
+      text: of the field.
+      name: of the field, for the message.
+
+    Raises:
+      UserError: it does.
+    """
+    if match := _URL_INSIDE.search(text):
+        raise _no_url(name, text, match["scheme"])
+
+
+def _no_url(name: str, text: str, scheme: str) -> UserError:
+    advice = "write the path alone" if scheme.lower() == "file" else "mount it, or copy it to or from a local directory"
+    return UserError(f"{name}={text!r} is a URL ({scheme}:), but only local paths are read and written: {advice}")

@@ -1,0 +1,283 @@
+"""The command line: where configs are found, their own errors, overrides of every type, help, and URLs."""
+
+import os
+import pathlib
+import re
+import subprocess
+import sys
+
+import pytest
+
+from arinv import command_line, config_files, main
+from arinv.errors import UserError
+from arinv.tasks import workdir as workdirs
+from configs import classifier, evaluate, quickstart, stylize
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+
+def parse(*arguments):
+    return command_line.parse(["arinv", *arguments])
+
+
+def error_of(*arguments):
+    with pytest.raises(UserError) as error:
+        parse(*arguments)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        "--config={root}/configs/classifier.py",
+        "--config configs/classifier.py",
+        "-config classifier",
+        "--config=classifier.py",
+        "--config=configs/classifier",
+        "--config=link.py",
+    ],
+)
+def test_configs_are_found_from_another_folder(config, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "link.py").symlink_to(ROOT / "configs" / "classifier.py")
+    flag, separator, value = config.format(root=ROOT).partition(" ")
+    given = [flag, value] if separator else [flag]
+    given[-1] += ":smoke=True,width=3"
+    command = parse(*given, "--workdir", "runs/x", "--config.seed", "5", "--config.batch_size=-1")
+    assert command.config.encoder.options.width == 3 and command.config.seed == 5 and command.config.batch_size == -1
+    assert command.workdir == tmp_path / "runs" / "x" and not command.options["plan"]
+
+
+def test_a_colon_may_be_part_of_a_config_s_name(tmp_path):
+    path = tmp_path / "at 10:30.py"
+    path.write_text("from configs import classifier\nget_config = classifier.get_config\n")
+    assert parse(f"--config={path}:seed=3", "--workdir=x").config.seed == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("def get_config(:", "own.py:1: SyntaxError"),
+        ("\n\nimport no_such_module", "own.py:3: ModuleNotFoundError: No module named 'no_such_module'"),
+        ("def get_config(arg=None):\n    return unknown_name", "own.py:2: NameError"),
+        ("def get_config(arg=None):\n    raise KeyError", "own.py:2: KeyError: KeyError"),
+        ("def get_config(arg=None):\n    return int('x\\ny')", "own.py:2: ValueError: invalid literal"),
+        ("def get_config(arg=None):\n    raise SystemExit(3)", "own.py:2: SystemExit: 3"),
+        ("def get_config(arg=None):\n    return None", "must return a ConfigDict with the field task"),
+        ("def get_config():\n    return {}", "takes no arguments"),
+        ("x = 1", "has no function get_config"),
+        ("from configs import classifier\nget_config = classifier.get_config", "unknown config argument 'a'"),
+    ],
+)
+def test_load_names_file_and_line_of_a_config_s_own_error(text, shown, tmp_path):
+    (tmp_path / "own.py").write_text(text)
+    assert shown in error_of(f"--config={tmp_path}/own.py:a=1", "--workdir=x")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "shown"),
+    [
+        (
+            ["--config=quickstrat", "--workdir=x"],
+            "quickstrat does not exist; those of arinv: .*Did you mean quickstart",
+        ),
+        (["--config={tmp}/none.py:a=1", "--workdir=x"], "config file .*/none.py does not exist"),
+        (["--config={tmp}", "--workdir=x"], "is a folder"),
+        (["--config={tmp}/file.txt", "--workdir=x"], "is no config: that is a Python file"),
+        (["--config=", "--workdir=x"], "--config is empty"),
+        (["--config=classifier", "--workdir="], "--workdir is empty"),
+        (["--config=classifier", "--workdir=gs://bucket/x"], r"--workdir='gs://bucket/x' is a URL \(gs:\).*local"),
+        (["--config=classifier", "--workdir=s3:/bucket"], "is a URL"),
+        (["--config=classifier", "--workdir=file:///x"], "write the path alone"),
+        (["--config=classifier", "--workdir=~no_such_user/x"], "is not a path"),
+        (["--config=classifier", "--workdir"], "Missing value for flag --workdir"),
+        (["--config=classifier"], "needs --config=.* and --workdir"),
+        (["--confg=classifier", "--workdir=x"], "Unknown command line flag 'confg'. Did you mean: config"),
+        (["--config=classifier", "--workdir=x", "more"], "unexpected argument 'more'"),
+        (["--config=classifier", "--workdir=x", "--devices=2"], "are for --plan"),
+        (["--config=classifier", "--plan", "--devices=x"], "--devices=x"),
+        (["--flagfile={tmp}/none", "--workdir=x"], "none"),
+    ],
+)
+def test_mistakes_in_flags_are_one_line(arguments, shown, tmp_path):
+    (tmp_path / "file.txt").write_text("")
+    message = error_of(*(argument.format(tmp=tmp_path) for argument in arguments))
+    assert re.search(shown, message), message
+
+
+@pytest.mark.parametrize(
+    ("override", "shown"),
+    [
+        (
+            "attack.epss=1",
+            "--config.attack.epss; config.attack has eps, norm, .*Did you mean --config.attack.eps",
+        ),
+        ("encoder.options.depth=16", "config.encoder.options has width.*argument of the config file: options=NAME"),
+        ("num-epochs=1", "Did you mean --config.num_epochs?"),
+        ("epochs=1", "Did you mean --config.num_epochs?"),
+        ("attack.eps.x=1", "--config.attack.eps is .* and has no fields"),
+        (".eps=1", "unknown field --config..eps"),
+        ("keys=1", "unknown field --config.keys"),
+        ("=1", "unknown field --config.; the config has"),
+        ("num_epochs=abc", "--config.num_epochs='abc' must be a number or a fraction such as 8/255"),
+        ("num_epochs=nan", "must be a number"),
+        ("num_epochs=1e999", "must be a number"),
+        ("num_epochs=1/0", "must be a number"),
+        ("batch_size=1.5", "--config.batch_size='1.5' must be a whole number"),
+        ("batch_size=None", "must be a whole number"),
+        ("batch_size=true", "must be a whole number"),
+        ("batch_size=99999999999999999999", "must be a whole number"),
+        ("seed", "--config.seed needs a value: --config.seed=0"),
+        ("attack.random_start=maybe", "must be true or false"),
+        ("attack=5", "must name one of its fields"),
+        ("attack={'epss': 1}", "unknown field --config.attack.epss"),
+        ("log.profile_steps={}", "must be values joined by commas"),
+        ("optimizer.schedule={'name'", "must name one of its fields"),
+        ("task=inverter", "--config.task cannot be changed"),
+    ],
+)
+def test_wrong_overrides_are_one_line(override, shown):
+    message = error_of("--config=classifier:encoder=alexnet_small,width=4", "--workdir=x", f"--config.{override}")
+    assert re.search(shown, message), message
+
+
+def test_an_override_of_a_stage_s_field_names_the_stages():
+    message = error_of("--config=quickstart", "--workdir=x", "--config.num_epochs=1")
+    assert "the config has dtype, mesh, order, seed, stages" in message
+    assert "--config.stages.robust_encoder.num_epochs" in message
+    assert "must be some of" in error_of("--config=quickstart", "--workdir=x", "--config.order=standard")
+
+
+def test_overrides_are_of_the_type_of_their_field():
+    config = classifier.get_config("encoder=vgg16_bn,width=4").lock()
+    for text in (
+        "attack.eps=8/255", "attack.random_start=yes", "seed=7", "num_epochs=2", "data.name=folder:/a,b=c d",
+        "log.profile_steps=3,5", "attack={'num_steps': 3, 'norm': 'linf'}", "data.classes=(1, 2)",
+        "optimizer.schedule.epochs=[1, 2.5]",
+    ):  # fmt: skip
+        config_files.override(config, *text.split("=", 1))
+    assert config.attack.to_dict() | {"step_size": 0.0} == {
+        "eps": 8 / 255, "norm": "linf", "num_steps": 3, "step_size": 0.0, "random_start": True,
+    }  # fmt: skip
+    assert config.seed == 7 and config.num_epochs == 2.0 and isinstance(config.num_epochs, float)
+    assert config.data.name == "folder:/a,b=c d" and config.data.classes == (1, 2)
+    assert config.log.profile_steps == (3, 5) and config.optimizer.schedule.epochs == (1.0, 2.5)
+    command = parse("--config=quickstart", "--workdir=x", "--config.seed", "3", "--config.order=standard_encoder")
+    assert command.config.stages.report.task == "report" and command.config.order == ("standard_encoder",)
+    assert command.config.stages.standard_encoder.seed == 3
+    command = parse(
+        "--config=classifier", "--workdir=x", "--config.attack.random_start", "--noconfig.optimizer.nesterov"
+    )
+    assert command.config.attack.random_start and not command.config.optimizer.nesterov
+
+
+@pytest.mark.parametrize("flag", ["--help", "-h", "--helpfull", "-help", "--helpshort"])
+def test_help_lists_flags_configs_and_an_example(flag):
+    text = command_line.information(["arinv", flag])
+    for part in ("--config", "--workdir", "--plan", "example: python -m arinv --config=configs/quickstart.py"):
+        assert part in text
+    for name in ("quickstart", "classifier", "recipes/resnet18_cifar10"):
+        assert any(line.split()[:1] == [name] and len(line.split()) > 3 for line in text.splitlines()), name
+    assert "arguments" not in config_files.shipped(), "a part of configs is none"
+
+
+def test_help_beside_a_config_shows_its_arguments():
+    assert "Arguments: those of configs/inverter.py" in command_line.information(["arinv", "--config=quickstart", "-h"])
+    assert command_line.information(["arinv", "--config=quickstart"]) is None
+
+
+def test_help_and_version_need_no_jax_and_exit_with_0(tmp_path):
+    code = (
+        "import sys, arinv.__main__ as m\nm.console()\n"
+        "assert not {'jax', 'numpy', 'orbax'} & set(sys.modules), 'imported'"
+    )
+    for flag, shown in (("--help", "flags:"), ("--version", "arinv 0")):
+        done = subprocess.run(
+            [sys.executable, "-c", code, flag], cwd=ROOT, capture_output=True, text=True, check=False, timeout=60
+        )
+        assert (done.returncode, done.stderr) == (0, "") and shown in done.stdout
+
+
+def test_a_reader_that_is_gone_is_no_traceback():
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "arinv", "--help"]
+    done = subprocess.run(command, cwd=ROOT, stdout=writing, stderr=subprocess.PIPE, text=True, timeout=60)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
+def test_urls_in_a_config_are_refused_before_any_work(tmp_path):
+    for config, shown in (
+        (evaluate.get_config("checkpoint=gs://bucket/run"), "checkpoint='gs://bucket/run' is a URL"),
+        (classifier.get_config("dataset=folder:s3://bucket/images"), "data.name='folder:s3://bucket/images' is a URL"),
+        (quickstart.get_config("vgg16_weights=https://host/vgg.pth"), "metric_networks.vgg16='https://host/vgg.pth'"),
+    ):
+        with pytest.raises(UserError) as error:
+            main.run(config, tmp_path / "run")
+        assert shown in str(error.value) and not (tmp_path / "run").exists()
+    report = quickstart.get_config().stages.report
+    report.text = "https://example.org"
+    workdirs.check_paths(report)
+
+
+def test_an_order_that_names_no_stage_is_one_line(tmp_path):
+    config = quickstart.get_config("smoke=True")
+    config.order = ("standard_encodr",)
+    with pytest.raises(UserError, match="unknown stage 'standard_encodr'; known: .*Did you mean 'standard_encoder'"):
+        main.run(config, tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("error", "shown"),
+    [
+        (OSError(28, "No space left on device", "/disk/x"), "/disk/x: No space left on device; what was saved before"),
+        (PermissionError(13, "Permission denied", "/run/x"), "/run/x: Permission denied"),
+        (MemoryError(), "out of memory .*smaller batch"),
+        (RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.\nmore"), "out of memory .*9 bytes"),
+    ],
+)
+def test_what_the_machine_lacks_is_one_line(error, shown, tmp_path, monkeypatch, capsys):
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr(main, "plan", fail)
+    command = parse("--config=classifier", f"--workdir={tmp_path}", "--plan")
+    with pytest.raises(SystemExit) as stop:
+        main.execute(command, [])
+    lines = capsys.readouterr().err.splitlines()
+    assert stop.value.code == 2 and len(lines) == 1 and re.search(shown, lines[0]), lines
+
+
+def test_a_full_disk_behind_the_output_is_one_line():
+    if not os.path.exists("/dev/full"):
+        pytest.skip("needs /dev/full")
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-m", "arinv", "--version"]
+        done = subprocess.run(command, cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (2, "arinv: output: No space left on device\n")
+
+
+def test_values_out_of_range_are_refused_before_any_work(tmp_path):
+    config = classifier.get_config("smoke=True,image_size=9223372036854775807")
+    with pytest.raises(UserError, match="data.image_size=9223372036854775807 must be 1 to 65536 px"):
+        main.check(config, tmp_path / "run")
+    config = stylize.get_config("smoke=True,levels=stage:x,content=photos:coffee,style=photos:coffee")
+    config.mix = ("a",)
+    with pytest.raises(UserError, match="mix must hold weights"):
+        main.check(config, tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("arg", "override", "shown"),
+    [
+        ("encoder=vgg16_bn,width=2", "optimizer.schedule.epochs=(1.0,)", "must be equally many"),
+        ("encoder=vgg16_bn,width=2", "optimizer.schedule.factors=(0.1, -1.0, 1.0)", "must be 0 or more"),
+        ("encoder=resnet18", "optimizer.schedule.factor=-1", "must be 0 or more"),
+    ],
+)
+def test_a_wrong_schedule_is_refused_before_any_work(arg, override, shown, tmp_path):
+    command = parse(f"--config=classifier:smoke=True,{arg}", f"--workdir={tmp_path}/run", f"--config.{override}")
+    with pytest.raises(UserError, match=shown):
+        main.check(command.config, command.workdir)

@@ -1,0 +1,88 @@
+"""Ctrl-C: one line and exit code 130, whatever the main thread does."""
+
+import pathlib
+import signal
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1]
+START = """
+import signal, sys, time
+signal.signal(signal.SIGINT, HANDLER)
+from arinv import interrupts
+interrupts._LINE_SECONDS = interrupts._PATIENCE_SECONDS = 0.2
+interrupts.watch()
+def wait():
+    print("ready", flush=True)
+    time.sleep(60)
+"""
+IN_RUN = 'interrupts.let_finish("start again")\n'
+SWALLOW = """
+class Swallow:
+    def __del__(self):
+        wait()
+def busy():
+    del Swallow.instance
+    time.sleep(60)
+Swallow.instance = Swallow()
+busy()
+"""
+FINISH = """
+try:
+    wait()
+except KeyboardInterrupt:
+    interrupts.report()
+    print("finished", flush=True)
+    raise SystemExit(130)
+"""
+HANG = """
+try:
+    wait()
+finally:
+    print("ready", flush=True)
+    time.sleep(60)
+"""
+IGNORED = "time.sleep = lambda _: sys.stdin.read()\nwait()\n"
+
+
+def start(code, *, handler="signal.default_int_handler"):
+    return subprocess.Popen(
+        [sys.executable, "-c", START.replace("HANDLER", handler) + code], cwd=ROOT, text=True,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("code", "line", "printed"),
+    [
+        ("wait()", "arinv: interrupted", ""),
+        (f"{IN_RUN}{FINISH}", "arinv: interrupted; start again", "finished\n"),
+        (f"{IN_RUN}{SWALLOW}", "arinv: interrupted; start again", ""),  # as in a callback of JAX
+        (f"{IN_RUN}{HANG}", "arinv: interrupted; start again", "ready\n"),
+    ],
+    ids=["imports", "run", "swallowed", "hangs"],
+)
+def test_an_interrupt_is_one_line_and_exit_code_130(code, line, printed):
+    process = start(code)
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(signal.SIGINT)
+    output, errors = process.communicate(timeout=30)
+    assert (process.returncode, errors.strip(), output) == (130, line, printed)
+
+
+def test_a_second_interrupt_ends_at_once():
+    process = start(f"interrupts._PATIENCE_SECONDS = 50\n{IN_RUN}{HANG}")
+    for _ in range(2):
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=30)
+    assert (process.returncode, errors.strip()) == (130, "arinv: interrupted; start again")
+
+
+def test_an_ignored_interrupt_stays_ignored():
+    process = start(IGNORED, handler="signal.SIG_IGN")
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(signal.SIGINT)
+    assert process.communicate("", timeout=30)[1] == "" and process.returncode == 0
