@@ -350,7 +350,7 @@ def test_an_evaluation_at_another_size_is_refused(quickstart, tmp_path):
     with pytest.raises(UserError, match="trained on images of 32 px, but data.image_size is 40"):
         main.run(get_config("evaluate", f"smoke=True,image_size=40,checkpoint={workdir}/robust_encoder"), tmp_path)
     arg = f"smoke=True,width=4,image_size=64,checkpoint={workdir}/robust_encoder"
-    with pytest.raises(UserError, match="trained on images of 32 px, but data.image_size is 64; .* other_size=True"):
+    with pytest.raises(UserError, match="trained on images of 32 px, but data.image_size is 64; .*other_size=True"):
         main.run(get_config("inverter", arg), tmp_path / "inverter")
     assert not (tmp_path / "inverter").exists()
     with pytest.raises(UserError, match="was trained on images of 32 px and does not take 64 px"):
