@@ -14,6 +14,10 @@ class UserError(ValueError):
         super().__init__("\\n".join(str(message).splitlines()))
 
 
+class RadiusWarning(UserWarning):
+    """A radius that reaches every image: whatever is attacked there, no result says anything."""
+
+
 def unknown(kind: str, name: object, known: Iterable[str]) -> UserError:
     """Returns the error for a name that is not in a table, listing those that are.
 

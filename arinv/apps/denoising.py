@@ -22,6 +22,7 @@ import numpy as np
 
 from arinv.errors import UserError
 from arinv.ops.images import to_float
+from arinv.ops.inputs import LOOSE_BOUNDS, check_count, check_images
 from arinv.types import Array, ArrayLike
 
 # images [B, H, W, C] -> images of the same shape; rows are independent.
@@ -54,8 +55,8 @@ def denoise(
       float32 [B, H, W, C].
 
     Raises:
-      UserError: images of another rank or dtype, sizes that do not fit together, or a denoise_fn that changes the
-        shape.
+      UserError: images of another rank or dtype or far outside [0, 1], sizes that do not fit together, or a denoise_fn
+        that changes the shape.
     """
     images = _check_images(images)
     check_tiles(multiple=multiple, smallest=smallest, tile=tile, overlap=overlap)
@@ -92,8 +93,10 @@ def check_tiles(*, multiple: int, tile: int, overlap: int, smallest: int = 64) -
     Raises:
       UserError: they do not.
     """
-    if multiple < 1:
-        raise UserError(f"multiple={multiple} must be 1 or more pixels, such as 32")
+    for name, value in (("multiple", multiple), ("smallest", smallest)):
+        check_count(value, name)
+    for name, value in (("tile", tile), ("overlap", overlap)):
+        check_count(value, name, least=0)
     if tile and (tile % multiple or tile < smallest):
         raise UserError(f"tile={tile} must be a multiple of {multiple} from {smallest} up, or 0 for the whole image")
     if tile and (overlap % multiple or not 0 <= overlap <= tile // 2):
@@ -159,9 +162,7 @@ def _ramp(shared: int, overlap: int) -> np.ndarray:
 
 
 def _check_images(images: ArrayLike) -> np.ndarray:
-    images = np.asarray(images)
-    if images.ndim != 4 or 0 in images.shape:
+    images = np.asarray(check_images(images, bounds=LOOSE_BOUNDS, uint8=True))
+    if 0 in images.shape:
         raise UserError(f"images have shape {images.shape}; must be [batch, height, width, channels], none of them 0")
-    if images.dtype != np.uint8 and not np.issubdtype(images.dtype, np.floating):
-        raise UserError(f"images have dtype {images.dtype}; must be uint8, or floating point in [0, 1]")
     return images

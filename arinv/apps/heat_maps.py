@@ -8,7 +8,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from arinv.apps.reconstruction_scores import feature_of
+from arinv.errors import UserError
+from arinv.ops import norms
+from arinv.ops.inputs import as_image_pair, check_number, layer_features
 from arinv.types import Array, ArrayLike, FeaturesFn
 
 
@@ -41,15 +43,17 @@ def heat_maps(
       Both maps.
 
     Raises:
-      UserError: a layer that is not among the features.
+      UserError: images outside [0, 1] or of different shapes, a layer that is not among the features, or a negative
+        sigma.
     """
-    images, reconstructions = jnp.asarray(images), jnp.asarray(reconstructions)
+    reconstructions, images = as_image_pair(reconstructions, images)
     pixel = jnp.mean(jnp.abs(images - reconstructions), axis=-1)
     pixel = smooth(pixel, sigma=sigma)
-    differences = feature_of(features_fn, images, layer=layer) - feature_of(features_fn, reconstructions, layer=layer)
+    found, target = (layer_features(features_fn, x, (layer,))[0] for x in (reconstructions, images))
+    differences = target - found
     if differences.ndim != 4:
         return HeatMaps(pixel, jnp.zeros_like(pixel))
-    lengths = jnp.sqrt(jnp.sum(jnp.square(differences), axis=-1))
+    lengths = norms.norm(differences.reshape(-1, differences.shape[-1]), "l2").reshape(differences.shape[:-1])
     return HeatMaps(pixel, jax.image.resize(lengths, pixel.shape, "bilinear"))
 
 
@@ -62,15 +66,21 @@ def smooth(maps: ArrayLike, *, sigma: float) -> Array:
 
     Returns:
       float32 [B, H, W].
+
+    Raises:
+      UserError: maps of another rank, or a negative sigma.
     """
     maps = jnp.asarray(maps, jnp.float32)
-    if sigma <= 0:
+    if maps.ndim != 3:
+        raise UserError(f"maps must be [B, H, W], got the shape {maps.shape}.")
+    if check_number(sigma, "sigma", least=0.0) == 0:
         return maps
     rows, columns = (_gaussian_matrix(side, sigma) for side in maps.shape[1:])
     return jnp.einsum("ij,bjk,lk->bil", rows, maps, columns)
 
 
 def _gaussian_matrix(side: int, sigma: float) -> Array:
-    offsets = jnp.arange(side)[:, None] - jnp.arange(side)[None, :]
+    places = jnp.arange(side, dtype=jnp.float32)
+    offsets = places[:, None] - places[None, :]
     weights = jnp.exp(-jnp.square(offsets / sigma) / 2)
     return weights / jnp.sum(weights, axis=1, keepdims=True)

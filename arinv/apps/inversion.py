@@ -7,7 +7,6 @@ Images are float32 [B, H, W, C] in [0, 1]; padding and cropping take uint8 as we
 Source: Rojas-Gomez et al. 2022, sections 4.3 and A1.2, and the padding of the released code.
 """
 
-import operator
 from typing import NamedTuple
 
 import jax
@@ -15,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from arinv.errors import UserError, unknown
+from arinv.ops.inputs import as_images, check_count, layer_features
 from arinv.types import Array, ArrayLike, DecodeFn, FeaturesFn
 
 COMPARISONS = ("enlarged", "original")  # the sizes at which an enlarged image's reconstruction is compared
@@ -45,15 +45,13 @@ def invert(decode_fn: DecodeFn, features_fn: FeaturesFn, images: ArrayLike, *, l
       [B, H, W, C] in [0, 1].
 
     Raises:
-      UserError: a layer that is not there, or sides that do not lead back to themselves.
+      UserError: images outside [0, 1], a layer that is not there, or sides that do not lead back to themselves.
 
     Source: Rojas-Gomez et al. 2022, section 3.1.
     """
-    images = jnp.asarray(images)
-    features = features_fn(images)
-    if layer not in features:
-        raise unknown("layer", layer, features)
-    reconstructions = decode_fn(features[layer])
+    images = as_images(images)
+    (features,) = layer_features(features_fn, images, (layer,))
+    reconstructions = decode_fn(features)
     if reconstructions.shape != images.shape:
         sizes = (f"{x.shape[1]} x {x.shape[2]} px" for x in (images, reconstructions))
         raise UserError("inverting {} of images of {} gives {}; pad them first".format(layer, *sizes))
@@ -91,7 +89,7 @@ def invert_scaled(
     """
     if compare not in COMPARISONS:
         raise unknown("comparison", compare, COMPARISONS)
-    images = jnp.asarray(images)
+    images = as_images(images)
     enlarged = enlarge(images, scale=scale)
     reconstructions = invert(decode_fn, features_fn, enlarged, layer=layer)
     if compare == "enlarged":
@@ -112,13 +110,10 @@ def enlarge(images: ArrayLike, *, scale: int) -> Array:
     Raises:
       UserError: a factor that is no whole number of 1 or more.
     """
-    try:
-        factor = 0 if isinstance(scale, bool) else operator.index(scale)  # NumPy's integers are welcome
-    except TypeError:
-        factor = 0
-    if factor < 1:
-        raise UserError(f"scale must be a whole number of 1 or more; got {scale!r}")
+    factor = check_count(scale, "scale")
     images = jnp.asarray(images)
+    if images.ndim != 4:
+        raise UserError(f"images have shape {images.shape}; must be [batch, height, width, channels]")
     b, h, w, c = images.shape
     return images if factor == 1 else jax.image.resize(images, (b, factor * h, factor * w, c), "linear")
 
@@ -149,7 +144,7 @@ def invert_padded(
     Source: Rojas-Gomez et al. 2022, section 4.3, scenario 2; multiples of 224 and the optional edge of 224 as in the
     released code.
     """
-    images = jnp.asarray(images)
+    images = as_images(images)
     padded = pad_images(images, multiple=multiple, edge=edge)
     return crop_images(invert(decode_fn, features_fn, padded, layer=layer), images.shape[1:3], edge=edge)
 
@@ -168,8 +163,8 @@ def padded_size(size: tuple[int, int], *, multiple: int, edge: int = 0) -> tuple
     Raises:
       UserError: a multiple below 1, or a negative edge.
     """
-    if multiple < 1 or edge < 0:
-        raise UserError(f"padding needs a multiple of 1 or more and an edge of 0 or more; got {multiple} and {edge}")
+    check_count(multiple, "multiple")
+    check_count(edge, "edge", least=0)
     return tuple(-(-(side + 2 * edge) // multiple) * multiple for side in size)
 
 
@@ -189,6 +184,10 @@ def pad_images(images: ArrayLike, *, multiple: int, edge: int = 0) -> ArrayLike:
 
     Source: the released code of Rojas-Gomez et al. 2022 (there 224 and, optionally, 224).
     """
+    if getattr(images, "ndim", None) != 4 or 0 in images.shape[1:]:
+        raise UserError(
+            f"images of shape {np.shape(images)} cannot be padded; must be [batch, height, width, channels]"
+        )
     numpy = np if isinstance(images, np.ndarray) else jnp
     height, width = images.shape[1:3]
     sides = padded_size((height, width), multiple=multiple, edge=edge)

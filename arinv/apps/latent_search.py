@@ -23,10 +23,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from arinv.apps.reconstruction_scores import feature_of, reconstruction_terms
+from arinv.apps.reconstruction_scores import reconstruction_terms
+from arinv.attacks.rows import single_key
 from arinv.errors import UserError
-from arinv.ops import loops
-from arinv.ops.images import check_images
+from arinv.ops import loops, norms
+from arinv.ops.inputs import as_images, check_count, check_number, layer_features
 from arinv.types import Array, ArrayLike, DecodeFn, FeaturesFn
 
 
@@ -40,6 +41,8 @@ class SearchResult(NamedTuple):
       pixel: float32 [N], the weighted pixel term of the reconstructions.
       feature: float32 [N], the weighted feature term.
       history: float32 [T, N], the scores of all iterations, the last one's included.
+      pixel_history: float32 [T, N], their weighted pixel term.
+      feature_history: float32 [T, N], their weighted feature term.
     """
 
     latents: Array
@@ -48,6 +51,8 @@ class SearchResult(NamedTuple):
     pixel: Array
     feature: Array
     history: Array
+    pixel_history: Array
+    feature_history: Array
 
 
 def latent_search(
@@ -67,6 +72,7 @@ def latent_search(
     momentum: float = 0.9,
     num_restarts: int = 1,
     indices: ArrayLike | None = None,
+    init: ArrayLike | None = None,
 ) -> SearchResult:
     """Returns the latents found by gradient descent from Gaussian noise, and the scores of their images.
 
@@ -90,52 +96,53 @@ def latent_search(
       num_restarts: starts of each image, of which the one with the lowest score is kept.
       indices: integer [B]; an image's starts follow from `key` and its index, so that it gets the same ones in
         every batch. None for 0, 1, ..., B - 1.
+      init: [B, *latent_shape], the first start of each image, such as its own feature; noise as the others if None.
 
     Returns:
       The result for each image; of its best start where there are several.
 
     Raises:
-      UserError: images outside [0, 1], an unknown layer, counts below 1, or indices that are not one per image.
+      UserError: images outside [0, 1], an unknown layer, counts below 1, a rate, weight or momentum that is negative,
+        `indices` that are not one per image, or `init` of another shape.
 
     Source: Rojas-Gomez et al. 2022, section A2: 100 iterations of SGD with momentum 0.9 at a rate that falls from
     0.1 to 0.001. The released code ends at 0.005 and takes the last loss before its update; the rate follows the
     paper, the score the code.
     """
-    check_images(images)
-    if num_steps < 1 or num_restarts < 1:
-        raise UserError(f"num_steps and num_restarts must be 1 or more, got {num_steps} and {num_restarts}.")
-    images = jax.lax.stop_gradient(jnp.asarray(images, jnp.float32))
-    starts = _starts(key, indices, images.shape[0], num_restarts=num_restarts, latent_shape=tuple(latent_shape))
-    features = jax.lax.stop_gradient(feature_of(features_fn, images, layer=layer))
+    images = jax.lax.stop_gradient(as_images(images))
+    check_count(num_steps, "num_steps")
+    check_count(num_restarts, "num_restarts")
+    for name, value in (("pixel_weight", pixel_weight), ("feature_weight", feature_weight), ("momentum", momentum)):
+        check_number(value, name, least=0.0)
+    starts = _starts(key, indices, init, images.shape[0], num_restarts=num_restarts, latent_shape=tuple(latent_shape))
+    features = jax.lax.stop_gradient(layer_features(features_fn, images, (layer,))[0])
     # An image's restarts are neighbours, so that a batch that is split over devices stays where it is.
     images, features = (jnp.repeat(x, num_restarts, axis=0) for x in (images, features))
 
     def evaluate(latents):
-        made = decode_fn(latents)
-        reconstructed = feature_of(features_fn, made, layer=layer)
+        reconstructions = jnp.asarray(decode_fn(latents), jnp.float32)
+        (reconstructed,) = layer_features(features_fn, reconstructions, (layer,))
         weights = {"pixel_weight": pixel_weight, "feature_weight": feature_weight}
-        return made, *reconstruction_terms(made, reconstructed, images, features, **weights)
+        return reconstructions, *reconstruction_terms(reconstructions, reconstructed, images, features, **weights)
 
     def total(latents):
         _, pixel, feature = evaluate(latents)
-        return jnp.sum(pixel + feature), pixel + feature
+        return jnp.sum(pixel + feature), jnp.stack([pixel, feature])
 
     def step(carry, rate):
         latents, velocity = carry
-        gradient, scores = jax.grad(total, has_aux=True)(latents)
-        velocity = momentum * velocity + gradient
-        return (latents - rate * velocity, velocity), scores
+        gradient, terms = jax.grad(total, has_aux=True)(latents)
+        velocity = momentum * velocity + norms.finite_gradient(gradient)
+        return (latents - rate * velocity, velocity), terms
 
     rates = linear_rates(num_steps=num_steps, start=learning_rate, end=end_learning_rate, end_inclusive=end_inclusive)
-    (latents, _), history = loops.scan(step, (starts, jnp.zeros_like(starts)), rates[:-1])
+    (latents, _), terms = loops.scan(step, (starts, jnp.zeros_like(starts)), rates[:-1])
     reconstructions, pixel, feature = evaluate(latents)
-    scores = pixel + feature
-    history = jnp.concatenate([history, scores[None]])
-    best = _best_restart(scores, num_restarts)
-    latents, reconstructions, scores, pixel, feature = (
-        x[best] for x in (latents, reconstructions, scores, pixel, feature)
-    )
-    return SearchResult(latents, reconstructions, scores, pixel, feature, history[:, best])
+    terms = jnp.concatenate([terms, jnp.stack([pixel, feature])[None]])
+    best = _best_restart(pixel + feature, num_restarts)
+    latents, reconstructions, pixel, feature = (x[best] for x in (latents, reconstructions, pixel, feature))
+    pixels, features = terms[:, 0, best], terms[:, 1, best]
+    return SearchResult(latents, reconstructions, pixel + feature, pixel, feature, pixels + features, pixels, features)
 
 
 def linear_rates(*, num_steps: int, start: float, end: float, end_inclusive: bool = True) -> Array:
@@ -150,13 +157,20 @@ def linear_rates(*, num_steps: int, start: float, end: float, end_inclusive: boo
 
     Returns:
       float32 [num_steps].
+
+    Raises:
+      UserError: fewer than 1 step, or a rate that is negative or not finite.
     """
+    check_count(num_steps, "num_steps")
+    check_number(start, "learning_rate", least=0.0)
+    check_number(end, "end_learning_rate", least=0.0)
     intervals = max(1, num_steps - 1) if end_inclusive else num_steps
     return jnp.asarray(start + (end - start) * np.arange(num_steps) / intervals, jnp.float32)
 
 
-def _starts(key, indices, batch_size: int, *, num_restarts: int, latent_shape: tuple[int, ...]) -> Array:
-    """Returns N(0, 1) latents [batch_size * num_restarts, ...], an image's restarts one after the other."""
+def _starts(key, indices, init, batch_size: int, *, num_restarts: int, latent_shape: tuple[int, ...]) -> Array:
+    """Returns latents [batch_size * num_restarts, ...], an image's restarts one after the other: N(0, 1), or `init`."""
+    key = single_key(key)
     indices = jnp.arange(batch_size) if indices is None else jnp.asarray(indices)
     if indices.shape != (batch_size,) or not jnp.issubdtype(indices.dtype, jnp.integer):
         raise UserError(
@@ -164,10 +178,17 @@ def _starts(key, indices, batch_size: int, *, num_restarts: int, latent_shape: t
         )
 
     def draw(index, restart):
-        return jax.random.normal(jax.random.fold_in(jax.random.fold_in(key, index), restart), latent_shape)
+        return jax.random.normal(jax.random.fold_in(jax.random.fold_in(key, index), restart), latent_shape, jnp.float32)
 
     restarts = jnp.tile(jnp.arange(num_restarts), batch_size)
-    return jax.vmap(draw)(jnp.repeat(indices, num_restarts), restarts)
+    starts = jax.vmap(draw)(jnp.repeat(indices, num_restarts), restarts)
+    if init is None:
+        return starts
+    init = jnp.asarray(init, jnp.float32)
+    if init.shape != (batch_size, *latent_shape):
+        raise UserError(f"init must have the shape {(batch_size, *latent_shape)}, got {init.shape}.")
+    init = jax.lax.stop_gradient(jnp.repeat(init, num_restarts, axis=0))
+    return jnp.where((restarts == 0).reshape(-1, *[1] * len(latent_shape)), init, starts)
 
 
 def _best_restart(scores: Array, num_restarts: int) -> Array:

@@ -6,31 +6,10 @@ Source: Rojas-Gomez et al. 2022, section 3.3.
 """
 
 import jax
-import jax.numpy as jnp
 
 from arinv import losses
-from arinv.errors import unknown
+from arinv.ops.inputs import as_image_pair, as_images, layer_features
 from arinv.types import Array, ArrayLike, DecodeFn, FeaturesFn
-
-
-def feature_of(features_fn: FeaturesFn, images: ArrayLike, *, layer: str) -> Array:
-    """Returns one named feature.
-
-    Args:
-      features_fn: images [B, H, W, C] in [0, 1] -> named features.
-      images: [B, H, W, C] in [0, 1].
-      layer: its name.
-
-    Returns:
-      float32 [B, ...].
-
-    Raises:
-      UserError: a layer that is not among the features; the message lists those that are.
-    """
-    features = features_fn(jnp.asarray(images))
-    if layer not in features:
-        raise unknown("layer", layer, features)
-    return features[layer].astype(jnp.float32)
 
 
 def reconstruction_terms(
@@ -90,11 +69,12 @@ def amortized_scores(
       float32 [B].
 
     Raises:
-      UserError: a layer that is not among the features, or images of another size.
+      UserError: images outside [0, 1] or of another size, or a layer that is not among the features.
     """
-    features = feature_of(features_fn, images, layer=layer)
+    images = as_images(images)
+    (features,) = layer_features(features_fn, images, (layer,))
     reconstructions = decode_fn(features)
-    reconstructed = feature_of(features_fn, reconstructions, layer=layer)
+    (reconstructed,) = layer_features(features_fn, reconstructions, (layer,))
     weights = {"pixel_weight": pixel_weight, "feature_weight": feature_weight}
     return sum(reconstruction_terms(reconstructions, reconstructed, images, features, **weights))
 
@@ -126,10 +106,12 @@ def held_scores(
       float32 [B].
 
     Raises:
-      UserError: a layer that is not among the features, or images of another size.
+      UserError: images outside [0, 1] or of another size, or a layer that is not among the features.
     """
-    reconstructions = jax.lax.stop_gradient(jnp.asarray(reconstructions))
-    reconstructed = jax.lax.stop_gradient(feature_of(features_fn, reconstructions, layer=layer))
-    features = feature_of(features_fn, images, layer=layer)
+    reconstructions, images = as_image_pair(reconstructions, images)
+    reconstructions = jax.lax.stop_gradient(reconstructions)
+    (reconstructed,) = layer_features(features_fn, reconstructions, (layer,))
+    reconstructed = jax.lax.stop_gradient(reconstructed)
+    (features,) = layer_features(features_fn, images, (layer,))
     weights = {"pixel_weight": pixel_weight, "feature_weight": feature_weight}
     return sum(reconstruction_terms(reconstructions, reconstructed, images, features, **weights))

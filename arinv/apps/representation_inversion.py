@@ -15,8 +15,10 @@ import jax
 import jax.numpy as jnp
 
 from arinv.attacks.pgd import projected_ascent
-from arinv.errors import unknown
+from arinv.attacks.rows import single_key
+from arinv.errors import UserError
 from arinv.ops import norms
+from arinv.ops.inputs import as_images, as_radius, check_count, is_known, layer_features
 from arinv.types import Array, ArrayLike, FeaturesFn
 
 _NOISE = 1 / 20  # standard deviation around grey
@@ -33,9 +35,15 @@ def start_images(key: Array, numbers: ArrayLike, *, shape: tuple[int, int, int])
     Returns:
       float32 [B, H, W, C] in [0, 1].
 
+    Raises:
+      UserError: no key, or numbers that are not integers [B].
+
     Source: the released code of Engstrom et al. 2019: 0.5 + N(0, 1) / 20.
     """
-    noise = jax.vmap(lambda number: jax.random.normal(jax.random.fold_in(key, number), shape))(jnp.asarray(numbers))
+    key, numbers = single_key(key), jnp.asarray(numbers)
+    if numbers.ndim != 1 or not jnp.issubdtype(numbers.dtype, jnp.integer):
+        raise UserError(f"numbers must be integers [B], got {numbers.dtype} of shape {numbers.shape}.")
+    noise = jax.vmap(lambda number: jax.random.normal(jax.random.fold_in(key, number), shape, jnp.float32))(numbers)
     return jnp.clip(0.5 + _NOISE * noise, 0.0, 1.0)
 
 
@@ -52,6 +60,8 @@ def relative_distance(features: ArrayLike, targets: ArrayLike) -> Array:
     Source: Engstrom et al. 2019; divided by the length of the target as in their released code.
     """
     features, targets = jnp.asarray(features, jnp.float32), jnp.asarray(targets, jnp.float32)
+    if features.shape != targets.shape or features.ndim < 2:
+        raise UserError(f"features {features.shape} and targets {targets.shape} must be [B, ...] of one shape.")
     length = norms.norm(targets, "l2")
     return norms.norm(features - targets, "l2") / jnp.where(length > 0, length, 1.0)
 
@@ -79,18 +89,25 @@ def invert_by_optimization(
       float32 [B, H, W, C] in [0, 1], the last iterate.
 
     Raises:
-      UserError: a layer that is not there, or a negative step size.
+      UserError: images outside [0, 1], a layer that is not there, targets that are not finite or of another shape, or
+        a negative step size.
 
     Source: Engstrom et al. 2019; 10,000 steps of length 1 and the last iterate as in their released code, whose radius
     of 1,000 is as far beyond reach at 224 px as the one here.
     """
-    start, targets = jnp.asarray(start, jnp.float32), jax.lax.stop_gradient(jnp.asarray(targets))
+    start, targets = (
+        jnp.clip(as_images(start, "start"), 0.0, 1.0),
+        jax.lax.stop_gradient(jnp.asarray(targets, jnp.float32)),
+    )
+    if is_known(targets) and not bool(jnp.all(jnp.isfinite(targets))):
+        raise UserError("targets hold values that are not finite (NaN or infinity).")
+    if not isinstance(num_steps, jax.core.Tracer):
+        check_count(num_steps, "num_steps", least=0)
+    step_size = as_radius(step_size, batch_size=start.shape[0], name="step_size")
 
     def closeness(images):
-        features = features_fn(images)
-        if layer not in features:
-            raise unknown("layer", layer, features)
-        return -relative_distance(features[layer], targets)
+        (features,) = layer_features(features_fn, images, (layer,))
+        return -relative_distance(features, targets)
 
     # A ball around black that holds all images and a step beyond: only the limits of [0, 1] are felt.
     radius = math.sqrt(math.prod(start.shape[1:])) + step_size

@@ -12,10 +12,10 @@ import jax
 import jax.numpy as jnp
 
 from arinv.attacks import projected_ascent
-from arinv.attacks.rows import select
+from arinv.attacks.rows import fold_in, select, single_key
 from arinv.errors import UserError
 from arinv.ops import norms
-from arinv.ops.images import check_images
+from arinv.ops.inputs import as_images, as_labels, as_radius, check_count
 from arinv.types import Array, ArrayLike
 
 
@@ -38,8 +38,8 @@ def attack_scores(
       key: PRNG key of the random starts.
       score_fn: images [B, H, W, C] in [0, 1] -> scores [B], differentiable; rows independent.
       images: [B, H, W, C] in [0, 1].
-      anomalous: [B], 1 or True for anomalous images, 0 or False for normal ones; negative values are padding, whose
-        images come back unchanged.
+      anomalous: [B], 1 or True for anomalous images, 0 or False for normal ones; -1 is padding, whose images come back
+        unchanged.
       eps: radius in units of `images`, for "l2" over H, W and C together; may be traced.
       num_steps: gradient steps, at least 1; the best of all iterates is kept, or the image where none is better.
       step_size: length of a step; None for 2.5 * eps / num_steps.
@@ -51,31 +51,32 @@ def attack_scores(
       float32 [B, H, W, C] in [0, 1], within `eps` of `images`, as a constant.
 
     Raises:
-      UserError: images outside [0, 1], an unknown norm, a negative radius, no step, or `anomalous` and `indices` that
-        are not one per image.
+      UserError: images outside [0, 1], an unknown norm, a negative radius, no step, scores that are not [B], or
+        `anomalous` and `indices` that are not one per image.
 
     Source: Madry et al. 2018, section 2.1.
     """
-    check_images(images)
     norms.check_norm(norm)
-    eps = norms.check_radius(eps)
-    images = jax.lax.stop_gradient(jnp.asarray(images, jnp.float32))
-    anomalous = jnp.asarray(anomalous).astype(jnp.int32)
-    indices = jnp.arange(images.shape[0]) if indices is None else jnp.asarray(indices)
-    if anomalous.shape != images.shape[:1] or indices.shape != images.shape[:1]:
+    images = jnp.clip(jax.lax.stop_gradient(as_images(images)), 0.0, 1.0)
+    count = images.shape[0]
+    eps = as_radius(eps, batch_size=count, norm=norm)
+    anomalous = jnp.asarray(anomalous)
+    if anomalous.dtype == jnp.bool_:
+        anomalous = anomalous.astype(jnp.int32)
+    anomalous = as_labels(anomalous, batch_size=count, num_classes=2, name="anomalous")
+    indices = jnp.arange(count) if indices is None else jnp.asarray(indices)
+    if indices.shape != (count,) or not jnp.issubdtype(indices.dtype, jnp.integer):
         raise UserError(
-            f"anomalous and indices must be one per image {images.shape[:1]}, got {anomalous.shape} and "
-            f"{indices.shape}."
+            f"indices must be integers, one per image ({count},), got {indices.dtype} of shape {indices.shape}."
         )
-    if num_steps < 1:
-        raise UserError(f"num_steps must be at least 1, got {num_steps}.")
+    check_count(num_steps, "num_steps")
     sign = jnp.where(anomalous == 0, 1.0, -1.0)
     # In rows of padding the ball is a point.
-    radius = jnp.where(anomalous >= 0, jnp.asarray(eps, jnp.float32), 0.0)
-    step = radius * (2.5 / num_steps) if step_size is None else jnp.asarray(step_size, jnp.float32)
+    radius = jnp.where(anomalous >= 0, eps, 0.0)
+    step = radius * (2.5 / num_steps) if step_size is None else step_size
     start = images
     if random_start:
-        keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, indices)
+        keys = fold_in(single_key(key), indices)
         noise = jax.vmap(lambda k: norms.random_perturbation(k, (1, *images.shape[1:]), eps=1.0, norm=norm)[0])(keys)
         start = jnp.clip(images + noise * norms.per_example(radius, images.shape), 0.0, 1.0)
     options = {"eps": radius, "step_size": step, "num_steps": num_steps, "norm": norm}

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from arinv.errors import UserError, unknown
-from arinv.ops.images import check_images
+from arinv.ops.inputs import as_images, layer_features
 from arinv.ops.wct import StyleMoments, style_moments, transfer
 from arinv.types import Array, ArrayLike, DecodeFn, FeaturesFn
 
@@ -62,7 +62,7 @@ def stylize(
       style: [B, H', W', 3] in [0, 1].
       variant: of the transform, "official", "ust" or "ct"; see ops.wct.
       method: "eigh" or "newton_schulz"; see ops.wct.
-      alpha: share of the transformed features at each level, 1 for all; 0 encodes and decodes the content.
+      alpha: share of the transformed features at each level, 0 to 1 for all; 0 encodes and decodes the content.
       order: "official" or "paper", see above.
       content_labels: int [B, H, W], 0..num_labels-1: each region takes on the style of the same label's region, and is
         left as it is where that is missing or much smaller or larger.
@@ -73,11 +73,12 @@ def stylize(
       float32 [B, H, W, 3] in [0, 1].
 
     Raises:
-      UserError: no level, images outside [0, 1], unknown names, different numbers of contents and styles, labels of one
-        side only.
+      UserError: no level, images outside [0, 1] or of a size that a level does not return, unknown names, alpha outside
+        0 to 1, different numbers of contents and styles, or labels of one side only.
 
     Source: Rojas-Gomez et al. 2022, section 3.3 and released code.
     """
+    content, style = as_images(content, "content"), as_images(style, "style")
     if content.shape[0] != style.shape[0]:
         raise UserError(
             f"{content.shape[0]} contents cannot be paired with {style.shape[0]} styles; give as many of each"
@@ -115,7 +116,8 @@ def encode_style(
       UserError: no level, images outside [0, 1], unknown names, or labels without their number.
     """
     _check_levels(levels)
-    check_images(style, "style")
+    style = as_images(style, "style")
+    _check_labels(labels, style, "style")
     code = []
     for level in levels:
         features = _features(level, style)
@@ -143,7 +145,7 @@ def stylize_with(
       levels: from the shallowest to the deepest.
       content: [B, H, W, 3] in [0, 1], of a size that the levels return.
       codes: of B styles each, from `encode_style` with the same levels, variant and number of labels.
-      weights: of the codes.
+      weights: of the codes, 0 or more; their sum is 1.
       variant: see `stylize`.
       method: see `stylize`.
       alpha: see `stylize`.
@@ -155,22 +157,29 @@ def stylize_with(
       float32 [B, H, W, 3] in [0, 1].
 
     Raises:
-      UserError: no level, images outside [0, 1], unknown names, codes of other levels or another number of labels, or
-        weights that are not one a code.
+      UserError: no level, images outside [0, 1] or of a size that a level does not return, unknown names, codes of
+        other levels or another number of labels, alpha outside 0 to 1, or weights that are not one a code or do not sum
+        to 1.
     """
     _check_levels(levels)
-    check_images(content, "content")
+    images = as_images(content, "content")
+    _check_labels(labels, images, "content")
     if order not in ORDERS:
         raise unknown("order of levels", order, ORDERS)
     if any(len(code) != len(levels) for code in codes):
         raise UserError(f"codes of styles are for {[len(code) for code in codes]} levels; there are {len(levels)} here")
     options = {"weights": weights, "variant": variant, "method": method, "alpha": alpha, "num_labels": num_labels}
-    images = jnp.asarray(content, jnp.float32)
     for i in _sequence(len(levels), order):
         features = _features(levels[i], images)
         regions = _resize_labels(labels, features)
         features = transfer(features, [code[i] for code in codes], labels=regions, **options)
-        images = jnp.clip(levels[i].decode_fn(features).astype(jnp.float32), 0.0, 1.0)
+        decoded = jnp.asarray(levels[i].decode_fn(features), jnp.float32)
+        if decoded.shape != images.shape:
+            sizes = (f"{x.shape[1]} x {x.shape[2]} px" for x in (images, decoded))
+            raise UserError(
+                "level {} makes images of {} into {}; pad or resize the content first".format(levels[i].layer, *sizes)
+            )
+        images = jnp.clip(decoded, 0.0, 1.0)
     return images
 
 
@@ -185,10 +194,17 @@ def _check_levels(levels: Sequence[Level]) -> None:
 
 
 def _features(level: Level, images: ArrayLike) -> Array:
-    features = level.features_fn(jnp.asarray(images, jnp.float32))
-    if level.layer not in features:
-        raise unknown("layer", level.layer, features)
-    return features[level.layer]
+    (features,) = layer_features(level.features_fn, images, (level.layer,))
+    if features.ndim != 4:
+        raise UserError(f"{level.layer} has shape {features.shape}; a level needs a spatial feature [B, h, w, C].")
+    return features
+
+
+def _check_labels(labels: ArrayLike | None, images: Array, name: str) -> None:
+    if labels is not None and jnp.shape(labels) != images.shape[:3]:
+        raise UserError(
+            f"labels have shape {jnp.shape(labels)}; must be one for each pixel of {name} {images.shape[:3]}"
+        )
 
 
 def _resize_labels(labels: ArrayLike | None, features: Array) -> Array | None:

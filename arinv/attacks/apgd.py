@@ -20,6 +20,7 @@ from arinv.attacks.rows import Rows, first_success, noise_of_length_one, prepare
 from arinv.errors import UserError, unknown
 from arinv.ops import loops, norms
 from arinv.ops.box_projections import project_l1_ball
+from arinv.ops.inputs import as_images, check_count
 from arinv.types import Array, ArrayLike, LogitsFn
 
 LOSSES = {"ce": objectives.cross_entropy, "dlr": objectives.dlr, "dlr_targeted": objectives.targeted_dlr}
@@ -50,7 +51,9 @@ def apgd(
     num_restarts: int = 1,
     targets: ArrayLike | None = None,
     large_radii: bool = False,
-) -> Array:
+    init: ArrayLike | None = None,
+    return_losses: bool = False,
+) -> Array | tuple[Array, Array]:
     """Returns APGD adversarial images.
 
     For each example this is the last iterate that was misclassified, or that of the highest loss where none was.
@@ -70,24 +73,30 @@ def apgd(
       targets: int [B]: the classes that "dlr_targeted" leads to; may be traced. -1 is padding as above.
       large_radii: for "l1": spend 30 % of the steps at 3 eps, then 30 % at 2 eps, then the rest at eps, each
         from the best point before. Two more forward and backward passes.
+      init: float [B, H, W, C] in [0, 1]: where the first start is, brought into the ball; random if None.
+      return_losses: also return the highest losses.
 
     Returns:
-      float32 [B, H, W, C] in [0, 1], within `eps` of `images`, as a constant: no gradient flows through.
+      float32 [B, H, W, C] in [0, 1], within `eps` of `images`, as a constant: no gradient flows through. With
+      `return_losses` a pair of these and, float32 [B], the highest loss of any iterate of the same start, 0 in padding.
 
     Raises:
-      UserError: images outside [0, 1], an unknown norm or loss, a negative radius (where its value is
-        known), too few classes for the loss, or targets without a targeted loss and the other way round.
+      UserError: what `attacks.rows.prepare` refuses (images outside [0, 1], labels that the model does not have, a
+        model that does not return [B, K]), an unknown loss, too few classes for it, targets without a targeted loss
+        and the other way round, or `init` of another shape.
 
     Source: Croce & Hein 2020 (AutoAttack), algorithm 1; Croce & Hein 2021, algorithm 1 and section 4.2.
     """
-    norms.check_norm(norm)
-    eps = jnp.asarray(norms.check_radius(eps), jnp.float32)
+    rows = prepare(logits_fn, images, labels, eps=eps, norm=norm, targets=targets)
     _check_options(norm, loss, num_steps, targets, large_radii)
-    rows = prepare(images, labels, targets=targets)
-    evaluate = _evaluation(logits_fn, loss, rows)
+    eps, evaluate = rows.eps, _evaluation(loss, rows)
+    first = None if init is None else _first_start(init, rows.images, eps * RADII[0][0] if large_radii else eps, norm)
 
-    def attack(keys, _):
-        start = _random_start(keys, rows.images, eps * RADII[0][0] if large_radii else eps, norm)
+    def attack(keys, restart):
+        start = first
+        if init is None or num_restarts > 1:
+            start = _random_start(keys, rows.images, eps * RADII[0][0] if large_radii else eps, norm)
+            start = start if init is None else jnp.where(restart == 0, first, start)
         if large_radii:
             run = _run_through_radii(evaluate, rows.images, start, eps, num_steps)
         elif norm == "l1":
@@ -96,25 +105,27 @@ def apgd(
         else:
             rule = momentum_rule(rows.images, eps=eps, norm=norm, num_steps=num_steps)
             run = _run(evaluate, rule, start, num_steps)
-        return select(run.broken, run.adversarial, run.best_x), run.broken | ~rows.real
+        return (select(run.broken, run.adversarial, run.best_x), run.best_loss), run.broken | ~rows.real
 
     keys = row_keys(key, batch_size=rows.images.shape[0])
-    adversarial = first_success(keys, rows.images, attack, num_restarts=num_restarts)
-    return jax.lax.stop_gradient(select(rows.real, adversarial, rows.images))
+    like = rows.images, jnp.zeros(keys.shape, jnp.float32)
+    adversarial, losses = first_success(keys, like, attack, num_restarts=num_restarts)
+    adversarial = jax.lax.stop_gradient(select(rows.real, adversarial, rows.images))
+    return (adversarial, jax.lax.stop_gradient(losses)) if return_losses else adversarial
 
 
-def _evaluation(logits_fn: LogitsFn, loss: str, rows: Rows) -> Callable[[Array], tuple[Array, Array, Array]]:
+def _evaluation(loss: str, rows: Rows) -> Callable[[Array], tuple[Array, Array, Array]]:
     """Returns images -> (losses [B], whether misclassified [B], gradient)."""
     classes = (rows.labels,) if rows.targets is None else (rows.labels, rows.targets)
 
     def total(x):
-        logits = logits_fn(x)
+        logits = rows.logits_fn(x)
         losses = jnp.where(rows.real, LOSSES[loss](logits, *classes), 0.0)
-        return jnp.sum(losses), (losses, jnp.argmax(logits, axis=1) != rows.labels)
+        return jnp.sum(losses), (losses, objectives.misclassified(logits, rows.labels))
 
     def evaluate(x):
         (_, (losses, wrong)), gradient = jax.value_and_grad(total, has_aux=True)(x)
-        return losses, wrong, gradient
+        return losses, wrong, norms.finite_gradient(gradient)
 
     return evaluate
 
@@ -154,8 +165,9 @@ def _run(evaluate: Callable, rule: Rule, start: Array, num_steps: ArrayLike | in
 def _run_through_radii(evaluate: Callable, images: Array, start: Array, eps: Array, num_steps: int) -> _Run:
     counts = [math.ceil(share * num_steps) for _, share in RADII[:-1]]
     counts.append(num_steps - sum(counts))
-    periods = jnp.asarray([_period(count) for count in counts])
-    counts, radii = jnp.asarray(counts), jnp.asarray([radius for radius, _ in RADII])
+    periods = jnp.asarray([_period(count) for count in counts], jnp.int32)
+    counts = jnp.asarray(counts, jnp.int32)
+    radii = jnp.asarray([radius for radius, _ in RADII], jnp.float32)
 
     def stage(j, start):
         radius = radii[j] * eps
@@ -168,9 +180,19 @@ def _run_through_radii(evaluate: Callable, images: Array, start: Array, eps: Arr
     return jax.lax.fori_loop(0, len(RADII), lambda j, run: stage(j, run.best_x), nothing)
 
 
+def _first_start(init: ArrayLike, images: Array, eps: Array, norm: str) -> Array:
+    init = as_images(init, "init")
+    if init.shape != images.shape:
+        raise UserError(f"init must have the shape of the images {images.shape}, got {init.shape}.")
+    delta = jax.lax.stop_gradient(init) - images
+    if norm == "l1":
+        return jnp.clip(images + project_l1_ball(delta, images, eps=eps), 0.0, 1.0)
+    return jnp.clip(images + norms.project(delta, eps=eps, norm=norm), 0.0, 1.0)
+
+
 def _random_start(keys: Array, images: Array, eps: Array, norm: str) -> Array:
     if norm == "l1":
-        noise = jax.vmap(functools.partial(jax.random.normal, shape=images.shape[1:]))(keys)
+        noise = jax.vmap(functools.partial(jax.random.normal, shape=images.shape[1:], dtype=jnp.float32))(keys)
         return jnp.clip(images + project_l1_ball(noise, images, eps=eps), 0.0, 1.0)
     noise = noise_of_length_one(keys, images.shape[1:], norm=norm)
     return jnp.clip(images + norms.per_example(eps, images.shape) * noise, 0.0, 1.0)
@@ -183,9 +205,9 @@ def _period(num_steps: int) -> int:
 def _check_options(norm: str, loss: str, num_steps: int, targets, large_radii: bool) -> None:
     if loss not in LOSSES:
         raise unknown("loss", loss, LOSSES)
-    if num_steps < 1:
-        raise UserError(f"num_steps must be at least 1, got {num_steps}.")
+    check_count(num_steps, "num_steps")
     if (targets is not None) != (loss == "dlr_targeted"):
-        raise UserError(f'loss "{loss}" with targets={targets}: targets go with "dlr_targeted", and only with it.')
+        given = "without targets" if targets is None else "with targets"
+        raise UserError(f'loss "{loss}" {given}: targets go with "dlr_targeted", and only with it.')
     if large_radii and norm != "l1":
         raise UserError(f'large_radii is for norm "l1", got "{norm}".')

@@ -110,7 +110,7 @@ def momentum_rule(images: Array, *, eps: ArrayLike | float, norm: str, num_steps
         return known, halve
 
     def step(i, known, x, previous, gradient):
-        direction = norms.steepest_ascent(_scaled(gradient), norm=norm)
+        direction = norms.steepest_ascent(gradient, norm=norm)
         moved = inside(x + column(known.step_size) * direction)
         weight = jnp.where(i > 0, 0.75, 1.0)
         return inside(x + weight * (moved - x) + (1.0 - weight) * (x - previous))
@@ -167,9 +167,3 @@ def _sparse_direction(gradient: Array, fraction: Array) -> Array:
     least = jnp.take_along_axis(jnp.sort(sizes, axis=1), place[:, None], axis=1)[:, 0]
     signs = jnp.where(jnp.abs(gradient) >= column(least), jnp.sign(gradient), 0.0)
     return signs / column(jnp.maximum(norms.norm(signs, "l1"), 1.0))
-
-
-def _scaled(gradient: Array) -> Array:
-    """Returns a gradient with a largest value of 1: that of a very confident model has no length in float32."""
-    largest = norms.norm(gradient, "linf")
-    return gradient / column(jnp.where(largest > 0, largest, 1.0))

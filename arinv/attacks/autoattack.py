@@ -19,18 +19,25 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from arinv.attacks import checks
-from arinv.attacks import rows as row_ops
 from arinv.attacks.autoattack_batches import ATTACKS, Outcome, attack_batch
 from arinv.attacks.autoattack_rounds import rounds as rounds_of
 from arinv.attacks.autoattack_state import AttackRecord, AutoAttackResult, AutoAttackState, Progress
-from arinv.attacks.buckets import Buckets, PlaceFn, as_pytree, largest_classes, make_buckets, rank
+from arinv.attacks.buckets import (
+    Buckets,
+    PlaceFn,
+    as_pytree,
+    count_classes,
+    largest_classes,
+    make_buckets,
+    rank,
+)
+from arinv.attacks.rows import single_key
 from arinv.errors import UserError
 from arinv.ops import norms
-from arinv.ops.images import check_images
+from arinv.ops.inputs import as_labels, as_radius, check_count, check_images
 from arinv.types import Array, ArrayLike, LogitsFn
 
 
@@ -101,27 +108,28 @@ def autoattack(
       The result.
 
     Raises:
-      UserError: no PRNG key, images outside [0, 1], an unknown norm or attack, a negative radius, a count below 1, no
-        image, a batch_size that is no multiple of multiple_of, too few classes for an attack, or a state of other
-        settings, images or weights.
+      UserError: no PRNG key, images outside [0, 1], labels that the model does not have, a model that does not return
+        [B, K], an unknown norm or attack, a negative radius, a count below 1, no image, a batch_size that is no
+        multiple of multiple_of, too few classes for an attack, or a state of other settings, images or weights.
 
     Source: Croce & Hein 2020 (AutoAttack), section 6.
     """
-    key = row_ops.typed_key(key)
+    key = single_key(key)
     norms.check_norm(norm)
-    check_images(images)
-    images, labels = np.asarray(images, np.float32), row_ops.checked_labels(labels, count=len(images))
+    images = np.clip(np.asarray(check_images(images), np.float32), 0.0, 1.0)
+    radius = as_radius(eps, batch_size=None, norm=norm)
     _check_counts(
         num_steps=num_steps, num_targets=num_targets, num_queries=num_queries, queries_per_round=queries_per_round
     )
     model, buckets = as_pytree(logits_fn), make_buckets(
         batch_size=batch_size, smallest_batch=smallest_batch, multiple_of=multiple_of, place=place
     )  # fmt: skip
-    num_classes = jax.eval_shape(model, jax.ShapeDtypeStruct((1, *images.shape[1:]), jnp.float32)).shape[1]
+    num_classes = count_classes(model, images)
+    labels = _checked_labels(labels, len(images), num_classes)
     pieces = -(-num_queries // queries_per_round)
     rounds = rounds_of(attacks, norm=norm, num_classes=num_classes, num_targets=num_targets, pieces=pieces)
-    run = _Run(key, model, images, labels, float(norms.check_radius(eps)), norm, num_steps, num_queries,
-               queries_per_round, rounds, buckets)  # fmt: skip
+    run = _Run(key, model, images, labels, float(radius), norm, num_steps, num_queries, queries_per_round, rounds,
+               buckets)  # fmt: skip
     count = 1 + max((n for name, n in rounds.items() if name in ("apgd-t", "fab-t")), default=0)
     state = _begin(run, count) if state is None else _resume(run, state)
     while state.attack < len(rounds):
@@ -234,6 +242,7 @@ def _take(run: _Run, state: AutoAttackState, rows: np.ndarray, outcome: Outcome)
     predictions = largest_classes(run.model, outcome.images, count=state.classes.shape[1])
     found, predictions = np.asarray(outcome.images)[: len(rows)], np.asarray(predictions)[: len(rows), 0]
     broken = predictions != run.labels[rows]
+    broken &= checks.are_within(found, run.images[rows], eps=run.eps, norm=run.norm)  # whatever an attack returns
     state.robust[rows[broken]] = False
     state.predictions[rows[broken]] = predictions[broken]
     if outcome.margins is None:
@@ -243,10 +252,19 @@ def _take(run: _Run, state: AutoAttackState, rows: np.ndarray, outcome: Outcome)
     state.adversarial[rows] = found
 
 
+def _checked_labels(labels: ArrayLike, count: int, num_classes: int) -> np.ndarray:
+    labels = np.asarray(as_labels(labels, batch_size=count, num_classes=num_classes))
+    if not np.any(labels >= 0):
+        raise UserError(f"no image to attack: all {count} labels are -1 (padding).")
+    return labels
+
+
 def _check_counts(**counts: int) -> None:
     for name, count in counts.items():
-        if count < 1:
-            raise UserError(f"{name} must be at least 1, got {count}; an attack is left out with `attacks`.")
+        try:
+            check_count(count, name)
+        except UserError as error:
+            raise UserError(f"{error} An attack is left out with `attacks`.") from None
 
 
 def _settings(run: _Run) -> str:

@@ -14,6 +14,7 @@ import numpy as np
 
 from arinv.attacks import objectives
 from arinv.errors import UserError
+from arinv.ops.inputs import as_labels, as_logits, check_count, check_images
 from arinv.types import Array, LogitsFn
 
 _WORTHWHILE = 0.75  # a batch is split if that saves a quarter of its rows
@@ -72,10 +73,9 @@ def make_buckets(
     Raises:
       UserError: a number below 1, or a batch_size that is no multiple.
     """
-    if min(batch_size, smallest_batch) < 1:
-        raise UserError(f"batch_size {batch_size} and smallest_batch {smallest_batch} must be at least 1.")
-    if multiple_of < 1:
-        raise UserError(f"multiple_of must be at least 1, got {multiple_of}.")
+    check_count(batch_size, "batch_size")
+    check_count(smallest_batch, "smallest_batch")
+    check_count(multiple_of, "multiple_of")
     if batch_size % multiple_of:
         nearest = max(1, batch_size // multiple_of) * multiple_of
         raise UserError(f"batch_size {batch_size} is not a multiple of multiple_of {multiple_of}; use {nearest}.")
@@ -94,6 +94,8 @@ def as_pytree(logits_fn: LogitsFn) -> jax.tree_util.Partial:
     Returns:
       The same, as a `jax.tree_util.Partial`.
     """
+    if not callable(logits_fn):
+        raise UserError(f"logits_fn must be a function from images to logits [B, K], got {type(logits_fn).__name__}.")
     return logits_fn if isinstance(logits_fn, jax.tree_util.Partial) else jax.tree_util.Partial(logits_fn)
 
 
@@ -109,9 +111,26 @@ def largest_classes(model: LogitsFn, images: Array, *, count: int) -> Array:
     Returns:
       int32 [B, count], the prediction first; -1 in rows with NaN, which predict nothing.
     """
-    logits = model(images).astype(jnp.float32)
+    logits = as_logits(model(images), batch_size=images.shape[0], name="what logits_fn returns")
     undefined = jnp.any(jnp.isnan(logits), axis=1, keepdims=True)  # the largest would be the first NaN: class 0
     return jnp.where(undefined, -1, jax.lax.top_k(logits, count)[1])
+
+
+def count_classes(model: LogitsFn, images: np.ndarray) -> int:
+    """Returns how many classes a model has, having checked that it returns logits.
+
+    Args:
+      model: as for `largest_classes`.
+      images: float32 [N, H, W, C], of which only the shape counts.
+
+    Raises:
+      UserError: it does not return logits [B, K].
+    """
+
+    def logits(x):
+        return as_logits(model(x), batch_size=1, name="what logits_fn returns")
+
+    return jax.eval_shape(logits, jax.ShapeDtypeStruct((1, *images.shape[1:]), jnp.float32)).shape[1]
 
 
 def rank(model: LogitsFn, images: np.ndarray, buckets: Buckets, *, count: int = 1) -> np.ndarray:
@@ -143,16 +162,22 @@ def margins(logits_fn: LogitsFn, images: np.ndarray, labels: np.ndarray, buckets
 
     Returns:
       float32 [N]; negative where an image is misclassified.
+
+    Raises:
+      UserError: images outside [0, 1], labels that the model does not have, or a model that does not return [B, K].
     """
     found, model = [np.zeros(0, np.float32)], as_pytree(logits_fn)
-    for length, batch in _batches({"image": images, "label": np.asarray(labels, np.int32)}, buckets):
+    images = np.asarray(check_images(images), np.float32)
+    labels = as_labels(labels, batch_size=len(images), num_classes=count_classes(model, images))
+    for length, batch in _batches({"image": images, "label": np.asarray(labels)}, buckets):
         found.append(np.asarray(_margins(model, batch["image"], batch["label"]))[:length])
     return np.concatenate(found)
 
 
 @jax.jit
 def _margins(model: LogitsFn, images: Array, labels: Array) -> Array:
-    return objectives.margin(model(images), jnp.maximum(labels, 0))
+    logits = as_logits(model(images), batch_size=images.shape[0], least=2, name="what logits_fn returns")
+    return objectives.margin(logits, jnp.maximum(labels, 0))
 
 
 def _batches(arrays: Mapping[str, np.ndarray], buckets: Buckets) -> Iterator[tuple[int, Mapping[str, Array]]]:

@@ -15,16 +15,19 @@ import numpy as np
 
 from arinv.attacks import objectives
 from arinv.attacks.apgd import apgd
-from arinv.attacks.buckets import Buckets, as_pytree, rank
+from arinv.attacks.buckets import Buckets, as_pytree, count_classes, rank
 from arinv.attacks.fab import fab
 from arinv.attacks.square import square
+from arinv.errors import UserError
 from arinv.ops import norms
 from arinv.ops.images import to_float, to_uint8
+from arinv.ops.inputs import as_images, as_labels, as_logits, as_radius, check_images
 from arinv.types import Array, ArrayLike, LogitsFn
 
 _SAME = 1e-4  # relative difference of logits between two runs of one program
 _ALIKE = 5e-2  # between two compilations, which may round otherwise, also in bfloat16
 _BALL_TOLERANCE = 1e-5
+_ORDERS = {"l1": 1, "l2": 2, "linf": np.inf}
 _SQUARE_GAIN = 0.002
 
 
@@ -47,19 +50,29 @@ class Rescored(NamedTuple):
 def inspect_model(logits_fn: LogitsFn, images: ArrayLike, labels: ArrayLike) -> list[str]:
     """Returns why attacks on a model may mislead: its logits are not what attacks take them for.
 
-    Looks for randomness, rows that depend on one another, probabilities in the place of logits, values that
-    are not finite, and gradients that are exactly zero.
+    Looks for randomness, rows that depend on one another, probabilities in the place of logits, logits and gradients
+    that are not finite, and gradients that are exactly zero.
 
     Args:
       logits_fn: images [B, H, W, C] in [0, 1] -> logits [B, K].
-      images: some dozen are enough.
-      labels: theirs.
+      images: float [B, H, W, C] in [0, 1]; some dozen are enough.
+      labels: int [B]; -1 is padding.
 
     Returns:
       Messages.
+
+    Raises:
+      UserError: images outside [0, 1], labels that the model does not have, or a model that does not return [B, K].
     """
-    model, x = as_pytree(logits_fn), jnp.asarray(images)
-    programs = [jax.jit(lambda model, x: model(x).astype(jnp.float32)) for _ in range(2)]  # each traced afresh
+    model, x = as_pytree(logits_fn), as_images(images)
+    labels = as_labels(labels, batch_size=len(x), num_classes=count_classes(model, x))
+    if not len(x):
+        return []
+
+    def program():  # each is traced afresh
+        return jax.jit(lambda model, x: as_logits(model(x), batch_size=len(x)))
+
+    programs = [program(), program()]
     logits = np.asarray(programs[0](model, x))
     if not np.isfinite(logits).all():
         return ["some logits are not finite (NaN or infinity): no attack can follow them."]
@@ -70,8 +83,8 @@ def inspect_model(logits_fn: LogitsFn, images: ArrayLike, labels: ArrayLike) -> 
             "the same images gave other logits the second time: the model is randomised, and a single gradient "
             "says little. Evaluate it without randomness, or average over it."
         )
-    elif len(images) > 1:
-        half = len(images) // 2
+    elif len(x) > 1:
+        half = len(x) // 2
         among_others = np.asarray(programs[0](model, x.at[half:].set(x[:1])))
         if _difference(logits[:half], among_others[:half]) > _SAME:
             messages.append(
@@ -84,7 +97,7 @@ def inspect_model(logits_fn: LogitsFn, images: ArrayLike, labels: ArrayLike) -> 
             "the logits are numbers from 0 to 1 that sum to 1: these seem to be probabilities. Leave the softmax "
             "away, or the gradients of the cross-entropy vanish."
         )
-    return messages + _zero_gradients(model, x, jnp.asarray(labels), logits.shape[1])
+    return messages + _unusable_gradients(model, x, labels, logits.shape[1])
 
 
 def square_gain(accuracies: Mapping[str, float]) -> list[str]:
@@ -125,7 +138,8 @@ def unmoved_at_radius_zero(
     Returns:
       Messages.
     """
-    model, labels = as_pytree(logits_fn), np.asarray(labels)
+    model, images = as_pytree(logits_fn), np.clip(np.asarray(check_images(images), np.float32), 0.0, 1.0)
+    labels = np.asarray(as_labels(labels, batch_size=len(images), num_classes=count_classes(model, images)))
     targets = np.where(labels < 0, -1, np.where(labels == 0, 1, 0))
     options = {"eps": 0.0, "norm": norm}
     attacks = {
@@ -152,6 +166,9 @@ def rescore(
 ) -> Rescored:
     """Returns how a model classifies stored adversarial images, as they are and rounded to 8 bits.
 
+    Images that are not finite or outside the ball or [0, 1] are no adversarial images: the messages say so, and their
+    originals are counted in their place.
+
     Args:
       logits_fn: images [B, H, W, C] in [0, 1] -> logits [B, K].
       images: the originals.
@@ -164,11 +181,17 @@ def rescore(
     Returns:
       The second count.
     """
-    model, labels = as_pytree(logits_fn), np.asarray(labels)
-    rounded = np.asarray(to_float(to_uint8(adversarial)))
-    predictions = (rank(model, x, buckets)[:, 0] for x in (adversarial, rounded))
+    model, images = as_pytree(logits_fn), np.asarray(check_images(images), np.float32)
+    labels = np.asarray(as_labels(labels, batch_size=len(images), num_classes=count_classes(model, images)))
+    eps, adversarial = float(as_radius(eps, batch_size=None)), np.asarray(adversarial, np.float32)
+    if adversarial.shape != images.shape:
+        raise UserError(f"adversarial must have the shape of the images {images.shape}, got {adversarial.shape}.")
+    within = are_within(adversarial, images, eps=eps, norm=norm)
+    counted = np.where(within[:, None, None, None], adversarial, images)
+    rounded = np.asarray(to_float(to_uint8(counted)))
+    predictions = (rank(model, x, buckets)[:, 0] for x in (counted, rounded))
     correct, correct_8bit = ((classes == labels) & (labels >= 0) for classes in predictions)  # -1 is NaN, or padding
-    distances = np.asarray(norms.norm(np.asarray(adversarial) - np.asarray(images), norm))
+    distances = np.asarray(norms.norm(adversarial - images, norm))
     messages = []
     if not np.isfinite(distances).all():
         messages.append("some adversarial images are not finite.")
@@ -179,11 +202,30 @@ def rescore(
     return Rescored(correct, correct_8bit, distances, messages)
 
 
+def are_within(adversarial: np.ndarray, images: np.ndarray, *, eps: float, norm: str) -> np.ndarray:
+    """Returns which images are finite, in [0, 1] and within a radius of their originals, to rounding.
+
+    Args:
+      adversarial: float32 [N, H, W, C].
+      images: float32 [N, H, W, C], their originals.
+      eps: the radius.
+      norm: "l1", "l2" or "linf".
+
+    Returns:
+      bool [N].
+    """
+    with np.errstate(invalid="ignore"):
+        moves = (adversarial - images).reshape(len(images), -1).astype(np.float64)
+        distances = np.linalg.norm(moves, ord=_ORDERS[norm], axis=1)
+        in_range = np.all((adversarial >= 0) & (adversarial <= 1), axis=(1, 2, 3))  # NaN is not
+        return in_range & (distances <= eps * (1 + _BALL_TOLERANCE) + _BALL_TOLERANCE)
+
+
 def _difference(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.max(np.abs(a - b)) / (np.max(np.abs(a)) + 1e-10)) if a.size else 0.0
 
 
-def _zero_gradients(model: LogitsFn, images: Array, labels: Array, num_classes: int) -> list[str]:
+def _unusable_gradients(model: LogitsFn, images: Array, labels: Array, num_classes: int) -> list[str]:
     if num_classes < 2:
         return []
     loss = objectives.dlr if num_classes > 2 else objectives.margin
@@ -192,11 +234,17 @@ def _zero_gradients(model: LogitsFn, images: Array, labels: Array, num_classes: 
     def total(x, model):
         return jnp.sum(jnp.where(real, loss(model(x), jnp.where(real, labels, 0)), 0.0))
 
-    gradient = jax.jit(jax.grad(total))(images, model)
-    count = int(jnp.sum(real & (norms.norm(gradient, "linf") == 0)))
-    if not count:
-        return []
-    return [
-        f"the gradient of {count} of {len(labels)} images is exactly zero: attacks that follow it stand still there. "
-        "The model saturates or is not differentiable."
-    ]
+    largest = norms.norm(jax.jit(jax.grad(total))(images, model), "linf")
+    zero, undefined = (int(jnp.sum(real & found)) for found in (largest == 0, ~jnp.isfinite(largest)))
+    messages = []
+    if zero:
+        messages.append(
+            f"the gradient of {zero} of {len(labels)} images is exactly zero: attacks that follow it stand still "
+            "there. The model saturates or is not differentiable."
+        )
+    if undefined:
+        messages.append(
+            f"the gradient of {undefined} of {len(labels)} images is not finite (NaN or infinity): attacks follow "
+            "what is left of it, and may miss much. Look for roots, powers and logarithms at 0 in the model."
+        )
+    return messages

@@ -12,11 +12,12 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from arinv.attacks.objectives import logit_difference
+from arinv.attacks.objectives import logit_difference, misclassified
 from arinv.attacks.rows import Rows, column, first_success, noise_of_length_one, prepare, row_keys, select
 from arinv.errors import UserError
 from arinv.ops import loops, norms
 from arinv.ops.box_projections import move_to_hyperplane
+from arinv.ops.inputs import check_count, check_number
 from arinv.types import Array, ArrayLike, LogitsFn
 
 _LEAST_LENGTH = 1e-8
@@ -69,17 +70,21 @@ def fab(
       found within `eps` come back unchanged.
 
     Raises:
-      UserError: images outside [0, 1], an unknown norm, a negative radius (where its value is known), or
-        fewer than 1 step.
+      UserError: what `attacks.rows.prepare` refuses (images outside [0, 1], labels that the model does not have, a
+        model that does not return [B, K]), fewer than 1 step, or a constant out of range.
 
     Source: Croce & Hein 2020 (FAB), algorithm 1.
     """
-    norms.check_norm(norm)
-    eps = norms.per_example(norms.check_radius(eps), (len(images),))
-    if num_steps < 1:
-        raise UserError(f"num_steps must be at least 1, got {num_steps}.")
-    rows = prepare(images, labels, targets=targets)
-    step = _step(logits_fn, rows, norm, (max_bias, overshoot, backward_step))
+    check_count(num_steps, "num_steps")
+    constants = (
+        check_number(max_bias, "max_bias", least=0.0, most=1.0),
+        check_number(overshoot, "overshoot", least=0.0),
+        check_number(backward_step, "backward_step", least=0.0, most=1.0),
+    )
+    if targets is None:
+        raise UserError("FAB needs targets, one class per image to approach.")
+    rows = prepare(logits_fn, images, labels, eps=eps, norm=norm, targets=targets)
+    eps, step = rows.eps, _step(rows, norm, constants)
 
     def attack(keys, restart):
         start = rows.images
@@ -97,8 +102,8 @@ def fab(
     return jax.lax.stop_gradient(select(rows.real, adversarial, rows.images))
 
 
-def _step(logits_fn: LogitsFn, rows: Rows, norm: str, constants: tuple[float, float, float]) -> Callable[[_Run], _Run]:
-    images, labels = rows.images, rows.labels
+def _step(rows: Rows, norm: str, constants: tuple[float, float, float]) -> Callable[[_Run], _Run]:
+    images, labels, logits_fn = rows.images, rows.labels, rows.logits_fn
     max_bias, overshoot, backward_step = constants
 
     def total(x):
@@ -107,6 +112,7 @@ def _step(logits_fn: LogitsFn, rows: Rows, norm: str, constants: tuple[float, fl
 
     def step(run):
         (_, differences), gradient = jax.value_and_grad(total, has_aux=True)(run.x)
+        gradient = norms.finite_gradient(gradient)
         # The plane as seen from the image: its own residual, without the cancellation of a common offset.
         from_image = differences + jnp.sum(gradient * (images - run.x), axis=(1, 2, 3))
 
@@ -118,9 +124,9 @@ def _step(logits_fn: LogitsFn, rows: Rows, norm: str, constants: tuple[float, fl
         here, there = (jnp.maximum(norms.norm(d, norm), _LEAST_LENGTH) for d in (move_here, move_there))
         bias = column(jnp.minimum(here / (here + there), max_bias))
         x = (1 - bias) * (run.x + overshoot * move_here) + bias * (images + overshoot * move_there)
-        x = jnp.clip(x, 0.0, 1.0)
+        x = jnp.where(jnp.isfinite(x), jnp.clip(x, 0.0, 1.0), run.x)  # differences of logits may not be finite
 
-        wrong = jnp.argmax(logits_fn(x), axis=1) != labels
+        wrong = misclassified(logits_fn(x), labels)
         distance = norms.norm(x - images, norm)
         nearer = wrong & (distance < run.distance)
         back = images + backward_step * (x - images)

@@ -11,10 +11,9 @@ import jax
 import jax.numpy as jnp
 
 from arinv.attacks.objectives import cross_entropy
-from arinv.attacks.rows import check_classes, select
-from arinv.errors import UserError
+from arinv.attacks.rows import prepare, select, single_key
 from arinv.ops import norms
-from arinv.ops.images import check_images
+from arinv.ops.inputs import as_radius, check_number
 from arinv.types import Array, ArrayLike, LogitsFn
 
 
@@ -50,32 +49,28 @@ def fgsm(
       float32 [B, H, W, C] in [0, 1], as a constant: no gradient flows through the attack.
 
     Raises:
-      UserError: images outside [0, 1], labels that are not one integer per image, an unknown norm, or a
-        negative radius, step or noise where values are known.
+      UserError: what `attacks.rows.prepare` refuses (images outside [0, 1], labels that the model does not have, a
+        model that does not return [B, K]), or a negative step or noise where values are known.
 
     Source: Wong et al. 2020, algorithm 3; de Jorge et al. 2022, algorithm 1, here clipped to [0, 1].
     """
-    check_images(images)
-    norms.check_norm(norm)
-    eps = norms.check_radius(eps)
-    step_size = eps if step_size is None else norms.check_radius(step_size, "step_size")
-    if noise < 0:
-        raise UserError(f"noise must be 0 or more, as a multiple of eps; got {noise}")
-    images = jax.lax.stop_gradient(jnp.asarray(images, jnp.float32))
-    labels = check_classes(labels, name="labels", batch_size=images.shape[0])
-    real = labels >= 0
+    rows = prepare(logits_fn, images, labels, eps=eps, norm=norm)
+    images = rows.images
+    step_size = rows.eps if step_size is None else as_radius(step_size, batch_size=len(images), name="step_size")
+    noise = check_number(noise, "noise", least=0.0, most=1e6)
 
     def loss(x):
-        losses = cross_entropy(logits_fn(x), jnp.where(real, labels, 0))
-        return jnp.sum(jnp.where(real, losses, 0.0))
+        losses = cross_entropy(rows.logits_fn(x), rows.labels)
+        return jnp.sum(jnp.where(rows.real, losses, 0.0))
 
     start = images
     if noise > 0:
-        radius = noise * jnp.asarray(eps, jnp.float32)
-        start = jnp.clip(images + norms.random_perturbation(key, images.shape, eps=radius, norm=norm), 0.0, 1.0)
+        radius = noise * rows.eps
+        perturbation = norms.random_perturbation(single_key(key), images.shape, eps=radius, norm=norm)
+        start = jnp.clip(images + perturbation, 0.0, 1.0)
     step = norms.per_example(step_size, images.shape) * norms.steepest_ascent(jax.grad(loss)(start), norm=norm)
     delta = start + step - images
     if project:
-        delta = norms.project(delta, eps=eps, norm=norm)
+        delta = norms.project(delta, eps=rows.eps, norm=norm)
     adversarial = jnp.clip(images + delta, 0.0, 1.0)
-    return jax.lax.stop_gradient(select(real, adversarial, images))
+    return jax.lax.stop_gradient(select(rows.real, adversarial, images))

@@ -114,6 +114,19 @@ def margin(logits: Array, labels: Array) -> Array:
     return _pick(logits, labels) - jnp.max(jnp.where(own, -jnp.inf, logits), axis=1)
 
 
+def misclassified(logits: Array, labels: Array) -> Array:
+    """Returns whether the largest logit is another one than the label's; logits with NaN predict nothing.
+
+    Args:
+      logits: [B, K].
+      labels: int [B].
+
+    Returns:
+      bool [B].
+    """
+    return (jnp.argmax(logits, axis=1) != labels) | jnp.any(jnp.isnan(logits), axis=1)
+
+
 def _pick(logits: Array, classes: Array) -> Array:
     return jnp.take_along_axis(logits, classes[:, None], axis=1)[:, 0]
 

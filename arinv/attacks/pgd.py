@@ -17,11 +17,11 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from arinv.attacks.objectives import cross_entropy
-from arinv.attacks.rows import check_classes, select
+from arinv.attacks.objectives import cross_entropy, misclassified
+from arinv.attacks.rows import Rows, prepare, select, single_key
 from arinv.errors import UserError
 from arinv.ops import loops, norms
-from arinv.ops.images import check_images
+from arinv.ops.inputs import check_count
 from arinv.types import Array, ArrayLike, LogitsFn
 
 # (logits [B, K], labels [B]) -> losses [B]
@@ -74,36 +74,38 @@ def pgd(
       through the attack.
 
     Raises:
-      UserError: images outside [0, 1], an unknown norm, a negative radius or step size (where
-        values are known), a loss that is not one number per example, or restarts without
-        `random_start`.
+      UserError: what `attacks.rows.prepare` refuses (images outside [0, 1], labels that the model does not have, a
+        model that does not return [B, K]), a negative step size (where its value is known), a loss that is not one
+        number per example, or restarts without `random_start`.
 
     Source: Madry et al. 2018, section 2.1; step size as recommended by Engstrom et al. 2019.
     """
-    check_images(images)
-    norms.check_norm(norm)
-    _check_counts(num_steps, num_restarts, random_start)
-    eps = norms.check_radius(eps)
+    check_count(num_steps, "num_steps")
+    if check_count(num_restarts, "num_restarts") > 1 and not random_start:
+        raise UserError(f"num_restarts={num_restarts} needs random_start=True, or every start is the same.")
+    key = single_key(key) if random_start else None
+    rows = prepare(logits_fn, images, labels, eps=eps, norm=norm, targets=targets)
+    images, goals = rows.images, rows.labels if targets is None else rows.targets
     if step_size is None:
-        step_size = jnp.asarray(eps, jnp.float32) * (2.5 / num_steps)
-    images = jax.lax.stop_gradient(jnp.asarray(images, jnp.float32))
-    goals, sign, real = _goals(labels, targets, images.shape[0])
-    losses_fn = _objective(logits_fn, loss_fn or cross_entropy, goals, sign, real)
+        step_size = rows.eps * (2.5 / num_steps)
+    losses_fn = _objective(rows, loss_fn or cross_entropy, goals, 1.0 if targets is None else -1.0)
 
     def attack(key):
         start = images
         if random_start:
-            noise = norms.random_perturbation(key, images.shape, eps=eps, norm=norm)
+            noise = norms.random_perturbation(key, images.shape, eps=rows.eps, norm=norm)
             start = jnp.clip(images + noise, 0.0, 1.0)
-        options = {"eps": eps, "step_size": step_size, "num_steps": num_steps, "norm": norm}
+        options = {"eps": rows.eps, "step_size": step_size, "num_steps": num_steps, "norm": norm}
         return projected_ascent(losses_fn, start, images, use_best=use_best, **options)
 
     def succeeds(x):
-        hit = jnp.argmax(logits_fn(x), axis=-1) == goals
-        return ~hit if targets is None else hit
+        logits = rows.logits_fn(x)
+        if targets is None:
+            return misclassified(logits, goals)
+        return ~misclassified(logits, goals)
 
     adversarial = _first_success(key, images, attack, succeeds, num_restarts)
-    return jax.lax.stop_gradient(select(real, adversarial, images))
+    return jax.lax.stop_gradient(select(rows.real, adversarial, images))
 
 
 def projected_ascent(
@@ -120,10 +122,11 @@ def projected_ascent(
 ) -> Array | tuple[Array, Array]:
     """Returns images near `images` at which a loss is high: the loop of PGD, for any objective.
 
-    Each step moves along the steepest ascent, projects onto the ball and clips to [0, 1].
+    Each step moves along the steepest ascent, projects onto the ball and clips to [0, 1]. Where a gradient is not
+    finite, the step follows the rest of it (see `ops.norms.finite_gradient`): every iterate is finite.
 
     Args:
-      losses_fn: images [B, H, W, C] -> losses [B]; rows independent.
+      losses_fn: images [B, H, W, C] -> losses [B]; rows independent. NaN is never the highest.
       start: float32 [B, H, W, C] in [0, 1], the first iterate.
       images: float32 [B, H, W, C] in [0, 1], the centres of the balls.
       eps: radius, a number or [B].
@@ -143,10 +146,11 @@ def projected_ascent(
 
     Source: Madry et al. 2018, section 2.1.
     """
-    step_size = norms.per_example(norms.check_radius(step_size, "step_size"), images.shape)
+    step_size = norms.per_example(step_size, images.shape, "step_size")
 
     def total(x):
-        losses, tally = losses_fn(x) if has_aux else (losses_fn(x), jnp.zeros(x.shape[:1]))
+        losses, tally = losses_fn(x) if has_aux else (losses_fn(x), jnp.zeros(x.shape[:1], jnp.float32))
+        losses = _check_losses(losses, x.shape[:1])
         return jnp.sum(losses), (losses, tally)  # rows are independent: the sum's gradient is each row's own
 
     def keep_best(best, x, losses):
@@ -174,7 +178,7 @@ def projected_ascent(
 def _first_success(key, images, attack, succeeds, num_restarts: int) -> Array:
     """Returns, for each example, the first restart that succeeds, or else the first of all."""
     if num_restarts == 1:
-        return attack(jax.random.fold_in(key, 0))
+        return attack(key if key is None else jax.random.fold_in(key, 0))
 
     def restart(i, carry):
         x, done = carry
@@ -183,34 +187,21 @@ def _first_success(key, images, attack, succeeds, num_restarts: int) -> Array:
         return select((success & ~done) | (i == 0), candidate, x), done | success
 
     nothing = jnp.zeros_like(images), jnp.zeros(images.shape[:1], bool)
-    return jax.lax.fori_loop(0, num_restarts, restart, nothing)[0]
+    return loops.fori_loop(0, num_restarts, restart, nothing)[0]
 
 
-def _objective(logits_fn, loss_fn, goals, sign, real) -> Callable[[Array], Array]:
+def _objective(rows: Rows, loss_fn: LossFn, goals: Array, sign: float) -> Callable[[Array], Array]:
     def losses_fn(x):
-        losses = loss_fn(logits_fn(x), goals)
-        if losses.shape != goals.shape:
-            raise UserError(
-                f"the loss must be one number per example {goals.shape}, got {losses.shape}; "
-                "leave the mean to the caller."
-            )
-        return jnp.where(real, sign * losses.astype(jnp.float32), 0.0)
+        losses = _check_losses(loss_fn(rows.logits_fn(x), goals), goals.shape)
+        return jnp.where(rows.real, sign * losses, 0.0)
 
     return losses_fn
 
 
-def _goals(labels, targets, batch_size: int) -> tuple[Array, float, Array]:
-    """Returns the classes to leave or to approach, the sign of the objective, and the real rows."""
-    labels = check_classes(labels, name="labels", batch_size=batch_size)
-    goals = labels if targets is None else check_classes(targets, name="targets", batch_size=batch_size)
-    real = (labels >= 0) & (goals >= 0)
-    return jnp.where(real, goals, 0), 1.0 if targets is None else -1.0, real
-
-
-def _check_counts(num_steps: int, num_restarts: int, random_start: bool) -> None:
-    if num_steps < 1:
-        raise UserError(f"num_steps must be at least 1, got {num_steps}.")
-    if num_restarts < 1:
-        raise UserError(f"num_restarts must be at least 1 (a single start), got {num_restarts}.")
-    if num_restarts > 1 and not random_start:
-        raise UserError(f"num_restarts={num_restarts} needs random_start=True, or every start is the same.")
+def _check_losses(losses: Array, shape: tuple[int, ...]) -> Array:
+    if getattr(losses, "shape", None) != shape or not jnp.issubdtype(losses.dtype, jnp.floating):
+        found = f"{losses.dtype} of shape {losses.shape}" if hasattr(losses, "shape") else type(losses).__name__
+        raise UserError(
+            f"the loss must be one floating-point number per example {shape}, got {found}; leave the mean out."
+        )
+    return losses.astype(jnp.float32)

@@ -4,17 +4,18 @@ An attack treats each row by itself. With a key for each row its result depends 
 the batch nor on how many there are.
 """
 
+import functools
+import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from arinv.errors import UserError
 from arinv.ops import norms
-from arinv.ops.images import check_images
-from arinv.types import Array, ArrayLike
+from arinv.ops.inputs import as_images, as_labels, as_radius, check_count, checked_logits_fn
+from arinv.types import Array, ArrayLike, LogitsFn
 
 
 class Rows(NamedTuple):
@@ -22,62 +23,63 @@ class Rows(NamedTuple):
 
     Attributes:
       images: float32 [B, H, W, C] in [0, 1], constants.
-      labels: int [B]; 0 in rows of padding.
-      targets: int [B], likewise, or None.
+      labels: int32 [B]; 0 in rows of padding.
+      targets: int32 [B], likewise, or None.
       real: bool [B], False in rows of padding.
+      eps: float32 [] or [B].
+      logits_fn: images -> float32 logits [B, K], checked when it is traced.
     """
 
     images: Array
     labels: Array
     targets: Array | None
     real: Array
+    eps: Array
+    logits_fn: LogitsFn
 
 
-def prepare(images: ArrayLike, labels: ArrayLike, *, targets: ArrayLike | None = None) -> Rows:
-    """Returns a batch made ready for an attack.
+def prepare(
+    logits_fn: LogitsFn,
+    images: ArrayLike,
+    labels: ArrayLike,
+    *,
+    eps: ArrayLike | float,
+    norm: str,
+    targets: ArrayLike | None = None,
+) -> Rows:
+    """Returns what enters an attack, having checked it: the door of all attacks.
 
     Args:
-      images: float32 [B, H, W, C] in [0, 1].
+      logits_fn: images [B, H, W, C] in [0, 1] -> logits [B, K], K at least 2.
+      images: floating point [B, H, W, C] in [0, 1].
       labels: int [B]; rows labelled -1 are padding.
+      eps: radius in units of `images`, a number or one per example [B].
+      norm: "l1", "l2" or "linf".
       targets: int [B], classes to approach; -1 is padding too.
 
     Returns:
       The batch.
 
     Raises:
-      UserError: images outside [0, 1], or classes that are not one integer per image.
+      UserError: images outside [0, 1], classes that are not one integer per image or not among the model's, an unknown
+        norm, a negative radius, or a model that does not return logits [B, K] (values: where they are known).
     """
-    check_images(images)
-    images = jax.lax.stop_gradient(jnp.asarray(images, jnp.float32))
-    labels = check_classes(labels, name="labels", batch_size=images.shape[0])
+    norms.check_norm(norm)
+    images = as_images(images)
+    count = images.shape[0]
+    eps = as_radius(eps, batch_size=count, norm=norm)
+    # No two images are further apart than this, in any norm; much larger radii would overflow.
+    eps = jnp.minimum(eps, 10.0 * math.prod(images.shape[1:]))
+    logits_fn = checked_logits_fn(logits_fn, batch_size=count, labels=labels, targets=targets)
+    labels = as_labels(labels, batch_size=count)
     real = labels >= 0
     if targets is not None:
-        targets = check_classes(targets, name="targets", batch_size=images.shape[0])
+        targets = as_labels(targets, batch_size=count, name="targets")
         real &= targets >= 0
         targets = jnp.where(real, targets, 0)
-    return Rows(images, jnp.where(real, labels, 0), targets, real)
-
-
-def check_classes(classes: ArrayLike, *, name: str, batch_size: int) -> Array:
-    """Returns class numbers as an array, having checked that there is one per image.
-
-    Args:
-      classes: what a caller handed in.
-      name: what the error calls it.
-      batch_size: number of images.
-
-    Returns:
-      Integer [B].
-
-    Raises:
-      UserError: another shape, or not integers.
-    """
-    classes = jnp.asarray(classes)
-    if classes.shape != (batch_size,) or not jnp.issubdtype(classes.dtype, jnp.integer):
-        raise UserError(
-            f"{name} must be integers, one per image ({batch_size},), got {classes.dtype} of shape {classes.shape}."
-        )
-    return classes
+    # What float32 arithmetic may have left outside of the range is cut off, so that no result leaves it.
+    images = jnp.clip(jax.lax.stop_gradient(images), 0.0, 1.0)
+    return Rows(images, jnp.where(real, labels, 0), targets, real, eps, logits_fn)
 
 
 def typed_key(key: Array) -> Array:
@@ -92,12 +94,30 @@ def typed_key(key: Array) -> Array:
     Raises:
       UserError: no key.
     """
-    dtype, shape = jnp.result_type(key), jnp.shape(key)
-    if jnp.issubdtype(dtype, jax.dtypes.prng_key):
+    dtype, shape = getattr(key, "dtype", type(key).__name__), getattr(key, "shape", ())
+    if not isinstance(dtype, str) and jnp.issubdtype(dtype, jax.dtypes.prng_key):
         return key
     if dtype != jnp.uint32 or shape[-1:] != jax.random.key_data(jax.random.key(0)).shape:
         raise UserError(f"key must be a PRNG key such as jax.random.key(0), got {dtype} of shape {shape}.")
     return jax.random.wrap_key_data(key)
+
+
+def single_key(key: Array) -> Array:
+    """Returns a key as one of `jax.random.key`, having checked that it is one.
+
+    Args:
+      key: one, of either kind.
+
+    Returns:
+      The same key.
+
+    Raises:
+      UserError: no key, or several.
+    """
+    key = typed_key(key)
+    if key.shape:
+        raise UserError(f"key must be one PRNG key, got keys of the shape {key.shape}.")
+    return key
 
 
 def row_keys(key: Array, *, batch_size: int) -> Array:
@@ -168,26 +188,25 @@ def column(values: Array) -> Array:
 
 
 def first_success(
-    keys: Array, images: Array, attack: Callable[[Array, Array], tuple[Array, Array]], *, num_restarts: int
-) -> Array:
+    keys: Array, like: Any, attack: Callable[[Array, Array], tuple[Any, Array]], *, num_restarts: int
+) -> Any:
     """Returns, for each row, the first restart of an attack that succeeds, or else the first of all.
 
     It ends once all rows have succeeded.
 
     Args:
       keys: [B].
-      images: [B, H, W, C].
-      attack: (keys [B], number of the restart) -> (images [B, H, W, C], success [B]).
+      like: arrays [B, ...] of the shapes and dtypes of the result.
+      attack: (keys [B], number of the restart) -> (arrays [B, ...] such as images, success [B]).
       num_restarts: at least 1.
 
     Returns:
-      [B, H, W, C].
+      Such arrays.
 
     Raises:
       UserError: no restart.
     """
-    if num_restarts < 1:
-        raise UserError(f"num_restarts must be at least 1 (a single start), got {num_restarts}.")
+    check_count(num_restarts, "num_restarts")
     if num_restarts == 1:
         return attack(fold_in(keys, 0), jnp.int32(0))[0]
 
@@ -196,11 +215,12 @@ def first_success(
         return (i < num_restarts) & ~jnp.all(done)
 
     def restart(carry):
-        i, x, done = carry
+        i, best, done = carry
         candidate, success = attack(fold_in(keys, i), i)
-        return i + 1, select((success & ~done) | (i == 0), candidate, x), done | success
+        chosen = (success & ~done) | (i == 0)
+        return i + 1, jax.tree.map(functools.partial(select, chosen), candidate, best), done | success
 
-    nothing = jnp.int32(0), jnp.zeros_like(images), jnp.zeros(images.shape[:1], bool)
+    nothing = jnp.int32(0), jax.tree.map(jnp.zeros_like, like), jnp.zeros(keys.shape, bool)
     return jax.lax.while_loop(unfinished, restart, nothing)[1]
 
 
@@ -216,26 +236,3 @@ def select(mask: Array, x: Array, y: Array) -> Array:
       [B, ...].
     """
     return jnp.where(mask.reshape(mask.shape + (1,) * (x.ndim - 1)), x, y)
-
-
-def checked_labels(labels: ArrayLike, *, count: int) -> np.ndarray:
-    """Returns labels after a check.
-
-    Args:
-      labels: int [count]; -1 is padding.
-      count: number of images.
-
-    Returns:
-      int32 [count].
-
-    Raises:
-      UserError: other labels, or nothing but padding.
-    """
-    labels = np.asarray(labels)
-    if labels.shape != (count,) or not np.issubdtype(labels.dtype, np.integer):
-        raise UserError(
-            f"labels must be integers, one per image ({count},), got {labels.dtype} of shape {labels.shape}."
-        )
-    if not np.any(labels >= 0):
-        raise UserError(f"no image to attack: all {count} labels are -1 (padding).")
-    return labels.astype(np.int32)

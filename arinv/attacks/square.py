@@ -22,6 +22,7 @@ from arinv.attacks.objectives import margin
 from arinv.attacks.rows import Rows, fold_in, prepare, row_keys, select
 from arinv.ops import norms
 from arinv.ops.box_projections import project_l1_ball
+from arinv.ops.inputs import check_count
 from arinv.types import Array, ArrayLike, LogitsFn
 
 _FLOOR = 1e-12
@@ -73,10 +74,12 @@ def square(
       float32 [B, H, W, C] in [0, 1], within `eps` of `images`.
 
     Raises:
-      UserError: images outside [0, 1], an unknown norm, or a negative radius (where its value is known).
+      UserError: what `attacks.rows.prepare` refuses: images outside [0, 1], labels that the model does not have, a
+        model that does not return [B, K], an unknown norm or a negative radius.
 
     Source: Andriushchenko et al. 2020 (Square Attack), algorithm 1.
     """
+    check_count(num_queries, "num_queries", least=0)
     options = {"eps": eps, "norm": norm}
     search = square_start(key, logits_fn, images, labels, **options)
     return square_continue(key, logits_fn, images, labels, search, num_queries=num_queries, **options).images
@@ -109,10 +112,10 @@ def square_start(
 
     Source: Andriushchenko et al. 2020, sections 3.2 to 3.4 (initialisation).
     """
-    rows, eps = _checked(images, labels, eps, norm)
+    rows, eps = _checked(logits_fn, images, labels, eps, norm)
     keys = fold_in(row_keys(key, batch_size=rows.images.shape[0]), _START)
     tried = _first_images(keys, rows.images, eps, norm)
-    margins = jnp.where(rows.real, margin(logits_fn(tried), rows.labels), -1.0)
+    margins = jnp.where(rows.real, _margins(rows, tried), -1.0)
     return SquareSearch(select(rows.real, tried, rows.images), margins, jnp.int32(0))
 
 
@@ -147,16 +150,16 @@ def square_continue(
 
     Source: Andriushchenko et al. 2020 (Square Attack), algorithm 1.
     """
-    rows, eps = _checked(images, labels, eps, norm)
+    rows, eps = _checked(logits_fn, images, labels, eps, norm)
     keys = row_keys(key, batch_size=rows.images.shape[0])
-    end = search.query + num_queries
+    end = search.query + jnp.asarray(num_queries, jnp.int32)
 
     def unfinished(search):
         return (search.query < end) & jnp.any(search.margins > 0)
 
     def ask(search):
         tried = _PROPOSALS[norm](fold_in(keys, search.query), search, rows.images, eps)
-        margins = margin(logits_fn(tried), rows.labels)
+        margins = _margins(rows, tried)
         better = (search.margins > 0) & ((margins < search.margins) | (margins <= 0))
         best = select(better, tried, search.images)
         return SquareSearch(best, jnp.where(better, margins, search.margins), search.query + 1)
@@ -164,10 +167,15 @@ def square_continue(
     return jax.lax.while_loop(unfinished, ask, search)
 
 
-def _checked(images, labels, eps, norm: str) -> tuple[Rows, Array]:
-    norms.check_norm(norm)
-    rows = prepare(images, labels)
-    return rows, norms.per_example(norms.check_radius(eps), rows.images.shape)
+def _checked(logits_fn, images, labels, eps, norm: str) -> tuple[Rows, Array]:
+    rows = prepare(logits_fn, images, labels, eps=eps, norm=norm)
+    return rows, norms.per_example(rows.eps, rows.images.shape)
+
+
+def _margins(rows: Rows, images: Array) -> Array:
+    """Returns margins [B]; -1 for logits with NaN, which predict no class."""
+    margins = margin(rows.logits_fn(images), rows.labels)
+    return jnp.where(jnp.isnan(margins), -1.0, margins)
 
 
 def _first_images(keys: Array, images: Array, eps: Array, norm: str) -> Array:
@@ -181,7 +189,7 @@ def _first_images(keys: Array, images: Array, eps: Array, norm: str) -> Array:
     hill = jnp.asarray(square_windows.patch(side=side, norm=norm))[None, None, None, :, :, None]
     turned = drawn[..., -1:] > 0.5
     placed = jnp.where(turned, jnp.swapaxes(hill, 3, 4), hill) * _signs(drawn[..., :-1])
-    placed = jnp.swapaxes(placed, 2, 3).reshape(-1, tiles.rows * side, tiles.columns * side, channels)
+    placed = jnp.swapaxes(placed, 2, 3).reshape(len(images), tiles.rows * side, tiles.columns * side, channels)
     below, right = (size - tiles.offset - n * side for size, n in ((height, tiles.rows), (width, tiles.columns)))
     delta = jnp.pad(placed, ((0, 0), (tiles.offset, below), (tiles.offset, right), (0, 0)))
     return _inside(delta, images, eps, norm)
@@ -266,7 +274,7 @@ def _length(x: Array, axes: tuple[int, ...], norm: str) -> Array:
 
 
 def _uniform(keys: Array, shape: tuple[int, ...]) -> Array:
-    return jax.vmap(lambda key: jax.random.uniform(key, shape))(keys)
+    return jax.vmap(lambda key: jax.random.uniform(key, shape, jnp.float32))(keys)
 
 
 def _signs(uniform: Array) -> Array:

@@ -81,7 +81,7 @@ class Tiling(NamedTuple):
 
 
 def tiling(*, height: int, width: int) -> Tiling:
-    """Returns the tiles of the first perturbation for l1 and l2, five by five in a square image.
+    """Returns the tiles of the first perturbation for l1 and l2, five by five in a square image, at least one.
 
     Args:
       height: of the images, in pixels.
@@ -90,9 +90,9 @@ def tiling(*, height: int, width: int) -> Tiling:
     Returns:
       The tiles, all of them inside.
     """
-    side = max(height // 5, 1)
-    offset = max(height - 5 * side, 0) // 2
-    return Tiling(side, (height - offset) // side, max((width - offset) // side, 0), offset)
+    side = max(min(height // 5, width), 1)  # of the height, as in the authors' code, where the width holds that
+    offset = min(max(height - 5 * side, 0) // 2, width - side)
+    return Tiling(side, (height - offset) // side, (width - offset) // side, offset)
 
 
 def _hill(rows: int, columns: int, norm: str) -> np.ndarray:

@@ -53,7 +53,11 @@ def discriminator_loss(real_logits: ArrayLike, fake_logits: ArrayLike) -> Array:
 
 
 def _log_sigmoid(logits: ArrayLike) -> Array:
-    logits = jnp.asarray(logits).astype(jnp.float32)
-    if logits.ndim != 1:
-        raise UserError(f"discriminator logits must have the shape [B], one per image, got {logits.shape}.")
+    logits = jnp.asarray(logits)
+    if logits.ndim != 1 or not jnp.issubdtype(logits.dtype, jnp.floating):
+        raise UserError(
+            "discriminator logits must be floating point of the shape [B], one per image, got "
+            f"{logits.dtype} of shape {logits.shape}."
+        )
+    logits = logits.astype(jnp.float32)
     return jnp.maximum(jax.nn.log_sigmoid(logits), _LOG_FLOOR)

@@ -8,6 +8,7 @@ multiplied by the number of elements.
 import jax.numpy as jnp
 
 from arinv.errors import UserError
+from arinv.ops.inputs import LOOSE_BOUNDS, as_image_pair
 from arinv.types import Array, ArrayLike
 
 
@@ -15,7 +16,7 @@ def pixel_loss(reconstructions: ArrayLike, images: ArrayLike, *, order: int = 1)
     """Returns the sum over pixels and channels of |difference| ** order, for each image.
 
     Args:
-      reconstructions: [B, H, W, C] in [0, 1].
+      reconstructions: [B, H, W, C] in [0, 1], or beyond as far as a generator leaves it.
       images: [B, H, W, C] in [0, 1].
       order: 1 for the l1 distance, 2 for the squared l2 distance.
 
@@ -23,12 +24,13 @@ def pixel_loss(reconstructions: ArrayLike, images: ArrayLike, *, order: int = 1)
       float32 [B].
 
     Raises:
-      UserError: different shapes, or another order.
+      UserError: different shapes, integers, values far outside [0, 1] (where known), or another order.
 
     Source: Rojas-Gomez et al. 2022, eq. 4 (order 1); Dosovitskiy & Brox 2016, eq. 1 (order 2).
     """
     if order not in (1, 2):
         raise UserError(f"order must be 1 (absolute) or 2 (squared), got {order!r}.")
+    reconstructions, images = as_image_pair(reconstructions, images, bounds=LOOSE_BOUNDS)
     return _sum_per_example(reconstructions, images, jnp.abs if order == 1 else jnp.square)
 
 
@@ -55,7 +57,7 @@ def feature_loss(features: ArrayLike, target_features: ArrayLike) -> Array:
 
 def _sum_per_example(predictions, targets, function) -> Array:
     predictions, targets = jnp.asarray(predictions), jnp.asarray(targets)
-    if predictions.shape != targets.shape:
+    if predictions.shape != targets.shape or not predictions.ndim:
         raise UserError(f"cannot compare the shapes {predictions.shape} and {targets.shape}: make them equal.")
     differences = predictions.astype(jnp.float32) - targets.astype(jnp.float32)
     return jnp.sum(function(differences), axis=tuple(range(1, differences.ndim)))

@@ -8,8 +8,9 @@ Source: Zhang et al. 2019 (TRADES); Zhang et al. 2021 (GAIRAT).
 import jax
 import jax.numpy as jnp
 
-from arinv.errors import unknown
+from arinv.errors import UserError, unknown
 from arinv.losses.classification import cross_entropy
+from arinv.ops.inputs import as_labels, as_logits, as_vector, check_count, check_number
 from arinv.types import Array, ArrayLike
 
 WEIGHTINGS = ("tanh", "sigmoid", "discrete")
@@ -24,9 +25,14 @@ def kl_divergence(logits: ArrayLike, other_logits: ArrayLike) -> Array:
 
     Returns:
       float32 [B], at least 0 up to rounding.
+
+    Raises:
+      UserError: logits that are not [B, K], or not of one shape.
     """
-    log_p = jax.nn.log_softmax(jnp.asarray(logits).astype(jnp.float32))
-    log_q = jax.nn.log_softmax(jnp.asarray(other_logits).astype(jnp.float32))
+    logits, other_logits = as_logits(logits), as_logits(other_logits)
+    if logits.shape != other_logits.shape:
+        raise UserError(f"logits {logits.shape} and the others {other_logits.shape} must have the same shape [B, K].")
+    log_p, log_q = jax.nn.log_softmax(logits), jax.nn.log_softmax(other_logits)
     return jnp.sum(jnp.exp(log_p) * (log_p - log_q), axis=-1)
 
 
@@ -42,8 +48,12 @@ def trades_loss(logits: ArrayLike, adversarial_logits: ArrayLike, labels: ArrayL
     Returns:
       float32 [B].
 
+    Raises:
+      UserError: as `kl_divergence` and `cross_entropy`, or beta that is not a number of 0 or more.
+
     Source: Zhang et al. 2019, eq. 5.
     """
+    beta = check_number(beta, "beta", least=0.0)
     divergence = kl_divergence(logits, adversarial_logits)
     return cross_entropy(logits, labels) + beta * jnp.where(jnp.asarray(labels) >= 0, divergence, 0.0)
 
@@ -70,9 +80,15 @@ def gair_rst_loss(
     Returns:
       float32 [B].
 
+    Raises:
+      UserError: as `kl_divergence` and `cross_entropy`, weights that are not [B], or beta that is not a number of 0 or
+        more.
+
     Source: the released code of Zhang et al. 2021, GAIR-RST.
     """
+    beta = check_number(beta, "beta", least=0.0)
     near, far = kl_divergence(logits, adversarial_logits), kl_divergence(logits, margin_logits)
+    weights = as_vector(weights, near.shape[0], "weights")
     divergence = weights * near + (1 - weights) * far
     return cross_entropy(logits, labels) + beta * jnp.where(jnp.asarray(labels) >= 0, divergence, 0.0)
 
@@ -88,9 +104,14 @@ def margin_loss(logits: ArrayLike, labels: ArrayLike, *, confidence: float = 50.
     Returns:
       float32 [B], at most 0.
 
+    Raises:
+      UserError: logits that are not [B, K] with K of 2 or more, or labels that are not one integer per row in 0..K-1
+        (where known).
+
     Source: Carlini & Wagner 2017, eq. 8, as in the released code of Zhang et al. 2021.
     """
-    logits = jnp.asarray(logits).astype(jnp.float32)
+    logits = as_logits(logits, least=2)
+    labels = as_labels(labels, batch_size=logits.shape[0], num_classes=logits.shape[1], padding=False)
     is_label = jax.nn.one_hot(labels, logits.shape[-1], dtype=bool)
     own = jnp.max(jnp.where(is_label, logits, -jnp.inf), axis=-1)
     other = jnp.max(jnp.where(is_label, -jnp.inf, logits), axis=-1)
@@ -112,13 +133,15 @@ def geometry_weights(kappa: ArrayLike, mask: ArrayLike, *, num_steps: int, kind:
       float32 [B], 0 for padding.
 
     Raises:
-      UserError: another kind.
+      UserError: another kind, fewer than 1 step, or kappa and mask that are not [B].
 
     Source: Zhang et al. 2021, section 3, normalised as in the released code.
     """
     if kind not in WEIGHTINGS:
         raise unknown("weighting", kind, WEIGHTINGS)
-    kappa, mask = jnp.asarray(kappa, jnp.float32), jnp.asarray(mask, jnp.float32)
+    check_count(num_steps, "num_steps")
+    kappa = as_vector(kappa, jnp.shape(kappa)[0] if jnp.ndim(kappa) else 0, "kappa")
+    mask = as_vector(mask, kappa.shape[0], "mask")
     argument = offset + 5 * (1 - 2 * kappa / num_steps)
     if kind == "tanh":
         weights = (1 + jnp.tanh(argument)) / 2

@@ -9,7 +9,7 @@ from arinv.metrics.frechet import (
     frechet_distance,
     frechet_key,
 )
-from arinv.metrics.gram import GRAM_LAYERS, GRAM_VARIANT, gram_distance, gram_loss, gram_statistics
+from arinv.metrics.gram import GRAM_LAYERS, GRAM_VARIANT, GRAM_VARIANTS, gram_distance, gram_loss, gram_statistics
 from arinv.metrics.images import mean_squared_error, psnr, ssim
 from arinv.metrics.perceptual import LPIPS_LAYERS, LPIPS_VARIANTS, ROBUST_LPIPS_VARIANT, lpips
 from arinv.metrics.ranking import AUROC_VARIANT, auroc
@@ -34,6 +34,7 @@ VARIANTS = {
 __all__ = [
     "AUROC_VARIANT",
     "GRAM_LAYERS",
+    "GRAM_VARIANTS",
     "LPIPS_LAYERS",
     "VARIANTS",
     "auroc",

@@ -2,6 +2,7 @@
 
 import jax.numpy as jnp
 
+from arinv.ops.inputs import as_labels, as_logits
 from arinv.types import Array, ArrayLike
 
 
@@ -16,7 +17,11 @@ def correct(logits: ArrayLike, labels: ArrayLike) -> Array:
 
     Returns:
       float32 [B] of zeros and ones.
+
+    Raises:
+      UserError: logits that are not [B, K], or labels that are not one integer per row in -1..K-1 (where known).
     """
-    logits, labels = jnp.asarray(logits), jnp.asarray(labels)
+    logits = as_logits(logits)
+    labels = as_labels(labels, batch_size=logits.shape[0], num_classes=logits.shape[1])
     hits = jnp.argmax(logits, axis=-1) == labels  # never true for -1
     return (hits & ~jnp.any(jnp.isnan(logits), axis=-1)).astype(jnp.float32)

@@ -15,8 +15,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from arinv.errors import UserError, unknown
+from arinv.errors import UserError
 from arinv.ops import linalg
+from arinv.ops.inputs import as_images, layer_features
 from arinv.types import Array, ArrayLike, FeaturesFn
 
 FRECHET_VARIANT = (
@@ -45,15 +46,20 @@ class FeatureMoments:
           mask: [B], 1 for an example that counts and 0 for padding; None counts all.
 
         Raises:
-          UserError: features that are not one vector per image.
+          UserError: features that are not one vector per image, or a mask of another length.
         """
         rows = np.asarray(features, np.float64)
         if rows.ndim != 2:
             raise UserError(f"features must be one vector per image [B, K], got {rows.shape}; average their positions.")
         if mask is not None:
-            rows = rows[np.asarray(mask) > 0]
+            mask = np.asarray(mask)
+            if mask.shape != rows.shape[:1]:
+                raise UserError(f"mask must be one number per image {rows.shape[:1]}, got the shape {mask.shape}.")
+            rows = rows[mask > 0]
         if not len(rows):
             return
+        if self.count and rows.shape[1:] != np.shape(self._mean):
+            raise UserError(f"features must be of one length, got {rows.shape[1]} after {np.shape(self._mean)[0]}.")
         total = self.count + len(rows)
         centre = rows.mean(axis=0)
         shift, rows = centre - self._mean, rows - centre[None, :]
@@ -90,13 +96,10 @@ def feature_vectors(features_fn: FeaturesFn, images: ArrayLike, *, layer: str) -
       float32 [B, K].
 
     Raises:
-      UserError: a layer that is not among the features.
+      UserError: images outside [0, 1], or a layer that is not among the features.
     """
-    features = features_fn(jnp.asarray(images))
-    if layer not in features:
-        raise unknown("layer", layer, features)
-    feature = features[layer].astype(jnp.float32)
-    return jnp.mean(feature.reshape(feature.shape[0], -1, feature.shape[-1]), axis=1)
+    (feature,) = layer_features(features_fn, as_images(images, finite=False), (layer,))
+    return jnp.mean(feature, axis=tuple(range(1, feature.ndim - 1)))
 
 
 def frechet_distance(mean_a: ArrayLike, covariance_a: ArrayLike, mean_b: ArrayLike, covariance_b: ArrayLike) -> float:

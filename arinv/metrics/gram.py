@@ -12,14 +12,23 @@ from typing import NamedTuple
 import jax.numpy as jnp
 
 from arinv.errors import UserError, unknown
+from arinv.ops.inputs import as_images, layer_features
 from arinv.types import Array, ArrayLike, FeaturesFn
 
 GRAM_LAYERS = ("conv1_1", "conv2_1", "conv3_1", "conv4_1", "conv5_1")  # of VGG-19
 
-GRAM_VARIANT = (
-    "gram: mean squared difference of the Gram matrices F F^T / (C H W) plus that of the channel means, "
-    "sum over layers, RGB in [0, 1], per image"
-)
+# What is made of the differences in each layer -> what exactly is computed.
+GRAM_VARIANTS = {
+    "mean": (
+        "gram: mean squared difference of the Gram matrices F F^T / (C H W) plus that of the channel means, "
+        "sum over layers, RGB in [0, 1], per image"
+    ),
+    "sum": (
+        "gram: sum of squared differences of the Gram matrices F F^T, over 4 C^2 (H W)^2, mean over layers "
+        "(Gatys et al. 2016, eqs. 4 and 5), RGB in [0, 1], per image"
+    ),
+}
+GRAM_VARIANT = GRAM_VARIANTS["mean"]
 
 
 class GramStatistics(NamedTuple):
@@ -35,7 +44,12 @@ class GramStatistics(NamedTuple):
 
 
 def gram_loss(
-    features_fn: FeaturesFn, images_a: ArrayLike, images_b: ArrayLike, *, layers: Sequence[str] = GRAM_LAYERS
+    features_fn: FeaturesFn,
+    images_a: ArrayLike,
+    images_b: ArrayLike,
+    *,
+    layers: Sequence[str] = GRAM_LAYERS,
+    reduction: str = "mean",
 ) -> Array:
     """Returns the difference in style of each pair of images.
 
@@ -44,19 +58,23 @@ def gram_loss(
       images_a: [B, H, W, C] in [0, 1].
       images_b: [B, H', W', C] in [0, 1]; its size may be another one.
       layers: names of the features [B, h, w, K] to compare.
+      reduction: "mean" as in the comparison of Rojas-Gomez et al. 2022, or "sum" as Gatys et al. 2016 minimise it;
+        GRAM_VARIANTS says what each computes.
 
     Returns:
-      float32 [B], 0 or more; lower is more alike.
+      float32 [B], 0 or more; lower is more alike. NaN for an image that is not finite.
 
     Raises:
-      UserError: different numbers of images, or a layer that is not among the features or not spatial.
+      UserError: images outside [0, 1], different numbers of them, a layer that is not among the features or not
+        spatial, or an unknown reduction.
 
-    Source: Rojas-Gomez et al. 2022, released code of the style transfer.
+    Source: Rojas-Gomez et al. 2022, released code of the style transfer; Gatys et al. 2016, eqs. 4 and 5.
     """
-    images_a, images_b = jnp.asarray(images_a), jnp.asarray(images_b)
+    images_a, images_b = as_images(images_a, "images_a", finite=False), as_images(images_b, "images_b", finite=False)
     if images_a.shape[0] != images_b.shape[0]:
         raise UserError(f"cannot pair {images_a.shape[0]} images with {images_b.shape[0]}; give as many of each.")
-    return gram_distance(*(gram_statistics(features_fn, images, layers=layers) for images in (images_a, images_b)))
+    statistics = (gram_statistics(features_fn, images, layers=layers) for images in (images_a, images_b))
+    return gram_distance(*statistics, reduction=reduction)
 
 
 def gram_statistics(
@@ -73,33 +91,45 @@ def gram_statistics(
       Statistics of each layer.
 
     Raises:
-      UserError: a layer that is not among the features or not spatial.
+      UserError: images outside [0, 1], no layer, or one that is not among the features or not spatial.
     """
-    features = features_fn(jnp.asarray(images))
-    return tuple(_statistics(features, layer) for layer in layers)
+    if not layers:
+        raise UserError("the Gram loss needs at least one layer; GRAM_LAYERS has those of VGG-19.")
+    features = layer_features(features_fn, as_images(images, finite=False), layers)
+    return tuple(_statistics(feature, layer) for feature, layer in zip(features, layers, strict=True))
 
 
-def gram_distance(a: Sequence[GramStatistics], b: Sequence[GramStatistics]) -> Array:
+def gram_distance(a: Sequence[GramStatistics], b: Sequence[GramStatistics], *, reduction: str = "mean") -> Array:
     """Returns the Gram loss of each pair of images from their statistics.
 
     Args:
       a: of B images, layer by layer.
       b: of B others, from the same layers.
+      reduction: see `gram_loss`.
 
     Returns:
       float32 [B], 0 or more; lower is more alike.
+
+    Raises:
+      UserError: an unknown reduction, or statistics that do not fit each other.
     """
+    if reduction not in GRAM_VARIANTS:
+        raise unknown("reduction of the Gram loss", reduction, GRAM_VARIANTS)
+    shapes = [[one.gram.shape for one in statistics] for statistics in (a, b)]
+    if shapes[0] != shapes[1] or not shapes[0]:
+        raise UserError(f"statistics of {shapes[0]} and {shapes[1]} cannot be compared: take as many, of one network.")
     total = jnp.zeros(a[0].mean.shape[0], jnp.float32)
     for one, other in zip(a, b, strict=True):
-        total += jnp.mean(jnp.square(one.gram - other.gram), axis=(1, 2))
+        squares = jnp.square(one.gram - other.gram)
+        if reduction == "sum":  # the matrices are divided by C H W
+            total += jnp.sum(squares, axis=(1, 2)) / (4 * len(a))
+            continue
+        total += jnp.mean(squares, axis=(1, 2))
         total += jnp.mean(jnp.square(one.mean - other.mean), axis=1)
     return total
 
 
-def _statistics(features, layer: str) -> GramStatistics:
-    if layer not in features:
-        raise unknown("layer", layer, features)
-    feature = features[layer].astype(jnp.float32)
+def _statistics(feature: Array, layer: str) -> GramStatistics:
     if feature.ndim != 4:
         raise UserError(f"{layer} has shape {feature.shape}; a Gram matrix needs a spatial feature [B, h, w, K].")
     _, height, width, channels = feature.shape

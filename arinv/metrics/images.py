@@ -1,13 +1,14 @@
 """How close a reconstruction comes to its image: MSE, PSNR and SSIM, one number per image.
 
-Images are float [B, H, W, C] in [0, 1]. Implementations of these metrics differ in ways that change
-the figures, so results files carry the exact variant, from `VARIANTS`.
+Images are float [B, H, W, C] in [0, 1]; an image that is not finite gives NaN. Implementations of these metrics differ
+in ways that change the figures, so results files carry the exact variant, from `VARIANTS`.
 """
 
 import dm_pix
 import jax.numpy as jnp
 
 from arinv.errors import UserError
+from arinv.ops.inputs import as_image_pair
 from arinv.types import Array, ArrayLike
 
 MSE_VARIANT = "mse: mean over H, W and RGB in [0, 1], per image"
@@ -33,9 +34,9 @@ def mean_squared_error(reconstructions: ArrayLike, images: ArrayLike) -> Array:
       float32 [B] in [0, 1]; lower is better.
 
     Raises:
-      UserError: different shapes.
+      UserError: different shapes, or images outside [0, 1].
     """
-    reconstructions, images = _pair(reconstructions, images)
+    reconstructions, images = as_image_pair(reconstructions, images)
     return jnp.mean(jnp.square(reconstructions - images), axis=(1, 2, 3))
 
 
@@ -50,7 +51,7 @@ def psnr(reconstructions: ArrayLike, images: ArrayLike) -> Array:
       float32 [B] in decibels, at most 80 (equal images); higher is better.
 
     Raises:
-      UserError: different shapes.
+      UserError: different shapes, or images outside [0, 1].
 
     Source: the metric of Rojas-Gomez et al. 2022, section 4.1, with the floor of their code.
     """
@@ -71,12 +72,12 @@ def ssim(reconstructions: ArrayLike, images: ArrayLike) -> Array:
       float32 [B] in [-1, 1]; higher is better, equal images give 1.
 
     Raises:
-      UserError: different shapes, or an image smaller than the window.
+      UserError: different shapes, images outside [0, 1], or an image smaller than the window.
 
     Source: Wang et al. 2004, "Image quality assessment: from error visibility to structural
     similarity".
     """
-    reconstructions, images = _pair(reconstructions, images)
+    reconstructions, images = as_image_pair(reconstructions, images)
     if min(images.shape[1:3]) < _SSIM_WINDOW:
         raise UserError(
             f"SSIM needs images of at least {_SSIM_WINDOW} x {_SSIM_WINDOW} pixels, "
@@ -91,13 +92,3 @@ def ssim(reconstructions: ArrayLike, images: ArrayLike) -> Array:
         k1=0.01,
         k2=0.03,
     )
-
-
-def _pair(reconstructions: ArrayLike, images: ArrayLike) -> tuple[Array, Array]:
-    reconstructions, images = jnp.asarray(reconstructions), jnp.asarray(images)
-    if reconstructions.shape != images.shape or images.ndim != 4:
-        raise UserError(
-            f"cannot compare reconstructions {reconstructions.shape} with images {images.shape}: "
-            "both must be [B, H, W, C] of one size; resize one of them first."
-        )
-    return reconstructions.astype(jnp.float32), images.astype(jnp.float32)

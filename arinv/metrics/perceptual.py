@@ -8,11 +8,14 @@ Distances of different networks have different scales.
 Source: Zhang et al. 2018, "The unreasonable effectiveness of deep features as a perceptual metric", eq. (1).
 """
 
+import math
 from collections.abc import Sequence
 
 import jax.numpy as jnp
 
-from arinv.errors import UserError, unknown
+from arinv.errors import UserError
+from arinv.ops import norms
+from arinv.ops.inputs import as_image_pair, layer_features
 from arinv.types import Array, ArrayLike, FeaturesFn
 
 # The features that version 0.1 compares, by the names of our encoders "alexnet" and "vgg16": all after their ReLU.
@@ -63,24 +66,18 @@ def lpips(
       float32 [B]; 0 for equal images, lower is better. Without heads at most 4 for each layer, 2 after a ReLU.
 
     Raises:
-      UserError: different shapes, a layer that is not among the features, or heads that do not fit the layers.
+      UserError: different shapes, images outside [0, 1], a layer that is not among the features, or heads that do not
+        fit the layers.
 
     Source: Zhang et al. 2018, eq. (1).
     """
-    reconstructions, images = jnp.asarray(reconstructions), jnp.asarray(images)
-    if reconstructions.shape != images.shape:
-        raise UserError(
-            f"cannot compare reconstructions {reconstructions.shape} with images {images.shape}: "
-            "resize one of them first."
-        )
+    reconstructions, images = as_image_pair(reconstructions, images)
     if heads is not None and len(heads) != len(layers):
         raise UserError(f"{len(heads)} head(s) for {len(layers)} layer(s); give one for each, or None.")
-    found, wanted = features_fn(reconstructions), features_fn(images)
+    features = (layer_features(features_fn, x, layers) for x in (reconstructions, images))
     total = jnp.zeros(images.shape[0], jnp.float32)
-    for i, layer in enumerate(layers):
-        if layer not in wanted:
-            raise unknown("layer", layer, wanted)
-        difference = jnp.square(_unit_length(found[layer]) - _unit_length(wanted[layer]))
+    for i, (layer, found, target) in enumerate(zip(layers, *features, strict=True)):
+        difference = jnp.square(_unit_length(found) - _unit_length(target))
         if heads is not None:
             difference *= _head(heads[i], layer, difference.shape[-1])[None, None, :]
         total += jnp.mean(jnp.sum(difference, axis=-1), axis=-1)
@@ -89,11 +86,11 @@ def lpips(
 
 def _unit_length(feature: Array) -> Array:
     """Returns [B, positions, K] float32, scaled to length 1 over K; zeros stay zeros, with a gradient of zero."""
-    feature = feature.astype(jnp.float32)
-    feature = feature.reshape(feature.shape[0], -1, feature.shape[-1])
-    squares = jnp.sum(jnp.square(feature), axis=-1, keepdims=True)
-    length = jnp.where(squares > 0, jnp.sqrt(jnp.where(squares > 0, squares, 1.0)), 0.0)
-    return feature / (length + _FLOOR)
+    batch, *positions, channels = feature.shape
+    rows = feature.reshape(batch * math.prod(positions), channels)
+    feature = rows.reshape(batch, math.prod(positions), channels)
+    lengths = norms.norm(rows, "l2").reshape(*feature.shape[:-1], 1)
+    return feature / (lengths + _FLOOR)
 
 
 def _head(head: ArrayLike, layer: str, size: int) -> Array:

@@ -26,7 +26,10 @@ def auroc(scores: ArrayLike, positives: ArrayLike) -> float:
     """
     from sklearn.metrics import roc_auc_score  # slow to import
 
-    scores, positives = np.asarray(scores, np.float64), np.asarray(positives, bool)
+    scores, positives = np.asarray(scores, np.float64), np.asarray(positives)
+    if positives.dtype != bool and not np.isin(positives, (0, 1)).all():
+        raise UserError("positives must be True or False, or 1 or 0; padding such as -1 has to be left out before.")
+    positives = positives.astype(bool)
     if scores.ndim != 1 or scores.shape != positives.shape:
         raise UserError(f"scores {scores.shape} and positives {positives.shape} must be one per example [N].")
     if not np.isfinite(scores).all():

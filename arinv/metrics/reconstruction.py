@@ -6,12 +6,13 @@ enlarged bilinearly by the caller before they are compared.
 Source: Dosovitskiy & Brox 2016, section 4 ("Quantitative evaluation").
 """
 
-import jax.numpy as jnp
+import math
+
 import numpy as np
 
 from arinv.errors import UserError
 from arinv.ops import norms
-from arinv.ops.images import check_images
+from arinv.ops.inputs import as_image_pair, check_images, check_number
 from arinv.types import Array, ArrayLike
 
 NORMALIZED_ERROR_VARIANT = (
@@ -32,18 +33,13 @@ def euclidean_distance(reconstructions: ArrayLike, images: ArrayLike) -> Array:
       images: [B, H, W, C] in [0, 1].
 
     Returns:
-      float32 [B], in units of the pixels.
+      float32 [B], in units of the pixels; NaN for an image that is not finite.
 
     Raises:
-      UserError: different shapes.
+      UserError: different shapes, or images outside [0, 1].
     """
-    reconstructions, images = jnp.asarray(reconstructions), jnp.asarray(images)
-    if reconstructions.shape != images.shape:
-        raise UserError(
-            f"cannot compare reconstructions {reconstructions.shape} with images {images.shape}: "
-            "resize one of them first."
-        )
-    return norms.norm(reconstructions.astype(jnp.float32) - images.astype(jnp.float32), "l2")
+    reconstructions, images = as_image_pair(reconstructions, images)
+    return norms.norm(reconstructions - images, "l2")
 
 
 def mean_pairwise_distance(images: ArrayLike) -> float:
@@ -61,18 +57,20 @@ def mean_pairwise_distance(images: ArrayLike) -> float:
     Raises:
       UserError: fewer than two images, or values outside [0, 1].
     """
-    check_images(images)
-    rows = np.asarray(images).reshape(len(images), -1)
+    rows = np.asarray(check_images(images))
+    rows = rows.reshape(len(rows), math.prod(rows.shape[1:]))
+    rows = rows if rows.dtype in (np.float32, np.float64) else rows.astype(np.float32)
     count = len(rows)
     if count < 2:
         raise UserError(f"a mean distance between images needs at least two images, got {count}.")
     block = max(1, min(_BLOCK_ROWS, _BLOCK_VALUES // rows.shape[1]))
     total = 0.0
+    centre = rows[:1].astype(np.float64)  # of images that are nearly equal, only the differences keep their digits
     for start in range(0, count, block):
-        left = rows[start : start + block].astype(np.float64)
+        left = rows[start : start + block] - centre
         total += _sum_of_distances(left, left) / 2  # each pair of the block appears twice
         for other in range(start + block, count, block):
-            total += _sum_of_distances(left, rows[other : other + block].astype(np.float64))
+            total += _sum_of_distances(left, rows[other : other + block] - centre)
     return float(total / (count * (count - 1) / 2))
 
 
@@ -89,7 +87,7 @@ def normalized_error(distances: ArrayLike, mean_pairwise: float) -> np.ndarray:
     Raises:
       UserError: a mean distance that is not above 0 (all images equal).
     """
-    if not mean_pairwise > 0:
+    if not check_number(mean_pairwise, "the mean distance between images") > 0:
         raise UserError(
             f"the mean distance between images must be above 0, got {mean_pairwise}; are all images of the set equal?"
         )

@@ -6,6 +6,7 @@ import numbers
 import jax.numpy as jnp
 
 from arinv.errors import UserError, unknown
+from arinv.ops.inputs import as_images
 from arinv.types import Array
 
 MeanStd = tuple[tuple[float, float, float], tuple[float, float, float]]  # of RGB in [0, 1]
@@ -47,19 +48,23 @@ def mean_std(normalization: Normalization) -> MeanStd:
     return mean, std
 
 
-def normalize(images: Array, normalization: Normalization, dtype=jnp.float32) -> Array:
-    """Returns (images - mean) / std.
+def normalize(
+    images: Array, normalization: Normalization, dtype=jnp.float32, *, bounds: tuple[float, float] = (0.0, 1.0)
+) -> Array:
+    """Returns (images - mean) / std: where images enter every encoder, and are checked.
 
     Args:
-      images: float32 [B, H, W, 3] in [0, 1].
+      images: float [B, H, W, 3] in [0, 1]; one channel stands for three equal ones.
       normalization: as for `mean_std`.
       dtype: of the result.
+      bounds: the range that is allowed, where it is not [0, 1].
 
     Returns:
       [B, H, W, 3] in `dtype`.
 
     Raises:
-      UserError: as for `mean_std`.
+      UserError: as for `mean_std`, or images of another layout, dtype or (where values are known) range.
     """
     mean, std = (jnp.asarray(c, jnp.float32)[None, None, None, :] for c in mean_std(normalization))
+    images = as_images(images, finite=False, bounds=bounds)
     return ((images - mean) / std).astype(dtype)

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from arinv.errors import UserError
 from arinv.models.alexnet import convolution
 from arinv.models.normalization import Normalization, normalize
+from arinv.ops.inputs import LOOSE_BOUNDS
 from arinv.ops.wavelets import Details, haar_analysis
 from arinv.types import Array
 
@@ -49,7 +50,7 @@ class WaveletAlexNet(nn.Module):
             )
         conv = functools.partial(convolution, dtype=self.dtype)
         features, details = {}, {}
-        x = normalize(images, self.normalization, self.dtype)
+        x = normalize(images, self.normalization, self.dtype, bounds=LOOSE_BOUNDS)  # noisy ones
         x = features["relu1"] = nn.relu(conv(64, 11, strides=4, padding=2, name="conv1")(x))
         x, details["conv1"] = haar_analysis(x)
         features["conv1"] = x

@@ -39,7 +39,7 @@ def project_l1_ball(delta: ArrayLike, images: ArrayLike, *, eps: ArrayLike | flo
     """
     delta, images = jnp.asarray(delta, jnp.float32), jnp.asarray(images, jnp.float32)
     room = jnp.where(delta > 0, 1.0 - images, images)
-    eps = norms.per_example(norms.check_radius(eps), delta.shape)
+    eps = norms.per_example(eps, delta.shape, "eps")
     return jnp.sign(delta) * norms.shrink_to_sum(jnp.abs(delta), eps, limit=room)
 
 
@@ -70,8 +70,8 @@ def move_to_hyperplane(points: ArrayLike, weights: ArrayLike, residuals: ArrayLi
     points, weights = points.reshape(batch, -1), weights.reshape(batch, -1)
     # With a largest weight of 1 nothing below overflows or vanishes, however small the gradient.
     largest = jnp.max(jnp.abs(weights), axis=1)
-    scale = 1.0 / jnp.where(largest > 0, largest, 1.0)
-    gains, needed = jnp.abs(weights) * scale[:, None], jnp.abs(residuals) * scale
+    scale = jnp.where(largest > 0, largest, 1.0)
+    gains, needed = jnp.abs(weights) / scale[:, None], jnp.abs(residuals) / scale
     rising = (weights > 0) != (residuals >= 0)[:, None]
     room = jnp.where(gains > 0, jnp.where(rising, 1.0 - points, points), 0.0)
     feasible = jnp.sum(gains * room, axis=1) > needed
@@ -97,7 +97,7 @@ def _spread(gains: Array, room: Array, needed: Array, rates: Array) -> Array:
     def moving(carry):
         return carry[2] & (carry[0] < _MAX_NEWTON_STEPS)
 
-    level = jax.lax.while_loop(moving, newton, (0, jnp.zeros_like(needed), jnp.bool_(True)))[1]
+    level = jax.lax.while_loop(moving, newton, (jnp.int32(0), jnp.zeros_like(needed), jnp.bool_(True)))[1]
     return jnp.minimum(level[:, None] * rates, room)
 
 

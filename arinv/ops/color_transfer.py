@@ -8,6 +8,8 @@ Source: Gatys et al. 2016, "Preserving Color in Neural Artistic Style Transfer".
 import jax.numpy as jnp
 import numpy as np
 
+from arinv.errors import UserError
+from arinv.ops.inputs import as_image_pair, as_images
 from arinv.ops.wct import StyleMoments, style_moments, transfer
 from arinv.types import Array, ArrayLike
 
@@ -24,9 +26,14 @@ def keep_chroma(images: ArrayLike, colored: ArrayLike) -> Array:
     Returns:
       float32 [B, H, W, 3], clipped to [0, 1].
 
+    Raises:
+      UserError: images outside [0, 1], of different shapes, or grey.
+
     Source: Gatys et al. 2016, section 4 (luminance-only transfer).
     """
-    images, colored = jnp.asarray(images), jnp.asarray(colored)
+    images, colored = as_image_pair(images, colored, ("images", "colored"))
+    if images.shape[-1] != 3:
+        raise UserError(f"images have shape {images.shape}; chroma needs 3 channels")
     luminance = jnp.sum((images - colored) * _LUMA[None, None, None], axis=-1, keepdims=True)
     return jnp.clip(colored + luminance, 0.0, 1.0)
 
@@ -39,8 +46,11 @@ def color_moments(images: ArrayLike) -> StyleMoments:
 
     Returns:
       Moments with C = 3.
+
+    Raises:
+      UserError: images outside [0, 1].
     """
-    return style_moments(images, variant="ust")
+    return style_moments(as_images(images), variant="ust")
 
 
 def match_colors(images: ArrayLike, colors: StyleMoments) -> Array:
@@ -53,6 +63,9 @@ def match_colors(images: ArrayLike, colors: StyleMoments) -> Array:
     Returns:
       float32 [B, H, W, 3], clipped to [0, 1].
 
+    Raises:
+      UserError: images outside [0, 1], or not as many of them as there are colours.
+
     Source: Gatys et al. 2016, section 3 (linear transform of the colours, with the symmetric roots).
     """
-    return jnp.clip(transfer(images, (colors,), variant="ust"), 0.0, 1.0)
+    return jnp.clip(transfer(as_images(images), (colors,), variant="ust"), 0.0, 1.0)

@@ -5,6 +5,9 @@ an eigendecomposition would go through the batch one matrix at a time on a GPU. 
 smallest eigenvalues, such as the trace of a root, takes the eigendecomposition.
 """
 
+import functools
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 
@@ -13,6 +16,7 @@ from arinv.types import Array, ArrayLike
 # An eigenvalue of l (relative to the norm) has converged after 6 + ln(1 / l) / ln(2.25) iterations, and a vanishing one
 # has an inverse root of 1.5^18 = 1,478. A few iterations more, and what float32 rounds below zero would run away.
 _NUM_ITERATIONS = 18
+_ALIKE = 1e-3  # eigenvalues, relative to the largest, whose divided difference is taken for a derivative
 
 
 def sqrt_and_inverse_sqrt(matrices: ArrayLike, *, ridge: float = 0.0) -> tuple[Array, Array]:
@@ -34,7 +38,8 @@ def sqrt_and_inverse_sqrt(matrices: ArrayLike, *, ridge: float = 0.0) -> tuple[A
     """
     matrices = jnp.asarray(matrices, jnp.float32)
     matrices = (matrices + jnp.swapaxes(matrices, -1, -2)) / 2
-    scale = jnp.sqrt(jnp.sum(jnp.square(matrices), axis=(-2, -1), keepdims=True))
+    squares = jnp.sum(jnp.square(matrices), axis=(-2, -1), keepdims=True)
+    scale = jnp.where(squares == 0, 0.0, jnp.sqrt(jnp.where(squares == 0, 1.0, squares)))  # a gradient of 0 at 0
     divisor = jnp.where(scale > 0, scale, 1.0)
     identity = jnp.broadcast_to(jnp.eye(matrices.shape[-1], dtype=jnp.float32), matrices.shape)
 
@@ -72,6 +77,47 @@ def inverse_near_identity(matrices: ArrayLike) -> Array:
         for _ in range(5):  # (1/3)^32
             inverse = inverse @ (2 * identity - matrices @ inverse)
     return inverse
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def matrix_function(function: Callable[[Array], Array], matrices: Array) -> Array:
+    """Returns a function of symmetric matrices, by their eigenvalues.
+
+    Its derivative comes from the divided differences of the function, not from those of the eigenvectors: it is finite
+    also where eigenvalues are equal, as those of dead channels or of a constant are.
+
+    Args:
+      function: eigenvalues -> numbers of the same shape, each from its own one; with a finite derivative.
+      matrices: float32 [B, n, n], symmetric.
+
+    Returns:
+      float32 [B, n, n].
+
+    Source: Higham 2008, "Functions of Matrices", theorem 3.11 (Daleckii & Krein).
+    """
+    values, vectors = _eigh(matrices)
+    with jax.default_matmul_precision("highest"):
+        return (vectors * function(values)[:, None, :]) @ jnp.swapaxes(vectors, 1, 2)
+
+
+@matrix_function.defjvp
+def _matrix_function_jvp(function, primals, tangents):
+    values, vectors = _eigh(*primals)
+    results, derivatives = jax.jvp(function, (values,), (jnp.ones_like(values),))
+    gaps = values[:, :, None] - values[:, None, :]
+    are_alike = jnp.abs(gaps) <= _ALIKE * jnp.max(jnp.abs(values), axis=1)[:, None, None]
+    means = 0.5 * (derivatives[:, :, None] + derivatives[:, None, :])
+    quotients = (results[:, :, None] - results[:, None, :]) / jnp.where(are_alike, 1.0, gaps)
+    transposed = jnp.swapaxes(vectors, 1, 2)
+    with jax.default_matmul_precision("highest"):
+        changes = jnp.where(are_alike, means, quotients) * (transposed @ tangents[0] @ vectors)
+        return (vectors * results[:, None, :]) @ transposed, vectors @ changes @ transposed
+
+
+def _eigh(matrices: Array) -> tuple[Array, Array]:
+    # One matrix at a time: on a CPU two batched eigendecompositions of one program can wait for each other's threads
+    # for ever, as those of 64 channels of content and style did.
+    return jax.lax.map(jnp.linalg.eigh, matrices)
 
 
 def trace_of_sqrt_product(a: ArrayLike, b: ArrayLike) -> Array:

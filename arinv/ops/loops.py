@@ -41,8 +41,9 @@ def fori_loop(lower: int, upper: ArrayLike | int, step: Callable[[Array, Any], A
     Returns:
       The last carry.
     """
-    index = jax.ShapeDtypeStruct((), jnp.int32)
-    return jax.lax.fori_loop(lower, upper, _rest(step, index, carry), carry)
+    rest = _rest(step, jax.ShapeDtypeStruct((), jnp.int32), carry)
+    # Indices are 64 bits wide where jax_enable_x64 is set.
+    return jax.lax.fori_loop(lower, upper, lambda i, carry: rest(jnp.asarray(i, jnp.int32), carry), carry)
 
 
 def _rest(step: Callable, *inputs: Any) -> Callable:

@@ -1,12 +1,12 @@
 """Norm balls around images: length, projection, steepest ascent and random points, for l1, l2 and linf.
 
-Everything is per example: the first axis is the batch, all the others together are the vector that
-is measured, so an "l2" radius for an image runs over height, width and channels. Units are those of
-the arrays (1 is white).
+Everything is per example: the first axis is the batch, all the others together are the vector that is measured, so an
+"l2" radius for an image runs over height, width and channels. Units are those of the arrays (1 is white).
 
 Source: Madry et al. 2018, section 2.1; Duchi et al. 2008 (projection onto the l1 ball).
 """
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -15,9 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from arinv.errors import UserError, unknown
+from arinv.ops.inputs import as_radius
 from arinv.types import Array, ArrayLike
 
-_DIRECTION_FLOOR = 1e-10  # makes the direction of a zero gradient zero
 _CLOSE = 1e-6  # to a sum, from below: it must not exceed it by rounding
 _MAX_STEPS = 48  # enough for halving an interval to the resolution of float32; about six are needed
 
@@ -32,19 +32,21 @@ class _Norm(NamedTuple):
 def norm(x: ArrayLike, ord: str) -> Array:
     """Returns the length of each example.
 
-    The gradient at zero is zero, not NaN.
+    Values are scaled by the largest one before they are squared: nothing overflows or vanishes that float32 can hold.
+    The length of an example with NaN is NaN. The gradient at zero is zero, not NaN.
 
     Args:
       x: [B, ...].
       ord: "l1", "l2" or "linf".
 
     Returns:
-      [B], in the dtype of `x`.
+      [B], in the dtype of `x`; float32 for integers.
 
     Raises:
       UserError: unknown norm.
     """
-    return _lookup(ord).length(jnp.asarray(x))
+    x = jnp.asarray(x)
+    return _lookup(ord).length(x if jnp.issubdtype(x.dtype, jnp.floating) else x.astype(jnp.float32))
 
 
 def project(delta: ArrayLike, *, eps: ArrayLike | float, norm: str) -> Array:
@@ -61,13 +63,13 @@ def project(delta: ArrayLike, *, eps: ArrayLike | float, norm: str) -> Array:
       [B, ...].
 
     Raises:
-      UserError: unknown norm, a negative or non-finite radius (where its value is known), or a
-        shape of `eps` other than [] and [B].
+      UserError: unknown norm, a negative or non-finite radius (where its value is known), or a shape of `eps` other
+        than [] and [B].
 
     Source: Madry et al. 2018, section 2.1.
     """
     delta = jnp.asarray(delta)
-    return _lookup(norm).project(delta, per_example(check_radius(eps), delta.shape))
+    return _lookup(norm).project(delta, per_example(eps, delta.shape, "eps"))
 
 
 def shrink_to_sum(magnitudes: Array, total: Array, *, limit: ArrayLike | float = np.inf) -> Array:
@@ -110,15 +112,15 @@ def shrink_to_sum(magnitudes: Array, total: Array, *, limit: ArrayLike | float =
 
     high = jnp.max(magnitudes, axis=_rest(magnitudes), keepdims=True)
     zero = jnp.zeros_like(high)
-    _, level, _, high, done = jax.lax.while_loop(unfinished, narrow, (0, zero, zero, high, zero > 0))
+    _, level, _, high, done = jax.lax.while_loop(unfinished, narrow, (jnp.int32(0), zero, zero, high, zero > 0))
     return clipped(jnp.where(done, level, high))
 
 
 def steepest_ascent(gradient: ArrayLike, *, norm: str) -> Array:
     """Returns the step of length one along which a linear function rises fastest, per example.
 
-    This is sign(g) for "linf" and g / (||g|| + 1e-10) for "l2". Where the gradient is zero, so is
-    the direction.
+    This is sign(g) for "linf" and g / ||g|| for "l2", however short g is. Where the gradient is zero, so is the
+    direction; where it is not finite, `finite_gradient` takes its place.
 
     Args:
       gradient: [B, ...].
@@ -134,15 +136,14 @@ def steepest_ascent(gradient: ArrayLike, *, norm: str) -> Array:
     direction = _lookup(norm).steepest_ascent
     if direction is None:
         raise UserError(f'steepest ascent is for l2 and linf, got "{norm}"; use APGD (arinv.attacks.apgd) for it.')
-    return direction(jnp.asarray(gradient))
+    return direction(finite_gradient(gradient))
 
 
 def random_perturbation(key: Array, shape: tuple[int, ...], *, eps: ArrayLike | float, norm: str) -> Array:
     """Returns random starting points of an attack.
 
-    They are uniform on the sphere of radius `eps` for "l2" (a normalised Gaussian) and "l1" (a normalised
-    Laplacian), and in the cube for "linf". The numbers depend on `key` and the global shape only, not on
-    how many devices hold them.
+    They are uniform on the sphere of radius `eps` for "l2" (a normalised Gaussian) and "l1" (a normalised Laplacian),
+    and in the cube for "linf". The numbers depend on `key` and the global shape only, not on the number of devices.
 
     Args:
       key: PRNG key.
@@ -156,7 +157,7 @@ def random_perturbation(key: Array, shape: tuple[int, ...], *, eps: ArrayLike | 
     Raises:
       UserError: as `project`.
     """
-    radius = per_example(check_radius(eps), shape)
+    radius = per_example(eps, shape, "eps")
     return _lookup(norm).random_direction(key, tuple(shape)) * radius
 
 
@@ -172,48 +173,44 @@ def check_norm(name: str) -> None:
     _lookup(name)
 
 
-def check_radius(eps: ArrayLike | float, name: str = "eps") -> ArrayLike | float:
-    """Returns a radius, having checked that it is finite and at least 0 where its value is known.
+def finite_gradient(gradient: ArrayLike) -> Array:
+    """Returns a gradient in which every value is finite, so that what it says elsewhere can still be followed.
+
+    Infinite values count as the largest finite one of their example, by their sign, or as 1 where there is none; NaN
+    as 0. An example with NaN and nothing else gets +1 and -1 in a fixed pattern there: away from a point at which a
+    model has no gradient, in whatever direction. Finite gradients come back unchanged.
 
     Args:
-      eps: a number or an array; a traced one passes unchecked.
-      name: what the error calls it.
+      gradient: [B, ...].
 
     Returns:
-      `eps` itself.
-
-    Raises:
-      UserError: a negative or non-finite value.
+      [B, ...].
     """
-    if isinstance(eps, jax.core.Tracer):
-        return eps
-    values = np.asarray(eps, np.float64)
-    if not np.all(np.isfinite(values) & (values >= 0)):
-        raise UserError(
-            f"{name} must be finite and at least 0, got {eps}; give it in units of the images, such as 8/255."
-        )
-    return eps
+    gradient = jnp.asarray(gradient)
+    magnitudes = jnp.where(jnp.isfinite(gradient), jnp.abs(gradient), 0.0)
+    largest = _expand(_largest(magnitudes), gradient)
+    is_empty = largest == 0
+    filled = jnp.where(jnp.isnan(gradient), jnp.where(is_empty, _pattern(gradient), 0.0), gradient)
+    limit = jnp.where(is_empty, jnp.ones_like(largest), largest)
+    return jnp.where(jnp.isinf(filled), jnp.sign(filled) * limit, filled)
 
 
-def per_example(value: ArrayLike | float, shape: tuple[int, ...]) -> Array:
+def per_example(value: ArrayLike | float, shape: tuple[int, ...], name: str = "a radius or step size") -> Array:
     """Returns a number, or one per example, as float32 that broadcasts against arrays of `shape`.
 
     Args:
-      value: [] or [B].
+      value: [] or [B], at least 0; may be traced.
       shape: (B, ...).
+      name: what the error calls it.
 
     Returns:
       float32 [] or [B, 1, ...].
 
     Raises:
-      UserError: any other shape of `value`.
+      UserError: any other shape of `value`, or (where its value is known) a negative or non-finite one.
     """
-    value = jnp.asarray(value, jnp.float32)
-    if value.shape not in ((), tuple(shape[:1])):
-        raise UserError(
-            f"a radius or step size must be a number or one per example ({shape[0]},), got the shape {value.shape}."
-        )
-    return value.reshape(value.shape[:1] + (1,) * (len(shape) - 1)) if value.ndim else value
+    value = as_radius(value, batch_size=shape[0], name=name)
+    return value.reshape(value.shape + (1,) * (len(shape) - 1)) if value.ndim else value
 
 
 def _lookup(name: str) -> _Norm:
@@ -230,20 +227,46 @@ def _expand(lengths: Array, x: Array) -> Array:
     return lengths.reshape(lengths.shape + (1,) * (x.ndim - 1))
 
 
+def _largest(magnitudes: Array) -> Array:
+    return jnp.max(magnitudes, axis=_rest(magnitudes), initial=0.0)
+
+
+def _pattern(x: Array) -> Array:
+    """Returns +1 and -1 [1, ...], for an example of `x`, without a visible order."""
+    waves = np.sin(np.arange(1.0, math.prod(x.shape[1:]) + 1.0) ** 2)
+    return jnp.asarray(np.where(waves < 0, -1.0, 1.0).reshape(1, *x.shape[1:]), x.dtype)
+
+
+def _scaled(x: Array) -> tuple[Array, Array]:
+    """Returns x divided by a power of two near its largest value, and that [B, 1, ...]; 1 where it is 0 or not finite.
+
+    Such a division is exact: lengths that would neither overflow nor vanish keep their bits.
+    """
+    info = jnp.finfo(x.dtype)
+    largest = _expand(jax.lax.stop_gradient(_largest(jnp.abs(x))), x)
+    rounded = jnp.minimum(jax.lax.reduce_precision(largest, info.nexp, 0), 2.0 ** (info.maxexp - 2))
+    scale = jnp.where(jnp.isfinite(largest) & (largest >= float(info.tiny)), rounded, 1.0)
+    return x / scale, scale
+
+
 def _l2_length(x: Array) -> Array:
-    squared = jnp.sum(jnp.square(x), axis=_rest(x))
-    positive = squared > 0
-    return jnp.where(positive, jnp.sqrt(jnp.where(positive, squared, 1.0)), 0.0)
+    scaled, scale = _scaled(x)
+    squared = jnp.sum(jnp.square(scaled), axis=_rest(x))
+    is_zero = squared == 0  # not of NaN
+    return jnp.where(is_zero, 0.0, scale.reshape(-1) * jnp.sqrt(jnp.where(is_zero, 1.0, squared)))
 
 
 def _l2_project(delta: Array, eps: Array) -> Array:
-    lengths = _expand(_l2_length(delta), delta)
-    outside = lengths > eps
-    return jnp.where(outside, delta * (eps / jnp.where(outside, lengths, 1.0)), delta)
+    scaled, scale = _scaled(delta)
+    lengths = _expand(_l2_length(scaled), delta)
+    outside = lengths > eps / scale
+    return jnp.where(outside, scaled * (eps / jnp.where(outside, lengths, 1.0)), delta)
 
 
 def _l2_direction(x: Array) -> Array:
-    return x / (_expand(_l2_length(x), x) + _DIRECTION_FLOOR)
+    scaled, _ = _scaled(x)
+    lengths = _expand(_l2_length(scaled), x)
+    return scaled / jnp.where(lengths > 0, lengths, 1.0)
 
 
 def _l1_length(x: Array) -> Array:
@@ -251,7 +274,7 @@ def _l1_length(x: Array) -> Array:
 
 
 def _l1_direction(key: Array, shape: tuple[int, ...]) -> Array:
-    noise = jax.random.laplace(key, shape)
+    noise = jax.random.laplace(key, shape, jnp.float32)
     return noise / _expand(_l1_length(noise), noise)
 
 
@@ -266,12 +289,12 @@ _NORMS = {
         length=_l2_length,
         project=_l2_project,
         steepest_ascent=_l2_direction,
-        random_direction=lambda key, shape: _l2_direction(jax.random.normal(key, shape)),
+        random_direction=lambda key, shape: _l2_direction(jax.random.normal(key, shape, jnp.float32)),
     ),
     "linf": _Norm(
-        length=lambda x: jnp.max(jnp.abs(x), axis=_rest(x)),
+        length=lambda x: _largest(jnp.abs(x)),
         project=lambda delta, eps: jnp.clip(delta, -eps, eps),
         steepest_ascent=jnp.sign,
-        random_direction=lambda key, shape: jax.random.uniform(key, shape, minval=-1.0, maxval=1.0),
+        random_direction=lambda key, shape: jax.random.uniform(key, shape, jnp.float32, -1.0, 1.0),
     ),
 }

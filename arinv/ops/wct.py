@@ -5,13 +5,16 @@ in what keeps the covariances regular:
 
     official   identity added on both sides, the result clamped to the content's range (Rojas-Gomez et al. 2022's code)
     ust        eigenvalues below 1e-5 left out, no clamp (Li et al. 2017)
-    ct         identity added on the content's side alone, no clamp (a widespread port of it)
+    ct         identity added on the content's side, eigenvalues below 1e-5 left out on the style's, no clamp (a
+               widespread port of it)
 
 With the identity added and fewer positions than channels, a root of the covariance follows from the positions'
 products, a smaller matrix: 6 x 6 positions of AlexNet's conv5 instead of 256 channels.
 
 Of a style only its mean and a root of its covariance count: `style_moments` takes them once, for as many contents as
 are to come, `transfer` gives them to a content, and `wct` is one after the other.
+
+All have finite gradients, also where channels are dead, features are constant or eigenvalues are equal.
 
 Source: Li et al. 2017, "Universal Style Transfer via Feature Transforms", eqs. 2 and 3.
 """
@@ -23,13 +26,15 @@ import jax
 import jax.numpy as jnp
 
 from arinv.errors import UserError, unknown
-from arinv.ops.linalg import inverse_near_identity, sqrt_and_inverse_sqrt
+from arinv.ops.inputs import check_number, is_known
+from arinv.ops.linalg import inverse_near_identity, matrix_function, sqrt_and_inverse_sqrt
 from arinv.types import Array, ArrayLike
 
 VARIANTS = ("official", "ust", "ct")
 METHODS = ("eigh", "newton_schulz")
 
 _SMALLEST_EIGENVALUE = 1e-5
+_WEIGHT_TOLERANCE = 1e-4  # of a sum of weights
 _MIN_PIXELS = 10  # of a label on either side, and the greatest ratio of its areas, as in WCT2's code
 _MAX_RATIO = 100.0
 
@@ -64,12 +69,13 @@ def wct(
     Args:
       content_features: [B, h, w, C].
       style_features: [B, h', w', C].
-      alpha: share of the transformed features, 1 for all; the rest are the content's.
+      alpha: share of the transformed features, 0 to 1 for all; the rest are the content's. May be traced.
       variant: "official", "ust" or "ct", see above.
       method: how roots of the covariances are taken: "eigh", exact but on a GPU one image after the other, or
         "newton_schulz", products of matrices only: within 1e-3 of it (over the style's standard deviation) where the
         covariance is regular, as the added identity makes it up to variances of 1e5 (5e-2 at 1e6); with "ust",
-        directions of less than 1e-4 of its Frobenius norm come out weaker, and none from a norm of 1e-5 or less.
+        and on the style's side of "ct", directions of less than 1e-4 of its Frobenius norm come out weaker, and none
+        from a norm of 1e-5 or less.
       content_labels: int [B, h, w], 0..num_labels-1: each region takes on the style of the same label's region;
         regions without a counterpart, of 10 positions or fewer, or of very different size are left as they are.
       style_labels: int [B, h', w'], likewise.
@@ -79,7 +85,8 @@ def wct(
       float32 [B, h, w, C].
 
     Raises:
-      UserError: unknown variant or method, features of different rank or channels, or labels of one side only.
+      UserError: unknown variant or method, features of different rank or channels, labels of one side only, or alpha
+        outside 0 to 1.
 
     Source: Li et al. 2017, section 3; regions as in Yoo et al. 2019 (WCT2).
     """
@@ -118,6 +125,8 @@ def style_moments(
     """
     _check_options(variant, method, labels, num_labels)
     style = jnp.asarray(style_features, jnp.float32)
+    if style.ndim != 4:
+        raise UserError(f"style features have shape {style.shape}; must be [B, h, w, C]")
     b, h, w, c = style.shape
     rows = style.reshape(b, h * w, c)
     parts = []
@@ -143,8 +152,8 @@ def transfer(
     Args:
       content_features: [B, h, w, C].
       styles: moments of B styles each, all of the same variant and number of labels.
-      weights: of the styles.
-      alpha: share of the transformed features, 1 for all; the rest are the content's.
+      weights: of the styles, 0 or more; their sum is 1. May be traced.
+      alpha: share of the transformed features, 0 to 1 for all; the rest are the content's. May be traced.
       variant: see `wct`.
       method: see `wct`.
       labels: int [B, h, w], 0..num_labels-1.
@@ -155,14 +164,13 @@ def transfer(
 
     Raises:
       UserError: unknown variant or method, moments of other features or another number of labels, weights that are not
-        one a style, or labels without their number or the other way round.
+        one a style or do not sum to 1, alpha outside 0 to 1, or labels without their number or the other way round.
 
     Source: Li et al. 2017, section 3; regions as in Yoo et al. 2019 (WCT2).
     """
     _check_options(variant, method, labels, num_labels)
     content = jnp.asarray(content_features, jnp.float32)
-    if not styles or len(weights) != len(styles):
-        raise UserError(f"{len(styles)} styles need as many weights; got {len(weights)}")
+    _check_mixture(weights, alpha, len(styles))
     for style in styles:
         if content.ndim != 4 or content.shape[::3] != style.mean.shape[::2]:
             raise _mismatch(content.shape, style.mean.shape)
@@ -195,6 +203,16 @@ def _check_options(variant: str, method: str, labels: ArrayLike | None, num_labe
         raise UserError("labels need both: the label of every position and num_labels")
 
 
+def _check_mixture(weights: Sequence[float], alpha: float, num_styles: int) -> None:
+    check_number(alpha, "alpha", least=0.0, most=1.0)
+    if not num_styles or len(weights) != num_styles:
+        raise UserError(f"{num_styles} styles need as many weights; got {len(weights)}")
+    for weight in weights:
+        check_number(weight, "a style's weight", least=0.0)
+    if all(map(is_known, weights)) and abs(float(sum(weights)) - 1.0) > _WEIGHT_TOLERANCE:
+        raise UserError(f"weights of styles must sum to 1, got {tuple(map(float, weights))}; divide them by their sum")
+
+
 def _mismatch(content: tuple[int, ...], style: tuple[int, ...]) -> UserError:
     return UserError(
         f"content features {content} and style features {style} must be [B, h, w, C] with the same "
@@ -205,9 +223,16 @@ def _mismatch(content: tuple[int, ...], style: tuple[int, ...]) -> UserError:
 def _masks(labels: ArrayLike | None, num_labels: int, shape: tuple[int, int]) -> Iterator[Array]:
     """Yields the positions of each label as float [B, N], or all of them once."""
     if not num_labels:
-        yield jnp.ones(shape)
+        yield jnp.ones(shape, jnp.float32)
         return
-    labels = jnp.asarray(labels).reshape(shape)
+    labels = jnp.asarray(labels)
+    if labels.ndim != 3 or (labels.shape[0], labels.shape[1] * labels.shape[2]) != shape:
+        raise UserError(
+            f"labels have shape {labels.shape}; must be the label of every position of the features, [B, h, w]"
+        )
+    if not jnp.issubdtype(labels.dtype, jnp.integer):
+        raise UserError(f"labels have dtype {labels.dtype}; must be integers")
+    labels = labels.reshape(shape)
     for label in range(num_labels):
         yield (labels == label).astype(jnp.float32)
 
@@ -241,7 +266,7 @@ def _whiten(features: Array, samples: Array, variant: str, method: str) -> Array
         if regular and _are_few(samples):
             middle = _root_of_few(samples, method, inverse=True)
             return features + features @ _transpose(samples) @ middle @ samples
-        return features @ _root(samples, variant, method, regular=regular, inverse=True)
+        return features @ _root(samples, method, regular=regular, inverse=True)
 
 
 def _color(samples: Array, variant: str, method: str) -> Array:
@@ -250,24 +275,26 @@ def _color(samples: Array, variant: str, method: str) -> Array:
     with jax.default_matmul_precision("highest"):
         if regular and _are_few(samples):
             middle = _root_of_few(samples, method, inverse=False)
-            return jnp.eye(samples.shape[-1])[None] + _transpose(samples) @ middle @ samples
-        return _root(samples, variant, method, regular=regular, inverse=False)
+            return jnp.eye(samples.shape[-1], dtype=jnp.float32)[None] + _transpose(samples) @ middle @ samples
+        return _root(samples, method, regular=regular, inverse=False)
 
 
 def _are_few(samples: Array) -> bool:
     return samples.shape[1] < samples.shape[2]
 
 
-def _root(samples: Array, variant: str, method: str, *, regular: bool, inverse: bool) -> Array:
-    """Returns roots or inverse roots of the covariance, with the identity added to it if `regular`."""
-    covariance = _transpose(samples) @ samples + (jnp.eye(samples.shape[-1])[None] if regular else 0.0)
-    cut = _SMALLEST_EIGENVALUE if variant == "ust" else 0.0
+def _root(samples: Array, method: str, *, regular: bool, inverse: bool) -> Array:
+    """Returns roots or inverse roots of the covariance: with the identity added, or less its small eigenvalues."""
+    covariance = _transpose(samples) @ samples
+    if regular:
+        covariance += jnp.eye(samples.shape[-1], dtype=jnp.float32)[None]
     if method == "newton_schulz":
-        is_small = jnp.linalg.norm(covariance, axis=(1, 2), keepdims=True) <= cut  # and so is every eigenvalue
-        return jnp.where(is_small, 0.0, sqrt_and_inverse_sqrt(covariance, ridge=1e-6 if cut else 0.0)[int(inverse)])
-    values, vectors = _eigh(covariance)
-    kept = jnp.maximum(values, 1e-30)
-    return _from_eigen(vectors, jnp.where(values > cut, jax.lax.rsqrt(kept) if inverse else jnp.sqrt(kept), 0.0))
+        if regular:
+            return sqrt_and_inverse_sqrt(covariance)[int(inverse)]
+        size = jax.lax.stop_gradient(jnp.linalg.norm(covariance, axis=(1, 2), keepdims=True))
+        is_small = size <= _SMALLEST_EIGENVALUE  # and so is every eigenvalue
+        return jnp.where(is_small, 0.0, sqrt_and_inverse_sqrt(covariance, ridge=1e-6)[int(inverse)])
+    return matrix_function(_inverse_root_of_values if inverse else _root_of_values, covariance)
 
 
 def _root_of_few(samples: Array, method: str, *, inverse: bool) -> Array:
@@ -276,24 +303,31 @@ def _root_of_few(samples: Array, method: str, *, inverse: bool) -> Array:
     With an eigenvalue 1 + m of I + S S^T and s = 1 / sqrt(1 + m), M has (sqrt(1 + m) - 1) / m = s / (1 + s) there, or
     (s - 1) / m = -s^2 / (1 + s) for the inverse root: no difference of numbers that are nearly the same.
     """
-    matrices = jnp.eye(samples.shape[1])[None] + samples @ _transpose(samples)
+    identity = jnp.eye(samples.shape[1], dtype=jnp.float32)[None]
+    matrices = identity + samples @ _transpose(samples)
     if method == "newton_schulz":
         s = sqrt_and_inverse_sqrt(matrices)[1]
-        result = s @ inverse_near_identity(jnp.eye(s.shape[-1])[None] + s)
+        result = s @ inverse_near_identity(identity + s)
         return -s @ result if inverse else result
-    values, vectors = _eigh(matrices)
+    return matrix_function(_inverse_root_of_few_values if inverse else _root_of_few_values, matrices)
+
+
+def _root_of_values(values: Array) -> Array:
+    return jnp.where(values > _SMALLEST_EIGENVALUE, jnp.sqrt(jnp.maximum(values, _SMALLEST_EIGENVALUE)), 0.0)
+
+
+def _inverse_root_of_values(values: Array) -> Array:
+    return jnp.where(values > _SMALLEST_EIGENVALUE, jax.lax.rsqrt(jnp.maximum(values, _SMALLEST_EIGENVALUE)), 0.0)
+
+
+def _root_of_few_values(values: Array) -> Array:
     s = jax.lax.rsqrt(jnp.maximum(values, 1.0))
-    return _from_eigen(vectors, (-s if inverse else 1.0) * s / (1 + s))
+    return s / (1 + s)
 
 
-def _eigh(matrices: Array) -> tuple[Array, Array]:
-    # One matrix at a time: on a CPU two batched eigendecompositions of one program can wait for each other's threads
-    # for ever, as those of 64 channels of content and style did.
-    return jax.lax.map(jnp.linalg.eigh, matrices)
-
-
-def _from_eigen(vectors: Array, values: Array) -> Array:
-    return (vectors * values[:, None, :]) @ _transpose(vectors)
+def _inverse_root_of_few_values(values: Array) -> Array:
+    s = jax.lax.rsqrt(jnp.maximum(values, 1.0))
+    return -s * s / (1 + s)
 
 
 def _transpose(matrices: Array) -> Array:

@@ -1,0 +1,405 @@
+"""Checks of what enters public functions: images, labels, logits, features, radii and other numbers.
+
+Shape and dtype are checked always, values where they are known: outside of jit, and inside of it those that are not
+traced. A compiled function therefore holds no check. Arrays spread over several processes count as traced.
+
+What is checked comes back as float32 (labels as int32), whatever the input's dtype and JAX's settings.
+"""
+
+import math
+import numbers
+import operator
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from arinv.errors import RadiusWarning, UserError, unknown
+from arinv.types import Array, ArrayLike, FeaturesFn, LogitsFn
+
+# Of images that noise or a generator takes out of [0, 1]; grey levels are far beyond.
+LOOSE_BOUNDS = (-9.0, 10.0)
+_TOLERANCE = 1e-6  # what float32 arithmetic may leave outside of a range
+
+
+def is_known(array: Any) -> bool:
+    """Returns whether the values of an array can be read here and now.
+
+    Args:
+      array: a number or an array.
+    """
+    if isinstance(array, jax.core.Tracer):
+        return False
+    return not isinstance(array, jax.Array) or array.is_fully_addressable
+
+
+def check_images(
+    images: ArrayLike,
+    name: str = "images",
+    *,
+    finite: bool = True,
+    bounds: tuple[float, float] = (0.0, 1.0),
+    uint8: bool = False,
+) -> ArrayLike:
+    """Returns images as they are, having checked them.
+
+    Args:
+      images: floating point [B, H, W, C] in [0, 1], C 1 or 3; nested lists are taken too.
+      name: what the error calls them.
+      finite: refuse NaN and infinity; False where a result of NaN reports them.
+      bounds: the range that is allowed, where it is not [0, 1].
+      uint8: take uint8 in 0..255 too.
+
+    Returns:
+      [B, H, W, C], a NumPy array if `images` is none of JAX's.
+
+    Raises:
+      UserError: another rank, layout, dtype or range; the message gives what was found.
+    """
+    images = _as_array(images, name)
+    shape, dtype = tuple(images.shape), images.dtype
+    if len(shape) != 4:
+        raise UserError(f"{name} have shape {shape}; must be [batch, height, width, channels]")
+    if shape[-1] not in (1, 3):
+        hint = "; transpose them with (0, 2, 3, 1)" if shape[1] in (1, 3) else ""
+        raise UserError(f"{name} have shape {shape}; the last axis must be 1 or 3 channels{hint}")
+    if 0 in shape[1:]:
+        raise UserError(f"{name} have shape {shape}; height and width must be 1 or more")
+    if uint8 and dtype == np.uint8:
+        return images
+    if not jnp.issubdtype(dtype, jnp.floating):
+        hint = "; use arinv.ops.images.to_float" if dtype == np.uint8 else ""
+        raise UserError(f"{name} have dtype {dtype}; must be floating point in [0, 1]{hint}")
+    if is_known(images) and shape[0]:
+        _check_range(images, name, finite, bounds)
+    return images
+
+
+def as_images(images: ArrayLike, name: str = "images", **options: Any) -> Array:
+    """Returns images as float32, having checked them.
+
+    Args:
+      images: see `check_images`.
+      name: what the error calls them.
+      **options: of `check_images`.
+
+    Returns:
+      float32 [B, H, W, C].
+
+    Raises:
+      UserError: as `check_images`.
+    """
+    return jnp.asarray(check_images(images, name, **options), jnp.float32)
+
+
+def as_image_pair(
+    images_a: ArrayLike,
+    images_b: ArrayLike,
+    names: tuple[str, str] = ("reconstructions", "images"),
+    *,
+    bounds: tuple[float, float] = (0.0, 1.0),
+) -> tuple[Array, Array]:
+    """Returns two batches of images that are to be compared, having checked them and that they fit each other.
+
+    NaN and infinity are let through: a comparison with them is NaN.
+
+    Args:
+      images_a: floating point [B, H, W, C] in [0, 1].
+      images_b: of the same shape.
+      names: what the errors call them.
+      bounds: the range that is allowed to the first, where it is not [0, 1].
+
+    Returns:
+      float32 [B, H, W, C], twice.
+
+    Raises:
+      UserError: as `as_images`, or different shapes.
+    """
+    pair = tuple(_as_array(x, name) for x, name in zip((images_a, images_b), names, strict=True))
+    if pair[0].shape != pair[1].shape:
+        raise UserError(
+            f"cannot compare {names[0]} {pair[0].shape} with {names[1]} {pair[1].shape}: both must be [B, H, W, C] of "
+            "one size; resize one of them first."
+        )
+    ranges = (bounds, (0.0, 1.0))
+    return tuple(as_images(x, n, finite=False, bounds=b) for x, n, b in zip(pair, names, ranges, strict=True))
+
+
+def as_labels(
+    labels: ArrayLike, *, batch_size: int, num_classes: int | None = None, name: str = "labels", padding: bool = True
+) -> Array:
+    """Returns class numbers as int32, having checked them.
+
+    Args:
+      labels: integers [B] from 0; -1 is padding.
+      batch_size: number of images, B.
+      num_classes: K, if it is known.
+      name: what the error calls them.
+      padding: whether -1 is allowed.
+
+    Returns:
+      int32 [B].
+
+    Raises:
+      UserError: another shape, not integers, or (where values are known) below -1, or not below `num_classes`.
+    """
+    labels = _as_array(labels, name)
+    if not labels.size and labels.shape == (batch_size,):
+        return jnp.zeros((0,), jnp.int32)
+    if labels.shape != (batch_size,) or not jnp.issubdtype(labels.dtype, jnp.integer):
+        one_hot = "; take the argmax of one-hot labels" if labels.ndim == 2 and labels.shape[0] == batch_size else ""
+        found = f"{labels.dtype} of shape {labels.shape}{one_hot}"
+        raise UserError(f"{name} must be integers, one per image ({batch_size},), got {found}.")
+    if is_known(labels):
+        values, least = np.asarray(labels), -1 if padding else 0
+        if values.min() < least:
+            allowed = "classes from 0, or -1 for padding" if padding else "classes from 0"
+            raise UserError(f"{name} must be {allowed}; the lowest is {values.min()}.")
+        limit = np.iinfo(np.int32).max + 1 if num_classes is None else num_classes
+        if values.max() >= limit:
+            raise UserError(
+                f"{name} go up to {values.max()}, and there are {limit} classes, 0 to {limit - 1}; number them from 0."
+            )
+    return jnp.asarray(labels, jnp.int32)
+
+
+def as_logits(logits: Any, *, batch_size: int | None = None, least: int = 1, name: str = "logits") -> Array:
+    """Returns logits as float32, having checked their shape and dtype.
+
+    Args:
+      logits: floating point [B, K].
+      batch_size: B, if it is known.
+      least: smallest K allowed.
+      name: what the error calls them, such as what function must return them.
+
+    Returns:
+      float32 [B, K].
+
+    Raises:
+      UserError: a tuple, dict or anything else that is no array, another shape, or not floating point.
+    """
+    if isinstance(logits, tuple | list | dict) or not hasattr(logits, "shape"):
+        kind, hint = type(logits).__name__, ""
+        if isinstance(logits, tuple | list) and logits:
+            hint = "; where the model returns (logits, features), take `lambda x: model(x)[0]`"
+        if isinstance(logits, dict) and logits:
+            hint = f"; take one of {', '.join(map(repr, logits))}"
+        raise UserError(f"{name} must be one array [B, K], got a {kind}{hint}.")
+    shape = tuple(logits.shape)
+    wanted = "B" if batch_size is None else batch_size
+    if len(shape) != 2 or batch_size not in (None, shape[0]):
+        raise UserError(f"{name} must have the shape [B, K], here ({wanted}, K); got {shape}.")
+    if not jnp.issubdtype(logits.dtype, jnp.floating):
+        raise UserError(f"{name} must be floating point, got {logits.dtype}.")
+    if shape[1] < least:
+        hint = "; write a single logit z of two classes as (0, z)" if shape[1] == 1 else ""
+        raise UserError(f"{name} must be of {least} classes or more, got {shape[1]}{hint}.")
+    return jnp.asarray(logits, jnp.float32)
+
+
+def checked_logits_fn(logits_fn: LogitsFn, *, batch_size: int, **classes: ArrayLike | None) -> LogitsFn:
+    """Returns a model that checks its logits, and class numbers by how many there are, when it is traced.
+
+    Args:
+      logits_fn: images [B, H, W, C] in [0, 1] -> logits [B, K].
+      batch_size: B.
+      **classes: int [B], what the errors call them -> class numbers, -1 for padding; None for none.
+
+    Returns:
+      The same, with float32 logits.
+
+    Raises:
+      UserError: not callable; when called, as `as_logits` and `as_labels`.
+    """
+    if not callable(logits_fn):
+        raise UserError(f"logits_fn must be a function from images to logits [B, K], got {type(logits_fn).__name__}.")
+
+    def checked(images):
+        logits = as_logits(logits_fn(images), batch_size=batch_size, least=2, name="what logits_fn returns")
+        for name, values in classes.items():
+            if values is not None and is_known(values):
+                as_labels(values, batch_size=batch_size, num_classes=logits.shape[1], name=name)
+        return logits
+
+    return checked
+
+
+def layer_features(features_fn: FeaturesFn, images: ArrayLike, layers: Sequence[str]) -> list[Array]:
+    """Returns some of the named features of images.
+
+    Args:
+      features_fn: images [B, H, W, C] in [0, 1] -> named features.
+      images: float32 [B, H, W, C] in [0, 1].
+      layers: names of the features.
+
+    Returns:
+      float32 [B, ...] for each layer.
+
+    Raises:
+      UserError: features that are not a mapping from names to arrays [B, ...], or a layer that is not among them.
+    """
+    features = features_fn(images)
+    if not isinstance(features, Mapping):
+        kind, hint = type(features).__name__, ""
+        if isinstance(features, tuple):
+            hint = "; where the model returns (logits, features), take `lambda x: model(x)[1]`"
+        raise UserError(f"features_fn must return named features, {{name: [B, ...]}}, got a {kind}{hint}.")
+    for layer in layers:
+        if layer not in features:
+            raise unknown("layer", layer, features)
+        shape = jnp.shape(features[layer])
+        if len(shape) < 2 or shape[0] != images.shape[0]:
+            raise UserError(f"feature {layer!r} must be [B, ...] of {images.shape[0]} images, got the shape {shape}.")
+    return [jnp.asarray(features[layer], jnp.float32) for layer in layers]
+
+
+def as_vector(values: ArrayLike, count: int, name: str) -> Array:
+    """Returns one number per example as float32, having checked the shape.
+
+    Args:
+      values: [B], of any numbers.
+      count: number of examples, B.
+      name: what the error calls them.
+
+    Returns:
+      float32 [B].
+
+    Raises:
+      UserError: another shape.
+    """
+    values = _as_array(values, name)
+    if values.shape != (count,):
+        raise UserError(f"{name} must be one number per example ({count},), got the shape {values.shape}.")
+    return jnp.asarray(values, jnp.float32)
+
+
+def as_radius(value: ArrayLike | float, *, batch_size: int | None, name: str = "eps", norm: str | None = None) -> Array:
+    """Returns a radius or a step size as float32, having checked it.
+
+    Args:
+      value: a number of 0 or more, or one per example [B]; in units of the images.
+      batch_size: number of examples, B; None where only a single number is allowed.
+      name: what the error calls it.
+      norm: of an attack's radius: a radius that says nothing, such as 8 in linf, is warned of.
+
+    Returns:
+      float32 [] or [B].
+
+    Raises:
+      UserError: another shape, no number, or (where values are known) negative or not finite in float32.
+    """
+    radius = _as_array(value, name)
+    if not (jnp.issubdtype(radius.dtype, jnp.floating) or jnp.issubdtype(radius.dtype, jnp.integer)):
+        raise UserError(f"{name} must be a number, such as 8/255, got {value!r}.")
+    if radius.shape not in ((), (batch_size,)):
+        several = "" if batch_size is None else f" or one per example ({batch_size},)"
+        raise UserError(f"{name} must be a number{several}, got the shape {radius.shape}.")
+    if is_known(radius):
+        values = np.asarray(radius, np.float64)
+        if not np.all((values >= 0) & (values <= np.finfo(np.float32).max)):
+            raise UserError(
+                f"{name} must be finite and at least 0, got {value}; give it in units of the images, such as 8/255."
+            )
+        if norm and (text := far_radius(values, norm)):
+            warnings.warn(f"{name}={text}", RadiusWarning, stacklevel=4)
+    return jnp.asarray(radius, jnp.float32)
+
+
+def far_radius(eps: ArrayLike | float, norm: str) -> str:
+    """Returns why a radius restricts nothing, or "" where it does restrict an attack.
+
+    Args:
+      eps: one or more radii, in units of the images.
+      norm: "l1", "l2" or "linf".
+    """
+    largest = float(np.max(eps, initial=0.0))
+    if norm != "linf" or largest < 1:
+        return ""
+    meant = f"; did you mean {largest:g}/255?" if 1 < largest <= 255 else ""
+    return f"{largest:g} in linf reaches every image in [0, 1]: nothing can be robust there{meant}"
+
+
+def check_count(value: Any, name: str, *, least: int = 1) -> int:
+    """Returns a whole number, having checked it.
+
+    Args:
+      value: such as a number of steps.
+      name: what the error calls it.
+      least: the smallest that is allowed.
+
+    Returns:
+      The number.
+
+    Raises:
+      UserError: no whole number, or one that is too small.
+    """
+    try:
+        count = None if isinstance(value, bool) else operator.index(value)  # NumPy's integers pass
+    except TypeError:
+        count = None
+    if count is None or count < least:
+        raise UserError(f"{name} must be a whole number of at least {least}, got {value!r}.")
+    return count
+
+
+def check_number(value: Any, name: str, *, least: float = -math.inf, most: float = math.inf) -> Any:
+    """Returns a number, having checked that it is finite and in a range; a traced one passes unchecked.
+
+    Args:
+      value: such as a weight.
+      name: what the error calls it.
+      least: the smallest that is allowed.
+      most: the largest that is allowed.
+
+    Returns:
+      The number itself.
+
+    Raises:
+      UserError: no finite number in this range.
+    """
+    if isinstance(value, jax.core.Tracer):
+        return value
+    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    if isinstance(value, np.ndarray | jax.Array) and value.shape == () and jnp.issubdtype(value.dtype, jnp.number):
+        is_number, value = True, value.item()
+    if not is_number or not math.isfinite(value) or not least <= value <= most:
+        limits = {(True, True): "", (False, True): f" of at least {least:g}", (True, False): f" of at most {most:g}"}
+        limit = limits.get((least == -math.inf, most == math.inf), f" from {least:g} to {most:g}")
+        raise UserError(f"{name} must be a finite number{limit}, got {value!r}.")
+    return value
+
+
+def _as_array(value: Any, name: str) -> ArrayLike:
+    """Returns an array as it is, and of numbers or nested lists an array of NumPy's."""
+    if isinstance(value, jax.Array | np.ndarray):
+        return value
+    try:
+        array = np.asarray(value)
+    except (ValueError, TypeError):  # ragged lists, or tracers in a list
+        array = None
+    if array is None or array.dtype.kind not in "biuf" and not jnp.issubdtype(array.dtype, jnp.floating):
+        raise UserError(f"{name} must be an array of numbers, got {_short(value)}.")
+    return array
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"a {type(value).__name__}"
+
+
+def _check_range(images: ArrayLike, name: str, finite: bool, bounds: tuple[float, float]) -> None:
+    low, high = float(images.min()), float(images.max())
+    if not np.isfinite([low, high]).all():
+        if finite:
+            raise UserError(f"{name} hold values that are not finite (NaN or infinity); must be in [0, 1]")
+        values = np.asarray(images, np.float32)
+        values = values[np.isfinite(values)]
+        low, high = (float(values.min()), float(values.max())) if values.size else bounds
+    if low < bounds[0] - _TOLERANCE or high > bounds[1] + _TOLERANCE:
+        fix = "divide by 255" if high > 1.5 else "map them from [-1, 1] with arinv.ops.images.from_pm1"
+        if high <= 1.5 and low >= -0.5:
+            fix = "clip them"
+        raise UserError(f"{name} range from {low:.6g} to {high:.6g}; must be in [0, 1]: {fix}")
