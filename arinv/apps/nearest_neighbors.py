@@ -17,7 +17,8 @@ from arinv.ops.inputs import check_count
 from arinv.types import Array, ArrayLike
 
 POOLINGS = ("flat", "mean")
-_SPARE_CANDIDATES = 6  # beyond the neighbours asked for: rounding of the products decides none of them
+_SPARE_CANDIDATES = 6  # beyond the neighbours asked for
+_ROUNDING = 2.0**-21  # of the squares in products of matrices, generously
 
 
 def feature_rows(features: ArrayLike, *, pooling: str = "flat", normalize: bool = True) -> Array:
@@ -58,9 +59,9 @@ def nearest_neighbor_distances(
 ) -> Array:
     """Returns the mean Euclidean distance of each row to its k nearest references.
 
-    Candidates are found by matrix products, of features less the mean of the references, so that a common offset costs
-    no digits. Among them the distances of the differences decide, which are exact also where a row all but equals a
-    reference, with a gradient in `rows` through the neighbours found.
+    Which are nearest is found by matrix products of what is left without the mean of the references, so that a common
+    offset costs no digits, and checked. The distances themselves are those of the differences, exact also where a row
+    all but equals a reference, and with a gradient in `rows` through the neighbours found.
 
     Args:
       rows: [B, K].
@@ -88,26 +89,10 @@ def nearest_neighbor_distances(
         known = known if isinstance(num_references, jax.core.Tracer) else int(count)
     if known < k:
         raise UserError(f"k={k} neighbours need as many references, got {known}; lower k or give more.")
-    counted = (jnp.arange(references.shape[0]) < count)[:, None]
-    candidates = min(k + _SPARE_CANDIDATES, references.shape[0])
-    centred = _centred(jax.lax.stop_gradient(rows), jax.lax.stop_gradient(references), counted)
-    places = _nearest(*centred, candidates, count, min(block_size, references.shape[0]))
-    distances = _distances(rows, references[jnp.minimum(places, references.shape[0] - 1)])
-    # Where fewer references count than there are candidates, the others hold padding.
-    distances = jnp.where(places < count, distances, jnp.inf)
-    nearest = -jax.lax.top_k(-distances, k)[0]
-    is_defined = jnp.all(jnp.where(counted, jnp.isfinite(references), True)) & jnp.all(jnp.isfinite(rows), axis=1)
-    return jnp.where(is_defined, jnp.mean(nearest, axis=1), jnp.nan)
-
-
-def _centred(rows: Array, references: Array, counted: Array) -> tuple[Array, Array]:
-    """Returns both less the mean of the references, over their largest value: squares keep their digits."""
-    members = jnp.where(counted, references, 0.0)
-    scale = jnp.max(jnp.abs(members))
-    scale = jnp.where((scale > 0) & jnp.isfinite(scale), scale, 1.0)
-    total = jnp.sum(counted.astype(jnp.float32))
-    mean = jnp.sum(members / scale / total, axis=0, keepdims=True)
-    return rows / scale - mean, references / scale - mean
+    constants = jax.lax.stop_gradient(rows), jax.lax.stop_gradient(references)
+    places, largest = _nearest(*constants, k, count, min(block_size, references.shape[0]))
+    distances = _distances(rows, references[places])
+    return jnp.where(jnp.isfinite(largest), jnp.mean(distances, axis=1), jnp.nan)
 
 
 def _distances(rows: Array, neighbors: Array) -> Array:
@@ -117,29 +102,77 @@ def _distances(rows: Array, neighbors: Array) -> Array:
     return norms.norm(differences.reshape(batch * count, size), "l2").reshape(batch, count)
 
 
-def _nearest(rows: Array, references: Array, k: int, count, block_size: int) -> Array:
-    """Returns the places of the k nearest references, int32 [B, k]."""
+def _nearest(rows: Array, references: Array, k: int, count: ArrayLike, block_size: int) -> tuple[Array, Array]:
+    """Returns the places of the k nearest references, int32 [B, k], and the largest value of all references.
+
+    Products of matrices find some candidates more than that. Where rounding could have hidden a nearer reference behind
+    the last of them, as among distant clusters, all differences are taken instead.
+    """
+    num_references = references.shape[0]
+    counted = (jnp.arange(num_references) < count)[:, None]
+    largest = jnp.max(jnp.where(counted, jnp.abs(references), 0.0))
+    # A power of two: dividing by it, and then subtracting the mean, rounds nothing of what the mean leaves.
+    scale = jnp.minimum(jax.lax.reduce_precision(largest, 8, 0), 2.0**126)
+    scale = jnp.where((largest > 0) & jnp.isfinite(largest), scale, 1.0)
+    members, weights = jnp.where(counted, references, 0.0), jnp.full((1, num_references), 1.0, jnp.float32) / count
+    # A product is faster than a sum of columns.
+    mean = jnp.matmul(weights, members, precision=jax.lax.Precision.HIGHEST) / scale
+
+    def centre(x):
+        return x / scale - mean
+
+    size = min(k + _SPARE_CANDIDATES, num_references)
+    rows = centre(rows)
+    squares, candidates, longest = _search(rows, references, centre, size, count, block_size, _products)
+    # The last candidates are padding where fewer references count than there are candidates.
+    neighbors = centre(references[jnp.minimum(candidates, num_references - 1)])
+    exact = jnp.square(_distances(rows, neighbors))
+    exact, chosen = jax.lax.top_k(-jnp.where(candidates < count, exact, jnp.inf), k)
+    own = jnp.sum(jnp.square(rows), axis=1)
+    is_certain = -exact[:, -1] <= squares[:, -1] + own - _ROUNDING * (own + longest)
+    places = jax.lax.cond(
+        jnp.all(is_certain) | (size == num_references),
+        lambda: jnp.take_along_axis(candidates, chosen, axis=1),
+        lambda: _search(rows, references, centre, k, count, block_size, _differences)[1],
+    )
+    return places, largest
+
+
+def _products(rows: Array, members: Array) -> Array:
+    """Returns squared distances [B, S], less the rows' own squares, which change nothing about the order."""
+    products = jnp.matmul(rows, members.T, precision=jax.lax.Precision.HIGHEST)
+    return jnp.sum(jnp.square(members), axis=1)[None, :] - 2.0 * products
+
+
+def _differences(rows: Array, members: Array) -> Array:
+    return jnp.sum(jnp.square(rows[:, None, :] - members[None, :, :]), axis=2)
+
+
+def _search(rows, references, centre, k: int, count, block_size: int, squares_fn) -> tuple[Array, Array, Array]:
+    """Returns the k smallest of squares_fn(rows, centre(references)), their places, and the references' longest square.
+
+    The first two are [B, k]; it goes through the references block by block.
+    """
     num_blocks = -(-references.shape[0] // block_size)
     padding = num_blocks * block_size - references.shape[0]
     blocks = jnp.pad(references, ((0, padding), (0, 0))).reshape(num_blocks, block_size, -1)
 
     def visit(carry, block):
-        closest, places = carry
+        closest, places, longest = carry
         first, members = block
-        numbers = first + jnp.arange(block_size, dtype=jnp.int32)
-        products = jnp.matmul(rows, members.T, precision=jax.lax.Precision.HIGHEST)
-        # The squared distance, less the row's own square, which changes nothing about the order.
-        distances = jnp.sum(jnp.square(members), axis=1)[None, :] - 2.0 * products
-        distances = jnp.where((numbers < count)[None, :], distances, jnp.inf)
-        distances = jnp.concatenate([closest, distances], axis=1)
-        places = jnp.concatenate([places, jnp.broadcast_to(numbers[None, :], products.shape)], axis=1)
-        closest, chosen = jax.lax.top_k(-distances, k)
-        return (-closest, jnp.take_along_axis(places, chosen, axis=1)), None
+        numbers = first + jnp.arange(block_size, dtype=jnp.int32)[None, :]
+        members = jnp.where((numbers < count).T, centre(members), 0.0)
+        squares = jnp.where(numbers < count, squares_fn(rows, members), jnp.inf)
+        squares = jnp.concatenate([closest, squares], axis=1)
+        places = jnp.concatenate([places, jnp.broadcast_to(numbers, (rows.shape[0], block_size))], axis=1)
+        closest, chosen = jax.lax.top_k(-squares, k)
+        longest = jnp.maximum(longest, jnp.max(jnp.sum(jnp.square(members), axis=1)))
+        return (-closest, jnp.take_along_axis(places, chosen, axis=1), longest), None
 
-    # Places that hold no reference yet are beyond all of them.
     start = (
         jnp.full((rows.shape[0], k), jnp.inf, jnp.float32),
-        jnp.full((rows.shape[0], k), references.shape[0], jnp.int32),
+        jnp.full((rows.shape[0], k), references.shape[0], jnp.int32),  # no reference
+        jnp.float32(0.0),
     )
     firsts = jnp.arange(num_blocks, dtype=jnp.int32) * block_size
-    return jax.lax.scan(visit, start, (firsts, blocks))[0][1]
+    return jax.lax.scan(visit, start, (firsts, blocks))[0]

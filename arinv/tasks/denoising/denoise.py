@@ -112,7 +112,8 @@ def _describe(config: ConfigDict, workdir: pathlib.Path, name: str, file: str, p
     if config.noise.sigma:
         clean = to_float(picture)[None]
         found = {"psnr_noisy": _input(config, name, picture), "psnr": data.read_image(workdir / "denoised" / file)}
-        described |= {metric: float(metrics.psnr(to_float(x)[None], clean)[0]) for metric, x in found.items()}
+        psnr = jax.jit(metrics.psnr)  # noise may leave [0, 1], which is refused where values are known
+        described |= {metric: float(psnr(to_float(x)[None], clean)[0]) for metric, x in found.items()}
     return described
 
 
