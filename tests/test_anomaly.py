@@ -150,8 +150,8 @@ def test_rates_end_where_the_paper_and_where_the_code_ends():
     ("changes", "shown"),
     [
         ({"layer": "conv5"}, "unknown layer 'conv5'; known: code"),
-        ({"num_steps": 0}, "1 or more"),
-        ({"num_restarts": 0}, "1 or more"),
+        ({"num_steps": 0}, "must be at least 1"),
+        ({"num_restarts": 0}, "must be at least 1"),
         ({"indices": np.arange(4)}, "one per image"),
     ],
 )

@@ -123,9 +123,9 @@ def test_steps_are_those_of_the_algorithm(norm, eps):
     x = np.clip(1.4 * rng.random((6, 2, 2, 3)) - 0.2, 0, 1).astype(np.float32)
     start = np.clip(x + rng.uniform(-0.05, 0.05, x.shape), 0, 1).astype(np.float32)
     labels = np.arange(6, dtype=np.int32) % 3
-    batch = rows.prepare(x, labels)
+    batch = rows.prepare(small_logits, x, labels, eps=eps, norm=norm)
     rule = apgd_steps.momentum_rule(batch.images, eps=eps, norm=norm, num_steps=steps)
-    evaluate = apgd_module._evaluation(small_logits, "ce", batch)
+    evaluate = apgd_module._evaluation("ce", batch)
     run = jax.jit(lambda start: apgd_module._run(evaluate, rule, start, taken))(start)
     reviews = apgd_steps.checkpoints(num_steps=steps)
     assert sum(review <= taken for review in reviews) == 3

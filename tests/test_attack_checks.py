@@ -104,7 +104,8 @@ def test_stored_images_are_scored_as_they_are_and_rounded():
 
     def between_levels(x):  # class 1 where the first value is no multiple of 1/255
         off = jnp.abs(x[:, 0, 0, 0] * 255 - jnp.round(x[:, 0, 0, 0] * 255)) > 0.1
-        return jnp.stack([0.5 * jnp.ones(x.shape[0]), off.astype(jnp.float32)], axis=1)
+        logits = [0.5 * jnp.ones(x.shape[0]), off.astype(jnp.float32), *jnp.zeros((3, x.shape[0]))]
+        return jnp.stack(logits, axis=1)
 
     moved = np.round(x * 255) / 255
     moved[0, 0, 0, 0] = 100.4 / 255

@@ -328,7 +328,7 @@ def test_old_keys_and_a_single_name_are_taken(key):
         ({"norm": "l7"}, "unknown norm 'l7'; known: l1, l2, linf"),
         ({"attacks": ("pgd",)}, "unknown attack 'pgd'; known: apgd-ce, apgd-t, fab-t, square"),
         ({"num_queries": 0}, "num_queries must be at least 1, got 0; an attack is left out with `attacks`"),
-        ({"batch_size": 0}, "batch_size 0 and smallest_batch 8 must be at least 1"),
+        ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
         (
             {"logits_fn": lambda x: logits_fn(x)[:, :3]},
             "needs 4 classes, the model has 3; leave it out: attacks=('apgd-ce', 'fab-t', 'square')",

@@ -7,6 +7,7 @@ import pytest
 
 from arinv.errors import UserError
 from arinv.ops import images as ops
+from arinv.ops import inputs
 
 GOOD = np.full((2, 4, 4, 3), 0.5, np.float32)
 
@@ -35,17 +36,17 @@ def test_from_pm1():
 
 
 def test_check_accepts_images():
-    ops.check_images(GOOD)
-    ops.check_images(jnp.asarray(GOOD, jnp.bfloat16))
-    ops.check_images(GOOD[..., :1])
-    ops.check_images(GOOD + 0.5 + 5e-7)
-    ops.check_images(GOOD[:0])
+    inputs.check_images(GOOD)
+    inputs.check_images(jnp.asarray(GOOD, jnp.bfloat16))
+    inputs.check_images(GOOD[..., :1])
+    inputs.check_images(GOOD + 0.5 + 5e-7)
+    inputs.check_images(GOOD[:0])
 
 
 def test_check_lets_tracers_pass():
     @jax.jit
     def double(images):
-        ops.check_images(images)
+        inputs.check_images(images)
         return images * 2
 
     np.testing.assert_array_equal(double(GOOD * 20), GOOD * 40)
@@ -69,7 +70,7 @@ def test_check_lets_tracers_pass():
 def test_check_names_what_is_wrong(images, message):
     for kind in (np.asarray, jnp.asarray):
         with pytest.raises(UserError, match=f"^originals .*{message}"):
-            ops.check_images(kind(images), "originals")
+            inputs.check_images(kind(images), "originals")
 
 
 def test_grid_places_images_and_leaves_white_between():

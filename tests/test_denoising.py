@@ -102,12 +102,12 @@ def test_progress_counts_tiles():
     ("images", "options", "shown"),
     [
         (np.zeros((64, 64, 3), np.float32), {}, "batch, height, width, channels"),
-        (np.zeros((1, 0, 64, 3), np.float32), {}, "none of them 0"),
+        (np.zeros((1, 0, 64, 3), np.float32), {}, "height and width must be 1 or more"),
         (np.zeros((1, 64, 64, 3), np.int32), {}, "int32; must be uint8, or floating"),
         (np.zeros((1, 64, 64, 3), np.float32), {"tile": 100}, "tile=100 must be a multiple of 32 from 64 up"),
         (np.zeros((1, 64, 64, 3), np.float32), {"tile": 32}, "from 64 up"),
         (np.zeros((1, 64, 64, 3), np.float32), {"tile": 128, "overlap": 96}, "0 up to half of the tile, 64"),
-        (np.zeros((1, 64, 64, 3), np.float32), {"multiple": 0}, "multiple=0"),
+        (np.zeros((1, 64, 64, 3), np.float32), {"multiple": 0}, "multiple must be at least 1, got 0"),
     ],
 )
 def test_mistakes_are_one_line(images, options, shown):

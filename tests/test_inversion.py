@@ -182,8 +182,8 @@ def test_padding_far_from_the_picture_s_end_changes_nothing_inside(small):
             lambda x: inversion.invert_scaled(lambda f: f, identity, x, layer="same", scale=1, compare="both"),
             "known: enlarged, original",
         ),
-        (lambda x: inversion.pad_images(x, multiple=0), "got 0 and 0"),
-        (lambda x: inversion.pad_images(x, multiple=8, edge=-1), "got 8 and -1"),
+        (lambda x: inversion.pad_images(x, multiple=0), "multiple must be at least 1, got 0"),
+        (lambda x: inversion.pad_images(x, multiple=8, edge=-1), "edge must be at least 0, got -1"),
     ],
 )
 def test_mistakes_are_one_line(call, shown):

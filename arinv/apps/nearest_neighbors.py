@@ -125,8 +125,8 @@ def _nearest(rows: Array, references: Array, k: int, count: ArrayLike, block_siz
     rows = centre(rows)
     squares, candidates, longest = _search(rows, references, centre, size, count, block_size, _products)
     # The last candidates are padding where fewer references count than there are candidates.
-    neighbors = centre(references[jnp.minimum(candidates, num_references - 1)])
-    exact = jnp.square(_distances(rows, neighbors))
+    neighbors = centre(references[jnp.minimum(candidates, num_references - 1).reshape(-1)])
+    exact = jnp.square(_distances(rows, neighbors.reshape(*candidates.shape, -1)))
     exact, chosen = jax.lax.top_k(-jnp.where(candidates < count, exact, jnp.inf), k)
     own = jnp.sum(jnp.square(rows), axis=1)
     is_certain = -exact[:, -1] <= squares[:, -1] + own - _ROUNDING * (own + longest)

@@ -117,7 +117,7 @@ def autoattack(
     key = single_key(key)
     norms.check_norm(norm)
     images = np.clip(np.asarray(check_images(images), np.float32), 0.0, 1.0)
-    radius = as_radius(eps, batch_size=None, norm=norm)
+    as_radius(eps, batch_size=None, norm=norm)
     _check_counts(
         num_steps=num_steps, num_targets=num_targets, num_queries=num_queries, queries_per_round=queries_per_round
     )
@@ -125,10 +125,10 @@ def autoattack(
         batch_size=batch_size, smallest_batch=smallest_batch, multiple_of=multiple_of, place=place
     )  # fmt: skip
     num_classes = count_classes(model, images)
-    labels = _checked_labels(labels, len(images), num_classes)
     pieces = -(-num_queries // queries_per_round)
     rounds = rounds_of(attacks, norm=norm, num_classes=num_classes, num_targets=num_targets, pieces=pieces)
-    run = _Run(key, model, images, labels, float(radius), norm, num_steps, num_queries, queries_per_round, rounds,
+    labels = _checked_labels(labels, len(images), num_classes)
+    run = _Run(key, model, images, labels, float(eps), norm, num_steps, num_queries, queries_per_round, rounds,
                buckets)  # fmt: skip
     count = 1 + max((n for name, n in rounds.items() if name in ("apgd-t", "fab-t")), default=0)
     state = _begin(run, count) if state is None else _resume(run, state)
@@ -264,7 +264,7 @@ def _check_counts(**counts: int) -> None:
         try:
             check_count(count, name)
         except UserError as error:
-            raise UserError(f"{error} An attack is left out with `attacks`.") from None
+            raise UserError(f"{str(error).rstrip('.')}; an attack is left out with `attacks`.") from None
 
 
 def _settings(run: _Run) -> str:

@@ -83,7 +83,7 @@ def fab(
     )
     if targets is None:
         raise UserError("FAB needs targets, one class per image to approach.")
-    rows = prepare(logits_fn, images, labels, eps=eps, norm=norm, targets=targets)
+    rows = prepare(logits_fn, images, labels, eps=eps, norm=norm, targets=targets, any_radius=True)
     eps, step = rows.eps, _step(rows, norm, constants)
 
     def attack(keys, restart):

@@ -200,8 +200,6 @@ def _objective(rows: Rows, loss_fn: LossFn, goals: Array, sign: float) -> Callab
 
 def _check_losses(losses: Array, shape: tuple[int, ...]) -> Array:
     if getattr(losses, "shape", None) != shape or not jnp.issubdtype(losses.dtype, jnp.floating):
-        found = f"{losses.dtype} of shape {losses.shape}" if hasattr(losses, "shape") else type(losses).__name__
-        raise UserError(
-            f"the loss must be one floating-point number per example {shape}, got {found}; leave the mean out."
-        )
+        found = f"{losses.shape} of {losses.dtype}" if hasattr(losses, "shape") else type(losses).__name__
+        raise UserError(f"the loss must be one number per example {shape}, got {found}; leave the mean to the caller.")
     return losses.astype(jnp.float32)

@@ -46,6 +46,7 @@ def prepare(
     eps: ArrayLike | float,
     norm: str,
     targets: ArrayLike | None = None,
+    any_radius: bool = False,
 ) -> Rows:
     """Returns what enters an attack, having checked it: the door of all attacks.
 
@@ -56,6 +57,7 @@ def prepare(
       eps: radius in units of `images`, a number or one per example [B].
       norm: "l1", "l2" or "linf".
       targets: int [B], classes to approach; -1 is padding too.
+      any_radius: a radius that reaches every image is as good as any other; else it is warned of.
 
     Returns:
       The batch.
@@ -67,7 +69,7 @@ def prepare(
     norms.check_norm(norm)
     images = as_images(images)
     count = images.shape[0]
-    eps = as_radius(eps, batch_size=count, norm=norm)
+    eps = as_radius(eps, batch_size=count, norm=None if any_radius else norm)
     # No two images are further apart than this, in any norm; much larger radii would overflow.
     eps = jnp.minimum(eps, 10.0 * math.prod(images.shape[1:]))
     logits_fn = checked_logits_fn(logits_fn, batch_size=count, labels=labels, targets=targets)
@@ -94,8 +96,11 @@ def typed_key(key: Array) -> Array:
     Raises:
       UserError: no key.
     """
-    dtype, shape = getattr(key, "dtype", type(key).__name__), getattr(key, "shape", ())
-    if not isinstance(dtype, str) and jnp.issubdtype(dtype, jax.dtypes.prng_key):
+    try:
+        dtype, shape = jnp.result_type(key), jnp.shape(key)
+    except TypeError:
+        raise UserError(f"key must be a PRNG key such as jax.random.key(0), got {key!r}.") from None
+    if jnp.issubdtype(dtype, jax.dtypes.prng_key):
         return key
     if dtype != jnp.uint32 or shape[-1:] != jax.random.key_data(jax.random.key(0)).shape:
         raise UserError(f"key must be a PRNG key such as jax.random.key(0), got {dtype} of shape {shape}.")

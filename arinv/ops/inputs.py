@@ -72,7 +72,8 @@ def check_images(
         return images
     if not jnp.issubdtype(dtype, jnp.floating):
         hint = "; use arinv.ops.images.to_float" if dtype == np.uint8 else ""
-        raise UserError(f"{name} have dtype {dtype}; must be floating point in [0, 1]{hint}")
+        allowed = "uint8, or floating point" if uint8 else "floating point"
+        raise UserError(f"{name} have dtype {dtype}; must be {allowed} in [0, 1]{hint}")
     if is_known(images) and shape[0]:
         _check_range(images, name, finite, bounds)
     return images
@@ -340,8 +341,10 @@ def check_count(value: Any, name: str, *, least: int = 1) -> int:
         count = None if isinstance(value, bool) else operator.index(value)  # NumPy's integers pass
     except TypeError:
         count = None
-    if count is None or count < least:
-        raise UserError(f"{name} must be a whole number of at least {least}, got {value!r}.")
+    if count is None:
+        raise UserError(f"{name} must be a whole number of {least} or more; got {value!r}.")
+    if count < least:
+        raise UserError(f"{name} must be at least {least}, got {value!r}.")
     return count
 
 
@@ -391,7 +394,8 @@ def _short(value: Any) -> str:
 
 
 def _check_range(images: ArrayLike, name: str, finite: bool, bounds: tuple[float, float]) -> None:
-    low, high = float(images.min()), float(images.max())
+    with jax.ensure_compile_time_eval():  # inside of jit too
+        low, high = float(images.min()), float(images.max())
     if not np.isfinite([low, high]).all():
         if finite:
             raise UserError(f"{name} hold values that are not finite (NaN or infinity); must be in [0, 1]")

@@ -47,6 +47,7 @@ def validate(config: ConfigDict) -> None:
         raise UserError(
             f"attack.eps must be above 0, such as 8/255, in units of [0, 1] images; got {config.attack.eps}"
         )
+    setting.report_radius(config.attack.eps, config.attack.norm)
     for name in ("num_steps", "num_queries", "queries_per_round", "num_targets"):
         if config.attack[name] < 1:
             raise UserError(f"attack.{name} must be 1 or more; got {config.attack[name]}")

@@ -5,6 +5,7 @@ import json
 import os
 import platform
 import sys
+import warnings
 from collections.abc import Mapping, Sequence
 from importlib import metadata
 from typing import Any
@@ -16,8 +17,9 @@ from ml_collections import ConfigDict
 
 import arinv
 from arinv import data, parallel
-from arinv.errors import UserError, unknown
+from arinv.errors import RadiusWarning, UserError, unknown
 from arinv.ops import norms
+from arinv.ops.inputs import far_radius
 from arinv.train.progress import progress_callback
 
 _LARGEST_SIDE = 2**16  # of images, in pixels
@@ -172,6 +174,7 @@ def attack_options(config: Mapping[str, Any]) -> dict[str, Any]:
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= 0:
             raise UserError(f"attack.{name} must be a number of 0 or more, in units of [0, 1] images; got {value!r}")
     norms.check_norm(options["norm"])
+    report_radius(options["eps"], options["norm"])
     if options["norm"] == "l1":
         raise UserError("attack.norm l1 is AutoAttack's (attack=autoattack); PGD is for l2, linf")
     if options["num_steps"] < 1:
@@ -224,6 +227,19 @@ def report_departures(config: ConfigDict) -> dict[str, Any]:
             f"{config.title}: departs from the recipe {reference.name} ({reference.source}): {listed}", file=sys.stderr
         )
     return {"recipe": {"name": reference.name, "source": reference.source}, "departs_from_recipe": found}
+
+
+@functools.cache
+def report_radius(eps: float, norm: str) -> None:
+    """Prints, once, that an attack's radius restricts nothing, such as eps=8 in linf.
+
+    Args:
+      eps: attack.eps of a config.
+      norm: attack.norm.
+    """
+    if text := far_radius(eps, norm):
+        print(f"warning: attack.eps={text}", file=sys.stderr, flush=True)
+        warnings.simplefilter("ignore", RadiusWarning)  # said already
 
 
 def provenance(config: ConfigDict) -> dict[str, Any]:
