@@ -147,3 +147,32 @@ def test_an_impossible_radius_is_refused(eps):
 def test_a_radius_of_the_wrong_shape_is_refused():
     with pytest.raises(UserError, match=r"one per example \(4,\), got the shape \(3,\)"):
         norms.project(np.zeros(SHAPE), eps=np.ones(3), norm="l2")
+
+
+@pytest.mark.parametrize("size", (1e-30, 1e-10, 1e25, 1e36))
+def test_norm_neither_overflows_nor_vanishes(size):
+    x = (sample(0) * size).astype(np.float32)
+    np.testing.assert_allclose(norms.norm(x, "l2"), lengths(x, "l2"), rtol=1e-5)
+    direction = norms.steepest_ascent(x, norm="l2")
+    np.testing.assert_allclose(lengths(direction, "l2"), 1.0, rtol=1e-5)
+    projected = norms.project(x, eps=0.5 * size, norm="l2")
+    np.testing.assert_allclose(lengths(projected, "l2"), 0.5 * size, rtol=1e-5)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_norm_of_nan_is_nan(norm):
+    x = sample(0)
+    x[1, 0, 0, 0], x[2, 0, 0, 0] = np.nan, np.inf
+    found = np.asarray(norms.norm(x, norm))
+    assert np.isnan(found[1]) and np.isinf(found[2]) and np.isfinite(found[[0, 3]]).all()
+
+
+def test_finite_gradient_keeps_what_is_finite():
+    inf, nan = np.inf, np.nan
+    gradient = np.array([[1, -3, 2], [1, -inf, inf], [nan, 2, -inf], [nan, nan, nan], [0, inf, nan]], np.float32)
+    found = np.asarray(norms.finite_gradient(gradient))
+    np.testing.assert_array_equal(found[:3], [[1, -3, 2], [1, -1, 1], [0, 2, -2]])
+    assert set(np.abs(found[3])) == {1.0} and len(set(found[3])) == 2
+    assert found[4].tolist()[:2] == [0, 1] and abs(found[4, 2]) == 1
+    for norm in ASCENDING:
+        assert np.isfinite(norms.steepest_ascent(gradient, norm=norm)).all()

@@ -96,7 +96,7 @@ def momentum_rule(images: Array, *, eps: ArrayLike | float, norm: str, num_steps
     def review(i, known, losses, best_losses, best_images):
         gap, first = jnp.asarray(gaps)[i], i == 0
         # The first step is held against a loss of 0, not that of the start: so does the authors' code.
-        rises = known.rises + jnp.where(first, 0.0, losses > known.last_loss)
+        rises = known.rises + jnp.where(first, 0.0, (losses > known.last_loss).astype(jnp.float32))
         last_loss = jnp.where(first, 0.0, losses)
         stuck = ~known.halved & (known.best_loss >= best_losses)
         halve = (gap > 0) & ((rises <= 0.75 * gap) | stuck)

@@ -124,7 +124,7 @@ def misclassified(logits: Array, labels: Array) -> Array:
     Returns:
       bool [B].
     """
-    return (jnp.argmax(logits, axis=1) != labels) | jnp.any(jnp.isnan(logits), axis=1)
+    return (jax.lax.argmax(logits, 1, jnp.int32) != labels) | jnp.any(jnp.isnan(logits), axis=1)
 
 
 def _pick(logits: Array, classes: Array) -> Array:

@@ -25,7 +25,8 @@ def stage(query: np.ndarray | int) -> np.ndarray | int:
 
     Source: Andriushchenko et al. 2020, section 4.1, for 10,000 queries; not rescaled for fewer.
     """
-    return sum((query > bound) * 1 for bound in HALVED_AFTER)
+    is_after = [query > bound for bound in HALVED_AFTER]
+    return sum(after.astype("int32") if hasattr(after, "astype") else int(after) for after in is_after)
 
 
 def sides(*, height: int, width: int, norm: str) -> np.ndarray:

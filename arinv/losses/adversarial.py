@@ -56,8 +56,7 @@ def _log_sigmoid(logits: ArrayLike) -> Array:
     logits = jnp.asarray(logits)
     if logits.ndim != 1 or not jnp.issubdtype(logits.dtype, jnp.floating):
         raise UserError(
-            "discriminator logits must be floating point of the shape [B], one per image, got "
-            f"{logits.dtype} of shape {logits.shape}."
+            f"discriminator logits must have the shape [B], one per image, got {logits.shape} of {logits.dtype}."
         )
     logits = logits.astype(jnp.float32)
     return jnp.maximum(jax.nn.log_sigmoid(logits), _LOG_FLOOR)

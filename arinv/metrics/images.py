@@ -5,6 +5,7 @@ in ways that change the figures, so results files carry the exact variant, from 
 """
 
 import dm_pix
+import jax
 import jax.numpy as jnp
 
 from arinv.errors import UserError
@@ -83,12 +84,14 @@ def ssim(reconstructions: ArrayLike, images: ArrayLike) -> Array:
             f"SSIM needs images of at least {_SSIM_WINDOW} x {_SSIM_WINDOW} pixels, "
             f"got {images.shape[1]} x {images.shape[2]}; enlarge them or leave SSIM out."
         )
-    return dm_pix.ssim(
-        reconstructions,
-        images,
-        max_val=1.0,
-        filter_size=_SSIM_WINDOW,
-        filter_sigma=1.5,
-        k1=0.01,
-        k2=0.03,
-    )
+    with jax.numpy_dtype_promotion("standard"):  # its window is of integers and, with jax_enable_x64, float64
+        values = dm_pix.ssim(
+            reconstructions,
+            images,
+            max_val=1.0,
+            filter_size=_SSIM_WINDOW,
+            filter_sigma=1.5,
+            k1=0.01,
+            k2=0.03,
+        )
+    return values.astype(jnp.float32)

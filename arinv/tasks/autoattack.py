@@ -20,6 +20,7 @@ from arinv.attacks.autoattack_rounds import check_num_classes
 from arinv.errors import UserError
 from arinv.ops import norms
 from arinv.ops.images import image_grid
+from arinv.ops.inputs import check_number
 from arinv.tasks import networks, setting
 from arinv.tasks import workdir as workdirs
 from arinv.tasks.fingerprint import fingerprint
@@ -43,7 +44,7 @@ def validate(config: ConfigDict) -> None:
     """
     setting.validate(config)
     norms.check_norm(config.attack.norm)
-    if not config.attack.eps > 0:
+    if not check_number(config.attack.eps, "attack.eps") > 0:
         raise UserError(
             f"attack.eps must be above 0, such as 8/255, in units of [0, 1] images; got {config.attack.eps}"
         )

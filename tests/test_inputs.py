@@ -1,0 +1,138 @@
+"""What public functions refuse, and in which words: labels, logits, features, radii and other numbers."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from arinv import attacks
+from arinv.errors import RadiusWarning, UserError
+from arinv.ops import inputs
+
+
+@pytest.mark.parametrize(
+    "labels, message",
+    [
+        ([0.0, 1.0], "must be integers, one per image"),
+        ([True, False], "must be integers, one per image .*bool"),
+        (np.eye(2, dtype=np.int32), "take the argmax of one-hot labels"),
+        ([0], r"one per image \(2,\)"),
+        ([1, 3], "go up to 3, and there are 3 classes, 0 to 2; number them from 0"),
+        ([0, -2], "classes from 0, or -1 for padding; the lowest is -2"),
+        ("ab", "must be an array of numbers, got 'ab'"),
+        ([[0], [1, 2]], "must be an array of numbers"),
+    ],
+)
+def test_as_labels_names_what_is_wrong(labels, message):
+    with pytest.raises(UserError, match=f"^labels .*{message}"):
+        inputs.as_labels(labels, batch_size=2, num_classes=3)
+
+
+def test_as_labels_takes_integers_of_any_width():
+    for dtype in (np.int8, np.uint8, np.int64):
+        found = inputs.as_labels(np.array([0, 2], dtype), batch_size=2, num_classes=3)
+        assert found.dtype == jnp.int32 and found.tolist() == [0, 2]
+    assert inputs.as_labels([], batch_size=0).shape == (0,)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda z: (z, {}), r"got a tuple; where the model returns \(logits, features\), take .*\[0\]"),
+        (lambda z: {"logits": z}, "got a dict; take one of 'logits'"),
+        (lambda z: z[:, 0], r"must have the shape \[B, K\], here \(2, K\); got \(2,\)"),
+        (lambda z: z[0], r"got \(3,\)"),
+        (lambda z: z[..., None], r"got \(2, 3, 1\)"),
+        (lambda z: z[:1], r"got \(1, 3\)"),
+        (lambda z: z.astype(jnp.int32), "must be floating point, got int32"),
+        (lambda z: z[:, :1], "must be of 2 classes or more, got 1; write a single logit"),
+        (lambda z: None, "got a NoneType"),
+    ],
+)
+def test_checked_logits_fn_names_what_is_wrong(key, change, message):
+    def logits_fn(x):
+        return change(jnp.mean(x, axis=(1, 2)))
+
+    images, labels = np.full((2, 4, 4, 3), 0.5, np.float32), np.array([0, 1])
+    with pytest.raises(UserError, match=f"^what logits_fn returns .*{message}"):
+        inputs.checked_logits_fn(logits_fn, batch_size=2)(images)
+    for attack in (
+        lambda: attacks.pgd(key, logits_fn, images, labels, eps=0.1, num_steps=1),
+        lambda: attacks.square(key, logits_fn, images, labels, eps=0.1, num_queries=1),
+    ):
+        with pytest.raises(UserError, match="^what logits_fn returns"):
+            attack()
+    with pytest.raises(UserError):
+        attacks.autoattack(key, logits_fn, images, labels, eps=0.1)
+
+
+@pytest.mark.parametrize(
+    "eps, message",
+    [
+        ("8/255", "must be an array of numbers, got '8/255'"),
+        (None, "must be an array of numbers, got None"),
+        (True, "must be a number, such as 8/255, got True"),
+        (np.nan, "finite and at least 0, got nan"),
+        (np.inf, "finite and at least 0, got inf"),
+        (1e39, "finite and at least 0"),
+        (-0.1, "finite and at least 0, got -0.1"),
+        ([0.1, 0.2, 0.3], r"a number or one per example \(2,\), got the shape \(3,\)"),
+        ([[0.1], [0.2]], r"got the shape \(2, 1\)"),
+    ],
+)
+def test_as_radius_names_what_is_wrong(eps, message):
+    with pytest.raises(UserError, match=f"^eps .*{message}"):
+        inputs.as_radius(eps, batch_size=2)
+
+
+def test_a_radius_that_reaches_every_image_is_reported(key):
+    images, labels = np.full((2, 4, 4, 3), 0.5, np.float32), np.array([0, 1])
+
+    def attack(**options):
+        trace = functools.partial(attacks.pgd, key, lambda x: jnp.mean(x, axis=(1, 2)), num_steps=1, **options)
+        jax.eval_shape(trace, images, labels)
+
+    with pytest.warns(RadiusWarning, match="^eps=8 in linf reaches every image in .*; did you mean 8/255?"):
+        attack(eps=8, norm="linf")
+    with pytest.warns(RadiusWarning, match="^eps=1 in linf reaches every image"):
+        attack(eps=[0.1, 1.0], norm="linf")
+    attack(eps=8, norm="l2")  # warnings are errors
+    attack(eps=0.999, norm="linf")
+
+
+@pytest.mark.parametrize("value", (0, -1, 2.0, "3", True, None, np.nan))
+def test_check_count_refuses_what_is_no_count(value):
+    with pytest.raises(UserError, match="^num_steps must be "):
+        inputs.check_count(value, "num_steps")
+
+
+@pytest.mark.parametrize("value", (-0.1, 1.1, np.nan, np.inf, "1", True, None, [0.5]))
+def test_check_number_refuses_what_is_out_of_range(value):
+    with pytest.raises(UserError, match="^alpha must be a finite number from 0 to 1, got "):
+        inputs.check_number(value, "alpha", least=0.0, most=1.0)
+
+
+def test_layer_features_names_what_is_wrong():
+    images = jnp.zeros((2, 4, 4, 3))
+    for features, message in (
+        ((images, {"a": images}), r"got a tuple; .*take .*\[1\]"),
+        ({"a": images}, "unknown layer 'b'; known: a"),
+        ({"b": images[:1]}, r"feature 'b' must be \[B, ...\] of 2 images, got the shape \(1, 4, 4, 3\)"),
+    ):
+        with pytest.raises(UserError, match=message):
+            inputs.layer_features(lambda x, features=features: features, images, ("b",))
+
+
+def test_images_are_checked_inside_of_jit_where_they_are_known():
+    constant = np.full((1, 2, 2, 3), 200.0, np.float32)
+    for images in (constant, jnp.asarray(constant)):
+        with pytest.raises(UserError, match="range from 200 to 200"):
+            jax.jit(lambda x, images=images: x + inputs.as_images(images))(constant)
+
+
+def test_lists_and_float64_become_float32_images():
+    for images in ([[[[0.5]]]], np.full((1, 1, 1, 1), 0.5)):
+        found = inputs.as_images(images)
+        assert found.dtype == jnp.float32 and found.shape == (1, 1, 1, 1)
