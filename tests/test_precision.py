@@ -48,9 +48,11 @@ RESULTS = {
     "gram": lambda: metrics.gram_loss(features_fn, IMAGES, OTHERS, layers=("a",)),
     "geometry": lambda: losses.geometry_weights(np.array([1, 2]), np.ones(2), num_steps=3, kind="tanh", offset=-1.0),
     "trades": lambda: losses.trades_loss(model.logits_fn(SMALL), model.logits_fn(1 - SMALL), LABELS, beta=6.0),
-    "search": lambda: anomaly.latent_search(
-        KEY, decode_fn, features_fn, IMAGES, latent_shape=(6, 6, 3), num_steps=2, num_restarts=2, **TERMS
-    ).scores,
+    "search": lambda: (
+        anomaly.latent_search(
+            KEY, decode_fn, features_fn, IMAGES, latent_shape=(6, 6, 3), num_steps=2, num_restarts=2, **TERMS
+        ).scores
+    ),
     "neighbors": lambda: anomaly.nearest_neighbor_distances(
         anomaly.feature_rows(IMAGES), OTHERS.reshape(2, -1).astype(np.float64)
     ),

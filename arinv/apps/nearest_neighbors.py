@@ -126,7 +126,7 @@ def _nearest(rows: Array, references: Array, k: int, count: ArrayLike, block_siz
     squares, candidates, longest = _search(rows, references, centre, size, count, block_size, _products)
     # The last candidates are padding where fewer references count than there are candidates.
     neighbors = centre(references[jnp.minimum(candidates, num_references - 1).reshape(-1)])
-    exact = jnp.square(_distances(rows, neighbors.reshape(*candidates.shape, -1)))
+    exact = jnp.square(_distances(rows, neighbors.reshape(*candidates.shape, rows.shape[1])))
     exact, chosen = jax.lax.top_k(-jnp.where(candidates < count, exact, jnp.inf), k)
     own = jnp.sum(jnp.square(rows), axis=1)
     is_certain = -exact[:, -1] <= squares[:, -1] + own - _ROUNDING * (own + longest)
@@ -155,7 +155,7 @@ def _search(rows, references, centre, k: int, count, block_size: int, squares_fn
     """
     num_blocks = -(-references.shape[0] // block_size)
     padding = num_blocks * block_size - references.shape[0]
-    blocks = jnp.pad(references, ((0, padding), (0, 0))).reshape(num_blocks, block_size, -1)
+    blocks = jnp.pad(references, ((0, padding), (0, 0))).reshape(num_blocks, block_size, references.shape[1])
 
     def visit(carry, block):
         closest, places, longest = carry

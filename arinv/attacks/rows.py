@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from arinv.errors import UserError
 from arinv.ops import norms
@@ -96,10 +97,9 @@ def typed_key(key: Array) -> Array:
     Raises:
       UserError: no key.
     """
-    try:
-        dtype, shape = jnp.result_type(key), jnp.shape(key)
-    except TypeError:
-        raise UserError(f"key must be a PRNG key such as jax.random.key(0), got {key!r}.") from None
+    if not isinstance(key, int | float | np.ndarray | jax.Array):
+        raise UserError(f"key must be a PRNG key such as jax.random.key(0), got {key!r}.")
+    dtype, shape = jnp.result_type(key), jnp.shape(key)
     if jnp.issubdtype(dtype, jax.dtypes.prng_key):
         return key
     if dtype != jnp.uint32 or shape[-1:] != jax.random.key_data(jax.random.key(0)).shape:

@@ -207,7 +207,7 @@ def _near(key: Array, images: Array) -> Array:
 
 
 def _right(logits: Array, labels: Array) -> Array:
-    return (jnp.argmax(logits, axis=-1) == labels).astype(jnp.float32)
+    return (jax.lax.argmax(logits, 1, jnp.int32) == labels).astype(jnp.float32)
 
 
 def _only(labels: Array, adversarial: Array, images: Array) -> Array:
