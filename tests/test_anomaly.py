@@ -281,3 +281,53 @@ def test_a_generator_without_its_spectral_norm_makes_the_same_images(key):
     np.testing.assert_allclose(apply(folded, code), expected, atol=1e-6)
     assert np.abs(apply({name: variables[name] for name in folded}, code) - expected).max() > 1e-3
     assert fold_spectral_norm(plain, folded) == (plain, folded)
+
+
+@pytest.mark.parametrize("offsets, size", [((1000,), 1.0), ((-1000, 300, 1000), 1.0), ((0, 3), 1e25), ((0, 3), 1e-25)])
+def test_neighbours_are_exact_far_from_the_origin(offsets, size):
+    """And among clusters far from each other."""
+    rng = np.random.default_rng(0)
+    references, rows = (
+        (size * (rng.normal(size=(n, 16)) + rng.choice(offsets, (n, 1)))).astype(np.float32) for n in (300, 20)
+    )
+    exact = np.linalg.norm(rows[:, None].astype(np.float64) - references[None], axis=2)
+    expected = np.sort(exact, axis=1)[:, :2].mean(axis=1)
+    found = jax.jit(lambda rows: anomaly.nearest_neighbor_distances(rows, references, block_size=128))(rows)
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
+
+
+def test_neighbours_of_nan_are_nan():
+    rows = np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)
+    rows[1, 2] = np.nan
+    found = np.asarray(anomaly.nearest_neighbor_distances(rows, rows[[0, 2]], k=1))
+    assert np.isnan(found[1]) and np.isfinite(found[[0, 2]]).all()
+    assert np.isnan(anomaly.nearest_neighbor_distances(rows[:1], rows, k=1)).all()
+    assert np.isfinite(anomaly.nearest_neighbor_distances(rows[:1], rows, k=1, num_references=1)).all()
+
+
+def test_init_is_the_first_start_and_terms_add_up(key):
+    init = np.random.default_rng(0).normal(size=(5, LATENT)).astype(np.float32)
+
+    def search(init, num_restarts):
+        options = {"latent_shape": (LATENT,), "layer": "code", "num_steps": 2, "num_restarts": num_restarts, **WEIGHTS}
+        return anomaly.latent_search(key, linear_decode, linear_features, IMAGES, init=init, **options)
+
+    found = jax.jit(search, static_argnums=1)(init, 1)
+    decoded = linear_decode(init)
+    expected = WEIGHTS["pixel_weight"] * np.abs(decoded - IMAGES).sum((1, 2, 3))
+    np.testing.assert_allclose(found.pixel_history[0], expected, rtol=1e-4)
+    np.testing.assert_allclose(found.pixel_history + found.feature_history, found.history, rtol=1e-5)
+    np.testing.assert_allclose(found.pixel_history[-1], found.pixel, rtol=1e-5)
+    several, noise = (jax.jit(search, static_argnums=1)(start, 3) for start in (init, None))
+    assert np.all(several.scores <= found.scores + 1e-5) and np.any(several.scores != noise.scores)
+    with pytest.raises(UserError, match=r"init must have the shape \(5, 5\), got \(1, 5\)"):
+        search(init[:1], 1)
+
+
+def test_a_gradient_that_is_not_finite_does_not_stop_a_search(key):
+    def features(images):
+        return {"code": jnp.sqrt(jnp.sum(jnp.square(images - 0.5), axis=(1, 2, 3)))[:, None]}
+
+    options = {"latent_shape": (LATENT,), "layer": "code", "num_steps": 3, "init": np.zeros((5, LATENT)), **WEIGHTS}
+    found = anomaly.latent_search(key, linear_decode, features, IMAGES, **options)
+    assert np.isfinite(found.latents).all() and np.isfinite(found.scores).all() and np.any(found.latents != 0)

@@ -238,3 +238,24 @@ def test_mistakes_are_named(key, options, message):
     with pytest.raises(UserError) as error:
         attacks.apgd(key, model.logits_fn, model.images(), labels, **{"eps": 0.1, **options})
     assert message in str(error.value)
+
+
+def test_init_is_where_apgd_starts(key):
+    """With losses of the iterates: at least that of the start, which is brought into the ball."""
+    x = model.images()
+    labels = model.ranked(x)[:, 0]
+
+    def attack(init, norm):
+        options = {"eps": model.EPS[norm], "norm": norm, "num_steps": 1, "init": init, "return_losses": True}
+        return attacks.apgd(key, model.logits_fn, x, labels, **options)
+
+    for norm in ("l1", "l2", "linf"):
+        found, losses = jax.jit(attack, static_argnums=1)(1 - x, norm)
+        other, _ = jax.jit(attack, static_argnums=1)(x, norm)
+        assert np.any(found != other)
+        assert np.all(model.lengths(np.asarray(found) - x, norm) <= model.EPS[norm] + 1e-6)
+        at_images = objectives.cross_entropy(model.logits_fn(x), labels)
+        _, from_images = jax.jit(attack, static_argnums=1)(x, norm)
+        assert losses.shape == (len(x),) and np.all(from_images >= at_images - 1e-6)
+    with pytest.raises(UserError, match="init must have the shape of the images"):
+        attack(x[:1], "l2")

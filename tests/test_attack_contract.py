@@ -5,11 +5,13 @@ from typing import NamedTuple
 
 import attacked_model as model
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from arinv import attacks
+from arinv.errors import UserError
 
 RANKED = model.ranked(model.images())
 REAL = np.arange(model.SHAPE[0]) % 4 != 3
@@ -115,3 +117,92 @@ def test_a_row_does_not_depend_on_its_place(key, name):
     straight = run(name, keys, x)
     turned = run(name, keys[order], x[order], LABELS[order], RUNNERS_UP[order])
     np.testing.assert_array_equal(turned, straight[order])
+
+
+def test_autoattack_never_counts_an_image_that_is_not_finite(key):
+    """A gradient that is infinite at black; the worst value of this model within the radius is known."""
+
+    def logits_fn(x):
+        value = 20 * (jnp.mean(x ** (1 / 2.2), axis=(1, 2, 3)) - 0.5)
+        return jnp.stack([value, -value, value * 0 - 50, value * 0 - 60], axis=1)
+
+    x = np.zeros((2, 4, 4, 3), np.float32)
+    x[:, :2] = 0.5
+    for norm, eps in (("linf", 0.01), ("l2", 0.01)):
+        result = attacks.autoattack(
+            key, logits_fn, x, np.array([1, 1]), eps=eps, norm=norm, num_steps=5, num_queries=5, num_targets=2
+        )
+        assert result.robust.all() and np.isfinite(result.adversarial).all()
+        assert any("is not finite" in message for message in result.messages)
+    undefined = attacks.autoattack(
+        key, lambda x: logits_fn(x) * jnp.where(x[:, :1, 0, 0] > 0.505, jnp.nan, 1.0), x, np.array([1, 1]), eps=0.01,
+        num_steps=5, num_queries=5, num_targets=2,
+    )  # fmt: skip
+    assert not undefined.robust.any() and np.isfinite(undefined.adversarial).all()  # NaN predicts no class
+
+
+UNDEFINED = {
+    "root": lambda x: x ** (1 / 2.2),  # infinite at 0
+    "length": lambda x: x + jnp.sqrt(jnp.sum(jnp.square(x - 0.5), axis=(1, 2, 3), keepdims=True)),  # NaN at grey
+}
+
+
+@pytest.mark.parametrize("model_name", UNDEFINED)
+@pytest.mark.parametrize("norm", ("l2", "linf"))
+def test_an_undefined_gradient_does_not_stop_an_attack(key, norm, model_name):
+    """At its start; without random starts too."""
+
+    def logits_fn(x):
+        value = 100 * jnp.mean(UNDEFINED[model_name](x), axis=(1, 2, 3))
+        limit = 100 * jnp.mean(UNDEFINED[model_name](start), axis=(1, 2, 3)) + 1
+        return jnp.stack([limit - value, value - limit], axis=1)
+
+    start = jnp.asarray(np.full((1, 4, 4, 3), {"root": 0.0, "length": 0.5}[model_name], np.float32))
+    labels, eps = np.array([0]), {"l2": 1.0, "linf": 0.1}[norm]
+    for found in (
+        jax.jit(lambda x: attacks.pgd(key, logits_fn, x, labels, eps=eps, num_steps=10, norm=norm))(start),
+        jax.jit(lambda x: attacks.apgd(key, logits_fn, x, labels, eps=eps, num_steps=10, norm=norm))(start),
+    ):
+        assert np.isfinite(found).all() and np.argmax(logits_fn(found), axis=1).tolist() == [1]
+    step = attacks.fgsm(key, logits_fn, start, labels, eps=eps, norm=norm)
+    assert np.isfinite(step).all() and np.any(step != start)
+
+
+@pytest.mark.parametrize("norm", ("l2", "linf"))
+def test_pgd_follows_gradients_of_any_length(key, norm):
+    """The model is so confident that a gradient has a length of 1e-17."""
+
+    def logits_fn(x):
+        value = 100 * (jnp.mean(x, axis=(1, 2, 3)) - 0.5)
+        return jnp.stack([value, -value], axis=1)
+
+    x, eps = np.full((1, 8, 8, 3), 0.7, np.float32), {"l2": 2.9, "linf": 0.21}[norm]
+    found = jax.jit(lambda x: attacks.pgd(key, logits_fn, x, np.array([0]), eps=eps, num_steps=10, norm=norm))(x)
+    assert np.argmax(logits_fn(found), axis=1).tolist() == [1]
+
+
+def test_labels_that_the_model_does_not_have_are_refused(key):
+    x, wrong = model.images(2), np.array([0, model.CLASSES], np.int32)
+    calls = {
+        "pgd": lambda: attacks.pgd(key, model.logits_fn, x, wrong, eps=0.1, num_steps=1),
+        "fgsm": lambda: attacks.fgsm(key, model.logits_fn, x, wrong, eps=0.1),
+        "apgd": lambda: attacks.apgd(key, model.logits_fn, x, wrong, eps=0.1, num_steps=1),
+        "fab": lambda: attacks.fab(key, model.logits_fn, x, wrong * 0, eps=0.1, num_steps=1, targets=wrong),
+        "square": lambda: attacks.square(key, model.logits_fn, x, wrong, eps=0.1, num_queries=1),
+        "autoattack": lambda: attacks.autoattack(key, model.logits_fn, x, wrong, eps=0.1),
+        "margins": lambda: attacks.margins(model.logits_fn, x, wrong, attacks.make_buckets(batch_size=2)),
+    }
+    for call in calls.values():
+        with pytest.raises(UserError, match=r"(labels|targets) go up to 5, and there are 5 classes, 0 to 4"):
+            call()
+
+
+def test_results_keep_to_the_range_where_images_leave_it_by_rounding(key):
+    x = model.images(4)
+    x[0] = 1 + 1e-7
+    labels = np.array([-1, 0, 1, 2])
+    for found in (
+        attacks.pgd(key, model.logits_fn, x, labels, eps=0.0, num_steps=1),
+        attacks.autoattack(key, model.logits_fn, x, labels, eps=0.1, num_steps=1, attacks="apgd-ce").adversarial,
+    ):
+        assert found.max() <= 1

@@ -193,3 +193,52 @@ def test_variants_are_named_for_results_files():
     for name, variant in metrics.VARIANTS.items():
         assert callable(getattr(metrics, functions.get(name, name)))
         assert variant.startswith(name + ": ") and "\n" not in variant
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda x: (255 * x).astype(np.uint8), "dtype uint8.*to_float"),
+        (lambda x: 255 * x, "divide by 255"),
+        (lambda x: 2 * x - 1, "from_pm1"),
+        (lambda x: np.moveaxis(x, -1, 1), "transpose"),
+        (lambda x: x[0], "batch, height, width|both must be"),
+    ],
+)
+def test_metrics_of_images_refuse_other_ranges(change, message):
+    def features_fn(x):
+        return {"a": x}
+
+    x = change(images(0, (2, 12, 12, 3)))
+    for metric in (
+        metrics.psnr,
+        metrics.ssim,
+        metrics.mean_squared_error,
+        metrics.euclidean_distance,
+        lambda x, y: metrics.mean_pairwise_distance(x),
+        lambda x, y: metrics.lpips(features_fn, x, y, layers=("a",)),
+        lambda x, y: metrics.gram_loss(features_fn, x, y, layers=("a",)),
+        lambda x, y: metrics.feature_vectors(features_fn, x, layer="a"),
+    ):
+        with pytest.raises(UserError, match=message):
+            metric(x, x)
+
+
+def test_metrics_of_images_that_are_not_finite_are_nan():
+    x, y = images(0, (2, 12, 12, 3)), images(1, (2, 12, 12, 3))
+    x[0, 0, 0, 0] = np.nan
+    for metric in (metrics.psnr, metrics.ssim, metrics.mean_squared_error, metrics.euclidean_distance):
+        found = np.asarray(metric(x, y))
+        assert np.isnan(found[0]) and np.isfinite(found[1])
+
+
+def test_mean_pairwise_distance_of_equal_images_is_zero():
+    assert metrics.mean_pairwise_distance(np.repeat(images(0, (1, 8, 8, 3)), 3, axis=0)) == 0
+
+
+def test_labels_of_other_classes_are_refused():
+    logits = np.zeros((2, 3), np.float32)
+    with pytest.raises(UserError, match="go up to 3, and there are 3 classes"):
+        metrics.correct(logits, np.array([1, 3]))
+    with pytest.raises(UserError, match="must be one array .*tuple"):
+        metrics.correct((logits, logits), np.array([1, 2]))

@@ -14,7 +14,7 @@ from PIL import Image
 from arinv import attacks, data, main
 from arinv.data.source import Subset
 from arinv.errors import UserError
-from arinv.tasks import training_data
+from arinv.tasks import setting, training_data
 from arinv.tasks import workdir as workdirs
 from configs import (
     anomaly,
@@ -287,3 +287,13 @@ def test_another_config_in_the_same_workdir_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"robust_encoder belongs to another config: attack.eps \(there 1.0, now 2.0\)"):
         main.run(other, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["robust_encoder"], "no stage may have started"
+
+
+def test_a_radius_of_grey_levels_is_reported(capsys):
+    attack = {"eps": 8.0, "step_size": 0.0, "norm": "linf", "num_steps": 2}
+    for _ in range(2):
+        setting.attack_options(attack)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == [
+        "warning: attack.eps=8 in linf reaches every image in [0, 1]: nothing can be robust there; did you mean 8/255?"
+    ]

@@ -255,3 +255,12 @@ def test_unknown_names_list_the_known_ones(call, shown):
     with pytest.raises(UserError, match=shown) as error:
         call()
     assert "\n" not in str(error.value)
+
+
+def test_encoders_refuse_images_of_another_range():
+    encoder = models.build("alexnet_small", width=2)
+    x = np.full((1, 8, 8, 3), 0.5, np.float32)
+    variables = jax.jit(encoder.init)(jax.random.key(0), x)
+    for images, message in (((255 * x).astype(np.uint8), "dtype uint8"), (255 * x, "divide by 255")):
+        with pytest.raises(UserError, match=message):
+            encoder.apply(variables, images)

@@ -237,3 +237,20 @@ def test_heads_are_the_package_s(lpips_package, name):
     for found, wanted in zip(heads, expected, strict=True):
         np.testing.assert_array_equal(found, wanted)
         assert found.dtype == np.float32 and found.min() >= 0
+
+
+def test_gram_sum_is_that_of_gatys():
+    x, y = (np.random.default_rng(seed).random((2, 6, 5, 3), dtype=np.float32) for seed in (0, 1))
+
+    def features_fn(images):
+        return {"a": images * 2.0, "b": images[:, ::2] + 1.0}
+
+    expected = np.zeros(2)
+    for layer in ("a", "b"):
+        f, g = (np.asarray(features_fn(images)[layer], np.float64).reshape(2, -1, 3) for images in (x, y))
+        difference = np.einsum("bni,bnj->bij", f, f) - np.einsum("bni,bnj->bij", g, g)
+        expected += 0.5 * np.sum(difference**2, axis=(1, 2)) / (4 * 3**2 * f.shape[1] ** 2)
+    found = metrics.gram_loss(features_fn, x, y, layers=("a", "b"), reduction="sum")
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
+    with pytest.raises(UserError, match="unknown reduction of the Gram loss 'max'; known: mean, sum"):
+        metrics.gram_loss(features_fn, x, y, layers=("a", "b"), reduction="max")

@@ -121,3 +121,18 @@ def test_mistakes_are_named(key, options, message):
     with pytest.raises(UserError) as error:
         square_module.square(key, model.logits_fn, model.images(), LABELS, **{"eps": 0.1, **options})
     assert message in str(error.value)
+
+
+@pytest.mark.parametrize("norm", ("l1", "l2", "linf"))
+@pytest.mark.parametrize("shape", ((2, 64, 10, 1), (1, 1, 1, 3), (1, 9, 2, 1), (1, 3, 40, 3)))
+def test_square_takes_images_of_any_shape(key, norm, shape):
+    x = np.random.default_rng(0).random(shape, dtype=np.float32)
+
+    def logits_fn(x):
+        value = jnp.mean(x, axis=(1, 2, 3))
+        return jnp.stack([value, 1 - value], axis=1)
+
+    labels = np.asarray(logits_fn(x)).argmax(axis=1)
+    found = jax.jit(lambda x: square_module.square(key, logits_fn, x, labels, eps=0.1, norm=norm, num_queries=3))(x)
+    assert found.shape == shape and np.isfinite(found).all()
+    assert np.all(model.lengths(np.asarray(found) - x, norm) <= 0.1 + 1e-6)

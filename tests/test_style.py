@@ -170,3 +170,27 @@ def test_codes_of_other_levels_are_refused():
     code = encode_style(LEVELS[:1], pictures(1))
     with pytest.raises(UserError, match=r"for \[1\] levels; there are 2 here"):
         stylize_with(LEVELS, pictures(0), (code,))
+
+
+def test_sizes_that_a_level_does_not_return_are_refused():
+    def cropped(name):
+        def features_fn(images):
+            return {name: images[:, : images.shape[1] // 2 * 2 : 2, : images.shape[2] // 2 * 2 : 2]}
+
+        return Level(name, features_fn, lambda x: jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2))
+
+    content = pictures(0, height=5, width=7)
+    with pytest.raises(UserError, match="level deep makes images of 5 x 7 px into 4 x 6 px; pad or resize the content"):
+        stylize([cropped("deep")], content, pictures(1))
+
+
+@pytest.mark.parametrize("alpha", (2, -1, float("nan")))
+def test_alpha_outside_its_range_is_refused(alpha):
+    with pytest.raises(UserError, match="alpha must be a finite number from 0 to 1"):
+        stylize(LEVELS, pictures(0), pictures(1), alpha=alpha)
+
+
+def test_weights_that_do_not_sum_to_one_are_refused():
+    codes = [encode_style(LEVELS, pictures(seed)) for seed in (1, 2)]
+    with pytest.raises(UserError, match=r"weights of styles must sum to 1, got \(1.0, 1.0\)"):
+        stylize_with(LEVELS, pictures(0), codes, weights=(1.0, 1.0))

@@ -39,7 +39,7 @@ def reference(content, style, variant):
         kept = values > 1e-5
         whitening = (vectors[:, kept] / np.sqrt(values[kept])) @ vectors[:, kept].T
         values, vectors = np.linalg.eigh(style_covariance)
-        kept = values > (1e-5 if variant == "ust" else 0)
+        kept = values > 1e-5
         colouring = (vectors[:, kept] * np.sqrt(values[kept])) @ vectors[:, kept].T
         out = centred @ whitening @ colouring + others.mean(0)
         result.append((np.clip(out, c.min(), c.max()) if variant == "official" else out).reshape(c.shape))
@@ -212,3 +212,44 @@ def test_fewer_positions_than_channels_decompose_the_smaller_matrix(key, variant
     content, style = (jax.random.uniform(k, (4, n, n, 40)) for k, n in zip(jax.random.split(key), (5, 9), strict=True))
     jaxpr = jax.make_jaxpr(functools.partial(wct, variant=variant))(content, style).jaxpr
     assert sorted(shape[-1] for shape in _eigendecomposed(jaxpr)) == sides
+
+
+def dead_and_constant():
+    content, style = features(0, 6, 5), features(1, 7, 5)
+    content[..., 1] = style[..., 2] = 0.0  # dead channels
+    content[1] = 0.5  # constant
+    return content, style
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_the_gradient_is_finite_where_channels_are_dead(variant, method):
+    content, style = dead_and_constant()
+
+    def total(content, style):
+        return jnp.sum(jnp.square(wct(content, style, variant=variant, method=method)))
+
+    for x in (content, np.zeros_like(content), features(2, 2, 5)):  # fewer positions than channels too
+        for gradient in jax.jit(jax.grad(total, argnums=(0, 1)))(x, style):
+            assert np.isfinite(gradient).all()
+
+
+def test_the_gradient_is_that_of_differences():
+    content, style = features(0, 4, 4, batch=1), features(1, 5, 4, batch=1)
+    direction = np.random.default_rng(2).normal(size=content.shape).astype(np.float32)
+
+    def total(content):
+        return jnp.sum(jnp.sin(wct(content, style, variant="ct")))
+
+    slope = jnp.sum(jax.jit(jax.grad(total))(content) * direction)
+    with jax.enable_x64(True):
+        before, after = (reference(content + sign * 1e-4 * direction, style, "ct") for sign in (-1, 1))
+    np.testing.assert_allclose(slope, (np.sin(after).sum() - np.sin(before).sum()) / 2e-4, rtol=2e-3)
+
+
+@pytest.mark.parametrize("options", [{"alpha": 2.0}, {"alpha": -1.0}, {"alpha": np.nan}, {"weights": (2.0,)}])
+def test_shares_outside_their_range_are_refused(options):
+    x = features(0, 3, 3)
+    moments = style_moments(x)
+    with pytest.raises(UserError, match="alpha must be a finite number from 0 to 1|weights of styles must sum to 1"):
+        transfer(x, (moments,), **options)
