@@ -52,7 +52,8 @@ def _images(rng, shape):
     if x.size:
         with_nan.reshape(-1)[0] = (np.nan, np.inf, -np.inf)[rng.integers(3)]
     odd = (
-        (255 * x).astype(np.uint8), (255 * x).astype(np.int32), 255 * x, 2 * x - 1, np.moveaxis(x, -1, 1), with_nan, x[:0],
+        (255 * x).astype(np.uint8), (255 * x).astype(np.int32), 255 * x, 2 * x - 1, np.moveaxis(x, -1, 1), with_nan,
+        x[:0],
         x + np.float32(1e-7), x.astype(np.float16), jnp.asarray(x, jnp.bfloat16), x.tolist(), x.reshape(len(x), -1),
         x[..., None], x > 0.5, "images", None,
     )  # fmt: skip
@@ -223,6 +224,7 @@ def _metric(rng):
     shape, x, y = _pair_of_images(rng)
     features_fn = _features_fn(rng)
     layers = _choose(rng, ("a",), ("a", "a"), ("c",), (), odds=0.8)
+    reduction = str(rng.choice(["mean", "sum"]))
     table = {
         "psnr": lambda: metrics.psnr(x, y),
         "ssim": lambda: metrics.ssim(x, y),
@@ -230,7 +232,7 @@ def _metric(rng):
         "euclidean_distance": lambda: metrics.euclidean_distance(x, y),
         "pixel_loss": lambda: losses.pixel_loss(x, y),
         "lpips": lambda: metrics.lpips(features_fn, x, y, layers=layers),
-        "gram_loss": lambda: metrics.gram_loss(features_fn, x, y, layers=layers, reduction=str(rng.choice(["mean", "sum"]))),
+        "gram_loss": lambda: metrics.gram_loss(features_fn, x, y, layers=layers, reduction=reduction),
         "amortized_scores": lambda: anomaly.amortized_scores(
             _decode, features_fn, x, layer="a", pixel_weight=1.0, feature_weight=1.0
         ),

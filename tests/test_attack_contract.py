@@ -128,16 +128,15 @@ def test_autoattack_never_counts_an_image_that_is_not_finite(key):
 
     x = np.zeros((2, 4, 4, 3), np.float32)
     x[:, :2] = 0.5
-    for norm, eps in (("linf", 0.01), ("l2", 0.01)):
-        result = attacks.autoattack(
-            key, logits_fn, x, np.array([1, 1]), eps=eps, norm=norm, num_steps=5, num_queries=5, num_targets=2
-        )
-        assert result.robust.all() and np.isfinite(result.adversarial).all()
-        assert any("is not finite" in message for message in result.messages)
-    undefined = attacks.autoattack(
-        key, lambda x: logits_fn(x) * jnp.where(x[:, :1, 0, 0] > 0.505, jnp.nan, 1.0), x, np.array([1, 1]), eps=0.01,
-        num_steps=5, num_queries=5, num_targets=2,
-    )  # fmt: skip
+    labels, options = np.array([1, 1]), {"eps": 0.01, "num_steps": 5, "num_queries": 5, "num_targets": 1}
+    result = attacks.autoattack(key, logits_fn, x, labels, **options)
+    assert result.robust.all() and np.isfinite(result.adversarial).all()
+    assert any("is not finite" in message for message in result.messages)
+
+    def undefined_fn(x):
+        return logits_fn(x) * jnp.where(x[:, :1, 0, 0] > 0.505, jnp.nan, 1.0)
+
+    undefined = attacks.autoattack(key, undefined_fn, x, labels, attacks="square", **options)
     assert not undefined.robust.any() and np.isfinite(undefined.adversarial).all()  # NaN predicts no class
 
 

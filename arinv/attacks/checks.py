@@ -218,7 +218,8 @@ def are_within(adversarial: np.ndarray, images: np.ndarray, *, eps: float, norm:
         moves = (adversarial - images).reshape(len(images), -1).astype(np.float64)
         distances = np.linalg.norm(moves, ord=_ORDERS[norm], axis=1)
         in_range = np.all((adversarial >= 0) & (adversarial <= 1), axis=(1, 2, 3))  # NaN is not
-        return in_range & (distances <= eps * (1 + _BALL_TOLERANCE) + _BALL_TOLERANCE)
+        rounding = moves.shape[1] * 2.0**-25 if norm == "l1" else 0.0  # of the images, which l1 adds up
+        return in_range & (distances <= eps * (1 + _BALL_TOLERANCE) + _BALL_TOLERANCE + rounding)
 
 
 def _difference(a: np.ndarray, b: np.ndarray) -> float:
