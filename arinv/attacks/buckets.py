@@ -123,6 +123,9 @@ def count_classes(model: LogitsFn, images: np.ndarray) -> int:
       model: as for `largest_classes`.
       images: float32 [N, H, W, C], of which only the shape counts.
 
+    Returns:
+      K.
+
     Raises:
       UserError: it does not return logits [B, K].
     """

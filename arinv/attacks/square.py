@@ -246,8 +246,8 @@ def _window(u: Array, v: Array, side: Array, height: int, width: int) -> _Window
 
     A window that could touch the last row or column does not, as in the authors' code.
     """
-    top = jnp.floor(u * (height - side).astype(jnp.float32)).astype(jnp.int32)[:, None, None]
-    left = jnp.floor(v * (width - side).astype(jnp.float32)).astype(jnp.int32)[:, None, None]
+    top = jnp.floor(u * jnp.asarray(height - side, jnp.float32)).astype(jnp.int32)[:, None, None]
+    left = jnp.floor(v * jnp.asarray(width - side, jnp.float32)).astype(jnp.int32)[:, None, None]
     shape = (u.shape[0], height, width)
     rows = jax.lax.broadcasted_iota(jnp.int32, shape, 1) - top
     columns = jax.lax.broadcasted_iota(jnp.int32, shape, 2) - left

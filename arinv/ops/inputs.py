@@ -30,6 +30,9 @@ def is_known(array: Any) -> bool:
 
     Args:
       array: a number or an array.
+
+    Returns:
+      False for what is traced or spread over several processes.
     """
     if isinstance(array, jax.core.Tracer):
         return False
@@ -315,6 +318,9 @@ def far_radius(eps: ArrayLike | float, norm: str) -> str:
     Args:
       eps: one or more radii, in units of the images.
       norm: "l1", "l2" or "linf".
+
+    Returns:
+      Text to follow "eps=".
     """
     largest = float(np.max(eps, initial=0.0))
     if norm != "linf" or largest < 1:
