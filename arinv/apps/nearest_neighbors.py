@@ -7,6 +7,7 @@ Source: Bergman, Cohen & Hoshen 2020, "Deep nearest neighbor anomaly detection".
 """
 
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -59,7 +60,7 @@ def nearest_neighbor_distances(
 ) -> Array:
     """Returns the mean Euclidean distance of each row to its k nearest references.
 
-    Which are nearest is found by matrix products of what is left without the mean of the references, so that a common
+    Which are nearest is found by matrix products of what is left without the mean of some references, so that a common
     offset costs no digits, and checked. The distances themselves are those of the differences, exact also where a row
     all but equals a reference, and with a gradient in `rows` through the neighbours found.
 
@@ -109,21 +110,10 @@ def _nearest(rows: Array, references: Array, k: int, count: ArrayLike, block_siz
     the last of them, as among distant clusters, all differences are taken instead.
     """
     num_references = references.shape[0]
-    counted = (jnp.arange(num_references) < count)[:, None]
-    largest = jnp.max(jnp.where(counted, jnp.abs(references), 0.0))
-    # A power of two: dividing by it, and then subtracting the mean, rounds nothing of what the mean leaves.
-    scale = jnp.minimum(jax.lax.reduce_precision(largest, 8, 0), 2.0**126)
-    scale = jnp.where((largest > 0) & jnp.isfinite(largest), scale, 1.0)
-    members, weights = jnp.where(counted, references, 0.0), jnp.full((1, num_references), 1.0, jnp.float32) / count
-    # A product is faster than a sum of columns.
-    mean = jnp.matmul(weights, members, precision=jax.lax.Precision.HIGHEST) / scale
-
-    def centre(x):
-        return x / scale - mean
-
+    centre = _centring(references[:block_size], count)
     size = min(k + _SPARE_CANDIDATES, num_references)
     rows = centre(rows)
-    squares, candidates, longest = _search(rows, references, centre, size, count, block_size, _products)
+    squares, candidates, longest, largest = _search(rows, references, centre, size, count, block_size, _products)
     # The last candidates are padding where fewer references count than there are candidates.
     neighbors = centre(references[jnp.minimum(candidates, num_references - 1).reshape(-1)])
     exact = jnp.square(_distances(rows, neighbors.reshape(*candidates.shape, rows.shape[1])))
@@ -138,6 +128,18 @@ def _nearest(rows: Array, references: Array, k: int, count: ArrayLike, block_siz
     return places, largest
 
 
+def _centring(references: Array, count: ArrayLike) -> Callable[[Array], Array]:
+    """Returns the function that subtracts the mean of some references, and divides by their largest value before."""
+    counted = (jnp.arange(references.shape[0]) < count)[:, None]
+    members = jnp.where(counted & jnp.isfinite(references), references, 0.0)
+    largest = jnp.max(jnp.abs(members))
+    # A power of two: dividing by it, and then subtracting the mean, rounds nothing of what the mean leaves.
+    scale = jnp.minimum(jax.lax.reduce_precision(largest, 8, 0), 2.0**126)
+    scale = jnp.where(largest > 0, scale, 1.0)
+    mean = jnp.sum(members / scale, axis=0, keepdims=True) / jnp.sum(counted.astype(jnp.float32))
+    return lambda x: x / scale - mean
+
+
 def _products(rows: Array, members: Array) -> Array:
     """Returns squared distances [B, S], less the rows' own squares, which change nothing about the order."""
     products = jnp.matmul(rows, members.T, precision=jax.lax.Precision.HIGHEST)
@@ -145,34 +147,37 @@ def _products(rows: Array, members: Array) -> Array:
 
 
 def _differences(rows: Array, members: Array) -> Array:
-    return jnp.sum(jnp.square(rows[:, None, :] - members[None, :, :]), axis=2)
+    """Returns distances [B, S]."""
+    return jax.lax.map(lambda row: norms.norm(row[None] - members, "l2"), rows)
 
 
-def _search(rows, references, centre, k: int, count, block_size: int, squares_fn) -> tuple[Array, Array, Array]:
-    """Returns the k smallest of squares_fn(rows, centre(references)), their places, and the references' longest square.
+def _search(rows, references, centre, k: int, count, block_size: int, values_fn) -> tuple[Array, Array, Array, Array]:
+    """Returns the k smallest of values_fn(rows, centre(references)), block by block.
 
-    The first two are [B, k]; it goes through the references block by block.
+    They and their places are [B, k]; with them come the longest square of a centred reference and the largest value of
+    the references as they are, NaN where one is.
     """
-    num_blocks = -(-references.shape[0] // block_size)
-    padding = num_blocks * block_size - references.shape[0]
-    blocks = jnp.pad(references, ((0, padding), (0, 0))).reshape(num_blocks, block_size, references.shape[1])
+    num_references = references.shape[0]
 
-    def visit(carry, block):
-        closest, places, longest = carry
-        first, members = block
-        numbers = first + jnp.arange(block_size, dtype=jnp.int32)[None, :]
-        members = jnp.where((numbers < count).T, centre(members), 0.0)
-        squares = jnp.where(numbers < count, squares_fn(rows, members), jnp.inf)
-        squares = jnp.concatenate([closest, squares], axis=1)
+    def visit(carry, first):
+        closest, places, longest, largest = carry
+        start = jnp.minimum(first, num_references - block_size)  # the last block overlaps with the one before
+        members = jax.lax.dynamic_slice_in_dim(references, start, block_size)
+        numbers = start + jnp.arange(block_size, dtype=jnp.int32)[None, :]
+        counted = (numbers >= first) & (numbers < count)
+        largest = jnp.maximum(largest, jnp.max(jnp.where(counted.T, jnp.abs(members), 0.0)))
+        members = jnp.where(counted.T, centre(members), 0.0)
+        values = jnp.where(counted, values_fn(rows, members), jnp.inf)
+        values = jnp.concatenate([closest, values], axis=1)
         places = jnp.concatenate([places, jnp.broadcast_to(numbers, (rows.shape[0], block_size))], axis=1)
-        closest, chosen = jax.lax.top_k(-squares, k)
+        closest, chosen = jax.lax.top_k(-values, k)
         longest = jnp.maximum(longest, jnp.max(jnp.sum(jnp.square(members), axis=1)))
-        return (-closest, jnp.take_along_axis(places, chosen, axis=1), longest), None
+        return (-closest, jnp.take_along_axis(places, chosen, axis=1), longest, largest), None
 
     start = (
         jnp.full((rows.shape[0], k), jnp.inf, jnp.float32),
-        jnp.full((rows.shape[0], k), references.shape[0], jnp.int32),  # no reference
+        jnp.full((rows.shape[0], k), num_references, jnp.int32),  # no reference
+        jnp.float32(0.0),
         jnp.float32(0.0),
     )
-    firsts = jnp.arange(num_blocks, dtype=jnp.int32) * block_size
-    return jax.lax.scan(visit, start, (firsts, blocks))[0]
+    return jax.lax.scan(visit, start, jnp.arange(0, num_references, block_size, dtype=jnp.int32))[0]
