@@ -20,12 +20,14 @@ from typing import Any
 from launch.benchmarks.devices import ROOT, provenance
 from launch.benchmarks.measurement import summary
 
-_FUSIONS = "--xla_cpu_experimental_ynn_fusion_type="  # given, even empty, it is the user's choice
+_FUSIONS = "--xla_cpu_experimental_ynn_fusion_type="  # given and empty, it leaves nothing to the library
 _FLAGS = ("", "-individual_convolution", "-reduce,-individual_convolution")
 
 _WORKER = """
-import json, sys, time
+import json, os, sys, time
+flags = os.environ["XLA_FLAGS"]
 import arinv
+os.environ["XLA_FLAGS"] = flags  # without those that arinv adds
 from launch.benchmarks.measurement import Options, load
 benchmark = load(sys.argv[1])
 prepared = benchmark.variants["arinv"](benchmark.cases[0], Options(batch=int(sys.argv[2])))
@@ -40,7 +42,7 @@ for _ in sys.stdin:
 
 @contextmanager
 def _worker(python: str, flags: str, benchmark: str, batch: int) -> Iterator[subprocess.Popen]:
-    environment = {**os.environ, "XLA_FLAGS": _FUSIONS + flags, "PYTHONWARNINGS": "ignore"}
+    environment = {**os.environ, "XLA_FLAGS": _FUSIONS + flags if flags else "", "PYTHONWARNINGS": "ignore"}
     process = subprocess.Popen(
         [python, "-c", _WORKER, benchmark, str(batch)], cwd=ROOT, env=environment, text=True,
         stdin=subprocess.PIPE, stdout=subprocess.PIPE,
