@@ -13,7 +13,7 @@ import os
 import pathlib
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -61,7 +61,9 @@ def _answer(process: subprocess.Popen) -> Any:
     return json.loads(line)
 
 
-def measure(benchmark: str, pythons: list[str], flags: list[str], *, rounds: int, batch: int) -> list[dict[str, Any]]:
+def measure(
+    benchmark: str, pythons: Sequence[str], flags: Sequence[str], *, rounds: int, batch: int
+) -> list[dict[str, Any]]:
     """Returns a row for each Python and choice of flags: versions, flags, images/s, processor seconds of a step.
 
     Args:
@@ -106,16 +108,13 @@ def main() -> None:
     """Measures what the command line asks for and prints a table."""
     parser = argparse.ArgumentParser(prog="launch.benchmarks.versions", description=__doc__.split("\n")[0])
     parser.add_argument("--pythons", nargs="+", default=[sys.executable], metavar="PYTHON")
-    parser.add_argument("--flags", nargs="+", default=_FLAGS, metavar="VALUE", help=f"of {_FUSIONS}")
     parser.add_argument("--only", nargs="+", default=["pgd_resnet18", "gan_alexnet"], metavar="NAME")
     parser.add_argument("--rounds", type=int, default=5, metavar="N")
     parser.add_argument("--batch", type=int, default=0, metavar="N", help="images in a step")
     parser.add_argument("--out", type=pathlib.Path, metavar="FILE.json")
     arguments = parser.parse_args()
     options = {"rounds": arguments.rounds, "batch": arguments.batch}
-    rows = [
-        row for name in arguments.only for row in measure(name, arguments.pythons, list(arguments.flags), **options)
-    ]
+    rows = [row for name in arguments.only for row in measure(name, arguments.pythons, _FLAGS, **options)]
     for row in rows:
         speed, processor = row["images_per_second"], row["processor_seconds"]["median"]
         print(
