@@ -235,7 +235,7 @@ def test_a_checkpoint_deleted_while_it_is_read_is_replaced_by_a_newer_one(saved,
     abstract = jax.eval_shape(make_init(), KEY).variables
 
     def read(path):
-        if path.name == "7":  # the run that goes on keeps one checkpoint, and saves the next
+        if path.name == "7":  # the run in progress keeps one checkpoint, and saves the next
             path.rename(checkpoints / "8")
         checkpoint_reading.check_same(path, abstract)
         return path.name

@@ -17,7 +17,7 @@ from arinv.types import Array, ArrayLike, FeaturesFn
 
 GRAM_LAYERS = ("conv1_1", "conv2_1", "conv3_1", "conv4_1", "conv5_1")  # of VGG-19
 
-# What is made of the differences in each layer -> what exactly is computed.
+# Reduction over the differences in each layer -> what exactly is computed.
 GRAM_VARIANTS = {
     "mean": (
         "gram: mean squared difference of the Gram matrices F F^T / (C H W) plus that of the channel means, "

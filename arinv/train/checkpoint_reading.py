@@ -59,7 +59,7 @@ def newest_readable(
     """
     damaged: list[pathlib.Path] = []
     newest = None
-    # Listed each time: a run that goes on meanwhile saves new checkpoints and deletes old ones.
+    # Listed each time: a run in progress saves new checkpoints and deletes old ones.
     while (step := processes.first(_newest(directory, without=damaged))) is not None:
         path = directory / str(step)
         value, problem = None, None
