@@ -34,8 +34,9 @@ _WITHOUT_CONVOLUTIONS = f"{_FUSIONS}=-individual_convolution"
 _QUICK = f"--xla_backend_optimization_level=0 {_FUSIONS}=-reduce"
 _EMITTERS = "--xla_cpu_use_fusion_emitters=false"  # the emitters of fused loops take most of the compilation
 
-# With jaxlib 0.12.0.1 a step of PGD-7 training of ResNet-18 takes 22 instead of 33 processor seconds without the
-# library's convolutions. A version that is not listed gets no flag: measure it with
+# Without the library's convolutions a step of PGD-7 training of ResNet-18 takes 21 instead of 28 processor seconds with
+# jaxlib 0.10.2 and 21 instead of 33 with 0.12.0.1; leaving its sums out too changes nothing
+# (launch/records/versions_cpu.json). A version that is not listed gets no flag: measure it with
 # `python -m launch.benchmarks.versions` and add a row.
 _VERSIONS = {
     "0.10.2": _Version(_WITHOUT_BOTH, f"{_EMITTERS} {_QUICK}"),
