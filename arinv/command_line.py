@@ -3,10 +3,18 @@
 Nothing here imports JAX, so that help and mistakes cost no seconds.
 """
 
+import ast
 import dataclasses
+import difflib
+import importlib.machinery
+import importlib.util
 import inspect
+import itertools
+import math
 import pathlib
 import re
+import sys
+import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -14,8 +22,270 @@ from absl import flags
 from ml_collections import ConfigDict
 
 import arinv
-from arinv import config_files, paths
+from arinv import paths
 from arinv.errors import UserError
+
+SHIPPED = pathlib.Path(__file__).resolve().parent.parent / "configs"
+_WORDS = {"true": True, "t": True, "1": True, "yes": True, "false": False, "f": False, "0": False, "no": False}
+
+
+def shipped() -> dict[str, pathlib.Path]:
+    """Returns the config files that come with the package, by name."""
+    found = {}
+    for path in sorted(SHIPPED.rglob("*.py")):
+        if "def get_config(" in path.read_text(encoding="utf-8"):
+            found[path.relative_to(SHIPPED).with_suffix("").as_posix()] = path
+    return found
+
+
+def docstring(path: pathlib.Path) -> str:
+    """Returns the docstring of a config file, empty where it has none."""
+    try:
+        return ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+    except (OSError, SyntaxError, ValueError):
+        return ""
+
+
+def find(spec: str) -> tuple[pathlib.Path, str | None]:
+    """Returns the file of a config and its arguments, None without a colon.
+
+    Args:
+      spec: FILE, FILE:ARGUMENTS, or the name of a config that comes with the package instead of a file.
+
+    Raises:
+      UserError: there is no such config.
+    """
+    # A colon may also be part of the file's name.
+    colons = [match.start() for match in re.finditer(":", spec)]
+    for end in (*colons, len(spec)):
+        if path := _find_file(spec[:end]):
+            return path, spec[end + 1 :] if end < len(spec) else None
+    name = spec[: colons[0]] if colons else spec
+    if not name:
+        raise UserError("--config is empty; name a config file, see --help")
+    path = paths.canonical(name, name="--config")
+    if path.is_dir():
+        inside = ", ".join(sorted(child.stem for child in path.glob("[!_]*.py")))
+        raise UserError(f"--config={name} is a folder; name a config file{f' in it: {inside}' if inside else ''}")
+    if path.is_file():
+        raise UserError(f"--config={name} is no config: that is a Python file (.py) with a function get_config")
+    known = shipped()
+    close = difflib.get_close_matches(pathlib.PurePath(name).stem, known, n=1)
+    hint = f" Did you mean {close[0]}?" if close else ""
+    listed = f"; those of arinv: {', '.join(known)}.{hint}" if known else ""
+    raise UserError(f"config file {name} does not exist{listed}")
+
+
+def _find_file(name: str) -> pathlib.Path | None:
+    if not name or paths.is_url(name):
+        return None
+    given = pathlib.Path(name).expanduser() if not name.startswith("~") else paths.canonical(name, name="--config")
+    for path in (given, SHIPPED / name, SHIPPED.parent / name):
+        for file in (path, path.with_name(f"{path.name}.py")) if path.name else ():
+            try:
+                if file.suffix == ".py" and file.is_file():
+                    return file.absolute()
+            except (OSError, ValueError):
+                continue
+    return None
+
+
+def load(spec: str) -> ConfigDict:
+    """Returns the config of a file, locked.
+
+    Args:
+      spec: as of `find`.
+
+    Raises:
+      UserError: no such file, a mistake in its arguments, or an error in the file itself, with file and line.
+    """
+    path, arguments = find(spec)
+    packages = list(itertools.takewhile(lambda folder: (folder / "__init__.py").exists(), path.parents))
+    # Configs import each other as `configs.NAME`, from wherever the program was started.
+    root = (packages[-1] if packages else path.parent).parent
+    before = sys.path[:]
+    sys.path[:] = [str(root), *before, str(SHIPPED.parent)]
+    try:
+        loader = importlib.machinery.SourceFileLoader("arinv_config", str(path))
+        module = importlib.util.module_from_spec(importlib.util.spec_from_loader(loader.name, loader))
+        loader.exec_module(module)
+        get_config = getattr(module, "get_config", None)
+        if not callable(get_config):
+            raise UserError(f"{path} has no function get_config")
+        given = () if arguments is None else (arguments,)
+        try:
+            inspect.signature(get_config).bind(*given)
+        except TypeError:
+            raise UserError(f"get_config of {path} takes {'no arguments' if given else 'arguments'}") from None
+        config = get_config(*given)
+    except UserError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise UserError(_fault(path, error)) from error
+    finally:
+        sys.path[:] = before
+    config = ConfigDict(config) if isinstance(config, dict) else config
+    if not isinstance(config, ConfigDict) or not ("task" in config or {"stages", "order"} <= {*config}):
+        raise UserError(f"get_config of {path} must return a ConfigDict with the field task, or stages and order")
+    return config.lock()
+
+
+def _fault(path: pathlib.Path, error: BaseException) -> str:
+    """Returns one line on an error in a config file; what the configs of the package refuse needs no place."""
+    if isinstance(error, SyntaxError):
+        return f"{error.filename}:{error.lineno}: {type(error).__name__}: {error.msg}"
+    frames = []  # of config files, not of the libraries that they call
+    for frame in traceback.extract_tb(error.__traceback__):
+        folders = pathlib.Path(frame.filename).parents
+        if SHIPPED in folders or path.parent == folders[0]:
+            frames.append(frame)
+    text = one_line(error)
+    if not frames:
+        return f"{path}: {type(error).__name__}: {text}"
+    if isinstance(error, ValueError) and SHIPPED in pathlib.Path(frames[-1].filename).resolve().parents:
+        return text
+    return f"{frames[-1].filename}:{frames[-1].lineno}: {type(error).__name__}: {text}"
+
+
+def one_line(error: BaseException) -> str:
+    """Returns the text of an error without line breaks."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def override(config: ConfigDict, field: str, text: str | None) -> None:
+    """Sets a field of a config to the value that a text gives, of the type that the field has.
+
+    Args:
+      config: is changed.
+      field: path of the field, such as "attack.eps".
+      text: of the value; None stands for true.
+
+    Raises:
+      UserError: no such field, or a value of another type.
+    """
+    *parents, last = field.split(".")
+    holder = config
+    for depth, name in enumerate([*parents, last]):
+        if not isinstance(holder, ConfigDict):
+            raise UserError(f"--config.{'.'.join(parents[:depth])} is {holder!r} and has no fields")
+        if name not in holder:
+            raise _unknown_field(config, field, ".".join(parents[:depth]), holder)
+        holder, parent = holder[name], holder
+    if last == "task":
+        raise UserError(f"--config.{field} cannot be changed: the task decides the fields; choose another config")
+    if text is None and not isinstance(holder, bool):
+        raise UserError(f"--config.{field} needs a value: --config.{field}={_example(holder)}")
+    if isinstance(holder, ConfigDict):
+        for name, value in _dictionary(field, text).items():
+            override(config, f"{field}.{name}", value if isinstance(value, str) else repr(value))
+        return
+    value = _convert(f"--config.{field}", "true" if text is None else text, holder)
+    if last == "order" and not (value and {*value} <= {*holder}):
+        raise UserError(f"--config.{field}={text!r} must be some of {holder!r}")
+    try:
+        parent[last] = value
+    except (TypeError, ValueError) as error:
+        raise UserError(f"--config.{field}={text!r}: {one_line(error)}") from error
+
+
+def _unknown_field(config: ConfigDict, field: str, place: str, holder: ConfigDict) -> UserError:
+    fields = list(flat(config))
+    last = field.rpartition(".")[2].replace("-", "_")
+    named_so = [name for name in fields if name.rpartition(".")[2] == last]
+    here = [f"{place}.{name}".lstrip(".") for name in holder]
+    others = [name for name in fields if not field.startswith(f"{name}.")]
+    near = named_so[:3] or difflib.get_close_matches(field, here, n=1) or difflib.get_close_matches(field, others, n=1)
+    hint = f" Did you mean {' or '.join(f'--config.{name}' for name in near)}?" if near else ""
+    where = f"config.{place}" if place else "the config"
+    known = f"{where} has {', '.join(sorted(holder))}." if len(holder) else f"{where} has no fields."
+    if place.rpartition(".")[2] == "options":
+        hint = " Options are set by an argument of the config file: options=NAME:VALUE."
+    return UserError(f"unknown field --config.{field}; {known}{hint}")
+
+
+def flat(config: ConfigDict, prefix: str = "") -> dict[str, Any]:
+    """Returns the values of all fields by their paths, such as "attack.eps"; of groups of fields as well."""
+    fields = {}
+    for name in config:
+        fields[prefix + name] = config[name]
+        if isinstance(config[name], ConfigDict):
+            fields |= flat(config[name], f"{prefix}{name}.")
+    return fields
+
+
+def _dictionary(field: str, text: str) -> dict:
+    value = _literal(text)
+    if not isinstance(value, dict) or not all(isinstance(name, str) for name in value):
+        raise UserError(f"--config.{field}={text!r} must name one of its fields, such as --config.{field}.NAME=VALUE")
+    return value
+
+
+def _literal(text: str) -> Any:
+    """Returns the Python literal that a text is, or else the text."""
+    try:
+        return ast.literal_eval(text.strip())
+    except (ValueError, SyntaxError, MemoryError, RecursionError, TypeError):
+        return text
+
+
+def _convert(name: str, text: str, old: Any) -> Any:
+    """Returns the value of a text, of the type of the value before."""
+    try:
+        if isinstance(old, bool):
+            return _WORDS[text.strip().lower()]
+        if isinstance(old, int):
+            value = int(text)
+            if abs(value) >= 2**63:
+                raise ValueError
+            return value
+        if isinstance(old, float):
+            return _number(text)
+        if isinstance(old, (tuple, list)):
+            return type(old)(_elements(text, old))
+    except (KeyError, ValueError, ZeroDivisionError, OverflowError):
+        raise UserError(f"{name}={text!r} must be {_allowed(old)}") from None
+    return text if isinstance(old, str) else _literal(text)
+
+
+def _number(text: str) -> float:
+    """Returns the number of a text such as 0.03 or 8/255.
+
+    Raises:
+      ValueError, ZeroDivisionError: it is none, or not finite.
+    """
+    numerator, slash, denominator = text.partition("/")
+    value = int(numerator) / int(denominator) if slash else float(text)
+    if not math.isfinite(value):
+        raise ValueError
+    return value
+
+
+def _elements(text: str, old: Sequence) -> list:
+    value = _literal(text)
+    if isinstance(value, str):  # words without quotes
+        value = [_literal(part) for part in filter(None, re.split(r"[\s,+]+", value.strip("()[] ")))]
+    value = list(value) if isinstance(value, (tuple, list)) else [value]
+    kinds = {type(element) for element in old} or {str, int, float, bool}
+    if kinds == {float}:
+        value = [float(x) if type(x) is int else x for x in value]
+    if not all(type(x) in kinds and (not isinstance(x, float) or math.isfinite(x)) for x in value):
+        raise ValueError
+    return value
+
+
+def _allowed(old: Any) -> str:
+    if isinstance(old, bool):
+        return "true or false"
+    if isinstance(old, int):
+        return "a whole number"
+    if isinstance(old, float):
+        return "a number or a fraction such as 8/255"
+    return f"values joined by commas, as in {old!r}" if old else "values joined by commas, such as (1,2)"
+
+
+def _example(value: Any) -> str:
+    return "VALUE" if isinstance(value, ConfigDict) else str(value)
+
 
 _HELP = {"--help", "-help", "-h", "--h", "-?", "--helpshort", "--helpfull", "--helpxml"}
 _VERSION = {"--version", "-version", "-V"}
@@ -79,8 +349,8 @@ def information(argv: Sequence[str]) -> str | None:
     specs = list(_values(argv, "config"))
     if specs:
         try:
-            path, _ = config_files.find(specs[-1])
-            return f"{path}\n\n{inspect.cleandoc(config_files.docstring(path))}"
+            path, _ = find(specs[-1])
+            return f"{path}\n\n{inspect.cleandoc(docstring(path))}"
         except UserError:
             pass
     return _help()
@@ -97,10 +367,10 @@ def _help() -> str:
         lines.append(f"  --{name:14} {flag.help}{default}")
     lines.append("  --config.FIELD   Sets a field of the config, such as --config.seed=1.")
     lines.append("  --version        Prints the version.")
-    if configs := config_files.shipped():
+    if configs := shipped():
         lines += ["", "configs (arguments of one: --config=NAME --help):"]
         for name, path in configs.items():
-            lines.append(f"  {name:28} {config_files.docstring(path).strip().splitlines()[0]}")
+            lines.append(f"  {name:28} {docstring(path).strip().splitlines()[0]}")
     return "\n".join(lines)
 
 
@@ -126,7 +396,7 @@ def parse(argv: Sequence[str]) -> Command:
         rest, overrides = _split(values.read_flags_from_files(list(argv), force_gnu=False))
         rest = values(rest)
     except (flags.Error, OSError) as error:
-        raise UserError(config_files.one_line(error)) from error
+        raise UserError(one_line(error)) from error
     if len(rest) > 1:
         raise UserError(f"unexpected argument {rest[1]!r}; options are written --name=value, see --help")
     if values.config is None or (values.workdir is None and not values.plan):
@@ -134,9 +404,9 @@ def parse(argv: Sequence[str]) -> Command:
     if not values.plan and (values.devices or values.accelerator):
         raise UserError("--devices and --accelerator are for --plan; a run takes the devices that are there")
     workdir = None if values.workdir is None else paths.canonical(values.workdir, name="--workdir")
-    config = config_files.load(values.config)
+    config = load(values.config)
     for field, text in overrides:
-        config_files.override(config, field, text)
+        override(config, field, text)
     names = ("plan", "devices", "accelerator", "utilization", "distributed", "start_seconds", "lost_seconds")
     return Command(config, workdir, {name: values[name].value for name in names})
 

@@ -15,15 +15,16 @@ import jax
 from absl import flags, logging
 from ml_collections import ConfigDict
 
-from arinv import interrupts, processes
+from arinv import distributed, interrupts
 from arinv.command_line import Command
 from arinv.errors import UserError, unknown
-from arinv.tasks import lock, plan_text
-from arinv.tasks import plan as plans
-from arinv.tasks import workdir as workdirs
-from arinv.tasks.registry import TASKS
+from arinv.experiment import lock
+from arinv.experiment import workdir as workdirs
+from arinv.experiment.writer import MADE_ROOM, write_json
+from arinv.plan import plan as plan_text
+from arinv.plan import plan as plans
+from arinv.tasks import TASKS
 from arinv.train import accelerators
-from arinv.train.writer import MADE_ROOM, write_json
 
 _MISTAKE = 2  # exit code
 # What a disk may report that is full, read-only, gone or broken.
@@ -43,14 +44,14 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> None:
     """
     stages = check(config, workdir)
     for i, (folder, stage) in enumerate(stages.items(), start=1):
-        complete = processes.first(processes.index() == 0 and workdirs.is_complete(folder))
+        complete = distributed.first(distributed.index() == 0 and workdirs.is_complete(folder))
         if jax.process_index() == 0 and (complete or len(stages) > 1):
             state = "is complete" if complete else stage.task
             print(f"[{i}/{len(stages)}] {folder.name}: {state}", file=sys.stderr, flush=True)
         if not complete:
             with lock.hold(folder):
                 TASKS[stage.task].run(stage, folder)
-            processes.gather(None)  # what process 0 wrote last is there before anybody looks for it
+            distributed.gather(None)  # what process 0 wrote last is there before anybody looks for it
 
 
 def check(config: ConfigDict, workdir: pathlib.Path) -> dict[pathlib.Path, ConfigDict]:
@@ -65,11 +66,11 @@ def check(config: ConfigDict, workdir: pathlib.Path) -> dict[pathlib.Path, Confi
     """
     stages = _stages(config, workdir)
     for folder, stage in stages.items():
-        if processes.index() == 0:  # network file systems remember that others looked, and found nothing yet
+        if distributed.index() == 0:  # network file systems remember that others looked, and found nothing yet
             workdirs.check_paths(stage)
             workdirs.check(stage, folder)
         TASKS[stage.task].validate(stage)
-    if processes.index() == 0:
+    if distributed.index() == 0:
         _check_order(stages)
         if len(stages) > 1:  # a single task looks as soon itself
             pending = {folder: stage for folder, stage in stages.items() if not workdirs.is_complete(folder)}
@@ -176,16 +177,16 @@ def execute(command: Command, arguments: list[str]) -> None:
         return _guard(command, lambda: _print_plan(command))
     options = {name: command.options[name] for name in ("start_seconds", "lost_seconds")}
     try:
-        processes.start(command.options["distributed"], **options, arguments=arguments)
-    except processes.MissingProcesses as error:
-        processes.fail(processes.LOST, str(error))
+        distributed.start(command.options["distributed"], **options, arguments=arguments)
+    except distributed.MissingProcesses as error:
+        distributed.fail(distributed.LOST, str(error))
     except UserError as error:
-        processes.fail(_MISTAKE, str(error))
+        distributed.fail(_MISTAKE, str(error))
     jax.config.update("jax_compilation_cache_dir", str(command.workdir / "compilation_cache"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
-    interrupts.let_finish(processes.AGAIN)
+    interrupts.let_finish(distributed.AGAIN)
     _guard(command, lambda: run(command.config, command.workdir))
-    processes.finish()
+    distributed.finish()
 
 
 def _print_plan(command: Command) -> None:
@@ -207,18 +208,18 @@ def _guard(command: Command, work: Callable[[], None]) -> None:
     try:
         work()
     except SystemExit:  # all processes leave at the same step
-        processes.finish()
+        distributed.finish()
         raise
     except BaseException as error:
         if interrupts.happened() or isinstance(error, KeyboardInterrupt):
             interrupts.report()
-            raise SystemExit(processes.INTERRUPTED) from None
-        if isinstance(error, BrokenPipeError) and processes.count() == 1:
+            raise SystemExit(distributed.INTERRUPTED) from None
+        if isinstance(error, BrokenPipeError) and distributed.count() == 1:
             raise
         if message := _message(error, command.workdir):
-            processes.fail(_MISTAKE, message)
+            distributed.fail(_MISTAKE, message)
         if isinstance(error, Exception):
-            processes.crash(error)
+            distributed.crash(error)
         raise
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from arinv import command_line, config_files, main
+from arinv import command_line, main
 from arinv.errors import UserError
 
 _NOWHERE = pathlib.Path(tempfile.gettempdir()) / "arinv_fuzz_configs" / "none"
@@ -44,7 +44,7 @@ def cases(rng: Any) -> Iterator[tuple[str, Callable[[], None]]]:
     Args:
       rng: with a method random(), as random.Random and numpy's Generator have.
     """
-    names = list(config_files.shipped())
+    names = list(command_line.shipped())
     while True:
         name = _pick(rng, names)
         known = _arguments(name)
@@ -116,7 +116,7 @@ def _arguments(name: str) -> dict[str, Any]:
 
 def _error(name: str, arguments: str) -> str:
     try:
-        config_files.load(f"{name}:{arguments}")
+        command_line.load(f"{name}:{arguments}")
     except UserError as error:
         return str(error)
     return ""
@@ -124,4 +124,4 @@ def _error(name: str, arguments: str) -> str:
 
 @functools.cache
 def _fields(name: str) -> dict[str, Any]:
-    return config_files.flat(config_files.load(f"{name}:smoke=True"))
+    return command_line.flat(command_line.load(f"{name}:smoke=True"))

@@ -22,10 +22,10 @@ from torch_streams import call, name, number, row, state, table, tensor, text, w
 
 from arinv import data
 from arinv.data.folder import class_advice
-from arinv.models.convert import describe_torch, load_torch
-from arinv.models.pytorch.file import open_torch
-from arinv.models.pytorch.networks import encoder_entries
-from arinv.models.pytorch.objects import Tensor
+from arinv.models.pytorch.convert import describe_torch, load_torch
+from arinv.models.pytorch.files import open_torch
+from arinv.models.pytorch.names import encoder_entries
+from arinv.models.pytorch.pickles import Tensor
 
 MARK = "mark"
 _TINY = {"depth": 10, "width": 1, "num_classes": 2}

@@ -12,9 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from arinv import attacks, losses, metrics
-from arinv.apps import anomaly, inversion, representation_inversion, style
+from arinv.apps import anomaly
+from arinv.apps.inversion import enlarging, representation_inversion
+from arinv.apps.style import transfer
 from arinv.errors import RadiusWarning
-from arinv.ops import color_transfer, norms, wct
+from arinv.ops import norms, wct
 
 CLASSES = 3
 SIZES = ((1, 1), (2, 2), (4, 4), (8, 2), (2, 9), (12, 11), (33, 6))
@@ -277,7 +279,7 @@ def _application(rng):
     shape, x, y = _pair_of_images(rng)
     key, features_fn, steps = jax.random.key(0), _features_fn(rng), _count(rng)
     latent = (shape[0], -(-shape[1] // 2), -(-shape[2] // 2), shape[3])
-    levels = [style.Level("a", features_fn, _decode)]
+    levels = [transfer.Level("a", features_fn, _decode)]
     alpha = _choose(rng, float(rng.random()), 2.0, -1.0, np.nan, "1", odds=0.8)
     options = {"variant": str(rng.choice(wct.VARIANTS)), "method": str(rng.choice(wct.METHODS)), "alpha": alpha}
     table = {
@@ -288,14 +290,14 @@ def _application(rng):
             key, _decode, features_fn, x, latent_shape=latent[1:], layer="a", pixel_weight=1.0, feature_weight=1.0,
             num_steps=steps, learning_rate=0.01, init=_choose(rng, None, np.zeros(latent), np.zeros(2), odds=0.5),
         ).reconstructions,
-        "invert": lambda: inversion.invert(_decode, features_fn, x, layer="a"),
-        "invert_padded": lambda: inversion.invert_padded(_decode, features_fn, x, layer="a", multiple=2, edge=steps),
+        "invert": lambda: enlarging.invert(_decode, features_fn, x, layer="a"),
+        "invert_padded": lambda: enlarging.invert_padded(_decode, features_fn, x, layer="a", multiple=2, edge=steps),
         "invert_by_optimization": lambda: representation_inversion.invert_by_optimization(
             features_fn, x, np.ones(latent), layer="a", num_steps=steps
         ),
-        "stylize": lambda: style.stylize(levels, x, y, **options),
-        "keep_chroma": lambda: color_transfer.keep_chroma(x, y),
-        "match_colors": lambda: color_transfer.match_colors(x, color_transfer.color_moments(y)),
+        "stylize": lambda: transfer.stylize(levels, x, y, **options),
+        "keep_chroma": lambda: wct.keep_chroma(x, y),
+        "match_colors": lambda: wct.match_colors(x, wct.color_moments(y)),
     }  # fmt: skip
     name = str(rng.choice(list(table)))
     described = f"{name}, {np.shape(x)}, {np.shape(y)}, {options}, {steps}"

@@ -16,9 +16,12 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 # From the bottom up. A file imports from lower rows, and from its own package.
 ROWS = [
     ("types", "errors", "_xla"),
-    ("ops", "processes", "paths", "interrupts"),
-    ("models", "attacks", "losses", "metrics", "data", "parallel", "config_files"),
-    ("train", "apps", "command_line"),
+    ("ops", "distributed", "paths", "interrupts"),
+    ("models", "attacks", "losses", "metrics", "data", "parallel"),
+    ("experiment", "command_line"),
+    ("train",),
+    ("plan",),
+    ("apps",),
     ("tasks",),
     ("main",),
     ("__main__",),
@@ -27,17 +30,27 @@ ROW = {name: row for row, names in enumerate(ROWS) for name in names}
 
 # Library or part of one -> the only places that may use it.
 DOORS = {
-    "flax": ("arinv/models/", "arinv/train/state.py"),
+    "flax": ("arinv/models/", "arinv/experiment/state.py"),
     "flax.nnx": (),
     "flax.training": (),
-    "orbax": ("arinv/train/checkpoint.py", "arinv/train/checkpoint_reading.py"),
-    "tensorboardX": ("arinv/train/writer.py",),
-    "matplotlib": ("arinv/tasks/curves.py",),
+    "orbax": ("arinv/experiment/checkpoint.py",),
+    "tensorboardX": ("arinv/experiment/writer.py",),
+    "matplotlib": ("arinv/experiment/figures.py",),
     "clu.metric_writers": (),  # imports TensorFlow, as does the next
     "clu.periodic_actions": (),
     "tensorflow": (),
     "torch": (),
-    "arinv.models": ("arinv/models/", "arinv/train/", "arinv/tasks/", "arinv/main.py"),
+}
+# Algorithms of the applications take callables, whatever networks stand behind them.
+ALGORITHMS = {
+    *(
+        "anomaly/__init__",
+        "anomaly/latent_search",
+        "anomaly/nearest_neighbors",
+        "anomaly/scores",
+        "anomaly/score_attack",
+    ),
+    *("denoising/tiles", "inversion/enlarging", "inversion/representation_inversion", "style/transfer"),
 }
 LIFTED = ("scan", "jit", "vmap", "remat", "checkpoint", "while_loop", "cond", "switch")
 DOORS |= {f"flax.linen.{name}": () for name in LIFTED}
@@ -150,6 +163,16 @@ def breaks_doors(path, source):
         for line, name in uses(path, source)
         for library, places in doors.items()
         if is_within(name, library) and not path.startswith(places or ("//",))
+    ]
+
+
+def breaks_algorithms(path, source):
+    if path.removeprefix("arinv/apps/").removesuffix(".py") not in ALGORITHMS:
+        return []
+    return [
+        f"{path}:{line}: an algorithm imports {name}"
+        for line, name, _ in imports(path, source)
+        if any(is_within(name, f"arinv.{package}") for package in ("models", "experiment", "train"))
     ]
 
 

@@ -4,10 +4,10 @@ import jax
 import jax.numpy as jnp
 
 from arinv import models
-from arinv.tasks import networks
-from arinv.train import classifier, inverter
-from arinv.train.checkpoint import Checkpoints
-from arinv.train.state import TrainState
+from arinv.experiment import trained
+from arinv.experiment.checkpoint import Checkpoints
+from arinv.experiment.state import TrainState
+from arinv.experiment.trained import CLASSIFIER, GENERATOR
 
 
 def save(workdir, name, variables, description):
@@ -22,18 +22,18 @@ def make(root, *, name, layers, seed, width=4, image_size=32):
     variables = jax.jit(encoder.init)(jax.random.key(seed), jnp.zeros((1, image_size, image_size, 3)))
     attack = {"eps": 1.0 if name == "robust" else 0.0, "norm": "l2"}
     description = {
-        "kind": classifier.NAME, "encoder": "alexnet_small", "options": {"width": width}, "num_classes": 10,
+        "kind": CLASSIFIER, "encoder": "alexnet_small", "options": {"width": width}, "num_classes": 10,
         "class_names": [], "image_size": image_size, "attack": attack,
     }  # fmt: skip
-    save(root / f"{name}_encoder", classifier.NAME, variables, description)
-    loaded = networks.load_encoder(root / f"{name}_encoder")
+    save(root / f"{name}_encoder", CLASSIFIER, variables, description)
+    loaded = trained.load_encoder(root / f"{name}_encoder")
     for layer in layers:
         description = {
             "kind": "inverter", "encoder_workdir": f"../{name}_encoder", "encoder": "alexnet_small", "layer": layer,
             "variant": "default", "image_size": image_size,
         }  # fmt: skip
-        generator = networks.build_generator(description, loaded, dtype=jnp.float32)
-        features = networks.feature_structs(loaded.module, image_size)[layer]
+        generator = trained.build_generator(description, loaded, dtype=jnp.float32)
+        features = trained.feature_structs(loaded.module, image_size)[layer]
         weights = jax.jit(generator.init)(jax.random.key(seed + 1), jnp.zeros(features.shape))
-        save(root / f"{name}_{layer}", inverter.GENERATOR, weights, description)
+        save(root / f"{name}_{layer}", GENERATOR, weights, description)
     return "+".join(str(root / f"{name}_{layer}") for layer in layers)

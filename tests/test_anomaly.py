@@ -10,8 +10,8 @@ from sklearn.neighbors import NearestNeighbors
 
 from arinv.apps import anomaly
 from arinv.errors import UserError
-from arinv.models.generator import Generator, Step
-from arinv.models.spectral import fold_spectral_norm
+from arinv.models.generators.discriminator import fold_spectral_norm
+from arinv.models.generators.mirror import Generator, Step
 
 SIDE, LATENT = 4, 5
 PIXELS = SIDE * SIDE * 3

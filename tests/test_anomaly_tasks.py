@@ -13,13 +13,13 @@ from PIL import Image
 from sklearn.metrics import roc_auc_score
 
 from arinv import data, main, models
+from arinv.apps.anomaly import one_vs_all as one_vs_all_task
+from arinv.apps.anomaly import scoring
 from arinv.errors import UserError
-from arinv.tasks import networks, row_store, setting
-from arinv.tasks.anomaly import one_vs_all as one_vs_all_task
-from arinv.tasks.anomaly import scoring
-from arinv.train.checkpoint import Checkpoints
-from arinv.train.classifier import NAME
-from arinv.train.state import TrainState
+from arinv.experiment import cache, setting, trained
+from arinv.experiment.checkpoint import Checkpoints
+from arinv.experiment.state import TrainState
+from arinv.experiment.trained import CLASSIFIER
 from configs import anomaly, detector, score
 
 SMALL = "smoke=True,width=4,image_size=16"
@@ -31,18 +31,18 @@ def encoder(tmp_path_factory):
     """The workdir of an encoder with random weights, as an import leaves it."""
     workdir, rng = tmp_path_factory.mktemp("encoder"), np.random.default_rng(0)
     module = models.build("alexnet_small", num_classes=10, width=4)
-    shapes = jax.eval_shape(module.init, jax.random.key(0), networks.image_struct(16))
+    shapes = jax.eval_shape(module.init, jax.random.key(0), trained.image_struct(16))
 
     def draw(shape):
         scale = np.sqrt(2 / np.prod(shape[:-1])) if len(shape) > 1 else 0.0
         return (scale * rng.standard_normal(shape)).astype(np.float32)
 
-    state = TrainState(np.int32(0), {NAME: jax.tree.map(lambda x: draw(x.shape), shapes)}, {NAME: {}})
+    state = TrainState(np.int32(0), {CLASSIFIER: jax.tree.map(lambda x: draw(x.shape), shapes)}, {CLASSIFIER: {}})
     description = {
-        "kind": NAME, "encoder": "alexnet_small", "options": {"width": 4}, "num_classes": 10,
+        "kind": CLASSIFIER, "encoder": "alexnet_small", "options": {"width": 4}, "num_classes": 10,
         "class_names": [*data.open_source("photos").info.class_names], "image_size": 16,
     }  # fmt: skip
-    with Checkpoints(workdir, (NAME,)) as checkpoints:
+    with Checkpoints(workdir, (CLASSIFIER,)) as checkpoints:
         checkpoints.save(state, data_state={}, description=description, wait=True)
     return workdir
 
@@ -104,7 +104,7 @@ def test_cut_short_and_started_again_it_gives_the_same(finished, tmp_path, monke
         f"class{label}": str(finished / f"{name}_class3_inverter") for label, name in ((0, "standard"), (3, "robust"))
     }
     main.run(config, tmp_path / "whole")
-    save_and_go_on, saved = row_store.RowStore.append, []
+    save_and_go_on, saved = cache.RowStore.append, []
 
     def append_and_stop(self, rows):
         save_and_go_on(self, rows)
@@ -112,8 +112,8 @@ def test_cut_short_and_started_again_it_gives_the_same(finished, tmp_path, monke
         if self.count == 8:
             raise Cut
 
-    monkeypatch.setattr(row_store, "_SAVE_EVERY_SECONDS", 0.0)
-    monkeypatch.setattr(row_store.RowStore, "append", append_and_stop)
+    monkeypatch.setattr(cache, "_SAVE_EVERY_SECONDS", 0.0)
+    monkeypatch.setattr(cache.RowStore, "append", append_and_stop)
     for _ in range(3):
         try:
             main.run(config, tmp_path / "cut")
@@ -168,13 +168,13 @@ def test_anomalous_images_are_taken_evenly():
 
 
 def test_results_of_other_weights_are_not_gone_on_with(tmp_path):
-    store = row_store.RowStore(tmp_path / "rows.npz", identity="a")
+    store = cache.RowStore(tmp_path / "rows.npz", identity="a")
     store.append({"x": np.arange(3)})
     store.append({"x": np.arange(2)})
     store.save()
-    again = row_store.RowStore(tmp_path / "rows.npz", identity="a")
+    again = cache.RowStore(tmp_path / "rows.npz", identity="a")
     assert again.count == 5 and again.arrays()["x"].tolist() == [0, 1, 2, 0, 1]
-    assert row_store.RowStore(tmp_path / "rows.npz", identity="b").count == 0
+    assert cache.RowStore(tmp_path / "rows.npz", identity="b").count == 0
 
 
 def save(path, array, mode=None, **options):

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from arinv import attacks
-from arinv.attacks import apgd_steps, objectives, rows
+from arinv.attacks import objectives, rows
 from arinv.errors import UserError
 
-apgd_module = importlib.import_module("arinv.attacks.apgd")  # the package's `apgd` is the function
+apgd = importlib.import_module("arinv.attacks.apgd")  # the package's `apgd` is the function
 
 LOGITS = np.array([[3.0, 1.0, 2.0, -1.0, 0.5], [0.0, 5.0, 4.0, 4.5, -2.0]], np.float32)
 
@@ -27,7 +27,7 @@ LOGITS = np.array([[3.0, 1.0, 2.0, -1.0, 0.5], [0.0, 5.0, 4.0, 4.5, -2.0]], np.f
     ],
 )
 def test_checkpoints(num_steps, places):
-    found = apgd_steps.checkpoints(num_steps=num_steps)
+    found = apgd.checkpoints(num_steps=num_steps)
     assert found[: len(places)] == places and (num_steps == 50 or found == places)
 
 
@@ -124,10 +124,10 @@ def test_steps_are_those_of_the_algorithm(norm, eps):
     start = np.clip(x + rng.uniform(-0.05, 0.05, x.shape), 0, 1).astype(np.float32)
     labels = np.arange(6, dtype=np.int32) % 3
     batch = rows.prepare(small_logits, x, labels, eps=eps, norm=norm)
-    rule = apgd_steps.momentum_rule(batch.images, eps=eps, norm=norm, num_steps=steps)
-    evaluate = apgd_module._evaluation("ce", batch)
-    run = jax.jit(lambda start: apgd_module._run(evaluate, rule, start, taken))(start)
-    reviews = apgd_steps.checkpoints(num_steps=steps)
+    rule = apgd.momentum_rule(batch.images, eps=eps, norm=norm, num_steps=steps)
+    evaluate = apgd._evaluation("ce", batch)
+    run = jax.jit(lambda start: apgd._run(evaluate, rule, start, taken))(start)
+    reviews = apgd.checkpoints(num_steps=steps)
     assert sum(review <= taken for review in reviews) == 3
     halvings = []
     for i in range(6):
@@ -142,7 +142,7 @@ def test_steps_are_those_of_the_algorithm(norm, eps):
 
 def test_the_first_step_is_held_against_a_loss_of_zero():
     """As in the authors' code; it matters for losses below zero, such as the DLR."""
-    rule = apgd_steps.momentum_rule(jnp.zeros((2, 1, 1, 1)), eps=0.1, norm="linf", num_steps=100)
+    rule = apgd.momentum_rule(jnp.zeros((2, 1, 1, 1)), eps=0.1, norm="linf", num_steps=100)
     known, losses = rule.begin(jnp.zeros((2, 1, 1, 1))), [[-5.0, 5.0], [-4.0, 6.0], [-3.0, 7.0]]
     rises = []
     for i, values in enumerate(losses):
@@ -153,7 +153,7 @@ def test_the_first_step_is_held_against_a_loss_of_zero():
 
 def test_l1_steps_go_along_the_largest_values():
     gradient = np.array([[0.5, -3.0, 2.0, 0.0], [1.0, -1.0, 0.1, 0.2]], np.float32).reshape(2, 2, 2, 1)
-    direction = jax.jit(apgd_steps._sparse_direction)
+    direction = jax.jit(apgd._sparse_direction)
     found = direction(gradient, np.array([0.5, 0.25], np.float32))
     expected = np.array([[0, -0.5, 0.5, 0], [0.5, -0.5, 0, 0]]).reshape(2, 2, 2, 1)  # equal values go together
     np.testing.assert_allclose(found, expected, rtol=1e-6)
@@ -163,7 +163,7 @@ def test_l1_steps_go_along_the_largest_values():
 def test_l1_step_grows_back_where_fewer_values_change_and_shrinks_elsewhere():
     images = np.full((2, 2, 2, 1), 0.5, np.float32)
     best = images + np.array([[[0.1, 0], [0, 0]], [[0.1] * 2] * 2], np.float32)[..., None]  # changes 1 and 4 of 4
-    rule = apgd_steps.sparse_rule(images, eps=3.0, period=2, warm=False)
+    rule = apgd.sparse_rule(images, eps=3.0, period=2, warm=False)
 
     @jax.jit
     def review(i, step_size):

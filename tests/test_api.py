@@ -14,14 +14,16 @@ import arinv
 
 MODULES = sorted(name for _, name, _ in pkgutil.walk_packages(arinv.__path__, "arinv.") if "__main__" not in name)
 PRNG_NAMES = re.compile(r"(.+_)?(rng|rngs|prng|key)(?<!^key)")
-ALGORITHMS = ("attacks", "apps", "losses")  # what users call with data and settings
+ALGORITHMS = ("attacks", "apps", "losses")  # what users call with data and settings; of apps, the algorithms only
+APPS = {f"arinv.apps.{name}".replace("/", ".").removesuffix(".__init__") for name in rules.ALGORITHMS}
 DESCRIBED = ("attacks", "losses", "metrics", "ops")  # whose docstrings say it all, field by field
 
 
 def public(*packages):
     """(name, object) of the public functions and classes of arinv, or of some packages of it."""
     for module_name in MODULES:
-        if packages and module_name.split(".")[1] not in packages:
+        package = (module_name + ".").split(".")[1]
+        if packages and (package not in packages or (package == "apps" and module_name not in APPS)):
             continue
         module = importlib.import_module(module_name)
         for name, value in vars(module).items():

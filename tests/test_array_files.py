@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from arinv.errors import UserError
-from arinv.train.array_files import read_arrays, write_arrays
+from arinv.experiment.writer import read_arrays, write_arrays
 
 
 @pytest.mark.parametrize("compressed", [True, False])

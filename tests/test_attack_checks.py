@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from arinv.attacks import checks
-from arinv.attacks.buckets import make_buckets, margins
+from arinv.attacks.autoattack import checks
+from arinv.attacks.rows import make_buckets, margins
 
 EPS = 0.03
 

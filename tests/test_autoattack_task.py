@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 
 from arinv import attacks, main
+from arinv.apps.evaluation import autoattack
 from arinv.errors import UserError
-from arinv.tasks import autoattack
-from arinv.tasks.fingerprint import fingerprint
+from arinv.experiment.cache import fingerprint
 from configs import arguments, compare_recipes, evaluate, robustness
 
 ARG = "smoke=True,encoder=alexnet_small,width=4,image_size=16,dataset=photos"

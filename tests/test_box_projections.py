@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from arinv.errors import UserError
 from arinv.ops import norms
-from arinv.ops.box_projections import move_to_hyperplane, project_l1_ball
+from arinv.ops.norms import move_to_hyperplane, project_l1_ball
 
 NORMS = ("l1", "l2", "linf")
 SIZE = 12

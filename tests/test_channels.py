@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from chex import assert_trees_all_close, assert_trees_all_equal_dtypes
 
-from arinv.models.batch_norm import BatchNorm
+from arinv.models.layers import BatchNorm
 from arinv.ops import channels, conv
 
 SHAPE = (6, 5, 7, 3)

@@ -16,12 +16,13 @@ from ml_collections import ConfigDict
 
 from arinv import models, parallel, paths
 from arinv.errors import UserError
-from arinv.tasks import workdir as workdirs
-from arinv.train import checkpoint, checkpoint_reading, loop
-from arinv.train import state as train_state
-from arinv.train.checkpoint import Checkpoints
-from arinv.train.state import TrainState
-from arinv.train.writer import Writer
+from arinv.experiment import checkpoint
+from arinv.experiment import state as train_state
+from arinv.experiment import workdir as workdirs
+from arinv.experiment.checkpoint import Checkpoints
+from arinv.experiment.state import TrainState
+from arinv.experiment.writer import Writer
+from arinv.train import loop
 
 KEY = jax.random.key(0)
 DESCRIPTION = {"kind": "classifier", "encoder": "alexnet_small"}
@@ -217,13 +218,13 @@ def test_stray_files_beside_checkpoints_are_skipped(saved, tmp_path):
     (checkpoints / "notes.txt").write_text("a file")
     for name in ("00000007", "00000624", "12.orbax-checkpoint-tmp-3", "old", "-1", "1e3", "\u0661\u0662"):
         (checkpoints / name).mkdir()
-    assert checkpoint_reading.steps(checkpoints) == [7]
+    assert checkpoint.saved_steps(checkpoints) == [7]
     restored, position = restore(workdir, one_device_mesh())
     assert int(restored.step) == 7 and position.state == {"step": 7}
     assert checkpoint.load_description(workdir) == DESCRIPTION
     for step in (1, 2, 3):  # those that are kept are counted without the others
         save(workdir, one_device_mesh(), step=step)
-    assert checkpoint_reading.steps(checkpoints) == [13, 10]
+    assert checkpoint.saved_steps(checkpoints) == [13, 10]
     assert (checkpoints / "999").is_file() and (checkpoints / "00000624").is_dir()
 
 
@@ -237,10 +238,10 @@ def test_a_checkpoint_deleted_while_it_is_read_is_replaced_by_a_newer_one(saved,
     def read(path):
         if path.name == "7":  # the run in progress keeps one checkpoint, and saves the next
             path.rename(checkpoints / "8")
-        checkpoint_reading.check_same(path, abstract)
+        checkpoint.check_same(path, abstract)
         return path.name
 
-    assert checkpoint_reading.newest_readable(checkpoints, read)[0] == "8"
+    assert checkpoint.newest_readable(checkpoints, read)[0] == "8"
     assert "checkpoints/7 cannot be read" in capsys.readouterr().err
 
 
@@ -251,7 +252,7 @@ def test_a_damaged_checkpoint_in_a_read_only_directory_is_one_line(tmp_path, mon
     (tmp_path / "7").mkdir()
     monkeypatch.setattr(pathlib.Path, "rename", refuse)
     with pytest.raises(UserError, match=r"7 is damaged and cannot be renamed \(Read-only file system\): make "):
-        checkpoint_reading.put_aside(tmp_path / "7")
+        checkpoint.put_aside(tmp_path / "7")
 
 
 def no_checkpoint(path):

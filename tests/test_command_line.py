@@ -8,9 +8,9 @@ import sys
 
 import pytest
 
-from arinv import command_line, config_files, main
+from arinv import command_line, main
 from arinv.errors import UserError
-from arinv.tasks import workdir as workdirs
+from arinv.experiment import workdir as workdirs
 from configs import classifier, evaluate, quickstart, stylize
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -156,7 +156,7 @@ def test_overrides_are_of_the_type_of_their_field():
         "log.profile_steps=3,5", "attack={'num_steps': 3, 'norm': 'linf'}", "data.classes=(1, 2)",
         "optimizer.schedule.epochs=[1, 2.5]",
     ):  # fmt: skip
-        config_files.override(config, *text.split("=", 1))
+        command_line.override(config, *text.split("=", 1))
     assert config.attack.to_dict() | {"step_size": 0.0} == {
         "eps": 8 / 255, "norm": "linf", "num_steps": 3, "step_size": 0.0, "random_start": True,
     }  # fmt: skip
@@ -179,7 +179,7 @@ def test_help_lists_flags_configs_and_an_example(flag):
         assert part in text
     for name in ("quickstart", "classifier", "recipes/resnet18_cifar10"):
         assert any(line.split()[:1] == [name] and len(line.split()) > 3 for line in text.splitlines()), name
-    assert "arguments" not in config_files.shipped(), "a part of configs is none"
+    assert "arguments" not in command_line.shipped(), "a part of configs is none"
 
 
 def test_help_beside_a_config_shows_its_arguments():

@@ -17,10 +17,11 @@ import safetensors.numpy
 from ml_collections import ConfigDict
 from PIL import Image
 
-from arinv import data, main
+from arinv import data, main, tasks
 from arinv.errors import UserError
-from arinv.tasks import networks, registry, setting, training
-from arinv.tasks import workdir as workdirs
+from arinv.experiment import setting, trained
+from arinv.experiment import workdir as workdirs
+from arinv.train import training
 from configs import arguments, defaults
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -47,7 +48,7 @@ def test_configs_are_plain_data_and_follow_the_encoder(name, encoder):
         if stage.task == "inverter":
             assert stage.encoder.layer == {"resnet18": "block4"}.get(encoder, "conv5")
         if stage.task != "evaluation":
-            registry.TASKS[stage.task].validate(stage)
+            tasks.TASKS[stage.task].validate(stage)
 
 
 def test_the_paper_s_recipes_are_the_defaults():
@@ -149,15 +150,15 @@ def test_classifiers_of_imagenet_are_trained_on_windows_of_originals(tmp_path):
     assert test.std() > 2 * squashed.std() and batch["image"].astype(float).std() > 2 * squashed.std()
     config.data.resized_crop.scale = (0.5, 0.1)
     with pytest.raises(UserError, match="data.resized_crop.scale=.0.5, 0.1. must be scale or ratio with two positive"):
-        registry.TASKS["classifier"].validate(config)
+        tasks.TASKS["classifier"].validate(config)
 
 
 def test_an_evaluation_brings_images_to_size_as_its_network_s_training_did():
     config = get_config("evaluate", "checkpoint=x")
-    assert networks.resize_of(config, {"resize": "crop_7_8"}) == "crop_7_8"
-    assert networks.resize_of(config, {}) == "squash", "imported before this was recorded"
+    assert trained.resize_of(config, {"resize": "crop_7_8"}) == "crop_7_8"
+    assert trained.resize_of(config, {}) == "squash", "imported before this was recorded"
     config.data.resize = "crop"
-    assert networks.resize_of(config, {"resize": "crop_7_8"}) == "crop"
+    assert trained.resize_of(config, {"resize": "crop_7_8"}) == "crop"
     assert get_config("import_torch", "encoder=alexnet").resize == "crop_7_8"
 
 
@@ -375,7 +376,7 @@ def test_smoke_export_to_pytorch_and_import_again(quickstart, tmp_path):
     path = f"path={tmp_path}/generator/model.safetensors,layer=conv5,checkpoint={tmp_path}/in"
     smoke("import_torch", f"encoder=alexnet_small,{path}", tmp_path / "inverter")
     names = ("robust_inverter", tmp_path / "inverter")
-    before, after = (networks.load_inverter(workdir / name).variables for name in names)
+    before, after = (trained.load_inverter(workdir / name).variables for name in names)
     assert jax.tree.all(jax.tree.map(lambda a, b: bool((a == b).all()), before, after))
 
 
@@ -383,12 +384,12 @@ def test_an_encoder_of_unknown_classes_is_evaluated_on_as_many():
     info = data.open_source("photos", split="test", num_examples=8).info
     encoder = SimpleNamespace(description={"class_names": [], "num_classes": 3})
     with pytest.raises(UserError, match=f"has {info.num_classes} classes, but the checkpoint was trained on 3"):
-        networks.check_classes(encoder, info)
+        trained.check_classes(encoder, info)
     encoder.description["num_classes"] = info.num_classes
-    networks.check_classes(encoder, info)
+    trained.check_classes(encoder, info)
     encoder.description["class_names"] = ["cat", *info.class_names[1:]]
     with pytest.raises(UserError, match="was trained on .'cat'"):
-        networks.check_classes(encoder, info)
+        trained.check_classes(encoder, info)
 
 
 def test_smoke_inverter_with_another_encoder_by_the_command(tmp_path):

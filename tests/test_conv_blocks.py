@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from arinv.ops.conv_blocks import LAYOUT, convolve
+from arinv.ops.conv import LAYOUT, convolve
 
 
 def _strides(x, w, strides, pads):

@@ -9,9 +9,9 @@ import pytest
 
 from arinv import models
 from arinv.errors import UserError
-from arinv.models.convert import describe_torch, load_torch, load_torch_discriminator, load_torch_generator
-from arinv.models.generator import PAPER_PLANS
-from arinv.models.normalization import NORMALIZATIONS
+from arinv.models.generators.mirror import PAPER_PLANS
+from arinv.models.layers import NORMALIZATIONS
+from arinv.models.pytorch.convert import describe_torch, load_torch, load_torch_discriminator, load_torch_generator
 
 torch = pytest.importorskip("torch", reason="needs PyTorch, to make checkpoints and to compare with")
 

@@ -9,9 +9,8 @@ import pytest
 from PIL import Image, PngImagePlugin
 
 from arinv import data
-from arinv.data import images
-from arinv.data.image_files import suffixes
-from arinv.data.images import decode_image
+from arinv.data import image_files
+from arinv.data.image_files import decode_image, suffixes
 from arinv.errors import UserError
 
 
@@ -202,7 +201,7 @@ def test_resize_crop_7_8_equals_resizing_to_8_7_and_cutting_the_centre(height, w
     resized = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR))
     top, left = (round((side - 56) / 2) for side in resized.shape[:2])
     expected = resized[top : top + 56, left : left + 56].astype(int)
-    assert np.abs(images.resize_u8(image, 56, "crop_7_8") - expected).max() <= 1
+    assert np.abs(image_files.resize_u8(image, 56, "crop_7_8") - expected).max() <= 1
 
 
 def test_random_resized_crop_cuts_windows_of_the_original():
@@ -211,12 +210,12 @@ def test_random_resized_crop_cuts_windows_of_the_original():
     original = np.stack([rows, columns, 255 * ((rows // 2 + columns // 2) % 2)], -1).astype(np.uint8)
     areas, shapes, details, squashed = [], [], [], []
     for seed in range(200):
-        window = images.random_resized_crop([seed], original, size=50).astype(float)
+        window = image_files.random_resized_crop([seed], original, size=50).astype(float)
         height, width = (np.ptp(window[:, :, i]) / 0.98 for i in range(2))  # from centre to centre of its pixels
         areas.append(height * width / original[:, :, 0].size)
         shapes.append(width / height)
         details.append(window[:, :, 2].std())
-        again = images.random_resized_crop([seed], images.resize_u8(original, 50), size=50)
+        again = image_files.random_resized_crop([seed], image_files.resize_u8(original, 50), size=50)
         squashed.append(again[:, :, 2].std())
     assert 0.07 < min(areas) < 0.15 and 0.8 < max(areas) < 1.1 and 0.45 < np.mean(areas) < 0.6
     assert 0.72 < min(shapes) < 0.85 and 1.15 < max(shapes) < 1.4
@@ -225,7 +224,7 @@ def test_random_resized_crop_cuts_windows_of_the_original():
 
 def test_random_resized_crop_takes_the_middle_where_no_window_fits():
     image = np.random.default_rng(0).integers(0, 256, (10, 400, 3), dtype=np.uint8)
-    found = images.random_resized_crop([0], image, size=10, scale=(0.9, 1.0))
+    found = image_files.random_resized_crop([0], image, size=10, scale=(0.9, 1.0))
     expected = Image.fromarray(image[:, 193:206]).resize((10, 10), Image.Resampling.BILINEAR)
     assert np.abs(found.astype(int) - np.asarray(expected)).max() <= 1
 

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 from arinv import data
 from arinv.data.source import Renumbered
 from arinv.errors import UserError
-from arinv.tasks import setting
+from arinv.experiment import setting
 
 
 def arrays(count=12, classes=3, side=8):

@@ -9,12 +9,12 @@ import optax
 import pytest
 
 from arinv import models
-from arinv.models.wavelet_decoder import Step, WaveletDecoder
+from arinv.experiment import state as train_state
+from arinv.models.generators.wavelet import Step, WaveletDecoder
 from arinv.ops import pooling
 from arinv.ops.degradations import add_gaussian_noise
 from arinv.ops.wavelets import haar_analysis
 from arinv.train import denoiser
-from arinv.train import state as train_state
 
 KEY = jax.random.key(0)
 SIZE, BATCH = 32, 4

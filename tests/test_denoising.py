@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from arinv import models
-from arinv.apps.denoising import denoise
+from arinv.apps.denoising.tiles import denoise
 from arinv.errors import UserError
-from arinv.train.denoiser import make_denoise_fn
+from arinv.experiment.trained import make_denoise_fn
 
 TILES = {"multiple": 32, "tile": 128, "overlap": 64}
 

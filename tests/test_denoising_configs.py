@@ -7,9 +7,9 @@ import pytest
 from PIL import Image
 
 from arinv import main
+from arinv.apps.denoising import bm3d, evaluate_denoising
 from arinv.errors import UserError
-from arinv.tasks.denoising import block_matching, picture_sets
-from arinv.tasks.picture_windows import centre_window, evenly, short_names
+from arinv.experiment.figures import centre_window, evenly, short_names
 from configs import denoise, denoising
 
 
@@ -81,16 +81,16 @@ def test_an_unknown_loss_lists_the_known():
 
 
 def test_bm3d_that_is_not_installed(monkeypatch):
-    monkeypatch.setattr(block_matching, "is_installed", lambda: False)
+    monkeypatch.setattr(bm3d, "is_installed", lambda: False)
     with pytest.raises(UserError, match="pip install bm3d"):
-        block_matching.find("yes")
-    assert block_matching.find("auto") is None and "left out" in block_matching.notice("auto")
-    assert block_matching.find("no") is None and not block_matching.notice("no")
+        bm3d.find("yes")
+    assert bm3d.find("auto") is None and "left out" in bm3d.notice("auto")
+    assert bm3d.find("no") is None and not bm3d.notice("no")
 
 
 def test_sets_of_pictures_by_name():
     config = denoising.get_config("test=photos+photos,num_pictures=3,test_size=64").stages.evaluation
-    (found,) = picture_sets.open_sets(config)
+    (found,) = evaluate_denoising.open_sets(config)
     assert found.name == "photos" and found.names == ("00000", "00001", "00002")
     assert found.read(2).shape == (64, 64, 3)
     fields = denoising.get_config("test=imagenet2012+folder:x+cats_vs_dogs").stages.evaluation.data
@@ -105,7 +105,7 @@ def test_folders_of_one_name_are_told_apart_and_their_pictures_spread(tmp_path):
             Image.fromarray(np.full((2, 3, 3), i, np.uint8)).save(tmp_path / place / "set" / f"{i}.png")
     names = [f"folder:{tmp_path}/{place}/set" for place in ("a", "b")]
     config = denoising.get_config(f"test={'+'.join(names)},num_pictures=2").stages.evaluation
-    first, second = picture_sets.open_sets(config)
+    first, second = evaluate_denoising.open_sets(config)
     assert (first.name, second.name) == tuple(names)
     assert first.names == ("0.png",) and second.names == ("0.png", "2.png")
     np.testing.assert_array_equal(second.read(1), np.full((2, 3, 3), 2))

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from arinv.errors import UserError
-from arinv.ops.augment import augment
-from arinv.ops.crops import random_window
+from arinv.ops.augment import augment, random_window
 from arinv.ops.degradations import add_gaussian_noise
 
 SIGMA = 50 / 255

@@ -11,13 +11,13 @@ from jax.experimental.compilation_cache import compilation_cache
 from PIL import Image
 
 from arinv import main, models
+from arinv.apps.denoising import evaluate_denoising
 from arinv.errors import UserError
-from arinv.models.wavelet_decoder import DECODER_PLANS, Step
-from arinv.tasks import parts
-from arinv.tasks.denoising import evaluation as denoising_evaluation
-from arinv.train.array_files import read_arrays, write_arrays
-from arinv.train.checkpoint import Checkpoints
-from arinv.train.state import TrainState
+from arinv.experiment import cache
+from arinv.experiment.checkpoint import Checkpoints
+from arinv.experiment.state import TrainState
+from arinv.experiment.writer import read_arrays, write_arrays
+from arinv.models.generators.wavelet import DECODER_PLANS, Step
 from configs import denoise, denoising
 
 # In the place of the decoder, which takes long to compile: one skip and two convolutions, for the same sizes.
@@ -127,7 +127,7 @@ def test_an_evaluation_cut_short_goes_on_where_it_was(finished, tmp_path, monkey
     config = config.stages.evaluation.copy_and_resolve_references()
     config.entries = {name: f"{whole}/{name}_denoiser" for name in config.order}
     config.metric_networks.encoder = ""
-    keep, written = parts.Parts.save, []
+    keep, written = cache.Parts.save, []
 
     def keep_and_stop(self, name, arrays):
         keep(self, name, arrays)
@@ -135,7 +135,7 @@ def test_an_evaluation_cut_short_goes_on_where_it_was(finished, tmp_path, monkey
         raise Cut
 
     with monkeypatch.context() as patch:
-        patch.setattr(parts.Parts, "save", keep_and_stop)
+        patch.setattr(cache.Parts, "save", keep_and_stop)
         for _ in range(2):
             with pytest.raises(Cut):
                 main.run(config, tmp_path)
@@ -151,9 +151,9 @@ def test_an_evaluation_cut_short_goes_on_where_it_was(finished, tmp_path, monkey
 
 
 def test_a_picture_s_noise_does_not_depend_on_its_neighbours():
-    keys = [jax.random.key_data(denoising_evaluation.picture_key(0, name)).tolist() for name in ("a.png", "b.png")]
+    keys = [jax.random.key_data(evaluate_denoising.picture_key(0, name)).tolist() for name in ("a.png", "b.png")]
     assert keys[0] != keys[1]
-    assert keys[0] == jax.random.key_data(denoising_evaluation.picture_key(0, "a.png")).tolist()
+    assert keys[0] == jax.random.key_data(evaluate_denoising.picture_key(0, "a.png")).tolist()
 
 
 @pytest.fixture(scope="module")
@@ -206,7 +206,7 @@ def test_added_noise_is_measured_and_a_second_start_skips_what_is_there(finished
     assert 13.0 < described["psnr_noisy"] < 16.0 and 0 < described["psnr"] < 40
     (tmp_path / "results.json").unlink()
     with monkeypatch.context() as patch:
-        patch.setattr("arinv.apps.denoising.denoise", None)  # would fail if it were called
+        patch.setattr("arinv.apps.denoising.tiles.denoise", None)  # would fail if it were called
         main.run(config, tmp_path)
     assert (tmp_path / "results.json").read_bytes() == before
 

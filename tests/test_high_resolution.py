@@ -6,11 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from arinv import main
+from arinv import main, tasks
+from arinv.apps.inversion import high_resolution
 from arinv.errors import UserError
-from arinv.tasks import registry
-from arinv.tasks.inversion import high_resolution
-from arinv.tasks.parts import Parts
+from arinv.experiment.cache import Parts
 from configs import compare_inversion, defaults
 from configs import high_resolution as high_resolution_config
 
@@ -72,7 +71,7 @@ def test_all_is_trained_where_nothing_is_given():
     for experiment in (config, compared):
         assert json.loads(experiment.to_json_best_effort())
         for stage in experiment.order:
-            registry.TASKS[experiment.stages[stage].task].validate(experiment.stages[stage])
+            tasks.TASKS[experiment.stages[stage].task].validate(experiment.stages[stage])
     assert [compared.stages[f"{name}_encoder"].attack.eps for name in ("standard", "robust")] == [0.0, 1.0]
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from arinv import models
-from arinv.apps import inversion
+from arinv.apps.inversion import enlarging
 from arinv.errors import UserError
 from launch.benchmarks.random_weights import fill
 
@@ -85,7 +85,7 @@ def test_enlarged_images_come_back_at_exactly_their_size(encoder, layer, size, s
         def decode_fn(x):
             return generator.init_with_output(jax.random.key(0), x)[0]
 
-        return inversion.invert_scaled(decode_fn, features_fn, images, layer=layer, scale=scale)
+        return enlarging.invert_scaled(decode_fn, features_fn, images, layer=layer, scale=scale)
 
     pair = jax.eval_shape(run, jax.ShapeDtypeStruct((2, size, size, 3), jnp.float32))
     assert pair.targets.shape == pair.reconstructions.shape == (2, scale * size, scale * size, 3)
@@ -93,18 +93,18 @@ def test_enlarged_images_come_back_at_exactly_their_size(encoder, layer, size, s
 
 def test_enlarging_is_bilinear_and_the_way_back_averages():
     images = images_of(2, 4, 6, 3)
-    np.testing.assert_array_equal(inversion.enlarge(images, scale=1), images)
-    enlarged = np.asarray(inversion.enlarge(images, scale=3))
+    np.testing.assert_array_equal(enlarging.enlarge(images, scale=1), images)
+    enlarged = np.asarray(enlarging.enlarge(images, scale=3))
     np.testing.assert_allclose(enlarged[:, 1::3, 1::3], images, atol=1e-6)  # pixels have their centres in the middle
     between = (2 * images[:, :-1] + images[:, 1:]) / 3
     np.testing.assert_allclose(enlarged[:, 2:-1:3, 1::3], between, atol=1e-6)
     np.testing.assert_allclose(enlarged[:, 0, 1::3], images[:, 0], atol=1e-6)  # continued beyond the border
 
     call = {"layer": "same", "scale": 3}
-    np.testing.assert_array_equal(inversion.enlarge(images, scale=np.int64(3)), enlarged)
-    pair = inversion.invert_scaled(lambda x: x, identity, images, **call)
+    np.testing.assert_array_equal(enlarging.enlarge(images, scale=np.int64(3)), enlarged)
+    pair = enlarging.invert_scaled(lambda x: x, identity, images, **call)
     np.testing.assert_array_equal(pair.targets, pair.reconstructions)
-    back = inversion.invert_scaled(lambda x: jnp.zeros_like(x) + 0.25, identity, images, compare="original", **call)
+    back = enlarging.invert_scaled(lambda x: jnp.zeros_like(x) + 0.25, identity, images, compare="original", **call)
     np.testing.assert_array_equal(back.targets, images)
     np.testing.assert_allclose(back.reconstructions, 0.25, atol=1e-6)
     assert back.reconstructions.shape == images.shape
@@ -119,24 +119,24 @@ def test_an_identity_gives_padded_images_back_exactly(size, edge):
         seen.append(x.shape[1:3])
         return x
 
-    found = inversion.invert_padded(decode_fn, identity, images, layer="same", multiple=32, edge=edge)
+    found = enlarging.invert_padded(decode_fn, identity, images, layer="same", multiple=32, edge=edge)
     np.testing.assert_array_equal(found, images)
-    assert seen == [inversion.padded_size(size, multiple=32, edge=edge)]
+    assert seen == [enlarging.padded_size(size, multiple=32, edge=edge)]
     for side, padded in zip(size, seen[0], strict=True):
         assert padded % 32 == 0 and 0 <= padded - side - 2 * edge < 32
 
 
 def test_padding_repeats_the_last_pixels_and_reflects_at_the_edge():
     images = np.arange(2 * 3 * 1, dtype=np.uint8).reshape(1, 2, 3, 1)
-    padded = inversion.pad_images(images, multiple=4)
+    padded = enlarging.pad_images(images, multiple=4)
     assert isinstance(padded, np.ndarray) and padded.dtype == np.uint8
     expected = [[0, 1, 2, 2], [3, 4, 5, 5], [3, 4, 5, 5], [3, 4, 5, 5]]
     np.testing.assert_array_equal(padded[0, :, :, 0], expected)
     row = np.arange(3, dtype=np.float32).reshape(1, 1, 3, 1)
-    np.testing.assert_array_equal(inversion.pad_images(row, multiple=1, edge=2)[0, 0, :, 0], [2, 1, 0, 1, 2, 1, 0])
+    np.testing.assert_array_equal(enlarging.pad_images(row, multiple=1, edge=2)[0, 0, :, 0], [2, 1, 0, 1, 2, 1, 0])
     for size in ((1, 1), (2, 5), (9, 3)):
         images = images_of(2, *size, 3)
-        host, device = (inversion.pad_images(x, multiple=8, edge=6) for x in (images, jnp.asarray(images)))
+        host, device = (enlarging.pad_images(x, multiple=8, edge=6) for x in (images, jnp.asarray(images)))
         np.testing.assert_array_equal(host, device)
 
 
@@ -146,7 +146,7 @@ def test_a_batch_is_inverted_as_its_images_alone(small):
 
     @jax.jit
     def run(variables, images):
-        return inversion.invert_padded(*functions(variables), images, layer="conv5", multiple=8, edge=3)
+        return enlarging.invert_padded(*functions(variables), images, layer="conv5", multiple=8, edge=3)
 
     together = run(variables, images)
     assert together.shape == images.shape and float(jnp.std(together)) > 0
@@ -159,7 +159,7 @@ def test_padding_far_from_the_picture_s_end_changes_nothing_inside(small):
     variables, functions = small
     images = images_of(1, 64, 64, 3)
     run = jax.jit(
-        lambda variables, multiple: inversion.invert_padded(
+        lambda variables, multiple: enlarging.invert_padded(
             *functions(variables), images, layer="conv5", multiple=multiple
         ),
         static_argnums=1,
@@ -172,18 +172,18 @@ def test_padding_far_from_the_picture_s_end_changes_nothing_inside(small):
 @pytest.mark.parametrize(
     ("call", "shown"),
     [
-        (lambda x: inversion.invert(lambda f: f, identity, x, layer="conv9"), "unknown layer 'conv9'; known: same"),
-        (lambda x: inversion.invert(lambda f: f[:, 1:], identity, x, layer="same"), "8 x 8 px gives 7 x 8 px; pad"),
-        (lambda x: inversion.invert_scaled(lambda f: f, identity, x, layer="same", scale=0), "scale .* got 0"),
-        (lambda x: inversion.invert_scaled(lambda f: f, identity, x, layer="same", scale=2.0), "whole number"),
-        (lambda x: inversion.enlarge(x, scale=True), "whole number of 1 or more; got True"),
-        (lambda x: inversion.enlarge(x, scale=np.float32(2)), "whole number of 1 or more; got .*2.0"),
+        (lambda x: enlarging.invert(lambda f: f, identity, x, layer="conv9"), "unknown layer 'conv9'; known: same"),
+        (lambda x: enlarging.invert(lambda f: f[:, 1:], identity, x, layer="same"), "8 x 8 px gives 7 x 8 px; pad"),
+        (lambda x: enlarging.invert_scaled(lambda f: f, identity, x, layer="same", scale=0), "scale .* got 0"),
+        (lambda x: enlarging.invert_scaled(lambda f: f, identity, x, layer="same", scale=2.0), "whole number"),
+        (lambda x: enlarging.enlarge(x, scale=True), "whole number of 1 or more; got True"),
+        (lambda x: enlarging.enlarge(x, scale=np.float32(2)), "whole number of 1 or more; got .*2.0"),
         (
-            lambda x: inversion.invert_scaled(lambda f: f, identity, x, layer="same", scale=1, compare="both"),
+            lambda x: enlarging.invert_scaled(lambda f: f, identity, x, layer="same", scale=1, compare="both"),
             "known: enlarged, original",
         ),
-        (lambda x: inversion.pad_images(x, multiple=0), "multiple must be at least 1, got 0"),
-        (lambda x: inversion.pad_images(x, multiple=8, edge=-1), "edge must be at least 0, got -1"),
+        (lambda x: enlarging.pad_images(x, multiple=0), "multiple must be at least 1, got 0"),
+        (lambda x: enlarging.pad_images(x, multiple=8, edge=-1), "edge must be at least 0, got -1"),
     ],
 )
 def test_mistakes_are_one_line(call, shown):

@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from arinv import main
-from arinv.tasks.inversion import comparison as inversion_comparison
-from arinv.tasks.parts import Parts
+from arinv.apps.inversion import compare_inversion as inversion_comparison
+from arinv.experiment.cache import Parts
 from configs import compare_inversion, defaults
 
 

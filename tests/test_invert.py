@@ -11,7 +11,7 @@ from PIL import Image
 
 from arinv import data, main
 from arinv.errors import UserError
-from arinv.tasks import thumbnails
+from arinv.experiment import figures
 from configs import invert
 
 
@@ -227,7 +227,7 @@ def test_large_and_damaged_pictures_may_be_skipped(untrained, tmp_path):
 
 @pytest.mark.parametrize("shape", [(1, 1, 3), (3, 50, 3), (300, 20, 3), (64, 64, 3)])
 def test_a_thumbnail_shows_the_whole_picture_on_white(shape):
-    tile = thumbnails.fit(np.zeros(shape, np.uint8), height=64, width=96)
+    tile = figures.fit(np.zeros(shape, np.uint8), height=64, width=96)
     assert tile.shape == (64, 96, 3)
     dark = np.argwhere(tile.max(-1) == 0)
     top, left = dark.min(0)

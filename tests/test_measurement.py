@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 
 from arinv import metrics, models
+from arinv.apps.evaluation import comparison, evaluate, measurement
 from arinv.errors import UserError
-from arinv.tasks import evaluation, measurement, metric_networks, networks, report, reuse
-from arinv.tasks import workdir as workdirs
-from arinv.tasks.fingerprint import fingerprint
-from arinv.train.inverter import make_features_fn
+from arinv.experiment import trained
+from arinv.experiment import workdir as workdirs
+from arinv.experiment.cache import fingerprint
+from arinv.experiment.trained import make_features_fn
 from configs import defaults, tasks
 
 SIZE = 16
@@ -26,7 +27,7 @@ def make_encoder(seed, **options):
     module = models.build("alexnet_small", num_classes=3, width=2, **options)
     variables = jax.jit(module.init)(jax.random.key(seed), jnp.zeros((1, SIZE, SIZE, 3)))
     attack = {"eps": 1.5, "norm": "l2"}
-    return networks.Encoder(module, variables, {"encoder": "alexnet_small", "attack": attack})
+    return trained.Encoder(module, variables, {"encoder": "alexnet_small", "attack": attack})
 
 
 def images(seed, count=6):
@@ -84,7 +85,7 @@ def test_every_metric_under_the_name_of_its_network(own, tmp_path):
 
 def test_another_encoder_may_be_looked_through(own, tmp_path, monkeypatch):
     other = make_encoder(1)
-    monkeypatch.setattr(networks, "load_encoder", lambda path: {tmp_path / "other": other}[path])
+    monkeypatch.setattr(trained, "load_encoder", lambda path: {tmp_path / "other": other}[path])
     config = make_config("robust_lpips", metric_networks={"encoder": "stage:other"})
     numbers, _, variants = measured(config, own, tmp_path / "evaluation", images(0), images(1))
     expected = metrics.lpips(
@@ -109,9 +110,9 @@ class NamedFeatures:
 
 def test_published_metrics_take_the_published_layers(own, monkeypatch, tmp_path):
     variables = {"weight": jnp.asarray([1.0, 2.0, 3.0])}
-    network = metric_networks.MetricNetwork("vgg16", NamedFeatures(), variables, "made for a test", "0123")
+    network = measurement.MetricNetwork("vgg16", NamedFeatures(), variables, "made for a test", "0123")
     heads = [np.linspace(0, 1, 3, dtype=np.float32)] * 5
-    monkeypatch.setattr(metric_networks, "load", lambda config, field, workdir, own: network)
+    monkeypatch.setattr(measurement, "load", lambda config, field, workdir, own: network)
     monkeypatch.setattr(models, "load_lpips_heads", lambda variant: {"vgg": heads}[variant])
     config = make_config("lpips_vgg+gram", metric_networks={"vgg16": "a", "vgg19": "b"})
     x, y = images(0), images(1)
@@ -141,13 +142,13 @@ def test_mistakes_are_told_before_any_work(names, given, shown, tmp_path):
         for name, value in given.items()
     }
     with pytest.raises(UserError, match=shown) as error:
-        evaluation.validate(make_config(names, metric_networks=given))
+        evaluate.validate(make_config(names, metric_networks=given))
     assert "\n" not in str(error.value)
 
 
 def test_metrics_that_need_nothing_pass():
-    evaluation.validate(make_config(ALL))
-    evaluation.validate(make_config("fid", metric_networks={"encoder": "stage:robust_encoder", "vgg19": "nowhere"}))
+    evaluate.validate(make_config(ALL))
+    evaluate.validate(make_config("fid", metric_networks={"encoder": "stage:robust_encoder", "vgg19": "nowhere"}))
 
 
 def test_fingerprints_tell_weights_apart():
@@ -172,7 +173,7 @@ def test_figures_of_the_same_encoder_are_taken_over(tmp_path):
     finished_evaluation(tmp_path / "first", make_config("psnr"), "abc")
     config = make_config("ssim", attack_from="stage:first")
     config.data.data_dir, config.title, config.checkpoint = "elsewhere", "second", "another inverter"
-    found = reuse.encoder_figures(config, tmp_path / "second", "abc")
+    found = evaluate.encoder_figures(config, tmp_path / "second", "abc")
     assert set(found) == {"clean_accuracy", "pgd_accuracy"}
     np.testing.assert_array_equal(found["clean_accuracy"], [1, 0])
 
@@ -195,7 +196,7 @@ def test_figures_of_anything_else_are_refused(changes, weights, shown, tmp_path)
     config = make_config("psnr", attack_from="stage:first")
     config.update_from_flattened_dict(changes)
     with pytest.raises(UserError, match=shown) as error:
-        reuse.encoder_figures(config, tmp_path / "second", weights)
+        evaluate.encoder_figures(config, tmp_path / "second", weights)
     assert "\n" not in str(error.value)
 
 
@@ -210,13 +211,13 @@ def test_the_table_shows_every_metric_of_every_entry():
     }  # fmt: skip
     second = {**common, "clean_accuracy": 1.0, "lpips_alex": 0.25, "variants": {"lpips_alex": "told"}}
     second["metric_weights"] = {"lpips_alex": "abd"}
-    heading, rows = report._table({"a": first, "b": second})
+    heading, rows = comparison._table({"a": first, "b": second})
     assert heading == [
         "encoder", "clean accuracy", "autoattack accuracy", "PSNR (dB)", "LPIPS (alex)", "FID (resnet18_block4_n6)",
         "novelty",
     ]  # fmt: skip
     assert rows[0] == ["a", "50.0%", "25.0%", "20.00 ± 1.00", "0.125", "12.5", "3"]
     assert rows[1] == ["b", "100.0%", "-", "-", "0.250", "-", "-"]
-    note = report._note({"a": first, "b": second})
+    note = comparison._note({"a": first, "b": second})
     assert "LPIPS (alex) was measured through networks of different weights: its rows cannot be compared" in note
     assert "PSNR" not in note

@@ -12,9 +12,9 @@ from concurrent import futures
 import pytest
 from jax._src import clusters
 
+from arinv.distributed import cluster, liveness
+from arinv.distributed.cluster import Cluster
 from arinv.errors import UserError
-from arinv.processes import cluster, roll_call
-from arinv.processes.cluster import Cluster
 from launch.local_processes import ROOT, free_port
 
 GIVEN = {"JAX_COORDINATOR_ADDRESS": "10.0.0.1:8476", "JAX_NUM_PROCESSES": "4", "JAX_PROCESS_ID": "2"}
@@ -112,7 +112,7 @@ def meet(address, count, *indices, seconds=20.0, arguments=None):
     def call(index):
         here = Cluster(address, count, index, None, "")
         try:
-            return roll_call.meet(here, seconds=seconds, arguments=(arguments or {}).get(index, ["a"]), say=said.append)
+            return liveness.meet(here, seconds=seconds, arguments=(arguments or {}).get(index, ["a"]), say=said.append)
         except UserError as error:
             return error
 
@@ -144,13 +144,13 @@ def test_all_processes_meet(address):
 def test_missing_processes_are_told_by_number_everywhere(address):
     found = meet(address, 5, 0, 3, seconds=1.2)
     for error in found:
-        assert isinstance(error, roll_call.MissingProcesses)
+        assert isinstance(error, liveness.MissingProcesses)
         assert "processes 1, 2, 4 of 5 did not start within 1 s" in str(error) and "--distributed=off" in str(error)
 
 
 def test_a_missing_first_process_is_told(address):
     (error,) = meet(address, 2, 1, seconds=0.5)
-    assert isinstance(error, roll_call.MissingProcesses)
+    assert isinstance(error, liveness.MissingProcesses)
     assert f"process 1 of 2 could not reach process 0 at {address} within" in str(error)
 
 
@@ -184,39 +184,39 @@ def test_a_taken_port_is_one_line():
 
 SCENARIO = """
 import sys, time
-from arinv import processes
-processes.start("on", lost_seconds=float(sys.argv[2]))
-index, count = processes.index(), processes.count()
+from arinv import distributed
+distributed.start("on", lost_seconds=float(sys.argv[2]))
+index, count = distributed.index(), distributed.count()
 print("here", flush=True)
-assert processes.gather(index * 10) == [0, 10, 20][:count] and processes.first("x" * index) == ""
-assert processes.agree(True) and not processes.agree(index != 1)
+assert distributed.gather(index * 10) == [0, 10, 20][:count] and distributed.first("x" * index) == ""
+assert distributed.agree(True) and not distributed.agree(index != 1)
 if sys.argv[1] == "fail":
     if index == 1:
-        processes.fail(2, "no such thing")
-    processes.gather(None)
+        distributed.fail(2, "no such thing")
+    distributed.gather(None)
 elif sys.argv[1] == "crash":
     if index == 1:
         try:
             1 / 0
         except ZeroDivisionError as error:
-            processes.crash(error)
-    processes.gather(None)
+            distributed.crash(error)
+    distributed.gather(None)
 elif sys.argv[1] == "finish":
-    processes.finish()
+    distributed.finish()
 elif sys.argv[1] == "wait":
-    processes.gather(sys.stdin.read())
+    distributed.gather(sys.stdin.read())
 elif sys.argv[1] == "train":
     try:
-        with processes.stoppable(0) as has_to_stop:
+        with distributed.stoppable(0) as has_to_stop:
             for step in range(1, 100_000):
                 time.sleep(0.001 * (1 + index))  # the others are ahead
                 if step % 10 == 0:
-                    processes.gather(None)  # a collective, for which the slowest is waited
+                    distributed.gather(None)  # a collective, for which the slowest is waited
                 if has_to_stop(step):
                     print("stopped at", step, flush=True)
                     raise SystemExit(processes.TERMINATED)
     except SystemExit:
-        processes.finish()
+        distributed.finish()
         raise
 """
 

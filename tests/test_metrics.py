@@ -120,7 +120,7 @@ def test_euclidean_distance_runs_over_the_whole_image():
 
 @pytest.mark.parametrize("count, block", ((2, 1), (37, 8), (37, 37), (40, 8), (41, 1024)))
 def test_mean_pairwise_distance_is_exact_in_any_blocks(monkeypatch, count, block):
-    monkeypatch.setattr(metrics.reconstruction, "_BLOCK_ROWS", block)
+    monkeypatch.setattr(metrics.image_quality, "_BLOCK_ROWS", block)
     x = images(0, (count, 5, 4, 3))
     expected = pdist(x.reshape(count, -1).astype(np.float64)).mean()
     np.testing.assert_allclose(metrics.mean_pairwise_distance(x), expected, rtol=1e-12)
@@ -135,7 +135,7 @@ def test_mean_pairwise_distance_of_nearly_equal_images():
 
 
 def test_mean_pairwise_distance_holds_two_blocks_of_pixels(monkeypatch):
-    monkeypatch.setattr(metrics.reconstruction, "_BLOCK_VALUES", 2**15)
+    monkeypatch.setattr(metrics.image_quality, "_BLOCK_VALUES", 2**15)
     x = images(0, (400, 16, 16, 3))
     tracemalloc.start()
     found = metrics.mean_pairwise_distance(x)

@@ -14,8 +14,9 @@ from PIL import Image
 from arinv import attacks, data, main
 from arinv.data.source import Subset
 from arinv.errors import UserError
-from arinv.tasks import setting, training_data
-from arinv.tasks import workdir as workdirs
+from arinv.experiment import setting
+from arinv.experiment import workdir as workdirs
+from arinv.train import training
 from configs import (
     anomaly,
     classifier,
@@ -193,11 +194,11 @@ def test_classes_without_training_images_are_refused(tmp_path):
     np.savez(tmp_path / "a.npz", image=image, label=[0, 0, 1, 1, 2, 2])
     source = data.open_source(f"npz:{tmp_path}/a.npz", split="all", image_size=8)
     config = classifier.get_config(f"dataset=npz:{tmp_path}/a.npz")
-    training_data.check_classes(config, source, source)
+    training.check_classes(config, source, source)
     with pytest.raises(UserError, match="no training image of 1 of the classes in its test: 2;"):
-        training_data.check_classes(config, Subset(source, [0, 1, 2, 3]), source)
+        training.check_classes(config, Subset(source, [0, 1, 2, 3]), source)
     config.data.num_train = 4  # a short run may lack some
-    training_data.check_classes(config, Subset(source, [0, 1, 2, 3]), source)
+    training.check_classes(config, Subset(source, [0, 1, 2, 3]), source)
 
 
 INSIDE = {

@@ -7,8 +7,7 @@ import pytest
 
 from arinv import models
 from arinv.errors import UserError
-from arinv.models.layers import Conv, ConvTranspose
-from arinv.models.normalization import normalize
+from arinv.models.layers import Conv, ConvTranspose, normalize
 
 KEY = jax.random.key(0)
 

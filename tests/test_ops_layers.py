@@ -5,8 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from arinv.ops.local_response import local_response_normalization
-from arinv.ops.pooling import adaptive_avg_pool
+from arinv.ops.pooling import adaptive_avg_pool, local_response_normalization
 
 
 @pytest.mark.parametrize(("height", "width", "side"), [(7, 7, 7), (2, 3, 7), (13, 9, 6), (14, 14, 7)])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from arinv.errors import UserError
-from arinv.tasks.parts import Parts, claim, made_of
+from arinv.experiment.cache import Parts, claim, made_of
 
 
 def test_a_folder_keeps_what_was_made_of_the_same_and_nothing_else(tmp_path):

@@ -6,7 +6,7 @@ from PIL import Image
 
 from arinv import data
 from arinv.errors import UserError
-from arinv.tasks.pictures import labelled_grid
+from arinv.experiment.figures import labelled_grid
 
 
 def _save(path, array):

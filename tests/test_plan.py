@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 
 from arinv import main
-from arinv.data.published import published
+from arinv.data.opening import published
 from arinv.errors import UserError
-from arinv.tasks import input_rate, plan, plan_text
-from arinv.tasks import workdir as workdirs
-from arinv.train import accelerators, collectives, cost, dispatch, flops
+from arinv.experiment import workdir as workdirs
+from arinv.plan import cost, input_rate, plan
+from arinv.train import accelerators, flops, loop
 from configs import classifier, denoising, inverter
 from configs.recipes import alexnet_imagenet
 
@@ -44,7 +44,7 @@ class FirstCall(Exception):
 
 def really_compiled(config, workdir, monkeypatch):
     """Begins to train, and returns what the first call is compiled to."""
-    make_call = dispatch.make_call
+    make_call = loop.make_call
 
     def recording(*arguments, **options):
         def record(*given):
@@ -52,7 +52,7 @@ def really_compiled(config, workdir, monkeypatch):
 
         return record
 
-    monkeypatch.setattr(dispatch, "make_call", recording)
+    monkeypatch.setattr(loop, "make_call", recording)
     with pytest.raises(FirstCall) as found:
         main.run(config, workdir)
     return found.value.args[0]
@@ -83,7 +83,7 @@ def test_a_plan_is_of_the_step_that_training_compiles(data_parallel, tmp_path, m
     np.testing.assert_allclose(
         data_parallel["flops"]["xla_per_device"], compiled.cost_analysis()["flops"], rtol=TOLERANCE
     )
-    found = cost.by_kind(collectives.collectives(compiled.as_text(), 8))
+    found = cost.by_kind(cost.collectives(compiled.as_text(), 8))
     assert found == data_parallel["collectives_per_step"]
 
 
@@ -180,7 +180,7 @@ ENTRY %main (p0: f32[4,8]) -> f32[4,8] {
 
 
 def test_collectives_are_read_from_a_program():
-    found = collectives.collectives(HLO, 16)
+    found = cost.collectives(HLO, 16)
     assert found == [
         ("all-reduce", 120, (0, 2, 4, 6, 8, 10, 12, 14), 1),
         ("all-gather", 80, (0, 4, 8, 12), 1),
@@ -210,7 +210,7 @@ def test_times_are_those_of_the_roofline():
     )
     expected = 2 * 10**14 / (0.5 * 989.4e12) + (10**9 + 10**5) / 3350e9  # the second one's weights are read whole
     np.testing.assert_allclose(seconds, expected, rtol=1e-6)
-    gradients = collectives.Collective("all-reduce", 10**9, tuple(range(8)), 3)
+    gradients = cost.Collective("all-reduce", 10**9, tuple(range(8)), 3)
     np.testing.assert_allclose(cost.collective_seconds([gradients], h100), 3 * 2 * 7 / 8 * 1e9 / 450e9)
 
 
@@ -245,7 +245,7 @@ def test_an_experiment_is_planned_before_anything_is_trained(tmp_path, capsys):
         seconds = stage["seconds_per_step"]
         assert seconds["total"] == seconds["compute"] + seconds["collectives"] > 0
         assert stage["run"]["hours"] > 2 * seconds["total"] / 3600
-    text = "\n".join(plan_text.lines(found, ["evaluation"]))
+    text = "\n".join(plan.lines(found, ["evaluation"]))
     assert "bottleneck" in text and "images/s a core here" in text
     assert "8 x A100 SXM 80 GB" in text and "not planned" in text and "device-hours" in text
     assert not list(tmp_path.iterdir())

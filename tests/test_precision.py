@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 
 from arinv import attacks, losses, metrics
-from arinv.apps import anomaly, inversion, representation_inversion, style
+from arinv.apps import anomaly
+from arinv.apps.inversion import enlarging, representation_inversion
+from arinv.apps.style import transfer
 from arinv.ops import wct
 
 IMAGES = np.random.default_rng(0).random((2, 12, 12, 3), dtype=np.float32)
@@ -57,12 +59,14 @@ RESULTS = {
         anomaly.feature_rows(IMAGES), OTHERS.reshape(2, -1).astype(np.float64)
     ),
     "heat": lambda: anomaly.heat_maps(features_fn, IMAGES, OTHERS, layer="a").pixel,
-    "padded": lambda: inversion.invert_padded(decode_fn, features_fn, IMAGES, layer="a", multiple=8, edge=2),
+    "padded": lambda: enlarging.invert_padded(decode_fn, features_fn, IMAGES, layer="a", multiple=8, edge=2),
     "optimization": lambda: representation_inversion.invert_by_optimization(
         features_fn, IMAGES, features_fn(OTHERS)["a"], layer="a", num_steps=2
     ),
     "wct": lambda: wct.wct(IMAGES, OTHERS, variant="ct", alpha=0.5),
-    "style": lambda: style.stylize([style.Level("a", features_fn, decode_fn)], IMAGES, OTHERS, method="newton_schulz"),
+    "style": lambda: transfer.stylize(
+        [transfer.Level("a", features_fn, decode_fn)], IMAGES, OTHERS, method="newton_schulz"
+    ),
 }
 
 

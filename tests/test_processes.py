@@ -15,8 +15,8 @@ import short_run
 from disturbed_runs import END_SECONDS, Run, arrays_of, last_step, log_of, saved_step
 from jax.experimental.compilation_cache import compilation_cache
 
-from arinv import main, processes
-from arinv.tasks import networks
+from arinv import distributed, main
+from arinv.experiment import trained
 
 STEPS, EPOCH = 14, 6
 CONFIG = f"num_steps={STEPS}"
@@ -54,12 +54,12 @@ def eight_devices(tmp_path_factory):
 @contextlib.contextmanager
 def stopping_behind(step):
     """Stands in for SIGTERM during that step."""
-    real = processes.stoppable
-    processes.stoppable = lambda _: contextlib.nullcontext(lambda done: done >= step)
+    real = distributed.stoppable
+    distributed.stoppable = lambda _: contextlib.nullcontext(lambda done: done >= step)
     try:
         yield
     finally:
-        processes.stoppable = real
+        distributed.stoppable = real
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +98,7 @@ def test_process_0_alone_speaks(disturbed):
 
 
 def read(workdir):
-    weights = networks.load_encoder(workdir / "encoder").variables
+    weights = trained.load_encoder(workdir / "encoder").variables
     return log_of(workdir), weights, arrays_of(workdir)
 
 

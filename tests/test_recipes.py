@@ -6,11 +6,13 @@ import numpy as np
 import optax
 import pytest
 
-from arinv import data, main, models
+from arinv import data, main, models, tasks
 from arinv.errors import UserError
-from arinv.tasks import networks, registry
-from arinv.train import average, classifier, overfitting, robust
-from arinv.train import state as train_state
+from arinv.experiment import state as average
+from arinv.experiment import state as train_state
+from arinv.experiment import trained as networks
+from arinv.experiment.trained import CLASSIFIER
+from arinv.train import classifier, robust
 from arinv.train.optimizers import make_schedule
 from configs import classifier as classifier_config
 from configs.recipes import alexnet_imagenet, resnet18_cifar10, vgg16_imagenet143, wrn28_10_cifar10
@@ -28,9 +30,7 @@ def photos():
 
 def make_state(encoder, optimizer, extras):
     create = jax.jit(
-        lambda key: extras.extend(
-            train_state.create(key, {classifier.NAME: (encoder, (STRUCT,))}, {classifier.NAME: optimizer})
-        )
+        lambda key: extras.extend(train_state.create(key, {CLASSIFIER: (encoder, (STRUCT,))}, {CLASSIFIER: optimizer}))
     )
     return create(KEY)
 
@@ -90,49 +90,49 @@ def test_unknown_recipes_and_options_are_told(call, shown):
 
 def test_the_watch_fires_on_a_run_made_to_overfit_and_not_on_pgd(photos):
     """FGSM without random start and a large step, against PGD of a small radius."""
-    watch = overfitting.Watch(every_steps=8)
+    watch = robust.Watch(every_steps=8)
     encoder, adam = models.build("alexnet_small", num_classes=10, width=8), optax.adam(2e-3)
     options = {"steps": 168, "encoder": encoder, "optimizer": adam, "watch": watch}
     fgsm = robust.make_recipe("fgsm", num_steps=1, noise=0.0, step_factor=1.0)
     _, history = train(photos, fgsm, eps=32 / 255, **options)
-    assert all(h[overfitting.NOTICE][1] == (i % 8 == 7) for i, h in enumerate(history))
-    assert sum(h[overfitting.NOTICE][0] for h in history[120:]) >= 3
+    assert all(h[robust.NOTICE][1] == (i % 8 == 7) for i, h in enumerate(history))
+    assert sum(h[robust.NOTICE][0] for h in history[120:]) >= 3
     options["steps"] = 48
     _, history = train(photos, robust.make_recipe("pgd", num_steps=3), eps=2 / 255, **options)
-    assert sum(h[overfitting.NOTICE][0] for h in history) == 0
+    assert sum(h[robust.NOTICE][0] for h in history) == 0
 
 
 def test_the_switch_goes_back_to_the_healthy_state(photos):
     """Checked by itself: healthy, the copy follows; overfitted, the copy comes back and PGD is on."""
-    extras = classifier.Extras(watch=overfitting.Watch(every_steps=1, num_steps=2, threshold=0.0, switch=True))
+    extras = classifier.Extras(watch=robust.Watch(every_steps=1, num_steps=2, threshold=0.0, switch=True))
     state = make_state(ENCODER, optax.adam(1e-3), extras)
-    assert not overfitting.switched(state)
-    moved = {**state.variables[classifier.NAME]}
+    assert not robust.switched(state)
+    moved = {**state.variables[CLASSIFIER]}
     moved["params"] = jax.tree.map(lambda x: x + 1, moved["params"])
-    after = state.replace(variables={**state.variables, classifier.NAME: moved})
-    healthy = overfitting._go_back(after, classifier.NAME, jnp.asarray(False))
-    same = jax.tree.map(np.array_equal, healthy.variables[overfitting.SNAPSHOT]["params"], moved["params"])
-    assert all(jax.tree.leaves(same)) and not overfitting.switched(healthy)
-    back = overfitting._go_back(after, classifier.NAME, jnp.asarray(True))
-    original = state.variables[classifier.NAME]["params"]
-    same = jax.tree.map(np.array_equal, back.variables[classifier.NAME]["params"], original)
-    assert all(jax.tree.leaves(same)) and overfitting.switched(back)
+    after = state.replace(variables={**state.variables, CLASSIFIER: moved})
+    healthy = robust._go_back(after, CLASSIFIER, jnp.asarray(False))
+    same = jax.tree.map(np.array_equal, healthy.variables[robust.SNAPSHOT]["params"], moved["params"])
+    assert all(jax.tree.leaves(same)) and not robust.switched(healthy)
+    back = robust._go_back(after, CLASSIFIER, jnp.asarray(True))
+    original = state.variables[CLASSIFIER]["params"]
+    same = jax.tree.map(np.array_equal, back.variables[CLASSIFIER]["params"], original)
+    assert all(jax.tree.leaves(same)) and robust.switched(back)
 
 
 def test_a_switched_run_trains_with_pgd(photos):
-    extras = {"watch": overfitting.Watch(every_steps=4, threshold=-2.0, switch=True)}  # fires at the first look
+    extras = {"watch": robust.Watch(every_steps=4, threshold=-2.0, switch=True)}  # fires at the first look
     fgsm = robust.make_recipe("fgsm", num_steps=1, noise=0.0)
     state, history = train(photos, fgsm, eps=8 / 255, steps=4, **extras)
-    assert history[3][overfitting.NOTICE] == (1.0, 1.0) and overfitting.switched(state)
+    assert history[3][robust.NOTICE] == (1.0, 1.0) and robust.switched(state)
 
 
 def test_the_average_follows_the_weights(photos):
     state, _ = train(photos, robust.make_recipe("pgd", num_steps=3), eps=0.0, steps=3, average_decay=0.9)
-    trained, mean = (jax.tree.leaves(state.variables[name]["params"]) for name in (classifier.NAME, average.AVERAGE))
+    trained, mean = (jax.tree.leaves(state.variables[name]["params"]) for name in (CLASSIFIER, average.AVERAGE))
     gaps = [float(np.abs(a - b).max()) for a, b in zip(trained, mean, strict=True)]
     assert 0 < max(gaps) < 0.1
     start = state.replace(step=jnp.zeros((), jnp.int32))
-    copied = average.update_average(start, classifier.NAME, 0.9).variables[average.AVERAGE]
+    copied = average.update_average(start, CLASSIFIER, 0.9).variables[average.AVERAGE]
     for a, b in zip(jax.tree.leaves(copied["params"]), trained, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-6)
 
@@ -192,4 +192,4 @@ def test_the_named_recipes_say_what_the_papers_say(tmp_path):
     rates = [float(rate(10 * epoch + 5)) for epoch in (0, 59, 60, 89, 90, 109, 110, 119)]
     np.testing.assert_allclose(rates, [0.1, 0.1, 0.01, 0.01, 0.001, 0.001, 0.0005, 0.0005], rtol=1e-5)
     assert not gairat.optimizer.nesterov and gairat.reference.name == "gairat"
-    registry.TASKS["classifier"].validate(config)
+    tasks.TASKS["classifier"].validate(config)

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from arinv.tasks import report
+from arinv.apps.evaluation import comparison
 
 
 def entry():
@@ -10,8 +10,8 @@ def entry():
 
 
 def test_long_names_have_room_beside_the_picture():
-    short = report._picture({"robust": entry()})
-    long = report._picture({"wrn28_10_depth10_width1 n_fgsm": entry()})
+    short = comparison._picture({"robust": entry()})
+    long = comparison._picture({"wrn28_10_depth10_width1 n_fgsm": entry()})
     assert long.shape[0] == short.shape[0] and long.shape[1] > short.shape[1]
     text = (long < 128).all(-1).any(0)  # columns that hold something dark
     assert not text[:8].any() and text[8:40].any()
@@ -20,9 +20,9 @@ def test_long_names_have_room_beside_the_picture():
 def test_what_rows_do_not_share_is_told():
     setting = {"data": "photos", "dtype": "float32", "seed": 0}
     first = {"num_examples": 6, "attack": {"eps": 1.0}, "setting": setting}
-    assert report.differences({"a": first, "b": {**first, "setting": {**setting}}}) == ""
+    assert comparison.differences({"a": first, "b": {**first, "setting": {**setting}}}) == ""
     second = {"num_examples": 8, "attack": None, "setting": {**setting, "dtype": "bfloat16"}}
-    told = report.differences({"a": first, "b": second})
+    told = comparison.differences({"a": first, "b": second})
     assert "The number of images is not the same in all rows: a 6, b 8." in told
     assert "dtype is not the same in all rows: a float32, b bfloat16" in told
     assert "attack is not the same in all rows: a {'eps': 1.0}, b none" in told and "seed" not in told

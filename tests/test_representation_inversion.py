@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from arinv.apps import representation_inversion as ri
+from arinv.apps.inversion import representation_inversion as ri
 from arinv.errors import UserError
 
 SHAPE = (4, 5, 3)

@@ -11,12 +11,12 @@ import pytest
 
 from arinv import main, models, parallel
 from arinv.errors import UserError
-from arinv.tasks import networks
-from arinv.train import accelerators, dispatch, feed, flops, speed
+from arinv.experiment import state as train_state
+from arinv.experiment import trained
+from arinv.train import accelerators, feed, flops, loop, speed
 from arinv.train import classifier as classifier_steps
-from arinv.train import state as train_state
 from arinv.train.optimizers import make_optimizer
-from arinv.train.profiling import Profile, check_steps
+from arinv.train.speed import Profile, check_steps
 from configs import classifier
 
 PEAK = 1e12  # operations in a second of a device that does not exist
@@ -51,7 +51,7 @@ def test_several_steps_in_a_call_give_the_same_bits(runs):
     (one, single), (two, several) = runs
     assert without_speed(single) == without_speed(several)
     assert (one / "results.json").read_bytes() == (two / "results.json").read_bytes()
-    a, b = (networks.load_encoder(path).variables for path in (one, two))
+    a, b = (trained.load_encoder(path).variables for path in (one, two))
     assert jax.tree.all(jax.tree.map(np.array_equal, a, b))
     assert [line["step"] for line in single] == [3, 4, 6, 7, 7]
 
@@ -102,7 +102,7 @@ def test_wrong_steps_of_a_call_are_told_before_anything_is_written(tmp_path):
 )
 def test_a_call_ends_where_something_is_due(step, expected):
     """Every 10 and 24 steps of 25, in calls of 4."""
-    assert dispatch.call_length(step, num_steps=25, steps_per_call=4, every_steps=(10, 24)) == expected
+    assert loop.call_length(step, num_steps=25, steps_per_call=4, every_steps=(10, 24)) == expected
 
 
 class Numbers:
@@ -185,11 +185,11 @@ def test_bfloat16_keeps_parameters_optimiser_and_losses_in_float32():
     optimizer = make_optimizer(spec, num_steps=1, steps_per_epoch=1)
     attack = {"eps": 0.5, "norm": "l2", "num_steps": 2, "step_size": None, "random_start": True}
     step = classifier_steps.make_train_step(encoder, optimizer, attack=attack, augmentation={"flip": True})
-    struct = networks.image_struct(32)
+    struct = trained.image_struct(32)
     init = functools.partial(
         train_state.create, networks={"classifier": (encoder, (struct,))}, optimizers={"classifier": optimizer}
     )
-    arguments = dispatch.abstract_arguments(init, (), parallel.make_mesh(), batch_size=8, image_size=32)
+    arguments = loop.abstract_arguments(init, (), parallel.make_mesh(), batch_size=8, image_size=32)
     jaxpr, (state, metrics) = jax.make_jaxpr(step, return_shape=True)(*arguments)
     kinds = {str(leaf.dtype) for leaf in jax.tree.leaves((state, metrics))}
     assert kinds == {"float32", "int32"}, "int32 are the counts of steps"

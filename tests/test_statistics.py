@@ -5,7 +5,7 @@ import pytest
 import scipy.stats
 
 from arinv.errors import UserError
-from arinv.metrics.statistics import binomial_interval
+from arinv.metrics.accuracy import binomial_interval
 
 
 @pytest.mark.parametrize("count, total", [(0, 10), (1, 10), (5, 10), (10, 10), (437, 1000), (9876, 10000)])

@@ -7,10 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from arinv.apps.style import Level, encode_style, stylize, stylize_with
+from arinv.apps.style.transfer import Level, encode_style, stylize, stylize_with
 from arinv.errors import UserError
-from arinv.ops.color_transfer import color_moments, keep_chroma, match_colors
-from arinv.ops.wct import METHODS
+from arinv.ops.wct import METHODS, color_moments, keep_chroma, match_colors
 
 
 def pictures(seed, batch=3, height=8, width=8):

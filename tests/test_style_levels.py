@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import pytest
 
 from arinv import models
-from arinv.tasks.style.levels import sides, without_head
+from arinv.apps.style.levels import sides, without_head
 
 SMALL = {"vgg16": {"width": 8}, "vgg16_bn": {"width": 8}, "vgg19": {"width": 8}, "wrn28_10": {"width": 1}}
 

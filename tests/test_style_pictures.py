@@ -5,10 +5,8 @@ import pytest
 from ml_collections import ConfigDict
 from PIL import Image
 
+from arinv.apps.style import image_sets, label_maps
 from arinv.errors import UserError
-from arinv.tasks.style import label_maps
-from arinv.tasks.style import pictures as style_pictures
-from arinv.tasks.style import sheets as style_sheets
 
 FIELDS = {
     "content": "", "style": "", "num_content": 0, "num_style": 0, "content_labels": "", "style_labels": "", "size": 0,
@@ -30,12 +28,12 @@ def save(path, shape, mode="RGB"):
 def test_pictures_have_short_names_of_their_own(tmp_path):
     for name in ("a.png", "b.png", "b.jpg", "deep/c.png"):
         save(tmp_path / name, (6, 7, 3))
-    collection = style_pictures.Collection(fields(content=tmp_path), "content")
+    collection = image_sets.Collection(fields(content=tmp_path), "content")
     assert collection.names == ("a", "b.jpg", "b.png", "deep_c")
     assert [picture.shape for picture in collection] == [(6, 7, 3)] * 4
-    assert len(style_pictures.Collection(fields(content=tmp_path, num_content=2), "content")) == 2
+    assert len(image_sets.Collection(fields(content=tmp_path, num_content=2), "content")) == 2
     save(tmp_path / "deep_c.png", (6, 7, 3))
-    names = style_pictures.Collection(fields(content=tmp_path), "content").names
+    names = image_sets.Collection(fields(content=tmp_path), "content").names
     assert len(set(names)) == 5
 
 
@@ -51,7 +49,7 @@ def test_pictures_have_short_names_of_their_own(tmp_path):
 )
 def test_pictures_are_brought_to_the_size_asked_for(tmp_path, changes, shape, reduced):
     save(tmp_path / "wide.png", (20, 45, 3))
-    collection = style_pictures.Collection(fields(content=tmp_path, **changes), "content")
+    collection = image_sets.Collection(fields(content=tmp_path, **changes), "content")
     assert collection[0].shape == shape and collection[0].dtype == np.uint8
     assert bool(collection.reduced) == reduced
 
@@ -61,24 +59,24 @@ def test_pictures_written_again_or_others_have_another_identity(tmp_path):
         save(tmp_path / name, (6, 7, 3))
 
     def identity(**changes):
-        return style_pictures.Collection(fields(content=tmp_path, **changes), "content").identity()
+        return image_sets.Collection(fields(content=tmp_path, **changes), "content").identity()
 
     first, of_one = identity(), identity(num_content=1)
     assert identity() == first != of_one
     save(tmp_path / "b.png", (7, 6, 3))
     assert identity() != first and identity(num_content=1) == of_one
     photographs = [
-        style_pictures.Collection(fields(content=f"photos:{names}"), "content").identity()
+        image_sets.Collection(fields(content=f"photos:{names}"), "content").identity()
         for names in ("coffee+chelsea", "coffee", "coffee")
     ]
     assert photographs[0] != photographs[1] == photographs[2]
 
 
 def test_photographs_that_come_along_need_no_folder():
-    collection = style_pictures.Collection(fields(content="photos:chelsea+coffee+chelsea", max_side=32), "content")
+    collection = image_sets.Collection(fields(content="photos:chelsea+coffee+chelsea", max_side=32), "content")
     assert collection.names == ("chelsea", "coffee") and max(collection[1].shape) == 32
     with pytest.raises(UserError, match="unknown photograph 'cofee'.*Did you mean 'coffee'"):
-        style_pictures.validate(fields(content="photos:cofee", style="photos:"))
+        image_sets.validate(fields(content="photos:cofee", style="photos:"))
 
 
 @pytest.mark.parametrize(
@@ -86,11 +84,11 @@ def test_photographs_that_come_along_need_no_folder():
 )
 def test_padding_mirrors_and_keeps_the_picture(shape, padded):
     picture = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
-    got = style_pictures.pad(picture, multiple=32, smallest=64)
+    got = image_sets.pad(picture, multiple=32, smallest=64)
     assert got.shape == padded
     np.testing.assert_array_equal(got[: shape[0], : shape[1]], picture)
     np.testing.assert_array_equal(got[: shape[0], shape[1]], picture[:, -1])
-    framed = style_pictures.pad(picture, multiple=32, smallest=64, border=5)
+    framed = image_sets.pad(picture, multiple=32, smallest=64, border=5)
     assert all(side % 32 == 0 and side >= 64 for side in framed.shape[:2])
     np.testing.assert_array_equal(framed[5 : 5 + shape[0], 5 : 5 + shape[1]], picture)
     np.testing.assert_array_equal(framed[4, 5 : 5 + shape[1]], picture[0])
@@ -112,7 +110,7 @@ def test_mistakes_are_told_before_anything_is_read(tmp_path, changes, shown):
     given = {"content": "photos:coffee", "style": "photos:chelsea"} | changes
     given = {k: v.format(empty=tmp_path / "empty") if isinstance(v, str) else v for k, v in given.items()}
     with pytest.raises(UserError, match=shown) as error:
-        style_pictures.validate(fields(**given))
+        image_sets.validate(fields(**given))
     assert "\n" not in str(error.value)
 
 
@@ -120,8 +118,8 @@ def test_a_damaged_picture_stops_or_is_left_out(tmp_path, capsys):
     save(tmp_path / "good.png", (6, 7, 3))
     (tmp_path / "bad.png").write_bytes(b"no picture")
     with pytest.raises(UserError, match="bad.png"):
-        style_pictures.Collection(fields(content=tmp_path), "content")
-    assert style_pictures.Collection(fields(content=tmp_path, on_bad_image="skip"), "content").names == ("good",)
+        image_sets.Collection(fields(content=tmp_path), "content")
+    assert image_sets.Collection(fields(content=tmp_path, on_bad_image="skip"), "content").names == ("good",)
     assert "skipped 1" in capsys.readouterr().err
 
 
@@ -239,7 +237,7 @@ def test_a_contact_sheet_has_contents_down_and_styles_across():
 
     contents = [flat(250, 0, 0), flat(0, 250, 0)]
     styles = [flat(0, 0, 250), flat(250, 250, 0), flat(0, 250, 250)]
-    sheet = style_sheets.contact_sheet(
+    sheet = image_sets.contact_sheet(
         contents,
         ["one", "two"],
         styles,
@@ -263,7 +261,7 @@ def test_a_contact_sheet_has_contents_down_and_styles_across():
 def test_a_sheet_of_many_pictures_has_smaller_tiles():
     many = [np.zeros((2, 3, 3), np.uint8)] * 99
     names = [str(i) for i in range(99)]
-    sheet = style_sheets.contact_sheet(many[:1], names[:1], many, names, lambda i, j: many[0], tile=500)
+    sheet = image_sets.contact_sheet(many[:1], names[:1], many, names, lambda i, j: many[0], tile=500)
     assert sheet.shape[1] < 100 * 125 + 300
-    assert style_sheets.square(np.zeros((4, 9, 3), np.uint8), 20).shape == (20, 20, 3)
-    assert (style_sheets.square(np.zeros((4, 9, 3), np.uint8), 20) == 0).all(-1).sum() == 8 * 18
+    assert image_sets.square(np.zeros((4, 9, 3), np.uint8), 20).shape == (20, 20, 3)
+    assert (image_sets.square(np.zeros((4, 9, 3), np.uint8), 20) == 0).all(-1).sum() == 8 * 18

@@ -12,7 +12,8 @@ import untrained
 from PIL import Image
 
 from arinv import main
-from arinv.tasks.style import evaluation, stylization
+from arinv.apps.style import evaluate_style
+from arinv.apps.style import stylize as stylization
 from configs import stylize
 
 FOLDERS = {"content": "ab", "style": "x", "content_labels": "ab", "style_labels": "x"}
@@ -96,8 +97,8 @@ class Measurement:
 @pytest.mark.parametrize("changed", ["nothing", "weights", "picture", "style"])
 def test_numbers_of_something_else_are_measured_again(config, made, tmp_path, monkeypatch, changed):
     network = types.SimpleNamespace(name="net", weights="abc", style_layers=("conv1",), origin="given")
-    monkeypatch.setattr(evaluation, "_load_network", lambda *_: network)
-    monkeypatch.setattr(evaluation, "_Measurement", Measurement)
+    monkeypatch.setattr(evaluate_style, "_load_network", lambda *_: network)
+    monkeypatch.setattr(evaluate_style, "_Measurement", Measurement)
     monkeypatch.setattr(Measurement, "measured", [], raising=False)
     with pytest.raises(Cut):
         main.run(config, tmp_path / "run")

@@ -11,14 +11,14 @@ import style_networks
 from jax.experimental.compilation_cache import compilation_cache
 from PIL import Image
 
-from arinv import data, main, metrics, models
+from arinv import data, main, metrics, models, tasks
+from arinv.apps.style import evaluate_style
+from arinv.apps.style import levels as style_levels
+from arinv.apps.style import stylize as stylization
 from arinv.errors import UserError
+from arinv.experiment import trained as networks
+from arinv.experiment.trained import make_features_fn
 from arinv.ops.images import to_float
-from arinv.tasks import networks, registry
-from arinv.tasks.style import evaluation as style_evaluation
-from arinv.tasks.style import levels as style_levels
-from arinv.tasks.style import stylization
-from arinv.train.inverter import make_features_fn
 from configs import style, stylize
 
 
@@ -200,7 +200,7 @@ def test_an_evaluation_goes_on_with_the_contents_that_are_missing(compared, tmp_
     config = stylize.get_config("evaluate=True,smoke=True,levels=x").stages.evaluation
     config.update(json.loads((compared / "evaluation" / "config.json").read_text()))
     config.stylized = str(compared / "stylization")
-    measure, measured = style_evaluation._Measurement.of_pictures, []
+    measure, measured = evaluate_style._Measurement.of_pictures, []
 
     def measure_and_stop(self, index, pictures):
         if len(measured) == 3:
@@ -209,7 +209,7 @@ def test_an_evaluation_goes_on_with_the_contents_that_are_missing(compared, tmp_
         return measure(self, index, pictures)
 
     with monkeypatch.context() as patch:
-        patch.setattr(style_evaluation._Measurement, "of_pictures", measure_and_stop)
+        patch.setattr(evaluate_style._Measurement, "of_pictures", measure_and_stop)
         with pytest.raises(Cut):
             main.run(config, tmp_path)
         measured.append(None)
@@ -296,7 +296,7 @@ def test_the_configs_are_plain_data_and_hold_the_paper_s_weights(encoder):
     assert len(trained) == 6
     for name in config.order:
         if name != "evaluation":
-            registry.TASKS[config.stages[name].task].validate(config.stages[name])
+            tasks.TASKS[config.stages[name].task].validate(config.stages[name])
     deepest, *shallow = trained[:3]
     assert config.stages[deepest].loss.adversarial == 100.0
     for name in shallow:

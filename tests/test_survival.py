@@ -14,14 +14,13 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from arinv import parallel, processes
+from arinv import distributed, parallel
 from arinv.errors import UserError
-from arinv.tasks import lock
-from arinv.tasks import workdir as workdirs
-from arinv.train import checkpoint, checkpoint_reading
-from arinv.train.checkpoint import Checkpoints
-from arinv.train.state import TrainState
-from arinv.train.writer import Writer, write_atomically
+from arinv.experiment import checkpoint, lock
+from arinv.experiment import workdir as workdirs
+from arinv.experiment.checkpoint import Checkpoints
+from arinv.experiment.state import TrainState
+from arinv.experiment.writer import Writer, write_atomically
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -66,7 +65,7 @@ def two_saved(tmp_path_factory):
 def saved(two_saved, tmp_path):
     """A copy of a directory with the checkpoints of steps 5 and 9."""
     subprocess.run(["cp", "-r", two_saved / "checkpoints", tmp_path], check=True)
-    checkpoint_reading._told.clear()
+    checkpoint._told.clear()
     return tmp_path
 
 
@@ -248,7 +247,7 @@ def test_a_living_lock_from_another_machine_is_respected(from_elsewhere, tmp_pat
 
 
 def test_sigterm_behind_the_last_step_stops_the_run_as_well():
-    with pytest.raises(SystemExit) as stop, processes.stoppable(0) as has_to_stop:
+    with pytest.raises(SystemExit) as stop, distributed.stoppable(0) as has_to_stop:
         assert not has_to_stop(1)
         signal.raise_signal(signal.SIGTERM)
     assert stop.value.code == 143

@@ -20,9 +20,9 @@ from hypothesis import strategies as st
 from torch_streams import call, name, number, row, table, tensor, text, write_legacy, write_zip
 
 from arinv.errors import UserError
-from arinv.models.pytorch import pickle as torch_pickle
-from arinv.models.pytorch.file import open_torch
-from arinv.models.pytorch.objects import Inert, Tensor
+from arinv.models.pytorch import pickles
+from arinv.models.pytorch.files import open_torch
+from arinv.models.pytorch.pickles import Inert, Tensor
 
 SIX = np.arange(6, dtype=np.float32).reshape(2, 3)
 
@@ -261,7 +261,7 @@ class _Evil:
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
 def test_a_class_that_reduces_to_a_call_is_not_called(protocol, tmp_path):
     harmful = pickle.dumps({"model": _Evil(tmp_path / "made")}, protocol=protocol)
-    assert isinstance(torch_pickle.load(io.BytesIO(harmful), "a.pt")["model"], Inert)
+    assert isinstance(pickles.load(io.BytesIO(harmful), "a.pt")["model"], Inert)
     assert not (tmp_path / "made").exists()
     pickle.loads(harmful)
     assert (tmp_path / "made").exists(), "it does no harm, so the test would show nothing"
@@ -337,7 +337,7 @@ def test_any_change_of_a_pickle_is_read_or_told_on_one_line(changes):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of escapes in text
         try:
-            content = torch_pickle.load(io.BytesIO(bytes(stream)), "a.pt")
+            content = pickles.load(io.BytesIO(bytes(stream)), "a.pt")
         except UserError as error:
             assert "\n" not in str(error)
         else:

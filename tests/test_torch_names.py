@@ -7,28 +7,29 @@ import safetensors.numpy
 from torch_streams import call, name, number, row, state, table, text, write_zip
 
 from arinv import models
+from arinv.apps.weights import import_torch
 from arinv.errors import UserError
-from arinv.models.convert import (
+from arinv.experiment import trained as denoiser_networks
+from arinv.experiment import trained as networks
+from arinv.models.layers import NORMALIZATIONS
+from arinv.models.pytorch import names as layout
+from arinv.models.pytorch.convert import (
     describe_torch,
     export_safetensors,
     load_torch,
     load_torch_denoiser,
     load_torch_generator,
 )
-from arinv.models.normalization import NORMALIZATIONS
-from arinv.models.pytorch import layout
-from arinv.models.pytorch.file import TorchFile
-from arinv.models.pytorch.names import Layer
-from arinv.models.pytorch.networks import (
+from arinv.models.pytorch.files import TorchFile
+from arinv.models.pytorch.names import (
+    Layer,
     denoiser_entries,
     discriminator_entries,
     encoder_entries,
     generator_entries,
 )
-from arinv.models.pytorch.objects import Tensor
+from arinv.models.pytorch.pickles import Tensor
 from arinv.models.pytorch.weights import locate
-from arinv.tasks import import_torch, networks
-from arinv.tasks.denoising import networks as denoiser_networks
 from configs import import_torch as import_torch_config
 
 SMALL = {
@@ -410,7 +411,7 @@ def test_a_denoiser_is_imported_beside_its_encoder(tmp_path):
         both |= {f"module.classifier.{key}.{part}": arrays[f"features.{place}.{part}"] for part in ("weight", "bias")}
     save(tmp_path / "denoiser.pt", both)
     import_torch.run(config, tmp_path / "denoiser")
-    trained = denoiser_networks.load(tmp_path / "denoiser")
+    trained = denoiser_networks.load_denoiser(tmp_path / "denoiser")
     assert trained.encoder.normalization == "pm1" and trained.decoder.pad_side == "official"
     np.testing.assert_array_equal(trained.variables["params"]["rgb"]["bias"], [0, 1, 2])
 

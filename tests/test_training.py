@@ -10,8 +10,8 @@ import pytest
 
 from arinv import models, parallel
 from arinv.errors import UserError
-from arinv.train import classifier, dispatch, inverter
-from arinv.train import state as train_state
+from arinv.experiment import state as train_state
+from arinv.train import classifier, inverter, loop
 from arinv.train.optimizers import make_optimizer, make_schedule
 
 KEY = jax.random.key(0)
@@ -72,7 +72,7 @@ def compiled_on(name, **layout):
     mesh = parallel.make_mesh(**layout) if layout else one_device_mesh()
     (step, _, frozen), state = case_and_state(name)
     state = jax.device_put(state, parallel.state_shardings(state, mesh))
-    call = dispatch.make_call(dispatch.gather_first(step, state.opt_states, mesh), state, mesh)
+    call = loop.make_call(loop.gather_first(step, state.opt_states, mesh), state, mesh)
     key, frozen = jax.device_put((KEY, frozen), parallel.replicated(mesh))
 
     def run(state, batch):

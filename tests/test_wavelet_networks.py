@@ -7,7 +7,7 @@ import pytest
 
 from arinv import models
 from arinv.errors import UserError
-from arinv.models.wavelet_decoder import Step, WaveletDecoder
+from arinv.models.generators.wavelet import Step, WaveletDecoder
 
 KEY = jax.random.key(0)
 

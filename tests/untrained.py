@@ -6,11 +6,10 @@ import jax
 import jax.numpy as jnp
 
 from arinv import models
-from arinv.tasks import networks
-from arinv.train.checkpoint import Checkpoints
-from arinv.train.classifier import NAME as CLASSIFIER
-from arinv.train.inverter import GENERATOR
-from arinv.train.state import TrainState
+from arinv.experiment import trained
+from arinv.experiment.checkpoint import Checkpoints
+from arinv.experiment.state import TrainState
+from arinv.experiment.trained import CLASSIFIER, GENERATOR
 from launch.benchmarks.random_weights import fill
 
 
@@ -18,7 +17,7 @@ def write_encoder(workdir, *, seed, image_size=16, width=2, eps=0.0):
     """Writes the workdir of an alexnet_small's training."""
     options = {"width": width}
     module = models.build("alexnet_small", num_classes=3, **options)
-    shapes = jax.eval_shape(lambda x: module.init(jax.random.key(0), x), networks.image_struct(image_size))
+    shapes = jax.eval_shape(lambda x: module.init(jax.random.key(0), x), trained.image_struct(image_size))
     description = {
         "kind": CLASSIFIER,
         "encoder": "alexnet_small",
@@ -43,9 +42,9 @@ def write_inverter(workdir, encoder_workdir, *, seed, layer="conv5", image_size=
         "variant": "default",
         "image_size": image_size,
     }
-    encoder = networks.load_encoder(encoder_workdir)
-    module = networks.build_generator(description, encoder, dtype=jnp.float32)
-    features = networks.feature_structs(encoder.module, image_size)[layer]
+    encoder = trained.load_encoder(encoder_workdir)
+    module = trained.build_generator(description, encoder, dtype=jnp.float32)
+    features = trained.feature_structs(encoder.module, image_size)[layer]
     shapes = jax.eval_shape(lambda x: module.init(jax.random.key(0), x), features)
     _save(workdir, GENERATOR, fill(shapes, seed), description)
     return workdir

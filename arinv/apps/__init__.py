@@ -1,5 +1,1 @@
-"""Applications: algorithms over callables (`features_fn`, `decode_fn`), whatever networks stand behind them."""
-
-from arinv.apps import anomaly, denoising, inversion, representation_inversion, style
-
-__all__ = ["anomaly", "denoising", "inversion", "representation_inversion", "style"]
+"""Applications, a folder each: algorithms over callables (`decode_fn`) beside the tasks around them."""

@@ -1,14 +1,12 @@
 """Adversarial attacks: functions of a key, a model's logits function, images and labels."""
 
 from arinv.attacks.apgd import apgd
-from arinv.attacks.autoattack import autoattack
-from arinv.attacks.autoattack_batches import ATTACKS
-from arinv.attacks.autoattack_state import AttackRecord, AutoAttackResult, AutoAttackState, Progress
-from arinv.attacks.buckets import make_buckets, margins
-from arinv.attacks.checks import inspect_model, rescore, square_gain, unmoved_at_radius_zero
+from arinv.attacks.autoattack.checks import inspect_model, rescore, square_gain, unmoved_at_radius_zero
+from arinv.attacks.autoattack.progress import ATTACKS, AttackRecord, AutoAttackResult, AutoAttackState, Progress
+from arinv.attacks.autoattack.standard import autoattack
 from arinv.attacks.fab import fab
-from arinv.attacks.fgsm import fgsm
-from arinv.attacks.pgd import pgd, projected_ascent
+from arinv.attacks.pgd import fgsm, pgd, projected_ascent
+from arinv.attacks.rows import make_buckets, margins
 from arinv.attacks.square import square
 
 __all__ = [

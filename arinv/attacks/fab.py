@@ -16,8 +16,8 @@ from arinv.attacks.objectives import logit_difference, misclassified
 from arinv.attacks.rows import Rows, column, first_success, noise_of_length_one, prepare, row_keys, select
 from arinv.errors import UserError
 from arinv.ops import loops, norms
-from arinv.ops.box_projections import move_to_hyperplane
 from arinv.ops.inputs import check_count, check_number
+from arinv.ops.norms import move_to_hyperplane
 from arinv.types import Array, ArrayLike, LogitsFn
 
 _LEAST_LENGTH = 1e-8

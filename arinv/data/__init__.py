@@ -1,13 +1,11 @@
 """Data sets as random-access sources of uint8 images, and batches of them."""
 
-from arinv.data.arrays import load_arrays
-from arinv.data.batches import eval_batches, train_batches
-from arinv.data.images import ORIGINAL, decoded_side, read_image, resize_u8
-from arinv.data.mixture import MixedBatches
+from arinv.data.batches import MixedBatches, eval_batches, train_batches
+from arinv.data.folder import Pictures, open_pictures
+from arinv.data.image_files import ORIGINAL, decoded_side, read_image, resize_u8
 from arinv.data.opening import check_name, open_source
 from arinv.data.photos import read_photograph
-from arinv.data.pictures import Pictures, open_pictures
-from arinv.data.source import Renumbered, Source, SourceInfo
+from arinv.data.source import Renumbered, Source, SourceInfo, load_arrays
 
 __all__ = [
     "ORIGINAL",

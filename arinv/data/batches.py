@@ -11,15 +11,92 @@ import os
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from concurrent import futures
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
-from arinv.data.arrays import Arrays, Originals, estimate_bytes, load_arrays
-from arinv.data.images import random_resized_crop
-from arinv.data.source import Source
-from arinv.data.stream import stream_examples
+from arinv.data.image_files import random_resized_crop
+from arinv.data.source import Arrays, Originals, Source, estimate_bytes, load_arrays
 from arinv.errors import UserError
+
+_ENDLESS = 1 << 40  # Grain wants a length; nobody trains that long
+
+
+class Order(Protocol):
+    """How many examples of a batch are this process's."""
+
+    share: int
+
+
+class Examples(Protocol):
+    """The examples of training batches: source, order, and how each is read."""
+
+    source: Source
+    order: Order
+
+    def read(self, step: int, row: int) -> dict[str, Any]:
+        """Returns an example of a batch: `row` counts among those of this process."""
+        ...
+
+
+class _Positions:
+    """The examples in the order of training, numbered from one step on."""
+
+    def __init__(self, examples: Examples, first_step: int):
+        self._examples, self._first_step = examples, first_step
+
+    def __len__(self) -> int:
+        return _ENDLESS
+
+    def __getitem__(self, position: int) -> dict[str, Any]:
+        step, row = divmod(position, self._examples.order.share)
+        example = self._examples.read(self._first_step + step, row)
+        return {
+            "image": example["image"],
+            "label": np.int32(example["label"]),
+            "mask": np.float32(1.0),
+        }
+
+    def __repr__(self) -> str:
+        return f"_Positions({self._examples.source.info})"
+
+
+def stream_examples(examples: Examples, num_workers: int, first_step: int) -> Iterator[dict[str, np.ndarray]]:
+    """Returns the batches from `first_step` on.
+
+    Args:
+      examples: which example comes when, and how it is read; pickled where there are worker processes.
+      num_workers: processes that decode; 0: threads of this process.
+      first_step: number of the first batch.
+
+    Returns:
+      Endless iterator over {"image": uint8 [b, S, S, 3], "label": int32 [b], "mask": float32 [b]}.
+    """
+    from absl import flags
+    from grain import python as grain
+
+    share = examples.order.share
+    positions = grain.MapDataset.source(_Positions(examples, first_step))
+    if num_workers == 0:
+        options = grain.ReadOptions(num_threads=min(32, 2 * (os.cpu_count() or 1)), prefetch_buffer_size=4 * share)
+        return iter(positions.to_iter_dataset(options).batch(share, drop_remainder=True))
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS.mark_as_parsed()  # Grain's worker processes read absl flags
+    # Whole batches as elements: the workers take turns, so the order stays what it is without them.
+    batches = positions.batch(share, drop_remainder=True)
+    options = grain.ReadOptions(num_threads=2, prefetch_buffer_size=2)
+    workers = grain.MultiprocessingOptions(num_workers=num_workers, per_worker_buffer_size=2)
+    return _own_copies(iter(batches.to_iter_dataset(options).mp_prefetch(workers)))
+
+
+def _own_copies(batches) -> Iterator[dict[str, np.ndarray]]:
+    """Copies batches out of the memory shared with the workers, which could not outlive them."""
+    try:
+        for batch in batches:
+            yield {name: np.array(values) for name, values in batch.items()}
+    finally:
+        batches.close()
+
 
 Batch = dict[str, np.ndarray]
 
@@ -363,3 +440,40 @@ def _rows(batch_size: int, rows: np.ndarray | None, process_index: int, process_
         raise UserError(f"process_index={process_index} of {process_count} processes; count from 0")
     share = batch_size // process_count
     return np.arange(process_index * share, (process_index + 1) * share)
+
+
+class MixedBatches:
+    """Endless iterator: each batch holds a batch of the first source and after it one of the second.
+
+    An epoch is as many examples as the first source has, of both together.
+    """
+
+    def __init__(self, first: TrainBatches, second: TrainBatches, *, batch_size: int):
+        """Takes the iterators over both sources, and the global size of their batches together."""
+        self._parts = {"first": first, "second": second}
+        self.steps_per_epoch = max(1, first.num_examples // batch_size)
+
+    def __iter__(self) -> "MixedBatches":
+        return self
+
+    def __next__(self) -> Batch:
+        first, second = (next(part) for part in self._parts.values())
+        return {name: np.concatenate([first[name], second[name]]) for name in first}
+
+    def get_state(self) -> dict[str, Any]:
+        """Returns where the iterators stand, as plain JSON values."""
+        return {name: part.get_state() for name, part in self._parts.items()}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Goes to the batch at which `get_state` was called.
+
+        Raises:
+          UserError: the state is of another seed, batch size or data set.
+        """
+        for name, part in self._parts.items():
+            part.set_state(state.get(name, {}))
+
+    def close(self) -> None:
+        """Ends what decodes ahead."""
+        for part in self._parts.values():
+            part.close()

@@ -8,13 +8,15 @@ lead nowhere, and files with other endings.
 import collections
 import dataclasses
 import functools
+import io
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
-from PIL import Image, features
+import numpy as np
+from PIL import Image, ImageOps, features
 
-from arinv.errors import UserError
+from arinv.errors import UserError, unknown
 
 _SUFFIXES = {
     *(".apng", ".avif", ".bmp", ".dib", ".gif", ".heic", ".heif", ".j2k", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpf"),
@@ -119,3 +121,213 @@ def left_out_text(left_out: Mapping[str, int]) -> str:
 def looked_for() -> str:
     """Returns the endings that are read, for messages."""
     return " ".join(sorted(suffixes()))
+
+
+RESIZE_MODES = ("squash", "crop", "crop_7_8")
+ORIGINAL = "original"  # the mode that resizes nothing
+
+
+def read_image(path: str | pathlib.Path, *, min_side: int | None = None) -> np.ndarray:
+    """Returns the image of a file as uint8 RGB.
+
+    Args:
+      path: an image file.
+      min_side: the image may come back smaller than it is stored, but with both sides at least this
+        long (JPEG only; decoding is then up to four times faster). None: full size.
+
+    Returns:
+      uint8 [H, W, 3].
+
+    Raises:
+      UserError: missing, broken, cut short, far too large, or with 32 bits a pixel; the message names the file.
+    """
+    try:
+        data = pathlib.Path(path).read_bytes()
+    except OSError as error:
+        raise UserError(f"cannot read image {str(path)!r}: {error.strerror or error}") from None
+    return decode_image(data, name=str(path), min_side=min_side)
+
+
+def decode_image(data: bytes, *, name: str, min_side: int | None = None) -> np.ndarray:
+    """Returns an encoded image (the bytes of a file) as uint8 RGB; `name` stands in the errors.
+
+    Args:
+      data: bytes of a JPEG, PNG, ... file.
+      name: what to call it in an error.
+      min_side: see `read_image`.
+
+    Returns:
+      uint8 [H, W, 3].
+
+    Raises:
+      UserError: broken, cut short, far too large, or with 32 bits a pixel.
+    """
+    if not data:
+        raise UserError(f"{name} is empty: 0 bytes")
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            if image.width * image.height > (Image.MAX_IMAGE_PIXELS or float("inf")):
+                raise UserError(_too_large(name, f"{image.width} x {image.height} pixels"))
+            if min_side is not None:
+                image.draft(None, (min_side, min_side))
+            return np.asarray(_to_rgb(image, name))
+    except UserError:
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise UserError(_too_large(name, "very many pixels")) from None
+    except Image.UnidentifiedImageError:
+        raise UserError(f"{name} is not a readable image, or its start is damaged") from None
+    except Exception as error:  # Pillow's decoders raise many kinds; each means a broken file
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"{name} is damaged or cut short ({reason})") from None
+
+
+def _too_large(name: str, size: str) -> str:
+    return f"{name} has {size}, more than the {Image.MAX_IMAGE_PIXELS:,} allowed; make it smaller"
+
+
+def _to_rgb(image: Image.Image, name: str) -> Image.Image:
+    """Returns the first frame, upright, as mode RGB.
+
+    Raises:
+      UserError: 32 bits a pixel.
+    """
+    _scale_transparency(image)
+    image.load()  # which turns a TIFF upright and takes the tag away
+    try:
+        ImageOps.exif_transpose(image, in_place=True)
+    except Exception:  # damaged EXIF data is no reason to refuse an image
+        pass
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        return _deep_grey_to_rgb(image, name)
+    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(white, image).convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _scale_transparency(image: Image.Image) -> None:
+    """Brings a PNG's transparent colour to the 8 bits that Pillow brings the pixels to, but not that colour."""
+    color, raw_mode = image.info.get("transparency"), image.tile[0][3] if image.tile else None
+    if raw_mode in ("L;2", "L;4") and isinstance(color, int):
+        image.info["transparency"] = color * {"L;2": 85, "L;4": 17}[raw_mode]
+    elif raw_mode == "RGB;16B" and isinstance(color, tuple):
+        image.info["transparency"] = tuple(value >> 8 for value in color)
+
+
+def _deep_grey_to_rgb(image: Image.Image, name: str) -> Image.Image:
+    """Returns a 16-bit grey image with 8 bits; its transparent grey becomes white.
+
+    Raises:
+      UserError: 32 bits, of which no range is agreed on.
+    """
+    values = np.asarray(image)
+    if not (image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM")):  # PPM: at most 16
+        raise UserError(
+            f"{name} has 32 bits a pixel, values {values.min():g} to {values.max():g} of no agreed range; save it with "
+            "8 or 16 bits"
+        )
+    grey = ((values.astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8)
+    if isinstance(transparent := image.info.get("transparency"), int):
+        grey = np.where(values == transparent, np.uint8(255), grey)
+    return Image.fromarray(grey).convert("RGB")
+
+
+def resize_u8(image: np.ndarray, size: int, mode: str = "squash") -> np.ndarray:
+    """Returns an image with both sides `size`, by bilinear interpolation with antialiasing, Pillow's.
+
+    Args:
+      image: uint8 [H, W, 3].
+      size: side of the result, in pixels.
+      mode: "squash" gives up the aspect ratio; "crop" brings the short side to `size` and keeps the centre;
+        "crop_7_8" brings the short side to 8/7 of `size` and keeps the centre, torchvision's Resize(256) and
+        CenterCrop(224); "original" returns the image as it is.
+
+    Returns:
+      uint8 [size, size, 3]; "original": [H, W, 3].
+
+    Raises:
+      UserError: unknown mode.
+    """
+    if mode not in (*RESIZE_MODES, ORIGINAL):
+        raise unknown("resize", mode, (*RESIZE_MODES, ORIGINAL))
+    height, width = image.shape[:2]
+    if mode == ORIGINAL or (mode != "crop_7_8" and (height, width) == (size, size)):
+        return image
+    box = crop_box(height, width, size, mode)
+    resized = Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR, box=box)
+    return np.asarray(resized)
+
+
+def crop_box(height: int, width: int, size: int, mode: str) -> tuple[float, float, float, float]:
+    """Returns (left, top, right, bottom) of the part of an image that `resize_u8` brings to `size`, in its pixels.
+
+    Resizing that part gives the pixels of resizing first and cutting then, without the cost of a long side.
+    """
+    if mode == "squash":
+        return (0.0, 0.0, float(width), float(height))
+    short = min(height, width)
+    if mode == "crop":
+        left, top = (width - short) / 2, (height - short) / 2
+        return (left, top, left + short, top + short)
+    # torchvision resizes to whole pixels, and cuts at whole pixels of that.
+    resized = round(size * 8 / 7)
+    long = int(resized * max(height, width) / short)
+    sides = (resized, long) if height <= width else (long, resized)
+    (top, zoom_y), (left, zoom_x) = (
+        (round((side - size) / 2), original / side) for side, original in zip(sides, (height, width), strict=True)
+    )
+    return (left * zoom_x, top * zoom_y, (left + size) * zoom_x, (top + size) * zoom_y)
+
+
+def decoded_side(size: int, mode: str) -> int:
+    """Returns the `min_side` of `read_image` that loses nothing when the image is then brought to `size`.
+
+    Twice the size is enough for the antialiasing filter. Of "original" windows are cut; the smallest of
+    ImageNet's, 8 % of the area, still has about `size` pixels across.
+    """
+    return {ORIGINAL: 4, "crop_7_8": 3}.get(mode, 2) * size
+
+
+def random_resized_crop(
+    key: Sequence[int],
+    image: np.ndarray,
+    *,
+    size: int,
+    scale: tuple[float, float] = (0.08, 1.0),
+    ratio: tuple[float, float] = (3 / 4, 4 / 3),
+) -> np.ndarray:
+    """Returns a window of random area and shape, brought to `size` by bilinear interpolation with antialiasing.
+
+    Args:
+      key: whole numbers of 0 or more that decide the window: a seed, a step and such.
+      image: uint8 [H, W, 3], as it was stored.
+      size: side of the result, in pixels.
+      scale: least and greatest area of the window, as a fraction of the image's.
+      ratio: least and greatest width / height of the window, drawn on a log scale.
+
+    Returns:
+      uint8 [size, size, 3].
+
+    Source: torchvision's RandomResizedCrop on Pillow images: ten tries, then the largest window in the middle whose
+    shape is allowed.
+    """
+    rng = np.random.default_rng(list(key))
+    top, left, height, width = _draw_window(rng, image.shape[:2], scale, ratio)
+    window = Image.fromarray(image[top : top + height, left : left + width])  # the filter sees nothing outside of it
+    return np.asarray(window.resize((size, size), Image.Resampling.BILINEAR))
+
+
+def _draw_window(rng, shape: tuple[int, int], scale, ratio) -> tuple[int, int, int, int]:
+    """Returns (top, left, height, width) of a window of whole pixels."""
+    height, width = shape
+    low, high = np.log(ratio)
+    for area, aspect, at_y, at_x in rng.random((10, 4)):
+        pixels = height * width * (scale[0] + (scale[1] - scale[0]) * area)
+        shape_of_window = np.exp(low + (high - low) * aspect)
+        w, h = round(float(np.sqrt(pixels * shape_of_window))), round(float(np.sqrt(pixels / shape_of_window)))
+        if 0 < w <= width and 0 < h <= height:
+            return int(at_y * (height - h + 1)), int(at_x * (width - w + 1)), h, w
+    w, h = min(width, round(height * ratio[1])), min(height, round(width / ratio[0]))
+    return (height - h) // 2, (width - w) // 2, max(1, h), max(1, w)

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from arinv.data import images
+from arinv.data import image_files
 from arinv.data.source import SourceInfo, check_index, number_classes
 from arinv.errors import UserError, unknown
 
@@ -79,7 +79,7 @@ class Npz:
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         index = check_index(index, len(self))
-        image = images.resize_u8(self._images[self._places[index]], self.info.image_size, self._resize)
+        image = image_files.resize_u8(self._images[self._places[index]], self.info.image_size, self._resize)
         return {"image": image, "label": int(self._labels[self._places[index]])}
 
     def read_labels(self) -> np.ndarray:

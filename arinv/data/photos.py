@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from arinv.data import images
+from arinv.data import image_files
 from arinv.data.source import SourceInfo, check_index
 from arinv.errors import UserError, unknown
 
@@ -81,8 +81,8 @@ class Photos:
         top, left, side = self.window(index)
         # Cut before resizing: the filter must not reach pixels outside of the window.
         patch = self._photographs[label][1].crop((left, top, left + side, top + side))
-        if self._resize != images.ORIGINAL:
-            box = images.crop_box(side, side, size, self._resize)
+        if self._resize != image_files.ORIGINAL:
+            box = image_files.crop_box(side, side, size, self._resize)
             patch = patch.resize((size, size), Image.Resampling.BICUBIC, box=box, reducing_gap=2.0)
         return {"image": np.asarray(patch), "label": label}
 
@@ -116,7 +116,7 @@ def read_photograph(name: str) -> np.ndarray:
     for folder in folders:
         path = pathlib.Path(folder) / relative
         if path.is_file():
-            photograph = images.read_image(path)
+            photograph = image_files.read_image(path)
             photograph.flags.writeable = False
             return photograph
     distribution = _DISTRIBUTION[package]

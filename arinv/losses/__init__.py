@@ -1,10 +1,8 @@
 """Losses: float32 [B], one number per example; the caller takes the mean and applies weights."""
 
-from arinv.losses.adversarial import discriminator_loss, generator_loss
-from arinv.losses.classification import cross_entropy
-from arinv.losses.reconstruction import feature_loss, pixel_loss
-from arinv.losses.robust import (
+from arinv.losses.classification import (
     WEIGHTINGS,
+    cross_entropy,
     divergence_share,
     gair_rst_loss,
     geometry_weights,
@@ -12,6 +10,7 @@ from arinv.losses.robust import (
     margin_loss,
     trades_loss,
 )
+from arinv.losses.reconstruction import discriminator_loss, feature_loss, generator_loss, pixel_loss
 
 __all__ = [
     "WEIGHTINGS",

@@ -1,9 +1,11 @@
 """The classification loss: cross-entropy per example, in float32, blind to padding."""
 
+import jax
 import jax.numpy as jnp
 import optax
 
-from arinv.ops.inputs import as_labels, as_logits
+from arinv.errors import UserError, unknown
+from arinv.ops.inputs import as_labels, as_logits, as_vector, check_count, check_number
 from arinv.types import Array, ArrayLike
 
 
@@ -26,3 +28,159 @@ def cross_entropy(logits: ArrayLike, labels: ArrayLike) -> Array:
     real = labels >= 0
     losses = optax.losses.softmax_cross_entropy_with_integer_labels(logits, jnp.where(real, labels, 0))
     return jnp.where(real, losses, 0.0)
+
+
+WEIGHTINGS = ("tanh", "sigmoid", "discrete")
+
+
+def kl_divergence(logits: ArrayLike, other_logits: ArrayLike) -> Array:
+    """Returns KL(softmax(logits) || softmax(other_logits)) for each example; gradients flow into both.
+
+    Args:
+      logits: [B, K], of the distribution that weighs.
+      other_logits: [B, K].
+
+    Returns:
+      float32 [B], at least 0 up to rounding.
+
+    Raises:
+      UserError: logits that are not [B, K], or not of one shape.
+    """
+    logits, other_logits = as_logits(logits), as_logits(other_logits)
+    if logits.shape != other_logits.shape:
+        raise UserError(f"logits {logits.shape} and the others {other_logits.shape} must have the same shape [B, K].")
+    log_p, log_q = jax.nn.log_softmax(logits), jax.nn.log_softmax(other_logits)
+    return jnp.sum(jnp.exp(log_p) * (log_p - log_q), axis=-1)
+
+
+def trades_loss(logits: ArrayLike, adversarial_logits: ArrayLike, labels: ArrayLike, *, beta: float) -> Array:
+    """Returns cross-entropy of the images plus beta times the divergence to their adversarial versions.
+
+    Args:
+      logits: [B, K] of the images as they are.
+      adversarial_logits: [B, K] of their adversarial versions.
+      labels: int [B]; rows labelled -1 are padding, with zero loss.
+      beta: weight of robustness against accuracy, 6 in the paper.
+
+    Returns:
+      float32 [B].
+
+    Raises:
+      UserError: as `kl_divergence` and `cross_entropy`, or beta that is not a number of 0 or more.
+
+    Source: Zhang et al. 2019, eq. 5.
+    """
+    beta = check_number(beta, "beta", least=0.0)
+    divergence = kl_divergence(logits, adversarial_logits)
+    return cross_entropy(logits, labels) + beta * jnp.where(jnp.asarray(labels) >= 0, divergence, 0.0)
+
+
+def gair_rst_loss(
+    logits: ArrayLike,
+    adversarial_logits: ArrayLike,
+    margin_logits: ArrayLike,
+    labels: ArrayLike,
+    weights: ArrayLike,
+    *,
+    beta: float,
+) -> Array:
+    """Returns TRADES with the divergence shared out between two adversarial versions by geometry.
+
+    Args:
+      logits: [B, K] of the images as they are.
+      adversarial_logits: [B, K] after the attack on the divergence, weighted by w.
+      margin_logits: [B, K] after the attack on the margin, weighted by 1 - w.
+      labels: int [B]; rows labelled -1 are padding, with zero loss.
+      weights: float32 [B] in [0, 1], w, from `divergence_share`.
+      beta: weight of robustness against accuracy, 6 in the code.
+
+    Returns:
+      float32 [B].
+
+    Raises:
+      UserError: as `kl_divergence` and `cross_entropy`, weights that are not [B], or beta that is not a number of 0 or
+        more.
+
+    Source: the released code of Zhang et al. 2021, GAIR-RST.
+    """
+    beta = check_number(beta, "beta", least=0.0)
+    near, far = kl_divergence(logits, adversarial_logits), kl_divergence(logits, margin_logits)
+    weights = as_vector(weights, near.shape[0], "weights")
+    divergence = weights * near + (1 - weights) * far
+    return cross_entropy(logits, labels) + beta * jnp.where(jnp.asarray(labels) >= 0, divergence, 0.0)
+
+
+def margin_loss(logits: ArrayLike, labels: ArrayLike, *, confidence: float = 50.0) -> Array:
+    """Returns -max(logit of the label - highest other logit + confidence, 0), to be raised by an attack.
+
+    Args:
+      logits: [B, K].
+      labels: int [B], 0..K-1.
+      confidence: how far beyond the boundary the attack still gains.
+
+    Returns:
+      float32 [B], at most 0.
+
+    Raises:
+      UserError: logits that are not [B, K] with K of 2 or more, or labels that are not one integer per row in 0..K-1
+        (where known).
+
+    Source: Carlini & Wagner 2017, eq. 8, as in the released code of Zhang et al. 2021.
+    """
+    logits = as_logits(logits, least=2)
+    labels = as_labels(labels, batch_size=logits.shape[0], num_classes=logits.shape[1], padding=False)
+    is_label = jax.nn.one_hot(labels, logits.shape[-1], dtype=bool)
+    own = jnp.max(jnp.where(is_label, logits, -jnp.inf), axis=-1)
+    other = jnp.max(jnp.where(is_label, -jnp.inf, logits), axis=-1)
+    return -jnp.maximum(own - other + confidence, 0.0)
+
+
+def geometry_weights(kappa: ArrayLike, mask: ArrayLike, *, num_steps: int, kind: str, offset: float) -> Array:
+    """Returns weights that grow for examples near the decision boundary, with mean 1 over the batch.
+
+    Args:
+      kappa: [B], attack steps begun from a point still classified right, 0..num_steps.
+      mask: [B], 1 for an example and 0 for padding.
+      num_steps: K, of the attack.
+      kind: "tanh", (1 + tanh(offset + 5 (1 - 2 kappa / K))) / 2; "sigmoid" of the same argument; or "discrete",
+        (K + 1 - kappa) / (K + 1).
+      offset: lambda of the paper, -1 there.
+
+    Returns:
+      float32 [B], 0 for padding.
+
+    Raises:
+      UserError: another kind, fewer than 1 step, or kappa and mask that are not [B].
+
+    Source: Zhang et al. 2021, section 3, normalised as in the released code.
+    """
+    if kind not in WEIGHTINGS:
+        raise unknown("weighting", kind, WEIGHTINGS)
+    check_count(num_steps, "num_steps")
+    kappa = as_vector(kappa, jnp.shape(kappa)[0] if jnp.ndim(kappa) else 0, "kappa")
+    mask = as_vector(mask, kappa.shape[0], "mask")
+    argument = offset + 5 * (1 - 2 * kappa / num_steps)
+    if kind == "tanh":
+        weights = (1 + jnp.tanh(argument)) / 2
+    elif kind == "sigmoid":
+        weights = jax.nn.sigmoid(argument)
+    else:
+        weights = (num_steps + 1 - kappa) / (num_steps + 1)
+    weights = weights * mask
+    return weights * jnp.sum(mask) / jnp.maximum(jnp.sum(weights), 1e-12)
+
+
+def divergence_share(kappa: ArrayLike, *, num_steps: int, offset: float) -> Array:
+    """Returns (1 + tanh(offset + K / 2 - kappa)) / 2, GAIR-RST's share of the divergence's attack.
+
+    Args:
+      kappa: [B], attack steps begun from a point still classified right, 0..num_steps.
+      num_steps: K, of the attack.
+      offset: lambda, 3 in the code.
+
+    Returns:
+      float32 [B] in [0, 1], not normalised.
+
+    Source: the released code of Zhang et al. 2021, GAIR-RST.
+    """
+    return (1 + jnp.tanh(offset + num_steps / 2 - jnp.asarray(kappa, jnp.float32))) / 2

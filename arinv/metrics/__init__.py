@@ -1,7 +1,7 @@
 """Metrics: one number per example, which the caller reduces (`summary`), or one per set (`frechet_distance`)."""
 
-from arinv.metrics import images, reconstruction
-from arinv.metrics.classification import correct
+from arinv.metrics import image_quality
+from arinv.metrics.accuracy import AUROC_VARIANT, auroc, binomial_interval, correct, summary
 from arinv.metrics.frechet import (
     FRECHET_VARIANT,
     FeatureMoments,
@@ -10,21 +10,21 @@ from arinv.metrics.frechet import (
     frechet_key,
 )
 from arinv.metrics.gram import GRAM_LAYERS, GRAM_VARIANT, GRAM_VARIANTS, gram_distance, gram_loss, gram_statistics
-from arinv.metrics.images import mean_squared_error, psnr, ssim
-from arinv.metrics.perceptual import LPIPS_LAYERS, LPIPS_VARIANTS, ROBUST_LPIPS_VARIANT, lpips
-from arinv.metrics.ranking import AUROC_VARIANT, auroc
-from arinv.metrics.reconstruction import (
+from arinv.metrics.image_quality import (
     euclidean_distance,
     mean_pairwise_distance,
+    mean_squared_error,
     normalized_error,
+    psnr,
+    ssim,
 )
-from arinv.metrics.statistics import binomial_interval, summary
+from arinv.metrics.perceptual import LPIPS_LAYERS, LPIPS_VARIANTS, ROBUST_LPIPS_VARIANT, lpips
 
 # Name of a metric -> the exact variant that is computed. Those over a network are reported under longer names, which
 # say what network it was.
 VARIANTS = {
-    **images.VARIANTS,
-    "normalized_error": reconstruction.NORMALIZED_ERROR_VARIANT,
+    **image_quality.VARIANTS,
+    "normalized_error": image_quality.NORMALIZED_ERROR_VARIANT,
     **LPIPS_VARIANTS,
     "robust_lpips": ROBUST_LPIPS_VARIANT,
     "gram": GRAM_VARIANT,

@@ -1,8 +1,8 @@
 """Encoders, the generators that invert them, the denoiser and the discriminator. The door to flax linen."""
 
-from arinv.models import convert
-from arinv.models.features import FeatureSpec, Stage
-from arinv.models.lpips_heads import load_lpips_heads
+from arinv.models.layers import FeatureSpec, Stage
+from arinv.models.pytorch import convert
+from arinv.models.pytorch.convert import load_lpips_heads
 from arinv.models.registry import (
     ENCODERS,
     Denoiser,

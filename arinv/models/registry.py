@@ -9,17 +9,14 @@ import jax
 import jax.numpy as jnp
 
 from arinv.errors import UserError, unknown
-from arinv.models.alexnet import AlexNet, AlexNetSmall
-from arinv.models.caffenet import CaffeNet
-from arinv.models.discriminator import Discriminator, stem_stride
-from arinv.models.features import FeatureSpec
-from arinv.models.generator import PAPER_PLANS, Generator, mirror_plan
-from arinv.models.normalization import mean_std
-from arinv.models.resnet import ResNet
-from arinv.models.vgg import VGG
-from arinv.models.wavelet_decoder import DECODER_PLANS, PAD_SIDES, WaveletDecoder
-from arinv.models.wavelet_encoder import WaveletAlexNet
-from arinv.models.wide_resnet import WideResNet
+from arinv.models.encoders.alexnet import AlexNet, AlexNetSmall
+from arinv.models.encoders.caffenet import CaffeNet
+from arinv.models.encoders.resnet import ResNet, WideResNet
+from arinv.models.encoders.vgg import VGG
+from arinv.models.generators.discriminator import Discriminator, stem_stride
+from arinv.models.generators.mirror import PAPER_PLANS, Generator, mirror_plan
+from arinv.models.generators.wavelet import DECODER_PLANS, PAD_SIDES, WaveletAlexNet, WaveletDecoder
+from arinv.models.layers import FeatureSpec, mean_std
 
 
 class Architecture(NamedTuple):

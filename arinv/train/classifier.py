@@ -1,26 +1,27 @@
-"""Training steps of a classifier, standard or adversarially robust.
-
-Source: MadryLab's robustness library (the attack runs with the network in evaluation mode, the update in training
-mode); the recipes are in arinv.train.robust.
-"""
+"""Trains an encoder as a classifier, standard (attack.eps = 0) or adversarially robust."""
 
 import functools
+import pathlib
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
+from ml_collections import ConfigDict
 
-from arinv import attacks, losses, metrics
+from arinv import attacks, data, losses, metrics, models
+from arinv.errors import UserError, unknown
+from arinv.experiment import setting, trained
+from arinv.experiment import state as average
+from arinv.experiment import state as train_state
+from arinv.experiment import workdir as workdirs
+from arinv.experiment.state import TrainState
+from arinv.experiment.trained import CLASSIFIER
 from arinv.ops.augment import augment
-from arinv.ops.images import to_float
-from arinv.train import average, overfitting, robust
-from arinv.train import state as train_state
-from arinv.train.state import TrainState
+from arinv.ops.images import image_grid, to_float
+from arinv.train import robust, training
 from arinv.types import Array, Batch, LogitsFn, Metrics, Network, Variables
-
-NAME = "classifier"  # of the network in the state
 
 
 def make_logits_fn(encoder: Network, variables: Variables) -> LogitsFn:
@@ -37,18 +38,18 @@ class Extras(NamedTuple):
     """
 
     average_decay: float = 0.0
-    watch: overfitting.Watch | None = None
+    watch: robust.Watch | None = None
 
     def extend(self, state: TrainState) -> TrainState:
         """Returns the state at step 0 with what the step needs beside the network."""
         if self.average_decay > 0:
-            state = average.with_average(state, NAME)
-        return overfitting.with_snapshot(state, NAME) if self.watch else state
+            state = average.with_average(state, CLASSIFIER)
+        return robust.with_snapshot(state, CLASSIFIER) if self.watch else state
 
     @property
     def trained(self) -> str:
         """Name of the weights in the state that a run is judged by."""
-        return average.AVERAGE if self.average_decay > 0 else NAME
+        return average.AVERAGE if self.average_decay > 0 else CLASSIFIER
 
 
 def make_train_step(
@@ -86,11 +87,11 @@ def make_train_step(
     def perturb(key, state, images, labels) -> robust.Views:
         if not attack["eps"] > 0:
             return robust.Views((images,), jnp.zeros(images.shape[:1]))
-        logits_fn = make_logits_fn(encoder, state.variables[NAME])
+        logits_fn = make_logits_fn(encoder, state.variables[CLASSIFIER])
         scale = jnp.minimum(1.0, (state.step + 1) / max(1, attack_warmup_steps))
         scaled = _scaled(attack, scale)
         if extras.watch and extras.watch.switch:
-            return overfitting.perturb_or_switch(key, state, recipe, pgd, logits_fn, images, labels, scaled)
+            return robust.perturb_or_switch(key, state, recipe, pgd, logits_fn, images, labels, scaled)
         return recipe.perturb(key, logits_fn, images, labels, scaled)
 
     loss_of = recipe.loss if attack["eps"] > 0 else robust.standard_loss
@@ -99,7 +100,7 @@ def make_train_step(
         augment_key, attack_key, dropout_key, watch_key = jax.random.split(jax.random.fold_in(key, state.step), 4)
         labels, mask = batch["label"], batch["mask"]
         images = augment(augment_key, batch["image"], **augmentation)
-        variables = state.variables[NAME]
+        variables = state.variables[CLASSIFIER]
         views = perturb(attack_key, state, images, labels)
         active = state.step >= geometry_from_step
 
@@ -109,7 +110,7 @@ def make_train_step(
             return jnp.sum(per_example) / jnp.maximum(jnp.sum(mask), 1), (logits[-1], per_example, collections)
 
         gradients, (logits, per_example, collections) = jax.grad(loss_fn, has_aux=True)(variables["params"])
-        state = train_state.apply_gradients(state, NAME, gradients, collections, optimizer)
+        state = train_state.apply_gradients(state, CLASSIFIER, gradients, collections, optimizer)
         count = jnp.sum(mask)
         report = {
             "loss": (jnp.sum(per_example), count),
@@ -118,12 +119,12 @@ def make_train_step(
         }
         if extras.watch:
             logits_of = functools.partial(make_logits_fn, encoder)
-            state, found = overfitting.check(
-                watch_key, state, NAME, extras.watch, recipe, logits_of, images, labels, attack
+            state, found = robust.check(
+                watch_key, state, CLASSIFIER, extras.watch, recipe, logits_of, images, labels, attack
             )
             report |= found
         if extras.average_decay > 0:
-            state = average.update_average(state, NAME, extras.average_decay)
+            state = average.update_average(state, CLASSIFIER, extras.average_decay)
         return state.replace(step=state.step + 1), report
 
     return train_step
@@ -175,3 +176,157 @@ def make_eval_step(encoder: Network, *, attack: Mapping) -> Callable[[Variables,
         return results
 
     return eval_step
+
+
+_OVERFITTING = "catastrophic overfitting: accuracy under the training attack is far above accuracy under PGD; "
+_NOTICE = {
+    "notice": _OVERFITTING + "use recipe=n_fgsm or pgd, a smaller step, or on_overfitting=switch",
+    "switch": _OVERFITTING + "went back to the last healthy state, and on with PGD",
+    "ignore": "",
+}
+
+
+def validate(config: ConfigDict) -> None:
+    """Tells every mistake that can be seen without reading data.
+
+    Raises:
+      UserError: an unknown name or a number out of range.
+    """
+    setting.validate(config)
+    training.validate(config)
+    setting.attack_options(config.attack)
+    setting.attack_options(config.test_attack)
+    models.build(config.encoder.name, **config.encoder.options)
+    _recipe(config)
+    _watch(config, 1)
+    for name, epochs in (
+        ("attack_warmup_epochs", config.attack_warmup_epochs),
+        ("recipe.geometry_from_epoch", config.recipe.geometry_from_epoch),
+    ):
+        if not config.num_steps and epochs > config.num_epochs:
+            raise UserError(
+                f"{name}={epochs:g} is beyond the end of training, num_epochs={config.num_epochs:g}; lower it, or "
+                "train longer"
+            )
+    if not 0 <= config.average_decay < 1:
+        raise UserError(
+            f"average_decay must be 0 (none) or more and below 1, such as 0.995; got {config.average_decay}"
+        )
+
+
+def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
+    """Trains, saves checkpoints in `workdir`, and returns the results on the test source.
+
+    Args:
+      config: as made by configs/classifier.py.
+      workdir: of this run.
+
+    Raises:
+      UserError: what the config asks for does not exist or does not fit.
+    """
+    mesh = setting.mesh(config)
+    train, test = setting.open_source(config, "train"), setting.open_source(config, "test")
+    training.check_classes(config, train, test)
+    batches = training.make_batches(config, train)
+    trainee = build(config, train.info, batches.steps_per_epoch)
+    recipe = setting.report_departures(config)
+    results = training.run(config, workdir, trainee, batches=batches, train=train, test=test, mesh=mesh)
+    results = {**results, **recipe, "setting": setting.provenance(config)}
+    workdirs.write_results(workdir, results)
+    return results
+
+
+def describe(config: ConfigDict, info: data.SourceInfo) -> dict[str, Any]:
+    """Returns the description of a checkpoint, from which the encoder is rebuilt.
+
+    Args:
+      config: of the training.
+      info: of the training images.
+    """
+    return {
+        "kind": CLASSIFIER,
+        "encoder": config.encoder.name,
+        "options": config.encoder.options.to_dict(),
+        "num_classes": info.num_classes,
+        "class_names": list(info.class_names),
+        "image_size": config.data.image_size,
+        "resize": config.data.resize,
+        "attack": config.attack.to_dict(),
+        "recipe": config.recipe.to_dict(),
+        "departs_from_recipe": setting.departures(config),
+    }
+
+
+def build(config: ConfigDict, info: data.SourceInfo, steps_per_epoch: int) -> training.Trainee:
+    """Returns what is trained, and how.
+
+    Args:
+      config: as made by configs/classifier.py.
+      info: of the training images.
+      steps_per_epoch: what an epoch of the config means.
+
+    Raises:
+      UserError: what the config asks for does not exist or does not fit.
+    """
+    attack, test_attack = setting.attack_options(config.attack), setting.attack_options(config.test_attack)
+    description = describe(config, info)
+    encoder = models.build(
+        config.encoder.name, num_classes=info.num_classes, dtype=setting.dtype(config), **description["options"]
+    )
+    optimizers = training.make_optimizers(config, (CLASSIFIER,), steps_per_epoch)
+    extras = Extras(config.average_decay, _watch(config, steps_per_epoch))
+    step = make_train_step(
+        encoder,
+        optimizers[CLASSIFIER],
+        attack=attack,
+        augmentation=config.augmentation.to_dict(),
+        recipe=_recipe(config),
+        attack_warmup_steps=round(config.attack_warmup_epochs * steps_per_epoch),
+        geometry_from_step=round(config.recipe.geometry_from_epoch * steps_per_epoch),
+        extras=extras,
+    )
+    eval_step = make_eval_step(encoder, attack=test_attack)
+    return training.Trainee(
+        networks={CLASSIFIER: (encoder, (trained.image_struct(config.data.image_size),))},
+        optimizers=optimizers,
+        train_step=step,
+        eval_step=lambda variables, batch, key: eval_step(variables[extras.trained], batch, key),
+        picture=_picture,
+        description={**description, "weights": extras.trained},
+        extend=extras.extend,
+        notices={robust.NOTICE: _NOTICE[config.watch.action]},
+        normalization=encoder.normalization,
+    )
+
+
+def _recipe(config: ConfigDict) -> robust.Recipe:
+    """Returns the recipe of robust training.
+
+    Raises:
+      UserError: an unknown one, or one without such an option.
+    """
+    return robust.make_recipe(config.recipe.name, num_steps=config.attack.num_steps, **config.recipe.options)
+
+
+def _watch(config: ConfigDict, steps_per_epoch: int) -> robust.Watch | None:
+    """Returns what to look for, None where nobody asked or nothing is attacked.
+
+    Raises:
+      UserError: an unknown action, or a switch in the middle of a recipe with several views.
+    """
+    watch = config.watch
+    if watch.action not in _NOTICE:
+        raise unknown("watch.action", watch.action, _NOTICE)
+    if watch.action == "ignore" or not config.attack.eps > 0:
+        return None
+    if watch.action == "switch" and config.recipe.name not in robust.SWITCHABLE:
+        known = ", ".join(robust.SWITCHABLE)
+        raise UserError(f"on_overfitting=switch goes with the recipes {known}; got {config.recipe.name!r}")
+    every_steps = max(1, round(watch.every_epochs * steps_per_epoch))
+    return robust.Watch(every_steps, watch.num_steps, watch.threshold, switch=watch.action == "switch")
+
+
+def _picture(images: dict) -> Any:
+    """Returns a grid with the test images above their adversarial versions, where there are any."""
+    rows = [to_float(images["image"])] + ([images["adversarial"]] if "adversarial" in images else [])
+    return image_grid(rows)

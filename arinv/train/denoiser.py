@@ -1,25 +1,28 @@
-"""Training steps of a denoiser: a decoder with skips behind a frozen encoder that pools by the Haar transform.
+"""Trains a denoiser: a decoder behind the frozen convolutions of a trained AlexNet that pool by the Haar transform."""
 
-The encoder sees noisy images, drawn anew at every step; the decoder is to make the clean ones of them. Pixels are
-compared, and the features of an ordinary AlexNet of the same weights, max-pools and all, which sees the clean image
-and the denoised one. With a discriminator that AlexNet's features of the clean image are its condition.
-
-Source: Rojas-Gomez et al. 2022, section 3.3 and A3.4.
-"""
-
-import functools
+import dataclasses
+import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import optax
+from ml_collections import ConfigDict
 
-from arinv import metrics
+from arinv import metrics, models
+from arinv.errors import UserError
+from arinv.experiment import setting, trained
+from arinv.experiment import workdir as workdirs
+from arinv.experiment.cache import fingerprint
+from arinv.experiment.state import TrainState
+from arinv.experiment.trained import DISCRIMINATOR, GENERATOR, make_denoise_fn, make_features_fn
+from arinv.models.generators.wavelet import MULTIPLE, SMALLEST_SIDE
+from arinv.ops import degradations
 from arinv.ops.augment import augment
 from arinv.ops.degradations import add_gaussian_noise
-from arinv.ops.images import to_float
-from arinv.train.reconstruction import Goal, make_features_fn, make_update
-from arinv.train.state import TrainState
+from arinv.ops.images import image_grid, to_float
+from arinv.train import training
+from arinv.train.inverter import Goal, make_update
 from arinv.types import Array, Batch, Metrics, Network, Variables
 
 
@@ -70,24 +73,6 @@ def make_train_step(
     return train_step
 
 
-@functools.lru_cache(maxsize=8)
-def make_denoise_fn(encoder: Network, decoder: Network) -> Callable[[tuple[Variables, Variables], Array], Array]:
-    """Returns ((encoder_variables, decoder_variables), images) -> denoised images.
-
-    Equal networks get the same function, so that what was compiled for one serves the other's weights too.
-
-    Args:
-      encoder: the wavelet encoder.
-      decoder: its decoder.
-    """
-
-    def denoise_fn(variables: tuple[Variables, Variables], images: Array) -> Array:
-        features, details = encoder.apply(variables[0], images)
-        return decoder.apply(variables[1], features["conv5"], details, train=False)
-
-    return denoise_fn
-
-
 def make_eval_step(
     encoder: Network, decoder: Network, *, noise: Mapping[str, Any]
 ) -> Callable[[Variables, Batch, Array, Variables], Mapping[str, Array]]:
@@ -115,3 +100,127 @@ def make_eval_step(
         return {**results, "noisy": noisy, "denoised": denoised}
 
     return eval_step
+
+
+def validate(config: ConfigDict) -> None:
+    """Tells every mistake that can be seen without reading data or checkpoints.
+
+    Raises:
+      UserError: an unknown name or a number out of range.
+    """
+    setting.validate(config)
+    training.validate(config)
+    models.build_denoiser(config.encoder.name, variant=config.decoder.variant, pad_side=config.decoder.pad_side)
+    models.feature_spec(config.encoder.name, config.loss.feature_layer)
+    degradations.check_noise(**config.noise)
+    training.check_loss(config.loss)
+    size, window = config.data.image_size, config.augmentation.get("window", 0)
+    for name, side in (("data.image_size", size), ("augmentation.window", window or size)):
+        if side % MULTIPLE or side < SMALLEST_SIDE:
+            raise UserError(f"{name}={side} must be a multiple of {MULTIPLE} from {SMALLEST_SIDE} up")
+    if window > size:
+        raise UserError(f"augmentation.window={window} is more than data.image_size={size}; cut smaller windows")
+    if not config.encoder.checkpoint:
+        raise UserError("encoder.checkpoint is empty; name the workdir of a classifier's training")
+
+
+def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
+    """Trains, saves checkpoints in `workdir`, and returns the results on the test source.
+
+    Args:
+      config: as made by configs/denoising.py; config.encoder.checkpoint names the classifier's workdir.
+      workdir: of this run.
+
+    Raises:
+      UserError: what the config asks for does not exist or does not fit.
+    """
+    mesh = setting.mesh(config)
+    classifier = _load_classifier(config, workdir, setting.dtype(config))
+    train, test = setting.open_source(config, "train"), setting.open_source(config, "test")
+    batches = training.make_batches(config, train)
+    trainee = build(config, workdir, classifier, batches.steps_per_epoch)
+    described = {**trainee.description, trained.WEIGHTS: fingerprint(classifier.variables)}
+    trainee = dataclasses.replace(trainee, description=described)
+    size = trained.report_size(classifier, _trained_size(config), config.title)
+    results = training.run(config, workdir, trainee, batches=batches, train=train, test=test, mesh=mesh)
+    results = {**results, **size, "noise": config.noise.to_dict(), "setting": setting.provenance(config)}
+    workdirs.write_results(workdir, results)
+    return results
+
+
+def build(
+    config: ConfigDict, workdir: pathlib.Path, classifier: trained.Encoder, steps_per_epoch: int
+) -> training.Trainee:
+    """Returns what is trained, and how.
+
+    Args:
+      config: as made by configs/denoising.py.
+      workdir: of the run, from which the classifier's is found.
+      classifier: whose convolutions are frozen, trained or with the shapes of its weights.
+      steps_per_epoch: what an epoch of the config means.
+
+    Raises:
+      UserError: what the config asks for does not exist or does not fit.
+    """
+    dtype, size = setting.dtype(config), _trained_size(config)
+    description = _describe(config, classifier, workdir)
+    encoder, decoder = trained.build_denoiser(description, classifier, dtype=dtype)
+    decoder = decoder.clone(image_bias=config.decoder.image_bias)
+    parts = {GENERATOR: (decoder, trained.decoder_inputs(encoder, size))}
+    discriminator = None
+    if config.loss.adversarial > 0:
+        discriminator = models.build_discriminator(image_size=size, dtype=dtype)
+        condition = trained.feature_structs(classifier.module, size)[config.loss.feature_layer]
+        parts[DISCRIMINATOR] = (discriminator, (trained.image_struct(size), condition))
+    optimizers = training.make_optimizers(config, tuple(parts), steps_per_epoch)
+    noise = config.noise.to_dict()
+    step = make_train_step(
+        encoder,
+        decoder,
+        classifier.module,
+        discriminator,
+        optimizers,
+        noise=noise,
+        feature_layer=config.loss.feature_layer,
+        weights={name: config.loss[name] for name in ("pixel", "feature", "adversarial", "discriminator")},
+        pixel_order=config.loss.pixel_order,
+        augmentation=config.augmentation.to_dict(),
+    )
+    eval_step = make_eval_step(encoder, decoder, noise=noise)
+    return training.Trainee(
+        networks=parts,
+        optimizers=optimizers,
+        train_step=step,
+        eval_step=lambda variables, batch, key, frozen: eval_step(variables[GENERATOR], batch, key, frozen),
+        picture=lambda images: image_grid([to_float(images["image"]), images["noisy"], images["denoised"]]),
+        description=description,
+        frozen=(classifier.variables,),
+        normalization=classifier.module.normalization,
+    )
+
+
+def _trained_size(config: ConfigDict) -> int:
+    """Returns the side of the images that are trained on, in pixels."""
+    return config.augmentation.get("window", 0) or config.data.image_size
+
+
+def _load_classifier(config: ConfigDict, workdir: pathlib.Path, dtype: Any) -> trained.Encoder:
+    source = workdirs.resolve(config.encoder.checkpoint, workdir)
+    classifier = trained.load_encoder(source, dtype=dtype)
+    trained.check_name(classifier, config.encoder.name, source)
+    return classifier
+
+
+def _describe(config: ConfigDict, classifier: trained.Encoder, workdir: pathlib.Path) -> dict[str, Any]:
+    """Returns the checkpoint's description."""
+    source = workdirs.resolve(config.encoder.checkpoint, workdir)
+    return {
+        "kind": trained.DENOISER,
+        "encoder_workdir": workdirs.relative(source, workdir),
+        "encoder": classifier.description["encoder"],
+        "variant": config.decoder.variant,
+        "pad_side": config.decoder.pad_side,
+        "image_size": config.data.image_size,
+        "noise": config.noise.to_dict(),
+        "loss": config.loss.to_dict(),
+    }

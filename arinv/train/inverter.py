@@ -1,22 +1,162 @@
-"""Training steps of an inverter: a generator, with or without a discriminator, on a frozen encoder.
+"""Trains a generator that inverts one layer of a trained, frozen encoder."""
 
-Source: Rojas-Gomez et al. 2022, section 3.2, and the order of the released code.
-"""
-
+import dataclasses
+import functools
+import pathlib
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import optax
+from ml_collections import ConfigDict
 
-from arinv import metrics
+from arinv import losses, metrics, models
+from arinv.errors import UserError
+from arinv.experiment import setting, trained
+from arinv.experiment import state as train_state
+from arinv.experiment import workdir as workdirs
+from arinv.experiment.cache import fingerprint
+from arinv.experiment.state import TrainState
+from arinv.experiment.trained import DISCRIMINATOR, GENERATOR, make_features_fn
 from arinv.ops.augment import augment
-from arinv.ops.images import to_float
-from arinv.train.reconstruction import DISCRIMINATOR, GENERATOR, Goal, make_features_fn, make_update
-from arinv.train.state import TrainState
-from arinv.types import Array, Batch, Metrics, Network, Variables
+from arinv.ops.images import image_grid, to_float
+from arinv.train import training
+from arinv.types import Array, Batch, FeaturesFn, Metrics, Network, Variables
 
-__all__ = ["DISCRIMINATOR", "GENERATOR", "make_eval_step", "make_features_fn", "make_train_step"]
+
+class Goal(NamedTuple):
+    """What a batch of reconstructions is compared with, all of it constant.
+
+    Attributes:
+      images: [B, H, W, C] in [0, 1].
+      targets: the comparator's features of the images, by layer.
+      features_fn: the comparator.
+      condition: what the discriminator is given beside an image, [B, ...]; None without one.
+      mask: [B], 0 for padding.
+    """
+
+    images: Array
+    targets: Mapping[str, Array]
+    features_fn: FeaturesFn
+    condition: Array | None
+    mask: Array
+
+
+def make_update(
+    generator: Network,
+    discriminator: Network | None,
+    optimizers: Mapping[str, optax.GradientTransformation],
+    *,
+    feature_layer: str,
+    weights: Mapping[str, float],
+    pixel_order: int = 1,
+) -> Callable[[Array, TrainState, tuple, Goal], tuple[TrainState, Metrics]]:
+    """Returns the pure update (keys [3], state, inputs of the generator, goal) -> (state one step on, metrics).
+
+    Args:
+      generator: inputs -> images.
+      discriminator: (images, condition) -> logits; None to train without.
+      optimizers: one for "generator" and one for "discriminator" where there is one.
+      feature_layer: the feature that the feature loss compares.
+      weights: {"pixel": ..., "feature": ..., "adversarial": ..., "discriminator": ...} of the terms;
+        pixel or feature 0 leaves that term out.
+      pixel_order: 1 for l1, 2 for squared l2.
+
+    Returns:
+      A function whose metrics hold each weighted term, per image.
+
+    Source: Rojas-Gomez et al. 2022, eqs. 4 to 8.
+    """
+    reconstruction_loss = functools.partial(
+        _reconstruction_loss, feature_layer=feature_layer, weights=weights, pixel_order=pixel_order
+    )
+
+    def update(keys: Array, state: TrainState, inputs: tuple, goal: Goal):
+        variables = state.variables[GENERATOR]
+
+        def generate(params):
+            return train_state.apply_train(generator, params, variables, *inputs, key=keys[0])
+
+        reconstructions, backward, collections = jax.vjp(generate, variables["params"], has_aux=True)
+
+        terms, judge = {}, None
+        if discriminator is not None:
+            state, terms["discriminator"] = _discriminator_step(
+                keys[1],
+                state,
+                discriminator,
+                optimizers[DISCRIMINATOR],
+                weights["discriminator"],
+                reconstructions,
+                goal,
+            )
+            judge = _make_judge(keys[2], discriminator, state.variables[DISCRIMINATOR], goal.condition)
+
+        cotangent, (generator_terms, judged) = jax.grad(reconstruction_loss, has_aux=True)(reconstructions, goal, judge)
+        if judged is not None:  # the power iteration of the second forward
+            judged = {**state.variables[DISCRIMINATOR], **judged}
+            state = state.replace(variables={**state.variables, DISCRIMINATOR: judged})
+        (gradients,) = backward(cotangent)
+        state = train_state.apply_gradients(state, GENERATOR, gradients, collections, optimizers[GENERATOR])
+
+        report = {"loss": sum(generator_terms.values()), "psnr": metrics.psnr(reconstructions, goal.images)}
+        report |= {f"loss_{name}": term for name, term in {**generator_terms, **terms}.items()}
+        report = {name: (jnp.sum(value * goal.mask), jnp.sum(goal.mask)) for name, value in report.items()}
+        return state.replace(step=state.step + 1), report
+
+    return update
+
+
+def _masked_mean(values: Array, mask: Array) -> Array:
+    return jnp.sum(values * mask) / jnp.maximum(jnp.sum(mask), 1)
+
+
+def _reconstruction_loss(reconstructions: Array, goal: Goal, judge, *, feature_layer, weights, pixel_order):
+    """Returns the mean loss, and its weighted terms per image with the judge's new collections."""
+    terms, collections = {}, None
+    if weights["pixel"] > 0:
+        terms["pixel"] = weights["pixel"] * losses.pixel_loss(reconstructions, goal.images, order=pixel_order)
+    if weights["feature"] > 0:
+        features = goal.features_fn(reconstructions)[feature_layer]
+        terms["feature"] = weights["feature"] * losses.feature_loss(features, goal.targets[feature_layer])
+    if judge is not None:
+        logits, collections = judge(reconstructions)
+        terms["adversarial"] = weights["adversarial"] * losses.generator_loss(logits)
+    return _masked_mean(sum(terms.values()), goal.mask), (terms, collections)
+
+
+def _discriminator_step(
+    key, state, discriminator, optimizer, weight, reconstructions, goal: Goal
+) -> tuple[TrainState, Array]:
+    """Returns the state after the discriminator's update, and its weighted loss per image [B].
+
+    Two forwards, the images' and then the reconstructions', each with a power iteration of the spectral norms and a
+    dropout mask of its own, as in the released code.
+    """
+    variables = state.variables[DISCRIMINATOR]
+    keys = jax.random.split(key)
+
+    def loss_fn(params):
+        def judge(key, collections, images):
+            return train_state.apply_train(discriminator, params, collections, images, goal.condition, key=key)
+
+        real, collections = judge(keys[0], variables, goal.images)
+        fake, collections = judge(keys[1], collections, reconstructions)
+        per_image = weight * losses.discriminator_loss(real, fake)
+        return _masked_mean(per_image, goal.mask), (per_image, collections)
+
+    gradients, (per_image, collections) = jax.grad(loss_fn, has_aux=True)(variables["params"])
+    return train_state.apply_gradients(state, DISCRIMINATOR, gradients, collections, optimizer), per_image
+
+
+def _make_judge(key: Array, discriminator: Network, variables: Variables, condition: Any):
+    """Returns images -> (logits [B], collections after the forward), in training mode."""
+
+    def judge(images):
+        return train_state.apply_train(discriminator, variables["params"], variables, images, condition, key=key)
+
+    return judge
 
 
 def make_train_step(
@@ -102,3 +242,139 @@ def make_eval_step(
         return {**measure(measure_variables, reconstructions, images), "reconstruction": reconstructions}
 
     return eval_step
+
+
+def validate(config: ConfigDict) -> None:
+    """Tells every mistake that can be seen without reading data or checkpoints.
+
+    Raises:
+      UserError: an unknown name or a number out of range.
+    """
+    setting.validate(config)
+    training.validate(config)
+    trained.check_generator(
+        config.encoder.name, config.encoder.layer, variant=config.encoder.generator, image_size=config.data.image_size
+    )
+    models.feature_spec(config.encoder.name, config.loss.feature_layer or config.encoder.layer)
+    training.check_loss(config.loss)
+    if not config.encoder.checkpoint:
+        raise UserError("encoder.checkpoint is empty; name the workdir of a classifier's training")
+
+
+def check_inputs(config: ConfigDict, workdir: pathlib.Path, stages: Mapping[pathlib.Path, ConfigDict]) -> None:
+    """Checks, before anything is trained, that the encoder is there and fits, or will.
+
+    Raises:
+      UserError: no checkpoint there, or one of another network or of another image size.
+    """
+    reference = config.encoder.checkpoint
+    if not reference.startswith("stage:"):
+        build_generator(config, _load_encoder(config, workdir))
+    elif not config.encoder.other_size:
+        trained.check_planned_size(config, reference, workdir, stages)
+
+
+def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
+    """Trains, saves checkpoints in `workdir`, and returns the results on the test source.
+
+    Args:
+      config: as made by configs/inverter.py; config.encoder.checkpoint names the classifier's workdir.
+      workdir: of this run.
+
+    Raises:
+      UserError: what the config asks for does not exist or does not fit.
+    """
+    mesh = setting.mesh(config)
+    encoder = _load_encoder(config, workdir)
+    build_generator(config, encoder)  # tells what does not fit before the data is read
+    train, test = setting.open_source(config, "train"), setting.open_source(config, "test")
+    batches = training.make_batches(config, train)
+    trainee = build(config, workdir, encoder, batches.steps_per_epoch)
+    described = {**trainee.description, trained.WEIGHTS: fingerprint(encoder.variables)}
+    trainee = dataclasses.replace(trainee, description=described)
+    size = trained.report_size(encoder, config.data.image_size, config.title)
+    results = training.run(config, workdir, trainee, batches=batches, train=train, test=test, mesh=mesh)
+    results = {**results, **size, "setting": setting.provenance(config)}
+    workdirs.write_results(workdir, results)
+    return results
+
+
+def build_generator(config: ConfigDict, encoder: trained.Encoder) -> Any:
+    """Returns the untrained generator.
+
+    Raises:
+      UserError: an encoder that is not the config's, or an image size whose features do not lead back to it.
+    """
+    trained.check_name(encoder, config.encoder.name, config.encoder.checkpoint)
+    return trained.build_generator(_describe(config, encoder), encoder, dtype=setting.dtype(config))
+
+
+def build(
+    config: ConfigDict, workdir: pathlib.Path, encoder: trained.Encoder, steps_per_epoch: int
+) -> training.Trainee:
+    """Returns what is trained, and how.
+
+    Args:
+      config: as made by configs/inverter.py.
+      workdir: of the run, from which the encoder's is told.
+      encoder: the frozen encoder, trained or with the shapes of its weights.
+      steps_per_epoch: what an epoch of the config means.
+
+    Raises:
+      UserError: what the config asks for does not exist or does not fit.
+    """
+    dtype, image_size = setting.dtype(config), config.data.image_size
+    generator = build_generator(config, encoder)
+    features = trained.feature_structs(encoder.module, image_size)
+    parts = {GENERATOR: (generator, (features[config.encoder.layer],))}
+    discriminator = None
+    if config.loss.adversarial > 0:
+        discriminator = models.build_discriminator(image_size=image_size, dtype=dtype)
+        inputs = (trained.image_struct(image_size), features[config.encoder.layer])
+        parts[DISCRIMINATOR] = (discriminator, inputs)
+    optimizers = training.make_optimizers(config, tuple(parts), steps_per_epoch)
+    step = make_train_step(
+        encoder.module,
+        generator,
+        discriminator,
+        optimizers,
+        layer=config.encoder.layer,
+        feature_layer=config.loss.feature_layer or config.encoder.layer,
+        weights={name: config.loss[name] for name in ("pixel", "feature", "adversarial", "discriminator")},
+        pixel_order=config.loss.pixel_order,
+        augmentation=config.augmentation.to_dict(),
+    )
+    eval_step = make_eval_step(encoder.module, generator, layer=config.encoder.layer)
+    source = workdirs.resolve(config.encoder.checkpoint, workdir)
+    return training.Trainee(
+        networks=parts,
+        optimizers=optimizers,
+        train_step=step,
+        eval_step=lambda variables, batch, key, frozen: eval_step(variables[GENERATOR], batch, frozen),
+        picture=lambda images: image_grid([to_float(images["image"]), images["reconstruction"]]),
+        description={**_describe(config, encoder), "encoder_workdir": workdirs.relative(source, workdir)},
+        frozen=(encoder.variables,),
+        normalization=encoder.module.normalization,
+    )
+
+
+def _load_encoder(config: ConfigDict, workdir: pathlib.Path) -> trained.Encoder:
+    source = workdirs.resolve(config.encoder.checkpoint, workdir)
+    size, other_size = config.data.image_size, config.encoder.get("other_size", False)
+    try:
+        return trained.load_encoder(source, dtype=setting.dtype(config), image_size=size, other_size=other_size)
+    except trained.OtherSize as error:
+        raise UserError(f"{error}, or encoder.other_size=True to invert it at {size} px all the same") from error
+
+
+def _describe(config: ConfigDict, encoder: trained.Encoder) -> dict[str, Any]:
+    """Returns what the generator is rebuilt from, once its encoder is there."""
+    return {
+        "kind": "inverter",
+        "encoder": encoder.description["encoder"],
+        "layer": config.encoder.layer,
+        "variant": config.encoder.generator,
+        "image_size": config.data.image_size,
+        "resize": config.data.resize,
+        "loss": config.loss.to_dict(),
+    }

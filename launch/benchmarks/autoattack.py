@@ -50,9 +50,9 @@ class Ours:
     def __init__(self, checkpoint: pathlib.Path):
         import jax
 
-        from arinv.tasks import networks
+        from arinv.experiment import trained
 
-        self.encoder = networks.load_encoder(checkpoint)
+        self.encoder = trained.load_encoder(checkpoint)
         module = self.encoder.module
         self._model = jax.tree_util.Partial(lambda variables, x: module.apply(variables, x)[0], self.encoder.variables)
 
@@ -157,7 +157,7 @@ def make_network(encoder):
     import torch
     from torch import nn
 
-    from arinv.models.normalization import mean_std
+    from arinv.models.layers import mean_std
 
     mean, std = (torch.tensor(v)[:, None, None] for v in mean_std(encoder.module.normalization))
     parameters, layers = encoder.variables["params"], []

@@ -23,8 +23,9 @@ def make_step(dtype: str):
     import jax.numpy as jnp
 
     from arinv import models
+    from arinv.experiment import state as train_state
+    from arinv.experiment.trained import DISCRIMINATOR, GENERATOR
     from arinv.train import inverter, optimizers
-    from arinv.train import state as train_state
 
     dtype = jnp.dtype(dtype)
     encoder = models.build("alexnet", num_classes=CLASSES, dtype=dtype)
@@ -33,8 +34,8 @@ def make_step(dtype: str):
     image = jax.ShapeDtypeStruct((1, SIZE, SIZE, 3), jnp.float32)
     feature = jax.ShapeDtypeStruct((1, 6, 6, 256), jnp.float32)
     networks = {
-        inverter.GENERATOR: (generator, (feature,)),
-        inverter.DISCRIMINATOR: (discriminator, (image, feature)),
+        GENERATOR: (generator, (feature,)),
+        DISCRIMINATOR: (discriminator, (image, feature)),
     }
     made = {
         name: optimizers.make_optimizer(

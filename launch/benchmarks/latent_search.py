@@ -28,7 +28,7 @@ def make_search(dtype: str, num_steps: int):
 
     from arinv import models
     from arinv.apps import anomaly
-    from arinv.train.inverter import make_features_fn
+    from arinv.experiment.trained import make_features_fn
 
     dtype = jnp.dtype(dtype)
     comparator = models.build("alexnet", num_classes=0, dtype=dtype)

@@ -22,8 +22,9 @@ def make_step(dtype: str):
     import jax.numpy as jnp
 
     from arinv import models
+    from arinv.experiment import state as train_state
+    from arinv.experiment.trained import CLASSIFIER
     from arinv.train import classifier, optimizers
-    from arinv.train import state as train_state
 
     encoder = models.build("resnet18", num_classes=CLASSES, dtype=jnp.dtype(dtype))
     schedule = {"name": "constant", "learning_rate": RATE}
@@ -32,8 +33,8 @@ def make_step(dtype: str):
     attack = {"eps": EPS, "norm": "l2", "num_steps": STEPS, "random_start": False, "use_best": True}
     step = classifier.make_train_step(encoder, optimizer, attack=attack, augmentation={})
     image = jax.ShapeDtypeStruct((1, SIZE, SIZE, 3), jnp.float32)
-    networks = {classifier.NAME: (encoder, (image,))}
-    optimizers = {classifier.NAME: optimizer}
+    networks = {CLASSIFIER: (encoder, (image,))}
+    optimizers = {CLASSIFIER: optimizer}
     return step, functools.partial(train_state.create, networks=networks, optimizers=optimizers)
 
 

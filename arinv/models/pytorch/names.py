@@ -12,13 +12,24 @@ keeps our names: conv1.weight, ..., fc8.bias.
 Source: the state_dict of each of these.
 """
 
+import functools
+import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import traverse_util
+
 from arinv.errors import UserError
-from arinv.models.generator import Plan
-from arinv.models.wavelet_decoder import Plan as DecoderPlan
+from arinv.models.generators.mirror import Plan
+from arinv.models.generators.wavelet import SMALLEST_SIDE
+from arinv.models.generators.wavelet import Plan as DecoderPlan
+from arinv.models.registry import build, build_denoiser, build_discriminator, build_generator
+from arinv.types import Variables
 
 
 class Layer(NamedTuple):
@@ -201,3 +212,185 @@ def wavelet_decoder_layers(plan: DecoderPlan) -> Layers:
     for step, name in zip(steps, _WAVELET_DECODER, strict=True):
         layers += [Layer(f"conv{step}", (f"conv{name}",)), Layer(f"bn{step}", (f"bn{name}",))]
     return (*layers, Layer("rgb", ("conv1_1",)))
+
+
+_LEAVES = {
+    ("params", "bias"): ("bias",),
+    ("params", "scale"): ("weight",),
+    ("batch_stats", "mean"): ("running_mean",),
+    ("batch_stats", "var"): ("running_var",),
+    # The second of each is how torch.nn.utils.parametrizations names it.
+    ("spectral", "u"): ("weight_u", "parametrizations.weight.0._u"),
+    ("spectral", "v"): ("weight_v", "parametrizations.weight.0._v"),
+}
+_SPECTRAL_KERNEL = ("weight_orig", "parametrizations.weight.original")
+
+
+class Entry(NamedTuple):
+    """One array of our variables and its place in a checkpoint.
+
+    Attributes:
+      path: in our variables, collection first.
+      shape: here.
+      names: in PyTorch; the first is written.
+      layer: the layer it belongs to.
+      kernel: shape of that layer's kernel here, None where it has none.
+    """
+
+    path: tuple[str, ...]
+    shape: tuple[int, ...]
+    names: tuple[str, ...]
+    layer: Layer
+    kernel: tuple[int, ...] | None
+
+    @property
+    def torch_shape(self) -> tuple[int, ...]:
+        """Shape in PyTorch."""
+        if self.path[-1] != "kernel":
+            return self.shape
+        if len(self.shape) == 2:
+            return self.shape[::-1]
+        height, width, inputs, outputs = self.shape
+        return (*((inputs, outputs) if self.layer.transposed else (outputs, inputs)), height, width)
+
+
+def entries(variables: Mapping[str, Any], layers: Layers) -> list[Entry]:
+    """Returns an entry for each array of a network's variables, in the order of its layers.
+
+    Args:
+      variables: arrays, or their shapes.
+      layers: of the network, all of them.
+    """
+    flat = traverse_util.flatten_dict(dict(variables))
+    order = {tuple(layer.path.split("/")): i for i, layer in enumerate(layers)}
+    found = []
+    for path, leaf in flat.items():
+        owner = path[1:-1] if path[0] != "spectral" else path[1:-2]  # spectral: .../vectors/u
+        layer = layers[order[owner]]
+        kernel = flat.get(("params", *owner, "kernel"))
+        if path[-1] == "kernel":
+            endings = _SPECTRAL_KERNEL if ("spectral", *owner, "vectors", "u") in flat else ("weight",)
+        else:
+            endings = _LEAVES[path[0], path[-1]]
+        names = tuple(f"{name}.{ending}" for name in layer.names for ending in endings)
+        shape = None if kernel is None else tuple(kernel.shape)
+        found.append((order[owner], Entry(path, tuple(leaf.shape), names, layer, shape)))
+    return [entry for _, entry in sorted(found, key=lambda pair: pair[0])]
+
+
+def to_ours(entry: Entry, array: np.ndarray) -> np.ndarray:
+    """Returns an array of a checkpoint in our layout."""
+    if entry.path[-1] == "kernel":
+        return _kernel(array, entry.layer)
+    if entry.path[-1] == "v":
+        return _kernel(array.reshape(_one_output(entry)), entry.layer).reshape(-1)
+    return array
+
+
+def to_torch(entry: Entry, array: np.ndarray) -> np.ndarray:
+    """Returns one of our arrays in PyTorch's layout."""
+    if entry.path[-1] == "kernel":
+        return _torch_kernel(array, entry.layer)
+    if entry.path[-1] == "v":
+        return _torch_kernel(array.reshape(*entry.kernel[:-1], 1), entry.layer).reshape(-1)
+    return array
+
+
+def _one_output(entry: Entry) -> tuple[int, ...]:
+    """Returns the shape of the layer's kernel in PyTorch if it had one output."""
+    kernel = (*entry.kernel[:-1], 1)
+    return entry._replace(path=("params", "kernel"), shape=kernel).torch_shape
+
+
+def _kernel(weight: np.ndarray, layer: Layer) -> np.ndarray:
+    if weight.ndim == 4:
+        return weight.transpose(2, 3, 0, 1)[::-1, ::-1] if layer.transposed else weight.transpose(2, 3, 1, 0)
+    if not layer.channels:
+        return weight.T
+    outputs, inputs = weight.shape
+    side = math.isqrt(inputs // layer.channels)
+    return weight.reshape(outputs, layer.channels, side, side).transpose(2, 3, 1, 0).reshape(inputs, outputs)
+
+
+def _torch_kernel(kernel: np.ndarray, layer: Layer) -> np.ndarray:
+    if kernel.ndim == 4:
+        return kernel[::-1, ::-1].transpose(2, 3, 0, 1) if layer.transposed else kernel.transpose(3, 2, 0, 1)
+    if not layer.channels:
+        return kernel.T
+    inputs, outputs = kernel.shape
+    side = math.isqrt(inputs // layer.channels)
+    return kernel.reshape(side, side, layer.channels, outputs).transpose(3, 2, 0, 1).reshape(outputs, inputs)
+
+
+def _images(image_size: int) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct((1, image_size, image_size, 3), jnp.float32)
+
+
+def _shapes(module: nn.Module, *inputs: jax.ShapeDtypeStruct) -> Variables:
+    return jax.eval_shape(lambda *x: module.init(jax.random.key(0), *x), *inputs)
+
+
+def _features(encoder: nn.Module, layer: str, image_size: int) -> jax.ShapeDtypeStruct:
+    """Returns the shape of one named feature of one image."""
+    images = _images(image_size)
+    return jax.eval_shape(lambda x: encoder.init_with_output(jax.random.key(0), x)[0][1], images)[layer]
+
+
+def encoder_entries(name: str, image_size: int | None, options: Mapping[str, Any]) -> tuple[nn.Module, list[Entry]]:
+    """Returns an encoder and the entries of its variables; the last ones belong to the layer that gives the logits.
+
+    Raises:
+      UserError: unknown encoder or option.
+    """
+    module = build(name, **options)
+    return module, list(_encoder_entries(name, module, image_size or module.image_size))
+
+
+@functools.cache
+def _encoder_entries(name: str, module: nn.Module, image_size: int) -> tuple[Entry, ...]:
+    layers = encoder_layers(name, module)
+    return tuple(entries(_shapes(module, _images(image_size)), layers))
+
+
+def generator_entries(encoder: str, layer: str, options: Mapping[str, Any]) -> list[Entry]:
+    """Returns the entries of a generator's variables; options are those of `build_generator`.
+
+    Raises:
+      UserError: unknown encoder, layer or variant, or a feature behind a dense layer.
+    """
+    module = build_generator(encoder, layer, **options)
+    layers = generator_layers(module.plan)
+    inverted = build(encoder, **(options.get("encoder_options") or {}))
+    return entries(
+        _shapes(module, _features(inverted, layer, options.get("image_size") or inverted.image_size)), layers
+    )
+
+
+def discriminator_entries(encoder: str, layer: str, image_size: int | None, options: Mapping[str, Any]) -> list[Entry]:
+    """Returns the entries of a discriminator's variables; options are its attributes, and encoder_options.
+
+    Raises:
+      UserError: unknown encoder, or images too small.
+    """
+    options = dict(options)
+    inverted = build(encoder, **(options.pop("encoder_options", None) or {}))
+    image_size = image_size or inverted.image_size
+    module = build_discriminator(image_size=image_size, **options)
+    features = _features(inverted, layer, image_size)
+    layers = discriminator_layers(features.shape[-1] if len(features.shape) == 4 else 0)
+    return entries(_shapes(module, _images(image_size), features), layers)
+
+
+def denoiser_entries(encoder: str, options: Mapping[str, Any]) -> dict[str, list[Entry]]:
+    """Returns the entries of a denoiser's "encoder" and "decoder"; options are those of `build_denoiser`.
+
+    Raises:
+      UserError: unknown encoder or variant, or one that the released code does not have.
+    """
+    module, decoder = build_denoiser(encoder, **options)
+    images = _images(SMALLEST_SIDE)
+    features, details = jax.eval_shape(lambda x: module.init_with_output(jax.random.key(0), x)[0], images)
+    return {
+        "encoder": entries(_shapes(module, images), wavelet_encoder_layers()),
+        "decoder": entries(_shapes(decoder, features["conv5"], details), wavelet_decoder_layers(decoder.plan)),
+    }

@@ -1,0 +1,41 @@
+"""Anomaly detection with an inverted encoder: what a generator that knows one class cannot make is anomalous.
+
+Images are float32 [B, H, W, C] in [0, 1]; the networks enter as `features_fn` (images -> named features) and
+`decode_fn` (a feature -> images), in evaluation mode, rows independent. Scores are float32 [B], higher for images
+that are less like the normal ones. Thresholds, calibration and what is read from files live on the host.
+
+Source: Rojas-Gomez et al. 2022, sections 3.3 and A2.
+"""
+
+from arinv.apps.anomaly.latent_search import SearchResult, latent_search, linear_rates
+from arinv.apps.anomaly.nearest_neighbors import feature_rows, nearest_neighbor_distances
+from arinv.apps.anomaly.score_attack import attack_scores
+from arinv.apps.anomaly.scores import (
+    Calibration,
+    HeatMaps,
+    amortized_scores,
+    best_f1_threshold,
+    calibrate,
+    heat_maps,
+    held_scores,
+    quantile_threshold,
+    reconstruction_terms,
+)
+
+__all__ = [
+    "Calibration",
+    "HeatMaps",
+    "SearchResult",
+    "amortized_scores",
+    "attack_scores",
+    "best_f1_threshold",
+    "calibrate",
+    "feature_rows",
+    "heat_maps",
+    "held_scores",
+    "latent_search",
+    "linear_rates",
+    "nearest_neighbor_distances",
+    "quantile_threshold",
+    "reconstruction_terms",
+]

@@ -1,0 +1,198 @@
+"""Latent search: the feature from which a generator makes the image that is most like a given one.
+
+All images of a batch are searched for at once. The loss is a sum over images and each image's loss depends on its own
+latent only, so that one gradient of the sum is every image's own and a batch goes the way that each of its images
+would go alone. Images are float32 [B, H, W, C] in [0, 1].
+
+Only the latents have a gradient. Weights that belong to the callables should be arguments of the function that is
+compiled, or they are embedded in it as constants:
+
+    @jax.jit
+    def search(key, generator_variables, encoder_variables, images):
+        decode_fn = lambda z: generator.apply(generator_variables, z, train=False)
+        features_fn = lambda x: encoder.apply(encoder_variables, x, train=False)[1]
+        return latent_search(key, decode_fn, features_fn, images, latent_shape=(6, 6, 256), layer="conv5",
+                             pixel_weight=2e-6, feature_weight=1e-2)
+
+Source: Rojas-Gomez et al. 2022, sections 3.3 and A2.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from arinv.apps.anomaly.scores import reconstruction_terms
+from arinv.attacks.rows import single_key
+from arinv.errors import UserError
+from arinv.ops import loops, norms
+from arinv.ops.inputs import as_images, check_count, check_number, layer_features
+from arinv.types import Array, ArrayLike, DecodeFn, FeaturesFn
+
+
+class SearchResult(NamedTuple):
+    """What a latent search found for each of N images.
+
+    Attributes:
+      latents: float32 [N, ...], those of the last iteration.
+      reconstructions: float32 [N, H, W, C] in [0, 1], what the generator makes of them.
+      scores: float32 [N], pixel + feature.
+      pixel: float32 [N], the weighted pixel term of the reconstructions.
+      feature: float32 [N], the weighted feature term.
+      history: float32 [T, N], the scores of all iterations, the last one's included.
+      pixel_history: float32 [T, N], their weighted pixel term.
+      feature_history: float32 [T, N], their weighted feature term.
+    """
+
+    latents: Array
+    reconstructions: Array
+    scores: Array
+    pixel: Array
+    feature: Array
+    history: Array
+    pixel_history: Array
+    feature_history: Array
+
+
+def latent_search(
+    key: Array,
+    decode_fn: DecodeFn,
+    features_fn: FeaturesFn,
+    images: ArrayLike,
+    *,
+    latent_shape: tuple[int, ...],
+    layer: str,
+    pixel_weight: float,
+    feature_weight: float,
+    num_steps: int = 100,
+    learning_rate: float = 0.1,
+    end_learning_rate: float = 0.001,
+    end_inclusive: bool = True,
+    momentum: float = 0.9,
+    num_restarts: int = 1,
+    indices: ArrayLike | None = None,
+    init: ArrayLike | None = None,
+) -> SearchResult:
+    """Returns the latents found by gradient descent from Gaussian noise, and the scores of their images.
+
+    The score of an image is its loss in the last iteration, before the update that would follow: that update, of
+    which nothing would be seen, is not made.
+
+    Args:
+      key: PRNG key of the starts.
+      decode_fn: latents [B, ...] -> images [B, H, W, C] in [0, 1]; rows independent.
+      features_fn: images [B, H, W, C] in [0, 1] -> named features; rows independent.
+      images: [B, H, W, C] in [0, 1].
+      latent_shape: shape of one latent.
+      layer: the feature that is compared.
+      pixel_weight: of the sum of absolute differences between pixels; may be traced.
+      feature_weight: of the sum of squared differences between features; may be traced.
+      num_steps: iterations T, at least 1.
+      learning_rate: of the first iteration.
+      end_learning_rate: see `linear_rates`.
+      end_inclusive: see `linear_rates`.
+      momentum: of the velocity v in v = momentum v + gradient, z = z - rate v.
+      num_restarts: starts of each image, of which the one with the lowest score is kept.
+      indices: integer [B]; an image's starts follow from `key` and its index, so that it gets the same ones in
+        every batch. None for 0, 1, ..., B - 1.
+      init: [B, *latent_shape], the first start of each image, such as its own feature; noise as the others if None.
+
+    Returns:
+      The result for each image; of its best start where there are several.
+
+    Raises:
+      UserError: images outside [0, 1], an unknown layer, counts below 1, a rate, weight or momentum that is negative,
+        `indices` that are not one per image, or `init` of another shape.
+
+    Source: Rojas-Gomez et al. 2022, section A2: 100 iterations of SGD with momentum 0.9 at a rate that falls from
+    0.1 to 0.001. The released code ends at 0.005 and takes the last loss before its update; the rate follows the
+    paper, the score the code.
+    """
+    images = jax.lax.stop_gradient(as_images(images))
+    check_count(num_steps, "num_steps")
+    check_count(num_restarts, "num_restarts")
+    for name, value in (("pixel_weight", pixel_weight), ("feature_weight", feature_weight), ("momentum", momentum)):
+        check_number(value, name, least=0.0)
+    starts = _starts(key, indices, init, images.shape[0], num_restarts=num_restarts, latent_shape=tuple(latent_shape))
+    features = jax.lax.stop_gradient(layer_features(features_fn, images, (layer,))[0])
+    # An image's restarts are neighbours, so that a batch that is split over devices stays where it is.
+    images, features = (jnp.repeat(x, num_restarts, axis=0) for x in (images, features))
+
+    def evaluate(latents):
+        reconstructions = jnp.asarray(decode_fn(latents), jnp.float32)
+        (reconstructed,) = layer_features(features_fn, reconstructions, (layer,))
+        weights = {"pixel_weight": pixel_weight, "feature_weight": feature_weight}
+        return reconstructions, *reconstruction_terms(reconstructions, reconstructed, images, features, **weights)
+
+    def total(latents):
+        _, pixel, feature = evaluate(latents)
+        return jnp.sum(pixel + feature), jnp.stack([pixel, feature])
+
+    def step(carry, rate):
+        latents, velocity = carry
+        gradient, terms = jax.grad(total, has_aux=True)(latents)
+        velocity = momentum * velocity + norms.finite_gradient(gradient)
+        return (latents - rate * velocity, velocity), terms
+
+    rates = linear_rates(num_steps=num_steps, start=learning_rate, end=end_learning_rate, end_inclusive=end_inclusive)
+    (latents, _), terms = loops.scan(step, (starts, jnp.zeros_like(starts)), rates[:-1])
+    reconstructions, pixel, feature = evaluate(latents)
+    terms = jnp.concatenate([terms, jnp.stack([pixel, feature])[None]])
+    best = _best_restart(pixel + feature, num_restarts)
+    latents, reconstructions, pixel, feature = (x[best] for x in (latents, reconstructions, pixel, feature))
+    pixels, features = terms[:, 0, best], terms[:, 1, best]
+    return SearchResult(latents, reconstructions, pixel + feature, pixel, feature, pixels + features, pixels, features)
+
+
+def linear_rates(*, num_steps: int, start: float, end: float, end_inclusive: bool = True) -> Array:
+    """Returns learning rates that fall on a straight line.
+
+    Args:
+      num_steps: how many, at least 1.
+      start: the first.
+      end: where the line ends.
+      end_inclusive: True: the last rate is `end` (Rojas-Gomez et al. 2022, section A2). False: the rate after the
+        last would be, as in the released code, which has 0.1 (1 - 0.95 j / 100): `end=0.005`, its last is 0.00595.
+
+    Returns:
+      float32 [num_steps].
+
+    Raises:
+      UserError: fewer than 1 step, or a rate that is negative or not finite.
+    """
+    check_count(num_steps, "num_steps")
+    check_number(start, "learning_rate", least=0.0)
+    check_number(end, "end_learning_rate", least=0.0)
+    intervals = max(1, num_steps - 1) if end_inclusive else num_steps
+    return jnp.asarray(start + (end - start) * np.arange(num_steps) / intervals, jnp.float32)
+
+
+def _starts(key, indices, init, batch_size: int, *, num_restarts: int, latent_shape: tuple[int, ...]) -> Array:
+    """Returns latents [batch_size * num_restarts, ...], an image's restarts one after the other: N(0, 1), or `init`."""
+    key = single_key(key)
+    indices = jnp.arange(batch_size) if indices is None else jnp.asarray(indices)
+    if indices.shape != (batch_size,) or not jnp.issubdtype(indices.dtype, jnp.integer):
+        raise UserError(
+            f"indices must be integers, one per image ({batch_size},), got {indices.dtype} of shape {indices.shape}."
+        )
+
+    def draw(index, restart):
+        return jax.random.normal(jax.random.fold_in(jax.random.fold_in(key, index), restart), latent_shape, jnp.float32)
+
+    restarts = jnp.tile(jnp.arange(num_restarts), batch_size)
+    starts = jax.vmap(draw)(jnp.repeat(indices, num_restarts), restarts)
+    if init is None:
+        return starts
+    init = jnp.asarray(init, jnp.float32)
+    if init.shape != (batch_size, *latent_shape):
+        raise UserError(f"init must have the shape {(batch_size, *latent_shape)}, got {init.shape}.")
+    init = jax.lax.stop_gradient(jnp.repeat(init, num_restarts, axis=0))
+    return jnp.where((restarts == 0).reshape(-1, *[1] * len(latent_shape)), init, starts)
+
+
+def _best_restart(scores: Array, num_restarts: int) -> Array:
+    """Returns the row of the lowest score among each image's restarts; one that diverged is the last resort."""
+    rows = scores.reshape(-1, num_restarts)
+    rows = jnp.where(jnp.isnan(rows), jnp.inf, rows)
+    return jnp.arange(rows.shape[0]) * num_restarts + jnp.argmin(rows, axis=1)

@@ -1,0 +1,326 @@
+"""How far a reconstruction is from its image, in pixels and in features: the score of an anomaly.
+
+Images [B, H, W, C] in [0, 1]; both terms are sums over an image, so that the papers' weights keep their meaning.
+
+Source: Rojas-Gomez et al. 2022, section 3.3.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from arinv import losses
+from arinv.errors import UserError, unknown
+from arinv.ops import norms
+from arinv.ops.inputs import as_image_pair, as_images, check_number, layer_features
+from arinv.types import Array, ArrayLike, DecodeFn, FeaturesFn
+
+
+def reconstruction_terms(
+    reconstructions: ArrayLike,
+    reconstructed: ArrayLike,
+    images: ArrayLike,
+    features: ArrayLike,
+    *,
+    pixel_weight: float,
+    feature_weight: float,
+) -> tuple[Array, Array]:
+    """Returns the two weighted terms of the score; the score is their sum.
+
+    Args:
+      reconstructions: [B, H, W, C] in [0, 1].
+      reconstructed: [B, ...], their features.
+      images: [B, H, W, C] in [0, 1].
+      features: [B, ...], the features of the images.
+      pixel_weight: of the sum of absolute differences between pixels; may be traced.
+      feature_weight: of the sum of squared differences between features; may be traced.
+
+    Returns:
+      float32 [B], float32 [B].
+
+    Raises:
+      UserError: shapes that do not fit each other.
+
+    Source: Rojas-Gomez et al. 2022, eqs. 4 and 5; section A2 for the weights, of which the main text and the appendix
+    of the first version differ in that of the features (2e-2 and 1e-2): the released code has 1e-2.
+    """
+    pixel = pixel_weight * losses.pixel_loss(reconstructions, images)
+    return pixel, feature_weight * losses.feature_loss(reconstructed, features)
+
+
+def amortized_scores(
+    decode_fn: DecodeFn,
+    features_fn: FeaturesFn,
+    images: ArrayLike,
+    *,
+    layer: str,
+    pixel_weight: float,
+    feature_weight: float,
+) -> Array:
+    """Returns the scores of the reconstructions from the images' own features: one pass instead of a search.
+
+    Differentiable in the images, end to end.
+
+    Args:
+      decode_fn: features [B, ...] -> images [B, H, W, C] in [0, 1].
+      features_fn: images [B, H, W, C] in [0, 1] -> named features.
+      images: [B, H, W, C] in [0, 1].
+      layer: the feature that `decode_fn` inverts and that is compared.
+      pixel_weight: see `reconstruction_terms`.
+      feature_weight: see `reconstruction_terms`.
+
+    Returns:
+      float32 [B].
+
+    Raises:
+      UserError: images outside [0, 1] or of another size, or a layer that is not among the features.
+    """
+    images = as_images(images)
+    (features,) = layer_features(features_fn, images, (layer,))
+    reconstructions = decode_fn(features)
+    (reconstructed,) = layer_features(features_fn, reconstructions, (layer,))
+    weights = {"pixel_weight": pixel_weight, "feature_weight": feature_weight}
+    return sum(reconstruction_terms(reconstructions, reconstructed, images, features, **weights))
+
+
+def held_scores(
+    features_fn: FeaturesFn,
+    images: ArrayLike,
+    reconstructions: ArrayLike,
+    *,
+    layer: str,
+    pixel_weight: float,
+    feature_weight: float,
+) -> Array:
+    """Returns the scores of images against given reconstructions, which stay what they are.
+
+    With the reconstructions of a latent search this is its score, and the differentiable stand-in for it where the
+    image changes: the search would answer a changed image with another latent, whose score is lower or equal as
+    far as the search finds the best one.
+
+    Args:
+      features_fn: images [B, H, W, C] in [0, 1] -> named features.
+      images: [B, H, W, C] in [0, 1].
+      reconstructions: [B, H, W, C] in [0, 1], constants.
+      layer: the feature that is compared.
+      pixel_weight: see `reconstruction_terms`.
+      feature_weight: see `reconstruction_terms`.
+
+    Returns:
+      float32 [B].
+
+    Raises:
+      UserError: images outside [0, 1] or of another size, or a layer that is not among the features.
+    """
+    reconstructions, images = as_image_pair(reconstructions, images)
+    reconstructions = jax.lax.stop_gradient(reconstructions)
+    (reconstructed,) = layer_features(features_fn, reconstructions, (layer,))
+    reconstructed = jax.lax.stop_gradient(reconstructed)
+    (features,) = layer_features(features_fn, images, (layer,))
+    weights = {"pixel_weight": pixel_weight, "feature_weight": feature_weight}
+    return sum(reconstruction_terms(reconstructions, reconstructed, images, features, **weights))
+
+
+class HeatMaps(NamedTuple):
+    """Where images differ from their reconstructions.
+
+    Attributes:
+      pixel: float32 [B, H, W], absolute difference averaged over channels, smoothed.
+      feature: float32 [B, H, W], length of the difference of the features at each position, enlarged to the image;
+        zero for a layer without positions.
+    """
+
+    pixel: Array
+    feature: Array
+
+
+def heat_maps(
+    features_fn: FeaturesFn, images: ArrayLike, reconstructions: ArrayLike, *, layer: str, sigma: float = 1.0
+) -> HeatMaps:
+    """Returns where images differ from their reconstructions, in pixels and in features.
+
+    Args:
+      features_fn: images [B, H, W, C] in [0, 1] -> named features.
+      images: [B, H, W, C] in [0, 1].
+      reconstructions: [B, H, W, C] in [0, 1].
+      layer: the feature that is compared.
+      sigma: standard deviation of the smoothing of the pixel map, in pixels; 0 for none.
+
+    Returns:
+      Both maps.
+
+    Raises:
+      UserError: images outside [0, 1] or of different shapes, a layer that is not among the features, or a negative
+        sigma.
+    """
+    reconstructions, images = as_image_pair(reconstructions, images)
+    pixel = jnp.mean(jnp.abs(images - reconstructions), axis=-1)
+    pixel = smooth(pixel, sigma=sigma)
+    found, target = (layer_features(features_fn, x, (layer,))[0] for x in (reconstructions, images))
+    differences = target - found
+    if differences.ndim != 4:
+        return HeatMaps(pixel, jnp.zeros_like(pixel))
+    lengths = norms.norm(differences.reshape(-1, differences.shape[-1]), "l2").reshape(differences.shape[:-1])
+    return HeatMaps(pixel, jax.image.resize(lengths, pixel.shape, "bilinear"))
+
+
+def smooth(maps: ArrayLike, *, sigma: float) -> Array:
+    """Returns maps blurred by a Gaussian whose weights sum to one also at the edges.
+
+    Args:
+      maps: [B, H, W].
+      sigma: standard deviation in pixels; 0 returns the maps.
+
+    Returns:
+      float32 [B, H, W].
+
+    Raises:
+      UserError: maps of another rank, or a negative sigma.
+    """
+    maps = jnp.asarray(maps, jnp.float32)
+    if maps.ndim != 3:
+        raise UserError(f"maps must be [B, H, W], got the shape {maps.shape}.")
+    if check_number(sigma, "sigma", least=0.0) == 0:
+        return maps
+    rows, columns = (_gaussian_matrix(side, sigma) for side in maps.shape[1:])
+    return jnp.einsum("ij,bjk,lk->bil", rows, maps, columns)
+
+
+def _gaussian_matrix(side: int, sigma: float) -> Array:
+    places = jnp.arange(side, dtype=jnp.float32)
+    offsets = places[:, None] - places[None, :]
+    weights = jnp.exp(-jnp.square(offsets / sigma) / 2)
+    return weights / jnp.sum(weights, axis=1, keepdims=True)
+
+
+POLICIES = ("quantile", "best_f1")
+
+
+def quantile_threshold(normal_scores: ArrayLike, *, quantile: float = 0.95) -> float:
+    """Returns the lowest of the scores that at least the given share of them does not exceed.
+
+    Args:
+      normal_scores: [N], of normal images.
+      quantile: share of normal images that are to pass, above 0 and at most 1.
+
+    Returns:
+      A score; calling only what is above it anomalous passes that share of the normal images, or a little more.
+
+    Raises:
+      UserError: no score, one that is not finite, or a quantile out of range.
+    """
+    scores = _check(normal_scores)
+    if not 0 < quantile <= 1:
+        raise UserError(f"quantile must be above 0 and at most 1, got {quantile}; 0.95 passes 95 % of normal images.")
+    return float(np.quantile(scores, quantile, method="inverted_cdf"))
+
+
+def best_f1_threshold(scores: ArrayLike, anomalous: ArrayLike) -> tuple[float, float]:
+    """Returns the threshold with the best F1 of finding the anomalous images, and that F1.
+
+    Args:
+      scores: [N], of validation images.
+      anomalous: bool [N], at least one of each kind.
+
+    Returns:
+      (threshold, F1): midway between two scores that occur, or just below the lowest where calling everything
+      anomalous is best. Of equally good ones the highest, which raises the fewest false alarms.
+
+    Raises:
+      UserError: scores that are not finite, or only one kind.
+    """
+    scores, anomalous = _check(scores), np.asarray(anomalous, bool)
+    if anomalous.shape != scores.shape or anomalous.all() or not anomalous.any():
+        raise UserError("best_f1 needs one truth for each score, with normal and anomalous images among them.")
+    levels = np.unique(scores)
+    thresholds = np.concatenate([[np.nextafter(levels[0], -np.inf)], (levels[:-1] + levels[1:]) / 2])
+    # Predicted anomalous is what lies above a threshold: from the lowest level on, from the second, ...
+    order = np.sort(scores)
+    found = np.sort(scores[anomalous])
+    predicted = len(scores) - np.searchsorted(order, levels, side="left")
+    hits = len(found) - np.searchsorted(found, levels, side="left")
+    f1 = 2 * hits / (predicted + len(found))
+    best = len(f1) - 1 - int(np.argmax(f1[::-1]))
+    return float(thresholds[best]), float(f1[best])
+
+
+def calibrate(scores: ArrayLike, normal_scores: ArrayLike) -> np.ndarray:
+    """Returns the share of the normal scores that lie below each score, those that equal it counted by half.
+
+    Args:
+      scores: [N].
+      normal_scores: [M], of normal images that the detector was not trained on.
+
+    Returns:
+      float64 [N] in 0 to 1: 0.99 is a score that one normal image in a hundred exceeds.
+
+    Raises:
+      UserError: no normal score, or one that is not finite.
+    """
+    normal = np.sort(_check(normal_scores))
+    scores = np.asarray(scores, np.float64)
+    below, up_to = (np.searchsorted(normal, scores, side=side) for side in ("left", "right"))
+    return (below + up_to) / (2 * len(normal))
+
+
+@dataclasses.dataclass(frozen=True)
+class Calibration:
+    """What has to be known of one kind of score to decide by it; saved as JSON.
+
+    Attributes:
+      normal_scores: of normal images that the detector was not trained on, sorted.
+      best_f1: (threshold, F1) on validation images, or None where no anomalous ones were given.
+    """
+
+    normal_scores: tuple[float, ...]
+    best_f1: tuple[float, float] | None = None
+
+    @classmethod
+    def measure(cls, scores: ArrayLike, anomalous: ArrayLike) -> "Calibration":
+        """Returns the calibration by scores [N] of validation images, of which bool [N] are anomalous."""
+        scores, anomalous = np.asarray(scores, np.float64), np.asarray(anomalous, bool)
+        best = best_f1_threshold(scores, anomalous) if anomalous.any() else None
+        return cls(tuple(np.sort(_check(scores[~anomalous])).tolist()), best)
+
+    def threshold(self, *, policy: str = "quantile", quantile: float = 0.95) -> float:
+        """Returns the threshold of a policy: "quantile" of the normal scores, or "best_f1".
+
+        Raises:
+          UserError: unknown policy, or best_f1 where there were no anomalous validation images.
+        """
+        if policy not in POLICIES:
+            raise unknown("threshold policy", policy, POLICIES)
+        if policy == "quantile":
+            return quantile_threshold(self.normal_scores, quantile=quantile)
+        if self.best_f1 is None:
+            raise UserError(
+                "policy=best_f1 needs anomalous validation images, which this detector was made without; "
+                "take policy=quantile, or make it anew with anomalous=FOLDER"
+            )
+        return self.best_f1[0]
+
+    def calibrated(self, scores: ArrayLike) -> np.ndarray:
+        """Returns scores [N] as shares of the normal scores below them, see `calibrate`."""
+        return calibrate(scores, self.normal_scores)
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns plain JSON values."""
+        best = self.best_f1 and {"threshold": self.best_f1[0], "f1": self.best_f1[1]}
+        return {"normal_scores": list(self.normal_scores), "best_f1": best}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> "Calibration":
+        """Returns what `to_json` gave."""
+        best = value["best_f1"] and (value["best_f1"]["threshold"], value["best_f1"]["f1"])
+        return cls(tuple(value["normal_scores"]), best)
+
+
+def _check(scores: ArrayLike) -> np.ndarray:
+    scores = np.asarray(scores, np.float64)
+    if scores.ndim != 1 or not scores.size or not np.isfinite(scores).all():
+        raise UserError(f"a threshold needs finite scores [N] of at least one image, got the shape {scores.shape}.")
+    return scores

@@ -1,0 +1,1 @@
+"""Evaluation of trained encoders and inverters: accuracies, image quality, AutoAttack, comparisons."""

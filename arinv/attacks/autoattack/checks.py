@@ -1,0 +1,251 @@
+"""Signs that a robust accuracy cannot be trusted, and a second count of it.
+
+Each function returns what it found as lines of text to show: an empty list is good news. Images are float32
+[N, H, W, C] in [0, 1], labels int [N] with -1 for padding.
+
+Source: after the flags of the AutoAttack code (Croce & Hein 2020); Carlini et al. 2019 (On Evaluating).
+"""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from arinv.attacks import objectives
+from arinv.attacks.apgd import apgd
+from arinv.attacks.fab import fab
+from arinv.attacks.rows import Buckets, as_pytree, count_classes, rank
+from arinv.attacks.square import square
+from arinv.errors import UserError
+from arinv.ops import norms
+from arinv.ops.images import to_float, to_uint8
+from arinv.ops.inputs import as_images, as_labels, as_logits, as_radius, check_images
+from arinv.types import Array, ArrayLike, LogitsFn
+
+_SAME = 1e-4  # relative difference of logits between two runs of one program
+_ALIKE = 5e-2  # between two compilations, which may round otherwise, also in bfloat16
+_BALL_TOLERANCE = 1e-5
+_ORDERS = {"l1": 1, "l2": 2, "linf": np.inf}
+_SQUARE_GAIN = 0.002
+
+
+class Rescored(NamedTuple):
+    """A second count.
+
+    Attributes:
+      correct: bool [N], the stored images classified as labelled; False in padding and where a logit is NaN.
+      correct_8bit: bool [N], the same after rounding to 256 levels.
+      distances: float32 [N], from the originals.
+      messages: what is wrong with them.
+    """
+
+    correct: np.ndarray
+    correct_8bit: np.ndarray
+    distances: np.ndarray
+    messages: list[str]
+
+
+def inspect_model(logits_fn: LogitsFn, images: ArrayLike, labels: ArrayLike) -> list[str]:
+    """Returns why attacks on a model may mislead: its logits are not what attacks take them for.
+
+    Looks for randomness, rows that depend on one another, probabilities in the place of logits, logits and gradients
+    that are not finite, and gradients that are exactly zero.
+
+    Args:
+      logits_fn: images [B, H, W, C] in [0, 1] -> logits [B, K].
+      images: float [B, H, W, C] in [0, 1]; some dozen are enough.
+      labels: int [B]; -1 is padding.
+
+    Returns:
+      Messages.
+
+    Raises:
+      UserError: images outside [0, 1], labels that the model does not have, or a model that does not return [B, K].
+    """
+    model, x = as_pytree(logits_fn), as_images(images)
+    labels = as_labels(labels, batch_size=len(x), num_classes=count_classes(model, x))
+    if not len(x):
+        return []
+
+    def program():  # each is traced afresh
+        return jax.jit(lambda model, x: as_logits(model(x), batch_size=len(x)))
+
+    programs = [program(), program()]
+    logits = np.asarray(programs[0](model, x))
+    if not np.isfinite(logits).all():
+        return ["some logits are not finite (NaN or infinity): no attack can follow them."]
+    messages = []
+    again, traced_again = np.asarray(programs[0](model, x)), np.asarray(programs[1](model, x))
+    if _difference(logits, again) > _SAME or _difference(logits, traced_again) > _ALIKE:
+        messages.append(
+            "the same images gave other logits the second time: the model is randomised, and a single gradient "
+            "says little. Evaluate it without randomness, or average over it."
+        )
+    elif len(x) > 1:
+        half = len(x) // 2
+        among_others = np.asarray(programs[0](model, x.at[half:].set(x[:1])))
+        if _difference(logits[:half], among_others[:half]) > _SAME:
+            messages.append(
+                "the logits of an image change with the others of its batch: use evaluation mode "
+                "(running averages in batch normalisation)."
+            )
+    probable = logits.min() > -1e-5 and logits.max() < 1 + 1e-5 and np.allclose(logits.sum(1), 1, atol=1e-5)
+    if probable:
+        messages.append(
+            "the logits are numbers from 0 to 1 that sum to 1: these seem to be probabilities. Leave the softmax "
+            "away, or the gradients of the cross-entropy vanish."
+        )
+    return messages + _unusable_gradients(model, x, labels, logits.shape[1])
+
+
+def square_gain(accuracies: Mapping[str, float]) -> list[str]:
+    """Returns a message if the Square Attack, which sees no gradient, breaks what the others could not.
+
+    Args:
+      accuracies: attack -> robust accuracy after it, in 0 to 1.
+
+    Returns:
+      Messages.
+    """
+    others = [value for name, value in accuracies.items() if name != "square"]
+    if "square" not in accuracies or not others:
+        return []
+    gain = min(others) - accuracies["square"]
+    if gain <= _SQUARE_GAIN:
+        return []
+    return [
+        f"the Square Attack lowered the robust accuracy by {100 * gain:.2f} points after the attacks that use "
+        "gradients: these seem to be masked. Attack with more queries, or with an attack made for this model."
+    ]
+
+
+def unmoved_at_radius_zero(
+    key: Array, logits_fn: LogitsFn, images: ArrayLike, labels: ArrayLike, *, norm: str
+) -> list[str]:
+    """Returns a message for each attack that changes an image within a radius of 0.
+
+    Robust accuracy at radius 0 is then the clean accuracy, to the last image.
+
+    Args:
+      key: PRNG key.
+      logits_fn: images [B, H, W, C] in [0, 1] -> logits [B, K], K at least 2.
+      images: as above; a few.
+      labels: theirs.
+      norm: "l1", "l2" or "linf".
+
+    Returns:
+      Messages.
+    """
+    model, images = as_pytree(logits_fn), np.clip(np.asarray(check_images(images), np.float32), 0.0, 1.0)
+    labels = np.asarray(as_labels(labels, batch_size=len(images), num_classes=count_classes(model, images)))
+    targets = np.where(labels < 0, -1, np.where(labels == 0, 1, 0))
+    options = {"eps": 0.0, "norm": norm}
+    attacks = {
+        "APGD": lambda model, x: apgd(key, model, x, labels, num_steps=2, **options),
+        "FAB": lambda model, x: fab(key, model, x, labels, targets=targets, num_steps=2, **options),
+        "Square Attack": lambda model, x: square(key, model, x, labels, num_queries=2, **options),
+    }
+    return [
+        f"{name} in {norm} moved an image within a radius of 0."
+        for name, attack in attacks.items()
+        if not np.array_equal(jax.jit(attack)(model, images), images)
+    ]
+
+
+def rescore(
+    logits_fn: LogitsFn,
+    images: np.ndarray,
+    adversarial: np.ndarray,
+    labels: np.ndarray,
+    *,
+    eps: float,
+    norm: str,
+    buckets: Buckets,
+) -> Rescored:
+    """Returns how a model classifies stored adversarial images, as they are and rounded to 8 bits.
+
+    Images that are not finite or outside the ball or [0, 1] are no adversarial images: the messages say so, and their
+    originals are counted in their place.
+
+    Args:
+      logits_fn: images [B, H, W, C] in [0, 1] -> logits [B, K].
+      images: the originals.
+      adversarial: of the same shape.
+      labels: theirs.
+      eps: the radius they must keep to.
+      norm: "l1", "l2" or "linf".
+      buckets: sizes of batches.
+
+    Returns:
+      The second count.
+    """
+    model, images = as_pytree(logits_fn), np.asarray(check_images(images), np.float32)
+    labels = np.asarray(as_labels(labels, batch_size=len(images), num_classes=count_classes(model, images)))
+    eps, adversarial = float(as_radius(eps, batch_size=None)), np.asarray(adversarial, np.float32)
+    if adversarial.shape != images.shape:
+        raise UserError(f"adversarial must have the shape of the images {images.shape}, got {adversarial.shape}.")
+    within = are_within(adversarial, images, eps=eps, norm=norm)
+    counted = np.where(within[:, None, None, None], adversarial, images)
+    rounded = np.asarray(to_float(to_uint8(counted)))
+    predictions = (rank(model, x, buckets)[:, 0] for x in (counted, rounded))
+    correct, correct_8bit = ((classes == labels) & (labels >= 0) for classes in predictions)  # -1 is NaN, or padding
+    distances = np.asarray(norms.norm(adversarial - images, norm))
+    messages = []
+    if not np.isfinite(distances).all():
+        messages.append("some adversarial images are not finite.")
+    elif distances.size and distances.max() > eps * (1 + _BALL_TOLERANCE) + _BALL_TOLERANCE:
+        messages.append(f"an adversarial image lies {distances.max():.6g} from its original, more than {eps:.6g}.")
+    elif adversarial.size and not (adversarial.min() >= 0 and adversarial.max() <= 1):
+        messages.append("some adversarial images leave the range 0 to 1.")
+    return Rescored(correct, correct_8bit, distances, messages)
+
+
+def are_within(adversarial: np.ndarray, images: np.ndarray, *, eps: float, norm: str) -> np.ndarray:
+    """Returns which images are finite, in [0, 1] and within a radius of their originals, to rounding.
+
+    Args:
+      adversarial: float32 [N, H, W, C].
+      images: float32 [N, H, W, C], their originals.
+      eps: the radius.
+      norm: "l1", "l2" or "linf".
+
+    Returns:
+      bool [N].
+    """
+    with np.errstate(invalid="ignore"):
+        moves = (adversarial - images).reshape(len(images), -1).astype(np.float64)
+        distances = np.linalg.norm(moves, ord=_ORDERS[norm], axis=1)
+        in_range = np.all((adversarial >= 0) & (adversarial <= 1), axis=(1, 2, 3))  # NaN is not
+        rounding = moves.shape[1] * 2.0**-25 if norm == "l1" else 0.0  # of the images, which l1 adds up
+        return in_range & (distances <= eps * (1 + _BALL_TOLERANCE) + _BALL_TOLERANCE + rounding)
+
+
+def _difference(a: np.ndarray, b: np.ndarray) -> float:
+    return float(np.max(np.abs(a - b)) / (np.max(np.abs(a)) + 1e-10)) if a.size else 0.0
+
+
+def _unusable_gradients(model: LogitsFn, images: Array, labels: Array, num_classes: int) -> list[str]:
+    if num_classes < 2:
+        return []
+    loss = objectives.dlr if num_classes > 2 else objectives.margin
+    real = labels >= 0
+
+    def total(x, model):
+        return jnp.sum(jnp.where(real, loss(model(x), jnp.where(real, labels, 0)), 0.0))
+
+    largest = norms.norm(jax.jit(jax.grad(total))(images, model), "linf")
+    zero, undefined = (int(jnp.sum(real & found)) for found in (largest == 0, ~jnp.isfinite(largest)))
+    messages = []
+    if zero:
+        messages.append(
+            f"the gradient of {zero} of {len(labels)} images is exactly zero: attacks that follow it stand still "
+            "there. The model saturates or is not differentiable."
+        )
+    if undefined:
+        messages.append(
+            f"the gradient of {undefined} of {len(labels)} images is not finite (NaN or infinity): attacks follow "
+            "what is left of it, and may miss much. Look for roots, powers and logarithms at 0 in the model."
+        )
+    return messages

@@ -1,0 +1,256 @@
+"""How far an AutoAttack has come, as arrays that can be saved, and what it returns.
+
+An attack is made of rounds: a restart, a target class, or some hundred queries. A round has a queue of the
+images that were still classified rightly at its start, and goes through it batch by batch.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from arinv.attacks.apgd import RADII, apgd
+from arinv.attacks.fab import fab
+from arinv.attacks.rows import fold_in
+from arinv.attacks.square import SquareSearch, square_continue, square_start
+from arinv.errors import UserError
+from arinv.types import Array, LogitsFn
+
+
+@dataclasses.dataclass
+class AutoAttackState:
+    """How far an AutoAttack has come: NumPy arrays, numbers and text.
+
+    Attributes:
+      settings: what a state has to be continued with, as text.
+      messages: what the checks of the model said.
+      classes: int32 [N, R], the classes of the largest logits of the images, the prediction first.
+      robust: bool [N], whether no attack has succeeded so far; False where the clean image is misclassified, and
+        in padding.
+      adversarial: float32 [N, H, W, C], the image where none has succeeded; while the Square Attack runs, its
+        best so far.
+      predictions: int32 [N], the classes of `adversarial`.
+      margins: float32 [N], what the Square Attack has reached.
+      attack: number of the current attack; that of all when done.
+      round: number of the current round.
+      queue: int64 [M], the images of this round.
+      position: how many of them are done.
+      accuracies: float64 [A], the robust accuracy after each attack, NaN where it is to come.
+      seconds: float64 [A], spent in each, compilation included.
+      forward_passes: int64 [A], number of images, padding included, that went through the model.
+      backward_passes: int64 [A], likewise.
+    """
+
+    settings: str
+    messages: list[str]
+    classes: np.ndarray
+    robust: np.ndarray
+    adversarial: np.ndarray
+    predictions: np.ndarray
+    margins: np.ndarray
+    attack: int
+    round: int
+    queue: np.ndarray
+    position: int
+    accuracies: np.ndarray
+    seconds: np.ndarray
+    forward_passes: np.ndarray
+    backward_passes: np.ndarray
+
+    def to_arrays(self) -> dict[str, np.ndarray]:
+        """Returns the state as arrays for `numpy.savez`; those that change later are copies."""
+        arrays = {name: np.array(value) for name, value in vars(self).items()}
+        return arrays | {"messages": np.array(self.messages, dtype=np.str_)}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, Any]) -> "AutoAttackState":
+        """Returns the state that `to_arrays` gave.
+
+        Args:
+          arrays: such as `numpy.load` returns.
+
+        Raises:
+          UserError: arrays of something else.
+        """
+        names = [field.name for field in dataclasses.fields(cls)]
+        if missing := [name for name in names if name not in arrays]:
+            raise UserError(f"this is not the state of an AutoAttack: it lacks {', '.join(missing)}.")
+        values = {name: np.array(arrays[name]) for name in names}
+        values |= {name: int(values[name]) for name in ("attack", "round", "position")}
+        return cls(**values | {"settings": str(values["settings"]), "messages": values["messages"].tolist()})
+
+    def copy(self) -> "AutoAttackState":
+        """Returns a state of its own."""
+        return self.from_arrays(self.to_arrays())
+
+
+@dataclasses.dataclass(frozen=True)
+class AttackRecord:
+    """What one of the attacks did.
+
+    Attributes:
+      robust_accuracy: after it and those before it, in 0 to 1.
+      seconds: that it took, compilation included, and all parts of an interrupted run.
+      forward_passes: number of images, padding included, that went through the model.
+      backward_passes: likewise.
+    """
+
+    robust_accuracy: float
+    seconds: float
+    forward_passes: int
+    backward_passes: int
+
+
+@dataclasses.dataclass(frozen=True)
+class AutoAttackResult:
+    """What AutoAttack found.
+
+    Attributes:
+      adversarial: float32 [N, H, W, C] in [0, 1], the image itself where no attack succeeded.
+      robust: bool [N], classified rightly and broken by no attack; False in padding.
+      clean: bool [N], classified rightly without attack; False in padding.
+      predictions: int32 [N], the classes of `adversarial`.
+      clean_accuracy: in 0 to 1, padding left out.
+      robust_accuracy: likewise.
+      per_attack: name -> record, in the order in which they ran.
+      messages: why the figure may mislead; empty is good.
+    """
+
+    adversarial: np.ndarray
+    robust: np.ndarray
+    clean: np.ndarray
+    predictions: np.ndarray
+    clean_accuracy: float
+    robust_accuracy: float
+    per_attack: Mapping[str, AttackRecord]
+    messages: list[str]
+
+
+@dataclasses.dataclass(frozen=True)
+class Progress:
+    """Where an AutoAttack is, after a batch.
+
+    Attributes:
+      attack: its name.
+      round: number of the restart, target or piece of the search, from 1.
+      rounds: how many there are.
+      done: number of images of this round that are done.
+      total: number of images of this round.
+      robust_accuracy: so far, in 0 to 1.
+      passes: of the model so far, forwards and backwards.
+      passes_left: at most this many are to come: if no image that still stands is broken.
+    """
+
+    attack: str
+    round: int
+    rounds: int
+    done: int
+    total: int
+    robust_accuracy: float
+    passes: int
+    passes_left: int
+
+
+ATTACKS = ("apgd-ce", "apgd-t", "fab-t", "square")
+
+
+class Outcome(NamedTuple):
+    """What came of a batch.
+
+    Attributes:
+      images: float32 [B, H, W, C], candidates for adversarial images.
+      forward: number of images, padding included, that went through the model.
+      backward: likewise.
+      margins: float32 [B] of the Square Attack, else None.
+    """
+
+    images: Array
+    forward: int
+    backward: int
+    margins: Array | None = None
+
+
+def attack_batch(
+    key: Array,
+    model: LogitsFn,
+    batch: Mapping[str, Array],
+    *,
+    name: str,
+    eps: float,
+    norm: str,
+    round: int,
+    num_steps: int,
+    first_query: int,
+    num_queries: int,
+) -> Outcome:
+    """Returns what one round of an attack makes of a batch.
+
+    Args:
+      key: of the attack, the same for all its rounds and batches.
+      model: a pytree, images -> logits.
+      batch: {"image", "label", "index"}, the last the numbers of the images from which their randomness follows;
+        "target" for targeted attacks; "found" and "margin", as the round before left them, for Square.
+      name: one of ATTACKS.
+      eps: radius in units of the images.
+      norm: "l1", "l2" or "linf".
+      round: number of the restart or target, from 0.
+      num_steps: of a gradient attack.
+      first_query: of the Square Attack in this round; at 0 it begins.
+      num_queries: likewise, how many.
+
+    Returns:
+      The outcome.
+    """
+    if name == "square":
+        return _search(key, model, batch, eps, norm, first_query, num_queries)
+    key = jax.random.fold_in(key, round)
+    if name == "fab-t":
+        images = _fab(model, key, batch, eps, norm=norm, num_steps=num_steps)
+        return Outcome(images, forward=2 * len(images) * num_steps, backward=len(images) * num_steps)
+    images = _apgd(model, key, batch, eps, norm=norm, num_steps=num_steps)
+    passes = len(images) * (num_steps + (len(RADII) if norm == "l1" else 1))
+    return Outcome(images, forward=passes, backward=passes)
+
+
+def _search(key: Array, model: LogitsFn, batch: Mapping[str, Array], eps: float, norm: str, first: int, count: int):
+    search = SquareSearch(batch["found"], batch["margin"], np.int32(first))
+    if first == 0:
+        search = _square_start(model, key, batch, eps, norm=norm)
+    search = _square_continue(model, key, batch, eps, search, np.int32(count), norm=norm)
+    queries = int(search.query) - first + (first == 0)
+    return Outcome(search.images, forward=queries * len(search.images), backward=0, margins=search.margins)
+
+
+def _keyed(attack: Callable) -> Callable:
+    """Returns (key, model, batch, ...) -> attack with a key for each image, whatever batch it is in."""
+
+    def keyed(key, model, batch, *arguments, **options):
+        return attack(fold_in(key, batch["index"]), model, batch["image"], batch["label"], *arguments, **options)
+
+    return keyed
+
+
+@functools.partial(jax.jit, static_argnames=("norm", "num_steps"))
+def _apgd(model, key, batch, eps, *, norm, num_steps):
+    options = {"loss": "dlr_targeted", "targets": batch["target"]} if "target" in batch else {"loss": "ce"}
+    options |= {"norm": norm, "num_steps": num_steps, "large_radii": norm == "l1"}
+    return _keyed(apgd)(key, model, batch, eps=eps, **options)
+
+
+@functools.partial(jax.jit, static_argnames=("norm", "num_steps"))
+def _fab(model, key, batch, eps, *, norm, num_steps):
+    options = {"targets": batch["target"], "norm": norm, "num_steps": num_steps}
+    return _keyed(fab)(key, model, batch, eps=eps, **options)
+
+
+@functools.partial(jax.jit, static_argnames="norm")
+def _square_start(model, key, batch, eps, *, norm):
+    return _keyed(square_start)(key, model, batch, eps=eps, norm=norm)
+
+
+@functools.partial(jax.jit, static_argnames="norm")
+def _square_continue(model, key, batch, eps, search, count, *, norm):
+    return _keyed(square_continue)(key, model, batch, search, eps=eps, norm=norm, num_queries=count)

@@ -1,0 +1,1 @@
+"""Experiments: working directories, checkpoints, trained networks, cached results, reports and figures."""

@@ -1,0 +1,257 @@
+"""What every task sets up from its config: devices, data sources, attacks, progress, and its provenance."""
+
+import functools
+import json
+import os
+import platform
+import sys
+import warnings
+from collections.abc import Mapping, Sequence
+from importlib import metadata
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+import arinv
+from arinv import data, parallel
+from arinv.errors import RadiusWarning, UserError, unknown
+from arinv.experiment.writer import progress_callback
+from arinv.ops import norms
+from arinv.ops.inputs import far_radius
+
+_LARGEST_SIDE = 2**16  # of images, in pixels
+_DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+
+
+def validate(config: ConfigDict) -> None:
+    """Checks the fields that every task with data has.
+
+    Raises:
+      UserError: an unknown dtype, a batch that the devices do not divide, a size of images that no network takes, or
+        fewer pictures than none.
+    """
+    dtype(config)
+    mesh(config)
+    image_size = config.data.get("image_size", 1)
+    if not 1 <= image_size <= _LARGEST_SIDE:
+        raise UserError(f"data.image_size={image_size} must be 1 to {_LARGEST_SIDE} px")
+    check_pictures(config)
+
+
+def check_pictures(config: ConfigDict) -> None:
+    """Checks how many images the pictures of a task are to show.
+
+    Raises:
+      UserError: fewer than none.
+    """
+    if config.log.num_pictures < 0:
+        raise UserError(f"num_pictures={config.log.num_pictures} must be 0 (no picture) or more")
+
+
+def dtype(config: ConfigDict) -> jax.typing.DTypeLike:
+    """Returns the dtype of the computation.
+
+    Raises:
+      UserError: unknown name.
+    """
+    if config.dtype not in _DTYPES:
+        raise unknown("dtype", config.dtype, _DTYPES)
+    return _DTYPES[config.dtype]
+
+
+def mesh(config: ConfigDict) -> jax.sharding.Mesh:
+    """Returns the mesh of the config, after checking that it divides the batch."""
+    mesh = parallel.make_mesh(**config.mesh)
+    parallel.check_batch_size(config.batch_size, mesh)
+    return mesh
+
+
+def open_source(config: ConfigDict, which: str, *, resize: str = "") -> data.Source:
+    """Returns a source of config.data.
+
+    Args:
+      config: of a task.
+      which: "train" or "test"; with data.resized_crop, training images are originals.
+      resize: how images are brought to size; empty for data.resize.
+    """
+    fields = config.data
+    source = data.open_source(
+        fields.name,
+        split=fields[f"{which}_split"],
+        image_size=fields.image_size,
+        resize=data.ORIGINAL if which == "train" and fields.get("resized_crop") else resize or fields.resize,
+        data_dir=fields.data_dir or None,
+        on_bad_image=fields.on_bad_image,
+        num_examples=fields[f"num_{which}"] or None,
+        classes=fields.classes or None,
+        renumber=True,
+        progress=progress_callback(f"checking {fields.name}"),
+    )
+    report_left_out(f"{fields.name} {which}", source.num_skipped)
+    report_left_out(fields.name, 0, source.info.left_out)
+    return source
+
+
+def open_pictures(reference: str | os.PathLike, *, on_bad_image: str) -> data.Pictures:
+    """Returns the picture of a file, or all in a folder, after reporting what was left out."""
+    pictures = data.open_pictures(
+        reference, on_bad_image=on_bad_image, progress=progress_callback(f"checking {reference}")
+    )
+    report_left_out(str(reference), len(pictures.bad_files), pictures.left_out, files=pictures.bad_files)
+    return pictures
+
+
+def report_left_out(name: str, num_skipped: int, left_out: str = "", *, files: Sequence[os.PathLike] = ()) -> None:
+    """Prints on stderr what of a folder is not read; process 0 does.
+
+    Args:
+      name: of the folder.
+      num_skipped: how many images cannot be read.
+      left_out: what is no image, as text; reported once, however often the folder is opened.
+      files: those that cannot be read, where they are known.
+    """
+    if num_skipped and jax.process_index() == 0:
+        names = f": {', '.join(os.path.basename(path) for path in files[:5])}" if files else ""
+        more = ", ..." if len(files) > 5 else ""
+        print(f"{name}: skipped {num_skipped} unreadable image(s){names}{more}", file=sys.stderr, flush=True)
+    if left_out and jax.process_index() == 0:
+        _print_once(f"{name}: left out {left_out}")
+
+
+@functools.cache
+def _print_once(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def open_extra(config: ConfigDict, train: data.Source) -> data.Source:
+    """Returns the second source of training images, config.data.extra, with the labels of the first.
+
+    Classes are the same where they have the same names, or where those of the second are the numbers of the first.
+
+    Raises:
+      UserError: it cannot be read, or has classes that the first source has not.
+    """
+    fields = config.data
+    name, known = fields.extra.name, train.info.class_names
+    # An archive of its own is all there for training: nothing of it is tested on.
+    split = "all" if name.startswith("npz:") and name != fields.name else "train"
+    resize = data.ORIGINAL if fields.get("resized_crop") else fields.resize
+    extra = data.open_source(name, split=split, image_size=fields.image_size, resize=resize)
+    report_left_out(f"{name} {split}", extra.num_skipped, extra.info.left_out)
+    own = extra.info.class_names
+    if name.startswith("npz:") and not any(label.isdecimal() for label in known):
+        own = [known[int(label)] if label.isdecimal() and int(label) < len(known) else label for label in own]
+    if unknown_names := [label for label in own if label not in known]:
+        raise UserError(
+            f"{name} has classes that {fields.name} has not: {', '.join(unknown_names[:5])}; its labels must be among "
+            f"those, {', '.join(known[:5])}{', ...' if len(known) > 5 else ''}"
+        )
+    return data.Renumbered(extra, {i: known.index(label) for i, label in enumerate(own)}, known)
+
+
+def rows(config: ConfigDict) -> dict[str, np.ndarray]:
+    """Returns which rows of a global batch are this process's, as an option of data.train_batches and eval_batches."""
+    return {"rows": parallel.process_rows(config.batch_size, mesh(config))}
+
+
+def processes() -> dict[str, int]:
+    """Returns which share of a global batch is this process's, where processes share in their order."""
+    return {"process_index": jax.process_index(), "process_count": jax.process_count()}
+
+
+def attack_options(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns options of attacks.pgd from an attack's config, in which step_size 0 means 2.5 eps / num_steps.
+
+    Raises:
+      UserError: eps or a step that is negative or not a number, or an unknown norm.
+    """
+    options = dict(config)
+    for name in ("eps", "step_size"):
+        value = options[name]
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= 0:
+            raise UserError(f"attack.{name} must be a number of 0 or more, in units of [0, 1] images; got {value!r}")
+    norms.check_norm(options["norm"])
+    report_radius(options["eps"], options["norm"])
+    if options["norm"] == "l1":
+        raise UserError("attack.norm l1 is AutoAttack's (attack=autoattack); PGD is for l2, linf")
+    if options["num_steps"] < 1:
+        raise UserError(f"attack.num_steps must be 1 or more; got {options['num_steps']}")
+    options["step_size"] = options["step_size"] or None
+    return options
+
+
+def departures(config: ConfigDict) -> dict[str, list]:
+    """Returns what a run does otherwise than the published recipe that its config refers to.
+
+    Args:
+      config: with reference.fields, values of the recipe under the names that the fields have in the config. Where
+        attack.eps is 0 in both, the other fields of attack and recipe do not count.
+
+    Returns:
+      {"attack.step_size": [the run's, the recipe's], ...}, plain JSON; empty without a reference.
+    """
+    if "reference" not in config:
+        return {}
+    used, published = (json.loads(json.dumps(part.to_dict())) for part in (config, config.reference.fields))
+    if used["attack"]["eps"] == published["attack"]["eps"] == 0:
+        published = {name: value for name, value in published.items() if not name.startswith(("attack", "recipe"))}
+    return _differences(used, published, "")
+
+
+def _differences(used: Any, published: Any, name: str) -> dict[str, list]:
+    if not (isinstance(used, dict) and isinstance(published, dict)):
+        return {} if used == published else {name: [used, published]}
+    # Of these parts a recipe says some fields only; of the others everything counts, such as a further augmentation.
+    keys = published if name in ("", "data", "encoder") else dict.fromkeys([*published, *used])
+    found = {}
+    for key in keys:
+        found |= _differences(used.get(key), published.get(key), f"{name}.{key}".removeprefix("."))
+    return found
+
+
+def report_departures(config: ConfigDict) -> dict[str, Any]:
+    """Prints what a run does otherwise than its published recipe, and returns it as fields of the results.
+
+    Returns:
+      {"recipe": {"name", "source"}, "departs_from_recipe": as `departures` has it}; empty without a reference.
+    """
+    if "reference" not in config:
+        return {}
+    found, reference = departures(config), config.reference
+    if found and jax.process_index() == 0:
+        listed = ", ".join(f"{name} {used} (recipe: {published})" for name, (used, published) in found.items())
+        print(
+            f"{config.title}: departs from the recipe {reference.name} ({reference.source}): {listed}", file=sys.stderr
+        )
+    return {"recipe": {"name": reference.name, "source": reference.source}, "departs_from_recipe": found}
+
+
+@functools.cache
+def report_radius(eps: float, norm: str) -> None:
+    """Prints, once, that an attack's radius restricts nothing, such as eps=8 in linf.
+
+    Args:
+      eps: attack.eps of a config.
+      norm: attack.norm.
+    """
+    if text := far_radius(eps, norm):
+        print(f"warning: attack.eps={text}", file=sys.stderr, flush=True)
+        warnings.simplefilter("ignore", RadiusWarning)  # said already
+
+
+def provenance(config: ConfigDict) -> dict[str, Any]:
+    """Returns what a reader of results has to know of how they came about."""
+    device = jax.devices()[0]
+    kind = device.device_kind if device.platform != "cpu" else f"cpu ({platform.machine()})"
+    packages = ("jax", "jaxlib", "flax", "optax", "dm-pix")
+    return {
+        "arinv": arinv.__version__,
+        "device": f"{jax.device_count()} x {kind}",
+        "dtype": config.dtype,
+        "seed": config.seed,
+        "data": config.data.name,
+        "packages": {name: metadata.version(name) for name in packages},
+    }

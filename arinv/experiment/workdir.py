@@ -1,0 +1,224 @@
+"""A task's directory: the config it belongs to, its results, and how stages find each other.
+
+config.json      the config, written first; another config is refused
+results.json     written last: its presence says that the task is complete
+"""
+
+import json
+import os
+import pathlib
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+import ml_collections
+
+from arinv import paths
+from arinv.errors import UserError
+from arinv.experiment import checkpoint
+from arinv.experiment.writer import write_json
+
+# What may change between two starts of the same run without changing its results.
+_FREE_FIELDS = ("mesh", "log", "steps_per_call", "data.data_dir", "data.num_workers")
+_STAGE = "stage:"
+_FOLDER = "folder:"
+# Fields that name a folder of images without "folder:" in front; of these tasks data.name does so too.
+_FOLDERS = ("images", "anomalous", "data.content", "data.style", "data.content_labels", "data.style_labels")
+_PATH_TASKS = ("invert", "denoise")
+_JOINED = re.compile(r"\+(?=folder:|tfds:|npz:|photos)")  # between data sets; paths may have a + in them
+# Fields that name other runs, or hold such names: first those of trainings, then those of other tasks.
+_TRAINED = ("checkpoint", "encoder_checkpoint", "inverter", "inverters", "denoiser")
+_SOURCES = (*_TRAINED, "entries", "attack_from", "detector")
+_PROSE = ("title", "text")  # fields that are shown to readers
+
+
+def plain(config: Any) -> Any:
+    """Returns a config as plain JSON values."""
+    if isinstance(config, ml_collections.ConfigDict):
+        config = config.to_dict()
+    return json.loads(json.dumps(config))
+
+
+def resolve(reference: str, workdir: pathlib.Path) -> pathlib.Path:
+    """Returns the workdir that a config names: "stage:NAME" is a sibling stage, anything else a path.
+
+    Raises:
+      UserError: neither.
+    """
+    if reference.startswith(_STAGE):
+        return workdir.parent / reference.removeprefix(_STAGE)
+    paths.canonical(reference, name="the workdir of an earlier run")
+    return pathlib.Path(reference).expanduser()  # as it was written, for messages
+
+
+def check_paths(config: ml_collections.ConfigDict) -> None:
+    """Checks that no field of a config names a URL.
+
+    Raises:
+      UserError: one does.
+    """
+    for name, value in _flatten(plain(config)).items():
+        if name.rpartition(".")[2] not in _PROSE:
+            for text in value if isinstance(value, list) else [value]:
+                if isinstance(text, str):
+                    paths.check_local(text, name=name)
+
+
+def check_sources(stages: Mapping[pathlib.Path, ml_collections.ConfigDict]) -> None:
+    """Checks that the workdirs of earlier runs that stages name are there, those of trainings with a checkpoint.
+
+    Args:
+      stages: workdir -> config.
+
+    Raises:
+      UserError: one is not.
+    """
+    references = [reference for workdir, config in stages.items() for reference in _references(config, workdir)]
+    for name, reference, path in references:
+        if not path.exists():
+            raise UserError(f"{name}={reference!r} does not exist; name the workdir of an earlier run")
+    for name, _, path in references:
+        if any(part in _TRAINED for part in name.split(".")):
+            checkpoint.check_run(path, name=name)
+
+
+def _references(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> Iterator[tuple[str, str, pathlib.Path]]:
+    """Yields field, value and path of every earlier run that a config names, stages left out."""
+    for name, value in _flatten(plain(config)).items():
+        if value and any(part in _SOURCES for part in name.split(".")):
+            for reference in [value] if isinstance(value, str) else value:
+                if not reference.startswith(_STAGE):
+                    yield name, reference, resolve(reference, workdir)
+
+
+def relative(target: pathlib.Path, workdir: pathlib.Path) -> str:
+    """Returns how a checkpoint in `workdir` names another workdir: from where it is, so that both can be moved."""
+    return os.path.relpath(paths.canonical(target), paths.canonical(workdir))
+
+
+def follow(reference: str, workdir: pathlib.Path, *, what: str = "encoder") -> pathlib.Path:
+    """Returns the workdir that a checkpoint in `workdir` names (see `relative`).
+
+    Args:
+      reference: relative to `workdir`.
+      workdir: of the run that needs the other; it may be a symbolic link to where the run was moved.
+      what: the other holds, for the message.
+
+    Raises:
+      UserError: there is nothing at that place.
+    """
+    place = (paths.canonical(workdir) / reference).resolve()
+    if place.exists():
+        return place
+    beside = pathlib.Path(os.path.normpath(pathlib.Path(workdir).absolute() / reference))
+    if beside.exists():
+        return beside.resolve()
+    raise UserError(
+        f"{workdir} needs the {what} that it was trained on, which is not at {place}: move or copy both together, or "
+        f"put the {what} there"
+    )
+
+
+def check_apart(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
+    """Refuses a directory in a folder of images that a task reads: the pictures it writes would be among them.
+
+    Raises:
+      UserError: it is.
+    """
+    place = paths.canonical(workdir)
+    plain_paths = _FOLDERS + (("data.name",) if config.get("task") in _PATH_TASKS else ())
+    for name, value in _flatten(plain(config)).items():
+        for part in _JOINED.split(value) if isinstance(value, str) else ():
+            folder = part.removeprefix(_FOLDER)
+            is_folder = folder and (folder != part or name.endswith(plain_paths))
+            if is_folder and paths.canonical(folder, name=name) in (place, *place.parents):
+                raise UserError(
+                    f"workdir {workdir} lies in the folder of pictures {folder} that {name} reads: what the run writes "
+                    "would be among them; name another --workdir"
+                )
+
+
+def check(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
+    """Refuses a directory that belongs to another config, or lies in a folder of images that the config reads.
+
+    Raises:
+      UserError: naming the fields that differ; nothing is written.
+    """
+    check_apart(config, workdir)
+    place = next((folder for folder in (workdir, *workdir.parents) if folder.exists()), workdir)
+    if place.exists() and not place.is_dir():
+        raise UserError(f"workdir {workdir}: {place} is a file; name a directory")
+    path = workdir / "config.json"
+    if not path.exists():
+        return
+    saved, wanted = _flatten(read_json(path)), _flatten(plain(config))
+    differences = [
+        f"{name} (there {saved.get(name, 'missing')!r}, now {wanted.get(name, 'missing')!r})"
+        for name in sorted(saved.keys() | wanted.keys())
+        if saved.get(name) != wanted.get(name) and not name.startswith(_FREE_FIELDS)
+    ]
+    if differences:
+        raise UserError(
+            f"workdir {workdir} belongs to another config: {', '.join(differences[:6])}"
+            f"{' and more' if len(differences) > 6 else ''}; use another --workdir, or delete it to start anew"
+        )
+
+
+def open_workdir(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
+    """Checks the directory and writes the config into it; process 0 does."""
+    if jax.process_index() == 0:
+        check(config, workdir)
+        try:
+            write_json(workdir / "config.json", plain(config))
+        except OSError as error:
+            raise UserError(f"workdir {workdir} cannot be written: {error.strerror}") from error
+
+
+def is_complete(workdir: pathlib.Path) -> bool:
+    """Returns whether the task in this directory has finished."""
+    return (workdir / "results.json").exists()
+
+
+def write_results(workdir: pathlib.Path, results: Mapping[str, Any]) -> None:
+    """Marks the task as complete, with its results. Must be the last thing a task writes.
+
+    Raises:
+      UserError: the directory has vanished.
+    """
+    if jax.process_index() == 0:
+        if not (workdir / "config.json").exists():
+            raise UserError(f"workdir {workdir} has vanished: it was deleted or moved while this run wrote into it")
+        write_json(workdir / "results.json", results)
+
+
+def read_results(workdir: pathlib.Path) -> dict[str, Any]:
+    """Returns the results of a complete task.
+
+    Raises:
+      UserError: there are none.
+    """
+    if not is_complete(workdir):
+        raise UserError(f"no results in {workdir}: run that task to its end first")
+    return read_json(workdir / "results.json")
+
+
+def read_json(path: pathlib.Path) -> Any:
+    """Returns the content of a JSON file.
+
+    Raises:
+      UserError: the file is damaged.
+    """
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise UserError(f"{path} is damaged ({error}); delete {path.parent} to start anew") from error
+
+
+def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(value, Mapping) or not value:
+        return {prefix.removesuffix("."): value}
+    flat = {}
+    for name, part in value.items():
+        flat |= _flatten(part, f"{prefix}{name}.")
+    return flat

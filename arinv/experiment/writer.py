@@ -1,0 +1,214 @@
+"""Where a run writes what it learns: metrics to JSONL and TensorBoard, pictures to PNG, results to JSON.
+
+Only process 0 writes. Files that are read back later are written whole or not at all.
+"""
+
+import contextlib
+import errno
+import io
+import json
+import os
+import pathlib
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+import tqdm
+from clu import parameter_overview
+from PIL import Image
+
+from arinv.errors import UserError
+
+MADE_ROOM = "what was saved before is whole: make room or fix the disk, and start again"
+
+
+def write_atomically(path: pathlib.Path, content: bytes) -> None:
+    """Writes a file so that a kill at any moment leaves the old one or the new one."""
+    with _replacing(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def write_text(path: pathlib.Path, text: str) -> None:
+    """Writes UTF-8 atomically; names of files that are not UTF-8 keep their bytes."""
+    write_atomically(path, text.encode("utf-8", "surrogateescape"))
+
+
+@contextlib.contextmanager
+def _replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
+    """Gives a name to write to, which becomes `path` when that is done, and is nothing when it failed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: pathlib.Path, value: Any) -> None:
+    """Writes a value as indented JSON with sorted keys, atomically."""
+    write_text(path, json.dumps(value, indent=2, sort_keys=True) + "\n")
+
+
+def write_png(path: pathlib.Path, image_u8: np.ndarray) -> None:
+    """Writes a uint8 [H, W, 3] image as PNG, atomically."""
+    with _replacing(path) as temporary:
+        Image.fromarray(image_u8).save(temporary, format="PNG")
+
+
+class Writer:
+    """Appends the metrics of one run to `metrics.jsonl`, TensorBoard event files and `pictures/`. A context manager.
+
+    A resumed run drops the lines behind the step it resumes from, so that no step is told twice.
+
+    Args:
+      workdir: the run's directory.
+      resumed_step: step of the checkpoint that the run goes on from.
+    """
+
+    def __init__(self, workdir: pathlib.Path, *, resumed_step: int = 0):
+        self._active = jax.process_index() == 0
+        if not self._active:
+            return
+        self._pictures = workdir / "pictures"
+        self._path = workdir / "metrics.jsonl"
+        workdir.mkdir(parents=True, exist_ok=True)
+        kept = [line for line in self._complete_lines() if json.loads(line)["step"] <= resumed_step]
+        write_atomically(self._path, b"".join(line + b"\n" for line in kept))
+        self._file = self._path.open("ab", buffering=0)
+        import tensorboardX  # imports PyTorch where that is installed, which takes seconds
+
+        self._board = tensorboardX.SummaryWriter(
+            str(workdir / "tensorboard"), purge_step=resumed_step + 1, flush_secs=30
+        )
+
+    def _complete_lines(self) -> list[bytes]:
+        if not self._path.exists():
+            return []
+        return self._path.read_bytes().split(b"\n")[:-1]  # a line cut short by a kill has no newline
+
+    def parameters(self, variables: Mapping[str, Mapping[str, Any]]) -> None:
+        """Writes names, shapes and counts of the networks' parameters to parameters.txt."""
+        if not self._active:
+            return
+        tables = [
+            f"{name}\n{parameter_overview.get_parameter_overview(network['params'], include_stats=False)}\n"
+            for name, network in variables.items()
+        ]
+        write_text(self._path.with_name("parameters.txt"), "\n".join(tables))
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """Appends named numbers of one step.
+
+        Raises:
+          UserError: the log cannot be written, or has vanished.
+        """
+        if not self._active:
+            return
+        values = {name: float(value) for name, value in values.items()}
+        try:
+            self._path.stat()
+            line = (json.dumps({"step": step, **values}) + "\n").encode()
+            if self._file.write(line) < len(line):  # as much as fitted; a resumed run drops it
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except FileNotFoundError as error:
+            raise UserError(f"{self._path} has vanished: it was deleted or moved while this run wrote to it") from error
+        except OSError as error:
+            raise UserError(f"{self._path} cannot be written: {error.strerror}; {MADE_ROOM}") from error
+        if not self._board_lives():
+            return
+        for name, value in values.items():
+            self._board.add_scalar(name, value, step)
+
+    def picture(self, step: int, name: str, image_u8: np.ndarray) -> None:
+        """Saves a uint8 [H, W, 3] picture as pictures/NAME_STEP.png and shows it in TensorBoard."""
+        if not self._active:
+            return
+        write_png(self._pictures / f"{name}_{step:07d}.png", image_u8)
+        if self._board_lives():
+            self._board.add_image(name, image_u8, step, dataformats="HWC")
+
+    def _board_lives(self) -> bool:
+        """Returns whether TensorBoard's thread still writes; after a failure, giving it more would block for ever."""
+        writer = getattr(self._board.file_writer, "event_writer", None)
+        worker = getattr(writer, "_worker", None)
+        return worker is None or worker.is_alive()
+
+    def __enter__(self) -> "Writer":
+        return self
+
+    def __exit__(self, kind: Any, *_: Any) -> None:
+        if not self._active:
+            return
+        self._file.close()
+        if self._board_lives():
+            with contextlib.suppress(OSError) if kind else contextlib.nullcontext():
+                self._board.close()
+
+
+def write_arrays(path: pathlib.Path, arrays: Mapping[str, np.ndarray], *, compressed: bool = True) -> None:
+    """Writes named arrays, atomically.
+
+    Args:
+      path: of the file.
+      arrays: none of them of Python objects.
+      compressed: False for what is written often.
+    """
+    buffer = io.BytesIO()
+    (np.savez_compressed if compressed else np.savez)(buffer, **arrays)
+    write_atomically(path, buffer.getvalue())
+
+
+def read_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
+    """Returns the arrays of a file.
+
+    Raises:
+      UserError: a missing or damaged file.
+    """
+    try:
+        content = io.BytesIO(path.read_bytes())  # np.load leaves a damaged file open
+        with np.load(content, allow_pickle=False) as arrays:
+            return dict(arrays)
+    except Exception as error:  # the readers of zip, deflate and of NumPy's headers raise many kinds
+        reason = (str(error).splitlines() or [""])[0][:200]
+        raise UserError(
+            f"{path} cannot be read ({type(error).__name__}: {reason}); delete it to compute it anew"
+        ) from None
+
+
+def progress_bar(items: Iterable | None, title: str, **options) -> tqdm.tqdm:
+    """Returns a bar over `items`, or one to update by hand.
+
+    Args:
+      items: what to iterate over, or None.
+      title: shown before the bar.
+      **options: of tqdm, such as total, initial and unit.
+    """
+    interval = 0.5 if sys.stderr.isatty() else 10.0
+    return tqdm.tqdm(
+        items,
+        desc=title,
+        mininterval=interval,
+        maxinterval=interval,
+        dynamic_ncols=True,
+        disable=jax.process_index() != 0,
+        **options,
+    )
+
+
+def progress_callback(title: str) -> Callable[[int, int], None]:
+    """Returns a function of (done, total) that shows a bar from its first call on."""
+    bar = None
+
+    def show(done: int, total: int) -> None:
+        nonlocal bar
+        if bar is None:
+            bar = progress_bar(None, title, total=total)
+        bar.update(done - bar.n)
+        if done >= total:
+            bar.close()
+
+    return show

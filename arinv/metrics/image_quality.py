@@ -1,0 +1,188 @@
+"""How close a reconstruction comes to its image: MSE, PSNR and SSIM, one number per image.
+
+Images are float [B, H, W, C] in [0, 1]; an image that is not finite gives NaN. Implementations of these metrics differ
+in ways that change the figures, so results files carry the exact variant, from `VARIANTS`.
+"""
+
+import math
+
+import dm_pix
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from arinv.errors import UserError
+from arinv.ops import norms
+from arinv.ops.inputs import as_image_pair, check_images, check_number
+from arinv.types import Array, ArrayLike
+
+MSE_VARIANT = "mse: mean over H, W and RGB in [0, 1], per image"
+PSNR_VARIANT = "psnr: 10 log10(1 / (mse + 1e-8)), RGB in [0, 1], per image"
+SSIM_VARIANT = (
+    "ssim: 11-tap Gaussian sigma 1.5, no padding, k1 0.01, k2 0.03, population moments, "
+    "mean over positions and RGB in [0, 1], per image"
+)
+VARIANTS = {"mse": MSE_VARIANT, "psnr": PSNR_VARIANT, "ssim": SSIM_VARIANT}
+
+_PSNR_FLOOR = 1e-8  # keeps equal images finite, at 80 dB
+_SSIM_WINDOW = 11
+
+
+def mean_squared_error(reconstructions: ArrayLike, images: ArrayLike) -> Array:
+    """Returns the mean squared difference over pixels and channels, for each image.
+
+    Args:
+      reconstructions: [B, H, W, C] in [0, 1].
+      images: [B, H, W, C] in [0, 1].
+
+    Returns:
+      float32 [B] in [0, 1]; lower is better.
+
+    Raises:
+      UserError: different shapes, or images outside [0, 1].
+    """
+    reconstructions, images = as_image_pair(reconstructions, images)
+    return jnp.mean(jnp.square(reconstructions - images), axis=(1, 2, 3))
+
+
+def psnr(reconstructions: ArrayLike, images: ArrayLike) -> Array:
+    """Returns the peak signal-to-noise ratio 10 log10(1 / (mse + 1e-8)), for each image.
+
+    Args:
+      reconstructions: [B, H, W, C] in [0, 1].
+      images: [B, H, W, C] in [0, 1].
+
+    Returns:
+      float32 [B] in decibels, at most 80 (equal images); higher is better.
+
+    Raises:
+      UserError: different shapes, or images outside [0, 1].
+
+    Source: the metric of Rojas-Gomez et al. 2022, section 4.1, with the floor of their code.
+    """
+    return -10.0 * jnp.log10(mean_squared_error(reconstructions, images) + _PSNR_FLOOR)
+
+
+def ssim(reconstructions: ArrayLike, images: ArrayLike) -> Array:
+    """Returns the structural similarity, for each image.
+
+    11-tap Gaussian window of sigma 1.5 without padding, k1 = 0.01, k2 = 0.03, each channel by
+    itself, mean over channels and positions.
+
+    Args:
+      reconstructions: [B, H, W, C] in [0, 1].
+      images: [B, H, W, C] in [0, 1], at least 11 pixels high and wide.
+
+    Returns:
+      float32 [B] in [-1, 1]; higher is better, equal images give 1.
+
+    Raises:
+      UserError: different shapes, images outside [0, 1], or an image smaller than the window.
+
+    Source: Wang et al. 2004, "Image quality assessment: from error visibility to structural
+    similarity".
+    """
+    reconstructions, images = as_image_pair(reconstructions, images)
+    if min(images.shape[1:3]) < _SSIM_WINDOW:
+        raise UserError(
+            f"SSIM needs images of at least {_SSIM_WINDOW} x {_SSIM_WINDOW} pixels, "
+            f"got {images.shape[1]} x {images.shape[2]}; enlarge them or leave SSIM out."
+        )
+    with jax.numpy_dtype_promotion("standard"):  # its window is of integers and, with jax_enable_x64, float64
+        values = dm_pix.ssim(
+            reconstructions,
+            images,
+            max_val=1.0,
+            filter_size=_SSIM_WINDOW,
+            filter_sigma=1.5,
+            k1=0.01,
+            k2=0.03,
+        )
+    return values.astype(jnp.float32)
+
+
+NORMALIZED_ERROR_VARIANT = (
+    "normalized_error: ||reconstruction - image||_2 / mean distance over all pairs of test images, "
+    "RGB in [0, 1], per image"
+)
+
+# Rows of float64 pixels held at once: at most 64 MiB in each of two blocks.
+_BLOCK_VALUES = 2**23
+_BLOCK_ROWS = 1024
+
+
+def euclidean_distance(reconstructions: ArrayLike, images: ArrayLike) -> Array:
+    """Returns the Euclidean distance over pixels and channels, for each image.
+
+    Args:
+      reconstructions: [B, H, W, C] in [0, 1].
+      images: [B, H, W, C] in [0, 1].
+
+    Returns:
+      float32 [B], in units of the pixels; NaN for an image that is not finite.
+
+    Raises:
+      UserError: different shapes, or images outside [0, 1].
+    """
+    reconstructions, images = as_image_pair(reconstructions, images)
+    return norms.norm(reconstructions - images, "l2")
+
+
+def mean_pairwise_distance(images: ArrayLike) -> float:
+    """Returns the mean Euclidean distance over all pairs of images, the paper's N, exactly.
+
+    Computed on the host in float64, block by block, in bounded memory beyond the images themselves;
+    the time grows as the square of their number.
+
+    Args:
+      images: float [N, H, W, C] in [0, 1], at least two: the whole test set.
+
+    Returns:
+      A number in units of the pixels.
+
+    Raises:
+      UserError: fewer than two images, or values outside [0, 1].
+    """
+    rows = np.asarray(check_images(images))
+    rows = rows.reshape(len(rows), math.prod(rows.shape[1:]))
+    rows = rows if rows.dtype in (np.float32, np.float64) else rows.astype(np.float32)
+    count = len(rows)
+    if count < 2:
+        raise UserError(f"a mean distance between images needs at least two images, got {count}.")
+    block = max(1, min(_BLOCK_ROWS, _BLOCK_VALUES // rows.shape[1]))
+    total = 0.0
+    centre = rows[:1].astype(np.float64)  # of images that are nearly equal, only the differences keep their digits
+    for start in range(0, count, block):
+        left = rows[start : start + block] - centre
+        total += _sum_of_distances(left, left) / 2  # each pair of the block appears twice
+        for other in range(start + block, count, block):
+            total += _sum_of_distances(left, rows[other : other + block] - centre)
+    return float(total / (count * (count - 1) / 2))
+
+
+def normalized_error(distances: ArrayLike, mean_pairwise: float) -> np.ndarray:
+    """Returns the reconstruction error of each image, relative to the distance between images.
+
+    Args:
+      distances: [N], from `euclidean_distance`.
+      mean_pairwise: from `mean_pairwise_distance` of the test images, above 0.
+
+    Returns:
+      float64 [N]; lower is better, and 1 is no better than another image of the set.
+
+    Raises:
+      UserError: a mean distance that is not above 0 (all images equal).
+    """
+    if not check_number(mean_pairwise, "the mean distance between images") > 0:
+        raise UserError(
+            f"the mean distance between images must be above 0, got {mean_pairwise}; are all images of the set equal?"
+        )
+    return np.asarray(distances, np.float64) / mean_pairwise
+
+
+def _sum_of_distances(left: np.ndarray, right: np.ndarray) -> float:
+    left_squares, right_squares = (np.einsum("ij,ij->i", rows, rows) for rows in (left, right))
+    squared_distances = left_squares[:, None] + right_squares[None, :] - 2.0 * (left @ right.T)
+    if left is right:
+        np.fill_diagonal(squared_distances, 0.0)  # rounding could leave it above zero
+    return float(np.sum(np.sqrt(np.maximum(squared_distances, 0.0))))

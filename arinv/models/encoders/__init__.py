@@ -1,0 +1,1 @@
+"""Encoders: images in [0, 1] to logits and named features."""

@@ -1,0 +1,177 @@
+"""AlexNet, single tower, as in torchvision, and a smaller network of the same shape for 32 to 64 px.
+
+Images NHWC in [0, 1] -> (logits, named features). A feature is the last thing its layer does: "conv1",
+"conv2" and "conv5" are taken after ReLU and max-pooling, the others after ReLU; AlexNet's "relu1", "relu2" and
+"relu5" are those three before the pooling.
+
+Source: Krizhevsky 2014 (one weird trick); Rojas-Gomez et al. 2022, section A3.1.
+"""
+
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from arinv.models.layers import FeatureSpec, Normalization, Stage, check_sides, normalize
+from arinv.ops import conv as conv_ops
+from arinv.ops import pooling
+from arinv.types import Array
+
+# Sides in pixels that the pools leave something of: all of AlexNet's, those but the last, and the small network's.
+_SMALLEST_SIDE, _SMALLEST_WITHOUT_CONV5, _SMALLEST_SMALL = 63, 31, 8
+
+# He initialisation: without batch normalisation the signal of a narrower one dies on the way up.
+_he_normal = nn.initializers.variance_scaling(2.0, "fan_in", "truncated_normal")
+
+
+def convolution(features: int, size: int, *, strides: int = 1, padding: int, dtype, name: str) -> nn.Conv:
+    """Returns one of AlexNet's convolutions, square and with bias."""
+    return nn.Conv(
+        features,
+        (size, size),
+        strides=strides,
+        padding=padding,
+        kernel_init=_he_normal,
+        dtype=dtype,
+        conv_general_dilated=conv_ops.conv_general_dilated,
+        name=name,
+    )
+
+
+def _classify(x: Array, features: dict, widths: tuple[int, int], num_classes: int, dropout: float, dtype, train: bool):
+    """Adds fc6, fc7 and fc8 behind x [B, h, w, c]. Must be called inside a compact method."""
+    dense = functools.partial(nn.Dense, kernel_init=_he_normal, dtype=dtype)
+    x = x.reshape(x.shape[0], -1)
+    for name, width in zip(("fc6", "fc7"), widths, strict=True):
+        x = nn.Dropout(dropout, deterministic=not train)(x)
+        x = features[name] = nn.relu(dense(width, name=name)(x))
+    # Small weights: logits near 0 at the start, whatever the width.
+    logits = nn.Dense(num_classes, kernel_init=nn.initializers.normal(0.01), dtype=dtype, name="fc8")(x)
+    features["fc8"] = logits = logits.astype(jnp.float32)
+    return logits, features
+
+
+class AlexNet(nn.Module):
+    """AlexNet with 61,100,840 parameters at 224 px and 1,000 classes.
+
+    Attributes:
+      num_classes: length of the logits; 0 leaves out all that is behind conv5, which images of 31 to 62 px lack.
+      normalization: of the pixels, see `normalization.mean_std`.
+      dropout: rate before fc6 and fc7, in training.
+      dense_width: length of fc6 and fc7.
+      head_side: side that conv5 is averaged (or repeated) to before fc6, so that weights fit every image size;
+        1 saves 36 million parameters where images are small.
+      dtype: of the computation; parameters and logits stay float32.
+    """
+
+    num_classes: int = 1000
+    normalization: Normalization = "imagenet"
+    dropout: float = 0.5
+    dense_width: int = 4096
+    head_side: int = 6
+    dtype: jax.typing.DTypeLike = jnp.float32
+
+    image_size = 224  # what it was made for; any multiple of 32 from 64 up works
+
+    @nn.compact
+    def __call__(self, images: Array, *, train: bool = False) -> tuple[Array, dict[str, Array]]:
+        """Returns logits [B, K] and the features conv1..conv5, fc6..fc8 of images [B, H, W, 3] in [0, 1].
+
+        Raises:
+          UserError: images too small for it.
+        """
+        conv = functools.partial(convolution, dtype=self.dtype)
+        features = {}
+        smallest = _SMALLEST_SIDE if self.num_classes else _SMALLEST_WITHOUT_CONV5
+        check_sides(images, smallest, "AlexNet")
+        x = normalize(images, self.normalization, self.dtype)
+        x = features["relu1"] = nn.relu(conv(64, 11, strides=4, padding=2, name="conv1")(x))
+        x = features["conv1"] = pooling.max_pool(x, 3, 2)
+        x = features["relu2"] = nn.relu(conv(192, 5, padding=2, name="conv2")(x))
+        x = features["conv2"] = pooling.max_pool(x, 3, 2)
+        x = features["conv3"] = nn.relu(conv(384, 3, padding=1, name="conv3")(x))
+        x = features["conv4"] = nn.relu(conv(256, 3, padding=1, name="conv4")(x))
+        x = features["relu5"] = nn.relu(conv(256, 3, padding=1, name="conv5")(x))
+        if self.num_classes or min(x.shape[1:3]) >= 3:
+            x = features["conv5"] = pooling.max_pool(x, 3, 2)
+        if not self.num_classes:
+            return jnp.zeros((x.shape[0], 0), jnp.float32), features
+        x, width = pooling.adaptive_avg_pool(x, self.head_side), self.dense_width
+        return _classify(x, features, (width, width), self.num_classes, self.dropout, self.dtype, train)
+
+    def feature_specs(self) -> dict[str, FeatureSpec]:
+        """Returns the place of every named feature (the stem skips 1/1 and 1/2: half its width there)."""
+        stem = (Stage(1, 32), Stage(2, 64), Stage(4, 64))
+        middle = (*stem, Stage(8, 192))
+        conv5 = (*middle, Stage(16, 256), Stage(32, 256))
+        specs = {
+            "relu1": FeatureSpec(stem, offset=1),
+            "conv1": FeatureSpec((*stem, Stage(8, 64)), offset=1),
+            "relu2": FeatureSpec(middle, offset=1),
+            "conv2": FeatureSpec((*middle, Stage(16, 192)), offset=1),
+            "conv3": FeatureSpec((*middle, Stage(16, 384)), offset=1),
+            "conv4": FeatureSpec((*middle, Stage(16, 256)), offset=1),
+            "relu5": FeatureSpec((*middle, Stage(16, 256)), offset=1),
+            "conv5": FeatureSpec(conv5, offset=1),
+        }
+        vector = FeatureSpec(conv5, offset=1, is_vector=True)
+        return specs | dict.fromkeys(("fc6", "fc7", "fc8"), vector)
+
+
+class AlexNetSmall(nn.Module):
+    """AlexNet's shape for small images: five convolutions, three 2x2 pools, three dense layers.
+
+    Attributes:
+      num_classes: length of the logits; 0 leaves out the dense layers, which fit one image size only.
+      width: channels of conv1; conv2..conv5 have 3, 6, 4 and 4 times as many, fc6 and fc7 16 times.
+      normalization: of the pixels, see `normalization.mean_std`.
+      dropout: rate before fc6 and fc7, in training.
+      dtype: of the computation; parameters and logits stay float32.
+    """
+
+    num_classes: int = 10
+    width: int = 32
+    normalization: Normalization = "cifar10"
+    dropout: float = 0.0
+    dtype: jax.typing.DTypeLike = jnp.float32
+
+    image_size = 32  # any multiple of 8 works
+
+    @nn.compact
+    def __call__(self, images: Array, *, train: bool = False) -> tuple[Array, dict[str, Array]]:
+        """Returns logits [B, K] and the features conv1..conv5, fc6..fc8 of images [B, H, W, 3] in [0, 1].
+
+        Raises:
+          UserError: images too small for it.
+        """
+        conv = functools.partial(convolution, dtype=self.dtype)
+        w = self.width
+        features = {}
+        check_sides(images, _SMALLEST_SMALL, "AlexNetSmall")
+        x = normalize(images, self.normalization, self.dtype)
+        x = nn.relu(conv(w, 5, padding=2, name="conv1")(x))
+        x = features["conv1"] = pooling.max_pool(x, 2, 2)
+        x = nn.relu(conv(3 * w, 5, padding=2, name="conv2")(x))
+        x = features["conv2"] = pooling.max_pool(x, 2, 2)
+        x = features["conv3"] = nn.relu(conv(6 * w, 3, padding=1, name="conv3")(x))
+        x = features["conv4"] = nn.relu(conv(4 * w, 3, padding=1, name="conv4")(x))
+        x = nn.relu(conv(4 * w, 3, padding=1, name="conv5")(x))
+        x = features["conv5"] = pooling.max_pool(x, 2, 2)
+        if not self.num_classes:
+            return jnp.zeros((x.shape[0], 0), jnp.float32), features
+        return _classify(x, features, (16 * w, 16 * w), self.num_classes, self.dropout, self.dtype, train)
+
+    def feature_specs(self) -> dict[str, FeatureSpec]:
+        """Returns the place of every named feature."""
+        w = self.width
+        full, half = Stage(1, w), Stage(2, 3 * w)
+        conv5 = (full, half, Stage(4, 4 * w), Stage(8, 4 * w))
+        specs = {
+            "conv1": FeatureSpec((full, Stage(2, w))),
+            "conv2": FeatureSpec((full, half, Stage(4, 3 * w))),
+            "conv3": FeatureSpec((full, half, Stage(4, 6 * w))),
+            "conv4": FeatureSpec((full, half, Stage(4, 4 * w))),
+            "conv5": FeatureSpec(conv5),
+        }
+        return specs | dict.fromkeys(("fc6", "fc7", "fc8"), FeatureSpec(conv5, is_vector=True))

@@ -1,0 +1,106 @@
+"""CaffeNet: AlexNet in two groups with local response normalisation, as Dosovitskiy & Brox invert it.
+
+Images NHWC in [0, 1] -> (logits, named features). A feature is the last thing its layer does: "conv1" and
+"conv2" are taken after pooling and normalisation, "conv5" after pooling, the others after ReLU.
+
+Source: Krizhevsky et al. 2012; the Caffe reference network; Dosovitskiy & Brox 2016, Table 1.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from arinv.models.layers import FeatureSpec, Normalization, Stage, check_sides, normalize
+from arinv.ops import conv as conv_ops
+from arinv.ops import pooling
+from arinv.ops.pooling import local_response_normalization
+from arinv.types import Array
+
+_SMALLEST_SIDE = 39  # in pixels: the pools leave something of it
+
+
+class CaffeNet(nn.Module):
+    """CaffeNet with 60,965,224 parameters at 224 or 227 px and 1,000 classes.
+
+    Attributes:
+      num_classes: length of the logits; 0 leaves out the dense layers, which fit one image size only.
+      normalization: of the pixels, see `normalization.mean_std`.
+      dropout: rate behind fc6 and fc7, in training.
+      dense_width: length of fc6 and fc7.
+      dtype: of the computation; parameters and logits stay float32.
+    """
+
+    num_classes: int = 1000
+    normalization: Normalization = "imagenet"
+    dropout: float = 0.5
+    dense_width: int = 4096
+    dtype: jax.typing.DTypeLike = jnp.float32
+
+    # Published with 227 px. Its pools round up, so 224 px give features of the same size, and a mirror
+    # generator returns exactly those; any multiple of 32 from 64 up works.
+    image_size = 224
+
+    @nn.compact
+    def __call__(self, images: Array, *, train: bool = False) -> tuple[Array, dict[str, Array]]:
+        """Returns logits [B, K] and the features conv1..conv5, fc6..fc8 of images [B, H, W, 3] in [0, 1].
+
+        Raises:
+          UserError: images too small for it.
+        """
+        features = {}
+        check_sides(images, _SMALLEST_SIDE, "CaffeNet")
+        x = normalize(images, self.normalization, self.dtype)
+        x = self._convolve(x, 96, 11, stride=4, padding=0, name="conv1")
+        x = features["conv1"] = local_response_normalization(_pool(x))
+        x = self._convolve(x, 256, 5, padding=2, groups=2, name="conv2")
+        x = features["conv2"] = local_response_normalization(_pool(x))
+        x = features["conv3"] = self._convolve(x, 384, 3, padding=1, name="conv3")
+        x = features["conv4"] = self._convolve(x, 384, 3, padding=1, groups=2, name="conv4")
+        x = features["conv5"] = _pool(self._convolve(x, 256, 3, padding=1, groups=2, name="conv5"))
+        if not self.num_classes:
+            return jnp.zeros((x.shape[0], 0), jnp.float32), features
+        x = x.reshape(x.shape[0], -1)
+        for name in ("fc6", "fc7"):
+            x = nn.Dense(self.dense_width, kernel_init=nn.initializers.he_normal(), dtype=self.dtype, name=name)(x)
+            x = features[name] = nn.relu(x)
+            x = nn.Dropout(self.dropout, deterministic=not train)(x)
+        small = nn.initializers.normal(0.01)
+        logits = nn.Dense(self.num_classes, kernel_init=small, dtype=self.dtype, name="fc8")(x)
+        features["fc8"] = logits = logits.astype(jnp.float32)
+        return logits, features
+
+    def _convolve(self, x: Array, width: int, size: int, *, padding: int, name: str, stride=1, groups=1) -> Array:
+        conv = nn.Conv(
+            width,
+            (size, size),
+            strides=stride,
+            padding=padding,
+            feature_group_count=groups,
+            kernel_init=nn.initializers.he_normal(),
+            dtype=self.dtype,
+            conv_general_dilated=conv_ops.conv_general_dilated,
+            name=name,
+        )
+        return nn.relu(conv(x))
+
+    def feature_specs(self) -> dict[str, FeatureSpec]:
+        """Returns the place of every named feature (the stem skips 1/1 and 1/2: half its width there)."""
+        stem = (Stage(1, 48), Stage(2, 96), Stage(4, 96))
+        middle = (*stem, Stage(8, 256))
+        conv5 = (*middle, Stage(16, 256), Stage(32, 256))
+        specs = {
+            "conv1": FeatureSpec((*stem, Stage(8, 96)), offset=1),
+            "conv2": FeatureSpec((*middle, Stage(16, 256)), offset=1),
+            "conv3": FeatureSpec((*middle, Stage(16, 384)), offset=1),
+            "conv4": FeatureSpec((*middle, Stage(16, 384)), offset=1),
+            "conv5": FeatureSpec(conv5, offset=1),
+        }
+        vector = FeatureSpec(conv5, offset=1, is_vector=True)
+        return specs | dict.fromkeys(("fc6", "fc7", "fc8"), vector)
+
+
+def _pool(x: Array) -> Array:
+    """Returns 3x3 maxima at stride 2, the last window cut off by the border where it must be, as in Caffe."""
+    missing = [(3 - size) % 2 for size in x.shape[1:3]]  # behind a ReLU zeros never win over an entry
+    x = jnp.pad(x, ((0, 0), (0, missing[0]), (0, missing[1]), (0, 0)))
+    return pooling.max_pool(x, 3, 2)

@@ -1,0 +1,121 @@
+"""VGG-16 and VGG-19, plain as in torchvision or with batch normalisation as in Adv-BNN.
+
+Images NHWC in [0, 1] -> (logits, {"conv1_1": ..., "conv5_1": ...}), each feature after its ReLU and before the
+pooling that closes its stage, then "fc6" and "fc7" after their ReLU and "fc8", the logits, where there are such.
+
+Source: Simonyan & Zisserman 2015, Table 1 (D and E); Liu et al. 2019 (Adv-BNN) for the network with batch
+normalisation, an average pool and one dense layer that Rojas-Gomez et al. 2022, section 4.1, invert.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from arinv.errors import UserError
+from arinv.models.layers import BatchNorm, FeatureSpec, Normalization, Stage, check_sides, normalize
+from arinv.ops import conv as conv_ops
+from arinv.ops import pooling
+from arinv.types import Array
+
+_WIDTHS = (64, 128, 256, 512, 512)
+_HEADS = ("dense", "pooled")
+_SMALLEST_SIDE = 32  # in pixels: the pools leave something of it
+
+
+class VGG(nn.Module):
+    """VGG; with the defaults VGG-16 with 138,357,544 parameters for 1,000 classes.
+
+    Attributes:
+      num_classes: length of the logits; 0 leaves out the head.
+      depths: 3x3 convolutions in each of the five stages.
+      batch_norm: normalise after every convolution, which keeps its bias.
+      head: "dense" (the last stage averaged to 7x7, then fc6, fc7 and fc8) or "pooled" (its mean over all
+        positions, then one dense layer).
+      width: channels of the first stage; the others have 2, 4, 8 and 8 times as many.
+      dense_width: length of fc6 and fc7.
+      normalization: of the pixels, see `normalization.mean_std`.
+      dropout: rate behind fc6 and fc7, in training.
+      dtype: of the computation; parameters, statistics and logits stay float32.
+    """
+
+    num_classes: int = 1000
+    depths: tuple[int, ...] = (2, 2, 3, 3, 3)
+    batch_norm: bool = False
+    head: str = "dense"
+    width: int = 64
+    dense_width: int = 4096
+    normalization: Normalization = "imagenet"
+    dropout: float = 0.5
+    dtype: jax.typing.DTypeLike = jnp.float32
+
+    image_size = 224  # any multiple of 32 works
+
+    @nn.compact
+    def __call__(self, images: Array, *, train: bool = False) -> tuple[Array, dict[str, Array]]:
+        """Returns logits [B, K] and the features of images [B, H, W, 3] in [0, 1].
+
+        Raises:
+          UserError: a head that is neither "dense" nor "pooled", or images too small for it.
+        """
+        if self.head not in _HEADS:
+            raise UserError(f"unknown head {self.head!r} of a VGG; known: {', '.join(_HEADS)}")
+        features = {}
+        check_sides(images, _SMALLEST_SIDE, "a VGG")
+        x = normalize(images, self.normalization, self.dtype)
+        for stage, (width, depth) in enumerate(zip(self._widths(), self.depths, strict=True), start=1):
+            for i in range(1, depth + 1):
+                x = features[f"conv{stage}_{i}"] = self._convolve(x, width, f"{stage}_{i}", train)
+            x = pooling.max_pool(x, 2, 2)
+        if not self.num_classes:
+            return jnp.zeros((x.shape[0], 0), jnp.float32), features
+        logits = self._classify(x, features, train).astype(jnp.float32)
+        if self.head == "dense":
+            features["fc8"] = logits
+        return logits, features
+
+    def _widths(self) -> tuple[int, ...]:
+        return tuple(self.width * width // _WIDTHS[0] for width in _WIDTHS)
+
+    def _convolve(self, x: Array, width: int, name: str, train: bool) -> Array:
+        x = nn.Conv(
+            width,
+            (3, 3),
+            padding=1,
+            kernel_init=nn.initializers.variance_scaling(2.0, "fan_out", "normal"),
+            dtype=self.dtype,
+            conv_general_dilated=conv_ops.conv_general_dilated,
+            name=f"conv{name}",
+        )(x)
+        if self.batch_norm:
+            norm = BatchNorm(
+                use_running_average=not train, momentum=0.9, epsilon=1e-5, dtype=self.dtype, name=f"bn{name}"
+            )
+            x = norm(x)
+        return nn.relu(x)
+
+    def _classify(self, x: Array, features: dict[str, Array], train: bool) -> Array:
+        """Returns the logits, and adds fc6 and fc7 to the features."""
+        small = nn.initializers.normal(0.01)
+        if self.head == "pooled":
+            x = jnp.mean(x.astype(jnp.float32), axis=(1, 2)).astype(self.dtype)
+            return nn.Dense(self.num_classes, kernel_init=small, dtype=self.dtype, name="fc")(x)
+        x = pooling.adaptive_avg_pool(x, 7)
+        x = x.reshape(x.shape[0], -1)
+        for name in ("fc6", "fc7"):
+            x = nn.Dense(self.dense_width, kernel_init=nn.initializers.he_normal(), dtype=self.dtype, name=name)(x)
+            x = features[name] = nn.relu(x)
+            x = nn.Dropout(self.dropout, deterministic=not train)(x)
+        return nn.Dense(self.num_classes, kernel_init=small, dtype=self.dtype, name="fc8")(x)
+
+    def feature_specs(self) -> dict[str, FeatureSpec]:
+        """Returns the place of every named feature."""
+        stages = tuple(Stage(2**i, width) for i, width in enumerate(self._widths()))
+        specs = {
+            f"conv{stage}_{i}": FeatureSpec(stages[:stage])
+            for stage, depth in enumerate(self.depths, start=1)
+            for i in range(1, depth + 1)
+        }
+        if self.head == "dense":
+            pooled = FeatureSpec((*stages, Stage(32, stages[-1].width)), is_vector=True)
+            specs |= dict.fromkeys(("fc6", "fc7", "fc8"), pooled)
+        return specs

@@ -1,0 +1,1 @@
+"""Mirror generators, the discriminator, and the wavelet networks of the denoiser."""

@@ -1,0 +1,88 @@
+"""The discriminator of the inverter: is this image the one that has these features?
+
+Source: Rojas-Gomez et al. 2022, Table A5, and the released code where the table's sizes are impossible
+(7x7 stem, no padding after it, ReLU, dropout); after Dosovitskiy & Brox 2016b (DeePSiM), Table 1.
+"""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from arinv.models.layers import Conv, Dense, torch_uniform
+from arinv.types import Array, Variables
+
+
+def stem_stride(image_size: int) -> int:
+    """Returns the stride of the first convolution: 4 at 224 px, less for images that it would use up."""
+    return min(4, max(1, image_size // 56))
+
+
+class Discriminator(nn.Module):
+    """Five convolutions over the image, two dense layers over the features, two over both.
+
+    11,372,353 parameters with AlexNet's conv5 at 224 px.
+
+    Attributes:
+      stem_stride: of the first convolution.
+      dropout: rate before the last two layers, in training.
+      negative_slope: of the rectifier; 0 is ReLU.
+      spectral_norm: normalise every kernel by its largest singular value.
+      dtype: of the computation; parameters and logits stay float32.
+    """
+
+    stem_stride: int = 4
+    dropout: float = 0.5
+    negative_slope: float = 0.0
+    spectral_norm: bool = True
+    dtype: jax.typing.DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, images: Array, features: Array, *, train: bool = False) -> Array:
+        """Returns logits [B] (positive: real) of images [B, H, W, 3] in [0, 1] with target features."""
+        options = {"use_bias": True, "spectral_norm": self.spectral_norm, "dtype": self.dtype}
+
+        def rectify(x):
+            return nn.leaky_relu(x, self.negative_slope)
+
+        x = images.astype(self.dtype)
+        stem = (32, 7, self.stem_stride, 1)
+        for i, (width, size, stride, padding) in enumerate(
+            (stem, (64, 5, 1, 0), (128, 3, 2, 0), (256, 3, 1, 0), (256, 3, 2, 0))
+        ):
+            conv = Conv(width, size, stride, padding, name=f"conv{i}", **options)
+            x = rectify(conv(x, train=train))
+        x = jnp.mean(x.astype(jnp.float32), axis=(1, 2)).astype(self.dtype)
+
+        y = features.reshape(features.shape[0], -1).astype(self.dtype)
+        for i, width in enumerate((1024, 512)):
+            y = rectify(Dense(width, kernel_init=torch_uniform, name=f"features{i}", **options)(y, train=train))
+
+        z = jnp.concatenate([x, y], axis=-1)
+        z = nn.Dropout(self.dropout, deterministic=not train)(z)
+        z = rectify(Dense(512, name="joint0", **options)(z, train=train))
+        z = nn.Dropout(self.dropout, deterministic=not train)(z)
+        return Dense(1, name="joint1", **options)(z, train=train).astype(jnp.float32)[:, 0]
+
+
+def fold_spectral_norm(module: nn.Module, variables: Variables) -> tuple[nn.Module, Variables]:
+    """Returns a network without spectral normalisation, and weights with which it computes the same in evaluation.
+
+    Args:
+      module: with an attribute spectral_norm, such as a generator or a discriminator.
+      variables: its weights.
+
+    Returns:
+      The network and its weights; both as they came where there is no spectral normalisation.
+    """
+    if not module.spectral_norm:
+        return module, variables
+    params: dict[str, Any] = dict(variables["params"])
+    for name, state in variables["spectral"].items():
+        kernel, u, v = (np.asarray(x) for x in (params[name]["kernel"], state["vectors"]["u"], state["vectors"]["v"]))
+        sigma = v @ kernel.reshape(-1, kernel.shape[-1]) @ u
+        params[name] = {**params[name], "kernel": kernel / sigma}
+    rest = {name: value for name, value in variables.items() if name != "spectral"}
+    return module.clone(spectral_norm=False), {**rest, "params": params}

@@ -1,0 +1,191 @@
+"""Opens PyTorch's checkpoint files, .pt, .pth and .safetensors, without PyTorch and without running what is in them.
+
+Three formats, told apart by their first bytes, whatever the file is called: a zip archive with a pickle and one raw
+file for each storage (PyTorch since 1.6), the older row of pickles with the storages behind them, and safetensors.
+The pickles are read by pickle.py, which calls nothing. Numbers are read when they are asked for, in PyTorch's
+layout (OIHW), any float type.
+
+Source: torch.serialization; the safetensors format.
+"""
+
+import contextlib
+import io
+import math
+import pathlib
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, BinaryIO
+
+import jax.numpy as jnp
+import numpy as np
+import safetensors
+
+from arinv.errors import UserError
+from arinv.models.pytorch import pickles as torch_pickle
+from arinv.models.pytorch.pickles import Storage, Tensor
+
+_ZIP, _PICKLE = b"PK\x03\x04", b"\x80"
+_LEGACY_MAGIC, _LEGACY_PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
+_LARGEST_HEADER = 100_000_000  # bytes, of safetensors
+_LARGEST_PICKLE = 1 << 28  # bytes; the names and shapes of a million weights take less
+_FORMATS = "a .pt or .pth file of torch.save, or .safetensors"
+
+
+class TorchFile:
+    """An open checkpoint.
+
+    Attributes:
+      path: of the file.
+      content: what was saved: numbers, text, dict, list, tuple, and Tensor for each tensor.
+      metadata: text that a .safetensors file carries.
+    """
+
+    def __init__(
+        self, path: pathlib.Path, content: Any, read: Callable[[Tensor], np.ndarray], metadata: Mapping[str, str]
+    ):
+        self.path, self.content, self.metadata = path, content, metadata
+        self._read = read
+
+    def array(self, tensor: Tensor) -> np.ndarray:
+        """Returns the numbers of one of its tensors, contiguous, in their own type.
+
+        Raises:
+          UserError: the file is damaged there.
+        """
+        with _one_line(self.path):
+            return self._read(tensor)
+
+
+@contextlib.contextmanager
+def open_torch(path: str | pathlib.Path) -> Iterator[TorchFile]:
+    """Opens a checkpoint of any of the formats.
+
+    Args:
+      path: of the file.
+
+    Returns:
+      A context manager that gives a TorchFile.
+
+    Raises:
+      UserError: no such file, another format, a damaged file, or one that could run a program when PyTorch loads it.
+    """
+    path = pathlib.Path(path).expanduser()
+    with contextlib.ExitStack() as stack:
+        with _one_line(path):
+            stream = stack.enter_context(path.open("rb"))
+            start = stream.read(512)
+            stream.seek(0)
+            if start.startswith(_ZIP):
+                file = _open_zip(path, stack.enter_context(zipfile.ZipFile(stream)))
+            elif _is_safetensors(start):  # before pickles: the length of its header may begin with their first byte
+                file = _open_safetensors(path, stack.enter_context(safetensors.safe_open(path, framework="np")))
+            elif start.startswith(_PICKLE):
+                file = _open_legacy(path, stream)
+            elif start[257:262] == b"ustar" or start.startswith(b"storages\0"):
+                raise UserError(f"{path} has the tar format of PyTorch before 0.2; load and save it with a newer one")
+            else:
+                raise UserError(f"{path} is no PyTorch checkpoint: expected {_FORMATS}")
+        yield file
+
+
+@contextlib.contextmanager
+def _one_line(path: pathlib.Path) -> Iterator[None]:
+    """Turns whatever can go wrong with a file into one line."""
+    try:
+        yield
+    except UserError:
+        raise
+    except FileNotFoundError:
+        raise UserError(f"no file {path}: expected {_FORMATS}") from None
+    except IsADirectoryError:
+        raise UserError(f"{path} is a directory; name {_FORMATS}") from None
+    except Exception as error:  # the readers of zip, deflate and safetensors raise many kinds
+        reason = (str(error).splitlines() or [""])[0][:100]
+        raise UserError(
+            f"{path} cannot be read, it may be cut short or damaged ({type(error).__name__}: {reason}); "
+            f"expected {_FORMATS}"
+        ) from error
+
+
+def _is_safetensors(start: bytes) -> bool:
+    """Returns whether a file begins with the length of a header and a header in JSON."""
+    return start[8:9] == b"{" and int.from_bytes(start[:8], "little") <= _LARGEST_HEADER
+
+
+def _dtype(storage: Storage) -> np.dtype:
+    return np.dtype(jnp.bfloat16 if storage.dtype == "bfloat16" else storage.dtype)
+
+
+def _check_size(storage: Storage, num_bytes: int) -> None:
+    if num_bytes != storage.size * _dtype(storage).itemsize:
+        raise ValueError(f"storage {storage.key} has {num_bytes} bytes, not {storage.size} numbers {storage.dtype}")
+
+
+def _view(raw: bytes, tensor: Tensor, *, big_endian: bool) -> np.ndarray:
+    """Returns a tensor as an array of its own, from the bytes of its storage."""
+    _check_size(tensor.storage, len(raw))
+    dtype = _dtype(tensor.storage)
+    numbers = np.frombuffer(raw, dtype)
+    if big_endian:
+        numbers = numbers.byteswap()
+    strides = [stride * dtype.itemsize for stride in tensor.strides]
+    # That no stride leads out of the storage was checked when the record was made.
+    return np.lib.stride_tricks.as_strided(numbers[tensor.offset :], tensor.shape, strides, writeable=False).copy()
+
+
+def _open_zip(path: pathlib.Path, archive: zipfile.ZipFile) -> TorchFile:
+    sizes = {info.filename: info.file_size for info in archive.infolist()}
+    pickles = [name for name in sizes if name == "data.pkl" or name.endswith("/data.pkl")]
+    if len(pickles) != 1:
+        raise UserError(f"{path} is a zip file but no PyTorch checkpoint: it holds {len(pickles)} data.pkl")
+    root = pickles[0].removesuffix("data.pkl")
+    if f"{root}constants.pkl" in sizes:
+        raise UserError(f"{path} is a TorchScript program; save its weights, torch.save(model.state_dict(), PATH)")
+    if sizes[pickles[0]] > _LARGEST_PICKLE:
+        raise UserError(
+            f"{path} holds a pickle of {sizes[pickles[0]]} bytes; a checkpoint's has {_LARGEST_PICKLE} at most"
+        )
+    big_endian = sizes.get(f"{root}byteorder", 99) < 9 and archive.read(f"{root}byteorder").strip() == b"big"
+    content = torch_pickle.load(io.BytesIO(archive.read(pickles[0])), str(path))
+
+    def read(tensor: Tensor) -> np.ndarray:
+        name = f"{root}data/{tensor.storage.key}"
+        _check_size(tensor.storage, sizes[name])  # before anything is unpacked
+        return _view(archive.read(name), tensor, big_endian=big_endian)
+
+    return TorchFile(path, content, read, {})
+
+
+def _open_legacy(path: pathlib.Path, stream: BinaryIO) -> TorchFile:
+    storages: dict[str, Storage] = {}
+    for expected in (_LEGACY_MAGIC, _LEGACY_PROTOCOL):
+        if torch_pickle.load(stream, str(path)) != expected:
+            raise UserError(f"{path} is a pickle but no PyTorch checkpoint: expected {_FORMATS}")
+    torch_pickle.load(stream, str(path))  # the writer's machine; its numbers are little-endian on any
+    content = torch_pickle.load(stream, str(path), storages=storages)
+    keys = torch_pickle.load(stream, str(path))
+    places, position = {}, stream.tell()
+    for key in keys:
+        places[key] = position + 8  # in front of each storage stands its length
+        position += 8 + storages[key].size * _dtype(storages[key]).itemsize
+    if position > stream.seek(0, io.SEEK_END):
+        raise EOFError("storages are missing at its end")
+
+    def read(tensor: Tensor) -> np.ndarray:
+        key = tensor.storage.key
+        stream.seek(places[key] - 8)
+        size = int.from_bytes(stream.read(8), "little")
+        if size != storages[key].size:
+            raise ValueError(f"storage {key} has {size} numbers, not {storages[key].size}")
+        return _view(stream.read(size * _dtype(storages[key]).itemsize), tensor, big_endian=False)
+
+    return TorchFile(path, content, read, {})
+
+
+def _open_safetensors(path: pathlib.Path, file: Any) -> TorchFile:
+    content = {}
+    for name in file.keys():  # noqa: SIM118  it is no dictionary
+        part = file.get_slice(name)
+        shape = tuple(part.get_shape())
+        content[name] = Tensor(Storage(part.get_dtype(), name, math.prod(shape)), 0, shape, ())
+    return TorchFile(path, content, lambda tensor: file.get_tensor(tensor.storage.key), file.metadata() or {})

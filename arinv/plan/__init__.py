@@ -1,0 +1,1 @@
+"""Plans: memory, operations, exchanges and time of a training, without running it."""

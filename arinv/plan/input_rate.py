@@ -1,0 +1,134 @@
+"""How many images a second a host prepares for a training: decoding, windows, resizing and batches, measured here.
+
+No data set is opened: files of a size that is typical of it are made up and read by the code that training runs.
+"""
+
+import io
+import os
+import time
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from ml_collections import ConfigDict
+from PIL import Image
+
+from arinv import data
+from arinv.data import image_files
+from arinv.data.batches import MAX_BYTES_IN_MEMORY
+
+_SMALL = {"tfds:cifar10": 32, "tfds:cifar100": 32, "tfds:svhn_cropped": 32, "tfds:stl10": 96}  # px, PNG
+_TYPICAL = (375, 500)  # height and width of photographs such as ImageNet's, JPEG
+_EXAMPLES, _BATCH = 256, 32
+_SECONDS = 1.0
+
+
+class InputRate(NamedTuple):
+    """What the input of a training delivers.
+
+    Attributes:
+      path: "memory" where images are decoded once, "stream" where they are decoded whenever they are taken.
+      stored: what was read for the measurement.
+      per_core: images a second of one processor core, Grain's own work included.
+      per_process: images a second of one process: `num_workers` cores, or without workers the threads of this host.
+      workers: processes that decode; 0: threads.
+      cores: of the host that this was measured on.
+    """
+
+    path: str
+    stored: str
+    per_core: float
+    per_process: float
+    workers: int
+    cores: int
+
+
+def measure(config: ConfigDict, num_examples: int, *, seconds: float | None = None) -> InputRate:
+    """Returns the rate of the input of a training.
+
+    Args:
+      config: of a training task.
+      num_examples: of the training images; 0 where that is not known: as many as do not fit into memory.
+      seconds: how long to measure; None for a second.
+    """
+    fields = config.data
+    crop = {name: tuple(limits) for name, limits in fields.get("resized_crop", {}).items()}
+    source = _Made(fields.name, fields.image_size, data.ORIGINAL if crop else fields.resize)
+    stored = source.title
+    per_image = source.stored_bytes if crop else fields.image_size**2 * 3
+    in_memory = 0 < num_examples * per_image <= MAX_BYTES_IN_MEMORY
+    if in_memory and not crop:
+        size = fields.image_size
+        images_u8 = np.zeros((_EXAMPLES, size, size, 3), np.uint8)
+        source = {"image": images_u8, "label": np.zeros(_EXAMPLES, np.int32)}
+    batches = data.train_batches(source, batch_size=_BATCH, seed=0, in_memory=in_memory, resized_crop=crop)
+    for _ in range(8):  # fills what is read ahead
+        next(batches)
+    wall, cpu, count = time.perf_counter(), time.process_time(), 0
+    seconds = _SECONDS if seconds is None else seconds
+    while time.perf_counter() - wall < seconds:
+        next(batches)
+        count += _BATCH
+    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+    batches.close()
+    per_core = count / max(cpu, 1e-9)
+    workers = 0 if in_memory else fields.num_workers
+    path = "memory" if in_memory else "stream"
+    return InputRate(path, stored, per_core, per_core * workers or count / wall, workers, os.cpu_count() or 1)
+
+
+class _Made:
+    """A source of one made-up picture, stored as those of a data set are."""
+
+    def __init__(self, name: str, size: int, resize: str):
+        self.info = data.SourceInfo(name, "train", _EXAMPLES, 1, (), size)
+        self.num_skipped = 0
+        self._size, self._resize = size, resize
+        side = _SMALL.get(":".join(name.split(":")[:2]), size if name.startswith("npz") else 0)
+        height, width = (side, side) if side else _TYPICAL
+        kind = "PNG" if side else "JPEG"
+        # Smooth with some noise: about the bytes of a photograph of this size.
+        rng = np.random.default_rng(0)
+        coarse = Image.fromarray(rng.integers(0, 256, (12, 16, 3), dtype=np.uint8)).resize((width, height))
+        picture = np.asarray(coarse, np.int16) + rng.integers(-8, 9, (height, width, 3), dtype=np.int16)
+        file = io.BytesIO()
+        Image.fromarray(np.clip(picture, 0, 255).astype(np.uint8)).save(file, kind)
+        self._file = file.getvalue()
+        self.stored_bytes = height * width * 3
+        self.title = f"{kind} of {width} x {height} px"
+
+    def __len__(self) -> int:
+        return self.info.num_examples
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        min_side = image_files.decoded_side(self._size, self._resize)
+        picture = image_files.decode_image(self._file, name="made up", min_side=min_side)
+        return {"image": image_files.resize_u8(picture, self._size, self._resize), "label": 0}
+
+    def read_labels(self) -> np.ndarray:
+        """Returns all labels, int32 [N]."""
+        return np.zeros(len(self), np.int32)
+
+
+def limits(rate: InputRate, *, num_processes: int, batch_size: int, seconds: Mapping | None) -> dict[str, Any]:
+    """Returns the input of a plan, plain JSON.
+
+    Args:
+      rate: of one process.
+      num_processes: that share the batch, each on a host of its own.
+      batch_size: of the global batch.
+      seconds: of a step, with "total" of the devices; None where that is not known.
+
+    Returns:
+      The rate's fields, "processes", "images_per_second" of all together, "seconds" of a batch, and "cores_needed" for
+      the devices never to wait (None where their time is not known).
+    """
+    together = num_processes * rate.per_process
+    total = seconds and seconds["total"]
+    return {
+        **rate._asdict(),
+        "processes": num_processes,
+        "images_per_second": together,
+        "seconds": batch_size / together,
+        "cores_needed": batch_size / total / rate.per_core if total else None,
+    }

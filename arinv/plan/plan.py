@@ -1,0 +1,485 @@
+"""What a run would cost, without running it: `--plan`.
+
+Every training stage is compiled from shapes alone, for the devices at hand or for virtual ones, and its memory,
+operations and collectives are read from the compiled step, the one that training would run; stages whose steps are the
+same are compiled once. No data is opened: sizes are the config's or the published ones. Times are of a named
+accelerator, see arinv.plan.cost, and of the input as this host prepares it, see arinv.plan.input_rate.
+"""
+
+import contextlib
+import json
+import pathlib
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+from ml_collections import ConfigDict
+
+from arinv import _xla, data, models
+from arinv.data.opening import published
+from arinv.experiment import checkpoint, setting
+from arinv.experiment import trained as networks
+from arinv.experiment import workdir as workdirs
+from arinv.ops import conv
+from arinv.plan import cost, input_rate
+from arinv.train import classifier, denoiser, flops, inverter, loop, training
+from arinv.train.accelerators import Accelerator
+
+TRAINING = {"classifier": classifier, "inverter": inverter, "denoiser": denoiser}
+_DEVICES_OF_A_PROCESS = 8  # at most, where devices are virtual
+# What of a config decides nothing about the step that is compiled.
+_FREE = ("title", "seed", "log", "reference", "mesh", "watch", "num_epochs", "num_steps")
+_STAGE = "stage:"
+
+
+class Assumptions(NamedTuple):
+    """What a plan cannot know.
+
+    Attributes:
+      accelerator: the device; None for whichever is here, of which no time is told.
+      utilization: share of its peak that the convolutions and products reach, 0 to 1.
+    """
+
+    accelerator: Accelerator | None = None
+    utilization: float = 0.3
+
+
+def run(
+    stages: Mapping[pathlib.Path, ConfigDict],
+    assumptions: Assumptions,
+    show: Callable[[dict[str, Any]], None] = lambda plan: None,
+) -> list[dict[str, Any]]:
+    """Returns the plan of every training stage, plain JSON.
+
+    Args:
+      stages: workdir -> config of its task, in order; nothing is read or written there, but for the checkpoint of an
+        encoder that no stage trains.
+      assumptions: of the times.
+      show: called with the plan of each stage as soon as it is there.
+
+    Raises:
+      UserError: a mistake in a config.
+    """
+    trained = {folder: stage for folder, stage in stages.items() if stage.task in TRAINING}
+    for stage in trained.values():
+        TRAINING[stage.task].validate(stage)
+    plans, measured = [], _Measured()
+    with _forms_of(assumptions.accelerator):
+        for folder in trained:
+            plans.append(_plan(folder, stages, assumptions, measured))
+            show(plans[-1])
+    return plans
+
+
+class _Measured:
+    """Compiled steps and rates of inputs by what decides them, each found once."""
+
+    def __init__(self):
+        self._found: dict[str, Any] = {}
+
+    def get(self, key: str, find: Callable[[], Any]) -> Any:
+        """Returns what was found for a key, finding it the first time."""
+        if key not in self._found:
+            self._found[key] = find()
+        return self._found[key]
+
+
+def _step_key(config: ConfigDict, trainee: training.Trainee) -> str:
+    """Returns a text that is the same for stages whose steps compile to the same program, but for constants."""
+    fields = {name: value for name, value in workdirs.plain(config).items() if name not in _FREE}
+    fields["data"] = config.data.image_size
+    fields["encoder"].pop("checkpoint", None)
+    shapes = jax.tree.map(lambda x: f"{x.dtype}{x.shape}", trainee.frozen)
+    classes = trainee.description.get("num_classes")
+    return json.dumps([fields, classes, str(jax.tree.structure(shapes)), jax.tree.leaves(shapes)], sort_keys=True)
+
+
+def _input_rate(config: ConfigDict, info: data.SourceInfo, measured: "_Measured") -> input_rate.InputRate:
+    fields = workdirs.plain(config.data)
+    names = ("name", "image_size", "resize", "resized_crop", "num_workers")
+    key = json.dumps([[fields.get(name) for name in names], info.num_examples])
+    return measured.get(key, lambda: input_rate.measure(config, info.num_examples))
+
+
+@contextlib.contextmanager
+def _forms_of(accelerator: Accelerator | None) -> Iterator[None]:
+    """Chooses the forms of the convolutions that the accelerator would run, wherever this is compiled."""
+    if accelerator is None or not conv.use_rewrites():
+        yield
+        return
+    conv.set_rewrites(False)
+    try:
+        yield
+    finally:
+        conv.set_rewrites(None)
+
+
+def _plan(
+    folder: pathlib.Path,
+    stages: Mapping[pathlib.Path, ConfigDict],
+    assumptions: Assumptions,
+    measured: _Measured,
+) -> dict[str, Any]:
+    config = stages[folder]
+    info, notes = _train_info(config)
+    steps_per_epoch = _steps_per_epoch(config, info)
+    if config.task == "classifier":
+        trainee = classifier.build(config, info, steps_per_epoch or 1)
+    else:
+        trainee = TRAINING[config.task].build(config, folder, _encoder(folder, stages), steps_per_epoch or 1)
+    mesh, accelerator = setting.mesh(config), assumptions.accelerator
+    step = measured.get(_step_key(config, trainee), lambda: compile_step(config, trainee, mesh))
+    seconds = _seconds(config, step, mesh, assumptions)
+    delivered = input_rate.limits(
+        _input_rate(config, info, measured),
+        num_processes=max(jax.process_count(), -(-mesh.size // _DEVICES_OF_A_PROCESS)),
+        batch_size=config.batch_size,
+        seconds=seconds,
+    )
+    seconds, bottleneck = _with_input(seconds, delivered["seconds"])
+    if accelerator and step.memory.total > accelerator.memory:
+        notes.append("does not fit: use more devices, a smaller batch_size, or mesh.fsdp")
+    if config.dtype == "bfloat16" and accelerator and jax.default_backend() == "cpu":
+        notes.append("XLA for cpu keeps bfloat16 in float32: an accelerator needs less for activations")
+    if seconds and seconds["collectives"] is None:
+        notes.append(f"no published bandwidth beyond {accelerator.domain} devices")
+    return {
+        "stage": folder.name,
+        "title": config.title,
+        "task": config.task,
+        "devices": mesh.size,
+        "mesh": dict(mesh.shape),
+        "accelerator": accelerator.title if accelerator else jax.devices()[0].device_kind,
+        "device_memory": accelerator.memory if accelerator else None,
+        "dtype": config.dtype,
+        "batch_size": config.batch_size,
+        "compiled_for": jax.devices()[0].platform,
+        "compile_seconds": step.compile_seconds,
+        "memory_per_device": step.memory._asdict(),
+        "flops": _flops(config, step, mesh),
+        "collectives_per_step": _per_step(cost.by_kind(step.collectives), training.steps_per_call(config)),
+        "assumed_utilization": assumptions.utilization,
+        "seconds_per_step": seconds,
+        "input": delivered,
+        "bottleneck": bottleneck,
+        "run": _run(config, trainee, step, steps_per_epoch, seconds, mesh, assumptions),
+        "notes": notes,
+    }
+
+
+class Step(NamedTuple):
+    """A compiled call of a training, of steps_per_call steps.
+
+    Attributes:
+      memory: on each device.
+      operations: convolutions and products of all devices together.
+      operations_of_twice: those with twice the batch.
+      xla_flops: of one device, as XLA's cost analysis counts.
+      collectives: of one device.
+      compile_seconds: what it took here.
+    """
+
+    memory: cost.Memory
+    operations: list[flops.Operation]
+    operations_of_twice: list[flops.Operation]
+    xla_flops: float
+    collectives: list[cost.Collective]
+    compile_seconds: float
+
+
+def compile_step(config: ConfigDict, trainee: training.Trainee, mesh: jax.sharding.Mesh) -> Step:
+    """Compiles the call that training would make, from shapes.
+
+    Args:
+      config: of a training task.
+      trainee: as the task builds it.
+      mesh: the devices.
+    """
+    if jax.process_index() == 0:
+        print(f"compiling {config.title} for {mesh.size} device(s)", file=sys.stderr, flush=True)
+    arguments, twice = (_arguments(config, trainee, mesh, factor) for factor in (1, 2))
+    call = loop.make_call(trainee.step_on(mesh), arguments[0], mesh, num_steps=training.steps_per_call(config))
+    traced = call.trace(*arguments)
+    # On a CPU the machine code is not used: all that is reported is decided before it is generated.
+    options = _xla.supported({"xla_backend_optimization_level": 0}) if jax.default_backend() == "cpu" else None
+    started = time.perf_counter()
+    compiled = traced.lower().compile(compiler_options=options)
+    compile_seconds = time.perf_counter() - started
+    state, batch, _, *frozen = arguments
+    return Step(
+        memory=cost.memory(compiled, state, batch, frozen),
+        operations=flops.operations(traced.jaxpr),
+        operations_of_twice=flops.operations(call.trace(*twice).jaxpr),
+        xla_flops=(compiled.cost_analysis() or {}).get("flops", 0.0),
+        collectives=cost.collectives(compiled.as_text(), mesh.size),
+        compile_seconds=compile_seconds,
+    )
+
+
+def _arguments(config, trainee, mesh, factor: int = 1, *, single: bool = False) -> tuple:
+    return loop.abstract_arguments(
+        trainee.init,
+        trainee.frozen,
+        mesh,
+        batch_size=factor * config.batch_size,
+        image_size=config.data.image_size,
+        num_steps=1 if single else training.steps_per_call(config),
+    )
+
+
+def _flops(config: ConfigDict, step: Step, mesh: jax.sharding.Mesh) -> dict[str, float]:
+    calls = training.steps_per_call(config)
+    per_step = flops.total(step.operations) / calls
+    return {
+        "per_step": per_step,
+        "per_image": per_step / config.batch_size,
+        # In XLA's way of counting, beside what it found in the compiled step.
+        "as_xla_counts_per_device": cost.flops_as_xla(step.operations, step.operations_of_twice, mesh.size),
+        "xla_per_device": step.xla_flops,
+    }
+
+
+def _per_step(kinds: Mapping[str, Mapping[str, float]], calls: int) -> dict[str, dict[str, float]]:
+    return {kind: {name: value / calls for name, value in sums.items()} for kind, sums in kinds.items()}
+
+
+def _seconds(config, step: Step, mesh, assumptions: Assumptions) -> dict[str, float | None] | None:
+    accelerator, calls = assumptions.accelerator, training.steps_per_call(config)
+    if accelerator is None:
+        return None
+    options = {"num_devices": mesh.size, "accelerator": accelerator, "dtype": config.dtype}
+    compute = cost.compute_seconds(
+        step.operations, step.operations_of_twice, utilization=assumptions.utilization, **options
+    )
+    exchanged = cost.collective_seconds(step.collectives, accelerator)
+    total = None if exchanged is None else (compute + exchanged) / calls
+    return {"compute": compute / calls, "collectives": exchanged and exchanged / calls, "total": total}
+
+
+def _with_input(seconds: dict | None, of_input: float) -> tuple[dict[str, float | None] | None, str | None]:
+    """Returns the seconds of a step with those of the input, prepared meanwhile, and what takes the longest."""
+    if seconds is None:
+        return None, None
+    parts = {"input": of_input, "compute": seconds["compute"], "collectives": seconds["collectives"] or 0.0}
+    device = seconds["total"]
+    seconds = {**seconds, "input": of_input, "step": device if device is None else max(device, of_input)}
+    if device is not None and of_input <= device:
+        del parts["input"]
+    return seconds, max(parts, key=parts.__getitem__)
+
+
+def _run(config, trainee, step: Step, steps_per_epoch, seconds, mesh, assumptions) -> dict[str, Any] | None:
+    """Returns the length of the whole run, None where nobody knows what an epoch is."""
+    if steps_per_epoch is None and not config.num_steps:
+        return None
+    num_steps = training.length(config, steps_per_epoch or 1)
+    found = {"steps": num_steps, "steps_per_epoch": steps_per_epoch, "evaluation_steps": None, "hours": None}
+    if steps_per_epoch and (num_test := _num_test(config)):
+        passes = -(-num_steps // training.intervals(config, steps_per_epoch).evaluate)
+        found["evaluation_steps"] = passes * -(-num_test // config.batch_size)
+    if seconds and seconds["total"] is not None:
+        state, batch, key, *frozen = _arguments(config, trainee, mesh, single=True)
+        evaluation = flops.total(
+            flops.operations(jax.make_jaxpr(trainee.eval_step)(state.variables, batch, key, *frozen))
+        )
+        reached = assumptions.accelerator.peak(config.dtype) * assumptions.utilization * mesh.size
+        evaluations = (found["evaluation_steps"] or 0) * evaluation / reached
+        found["hours"] = (num_steps * seconds["step"] + evaluations) / 3600
+        found["device_hours"] = found["hours"] * mesh.size
+    return found
+
+
+def _train_info(config: ConfigDict) -> tuple[data.SourceInfo, list[str]]:
+    """Returns what is known of the training images, num_examples 0 where that is not, and what had to be assumed."""
+    fields, notes = config.data, []
+    known = published(fields.name, fields.train_split, image_size=fields.image_size)
+    num_classes, num_examples = (known.num_classes, known.num_examples) if known else (0, 0)
+    if fields.classes:
+        num_examples = num_classes and round(num_examples * len(fields.classes) / num_classes)
+        num_classes = len(fields.classes)
+        if num_examples:
+            notes.append(f"about {num_examples:,} images: those of {num_classes} classes of {fields.name}")
+    if fields.num_train:
+        limited = num_examples and fields.name != "photos"  # of which there are as many as one wants
+        num_examples = min(num_examples, fields.num_train) if limited else fields.num_train
+    if not num_examples:
+        notes.append(f"the size of {fields.name} {fields.train_split} is not known: give num_train")
+    if not num_classes and config.task == "classifier":
+        num_classes = models.build(config.encoder.name, **config.encoder.options).num_classes
+        notes.append(f"the classes of {fields.name} are not known: {num_classes} assumed")
+    info = data.SourceInfo(fields.name, fields.train_split, num_examples, num_classes, (), fields.image_size)
+    return info, notes
+
+
+def _num_test(config: ConfigDict) -> int:
+    """Returns the number of test images, 0 where it is not known."""
+    fields = config.data
+    known = published(fields.name, fields.test_split, image_size=fields.image_size)
+    return min(filter(None, (known.num_examples if known else 0, fields.num_test)), default=0)
+
+
+def _steps_per_epoch(config: ConfigDict, info: data.SourceInfo) -> int | None:
+    return max(1, info.num_examples // config.batch_size) if info.num_examples else None
+
+
+def _encoder(folder: pathlib.Path, stages: Mapping[pathlib.Path, ConfigDict]) -> networks.Encoder:
+    """Returns the encoder of an inverter or a denoiser with the shapes of its weights, trained or not."""
+    config = stages[folder]
+    reference, dtype = config.encoder.checkpoint, setting.dtype(config)
+    source = workdirs.resolve(reference, folder)
+    stage = stages.get(source) if reference.startswith(_STAGE) else None
+    if stage is not None and stage.task == "classifier":
+        return networks.abstract_encoder(classifier.describe(stage, _train_info(stage)[0]), dtype=dtype)
+    return networks.abstract_encoder(checkpoint.load_description(source), dtype=dtype)
+
+
+_UNITS = {2**40: "TiB", 2**30: "GiB", 2**20: "MiB", 2**10: "KiB"}
+_PREFIXES = {1e18: "E", 1e15: "P", 1e12: "T", 1e9: "G", 1e6: "M", 1e3: "k"}
+
+
+def lines(plans: Sequence[Mapping[str, Any]], others: Sequence[str] = ()) -> list[str]:
+    """Returns the lines that tell of the plans of all stages, and of their sum.
+
+    Args:
+      plans: as tasks.plan.run returns them.
+      others: names of the stages that train nothing.
+    """
+    return [line for plan in plans for line in stage_lines(plan)] + summary_lines(plans, others)
+
+
+def summary_lines(plans: Sequence[Mapping[str, Any]], others: Sequence[str] = ()) -> list[str]:
+    """Returns the lines below the stages; arguments as of `lines`."""
+    if not plans:
+        return ["nothing is trained here: there is nothing to plan"]
+    found = []
+    hours = [plan["run"] and plan["run"]["hours"] for plan in plans]
+    if len(plans) > 1 and all(hour is not None for hour in hours):
+        devices = plans[0]["devices"]
+        found.append(f"all {len(plans)} trainings: {_hours(sum(hours))}, {sum(hours) * devices:,.1f} device-hours")
+    if others:
+        found.append(f"not planned, since nothing is trained there: {', '.join(others)}")
+    found.append(
+        f"Memory and collectives are those of XLA for {plans[0]['compiled_for']}. Times are a roofline, of the "
+        "assumed share of the peak and of collectives that nothing hides, beside an input at the rate of this host's "
+        "cores; measure before you rely on them."
+    )
+    return found
+
+
+def stage_lines(plan: Mapping[str, Any]) -> list[str]:
+    """Returns the lines of one stage."""
+    mesh = ", ".join(f"{name}={size}" for name, size in plan["mesh"].items())
+    share = plan["batch_size"] / plan["devices"]
+    rows = {
+        "memory per device": _memory(plan["memory_per_device"], plan["device_memory"]),
+        "FLOPs per step": (
+            f"{_number(plan['flops']['per_step'])}FLOP, {_number(plan['flops']['per_image'])}FLOP an image, "
+            "the attack included"
+        ),
+        "collectives per step": _collectives(plan["collectives_per_step"]),
+        "time per step": _seconds_text(plan),
+        "input": _input(plan["input"]),
+        "bottleneck": _bottleneck(plan),
+        "run": _run_text(plan),
+        "compiled in": f"{plan['compile_seconds']:.1f} s here, for {plan['compiled_for']}",
+    }
+    first = (
+        f"{plan['title']} ({plan['task']}): {plan['devices']} x {plan['accelerator']}, mesh {mesh}, {plan['dtype']}, "
+        f"batch {plan['batch_size']}, {share:g} on each device"
+    )
+    notes = [f"  note: {note}" for note in plan["notes"]]
+    return [first, *(f"  {name:21} {text}" for name, text in rows.items() if text), *notes, ""]
+
+
+def _memory(memory: Mapping[str, int], available: float | None) -> str:
+    names = {"parameters": "parameters", "optimizer": "optimiser", "frozen": "frozen networks", "batch": "batch"}
+    parts = [f"{text} {_bytes(memory[name])}" for name, text in names.items() if memory[name]]
+    parts.append(f"activations, gradients and other temporaries {_bytes(memory['temporary'])}")
+    whole = _bytes(memory["total"]) + (f" of {_bytes(available)}" if available else "")
+    return f"{whole}: {', '.join(parts)}"
+
+
+def _collectives(kinds: Mapping[str, Mapping[str, float]]) -> str:
+    if not kinds:
+        return "none"
+    parts = [f"{sums['count']:g} {kind} of {_bytes(sums['bytes'])} together" for kind, sums in kinds.items()]
+    sent = sum(sums["bytes_sent"] for sums in kinds.values())
+    return f"{', '.join(parts)}; each device sends {_bytes(sent)}"
+
+
+def _seconds_text(plan: Mapping[str, Any]) -> str:
+    seconds = plan["seconds_per_step"]
+    if seconds is None:
+        return ""
+    parts = f"convolutions and products {_milliseconds(seconds['compute'])} at {plan['assumed_utilization']:.0%} MFU"
+    if seconds["total"] is None:
+        return parts
+    if not plan["collectives_per_step"]:
+        return f"{parts}: {plan['batch_size'] / seconds['total']:,.0f} images/s"
+    return (
+        f"{_milliseconds(seconds['total'])}: {parts}, collectives {_milliseconds(seconds['collectives'])}: "
+        f"{plan['batch_size'] / seconds['total']:,.0f} images/s"
+    )
+
+
+def _input(found: Mapping[str, Any]) -> str:
+    workers = f"{found['workers']} workers" if found["workers"] else f"threads on {found['cores']} cores"
+    if found["path"] == "memory":
+        workers = "images in memory"
+    text = (
+        f"{found['images_per_second']:,.0f} images/s from {found['processes']} process(es), {workers}; "
+        f"{found['per_core']:,.0f} images/s a core here ({found['stored']})"
+    )
+    if found["cores_needed"] is not None:
+        text += f", so that the devices never wait: {found['cores_needed']:,.1f} cores"
+    return text
+
+
+def _bottleneck(plan: Mapping[str, Any]) -> str:
+    if plan["bottleneck"] is None:
+        return ""
+    if plan["bottleneck"] != "input":
+        return plan["bottleneck"]
+    step = plan["seconds_per_step"]["step"]
+    rate = f"{plan['batch_size'] / step:,.0f} images/s" if step else ""
+    remedy = " (raise data.num_workers, or take more hosts)" if plan["input"]["path"] == "stream" else ""
+    return f"input, {rate}{remedy}"
+
+
+def _run_text(plan: Mapping[str, Any]) -> str:
+    run = plan["run"]
+    if run is None:
+        return "steps per epoch unknown"
+    text = f"{run['steps']:,} steps"
+    if run["steps_per_epoch"]:
+        text += f", {run['steps'] / run['steps_per_epoch']:g} epochs of {run['steps_per_epoch']:,}"
+    if run["hours"] is None:
+        return text
+    evaluated = ", evaluations on the way included" if run["evaluation_steps"] else ""
+    return f"{text}: {_hours(run['hours'])}, {run['device_hours']:,.1f} device-hours{evaluated}"
+
+
+def _bytes(value: float) -> str:
+    for size, unit in _UNITS.items():
+        if value >= size:
+            return f"{value / size:.1f} {unit}"
+    return f"{value:.0f} bytes"
+
+
+def _number(value: float) -> str:
+    for size, prefix in _PREFIXES.items():
+        if value >= size:
+            return f"{value / size:.3g} {prefix}"
+    return f"{value:.3g} "
+
+
+def _milliseconds(seconds: float) -> str:
+    return f"{1e3 * seconds:.3g} ms" if seconds < 1 else f"{seconds:.3g} s"
+
+
+def _hours(hours: float) -> str:
+    if hours >= 1:
+        return f"{hours:,.1f} hours"
+    return f"{60 * hours:.3g} minutes" if 60 * hours >= 1 else f"{3600 * hours:.2g} seconds"

@@ -1,0 +1,34 @@
+"""The tasks that a config can ask for, by name: each a module with validate(config) and run(config, workdir).
+
+Where it has check_inputs(config, workdir, stages), that checks earlier runs and data before any stage of an experiment.
+"""
+
+from arinv.apps.anomaly import detector, one_vs_all, overview, score
+from arinv.apps.denoising import denoise, evaluate_denoising
+from arinv.apps.evaluation import autoattack, comparison, evaluate
+from arinv.apps.inversion import compare_inversion, high_resolution, invert
+from arinv.apps.style import evaluate_style, stylize
+from arinv.apps.weights import export_torch, import_torch
+from arinv.train import classifier, denoiser, inverter
+
+TASKS = {
+    "anomaly": one_vs_all,
+    "anomaly_report": overview,
+    "autoattack": autoattack,
+    "classifier": classifier,
+    "detector": detector,
+    "inverter": inverter,
+    "evaluation": evaluate,
+    "report": comparison,
+    "score": score,
+    "import_torch": import_torch,
+    "export_torch": export_torch,
+    "high_resolution": high_resolution,
+    "invert": invert,
+    "inversion_comparison": compare_inversion,
+    "denoiser": denoiser,
+    "denoising_evaluation": evaluate_denoising,
+    "denoise": denoise,
+    "stylization": stylize,
+    "style_evaluation": evaluate_style,
+}

@@ -1,1 +1,0 @@
-"""Anomaly detection by latent search: one class against all, detectors, and scores of new pictures."""
