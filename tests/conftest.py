@@ -22,6 +22,13 @@ if not flags.FLAGS.is_parsed():
     flags.FLAGS.mark_as_parsed()  # Grain's worker processes read absl flags
 
 
+def pytest_collection_modifyitems(items):
+    """Marks each test by its folder: unit, contract, e2e or distributed."""
+    root = pathlib.Path(__file__).parent
+    for item in items:
+        item.add_marker(item.path.relative_to(root).parts[0])
+
+
 @pytest.fixture
 def key():
     """A fixed PRNG key."""

@@ -21,7 +21,7 @@ from arinv.train import accelerators, flops, loop
 from configs import classifier, denoising, inverter
 from configs.recipes import alexnet_imagenet
 
-ROOT = pathlib.Path(__file__).parents[1]
+ROOT = pathlib.Path(__file__).parents[3]
 TOLERANCE = 0.05
 
 

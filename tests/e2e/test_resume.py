@@ -11,7 +11,7 @@ import time
 import pytest
 import quick_compilation
 
-ROOT = pathlib.Path(__file__).parents[1]
+ROOT = pathlib.Path(__file__).parents[2]
 CONFIG = f"--config={ROOT}/configs/classifier.py:smoke=True,width=4,eps=0.5"
 
 

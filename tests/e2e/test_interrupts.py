@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-ROOT = pathlib.Path(__file__).parents[1]
+ROOT = pathlib.Path(__file__).parents[2]
 START = """
 import signal, sys, time
 signal.signal(signal.SIGINT, HANDLER)

@@ -33,7 +33,7 @@ from configs import (
     stylize,
 )
 
-ROOT = pathlib.Path(__file__).parents[1]
+ROOT = pathlib.Path(__file__).parents[2]
 
 
 def run(config, workdir):

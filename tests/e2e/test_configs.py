@@ -24,7 +24,7 @@ from arinv.experiment import workdir as workdirs
 from arinv.train import training
 from configs import arguments, defaults
 
-ROOT = pathlib.Path(__file__).parents[1]
+ROOT = pathlib.Path(__file__).parents[2]
 CONFIGS = ("classifier", "inverter", "evaluate", "quickstart", "cifar10")
 
 

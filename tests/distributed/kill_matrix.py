@@ -1,9 +1,9 @@
 """Kills a run in two processes at many moments, resumes it, and compares it with one that nobody disturbed.
 
-    python tests/kill_matrix.py --out matrix.md              # 36 kills, half an hour on two cores
-    python tests/kill_matrix.py --only checkpoint --repeats 1
-    python tests/kill_matrix.py --restores                   # also other numbers of devices and processes in mid-epoch
-    python tests/kill_matrix.py --folder runs/matrix         # goes on where it was stopped
+    python tests/distributed/kill_matrix.py --out matrix.md              # 36 kills, half an hour on two cores
+    python tests/distributed/kill_matrix.py --only checkpoint --repeats 1
+    python tests/distributed/kill_matrix.py --restores     # also other numbers of devices and processes in mid-epoch
+    python tests/distributed/kill_matrix.py --folder runs/matrix         # goes on where it was stopped
 
 Each row kills one process once, by SIGKILL or SIGTERM, during a training step, while a checkpoint is being written, in
 an evaluation between two epochs, or in the evaluation behind the training. All processes must be gone within a minute;
@@ -25,6 +25,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+
+sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 
 from disturbed_runs import END_SECONDS, Run, difference, largest_difference, last_step, log_of, saved_step
 

@@ -1,7 +1,7 @@
 """Two processes with four devices each, over loopback, against one process with eight devices and with one.
 
 One run is started in two processes, stopped by SIGTERM on one of them, goes on in one process, is stopped again in the
-middle of an epoch, and goes on in two processes to its end. tests/kill_matrix.py does more of the kind, and longer.
+middle of an epoch, and resumed in two processes to its end. kill_matrix.py beside it does more of the kind.
 """
 
 import contextlib

@@ -13,7 +13,7 @@ from arinv.errors import UserError
 from arinv.experiment import workdir as workdirs
 from configs import classifier, evaluate, quickstart, stylize
 
-ROOT = pathlib.Path(__file__).parents[1]
+ROOT = pathlib.Path(__file__).parents[2]
 
 
 def parse(*arguments):
