@@ -26,7 +26,7 @@ def make(root, *, name, layers, seed, width=4, image_size=32):
         "class_names": [], "image_size": image_size, "attack": attack,
     }  # fmt: skip
     save(root / f"{name}_encoder", CLASSIFIER, variables, description)
-    loaded = trained.load_encoder(root / f"{name}_encoder")
+    loaded = trained.load(root / f"{name}_encoder", kind="classifier")
     for layer in layers:
         description = {
             "kind": "inverter", "encoder_workdir": f"../{name}_encoder", "encoder": "alexnet_small", "layer": layer,

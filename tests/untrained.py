@@ -42,7 +42,7 @@ def write_inverter(workdir, encoder_workdir, *, seed, layer="conv5", image_size=
         "variant": "default",
         "image_size": image_size,
     }
-    encoder = trained.load_encoder(encoder_workdir)
+    encoder = trained.load(encoder_workdir, kind="classifier")
     module = trained.build_generator(description, encoder, dtype=jnp.float32)
     features = trained.feature_structs(encoder.module, image_size)[layer]
     shapes = jax.eval_shape(lambda x: module.init(jax.random.key(0), x), features)

@@ -19,12 +19,15 @@ from ml_collections import ConfigDict
 
 from arinv import _xla, data, models
 from arinv.data.opening import published
-from arinv.experiment import checkpoint, setting
+from arinv.errors import UserError
+from arinv.experiment import checkpoint, workdirs
 from arinv.experiment import trained as networks
-from arinv.experiment import workdir as workdirs
+from arinv.experiment.run import dtype_of, mesh_of
+from arinv.experiment.trained import Trained
+from arinv.experiment.writer import write_json
 from arinv.ops import conv
 from arinv.plan import cost, input_rate
-from arinv.train import classifier, denoiser, flops, inverter, loop, training
+from arinv.train import accelerators, classifier, denoiser, flops, inverter, loop, training
 from arinv.train.accelerators import Accelerator
 
 TRAINING = {"classifier": classifier, "inverter": inverter, "denoiser": denoiser}
@@ -32,6 +35,9 @@ _DEVICES_OF_A_PROCESS = 8  # at most, where devices are virtual
 # What of a config decides nothing about the step that is compiled.
 _FREE = ("title", "seed", "log", "reference", "mesh", "watch", "num_epochs", "num_steps")
 _STAGE = "stage:"
+
+
+_PLANNED_FOR = "h100"  # where nothing better is known
 
 
 class Assumptions(NamedTuple):
@@ -46,7 +52,7 @@ class Assumptions(NamedTuple):
     utilization: float = 0.3
 
 
-def run(
+def plan_stages(
     stages: Mapping[pathlib.Path, ConfigDict],
     assumptions: Assumptions,
     show: Callable[[dict[str, Any]], None] = lambda plan: None,
@@ -64,7 +70,7 @@ def run(
     """
     trained = {folder: stage for folder, stage in stages.items() if stage.task in TRAINING}
     for stage in trained.values():
-        TRAINING[stage.task].validate(stage)
+        TRAINING[stage.task].check(stage)
     plans, measured = [], _Measured()
     with _forms_of(assumptions.accelerator):
         for folder in trained:
@@ -129,7 +135,7 @@ def _plan(
         trainee = classifier.build(config, info, steps_per_epoch or 1)
     else:
         trainee = TRAINING[config.task].build(config, folder, _encoder(folder, stages), steps_per_epoch or 1)
-    mesh, accelerator = setting.mesh(config), assumptions.accelerator
+    mesh, accelerator = mesh_of(config), assumptions.accelerator
     step = measured.get(_step_key(config, trainee), lambda: compile_step(config, trainee, mesh))
     seconds = _seconds(config, step, mesh, assumptions)
     delivered = input_rate.limits(
@@ -324,10 +330,10 @@ def _steps_per_epoch(config: ConfigDict, info: data.SourceInfo) -> int | None:
     return max(1, info.num_examples // config.batch_size) if info.num_examples else None
 
 
-def _encoder(folder: pathlib.Path, stages: Mapping[pathlib.Path, ConfigDict]) -> networks.Encoder:
+def _encoder(folder: pathlib.Path, stages: Mapping[pathlib.Path, ConfigDict]) -> Trained:
     """Returns the encoder of an inverter or a denoiser with the shapes of its weights, trained or not."""
     config = stages[folder]
-    reference, dtype = config.encoder.checkpoint, setting.dtype(config)
+    reference, dtype = config.encoder.checkpoint, dtype_of(config)
     source = workdirs.resolve(reference, folder)
     stage = stages.get(source) if reference.startswith(_STAGE) else None
     if stage is not None and stage.task == "classifier":
@@ -337,6 +343,45 @@ def _encoder(folder: pathlib.Path, stages: Mapping[pathlib.Path, ConfigDict]) ->
 
 _UNITS = {2**40: "TiB", 2**30: "GiB", 2**20: "MiB", 2**10: "KiB"}
 _PREFIXES = {1e18: "E", 1e15: "P", 1e12: "T", 1e9: "G", 1e6: "M", 1e3: "k"}
+
+
+def write(
+    stages: Mapping[pathlib.Path, ConfigDict],
+    workdir: pathlib.Path | None,
+    *,
+    accelerator: str = "",
+    utilization: float = 0.3,
+    show: Callable[[str], None] = lambda line: None,
+) -> list[str]:
+    """Plans a run on the devices that JAX sees, writes plan.json if there is a workdir, and returns its lines.
+
+    Args:
+      stages: workdir -> config of every stage, as of `stages.of`.
+      workdir: of the run, or None.
+      accelerator: a key of arinv.train.accelerators; empty for the device here, or else for an H100.
+      utilization: share of its peak that is reached, 0 to 1.
+      show: called with each line as soon as it is known.
+
+    Raises:
+      UserError: a mistake in the config, or an unknown accelerator.
+    """
+    name = accelerator or accelerators.name_of(jax.devices()[0].device_kind) or _PLANNED_FOR
+    assumptions = Assumptions(accelerators.accelerator(name), utilization)
+    text: list[str] = []
+
+    def add(lines: Sequence[str]) -> None:
+        for line in lines:
+            text.append(line)
+            show(line)
+
+    plans = plan_stages(stages, assumptions, show=lambda plan: add(stage_lines(plan)))
+    if workdir is not None and jax.process_index() == 0:
+        try:
+            write_json(workdir / "plan.json", plans)
+        except OSError as error:
+            raise UserError(f"workdir {workdir} cannot be written: {error.strerror}") from error
+    add(summary_lines(plans, [folder.name for folder, stage in stages.items() if stage.task not in TRAINING]))
+    return text
 
 
 def lines(plans: Sequence[Mapping[str, Any]], others: Sequence[str] = ()) -> list[str]:

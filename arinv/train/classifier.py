@@ -1,7 +1,6 @@
 """Trains an encoder as a classifier, standard (attack.eps = 0) or adversarially robust."""
 
 import functools
-import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -12,10 +11,10 @@ from ml_collections import ConfigDict
 
 from arinv import attacks, data, losses, metrics, models
 from arinv.errors import UserError, unknown
-from arinv.experiment import setting, trained
 from arinv.experiment import state as average
 from arinv.experiment import state as train_state
-from arinv.experiment import workdir as workdirs
+from arinv.experiment import trained
+from arinv.experiment.run import Run, attack_options, check_fields, departures, dtype_of, report_departures
 from arinv.experiment.state import TrainState
 from arinv.experiment.trained import CLASSIFIER
 from arinv.ops.augment import augment
@@ -186,16 +185,16 @@ _NOTICE = {
 }
 
 
-def validate(config: ConfigDict) -> None:
+def check(config: ConfigDict) -> None:
     """Tells every mistake that can be seen without reading data.
 
     Raises:
       UserError: an unknown name or a number out of range.
     """
-    setting.validate(config)
-    training.validate(config)
-    setting.attack_options(config.attack)
-    setting.attack_options(config.test_attack)
+    check_fields(config)
+    training.check(config)
+    attack_options(config.attack)
+    attack_options(config.test_attack)
     models.build(config.encoder.name, **config.encoder.options)
     _recipe(config)
     _watch(config, 1)
@@ -214,26 +213,25 @@ def validate(config: ConfigDict) -> None:
         )
 
 
-def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
+def run(run: Run) -> dict[str, Any]:
     """Trains, saves checkpoints in `workdir`, and returns the results on the test source.
 
     Args:
-      config: as made by configs/classifier.py.
-      workdir: of this run.
+      run: of configs/classifier.py.
 
     Raises:
       UserError: what the config asks for does not exist or does not fit.
     """
-    mesh = setting.mesh(config)
-    train, test = setting.open_source(config, "train"), setting.open_source(config, "test")
+    config, workdir = run.config, run.workdir
+    mesh = run.mesh
+    train, test = run.open_data("train"), run.open_data("test")
     training.check_classes(config, train, test)
     batches = training.make_batches(config, train)
     trainee = build(config, train.info, batches.steps_per_epoch)
-    recipe = setting.report_departures(config)
+    recipe = report_departures(config)
     results = training.run(config, workdir, trainee, batches=batches, train=train, test=test, mesh=mesh)
-    results = {**results, **recipe, "setting": setting.provenance(config)}
-    workdirs.write_results(workdir, results)
-    return results
+    results = {**results, **recipe}
+    return run.finish(results)
 
 
 def describe(config: ConfigDict, info: data.SourceInfo) -> dict[str, Any]:
@@ -253,7 +251,7 @@ def describe(config: ConfigDict, info: data.SourceInfo) -> dict[str, Any]:
         "resize": config.data.resize,
         "attack": config.attack.to_dict(),
         "recipe": config.recipe.to_dict(),
-        "departs_from_recipe": setting.departures(config),
+        "departs_from_recipe": departures(config),
     }
 
 
@@ -268,10 +266,10 @@ def build(config: ConfigDict, info: data.SourceInfo, steps_per_epoch: int) -> tr
     Raises:
       UserError: what the config asks for does not exist or does not fit.
     """
-    attack, test_attack = setting.attack_options(config.attack), setting.attack_options(config.test_attack)
+    attack, test_attack = attack_options(config.attack), attack_options(config.test_attack)
     description = describe(config, info)
     encoder = models.build(
-        config.encoder.name, num_classes=info.num_classes, dtype=setting.dtype(config), **description["options"]
+        config.encoder.name, num_classes=info.num_classes, dtype=dtype_of(config), **description["options"]
     )
     optimizers = training.make_optimizers(config, (CLASSIFIER,), steps_per_epoch)
     extras = Extras(config.average_decay, _watch(config, steps_per_epoch))

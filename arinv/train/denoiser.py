@@ -11,11 +11,11 @@ from ml_collections import ConfigDict
 
 from arinv import metrics, models
 from arinv.errors import UserError
-from arinv.experiment import setting, trained
-from arinv.experiment import workdir as workdirs
+from arinv.experiment import trained, workdirs
 from arinv.experiment.cache import fingerprint
+from arinv.experiment.run import Run, check_fields, dtype_of
 from arinv.experiment.state import TrainState
-from arinv.experiment.trained import DISCRIMINATOR, GENERATOR, make_denoise_fn, make_features_fn
+from arinv.experiment.trained import DISCRIMINATOR, GENERATOR, Trained, make_denoise_fn, make_features_fn
 from arinv.models.generators.wavelet import MULTIPLE, SMALLEST_SIDE
 from arinv.ops import degradations
 from arinv.ops.augment import augment
@@ -102,14 +102,14 @@ def make_eval_step(
     return eval_step
 
 
-def validate(config: ConfigDict) -> None:
+def check(config: ConfigDict) -> None:
     """Tells every mistake that can be seen without reading data or checkpoints.
 
     Raises:
       UserError: an unknown name or a number out of range.
     """
-    setting.validate(config)
-    training.validate(config)
+    check_fields(config)
+    training.check(config)
     models.build_denoiser(config.encoder.name, variant=config.decoder.variant, pad_side=config.decoder.pad_side)
     models.feature_spec(config.encoder.name, config.loss.feature_layer)
     degradations.check_noise(**config.noise)
@@ -124,33 +124,30 @@ def validate(config: ConfigDict) -> None:
         raise UserError("encoder.checkpoint is empty; name the workdir of a classifier's training")
 
 
-def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
+def run(run: Run) -> dict[str, Any]:
     """Trains, saves checkpoints in `workdir`, and returns the results on the test source.
 
     Args:
-      config: as made by configs/denoising.py; config.encoder.checkpoint names the classifier's workdir.
-      workdir: of this run.
+      run: of configs/denoising.py; config.encoder.checkpoint names the classifier's workdir.
 
     Raises:
       UserError: what the config asks for does not exist or does not fit.
     """
-    mesh = setting.mesh(config)
-    classifier = _load_classifier(config, workdir, setting.dtype(config))
-    train, test = setting.open_source(config, "train"), setting.open_source(config, "test")
+    config, workdir = run.config, run.workdir
+    mesh = run.mesh
+    classifier = _load_classifier(config, workdir, run.dtype)
+    train, test = run.open_data("train"), run.open_data("test")
     batches = training.make_batches(config, train)
     trainee = build(config, workdir, classifier, batches.steps_per_epoch)
     described = {**trainee.description, trained.WEIGHTS: fingerprint(classifier.variables)}
     trainee = dataclasses.replace(trainee, description=described)
     size = trained.report_size(classifier, _trained_size(config), config.title)
     results = training.run(config, workdir, trainee, batches=batches, train=train, test=test, mesh=mesh)
-    results = {**results, **size, "noise": config.noise.to_dict(), "setting": setting.provenance(config)}
-    workdirs.write_results(workdir, results)
-    return results
+    results = {**results, **size, "noise": config.noise.to_dict()}
+    return run.finish(results)
 
 
-def build(
-    config: ConfigDict, workdir: pathlib.Path, classifier: trained.Encoder, steps_per_epoch: int
-) -> training.Trainee:
+def build(config: ConfigDict, workdir: pathlib.Path, classifier: Trained, steps_per_epoch: int) -> training.Trainee:
     """Returns what is trained, and how.
 
     Args:
@@ -162,7 +159,7 @@ def build(
     Raises:
       UserError: what the config asks for does not exist or does not fit.
     """
-    dtype, size = setting.dtype(config), _trained_size(config)
+    dtype, size = dtype_of(config), _trained_size(config)
     description = _describe(config, classifier, workdir)
     encoder, decoder = trained.build_denoiser(description, classifier, dtype=dtype)
     decoder = decoder.clone(image_bias=config.decoder.image_bias)
@@ -204,14 +201,14 @@ def _trained_size(config: ConfigDict) -> int:
     return config.augmentation.get("window", 0) or config.data.image_size
 
 
-def _load_classifier(config: ConfigDict, workdir: pathlib.Path, dtype: Any) -> trained.Encoder:
+def _load_classifier(config: ConfigDict, workdir: pathlib.Path, dtype: Any) -> Trained:
     source = workdirs.resolve(config.encoder.checkpoint, workdir)
-    classifier = trained.load_encoder(source, dtype=dtype)
+    classifier = trained.load(source, dtype=dtype, kind="classifier")
     trained.check_name(classifier, config.encoder.name, source)
     return classifier
 
 
-def _describe(config: ConfigDict, classifier: trained.Encoder, workdir: pathlib.Path) -> dict[str, Any]:
+def _describe(config: ConfigDict, classifier: Trained, workdir: pathlib.Path) -> dict[str, Any]:
     """Returns the checkpoint's description."""
     source = workdirs.resolve(config.encoder.checkpoint, workdir)
     return {

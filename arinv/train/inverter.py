@@ -13,12 +13,12 @@ from ml_collections import ConfigDict
 
 from arinv import losses, metrics, models
 from arinv.errors import UserError
-from arinv.experiment import setting, trained
 from arinv.experiment import state as train_state
-from arinv.experiment import workdir as workdirs
+from arinv.experiment import trained, workdirs
 from arinv.experiment.cache import fingerprint
+from arinv.experiment.run import Run, check_fields, dtype_of
 from arinv.experiment.state import TrainState
-from arinv.experiment.trained import DISCRIMINATOR, GENERATOR, make_features_fn
+from arinv.experiment.trained import DISCRIMINATOR, GENERATOR, Trained, make_features_fn
 from arinv.ops.augment import augment
 from arinv.ops.images import image_grid, to_float
 from arinv.train import training
@@ -244,14 +244,14 @@ def make_eval_step(
     return eval_step
 
 
-def validate(config: ConfigDict) -> None:
+def check(config: ConfigDict) -> None:
     """Tells every mistake that can be seen without reading data or checkpoints.
 
     Raises:
       UserError: an unknown name or a number out of range.
     """
-    setting.validate(config)
-    training.validate(config)
+    check_fields(config)
+    training.check(config)
     trained.check_generator(
         config.encoder.name, config.encoder.layer, variant=config.encoder.generator, image_size=config.data.image_size
     )
@@ -261,57 +261,54 @@ def validate(config: ConfigDict) -> None:
         raise UserError("encoder.checkpoint is empty; name the workdir of a classifier's training")
 
 
-def check_inputs(config: ConfigDict, workdir: pathlib.Path, stages: Mapping[pathlib.Path, ConfigDict]) -> None:
+def check_inputs(run: Run) -> None:
     """Checks, before anything is trained, that the encoder is there and fits, or will.
 
     Raises:
       UserError: no checkpoint there, or one of another network or of another image size.
     """
-    reference = config.encoder.checkpoint
+    config, reference = run.config, run.config.encoder.checkpoint
     if not reference.startswith("stage:"):
-        build_generator(config, _load_encoder(config, workdir))
+        build_generator(config, _load_encoder(config, run.workdir))
     elif not config.encoder.other_size:
-        trained.check_planned_size(config, reference, workdir, stages)
+        run.check_planned_size(reference)
 
 
-def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
+def run(run: Run) -> dict[str, Any]:
     """Trains, saves checkpoints in `workdir`, and returns the results on the test source.
 
     Args:
-      config: as made by configs/inverter.py; config.encoder.checkpoint names the classifier's workdir.
-      workdir: of this run.
+      run: of configs/inverter.py; config.encoder.checkpoint names the classifier's workdir.
 
     Raises:
       UserError: what the config asks for does not exist or does not fit.
     """
-    mesh = setting.mesh(config)
+    config, workdir = run.config, run.workdir
+    mesh = run.mesh
     encoder = _load_encoder(config, workdir)
     build_generator(config, encoder)  # tells what does not fit before the data is read
-    train, test = setting.open_source(config, "train"), setting.open_source(config, "test")
+    train, test = run.open_data("train"), run.open_data("test")
     batches = training.make_batches(config, train)
     trainee = build(config, workdir, encoder, batches.steps_per_epoch)
     described = {**trainee.description, trained.WEIGHTS: fingerprint(encoder.variables)}
     trainee = dataclasses.replace(trainee, description=described)
     size = trained.report_size(encoder, config.data.image_size, config.title)
     results = training.run(config, workdir, trainee, batches=batches, train=train, test=test, mesh=mesh)
-    results = {**results, **size, "setting": setting.provenance(config)}
-    workdirs.write_results(workdir, results)
-    return results
+    results = {**results, **size}
+    return run.finish(results)
 
 
-def build_generator(config: ConfigDict, encoder: trained.Encoder) -> Any:
+def build_generator(config: ConfigDict, encoder: Trained) -> Any:
     """Returns the untrained generator.
 
     Raises:
       UserError: an encoder that is not the config's, or an image size whose features do not lead back to it.
     """
     trained.check_name(encoder, config.encoder.name, config.encoder.checkpoint)
-    return trained.build_generator(_describe(config, encoder), encoder, dtype=setting.dtype(config))
+    return trained.build_generator(_describe(config, encoder), encoder, dtype=dtype_of(config))
 
 
-def build(
-    config: ConfigDict, workdir: pathlib.Path, encoder: trained.Encoder, steps_per_epoch: int
-) -> training.Trainee:
+def build(config: ConfigDict, workdir: pathlib.Path, encoder: Trained, steps_per_epoch: int) -> training.Trainee:
     """Returns what is trained, and how.
 
     Args:
@@ -323,7 +320,7 @@ def build(
     Raises:
       UserError: what the config asks for does not exist or does not fit.
     """
-    dtype, image_size = setting.dtype(config), config.data.image_size
+    dtype, image_size = dtype_of(config), config.data.image_size
     generator = build_generator(config, encoder)
     features = trained.feature_structs(encoder.module, image_size)
     parts = {GENERATOR: (generator, (features[config.encoder.layer],))}
@@ -358,16 +355,16 @@ def build(
     )
 
 
-def _load_encoder(config: ConfigDict, workdir: pathlib.Path) -> trained.Encoder:
+def _load_encoder(config: ConfigDict, workdir: pathlib.Path) -> Trained:
     source = workdirs.resolve(config.encoder.checkpoint, workdir)
     size, other_size = config.data.image_size, config.encoder.get("other_size", False)
     try:
-        return trained.load_encoder(source, dtype=setting.dtype(config), image_size=size, other_size=other_size)
+        return trained.load(source, dtype=dtype_of(config), image_size=size, other_size=other_size, kind="classifier")
     except trained.OtherSize as error:
         raise UserError(f"{error}, or encoder.other_size=True to invert it at {size} px all the same") from error
 
 
-def _describe(config: ConfigDict, encoder: trained.Encoder) -> dict[str, Any]:
+def _describe(config: ConfigDict, encoder: Trained) -> dict[str, Any]:
     """Returns what the generator is rebuilt from, once its encoder is there."""
     return {
         "kind": "inverter",

@@ -15,10 +15,10 @@ from arinv import data, parallel
 from arinv.data.folder import class_advice
 from arinv.data.image_files import RESIZE_MODES
 from arinv.errors import UserError, unknown
-from arinv.experiment import checkpoint, setting, trained
+from arinv.experiment import checkpoint, trained, workdirs
 from arinv.experiment import state as train_state
-from arinv.experiment import workdir as workdirs
 from arinv.experiment.checkpoint import Checkpoints
+from arinv.experiment.run import batch_rows, open_extra
 from arinv.experiment.state import TrainState
 from arinv.experiment.writer import Writer, progress_callback
 from arinv.models.layers import Normalization, mean_std
@@ -99,7 +99,7 @@ def _joined(values: tuple[float, ...]) -> str:
 _INIT, _TRAIN, _EVALUATE = range(3)  # what the keys folded from the seed are for
 
 
-def validate(config: ConfigDict) -> None:
+def check(config: ConfigDict) -> None:
     """Checks the fields that every training has.
 
     Raises:
@@ -137,7 +137,7 @@ def make_batches(config: ConfigDict, source: data.Source) -> Batches:
     Raises:
       UserError: a second source that cannot be read or does not fit, or a share of it that leaves one of both empty.
     """
-    extra, rows = config.data.extra, setting.rows(config)["rows"]
+    extra, rows = config.data.extra, batch_rows(config)["rows"]
     if not extra.name:
         return _batches(config, source, config.batch_size, rows)
     second_size = round(extra.share * config.batch_size)
@@ -146,7 +146,7 @@ def make_batches(config: ConfigDict, source: data.Source) -> Batches:
         raise UserError(f"data.extra.share={extra.share} of a batch of {config.batch_size} leaves one source empty")
     # The global batch is the same for any number of processes, so one of them may have rows of one source only.
     first = _batches(config, source, first_size, rows[rows < first_size])
-    second = _batches(config, setting.open_extra(config, source), second_size, rows[rows >= first_size] - first_size)
+    second = _batches(config, open_extra(config, source), second_size, rows[rows >= first_size] - first_size)
     return data.MixedBatches(first, second, batch_size=config.batch_size)
 
 
@@ -340,7 +340,7 @@ def _peak_flops(config: ConfigDict, mesh: jax.sharding.Mesh) -> float | None:
 def _make_evaluate(config, trainee, frozen, test, mesh, writer, key) -> Callable[[TrainState, int], dict[str, float]]:
     """Returns a function of (state, step) that evaluates on the test source and saves a picture."""
     eval_step = jax.jit(lambda variables, *others: trainee.eval_step(parallel.gather(variables, mesh), *others))
-    batches = data.eval_batches(data.load_arrays(test), batch_size=config.batch_size, **setting.rows(config))
+    batches = data.eval_batches(data.load_arrays(test), batch_size=config.batch_size, **batch_rows(config))
 
     def evaluate(state: TrainState, step: int) -> dict[str, float]:
         results, pictures = collect(

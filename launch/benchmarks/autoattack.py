@@ -52,7 +52,7 @@ class Ours:
 
         from arinv.experiment import trained
 
-        self.encoder = trained.load_encoder(checkpoint)
+        self.encoder = trained.load(checkpoint, kind="classifier")
         module = self.encoder.module
         self._model = jax.tree_util.Partial(lambda variables, x: module.apply(variables, x)[0], self.encoder.variables)
 

@@ -10,7 +10,7 @@ import pytest
 
 from arinv import command_line, main
 from arinv.errors import UserError
-from arinv.experiment import workdir as workdirs
+from arinv.experiment import workdirs
 from configs import classifier, evaluate, quickstart, stylize
 
 ROOT = pathlib.Path(__file__).parents[2]

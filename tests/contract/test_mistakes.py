@@ -14,8 +14,8 @@ from PIL import Image
 from arinv import attacks, data, main
 from arinv.data.source import Subset
 from arinv.errors import UserError
-from arinv.experiment import setting
-from arinv.experiment import workdir as workdirs
+from arinv.experiment import run as experiment_run
+from arinv.experiment import workdirs
 from arinv.train import training
 from configs import (
     anomaly,
@@ -293,7 +293,7 @@ def test_another_config_in_the_same_workdir_is_refused(tmp_path):
 def test_a_radius_of_grey_levels_is_reported(capsys):
     attack = {"eps": 8.0, "step_size": 0.0, "norm": "linf", "num_steps": 2}
     for _ in range(2):
-        setting.attack_options(attack)
+        experiment_run.attack_options(attack)
     lines = capsys.readouterr().err.splitlines()
     assert lines == [
         "warning: attack.eps=8 in linf reaches every image in [0, 1]: nothing can be robust there; did you mean 8/255?"

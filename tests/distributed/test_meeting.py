@@ -214,7 +214,7 @@ elif sys.argv[1] == "train":
                     distributed.gather(None)  # a collective, for which the slowest is waited
                 if has_to_stop(step):
                     print("stopped at", step, flush=True)
-                    raise SystemExit(processes.TERMINATED)
+                    raise SystemExit(distributed.TERMINATED)
     except SystemExit:
         distributed.finish()
         raise

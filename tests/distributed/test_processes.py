@@ -98,7 +98,7 @@ def test_process_0_alone_speaks(disturbed):
 
 
 def read(workdir):
-    weights = trained.load_encoder(workdir / "encoder").variables
+    weights = trained.load(workdir / "encoder", kind="classifier").variables
     return log_of(workdir), weights, arrays_of(workdir)
 
 

@@ -16,8 +16,7 @@ from ml_collections import ConfigDict
 
 from arinv import distributed, parallel
 from arinv.errors import UserError
-from arinv.experiment import checkpoint, lock
-from arinv.experiment import workdir as workdirs
+from arinv.experiment import checkpoint, lock, workdirs
 from arinv.experiment.checkpoint import Checkpoints
 from arinv.experiment.state import TrainState
 from arinv.experiment.writer import Writer, write_atomically

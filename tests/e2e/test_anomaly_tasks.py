@@ -16,7 +16,8 @@ from arinv import data, main, models
 from arinv.apps.anomaly import one_vs_all as one_vs_all_task
 from arinv.apps.anomaly import scoring
 from arinv.errors import UserError
-from arinv.experiment import cache, setting, trained
+from arinv.experiment import cache, trained
+from arinv.experiment import run as experiment_run
 from arinv.experiment.checkpoint import Checkpoints
 from arinv.experiment.state import TrainState
 from arinv.experiment.trained import CLASSIFIER
@@ -257,7 +258,7 @@ def test_references_are_the_images_that_the_inverter_saw(made):
                 stage.data.num_train = 4
         train = one_vs_all_task._Train(config.stages.robust_evaluation)
         for label in (0, 1):
-            seen = setting.open_source(config.stages[f"robust_class{label}_inverter"], "train")
+            seen = experiment_run.open_source(config.stages[f"robust_class{label}_inverter"], "train")
             assert len(seen) == 4
             np.testing.assert_array_equal(train.images(label), data.load_arrays(seen)["image"])
 

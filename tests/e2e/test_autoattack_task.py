@@ -1,5 +1,6 @@
 """AutoAttack by config: what it leaves, and the same after being cut short."""
 
+import dataclasses
 import inspect
 import json
 
@@ -11,7 +12,8 @@ from PIL import Image
 from arinv import attacks, main
 from arinv.apps.evaluation import autoattack
 from arinv.errors import UserError
-from arinv.experiment.cache import fingerprint
+from arinv.experiment import trained
+from arinv.experiment.run import Run
 from configs import arguments, compare_recipes, evaluate, robustness
 
 ARG = "smoke=True,encoder=alexnet_small,width=4,image_size=16,dataset=photos"
@@ -99,8 +101,8 @@ def test_the_state_of_another_network_is_refused(finished, tmp_path, monkeypatch
         patch.setattr(autoattack._Saver, "__call__", save_and_stop)
         with pytest.raises(Cut):
             main.run(attack_config(finished), tmp_path)
-    weights = fingerprint(autoattack._load(finished / "encoder", np.float32).variables)
-    monkeypatch.setattr(autoattack, "fingerprint", lambda variables: "0123456789ab")
+    weights = trained.load(finished / "encoder").fingerprint
+    monkeypatch.setattr(trained, "fingerprint", lambda variables: "0123456789ab")
     shown = f"state.npz is of another network: its weights are {weights}, the checkpoint's 0123456789ab; delete"
     with pytest.raises(UserError, match=shown):
         main.run(attack_config(finished), tmp_path)
@@ -127,20 +129,20 @@ def test_too_few_classes_are_told_before_the_training(tmp_path):
         main.run(config, tmp_path)
     assert not list(tmp_path.iterdir())
     config.stages.autoattack.attack.attacks = "apgd-ce+fab-t+square"
-    autoattack.validate(config.stages.autoattack)
+    autoattack.check(config.stages.autoattack)
 
 
 def test_too_few_classes_of_a_checkpoint_are_told_and_leave_nothing(finished, tmp_path, monkeypatch):
-    encoder = autoattack._load(finished / "encoder", np.float32)
-    few = encoder.__class__(encoder.module, encoder.variables, {**encoder.description, "num_classes": 3})
-    monkeypatch.setattr(autoattack, "_load", lambda source, dtype: few)
+    encoder = trained.load(finished / "encoder")
+    few = dataclasses.replace(encoder, description={**encoder.description, "num_classes": 3})
+    monkeypatch.setattr(trained, "load", lambda *_, **__: few)
     with pytest.raises(UserError, match=r"leave it out: --config.attack.attacks=apgd-ce\+fab-t\+square$"):
         main.run(attack_config(finished), tmp_path)
     assert not (tmp_path / "config.json").exists()
     config = attack_config(finished)
     config.checkpoint = "stage:encoder"
     with pytest.raises(UserError, match=r"--config.stages.mine.attack.attacks=apgd-ce\+fab-t\+square$"):
-        autoattack.run(config, tmp_path / "mine")
+        autoattack.run(Run(config, tmp_path / "mine"))
 
 
 def test_a_batch_of_which_the_devices_divide_no_half_is_attacked(finished, tmp_path):

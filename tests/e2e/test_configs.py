@@ -19,8 +19,8 @@ from PIL import Image
 
 from arinv import data, main, tasks
 from arinv.errors import UserError
-from arinv.experiment import setting, trained
-from arinv.experiment import workdir as workdirs
+from arinv.experiment import run as experiment_run
+from arinv.experiment import trained, workdirs
 from arinv.train import training
 from configs import arguments, defaults
 
@@ -48,7 +48,7 @@ def test_configs_are_plain_data_and_follow_the_encoder(name, encoder):
         if stage.task == "inverter":
             assert stage.encoder.layer == {"resnet18": "block4"}.get(encoder, "conv5")
         if stage.task != "evaluation":
-            tasks.TASKS[stage.task].validate(stage)
+            tasks.TASKS[stage.task].check(stage)
 
 
 def test_the_paper_s_recipes_are_the_defaults():
@@ -111,7 +111,7 @@ def test_the_step_grows_with_the_radius_and_the_norm_is_the_recipe_s():
 
 
 def test_departures_are_what_differs_from_the_published_recipe():
-    departures = setting.departures
+    departures = experiment_run.departures
     assert departures(get_config("classifier", "encoder=resnet18,eps=2.5")) == {}
     assert departures(get_config("classifier", "encoder=wrn28_10,eps=-1")) == {}
     assert departures(get_config("quickstart", "").stages.robust_encoder) == {}
@@ -142,15 +142,17 @@ def test_classifiers_of_imagenet_are_trained_on_windows_of_originals(tmp_path):
             Image.fromarray(pixels).save(tmp_path / name / f"{i}.png")
     arg = f"encoder=vgg16_bn,dataset=folder:{tmp_path},image_size=64,batch=8,smoke=True"
     config = get_config("classifier", arg)
-    batches = training.make_batches(config, setting.open_source(config, "train"))
+    batches = training.make_batches(config, experiment_run.open_source(config, "train"))
     batch = next(batches)
     assert batch["image"].shape == (8, 64, 64, 3)
-    test = setting.open_source(config, "test")[0]["image"].astype(float)
-    squashed = setting.open_source(get_config("inverter", arg).stages.inverter, "train")[0]["image"].astype(float)
+    test = experiment_run.open_source(config, "test")[0]["image"].astype(float)
+    squashed = experiment_run.open_source(get_config("inverter", arg).stages.inverter, "train")[0]["image"].astype(
+        float
+    )
     assert test.std() > 2 * squashed.std() and batch["image"].astype(float).std() > 2 * squashed.std()
     config.data.resized_crop.scale = (0.5, 0.1)
     with pytest.raises(UserError, match="data.resized_crop.scale=.0.5, 0.1. must be scale or ratio with two positive"):
-        tasks.TASKS["classifier"].validate(config)
+        tasks.TASKS["classifier"].check(config)
 
 
 def test_an_evaluation_brings_images_to_size_as_its_network_s_training_did():
@@ -376,7 +378,7 @@ def test_smoke_export_to_pytorch_and_import_again(quickstart, tmp_path):
     path = f"path={tmp_path}/generator/model.safetensors,layer=conv5,checkpoint={tmp_path}/in"
     smoke("import_torch", f"encoder=alexnet_small,{path}", tmp_path / "inverter")
     names = ("robust_inverter", tmp_path / "inverter")
-    before, after = (trained.load_inverter(workdir / name).variables for name in names)
+    before, after = (trained.load(workdir / name, kind="inverter").variables for name in names)
     assert jax.tree.all(jax.tree.map(lambda a, b: bool((a == b).all()), before, after))
 
 

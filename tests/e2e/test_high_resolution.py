@@ -9,6 +9,7 @@ from PIL import Image
 from arinv import main, tasks
 from arinv.apps.inversion import high_resolution
 from arinv.errors import UserError
+from arinv.experiment import run as experiment_run
 from arinv.experiment.cache import Parts
 from configs import compare_inversion, defaults
 from configs import high_resolution as high_resolution_config
@@ -71,7 +72,7 @@ def test_all_is_trained_where_nothing_is_given():
     for experiment in (config, compared):
         assert json.loads(experiment.to_json_best_effort())
         for stage in experiment.order:
-            tasks.TASKS[experiment.stages[stage].task].validate(experiment.stages[stage])
+            tasks.TASKS[experiment.stages[stage].task].check(experiment.stages[stage])
     assert [compared.stages[f"{name}_encoder"].attack.eps for name in ("standard", "robust")] == [0.0, 1.0]
 
 
@@ -124,7 +125,7 @@ def test_other_test_images_are_measured_anew(untrained, tmp_path, monkeypatch, b
     config, load = scale_task(untrained, metrics="psnr"), high_resolution.data.load_arrays
     main.run(config, tmp_path)
     before = read(tmp_path / "results.json")["curves"]["robust"]["psnr"]
-    images = 255 - load(high_resolution.setting.open_source(config, "test"))["image"]
+    images = 255 - load(experiment_run.open_source(config, "test"))["image"]
     monkeypatch.setattr(high_resolution.data, "load_arrays", lambda source: load(source) | {"image": images})
     (tmp_path / "results.json").unlink()
     main.run(config, tmp_path)

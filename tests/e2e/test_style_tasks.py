@@ -110,7 +110,7 @@ def test_smoke_evaluation_measures_what_was_written(compared, levels, folders):
     assert set(done["entries"]) == {"standard", "robust", "content as it was"}
     assert done["entries"]["content as it was"]["ssim"] == 1.0 and done["num_pairs"] == 4
     assert "adversarial (l2 eps 1) training" in done["variants"]["gram_alexnet_small"]
-    encoder = networks.load_inverter(compared / first(levels)).encoder
+    encoder = networks.load(compared / first(levels), kind="inverter").encoder
     features_fn = make_features_fn(style_levels.without_head("alexnet_small", encoder.module), encoder.variables)
     picture = data.read_image(compared / "stylization" / "pictures" / "standard" / "clear" / "wide.png")
     other = data.resize_u8(data.read_image(folders / "style" / "wide.gif"), 64)
@@ -296,7 +296,7 @@ def test_the_configs_are_plain_data_and_hold_the_paper_s_weights(encoder):
     assert len(trained) == 6
     for name in config.order:
         if name != "evaluation":
-            tasks.TASKS[config.stages[name].task].validate(config.stages[name])
+            tasks.TASKS[config.stages[name].task].check(config.stages[name])
     deepest, *shallow = trained[:3]
     assert config.stages[deepest].loss.adversarial == 100.0
     for name in shallow:

@@ -8,17 +8,16 @@ import pathlib
 import zlib
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 from ml_collections import ConfigDict
 
 from arinv import data, metrics, paths
 from arinv.apps.anomaly import Calibration, overview, scoring
 from arinv.errors import UserError, unknown
-from arinv.experiment import setting
 from arinv.experiment import trained as networks
-from arinv.experiment import workdir as workdirs
+from arinv.experiment import workdirs
 from arinv.experiment.cache import RowStore, fingerprint
+from arinv.experiment.run import Run, check_fields, open_source, report_left_out
 from arinv.experiment.writer import progress_bar, progress_callback, read_arrays, write_arrays, write_json, write_png
 
 FILE = "detector.json"
@@ -41,14 +40,14 @@ class Detector(NamedTuple):
     description: dict[str, Any]
 
 
-def validate(config: ConfigDict) -> None:
+def check(config: ConfigDict) -> None:
     """Tells every mistake that can be seen without reading data or checkpoints.
 
     Raises:
       UserError: an unknown name or a number out of range.
     """
-    setting.validate(config)
-    scoring.validate(config)
+    check_fields(config)
+    scoring.check(config)
     if not config.inverter:
         raise UserError("inverter is empty; name the workdir of an inverter's training")
     if config.data.train_split == config.data.test_split:
@@ -74,23 +73,23 @@ def check_decision(decision: ConfigDict) -> None:
     Calibration((0.0,), (0.0, 1.0)).threshold(policy=decision.policy, quantile=decision.quantile)
 
 
-def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
+def run(run: Run) -> dict[str, Any]:
     """Measures the detector on held-out images, saves it, and returns the results.
 
     Args:
-      config: as made by configs/detector.py; config.inverter names the inverter's workdir.
-      workdir: of the detector.
+      run: of configs/detector.py; config.inverter names the inverter's workdir.
 
     Raises:
       UserError: no usable checkpoint there, or no images.
     """
-    how = scoring.Setting(jax.random.key(config.seed), setting.mesh(config), config.batch_size)
-    source = workdirs.resolve(config.inverter, workdir)
-    trained = networks.load_inverter(source, dtype=setting.dtype(config), image_size=config.data.image_size)
+    config, workdir = run.config, run.workdir
+    how = scoring.Setting(run.key, run.mesh, config.batch_size)
+    source = run.resolve(config.inverter)
+    trained = run.load(config.inverter, kind="inverter", image_size=config.data.image_size)
     scored, variables = scoring.make_scorer(trained, config)
-    train, (images, anomalous) = setting.open_source(config, "train"), _read_validation(config)
+    train, (images, anomalous) = run.open_data("train"), _read_validation(config)
     references = data.load_arrays(train, progress=progress_callback("reading normal images"))["image"]
-    workdirs.open_workdir(config, workdir)
+    run.begin()
     variables = scoring.add_references(scored, variables, references, how, capacity=len(references))
     weights = [fingerprint(trained.encoder.variables), fingerprint(trained.variables)]
     contents = [str(zlib.crc32(array)) for array in (images, anomalous, references)]
@@ -113,13 +112,12 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
     description = _describe(config, workdir, source, trained, weights, calibrations, scales)
     write_json(workdir / FILE, description)
     results = _results(config, scores, anomalous, calibrations, len(references))
-    workdirs.write_results(workdir, results)
-    return results
+    return run.finish(results)
 
 
 def _read_validation(config: ConfigDict) -> tuple[np.ndarray, np.ndarray]:
     """Returns held-out normal images, then the anomalous ones where such are given, and which are."""
-    held_out = data.load_arrays(setting.open_source(config, "test"))["image"]
+    held_out = data.load_arrays(open_source(config, "test"))["image"]
     anomalous = held_out[:0]
     if config.anomalous:
         fields = config.data
@@ -130,7 +128,7 @@ def _read_validation(config: ConfigDict) -> tuple[np.ndarray, np.ndarray]:
             resize=fields.resize,
             on_bad_image=fields.on_bad_image,
         )
-        setting.report_left_out(f"folder:{config.anomalous}", source.num_skipped, source.info.left_out)
+        report_left_out(f"folder:{config.anomalous}", source.num_skipped, source.info.left_out)
         anomalous = data.load_arrays(source)["image"]
     return np.concatenate([held_out, anomalous]), np.arange(len(held_out) + len(anomalous)) >= len(held_out)
 
@@ -175,7 +173,6 @@ def _results(config, scores, anomalous, calibrations, num_references: int) -> di
         "num_anomalous": int(np.sum(anomalous)),
         "decision": config.decision.to_dict(),
         "quantile_thresholds": {name: c.threshold(quantile=quantile) for name, c in calibrations.items()},
-        "setting": setting.provenance(config),
         "variants": {**scoring.SCORES, "auroc": metrics.AUROC_VARIANT},
     }
     if anomalous.any():
@@ -196,8 +193,8 @@ def load(place: pathlib.Path, how: scoring.Setting, *, dtype: Any) -> Detector:
       UserError: the inverter is not the one that it was made of.
     """
     description = workdirs.read_json(place / FILE)
-    trained = networks.load_inverter(
-        workdirs.follow(description["inverter_workdir"], place, what="inverter"), dtype=dtype
+    trained = networks.load(
+        workdirs.follow(description["inverter_workdir"], place, what="inverter"), dtype=dtype, kind="inverter"
     )
     if [fingerprint(trained.encoder.variables), fingerprint(trained.variables)] != description["weights"]:
         raise UserError(

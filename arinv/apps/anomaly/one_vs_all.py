@@ -8,12 +8,9 @@ moment and started again, the task goes on.
 Source: Rojas-Gomez et al. 2022, sections 3.3, 4.4 and A2.
 """
 
-import pathlib
 import zlib
-from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -21,22 +18,21 @@ from arinv import data, metrics
 from arinv.apps.anomaly import overview, scoring
 from arinv.data.source import Subset
 from arinv.errors import UserError
-from arinv.experiment import setting
-from arinv.experiment import trained as networks
-from arinv.experiment import workdir as workdirs
 from arinv.experiment.cache import RowStore, fingerprint
+from arinv.experiment.run import Run, attack_options, check_fields, open_source
+from arinv.experiment.trained import Trained
 from arinv.experiment.writer import progress_bar, progress_callback, write_arrays, write_png
 
 
-def validate(config: ConfigDict) -> None:
+def check(config: ConfigDict) -> None:
     """Tells every mistake that can be seen without reading data or checkpoints.
 
     Raises:
       UserError: an unknown name or a number out of range.
     """
-    setting.validate(config)
-    setting.attack_options(config.attack)
-    scoring.validate(config)
+    check_fields(config)
+    attack_options(config.attack)
+    scoring.check(config)
     if not config.classes:
         raise UserError("classes is empty; name the labels of the classes that take their turn as the normal one")
     for name in ("normal", "anomalous"):
@@ -46,16 +42,17 @@ def validate(config: ConfigDict) -> None:
         raise UserError(f"inverters has no workdir for the classes {missing}")
 
 
-def check_inputs(config: ConfigDict, workdir: pathlib.Path, stages: Mapping[pathlib.Path, ConfigDict]) -> None:
+def check_inputs(run: Run) -> None:
     """Checks, before anything is trained, that the data has the images that the evaluation needs.
 
     Raises:
       UserError: a class without a test image or a training image, or with all test images, or inverters of another
         image size.
     """
+    config = run.config
     for label in config.classes:
-        networks.check_planned_size(config, config.inverters[f"class{label}"], workdir, stages)
-    test = setting.open_source(config, "test")
+        run.check_planned_size(config.inverters[f"class{label}"])
+    test = run.open_data("test")
     _check_classes(config, test.info, test.read_labels())
     _Train(config)
 
@@ -80,26 +77,26 @@ class _Test(NamedTuple):
         return self.images[np.searchsorted(self.places, places)]
 
 
-def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
+def run(run: Run) -> dict[str, Any]:
     """Scores the test images by the detector of every class and returns the AUROC of each.
 
     Args:
-      config: as made by configs/anomaly.py; config.inverters names the workdir of each class's inverter.
-      workdir: of this evaluation; it goes on from what it finds there.
+      run: of configs/anomaly.py; config.inverters names the workdir of each class's inverter.
 
     Raises:
       UserError: no usable checkpoint there, inverters of different encoders, or data without a class.
     """
-    attack = _attack(setting.attack_options(config.attack))
-    how = scoring.Setting(jax.random.key(config.seed), setting.mesh(config), config.batch_size, attack)
-    first = _load(config, config.classes[0], workdir)
+    config, workdir = run.config, run.workdir
+    attack = _attack(attack_options(config.attack))
+    how = scoring.Setting(run.key, run.mesh, config.batch_size, attack)
+    first = _load(run, config.classes[0])
     test, chosen = _read_test(config)
     train = _Train(config)
-    workdirs.open_workdir(config, workdir)
+    run.begin()
     bar = progress_bar(None, config.title, total=sum(map(len, chosen.values())), unit="image")
     encoder_weights, classes = fingerprint(first.encoder.variables), {}
     for label in config.classes:
-        trained = first if label == config.classes[0] else _load(config, label, workdir)
+        trained = first if label == config.classes[0] else _load(run, label)
         if fingerprint(trained.encoder.variables) != encoder_weights:
             raise UserError(f"the inverters of classes {config.classes[0]} and {label} are of different encoders")
         places = chosen[label]
@@ -110,8 +107,7 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
         classes[test.names[label]] = {name: metrics.auroc(values, anomalous) for name, values in arrays.items()}
     bar.close()
     results = _results(config, first, test, attack, classes)
-    workdirs.write_results(workdir, results)
-    return results
+    return run.finish(results)
 
 
 def choose_images(labels: np.ndarray, normal: int, num_anomalous: int, num_normal: int = 0) -> np.ndarray:
@@ -143,14 +139,14 @@ def _attack(options: dict[str, Any]) -> dict[str, Any]:
     return {**options, "step_size": options["step_size"] or 2.5 * options["eps"] / options["num_steps"]}
 
 
-def _load(config: ConfigDict, label: int, workdir: pathlib.Path) -> networks.Inverter:
-    source = workdirs.resolve(config.inverters[f"class{label}"], workdir)
-    return networks.load_inverter(source, dtype=setting.dtype(config), image_size=config.data.image_size)
+def _load(run: Run, label: int) -> Trained:
+    config = run.config
+    return run.load(config.inverters[f"class{label}"], kind="inverter", image_size=config.data.image_size)
 
 
 def _read_test(config: ConfigDict) -> tuple[_Test, dict[int, np.ndarray]]:
     """Returns the test images that are scored, and for each class the places of those that its detector scores."""
-    source = setting.open_source(config, "test")
+    source = open_source(config, "test")
     labels = source.read_labels()
     _check_classes(config, source.info, labels)
     chosen = {label: choose_images(labels, label, config.num_anomalous, config.num_normal) for label in config.classes}
@@ -184,7 +180,7 @@ class _Train:
         if config.data.num_train:  # which images are taken of how many depends on the kind of data set
             self._sources = {label: _open_class(config, label) for label in config.classes}
         else:
-            everything = setting.open_source(config, "train")
+            everything = open_source(config, "train")
             labels = everything.read_labels()
             if missing := [label for label in config.classes if not (labels == label).any()]:
                 raise UserError(f"{config.data.name} has no training image of the classes {missing}")
@@ -197,7 +193,7 @@ class _Train:
 
 
 def _open_class(config: ConfigDict, label: int) -> data.Source:
-    return setting.open_source(ConfigDict({"data": {**config.data.to_dict(), "classes": (label,)}}), "train")
+    return open_source(ConfigDict({"data": {**config.data.to_dict(), "classes": (label,)}}), "train")
 
 
 def _score_class(config, label, trained, train, test, how, workdir, bar) -> dict[str, np.ndarray]:
@@ -231,7 +227,7 @@ def _score_class(config, label, trained, train, test, how, workdir, bar) -> dict
     return arrays
 
 
-def _results(config, first: networks.Inverter, test: _Test, attack: dict, classes: dict) -> dict[str, Any]:
+def _results(config, first: Trained, test: _Test, attack: dict, classes: dict) -> dict[str, Any]:
     """Returns the AUROC of each class, their means, and what a reader has to know of them."""
     scores = list(next(iter(classes.values())))
     variants = {**scoring.SCORES, **scoring.ATTACKED_SCORES}
@@ -249,6 +245,5 @@ def _results(config, first: networks.Inverter, test: _Test, attack: dict, classe
         "num_examples": len(test.labels),
         "num_normal": config.num_normal or None,
         "num_anomalous": config.num_anomalous or None,
-        "setting": setting.provenance(config),
         "variants": {"auroc": metrics.AUROC_VARIANT} | {name: variants[name] for name in scores},
     }

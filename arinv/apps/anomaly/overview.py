@@ -15,8 +15,8 @@ from arinv.apps.anomaly.scoring import Explanation
 from arinv.apps.evaluation import comparison
 from arinv.errors import UserError
 from arinv.experiment import report as page
-from arinv.experiment import workdir as workdirs
 from arinv.experiment.figures import labelled_grid
+from arinv.experiment.run import Run
 from arinv.experiment.writer import write_png
 
 _PER_BAND = 8  # images side by side
@@ -130,28 +130,27 @@ _COLUMNS = {
 }
 
 
-validate = comparison.validate
+validate = comparison.check
 
 
-def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
+def run(run: Run) -> dict[str, Any]:
     """Writes the report of config.entries (name -> workdir of a one-vs-all evaluation) and returns their results.
 
     Args:
-      config: {"title", "text", "entries", "order", "num_classes_shown"}.
-      workdir: where the report goes.
+      run: of a config as made {"title", "text", "entries", "order", "num_classes_shown"}.
 
     Raises:
       UserError: an evaluation that is missing, or of something else.
     """
+    config, workdir = run.config, run.workdir
     sources, results = comparison.read_entries(config, workdir)
     for name, result in results.items():
         if not {"classes", "mean"} <= result.keys():
             raise UserError(f"{sources[name]} is no one-vs-all evaluation of anomaly detection")
-    workdirs.open_workdir(config, workdir)
+    run.begin()
     if jax.process_index() == 0:
         _write(config, workdir, results, _pictures(sources, config.num_classes_shown))
-    workdirs.write_results(workdir, results)
-    return results
+    return run.finish(results)
 
 
 def _write(config: ConfigDict, workdir: pathlib.Path, results: Mapping, pictures: Mapping[str, np.ndarray]) -> None:

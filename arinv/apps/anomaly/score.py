@@ -6,7 +6,6 @@ line each, and left out.
 
 import csv
 import io
-import pathlib
 import sys
 from typing import Any
 
@@ -17,45 +16,45 @@ from ml_collections import ConfigDict
 from arinv import data
 from arinv.apps.anomaly import detector, overview, scoring
 from arinv.errors import UserError
-from arinv.experiment import setting
-from arinv.experiment import workdir as workdirs
+from arinv.experiment import workdirs
 from arinv.experiment.cache import RowStore, made_of
+from arinv.experiment.run import Run, check_fields, open_pictures, provenance
 from arinv.experiment.writer import progress_bar, write_png, write_text
 
+ONE_PROCESS = True
 
-def validate(config: ConfigDict) -> None:
+
+def check(config: ConfigDict) -> None:
     """Tells every mistake that can be seen without reading pictures or checkpoints.
 
     Raises:
       UserError: an unknown name or a number out of range.
     """
-    setting.validate(config)
+    check_fields(config)
     for name, what in (("detector", "the workdir of a detector"), ("images", "an image or a folder of images")):
         if not config[name]:
             raise UserError(f"{name} is empty; name {what}")
     given = {name: value for name, value in config.decision.items() if value}
     detector.check_decision(ConfigDict({"score": "total", "policy": "quantile", "quantile": 0.95} | given))
     scoring.check_pictures(config)
-    if jax.process_count() > 1:
-        raise UserError("pictures are scored in one process, on all of its devices; start it on one host")
 
 
-def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
+def run(run: Run) -> dict[str, Any]:
     """Scores config.images, writes table and picture into `workdir`, and returns the results.
 
     Args:
-      config: as made by configs/score.py; config.detector names the detector's workdir.
-      workdir: of this run.
+      run: of configs/score.py; config.detector names the detector's workdir.
 
     Raises:
       UserError: no detector there, no picture, a threshold that the detector does not have, or a workdir among the
         pictures.
     """
+    config, workdir = run.config, run.workdir
     workdirs.check_apart(config, workdir)
-    how = scoring.Setting(jax.random.key(0), setting.mesh(config), config.batch_size)
-    place = detector.find(workdirs.resolve(config.detector, workdir))
+    how = scoring.Setting(jax.random.key(0), run.mesh, config.batch_size)
+    place = detector.find(run.resolve(config.detector))
     pictures = _open(config)
-    loaded = detector.load(place, how, dtype=setting.dtype(config))
+    loaded = detector.load(place, how, dtype=run.dtype)
     description = loaded.description
     how = how._replace(key=jax.random.key(description["seed"])).for_few(len(pictures))
     decision = description["decision"] | {name: value for name, value in config.decision.items() if value}
@@ -69,7 +68,7 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
         found = (data.read_image(pictures.paths[i], min_side=min_side) for i in rows)
         return np.stack([data.resize_u8(picture, size, resize) for picture in found])
 
-    workdirs.open_workdir(config, workdir)
+    run.begin()
     store = RowStore(workdir / "state.npz", identity=made_of(*description["weights"], files=pictures.paths))
     with progress_bar(None, config.title, total=len(pictures), unit="image") as bar:
         scores = scoring.score_images(
@@ -93,19 +92,18 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
         "unreadable": [path.name for path in pictures.bad_files],
         "decision": {**decision, "threshold": threshold},
         "detector": {name: description[name] for name in ("data", "weights", "search", "knn")},
-        "setting": setting.provenance(config) | {"seed": description["seed"]},
+        "setting": provenance(config) | {"seed": description["seed"]},
         "variants": {
             **scoring.SCORES,
             "calibrated": f"share of held-out normal images with a lower {decision['score']} score, ties by half",
         },
     }
-    workdirs.write_results(workdir, results)
-    return results
+    return run.finish(results)
 
 
 def _open(config: ConfigDict) -> data.Pictures:
     """Returns the pictures, after reporting those that cannot be read."""
-    pictures = setting.open_pictures(config.images, on_bad_image=config.on_bad_image)
+    pictures = open_pictures(config.images, on_bad_image=config.on_bad_image)
     for path in pictures.bad_files:
         try:
             data.read_image(path)

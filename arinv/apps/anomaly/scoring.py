@@ -21,7 +21,7 @@ from arinv.apps.anomaly.nearest_neighbors import POOLINGS
 from arinv.errors import UserError, unknown
 from arinv.experiment import trained as networks
 from arinv.experiment.cache import RowStore
-from arinv.experiment.trained import make_features_fn
+from arinv.experiment.trained import Trained, make_features_fn
 from arinv.models.generators.discriminator import fold_spectral_norm
 from arinv.types import Array
 
@@ -46,7 +46,7 @@ ATTACKED_SCORES = {
 _jit = functools.partial(jax.jit, static_argnums=0)
 
 
-def validate(config: ConfigDict) -> None:
+def check(config: ConfigDict) -> None:
     """Tells mistakes in config.search and config.knn.
 
     Raises:
@@ -64,8 +64,6 @@ def validate(config: ConfigDict) -> None:
     check_pictures(config)
     if config.knn.pooling not in POOLINGS:
         raise unknown("knn.pooling", config.knn.pooling, POOLINGS)
-    if jax.process_count() > 1:
-        raise UserError("anomaly detection runs in one process, on all of its devices; start it on one host")
 
 
 def check_pictures(config: ConfigDict) -> None:
@@ -202,7 +200,7 @@ class Scorer:
         return anomaly.heat_maps(features_fn, images, reconstructions, layer=self.layer, sigma=images.shape[1] / 32)
 
 
-def make_scorer(trained: networks.Inverter, config: ConfigDict) -> tuple[Scorer, dict[str, Any]]:
+def make_scorer(trained: Trained, config: ConfigDict) -> tuple[Scorer, dict[str, Any]]:
     """Returns the scorer of an inverter and its variables, still without references for the nearest neighbours.
 
     Args:

@@ -17,55 +17,54 @@ from arinv import data, metrics
 from arinv.apps.denoising import tiles
 from arinv.apps.denoising.evaluate_denoising import check_tiles, picture_key
 from arinv.errors import UserError
-from arinv.experiment import setting
-from arinv.experiment import trained as denoiser_networks
-from arinv.experiment import workdir as workdirs
-from arinv.experiment.cache import claim, fingerprint, made_of
+from arinv.experiment import workdirs
+from arinv.experiment.cache import claim, made_of
 from arinv.experiment.figures import centre_window, evenly, labelled_grid, short_names
+from arinv.experiment.run import Run, dtype_of
 from arinv.experiment.writer import progress_bar, write_png
 from arinv.ops import degradations
 from arinv.ops.images import to_float, to_uint8
 
 _WINDOW = 256  # px, of the photographs in before_after.png
 
+ONE_PROCESS = True
 
-def validate(config: ConfigDict) -> None:
+
+def check(config: ConfigDict) -> None:
     """Tells every mistake that can be seen without reading photographs or checkpoints.
 
     Raises:
       UserError: a name that is missing or a number out of range.
     """
-    setting.dtype(config)
+    dtype_of(config)
     degradations.check_noise(**config.noise)
     check_tiles(config.tiles)
     if not config.denoiser:
         raise UserError("denoiser is empty; name the workdir of a denoiser's training")
     if not config.data.name:
         raise UserError("images is empty; name a photograph or a folder of them")
-    if jax.process_count() > 1:
-        raise UserError("photographs are denoised in one process; start it on one host")
 
 
-def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
+def run(run: Run) -> dict[str, Any]:
     """Denoises the photographs of config.data.name and returns what was done.
 
     Args:
-      config: as made by configs/denoise.py; config.denoiser is the workdir of a denoiser's training.
-      workdir: where the denoised photographs go.
+      run: of configs/denoise.py; config.denoiser is the workdir of a denoiser's training.
 
     Raises:
       UserError: no usable checkpoint or photographs, or a workdir among the photographs.
     """
+    config, workdir = run.config, run.workdir
     workdirs.check_apart(config, workdir)
-    trained = denoiser_networks.load_denoiser(workdirs.resolve(config.denoiser, workdir), dtype=setting.dtype(config))
-    pictures = setting.open_pictures(config.data.name, on_bad_image=config.data.on_bad_image)
-    workdirs.open_workdir(config, workdir)
+    denoiser = run.load(config.denoiser, kind="denoiser")
+    pictures = run.open_images()
+    run.begin()
     files = _files(pictures.names)
-    claim(workdir / "denoised", _identity(trained, pictures))
+    claim(workdir / "denoised", made_of(denoiser.fingerprint, files=pictures.paths))
     for i, name in enumerate(progress_bar(pictures.names, config.title, unit="photograph")):
         path = workdir / "denoised" / files[name]
         if not path.exists():
-            denoised = tiles.denoise(trained.denoise_fn, _input(config, name, pictures[i])[None], **config.tiles)
+            denoised = tiles.denoise(denoiser.denoise_fn, _input(config, name, pictures[i])[None], **config.tiles)
             write_png(path, np.asarray(to_uint8(denoised[0])))
     results = {
         "photographs": {
@@ -73,12 +72,10 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
         },
         "skipped": [str(path) for path in pictures.bad_files],
         "noise": {**config.noise, "variant": degradations.NOISE_PROTOCOLS[config.noise.protocol]},
-        "denoiser": dict(trained.description),
-        "setting": setting.provenance(config),
+        "denoiser": dict(denoiser.description),
     }
     _write_picture(config, workdir, pictures, files)
-    workdirs.write_results(workdir, results)
-    return results
+    return run.finish(results)
 
 
 def _files(names: tuple[str, ...]) -> dict[str, str]:
@@ -89,11 +86,6 @@ def _files(names: tuple[str, ...]) -> dict[str, str]:
     if len(set(files.values())) < len(files):  # such as x.jpg and x.png beside x.jpg.jpg
         return {name: f"{name}.png" for name in names}
     return files
-
-
-def _identity(trained: denoiser_networks.TrainedDenoiser, pictures: data.Pictures) -> str:
-    weights = denoiser_networks.convolutions(trained.classifier.variables), trained.variables
-    return made_of(*map(fingerprint, weights), files=pictures.paths)
 
 
 def _input(config: ConfigDict, name: str, picture: np.ndarray) -> np.ndarray:

@@ -26,11 +26,11 @@ from arinv.apps.denoising import bm3d, tiles
 from arinv.apps.evaluation import measurement as measurements
 from arinv.apps.evaluation.measurement import Measurement
 from arinv.errors import UserError
-from arinv.experiment import report, setting
-from arinv.experiment import trained as denoiser_networks
-from arinv.experiment import workdir as workdirs
+from arinv.experiment import report
 from arinv.experiment.cache import Parts, fingerprint
 from arinv.experiment.figures import centre_window, evenly, labelled_grid, short_names
+from arinv.experiment.run import Run, dtype_of, open_pictures
+from arinv.experiment.trained import Trained
 from arinv.experiment.writer import progress_bar, write_arrays, write_png
 from arinv.models.generators.wavelet import MULTIPLE
 from arinv.ops import degradations
@@ -95,7 +95,7 @@ def _open(config: ConfigDict, reference: str, split: str) -> PictureSet:
     fields = config.data
     if reference.startswith(_FOLDER):
         path = pathlib.Path(reference.removeprefix(_FOLDER)).expanduser()
-        pictures = setting.open_pictures(path, on_bad_image=fields.on_bad_image)
+        pictures = open_pictures(path, on_bad_image=fields.on_bad_image)
         found = PictureSet(path.absolute().name, pictures.names, pictures.__getitem__)
     else:
         source = data.open_source(
@@ -202,45 +202,42 @@ METRICS = ("mse", "psnr", "ssim", "lpips_alex", "lpips_vgg", "robust_lpips", "gr
 _WINDOW = 160  # px, of the pictures in crops.png
 _WINDOWS = "windows"
 
+ONE_PROCESS = True
 
-def validate(config: ConfigDict) -> None:
+
+def check(config: ConfigDict) -> None:
     """Tells every mistake that can be seen without reading pictures or checkpoints.
 
     Raises:
       UserError: an unknown name or a number out of range.
     """
-    setting.dtype(config)
+    dtype_of(config)
     degradations.check_noise(**config.noise)
     for name in filter(None, config.metrics.split("+")):
         if name not in METRICS:
             raise UserError(f"unknown metric {name!r} of denoised pictures; known: {', '.join(METRICS)}")
-    measurements.validate(config)
+    measurements.check(config)
     check_tiles(config.tiles)
     bm3d.find(config.bm3d)
     validate_sets(config)
     if not config.order or not all(config.entries[name] for name in config.order):
         raise UserError("an evaluation needs at least one denoiser; name the workdir of a denoiser's training")
-    if jax.process_count() > 1:
-        raise UserError("this evaluation runs in one process; start it on one host")
 
 
-def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
+def run(run: Run) -> dict[str, Any]:
     """Measures config.entries (name -> workdir of a denoiser) and returns the results.
 
     Args:
-      config: as made by configs/denoising.py.
-      workdir: of this evaluation; it goes on from what it finds there.
+      run: of configs/denoising.py.
 
     Raises:
       UserError: no usable checkpoint or pictures, or pictures too small for a metric.
     """
-    sources = {name: workdirs.resolve(config.entries[name], workdir) for name in config.order}
-    denoisers = {
-        name: denoiser_networks.load_denoiser(path, dtype=setting.dtype(config)) for name, path in sources.items()
-    }
-    measurement = Measurement(config, workdir, next(iter(denoisers.values())).classifier)
+    config, workdir = run.config, run.workdir
+    denoisers = {name: run.load(config.entries[name], kind="denoiser") for name in config.order}
+    measurement = Measurement(config, workdir, next(iter(denoisers.values())).encoder)
     sets = open_sets(config)
-    workdirs.open_workdir(config, workdir)
+    run.begin()
     if line := bm3d.notice(config.bm3d):
         print(f"{config.title}: {line}", file=sys.stderr, flush=True)
 
@@ -251,15 +248,13 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
         "sets": summarize(per_image, restoration.rows),
         **measurement.finish(),
         "noise": {**config.noise, "variant": degradations.NOISE_PROTOCOLS[config.noise.protocol]},
-        "denoisers": {name: dict(trained.description) for name, trained in denoisers.items()},
-        "setting": setting.provenance(config),
+        "denoisers": {name: dict(denoiser.description) for name, denoiser in denoisers.items()},
     }
     if bm3d.NAME in restoration.rows:
         results["bm3d"] = bm3d.variant()
     write(workdir, config.title, results, per_image, windows, restoration.rows)
     shutil.rmtree(workdir / "parts")
-    workdirs.write_results(workdir, results)
-    return results
+    return run.finish(results)
 
 
 def picture_key(seed: int, name: str) -> jax.Array:
@@ -267,20 +262,18 @@ def picture_key(seed: int, name: str) -> jax.Array:
     return jax.random.fold_in(jax.random.key(seed), zlib.crc32(os.fsencode(name)))
 
 
-def _identity(
-    denoisers: Mapping[str, denoiser_networks.TrainedDenoiser], measurement: Measurement, rows: tuple[str, ...]
-) -> str:
+def _identity(denoisers: Mapping[str, Trained], measurement: Measurement, rows: tuple[str, ...]) -> str:
     """Returns what the numbers of a picture depend on beside the config: exact weights, and whether BM3D is there."""
-    decoders = (fingerprint((trained.classifier.variables, trained.variables)) for trained in denoisers.values())
-    return " ".join([*decoders, fingerprint(measurement.variables), *rows])
+    weights = [denoiser.fingerprint for denoiser in denoisers.values()]
+    return " ".join([*weights, fingerprint(measurement.variables), *rows])
 
 
 class _Restoration:
     """Makes a picture noisy and restores it in every way; `rows` names them, the noisy picture first."""
 
-    def __init__(self, config: ConfigDict, denoisers: Mapping[str, denoiser_networks.TrainedDenoiser]):
+    def __init__(self, config: ConfigDict, denoisers: Mapping[str, Trained]):
         self._noise, self._seed, self._tiles = config.noise.to_dict(), config.seed, config.tiles.to_dict()
-        self._denoise_fns = {name: trained.denoise_fn for name, trained in denoisers.items()}
+        self._denoise_fns = {name: denoiser.denoise_fn for name, denoiser in denoisers.items()}
         self._reference = bm3d.find(config.bm3d)
         self.rows = (NOISY, *self._denoise_fns, *((bm3d.NAME,) if self._reference else ()))
 

@@ -8,7 +8,6 @@ smallest.png (the smallest perturbations that succeeded); rows: image, adversari
 import pathlib
 import sys
 import time
-from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -18,10 +17,9 @@ from ml_collections import ConfigDict
 from arinv import attacks, data, metrics, parallel
 from arinv.attacks.autoattack.standard import check_num_classes
 from arinv.errors import UserError
-from arinv.experiment import checkpoint, setting, trained
-from arinv.experiment import workdir as workdirs
-from arinv.experiment.cache import fingerprint
-from arinv.experiment.trained import CLASSIFIER
+from arinv.experiment import trained
+from arinv.experiment.run import Run, check_fields, report_radius
+from arinv.experiment.trained import CLASSIFIER, INVERTER
 from arinv.experiment.writer import progress_bar, read_arrays, write_arrays, write_png
 from arinv.ops import norms
 from arinv.ops.images import image_grid
@@ -32,20 +30,22 @@ _STATE = "state.npz"
 _WEIGHTS = "weights"
 _STANDARD = {"num_steps": 100, "num_targets": 9, "num_queries": 5000}
 
+ONE_PROCESS = True
 
-def validate(config: ConfigDict) -> None:
+
+def check(config: ConfigDict) -> None:
     """Tells every mistake that can be seen without reading data or checkpoints.
 
     Raises:
       UserError: an unknown name, a number out of range, or too few classes for an attack.
     """
-    setting.validate(config)
+    check_fields(config)
     norms.check_norm(config.attack.norm)
     if not check_number(config.attack.eps, "attack.eps") > 0:
         raise UserError(
             f"attack.eps must be above 0, such as 8/255, in units of [0, 1] images; got {config.attack.eps}"
         )
-    setting.report_radius(config.attack.eps, config.attack.norm)
+    report_radius(config.attack.eps, config.attack.norm)
     for name in ("num_steps", "num_queries", "queries_per_round", "num_targets"):
         if config.attack[name] < 1:
             raise UserError(f"attack.{name} must be 1 or more; got {config.attack[name]}")
@@ -54,51 +54,45 @@ def validate(config: ConfigDict) -> None:
             raise UserError(f"unknown attack {name!r}; known: {', '.join(attacks.ATTACKS)}")
     if not config.checkpoint:
         raise UserError("checkpoint is empty; name the workdir of a classifier's or an inverter's training")
-    if jax.process_count() > 1:
-        raise UserError("AutoAttack runs in one process, on all of its devices; start it on one host")
     if config.data.classes:
         _check_num_classes(config, len(set(config.data.classes)), stage="NAME")
 
 
-def check_inputs(config: ConfigDict, workdir: pathlib.Path, stages: Mapping[pathlib.Path, ConfigDict]) -> None:
+def check_inputs(run: Run) -> None:
     """Checks, before anything is trained, that the network will be of the size of the images.
 
     Raises:
       UserError: it will not.
     """
-    trained.check_planned_size(config, config.checkpoint, workdir, stages)
+    run.check_planned_size(run.config.checkpoint)
 
 
-def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
+def run(run: Run) -> dict[str, Any]:
     """Attacks config.checkpoint and returns the results.
 
     Args:
-      config: as made by configs/evaluate.py:attack=autoattack.
-      workdir: of this evaluation; it goes on from the state that it finds there.
+      run: of configs/evaluate.py:attack=autoattack.
 
     Raises:
       UserError: no usable checkpoint there, one of too few classes, or data or a state that does not fit it.
     """
-    mesh = setting.mesh(config)
-    source = workdirs.resolve(config.checkpoint, workdir)
-    encoder = _load(source, setting.dtype(config))
-    trained.check_trained_size(encoder.description, config.data.image_size, source)
+    config, workdir = run.config, run.workdir
+    mesh = run.mesh
+    encoder = run.load(config.checkpoint, kind=(INVERTER, CLASSIFIER)).encoder
+    trained.check_trained_size(encoder.description, config.data.image_size, run.resolve(config.checkpoint))
     _check_num_classes(config, encoder.description["num_classes"], stage=workdir.name)
-    test = setting.open_source(config, "test", resize=trained.resize_of(config, encoder.description))
+    test = run.open_data("test", resize=trained.resize_of(config, encoder.description))
     trained.check_classes(encoder, test.info)
     arrays = data.load_arrays(test)
     images, labels = arrays["image"].astype(np.float32) / 255, arrays["label"]
-    model = jax.tree_util.Partial(
-        lambda variables, x: encoder.module.apply(variables, x, train=False)[0],
-        jax.device_put(encoder.variables, parallel.replicated(mesh)),
-    )
-    workdirs.open_workdir(config, workdir)
+    model = jax.device_put(encoder.logits_fn, parallel.replicated(mesh))
+    run.begin()
     options = {name: value for name, value in config.attack.items() if name not in ("name", "attacks")}
-    save = _Saver(workdir / _STATE, fingerprint(encoder.variables))
+    save = _Saver(workdir / _STATE, encoder.fingerprint)
     state = save.load()
     show = _Bar(config.title, state)
     result = attacks.autoattack(
-        jax.random.key(config.seed),
+        run.key,
         model,
         images,
         labels,
@@ -118,8 +112,7 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
     write_arrays(workdir / "adversarial.npz", adversarial)
     _write_pictures(workdir, model, adversarial, images, labels, config.log.num_pictures)
     (workdir / _STATE).unlink(missing_ok=True)
-    workdirs.write_results(workdir, results)
-    return results
+    return run.finish(results)
 
 
 def _check_num_classes(config: ConfigDict, num_classes: int, *, stage: str) -> None:
@@ -130,12 +123,6 @@ def _check_num_classes(config: ConfigDict, num_classes: int, *, stage: str) -> N
         num_classes=num_classes,
         leave_out=lambda others: f"--config.{field}={'+'.join(others)}",
     )
-
-
-def _load(source: pathlib.Path, dtype: Any) -> trained.Encoder:
-    if checkpoint.load_description(source)["kind"] == CLASSIFIER:
-        return trained.load_encoder(source, dtype=dtype)
-    return trained.load_inverter(source, dtype=dtype).encoder
 
 
 def _results(config, encoder, model, result, images, labels) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
@@ -166,7 +153,6 @@ def _results(config, encoder, model, result, images, labels) -> tuple[dict[str, 
         "checkpoint": dict(encoder.description),
         "num_examples": len(labels),
         "resize": trained.resize_of(config, encoder.description),
-        "setting": setting.provenance(config),
         "variants": {
             "autoattack_accuracy": f"autoattack, {_version(config.attack)}; exact 95 % interval (Clopper-Pearson)",
             "autoattack_accuracy_8bit": "autoattack_accuracy of the same images rounded to 256 levels",

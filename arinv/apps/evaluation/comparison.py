@@ -9,9 +9,9 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from arinv.errors import UserError
-from arinv.experiment import report
-from arinv.experiment import workdir as workdirs
+from arinv.experiment import report, workdirs
 from arinv.experiment.figures import labelled_grid
+from arinv.experiment.run import Run
 from arinv.experiment.writer import read_arrays, write_json, write_png
 from arinv.ops.images import to_float
 
@@ -40,7 +40,7 @@ _SHARED = {
 }
 
 
-def validate(config: ConfigDict) -> None:
+def check(config: ConfigDict) -> None:
     """Tells every mistake that can be seen without reading results.
 
     Raises:
@@ -50,23 +50,22 @@ def validate(config: ConfigDict) -> None:
         raise UserError("a report needs at least one entry")
 
 
-def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
+def run(run: Run) -> dict[str, Any]:
     """Writes the report of config.entries (name -> workdir of an evaluation) and returns its metrics.
 
     Args:
-      config: {"title", "text", "entries"}.
-      workdir: where the report goes.
+      run: of a config as made {"title", "text", "entries"}.
 
     Raises:
       UserError: an evaluation that is missing, or none at all.
     """
+    config, workdir = run.config, run.workdir
     sources, results = read_entries(config, workdir)
-    workdirs.open_workdir(config, workdir)
+    run.begin()
     if jax.process_index() == 0:
         picture = _picture({name: _read_pictures(source) for name, source in sources.items()})
         _write(config, workdir, results, picture)
-    workdirs.write_results(workdir, results)
-    return results
+    return run.finish(results)
 
 
 def read_entries(config: ConfigDict, workdir: pathlib.Path) -> tuple[dict[str, pathlib.Path], dict[str, Any]]:

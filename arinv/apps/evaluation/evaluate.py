@@ -7,7 +7,6 @@ measured on images of other classes than its encoder's, without accuracies.
 """
 
 import pathlib
-import sys
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -19,11 +18,9 @@ from arinv import data, metrics, parallel
 from arinv.apps.evaluation import measurement as measurements
 from arinv.apps.evaluation.measurement import Measurement
 from arinv.errors import UserError
-from arinv.experiment import checkpoint, setting
-from arinv.experiment import trained as networks
-from arinv.experiment import workdir as workdirs
-from arinv.experiment.cache import fingerprint
-from arinv.experiment.trained import CLASSIFIER
+from arinv.experiment import trained, workdirs
+from arinv.experiment.run import Run, attack_options, batch_rows, check_fields
+from arinv.experiment.trained import CLASSIFIER, INVERTER, Trained
 from arinv.experiment.writer import progress_bar, read_arrays, write_arrays, write_png
 from arinv.ops.images import image_grid, to_float
 from arinv.train import classifier, inverter
@@ -75,72 +72,67 @@ def _decisive(config: dict) -> dict:
 _RENAMED = {"correct": "clean_accuracy", "robust_correct": "pgd_accuracy", "loss": "cross_entropy"}
 
 
-def validate(config: ConfigDict) -> None:
+def check(config: ConfigDict) -> None:
     """Tells every mistake that can be seen without reading data or checkpoints.
 
     Raises:
       UserError: an unknown name or a number out of range.
     """
-    setting.validate(config)
-    setting.attack_options(config.attack)
-    measurements.validate(config)
+    check_fields(config)
+    attack_options(config.attack)
+    measurements.check(config)
     if not config.checkpoint:
         raise UserError("checkpoint is empty; name the workdir of a classifier's or an inverter's training")
 
 
-def check_inputs(config: ConfigDict, workdir: pathlib.Path, stages: Mapping[pathlib.Path, ConfigDict]) -> None:
+def check_inputs(run: Run) -> None:
     """Checks, before anything is trained, that the network will be of the size of the images.
 
     Raises:
       UserError: it will not.
     """
-    networks.check_planned_size(config, config.checkpoint, workdir, stages)
+    run.check_planned_size(run.config.checkpoint)
 
 
-def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
+def run(run: Run) -> dict[str, Any]:
     """Evaluates config.checkpoint and returns the results.
 
     Args:
-      config: as made by configs/evaluate.py; config.checkpoint is the workdir of a classifier or an inverter.
-      workdir: of this evaluation.
+      run: of configs/evaluate.py; config.checkpoint is the workdir of a classifier or an inverter.
 
     Raises:
       UserError: no usable checkpoint there, or data that does not fit it.
     """
-    mesh, dtype = setting.mesh(config), setting.dtype(config)
-    attack = setting.attack_options(config.attack)
-    source = workdirs.resolve(config.checkpoint, workdir)
-    description = checkpoint.load_description(source)
-    trained, measurement = None, None
-    if description["kind"] == CLASSIFIER:
-        encoder = networks.load_encoder(source, dtype=dtype, image_size=config.data.image_size)
-    else:
-        trained = networks.load_inverter(source, dtype=dtype, image_size=config.data.image_size)
-        encoder = trained.encoder
-        measurement = Measurement(config, workdir, encoder)
-    weights = fingerprint(encoder.variables)
-    resize = networks.resize_of(config, description)
+    config, workdir = run.config, run.workdir
+    attack = attack_options(config.attack)
+    network = run.load(config.checkpoint, kind=(CLASSIFIER, INVERTER), image_size=config.data.image_size)
+    encoder = network.encoder
+    measurement = Measurement(config, workdir, encoder) if network.kind == INVERTER else None
+    weights = encoder.fingerprint
+    resize = trained.resize_of(config, network.description)
     figures = encoder_figures(config, workdir, weights, resize) if config.attack_from else None
-    test = setting.open_source(config, "test", resize=resize)
-    if difference := networks.class_difference(encoder, test.info):
-        if trained is None:
-            networks.check_classes(encoder, test.info)
+    test = run.open_data("test", resize=resize)
+    if difference := trained.class_difference(encoder, test.info):
+        if measurement is None:
+            trained.check_classes(encoder, test.info)
         figures, attack = {}, {**attack, "eps": 0.0}
-        _report(
+        run.report(
             f"{difference}: reconstructions of its {len(test)} images (data.test_split={test.info.split!r}) are "
             "measured, accuracies are not"
         )
     arrays = data.load_arrays(test)
-    run_pass = _make_pass(config, data.eval_batches(arrays, batch_size=config.batch_size, **setting.rows(config)), mesh)
+    run_pass = _make_pass(
+        config, data.eval_batches(arrays, batch_size=config.batch_size, **batch_rows(config)), run.mesh
+    )
 
-    workdirs.open_workdir(config, workdir)
+    run.begin()
     if figures is None:
         step = classifier.make_eval_step(encoder.module, attack=attack)
         figures, _ = run_pass("attacking", step, encoder.variables)
         figures = {_RENAMED.get(name, name): values for name, values in figures.items()}
     per_image, pictures, measured = dict(figures), {}, {"variants": {}}
-    if trained is not None:
-        numbers, pictures = _measure(trained, measurement, run_pass)
+    if measurement is not None:
+        numbers, pictures = _measure(network, measurement, run_pass)
         if "normalized_error" in numbers:
             scale = metrics.mean_pairwise_distance(arrays["image"].astype(np.float32) / 255)
             numbers["normalized_error"] = metrics.normalized_error(numbers["normalized_error"], scale)
@@ -149,34 +141,27 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
     results = _summarize(per_image) | {
         **measured,
         "attack": {**attack, "name": "pgd"} if attack["eps"] > 0 else None,
-        "checkpoint": dict(description),
+        "checkpoint": dict(network.description),
         "encoder_figures": list(figures),
         "encoder_weights": weights,
         "num_examples": test.info.num_examples,
         "resize": resize,
-        **networks.report_size(encoder, config.data.image_size, config.title),
-        "setting": setting.provenance(config),
+        **trained.report_size(encoder, config.data.image_size, config.title),
     }
     if jax.process_index() == 0:
         _write_files(workdir, per_image, pictures)
-    workdirs.write_results(workdir, results)
-    return results
+    return run.finish(results)
 
 
-def _report(line: str) -> None:
-    if jax.process_index() == 0:
-        print(f"evaluation: {line}", file=sys.stderr, flush=True)
-
-
-def _measure(trained: networks.Inverter, measurement: Measurement, run_pass) -> tuple[dict, dict]:
+def _measure(network: Trained, measurement: Measurement, run_pass) -> tuple[dict, dict]:
     """Returns the numbers of every image, and the first images with their reconstructions."""
     step = inverter.make_eval_step(
-        trained.encoder.module, trained.module, layer=trained.description["layer"], measure=measurement.measure
+        network.encoder.module, network.module, layer=network.layer, measure=measurement.measure
     )
     return run_pass(
         "inverting",
         lambda variables, batch, key: step(variables[0], batch, *variables[1:]),
-        (trained.variables, trained.encoder.variables, measurement.variables),
+        (network.variables, network.encoder.variables, measurement.variables),
         absorb=measurement.absorb,
     )
 

@@ -12,10 +12,9 @@ from ml_collections import ConfigDict
 
 from arinv import metrics, models, parallel, paths
 from arinv.errors import UserError, unknown
-from arinv.experiment import trained
-from arinv.experiment import workdir as workdirs
+from arinv.experiment import trained, workdirs
 from arinv.experiment.cache import fingerprint
-from arinv.experiment.trained import make_features_fn
+from arinv.experiment.trained import Trained, make_features_fn
 from arinv.types import Array, FeaturesFn, Variables
 
 OWN = "encoder"  # the field of our own encoder; the others have the names of architectures
@@ -92,7 +91,7 @@ def validate_networks(config: ConfigDict, field: str, metric: str) -> None:
         )
 
 
-def load(config: ConfigDict, field: str, workdir: pathlib.Path, own: trained.Encoder) -> MetricNetwork:
+def load(config: ConfigDict, field: str, workdir: pathlib.Path, own: Trained) -> MetricNetwork:
     """Returns the network of a field of config.metric_networks.
 
     Args:
@@ -107,7 +106,7 @@ def load(config: ConfigDict, field: str, workdir: pathlib.Path, own: trained.Enc
     reference = config.metric_networks[field]
     if not reference:
         module = own.module.clone(dtype=jnp.float32)
-        network = _trained(trained.Encoder(module, own.variables, own.description), "the evaluated encoder itself")
+        network = _trained(dataclasses.replace(own, module=module), "the evaluated encoder itself")
     else:
         network = _load(reference, field, workdir)
     # The features alone: they fit every image size, where a head may not, and LPIPS's need no 63 px as conv5 does.
@@ -117,7 +116,7 @@ def load(config: ConfigDict, field: str, workdir: pathlib.Path, own: trained.Enc
 def _load(reference: str, field: str, workdir: pathlib.Path) -> MetricNetwork:
     path = workdirs.resolve(reference, workdir)
     if path.is_dir() or field == OWN:
-        encoder = trained.load_encoder(path)
+        encoder = trained.load(path, kind="classifier")
         if field not in (OWN, encoder.description["encoder"]):
             raise UserError(f"metric_networks.{field}={reference} holds {encoder.description['encoder']}, not {field}")
         return _trained(encoder, "given encoder")
@@ -125,7 +124,7 @@ def _load(reference: str, field: str, workdir: pathlib.Path) -> MetricNetwork:
     return MetricNetwork(field, models.build(field), variables, path.name, fingerprint(variables))
 
 
-def _trained(encoder: trained.Encoder, which: str) -> MetricNetwork:
+def _trained(encoder: Trained, which: str) -> MetricNetwork:
     description = encoder.description
     attack = description.get("attack") or {"eps": 0}
     training = f"adversarial ({attack['norm']} eps {attack['eps']:g})" if attack["eps"] > 0 else "standard"
@@ -173,7 +172,7 @@ class _Metric(NamedTuple):
     function: Callable[[Mapping[str, Variables], Array, Array], Array]
 
 
-def validate(config: ConfigDict) -> None:
+def check(config: ConfigDict) -> None:
     """Tells what is missing for the metrics before anything is computed.
 
     Raises:
@@ -193,7 +192,7 @@ class Measurement:
       variables: of the networks, for `measure`.
     """
 
-    def __init__(self, config: ConfigDict, workdir: pathlib.Path, own: trained.Encoder):
+    def __init__(self, config: ConfigDict, workdir: pathlib.Path, own: Trained):
         """Loads the networks that the metrics of the config look through.
 
         Args:

@@ -23,15 +23,14 @@ from arinv.apps.evaluation import comparison
 from arinv.apps.evaluation import measurement as measurements
 from arinv.apps.evaluation.measurement import Measurement
 from arinv.apps.inversion import enlarging
-from arinv.apps.inversion import inverters as any_size
 from arinv.apps.inversion import representation_inversion as ri
-from arinv.apps.inversion.inverters import AnySizeInverter
+from arinv.apps.inversion.inverters import check_inverters, load_inverters
 from arinv.errors import UserError
 from arinv.experiment import report as page
-from arinv.experiment import setting
-from arinv.experiment import workdir as workdirs
 from arinv.experiment.cache import Parts
 from arinv.experiment.figures import labelled_grid
+from arinv.experiment.run import Run, check_fields
+from arinv.experiment.trained import Trained
 from arinv.experiment.writer import progress_bar, write_arrays, write_png
 from arinv.ops.images import to_float
 from arinv.types import Array, Batch
@@ -41,19 +40,21 @@ _DISTANCE, _SECONDS = "feature_distance", "seconds_per_image"
 _DISTANCE_VARIANT = "feature_distance: ||F(reconstruction) - F(image)||_2 / ||F(image)||_2 at the inverted layer"
 _WHOLE_SET = ("normalized_error", "fid")  # metrics that the evaluation task has
 
+ONE_PROCESS = True
 
-def validate(config: ConfigDict) -> None:
+
+def check(config: ConfigDict) -> None:
     """Tells every mistake that can be seen without reading data or checkpoints.
 
     Raises:
       UserError: an unknown name, a number out of range, or nothing to compare.
     """
-    setting.validate(config)
-    measurements.validate(config)
+    check_fields(config)
+    measurements.check(config)
     for name in _WHOLE_SET:
         if name in config.metrics.split("+"):
             raise UserError(f"metric {name} is not for this comparison; use configs/evaluate.py for it")
-    any_size.check_named(config)
+    check_inverters(config)
     search = config.optimization
     for name in search.encoders:
         if name not in config.order:
@@ -63,57 +64,53 @@ def validate(config: ConfigDict) -> None:
             raise UserError(f"optimization.{name} must be 1 or more; got {search[name]}")
     if not search.step_size > 0:
         raise UserError(f"optimization.step_size must be above 0, in units of [0, 1] images; got {search.step_size}")
-    if jax.process_count() > 1:
-        raise UserError("this comparison runs in one process, on all of its devices; start it on one host")
 
 
-def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
+def run(run: Run) -> dict[str, Any]:
     """Inverts the test images by config.inverters (name -> workdir) and by optimisation, and returns the results.
 
     Args:
-      config: as made by configs/compare_inversion.py.
-      workdir: of this comparison; it goes on from the parts that it finds there.
+      run: of configs/compare_inversion.py.
 
     Raises:
       UserError: an inverter that is not there, or images that do not fit it.
     """
-    mesh, dtype = setting.mesh(config), setting.dtype(config)
-    inverters = any_size.load_named(config, workdir, dtype=dtype)
-    arrays = data.load_arrays(setting.open_source(config, "test"))
+    config, workdir = run.config, run.workdir
+    mesh, inverters = run.mesh, load_inverters(run)
+    arrays = data.load_arrays(run.open_data("test"))
     batches = data.eval_batches(arrays, batch_size=config.batch_size)
-    workdirs.open_workdir(config, workdir)
+    run.begin()
     ways = {name: (inverters[name], _generate) for name in inverters}
     ways = {f"RI, {name}": (inverters[name], _optimize) for name in config.optimization.encoders} | ways
     found, measured, checksum = {}, {}, zlib.crc32(arrays["image"])
     for name, (inverter, reconstruct) in ways.items():
-        parts = Parts(workdir / "parts" / name.replace(", ", "_"), f"{inverter.weights} {checksum}")
+        parts = Parts(workdir / "parts" / name.replace(", ", "_"), f"{inverter.fingerprint} {checksum}")
         made = reconstruct(config, name, inverter, batches, parts, mesh)
-        measurement = Measurement(config, workdir, inverter.trained.encoder)
+        measurement = Measurement(config, workdir, inverter.encoder)
         found[name] = _measure(config, inverter, measurement, batches, made)
         measured[name] = measurement.finish()
     results = _results(config, ways, found, measured) | {"num_examples": len(arrays["label"])}
     _write(config, workdir, results, found, arrays["image"])
-    workdirs.write_results(workdir, results)
-    return results
+    return run.finish(results)
 
 
 def _generate(
-    config: ConfigDict, name: str, inverter: AnySizeInverter, batches: Iterable[Batch], parts: Parts, mesh: Any
+    config: ConfigDict, name: str, inverter: Trained, batches: Iterable[Batch], parts: Parts, mesh: Any
 ) -> Iterator[dict[str, np.ndarray]]:
     """Yields {"reconstruction": [B, H, W, 3], "seconds": []} of each batch, by the generator."""
 
     @jax.jit
-    def step(variables, images):
-        return enlarging.invert(*inverter.functions(variables), images, layer=inverter.layer)
+    def step(functions, images):
+        return enlarging.invert(*functions, images, layer=inverter.layer)
 
-    variables = jax.device_put(inverter.variables, parallel.replicated(mesh))
+    functions = jax.device_put((inverter.decode_fn, inverter.features_fn), parallel.replicated(mesh))
     for number, batch in enumerate(progress_bar(batches, f"{config.title}: {name}", unit="batch")):
         part = parts.load(str(number))
         if part is None:
             images = _place(batch, mesh)
-            jax.block_until_ready(step(variables, images))  # compiles
+            jax.block_until_ready(step(functions, images))  # compiles
             started = time.perf_counter()
-            reconstructions = jax.block_until_ready(step(variables, images))
+            reconstructions = jax.block_until_ready(step(functions, images))
             seconds = time.perf_counter() - started
             part = {"reconstruction": jax.device_get(reconstructions), "seconds": np.array(seconds)}
             parts.save(str(number), part)
@@ -121,33 +118,32 @@ def _generate(
 
 
 def _optimize(
-    config: ConfigDict, name: str, inverter: AnySizeInverter, batches: Iterable[Batch], parts: Parts, mesh: Any
+    config: ConfigDict, name: str, inverter: Trained, batches: Iterable[Batch], parts: Parts, mesh: Any
 ) -> Iterator[dict[str, np.ndarray]]:
     """Yields {"reconstruction": [B, H, W, 3], "seconds": []} of each batch, by searching for the pixels."""
     search, size = config.optimization, config.data.image_size
     rows = parallel.place_batch({"row": np.arange(config.batch_size)}, mesh)["row"].sharding
 
     @jax.jit
-    def encode(variables, images):
-        return inverter.features_fn(variables)(images)[inverter.layer]
+    def encode(features_fn, images):
+        return features_fn(images)[inverter.layer]
 
     @functools.partial(jax.jit, out_shardings=rows)
-    def step(images, count, variables, targets):
-        features_fn = inverter.features_fn(variables)
+    def step(images, count, features_fn, targets):
         options = {"layer": inverter.layer, "step_size": search.step_size}
         return ri.invert_by_optimization(features_fn, images, targets, num_steps=count, **options)
 
-    variables = jax.device_put(inverter.variables, parallel.replicated(mesh))
+    features_fn = jax.device_put(inverter.features_fn, parallel.replicated(mesh))
     with progress_bar(None, f"{config.title}: {name}", total=len(batches) * search.num_steps, unit="step") as bar:
         for number, batch in enumerate(batches):
             part = parts.load(str(number))
             if part is None:
-                targets = encode(variables, _place(batch, mesh))
+                targets = encode(features_fn, _place(batch, mesh))
                 numbers = number * config.batch_size + np.arange(config.batch_size)
                 start = ri.start_images(jax.random.key(config.seed), numbers, shape=(size, size, 3))
                 found = _Search(parts, f"{number}_state", start, rows)
                 bar.update(found.done)
-                found.run(functools.partial(step, variables=variables, targets=targets), search, bar.update)
+                found.run(functools.partial(step, features_fn=features_fn, targets=targets), search, bar.update)
                 part = {"reconstruction": jax.device_get(found.images), "seconds": np.array(found.seconds)}
                 parts.save(str(number), part)
                 parts.remove(f"{number}_state")
@@ -192,7 +188,7 @@ def _place(batch: Batch, mesh: jax.sharding.Mesh) -> Array:
 
 def _measure(
     config: ConfigDict,
-    inverter: AnySizeInverter,
+    inverter: Trained,
     measurement: Measurement,
     batches: Iterable[Batch],
     made: Iterable[dict[str, np.ndarray]],
@@ -200,8 +196,8 @@ def _measure(
     """Returns every metric of every image [N], the first reconstructions, and the seconds that an image took."""
 
     @jax.jit
-    def step(variables, measure_variables, reconstructions, images):
-        features_fn, layer = inverter.features_fn(variables), inverter.layer
+    def step(features_fn, measure_variables, reconstructions, images):
+        layer = inverter.layer
         found, wanted = features_fn(reconstructions)[layer], features_fn(images)[layer]
         numbers = measurement.measure(measure_variables, reconstructions, images)
         return {**numbers, _DISTANCE: ri.relative_distance(found, wanted)}
@@ -209,7 +205,7 @@ def _measure(
     parts, pictures, seconds = [], [], 0.0
     for batch, part in zip(batches, made, strict=True):
         images, real = to_float(batch["image"]), batch["mask"] > 0
-        numbers = jax.device_get(step(inverter.variables, measurement.variables, part["reconstruction"], images))
+        numbers = jax.device_get(step(inverter.features_fn, measurement.variables, part["reconstruction"], images))
         parts.append({name: values[real] for name, values in numbers.items()})
         pictures.extend(part["reconstruction"][real][: config.log.num_pictures - len(pictures)])
         seconds += float(part["seconds"])
@@ -224,8 +220,8 @@ def _results(config: ConfigDict, ways: Mapping[str, tuple], found, measured) -> 
     for name, (inverter, reconstruct) in ways.items():
         variants |= measured[name]["variants"]
         learned = reconstruct is _generate
-        size = sum(x.size for x in jax.tree.leaves(inverter.variables["generator"]["params"])) if learned else None
-        entries[name] = {"parameters": size, _SECONDS: float(found[name][_SECONDS]), "inverter": inverter.weights}
+        size = sum(x.size for x in jax.tree.leaves(inverter.variables["params"])) if learned else None
+        entries[name] = {"parameters": size, _SECONDS: float(found[name][_SECONDS]), "inverter": inverter.fingerprint}
         for metric in [*measured[name]["variants"], _DISTANCE]:
             summary = metrics.summary(found[name][metric])
             entries[name] |= {metric: summary["mean"], f"{metric}_std": summary["std"]}
@@ -235,8 +231,7 @@ def _results(config: ConfigDict, ways: Mapping[str, tuple], found, measured) -> 
         "optimization": config.optimization.to_dict(),
         "variants": variants,
         "metric_weights": {name: measured[name]["metric_weights"] for name in ways},
-        "inverters": {name: dict(ways[name][0].trained.description) for name in config.order},
-        "setting": setting.provenance(config),
+        "inverters": {name: dict(ways[name][0].description) for name in config.order},
     }
 
 

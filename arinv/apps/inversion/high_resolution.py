@@ -22,14 +22,14 @@ from arinv.apps.evaluation import comparison
 from arinv.apps.evaluation import measurement as measurements
 from arinv.apps.evaluation.measurement import Measurement
 from arinv.apps.inversion import enlarging
-from arinv.apps.inversion import inverters as any_size
-from arinv.apps.inversion.inverters import AnySizeInverter
+from arinv.apps.inversion.inverters import check_inverters, load_inverters
 from arinv.errors import UserError, unknown
-from arinv.experiment import figures, setting
+from arinv.experiment import figures
 from arinv.experiment import report as page
-from arinv.experiment import workdir as workdirs
 from arinv.experiment.cache import Parts
 from arinv.experiment.figures import labelled_grid, zoom
+from arinv.experiment.run import Run, check_fields, process_share
+from arinv.experiment.trained import Trained
 from arinv.experiment.writer import progress_bar, write_arrays, write_png
 from arinv.ops.images import to_float, to_uint8
 from arinv.train.feed import collect
@@ -38,14 +38,14 @@ _OF_ONE_SIZE = ("normalized_error", "fid")  # metrics that say nothing about sev
 _LARGEST_TILE = 224  # px
 
 
-def validate(config: ConfigDict) -> None:
+def check(config: ConfigDict) -> None:
     """Tells every mistake that can be seen without reading data or checkpoints.
 
     Raises:
       UserError: an unknown name, a number out of range, or no inverter.
     """
-    setting.validate(config)
-    measurements.validate(config)
+    check_fields(config)
+    measurements.check(config)
     named, known = config.metrics.split("+"), [name for name in measurements.METRICS if name not in _OF_ONE_SIZE]
     if not any(named):
         raise UserError(f"metrics is empty; name one or more of {', '.join(known)}, joined by +")
@@ -56,30 +56,29 @@ def validate(config: ConfigDict) -> None:
         raise unknown("comparison", config.compare, enlarging.COMPARISONS)
     if config.scales < 1:
         raise UserError(f"scales must be 1 or more: the largest factor; got {config.scales}")
-    any_size.check_named(config)
+    check_inverters(config)
 
 
-def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
+def run(run: Run) -> dict[str, Any]:
     """Measures config.inverters (name -> workdir) at the scales 1 to config.scales and returns the results.
 
     Args:
-      config: as made by configs/high_resolution.py.
-      workdir: of this experiment; it goes on from the parts that it finds there.
+      run: of configs/high_resolution.py.
 
     Raises:
       UserError: an inverter that is not there, or images that do not fit it.
     """
-    mesh, dtype = setting.mesh(config), setting.dtype(config)
-    inverters = any_size.load_named(config, workdir, dtype=dtype)
-    arrays = data.load_arrays(setting.open_source(config, "test"))
-    workdirs.open_workdir(config, workdir)
+    config, workdir = run.config, run.workdir
+    mesh, inverters = run.mesh, load_inverters(run)
+    arrays = data.load_arrays(run.open_data("test"))
+    run.begin()
     work = sum(scale**2 for scale in _scales(config)) * len(inverters) * len(arrays["label"])
     found, measured, checksum = {}, {}, str(zlib.crc32(arrays["image"]))
     with progress_bar(None, config.title, total=work, unit="image") as bar:
         for name, inverter in inverters.items():
-            measurement = Measurement(config, workdir, inverter.trained.encoder)
+            measurement = Measurement(config, workdir, inverter.encoder)
             measured[name] = measurement.finish()
-            made_with = [inverter.weights, *measured[name]["metric_weights"].values(), checksum]
+            made_with = [inverter.fingerprint, *measured[name]["metric_weights"].values(), checksum]
             parts = Parts(workdir / "parts", " ".join(made_with))
             for scale in _scales(config):
                 bar.set_description_str(f"{config.title}: {name} x{scale}", refresh=False)
@@ -93,8 +92,7 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
     results = _results(config, inverters, found, measured) | {"num_examples": len(arrays["label"])}
     if jax.process_index() == 0:
         _write(config, workdir, results, found, arrays["image"])
-    workdirs.write_results(workdir, results)
-    return results
+    return run.finish(results)
 
 
 def _scales(config: ConfigDict) -> range:
@@ -103,7 +101,7 @@ def _scales(config: ConfigDict) -> range:
 
 def _measure(
     config: ConfigDict,
-    inverter: AnySizeInverter,
+    inverter: Trained,
     measurement: Measurement,
     arrays: Mapping[str, np.ndarray],
     *,
@@ -114,18 +112,17 @@ def _measure(
     """Returns every metric of every image at one scale, and tiles of the first reconstructions as "pictures"."""
 
     @jax.jit
-    def step(batch, variables, measure_variables):
+    def step(batch, functions, measure_variables):
         images = to_float(batch["image"])
-        pair = enlarging.invert_scaled(
-            *inverter.functions(variables), images, layer=inverter.layer, scale=scale, compare=config.compare
-        )
+        pair = enlarging.invert_scaled(*functions, images, layer=inverter.layer, scale=scale, compare=config.compare)
         numbers = measurement.measure(measure_variables, pair.reconstructions, pair.targets)
         return {**numbers, "reconstruction": pair.reconstructions}
 
     # The memory of a step grows with the area: fewer images at a time make up for it, at least one a device.
     share = max(1, config.batch_size // scale**2 // mesh.size)
-    batches = data.eval_batches(arrays, batch_size=share * mesh.size, **setting.processes())
-    variables = jax.device_put((inverter.variables, measurement.variables), parallel.replicated(mesh))
+    batches = data.eval_batches(arrays, batch_size=share * mesh.size, **process_share())
+    functions = inverter.decode_fn, inverter.features_fn
+    variables = jax.device_put((functions, measurement.variables), parallel.replicated(mesh))
 
     def progress(items: Iterable) -> Iterable:
         for batch in items:
@@ -169,13 +166,12 @@ def _results(config, inverters, found, measured) -> dict[str, Any]:
         "metric_weights": {name: measured[name]["metric_weights"] for name in inverters},
         "inverters": {
             name: {
-                "checkpoint": dict(inverter.trained.description),
-                "encoder": dict(inverter.trained.encoder.description),
-                "weights": inverter.weights,
+                "checkpoint": dict(inverter.description),
+                "encoder": dict(inverter.encoder.description),
+                "weights": inverter.fingerprint,
             }
             for name, inverter in inverters.items()
         },
-        "setting": setting.provenance(config),
     }
 
 

@@ -23,29 +23,31 @@ from ml_collections import ConfigDict
 
 from arinv import data, metrics
 from arinv.apps.inversion import enlarging
-from arinv.apps.inversion import inverters as any_size
-from arinv.apps.inversion.inverters import AnySizeInverter
 from arinv.errors import UserError
-from arinv.experiment import setting
-from arinv.experiment import workdir as workdirs
+from arinv.experiment import workdirs
 from arinv.experiment.figures import fit, labelled_grid
+from arinv.experiment.run import Run, check_pictures, dtype_of
+from arinv.experiment.trained import Trained
 from arinv.experiment.writer import progress_bar, write_atomically, write_png, write_text
 from arinv.ops.images import to_float, to_uint8
+from arinv.ops.padding import crop_images, pad_images, padded_size
 
 _OVERVIEW = "overview.png"
 _SSIM_WINDOW = 11  # px
 _MOST_IN_BATCH = 16
 _LETTERS = 26  # of a picture's name above its column
 
+ONE_PROCESS = True
 
-def validate(config: ConfigDict) -> None:
+
+def check(config: ConfigDict) -> None:
     """Tells every mistake that can be seen without reading pictures or checkpoints.
 
     Raises:
       UserError: nothing to invert or nothing to invert with, or a number out of range.
     """
-    setting.dtype(config)
-    setting.check_pictures(config)
+    dtype_of(config)
+    check_pictures(config)
     if not config.data.name:
         raise UserError("images is empty; name an image file or a folder of images")
     if not config.order or not all(config.inverters[name] for name in config.order):
@@ -56,40 +58,35 @@ def validate(config: ConfigDict) -> None:
     for name in ("batch_pixels", "max_pixels"):
         if config[name] < 1:
             raise UserError(f"{name} must be 1 or more; got {config[name]}")
-    if jax.process_count() > 1:
-        raise UserError("pictures are inverted by one process; start it on one host")
 
 
-def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
+def run(run: Run) -> dict[str, Any]:
     """Inverts the pictures of config.data.name by config.inverters (name -> workdir) and returns the results.
 
     Args:
-      config: as made by configs/invert.py.
-      workdir: where the reconstructions go.
+      run: of configs/invert.py.
 
     Raises:
       UserError: a picture or an inverter that cannot be read, a picture that is too large, or a workdir among the
         pictures.
     """
+    config, workdir = run.config, run.workdir
     root = pathlib.Path(config.data.name).expanduser()
     workdirs.check_apart(config, workdir)
     _check_outputs(config, root.resolve(), workdir.resolve())
-    pictures = setting.open_pictures(config.data.name, on_bad_image=config.data.on_bad_image)
+    pictures = run.open_images()
     files = _files(pictures)
     sizes, too_large = _sizes(config, pictures)
-    inverters = {
-        name: any_size.load(workdirs.resolve(config.inverters[name], workdir), dtype=setting.dtype(config))
-        for name in config.order
-    }
+    inverters = {name: run.load(config.inverters[name], kind="inverter") for name in config.order}
     for inverter in inverters.values():
-        inverter.check_multiple(config.multiple or inverter.image_size, "multiple")
-    workdirs.open_workdir(config, workdir)
+        inverter.check_side(config.multiple or inverter.image_size, "multiple")
+    run.begin()
     skipped = [path.relative_to(root).as_posix() for path in pictures.bad_files] + too_large
     if skipped:
         print(f"skipped {len(skipped)} pictures, unreadable or too large: {', '.join(skipped[:5])}", file=sys.stderr)
     rows = {}
     for name, inverter in inverters.items():
-        done = _Done(workdir / f"{name}.progress.jsonl", inverter.weights, files)
+        done = _Done(workdir / f"{name}.progress.jsonl", inverter.fingerprint, files)
         rows[name] = done.rows
         places = {i: workdir / name / files[pictures.names[i]].place for i in sizes}
         left = {i for i, place in places.items() if pictures.names[i] not in done.rows or not place.exists()}
@@ -104,8 +101,7 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
     if shown:
         write_png(workdir / _OVERVIEW, _overview(workdir, pictures, shown, rows, files))
     results = _results(config, inverters, names, rows, skipped)
-    workdirs.write_results(workdir, results)
-    return results
+    return run.finish(results)
 
 
 def _check_outputs(config: ConfigDict, root: pathlib.Path, workdir: pathlib.Path) -> None:
@@ -160,7 +156,7 @@ def _sizes(config: ConfigDict, pictures: data.Pictures) -> tuple[dict[int, tuple
 
 def _invert(
     config: ConfigDict,
-    inverter: AnySizeInverter,
+    inverter: Trained,
     pictures: data.Pictures,
     sizes: Mapping[int, tuple[int, int]],
     wanted: Set[int],
@@ -172,13 +168,12 @@ def _invert(
     padding = {"multiple": config.multiple or inverter.image_size, "edge": config.edge}
 
     @jax.jit
-    def step(variables, images_u8):
-        images = to_float(images_u8)
-        return to_uint8(enlarging.invert(*inverter.functions(variables), images, layer=inverter.layer))
+    def step(functions, images_u8):
+        return to_uint8(enlarging.invert(*functions, to_float(images_u8), layer=inverter.layer))
 
     groups = defaultdict(list)
     for i, size in sizes.items():
-        groups[enlarging.padded_size(size, **padding)].append(i)
+        groups[padded_size(size, **padding)].append(i)
     for (height, width), members in groups.items():
         count = max(1, min(len(members), _MOST_IN_BATCH, config.batch_pixels // (height * width)))
         for start in range(0, len(members), count):
@@ -188,11 +183,11 @@ def _invert(
             batch = {i: pictures[i] for i in numbers}
             images = np.zeros((count, height, width, 3), np.uint8)  # the last batch may be short of some
             for row, picture in enumerate(batch.values()):
-                images[row] = enlarging.pad_images(picture[None], **padding)[0]
-            reconstructions = np.asarray(step(inverter.variables, images))
+                images[row] = pad_images(picture[None], **padding)[0]
+            reconstructions = np.asarray(step((inverter.decode_fn, inverter.features_fn), images))
             for row, (i, picture) in enumerate(batch.items()):
                 if i in wanted:
-                    yield i, picture, enlarging.crop_images(reconstructions[row][None], sizes[i], edge=config.edge)[0]
+                    yield i, picture, crop_images(reconstructions[row][None], sizes[i], edge=config.edge)[0]
 
 
 _psnr, _ssim = jax.jit(metrics.psnr), jax.jit(metrics.ssim)
@@ -279,9 +274,8 @@ def _results(config, inverters, names, rows, skipped) -> dict[str, Any]:
         "num_pictures": len(names),
         "skipped": skipped,
         "inverters": {
-            name: {"checkpoint": dict(inverter.trained.description), "weights": inverter.weights}
+            name: {"checkpoint": dict(inverter.description), "weights": inverter.fingerprint}
             for name, inverter in inverters.items()
         },
         "variants": {name: f"{metrics.VARIANTS[name]}; of pictures with 8 bits" for name in ("psnr", "ssim")},
-        "setting": setting.provenance(config),
     }

@@ -27,8 +27,8 @@ from arinv.apps.evaluation import measurement
 from arinv.apps.style import levels, stylize
 from arinv.apps.style.image_sets import Collection
 from arinv.errors import UserError
-from arinv.experiment import cache, report, setting, trained
-from arinv.experiment import workdir as workdirs
+from arinv.experiment import cache, report, trained, workdirs
+from arinv.experiment.run import Run, check_fields
 from arinv.experiment.writer import progress_bar, write_arrays, write_json, write_text
 from arinv.ops.images import to_float
 
@@ -95,30 +95,30 @@ _SSIM_WINDOW = 11  # px
 _PARTS = "parts"  # folder of the numbers that are there, until all are
 
 
-def validate(config: ConfigDict) -> None:
+def check(config: ConfigDict) -> None:
     """Tells every mistake that can be seen without reading results.
 
     Raises:
       UserError: no stylization named, or weights that are not there.
     """
-    setting.validate(config)
+    check_fields(config)
     if not config.stylized:
         raise UserError("stylized is empty; name the workdir of a stylization")
     measurement.validate_networks(config, _field(config), "gram")
 
 
-def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
+def run(run: Run) -> dict[str, Any]:
     """Measures config.stylized and returns the results.
 
     Args:
-      config: as made by configs/style.py; config.stylized is the workdir of a stylization.
-      workdir: of this evaluation.
+      run: of configs/style.py; config.stylized is the workdir of a stylization.
 
     Raises:
       UserError: no finished stylization there, one of a mixture, other contents or styles than it had, pictures that
         are too small, or no usable weights.
     """
-    source = workdirs.resolve(config.stylized, workdir)
+    config, workdir = run.config, run.workdir
+    source = run.resolve(config.stylized)
     done = workdirs.read_results(source)
     if done["mix"]:
         raise UserError(f"{source} holds pictures in a mixture of styles: there is no one style to measure against")
@@ -128,7 +128,7 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
         if list(here) != there:
             raise UserError(f"the {kind} of {source} have changed since it ran: {len(there)} there, {len(here)} now")
     network = _load_network(config, workdir, source, done["order"])
-    workdirs.open_workdir(config, workdir)
+    run.begin()
     measure = _Measurement(network, content, style, config.batch_size)
     cache.claim(workdir / _PARTS, _identity(source, done["order"], measure))
     pairs = _measure_all(config, workdir, source, done["order"], measure)
@@ -143,11 +143,10 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
         "num_contents": len(content),
         "num_styles": len(style),
         "stylized": {name: done[name] for name in ("entries", "transform", "keep_color", "pixels", "num_labels")},
-        "setting": setting.provenance(config),
     }
     write_pairs(workdir, content.names, style.names, pairs)
     _write_page(config.title, workdir, source, results, key)
-    workdirs.write_results(workdir, results)
+    results = run.finish(results)
     shutil.rmtree(workdir / _PARTS)
     return results
 
@@ -162,7 +161,7 @@ def _load_network(
     """Returns the network of the Gram loss, for images of every size."""
     saved = workdirs.read_json(source / "config.json")
     entry = "robust" if "robust" in entries else entries[-1]
-    own = trained.load_inverter(workdirs.resolve(saved["entries"][entry][0], source)).encoder
+    own = trained.load(workdirs.resolve(saved["entries"][entry][0], source), kind="inverter").encoder
     network = measurement.load(config, _field(config), workdir, own)
     return dataclasses.replace(network, module=levels.without_head(network.name, network.module))
 

@@ -21,9 +21,9 @@ from arinv import data
 from arinv.data.image_files import looked_for, read_tree
 from arinv.data.photos import CLASS_NAMES
 from arinv.errors import UserError, unknown
-from arinv.experiment import setting
 from arinv.experiment.cache import made_of
 from arinv.experiment.figures import fit, labelled_grid
+from arinv.experiment.run import open_pictures
 
 _PHOTOS = "photos:"
 _RESIZE_MODES = ("squash", "crop")
@@ -55,7 +55,7 @@ class Collection:
             self._pictures = [data.read_photograph(name) for name in chosen]
             self.names = tuple(chosen)
         else:
-            self._pictures = setting.open_pictures(reference, on_bad_image=fields.on_bad_image)
+            self._pictures = open_pictures(reference, on_bad_image=fields.on_bad_image)
             self.names = _short_names(self._pictures.names)
             self._files = self._pictures.paths
         if count := fields[f"num_{which}"]:
@@ -85,7 +85,7 @@ class Collection:
         return made_of(*self.names, files=self._files)
 
 
-def validate(fields: ConfigDict) -> None:
+def check(fields: ConfigDict) -> None:
     """Checks config.data before anything is decoded.
 
     Raises:

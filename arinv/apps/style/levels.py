@@ -19,8 +19,8 @@ from arinv.apps.style.transfer import Level
 from arinv.errors import UserError
 from arinv.experiment import checkpoint, trained
 from arinv.experiment.cache import fingerprint
-from arinv.experiment.trained import make_features_fn
-from arinv.experiment.workdir import follow
+from arinv.experiment.trained import Trained, make_features_fn
+from arinv.experiment.workdirs import follow
 from arinv.ops.images import to_float, to_uint8
 from arinv.ops.wct import StyleMoments, color_moments, keep_chroma, match_colors
 from arinv.types import Variables
@@ -39,7 +39,7 @@ class StyleNetworks:
       smallest: and at least so long.
     """
 
-    inverters: tuple[trained.Inverter, ...]
+    inverters: tuple[Trained, ...]
     variables: tuple[tuple[Variables, Variables], ...]
     multiple: int
     smallest: int
@@ -79,7 +79,7 @@ def sides(module: Any) -> tuple[int, int]:
     return multiple, shortest
 
 
-def _level(inverter: trained.Inverter, variables: tuple[Variables, Variables]) -> Level:
+def _level(inverter: Trained, variables: tuple[Variables, Variables]) -> Level:
     encoder_variables, generator_variables = variables
     module = without_head(inverter.description["encoder"], inverter.encoder.module)
     return Level(
@@ -121,10 +121,10 @@ def load(workdirs: Sequence[pathlib.Path], *, dtype: jax.typing.DTypeLike = jnp.
     check(workdirs)
     loaded, encoders = [], {}
     for workdir in workdirs:
-        inverter = trained.load_inverter(workdir, dtype=dtype)
+        inverter = trained.load(workdir, dtype=dtype, kind="inverter")
         place = follow(inverter.description["encoder_workdir"], workdir)
         shared = encoders.setdefault(place, inverter.encoder)  # levels of one encoder hold its weights once
-        loaded.append(dataclasses.replace(inverter, encoder=shared))
+        loaded.append(dataclasses.replace(inverter, parent=shared))
     for inverter in loaded:
         specs = inverter.encoder.module.feature_specs()
         layer = inverter.description["layer"]
@@ -137,7 +137,7 @@ def load(workdirs: Sequence[pathlib.Path], *, dtype: jax.typing.DTypeLike = jnp.
     return StyleNetworks(tuple(loaded), variables, max(multiples), max(smallest))
 
 
-def _depth(inverter: trained.Inverter) -> tuple[int, int]:
+def _depth(inverter: Trained) -> tuple[int, int]:
     specs, layer = inverter.encoder.module.feature_specs(), inverter.description["layer"]
     return specs[layer].stages[-1].stride, list(specs).index(layer)
 

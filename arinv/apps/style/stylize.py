@@ -14,7 +14,6 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-import jax
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -25,23 +24,25 @@ from arinv.apps.style import levels as style_levels
 from arinv.apps.style.image_sets import Collection
 from arinv.apps.style.transfer import ORDERS
 from arinv.errors import UserError, unknown
-from arinv.experiment import cache, setting
-from arinv.experiment import workdir as workdirs
+from arinv.experiment import cache, workdirs
+from arinv.experiment.run import Run, check_fields
 from arinv.experiment.writer import progress_bar, write_png
 from arinv.ops import wct
 
 KEEP_COLOR = ("no", "luminance", "match")
 _MIXTURE = "mixture"
 
+ONE_PROCESS = True
 
-def validate(config: ConfigDict) -> None:
+
+def check(config: ConfigDict) -> None:
     """Tells every mistake that can be seen before pictures and weights are read.
 
     Raises:
       UserError: an unknown name, a number out of range, or pictures or inverters that are not there.
     """
-    setting.validate(config)
-    image_sets.validate(config.data)
+    check_fields(config)
+    image_sets.check(config.data)
     transform = config.transform
     for kind, name, known in (
         ("WCT variant", transform.variant, wct.VARIANTS),
@@ -63,21 +64,19 @@ def validate(config: ConfigDict) -> None:
     for name in config.order:
         if not any(reference.startswith("stage:") for reference in config.entries[name]):
             style_levels.check([pathlib.Path(reference).expanduser() for reference in config.entries[name]])
-    if jax.process_count() > 1:
-        raise UserError("style transfer runs in one process, on all of its devices; start it on one host")
 
 
-def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
+def run(run: Run) -> dict[str, Any]:
     """Makes all pictures and their sheets and returns what they are.
 
     Args:
-      config: as made by configs/stylize.py.
-      workdir: of this run; pictures that were made of the same are kept.
+      run: of configs/stylize.py.
 
     Raises:
       UserError: pictures, label maps or checkpoints that cannot be used.
     """
-    mesh, dtype, fields = setting.mesh(config), setting.dtype(config), config.data
+    config, workdir = run.config, run.workdir
+    mesh, dtype, fields = run.mesh, run.dtype, config.data
     content, style = Collection(fields, "content"), Collection(fields, "style")
     if config.mix and len(config.mix) != len(style):
         raise UserError(f"mix has {len(config.mix)} weights for {len(style)} styles: {', '.join(style.names)}")
@@ -85,7 +84,7 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
     sources = {n: [workdirs.resolve(reference, workdir) for reference in config.entries[n]] for n in config.order}
     for levels in sources.values():
         style_levels.check(levels)
-    workdirs.open_workdir(config, workdir)
+    run.begin()
     described = {}
     for name, levels in sources.items():
         networks = style_levels.load(levels, dtype=dtype)
@@ -111,10 +110,8 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
         "mix": list(style_batches.shares(config)),
         "num_labels": maps.num_labels,
         "pixels": fields.to_dict(),
-        "setting": setting.provenance(config),
     }
-    workdirs.write_results(workdir, results)
-    return results
+    return run.finish(results)
 
 
 def column_names(config: ConfigDict, style: Collection) -> list[str]:

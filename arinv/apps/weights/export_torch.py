@@ -8,15 +8,13 @@ from ml_collections import ConfigDict
 
 from arinv import models
 from arinv.errors import UserError
-from arinv.experiment import checkpoint
-from arinv.experiment import trained as networks
-from arinv.experiment import workdir as workdirs
-from arinv.experiment.trained import CLASSIFIER
+from arinv.experiment.run import Run
+from arinv.experiment.trained import CLASSIFIER, INVERTER, Trained, load
 
 _FILE = "model.safetensors"
 
 
-def validate(config: ConfigDict) -> None:
+def check(config: ConfigDict) -> None:
     """Tells every mistake that can be seen without reading the checkpoint.
 
     Raises:
@@ -26,34 +24,31 @@ def validate(config: ConfigDict) -> None:
         raise UserError("checkpoint is empty; name the workdir of a classifier's or an inverter's training")
 
 
-def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
+def run(run: Run) -> dict[str, Any]:
     """Writes model.safetensors into `workdir` and returns what it holds.
 
     Args:
-      config: as made by configs/export_torch.py; config.checkpoint is the workdir of a classifier or an inverter.
-      workdir: of the file.
+      run: of configs/export_torch.py; config.checkpoint is the workdir of a classifier or an inverter.
 
     Raises:
       UserError: no usable checkpoint there, or a network without a counterpart in PyTorch.
     """
-    source = workdirs.resolve(config.checkpoint, workdir)
-    description = dict(checkpoint.load_description(source))
-    is_encoder = description["kind"] == CLASSIFIER
-    trained = networks.load_encoder(source) if is_encoder else networks.load_inverter(source)
-    workdirs.open_workdir(config, workdir)
+    config, workdir = run.config, run.workdir
+    network = load(run.resolve(config.checkpoint), kind=(CLASSIFIER, INVERTER))
+    is_encoder = network.kind == CLASSIFIER
+    run.begin()
     if jax.process_index() == 0:
-        (_write_encoder if is_encoder else _write_generator)(workdir / _FILE, trained)
-    results = {"file": _FILE, "network": "encoder" if is_encoder else "generator", "checkpoint": description}
-    workdirs.write_results(workdir, results)
-    return results
+        (_write_encoder if is_encoder else _write_generator)(workdir / _FILE, network)
+    kind = "encoder" if is_encoder else "generator"
+    return run.finish({"file": _FILE, "network": kind, "checkpoint": dict(network.description)})
 
 
-def _write_encoder(path: pathlib.Path, trained: networks.Encoder) -> None:
-    description = trained.description
+def _write_encoder(path: pathlib.Path, network: Trained) -> None:
+    description = network.description
     models.convert.export_safetensors(
         path,
         description["encoder"],
-        trained.variables,
+        network.variables,
         image_size=description["image_size"],
         class_names=description["class_names"],
         num_classes=description["num_classes"],
@@ -61,14 +56,14 @@ def _write_encoder(path: pathlib.Path, trained: networks.Encoder) -> None:
     )
 
 
-def _write_generator(path: pathlib.Path, trained: networks.Inverter) -> None:
-    description = trained.description
+def _write_generator(path: pathlib.Path, network: Trained) -> None:
+    description = network.description
     models.convert.export_generator_safetensors(
         path,
         description["encoder"],
         description["layer"],
-        trained.variables,
+        network.variables,
         image_size=description["image_size"],
         variant=description["variant"],
-        encoder_options=trained.encoder.description["options"],
+        encoder_options=network.encoder.description["options"],
     )

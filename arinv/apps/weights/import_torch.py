@@ -16,19 +16,19 @@ from ml_collections import ConfigDict
 
 from arinv import models, parallel
 from arinv.errors import UserError, unknown
-from arinv.experiment import trained
-from arinv.experiment import workdir as workdirs
+from arinv.experiment import trained, workdirs
 from arinv.experiment.cache import fingerprint
 from arinv.experiment.checkpoint import Checkpoints
+from arinv.experiment.run import Run
 from arinv.experiment.state import TrainState
-from arinv.experiment.trained import CLASSIFIER, GENERATOR
+from arinv.experiment.trained import CLASSIFIER, GENERATOR, Trained
 from arinv.models.layers import mean_std
 from arinv.models.pytorch.weights import ON_UNKNOWN
 from arinv.ops import norms
 from arinv.types import Variables
 
 
-def validate(config: ConfigDict) -> None:
+def check(config: ConfigDict) -> None:
     """Checks all that can be seen without reading the file.
 
     Raises:
@@ -53,24 +53,24 @@ def validate(config: ConfigDict) -> None:
         )
 
 
-def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
+def run(run: Run) -> dict[str, Any]:
     """Converts the file, saves a checkpoint in `workdir`, and returns what was found.
 
     Args:
-      config: as made by configs/import_torch.py; a generator where config.generator.layer is set, a denoiser where
+      run: of configs/import_torch.py; a generator where config.generator.layer is set, a denoiser where
         config.denoiser.read is, else an encoder.
-      workdir: of the network, for `checkpoint` in other configs.
 
     Raises:
       UserError: a file that is damaged, would run a program if PyTorch loaded it, or holds another network.
     """
+    config, workdir = run.config, run.workdir
     read, name = _encoder, CLASSIFIER
     if config.generator.layer:
         read, name = _generator, GENERATOR
     elif config.denoiser.read:
         read, name = _denoiser, GENERATOR
     description, variables, notes = read(config, workdir)
-    workdirs.open_workdir(config, workdir)
+    run.begin()
     with Checkpoints(workdir, (name,), keep=1) as checkpoints:
         state = parallel.replicate(
             TrainState(jnp.zeros((), jnp.int32), {name: variables}, {name: {}}), parallel.make_mesh()
@@ -78,8 +78,7 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
         checkpoints.save(state, data_state={}, description=description, wait=True)
     num_parameters = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
     results = {"description": description, "num_parameters": num_parameters, **notes}
-    workdirs.write_results(workdir, results)
-    return results
+    return run.finish(results)
 
 
 def _report(line: str) -> None:
@@ -134,9 +133,9 @@ def _encoder(config: ConfigDict, _: pathlib.Path) -> tuple[dict[str, Any], Varia
     return description, variables, notes
 
 
-def _load_encoder(config: ConfigDict, workdir: pathlib.Path) -> tuple[pathlib.Path, trained.Encoder]:
+def _load_encoder(config: ConfigDict, workdir: pathlib.Path) -> tuple[pathlib.Path, Trained]:
     source = workdirs.resolve(config.encoder_checkpoint, workdir)
-    encoder = trained.load_encoder(source)
+    encoder = trained.load(source, kind="classifier")
     trained.check_name(encoder, config.encoder.name, source)
     return source, encoder
 

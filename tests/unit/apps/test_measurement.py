@@ -8,8 +8,7 @@ import pytest
 from arinv import metrics, models
 from arinv.apps.evaluation import comparison, evaluate, measurement
 from arinv.errors import UserError
-from arinv.experiment import trained
-from arinv.experiment import workdir as workdirs
+from arinv.experiment import trained, workdirs
 from arinv.experiment.cache import fingerprint
 from arinv.experiment.trained import make_features_fn
 from configs import defaults, tasks
@@ -27,7 +26,7 @@ def make_encoder(seed, **options):
     module = models.build("alexnet_small", num_classes=3, width=2, **options)
     variables = jax.jit(module.init)(jax.random.key(seed), jnp.zeros((1, SIZE, SIZE, 3)))
     attack = {"eps": 1.5, "norm": "l2"}
-    return trained.Encoder(module, variables, {"encoder": "alexnet_small", "attack": attack})
+    return trained.Trained("classifier", module, variables, {"encoder": "alexnet_small", "attack": attack})
 
 
 def images(seed, count=6):
@@ -85,7 +84,7 @@ def test_every_metric_under_the_name_of_its_network(own, tmp_path):
 
 def test_another_encoder_may_be_looked_through(own, tmp_path, monkeypatch):
     other = make_encoder(1)
-    monkeypatch.setattr(trained, "load_encoder", lambda path: {tmp_path / "other": other}[path])
+    monkeypatch.setattr(trained, "load", lambda path, kind: {tmp_path / "other": other}[path])
     config = make_config("robust_lpips", metric_networks={"encoder": "stage:other"})
     numbers, _, variants = measured(config, own, tmp_path / "evaluation", images(0), images(1))
     expected = metrics.lpips(
@@ -142,13 +141,13 @@ def test_mistakes_are_told_before_any_work(names, given, shown, tmp_path):
         for name, value in given.items()
     }
     with pytest.raises(UserError, match=shown) as error:
-        evaluate.validate(make_config(names, metric_networks=given))
+        evaluate.check(make_config(names, metric_networks=given))
     assert "\n" not in str(error.value)
 
 
 def test_metrics_that_need_nothing_pass():
-    evaluate.validate(make_config(ALL))
-    evaluate.validate(make_config("fid", metric_networks={"encoder": "stage:robust_encoder", "vgg19": "nowhere"}))
+    evaluate.check(make_config(ALL))
+    evaluate.check(make_config("fid", metric_networks={"encoder": "stage:robust_encoder", "vgg19": "nowhere"}))
 
 
 def test_fingerprints_tell_weights_apart():

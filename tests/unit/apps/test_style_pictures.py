@@ -76,7 +76,7 @@ def test_photographs_that_come_along_need_no_folder():
     collection = image_sets.Collection(fields(content="photos:chelsea+coffee+chelsea", max_side=32), "content")
     assert collection.names == ("chelsea", "coffee") and max(collection[1].shape) == 32
     with pytest.raises(UserError, match="unknown photograph 'cofee'.*Did you mean 'coffee'"):
-        image_sets.validate(fields(content="photos:cofee", style="photos:"))
+        image_sets.check(fields(content="photos:cofee", style="photos:"))
 
 
 @pytest.mark.parametrize(
@@ -110,7 +110,7 @@ def test_mistakes_are_told_before_anything_is_read(tmp_path, changes, shown):
     given = {"content": "photos:coffee", "style": "photos:chelsea"} | changes
     given = {k: v.format(empty=tmp_path / "empty") if isinstance(v, str) else v for k, v in given.items()}
     with pytest.raises(UserError, match=shown) as error:
-        image_sets.validate(fields(**given))
+        image_sets.check(fields(**given))
     assert "\n" not in str(error.value)
 
 

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 from arinv import data
 from arinv.data.source import Renumbered
 from arinv.errors import UserError
-from arinv.experiment import setting
+from arinv.experiment import run as experiment_run
 
 
 def arrays(count=12, classes=3, side=8):
@@ -170,7 +170,7 @@ def test_a_second_source_takes_the_numbers_of_the_first(tmp_path):
 
     def opened(name, train):
         fields = {"name": "x", "extra": {"name": f"npz:{tmp_path}/{name}.npz"}, "image_size": 8, "resize": "squash"}
-        return setting.open_extra(ConfigDict({"data": fields}), train)
+        return experiment_run.open_extra(ConfigDict({"data": fields}), train)
 
     train = opened_all(tmp_path / "first.npz")
     assert opened("some", train).read_labels()[:3].tolist() == [2, 0, 2]
@@ -186,7 +186,7 @@ def test_a_second_source_takes_the_numbers_of_the_first(tmp_path):
 def test_as_a_second_source_all_examples_are_trained_on(path):
     def opened(first):
         fields = {"name": first, "extra": {"name": f"npz:{path}"}, "image_size": 8, "resize": "squash"}
-        return setting.open_extra(ConfigDict({"data": fields}), splits(path)["train"])
+        return experiment_run.open_extra(ConfigDict({"data": fields}), splits(path)["train"])
 
     assert len(opened("photos")) == 12
     assert len(opened(f"npz:{path}")) == 9  # the rest is what it is tested on

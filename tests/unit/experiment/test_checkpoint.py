@@ -16,9 +16,8 @@ from ml_collections import ConfigDict
 
 from arinv import models, parallel, paths
 from arinv.errors import UserError
-from arinv.experiment import checkpoint
+from arinv.experiment import checkpoint, workdirs
 from arinv.experiment import state as train_state
-from arinv.experiment import workdir as workdirs
 from arinv.experiment.checkpoint import Checkpoints
 from arinv.experiment.state import TrainState
 from arinv.experiment.writer import Writer

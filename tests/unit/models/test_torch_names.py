@@ -9,8 +9,9 @@ from torch_streams import call, name, number, row, state, table, text, write_zip
 from arinv import models
 from arinv.apps.weights import import_torch
 from arinv.errors import UserError
-from arinv.experiment import trained as denoiser_networks
 from arinv.experiment import trained as networks
+from arinv.experiment import trained as trained_networks
+from arinv.experiment.run import Run
 from arinv.models.layers import NORMALIZATIONS
 from arinv.models.pytorch import names as layout
 from arinv.models.pytorch.convert import (
@@ -199,8 +200,8 @@ def test_a_second_dictionary_that_fits_is_told():
 @pytest.mark.parametrize("arg", ["norm=L7", "eps=0.5,norm=L7"])
 def test_an_unknown_norm_is_refused_before_the_file_is_read(arg):
     with pytest.raises(UserError, match="'L7'; known: l1, l2, linf"):
-        import_torch.validate(import_torch_config.get_config(f"path=a.pt,{arg}"))
-    import_torch.validate(import_torch_config.get_config("path=a.pt,eps=0.5,norm=l1"))
+        import_torch.check(import_torch_config.get_config(f"path=a.pt,{arg}"))
+    import_torch.check(import_torch_config.get_config("path=a.pt,eps=0.5,norm=l1"))
 
 
 def weights(prefix="", dtype=np.float32, **others):
@@ -322,26 +323,26 @@ def import_config(path, **arguments):
 def test_import_takes_depth_width_and_the_normalisation_of_the_file(tmp_path, capsys):
     mean, std = (np.array(part, np.float32).reshape(1, 3, 1, 1) for part in ROBUSTBENCH)
     path = save(tmp_path / "a.pt", weights(mu=mean, sigma=std))
-    import_torch.run(import_config(path), tmp_path / "out")
+    import_torch.run(Run(import_config(path), tmp_path / "out"))
     lines = capsys.readouterr().err
     count = len(wanted_names())
     assert f"encoder 'wrn28_10' of 10 classes, 77,850 parameters, from {count} tensors" in lines
     assert "mean (0.4914, 0.4822, 0.4465), standard deviation (0.2471, 0.2435, 0.2616): as the file says" in lines
-    encoder = networks.load_encoder(tmp_path / "out")
+    encoder = networks.load(tmp_path / "out", kind="classifier")
     assert (encoder.module.depth, encoder.module.width, encoder.module.normalization) == (10, 1, ROBUSTBENCH)
 
 
 def test_import_says_which_normalisation_is_assumed(tmp_path, capsys):
     path = save(tmp_path / "a.pt", weights())
-    import_torch.run(import_config(path), tmp_path / "a")
+    import_torch.run(Run(import_config(path), tmp_path / "a"))
     assert "none, mean (0.0, 0.0, 0.0), standard deviation (1.0, 1.0, 1.0): the encoder's" in capsys.readouterr().err
-    import_torch.run(import_config(path, mean="0.5+0.25+1/8", std="1+1+1"), tmp_path / "b")
+    import_torch.run(Run(import_config(path, mean="0.5+0.25+1/8", std="1+1+1"), tmp_path / "b"))
     assert "mean (0.5, 0.25, 0.125), standard deviation (1.0, 1.0, 1.0): as the config" in capsys.readouterr().err
     for arguments in ({"mean": "0.5+0.5+0.5"}, {"mean": "a", "std": "b"}, {"depths": "1+b"}):
         with pytest.raises(ValueError, match="mean|depths"):
             import_config(path, **arguments)
     with pytest.raises(UserError, match="deviations above 0"):
-        import_torch.validate(import_config(path, mean="0+0+0", std="0+1+1"))
+        import_torch.check(import_config(path, mean="0+0+0", std="0+1+1"))
     with pytest.raises(UserError, match="depths of encoder 'resnet18' must be 4 whole numbers"):
         models.build("resnet18", depths=(1, 2))
 
@@ -397,21 +398,21 @@ def test_a_denoiser_is_imported_beside_its_encoder(tmp_path):
     common = "encoder=alexnet,image_size=64,options=dense_width:8+head_side:1"
     save(tmp_path / "encoder.pt", arrays)
     config = import_torch_config.get_config(f"{common},normalization=pm1,path={tmp_path}/encoder.pt")
-    import_torch.run(config, tmp_path / "encoder")
+    import_torch.run(Run(config, tmp_path / "encoder"))
     both = denoiser_weights()
     config = import_torch_config.get_config(
         f"{common},denoiser=true,checkpoint={tmp_path}/encoder,path={tmp_path}/denoiser.pt"
     )
-    import_torch.validate(config)
+    import_torch.check(config)
     save(tmp_path / "denoiser.pt", both)
     with pytest.raises(UserError, match="other convolutions than the encoder in"):
-        import_torch.run(config, tmp_path / "denoiser")
+        import_torch.run(Run(config, tmp_path / "denoiser"))
     places = {"conv1_1": 0, "conv2_1": 3, "conv3_1": 6, "conv3_2": 8, "conv3_3": 10}
     for key, place in places.items():
         both |= {f"module.classifier.{key}.{part}": arrays[f"features.{place}.{part}"] for part in ("weight", "bias")}
     save(tmp_path / "denoiser.pt", both)
-    import_torch.run(config, tmp_path / "denoiser")
-    trained = denoiser_networks.load_denoiser(tmp_path / "denoiser")
+    import_torch.run(Run(config, tmp_path / "denoiser"))
+    trained = trained_networks.load(tmp_path / "denoiser", kind="denoiser")
     assert trained.encoder.normalization == "pm1" and trained.decoder.pad_side == "official"
     np.testing.assert_array_equal(trained.variables["params"]["rgb"]["bias"], [0, 1, 2])
 

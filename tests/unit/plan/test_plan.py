@@ -15,7 +15,7 @@ import pytest
 from arinv import main
 from arinv.data.opening import published
 from arinv.errors import UserError
-from arinv.experiment import workdir as workdirs
+from arinv.experiment import workdirs
 from arinv.plan import cost, input_rate, plan
 from arinv.train import accelerators, flops, loop
 from configs import classifier, denoising, inverter
@@ -29,7 +29,7 @@ def plan_of(config, folder, *assumptions):
     stages = {folder: config}
     if "stages" in config:
         stages = {folder / name: config.stages[name] for name in config.order}
-    return plan.run(stages, *(assumptions or [plan.Assumptions()]))
+    return plan.plan_stages(stages, *(assumptions or [plan.Assumptions()]))
 
 
 def small_config(**changes):
@@ -266,7 +266,7 @@ def test_every_stage_that_trains_is_planned_and_shown_as_it_is_ready(tmp_path, m
 
     monkeypatch.setattr(plan, "compile_step", recording)
     monkeypatch.setattr(input_rate, "_SECONDS", 0.01)
-    plans = plan.run(stages, plan.Assumptions(), show=lambda planned: events.append(planned["stage"]))
+    plans = plan.plan_stages(stages, plan.Assumptions(), show=lambda planned: events.append(planned["stage"]))
     assert [planned["task"] for planned in plans] == ["classifier"] * 2 + ["denoiser"] * 2
     assert events == [
         "compiled standard encoder", "standard_encoder", "compiled robust encoder", "robust_encoder",

@@ -144,7 +144,7 @@ def test_smoke_run_with_everything(tmp_path):
     arg = "smoke=True,width=4,image_size=16,eps=8/255,norm=linf,recipe=n_fgsm,on_overfitting=switch,average=0.9"
     config = classifier_config.get_config(f"{arg},classes=1+3-5,extra=npz:{tmp_path}/extra.npz")
     main.run(config, tmp_path / "run")
-    encoder = networks.load_encoder(tmp_path / "run")
+    encoder = networks.load(tmp_path / "run", kind="classifier")
     assert encoder.description["weights"] == "average" and encoder.description["num_classes"] == 4
     logits, _ = encoder.module.apply(encoder.variables, jnp.zeros((1, 16, 16, 3)))
     assert logits.shape == (1, 4)
@@ -192,4 +192,4 @@ def test_the_named_recipes_say_what_the_papers_say(tmp_path):
     rates = [float(rate(10 * epoch + 5)) for epoch in (0, 59, 60, 89, 90, 109, 110, 119)]
     np.testing.assert_allclose(rates, [0.1, 0.1, 0.01, 0.01, 0.001, 0.001, 0.0005, 0.0005], rtol=1e-5)
     assert not gairat.optimizer.nesterov and gairat.reference.name == "gairat"
-    tasks.TASKS["classifier"].validate(config)
+    tasks.TASKS["classifier"].check(config)

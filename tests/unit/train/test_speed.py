@@ -51,7 +51,7 @@ def test_several_steps_in_a_call_give_the_same_bits(runs):
     (one, single), (two, several) = runs
     assert without_speed(single) == without_speed(several)
     assert (one / "results.json").read_bytes() == (two / "results.json").read_bytes()
-    a, b = (trained.load_encoder(path).variables for path in (one, two))
+    a, b = (trained.load(path, kind="classifier").variables for path in (one, two))
     assert jax.tree.all(jax.tree.map(np.array_equal, a, b))
     assert [line["step"] for line in single] == [3, 4, 6, 7, 7]
 

@@ -1,8 +1,9 @@
-"""What every task sets up from its config: devices, data sources, attacks, progress, and its provenance."""
+"""`Run`: a task's config and directory, and what every task does with them; checks of the fields that tasks share."""
 
 import functools
 import json
 import os
+import pathlib
 import platform
 import sys
 import warnings
@@ -18,6 +19,8 @@ from ml_collections import ConfigDict
 import arinv
 from arinv import data, parallel
 from arinv.errors import RadiusWarning, UserError, unknown
+from arinv.experiment import trained, workdirs
+from arinv.experiment.trained import Trained
 from arinv.experiment.writer import progress_callback
 from arinv.ops import norms
 from arinv.ops.inputs import far_radius
@@ -26,15 +29,131 @@ _LARGEST_SIDE = 2**16  # of images, in pixels
 _DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
-def validate(config: ConfigDict) -> None:
+class Run:
+    """One start of a task: what its config and its directory stand for.
+
+    Attributes:
+      config: of the task.
+      workdir: where everything that the task writes goes.
+      stages: workdir -> config of every stage of the same experiment, this one among them.
+    """
+
+    def __init__(
+        self, config: ConfigDict, workdir: pathlib.Path, stages: Mapping[pathlib.Path, ConfigDict] | None = None
+    ):
+        self.config, self.workdir = config, workdir
+        self.stages = {workdir: config} if stages is None else stages
+
+    @functools.cached_property
+    def mesh(self) -> jax.sharding.Mesh:
+        """The devices, as config.mesh lays them out."""
+        return mesh_of(self.config)
+
+    @property
+    def dtype(self) -> jax.typing.DTypeLike:
+        """The dtype of the computation."""
+        return dtype_of(self.config)
+
+    @property
+    def key(self) -> jax.Array:
+        """The PRNG key of config.seed."""
+        return jax.random.key(self.config.seed)
+
+    def resolve(self, reference: str) -> pathlib.Path:
+        """Returns the workdir that a field names: "stage:NAME" of the same experiment, or a path.
+
+        Raises:
+          UserError: neither.
+        """
+        return workdirs.resolve(reference, self.workdir)
+
+    def load(self, reference: str, *, kind: str | tuple[str, ...] = "", image_size: int | None = None) -> Trained:
+        """Returns the trained network that a field names, in the config's dtype.
+
+        Args:
+          reference: the field's value.
+          kind: "classifier", "inverter" or "denoiser", or several of them, where it has to be that; empty for any.
+          image_size: side of the images that it is for, in pixels; None for any size.
+
+        Raises:
+          UserError: as `trained.load`.
+        """
+        return trained.load(self.resolve(reference), kind=kind, dtype=self.dtype, image_size=image_size)
+
+    def open_data(self, split: str, *, resize: str = "") -> data.Source:
+        """Returns the images of config.data.
+
+        Args:
+          split: "train" or "test".
+          resize: how images get their size; empty for data.resize.
+
+        Raises:
+          UserError: they cannot be read.
+        """
+        return open_source(self.config, split, resize=resize)
+
+    def open_images(self, reference: str = "") -> data.Pictures:
+        """Returns the image files of a user: one file, or all in a folder.
+
+        Args:
+          reference: path of either; empty for config.data.name.
+
+        Raises:
+          UserError: none there, or one that cannot be read, unless data.on_bad_image is "skip".
+        """
+        return open_pictures(reference or self.config.data.name, on_bad_image=self.config.data.on_bad_image)
+
+    def check_planned_size(self, reference: str) -> None:
+        """Checks that a stage of the same experiment trains at the size of the images that this task has.
+
+        Args:
+          reference: the field's value; other references than stages are left alone.
+
+        Raises:
+          OtherSize: it trains at another.
+        """
+        stage = self.stages.get(self.resolve(reference))
+        if stage is not None and stage is not self.config:
+            planned = {"image_size": stage.data.image_size}
+            trained.check_trained_size(planned, self.config.data.image_size, reference, verb="is")
+
+    def begin(self) -> None:
+        """Writes the config into the directory, once everything that it names has been read.
+
+        Raises:
+          UserError: the directory belongs to another config or cannot be written.
+        """
+        workdirs.open_workdir(self.config, self.workdir)
+
+    def report(self, line: str) -> None:
+        """Prints a line on stderr under the task's title; process 0 does."""
+        if jax.process_index() == 0:
+            print(f"{self.config.title}: {line}", file=sys.stderr, flush=True)
+
+    def finish(self, results: Mapping[str, Any]) -> dict[str, Any]:
+        """Writes results.json, which marks the task as complete, and returns its content.
+
+        Args:
+          results: plain JSON; device, dtype, seed and data of the task are added as "setting".
+
+        Raises:
+          UserError: the directory has vanished.
+        """
+        if "seed" in self.config:
+            results = {**results, "setting": results.get("setting") or provenance(self.config)}
+        workdirs.write_results(self.workdir, results)
+        return results
+
+
+def check_fields(config: ConfigDict) -> None:
     """Checks the fields that every task with data has.
 
     Raises:
       UserError: an unknown dtype, a batch that the devices do not divide, a size of images that no network takes, or
         fewer pictures than none.
     """
-    dtype(config)
-    mesh(config)
+    dtype_of(config)
+    mesh_of(config)
     image_size = config.data.get("image_size", 1)
     if not 1 <= image_size <= _LARGEST_SIDE:
         raise UserError(f"data.image_size={image_size} must be 1 to {_LARGEST_SIDE} px")
@@ -51,7 +170,7 @@ def check_pictures(config: ConfigDict) -> None:
         raise UserError(f"num_pictures={config.log.num_pictures} must be 0 (no picture) or more")
 
 
-def dtype(config: ConfigDict) -> jax.typing.DTypeLike:
+def dtype_of(config: ConfigDict) -> jax.typing.DTypeLike:
     """Returns the dtype of the computation.
 
     Raises:
@@ -62,7 +181,7 @@ def dtype(config: ConfigDict) -> jax.typing.DTypeLike:
     return _DTYPES[config.dtype]
 
 
-def mesh(config: ConfigDict) -> jax.sharding.Mesh:
+def mesh_of(config: ConfigDict) -> jax.sharding.Mesh:
     """Returns the mesh of the config, after checking that it divides the batch."""
     mesh = parallel.make_mesh(**config.mesh)
     parallel.check_batch_size(config.batch_size, mesh)
@@ -152,12 +271,12 @@ def open_extra(config: ConfigDict, train: data.Source) -> data.Source:
     return data.Renumbered(extra, {i: known.index(label) for i, label in enumerate(own)}, known)
 
 
-def rows(config: ConfigDict) -> dict[str, np.ndarray]:
+def batch_rows(config: ConfigDict) -> dict[str, np.ndarray]:
     """Returns which rows of a global batch are this process's, as an option of data.train_batches and eval_batches."""
-    return {"rows": parallel.process_rows(config.batch_size, mesh(config))}
+    return {"rows": parallel.process_rows(config.batch_size, mesh_of(config))}
 
 
-def processes() -> dict[str, int]:
+def process_share() -> dict[str, int]:
     """Returns which share of a global batch is this process's, where processes share in their order."""
     return {"process_index": jax.process_index(), "process_count": jax.process_count()}
 

@@ -1,0 +1,112 @@
+"""Stages of an experiment: checked before any work, run in order, skipped where complete."""
+
+import pathlib
+import sys
+from collections.abc import Iterator, Mapping
+from types import ModuleType
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from arinv import distributed
+from arinv.errors import UserError, unknown
+from arinv.experiment import lock, workdirs
+from arinv.experiment.run import Run
+
+Tasks = Mapping[str, ModuleType]
+
+
+def run(config: ConfigDict, workdir: pathlib.Path, tasks: Tasks) -> None:
+    """Runs a task, or every stage that is not complete yet.
+
+    Args:
+      config: of one task, or with `stages` and their `order`.
+      workdir: of the run; each stage has a folder of its name in it.
+      tasks: name -> module with check(config), run(run) and, optionally, check_inputs(run) and ONE_PROCESS.
+
+    Raises:
+      UserError: a mistake in the config or in what it names.
+    """
+    stages = check(config, workdir, tasks)
+    for i, (folder, stage) in enumerate(stages.items(), start=1):
+        complete = distributed.first(distributed.index() == 0 and workdirs.is_complete(folder))
+        if jax.process_index() == 0 and (complete or len(stages) > 1):
+            state = "is complete" if complete else stage.task
+            print(f"[{i}/{len(stages)}] {folder.name}: {state}", file=sys.stderr, flush=True)
+        if not complete:
+            with lock.hold(folder):
+                tasks[stage.task].run(Run(stage, folder, stages))
+            distributed.gather(None)  # the files of process 0 are there before another process reads them
+
+
+def check(config: ConfigDict, workdir: pathlib.Path, tasks: Tasks) -> dict[pathlib.Path, ConfigDict]:
+    """Raises every mistake that can be seen before any work, and returns the directory of each stage with its config.
+
+    Args:
+      config: as of `run`.
+      workdir: of the run; nothing is written.
+      tasks: as of `run`.
+
+    Raises:
+      UserError: a mistake in the config or in what it names.
+    """
+    stages = of(config, workdir, tasks)
+    for folder, stage in stages.items():
+        if distributed.index() == 0:  # network file systems cache, on other hosts, that a file was missing
+            workdirs.check_paths(stage)
+            workdirs.check(stage, folder)
+        if getattr(tasks[stage.task], "ONE_PROCESS", False) and distributed.count() > 1:
+            raise UserError(f"task {stage.task} runs in one process, on all of its devices; start it on one host")
+        tasks[stage.task].check(stage)
+    if distributed.index() == 0:
+        _check_order(stages)
+        if len(stages) > 1:  # a single task reads its inputs first anyway
+            pending = {folder: stage for folder, stage in stages.items() if not workdirs.is_complete(folder)}
+            workdirs.check_sources(pending)
+            for folder, stage in pending.items():
+                if check_inputs := getattr(tasks[stage.task], "check_inputs", None):
+                    check_inputs(Run(stage, folder, stages))
+    return stages
+
+
+def of(config: ConfigDict, workdir: pathlib.Path, tasks: Tasks) -> dict[pathlib.Path, ConfigDict]:
+    """Returns workdir -> config of each stage, in order; of a single task its own.
+
+    Raises:
+      UserError: an unknown stage or task.
+    """
+    stages = {workdir: config}
+    if "stages" in config:
+        if missing := [name for name in config.order if name not in config.stages]:
+            raise unknown("stage", missing[0], config.stages)
+        stages = {workdir / name: config.stages[name] for name in config.order}
+    for stage in stages.values():
+        if stage.task not in tasks:
+            raise unknown("task", stage.task, tasks)
+    return stages
+
+
+def _check_order(stages: Mapping[pathlib.Path, ConfigDict]) -> None:
+    """Refuses to make a stage anew beside complete ones that were made of its predecessor.
+
+    Raises:
+      UserError: naming both.
+    """
+    names = {f"stage:{folder.name}": folder for folder in stages}
+    for folder, stage in stages.items():
+        used = {part for value in _texts(workdirs.plain(stage)) for part in value.split("+")}
+        for name in sorted(part for part in used if part.startswith("stage:")):
+            if name in names and workdirs.is_complete(folder) and not workdirs.is_complete(names[name]):
+                raise UserError(
+                    f"{names[name]} is to be made, but {folder}, which was made of it, is complete: delete that too, "
+                    "or bring the other back"
+                )
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """Yields every text in a config."""
+    if isinstance(value, str):
+        yield value
+    for part in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        yield from _texts(part)
