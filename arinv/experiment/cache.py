@@ -1,4 +1,4 @@
-"""The finished parts of a task, each in a file of its own, so that a task that was killed goes on where it was."""
+"""`ResultCache`: finished parts of a task, which survive a kill and are read again only with the same key."""
 
 import hashlib
 import pathlib
@@ -13,23 +13,24 @@ from arinv.errors import UserError
 from arinv.experiment.writer import read_arrays, write_arrays, write_text
 from arinv.types import Variables
 
-_WEIGHTS = "weights"
-_MARK = ".made_with"
+_KEY, _MARK = "cache_key", ".cache_key"
+_SAVE_EVERY_SECONDS = 30.0
 
 
-class Parts:
-    """Arrays by the name of the part; those made with other weights are not found again.
+class ResultCache:
+    """Finished parts of a task in a folder: named arrays, rows that grow, or files of the task's own.
 
     Args:
-      folder: where the files go, NAME.npz each.
-      weights: fingerprint of the networks that the parts are made with.
+      folder: where the files go.
+      key: of everything that decides the results beside the task's config, as `cache_key` gives it. Results with
+        another key are computed anew.
     """
 
-    def __init__(self, folder: pathlib.Path, weights: str):
-        self._folder, self._weights = folder, weights
+    def __init__(self, folder: pathlib.Path, key: str):
+        self._folder, self._key = folder, key
 
     def load(self, name: str) -> dict[str, np.ndarray] | None:
-        """Returns the arrays of a part, or None where it has to be made (anew)."""
+        """Returns the arrays of a part, or None where it has to be computed."""
         path = self._path(name)
         if not path.exists():
             return None
@@ -37,49 +38,54 @@ class Parts:
             arrays = read_arrays(path)
         except UserError:
             return None
-        return arrays if str(arrays.pop(_WEIGHTS, "")) == self._weights else None
+        return arrays if str(arrays.pop(_KEY, "")) == self._key else None
 
     def save(self, name: str, arrays: Mapping[str, np.ndarray]) -> None:
-        """Writes a part; only process 0 does."""
+        """Writes a part; process 0 does."""
         if jax.process_index() == 0:
-            write_arrays(self._path(name), {_WEIGHTS: np.array(self._weights), **arrays})
+            write_arrays(self._path(name), {_KEY: np.array(self._key), **arrays})
 
     def remove(self, name: str) -> None:
-        """Deletes a part that is no longer needed."""
+        """Deletes a part that is no longer needed; process 0 does."""
         if jax.process_index() == 0:
             self._path(name).unlink(missing_ok=True)
+
+    def rows(self, name: str) -> "CachedRows":
+        """Returns the results per image that grow while the task works through its images.
+
+        Raises:
+          UserError: a damaged file.
+        """
+        return CachedRows(self._path(name), self._key)
+
+    def claim(self) -> None:
+        """Empties the folder of files of another key, and marks it with this one.
+
+        For files of the task's own, whose presence says that a piece of work is done.
+
+        Raises:
+          UserError: files are there that no task wrote; nothing is deleted.
+        """
+        folder, mark = self._folder, self._folder / _MARK
+        if mark.is_file():
+            if mark.read_text(encoding="utf-8") == self._key:
+                return
+            # A kill in the middle of deleting must not leave files without the mark.
+            doomed = folder.with_name(f".{folder.name}.old")
+            shutil.rmtree(doomed, ignore_errors=True)
+            folder.rename(doomed)
+            shutil.rmtree(doomed)
+        elif folder.exists() and any(folder.iterdir()):
+            raise UserError(
+                f"{folder} holds files that this task did not write; move them away, or name another --workdir"
+            )
+        write_text(mark, self._key)
 
     def _path(self, name: str) -> pathlib.Path:
         return self._folder / f"{name}.npz"
 
 
-def claim(folder: pathlib.Path, identity: str) -> None:
-    """Empties `folder` of what was made with another identity, and marks it as made with this one.
-
-    Files whose presence says that a piece of work is done are so never taken for another's.
-
-    Args:
-      folder: need not exist.
-      identity: of everything that decides the files' content beside the task's config, such as `made_of` gives.
-
-    Raises:
-      UserError: files are there that no task made; nothing is deleted.
-    """
-    mark = folder / _MARK
-    if mark.is_file():
-        if mark.read_text(encoding="utf-8") == identity:
-            return
-        # A kill in the middle of deleting must not leave files without the mark.
-        doomed = folder.with_name(f".{folder.name}.old")
-        shutil.rmtree(doomed, ignore_errors=True)
-        folder.rename(doomed)
-        shutil.rmtree(doomed)
-    elif folder.exists() and any(folder.iterdir()):
-        raise UserError(f"{folder} holds files that this task did not make; move them away, or name another --workdir")
-    write_text(mark, identity)
-
-
-def made_of(*parts: str, files: Sequence[pathlib.Path] = ()) -> str:
+def cache_key(*parts: str, files: Sequence[pathlib.Path] = ()) -> str:
     """Returns a short text that differs where the parts or the files' names, sizes or times do.
 
     Args:
@@ -95,38 +101,25 @@ def made_of(*parts: str, files: Sequence[pathlib.Path] = ()) -> str:
     return digest.hexdigest()
 
 
-_SAVE_EVERY_SECONDS = 30.0
-_IDENTITY = "identity"
-
-
-class RowStore:
-    """The results of the images that are done, in order.
+class CachedRows:
+    """The results of the images that are done, in order, in one file.
 
     Attributes:
       count: number of images that are done.
     """
 
-    def __init__(self, path: pathlib.Path, *, identity: str):
-        """Takes over what the file holds, if it is of the same identity.
-
-        Args:
-          path: of the file, an .npz; need not exist.
-          identity: of everything that decides the results beside the task's config.
-
-        Raises:
-          UserError: a damaged file.
-        """
-        self._path, self._identity, self._last = path, identity, time.monotonic()
+    def __init__(self, path: pathlib.Path, key: str):
+        self._path, self._key, self._last = path, key, time.monotonic()
         self._parts: list[dict[str, np.ndarray]] = []
         self.count = 0
         if path.exists():
             arrays = read_arrays(path)
-            if str(arrays.pop(_IDENTITY, "")) == identity and arrays:
+            if str(arrays.pop(_KEY, "")) == key and arrays:
                 self._parts = [arrays]
                 self.count = len(next(iter(arrays.values())))
 
     def append(self, rows: Mapping[str, np.ndarray]) -> None:
-        """Takes the results of the next images; they are on disk half a minute later at the latest."""
+        """Appends the results of the next images; they are on disk half a minute later at the latest."""
         self._parts.append({name: np.asarray(values) for name, values in rows.items()})
         self.count += len(next(iter(rows.values())))
         if time.monotonic() - self._last >= _SAVE_EVERY_SECONDS:
@@ -139,7 +132,7 @@ class RowStore:
 
     def save(self) -> None:
         """Writes the file."""
-        write_arrays(self._path, {**self.arrays(), _IDENTITY: np.array(self._identity)}, compressed=False)
+        write_arrays(self._path, {**self.arrays(), _KEY: np.array(self._key)}, compressed=False)
         self._last = time.monotonic()
 
 

@@ -20,6 +20,7 @@ import arinv
 from arinv import data, parallel
 from arinv.errors import RadiusWarning, UserError, unknown
 from arinv.experiment import trained, workdirs
+from arinv.experiment.cache import ResultCache, cache_key
 from arinv.experiment.trained import Trained
 from arinv.experiment.writer import progress_callback
 from arinv.ops import norms
@@ -124,6 +125,16 @@ class Run:
           UserError: the directory belongs to another config or cannot be written.
         """
         workdirs.open_workdir(self.config, self.workdir)
+
+    def cache(self, folder: str, *parts: str, files: Sequence[pathlib.Path] = ()) -> ResultCache:
+        """Returns the cache of results in a folder of the workdir.
+
+        Args:
+          folder: its name; empty for the workdir itself.
+          *parts: everything that decides the results beside the config, such as fingerprints of weights.
+          files: likewise; their names, sizes and times count.
+        """
+        return ResultCache(self.workdir / folder, cache_key(*parts, files=files))
 
     def report(self, line: str) -> None:
         """Prints a line on stderr under the task's title; process 0 does."""

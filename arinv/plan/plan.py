@@ -22,7 +22,7 @@ from arinv.data.opening import published
 from arinv.errors import UserError
 from arinv.experiment import checkpoint, workdirs
 from arinv.experiment import trained as networks
-from arinv.experiment.run import dtype_of, mesh_of
+from arinv.experiment.run import Run, dtype_of, mesh_of
 from arinv.experiment.trained import Trained
 from arinv.experiment.writer import write_json
 from arinv.ops import conv
@@ -92,13 +92,13 @@ class _Measured:
         return self._found[key]
 
 
-def _step_key(config: ConfigDict, trainee: training.Trainee) -> str:
+def _step_key(config: ConfigDict, setup: training.TrainSetup) -> str:
     """Returns a text that is the same for stages whose steps compile to the same program, but for constants."""
     fields = {name: value for name, value in workdirs.plain(config).items() if name not in _FREE}
     fields["data"] = config.data.image_size
     fields["encoder"].pop("checkpoint", None)
-    shapes = jax.tree.map(lambda x: f"{x.dtype}{x.shape}", trainee.frozen)
-    classes = trainee.description.get("num_classes")
+    shapes = jax.tree.map(lambda x: f"{x.dtype}{x.shape}", setup.frozen)
+    classes = setup.description.get("num_classes")
     return json.dumps([fields, classes, str(jax.tree.structure(shapes)), jax.tree.leaves(shapes)], sort_keys=True)
 
 
@@ -131,12 +131,10 @@ def _plan(
     config = stages[folder]
     info, notes = _train_info(config)
     steps_per_epoch = _steps_per_epoch(config, info)
-    if config.task == "classifier":
-        trainee = classifier.build(config, info, steps_per_epoch or 1)
-    else:
-        trainee = TRAINING[config.task].build(config, folder, _encoder(folder, stages), steps_per_epoch or 1)
+    encoder = _encoder(folder, stages) if "checkpoint" in config.encoder else None
+    setup = TRAINING[config.task].build(Run(config, folder, stages), encoder, info, steps_per_epoch or 1)
     mesh, accelerator = mesh_of(config), assumptions.accelerator
-    step = measured.get(_step_key(config, trainee), lambda: compile_step(config, trainee, mesh))
+    step = measured.get(_step_key(config, setup), lambda: compile_step(config, setup, mesh))
     seconds = _seconds(config, step, mesh, assumptions)
     delivered = input_rate.limits(
         _input_rate(config, info, measured),
@@ -170,7 +168,7 @@ def _plan(
         "seconds_per_step": seconds,
         "input": delivered,
         "bottleneck": bottleneck,
-        "run": _run(config, trainee, step, steps_per_epoch, seconds, mesh, assumptions),
+        "run": _run(config, setup, step, steps_per_epoch, seconds, mesh, assumptions),
         "notes": notes,
     }
 
@@ -195,18 +193,18 @@ class Step(NamedTuple):
     compile_seconds: float
 
 
-def compile_step(config: ConfigDict, trainee: training.Trainee, mesh: jax.sharding.Mesh) -> Step:
+def compile_step(config: ConfigDict, setup: training.TrainSetup, mesh: jax.sharding.Mesh) -> Step:
     """Compiles the call that training would make, from shapes.
 
     Args:
       config: of a training task.
-      trainee: as the task builds it.
+      setup: as the task builds it.
       mesh: the devices.
     """
     if jax.process_index() == 0:
         print(f"compiling {config.title} for {mesh.size} device(s)", file=sys.stderr, flush=True)
-    arguments, twice = (_arguments(config, trainee, mesh, factor) for factor in (1, 2))
-    call = loop.make_call(trainee.step_on(mesh), arguments[0], mesh, num_steps=training.steps_per_call(config))
+    arguments, twice = (_arguments(config, setup, mesh, factor) for factor in (1, 2))
+    call = loop.make_call(setup.step_on(mesh), arguments[0], mesh, num_steps=training.steps_per_call(config))
     traced = call.trace(*arguments)
     # On a CPU the machine code is not used: all that is reported is decided before it is generated.
     options = _xla.supported({"xla_backend_optimization_level": 0}) if jax.default_backend() == "cpu" else None
@@ -224,10 +222,10 @@ def compile_step(config: ConfigDict, trainee: training.Trainee, mesh: jax.shardi
     )
 
 
-def _arguments(config, trainee, mesh, factor: int = 1, *, single: bool = False) -> tuple:
+def _arguments(config, setup, mesh, factor: int = 1, *, single: bool = False) -> tuple:
     return loop.abstract_arguments(
-        trainee.init,
-        trainee.frozen,
+        setup.init,
+        setup.frozen,
         mesh,
         batch_size=factor * config.batch_size,
         image_size=config.data.image_size,
@@ -276,7 +274,7 @@ def _with_input(seconds: dict | None, of_input: float) -> tuple[dict[str, float 
     return seconds, max(parts, key=parts.__getitem__)
 
 
-def _run(config, trainee, step: Step, steps_per_epoch, seconds, mesh, assumptions) -> dict[str, Any] | None:
+def _run(config, setup, step: Step, steps_per_epoch, seconds, mesh, assumptions) -> dict[str, Any] | None:
     """Returns the length of the whole run, None where nobody knows what an epoch is."""
     if steps_per_epoch is None and not config.num_steps:
         return None
@@ -286,9 +284,9 @@ def _run(config, trainee, step: Step, steps_per_epoch, seconds, mesh, assumption
         passes = -(-num_steps // training.intervals(config, steps_per_epoch).evaluate)
         found["evaluation_steps"] = passes * -(-num_test // config.batch_size)
     if seconds and seconds["total"] is not None:
-        state, batch, key, *frozen = _arguments(config, trainee, mesh, single=True)
+        state, batch, key, *frozen = _arguments(config, setup, mesh, single=True)
         evaluation = flops.total(
-            flops.operations(jax.make_jaxpr(trainee.eval_step)(state.variables, batch, key, *frozen))
+            flops.operations(jax.make_jaxpr(setup.eval_step)(state.variables, batch, key, *frozen))
         )
         reached = assumptions.accelerator.peak(config.dtype) * assumptions.utilization * mesh.size
         evaluations = (found["evaluation_steps"] or 0) * evaluation / reached

@@ -14,7 +14,7 @@ from arinv.errors import UserError, unknown
 from arinv.experiment import state as average
 from arinv.experiment import state as train_state
 from arinv.experiment import trained
-from arinv.experiment.run import Run, attack_options, check_fields, departures, dtype_of, report_departures
+from arinv.experiment.run import Run, attack_options, check_fields, departures, report_departures
 from arinv.experiment.state import TrainState
 from arinv.experiment.trained import CLASSIFIER
 from arinv.ops.augment import augment
@@ -222,16 +222,8 @@ def run(run: Run) -> dict[str, Any]:
     Raises:
       UserError: what the config asks for does not exist or does not fit.
     """
-    config, workdir = run.config, run.workdir
-    mesh = run.mesh
-    train, test = run.open_data("train"), run.open_data("test")
-    training.check_classes(config, train, test)
-    batches = training.make_batches(config, train)
-    trainee = build(config, train.info, batches.steps_per_epoch)
-    recipe = report_departures(config)
-    results = training.run(config, workdir, trainee, batches=batches, train=train, test=test, mesh=mesh)
-    results = {**results, **recipe}
-    return run.finish(results)
+    recipe = report_departures(run.config)
+    return run.finish({**training.train(run, build, check_data=training.check_classes), **recipe})
 
 
 def describe(config: ConfigDict, info: data.SourceInfo) -> dict[str, Any]:
@@ -255,22 +247,22 @@ def describe(config: ConfigDict, info: data.SourceInfo) -> dict[str, Any]:
     }
 
 
-def build(config: ConfigDict, info: data.SourceInfo, steps_per_epoch: int) -> training.Trainee:
+def build(run: Run, encoder: None, info: data.SourceInfo, steps_per_epoch: int) -> training.TrainSetup:
     """Returns what is trained, and how.
 
     Args:
-      config: as made by configs/classifier.py.
+      run: of configs/classifier.py.
+      encoder: None: nothing is trained before.
       info: of the training images.
       steps_per_epoch: what an epoch of the config means.
 
     Raises:
       UserError: what the config asks for does not exist or does not fit.
     """
+    config = run.config
     attack, test_attack = attack_options(config.attack), attack_options(config.test_attack)
     description = describe(config, info)
-    encoder = models.build(
-        config.encoder.name, num_classes=info.num_classes, dtype=dtype_of(config), **description["options"]
-    )
+    encoder = models.build(config.encoder.name, num_classes=info.num_classes, dtype=run.dtype, **description["options"])
     optimizers = training.make_optimizers(config, (CLASSIFIER,), steps_per_epoch)
     extras = Extras(config.average_decay, _watch(config, steps_per_epoch))
     step = make_train_step(
@@ -284,7 +276,7 @@ def build(config: ConfigDict, info: data.SourceInfo, steps_per_epoch: int) -> tr
         extras=extras,
     )
     eval_step = make_eval_step(encoder, attack=test_attack)
-    return training.Trainee(
+    return training.TrainSetup(
         networks={CLASSIFIER: (encoder, (trained.image_struct(config.data.image_size),))},
         optimizers=optimizers,
         train_step=step,

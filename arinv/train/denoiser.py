@@ -1,7 +1,5 @@
 """Trains a denoiser: a decoder behind the frozen convolutions of a trained AlexNet that pool by the Haar transform."""
 
-import dataclasses
-import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -9,11 +7,10 @@ import jax
 import optax
 from ml_collections import ConfigDict
 
-from arinv import metrics, models
+from arinv import data, metrics, models
 from arinv.errors import UserError
 from arinv.experiment import trained, workdirs
-from arinv.experiment.cache import fingerprint
-from arinv.experiment.run import Run, check_fields, dtype_of
+from arinv.experiment.run import Run, check_fields
 from arinv.experiment.state import TrainState
 from arinv.experiment.trained import DISCRIMINATOR, GENERATOR, Trained, make_denoise_fn, make_features_fn
 from arinv.models.generators.wavelet import MULTIPLE, SMALLEST_SIDE
@@ -133,34 +130,26 @@ def run(run: Run) -> dict[str, Any]:
     Raises:
       UserError: what the config asks for does not exist or does not fit.
     """
-    config, workdir = run.config, run.workdir
-    mesh = run.mesh
-    classifier = _load_classifier(config, workdir, run.dtype)
-    train, test = run.open_data("train"), run.open_data("test")
-    batches = training.make_batches(config, train)
-    trainee = build(config, workdir, classifier, batches.steps_per_epoch)
-    described = {**trainee.description, trained.WEIGHTS: fingerprint(classifier.variables)}
-    trainee = dataclasses.replace(trainee, description=described)
-    size = trained.report_size(classifier, _trained_size(config), config.title)
-    results = training.run(config, workdir, trainee, batches=batches, train=train, test=test, mesh=mesh)
-    results = {**results, **size, "noise": config.noise.to_dict()}
-    return run.finish(results)
+    config, encoder = run.config, run.load(run.config.encoder.checkpoint, kind="classifier")
+    trained.check_name(encoder, config.encoder.name, run.resolve(config.encoder.checkpoint))
+    size = trained.report_size(encoder, _trained_size(config), config.title)
+    return run.finish({**training.train(run, build, encoder=encoder), **size, "noise": config.noise.to_dict()})
 
 
-def build(config: ConfigDict, workdir: pathlib.Path, classifier: Trained, steps_per_epoch: int) -> training.Trainee:
+def build(run: Run, classifier: Trained, info: data.SourceInfo, steps_per_epoch: int) -> training.TrainSetup:
     """Returns what is trained, and how.
 
     Args:
-      config: as made by configs/denoising.py.
-      workdir: of the run, from which the classifier's is found.
-      classifier: whose convolutions are frozen, trained or with the shapes of its weights.
+      run: of configs/denoising.py.
+      classifier: its convolutions are frozen; trained or with the shapes of its weights.
+      info: of the training images.
       steps_per_epoch: what an epoch of the config means.
 
     Raises:
       UserError: what the config asks for does not exist or does not fit.
     """
-    dtype, size = dtype_of(config), _trained_size(config)
-    description = _describe(config, classifier, workdir)
+    config, dtype, size = run.config, run.dtype, _trained_size(run.config)
+    description = _describe(run, classifier)
     encoder, decoder = trained.build_denoiser(description, classifier, dtype=dtype)
     decoder = decoder.clone(image_bias=config.decoder.image_bias)
     parts = {GENERATOR: (decoder, trained.decoder_inputs(encoder, size))}
@@ -184,7 +173,7 @@ def build(config: ConfigDict, workdir: pathlib.Path, classifier: Trained, steps_
         augmentation=config.augmentation.to_dict(),
     )
     eval_step = make_eval_step(encoder, decoder, noise=noise)
-    return training.Trainee(
+    return training.TrainSetup(
         networks=parts,
         optimizers=optimizers,
         train_step=step,
@@ -201,19 +190,12 @@ def _trained_size(config: ConfigDict) -> int:
     return config.augmentation.get("window", 0) or config.data.image_size
 
 
-def _load_classifier(config: ConfigDict, workdir: pathlib.Path, dtype: Any) -> Trained:
-    source = workdirs.resolve(config.encoder.checkpoint, workdir)
-    classifier = trained.load(source, dtype=dtype, kind="classifier")
-    trained.check_name(classifier, config.encoder.name, source)
-    return classifier
-
-
-def _describe(config: ConfigDict, classifier: Trained, workdir: pathlib.Path) -> dict[str, Any]:
+def _describe(run: Run, classifier: Trained) -> dict[str, Any]:
     """Returns the checkpoint's description."""
-    source = workdirs.resolve(config.encoder.checkpoint, workdir)
+    config = run.config
     return {
         "kind": trained.DENOISER,
-        "encoder_workdir": workdirs.relative(source, workdir),
+        "encoder_workdir": workdirs.relative(run.resolve(config.encoder.checkpoint), run.workdir),
         "encoder": classifier.description["encoder"],
         "variant": config.decoder.variant,
         "pad_side": config.decoder.pad_side,

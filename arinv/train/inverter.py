@@ -1,8 +1,6 @@
 """Trains a generator that inverts one layer of a trained, frozen encoder."""
 
-import dataclasses
 import functools
-import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -11,11 +9,10 @@ import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
-from arinv import losses, metrics, models
+from arinv import data, losses, metrics, models
 from arinv.errors import UserError
 from arinv.experiment import state as train_state
 from arinv.experiment import trained, workdirs
-from arinv.experiment.cache import fingerprint
 from arinv.experiment.run import Run, check_fields, dtype_of
 from arinv.experiment.state import TrainState
 from arinv.experiment.trained import DISCRIMINATOR, GENERATOR, Trained, make_features_fn
@@ -269,7 +266,7 @@ def check_inputs(run: Run) -> None:
     """
     config, reference = run.config, run.config.encoder.checkpoint
     if not reference.startswith("stage:"):
-        build_generator(config, _load_encoder(config, run.workdir))
+        build_generator(config, _load_encoder(run))
     elif not config.encoder.other_size:
         run.check_planned_size(reference)
 
@@ -283,19 +280,10 @@ def run(run: Run) -> dict[str, Any]:
     Raises:
       UserError: what the config asks for does not exist or does not fit.
     """
-    config, workdir = run.config, run.workdir
-    mesh = run.mesh
-    encoder = _load_encoder(config, workdir)
-    build_generator(config, encoder)  # tells what does not fit before the data is read
-    train, test = run.open_data("train"), run.open_data("test")
-    batches = training.make_batches(config, train)
-    trainee = build(config, workdir, encoder, batches.steps_per_epoch)
-    described = {**trainee.description, trained.WEIGHTS: fingerprint(encoder.variables)}
-    trainee = dataclasses.replace(trainee, description=described)
+    config, encoder = run.config, _load_encoder(run)
+    build_generator(config, encoder)  # raises what does not fit before the data is read
     size = trained.report_size(encoder, config.data.image_size, config.title)
-    results = training.run(config, workdir, trainee, batches=batches, train=train, test=test, mesh=mesh)
-    results = {**results, **size}
-    return run.finish(results)
+    return run.finish({**training.train(run, build, encoder=encoder), **size})
 
 
 def build_generator(config: ConfigDict, encoder: Trained) -> Any:
@@ -308,19 +296,19 @@ def build_generator(config: ConfigDict, encoder: Trained) -> Any:
     return trained.build_generator(_describe(config, encoder), encoder, dtype=dtype_of(config))
 
 
-def build(config: ConfigDict, workdir: pathlib.Path, encoder: Trained, steps_per_epoch: int) -> training.Trainee:
+def build(run: Run, encoder: Trained, info: data.SourceInfo, steps_per_epoch: int) -> training.TrainSetup:
     """Returns what is trained, and how.
 
     Args:
-      config: as made by configs/inverter.py.
-      workdir: of the run, from which the encoder's is told.
+      run: of configs/inverter.py.
       encoder: the frozen encoder, trained or with the shapes of its weights.
+      info: of the training images.
       steps_per_epoch: what an epoch of the config means.
 
     Raises:
       UserError: what the config asks for does not exist or does not fit.
     """
-    dtype, image_size = dtype_of(config), config.data.image_size
+    config, dtype, image_size = run.config, run.dtype, run.config.data.image_size
     generator = build_generator(config, encoder)
     features = trained.feature_structs(encoder.module, image_size)
     parts = {GENERATOR: (generator, (features[config.encoder.layer],))}
@@ -342,24 +330,24 @@ def build(config: ConfigDict, workdir: pathlib.Path, encoder: Trained, steps_per
         augmentation=config.augmentation.to_dict(),
     )
     eval_step = make_eval_step(encoder.module, generator, layer=config.encoder.layer)
-    source = workdirs.resolve(config.encoder.checkpoint, workdir)
-    return training.Trainee(
+    source = workdirs.relative(run.resolve(config.encoder.checkpoint), run.workdir)
+    return training.TrainSetup(
         networks=parts,
         optimizers=optimizers,
         train_step=step,
         eval_step=lambda variables, batch, key, frozen: eval_step(variables[GENERATOR], batch, frozen),
         picture=lambda images: image_grid([to_float(images["image"]), images["reconstruction"]]),
-        description={**_describe(config, encoder), "encoder_workdir": workdirs.relative(source, workdir)},
+        description={**_describe(config, encoder), "encoder_workdir": source},
         frozen=(encoder.variables,),
         normalization=encoder.module.normalization,
     )
 
 
-def _load_encoder(config: ConfigDict, workdir: pathlib.Path) -> Trained:
-    source = workdirs.resolve(config.encoder.checkpoint, workdir)
+def _load_encoder(run: Run) -> Trained:
+    config, source = run.config, run.resolve(run.config.encoder.checkpoint)
     size, other_size = config.data.image_size, config.encoder.get("other_size", False)
     try:
-        return trained.load(source, dtype=dtype_of(config), image_size=size, other_size=other_size, kind="classifier")
+        return trained.load(source, dtype=run.dtype, image_size=size, other_size=other_size, kind="classifier")
     except trained.OtherSize as error:
         raise UserError(f"{error}, or encoder.other_size=True to invert it at {size} px all the same") from error
 

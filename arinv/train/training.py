@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import pathlib
 import sys
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -15,11 +14,12 @@ from arinv import data, parallel
 from arinv.data.folder import class_advice
 from arinv.data.image_files import RESIZE_MODES
 from arinv.errors import UserError, unknown
-from arinv.experiment import checkpoint, trained, workdirs
+from arinv.experiment import checkpoint, trained
 from arinv.experiment import state as train_state
 from arinv.experiment.checkpoint import Checkpoints
-from arinv.experiment.run import batch_rows, open_extra
+from arinv.experiment.run import Run, batch_rows, open_extra
 from arinv.experiment.state import TrainState
+from arinv.experiment.trained import Trained
 from arinv.experiment.writer import Writer, progress_callback
 from arinv.models.layers import Normalization, mean_std
 from arinv.train import accelerators, loop, optimizers
@@ -229,7 +229,7 @@ def check_loss(loss: ConfigDict) -> None:
 
 
 @dataclasses.dataclass(frozen=True)
-class Trainee:
+class TrainSetup:
     """What a training task trains, and how.
 
     Attributes:
@@ -265,66 +265,68 @@ class Trainee:
         return loop.gather_first(self.train_step, self.networks, mesh)
 
 
-def run(
-    config: ConfigDict,
-    workdir: pathlib.Path,
-    trainee: Trainee,
+def train(
+    run: Run,
+    build: Callable[[Run, Trained | None, data.SourceInfo, int], TrainSetup],
     *,
-    batches: Batches,
-    train: data.Source,
-    test: data.Source,
-    mesh: jax.sharding.Mesh,
+    encoder: Trained | None = None,
+    check_data: Callable[[ConfigDict, data.Source, data.Source], None] = lambda config, train, test: None,
 ) -> dict[str, float]:
-    """Reports what is learnt, then trains to the end of the run, from the newest checkpoint if there is one.
+    """Reads the data, reports what is learnt, and trains to the end, from the newest checkpoint if there is one.
 
     Args:
-      config: of the task.
-      workdir: where checkpoints, logs and pictures go.
-      trainee: what is trained.
-      batches: training batches.
-      train: source of these.
-      test: test source, evaluated on the way.
-      mesh: the devices.
+      run: of a training task.
+      build: (run, encoder, training images, steps of an epoch) -> what is trained.
+      encoder: frozen, for what is trained on one.
+      check_data: called with config, training and test images.
 
     Returns:
       Means over the test examples, at the end.
 
     Raises:
-      UserError: checkpoints of a run on another encoder, or what `loop.fit` tells.
+      UserError: data that cannot be read, checkpoints of a run on another encoder, or as `loop.fit`.
     """
-    workdirs.open_workdir(config, workdir)
-    report(config, train, test, trainee.normalization)
-    key = jax.random.key(config.seed)
-    names = train_state.abstract(trainee.init, key).variables
+    config, mesh = run.config, run.mesh
+    train, test = run.open_data("train"), run.open_data("test")
+    check_data(config, train, test)
+    batches = make_batches(config, train)
+    setup = build(run, encoder, train.info, batches.steps_per_epoch)
+    description = dict(setup.description)
+    if encoder is not None:
+        description[trained.WEIGHTS] = encoder.fingerprint
+    run.begin()
+    report(config, train, test, setup.normalization)
+    init_key, train_key, evaluate_key = (jax.random.fold_in(run.key, number) for number in (_INIT, _TRAIN, _EVALUATE))
+    names = train_state.abstract(setup.init, run.key).variables
     num_steps = length(config, batches.steps_per_epoch)
-    frozen = parallel.replicate(trainee.frozen, mesh)
+    frozen = parallel.replicate(setup.frozen, mesh)
     with contextlib.ExitStack() as stack:
-        checkpoints = stack.enter_context(Checkpoints(workdir, names, keep=config.log.keep_checkpoints))
+        checkpoints = stack.enter_context(Checkpoints(run.workdir, names, keep=config.log.keep_checkpoints))
         if checkpoints.latest_step() is not None:
-            saved = checkpoint.load_description(workdir)
-            trained.check_weights(saved, trainee.description.get(trained.WEIGHTS), workdir)
-        state = loop.restore_or_create(trainee.init, jax.random.fold_in(key, _INIT), mesh, checkpoints, batches)
-        writer = stack.enter_context(Writer(workdir, resumed_step=int(state.step)))
+            saved = checkpoint.load_description(run.workdir)
+            trained.check_weights(saved, description.get(trained.WEIGHTS), run.workdir)
+        state = loop.restore_or_create(setup.init, init_key, mesh, checkpoints, batches)
+        writer = stack.enter_context(Writer(run.workdir, resumed_step=int(state.step)))
         writer.parameters(state.variables)
-        evaluate = _make_evaluate(config, trainee, frozen, test, mesh, writer, jax.random.fold_in(key, _EVALUATE))
+        evaluate = _make_evaluate(config, setup, frozen, test, mesh, writer, evaluate_key)
         state = loop.fit(
             state,
-            trainee.step_on(mesh),
+            setup.step_on(mesh),
             batches,
-            key=jax.random.fold_in(key, _TRAIN),
+            key=train_key,
             mesh=mesh,
             num_steps=num_steps,
             every=intervals(config, batches.steps_per_epoch),
             evaluate=evaluate,
             checkpoints=checkpoints,
             writer=writer,
-            description=trainee.description,
+            description=description,
             title=config.title,
             frozen=frozen,
-            notices=trainee.notices,
+            notices=setup.notices,
             steps_per_call=steps_per_call(config),
             peak_flops=_peak_flops(config, mesh),
-            profile=Profile(workdir / "profile", config.log.get("profile_steps", ())),
+            profile=Profile(run.workdir / "profile", config.log.get("profile_steps", ())),
         )
         results = evaluate(state, num_steps)
         writer.scalars(num_steps, {f"test/{name}": value for name, value in results.items()})
@@ -337,9 +339,9 @@ def _peak_flops(config: ConfigDict, mesh: jax.sharding.Mesh) -> float | None:
     return peak and peak * mesh.size
 
 
-def _make_evaluate(config, trainee, frozen, test, mesh, writer, key) -> Callable[[TrainState, int], dict[str, float]]:
+def _make_evaluate(config, setup, frozen, test, mesh, writer, key) -> Callable[[TrainState, int], dict[str, float]]:
     """Returns a function of (state, step) that evaluates on the test source and saves a picture."""
-    eval_step = jax.jit(lambda variables, *others: trainee.eval_step(parallel.gather(variables, mesh), *others))
+    eval_step = jax.jit(lambda variables, *others: setup.eval_step(parallel.gather(variables, mesh), *others))
     batches = data.eval_batches(data.load_arrays(test), batch_size=config.batch_size, **batch_rows(config))
 
     def evaluate(state: TrainState, step: int) -> dict[str, float]:
@@ -350,7 +352,7 @@ def _make_evaluate(config, trainee, frozen, test, mesh, writer, key) -> Callable
             mesh=mesh,
             num_pictures=config.log.num_pictures,
         )
-        writer.picture(step, config.task, trainee.picture(pictures))
+        writer.picture(step, config.task, setup.picture(pictures))
         return {name: float(np.mean(values, dtype=np.float64)) for name, values in results.items()}
 
     return evaluate

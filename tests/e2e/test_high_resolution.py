@@ -10,7 +10,7 @@ from arinv import main, tasks
 from arinv.apps.inversion import high_resolution
 from arinv.errors import UserError
 from arinv.experiment import run as experiment_run
-from arinv.experiment.cache import Parts
+from arinv.experiment.cache import ResultCache
 from configs import compare_inversion, defaults
 from configs import high_resolution as high_resolution_config
 
@@ -147,11 +147,11 @@ def test_the_number_of_pictures_may_change_before_a_run_goes_on(untrained, tmp_p
 
 
 def test_parts_of_other_weights_and_damaged_ones_are_made_anew(tmp_path):
-    parts = Parts(tmp_path, "a")
+    parts = ResultCache(tmp_path, "a")
     parts.save("x", {"values": np.arange(3)})
     np.testing.assert_array_equal(parts.load("x")["values"], [0, 1, 2])
     assert list(parts.load("x")) == ["values"] and parts.load("y") is None
-    assert Parts(tmp_path, "b").load("x") is None
+    assert ResultCache(tmp_path, "b").load("x") is None
     (tmp_path / "x.npz").write_bytes((tmp_path / "x.npz").read_bytes()[:60])
     assert parts.load("x") is None
 

@@ -8,7 +8,7 @@ from PIL import Image
 
 from arinv import main
 from arinv.apps.inversion import compare_inversion as inversion_comparison
-from arinv.experiment.cache import Parts
+from arinv.experiment.cache import ResultCache
 from configs import compare_inversion, defaults
 
 
@@ -49,7 +49,7 @@ def test_a_search_that_was_killed_goes_on_to_the_same_images(untrained, compared
         {"robust": whole.inverters.robust}, data=whole.data, metrics="psnr", batch_size=8
     )
     config.optimization = whole.optimization
-    save = Parts.save
+    save = ResultCache.save
 
     def killed(self, name, arrays):
         save(self, name, arrays)
@@ -57,13 +57,13 @@ def test_a_search_that_was_killed_goes_on_to_the_same_images(untrained, compared
             raise KeyboardInterrupt
 
     monkeypatch.setattr(inversion_comparison, "_SAVE_EVERY_SECONDS", 0.0)
-    monkeypatch.setattr(Parts, "save", killed)
+    monkeypatch.setattr(ResultCache, "save", killed)
     with pytest.raises(KeyboardInterrupt):
         main.run(config, tmp_path)
     (state,) = (tmp_path / "parts").rglob("*_state.npz")
     with np.load(state, allow_pickle=False) as arrays:
         assert arrays["done"] == 3
-    monkeypatch.setattr(Parts, "save", save)
+    monkeypatch.setattr(ResultCache, "save", save)
     main.run(config, tmp_path)
     before, after = (read(path / "results.json")["entries"]["RI, robust"] for path in (compared, tmp_path))
     for metric in ("psnr", "psnr_std", "feature_distance"):

@@ -16,7 +16,7 @@ from arinv.apps.anomaly import Calibration, overview, scoring
 from arinv.errors import UserError, unknown
 from arinv.experiment import trained as networks
 from arinv.experiment import workdirs
-from arinv.experiment.cache import RowStore, fingerprint
+from arinv.experiment.cache import fingerprint
 from arinv.experiment.run import Run, check_fields, open_source, report_left_out
 from arinv.experiment.writer import progress_bar, progress_callback, read_arrays, write_arrays, write_json, write_png
 
@@ -93,7 +93,7 @@ def run(run: Run) -> dict[str, Any]:
     variables = scoring.add_references(scored, variables, references, how, capacity=len(references))
     weights = [fingerprint(trained.encoder.variables), fingerprint(trained.variables)]
     contents = [str(zlib.crc32(array)) for array in (images, anomalous, references)]
-    store = RowStore(workdir / "scores.npz", identity=" ".join([*weights, str(len(images)), *contents]))
+    store = run.cache("", *weights, str(len(images)), *contents).rows("scores")
     with progress_bar(None, config.title, total=len(images), unit="image") as bar:
         scores = scoring.score_images(
             scored,

@@ -18,7 +18,7 @@ from arinv import data, metrics
 from arinv.apps.anomaly import overview, scoring
 from arinv.data.source import Subset
 from arinv.errors import UserError
-from arinv.experiment.cache import RowStore, fingerprint
+from arinv.experiment.cache import ResultCache, cache_key, fingerprint
 from arinv.experiment.run import Run, attack_options, check_fields, open_source
 from arinv.experiment.trained import Trained
 from arinv.experiment.writer import progress_bar, progress_callback, write_arrays, write_png
@@ -200,8 +200,8 @@ def _score_class(config, label, trained, train, test, how, workdir, bar) -> dict
     """Returns the scores [N] of the test images with one class as the normal one, and leaves a picture of them."""
     weights = f"{fingerprint(trained.encoder.variables)} {fingerprint(trained.variables)}"
     references = train.images(label)
-    identity = f"{weights} {len(test.labels)} {zlib.crc32(test.images)} {zlib.crc32(references)}"
-    store = RowStore(workdir / f"scores_{label}.npz", identity=identity)
+    contents = [str(zlib.crc32(array)) for array in (test.images, references)]
+    store = ResultCache(workdir, cache_key(weights, str(len(test.labels)), *contents)).rows(f"scores_{label}")
     picture = workdir / f"class_{label}.png"
     if store.count == len(test.labels) and picture.exists():
         bar.update(store.count)

@@ -17,7 +17,6 @@ from arinv import data
 from arinv.apps.anomaly import detector, overview, scoring
 from arinv.errors import UserError
 from arinv.experiment import workdirs
-from arinv.experiment.cache import RowStore, made_of
 from arinv.experiment.run import Run, check_fields, open_pictures, provenance
 from arinv.experiment.writer import progress_bar, write_png, write_text
 
@@ -69,7 +68,7 @@ def run(run: Run) -> dict[str, Any]:
         return np.stack([data.resize_u8(picture, size, resize) for picture in found])
 
     run.begin()
-    store = RowStore(workdir / "state.npz", identity=made_of(*description["weights"], files=pictures.paths))
+    store = run.cache("", *description["weights"], files=pictures.paths).rows("state")
     with progress_bar(None, config.title, total=len(pictures), unit="image") as bar:
         scores = scoring.score_images(
             loaded.scored, loaded.variables, read, len(pictures), how, store=store, keep=True, show=bar.update

@@ -20,7 +20,7 @@ from arinv.apps import anomaly
 from arinv.apps.anomaly.nearest_neighbors import POOLINGS
 from arinv.errors import UserError, unknown
 from arinv.experiment import trained as networks
-from arinv.experiment.cache import RowStore
+from arinv.experiment.cache import CachedRows
 from arinv.experiment.trained import Trained, make_features_fn
 from arinv.models.generators.discriminator import fold_spectral_norm
 from arinv.types import Array
@@ -288,7 +288,7 @@ def score_images(
     count: int,
     setting: Setting,
     *,
-    store: RowStore,
+    store: CachedRows,
     anomalous: np.ndarray | None = None,
     keep: bool = False,
     show: Callable[[int], Any] = lambda done: None,

@@ -18,7 +18,6 @@ from arinv.apps.denoising import tiles
 from arinv.apps.denoising.evaluate_denoising import check_tiles, picture_key
 from arinv.errors import UserError
 from arinv.experiment import workdirs
-from arinv.experiment.cache import claim, made_of
 from arinv.experiment.figures import centre_window, evenly, labelled_grid, short_names
 from arinv.experiment.run import Run, dtype_of
 from arinv.experiment.writer import progress_bar, write_png
@@ -60,7 +59,7 @@ def run(run: Run) -> dict[str, Any]:
     pictures = run.open_images()
     run.begin()
     files = _files(pictures.names)
-    claim(workdir / "denoised", made_of(denoiser.fingerprint, files=pictures.paths))
+    run.cache("denoised", denoiser.fingerprint, files=pictures.paths).claim()
     for i, name in enumerate(progress_bar(pictures.names, config.title, unit="photograph")):
         path = workdir / "denoised" / files[name]
         if not path.exists():

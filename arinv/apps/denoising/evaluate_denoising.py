@@ -27,7 +27,7 @@ from arinv.apps.evaluation import measurement as measurements
 from arinv.apps.evaluation.measurement import Measurement
 from arinv.errors import UserError
 from arinv.experiment import report
-from arinv.experiment.cache import Parts, fingerprint
+from arinv.experiment.cache import ResultCache, fingerprint
 from arinv.experiment.figures import centre_window, evenly, labelled_grid, short_names
 from arinv.experiment.run import Run, dtype_of, open_pictures
 from arinv.experiment.trained import Trained
@@ -242,7 +242,7 @@ def run(run: Run) -> dict[str, Any]:
         print(f"{config.title}: {line}", file=sys.stderr, flush=True)
 
     restoration = _Restoration(config, denoisers)
-    parts = Parts(workdir / "parts", _identity(denoisers, measurement, restoration.rows))
+    parts = run.cache("parts", *_key(denoisers, measurement, restoration.rows))
     per_image, windows = _measure_sets(config, sets, restoration, measurement, parts)
     results = {
         "sets": summarize(per_image, restoration.rows),
@@ -262,10 +262,10 @@ def picture_key(seed: int, name: str) -> jax.Array:
     return jax.random.fold_in(jax.random.key(seed), zlib.crc32(os.fsencode(name)))
 
 
-def _identity(denoisers: Mapping[str, Trained], measurement: Measurement, rows: tuple[str, ...]) -> str:
+def _key(denoisers: Mapping[str, Trained], measurement: Measurement, rows: tuple[str, ...]) -> list[str]:
     """Returns what the numbers of a picture depend on beside the config: exact weights, and whether BM3D is there."""
     weights = [denoiser.fingerprint for denoiser in denoisers.values()]
-    return " ".join([*weights, fingerprint(measurement.variables), *rows])
+    return [*weights, fingerprint(measurement.variables), *rows]
 
 
 class _Restoration:
@@ -292,7 +292,7 @@ def _measure_sets(
     sets: Sequence[PictureSet],
     restoration: _Restoration,
     measurement: Measurement,
-    parts: Parts,
+    parts: ResultCache,
 ) -> tuple[dict[str, dict[str, np.ndarray]], dict[str, np.ndarray]]:
     """Returns set -> metric -> [pictures, rows], with their "name" [pictures], and the windows of pictures shown."""
     pictures = [(found, i) for found in sets for i in range(len(found.names))]

@@ -27,7 +27,7 @@ from arinv.apps.inversion import representation_inversion as ri
 from arinv.apps.inversion.inverters import check_inverters, load_inverters
 from arinv.errors import UserError
 from arinv.experiment import report as page
-from arinv.experiment.cache import Parts
+from arinv.experiment.cache import ResultCache
 from arinv.experiment.figures import labelled_grid
 from arinv.experiment.run import Run, check_fields
 from arinv.experiment.trained import Trained
@@ -84,7 +84,7 @@ def run(run: Run) -> dict[str, Any]:
     ways = {f"RI, {name}": (inverters[name], _optimize) for name in config.optimization.encoders} | ways
     found, measured, checksum = {}, {}, zlib.crc32(arrays["image"])
     for name, (inverter, reconstruct) in ways.items():
-        parts = Parts(workdir / "parts" / name.replace(", ", "_"), f"{inverter.fingerprint} {checksum}")
+        parts = run.cache(f"parts/{name.replace(', ', '_')}", inverter.fingerprint, str(checksum))
         made = reconstruct(config, name, inverter, batches, parts, mesh)
         measurement = Measurement(config, workdir, inverter.encoder)
         found[name] = _measure(config, inverter, measurement, batches, made)
@@ -95,7 +95,7 @@ def run(run: Run) -> dict[str, Any]:
 
 
 def _generate(
-    config: ConfigDict, name: str, inverter: Trained, batches: Iterable[Batch], parts: Parts, mesh: Any
+    config: ConfigDict, name: str, inverter: Trained, batches: Iterable[Batch], parts: ResultCache, mesh: Any
 ) -> Iterator[dict[str, np.ndarray]]:
     """Yields {"reconstruction": [B, H, W, 3], "seconds": []} of each batch, by the generator."""
 
@@ -118,7 +118,7 @@ def _generate(
 
 
 def _optimize(
-    config: ConfigDict, name: str, inverter: Trained, batches: Iterable[Batch], parts: Parts, mesh: Any
+    config: ConfigDict, name: str, inverter: Trained, batches: Iterable[Batch], parts: ResultCache, mesh: Any
 ) -> Iterator[dict[str, np.ndarray]]:
     """Yields {"reconstruction": [B, H, W, 3], "seconds": []} of each batch, by searching for the pixels."""
     search, size = config.optimization, config.data.image_size
@@ -155,7 +155,7 @@ def _optimize(
 class _Search:
     """A search that is saved twice a minute: the images, how many steps they have made and in how many seconds."""
 
-    def __init__(self, parts: Parts, name: str, start: Array, sharding: jax.sharding.Sharding):
+    def __init__(self, parts: ResultCache, name: str, start: Array, sharding: jax.sharding.Sharding):
         self._parts, self._name = parts, name
         saved = parts.load(name) or {"images": start, "done": 0, "seconds": 0.0}
         self.images = jax.device_put(saved["images"], sharding)

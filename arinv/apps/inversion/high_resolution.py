@@ -26,7 +26,6 @@ from arinv.apps.inversion.inverters import check_inverters, load_inverters
 from arinv.errors import UserError, unknown
 from arinv.experiment import figures
 from arinv.experiment import report as page
-from arinv.experiment.cache import Parts
 from arinv.experiment.figures import labelled_grid, zoom
 from arinv.experiment.run import Run, check_fields, process_share
 from arinv.experiment.trained import Trained
@@ -79,7 +78,7 @@ def run(run: Run) -> dict[str, Any]:
             measurement = Measurement(config, workdir, inverter.encoder)
             measured[name] = measurement.finish()
             made_with = [inverter.fingerprint, *measured[name]["metric_weights"].values(), checksum]
-            parts = Parts(workdir / "parts", " ".join(made_with))
+            parts = run.cache("parts", *made_with)
             for scale in _scales(config):
                 bar.set_description_str(f"{config.title}: {name} x{scale}", refresh=False)
                 part = parts.load(f"{name}_{scale}")

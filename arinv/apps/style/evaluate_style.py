@@ -27,7 +27,7 @@ from arinv.apps.evaluation import measurement
 from arinv.apps.style import levels, stylize
 from arinv.apps.style.image_sets import Collection
 from arinv.errors import UserError
-from arinv.experiment import cache, report, trained, workdirs
+from arinv.experiment import report, trained, workdirs
 from arinv.experiment.run import Run, check_fields
 from arinv.experiment.writer import progress_bar, write_arrays, write_json, write_text
 from arinv.ops.images import to_float
@@ -130,7 +130,7 @@ def run(run: Run) -> dict[str, Any]:
     network = _load_network(config, workdir, source, done["order"])
     run.begin()
     measure = _Measurement(network, content, style, config.batch_size)
-    cache.claim(workdir / _PARTS, _identity(source, done["order"], measure))
+    run.cache(_PARTS, *_cache_parts(measure), files=_images(source, done["order"], measure)).claim()
     pairs = _measure_all(config, workdir, source, done["order"], measure)
     key = f"gram_{network.name}"
     pairs = {entry: {key: values["gram"], "ssim": values["ssim"]} for entry, values in pairs.items()}
@@ -219,12 +219,15 @@ class _Measurement:
         return picture
 
 
-def _identity(source: pathlib.Path, entries: Sequence[str], measure: _Measurement) -> str:
-    """Returns what the numbers come from: weights, contents, styles and the stylization's pictures."""
+def _cache_parts(measure: _Measurement) -> tuple[str, ...]:
+    return measure.weights, measure.content.identity(), measure.style.identity()
+
+
+def _images(source: pathlib.Path, entries: Sequence[str], measure: _Measurement) -> list[pathlib.Path]:
+    """Returns the stylized images that exist; a missing one is reported when it is read."""
     content, style = measure.content, measure.style
     places = (stylize.picture_path(source, *names) for names in product(entries, content.names, style.names))
-    pictures = [path for path in places if path.exists()]  # a missing one is told when it is read
-    return cache.made_of(measure.weights, content.identity(), style.identity(), files=pictures)
+    return [path for path in places if path.exists()]
 
 
 def _measure_all(

@@ -21,7 +21,7 @@ from arinv import data
 from arinv.data.image_files import looked_for, read_tree
 from arinv.data.photos import CLASS_NAMES
 from arinv.errors import UserError, unknown
-from arinv.experiment.cache import made_of
+from arinv.experiment.cache import cache_key
 from arinv.experiment.figures import fit, labelled_grid
 from arinv.experiment.run import open_pictures
 
@@ -82,7 +82,7 @@ class Collection:
 
     def identity(self) -> str:
         """Returns a text that differs where there are other pictures, or files that were written again."""
-        return made_of(*self.names, files=self._files)
+        return cache_key(*self.names, files=self._files)
 
 
 def check(fields: ConfigDict) -> None:

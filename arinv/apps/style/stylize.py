@@ -24,7 +24,7 @@ from arinv.apps.style import levels as style_levels
 from arinv.apps.style.image_sets import Collection
 from arinv.apps.style.transfer import ORDERS
 from arinv.errors import UserError, unknown
-from arinv.experiment import cache, workdirs
+from arinv.experiment import workdirs
 from arinv.experiment.run import Run, check_fields
 from arinv.experiment.writer import progress_bar, write_png
 from arinv.ops import wct
@@ -90,7 +90,7 @@ def run(run: Run) -> dict[str, Any]:
         networks = style_levels.load(levels, dtype=dtype)
         described[name] = networks.describe()
         used = json.dumps(described[name], sort_keys=True), content.identity(), style.identity()
-        cache.claim(_folder(workdir, name), cache.made_of(*used, files=maps.files))
+        run.cache(f"pictures/{name}", *used, files=maps.files).claim()
         stylizer = style_batches.PairStylizer(config, networks, content, style, maps, mesh)
         _make_pictures(stylizer, workdir, name, content.names, column_names(config, style), config.title)
     if reduced := content.reduced | style.reduced:

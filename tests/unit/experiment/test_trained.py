@@ -1,0 +1,92 @@
+"""Trained networks as a user loads them: functions, images of any size and number, errors in one line."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import arinv
+from arinv.errors import UserError
+
+
+def images(count, height=16, width=16):
+    return np.random.default_rng(0).random((count, height, width, 3), np.float32)
+
+
+@pytest.fixture(scope="module")
+def inverter(untrained):
+    return arinv.load(untrained / "robust_inverter")
+
+
+def test_load_gives_the_inverter_with_its_encoder(inverter, untrained):
+    assert inverter.kind == "inverter" and inverter.encoder.kind == "classifier"
+    encoder = arinv.load(untrained / "robust_encoder")
+    assert inverter.encoder.fingerprint == encoder.fingerprint != inverter.fingerprint
+    assert encoder.encoder is encoder
+
+
+def test_functions_pass_their_weights_as_arguments(inverter):
+    batch = images(2)
+
+    @jax.jit
+    def run(logits_fn, features_fn, decode_fn, x):
+        features = features_fn(x)[inverter.layer]
+        return logits_fn(x), features, decode_fn(features)
+
+    logits, features, reconstructions = run(inverter.logits_fn, inverter.features_fn, inverter.decode_fn, batch)
+    expected_logits, expected = inverter.encoder.module.apply(inverter.encoder.variables, batch, train=False)
+    np.testing.assert_allclose(logits, expected_logits, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(features, expected[inverter.layer], rtol=1e-4, atol=1e-5)
+    assert reconstructions.shape == batch.shape
+    assert not jax.make_jaxpr(run)(inverter.logits_fn, inverter.features_fn, inverter.decode_fn, batch).consts
+
+
+@pytest.mark.parametrize(("count", "height", "width"), [(1, 16, 16), (5, 16, 16), (3, 21, 40)])
+def test_reconstruct_takes_any_number_and_size(inverter, count, height, width):
+    batch = images(count, height, width)
+    reconstructions = inverter.reconstruct(batch, batch_size=2)
+    assert reconstructions.shape == batch.shape and reconstructions.dtype == np.float32
+    assert 0 <= reconstructions.min() and reconstructions.max() <= 1
+    one = inverter.reconstruct(batch[-1:])
+    np.testing.assert_allclose(reconstructions[-1:], one, atol=1e-5)
+
+
+def test_reconstruct_is_the_decoder_of_the_features(inverter):
+    batch = images(2)
+    expected = inverter.decode_fn(inverter.features_fn(jnp.asarray(batch))[inverter.layer])
+    np.testing.assert_allclose(inverter.reconstruct(batch), expected, atol=1e-5)
+
+
+def test_evaluate_gives_a_number_for_each_image(inverter):
+    batch, labels = images(3), np.array([0, 1, 0])
+    results = inverter.evaluate(batch, labels, batch_size=2)
+    assert set(results) == {"clean_accuracy", "psnr", "ssim", "mse"}
+    assert all(values.shape == (3,) for values in results.values())
+    predictions = np.argmax(inverter.logits_fn(batch), axis=-1)
+    np.testing.assert_array_equal(results["clean_accuracy"], predictions == labels)
+    assert "clean_accuracy" not in inverter.evaluate(batch)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda n: n.encoder.reconstruct(images(1)), "a trained classifier has no reconstruct; load .* an inverter"),
+        (lambda n: n.encoder.evaluate(images(1)), "needs labels"),
+        (lambda n: n.evaluate(images(2), [1]), r"labels have shape \(1,\); must be one for each of the 2 images"),
+        (lambda n: n.reconstruct(images(1) * 255), r"\[0, 1\]"),
+        (lambda n: n.reconstruct(images(1), batch_size=0), "batch_size"),
+        (lambda n: n.denoise_fn, "a trained inverter has no denoise_fn"),
+        (lambda n: arinv.load("nowhere"), "nowhere"),
+    ],
+)
+def test_mistakes_are_one_line(inverter, call, message):
+    with pytest.raises(UserError, match=message) as error:
+        call(inverter)
+    assert "\n" not in str(error.value)
+
+
+def test_the_package_lists_its_public_names():
+    assert {"load", "attacks", "losses", "metrics", "models", "data", "apps"} <= set(dir(arinv))
+    assert arinv.attacks.pgd and arinv.models.build
+    with pytest.raises(AttributeError, match="it has .*load"):
+        arinv.nothing  # noqa: B018
