@@ -22,7 +22,7 @@ __all__ = ["__version__", *_PACKAGES, *_NAMES]
 
 def __getattr__(name: str) -> Any:
     if name in _PACKAGES:
-        return importlib.import_module(f"arinv.{name}")
+        return importlib.import_module("arinv." + name)
     if name in _NAMES:
         return getattr(importlib.import_module(_NAMES[name]), name)
     raise AttributeError(f"module 'arinv' has no attribute {name!r}; it has {', '.join(__all__)}")
