@@ -7,6 +7,7 @@ some of the examples of a source, `Renumbered` gives them other labels.
 
 import dataclasses
 import os
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from concurrent import futures
 from typing import Any, Protocol, runtime_checkable
@@ -191,6 +192,9 @@ def estimate_bytes(source: Source, *, num_samples: int = 32) -> int:
     return round(len(source) * sum(example["image"].nbytes for example in samples) / count)
 
 
+_ARRAYS: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()  # source -> its arrays
+
+
 def load_arrays(source: Source, *, progress: Callable[[int, int], None] | None = None) -> Arrays:
     """Returns all examples of a source, decoded by a pool of threads.
 
@@ -199,11 +203,14 @@ def load_arrays(source: Source, *, progress: Callable[[int, int], None] | None =
       progress: called with (examples done, number of examples) as the work goes on.
 
     Returns:
-      {"image": uint8 [N, S, S, 3], "label": int32 [N]}, in the order of the source.
+      {"image": uint8 [N, S, S, 3], "label": int32 [N]}, in the order of the source, read-only; decoded once as long as
+      the source is kept.
 
     Raises:
       UserError: an image that cannot be decoded.
     """
+    if source in _ARRAYS:
+        return _ARRAYS[source]
     total, size = len(source), source.info.image_size
     image = np.empty((total, size, size, 3), np.uint8)
     label = np.empty(total, np.int32)
@@ -212,7 +219,10 @@ def load_arrays(source: Source, *, progress: Callable[[int, int], None] | None =
         image[i], label[i] = example["image"], example["label"]
 
     _decode_blocks(source, keep, progress)
-    return {"image": image, "label": label}
+    image.setflags(write=False)
+    label.setflags(write=False)
+    _ARRAYS[source] = {"image": image, "label": label}
+    return _ARRAYS[source]
 
 
 def _decode_blocks(source: Source, keep: Callable[[int, dict], None], progress) -> None:

@@ -39,11 +39,26 @@ class Run:
       stages: workdir -> config of every stage of the same experiment, this one among them.
     """
 
+    _MOST_SOURCES = 4  # training and test images of two kinds
+
     def __init__(
-        self, config: ConfigDict, workdir: pathlib.Path, stages: Mapping[pathlib.Path, ConfigDict] | None = None
+        self,
+        config: ConfigDict,
+        workdir: pathlib.Path,
+        stages: Mapping[pathlib.Path, ConfigDict] | None = None,
+        sources: dict[str, data.Source] | None = None,
     ):
+        """Makes a run.
+
+        Args:
+          config: of the task.
+          workdir: of the task.
+          stages: as the attribute; None for a task of its own.
+          sources: datasets that stages of one experiment share, so that each is decoded once; grows.
+        """
         self.config, self.workdir = config, workdir
         self.stages = {workdir: config} if stages is None else stages
+        self._sources = {} if sources is None else sources
 
     @functools.cached_property
     def mesh(self) -> jax.sharding.Mesh:
@@ -91,7 +106,14 @@ class Run:
         Raises:
           UserError: they cannot be read.
         """
-        return open_source(self.config, split, resize=resize)
+        fields = self.config.data.to_dict()
+        names = ("train_split", "num_train") if split == "test" else ("test_split", "num_test")
+        key = json.dumps([split, resize, {name: fields[name] for name in sorted(fields) if name not in names}])
+        source = self._sources.pop(key, None) or open_source(self.config, split, resize=resize)
+        self._sources[key] = source  # the last is the newest
+        while len(self._sources) > self._MOST_SOURCES:
+            del self._sources[next(iter(self._sources))]
+        return source
 
     def open_images(self, reference: str = "") -> data.Pictures:
         """Returns the image files of a user: one file, or all in a folder.

@@ -28,7 +28,7 @@ def run(config: ConfigDict, workdir: pathlib.Path, tasks: Tasks) -> None:
     Raises:
       UserError: a mistake in the config or in what it names.
     """
-    stages = check(config, workdir, tasks)
+    stages, sources = check(config, workdir, tasks), {}
     for i, (folder, stage) in enumerate(stages.items(), start=1):
         complete = distributed.first(distributed.index() == 0 and workdirs.is_complete(folder))
         if jax.process_index() == 0 and (complete or len(stages) > 1):
@@ -36,7 +36,7 @@ def run(config: ConfigDict, workdir: pathlib.Path, tasks: Tasks) -> None:
             print(f"[{i}/{len(stages)}] {folder.name}: {state}", file=sys.stderr, flush=True)
         if not complete:
             with lock.hold(folder):
-                tasks[stage.task].run(Run(stage, folder, stages))
+                tasks[stage.task].run(Run(stage, folder, stages, sources))
             distributed.gather(None)  # the files of process 0 are there before another process reads them
 
 
