@@ -75,6 +75,11 @@ class Run:
         """The PRNG key of config.seed."""
         return jax.random.key(self.config.seed)
 
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """Device, dtype, seed, data and package versions, as results report them."""
+        return provenance(self.config)
+
     def resolve(self, reference: str) -> pathlib.Path:
         """Returns the workdir that a field names: "stage:NAME" of the same experiment, or a path.
 
@@ -173,7 +178,7 @@ class Run:
           UserError: the directory has vanished.
         """
         if "seed" in self.config:
-            results = {**results, "setting": results.get("setting") or provenance(self.config)}
+            results = {**results, "setting": results.get("setting") or self.provenance}
         workdirs.write_results(self.workdir, results)
         return results
 

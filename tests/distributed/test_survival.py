@@ -187,7 +187,7 @@ def test_a_second_run_in_a_workdir_is_refused_until_the_first_ends(tmp_path):
 
 HOLD = """
 import pathlib, sys
-from arinv.tasks import lock
+from arinv.experiment import lock
 with lock.hold(pathlib.Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()

@@ -19,6 +19,7 @@ from arinv.errors import UserError
 from arinv.experiment import cache, trained
 from arinv.experiment import run as experiment_run
 from arinv.experiment.checkpoint import Checkpoints
+from arinv.experiment.run import Run
 from arinv.experiment.state import TrainState
 from arinv.experiment.trained import CLASSIFIER
 from configs import anomaly, detector, score
@@ -419,7 +420,7 @@ def test_smoke_scores_images_of_every_class_wherever_they_are(tmp_path):
     config = anomaly.get_config(f"{SMALL},dataset=npz:{tmp_path}/set.npz").stages.standard_evaluation
     config.data.test_split = "all"
     assert config.classes == (0, 1)
-    one_vs_all_task.check_inputs(config, tmp_path, {})
+    one_vs_all_task.check_inputs(Run(config, tmp_path))
     test, chosen = one_vs_all_task._read_test(config)
     for label in config.classes:
         assert np.sum(test.labels[chosen[label]] == label) == 2 and len(chosen[label]) == 8

@@ -130,7 +130,7 @@ _COLUMNS = {
 }
 
 
-validate = comparison.check
+check = comparison.check
 
 
 def run(run: Run) -> dict[str, Any]:

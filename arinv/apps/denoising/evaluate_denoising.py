@@ -249,6 +249,7 @@ def run(run: Run) -> dict[str, Any]:
         **measurement.finish(),
         "noise": {**config.noise, "variant": degradations.NOISE_PROTOCOLS[config.noise.protocol]},
         "denoisers": {name: dict(denoiser.description) for name, denoiser in denoisers.items()},
+        "setting": run.provenance,
     }
     if bm3d.NAME in restoration.rows:
         results["bm3d"] = bm3d.variant()

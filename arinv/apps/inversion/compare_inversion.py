@@ -89,7 +89,10 @@ def run(run: Run) -> dict[str, Any]:
         measurement = Measurement(config, workdir, inverter.encoder)
         found[name] = _measure(config, inverter, measurement, batches, made)
         measured[name] = measurement.finish()
-    results = _results(config, ways, found, measured) | {"num_examples": len(arrays["label"])}
+    results = _results(config, ways, found, measured) | {
+        "num_examples": len(arrays["label"]),
+        "setting": run.provenance,
+    }
     _write(config, workdir, results, found, arrays["image"])
     return run.finish(results)
 

@@ -88,7 +88,10 @@ def run(run: Run) -> dict[str, Any]:
                 else:
                     bar.update(scale**2 * len(arrays["label"]))
                 found[name, scale] = part
-    results = _results(config, inverters, found, measured) | {"num_examples": len(arrays["label"])}
+    results = _results(config, inverters, found, measured) | {
+        "num_examples": len(arrays["label"]),
+        "setting": run.provenance,
+    }
     if jax.process_index() == 0:
         _write(config, workdir, results, found, arrays["image"])
     return run.finish(results)

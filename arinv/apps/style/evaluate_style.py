@@ -143,6 +143,7 @@ def run(run: Run) -> dict[str, Any]:
         "num_contents": len(content),
         "num_styles": len(style),
         "stylized": {name: done[name] for name in ("entries", "transform", "keep_color", "pixels", "num_labels")},
+        "setting": run.provenance,
     }
     write_pairs(workdir, content.names, style.names, pairs)
     _write_page(config.title, workdir, source, results, key)

@@ -413,7 +413,7 @@ def test_a_denoiser_is_imported_beside_its_encoder(tmp_path):
     save(tmp_path / "denoiser.pt", both)
     import_torch.run(Run(config, tmp_path / "denoiser"))
     trained = trained_networks.load(tmp_path / "denoiser", kind="denoiser")
-    assert trained.encoder.normalization == "pm1" and trained.decoder.pad_side == "official"
+    assert trained.module.encoder.normalization == "pm1" and trained.module.decoder.pad_side == "official"
     np.testing.assert_array_equal(trained.variables["params"]["rgb"]["bias"], [0, 1, 2])
 
 
