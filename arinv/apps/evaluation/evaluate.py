@@ -15,7 +15,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from arinv import data, metrics, parallel
+from arinv import attacks, data, metrics, parallel
 from arinv.apps.evaluation import measurement as measurements
 from arinv.apps.evaluation.measurement import Measurement
 from arinv.errors import UserError
@@ -69,10 +69,10 @@ def _decisive(config: dict) -> dict:
         value = config.get(name)
         parts = value.items() if isinstance(value, dict) else [(None, value)]
         found |= {name if part is None else f"{name}.{part}": x for part, x in parts if part not in _FREE}
-    return found
+    return {"attack.name": "pgd"} | found
 
 
-_RENAMED = {"correct": "clean_accuracy", "robust_correct": "pgd_accuracy", "loss": "cross_entropy"}
+_RENAMED = {"correct": "clean_accuracy", "loss": "cross_entropy"}
 
 
 def validate(config: ConfigDict) -> None:
@@ -109,6 +109,7 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
     """
     mesh, dtype = setting.mesh(config), setting.dtype(config)
     attack = setting.attack_options(config.attack)
+    attack_name = attack.get("name", "pgd")
     source = workdirs.resolve(config.checkpoint, workdir)
     description = checkpoint.load_description(source)
     trained, measurement = None, None
@@ -137,7 +138,8 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
     if figures is None:
         step = classifier.make_eval_step(encoder.module, attack=attack)
         figures, _ = run_pass("attacking", step, encoder.variables)
-        figures = {_RENAMED.get(name, name): values for name, values in figures.items()}
+        renamed = _RENAMED | {"robust_correct": f"{attack_name}_accuracy"}
+        figures = {renamed.get(name, name): values for name, values in figures.items()}
     per_image, pictures, measured = dict(figures), {}, {"variants": {}}
     if trained is not None:
         numbers, pictures = _measure(trained, measurement, run_pass)
@@ -148,7 +150,7 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
         measured = measurement.finish()
     results = _summarize(per_image) | {
         **measured,
-        "attack": {**attack, "name": "pgd"} if attack["eps"] > 0 else None,
+        "attack": {**attacks.make_attack(**attack).keywords, "name": attack_name} if attack["eps"] > 0 else None,
         "checkpoint": dict(description),
         "encoder_figures": list(figures),
         "encoder_weights": weights,
