@@ -50,7 +50,7 @@ ATTACKS: dict[str, Attack] = {
 }
 
 
-def check_attack(name: str, *, norm: str) -> None:
+def check_attack(*, name: str, norm: str) -> None:
     """Checks the name and the norm of an attack.
 
     Args:
@@ -70,7 +70,7 @@ def check_attack(name: str, *, norm: str) -> None:
         )
 
 
-def make_attack(name: str = "pgd", *, eps: ArrayLike | float, norm: str, **options) -> AttackFn:
+def make_attack(*, name: str = "pgd", eps: ArrayLike | float, norm: str, **options) -> AttackFn:
     """Returns an attack with its options.
 
     Args:
@@ -86,7 +86,7 @@ def make_attack(name: str = "pgd", *, eps: ArrayLike | float, norm: str, **optio
     Raises:
       UserError: unknown name, norm or option.
     """
-    check_attack(name, norm=norm)
+    check_attack(name=name, norm=norm)
     function = ATTACKS[name].function
     allowed = [p.name for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY]
     for option in options:

@@ -176,7 +176,7 @@ def attack_options(config: Mapping[str, Any]) -> dict[str, Any]:
             raise UserError(f"attack.{name} must be a number of 0 or more, in units of [0, 1] images; got {value!r}")
     norms.check_norm(options["norm"])
     report_radius(options["eps"], options["norm"])
-    attacks.check_attack(options.get("name", "pgd"), norm=options["norm"])
+    attacks.check_attack(name=options.get("name", "pgd"), norm=options["norm"])
     if options["num_steps"] < 1:
         raise UserError(f"attack.num_steps must be 1 or more; got {options['num_steps']}")
     options["step_size"] = options["step_size"] or None

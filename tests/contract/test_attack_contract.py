@@ -59,7 +59,7 @@ def compiled(name):
 
     def attack(key, x, labels, targets, eps):
         options = row.options | ({"targets": targets} if row.targeted else {})
-        return attacks.make_attack(row.attack, eps=eps, norm=row.norm, **options)(key, model.logits_fn, x, labels)
+        return attacks.make_attack(name=row.attack, eps=eps, norm=row.norm, **options)(key, model.logits_fn, x, labels)
 
     return jax.jit(attack)
 
@@ -254,7 +254,9 @@ def test_make_attack_names_what_is_allowed(options, message):
 
 def test_make_attack_leaves_out_shared_options_that_an_attack_lacks():
     shared = {"num_steps": 3, "step_size": None, "random_start": True}
-    taken = {name: set(attacks.make_attack(name, eps=0.1, norm="linf", **shared).keywords) for name in attacks.ATTACKS}
+    taken = {
+        name: set(attacks.make_attack(name=name, eps=0.1, norm="linf", **shared).keywords) for name in attacks.ATTACKS
+    }
     always = {"eps", "norm"}
     assert taken == {
         "apgd": always | {"num_steps"},
