@@ -18,8 +18,6 @@ seed, dtype, smoke (a few steps on a few images).
 
 from configs import arguments, defaults, encoders, tasks
 
-_SMOKE_WIDTHS = {"vgg16": 8, "vgg16_bn": 8, "vgg19": 8, "wrn28_10": 1}  # the others are small enough, or have none
-
 
 def get_config(arg=None):
     """Returns the task's config."""
@@ -37,7 +35,7 @@ def from_arguments(args, *, title="classifier", eps=None, test_eps=None, recipe=
       test_eps: instead of args.eps.
       recipe: instead of the encoder's.
     """
-    width = args.width or (_SMOKE_WIDTHS.get(args.encoder, 0) if args.smoke else 0)
+    width = args.width or (encoders.smoke_width(args.encoder) if args.smoke else 0)
     options = ({"width": width} if width else {}) | arguments.encoder_options(args.options)
     config = tasks.classifier(
         args.encoder,

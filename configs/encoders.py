@@ -20,28 +20,53 @@ from ml_collections import ConfigDict, FieldReference
 
 OURS = "ours"  # the name of the recipe of encoders that no paper trains
 
-# The layer that is inverted, and the size of image the encoder was made for. An encoder that is not in
-# this table is not refused here: the code knows best which exist.
-_ENCODERS = {
-    "alexnet": {"layer": "conv5", "image_size": 224},
-    "alexnet_small": {"layer": "conv5", "image_size": 32},
-    "caffenet": {"layer": "conv5", "image_size": 224},
-    "resnet18": {"layer": "block4", "image_size": 32},
-    "vgg16": {"layer": "conv5_1", "image_size": 224},
-    "vgg16_bn": {"layer": "conv5_1", "image_size": 224},
-    "vgg19": {"layer": "conv5_1", "image_size": 224},
-    "wrn28_10": {"layer": "block3", "image_size": 32},
+# Facts that configs need of each encoder, the same as its class in arinv/models/encoders states: the layer that is
+# inverted, the size of images, and the layers that styles are transferred at. smoke_width is the width in smoke runs of
+# an encoder that would otherwise take too long. Encoders that are missing here have the facts of _OTHER_ENCODER.
+_OTHER_ENCODER = {"layer": "conv5", "image_size": 224, "style_layers": ("conv5", "conv2", "conv1"), "smoke_width": 0}
+_VGG = {**_OTHER_ENCODER, "layer": "conv5_1", "style_layers": ("conv5_1", "conv3_1", "conv1_1"), "smoke_width": 8}
+_RESNET = {
+    **_OTHER_ENCODER,
+    "layer": "block4",
+    "image_size": 32,
+    "style_layers": ("block4", "block2", "block1"),
+}
+_WIDE_RESNET = {
+    "layer": "block3",
+    "image_size": 32,
+    "style_layers": ("block3", "block2", "block1"),
+    "smoke_width": 1,
+}
+FACTS = {
+    "alexnet": _OTHER_ENCODER,
+    "alexnet_small": {**_OTHER_ENCODER, "image_size": 32},
+    "caffenet": _OTHER_ENCODER,
+    "resnet18": _RESNET,
+    "vgg16": _VGG,
+    "vgg16_bn": _VGG,
+    "vgg19": _VGG,
+    "wrn28_10": _WIDE_RESNET,
 }
 
 
 def layer(encoder: str) -> str:
     """Returns the layer that is inverted unless another is named."""
-    return _ENCODERS.get(encoder, {}).get("layer", "conv5")
+    return FACTS.get(encoder, _OTHER_ENCODER)["layer"]
 
 
 def image_size(encoder: str) -> int:
-    """Returns the side, in pixels, of the images that the encoder was made for."""
-    return _ENCODERS.get(encoder, {}).get("image_size", 224)
+    """Returns the side, in pixels, of the images that the encoder was designed for."""
+    return FACTS.get(encoder, _OTHER_ENCODER)["image_size"]
+
+
+def style_layers(encoder: str) -> tuple[str, ...]:
+    """Returns the layers that styles are transferred at unless others are named, the deepest first."""
+    return FACTS.get(encoder, _OTHER_ENCODER)["style_layers"]
+
+
+def smoke_width(encoder: str) -> int:
+    """Returns the width of the encoder in smoke runs; 0 for its own."""
+    return FACTS.get(encoder, _OTHER_ENCODER)["smoke_width"]
 
 
 _SGD = {"name": "sgd", "momentum": 0.9, "nesterov": False}

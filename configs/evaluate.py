@@ -6,14 +6,15 @@
 
 With attack=autoattack the encoder alone is measured, by AutoAttack's standard version; killed, it goes on.
 
-Arguments: attack (pgd or autoattack), checkpoint (the workdir of a classifier's or an inverter's training), encoder
-(its name, which decides image_size where that is 0, norm where that is empty, and eps=-1), dataset, num_test (0: all),
-steps (of PGD), batch, seed, dtype, data_dir, on_bad_image, smoke; of an inverter also metrics (names joined by "+":
-mse, psnr, ssim, normalized_error, lpips_alex, lpips_vgg, robust_lpips, gram, fid), metric_encoder (the workdir of the
-classifier that robust_lpips, gram and fid look through; empty: the evaluated encoder), alexnet_weights, vgg16_weights
-and vgg19_weights (files of torchvision's weights, or workdirs, for lpips_alex, lpips_vgg and gram), attack_from (the
-workdir of another evaluation of the same encoder, whose accuracies are taken over). attack=autoattack refuses steps,
-attack_from and what is of inverters only.
+Arguments: attack (pgd, fgsm, apgd, fab, square or autoattack; the metric is NAME_accuracy), checkpoint (the workdir of
+a classifier's or an inverter's training), encoder (its name, which decides image_size where that is 0, norm where that
+is empty, and eps=-1), dataset, num_test (0: all), steps (of the attack; of square, queries), batch, seed, dtype,
+data_dir, on_bad_image, smoke; of an inverter also metrics (names joined by "+": mse, psnr, ssim, normalized_error,
+lpips_alex, lpips_vgg, robust_lpips, gram, fid), metric_encoder (the workdir of the classifier that robust_lpips, gram
+and fid look through; empty: the evaluated encoder), alexnet_weights, vgg16_weights and vgg19_weights (files of
+torchvision's weights, or workdirs, for lpips_alex, lpips_vgg and gram), attack_from (the workdir of another evaluation
+of the same encoder, whose accuracies are taken over). attack=autoattack refuses steps, attack_from and what is of
+inverters only.
 """
 
 from configs import arguments, defaults, encoders, tasks
@@ -53,7 +54,7 @@ def get_config(arg=None):
     if args.attack == "autoattack":
         _check_unused(args)
         config = tasks.autoattack(args.checkpoint, **common)
-    elif args.attack == "pgd":
+    else:
         measured = arguments.metric_fields(args)
         step_size = encoders.test_step_size(args.encoder, eps=args.eps, norm=args.norm)
         config = tasks.evaluation(
@@ -61,11 +62,10 @@ def get_config(arg=None):
             **common,
             num_steps=args.steps,
             step_size=step_size,
+            attack=args.attack,
             attack_from=args.attack_from,
             **measured,
         )
-    else:
-        raise ValueError(f"unknown attack {args.attack!r}; known: pgd, autoattack")
     config.batch_size = args.batch
     return tasks.shorten(config) if args.smoke else config
 

@@ -24,14 +24,6 @@ from ml_collections import ConfigDict
 
 from configs import arguments, classifier, encoders, inverter, stylize, tasks
 
-_LAYERS = {
-    "resnet18": "block4+block2+block1",
-    "wrn28_10": "block3+block2+block1",
-    "vgg16": "conv5_1+conv3_1+conv1_1",
-    "vgg16_bn": "conv5_1+conv3_1+conv1_1",
-    "vgg19": "conv5_1+conv3_1+conv1_1",
-}
-_OTHER_LAYERS = "conv5+conv2+conv1"  # the paper's, of AlexNet
 _METRICS = ("metric_encoder", "vgg19_weights")  # of arguments.METRICS, what a Gram loss can look through
 _PIXEL = {"standard": 2e-4, "robust": 2e-6}  # Rojas-Gomez et al. 2022, section A3.3
 
@@ -44,7 +36,7 @@ def get_config(arg=None):
     metrics = {name: arguments.METRICS[name] for name in _METRICS}
     args = arguments.parse(arg, **training, **inverters, **metrics, **style, **own)
     encoders.resolve(args)
-    layers = list(dict.fromkeys((args.layers or _LAYERS.get(args.encoder, _OTHER_LAYERS)).split("+")))
+    layers = list(dict.fromkeys(args.layers.split("+") if args.layers else encoders.style_layers(args.encoder)))
     deepest = max(layers, key=_depth)
     stages, entries = {}, {}
     for name, eps in (("standard", 0.0), ("robust", args.eps)):

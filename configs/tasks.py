@@ -151,6 +151,7 @@ def evaluation(
     step_size: float = 0.0,
     metrics: str = "psnr+ssim+normalized_error",
     metric_networks: dict[str, str] | None = None,
+    attack: str = "pgd",
     attack_from: str = "",
     seed: int = 0,
     dtype: str = "float32",
@@ -167,6 +168,7 @@ def evaluation(
       step_size: of the attack; 0 for 2.5 eps / num_steps.
       metrics: of the reconstructions, names joined by "+".
       metric_networks: what they look through: "encoder", "alexnet", "vgg16", "vgg19" -> weights; empty for none.
+      attack: its name, a key of arinv.attacks.ATTACKS.
       attack_from: the evaluation of another inverter of the same encoder, whose accuracies are taken over.
       seed: of everything random.
       dtype: of the computation.
@@ -181,6 +183,7 @@ def evaluation(
     config.data = data.copy_and_resolve_references()
     config.data.resize = ""  # as the checkpoint's network was evaluated in its training
     config.attack = defaults.attack(eps, norm=norm, num_steps=num_steps, step_size=step_size, random_start=True)
+    config.attack.name = attack
     config.batch_size = 128
     return config
 

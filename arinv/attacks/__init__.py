@@ -2,24 +2,29 @@
 
 from arinv.attacks.apgd import apgd
 from arinv.attacks.autoattack.checks import inspect_model, rescore, square_gain, unmoved_at_radius_zero
-from arinv.attacks.autoattack.progress import ATTACKS, AttackRecord, AutoAttackResult, AutoAttackState, Progress
+from arinv.attacks.autoattack.progress import AUTOATTACK, AttackRecord, AutoAttackResult, AutoAttackState, Progress
 from arinv.attacks.autoattack.standard import autoattack
 from arinv.attacks.fab import fab
+from arinv.attacks.named import ATTACKS, Attack, check_attack, make_attack
 from arinv.attacks.pgd import fgsm, pgd, projected_ascent
 from arinv.attacks.rows import make_buckets, margins
 from arinv.attacks.square import square
 
 __all__ = [
     "ATTACKS",
+    "AUTOATTACK",
+    "Attack",
     "AttackRecord",
     "AutoAttackResult",
     "AutoAttackState",
     "Progress",
     "apgd",
     "autoattack",
+    "check_attack",
     "fab",
     "fgsm",
     "inspect_model",
+    "make_attack",
     "make_buckets",
     "margins",
     "pgd",

@@ -12,9 +12,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from arinv.attacks.objectives import logit_difference, misclassified
+from arinv.attacks.objectives import logit_difference, misclassified, runner_up
 from arinv.attacks.rows import Rows, column, first_success, noise_of_length_one, prepare, row_keys, select
-from arinv.errors import UserError
 from arinv.ops import loops, norms
 from arinv.ops.inputs import check_count, check_number
 from arinv.ops.norms import move_to_hyperplane
@@ -36,7 +35,7 @@ def fab(
     labels: ArrayLike,
     *,
     eps: ArrayLike | float,
-    targets: ArrayLike,
+    targets: ArrayLike | None = None,
     norm: str = "linf",
     num_steps: int = 100,
     num_restarts: int = 1,
@@ -56,7 +55,8 @@ def fab(
       labels: int [B]; rows labelled -1 are padding and come back unchanged.
       eps: the largest distance that counts, in units of `images`; a number or one per example [B], which may
         be traced.
-      targets: int [B]: the classes to approach; may be traced. -1 is padding as above.
+      targets: int [B]: the classes to approach; may be traced. -1 is padding as above. None for the class of the
+        largest other logit, at the cost of one forward pass.
       norm: of the distance: "l1", "l2" or "linf".
       num_steps: number of steps, at least 1.
       num_restarts: number of starts, the others at random at half of `eps`. For each example the first that
@@ -81,9 +81,9 @@ def fab(
         check_number(overshoot, "overshoot", least=0.0),
         check_number(backward_step, "backward_step", least=0.0, most=1.0),
     )
-    if targets is None:
-        raise UserError("FAB needs targets, one class per image to approach.")
     rows = prepare(logits_fn, images, labels, eps=eps, norm=norm, targets=targets, any_radius=True)
+    if targets is None:
+        rows = rows._replace(targets=runner_up(rows.logits_fn(rows.images), rows.labels))
     eps, step = rows.eps, _step(rows, norm, constants)
 
     def attack(keys, restart):

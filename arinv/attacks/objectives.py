@@ -110,8 +110,24 @@ def margin(logits: Array, labels: Array) -> Array:
     """
     _check_classes(logits, 2, "the margin")
     logits = logits.astype(jnp.float32)
-    own = jax.lax.broadcasted_iota(labels.dtype, logits.shape, 1) == labels[:, None]
-    return _pick(logits, labels) - jnp.max(jnp.where(own, -jnp.inf, logits), axis=1)
+    return _pick(logits, labels) - jnp.max(_others(logits, labels), axis=1)
+
+
+def runner_up(logits: Array, labels: Array) -> Array:
+    """Returns the class of the largest logit that is not the label's.
+
+    Args:
+      logits: [B, K], K at least 2.
+      labels: int [B].
+
+    Returns:
+      int32 [B].
+
+    Raises:
+      UserError: a single class.
+    """
+    _check_classes(logits, 2, "a target class")
+    return jax.lax.argmax(_others(logits.astype(jnp.float32), labels), 1, jnp.int32)
 
 
 def misclassified(logits: Array, labels: Array) -> Array:
@@ -129,6 +145,12 @@ def misclassified(logits: Array, labels: Array) -> Array:
 
 def _pick(logits: Array, classes: Array) -> Array:
     return jnp.take_along_axis(logits, classes[:, None], axis=1)[:, 0]
+
+
+def _others(logits: Array, labels: Array) -> Array:
+    """Returns the logits [B, K] with minus infinity in the place of the label's."""
+    own = jax.lax.broadcasted_iota(labels.dtype, logits.shape, 1) == labels[:, None]
+    return jnp.where(own, -jnp.inf, logits)
 
 
 def _check_classes(logits: Array, least: int, name: str) -> None:

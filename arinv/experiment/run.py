@@ -17,7 +17,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 import arinv
-from arinv import data, parallel
+from arinv import attacks, data, parallel
 from arinv.errors import RadiusWarning, UserError, unknown
 from arinv.experiment import trained, workdirs
 from arinv.experiment.cache import ResultCache, cache_key
@@ -320,10 +320,11 @@ def process_share() -> dict[str, int]:
 
 
 def attack_options(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns options of attacks.pgd from an attack's config, in which step_size 0 means 2.5 eps / num_steps.
+    """Returns options of attacks.make_attack from an attack's config, in which step_size 0 is the attack's default.
 
     Raises:
-      UserError: eps or a step that is negative or not a number, or an unknown norm.
+      UserError: eps or a step that is negative or not a number, an unknown name or norm, or one that does not go with
+        the other.
     """
     options = dict(config)
     for name in ("eps", "step_size"):
@@ -332,8 +333,7 @@ def attack_options(config: Mapping[str, Any]) -> dict[str, Any]:
             raise UserError(f"attack.{name} must be a number of 0 or more, in units of [0, 1] images; got {value!r}")
     norms.check_norm(options["norm"])
     report_radius(options["eps"], options["norm"])
-    if options["norm"] == "l1":
-        raise UserError("attack.norm l1 is AutoAttack's (attack=autoattack); PGD is for l2, linf")
+    attacks.check_attack(name=options.get("name", "pgd"), norm=options["norm"])
     if options["num_steps"] < 1:
         raise UserError(f"attack.num_steps must be 1 or more; got {options['num_steps']}")
     options["step_size"] = options["step_size"] or None

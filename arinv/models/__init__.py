@@ -1,6 +1,6 @@
 """Encoders, the generators that invert them, the denoiser and the discriminator. The door to flax linen."""
 
-from arinv.models.layers import FeatureSpec, Stage
+from arinv.models.encoders.base import Encoder, FeatureSpec, Stage, TorchLayer
 from arinv.models.pytorch import convert
 from arinv.models.pytorch.convert import load_lpips_heads
 from arinv.models.registry import (
@@ -16,8 +16,10 @@ from arinv.models.registry import (
 __all__ = [
     "ENCODERS",
     "Denoiser",
+    "Encoder",
     "FeatureSpec",
     "Stage",
+    "TorchLayer",
     "build",
     "build_denoiser",
     "build_discriminator",

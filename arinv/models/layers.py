@@ -1,26 +1,21 @@
-"""Convolution, transposed convolution and dense layers that can be spectrally normalised.
+"""Batch normalisation as in PyTorch, and convolutions and dense layers with optional spectral normalisation.
 
-Flax's own layers serve the encoders. The generator and the discriminator need spectral normalisation in
-the form of the original: one power iteration per training forward on the matrix [rest, output channels],
-both singular vectors kept, so that PyTorch's checkpoints carry over. They are state, collection "spectral".
+Spectral normalisation has the form of the original: one power iteration per training forward pass on the matrix
+[rest, output channels], both singular vectors kept, so that PyTorch's checkpoints can be read. The vectors are state,
+collection "spectral". Encoders use Flax's own convolutions and dense layers.
 
 Source: Miyato et al. 2018, algorithm 1; initialisation of Rojas-Gomez et al. 2022, released code.
 """
 
-import dataclasses
 import math
-import numbers
-from typing import NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from arinv.errors import UserError, unknown
 from arinv.ops import conv as conv_ops
 from arinv.ops.channels import add_bias, normalize_batch
 from arinv.ops.conv import use_rewrites
-from arinv.ops.inputs import as_images
 from arinv.types import Array
 
 
@@ -189,115 +184,3 @@ class Dense(nn.Module):
         kernel, bias = _weights(self, (x.shape[-1], self.features), train)
         y = x.astype(self.dtype) @ kernel
         return y if bias is None else y + bias[None, :]
-
-
-MeanStd = tuple[tuple[float, float, float], tuple[float, float, float]]  # of RGB in [0, 1]
-Normalization = str | MeanStd  # a name, or the numbers themselves
-
-# name -> (mean, standard deviation) of RGB in [0, 1]
-NORMALIZATIONS: dict[str, MeanStd] = {
-    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
-    "cifar10": ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),
-    "pm1": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
-    "none": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
-}
-
-
-def mean_std(normalization: Normalization) -> MeanStd:
-    """Returns mean and standard deviation of RGB in [0, 1].
-
-    Args:
-      normalization: "imagenet", "cifar10" (both as in MadryLab's robustness library), "pm1" (2x - 1, what the
-        released code of Rojas-Gomez et al. 2022 feeds its encoder), "none", or the numbers: (mean, standard
-        deviation), three of each.
-
-    Raises:
-      UserError: unknown name, or other than two times three finite numbers, or a deviation that is not above 0.
-    """
-    if isinstance(normalization, str):
-        if normalization not in NORMALIZATIONS:
-            raise unknown("normalization", normalization, NORMALIZATIONS)
-        return NORMALIZATIONS[normalization]
-    try:
-        mean, std = (tuple(float(x) for x in part if isinstance(x, numbers.Real)) for part in normalization)
-    except (TypeError, ValueError):
-        mean, std = (), ()
-    if len(mean) != 3 or len(std) != 3 or not all(map(math.isfinite, (*mean, *std))) or min(std) <= 0:
-        raise UserError(
-            f"normalization={normalization!r} must be a name ({', '.join(NORMALIZATIONS)}), or mean and standard "
-            "deviation of red, green and blue in [0, 1], deviations above 0"
-        )
-    return mean, std
-
-
-def normalize(
-    images: Array, normalization: Normalization, dtype=jnp.float32, *, bounds: tuple[float, float] = (0.0, 1.0)
-) -> Array:
-    """Returns (images - mean) / std: where images enter every encoder, and are checked.
-
-    Args:
-      images: float [B, H, W, 3] in [0, 1]; one channel stands for three equal ones.
-      normalization: as for `mean_std`.
-      dtype: of the result.
-      bounds: the range that is allowed, where it is not [0, 1].
-
-    Returns:
-      [B, H, W, 3] in `dtype`.
-
-    Raises:
-      UserError: as for `mean_std`, or images of another layout, dtype or (where values are known) range.
-    """
-    mean, std = (jnp.asarray(c, jnp.float32)[None, None, None, :] for c in mean_std(normalization))
-    images = as_images(images, finite=False, bounds=bounds)
-    return ((images - mean) / std).astype(dtype)
-
-
-class Stage(NamedTuple):
-    """One resolution on the way from the image to a feature.
-
-    Attributes:
-      stride: image pixels per feature pixel along one side.
-      width: channels of the last activation at that resolution.
-    """
-
-    stride: int
-    width: int
-
-
-@dataclasses.dataclass(frozen=True)
-class FeatureSpec:
-    """Where a named feature lies in its encoder.
-
-    Attributes:
-      stages: from full resolution to the feature itself (for a vector: to the last spatial feature
-        before it). Strides grow by factors of two, or stay for one more layer of another width.
-      offset: side of the feature = image side / stride - offset (1 in AlexNet, whose pools round down).
-      is_vector: whether the feature is [B, K] behind a fully connected layer.
-    """
-
-    stages: tuple[Stage, ...]
-    offset: int = 0
-    is_vector: bool = False
-
-    def side(self, image_size: int) -> int:
-        """Returns the side of the last spatial feature for square images of `image_size` pixels."""
-        return image_size // self.stages[-1].stride - self.offset
-
-
-def check_sides(images: Array, smallest: int, network: str) -> None:
-    """Raises where an image is too small.
-
-    Args:
-      images: [B, H, W, C].
-      smallest: side in pixels.
-      network: names it in the message.
-
-    Raises:
-      UserError: a side shorter than that.
-    """
-    height, width = images.shape[1:3]
-    if min(height, width) < smallest:
-        raise UserError(
-            f"{network} takes images of at least {smallest} x {smallest} px; got {height} x {width}: raise "
-            "image_size, or take an encoder for smaller ones, such as resnet18 or alexnet_small"
-        )

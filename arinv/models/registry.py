@@ -1,7 +1,8 @@
-"""Encoders by name, and the generators, denoisers and discriminators that fit them."""
+"""The table of encoders, and the generators, denoisers and discriminators that fit them."""
 
 import dataclasses
 import numbers
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -10,27 +11,34 @@ import jax.numpy as jnp
 
 from arinv.errors import UserError, unknown
 from arinv.models.encoders.alexnet import AlexNet, AlexNetSmall
+from arinv.models.encoders.base import Encoder, FeatureSpec, mean_std
 from arinv.models.encoders.caffenet import CaffeNet
 from arinv.models.encoders.resnet import ResNet, WideResNet
 from arinv.models.encoders.vgg import VGG
 from arinv.models.generators.discriminator import Discriminator, stem_stride
 from arinv.models.generators.mirror import PAPER_PLANS, Generator, mirror_plan
 from arinv.models.generators.wavelet import DECODER_PLANS, PAD_SIDES, WaveletAlexNet, WaveletDecoder
-from arinv.models.layers import FeatureSpec, mean_std
 
 
 class Architecture(NamedTuple):
-    """A module class and the options that make a named encoder of it."""
+    """A row of the table of encoders.
 
-    module: type[nn.Module]
-    options: dict[str, Any]
+    Attributes:
+      module: the class, which states the facts of the encoder.
+      options: where they differ from the defaults of the class.
+      wavelet: the same convolutions between Haar transforms, the encoder of a denoiser; None where there is none.
+    """
+
+    module: type[Encoder]
+    options: Mapping[str, Any]
+    wavelet: type[nn.Module] | None = None
 
 
 # "vgg16_bn" is Adv-BNN's, for ImageNet-143; torchvision's has head="dense" and normalization="imagenet".
 _ADV_BNN = {"batch_norm": True, "head": "pooled", "normalization": "none", "num_classes": 143}
 
 ENCODERS: dict[str, Architecture] = {
-    "alexnet": Architecture(AlexNet, {}),
+    "alexnet": Architecture(AlexNet, {}, wavelet=WaveletAlexNet),
     "alexnet_small": Architecture(AlexNetSmall, {}),
     "caffenet": Architecture(CaffeNet, {}),
     "resnet18": Architecture(ResNet, {}),
@@ -40,18 +48,14 @@ ENCODERS: dict[str, Architecture] = {
     "wrn28_10": Architecture(WideResNet, {}),
 }
 
-
 _LEAST = {"num_classes": 0, "width": 1, "depth": 1}  # of an encoder's options
-
-
-_WAVELET_ENCODERS: dict[str, type[nn.Module]] = {"alexnet": WaveletAlexNet}
 
 
 class Denoiser(NamedTuple):
     """The two halves of a denoiser.
 
     Attributes:
-      encoder: images [B, H, W, 3] in [0, 1] -> (features, details); it takes the convolutions of a classifier.
+      encoder: images [B, H, W, 3] in [0, 1] -> (features, details), with the convolutions of a classifier.
       decoder: (features["conv5"], details) -> images of the same size.
     """
 
@@ -59,29 +63,28 @@ class Denoiser(NamedTuple):
     decoder: nn.Module
 
 
-def build(name: str, *, num_classes: int | None = None, **options) -> nn.Module:
+def build(name: str, *, num_classes: int | None = None, **options) -> Encoder:
     """Returns an encoder.
 
     Args:
       name: a key of ENCODERS.
-      num_classes: length of the logits; None for the architecture's own, 0 for the spatial features alone, which
-        come at every image size.
+      num_classes: length of the logits; None for the architecture's own, 0 for the spatial features alone, at any
+        image size.
       **options: attributes of the architecture, such as width, normalization (a name, or mean and standard
         deviation of RGB) or dtype.
 
     Returns:
-      A module: images [B, H, W, 3] in [0, 1] -> (logits [B, K], {"conv1": ..., ...}). Its
-      `feature_specs()` lists the named features, its `image_size` the size it was made for.
+      A module: images [B, H, W, 3] in [0, 1] -> (logits [B, K], {"conv1": ..., ...}); `Encoder` lists its facts.
 
     Raises:
-      UserError: unknown encoder, an option that it does not have, a number of classes, width or depth that is
-        none, or an unknown normalisation.
+      UserError: unknown encoder, option or normalisation, or a number of classes, a width or a depth that is not a
+        whole number or too small.
     """
     if name not in ENCODERS:
         raise unknown("encoder", name, ENCODERS)
     if num_classes is not None:
         options["num_classes"] = num_classes
-    module, defaults = ENCODERS[name]
+    module, defaults = ENCODERS[name].module, ENCODERS[name].options
     allowed = {f.name for f in dataclasses.fields(module)} - {"parent", "name"}
     for option in options:
         if option not in allowed:
@@ -94,8 +97,8 @@ def build(name: str, *, num_classes: int | None = None, **options) -> nn.Module:
     if "depths" in options:
         options["depths"] = _depths(name, options["depths"], len(module.depths))
     if "normalization" in options:
-        numbers_of = mean_std(options["normalization"])
-        options["normalization"] = options["normalization"] if isinstance(options["normalization"], str) else numbers_of
+        pixels = mean_std(options["normalization"])
+        options["normalization"] = options["normalization"] if isinstance(options["normalization"], str) else pixels
     return module(**options)
 
 
@@ -173,7 +176,7 @@ def build_denoiser(
     """Returns the two halves of a denoiser.
 
     Args:
-      encoder: name of the encoder whose weights the first half takes; "alexnet" is the one there is.
+      encoder: name of the encoder whose weights the first half has; one with a wavelet form, such as "alexnet".
       variant: plan of the second half: "default" (the released code) or "table_a9".
       pad_side: where the second half replaces what the transform drops: "official" or "aligned".
       spectral_norm: normalise every kernel of the second half by its largest singular value.
@@ -183,15 +186,16 @@ def build_denoiser(
     Raises:
       UserError: unknown encoder, variant or side.
     """
-    if encoder not in _WAVELET_ENCODERS:
-        raise unknown("encoder of a denoiser", encoder, _WAVELET_ENCODERS)
+    wavelet = {name: row.wavelet for name, row in ENCODERS.items() if row.wavelet}
+    if encoder not in wavelet:
+        raise unknown("encoder of a denoiser", encoder, wavelet)
     if variant not in DECODER_PLANS:
         raise unknown("variant of the denoiser's decoder", variant, DECODER_PLANS)
     if pad_side not in PAD_SIDES:
         raise unknown("pad_side", pad_side, PAD_SIDES)
     normalization = build(encoder, **(encoder_options or {})).normalization
     return Denoiser(
-        _WAVELET_ENCODERS[encoder](normalization=normalization, dtype=dtype),
+        wavelet[encoder](normalization=normalization, dtype=dtype),
         WaveletDecoder(DECODER_PLANS[variant], pad_side=pad_side, spectral_norm=spectral_norm, dtype=dtype),
     )
 

@@ -155,12 +155,13 @@ def make_eval_step(encoder: Network, *, attack: Mapping) -> Callable[[Variables,
 
     Args:
       encoder: the network.
-      attack: options of attacks.pgd; eps = 0 leaves the attack out.
+      attack: options of attacks.make_attack, such as its name; eps = 0 leaves the attack out.
 
     Returns:
       A function giving {"correct": [B], "loss": [B]} and, under attack, {"robust_correct": [B],
       "adversarial": [B, H, W, C]}; padding rows count 0.
     """
+    attack_fn = attacks.make_attack(**attack) if attack["eps"] > 0 else None
 
     def eval_step(variables: Variables, batch: Batch, key: Array) -> Mapping[str, Array]:
         labels = batch["label"]
@@ -168,8 +169,8 @@ def make_eval_step(encoder: Network, *, attack: Mapping) -> Callable[[Variables,
         logits_fn = make_logits_fn(encoder, variables)
         logits = logits_fn(images)
         results = {"correct": metrics.correct(logits, labels), "loss": losses.cross_entropy(logits, labels)}
-        if attack["eps"] > 0:
-            adversarial = attacks.pgd(key, logits_fn, images, labels, **attack)
+        if attack_fn:
+            adversarial = attack_fn(key, logits_fn, images, labels)
             results["adversarial"] = adversarial
             results["robust_correct"] = metrics.correct(logits_fn(adversarial), labels)
         return results

@@ -21,7 +21,7 @@ from arinv.experiment.run import Run, batch_rows, open_extra
 from arinv.experiment.state import TrainState
 from arinv.experiment.trained import Trained
 from arinv.experiment.writer import Writer, progress_callback
-from arinv.models.layers import Normalization, mean_std
+from arinv.models.encoders.base import Normalization, mean_std
 from arinv.train import accelerators, loop, optimizers
 from arinv.train.feed import Batches, collect
 from arinv.train.speed import Profile, check_steps

@@ -157,7 +157,7 @@ def make_network(encoder):
     import torch
     from torch import nn
 
-    from arinv.models.layers import mean_std
+    from arinv.models.encoders.base import mean_std
 
     mean, std = (torch.tensor(v)[:, None, None] for v in mean_std(encoder.module.normalization))
     parameters, layers = encoder.variables["params"], []

@@ -1,6 +1,7 @@
-"""What each attack of AutoAttack promises, in each norm: one table, the same checks."""
+"""The contract of attacks: every row of the table, and an attack that a user adds, pass the same checks."""
 
 import functools
+import json
 from typing import NamedTuple
 
 import attacked_model as model
@@ -10,8 +11,12 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from arinv import attacks
+from arinv import attacks, main
+from arinv.apps.evaluation import evaluate
+from arinv.attacks.objectives import margin
 from arinv.errors import UserError
+from arinv.experiment import setting
+from configs import evaluate as evaluate_config
 
 RANKED = model.ranked(model.images())
 REAL = np.arange(model.SHAPE[0]) % 4 != 3
@@ -20,103 +25,258 @@ RUNNERS_UP = RANKED[:, 1]
 
 
 class Row(NamedTuple):
-    """An attack under test."""
+    """An attack under test, with options."""
 
-    function: str
+    attack: str  # a key of attacks.ATTACKS
     norm: str
     options: dict
     random: bool = True  # depends on the key
+    targeted: bool = False  # takes targets
+    keys: bool = True  # takes a key for each row
     sharded: bool = False  # also run on eight devices, which compiles once more
 
 
-ATTACKS = {
+ROWS = {
     "apgd-l1": Row("apgd", "l1", {"num_steps": 10, "large_radii": True}, sharded=True),
     "apgd-l2": Row("apgd", "l2", {"num_steps": 10}),
-    "apgd-linf-targeted": Row("apgd", "linf", {"num_steps": 10, "loss": "dlr_targeted", "num_restarts": 2}),
-    "fab-l1": Row("fab", "l1", {"num_steps": 10}, random=False),
-    "fab-l2": Row("fab", "l2", {"num_steps": 10}, random=False),
-    "fab-linf": Row("fab", "linf", {"num_steps": 10}, random=False, sharded=True),
-    "square-l1": Row("square", "l1", {"num_queries": 60}),
-    "square-l2": Row("square", "l2", {"num_queries": 60}, sharded=True),
-    "square-linf": Row("square", "linf", {"num_queries": 60}),
+    "apgd-linf": Row("apgd", "linf", {"num_steps": 10, "loss": "dlr_targeted", "num_restarts": 2}, targeted=True),
+    "fab-l1": Row("fab", "l1", {"num_steps": 10}, random=False, targeted=True),
+    "fab-l2": Row("fab", "l2", {"num_steps": 10}, random=False, targeted=True),
+    "fab-linf": Row("fab", "linf", {"num_steps": 10}, random=False, targeted=True, sharded=True),
+    "fgsm-l2": Row("fgsm", "l2", {}, random=False, keys=False),
+    "fgsm-linf": Row("fgsm", "linf", {"noise": 0.1}, keys=False),
+    "pgd-l2": Row("pgd", "l2", {"num_steps": 10}, random=False, keys=False),
+    "pgd-linf": Row("pgd", "linf", {"num_steps": 10, "random_start": True}, keys=False),
+    "square-l1": Row("square", "l1", {"num_steps": 60}),
+    "square-l2": Row("square", "l2", {"num_steps": 60}, sharded=True),
+    "square-linf": Row("square", "linf", {"num_steps": 60}),
 }
-
-each_attack = pytest.mark.parametrize("name", ATTACKS)
 
 
 @functools.cache
 def compiled(name):
-    row = ATTACKS[name]
-    targeted = row.function == "fab" or row.options.get("loss") == "dlr_targeted"
+    row = ROWS[name]
 
     def attack(key, x, labels, targets, eps):
-        options = row.options | ({"targets": targets} if targeted else {})
-        return getattr(attacks, row.function)(key, model.logits_fn, x, labels, eps=eps, norm=row.norm, **options)
+        options = row.options | ({"targets": targets} if row.targeted else {})
+        return attacks.make_attack(name=row.attack, eps=eps, norm=row.norm, **options)(key, model.logits_fn, x, labels)
 
     return jax.jit(attack)
 
 
 def run(name, key, x, labels=LABELS, targets=RUNNERS_UP, eps=None):
-    eps = model.EPS[ATTACKS[name].norm] if eps is None else eps
-    keys = key if key.shape else jax.random.split(key, len(x))  # one for each row
-    return np.asarray(compiled(name)(keys, x, labels, targets, eps))
+    """The result as a NumPy array; one key is split into one for each row where the attack takes such."""
+    eps = model.EPS[ROWS[name].norm] if eps is None else eps
+    if ROWS[name].keys:
+        key = key if key.shape else jax.random.split(key, len(x))
+    else:
+        key = key[0] if key.shape else key
+    return np.asarray(compiled(name)(key, x, labels, targets, eps))
 
 
-@each_attack
-def test_result_is_nearer_to_another_class_and_inside_ball_and_box(key, name):
+def check_result_stays_in_ball_and_box(name):
     x = model.images()
-    found = run(name, key, x)
-    assert found.dtype == np.float32 and found.shape == x.shape
-    assert np.all((found >= 0) & (found <= 1))
-    moved = model.lengths(found.astype(np.float64) - x, ATTACKS[name].norm)
-    assert np.all(moved <= model.EPS[ATTACKS[name].norm] + 1e-6)
-    np.testing.assert_array_equal(found[~REAL], x[~REAL])
-    before, after = (model.margins(images, np.maximum(LABELS, 0))[REAL] for images in (x, found))
+    result = run(name, jax.random.key(0), x)
+    assert result.dtype == np.float32 and result.shape == x.shape
+    assert np.all((result >= 0) & (result <= 1))
+    moved = model.lengths(result.astype(np.float64) - x, ROWS[name].norm)
+    assert np.all(moved <= model.EPS[ROWS[name].norm] + 1e-6)
+
+
+def check_padding_is_unchanged(name):
+    x = model.images()
+    np.testing.assert_array_equal(run(name, jax.random.key(0), x)[~REAL], x[~REAL])
+
+
+def check_margins_fall(name):
+    x = model.images()
+    result = run(name, jax.random.key(0), x)
+    before, after = (model.margins(images, np.maximum(LABELS, 0))[REAL] for images in (x, result))
     assert np.all(after <= before)
-    assert np.sum(after < 0) >= 2  # it is an attack
+    assert np.sum(after < 0) >= 2
 
 
-@each_attack
-def test_result_is_a_function_of_the_key(key, name):
-    first, again, other = (run(name, k, model.images()) for k in (key, key, jax.random.key(1)))
+def check_result_is_a_function_of_the_key(name):
+    keys = (jax.random.key(seed) for seed in (0, 0, 1))
+    first, again, other = (run(name, key, model.images()) for key in keys)
     np.testing.assert_array_equal(first, again)
-    assert np.array_equal(first, other) != ATTACKS[name].random
+    assert np.array_equal(first, other) != ROWS[name].random
 
 
-@each_attack
-def test_eps_zero_is_the_identity(key, name):
-    np.testing.assert_array_equal(run(name, key, model.images(), eps=0.0), model.images())
+def check_eps_zero_returns_the_images(name):
+    np.testing.assert_array_equal(run(name, jax.random.key(0), model.images(), eps=0.0), model.images())
 
 
-@each_attack
-def test_other_images_targets_and_radii_do_not_compile_again(key, name):
-    run(name, key, model.images())
+def check_row_does_not_depend_on_its_place(name):
+    keys, order = jax.random.split(jax.random.key(0), len(REAL)), np.arange(len(REAL))[::-1].copy()
+    x = model.images()
+    if not ROWS[name].keys and ROWS[name].random:
+        return  # rows draw from one key, by their places
+    straight = run(name, keys, x)
+    turned = run(name, keys[order], x[order], LABELS[order], RUNNERS_UP[order])
+    np.testing.assert_array_equal(turned, straight[order])
+
+
+def check_new_values_do_not_compile_again(name):
+    run(name, jax.random.key(0), model.images())
     compilations = compiled(name)._cache_size()
-    first, second = (run(name, key, model.images(seed=1), targets=RANKED[:, n], eps=0.2) for n in (1, 2))
+    first, second = (run(name, jax.random.key(0), model.images(seed=1), targets=RANKED[:, n], eps=0.2) for n in (1, 2))
     assert compiled(name)._cache_size() == compilations
-    if name in ("apgd-linf-targeted", "fab-l2"):
+    if name in ("apgd-linf", "fab-l2"):
         assert np.any(first != second)
 
 
-@pytest.mark.parametrize("name", [name for name, row in ATTACKS.items() if row.sharded])
+CHECKS = (
+    check_result_stays_in_ball_and_box,
+    check_padding_is_unchanged,
+    check_margins_fall,
+    check_result_is_a_function_of_the_key,
+    check_eps_zero_returns_the_images,
+    check_row_does_not_depend_on_its_place,
+    check_new_values_do_not_compile_again,
+)
+each_check = pytest.mark.parametrize("check", CHECKS, ids=[check.__name__.removeprefix("check_") for check in CHECKS])
+
+
+@each_check
+@pytest.mark.parametrize("name", sorted(ROWS))
+def test_attack_keeps_the_contract(name, check):
+    check(name)
+
+
+def test_every_attack_and_norm_is_checked():
+    pairs = {(name, norm) for name, row in attacks.ATTACKS.items() for norm in row.norms}
+    assert {(row.attack, row.norm) for row in ROWS.values()} == pairs
+
+
+def toy(key, logits_fn, images, labels, *, eps, norm):
+    """Moves each pixel by eps along the sign of the gradient, where that lowers the margin."""
+
+    def margins(x):
+        return margin(logits_fn(x), jnp.maximum(labels, 0))
+
+    gradient = jax.grad(lambda x: jnp.sum(margins(x)))(images)
+    moved = jnp.clip(images - eps * jnp.sign(gradient), 0, 1)
+    lower = (labels >= 0) & (margins(moved) < margins(images))
+    return jnp.where(lower[:, None, None, None], moved, images)
+
+
+def register(monkeypatch, function):
+    monkeypatch.setitem(attacks.ATTACKS, "toy", attacks.Attack(function, norms=("linf",)))
+    monkeypatch.setitem(ROWS, "toy", Row("toy", "linf", {}, random=False, keys=False))
+    compiled.cache_clear()
+
+
+@each_check
+def test_added_attack_keeps_the_contract(check, monkeypatch):
+    register(monkeypatch, toy)
+    check("toy")
+
+
+def outside_ball(key, logits_fn, images, labels, *, eps, norm):
+    return toy(key, logits_fn, images, labels, eps=2 * eps, norm=norm)
+
+
+def outside_box(key, logits_fn, images, labels, *, eps, norm):
+    return jnp.where(labels[:, None, None, None] < 0, images, images + eps)
+
+
+def moves_padding(key, logits_fn, images, labels, *, eps, norm):
+    return toy(key, logits_fn, images, jnp.maximum(labels, 0), eps=eps, norm=norm)
+
+
+def raises_margins(key, logits_fn, images, labels, *, eps, norm):
+    return 2 * images - toy(key, logits_fn, images, labels, eps=eps, norm=norm)
+
+
+def moves_at_radius_zero(key, logits_fn, images, labels, *, eps, norm):
+    return toy(key, logits_fn, images, labels, eps=0.01 + 0 * eps, norm=norm)
+
+
+def mixes_rows(key, logits_fn, images, labels, *, eps, norm):
+    return jnp.where(labels[:, None, None, None] < 0, images, (1 - eps) * images + eps * images[:1])
+
+
+@pytest.mark.parametrize(
+    ("function", "check"),
+    [
+        (outside_ball, check_result_stays_in_ball_and_box),
+        (outside_box, check_result_stays_in_ball_and_box),
+        (moves_padding, check_padding_is_unchanged),
+        (raises_margins, check_margins_fall),
+        (moves_at_radius_zero, check_eps_zero_returns_the_images),
+        (mixes_rows, check_row_does_not_depend_on_its_place),
+    ],
+)
+def test_checks_can_fail(function, check, monkeypatch):
+    register(monkeypatch, function)
+    with pytest.raises(AssertionError):
+        check("toy")
+
+
+def test_evaluation_reports_the_accuracy_of_the_attack_of_its_config(untrained, monkeypatch, tmp_path):
+    register(monkeypatch, toy)
+    labels = np.array(list("abc") * 10)
+    np.savez(tmp_path / "images.npz", image=np.full((30, 16, 16, 3), 99, np.uint8), label=labels)
+    arguments = (
+        f"smoke=True,attack=toy,norm=linf,eps=8/255,image_size=16,dataset=npz:{tmp_path}/images.npz,"
+        f"checkpoint={untrained}/robust_encoder"
+    )
+    main.run(evaluate_config.get_config(arguments), tmp_path / "evaluation")
+    results = json.loads((tmp_path / "evaluation" / "results.json").read_text())
+    assert 0 <= results["toy_accuracy"] <= results["clean_accuracy"] <= 1
+    assert "pgd_accuracy" not in results
+    assert results["attack"] == {"name": "toy", "eps": 8 / 255, "norm": "linf"}
+
+
+def test_evaluation_of_an_unknown_attack_lists_the_known():
+    config = evaluate_config.get_config("attack=cw,eps=1.0,checkpoint=runs/x")
+    with pytest.raises(UserError, match="unknown attack 'cw'; known: apgd, fab, fgsm, pgd, square"):
+        evaluate.validate(config)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"name": "cw"}, "unknown attack 'cw'; known: apgd, fab, fgsm, pgd, square"),
+        ({"name": "pgd", "norm": "l1"}, "attack 'pgd' takes norm l2, linf; got 'l1', which apgd, fab, square and Auto"),
+        ({"name": "apgd", "restarts": 2}, "unknown option of attack 'apgd' 'restarts'; known: .*num_restarts"),
+    ],
+)
+def test_make_attack_names_what_is_allowed(options, message):
+    with pytest.raises(UserError, match=message):
+        attacks.make_attack(**{"eps": 0.1, "norm": "linf", **options})
+    if "restarts" not in options:
+        attack = {"eps": 0.1, "norm": "linf", "num_steps": 1, "step_size": 0.0, **options}
+        with pytest.raises(UserError, match=message):
+            setting.attack_options(attack)
+
+
+def test_make_attack_leaves_out_shared_options_that_an_attack_lacks():
+    shared = {"num_steps": 3, "step_size": None, "random_start": True}
+    taken = {
+        name: set(attacks.make_attack(name=name, eps=0.1, norm="linf", **shared).keywords) for name in attacks.ATTACKS
+    }
+    always = {"eps", "norm"}
+    assert taken == {
+        "apgd": always | {"num_steps"},
+        "fab": always | {"num_steps"},
+        "fgsm": always | {"step_size"},
+        "pgd": always | set(shared),
+        "square": always | {"num_steps"},
+    }
+
+
+@pytest.mark.parametrize("name", [name for name, row in ROWS.items() if row.sharded])
 def test_same_result_on_one_and_eight_devices(key, name):
     mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     sharding = NamedSharding(mesh, PartitionSpec("data"))
     x = model.images()
-    eps = model.EPS[ATTACKS[name].norm]
+    eps = model.EPS[ROWS[name].norm]
     keys = jax.random.split(key, len(x))
     sharded = compiled(name)(*jax.device_put((keys, x, LABELS, RUNNERS_UP), sharding), eps)
     assert sharded.sharding.is_equivalent_to(sharding, sharded.ndim)
     np.testing.assert_allclose(sharded, run(name, key, x), atol=1e-5)
-
-
-@each_attack
-def test_a_row_does_not_depend_on_its_place(key, name):
-    keys, order = jax.random.split(key, len(REAL)), np.arange(len(REAL))[::-1].copy()
-    x = model.images()
-    straight = run(name, keys, x)
-    turned = run(name, keys[order], x[order], LABELS[order], RUNNERS_UP[order])
-    np.testing.assert_array_equal(turned, straight[order])
 
 
 def test_autoattack_never_counts_an_image_that_is_not_finite(key):

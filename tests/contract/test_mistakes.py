@@ -53,7 +53,7 @@ def run(config, workdir):
         ("", {"batch_size": 12}, "batch_size 12"),
         ("dtype=float16", {}, "bfloat16"),
         ("norm=l7", {}, "l1, l2, linf"),
-        ("norm=l1", {}, "PGD is for l2, linf"),
+        ("norm=l1", {}, "attack 'pgd' takes norm l2, linf"),
         ("", {"attack.eps": -1.0}, "0 or more"),
         ("", {"attack.num_steps": 0}, "1 or more"),
         ("", {"mesh.fsdp": 3}, "8 device"),

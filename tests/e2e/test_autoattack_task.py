@@ -169,11 +169,6 @@ def test_mistakes_are_told_before_anything_is_computed(finished, tmp_path, chang
     assert not (tmp_path / "run").exists()
 
 
-def test_an_unknown_attack_lists_the_known():
-    with pytest.raises(ValueError, match="pgd, autoattack"):
-        evaluate.get_config("attack=deepfool")
-
-
 @pytest.mark.parametrize("name", ["steps", "attack_from", *arguments.METRICS])
 def test_what_autoattack_has_no_use_for_is_refused(name):
     value = "7" if name == "steps" else "other"

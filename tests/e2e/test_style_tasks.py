@@ -111,7 +111,7 @@ def test_smoke_evaluation_measures_what_was_written(compared, levels, folders):
     assert done["entries"]["content as it was"]["ssim"] == 1.0 and done["num_pairs"] == 4
     assert "adversarial (l2 eps 1) training" in done["variants"]["gram_alexnet_small"]
     encoder = networks.load(compared / first(levels), kind="inverter").encoder
-    features_fn = make_features_fn(style_levels.without_head("alexnet_small", encoder.module), encoder.variables)
+    features_fn = make_features_fn(style_levels.without_head(encoder.module), encoder.variables)
     picture = data.read_image(compared / "stylization" / "pictures" / "standard" / "clear" / "wide.png")
     other = data.resize_u8(data.read_image(folders / "style" / "wide.gif"), 64)
     layers = ("conv1", "conv2", "conv3", "conv4", "conv5")
@@ -309,7 +309,7 @@ def test_a_trained_classifier_gives_its_features_at_every_size():
     encoder = models.build("alexnet_small", num_classes=3, width=4)
     images = np.random.default_rng(0).uniform(size=(1, 16, 16, 3)).astype(np.float32)
     variables = jax.jit(encoder.init)(jax.random.key(0), images)
-    headless = style_levels.without_head("alexnet_small", encoder)
+    headless = style_levels.without_head(encoder)
     _, expected = jax.jit(encoder.apply)(variables, images)
     logits, features = jax.jit(headless.apply)(variables, images)
     assert logits.shape == (1, 0) and set(expected) - set(features) == {"fc6", "fc7", "fc8"}
@@ -322,7 +322,7 @@ def test_a_trained_classifier_gives_its_features_at_every_size():
 def test_caffenet_gives_its_features_at_every_size():
     encoder = models.build("caffenet", num_classes=3, dense_width=8)
     variables = jax.eval_shape(encoder.init, jax.random.key(0), jax.ShapeDtypeStruct((1, 64, 64, 3), np.float32))
-    headless = style_levels.without_head("caffenet", encoder)
+    headless = style_levels.without_head(encoder)
     for height, width in ((64, 64), (96, 128)):
         images = jax.ShapeDtypeStruct((1, height, width, 3), np.float32)
         _, features = jax.eval_shape(headless.apply, variables, images)

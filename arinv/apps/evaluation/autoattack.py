@@ -50,8 +50,8 @@ def check(config: ConfigDict) -> None:
         if config.attack[name] < 1:
             raise UserError(f"attack.{name} must be 1 or more; got {config.attack[name]}")
     for name in config.attack.attacks.split("+"):
-        if name not in attacks.ATTACKS:
-            raise UserError(f"unknown attack {name!r}; known: {', '.join(attacks.ATTACKS)}")
+        if name not in attacks.AUTOATTACK:
+            raise UserError(f"unknown attack {name!r}; known: {', '.join(attacks.AUTOATTACK)}")
     if not config.checkpoint:
         raise UserError("checkpoint is empty; name the workdir of a classifier's or an inverter's training")
     if config.data.classes:
@@ -172,9 +172,9 @@ def _results(config, encoder, model, result, images, labels) -> tuple[dict[str, 
 def _version(attack: ConfigDict) -> str:
     """Returns "standard" where that is what was run, or what was: only the former compares with published figures."""
     names = attack.attacks.split("+")
-    if set(names) == set(attacks.ATTACKS) and all(attack[name] == value for name, value in _STANDARD.items()):
+    if set(names) == set(attacks.AUTOATTACK) and all(attack[name] == value for name, value in _STANDARD.items()):
         return "standard (Croce & Hein 2020)"
-    ran = "+".join(name for name in attacks.ATTACKS if name in names)
+    ran = "+".join(name for name in attacks.AUTOATTACK if name in names)
     return f"not the standard version: {ran}, {', '.join(f'{name} {attack[name]}' for name in _STANDARD)}"
 
 

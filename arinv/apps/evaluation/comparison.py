@@ -126,7 +126,8 @@ def _note(results: Mapping[str, Mapping]) -> str:
         f"seed {setting['seed']}; ± is the standard deviation over images."
     )
     if attack:
-        text += f" PGD: {attack['norm']}, eps {attack['eps']:g}, {attack['num_steps']} steps."
+        steps = f", {attack['num_steps']} steps" if "num_steps" in attack else ""
+        text += f" {attack.get('name', 'pgd').upper()}: {attack['norm']}, eps {attack['eps']:g}{steps}."
     for name, (heading, _) in _columns(results).items():
         if len({result.get("metric_weights", {}).get(name) for result in results.values() if name in result}) > 1:
             text += f" {heading} was measured through networks of different weights: its rows cannot be compared."

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from arinv import data, metrics, parallel
+from arinv import attacks, data, metrics, parallel
 from arinv.apps.evaluation import measurement as measurements
 from arinv.apps.evaluation.measurement import Measurement
 from arinv.errors import UserError
@@ -66,10 +66,10 @@ def _decisive(config: dict) -> dict:
         value = config.get(name)
         parts = value.items() if isinstance(value, dict) else [(None, value)]
         found |= {name if part is None else f"{name}.{part}": x for part, x in parts if part not in _FREE}
-    return found
+    return {"attack.name": "pgd"} | found
 
 
-_RENAMED = {"correct": "clean_accuracy", "robust_correct": "pgd_accuracy", "loss": "cross_entropy"}
+_RENAMED = {"correct": "clean_accuracy", "loss": "cross_entropy"}
 
 
 def check(config: ConfigDict) -> None:
@@ -105,6 +105,7 @@ def run(run: Run) -> dict[str, Any]:
     """
     config, workdir = run.config, run.workdir
     attack = attack_options(config.attack)
+    attack_name = attack.get("name", "pgd")
     network = run.load(config.checkpoint, kind=(CLASSIFIER, INVERTER), image_size=config.data.image_size)
     encoder = network.encoder
     measurement = Measurement(config, workdir, encoder) if network.kind == INVERTER else None
@@ -129,7 +130,8 @@ def run(run: Run) -> dict[str, Any]:
     if figures is None:
         step = classifier.make_eval_step(encoder.module, attack=attack)
         figures, _ = run_pass("attacking", step, encoder.variables)
-        figures = {_RENAMED.get(name, name): values for name, values in figures.items()}
+        renamed = _RENAMED | {"robust_correct": f"{attack_name}_accuracy"}
+        figures = {renamed.get(name, name): values for name, values in figures.items()}
     per_image, pictures, measured = dict(figures), {}, {"variants": {}}
     if measurement is not None:
         numbers, pictures = _measure(network, measurement, run_pass)
@@ -140,7 +142,7 @@ def run(run: Run) -> dict[str, Any]:
         measured = measurement.finish()
     results = _summarize(per_image) | {
         **measured,
-        "attack": {**attack, "name": "pgd"} if attack["eps"] > 0 else None,
+        "attack": {**attacks.make_attack(**attack).keywords, "name": attack_name} if attack["eps"] > 0 else None,
         "checkpoint": dict(network.description),
         "encoder_figures": list(figures),
         "encoder_weights": weights,

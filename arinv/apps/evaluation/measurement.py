@@ -20,7 +20,6 @@ from arinv.types import Array, FeaturesFn, Variables
 OWN = "encoder"  # the field of our own encoder; the others have the names of architectures
 
 _LPIPS_LAYERS = {"alexnet": metrics.LPIPS_LAYERS["alex"], "vgg16": metrics.LPIPS_LAYERS["vgg"]}
-_SMALLEST = {"alexnet": 31, "vgg16": 32, "vgg19": 32}  # px
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,9 +83,10 @@ def validate_networks(config: ConfigDict, field: str, metric: str) -> None:
     is_stage = reference.startswith("stage:")  # which may not have run yet
     if reference and not is_stage and not paths.canonical(reference, name=f"metric_networks.{field}").exists():
         raise UserError(f"metric_networks.{field}={reference} does not exist; metric {metric} needs it")
-    if config.data.image_size < _SMALLEST.get(field, 1):
+    smallest = 1 if field == OWN else models.build(field, num_classes=0).smallest_side
+    if config.data.image_size < smallest:
         raise UserError(
-            f"metric {metric} needs images of at least {_SMALLEST[field]} px; data.image_size is "
+            f"metric {metric} needs images of at least {smallest} px; data.image_size is "
             f"{config.data.image_size}: use robust_lpips"
         )
 

@@ -164,7 +164,7 @@ def _load_network(
     entry = "robust" if "robust" in entries else entries[-1]
     own = trained.load(workdirs.resolve(saved["entries"][entry][0], source), kind="inverter").encoder
     network = measurement.load(config, _field(config), workdir, own)
-    return dataclasses.replace(network, module=levels.without_head(network.name, network.module))
+    return dataclasses.replace(network, module=levels.without_head(network.module))
 
 
 class _Measurement:

@@ -25,8 +25,6 @@ from arinv.ops.images import to_float, to_uint8
 from arinv.ops.wct import StyleMoments, color_moments, keep_chroma, match_colors
 from arinv.types import Variables
 
-_FIXED_HEADS = ("alexnet_small", "caffenet")  # their dense layers fit images of one size only
-
 
 @dataclasses.dataclass(frozen=True)
 class StyleNetworks:
@@ -64,9 +62,9 @@ class StyleNetworks:
         ]
 
 
-def without_head(name: str, module: Any) -> Any:
+def without_head(module: Any) -> Any:
     """Returns an encoder that gives its features for images of every size; most do as they are."""
-    return module.clone(num_classes=0) if name in _FIXED_HEADS else module
+    return module.clone(num_classes=0) if module.has_fixed_head else module
 
 
 def sides(module: Any) -> tuple[int, int]:
@@ -74,14 +72,12 @@ def sides(module: Any) -> tuple[int, int]:
     specs = module.feature_specs().values()  # of all layers: an encoder is run to its end
     multiple = max(spec.stages[-1].stride for spec in specs)
     shortest = max(spec.stages[-1].stride * (1 + spec.offset) for spec in specs)
-    if getattr(module, "head", "") == "pooled":
-        shortest = max(shortest, 2 * multiple)  # a VGG pools by two once more, and no named feature lies behind that
-    return multiple, shortest
+    return multiple, max(shortest, -(-module.smallest_side // multiple) * multiple)
 
 
 def _level(inverter: Trained, variables: tuple[Variables, Variables]) -> Level:
     encoder_variables, generator_variables = variables
-    module = without_head(inverter.description["encoder"], inverter.encoder.module)
+    module = without_head(inverter.encoder.module)
     return Level(
         inverter.description["layer"],
         make_features_fn(module, encoder_variables),

@@ -22,7 +22,7 @@ from arinv.experiment.checkpoint import Checkpoints
 from arinv.experiment.run import Run
 from arinv.experiment.state import TrainState
 from arinv.experiment.trained import CLASSIFIER, GENERATOR, Trained
-from arinv.models.layers import mean_std
+from arinv.models.encoders.base import mean_std
 from arinv.models.pytorch.weights import ON_UNKNOWN
 from arinv.ops import norms
 from arinv.types import Variables

@@ -154,7 +154,7 @@ class Progress:
     passes_left: int
 
 
-ATTACKS = ("apgd-ce", "apgd-t", "fab-t", "square")
+AUTOATTACK = ("apgd-ce", "apgd-t", "fab-t", "square")
 
 
 class Outcome(NamedTuple):
@@ -193,7 +193,7 @@ def attack_batch(
       model: a pytree, images -> logits.
       batch: {"image", "label", "index"}, the last the numbers of the images from which their randomness follows;
         "target" for targeted attacks; "found" and "margin", as the round before left them, for Square.
-      name: one of ATTACKS.
+      name: one of AUTOATTACK.
       eps: radius in units of the images.
       norm: "l1", "l2" or "linf".
       round: number of the restart or target, from 0.

@@ -23,7 +23,7 @@ import numpy as np
 
 from arinv.attacks.autoattack import checks
 from arinv.attacks.autoattack.progress import (
-    ATTACKS,
+    AUTOATTACK,
     AttackRecord,
     AutoAttackResult,
     AutoAttackState,
@@ -58,22 +58,22 @@ def count_rounds(
     """Returns the number of rounds of each attack: restarts, targets, or pieces of the search.
 
     Args:
-      attacks: names from ATTACKS, or one name.
+      attacks: names from AUTOATTACK, or one name.
       norm: "l1", "l2" or "linf".
       num_classes: of the model.
       num_targets: classes to approach, as far as there are so many.
       pieces: of the Square Attack.
 
     Returns:
-      Attack -> number, in the order of ATTACKS.
+      Attack -> number, in the order of AUTOATTACK.
 
     Raises:
       UserError: an unknown attack, or too few classes.
     """
     attacks = (attacks,) if isinstance(attacks, str) else tuple(attacks)
     for name in attacks:
-        if name not in ATTACKS:
-            raise unknown("attack", name, ATTACKS)
+        if name not in AUTOATTACK:
+            raise unknown("attack", name, AUTOATTACK)
     check_num_classes(attacks, num_classes=num_classes, leave_out=lambda others: f"attacks={others}.")
     targets = min(num_targets, num_classes - 1)
     count = {
@@ -82,14 +82,14 @@ def count_rounds(
         "fab-t": targets,
         "square": pieces,
     }
-    return {name: count[name] for name in ATTACKS if name in attacks}
+    return {name: count[name] for name in AUTOATTACK if name in attacks}
 
 
 def check_num_classes(attacks: Sequence[str], *, num_classes: int, leave_out: Callable[[tuple[str, ...]], str]) -> None:
     """Checks that a model has the classes that attacks need.
 
     Args:
-      attacks: names from ATTACKS.
+      attacks: names from AUTOATTACK.
       num_classes: of the model.
       leave_out: the attacks that are possible -> how a caller asks for only these, for the message.
 
@@ -102,7 +102,7 @@ def check_num_classes(attacks: Sequence[str], *, num_classes: int, leave_out: Ca
             "other class to lead an image to."
         )
     if num_classes < _LEAST_TARGETED and "apgd-t" in attacks:
-        others = tuple(name for name in ATTACKS if name != "apgd-t" and (name in attacks or len(set(attacks)) == 1))
+        others = tuple(name for name in AUTOATTACK if name != "apgd-t" and (name in attacks or len(set(attacks)) == 1))
         raise UserError(
             f'the targeted DLR loss of "apgd-t" needs {_LEAST_TARGETED} classes, the model has {num_classes}; '
             f"leave it out: {leave_out(others)}"
@@ -131,7 +131,7 @@ def autoattack(
     *,
     eps: float,
     norm: str = "linf",
-    attacks: Sequence[str] | str = ATTACKS,
+    attacks: Sequence[str] | str = AUTOATTACK,
     num_steps: int = 100,
     num_targets: int = 9,
     num_queries: int = 5000,
@@ -156,7 +156,7 @@ def autoattack(
       labels: int [N]; images labelled -1 are padding: they come back unchanged and never count.
       eps: radius in units of `images` (8/255 is eight grey levels), for "l1" and "l2" over H, W and C together.
       norm: "l1", "l2" or "linf".
-      attacks: which, in the order of ATTACKS, or the name of one.
+      attacks: which, in the order of AUTOATTACK, or the name of one.
       num_steps: of each gradient attack.
       num_targets: classes that APGD and FAB approach one after the other, those with the largest logits first:
         at most K - 1, and at most 5 by APGD for "l1".
@@ -254,7 +254,7 @@ def _resume(run: _Run, state: AutoAttackState) -> AutoAttackState:
 def _go_round(run: _Run, state: AutoAttackState):
     """Attacks what is left of the round's queue, and yields after each batch."""
     name = list(run.rounds)[state.attack]
-    key = jax.random.fold_in(run.key, ATTACKS.index(name))
+    key = jax.random.fold_in(run.key, AUTOATTACK.index(name))
     while (remaining := len(state.queue) - state.position) > 0:
         started = time.perf_counter()
         size = run.buckets.size(remaining)

@@ -10,16 +10,12 @@ Source: Krizhevsky 2014 (one weird trick); Rojas-Gomez et al. 2022, section A3.1
 import functools
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 
-from arinv.models.layers import FeatureSpec, Normalization, Stage, check_sides, normalize
+from arinv.models.encoders.base import Encoder, FeatureSpec, Normalization, Stage, TorchLayer
 from arinv.ops import conv as conv_ops
 from arinv.ops import pooling
 from arinv.types import Array
-
-# Sides in pixels that the pools leave something of: all of AlexNet's, those but the last, and the small network's.
-_SMALLEST_SIDE, _SMALLEST_WITHOUT_CONV5, _SMALLEST_SMALL = 63, 31, 8
 
 # He initialisation: without batch normalisation the signal of a narrower one dies on the way up.
 _he_normal = nn.initializers.variance_scaling(2.0, "fan_in", "truncated_normal")
@@ -39,6 +35,12 @@ def convolution(features: int, size: int, *, strides: int = 1, padding: int, dty
     )
 
 
+def own_names(*, channels: int) -> tuple[TorchLayer, ...]:
+    """Returns conv1 to conv5 and fc6 to fc8 as PyTorch layers of the same names; fc6 reads so many channels."""
+    names = (*(f"conv{i}" for i in range(1, 6)), "fc6", "fc7", "fc8")
+    return tuple(TorchLayer(name, (name,), channels=channels if name == "fc6" else 0) for name in names)
+
+
 def _classify(x: Array, features: dict, widths: tuple[int, int], num_classes: int, dropout: float, dtype, train: bool):
     """Adds fc6, fc7 and fc8 behind x [B, h, w, c]. Must be called inside a compact method."""
     dense = functools.partial(nn.Dense, kernel_init=_he_normal, dtype=dtype)
@@ -52,12 +54,12 @@ def _classify(x: Array, features: dict, widths: tuple[int, int], num_classes: in
     return logits, features
 
 
-class AlexNet(nn.Module):
+class AlexNet(Encoder):
     """AlexNet with 61,100,840 parameters at 224 px and 1,000 classes.
 
     Attributes:
       num_classes: length of the logits; 0 leaves out all that is behind conv5, which images of 31 to 62 px lack.
-      normalization: of the pixels, see `normalization.mean_std`.
+      normalization: of the pixels, see `mean_std`.
       dropout: rate before fc6 and fc7, in training.
       dense_width: length of fc6 and fc7.
       head_side: side that conv5 is averaged (or repeated) to before fc6, so that weights fit every image size;
@@ -65,14 +67,18 @@ class AlexNet(nn.Module):
       dtype: of the computation; parameters and logits stay float32.
     """
 
-    num_classes: int = 1000
-    normalization: Normalization = "imagenet"
     dropout: float = 0.5
     dense_width: int = 4096
     head_side: int = 6
-    dtype: jax.typing.DTypeLike = jnp.float32
 
-    image_size = 224  # what it was made for; any multiple of 32 from 64 up works
+    image_size = 224  # any multiple of 32 from 64 up works
+    default_layer = "conv5"
+    style_layers = ("conv5", "conv2", "conv1")
+
+    @property
+    def smallest_side(self) -> int:
+        """Side in pixels from which all pools have an input; without a head all but the last."""
+        return 63 if self.num_classes else 31
 
     @nn.compact
     def __call__(self, images: Array, *, train: bool = False) -> tuple[Array, dict[str, Array]]:
@@ -83,9 +89,7 @@ class AlexNet(nn.Module):
         """
         conv = functools.partial(convolution, dtype=self.dtype)
         features = {}
-        smallest = _SMALLEST_SIDE if self.num_classes else _SMALLEST_WITHOUT_CONV5
-        check_sides(images, smallest, "AlexNet")
-        x = normalize(images, self.normalization, self.dtype)
+        x = self.normalize(images)
         x = features["relu1"] = nn.relu(conv(64, 11, strides=4, padding=2, name="conv1")(x))
         x = features["conv1"] = pooling.max_pool(x, 3, 2)
         x = features["relu2"] = nn.relu(conv(192, 5, padding=2, name="conv2")(x))
@@ -118,14 +122,24 @@ class AlexNet(nn.Module):
         vector = FeatureSpec(conv5, offset=1, is_vector=True)
         return specs | dict.fromkeys(("fc6", "fc7", "fc8"), vector)
 
+    def torch_layers(self) -> tuple[TorchLayer, ...]:
+        """Returns the layers as torchvision names them; "last_layer" is from MadryLab's robustness library."""
+        places = {"conv1": 0, "conv2": 3, "conv3": 6, "conv4": 8, "conv5": 10}
+        return (
+            *(TorchLayer(path, (f"features.{i}",)) for path, i in places.items()),
+            TorchLayer("fc6", ("classifier.1",), channels=256),
+            TorchLayer("fc7", ("classifier.4",)),
+            TorchLayer("fc8", ("classifier.6", "last_layer")),
+        )
 
-class AlexNetSmall(nn.Module):
+
+class AlexNetSmall(Encoder):
     """AlexNet's shape for small images: five convolutions, three 2x2 pools, three dense layers.
 
     Attributes:
       num_classes: length of the logits; 0 leaves out the dense layers, which fit one image size only.
       width: channels of conv1; conv2..conv5 have 3, 6, 4 and 4 times as many, fc6 and fc7 16 times.
-      normalization: of the pixels, see `normalization.mean_std`.
+      normalization: of the pixels, see `mean_std`.
       dropout: rate before fc6 and fc7, in training.
       dtype: of the computation; parameters and logits stay float32.
     """
@@ -134,9 +148,12 @@ class AlexNetSmall(nn.Module):
     width: int = 32
     normalization: Normalization = "cifar10"
     dropout: float = 0.0
-    dtype: jax.typing.DTypeLike = jnp.float32
 
     image_size = 32  # any multiple of 8 works
+    smallest_side = 8
+    has_fixed_head = True
+    default_layer = "conv5"
+    style_layers = ("conv5", "conv2", "conv1")
 
     @nn.compact
     def __call__(self, images: Array, *, train: bool = False) -> tuple[Array, dict[str, Array]]:
@@ -148,8 +165,7 @@ class AlexNetSmall(nn.Module):
         conv = functools.partial(convolution, dtype=self.dtype)
         w = self.width
         features = {}
-        check_sides(images, _SMALLEST_SMALL, "AlexNetSmall")
-        x = normalize(images, self.normalization, self.dtype)
+        x = self.normalize(images)
         x = nn.relu(conv(w, 5, padding=2, name="conv1")(x))
         x = features["conv1"] = pooling.max_pool(x, 2, 2)
         x = nn.relu(conv(3 * w, 5, padding=2, name="conv2")(x))
@@ -175,3 +191,7 @@ class AlexNetSmall(nn.Module):
             "conv5": FeatureSpec(conv5),
         }
         return specs | dict.fromkeys(("fc6", "fc7", "fc8"), FeatureSpec(conv5, is_vector=True))
+
+    def torch_layers(self) -> tuple[TorchLayer, ...]:
+        """Returns the layers under our own names: no PyTorch library has this network."""
+        return own_names(channels=4 * self.width)

@@ -7,38 +7,36 @@ Source: Krizhevsky et al. 2012; the Caffe reference network; Dosovitskiy & Brox 
 """
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 
-from arinv.models.layers import FeatureSpec, Normalization, Stage, check_sides, normalize
+from arinv.models.encoders.alexnet import own_names
+from arinv.models.encoders.base import Encoder, FeatureSpec, Stage, TorchLayer
 from arinv.ops import conv as conv_ops
 from arinv.ops import pooling
-from arinv.ops.pooling import local_response_normalization
 from arinv.types import Array
 
-_SMALLEST_SIDE = 39  # in pixels: the pools leave something of it
 
-
-class CaffeNet(nn.Module):
+class CaffeNet(Encoder):
     """CaffeNet with 60,965,224 parameters at 224 or 227 px and 1,000 classes.
 
     Attributes:
       num_classes: length of the logits; 0 leaves out the dense layers, which fit one image size only.
-      normalization: of the pixels, see `normalization.mean_std`.
+      normalization: of the pixels, see `mean_std`.
       dropout: rate behind fc6 and fc7, in training.
       dense_width: length of fc6 and fc7.
       dtype: of the computation; parameters and logits stay float32.
     """
 
-    num_classes: int = 1000
-    normalization: Normalization = "imagenet"
     dropout: float = 0.5
     dense_width: int = 4096
-    dtype: jax.typing.DTypeLike = jnp.float32
 
     # Published with 227 px. Its pools round up, so 224 px give features of the same size, and a mirror
     # generator returns exactly those; any multiple of 32 from 64 up works.
     image_size = 224
+    smallest_side = 39
+    has_fixed_head = True
+    default_layer = "conv5"
+    style_layers = ("conv5", "conv2", "conv1")
 
     @nn.compact
     def __call__(self, images: Array, *, train: bool = False) -> tuple[Array, dict[str, Array]]:
@@ -48,12 +46,11 @@ class CaffeNet(nn.Module):
           UserError: images too small for it.
         """
         features = {}
-        check_sides(images, _SMALLEST_SIDE, "CaffeNet")
-        x = normalize(images, self.normalization, self.dtype)
+        x = self.normalize(images)
         x = self._convolve(x, 96, 11, stride=4, padding=0, name="conv1")
-        x = features["conv1"] = local_response_normalization(_pool(x))
+        x = features["conv1"] = pooling.local_response_normalization(_pool(x))
         x = self._convolve(x, 256, 5, padding=2, groups=2, name="conv2")
-        x = features["conv2"] = local_response_normalization(_pool(x))
+        x = features["conv2"] = pooling.local_response_normalization(_pool(x))
         x = features["conv3"] = self._convolve(x, 384, 3, padding=1, name="conv3")
         x = features["conv4"] = self._convolve(x, 384, 3, padding=1, groups=2, name="conv4")
         x = features["conv5"] = _pool(self._convolve(x, 256, 3, padding=1, groups=2, name="conv5"))
@@ -97,6 +94,10 @@ class CaffeNet(nn.Module):
         }
         vector = FeatureSpec(conv5, offset=1, is_vector=True)
         return specs | dict.fromkeys(("fc6", "fc7", "fc8"), vector)
+
+    def torch_layers(self) -> tuple[TorchLayer, ...]:
+        """Returns the layers under our own names: no PyTorch library has this network."""
+        return own_names(channels=256)
 
 
 def _pool(x: Array) -> Array:

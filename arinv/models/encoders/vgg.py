@@ -8,21 +8,20 @@ normalisation, an average pool and one dense layer that Rojas-Gomez et al. 2022,
 """
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 
 from arinv.errors import UserError
-from arinv.models.layers import BatchNorm, FeatureSpec, Normalization, Stage, check_sides, normalize
+from arinv.models.encoders.base import Encoder, FeatureSpec, Stage, TorchLayer
+from arinv.models.layers import BatchNorm
 from arinv.ops import conv as conv_ops
 from arinv.ops import pooling
 from arinv.types import Array
 
 _WIDTHS = (64, 128, 256, 512, 512)
 _HEADS = ("dense", "pooled")
-_SMALLEST_SIDE = 32  # in pixels: the pools leave something of it
 
 
-class VGG(nn.Module):
+class VGG(Encoder):
     """VGG; with the defaults VGG-16 with 138,357,544 parameters for 1,000 classes.
 
     Attributes:
@@ -33,22 +32,22 @@ class VGG(nn.Module):
         positions, then one dense layer).
       width: channels of the first stage; the others have 2, 4, 8 and 8 times as many.
       dense_width: length of fc6 and fc7.
-      normalization: of the pixels, see `normalization.mean_std`.
+      normalization: of the pixels, see `mean_std`.
       dropout: rate behind fc6 and fc7, in training.
       dtype: of the computation; parameters, statistics and logits stay float32.
     """
 
-    num_classes: int = 1000
     depths: tuple[int, ...] = (2, 2, 3, 3, 3)
     batch_norm: bool = False
     head: str = "dense"
     width: int = 64
     dense_width: int = 4096
-    normalization: Normalization = "imagenet"
     dropout: float = 0.5
-    dtype: jax.typing.DTypeLike = jnp.float32
 
     image_size = 224  # any multiple of 32 works
+    smallest_side = 32
+    default_layer = "conv5_1"
+    style_layers = ("conv5_1", "conv3_1", "conv1_1")
 
     @nn.compact
     def __call__(self, images: Array, *, train: bool = False) -> tuple[Array, dict[str, Array]]:
@@ -60,8 +59,7 @@ class VGG(nn.Module):
         if self.head not in _HEADS:
             raise UserError(f"unknown head {self.head!r} of a VGG; known: {', '.join(_HEADS)}")
         features = {}
-        check_sides(images, _SMALLEST_SIDE, "a VGG")
-        x = normalize(images, self.normalization, self.dtype)
+        x = self.normalize(images)
         for stage, (width, depth) in enumerate(zip(self._widths(), self.depths, strict=True), start=1):
             for i in range(1, depth + 1):
                 x = features[f"conv{stage}_{i}"] = self._convolve(x, width, f"{stage}_{i}", train)
@@ -119,3 +117,22 @@ class VGG(nn.Module):
             pooled = FeatureSpec((*stages, Stage(32, stages[-1].width)), is_vector=True)
             specs |= dict.fromkeys(("fc6", "fc7", "fc8"), pooled)
         return specs
+
+    def torch_layers(self) -> tuple[TorchLayer, ...]:
+        """Returns the layers as torchvision names them, and those of a pooled head as Adv-BNN does."""
+        layers, i = [], 0
+        for stage, depth in enumerate(self.depths, start=1):
+            for place in range(1, depth + 1):
+                layers.append(TorchLayer(f"conv{stage}_{place}", (f"features.{i}",)))
+                if self.batch_norm:
+                    layers.append(TorchLayer(f"bn{stage}_{place}", (f"features.{i + 1}",)))
+                i += 3 if self.batch_norm else 2  # with its ReLU
+            i += 1  # the pooling
+        if self.head == "pooled":
+            return (*layers, TorchLayer("fc", ("classifier",)))
+        return (
+            *layers,
+            TorchLayer("fc6", ("classifier.0",), channels=self._widths()[-1]),
+            TorchLayer("fc7", ("classifier.3",)),
+            TorchLayer("fc8", ("classifier.6",)),
+        )

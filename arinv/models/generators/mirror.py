@@ -16,7 +16,8 @@ import jax
 import jax.numpy as jnp
 
 from arinv.errors import UserError
-from arinv.models.layers import Conv, ConvTranspose, Dense, FeatureSpec, batch_norm
+from arinv.models.encoders.base import FeatureSpec
+from arinv.models.layers import Conv, ConvTranspose, Dense, batch_norm
 from arinv.ops import pooling
 from arinv.types import Array
 

@@ -16,7 +16,8 @@ import jax.numpy as jnp
 
 from arinv.errors import UserError
 from arinv.models.encoders.alexnet import convolution
-from arinv.models.layers import Conv, Normalization, batch_norm, normalize
+from arinv.models.encoders.base import Normalization, normalize
+from arinv.models.layers import Conv, batch_norm
 from arinv.ops import pooling
 from arinv.ops.inputs import LOOSE_BOUNDS
 from arinv.ops.wavelets import Details, haar_analysis, haar_synthesis
@@ -29,7 +30,7 @@ class WaveletAlexNet(nn.Module):
     """The convolutions of AlexNet with Haar analysis behind the first, second and fifth; 2,469,696 parameters.
 
     Attributes:
-      normalization: of the pixels, see `normalization.mean_std`.
+      normalization: of the pixels, see `mean_std`.
       dtype: of the computation; parameters stay float32.
     """
 

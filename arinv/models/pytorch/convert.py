@@ -27,7 +27,7 @@ import safetensors.numpy
 from flax import traverse_util
 
 from arinv.errors import UserError, unknown
-from arinv.models.layers import mean_std
+from arinv.models.encoders.base import mean_std
 from arinv.models.pytorch import names, weights
 from arinv.models.pytorch import weights as torch_weights
 from arinv.models.pytorch.files import TorchFile, open_torch

@@ -15,7 +15,7 @@ Source: the state_dict of each of these.
 import functools
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -25,98 +25,14 @@ import numpy as np
 from flax import traverse_util
 
 from arinv.errors import UserError
+from arinv.models.encoders.base import Encoder, TorchLayer
 from arinv.models.generators.mirror import Plan
 from arinv.models.generators.wavelet import SMALLEST_SIDE
 from arinv.models.generators.wavelet import Plan as DecoderPlan
 from arinv.models.registry import build, build_denoiser, build_discriminator, build_generator
 from arinv.types import Variables
 
-
-class Layer(NamedTuple):
-    """A layer with weights.
-
-    Attributes:
-      path: in our variables, below the collection, parts joined by "/".
-      names: in PyTorch, without ".weight".
-      transposed: whether it is a transposed convolution.
-      channels: of the map that a dense layer reads flattened, which PyTorch does channel by channel and we pixel by
-        pixel; 0 for any other layer.
-    """
-
-    path: str
-    names: tuple[str, ...]
-    transposed: bool = False
-    channels: int = 0
-
-
-Layers = tuple[Layer, ...]
-
-
-def _alexnet(module: Any) -> Layers:
-    places = {"conv1": 0, "conv2": 3, "conv3": 6, "conv4": 8, "conv5": 10}
-    return (
-        *(Layer(path, (f"features.{i}",)) for path, i in places.items()),
-        Layer("fc6", ("classifier.1",), channels=256),
-        Layer("fc7", ("classifier.4",)),
-        Layer("fc8", ("classifier.6", "last_layer")),
-    )
-
-
-def _vgg(module: Any) -> Layers:
-    layers, i = [], 0
-    for stage, depth in enumerate(module.depths, start=1):
-        for place in range(1, depth + 1):
-            layers.append(Layer(f"conv{stage}_{place}", (f"features.{i}",)))
-            if module.batch_norm:
-                layers.append(Layer(f"bn{stage}_{place}", (f"features.{i + 1}",)))
-            i += 3 if module.batch_norm else 2  # with its ReLU
-        i += 1  # the pooling
-    if module.head == "pooled":
-        return (*layers, Layer("fc", ("classifier",)))
-    dense = {"fc6": 0, "fc7": 3, "fc8": 6}
-    channels = {"fc6": 8 * module.width}
-    return (*layers, *(Layer(p, (f"classifier.{i}",), channels=channels.get(p, 0)) for p, i in dense.items()))
-
-
-def _resnet(module: Any) -> Layers:
-    layers = [Layer("conv1", ("conv1",)), Layer("bn1", ("bn1",))]
-    for stage, depth in enumerate(module.depths, start=1):
-        for i in range(depth):
-            block, name = f"block{stage}_{i}", f"layer{stage}.{i}"
-            layers += [Layer(f"{block}/{part}", (f"{name}.{part}",)) for part in ("conv1", "bn1", "conv2", "bn2")]
-            for place, part in enumerate(("shortcut_conv", "shortcut_bn")):
-                layers.append(Layer(f"{block}/{part}", (f"{name}.downsample.{place}", f"{name}.shortcut.{place}")))
-    return (*layers, Layer("fc", ("fc", "linear")))
-
-
-def _wide_resnet(module: Any) -> Layers:
-    layers = [Layer("conv1", ("conv1",))]
-    parts = {part: part for part in ("bn1", "conv1", "bn2", "conv2")} | {"shortcut_conv": "convShortcut"}
-    for group in (1, 2, 3):
-        for i in range((module.depth - 4) // 6):
-            layers += [Layer(f"block{group}_{i}/{p}", (f"block{group}.layer.{i}.{n}",)) for p, n in parts.items()]
-    return (*layers, Layer("bn", ("bn1",)), Layer("fc", ("fc",)))
-
-
-def _plain(channels: Callable[[Any], int]) -> Callable[[Any], Layers]:
-    def layers(module: Any) -> Layers:
-        convolutions = (Layer(f"conv{i}", (f"conv{i}",)) for i in range(1, 6))
-        fc6 = Layer("fc6", ("fc6",), channels=channels(module))
-        return (*convolutions, fc6, Layer("fc7", ("fc7",)), Layer("fc8", ("fc8",)))
-
-    return layers
-
-
-_ENCODERS: dict[str, Callable[[Any], Layers]] = {
-    "alexnet": _alexnet,
-    "alexnet_small": _plain(lambda module: 4 * module.width),
-    "caffenet": _plain(lambda module: 256),
-    "resnet18": _resnet,
-    "vgg16": _vgg,
-    "vgg16_bn": _vgg,
-    "vgg19": _vgg,
-    "wrn28_10": _wide_resnet,
-}
+Layers = tuple[TorchLayer, ...]
 
 # Parts of a checkpoint that no network of ours reads, by the last part of the name: counts of batches and of averaged
 # models that PyTorch, its SWA and EMA keep.
@@ -140,17 +56,6 @@ def is_normalization(name: str) -> bool:
     return name.rpartition(".")[2] in (*MEANS, *DEVIATIONS)
 
 
-def encoder_layers(name: str, module: Any) -> Layers:
-    """Returns the layers of an encoder; the last one gives the logits.
-
-    Raises:
-      UserError: an encoder that has no names yet.
-    """
-    if name not in _ENCODERS:
-        raise UserError(f"encoder {name!r} has no names in PyTorch; known: {', '.join(_ENCODERS)}")
-    return _ENCODERS[name](module)
-
-
 def generator_layers(plan: Plan) -> Layers:
     """Returns the layers of the generator of a plan, a torch.nn.Sequential called "gen".
 
@@ -164,10 +69,10 @@ def generator_layers(plan: Plan) -> Layers:
         if kind == "nearest":
             i += 1
             continue
-        layers.append(Layer(f"{kind}{step}", (f"gen.{i}",), transposed=kind == "up"))
-        layers.append(Layer(f"bn{step}", (f"gen.{i + 1}",)))
+        layers.append(TorchLayer(f"{kind}{step}", (f"gen.{i}",), transposed=kind == "up"))
+        layers.append(TorchLayer(f"bn{step}", (f"gen.{i + 1}",)))
         i += 3  # with its ReLU
-    return (*layers, Layer("rgb", (f"gen.{i}",)))
+    return (*layers, TorchLayer("rgb", (f"gen.{i}",)))
 
 
 def discriminator_layers(channels: int) -> Layers:
@@ -176,20 +81,20 @@ def discriminator_layers(channels: int) -> Layers:
     Args:
       channels: of the features it is given, 0 where they are a vector.
     """
-    convolutions = (Layer(f"conv{i}", (f"features.{3 * i}",)) for i in range(5))
+    convolutions = (TorchLayer(f"conv{i}", (f"features.{3 * i}",)) for i in range(5))
     return (
         *convolutions,
-        Layer("features0", ("classifier01.0",), channels=channels),
-        Layer("features1", ("classifier01.2",)),
-        Layer("joint0", ("classifier02.1",)),
-        Layer("joint1", ("classifier02.4",)),
+        TorchLayer("features0", ("classifier01.0",), channels=channels),
+        TorchLayer("features1", ("classifier01.2",)),
+        TorchLayer("joint0", ("classifier02.1",)),
+        TorchLayer("joint1", ("classifier02.4",)),
     )
 
 
 def wavelet_encoder_layers() -> Layers:
     """Returns the layers of the encoder of the released denoiser, AlexNetWav."""
     places = {"conv1": "conv1_1", "conv2": "conv2_1", "conv3": "conv3_1", "conv4": "conv3_2", "conv5": "conv3_3"}
-    return tuple(Layer(path, (name,)) for path, name in places.items())
+    return tuple(TorchLayer(path, (name,)) for path, name in places.items())
 
 
 # Of AlexNetWavGen with upsample_mode="conv5_interp", in its order: where convolutions end, bn for conv.
@@ -210,8 +115,8 @@ def wavelet_decoder_layers(plan: DecoderPlan) -> Layers:
         )
     layers = []
     for step, name in zip(steps, _WAVELET_DECODER, strict=True):
-        layers += [Layer(f"conv{step}", (f"conv{name}",)), Layer(f"bn{step}", (f"bn{name}",))]
-    return (*layers, Layer("rgb", ("conv1_1",)))
+        layers += [TorchLayer(f"conv{step}", (f"conv{name}",)), TorchLayer(f"bn{step}", (f"bn{name}",))]
+    return (*layers, TorchLayer("rgb", ("conv1_1",)))
 
 
 _LEAVES = {
@@ -240,7 +145,7 @@ class Entry(NamedTuple):
     path: tuple[str, ...]
     shape: tuple[int, ...]
     names: tuple[str, ...]
-    layer: Layer
+    layer: TorchLayer
     kernel: tuple[int, ...] | None
 
     @property
@@ -302,7 +207,7 @@ def _one_output(entry: Entry) -> tuple[int, ...]:
     return entry._replace(path=("params", "kernel"), shape=kernel).torch_shape
 
 
-def _kernel(weight: np.ndarray, layer: Layer) -> np.ndarray:
+def _kernel(weight: np.ndarray, layer: TorchLayer) -> np.ndarray:
     if weight.ndim == 4:
         return weight.transpose(2, 3, 0, 1)[::-1, ::-1] if layer.transposed else weight.transpose(2, 3, 1, 0)
     if not layer.channels:
@@ -312,7 +217,7 @@ def _kernel(weight: np.ndarray, layer: Layer) -> np.ndarray:
     return weight.reshape(outputs, layer.channels, side, side).transpose(2, 3, 1, 0).reshape(inputs, outputs)
 
 
-def _torch_kernel(kernel: np.ndarray, layer: Layer) -> np.ndarray:
+def _torch_kernel(kernel: np.ndarray, layer: TorchLayer) -> np.ndarray:
     if kernel.ndim == 4:
         return kernel[::-1, ::-1].transpose(2, 3, 0, 1) if layer.transposed else kernel.transpose(3, 2, 0, 1)
     if not layer.channels:
@@ -336,7 +241,7 @@ def _features(encoder: nn.Module, layer: str, image_size: int) -> jax.ShapeDtype
     return jax.eval_shape(lambda x: encoder.init_with_output(jax.random.key(0), x)[0][1], images)[layer]
 
 
-def encoder_entries(name: str, image_size: int | None, options: Mapping[str, Any]) -> tuple[nn.Module, list[Entry]]:
+def encoder_entries(name: str, image_size: int | None, options: Mapping[str, Any]) -> tuple[Encoder, list[Entry]]:
     """Returns an encoder and the entries of its variables; the last ones belong to the layer that gives the logits.
 
     Raises:
@@ -347,8 +252,9 @@ def encoder_entries(name: str, image_size: int | None, options: Mapping[str, Any
 
 
 @functools.cache
-def _encoder_entries(name: str, module: nn.Module, image_size: int) -> tuple[Entry, ...]:
-    layers = encoder_layers(name, module)
+def _encoder_entries(name: str, module: Encoder, image_size: int) -> tuple[Entry, ...]:
+    if not (layers := module.torch_layers()):
+        raise UserError(f"encoder {name!r} has no names in PyTorch; define {type(module).__name__}.torch_layers")
     return tuple(entries(_shapes(module, _images(image_size)), layers))
 
 

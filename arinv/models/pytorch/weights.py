@@ -17,7 +17,7 @@ import numpy as np
 from flax import traverse_util
 
 from arinv.errors import UserError, unknown
-from arinv.models.layers import NORMALIZATIONS, Normalization, mean_std
+from arinv.models.encoders.base import NORMALIZATIONS, Normalization, mean_std
 from arinv.models.pytorch import names as layout
 from arinv.models.pytorch import names as torch_names
 from arinv.models.pytorch.files import TorchFile

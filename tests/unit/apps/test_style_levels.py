@@ -3,16 +3,15 @@
 import jax
 import jax.numpy as jnp
 import pytest
+from small_encoders import SMALL
 
 from arinv import models
 from arinv.apps.style.levels import sides, without_head
 
-SMALL = {"vgg16": {"width": 8}, "vgg16_bn": {"width": 8}, "vgg19": {"width": 8}, "wrn28_10": {"width": 1}}
-
 
 @pytest.mark.parametrize("name", models.ENCODERS)
 def test_an_encoder_runs_to_its_end_on_the_smallest_picture(name):
-    module = without_head(name, models.build(name, **SMALL.get(name, {})))
+    module = without_head(models.build(name, **SMALL.get(name, {})))
     multiple, smallest = sides(module)
     assert smallest % multiple == 0
     images = jax.ShapeDtypeStruct((1, smallest, smallest + multiple, 3), jnp.float32)

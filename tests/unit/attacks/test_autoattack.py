@@ -236,7 +236,7 @@ def test_messages_tell_why_the_figure_may_mislead():
 )
 def test_rounds_of_the_standard_version(norm, num_classes, rounds):
     """Restarts, targets, targets, and pieces of 500 queries."""
-    found = rounds_of(attacks.ATTACKS, norm=norm, num_classes=num_classes, num_targets=9, pieces=10)
+    found = rounds_of(attacks.AUTOATTACK, norm=norm, num_classes=num_classes, num_targets=9, pieces=10)
     assert list(found.values()) == rounds
 
 

@@ -59,6 +59,14 @@ def test_only_what_lies_within_the_radius_is_told(key, norm):
     np.testing.assert_array_equal(unmoved, np.arange(6) % 2 == 0)
 
 
+def test_fab_without_targets_approaches_the_runner_up(key):
+    x = model.images()
+    ranked = model.ranked(x)
+    options = {"eps": 0.3, "norm": "l2", "num_steps": 5}
+    attack = jax.jit(lambda targets: attacks.fab(key, model.logits_fn, x, ranked[:, 0], targets=targets, **options))
+    np.testing.assert_array_equal(attack(None), attack(ranked[:, 1]))
+
+
 HIDDEN, OUT = (np.random.default_rng(6).standard_normal(shape).astype(np.float32) for shape in ((12, 8), (8, 2)))
 
 

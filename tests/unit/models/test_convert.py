@@ -9,8 +9,8 @@ import pytest
 
 from arinv import models
 from arinv.errors import UserError
+from arinv.models.encoders.base import NORMALIZATIONS
 from arinv.models.generators.mirror import PAPER_PLANS
-from arinv.models.layers import NORMALIZATIONS
 from arinv.models.pytorch.convert import describe_torch, load_torch, load_torch_discriminator, load_torch_generator
 
 torch = pytest.importorskip("torch", reason="needs PyTorch, to make checkpoints and to compare with")

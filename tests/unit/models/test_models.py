@@ -7,7 +7,8 @@ import pytest
 
 from arinv import models
 from arinv.errors import UserError
-from arinv.models.layers import Conv, ConvTranspose, normalize
+from arinv.models.encoders.base import normalize
+from arinv.models.layers import Conv, ConvTranspose
 
 KEY = jax.random.key(0)
 
@@ -76,61 +77,6 @@ def test_discriminator_parameter_count():
     discriminator = models.build_discriminator(image_size=224)
     variables = abstract(discriminator, images_of(224), jax.ShapeDtypeStruct((2, 6, 6, 256), jnp.float32))
     assert count(variables) == 11_372_353
-
-
-# name -> image size and options at which the contract is checked: small, but every layer is there
-ENCODERS = {
-    "alexnet": (64, {"dense_width": 32, "head_side": 1}),
-    "alexnet_small": (32, {"width": 8}),
-    "caffenet": (64, {"dense_width": 32}),
-    "resnet18": (32, {}),
-    "vgg16": (32, {"width": 8, "dense_width": 16}),
-    "vgg16_bn": (32, {"width": 8}),
-    "vgg19": (32, {"width": 8, "dense_width": 16}),
-    "wrn28_10": (16, {"depth": 10, "width": 1}),
-}
-
-
-@pytest.mark.parametrize("name", sorted(models.ENCODERS))
-def test_encoder_contract(name):
-    """Shapes as the specs say, finite gradients, no second compilation, evaluation rows independent."""
-    size, options = ENCODERS[name]
-    encoder = models.build(name, num_classes=7, **options)
-    variables = encoder.init(KEY, jnp.zeros((1, size, size, 3)))
-    images = jax.random.uniform(KEY, (2, size, size, 3))
-
-    @jax.jit
-    def run(images):
-        def loss(x):
-            logits, features = encoder.apply(variables, x)
-            return jnp.sum(logits**2), (logits, features)
-
-        return jax.value_and_grad(loss, has_aux=True)(images)
-
-    (_, (logits, features)), gradient = run(images)
-    assert logits.shape == (2, 7) and logits.dtype == jnp.float32
-    assert np.isfinite(gradient).all() and np.abs(gradient).max() > 0
-    specs = encoder.feature_specs()
-    assert set(specs) == set(features)
-    for layer, spec in specs.items():
-        if spec.is_vector:
-            assert features[layer].ndim == 2
-        else:
-            side, width = spec.side(size), spec.stages[-1].width
-            assert features[layer].shape == (2, side, side, width)
-    (_, (alone, _)), _ = run(jnp.concatenate([images[:1], images[:1]]))
-    np.testing.assert_allclose(alone[0], logits[0], rtol=1e-4, atol=1e-5)
-    assert run._cache_size() == 1
-
-
-@pytest.mark.parametrize("name", sorted(models.ENCODERS))
-def test_every_layer_has_a_generator_that_returns_the_image_size(name):
-    size, options = ENCODERS[name]
-    features = features_of(models.build(name, **options), size)
-    for layer, feature in features.items():
-        generator = models.build_generator(name, layer, image_size=size, encoder_options=options)
-        out = jax.eval_shape(lambda x, g=generator: g.init_with_output(KEY, x)[0], feature)
-        assert out.shape == (2, size, size, 3) and out.dtype == jnp.float32, layer
 
 
 def test_alexnet_has_the_same_parameters_at_every_image_size():

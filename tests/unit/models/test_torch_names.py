@@ -4,6 +4,7 @@ import jax
 import numpy as np
 import pytest
 import safetensors.numpy
+from small_encoders import SMALL, smallest_size
 from torch_streams import call, name, number, row, state, table, text, write_zip
 
 from arinv import models
@@ -12,7 +13,7 @@ from arinv.errors import UserError
 from arinv.experiment import trained as networks
 from arinv.experiment import trained as trained_networks
 from arinv.experiment.run import Run
-from arinv.models.layers import NORMALIZATIONS
+from arinv.models.encoders.base import NORMALIZATIONS, TorchLayer
 from arinv.models.pytorch import names as layout
 from arinv.models.pytorch.convert import (
     describe_torch,
@@ -23,7 +24,6 @@ from arinv.models.pytorch.convert import (
 )
 from arinv.models.pytorch.files import TorchFile
 from arinv.models.pytorch.names import (
-    Layer,
     denoiser_entries,
     discriminator_entries,
     encoder_entries,
@@ -33,18 +33,7 @@ from arinv.models.pytorch.pickles import Tensor
 from arinv.models.pytorch.weights import locate
 from configs import import_torch as import_torch_config
 
-SMALL = {
-    "alexnet": {"dense_width": 8},
-    "alexnet_small": {"width": 4},
-    "caffenet": {"dense_width": 8},
-    "resnet18": {"depths": (1, 1, 1, 1)},
-    "vgg16": {"width": 8, "dense_width": 8},
-    "vgg16_bn": {"width": 8},
-    "vgg19": {"width": 8, "dense_width": 8},
-    "wrn28_10": {"depth": 10, "width": 1},
-}
 TINY = SMALL["wrn28_10"]
-SIDES = {"alexnet": 64, "caffenet": 64, "resnet18": 8, "vgg16": 32, "vgg16_bn": 32, "vgg19": 32}
 
 
 def random_variables(name, options, side):
@@ -58,7 +47,8 @@ def random_variables(name, options, side):
 
 @pytest.mark.parametrize("name", models.ENCODERS)
 def test_every_encoder_goes_out_and_comes_back(name, tmp_path):
-    options, side = {**SMALL[name], "num_classes": 3}, SIDES.get(name, 32)
+    options = {**SMALL[name], "num_classes": 3}
+    side = smallest_size(models.build(name, **options))
     variables = random_variables(name, options, side)
     path, classes = tmp_path / "model.safetensors", ["cat", "dog", "frog"]
     export_safetensors(path, name, variables, image_size=side, class_names=classes, **options)
@@ -102,7 +92,7 @@ def test_names_of_the_released_generator_and_discriminator():
 def test_a_dense_layer_reads_the_map_channel_by_channel():
     rng = np.random.default_rng(0)
     image, weight = rng.standard_normal((2, 2, 5)), rng.standard_normal((3, 20))
-    layer = Layer("fc6", ("a",), channels=5)
+    layer = TorchLayer("fc6", ("a",), channels=5)
     entry = layout.Entry(("params", "fc6", "kernel"), (20, 3), ("a.weight",), layer, (20, 3))
     kernel = layout.to_ours(entry, weight)
     np.testing.assert_allclose(image.reshape(-1) @ kernel, weight @ image.transpose(2, 0, 1).reshape(-1))
@@ -114,7 +104,7 @@ def test_a_dense_layer_reads_the_map_channel_by_channel():
 def test_singular_vectors_go_with_their_kernel(shape, transposed):
     """The largest singular value u W v is the same in both layouts."""
     rng = np.random.default_rng(0)
-    layer = Layer("up", ("up",), transposed=transposed and len(shape) == 4)
+    layer = TorchLayer("up", ("up",), transposed=transposed and len(shape) == 4)
     entry = layout.Entry(("params", "up", "kernel"), shape, ("up.weight_orig",), layer, shape)
     right = entry._replace(path=("spectral", "up", "vectors", "v"), shape=(np.prod(shape[:-1]),))
     kernel, v = rng.standard_normal(shape), rng.standard_normal(right.shape)

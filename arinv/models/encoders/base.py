@@ -1,0 +1,181 @@
+"""The base class of encoders, with the facts that each states, and their pixel normalisation.
+
+An encoder is one file with a subclass of `Encoder` and one row of `ENCODERS` in arinv/models/registry.py. Generators,
+image sizes, weights from PyTorch, styles and the contract tests follow from what the class states.
+"""
+
+import dataclasses
+import math
+import numbers
+from typing import ClassVar, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from arinv.errors import UserError, unknown
+from arinv.ops.inputs import as_images
+from arinv.types import Array
+
+MeanStd = tuple[tuple[float, float, float], tuple[float, float, float]]  # of RGB in [0, 1]
+Normalization = str | MeanStd  # a name, or the numbers themselves
+
+# name -> (mean, standard deviation) of RGB in [0, 1]
+NORMALIZATIONS: dict[str, MeanStd] = {
+    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "cifar10": ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),
+    "pm1": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+    "none": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
+}
+
+
+class Stage(NamedTuple):
+    """One resolution on the way from the image to a feature.
+
+    Attributes:
+      stride: image pixels per feature pixel along one side.
+      width: channels of the last activation at that resolution.
+    """
+
+    stride: int
+    width: int
+
+
+@dataclasses.dataclass(frozen=True)
+class FeatureSpec:
+    """The place of a named feature in its encoder.
+
+    Attributes:
+      stages: from full resolution to the feature itself (for a vector: to the last spatial feature
+        before it). Strides grow by factors of two, or stay for one more layer of another width.
+      offset: side of the feature = image side / stride - offset (1 in AlexNet, whose pools round down).
+      is_vector: whether the feature is [B, K] behind a fully connected layer.
+    """
+
+    stages: tuple[Stage, ...]
+    offset: int = 0
+    is_vector: bool = False
+
+    def side(self, image_size: int) -> int:
+        """Returns the side of the last spatial feature for square images of `image_size` pixels."""
+        return image_size // self.stages[-1].stride - self.offset
+
+
+class TorchLayer(NamedTuple):
+    """A layer with weights, and its names and layout in PyTorch's checkpoints.
+
+    Attributes:
+      path: in our variables, below the collection, parts joined by "/".
+      names: in PyTorch, without ".weight"; the first is written, all are read.
+      transposed: whether it is a transposed convolution.
+      channels: of the map that a dense layer reads flattened, which PyTorch does channel by channel and we pixel by
+        pixel; 0 for any other layer.
+    """
+
+    path: str
+    names: tuple[str, ...]
+    transposed: bool = False
+    channels: int = 0
+
+
+class Encoder(nn.Module):
+    """An image classifier that also returns its features: images [B, H, W, 3] in [0, 1] -> (logits, features).
+
+    A subclass defines `__call__(images, *, train=False)`, which begins with `self.normalize(images)` and returns
+    (logits float32 [B, num_classes], {name: feature}), and `feature_specs()`. With num_classes=0 it leaves out its
+    head and returns empty logits [B, 0]. It states these facts as class attributes, or as properties where they
+    depend on its options:
+
+      image_size: side in pixels of the images that it was designed for.
+      smallest_side: side in pixels of the smallest images that it takes.
+      has_fixed_head: whether weights with a head fit images of one size only.
+      default_layer: the feature that is inverted unless another is named.
+      style_layers: the features that styles are transferred at, the deepest first.
+
+    Attributes:
+      num_classes: length of the logits; 0 leaves out the head.
+      normalization: of the pixels, see `mean_std`.
+      dtype: of the computation; parameters, statistics and logits stay float32.
+    """
+
+    num_classes: int = 1000
+    normalization: Normalization = "imagenet"
+    dtype: jax.typing.DTypeLike = jnp.float32
+
+    image_size: ClassVar[int]
+    smallest_side: ClassVar[int] = 1
+    has_fixed_head: ClassVar[bool] = False
+    default_layer: ClassVar[str]
+    style_layers: ClassVar[tuple[str, ...]]
+
+    def feature_specs(self) -> dict[str, FeatureSpec]:
+        """Returns the place of every named feature."""
+        raise NotImplementedError
+
+    def torch_layers(self) -> tuple[TorchLayer, ...]:
+        """Returns the layers with weights, that of the logits last; empty where PyTorch has no such network."""
+        return ()
+
+    def normalize(self, images: Array) -> Array:
+        """Returns the normalised pixels [B, H, W, 3] of images [B, H, W, 3] in [0, 1].
+
+        Raises:
+          UserError: images of another layout, dtype or range, or smaller than smallest_side.
+        """
+        x = normalize(images, self.normalization, self.dtype)
+        height, width = x.shape[1:3]
+        if min(height, width) < self.smallest_side:
+            raise UserError(
+                f"{type(self).__name__} takes images of at least {self.smallest_side} x {self.smallest_side} px; got "
+                f"{height} x {width}: raise image_size, or take an encoder for smaller ones, such as resnet18 or "
+                "alexnet_small"
+            )
+        return x
+
+
+def mean_std(normalization: Normalization) -> MeanStd:
+    """Returns mean and standard deviation of RGB in [0, 1].
+
+    Args:
+      normalization: "imagenet", "cifar10" (both as in MadryLab's robustness library), "pm1" (2x - 1, as in the
+        released code of Rojas-Gomez et al. 2022), "none", or the numbers: (mean, standard deviation), three of each.
+
+    Raises:
+      UserError: unknown name, or other than two times three finite numbers, or a deviation that is not above 0.
+    """
+    if isinstance(normalization, str):
+        if normalization not in NORMALIZATIONS:
+            raise unknown("normalization", normalization, NORMALIZATIONS)
+        return NORMALIZATIONS[normalization]
+    try:
+        mean, std = (tuple(float(x) for x in part if isinstance(x, numbers.Real)) for part in normalization)
+    except (TypeError, ValueError):
+        mean, std = (), ()
+    if len(mean) != 3 or len(std) != 3 or not all(map(math.isfinite, (*mean, *std))) or min(std) <= 0:
+        raise UserError(
+            f"normalization={normalization!r} must be a name ({', '.join(NORMALIZATIONS)}), or mean and standard "
+            "deviation of red, green and blue in [0, 1], deviations above 0"
+        )
+    return mean, std
+
+
+def normalize(
+    images: Array, normalization: Normalization, dtype=jnp.float32, *, bounds: tuple[float, float] = (0.0, 1.0)
+) -> Array:
+    """Returns (images - mean) / std, after checking the images: the input of every encoder.
+
+    Args:
+      images: float [B, H, W, 3] in [0, 1]; one channel stands for three equal ones.
+      normalization: as for `mean_std`.
+      dtype: of the result.
+      bounds: the range that is allowed, where it is not [0, 1].
+
+    Returns:
+      [B, H, W, 3] in `dtype`.
+
+    Raises:
+      UserError: as for `mean_std`, or images of another layout, dtype or (where values are known) range.
+    """
+    mean, std = (jnp.asarray(c, jnp.float32)[None, None, None, :] for c in mean_std(normalization))
+    images = as_images(images, finite=False, bounds=bounds)
+    return ((images - mean) / std).astype(dtype)
