@@ -67,8 +67,7 @@ class Folder:
         if on_bad_image not in ON_BAD_IMAGE:
             raise unknown("on_bad_image", on_bad_image, ON_BAD_IMAGE)
         root = pathlib.Path(path).expanduser()
-        if not root.is_dir():
-            raise UserError(f"folder {str(root)!r} does not exist or is not a folder; give the path of one")
+        check_location(root)
         tree, left_out = read_tree(root)
         class_names, files = _list_split(tree, split, left_out)
         self._size, self._resize = image_size, resize
@@ -126,6 +125,17 @@ class Folder:
         except UserError as error:
             return error
         return None
+
+
+def check_location(location: str | os.PathLike) -> None:
+    """Checks that the folder is there.
+
+    Raises:
+      UserError: it is not.
+    """
+    path = pathlib.Path(location).expanduser()
+    if not path.is_dir():
+        raise UserError(f"folder {str(path)!r} does not exist or is not a folder; give the path of one")
 
 
 def _list_split(

@@ -87,6 +87,17 @@ class Npz:
         return self._labels[self._places]
 
 
+def check_location(location: str) -> None:
+    """Checks that the archive is there.
+
+    Raises:
+      UserError: it is not.
+    """
+    path = pathlib.Path(location).expanduser()
+    if not path.is_file():
+        raise UserError(f"file {str(path)!r} does not exist; give the path of an .npz file")
+
+
 def _plain_labels(path: pathlib.Path, labels: np.ndarray, count: int) -> np.ndarray:
     """Returns labels as integers or text [N].
 

@@ -11,13 +11,14 @@ import functools
 import importlib.util
 import itertools
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from arinv.data import image_files
-from arinv.data.source import SourceInfo, check_index
+from arinv.data.source import Published, Source, SourceInfo, Subset, check_index, class_labels
 from arinv.errors import UserError, unknown
 
 _PHOTOGRAPHS = {  # class name: (package, path inside it)
@@ -36,6 +37,7 @@ CLASS_NAMES = tuple(_PHOTOGRAPHS)
 _DISTRIBUTION = {"skimage": "scikit-image", "sklearn": "scikit-learn"}
 
 _DEFAULT_SIZE = {"train": 10_000, "test": 1_000}
+PUBLISHED = {"": Published(len(CLASS_NAMES), _DEFAULT_SIZE)}
 _GRID = 4
 _TEST_COLUMN = (1, 3, 0, 2)  # in row r; no two test cells touch, not even at a corner
 _MIN_SIDE = 24
@@ -96,6 +98,36 @@ class Photos:
         split, size = self.info.split, self.info.image_size
         rng = np.random.default_rng([list(_DEFAULT_SIZE).index(split), index, size])
         return _choose_window(rng, self._photographs[index % len(CLASS_NAMES)][0], split, size)
+
+
+def open_photos(
+    location: str,
+    split: str,
+    *,
+    image_size: int,
+    resize: str = "squash",
+    num_examples: int | None = None,
+    classes: Sequence[int | str] | None = None,
+) -> Source:
+    """Returns patches of all photographs, or as many of some of them.
+
+    Args:
+      location: "".
+      split: see `Photos`.
+      image_size: see `Photos`.
+      resize: see `Photos`.
+      num_examples: number of patches, of `classes` alone where these are named; None: the default of the split.
+      classes: labels or names of photographs; None: all.
+
+    Raises:
+      UserError: unknown split or class, or a photograph missing from its package.
+    """
+    if classes is None:
+        return Photos(split, image_size=image_size, resize=resize, num_examples=num_examples)
+    labels = class_labels(classes, SourceInfo("photos", split, 0, len(CLASS_NAMES), CLASS_NAMES, image_size))
+    total = None if num_examples is None else -(-num_examples // len(labels)) * len(CLASS_NAMES)
+    source = Photos(split, image_size=image_size, resize=resize, num_examples=total)
+    return Subset(source, np.flatnonzero(np.isin(source.read_labels(), labels))[:num_examples])
 
 
 @functools.cache

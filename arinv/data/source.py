@@ -9,7 +9,7 @@ import dataclasses
 import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent import futures
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -37,6 +37,20 @@ class SourceInfo:
     class_names: tuple[str, ...]
     image_size: int
     left_out: str = ""
+
+
+class Published(NamedTuple):
+    """The facts of a public dataset.
+
+    Attributes:
+      num_classes: number of classes.
+      num_examples: split -> number of examples.
+      side: of the images as they are stored, in pixels; 0 for photographs of any size.
+    """
+
+    num_classes: int
+    num_examples: Mapping[str, int]
+    side: int = 0
 
 
 @runtime_checkable

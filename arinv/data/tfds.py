@@ -13,9 +13,18 @@ from typing import Any
 import numpy as np
 
 from arinv.data import image_files
-from arinv.data.source import SourceInfo, check_index
+from arinv.data.source import Published, SourceInfo, check_index
 from arinv.errors import UserError, unknown
 
+PUBLISHED = {
+    "cats_vs_dogs": Published(2, {"train": 23_262}),
+    "cifar10": Published(10, {"train": 50_000, "test": 10_000}, side=32),
+    "cifar100": Published(100, {"train": 50_000, "test": 10_000}, side=32),
+    "food101": Published(101, {"train": 75_750, "validation": 25_250}),
+    "imagenet2012": Published(1000, {"train": 1_281_167, "validation": 50_000}),
+    "stl10": Published(10, {"train": 5_000, "test": 8_000}, side=96),
+    "svhn_cropped": Published(10, {"train": 73_257, "test": 26_032}, side=32),
+}
 _BLOCK = 1024  # records that are read together
 
 

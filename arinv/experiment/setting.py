@@ -136,13 +136,13 @@ def open_extra(config: ConfigDict, train: data.Source) -> data.Source:
     """
     fields = config.data
     name, known = fields.extra.name, train.info.class_names
-    # An archive of its own is all there for training: nothing of it is tested on.
-    split = "all" if name.startswith("npz:") and name != fields.name else "train"
+    scheme, _ = data.split_name(name)
+    split = "train" if name == fields.name else scheme.extra_split
     resize = data.ORIGINAL if fields.get("resized_crop") else fields.resize
     extra = data.open_source(name, split=split, image_size=fields.image_size, resize=resize)
     report_left_out(f"{name} {split}", extra.num_skipped, extra.info.left_out)
     own = extra.info.class_names
-    if name.startswith("npz:") and not any(label.isdecimal() for label in known):
+    if scheme.numbered_classes and not any(label.isdecimal() for label in known):
         own = [known[int(label)] if label.isdecimal() and int(label) < len(known) else label for label in own]
     if unknown_names := [label for label in own if label not in known]:
         raise UserError(

@@ -13,7 +13,7 @@ from PIL import Image
 from tensorflow_datasets.proto import tf_example_pb2
 
 from arinv import data
-from arinv.data.opening import published
+from arinv.data import published
 from arinv.errors import UserError
 
 _PACKAGE = "tensorflow_datasets.core.features"
