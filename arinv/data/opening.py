@@ -23,7 +23,7 @@ class Scheme:
         `open` selects the examples itself and can return any number of them.
       check: location -> None; raises UserError where nothing can be opened, without reading data.
       published: location -> facts of a dataset that are available without opening it.
-      class_advice: location -> what to do about a dataset of this scheme that has a single class; None: nothing special.
+      class_advice: location -> what to do about a dataset with a single class; None: nothing special.
       sorted_by_class: examples are stored class by class, so that `num_examples` takes evenly spread ones.
       user_data: splits come from a user's own files, so that one of them may lack a class of the other.
       slow_labels: reading the labels reads every record.

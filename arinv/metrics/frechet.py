@@ -5,7 +5,7 @@ matrix product a batch, exact enough for every later subtraction, and no feature
 the device, in float64.
 
 The published figures use the features of one Inception network and 50,000 images. Any other network or number gives
-another scale, which is why both belong into the name that a result is reported under (`frechet_key`).
+another scale, which is why results are reported under a name with both, such as "fid_resnet18_block4_n2000".
 
 Source: Heusel et al. 2017, "GANs trained by a two time-scale update rule converge to a local Nash equilibrium",
 eq. (6).
@@ -134,18 +134,9 @@ def frechet_distance(mean_a: ArrayLike, covariance_a: ArrayLike, mean_b: ArrayLi
     return float(np.maximum(distance, 0.0))  # equal distributions may round to less
 
 
-def frechet_key(network: str, layer: str, count: int) -> str:
-    """Returns the name that a distance is reported under, with all that decides its scale.
-
-    Args:
-      network: whose features were compared, such as "resnet18".
-      layer: name of the feature.
-      count: number of images on either side.
-
-    Returns:
-      Such as "fid_resnet18_block4_n2000".
-    """
-    return f"fid_{network}_{layer}_n{count}"
+def moments_distance(a: FeatureMoments, b: FeatureMoments) -> float:
+    """Returns the squared Fréchet distance between the Gaussians of two sets of features, see `frechet_distance`."""
+    return frechet_distance(a.mean, a.covariance, b.mean, b.covariance)
 
 
 _trace_of_sqrt_product = jax.jit(linalg.trace_of_sqrt_product)

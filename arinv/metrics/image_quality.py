@@ -1,7 +1,7 @@
 """How close a reconstruction comes to its image: MSE, PSNR and SSIM, one number per image.
 
 Images are float [B, H, W, C] in [0, 1]; an image that is not finite gives NaN. Implementations of these metrics differ
-in ways that change the figures, so results files carry the exact variant, from `VARIANTS`.
+in ways that change the figures, so results files carry the exact variant.
 """
 
 import math
@@ -22,7 +22,6 @@ SSIM_VARIANT = (
     "ssim: 11-tap Gaussian sigma 1.5, no padding, k1 0.01, k2 0.03, population moments, "
     "mean over positions and RGB in [0, 1], per image"
 )
-VARIANTS = {"mse": MSE_VARIANT, "psnr": PSNR_VARIANT, "ssim": SSIM_VARIANT}
 
 _PSNR_FLOOR = 1e-8  # keeps equal images finite, at 80 dB
 _SSIM_WINDOW = 11

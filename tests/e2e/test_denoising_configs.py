@@ -56,7 +56,7 @@ def test_encoders_that_are_given_are_not_trained():
         ("protocol=clip", "clipped, unclipped"),
         ("pad_side=left", "aligned, official"),
         ("variant=a9", "default, table_a9"),
-        ("metrics=psnr+fid", "unknown metric 'fid' of denoised pictures; known: mse, psnr"),
+        ("metrics=psnr+fid", "unknown metric 'fid' of denoised pictures; known: psnr, ssim"),
         ("metrics=lpips_alex", "needs a trained alexnet"),
         ("test=folder:/nowhere/cbsd68", "/nowhere/cbsd68 does not exist"),
         ("test=", "name a folder of clean pictures"),

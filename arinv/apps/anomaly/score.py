@@ -65,9 +65,8 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
     def read(rows) -> np.ndarray:
         size, resize = description["image_size"], description["resize"]
         # As the images of the thresholds were read: of a folder, large JPEGs in a reduced size.
-        min_side = (
-            data.decoded_side(size, resize) if data.split_name(description["data"])[0].reduces_large_images else None
-        )
+        scheme, _ = data.split_name(description["data"])
+        min_side = data.decoded_side(size, resize) if scheme.reduces_large_images else None
         found = (data.read_image(pictures.paths[i], min_side=min_side) for i in rows)
         return np.stack([data.resize_u8(picture, size, resize) for picture in found])
 

@@ -198,7 +198,7 @@ def _note(results: Mapping[str, Any]) -> str:
 
 
 NOISY = "noisy"
-METRICS = ("mse", "psnr", "ssim", "lpips_alex", "lpips_vgg", "robust_lpips", "gram")  # those of single pictures
+METRICS = [name for name, metric in metrics.METRICS.items() if not metric.needs_set]
 _WINDOW = 160  # px, of the pictures in crops.png
 _WINDOWS = "windows"
 

@@ -141,9 +141,9 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
     per_image, pictures, measured = dict(figures), {}, {"variants": {}}
     if trained is not None:
         numbers, pictures = _measure(trained, measurement, run_pass)
-        if "normalized_error" in numbers:
-            scale = metrics.mean_pairwise_distance(arrays["image"].astype(np.float32) / 255)
-            numbers["normalized_error"] = metrics.normalized_error(numbers["normalized_error"], scale)
+        for name in numbers.keys() & metrics.METRICS.keys():
+            if finish := metrics.METRICS[name].finish:
+                numbers[name] = finish(numbers[name], arrays["image"].astype(np.float32) / 255)
         per_image |= numbers
         measured = measurement.finish()
     results = _summarize(per_image) | {

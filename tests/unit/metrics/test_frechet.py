@@ -105,10 +105,6 @@ def test_feature_vectors_average_positions():
         metrics.feature_vectors(features_fn, np.ones((2, 6, 6, 3)), layer="conv9")
 
 
-def test_the_key_says_what_decides_the_scale():
-    assert metrics.frechet_key("resnet18", "block4", 2000) == "fid_resnet18_block4_n2000"
-
-
 def test_float64_stays_inside():
     distance(features(20, 4, seed=1), features(20, 4, seed=2))
     assert jnp.ones(2).dtype == jnp.float32 and not jax.config.jax_enable_x64

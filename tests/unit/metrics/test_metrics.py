@@ -186,15 +186,6 @@ def test_summary_refuses_wrong_shapes():
         metrics.summary(np.ones((3, 1)))
 
 
-def test_variants_are_named_for_results_files():
-    assert metrics.VARIANTS["psnr"] == ("psnr: 10 log10(1 / (mse + 1e-8)), RGB in [0, 1], per image")
-    functions = {"mse": "mean_squared_error", "robust_lpips": "lpips", "gram": "gram_loss", "fid": "frechet_distance"}
-    functions |= {"lpips_alex": "lpips", "lpips_vgg": "lpips"}
-    for name, variant in metrics.VARIANTS.items():
-        assert callable(getattr(metrics, functions.get(name, name)))
-        assert variant.startswith(name + ": ") and "\n" not in variant
-
-
 @pytest.mark.parametrize(
     "change, message",
     [
