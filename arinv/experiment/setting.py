@@ -95,9 +95,9 @@ def open_source(config: ConfigDict, which: str, *, resize: str = "") -> data.Sou
     return source
 
 
-def open_pictures(reference: str | os.PathLike, *, on_bad_image: str) -> data.Pictures:
+def open_pictures(reference: str | os.PathLike, *, on_bad_image: str) -> data.ImageFiles:
     """Returns the picture of a file, or all in a folder, after reporting what was left out."""
-    pictures = data.open_pictures(
+    pictures = data.open_images(
         reference, on_bad_image=on_bad_image, progress=progress_callback(f"checking {reference}")
     )
     report_left_out(str(reference), len(pictures.bad_files), pictures.left_out, files=pictures.bad_files)

@@ -64,8 +64,8 @@ def test_encoders_that_are_given_are_not_trained():
         ("bm3d=perhaps", "unknown bm3d 'perhaps'; known: auto, no, yes"),
         ("tile=100", "tile=100"),
         ("multiple=16", "multiple=16 must be a multiple of 32 px"),
-        ("test=cbsd68", "unknown data set 'cbsd68'; known: folder:PATH"),
-        ("train=/my/photographs", "unknown data set '/my/photographs'"),
+        ("test=cbsd68", "unknown dataset 'cbsd68'; known: folder:PATH"),
+        ("train=/my/photographs", "unknown dataset '/my/photographs'"),
         ("train=folder:/nowhere/photographs", "/nowhere/photographs' does not exist"),
     ],
 )

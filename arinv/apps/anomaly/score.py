@@ -104,7 +104,7 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
     return results
 
 
-def _open(config: ConfigDict) -> data.Pictures:
+def _open(config: ConfigDict) -> data.ImageFiles:
     """Returns the pictures, after reporting those that cannot be read."""
     pictures = setting.open_pictures(config.images, on_bad_image=config.on_bad_image)
     for path in pictures.bad_files:

@@ -91,7 +91,7 @@ def _files(names: tuple[str, ...]) -> dict[str, str]:
     return files
 
 
-def _identity(trained: denoiser_networks.TrainedDenoiser, pictures: data.Pictures) -> str:
+def _identity(trained: denoiser_networks.TrainedDenoiser, pictures: data.ImageFiles) -> str:
     weights = denoiser_networks.convolutions(trained.classifier.variables), trained.variables
     return made_of(*map(fingerprint, weights), files=pictures.paths)
 
@@ -114,7 +114,7 @@ def _describe(config: ConfigDict, workdir: pathlib.Path, name: str, file: str, p
     return described
 
 
-def _write_picture(config: ConfigDict, workdir: pathlib.Path, pictures: data.Pictures, files: dict[str, str]) -> None:
+def _write_picture(config: ConfigDict, workdir: pathlib.Path, pictures: data.ImageFiles, files: dict[str, str]) -> None:
     """Draws the middle of the first photographs before and after, and the clean ones where noise was added."""
     shown = evenly(config.log.num_pictures, len(pictures))
     names = [pictures.names[i] for i in shown]
