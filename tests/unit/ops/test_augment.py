@@ -16,11 +16,11 @@ ALL = {
     "random_flip": augment.random_flip,
     "random_resized_crop": lambda key, x: augment.random_resized_crop(key, x, size=12),
     "random_rotate": lambda key, x: augment.random_rotate(key, x, degrees=30.0),
-    "brightness": lambda key, x: augment.color_jitter(key, x, brightness=0.5),
-    "contrast": lambda key, x: augment.color_jitter(key, x, contrast=0.5),
-    "saturation": lambda key, x: augment.color_jitter(key, x, saturation=0.5),
-    "hue": lambda key, x: augment.color_jitter(key, x, hue=0.5),
-    "pca_lighting": lambda key, x: augment.pca_lighting(key, x, std=0.5),
+    "brightness": lambda key, x: augment.random_color_jitter(key, x, brightness=0.5),
+    "contrast": lambda key, x: augment.random_color_jitter(key, x, contrast=0.5),
+    "saturation": lambda key, x: augment.random_color_jitter(key, x, saturation=0.5),
+    "hue": lambda key, x: augment.random_color_jitter(key, x, hue=0.5),
+    "pca_lighting": lambda key, x: augment.random_lighting(key, x, std=0.5),
     "augment": lambda key, x: augment.augment(
         key,
         x,
@@ -67,9 +67,9 @@ def test_augment_without_options_is_identity(key, images):
     expected = np.asarray(images_u8, np.float32) / 255
     np.testing.assert_allclose(augment.augment(key, images_u8), expected, rtol=1e-6)
     np.testing.assert_array_equal(_run(augment.random_crop, key, images_u8, padding=0), images_u8)
-    np.testing.assert_array_equal(_run(augment.color_jitter, key, images), images)
+    np.testing.assert_array_equal(_run(augment.random_color_jitter, key, images), images)
     np.testing.assert_allclose(_run(augment.random_rotate, key, images, degrees=0.0), images, atol=1e-6)
-    np.testing.assert_array_equal(_run(augment.pca_lighting, key, images, std=0.0), images)
+    np.testing.assert_array_equal(_run(augment.random_lighting, key, images, std=0.0), images)
     whole = _run(augment.random_resized_crop, key, images[:, :10], size=10, scale=(1, 1), ratio=(1, 1))
     np.testing.assert_allclose(whole, images[:, :10], atol=1e-5)
 
@@ -137,15 +137,15 @@ def test_random_resized_crop_has_requested_area(key):
 def test_color_jitter_brightness_contrast_saturation(key):
     images = np.random.default_rng(2).uniform(0.3, 0.6, (32, 8, 8, 3)).astype(np.float32)
     x = jnp.asarray(images)
-    brighter = np.asarray(_run(augment.color_jitter, key, x, brightness=0.25)) / images
+    brighter = np.asarray(_run(augment.random_color_jitter, key, x, brightness=0.25)) / images
     assert brighter.std(axis=(1, 2, 3)).max() < 1e-5
     assert 0.75 <= brighter.min() < 0.85 and 1.15 < brighter.max() <= 1.2501
-    contrast = np.asarray(_run(augment.color_jitter, key, x, contrast=0.25))
+    contrast = np.asarray(_run(augment.random_color_jitter, key, x, contrast=0.25))
     grey = np.array([0.2989, 0.587, 0.114])
     np.testing.assert_allclose((contrast @ grey).mean(axis=(1, 2)), (images @ grey).mean(axis=(1, 2)), atol=1e-3)
     ratio = contrast.std(axis=(1, 2, 3)) / images.std(axis=(1, 2, 3))
     assert 0.7 < ratio.min() < 0.9 and 1.1 < ratio.max() < 1.3
-    saturated = np.asarray(_run(augment.color_jitter, key, x, saturation=0.25))
+    saturated = np.asarray(_run(augment.random_color_jitter, key, x, saturation=0.25))
     np.testing.assert_allclose(saturated @ grey, images @ grey, atol=1e-3)
     assert not np.allclose(saturated, images, atol=1e-2)
 
@@ -154,7 +154,7 @@ def test_color_jitter_hue_equals_colorsys(key, monkeypatch):
     image = np.random.default_rng(3).random((1, 5, 5, 3)).astype(np.float32)
     image[0, 0, 0] = 0.4  # grey has no hue
     monkeypatch.setattr(jax.random, "uniform", lambda key, shape, minval, maxval: maxval + jnp.zeros(shape))
-    out = np.asarray(_run(augment.color_jitter, key, jnp.asarray(image), hue=0.2))
+    out = np.asarray(_run(augment.random_color_jitter, key, jnp.asarray(image), hue=0.2))
     for pixel, got in zip(image.reshape(-1, 3), out.reshape(-1, 3), strict=True):
         hue, saturation, value = colorsys.rgb_to_hsv(*pixel.tolist())
         np.testing.assert_allclose(got, colorsys.hsv_to_rgb((hue + 0.2) % 1, saturation, value), atol=1e-5)
@@ -162,7 +162,7 @@ def test_color_jitter_hue_equals_colorsys(key, monkeypatch):
 
 def test_pca_lighting_adds_one_colour(key):
     images = jnp.full((256, 4, 4, 3), 0.5)
-    added = np.asarray(_run(augment.pca_lighting, key, images, std=0.1)) - 0.5
+    added = np.asarray(_run(augment.random_lighting, key, images, std=0.1)) - 0.5
     np.testing.assert_allclose(added, np.broadcast_to(added[:, :1, :1], added.shape), atol=1e-6)
     colors = added[:, 0, 0]
     covariance = colors.T @ colors / len(colors)

@@ -71,5 +71,5 @@ def test_augment_crops_window_first(key):
     same = [np.array_equal(a, b) for a, b in zip(plain, flipped, strict=True)]
     mirrored = [np.array_equal(a[:, ::-1], b) for a, b in zip(plain, flipped, strict=True)]
     assert any(same) and any(mirrored) and all(a or b for a, b in zip(same, mirrored, strict=True))
-    with pytest.raises(UserError, match="cannot cut windows of 13 px from images of 12 x 12"):
+    with pytest.raises(UserError, match="cannot crop windows of 13 px from images of 12 x 12"):
         augment(key, images, window=13)
