@@ -1,4 +1,7 @@
-"""Metrics: one number per example, which the caller reduces (`summary`), or one per set (`frechet_distance`)."""
+"""Metrics: one number per example, which the caller reduces (`summary`), or one per dataset (`frechet_distance`).
+
+The table `METRICS` lists those of reconstructions by name.
+"""
 
 from arinv.metrics.accuracy import AUROC_VARIANT, auroc, binomial_interval, correct, summary
 from arinv.metrics.frechet import (
