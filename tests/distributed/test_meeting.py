@@ -1,4 +1,4 @@
-"""Processes find out who they are, meet, speak, stop together, and miss each other; no array is involved."""
+"""Detection and rendezvous of processes, messages between them, common stops and lost processes."""
 
 import contextlib
 import os
@@ -22,7 +22,7 @@ GIVEN = {"JAX_COORDINATOR_ADDRESS": "10.0.0.1:8476", "JAX_NUM_PROCESSES": "4", "
 
 @pytest.fixture(autouse=True)
 def no_cluster(monkeypatch):
-    """The tests may themselves run on a cluster."""
+    """Removes the variables of a cluster that the tests may run on."""
     for name in os.environ:
         if name.startswith(
             ("SLURM_", "OMPI_", "JAX_COORDINATOR", "JAX_NUM_PROC", "JAX_PROCESS", "KUBERNETES_", "TPU_")
@@ -101,22 +101,26 @@ def test_find_reports_failed_detection(monkeypatch, capsys):
 
     monkeypatch.setattr(clusters.ClusterEnv, "_cluster_types", [Broken])
     assert cluster.find("auto", {}) is None
-    assert capsys.readouterr().err == "arinv: runs alone, the cluster does not tell its processes: no metadata\n"
+    assert (
+        capsys.readouterr().err == "arinv: runs alone, as detecting the processes of the cluster failed: no metadata\n"
+    )
     with pytest.raises(UserError, match="no metadata"):
         cluster.find("on", {})
 
 
 def meet(address, count, *indices, seconds=20.0, arguments=None):
-    """The results of several processes of one meeting, exceptions among them."""
+    """Returns the results of several processes of one rendezvous, or their exceptions."""
 
     def call(index):
-        here = Cluster(address, count, index, None, "")
+        own = Cluster(address, count, index, None, "")
         try:
-            return liveness.meet(here, seconds=seconds, arguments=(arguments or {}).get(index, ["a"]), say=said.append)
+            return liveness.meet(
+                own, seconds=seconds, arguments=(arguments or {}).get(index, ["a"]), report=lines.append
+            )
         except UserError as error:
             return error
 
-    said = []
+    lines = []
     with futures.ThreadPoolExecutor() as pool:
         return list(pool.map(call, indices))
 
@@ -133,7 +137,7 @@ def test_meet_connects_all_processes(address):
         assert f"pid {os.getpid()}" in found[2][1].name
         found[1][0].send(kind="x", value=5)
         assert found[2][1].receive(5.0) == [{"kind": "x", "value": 5}]
-        # JAX's coordinator takes over the port while the connections stay.
+        # JAX's coordinator uses the port while the connections stay open.
         with socket.create_server(("", int(address.rpartition(":")[2])), family=socket.AF_INET6, dualstack_ipv6=True):
             pass
     finally:
@@ -158,7 +162,7 @@ def test_meet_rejects_inconsistent_processes(address):
     errors = meet(address, 2, 0, 1, arguments={1: ["b"]})
     assert all("other arguments than process 0: a, b" in str(error) for error in errors)
     errors = meet(address, 3, 0, 1, 1)
-    assert any("two processes have one number: process 1" in str(error) for error in errors)
+    assert any("two processes have the same number: process 1" in str(error) for error in errors)
 
 
 def test_meet_ignores_other_connections(address):
@@ -189,7 +193,6 @@ distributed.start("on", lost_seconds=float(sys.argv[2]))
 index, count = distributed.index(), distributed.count()
 print("here", flush=True)
 assert distributed.gather(index * 10) == [0, 10, 20][:count] and distributed.first("x" * index) == ""
-assert distributed.agree(True) and not distributed.agree(index != 1)
 if sys.argv[1] == "fail":
     if index == 1:
         distributed.fail(2, "no such thing")
@@ -214,7 +217,7 @@ elif sys.argv[1] == "train":
                     distributed.gather(None)  # a collective, for which the slowest is waited
                 if has_to_stop(step):
                     print("stopped at", step, flush=True)
-                    raise SystemExit(processes.TERMINATED)
+                    raise SystemExit(distributed.TERMINATED)
     except SystemExit:
         distributed.finish()
         raise
@@ -238,7 +241,7 @@ class Run:
         time.sleep(0.3)
 
     def end(self, seconds):
-        """Exit codes, and what was said on stdout and stderr, of processes that are all gone after so long."""
+        """Returns exit codes, stdout and stderr of the processes, which must all exit in time."""
         deadline = time.monotonic() + seconds
         try:
             said = [process.communicate(timeout=max(0.1, deadline - time.monotonic())) for process in self.all]
