@@ -141,7 +141,7 @@ def _list_split(
             test = _test_files(root, files)
             files = [pair for pair in files if (pair[0] in test) == (split == "test")]
     if not files:
-        raise UserError(f"folder {str(root)!r} leaves no image for split {split!r}; add images, or take split='all'")
+        raise UserError(f"folder {str(root)!r} has no image for split {split!r}; add images, or take split='all'")
     numbers = {name: number for number, name in enumerate(class_names)}
     return class_names, [(path, numbers[name]) for path, name in files]
 
@@ -195,9 +195,9 @@ def _check_same_classes(tree: Tree, folders: dict[str, str], listed: dict[str, l
         if extra := sorted(names[kind] - names["train"]):
             train, other = folders["train"], folders[kind]
             flat = not tree.folders[other].folders or bool(tree.folders[other].files)
-            what = "images without classes" if flat else f"classes that {train} lacks: {', '.join(extra[:5])}"
+            problem = "images without classes" if flat else f"classes that {train} lacks: {', '.join(extra[:5])}"
             raise UserError(
-                f"folder {str(tree.path)!r}: {other} holds {what}; {train} has the classes "
+                f"folder {str(tree.path)!r}: {other} holds {problem}; {train} has the classes "
                 f"{', '.join(sorted(names['train'])[:5])}. Sort its images into these, or name "
                 f"{str(tree.path / train)!r}, of which a fifth is kept for the test"
             )

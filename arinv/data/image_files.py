@@ -1,7 +1,7 @@
 """Image files on the host: decoding, resizing and cropping, and finding the images of a folder.
 
 Images are uint8 RGB [H, W, 3]. The images of a folder are its visible files with the ending of a format that Pillow
-decodes, in any case, also behind links. Skipped and counted are hidden files, folders that file servers, archives and
+decodes, in any case, also through links. Skipped and counted are hidden files, folders that file servers, archives and
 desktops create, such as @eaDir, broken links, and files with other endings.
 """
 

@@ -43,7 +43,7 @@ class Npz:
         self._resize = resize
         self._indices = _split_indices(self._labels, split)
         if not len(self._indices):
-            raise UserError(f"{path} leaves no example for split {split!r}; add examples, or take split='all'")
+            raise UserError(f"{path} has no example for split {split!r}; add examples, or take split='all'")
         names = self._class_names
         self.info = SourceInfo(f"npz:{path}", split, len(self._indices), len(names), names, image_size)
         self.num_skipped = 0
@@ -104,7 +104,7 @@ def _plain_labels(path: pathlib.Path, labels: np.ndarray, count: int) -> np.ndar
     Raises:
       UserError: another shape, rows that are not one-hot, or numbers that are negative or no integers.
     """
-    what = f"{labels.dtype} {labels.shape}"
+    kind = f"{labels.dtype} {labels.shape}"
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
     if labels.ndim == 2 and labels.shape[0] == count and labels.dtype.kind in "biuf" and labels.shape[1]:
@@ -112,7 +112,7 @@ def _plain_labels(path: pathlib.Path, labels: np.ndarray, count: int) -> np.ndar
             raise UserError(f"{path}: label has rows that are not one-hot; give class numbers [{count}]")
         labels = labels.argmax(1)
     if labels.shape != (count,) or labels.dtype.kind not in "biufU":
-        raise UserError(f"{path}: label must be integers [{count}]; got {what}")
+        raise UserError(f"{path}: label must be integers [{count}]; got {kind}")
     if labels.dtype.kind == "U":
         return labels
     if not (np.isfinite(labels).all() and (labels == np.floor(labels)).all() and labels.min() >= 0):

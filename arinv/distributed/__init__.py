@@ -133,11 +133,11 @@ def stoppable(step: int) -> Iterator[Callable[[int], bool]]:
             yield lambda _: is_set()
             late = is_set()
     else:
-        _lifeline.enter(step)
+        _lifeline.begin_loop(step)
         try:
             yield _lifeline.has_to_stop
         finally:
-            late = _lifeline.leave()
+            late = _lifeline.end_loop()
     if late:
         if index() == 0:
             print("stopped by SIGTERM after the last step, saved; start again to resume", file=sys.stderr)

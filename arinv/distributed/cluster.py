@@ -251,8 +251,8 @@ class Connection:
 def open_relay(address: str) -> str:
     """Returns a local address whose connections are forwarded to `address` while the process lives.
 
-    JAX aborts a process, with a page of text, when its connection to the coordinator breaks; the relay delays that until
-    the lifeline has ended the process with one line.
+    JAX aborts a process, with a page of text, when its connection to the coordinator breaks; the relay delays that
+    until the lifeline has ended the process with one line.
 
     Args:
       address: "host:port" of the coordinator, which need not listen yet.

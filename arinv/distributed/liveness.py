@@ -260,7 +260,7 @@ class Lifeline:
                 self._changed.wait(1.0)  # wakes up for signals
             return self._gathered.pop(sequence)
 
-    def enter(self, step: int) -> None:
+    def begin_loop(self, step: int) -> None:
         """Starts a training loop after `step`: from now on SIGTERM takes effect at the end of a step."""
         with self._changed:
             self._position = step
@@ -273,7 +273,7 @@ class Lifeline:
             self._position = step
             return self._stop_after is not None and step > self._stop_after
 
-    def leave(self) -> bool:
+    def end_loop(self) -> bool:
         """Ends the training loop, and returns whether SIGTERM arrived during its last step."""
         with self._changed:
             while self._is_agreeing:
@@ -357,9 +357,9 @@ class Lifeline:
         self._handle(index, messages)
         return True
 
-    def _lose(self, index: int, what: str) -> None:
+    def _lose(self, index: int, problem: str) -> None:
         if not self._finished:
-            self._end(LOST, f"{self._connections[index].name} {what}; all processes stop, {AGAIN}")
+            self._end(LOST, f"{self._connections[index].name} {problem}; all processes stop, {AGAIN}")
 
     def _handle(self, index: int, messages: list[dict]) -> None:
         for message in messages:

@@ -1,4 +1,4 @@
-"""The table of metrics of reconstructions: what `metrics=` accepts, and the columns of tables."""
+"""The table of metrics of reconstructions: the values of `metrics=`, and the columns of tables."""
 
 import dataclasses
 from collections.abc import Callable

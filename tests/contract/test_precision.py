@@ -75,6 +75,6 @@ def test_results_are_the_same_with_x64_and_strict_promotion(name):
     compute = RESULTS[name] if name == "autoattack" else jax.jit(RESULTS[name])
     expected = np.asarray(compute())
     with jax.enable_x64(True), jax.numpy_dtype_promotion("strict"):
-        found = np.asarray(compute())
-    assert found.dtype == expected.dtype == np.float32
-    np.testing.assert_allclose(found, expected, atol=1e-4)
+        results = np.asarray(compute())
+    assert results.dtype == expected.dtype == np.float32
+    np.testing.assert_allclose(results, expected, atol=1e-4)

@@ -66,8 +66,8 @@ TWO_A_NODE = {"SLURM_STEP_TASKS_PER_NODE": "2(x2)", "SLURM_LOCALID": "1"}
 def test_find_reads_slurm(changes, address, devices, monkeypatch):
     for name, value in (SLURM | changes).items():
         monkeypatch.setenv(name, value)
-    found = cluster.find("auto", os.environ)
-    assert (found.address, found.count, found.index, found.devices) == (address, 4, 1, devices)
+    results = cluster.find("auto", os.environ)
+    assert (results.address, results.count, results.index, results.devices) == (address, 4, 1, devices)
 
 
 def test_find_returns_none_for_one_task_of_slurm(monkeypatch):
@@ -77,7 +77,7 @@ def test_find_returns_none_for_one_task_of_slurm(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("mode", "variables", "shown"),
+    ("mode", "variables", "message"),
     [
         ("yes", {}, "auto, off, on"),
         ("on", {}, "set JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID, or start under SLURM"),
@@ -87,8 +87,8 @@ def test_find_returns_none_for_one_task_of_slurm(monkeypatch):
         ("auto", GIVEN | {"JAX_COORDINATOR_ADDRESS": "10.0.0.1"}, "host:port"),
     ],
 )
-def test_find_rejects_inconsistent_variables(mode, variables, shown):
-    with pytest.raises(UserError, match=shown) as error:
+def test_find_rejects_inconsistent_variables(mode, variables, message):
+    with pytest.raises(UserError, match=message) as error:
         cluster.find(mode, variables)
     assert "\n" not in str(error.value)
 
@@ -131,23 +131,23 @@ def address():
 
 
 def test_meet_connects_all_processes(address):
-    found = meet(address, 4, 3, 1, 0, 2)
+    results = meet(address, 4, 3, 1, 0, 2)
     try:
-        assert [sorted(connections) for connections in found] == [[0], [0], [1, 2, 3], [0]]
-        assert f"pid {os.getpid()}" in found[2][1].name
-        found[1][0].send(kind="x", value=5)
-        assert found[2][1].receive(5.0) == [{"kind": "x", "value": 5}]
+        assert [sorted(connections) for connections in results] == [[0], [0], [1, 2, 3], [0]]
+        assert f"pid {os.getpid()}" in results[2][1].name
+        results[1][0].send(kind="x", value=5)
+        assert results[2][1].receive(5.0) == [{"kind": "x", "value": 5}]
         # JAX's coordinator uses the port while the connections stay open.
         with socket.create_server(("", int(address.rpartition(":")[2])), family=socket.AF_INET6, dualstack_ipv6=True):
             pass
     finally:
-        for connection in [connection for connections in found for connection in connections.values()]:
+        for connection in [connection for connections in results for connection in connections.values()]:
             connection.close()
 
 
 def test_meet_names_missing_processes_everywhere(address):
-    found = meet(address, 5, 0, 3, seconds=1.2)
-    for error in found:
+    results = meet(address, 5, 0, 3, seconds=1.2)
+    for error in results:
         assert isinstance(error, liveness.MissingProcesses)
         assert "processes 1, 2, 4 of 5 did not start within 1 s" in str(error) and "--distributed=off" in str(error)
 
@@ -174,9 +174,9 @@ def test_meet_ignores_other_connections(address):
                 sock.sendall(b"GET / HTTP/1.0\r\n\r\n")
                 break
             time.sleep(0.01)
-        found = both.result()
-    assert [sorted(connections) for connections in found] == [[1], [0]]
-    for connection in [connection for connections in found for connection in connections.values()]:
+        results = both.result()
+    assert [sorted(connections) for connections in results] == [[1], [0]]
+    for connection in [connection for connections in results for connection in connections.values()]:
         connection.close()
 
 

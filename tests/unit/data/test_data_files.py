@@ -224,9 +224,9 @@ def test_random_resized_crop_returns_windows_of_the_image():
 
 def test_random_resized_crop_falls_back_to_the_centre():
     image = np.random.default_rng(0).integers(0, 256, (10, 400, 3), dtype=np.uint8)
-    found = image_files.random_resized_crop([0], image, size=10, scale=(0.9, 1.0))
+    result = image_files.random_resized_crop([0], image, size=10, scale=(0.9, 1.0))
     expected = Image.fromarray(image[:, 193:206]).resize((10, 10), Image.Resampling.BILINEAR)
-    assert np.abs(found.astype(int) - np.asarray(expected)).max() <= 1
+    assert np.abs(result.astype(int) - np.asarray(expected)).max() <= 1
 
 
 def test_folder_original_keeps_sizes(tmp_path):
@@ -346,13 +346,13 @@ def test_folder_reports_entries_beside_splits(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("test", "shown"), [("test", "images without classes"), ("test/unknown", "classes that train lacks: unknown")]
+    ("test", "message"), [("test", "images without classes"), ("test/unknown", "classes that train lacks: unknown")]
 )
-def test_folder_rejects_classes_without_training_images(test, shown, tmp_path):
+def test_folder_rejects_classes_without_training_images(test, message, tmp_path):
     for folder in ("train/cat", "train/dog", test):
         _fill(tmp_path / folder, 2)
     for split in ("train", "test"):
-        with pytest.raises(UserError, match=f"test holds {shown}.*/train'"):
+        with pytest.raises(UserError, match=f"test holds {message}.*/train'"):
             data.open_source(f"folder:{tmp_path}", split=split)
 
 

@@ -35,7 +35,7 @@ def test_npz_is_a_source(path):
 
 
 @pytest.mark.parametrize(
-    ("change", "shown"),
+    ("change", "message"),
     [
         ({"image": None}, "has no array .'image'"),
         ({"image": np.zeros((12, 8, 8, 3), np.float32)}, "uint8"),
@@ -51,10 +51,10 @@ def test_npz_is_a_source(path):
         ({"label": np.array([object()] * 12)}, "cannot be read as a .npz file"),
     ],
 )
-def test_npz_rejects_other_arrays(tmp_path, change, shown):
+def test_npz_rejects_other_arrays(tmp_path, change, message):
     content = {name: value for name, value in (arrays() | change).items() if value is not None}
     np.savez(tmp_path / "bad.npz", **content)
-    with pytest.raises(UserError, match=shown) as error:
+    with pytest.raises(UserError, match=message) as error:
         data.open_source(f"npz:{tmp_path}/bad.npz", image_size=8)
     assert "\n" not in str(error.value)
 
@@ -133,7 +133,7 @@ def test_npz_splits_small_classes(tmp_path):
     np.savez(tmp_path / "few.npz", image=content["image"], label=[0, 0, 1, 1, 1, 1, 2])
     assert splits(tmp_path / "few.npz")["test"].read_labels().tolist() == [0, 1]
     np.savez(tmp_path / "single.npz", image=content["image"], label=np.arange(7))
-    with pytest.raises(UserError, match="leaves no example for split 'test'"):
+    with pytest.raises(UserError, match="has no example for split 'test'"):
         splits(tmp_path / "single.npz")
 
 

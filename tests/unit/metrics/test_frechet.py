@@ -20,10 +20,10 @@ def features(count, size, *, seed, shift=0.0):
 
 
 def moments(rows, batches=(None,)):
-    found = metrics.FeatureMoments()
+    result = metrics.FeatureMoments()
     for start, stop in zip((None, *batches[:-1]), batches, strict=True):
-        found.update(jnp.asarray(rows[start:stop]))
-    return found
+        result.update(jnp.asarray(rows[start:stop]))
+    return result
 
 
 def distance(a, b):
@@ -74,10 +74,10 @@ def test_feature_moments_do_not_depend_on_batches_or_padding():
     rows = features(50, 8, seed=3) + np.float32(1000)  # a mean that would cost float32 three digits
     expected = rows.astype(np.float64)
     for batches in ((50,), (1, 2, 33, 50), tuple(range(5, 51, 5))):
-        found = moments(rows, batches)
-        assert found.count == 50
-        np.testing.assert_allclose(found.mean, expected.mean(0), rtol=1e-12)
-        np.testing.assert_allclose(found.covariance, np.cov(expected, rowvar=False), rtol=1e-9, atol=1e-12)
+        result = moments(rows, batches)
+        assert result.count == 50
+        np.testing.assert_allclose(result.mean, expected.mean(0), rtol=1e-12)
+        np.testing.assert_allclose(result.covariance, np.cov(expected, rowvar=False), rtol=1e-9, atol=1e-12)
     padded = metrics.FeatureMoments()
     padded.update(np.concatenate([rows, np.full((6, 8), np.nan, np.float32)]), np.repeat([1.0, 0.0], [50, 6]))
     padded.update(rows[:3], np.zeros(3))
@@ -97,9 +97,9 @@ def test_feature_vectors_average_positions():
     def features_fn(images):
         return {"conv": jnp.asarray(feature, jnp.bfloat16), "fc": images[:, 0, 0, :]}
 
-    found = metrics.feature_vectors(features_fn, np.ones((2, 6, 6, 3), np.float32), layer="conv")
-    assert found.dtype == jnp.float32
-    np.testing.assert_allclose(found, feature.mean((1, 2)), rtol=2e-3)
+    result = metrics.feature_vectors(features_fn, np.ones((2, 6, 6, 3), np.float32), layer="conv")
+    assert result.dtype == jnp.float32
+    np.testing.assert_allclose(result, feature.mean((1, 2)), rtol=2e-3)
     assert metrics.feature_vectors(features_fn, np.ones((2, 6, 6, 3)), layer="fc").shape == (2, 3)
     with pytest.raises(UserError, match="unknown layer 'conv9'; known: conv, fc"):
         metrics.feature_vectors(features_fn, np.ones((2, 6, 6, 3)), layer="conv9")

@@ -41,13 +41,13 @@ each_pair = pytest.mark.parametrize("pair", PAIRS.values(), ids=PAIRS)
 
 @each_pair
 def test_psnr_equals_scikit_image_with_a_floor(pair):
-    for found, mse, x, y in zip(metrics.psnr(*pair), metrics.mean_squared_error(*pair), *pair, strict=True):
+    for result, mse, x, y in zip(metrics.psnr(*pair), metrics.mean_squared_error(*pair), *pair, strict=True):
         expected_mse = skimage.metrics.mean_squared_error(x.astype(np.float64), y)
         np.testing.assert_allclose(mse, expected_mse, rtol=1e-5)
-        np.testing.assert_allclose(found, -10 * np.log10(expected_mse + 1e-8), rtol=1e-5)
+        np.testing.assert_allclose(result, -10 * np.log10(expected_mse + 1e-8), rtol=1e-5)
         if expected_mse > 1e-3:  # there the floor does not show
             plain = skimage.metrics.peak_signal_noise_ratio(x, y, data_range=1.0)
-            np.testing.assert_allclose(found, plain, atol=1e-4)
+            np.testing.assert_allclose(result, plain, atol=1e-4)
 
 
 @each_pair
@@ -107,9 +107,9 @@ def test_image_metrics_name_both_shapes_of_a_mismatch(metric):
 def test_correct_ignores_padding():
     logits = np.array([[2, 1, 0], [0, 1, 2], [0, 1, 2], [2, 1, 0], [np.nan, 1, 0]], np.float32)
     labels = np.array([0, 2, 1, -1, 0])
-    found = metrics.correct(logits, labels)
-    assert found.dtype == jnp.float32
-    np.testing.assert_array_equal(found, [1, 1, 0, 0, 0])
+    result = metrics.correct(logits, labels)
+    assert result.dtype == jnp.float32
+    np.testing.assert_array_equal(result, [1, 1, 0, 0, 0])
 
 
 def test_euclidean_distance_runs_over_the_whole_image():
@@ -138,12 +138,12 @@ def test_mean_pairwise_distance_memory_is_two_blocks(monkeypatch):
     monkeypatch.setattr(metrics.image_quality, "_BLOCK_VALUES", 2**15)
     x = images(0, (400, 16, 16, 3))
     tracemalloc.start()
-    found = metrics.mean_pairwise_distance(x)
+    result = metrics.mean_pairwise_distance(x)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < x.nbytes  # all rows in float64 would be twice that
     expected = pdist(x.reshape(400, -1).astype(np.float64)).mean()
-    np.testing.assert_allclose(found, expected, rtol=1e-12)
+    np.testing.assert_allclose(result, expected, rtol=1e-12)
 
 
 def test_normalized_error_of_another_image_is_one_on_average():
@@ -167,16 +167,16 @@ def test_normalized_error_rejects_mistakes():
 
 def test_summary_is_float64_and_ignores_padding():
     values = np.array([1e8, 1e8 + 8, 7.0, np.nan], np.float32)
-    found = metrics.summary(jnp.asarray(values), mask=np.array([1, 1, 0, 0], np.float32))
-    assert found == {"mean": 1e8 + 4, "std": 4.0, "count": 2}  # float32 sums would round
-    assert {type(v) for v in found.values()} == {float, int}
+    result = metrics.summary(jnp.asarray(values), mask=np.array([1, 1, 0, 0], np.float32))
+    assert result == {"mean": 1e8 + 4, "std": 4.0, "count": 2}  # float32 sums would round
+    assert {type(v) for v in result.values()} == {float, int}
     assert metrics.summary(values[:3])["count"] == 3
     assert np.isnan(metrics.summary(values)["mean"])
 
 
 def test_summary_of_nothing_is_nan():
-    found = metrics.summary(np.ones(2), mask=np.zeros(2))
-    assert found["count"] == 0 and np.isnan(found["mean"]) and np.isnan(found["std"])
+    result = metrics.summary(np.ones(2), mask=np.zeros(2))
+    assert result["count"] == 0 and np.isnan(result["mean"]) and np.isnan(result["std"])
 
 
 def test_summary_rejects_wrong_shapes():
@@ -219,8 +219,8 @@ def test_image_metrics_of_non_finite_images_are_nan():
     x, y = images(0, (2, 12, 12, 3)), images(1, (2, 12, 12, 3))
     x[0, 0, 0, 0] = np.nan
     for metric in (metrics.psnr, metrics.ssim, metrics.mean_squared_error, metrics.euclidean_distance):
-        found = np.asarray(metric(x, y))
-        assert np.isnan(found[0]) and np.isfinite(found[1])
+        result = np.asarray(metric(x, y))
+        assert np.isnan(result[0]) and np.isfinite(result[1])
 
 
 def test_mean_pairwise_distance_of_equal_images_is_zero():

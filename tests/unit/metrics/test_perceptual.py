@@ -52,10 +52,10 @@ def test_lpips_equals_numpy(layers, weighted):
     if weighted:
         heads = [images(20 + i, ({"a": 5, "b": 7, "vector": 3}[layer],)) for i, layer in enumerate(layers)]
     x, y = images(0), images(1)
-    found = jax.jit(lambda x, y: metrics.lpips(features_fn, x, y, layers=layers, heads=heads))(x, y)
-    assert found.shape == (3,) and found.dtype == jnp.float32
+    result = jax.jit(lambda x, y: metrics.lpips(features_fn, x, y, layers=layers, heads=heads))(x, y)
+    assert result.shape == (3,) and result.dtype == jnp.float32
     assert np.all(numpy_features(x)["a"].sum(-1).min() == 0), "no position without any feature: nothing was tested"
-    np.testing.assert_allclose(found, numpy_lpips(x, y, layers, heads), rtol=1e-5)
+    np.testing.assert_allclose(result, numpy_lpips(x, y, layers, heads), rtol=1e-5)
 
 
 def test_lpips_of_equal_images_is_zero_with_finite_gradients():
@@ -91,9 +91,9 @@ def test_gram_loss_equals_numpy_for_any_sizes():
             grams.append(np.stack([row.T @ row / row.size for row in rows]))
             means.append(rows.mean(1))
         expected += ((grams[0] - grams[1]) ** 2).mean((1, 2)) + ((means[0] - means[1]) ** 2).mean(1)
-    found = metrics.gram_loss(features_fn, x, y, layers=("a", "b"))
-    assert found.shape == (3,) and found.dtype == jnp.float32
-    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    result = metrics.gram_loss(features_fn, x, y, layers=("a", "b"))
+    assert result.shape == (3,) and result.dtype == jnp.float32
+    np.testing.assert_allclose(result, expected, rtol=1e-5)
 
 
 def test_gram_loss_ignores_positions():
@@ -217,14 +217,14 @@ def test_lpips_equals_package(lpips_package, name, encoder, size):
     x[1] = np.clip(y[1] + 0.1 * (x[1] - 0.5), 0, 1)  # a near pair beside a far one
     backbone, heads = our_backbone(encoder, reference.net), heads_of(reference)
     layers = metrics.LPIPS_LAYERS[name]
-    found = jax.jit(lambda x, y: metrics.lpips(backbone, x, y, layers=layers, heads=heads))(x, y)
+    result = jax.jit(lambda x, y: metrics.lpips(backbone, x, y, layers=layers, heads=heads))(x, y)
     tensors = [torch.from_numpy(z.transpose(0, 3, 1, 2).copy()) for z in (x, y)]
     with torch.no_grad():
         expected = reference(*tensors, normalize=True).numpy().ravel()
         reference.lpips = False
         baseline = reference(*tensors, normalize=True).numpy().ravel()
     assert expected[0] > 2 * expected[1] > 1e-3
-    np.testing.assert_allclose(found, expected, rtol=1e-4)
+    np.testing.assert_allclose(result, expected, rtol=1e-4)
     unweighted = jax.jit(lambda x, y: metrics.lpips(backbone, x, y, layers=layers))(x, y)
     np.testing.assert_allclose(unweighted, baseline, rtol=1e-4)
 
@@ -234,9 +234,9 @@ def test_load_lpips_heads_equals_package(lpips_package, name):
     expected = heads_of(lpips_package.LPIPS(net=name, pnet_rand=True, verbose=False))
     heads = models.load_lpips_heads(name)
     assert len(heads) == len(expected) == 5
-    for found, wanted in zip(heads, expected, strict=True):
-        np.testing.assert_array_equal(found, wanted)
-        assert found.dtype == np.float32 and found.min() >= 0
+    for result, wanted in zip(heads, expected, strict=True):
+        np.testing.assert_array_equal(result, wanted)
+        assert result.dtype == np.float32 and result.min() >= 0
 
 
 def test_gram_loss_sum_equals_gatys():
@@ -250,7 +250,7 @@ def test_gram_loss_sum_equals_gatys():
         f, g = (np.asarray(features_fn(images)[layer], np.float64).reshape(2, -1, 3) for images in (x, y))
         difference = np.einsum("bni,bnj->bij", f, f) - np.einsum("bni,bnj->bij", g, g)
         expected += 0.5 * np.sum(difference**2, axis=(1, 2)) / (4 * 3**2 * f.shape[1] ** 2)
-    found = metrics.gram_loss(features_fn, x, y, layers=("a", "b"), reduction="sum")
-    np.testing.assert_allclose(found, expected, rtol=1e-4)
+    result = metrics.gram_loss(features_fn, x, y, layers=("a", "b"), reduction="sum")
+    np.testing.assert_allclose(result, expected, rtol=1e-4)
     with pytest.raises(UserError, match="unknown reduction of the Gram loss 'max'; known: mean, sum"):
         metrics.gram_loss(features_fn, x, y, layers=("a", "b"), reduction="max")

@@ -72,8 +72,8 @@ def shortest(point, weights, residual, norm):
 def test_move_to_hyperplane_is_shortest(norm):
     for seed in range(8):
         points, weights, residuals = problem(seed)
-        found = lengths(compiled(norm)(points, weights, residuals), norm)
-        for i, length in enumerate(found):
+        result = lengths(compiled(norm)(points, weights, residuals), norm)
+        for i, length in enumerate(result):
             expected = shortest(points[i], weights[i], residuals[i], norm)
             np.testing.assert_allclose(length, expected, atol=2e-5, err_msg=f"problem {seed}, row {i}")
 

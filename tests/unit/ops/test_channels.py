@@ -44,9 +44,9 @@ def test_add_bias_has_gradients_of_numpy(form, x, rng):
         return jnp.sum(weights * channels.add_bias(x, bias) ** 2)
 
     np.testing.assert_allclose(channels.add_bias(x, bias), x + bias[None, None, None], rtol=1e-6)
-    found, expected = jax.grad(loss, (0, 1))(x, bias), 2 * weights * (x + bias[None, None, None])
-    np.testing.assert_allclose(found[0], expected, rtol=1e-5)
-    np.testing.assert_allclose(found[1], expected.sum((0, 1, 2)), rtol=1e-4)
+    result, expected = jax.grad(loss, (0, 1))(x, bias), 2 * weights * (x + bias[None, None, None])
+    np.testing.assert_allclose(result[0], expected, rtol=1e-5)
+    np.testing.assert_allclose(result[1], expected.sum((0, 1, 2)), rtol=1e-4)
 
 
 @pytest.fixture
@@ -74,7 +74,7 @@ def outcome(module, variables, x, weights, train):
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 2e-5), ("bfloat16", 2e-2)])
 def test_batch_norm_equals_flax(form, x, rng, variables, train, dtype, tolerance):
     weights = rng.normal(size=SHAPE).astype(np.float32)
-    found, expected = (
+    result, expected = (
         outcome(module(momentum=0.9, dtype=jnp.dtype(dtype)), variables, jnp.asarray(x, dtype), weights, train)
         for module in (BatchNorm, nn.BatchNorm)
     )
@@ -82,8 +82,8 @@ def test_batch_norm_equals_flax(form, x, rng, variables, train, dtype, tolerance
         count, statistics = np.prod(SHAPE[:-1]), expected[1]["batch_stats"]
         kept = 0.9 * variables["batch_stats"]["var"]
         statistics["var"] = kept + (statistics["var"] - kept) * count / (count - 1)
-    assert_trees_all_close(found, expected, rtol=tolerance, atol=tolerance)
-    assert_trees_all_equal_dtypes(found, expected)
+    assert_trees_all_close(result, expected, rtol=tolerance, atol=tolerance)
+    assert_trees_all_equal_dtypes(result, expected)
 
 
 @pytest.mark.parametrize("shape", [(2, 6, 6, 3), (1, 1, 1, 3)])
@@ -96,16 +96,16 @@ def test_batch_norm_stores_unbiased_variance(form, rng, variables, shape):
     variance = rows.var(0, ddof=1) if len(rows) > 1 else np.zeros(3)
     apply = jax.jit(lambda x: BatchNorm(momentum=0.9).apply(variables, x, False, mutable=["batch_stats"])[1])
     for spec in (whole, split):
-        found = apply(jax.device_put(x, jax.sharding.NamedSharding(mesh, spec)))["batch_stats"]
-        np.testing.assert_allclose(found["var"], 0.9 * variables["batch_stats"]["var"] + 0.1 * variance, rtol=1e-5)
+        result = apply(jax.device_put(x, jax.sharding.NamedSharding(mesh, spec)))["batch_stats"]
+        np.testing.assert_allclose(result["var"], 0.9 * variables["batch_stats"]["var"] + 0.1 * variance, rtol=1e-5)
         mean = 0.9 * variables["batch_stats"]["mean"] + 0.1 * rows.mean(0)
-        np.testing.assert_allclose(found["mean"], mean, rtol=1e-4)
+        np.testing.assert_allclose(result["mean"], mean, rtol=1e-4)
 
 
 def test_batch_norm_init_equals_flax(form, x, key):
     options = {"use_running_average": False, "scale_init": nn.initializers.normal(0.1)}
-    found, expected = (module(**options).init(key, x) for module in (BatchNorm, nn.BatchNorm))
-    assert_trees_all_close(found, expected, rtol=0, atol=0)
+    result, expected = (module(**options).init(key, x) for module in (BatchNorm, nn.BatchNorm))
+    assert_trees_all_close(result, expected, rtol=0, atol=0)
 
 
 def test_normalize_batch_without_variance_is_finite(form):

@@ -42,7 +42,7 @@ def test_add_gaussian_noise_depends_on_key_and_is_identity_at_zero(key):
 
 
 @pytest.mark.parametrize(
-    ("options", "shown"),
+    ("options", "message"),
     [
         ({"sigma": 50}, "sigma=50 must be 0 to 1.*50/255"),
         ({"sigma": -0.1}, "0 to 1"),
@@ -50,8 +50,8 @@ def test_add_gaussian_noise_depends_on_key_and_is_identity_at_zero(key):
         ({"sigma": 0.1, "protocol": "clip"}, "known: clipped, unclipped"),
     ],
 )
-def test_check_noise_rejects_mistakes(key, options, shown):
-    with pytest.raises(UserError, match=shown):
+def test_check_noise_rejects_mistakes(key, options, message):
+    with pytest.raises(UserError, match=message):
         add_gaussian_noise(key, jnp.zeros((1, 2, 2, 3)), **options)
 
 

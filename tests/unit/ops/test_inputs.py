@@ -32,8 +32,8 @@ def test_as_labels_names_the_mistake(labels, message):
 
 def test_as_labels_accepts_any_integer_dtype():
     for dtype in (np.int8, np.uint8, np.int64):
-        found = inputs.as_labels(np.array([0, 2], dtype), batch_size=2, num_classes=3)
-        assert found.dtype == jnp.int32 and found.tolist() == [0, 2]
+        result = inputs.as_labels(np.array([0, 2], dtype), batch_size=2, num_classes=3)
+        assert result.dtype == jnp.int32 and result.tolist() == [0, 2]
     assert inputs.as_labels([], batch_size=0).shape == (0,)
 
 
@@ -134,5 +134,5 @@ def test_check_images_checks_constants_inside_jit():
 
 def test_as_images_converts_lists_and_float64():
     for images in ([[[[0.5]]]], np.full((1, 1, 1, 1), 0.5)):
-        found = inputs.as_images(images)
-        assert found.dtype == jnp.float32 and found.shape == (1, 1, 1, 1)
+        result = inputs.as_images(images)
+        assert result.dtype == jnp.float32 and result.shape == (1, 1, 1, 1)

@@ -65,13 +65,13 @@ def test_sqrt_and_inverse_sqrt_is_per_matrix_and_zero_for_zero():
         [with_eigenvalues(np.linspace(1, 2 + i, SIZE), i)[0] for i in range(3)] + [np.zeros((SIZE,) * 2)]
     )
     together = roots(matrices.astype(np.float32).reshape(2, 2, SIZE, SIZE))
-    for found in together:
-        assert found.dtype == jnp.float32
-        np.testing.assert_allclose(found, jnp.swapaxes(found, -1, -2), rtol=1e-6, atol=1e-7)
-        np.testing.assert_array_equal(found[1, 1], 0.0)
+    for result in together:
+        assert result.dtype == jnp.float32
+        np.testing.assert_allclose(result, jnp.swapaxes(result, -1, -2), rtol=1e-6, atol=1e-7)
+        np.testing.assert_array_equal(result[1, 1], 0.0)
     for i in range(3):
-        for found, expected in zip(together, roots(matrices[i].astype(np.float32)), strict=True):
-            np.testing.assert_allclose(found.reshape(4, SIZE, SIZE)[i], expected, atol=1e-5)
+        for result, expected in zip(together, roots(matrices[i].astype(np.float32)), strict=True):
+            np.testing.assert_allclose(result.reshape(4, SIZE, SIZE)[i], expected, atol=1e-5)
 
 
 def test_sqrt_and_inverse_sqrt_has_finite_gradients():
@@ -85,5 +85,5 @@ def test_sqrt_and_inverse_sqrt_has_finite_gradients():
 def test_trace_of_sqrt_product_equals_scipy():
     a, b = (with_eigenvalues(np.geomspace(1, 1e-2, SIZE), seed)[0] for seed in (0, 1))
     expected = np.trace(scipy.linalg.sqrtm(a @ b)).real
-    found = jax.jit(linalg.trace_of_sqrt_product)(a.astype(np.float32), b.astype(np.float32))
-    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    result = jax.jit(linalg.trace_of_sqrt_product)(a.astype(np.float32), b.astype(np.float32))
+    np.testing.assert_allclose(result, expected, rtol=1e-5)

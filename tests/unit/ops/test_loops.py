@@ -42,11 +42,11 @@ TRANSFORMATIONS = {
 
 @pytest.mark.parametrize("name", TRANSFORMATIONS)
 def test_scan_equals_lax(inputs, name):
-    found, expected = (
+    result, expected = (
         TRANSFORMATIONS[name](lambda *inputs, scan=scan: descend(scan, *inputs))(*inputs)
         for scan in (loops.scan, jax.lax.scan)
     )
-    assert_trees_all_close(found, expected, rtol=1e-6)
+    assert_trees_all_close(result, expected, rtol=1e-6)
 
 
 @pytest.fixture
@@ -88,11 +88,11 @@ def test_fori_loop_equals_lax(inputs, upper):
 
     weights, latents, _ = inputs
     static = (0,) if isinstance(upper, jax.Array) else (0, 3)
-    found, expected = (
+    result, expected = (
         jax.jit(run, static_argnums=static)(fori_loop, weights, latents, upper)
         for fori_loop in (loops.fori_loop, jax.lax.fori_loop)
     )
-    assert_trees_all_close(found, expected, rtol=1e-6)
+    assert_trees_all_close(result, expected, rtol=1e-6)
 
 
 def test_fori_loop_hoists_weights(inputs):

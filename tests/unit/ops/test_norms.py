@@ -108,11 +108,11 @@ def test_norm_has_finite_gradient_at_zero(norm):
 def test_random_perturbation_fills_the_ball(key, norm):
     eps = np.array([0.0, 0.1, 3.0, 0.5], np.float32)
     points = norms.random_perturbation(key, (4, 16, 16, 3), eps=eps, norm=norm)
-    found = lengths(points, norm)
+    result = lengths(points, norm)
     if norm in ("l1", "l2"):  # on the sphere
-        np.testing.assert_allclose(found, eps, rtol=1e-5)
+        np.testing.assert_allclose(result, eps, rtol=1e-5)
     else:  # uniform in the cube: 768 draws come near its faces, and their mean square is a third
-        assert np.all((found <= eps) & (found >= 0.98 * eps))
+        assert np.all((result <= eps) & (result >= 0.98 * eps))
         squares = np.mean(np.square(points), axis=(1, 2, 3))
         np.testing.assert_allclose(squares, eps**2 / 3, rtol=0.15)
     means = np.mean(points, axis=(1, 2, 3))
@@ -163,16 +163,16 @@ def test_norm_does_not_overflow_or_underflow(size):
 def test_norm_of_nan_is_nan(norm):
     x = sample(0)
     x[1, 0, 0, 0], x[2, 0, 0, 0] = np.nan, np.inf
-    found = np.asarray(norms.norm(x, norm))
-    assert np.isnan(found[1]) and np.isinf(found[2]) and np.isfinite(found[[0, 3]]).all()
+    result = np.asarray(norms.norm(x, norm))
+    assert np.isnan(result[1]) and np.isinf(result[2]) and np.isfinite(result[[0, 3]]).all()
 
 
 def test_finite_gradient_keeps_finite_values():
     inf, nan = np.inf, np.nan
     gradient = np.array([[1, -3, 2], [1, -inf, inf], [nan, 2, -inf], [nan, nan, nan], [0, inf, nan]], np.float32)
-    found = np.asarray(norms.finite_gradient(gradient))
-    np.testing.assert_array_equal(found[:3], [[1, -3, 2], [1, -1, 1], [0, 2, -2]])
-    assert set(np.abs(found[3])) == {1.0} and len(set(found[3])) == 2
-    assert found[4].tolist()[:2] == [0, 1] and abs(found[4, 2]) == 1
+    result = np.asarray(norms.finite_gradient(gradient))
+    np.testing.assert_array_equal(result[:3], [[1, -3, 2], [1, -1, 1], [0, 2, -2]])
+    assert set(np.abs(result[3])) == {1.0} and len(set(result[3])) == 2
+    assert result[4].tolist()[:2] == [0, 1] and abs(result[4, 2]) == 1
     for norm in ASCENDING:
         assert np.isfinite(norms.steepest_ascent(gradient, norm=norm)).all()

@@ -166,25 +166,25 @@ def test_transfer_reuses_moments_and_mixes_styles():
 def test_transfer_rejects_moments_of_other_labels():
     content, labels = features(0, 8, 8), np.zeros((2, 8, 8), np.int32)
     whole, regions = (StyleMoments(np.zeros((2, n, 8)), np.zeros((2, n, 8, 8)), np.zeros((2, n))) for n in (1, 2))
-    for moments, options, shown in (
+    for moments, options, message in (
         (whole, {"labels": labels, "num_labels": 2}, r"of 1 region\(s\), not 2: .* num_labels=2"),
         (regions, {}, r"of 2 region\(s\), not 1: .* num_labels=0"),
         (regions, {"labels": labels, "num_labels": 1}, r"of 2 region\(s\), not 1: .* num_labels=1"),
     ):
-        with pytest.raises(UserError, match=shown):
+        with pytest.raises(UserError, match=message):
             transfer(content, (moments,), **options)
 
 
 @pytest.mark.parametrize(
-    ("options", "shown"),
+    ("options", "message"),
     [
         ({"variant": "wct2"}, "official"),
         ({"method": "svd"}, "newton_schulz"),
         ({"num_labels": 2}, "all three"),
     ],
 )
-def test_wct_names_the_mistake(options, shown):
-    with pytest.raises(UserError, match=shown):
+def test_wct_names_the_mistake(options, message):
+    with pytest.raises(UserError, match=message):
         wct(features(0, 4, 4), features(1, 4, 4), **options)
     with pytest.raises(UserError, match="one layer"):
         wct(features(0, 4, 4), features(1, 4, 5))
