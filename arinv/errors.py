@@ -1,13 +1,13 @@
-"""The one exception that stands for a user's mistake: a single clear line, shown without a traceback."""
+"""The exception for users' mistakes, which the command prints as one line without a traceback."""
 
 import difflib
 from collections.abc import Iterable
 
 
 class UserError(ValueError):
-    """A wrong config, file, shape or value. The message names it, what is allowed, and what to do.
+    """A wrong config, file, shape or value. The message names it, the allowed values, and the remedy.
 
-    It is one line, also where it shows a name with line breaks.
+    Line breaks in the message are escaped, so that it is one line.
     """
 
     def __init__(self, message: str = ""):
@@ -15,16 +15,16 @@ class UserError(ValueError):
 
 
 class RadiusWarning(UserWarning):
-    """A radius that reaches every image: whatever is attacked there, no result says anything."""
+    """A radius that reaches every image, so that results of attacks are meaningless."""
 
 
 def unknown(kind: str, name: object, known: Iterable[str]) -> UserError:
-    """Returns the error for a name that is not in a table, listing those that are.
+    """Returns the error for a name that is not in a table, with the names in the table.
 
     Args:
-      kind: what the name stands for, such as "encoder".
-      name: what was asked for.
-      known: the names that exist.
+      kind: kind of object, such as "encoder".
+      name: the unknown name.
+      known: the names in the table.
     """
     names = sorted(known)
     close = difflib.get_close_matches(str(name), names, n=1)

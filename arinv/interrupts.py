@@ -1,7 +1,7 @@
-"""Ctrl-C at any moment: one line, exit code 130.
+"""Handling of Ctrl-C at any moment: one line, exit code 130.
 
-Python raises KeyboardInterrupt in the main thread only, between two of its instructions: too late while XLA compiles,
-and for nothing where a callback of JAX swallows it. A thread of its own hears of the signal at once.
+Python raises KeyboardInterrupt in the main thread only, between two of its instructions: late while XLA compiles, and
+without effect where a callback of JAX catches it. A separate thread receives the signal at once.
 """
 
 import contextlib
@@ -14,18 +14,18 @@ import threading
 from typing import NoReturn
 
 CODE = 128 + signal.SIGINT
-_LINE_SECONDS = 1.0  # for the main thread to print the line behind its last bar of progress
-_PATIENCE_SECONDS = 5.0  # then, for it to end by itself: to finish a save, and to release its lock
+_LINE_SECONDS = 1.0  # for the main thread to print the line after its progress bar
+_GRACE_SECONDS = 5.0  # then, for it to exit: to finish a save, and to release its lock
 
 _lock = threading.RLock()  # a signal may come while the main thread reports the one before
-_happened = _reported = False
+_received = _reported = False
 _message = "arinv: interrupted\n"
 
 
 def watch() -> None:
-    """Ends the process on SIGINT, from now on; for the main thread of the command.
+    """Makes SIGINT end the process, from now on; call it from the main thread of the command.
 
-    Where the process was started with SIGINT ignored, as by nohup, it stays ignored.
+    If the process was started with SIGINT ignored, as by nohup, it stays ignored.
     """
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         return
@@ -40,20 +40,22 @@ def watch() -> None:
 
 
 def let_finish(message: str) -> None:
-    """Gives the main thread a KeyboardInterrupt first, and some seconds to end by itself; a second SIGINT ends at once.
+    """Makes SIGINT raise KeyboardInterrupt in the main thread, which then has some seconds to exit.
+
+    A second SIGINT ends the process at once.
 
     Args:
-      message: the line that is printed.
+      message: end of the line that is printed.
     """
     global _message
-    _message = f"\narinv: interrupted; {message}\n"  # a bar of progress may stand before it
+    _message = f"\narinv: interrupted; {message}\n"  # a progress bar may precede it
     if signal.getsignal(signal.SIGINT) is _ignore:
         signal.signal(signal.SIGINT, _raise)
 
 
-def happened() -> bool:
-    """Returns whether SIGINT has come."""
-    return _happened
+def received() -> bool:
+    """Returns whether SIGINT was received."""
+    return _received
 
 
 def report() -> None:
@@ -75,7 +77,7 @@ def _listen(receiver: socket.socket, _: socket.socket) -> None:
             if _reported:
                 _end()
             report()
-            receiver.settimeout(_PATIENCE_SECONDS)
+            receiver.settimeout(_GRACE_SECONDS)
             continue
         if count > 1 or (count and signal.getsignal(signal.SIGINT) is _ignore):
             _end()
@@ -84,19 +86,19 @@ def _listen(receiver: socket.socket, _: socket.socket) -> None:
 
 def _end() -> NoReturn:
     report()
-    for child in multiprocessing.active_children():  # workers that read ahead
+    for child in multiprocessing.active_children():  # data workers
         child.kill()
     os._exit(CODE)
 
 
 def _ignore(*_: object) -> None:
-    """Handles a signal in the main thread: the thread that listens has received it."""
+    """Handles a signal in the main thread; the listening thread receives it separately."""
 
 
 def _raise(*_: object) -> NoReturn:
-    global _happened
-    _happened = True
-    # What falls apart from here on is of no interest.
+    global _received
+    _received = True
+    # Later errors are consequences of the interrupt.
     sys.unraisablehook = _ignore
     threading.excepthook = _ignore
     signal.signal(signal.SIGINT, lambda *_: _end())

@@ -93,7 +93,7 @@ def _guard(command: Command, work: Callable[[], None]) -> None:
         distributed.finish()
         raise
     except BaseException as error:
-        if interrupts.happened() or isinstance(error, KeyboardInterrupt):
+        if interrupts.received() or isinstance(error, KeyboardInterrupt):
             interrupts.report()
             raise SystemExit(distributed.INTERRUPTED) from None
         if isinstance(error, BrokenPipeError) and distributed.count() == 1:

@@ -1,8 +1,8 @@
-"""Devices as a mesh, and where arrays live on it. The only file that names mesh axes.
+"""The mesh of devices, and the sharding of arrays on it. The only file that names mesh axes.
 
-Two axes: "data" splits the batch; "fsdp" splits the batch too and, besides, every large parameter with
-its optimiser state. fsdp=1 is plain data parallelism. One jitted step serves every mesh: XLA derives the
-collectives from the placement of its arguments.
+The axis "data" splits the batch; "fsdp" splits the batch, every large parameter and its optimiser state. fsdp=1 is
+plain data parallelism. One jitted step works for every mesh: XLA derives the collectives from the shardings of its
+arguments.
 """
 
 from collections.abc import Mapping
@@ -16,44 +16,44 @@ from arinv.errors import UserError
 from arinv.types import Batch
 
 _BATCH = PartitionSpec(("data", "fsdp"))
-_MIN_FSDP_ELEMENTS = 4096  # smaller arrays cost more to gather than they save
+_MIN_FSDP_ELEMENTS = 4096  # gathering smaller arrays costs more than it saves
 
 
 def make_mesh(*, data: int = -1, fsdp: int = 1) -> Mesh:
     """Returns the mesh of all devices.
 
     Args:
-      data: number of batch shards that hold their own copy of the parameters; -1 for what is left.
-      fsdp: number of devices that a copy of the parameters is split over.
+      data: number of copies of the parameters, each with its share of the batch; -1: as many as the devices allow.
+      fsdp: number of devices that share a copy of the parameters.
 
     Raises:
-      UserError: the two do not multiply to the number of devices.
+      UserError: data x fsdp is not the number of devices.
     """
     count = jax.device_count()
     if fsdp < 1 or (data < 1 and data != -1) or count % fsdp or data not in (-1, count // fsdp):
         raise UserError(
             f"mesh data={data}, fsdp={fsdp} does not fit {count} device(s): data x fsdp must be {count} "
-            "(data=-1 takes what is left)"
+            "(data=-1 uses all devices)"
         )
     auto = (AxisType.Auto,) * 2  # explicit axes break gathers and reshapes
     return jax.make_mesh((count // fsdp, fsdp), ("data", "fsdp"), axis_types=auto)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """Returns the placement of an array of which every device holds a copy."""
+    """Returns the sharding of an array with a copy on every device."""
     return NamedSharding(mesh, PartitionSpec())
 
 
 def state_shardings(abstract_state: Any, mesh: Mesh) -> Any:
-    """Returns a placement for each array of a train state.
+    """Returns a sharding for each array of a train state.
 
     Args:
       abstract_state: tree of arrays or ShapeDtypeStructs.
-      mesh: where to.
+      mesh: of the devices.
 
     Returns:
-      The same tree of NamedShardings: large arrays split over "fsdp" along the last axis that divides,
-      everything else replicated.
+      The same tree of NamedShardings: large arrays split over "fsdp" along the last axis that it divides,
+      all others replicated.
     """
     parts = mesh.shape["fsdp"]
 
@@ -70,15 +70,15 @@ def state_shardings(abstract_state: Any, mesh: Mesh) -> Any:
 
 
 def gather(tree: Any, mesh: Mesh) -> Any:
-    """Returns arrays with a copy on every device, for the time of a jitted function; without FSDP as they are."""
+    """Returns arrays constrained to a copy on every device within a jitted function; unchanged without FSDP."""
     return jax.lax.with_sharding_constraint(tree, replicated(mesh)) if mesh.shape["fsdp"] > 1 else tree
 
 
 def check_batch_size(batch_size: int, mesh: Mesh) -> None:
-    """Checks that every device gets the same share of a batch.
+    """Checks that the devices divide a batch.
 
     Raises:
-      UserError: the devices do not divide the batch.
+      UserError: they do not.
     """
     if batch_size < 1 or batch_size % mesh.size:
         raise UserError(
@@ -88,14 +88,14 @@ def check_batch_size(batch_size: int, mesh: Mesh) -> None:
 
 
 def process_rows(batch_size: int, mesh: Mesh) -> np.ndarray:
-    """Returns which rows of a global batch the devices of this process hold, so which ones it has to read.
+    """Returns the rows of a global batch that belong to the devices of this process.
 
     Args:
-      batch_size: of the global batch.
-      mesh: of all devices, in whatever order the network between them asks for.
+      batch_size: number of examples of the global batch.
+      mesh: of all devices, in any order.
 
     Returns:
-      int64 [rows of this process], ascending; the processes' rows are disjoint and together all rows.
+      int64 [rows of this process], ascending; the rows of all processes are disjoint and complete.
     """
     shares = NamedSharding(mesh, _BATCH).addressable_devices_indices_map((batch_size,)).values()
     parts = sorted(share[0].indices(batch_size)[:2] for share in shares)
@@ -103,36 +103,36 @@ def process_rows(batch_size: int, mesh: Mesh) -> np.ndarray:
 
 
 def replicate(arrays: Any, mesh: Mesh) -> Any:
-    """Returns a tree of arrays that every process has whole, with a copy on every device of the mesh."""
+    """Returns a tree of arrays, the same in every process, with a copy on every device of the mesh."""
     sharding = replicated(mesh)
     if jax.process_count() == 1:
         return jax.device_put(arrays, sharding)
 
     def place(array):
-        whole = np.asarray(array)
-        return jax.make_array_from_process_local_data(sharding, whole, whole.shape)
+        array = np.asarray(array)
+        return jax.make_array_from_process_local_data(sharding, array, array.shape)
 
     return jax.tree.map(place, arrays)
 
 
 def batch_sharding(mesh: Mesh, *, stacked: bool = False) -> NamedSharding:
-    """Returns the placement of a batch's arrays: rows split over all devices.
+    """Returns the sharding of a batch's arrays: rows split over all devices.
 
     Args:
-      mesh: where to.
-      stacked: several batches on a leading axis, which is not split.
+      mesh: of the devices.
+      stacked: whether a leading axis stacks several batches; it is not split.
     """
     return NamedSharding(mesh, PartitionSpec(None, *_BATCH) if stacked else _BATCH)
 
 
 def place_batch(batch: Batch, mesh: Mesh, *, stacked: bool = False) -> Mapping[str, jax.Array]:
-    """Returns this process's share of a global batch as arrays split over all devices of the mesh."""
+    """Returns a global batch, of which each process passes its rows, as arrays split over all devices of the mesh."""
     sharding = batch_sharding(mesh, stacked=stacked)
     return {k: jax.make_array_from_process_local_data(sharding, np.asarray(v)) for k, v in batch.items()}
 
 
 def to_host(arrays: Any) -> Any:
-    """Returns a tree of arrays as NumPy arrays, gathered from all processes where they are split."""
+    """Returns a tree of NumPy arrays; arrays that are split over processes are gathered."""
     if jax.process_count() > 1:
         from jax.experimental import multihost_utils
 

@@ -1,4 +1,4 @@
-"""The canonical form of the paths that users write."""
+"""Canonical forms of paths in configs and flags."""
 
 import os
 import pathlib
@@ -6,7 +6,7 @@ import re
 
 from arinv.errors import UserError
 
-# gs://bucket, and gs:/bucket, which is what pathlib makes of it.
+# gs://bucket, and gs:/bucket, its form in pathlib.
 _URL = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]+):/")
 _URL_INSIDE = re.compile(r"(?:^|[:+])(?P<scheme>[A-Za-z][A-Za-z0-9+.-]+)://")
 
@@ -16,7 +16,7 @@ def canonical(path: str | os.PathLike, *, name: str = "path") -> pathlib.Path:
 
     Args:
       path: relative to the current directory, or absolute; it does not have to exist.
-      name: the flag or field that holds it, for messages.
+      name: the flag or field of the path, for messages.
 
     Raises:
       UserError: an empty path, a URL, an unknown user's home, or links that form a circle.
@@ -38,14 +38,14 @@ def is_url(text: str) -> bool:
 
 
 def check_local(text: str, *, name: str) -> None:
-    """Refuses a value that names a URL, also behind a prefix as in "folder:gs://bucket".
+    """Checks that a value names no URL, also after a prefix as in "folder:gs://bucket".
 
     Args:
-      text: of the field.
+      text: the value of a field.
       name: of the field, for the message.
 
     Raises:
-      UserError: it does.
+      UserError: it names one.
     """
     if match := _URL_INSIDE.search(text):
         raise _no_url(name, text, match["scheme"])

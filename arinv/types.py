@@ -1,4 +1,4 @@
-"""Arrays and callables that the layers of arinv hand to each other.
+"""Types of arrays and callables shared by the layers of arinv.
 
 Images are float32 [B, H, W, C] in [0, 1] unless a name says otherwise (`images_u8` is uint8 in 0..255,
 `images_pm1` is in [-1, 1]).
@@ -28,15 +28,15 @@ FeaturesFn = Callable[[Array], Mapping[str, Array]]
 # features [B, ...] -> images [B, H, W, C] in [0, 1]
 DecodeFn = Callable[[Array], Array]
 
-# What a train or evaluation step reports: name -> (sum over examples, number of examples).
+# Metrics of a train or evaluation step: name -> (sum over examples, number of examples).
 Metrics = Mapping[str, tuple[Array, Array]]
 
 
 class Network(Protocol):
-    """What the layers above the models know of a Flax module."""
+    """The interface of a Flax module that layers above the models use."""
 
     def init(self, rngs: Any, *inputs: Any, **options: Any) -> Variables:
         """Returns new variables."""
 
     def apply(self, variables: Variables, *inputs: Any, **options: Any) -> Any:
-        """Returns the output, with changed collections where they are asked for."""
+        """Returns the output, and updated collections with `mutable=`."""

@@ -305,7 +305,7 @@ def _folder_case(rng: np.random.Generator, directory: pathlib.Path) -> Case:
     def read() -> None:
         assert class_advice(root)
         if rng.random() < 0.3:
-            assert len(data.open_pictures(root, on_bad_image=skip)) > 0
+            assert len(data.open_images(root, on_bad_image=skip)) > 0
             return
         source = data.open_source(f"folder:{root}", split=str(split), image_size=8, on_bad_image=skip)
         _check_source(source)

@@ -1,7 +1,7 @@
 """Batches for training (endless, shuffled, resumable) and for evaluation (in order, padded).
 
-A batch is {"image": uint8 [b, S, S, 3], "label": int32 [b], "mask": float32 [b]}, where b is this
-process's share of the global batch. Which examples training batch t holds, and which windows are cut from them, is a
+A batch is {"image": uint8 [b, S, S, 3], "label": int32 [b], "mask": float32 [b]}, where b is the number of rows of the
+global batch that belong to this process. The examples of training batch t, and the windows cropped from them, are a
 pure function of (seed, t): the same with one process or many, in memory or streamed, and after a restart.
 """
 
@@ -11,7 +11,7 @@ import os
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from concurrent import futures
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -19,89 +19,11 @@ from arinv.data.image_files import random_resized_crop
 from arinv.data.source import Arrays, Originals, Source, estimate_bytes, load_arrays
 from arinv.errors import UserError
 
-_ENDLESS = 1 << 40  # Grain wants a length; nobody trains that long
-
-
-class Order(Protocol):
-    """How many examples of a batch are this process's."""
-
-    share: int
-
-
-class Examples(Protocol):
-    """The examples of training batches: source, order, and how each is read."""
-
-    source: Source
-    order: Order
-
-    def read(self, step: int, row: int) -> dict[str, Any]:
-        """Returns an example of a batch: `row` counts among those of this process."""
-        ...
-
-
-class _Positions:
-    """The examples in the order of training, numbered from one step on."""
-
-    def __init__(self, examples: Examples, first_step: int):
-        self._examples, self._first_step = examples, first_step
-
-    def __len__(self) -> int:
-        return _ENDLESS
-
-    def __getitem__(self, position: int) -> dict[str, Any]:
-        step, row = divmod(position, self._examples.order.share)
-        example = self._examples.read(self._first_step + step, row)
-        return {
-            "image": example["image"],
-            "label": np.int32(example["label"]),
-            "mask": np.float32(1.0),
-        }
-
-    def __repr__(self) -> str:
-        return f"_Positions({self._examples.source.info})"
-
-
-def stream_examples(examples: Examples, num_workers: int, first_step: int) -> Iterator[dict[str, np.ndarray]]:
-    """Returns the batches from `first_step` on.
-
-    Args:
-      examples: which example comes when, and how it is read; pickled where there are worker processes.
-      num_workers: processes that decode; 0: threads of this process.
-      first_step: number of the first batch.
-
-    Returns:
-      Endless iterator over {"image": uint8 [b, S, S, 3], "label": int32 [b], "mask": float32 [b]}.
-    """
-    from absl import flags
-    from grain import python as grain
-
-    share = examples.order.share
-    positions = grain.MapDataset.source(_Positions(examples, first_step))
-    if num_workers == 0:
-        options = grain.ReadOptions(num_threads=min(32, 2 * (os.cpu_count() or 1)), prefetch_buffer_size=4 * share)
-        return iter(positions.to_iter_dataset(options).batch(share, drop_remainder=True))
-    if not flags.FLAGS.is_parsed():
-        flags.FLAGS.mark_as_parsed()  # Grain's worker processes read absl flags
-    # Whole batches as elements: the workers take turns, so the order stays what it is without them.
-    batches = positions.batch(share, drop_remainder=True)
-    options = grain.ReadOptions(num_threads=2, prefetch_buffer_size=2)
-    workers = grain.MultiprocessingOptions(num_workers=num_workers, per_worker_buffer_size=2)
-    return _own_copies(iter(batches.to_iter_dataset(options).mp_prefetch(workers)))
-
-
-def _own_copies(batches) -> Iterator[dict[str, np.ndarray]]:
-    """Copies batches out of the memory shared with the workers, which could not outlive them."""
-    try:
-        for batch in batches:
-            yield {name: np.array(values) for name, values in batch.items()}
-    finally:
-        batches.close()
-
-
 Batch = dict[str, np.ndarray]
 
 MAX_BYTES_IN_MEMORY = 2_000_000_000
-_CROPS = 1  # in the key of a window, before seed, step and row
+_ENDLESS = 1 << 40  # Grain requires a length
+_CROPS = 1  # first in the key of a window, before seed, step and row
 
 
 @functools.lru_cache(maxsize=2)
@@ -113,13 +35,13 @@ def _permutation(num_examples: int, seed: int, epoch: int) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class TrainOrder:
-    """Which examples a process sees at which step: a pure function, with nothing to restore.
+    """The examples of every step, as a pure function without state.
 
     Attributes:
-      num_examples: of the source.
-      batch_size: of the global batch.
+      num_examples: number of examples of the source.
+      batch_size: number of examples of the global batch.
       seed: of the order.
-      rows: of each global batch that are this process's, int64.
+      rows: the rows of each global batch that belong to this process, int64.
     """
 
     num_examples: int
@@ -138,19 +60,19 @@ class TrainOrder:
         return len(self.rows)
 
     def indices(self, step: int, rows: slice = slice(None)) -> np.ndarray:
-        """Returns which examples this process takes of global batch `step`, int64 [share], or some `rows` of them."""
+        """Returns the indices of this process's examples of global batch `step`, int64 [share], or of some `rows`."""
         epoch, step_in_epoch = divmod(step, self.steps_per_epoch)
         return _permutation(self.num_examples, self.seed, epoch)[step_in_epoch * self.batch_size + self.rows[rows]]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class TrainExamples:
-    """The examples of training batches, one by one.
+    """The examples of training batches, read one by one.
 
     Attributes:
-      source: of the images; of originals where windows are cut.
-      order: of the training.
-      resized_crop: options of images.random_resized_crop; empty: images as the source gives them.
+      source: of the images; opened with resize="original" where windows are cropped.
+      order: of the examples.
+      resized_crop: options of `image_files.random_resized_crop`; empty: images as in the source.
     """
 
     source: Source
@@ -158,7 +80,7 @@ class TrainExamples:
     resized_crop: Mapping[str, Any]
 
     def read(self, step: int, row: int) -> dict[str, Any]:
-        """Returns an example of a batch: `row` counts among those of this process."""
+        """Returns one example of a batch, by its row among those of this process."""
         (index,) = self.order.indices(step, slice(row, row + 1))
         example = self.source[int(index)]
         if not self.resized_crop:
@@ -169,20 +91,20 @@ class TrainExamples:
 
 
 class TrainBatches:
-    """Endless iterator over training batches that `get_state` and `set_state` resume exactly."""
+    """Endless iterator over training batches, resumed exactly by `get_state` and `set_state`."""
 
     def __init__(self, order: TrainOrder, start: Callable[[int], Iterator[Batch]]):
-        """Takes the order and a function from a step to the batches from there on."""
+        """Stores the order, and a function from a step to an iterator over the batches from it on."""
         self._order = order
         self._start = start
         self._step = 0
-        self._running: list[Iterator[Batch]] = []
-        # Ends what decodes ahead when this object goes, at the latest before Python shuts down.
-        weakref.finalize(self, _end, self._running)
+        self._iterators: list[Iterator[Batch]] = []
+        # Stops the decoding threads or processes with this object, at the latest before Python exits.
+        weakref.finalize(self, _close_all, self._iterators)
 
     @property
     def steps_per_epoch(self) -> int:
-        """Global batches in an epoch; examples left over after the last full one are dropped."""
+        """Global batches in an epoch; examples after the last full one are dropped."""
         return self._order.steps_per_epoch
 
     @property
@@ -194,14 +116,14 @@ class TrainBatches:
         return self
 
     def __next__(self) -> Batch:
-        if not self._running:
-            self._running.append(self._start(self._step))
-        batch = next(self._running[0])
+        if not self._iterators:
+            self._iterators.append(self._start(self._step))
+        batch = next(self._iterators[0])
         self._step += 1
         return batch
 
     def get_state(self) -> dict[str, Any]:
-        """Returns where the iterator stands, as plain JSON values."""
+        """Returns the position of the iterator, as plain JSON values."""
         order = self._order
         return {
             "step": self._step,
@@ -211,29 +133,29 @@ class TrainBatches:
         }
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Goes to the batch at which `get_state` was called, whatever the number of processes.
+        """Moves to the batch at which `get_state` was called, with any number of processes.
 
         Raises:
-          UserError: the state is of another seed, batch size or data set.
+          UserError: the state has another seed, batch size or number of examples.
         """
-        here = self.get_state()
+        current = self.get_state()
         for name in ("seed", "batch_size", "num_examples"):
-            if state.get(name) != here[name]:
+            if state.get(name) != current[name]:
                 raise UserError(
                     f"cannot resume the data: {name} was {state.get(name)} and is now "
-                    f"{here[name]}; set it back, or start a new run"
+                    f"{current[name]}; set it back, or start a new run"
                 )
         self._step = int(state["step"])
         self.close()
 
     def close(self) -> None:
-        """Ends the threads or processes that decode ahead; the next batch starts them again."""
-        _end(self._running)
+        """Stops the threads or processes that decode ahead; the next batch starts them again."""
+        _close_all(self._iterators)
 
 
-def _end(running: list[Iterator[Batch]]) -> None:
-    while running:
-        running.pop().close()
+def _close_all(iterators: list[Iterator[Batch]]) -> None:
+    while iterators:
+        iterators.pop().close()
 
 
 def train_batches(
@@ -251,29 +173,29 @@ def train_batches(
 ) -> TrainBatches:
     """Returns an endless iterator over shuffled training batches.
 
-    Every epoch has an order of its own and `num_examples // batch_size` batches; the examples left
-    over are dropped for that epoch. Masks are all one.
+    Every epoch has its own order and `num_examples // batch_size` batches; the remaining examples
+    are dropped for that epoch. Masks are all one.
 
     Args:
-      source: what `open_source` returned, or the arrays of `load_arrays`.
+      source: from `open_source`, or arrays from `load_arrays`.
       batch_size: examples of the global batch, over all processes; a multiple of `process_count`.
       seed: of the order.
-      rows: of each global batch that this process takes, ascending; None: an equal share, by its number.
-      process_index: number of this process.
+      rows: rows of each global batch that belong to this process, ascending; None: an equal share, by its number.
+      process_index: number of this process, from 0.
       process_count: number of processes that share each global batch.
-      in_memory: decode once and keep uint8 arrays; None: when that takes 2 GB or less. Otherwise
-        images are decoded as they are needed, ahead of time, by Grain.
-      num_workers: of the streamed form: worker processes; 0: threads of this process.
-      resized_crop: options of `images.random_resized_crop` (scale, ratio), by which a window of every image is brought
-        to source.info.image_size, drawn by (seed, step, row); of a source opened with resize="original". Empty or
-        None: images come as the source gives them.
+      in_memory: decode once and keep uint8 arrays; None: if that takes 2 GB or less. Otherwise
+        images are decoded ahead of time by Grain.
+      num_workers: worker processes of the streamed form; 0: threads of this process.
+      resized_crop: options of `image_files.random_resized_crop` (scale, ratio): a window of every image, drawn by
+        (seed, step, row), is resized to source.info.image_size; for a source opened with resize="original".
+        Empty or None: images as in the source.
       progress: called with (done, total) while the arrays are decoded.
 
     Returns:
       Iterator with `get_state`, `set_state` and `steps_per_epoch`; see `TrainBatches`.
 
     Raises:
-      UserError: fewer examples than one batch, or processes that do not divide the batch.
+      UserError: fewer examples than one batch, or a batch that the processes do not divide.
     """
     arrays = source if isinstance(source, dict) else None
     num_examples = len(arrays["label"]) if arrays is not None else len(source)
@@ -289,7 +211,7 @@ def train_batches(
     if arrays is None and not len(rows):
         return TrainBatches(order, functools.partial(_empty_batches, source.info.image_size))
     if resized_crop and arrays is not None:
-        raise UserError("resized_crop cuts windows from a source of originals; arrays hold images of one size")
+        raise UserError('resized_crop needs a source opened with resize="original"; arrays have images of one size')
     if resized_crop:
         return _cropped_batches(source, order, resized_crop, in_memory, num_workers, progress)
     if arrays is None:
@@ -298,23 +220,23 @@ def train_batches(
             arrays = load_arrays(source, progress=progress)
     if arrays is not None:
         return TrainBatches(order, functools.partial(_memory_batches, arrays, order))
-    return TrainBatches(order, functools.partial(stream_examples, TrainExamples(source, order, {}), num_workers))
+    return TrainBatches(order, functools.partial(_streamed_batches, TrainExamples(source, order, {}), num_workers))
 
 
 def _cropped_batches(source: Source, order, resized_crop, in_memory, num_workers, progress) -> TrainBatches:
-    """Returns batches of windows, of originals that are decoded once where they fit into memory."""
+    """Returns batches of windows; the images are decoded once where they fit into memory."""
     if in_memory is None:
         in_memory = estimate_bytes(source) <= MAX_BYTES_IN_MEMORY
     if in_memory:
         source = Originals(source, progress=progress)
     examples = TrainExamples(source, order, dict(resized_crop))
     if in_memory:
-        return TrainBatches(order, functools.partial(_batches_by_threads, examples))
-    return TrainBatches(order, functools.partial(stream_examples, examples, num_workers))
+        return TrainBatches(order, functools.partial(_cropped_by_threads, examples))
+    return TrainBatches(order, functools.partial(_streamed_batches, examples, num_workers))
 
 
-def _batches_by_threads(examples: TrainExamples, step: int) -> Iterator[Batch]:
-    """Yields the batches from `step` on; the next one is cut while the last is used."""
+def _cropped_by_threads(examples: TrainExamples, step: int) -> Iterator[Batch]:
+    """Yields the batches from `step` on; the next one is cropped while the last is used."""
     share = examples.order.share
     with futures.ThreadPoolExecutor(os.cpu_count()) as pool:
 
@@ -345,7 +267,7 @@ def _memory_batches(arrays: Arrays, order: TrainOrder, step: int) -> Iterator[Ba
         step += 1
 
 
-def _empty_batches(image_size: int, _: int) -> Iterator[Batch]:
+def _empty_batches(image_size: int, step: int) -> Iterator[Batch]:
     while True:
         yield {
             "image": np.zeros((0, image_size, image_size, 3), np.uint8),
@@ -354,8 +276,67 @@ def _empty_batches(image_size: int, _: int) -> Iterator[Batch]:
         }
 
 
+class _Positions:
+    """The examples in the order of training, from one step on."""
+
+    def __init__(self, examples: TrainExamples, first_step: int):
+        self._examples, self._first_step = examples, first_step
+
+    def __len__(self) -> int:
+        return _ENDLESS
+
+    def __getitem__(self, position: int) -> dict[str, Any]:
+        step, row = divmod(position, self._examples.order.share)
+        example = self._examples.read(self._first_step + step, row)
+        return {
+            "image": example["image"],
+            "label": np.int32(example["label"]),
+            "mask": np.float32(1.0),
+        }
+
+    def __repr__(self) -> str:
+        return f"_Positions({self._examples.source.info})"
+
+
+def _streamed_batches(examples: TrainExamples, num_workers: int, first_step: int) -> Iterator[dict[str, np.ndarray]]:
+    """Returns the batches from `first_step` on.
+
+    Args:
+      examples: in their order; pickled where there are worker processes.
+      num_workers: processes that decode; 0: threads of this process.
+      first_step: number of the first batch.
+
+    Returns:
+      Endless iterator over {"image": uint8 [b, S, S, 3], "label": int32 [b], "mask": float32 [b]}.
+    """
+    from absl import flags
+    from grain import python as grain
+
+    share = examples.order.share
+    positions = grain.MapDataset.source(_Positions(examples, first_step))
+    if num_workers == 0:
+        options = grain.ReadOptions(num_threads=min(32, 2 * (os.cpu_count() or 1)), prefetch_buffer_size=4 * share)
+        return iter(positions.to_iter_dataset(options).batch(share, drop_remainder=True))
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS.mark_as_parsed()  # Grain's worker processes read absl flags
+    # Whole batches as elements: the workers alternate, so the order is the same as without them.
+    batches = positions.batch(share, drop_remainder=True)
+    options = grain.ReadOptions(num_threads=2, prefetch_buffer_size=2)
+    workers = grain.MultiprocessingOptions(num_workers=num_workers, per_worker_buffer_size=2)
+    return _own_copies(iter(batches.to_iter_dataset(options).mp_prefetch(workers)))
+
+
+def _own_copies(batches) -> Iterator[dict[str, np.ndarray]]:
+    """Copies batches out of the memory shared with the workers, which is freed when they end."""
+    try:
+        for batch in batches:
+            yield {name: np.array(values) for name, values in batch.items()}
+    finally:
+        batches.close()
+
+
 class EvalBatches:
-    """The batches of one pass over a data set; can be iterated again, and has a length."""
+    """The batches of one pass over a dataset; can be iterated again, and has a length."""
 
     def __init__(self, source: Source | Arrays, batch_size: int, rows: np.ndarray):
         self._source = source
@@ -410,11 +391,10 @@ def eval_batches(
     """Returns the batches of one pass in order; all processes together see each example once.
 
     Args:
-      source: what `open_source` returned (decoded anew on every pass), or the arrays of
-        `load_arrays`.
+      source: from `open_source` (decoded on every pass), or arrays from `load_arrays`.
       batch_size: examples of the global batch, over all processes; a multiple of `process_count`.
-      rows: of each global batch that this process takes, ascending; None: an equal share, by its number.
-      process_index: number of this process.
+      rows: rows of each global batch that belong to this process, ascending; None: an equal share, by its number.
+      process_index: number of this process, from 0.
       process_count: number of processes that share each global batch.
 
     Returns:
@@ -422,13 +402,13 @@ def eval_batches(
       images, label -1 and mask 0.
 
     Raises:
-      UserError: processes that do not divide the batch.
+      UserError: a batch that the processes do not divide.
     """
     return EvalBatches(source, batch_size, _rows(batch_size, rows, process_index, process_count))
 
 
 def _rows(batch_size: int, rows: np.ndarray | None, process_index: int, process_count: int) -> np.ndarray:
-    """Returns the rows of a global batch that are this process's."""
+    """Returns the rows of a global batch that belong to this process."""
     if rows is not None:
         return np.asarray(rows, np.int64)
     if batch_size < 1 or batch_size % process_count:
@@ -443,13 +423,13 @@ def _rows(batch_size: int, rows: np.ndarray | None, process_index: int, process_
 
 
 class MixedBatches:
-    """Endless iterator: each batch holds a batch of the first source and after it one of the second.
+    """Endless iterator over batches that concatenate a batch of one source and a batch of another.
 
-    An epoch is as many examples as the first source has, of both together.
+    An epoch has as many examples, of both sources together, as the first source.
     """
 
     def __init__(self, first: TrainBatches, second: TrainBatches, *, batch_size: int):
-        """Takes the iterators over both sources, and the global size of their batches together."""
+        """Stores the iterators over both sources, and the global size of the concatenated batches."""
         self._parts = {"first": first, "second": second}
         self.steps_per_epoch = max(1, first.num_examples // batch_size)
 
@@ -461,19 +441,19 @@ class MixedBatches:
         return {name: np.concatenate([first[name], second[name]]) for name in first}
 
     def get_state(self) -> dict[str, Any]:
-        """Returns where the iterators stand, as plain JSON values."""
+        """Returns the positions of the iterators, as plain JSON values."""
         return {name: part.get_state() for name, part in self._parts.items()}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Goes to the batch at which `get_state` was called.
+        """Moves to the batch at which `get_state` was called.
 
         Raises:
-          UserError: the state is of another seed, batch size or data set.
+          UserError: the state has another seed, batch size or number of examples.
         """
         for name, part in self._parts.items():
             part.set_state(state.get(name, {}))
 
     def close(self) -> None:
-        """Ends what decodes ahead."""
+        """Stops the threads or processes that decode ahead."""
         for part in self._parts.values():
             part.close()

@@ -1,7 +1,7 @@
-"""A user's own images: a folder of them, with one subfolder a class, or all in one place.
+"""Folders of image files as datasets, with one subfolder a class, or all images in one place.
 
-Images come out as uint8 RGB of a fixed size. Every file is decoded once when the folder is opened,
-so that a damaged image stops the run at its start and not in the middle of the night.
+Images are uint8 RGB of a fixed size. Every file is decoded once when the folder is opened, so that a
+damaged image raises at the start of a run and not in the middle of it.
 """
 
 import collections
@@ -9,14 +9,13 @@ import hashlib
 import os
 import pathlib
 import re
-from collections.abc import Callable, Iterator
-from concurrent import futures
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from arinv.data import image_files
-from arinv.data.image_files import Tree, left_out_text, looked_for, read_image, read_tree
+from arinv.data.image_files import Tree, left_out_text, looked_for, read_tree
 from arinv.data.source import SourceInfo, check_index
 from arinv.errors import UserError, unknown
 
@@ -27,14 +26,13 @@ _SPLITS = {
     "val": ("val", "valid", "validation", "dev", "devel", "development"),
 }
 _SPLIT_WORD = re.compile(r"(?<![a-z])(train|test|val|valid)(ing|idation)?(?![a-z])")  # as part of a longer name
-_SHORT = {"tr", "trn", "te", "tst", "dev"}  # which may be something else beside others, such as languages
-_DEEPEST_CLASSES = 4  # levels that are searched for classes
+_AMBIGUOUS = {"tr", "trn", "te", "tst", "dev"}  # beside other names possibly no splits, such as languages
+_MAX_DEPTH = 4  # levels that are searched for classes
 _TEST_FRACTION = 0.2
-ON_BAD_IMAGE = ("error", "skip")
 
 
 class Folder:
-    """The images of a folder; `bad_files` names those that could not be read and were left out."""
+    """The images of a folder; `bad_files` are those that cannot be read and are skipped."""
 
     def __init__(
         self,
@@ -46,34 +44,35 @@ class Folder:
         on_bad_image: str = "error",
         progress: Callable[[int, int], None] | None = None,
     ):
-        """Lists the images and decodes each of them once.
+        """Lists the images and decodes each once.
 
         Args:
           path: the folder. Its subfolders `train` and `test` (or `val`; also Training, test_set, dev and the
-            like) are the splits where they exist, and `val` stands in for a `test` that is not there;
+            like) are the splits where they exist, and `val` replaces a missing `test`;
             otherwise a fifth of each class, chosen by a hash of the file names, is the test split. The
-            subfolders of a split are the classes, sorted by name; without any there is one class. What is
-            no image is left out, see `image_files`, and named in `info.left_out`.
+            subfolders of a split are the classes, sorted by name; without any there is one class. Entries
+            that are no images are skipped, see `image_files`, and listed in `info.left_out`.
           split: "train", "test", "val", or "all".
           image_size: side of the images, in pixels.
-          resize: "squash" or "crop", see `images.resize_u8`.
-          on_bad_image: "error" stops at a damaged image, "skip" leaves it out and counts it.
+          resize: see `image_files.resize_u8`.
+          on_bad_image: "error" raises at a damaged image, "skip" skips and counts it.
           progress: called with (files checked, number of files).
 
         Raises:
           UserError: folder missing or empty, unknown split, a split's folder without another one, folders
             that may be splits or classes, classes that only the test has, or a damaged image.
         """
-        if on_bad_image not in ON_BAD_IMAGE:
-            raise unknown("on_bad_image", on_bad_image, ON_BAD_IMAGE)
+        image_files.check_on_bad_image(on_bad_image)
         root = pathlib.Path(path).expanduser()
-        if not root.is_dir():
-            raise UserError(f"folder {str(root)!r} does not exist or is not a folder; give the path of one")
+        check_location(root)
         tree, left_out = read_tree(root)
         class_names, files = _list_split(tree, split, left_out)
         self._size, self._resize = image_size, resize
-        self.bad_files: list[pathlib.Path] = []
-        self._files = self._readable(files, on_bad_image, progress)
+        self.bad_files = image_files.find_bad_files(
+            [file for file, _ in files], self._read, on_bad_image=on_bad_image, progress=progress
+        )
+        skipped = set(self.bad_files)
+        self._files = [pair for pair in files if pair[0] not in skipped]
         if not self._files:
             raise UserError(f"none of the {len(files)} images in {str(root)!r} can be read")
         self.num_skipped = len(self.bad_files)
@@ -103,29 +102,16 @@ class Folder:
         image = image_files.read_image(path, min_side=image_files.decoded_side(self._size, self._resize))
         return image_files.resize_u8(image, self._size, self._resize)
 
-    def _readable(self, files, on_bad_image, progress):
-        """Returns the files that decode, in order."""
-        good = []
-        with futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-            results = pool.map(self._error_of, [path for path, _ in files])
-            for done, ((path, label), error) in enumerate(zip(files, results, strict=True), 1):
-                if error is None:
-                    good.append((path, label))
-                elif on_bad_image == "skip":
-                    self.bad_files.append(path)
-                else:
-                    pool.shutdown(wait=False, cancel_futures=True)
-                    raise UserError(f"{error}; repair or remove it, or set on_bad_image='skip'")
-                if progress:
-                    progress(done, len(files))
-        return good
 
-    def _error_of(self, path: pathlib.Path) -> UserError | None:
-        try:
-            self._read(path)
-        except UserError as error:
-            return error
-        return None
+def check_location(location: str | os.PathLike) -> None:
+    """Checks that the folder exists.
+
+    Raises:
+      UserError: it does not.
+    """
+    path = pathlib.Path(location).expanduser()
+    if not path.is_dir():
+        raise UserError(f"folder {str(path)!r} does not exist or is not a folder; give the path of one")
 
 
 def _list_split(
@@ -136,9 +122,9 @@ def _list_split(
     if folders:
         if split == "test" and "test" not in folders:
             split = "val"
-        known = [*folders, "all"]
-        if split not in known:
-            raise unknown(f"split of folder {str(root)!r}", split, known)
+        splits = [*folders, "all"]
+        if split not in splits:
+            raise unknown(f"split of folder {str(root)!r}", split, splits)
         for name in tree.folders.keys() - set(folders.values()):
             left_out[f"folder {name!r} beside {' and '.join(folders.values())}"] += 1
         left_out[f"image beside {' and '.join(folders.values())}"] += len(tree.files)
@@ -155,63 +141,63 @@ def _list_split(
             test = _test_files(root, files)
             files = [pair for pair in files if (pair[0] in test) == (split == "test")]
     if not files:
-        raise UserError(f"folder {str(root)!r} leaves no image for split {split!r}; add images, or take split='all'")
+        raise UserError(f"folder {str(root)!r} has no image for split {split!r}; add images, or take split='all'")
     numbers = {name: number for number, name in enumerate(class_names)}
     return class_names, [(path, numbers[name]) for path, name in files]
 
 
 def _split_folders(tree: Tree) -> dict[str, str]:
-    """Returns split -> name of its folder; nothing where the subfolders are classes.
+    """Returns split -> name of its folder; {} where the subfolders are classes.
 
     Raises:
-      UserError: two folders of one split, a single split, or names that may be those of splits or of classes.
+      UserError: two folders of one split, a single split, or names that may be splits or classes.
     """
     root = str(tree.path)
     kinds = {name: _split_of(name) for name in tree.folders}
-    found = [name for name, kind in kinds.items() if kind]
+    named = [name for name, kind in kinds.items() if kind]
     others = [name for name, kind in kinds.items() if not kind and tree.folders[name].images()]
-    folders = {kind: name for kind in _SPLITS for name in found if kinds[name] == kind}
-    if len(folders) < len(found):
-        raise UserError(f"folder {root!r} has {' and '.join(found)}, two folders of one split; keep one of them")
-    if "train" in folders and len(folders) > 1 and not (others and _SHORT & {name.lower() for name in found}):
+    folders = {kind: name for kind in _SPLITS for name in named if kinds[name] == kind}
+    if len(folders) < len(named):
+        raise UserError(f"folder {root!r} has {' and '.join(named)}, two folders of one split; keep one of them")
+    if "train" in folders and len(folders) > 1 and not (others and _AMBIGUOUS & {name.lower() for name in named}):
         return folders
-    if found and not others:  # never the names of classes
+    if named and not others:  # never the names of classes
         raise UserError(
-            f"folder {root!r} holds only {' and '.join(found)}; put train and test (or val) side by side, or name "
-            f"{str(tree.path / found[0])!r}, of which a fifth is kept for the test"
+            f"folder {root!r} holds only {' and '.join(named)}; put train and test (or val) side by side, or name "
+            f"{str(tree.path / named[0])!r}, of which a fifth is kept for the test"
         )
-    # Such as my_test beside Train, or seg_train beside seg_test; and the folder of a class holds no classes itself.
+    # Such as my_test beside Train, or seg_train beside seg_test; and the folder of a class has no classes itself.
     alike = [word[0] for name in others if (word := _SPLIT_WORD.search(name.lower()))]
-    whole = any(inner.images() for name in found for inner in tree.folders[name].folders.values())
-    if whole or len(found) > 1 or (found and alike) or len(set(alike)) > 1:
+    whole = any(inner.images() for name in named for inner in tree.folders[name].folders.values())
+    if whole or len(named) > 1 or (named and alike) or len(set(alike)) > 1:
         raise UserError(
-            f"folder {root!r} holds {', '.join([*found, *others][:6])}, which may be splits or classes; call the "
+            f"folder {root!r} holds {', '.join([*named, *others][:6])}, which may be splits or classes; call the "
             "folders of splits train and test (or val), with nothing beside them, or rename those that are classes"
         )
     return {}
 
 
 def _split_of(name: str) -> str | None:
-    """Returns the split that a folder's name stands for in any spelling: Training, test_set, val2017."""
+    """Returns the split of a folder's name in any spelling, such as Training, test_set or val2017; None for others."""
     word = re.sub(r"[\W_]+", "", name.lower())
     word = re.sub(r"(?<=[a-z])(set|data|dataset|images?|imgs?|folder|split)?((19|20)\d\d)?$", "", word)
     return next((split for split, words in _SPLITS.items() if word in words), None)
 
 
 def _check_same_classes(tree: Tree, folders: dict[str, str], listed: dict[str, list]) -> None:
-    """Checks that no split has a class that could not be learnt.
+    """Checks that the training split has every class of the others.
 
     Raises:
-      UserError: one has.
+      UserError: it lacks one.
     """
     names = {kind: {label for _, label in pairs} for kind, pairs in listed.items()}
     for kind in folders.keys() - {"train"}:
         if extra := sorted(names[kind] - names["train"]):
             train, other = folders["train"], folders[kind]
             flat = not tree.folders[other].folders or bool(tree.folders[other].files)
-            what = "images without classes" if flat else f"classes that {train} has not: {', '.join(extra[:5])}"
+            problem = "images without classes" if flat else f"classes that {train} lacks: {', '.join(extra[:5])}"
             raise UserError(
-                f"folder {str(tree.path)!r}: {other} holds {what}; {train} has the classes "
+                f"folder {str(tree.path)!r}: {other} holds {problem}; {train} has the classes "
                 f"{', '.join(sorted(names['train'])[:5])}. Sort its images into these, or name "
                 f"{str(tree.path / train)!r}, of which a fifth is kept for the test"
             )
@@ -221,9 +207,9 @@ def _list_classes(tree: Tree, left_out: collections.Counter[str]) -> list[tuple[
     """Returns the (image file, class name) pairs of a folder, sorted."""
     nested = []
     for name, folder in tree.folders.items():
-        image_files = folder.images()
-        nested += [(path, name) for path in image_files]
-        if not image_files:
+        paths = folder.images()
+        nested += [(path, name) for path in paths]
+        if not paths:
             left_out[f"folder {name!r} without images"] += 1
     if tree.files and nested:
         raise UserError(
@@ -231,16 +217,16 @@ def _list_classes(tree: Tree, left_out: collections.Counter[str]) -> list[tuple[
             f"images ({nested[0][1]}); put each into the subfolder of its class, or all into one"
         )
     if not tree.files and not nested:
-        reason = f"; found {found}" if (found := left_out_text(left_out)) else ""
+        reason = f"; found {text}" if (text := left_out_text(left_out)) else ""
         raise UserError(f"folder {str(tree.path)!r} holds no image; looked for {looked_for()}{reason}")
     return [(path, "image") for path in tree.files] or nested
 
 
 def class_advice(path: str | os.PathLike) -> str:
-    """Returns where the classes of a folder may be that has only one: a level deeper, or nowhere."""
+    """Returns advice for a folder with a single class: a level below with several, or how to sort the images."""
     root = pathlib.Path(path).expanduser()
     level = [read_tree(root)[0]]
-    for _ in range(_DEEPEST_CLASSES):
+    for _ in range(_MAX_DEPTH):
         level = [folder for tree in level for folder in tree.folders.values()]
         for tree in level:
             names = [name for name, folder in tree.folders.items() if folder.images()]
@@ -250,7 +236,7 @@ def class_advice(path: str | os.PathLike) -> str:
 
 
 def _test_files(root: pathlib.Path, files: list[tuple[pathlib.Path, str]]) -> set[pathlib.Path]:
-    """Returns a fifth of every class of two images or more, wherever the folder lies."""
+    """Returns a fifth of every class of two or more images, independent of where the folder is."""
     by_class: dict[str, list[pathlib.Path]] = {}
     for path, name in files:
         by_class.setdefault(name, []).append(path)
@@ -260,85 +246,3 @@ def _test_files(root: pathlib.Path, files: list[tuple[pathlib.Path, str]]) -> se
         count = max(1, round(_TEST_FRACTION * len(paths))) if len(paths) > 1 else 0
         chosen.update(ranked[:count])
     return chosen
-
-
-class Pictures:
-    """Pictures in the order of their paths, read when they are asked for.
-
-    Attributes:
-      paths: of the files that can be read.
-      names: of the pictures: paths relative to the folder, with "/".
-      bad_files: files that could not be read and were left out.
-      left_out: what else in the folder is no image that can be read, as text; empty for nothing.
-    """
-
-    def __init__(
-        self, root: pathlib.Path, paths: list[pathlib.Path], bad_files: list[pathlib.Path], *, left_out: str = ""
-    ):
-        """Takes files that are known to decode."""
-        self.left_out = left_out
-        base = root if root.is_dir() else root.parent
-        self.paths, self.bad_files = tuple(paths), tuple(bad_files)
-        self.names = tuple(path.relative_to(base).as_posix() for path in paths)
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __getitem__(self, index: int) -> np.ndarray:
-        return read_image(self.paths[index])
-
-    def __iter__(self) -> Iterator[np.ndarray]:
-        return (read_image(path) for path in self.paths)
-
-
-def open_pictures(
-    path: str | os.PathLike,
-    *,
-    on_bad_image: str = "error",
-    progress: Callable[[int, int], None] | None = None,
-) -> Pictures:
-    """Returns the picture of a file, or all in a folder and its visible subfolders, after decoding each once.
-
-    Args:
-      path: an image file or a folder.
-      on_bad_image: "error" stops at a damaged image, "skip" leaves it out.
-      progress: called with (files checked, number of files).
-
-    Raises:
-      UserError: nothing there, no image in it, a damaged image, or none that can be read.
-    """
-    if on_bad_image not in ON_BAD_IMAGE:
-        raise unknown("on_bad_image", on_bad_image, ON_BAD_IMAGE)
-    root = pathlib.Path(path).expanduser()
-    if not root.exists():
-        raise UserError(f"{str(path)!r} does not exist; give an image file or a folder of images")
-    files, left_out = [root], ""
-    if not root.is_file():
-        tree, others = read_tree(root)
-        files, left_out = tree.images(), left_out_text(others)
-    if not files:
-        found = f"; found {left_out}" if left_out else ""
-        raise UserError(f"folder {str(path)!r} holds no image; looked for {looked_for()}{found}")
-    good, bad = [], []
-    with futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        for done, (file, error) in enumerate(zip(files, pool.map(_error_of, files), strict=True), 1):
-            if error is None:
-                good.append(file)
-            elif on_bad_image == "skip":
-                bad.append(file)
-            else:
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise UserError(f"{error}; repair or remove it, or set on_bad_image='skip'")
-            if progress:
-                progress(done, len(files))
-    if not good:
-        raise UserError(f"none of the {len(files)} images in {str(path)!r} can be read")
-    return Pictures(root, good, bad, left_out=left_out)
-
-
-def _error_of(path: pathlib.Path) -> UserError | None:
-    try:
-        read_image(path)
-    except UserError as error:
-        return error
-    return None

@@ -1,8 +1,8 @@
-"""Which files in a folder are images, by their names, and what was left out.
+"""Image files on the host: decoding, resizing and cropping, and finding the images of a folder.
 
-Read: visible files with the ending of an image that Pillow decodes here, whatever its case, also through links. Left
-out and counted: hidden files, folders that file servers, archives and desktops leave behind, such as @eaDir, links that
-lead nowhere, and files with other endings.
+Images are uint8 RGB [H, W, 3]. The images of a folder are its visible files with the ending of a format that Pillow
+decodes, in any case, also through links. Skipped and counted are hidden files, folders that file servers, archives and
+desktops create, such as @eaDir, broken links, and files with other endings.
 """
 
 import collections
@@ -11,12 +11,17 @@ import functools
 import io
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent import futures
 
 import numpy as np
 from PIL import Image, ImageOps, features
 
 from arinv.errors import UserError, unknown
+
+RESIZE_MODES = ("squash", "crop", "crop_7_8")
+ORIGINAL = "original"  # the mode that does not resize
+ON_BAD_IMAGE = ("error", "skip")
 
 _SUFFIXES = {
     *(".apng", ".avif", ".bmp", ".dib", ".gif", ".heic", ".heif", ".j2k", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpf"),
@@ -28,25 +33,232 @@ _CODECS = {  # of Pillow, which may have been built without them
     "webp": {".webp"},
 }
 # Of Synology, QNAP, macOS, Windows, Linux and Android; names beginning with a dot are hidden anyway.
-_LEFT_BEHIND = {
+_SYSTEM_NAMES = {
     *("@eadir", "@tmp", "@recycle", "@recently-snapshot", "#recycle", "#snapshot", "@__thumb", "@sharebin"),
     *("__macosx", "network trash folder", "temporary items", "resource.frk"),
     *("$recycle.bin", "recycler", "recycled", "system volume information", "found.000", "thumbs.db", "ehthumbs.db"),
     *("desktop.ini", "lost+found", "lost.dir", "__pycache__"),
 }
-_LEFT_BEHIND_STARTS = (".", "@syno", "._")
-_SHOWN = 12  # kinds of what was left out in a text
+_SYSTEM_PREFIXES = (".", "@syno", "._")
+_MAX_KINDS = 12  # in a text about skipped entries
+
+
+def read_image(path: str | pathlib.Path, *, min_side: int | None = None) -> np.ndarray:
+    """Returns the image of a file as uint8 RGB.
+
+    Args:
+      path: an image file.
+      min_side: allows an image smaller than the stored one, with both sides at least this long, in
+        pixels (JPEG only; decoding is then up to four times faster). None: full size.
+
+    Returns:
+      uint8 [H, W, 3].
+
+    Raises:
+      UserError: a missing, damaged, truncated or far too large file, or one with 32 bits a pixel.
+    """
+    try:
+        data = pathlib.Path(path).read_bytes()
+    except OSError as error:
+        raise UserError(f"cannot read image {str(path)!r}: {error.strerror or error}") from None
+    return decode_image(data, name=str(path), min_side=min_side)
+
+
+def decode_image(data: bytes, *, name: str, min_side: int | None = None) -> np.ndarray:
+    """Returns an encoded image (the bytes of a file) as uint8 RGB.
+
+    Args:
+      data: bytes of a JPEG, PNG, ... file.
+      name: its name in errors.
+      min_side: see `read_image`.
+
+    Returns:
+      uint8 [H, W, 3].
+
+    Raises:
+      UserError: damaged, truncated or far too large data, or 32 bits a pixel.
+    """
+    if not data:
+        raise UserError(f"{name} is empty: 0 bytes")
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            if image.width * image.height > (Image.MAX_IMAGE_PIXELS or float("inf")):
+                raise UserError(_too_large(name, f"{image.width} x {image.height} pixels"))
+            if min_side is not None:
+                image.draft(None, (min_side, min_side))
+            return np.asarray(_to_rgb(image, name))
+    except UserError:
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise UserError(_too_large(name, "very many pixels")) from None
+    except Image.UnidentifiedImageError:
+        raise UserError(f"{name} is not a readable image, or its start is damaged") from None
+    except Exception as error:  # Pillow's decoders raise many kinds of errors, all for damaged files
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"{name} is damaged or truncated ({reason})") from None
+
+
+def _too_large(name: str, size: str) -> str:
+    return f"{name} has {size}, more than the {Image.MAX_IMAGE_PIXELS:,} allowed; make it smaller"
+
+
+def _to_rgb(image: Image.Image, name: str) -> Image.Image:
+    """Returns the first frame, upright, as mode RGB.
+
+    Raises:
+      UserError: 32 bits a pixel.
+    """
+    _scale_transparency(image)
+    image.load()  # also rotates a TIFF upright and removes its tag
+    try:
+        ImageOps.exif_transpose(image, in_place=True)
+    except Exception:  # damaged EXIF data is no reason to refuse an image
+        pass
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        return _deep_grey_to_rgb(image, name)
+    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(white, image).convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _scale_transparency(image: Image.Image) -> None:
+    """Scales a PNG's transparent colour to 8 bits, as Pillow scales the pixels but not that colour."""
+    color, raw_mode = image.info.get("transparency"), image.tile[0][3] if image.tile else None
+    if raw_mode in ("L;2", "L;4") and isinstance(color, int):
+        image.info["transparency"] = color * {"L;2": 85, "L;4": 17}[raw_mode]
+    elif raw_mode == "RGB;16B" and isinstance(color, tuple):
+        image.info["transparency"] = tuple(value >> 8 for value in color)
+
+
+def _deep_grey_to_rgb(image: Image.Image, name: str) -> Image.Image:
+    """Returns a 16-bit grey image with 8 bits; its transparent grey becomes white.
+
+    Raises:
+      UserError: 32 bits a pixel, whose range is not standardised.
+    """
+    values = np.asarray(image)
+    if not (image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM")):  # PPM: at most 16
+        raise UserError(
+            f"{name} has 32 bits a pixel, values {values.min():g} to {values.max():g} of no standard range; save it "
+            "with 8 or 16 bits"
+        )
+    grey = ((values.astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8)
+    if isinstance(transparent := image.info.get("transparency"), int):
+        grey = np.where(values == transparent, np.uint8(255), grey)
+    return Image.fromarray(grey).convert("RGB")
+
+
+def resize_u8(image: np.ndarray, size: int, mode: str = "squash") -> np.ndarray:
+    """Returns an image with both sides `size`, by bilinear interpolation with antialiasing, Pillow's.
+
+    Args:
+      image: uint8 [H, W, 3].
+      size: side of the result, in pixels.
+      mode: "squash" ignores the aspect ratio; "crop" resizes the short side to `size`, then crops the centre;
+        "crop_7_8" resizes the short side to 8/7 of `size`, then crops the centre, as torchvision's Resize(256) and
+        CenterCrop(224); "original" returns the image unchanged.
+
+    Returns:
+      uint8 [size, size, 3]; "original": [H, W, 3].
+
+    Raises:
+      UserError: unknown mode.
+    """
+    if mode not in (*RESIZE_MODES, ORIGINAL):
+        raise unknown("resize", mode, (*RESIZE_MODES, ORIGINAL))
+    height, width = image.shape[:2]
+    if mode == ORIGINAL or (mode != "crop_7_8" and (height, width) == (size, size)):
+        return image
+    box = crop_box(height, width, size, mode)
+    resized = Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR, box=box)
+    return np.asarray(resized)
+
+
+def crop_box(height: int, width: int, size: int, mode: str) -> tuple[float, float, float, float]:
+    """Returns (left, top, right, bottom) of the part of an image that `resize_u8` resizes to `size`, in its pixels.
+
+    Resizing that part gives the same pixels as resizing first and cropping then, without the cost of a long side.
+    """
+    if mode == "squash":
+        return (0.0, 0.0, float(width), float(height))
+    short = min(height, width)
+    if mode == "crop":
+        left, top = (width - short) / 2, (height - short) / 2
+        return (left, top, left + short, top + short)
+    # torchvision resizes to whole pixels, and crops at whole pixels of that.
+    resized = round(size * 8 / 7)
+    long = int(resized * max(height, width) / short)
+    sides = (resized, long) if height <= width else (long, resized)
+    (top, zoom_y), (left, zoom_x) = (
+        (round((side - size) / 2), original / side) for side, original in zip(sides, (height, width), strict=True)
+    )
+    return (left * zoom_x, top * zoom_y, (left + size) * zoom_x, (top + size) * zoom_y)
+
+
+def decoded_side(size: int, mode: str) -> int:
+    """Returns the `min_side` of `read_image` that loses no detail when the image is then resized to `size`.
+
+    Twice the size is enough for the antialiasing filter. "original" images are cropped at random: the smallest
+    window of ImageNet's recipe, 8 % of the area, still has about `size` pixels across.
+    """
+    return {ORIGINAL: 4, "crop_7_8": 3}.get(mode, 2) * size
+
+
+def random_resized_crop(
+    key: Sequence[int],
+    image: np.ndarray,
+    *,
+    size: int,
+    scale: tuple[float, float] = (0.08, 1.0),
+    ratio: tuple[float, float] = (3 / 4, 4 / 3),
+) -> np.ndarray:
+    """Returns a window of random area and shape, resized to `size` by bilinear interpolation with antialiasing.
+
+    Args:
+      key: integers of 0 or more that seed the window, such as a seed and a step.
+      image: uint8 [H, W, 3], as stored.
+      size: side of the result, in pixels.
+      scale: smallest and largest area of the window, as a fraction of the image's.
+      ratio: smallest and largest width / height of the window, drawn on a log scale.
+
+    Returns:
+      uint8 [size, size, 3].
+
+    Source: torchvision's RandomResizedCrop on Pillow images: ten tries, then the largest centred window of an allowed
+    shape.
+    """
+    rng = np.random.default_rng(list(key))
+    top, left, height, width = _draw_window(rng, image.shape[:2], scale, ratio)
+    # Cropped before resizing: the filter must not reach pixels outside of the window.
+    window = Image.fromarray(image[top : top + height, left : left + width])
+    return np.asarray(window.resize((size, size), Image.Resampling.BILINEAR))
+
+
+def _draw_window(rng, shape: tuple[int, int], scale, ratio) -> tuple[int, int, int, int]:
+    """Returns (top, left, height, width) of a window of whole pixels."""
+    height, width = shape
+    low, high = np.log(ratio)
+    for area, aspect, at_y, at_x in rng.random((10, 4)):
+        pixels = height * width * (scale[0] + (scale[1] - scale[0]) * area)
+        shape_of_window = np.exp(low + (high - low) * aspect)
+        w, h = round(float(np.sqrt(pixels * shape_of_window))), round(float(np.sqrt(pixels / shape_of_window)))
+        if 0 < w <= width and 0 < h <= height:
+            return int(at_y * (height - h + 1)), int(at_x * (width - w + 1)), h, w
+    w, h = min(width, round(height * ratio[1])), min(height, round(width / ratio[0]))
+    return (height - h) // 2, (width - w) // 2, max(1, h), max(1, w)
 
 
 @functools.cache
 def suffixes() -> frozenset[str]:
-    """Returns the endings of image files that are read, lower case: those of which Pillow has the decoder here."""
+    """Returns the endings of image files that are read, lower case: those that this build of Pillow decodes."""
     missing = [endings for codec, endings in _CODECS.items() if not features.check(codec)]
     return frozenset((_SUFFIXES & Image.registered_extensions().keys()).difference(*missing))
 
 
-def _is_left_behind(name: str) -> bool:
-    return name.casefold() in _LEFT_BEHIND or name.casefold().startswith(_LEFT_BEHIND_STARTS)
+def _is_system_entry(name: str) -> bool:
+    return name.casefold() in _SYSTEM_NAMES or name.casefold().startswith(_SYSTEM_PREFIXES)
 
 
 @dataclasses.dataclass
@@ -65,14 +277,12 @@ class Tree:
 
     def images(self) -> list[pathlib.Path]:
         """Returns the images of the folder and its subfolders, sorted."""
-        found = list(self.files)
-        for tree in self.folders.values():
-            found += tree.images()
-        return sorted(found)
+        nested = [path for tree in self.folders.values() for path in tree.images()]
+        return sorted([*self.files, *nested])
 
 
 def read_tree(folder: pathlib.Path) -> tuple[Tree, collections.Counter[str]]:
-    """Returns the images of a folder, and how often what was left out.
+    """Returns the images of a folder, and how many entries of each other kind it has.
 
     Raises:
       UserError: a folder that cannot be read.
@@ -92,17 +302,17 @@ def _read_tree(folder: pathlib.Path, left_out: collections.Counter[str], outer: 
     for entry in entries:
         path = folder / entry.name
         is_folder, looks_like_image = os.path.isdir(path), path.suffix.lower() in suffixes()
-        if _is_left_behind(entry.name):
+        if _is_system_entry(entry.name):
             if is_folder or looks_like_image:
                 left_out[f"folder {entry.name!r}" if is_folder else "hidden file"] += 1
         elif is_folder:
             inner = entry.stat()
             if (inner.st_dev, inner.st_ino) in outer:
-                left_out["link to a folder around it"] += 1
+                left_out["link to an outer folder"] += 1
             else:
                 tree.folders[entry.name] = _read_tree(path, left_out, outer)
         elif os.path.islink(path) and not os.path.exists(path):
-            left_out["link that leads nowhere"] += 1
+            left_out["broken link"] += 1
         elif looks_like_image and os.path.isfile(path):
             tree.files.append(path)
         else:
@@ -111,11 +321,11 @@ def _read_tree(folder: pathlib.Path, left_out: collections.Counter[str], outer: 
 
 
 def left_out_text(left_out: Mapping[str, int]) -> str:
-    """Returns what was left out as text, such as ".heic (3), link that leads nowhere (1)"; empty for nothing."""
+    """Returns kinds of entries as text, such as ".heic (3), broken link (1)"; empty for none."""
     ranked = sorted(((kind, count) for kind, count in left_out.items() if count), key=lambda pair: (-pair[1], pair[0]))
-    more = sum(count for _, count in ranked[_SHOWN:])
-    shown = ", ".join(f"{kind} ({count})" for kind, count in ranked[:_SHOWN])
-    return shown + (f" and {more} others" if more else "")
+    more = sum(count for _, count in ranked[_MAX_KINDS:])
+    text = ", ".join(f"{kind} ({count})" for kind, count in ranked[:_MAX_KINDS])
+    return text + (f" and {more} others" if more else "")
 
 
 def looked_for() -> str:
@@ -123,211 +333,118 @@ def looked_for() -> str:
     return " ".join(sorted(suffixes()))
 
 
-RESIZE_MODES = ("squash", "crop", "crop_7_8")
-ORIGINAL = "original"  # the mode that resizes nothing
+class ImageFiles:
+    """Image files in the order of their paths, each read on access.
 
-
-def read_image(path: str | pathlib.Path, *, min_side: int | None = None) -> np.ndarray:
-    """Returns the image of a file as uint8 RGB.
-
-    Args:
-      path: an image file.
-      min_side: the image may come back smaller than it is stored, but with both sides at least this
-        long (JPEG only; decoding is then up to four times faster). None: full size.
-
-    Returns:
-      uint8 [H, W, 3].
-
-    Raises:
-      UserError: missing, broken, cut short, far too large, or with 32 bits a pixel; the message names the file.
+    Attributes:
+      paths: of the files that can be read.
+      names: of the images: paths relative to the folder, with "/".
+      bad_files: files that cannot be read and were skipped.
+      left_out: other entries of the folder that are not readable images, as text; empty for none.
     """
-    try:
-        data = pathlib.Path(path).read_bytes()
-    except OSError as error:
-        raise UserError(f"cannot read image {str(path)!r}: {error.strerror or error}") from None
-    return decode_image(data, name=str(path), min_side=min_side)
+
+    def __init__(
+        self,
+        root: pathlib.Path,
+        paths: Sequence[pathlib.Path],
+        bad_files: Sequence[pathlib.Path],
+        *,
+        left_out: str = "",
+    ):
+        self.left_out = left_out
+        base = root if root.is_dir() else root.parent
+        self.paths, self.bad_files = tuple(paths), tuple(bad_files)
+        self.names = tuple(path.relative_to(base).as_posix() for path in paths)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        return read_image(self.paths[index])
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        return (read_image(path) for path in self.paths)
 
 
-def decode_image(data: bytes, *, name: str, min_side: int | None = None) -> np.ndarray:
-    """Returns an encoded image (the bytes of a file) as uint8 RGB; `name` stands in the errors.
-
-    Args:
-      data: bytes of a JPEG, PNG, ... file.
-      name: what to call it in an error.
-      min_side: see `read_image`.
-
-    Returns:
-      uint8 [H, W, 3].
-
-    Raises:
-      UserError: broken, cut short, far too large, or with 32 bits a pixel.
-    """
-    if not data:
-        raise UserError(f"{name} is empty: 0 bytes")
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            if image.width * image.height > (Image.MAX_IMAGE_PIXELS or float("inf")):
-                raise UserError(_too_large(name, f"{image.width} x {image.height} pixels"))
-            if min_side is not None:
-                image.draft(None, (min_side, min_side))
-            return np.asarray(_to_rgb(image, name))
-    except UserError:
-        raise
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise UserError(_too_large(name, "very many pixels")) from None
-    except Image.UnidentifiedImageError:
-        raise UserError(f"{name} is not a readable image, or its start is damaged") from None
-    except Exception as error:  # Pillow's decoders raise many kinds; each means a broken file
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(f"{name} is damaged or cut short ({reason})") from None
-
-
-def _too_large(name: str, size: str) -> str:
-    return f"{name} has {size}, more than the {Image.MAX_IMAGE_PIXELS:,} allowed; make it smaller"
-
-
-def _to_rgb(image: Image.Image, name: str) -> Image.Image:
-    """Returns the first frame, upright, as mode RGB.
-
-    Raises:
-      UserError: 32 bits a pixel.
-    """
-    _scale_transparency(image)
-    image.load()  # which turns a TIFF upright and takes the tag away
-    try:
-        ImageOps.exif_transpose(image, in_place=True)
-    except Exception:  # damaged EXIF data is no reason to refuse an image
-        pass
-    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        return _deep_grey_to_rgb(image, name)
-    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
-        image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        return Image.alpha_composite(white, image).convert("RGB")
-    return image if image.mode == "RGB" else image.convert("RGB")
-
-
-def _scale_transparency(image: Image.Image) -> None:
-    """Brings a PNG's transparent colour to the 8 bits that Pillow brings the pixels to, but not that colour."""
-    color, raw_mode = image.info.get("transparency"), image.tile[0][3] if image.tile else None
-    if raw_mode in ("L;2", "L;4") and isinstance(color, int):
-        image.info["transparency"] = color * {"L;2": 85, "L;4": 17}[raw_mode]
-    elif raw_mode == "RGB;16B" and isinstance(color, tuple):
-        image.info["transparency"] = tuple(value >> 8 for value in color)
-
-
-def _deep_grey_to_rgb(image: Image.Image, name: str) -> Image.Image:
-    """Returns a 16-bit grey image with 8 bits; its transparent grey becomes white.
-
-    Raises:
-      UserError: 32 bits, of which no range is agreed on.
-    """
-    values = np.asarray(image)
-    if not (image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM")):  # PPM: at most 16
-        raise UserError(
-            f"{name} has 32 bits a pixel, values {values.min():g} to {values.max():g} of no agreed range; save it with "
-            "8 or 16 bits"
-        )
-    grey = ((values.astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8)
-    if isinstance(transparent := image.info.get("transparency"), int):
-        grey = np.where(values == transparent, np.uint8(255), grey)
-    return Image.fromarray(grey).convert("RGB")
-
-
-def resize_u8(image: np.ndarray, size: int, mode: str = "squash") -> np.ndarray:
-    """Returns an image with both sides `size`, by bilinear interpolation with antialiasing, Pillow's.
-
-    Args:
-      image: uint8 [H, W, 3].
-      size: side of the result, in pixels.
-      mode: "squash" gives up the aspect ratio; "crop" brings the short side to `size` and keeps the centre;
-        "crop_7_8" brings the short side to 8/7 of `size` and keeps the centre, torchvision's Resize(256) and
-        CenterCrop(224); "original" returns the image as it is.
-
-    Returns:
-      uint8 [size, size, 3]; "original": [H, W, 3].
-
-    Raises:
-      UserError: unknown mode.
-    """
-    if mode not in (*RESIZE_MODES, ORIGINAL):
-        raise unknown("resize", mode, (*RESIZE_MODES, ORIGINAL))
-    height, width = image.shape[:2]
-    if mode == ORIGINAL or (mode != "crop_7_8" and (height, width) == (size, size)):
-        return image
-    box = crop_box(height, width, size, mode)
-    resized = Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR, box=box)
-    return np.asarray(resized)
-
-
-def crop_box(height: int, width: int, size: int, mode: str) -> tuple[float, float, float, float]:
-    """Returns (left, top, right, bottom) of the part of an image that `resize_u8` brings to `size`, in its pixels.
-
-    Resizing that part gives the pixels of resizing first and cutting then, without the cost of a long side.
-    """
-    if mode == "squash":
-        return (0.0, 0.0, float(width), float(height))
-    short = min(height, width)
-    if mode == "crop":
-        left, top = (width - short) / 2, (height - short) / 2
-        return (left, top, left + short, top + short)
-    # torchvision resizes to whole pixels, and cuts at whole pixels of that.
-    resized = round(size * 8 / 7)
-    long = int(resized * max(height, width) / short)
-    sides = (resized, long) if height <= width else (long, resized)
-    (top, zoom_y), (left, zoom_x) = (
-        (round((side - size) / 2), original / side) for side, original in zip(sides, (height, width), strict=True)
-    )
-    return (left * zoom_x, top * zoom_y, (left + size) * zoom_x, (top + size) * zoom_y)
-
-
-def decoded_side(size: int, mode: str) -> int:
-    """Returns the `min_side` of `read_image` that loses nothing when the image is then brought to `size`.
-
-    Twice the size is enough for the antialiasing filter. Of "original" windows are cut; the smallest of
-    ImageNet's, 8 % of the area, still has about `size` pixels across.
-    """
-    return {ORIGINAL: 4, "crop_7_8": 3}.get(mode, 2) * size
-
-
-def random_resized_crop(
-    key: Sequence[int],
-    image: np.ndarray,
+def open_images(
+    path: str | os.PathLike,
     *,
-    size: int,
-    scale: tuple[float, float] = (0.08, 1.0),
-    ratio: tuple[float, float] = (3 / 4, 4 / 3),
-) -> np.ndarray:
-    """Returns a window of random area and shape, brought to `size` by bilinear interpolation with antialiasing.
+    on_bad_image: str = "error",
+    progress: Callable[[int, int], None] | None = None,
+) -> ImageFiles:
+    """Returns the image of a file, or all images in a folder and its visible subfolders, after decoding each once.
 
     Args:
-      key: whole numbers of 0 or more that decide the window: a seed, a step and such.
-      image: uint8 [H, W, 3], as it was stored.
-      size: side of the result, in pixels.
-      scale: least and greatest area of the window, as a fraction of the image's.
-      ratio: least and greatest width / height of the window, drawn on a log scale.
+      path: an image file or a folder.
+      on_bad_image: "error" raises at a damaged image, "skip" skips it.
+      progress: called with (files checked, number of files).
 
-    Returns:
-      uint8 [size, size, 3].
-
-    Source: torchvision's RandomResizedCrop on Pillow images: ten tries, then the largest window in the middle whose
-    shape is allowed.
+    Raises:
+      UserError: no such path, no image in it, a damaged image, or none that can be read.
     """
-    rng = np.random.default_rng(list(key))
-    top, left, height, width = _draw_window(rng, image.shape[:2], scale, ratio)
-    window = Image.fromarray(image[top : top + height, left : left + width])  # the filter sees nothing outside of it
-    return np.asarray(window.resize((size, size), Image.Resampling.BILINEAR))
+    check_on_bad_image(on_bad_image)
+    root = pathlib.Path(path).expanduser()
+    if not root.exists():
+        raise UserError(f"{str(path)!r} does not exist; give an image file or a folder of images")
+    paths, left_out = [root], ""
+    if not root.is_file():
+        tree, others = read_tree(root)
+        paths, left_out = tree.images(), left_out_text(others)
+    if not paths:
+        reason = f"; found {left_out}" if left_out else ""
+        raise UserError(f"folder {str(path)!r} holds no image; looked for {looked_for()}{reason}")
+    bad_files = find_bad_files(paths, read_image, on_bad_image=on_bad_image, progress=progress)
+    if len(bad_files) == len(paths):
+        raise UserError(f"none of the {len(paths)} images in {str(path)!r} can be read")
+    skipped = set(bad_files)
+    readable = [file for file in paths if file not in skipped]
+    return ImageFiles(root, readable, bad_files, left_out=left_out)
 
 
-def _draw_window(rng, shape: tuple[int, int], scale, ratio) -> tuple[int, int, int, int]:
-    """Returns (top, left, height, width) of a window of whole pixels."""
-    height, width = shape
-    low, high = np.log(ratio)
-    for area, aspect, at_y, at_x in rng.random((10, 4)):
-        pixels = height * width * (scale[0] + (scale[1] - scale[0]) * area)
-        shape_of_window = np.exp(low + (high - low) * aspect)
-        w, h = round(float(np.sqrt(pixels * shape_of_window))), round(float(np.sqrt(pixels / shape_of_window)))
-        if 0 < w <= width and 0 < h <= height:
-            return int(at_y * (height - h + 1)), int(at_x * (width - w + 1)), h, w
-    w, h = min(width, round(height * ratio[1])), min(height, round(width / ratio[0]))
-    return (height - h) // 2, (width - w) // 2, max(1, h), max(1, w)
+def check_on_bad_image(on_bad_image: str) -> None:
+    """Checks the name of a way to handle damaged images.
+
+    Raises:
+      UserError: an unknown one.
+    """
+    if on_bad_image not in ON_BAD_IMAGE:
+        raise unknown("on_bad_image", on_bad_image, ON_BAD_IMAGE)
+
+
+def find_bad_files(
+    paths: Sequence[pathlib.Path],
+    read: Callable[[pathlib.Path], np.ndarray],
+    *,
+    on_bad_image: str,
+    progress: Callable[[int, int], None] | None,
+) -> list[pathlib.Path]:
+    """Reads every file once, in several threads, and returns those that cannot be read, in order.
+
+    Args:
+      paths: of the files.
+      read: path -> image; raises UserError for a damaged one.
+      on_bad_image: "error" or "skip".
+      progress: called with (files read, number of files).
+
+    Raises:
+      UserError: a damaged image, with on_bad_image="error".
+    """
+
+    def error_of(path: pathlib.Path) -> UserError | None:
+        try:
+            read(path)
+        except UserError as error:
+            return error
+        return None
+
+    bad_files = []
+    with futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        for done, (path, error) in enumerate(zip(paths, pool.map(error_of, paths), strict=True), 1):
+            if error is not None and on_bad_image == "error":
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise UserError(f"{error}; repair or remove it, or set on_bad_image='skip'")
+            if error is not None:
+                bad_files.append(path)
+            if progress:
+                progress(done, len(paths))
+    return bad_files

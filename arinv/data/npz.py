@@ -1,8 +1,8 @@
-"""Arrays in a NumPy archive as a source: images and labels that were prepared elsewhere, such as pseudo-labels.
+"""NumPy archives as datasets, such as images with pseudo-labels.
 
 The archive holds "image", uint8 [N, H, W, 3], and "label" [N]: whole numbers, text, or one-hot rows [N, K]. Classes are
-the labels that occur, numbered from 0 without gaps and named after them. Pickled objects in it are refused. A fifth of
-every class is kept for the test.
+the labels that occur, numbered from 0 without gaps and named after them. Pickled objects raise an error. A fifth of
+every class is the test split.
 """
 
 import os
@@ -16,7 +16,7 @@ from arinv.data.source import SourceInfo, check_index, number_classes
 from arinv.errors import UserError, unknown
 
 _SPLITS = ("train", "test", "all")
-_TEST_PART = 5  # one example of so many
+_TEST_EVERY = 5  # one example in five
 
 
 class Npz:
@@ -30,22 +30,22 @@ class Npz:
           split: "test" (every fifth example of each class, and one of a class of two to four), "train" (the
             others) or "all".
           image_size: side of the images, in pixels.
-          resize: "squash" or "crop", see `images.resize_u8`.
+          resize: see `image_files.resize_u8`.
 
         Raises:
-          UserError: no such file, a damaged one, other arrays than described above, an unknown split or one
-            without examples.
+          UserError: a missing or damaged file, other arrays than described above, or a split that is unknown
+            or empty.
         """
         if split not in _SPLITS:
             raise unknown(f"split of npz:{path}", split, _SPLITS)
         path = pathlib.Path(path).expanduser()
         self._read(path)
         self._resize = resize
-        self._places = _places(self._labels, split)
-        if not len(self._places):
-            raise UserError(f"{path} leaves no example for split {split!r}; add examples, or take split='all'")
+        self._indices = _split_indices(self._labels, split)
+        if not len(self._indices):
+            raise UserError(f"{path} has no example for split {split!r}; add examples, or take split='all'")
         names = self._class_names
-        self.info = SourceInfo(f"npz:{path}", split, len(self._places), len(names), names, image_size)
+        self.info = SourceInfo(f"npz:{path}", split, len(self._indices), len(names), names, image_size)
         self.num_skipped = 0
 
     def _read(self, path: pathlib.Path) -> None:
@@ -61,7 +61,7 @@ class Npz:
             raise
         except FileNotFoundError:
             raise UserError(f"{path} does not exist; give the path of a .npz file") from None
-        except Exception as error:  # the readers of zip, deflate and of NumPy's headers raise many kinds
+        except Exception as error:  # zip, deflate and NumPy's header parser raise many kinds of errors
             reason = (str(error).splitlines() or [""])[0][:100]
             raise UserError(
                 f"{path} cannot be read as a .npz file ({type(error).__name__}: {reason}); write it with numpy.savez"
@@ -79,29 +79,40 @@ class Npz:
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         index = check_index(index, len(self))
-        image = image_files.resize_u8(self._images[self._places[index]], self.info.image_size, self._resize)
-        return {"image": image, "label": int(self._labels[self._places[index]])}
+        image = image_files.resize_u8(self._images[self._indices[index]], self.info.image_size, self._resize)
+        return {"image": image, "label": int(self._labels[self._indices[index]])}
 
     def read_labels(self) -> np.ndarray:
         """Returns all labels, int32 [N]."""
-        return self._labels[self._places]
+        return self._labels[self._indices]
+
+
+def check_location(location: str) -> None:
+    """Checks that the archive exists.
+
+    Raises:
+      UserError: it does not.
+    """
+    path = pathlib.Path(location).expanduser()
+    if not path.is_file():
+        raise UserError(f"file {str(path)!r} does not exist; give the path of an .npz file")
 
 
 def _plain_labels(path: pathlib.Path, labels: np.ndarray, count: int) -> np.ndarray:
     """Returns labels as integers or text [N].
 
     Raises:
-      UserError: another shape, rows that are not one-hot, or numbers that are not whole or below 0.
+      UserError: another shape, rows that are not one-hot, or numbers that are negative or no integers.
     """
-    what = f"{labels.dtype} {labels.shape}"
+    kind = f"{labels.dtype} {labels.shape}"
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
     if labels.ndim == 2 and labels.shape[0] == count and labels.dtype.kind in "biuf" and labels.shape[1]:
         if not (np.isin(labels, (0, 1)).all() and (labels.sum(1) == 1).all()):
-            raise UserError(f"{path}: label has rows that are not one-hot; give the number of the class, [{count}]")
+            raise UserError(f"{path}: label has rows that are not one-hot; give class numbers [{count}]")
         labels = labels.argmax(1)
     if labels.shape != (count,) or labels.dtype.kind not in "biufU":
-        raise UserError(f"{path}: label must be integers [{count}]; got {what}")
+        raise UserError(f"{path}: label must be integers [{count}]; got {kind}")
     if labels.dtype.kind == "U":
         return labels
     if not (np.isfinite(labels).all() and (labels == np.floor(labels)).all() and labels.min() >= 0):
@@ -111,13 +122,13 @@ def _plain_labels(path: pathlib.Path, labels: np.ndarray, count: int) -> np.ndar
     return labels.astype(np.int64)
 
 
-def _places(labels: np.ndarray, split: str) -> np.ndarray:
-    """Returns the places of a split's examples in the archive, in order."""
+def _split_indices(labels: np.ndarray, split: str) -> np.ndarray:
+    """Returns the indices of a split's examples in the archive, ascending."""
     if split == "all":
         return np.arange(len(labels))
     order = np.argsort(labels, kind="stable")
     changes = np.flatnonzero(labels[order][1:] != labels[order][:-1]) + 1
     test = np.zeros(len(labels), bool)
-    for places in np.split(order, changes):
-        test[places[_TEST_PART - 1 :: _TEST_PART] if len(places) >= _TEST_PART else places[1:2]] = True
+    for indices in np.split(order, changes):
+        test[indices[_TEST_EVERY - 1 :: _TEST_EVERY] if len(indices) >= _TEST_EVERY else indices[1:2]] = True
     return np.flatnonzero(test == (split == "test"))

@@ -1,37 +1,108 @@
-"""The one door to data: from "photos", "tfds:cifar10", "folder:/my/images" or "npz:/my.npz" to a source."""
+"""The table of dataset schemes, and the function that opens a dataset by its name, such as "tfds:cifar10"."""
 
+import dataclasses
 import os
-import pathlib
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from arinv.data import image_files
-from arinv.data.folder import Folder
-from arinv.data.npz import Npz
-from arinv.data.photos import CLASS_NAMES, Photos
-from arinv.data.source import Renumbered, Source, SourceInfo, Subset, class_labels
-from arinv.data.tfds import Tfds
+from arinv.data import folder, image_files, npz, photos, tfds
+from arinv.data.source import Published, Renumbered, Source, SourceInfo, Subset, class_labels
 from arinv.errors import UserError, unknown
 
-_KNOWN = ("photos", "tfds:NAME", "folder:PATH", "npz:PATH")
+
+@dataclasses.dataclass(frozen=True)
+class Scheme:
+    """One kind of dataset.
+
+    Attributes:
+      open: (location, split, *, image_size, resize, and the `options` below) -> Source.
+      location: what follows "SCHEME:" in a dataset's name, such as "PATH"; empty for a scheme that is one dataset.
+      options: further arguments of `open_source` that `open` takes. With "num_examples" and "classes" among them,
+        `open` selects the examples itself and can return any number of them.
+      check: location -> None; raises UserError where nothing can be opened, without reading data.
+      published: location -> facts of a dataset that are available without opening it.
+      class_advice: location -> what to do about a dataset with a single class; None: nothing special.
+      sorted_by_class: examples are stored class by class, so that `num_examples` takes evenly spread ones.
+      user_data: splits come from a user's own files, so that one of them may lack a class of the other.
+      slow_labels: reading the labels reads every record.
+      numbered_classes: classes are named after the labels that are stored, not after what they show.
+      extra_split: the split to take as additional training data.
+      decoded: images are stored as arrays, at about the size they are used at.
+      reduces_large_images: large JPEG files are decoded at a reduced size.
+    """
+
+    open: Callable[..., Source]
+    location: str = ""
+    options: tuple[str, ...] = ()
+    check: Callable[[str], None] = lambda location: None
+    published: Mapping[str, Published] = dataclasses.field(default_factory=dict)
+    class_advice: Callable[[str], str] | None = None
+    sorted_by_class: bool = False
+    user_data: bool = False
+    slow_labels: bool = False
+    numbered_classes: bool = False
+    extra_split: str = "train"
+    decoded: bool = False
+    reduces_large_images: bool = False
+
+    @property
+    def selects_examples(self) -> bool:
+        """Whether `open` returns as many examples as requested."""
+        return "num_examples" in self.options
+
+
+SCHEMES: dict[str, Scheme] = {
+    "photos": Scheme(photos.open_photos, options=("num_examples", "classes"), published=photos.PUBLISHED),
+    "tfds": Scheme(tfds.Tfds, "NAME", options=("data_dir",), published=tfds.PUBLISHED, slow_labels=True),
+    "folder": Scheme(
+        folder.Folder,
+        "PATH",
+        options=("on_bad_image", "progress"),
+        check=folder.check_location,
+        class_advice=folder.class_advice,
+        sorted_by_class=True,
+        user_data=True,
+        reduces_large_images=True,
+    ),
+    "npz": Scheme(
+        npz.Npz,
+        "PATH",
+        check=npz.check_location,
+        user_data=True,
+        numbered_classes=True,
+        extra_split="all",
+        decoded=True,
+    ),
+}
+
+
+def split_name(name: str) -> tuple[Scheme, str]:
+    """Returns the scheme and the location of a dataset's name.
+
+    Args:
+      name: such as "photos", "tfds:cifar10" or "folder:PATH".
+
+    Raises:
+      UserError: no scheme of that name, a location that is missing, or one that the scheme does not have.
+    """
+    scheme_name, _, location = name.partition(":")
+    scheme = SCHEMES.get(scheme_name)
+    if scheme is None or (not location if scheme.location else name != scheme_name):
+        forms = (f"{key}:{row.location}" if row.location else key for key, row in SCHEMES.items())
+        raise unknown("dataset", name, forms)
+    return scheme, location
 
 
 def check_name(name: str) -> None:
-    """Checks the name of a data set without reading anything of it.
+    """Checks the name of a dataset without reading its data.
 
     Raises:
-      UserError: unknown, or a folder or a file that is not there.
+      UserError: an unknown name, or a folder or file that does not exist.
     """
-    kind, _, rest = name.partition(":")
-    if name != "photos" and not (kind in ("tfds", "folder", "npz") and rest):
-        raise unknown("data set", name, _KNOWN)
-    path = pathlib.Path(rest).expanduser()
-    if kind == "folder" and not path.is_dir():
-        raise UserError(f"folder {str(path)!r} does not exist or is not a folder; give the path of one")
-    if kind == "npz" and not path.is_file():
-        raise UserError(f"file {str(path)!r} does not exist; give the path of an .npz file")
+    scheme, location = split_name(name)
+    scheme.check(location)
 
 
 def open_source(
@@ -47,25 +118,25 @@ def open_source(
     renumber: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Source:
-    """Returns random access to one split of a data set, as images of a fixed size.
+    """Returns random access to one split of a dataset, as images of a fixed size.
 
     Args:
-      name: "photos" (built in), "tfds:NAME" (prepared array_record files), "folder:PATH" (own
-        images), or "npz:PATH" (own arrays "image" and "label").
+      name: "photos" (built in), "tfds:NAME" (prepared array_record files), "folder:PATH" (a folder of
+        images), or "npz:PATH" (arrays "image" and "label").
       split: "train" or "test"; with tfds also slices such as "train[:80%]"; with a folder or an npz
-        file also "all". Where these have no splits of their own, a fifth of each class is the test's.
+        file also "all". Where these have no splits of their own, a fifth of each class is the test split.
       image_size: side S of the images, in pixels.
-      resize: "squash" (the whole image, aspect ratio given up), "crop" (short side to S, centre kept),
-        "crop_7_8" (short side to 8/7 of S, centre kept: torchvision's Resize(256) and CenterCrop(224)), or
+      resize: "squash" (the whole image, ignoring the aspect ratio), "crop" (short side to S, then the centre),
+        "crop_7_8" (short side to 8/7 of S, then the centre: torchvision's Resize(256) and CenterCrop(224)), or
         "original" (the image as it is stored, for `train_batches(resized_crop=...)`).
-      data_dir: where TFDS sets lie; None: TFDS_DATA_DIR, else ~/tensorflow_datasets.
-      on_bad_image: of a folder: "error" stops at a damaged image, "skip" leaves it out
+      data_dir: the directory of TFDS datasets; None: TFDS_DATA_DIR, else ~/tensorflow_datasets.
+      on_bad_image: for a folder: "error" raises at a damaged image, "skip" skips it
         (`source.num_skipped` counts them).
-      num_examples: at most so many: the first ones of a TFDS set, evenly spread ones of a folder
-        (whose files are sorted by class). The number of patches of `photos`, which has as many as
-        one wants.
+      num_examples: upper limit: the first ones of a TFDS dataset, evenly spread ones of a folder
+        (whose files are sorted by class). For `photos`, which can be cut into any number, the number
+        of patches.
       classes: keep only these labels or class names; labels keep their numbers.
-      renumber: with `classes`, number those from 0, as if the data set had no others.
+      renumber: with `classes`, number those from 0, as if the dataset had no others.
       progress: called with (done, total) while the files of a folder are checked.
 
     Returns:
@@ -82,36 +153,19 @@ def open_source(
     if resize not in (*image_files.RESIZE_MODES, image_files.ORIGINAL):
         raise unknown("resize", resize, (*image_files.RESIZE_MODES, image_files.ORIGINAL))
     check_name(name)
-    kind, _, rest = name.partition(":")
-    if name == "photos":
-        source = _open_photos(split, image_size, resize, num_examples, classes)
-        return _renumber(source, classes) if renumber and classes else source
-    if kind == "tfds":
-        source = Tfds(rest, split, image_size=image_size, resize=resize, data_dir=data_dir)
-    elif kind == "folder":
-        source = Folder(
-            rest,
-            split,
-            image_size=image_size,
-            resize=resize,
-            on_bad_image=on_bad_image,
-            progress=progress,
-        )
-    else:
-        source = Npz(rest, split, image_size=image_size, resize=resize)
-    source = _narrow(source, num_examples, classes, spread=kind == "folder")
+    scheme, location = split_name(name)
+    options = {
+        "data_dir": data_dir,
+        "on_bad_image": on_bad_image,
+        "num_examples": num_examples,
+        "classes": classes,
+        "progress": progress,
+    }
+    options = {option: options[option] for option in scheme.options}
+    source = scheme.open(location, split, image_size=image_size, resize=resize, **options)
+    if not scheme.selects_examples:
+        source = _select(source, num_examples, classes, spread=scheme.sorted_by_class)
     return _renumber(source, classes) if renumber and classes else source
-
-
-def _open_photos(split: str, image_size: int, resize: str, num_examples: int | None, classes) -> Source:
-    """Returns patches; with `classes`, as many patches of these as were asked for."""
-    if classes is None:
-        return Photos(split, image_size=image_size, resize=resize, num_examples=num_examples)
-    info = SourceInfo("photos", split, 0, len(CLASS_NAMES), CLASS_NAMES, image_size)
-    labels = class_labels(classes, info)
-    rounds = None if num_examples is None else -(-num_examples // len(labels)) * len(CLASS_NAMES)
-    source = Photos(split, image_size=image_size, resize=resize, num_examples=rounds)
-    return _narrow(source, num_examples, labels, spread=False)
 
 
 def _renumber(source: Source, classes: Sequence[int | str]) -> Source:
@@ -120,8 +174,8 @@ def _renumber(source: Source, classes: Sequence[int | str]) -> Source:
     return Renumbered(source, numbers, [source.info.class_names[label] for label in labels])
 
 
-def _narrow(source: Source, num_examples: int | None, classes, *, spread: bool) -> Source:
-    """Returns the source less the classes not wanted, then less the examples above the cap."""
+def _select(source: Source, num_examples: int | None, classes: Sequence[int | str] | None, *, spread: bool) -> Source:
+    """Returns the examples of some classes, at most `num_examples` of them: the first, or evenly spread ones."""
     indices = np.arange(len(source))
     if classes is not None:
         indices = indices[np.isin(source.read_labels(), class_labels(classes, source.info))]
@@ -133,54 +187,62 @@ def _narrow(source: Source, num_examples: int | None, classes, *, spread: bool) 
     return source if len(indices) == len(source) else Subset(source, indices)
 
 
-# name -> (number of classes, examples of each split)
-_PUBLISHED: dict[str, tuple[int, dict[str, int]]] = {
-    "photos": (len(CLASS_NAMES), {"train": 10_000, "test": 1_000}),
-    "tfds:cats_vs_dogs": (2, {"train": 23_262}),
-    "tfds:cifar10": (10, {"train": 50_000, "test": 10_000}),
-    "tfds:cifar100": (100, {"train": 50_000, "test": 10_000}),
-    "tfds:food101": (101, {"train": 75_750, "validation": 25_250}),
-    "tfds:imagenet2012": (1000, {"train": 1_281_167, "validation": 50_000}),
-    "tfds:stl10": (10, {"train": 5_000, "test": 8_000}),
-    "tfds:svhn_cropped": (10, {"train": 73_257, "test": 26_032}),
-}
-
-
 def published(name: str, split: str, *, image_size: int) -> SourceInfo | None:
-    """Returns the facts of one split of a data set without opening it; None where they are not known or impossible.
+    """Returns the facts of one split of a dataset without opening it; None where they are not in the tables.
 
     Args:
-      name: as open_source takes it; a version behind a second colon does not matter.
+      name: as `open_source` takes it; a version after a second colon is ignored.
       split: a split, or a slice such as "train[:80%]".
       image_size: side of the images, in pixels.
 
     Returns:
-      Facts without names of classes.
+      Facts without class names.
     """
-    kind, _, rest = name.partition(":")
-    name = kind + (f":{rest.partition(':')[0]}" if rest else "")
-    num_classes, splits = _PUBLISHED.get(name, (0, {}))
-    base, _, slice_ = split.partition("[")
-    if base not in splits:
+    scheme, location, facts = _published(name)
+    base, _, bounds = split.partition("[")
+    if facts is None or base not in facts.num_examples:
         return None
-    num_examples = _length(splits[base], slice_) if slice_ else splits[base]
-    return None if num_examples is None else SourceInfo(name, split, num_examples, num_classes, (), image_size)
+    num_examples = facts.num_examples[base]
+    if bounds:
+        num_examples = _slice_length(num_examples, bounds)
+    name = f"{scheme}:{location}" if location else scheme
+    return None if num_examples is None else SourceInfo(name, split, num_examples, facts.num_classes, (), image_size)
 
 
-def _length(whole: int, slice_: str) -> int | None:
-    """Returns the length of a slice such as "20%:80%]", None of what is no slice that TFDS would read."""
-    found = re.fullmatch(r"(-?\d+%?)?:(-?\d+%?)?\]", slice_)
-    if not found:
+def stored_side(name: str, image_size: int) -> int:
+    """Returns the side of the images of a dataset as they are stored, in pixels; 0 for photographs of any size.
+
+    Args:
+      name: as `open_source` takes it.
+      image_size: side of the images as they are used, in pixels.
+    """
+    scheme, _, facts = _published(name)
+    if facts is not None:
+        return facts.side
+    return image_size if scheme in SCHEMES and SCHEMES[scheme].decoded else 0
+
+
+def _published(name: str) -> tuple[str, str, Published | None]:
+    """Returns the scheme's name, the location without a version, and the published facts."""
+    scheme, _, location = name.partition(":")
+    location = location.partition(":")[0]
+    return scheme, location, SCHEMES[scheme].published.get(location) if scheme in SCHEMES else None
+
+
+def _slice_length(total: int, bounds: str) -> int | None:
+    """Returns the length of a slice such as "20%:80%]"; None for text that TFDS would not read as a slice."""
+    match = re.fullmatch(r"(-?\d+%?)?:(-?\d+%?)?\]", bounds)
+    if not match:
         return None
-    given = [text for text in found.groups() if text]
-    if len({text.endswith("%") for text in given}) != 1:  # no place, or two kinds of them
+    texts = [text for text in match.groups() if text]
+    if len({text.endswith("%") for text in texts}) != 1:  # no bound, or a percentage and a number
         return None
-    first, last = found.groups()
-    start, end = _place(first, whole) if first else 0, _place(last, whole) if last else whole
+    first, last = match.groups()
+    start, end = _bound(first, total) if first else 0, _bound(last, total) if last else total
     return None if start is None or end is None or end <= start else end - start
 
 
-def _place(text: str, whole: int) -> int | None:
-    """Returns the place that is meant, None of one out of range."""
-    place = round(whole * int(text.removesuffix("%")) / 100) if text.endswith("%") else int(text)
-    return None if abs(place) > whole else place % whole if place < 0 else place
+def _bound(text: str, total: int) -> int | None:
+    """Returns the index that a bound of a slice stands for; None for one out of range."""
+    index = round(total * int(text.removesuffix("%")) / 100) if text.endswith("%") else int(text)
+    return None if abs(index) > total else index % total if index < 0 else index

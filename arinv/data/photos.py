@@ -1,9 +1,9 @@
-"""The built-in data set `photos`: labelled patches of ten photographs, nothing to download.
+"""The built-in dataset `photos`: labelled patches of ten photographs, without a download.
 
-The photographs come with scikit-image and scikit-learn. The class of a patch is the photograph it
-was cut from. Every photograph is divided into 4 x 4 cells, of which 4 are for testing, one in each
-row and column; a window never leaves its side of that division, so no test pixel is seen in
-training. Patches are uint8 RGB.
+The photographs are part of scikit-image and scikit-learn. The class of a patch is the photograph it
+is cropped from. Every photograph is divided into 4 x 4 cells, of which 4 are for testing, one in each
+row and column; a patch lies in cells of one split alone, so no test pixel is used in training.
+Patches are uint8 RGB.
 """
 
 import bisect
@@ -11,13 +11,14 @@ import functools
 import importlib.util
 import itertools
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from arinv.data import image_files
-from arinv.data.source import SourceInfo, check_index
+from arinv.data.source import Published, Source, SourceInfo, Subset, check_index, class_labels
 from arinv.errors import UserError, unknown
 
 _PHOTOGRAPHS = {  # class name: (package, path inside it)
@@ -36,18 +37,19 @@ CLASS_NAMES = tuple(_PHOTOGRAPHS)
 _DISTRIBUTION = {"skimage": "scikit-image", "sklearn": "scikit-learn"}
 
 _DEFAULT_SIZE = {"train": 10_000, "test": 1_000}
+PUBLISHED = {"": Published(len(CLASS_NAMES), _DEFAULT_SIZE)}
 _GRID = 4
 _TEST_COLUMN = (1, 3, 0, 2)  # in row r; no two test cells touch, not even at a corner
 _MIN_SIDE = 24
-_MIN_FRACTION = 0.45  # of the largest window: smaller ones show texture more than things
-_MIN_DETAIL = 8.0  # grey levels between neighbouring samples, below which a patch is nearly uniform
+_MIN_FRACTION = 0.45  # of the largest window: smaller ones show texture rather than objects
+_MIN_DETAIL = 8.0  # grey levels between neighbouring samples; below it a patch is nearly uniform
 _MAX_TRIES = 12
 
 
 class Photos:
     """Patches of the built-in photographs; example i depends on (split, i, image_size) only.
 
-    Classes take turns (label = i mod 10), so every run of ten examples is balanced.
+    Classes alternate (label = i mod 10), so every ten consecutive examples are balanced.
     """
 
     def __init__(self, split: str, *, image_size: int, resize: str = "squash", num_examples: int | None = None):
@@ -56,7 +58,7 @@ class Photos:
         Args:
           split: "train" or "test".
           image_size: side of the patches, in pixels.
-          resize: see `images.resize_u8`; patches are square, so "squash" and "crop" are the same. Interpolation is
+          resize: see `image_files.resize_u8`; patches are square, so "squash" and "crop" are the same. Interpolation is
             bicubic.
           num_examples: how many patches; None: 10,000 for training, 1,000 for testing.
 
@@ -79,7 +81,7 @@ class Photos:
         label = check_index(index, len(self)) % len(CLASS_NAMES)
         size = self.info.image_size
         top, left, side = self.window(index)
-        # Cut before resizing: the filter must not reach pixels outside of the window.
+        # Cropped before resizing: the filter must not reach pixels outside of the window.
         patch = self._photographs[label][1].crop((left, top, left + side, top + side))
         if self._resize != image_files.ORIGINAL:
             box = image_files.crop_box(side, side, size, self._resize)
@@ -96,6 +98,36 @@ class Photos:
         split, size = self.info.split, self.info.image_size
         rng = np.random.default_rng([list(_DEFAULT_SIZE).index(split), index, size])
         return _choose_window(rng, self._photographs[index % len(CLASS_NAMES)][0], split, size)
+
+
+def open_photos(
+    location: str,
+    split: str,
+    *,
+    image_size: int,
+    resize: str = "squash",
+    num_examples: int | None = None,
+    classes: Sequence[int | str] | None = None,
+) -> Source:
+    """Returns patches of all photographs, or as many of some of them.
+
+    Args:
+      location: "".
+      split: see `Photos`.
+      image_size: see `Photos`.
+      resize: see `Photos`.
+      num_examples: number of patches, of `classes` alone where these are named; None: the default of the split.
+      classes: labels or names of photographs; None: all.
+
+    Raises:
+      UserError: unknown split or class, or a photograph missing from its package.
+    """
+    if classes is None:
+        return Photos(split, image_size=image_size, resize=resize, num_examples=num_examples)
+    labels = class_labels(classes, SourceInfo("photos", split, 0, len(CLASS_NAMES), CLASS_NAMES, image_size))
+    total = None if num_examples is None else -(-num_examples // len(labels)) * len(CLASS_NAMES)
+    source = Photos(split, image_size=image_size, resize=resize, num_examples=total)
+    return Subset(source, np.flatnonzero(np.isin(source.read_labels(), labels))[:num_examples])
 
 
 @functools.cache
@@ -120,9 +152,9 @@ def read_photograph(name: str) -> np.ndarray:
             photograph.flags.writeable = False
             return photograph
     distribution = _DISTRIBUTION[package]
-    where = f"{relative} is not in {folders[0]}" if folders else "it is not installed"
+    problem = f"{relative} is not in {folders[0]}" if folders else "it is not installed"
     raise UserError(
-        f"data set photos needs the photograph {name!r} of {distribution}, but {where}; "
+        f"dataset photos needs the photograph {name!r} of {distribution}, but {problem}; "
         f"run `pip install --force-reinstall {distribution}`"
     )
 
@@ -132,7 +164,7 @@ def test_cells(shape: tuple[int, int]) -> list[tuple[int, int, int, int]]:
     return [_pixels(shape, (row, column, row + 1, column + 1)) for row, column in enumerate(_TEST_COLUMN)]
 
 
-test_cells.__test__ = False  # its name is not that of a test
+test_cells.__test__ = False  # not a test, whatever pytest infers from its name
 
 
 def _pixels(shape: tuple[int, int], cells: tuple[int, int, int, int]) -> tuple[int, int, int, int]:
@@ -148,19 +180,19 @@ def _pixels(shape: tuple[int, int], cells: tuple[int, int, int, int]) -> tuple[i
 
 @functools.cache
 def _regions(split: str) -> tuple[list[tuple[int, int, int, int]], list[float]]:
-    """Returns the rectangles of cells in which a window may lie, and their cumulative chances.
+    """Returns the rectangles of cells that a window may lie in, and their cumulative probabilities.
 
     They are the largest rectangles without a cell of the other split, so a window may cross cell
     borders.
     """
     is_test = np.zeros((_GRID, _GRID), bool)
     is_test[np.arange(_GRID), list(_TEST_COLUMN)] = True
-    wanted = is_test if split == "test" else ~is_test
+    allowed = is_test if split == "test" else ~is_test
     spans = list(itertools.combinations(range(_GRID + 1), 2))
     free = [
         (top, left, bottom, right)
         for (top, bottom), (left, right) in itertools.product(spans, spans)
-        if wanted[top:bottom, left:right].all()
+        if allowed[top:bottom, left:right].all()
     ]
     largest = [a for a in free if not any(a != b and _inside(a, b) for b in free)]
     areas = np.array([(bottom - top) * (right - left) for top, left, bottom, right in largest])
@@ -172,7 +204,7 @@ def _inside(inner: tuple[int, int, int, int], outer: tuple[int, int, int, int]) 
 
 
 def _choose_window(rng: np.random.Generator, photograph: np.ndarray, split: str, size: int) -> tuple[int, int, int]:
-    """Returns (top, left, side) of the first try with some detail, else of the most detailed."""
+    """Returns (top, left, side) of the first draw with enough detail, else of the most detailed one."""
     best = (-1.0, (0, 0, 0))
     for draw in rng.random((_MAX_TRIES, 4)).tolist():
         window = _place_window(draw, photograph.shape[:2], split, size)
@@ -190,9 +222,9 @@ def _detail(photograph: np.ndarray, top: int, left: int, side: int) -> float:
 
 
 def _place_window(draw: list[float], shape: tuple[int, int], split: str, size: int) -> tuple[int, int, int]:
-    """Returns (top, left, side) for four numbers in [0, 1); the sides do not depend on split."""
-    regions, chances = _regions(split)
-    top, left, bottom, right = _pixels(shape, regions[bisect.bisect_right(chances, draw[0])])
+    """Returns (top, left, side) for four numbers in [0, 1); the side does not depend on the split."""
+    regions, probabilities = _regions(split)
+    top, left, bottom, right = _pixels(shape, regions[bisect.bisect_right(probabilities, draw[0])])
     longest = min(shape) // _GRID
     shortest = min(longest, max(_MIN_SIDE, size // 2, int(_MIN_FRACTION * longest)))
     side = shortest + int(draw[1] * (longest - shortest + 1))

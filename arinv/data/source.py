@@ -1,8 +1,7 @@
-"""What every data set looks like to the rest of the program: a list of examples of one size.
+"""The protocol of datasets: random access to examples of one size, subsets of them, and arrays of all of them.
 
-An example is {"image": uint8 [S, S, 3], "label": int}, read when it is asked for; a source that was opened with
-resize="original" gives images [H, W, 3] as they are stored. `Subset` keeps
-some of the examples of a source, `Renumbered` gives them other labels.
+An example is {"image": uint8 [S, S, 3], "label": int}, read on access; a source that was opened with
+resize="original" returns images [H, W, 3] as they are stored.
 """
 
 import dataclasses
@@ -10,7 +9,7 @@ import os
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from concurrent import futures
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -19,16 +18,16 @@ from arinv.errors import UserError, unknown
 
 @dataclasses.dataclass(frozen=True)
 class SourceInfo:
-    """The facts of one split of a data set.
+    """The facts of one split of a dataset.
 
     Attributes:
       name: as given to `open_source`, such as "photos" or "tfds:cifar10".
       split: such as "train" or "train[:80%]".
       num_examples: length of the source.
-      num_classes: number of classes of the data set (also those that `classes=` left out).
-      class_names: one name a class, in the order of the labels.
+      num_classes: number of classes of the dataset, including those that `classes=` excludes.
+      class_names: one name per class, in the order of the labels.
       image_size: side S of the images, in pixels.
-      left_out: of a folder, what in it is no image that can be read, as text; empty for nothing.
+      left_out: entries of a folder that are not readable images, as text; empty for none.
     """
 
     name: str
@@ -40,9 +39,23 @@ class SourceInfo:
     left_out: str = ""
 
 
+class Published(NamedTuple):
+    """The facts of a public dataset.
+
+    Attributes:
+      num_classes: number of classes.
+      num_examples: split -> number of examples.
+      side: of the images as they are stored, in pixels; 0 for photographs of any size.
+    """
+
+    num_classes: int
+    num_examples: Mapping[str, int]
+    side: int = 0
+
+
 @runtime_checkable
 class Source(Protocol):
-    """Random access to the examples of one split, less `num_skipped` unreadable images."""
+    """Random access to the examples of one split, without `num_skipped` unreadable images."""
 
     info: SourceInfo
     num_skipped: int
@@ -57,7 +70,7 @@ class Source(Protocol):
 
 
 class Subset:
-    """The examples of `source` at `indices`, in that order; labels keep their numbers."""
+    """Some examples of a source, by their indices; labels keep their numbers."""
 
     def __init__(self, source: Source, indices: Sequence[int]):
         self._source = source
@@ -81,15 +94,15 @@ class Subset:
 
 
 class Renumbered:
-    """The examples of `source` with other labels.
+    """The examples of a source with other labels.
 
     Attributes:
-      info: of the source, with the new classes.
-      num_skipped: of the source.
+      info: that of the source, with the new classes.
+      num_skipped: that of the source.
     """
 
     def __init__(self, source: Source, numbers: Mapping[int, int], class_names: Sequence[str]):
-        """Takes the new label of every label that occurs, and the names of the new classes."""
+        """Stores old label -> new label, for every label that occurs, and the names of the new classes."""
         self._source, self._numbers = source, dict(numbers)
         names = tuple(class_names)
         self.info = dataclasses.replace(source.info, num_classes=len(names), class_names=names)
@@ -115,7 +128,7 @@ def class_labels(classes: Sequence[int | str], info: SourceInfo) -> list[int]:
     """Returns the label numbers of `classes`, given as labels or as class names.
 
     Raises:
-      UserError: a name or a label that the data set does not have, or no class at all.
+      UserError: a name or a label that the dataset does not have, or no class at all.
     """
     labels = []
     for item in classes:
@@ -130,46 +143,46 @@ def class_labels(classes: Sequence[int | str], info: SourceInfo) -> list[int]:
             )
         labels.append(int(item))
     if not labels:
-        raise UserError("classes is empty; name at least one class, or leave it out to keep all")
+        raise UserError("classes is empty; name at least one class, or omit it to keep all")
     return sorted(set(labels))
 
 
 def read_examples(source: Source, indices: Sequence[int]) -> list[dict[str, Any]]:
-    """Returns several examples, in one go where the source has a faster way for that."""
+    """Returns several examples, together where the source has a faster way for that."""
     if hasattr(source, "__getitems__"):
         return source.__getitems__(indices)
     return [source[index] for index in indices]
 
 
 def check_index(index: int, length: int) -> int:
-    """Returns `index` counted from the start; an IndexError ends a plain `for` over a source."""
+    """Returns `index` counted from the start; raises an IndexError out of range, which ends a `for` over a source."""
     if not -length <= index < length:
         raise IndexError(f"example {index} of {length}")
     return index % length
 
 
 def number_classes(labels: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Returns labels numbered from 0 without gaps, and the names of the classes: the labels that they had.
+    """Returns labels numbered from 0 without gaps, and the old labels as class names.
 
     Args:
       labels: [N] integers or text.
 
     Returns:
-      int32 [N], and a name for each class, in the order of the numbers or of the alphabet.
+      int32 [N], and a name for each class, in numerical or alphabetical order.
     """
     values, numbers = np.unique(labels, return_inverse=True)
     return numbers.reshape(-1).astype(np.int32), tuple(str(value) for value in values.tolist())
 
 
 Arrays = dict[str, np.ndarray]
-_BLOCK = 64  # examples a task: enough to make handing out the tasks cheap
+_BLOCK = 64  # examples a task, so that submitting tasks costs little
 
 
 class Originals:
-    """The examples of a source in memory, images in the sizes in which they are stored."""
+    """The examples of a source in memory, images in their stored sizes."""
 
     def __init__(self, source: Source, *, progress: Callable[[int, int], None] | None = None):
-        """Decodes all examples by a pool of threads; arguments as of `load_arrays`."""
+        """Decodes all examples in a pool of threads; arguments as in `load_arrays`."""
         self.info, self.num_skipped = source.info, source.num_skipped
         self._examples: list[dict] = [{} for _ in range(len(source))]
         _decode_blocks(source, self._examples.__setitem__, progress)
@@ -186,7 +199,7 @@ class Originals:
 
 
 def estimate_bytes(source: Source, *, num_samples: int = 32) -> int:
-    """Returns about how many bytes the images of a source take in memory, from some that are spread evenly."""
+    """Returns the approximate size of the images of a source in memory, in bytes, from evenly spread samples."""
     count = min(num_samples, len(source))
     samples = read_examples(source, [i * len(source) // count for i in range(count)])
     return round(len(source) * sum(example["image"].nbytes for example in samples) / count)
@@ -196,11 +209,11 @@ _ARRAYS: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()  # source -> it
 
 
 def load_arrays(source: Source, *, progress: Callable[[int, int], None] | None = None) -> Arrays:
-    """Returns all examples of a source, decoded by a pool of threads.
+    """Returns all examples of a source, decoded in a pool of threads.
 
     Args:
-      source: what `open_source` returned; all of it must fit into memory (N * S * S * 3 bytes).
-      progress: called with (examples done, number of examples) as the work goes on.
+      source: from `open_source`; must fit into memory (N * S * S * 3 bytes).
+      progress: called with (examples done, number of examples).
 
     Returns:
       {"image": uint8 [N, S, S, 3], "label": int32 [N]}, in the order of the source, read-only; decoded once as long as
@@ -215,24 +228,24 @@ def load_arrays(source: Source, *, progress: Callable[[int, int], None] | None =
     image = np.empty((total, size, size, 3), np.uint8)
     label = np.empty(total, np.int32)
 
-    def keep(i: int, example: dict) -> None:
+    def store(i: int, example: dict) -> None:
         image[i], label[i] = example["image"], example["label"]
 
-    _decode_blocks(source, keep, progress)
+    _decode_blocks(source, store, progress)
     image.setflags(write=False)
     label.setflags(write=False)
     _ARRAYS[source] = {"image": image, "label": label}
     return _ARRAYS[source]
 
 
-def _decode_blocks(source: Source, keep: Callable[[int, dict], None], progress) -> None:
-    """Calls keep(i, example) for each example, from several threads."""
+def _decode_blocks(source: Source, store: Callable[[int, dict], None], progress) -> None:
+    """Calls store(i, example) for each example, from several threads."""
     total = len(source)
 
     def decode(start: int) -> int:
         stop = min(start + _BLOCK, total)
         for i, example in enumerate(read_examples(source, range(start, stop)), start):
-            keep(i, example)
+            store(i, example)
         return stop - start
 
     pool = futures.ThreadPoolExecutor(os.cpu_count())

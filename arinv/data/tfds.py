@@ -1,8 +1,7 @@
-"""TFDS data sets in array_record files, read without TensorFlow.
+"""TFDS datasets in array_record files, read without TensorFlow.
 
-Records are parsed as protocol buffers and decoded with Pillow, which is two to three times faster
-than the feature decoders of TFDS for small images. Images are uint8 RGB, resized to a fixed size on
-the host.
+Records are parsed as protocol buffers and decoded with Pillow, two to three times faster than TFDS's
+feature decoders for small images. Images are uint8 RGB, resized to a fixed size on the host.
 """
 
 import os
@@ -13,14 +12,23 @@ from typing import Any
 import numpy as np
 
 from arinv.data import image_files
-from arinv.data.source import SourceInfo, check_index
+from arinv.data.source import Published, SourceInfo, check_index
 from arinv.errors import UserError, unknown
 
+PUBLISHED = {
+    "cats_vs_dogs": Published(2, {"train": 23_262}),
+    "cifar10": Published(10, {"train": 50_000, "test": 10_000}, side=32),
+    "cifar100": Published(100, {"train": 50_000, "test": 10_000}, side=32),
+    "food101": Published(101, {"train": 75_750, "validation": 25_250}),
+    "imagenet2012": Published(1000, {"train": 1_281_167, "validation": 50_000}),
+    "stl10": Published(10, {"train": 5_000, "test": 8_000}, side=96),
+    "svhn_cropped": Published(10, {"train": 73_257, "test": 26_032}, side=32),
+}
 _BLOCK = 1024  # records that are read together
 
 
 class Tfds:
-    """One split of a TFDS data set that has been prepared on this machine."""
+    """One split of a TFDS dataset that is prepared on this machine."""
 
     def __init__(
         self,
@@ -35,18 +43,18 @@ class Tfds:
 
         Args:
           name: such as "cifar10", "imagenet2012:5.1.0" or "cifar10_corrupted/fog_1".
-          split: a split of the set or a slice of it, such as "test" or "train[:80%]".
+          split: a split of the dataset or a slice of it, such as "test" or "train[:80%]".
           image_size: side of the images, in pixels.
-          resize: "squash" or "crop", see `images.resize_u8`.
-          data_dir: where prepared sets lie; None: TFDS_DATA_DIR, else ~/tensorflow_datasets.
+          resize: see `image_files.resize_u8`.
+          data_dir: the directory of prepared datasets; None: TFDS_DATA_DIR, else ~/tensorflow_datasets.
 
         Raises:
-          UserError: set not found, not in array_record files, without images or labels that can be read, or no such
-            split.
+          UserError: a dataset that is missing, not in array_record files or without readable images or labels,
+            or an unknown split.
         """
-        import tensorflow_datasets as tfds  # slow to import, and only needed here
+        import tensorflow_datasets as tfds  # slow to import
 
-        builder = _find(name, data_dir)
+        builder = _open_builder(name, data_dir)
         splits = [str(key) for key in builder.info.splits]
         features = builder.info.features
         self._shape = _stored_shape(name, features)
@@ -83,7 +91,7 @@ class Tfds:
         return self.__getitems__([index])[0]
 
     def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
-        """Returns several examples; their records are read in one go, which is faster."""
+        """Returns several examples; reading their records together is faster."""
         indices = [check_index(index, len(self)) for index in indices]
         records = self._records.__getitems__(indices)
         return [self._decode(i, record) for i, record in zip(indices, records, strict=True)]
@@ -99,7 +107,7 @@ class Tfds:
         return {"image": image, "label": self._label(features, name)}
 
     def read_labels(self) -> np.ndarray:
-        """Returns all labels, int32 [N]; reads every record (minutes, for a large set)."""
+        """Returns all labels, int32 [N]; reads every record (minutes, for a large dataset)."""
         labels = np.empty(len(self), np.int32)
         for start in range(0, len(self), _BLOCK):
             indices = range(start, min(start + _BLOCK, len(self)))
@@ -115,10 +123,10 @@ class Tfds:
 
 
 def _value(values: Sequence, name: str, field: str) -> Any:
-    """Returns the one value of a field of a record.
+    """Returns the single value of a field of a record.
 
     Raises:
-      UserError: there is none, or several.
+      UserError: no value, or several.
     """
     if len(values) != 1:
         raise UserError(f"{name} has {len(values)} values of {field!r}; expected one")
@@ -126,10 +134,10 @@ def _value(values: Sequence, name: str, field: str) -> Any:
 
 
 def _stored_shape(name: str, features: Mapping[str, Any]) -> tuple[int, ...]:
-    """Returns the shape of images that are stored pixel by pixel, () where they are stored as files.
+    """Returns the shape of images that are stored as pixels; () for images that are stored as files.
 
     Raises:
-      UserError: no images, or other than uint8 [H, W, 3].
+      UserError: no images, or pixels other than uint8 [H, W, 3].
     """
     if "image" not in features:
         raise UserError(f"tfds:{name} has no feature 'image'; it has: {', '.join(sorted(features))}")
@@ -146,10 +154,10 @@ def _stored_shape(name: str, features: Mapping[str, Any]) -> tuple[int, ...]:
 
 
 def _stored_image(field: Any, shape: tuple[int, ...], name: str) -> np.ndarray:
-    """Returns an image that is stored pixel by pixel, as uint8 RGB."""
+    """Returns an image that is stored as pixels, as uint8 RGB."""
     pixels = np.array(field.int64_list.value, np.int64)
     if pixels.size != np.prod(shape) or pixels.min() < 0 or pixels.max() > 255:
-        raise UserError(f"{name} has {pixels.size} pixel values of a tensor {shape}; prepare the set again")
+        raise UserError(f"{name} has {pixels.size} pixel values of a tensor {shape}; prepare the dataset again")
     image = pixels.astype(np.uint8).reshape(shape)
     return image if shape[-1] == 3 else np.repeat(image, 3, axis=-1)
 
@@ -158,32 +166,32 @@ def _label_name(name: str, features: Mapping[str, Any]) -> str:
     """Returns the name of the feature with the label.
 
     Raises:
-      UserError: there is none, or it is no whole number.
+      UserError: no such feature, or one that is no integer.
     """
-    found = next((key for key in ("label", "labels") if key in features), None)
-    if found is None:
+    label_name = next((key for key in ("label", "labels") if key in features), None)
+    if label_name is None:
         raise UserError(f"tfds:{name} has no feature 'label' or 'labels'; it has: {', '.join(sorted(features))}")
-    feature = features[found]
+    feature = features[label_name]
     dtype = np.dtype(getattr(feature, "np_dtype", object))
     if getattr(feature, "shape", None) != () or dtype.kind not in "biu":
         raise UserError(
-            f"tfds:{name} has {type(feature).__name__} as {found!r}; expected one whole number or class an image"
+            f"tfds:{name} has {type(feature).__name__} as {label_name!r}; expected one integer or class an image"
         )
-    return found
+    return label_name
 
 
 def _number_labels(builder: Any, splits: Sequence[str], label_name: str) -> dict[int, int]:
-    """Returns the number of every label of all splits, from 0 without gaps; reads every record."""
+    """Returns stored label -> class number, from 0 without gaps over all splits; reads every record."""
     import tensorflow_datasets as tfds
 
-    raw, found = tfds.decode.DeserializeMethod.RAW_BYTES, set()
+    raw, labels = tfds.decode.DeserializeMethod.RAW_BYTES, set()
     for split in splits:
         records = builder.as_data_source(split=split, deserialize_method=raw).data_source
         for start in range(0, len(records), _BLOCK):
             indices = list(range(start, min(start + _BLOCK, len(records))))
             for record in records.__getitems__(indices):
-                found.update(_parse(record)[label_name].int64_list.value[:1])
-    return {label: number for number, label in enumerate(sorted(found))}
+                labels.update(_parse(record)[label_name].int64_list.value[:1])
+    return {label: number for number, label in enumerate(sorted(labels))}
 
 
 def _parse(record: bytes):
@@ -192,29 +200,32 @@ def _parse(record: bytes):
     return tf_example_pb2.Example.FromString(record).features.feature
 
 
-def _find(name: str, data_dir: str | os.PathLike | None):
-    """Returns the builder of a prepared set, or says where it looked and how to prepare one."""
-    from etils import epath  # also understands gs:// and s3://
+def _open_builder(name: str, data_dir: str | os.PathLike | None):
+    """Returns the builder of a prepared dataset.
+
+    Raises:
+      UserError: none of this name, version or config; the message says how to prepare it.
+    """
+    from etils import epath  # also reads gs:// and s3://
     from tensorflow_datasets.core import read_only_builder
 
-    where = epath.Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets")
-    where = where.expanduser()
-    how = (
-        f"looked in {where}; prepare it once with `tfds build {name} --file_format=array_record "
-        f"--data_dir={where}` (that step alone needs tensorflow), or set data_dir"
+    root = epath.Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
+    advice = (
+        f"looked in {root}; prepare it once with `tfds build {name} --file_format=array_record "
+        f"--data_dir={root}` (that step alone needs tensorflow), or set data_dir"
     )
-    found = sorted(p.name for p in where.iterdir() if _is_prepared(p)) if where.is_dir() else []
-    if re.split(r"[/:]", name)[0] not in found:
-        if not found:
-            raise UserError(f"tfds:{name} is not on this machine: {how}")
-        raise UserError(f"{unknown('TFDS data set', name, found)} ({how})")
+    datasets = sorted(p.name for p in root.iterdir() if _is_prepared(p)) if root.is_dir() else []
+    if re.split(r"[/:]", name)[0] not in datasets:
+        if not datasets:
+            raise UserError(f"tfds:{name} is not on this machine: {advice}")
+        raise UserError(f"{unknown('TFDS dataset', name, datasets)} ({advice})")
     try:
-        return read_only_builder.builder_from_files(name, data_dir=str(where))
-    except Exception:  # TFDS has no one error for a missing version or config
-        folder = where / re.split(r"[/:]", name)[0]
+        return read_only_builder.builder_from_files(name, data_dir=str(root))
+    except Exception:  # TFDS has no common error for a missing version or config
+        folder = root / re.split(r"[/:]", name)[0]
         prepared = [*folder.glob("*/dataset_info.json"), *folder.glob("*/*/dataset_info.json")]
-        versions = ", ".join(sorted(str(p.parent.relative_to(where)) for p in prepared))
-        raise UserError(f"tfds:{name} cannot be opened; found {versions} ({how})") from None
+        versions = ", ".join(sorted(str(p.parent.relative_to(root)) for p in prepared))
+        raise UserError(f"tfds:{name} cannot be opened; found {versions} ({advice})") from None
 
 
 def _is_prepared(folder) -> bool:
@@ -222,25 +233,29 @@ def _is_prepared(folder) -> bool:
 
 
 def _reason(error: Exception) -> str:
-    """Returns the last line of what TFDS says, which puts where it was before it."""
+    """Returns the last line of a message of TFDS; the lines before it are context."""
     return (str(error).splitlines() or [type(error).__name__])[-1][:160]
 
 
 def _check_slices(name: str, split: str, infos) -> None:
-    """Raises where a slice cannot be read or leads backwards, or where the slices leave nothing."""
+    """Checks that the slices of a split can be parsed, run forwards and are not all empty.
+
+    Raises:
+      UserError: they are not.
+    """
     from tensorflow_datasets.core import splits as tfds_splits
 
     try:
         parts = tfds_splits.AbstractSplit.from_spec(split).to_absolute(infos)
-    except Exception as error:  # TFDS has no one error for them
+    except Exception as error:  # TFDS has no common error for them
         raise UserError(
-            f"tfds:{name} cannot read split {split!r} ({_reason(error)}); write it as in 'train' or 'train[:80%]'"
+            f"tfds:{name} cannot parse split {split!r} ({_reason(error)}); write it as in 'train' or 'train[:80%]'"
         ) from None
     ends = [(part.from_ or 0, infos[part.splitname].num_examples if part.to is None else part.to) for part in parts]
     lengths = [last - first for first, last in ends]
     if min(lengths) < 0 or not sum(lengths):
-        shown = ", ".join(f"{first} to {last}" for first, last in ends)
-        raise UserError(f"tfds:{name} split {split!r} holds no example ({shown}); take a larger slice")
+        text = ", ".join(f"{first} to {last}" for first, last in ends)
+        raise UserError(f"tfds:{name} split {split!r} has no example ({text}); take a larger slice")
 
 
 def _check_split(name: str, split: str, splits: list[str]) -> None:

@@ -1,10 +1,10 @@
-"""One run in several processes: they meet, speak with one voice, stop together, and miss each other.
+"""Runs in several processes: rendezvous, small messages, a common step to stop at, and detection of lost processes.
 
-Everything here does the plain thing where a process is alone. It works beside JAX's own coordinator, on the host's
-network and on CPUs: no array is involved, so nothing hangs in a collective.
+All functions also work in a single process. They use sockets besides JAX's own coordinator and no arrays, so they do
+not hang in a collective.
 
-Exit codes of the command, also of a process alone: 0 done, 2 a mistake (another start would end the same way), 75 a
-process or a machine was lost, 143 stopped by SIGTERM; after the last two, start again.
+Exit codes of the command, also of a single process: 0 done, 2 a user's mistake (a restart would end the same way), 75
+a process or a machine was lost, 143 stopped by SIGTERM; after the last two, start again.
 """
 
 import contextlib
@@ -28,7 +28,6 @@ __all__ = [
     "MODES",
     "TERMINATED",
     "MissingProcesses",
-    "agree",
     "count",
     "crash",
     "fail",
@@ -46,17 +45,17 @@ _lifeline: Lifeline | None = None
 def start(
     mode: str = "auto", *, start_seconds: float = 300.0, lost_seconds: float = 60.0, arguments: Sequence[str] = ()
 ) -> None:
-    """Joins the other processes of the run, where there are any. To be called before JAX looks at devices.
+    """Connects to the other processes of the run, if any; call it before JAX initialises devices.
 
     Args:
-      mode: "auto", "on" (being alone is a mistake) or "off".
-      start_seconds: how long to wait for the others.
-      lost_seconds: silence after which a process counts as lost.
-      arguments: of the command line, which must be the same everywhere.
+      mode: "auto", "on" (a single process is a mistake) or "off".
+      start_seconds: timeout of the rendezvous.
+      lost_seconds: time without data after which a process counts as lost.
+      arguments: of the command line, which must be the same in all processes.
 
     Raises:
-      MissingProcesses: names those that did not come in time.
-      UserError: processes that do not fit together.
+      MissingProcesses: some did not connect in time.
+      UserError: inconsistent processes.
     """
     global _lifeline
     cluster = clusters.find(mode)
@@ -72,17 +71,19 @@ def start(
         list(cluster.devices) if cluster.devices is not None else None,
         cluster_detection_method="deactivate",
         initialization_timeout=max(60, int(start_seconds)),
-        heartbeat_timeout_seconds=int(2 * lost_seconds) + 10,  # ours speaks first, and in one line
+        heartbeat_timeout_seconds=int(2 * lost_seconds) + 10,  # ours is faster, and ends in one line
     )
-    # JAX's notice of preemption has just taken SIGTERM over.
+    # JAX has just installed its own handler of SIGTERM.
     _lifeline.take_signals()
 
 
 def _bypass_proxies(address: str) -> None:
-    """Keeps gRPC, which obeys http_proxy, from asking a proxy for the way to a neighbour."""
-    known = next((os.environ[name] for name in ("no_grpc_proxy", "no_proxy", "NO_PROXY") if os.environ.get(name)), "")
+    """Excludes the coordinator from http_proxy, which gRPC obeys."""
+    exceptions = next(
+        (os.environ[name] for name in ("no_grpc_proxy", "no_proxy", "NO_PROXY") if os.environ.get(name)), ""
+    )
     host = address.rpartition(":")[0].strip("[]")
-    os.environ["no_grpc_proxy"] = ",".join(filter(None, [known, host, "127.0.0.1"]))
+    os.environ["no_grpc_proxy"] = ",".join(filter(None, [exceptions, host, "127.0.0.1"]))
     jax.config.update("jax_check_proxy_envs", False)
 
 
@@ -92,7 +93,7 @@ def count() -> int:
 
 
 def index() -> int:
-    """Returns the number of this process."""
+    """Returns the number of this process, from 0."""
     return _lifeline.index if _lifeline else 0
 
 
@@ -100,7 +101,7 @@ def gather(value: Any) -> list:
     """Returns the values of all processes, in order, once all of them have called.
 
     Args:
-      value: small plain JSON.
+      value: a small plain JSON value.
     """
     return _lifeline.gather(value) if _lifeline else [value]
 
@@ -109,42 +110,37 @@ def first(value: Any) -> Any:
     """Returns process 0's value, once all processes have called.
 
     Args:
-      value: small plain JSON.
+      value: a small plain JSON value.
     """
     return gather(value if index() == 0 else None)[0]
 
 
-def agree(ok: bool) -> bool:
-    """Returns whether all processes say yes, once all of them have called."""
-    return all(gather(bool(ok)))
-
-
 @contextlib.contextmanager
 def stoppable(step: int) -> Iterator[Callable[[int], bool]]:
-    """Turns SIGTERM on any process into a step at which all of them stop, for the time of a training loop.
+    """Makes SIGTERM on any process stop all of them after the same step of a training loop.
 
     Args:
-      step: the last one that is done.
+      step: the last step done.
 
     Yields:
-      A function of the step just done, to be called behind every one: whether to stop here, the same everywhere.
+      A function of the step just done, to be called after every step: whether to stop, the same in all processes.
 
     Raises:
-      SystemExit: SIGTERM came during the last step, so that none was left to stop at.
+      SystemExit: SIGTERM arrived during the last step of the loop.
     """
     if _lifeline is None:
         with _flag_of_sigterm() as is_set:
             yield lambda _: is_set()
             late = is_set()
     else:
-        _lifeline.enter(step)
+        _lifeline.begin_loop(step)
         try:
             yield _lifeline.has_to_stop
         finally:
-            late = _lifeline.leave()
+            late = _lifeline.end_loop()
     if late:
         if index() == 0:
-            print("stopped by SIGTERM behind the last step, saved; start again to go on", file=sys.stderr)
+            print("stopped by SIGTERM after the last step, saved; start again to resume", file=sys.stderr)
         raise SystemExit(TERMINATED)
 
 
@@ -153,7 +149,7 @@ def _flag_of_sigterm() -> Iterator[Callable[[], bool]]:
     received = []
     try:
         previous = signal.signal(signal.SIGTERM, lambda *_: received.append(True))
-    except ValueError:  # not the main thread: somebody else handles signals
+    except ValueError:  # not the main thread, which handles signals
         yield lambda: False
         return
     try:
@@ -163,7 +159,7 @@ def _flag_of_sigterm() -> Iterator[Callable[[], bool]]:
 
 
 def fail(code: int, message: str) -> NoReturn:
-    """Ends the run, in all processes, with one line and an exit code."""
+    """Ends the run in all processes with one line and an exit code."""
     if _lifeline is not None:
         _lifeline.fail(code, message)
     print(f"arinv: {message}", file=sys.stderr, flush=True)
@@ -171,12 +167,12 @@ def fail(code: int, message: str) -> NoReturn:
 
 
 def crash(error: Exception) -> NoReturn:
-    """Ends the run, in all processes, for an exception that nobody expected.
+    """Ends the run in all processes after an unexpected exception.
 
-    A collective that breaks because a process is gone raises one too: then that is what is told.
+    A collective that fails because a process is gone raises one too; then the lost process is reported instead.
 
     Raises:
-      Exception: the error, where the process is alone.
+      Exception: the error, in a single process.
     """
     if _lifeline is None:
         raise error
@@ -188,7 +184,7 @@ def crash(error: Exception) -> NoReturn:
 
 
 def finish() -> None:
-    """Waits for all processes to be done, and parts from them."""
+    """Waits for all processes to finish, and disconnects from them."""
     global _lifeline
     if _lifeline is not None:
         gather(None)

@@ -1,7 +1,9 @@
-"""Which processes belong to this run: told by environment variables, or found out from the cluster that started it.
+"""Detection of the processes of a run, message connections between them, and a relay to JAX's coordinator.
 
-JAX knows SLURM, Open MPI, TPU pods and Kubernetes; its detection is asked, and where it knows nothing the process is
-alone. Source: jax.distributed.initialize, section "Multi-controller JAX" of its documentation.
+The processes are given by environment variables, or detected by JAX under SLURM, Open MPI, TPU pods and Kubernetes;
+otherwise the process is alone.
+
+Source: jax.distributed.initialize, section "Multi-controller JAX" of its documentation.
 """
 
 import contextlib
@@ -21,37 +23,40 @@ from arinv.errors import UserError, unknown
 MODES = ("auto", "on", "off")
 _ADDRESS, _COUNT, _INDEX = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
 _PORT, _DEVICES = "JAX_COORDINATOR_PORT", "JAX_LOCAL_DEVICE_IDS"
-_DETECTION_SECONDS = 60  # in which the name of the first host must become known
+_DETECTION_SECONDS = 60  # timeout of the name of the first host
+_SEND_SECONDS = 10.0  # timeout of sending, after which the other process counts as gone
+_HOLD_SECONDS = 30.0  # before the relay passes on that the coordinator closed a connection
+_CONNECT_SECONDS = 5.0
 
 
 @dataclasses.dataclass(frozen=True)
 class Cluster:
-    """A process among others.
+    """The processes of a run, as seen from one of them.
 
     Attributes:
       address: "host:port" of process 0.
       count: number of processes.
-      index: of this one.
-      devices: numbers of the local accelerators that are this process's; None for all.
-      found_by: who told, for messages.
+      index: number of this process.
+      devices: numbers of the local accelerators of this process; None: all.
+      source: of this information, for messages.
     """
 
     address: str
     count: int
     index: int
     devices: tuple[int, ...] | None
-    found_by: str
+    source: str
 
 
 def find(mode: str, environment: Mapping[str, str] = os.environ) -> Cluster | None:
-    """Returns the processes that this one belongs to, None where it is alone.
+    """Returns the processes of the run, or None for a single process.
 
     Args:
-      mode: "auto", "on" (being alone is a mistake) or "off".
-      environment: the variables of this process.
+      mode: "auto", "on" (a single process is a mistake) or "off".
+      environment: environment variables.
 
     Raises:
-      UserError: an unknown mode, variables that contradict each other, or nothing found although mode is "on".
+      UserError: an unknown mode, inconsistent variables, or no processes detected with "on".
     """
     if mode not in MODES:
         raise unknown("--distributed", mode, MODES)
@@ -62,25 +67,29 @@ def find(mode: str, environment: Mapping[str, str] = os.environ) -> Cluster | No
         cluster = _read(kind, environment)
     except UserError:
         raise
-    except Exception as error:  # a cluster's metadata may fail in as many ways as there are clusters
+    except Exception as error:  # detection raises different errors on every cluster
         if mode == "on":
-            raise UserError(f"--distributed=on, but the cluster does not tell its processes: {_line(error)}") from error
+            raise UserError(
+                f"--distributed=on, but detecting the processes of the cluster failed: {_line(error)}"
+            ) from error
         print(
-            f"arinv: runs alone, the cluster does not tell its processes: {_line(error)}", file=sys.stderr, flush=True
+            f"arinv: runs alone, as detecting the processes of the cluster failed: {_line(error)}",
+            file=sys.stderr,
+            flush=True,
         )
         return None
     if cluster is None and mode == "on":
         raise UserError(
-            f"--distributed=on, but nothing says which processes there are: set {_ADDRESS}, {_COUNT} and {_INDEX}, or "
+            f"--distributed=on, but no processes are configured: set {_ADDRESS}, {_COUNT} and {_INDEX}, or "
             "start under SLURM (srun), Open MPI, on a TPU pod or as a Kubernetes job"
         )
     return cluster if cluster and cluster.count > 1 else None
 
 
 def _detect(environment: Mapping[str, str]) -> Any:
-    """Returns JAX's description of the cluster that this process runs in, or None."""
+    """Returns JAX's class for the cluster that this process runs in, or None."""
     try:
-        # The public door, jax.distributed.initialize, cannot say who is missing, so we have to know who there is.
+        # The public function, jax.distributed.initialize, does not name missing processes, which needs this list.
         from jax._src.clusters import ClusterEnv
     except ImportError:
         return None
@@ -88,14 +97,14 @@ def _detect(environment: Mapping[str, str]) -> Any:
         if kind.opt_in_only_method:
             continue
         if kind.__name__ == "K8sCluster" and "JOB_COMPLETION_INDEX" not in environment:
-            continue  # a pod of its own, whose detection would warn of a missing package
+            continue  # a single pod, whose detection would warn about a missing package
         if kind.is_env_present():
             return kind
     return None
 
 
 def _read(kind: Any, environment: Mapping[str, str]) -> Cluster | None:
-    """Returns what the variables say, and where they say nothing what the cluster says."""
+    """Returns the processes given by variables, completed by those of the cluster; None without either."""
     address, count, index = environment.get(_ADDRESS), _number(environment, _COUNT), _number(environment, _INDEX)
     if kind is None and address is None and count is None and index is None:
         return None
@@ -117,8 +126,8 @@ def _read(kind: Any, environment: Mapping[str, str]) -> Cluster | None:
         raise UserError(f"{_ADDRESS}={address} must be host:port of process 0, such as 10.0.0.1:8476")
     if not 0 <= index < count:
         raise UserError(f"{_INDEX}={index} must be from 0 to {_COUNT} - 1, which is {count - 1}")
-    found_by = kind.__name__ if kind is not None else "the environment"
-    return Cluster(address, count, index, _devices(kind, environment), found_by)
+    source = kind.__name__ if kind is not None else "the environment"
+    return Cluster(address, count, index, _devices(kind, environment), source)
 
 
 def _number(environment: Mapping[str, str], name: str) -> int | None:
@@ -131,13 +140,13 @@ def _number(environment: Mapping[str, str], name: str) -> int | None:
 
 
 def _devices(kind: Any, environment: Mapping[str, str]) -> tuple[int, ...] | None:
-    """Returns the accelerators of this process where several processes of a host share them."""
+    """Returns the accelerators of this process where several processes share a host; None: all."""
     if environment.get(_DEVICES):
         return tuple(int(number) for number in environment[_DEVICES].split(","))
     if kind is None or "Tpu" in kind.__name__ or _is_alone_on_host(environment):
         return None
     visible = environment.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None and "," not in visible:  # the launcher has handed out one each
+    if visible is not None and "," not in visible:  # the launcher has assigned one to each process
         return None
     local = kind.get_local_process_id()
     return None if local is None else (local,)
@@ -154,34 +163,31 @@ def _line(error: Exception) -> str:
     return text.splitlines()[0][:200] if text else type(error).__name__
 
 
-_SEND_SECONDS = 10.0  # a peer that takes nothing for so long is as good as gone
-
-
 class Connection:
     """A socket that carries messages.
 
     Attributes:
-      name: of the other end, for people.
-      heard: time.monotonic() of its last sign of life.
-      said_goodbye: whether the other end announced that it goes.
-      early: messages that came before somebody listened for them.
+      name: of the other process, for messages.
+      last_received: time.monotonic() of the last data from it.
+      has_finished: whether the other process announced its end.
+      pending: messages received before the lifeline started.
     """
 
     def __init__(self, sock: socket.socket, name: str):
-        """Takes over a connected socket."""
+        """Stores a connected socket, which the connection owns from now on."""
         sock.settimeout(_SEND_SECONDS)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        self.name, self.heard, self.said_goodbye = name, time.monotonic(), False
-        self.early: list[dict] = []
+        self.name, self.last_received, self.has_finished = name, time.monotonic(), False
+        self.pending: list[dict] = []
         self._socket, self._received, self._sending = sock, b"", threading.Lock()
 
     def fileno(self) -> int:
-        """Returns the descriptor, so that selectors take a connection."""
+        """Returns the file descriptor, for selectors."""
         return self._socket.fileno()
 
     def send(self, **message: Any) -> bool:
-        """Sends a message; returns False where the other end takes none any more."""
+        """Sends a message; returns False if the connection is broken."""
         try:
             with self._sending:
                 self._socket.sendall(json.dumps(message).encode() + b"\n")
@@ -190,13 +196,13 @@ class Connection:
         return True
 
     def receive(self, seconds: float | None = None) -> list[dict] | None:
-        """Waits for data and returns the messages that are complete, None at the end of the connection.
+        """Waits for data and returns the complete messages, or None at the end of the connection.
 
         Args:
-          seconds: how long to wait; None where data are known to be there.
+          seconds: timeout; None where data are available.
 
         Raises:
-          TimeoutError: nothing came.
+          TimeoutError: no data in time.
         """
         try:
             if seconds is not None:
@@ -211,15 +217,15 @@ class Connection:
                 self._socket.settimeout(_SEND_SECONDS)
         if not data:
             return None
-        self.heard = time.monotonic()
+        self.last_received = time.monotonic()
         *lines, self._received = (self._received + data).split(b"\n")
         try:
             return [json.loads(line) for line in lines]
-        except ValueError:  # somebody else's protocol
+        except ValueError:  # another protocol
             return None
 
     def is_open(self) -> bool:
-        """Returns whether the other end still holds the connection."""
+        """Returns whether the other process keeps the connection open."""
         try:
             self._socket.settimeout(0)
             return self._socket.recv(1, socket.MSG_PEEK) != b""
@@ -231,7 +237,7 @@ class Connection:
             self._socket.settimeout(_SEND_SECONDS)
 
     def has_ended(self) -> bool:
-        """Throws away what has come, and returns whether the other end is gone."""
+        """Discards received data and returns whether the other process has closed the connection."""
         try:
             return self.receive(0.02) is None
         except TimeoutError:
@@ -242,12 +248,11 @@ class Connection:
         self._socket.close()
 
 
-_HOLD_SECONDS = 30.0
-_CONNECT_SECONDS = 5.0
-
-
 def open_relay(address: str) -> str:
-    """Returns an address on this machine that leads to `address`, for as long as the process lives.
+    """Returns a local address whose connections are forwarded to `address` while the process lives.
+
+    JAX aborts a process, with a page of text, when its connection to the coordinator breaks; the relay delays that
+    until the lifeline has ended the process with one line.
 
     Args:
       address: "host:port" of the coordinator, which need not listen yet.
@@ -260,21 +265,21 @@ def open_relay(address: str) -> str:
 def _serve(server: socket.socket, address: str) -> None:
     host, _, port = address.rpartition(":")
     while True:
-        here = server.accept()[0]
+        client = server.accept()[0]
         try:
-            there = socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_SECONDS)
+            upstream = socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_SECONDS)
         except OSError:
-            here.close()  # the other end tries again
+            client.close()  # JAX retries
             continue
-        there.settimeout(None)
-        for end in (here, there):
+        upstream.settimeout(None)
+        for end in (client, upstream):
             end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        threading.Thread(target=_carry, args=(here, there, 0.0), name="relay out", daemon=True).start()
-        threading.Thread(target=_carry, args=(there, here, _HOLD_SECONDS), name="relay in", daemon=True).start()
+        threading.Thread(target=_forward, args=(client, upstream, 0.0), name="relay out", daemon=True).start()
+        threading.Thread(target=_forward, args=(upstream, client, _HOLD_SECONDS), name="relay in", daemon=True).start()
 
 
-def _carry(source: socket.socket, sink: socket.socket, hold: float) -> None:
-    """Passes on what comes until one of the ends closes, and closes the other `hold` seconds later."""
+def _forward(source: socket.socket, sink: socket.socket, hold: float) -> None:
+    """Forwards data until one end closes, and closes the other `hold` seconds later."""
     with contextlib.suppress(OSError):
         while data := source.recv(65536):
             sink.sendall(data)

@@ -1,8 +1,8 @@
-"""The lifeline between the processes of a run: who is alive, who has to stop, and short words among all of them.
+"""Rendezvous of the processes of a run, detection of lost ones, and agreement on the step to stop at.
 
-Every process has a connection to process 0 and a thread that serves it, whatever the main thread is doing. A process
-that is killed closes its connection, and one whose machine is gone falls silent: the others end with one line and an
-exit code instead of waiting in a collective for ever. SIGTERM on one process becomes a step at which all of them stop.
+Every process has a connection to process 0 and a thread that serves it independently of the main thread. A killed
+process closes its connection, and one on a failed machine becomes silent: the others exit with one line and an exit
+code instead of waiting in a collective. SIGTERM on one process makes all stop after the same step.
 """
 
 import multiprocessing
@@ -21,36 +21,212 @@ from typing import Any, NoReturn
 from arinv.distributed.cluster import Cluster, Connection
 from arinv.errors import UserError
 
-TERMINATED = 128 + signal.SIGTERM  # what a shell reports of a process that SIGTERM ended, and schedulers restart on
-LOST = os.EX_TEMPFAIL  # a process or a machine is gone; another start goes on from the last checkpoint
+TERMINATED = 128 + signal.SIGTERM  # the shell's code of a process ended by SIGTERM, on which schedulers restart
+LOST = os.EX_TEMPFAIL  # a process or a machine is gone; a restart resumes from the last checkpoint
 INTERRUPTED = 128 + signal.SIGINT
 
-AGAIN = "start again to go on from the last checkpoint"
+AGAIN = "start again to resume from the last checkpoint"
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
-_FAREWELL_SECONDS = 5.0  # for the others to be gone before process 0 takes JAX's coordinator with it
-_VERDICT_SECONDS = 15.0  # for a broken collective to turn out as a lost process
+_EXIT_SECONDS = 5.0  # for the others to exit before process 0, which runs JAX's coordinator
+_VERDICT_SECONDS = 15.0  # for a broken collective to be recognised as a lost process
+_HELLO_SECONDS = 5.0  # timeout of a first message
+_RETRY_SECONDS = 0.2
+_FIRST_NOTICE, _NOTICE_EVERY = 10.0, 30.0
+_MAX_LISTED = 16  # of missing processes
+
+
+class MissingProcesses(UserError):
+    """Some processes did not connect in time; a restart may find them."""
+
+
+def _print_line(text: str) -> None:
+    print(f"arinv: {text}", file=sys.stderr, flush=True)
+
+
+def meet(
+    cluster: Cluster, *, seconds: float, arguments: Sequence[str], report: Callable[[str], None] = _print_line
+) -> dict[int, Connection]:
+    """Connects to the other processes: process 0 to all others, the others to process 0.
+
+    Args:
+      cluster: the expected processes.
+      seconds: timeout.
+      arguments: of the command line, which must be the same in all processes.
+      report: called with a line about the missing processes from time to time.
+
+    Returns:
+      Index -> connection.
+
+    Raises:
+      MissingProcesses: some did not connect in time.
+      UserError: two processes have the same number or different command lines, or the port is in use.
+    """
+    deadline = time.monotonic() + seconds
+    hello = {
+        "index": cluster.index,
+        "count": cluster.count,
+        "host": platform.node(),
+        "pid": os.getpid(),
+        "arguments": list(arguments),
+    }
+    if cluster.index == 0:
+        return _accept_all(cluster, hello, deadline, seconds, report)
+    return {0: _connect(cluster, hello, deadline, seconds)}
+
+
+def _accept_all(cluster: Cluster, hello: dict, deadline: float, seconds: float, report) -> dict[int, Connection]:
+    """Accepts the connections of all other processes, then sends "go", or the reason for a failure."""
+    connections: dict[int, Connection] = {}
+    notice = time.monotonic() + _FIRST_NOTICE
+    with _listen(cluster) as server:
+        try:
+            while len(connections) < cluster.count - 1:
+                now = time.monotonic()
+                if now > deadline:
+                    raise MissingProcesses(_missing(cluster, connections, seconds))
+                if now > notice:
+                    notice = now + _NOTICE_EVERY
+                    absent = _numbers(set(range(1, cluster.count)) - set(connections))
+                    report(f"waiting for {absent} of {cluster.count}, {deadline - now:.0f} s more")
+                _accept(server, cluster, hello, connections)
+        except UserError as error:
+            for connection in connections.values():
+                connection.send(kind="refused", message=str(error), missing=isinstance(error, MissingProcesses))
+                connection.close()
+            raise
+    for connection in connections.values():
+        connection.send(kind="go")
+    return connections
+
+
+def _listen(cluster: Cluster) -> socket.socket:
+    port = int(cluster.address.rpartition(":")[2])
+    try:
+        if socket.has_dualstack_ipv6():
+            server = socket.create_server(("", port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=1024)
+        else:
+            server = socket.create_server(("", port), backlog=1024)
+    except OSError as error:
+        raise UserError(
+            f"process 0 cannot listen on port {port} of this machine ({error.strerror}): another run has it; "
+            "set JAX_COORDINATOR_PORT, or another port in JAX_COORDINATOR_ADDRESS"
+        ) from error
+    server.settimeout(1.0)
+    return server
+
+
+def _accept(server: socket.socket, cluster: Cluster, hello: dict, connections: dict[int, Connection]) -> None:
+    """Accepts one process, if one connects within a second."""
+    try:
+        caller = Connection(server.accept()[0], "a caller")
+    except TimeoutError:
+        return
+    try:
+        messages = caller.receive(_HELLO_SECONDS)
+    except TimeoutError:
+        messages = None
+    other = messages[0] if messages else None
+    if not isinstance(other, dict) or "index" not in other:  # a port scan, or a process of an older run
+        caller.close()
+        return
+    index = other["index"]
+    caller.name = f"process {index} ({other['host']}, pid {other['pid']})"
+    before, connections[index] = connections.get(index), caller
+    if other["count"] != cluster.count:
+        raise UserError(f"{caller.name} counts {other['count']} processes, process 0 counts {cluster.count}")
+    if before is not None and before.is_open():
+        problem = f"two processes have the same number: {before.name} and {caller.name}"
+        before.send(kind="refused", message=problem, missing=False)
+        before.close()
+        raise UserError(problem)
+    if before is not None:
+        before.close()
+    if other["arguments"] != hello["arguments"]:
+        first = sorted(set(other["arguments"]) ^ set(hello["arguments"])) or ["their order"]
+        raise UserError(
+            f"{caller.name} was started with other arguments than process 0: {', '.join(first)[:200]}; "
+            "start all with one command line"
+        )
+
+
+def _missing(cluster: Cluster, connections: dict[int, Connection], seconds: float) -> str:
+    absent = _numbers(set(range(1, cluster.count)) - set(connections))
+    return (
+        f"{absent} of {cluster.count} did not start within {seconds:.0f} s (process 0 waits on {platform.node()}, "
+        f"{cluster.address}): start the same command on every host, or one process alone with --distributed=off"
+    )
+
+
+def _numbers(indices: set[int]) -> str:
+    """Returns "process 3" or "processes 1, 2, 5"; long lists are abbreviated."""
+    numbers = sorted(indices)
+    text = ", ".join(str(index) for index in numbers[:_MAX_LISTED])
+    more = f" and {len(numbers) - _MAX_LISTED} more" if len(numbers) > _MAX_LISTED else ""
+    return f"process{'es' if len(numbers) > 1 else ''} {text}{more}"
+
+
+def _connect(cluster: Cluster, hello: dict, deadline: float, seconds: float) -> Connection:
+    """Connects to process 0, retrying until it listens, and waits for its reply."""
+    host, _, port = cluster.address.rpartition(":")
+    reason = "no answer"
+    while time.monotonic() < deadline:
+        try:
+            sock = socket.create_connection((host.strip("[]"), int(port)), timeout=_HELLO_SECONDS)
+        except OSError as error:
+            reason = error.strerror or str(error)
+            time.sleep(_RETRY_SECONDS)
+            continue
+        connection = Connection(sock, f"process 0 ({cluster.address})")
+        connection.send(**hello)
+        reply = _await_reply(connection, deadline + seconds)
+        if reply is not None and reply["kind"] == "go":
+            return connection
+        connection.close()
+        if reply is not None:
+            raise (MissingProcesses if reply["missing"] else UserError)(reply["message"])
+        reason = "it closed the connection"
+        time.sleep(_RETRY_SECONDS)
+    raise MissingProcesses(
+        f"process {cluster.index} of {cluster.count} could not reach process 0 at {cluster.address} within "
+        f"{seconds:.0f} s ({reason}): start the same command on every host, or one process alone with --distributed=off"
+    )
+
+
+def _await_reply(connection: Connection, deadline: float) -> dict | None:
+    """Returns the reply of process 0, or None if it closed the connection; its own timeout may end later."""
+    while time.monotonic() < deadline:
+        try:
+            messages = connection.receive(_HELLO_SECONDS)
+        except TimeoutError:
+            continue
+        if messages is None:
+            return None
+        if messages:
+            reply, *connection.pending = messages
+            return reply if isinstance(reply, dict) and reply.get("kind") in ("go", "refused") else None
+    return None
 
 
 class Lifeline:
-    """The connections of one process. Its thread is started by the constructor, which the main thread must call.
+    """The connections of one process, and the thread that serves them; constructed by the main thread.
 
     Args:
-      index: of this process.
+      index: number of this process.
       count: number of processes.
-      connections: by index; all others at process 0, process 0 elsewhere.
-      lost_after: seconds of silence after which a process counts as lost.
+      connections: index -> connection: to all others in process 0, to process 0 in the others.
+      lost_after: seconds without data after which a process counts as lost.
     """
 
     def __init__(self, index: int, count: int, connections: Mapping[int, Connection], *, lost_after: float):
         self.index, self.count = index, count
         self._connections, self._lost_after = dict(connections), lost_after
         self._changed = threading.Condition()
-        self._leaving = threading.Lock()
+        self._exiting = threading.Lock()
         self._sequence = 0
-        self._parts: dict[int, dict[int, Any]] = {}  # at process 0: what has come of each gathering
+        self._parts: dict[int, dict[int, Any]] = {}  # in process 0: sequence number of a gather -> values so far
         self._gathered: dict[int, list] = {}
-        self._position: int | None = None  # the last step that was passed, None outside of a training loop
-        self._positions: dict[int, int | None] | None = None  # at process 0: the answers, once somebody asked
+        self._position: int | None = None  # the last step done, None outside of a training loop
+        self._positions: dict[int, int | None] | None = None  # in process 0: the answers to "where", None before it
         self._is_agreeing = False
         self._stop_after: int | None = None
         self._finished = False
@@ -60,19 +236,19 @@ class Lifeline:
         self._handlers = {number: signal.getsignal(number) for number in _SIGNALS}
         self._old_wake = signal.set_wakeup_fd(wake.fileno(), warn_on_full_buffer=False)
         self.take_signals()
-        self._thread = threading.Thread(target=self._live, name="lifeline", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="lifeline", daemon=True)
         self._thread.start()
 
     def take_signals(self) -> None:
-        """Has SIGTERM and SIGINT wake up the thread, from now on or again after somebody else took them."""
+        """Makes SIGTERM and SIGINT wake up the thread, also after another library has installed handlers."""
         for number in _SIGNALS:
             signal.signal(number, _ignore)
 
     def gather(self, value: Any) -> list:
-        """Returns the values of all processes, in order, once all have called. For the main thread.
+        """Returns the values of all processes, in order, once all have called; for the main thread.
 
         Args:
-          value: small plain JSON.
+          value: a small plain JSON value.
         """
         with self._changed:
             sequence, self._sequence = self._sequence, self._sequence + 1
@@ -84,21 +260,21 @@ class Lifeline:
                 self._changed.wait(1.0)  # wakes up for signals
             return self._gathered.pop(sequence)
 
-    def enter(self, step: int) -> None:
-        """Says that a training loop begins behind `step`, so that SIGTERM waits for a step to end."""
+    def begin_loop(self, step: int) -> None:
+        """Starts a training loop after `step`: from now on SIGTERM takes effect at the end of a step."""
         with self._changed:
             self._position = step
 
     def has_to_stop(self, step: int) -> bool:
-        """Returns whether all processes stop behind `step`. To be called behind every step."""
+        """Returns whether all processes stop after `step`; call it after every step."""
         with self._changed:
             while self._is_agreeing:
                 self._changed.wait(1.0)
             self._position = step
             return self._stop_after is not None and step > self._stop_after
 
-    def leave(self) -> bool:
-        """Says that the training loop is over; returns whether SIGTERM came too late for a step to stop at."""
+    def end_loop(self) -> bool:
+        """Ends the training loop, and returns whether SIGTERM arrived during its last step."""
         with self._changed:
             while self._is_agreeing:
                 self._changed.wait(1.0)
@@ -106,19 +282,19 @@ class Lifeline:
             return self._stop_after is not None
 
     def fail(self, code: int, message: str) -> NoReturn:
-        """Ends all processes with an exit code; process 0 alone says why. For the main thread."""
+        """Ends all processes with an exit code; process 0 prints the message. For the main thread."""
         self._end_all(code, message)
-        time.sleep(_VERDICT_SECONDS)  # process 0 ends us meanwhile
+        time.sleep(_VERDICT_SECONDS)  # process 0 ends this process meanwhile
         self._end(code, message)
 
     def await_verdict(self) -> None:
-        """Waits a while for the thread to find out that a process is lost, which would end this one."""
+        """Waits for the thread to detect a lost process, which ends this one."""
         time.sleep(_VERDICT_SECONDS)
 
     def finish(self) -> None:
-        """Ends the lifeline in peace: nobody is missed from now on."""
+        """Ends the lifeline: processes that exit from now on do not count as lost."""
         for connection in self._connections.values():
-            connection.send(kind="goodbye")
+            connection.send(kind="finished")
         self._finished = True
         self._wake_sender.send(b"\0")
         self._thread.join()
@@ -128,7 +304,7 @@ class Lifeline:
         for end in (*self._connections.values(), self._wake, self._wake_sender):
             end.close()
 
-    def _live(self) -> None:
+    def _run(self) -> None:
         try:
             self._watch()
         except BaseException as error:
@@ -142,18 +318,18 @@ class Lifeline:
             selector.register(self._wake, selectors.EVENT_READ, None)
             for index, connection in self._connections.items():
                 selector.register(connection, selectors.EVENT_READ, index)
-                self._take(index, connection.early)
+                self._handle(index, connection.pending)
             last_turn = next_beat = time.monotonic()
             while not self._finished:
                 for key, _ in selector.select(interval / 2):
                     if key.data is None:
-                        self._take_signals(self._wake.recv(64))
+                        self._handle_signals(self._wake.recv(64))
                     elif not self._serve(key.data):
                         selector.unregister(key.fileobj)
                 now = time.monotonic()
-                if now - last_turn > 4 * interval:  # this process itself was asleep, and has heard nobody
+                if now - last_turn > 4 * interval:  # this process itself was suspended
                     for connection in self._connections.values():
-                        connection.heard = now
+                        connection.last_received = now
                 last_turn = now
                 if now >= next_beat:
                     next_beat = now + interval
@@ -161,31 +337,31 @@ class Lifeline:
 
     def _check_silence(self, now: float) -> None:
         for index, connection in self._connections.items():
-            if connection.said_goodbye:
+            if connection.has_finished:
                 continue
             connection.send(kind="beat")
-            if now - connection.heard > self._lost_after:
-                self._lose(index, f"has been silent for {now - connection.heard:.0f} s")
+            if now - connection.last_received > self._lost_after:
+                self._lose(index, f"has been silent for {now - connection.last_received:.0f} s")
 
     def _serve(self, index: int) -> bool:
-        """Takes what a connection brings; returns whether it is still open."""
+        """Handles the messages of a connection; returns whether it is still open."""
         connection = self._connections[index]
         try:
             messages = connection.receive()
         except TimeoutError:
             return True
         if messages is None:
-            if not connection.said_goodbye:
+            if not connection.has_finished:
                 self._lose(index, "is gone: it was killed, or its machine failed")
             return False
-        self._take(index, messages)
+        self._handle(index, messages)
         return True
 
-    def _lose(self, index: int, what: str) -> None:
+    def _lose(self, index: int, problem: str) -> None:
         if not self._finished:
-            self._end(LOST, f"{self._connections[index].name} {what}; all processes stop, {AGAIN}")
+            self._end(LOST, f"{self._connections[index].name} {problem}; all processes stop, {AGAIN}")
 
-    def _take(self, index: int, messages: list[dict]) -> None:
+    def _handle(self, index: int, messages: list[dict]) -> None:
         for message in messages:
             match message["kind"]:
                 case "part":
@@ -207,8 +383,8 @@ class Lifeline:
                     self._end(message["code"], message["message"])
                 case "stop":
                     self._end(message["code"], None)
-                case "goodbye":
-                    self._connections[index].said_goodbye = True
+                case "finished":
+                    self._connections[index].has_finished = True
 
     def _add_part(self, sequence: int, index: int, value: Any) -> None:
         parts = self._parts.setdefault(sequence, {})
@@ -217,14 +393,14 @@ class Lifeline:
             values = [parts[i] for i in range(self.count)]
             del self._parts[sequence]
             self._gathered[sequence] = values
-            self._tell_all(kind="gathered", sequence=sequence, values=values)
+            self._send_all(kind="gathered", sequence=sequence, values=values)
             self._changed.notify_all()
 
-    def _tell_all(self, **message: Any) -> None:
+    def _send_all(self, **message: Any) -> None:
         for connection in self._connections.values():
             connection.send(**message)
 
-    def _take_signals(self, numbers: bytes) -> None:
+    def _handle_signals(self, numbers: bytes) -> None:
         if signal.SIGINT in numbers:
             self._end_all(INTERRUPTED, f"interrupted; {AGAIN}")
         if signal.SIGTERM not in numbers:
@@ -235,19 +411,19 @@ class Lifeline:
             self._end(TERMINATED, f"stopped by SIGTERM; {AGAIN}")
 
     def _end_all(self, code: int, message: str) -> None:
-        """Ends this process by way of process 0, which ends all of them."""
+        """Ends all processes through process 0."""
         if self.index == 0 or not self._connections[0].send(kind="failed", code=code, message=message):
             self._end(code, message)
 
     def _ask_positions(self) -> None:
-        """Asks everybody how far it is: all stop behind the first step that nobody has passed yet."""
+        """Asks all processes for their step: all stop after the next step that none has passed."""
         if self._positions is None:
             self._positions = {}
-            self._tell_all(kind="where")
+            self._send_all(kind="where")
             self._take_position(0, self._hold())
 
     def _hold(self) -> int | None:
-        """Makes the main thread wait at the end of its step for the agreement, and returns the last one it passed."""
+        """Makes the main thread wait for the agreement at the end of its step, and returns its last step."""
         with self._changed:
             self._is_agreeing = True
             return self._position
@@ -256,10 +432,10 @@ class Lifeline:
         self._positions[index] = position
         if len(self._positions) < self.count:
             return
-        if None in self._positions.values():  # somebody is not training: there is nothing that a step would save
+        if None in self._positions.values():  # a process is not training, so there is no step to save after
             self._end(TERMINATED, f"stopped by SIGTERM; {AGAIN}")
         step = max(self._positions.values())
-        self._tell_all(kind="stop_after", step=step)
+        self._send_all(kind="stop_after", step=step)
         self._settle(step)
 
     def _settle(self, step: int) -> None:
@@ -268,200 +444,25 @@ class Lifeline:
             self._changed.notify_all()
 
     def _end(self, code: int, message: str | None) -> NoReturn:
-        """Ends this process now, whatever its main thread waits for; process 0 sees the others off first."""
-        if not self._leaving.acquire(blocking=False):
-            time.sleep(2 * _FAREWELL_SECONDS)  # the other thread is at it
+        """Exits at once, independently of the main thread; process 0 first waits for the others to exit."""
+        if not self._exiting.acquire(blocking=False):
+            time.sleep(2 * _EXIT_SECONDS)  # the other thread is exiting
         if message:
             os.write(sys.stderr.fileno() if sys.stderr else 2, f"\narinv: {message}\n".encode())
         if self.index == 0:
-            self._tell_all(kind="stop", code=code)
-            deadline, there = time.monotonic() + _FAREWELL_SECONDS, list(self._connections.values())
-            while there and time.monotonic() < deadline:
-                there = [connection for connection in there if not connection.has_ended()]
-        for child in multiprocessing.active_children():  # workers that read ahead
+            self._send_all(kind="stop", code=code)
+            deadline, others = time.monotonic() + _EXIT_SECONDS, list(self._connections.values())
+            while others and time.monotonic() < deadline:
+                others = [connection for connection in others if not connection.has_ended()]
+        for child in multiprocessing.active_children():  # data workers
             child.kill()
         for stream in (sys.stdout, sys.stderr):
             try:
                 stream.flush()
             except (OSError, ValueError, RuntimeError):
-                pass  # nobody reads it any more
+                pass  # closed by the reader
         os._exit(code)
 
 
 def _ignore(*_: Any) -> None:
-    """Handles a signal in the main thread: the lifeline's thread has been woken up for it."""
-
-
-_HELLO_SECONDS = 5.0
-_RETRY_SECONDS = 0.2
-_FIRST_NOTICE, _NOTICE_EVERY = 10.0, 30.0
-_SHOWN = 16  # missing processes that are listed
-
-
-class MissingProcesses(UserError):
-    """Some processes were not there in time; another start may find them."""
-
-
-def _say(text: str) -> None:
-    print(f"arinv: {text}", file=sys.stderr, flush=True)
-
-
-def meet(
-    cluster: Cluster, *, seconds: float, arguments: Sequence[str], say: Callable[[str], None] = _say
-) -> dict[int, Connection]:
-    """Returns the connections to the other processes: to all of them at process 0, to process 0 elsewhere.
-
-    Args:
-      cluster: who there should be.
-      seconds: how long to wait for them.
-      arguments: of the command line, which must be the same everywhere.
-      say: is told who is waited for.
-
-    Raises:
-      MissingProcesses: names those that did not come in time.
-      UserError: two processes have one number, or another command line, or the port is taken.
-    """
-    deadline = time.monotonic() + seconds
-    hello = {
-        "index": cluster.index,
-        "count": cluster.count,
-        "host": platform.node(),
-        "pid": os.getpid(),
-        "arguments": list(arguments),
-    }
-    if cluster.index == 0:
-        return _gather(cluster, hello, deadline, seconds, say)
-    return {0: _call(cluster, hello, deadline, seconds)}
-
-
-def _gather(cluster: Cluster, hello: dict, deadline: float, seconds: float, say) -> dict[int, Connection]:
-    """Waits for the others and tells them to go, or why not."""
-    here: dict[int, Connection] = {}
-    notice = time.monotonic() + _FIRST_NOTICE
-    with _listen(cluster) as server:
-        try:
-            while len(here) < cluster.count - 1:
-                now = time.monotonic()
-                if now > deadline:
-                    raise MissingProcesses(_missing(cluster, here, seconds))
-                if now > notice:
-                    notice = now + _NOTICE_EVERY
-                    absent = _numbers(set(range(1, cluster.count)) - set(here))
-                    say(f"waiting for {absent} of {cluster.count}, {deadline - now:.0f} s more")
-                _accept(server, cluster, hello, here)
-        except UserError as error:
-            for connection in here.values():
-                connection.send(kind="refused", message=str(error), missing=isinstance(error, MissingProcesses))
-                connection.close()
-            raise
-    for connection in here.values():
-        connection.send(kind="go")
-    return here
-
-
-def _listen(cluster: Cluster) -> socket.socket:
-    port = int(cluster.address.rpartition(":")[2])
-    try:
-        if socket.has_dualstack_ipv6():
-            server = socket.create_server(("", port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=1024)
-        else:
-            server = socket.create_server(("", port), backlog=1024)
-    except OSError as error:
-        raise UserError(
-            f"process 0 cannot listen on port {port} of this machine ({error.strerror}): another run has it; "
-            "set JAX_COORDINATOR_PORT, or another port in JAX_COORDINATOR_ADDRESS"
-        ) from error
-    server.settimeout(1.0)
-    return server
-
-
-def _accept(server: socket.socket, cluster: Cluster, hello: dict, here: dict[int, Connection]) -> None:
-    """Takes one caller in, if one comes within a second."""
-    try:
-        caller = Connection(server.accept()[0], "a caller")
-    except TimeoutError:
-        return
-    try:
-        messages = caller.receive(_HELLO_SECONDS)
-    except TimeoutError:
-        messages = None
-    theirs = messages[0] if messages else None
-    if not isinstance(theirs, dict) or "index" not in theirs:  # a port scan, or what is left of an older run
-        caller.close()
-        return
-    index = theirs["index"]
-    caller.name = f"process {index} ({theirs['host']}, pid {theirs['pid']})"
-    before, here[index] = here.get(index), caller
-    if theirs["count"] != cluster.count:
-        raise UserError(f"{caller.name} counts {theirs['count']} processes, process 0 counts {cluster.count}")
-    if before is not None and before.is_open():
-        problem = f"two processes have one number: {before.name} and {caller.name}"
-        before.send(kind="refused", message=problem, missing=False)
-        before.close()
-        raise UserError(problem)
-    if before is not None:
-        before.close()
-    if theirs["arguments"] != hello["arguments"]:
-        first = sorted(set(theirs["arguments"]) ^ set(hello["arguments"])) or ["their order"]
-        raise UserError(
-            f"{caller.name} was started with other arguments than process 0: {', '.join(first)[:200]}; "
-            "start all with one command line"
-        )
-
-
-def _missing(cluster: Cluster, here: dict[int, Connection], seconds: float) -> str:
-    absent = _numbers(set(range(1, cluster.count)) - set(here))
-    return (
-        f"{absent} of {cluster.count} did not start within {seconds:.0f} s (process 0 waits on {platform.node()}, "
-        f"{cluster.address}): start the same command on every host, or one process alone with --distributed=off"
-    )
-
-
-def _numbers(indices: set[int]) -> str:
-    """Returns "process 3" or "processes 1, 2, 5"; long lists are cut."""
-    chosen = sorted(indices)
-    text = ", ".join(str(index) for index in chosen[:_SHOWN])
-    more = f" and {len(chosen) - _SHOWN} more" if len(chosen) > _SHOWN else ""
-    return f"process{'es' if len(chosen) > 1 else ''} {text}{more}"
-
-
-def _call(cluster: Cluster, hello: dict, deadline: float, seconds: float) -> Connection:
-    """Calls process 0 until it answers, and waits for its word."""
-    host, _, port = cluster.address.rpartition(":")
-    reason = "no answer"
-    while time.monotonic() < deadline:
-        try:
-            sock = socket.create_connection((host.strip("[]"), int(port)), timeout=_HELLO_SECONDS)
-        except OSError as error:
-            reason = error.strerror or str(error)
-            time.sleep(_RETRY_SECONDS)
-            continue
-        connection = Connection(sock, f"process 0 ({cluster.address})")
-        connection.send(**hello)
-        word = _await_word(connection, deadline + seconds)
-        if word is not None and word["kind"] == "go":
-            return connection
-        connection.close()
-        if word is not None:
-            raise (MissingProcesses if word["missing"] else UserError)(word["message"])
-        reason = "it hung up"
-        time.sleep(_RETRY_SECONDS)
-    raise MissingProcesses(
-        f"process {cluster.index} of {cluster.count} could not reach process 0 at {cluster.address} within "
-        f"{seconds:.0f} s ({reason}): start the same command on every host, or one process alone with --distributed=off"
-    )
-
-
-def _await_word(connection: Connection, deadline: float) -> dict | None:
-    """Returns what process 0 decided, None where it hung up; it has a time limit of its own, which may end later."""
-    while time.monotonic() < deadline:
-        try:
-            messages = connection.receive(_HELLO_SECONDS)
-        except TimeoutError:
-            continue
-        if messages is None:
-            return None
-        if messages:
-            word, *connection.early = messages
-            return word if isinstance(word, dict) and word.get("kind") in ("go", "refused") else None
-    return None
+    """Handles a signal in the main thread; it wakes up the lifeline's thread separately."""

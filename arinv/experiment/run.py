@@ -120,7 +120,7 @@ class Run:
             del self._sources[next(iter(self._sources))]
         return source
 
-    def open_images(self, reference: str = "") -> data.Pictures:
+    def open_images(self, reference: str = "") -> data.ImageFiles:
         """Returns the image files of a user: one file, or all in a folder.
 
         Args:
@@ -129,7 +129,7 @@ class Run:
         Raises:
           UserError: none there, or one that cannot be read, unless data.on_bad_image is "skip".
         """
-        return open_pictures(reference or self.config.data.name, on_bad_image=self.config.data.on_bad_image)
+        return open_image_files(reference or self.config.data.name, on_bad_image=self.config.data.on_bad_image)
 
     def check_planned_size(self, reference: str) -> None:
         """Checks that a stage of the same experiment trains at the size of the images that this task has.
@@ -252,9 +252,9 @@ def open_source(config: ConfigDict, which: str, *, resize: str = "") -> data.Sou
     return source
 
 
-def open_pictures(reference: str | os.PathLike, *, on_bad_image: str) -> data.Pictures:
+def open_image_files(reference: str | os.PathLike, *, on_bad_image: str) -> data.ImageFiles:
     """Returns the picture of a file, or all in a folder, after reporting what was left out."""
-    pictures = data.open_pictures(
+    pictures = data.open_images(
         reference, on_bad_image=on_bad_image, progress=progress_callback(f"checking {reference}")
     )
     report_left_out(str(reference), len(pictures.bad_files), pictures.left_out, files=pictures.bad_files)
@@ -293,13 +293,13 @@ def open_extra(config: ConfigDict, train: data.Source) -> data.Source:
     """
     fields = config.data
     name, known = fields.extra.name, train.info.class_names
-    # An archive of its own is all there for training: nothing of it is tested on.
-    split = "all" if name.startswith("npz:") and name != fields.name else "train"
+    scheme, _ = data.split_name(name)
+    split = "train" if name == fields.name else scheme.extra_split
     resize = data.ORIGINAL if fields.get("resized_crop") else fields.resize
     extra = data.open_source(name, split=split, image_size=fields.image_size, resize=resize)
     report_left_out(f"{name} {split}", extra.num_skipped, extra.info.left_out)
     own = extra.info.class_names
-    if name.startswith("npz:") and not any(label.isdecimal() for label in known):
+    if scheme.numbered_classes and not any(label.isdecimal() for label in known):
         own = [known[int(label)] if label.isdecimal() and int(label) < len(known) else label for label in own]
     if unknown_names := [label for label in own if label not in known]:
         raise UserError(

@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import ml_collections
 
-from arinv import paths
+from arinv import data, paths
 from arinv.errors import UserError
 from arinv.experiment import checkpoint
 from arinv.experiment.writer import write_json
@@ -26,7 +26,8 @@ _FOLDER = "folder:"
 # Fields that name a folder of images without "folder:" in front; of these tasks data.name does so too.
 _FOLDERS = ("images", "anomalous", "data.content", "data.style", "data.content_labels", "data.style_labels")
 _PATH_TASKS = ("invert", "denoise")
-_JOINED = re.compile(r"\+(?=folder:|tfds:|npz:|photos)")  # between data sets; paths may have a + in them
+_SCHEMES = (f"{name}:" if scheme.location else name for name, scheme in data.SCHEMES.items())
+_JOINED = re.compile(rf"\+(?={'|'.join(_SCHEMES)})")  # between data sets; paths may have a + in them
 # Fields that name other runs, or hold such names: first those of trainings, then those of other tasks.
 _TRAINED = ("checkpoint", "encoder_checkpoint", "inverter", "inverters", "denoiser")
 _SOURCES = (*_TRAINED, "entries", "attack_from", "detector")

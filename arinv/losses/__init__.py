@@ -1,4 +1,4 @@
-"""Losses: float32 [B], one number per example; the caller takes the mean and applies weights."""
+"""Losses: one number per example, float32 [B]; the caller reduces and applies weights."""
 
 from arinv.losses.classification import (
     WEIGHTINGS,

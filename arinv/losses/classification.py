@@ -1,4 +1,7 @@
-"""The classification loss: cross-entropy per example, in float32, blind to padding."""
+"""Losses of classifiers: cross-entropy, TRADES, GAIRAT, GAIR-RST and the margin, per example in float32.
+
+Logits are [B, K] of any float dtype. Rows labelled -1 are padding.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -8,20 +11,22 @@ from arinv.errors import UserError, unknown
 from arinv.ops.inputs import as_labels, as_logits, as_vector, check_count, check_number
 from arinv.types import Array, ArrayLike
 
+WEIGHTINGS = ("tanh", "sigmoid", "discrete")
+
 
 def cross_entropy(logits: ArrayLike, labels: ArrayLike) -> Array:
     """Returns -log softmax(logits)[label] for each example.
 
     Args:
-      logits: [B, K], any real number; computed in float32 also from bfloat16.
-      labels: int [B] in 0..K-1; rows labelled -1 are padding, with zero loss and zero gradient. A label of K or more
-        gives NaN where it is traced.
+      logits: [B, K].
+      labels: int [B] in 0..K-1; rows labelled -1 are padding, with zero loss and zero gradient. A traced label of K or
+        more gives NaN.
 
     Returns:
       float32 [B], at least 0.
 
     Raises:
-      UserError: logits that are not [B, K], or labels that are not one integer per row in -1..K-1 (where known).
+      UserError: logits that are not [B, K], or labels that are not one integer per row in -1..K-1 (if concrete).
     """
     logits = as_logits(logits)
     labels = as_labels(labels, batch_size=logits.shape[0], num_classes=logits.shape[1])
@@ -30,14 +35,11 @@ def cross_entropy(logits: ArrayLike, labels: ArrayLike) -> Array:
     return jnp.where(real, losses, 0.0)
 
 
-WEIGHTINGS = ("tanh", "sigmoid", "discrete")
-
-
 def kl_divergence(logits: ArrayLike, other_logits: ArrayLike) -> Array:
     """Returns KL(softmax(logits) || softmax(other_logits)) for each example; gradients flow into both.
 
     Args:
-      logits: [B, K], of the distribution that weighs.
+      logits: [B, K], of the distribution of the expectation.
       other_logits: [B, K].
 
     Returns:
@@ -57,7 +59,7 @@ def trades_loss(logits: ArrayLike, adversarial_logits: ArrayLike, labels: ArrayL
     """Returns cross-entropy of the images plus beta times the divergence to their adversarial versions.
 
     Args:
-      logits: [B, K] of the images as they are.
+      logits: [B, K] of the clean images.
       adversarial_logits: [B, K] of their adversarial versions.
       labels: int [B]; rows labelled -1 are padding, with zero loss.
       beta: weight of robustness against accuracy, 6 in the paper.
@@ -84,10 +86,10 @@ def gair_rst_loss(
     *,
     beta: float,
 ) -> Array:
-    """Returns TRADES with the divergence shared out between two adversarial versions by geometry.
+    """Returns TRADES with a weighted divergence to two adversarial versions.
 
     Args:
-      logits: [B, K] of the images as they are.
+      logits: [B, K] of the clean images.
       adversarial_logits: [B, K] after the attack on the divergence, weighted by w.
       margin_logits: [B, K] after the attack on the margin, weighted by 1 - w.
       labels: int [B]; rows labelled -1 are padding, with zero loss.
@@ -111,19 +113,19 @@ def gair_rst_loss(
 
 
 def margin_loss(logits: ArrayLike, labels: ArrayLike, *, confidence: float = 50.0) -> Array:
-    """Returns -max(logit of the label - highest other logit + confidence, 0), to be raised by an attack.
+    """Returns -max(logit of the label - highest other logit + confidence, 0), which an attack maximises.
 
     Args:
       logits: [B, K].
       labels: int [B], 0..K-1.
-      confidence: how far beyond the boundary the attack still gains.
+      confidence: margin beyond the boundary, in logits, up to which the loss increases.
 
     Returns:
       float32 [B], at most 0.
 
     Raises:
       UserError: logits that are not [B, K] with K of 2 or more, or labels that are not one integer per row in 0..K-1
-        (where known).
+        (if concrete).
 
     Source: Carlini & Wagner 2017, eq. 8, as in the released code of Zhang et al. 2021.
     """
@@ -136,12 +138,12 @@ def margin_loss(logits: ArrayLike, labels: ArrayLike, *, confidence: float = 50.
 
 
 def geometry_weights(kappa: ArrayLike, mask: ArrayLike, *, num_steps: int, kind: str, offset: float) -> Array:
-    """Returns weights that grow for examples near the decision boundary, with mean 1 over the batch.
+    """Returns weights that are larger for examples near the decision boundary, with mean 1 over the batch.
 
     Args:
-      kappa: [B], attack steps begun from a point still classified right, 0..num_steps.
+      kappa: [B], number of attack steps from a correctly classified point, 0..num_steps.
       mask: [B], 1 for an example and 0 for padding.
-      num_steps: K, of the attack.
+      num_steps: K, number of attack steps.
       kind: "tanh", (1 + tanh(offset + 5 (1 - 2 kappa / K))) / 2; "sigmoid" of the same argument; or "discrete",
         (K + 1 - kappa) / (K + 1).
       offset: lambda of the paper, -1 there.
@@ -171,11 +173,11 @@ def geometry_weights(kappa: ArrayLike, mask: ArrayLike, *, num_steps: int, kind:
 
 
 def divergence_share(kappa: ArrayLike, *, num_steps: int, offset: float) -> Array:
-    """Returns (1 + tanh(offset + K / 2 - kappa)) / 2, GAIR-RST's share of the divergence's attack.
+    """Returns (1 + tanh(offset + K / 2 - kappa)) / 2, GAIR-RST's weight of the attack on the divergence.
 
     Args:
-      kappa: [B], attack steps begun from a point still classified right, 0..num_steps.
-      num_steps: K, of the attack.
+      kappa: [B], number of attack steps from a correctly classified point, 0..num_steps.
+      num_steps: K, number of attack steps.
       offset: lambda, 3 in the code.
 
     Returns:

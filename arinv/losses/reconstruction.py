@@ -1,8 +1,7 @@
-"""Distances between a reconstruction and its target, in pixels and in features, summed per image.
+"""Losses of generators: distances in pixels and features, and adversarial losses, per image in float32.
 
-Sums, not means: with these the papers' weights (2e-6 for pixels, 1e-2 for features) keep their
-meaning, and the caller takes the mean over the batch. An element mean would need the weights
-multiplied by the number of elements.
+Distances are sums, as in the papers, for whose weights (2e-6 for pixels, 1e-2 for features) a mean
+over elements would be too small; the caller takes the mean over the batch.
 """
 
 import jax
@@ -12,12 +11,14 @@ from arinv.errors import UserError
 from arinv.ops.inputs import LOOSE_BOUNDS, as_image_pair
 from arinv.types import Array, ArrayLike
 
+_LOG_FLOOR = -100.0
+
 
 def pixel_loss(reconstructions: ArrayLike, images: ArrayLike, *, order: int = 1) -> Array:
     """Returns the sum over pixels and channels of |difference| ** order, for each image.
 
     Args:
-      reconstructions: [B, H, W, C] in [0, 1], or beyond as far as a generator leaves it.
+      reconstructions: [B, H, W, C], near [0, 1].
       images: [B, H, W, C] in [0, 1].
       order: 1 for the l1 distance, 2 for the squared l2 distance.
 
@@ -25,7 +26,7 @@ def pixel_loss(reconstructions: ArrayLike, images: ArrayLike, *, order: int = 1)
       float32 [B].
 
     Raises:
-      UserError: different shapes, integers, values far outside [0, 1] (where known), or another order.
+      UserError: different shapes, integers, values far outside [0, 1] (if concrete), or another order.
 
     Source: Rojas-Gomez et al. 2022, eq. 4 (order 1); Dosovitskiy & Brox 2016, eq. 1 (order 2).
     """
@@ -38,12 +39,11 @@ def pixel_loss(reconstructions: ArrayLike, images: ArrayLike, *, order: int = 1)
 def feature_loss(features: ArrayLike, target_features: ArrayLike) -> Array:
     """Returns the squared Euclidean distance between features, for each image (without a 1/2).
 
-    The target is not detached here: where it must not be trained, the caller passes
-    `jax.lax.stop_gradient(target_features)`.
+    Gradients flow into both; pass `jax.lax.stop_gradient(target_features)` where they must not.
 
     Args:
       features: [B, ...], the encoder's features of the reconstructions.
-      target_features: [B, ...], the features that were inverted.
+      target_features: [B, ...], the inverted features.
 
     Returns:
       float32 [B].
@@ -54,17 +54,6 @@ def feature_loss(features: ArrayLike, target_features: ArrayLike) -> Array:
     Source: Rojas-Gomez et al. 2022, eq. 5.
     """
     return _sum_per_example(features, target_features, jnp.square)
-
-
-def _sum_per_example(predictions, targets, function) -> Array:
-    predictions, targets = jnp.asarray(predictions), jnp.asarray(targets)
-    if predictions.shape != targets.shape or not predictions.ndim:
-        raise UserError(f"cannot compare the shapes {predictions.shape} and {targets.shape}: make them equal.")
-    differences = predictions.astype(jnp.float32) - targets.astype(jnp.float32)
-    return jnp.sum(function(differences), axis=tuple(range(1, differences.ndim)))
-
-
-_LOG_FLOOR = -100.0
 
 
 def generator_loss(fake_logits: ArrayLike) -> Array:
@@ -89,14 +78,13 @@ def discriminator_loss(real_logits: ArrayLike, fake_logits: ArrayLike) -> Array:
 
     Args:
       real_logits: [B], the discriminator's logits of the images.
-      fake_logits: [B], those of their reconstructions, detached from the generator by the
-        caller.
+      fake_logits: [B], those of their reconstructions, with the generator detached by the caller.
 
     Returns:
       float32 [B] in [0, 200].
 
     Raises:
-      UserError: logits that are not one number per image, or as many real as fake ones.
+      UserError: logits that are not one number per image, or of different shapes.
 
     Source: Rojas-Gomez et al. 2022, eq. 7.
     """
@@ -104,6 +92,14 @@ def discriminator_loss(real_logits: ArrayLike, fake_logits: ArrayLike) -> Array:
     if real.shape != fake.shape:
         raise UserError(f"real logits {real.shape} and fake logits {fake.shape} must have the same shape [B].")
     return -_log_sigmoid(real) - _log_sigmoid(-fake)
+
+
+def _sum_per_example(predictions, targets, function) -> Array:
+    predictions, targets = jnp.asarray(predictions), jnp.asarray(targets)
+    if predictions.shape != targets.shape or not predictions.ndim:
+        raise UserError(f"cannot compare the shapes {predictions.shape} and {targets.shape}: make them equal.")
+    differences = predictions.astype(jnp.float32) - targets.astype(jnp.float32)
+    return jnp.sum(function(differences), axis=tuple(range(1, differences.ndim)))
 
 
 def _log_sigmoid(logits: ArrayLike) -> Array:

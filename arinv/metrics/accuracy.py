@@ -1,4 +1,4 @@
-"""Counting correct classifications, without counting padding."""
+"""Accuracy of classifiers and detectors, and statistics of per-example values."""
 
 import jax
 import jax.numpy as jnp
@@ -8,11 +8,16 @@ from arinv.errors import UserError
 from arinv.ops.inputs import as_labels, as_logits
 from arinv.types import Array, ArrayLike
 
+AUROC_VARIANT = (
+    "auroc: area under the ROC curve of telling anomalous from normal images, by scikit-learn; the share of pairs of "
+    "one anomalous and one normal image in which the anomalous one has the higher score, ties counted by half"
+)
+
 
 def correct(logits: ArrayLike, labels: ArrayLike) -> Array:
     """Returns 1 for each example whose largest logit is that of its label, else 0.
 
-    The caller sums and divides by the number of real examples.
+    The accuracy is the sum divided by the number of examples that are no padding.
 
     Args:
       logits: [B, K]. A row with NaN counts as wrong.
@@ -22,7 +27,7 @@ def correct(logits: ArrayLike, labels: ArrayLike) -> Array:
       float32 [B] of zeros and ones.
 
     Raises:
-      UserError: logits that are not [B, K], or labels that are not one integer per row in -1..K-1 (where known).
+      UserError: logits that are not [B, K], or labels that are not one integer per row in -1..K-1 (if concrete).
     """
     logits = as_logits(logits)
     labels = as_labels(labels, batch_size=logits.shape[0], num_classes=logits.shape[1])
@@ -30,35 +35,29 @@ def correct(logits: ArrayLike, labels: ArrayLike) -> Array:
     return (hits & ~jnp.any(jnp.isnan(logits), axis=-1)).astype(jnp.float32)
 
 
-AUROC_VARIANT = (
-    "auroc: area under the ROC curve of telling anomalous from normal images, by scikit-learn; the share of pairs of "
-    "one anomalous and one normal image in which the anomalous one has the higher score, ties counted by half"
-)
-
-
 def auroc(scores: ArrayLike, positives: ArrayLike) -> float:
     """Returns the area under the receiver operating characteristic.
 
     Args:
-      scores: [N], higher for what should be positive.
+      scores: [N], higher for positive examples.
       positives: bool [N], at least one True and one False.
 
     Returns:
-      In 0 to 1; 0.5 is chance, and what is below it ranks the wrong way round.
+      A number in 0 to 1; 0.5 is chance, and below it the ranking is reversed.
 
     Raises:
-      UserError: scores that are not finite or not one per example, or examples of one kind only.
+      UserError: scores that are not finite or not one per example, or no positive or no negative example.
     """
     from sklearn.metrics import roc_auc_score  # slow to import
 
     scores, positives = np.asarray(scores, np.float64), np.asarray(positives)
     if positives.dtype != bool and not np.isin(positives, (0, 1)).all():
-        raise UserError("positives must be True or False, or 1 or 0; padding such as -1 has to be left out before.")
+        raise UserError("positives must be True or False, or 1 or 0; remove padding such as -1 first.")
     positives = positives.astype(bool)
     if scores.ndim != 1 or scores.shape != positives.shape:
         raise UserError(f"scores {scores.shape} and positives {positives.shape} must be one per example [N].")
     if not np.isfinite(scores).all():
-        raise UserError(f"{np.sum(~np.isfinite(scores))} of {len(scores)} scores are not finite: they have no rank.")
+        raise UserError(f"{np.sum(~np.isfinite(scores))} of {len(scores)} scores are not finite and cannot be ranked.")
     if positives.all() or not positives.any():
         kind = "positive" if positives.any() else "negative"
         raise UserError(f"AUROC needs positive and negative examples; all {len(scores)} are {kind}.")
@@ -68,14 +67,14 @@ def auroc(scores: ArrayLike, positives: ArrayLike) -> float:
 def summary(values: ArrayLike, mask: ArrayLike | None = None) -> dict[str, float | int]:
     """Returns the mean, the population standard deviation and the count of per-example values.
 
-    Computed on the host in float64. NaN among the counted values stays NaN, so that it is seen.
+    Computed on the host in float64. The result is NaN if one of the counted values is.
 
     Args:
       values: [N].
       mask: [N], 1 for an example that counts and 0 for padding; None counts all.
 
     Returns:
-      {"mean": float, "std": float, "count": int}; mean and std are NaN where nothing counts.
+      {"mean": float, "std": float, "count": int}; mean and std are NaN where the count is 0.
 
     Raises:
       UserError: values that are not [N], or a mask of another shape.
@@ -97,8 +96,8 @@ def binomial_interval(count: int, total: int, *, confidence: float = 0.95) -> tu
     """Returns the exact (Clopper-Pearson) confidence interval of a rate, such as an accuracy.
 
     Args:
-      count: examples for which it holds, such as those classified rightly.
-      total: examples looked at, at least 1.
+      count: number of successes, such as correctly classified examples.
+      total: number of examples, at least 1.
       confidence: between 0 and 1.
 
     Returns:
@@ -113,7 +112,7 @@ def binomial_interval(count: int, total: int, *, confidence: float = 0.95) -> tu
         raise UserError(f"a rate needs a count from 0 to a total of at least 1, got {count} of {total}.")
     if not 0 < confidence < 1:
         raise UserError(f"confidence must lie between 0 and 1, got {confidence}; 0.95 is 95 %.")
-    from scipy import special  # a tenth of the time that `import arinv.metrics` takes
+    from scipy import special  # slow to import
 
     tail = 0.5 * (1.0 - confidence)
     lower = special.betaincinv(count, total - count + 1, tail) if count else 0.0

@@ -1,11 +1,10 @@
 """The Fréchet distance between two sets of images in the space of a network's features (FID).
 
-Feature vectors are [B, K]. Their mean and covariance are gathered batch by batch on the host in float64: one small
-matrix product a batch, exact enough for every later subtraction, and no feature is kept. The matrix root is taken on
-the device, in float64.
+Feature vectors are [B, K]. Their mean and covariance are accumulated batch by batch on the host in float64, without
+storing features. The matrix root is computed on the device, in float64.
 
 The published figures use the features of one Inception network and 50,000 images. Any other network or number gives
-another scale, which is why both belong into the name that a result is reported under (`frechet_key`).
+another scale, which is why results are reported under a name with both, such as "fid_resnet18_block4_n2000".
 
 Source: Heusel et al. 2017, "GANs trained by a two time-scale update rule converge to a local Nash equilibrium",
 eq. (6).
@@ -27,10 +26,10 @@ FRECHET_VARIANT = (
 
 
 class FeatureMoments:
-    """Mean and covariance of feature vectors, gathered batch by batch in float64.
+    """Mean and covariance of feature vectors, accumulated batch by batch in float64.
 
     Attributes:
-      count: how many vectors there were.
+      count: number of vectors.
     """
 
     def __init__(self):
@@ -39,7 +38,7 @@ class FeatureMoments:
         self._scatter: np.ndarray | float = 0.0
 
     def update(self, features: ArrayLike, mask: ArrayLike | None = None) -> None:
-        """Takes in a batch.
+        """Adds a batch.
 
         Args:
           features: [B, K].
@@ -103,11 +102,11 @@ def feature_vectors(features_fn: FeaturesFn, images: ArrayLike, *, layer: str) -
 
 
 def frechet_distance(mean_a: ArrayLike, covariance_a: ArrayLike, mean_b: ArrayLike, covariance_b: ArrayLike) -> float:
-    """Returns the squared Fréchet distance between two Gaussians, the number that is called FID.
+    """Returns the squared Fréchet distance between two Gaussians, known as FID.
 
-    The trace of the root loses half of the digits wherever an eigenvalue is near zero, as most are when there are fewer
-    images than features. It is therefore taken in float64, by two symmetric eigendecompositions, on the device (on the
-    host where the device has no float64): of one matrix they take seconds, and unlike an iteration they need no ridge.
+    The trace of the root loses half of the digits for eigenvalues near zero, of which there are many with fewer images
+    than features. It is therefore computed in float64, with two symmetric eigendecompositions, on the device (on the
+    host where the device has no float64): for one matrix they take seconds, and unlike an iteration they need no ridge.
 
     Args:
       mean_a: [K].
@@ -119,7 +118,7 @@ def frechet_distance(mean_a: ArrayLike, covariance_a: ArrayLike, mean_b: ArrayLi
       |mean_a - mean_b|^2 + trace(covariance_a + covariance_b - 2 sqrt(covariance_a covariance_b)), 0 or more.
 
     Raises:
-      UserError: shapes that do not fit each other.
+      UserError: inconsistent shapes.
 
     Source: Heusel et al. 2017, eq. (6).
     """
@@ -131,21 +130,23 @@ def frechet_distance(mean_a: ArrayLike, covariance_a: ArrayLike, mean_b: ArrayLi
     with jax.enable_x64(True), jax.default_device(_float64_device()):
         root = float(_trace_of_sqrt_product(covariance_a, covariance_b))
     distance = np.sum(np.square(mean_a - mean_b)) + np.trace(covariance_a) + np.trace(covariance_b) - 2 * root
-    return float(np.maximum(distance, 0.0))  # equal distributions may round to less
+    return float(np.maximum(distance, 0.0))  # rounding may make equal distributions negative
 
 
-def frechet_key(network: str, layer: str, count: int) -> str:
-    """Returns the name that a distance is reported under, with all that decides its scale.
+def moments_distance(a: FeatureMoments, b: FeatureMoments) -> float:
+    """Returns `frechet_distance` between the Gaussians of two sets of features.
 
     Args:
-      network: whose features were compared, such as "resnet18".
-      layer: name of the feature.
-      count: number of images on either side.
+      a: of one set, at least two vectors.
+      b: of the other.
 
     Returns:
-      Such as "fid_resnet18_block4_n2000".
+      The squared distance, 0 or more.
+
+    Raises:
+      UserError: fewer than two vectors, or different features.
     """
-    return f"fid_{network}_{layer}_n{count}"
+    return frechet_distance(a.mean, a.covariance, b.mean, b.covariance)
 
 
 _trace_of_sqrt_product = jax.jit(linalg.trace_of_sqrt_product)

@@ -1,4 +1,4 @@
-"""The Gram loss: how far an image is from another one's style, by the statistics of a network's features.
+"""The Gram loss, a distance in style between images, from the statistics of a network's features.
 
 Images are float [B, H, W, C] in [0, 1]. The published figures are those of VGG-19 trained on ImageNet; any other
 network gives another scale.
@@ -17,7 +17,7 @@ from arinv.types import Array, ArrayLike, FeaturesFn
 
 GRAM_LAYERS = ("conv1_1", "conv2_1", "conv3_1", "conv4_1", "conv5_1")  # of VGG-19
 
-# Reduction over the differences in each layer -> what exactly is computed.
+# Reduction over the differences in each layer -> exact formula.
 GRAM_VARIANTS = {
     "mean": (
         "gram: mean squared difference of the Gram matrices F F^T / (C H W) plus that of the channel means, "
@@ -32,7 +32,7 @@ GRAM_VARIANT = GRAM_VARIANTS["mean"]
 
 
 class GramStatistics(NamedTuple):
-    """The style of B images, as one layer sees it.
+    """The style statistics of B images in one layer.
 
     Attributes:
       gram: Gram matrices [B, K, K], divided by the number of features.
@@ -56,13 +56,13 @@ def gram_loss(
     Args:
       features_fn: images [B, H, W, C] in [0, 1] -> named features.
       images_a: [B, H, W, C] in [0, 1].
-      images_b: [B, H', W', C] in [0, 1]; its size may be another one.
+      images_b: [B, H', W', C] in [0, 1], of any size.
       layers: names of the features [B, h, w, K] to compare.
       reduction: "mean" as in the comparison of Rojas-Gomez et al. 2022, or "sum" as Gatys et al. 2016 minimise it;
         GRAM_VARIANTS says what each computes.
 
     Returns:
-      float32 [B], 0 or more; lower is more alike. NaN for an image that is not finite.
+      float32 [B], 0 or more; lower is more similar. NaN for an image that is not finite.
 
     Raises:
       UserError: images outside [0, 1], different numbers of them, a layer that is not among the features or not
@@ -80,15 +80,15 @@ def gram_loss(
 def gram_statistics(
     features_fn: FeaturesFn, images: ArrayLike, *, layers: Sequence[str] = GRAM_LAYERS
 ) -> tuple[GramStatistics, ...]:
-    """Returns what the Gram loss compares, for images that are compared with many others.
+    """Returns the statistics of the Gram loss, for images that are compared with many others.
 
     Args:
       features_fn: images [B, H, W, C] in [0, 1] -> named features.
       images: [B, H, W, C] in [0, 1].
-      layers: names of the features [B, h, w, K] to look at.
+      layers: names of the features [B, h, w, K].
 
     Returns:
-      Statistics of each layer.
+      The statistics of each layer.
 
     Raises:
       UserError: images outside [0, 1], no layer, or one that is not among the features or not spatial.
@@ -103,15 +103,15 @@ def gram_distance(a: Sequence[GramStatistics], b: Sequence[GramStatistics], *, r
     """Returns the Gram loss of each pair of images from their statistics.
 
     Args:
-      a: of B images, layer by layer.
-      b: of B others, from the same layers.
+      a: statistics of B images, one for each layer.
+      b: those of B others, for the same layers.
       reduction: see `gram_loss`.
 
     Returns:
-      float32 [B], 0 or more; lower is more alike.
+      float32 [B], 0 or more; lower is more similar.
 
     Raises:
-      UserError: an unknown reduction, or statistics that do not fit each other.
+      UserError: an unknown reduction, or statistics of different shapes.
     """
     if reduction not in GRAM_VARIANTS:
         raise unknown("reduction of the Gram loss", reduction, GRAM_VARIANTS)
@@ -121,7 +121,7 @@ def gram_distance(a: Sequence[GramStatistics], b: Sequence[GramStatistics], *, r
     total = jnp.zeros(a[0].mean.shape[0], jnp.float32)
     for one, other in zip(a, b, strict=True):
         squares = jnp.square(one.gram - other.gram)
-        if reduction == "sum":  # the matrices are divided by C H W
+        if reduction == "sum":  # the matrices are already divided by C H W
             total += jnp.sum(squares, axis=(1, 2)) / (4 * len(a))
             continue
         total += jnp.mean(squares, axis=(1, 2))

@@ -1,7 +1,7 @@
-"""How close a reconstruction comes to its image: MSE, PSNR and SSIM, one number per image.
+"""Distances between reconstructions and images: MSE, PSNR, SSIM and Euclidean distances, one number per image.
 
 Images are float [B, H, W, C] in [0, 1]; an image that is not finite gives NaN. Implementations of these metrics differ
-in ways that change the figures, so results files carry the exact variant, from `VARIANTS`.
+in ways that change the numbers, so results files state the exact variant.
 """
 
 import math
@@ -22,10 +22,16 @@ SSIM_VARIANT = (
     "ssim: 11-tap Gaussian sigma 1.5, no padding, k1 0.01, k2 0.03, population moments, "
     "mean over positions and RGB in [0, 1], per image"
 )
-VARIANTS = {"mse": MSE_VARIANT, "psnr": PSNR_VARIANT, "ssim": SSIM_VARIANT}
+NORMALIZED_ERROR_VARIANT = (
+    "normalized_error: ||reconstruction - image||_2 / mean distance over all pairs of test images, "
+    "RGB in [0, 1], per image"
+)
 
-_PSNR_FLOOR = 1e-8  # keeps equal images finite, at 80 dB
+_PSNR_FLOOR = 1e-8  # makes the PSNR of equal images finite, 80 dB
 _SSIM_WINDOW = 11
+# Float64 pixels in memory at a time: at most 64 MiB in each of two blocks.
+_BLOCK_VALUES = 2**23
+_BLOCK_ROWS = 1024
 
 
 def mean_squared_error(reconstructions: ArrayLike, images: ArrayLike) -> Array:
@@ -66,8 +72,8 @@ def psnr(reconstructions: ArrayLike, images: ArrayLike) -> Array:
 def ssim(reconstructions: ArrayLike, images: ArrayLike) -> Array:
     """Returns the structural similarity, for each image.
 
-    11-tap Gaussian window of sigma 1.5 without padding, k1 = 0.01, k2 = 0.03, each channel by
-    itself, mean over channels and positions.
+    11-tap Gaussian window of sigma 1.5 without padding, k1 = 0.01, k2 = 0.03, per channel, mean over
+    channels and positions.
 
     Args:
       reconstructions: [B, H, W, C] in [0, 1].
@@ -86,9 +92,9 @@ def ssim(reconstructions: ArrayLike, images: ArrayLike) -> Array:
     if min(images.shape[1:3]) < _SSIM_WINDOW:
         raise UserError(
             f"SSIM needs images of at least {_SSIM_WINDOW} x {_SSIM_WINDOW} pixels, "
-            f"got {images.shape[1]} x {images.shape[2]}; enlarge them or leave SSIM out."
+            f"got {images.shape[1]} x {images.shape[2]}; enlarge them or omit SSIM."
         )
-    with jax.numpy_dtype_promotion("standard"):  # its window is of integers and, with jax_enable_x64, float64
+    with jax.numpy_dtype_promotion("standard"):  # its window has integers and, with jax_enable_x64, float64
         values = dm_pix.ssim(
             reconstructions,
             images,
@@ -99,16 +105,6 @@ def ssim(reconstructions: ArrayLike, images: ArrayLike) -> Array:
             k2=0.03,
         )
     return values.astype(jnp.float32)
-
-
-NORMALIZED_ERROR_VARIANT = (
-    "normalized_error: ||reconstruction - image||_2 / mean distance over all pairs of test images, "
-    "RGB in [0, 1], per image"
-)
-
-# Rows of float64 pixels held at once: at most 64 MiB in each of two blocks.
-_BLOCK_VALUES = 2**23
-_BLOCK_ROWS = 1024
 
 
 def euclidean_distance(reconstructions: ArrayLike, images: ArrayLike) -> Array:
@@ -129,16 +125,16 @@ def euclidean_distance(reconstructions: ArrayLike, images: ArrayLike) -> Array:
 
 
 def mean_pairwise_distance(images: ArrayLike) -> float:
-    """Returns the mean Euclidean distance over all pairs of images, the paper's N, exactly.
+    """Returns the exact mean Euclidean distance over all pairs of images, the paper's N.
 
-    Computed on the host in float64, block by block, in bounded memory beyond the images themselves;
-    the time grows as the square of their number.
+    Computed on the host in float64, in blocks of bounded memory; the time is quadratic in the number of
+    images.
 
     Args:
-      images: float [N, H, W, C] in [0, 1], at least two: the whole test set.
+      images: float [N, H, W, C] in [0, 1], at least two, such as the whole test set.
 
     Returns:
-      A number in units of the pixels.
+      The distance, in units of the pixels.
 
     Raises:
       UserError: fewer than two images, or values outside [0, 1].
@@ -151,7 +147,7 @@ def mean_pairwise_distance(images: ArrayLike) -> float:
         raise UserError(f"a mean distance between images needs at least two images, got {count}.")
     block = max(1, min(_BLOCK_ROWS, _BLOCK_VALUES // rows.shape[1]))
     total = 0.0
-    centre = rows[:1].astype(np.float64)  # of images that are nearly equal, only the differences keep their digits
+    centre = rows[:1].astype(np.float64)  # subtracted, so that nearly equal images keep their digits
     for start in range(0, count, block):
         left = rows[start : start + block] - centre
         total += _sum_of_distances(left, left) / 2  # each pair of the block appears twice
@@ -168,10 +164,10 @@ def normalized_error(distances: ArrayLike, mean_pairwise: float) -> np.ndarray:
       mean_pairwise: from `mean_pairwise_distance` of the test images, above 0.
 
     Returns:
-      float64 [N]; lower is better, and 1 is no better than another image of the set.
+      float64 [N]; lower is better, and another image of the set has 1 on average.
 
     Raises:
-      UserError: a mean distance that is not above 0 (all images equal).
+      UserError: a mean distance that is not above 0, as that of equal images.
     """
     if not check_number(mean_pairwise, "the mean distance between images") > 0:
         raise UserError(
@@ -184,5 +180,5 @@ def _sum_of_distances(left: np.ndarray, right: np.ndarray) -> float:
     left_squares, right_squares = (np.einsum("ij,ij->i", rows, rows) for rows in (left, right))
     squared_distances = left_squares[:, None] + right_squares[None, :] - 2.0 * (left @ right.T)
     if left is right:
-        np.fill_diagonal(squared_distances, 0.0)  # rounding could leave it above zero
+        np.fill_diagonal(squared_distances, 0.0)  # instead of rounding errors
     return float(np.sum(np.sqrt(np.maximum(squared_distances, 0.0))))

@@ -1,9 +1,8 @@
-"""LPIPS: how different two images look, by the features of a network; published and robust.
+"""LPIPS, a perceptual distance between images from the features of a network, published and robust.
 
-Images are float [B, H, W, C] in [0, 1]; the network's normalisation is inside of `features_fn`. The published metric
-is AlexNet or VGG-16 trained on ImageNet, with the learned weights of its channels (`heads`). The same distance over
-the features of an adversarially robust encoder, all channels counted alike, needs nobody else's weights: robust LPIPS.
-Distances of different networks have different scales.
+Images are float [B, H, W, C] in [0, 1]; `features_fn` includes the network's normalisation. The published metric uses
+AlexNet or VGG-16 trained on ImageNet, with learned weights of the channels (`heads`). Robust LPIPS is the same distance
+for an adversarially robust encoder, with equal weights of all channels. Different networks have different scales.
 
 Source: Zhang et al. 2018, "The unreasonable effectiveness of deep features as a perceptual metric", eq. (1).
 """
@@ -18,7 +17,7 @@ from arinv.ops import norms
 from arinv.ops.inputs import as_image_pair, layer_features
 from arinv.types import Array, ArrayLike, FeaturesFn
 
-# The features that version 0.1 compares, by the names of our encoders "alexnet" and "vgg16": all after their ReLU.
+# The features of version 0.1, named as in our encoders "alexnet" and "vgg16": all after their ReLU.
 LPIPS_LAYERS = {
     "alex": ("relu1", "relu2", "conv3", "conv4", "relu5"),
     "vgg": ("conv1_2", "conv2_2", "conv3_3", "conv4_3", "conv5_3"),
@@ -52,22 +51,22 @@ def lpips(
     """Returns the perceptual distance of each reconstruction to its image.
 
     At every position the features of both are scaled to unit length; their squared difference is summed over channels
-    (weighted by `heads`), averaged over positions and summed over layers. It has finite gradients everywhere.
+    (weighted by `heads`), averaged over positions and summed over layers. Gradients are finite everywhere.
 
     Args:
       features_fn: images [B, H, W, C] in [0, 1] -> named features.
       reconstructions: [B, H, W, C] in [0, 1].
       images: [B, H, W, C] in [0, 1].
       layers: names of the features [B, h, w, K] or [B, K]; LPIPS_LAYERS has those of version 0.1.
-      heads: for each layer the weights [K] of its channels, 0 or more; None weighs all 1, which is the unweighted
-        baseline of the authors' package.
+      heads: for each layer the weights [K] of its channels, 0 or more; None: all 1, the unweighted baseline of the
+        authors' package.
 
     Returns:
-      float32 [B]; 0 for equal images, lower is better. Without heads at most 4 for each layer, 2 after a ReLU.
+      float32 [B]; 0 for equal images, lower is better. Without heads at most 4 per layer, 2 after a ReLU.
 
     Raises:
-      UserError: different shapes, images outside [0, 1], a layer that is not among the features, or heads that do not
-        fit the layers.
+      UserError: different shapes, images outside [0, 1], a layer that is not among the features, or heads of other
+        sizes than the layers.
 
     Source: Zhang et al. 2018, eq. (1).
     """
@@ -76,8 +75,8 @@ def lpips(
         raise UserError(f"{len(heads)} head(s) for {len(layers)} layer(s); give one for each, or None.")
     features = (layer_features(features_fn, x, layers) for x in (reconstructions, images))
     total = jnp.zeros(images.shape[0], jnp.float32)
-    for i, (layer, found, target) in enumerate(zip(layers, *features, strict=True)):
-        difference = jnp.square(_unit_length(found) - _unit_length(target))
+    for i, (layer, feature, target) in enumerate(zip(layers, *features, strict=True)):
+        difference = jnp.square(_unit_length(feature) - _unit_length(target))
         if heads is not None:
             difference *= _head(heads[i], layer, difference.shape[-1])[None, None, :]
         total += jnp.mean(jnp.sum(difference, axis=-1), axis=-1)
@@ -85,7 +84,7 @@ def lpips(
 
 
 def _unit_length(feature: Array) -> Array:
-    """Returns [B, positions, K] float32, scaled to length 1 over K; zeros stay zeros, with a gradient of zero."""
+    """Returns float32 [B, positions, K] scaled to length 1 over K; zeros stay zeros, with a gradient of zero."""
     batch, *positions, channels = feature.shape
     rows = feature.reshape(batch * math.prod(positions), channels)
     feature = rows.reshape(batch, math.prod(positions), channels)

@@ -1,1 +1,1 @@
-"""Pure jnp functions: the bottom layer, knowing nothing of models or data sets."""
+"""Pure jnp functions: the bottom layer, independent of models and datasets."""

@@ -1,7 +1,7 @@
-"""Random changes to training images, drawn for each image on its own, inside the jitted step.
+"""Random augmentation of training images, drawn for each image independently, inside the jitted step.
 
-Images are float32 [B, H, W, C] in [0, 1] and stay in it; crops and flips also take uint8. A change
-of strength 0 is the identity.
+Images are float32 [B, H, W, C] in [0, 1] and stay in that range; crops and flips also take uint8. A change of
+strength 0 is the identity.
 """
 
 import jax
@@ -12,14 +12,93 @@ from arinv.errors import UserError
 from arinv.ops.images import to_float
 from arinv.types import Array
 
+_GREY = (0.2989, 0.587, 0.114)  # ITU-R 601 luma
+
+# Principal components of the RGB values of ImageNet, in units of [0, 1].
+_PCA_VALUES = (0.2175, 0.0188, 0.0045)
+_PCA_VECTORS = (
+    (-0.5675, 0.7192, 0.4009),
+    (-0.5808, -0.0045, -0.8140),
+    (-0.5836, -0.6948, 0.4203),
+)
+
+
+def augment(
+    key: Array,
+    images: Array,
+    *,
+    resized_crop_scale: tuple[float, float] | None = None,
+    resized_crop_ratio: tuple[float, float] = (3 / 4, 4 / 3),
+    crop_padding: int = 0,
+    flip: bool = False,
+    color_jitter: float = 0.0,
+    hue: float = 0.0,
+    rotate_degrees: float = 0.0,
+    lighting: float = 0.0,
+    window: int = 0,
+) -> Array:
+    """Returns augmented training images: the window first, then the other changes in the order of the arguments.
+
+    The randomness of one change does not depend on which others are applied.
+
+    Args:
+      key: PRNG key.
+      images: uint8 in 0..255 or float in [0, 1], [B, H, W, C].
+      resized_crop_scale: `scale` of `random_resized_crop` to the same height; None: off.
+      resized_crop_ratio: `ratio` of `random_resized_crop`.
+      crop_padding: `padding` of `random_crop`, in pixels; 0: off.
+      flip: mirror half of the images.
+      color_jitter: brightness, contrast and saturation of `random_color_jitter`.
+      hue: of `random_color_jitter`.
+      rotate_degrees: largest angle of `random_rotate`.
+      lighting: std of `random_lighting`.
+      window: side of `random_window`, in pixels, for networks whose images are smaller than the source's; 0: off.
+
+    Returns:
+      float32 [B, H, W, C] in [0, 1]; [B, H, H, C] with a resized crop, [B, window, window, C] with a window.
+
+    Raises:
+      UserError: a negative strength, or images smaller than the window.
+    """
+    strengths = {
+        "crop_padding": crop_padding,
+        "color_jitter": color_jitter,
+        "hue": hue,
+        "rotate_degrees": rotate_degrees,
+        "lighting": lighting,
+        "window": window,
+    }
+    for name, strength in strengths.items():
+        if strength < 0:
+            raise UserError(f"{name}={strength}; must be 0 (off) or more")
+    keys = jax.random.split(key, 6)
+    if window:
+        images = random_window(jax.random.fold_in(key, 6), images, size=window)
+    if resized_crop_scale is not None:
+        limits = {"scale": resized_crop_scale, "ratio": resized_crop_ratio}
+        images = random_resized_crop(keys[0], images, size=images.shape[1], **limits)
+    if crop_padding:
+        images = random_crop(keys[1], images, padding=crop_padding)
+    if flip:
+        images = random_flip(keys[2], images)
+    images = jnp.clip(to_float(images), 0.0, 1.0)
+    if color_jitter or hue:
+        alike = dict.fromkeys(("brightness", "contrast", "saturation"), color_jitter)
+        images = random_color_jitter(keys[3], images, **alike, hue=hue)
+    if rotate_degrees:
+        images = random_rotate(keys[4], images, degrees=rotate_degrees)
+    if lighting:
+        images = random_lighting(keys[5], images, std=lighting)
+    return images
+
 
 def random_crop(key: Array, images: Array, *, padding: int) -> Array:
-    """Returns images of the same size, shifted by up to `padding` pixels each way, black moving in.
+    """Returns images of the same size, shifted by up to `padding` pixels in each direction and padded with black.
 
     Args:
       key: PRNG key.
       images: [B, H, W, C], any dtype.
-      padding: pixels of black added on every side before a window of the old size is cut.
+      padding: pixels of black added on every side before a window of the original size is cropped.
 
     Returns:
       [B, H, W, C] of the same dtype.
@@ -32,7 +111,7 @@ def random_crop(key: Array, images: Array, *, padding: int) -> Array:
 
 
 def random_window(key: Array, images: Array, *, size: int) -> Array:
-    """Returns a square window of each image, cut at a random place.
+    """Returns a square window of each image, at a random position.
 
     Args:
       key: PRNG key.
@@ -47,10 +126,10 @@ def random_window(key: Array, images: Array, *, size: int) -> Array:
     """
     batch, height, width, channels = images.shape
     if min(height, width) < size:
-        raise UserError(f"cannot cut windows of {size} px from images of {height} x {width}; take larger images")
+        raise UserError(f"cannot crop windows of {size} px from images of {height} x {width}; take larger images")
     corners = jax.random.randint(key, (batch, 2), 0, jnp.array([height, width])[None, :] - size + 1)
-    cut = (size, size, channels)
-    return jax.vmap(lambda image, at: jax.lax.dynamic_slice(image, (at[0], at[1], 0), cut))(images, corners)
+    window = (size, size, channels)
+    return jax.vmap(lambda image, at: jax.lax.dynamic_slice(image, (at[0], at[1], 0), window))(images, corners)
 
 
 def random_resized_crop(
@@ -61,19 +140,19 @@ def random_resized_crop(
     scale: tuple[float, float] = (0.08, 1.0),
     ratio: tuple[float, float] = (3 / 4, 4 / 3),
 ) -> Array:
-    """Returns a window of random area and shape, brought to `size` with antialiasing.
+    """Returns a window of random area and shape, resized to `size` with antialiasing.
 
     Args:
       key: PRNG key.
       images: float [B, H, W, C] in [0, 1].
       size: side of the result, in pixels.
-      scale: least and greatest area of the window, as a fraction of the image's.
-      ratio: least and greatest width / height of the window, drawn on a log scale.
+      scale: smallest and largest area of the window, as a fraction of the image's.
+      ratio: smallest and largest width / height of the window, drawn on a log scale.
 
     Returns:
       float32 [B, size, size, C] in [0, 1].
 
-    Source: Szegedy et al. 2015, section 6; a window too long for the image is cut to its side.
+    Source: Szegedy et al. 2015, section 6; a window longer than the image is cropped to its side.
     """
     images = to_float(images)
     batch, height, width, channels = images.shape
@@ -100,17 +179,6 @@ def random_resized_crop(
     return jnp.clip(jax.vmap(cut)(images, corners, sides), 0.0, 1.0)
 
 
-_GREY = (0.2989, 0.587, 0.114)  # ITU-R 601 luma
-
-# Principal components of the RGB values of ImageNet, in units of [0, 1].
-_PCA_VALUES = (0.2175, 0.0188, 0.0045)
-_PCA_VECTORS = (
-    (-0.5675, 0.7192, 0.4009),
-    (-0.5808, -0.0045, -0.8140),
-    (-0.5836, -0.6948, 0.4203),
-)
-
-
 def random_flip(key: Array, images: Array) -> Array:
     """Returns images mirrored left to right with probability one half.
 
@@ -126,7 +194,7 @@ def random_flip(key: Array, images: Array) -> Array:
 
 
 def random_rotate(key: Array, images: Array, *, degrees: float) -> Array:
-    """Returns images turned about their centre, bilinearly; black moves in at the corners.
+    """Returns images rotated about their centre with bilinear interpolation, the corners filled with black.
 
     Args:
       key: PRNG key.
@@ -154,7 +222,7 @@ def random_rotate(key: Array, images: Array, *, degrees: float) -> Array:
     return jnp.clip(jax.vmap(turn)(images, angles), 0.0, 1.0)
 
 
-def color_jitter(
+def random_color_jitter(
     key: Array,
     images: Array,
     *,
@@ -163,7 +231,7 @@ def color_jitter(
     saturation: float = 0.0,
     hue: float = 0.0,
 ) -> Array:
-    """Returns images of changed brightness, contrast, saturation and hue, in this order.
+    """Returns images with random changes of brightness, contrast, saturation and hue, in this order.
 
     Args:
       key: PRNG key.
@@ -208,7 +276,7 @@ def _grey(images: Array) -> Array:
 
 
 def _shift_hue(images: Array, shift: Array) -> Array:
-    """Returns images with the hue of each pixel moved by `shift` turns, [B, 1, 1]."""
+    """Returns images with the hue of each pixel shifted by `shift` turns, [B, 1, 1]."""
     red, green, blue = images[..., 0], images[..., 1], images[..., 2]
     value = images.max(axis=-1)
     chroma = value - images.min(axis=-1)
@@ -225,8 +293,8 @@ def _shift_hue(images: Array, shift: Array) -> Array:
     return jnp.clip(jnp.stack(channels, axis=-1), 0.0, 1.0)
 
 
-def pca_lighting(key: Array, images: Array, *, std: float) -> Array:
-    """Returns images with a random colour added, along the principal components of ImageNet.
+def random_lighting(key: Array, images: Array, *, std: float) -> Array:
+    """Returns images with a random colour added, along the principal components of ImageNet's colours.
 
     Args:
       key: PRNG key.
@@ -242,75 +310,3 @@ def pca_lighting(key: Array, images: Array, *, std: float) -> Array:
     alpha = std * jax.random.normal(key, (images.shape[0], 3))
     color = (alpha * jnp.array(_PCA_VALUES)[None, :]) @ jnp.array(_PCA_VECTORS).T
     return jnp.clip(images + color[:, None, None, :], 0.0, 1.0)
-
-
-_color_jitter = color_jitter  # `augment` has an argument of this name
-
-
-def augment(
-    key: Array,
-    images: Array,
-    *,
-    resized_crop_scale: tuple[float, float] | None = None,
-    resized_crop_ratio: tuple[float, float] = (3 / 4, 4 / 3),
-    crop_padding: int = 0,
-    flip: bool = False,
-    color_jitter: float = 0.0,
-    hue: float = 0.0,
-    rotate_degrees: float = 0.0,
-    lighting: float = 0.0,
-    window: int = 0,
-) -> Array:
-    """Returns training images with the changes asked for, in the order of the arguments, but the window first.
-
-    The randomness of one change does not depend on which others are asked for.
-
-    Args:
-      key: PRNG key.
-      images: uint8 in 0..255 or float in [0, 1], [B, H, W, C].
-      resized_crop_scale: areas of `random_resized_crop` to the same height; None: none.
-      resized_crop_ratio: shapes of its windows.
-      crop_padding: pixels of `random_crop`.
-      flip: mirror half of the images.
-      color_jitter: brightness, contrast and saturation of `color_jitter`.
-      hue: of `color_jitter`.
-      rotate_degrees: greatest angle of `random_rotate`.
-      lighting: std of `pca_lighting`.
-      window: side of `random_window`, for networks that take images smaller than those of the source; 0: none.
-
-    Returns:
-      float32 [B, H, W, C] in [0, 1]; [B, H, H, C] with a resized crop, [B, window, window, C] with a window.
-
-    Raises:
-      UserError: a negative strength, or images smaller than the window.
-    """
-    strengths = {
-        "crop_padding": crop_padding,
-        "color_jitter": color_jitter,
-        "hue": hue,
-        "rotate_degrees": rotate_degrees,
-        "lighting": lighting,
-        "window": window,
-    }
-    for name, strength in strengths.items():
-        if strength < 0:
-            raise UserError(f"{name}={strength}; must be 0 (off) or more")
-    keys = jax.random.split(key, 6)
-    if window:
-        images = random_window(jax.random.fold_in(key, 6), images, size=window)
-    if resized_crop_scale is not None:
-        limits = {"scale": resized_crop_scale, "ratio": resized_crop_ratio}
-        images = random_resized_crop(keys[0], images, size=images.shape[1], **limits)
-    if crop_padding:
-        images = random_crop(keys[1], images, padding=crop_padding)
-    if flip:
-        images = random_flip(keys[2], images)
-    images = jnp.clip(to_float(images), 0.0, 1.0)
-    if color_jitter or hue:
-        alike = dict.fromkeys(("brightness", "contrast", "saturation"), color_jitter)
-        images = _color_jitter(keys[3], images, **alike, hue=hue)
-    if rotate_degrees:
-        images = random_rotate(keys[4], images, degrees=rotate_degrees)
-    if lighting:
-        images = pca_lighting(keys[5], images, std=lighting)
-    return images

@@ -1,7 +1,7 @@
-"""Sums over all positions for each channel, and what is made of them: biases and batch statistics.
+"""Sums for each channel over all positions, and the biases and batch normalisation that use them.
 
-XLA takes two to eight times as long on a CPU to sum columns as to multiply them by ones (features of 3 to 13 MB).
-Chosen as in `arinv.ops.conv`. Layout: [..., C]; any value range.
+On a CPU XLA takes two to eight times as long to sum columns as to multiply them by ones (features of 3 to 13 MB). The
+form is chosen as in `arinv.ops.conv`. Layout: [..., C]; any value range.
 """
 
 import functools
@@ -41,7 +41,7 @@ def add_bias(x: Array, bias: Array) -> Array:
     Returns:
       [..., C].
     """
-    return x + _spread(bias, x)
+    return x + _broadcast(bias, x)
 
 
 add_bias.defvjp(lambda x, bias: (add_bias(x, bias), None), lambda _, gradient: (gradient, channel_sums(gradient)))
@@ -49,13 +49,13 @@ add_bias.defvjp(lambda x, bias: (add_bias(x, bias), None), lambda _, gradient: (
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
 def normalize_batch(x: Array, scale: Array, bias: Array, epsilon: float) -> tuple[Array, Array, Array]:
-    """Returns features normalised by their own mean and variance, scaled and shifted, and those two.
+    """Returns features normalised by their mean and variance, scaled and shifted, and those two.
 
-    The mean and the variance are constants for whoever uses them: no gradient flows through them. The variance is the
-    mean of squares less the square of the mean.
+    No gradient flows through the returned mean and variance. The variance is the mean of squares minus the square of
+    the mean.
 
     Args:
-      x: [..., C], of any float dtype; the computation is in float32 at least.
+      x: [..., C], of any float dtype; computed in float32 at least.
       scale: float32 [C].
       bias: float32 [C].
       epsilon: added to the variance.
@@ -74,22 +74,22 @@ def _normalize(x, scale, bias, epsilon):
     mean = channel_sums(wide) / count
     variance = jnp.maximum(channel_sums(jnp.square(wide)) / count - jnp.square(mean), 0)
     inverse = lax.rsqrt(variance + epsilon)
-    y = (wide - _spread(mean, x)) * _spread(inverse * scale, x) + _spread(bias, x)
+    y = (wide - _broadcast(mean, x)) * _broadcast(inverse * scale, x) + _broadcast(bias, x)
     return (y, mean, variance), (x, scale, mean, inverse)
 
 
 def _normalize_bwd(epsilon, saved, gradients):
     x, scale, mean, inverse = saved
     dy = gradients[0]
-    normalized = (x.astype(dy.dtype) - _spread(mean, x)) * _spread(inverse, x)
+    normalized = (x.astype(dy.dtype) - _broadcast(mean, x)) * _broadcast(inverse, x)
     dbias, dscale = channel_sums(dy), channel_sums(dy * normalized)
     count = math.prod(x.shape[:-1])
-    dx = dy - _spread(dbias / count, x) - normalized * _spread(dscale / count, x)
-    return (dx * _spread(inverse * scale, x)).astype(x.dtype), dscale, dbias
+    dx = dy - _broadcast(dbias / count, x) - normalized * _broadcast(dscale / count, x)
+    return (dx * _broadcast(inverse * scale, x)).astype(x.dtype), dscale, dbias
 
 
 normalize_batch.defvjp(_normalize, _normalize_bwd)
 
 
-def _spread(values, x):
+def _broadcast(values, x):
     return values.reshape((1,) * (x.ndim - 1) + values.shape)

@@ -1,8 +1,8 @@
 """Convolution and transposed convolution in the forms that XLA runs fast.
 
-Every function computes what its plain XLA form computes, from the same weights; on a CPU it is written so that XLA has
-fast kernels for it, forward and backward, inside loops too, where the plain gradients are several times slower than
-outside. On other platforms the plain forms are used. `set_rewrites` overrides the choice.
+Every function returns the same as its plain XLA form, for the same weights. On a CPU it uses operations that XLA has
+fast kernels for, forward and backward, also inside loops, where plain gradients are several times slower than outside.
+Other platforms use the plain forms. `set_rewrites` overrides the choice.
 
 Layout: features [B, H, W, C], kernels [kh, kw, in, out]; any value range.
 
@@ -23,76 +23,140 @@ from arinv.errors import UserError
 from arinv.types import Array
 
 LAYOUT = lax.ConvDimensionNumbers((0, 3, 1, 2), (3, 2, 0, 1), (0, 3, 1, 2))  # NHWC, HWIO, NHWC
-_FEW_CHANNELS = 4  # read or written, and at most so many on the other side: beyond that the zeros cost more than is won
-_MOST_OUTPUTS, _MOST_INPUTS = 32, 16
+# Blocks pay off for kernels with few channels on one side and a limited number on the other; measured.
+_FEW_CHANNELS, _MOST_OUTPUTS, _MOST_INPUTS = 4, 32, 16
 
 Pads = tuple[tuple[int, int], tuple[int, int]]
-
-
-# Rows and columns that are computed at once, by stride; measured.
+# Strides -> rows and columns that are computed together; measured.
 _BLOCKS = {(1, 1): (2, 2), (2, 2): (1, 2)}
 
+_override: bool | None = None  # of the choice by platform
 
-def convolve(x: Array, w: Array, strides: tuple[int, int], pads: Pads, precision: Any = None) -> Array:
-    """Returns the convolution of x, in blocks where that is faster on a CPU.
+
+def conv_general_dilated(
+    lhs: Array,
+    rhs: Array,
+    window_strides: Sequence[int],
+    padding: str | Sequence[tuple[int, int]],
+    lhs_dilation: Sequence[int] | None = None,
+    rhs_dilation: Sequence[int] | None = None,
+    dimension_numbers: Any = None,
+    feature_group_count: int = 1,
+    batch_group_count: int = 1,
+    precision: Any = None,
+    **kwargs: Any,
+) -> Array:
+    """Returns `lax.conv_general_dilated` of the arguments, with a gradient that is fast inside loops.
+
+    Fits the `conv_general_dilated` argument of `flax.linen.Conv`. Two-dimensional convolutions of
+    [B, H, W, C] with [kh, kw, in, out], undilated, in one group, use the rewritten gradient;
+    everything else is the plain function. The rewritten form has no forward-mode derivative.
 
     Args:
-      x: [B, H, W, in].
-      w: [kh, kw, in, out].
-      strides: of rows and columns.
-      pads: ((top, bottom), (left, right)).
+      lhs: [B, H, W, in].
+      rhs: [kh, kw, in, out].
+      window_strides: the two strides.
+      padding: "SAME", "VALID" or ((top, bottom), (left, right)).
+      lhs_dilation: as in lax.
+      rhs_dilation: as in lax.
+      dimension_numbers: as in lax; None means [B, C, H, W], which is not rewritten.
+      feature_group_count: as in lax.
+      batch_group_count: as in lax.
+      precision: as in lax.
+      **kwargs: other arguments of lax.
+
+    Returns:
+      [B, H', W', out], of the dtype of `lhs`.
+    """
+    numbers = lax.conv_dimension_numbers(lhs.shape, rhs.shape, dimension_numbers)
+    undilated = all(d == 1 for d in (*(lhs_dilation or ()), *(rhs_dilation or ())))
+    ungrouped = feature_group_count == 1 and batch_group_count == 1
+    kwargs = {name: value for name, value in kwargs.items() if value is not None}
+    if use_rewrites() and numbers == LAYOUT and undilated and ungrouped and not kwargs:
+        strides, kernel, size = tuple(window_strides), rhs.shape[:2], lhs.shape[1:3]
+        if isinstance(padding, str):
+            padding = lax.padtype_to_pads(size, kernel, strides, padding)
+        pads = tuple((int(low), int(high)) for low, high in padding)
+        if all(0 <= pad < k for pair, k in zip(pads, kernel, strict=True) for pad in pair):
+            return _down(_Geometry(strides, pads, kernel, size, precision), lhs, rhs)
+    return lax.conv_general_dilated(
+        lhs, rhs, window_strides, padding, lhs_dilation, rhs_dilation, dimension_numbers,
+        feature_group_count, batch_group_count, precision, **kwargs,
+    )  # fmt: skip
+
+
+def conv_transpose(
+    inputs: Array,
+    kernel: Array,
+    *,
+    stride: int,
+    padding: int = 1,
+    output_padding: int = 0,
+    precision: Any = None,
+) -> Array:
+    """Returns the transposed convolution with equal strides and paddings of both axes.
+
+    Size n becomes (n - 1) * stride + k - 2 * padding + output_padding: a 4x4 kernel with padding 1
+    maps n to n + 1 at stride 1 and to 2n at stride 2, and then equals
+    `flax.linen.ConvTranspose((4, 4), strides=stride, padding=((2, 2), (2, 2)))`. PyTorch's
+    ConvTranspose2d of the same stride and padding equals this with its weight [in, out, kh, kw]
+    transposed to [kh, kw, in, out] and flipped along both spatial axes.
+
+    Args:
+      inputs: [B, H, W, in].
+      kernel: [kh, kw, in, out].
+      stride: of both axes, at least 1.
+      padding: rows and columns removed from each side of the full result; smaller than the kernel.
+      output_padding: rows and columns added at the bottom and right; smaller than the stride.
       precision: as in lax.
 
     Returns:
-      [B, H', W', out].
+      [B, H', W', out], of the dtype of `inputs`.
+
+    Raises:
+      UserError: a stride, padding or output padding out of range.
+
+    Source: Dumoulin & Visin 2016, section 4.
     """
-    axes = zip(x.shape[1:3], pads, w.shape[:2], strides, strict=True)
-    outputs = [(n + sum(pair) - k) // stride + 1 for n, pair, k, stride in axes]
-    block = _BLOCKS.get(strides)
-    if block and _is_narrow(w) and all(n % size == 0 for n, size in zip(outputs, block, strict=True)):
-        return _convolve_blocks(x, w, strides, pads, block, precision)
-    return lax.conv_general_dilated(x, w, strides, pads, dimension_numbers=LAYOUT, precision=precision)
-
-
-def _is_narrow(w):
-    """Tells whether a kernel reads or writes an image, or has as few channels."""
-    c_in, c_out = w.shape[2:]
-    from_image, to_image = c_in <= _FEW_CHANNELS, c_out <= _FEW_CHANNELS
-    return min(w.shape[:2]) > 1 and (from_image and c_out <= _MOST_OUTPUTS or to_image and c_in <= _MOST_INPUTS)
-
-
-def _convolve_blocks(x, w, strides, pads, block, precision):
-    """Returns the same, a block of rows and columns at a time."""
-    sides = zip(strides, block, strict=True)
-    rows, columns = ([(i * stride, (size - 1 - i) * stride) for i in range(size)] for stride, size in sides)
-    w = jnp.stack([jnp.pad(w, (row, column, (0, 0), (0, 0))) for row in rows for column in columns], -2)
-    w = w.reshape(*w.shape[:3], -1)
-    steps = tuple(stride * size for stride, size in zip(strides, block, strict=True))
-    y = lax.conv_general_dilated(x, w, steps, pads, dimension_numbers=LAYOUT, precision=precision)
-    b, rows, columns, channels = y.shape
-    y = y.reshape(b, rows, columns, *block, channels // math.prod(block)).transpose(0, 1, 3, 2, 4, 5)
-    return y.reshape(b, block[0] * rows, block[1] * columns, -1)
-
-
-_override: bool | None = None
+    smallest = min(kernel.shape[:2])
+    for name, value, low, high in [
+        ("stride", stride, 1, math.inf),
+        ("padding", padding, 0, smallest - 1),
+        ("output_padding", output_padding, 0, stride - 1),
+    ]:
+        if not low <= value <= high:
+            raise UserError(f"conv_transpose: {name} {value} is not allowed; use {low} to {high}.")
+    if not use_rewrites():
+        pads = [(k - 1 - padding, k - 1 - padding + output_padding) for k in kernel.shape[:2]]
+        return lax.conv_general_dilated(
+            inputs, kernel, (1, 1), pads, lhs_dilation=(stride, stride),
+            dimension_numbers=LAYOUT, precision=precision,
+        )  # fmt: skip
+    size = tuple(
+        (n - 1) * stride + k - 2 * padding + output_padding
+        for n, k in zip(inputs.shape[1:3], kernel.shape[:2], strict=True)
+    )
+    pads = ((padding, padding),) * 2
+    geometry = _Geometry((stride, stride), pads, kernel.shape[:2], size, precision)
+    return _up(geometry, inputs, jnp.flip(kernel, (0, 1)).swapaxes(2, 3))
 
 
 def set_rewrites(value: bool | None) -> None:
     """Chooses between the rewritten and the plain forms, for tests and benchmarks.
 
-    The choice is made while a function is traced, so what JAX has traced before is forgotten.
+    The choice is made while a function is traced, so JAX's caches are cleared.
 
     Args:
       value: True for the rewritten forms, False for the plain ones, None to choose by platform.
     """
     global _override
     if value is not _override:
-        jax.clear_caches()  # traced loop bodies would keep the other form
+        jax.clear_caches()  # cached loop bodies would keep the other form
     _override = value
 
 
 def use_rewrites() -> bool:
-    """Tells which forms are chosen.
+    """Returns whether the rewritten forms are used: on a CPU, unless `set_rewrites` overrides it.
 
     Returns:
       True for the rewritten forms, False for the plain ones.
@@ -101,7 +165,7 @@ def use_rewrites() -> bool:
 
 
 class _Geometry(NamedTuple):
-    """The static part of a convolution of features of `size`; pairs are (height, width)."""
+    """The static parameters of a convolution of features of `size`; pairs are (height, width)."""
 
     strides: tuple[int, int]
     pads: tuple[tuple[int, int], tuple[int, int]]
@@ -118,13 +182,13 @@ class _Geometry(NamedTuple):
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _down(geometry: _Geometry, x: Array, w: Array) -> Array:
-    """The convolution itself."""
+    """Returns the convolution."""
     return convolve(x, w, geometry.strides, geometry.pads, geometry.precision)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _up(geometry: _Geometry, y: Array, w: Array) -> Array:
-    """The transpose of the convolution in x: its image gradient, or a transposed convolution."""
+    """Returns the transpose of the convolution in x: its image gradient, or a transposed convolution."""
     axes = [_phases(geometry, axis, y.shape[1 + axis]) for axis in (0, 1)]
     (s_h, s_w), (k_h, k_w) = geometry.strides, geometry.kernel
     (taps_h, m_h, first_h, pads_h), (taps_w, m_w, first_w, pads_w) = axes
@@ -145,14 +209,14 @@ def _up(geometry: _Geometry, y: Array, w: Array) -> Array:
 
 
 def _phases(geometry, axis, out_size):
-    """Returns the taps of a phase, the phases that have any, the first row to keep, the padding.
+    """Returns the taps of a phase, the number of phases with taps, the first row to keep, and the padding.
 
-    Row h of the padded x is fed by the rows o of y and k of the kernel with h = stride * o + k, so
-    phase h % stride sees kernel rows phase, phase + stride, ...: a stride-1 convolution of y.
+    Row h of the padded x sums the rows o of y and k of the kernel with h = stride * o + k, so
+    phase h % stride uses kernel rows phase, phase + stride, ...: a stride-1 convolution of y.
     """
     stride, pad, kernel = geometry.strides[axis], geometry.pads[axis][0], geometry.kernel[axis]
     taps = -(-kernel // stride)
-    skipped = pad // stride  # rows of all phases that lie wholly in the padding
+    skipped = pad // stride  # rows of all phases within the padding
     rows = -(-(geometry.size[axis] + pad) // stride)
     pads = (taps - 1 - skipped, rows - out_size)
     return taps, min(kernel, stride), pad - skipped * stride, pads
@@ -160,10 +224,10 @@ def _phases(geometry, axis, out_size):
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _correlate(geometry: _Geometry, x: Array, y: Array) -> Array:
-    """The transpose of the convolution in w: its kernel gradient.
+    """Returns the transpose of the convolution in w: its kernel gradient.
 
-    As a convolution of x with y, their batches and channels exchanged beforehand rather than by dimension numbers: as
-    fast inside a loop as outside, where the one that lax makes of it takes 45 to 220 times as long.
+    This is a convolution of x with y whose batches and channels are exchanged by transposing, not by dimension numbers:
+    as fast inside a loop as outside, where lax's own gradient takes 45 to 220 times as long.
     """
     if geometry.kernel == (1, 1):
         return _correlate_points(geometry, x, y)
@@ -179,7 +243,7 @@ def _correlate(geometry: _Geometry, x: Array, y: Array) -> Array:
 
 
 def _correlate_points(geometry, x, y):
-    """The same for a kernel of one entry: one product of matrices."""
+    """Returns the kernel gradient of a 1x1 convolution: one matrix product."""
     stride_h, stride_w = geometry.strides
     contract = (((0, 1, 2), (0, 1, 2)), ((), ()))
     w = lax.dot_general(x[:, ::stride_h, ::stride_w], y, contract, precision=geometry.precision)
@@ -218,109 +282,42 @@ _up.defvjp(_up_fwd, _up_bwd)
 _correlate.defvjp(_correlate_fwd, _correlate_bwd)
 
 
-def conv_general_dilated(
-    lhs: Array,
-    rhs: Array,
-    window_strides: Sequence[int],
-    padding: str | Sequence[tuple[int, int]],
-    lhs_dilation: Sequence[int] | None = None,
-    rhs_dilation: Sequence[int] | None = None,
-    dimension_numbers: Any = None,
-    feature_group_count: int = 1,
-    batch_group_count: int = 1,
-    precision: Any = None,
-    **kwargs: Any,
-) -> Array:
-    """Returns `lax.conv_general_dilated` of the arguments, with a gradient that is fast in loops.
-
-    Fits the `conv_general_dilated` argument of `flax.linen.Conv`. Two-dimensional convolutions of
-    [B, H, W, C] with [kh, kw, in, out], undilated, in one group, get the rewritten gradient;
-    everything else is the plain function. The rewritten form has no forward-mode derivative.
+def convolve(x: Array, w: Array, strides: tuple[int, int], pads: Pads, precision: Any = None) -> Array:
+    """Returns the convolution of x with w, in blocks where that is faster on a CPU.
 
     Args:
-      lhs: [B, H, W, in].
-      rhs: [kh, kw, in, out].
-      window_strides: the two strides.
-      padding: "SAME", "VALID" or ((top, bottom), (left, right)).
-      lhs_dilation: as in lax.
-      rhs_dilation: as in lax.
-      dimension_numbers: as in lax; None means [B, C, H, W], which is not rewritten.
-      feature_group_count: as in lax.
-      batch_group_count: as in lax.
-      precision: as in lax.
-      **kwargs: what else lax takes.
-
-    Returns:
-      [B, H', W', out], of the dtype of `lhs`.
-    """
-    numbers = lax.conv_dimension_numbers(lhs.shape, rhs.shape, dimension_numbers)
-    undilated = all(d == 1 for d in (*(lhs_dilation or ()), *(rhs_dilation or ())))
-    ungrouped = feature_group_count == 1 and batch_group_count == 1
-    kwargs = {name: value for name, value in kwargs.items() if value is not None}
-    if use_rewrites() and numbers == LAYOUT and undilated and ungrouped and not kwargs:
-        strides, kernel, size = tuple(window_strides), rhs.shape[:2], lhs.shape[1:3]
-        if isinstance(padding, str):
-            padding = lax.padtype_to_pads(size, kernel, strides, padding)
-        pads = tuple((int(low), int(high)) for low, high in padding)
-        if all(0 <= pad < k for pair, k in zip(pads, kernel, strict=True) for pad in pair):
-            return _down(_Geometry(strides, pads, kernel, size, precision), lhs, rhs)
-    return lax.conv_general_dilated(
-        lhs, rhs, window_strides, padding, lhs_dilation, rhs_dilation, dimension_numbers,
-        feature_group_count, batch_group_count, precision, **kwargs,
-    )  # fmt: skip
-
-
-def conv_transpose(
-    inputs: Array,
-    kernel: Array,
-    *,
-    stride: int,
-    padding: int = 1,
-    output_padding: int = 0,
-    precision: Any = None,
-) -> Array:
-    """Returns the transposed convolution of square stride and padding.
-
-    Size n becomes (n - 1) * stride + k - 2 * padding + output_padding: a 4x4 kernel with padding 1
-    takes n to n + 1 at stride 1 and to 2n at stride 2, and then equals
-    `flax.linen.ConvTranspose((4, 4), strides=stride, padding=((2, 2), (2, 2)))`. PyTorch's
-    ConvTranspose2d of the same stride and padding is this with its weight [in, out, kh, kw]
-    transposed to [kh, kw, in, out] and flipped along both spatial axes.
-
-    Args:
-      inputs: [B, H, W, in].
-      kernel: [kh, kw, in, out].
-      stride: of both axes, at least 1.
-      padding: rows and columns taken off each side of the full result; smaller than the kernel.
-      output_padding: rows and columns added at the bottom and right; smaller than the stride.
+      x: [B, H, W, in].
+      w: [kh, kw, in, out].
+      strides: of rows and columns.
+      pads: ((top, bottom), (left, right)).
       precision: as in lax.
 
     Returns:
-      [B, H', W', out], of the dtype of `inputs`.
-
-    Raises:
-      UserError: a stride, padding or output padding out of range.
-
-    Source: Dumoulin & Visin 2016, section 4.
+      [B, H', W', out].
     """
-    smallest = min(kernel.shape[:2])
-    for name, value, low, high in [
-        ("stride", stride, 1, math.inf),
-        ("padding", padding, 0, smallest - 1),
-        ("output_padding", output_padding, 0, stride - 1),
-    ]:
-        if not low <= value <= high:
-            raise UserError(f"conv_transpose: {name} {value} is not allowed; use {low} to {high}.")
-    if not use_rewrites():
-        pads = [(k - 1 - padding, k - 1 - padding + output_padding) for k in kernel.shape[:2]]
-        return lax.conv_general_dilated(
-            inputs, kernel, (1, 1), pads, lhs_dilation=(stride, stride),
-            dimension_numbers=LAYOUT, precision=precision,
-        )  # fmt: skip
-    size = tuple(
-        (n - 1) * stride + k - 2 * padding + output_padding
-        for n, k in zip(inputs.shape[1:3], kernel.shape[:2], strict=True)
-    )
-    pads = ((padding, padding),) * 2
-    geometry = _Geometry((stride, stride), pads, kernel.shape[:2], size, precision)
-    return _up(geometry, inputs, jnp.flip(kernel, (0, 1)).swapaxes(2, 3))
+    axes = zip(x.shape[1:3], pads, w.shape[:2], strides, strict=True)
+    outputs = [(n + sum(pair) - k) // stride + 1 for n, pair, k, stride in axes]
+    block = _BLOCKS.get(strides)
+    if block and _is_narrow(w) and all(n % size == 0 for n, size in zip(outputs, block, strict=True)):
+        return _convolve_blocks(x, w, strides, pads, block, precision)
+    return lax.conv_general_dilated(x, w, strides, pads, dimension_numbers=LAYOUT, precision=precision)
+
+
+def _is_narrow(w):
+    """Returns whether a kernel reads or writes an image, or has as few channels."""
+    c_in, c_out = w.shape[2:]
+    from_image, to_image = c_in <= _FEW_CHANNELS, c_out <= _FEW_CHANNELS
+    return min(w.shape[:2]) > 1 and (from_image and c_out <= _MOST_OUTPUTS or to_image and c_in <= _MOST_INPUTS)
+
+
+def _convolve_blocks(x, w, strides, pads, block, precision):
+    """Returns the convolution, computed in blocks of rows and columns."""
+    sides = zip(strides, block, strict=True)
+    rows, columns = ([(i * stride, (size - 1 - i) * stride) for i in range(size)] for stride, size in sides)
+    w = jnp.stack([jnp.pad(w, (row, column, (0, 0), (0, 0))) for row in rows for column in columns], -2)
+    w = w.reshape(*w.shape[:3], -1)
+    steps = tuple(stride * size for stride, size in zip(strides, block, strict=True))
+    y = lax.conv_general_dilated(x, w, steps, pads, dimension_numbers=LAYOUT, precision=precision)
+    b, rows, columns, channels = y.shape
+    y = y.reshape(b, rows, columns, *block, channels // math.prod(block)).transpose(0, 1, 3, 2, 4, 5)
+    return y.reshape(b, block[0] * rows, block[1] * columns, -1)

@@ -1,8 +1,8 @@
-"""What spoils an image before it is restored: additive white Gaussian noise by two protocols, which are not comparable.
+"""Degradations of images: additive white Gaussian noise by two protocols, whose results are not comparable.
 
 Images are float32 [B, H, W, C] in [0, 1], noise levels in the same unit: 50/255 is fifty grey levels. Published tables
-differ in whether the noisy image is cut off at 0 and 1, which moves every figure, so the protocol has a name that goes
-into results.
+differ in whether the noisy image is clipped to [0, 1], which changes every result, so results record the name of the
+protocol.
 
 "clipped"    clip(x + sigma N(0, 1), 0, 1), as Rojas-Gomez et al. 2022, section 3.3
 "unclipped"  x + sigma N(0, 1), as most tables of denoisers; values leave [0, 1]
@@ -28,7 +28,7 @@ def check_noise(*, sigma: float, protocol: str) -> None:
       protocol: "clipped" or "unclipped".
 
     Raises:
-      UserError: a level that is no number from 0 up to 1, such as one in grey levels, or an unknown protocol.
+      UserError: a level outside [0, 1], such as one in grey levels, or an unknown protocol.
     """
     if isinstance(sigma, bool) or not isinstance(sigma, (int, float)) or not 0 <= sigma <= 1:
         raise UserError(f"sigma={sigma!r} must be 0 to 1, in units of [0, 1] images: fifty grey levels are 50/255")
@@ -46,7 +46,7 @@ def add_gaussian_noise(key: Array, images: Array, *, sigma: float, protocol: str
       protocol: "clipped" or "unclipped", see the module.
 
     Returns:
-      float32 [B, H, W, C]; in [0, 1] by the clipped protocol.
+      float32 [B, H, W, C]; in [0, 1] with "clipped".
 
     Raises:
       UserError: a level out of range, or an unknown protocol.

@@ -1,4 +1,4 @@
-"""Ranges of images, and grids of them for pictures.
+"""Conversions between ranges of images, and grids of images.
 
 Images are float32 [B, H, W, C] in [0, 1]; `images_u8` are uint8 in 0..255, `images_pm1` in [-1, 1].
 """
@@ -22,12 +22,12 @@ def to_float(images_u8: ArrayLike) -> Array:
       float32 [...] in [0, 1].
 
     Raises:
-      UserError: integers other than uint8, whose range is not known.
+      UserError: integers other than uint8, whose range is unspecified.
     """
     images = jnp.asarray(images_u8)
     if images.dtype == jnp.uint8:
-        # A product: XLA turns the division into one where it can, and then results would differ
-        # in the last bit between compiled and plain calls.
+        # A product, because XLA may replace a division by one, and compiled and eager calls would then
+        # differ in the last bit.
         return images.astype(jnp.float32) * np.float32(1 / 255)
     return _floating(images).astype(jnp.float32)
 
@@ -70,18 +70,18 @@ def _floating(images: Array) -> Array:
 
 
 def image_grid(rows: Sequence[ArrayLike], *, gap: int = 2) -> np.ndarray:
-    """Returns one picture of several rows of images, on white.
+    """Returns one image that shows several rows of images on white.
 
     Args:
       rows: each [N, H, W, C], floating point in [0, 1] or uint8, of one H and W; N may differ, C is
         1 or 3.
-      gap: white pixels between images and around them.
+      gap: width of the white border around each image, in pixels.
 
     Returns:
       uint8 [H', W', 3].
 
     Raises:
-      UserError: no row, or images of different sizes.
+      UserError: no rows, or images of different sizes.
     """
     rows = [np.asarray(row) for row in rows]
     sizes = {row.shape[1:3] for row in rows}
@@ -90,10 +90,10 @@ def image_grid(rows: Sequence[ArrayLike], *, gap: int = 2) -> np.ndarray:
     height, width = sizes.pop()
     columns = max(len(row) for row in rows)
     shape = (len(rows) * (height + gap) + gap, columns * (width + gap) + gap, 3)
-    picture = np.full(shape, 255, np.uint8)
+    grid = np.full(shape, 255, np.uint8)
     for i, row in enumerate(rows):
         top = gap + i * (height + gap)
         for j, image in enumerate(row if row.dtype == np.uint8 else np.asarray(to_uint8(row))):
             left = gap + j * (width + gap)
-            picture[top : top + height, left : left + width] = image
-    return picture
+            grid[top : top + height, left : left + width] = image
+    return grid

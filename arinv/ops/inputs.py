@@ -1,9 +1,9 @@
-"""Checks of what enters public functions: images, labels, logits, features, radii and other numbers.
+"""Checks of the arguments of public functions: images, labels, logits, features, radii and other numbers.
 
-Shape and dtype are checked always, values where they are known: outside of jit, and inside of it those that are not
-traced. A compiled function therefore holds no check. Arrays spread over several processes count as traced.
+Shapes and dtypes are always checked, values only of concrete arrays: outside of jit, and inside of it those that are
+not traced. A compiled function therefore contains no check. Arrays distributed over processes count as traced.
 
-What is checked comes back as float32 (labels as int32), whatever the input's dtype and JAX's settings.
+The functions `as_*` return float32 (int32 for labels), for any dtype of the input and any setting of JAX.
 """
 
 import math
@@ -20,19 +20,19 @@ import numpy as np
 from arinv.errors import RadiusWarning, UserError, unknown
 from arinv.types import Array, ArrayLike, FeaturesFn, LogitsFn
 
-# Of images that noise or a generator takes out of [0, 1]; grey levels are far beyond.
+# For images that noise or a generator moves out of [0, 1]; grey levels up to 255 are still rejected.
 LOOSE_BOUNDS = (-9.0, 10.0)
-_TOLERANCE = 1e-6  # what float32 arithmetic may leave outside of a range
+_TOLERANCE = 1e-6  # of a range, for float32 rounding
 
 
-def is_known(array: Any) -> bool:
-    """Returns whether the values of an array can be read here and now.
+def is_concrete(array: Any) -> bool:
+    """Returns whether the values of an array can be read.
 
     Args:
       array: a number or an array.
 
     Returns:
-      False for what is traced or spread over several processes.
+      False for traced arrays and those distributed over processes.
     """
     if isinstance(array, jax.core.Tracer):
         return False
@@ -47,20 +47,20 @@ def check_images(
     bounds: tuple[float, float] = (0.0, 1.0),
     uint8: bool = False,
 ) -> ArrayLike:
-    """Returns images as they are, having checked them.
+    """Checks images and returns them unchanged.
 
     Args:
-      images: floating point [B, H, W, C] in [0, 1], C 1 or 3; nested lists are taken too.
-      name: what the error calls them.
-      finite: refuse NaN and infinity; False where a result of NaN reports them.
-      bounds: the range that is allowed, where it is not [0, 1].
-      uint8: take uint8 in 0..255 too.
+      images: floating point [B, H, W, C] in [0, 1], C 1 or 3; an array or nested lists.
+      name: their name in errors.
+      finite: raise for NaN and infinity; False where the result is then NaN.
+      bounds: the allowed range.
+      uint8: also accept uint8 in 0..255.
 
     Returns:
-      [B, H, W, C], a NumPy array if `images` is none of JAX's.
+      [B, H, W, C], a NumPy array unless `images` is a JAX array.
 
     Raises:
-      UserError: another rank, layout, dtype or range; the message gives what was found.
+      UserError: another rank, layout, dtype or range.
     """
     images = _as_array(images, name)
     shape, dtype = tuple(images.shape), images.dtype
@@ -77,18 +77,18 @@ def check_images(
         hint = "; use arinv.ops.images.to_float" if dtype == np.uint8 else ""
         allowed = "uint8, or floating point" if uint8 else "floating point"
         raise UserError(f"{name} have dtype {dtype}; must be {allowed} in [0, 1]{hint}")
-    if is_known(images) and shape[0]:
+    if is_concrete(images) and shape[0]:
         _check_range(images, name, finite, bounds)
     return images
 
 
 def as_images(images: ArrayLike, name: str = "images", **options: Any) -> Array:
-    """Returns images as float32, having checked them.
+    """Checks images and returns them as float32.
 
     Args:
       images: see `check_images`.
-      name: what the error calls them.
-      **options: of `check_images`.
+      name: their name in errors.
+      **options: other arguments of `check_images`.
 
     Returns:
       float32 [B, H, W, C].
@@ -106,18 +106,18 @@ def as_image_pair(
     *,
     bounds: tuple[float, float] = (0.0, 1.0),
 ) -> tuple[Array, Array]:
-    """Returns two batches of images that are to be compared, having checked them and that they fit each other.
+    """Checks two batches of images that are to be compared and returns them as float32.
 
-    NaN and infinity are let through: a comparison with them is NaN.
+    NaN and infinity are accepted: a comparison with them is NaN.
 
     Args:
       images_a: floating point [B, H, W, C] in [0, 1].
       images_b: of the same shape.
-      names: what the errors call them.
-      bounds: the range that is allowed to the first, where it is not [0, 1].
+      names: their names in errors.
+      bounds: the allowed range of the first batch.
 
     Returns:
-      float32 [B, H, W, C], twice.
+      Two float32 [B, H, W, C].
 
     Raises:
       UserError: as `as_images`, or different shapes.
@@ -135,29 +135,29 @@ def as_image_pair(
 def as_labels(
     labels: ArrayLike, *, batch_size: int, num_classes: int | None = None, name: str = "labels", padding: bool = True
 ) -> Array:
-    """Returns class numbers as int32, having checked them.
+    """Checks class numbers and returns them as int32.
 
     Args:
       labels: integers [B] from 0; -1 is padding.
       batch_size: number of images, B.
-      num_classes: K, if it is known.
-      name: what the error calls them.
+      num_classes: K; None: not checked.
+      name: their name in errors.
       padding: whether -1 is allowed.
 
     Returns:
       int32 [B].
 
     Raises:
-      UserError: another shape, not integers, or (where values are known) below -1, or not below `num_classes`.
+      UserError: another shape, not integers, or (if concrete) below -1 or not below `num_classes`.
     """
     labels = _as_array(labels, name)
     if not labels.size and labels.shape == (batch_size,):
         return jnp.zeros((0,), jnp.int32)
     if labels.shape != (batch_size,) or not jnp.issubdtype(labels.dtype, jnp.integer):
         one_hot = "; take the argmax of one-hot labels" if labels.ndim == 2 and labels.shape[0] == batch_size else ""
-        found = f"{labels.dtype} of shape {labels.shape}{one_hot}"
-        raise UserError(f"{name} must be integers, one per image ({batch_size},), got {found}.")
-    if is_known(labels):
+        kind = f"{labels.dtype} of shape {labels.shape}{one_hot}"
+        raise UserError(f"{name} must be integers, one per image ({batch_size},), got {kind}.")
+    if is_concrete(labels):
         values, least = np.asarray(labels), -1 if padding else 0
         if values.min() < least:
             allowed = "classes from 0, or -1 for padding" if padding else "classes from 0"
@@ -171,19 +171,19 @@ def as_labels(
 
 
 def as_logits(logits: Any, *, batch_size: int | None = None, least: int = 1, name: str = "logits") -> Array:
-    """Returns logits as float32, having checked their shape and dtype.
+    """Checks the shape and dtype of logits and returns them as float32.
 
     Args:
       logits: floating point [B, K].
-      batch_size: B, if it is known.
-      least: smallest K allowed.
-      name: what the error calls them, such as what function must return them.
+      batch_size: B; None: not checked.
+      least: the smallest allowed K.
+      name: their name in errors, such as the function that returns them.
 
     Returns:
       float32 [B, K].
 
     Raises:
-      UserError: a tuple, dict or anything else that is no array, another shape, or not floating point.
+      UserError: a tuple, a dict or another type that is no array, another shape, or not floating point.
     """
     if isinstance(logits, tuple | list | dict) or not hasattr(logits, "shape"):
         kind, hint = type(logits).__name__, ""
@@ -193,9 +193,9 @@ def as_logits(logits: Any, *, batch_size: int | None = None, least: int = 1, nam
             hint = f"; take one of {', '.join(map(repr, logits))}"
         raise UserError(f"{name} must be one array [B, K], got a {kind}{hint}.")
     shape = tuple(logits.shape)
-    wanted = "B" if batch_size is None else batch_size
+    rows = "B" if batch_size is None else batch_size
     if len(shape) != 2 or batch_size not in (None, shape[0]):
-        raise UserError(f"{name} must have the shape [B, K], here ({wanted}, K); got {shape}.")
+        raise UserError(f"{name} must have the shape [B, K], here ({rows}, K); got {shape}.")
     if not jnp.issubdtype(logits.dtype, jnp.floating):
         raise UserError(f"{name} must be floating point, got {logits.dtype}.")
     if shape[1] < least:
@@ -205,12 +205,12 @@ def as_logits(logits: Any, *, batch_size: int | None = None, least: int = 1, nam
 
 
 def checked_logits_fn(logits_fn: LogitsFn, *, batch_size: int, **classes: ArrayLike | None) -> LogitsFn:
-    """Returns a model that checks its logits, and class numbers by how many there are, when it is traced.
+    """Returns a model that checks its logits, and class numbers against their number, when it is traced.
 
     Args:
       logits_fn: images [B, H, W, C] in [0, 1] -> logits [B, K].
       batch_size: B.
-      **classes: int [B], what the errors call them -> class numbers, -1 for padding; None for none.
+      **classes: name in errors -> class numbers, int [B], -1 for padding, or None.
 
     Returns:
       The same, with float32 logits.
@@ -224,7 +224,7 @@ def checked_logits_fn(logits_fn: LogitsFn, *, batch_size: int, **classes: ArrayL
     def checked(images):
         logits = as_logits(logits_fn(images), batch_size=batch_size, least=2, name="what logits_fn returns")
         for name, values in classes.items():
-            if values is not None and is_known(values):
+            if values is not None and is_concrete(values):
                 as_labels(values, batch_size=batch_size, num_classes=logits.shape[1], name=name)
         return logits
 
@@ -261,12 +261,12 @@ def layer_features(features_fn: FeaturesFn, images: ArrayLike, layers: Sequence[
 
 
 def as_vector(values: ArrayLike, count: int, name: str) -> Array:
-    """Returns one number per example as float32, having checked the shape.
+    """Checks that there is one number per example and returns them as float32.
 
     Args:
-      values: [B], of any numbers.
+      values: [B], of any dtype.
       count: number of examples, B.
-      name: what the error calls them.
+      name: their name in errors.
 
     Returns:
       float32 [B].
@@ -281,19 +281,19 @@ def as_vector(values: ArrayLike, count: int, name: str) -> Array:
 
 
 def as_radius(value: ArrayLike | float, *, batch_size: int | None, name: str = "eps", norm: str | None = None) -> Array:
-    """Returns a radius or a step size as float32, having checked it.
+    """Checks a radius or a step size and returns it as float32.
 
     Args:
       value: a number of 0 or more, or one per example [B]; in units of the images.
-      batch_size: number of examples, B; None where only a single number is allowed.
-      name: what the error calls it.
-      norm: of an attack's radius: a radius that says nothing, such as 8 in linf, is warned of.
+      batch_size: number of examples, B; None: only a single number is allowed.
+      name: its name in errors.
+      norm: of an attack's radius: warns of one without an effect, such as 8 in linf.
 
     Returns:
       float32 [] or [B].
 
     Raises:
-      UserError: another shape, no number, or (where values are known) negative or not finite in float32.
+      UserError: another shape or dtype, or (if concrete) negative or not finite in float32.
     """
     radius = _as_array(value, name)
     if not (jnp.issubdtype(radius.dtype, jnp.floating) or jnp.issubdtype(radius.dtype, jnp.integer)):
@@ -301,7 +301,7 @@ def as_radius(value: ArrayLike | float, *, batch_size: int | None, name: str = "
     if radius.shape not in ((), (batch_size,)):
         several = "" if batch_size is None else f" or one per example ({batch_size},)"
         raise UserError(f"{name} must be a number{several}, got the shape {radius.shape}.")
-    if is_known(radius):
+    if is_concrete(radius):
         values = np.asarray(radius, np.float64)
         if not np.all((values >= 0) & (values <= np.finfo(np.float32).max)):
             raise UserError(
@@ -313,14 +313,14 @@ def as_radius(value: ArrayLike | float, *, batch_size: int | None, name: str = "
 
 
 def far_radius(eps: ArrayLike | float, norm: str) -> str:
-    """Returns why a radius restricts nothing, or "" where it does restrict an attack.
+    """Returns why a radius does not restrict an attack, or "" where it does.
 
     Args:
       eps: one or more radii, in units of the images.
       norm: "l1", "l2" or "linf".
 
     Returns:
-      Text to follow "eps=".
+      Text that continues "eps=".
     """
     largest = float(np.max(eps, initial=0.0))
     if norm != "linf" or largest < 1:
@@ -330,18 +330,18 @@ def far_radius(eps: ArrayLike | float, norm: str) -> str:
 
 
 def check_count(value: Any, name: str, *, least: int = 1) -> int:
-    """Returns a whole number, having checked it.
+    """Checks an integer and returns it.
 
     Args:
       value: such as a number of steps.
-      name: what the error calls it.
-      least: the smallest that is allowed.
+      name: its name in errors.
+      least: the smallest allowed value.
 
     Returns:
-      The number.
+      The number as an int.
 
     Raises:
-      UserError: no whole number, or one that is too small.
+      UserError: no integer, or one that is too small.
     """
     try:
         count = None if isinstance(value, bool) else operator.index(value)  # NumPy's integers pass
@@ -355,16 +355,16 @@ def check_count(value: Any, name: str, *, least: int = 1) -> int:
 
 
 def check_number(value: Any, name: str, *, least: float = -math.inf, most: float = math.inf) -> Any:
-    """Returns a number, having checked that it is finite and in a range; a traced one passes unchecked.
+    """Checks that a number is finite and in a range and returns it; a traced one is not checked.
 
     Args:
       value: such as a weight.
-      name: what the error calls it.
-      least: the smallest that is allowed.
-      most: the largest that is allowed.
+      name: its name in errors.
+      least: the smallest allowed value.
+      most: the largest allowed value.
 
     Returns:
-      The number itself.
+      The number, unchanged.
 
     Raises:
       UserError: no finite number in this range.
@@ -382,7 +382,7 @@ def check_number(value: Any, name: str, *, least: float = -math.inf, most: float
 
 
 def _as_array(value: Any, name: str) -> ArrayLike:
-    """Returns an array as it is, and of numbers or nested lists an array of NumPy's."""
+    """Returns an array unchanged, and numbers or nested lists as a NumPy array."""
     if isinstance(value, jax.Array | np.ndarray):
         return value
     try:
@@ -400,16 +400,16 @@ def _short(value: Any) -> str:
 
 
 def _check_range(images: ArrayLike, name: str, finite: bool, bounds: tuple[float, float]) -> None:
-    with jax.ensure_compile_time_eval():  # inside of jit too
+    with jax.ensure_compile_time_eval():  # also inside of jit
         low, high = float(images.min()), float(images.max())
     if not np.isfinite([low, high]).all():
         if finite:
-            raise UserError(f"{name} hold values that are not finite (NaN or infinity); must be in [0, 1]")
+            raise UserError(f"{name} have values that are not finite (NaN or infinity); must be in [0, 1]")
         values = np.asarray(images, np.float32)
         values = values[np.isfinite(values)]
         low, high = (float(values.min()), float(values.max())) if values.size else bounds
     if low < bounds[0] - _TOLERANCE or high > bounds[1] + _TOLERANCE:
-        fix = "divide by 255" if high > 1.5 else "map them from [-1, 1] with arinv.ops.images.from_pm1"
+        advice = "divide by 255" if high > 1.5 else "map them from [-1, 1] with arinv.ops.images.from_pm1"
         if high <= 1.5 and low >= -0.5:
-            fix = "clip them"
-        raise UserError(f"{name} range from {low:.6g} to {high:.6g}; must be in [0, 1]: {fix}")
+            advice = "clip them"
+        raise UserError(f"{name} range from {low:.6g} to {high:.6g}; must be in [0, 1]: {advice}")

@@ -1,8 +1,8 @@
 """Square roots of symmetric matrices, for whitening, colouring and the Fréchet distance.
 
-A batch of matrices takes the Newton-Schulz iteration: products only, which every device runs at full speed, where
-an eigendecomposition would go through the batch one matrix at a time on a GPU. A single number that depends on the
-smallest eigenvalues, such as the trace of a root, takes the eigendecomposition.
+Batches of matrices use the Newton-Schulz iteration, which consists of products and is fast on every device, while a
+GPU decomposes a batch one matrix at a time. A single number that depends on the smallest eigenvalues, such as the trace
+of a root, uses the eigendecomposition.
 """
 
 import functools
@@ -13,26 +13,26 @@ import jax.numpy as jnp
 
 from arinv.types import Array, ArrayLike
 
-# An eigenvalue of l (relative to the norm) has converged after 6 + ln(1 / l) / ln(2.25) iterations, and a vanishing one
-# has an inverse root of 1.5^18 = 1,478. A few iterations more, and what float32 rounds below zero would run away.
+# An eigenvalue l (relative to the norm) converges after 6 + ln(1 / l) / ln(2.25) iterations, and a vanishing one has an
+# inverse root of 1.5^18 = 1,478. With a few more iterations eigenvalues that float32 rounds below zero would diverge.
 _NUM_ITERATIONS = 18
-_ALIKE = 1e-3  # eigenvalues, relative to the largest, whose divided difference is taken for a derivative
+_CLOSE = 1e-3  # relative difference of eigenvalues below which a divided difference is replaced by a derivative
 
 
 def sqrt_and_inverse_sqrt(matrices: ArrayLike, *, ridge: float = 0.0) -> tuple[Array, Array]:
     """Returns the square root and the inverse square root of symmetric, positive semidefinite matrices.
 
-    By the coupled Newton-Schulz iteration, in float32. With s the Frobenius norm of a matrix and eigenvalues l:
-    the root is within 1e-3 sqrt(s) of the exact one, also where the matrix is singular; the inverse root is within
-    a thousandth for l > 1e-4 s and a tenth for l > 1e-5 s; of smaller eigenvalues it is less than the exact one, at
-    most about 1,500 / sqrt(s), so that whitening leaves their directions small and never makes noise of them.
+    Uses the coupled Newton-Schulz iteration in float32. With s the Frobenius norm of a matrix and eigenvalues l:
+    the root is within 1e-3 sqrt(s) of the exact one, also for a singular matrix; the inverse root is within a
+    thousandth for l > 1e-4 s and a tenth for l > 1e-5 s; for smaller eigenvalues it is below the exact one, at most
+    about 1,500 / sqrt(s), so that whitening does not amplify noise in their directions.
 
     Args:
-      matrices: [..., n, n], symmetric. Eigenvalues of less than -3e-7 s would make the iteration diverge.
-      ridge: times s, is added to every eigenvalue; 1e-6 for matrices that rounding has left slightly indefinite.
+      matrices: [..., n, n], symmetric. The iteration diverges for eigenvalues below -3e-7 s.
+      ridge: added to every eigenvalue, in units of s; 1e-6 for matrices that rounding makes slightly indefinite.
 
     Returns:
-      Two float32 [..., n, n], symmetric. A matrix of zeros gives zeros, twice.
+      Two float32 [..., n, n], symmetric; both are zero for a matrix of zeros.
 
     Source: Higham 2008, "Functions of Matrices", eq. (6.35).
     """
@@ -48,7 +48,7 @@ def sqrt_and_inverse_sqrt(matrices: ArrayLike, *, ridge: float = 0.0) -> tuple[A
         factor = 1.5 * identity - 0.5 * inverse @ root
         return root @ factor, factor @ inverse
 
-    with jax.default_matmul_precision("highest"):  # TF32 would lose what is small
+    with jax.default_matmul_precision("highest"):  # TF32 would lose small eigenvalues
         start = (matrices / divisor + ridge * identity, identity)
         root, inverse = jax.lax.fori_loop(0, _NUM_ITERATIONS, iterate, start)
     is_zero = scale == 0
@@ -59,8 +59,8 @@ def sqrt_and_inverse_sqrt(matrices: ArrayLike, *, ridge: float = 0.0) -> tuple[A
 def inverse_near_identity(matrices: ArrayLike) -> Array:
     """Returns the inverses of symmetric matrices with all eigenvalues between 1 and 2, to float32.
 
-    By Newton's iteration, products only. The start, 2/3 of the identity, leaves at most 1/3 of an eigenvalue, and each
-    iteration squares that.
+    Uses Newton's iteration. The start, 2/3 of the identity, has a residual of at most 1/3; each
+    iteration squares the residual.
 
     Args:
       matrices: [..., n, n].
@@ -81,13 +81,13 @@ def inverse_near_identity(matrices: ArrayLike) -> Array:
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
 def matrix_function(function: Callable[[Array], Array], matrices: Array) -> Array:
-    """Returns a function of symmetric matrices, by their eigenvalues.
+    """Returns a function of symmetric matrices, applied to their eigenvalues.
 
-    Its derivative comes from the divided differences of the function, not from those of the eigenvectors: it is finite
-    also where eigenvalues are equal, as those of dead channels or of a constant are.
+    The derivative uses divided differences of the function instead of derivatives of the eigenvectors: it is finite
+    also for equal eigenvalues, such as those of dead channels or of a constant.
 
     Args:
-      function: eigenvalues -> numbers of the same shape, each from its own one; with a finite derivative.
+      function: eigenvalues -> values of the same shape, elementwise, with a finite derivative.
       matrices: float32 [B, n, n], symmetric.
 
     Returns:
@@ -105,18 +105,18 @@ def _matrix_function_jvp(function, primals, tangents):
     values, vectors = _eigh(*primals)
     results, derivatives = jax.jvp(function, (values,), (jnp.ones_like(values),))
     gaps = values[:, :, None] - values[:, None, :]
-    are_alike = jnp.abs(gaps) <= _ALIKE * jnp.max(jnp.abs(values), axis=1)[:, None, None]
+    are_close = jnp.abs(gaps) <= _CLOSE * jnp.max(jnp.abs(values), axis=1)[:, None, None]
     means = 0.5 * (derivatives[:, :, None] + derivatives[:, None, :])
-    quotients = (results[:, :, None] - results[:, None, :]) / jnp.where(are_alike, 1.0, gaps)
+    quotients = (results[:, :, None] - results[:, None, :]) / jnp.where(are_close, 1.0, gaps)
     transposed = jnp.swapaxes(vectors, 1, 2)
     with jax.default_matmul_precision("highest"):
-        changes = jnp.where(are_alike, means, quotients) * (transposed @ tangents[0] @ vectors)
+        changes = jnp.where(are_close, means, quotients) * (transposed @ tangents[0] @ vectors)
         return (vectors * results[:, None, :]) @ transposed, vectors @ changes @ transposed
 
 
 def _eigh(matrices: Array) -> tuple[Array, Array]:
-    # One matrix at a time: on a CPU two batched eigendecompositions of one program can wait for each other's threads
-    # for ever, as those of 64 channels of content and style did.
+    # One matrix at a time: on a CPU two batched eigendecompositions in one program can deadlock, waiting for each
+    # other's threads, as happened with those of 64 channels of content and style.
     return jax.lax.map(jnp.linalg.eigh, matrices)
 
 
@@ -124,15 +124,15 @@ def trace_of_sqrt_product(a: ArrayLike, b: ArrayLike) -> Array:
     """Returns the trace of the square root of a b, for symmetric, positive semidefinite a and b.
 
     The eigenvalues of a b are those of sqrt(a) b sqrt(a), which is symmetric, so that two symmetric
-    eigendecompositions suffice and singular matrices need no ridge. An eigenvalue near zero comes out with the error of
-    the largest one, and its root with the square root of that: use float64 where many are small.
+    eigendecompositions suffice and singular matrices need no ridge. An eigenvalue near zero has the error of the
+    largest one, and its root the square root of that: use float64 where many are small.
 
     Args:
-      a: [n, n], in the dtype that is to be computed in.
+      a: [n, n], in the dtype of the computation.
       b: [n, n].
 
     Returns:
-      A number, 0 or more.
+      A scalar, 0 or more.
     """
     with jax.default_matmul_precision("highest"):
         values, vectors = jnp.linalg.eigh(jnp.asarray(a))

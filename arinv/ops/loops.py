@@ -1,7 +1,7 @@
-"""Loops whose steps compute only what changes from step to step.
+"""Loops with loop-invariant code moved in front of them.
 
-A loop over a network's inputs rearranges and normalises the same weights in every step: XLA does not move that out of
-loops on a CPU, and elsewhere not what is larger than its inputs. Any shapes.
+A loop over a network's inputs rearranges and normalises the same weights in every step: XLA does not hoist that out of
+loops on a CPU, and on other platforms not where results are larger than their inputs. Any shapes.
 """
 
 from collections.abc import Callable
@@ -15,46 +15,46 @@ from arinv.types import Array, ArrayLike
 
 
 def scan(step: Callable[[Any, Any], tuple[Any, Any]], carry: Any, xs: Any) -> tuple[Any, Any]:
-    """Returns `jax.lax.scan` of the arguments, with what depends on neither carry nor xs computed once, before it.
+    """Returns `jax.lax.scan` of the arguments, with loop-invariant values computed once before it.
 
     Args:
-      step: (carry, x) -> (carry, y); what it closes over does not change in the loop.
-      carry: of the first step.
+      step: (carry, x) -> (carry, y); values that it closes over are constant.
+      carry: the initial carry.
       xs: as in lax.
 
     Returns:
       The last carry, and all ys.
     """
     x = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), xs)
-    return jax.lax.scan(_rest(step, carry, x), carry, xs)
+    return jax.lax.scan(_hoist(step, carry, x), carry, xs)
 
 
 def fori_loop(lower: int, upper: ArrayLike | int, step: Callable[[Array, Any], Any], carry: Any) -> Any:
-    """Returns `jax.lax.fori_loop` of the arguments, with what depends on neither index nor carry computed before it.
+    """Returns `jax.lax.fori_loop` of the arguments, with loop-invariant values computed once before it.
 
     Args:
       lower: the first index.
-      upper: where indices end; may be traced.
-      step: (index, carry) -> carry; what it closes over does not change in the loop.
-      carry: of the first step.
+      upper: the index after the last; may be traced.
+      step: (index, carry) -> carry; values that it closes over are constant.
+      carry: the initial carry.
 
     Returns:
       The last carry.
     """
-    rest = _rest(step, jax.ShapeDtypeStruct((), jnp.int32), carry)
+    body = _hoist(step, jax.ShapeDtypeStruct((), jnp.int32), carry)
     # Indices are 64 bits wide where jax_enable_x64 is set.
-    return jax.lax.fori_loop(lower, upper, lambda i, carry: rest(jnp.asarray(i, jnp.int32), carry), carry)
+    return jax.lax.fori_loop(lower, upper, lambda i, carry: body(jnp.asarray(i, jnp.int32), carry), carry)
 
 
-def _rest(step: Callable, *inputs: Any) -> Callable:
-    """Computes what no input has a part in, and returns the function of the inputs that does the rest."""
+def _hoist(step: Callable, *inputs: Any) -> Callable:
+    """Computes everything that does not depend on the inputs, and returns a function of the inputs for the rest."""
     closed, shapes = jax.make_jaxpr(step, return_shape=True)(*inputs)
     jaxpr = closed.jaxpr
     before, inside = _split(jaxpr)
-    # What the loop reads of what was there or was made before it, unless it makes that again.
-    made = [*jaxpr.constvars, *_results(before)]
+    # Values from before the loop that it reads and does not compute itself.
+    available = [*jaxpr.constvars, *_results(before)]
     read = {*_variables(jaxpr.outvars), *(var for equation in inside for var in _variables(equation.invars))}
-    kept = [var for var in made if var in read.difference(_results(inside))]
+    kept = [var for var in available if var in read.difference(_results(inside))]
     constants = _function(jaxpr, jaxpr.constvars, before, kept)(*closed.consts)
     body = _function(jaxpr, [*kept, *jaxpr.invars], inside, jaxpr.outvars)
 
@@ -65,16 +65,16 @@ def _rest(step: Callable, *inputs: Any) -> Callable:
 
 
 def _split(jaxpr):
-    """Returns the equations that no input has a part in, and those to be left in the loop."""
-    known, literal, before, inside = set(jaxpr.constvars), set(), [], []
+    """Returns the equations that do not depend on the inputs, and those that stay in the loop."""
+    invariant, literal, before, inside = set(jaxpr.constvars), set(), [], []
     for equation in jaxpr.eqns:
         variables = set(_variables(equation.invars))
-        if equation.effects or not variables <= known:
+        if equation.effects or not variables <= invariant:
             inside.append(equation)
             continue
         before.append(equation)
-        known.update(equation.outvars)
-        # What follows from literals alone, zeros say, is cheaper made again than carried into the loop.
+        invariant.update(equation.outvars)
+        # Values of literals alone, such as zeros, are cheaper to compute again than to carry into the loop.
         if variables <= literal:
             inside.append(equation)
             literal.update(equation.outvars)

@@ -1,7 +1,8 @@
-"""Norm balls around images: length, projection, steepest ascent and random points, for l1, l2 and linf.
+"""Norm balls around images for l1, l2 and linf: lengths, projections, steepest ascent and random points.
 
-Everything is per example: the first axis is the batch, all the others together are the vector that is measured, so an
-"l2" radius for an image runs over height, width and channels. Units are those of the arrays (1 is white).
+Everything is per example: the first axis is the batch, all others together are the vector, so an "l2" radius of an
+image is over height, width and channels. Units are those of the arrays (1 is white). `project_l1_ball` and
+`move_to_hyperplane` also keep images in [0, 1].
 
 Source: Madry et al. 2018, section 2.1; Duchi et al. 2008 (projection onto the l1 ball).
 """
@@ -18,8 +19,9 @@ from arinv.errors import UserError, unknown
 from arinv.ops.inputs import as_radius
 from arinv.types import Array, ArrayLike
 
-_CLOSE = 1e-6  # to a sum, from below: it must not exceed it by rounding
-_MAX_STEPS = 48  # enough for halving an interval to the resolution of float32; about six are needed
+_CLOSE = 1e-6  # relative distance to a sum, from below: rounding must not exceed it
+_MAX_STEPS = 48  # enough to bisect an interval to the resolution of float32; about six are needed
+_MAX_NEWTON_STEPS = 64  # about ten are needed; each one passes at least one kink
 
 
 class _Norm(NamedTuple):
@@ -32,8 +34,8 @@ class _Norm(NamedTuple):
 def norm(x: ArrayLike, ord: str) -> Array:
     """Returns the length of each example.
 
-    Values are scaled by the largest one before they are squared: nothing overflows or vanishes that float32 can hold.
-    The length of an example with NaN is NaN. The gradient at zero is zero, not NaN.
+    Values are divided by the largest one before they are squared, so that squares do not overflow or underflow. The
+    length of an example with NaN is NaN. The gradient at zero is zero, not NaN.
 
     Args:
       x: [B, ...].
@@ -52,7 +54,7 @@ def norm(x: ArrayLike, ord: str) -> Array:
 def project(delta: ArrayLike, *, eps: ArrayLike | float, norm: str) -> Array:
     """Returns the nearest point of the ball of radius `eps` around zero, for each example.
 
-    Examples inside the ball come back unchanged to the bit.
+    Examples inside the ball are returned bit for bit.
 
     Args:
       delta: [B, ...].
@@ -63,8 +65,8 @@ def project(delta: ArrayLike, *, eps: ArrayLike | float, norm: str) -> Array:
       [B, ...].
 
     Raises:
-      UserError: unknown norm, a negative or non-finite radius (where its value is known), or a shape of `eps` other
-        than [] and [B].
+      UserError: unknown norm, a negative or non-finite radius (if concrete), or a shape of `eps` other than [] and
+        [B].
 
     Source: Madry et al. 2018, section 2.1.
     """
@@ -73,10 +75,9 @@ def project(delta: ArrayLike, *, eps: ArrayLike | float, norm: str) -> Array:
 
 
 def shrink_to_sum(magnitudes: Array, total: Array, *, limit: ArrayLike | float = np.inf) -> Array:
-    """Returns min(max(magnitudes - level, 0), limit) with the least level at which it sums to `total`.
+    """Returns min(max(magnitudes - level, 0), limit) with the smallest level at which it sums to `total`.
 
-    This is what projections onto an l1 ball are made of. Where the sum is not above `total` anyway, the
-    level is 0.
+    This is the core of projections onto an l1 ball. Where the sum at level 0 is at most `total`, the level is 0.
 
     Args:
       magnitudes: [B, ...], at least 0.
@@ -84,9 +85,9 @@ def shrink_to_sum(magnitudes: Array, total: Array, *, limit: ArrayLike | float =
       limit: at least 0, [] or [B, ...].
 
     Returns:
-      [B, ...]; the sums over all but the first axis are at most `total`, and below it by 2e-6 of it at most.
+      [B, ...]; the sums over all but the first axis are at most `total`, and at least (1 - 2e-6) `total`.
 
-    Source: Duchi et al. 2008, section 3; by Newton's steps within a shrinking interval instead of sorting.
+    Source: Duchi et al. 2008, section 3; with Newton's method in a shrinking interval instead of sorting.
     """
 
     def clipped(level):
@@ -117,10 +118,10 @@ def shrink_to_sum(magnitudes: Array, total: Array, *, limit: ArrayLike | float =
 
 
 def steepest_ascent(gradient: ArrayLike, *, norm: str) -> Array:
-    """Returns the step of length one along which a linear function rises fastest, per example.
+    """Returns the step of length one along which a linear function increases most, per example.
 
-    This is sign(g) for "linf" and g / ||g|| for "l2", however short g is. Where the gradient is zero, so is the
-    direction; where it is not finite, `finite_gradient` takes its place.
+    This is sign(g) for "linf" and g / ||g|| for "l2", for any length of g. The direction of a zero gradient is zero; a
+    gradient that is not finite is replaced by `finite_gradient` first.
 
     Args:
       gradient: [B, ...].
@@ -130,8 +131,8 @@ def steepest_ascent(gradient: ArrayLike, *, norm: str) -> Array:
       [B, ...].
 
     Raises:
-      UserError: unknown norm, or "l1": there the step would go along a single value, which stands
-        still for good once that value meets the end of its range.
+      UserError: unknown norm, or "l1", whose steepest step changes a single value and stops for good at
+        the end of its range.
     """
     direction = _lookup(norm).steepest_ascent
     if direction is None:
@@ -140,10 +141,10 @@ def steepest_ascent(gradient: ArrayLike, *, norm: str) -> Array:
 
 
 def random_perturbation(key: Array, shape: tuple[int, ...], *, eps: ArrayLike | float, norm: str) -> Array:
-    """Returns random starting points of an attack.
+    """Returns random initial perturbations of an attack.
 
     They are uniform on the sphere of radius `eps` for "l2" (a normalised Gaussian) and "l1" (a normalised Laplacian),
-    and in the cube for "linf". The numbers depend on `key` and the global shape only, not on the number of devices.
+    and in the cube for "linf". They depend on `key` and the global shape only, not on the number of devices.
 
     Args:
       key: PRNG key.
@@ -162,23 +163,23 @@ def random_perturbation(key: Array, shape: tuple[int, ...], *, eps: ArrayLike | 
 
 
 def check_norm(name: str) -> None:
-    """Raises unless there is a norm of this name.
+    """Checks the name of a norm.
 
     Args:
       name: such as "l2".
 
     Raises:
-      UserError: unknown norm; the message lists the known ones.
+      UserError: unknown norm.
     """
     _lookup(name)
 
 
 def finite_gradient(gradient: ArrayLike) -> Array:
-    """Returns a gradient in which every value is finite, so that what it says elsewhere can still be followed.
+    """Returns a gradient without NaN or infinity, so that an attack can still use its finite values.
 
-    Infinite values count as the largest finite one of their example, by their sign, or as 1 where there is none; NaN
-    as 0. An example with NaN and nothing else gets +1 and -1 in a fixed pattern there: away from a point at which a
-    model has no gradient, in whatever direction. Finite gradients come back unchanged.
+    Infinity becomes the largest finite magnitude of the example, with its sign, or 1 where that is 0; NaN becomes 0. In
+    an example without finite values other than 0, NaN becomes +1 or -1 in a fixed pattern, which moves an attack away
+    from a point without a gradient. Finite gradients are unchanged.
 
     Args:
       gradient: [B, ...].
@@ -196,21 +197,79 @@ def finite_gradient(gradient: ArrayLike) -> Array:
 
 
 def per_example(value: ArrayLike | float, shape: tuple[int, ...], name: str = "a radius or step size") -> Array:
-    """Returns a number, or one per example, as float32 that broadcasts against arrays of `shape`.
+    """Checks a number, or one per example, and returns it as float32 that broadcasts against arrays of `shape`.
 
     Args:
       value: [] or [B], at least 0; may be traced.
       shape: (B, ...).
-      name: what the error calls it.
+      name: its name in errors.
 
     Returns:
       float32 [] or [B, 1, ...].
 
     Raises:
-      UserError: any other shape of `value`, or (where its value is known) a negative or non-finite one.
+      UserError: another shape of `value`, or (if concrete) a negative or non-finite one.
     """
     value = as_radius(value, batch_size=shape[0], name=name)
     return value.reshape(value.shape + (1,) * (len(shape) - 1)) if value.ndim else value
+
+
+def project_l1_ball(delta: ArrayLike, images: ArrayLike, *, eps: ArrayLike | float) -> Array:
+    """Returns the nearest perturbation with an l1 norm of at most `eps` that keeps images in [0, 1].
+
+    Args:
+      delta: [B, ...], perturbations.
+      images: [B, ...] in [0, 1], to which they are added.
+      eps: radius, at least 0, in units of `images`; a number or one per example [B]; may be traced.
+
+    Returns:
+      float32 [B, ...]; exactly 0 for values that do not change.
+
+    Raises:
+      UserError: a negative or non-finite radius (if concrete), or a shape of `eps` other than [] and [B].
+
+    Source: Croce & Hein 2021, proposition 3.1.
+    """
+    delta, images = jnp.asarray(delta, jnp.float32), jnp.asarray(images, jnp.float32)
+    room = jnp.where(delta > 0, 1.0 - images, images)
+    eps = per_example(eps, delta.shape, "eps")
+    return jnp.sign(delta) * shrink_to_sum(jnp.abs(delta), eps, limit=room)
+
+
+def move_to_hyperplane(points: ArrayLike, weights: ArrayLike, residuals: ArrayLike, *, norm: str) -> Array:
+    """Returns the shortest move of each point to its hyperplane within [0, 1].
+
+    On the hyperplane, residual + <weights, move> is zero. Where it does not meet the box, the move ends in
+    the corner of the box nearest to it.
+
+    Args:
+      points: [B, ...] in [0, 1].
+      weights: [B, ...], normals of the hyperplanes, of any length; a coordinate of weight 0 does not move.
+      residuals: [B], the values of the linear functions at the points.
+      norm: the norm that the move minimises: "l1", "l2" or "linf".
+
+    Returns:
+      float32 [B, ...].
+
+    Raises:
+      UserError: unknown norm.
+
+    Source: Croce & Hein 2020 (FAB), section 3.1, equation 6.
+    """
+    if norm not in _SHORTEST:
+        raise unknown("norm", norm, _SHORTEST)
+    points, weights, residuals = (jnp.asarray(a, jnp.float32) for a in (points, weights, residuals))
+    shape, batch = points.shape, points.shape[0]
+    points, weights = points.reshape(batch, -1), weights.reshape(batch, -1)
+    # Scaled to a largest weight of 1, so that small gradients neither overflow nor underflow below.
+    largest = jnp.max(jnp.abs(weights), axis=1)
+    scale = jnp.where(largest > 0, largest, 1.0)
+    gains, needed = jnp.abs(weights) / scale[:, None], jnp.abs(residuals) / scale
+    rising = (weights > 0) != (residuals >= 0)[:, None]
+    room = jnp.where(gains > 0, jnp.where(rising, 1.0 - points, points), 0.0)
+    feasible = jnp.sum(gains * room, axis=1) > needed
+    lengths = jnp.where(feasible[:, None], _SHORTEST[norm](gains, room, needed), room)
+    return jnp.where(rising, lengths, -lengths).reshape(shape)
 
 
 def _lookup(name: str) -> _Norm:
@@ -232,15 +291,16 @@ def _largest(magnitudes: Array) -> Array:
 
 
 def _pattern(x: Array) -> Array:
-    """Returns +1 and -1 [1, ...], for an example of `x`, without a visible order."""
+    """Returns +1 and -1 [1, ...] in an irregular pattern of the shape of an example of `x`."""
     waves = np.sin(np.arange(1.0, math.prod(x.shape[1:]) + 1.0) ** 2)
     return jnp.asarray(np.where(waves < 0, -1.0, 1.0).reshape(1, *x.shape[1:]), x.dtype)
 
 
 def _scaled(x: Array) -> tuple[Array, Array]:
-    """Returns x divided by a power of two near its largest value, and that [B, 1, ...]; 1 where it is 0 or not finite.
+    """Returns x divided by a power of two near its largest value, and that power [B, 1, ...].
 
-    Such a division is exact: lengths that would neither overflow nor vanish keep their bits.
+    It is 1 where the largest value is 0 or not finite. The division is exact: lengths that would neither overflow nor
+    underflow without it are the same bit for bit.
     """
     info = jnp.finfo(x.dtype)
     largest = _expand(jax.lax.stop_gradient(_largest(jnp.abs(x))), x)
@@ -252,7 +312,7 @@ def _scaled(x: Array) -> tuple[Array, Array]:
 def _l2_length(x: Array) -> Array:
     scaled, scale = _scaled(x)
     squared = jnp.sum(jnp.square(scaled), axis=_rest(x))
-    is_zero = squared == 0  # not of NaN
+    is_zero = squared == 0  # False for NaN
     return jnp.where(is_zero, 0.0, scale.reshape(-1) * jnp.sqrt(jnp.where(is_zero, 1.0, squared)))
 
 
@@ -300,73 +360,11 @@ _NORMS = {
 }
 
 
-_MAX_NEWTON_STEPS = 64  # about ten are needed; each one passes at least one kink
-
-
-def project_l1_ball(delta: ArrayLike, images: ArrayLike, *, eps: ArrayLike | float) -> Array:
-    """Returns the nearest perturbation with an l1 norm of at most `eps` that keeps images in [0, 1].
-
-    Args:
-      delta: [B, ...], perturbations.
-      images: [B, ...] in [0, 1], what they are added to.
-      eps: radius, at least 0, in units of `images`; a number or one per example [B]; may be traced.
-
-    Returns:
-      float32 [B, ...]; exactly 0 where a value does not move.
-
-    Raises:
-      UserError: a negative or non-finite radius (where its value is known), or a shape of `eps` other
-        than [] and [B].
-
-    Source: Croce & Hein 2021, proposition 3.1.
-    """
-    delta, images = jnp.asarray(delta, jnp.float32), jnp.asarray(images, jnp.float32)
-    room = jnp.where(delta > 0, 1.0 - images, images)
-    eps = per_example(eps, delta.shape, "eps")
-    return jnp.sign(delta) * shrink_to_sum(jnp.abs(delta), eps, limit=room)
-
-
-def move_to_hyperplane(points: ArrayLike, weights: ArrayLike, residuals: ArrayLike, *, norm: str) -> Array:
-    """Returns the shortest move that takes each point onto its hyperplane inside [0, 1].
-
-    The hyperplane is where residual + <weights, move> is zero. Where no point of the box lies on it, the
-    move goes to the corner of the box that comes nearest to it.
-
-    Args:
-      points: [B, ...] in [0, 1].
-      weights: [B, ...], normals of the hyperplanes, of any length; a coordinate of weight 0 stays.
-      residuals: [B], the values of the linear functions at the points.
-      norm: in which the move is shortest: "l1", "l2" or "linf".
-
-    Returns:
-      float32 [B, ...].
-
-    Raises:
-      UserError: unknown norm.
-
-    Source: Croce & Hein 2020 (FAB), section 3.1, equation 6.
-    """
-    if norm not in _SHORTEST:
-        raise unknown("norm", norm, _SHORTEST)
-    points, weights, residuals = (jnp.asarray(a, jnp.float32) for a in (points, weights, residuals))
-    shape, batch = points.shape, points.shape[0]
-    points, weights = points.reshape(batch, -1), weights.reshape(batch, -1)
-    # With a largest weight of 1 nothing below overflows or vanishes, however small the gradient.
-    largest = jnp.max(jnp.abs(weights), axis=1)
-    scale = jnp.where(largest > 0, largest, 1.0)
-    gains, needed = jnp.abs(weights) / scale[:, None], jnp.abs(residuals) / scale
-    rising = (weights > 0) != (residuals >= 0)[:, None]
-    room = jnp.where(gains > 0, jnp.where(rising, 1.0 - points, points), 0.0)
-    feasible = jnp.sum(gains * room, axis=1) > needed
-    lengths = jnp.where(feasible[:, None], _SHORTEST[norm](gains, room, needed), room)
-    return jnp.where(rising, lengths, -lengths).reshape(shape)
-
-
 def _spread(gains: Array, room: Array, needed: Array, rates: Array) -> Array:
-    """Returns min(level * rates, room) with the level at which sum(gains * that) is what is needed.
+    """Returns min(level * rates, room) with the level at which sum(gains * min(level * rates, room)) equals `needed`.
 
-    The sum is concave in the level: its tangent lies above it, so that Newton's steps from 0 never pass the
-    root, and reach it once all kinks before it are passed.
+    The sum is concave in the level: its tangent lies above it, so that Newton's steps from 0 do not pass the
+    root, and reach it after all kinks before it.
     """
 
     def newton(carry):
@@ -385,17 +383,17 @@ def _spread(gains: Array, room: Array, needed: Array, rates: Array) -> Array:
 
 
 def _fill_largest(gains: Array, room: Array, needed: Array) -> Array:
-    """Returns room for the largest gains and nothing for the smallest; what is between shares the rest."""
+    """Returns `room` for the largest gains, 0 for the smallest, and a share of `room` for the gain in between."""
     worth = gains * room
     order = jnp.argsort(-gains, axis=1)
     total = jnp.cumsum(jnp.take_along_axis(worth, order, axis=1), axis=1)
     enough = total >= jnp.minimum(needed, total[:, -1])[:, None]
-    last = jnp.argmax(enough, axis=1)[:, None]  # in this place the sum is reached
+    last = jnp.argmax(enough, axis=1)[:, None]  # the position at which the sum is reached
     level = jnp.take_along_axis(gains, jnp.take_along_axis(order, last, axis=1), axis=1)
     above, at = gains > level, gains == level
     rest = needed - jnp.sum(jnp.where(above, worth, 0.0), axis=1)
-    there = jnp.sum(jnp.where(at, worth, 0.0), axis=1)
-    share = jnp.clip(rest / jnp.where(there > 0, there, 1.0), 0.0, 1.0)
+    worth_at = jnp.sum(jnp.where(at, worth, 0.0), axis=1)
+    share = jnp.clip(rest / jnp.where(worth_at > 0, worth_at, 1.0), 0.0, 1.0)
     return jnp.where(above, room, jnp.where(at, share[:, None] * room, 0.0))
 
 

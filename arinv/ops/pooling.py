@@ -1,6 +1,6 @@
-"""Pooling and upsampling in the forms that XLA runs fast, chosen as in `arinv.ops.conv`.
+"""Pooling, upsampling and local response normalisation, in the forms that XLA runs fast.
 
-Layout: [B, H, W, C]; any value range.
+The form is chosen as in `arinv.ops.conv`. Layout: [B, H, W, C]; any value range.
 """
 
 import functools
@@ -13,24 +13,24 @@ from jax import lax
 from arinv.ops.conv import use_rewrites
 from arinv.types import Array
 
-_LARGEST_WINDOW = 4  # rewritten: beyond it, one slice for each row of a window is more than lax needs
+_LARGEST_WINDOW = 4  # of the rewritten form, whose slice for each row of a larger window is slower than lax
 
 
 def max_pool(inputs: Array, window: int, stride: int) -> Array:
-    """Returns the maximum over square windows; rows and columns that fill no window are dropped.
+    """Returns the maximum over square windows; incomplete windows are dropped.
 
     Where several entries of a window are its maximum, the first in reading order gets the gradient.
 
     Args:
       inputs: [B, H, W, C].
-      window: side of the window, in pixels.
-      stride: distance between windows, in pixels.
+      window: side of the window, in positions.
+      stride: distance between windows, in positions.
 
     Returns:
       [B, (H - window) // stride + 1, (W - window) // stride + 1, C], of the dtype of `inputs`.
     """
     if use_rewrites() and window <= _LARGEST_WINDOW:
-        # Columns before rows, so that of equal entries the first in reading order is found.
+        # Columns before rows, so that of equal entries the first in reading order gets the gradient.
         return _max_along(1, window, stride, _max_along(2, window, stride, inputs))
     if jnp.issubdtype(inputs.dtype, jnp.floating):
         lowest = -jnp.inf
@@ -40,12 +40,12 @@ def max_pool(inputs: Array, window: int, stride: int) -> Array:
 
 
 def avg_pool(inputs: Array, window: int, stride: int) -> Array:
-    """Returns the mean over square windows; rows and columns that fill no window are dropped.
+    """Returns the mean over square windows; incomplete windows are dropped.
 
     Args:
       inputs: floating point [B, H, W, C].
-      window: side of the window, in pixels.
-      stride: distance between windows, in pixels.
+      window: side of the window, in positions.
+      stride: distance between windows, in positions.
 
     Returns:
       [B, (H - window) // stride + 1, (W - window) // stride + 1, C], of the dtype of `inputs`.
@@ -56,10 +56,10 @@ def avg_pool(inputs: Array, window: int, stride: int) -> Array:
 
 
 def adaptive_avg_pool(inputs: Array, side: int) -> Array:
-    """Returns side x side means over windows that cover the input evenly, overlapping where they must.
+    """Returns side x side means over windows that cover the input evenly, overlapping where necessary.
 
     Window i spans the rows floor(i H / side) to ceil((i + 1) H / side), columns likewise, as in PyTorch: inputs of
-    that size come back as they are, smaller ones are repeated.
+    that size are unchanged, smaller ones are repeated.
 
     Args:
       inputs: floating point [B, H, W, C].
@@ -75,21 +75,12 @@ def adaptive_avg_pool(inputs: Array, side: int) -> Array:
     return jnp.einsum("ih,jw,bhwc->bijc", rows, columns, inputs)
 
 
-def _adaptive_windows(size: int, side: int) -> np.ndarray:
-    """Returns [side, size], in each row the weights of one mean."""
-    weights = np.zeros((side, size), np.float32)
-    for i in range(side):
-        first, stop = i * size // side, -((i + 1) * size // -side)
-        weights[i, first:stop] = 1 / (stop - first)
-    return weights
-
-
 def upsample_nearest(inputs: Array, factor: int = 2) -> Array:
-    """Returns every pixel repeated `factor` times along both axes.
+    """Returns every position repeated `factor` times along both axes.
 
     Args:
       inputs: [B, H, W, C].
-      factor: whole number of copies.
+      factor: number of copies.
 
     Returns:
       [B, H * factor, W * factor, C], of the dtype of `inputs`.
@@ -97,6 +88,38 @@ def upsample_nearest(inputs: Array, factor: int = 2) -> Array:
     b, h, w, c = inputs.shape
     tiled = jnp.broadcast_to(inputs[:, :, None, :, None], (b, h, factor, w, factor, c))
     return tiled.reshape(b, h * factor, w * factor, c)
+
+
+def local_response_normalization(
+    inputs: Array, *, window: int = 5, alpha: float = 1e-4, beta: float = 0.75, bias: float = 1.0
+) -> Array:
+    """Returns inputs / (bias + alpha / window * sum of squares over neighbouring channels) ** beta.
+
+    Args:
+      inputs: floating point [..., C].
+      window: number of channels in the sum, odd, centred on the one that is divided and padded with zeros.
+      alpha: weight of the mean square.
+      beta: exponent.
+      bias: added to the sum, so that the denominator is not zero.
+
+    Returns:
+      [..., C], of the dtype of `inputs`; the sum is taken in float32.
+    """
+    half = window // 2
+    squares = jnp.square(inputs.astype(jnp.float32))
+    padded = jnp.pad(squares, [(0, 0)] * (inputs.ndim - 1) + [(half, half)])
+    channels = inputs.shape[-1]
+    total = sum(padded[..., i : i + channels] for i in range(window))
+    return (inputs / (bias + alpha / window * total) ** beta).astype(inputs.dtype)
+
+
+def _adaptive_windows(size: int, side: int) -> np.ndarray:
+    """Returns [side, size], in each row the weights of one mean."""
+    weights = np.zeros((side, size), np.float32)
+    for i in range(side):
+        first, stop = i * size // side, -((i + 1) * size // -side)
+        weights[i, first:stop] = 1 / (stop - first)
+    return weights
 
 
 def _tiles(inputs, window):
@@ -119,13 +142,13 @@ def _max_along_fwd(axis, window, stride, x):
 
 def _max_along_bwd(axis, window, stride, saved, gradient):
     x, y = saved
-    shares, found = [], jnp.zeros(y.shape, bool)
+    shares, has_maximum = [], jnp.zeros(y.shape, bool)
     for entry in _entries(x, axis, window, stride):
-        is_first = (entry == y) & ~found
-        found = found | is_first
+        is_first = (entry == y) & ~has_maximum
+        has_maximum = has_maximum | is_first
         shares.append(jnp.where(is_first, gradient, 0))
-    # Row stride * q + r is entry r of window q, entry r + stride of window q - 1, and so on. To sum them for each r
-    # and to interleave the sums takes a fifteenth of the time that lax needs to scatter them.
+    # Row stride * q + r is entry r of window q, entry r + stride of window q - 1, and so on. Summing them for each
+    # r and interleaving the sums takes a fifteenth of the time of a scatter.
     reach = (window - 1) // stride
     phases = []
     for r in range(stride):
@@ -142,7 +165,7 @@ _max_along.defvjp(_max_along_fwd, _max_along_bwd)
 
 
 def _entries(x, axis, window, stride):
-    """Returns, for each place in the window, the entries of all windows at that place."""
+    """Returns, for each position in the window, the entries of all windows at that position."""
     last = (x.shape[axis] - window) // stride * stride
     return [lax.slice_in_dim(x, i, i + last + 1, stride, axis) for i in range(window)]
 
@@ -152,28 +175,5 @@ def _pad(x, axis, before, after):
 
 
 def _reduce_window(inputs, initial, reducer, window, stride):
-    initial = np.array(initial, inputs.dtype)  # a constant: lax then knows the derivative
+    initial = np.array(initial, inputs.dtype)  # a constant, so that lax recognises the reducer and differentiates it
     return lax.reduce_window(inputs, initial, reducer, (1, window, window, 1), (1, stride, stride, 1), "VALID")
-
-
-def local_response_normalization(
-    inputs: Array, *, window: int = 5, alpha: float = 1e-4, beta: float = 0.75, bias: float = 1.0
-) -> Array:
-    """Returns inputs / (bias + alpha / window * sum of squares over neighbouring channels) ** beta.
-
-    Args:
-      inputs: floating point [..., C].
-      window: channels in the sum, odd, centred on the one that is divided; beyond the ends it counts zeros.
-      alpha: weight of the mean square.
-      beta: exponent.
-      bias: what keeps the denominator from zero.
-
-    Returns:
-      [..., C], of the dtype of `inputs`; the sum is taken in float32.
-    """
-    half = window // 2
-    squares = jnp.square(inputs.astype(jnp.float32))
-    padded = jnp.pad(squares, [(0, 0)] * (inputs.ndim - 1) + [(half, half)])
-    channels = inputs.shape[-1]
-    total = sum(padded[..., i : i + channels] for i in range(window))
-    return (inputs / (bias + alpha / window * total) ** beta).astype(inputs.dtype)

@@ -1,7 +1,7 @@
-"""The orthonormal Haar transform of each channel, one level: pooling that throws nothing away.
+"""One level of the orthonormal Haar transform of each channel: pooling that can be inverted.
 
-Layout [B, H, W, C], any value range. Of each 2x2 block [[a, b], [c, d]] the low band is (a + b + c + d) / 2, twice the
-mean, and three details hold what is lost by it, so that energy is kept and `haar_synthesis` gives the block back.
+Layout [B, H, W, C], any value range. The low band of each 2x2 block [[a, b], [c, d]] is (a + b + c + d) / 2, twice the
+mean, and three detail bands hold the rest, so that energy is preserved and `haar_synthesis` returns the block.
 
 Source: Yoo et al. 2019 (WCT2), section 3.2; Rojas-Gomez et al. 2022, section 3.3.
 """
@@ -18,7 +18,7 @@ def haar_analysis(inputs: Array) -> tuple[Array, Details]:
     """Returns the low band and the details of every 2x2 block.
 
     Args:
-      inputs: floating point [B, H, W, C]; an odd last row or column fills no block and is dropped.
+      inputs: floating point [B, H, W, C]; an odd last row or column is dropped.
 
     Returns:
       LL [B, H // 2, W // 2, C] and (LH, HL, HH) of the same shape: right minus left, bottom minus top, and the
@@ -36,7 +36,7 @@ def haar_analysis(inputs: Array) -> tuple[Array, Details]:
 
 
 def haar_synthesis(low: Array, details: Details) -> Array:
-    """Returns the blocks of which `haar_analysis` gave these bands.
+    """Returns the inverse of `haar_analysis`.
 
     Args:
       low: LL, floating point [B, h, w, C].

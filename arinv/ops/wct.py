@@ -1,20 +1,20 @@
-"""The whitening and colouring transform: content features that take on the mean and covariance of a style's.
+"""The whitening and colouring transform of features, and transfer of colours between images.
 
-Features are float [B, h, w, C], one image a row; content and style may differ in size. Three published versions differ
-in what keeps the covariances regular:
+Content features get the mean and covariance of style features. Features are float [B, h, w, C], one image a row;
+content and style may differ in size. Three published versions differ in how they regularise the covariances:
 
-    official   identity added on both sides, the result clamped to the content's range (Rojas-Gomez et al. 2022's code)
-    ust        eigenvalues below 1e-5 left out, no clamp (Li et al. 2017)
-    ct         identity added on the content's side, eigenvalues below 1e-5 left out on the style's, no clamp (a
+    official   identity added to both, the result clipped to the content's range (Rojas-Gomez et al. 2022's code)
+    ust        eigenvalues below 1e-5 ignored, no clipping (Li et al. 2017)
+    ct         identity added to the content's, eigenvalues below 1e-5 of the style's ignored, no clipping (a
                widespread port of it)
 
 With the identity added and fewer positions than channels, a root of the covariance follows from the positions'
 products, a smaller matrix: 6 x 6 positions of AlexNet's conv5 instead of 256 channels.
 
-Of a style only its mean and a root of its covariance count: `style_moments` takes them once, for as many contents as
-are to come, `transfer` gives them to a content, and `wct` is one after the other.
+The transform depends on the mean of the style and a root of its covariance only: `style_moments` computes them once for
+any number of contents, `transfer` applies them, and `wct` does both.
 
-All have finite gradients, also where channels are dead, features are constant or eigenvalues are equal.
+Gradients are finite, also for dead channels, constant features and equal eigenvalues.
 
 Source: Li et al. 2017, "Universal Style Transfer via Feature Transforms", eqs. 2 and 3.
 """
@@ -27,7 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from arinv.errors import UserError, unknown
-from arinv.ops.inputs import as_image_pair, as_images, check_number, is_known
+from arinv.ops.inputs import as_image_pair, as_images, check_number, is_concrete
 from arinv.ops.linalg import inverse_near_identity, matrix_function, sqrt_and_inverse_sqrt
 from arinv.types import Array, ArrayLike
 
@@ -36,17 +36,18 @@ METHODS = ("eigh", "newton_schulz")
 
 _SMALLEST_EIGENVALUE = 1e-5
 _WEIGHT_TOLERANCE = 1e-4  # of a sum of weights
-_MIN_PIXELS = 10  # of a label on either side, and the greatest ratio of its areas, as in WCT2's code
+_MIN_PIXELS = 10  # of a label in both images, and the largest ratio of its areas, as in WCT2's code
 _MAX_RATIO = 100.0
+_LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # of Rec. 601, as in YIQ and YCbCr
 
 
 class StyleMoments(NamedTuple):
-    """What is taken over from B styles, of each label's region (L = 1 for the whole image).
+    """The moments of B styles for each label's region (L = 1 for the whole image).
 
     Attributes:
       mean: [B, L, C] of the features.
-      root: [B, L, C, C], square root of their covariance, regularised as the variant says.
-      count: [B, L], positions in the region.
+      root: [B, L, C, C], square root of their covariance, regularised by the variant.
+      count: [B, L], number of positions in the region.
     """
 
     mean: Array
@@ -65,20 +66,20 @@ def wct(
     style_labels: ArrayLike | None = None,
     num_labels: int = 0,
 ) -> Array:
-    """Returns content features with the mean and, nearly, the covariance of the style features.
+    """Returns content features with the mean and approximately the covariance of the style features.
 
     Args:
       content_features: [B, h, w, C].
       style_features: [B, h', w', C].
-      alpha: share of the transformed features, 0 to 1 for all; the rest are the content's. May be traced.
-      variant: "official", "ust" or "ct", see above.
-      method: how roots of the covariances are taken: "eigh", exact but on a GPU one image after the other, or
-        "newton_schulz", products of matrices only: within 1e-3 of it (over the style's standard deviation) where the
-        covariance is regular, as the added identity makes it up to variances of 1e5 (5e-2 at 1e6); with "ust",
-        and on the style's side of "ct", directions of less than 1e-4 of its Frobenius norm come out weaker, and none
-        from a norm of 1e-5 or less.
-      content_labels: int [B, h, w], 0..num_labels-1: each region takes on the style of the same label's region;
-        regions without a counterpart, of 10 positions or fewer, or of very different size are left as they are.
+      alpha: weight of the transformed features in 0 to 1; 1 - alpha is that of the content's. May be traced.
+      variant: "official", "ust" or "ct", see the module.
+      method: how roots of the covariances are computed: "eigh", exact but sequential over images on a GPU, or
+        "newton_schulz", by products of matrices: within 1e-3 of it (relative to the style's standard deviation) for
+        a regular covariance, as with the added identity up to variances of 1e5 (5e-2 at 1e6); with "ust", and for
+        the style of "ct", directions below 1e-4 of the Frobenius norm are attenuated, and all of them for a norm
+        of 1e-5 or less.
+      content_labels: int [B, h, w], 0..num_labels-1: each region gets the style of the region of the same label;
+        regions without a counterpart, of 10 positions or fewer, or of very different size are unchanged.
       style_labels: int [B, h', w'], likewise.
       num_labels: number of labels; 0 to transform the whole image at once.
 
@@ -86,8 +87,8 @@ def wct(
       float32 [B, h, w, C].
 
     Raises:
-      UserError: unknown variant or method, features of different rank or channels, labels of one side only, or alpha
-        outside 0 to 1.
+      UserError: unknown variant or method, features of different rank or channels, labels of content or style only, or
+        alpha outside 0 to 1.
 
     Source: Li et al. 2017, section 3; regions as in Yoo et al. 2019 (WCT2).
     """
@@ -109,7 +110,7 @@ def style_moments(
     labels: ArrayLike | None = None,
     num_labels: int = 0,
 ) -> StyleMoments:
-    """Returns what `transfer` takes over from styles.
+    """Returns the moments of styles for `transfer`.
 
     Args:
       style_features: [B, h', w', C].
@@ -122,7 +123,7 @@ def style_moments(
       Moments of B styles.
 
     Raises:
-      UserError: unknown variant or method, or labels without their number or the other way round.
+      UserError: unknown variant or method, or only one of labels and num_labels.
     """
     _check_options(variant, method, labels, num_labels)
     style = jnp.asarray(style_features, jnp.float32)
@@ -148,13 +149,13 @@ def transfer(
     labels: ArrayLike | None = None,
     num_labels: int = 0,
 ) -> Array:
-    """Returns content features with the moments of a style, or a mixture of the results of several.
+    """Returns content features with the moments of a style, or a weighted sum of the results of several.
 
     Args:
       content_features: [B, h, w, C].
       styles: moments of B styles each, all of the same variant and number of labels.
       weights: of the styles, 0 or more; their sum is 1. May be traced.
-      alpha: share of the transformed features, 0 to 1 for all; the rest are the content's. May be traced.
+      alpha: weight of the transformed features in 0 to 1; 1 - alpha is that of the content's. May be traced.
       variant: see `wct`.
       method: see `wct`.
       labels: int [B, h, w], 0..num_labels-1.
@@ -164,8 +165,8 @@ def transfer(
       float32 [B, h, w, C].
 
     Raises:
-      UserError: unknown variant or method, moments of other features or another number of labels, weights that are not
-        one a style or do not sum to 1, alpha outside 0 to 1, or labels without their number or the other way round.
+      UserError: unknown variant or method, moments of other features or another number of labels, weights that are
+        not one per style or do not sum to 1, alpha outside 0 to 1, or only one of labels and num_labels.
 
     Source: Li et al. 2017, section 3; regions as in Yoo et al. 2019 (WCT2).
     """
@@ -188,162 +189,19 @@ def transfer(
             if variant == "official":
                 colored = _clamp(colored, rows, mask)
             if num_labels:
-                chosen = (mask > 0) & _comparable(jnp.sum(mask, axis=1), style.count[:, label])[:, None]
-                colored = jnp.where(chosen[:, :, None], colored, results[i])
+                selected = (mask > 0) & _comparable(jnp.sum(mask, axis=1), style.count[:, label])[:, None]
+                colored = jnp.where(selected[:, :, None], colored, results[i])
             results[i] = colored
     result = sum(weight * colored for weight, colored in zip(weights, results, strict=True))
     return (alpha * result + (1 - alpha) * rows).reshape(content.shape)
-
-
-def _check_options(variant: str, method: str, labels: ArrayLike | None, num_labels: int) -> None:
-    if variant not in VARIANTS:
-        raise unknown("WCT variant", variant, VARIANTS)
-    if method not in METHODS:
-        raise unknown("method for matrix roots", method, METHODS)
-    if bool(num_labels) != (labels is not None):
-        raise UserError("labels need both: the label of every position and num_labels")
-
-
-def _check_mixture(weights: Sequence[float], alpha: float, num_styles: int) -> None:
-    check_number(alpha, "alpha", least=0.0, most=1.0)
-    if not num_styles or len(weights) != num_styles:
-        raise UserError(f"{num_styles} styles need as many weights; got {len(weights)}")
-    for weight in weights:
-        check_number(weight, "a style's weight", least=0.0)
-    if all(map(is_known, weights)) and abs(float(sum(weights)) - 1.0) > _WEIGHT_TOLERANCE:
-        raise UserError(f"weights of styles must sum to 1, got {tuple(map(float, weights))}; divide them by their sum")
-
-
-def _mismatch(content: tuple[int, ...], style: tuple[int, ...]) -> UserError:
-    return UserError(
-        f"content features {content} and style features {style} must be [B, h, w, C] with the same "
-        "number of images and channels: take them from one layer"
-    )
-
-
-def _masks(labels: ArrayLike | None, num_labels: int, shape: tuple[int, int]) -> Iterator[Array]:
-    """Yields the positions of each label as float [B, N], or all of them once."""
-    if not num_labels:
-        yield jnp.ones(shape, jnp.float32)
-        return
-    labels = jnp.asarray(labels)
-    if labels.ndim != 3 or (labels.shape[0], labels.shape[1] * labels.shape[2]) != shape:
-        raise UserError(
-            f"labels have shape {labels.shape}; must be the label of every position of the features, [B, h, w]"
-        )
-    if not jnp.issubdtype(labels.dtype, jnp.integer):
-        raise UserError(f"labels have dtype {labels.dtype}; must be integers")
-    labels = labels.reshape(shape)
-    for label in range(num_labels):
-        yield (labels == label).astype(jnp.float32)
-
-
-def _comparable(own: Array, other: Array) -> Array:
-    """Returns whether regions of so many positions [B] are large and alike enough."""
-    return (jnp.minimum(own, other) > _MIN_PIXELS) & (own < _MAX_RATIO * other) & (other < _MAX_RATIO * own)
-
-
-def _clamp(colored: Array, content: Array, mask: Array) -> Array:
-    """Returns features brought into the range of the content's in the mask."""
-    inside = mask[:, :, None] > 0
-    low = jnp.min(jnp.where(inside, content, jnp.inf), axis=(1, 2), keepdims=True)
-    high = jnp.max(jnp.where(inside, content, -jnp.inf), axis=(1, 2), keepdims=True)
-    return jnp.clip(colored, low, high)
-
-
-def _moments(features: Array, mask: Array) -> tuple[Array, Array, Array]:
-    """Returns the mean over the mask [B, 1, C], features less it, and S [B, N, C] of which S^T S is the covariance."""
-    weights = mask[:, :, None]
-    count = jnp.sum(weights, axis=1, keepdims=True)
-    mean = jnp.sum(features * weights, axis=1, keepdims=True) / jnp.maximum(count, 1)
-    centred = features - mean
-    return mean, centred, centred * weights * jax.lax.rsqrt(jnp.maximum(count - 1, 1))
-
-
-def _whiten(features: Array, samples: Array, variant: str, method: str) -> Array:
-    """Returns centred features [B, N, C] times the inverse root of the covariance S^T S of samples S [B, N, C]."""
-    regular = variant != "ust"
-    with jax.default_matmul_precision("highest"):
-        if regular and _are_few(samples):
-            middle = _root_of_few(samples, method, inverse=True)
-            return features + features @ _transpose(samples) @ middle @ samples
-        return features @ _root(samples, method, regular=regular, inverse=True)
-
-
-def _color(samples: Array, variant: str, method: str) -> Array:
-    """Returns the root [B, C, C] of the covariance of samples."""
-    regular = variant == "official"
-    with jax.default_matmul_precision("highest"):
-        if regular and _are_few(samples):
-            middle = _root_of_few(samples, method, inverse=False)
-            return jnp.eye(samples.shape[-1], dtype=jnp.float32)[None] + _transpose(samples) @ middle @ samples
-        return _root(samples, method, regular=regular, inverse=False)
-
-
-def _are_few(samples: Array) -> bool:
-    return samples.shape[1] < samples.shape[2]
-
-
-def _root(samples: Array, method: str, *, regular: bool, inverse: bool) -> Array:
-    """Returns roots or inverse roots of the covariance: with the identity added, or less its small eigenvalues."""
-    covariance = _transpose(samples) @ samples
-    if regular:
-        covariance += jnp.eye(samples.shape[-1], dtype=jnp.float32)[None]
-    if method == "newton_schulz":
-        if regular:
-            return sqrt_and_inverse_sqrt(covariance)[int(inverse)]
-        size = jax.lax.stop_gradient(jnp.linalg.norm(covariance, axis=(1, 2), keepdims=True))
-        is_small = size <= _SMALLEST_EIGENVALUE  # and so is every eigenvalue
-        return jnp.where(is_small, 0.0, sqrt_and_inverse_sqrt(covariance, ridge=1e-6)[int(inverse)])
-    return matrix_function(_inverse_root_of_values if inverse else _root_of_values, covariance)
-
-
-def _root_of_few(samples: Array, method: str, *, inverse: bool) -> Array:
-    """Returns M [B, N, N] such that the root, or inverse root, of I + S^T S is I + S^T M S.
-
-    With an eigenvalue 1 + m of I + S S^T and s = 1 / sqrt(1 + m), M has (sqrt(1 + m) - 1) / m = s / (1 + s) there, or
-    (s - 1) / m = -s^2 / (1 + s) for the inverse root: no difference of numbers that are nearly the same.
-    """
-    identity = jnp.eye(samples.shape[1], dtype=jnp.float32)[None]
-    matrices = identity + samples @ _transpose(samples)
-    if method == "newton_schulz":
-        s = sqrt_and_inverse_sqrt(matrices)[1]
-        result = s @ inverse_near_identity(identity + s)
-        return -s @ result if inverse else result
-    return matrix_function(_inverse_root_of_few_values if inverse else _root_of_few_values, matrices)
-
-
-def _root_of_values(values: Array) -> Array:
-    return jnp.where(values > _SMALLEST_EIGENVALUE, jnp.sqrt(jnp.maximum(values, _SMALLEST_EIGENVALUE)), 0.0)
-
-
-def _inverse_root_of_values(values: Array) -> Array:
-    return jnp.where(values > _SMALLEST_EIGENVALUE, jax.lax.rsqrt(jnp.maximum(values, _SMALLEST_EIGENVALUE)), 0.0)
-
-
-def _root_of_few_values(values: Array) -> Array:
-    s = jax.lax.rsqrt(jnp.maximum(values, 1.0))
-    return s / (1 + s)
-
-
-def _inverse_root_of_few_values(values: Array) -> Array:
-    s = jax.lax.rsqrt(jnp.maximum(values, 1.0))
-    return -s * s / (1 + s)
-
-
-def _transpose(matrices: Array) -> Array:
-    return jnp.swapaxes(matrices, 1, 2)
-
-
-_LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # of Rec. 601, as in YIQ and YCbCr
 
 
 def keep_chroma(images: ArrayLike, colored: ArrayLike) -> Array:
     """Returns the luminance of images with the chroma of others.
 
     Args:
-      images: [B, H, W, 3] in [0, 1], whose luminance is taken, such as stylised ones.
-      colored: [B, H, W, 3] in [0, 1], whose chroma is taken, such as the contents.
+      images: [B, H, W, 3] in [0, 1] with the luminance, such as stylised ones.
+      colored: [B, H, W, 3] in [0, 1] with the chroma, such as the contents.
 
     Returns:
       float32 [B, H, W, 3], clipped to [0, 1].
@@ -376,7 +234,7 @@ def color_moments(images: ArrayLike) -> StyleMoments:
 
 
 def match_colors(images: ArrayLike, colors: StyleMoments) -> Array:
-    """Returns images, such as styles, whose colours have the mean and covariance of others, such as the contents'.
+    """Returns images, such as styles, with the mean and covariance of the colours of others, such as contents.
 
     Args:
       images: [B, H, W, 3] in [0, 1].
@@ -386,8 +244,148 @@ def match_colors(images: ArrayLike, colors: StyleMoments) -> Array:
       float32 [B, H, W, 3], clipped to [0, 1].
 
     Raises:
-      UserError: images outside [0, 1], or not as many of them as there are colours.
+      UserError: images outside [0, 1], or another number of them than of colours.
 
     Source: Gatys et al. 2016, section 3 (linear transform of the colours, with the symmetric roots).
     """
     return jnp.clip(transfer(as_images(images), (colors,), variant="ust"), 0.0, 1.0)
+
+
+def _check_options(variant: str, method: str, labels: ArrayLike | None, num_labels: int) -> None:
+    if variant not in VARIANTS:
+        raise unknown("WCT variant", variant, VARIANTS)
+    if method not in METHODS:
+        raise unknown("method for matrix roots", method, METHODS)
+    if bool(num_labels) != (labels is not None):
+        raise UserError("labels and num_labels must be passed together")
+
+
+def _check_mixture(weights: Sequence[float], alpha: float, num_styles: int) -> None:
+    check_number(alpha, "alpha", least=0.0, most=1.0)
+    if not num_styles or len(weights) != num_styles:
+        raise UserError(f"{num_styles} styles need as many weights; got {len(weights)}")
+    for weight in weights:
+        check_number(weight, "a style's weight", least=0.0)
+    if all(map(is_concrete, weights)) and abs(float(sum(weights)) - 1.0) > _WEIGHT_TOLERANCE:
+        raise UserError(f"weights of styles must sum to 1, got {tuple(map(float, weights))}; divide them by their sum")
+
+
+def _mismatch(content: tuple[int, ...], style: tuple[int, ...]) -> UserError:
+    return UserError(
+        f"content features {content} and style features {style} must be [B, h, w, C] with the same "
+        "number of images and channels: take them from one layer"
+    )
+
+
+def _masks(labels: ArrayLike | None, num_labels: int, shape: tuple[int, int]) -> Iterator[Array]:
+    """Yields the mask of each label, float [B, N], or a single mask of ones."""
+    if not num_labels:
+        yield jnp.ones(shape, jnp.float32)
+        return
+    labels = jnp.asarray(labels)
+    if labels.ndim != 3 or (labels.shape[0], labels.shape[1] * labels.shape[2]) != shape:
+        raise UserError(
+            f"labels have shape {labels.shape}; must be the label of every position of the features, [B, h, w]"
+        )
+    if not jnp.issubdtype(labels.dtype, jnp.integer):
+        raise UserError(f"labels have dtype {labels.dtype}; must be integers")
+    labels = labels.reshape(shape)
+    for label in range(num_labels):
+        yield (labels == label).astype(jnp.float32)
+
+
+def _comparable(own: Array, other: Array) -> Array:
+    """Returns whether regions with these numbers of positions [B] are large and similar enough, [B]."""
+    return (jnp.minimum(own, other) > _MIN_PIXELS) & (own < _MAX_RATIO * other) & (other < _MAX_RATIO * own)
+
+
+def _clamp(colored: Array, content: Array, mask: Array) -> Array:
+    """Returns features clipped to the range of the content's in the mask."""
+    inside = mask[:, :, None] > 0
+    low = jnp.min(jnp.where(inside, content, jnp.inf), axis=(1, 2), keepdims=True)
+    high = jnp.max(jnp.where(inside, content, -jnp.inf), axis=(1, 2), keepdims=True)
+    return jnp.clip(colored, low, high)
+
+
+def _moments(features: Array, mask: Array) -> tuple[Array, Array, Array]:
+    """Returns the mean over the mask [B, 1, C], centred features, and S [B, N, C] with the covariance S^T S."""
+    weights = mask[:, :, None]
+    count = jnp.sum(weights, axis=1, keepdims=True)
+    mean = jnp.sum(features * weights, axis=1, keepdims=True) / jnp.maximum(count, 1)
+    centred = features - mean
+    return mean, centred, centred * weights * jax.lax.rsqrt(jnp.maximum(count - 1, 1))
+
+
+def _whiten(features: Array, samples: Array, variant: str, method: str) -> Array:
+    """Returns centred features [B, N, C] times the inverse root of the covariance S^T S of samples S [B, N, C]."""
+    regular = variant != "ust"
+    with jax.default_matmul_precision("highest"):
+        if regular and _are_few(samples):
+            middle = _root_of_few(samples, method, inverse=True)
+            return features + features @ _transpose(samples) @ middle @ samples
+        return features @ _root(samples, method, regular=regular, inverse=True)
+
+
+def _color(samples: Array, variant: str, method: str) -> Array:
+    """Returns the root [B, C, C] of the covariance of samples."""
+    regular = variant == "official"
+    with jax.default_matmul_precision("highest"):
+        if regular and _are_few(samples):
+            middle = _root_of_few(samples, method, inverse=False)
+            return jnp.eye(samples.shape[-1], dtype=jnp.float32)[None] + _transpose(samples) @ middle @ samples
+        return _root(samples, method, regular=regular, inverse=False)
+
+
+def _are_few(samples: Array) -> bool:
+    return samples.shape[1] < samples.shape[2]
+
+
+def _root(samples: Array, method: str, *, regular: bool, inverse: bool) -> Array:
+    """Returns roots or inverse roots of the covariance, with the identity added or without small eigenvalues."""
+    covariance = _transpose(samples) @ samples
+    if regular:
+        covariance += jnp.eye(samples.shape[-1], dtype=jnp.float32)[None]
+    if method == "newton_schulz":
+        if regular:
+            return sqrt_and_inverse_sqrt(covariance)[int(inverse)]
+        size = jax.lax.stop_gradient(jnp.linalg.norm(covariance, axis=(1, 2), keepdims=True))
+        is_small = size <= _SMALLEST_EIGENVALUE  # and so is every eigenvalue
+        return jnp.where(is_small, 0.0, sqrt_and_inverse_sqrt(covariance, ridge=1e-6)[int(inverse)])
+    return matrix_function(_inverse_root_of_values if inverse else _root_of_values, covariance)
+
+
+def _root_of_few(samples: Array, method: str, *, inverse: bool) -> Array:
+    """Returns M [B, N, N] such that the root, or inverse root, of I + S^T S is I + S^T M S.
+
+    With an eigenvalue 1 + m of I + S S^T and s = 1 / sqrt(1 + m), M has (sqrt(1 + m) - 1) / m = s / (1 + s) there, or
+    (s - 1) / m = -s^2 / (1 + s) for the inverse root, without cancellation.
+    """
+    identity = jnp.eye(samples.shape[1], dtype=jnp.float32)[None]
+    matrices = identity + samples @ _transpose(samples)
+    if method == "newton_schulz":
+        s = sqrt_and_inverse_sqrt(matrices)[1]
+        result = s @ inverse_near_identity(identity + s)
+        return -s @ result if inverse else result
+    return matrix_function(_inverse_root_of_few_values if inverse else _root_of_few_values, matrices)
+
+
+def _root_of_values(values: Array) -> Array:
+    return jnp.where(values > _SMALLEST_EIGENVALUE, jnp.sqrt(jnp.maximum(values, _SMALLEST_EIGENVALUE)), 0.0)
+
+
+def _inverse_root_of_values(values: Array) -> Array:
+    return jnp.where(values > _SMALLEST_EIGENVALUE, jax.lax.rsqrt(jnp.maximum(values, _SMALLEST_EIGENVALUE)), 0.0)
+
+
+def _root_of_few_values(values: Array) -> Array:
+    s = jax.lax.rsqrt(jnp.maximum(values, 1.0))
+    return s / (1 + s)
+
+
+def _inverse_root_of_few_values(values: Array) -> Array:
+    s = jax.lax.rsqrt(jnp.maximum(values, 1.0))
+    return -s * s / (1 + s)
+
+
+def _transpose(matrices: Array) -> Array:
+    return jnp.swapaxes(matrices, 1, 2)

@@ -17,7 +17,6 @@ from arinv import data
 from arinv.data import image_files
 from arinv.data.batches import MAX_BYTES_IN_MEMORY
 
-_SMALL = {"tfds:cifar10": 32, "tfds:cifar100": 32, "tfds:svhn_cropped": 32, "tfds:stl10": 96}  # px, PNG
 _TYPICAL = (375, 500)  # height and width of photographs such as ImageNet's, JPEG
 _EXAMPLES, _BATCH = 256, 32
 _SECONDS = 1.0
@@ -84,7 +83,7 @@ class _Made:
         self.info = data.SourceInfo(name, "train", _EXAMPLES, 1, (), size)
         self.num_skipped = 0
         self._size, self._resize = size, resize
-        side = _SMALL.get(":".join(name.split(":")[:2]), size if name.startswith("npz") else 0)
+        side = data.stored_side(name, size)
         height, width = (side, side) if side else _TYPICAL
         kind = "PNG" if side else "JPEG"
         # Smooth with some noise: about the bytes of a photograph of this size.

@@ -18,7 +18,6 @@ import jax
 from ml_collections import ConfigDict
 
 from arinv import _xla, data, models
-from arinv.data.opening import published
 from arinv.errors import UserError
 from arinv.experiment import checkpoint, workdirs
 from arinv.experiment import trained as networks
@@ -298,7 +297,7 @@ def _run(config, setup, step: Step, steps_per_epoch, seconds, mesh, assumptions)
 def _train_info(config: ConfigDict) -> tuple[data.SourceInfo, list[str]]:
     """Returns what is known of the training images, num_examples 0 where that is not, and what had to be assumed."""
     fields, notes = config.data, []
-    known = published(fields.name, fields.train_split, image_size=fields.image_size)
+    known = data.published(fields.name, fields.train_split, image_size=fields.image_size)
     num_classes, num_examples = (known.num_classes, known.num_examples) if known else (0, 0)
     if fields.classes:
         num_examples = num_classes and round(num_examples * len(fields.classes) / num_classes)
@@ -306,7 +305,7 @@ def _train_info(config: ConfigDict) -> tuple[data.SourceInfo, list[str]]:
         if num_examples:
             notes.append(f"about {num_examples:,} images: those of {num_classes} classes of {fields.name}")
     if fields.num_train:
-        limited = num_examples and fields.name != "photos"  # of which there are as many as one wants
+        limited = num_examples and not data.split_name(fields.name)[0].selects_examples
         num_examples = min(num_examples, fields.num_train) if limited else fields.num_train
     if not num_examples:
         notes.append(f"the size of {fields.name} {fields.train_split} is not known: give num_train")
@@ -320,7 +319,7 @@ def _train_info(config: ConfigDict) -> tuple[data.SourceInfo, list[str]]:
 def _num_test(config: ConfigDict) -> int:
     """Returns the number of test images, 0 where it is not known."""
     fields = config.data
-    known = published(fields.name, fields.test_split, image_size=fields.image_size)
+    known = data.published(fields.name, fields.test_split, image_size=fields.image_size)
     return min(filter(None, (known.num_examples if known else 0, fields.num_test)), default=0)
 
 

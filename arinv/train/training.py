@@ -11,7 +11,6 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from arinv import data, parallel
-from arinv.data.folder import class_advice
 from arinv.data.image_files import RESIZE_MODES
 from arinv.errors import UserError, unknown
 from arinv.experiment import checkpoint, trained
@@ -37,14 +36,15 @@ def check_classes(config: ConfigDict, train: data.Source, test: data.Source) -> 
       UserError: a single class, or classes of the test that the training images lack.
     """
     info = train.info
+    scheme, location = data.split_name(info.name)
     if info.num_classes < 2:
         advice = "take a data set of several, or leave out classes="
-        if info.name.startswith("folder:") and not config.data.classes:
-            advice = class_advice(info.name.removeprefix("folder:"))
+        if scheme.class_advice and not config.data.classes:
+            advice = scheme.class_advice(location)
         raise UserError(
             f"{info.name} has one class, {', '.join(info.class_names)!r}: a classifier learns nothing from it; {advice}"
         )
-    if not info.name.startswith(("folder:", "npz:")) or config.data.num_train or config.data.extra.name:
+    if not scheme.user_data or config.data.num_train or config.data.extra.name:
         return  # few of the images may well lack a class, and a second source may have it
     lacking = sorted(set(test.read_labels().tolist()) - set(train.read_labels().tolist()))
     if lacking:
@@ -82,7 +82,7 @@ def _text(config: ConfigDict, train: data.Source, test: data.Source, normalizati
 def _classes(source: data.Source) -> str:
     names = source.info.class_names
     text = f"{len(names):,} class{'' if len(names) == 1 else 'es'}"
-    if len(source) > _MOST_COUNTED and source.info.name.startswith("tfds:"):
+    if len(source) > _MOST_COUNTED and data.split_name(source.info.name)[0].slow_labels:
         return text
     counts = np.bincount(source.read_labels(), minlength=len(names)).tolist()
     names = [name[:40] if name.isprintable() else repr(name[:40]) for name in names]

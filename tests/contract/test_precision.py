@@ -71,10 +71,10 @@ RESULTS = {
 
 
 @pytest.mark.parametrize("name", RESULTS)
-def test_results_do_not_depend_on_the_precision_of_jax(name):
+def test_results_are_the_same_with_x64_and_strict_promotion(name):
     compute = RESULTS[name] if name == "autoattack" else jax.jit(RESULTS[name])
     expected = np.asarray(compute())
     with jax.enable_x64(True), jax.numpy_dtype_promotion("strict"):
-        found = np.asarray(compute())
-    assert found.dtype == expected.dtype == np.float32
-    np.testing.assert_allclose(found, expected, atol=1e-4)
+        results = np.asarray(compute())
+    assert results.dtype == expected.dtype == np.float32
+    np.testing.assert_allclose(results, expected, atol=1e-4)

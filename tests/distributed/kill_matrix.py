@@ -49,8 +49,8 @@ def in_checkpoint(workdir: pathlib.Path, number: int) -> bool:
 
 def half_written(workdir: pathlib.Path) -> int:
     """Returns the step of the checkpoint that is half written, 0 for none."""
-    found = (workdir / "encoder" / "checkpoints").glob("*.orbax-checkpoint-tmp*")
-    return max((int(path.name.partition(".")[0]) for path in found), default=0)
+    results = (workdir / "encoder" / "checkpoints").glob("*.orbax-checkpoint-tmp*")
+    return max((int(path.name.partition(".")[0]) for path in results), default=0)
 
 
 def in_evaluation(workdir: pathlib.Path, number: int) -> bool:
@@ -109,12 +109,12 @@ class Row:
         expected = [143, 143] if self.signal == signal.SIGTERM else [75, 75]
         if self.signal == signal.SIGKILL:
             expected[self.victim] = -signal.SIGKILL
-        found = [] if self.codes == expected else [f"exit codes {self.codes} instead of {expected}"]
-        found += [f"gone after {self.seconds:.0f} s"] if self.seconds > GONE_SECONDS else []
+        results = [] if self.codes == expected else [f"exit codes {self.codes} instead of {expected}"]
+        results += [f"gone after {self.seconds:.0f} s"] if self.seconds > GONE_SECONDS else []
         most = 0 if self.signal == signal.SIGTERM and self.moment != "last evaluation" else CHECKPOINT_EVERY
         most += max(0, self.at - self.written) if self.written else 0
-        found += [f"{self.lost} steps lost"] if self.lost > most else []
-        return found + ([self.same] if self.same != "same" else [])
+        results += [f"{self.lost} steps lost"] if self.lost > most else []
+        return results + ([self.same] if self.same != "same" else [])
 
     def cells(self) -> list[str]:
         """Returns the line of the table."""
@@ -225,10 +225,10 @@ def restore_and_compare(name: str, folder: pathlib.Path) -> tuple[list[str], boo
     shutil.rmtree(workdir, ignore_errors=True)
     try:
         stops = restore(name, workdir)
-        found = largest_difference(workdir, reference)
+        results = largest_difference(workdir, reference)
     except (RuntimeError, OSError) as error:
         return [name, "", " ".join(str(error).split())], True
-    return [name, ", ".join(map(str, stops)), f"{found:.1e}"], not found <= TOLERANCE
+    return [name, ", ".join(map(str, stops)), f"{results:.1e}"], not results <= TOLERANCE
 
 
 def table(lines: list[list[str]]) -> str:

@@ -1,4 +1,4 @@
-"""Processes find out who they are, meet, speak, stop together, and miss each other; no array is involved."""
+"""Detection and rendezvous of processes, messages between them, common stops and lost processes."""
 
 import contextlib
 import os
@@ -22,7 +22,7 @@ GIVEN = {"JAX_COORDINATOR_ADDRESS": "10.0.0.1:8476", "JAX_NUM_PROCESSES": "4", "
 
 @pytest.fixture(autouse=True)
 def no_cluster(monkeypatch):
-    """The tests may themselves run on a cluster."""
+    """Removes the variables of a cluster that the tests may run on."""
     for name in os.environ:
         if name.startswith(
             ("SLURM_", "OMPI_", "JAX_COORDINATOR", "JAX_NUM_PROC", "JAX_PROCESS", "KUBERNETES_", "TPU_")
@@ -30,13 +30,13 @@ def no_cluster(monkeypatch):
             monkeypatch.delenv(name)
 
 
-def test_a_process_alone_is_alone():
+def test_find_returns_none_for_a_single_process():
     assert cluster.find("auto", {}) is None
     assert cluster.find("off", GIVEN) is None
     assert cluster.find("on", GIVEN | {"JAX_NUM_PROCESSES": "1", "JAX_PROCESS_ID": "0"}) is None
 
 
-def test_variables_tell_the_cluster():
+def test_find_reads_variables():
     assert cluster.find("auto", GIVEN) == Cluster("10.0.0.1:8476", 4, 2, None, "the environment")
     assert cluster.find("on", GIVEN | {"JAX_LOCAL_DEVICE_IDS": "1,3"}).devices == (1, 3)
 
@@ -63,21 +63,21 @@ TWO_A_NODE = {"SLURM_STEP_TASKS_PER_NODE": "2(x2)", "SLURM_LOCALID": "1"}
         ({"JAX_COORDINATOR_ADDRESS": "10.0.0.9:1"}, "10.0.0.9:1", None),
     ],
 )
-def test_slurm_tells_the_cluster(changes, address, devices, monkeypatch):
+def test_find_reads_slurm(changes, address, devices, monkeypatch):
     for name, value in (SLURM | changes).items():
         monkeypatch.setenv(name, value)
-    found = cluster.find("auto", os.environ)
-    assert (found.address, found.count, found.index, found.devices) == (address, 4, 1, devices)
+    results = cluster.find("auto", os.environ)
+    assert (results.address, results.count, results.index, results.devices) == (address, 4, 1, devices)
 
 
-def test_one_task_of_slurm_is_alone(monkeypatch):
+def test_find_returns_none_for_one_task_of_slurm(monkeypatch):
     for name, value in (SLURM | {"SLURM_NTASKS": "1", "SLURM_PROCID": "0"}).items():
         monkeypatch.setenv(name, value)
     assert cluster.find("on", os.environ) is None
 
 
 @pytest.mark.parametrize(
-    ("mode", "variables", "shown"),
+    ("mode", "variables", "message"),
     [
         ("yes", {}, "auto, off, on"),
         ("on", {}, "set JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID, or start under SLURM"),
@@ -87,13 +87,13 @@ def test_one_task_of_slurm_is_alone(monkeypatch):
         ("auto", GIVEN | {"JAX_COORDINATOR_ADDRESS": "10.0.0.1"}, "host:port"),
     ],
 )
-def test_variables_that_do_not_fit_are_one_line(mode, variables, shown):
-    with pytest.raises(UserError, match=shown) as error:
+def test_find_rejects_inconsistent_variables(mode, variables, message):
+    with pytest.raises(UserError, match=message) as error:
         cluster.find(mode, variables)
     assert "\n" not in str(error.value)
 
 
-def test_a_cluster_that_fails_to_tell_is_told(monkeypatch, capsys):
+def test_find_reports_failed_detection(monkeypatch, capsys):
     class Broken(clusters.ClusterEnv):
         @classmethod
         def is_env_present(cls):
@@ -101,22 +101,26 @@ def test_a_cluster_that_fails_to_tell_is_told(monkeypatch, capsys):
 
     monkeypatch.setattr(clusters.ClusterEnv, "_cluster_types", [Broken])
     assert cluster.find("auto", {}) is None
-    assert capsys.readouterr().err == "arinv: runs alone, the cluster does not tell its processes: no metadata\n"
+    assert (
+        capsys.readouterr().err == "arinv: runs alone, as detecting the processes of the cluster failed: no metadata\n"
+    )
     with pytest.raises(UserError, match="no metadata"):
         cluster.find("on", {})
 
 
 def meet(address, count, *indices, seconds=20.0, arguments=None):
-    """The results of several processes of one meeting, exceptions among them."""
+    """Returns the results of several processes of one rendezvous, or their exceptions."""
 
     def call(index):
-        here = Cluster(address, count, index, None, "")
+        own = Cluster(address, count, index, None, "")
         try:
-            return liveness.meet(here, seconds=seconds, arguments=(arguments or {}).get(index, ["a"]), say=said.append)
+            return liveness.meet(
+                own, seconds=seconds, arguments=(arguments or {}).get(index, ["a"]), report=lines.append
+            )
         except UserError as error:
             return error
 
-    said = []
+    lines = []
     with futures.ThreadPoolExecutor() as pool:
         return list(pool.map(call, indices))
 
@@ -126,42 +130,42 @@ def address():
     return f"127.0.0.1:{free_port()}"
 
 
-def test_all_processes_meet(address):
-    found = meet(address, 4, 3, 1, 0, 2)
+def test_meet_connects_all_processes(address):
+    results = meet(address, 4, 3, 1, 0, 2)
     try:
-        assert [sorted(connections) for connections in found] == [[0], [0], [1, 2, 3], [0]]
-        assert f"pid {os.getpid()}" in found[2][1].name
-        found[1][0].send(kind="x", value=5)
-        assert found[2][1].receive(5.0) == [{"kind": "x", "value": 5}]
-        # JAX's coordinator takes over the port while the connections stay.
+        assert [sorted(connections) for connections in results] == [[0], [0], [1, 2, 3], [0]]
+        assert f"pid {os.getpid()}" in results[2][1].name
+        results[1][0].send(kind="x", value=5)
+        assert results[2][1].receive(5.0) == [{"kind": "x", "value": 5}]
+        # JAX's coordinator uses the port while the connections stay open.
         with socket.create_server(("", int(address.rpartition(":")[2])), family=socket.AF_INET6, dualstack_ipv6=True):
             pass
     finally:
-        for connection in [connection for connections in found for connection in connections.values()]:
+        for connection in [connection for connections in results for connection in connections.values()]:
             connection.close()
 
 
-def test_missing_processes_are_told_by_number_everywhere(address):
-    found = meet(address, 5, 0, 3, seconds=1.2)
-    for error in found:
+def test_meet_names_missing_processes_everywhere(address):
+    results = meet(address, 5, 0, 3, seconds=1.2)
+    for error in results:
         assert isinstance(error, liveness.MissingProcesses)
         assert "processes 1, 2, 4 of 5 did not start within 1 s" in str(error) and "--distributed=off" in str(error)
 
 
-def test_a_missing_first_process_is_told(address):
+def test_meet_names_missing_process_0(address):
     (error,) = meet(address, 2, 1, seconds=0.5)
     assert isinstance(error, liveness.MissingProcesses)
     assert f"process 1 of 2 could not reach process 0 at {address} within" in str(error)
 
 
-def test_processes_that_do_not_fit_together_are_told(address):
+def test_meet_rejects_inconsistent_processes(address):
     errors = meet(address, 2, 0, 1, arguments={1: ["b"]})
     assert all("other arguments than process 0: a, b" in str(error) for error in errors)
     errors = meet(address, 3, 0, 1, 1)
-    assert any("two processes have one number: process 1" in str(error) for error in errors)
+    assert any("two processes have the same number: process 1" in str(error) for error in errors)
 
 
-def test_a_stranger_at_the_door_is_no_process(address):
+def test_meet_ignores_other_connections(address):
     host, port = address.split(":")
     with futures.ThreadPoolExecutor() as pool:
         both = pool.submit(meet, address, 2, 0, 1)
@@ -170,13 +174,13 @@ def test_a_stranger_at_the_door_is_no_process(address):
                 sock.sendall(b"GET / HTTP/1.0\r\n\r\n")
                 break
             time.sleep(0.01)
-        found = both.result()
-    assert [sorted(connections) for connections in found] == [[1], [0]]
-    for connection in [connection for connections in found for connection in connections.values()]:
+        results = both.result()
+    assert [sorted(connections) for connections in results] == [[1], [0]]
+    for connection in [connection for connections in results for connection in connections.values()]:
         connection.close()
 
 
-def test_a_taken_port_is_one_line():
+def test_meet_names_port_in_use():
     with socket.create_server(("", 0)) as server:
         (error,) = meet(f"127.0.0.1:{server.getsockname()[1]}", 2, 0)
     assert "cannot listen on port" in str(error) and "JAX_COORDINATOR_PORT" in str(error)
@@ -189,7 +193,6 @@ distributed.start("on", lost_seconds=float(sys.argv[2]))
 index, count = distributed.index(), distributed.count()
 print("here", flush=True)
 assert distributed.gather(index * 10) == [0, 10, 20][:count] and distributed.first("x" * index) == ""
-assert distributed.agree(True) and not distributed.agree(index != 1)
 if sys.argv[1] == "fail":
     if index == 1:
         distributed.fail(2, "no such thing")
@@ -238,7 +241,7 @@ class Run:
         time.sleep(0.3)
 
     def end(self, seconds):
-        """Exit codes, and what was said on stdout and stderr, of processes that are all gone after so long."""
+        """Returns exit codes, stdout and stderr of the processes, which must all exit in time."""
         deadline = time.monotonic() + seconds
         try:
             said = [process.communicate(timeout=max(0.1, deadline - time.monotonic())) for process in self.all]
@@ -248,24 +251,24 @@ class Run:
         return [process.returncode for process in self.all], *([out[i].strip() for out in said] for i in (0, 1))
 
 
-def test_a_run_that_is_done_ends_quietly():
+def test_finish_prints_no_line():
     codes, _, errors = Run("finish").end(60)
     assert codes == [0, 0] and errors == ["", ""]
 
 
-def test_a_mistake_of_one_ends_all_with_one_line_of_the_first():
+def test_fail_of_one_process_ends_all_with_one_line():
     codes, _, errors = Run("fail", 3).end(60)
     assert codes == [2, 2, 2] and errors == ["arinv: no such thing", "", ""]
 
 
-def test_an_unexpected_error_of_one_ends_all_and_says_where_it_was():
+def test_crash_of_one_process_ends_all_with_its_traceback():
     codes, _, errors = Run("crash").end(60)
     assert codes == [1, 1] and "ZeroDivisionError" in errors[1]
     assert errors[0] == "arinv: process 1 failed (ZeroDivisionError: division by zero); all stop"
 
 
 @pytest.mark.parametrize("victim", [0, 1])
-def test_a_killed_process_ends_the_others_with_one_line(victim):
+def test_killed_process_ends_the_others_with_one_line(victim):
     run = Run("wait")
     run.wait_until_here()
     run.all[victim].kill()
@@ -275,7 +278,7 @@ def test_a_killed_process_ends_the_others_with_one_line(victim):
     assert line.startswith(f"arinv: process {victim} (") and "is gone: it was killed" in line and "\n" not in line
 
 
-def test_a_silent_process_is_lost_after_a_while():
+def test_silent_process_counts_as_lost():
     run = Run("wait", lost_seconds=4.0)
     run.wait_until_here()
     run.all[1].send_signal(signal.SIGSTOP)
@@ -287,7 +290,7 @@ def test_a_silent_process_is_lost_after_a_while():
     assert codes[0] == 75 and "process 1 (" in errors[0] and "has been silent for" in errors[0]
 
 
-def test_sigterm_outside_of_training_ends_all_at_once():
+def test_sigterm_outside_of_training_ends_all():
     run = Run("wait")
     run.wait_until_here()
     run.all[1].send_signal(signal.SIGTERM)
@@ -296,7 +299,7 @@ def test_sigterm_outside_of_training_ends_all_at_once():
 
 
 @pytest.mark.parametrize(("count", "victim"), [(2, 0), (3, 2)])
-def test_sigterm_on_one_stops_all_behind_the_same_step(count, victim):
+def test_sigterm_on_one_process_stops_all_after_the_same_step(count, victim):
     run = Run("train", count)
     run.wait_until_here()
     run.all[victim].send_signal(signal.SIGTERM)
@@ -305,7 +308,7 @@ def test_sigterm_on_one_stops_all_behind_the_same_step(count, victim):
     assert len(set(outputs)) == 1 and outputs[0].startswith("stopped at")
 
 
-def test_an_interrupt_ends_all():
+def test_sigint_ends_all_processes():
     run = Run("wait")
     run.wait_until_here()
     run.all[1].send_signal(signal.SIGINT)

@@ -90,7 +90,7 @@ def test_sigterm_on_one_process_saves_on_all(disturbed):
     assert any(f"stopped by SIGTERM at step {step}, saved" in line for line in first["said"][0])
 
 
-def test_process_0_alone_speaks(disturbed):
+def test_process_0_alone_prints(disturbed):
     _, first, last = disturbed
     assert last["codes"] == [0, 0], last["said"]
     assert any("evaluation" in line for line in last["said"][0])
@@ -118,6 +118,6 @@ def test_two_processes_equal_one(disturbed, other, request):
         np.testing.assert_allclose(mine[2][name], values, rtol=TOLERANCE, atol=TOLERANCE)
 
 
-def test_results_tell_of_all_devices(disturbed):
+def test_results_count_all_devices(disturbed):
     results = json.loads((disturbed[0] / "evaluation" / "results.json").read_text())
     assert results["setting"]["device"].startswith("8 x cpu") and results["num_examples"] == 20

@@ -69,7 +69,7 @@ def saved(two_saved, tmp_path):
 
 
 @pytest.mark.parametrize("item", ["net", "optimizers", "data", ""])
-def test_training_goes_on_from_the_one_before_a_damaged_checkpoint(saved, item, capsys):
+def test_training_resumes_before_a_damaged_checkpoint(saved, item, capsys):
     damage(saved / "checkpoints" / "9" / item)
     assert restore(saved) == (5, {"step": 5})
     said = capsys.readouterr().err
@@ -80,13 +80,13 @@ def test_training_goes_on_from_the_one_before_a_damaged_checkpoint(saved, item, 
     assert restore(saved)[0] == 9
 
 
-def test_an_empty_checkpoint_is_a_damaged_one(saved):
+def test_empty_checkpoint_counts_as_damaged(saved):
     subprocess.run(["rm", "-r", saved / "checkpoints" / "9"], check=True)
     (saved / "checkpoints" / "9").mkdir()
     assert restore(saved)[0] == 5
 
 
-def test_evaluation_takes_the_one_before_a_damaged_checkpoint_and_leaves_it_there(saved, capsys):
+def test_evaluation_loads_the_checkpoint_before_a_damaged_one(saved, capsys):
     damage(saved / "checkpoints" / "9" / "net")
     abstract = {"net": {"params": {"a": jax.ShapeDtypeStruct((1000,), np.float32)}}}
     for _ in range(2):
@@ -98,7 +98,7 @@ def test_evaluation_takes_the_one_before_a_damaged_checkpoint_and_leaves_it_ther
     assert (saved / "checkpoints" / "9").is_dir()
 
 
-def test_without_a_readable_checkpoint_the_newest_is_named(saved):
+def test_error_names_newest_checkpoint_when_none_is_readable(saved):
     damage(saved / "checkpoints")
     with pytest.raises(UserError, match=r"checkpoints/9 cannot be read .*no earlier one can be read: delete") as error:
         restore(saved)
@@ -116,7 +116,7 @@ def small_disk(num_bytes):
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def test_a_full_disk_is_one_line_and_what_was_saved_stays(saved):
+def test_full_disk_is_one_line_and_keeps_saved_checkpoints(saved):
     with pytest.raises(UserError, match=r"cannot be written .*last good checkpoint is step 9; what was") as error:
         with Checkpoints(saved, ["net"]) as checkpoints, small_disk(5000):
             checkpoints.save(make_state(12, 10_000), data_state={}, description={}, wait=True)
@@ -124,14 +124,14 @@ def test_a_full_disk_is_one_line_and_what_was_saved_stays(saved):
     assert restore(saved) == (9, {"step": 9})
 
 
-def test_a_full_disk_met_in_the_background_is_told_at_the_end(saved):
+def test_full_disk_of_a_background_save_is_reported_at_the_end(saved):
     with pytest.raises(UserError, match="cannot be written"):
         with small_disk(5000), Checkpoints(saved, ["net"]) as checkpoints:
             checkpoints.save(make_state(12, 10_000), data_state={}, description={})
     assert restore(saved)[0] == 9
 
 
-def test_a_full_disk_leaves_the_old_file_and_no_other(tmp_path):
+def test_full_disk_keeps_the_old_file(tmp_path):
     write_atomically(tmp_path / "results.json", b"old")
     with pytest.raises(OSError), small_disk(1000):
         write_atomically(tmp_path / "results.json", bytes(2000))
@@ -139,7 +139,7 @@ def test_a_full_disk_leaves_the_old_file_and_no_other(tmp_path):
     assert (tmp_path / "results.json").read_bytes() == b"old"
 
 
-def test_a_log_that_has_no_room_is_one_line_and_can_be_resumed(tmp_path):
+def test_full_disk_of_the_log_is_one_line_and_resumes(tmp_path):
     with pytest.raises(UserError, match=r"metrics.jsonl cannot be written: .*what was saved before is whole"):
         with Writer(tmp_path) as writer:
             writer.scalars(1, {"loss": 1.0})
@@ -151,7 +151,7 @@ def test_a_log_that_has_no_room_is_one_line_and_can_be_resumed(tmp_path):
     assert [(line["step"], line["loss"]) for line in lines] == [(1, 1.0), (2, 3.0)]
 
 
-def test_a_workdir_that_vanishes_is_one_line(tmp_path):
+def test_deleted_workdir_is_one_line(tmp_path):
     config = ConfigDict({"task": "classifier"})
     run = tmp_path / "run"
     workdirs.open_workdir(config, run)
@@ -166,14 +166,14 @@ def test_a_workdir_that_vanishes_is_one_line(tmp_path):
     assert not run.exists()
 
 
-def test_a_workdir_that_cannot_be_made_is_one_line(tmp_path):
+def test_workdir_that_cannot_be_created_is_one_line(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="workdir .*file/run cannot be written: Not a directory"):
         with lock.hold(tmp_path / "file" / "run"):
             pass
 
 
-def test_a_second_run_in_a_workdir_is_refused_until_the_first_ends(tmp_path):
+def test_workdir_rejects_a_second_run_until_the_first_ends(tmp_path):
     with lock.hold(tmp_path / "run"):
         with pytest.raises(
             UserError, match=r"run is in use by another run: process \d+ on .*started.*another --workdir"
@@ -194,7 +194,7 @@ with lock.hold(pathlib.Path(sys.argv[1])):
 """
 
 
-def test_a_killed_run_leaves_its_workdir_open(tmp_path):
+def test_killed_run_releases_its_workdir(tmp_path):
     command = [sys.executable, "-c", HOLD, str(tmp_path)]
     process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert process.stdout.readline() == "held\n"
@@ -218,13 +218,13 @@ def from_elsewhere(tmp_path, monkeypatch):
     return about
 
 
-def test_a_silent_lock_from_another_machine_is_taken_over(from_elsewhere, tmp_path, capsys):
+def test_stale_lock_of_another_machine_is_replaced(from_elsewhere, tmp_path, capsys):
     with lock.hold(tmp_path):
         assert json.loads((tmp_path / ".lock").read_text())["host"] != "other"
     assert "was locked by process 7 on other" in capsys.readouterr().err
 
 
-def test_a_living_lock_from_another_machine_is_respected(from_elsewhere, tmp_path):
+def test_live_lock_of_another_machine_is_respected(from_elsewhere, tmp_path):
     dead = threading.Event()
 
     def beat():
@@ -245,7 +245,7 @@ def test_a_living_lock_from_another_machine_is_respected(from_elsewhere, tmp_pat
         thread.join()
 
 
-def test_sigterm_behind_the_last_step_stops_the_run_as_well():
+def test_sigterm_after_the_last_step_stops_the_run():
     with pytest.raises(SystemExit) as stop, distributed.stoppable(0) as has_to_stop:
         assert not has_to_stop(1)
         signal.raise_signal(signal.SIGTERM)

@@ -177,7 +177,7 @@ def test_photographs_of_every_kind_come_back_at_their_size(finished, photographs
     _, whole = finished
     (photographs / "broken.jpg").write_bytes((photographs / "print.jpg").read_bytes()[:500])
     arg = f"denoiser={whole}/robust_denoiser,images={photographs},tile=64,overlap=32"
-    with pytest.raises(UserError, match="broken.jpg is damaged or cut short.*on_bad_image='skip'"):
+    with pytest.raises(UserError, match="broken.jpg is damaged or truncated.*on_bad_image='skip'"):
         main.run(denoise.get_config(arg), tmp_path / "none")
     assert not (tmp_path / "none").exists()
     config = denoise.get_config(f"{arg},on_bad_image=skip")

@@ -169,8 +169,8 @@ def run(config, workdir):
     [
         (high_resolution_config, "scales=0", "scales must be 1 or more"),
         (high_resolution_config, "compare=both", "unknown comparison 'both'; known: enlarged, original"),
-        (high_resolution_config, "metrics=", "metrics is empty; name one or more of mse, psnr, "),
-        (high_resolution_config, "metrics=+", "metrics is empty; name one or more of mse, psnr, "),
+        (high_resolution_config, "metrics=", "metrics is empty; name one or more of psnr, ssim, "),
+        (high_resolution_config, "metrics=+", "metrics is empty; name one or more of psnr, ssim, "),
         (high_resolution_config, "metrics=psnr+fid", "unknown metric at several scales 'fid'; known: "),
         (high_resolution_config, "image_size=20", "data.image_size 20 must be a multiple of 8 px"),
         (high_resolution_config, "image_size=24", "trained on images of 16 px, but data.image_size is 24"),

@@ -12,7 +12,7 @@ START = """
 import signal, sys, time
 signal.signal(signal.SIGINT, HANDLER)
 from arinv import interrupts
-interrupts._LINE_SECONDS = interrupts._PATIENCE_SECONDS = 0.2
+interrupts._LINE_SECONDS = interrupts._GRACE_SECONDS = 0.2
 interrupts.watch()
 def wait():
     print("ready", flush=True)
@@ -73,7 +73,7 @@ def test_an_interrupt_is_one_line_and_exit_code_130(code, line, printed):
 
 
 def test_a_second_interrupt_ends_at_once():
-    process = start(f"interrupts._PATIENCE_SECONDS = 50\n{IN_RUN}{HANG}")
+    process = start(f"interrupts._GRACE_SECONDS = 50\n{IN_RUN}{HANG}")
     for _ in range(2):
         assert process.stdout.readline() == "ready\n"
         process.send_signal(signal.SIGINT)

@@ -54,7 +54,7 @@ def inverted(untrained, pictures, tmp_path_factory):
 
 
 def test_every_picture_is_inverted_at_its_own_size(inverted, pictures):
-    opened = data.open_pictures(pictures)
+    opened = data.open_images(pictures)
     rows = list(csv.DictReader((inverted / "reconstructions.csv").read_text().splitlines()))
     assert [row["picture"] for row in rows] == list(opened.names) and len(rows) == 7
     for name, picture, row in zip(opened.names, opened, rows, strict=True):
@@ -190,7 +190,7 @@ def run(config, workdir):
         ("images=", "images is empty"),
         ("images={tmp}/none", "none' does not exist"),
         ("images={tmp}/empty", "holds no image"),
-        ("images={tmp}/bad", "broken.png is damaged or cut short"),
+        ("images={tmp}/bad", "broken.png is damaged or truncated"),
         ("images={pictures},max_pixels=100", "has 37 x 21 pixels, more than max_pixels=100; make it smaller"),
         ("images={pictures},multiple=12", "multiple 12 must be a multiple of 8 px"),
         ("images={pictures},edge=-1", "edge must be 0 or more"),

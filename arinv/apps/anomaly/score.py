@@ -17,7 +17,7 @@ from arinv import data
 from arinv.apps.anomaly import detector, overview, scoring
 from arinv.errors import UserError
 from arinv.experiment import workdirs
-from arinv.experiment.run import Run, check_fields, open_pictures, provenance
+from arinv.experiment.run import Run, check_fields, open_image_files, provenance
 from arinv.experiment.writer import progress_bar, write_png, write_text
 
 ONE_PROCESS = True
@@ -63,7 +63,8 @@ def run(run: Run) -> dict[str, Any]:
     def read(rows) -> np.ndarray:
         size, resize = description["image_size"], description["resize"]
         # As the images of the thresholds were read: of a folder, large JPEGs in a reduced size.
-        min_side = data.decoded_side(size, resize) if description["data"].startswith("folder:") else None
+        scheme, _ = data.split_name(description["data"])
+        min_side = data.decoded_side(size, resize) if scheme.reduces_large_images else None
         found = (data.read_image(pictures.paths[i], min_side=min_side) for i in rows)
         return np.stack([data.resize_u8(picture, size, resize) for picture in found])
 
@@ -100,9 +101,9 @@ def run(run: Run) -> dict[str, Any]:
     return run.finish(results)
 
 
-def _open(config: ConfigDict) -> data.Pictures:
+def _open(config: ConfigDict) -> data.ImageFiles:
     """Returns the pictures, after reporting those that cannot be read."""
-    pictures = open_pictures(config.images, on_bad_image=config.on_bad_image)
+    pictures = open_image_files(config.images, on_bad_image=config.on_bad_image)
     for path in pictures.bad_files:
         try:
             data.read_image(path)

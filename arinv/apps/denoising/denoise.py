@@ -105,7 +105,7 @@ def _describe(config: ConfigDict, workdir: pathlib.Path, name: str, file: str, p
     return described
 
 
-def _write_picture(config: ConfigDict, workdir: pathlib.Path, pictures: data.Pictures, files: dict[str, str]) -> None:
+def _write_picture(config: ConfigDict, workdir: pathlib.Path, pictures: data.ImageFiles, files: dict[str, str]) -> None:
     """Draws the middle of the first photographs before and after, and the clean ones where noise was added."""
     shown = evenly(config.log.num_pictures, len(pictures))
     names = [pictures.names[i] for i in shown]

@@ -29,7 +29,7 @@ from arinv.errors import UserError
 from arinv.experiment import report
 from arinv.experiment.cache import ResultCache, fingerprint
 from arinv.experiment.figures import centre_window, evenly, labelled_grid, short_names
-from arinv.experiment.run import Run, dtype_of, open_pictures
+from arinv.experiment.run import Run, dtype_of, open_image_files
 from arinv.experiment.trained import Trained
 from arinv.experiment.writer import progress_bar, write_arrays, write_png
 from arinv.models.generators.wavelet import MULTIPLE
@@ -95,7 +95,7 @@ def _open(config: ConfigDict, reference: str, split: str) -> PictureSet:
     fields = config.data
     if reference.startswith(_FOLDER):
         path = pathlib.Path(reference.removeprefix(_FOLDER)).expanduser()
-        pictures = open_pictures(path, on_bad_image=fields.on_bad_image)
+        pictures = open_image_files(path, on_bad_image=fields.on_bad_image)
         found = PictureSet(path.absolute().name, pictures.names, pictures.__getitem__)
     else:
         source = data.open_source(
@@ -198,7 +198,7 @@ def _note(results: Mapping[str, Any]) -> str:
 
 
 NOISY = "noisy"
-METRICS = ("mse", "psnr", "ssim", "lpips_alex", "lpips_vgg", "robust_lpips", "gram")  # those of single pictures
+METRICS = [name for name, metric in metrics.METRICS.items() if not metric.needs_set]
 _WINDOW = 160  # px, of the pictures in crops.png
 _WINDOWS = "windows"
 

@@ -13,22 +13,10 @@ from arinv.experiment import report, workdirs
 from arinv.experiment.figures import labelled_grid
 from arinv.experiment.run import Run
 from arinv.experiment.writer import read_arrays, write_json, write_png
+from arinv.metrics import METRICS
 from arinv.ops.images import to_float
 
-# metric -> (heading, format), in the order of the columns. A longer name with one of these before its "_", which says
-# such as the network that it was measured through, gets the rest into its heading.
-_COLUMNS = {
-    "clean_accuracy": ("clean accuracy", "{:.1%}"),
-    "pgd_accuracy": ("PGD accuracy", "{:.1%}"),
-    "psnr": ("PSNR (dB)", "{:.2f}"),
-    "ssim": ("SSIM", "{:.3f}"),
-    "mse": ("MSE", "{:.4f}"),
-    "normalized_error": ("normalised error", "{:.3f}"),
-    "lpips": ("LPIPS", "{:.3f}"),
-    "robust_lpips": ("robust LPIPS", "{:.3f}"),
-    "gram": ("Gram loss", "{:.3g}"),
-    "fid": ("FID", "{:.4g}"),
-}
+_ACCURACIES = {"clean_accuracy": ("clean accuracy", "{:.1%}"), "pgd_accuracy": ("PGD accuracy", "{:.1%}")}
 
 # What evaluations side by side should share.
 _SHARED = {
@@ -107,14 +95,20 @@ def _columns(results: Mapping[str, Mapping]) -> dict[str, tuple[str, str]]:
 
 
 def column(name: str) -> tuple[int, str, str]:
-    """Returns the place among the columns of a table, the heading and the format of a metric."""
-    for place, (known, (heading, style)) in enumerate(_COLUMNS.items()):
+    """Returns the place among the columns of a table, the heading and the format of a metric.
+
+    Args:
+      name: of an accuracy or a row of `metrics.METRICS`; a longer name begins with one of these and "_", and the rest,
+        such as the network, goes into the heading.
+    """
+    columns = _ACCURACIES | {metric: (row.heading, row.format) for metric, row in METRICS.items()}
+    for place, (known, (heading, style)) in enumerate(columns.items()):
         if name == known:
             return place, heading, style
         if name.startswith(f"{known}_"):
             return place, f"{heading} ({name.removeprefix(f'{known}_')})", style
     heading = name.replace("_", " ")
-    return (1, heading, "{:.1%}") if "_accuracy" in name else (len(_COLUMNS), heading, "{:.4g}")
+    return (1, heading, "{:.1%}") if "_accuracy" in name else (len(columns), heading, "{:.4g}")
 
 
 def _note(results: Mapping[str, Mapping]) -> str:

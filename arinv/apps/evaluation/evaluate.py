@@ -135,9 +135,9 @@ def run(run: Run) -> dict[str, Any]:
     per_image, pictures, measured = dict(figures), {}, {"variants": {}}
     if measurement is not None:
         numbers, pictures = _measure(network, measurement, run_pass)
-        if "normalized_error" in numbers:
-            scale = metrics.mean_pairwise_distance(arrays["image"].astype(np.float32) / 255)
-            numbers["normalized_error"] = metrics.normalized_error(numbers["normalized_error"], scale)
+        for name in numbers.keys() & metrics.METRICS.keys():
+            if finish := metrics.METRICS[name].finish:
+                numbers[name] = finish(numbers[name], arrays["image"].astype(np.float32) / 255)
         per_image |= numbers
         measured = measurement.finish()
     results = _summarize(per_image) | {

@@ -1,7 +1,6 @@
 """The metrics of an evaluation of reconstructions, by name: config.metrics holds names joined by "+"."""
 
 import dataclasses
-import functools
 import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -15,9 +14,8 @@ from arinv.errors import UserError, unknown
 from arinv.experiment import trained, workdirs
 from arinv.experiment.cache import fingerprint
 from arinv.experiment.trained import Trained, make_features_fn
+from arinv.metrics.registry import METRICS, OWN
 from arinv.types import Array, FeaturesFn, Variables
-
-OWN = "encoder"  # the field of our own encoder; the others have the names of architectures
 
 _LPIPS_LAYERS = {"alexnet": metrics.LPIPS_LAYERS["alex"], "vgg16": metrics.LPIPS_LAYERS["vgg"]}
 
@@ -134,29 +132,10 @@ def _trained(encoder: Trained, which: str) -> MetricNetwork:
     )
 
 
-# name -> the fields of config.metric_networks of which one is looked through: the first that is set
-METRICS: dict[str, tuple[str, ...]] = {
-    "mse": (),
-    "psnr": (),
-    "ssim": (),
-    "normalized_error": (),
-    "lpips_alex": ("alexnet",),
-    "lpips_vgg": ("vgg16",),
-    "robust_lpips": (OWN,),
-    "gram": ("vgg19", OWN),
-    "fid": (OWN,),
-}
-_ON_PIXELS = {
-    "mse": metrics.mean_squared_error,
-    "psnr": metrics.psnr,
-    "ssim": metrics.ssim,
-    "normalized_error": metrics.euclidean_distance,  # still to be divided by the mean distance between images
-}
-_LPIPS = {"lpips_alex": "alex", "lpips_vgg": "vgg"}
 _FEATURES = "features"  # of reconstructions and images, in a batch's results
 
 
-class _Metric(NamedTuple):
+class _ImageMetric(NamedTuple):
     """A metric of each image.
 
     Attributes:
@@ -172,17 +151,33 @@ class _Metric(NamedTuple):
     function: Callable[[Mapping[str, Variables], Array, Array], Array]
 
 
+class _SetMetric(NamedTuple):
+    """A metric of the whole set.
+
+    Attributes:
+      name: of the metric.
+      field: of the network.
+      network: that gives the features.
+      moments: of the features of the reconstructions and of the images.
+    """
+
+    name: str
+    field: str
+    network: MetricNetwork
+    moments: tuple[metrics.FeatureMoments, metrics.FeatureMoments]
+
+
 def check(config: ConfigDict) -> None:
-    """Tells what is missing for the metrics before anything is computed.
+    """Checks that everything the metrics need is there, before anything is computed.
 
     Raises:
       UserError: an unknown metric, or one whose network or package is missing.
     """
     for name in _names(config):
-        if METRICS[name]:
+        if METRICS[name].networks:
             validate_networks(config, _field(config, name), name)
-        if name in _LPIPS:
-            models.load_lpips_heads(_LPIPS[name])
+        if METRICS[name].heads:
+            models.load_lpips_heads(METRICS[name].heads)
 
 
 class Measurement:
@@ -206,9 +201,14 @@ class Measurement:
         fields = {name: _field(config, name) for name in _names(config)}
         loaded = {f: load(config, f, workdir, own) for f in dict.fromkeys(fields.values()) if f}
         self.variables = {field: network.variables for field, network in loaded.items()}
-        self._metrics = [_metric(name, field, loaded.get(field)) for name, field in fields.items() if name != "fid"]
-        self._frechet = loaded[OWN] if "fid" in fields else None
-        self._moments = metrics.FeatureMoments(), metrics.FeatureMoments()
+        self._of_images, self._of_set = [], []
+        for name, field in fields.items():
+            network = loaded.get(field)
+            if METRICS[name].of_set:
+                moments = metrics.FeatureMoments(), metrics.FeatureMoments()
+                self._of_set.append(_SetMetric(name, field, network, moments))
+            else:
+                self._of_images.append(_image_metric(name, field, network))
 
     def measure(self, variables: Mapping[str, Variables], reconstructions: Array, images: Array) -> dict[str, Any]:
         """Returns the numbers of a batch, and features for `absorb`; to be jitted.
@@ -219,23 +219,19 @@ class Measurement:
           images: [B, H, W, 3] in [0, 1].
         """
         with jax.default_matmul_precision("highest"):  # a GPU's TF32 would show in the third digit
-            results = {metric.key: metric.function(variables, reconstructions, images) for metric in self._metrics}
-            if self._frechet:
-                vectors = functools.partial(
-                    metrics.feature_vectors,
-                    self._frechet.features_fn(variables[OWN]),
-                    layer=self._frechet.last_layer,
-                )
-                results[_FEATURES] = vectors(reconstructions), vectors(images)
+            results = {metric.key: metric.function(variables, reconstructions, images) for metric in self._of_images}
+            if self._of_set:
+                results[_FEATURES] = [_vectors(metric, variables, reconstructions, images) for metric in self._of_set]
         return results
 
     def absorb(self, results: Mapping[str, Any], mask: Array) -> dict[str, Array]:
         """Returns a batch's results without the features, which go into the statistics of the whole set."""
         results = dict(results)
         if _FEATURES in results:
-            *features, mask = parallel.to_host((*results.pop(_FEATURES), mask))
-            for moments, rows in zip(self._moments, features, strict=True):
-                moments.update(rows, mask)
+            features, mask = parallel.to_host((results.pop(_FEATURES), mask))
+            for metric, pair in zip(self._of_set, features, strict=True):
+                for moments, rows in zip(metric.moments, pair, strict=True):
+                    moments.update(rows, mask)
         return results
 
     def finish(self) -> dict[str, Any]:
@@ -244,13 +240,12 @@ class Measurement:
         The keys are the numbers' names, "variants" and "metric_weights".
         """
         totals = {}
-        variants = {metric.key: metric.variant for metric in self._metrics}
-        weights = {metric.key: metric.weights for metric in self._metrics if metric.weights}
-        if self._frechet:
-            network, (a, b) = self._frechet, self._moments
-            key = metrics.frechet_key(network.name, network.last_layer, a.count)
-            totals[key] = metrics.frechet_distance(a.mean, a.covariance, b.mean, b.covariance)
-            variants[key] = _variant("fid", key, (network.last_layer,), network)
+        variants = {metric.key: metric.variant for metric in self._of_images}
+        weights = {metric.key: metric.weights for metric in self._of_images if metric.weights}
+        for name, _, network, moments in self._of_set:
+            key = f"{name}_{network.name}_{network.last_layer}_n{moments[0].count}"
+            totals[key] = METRICS[name].function(*moments)
+            variants[key] = _variant(name, key, (network.last_layer,), network)
             weights[key] = network.weights
         return {**totals, "variants": variants, "metric_weights": weights}
 
@@ -265,26 +260,31 @@ def _names(config: ConfigDict) -> tuple[str, ...]:
 
 def _field(config: ConfigDict, name: str) -> str | None:
     """Returns which of config.metric_networks a metric looks through; the last of its choices need not be set."""
-    choices = METRICS[name]
+    choices = METRICS[name].networks
     return next((field for field in choices if config.metric_networks[field]), choices[-1] if choices else None)
 
 
-def _metric(name: str, field: str | None, network: MetricNetwork | None) -> _Metric:
+def _image_metric(name: str, field: str | None, network: MetricNetwork | None) -> _ImageMetric:
+    row = METRICS[name]
     if network is None:
-        return _Metric(name, metrics.VARIANTS[name], "", lambda _, *images: _ON_PIXELS[name](*images))
-    key, distance, layers, options = f"{name}_{network.name}", metrics.lpips, network.layers, {}
-    if name in _LPIPS:
-        key, options = name, {"heads": models.load_lpips_heads(_LPIPS[name])}
-    elif name == "gram":
-        distance, layers = metrics.gram_loss, network.style_layers
+        return _ImageMetric(name, row.variant, "", lambda _, *images: row.function(*images))
+    key, layers, options = f"{name}_{network.name}", getattr(network, row.layers), {}
+    if row.heads:
+        key, options = name, {"heads": models.load_lpips_heads(row.heads)}
 
     def function(variables, *images):
-        return distance(network.features_fn(variables[field]), *images, layers=layers, **options)
+        return row.function(network.features_fn(variables[field]), *images, layers=layers, **options)
 
-    return _Metric(key, _variant(name, key, layers, network), network.weights, function)
+    return _ImageMetric(key, _variant(name, key, layers, network), network.weights, function)
+
+
+def _vectors(metric: _SetMetric, variables: Mapping[str, Variables], *images: Array) -> tuple[Array, ...]:
+    """Returns the feature vectors of each batch of images."""
+    features_fn, layer = metric.network.features_fn(variables[metric.field]), metric.network.last_layer
+    return tuple(metrics.feature_vectors(features_fn, batch, layer=layer) for batch in images)
 
 
 def _variant(name: str, key: str, layers: tuple[str, ...], network: MetricNetwork) -> str:
     """Returns the exact text of a metric under its longer name, with the network that it was measured through."""
-    text = metrics.VARIANTS[name].removeprefix(name)
+    text = METRICS[name].variant.removeprefix(name)
     return f"{key}{text}; {', '.join(layers)} of {network.name} ({network.origin}, weights {network.weights})"

@@ -32,13 +32,14 @@ from arinv.experiment.figures import labelled_grid
 from arinv.experiment.run import Run, check_fields
 from arinv.experiment.trained import Trained
 from arinv.experiment.writer import progress_bar, write_arrays, write_png
+from arinv.metrics import METRICS
 from arinv.ops.images import to_float
 from arinv.types import Array, Batch
 
 _SAVE_EVERY_SECONDS = 30.0
 _DISTANCE, _SECONDS = "feature_distance", "seconds_per_image"
 _DISTANCE_VARIANT = "feature_distance: ||F(reconstruction) - F(image)||_2 / ||F(image)||_2 at the inverted layer"
-_WHOLE_SET = ("normalized_error", "fid")  # metrics that the evaluation task has
+_WHOLE_SET = [name for name, metric in METRICS.items() if metric.needs_set]
 
 ONE_PROCESS = True
 

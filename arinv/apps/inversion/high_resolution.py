@@ -30,10 +30,11 @@ from arinv.experiment.figures import labelled_grid, zoom
 from arinv.experiment.run import Run, check_fields, process_share
 from arinv.experiment.trained import Trained
 from arinv.experiment.writer import progress_bar, write_arrays, write_png
+from arinv.metrics import METRICS
 from arinv.ops.images import to_float, to_uint8
 from arinv.train.feed import collect
 
-_OF_ONE_SIZE = ("normalized_error", "fid")  # metrics that say nothing about several sizes side by side
+_OF_ONE_SIZE = [name for name, metric in METRICS.items() if metric.needs_set]
 _LARGEST_TILE = 224  # px
 
 
@@ -45,7 +46,7 @@ def check(config: ConfigDict) -> None:
     """
     check_fields(config)
     measurements.check(config)
-    named, known = config.metrics.split("+"), [name for name in measurements.METRICS if name not in _OF_ONE_SIZE]
+    named, known = config.metrics.split("+"), [name for name in METRICS if name not in _OF_ONE_SIZE]
     if not any(named):
         raise UserError(f"metrics is empty; name one or more of {', '.join(known)}, joined by +")
     for name in _OF_ONE_SIZE:

@@ -122,7 +122,7 @@ class _File(NamedTuple):
     place: str
 
 
-def _files(pictures: data.Pictures) -> dict[str, _File]:
+def _files(pictures: data.ImageFiles) -> dict[str, _File]:
     """Returns the file of every picture by name; no two reconstructions go to one place."""
     folders = {str(folder) for name in pictures.names for folder in pathlib.PurePosixPath(name).parents}
     taken, files = folders.union(pictures.names), {}
@@ -135,7 +135,7 @@ def _files(pictures: data.Pictures) -> dict[str, _File]:
     return files
 
 
-def _sizes(config: ConfigDict, pictures: data.Pictures) -> tuple[dict[int, tuple[int, int]], list[str]]:
+def _sizes(config: ConfigDict, pictures: data.ImageFiles) -> tuple[dict[int, tuple[int, int]], list[str]]:
     """Returns number -> (height, width) of the pictures, and the names of those that are too large."""
     sizes, too_large = {}, []
     for i, picture in zip(range(config.limit or len(pictures)), pictures, strict=False):
@@ -157,7 +157,7 @@ def _sizes(config: ConfigDict, pictures: data.Pictures) -> tuple[dict[int, tuple
 def _invert(
     config: ConfigDict,
     inverter: Trained,
-    pictures: data.Pictures,
+    pictures: data.ImageFiles,
     sizes: Mapping[int, tuple[int, int]],
     wanted: Set[int],
 ) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
@@ -237,7 +237,7 @@ def _write_csv(workdir: pathlib.Path, names: Sequence[str], sizes: Mapping, rows
 
 def _overview(
     workdir: pathlib.Path,
-    pictures: data.Pictures,
+    pictures: data.ImageFiles,
     shown: Sequence[int],
     rows: Mapping[str, Mapping],
     files: Mapping[str, _File],

@@ -18,7 +18,7 @@ from arinv.attacks.pgd import projected_ascent
 from arinv.attacks.rows import single_key
 from arinv.errors import UserError
 from arinv.ops import norms
-from arinv.ops.inputs import as_images, as_radius, check_count, is_known, layer_features
+from arinv.ops.inputs import as_images, as_radius, check_count, is_concrete, layer_features
 from arinv.types import Array, ArrayLike, FeaturesFn
 
 _NOISE = 1 / 20  # standard deviation around grey
@@ -99,7 +99,7 @@ def invert_by_optimization(
         jnp.clip(as_images(start, "start"), 0.0, 1.0),
         jax.lax.stop_gradient(jnp.asarray(targets, jnp.float32)),
     )
-    if is_known(targets) and not bool(jnp.all(jnp.isfinite(targets))):
+    if is_concrete(targets) and not bool(jnp.all(jnp.isfinite(targets))):
         raise UserError("targets hold values that are not finite (NaN or infinity).")
     if not isinstance(num_steps, jax.core.Tracer):
         check_count(num_steps, "num_steps", least=0)

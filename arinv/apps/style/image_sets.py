@@ -23,7 +23,7 @@ from arinv.data.photos import CLASS_NAMES
 from arinv.errors import UserError, unknown
 from arinv.experiment.cache import cache_key
 from arinv.experiment.figures import fit, labelled_grid
-from arinv.experiment.run import open_pictures
+from arinv.experiment.run import open_image_files
 
 _PHOTOS = "photos:"
 _RESIZE_MODES = ("squash", "crop")
@@ -55,7 +55,7 @@ class Collection:
             self._pictures = [data.read_photograph(name) for name in chosen]
             self.names = tuple(chosen)
         else:
-            self._pictures = open_pictures(reference, on_bad_image=fields.on_bad_image)
+            self._pictures = open_image_files(reference, on_bad_image=fields.on_bad_image)
             self.names = _short_names(self._pictures.names)
             self._files = self._pictures.paths
         if count := fields[f"num_{which}"]:

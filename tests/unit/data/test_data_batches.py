@@ -47,7 +47,7 @@ def _assert_equal(first, second):
             np.testing.assert_array_equal(a[name], b[name])
 
 
-def test_load_arrays_keeps_the_order_and_reports_progress():
+def test_load_arrays_keeps_order_and_reports_progress():
     calls = []
     arrays = data.load_arrays(Counting(600), progress=lambda *call: calls.append(call))
     assert arrays["image"].shape == (600, 2, 2, 3) and arrays["image"].dtype == np.uint8
@@ -58,7 +58,7 @@ def test_load_arrays_keeps_the_order_and_reports_progress():
 
 
 @ROUTES
-def test_an_epoch_holds_each_example_once_and_epochs_differ(in_memory):
+def test_train_batches_hold_each_example_once_an_epoch(in_memory):
     batches = data.train_batches(Counting(12), batch_size=4, seed=3, in_memory=in_memory)
     assert batches.steps_per_epoch == 3
     epochs = [np.concatenate([b["label"] for b in _take(batches, 3)]) for _ in range(2)]
@@ -67,7 +67,7 @@ def test_an_epoch_holds_each_example_once_and_epochs_differ(in_memory):
 
 
 @ROUTES
-def test_images_labels_and_masks_belong_together(in_memory):
+def test_train_batches_keep_images_with_labels_and_masks(in_memory):
     batches = data.train_batches(Counting(10), batch_size=4, seed=0, in_memory=in_memory)
     assert batches.steps_per_epoch == 2  # two of the ten are left over
     for batch in _take(batches, 5):
@@ -78,7 +78,7 @@ def test_images_labels_and_masks_belong_together(in_memory):
         assert len(set(batch["label"].tolist())) == 4
 
 
-def test_streaming_gives_the_batches_of_memory():
+def test_train_batches_stream_as_from_memory():
     source = Counting(11)
     memory, stream, arrays = (
         data.train_batches(s, batch_size=4, seed=7, in_memory=m)
@@ -90,7 +90,7 @@ def test_streaming_gives_the_batches_of_memory():
 
 
 @ROUTES
-def test_resume_is_exact_in_the_middle_of_an_epoch(in_memory):
+def test_train_batches_resume_exactly_within_an_epoch(in_memory):
     def start():
         return data.train_batches(Counting(13), batch_size=3, seed=5, in_memory=in_memory)
 
@@ -106,7 +106,7 @@ def test_resume_is_exact_in_the_middle_of_an_epoch(in_memory):
     _assert_equal(_take(first, 2), whole[1:3])
 
 
-def test_state_of_another_run_is_refused():
+def test_set_state_rejects_state_of_another_run():
     state = data.train_batches(Counting(8), batch_size=4, seed=0).get_state()
     for other in (dict(batch_size=2, seed=0), dict(batch_size=4, seed=1)):
         with pytest.raises(UserError, match="cannot resume the data: (batch_size|seed) was"):
@@ -116,7 +116,7 @@ def test_state_of_another_run_is_refused():
 
 
 @ROUTES
-def test_processes_share_the_global_batch(in_memory):
+def test_train_batches_are_shared_by_processes(in_memory):
     def share(index, count):
         return data.train_batches(
             Counting(19),
@@ -135,7 +135,7 @@ def test_processes_share_the_global_batch(in_memory):
             np.testing.assert_array_equal(labels, batch["label"])
 
 
-def test_state_moves_between_numbers_of_processes():
+def test_set_state_works_for_another_number_of_processes():
     one = data.train_batches(Counting(16), batch_size=4, seed=1)
     _take(one, 3)
     two = data.train_batches(Counting(16), batch_size=4, seed=1, process_index=1, process_count=2)
@@ -151,7 +151,7 @@ def _mixed(first_rows, second_rows, in_memory=True):
 
 
 @ROUTES
-def test_rows_of_a_mixed_batch_are_those_of_the_whole_for_any_number_of_processes(in_memory):
+def test_mixed_batches_have_the_same_rows_for_any_number_of_processes(in_memory):
     """Also for a process that has rows of one source only."""
     whole = _take(_mixed(np.arange(5), np.arange(3)), 6)
     for count in (2, 4, 8):
@@ -170,7 +170,7 @@ def test_rows_of_a_mixed_batch_are_those_of_the_whole_for_any_number_of_processe
 
 
 @ROUTES
-def test_rows_may_be_any_of_a_batch(in_memory):
+def test_train_batches_return_any_rows(in_memory):
     """As on a pod whose devices are not in the order of its hosts."""
     source = Counting(13)
     rows = np.array([0, 1, 6, 7])
@@ -186,7 +186,7 @@ def test_rows_may_be_any_of_a_batch(in_memory):
             np.testing.assert_array_equal(batch[name], values[rows])
 
 
-def test_one_process_has_all_rows():
+def test_process_rows_of_one_process_are_all():
     for layout in ({}, {"fsdp": 4}):
         rows = parallel.process_rows(24, parallel.make_mesh(**layout))
         np.testing.assert_array_equal(rows, np.arange(24))
@@ -201,7 +201,7 @@ class Originals(Counting):
         return {"image": np.stack([rows, columns, 0 * rows + index], -1).astype(np.uint8), "label": int(index)}
 
 
-def test_windows_of_originals_are_the_same_by_every_route_and_after_a_restart():
+def test_resized_crop_is_the_same_in_memory_streamed_and_resumed():
     crop = {"scale": (0.2, 0.9)}
     options = {"batch_size": 4, "seed": 1, "resized_crop": crop}
     expected = _take(data.train_batches(Originals(10), in_memory=True, **options), 5)
@@ -222,19 +222,19 @@ def test_windows_of_originals_are_the_same_by_every_route_and_after_a_restart():
         np.testing.assert_array_equal(np.concatenate([part["image"] for part in parts]), batch["image"])
 
 
-def test_windows_need_originals():
-    with pytest.raises(UserError, match="resized_crop cuts windows from a source of originals"):
+def test_resized_crop_rejects_arrays():
+    with pytest.raises(UserError, match="resized_crop needs a source opened with"):
         data.train_batches(data.load_arrays(Counting(8)), batch_size=4, seed=0, resized_crop={"scale": (0.1, 1.0)})
 
 
-def test_seed_decides_the_order():
+def test_train_batches_depend_on_seed():
     first, same, other = (
         next(data.train_batches(Counting(50), batch_size=20, seed=seed))["label"].tolist() for seed in (0, 0, 1)
     )
     assert first == same != other
 
 
-def test_the_choice_of_route_is_by_size(monkeypatch):
+def test_train_batches_stream_large_sources(monkeypatch):
     from arinv.data import batches
 
     loaded = []
@@ -248,12 +248,12 @@ def test_the_choice_of_route_is_by_size(monkeypatch):
 
 
 @ROUTES
-def test_errors_of_the_source_reach_the_caller(in_memory):
+def test_train_batches_raise_errors_of_the_source(in_memory):
     with pytest.raises(UserError, match="example 3 is broken"):
         _take(data.train_batches(Counting(8, 3), batch_size=4, seed=0, in_memory=in_memory), 2)
 
 
-def test_impossible_batches_are_explained():
+def test_train_batches_reject_impossible_sizes():
     with pytest.raises(UserError, match="batch_size=9 is more than the 8"):
         data.train_batches(Counting(8), batch_size=9, seed=0)
     for function, options in ((data.train_batches, {"seed": 0}), (data.eval_batches, {})):
@@ -272,7 +272,7 @@ def test_impossible_batches_are_explained():
     count=st.integers(1, 4),
     loaded=st.booleans(),
 )
-def test_evaluation_counts_every_example_once(total, share, count, loaded):
+def test_eval_batches_hold_each_example_once(total, share, count, loaded):
     source = data.load_arrays(Counting(total)) if loaded else Counting(total)
     lengths, seen = set(), []
     for index in range(count):
@@ -289,14 +289,14 @@ def test_evaluation_counts_every_example_once(total, share, count, loaded):
     assert len(lengths) == 1 and sorted(seen) == list(range(total))
 
 
-def test_evaluation_is_in_order_and_can_be_repeated():
+def test_eval_batches_are_in_order_and_repeatable():
     batches = data.eval_batches(Counting(10), batch_size=4)
     for _ in range(2):
         labels = np.concatenate([batch["label"] for batch in batches])
         assert labels.tolist() == [*range(10), -1, -1]
 
 
-def test_real_sources_by_both_routes():
+def test_train_batches_of_real_sources_stream_as_from_memory():
     source = data.open_source("photos", num_examples=40)
     memory = data.train_batches(source, batch_size=16, seed=0)
     stream = data.train_batches(source, batch_size=16, seed=0, in_memory=False)

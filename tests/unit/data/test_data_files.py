@@ -27,20 +27,20 @@ def _saved(image, kind, **options):
     return buffer.getvalue()
 
 
-def test_plain_files_are_read_exactly(tmp_path, picture):
+def test_read_image_is_exact(tmp_path, picture):
     for name in ("a.png", "b.bmp", "c.ppm", "d.tif"):
         Image.fromarray(picture).save(tmp_path / name)
         np.testing.assert_array_equal(data.read_image(tmp_path / name), picture)
 
 
-def test_grey_and_16_bit_become_rgb(picture):
+def test_decode_image_converts_grey_and_16_bit_to_rgb(picture):
     grey = picture[..., 0]
     for image in (Image.fromarray(grey), Image.fromarray(grey.astype(np.uint16) * 257)):
         decoded = decode_image(_saved(image, "PNG"), name="grey")
         np.testing.assert_array_equal(decoded, np.repeat(grey[..., None], 3, axis=-1))
 
 
-def test_transparent_pixels_are_white(picture):
+def test_decode_image_makes_transparent_pixels_white(picture):
     alpha = np.full((24, 40, 1), 255, np.uint8)
     alpha[:, :20] = 0
     rgba = Image.fromarray(np.concatenate([picture, alpha], axis=-1))
@@ -53,7 +53,7 @@ def test_transparent_pixels_are_white(picture):
     assert (decode_image(_saved(palette, "PNG", transparency=1), name="p") == 255).all()
 
 
-def test_cmyk_jpeg(picture):
+def test_decode_image_converts_cmyk_jpeg(picture):
     cmyk = _saved(Image.fromarray(picture).convert("CMYK"), "JPEG", quality=95)
     difference = decode_image(cmyk, name="cmyk").astype(int) - picture
     assert abs(difference).mean() < 8
@@ -82,23 +82,23 @@ def _png(depth, color, row, transparent):
         (16, 2, struct.pack(">6H", 1000, 2000, 3000, *[170 * 257] * 3), (1000, 2000, 3000), 170),
     ],
 )
-def test_a_transparent_colour_is_white_at_every_depth(depth, color, row, transparent, other):
+def test_decode_image_makes_a_transparent_colour_white_at_every_depth(depth, color, row, transparent, other):
     first, second = decode_image(_png(depth, color, row, transparent), name="x")[0].tolist()
     if depth == 1:  # the second is the transparent one
         first, second = second, first
     assert first == [255] * 3 and second == [other] * 3
 
 
-def test_values_of_32_bits_are_refused_and_16_bits_of_a_pgm_are_read():
+def test_decode_image_rejects_32_bits_and_reads_16_bit_pgm():
     for values in (np.arange(4, dtype=np.int32), np.linspace(0, 1, 4, dtype=np.float32)):
         image = Image.fromarray(values.reshape(2, 2))
-        with pytest.raises(UserError, match="^a.tif has 32 bits a pixel, values 0 to .* no agreed range"):
+        with pytest.raises(UserError, match="^a.tif has 32 bits a pixel, values 0 to .* no standard range"):
             decode_image(_saved(image, "TIFF"), name="a.tif")
     pgm = b"P5 2 1 65535\n" + struct.pack(">2H", 170 * 257, 65535)
     assert decode_image(pgm, name="x").tolist() == [[[170] * 3, [255] * 3]]
 
 
-def test_orientation_in_text_chunks_and_xmp_turns_an_image(picture):
+def test_decode_image_applies_orientation_of_text_chunks_and_xmp(picture):
     exif = Image.Exif()
     exif[0x0112] = 6
     raw, stored = exif.tobytes(), Image.fromarray(np.ascontiguousarray(picture.transpose(1, 0, 2)[::-1]))
@@ -113,14 +113,14 @@ def test_orientation_in_text_chunks_and_xmp_turns_an_image(picture):
     np.testing.assert_array_equal(decode_image(_saved(stored, "PNG", pnginfo=broken), name="x"), np.asarray(stored))
 
 
-def test_first_frame_of_an_animation():
+def test_decode_image_returns_first_frame_of_an_animation():
     frames = [Image.new("RGB", (5, 6), color) for color in ("red", "blue")]
     gif = _saved(frames[0], "GIF", save_all=True, append_images=frames[1:])
     assert (decode_image(gif, name="gif") == [255, 0, 0]).all()
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_photographs_are_upright(picture, orientation):
+def test_decode_image_applies_exif_orientation(picture, orientation):
     turned = {  # how a camera stores the picture under this orientation
         1: lambda x: x,
         2: lambda x: x[:, ::-1],
@@ -140,14 +140,14 @@ def test_photographs_are_upright(picture, orientation):
         np.testing.assert_array_equal(grey, np.asarray(Image.fromarray(picture).convert("L").convert("RGB")))
 
 
-def test_one_pixel(tmp_path):
+def test_read_image_reads_one_pixel(tmp_path):
     Image.new("RGB", (1, 1), (9, 8, 7)).save(tmp_path / "one.png")
     one = data.read_image(tmp_path / "one.png")
     for mode in ("squash", "crop"):
         assert (data.resize_u8(one, 4, mode) == [9, 8, 7]).all()
 
 
-def test_broken_files_are_named(tmp_path, picture):
+def test_read_image_names_damaged_file(tmp_path, picture):
     jpeg = _saved(Image.fromarray(picture), "JPEG")
     png = _saved(Image.fromarray(picture), "PNG")
     for content in (jpeg[: len(jpeg) // 2], png[: len(png) // 2], b"", b"no image", jpeg[:20]):
@@ -159,7 +159,7 @@ def test_broken_files_are_named(tmp_path, picture):
         data.read_image(tmp_path / "none.png")
 
 
-def test_decompression_bombs_are_refused_before_decoding():
+def test_decode_image_rejects_decompression_bombs():
     def chunk(kind, body):
         check = zlib.crc32(kind + body)
         return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", check)
@@ -171,7 +171,7 @@ def test_decompression_bombs_are_refused_before_decoding():
             decode_image(bomb, name="bomb.png")
 
 
-def test_resize_squash_and_crop(picture):
+def test_resize_u8_squashes_and_crops(picture):
     squashed, cropped = data.resize_u8(picture, 12), data.resize_u8(picture, 12, "crop")
     assert squashed.shape == cropped.shape == (12, 12, 3)
     expected = Image.fromarray(picture).resize((20, 12), Image.Resampling.BILINEAR)
@@ -193,7 +193,7 @@ def _keys(source):
 
 
 @pytest.mark.parametrize(("height", "width"), [(90, 120), (133, 77), (64, 64), (20, 31)])
-def test_resize_crop_7_8_equals_resizing_to_8_7_and_cutting_the_centre(height, width):
+def test_resize_u8_crop_7_8_equals_resizing_then_cropping(height, width):
     """Torchvision's Resize(256), CenterCrop(224), here at 56 px."""
     image = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
     long = int(64 * max(height, width) / min(height, width))
@@ -204,7 +204,7 @@ def test_resize_crop_7_8_equals_resizing_to_8_7_and_cutting_the_centre(height, w
     assert np.abs(image_files.resize_u8(image, 56, "crop_7_8") - expected).max() <= 1
 
 
-def test_random_resized_crop_cuts_windows_of_the_original():
+def test_random_resized_crop_returns_windows_of_the_image():
     """Areas, shapes and places as asked for, and detail that a squashed image would not have."""
     rows, columns = np.mgrid[:200, :250]
     original = np.stack([rows, columns, 255 * ((rows // 2 + columns // 2) % 2)], -1).astype(np.uint8)
@@ -222,14 +222,14 @@ def test_random_resized_crop_cuts_windows_of_the_original():
     assert np.mean(details) > 2 * np.mean(squashed)
 
 
-def test_random_resized_crop_takes_the_middle_where_no_window_fits():
+def test_random_resized_crop_falls_back_to_the_centre():
     image = np.random.default_rng(0).integers(0, 256, (10, 400, 3), dtype=np.uint8)
-    found = image_files.random_resized_crop([0], image, size=10, scale=(0.9, 1.0))
+    result = image_files.random_resized_crop([0], image, size=10, scale=(0.9, 1.0))
     expected = Image.fromarray(image[:, 193:206]).resize((10, 10), Image.Resampling.BILINEAR)
-    assert np.abs(found.astype(int) - np.asarray(expected)).max() <= 1
+    assert np.abs(result.astype(int) - np.asarray(expected)).max() <= 1
 
 
-def test_originals_keep_their_size(tmp_path):
+def test_folder_original_keeps_sizes(tmp_path):
     for name, size in (("a", (30, 50)), ("b", (41, 23))):
         (tmp_path / name).mkdir()
         for i in range(2):
@@ -239,7 +239,7 @@ def test_originals_keep_their_size(tmp_path):
     assert data.open_source("photos", image_size=8, resize="original")[0]["image"].shape[0] > 8
 
 
-def test_subfolders_are_classes_and_splits_do_not_overlap(tmp_path):
+def test_folder_has_a_class_per_subfolder_and_disjoint_splits(tmp_path):
     _fill(tmp_path / "dog", 20, seed=1)
     _fill(tmp_path / "cat", 10, seed=2)
     (tmp_path / "cat" / ".DS_Store").write_bytes(b"x")
@@ -260,7 +260,7 @@ def test_subfolders_are_classes_and_splits_do_not_overlap(tmp_path):
 
 
 @pytest.mark.parametrize("validation", ["val", "valid", "validation"])
-def test_split_folders_share_their_classes(tmp_path, validation):
+def test_folder_splits_share_classes(tmp_path, validation):
     for split, classes in {"train": ("a", "b"), validation: ("b",)}.items():
         for seed, name in enumerate(classes):
             _fill(tmp_path / split / name, 3, seed=10 * len(split) + seed)
@@ -274,7 +274,7 @@ def test_split_folders_share_their_classes(tmp_path, validation):
         data.open_source(f"folder:{tmp_path}", split="valid")
 
 
-def test_folders_of_splits_are_no_classes(tmp_path):
+def test_folder_rejects_ambiguous_split_folders(tmp_path):
     _fill(tmp_path / "train" / "a", 3)
     _fill(tmp_path / "train" / "b", 3)
     with pytest.raises(UserError, match="holds only train.*/train'"):
@@ -293,12 +293,12 @@ def test_folders_of_splits_are_no_classes(tmp_path):
         data.open_source(f"folder:{tmp_path}/two")
 
 
-def test_hidden_folders_hold_no_images(tmp_path):
+def test_folder_skips_hidden_folders(tmp_path):
     _fill(tmp_path / "cat", 4)
     _fill(tmp_path / "cat" / ".thumbnails", 2, seed=1)
     _fill(tmp_path / ".ipynb_checkpoints", 2, seed=2)
     assert len(data.open_source(f"folder:{tmp_path}", split="all")) == 4
-    assert len(data.open_pictures(tmp_path)) == 4
+    assert len(data.open_images(tmp_path)) == 4
 
 
 SPELLINGS = [
@@ -308,7 +308,7 @@ SPELLINGS = [
 
 
 @pytest.mark.parametrize(("train", "test"), SPELLINGS)
-def test_splits_are_recognised_in_any_spelling(train, test, tmp_path):
+def test_folder_recognises_split_names_in_any_spelling(train, test, tmp_path):
     for seed, (split, count) in enumerate({train: 3, test: 2}.items()):
         for i, name in enumerate(("cat", "dog")):
             _fill(tmp_path / split / name, count, seed=10 * seed + i)
@@ -327,7 +327,7 @@ def test_splits_are_recognised_in_any_spelling(train, test, tmp_path):
         ("test/cat", "val/cat", "cat"),
     ],
 )
-def test_splits_that_are_not_clear_are_refused(folders, tmp_path):
+def test_folder_rejects_unclear_splits(folders, tmp_path):
     for folder in folders:
         _fill(tmp_path / folder, 1)
     with pytest.raises(UserError, match="two folders of one split|may be splits or classes") as error:
@@ -335,7 +335,7 @@ def test_splits_that_are_not_clear_are_refused(folders, tmp_path):
     assert "\n" not in str(error.value)
 
 
-def test_what_is_beside_the_splits_is_reported(tmp_path):
+def test_folder_reports_entries_beside_splits(tmp_path):
     for folder in ("train/cat", "train/dog", "test/cat", "unlabeled"):
         _fill(tmp_path / folder, 2)
     (tmp_path / "train" / "cow").mkdir()
@@ -346,17 +346,17 @@ def test_what_is_beside_the_splits_is_reported(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("test", "shown"), [("test", "images without classes"), ("test/unknown", "classes that train has not: unknown")]
+    ("test", "message"), [("test", "images without classes"), ("test/unknown", "classes that train lacks: unknown")]
 )
-def test_classes_that_only_the_test_has_are_refused(test, shown, tmp_path):
+def test_folder_rejects_classes_without_training_images(test, message, tmp_path):
     for folder in ("train/cat", "train/dog", test):
         _fill(tmp_path / folder, 2)
     for split in ("train", "test"):
-        with pytest.raises(UserError, match=f"test holds {shown}.*/train'"):
+        with pytest.raises(UserError, match=f"test holds {message}.*/train'"):
             data.open_source(f"folder:{tmp_path}", split=split)
 
 
-def test_errors_are_one_line_whatever_a_folder_is_called(tmp_path):
+def test_folder_errors_are_one_line_for_any_name(tmp_path):
     for folder in ("train/cat\nb", "test/dog\nc"):
         _fill(tmp_path / folder, 1)
     with pytest.raises(UserError, match="dog.*nc") as error:
@@ -364,7 +364,7 @@ def test_errors_are_one_line_whatever_a_folder_is_called(tmp_path):
     assert "\n" not in str(error.value)
 
 
-def test_left_behind_folders_and_other_files_are_counted(tmp_path):
+def test_folder_counts_system_folders_and_other_files(tmp_path):
     _fill(tmp_path / "cat", 3)
     for folder in ("@eaDir/a.png", "__MACOSX/cat", "$RECYCLE.BIN", "lost+found", "System Volume Information", ".a"):
         _fill(tmp_path / folder, 2)
@@ -374,19 +374,19 @@ def test_left_behind_folders_and_other_files_are_counted(tmp_path):
     (tmp_path / "cat" / "gone.png").symlink_to(tmp_path / "nowhere.png")
     (tmp_path / "cat" / "loop").symlink_to(tmp_path)
     (tmp_path / "cat" / "itself").symlink_to(tmp_path / "cat" / "itself")
-    source, pictures = data.open_source(f"folder:{tmp_path}", split="all"), data.open_pictures(tmp_path)
+    source, pictures = data.open_source(f"folder:{tmp_path}", split="all"), data.open_images(tmp_path)
     assert source.info.class_names == ("cat",) and len(source) == len(pictures) == 3
     for left_out in (source.info.left_out, pictures.left_out):
         assert "folder '@eaDir' (2)" in left_out and ".heic (2)" in left_out
-        assert "link that leads nowhere (2)" in left_out and "link to a folder around it (1)" in left_out
+        assert "broken link (2)" in left_out and "link to an outer folder (1)" in left_out
     (tmp_path / "only").mkdir()
     (tmp_path / "only" / "a.heic").write_bytes(b"x")
-    for opened in (lambda: data.open_pictures(tmp_path / "only"), lambda: data.open_source(f"folder:{tmp_path}/only")):
+    for opened in (lambda: data.open_images(tmp_path / "only"), lambda: data.open_source(f"folder:{tmp_path}/only")):
         with pytest.raises(UserError, match=r"holds no image.*found .heic \(1\)"):
             opened()
 
 
-def test_links_are_followed(tmp_path):
+def test_folder_follows_links(tmp_path):
     _fill(tmp_path / "store" / "cats", 3)
     (tmp_path / "set" / "dog").mkdir(parents=True)
     (tmp_path / "set" / "cat").symlink_to(tmp_path / "store" / "cats")
@@ -398,7 +398,7 @@ def test_links_are_followed(tmp_path):
 @pytest.mark.parametrize(
     "name", ["a.jfif", "a.JPG", "a.Jpe", "a.avif", "a.webp", "a.jp2", "a.tga", "a.qoi", "a.dib", "a.pnm", "a.apng"]
 )
-def test_every_ending_that_pillow_decodes_is_read(name, tmp_path):
+def test_open_images_reads_every_format_of_pillow(name, tmp_path):
     kinds = {".jfif": "JPEG", ".jpg": "JPEG", ".jpe": "JPEG", ".pnm": "PPM", ".apng": "PNG"}
     ending = "." + name.split(".")[1].lower()
     if ending not in suffixes():
@@ -407,14 +407,14 @@ def test_every_ending_that_pillow_decodes_is_read(name, tmp_path):
     assert len(data.open_source(f"folder:{tmp_path}", split="all")) == 1
 
 
-def test_flat_folder_is_one_class(tmp_path):
+def test_folder_without_subfolders_is_one_class(tmp_path):
     _fill(tmp_path, 5)
     train = data.open_source(f"folder:{tmp_path}")
     assert (len(train), train.info.num_classes) == (4, 1)
     assert len(data.open_source(f"folder:{tmp_path}", split="test")) == 1
 
 
-def test_folders_that_cannot_be_used_are_named(tmp_path):
+def test_folder_names_unusable_folder(tmp_path):
     with pytest.raises(UserError, match="nowhere"):
         data.open_source(f"folder:{tmp_path}/nowhere")
     (tmp_path / "empty").mkdir()
@@ -433,7 +433,7 @@ def test_folders_that_cannot_be_used_are_named(tmp_path):
         data.open_source(f"folder:{tmp_path}/single", on_bad_image="ignore")
 
 
-def test_damaged_images_stop_at_the_start_or_are_counted(tmp_path):
+def test_folder_raises_at_damaged_images_or_counts_them(tmp_path):
     _fill(tmp_path, 6)
     rng = np.random.default_rng(0)
     Image.fromarray(rng.integers(0, 256, (64, 64, 3), np.uint8)).save(tmp_path / "cut.jpg")
@@ -452,7 +452,7 @@ def test_damaged_images_stop_at_the_start_or_are_counted(tmp_path):
         data.open_source(name, split="all", on_bad_image="skip")
 
 
-def test_large_jpeg_decoded_small_looks_the_same(tmp_path):
+def test_read_image_min_side_keeps_the_image(tmp_path):
     y, x = np.mgrid[0:600, 0:800]
     wave = 127 + 100 * np.sin(x / 40) * np.cos(y / 30)
     large = np.repeat(wave[..., None], 3, axis=-1).astype(np.uint8)

@@ -12,7 +12,7 @@ from arinv.ops import inputs
 GOOD = np.full((2, 4, 4, 3), 0.5, np.float32)
 
 
-def test_every_grey_level_survives_the_round_trip():
+def test_to_uint8_inverts_to_float():
     levels = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1)
     floats = ops.to_float(levels)
     assert floats.dtype == jnp.float32 and float(floats.max()) == 1.0
@@ -20,7 +20,7 @@ def test_every_grey_level_survives_the_round_trip():
     np.testing.assert_array_equal(jax.jit(ops.to_uint8)(jax.jit(ops.to_float)(levels)), levels)
 
 
-def test_to_float_leaves_floats_alone():
+def test_to_float_keeps_floats():
     np.testing.assert_array_equal(ops.to_float(GOOD), GOOD)
     assert ops.to_float(jnp.asarray(GOOD, jnp.bfloat16)).dtype == jnp.float32
 
@@ -30,12 +30,12 @@ def test_to_uint8_rounds_halves_upwards_and_clips():
     assert ops.to_uint8(values).tolist() == [0, 1, 2, 3, 255, 255]
 
 
-def test_from_pm1():
+def test_from_pm1_maps_and_clips():
     values = np.array([-1.5, -1.0, 0.0, 1.0], np.float32)
     assert ops.from_pm1(values).tolist() == [0.0, 0.0, 0.5, 1.0]
 
 
-def test_check_accepts_images():
+def test_check_images_accepts_images():
     inputs.check_images(GOOD)
     inputs.check_images(jnp.asarray(GOOD, jnp.bfloat16))
     inputs.check_images(GOOD[..., :1])
@@ -43,7 +43,7 @@ def test_check_accepts_images():
     inputs.check_images(GOOD[:0])
 
 
-def test_check_lets_tracers_pass():
+def test_check_images_accepts_tracers():
     @jax.jit
     def double(images):
         inputs.check_images(images)
@@ -67,13 +67,13 @@ def test_check_lets_tracers_pass():
         (GOOD * np.inf, "not finite"),
     ],
 )
-def test_check_names_what_is_wrong(images, message):
+def test_check_images_names_the_mistake(images, message):
     for kind in (np.asarray, jnp.asarray):
         with pytest.raises(UserError, match=f"^originals .*{message}"):
             inputs.check_images(kind(images), "originals")
 
 
-def test_grid_places_images_and_leaves_white_between():
+def test_image_grid_places_images_on_white():
     rows = [np.zeros((3, 4, 5, 3), np.float32), np.full((2, 4, 5, 1), 128, np.uint8)]
     picture = ops.image_grid(rows, gap=2)
     assert picture.shape == (2 * 6 + 2, 3 * 7 + 2, 3) and picture.dtype == np.uint8

@@ -25,7 +25,7 @@ def path(tmp_path):
     return tmp_path / "arrays.npz"
 
 
-def test_an_archive_is_a_source(path):
+def test_npz_is_a_source(path):
     source = data.open_source(f"npz:{path}", split="all", image_size=8)
     assert (len(source), source.info.num_classes) == (12, 3)
     np.testing.assert_array_equal(source[5]["image"], arrays()["image"][5])
@@ -35,7 +35,7 @@ def test_an_archive_is_a_source(path):
 
 
 @pytest.mark.parametrize(
-    ("change", "shown"),
+    ("change", "message"),
     [
         ({"image": None}, "has no array .'image'"),
         ({"image": np.zeros((12, 8, 8, 3), np.float32)}, "uint8"),
@@ -51,16 +51,16 @@ def test_an_archive_is_a_source(path):
         ({"label": np.array([object()] * 12)}, "cannot be read as a .npz file"),
     ],
 )
-def test_another_archive_is_told(tmp_path, change, shown):
+def test_npz_rejects_other_arrays(tmp_path, change, message):
     content = {name: value for name, value in (arrays() | change).items() if value is not None}
     np.savez(tmp_path / "bad.npz", **content)
-    with pytest.raises(UserError, match=shown) as error:
+    with pytest.raises(UserError, match=message) as error:
         data.open_source(f"npz:{tmp_path}/bad.npz", image_size=8)
     assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 cut short", b"text"])
-def test_a_damaged_archive_is_told(tmp_path, content):
+def test_npz_rejects_damaged_file(tmp_path, content):
     (tmp_path / "bad.npz").write_bytes(content)
     with pytest.raises(UserError, match="numpy.savez"):
         data.open_source(f"npz:{tmp_path}/bad.npz", image_size=8)
@@ -100,7 +100,7 @@ def unclosed_header():
     [one_array(), damaged_deflate(), archive(image=b"raw", label=b"raw"), archive(image=unclosed_header(), label=b"")],
     ids=["npy", "deflate", "raw", "header"],
 )
-def test_any_damage_is_told_on_one_line(content, tmp_path):
+def test_npz_error_is_one_line_for_any_damage(content, tmp_path):
     (tmp_path / "bad.npz").write_bytes(content)
     with pytest.raises(UserError, match="bad.npz cannot be read .*numpy.savez") as error:
         data.open_source(f"npz:{tmp_path}/bad.npz", image_size=8)
@@ -115,7 +115,7 @@ def splits(path):
     return {name: data.open_source(f"npz:{path}", split=name, image_size=8) for name in ("train", "test", "all")}
 
 
-def test_a_fifth_of_every_class_is_kept_for_the_test(tmp_path):
+def test_npz_test_split_is_a_fifth_of_every_class(tmp_path):
     content = arrays(50, classes=5)  # as many classes as the fifth has parts
     np.savez(tmp_path / "many.npz", **content)
     opened = splits(tmp_path / "many.npz")
@@ -128,12 +128,12 @@ def test_a_fifth_of_every_class_is_kept_for_the_test(tmp_path):
         data.open_source(f"npz:{tmp_path}/many.npz", split="validation", image_size=8)
 
 
-def test_a_small_class_gives_one_and_a_single_example_is_trained_on(tmp_path):
+def test_npz_splits_small_classes(tmp_path):
     content = arrays(7)
     np.savez(tmp_path / "few.npz", image=content["image"], label=[0, 0, 1, 1, 1, 1, 2])
     assert splits(tmp_path / "few.npz")["test"].read_labels().tolist() == [0, 1]
     np.savez(tmp_path / "single.npz", image=content["image"], label=np.arange(7))
-    with pytest.raises(UserError, match="leaves no example for split 'test'"):
+    with pytest.raises(UserError, match="has no example for split 'test'"):
         splits(tmp_path / "single.npz")
 
 
@@ -150,7 +150,7 @@ def test_a_small_class_gives_one_and_a_single_example_is_trained_on(tmp_path):
         (np.array([2**63, 1, 2] * 4, np.uint64), None),
     ],
 )
-def test_classes_are_the_labels_that_occur(tmp_path, label, names):
+def test_npz_classes_are_the_labels_that_occur(tmp_path, label, names):
     np.savez(tmp_path / "a.npz", **(arrays() | {"label": label}))
     if names is None:
         with pytest.raises(UserError, match="too large"):
@@ -164,7 +164,7 @@ def test_classes_are_the_labels_that_occur(tmp_path, label, names):
     assert set(last.read_labels().tolist()) == {len(names) - 1}
 
 
-def test_a_second_source_takes_the_numbers_of_the_first(tmp_path):
+def test_open_extra_uses_labels_of_the_first_source(tmp_path):
     for name, label in {"first": [3, 8, 13], "some": [13, 3, 13], "other": [3, 4, 13]}.items():
         np.savez(tmp_path / f"{name}.npz", **(arrays() | {"label": np.array(label * 4)}))
 
@@ -183,7 +183,7 @@ def test_a_second_source_takes_the_numbers_of_the_first(tmp_path):
     assert opened("few", photos).read_labels()[:3].tolist() == [4, 2, 4]
 
 
-def test_as_a_second_source_all_examples_are_trained_on(path):
+def test_open_extra_uses_all_examples_of_an_npz(path):
     def opened(first):
         fields = {"name": first, "extra": {"name": f"npz:{path}"}, "image_size": 8, "resize": "squash"}
         return experiment_run.open_extra(ConfigDict({"data": fields}), splits(path)["train"])
@@ -192,7 +192,7 @@ def test_as_a_second_source_all_examples_are_trained_on(path):
     assert len(opened(f"npz:{path}")) == 9  # the rest is what it is tested on
 
 
-def test_classes_can_be_numbered_anew(path):
+def test_open_source_renumbers_classes(path):
     source = data.open_source(f"npz:{path}", split="all", image_size=8, classes=(1, 2), renumber=True)
     assert (len(source), source.info.num_classes, source.info.class_names) == (8, 2, ("1", "2"))
     kept = arrays()["image"][arrays()["label"] > 0]

@@ -20,7 +20,7 @@ def _overlap(window, cell):
 
 
 @pytest.mark.parametrize("image_size", [32, 224])
-def test_train_windows_touch_no_test_cell_and_test_windows_lie_in_one(image_size):
+def test_photos_windows_lie_in_cells_of_their_split(image_size):
     for split in ("train", "test"):
         source = data.open_source("photos", split=split, image_size=image_size, num_examples=300)
         for index in range(len(source)):
@@ -31,7 +31,7 @@ def test_train_windows_touch_no_test_cell_and_test_windows_lie_in_one(image_size
             assert sum(covered) == max(covered) == expected
 
 
-def test_train_patches_do_not_depend_on_test_pixels(monkeypatch):
+def test_photos_train_patches_do_not_depend_on_test_pixels(monkeypatch):
     before = data.load_arrays(data.open_source("photos", num_examples=200))["image"]
     changed = {}
     for name in photos.CLASS_NAMES:
@@ -46,7 +46,7 @@ def test_train_patches_do_not_depend_on_test_pixels(monkeypatch):
     assert (test != original).any(axis=(1, 2, 3)).all()
 
 
-def test_windows_stay_inside_and_reach_every_free_cell():
+def test_photos_windows_reach_every_cell_of_their_split():
     source = data.open_source("photos", num_examples=2000)
     height, width = data.read_photograph("astronaut").shape[:2]
     seen = np.zeros((height, width), bool)
@@ -60,7 +60,7 @@ def test_windows_stay_inside_and_reach_every_free_cell():
     assert min(sides) >= 24 and max(sides) <= 128 and len(sides) > 20
 
 
-def test_defaults_classes_and_balance():
+def test_photos_defaults_are_balanced():
     source = data.open_source("photos")
     assert (len(source), source.info.num_classes, source.info.image_size) == (10_000, 10, 32)
     assert len(data.open_source("photos", split="test")) == 1_000
@@ -70,7 +70,7 @@ def test_defaults_classes_and_balance():
     assert image.shape == (32, 32, 3) and image.dtype == np.uint8
 
 
-def test_an_example_does_not_depend_on_how_many_there_are_or_on_the_order_of_reading():
+def test_photos_example_depends_on_its_index_alone():
     few = data.open_source("photos", num_examples=20)
     many = data.open_source("photos", num_examples=20_000)
     expected = [few[i]["image"] for i in range(20)]
@@ -79,14 +79,14 @@ def test_an_example_does_not_depend_on_how_many_there_are_or_on_the_order_of_rea
     assert not np.array_equal(expected[0], expected[10])
 
 
-def test_patches_have_detail():
+def test_photos_patches_have_detail():
     arrays = data.load_arrays(data.open_source("photos", num_examples=300))
     spread = arrays["image"].astype(np.float32).std(axis=(1, 2)).max(axis=-1)
     assert spread.min() > 4.0  # the sky of `rocket` and the corners of `retina` are 0 to 3
     assert np.median(spread) > 20.0
 
 
-def test_classes_keep_their_labels_and_number():
+def test_photos_classes_keep_labels_and_number_of_patches():
     source = data.open_source("photos", classes=["coffee", 7], num_examples=31)
     assert len(source) == 31 and source.info.num_examples == 31
     assert set(source.read_labels()) == {2, 7}
@@ -96,7 +96,7 @@ def test_classes_keep_their_labels_and_number():
             data.open_source("photos", classes=wrong)
 
 
-def test_unknown_split_and_missing_photograph(monkeypatch):
+def test_photos_rejects_unknown_split_and_missing_photograph(monkeypatch):
     with pytest.raises(UserError, match="train"):
         data.open_source("photos", split="valid")
     photos.read_photograph.cache_clear()
@@ -105,7 +105,7 @@ def test_unknown_split_and_missing_photograph(monkeypatch):
         data.open_source("photos")
 
 
-def test_photographs_are_what_their_packages_ship():
+def test_read_photograph_returns_file_of_its_package():
     coffee = data.read_photograph("coffee")
     assert coffee.shape == (400, 600, 3) and not coffee.flags.writeable
     with pytest.raises(UserError, match="china"):

@@ -13,7 +13,7 @@ from PIL import Image
 from tensorflow_datasets.proto import tf_example_pb2
 
 from arinv import data
-from arinv.data.opening import published
+from arinv.data import published
 from arinv.errors import UserError
 
 _PACKAGE = "tensorflow_datasets.core.features"
@@ -79,7 +79,7 @@ def prepared(tmp_path_factory):
 
 
 @pytest.mark.parametrize("field", ["label", "labels"])
-def test_labels_of_plain_numbers_are_classes(field, tmp_path):
+def test_tfds_numbers_plain_labels(field, tmp_path):
     def write(fields, index):
         fields["image"].bytes_list.value.append(png(index))
         fields[field].int64_list.value.append((3, 8, 13)[index % 3])
@@ -90,7 +90,7 @@ def test_labels_of_plain_numbers_are_classes(field, tmp_path):
     assert source.read_labels().tolist() == [0, 1, 2] * 3 + [0] and source[5]["label"] == 2
 
 
-def test_labels_that_are_missing_or_no_numbers_are_refused(tmp_path):
+def test_tfds_rejects_missing_or_other_labels(tmp_path):
     def write(fields, index):
         fields["image"].bytes_list.value.append(png(index))
         if index:
@@ -100,7 +100,7 @@ def test_labels_that_are_missing_or_no_numbers_are_refused(tmp_path):
     with pytest.raises(UserError, match="tfds:bare has no feature 'label' or 'labels'; it has: image"):
         data.open_source("tfds:bare", data_dir=tmp_path)
     prepare(tmp_path, "several", {"image": IMAGE, "labels": tensor_feature(3, dtype="int64")}, write)
-    with pytest.raises(UserError, match="Tensor as 'labels'; expected one whole number"):
+    with pytest.raises(UserError, match="Tensor as 'labels'; expected one integer"):
         data.open_source("tfds:several", data_dir=tmp_path)
     prepare(tmp_path, "hidden", {"image": IMAGE, "label": LABEL}, write)  # as test splits without labels are
     source = data.open_source("tfds:hidden", data_dir=tmp_path, image_size=4)
@@ -110,7 +110,7 @@ def test_labels_that_are_missing_or_no_numbers_are_refused(tmp_path):
         source[1]
 
 
-def test_images_stored_as_tensors_are_read_or_refused(tmp_path):
+def test_tfds_reads_uint8_tensors_only(tmp_path):
     def write(fields, index):
         fields["image"].int64_list.value.extend(_image(index).reshape(-1).tolist())
         fields["label"].int64_list.value.append(index % 3)
@@ -130,7 +130,7 @@ def test_images_stored_as_tensors_are_read_or_refused(tmp_path):
         data.open_source("tfds:short", data_dir=tmp_path)[0]
 
 
-def test_examples_and_info(prepared):
+def test_tfds_examples_and_info(prepared):
     source = data.open_source("tfds:tiny", data_dir=prepared, image_size=4)
     assert source.info == data.SourceInfo("tfds:tiny", "train", 10, 3, ("ant", "bee", "cow"), 4)
     for index in (0, 7, -1):
@@ -142,7 +142,7 @@ def test_examples_and_info(prepared):
         source[10]
 
 
-def test_slices_classes_and_cap(prepared):
+def test_tfds_slices_classes_and_num_examples(prepared):
     def labels(**options):
         return data.open_source("tfds:tiny", data_dir=prepared, **options).read_labels().tolist()
 
@@ -162,16 +162,16 @@ def test_slices_classes_and_cap(prepared):
         ("tinny", "train", "tiny.*tfds build"),
         ("tiny:2.0.0", "train", "tiny/1.0.0"),
         ("tiny", "test", r"has no split 'test'.*train\[80%:\]"),
-        ("tiny", "train[80:", "cannot read split"),
+        ("tiny", "train[80:", "cannot parse split"),
         ("tiny", "train[:0]", "no example .0 to 0.; take a larger slice"),
         ("tiny", "train[8:6]", "no example .8 to 6."),
         ("tiny", "train[8:6]+train", "no example .8 to 6, 0 to 10."),
-        ("tiny", "train[:11]", "cannot read split .*incompatible with 10 examples"),
-        ("tiny", "train[:101%]", r"cannot read split .*\[-100, 100\]"),
-        ("tiny", "all[:5]", "cannot read split .*does not support slice"),
+        ("tiny", "train[:11]", "cannot parse split .*incompatible with 10 examples"),
+        ("tiny", "train[:101%]", r"cannot parse split .*\[-100, 100\]"),
+        ("tiny", "all[:5]", "cannot parse split .*does not support slice"),
     ],
 )
-def test_mistakes_are_explained(prepared, name, split, message):
+def test_tfds_mistakes_are_explained(prepared, name, split, message):
     with pytest.raises(UserError, match=message):
         data.open_source(f"tfds:{name}", data_dir=prepared, split=split)
 
@@ -191,12 +191,12 @@ def test_mistakes_are_explained(prepared, name, split, message):
         ("test[10%:8000]", None),
     ],
 )
-def test_no_length_is_told_of_a_slice_that_cannot_be_read(split, expected):
+def test_published_length_of_slices(split, expected):
     info = published("tfds:cifar10", split, image_size=32)
     assert (info and info.num_examples) == expected
 
 
-def test_other_file_formats_are_explained(prepared, tmp_path):
+def test_tfds_rejects_other_file_formats(prepared, tmp_path):
     shutil.copytree(prepared / "tiny", tmp_path / "tiny")
     path = tmp_path / "tiny" / "1.0.0" / "dataset_info.json"
     path.write_text(path.read_text().replace('"array_record"', '"tfrecord"'))
@@ -204,19 +204,19 @@ def test_other_file_formats_are_explained(prepared, tmp_path):
         data.open_source("tfds:tiny", data_dir=tmp_path)
 
 
-def test_missing_set_says_where_it_looked(tmp_path, monkeypatch):
+def test_tfds_missing_dataset_names_directory(tmp_path, monkeypatch):
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "sets"))
     with pytest.raises(UserError, match=r"sets; prepare it once with `tfds build cifar10"):
         data.open_source("tfds:cifar10")
 
 
-def test_names_must_be_complete():
+def test_open_source_rejects_incomplete_names():
     for name in ("cifar10", "tfds:", "folder:", "tfds"):
         with pytest.raises(UserError, match="folder:PATH, npz:PATH, photos, tfds:NAME"):
             data.open_source(name)
 
 
-def test_tensorflow_is_never_imported(prepared):
+def test_tfds_does_not_import_tensorflow(prepared):
     program = (
         "import sys; from arinv import data; "
         f"source = data.open_source('tfds:tiny', data_dir={str(prepared)!r}); "
@@ -228,7 +228,7 @@ def test_tensorflow_is_never_imported(prepared):
     assert "Traceback" not in done.stderr  # the threads that decode ahead end in time
 
 
-def test_cifar10_agrees_with_the_decoder_of_tfds(data_dir):
+def test_tfds_cifar10_equals_decoder_of_tfds(data_dir):
     tfds = pytest.importorskip("tensorflow_datasets")
     folder = data_dir / "tfds"
     source = data.open_source("tfds:cifar10", split="test", data_dir=folder, num_examples=50)

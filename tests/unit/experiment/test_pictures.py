@@ -20,11 +20,11 @@ def test_pictures_keep_their_sizes_and_are_named_by_their_place(tmp_path):
     _save(tmp_path / "b.png", small)
     _save(tmp_path / "inner" / "a.png", np.full((2, 9, 3), 7, np.uint8))
     (tmp_path / "notes.txt").write_text("no image")
-    pictures = data.open_pictures(tmp_path)
+    pictures = data.open_images(tmp_path)
     assert pictures.names == ("b.png", "inner/a.png")
     assert [picture.shape for picture in pictures] == [(5, 3, 3), (2, 9, 3)]
     np.testing.assert_array_equal(pictures[0], small)
-    alone = data.open_pictures(tmp_path / "b.png")
+    alone = data.open_images(tmp_path / "b.png")
     assert alone.names == ("b.png",) and len(alone) == 1
 
 
@@ -32,19 +32,19 @@ def test_a_damaged_picture_stops_or_is_left_out(tmp_path):
     _save(tmp_path / "a.png", np.zeros((4, 4, 3), np.uint8))
     (tmp_path / "b.png").write_bytes((tmp_path / "a.png").read_bytes()[:40])
     with pytest.raises(UserError, match="b.png.*on_bad_image='skip'"):
-        data.open_pictures(tmp_path)
-    pictures = data.open_pictures(tmp_path, on_bad_image="skip")
+        data.open_images(tmp_path)
+    pictures = data.open_images(tmp_path, on_bad_image="skip")
     assert pictures.names == ("a.png",) and [p.name for p in pictures.bad_files] == ["b.png"]
 
 
 def test_where_there_is_no_picture_the_error_says_so(tmp_path):
     with pytest.raises(UserError, match="does not exist"):
-        data.open_pictures(tmp_path / "nothing")
+        data.open_images(tmp_path / "nothing")
     with pytest.raises(UserError, match="holds no image"):
-        data.open_pictures(tmp_path)
+        data.open_images(tmp_path)
     (tmp_path / "c.png").write_bytes(b"no image")
     with pytest.raises(UserError, match="none of the 1 images"):
-        data.open_pictures(tmp_path, on_bad_image="skip")
+        data.open_images(tmp_path, on_bad_image="skip")
 
 
 def test_a_labelled_grid_has_its_images_beside_and_below_the_names():

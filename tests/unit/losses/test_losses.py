@@ -18,15 +18,15 @@ def random_logits(shape=(5, 7), scale=3.0):
 LABELS = np.array([0, 6, -1, 3, 3], np.int32)
 
 
-def test_cross_entropy_is_minus_the_log_probability():
+def test_cross_entropy_is_minus_log_probability():
     logits = random_logits()
     probabilities = np.exp(logits.astype(np.float64))
     probabilities /= probabilities.sum(1, keepdims=True)
     expected = -np.log(probabilities[np.arange(5), LABELS])
     expected[2] = 0.0
-    found = losses.cross_entropy(logits, LABELS)
-    assert found.dtype == jnp.float32
-    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    result = losses.cross_entropy(logits, LABELS)
+    assert result.dtype == jnp.float32
+    np.testing.assert_allclose(result, expected, rtol=1e-5)
 
 
 def test_cross_entropy_gradient_is_softmax_minus_one_hot_and_zero_for_padding():
@@ -40,13 +40,13 @@ def test_cross_entropy_gradient_is_softmax_minus_one_hot_and_zero_for_padding():
 
 def test_cross_entropy_of_bfloat16_logits_is_computed_in_float32():
     logits = jnp.asarray(random_logits(scale=0.01), jnp.bfloat16)
-    found = losses.cross_entropy(logits, LABELS)
-    assert found.dtype == jnp.float32
-    np.testing.assert_array_equal(found, losses.cross_entropy(logits.astype(jnp.float32), LABELS))
-    assert len(np.unique(np.asarray(found))) == 5  # bfloat16 would round them all to 1.945
+    result = losses.cross_entropy(logits, LABELS)
+    assert result.dtype == jnp.float32
+    np.testing.assert_array_equal(result, losses.cross_entropy(logits.astype(jnp.float32), LABELS))
+    assert len(np.unique(np.asarray(result))) == 5  # bfloat16 would round them all to 1.945
 
 
-def test_cross_entropy_survives_large_logits_and_shows_bad_labels():
+def test_cross_entropy_of_large_logits_is_finite_and_of_bad_labels_nan():
     logits = np.array([[1e4, 0.0], [1e4, 0.0]], np.float32)
     np.testing.assert_allclose(losses.cross_entropy(logits, np.array([0, 1])), [0.0, 1e4])
     assert np.all(np.isnan(jax.jit(losses.cross_entropy)(logits, np.array([2, 9]))))
@@ -82,10 +82,10 @@ def test_feature_loss_does_not_detach_its_target():
 def test_reconstruction_losses_are_float32_from_bfloat16():
     x, y = (jnp.asarray(images(i), jnp.bfloat16) for i in (0, 1))
     for function in (losses.pixel_loss, losses.feature_loss):
-        found = function(x, y)
-        assert found.dtype == jnp.float32
+        result = function(x, y)
+        assert result.dtype == jnp.float32
         expected = function(x.astype(jnp.float32), y.astype(jnp.float32))
-        np.testing.assert_array_equal(found, expected)
+        np.testing.assert_array_equal(result, expected)
 
 
 def test_an_element_mean_needs_the_number_of_elements_as_weight():
@@ -108,27 +108,27 @@ def test_adversarial_losses_are_binary_cross_entropies():
     real, fake = random_logits((20,), 5.0), random_logits((40,), 5.0)[20:]
     np.testing.assert_allclose(losses.generator_loss(fake), bce(fake, 1), rtol=1e-4, atol=1e-6)
     expected = bce(real, 1) + bce(fake, 0)
-    found = losses.discriminator_loss(real, fake)
-    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
+    result = losses.discriminator_loss(real, fake)
+    np.testing.assert_allclose(result, expected, rtol=1e-4, atol=1e-6)
 
 
-def test_a_discriminator_at_chance_costs_log_two_per_image():
+def test_discriminator_loss_at_chance_is_log_two_per_image():
     zeros = np.zeros(3, np.float32)
     np.testing.assert_allclose(losses.generator_loss(zeros), np.log(2), rtol=1e-6)
     np.testing.assert_allclose(losses.discriminator_loss(zeros, zeros), np.log(4), rtol=1e-6)
 
 
-def test_logs_are_cut_off_at_minus_100():
+def test_adversarial_losses_clip_logs_at_minus_100():
     logits = np.array([-1e4, -101.0, -99.0, 1e4], np.float32)
     np.testing.assert_allclose(losses.generator_loss(logits), [100, 100, 99, 0], rtol=1e-6)
     np.testing.assert_allclose(losses.generator_loss(logits[:2]), bce([-1e4, -101.0], 1))
-    found = losses.discriminator_loss(logits, -logits)
-    np.testing.assert_allclose(found, [200, 200, 198, 0], rtol=1e-6)
+    result = losses.discriminator_loss(logits, -logits)
+    np.testing.assert_allclose(result, [200, 200, 198, 0], rtol=1e-6)
     gradient = jax.grad(lambda z: losses.generator_loss(z).sum())(jnp.asarray(logits))
     np.testing.assert_allclose(gradient, [0, 0, -1, 0], atol=1e-6)
 
 
-def test_repeating_the_batch_leaves_the_mean_unchanged():
+def test_losses_of_a_repeated_batch_have_the_same_mean():
     logits, x, y = random_logits(), images(0), images(1)
     adversarial, margin = logits[:2] + 0.3, logits[:2][:, ::-1]
     trades = functools.partial(losses.trades_loss, beta=6.0)
@@ -156,7 +156,7 @@ def test_repeating_the_batch_leaves_the_mean_unchanged():
         np.testing.assert_allclose(np.mean(twice), np.mean(once), rtol=1e-6, err_msg=name)
 
 
-def test_wrong_shapes_are_refused_with_both_shapes():
+def test_losses_name_both_shapes_of_a_mismatch():
     x = images(0)
     with pytest.raises(UserError, match=r"\(3, 4, 4, 3\) with images \(3, 4, 4, 1\)"):
         losses.pixel_loss(x, x[..., :1])

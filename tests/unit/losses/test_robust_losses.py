@@ -31,12 +31,12 @@ def divergence(logits, others):
     return (p * np.log(p / q)).sum(-1) * MASK
 
 
-def test_trades():
+def test_trades_loss_equals_numpy():
     expected = entropy(NATURAL) + 6.0 * divergence(NATURAL, NEAR)
     np.testing.assert_allclose(losses.trades_loss(NATURAL, NEAR, LABELS, beta=6.0), expected, rtol=1e-5, atol=1e-6)
 
 
-def test_trades_differentiates_both_sides():
+def test_trades_loss_has_gradients_of_both_logits():
     gradients = jax.grad(lambda a, b: losses.trades_loss(a, b, LABELS, beta=6.0).sum(), argnums=(0, 1))(NATURAL, NEAR)
     p, q = softmax(NATURAL), softmax(NEAR)
     np.testing.assert_allclose(gradients[1], 6.0 * (q - p) * MASK[:, None], rtol=1e-4, atol=1e-5)
@@ -46,7 +46,7 @@ def test_trades_differentiates_both_sides():
 
 
 @pytest.mark.parametrize("kind", losses.WEIGHTINGS)
-def test_geometry_weights(kind):
+def test_geometry_weights_equals_numpy(kind):
     argument = -1.0 + 5 * (1 - 2 * KAPPA.astype(np.float64) / 10)
     raw = {
         "tanh": (1 + np.tanh(argument)) / 2,
@@ -59,7 +59,7 @@ def test_geometry_weights(kind):
     np.testing.assert_allclose(weights.sum(), 3, rtol=1e-5)
 
 
-def test_gair_rst():
+def test_gair_rst_loss_equals_numpy():
     share = (1 + np.tanh(3 + 5 - KAPPA.astype(np.float64))) / 2
     got = losses.divergence_share(KAPPA, num_steps=10, offset=3.0)
     np.testing.assert_allclose(got, share, rtol=1e-5)
@@ -68,13 +68,13 @@ def test_gair_rst():
     np.testing.assert_allclose(loss, expected, rtol=1e-5, atol=1e-6)
 
 
-def test_margin_loss():
+def test_margin_loss_equals_numpy():
     logits = np.array([[1.0, 4.0, 2.0], [60.0, 0.0, 1.0]], np.float32)
     np.testing.assert_allclose(losses.margin_loss(logits, np.array([1, 2])), [-(4 - 2 + 50), 0.0])
     np.testing.assert_allclose(losses.margin_loss(logits, np.array([0, 0]), confidence=0.0), [0.0, -59.0])
 
 
-def test_an_unknown_weighting_lists_the_known():
+def test_geometry_weights_lists_known_kinds():
     with pytest.raises(UserError, match="discrete, sigmoid, tanh"):
         losses.geometry_weights(KAPPA, MASK, num_steps=10, kind="linear", offset=0.0)
 
@@ -86,7 +86,7 @@ def linear(images):
 
 @pytest.mark.parametrize("norm", ["l2", "linf"])
 @pytest.mark.parametrize("options", [{}, {"noise": 1.0, "step_size": 0.125}, {"noise": 2.0, "project": False}])
-def test_fgsm(key, norm, options):
+def test_fgsm_equals_numpy(key, norm, options):
     images = jax.random.uniform(key, (4, 4, 4, 3))
     attack = jax.jit(lambda key, x: attacks.fgsm(key, linear, x, LABELS, eps=0.1, norm=norm, **options))
     adversarial = attack(key, images)

@@ -20,10 +20,10 @@ def features(count, size, *, seed, shift=0.0):
 
 
 def moments(rows, batches=(None,)):
-    found = metrics.FeatureMoments()
+    result = metrics.FeatureMoments()
     for start, stop in zip((None, *batches[:-1]), batches, strict=True):
-        found.update(jnp.asarray(rows[start:stop]))
-    return found
+        result.update(jnp.asarray(rows[start:stop]))
+    return result
 
 
 def distance(a, b):
@@ -40,12 +40,12 @@ def expected_distance(a, b):
 
 
 @pytest.mark.parametrize("shift", [0.0, 0.02, 1.0])
-def test_distance_is_scipys(shift):
+def test_frechet_distance_equals_scipy(shift):
     a, b = features(400, 24, seed=1), features(300, 24, seed=2, shift=shift)
     np.testing.assert_allclose(distance(a, b), expected_distance(a, b), rtol=1e-6)
 
 
-def test_distance_with_fewer_images_than_features():
+def test_frechet_distance_with_fewer_images_than_features():
     """Covariances of rank 11 in 48 dimensions: float32 would be wrong in the first digits."""
     a, b = features(12, 48, seed=1), features(12, 48, seed=2)
     covariances = [np.cov(x.astype(np.float64), rowvar=False) for x in (a, b)]
@@ -57,27 +57,27 @@ def test_distance_with_fewer_images_than_features():
     np.testing.assert_allclose(distance(a, b), expected, rtol=1e-6)
 
 
-def test_distance_of_known_gaussians():
+def test_frechet_distance_of_known_gaussians():
     identity = np.eye(3)
     assert metrics.frechet_distance(np.zeros(3), identity, np.ones(3), identity) == pytest.approx(3)
     assert metrics.frechet_distance(np.zeros(3), identity, np.zeros(3), 4 * identity) == pytest.approx(3)
     assert metrics.frechet_distance(np.zeros(3), 0 * identity, np.zeros(3), identity) == pytest.approx(3)
 
 
-def test_equal_distributions_are_at_zero_and_never_below():
+def test_frechet_distance_of_equal_distributions_is_zero():
     a = features(100, 24, seed=1)
     assert 0 <= distance(a, a) < 1e-6
     assert 0 <= distance(a[:10], a[:10]) < 1e-6
 
 
-def test_moments_do_not_depend_on_the_batches_nor_on_padding():
+def test_feature_moments_do_not_depend_on_batches_or_padding():
     rows = features(50, 8, seed=3) + np.float32(1000)  # a mean that would cost float32 three digits
     expected = rows.astype(np.float64)
     for batches in ((50,), (1, 2, 33, 50), tuple(range(5, 51, 5))):
-        found = moments(rows, batches)
-        assert found.count == 50
-        np.testing.assert_allclose(found.mean, expected.mean(0), rtol=1e-12)
-        np.testing.assert_allclose(found.covariance, np.cov(expected, rowvar=False), rtol=1e-9, atol=1e-12)
+        result = moments(rows, batches)
+        assert result.count == 50
+        np.testing.assert_allclose(result.mean, expected.mean(0), rtol=1e-12)
+        np.testing.assert_allclose(result.covariance, np.cov(expected, rowvar=False), rtol=1e-9, atol=1e-12)
     padded = metrics.FeatureMoments()
     padded.update(np.concatenate([rows, np.full((6, 8), np.nan, np.float32)]), np.repeat([1.0, 0.0], [50, 6]))
     padded.update(rows[:3], np.zeros(3))
@@ -85,7 +85,7 @@ def test_moments_do_not_depend_on_the_batches_nor_on_padding():
     np.testing.assert_allclose(padded.covariance, np.cov(expected, rowvar=False), rtol=1e-9, atol=1e-12)
 
 
-def test_features_that_are_not_finite_are_seen():
+def test_frechet_distance_of_non_finite_features_is_nan():
     a, b = features(20, 4, seed=1), features(20, 4, seed=2)
     a[3, 2] = np.nan
     assert np.isnan(distance(a, b))
@@ -97,24 +97,20 @@ def test_feature_vectors_average_positions():
     def features_fn(images):
         return {"conv": jnp.asarray(feature, jnp.bfloat16), "fc": images[:, 0, 0, :]}
 
-    found = metrics.feature_vectors(features_fn, np.ones((2, 6, 6, 3), np.float32), layer="conv")
-    assert found.dtype == jnp.float32
-    np.testing.assert_allclose(found, feature.mean((1, 2)), rtol=2e-3)
+    result = metrics.feature_vectors(features_fn, np.ones((2, 6, 6, 3), np.float32), layer="conv")
+    assert result.dtype == jnp.float32
+    np.testing.assert_allclose(result, feature.mean((1, 2)), rtol=2e-3)
     assert metrics.feature_vectors(features_fn, np.ones((2, 6, 6, 3)), layer="fc").shape == (2, 3)
     with pytest.raises(UserError, match="unknown layer 'conv9'; known: conv, fc"):
         metrics.feature_vectors(features_fn, np.ones((2, 6, 6, 3)), layer="conv9")
 
 
-def test_the_key_says_what_decides_the_scale():
-    assert metrics.frechet_key("resnet18", "block4", 2000) == "fid_resnet18_block4_n2000"
-
-
-def test_float64_stays_inside():
+def test_frechet_distance_keeps_float32_outside():
     distance(features(20, 4, seed=1), features(20, 4, seed=2))
     assert jnp.ones(2).dtype == jnp.float32 and not jax.config.jax_enable_x64
 
 
-def test_impossible_distances_are_refused():
+def test_frechet_distance_rejects_mistakes():
     with pytest.raises(UserError, match="at least 2 image"):
         distance(features(1, 4, seed=1), features(20, 4, seed=2))
     with pytest.raises(UserError, match="of one K"):

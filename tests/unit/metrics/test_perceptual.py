@@ -47,18 +47,18 @@ def numpy_lpips(x, y, layers, heads=None):
 
 @pytest.mark.parametrize("layers", [("a",), ("a", "b"), ("b", "vector")])
 @pytest.mark.parametrize("weighted", [False, True])
-def test_lpips_is_the_formula(layers, weighted):
+def test_lpips_equals_numpy(layers, weighted):
     heads = None
     if weighted:
         heads = [images(20 + i, ({"a": 5, "b": 7, "vector": 3}[layer],)) for i, layer in enumerate(layers)]
     x, y = images(0), images(1)
-    found = jax.jit(lambda x, y: metrics.lpips(features_fn, x, y, layers=layers, heads=heads))(x, y)
-    assert found.shape == (3,) and found.dtype == jnp.float32
+    result = jax.jit(lambda x, y: metrics.lpips(features_fn, x, y, layers=layers, heads=heads))(x, y)
+    assert result.shape == (3,) and result.dtype == jnp.float32
     assert np.all(numpy_features(x)["a"].sum(-1).min() == 0), "no position without any feature: nothing was tested"
-    np.testing.assert_allclose(found, numpy_lpips(x, y, layers, heads), rtol=1e-5)
+    np.testing.assert_allclose(result, numpy_lpips(x, y, layers, heads), rtol=1e-5)
 
 
-def test_equal_images_are_at_zero_with_finite_gradients():
+def test_lpips_of_equal_images_is_zero_with_finite_gradients():
     for metric in (
         lambda x, y: metrics.lpips(features_fn, x, y, layers=("a", "b")),
         lambda x, y: metrics.gram_loss(features_fn, x, y, layers=("a", "b")),
@@ -71,7 +71,7 @@ def test_equal_images_are_at_zero_with_finite_gradients():
             assert np.all(np.isfinite(gradient_of(start, other)))
 
 
-def test_bfloat16_features_are_compared_in_float32():
+def test_lpips_compares_bfloat16_features_in_float32():
     x, y = images(0), images(1)
     plain = metrics.lpips(features_fn, x, y, layers=("a", "b"))
     half = metrics.lpips(
@@ -81,7 +81,7 @@ def test_bfloat16_features_are_compared_in_float32():
     np.testing.assert_allclose(half, plain, rtol=0.05)
 
 
-def test_gram_loss_is_the_formula_for_any_two_sizes():
+def test_gram_loss_equals_numpy_for_any_sizes():
     x, y = images(0), images(1, (3, 6, 10, 3))
     expected = 0
     for layer in ("a", "b"):
@@ -91,19 +91,19 @@ def test_gram_loss_is_the_formula_for_any_two_sizes():
             grams.append(np.stack([row.T @ row / row.size for row in rows]))
             means.append(rows.mean(1))
         expected += ((grams[0] - grams[1]) ** 2).mean((1, 2)) + ((means[0] - means[1]) ** 2).mean(1)
-    found = metrics.gram_loss(features_fn, x, y, layers=("a", "b"))
-    assert found.shape == (3,) and found.dtype == jnp.float32
-    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    result = metrics.gram_loss(features_fn, x, y, layers=("a", "b"))
+    assert result.shape == (3,) and result.dtype == jnp.float32
+    np.testing.assert_allclose(result, expected, rtol=1e-5)
 
 
-def test_gram_loss_sees_no_places():
+def test_gram_loss_ignores_positions():
     x = images(0)
     moved = x.reshape(3, -1, 3)[:, np.random.default_rng(0).permutation(48)].reshape(x.shape)
     np.testing.assert_allclose(metrics.gram_loss(features_fn, x, moved, layers=("a",)), 0, atol=1e-10)
     assert np.all(np.asarray(metrics.lpips(features_fn, x, moved, layers=("a",))) > 0.1)
 
 
-def test_what_does_not_fit_is_refused():
+def test_perceptual_metrics_reject_mistakes():
     x = images(0)
     with pytest.raises(UserError, match="unknown layer 'c'; known: a, b, vector"):
         metrics.lpips(features_fn, x, x, layers=("c",))
@@ -122,12 +122,12 @@ def test_what_does_not_fit_is_refused():
 
 
 @pytest.mark.parametrize(("name", "encoder"), [("alex", "alexnet"), ("vgg", "vgg16")])
-def test_the_published_layers_exist(name, encoder):
+def test_lpips_layers_exist_in_encoders(name, encoder):
     assert set(metrics.LPIPS_LAYERS[name]) <= set(models.build(encoder).feature_specs())
     assert set(metrics.GRAM_LAYERS) <= set(models.build("vgg19").feature_specs())
 
 
-def test_heads_without_the_package_are_one_line(monkeypatch):
+def test_load_lpips_heads_without_package_is_one_line(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"pip install .*arinv\[lpips\]") as error:
         models.load_lpips_heads("alex")
@@ -209,7 +209,7 @@ def heads_of(reference):
 @pytest.mark.parametrize(
     ("name", "encoder", "size"), [("alex", "alexnet", 32), ("alex", "alexnet", 64), ("vgg", "vgg16", 32)]
 )
-def test_lpips_is_the_package_s(lpips_package, name, encoder, size):
+def test_lpips_equals_package(lpips_package, name, encoder, size):
     import torch
 
     reference = lpips_package.LPIPS(net=name, pnet_rand=True, verbose=False)
@@ -217,29 +217,29 @@ def test_lpips_is_the_package_s(lpips_package, name, encoder, size):
     x[1] = np.clip(y[1] + 0.1 * (x[1] - 0.5), 0, 1)  # a near pair beside a far one
     backbone, heads = our_backbone(encoder, reference.net), heads_of(reference)
     layers = metrics.LPIPS_LAYERS[name]
-    found = jax.jit(lambda x, y: metrics.lpips(backbone, x, y, layers=layers, heads=heads))(x, y)
+    result = jax.jit(lambda x, y: metrics.lpips(backbone, x, y, layers=layers, heads=heads))(x, y)
     tensors = [torch.from_numpy(z.transpose(0, 3, 1, 2).copy()) for z in (x, y)]
     with torch.no_grad():
         expected = reference(*tensors, normalize=True).numpy().ravel()
         reference.lpips = False
         baseline = reference(*tensors, normalize=True).numpy().ravel()
     assert expected[0] > 2 * expected[1] > 1e-3
-    np.testing.assert_allclose(found, expected, rtol=1e-4)
+    np.testing.assert_allclose(result, expected, rtol=1e-4)
     unweighted = jax.jit(lambda x, y: metrics.lpips(backbone, x, y, layers=layers))(x, y)
     np.testing.assert_allclose(unweighted, baseline, rtol=1e-4)
 
 
 @pytest.mark.parametrize("name", ["alex", "vgg"])
-def test_heads_are_the_package_s(lpips_package, name):
+def test_load_lpips_heads_equals_package(lpips_package, name):
     expected = heads_of(lpips_package.LPIPS(net=name, pnet_rand=True, verbose=False))
     heads = models.load_lpips_heads(name)
     assert len(heads) == len(expected) == 5
-    for found, wanted in zip(heads, expected, strict=True):
-        np.testing.assert_array_equal(found, wanted)
-        assert found.dtype == np.float32 and found.min() >= 0
+    for result, wanted in zip(heads, expected, strict=True):
+        np.testing.assert_array_equal(result, wanted)
+        assert result.dtype == np.float32 and result.min() >= 0
 
 
-def test_gram_sum_is_that_of_gatys():
+def test_gram_loss_sum_equals_gatys():
     x, y = (np.random.default_rng(seed).random((2, 6, 5, 3), dtype=np.float32) for seed in (0, 1))
 
     def features_fn(images):
@@ -250,7 +250,7 @@ def test_gram_sum_is_that_of_gatys():
         f, g = (np.asarray(features_fn(images)[layer], np.float64).reshape(2, -1, 3) for images in (x, y))
         difference = np.einsum("bni,bnj->bij", f, f) - np.einsum("bni,bnj->bij", g, g)
         expected += 0.5 * np.sum(difference**2, axis=(1, 2)) / (4 * 3**2 * f.shape[1] ** 2)
-    found = metrics.gram_loss(features_fn, x, y, layers=("a", "b"), reduction="sum")
-    np.testing.assert_allclose(found, expected, rtol=1e-4)
+    result = metrics.gram_loss(features_fn, x, y, layers=("a", "b"), reduction="sum")
+    np.testing.assert_allclose(result, expected, rtol=1e-4)
     with pytest.raises(UserError, match="unknown reduction of the Gram loss 'max'; known: mean, sum"):
         metrics.gram_loss(features_fn, x, y, layers=("a", "b"), reduction="max")

@@ -10,18 +10,18 @@ from arinv.metrics.accuracy import binomial_interval
 
 @pytest.mark.parametrize("count, total", [(0, 10), (1, 10), (5, 10), (10, 10), (437, 1000), (9876, 10000)])
 @pytest.mark.parametrize("confidence", [0.9, 0.95])
-def test_interval_is_clopper_pearsons(count, total, confidence):
+def test_binomial_interval_equals_clopper_pearson(count, total, confidence):
     expected = scipy.stats.binomtest(count, total).proportion_ci(confidence, method="exact")
     np.testing.assert_allclose(binomial_interval(count, total, confidence=confidence), expected, rtol=1e-9)
 
 
-def test_at_the_bounds_the_tails_have_the_promised_weight():
+def test_binomial_interval_tails_have_nominal_weight():
     lower, upper = binomial_interval(30, 100)
     np.testing.assert_allclose(scipy.stats.binom.sf(29, 100, lower), 0.025, rtol=1e-6)
     np.testing.assert_allclose(scipy.stats.binom.cdf(30, 100, upper), 0.025, rtol=1e-6)
 
 
 @pytest.mark.parametrize("count, total, confidence", [(-1, 10, 0.95), (11, 10, 0.95), (0, 0, 0.95), (1, 2, 95)])
-def test_impossible_counts_are_refused(count, total, confidence):
+def test_binomial_interval_rejects_impossible_counts(count, total, confidence):
     with pytest.raises(UserError, match=f"got {count} of {total}|between 0 and 1, got 95"):
         binomial_interval(count, total, confidence=confidence)

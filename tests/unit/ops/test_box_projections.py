@@ -38,7 +38,7 @@ def problem(seed, scale=1.0, count=4):
 
 @few
 @given(seed=seeds, norm=st.sampled_from(NORMS), scale=st.sampled_from((1e-25, 1e-3, 1.0, 1e6)))
-def test_a_move_to_the_plane_is_feasible(seed, norm, scale):
+def test_move_to_hyperplane_is_feasible(seed, norm, scale):
     points, weights, residuals = problem(seed, scale)
     moves = np.asarray(compiled(norm)(points, weights, residuals), np.float64)
     after = residuals / scale + np.sum(weights / scale * moves, axis=1)
@@ -69,17 +69,17 @@ def shortest(point, weights, residual, norm):
 
 
 @pytest.mark.parametrize("norm", NORMS)
-def test_a_move_to_the_plane_is_the_shortest(norm):
+def test_move_to_hyperplane_is_shortest(norm):
     for seed in range(8):
         points, weights, residuals = problem(seed)
-        found = lengths(compiled(norm)(points, weights, residuals), norm)
-        for i, length in enumerate(found):
+        result = lengths(compiled(norm)(points, weights, residuals), norm)
+        for i, length in enumerate(result):
             expected = shortest(points[i], weights[i], residuals[i], norm)
             np.testing.assert_allclose(length, expected, atol=2e-5, err_msg=f"problem {seed}, row {i}")
 
 
 @pytest.mark.parametrize("norm", NORMS)
-def test_a_plane_out_of_reach_is_approached_to_a_corner(norm):
+def test_move_to_hyperplane_ends_in_nearest_corner(norm):
     points, weights, _ = problem(0)
     moves = compiled(norm)(points, weights, np.full(4, 1e3, np.float32))
     corner = np.where(weights > 0, 0.0, np.where(weights < 0, 1.0, points))
@@ -87,20 +87,20 @@ def test_a_plane_out_of_reach_is_approached_to_a_corner(norm):
 
 
 @pytest.mark.parametrize("norm", NORMS)
-def test_no_gradient_and_no_distance_give_no_move(norm):
+def test_move_to_hyperplane_without_gradient_or_distance_is_zero(norm):
     points, weights, residuals = problem(0)
     assert not np.any(compiled(norm)(points, np.zeros_like(weights), residuals))
     assert not np.any(compiled(norm)(points, weights, np.zeros_like(residuals)))
 
 
-def test_equal_gains_share_an_l1_move():
+def test_move_to_hyperplane_l1_is_shared_by_equal_weights():
     move = compiled("l1")(np.full((1, SIZE), 0.5, np.float32), np.ones((1, SIZE), np.float32), np.float32([2.0]))
     np.testing.assert_allclose(lengths(move, "l1"), 2.0, rtol=1e-6)
 
 
 @few
 @given(seed=seeds, eps=st.sampled_from((0.0, 0.01, 0.5, 2.0, 30.0)), scale=st.sampled_from((1e-3, 0.3, 3.0)))
-def test_l1_projection_is_feasible_and_leaves_the_inside_alone(seed, eps, scale):
+def test_project_l1_ball_is_feasible_and_keeps_the_inside(seed, eps, scale):
     points, noise, _ = problem(seed, scale)
     projected = np.asarray(ball(noise, points, eps))
     assert np.all(lengths(projected, "l1") <= eps * (1 + 1e-6))
@@ -133,7 +133,7 @@ def nearest(noise, point, eps):
 
 
 @pytest.mark.parametrize("eps", (0.3, 1.5))
-def test_l1_projection_is_the_nearest_point(eps):
+def test_project_l1_ball_is_nearest_point(eps):
     for seed in range(6):
         points, noise, _ = problem(seed)
         projected = ball(noise, points, eps)
@@ -142,7 +142,7 @@ def test_l1_projection_is_the_nearest_point(eps):
             np.testing.assert_allclose(projected[i], expected, atol=1e-5, err_msg=f"problem {seed}, row {i}")
 
 
-def test_l1_radii_can_differ_per_example():
+def test_project_l1_ball_takes_radii_per_example():
     points, noise, _ = problem(1)
     eps = np.array([0.0, 0.1, 0.5, 100.0], np.float32)
     together = ball(noise, points, eps)
@@ -150,13 +150,13 @@ def test_l1_radii_can_differ_per_example():
         np.testing.assert_allclose(together[i], ball(noise, points, np.full(4, radius))[i], atol=1e-6)
 
 
-def test_far_from_the_box_the_l1_projection_is_that_of_the_norm():
+def test_project_l1_ball_far_from_the_box_equals_project():
     noise = 0.1 * problem(2)[1]
     middle = np.full_like(noise, 0.5)
     np.testing.assert_allclose(ball(noise, middle, 0.3), norms.project(noise, eps=0.3, norm="l1"), atol=1e-6)
 
 
-def test_mistakes_are_named():
+def test_box_projections_reject_mistakes():
     points, weights, residuals = problem(0)
     with pytest.raises(UserError, match="unknown norm 'l3'; known: l1, l2, linf"):
         move_to_hyperplane(points, weights, residuals, norm="l3")

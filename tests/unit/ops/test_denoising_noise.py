@@ -12,7 +12,7 @@ from arinv.ops.degradations import add_gaussian_noise
 SIGMA = 50 / 255
 
 
-def test_unclipped_noise_is_white_and_of_the_level_asked_for(key):
+def test_add_gaussian_noise_unclipped_is_white(key):
     images = jnp.full((4, 64, 64, 3), 0.25)
     noise = np.asarray(add_gaussian_noise(key, images, sigma=SIGMA, protocol="unclipped") - images, np.float64)
     error = SIGMA / np.sqrt(noise.size)
@@ -23,7 +23,7 @@ def test_unclipped_noise_is_white_and_of_the_level_asked_for(key):
         assert abs((a * b).mean()) < 5 * SIGMA**2 / np.sqrt(a.size)
 
 
-def test_clipped_noise_is_the_same_cut_off_at_black_and_white(key):
+def test_add_gaussian_noise_clipped_is_clipped(key):
     images = jnp.asarray(np.random.default_rng(0).random((2, 32, 32, 3), np.float32))
     clipped, plain = (add_gaussian_noise(key, images, sigma=SIGMA, protocol=p) for p in ("clipped", "unclipped"))
     np.testing.assert_array_equal(clipped, np.clip(plain, 0, 1))
@@ -33,7 +33,7 @@ def test_clipped_noise_is_the_same_cut_off_at_black_and_white(key):
     np.testing.assert_allclose(black.mean(), SIGMA / np.sqrt(2 * np.pi), rtol=0.02)
 
 
-def test_the_key_decides_and_no_noise_changes_nothing(key):
+def test_add_gaussian_noise_depends_on_key_and_is_identity_at_zero(key):
     images = jnp.asarray(np.random.default_rng(1).random((1, 8, 8, 3), np.float32))
     once = add_gaussian_noise(key, images, sigma=SIGMA)
     np.testing.assert_array_equal(once, add_gaussian_noise(key, images, sigma=SIGMA))
@@ -42,7 +42,7 @@ def test_the_key_decides_and_no_noise_changes_nothing(key):
 
 
 @pytest.mark.parametrize(
-    ("options", "shown"),
+    ("options", "message"),
     [
         ({"sigma": 50}, "sigma=50 must be 0 to 1.*50/255"),
         ({"sigma": -0.1}, "0 to 1"),
@@ -50,12 +50,12 @@ def test_the_key_decides_and_no_noise_changes_nothing(key):
         ({"sigma": 0.1, "protocol": "clip"}, "known: clipped, unclipped"),
     ],
 )
-def test_wrong_noise_is_one_line(key, options, shown):
-    with pytest.raises(UserError, match=shown):
+def test_check_noise_rejects_mistakes(key, options, message):
+    with pytest.raises(UserError, match=message):
         add_gaussian_noise(key, jnp.zeros((1, 2, 2, 3)), **options)
 
 
-def test_windows_lie_anywhere_in_their_image(key):
+def test_random_window_reaches_the_whole_image(key):
     image = np.arange(6 * 7, dtype=np.uint8).reshape(1, 6, 7, 1)
     windows = np.asarray(random_window(key, jnp.asarray(np.repeat(image, 128, axis=0)), size=4))
     possible = [image[0, y : y + 4, x : x + 4].tobytes() for y in range(3) for x in range(4)]
@@ -63,7 +63,7 @@ def test_windows_lie_anywhere_in_their_image(key):
     assert {possible.index(window.tobytes()) for window in windows} == set(range(12))
 
 
-def test_an_augmentation_cuts_its_window_first(key):
+def test_augment_crops_window_first(key):
     images = jnp.asarray(np.random.default_rng(2).integers(0, 256, (8, 12, 12, 3), dtype=np.uint8))
     plain = augment(key, images, window=8)
     assert plain.shape == (8, 8, 8, 3)
@@ -71,5 +71,5 @@ def test_an_augmentation_cuts_its_window_first(key):
     same = [np.array_equal(a, b) for a, b in zip(plain, flipped, strict=True)]
     mirrored = [np.array_equal(a[:, ::-1], b) for a, b in zip(plain, flipped, strict=True)]
     assert any(same) and any(mirrored) and all(a or b for a, b in zip(same, mirrored, strict=True))
-    with pytest.raises(UserError, match="cannot cut windows of 13 px from images of 12 x 12"):
+    with pytest.raises(UserError, match="cannot crop windows of 13 px from images of 12 x 12"):
         augment(key, images, window=13)

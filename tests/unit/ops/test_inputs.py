@@ -25,15 +25,15 @@ from arinv.ops import inputs
         ([[0], [1, 2]], "must be an array of numbers"),
     ],
 )
-def test_as_labels_names_what_is_wrong(labels, message):
+def test_as_labels_names_the_mistake(labels, message):
     with pytest.raises(UserError, match=f"^labels .*{message}"):
         inputs.as_labels(labels, batch_size=2, num_classes=3)
 
 
-def test_as_labels_takes_integers_of_any_width():
+def test_as_labels_accepts_any_integer_dtype():
     for dtype in (np.int8, np.uint8, np.int64):
-        found = inputs.as_labels(np.array([0, 2], dtype), batch_size=2, num_classes=3)
-        assert found.dtype == jnp.int32 and found.tolist() == [0, 2]
+        result = inputs.as_labels(np.array([0, 2], dtype), batch_size=2, num_classes=3)
+        assert result.dtype == jnp.int32 and result.tolist() == [0, 2]
     assert inputs.as_labels([], batch_size=0).shape == (0,)
 
 
@@ -51,7 +51,7 @@ def test_as_labels_takes_integers_of_any_width():
         (lambda z: None, "got a NoneType"),
     ],
 )
-def test_checked_logits_fn_names_what_is_wrong(key, change, message):
+def test_checked_logits_fn_names_the_mistake(key, change, message):
     def logits_fn(x):
         return change(jnp.mean(x, axis=(1, 2)))
 
@@ -82,12 +82,12 @@ def test_checked_logits_fn_names_what_is_wrong(key, change, message):
         ([[0.1], [0.2]], r"got the shape \(2, 1\)"),
     ],
 )
-def test_as_radius_names_what_is_wrong(eps, message):
+def test_as_radius_names_the_mistake(eps, message):
     with pytest.raises(UserError, match=f"^eps .*{message}"):
         inputs.as_radius(eps, batch_size=2)
 
 
-def test_a_radius_that_reaches_every_image_is_reported(key):
+def test_as_radius_warns_of_radius_that_reaches_every_image(key):
     images, labels = np.full((2, 4, 4, 3), 0.5, np.float32), np.array([0, 1])
 
     def attack(**options):
@@ -103,18 +103,18 @@ def test_a_radius_that_reaches_every_image_is_reported(key):
 
 
 @pytest.mark.parametrize("value", (0, -1, 2.0, "3", True, None, np.nan))
-def test_check_count_refuses_what_is_no_count(value):
+def test_check_count_rejects_other_values(value):
     with pytest.raises(UserError, match="^num_steps must be "):
         inputs.check_count(value, "num_steps")
 
 
 @pytest.mark.parametrize("value", (-0.1, 1.1, np.nan, np.inf, "1", True, None, [0.5]))
-def test_check_number_refuses_what_is_out_of_range(value):
+def test_check_number_rejects_out_of_range(value):
     with pytest.raises(UserError, match="^alpha must be a finite number from 0 to 1, got "):
         inputs.check_number(value, "alpha", least=0.0, most=1.0)
 
 
-def test_layer_features_names_what_is_wrong():
+def test_layer_features_names_the_mistake():
     images = jnp.zeros((2, 4, 4, 3))
     for features, message in (
         ((images, {"a": images}), r"got a tuple; .*take .*\[1\]"),
@@ -125,14 +125,14 @@ def test_layer_features_names_what_is_wrong():
             inputs.layer_features(lambda x, features=features: features, images, ("b",))
 
 
-def test_images_are_checked_inside_of_jit_where_they_are_known():
+def test_check_images_checks_constants_inside_jit():
     constant = np.full((1, 2, 2, 3), 200.0, np.float32)
     for images in (constant, jnp.asarray(constant)):
         with pytest.raises(UserError, match="range from 200 to 200"):
             jax.jit(lambda x, images=images: x + inputs.as_images(images))(constant)
 
 
-def test_lists_and_float64_become_float32_images():
+def test_as_images_converts_lists_and_float64():
     for images in ([[[[0.5]]]], np.full((1, 1, 1, 1), 0.5)):
-        found = inputs.as_images(images)
-        assert found.dtype == jnp.float32 and found.shape == (1, 1, 1, 1)
+        result = inputs.as_images(images)
+        assert result.dtype == jnp.float32 and result.shape == (1, 1, 1, 1)

@@ -27,7 +27,7 @@ def spectral_norm(x):
 
 @pytest.mark.parametrize(("condition", "tolerance"), [(1.0, 1e-5), (1e2, 1e-5), (1e3, 1e-4), (1e4, 1e-3), (1e5, 0.1)])
 @pytest.mark.parametrize("scale", [1e-4, 1.0, 1e6])
-def test_roots_of_regular_matrices(condition, tolerance, scale):
+def test_sqrt_and_inverse_sqrt_of_regular_matrices(condition, tolerance, scale):
     values = scale * np.geomspace(1, 1 / condition, SIZE)
     matrix, root, inverse = with_eigenvalues(values)
     condition_of_norm = np.linalg.norm(matrix) / values[-1]
@@ -40,7 +40,7 @@ def test_roots_of_regular_matrices(condition, tolerance, scale):
 
 @pytest.mark.parametrize("rank", [1, 5, SIZE - 1])
 @pytest.mark.parametrize("ridge", [0.0, 1e-6])
-def test_singular_matrices_have_bounded_roots(rank, ridge):
+def test_sqrt_and_inverse_sqrt_of_singular_matrices_is_bounded(rank, ridge):
     rows = np.random.default_rng(rank).normal(size=(rank, SIZE)).astype(np.float32)
     matrix = rows.T @ rows  # as rounding leaves it
     values, vectors = np.linalg.eigh(matrix.astype(np.float64))
@@ -55,26 +55,26 @@ def test_singular_matrices_have_bounded_roots(rank, ridge):
     np.testing.assert_allclose(whitened, exact_inverse @ rows.T, atol=5e-3)
 
 
-def test_inverses_near_the_identity():
+def test_inverse_near_identity_equals_numpy():
     matrices = np.stack([with_eigenvalues(np.linspace(1, 2, SIZE), seed)[0] for seed in range(3)])
     np.testing.assert_allclose(linalg.inverse_near_identity(matrices), np.linalg.inv(matrices), atol=1e-6)
 
 
-def test_a_batch_is_its_matrices_one_by_one_and_zero_is_zero():
+def test_sqrt_and_inverse_sqrt_is_per_matrix_and_zero_for_zero():
     matrices = np.stack(
         [with_eigenvalues(np.linspace(1, 2 + i, SIZE), i)[0] for i in range(3)] + [np.zeros((SIZE,) * 2)]
     )
     together = roots(matrices.astype(np.float32).reshape(2, 2, SIZE, SIZE))
-    for found in together:
-        assert found.dtype == jnp.float32
-        np.testing.assert_allclose(found, jnp.swapaxes(found, -1, -2), rtol=1e-6, atol=1e-7)
-        np.testing.assert_array_equal(found[1, 1], 0.0)
+    for result in together:
+        assert result.dtype == jnp.float32
+        np.testing.assert_allclose(result, jnp.swapaxes(result, -1, -2), rtol=1e-6, atol=1e-7)
+        np.testing.assert_array_equal(result[1, 1], 0.0)
     for i in range(3):
-        for found, expected in zip(together, roots(matrices[i].astype(np.float32)), strict=True):
-            np.testing.assert_allclose(found.reshape(4, SIZE, SIZE)[i], expected, atol=1e-5)
+        for result, expected in zip(together, roots(matrices[i].astype(np.float32)), strict=True):
+            np.testing.assert_allclose(result.reshape(4, SIZE, SIZE)[i], expected, atol=1e-5)
 
 
-def test_roots_have_finite_gradients():
+def test_sqrt_and_inverse_sqrt_has_finite_gradients():
     matrix, _, _ = with_eigenvalues(np.geomspace(1, 1e-3, 6))
     whiten = jax.grad(lambda x: jnp.sum(jnp.square(linalg.sqrt_and_inverse_sqrt(x)[1])))
     gradient = whiten(matrix.astype(np.float32))  # sum of the eigenvalues of the inverse: -1 / x^2
@@ -82,8 +82,8 @@ def test_roots_have_finite_gradients():
     np.testing.assert_allclose(gradient, expected, atol=1e-2 * np.abs(expected).max())
 
 
-def test_trace_of_the_root_of_a_product():
+def test_trace_of_sqrt_product_equals_scipy():
     a, b = (with_eigenvalues(np.geomspace(1, 1e-2, SIZE), seed)[0] for seed in (0, 1))
     expected = np.trace(scipy.linalg.sqrtm(a @ b)).real
-    found = jax.jit(linalg.trace_of_sqrt_product)(a.astype(np.float32), b.astype(np.float32))
-    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    result = jax.jit(linalg.trace_of_sqrt_product)(a.astype(np.float32), b.astype(np.float32))
+    np.testing.assert_allclose(result, expected, rtol=1e-5)

@@ -41,12 +41,12 @@ TRANSFORMATIONS = {
 
 
 @pytest.mark.parametrize("name", TRANSFORMATIONS)
-def test_equals_the_scan_of_lax(inputs, name):
-    found, expected = (
+def test_scan_equals_lax(inputs, name):
+    result, expected = (
         TRANSFORMATIONS[name](lambda *inputs, scan=scan: descend(scan, *inputs))(*inputs)
         for scan in (loops.scan, jax.lax.scan)
     )
-    assert_trees_all_close(found, expected, rtol=1e-6)
+    assert_trees_all_close(result, expected, rtol=1e-6)
 
 
 @pytest.fixture
@@ -57,14 +57,14 @@ def loop(inputs):
     return jaxpr, scan
 
 
-def test_the_weights_are_prepared_before_the_loop(loop):
+def test_scan_hoists_weights(loop):
     whole, body = str(loop[0]), str(loop[1].params["jaxpr"])
     assert " rev[" in whole and " rev[" not in body
     assert " sqrt " in whole and " sqrt " not in body
     assert " tanh " in body
 
 
-def test_what_literals_alone_give_is_not_carried_into_the_loop(loop):
+def test_scan_keeps_literals_in_the_loop(loop):
     _, scan = loop
     assert " lt " in str(scan.params["jaxpr"])
     # The prepared weights, plain and transposed or not, and the row that every step returns.
@@ -72,13 +72,13 @@ def test_what_literals_alone_give_is_not_carried_into_the_loop(loop):
     assert len(scan.invars) - num_carry_and_xs <= 3
 
 
-def test_no_steps_and_no_constants():
+def test_scan_without_steps_or_constants():
     carry, ys = loops.scan(lambda c, x: (c + x, c), jnp.zeros(2), jnp.zeros((0, 2)))
     assert_trees_all_close((carry, ys), (jnp.zeros(2), jnp.zeros((0, 2))))
 
 
 @pytest.mark.parametrize("upper", [4, jnp.int32(4)], ids=["known", "traced"])
-def test_fori_loop_equals_that_of_lax(inputs, upper):
+def test_fori_loop_equals_lax(inputs, upper):
     def run(fori_loop, weights, latents, upper):
         def step(i, z):
             w = jnp.flip(weights / jnp.linalg.norm(weights), 0)
@@ -88,14 +88,14 @@ def test_fori_loop_equals_that_of_lax(inputs, upper):
 
     weights, latents, _ = inputs
     static = (0,) if isinstance(upper, jax.Array) else (0, 3)
-    found, expected = (
+    result, expected = (
         jax.jit(run, static_argnums=static)(fori_loop, weights, latents, upper)
         for fori_loop in (loops.fori_loop, jax.lax.fori_loop)
     )
-    assert_trees_all_close(found, expected, rtol=1e-6)
+    assert_trees_all_close(result, expected, rtol=1e-6)
 
 
-def test_fori_loop_prepares_the_weights_before_it(inputs):
+def test_fori_loop_hoists_weights(inputs):
     weights, latents, _ = inputs
 
     def run(weights, latents):

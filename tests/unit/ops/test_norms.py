@@ -36,14 +36,14 @@ def sample(seed, scale=1.0, shape=SHAPE):
 
 @few
 @cases
-def test_norm_is_numpys(seed, norm, eps, scale):
+def test_norm_equals_numpy(seed, norm, eps, scale):
     x = sample(seed, scale)
     np.testing.assert_allclose(norms.norm(x, norm), lengths(x, norm), rtol=1e-6)
 
 
 @few
 @cases
-def test_projection_lands_inside_and_stays(seed, norm, eps, scale):
+def test_project_is_inside_and_idempotent(seed, norm, eps, scale):
     projected = norms.project(sample(seed, scale), eps=eps, norm=norm)
     assert np.all(lengths(projected, norm) <= eps * (1 + 1e-6))
     again = norms.project(projected, eps=eps, norm=norm)
@@ -52,7 +52,7 @@ def test_projection_lands_inside_and_stays(seed, norm, eps, scale):
 
 @few
 @cases
-def test_projection_leaves_the_inside_alone(seed, norm, eps, scale):
+def test_project_keeps_the_inside(seed, norm, eps, scale):
     delta = sample(seed, scale)
     delta = delta * (0.99 * eps / lengths(delta, norm)[:, None, None, None]).astype(np.float32)
     np.testing.assert_array_equal(norms.project(delta, eps=eps, norm=norm), delta)
@@ -60,7 +60,7 @@ def test_projection_leaves_the_inside_alone(seed, norm, eps, scale):
 
 @few
 @cases
-def test_projection_is_the_nearest_point(seed, norm, eps, scale):
+def test_project_is_nearest_point(seed, norm, eps, scale):
     """No other point of the ball is nearer: not the scaled input, not random points around."""
     delta = sample(seed, scale)
     projected = np.asarray(norms.project(delta, eps=eps, norm=norm), np.float64)
@@ -89,30 +89,30 @@ def test_steepest_ascent_has_length_one_and_rises_most(seed, norm, scale):
 
 
 @pytest.mark.parametrize("norm", ASCENDING)
-def test_a_zero_gradient_gives_a_zero_direction(norm):
+def test_steepest_ascent_of_zero_is_zero(norm):
     assert not np.any(norms.steepest_ascent(np.zeros(SHAPE, np.float32), norm=norm))
 
 
-def test_steepest_ascent_in_l1_is_refused():
+def test_steepest_ascent_rejects_l1():
     with pytest.raises(UserError, match='is for l2 and linf, got "l1"; use APGD'):
         norms.steepest_ascent(np.zeros(SHAPE, np.float32), norm="l1")
 
 
 @pytest.mark.parametrize("norm", NORMS)
-def test_the_norm_has_a_finite_gradient_at_zero(norm):
+def test_norm_has_finite_gradient_at_zero(norm):
     gradient = jax.grad(lambda x: norms.norm(x, norm).sum())(jnp.zeros(SHAPE))
     assert np.all(np.isfinite(gradient))
 
 
 @pytest.mark.parametrize("norm", NORMS)
-def test_random_perturbations_fill_the_ball(key, norm):
+def test_random_perturbation_fills_the_ball(key, norm):
     eps = np.array([0.0, 0.1, 3.0, 0.5], np.float32)
     points = norms.random_perturbation(key, (4, 16, 16, 3), eps=eps, norm=norm)
-    found = lengths(points, norm)
+    result = lengths(points, norm)
     if norm in ("l1", "l2"):  # on the sphere
-        np.testing.assert_allclose(found, eps, rtol=1e-5)
+        np.testing.assert_allclose(result, eps, rtol=1e-5)
     else:  # uniform in the cube: 768 draws come near its faces, and their mean square is a third
-        assert np.all((found <= eps) & (found >= 0.98 * eps))
+        assert np.all((result <= eps) & (result >= 0.98 * eps))
         squares = np.mean(np.square(points), axis=(1, 2, 3))
         np.testing.assert_allclose(squares, eps**2 / 3, rtol=0.15)
     means = np.mean(points, axis=(1, 2, 3))
@@ -123,7 +123,7 @@ def test_random_perturbations_fill_the_ball(key, norm):
 
 
 @pytest.mark.parametrize("norm", NORMS)
-def test_radii_can_differ_per_example_and_be_traced(norm):
+def test_project_takes_radii_per_example_and_traced(norm):
     delta, eps = sample(0), np.array([0.0, 0.1, 0.5, 100.0], np.float32)
     together = jax.jit(lambda d, e: norms.project(d, eps=e, norm=norm))(delta, eps)
     for i, radius in enumerate(eps):
@@ -131,7 +131,7 @@ def test_radii_can_differ_per_example_and_be_traced(norm):
         np.testing.assert_allclose(together[i : i + 1], alone, rtol=1e-6)
 
 
-def test_unknown_norm_lists_the_known_ones():
+def test_unknown_norm_lists_known_norms():
     with pytest.raises(UserError, match=r"unknown norm 'l3'; known: l1, l2, linf"):
         norms.project(np.zeros(SHAPE), eps=1.0, norm="l3")
     with pytest.raises(UserError, match="known: l1, l2, linf"):
@@ -139,18 +139,18 @@ def test_unknown_norm_lists_the_known_ones():
 
 
 @pytest.mark.parametrize("eps", (-0.1, float("nan"), float("inf"), np.array([1, 1, 1, -1.0])))
-def test_an_impossible_radius_is_refused(eps):
+def test_project_rejects_impossible_radius(eps):
     with pytest.raises(UserError, match="eps must be finite and at least 0"):
         norms.project(np.zeros(SHAPE), eps=eps, norm="l2")
 
 
-def test_a_radius_of_the_wrong_shape_is_refused():
+def test_project_rejects_radius_of_wrong_shape():
     with pytest.raises(UserError, match=r"one per example \(4,\), got the shape \(3,\)"):
         norms.project(np.zeros(SHAPE), eps=np.ones(3), norm="l2")
 
 
 @pytest.mark.parametrize("size", (1e-30, 1e-10, 1e25, 1e36))
-def test_norm_neither_overflows_nor_vanishes(size):
+def test_norm_does_not_overflow_or_underflow(size):
     x = (sample(0) * size).astype(np.float32)
     np.testing.assert_allclose(norms.norm(x, "l2"), lengths(x, "l2"), rtol=1e-5)
     direction = norms.steepest_ascent(x, norm="l2")
@@ -163,16 +163,16 @@ def test_norm_neither_overflows_nor_vanishes(size):
 def test_norm_of_nan_is_nan(norm):
     x = sample(0)
     x[1, 0, 0, 0], x[2, 0, 0, 0] = np.nan, np.inf
-    found = np.asarray(norms.norm(x, norm))
-    assert np.isnan(found[1]) and np.isinf(found[2]) and np.isfinite(found[[0, 3]]).all()
+    result = np.asarray(norms.norm(x, norm))
+    assert np.isnan(result[1]) and np.isinf(result[2]) and np.isfinite(result[[0, 3]]).all()
 
 
-def test_finite_gradient_keeps_what_is_finite():
+def test_finite_gradient_keeps_finite_values():
     inf, nan = np.inf, np.nan
     gradient = np.array([[1, -3, 2], [1, -inf, inf], [nan, 2, -inf], [nan, nan, nan], [0, inf, nan]], np.float32)
-    found = np.asarray(norms.finite_gradient(gradient))
-    np.testing.assert_array_equal(found[:3], [[1, -3, 2], [1, -1, 1], [0, 2, -2]])
-    assert set(np.abs(found[3])) == {1.0} and len(set(found[3])) == 2
-    assert found[4].tolist()[:2] == [0, 1] and abs(found[4, 2]) == 1
+    result = np.asarray(norms.finite_gradient(gradient))
+    np.testing.assert_array_equal(result[:3], [[1, -3, 2], [1, -1, 1], [0, 2, -2]])
+    assert set(np.abs(result[3])) == {1.0} and len(set(result[3])) == 2
+    assert result[4].tolist()[:2] == [0, 1] and abs(result[4, 2]) == 1
     for norm in ASCENDING:
         assert np.isfinite(norms.steepest_ascent(gradient, norm=norm)).all()

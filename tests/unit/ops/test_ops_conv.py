@@ -75,7 +75,7 @@ def normal(key, *shape):
 
 
 @pytest.mark.parametrize("name", CONVOLUTIONS)
-def test_convolution_and_its_gradients_equal_lax(key, name):
+def test_conv_general_dilated_and_gradients_equal_lax(key, name):
     size, kernel, stride, padding, channels = CONVOLUTIONS[name]
     x = normal(key, 2, *pair(size), channels)
     w = normal(jax.random.fold_in(key, 1), *pair(kernel), channels, 4)
@@ -92,7 +92,7 @@ def test_convolution_and_its_gradients_equal_lax(key, name):
 @pytest.mark.parametrize("k, stride, padding, extra", [
     (4, 1, 1, 0), (4, 2, 1, 0), (5, 2, 2, 1), (3, 1, 0, 0), (2, 3, 0, 1),
 ])  # fmt: skip
-def test_transposed_convolution_and_its_gradients_equal_lax(key, k, stride, padding, extra):
+def test_conv_transpose_and_gradients_equal_lax(key, k, stride, padding, extra):
     x, w = normal(key, 2, 5, 6, 3), normal(jax.random.fold_in(key, 1), k, k, 3, 4)
 
     def function(x, w):
@@ -105,7 +105,7 @@ def test_transposed_convolution_and_its_gradients_equal_lax(key, k, stride, padd
 
 @pytest.mark.parametrize("stride, size", [(1, 6), (2, 10)])
 @pytest.mark.parametrize("rewrites", [True, False])
-def test_transposed_convolution_equals_linen(key, stride, size, rewrites):
+def test_conv_transpose_equals_linen(key, stride, size, rewrites):
     x = normal(key, 2, 5, 5, 3)
     layer = nn.ConvTranspose(4, (4, 4), (stride, stride), ((2, 2), (2, 2)), use_bias=False)
     variables = layer.init(key, x)
@@ -115,7 +115,7 @@ def test_transposed_convolution_equals_linen(key, stride, size, rewrites):
     assert_close(out, layer.apply(variables, x))
 
 
-def test_transposed_convolution_names_what_is_wrong(key):
+def test_conv_transpose_names_the_mistake(key):
     x, w = normal(key, 1, 4, 4, 2), normal(key, 4, 4, 2, 2)
     with pytest.raises(UserError, match="stride 0"):
         conv.conv_transpose(x, w, stride=0)
@@ -133,7 +133,7 @@ def test_transposed_convolution_names_what_is_wrong(key):
     dict(kernel_size=(3,)),
     dict(kernel_size=(3, 3), dtype=jnp.bfloat16),
 ])  # fmt: skip
-def test_linen_convolution_is_the_same_with_the_hook(key, options):
+def test_conv_general_dilated_fits_linen_conv(key, options):
     x = normal(key, 2, 8, *([8] * (len(options["kernel_size"]) - 1)), 4)
     layer = nn.Conv(6, **options)
     hooked = nn.Conv(6, **options, conv_general_dilated=conv.conv_general_dilated)
@@ -147,7 +147,7 @@ def test_linen_convolution_is_the_same_with_the_hook(key, options):
     assert_close(*both(variables, x), 2e-2 if "dtype" in options else 1e-4)
 
 
-def test_channels_first_is_the_plain_function(key):
+def test_conv_general_dilated_channels_first_is_plain(key):
     x, w = normal(key, 2, 3, 8, 8), normal(key, 4, 3, 3, 3)
     expected = lax.conv_general_dilated(x, w, (1, 1), "SAME")
     assert_close(conv.conv_general_dilated(x, w, (1, 1), "SAME"), expected)
@@ -164,12 +164,12 @@ def steps_in_a_loop(x, w, stem):
     return lax.fori_loop(0, 3, lambda _, x: x - 1e-3 * jax.grad(loss)(x), x)
 
 
-def test_image_gradients_inside_a_loop(key):
+def test_conv_image_gradient_in_a_loop(key):
     args = normal(key, 2, 35, 35, 3), 0.3 * normal(key, 3, 3, 4, 4), 0.1 * normal(key, 11, 11, 3, 4)
     assert_close(*both_forms(steps_in_a_loop, *args))
 
 
-def test_kernel_gradients_inside_a_loop(key):
+def test_conv_kernel_gradient_in_a_loop(key):
     x, w = normal(key, 2, 8, 8, 3), 0.3 * normal(jax.random.fold_in(key, 1), 4, 4, 3, 3)
 
     def train(x, w):
@@ -183,7 +183,7 @@ def test_kernel_gradients_inside_a_loop(key):
 
 
 @pytest.mark.parametrize("stride", [1, 2])
-def test_gradient_of_a_gradient(key, stride):
+def test_conv_second_gradient_equals_lax(key, stride):
     x, w = normal(key, 2, 6, 6, 3), 0.3 * normal(jax.random.fold_in(key, 1), 4, 4, 3, 3)
 
     def penalty(x, w):
@@ -198,7 +198,7 @@ def test_gradient_of_a_gradient(key, stride):
 
 
 @pytest.mark.parametrize("axes, channels", [((0, 0), 3), ((0, None), 16)])
-def test_vmap_over_images_and_kernels(key, axes, channels):
+def test_conv_vmap_over_images_and_kernels(key, axes, channels):
     x = normal(key, 3, 2, 7, 7, channels)
     w = normal(jax.random.fold_in(key, 1), *([3] if axes[1] == 0 else []), 4, 4, channels, channels)
 
@@ -210,7 +210,7 @@ def test_vmap_over_images_and_kernels(key, axes, channels):
     assert_close(*both_forms(mapped, x, w))
 
 
-def test_sharded_batch_gives_the_same_and_compiles_once(key):
+def test_conv_of_sharded_batch_compiles_once(key):
     x, w = normal(key, 16, 8, 8, 16), 0.1 * normal(jax.random.fold_in(key, 1), 4, 4, 16, 16)
 
     def function(x, w):
@@ -242,7 +242,7 @@ POOLINGS = {
 
 
 @pytest.mark.parametrize("name", POOLINGS)
-def test_pooling_and_its_gradient_equal_linen(key, name):
+def test_pooling_and_gradient_equal_linen(key, name):
     x = normal(key, 2, 7, 10, 3)
     kind, window, stride = name[:3], int(name[4]), int(name[6])
     pool = {"max": nn.max_pool, "avg": nn.avg_pool}[kind]
@@ -258,7 +258,7 @@ def test_pooling_and_its_gradient_equal_linen(key, name):
 
 
 @pytest.mark.parametrize("window", [2, 3])
-def test_max_pool_after_relu_has_the_plain_gradient(key, window):
+def test_max_pool_after_relu_has_plain_gradient(key, window):
     x = normal(key, 2, 9, 9, 4) - 1.0  # most windows hold several zeros after the ReLU
 
     def function(x):
@@ -268,7 +268,7 @@ def test_max_pool_after_relu_has_the_plain_gradient(key, window):
 
 
 @pytest.mark.parametrize("window, stride", [(2, 2), (3, 2), (3, 1), (4, 3)])
-def test_of_a_tie_the_first_in_reading_order_gets_the_gradient(key, window, stride):
+def test_max_pool_gradient_of_ties_goes_to_the_first(key, window, stride):
     x = jax.random.randint(key, (2, 9, 10, 3), 0, 3).astype(jnp.float32)
 
     def function(x):
@@ -277,20 +277,20 @@ def test_of_a_tie_the_first_in_reading_order_gets_the_gradient(key, window, stri
     assert_close(*both_forms(lambda x: with_gradients(function, x), x))
 
 
-def test_max_pool_of_integers(key):
+def test_max_pool_accepts_integers(key):
     x = jax.random.randint(key, (1, 6, 6, 2), 0, 255).astype(jnp.uint8)
     np.testing.assert_array_equal(*both_forms(lambda x: pooling.max_pool(x, 3, 2), x))
 
 
 @pytest.mark.parametrize("factor", [2, 3])
-def test_upsampling_repeats_pixels(key, factor):
+def test_upsample_nearest_repeats_pixels(key, factor):
     x = normal(key, 2, 3, 4, 2)
     result = jax.jit(lambda x: with_gradients(lambda x: pooling.upsample_nearest(x, factor), x))(x)
     expected = with_gradients(lambda x: x.repeat(factor, 1).repeat(factor, 2), x)
     assert_close(result, expected)
 
 
-def test_bfloat16_stays_bfloat16(key):
+def test_convolutions_and_pools_keep_bfloat16(key):
     x, w = normal(key, 2, 9, 9, 3), normal(key, 4, 4, 3, 3)
 
     def function(x, w):
@@ -305,7 +305,7 @@ def test_bfloat16_stays_bfloat16(key):
     assert_close(low[0].astype(jnp.float32), jax.jit(function)(x, w), 5e-2)
 
 
-def test_the_form_is_chosen_by_platform(monkeypatch):
+def test_use_rewrites_depends_on_platform(monkeypatch):
     conv.set_rewrites(None)
     assert conv.use_rewrites()
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")

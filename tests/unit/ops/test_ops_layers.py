@@ -9,7 +9,7 @@ from arinv.ops.pooling import adaptive_avg_pool, local_response_normalization
 
 
 @pytest.mark.parametrize(("height", "width", "side"), [(7, 7, 7), (2, 3, 7), (13, 9, 6), (14, 14, 7)])
-def test_adaptive_average_pool(key, height, width, side):
+def test_adaptive_avg_pool_equals_numpy(key, height, width, side):
     x = np.asarray(jax.random.normal(key, (2, height, width, 3)))
     expected = np.empty((2, side, side, 3), np.float32)
     for i in range(side):
@@ -20,7 +20,7 @@ def test_adaptive_average_pool(key, height, width, side):
     np.testing.assert_allclose(adaptive_avg_pool(jnp.asarray(x), side), expected, rtol=1e-5, atol=1e-6)
 
 
-def test_local_response_normalization(key):
+def test_local_response_normalization_equals_numpy(key):
     x = np.asarray(30 * jax.random.normal(key, (2, 3, 3, 8)))
     expected = np.empty_like(x)
     for c in range(8):

@@ -47,7 +47,7 @@ def reference(content, style, variant):
 
 
 @pytest.mark.parametrize(("channels", "side"), SIZES)
-def test_the_official_variant_equals_float64(channels, side):
+def test_wct_official_equals_float64(channels, side):
     """With more positions than channels, and with fewer, where the covariance is singular."""
     content, style = features(0, side, channels, batch=1), features(1, side + 1, channels, batch=1)
     expected = reference(content, style, "official")
@@ -59,7 +59,7 @@ def test_the_official_variant_equals_float64(channels, side):
 
 
 @pytest.mark.parametrize("variant", ["ust", "ct"])
-def test_the_other_variants_equal_float64_where_the_covariance_is_regular(variant):
+def test_wct_other_variants_equal_float64_for_regular_covariances(variant):
     content, style = features(0, 14, 16), features(1, 12, 16)
     expected = reference(content, style, variant)
     for method in METHODS:
@@ -67,7 +67,7 @@ def test_the_other_variants_equal_float64_where_the_covariance_is_regular(varian
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_covariance_below_the_cut_is_left_out(method):
+def test_wct_ust_ignores_covariance_below_threshold(method):
     """Content, or style, of variance 1e-8: rounding would be whitened to noise."""
     flat, style = 0.5 + 1e-4 * np.random.default_rng(0).normal(size=(2, 8, 8, 8)), features(1, 9, 8)
     flat = flat.astype(np.float32)
@@ -79,7 +79,7 @@ def test_a_covariance_below_the_cut_is_left_out(method):
     np.testing.assert_allclose(got.std((1, 2)), style.std((1, 2)), rtol=0.02)
 
 
-def test_both_methods_agree_up_to_variances_of_1e4():
+def test_wct_methods_agree_up_to_variances_of_1e4():
     content, style = (100 * features(seed, 12, 64, batch=1) for seed in (0, 1))
     exact, fast = (transform(content, style, method=method) for method in METHODS)
     assert 1e4 < np.linalg.eigvalsh(np.cov(style.reshape(-1, 64).T)).max() < 2e5
@@ -87,7 +87,7 @@ def test_both_methods_agree_up_to_variances_of_1e4():
 
 
 @pytest.mark.parametrize("variant", ["official", "ust"])  # "ct" whitens with the identity added, colours without
-def test_content_with_itself_is_the_identity(variant):
+def test_wct_of_content_with_itself_is_identity(variant):
     content = features(0, 14, 16)
     style = np.roll(content, 3, axis=1)  # the same pixels elsewhere
     np.testing.assert_allclose(transform(content, style, variant=variant), content, atol=2e-3)
@@ -95,19 +95,19 @@ def test_content_with_itself_is_the_identity(variant):
 
 @pytest.mark.parametrize(("channels", "side"), [(64, 12), (192, 13), (256, 6)])
 @pytest.mark.parametrize("method", METHODS)
-def test_content_with_itself_is_the_identity_at_the_sizes_of_alexnet(channels, side, method):
+def test_wct_of_content_with_itself_is_identity_at_sizes_of_alexnet(channels, side, method):
     content = features(0, side, channels, batch=1)
     np.testing.assert_allclose(transform(content, content, method=method), content, atol=1e-3)
 
 
-def test_content_with_itself_is_the_identity_where_the_covariance_is_singular():
+def test_wct_of_content_with_itself_is_identity_for_singular_covariance():
     content = features(0, 6, 64)
     np.testing.assert_allclose(transform(content, content, variant="ust"), content, atol=2e-3)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("method", METHODS)
-def test_the_output_has_the_style_s_mean(variant, method):
+def test_wct_has_mean_of_the_style(variant, method):
     """Before the clamp, which acts nowhere here: the content's range is wider than that of the result."""
     content, style = features(0, 12, 64), features(1, 9, 64)
     content[:, 0, 0], content[:, 0, 1] = 40.0, -40.0
@@ -117,7 +117,7 @@ def test_the_output_has_the_style_s_mean(variant, method):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_the_moments_are_the_style_s(method):
+def test_style_moments_equal_numpy(method):
     content, style = features(0, 14, 16), features(1, 12, 16)
     got = np.asarray(transform(content, style, variant="ust", method=method), np.float64).reshape(2, -1, 16)
     flat = style.astype(np.float64).reshape(2, -1, 16)
@@ -126,7 +126,7 @@ def test_the_moments_are_the_style_s(method):
         np.testing.assert_allclose(np.cov(a.T), np.cov(b.T), atol=5e-3 * np.abs(np.cov(b.T)).max())
 
 
-def test_alpha_blends_and_rows_are_independent():
+def test_wct_alpha_blends_and_images_are_independent():
     content, style = features(0, 8, 8), features(1, 8, 8)
     whole, half = transform(content, style), transform(content, style, alpha=0.5)
     np.testing.assert_allclose(half, (np.asarray(whole) + content) / 2, atol=1e-5)
@@ -134,7 +134,7 @@ def test_alpha_blends_and_rows_are_independent():
 
 
 @pytest.mark.parametrize("channels", [8, 80])  # fewer than positions, and more
-def test_regions_take_the_style_of_their_label(channels):
+def test_wct_regions_use_style_of_their_label(channels):
     content, style = features(0, 8, channels), features(1, 8, channels)
     left = jnp.broadcast_to((jnp.arange(8) < 4)[None, None, :], (2, 8, 8)).astype(jnp.int32)
     label = functools.partial(transform, content_labels=left, num_labels=3)
@@ -147,7 +147,7 @@ def test_regions_take_the_style_of_their_label(channels):
     assert np.abs(without[:, :, :4] - content[:, :, :4]).max() > 0.1
 
 
-def test_moments_taken_once_serve_many_contents_and_mixtures():
+def test_transfer_reuses_moments_and_mixes_styles():
     content, styles = features(0, 8, 8), [features(1, 8, 8), features(2, 7, 8)]
     moments = [jax.jit(style_moments)(style) for style in styles]
     alone = [np.asarray(transform(content, style)) for style in styles]
@@ -163,28 +163,28 @@ def test_moments_taken_once_serve_many_contents_and_mixtures():
         transfer(content, moments[:1], num_labels=2)
 
 
-def test_moments_of_another_number_of_labels_are_refused():
+def test_transfer_rejects_moments_of_other_labels():
     content, labels = features(0, 8, 8), np.zeros((2, 8, 8), np.int32)
     whole, regions = (StyleMoments(np.zeros((2, n, 8)), np.zeros((2, n, 8, 8)), np.zeros((2, n))) for n in (1, 2))
-    for moments, options, shown in (
+    for moments, options, message in (
         (whole, {"labels": labels, "num_labels": 2}, r"of 1 region\(s\), not 2: .* num_labels=2"),
         (regions, {}, r"of 2 region\(s\), not 1: .* num_labels=0"),
         (regions, {"labels": labels, "num_labels": 1}, r"of 2 region\(s\), not 1: .* num_labels=1"),
     ):
-        with pytest.raises(UserError, match=shown):
+        with pytest.raises(UserError, match=message):
             transfer(content, (moments,), **options)
 
 
 @pytest.mark.parametrize(
-    ("options", "shown"),
+    ("options", "message"),
     [
         ({"variant": "wct2"}, "official"),
         ({"method": "svd"}, "newton_schulz"),
         ({"num_labels": 2}, "all three"),
     ],
 )
-def test_mistakes_are_told(options, shown):
-    with pytest.raises(UserError, match=shown):
+def test_wct_names_the_mistake(options, message):
+    with pytest.raises(UserError, match=message):
         wct(features(0, 4, 4), features(1, 4, 4), **options)
     with pytest.raises(UserError, match="one layer"):
         wct(features(0, 4, 4), features(1, 4, 5))
@@ -199,7 +199,7 @@ def _eigendecomposed(jaxpr):
             yield from _eigendecomposed(inner)
 
 
-def test_matrices_are_decomposed_one_at_a_time(key):
+def test_matrix_function_decomposes_one_matrix_at_a_time(key):
     """On two cores two batched decompositions waited for each other for ever."""
     content, style = (jax.random.uniform(k, (4, 9, 9, 8)) for k in jax.random.split(key))
     shapes = list(_eigendecomposed(jax.make_jaxpr(wct)(content, style).jaxpr))
@@ -207,7 +207,7 @@ def test_matrices_are_decomposed_one_at_a_time(key):
 
 
 @pytest.mark.parametrize(("variant", "sides"), [("official", [25, 40]), ("ct", [25, 40]), ("ust", [40, 40])])
-def test_fewer_positions_than_channels_decompose_the_smaller_matrix(key, variant, sides):
+def test_wct_decomposes_the_smaller_matrix(key, variant, sides):
     """Content and style each by itself; without the identity there is no such form."""
     content, style = (jax.random.uniform(k, (4, n, n, 40)) for k, n in zip(jax.random.split(key), (5, 9), strict=True))
     jaxpr = jax.make_jaxpr(functools.partial(wct, variant=variant))(content, style).jaxpr
@@ -223,7 +223,7 @@ def dead_and_constant():
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_the_gradient_is_finite_where_channels_are_dead(variant, method):
+def test_wct_gradient_is_finite_for_dead_channels(variant, method):
     content, style = dead_and_constant()
 
     def total(content, style):
@@ -234,7 +234,7 @@ def test_the_gradient_is_finite_where_channels_are_dead(variant, method):
             assert np.isfinite(gradient).all()
 
 
-def test_the_gradient_is_that_of_differences():
+def test_wct_gradient_equals_finite_differences():
     content, style = features(0, 4, 4, batch=1), features(1, 5, 4, batch=1)
     direction = np.random.default_rng(2).normal(size=content.shape).astype(np.float32)
 
@@ -248,7 +248,7 @@ def test_the_gradient_is_that_of_differences():
 
 
 @pytest.mark.parametrize("options", [{"alpha": 2.0}, {"alpha": -1.0}, {"alpha": np.nan}, {"weights": (2.0,)}])
-def test_shares_outside_their_range_are_refused(options):
+def test_transfer_rejects_weights_out_of_range(options):
     x = features(0, 3, 3)
     moments = style_moments(x)
     with pytest.raises(UserError, match="alpha must be a finite number from 0 to 1|weights of styles must sum to 1"):

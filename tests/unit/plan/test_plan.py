@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from arinv import main
-from arinv.data.opening import published
+from arinv.data import published
 from arinv.errors import UserError
 from arinv.experiment import workdirs
 from arinv.plan import cost, input_rate, plan
