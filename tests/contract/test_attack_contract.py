@@ -15,7 +15,7 @@ from arinv import attacks, main
 from arinv.apps.evaluation import evaluate
 from arinv.attacks.objectives import margin
 from arinv.errors import UserError
-from arinv.experiment import setting
+from arinv.experiment.run import attack_options
 from configs import evaluate as evaluate_config
 
 RANKED = model.ranked(model.images())
@@ -232,7 +232,7 @@ def test_evaluation_reports_the_accuracy_of_the_attack_of_its_config(untrained, 
 def test_evaluation_of_an_unknown_attack_lists_the_known():
     config = evaluate_config.get_config("attack=cw,eps=1.0,checkpoint=runs/x")
     with pytest.raises(UserError, match="unknown attack 'cw'; known: apgd, fab, fgsm, pgd, square"):
-        evaluate.validate(config)
+        evaluate.check(config)
 
 
 @pytest.mark.parametrize(
@@ -249,7 +249,7 @@ def test_make_attack_names_what_is_allowed(options, message):
     if "restarts" not in options:
         attack = {"eps": 0.1, "norm": "linf", "num_steps": 1, "step_size": 0.0, **options}
         with pytest.raises(UserError, match=message):
-            setting.attack_options(attack)
+            attack_options(attack)
 
 
 def test_make_attack_leaves_out_shared_options_that_an_attack_lacks():

@@ -114,7 +114,7 @@ def _config(names):
 def _own():
     module = models.build("alexnet_small", num_classes=3, width=2)
     variables = jax.jit(module.init)(jax.random.key(0), jnp.zeros((1, SIZE, SIZE, 3)))
-    return trained.Encoder(module, variables, {"encoder": "alexnet_small"})
+    return trained.Trained("classifier", module, variables, {"encoder": "alexnet_small"})
 
 
 def _largest(reconstructions, images):
@@ -141,12 +141,12 @@ TOYS = {
 @pytest.mark.parametrize("kind", TOYS)
 def test_toy_metric_is_one_row(kind, monkeypatch, tmp_path):
     with pytest.raises(UserError, match="unknown metric 'toy'; known: fid, gram, ") as error:
-        evaluate.validate(_config("psnr+toy"))
+        evaluate.check(_config("psnr+toy"))
     assert "\n" not in str(error.value)
 
     monkeypatch.setitem(METRICS, "toy", TOYS[kind])
     config = _config("psnr+toy")
-    evaluate.validate(config)
+    evaluate.check(config)
     measured = measurement.Measurement(config, tmp_path, _own())
     x, y, mask = images(), noisy(images(), 0.1), np.ones(4, np.float32)
     numbers = measured.absorb(jax.jit(measured.measure)(measured.variables, y, x), mask)

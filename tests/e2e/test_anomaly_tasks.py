@@ -106,7 +106,7 @@ def test_cut_short_and_started_again_it_gives_the_same(finished, tmp_path, monke
         f"class{label}": str(finished / f"{name}_class3_inverter") for label, name in ((0, "standard"), (3, "robust"))
     }
     main.run(config, tmp_path / "whole")
-    save_and_go_on, saved = cache.RowStore.append, []
+    save_and_go_on, saved = cache.CachedRows.append, []
 
     def append_and_stop(self, rows):
         save_and_go_on(self, rows)
@@ -115,7 +115,7 @@ def test_cut_short_and_started_again_it_gives_the_same(finished, tmp_path, monke
             raise Cut
 
     monkeypatch.setattr(cache, "_SAVE_EVERY_SECONDS", 0.0)
-    monkeypatch.setattr(cache.RowStore, "append", append_and_stop)
+    monkeypatch.setattr(cache.CachedRows, "append", append_and_stop)
     for _ in range(3):
         try:
             main.run(config, tmp_path / "cut")
@@ -170,13 +170,13 @@ def test_anomalous_images_are_taken_evenly():
 
 
 def test_results_of_other_weights_are_not_gone_on_with(tmp_path):
-    store = cache.RowStore(tmp_path / "rows.npz", identity="a")
+    store = cache.ResultCache(tmp_path, "a").rows("rows")
     store.append({"x": np.arange(3)})
     store.append({"x": np.arange(2)})
     store.save()
-    again = cache.RowStore(tmp_path / "rows.npz", identity="a")
+    again = cache.ResultCache(tmp_path, "a").rows("rows")
     assert again.count == 5 and again.arrays()["x"].tolist() == [0, 1, 2, 0, 1]
-    assert cache.RowStore(tmp_path / "rows.npz", identity="b").count == 0
+    assert cache.ResultCache(tmp_path, "b").rows("rows").count == 0
 
 
 def save(path, array, mode=None, **options):

@@ -127,7 +127,7 @@ def test_an_evaluation_cut_short_goes_on_where_it_was(finished, tmp_path, monkey
     config = config.stages.evaluation.copy_and_resolve_references()
     config.entries = {name: f"{whole}/{name}_denoiser" for name in config.order}
     config.metric_networks.encoder = ""
-    keep, written = cache.Parts.save, []
+    keep, written = cache.ResultCache.save, []
 
     def keep_and_stop(self, name, arrays):
         keep(self, name, arrays)
@@ -135,7 +135,7 @@ def test_an_evaluation_cut_short_goes_on_where_it_was(finished, tmp_path, monkey
         raise Cut
 
     with monkeypatch.context() as patch:
-        patch.setattr(cache.Parts, "save", keep_and_stop)
+        patch.setattr(cache.ResultCache, "save", keep_and_stop)
         for _ in range(2):
             with pytest.raises(Cut):
                 main.run(config, tmp_path)
