@@ -9,12 +9,13 @@ from arinv.apps.evaluation import autoattack, comparison, evaluate
 from arinv.apps.inversion import compare_inversion, high_resolution, invert
 from arinv.apps.style import evaluate_style, stylize
 from arinv.apps.weights import export_torch, import_torch
-from arinv.train import classifier, denoiser, inverter
+from arinv.train import class_inverters, classifier, denoiser, inverter
 
 TASKS = {
     "anomaly": one_vs_all,
     "anomaly_report": overview,
     "autoattack": autoattack,
+    "class_inverters": class_inverters,
     "classifier": classifier,
     "detector": detector,
     "inverter": inverter,

@@ -34,7 +34,7 @@ _TEXT = (
 
 
 def get_config(arg=None):
-    """Returns the stages: encoders, an inverter for each class, an evaluation for each encoder, the report."""
+    """Returns the stages: encoders, inverters of each class, an evaluation for each encoder, the report."""
     extra = {
         "standard": "",
         "robust": "",
@@ -56,13 +56,14 @@ def get_config(arg=None):
         if not args[name]:
             trainings[f"{name}_encoder"] = _encoder(args, name, eps)
         weights = anomaly_tasks.weights(args, name)
-        for label in labels:
-            inverters[f"{name}_class{label}_inverter"] = anomaly_tasks.single_class_inverter(
-                args, checkpoint, classes=str(label), weights=weights, title=f"{name} inverter of class {label}"
-            )
+        inverters[f"{name}_inverters"] = anomaly_tasks.single_class_inverter(
+            args, checkpoint, classes="", weights=weights, title=f"{name} inverter"
+        )
+        inverters[f"{name}_inverters"].task = "class_inverters"
+        inverters[f"{name}_inverters"].classes = labels
         evaluations[f"{name}_evaluation"] = anomaly_tasks.evaluation(
             args,
-            {label: f"stage:{name}_class{label}_inverter" for label in labels},
+            {label: f"stage:{name}_inverters/class{label}" for label in labels},
             weights=weights,
             title=f"{name} evaluation",
         )

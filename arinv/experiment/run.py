@@ -60,6 +60,10 @@ class Run:
         self.stages = {workdir: config} if stages is None else stages
         self._sources = {} if sources is None else sources
 
+    def beside(self, config: ConfigDict, workdir: pathlib.Path) -> "Run":
+        """Returns the run of another config in another directory, with the stages and datasets of this one."""
+        return Run(config, workdir, self.stages, self._sources)
+
     @functools.cached_property
     def mesh(self) -> jax.sharding.Mesh:
         """The devices, as config.mesh lays them out."""
@@ -140,7 +144,8 @@ class Run:
         Raises:
           OtherSize: it trains at another.
         """
-        stage = self.stages.get(self.resolve(reference))
+        place = self.resolve(reference)
+        stage = self.stages.get(place) or self.stages.get(place.parent)  # one of its classes
         if stage is not None and stage is not self.config:
             planned = {"image_size": stage.data.image_size}
             trained.check_trained_size(planned, self.config.data.image_size, reference, verb="is")

@@ -48,7 +48,7 @@ def resolve(reference: str, workdir: pathlib.Path) -> pathlib.Path:
       UserError: neither.
     """
     if reference.startswith(_STAGE):
-        return workdir.parent / reference.removeprefix(_STAGE)
+        return pathlib.Path(os.path.normpath(workdir.parent / reference.removeprefix(_STAGE)))
     paths.canonical(reference, name="the workdir of an earlier run")
     return pathlib.Path(reference).expanduser()  # as it was written, for messages
 

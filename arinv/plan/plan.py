@@ -26,7 +26,7 @@ from arinv.experiment.trained import Trained
 from arinv.experiment.writer import write_json
 from arinv.ops import conv
 from arinv.plan import cost, input_rate
-from arinv.train import accelerators, classifier, denoiser, flops, inverter, loop, training
+from arinv.train import accelerators, class_inverters, classifier, denoiser, flops, inverter, loop, training
 from arinv.train.accelerators import Accelerator
 
 TRAINING = {"classifier": classifier, "inverter": inverter, "denoiser": denoiser}
@@ -67,6 +67,7 @@ def plan_stages(
     Raises:
       UserError: a mistake in a config.
     """
+    stages = _by_class(stages)
     trained = {folder: stage for folder, stage in stages.items() if stage.task in TRAINING}
     for stage in trained.values():
         TRAINING[stage.task].check(stage)
@@ -76,6 +77,14 @@ def plan_stages(
             plans.append(_plan(folder, stages, assumptions, measured))
             show(plans[-1])
     return plans
+
+
+def _by_class(stages: Mapping[pathlib.Path, ConfigDict]) -> dict[pathlib.Path, ConfigDict]:
+    """Returns the stages, those that train an inverter for each class split into them."""
+    split = {}
+    for folder, stage in stages.items():
+        split |= class_inverters.split(folder, stage) if stage.task == "class_inverters" else {folder: stage}
+    return split
 
 
 class _Measured:
@@ -377,7 +386,9 @@ def write(
             write_json(workdir / "plan.json", plans)
         except OSError as error:
             raise UserError(f"workdir {workdir} cannot be written: {error.strerror}") from error
-    add(summary_lines(plans, [folder.name for folder, stage in stages.items() if stage.task not in TRAINING]))
+    add(
+        summary_lines(plans, [folder.name for folder, stage in _by_class(stages).items() if stage.task not in TRAINING])
+    )
     return text
 
 

@@ -22,6 +22,7 @@ from arinv.experiment.checkpoint import Checkpoints
 from arinv.experiment.run import Run
 from arinv.experiment.state import TrainState
 from arinv.experiment.trained import CLASSIFIER
+from arinv.train import class_inverters
 from configs import anomaly, detector, score
 
 SMALL = "smoke=True,width=4,image_size=16"
@@ -103,7 +104,8 @@ def test_cut_short_and_started_again_it_gives_the_same(finished, tmp_path, monke
     config.update_from_flattened_dict({"data.num_test": 16, "num_normal": 0, "num_anomalous": 0})
     config.classes = (0, 3)
     config.inverters = {
-        f"class{label}": str(finished / f"{name}_class3_inverter") for label, name in ((0, "standard"), (3, "robust"))
+        f"class{label}": str(finished / f"{name}_inverters" / "class3")
+        for label, name in ((0, "standard"), (3, "robust"))
     }
     main.run(config, tmp_path / "whole")
     save_and_go_on, saved = cache.CachedRows.append, []
@@ -142,7 +144,7 @@ def test_cut_short_and_started_again_it_gives_the_same(finished, tmp_path, monke
 def test_of_the_anomalous_images_some_are_enough(finished, tmp_path):
     config = one_vs_all("x", "classes=3,num_anomalous=5,attack_eps=0").stages.robust_evaluation
     config.update_from_flattened_dict({"data.num_test": 16, "num_normal": 0})
-    config.inverters = {"class3": str(finished / "robust_class3_inverter")}
+    config.inverters = {"class3": str(finished / "robust_inverters" / "class3")}
     main.run(config, tmp_path / "some")
     with config.unlocked():
         config.num_anomalous = 0
@@ -258,8 +260,9 @@ def test_references_are_the_images_that_the_inverter_saw(made):
             if "data" in stage:
                 stage.data.num_train = 4
         train = one_vs_all_task._Train(config.stages.robust_evaluation)
+        inverters = class_inverters.split(made, config.stages.robust_inverters)
         for label in (0, 1):
-            seen = experiment_run.open_source(config.stages[f"robust_class{label}_inverter"], "train")
+            seen = experiment_run.open_source(inverters[made / f"class{label}"], "train")
             assert len(seen) == 4
             np.testing.assert_array_equal(train.images(label), data.load_arrays(seen)["image"])
 
@@ -392,18 +395,18 @@ def test_configs_are_plain_data_and_follow_the_paper():
     config = anomaly.get_config("dataset=cats_vs_dogs,encoder=alexnet,eps=3.0,num_test=100,standard=runs/a")
     assert json.loads(config.to_json_best_effort())
     assert config.order == (
-        "robust_encoder", "standard_class0_inverter", "standard_class1_inverter", "robust_class0_inverter",
-        "robust_class1_inverter", "standard_evaluation", "robust_evaluation", "report",
+        "robust_encoder", "standard_inverters", "robust_inverters", "standard_evaluation", "robust_evaluation",
+        "report",
     )  # fmt: skip
-    standard, robust = config.stages.standard_class1_inverter, config.stages.robust_class1_inverter
+    standard, robust = config.stages.standard_inverters, config.stages.robust_inverters
     assert (standard.loss.pixel, standard.loss.feature) == (2e-3, 1e-2) and standard.encoder.checkpoint == "runs/a"
-    assert (robust.loss.pixel, robust.loss.feature, robust.data.classes) == (2e-6, 1e-2, (1,))
+    assert (robust.loss.pixel, robust.loss.feature, robust.classes) == (2e-6, 1e-2, (0, 1))
     assert robust.loss.adversarial == 0 and not robust.augmentation
     search = config.stages.robust_evaluation.search
     assert (search.num_steps, search.learning_rate, search.end_learning_rate, search.momentum) == (100, 0.1, 0.001, 0.9)
     assert (search.pixel_weight, search.feature_weight) == (2e-6, 1e-2)
     assert config.stages.robust_encoder.data.classes == () and config.stages.robust_encoder.attack.eps == 3.0
-    assert len(anomaly.get_config("dataset=cifar10").order) == 2 + 20 + 2 + 1
+    assert len(anomaly.get_config("dataset=cifar10").stages.robust_inverters.classes) == 10
 
 
 def test_a_detector_looks_at_pixels_with_every_encoder():
