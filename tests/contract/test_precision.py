@@ -1,4 +1,4 @@
-"""Results with jax_enable_x64 and with strict dtype promotion: those of float32, as float32."""
+"""Results with jax_enable_x64 and with strict dtype promotion against those in float32."""
 
 import attacked_model as model
 import jax

@@ -1,12 +1,12 @@
-"""Kills a run in two processes at many moments, resumes it, and compares it with one that nobody disturbed.
+"""Kills a run in two processes at many moments, resumes it, and compares it with an undisturbed one.
 
     python tests/distributed/kill_matrix.py --out matrix.md              # 36 kills, half an hour on two cores
     python tests/distributed/kill_matrix.py --only checkpoint --repeats 1
     python tests/distributed/kill_matrix.py --restores     # also other numbers of devices and processes in mid-epoch
-    python tests/distributed/kill_matrix.py --folder runs/matrix         # goes on where it was stopped
+    python tests/distributed/kill_matrix.py --folder runs/matrix         # resumes a stopped matrix
 
 Each row kills one process once, by SIGKILL or SIGTERM, during a training step, while a checkpoint is being written, in
-an evaluation between two epochs, or in the evaluation behind the training. All processes must be gone within a minute;
+an evaluation between two epochs, or in the evaluation behind the training. All processes must exit within a minute;
 the run is started again and must end with the same bytes: losses of every step, weights, results of every test image.
 The table says for each kill at which step it was, how both processes ended and how soon, and how many steps were lost:
 at most those of one interval between checkpoints and those taken while the next checkpoint was still being written.

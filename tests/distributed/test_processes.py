@@ -1,7 +1,7 @@
 """Two processes with four devices each, over loopback, against one process with eight devices and with one.
 
-One run is started in two processes, stopped by SIGTERM on one of them, goes on in one process, is stopped again in the
-middle of an epoch, and resumed in two processes to its end. kill_matrix.py beside it does more of the kind.
+One run is started in two processes, stopped by SIGTERM on one of them, resumed in one process, stopped again in the
+middle of an epoch, and resumed in two processes to its end. kill_matrix.py covers more cases.
 """
 
 import contextlib
@@ -20,13 +20,13 @@ from arinv.experiment import trained
 
 STEPS, EPOCH = 14, 6
 CONFIG = f"num_steps={STEPS}"
-# Between numbers of devices the sums of a batch are taken in another order; 14 steps make little of that.
+# The order of sums over a batch depends on the number of devices; 14 steps amplify that little.
 TOLERANCE = 2e-5
 
 
 @pytest.fixture(scope="module", autouse=True)
 def cache(tmp_path_factory):
-    """What this process compiles for one run serves the other."""
+    """Shares compiled functions between the runs of this process."""
     before = jax.config.jax_compilation_cache_dir
     jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("cache")))
     compilation_cache.reset_cache()
@@ -53,7 +53,7 @@ def eight_devices(tmp_path_factory):
 
 @contextlib.contextmanager
 def stopping_behind(step):
-    """Stands in for SIGTERM during that step."""
+    """Simulates SIGTERM during a step."""
     real = distributed.stoppable
     distributed.stoppable = lambda _: contextlib.nullcontext(lambda done: done >= step)
     try:

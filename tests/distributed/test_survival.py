@@ -1,4 +1,4 @@
-"""What may happen to the directory of a run: damaged checkpoints, a full disk, deletion, a second run."""
+"""Failures of the directory of a run: damaged checkpoints, a full disk, deletion, a second run."""
 
 import contextlib
 import json

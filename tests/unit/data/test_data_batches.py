@@ -1,4 +1,4 @@
-"""Batches: every example once, equal shares, exact resume, and the same batches by every route."""
+"""Batches: every example once, equal shares, exact resume, and the same in memory and streamed."""
 
 import json
 

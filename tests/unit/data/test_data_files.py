@@ -1,4 +1,4 @@
-"""Reading image files of every kind, and folders of them."""
+"""Image files of every format, and folders of them."""
 
 import io
 import struct

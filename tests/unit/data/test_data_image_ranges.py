@@ -1,4 +1,4 @@
-"""Ranges of images: conversions, the check at the public doors, and grids for pictures."""
+"""Ranges of images: conversions, checks, and grids."""
 
 import jax
 import jax.numpy as jnp

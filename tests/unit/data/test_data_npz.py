@@ -1,4 +1,4 @@
-"""Arrays as a source, classes numbered anew, and batches from two sources."""
+"""Archives as datasets, renumbered classes, and batches from two sources."""
 
 import io
 import zipfile

@@ -1,4 +1,4 @@
-"""TFDS sets from array_record files: a tiny one made here, and real CIFAR-10 where there is one."""
+"""TFDS datasets in array_record files: a tiny one written by the test, and CIFAR-10 where available."""
 
 import io
 import json

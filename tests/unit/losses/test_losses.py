@@ -1,4 +1,4 @@
-"""Losses against NumPy, and the promises about sums, padding and precision."""
+"""Losses against NumPy: sums, padding and precision."""
 
 import functools
 

@@ -1,4 +1,4 @@
-"""The Fréchet distance against NumPy and SciPy in float64, singular covariances among them."""
+"""The Fréchet distance against NumPy and SciPy in float64, also for singular covariances."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""Metrics against scikit-image, NumPy and SciPy, at their edges too."""
+"""Metrics against scikit-image, NumPy and SciPy, also for edge cases."""
 
 import tracemalloc
 

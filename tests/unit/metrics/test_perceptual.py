@@ -1,4 +1,4 @@
-"""LPIPS and the Gram loss against NumPy in float64 and, where it is installed, the package lpips."""
+"""LPIPS and the Gram loss against NumPy in float64 and, where installed, the package lpips."""
 
 import importlib.util
 import sys

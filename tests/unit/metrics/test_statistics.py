@@ -1,4 +1,4 @@
-"""Confidence intervals of a rate hold what they promise, and are the exact ones."""
+"""Confidence intervals of a rate: exact, with nominal coverage."""
 
 import numpy as np
 import pytest

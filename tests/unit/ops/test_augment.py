@@ -1,4 +1,4 @@
-"""Augmentations: range, shape, dtype; nothing asked for changes nothing; images differ."""
+"""Augmentations: range, shape, dtype, identity without options, and draws per image."""
 
 import colorsys
 import functools

@@ -1,4 +1,4 @@
-"""Projections that keep to the box are feasible, and no other feasible point is nearer."""
+"""Projections onto balls and hyperplanes within the box: feasible, and nearest among feasible points."""
 
 import functools
 

@@ -1,4 +1,4 @@
-"""Sums for each channel, biases and batch normalisation equal NumPy's and Flax's, in values and in gradients."""
+"""Channel sums, biases and batch normalisation against NumPy and Flax, with gradients."""
 
 import flax.linen as nn
 import jax

@@ -1,4 +1,4 @@
-"""Convolutions from and to an image, a block of rows and columns at a time, equal the plain ones."""
+"""Convolutions in blocks of rows and columns against plain ones."""
 
 import jax
 import numpy as np

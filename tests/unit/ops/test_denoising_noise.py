@@ -1,4 +1,4 @@
-"""Noise by its two protocols, and random windows of larger images."""
+"""Gaussian noise by its two protocols, and random windows of larger images."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""What public functions refuse, and in which words: labels, logits, features, radii and other numbers."""
+"""Checks of labels, logits, features, radii and other numbers, and their messages."""
 
 import functools
 

@@ -1,4 +1,4 @@
-"""A loop whose invariant part is computed before it gives what jax.lax.scan gives."""
+"""Loops with hoisted invariants against jax.lax.scan and fori_loop."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""Norm balls: projections are nearest points, directions are steepest, random points lie inside."""
+"""Norm balls: nearest projections, steepest directions and random points inside."""
 
 import jax
 import jax.numpy as jnp

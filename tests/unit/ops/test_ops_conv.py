@@ -1,4 +1,4 @@
-"""The rewritten convolutions, poolings and upsampling equal their plain forms, with gradients."""
+"""Rewritten convolutions, pooling and upsampling against their plain forms, with gradients."""
 
 import flax.linen as nn
 import jax
