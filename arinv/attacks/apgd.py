@@ -1,7 +1,7 @@
-"""APGD: projected gradient ascent that finds its own step size, in l1, l2 and linf balls.
+"""Auto-PGD (APGD): projected gradient ascent with adaptive step size in l1, l2 and linf balls.
 
-Images are float32 [B, H, W, C] in [0, 1] and radii are in the same unit. A call is made of jnp operations and
-`lax` loops: put it inside `jax.jit`. Each step costs one forward and one backward pass.
+Images are float32 [B, H, W, C] in [0, 1] and radii are in the same unit. Call it inside `jax.jit`. Each step costs one
+forward and one backward pass.
 
 Source: Croce & Hein 2020 (AutoAttack), sections 3 to 5; Croce & Hein 2021 for l1.
 """
@@ -16,177 +16,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from arinv.attacks import objectives
-from arinv.attacks.rows import Rows, column, first_success, noise_of_length_one, prepare, row_keys, select
+from arinv.attacks.rows import Rows, column, first_success, prepare, row_keys, select, unit_noise
 from arinv.errors import UserError, unknown
 from arinv.ops import loops, norms
 from arinv.ops.inputs import as_images, check_count
 from arinv.ops.norms import project_l1_ball
 from arinv.types import Array, ArrayLike, LogitsFn
 
-
-class Rule(NamedTuple):
-    """How to move.
-
-    Attributes:
-      begin: first images -> what the rule knows.
-      review: (number of steps taken, what it knows, losses [B] here, best losses [B] so far, best images)
-        -> (what it knows, rows [B] to set back to the best).
-      step: (number of steps taken, what it knows, images, images one step ago, gradient) -> images.
-    """
-
-    begin: Callable[[Array], Any]
-    review: Callable[[Array, Any, Array, Array, Array], tuple[Any, Array]]
-    step: Callable[[Array, Any, Array, Array, Array], Array]
-
-
-class _Momentum(NamedTuple):
-    step_size: Array  # [B]
-    rises: Array  # steps since the last review that raised the loss [B]
-    last_loss: Array  # [B]
-    halved: Array  # whether the last review halved the step [B]
-    best_loss: Array  # at the last review [B]
-
-
-class _Sparse(NamedTuple):
-    step_size: Array  # [B]
-    fraction: Array  # of the values that a step changes [B]
-    nonzero: Array  # values that the best perturbation changes, at the last review [B]
-
-
-def checkpoints(*, num_steps: int) -> tuple[int, ...]:
-    """Returns after how many steps APGD reviews its step size.
-
-    Args:
-      num_steps: number of steps in all.
-
-    Returns:
-      Increasing numbers of steps: the first gap is 22 % of all, and each following one 3 % shorter down to 6 %.
-
-    Source: Croce & Hein 2020 (AutoAttack), section 3.1, each gap rounded down.
-    """
-    gap, shortening, shortest = (max(int(part * num_steps), 1) for part in (0.22, 0.03, 0.06))
-    found, at = [], gap
-    while at <= num_steps:
-        found.append(at)
-        gap = max(gap - shortening, shortest)
-        at += gap
-    return tuple(found)
-
-
-def momentum_rule(images: Array, *, eps: ArrayLike | float, norm: str, num_steps: int) -> Rule:
-    """Returns the rule for l2 and linf: steepest ascent with momentum, the step halved where it does not help.
-
-    Args:
-      images: float32 [B, H, W, C] in [0, 1], centres of the balls.
-      eps: radius, [] or [B]; the first step is twice as long.
-      norm: "l2" or "linf".
-      num_steps: number of steps in all.
-
-    Returns:
-      The rule.
-
-    Source: Croce & Hein 2020 (AutoAttack), algorithm 1 and conditions 1 and 2 of section 3.1.
-    """
-    gaps = np.zeros(num_steps + 1, np.float32)  # 0 where there is no review
-    places = checkpoints(num_steps=num_steps)
-    gaps[list(places)] = np.diff((0, *places))
-
-    def inside(x):
-        return jnp.clip(images + norms.project(x - images, eps=eps, norm=norm), 0.0, 1.0)
-
-    def begin(x):
-        zeros = jnp.zeros(x.shape[:1], jnp.float32)
-        return _Momentum(zeros + 2.0 * eps, zeros, zeros, zeros == 0, zeros)
-
-    def review(i, known, losses, best_losses, best_images):
-        gap, first = jnp.asarray(gaps)[i], i == 0
-        # The first step is held against a loss of 0, not that of the start: so does the authors' code.
-        rises = known.rises + jnp.where(first, 0.0, (losses > known.last_loss).astype(jnp.float32))
-        last_loss = jnp.where(first, 0.0, losses)
-        stuck = ~known.halved & (known.best_loss >= best_losses)
-        halve = (gap > 0) & ((rises <= 0.75 * gap) | stuck)
-        known = _Momentum(
-            step_size=jnp.where(halve, 0.5 * known.step_size, known.step_size),
-            rises=jnp.where(gap > 0, 0.0, rises),
-            last_loss=last_loss,
-            halved=jnp.where(gap > 0, halve, known.halved),
-            best_loss=jnp.where((gap > 0) | first, best_losses, known.best_loss),
-        )
-        return known, halve
-
-    def step(i, known, x, previous, gradient):
-        direction = norms.steepest_ascent(gradient, norm=norm)
-        moved = inside(x + column(known.step_size) * direction)
-        weight = jnp.where(i > 0, 0.75, 1.0)
-        return inside(x + weight * (moved - x) + (1.0 - weight) * (x - previous))
-
-    return Rule(begin, review, step)
-
-
-def sparse_rule(images: Array, *, eps: ArrayLike | float, period: ArrayLike | int, warm: bool) -> Rule:
-    """Returns the rule for l1: equal steps along the coordinates of the largest gradient.
-
-    How many coordinates follows from how many the best perturbation changes.
-
-    Args:
-      images: float32 [B, H, W, C] in [0, 1], centres of the balls.
-      eps: radius, [] or [B]; the step is this long at most and a tenth at least.
-      period: number of steps between two reviews; may be traced.
-      warm: the first images are the result of an earlier run, of which the number of coordinates is taken.
-
-    Returns:
-      The rule.
-
-    Source: Croce & Hein 2021, section 4.1 and algorithm 1.
-    """
-    size = float(np.prod(images.shape[1:]))
-
-    def changed(x):
-        return jnp.sum(x != images, axis=(1, 2, 3)).astype(jnp.float32)
-
-    def begin(x):
-        zeros = jnp.zeros(x.shape[:1], jnp.float32)
-        nonzero = changed(x) if warm else zeros + size
-        return _Sparse(zeros + eps, nonzero / (1.5 * size) if warm else zeros + 0.2, nonzero)
-
-    def review(i, known, losses, best_losses, best_images):
-        due, nonzero = (i > 0) & (i % period == 0), changed(best_images)
-        sparser = nonzero < 0.95 * known.nonzero
-        step_size = jnp.clip(jnp.where(sparser, eps, known.step_size / 1.5), 0.1 * eps, eps)
-        fresh = _Sparse(step_size, nonzero / (1.5 * size), nonzero)
-        return _Sparse(*(jnp.where(due, new, old) for new, old in zip(fresh, known, strict=True))), due & sparser
-
-    def step(i, known, x, previous, gradient):
-        direction = _sparse_direction(gradient, known.fraction)
-        delta = x + column(known.step_size) * direction - images
-        return jnp.clip(images + project_l1_ball(delta, images, eps=eps), 0.0, 1.0)
-
-    return Rule(begin, review, step)
-
-
-def _sparse_direction(gradient: Array, fraction: Array) -> Array:
-    """Returns the signs of the largest values, a fraction [B] of all, scaled to an l1 norm of 1."""
-    sizes = jnp.abs(gradient.reshape(gradient.shape[0], -1))
-    count = sizes.shape[1]
-    place = jnp.clip((1.0 - fraction) * count, 0, count - 1).astype(jnp.int32)
-    least = jnp.take_along_axis(jnp.sort(sizes, axis=1), place[:, None], axis=1)[:, 0]
-    signs = jnp.where(jnp.abs(gradient) >= column(least), jnp.sign(gradient), 0.0)
-    return signs / column(jnp.maximum(norms.norm(signs, "l1"), 1.0))
-
-
 LOSSES = {"ce": objectives.cross_entropy, "dlr": objectives.dlr, "dlr_targeted": objectives.targeted_dlr}
 RADII = ((3.0, 0.3), (2.0, 0.3), (1.0, 0.4))  # multiple of eps, and the share of the steps spent there
-
-
-class _Run(NamedTuple):
-    x: Array  # the next images to evaluate
-    previous: Array  # those one step ago
-    best_x: Array
-    best_gradient: Array
-    best_loss: Array  # [B]
-    adversarial: Array  # the last images that were misclassified; the start where none were
-    broken: Array  # whether any were [B]
-    known: Any  # what the step rule knows
 
 
 def apgd(
@@ -207,24 +45,24 @@ def apgd(
 ) -> Array | tuple[Array, Array]:
     """Returns APGD adversarial images.
 
-    For each example this is the last iterate that was misclassified, or that of the highest loss where none was.
+    For each example this is the last misclassified iterate, or that of the highest loss where none is misclassified.
 
     Args:
       key: PRNG key of the random starts, or one per example [B], which makes the result of an example
         independent of the batch it is in.
       logits_fn: images [B, H, W, C] in [0, 1] -> logits [B, K]; rows independent.
       images: float32 [B, H, W, C] in [0, 1].
-      labels: int [B]; rows labelled -1 are padding and come back unchanged.
+      labels: int [B]; rows labelled -1 are padding and are returned unchanged.
       eps: radius in units of `images`; a number or one per example [B], which may be traced.
       norm: "l1", "l2" or "linf".
-      loss: raised: "ce", "dlr" (from 3 classes) or "dlr_targeted" (from 4 classes, with `targets`).
+      loss: to maximise: "ce", "dlr" (from 3 classes) or "dlr_targeted" (from 4 classes, with `targets`).
       num_steps: number of steps, at least 1; the start costs one more forward and backward pass.
       num_restarts: number of random starts. For each example the first that succeeds is returned, and the
         first of all where none does.
-      targets: int [B]: the classes that "dlr_targeted" leads to; may be traced. -1 is padding as above.
+      targets: int [B]: the classes that "dlr_targeted" approaches; may be traced. -1 is padding as above.
       large_radii: for "l1": spend 30 % of the steps at 3 eps, then 30 % at 2 eps, then the rest at eps, each
         from the best point before. Two more forward and backward passes.
-      init: float [B, H, W, C] in [0, 1]: where the first start is, brought into the ball; random if None.
+      init: float [B, H, W, C] in [0, 1]: the first start, projected onto the ball; random if None.
       return_losses: also return the highest losses.
 
     Returns:
@@ -232,9 +70,9 @@ def apgd(
       `return_losses` a pair of these and, float32 [B], the highest loss of any iterate of the same start, 0 in padding.
 
     Raises:
-      UserError: what `attacks.rows.prepare` refuses (images outside [0, 1], labels that the model does not have, a
-        model that does not return [B, K]), an unknown loss, too few classes for it, targets without a targeted loss
-        and the other way round, or `init` of another shape.
+      UserError: invalid inputs as for `attacks.rows.prepare` (images outside [0, 1], labels that the model does not
+        have, a model that does not return [B, K]), an unknown loss, too few classes for it, targets without a targeted
+        loss and vice versa, or `init` of another shape.
 
     Source: Croce & Hein 2020 (AutoAttack), algorithm 1; Croce & Hein 2021, algorithm 1 and section 4.2.
     """
@@ -265,6 +103,167 @@ def apgd(
     return (adversarial, jax.lax.stop_gradient(losses)) if return_losses else adversarial
 
 
+def checkpoints(*, num_steps: int) -> tuple[int, ...]:
+    """Returns the numbers of steps after which APGD reviews its step size.
+
+    Args:
+      num_steps: total number of steps.
+
+    Returns:
+      Increasing numbers of steps: the first gap is 22 % of all, and each following one 3 % shorter down to 6 %.
+
+    Source: Croce & Hein 2020 (AutoAttack), section 3.1, each gap rounded down.
+    """
+    gap, shortening, shortest = (max(int(part * num_steps), 1) for part in (0.22, 0.03, 0.06))
+    places, place = [], gap
+    while place <= num_steps:
+        places.append(place)
+        gap = max(gap - shortening, shortest)
+        place += gap
+    return tuple(places)
+
+
+class Rule(NamedTuple):
+    """A rule for steps and their size.
+
+    Attributes:
+      begin: first images -> state of the rule.
+      review: (number of steps taken, state, losses [B] of the iterate, best losses [B] until now, best images)
+        -> (state, rows [B] to reset to the best).
+      step: (number of steps taken, state, images, images one step ago, gradient) -> images.
+    """
+
+    begin: Callable[[Array], Any]
+    review: Callable[[Array, Any, Array, Array, Array], tuple[Any, Array]]
+    step: Callable[[Array, Any, Array, Array, Array], Array]
+
+
+class _Momentum(NamedTuple):
+    step_size: Array  # [B]
+    rises: Array  # steps since the last review that raised the loss [B]
+    last_loss: Array  # [B]
+    halved: Array  # whether the last review halved the step [B]
+    best_loss: Array  # at the last review [B]
+
+
+def momentum_rule(images: Array, *, eps: ArrayLike | float, norm: str, num_steps: int) -> Rule:
+    """Returns the rule for l2 and linf: steepest ascent with momentum and step sizes that are halved without progress.
+
+    Args:
+      images: float32 [B, H, W, C] in [0, 1], centres of the balls.
+      eps: radius, [] or [B]; the first step is twice as long.
+      norm: "l2" or "linf".
+      num_steps: total number of steps.
+
+    Returns:
+      The rule.
+
+    Source: Croce & Hein 2020 (AutoAttack), algorithm 1 and conditions 1 and 2 of section 3.1.
+    """
+    gaps = np.zeros(num_steps + 1, np.float32)  # 0 at steps without review
+    places = checkpoints(num_steps=num_steps)
+    gaps[list(places)] = np.diff((0, *places))
+
+    def inside(x):
+        return jnp.clip(images + norms.project(x - images, eps=eps, norm=norm), 0.0, 1.0)
+
+    def begin(x):
+        zeros = jnp.zeros(x.shape[:1], jnp.float32)
+        return _Momentum(zeros + 2.0 * eps, zeros, zeros, zeros == 0, zeros)
+
+    def review(i, state, losses, best_losses, best_images):
+        gap, first = jnp.asarray(gaps)[i], i == 0
+        # The first step is compared with a loss of 0 instead of that of the start, as in the authors' code.
+        rises = state.rises + jnp.where(first, 0.0, (losses > state.last_loss).astype(jnp.float32))
+        last_loss = jnp.where(first, 0.0, losses)
+        stuck = ~state.halved & (state.best_loss >= best_losses)
+        halve = (gap > 0) & ((rises <= 0.75 * gap) | stuck)
+        state = _Momentum(
+            step_size=jnp.where(halve, 0.5 * state.step_size, state.step_size),
+            rises=jnp.where(gap > 0, 0.0, rises),
+            last_loss=last_loss,
+            halved=jnp.where(gap > 0, halve, state.halved),
+            best_loss=jnp.where((gap > 0) | first, best_losses, state.best_loss),
+        )
+        return state, halve
+
+    def step(i, state, x, previous, gradient):
+        direction = norms.steepest_ascent(gradient, norm=norm)
+        moved = inside(x + column(state.step_size) * direction)
+        weight = jnp.where(i > 0, 0.75, 1.0)
+        return inside(x + weight * (moved - x) + (1.0 - weight) * (x - previous))
+
+    return Rule(begin, review, step)
+
+
+class _Sparse(NamedTuple):
+    step_size: Array  # [B]
+    fraction: Array  # of the values that a step changes [B]
+    nonzero: Array  # values that the best perturbation changes, at the last review [B]
+
+
+def sparse_rule(images: Array, *, eps: ArrayLike | float, period: ArrayLike | int, warm: bool) -> Rule:
+    """Returns the rule for l1: equal steps along the coordinates of the largest gradient.
+
+    The number of coordinates follows from the number that the best perturbation changes.
+
+    Args:
+      images: float32 [B, H, W, C] in [0, 1], centres of the balls.
+      eps: radius, [] or [B]; the step is this long at most and a tenth at least.
+      period: number of steps between two reviews; may be traced.
+      warm: whether the first images are the result of an earlier run, whose number of coordinates is kept.
+
+    Returns:
+      The rule.
+
+    Source: Croce & Hein 2021, section 4.1 and algorithm 1.
+    """
+    size = float(np.prod(images.shape[1:]))
+
+    def changed(x):
+        return jnp.sum(x != images, axis=(1, 2, 3)).astype(jnp.float32)
+
+    def begin(x):
+        zeros = jnp.zeros(x.shape[:1], jnp.float32)
+        nonzero = changed(x) if warm else zeros + size
+        return _Sparse(zeros + eps, nonzero / (1.5 * size) if warm else zeros + 0.2, nonzero)
+
+    def review(i, state, losses, best_losses, best_images):
+        due, nonzero = (i > 0) & (i % period == 0), changed(best_images)
+        sparser = nonzero < 0.95 * state.nonzero
+        step_size = jnp.clip(jnp.where(sparser, eps, state.step_size / 1.5), 0.1 * eps, eps)
+        fresh = _Sparse(step_size, nonzero / (1.5 * size), nonzero)
+        return _Sparse(*(jnp.where(due, new, old) for new, old in zip(fresh, state, strict=True))), due & sparser
+
+    def step(i, state, x, previous, gradient):
+        direction = _sparse_direction(gradient, state.fraction)
+        delta = x + column(state.step_size) * direction - images
+        return jnp.clip(images + project_l1_ball(delta, images, eps=eps), 0.0, 1.0)
+
+    return Rule(begin, review, step)
+
+
+def _sparse_direction(gradient: Array, fraction: Array) -> Array:
+    """Returns the signs of the largest values, a fraction [B] of all, scaled to an l1 norm of 1."""
+    sizes = jnp.abs(gradient.reshape(gradient.shape[0], -1))
+    count = sizes.shape[1]
+    place = jnp.clip((1.0 - fraction) * count, 0, count - 1).astype(jnp.int32)
+    least = jnp.take_along_axis(jnp.sort(sizes, axis=1), place[:, None], axis=1)[:, 0]
+    signs = jnp.where(jnp.abs(gradient) >= column(least), jnp.sign(gradient), 0.0)
+    return signs / column(jnp.maximum(norms.norm(signs, "l1"), 1.0))
+
+
+class _Run(NamedTuple):
+    x: Array  # the next images to evaluate
+    previous: Array  # those one step ago
+    best_x: Array
+    best_gradient: Array
+    best_loss: Array  # [B]
+    adversarial: Array  # the last misclassified images; the start where no iterate was
+    broken: Array  # whether any iterate was misclassified [B]
+    state: Any  # of the step rule
+
+
 def _evaluation(loss: str, rows: Rows) -> Callable[[Array], tuple[Array, Array, Array]]:
     """Returns images -> (losses [B], whether misclassified [B], gradient)."""
     classes = (rows.labels,) if rows.targets is None else (rows.labels, rows.targets)
@@ -284,7 +283,7 @@ def _evaluation(loss: str, rows: Rows) -> Callable[[Array], tuple[Array, Array, 
 def _run(evaluate: Callable, rule: Rule, start: Array, num_steps: ArrayLike | int) -> _Run:
     """Evaluates the start and then the images after each step.
 
-    The model stands in the program once; in return one step more is taken than is looked at.
+    The model is in the program once, at the cost of a last step whose images are not evaluated.
     """
 
     def iterate(i, run):
@@ -293,11 +292,11 @@ def _run(evaluate: Callable, rule: Rule, start: Array, num_steps: ArrayLike | in
         best_x = select(better, run.x, run.best_x)
         best_gradient = select(better, gradient, run.best_gradient)
         best_loss = jnp.where(better, losses, run.best_loss)
-        known, back = rule.review(i, run.known, losses, best_loss, best_x)
+        state, back = rule.review(i, run.state, losses, best_loss, best_x)
         x = select(back, best_x, run.x)
-        following = rule.step(i, known, x, run.previous, select(back, best_gradient, gradient))
+        following = rule.step(i, state, x, run.previous, select(back, best_gradient, gradient))
         adversarial = select(wrong, run.x, run.adversarial)
-        return _Run(following, x, best_x, best_gradient, best_loss, adversarial, run.broken | wrong, known)
+        return _Run(following, x, best_x, best_gradient, best_loss, adversarial, run.broken | wrong, state)
 
     batch = start.shape[:1]
     begin = _Run(
@@ -308,7 +307,7 @@ def _run(evaluate: Callable, rule: Rule, start: Array, num_steps: ArrayLike | in
         best_loss=jnp.full(batch, -jnp.inf, jnp.float32),
         adversarial=start,
         broken=jnp.zeros(batch, bool),
-        known=rule.begin(start),
+        state=rule.begin(start),
     )
     return loops.fori_loop(0, num_steps + 1, iterate, begin)
 
@@ -345,7 +344,7 @@ def _random_start(keys: Array, images: Array, eps: Array, norm: str) -> Array:
     if norm == "l1":
         noise = jax.vmap(functools.partial(jax.random.normal, shape=images.shape[1:], dtype=jnp.float32))(keys)
         return jnp.clip(images + project_l1_ball(noise, images, eps=eps), 0.0, 1.0)
-    noise = noise_of_length_one(keys, images.shape[1:], norm=norm)
+    noise = unit_noise(keys, images.shape[1:], norm=norm)
     return jnp.clip(images + norms.per_example(eps, images.shape) * noise, 0.0, 1.0)
 
 
@@ -358,7 +357,7 @@ def _check_options(norm: str, loss: str, num_steps: int, targets, large_radii: b
         raise unknown("loss", loss, LOSSES)
     check_count(num_steps, "num_steps")
     if (targets is not None) != (loss == "dlr_targeted"):
-        given = "without targets" if targets is None else "with targets"
-        raise UserError(f'loss "{loss}" {given}: targets go with "dlr_targeted", and only with it.')
+        use = "without targets" if targets is None else "with targets"
+        raise UserError(f'loss "{loss}" {use}: targets go with "dlr_targeted", and only with it.')
     if large_radii and norm != "l1":
         raise UserError(f'large_radii is for norm "l1", got "{norm}".')

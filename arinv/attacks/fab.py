@@ -1,7 +1,7 @@
-"""FAB, the fast adaptive boundary attack: the nearest misclassified image, towards a target class.
+"""The fast adaptive boundary attack (FAB): the nearest misclassified image, towards a target class.
 
-Images are float32 [B, H, W, C] in [0, 1] and distances are in the same unit. A call is made of jnp operations
-and `lax` loops: put it inside `jax.jit`. Each step costs two forward passes and one backward pass.
+Images are float32 [B, H, W, C] in [0, 1] and distances are in the same unit. Call it inside `jax.jit`. Each step costs
+two forward passes and one backward pass.
 
 Source: Croce & Hein 2020 (FAB); Croce & Hein 2020 (AutoAttack), section 5 for the targeted form.
 """
@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from arinv.attacks.objectives import logit_difference, misclassified, runner_up
-from arinv.attacks.rows import Rows, column, first_success, noise_of_length_one, prepare, row_keys, select
+from arinv.attacks.rows import Rows, column, first_success, prepare, row_keys, select, unit_noise
 from arinv.ops import loops, norms
 from arinv.ops.inputs import check_count, check_number
 from arinv.ops.norms import move_to_hyperplane
@@ -24,8 +24,8 @@ _LEAST_LENGTH = 1e-8
 
 class _Run(NamedTuple):
     x: Array
-    nearest: Array  # the nearest misclassified images so far
-    distance: Array  # theirs, infinite where there is none [B]
+    nearest: Array  # the nearest misclassified images until now
+    distance: Array  # theirs [B], infinite before the first
 
 
 def fab(
@@ -43,16 +43,16 @@ def fab(
     overshoot: float = 1.05,
     backward_step: float = 0.9,
 ) -> Array:
-    """Returns the nearest misclassified images that FAB finds.
+    """Returns the nearest misclassified images on the path of FAB.
 
-    It steps to where the class and the target would be level if the model were linear, kept near the image by
-    a bias towards the like point seen from there, and somewhat back towards the image once it has crossed.
+    A step goes to the plane on which class and target have equal logits in the linearised model, with a bias towards
+    the point of that plane nearest to the image. Behind the boundary, part of the way back to the image follows.
 
     Args:
       key: PRNG key of the random starts, or one per example [B]; the first restart starts at the image.
       logits_fn: images [B, H, W, C] in [0, 1] -> logits [B, K]; rows independent.
-      images: float32 [B, H, W, C] in [0, 1], classified as `labels` says.
-      labels: int [B]; rows labelled -1 are padding and come back unchanged.
+      images: float32 [B, H, W, C] in [0, 1], classified as `labels`.
+      labels: int [B]; rows labelled -1 are padding and are returned unchanged.
       eps: the largest distance that counts, in units of `images`; a number or one per example [B], which may
         be traced.
       targets: int [B]: the classes to approach; may be traced. -1 is padding as above. None for the class of the
@@ -63,15 +63,15 @@ def fab(
         succeeds is returned.
       max_bias: the most weight that the image has against the iterate, 0 to 1.
       overshoot: how far to step, where 1 is onto the linearised boundary.
-      backward_step: the distance from the image that is left after a step back, as a fraction.
+      backward_step: the distance from the image after a step back, as a fraction of that before.
 
     Returns:
-      float32 [B, H, W, C] in [0, 1], as a constant: no gradient flows through. Examples for which nothing was
-      found within `eps` come back unchanged.
+      float32 [B, H, W, C] in [0, 1], as a constant: no gradient flows through. Examples without a misclassified
+      image within `eps` are returned unchanged.
 
     Raises:
-      UserError: what `attacks.rows.prepare` refuses (images outside [0, 1], labels that the model does not have, a
-        model that does not return [B, K]), fewer than 1 step, or a constant out of range.
+      UserError: invalid inputs as for `attacks.rows.prepare` (images outside [0, 1], labels that the model does not
+        have, a model that does not return [B, K]), fewer than 1 step, or a constant out of range.
 
     Source: Croce & Hein 2020 (FAB), algorithm 1.
     """
@@ -89,7 +89,7 @@ def fab(
     def attack(keys, restart):
         start = rows.images
         if num_restarts > 1:
-            noise = noise_of_length_one(keys, rows.images.shape[1:], norm=norm)
+            noise = unit_noise(keys, rows.images.shape[1:], norm=norm)
             radius = jnp.where(restart > 0, 0.5, 0.0) * jnp.broadcast_to(eps, rows.labels.shape)
             start = jnp.clip(rows.images + column(radius) * noise, 0.0, 1.0)
         begin = _Run(start, rows.images, jnp.full(rows.labels.shape, jnp.inf, jnp.float32))
@@ -113,17 +113,17 @@ def _step(rows: Rows, norm: str, constants: tuple[float, float, float]) -> Calla
     def step(run):
         (_, differences), gradient = jax.value_and_grad(total, has_aux=True)(run.x)
         gradient = norms.finite_gradient(gradient)
-        # The plane as seen from the image: its own residual, without the cancellation of a common offset.
+        # The residual of the plane at the image, without the cancellation of a common offset.
         from_image = differences + jnp.sum(gradient * (images - run.x), axis=(1, 2, 3))
 
         def move(points, residuals):
             return move_to_hyperplane(points, gradient, residuals, norm=norm)
 
         points, residuals = jnp.stack([run.x, images]), jnp.stack([differences, from_image])
-        move_here, move_there = jax.vmap(move)(points, residuals)
-        here, there = (jnp.maximum(norms.norm(d, norm), _LEAST_LENGTH) for d in (move_here, move_there))
-        bias = column(jnp.minimum(here / (here + there), max_bias))
-        x = (1 - bias) * (run.x + overshoot * move_here) + bias * (images + overshoot * move_there)
+        x_move, image_move = jax.vmap(move)(points, residuals)
+        x_length, image_length = (jnp.maximum(norms.norm(d, norm), _LEAST_LENGTH) for d in (x_move, image_move))
+        bias = column(jnp.minimum(x_length / (x_length + image_length), max_bias))
+        x = (1 - bias) * (run.x + overshoot * x_move) + bias * (images + overshoot * image_move)
         x = jnp.where(jnp.isfinite(x), jnp.clip(x, 0.0, 1.0), run.x)  # differences of logits may not be finite
 
         wrong = misclassified(logits_fn(x), labels)

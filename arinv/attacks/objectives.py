@@ -1,4 +1,4 @@
-"""What AutoAttack's attacks raise or lower: cross-entropy, difference of logits ratio, margin.
+"""Objectives of attacks: cross-entropy, difference of logits ratio, margin.
 
 Functions of logits [B, K] and class numbers [B] in 0..K-1, computed in float32 also from bfloat16; a value
 for each row.
@@ -30,7 +30,7 @@ def cross_entropy(logits: Array, labels: Array) -> Array:
 
 
 def dlr(logits: Array, labels: Array) -> Array:
-    """Returns the difference of logits ratio, which knows neither shift nor scale of the logits.
+    """Returns the difference of logits ratio, which is invariant to shift and scale of the logits.
 
     That is -(z_label - the largest other z) / (largest z - third largest z): positive where the
     prediction is wrong.
@@ -131,7 +131,7 @@ def runner_up(logits: Array, labels: Array) -> Array:
 
 
 def misclassified(logits: Array, labels: Array) -> Array:
-    """Returns whether the largest logit is another one than the label's; logits with NaN predict nothing.
+    """Returns whether the largest logit is not the label's; logits with NaN predict no class.
 
     Args:
       logits: [B, K].

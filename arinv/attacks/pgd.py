@@ -1,15 +1,14 @@
-"""Projected gradient descent (PGD): adversarial images inside an l2 or linf ball.
+"""Projected gradient descent (PGD) and the fast gradient sign method (FGSM) in l2 and linf balls.
 
-Images are float32 [B, H, W, C] in [0, 1] and radii are in the same unit. The model enters as a
-function from images to logits, with its normalisation inside and in evaluation mode (no dropout, no
-batch statistics), so that each row depends on its own image only.
+Images are float32 [B, H, W, C] in [0, 1] and radii are in the same unit. The model is a function from images to
+logits, with its normalisation inside and in evaluation mode (no dropout, no batch statistics), so that each row
+depends on its own image only.
 
-A call is made of jnp operations and loops. Put it inside `jax.jit`, or every call
-compiles anew: in a training step, or by itself as
+Call an attack inside `jax.jit`, or every call compiles again: in a training step, or by itself as
 
     attack = jax.jit(lambda key, x, y: pgd(key, logits_fn, x, y, eps=3.0, num_steps=7))
 
-Source: Madry et al. 2018, section 2.1.
+Source: Madry et al. 2018, section 2.1; Wong et al. 2020.
 """
 
 from collections.abc import Callable
@@ -46,7 +45,7 @@ def pgd(
 ) -> Array:
     """Returns PGD adversarial images.
 
-    The defaults are those of robust training as in the papers reproduced here: start at the image,
+    The defaults are those of robust training in the papers that arinv reproduces: start at the image,
     keep the worst iterate. To measure robustness use `random_start=True` with several restarts, or
     AutoAttack.
 
@@ -54,7 +53,7 @@ def pgd(
       key: PRNG key of the random starts; without them the result does not depend on it.
       logits_fn: images [B, H, W, C] in [0, 1] -> logits [B, K]; rows independent.
       images: float32 [B, H, W, C] in [0, 1].
-      labels: int [B]; rows labelled -1 are padding and come back unchanged.
+      labels: int [B]; rows labelled -1 are padding and are returned unchanged.
       eps: radius in units of `images` (8/255 is eight grey levels), for "l2" over H, W and C
         together; a number or one per example [B], which may be traced. 0 returns the images.
       num_steps: number of gradient steps, at least 1; each costs one forward and backward pass.
@@ -74,9 +73,9 @@ def pgd(
       through the attack.
 
     Raises:
-      UserError: what `attacks.rows.prepare` refuses (images outside [0, 1], labels that the model does not have, a
-        model that does not return [B, K]), a negative step size (where its value is known), a loss that is not one
-        number per example, or restarts without `random_start`.
+      UserError: invalid inputs as for `attacks.rows.prepare` (images outside [0, 1], labels that the model does not
+        have, a model that does not return [B, K]), a negative step size (where its value is concrete), a loss that is
+        not one number per example, or restarts without `random_start`.
 
     Source: Madry et al. 2018, section 2.1; step size as recommended by Engstrom et al. 2019.
     """
@@ -108,6 +107,64 @@ def pgd(
     return jax.lax.stop_gradient(select(rows.real, adversarial, images))
 
 
+def fgsm(
+    key: Array,
+    logits_fn: LogitsFn,
+    images: ArrayLike,
+    labels: ArrayLike,
+    *,
+    eps: ArrayLike | float,
+    step_size: ArrayLike | float | None = None,
+    norm: str = "linf",
+    noise: float = 0.0,
+    project: bool = True,
+) -> Array:
+    """Returns images after noise and one step of steepest ascent of the cross-entropy.
+
+    FGSM is `noise=0`; with a random start as Wong et al. recommend, `noise=1, step_size=1.25 * eps`; N-FGSM is
+    `noise=2, step_size=eps, project=False`.
+
+    Args:
+      key: PRNG key of the noise.
+      logits_fn: images [B, H, W, C] in [0, 1] -> logits [B, K]; rows independent.
+      images: float32 [B, H, W, C] in [0, 1].
+      labels: int [B]; rows labelled -1 are padding and are returned unchanged.
+      eps: radius in units of `images`; a number or one per example [B], which may be traced.
+      step_size: length of the step, in the unit and shapes of `eps`; eps if None.
+      norm: "l2" or "linf".
+      noise: radius of the noise before the step, as a multiple of eps.
+      project: project the result onto the ball of radius eps; without it, the result may be outside by the noise.
+
+    Returns:
+      float32 [B, H, W, C] in [0, 1], as a constant: no gradient flows through the attack.
+
+    Raises:
+      UserError: invalid inputs as for `attacks.rows.prepare`, or a negative step or noise where values are concrete.
+
+    Source: Wong et al. 2020, algorithm 3; de Jorge et al. 2022, algorithm 1, but clipped to [0, 1].
+    """
+    rows = prepare(logits_fn, images, labels, eps=eps, norm=norm)
+    images = rows.images
+    step_size = rows.eps if step_size is None else as_radius(step_size, batch_size=len(images), name="step_size")
+    noise = check_number(noise, "noise", least=0.0, most=1e6)
+
+    def loss(x):
+        losses = cross_entropy(rows.logits_fn(x), rows.labels)
+        return jnp.sum(jnp.where(rows.real, losses, 0.0))
+
+    start = images
+    if noise > 0:
+        radius = noise * rows.eps
+        perturbation = norms.random_perturbation(single_key(key), images.shape, eps=radius, norm=norm)
+        start = jnp.clip(images + perturbation, 0.0, 1.0)
+    step = norms.per_example(step_size, images.shape) * norms.steepest_ascent(jax.grad(loss)(start), norm=norm)
+    delta = start + step - images
+    if project:
+        delta = norms.project(delta, eps=rows.eps, norm=norm)
+    adversarial = jnp.clip(images + delta, 0.0, 1.0)
+    return jax.lax.stop_gradient(select(rows.real, adversarial, images))
+
+
 def projected_ascent(
     losses_fn: Callable[[Array], Array],
     start: Array,
@@ -122,7 +179,7 @@ def projected_ascent(
 ) -> Array | tuple[Array, Array]:
     """Returns images near `images` at which a loss is high: the loop of PGD, for any objective.
 
-    Each step moves along the steepest ascent, projects onto the ball and clips to [0, 1]. Where a gradient is not
+    Every step moves along the steepest ascent, projects onto the ball and clips to [0, 1]. Where a gradient is not
     finite, the step follows the rest of it (see `ops.norms.finite_gradient`): every iterate is finite.
 
     Args:
@@ -136,13 +193,13 @@ def projected_ascent(
       use_best: per example the iterate with the highest loss, first and last included; else the
         last one.
       has_aux: losses_fn returns (losses [B], tallies [B]); the tallies of the iterates from which a step was
-        taken, the first included and the last not, are added up, such as how often a class was right.
+        taken, the first included and the last not, are summed, such as how often a class was right.
 
     Returns:
-      float32 [B, H, W, C]; with `has_aux`, beside it the sums of the tallies, float32 [B].
+      float32 [B, H, W, C]; with `has_aux` a pair of these and, float32 [B], the sums of the tallies.
 
     Raises:
-      UserError: unknown norm, or a negative radius or step size where values are known.
+      UserError: unknown norm, or a negative radius or step size where values are concrete.
 
     Source: Madry et al. 2018, section 2.1.
     """
@@ -200,65 +257,6 @@ def _objective(rows: Rows, loss_fn: LossFn, goals: Array, sign: float) -> Callab
 
 def _check_losses(losses: Array, shape: tuple[int, ...]) -> Array:
     if getattr(losses, "shape", None) != shape or not jnp.issubdtype(losses.dtype, jnp.floating):
-        found = f"{losses.shape} of {losses.dtype}" if hasattr(losses, "shape") else type(losses).__name__
-        raise UserError(f"the loss must be one number per example {shape}, got {found}; leave the mean to the caller.")
+        actual = f"{losses.shape} of {losses.dtype}" if hasattr(losses, "shape") else type(losses).__name__
+        raise UserError(f"the loss must be one number per example {shape}, got {actual}; return it without the mean.")
     return losses.astype(jnp.float32)
-
-
-def fgsm(
-    key: Array,
-    logits_fn: LogitsFn,
-    images: ArrayLike,
-    labels: ArrayLike,
-    *,
-    eps: ArrayLike | float,
-    step_size: ArrayLike | float | None = None,
-    norm: str = "linf",
-    noise: float = 0.0,
-    project: bool = True,
-) -> Array:
-    """Returns images after noise and one step of steepest ascent of the cross-entropy.
-
-    FGSM is `noise=0`; with a random start as Wong et al. recommend, `noise=1, step_size=1.25 * eps`; N-FGSM is
-    `noise=2, step_size=eps, project=False`.
-
-    Args:
-      key: PRNG key of the noise.
-      logits_fn: images [B, H, W, C] in [0, 1] -> logits [B, K]; rows independent.
-      images: float32 [B, H, W, C] in [0, 1].
-      labels: int [B]; rows labelled -1 are padding and come back unchanged.
-      eps: radius in units of `images`; a number or one per example [B], which may be traced.
-      step_size: length of the step, likewise; eps if None.
-      norm: "l2" or "linf".
-      noise: radius of the noise before the step, as a multiple of eps.
-      project: bring the result back into the ball of radius eps. Without it, it may leave the ball by the noise.
-
-    Returns:
-      float32 [B, H, W, C] in [0, 1], as a constant: no gradient flows through the attack.
-
-    Raises:
-      UserError: what `attacks.rows.prepare` refuses (images outside [0, 1], labels that the model does not have, a
-        model that does not return [B, K]), or a negative step or noise where values are known.
-
-    Source: Wong et al. 2020, algorithm 3; de Jorge et al. 2022, algorithm 1, here clipped to [0, 1].
-    """
-    rows = prepare(logits_fn, images, labels, eps=eps, norm=norm)
-    images = rows.images
-    step_size = rows.eps if step_size is None else as_radius(step_size, batch_size=len(images), name="step_size")
-    noise = check_number(noise, "noise", least=0.0, most=1e6)
-
-    def loss(x):
-        losses = cross_entropy(rows.logits_fn(x), rows.labels)
-        return jnp.sum(jnp.where(rows.real, losses, 0.0))
-
-    start = images
-    if noise > 0:
-        radius = noise * rows.eps
-        perturbation = norms.random_perturbation(single_key(key), images.shape, eps=radius, norm=norm)
-        start = jnp.clip(images + perturbation, 0.0, 1.0)
-    step = norms.per_example(step_size, images.shape) * norms.steepest_ascent(jax.grad(loss)(start), norm=norm)
-    delta = start + step - images
-    if project:
-        delta = norms.project(delta, eps=rows.eps, norm=norm)
-    adversarial = jnp.clip(images + delta, 0.0, 1.0)
-    return jax.lax.stop_gradient(select(rows.real, adversarial, images))

@@ -1,7 +1,7 @@
-"""The rows of a batch under attack: their labels, keys and noise, and the choice between versions of them.
+"""Rows of batches under attack: checks, keys, noise, restarts and selection; batches of a few sizes on the host.
 
-An attack treats each row by itself. With a key for each row its result depends neither on which rows share
-the batch nor on how many there are.
+An attack treats each row by itself. With a key for each row its result depends neither on the other rows of the batch
+nor on their number.
 """
 
 import functools
@@ -21,12 +21,12 @@ from arinv.types import Array, ArrayLike, LogitsFn
 
 
 class Rows(NamedTuple):
-    """A batch made ready for an attack.
+    """The checked inputs of an attack.
 
     Attributes:
       images: float32 [B, H, W, C] in [0, 1], constants.
       labels: int32 [B]; 0 in rows of padding.
-      targets: int32 [B], likewise, or None.
+      targets: int32 [B], 0 in rows of padding; or None.
       real: bool [B], False in rows of padding.
       eps: float32 [] or [B].
       logits_fn: images -> float32 logits [B, K], checked when it is traced.
@@ -50,7 +50,7 @@ def prepare(
     targets: ArrayLike | None = None,
     any_radius: bool = False,
 ) -> Rows:
-    """Returns what enters an attack, having checked it: the door of all attacks.
+    """Returns the inputs of an attack after checking them.
 
     Args:
       logits_fn: images [B, H, W, C] in [0, 1] -> logits [B, K], K at least 2.
@@ -59,14 +59,14 @@ def prepare(
       eps: radius in units of `images`, a number or one per example [B].
       norm: "l1", "l2" or "linf".
       targets: int [B], classes to approach; -1 is padding too.
-      any_radius: a radius that reaches every image is as good as any other; else it is warned of.
+      any_radius: do not warn of a radius that reaches every image.
 
     Returns:
       The batch.
 
     Raises:
       UserError: images outside [0, 1], classes that are not one integer per image or not among the model's, an unknown
-        norm, a negative radius, or a model that does not return logits [B, K] (values: where they are known).
+        norm, a negative radius, or a model that does not return logits [B, K] (values: where they are concrete).
     """
     norms.check_norm(norm)
     images = as_images(images)
@@ -81,22 +81,22 @@ def prepare(
         targets = as_labels(targets, batch_size=count, name="targets")
         real &= targets >= 0
         targets = jnp.where(real, targets, 0)
-    # What float32 arithmetic may have left outside of the range is cut off, so that no result leaves it.
+    # float32 rounding may have left images slightly outside of the range.
     images = jnp.clip(jax.lax.stop_gradient(images), 0.0, 1.0)
     return Rows(images, jnp.where(real, labels, 0), targets, real, eps, logits_fn)
 
 
 def typed_key(key: Array) -> Array:
-    """Returns keys as those of `jax.random.key`, also where they are made by `jax.random.PRNGKey`.
+    """Returns keys as those of `jax.random.key`.
 
     Args:
-      key: one or more, of either kind.
+      key: one or more, of `jax.random.key` or `jax.random.PRNGKey`.
 
     Returns:
       The same keys.
 
     Raises:
-      UserError: no key.
+      UserError: not a key.
     """
     if not isinstance(key, int | float | np.ndarray | jax.Array):
         raise UserError(f"key must be a PRNG key such as jax.random.key(0), got {key!r}.")
@@ -109,16 +109,16 @@ def typed_key(key: Array) -> Array:
 
 
 def single_key(key: Array) -> Array:
-    """Returns a key as one of `jax.random.key`, having checked that it is one.
+    """Returns one key as that of `jax.random.key`.
 
     Args:
-      key: one, of either kind.
+      key: of `jax.random.key` or `jax.random.PRNGKey`.
 
     Returns:
       The same key.
 
     Raises:
-      UserError: no key, or several.
+      UserError: not a key, or several.
     """
     key = typed_key(key)
     if key.shape:
@@ -131,14 +131,14 @@ def row_keys(key: Array, *, batch_size: int) -> Array:
 
     Args:
       key: one key, from which those of the rows follow by their places in the batch, or one per row [B],
-        which come back as they are.
+        which are returned as they are.
       batch_size: number of rows.
 
     Returns:
       Keys [B].
 
     Raises:
-      UserError: another number of keys, or none.
+      UserError: another number of keys, or not a key.
     """
     key = typed_key(key)
     if key.shape == (batch_size,):
@@ -162,7 +162,7 @@ def fold_in(keys: Array, data: ArrayLike) -> Array:
     return jax.vmap(jax.random.fold_in, in_axes=axes)(keys, data)
 
 
-def noise_of_length_one(keys: Array, shape: tuple[int, ...], *, norm: str) -> Array:
+def unit_noise(keys: Array, shape: tuple[int, ...], *, norm: str) -> Array:
     """Returns random perturbations on the surface of the unit ball.
 
     Args:
@@ -182,7 +182,7 @@ def noise_of_length_one(keys: Array, shape: tuple[int, ...], *, norm: str) -> Ar
 
 
 def column(values: Array) -> Array:
-    """Returns values [B] as [B, 1, 1, 1], to go with images.
+    """Returns values [B] as [B, 1, 1, 1], which broadcast with images.
 
     Args:
       values: [B].
@@ -198,7 +198,7 @@ def first_success(
 ) -> Any:
     """Returns, for each row, the first restart of an attack that succeeds, or else the first of all.
 
-    It ends once all rows have succeeded.
+    Restarts end once all rows have succeeded.
 
     Args:
       keys: [B].
@@ -207,10 +207,10 @@ def first_success(
       num_restarts: at least 1.
 
     Returns:
-      Such arrays.
+      Arrays like those of `like`.
 
     Raises:
-      UserError: no restart.
+      UserError: fewer than 1 restart.
     """
     check_count(num_restarts, "num_restarts")
     if num_restarts == 1:
@@ -244,31 +244,31 @@ def select(mask: Array, x: Array, y: Array) -> Array:
     return jnp.where(mask.reshape(mask.shape + (1,) * (x.ndim - 1)), x, y)
 
 
-_WORTHWHILE = 0.75  # a batch is split if that saves a quarter of its rows
+_SPLIT_BELOW = 0.75  # a batch is split if that saves a quarter of its rows
 
 # A host batch {name: [B, ...]} -> the same on devices.
 PlaceFn = Callable[[Mapping[str, np.ndarray]], Mapping[str, Array]]
 
 
 class Buckets(NamedTuple):
-    """The sizes of batches, and where they go.
+    """The sizes of batches, and their placement on devices.
 
     Attributes:
       sizes: the largest first.
-      place: puts a host batch on devices.
+      place: moves a host batch to devices.
     """
 
     sizes: tuple[int, ...]
     place: PlaceFn
 
     def size(self, remaining: int) -> int:
-        """Returns the size of the next batch when so many images are left."""
+        """Returns the size of the next batch of `remaining` images."""
         if remaining >= self.sizes[0]:
             return self.sizes[0]
         holding = min(size for size in self.sizes if size >= remaining)
         smaller = max((size for size in self.sizes if size <= remaining), default=holding)
         split = smaller + (self._rows(remaining - smaller) if remaining > smaller else 0)
-        return smaller if split <= _WORTHWHILE * holding else holding
+        return smaller if split <= _SPLIT_BELOW * holding else holding
 
     def _rows(self, remaining: int) -> int:
         size = self.size(remaining)
@@ -286,19 +286,19 @@ class Buckets(NamedTuple):
 def make_buckets(
     *, batch_size: int, smallest_batch: int = 8, multiple_of: int = 1, place: PlaceFn | None = None
 ) -> Buckets:
-    """Returns the sizes of batches: `batch_size` halved as long as it stays a multiple and not too small.
+    """Returns the sizes of batches: `batch_size` and its halves.
 
     Args:
       batch_size: the largest, at least 1; a power of two, or one times a small number, is best.
-      smallest_batch: no smaller size than this.
-      multiple_of: each size is a multiple of this: of the number of devices that `place` splits a batch over.
-      place: puts a host batch on devices; to the default device if None.
+      smallest_batch: smallest size.
+      multiple_of: divisor of every size: the number of devices that `place` splits a batch over.
+      place: moves a host batch to devices; to the default device if None.
 
     Returns:
       The sizes.
 
     Raises:
-      UserError: a number below 1, or a batch_size that is no multiple.
+      UserError: a number below 1, or a batch_size that is not a multiple.
     """
     check_count(batch_size, "batch_size")
     check_count(smallest_batch, "smallest_batch")
@@ -313,7 +313,7 @@ def make_buckets(
 
 
 def as_pytree(logits_fn: LogitsFn) -> jax.tree_util.Partial:
-    """Returns a model that can be an argument of a compiled function.
+    """Returns a model as an argument for compiled functions.
 
     Args:
       logits_fn: a function, or a `jax.tree_util.Partial` of one and its weights, which are then not compiled in.
@@ -333,10 +333,10 @@ def largest_classes(model: LogitsFn, images: Array, *, count: int) -> Array:
     Args:
       model: a pytree, images [B, H, W, C] in [0, 1] -> logits [B, K].
       images: float32 [B, H, W, C] in [0, 1].
-      count: how many, at most K.
+      count: number of classes, at most K.
 
     Returns:
-      int32 [B, count], the prediction first; -1 in rows with NaN, which predict nothing.
+      int32 [B, count], the prediction first; -1 in rows with NaN, which predict no class.
     """
     logits = as_logits(model(images), batch_size=images.shape[0], name="what logits_fn returns")
     undefined = jnp.any(jnp.isnan(logits), axis=1, keepdims=True)  # the largest would be the first NaN: class 0
@@ -344,17 +344,17 @@ def largest_classes(model: LogitsFn, images: Array, *, count: int) -> Array:
 
 
 def count_classes(model: LogitsFn, images: np.ndarray) -> int:
-    """Returns how many classes a model has, having checked that it returns logits.
+    """Returns the number of classes of a model.
 
     Args:
       model: as for `largest_classes`.
-      images: float32 [N, H, W, C], of which only the shape counts.
+      images: float32 [N, H, W, C]; only the shape is used.
 
     Returns:
       K.
 
     Raises:
-      UserError: it does not return logits [B, K].
+      UserError: the model does not return logits [B, K].
     """
 
     def logits(x):
@@ -370,24 +370,24 @@ def rank(model: LogitsFn, images: np.ndarray, buckets: Buckets, *, count: int = 
       model: as for `largest_classes`.
       images: float32 [N, H, W, C] in [0, 1], on the host.
       buckets: sizes of batches.
-      count: how many, at most K.
+      count: number of classes, at most K.
 
     Returns:
       int32 [N, count]; -1 in rows with NaN.
     """
-    found = [np.zeros((0, count), np.int32)]
+    classes = [np.zeros((0, count), np.int32)]
     for length, batch in _batches({"image": images}, buckets):
-        found.append(np.asarray(largest_classes(model, batch["image"], count=count))[:length])
-    return np.concatenate(found)
+        classes.append(np.asarray(largest_classes(model, batch["image"], count=count))[:length])
+    return np.concatenate(classes)
 
 
 def margins(logits_fn: LogitsFn, images: np.ndarray, labels: np.ndarray, buckets: Buckets) -> np.ndarray:
-    """Returns by how much the logit of the label exceeds the largest other one, of any number of images.
+    """Returns the logits of the labels minus the largest other ones, of any number of images.
 
     Args:
       logits_fn: images [B, H, W, C] in [0, 1] -> logits [B, K], K at least 2.
       images: float32 [N, H, W, C] in [0, 1], on the host.
-      labels: int [N]; the margin of an image labelled -1 means nothing.
+      labels: int [N]; the margin of an image labelled -1 is meaningless.
       buckets: sizes of batches.
 
     Returns:
@@ -396,12 +396,12 @@ def margins(logits_fn: LogitsFn, images: np.ndarray, labels: np.ndarray, buckets
     Raises:
       UserError: images outside [0, 1], labels that the model does not have, or a model that does not return [B, K].
     """
-    found, model = [np.zeros(0, np.float32)], as_pytree(logits_fn)
+    parts, model = [np.zeros(0, np.float32)], as_pytree(logits_fn)
     images = np.asarray(check_images(images), np.float32)
     labels = as_labels(labels, batch_size=len(images), num_classes=count_classes(model, images))
     for length, batch in _batches({"image": images, "label": np.asarray(labels)}, buckets):
-        found.append(np.asarray(_margins(model, batch["image"], batch["label"]))[:length])
-    return np.concatenate(found)
+        parts.append(np.asarray(_margins(model, batch["image"], batch["label"]))[:length])
+    return np.concatenate(parts)
 
 
 @jax.jit

@@ -1,11 +1,10 @@
-"""The Square Attack: random search with square windows, which needs no gradients.
+"""The Square Attack: random search with square windows and without gradients, in l1, l2 and linf balls.
 
-Images are float32 [B, H, W, C] in [0, 1] and radii are in the same unit. A call is made of jnp operations and
-`lax` loops: put it inside `jax.jit`. Each query costs one forward pass. The search can be cut into pieces, as
-`square_start` and then `square_continue` as often as one likes.
+Images are float32 [B, H, W, C] in [0, 1] and radii are in the same unit. Call it inside `jax.jit`. Each query costs one
+forward pass. A search can run in pieces: `square_start`, then any number of calls of `square_continue`.
 
 Each example draws its own windows, from its key and the number of the query alone. (The authors' code draws one
-window for the whole batch, which is as good for each example, but makes their results depend on one another.)
+window for the whole batch: the same distribution for each example, but their results depend on one another.)
 
 Source: Andriushchenko et al. 2020 (Square Attack), algorithms 1 to 3; Croce & Hein 2021 for l1; constants and
 order as in the AutoAttack code.
@@ -25,130 +24,26 @@ from arinv.ops.inputs import check_count
 from arinv.ops.norms import project_l1_ball
 from arinv.types import Array, ArrayLike, LogitsFn
 
-# Query numbers up to which the area of the window, first 0.8 of the image, stays; then it is halved.
+# The area of the window, first 0.8 of the image, is halved after queries of these numbers.
 HALVED_AFTER = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 FIRST_AREA = 0.8
 _POWERS = {"l1": 4, "l2": 2}
-
-
-def stage(query: np.ndarray | int) -> np.ndarray | int:
-    """Returns how often the area of the window has been halved.
-
-    Args:
-      query: its number, from 0; an integer or an array of such, which may be traced.
-
-    Returns:
-      Integer, of the shape of `query`, in 0..9.
-
-    Source: Andriushchenko et al. 2020, section 4.1, for 10,000 queries; not rescaled for fewer.
-    """
-    is_after = [query > bound for bound in HALVED_AFTER]
-    return sum(after.astype("int32") if hasattr(after, "astype") else int(after) for after in is_after)
-
-
-def window_sides(*, height: int, width: int, norm: str) -> np.ndarray:
-    """Returns the side of the window at each stage.
-
-    Args:
-      height: of the images, in pixels.
-      width: likewise.
-      norm: "l1", "l2" or "linf".
-
-    Returns:
-      int32 [10], at most the shorter side of the image; for l1 and l2 at least 3 and odd if that fits.
-    """
-    found = []
-    for halvings in range(len(HALVED_AFTER) + 1):
-        side = round(math.sqrt(FIRST_AREA / 2**halvings * height * width))
-        side = max(side, 1) if norm == "linf" else max(side, 3) | 1
-        found.append(min(side, height, width))
-    return np.array(found, np.int32)
-
-
-def patch(*, side: int, norm: str) -> np.ndarray:
-    """Returns two hills side by side, one of them upside down, with a norm of one.
-
-    Args:
-      side: in pixels, at least 1.
-      norm: "l1" or "l2".
-
-    Returns:
-      float32 [side, side].
-
-    Source: Andriushchenko et al. 2020, section 3.4.
-    """
-    upper = side // 2
-    parts = [_hill(upper, side, norm)] if upper else []
-    return _unit(np.concatenate([*parts, -_hill(side - upper, side, norm)]), norm).astype(np.float32)
-
-
-class Tiling(NamedTuple):
-    """Where the tiles of the first perturbation lie.
-
-    Attributes:
-      side: of a tile, in pixels.
-      rows: number of tiles from top to bottom.
-      columns: number of tiles from left to right.
-      offset: of the first tile from the top and from the left, in pixels.
-    """
-
-    side: int
-    rows: int
-    columns: int
-    offset: int
-
-
-def tiling(*, height: int, width: int) -> Tiling:
-    """Returns the tiles of the first perturbation for l1 and l2, five by five in a square image, at least one.
-
-    Args:
-      height: of the images, in pixels.
-      width: likewise.
-
-    Returns:
-      The tiles, all of them inside.
-    """
-    side = max(min(height // 5, width), 1)  # of the height, as in the authors' code, where the width holds that
-    offset = min(max(height - 5 * side, 0) // 2, width - side)
-    return Tiling(side, (height - offset) // side, (width - offset) // side, offset)
-
-
-def _hill(rows: int, columns: int, norm: str) -> np.ndarray:
-    """Returns the sum of nested rectangles around the middle, each less high than the one inside it."""
-    centre = rows // 2, columns // 2
-    count = max(centre) + 1
-    heights = 1.0 / np.arange(1, count + 1) ** _POWERS[norm]
-    outwards = np.cumsum(heights[::-1])[::-1]  # by the distance from the middle: of all that reach so far
-    distance = np.maximum(np.abs(np.arange(rows) - centre[0])[:, None], np.abs(np.arange(columns) - centre[1])[None, :])
-    return _unit(outwards[distance], norm)
-
-
-def _unit(values: np.ndarray, norm: str) -> np.ndarray:
-    return values / (np.abs(values).sum() if norm == "l1" else np.sqrt(np.square(values).sum()))
-
-
 _FLOOR = 1e-12
-_START = 2**31 - 1  # in the place of a query's number
+_START = 2**31 - 1  # instead of the number of a query
 
 
 class SquareSearch(NamedTuple):
-    """A search under way.
+    """The state of a search.
 
     Attributes:
-      images: float32 [B, H, W, C], the best so far.
-      margins: float32 [B], theirs; the search of a row ends at 0 and below. -1 in rows of padding.
+      images: float32 [B, H, W, C], the best until now.
+      margins: float32 [B] of these images; the search of a row ends at 0 and below. -1 in rows of padding.
       query: int32 [], the number of the next query.
     """
 
     images: Array
     margins: Array
     query: Array
-
-
-class _Windows(NamedTuple):
-    inside: Array  # bool [B, H, W, 1]
-    rows: Array  # of a pixel in its window [B, H, W]
-    columns: Array
 
 
 def square(
@@ -161,13 +56,13 @@ def square(
     norm: str = "linf",
     num_queries: int = 5000,
 ) -> Array:
-    """Returns the images of the least margin that the Square Attack finds.
+    """Returns the images of the smallest margin among the queries of the Square Attack.
 
     Args:
       key: PRNG key, or one per example [B], which makes the result of an example independent of the batch.
       logits_fn: images [B, H, W, C] in [0, 1] -> logits [B, K]; rows independent.
       images: float32 [B, H, W, C] in [0, 1].
-      labels: int [B]; rows labelled -1 are padding and come back unchanged.
+      labels: int [B]; rows labelled -1 are padding and are returned unchanged.
       eps: radius in units of `images`; a number or one per example [B], which may be traced.
       norm: "l1", "l2" or "linf".
       num_queries: number of queries after the first; fewer once all rows are misclassified.
@@ -176,8 +71,8 @@ def square(
       float32 [B, H, W, C] in [0, 1], within `eps` of `images`.
 
     Raises:
-      UserError: what `attacks.rows.prepare` refuses: images outside [0, 1], labels that the model does not have, a
-        model that does not return [B, K], an unknown norm or a negative radius.
+      UserError: invalid inputs as for `attacks.rows.prepare`: images outside [0, 1], labels that the model does not
+        have, a model that does not return [B, K], an unknown norm or a negative radius.
 
     Source: Andriushchenko et al. 2020 (Square Attack), algorithm 1.
     """
@@ -196,15 +91,15 @@ def square_start(
     eps: ArrayLike | float,
     norm: str = "linf",
 ) -> SquareSearch:
-    """Returns a search that has made its first query.
+    """Returns a search after its first query.
 
     Args:
       key: as for `square`.
-      logits_fn: likewise.
-      images: likewise.
-      labels: likewise.
-      eps: likewise.
-      norm: likewise.
+      logits_fn: as for `square`.
+      images: as for `square`.
+      labels: as for `square`.
+      eps: as for `square`.
+      norm: as for `square`.
 
     Returns:
       The search, at query 0.
@@ -214,7 +109,7 @@ def square_start(
 
     Source: Andriushchenko et al. 2020, sections 3.2 to 3.4 (initialisation).
     """
-    rows, eps = _checked(logits_fn, images, labels, eps, norm)
+    rows, eps = _prepare(logits_fn, images, labels, eps, norm)
     keys = fold_in(row_keys(key, batch_size=rows.images.shape[0]), _START)
     tried = _first_images(keys, rows.images, eps, norm)
     margins = jnp.where(rows.real, _margins(rows, tried), -1.0)
@@ -232,16 +127,16 @@ def square_continue(
     num_queries: ArrayLike | int,
     norm: str = "linf",
 ) -> SquareSearch:
-    """Returns a search after some more queries, or once all rows are misclassified.
+    """Returns a search after more queries, or once all rows are misclassified.
 
     Args:
       key: as for `square`, the same for each piece of a search.
-      logits_fn: likewise.
-      images: likewise, the originals.
-      labels: likewise.
-      search: so far.
+      logits_fn: as for `square`.
+      images: as for `square`, the originals.
+      labels: as for `square`.
+      search: its state.
       eps: as for `square`.
-      num_queries: how many more at most; may be traced.
+      num_queries: largest number of further queries; may be traced.
       norm: as for `square`.
 
     Returns:
@@ -252,7 +147,7 @@ def square_continue(
 
     Source: Andriushchenko et al. 2020 (Square Attack), algorithm 1.
     """
-    rows, eps = _checked(logits_fn, images, labels, eps, norm)
+    rows, eps = _prepare(logits_fn, images, labels, eps, norm)
     keys = row_keys(key, batch_size=rows.images.shape[0])
     end = search.query + jnp.asarray(num_queries, jnp.int32)
 
@@ -269,7 +164,7 @@ def square_continue(
     return jax.lax.while_loop(unfinished, ask, search)
 
 
-def _checked(logits_fn, images, labels, eps, norm: str) -> tuple[Rows, Array]:
+def _prepare(logits_fn, images, labels, eps, norm: str) -> tuple[Rows, Array]:
     rows = prepare(logits_fn, images, labels, eps=eps, norm=norm)
     return rows, norms.per_example(rows.eps, rows.images.shape)
 
@@ -308,7 +203,7 @@ def _propose_linf(keys: Array, search: SquareSearch, images: Array, eps: Array) 
 
 
 def _propose_hills(keys: Array, search: SquareSearch, images: Array, eps: Array, *, norm: str) -> Array:
-    """Moves what a second window holds, and what is left of the radius, into hills in a first window."""
+    """Moves the perturbation of a second window, and the unused radius, into hills in a first window."""
     height, width, channels = images.shape[1:]
     drawn = _uniform(keys, (5 + channels,))
     side = _side(search.query, height, width, norm)
@@ -323,11 +218,17 @@ def _propose_hills(keys: Array, search: SquareSearch, images: Array, eps: Array,
     if norm == "l2":
         budget = jnp.sqrt(jnp.maximum(jnp.square(eps) - jnp.square(whole), 0.0) / channels + jnp.square(held))
     else:
-        # The share of each channel times their number, as in the authors' code: the projection takes it back.
+        # The share of each channel times their number, as in the authors' code; the projection undoes it.
         budget = (jnp.maximum(eps - whole, 0.0) / channels + held) * channels
     new = new * (budget / (_FLOOR + _length(new, (1, 2), norm)))
     delta = jnp.where(first.inside, new, jnp.where(second.inside, 0.0, delta))
     return _inside(delta, images, eps, norm)
+
+
+class _Windows(NamedTuple):
+    inside: Array  # bool [B, H, W, 1]
+    rows: Array  # of a pixel in its window [B, H, W]
+    columns: Array
 
 
 def _hills(query: Array, window: _Windows, turned: Array, height: int, width: int, norm: str) -> Array:
@@ -344,9 +245,9 @@ def _hills(query: Array, window: _Windows, turned: Array, height: int, width: in
 
 
 def _window(u: Array, v: Array, side: Array, height: int, width: int) -> _Windows:
-    """Returns the windows of a side at places given by numbers in [0, 1) [B].
+    """Returns the windows of a side at the places of numbers in [0, 1) [B].
 
-    A window that could touch the last row or column does not, as in the authors' code.
+    No window touches the last row or column, as in the authors' code.
     """
     top = jnp.floor(u * jnp.asarray(height - side, jnp.float32)).astype(jnp.int32)[:, None, None]
     left = jnp.floor(v * jnp.asarray(width - side, jnp.float32)).astype(jnp.int32)[:, None, None]
@@ -381,6 +282,102 @@ def _uniform(keys: Array, shape: tuple[int, ...]) -> Array:
 
 def _signs(uniform: Array) -> Array:
     return jnp.where(uniform < 0.5, -1.0, 1.0)
+
+
+def stage(query: np.ndarray | int) -> np.ndarray | int:
+    """Returns the number of times that the area of the window has been halved.
+
+    Args:
+      query: number of the query, from 0; an integer or an array of integers, which may be traced.
+
+    Returns:
+      Integer, of the shape of `query`, in 0..9.
+
+    Source: Andriushchenko et al. 2020, section 4.1, for 10,000 queries; not rescaled for fewer.
+    """
+    is_after = [query > bound for bound in HALVED_AFTER]
+    return sum(after.astype("int32") if hasattr(after, "astype") else int(after) for after in is_after)
+
+
+def window_sides(*, height: int, width: int, norm: str) -> np.ndarray:
+    """Returns the side of the window at each stage.
+
+    Args:
+      height: of the images, in pixels.
+      width: of the images, in pixels.
+      norm: "l1", "l2" or "linf".
+
+    Returns:
+      int32 [10], at most the shorter side of the image; for l1 and l2 at least 3 and odd if that fits.
+    """
+    sides = []
+    for halvings in range(len(HALVED_AFTER) + 1):
+        side = round(math.sqrt(FIRST_AREA / 2**halvings * height * width))
+        side = max(side, 1) if norm == "linf" else max(side, 3) | 1
+        sides.append(min(side, height, width))
+    return np.array(sides, np.int32)
+
+
+def patch(*, side: int, norm: str) -> np.ndarray:
+    """Returns two hills side by side, one of them upside down, with a norm of one.
+
+    Args:
+      side: in pixels, at least 1.
+      norm: "l1" or "l2".
+
+    Returns:
+      float32 [side, side].
+
+    Source: Andriushchenko et al. 2020, section 3.4.
+    """
+    upper = side // 2
+    parts = [_hill(upper, side, norm)] if upper else []
+    return _unit(np.concatenate([*parts, -_hill(side - upper, side, norm)]), norm).astype(np.float32)
+
+
+def _hill(rows: int, columns: int, norm: str) -> np.ndarray:
+    """Returns the sum of nested rectangles around the middle, each less high than the one inside it."""
+    centre = rows // 2, columns // 2
+    count = max(centre) + 1
+    heights = 1.0 / np.arange(1, count + 1) ** _POWERS[norm]
+    outwards = np.cumsum(heights[::-1])[::-1]  # by the distance from the middle
+    distance = np.maximum(np.abs(np.arange(rows) - centre[0])[:, None], np.abs(np.arange(columns) - centre[1])[None, :])
+    return _unit(outwards[distance], norm)
+
+
+def _unit(values: np.ndarray, norm: str) -> np.ndarray:
+    return values / (np.abs(values).sum() if norm == "l1" else np.sqrt(np.square(values).sum()))
+
+
+class Tiling(NamedTuple):
+    """The tiles of the first perturbation.
+
+    Attributes:
+      side: of a tile, in pixels.
+      rows: number of tiles in a column.
+      columns: number of tiles in a row.
+      offset: distance of the first tile from both edges, in pixels.
+    """
+
+    side: int
+    rows: int
+    columns: int
+    offset: int
+
+
+def tiling(*, height: int, width: int) -> Tiling:
+    """Returns the tiles of the first perturbation for l1 and l2, five by five in a square image, at least one.
+
+    Args:
+      height: of the images, in pixels.
+      width: of the images, in pixels.
+
+    Returns:
+      The tiles, all of them inside.
+    """
+    side = max(min(height // 5, width), 1)  # of the height, as in the authors' code, if it fits
+    offset = min(max(height - 5 * side, 0) // 2, width - side)
+    return Tiling(side, (height - offset) // side, (width - offset) // side, offset)
 
 
 _PROPOSALS = {

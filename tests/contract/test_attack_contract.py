@@ -268,7 +268,7 @@ def test_make_attack_leaves_out_shared_options_that_an_attack_lacks():
 
 
 @pytest.mark.parametrize("name", [name for name, row in ROWS.items() if row.sharded])
-def test_same_result_on_one_and_eight_devices(key, name):
+def test_attack_is_the_same_on_one_and_eight_devices(key, name):
     mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     sharding = NamedSharding(mesh, PartitionSpec("data"))
     x = model.images()
@@ -308,7 +308,7 @@ UNDEFINED = {
 
 @pytest.mark.parametrize("model_name", UNDEFINED)
 @pytest.mark.parametrize("norm", ("l2", "linf"))
-def test_an_undefined_gradient_does_not_stop_an_attack(key, norm, model_name):
+def test_attacks_move_where_the_gradient_is_undefined(key, norm, model_name):
     """At its start; without random starts too."""
 
     def logits_fn(x):
@@ -318,11 +318,11 @@ def test_an_undefined_gradient_does_not_stop_an_attack(key, norm, model_name):
 
     start = jnp.asarray(np.full((1, 4, 4, 3), {"root": 0.0, "length": 0.5}[model_name], np.float32))
     labels, eps = np.array([0]), {"l2": 1.0, "linf": 0.1}[norm]
-    for found in (
+    for adversarial in (
         jax.jit(lambda x: attacks.pgd(key, logits_fn, x, labels, eps=eps, num_steps=10, norm=norm))(start),
         jax.jit(lambda x: attacks.apgd(key, logits_fn, x, labels, eps=eps, num_steps=10, norm=norm))(start),
     ):
-        assert np.isfinite(found).all() and np.argmax(logits_fn(found), axis=1).tolist() == [1]
+        assert np.isfinite(adversarial).all() and np.argmax(logits_fn(adversarial), axis=1).tolist() == [1]
     step = attacks.fgsm(key, logits_fn, start, labels, eps=eps, norm=norm)
     assert np.isfinite(step).all() and np.any(step != start)
 
@@ -336,11 +336,11 @@ def test_pgd_follows_gradients_of_any_length(key, norm):
         return jnp.stack([value, -value], axis=1)
 
     x, eps = np.full((1, 8, 8, 3), 0.7, np.float32), {"l2": 2.9, "linf": 0.21}[norm]
-    found = jax.jit(lambda x: attacks.pgd(key, logits_fn, x, np.array([0]), eps=eps, num_steps=10, norm=norm))(x)
-    assert np.argmax(logits_fn(found), axis=1).tolist() == [1]
+    adversarial = jax.jit(lambda x: attacks.pgd(key, logits_fn, x, np.array([0]), eps=eps, num_steps=10, norm=norm))(x)
+    assert np.argmax(logits_fn(adversarial), axis=1).tolist() == [1]
 
 
-def test_labels_that_the_model_does_not_have_are_refused(key):
+def test_attacks_reject_labels_that_the_model_does_not_have(key):
     x, wrong = model.images(2), np.array([0, model.CLASSES], np.int32)
     calls = {
         "pgd": lambda: attacks.pgd(key, model.logits_fn, x, wrong, eps=0.1, num_steps=1),
@@ -356,12 +356,12 @@ def test_labels_that_the_model_does_not_have_are_refused(key):
             call()
 
 
-def test_results_keep_to_the_range_where_images_leave_it_by_rounding(key):
+def test_attacks_clip_images_that_leave_the_range_by_rounding(key):
     x = model.images(4)
     x[0] = 1 + 1e-7
     labels = np.array([-1, 0, 1, 2])
-    for found in (
+    for adversarial in (
         attacks.pgd(key, model.logits_fn, x, labels, eps=0.0, num_steps=1),
         attacks.autoattack(key, model.logits_fn, x, labels, eps=0.1, num_steps=1, attacks="apgd-ce").adversarial,
     ):
-        assert found.max() <= 1
+        assert adversarial.max() <= 1

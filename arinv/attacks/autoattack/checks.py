@@ -1,6 +1,6 @@
-"""Signs that a robust accuracy cannot be trusted, and a second count of it.
+"""Checks of a robust accuracy: signs of a model that misleads attacks, and a second count of stored images.
 
-Each function returns what it found as lines of text to show: an empty list is good news. Images are float32
+Each function returns messages, one line each; an empty list means that no problem was detected. Images are float32
 [N, H, W, C] in [0, 1], labels int [N] with -1 for padding.
 
 Source: after the flags of the AutoAttack code (Croce & Hein 2020); Carlini et al. 2019 (On Evaluating).
@@ -25,7 +25,7 @@ from arinv.ops.inputs import as_images, as_labels, as_logits, as_radius, check_i
 from arinv.types import Array, ArrayLike, LogitsFn
 
 _SAME = 1e-4  # relative difference of logits between two runs of one program
-_ALIKE = 5e-2  # between two compilations, which may round otherwise, also in bfloat16
+_SIMILAR = 5e-2  # between two compilations, which may round differently, also in bfloat16
 _BALL_TOLERANCE = 1e-5
 _ORDERS = {"l1": 1, "l2": 2, "linf": np.inf}
 _SQUARE_GAIN = 0.002
@@ -38,7 +38,7 @@ class Rescored(NamedTuple):
       correct: bool [N], the stored images classified as labelled; False in padding and where a logit is NaN.
       correct_8bit: bool [N], the same after rounding to 256 levels.
       distances: float32 [N], from the originals.
-      messages: what is wrong with them.
+      messages: about invalid adversarial images.
     """
 
     correct: np.ndarray
@@ -48,14 +48,14 @@ class Rescored(NamedTuple):
 
 
 def inspect_model(logits_fn: LogitsFn, images: ArrayLike, labels: ArrayLike) -> list[str]:
-    """Returns why attacks on a model may mislead: its logits are not what attacks take them for.
+    """Returns messages on properties of a model that mislead attacks.
 
-    Looks for randomness, rows that depend on one another, probabilities in the place of logits, logits and gradients
+    Checks for randomness, rows that depend on one another, probabilities instead of logits, logits and gradients
     that are not finite, and gradients that are exactly zero.
 
     Args:
       logits_fn: images [B, H, W, C] in [0, 1] -> logits [B, K].
-      images: float [B, H, W, C] in [0, 1]; some dozen are enough.
+      images: float [B, H, W, C] in [0, 1]; a few dozen are enough.
       labels: int [B]; -1 is padding.
 
     Returns:
@@ -69,39 +69,39 @@ def inspect_model(logits_fn: LogitsFn, images: ArrayLike, labels: ArrayLike) -> 
     if not len(x):
         return []
 
-    def program():  # each is traced afresh
+    def program():  # traced anew by every call
         return jax.jit(lambda model, x: as_logits(model(x), batch_size=len(x)))
 
     programs = [program(), program()]
     logits = np.asarray(programs[0](model, x))
     if not np.isfinite(logits).all():
-        return ["some logits are not finite (NaN or infinity): no attack can follow them."]
+        return ["some logits are not finite (NaN or infinity): attacks cannot follow them."]
     messages = []
     again, traced_again = np.asarray(programs[0](model, x)), np.asarray(programs[1](model, x))
-    if _difference(logits, again) > _SAME or _difference(logits, traced_again) > _ALIKE:
+    if _difference(logits, again) > _SAME or _difference(logits, traced_again) > _SIMILAR:
         messages.append(
-            "the same images gave other logits the second time: the model is randomised, and a single gradient "
-            "says little. Evaluate it without randomness, or average over it."
+            "the same images gave other logits the second time: the model is randomised, and a single gradient is "
+            "not informative. Evaluate it without randomness, or average over it."
         )
     elif len(x) > 1:
         half = len(x) // 2
-        among_others = np.asarray(programs[0](model, x.at[half:].set(x[:1])))
-        if _difference(logits[:half], among_others[:half]) > _SAME:
+        other_batch = np.asarray(programs[0](model, x.at[half:].set(x[:1])))
+        if _difference(logits[:half], other_batch[:half]) > _SAME:
             messages.append(
-                "the logits of an image change with the others of its batch: use evaluation mode "
+                "the logits of an image change with the other images of its batch: use evaluation mode "
                 "(running averages in batch normalisation)."
             )
     probable = logits.min() > -1e-5 and logits.max() < 1 + 1e-5 and np.allclose(logits.sum(1), 1, atol=1e-5)
     if probable:
         messages.append(
-            "the logits are numbers from 0 to 1 that sum to 1: these seem to be probabilities. Leave the softmax "
-            "away, or the gradients of the cross-entropy vanish."
+            "the logits are numbers from 0 to 1 that sum to 1: these seem to be probabilities. Remove the softmax, "
+            "or the gradients of the cross-entropy vanish."
         )
     return messages + _unusable_gradients(model, x, labels, logits.shape[1])
 
 
 def square_gain(accuracies: Mapping[str, float]) -> list[str]:
-    """Returns a message if the Square Attack, which sees no gradient, breaks what the others could not.
+    """Returns a message if the Square Attack, which uses no gradient, breaks images that the others did not.
 
     Args:
       accuracies: attack -> robust accuracy after it, in 0 to 1.
@@ -131,8 +131,8 @@ def unmoved_at_radius_zero(
     Args:
       key: PRNG key.
       logits_fn: images [B, H, W, C] in [0, 1] -> logits [B, K], K at least 2.
-      images: as above; a few.
-      labels: theirs.
+      images: float [B, H, W, C] in [0, 1]; a few.
+      labels: int [B]; -1 is padding.
       norm: "l1", "l2" or "linf".
 
     Returns:
@@ -164,17 +164,17 @@ def rescore(
     norm: str,
     buckets: Buckets,
 ) -> Rescored:
-    """Returns how a model classifies stored adversarial images, as they are and rounded to 8 bits.
+    """Returns the classification of stored adversarial images, as they are and rounded to 8 bits.
 
-    Images that are not finite or outside the ball or [0, 1] are no adversarial images: the messages say so, and their
-    originals are counted in their place.
+    Images that are not finite or outside the ball or [0, 1] are not adversarial images: the messages report them, and
+    their originals are counted instead.
 
     Args:
       logits_fn: images [B, H, W, C] in [0, 1] -> logits [B, K].
       images: the originals.
-      adversarial: of the same shape.
-      labels: theirs.
-      eps: the radius they must keep to.
+      adversarial: adversarial images of the same shape.
+      labels: int [N]; -1 is padding.
+      eps: radius of the ball.
       norm: "l1", "l2" or "linf".
       buckets: sizes of batches.
 
@@ -196,14 +196,14 @@ def rescore(
     if not np.isfinite(distances).all():
         messages.append("some adversarial images are not finite.")
     elif distances.size and distances.max() > eps * (1 + _BALL_TOLERANCE) + _BALL_TOLERANCE:
-        messages.append(f"an adversarial image lies {distances.max():.6g} from its original, more than {eps:.6g}.")
+        messages.append(f"an adversarial image is {distances.max():.6g} from its original, more than {eps:.6g}.")
     elif adversarial.size and not (adversarial.min() >= 0 and adversarial.max() <= 1):
-        messages.append("some adversarial images leave the range 0 to 1.")
+        messages.append("some adversarial images are outside the range 0 to 1.")
     return Rescored(correct, correct_8bit, distances, messages)
 
 
 def are_within(adversarial: np.ndarray, images: np.ndarray, *, eps: float, norm: str) -> np.ndarray:
-    """Returns which images are finite, in [0, 1] and within a radius of their originals, to rounding.
+    """Returns whether images are finite, in [0, 1] and within a radius of their originals, up to rounding.
 
     Args:
       adversarial: float32 [N, H, W, C].
@@ -218,7 +218,7 @@ def are_within(adversarial: np.ndarray, images: np.ndarray, *, eps: float, norm:
         moves = (adversarial - images).reshape(len(images), -1).astype(np.float64)
         distances = np.linalg.norm(moves, ord=_ORDERS[norm], axis=1)
         in_range = np.all((adversarial >= 0) & (adversarial <= 1), axis=(1, 2, 3))  # NaN is not
-        rounding = moves.shape[1] * 2.0**-25 if norm == "l1" else 0.0  # of the images, which l1 adds up
+        rounding = moves.shape[1] * 2.0**-25 if norm == "l1" else 0.0  # of the images, which l1 sums
         return in_range & (distances <= eps * (1 + _BALL_TOLERANCE) + _BALL_TOLERANCE + rounding)
 
 
@@ -236,16 +236,16 @@ def _unusable_gradients(model: LogitsFn, images: Array, labels: Array, num_class
         return jnp.sum(jnp.where(real, loss(model(x), jnp.where(real, labels, 0)), 0.0))
 
     largest = norms.norm(jax.jit(jax.grad(total))(images, model), "linf")
-    zero, undefined = (int(jnp.sum(real & found)) for found in (largest == 0, ~jnp.isfinite(largest)))
+    zero, undefined = (int(jnp.sum(real & mask)) for mask in (largest == 0, ~jnp.isfinite(largest)))
     messages = []
     if zero:
         messages.append(
-            f"the gradient of {zero} of {len(labels)} images is exactly zero: attacks that follow it stand still "
-            "there. The model saturates or is not differentiable."
+            f"the gradient of {zero} of {len(labels)} images is exactly zero: attacks that follow it do not move "
+            "them. The model saturates or is not differentiable."
         )
     if undefined:
         messages.append(
             f"the gradient of {undefined} of {len(labels)} images is not finite (NaN or infinity): attacks follow "
-            "what is left of it, and may miss much. Look for roots, powers and logarithms at 0 in the model."
+            "its finite part, and may miss much. Look for roots, powers and logarithms at 0 in the model."
         )
     return messages

@@ -1,7 +1,7 @@
-"""How far an AutoAttack has come, as arrays that can be saved, and what it returns.
+"""State, progress and result of AutoAttack, and one round of an attack on a batch.
 
-An attack is made of rounds: a restart, a target class, or some hundred queries. A round has a queue of the
-images that were still classified rightly at its start, and goes through it batch by batch.
+An attack has rounds: a restart, a target class, or some hundred queries. A round has a queue of the images that were
+classified correctly at its start, and attacks it batch by batch.
 """
 
 import dataclasses
@@ -22,26 +22,25 @@ from arinv.types import Array, LogitsFn
 
 @dataclasses.dataclass
 class AutoAttackState:
-    """How far an AutoAttack has come: NumPy arrays, numbers and text.
+    """The resumable state of AutoAttack: NumPy arrays, numbers and text.
 
     Attributes:
-      settings: what a state has to be continued with, as text.
-      messages: what the checks of the model said.
+      settings: that a resumed run must have, as text.
+      messages: of the checks of the model.
       classes: int32 [N, R], the classes of the largest logits of the images, the prediction first.
-      robust: bool [N], whether no attack has succeeded so far; False where the clean image is misclassified, and
-        in padding.
+      robust: bool [N], whether no attack has succeeded; False where the clean image is misclassified, and in padding.
       adversarial: float32 [N, H, W, C], the image where none has succeeded; while the Square Attack runs, its
-        best so far.
+        best until now.
       predictions: int32 [N], the classes of `adversarial`.
-      margins: float32 [N], what the Square Attack has reached.
-      attack: number of the current attack; that of all when done.
+      margins: float32 [N], the smallest of the Square Attack.
+      attack: number of the current attack; the number of attacks when done.
       round: number of the current round.
       queue: int64 [M], the images of this round.
-      position: how many of them are done.
-      accuracies: float64 [A], the robust accuracy after each attack, NaN where it is to come.
-      seconds: float64 [A], spent in each, compilation included.
-      forward_passes: int64 [A], number of images, padding included, that went through the model.
-      backward_passes: int64 [A], likewise.
+      position: number of images of the queue that are done.
+      accuracies: float64 [A], the robust accuracy after each attack, NaN for attacks to come.
+      seconds: float64 [A] of each attack, compilation included.
+      forward_passes: int64 [A] of each attack, counted in images, padding included.
+      backward_passes: int64 [A] of each attack, counted in images, padding included.
     """
 
     settings: str
@@ -61,41 +60,41 @@ class AutoAttackState:
     backward_passes: np.ndarray
 
     def to_arrays(self) -> dict[str, np.ndarray]:
-        """Returns the state as arrays for `numpy.savez`; those that change later are copies."""
+        """Returns copies of the state as arrays for `numpy.savez`."""
         arrays = {name: np.array(value) for name, value in vars(self).items()}
         return arrays | {"messages": np.array(self.messages, dtype=np.str_)}
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, Any]) -> "AutoAttackState":
-        """Returns the state that `to_arrays` gave.
+        """Returns the state of the arrays of `to_arrays`.
 
         Args:
-          arrays: such as `numpy.load` returns.
+          arrays: as from `numpy.load`.
 
         Raises:
-          UserError: arrays of something else.
+          UserError: missing arrays.
         """
         names = [field.name for field in dataclasses.fields(cls)]
         if missing := [name for name in names if name not in arrays]:
-            raise UserError(f"this is not the state of an AutoAttack: it lacks {', '.join(missing)}.")
+            raise UserError(f"this is not a state of AutoAttack: {', '.join(missing)} missing.")
         values = {name: np.array(arrays[name]) for name in names}
         values |= {name: int(values[name]) for name in ("attack", "round", "position")}
         return cls(**values | {"settings": str(values["settings"]), "messages": values["messages"].tolist()})
 
     def copy(self) -> "AutoAttackState":
-        """Returns a state of its own."""
+        """Returns a deep copy."""
         return self.from_arrays(self.to_arrays())
 
 
 @dataclasses.dataclass(frozen=True)
 class AttackRecord:
-    """What one of the attacks did.
+    """The record of one attack.
 
     Attributes:
-      robust_accuracy: after it and those before it, in 0 to 1.
-      seconds: that it took, compilation included, and all parts of an interrupted run.
-      forward_passes: number of images, padding included, that went through the model.
-      backward_passes: likewise.
+      robust_accuracy: after this attack and those before it, in 0 to 1.
+      seconds: duration, compilation and all parts of an interrupted run included.
+      forward_passes: counted in images, padding included.
+      backward_passes: counted in images, padding included.
     """
 
     robust_accuracy: float
@@ -106,17 +105,17 @@ class AttackRecord:
 
 @dataclasses.dataclass(frozen=True)
 class AutoAttackResult:
-    """What AutoAttack found.
+    """The result of AutoAttack.
 
     Attributes:
       adversarial: float32 [N, H, W, C] in [0, 1], the image itself where no attack succeeded.
-      robust: bool [N], classified rightly and broken by no attack; False in padding.
-      clean: bool [N], classified rightly without attack; False in padding.
+      robust: bool [N], classified correctly and broken by no attack; False in padding.
+      clean: bool [N], classified correctly without attack; False in padding.
       predictions: int32 [N], the classes of `adversarial`.
-      clean_accuracy: in 0 to 1, padding left out.
-      robust_accuracy: likewise.
-      per_attack: name -> record, in the order in which they ran.
-      messages: why the figure may mislead; empty is good.
+      clean_accuracy: in 0 to 1, without padding.
+      robust_accuracy: in 0 to 1, without padding.
+      per_attack: name -> record, in the order of the attacks.
+      messages: reasons to doubt the robust accuracy; empty for none.
     """
 
     adversarial: np.ndarray
@@ -131,17 +130,17 @@ class AutoAttackResult:
 
 @dataclasses.dataclass(frozen=True)
 class Progress:
-    """Where an AutoAttack is, after a batch.
+    """The progress of AutoAttack after a batch.
 
     Attributes:
-      attack: its name.
+      attack: name of the current attack.
       round: number of the restart, target or piece of the search, from 1.
-      rounds: how many there are.
+      rounds: number of rounds of this attack.
       done: number of images of this round that are done.
       total: number of images of this round.
-      robust_accuracy: so far, in 0 to 1.
-      passes: of the model so far, forwards and backwards.
-      passes_left: at most this many are to come: if no image that still stands is broken.
+      robust_accuracy: until now, in 0 to 1.
+      passes: forward and backward passes of the model until now.
+      passes_left: largest number of passes to come, if no further image is broken.
     """
 
     attack: str
@@ -158,12 +157,12 @@ AUTOATTACK = ("apgd-ce", "apgd-t", "fab-t", "square")
 
 
 class Outcome(NamedTuple):
-    """What came of a batch.
+    """The outcome of a batch.
 
     Attributes:
       images: float32 [B, H, W, C], candidates for adversarial images.
-      forward: number of images, padding included, that went through the model.
-      backward: likewise.
+      forward: forward passes, counted in images, padding included.
+      backward: backward passes, counted in images, padding included.
       margins: float32 [B] of the Square Attack, else None.
     """
 
@@ -186,20 +185,20 @@ def attack_batch(
     first_query: int,
     num_queries: int,
 ) -> Outcome:
-    """Returns what one round of an attack makes of a batch.
+    """Attacks a batch in one round of an attack.
 
     Args:
       key: of the attack, the same for all its rounds and batches.
       model: a pytree, images -> logits.
-      batch: {"image", "label", "index"}, the last the numbers of the images from which their randomness follows;
-        "target" for targeted attacks; "found" and "margin", as the round before left them, for Square.
+      batch: {"image", "label", "index"}, the last the numbers of the images, which decide their randomness;
+        "target" for targeted attacks; "best" and "margin" of the round before for Square.
       name: one of AUTOATTACK.
       eps: radius in units of the images.
       norm: "l1", "l2" or "linf".
       round: number of the restart or target, from 0.
       num_steps: of a gradient attack.
-      first_query: of the Square Attack in this round; at 0 it begins.
-      num_queries: likewise, how many.
+      first_query: number of the first query of the Square Attack in this round; 0 starts a search.
+      num_queries: number of queries of the Square Attack in this round.
 
     Returns:
       The outcome.
@@ -216,7 +215,7 @@ def attack_batch(
 
 
 def _search(key: Array, model: LogitsFn, batch: Mapping[str, Array], eps: float, norm: str, first: int, count: int):
-    search = SquareSearch(batch["found"], batch["margin"], np.int32(first))
+    search = SquareSearch(batch["best"], batch["margin"], np.int32(first))
     if first == 0:
         search = _square_start(model, key, batch, eps, norm=norm)
     search = _square_continue(model, key, batch, eps, search, np.int32(count), norm=norm)
@@ -225,7 +224,7 @@ def _search(key: Array, model: LogitsFn, batch: Mapping[str, Array], eps: float,
 
 
 def _keyed(attack: Callable) -> Callable:
-    """Returns (key, model, batch, ...) -> attack with a key for each image, whatever batch it is in."""
+    """Returns (key, model, batch, ...) -> attack with a key for each image, independent of its batch."""
 
     def keyed(key, model, batch, *arguments, **options):
         return attack(fold_in(key, batch["index"]), model, batch["image"], batch["label"], *arguments, **options)

@@ -1,12 +1,11 @@
 """AutoAttack, standard version: APGD-CE, targeted APGD-DLR, targeted FAB and Square, one after the other.
 
-Images are float32 [N, H, W, C] in [0, 1] on the host, radii in the same unit. Each attack gets the images that
-all before it left standing, and within an attack each target class those that the targets before it left. They
-are gathered into batches of a few sizes, each of which is compiled once.
+Images are float32 [N, H, W, C] in [0, 1] on the host, radii in the same unit. Each attack is run on the images that
+all earlier attacks failed to break, and each target class of an attack on those that earlier targets failed to break.
+They are gathered into batches of a few sizes, each of which is compiled once.
 
-The result of an image follows from the key and its number alone, not from the batch it lands in, as far as the
-model's logits do not depend on the batch. A run that is cut short goes on from its last saved state, with the
-same batches, to the same result.
+The result of an image depends on the key and its number alone, not on its batch, provided that the model's logits do
+not depend on the batch. A run that resumes from a saved state goes through the same batches to the same result.
 
 Source: Croce & Hein 2020 (AutoAttack), section 6; Croce & Hein 2021 for l1; order, constants and bookkeeping as in
 the authors' code, version "standard".
@@ -46,8 +45,8 @@ from arinv.ops import norms
 from arinv.ops.inputs import as_labels, as_radius, check_count, check_images
 from arinv.types import Array, ArrayLike, LogitsFn
 
-_LEAST = 2
-_LEAST_TARGETED = 4  # of apgd-t: its loss looks at the four largest logits
+_MIN_CLASSES = 2
+_MIN_CLASSES_TARGETED = 4  # of apgd-t: its loss uses the four largest logits
 _CE_RESTARTS = {"l1": 5}  # 1 otherwise
 _APGD_TARGETS = {"l1": 5}  # 9 otherwise, as for FAB
 
@@ -61,7 +60,7 @@ def count_rounds(
       attacks: names from AUTOATTACK, or one name.
       norm: "l1", "l2" or "linf".
       num_classes: of the model.
-      num_targets: classes to approach, as far as there are so many.
+      num_targets: number of classes to approach, at most the number of other classes.
       pieces: of the Square Attack.
 
     Returns:
@@ -86,25 +85,25 @@ def count_rounds(
 
 
 def check_num_classes(attacks: Sequence[str], *, num_classes: int, leave_out: Callable[[tuple[str, ...]], str]) -> None:
-    """Checks that a model has the classes that attacks need.
+    """Checks that a model has enough classes for attacks.
 
     Args:
       attacks: names from AUTOATTACK.
       num_classes: of the model.
-      leave_out: the attacks that are possible -> how a caller asks for only these, for the message.
+      leave_out: possible attacks -> the option that selects them, for the message.
 
     Raises:
-      UserError: it has too few.
+      UserError: too few classes.
     """
-    if num_classes < _LEAST:
+    if num_classes < _MIN_CLASSES:
         raise UserError(
-            f"AutoAttack needs a model of at least {_LEAST} classes, this one has {num_classes}: there is no "
-            "other class to lead an image to."
+            f"AutoAttack needs a model of at least {_MIN_CLASSES} classes, this one has {num_classes}: there is no "
+            "other class to approach."
         )
-    if num_classes < _LEAST_TARGETED and "apgd-t" in attacks:
+    if num_classes < _MIN_CLASSES_TARGETED and "apgd-t" in attacks:
         others = tuple(name for name in AUTOATTACK if name != "apgd-t" and (name in attacks or len(set(attacks)) == 1))
         raise UserError(
-            f'the targeted DLR loss of "apgd-t" needs {_LEAST_TARGETED} classes, the model has {num_classes}; '
+            f'the targeted DLR loss of "apgd-t" needs {_MIN_CLASSES_TARGETED} classes, the model has {num_classes}; '
             f"leave it out: {leave_out(others)}"
         )
 
@@ -144,32 +143,32 @@ def autoattack(
     save: Callable[[AutoAttackState], None] | None = None,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> AutoAttackResult:
-    """Returns which images withstand AutoAttack, and adversarial images for those that do not.
+    """Attacks images with AutoAttack, and returns the broken ones and the robust accuracy.
 
-    The defaults are those of the standard version; only they give figures that compare with published ones.
+    The defaults are those of the standard version; only they give results that compare with published ones.
 
     Args:
       key: PRNG key.
       logits_fn: images [B, H, W, C] in [0, 1] -> logits [B, K], in evaluation mode; rows independent. A
         `jax.tree_util.Partial` of a function and its weights passes the weights instead of compiling them in.
       images: float32 [N, H, W, C] in [0, 1].
-      labels: int [N]; images labelled -1 are padding: they come back unchanged and never count.
+      labels: int [N]; images labelled -1 are padding: they are returned unchanged and never count.
       eps: radius in units of `images` (8/255 is eight grey levels), for "l1" and "l2" over H, W and C together.
       norm: "l1", "l2" or "linf".
-      attacks: which, in the order of AUTOATTACK, or the name of one.
+      attacks: names from AUTOATTACK, whose order they are run in, or one name.
       num_steps: of each gradient attack.
-      num_targets: classes that APGD and FAB approach one after the other, those with the largest logits first:
+      num_targets: number of classes that APGD and FAB approach, those with the largest logits first:
         at most K - 1, and at most 5 by APGD for "l1".
       num_queries: of the Square Attack.
-      queries_per_round: after so many queries, the Square Attack leaves out what it has broken, and can be saved.
-      batch_size: the largest batch; what is left over goes into batches of half, a quarter and so on.
-      smallest_batch: no smaller batch than this.
-      multiple_of: each batch is a multiple of this: of the number of devices that `place` splits it over.
-      place: puts a host batch {name: [B, ...]} on devices, split by rows, of one process; to the default device
+      queries_per_round: number of queries after which the Square Attack drops broken images and can be saved.
+      batch_size: largest batch; the remaining images are split into batches of half, a quarter and so on.
+      smallest_batch: smallest batch.
+      multiple_of: divisor of every batch: the number of devices that `place` splits it over.
+      place: moves a host batch {name: [B, ...]} to the devices of one process, split by rows; to the default device
         if None.
-      state: from which to go on; what was given to `save`.
-      save: called after each batch with the state. It keeps changing afterwards: write or copy what is to be
-        kept. Calls may be skipped: any state can be continued from.
+      state: an argument of `save` to resume from.
+      save: called after each batch with the state, which changes afterwards: write or copy it. Any state can be
+        resumed from, so calls may be ignored.
       on_progress: called after each batch.
 
     Returns:
@@ -177,7 +176,7 @@ def autoattack(
 
     Raises:
       UserError: no PRNG key, images outside [0, 1], labels that the model does not have, a model that does not return
-        [B, K], an unknown norm or attack, a negative radius, a count below 1, no image, a batch_size that is no
+        [B, K], an unknown norm or attack, a negative radius, a count below 1, no image, a batch_size that is not a
         multiple of multiple_of, too few classes for an attack, or a state of other settings, images or weights.
 
     Source: Croce & Hein 2020 (AutoAttack), section 6.
@@ -237,22 +236,22 @@ def _begin(run: _Run, count: int) -> AutoAttackState:
 
 
 def _resume(run: _Run, state: AutoAttackState) -> AutoAttackState:
-    saved, wanted = json.loads(state.settings), json.loads(_settings(run))
-    for name, value in wanted.items():
+    saved, current = json.loads(state.settings), json.loads(_settings(run))
+    for name, value in current.items():
         if saved.get(name) != value:
-            raise UserError(f"the state to go on from has {name} {saved.get(name)}, this run {value}; start anew.")
+            raise UserError(f"the saved state has {name} {saved.get(name)}, this run {value}; start without it.")
     some = run.images[: run.buckets.sizes[0]]
     other = np.sum(rank(run.model, some, run.buckets)[:, 0] != state.classes[: len(some), 0])
     if other > max(1, 0.02 * len(some)):
         raise UserError(
-            f"the state to go on from is of another model: it classifies {other} of {len(some)} images otherwise; "
-            "start anew."
+            f"the saved state is of another model, which classifies {other} of {len(some)} images differently; start "
+            "without it."
         )
     return state.copy()
 
 
 def _go_round(run: _Run, state: AutoAttackState):
-    """Attacks what is left of the round's queue, and yields after each batch."""
+    """Attacks the rest of the round's queue, and yields after each batch."""
     name = list(run.rounds)[state.attack]
     key = jax.random.fold_in(run.key, AUTOATTACK.index(name))
     while (remaining := len(state.queue) - state.position) > 0:
@@ -265,19 +264,19 @@ def _go_round(run: _Run, state: AutoAttackState):
             round=state.round, num_steps=run.num_steps, first_query=first,
             num_queries=min(run.queries_per_round, run.num_queries - first),
         )  # fmt: skip
-        _take(run, state, rows, outcome)
+        _record(run, state, rows, outcome)
         state.position += len(rows)
         state.forward_passes[state.attack] += outcome.forward + size
         state.backward_passes[state.attack] += outcome.backward
         state.seconds[state.attack] += time.perf_counter() - started
         accuracy = float(state.robust.sum() / np.sum(run.labels >= 0))
         passes = int(state.forward_passes.sum() + state.backward_passes.sum())
-        where = (name, state.round + 1, run.rounds[name], state.position, len(state.queue))
-        yield Progress(*where, accuracy, passes, _passes_left(run, state))
+        place = (name, state.round + 1, run.rounds[name], state.position, len(state.queue))
+        yield Progress(*place, accuracy, passes, _passes_left(run, state))
 
 
 def _passes_left(run: _Run, state: AutoAttackState) -> int:
-    """Returns how many passes are to come if all images that stand now withstand them."""
+    """Returns the number of passes to come if no further image is broken."""
     costs = [run.queries_per_round if name == "square" else 2 * run.num_steps for name in run.rounds]
     rounds = [0] * state.attack + list(run.rounds.values())[state.attack :]
     rounds[state.attack] -= state.round + 1
@@ -286,7 +285,7 @@ def _passes_left(run: _Run, state: AutoAttackState) -> int:
 
 
 def _end_round(run: _Run, state: AutoAttackState) -> None:
-    """Starts the next round, with the images that are still standing, or the next attack."""
+    """Starts the next round with the unbroken images, or the next attack."""
     name = list(run.rounds)[state.attack]
     state.round += 1
     if state.round == run.rounds[name] or not state.robust.any():
@@ -301,23 +300,23 @@ def _batch(run: _Run, state: AutoAttackState, name: str, rows: np.ndarray, size:
     if name in ("apgd-t", "fab-t"):
         batch["target"] = state.classes[rows, 1 + state.round]
     if name == "square":
-        batch |= {"found": state.adversarial[rows], "margin": state.margins[rows]}
+        batch |= {"best": state.adversarial[rows], "margin": state.margins[rows]}
     return run.buckets.put(batch, size)
 
 
-def _take(run: _Run, state: AutoAttackState, rows: np.ndarray, outcome: Outcome) -> None:
-    """Notes which images are broken, by a count of its own: the program of the attack may round otherwise."""
+def _record(run: _Run, state: AutoAttackState, rows: np.ndarray, outcome: Outcome) -> None:
+    """Records broken images after classifying them again: the program of the attack may round differently."""
     predictions = largest_classes(run.model, outcome.images, count=state.classes.shape[1])
-    found, predictions = np.asarray(outcome.images)[: len(rows)], np.asarray(predictions)[: len(rows), 0]
+    candidates, predictions = np.asarray(outcome.images)[: len(rows)], np.asarray(predictions)[: len(rows), 0]
     broken = predictions != run.labels[rows]
-    broken &= checks.are_within(found, run.images[rows], eps=run.eps, norm=run.norm)  # whatever an attack returns
+    broken &= checks.are_within(candidates, run.images[rows], eps=run.eps, norm=run.norm)
     state.robust[rows[broken]] = False
     state.predictions[rows[broken]] = predictions[broken]
     if outcome.margins is None:
-        rows, found = rows[broken], found[broken]
+        rows, candidates = rows[broken], candidates[broken]
     else:
         state.margins[rows] = np.asarray(outcome.margins)[: len(rows)]
-    state.adversarial[rows] = found
+    state.adversarial[rows] = candidates
 
 
 def _checked_labels(labels: ArrayLike, count: int, num_classes: int) -> np.ndarray:
@@ -332,11 +331,11 @@ def _check_counts(**counts: int) -> None:
         try:
             check_count(count, name)
         except UserError as error:
-            raise UserError(f"{str(error).rstrip('.')}; an attack is left out with `attacks`.") from None
+            raise UserError(f"{str(error).rstrip('.')}; to skip an attack, use `attacks`.") from None
 
 
 def _settings(run: _Run) -> str:
-    """Returns all that the result depends on but the model, to compare with that of a saved state."""
+    """Returns everything that the result depends on except the model, to compare with a saved state."""
     checksum = zlib.crc32(run.labels.tobytes(), zlib.crc32(np.ascontiguousarray(run.images).tobytes()))
     names = ("eps", "norm", "num_steps", "num_queries", "queries_per_round", "rounds")
     settings = {name: getattr(run, name) for name in names}

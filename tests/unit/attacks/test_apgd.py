@@ -1,6 +1,4 @@
-"""APGD adapts its step as published, follows the right losses and costs what it says."""
-
-import importlib
+"""APGD: published step sizes, losses by hand, cost, restarts and keys."""
 
 import attacked_model as model
 import jax
@@ -10,9 +8,8 @@ import pytest
 
 from arinv import attacks
 from arinv.attacks import objectives, rows
+from arinv.attacks.apgd import _evaluation, _run, _sparse_direction, checkpoints, momentum_rule, sparse_rule
 from arinv.errors import UserError
-
-apgd = importlib.import_module("arinv.attacks.apgd")  # the package's `apgd` is the function
 
 LOGITS = np.array([[3.0, 1.0, 2.0, -1.0, 0.5], [0.0, 5.0, 4.0, 4.5, -2.0]], np.float32)
 
@@ -26,12 +23,12 @@ LOGITS = np.array([[3.0, 1.0, 2.0, -1.0, 0.5], [0.0, 5.0, 4.0, 4.5, -2.0]], np.f
         (1, (1,)),
     ],
 )
-def test_checkpoints(num_steps, places):
-    found = apgd.checkpoints(num_steps=num_steps)
-    assert found[: len(places)] == places and (num_steps == 50 or found == places)
+def test_checkpoints_are_as_published(num_steps, places):
+    result = checkpoints(num_steps=num_steps)
+    assert result[: len(places)] == places and (num_steps == 50 or result == places)
 
 
-def test_losses_by_hand():
+def test_objectives_equal_values_by_hand():
     labels, targets = np.array([0, 2], np.int32), np.array([1, 0], np.int32)
 
     @jax.jit
@@ -51,13 +48,13 @@ def test_losses_by_hand():
     np.testing.assert_array_equal(losses(0 * LOGITS)[1], 0)
 
 
-def test_losses_of_bfloat16_logits_are_float32():
+def test_objectives_of_bfloat16_logits_are_float32():
     labels = np.array([0, 2], np.int32)
     for loss in (objectives.margin, objectives.dlr, objectives.cross_entropy):
         assert jax.eval_shape(loss, jnp.asarray(LOGITS, jnp.bfloat16), labels).dtype == jnp.float32
 
 
-def test_too_few_classes_are_named():
+def test_objectives_reject_too_few_classes():
     labels = np.zeros(2, np.int32)
     with pytest.raises(UserError, match="the DLR loss needs at least 3 classes, the model has 2"):
         objectives.dlr(LOGITS[:, :2], labels)
@@ -118,31 +115,31 @@ def plain_apgd(x, start, label, eps, norm, num_steps, reviews):
 
 
 @pytest.mark.parametrize("norm, eps", [("l2", 0.4), ("linf", 0.15)])
-def test_steps_are_those_of_the_algorithm(norm, eps):
+def test_momentum_rule_follows_the_published_algorithm(norm, eps):
     rng, steps, taken = np.random.default_rng(1), 40, 22  # further on, rounding decides whether a loss rises
     x = np.clip(1.4 * rng.random((6, 2, 2, 3)) - 0.2, 0, 1).astype(np.float32)
     start = np.clip(x + rng.uniform(-0.05, 0.05, x.shape), 0, 1).astype(np.float32)
     labels = np.arange(6, dtype=np.int32) % 3
     batch = rows.prepare(small_logits, x, labels, eps=eps, norm=norm)
-    rule = apgd.momentum_rule(batch.images, eps=eps, norm=norm, num_steps=steps)
-    evaluate = apgd._evaluation("ce", batch)
-    run = jax.jit(lambda start: apgd._run(evaluate, rule, start, taken))(start)
-    reviews = apgd.checkpoints(num_steps=steps)
+    rule = momentum_rule(batch.images, eps=eps, norm=norm, num_steps=steps)
+    evaluate = _evaluation("ce", batch)
+    run = jax.jit(lambda start: _run(evaluate, rule, start, taken))(start)
+    reviews = checkpoints(num_steps=steps)
     assert sum(review <= taken for review in reviews) == 3
     halvings = []
     for i in range(6):
         flat = (a[i].reshape(-1).astype(np.float64) for a in (x, start))
         best, loss, step = plain_apgd(*flat, labels[i], eps, norm, taken, reviews)
         np.testing.assert_allclose(run.best_loss[i], loss, atol=1e-4)
-        np.testing.assert_allclose(run.known.step_size[i], step, rtol=1e-6)
+        np.testing.assert_allclose(run.state.step_size[i], step, rtol=1e-6)
         np.testing.assert_allclose(run.best_x[i].reshape(-1), best, atol=2e-3)
         halvings.append(round(np.log2(2 * eps / step)))
     assert norm == "linf" or len(set(halvings)) > 1  # each row adapts its own step
 
 
-def test_the_first_step_is_held_against_a_loss_of_zero():
+def test_momentum_rule_compares_the_first_step_with_a_loss_of_zero():
     """As in the authors' code; it matters for losses below zero, such as the DLR."""
-    rule = apgd.momentum_rule(jnp.zeros((2, 1, 1, 1)), eps=0.1, norm="linf", num_steps=100)
+    rule = momentum_rule(jnp.zeros((2, 1, 1, 1)), eps=0.1, norm="linf", num_steps=100)
     known, losses = rule.begin(jnp.zeros((2, 1, 1, 1))), [[-5.0, 5.0], [-4.0, 6.0], [-3.0, 7.0]]
     rises = []
     for i, values in enumerate(losses):
@@ -151,19 +148,19 @@ def test_the_first_step_is_held_against_a_loss_of_zero():
     assert rises == [[0, 0], [0, 1], [1, 2]]
 
 
-def test_l1_steps_go_along_the_largest_values():
+def test_sparse_rule_steps_along_the_largest_values():
     gradient = np.array([[0.5, -3.0, 2.0, 0.0], [1.0, -1.0, 0.1, 0.2]], np.float32).reshape(2, 2, 2, 1)
-    direction = jax.jit(apgd._sparse_direction)
-    found = direction(gradient, np.array([0.5, 0.25], np.float32))
+    direction = jax.jit(_sparse_direction)
+    result = direction(gradient, np.array([0.5, 0.25], np.float32))
     expected = np.array([[0, -0.5, 0.5, 0], [0.5, -0.5, 0, 0]]).reshape(2, 2, 2, 1)  # equal values go together
-    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    np.testing.assert_allclose(result, expected, rtol=1e-6)
     assert not np.any(direction(0 * gradient, np.array([0.5, 1.0], np.float32)))
 
 
-def test_l1_step_grows_back_where_fewer_values_change_and_shrinks_elsewhere():
+def test_sparse_rule_resets_the_step_where_fewer_values_change_and_shrinks_it_elsewhere():
     images = np.full((2, 2, 2, 1), 0.5, np.float32)
     best = images + np.array([[[0.1, 0], [0, 0]], [[0.1] * 2] * 2], np.float32)[..., None]  # changes 1 and 4 of 4
-    rule = apgd.sparse_rule(images, eps=3.0, period=2, warm=False)
+    rule = sparse_rule(images, eps=3.0, period=2, warm=False)
 
     @jax.jit
     def review(i, step_size):
@@ -180,7 +177,7 @@ def test_l1_step_grows_back_where_fewer_values_change_and_shrinks_elsewhere():
     np.testing.assert_allclose(smallest.step_size, [3.0, 0.3], rtol=1e-6)
 
 
-def test_a_step_costs_one_evaluation_and_so_does_each_radius(key):
+def test_apgd_evaluates_once_a_step_and_once_a_radius(key):
     calls = []
 
     def counted(x):
@@ -194,24 +191,24 @@ def test_a_step_costs_one_evaluation_and_so_does_each_radius(key):
     assert len(calls) == 7 + 3
 
 
-def test_the_first_restart_that_succeeds_is_returned(key):
+def test_apgd_returns_the_first_restart_that_succeeds(key):
     images, tries = jnp.zeros((3, 1, 1, 1)), []
 
     def attack(keys, i):
         jax.debug.callback(lambda i: tries.append(int(i)), i)
-        found = jnp.full((3, 1, 1, 1), 10.0) + i
-        return found, jnp.stack([i >= 0, i >= 2, i >= 9])
+        candidates = jnp.full((3, 1, 1, 1), 10.0) + i
+        return candidates, jnp.stack([i >= 0, i >= 2, i >= 9])
 
     keys = jax.random.split(key, 3)
-    found = rows.first_success(keys, images, attack, num_restarts=4)
-    np.testing.assert_array_equal(found[:, 0, 0, 0], [10.0, 12.0, 10.0])  # the last never succeeded
+    result = rows.first_success(keys, images, attack, num_restarts=4)
+    np.testing.assert_array_equal(result[:, 0, 0, 0], [10.0, 12.0, 10.0])  # the last never succeeded
     tries.clear()
     rows.first_success(keys, images, lambda keys, i: (attack(keys, i)[0], i >= jnp.zeros(3, int)), num_restarts=4)
     jax.effects_barrier()
     assert tries == [0]  # all have succeeded
 
 
-def test_keys_of_rows(key):
+def test_row_keys_accepts_one_key_or_one_per_row(key):
     keys = rows.row_keys(key, batch_size=3)
     assert keys.shape == (3,) and len({tuple(data) for data in np.asarray(jax.random.key_data(keys))}) == 3
     assert rows.row_keys(keys, batch_size=3) is keys
@@ -233,14 +230,14 @@ def test_keys_of_rows(key):
         ({"loss": "dlr_targeted", "targets": np.zeros(3, np.int32)}, "targets must be integers, one per image (8,)"),
     ],
 )
-def test_mistakes_are_named(key, options, message):
+def test_apgd_rejects_invalid_options(key, options, message):
     labels = np.zeros(8, np.int32)
     with pytest.raises(UserError) as error:
         attacks.apgd(key, model.logits_fn, model.images(), labels, **{"eps": 0.1, **options})
     assert message in str(error.value)
 
 
-def test_init_is_where_apgd_starts(key):
+def test_apgd_starts_at_init(key):
     """With losses of the iterates: at least that of the start, which is brought into the ball."""
     x = model.images()
     labels = model.ranked(x)[:, 0]
@@ -250,10 +247,10 @@ def test_init_is_where_apgd_starts(key):
         return attacks.apgd(key, model.logits_fn, x, labels, **options)
 
     for norm in ("l1", "l2", "linf"):
-        found, losses = jax.jit(attack, static_argnums=1)(1 - x, norm)
+        result, losses = jax.jit(attack, static_argnums=1)(1 - x, norm)
         other, _ = jax.jit(attack, static_argnums=1)(x, norm)
-        assert np.any(found != other)
-        assert np.all(model.lengths(np.asarray(found) - x, norm) <= model.EPS[norm] + 1e-6)
+        assert np.any(result != other)
+        assert np.all(model.lengths(np.asarray(result) - x, norm) <= model.EPS[norm] + 1e-6)
         at_images = objectives.cross_entropy(model.logits_fn(x), labels)
         _, from_images = jax.jit(attack, static_argnums=1)(x, norm)
         assert losses.shape == (len(x),) and np.all(from_images >= at_images - 1e-6)

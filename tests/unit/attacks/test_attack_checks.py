@@ -1,4 +1,4 @@
-"""The checks of a robust accuracy fire where they should, and only there."""
+"""Checks of a robust accuracy: messages for models and images with a defect, none for others."""
 
 import functools
 
@@ -54,7 +54,7 @@ MODELS = {
     "sound": (model.logits_fn, ""),
     "random when traced": (make_drawn_anew(), "randomised"),
     "random when run": (make_called_back(), "randomised"),
-    "rows depend on one another": (batch_statistics, "change with the others of its batch"),
+    "rows depend on one another": (batch_statistics, "change with the other images of its batch"),
     "probabilities": (lambda x: jax.nn.softmax(model.logits_fn(x)), "probabilities"),
     "rounded images": (lambda x: model.logits_fn(jnp.round(x * 4) / 4), "7 of 8 images is exactly zero"),
     "not finite": (lambda x: jnp.log(model.logits_fn(x) - 100), "not finite"),
@@ -62,13 +62,13 @@ MODELS = {
 
 
 @pytest.mark.parametrize("logits_fn, message", MODELS.values(), ids=MODELS)
-def test_models_that_mislead_attacks_are_recognised(logits_fn, message):
-    found = checks.inspect_model(logits_fn, *batch())
-    assert len(found) == bool(message)
-    assert message in " ".join(found)
+def test_inspect_model_reports_models_that_mislead_attacks(logits_fn, message):
+    result = checks.inspect_model(logits_fn, *batch())
+    assert len(result) == bool(message)
+    assert message in " ".join(result)
 
 
-def test_a_gain_of_the_square_attack_is_told():
+def test_square_gain_is_reported():
     gradients = {"apgd-ce": 0.6, "apgd-t": 0.5, "fab-t": 0.5}
     assert checks.square_gain(gradients) == checks.square_gain({"square": 0.1}) == []
     assert checks.square_gain({**gradients, "square": 0.4985}) == []
@@ -76,7 +76,7 @@ def test_a_gain_of_the_square_attack_is_told():
     assert "by 0.25 points" in message
 
 
-def test_an_attack_that_moves_at_radius_zero_is_told(key, monkeypatch):
+def test_unmoved_at_radius_zero_reports_an_attack_that_moves(key, monkeypatch):
     def still(key, logits_fn, x, labels, **options):
         assert options["eps"] == 0 and options["norm"] == "linf"
         return x
@@ -85,8 +85,8 @@ def test_an_attack_that_moves_at_radius_zero_is_told(key, monkeypatch):
         monkeypatch.setattr(checks, name, still)
     assert checks.unmoved_at_radius_zero(key, model.logits_fn, *batch(), norm="linf") == []
     monkeypatch.setattr(checks, "square", lambda key, logits_fn, x, labels, **options: x + 1e-6)
-    found = checks.unmoved_at_radius_zero(key, model.logits_fn, *batch(), norm="linf")
-    assert found == ["Square Attack in linf moved an image within a radius of 0."]
+    result = checks.unmoved_at_radius_zero(key, model.logits_fn, *batch(), norm="linf")
+    assert result == ["Square Attack in linf moved an image within a radius of 0."]
 
 
 def rescore(adversarial, logits_fn=model.logits_fn):
@@ -96,11 +96,11 @@ def rescore(adversarial, logits_fn=model.logits_fn):
     )
 
 
-def test_stored_images_are_scored_as_they_are_and_rounded():
+def test_rescore_counts_images_as_they_are_and_rounded():
     x, labels = batch()
-    found = rescore(x)
-    np.testing.assert_array_equal(found.correct, labels >= 0)
-    assert found.messages == [] and not np.any(found.distances)
+    result = rescore(x)
+    np.testing.assert_array_equal(result.correct, labels >= 0)
+    assert result.messages == [] and not np.any(result.distances)
 
     def between_levels(x):  # class 1 where the first value is no multiple of 1/255
         off = jnp.abs(x[:, 0, 0, 0] * 255 - jnp.round(x[:, 0, 0, 0] * 255)) > 0.1
@@ -109,28 +109,28 @@ def test_stored_images_are_scored_as_they_are_and_rounded():
 
     moved = np.round(x * 255) / 255
     moved[0, 0, 0, 0] = 100.4 / 255
-    found = rescore(moved, between_levels)
+    result = rescore(moved, between_levels)
     expected = labels == np.where(np.arange(8) == 0, 1, 0)
-    np.testing.assert_array_equal(found.correct, expected)
-    np.testing.assert_array_equal(found.correct_8bit, labels == 0)
+    np.testing.assert_array_equal(result.correct, expected)
+    np.testing.assert_array_equal(result.correct_8bit, labels == 0)
 
 
-def test_margins_of_any_number_of_images():
+def test_margins_of_any_number_of_images_equal_those_of_one_batch():
     x, labels = batch()
-    found = margins(model.logits_fn, x[:5], labels[:5], make_buckets(batch_size=4, smallest_batch=2))
-    np.testing.assert_allclose(found[[0, 1, 2, 4]], model.margins(x, labels)[[0, 1, 2, 4]], atol=1e-5)
-    assert found.shape == (5,)
+    result = margins(model.logits_fn, x[:5], labels[:5], make_buckets(batch_size=4, smallest_batch=2))
+    np.testing.assert_allclose(result[[0, 1, 2, 4]], model.margins(x, labels)[[0, 1, 2, 4]], atol=1e-5)
+    assert result.shape == (5,)
 
 
 @pytest.mark.parametrize(
     "change, message",
-    [(0.04, "lies 0.04 from its original, more than 0.03"), (np.nan, "not finite"), (-0.01, "leave the range 0 to 1")],
+    [(0.04, "is 0.04 from its original, more than 0.03"), (np.nan, "not finite"), (-0.01, "outside the range 0 to 1")],
 )
-def test_stored_images_that_break_the_rules_are_told(change, message):
+def test_rescore_reports_invalid_images(change, message):
     x, _ = batch()
     adversarial = x.copy()
     value = x.min() if change < 0 else 0.5
     place = np.argwhere(x == value)[0] if change < 0 else np.argwhere(np.abs(x - 0.5) < 0.3)[0]
     adversarial[tuple(place)] += change
-    (found,) = rescore(adversarial).messages
-    assert message in found
+    (result,) = rescore(adversarial).messages
+    assert message in result

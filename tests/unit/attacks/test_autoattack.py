@@ -1,4 +1,4 @@
-"""AutoAttack's bookkeeping: who is attacked, what counts, and that neither batches nor interruptions matter."""
+"""AutoAttack: rounds, counts and accuracies, independence of batches, resumption and rejected inputs."""
 
 import functools
 import itertools
@@ -63,7 +63,7 @@ def same(one, other):
         assert record.robust_accuracy == other.per_attack[name].robust_accuracy
 
 
-def test_what_is_broken_is_misclassified_within_the_radius_and_the_rest_is_untouched():
+def test_autoattack_returns_misclassified_images_within_the_radius_and_others_unchanged():
     (x, labels), (result, _) = batch(), whole()
     clean = (classes(x) == labels) & (labels >= 0)
     np.testing.assert_array_equal(result.clean, clean)
@@ -78,7 +78,7 @@ def test_what_is_broken_is_misclassified_within_the_radius_and_the_rest_is_untou
     assert np.all((result.adversarial >= 0) & (result.adversarial <= 1))
 
 
-def test_accuracies_count_real_images_and_fall_from_attack_to_attack():
+def test_autoattack_accuracies_count_real_images_and_fall_from_attack_to_attack():
     (_, labels), (result, _) = batch(), whole()
     real = np.sum(labels >= 0)
     assert list(result.per_attack) == ["apgd-ce", "apgd-t", "fab-t", "square"]
@@ -90,7 +90,7 @@ def test_accuracies_count_real_images_and_fall_from_attack_to_attack():
     assert all(record.seconds > 0 for record in result.per_attack.values())
 
 
-def test_each_round_gets_the_survivors_of_the_one_before():
+def test_autoattack_round_attacks_the_survivors_of_the_one_before():
     result, seen = whole()
     rounds = {"apgd-ce": 1, "apgd-t": 2, "fab-t": 2, "square": 3}
     assert list(dict.fromkeys((p.attack, p.round, p.rounds) for p in seen)) == [
@@ -106,7 +106,7 @@ def test_each_round_gets_the_survivors_of_the_one_before():
     assert standing == result.robust.sum()
 
 
-def test_the_passes_that_are_left_grow_fewer_and_end_at_none():
+def test_progress_passes_left_fall_to_zero():
     result, seen = whole()
     totals = [progress.passes + progress.passes_left for progress in seen]
     assert all(progress.passes_left >= 0 for progress in seen) and seen[-1].passes_left == 0
@@ -114,7 +114,7 @@ def test_the_passes_that_are_left_grow_fewer_and_end_at_none():
     assert totals[0] > totals[-1] == sum(r.forward_passes + r.backward_passes for r in result.per_attack.values())
 
 
-def test_passes_through_the_model_are_counted():
+def test_autoattack_counts_passes_through_the_model():
     result, seen = whole()
     records = result.per_attack
     rows = {name: 4 * sum(progress.attack == name for progress in seen) for name in records}  # padding included
@@ -128,7 +128,7 @@ def test_passes_through_the_model_are_counted():
     assert records["square"].forward_passes <= 12 * rows["square"]
 
 
-def test_batches_do_not_matter(key):
+def test_autoattack_does_not_depend_on_batches(key):
     """Two attacks are enough: each compiles once more."""
     some = {"attacks": ("apgd-ce", "square")}
     same(run(key, batch_size=16, smallest_batch=16, **some), run(key, **some))
@@ -138,7 +138,7 @@ class Interrupted(Exception):
     """Raised in the place of a kill."""
 
 
-def test_an_interrupted_run_goes_on_to_the_same_result(key, tmp_path):
+def test_autoattack_resumes_to_the_same_result(key, tmp_path):
     """Cut short after every third save, in each of the attacks, and continued from the file."""
     path, cuts, count = tmp_path / "state.npz", [], 0
 
@@ -165,14 +165,14 @@ def test_an_interrupted_run_goes_on_to_the_same_result(key, tmp_path):
     same(result, whole()[0])
 
 
-def test_a_finished_state_gives_its_result_at_once(key):
+def test_autoattack_returns_the_result_of_a_finished_state(key):
     saved, seen = [], []
     run(key, save=lambda state: saved.append(state.copy()))
     same(run(key, state=saved[-1], on_progress=seen.append), whole()[0])
     assert not seen
 
 
-def test_a_state_of_another_run_is_refused(key):
+def test_autoattack_rejects_a_state_of_another_run(key):
     saved = []
     run(key, attacks=("apgd-ce",), save=lambda state: saved.append(state.copy()))
     with pytest.raises(UserError, match="has eps 0.03, this run 0.01"):
@@ -181,11 +181,11 @@ def test_a_state_of_another_run_is_refused(key):
         run(jax.random.key(1), attacks=("apgd-ce",), state=saved[0])
     with pytest.raises(UserError, match="is of another model"):
         run(key, attacks=("apgd-ce",), state=saved[0], logits_fn=lambda x: -logits_fn(x))
-    with pytest.raises(UserError, match="not the state of an AutoAttack: it lacks settings"):
+    with pytest.raises(UserError, match="not a state of AutoAttack: settings"):
         attacks.AutoAttackState.from_arrays({"robust": np.ones(3)})
 
 
-def test_weights_are_arguments_and_compiled_once(key):
+def test_autoattack_passes_weights_as_arguments_and_compiles_once(key):
     traced = []
 
     def scaled(scale, x):
@@ -204,7 +204,7 @@ def test_weights_are_arguments_and_compiled_once(key):
     assert len(traced) - again < again
 
 
-def test_batches_can_be_split_over_devices(key):
+def test_autoattack_splits_batches_over_devices(key):
     mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
 
@@ -218,13 +218,13 @@ def test_batches_can_be_split_over_devices(key):
     np.testing.assert_allclose(split.adversarial, alone.adversarial, atol=1e-5)
 
 
-def test_radius_zero_leaves_the_clean_accuracy(key):
+def test_autoattack_at_radius_zero_keeps_the_clean_accuracy(key):
     result = run(key, eps=0.0)
     np.testing.assert_array_equal(result.robust, result.clean)
     np.testing.assert_array_equal(result.adversarial, batch()[0])
 
 
-def test_messages_tell_why_the_figure_may_mislead():
+def test_autoattack_messages_name_reasons_to_doubt_the_accuracy():
     messages = whole()[0].messages
     assert len(messages) == 2
     assert "is exactly zero" in messages[0] and "the Square Attack lowered the robust accuracy" in messages[1]
@@ -234,14 +234,14 @@ def test_messages_tell_why_the_figure_may_mislead():
     "norm, num_classes, rounds",
     [("linf", 10, [1, 9, 9, 10]), ("l2", 1000, [1, 9, 9, 10]), ("l1", 10, [5, 5, 9, 10]), ("linf", 5, [1, 4, 4, 10])],
 )
-def test_rounds_of_the_standard_version(norm, num_classes, rounds):
+def test_count_rounds_of_the_standard_version(norm, num_classes, rounds):
     """Restarts, targets, targets, and pieces of 500 queries."""
-    found = rounds_of(attacks.AUTOATTACK, norm=norm, num_classes=num_classes, num_targets=9, pieces=10)
-    assert list(found.values()) == rounds
+    counts = rounds_of(attacks.AUTOATTACK, norm=norm, num_classes=num_classes, num_targets=9, pieces=10)
+    assert list(counts.values()) == rounds
 
 
 @pytest.mark.parametrize("batch_size, sizes", [(64, (64, 32, 16, 8)), (20, (20, 10)), (6, (6,)), (1, (1,))])
-def test_sizes_of_batches(batch_size, sizes):
+def test_make_buckets_halves_the_batch_size(batch_size, sizes):
     buckets = make_buckets(batch_size=batch_size)
     assert buckets.sizes == sizes
     for count in range(1, 3 * batch_size):
@@ -258,11 +258,11 @@ def test_sizes_of_batches(batch_size, sizes):
     "batch_size, devices, sizes",
     [(200, 8, (200,)), (48, 8, (48, 24)), (128, 8, (128, 64, 32, 16, 8)), (48, 6, (48, 24, 12)), (32, 16, (32, 16))],
 )
-def test_every_batch_can_be_split_over_the_devices(batch_size, devices, sizes):
+def test_make_buckets_sizes_are_multiples_of_the_devices(batch_size, devices, sizes):
     assert make_buckets(batch_size=batch_size, multiple_of=devices).sizes == sizes
 
 
-def test_the_devices_reach_the_sizes_of_batches(key):
+def test_autoattack_batch_sizes_are_multiples_of_the_devices(key):
     """24 is three times the 8 devices, 12 is no multiple of them: the rest of 22 images stays in a batch of 24."""
     sizes = []
 
@@ -277,7 +277,7 @@ def test_the_devices_reach_the_sizes_of_batches(key):
         run(key, multiple_of=16, **some)
 
 
-def test_a_row_with_nan_counts_as_wrong_whatever_its_label(key):
+def test_autoattack_counts_nan_logits_as_wrong(key):
     """As in metrics.correct: the first NaN is the largest logit to top_k, which would be class 0."""
     x, labels = batch()
     x, labels = x[:6], np.where(np.arange(6) == 5, -1, 0)
@@ -300,7 +300,7 @@ def test_a_row_with_nan_counts_as_wrong_whatever_its_label(key):
     np.testing.assert_array_equal(result.robust, expected)
 
 
-def test_an_image_that_gives_nan_under_attack_is_broken(key):
+def test_autoattack_counts_nan_under_attack_as_broken(key):
     x, _ = batch()
     x = np.round(x[:4] * 255) / np.float32(255)
 
@@ -314,7 +314,7 @@ def test_an_image_that_gives_nan_under_attack_is_broken(key):
     assert result.clean.all() and not result.robust.any()
 
 
-def test_old_keys_and_a_single_name_are_taken(key):
+def test_autoattack_accepts_legacy_keys_and_a_single_name(key):
     some = {"num_steps": 1, "attacks": ("apgd-ce",)}
     same(run(jax.random.PRNGKey(0), **some | {"attacks": "apgd-ce"}), run(key, **some))
     with pytest.raises(UserError, match=r"key must be a PRNG key such as jax.random.key\(0\), got int32"):
@@ -327,7 +327,7 @@ def test_old_keys_and_a_single_name_are_taken(key):
         ({"eps": -0.1}, "eps must be finite and at least 0, got -0.1"),
         ({"norm": "l7"}, "unknown norm 'l7'; known: l1, l2, linf"),
         ({"attacks": ("pgd",)}, "unknown attack 'pgd'; known: apgd-ce, apgd-t, fab-t, square"),
-        ({"num_queries": 0}, "num_queries must be at least 1, got 0; an attack is left out with `attacks`"),
+        ({"num_queries": 0}, "num_queries must be at least 1, got 0; to skip an attack, use `attacks`"),
         ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
         (
             {"logits_fn": lambda x: logits_fn(x)[:, :3]},
@@ -340,13 +340,13 @@ def test_old_keys_and_a_single_name_are_taken(key):
         ),
     ],
 )
-def test_mistakes_are_named(key, options, message):
+def test_autoattack_rejects_invalid_options(key, options, message):
     with pytest.raises(UserError) as error:
         run(key, **options)
     assert message in str(error.value)
 
 
-def test_wrong_images_and_labels_are_refused(key):
+def test_autoattack_rejects_invalid_images_and_labels(key):
     x, labels = batch()
     with pytest.raises(UserError, match="images"):
         attacks.autoattack(key, logits_fn, x * 255, labels, eps=EPS)

@@ -1,4 +1,4 @@
-"""FAB finds the nearest boundary where that is known, and only tells of what lies within its radius."""
+"""FAB: the nearest boundary of models where it is known, the published steps, cost and restarts."""
 
 import functools
 
@@ -43,19 +43,19 @@ def compiled(norm):
 
 
 @pytest.mark.parametrize("norm", DUALS)
-def test_the_nearest_point_behind_a_plane_is_found(key, norm):
-    found = compiled(norm)(key, images(), np.ones(6, np.float32))
-    assert np.all(np.asarray(linear(found)).argmax(1) == 1)
-    moved = model.lengths(np.asarray(found) - images(), norm)
+def test_fab_returns_the_nearest_point_behind_a_plane(key, norm):
+    adversarial = compiled(norm)(key, images(), np.ones(6, np.float32))
+    assert np.all(np.asarray(linear(adversarial)).argmax(1) == 1)
+    moved = model.lengths(np.asarray(adversarial) - images(), norm)
     assert np.all(moved >= distances(norm)) and np.all(moved <= 1.06 * distances(norm) + 1e-6)
 
 
 @pytest.mark.parametrize("norm", DUALS)
-def test_only_what_lies_within_the_radius_is_told(key, norm):
+def test_fab_moves_only_images_with_a_boundary_within_eps(key, norm):
     near = distances(norm)
     eps = np.where(np.arange(6) % 2, 1.1 * near, 0.9 * near).astype(np.float32)
-    found = np.asarray(compiled(norm)(key, images(), eps))
-    unmoved = np.all(found == images(), axis=(1, 2, 3))
+    adversarial = np.asarray(compiled(norm)(key, images(), eps))
+    unmoved = np.all(adversarial == images(), axis=(1, 2, 3))
     np.testing.assert_array_equal(unmoved, np.arange(6) % 2 == 0)
 
 
@@ -96,19 +96,19 @@ def plain_fab(image, num_steps, max_bias, overshoot, backward_step):
     return best
 
 
-def test_steps_are_those_of_the_algorithm(key):
+def test_fab_follows_the_published_algorithm(key):
     x = np.random.default_rng(3).uniform(0.4, 0.6, (30, 2, 2, 3)).astype(np.float32)
     logits = np.asarray(bent(x))
     x = x[logits[:, 0] > logits[:, 1]][:6]
     constants = {"max_bias": 0.5, "overshoot": 1.05, "backward_step": 0.9}
     options = {"eps": 9.0, "targets": TARGETS, "norm": "l2", "num_steps": 6, **constants}
-    found = jax.jit(lambda x: attacks.fab(key, bent, x, LABELS, **options))(x)
+    adversarial = jax.jit(lambda x: attacks.fab(key, bent, x, LABELS, **options))(x)
     for i in range(len(x)):
         expected = plain_fab(x[i].reshape(-1).astype(np.float64), 6, **constants)
-        np.testing.assert_allclose(found[i].reshape(-1), expected, atol=1e-5)
+        np.testing.assert_allclose(adversarial[i].reshape(-1), expected, atol=1e-5)
 
 
-def test_a_step_costs_two_forward_passes_and_one_backward(key):
+def test_fab_step_costs_two_forward_passes_and_one_backward(key):
     passes = []
 
     @jax.custom_vjp
@@ -134,7 +134,7 @@ def test_a_step_costs_two_forward_passes_and_one_backward(key):
     assert sorted(passes) == ["backward"] * 3 + ["forward"] * 6
 
 
-def test_restarts_begin_elsewhere_and_keep_to_the_radius(key):
+def test_fab_restarts_at_other_points_within_the_radius(key):
     """Close to an image the logits are flat: a gradient from there leads nowhere."""
     middle = images()
 
@@ -148,9 +148,9 @@ def test_restarts_begin_elsewhere_and_keep_to_the_radius(key):
         return np.asarray(jax.jit(lambda x: attacks.fab(key, hidden, x, LABELS, **options))(middle))
 
     np.testing.assert_array_equal(run(1), middle)
-    found = run(2)
-    assert np.all(np.asarray(linear(found)).argmax(1) == 1)
-    assert np.all(np.abs(found - middle) <= 0.4 + 1e-6)
+    adversarial = run(2)
+    assert np.all(np.asarray(linear(adversarial)).argmax(1) == 1)
+    assert np.all(np.abs(adversarial - middle) <= 0.4 + 1e-6)
 
 
 @pytest.mark.parametrize(
@@ -163,7 +163,7 @@ def test_restarts_begin_elsewhere_and_keep_to_the_radius(key):
         ({"targets": np.zeros(3, np.int32)}, "targets must be integers, one per image (6,)"),
     ],
 )
-def test_mistakes_are_named(key, options, message):
+def test_fab_rejects_invalid_options(key, options, message):
     with pytest.raises(UserError) as error:
         attacks.fab(key, linear, images(), LABELS, **{"eps": 0.1, "targets": TARGETS, **options})
     assert message in str(error.value)

@@ -1,4 +1,4 @@
-"""The contract of every attack (a table: add a row for a new one), then what only PGD promises."""
+"""PGD: its contract under all options, steps by hand, best iterates, targets, restarts and losses."""
 
 import functools
 from collections.abc import Callable
@@ -20,7 +20,7 @@ REAL = LABELS >= 0
 
 
 class Row(NamedTuple):
-    """An attack under test: (key, logits_fn, images, labels, eps=...) -> adversarial images."""
+    """PGD with options: (key, logits_fn, images, labels, eps=...) -> adversarial images."""
 
     attack: Callable
     norm: str
@@ -88,7 +88,7 @@ def run(row, key, x, labels=LABELS, eps=None):
 
 
 @each_attack
-def test_result_is_float32_inside_the_ball_and_the_box(key, row):
+def test_pgd_stays_in_ball_and_box(key, row):
     x = batch()
     adversarial = run(row, key, x)
     assert adversarial.dtype == np.float32 and adversarial.shape == SHAPE
@@ -99,20 +99,20 @@ def test_result_is_float32_inside_the_ball_and_the_box(key, row):
 
 
 @each_attack
-def test_padding_comes_back_unchanged(key, row):
+def test_pgd_returns_padding_unchanged(key, row):
     x = batch()
     np.testing.assert_array_equal(run(row, key, x)[~REAL], x[~REAL])
 
 
 @each_attack
-def test_padding_does_not_change_the_other_rows(key, row):
+def test_pgd_rows_do_not_depend_on_padding(key, row):
     x = batch()
     other = np.where(REAL[:, None, None, None], x, 0.5).astype(np.float32)
     np.testing.assert_array_equal(run(row, key, x)[REAL], run(row, key, other)[REAL])
 
 
 @each_attack
-def test_result_is_a_function_of_the_key(key, row):
+def test_pgd_is_a_function_of_the_key(key, row):
     x = batch()
     first, again, other = (run(row, k, x) for k in (key, key, jax.random.key(1)))
     np.testing.assert_array_equal(first, again)
@@ -120,13 +120,13 @@ def test_result_is_a_function_of_the_key(key, row):
 
 
 @each_attack
-def test_eps_zero_is_the_identity(key, row):
+def test_pgd_with_eps_zero_returns_the_images(key, row):
     x = batch()
     np.testing.assert_array_equal(run(row, key, x, eps=0.0), x)
 
 
 @each_attack
-def test_same_result_on_one_and_eight_devices(key, row):
+def test_pgd_is_the_same_on_one_and_eight_devices(key, row):
     x = batch()
     mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     sharding = NamedSharding(mesh, PartitionSpec("data"))
@@ -136,7 +136,7 @@ def test_same_result_on_one_and_eight_devices(key, row):
 
 
 @each_attack
-def test_a_second_batch_does_not_compile_again(key, row):
+def test_pgd_does_not_compile_again_for_a_second_batch(key, row):
     first = run(row, key, batch(0))
     compilations = compiled(name_of(row))._cache_size()
     second = run(row, jax.random.key(1), batch(1), LABELS[::-1].copy())
@@ -145,7 +145,7 @@ def test_a_second_batch_does_not_compile_again(key, row):
 
 
 @pytest.mark.parametrize("row", raising_attacks.values(), ids=raising_attacks)
-def test_loss_is_not_below_the_clean_one(key, row):
+def test_pgd_loss_is_not_below_the_clean_one(key, row):
     x = batch()
     clean, attacked = losses_of(x)[REAL], losses_of(run(row, key, x))[REAL]
     assert np.all(attacked > clean)
@@ -158,7 +158,7 @@ def pgd(key, x, labels, model=logits_fn, **options):
 
 
 @pytest.mark.parametrize("norm", ("l2", "linf"))
-def test_two_steps_on_a_linear_model_by_hand(key, norm):
+def test_pgd_two_steps_on_a_linear_model_by_hand(key, norm):
     """Madry et al. 2018, section 2.1, in NumPy; the third step meets the ball and the box."""
     rng = np.random.default_rng(3)
     weights = rng.standard_normal((12, 3)).astype(np.float32)
@@ -187,11 +187,11 @@ def test_two_steps_on_a_linear_model_by_hand(key, norm):
     # The loss of a linear model rises at every step: the best iterate is the last.
     for num_steps, use_best in ((1, False), (2, False), (2, True), (3, True)):
         options = {"num_steps": num_steps, "use_best": use_best, "norm": norm}
-        found = pgd(
+        adversarial = pgd(
             key, x, labels, model=lambda z: z.reshape(4, 12) @ weights, eps=eps,
             step_size=step_size, **options,
         )  # fmt: skip
-        np.testing.assert_allclose(found, expected(num_steps), atol=2e-6)
+        np.testing.assert_allclose(adversarial, expected(num_steps), atol=2e-6)
     assert np.any(expected(3) == 0) or np.any(expected(3) == 1)  # the box was met
 
 
@@ -200,32 +200,32 @@ def test_two_steps_on_a_linear_model_by_hand(key, norm):
     [(0.52, 1, 0.5, 0.7), (0.72, 2, 0.7, 0.9), (0.72, 1, 0.7, 0.7), (0.95, 2, 0.9, 0.9)],
     ids=["best is the first", "best is between", "best is the last", "never overshoots"],
 )
-def test_use_best_returns_the_worst_iterate(peak, num_steps, best, last):
+def test_pgd_use_best_returns_the_worst_iterate(peak, num_steps, best, last):
     """Steps of 0.2 from 0.5 towards a loss that is highest at `peak`."""
     x = jnp.full((2, 1, 1, 1), 0.5)
-    found = [
+    adversarial = [
         attacks.projected_ascent(
             lambda z: -jnp.square(z - peak).sum((1, 2, 3)), x, x, eps=0.4, step_size=0.2,
             num_steps=num_steps, norm="linf", use_best=use_best,
         )
         for use_best in (True, False)
     ]  # fmt: skip
-    np.testing.assert_allclose(found[0], np.full((2, 1, 1, 1), best), atol=1e-6)
-    np.testing.assert_allclose(found[1], np.full((2, 1, 1, 1), last), atol=1e-6)
+    np.testing.assert_allclose(adversarial[0], np.full((2, 1, 1, 1), best), atol=1e-6)
+    np.testing.assert_allclose(adversarial[1], np.full((2, 1, 1, 1), last), atol=1e-6)
 
 
-def test_best_iterate_is_chosen_per_example():
+def test_pgd_use_best_chooses_per_example():
     peaks = jnp.array([0.52, 0.95])
     x = jnp.full((2, 1, 1, 1), 0.5)
-    found = attacks.projected_ascent(
+    adversarial = attacks.projected_ascent(
         lambda z: -jnp.square(z[:, 0, 0, 0] - peaks), x, x, eps=0.4, step_size=0.2, num_steps=1,
         norm="linf", use_best=True,
     )  # fmt: skip
-    np.testing.assert_allclose(found[:, 0, 0, 0], [0.5, 0.7], atol=1e-6)
+    np.testing.assert_allclose(adversarial[:, 0, 0, 0], [0.5, 0.7], atol=1e-6)
 
 
 @pytest.mark.parametrize("use_best", (False, True))
-def test_a_step_costs_one_evaluation(key, use_best):
+def test_pgd_step_costs_one_evaluation(key, use_best):
     calls = []
 
     def counted(x):
@@ -237,17 +237,17 @@ def test_a_step_costs_one_evaluation(key, use_best):
     assert len(calls) == 7 + use_best
 
 
-def test_a_target_is_approached(key):
+def test_pgd_approaches_targets(key):
     x, targets = batch(), np.full(8, 4, np.int32)
-    found = pgd(key, x, LABELS, eps=1.0, num_steps=10, targets=targets)
-    assert np.all(losses_of(found, targets)[REAL] < losses_of(x, targets)[REAL])
-    np.testing.assert_array_equal(found[~REAL], x[~REAL])
+    adversarial = pgd(key, x, LABELS, eps=1.0, num_steps=10, targets=targets)
+    assert np.all(losses_of(adversarial, targets)[REAL] < losses_of(x, targets)[REAL])
+    np.testing.assert_array_equal(adversarial[~REAL], x[~REAL])
     padded = np.where(np.arange(8) == 0, -1, targets)
     np.testing.assert_array_equal(pgd(key, x, LABELS, eps=1.0, num_steps=2, targets=padded)[0], x[0])
 
 
 @pytest.mark.parametrize("targeted", (False, True))
-def test_restarts_keep_the_first_success_and_add_others(targeted):
+def test_pgd_restarts_keep_the_first_success_and_add_others(targeted):
     key, labels = jax.random.key(5), np.asarray(logits_fn(batch())).argmax(1).astype(np.int32)
     targets = ((labels + 1) % CLASSES).astype(np.int32)
     options = {"eps": 0.9, "num_steps": 1, "step_size": 0.3, "random_start": True}
@@ -265,26 +265,26 @@ def test_restarts_keep_the_first_success_and_add_others(targeted):
     assert np.all(success(often) >= success(once))
 
 
-def test_a_radius_per_example_may_be_traced(key):
+def test_pgd_accepts_a_traced_radius_per_example(key):
     x = batch()
     eps = np.linspace(0, 1, 8, dtype=np.float32)
     attack = jax.jit(lambda e: attacks.pgd(key, logits_fn, x, LABELS, eps=e, num_steps=3))
-    found = attack(eps)
+    adversarial = attack(eps)
     for i in np.flatnonzero(REAL):
         alike = attack(np.full(8, eps[i]))
-        np.testing.assert_allclose(found[i], alike[i], atol=1e-5)
+        np.testing.assert_allclose(adversarial[i], alike[i], atol=1e-5)
     assert attack._cache_size() == 1  # a warm-up of eps does not compile again
     number = pgd(key, x, LABELS, eps=float(eps[5]), num_steps=3)
-    np.testing.assert_allclose(found[5], number[5], atol=1e-5)
+    np.testing.assert_allclose(adversarial[5], number[5], atol=1e-5)
 
 
-def test_the_default_step_is_two_and_a_half_radii_over_the_steps(key):
-    found = pgd(key, batch(), LABELS, eps=0.5, num_steps=5)
+def test_pgd_default_step_is_two_and_a_half_radii_over_the_steps(key):
+    adversarial = pgd(key, batch(), LABELS, eps=0.5, num_steps=5)
     explicit = pgd(key, batch(), LABELS, eps=0.5, num_steps=5, step_size=0.25)
-    np.testing.assert_allclose(found, explicit, atol=1e-6)
+    np.testing.assert_allclose(adversarial, explicit, atol=1e-6)
 
 
-def test_another_loss_is_raised_and_padding_hidden_from_it(key):
+def test_pgd_raises_another_loss_that_ignores_padding(key):
     seen = []
 
     def margin(logits, labels):
@@ -292,25 +292,25 @@ def test_another_loss_is_raised_and_padding_hidden_from_it(key):
         return -jnp.take_along_axis(logits, labels[:, None], axis=1)[:, 0]
 
     x = batch()
-    found = pgd(key, x, LABELS, eps=0.5, num_steps=5, loss_fn=margin)
+    adversarial = pgd(key, x, LABELS, eps=0.5, num_steps=5, loss_fn=margin)
     jax.effects_barrier()
     own = np.arange(8), np.maximum(LABELS, 0)
     np.testing.assert_array_equal(seen, [own[1]] * 6)  # 0 in place of -1, which would wrap around
-    assert np.all(np.asarray(logits_fn(found))[own][REAL] < np.asarray(logits_fn(x))[own][REAL])
-    np.testing.assert_array_equal(found[~REAL], x[~REAL])
+    assert np.all(np.asarray(logits_fn(adversarial))[own][REAL] < np.asarray(logits_fn(x))[own][REAL])
+    np.testing.assert_array_equal(adversarial[~REAL], x[~REAL])
 
 
-def test_bfloat16_logits_are_attacked_in_float32(key):
+def test_pgd_attacks_bfloat16_logits_in_float32(key):
     def bfloat16_logits(x):
         return logits_fn(x).astype(jnp.bfloat16)
 
     x = batch()
-    found = attacks.pgd(key, bfloat16_logits, x, LABELS, eps=0.5, num_steps=5)
-    assert found.dtype == jnp.float32
-    assert np.all(losses_of(found)[REAL] > losses_of(x)[REAL])
+    adversarial = attacks.pgd(key, bfloat16_logits, x, LABELS, eps=0.5, num_steps=5)
+    assert adversarial.dtype == jnp.float32
+    assert np.all(losses_of(adversarial)[REAL] > losses_of(x)[REAL])
 
 
-def test_no_gradient_flows_through_the_attack(key):
+def test_pgd_result_has_no_gradient(key):
     def total(scale):
         def scaled(x):
             return scale * logits_fn(x)
@@ -334,13 +334,13 @@ def test_no_gradient_flows_through_the_attack(key):
         ({"targets": np.zeros(3, np.int32)}, "targets must be integers, one per image (8,)"),
     ],
 )
-def test_mistakes_are_named(key, options, message):
+def test_pgd_rejects_invalid_options(key, options, message):
     with pytest.raises(UserError) as error:
         attacks.pgd(key, logits_fn, batch(), LABELS, **{"eps": 0.5, "num_steps": 1, **options})
     assert message in str(error.value)
 
 
-def test_wrong_images_and_labels_are_refused(key):
+def test_pgd_rejects_invalid_images_and_labels(key):
     options = {"eps": 0.5, "num_steps": 1}
     with pytest.raises(UserError, match="images"):
         attacks.pgd(key, logits_fn, batch() * 255, LABELS, **options)
