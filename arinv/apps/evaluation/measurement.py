@@ -1,8 +1,7 @@
-"""The metrics of an evaluation of reconstructions, by name: config.metrics holds names joined by "+"."""
+"""Metrics of reconstructions, and the networks that perceptual metrics look through."""
 
 import dataclasses
 import functools
-import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -12,15 +11,120 @@ from ml_collections import ConfigDict
 
 from arinv import metrics, models, parallel, paths
 from arinv.errors import UserError, unknown
-from arinv.experiment import trained, workdirs
 from arinv.experiment.cache import fingerprint
+from arinv.experiment.run import Run
 from arinv.experiment.trained import Trained, make_features_fn
 from arinv.types import Array, FeaturesFn, Variables
 
-OWN = "encoder"  # the field of our own encoder; the others have the names of architectures
+OWN = "encoder"  # field of config.metric_networks for one of our own encoders; the others are named by architecture
 
+# metric -> fields of config.metric_networks that it can look through, in order of preference; the last is the default
+METRICS: dict[str, tuple[str, ...]] = {
+    "mse": (),
+    "psnr": (),
+    "ssim": (),
+    "normalized_error": (),
+    "lpips_alex": ("alexnet",),
+    "lpips_vgg": ("vgg16",),
+    "robust_lpips": (OWN,),
+    "gram": ("vgg19", OWN),
+    "fid": (OWN,),
+}
+_ON_PIXELS = {
+    "mse": metrics.mean_squared_error,
+    "psnr": metrics.psnr,
+    "ssim": metrics.ssim,
+    "normalized_error": metrics.euclidean_distance,  # the evaluation divides it by the mean distance between images
+}
+_LPIPS = {"lpips_alex": "alex", "lpips_vgg": "vgg"}
 _LPIPS_LAYERS = {"alexnet": metrics.LPIPS_LAYERS["alex"], "vgg16": metrics.LPIPS_LAYERS["vgg"]}
-_SMALLEST = {"alexnet": 31, "vgg16": 32, "vgg19": 32}  # px
+_SMALLEST_SIDE = {"alexnet": 31, "vgg16": 32, "vgg19": 32}  # px
+_FEATURES = "features"  # of reconstructions and images, in a batch's results
+
+
+def check(config: ConfigDict) -> None:
+    """Checks that everything that the metrics of a config need is there.
+
+    Args:
+      config: with metrics, names joined by "+", and metric_networks.
+
+    Raises:
+      UserError: an unknown metric, or one whose network or package is missing.
+    """
+    for name in _names(config):
+        if METRICS[name]:
+            check_network(config, _field(config, name), name)
+        if name in _LPIPS:
+            models.load_lpips_heads(_LPIPS[name])
+
+
+class Measurement:
+    """The metrics of reconstructions, batch by batch, with FID over the whole set at the end.
+
+    Attributes:
+      variables: of the networks, for `measure`.
+    """
+
+    def __init__(self, run: Run, own: Trained):
+        """Loads the networks that the metrics of the config look through.
+
+        Args:
+          run: of the evaluation.
+          own: the encoder that is evaluated.
+
+        Raises:
+          UserError: no usable weights where the config names them.
+        """
+        fields = {name: _field(run.config, name) for name in _names(run.config)}
+        networks = {field: load_network(run, field, own) for field in dict.fromkeys(fields.values()) if field}
+        self.variables = {field: network.variables for field, network in networks.items()}
+        self._metrics = [_metric(name, field, networks.get(field)) for name, field in fields.items() if name != "fid"]
+        self._fid_network = networks[OWN] if "fid" in fields else None
+        self._moments = metrics.FeatureMoments(), metrics.FeatureMoments()
+
+    def measure(self, variables: Mapping[str, Variables], reconstructions: Array, images: Array) -> dict[str, Any]:
+        """Returns the metrics of a batch, and features for `absorb`; to be jitted.
+
+        Args:
+          variables: the attribute, an argument so that jit does not embed the weights.
+          reconstructions: [B, H, W, 3] in [0, 1].
+          images: [B, H, W, 3] in [0, 1].
+        """
+        with jax.default_matmul_precision("highest"):  # a GPU's TF32 would show in the third digit
+            results = {metric.key: metric.function(variables, reconstructions, images) for metric in self._metrics}
+            if self._fid_network:
+                vectors = functools.partial(
+                    metrics.feature_vectors,
+                    self._fid_network.features_fn(variables[OWN]),
+                    layer=self._fid_network.last_layer,
+                )
+                results[_FEATURES] = vectors(reconstructions), vectors(images)
+        return results
+
+    def absorb(self, results: Mapping[str, Any], mask: Array) -> dict[str, Array]:
+        """Returns a batch's results without the features, which are added to the statistics of the whole set."""
+        results = dict(results)
+        if _FEATURES in results:
+            *features, mask = parallel.to_host((*results.pop(_FEATURES), mask))
+            for moments, rows in zip(self._moments, features, strict=True):
+                moments.update(rows, mask)
+        return results
+
+    def finish(self) -> dict[str, Any]:
+        """Returns the metrics of the whole set, each metric's exact variant and its network's weights.
+
+        The keys are the names of those metrics, "variants" and "metric_weights".
+        """
+        totals = {}
+        variants = {metric.key: metric.variant for metric in self._metrics}
+        weights = {metric.key: metric.weights for metric in self._metrics if metric.weights}
+        if self._fid_network:
+            network, (a, b) = self._fid_network, self._moments
+            key = metrics.frechet_key(network.name, network.last_layer, a.count)
+            totals[key] = metrics.frechet_distance(a.mean, a.covariance, b.mean, b.covariance)
+            variants[key] = _variant("fid", key, (network.last_layer,), network)
+            weights[key] = network.weights
+        return {**totals, "variants": variants, "metric_weights": weights}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +135,7 @@ class MetricNetwork:
       name: of its architecture.
       module: images [B, H, W, 3] in [0, 1] -> (logits, features).
       variables: its weights.
-      origin: where they come from, for the reader of results.
+      origin: of the weights, for the reader of results.
       weights: their fingerprint.
     """
 
@@ -42,12 +146,12 @@ class MetricNetwork:
     weights: str
 
     def features_fn(self, variables: Variables) -> FeaturesFn:
-        """Returns images -> named features; the weights are an argument so that jit need not embed them."""
+        """Returns images -> named features; the weights are an argument so that jit does not embed them."""
         return make_features_fn(self.module, variables)
 
     @property
     def layers(self) -> tuple[str, ...]:
-        """The features that a perceptual distance compares: LPIPS's where there are such, else all spatial ones."""
+        """The features that a perceptual distance compares: those of LPIPS where it has any, else all spatial ones."""
         return _LPIPS_LAYERS.get(self.name) or self._spatial()
 
     @property
@@ -64,16 +168,16 @@ class MetricNetwork:
         return tuple(name for name, spec in self.module.feature_specs().items() if not spec.is_vector)
 
 
-def validate_networks(config: ConfigDict, field: str, metric: str) -> None:
-    """Checks what can be seen of a network before it is loaded.
+def check_network(config: ConfigDict, field: str, metric: str) -> None:
+    """Checks a network of config.metric_networks without loading it.
 
     Args:
       config: of the evaluation.
       field: of config.metric_networks.
-      metric: the name of what needs it.
+      metric: name of the metric that looks through it.
 
     Raises:
-      UserError: weights that are not named or not there, or images too small for the network.
+      UserError: weights that are not named or do not exist, or images that are too small for the network.
     """
     reference = config.metric_networks[field]
     if not reference and field != OWN:
@@ -84,84 +188,54 @@ def validate_networks(config: ConfigDict, field: str, metric: str) -> None:
     is_stage = reference.startswith("stage:")  # which may not have run yet
     if reference and not is_stage and not paths.canonical(reference, name=f"metric_networks.{field}").exists():
         raise UserError(f"metric_networks.{field}={reference} does not exist; metric {metric} needs it")
-    if config.data.image_size < _SMALLEST.get(field, 1):
+    if config.data.image_size < _SMALLEST_SIDE.get(field, 1):
         raise UserError(
-            f"metric {metric} needs images of at least {_SMALLEST[field]} px; data.image_size is "
+            f"metric {metric} needs images of at least {_SMALLEST_SIDE[field]} px; data.image_size is "
             f"{config.data.image_size}: use robust_lpips"
         )
 
 
-def load(config: ConfigDict, field: str, workdir: pathlib.Path, own: Trained) -> MetricNetwork:
-    """Returns the network of a field of config.metric_networks.
+def load_network(run: Run, field: str, own: Trained) -> MetricNetwork:
+    """Returns a network of config.metric_networks, computing in float32.
 
     Args:
-      config: of the evaluation.
+      run: of the evaluation.
       field: "encoder", or the name of an architecture.
-      workdir: of the evaluation, beside which stages are found.
       own: the encoder that is evaluated.
 
     Raises:
       UserError: no usable weights there, or those of another architecture.
     """
-    reference = config.metric_networks[field]
+    reference = run.config.metric_networks[field]
     if not reference:
-        module = own.module.clone(dtype=jnp.float32)
-        network = _trained(dataclasses.replace(own, module=module), "the evaluated encoder itself")
-    else:
-        network = _load(reference, field, workdir)
-    # The features alone: they fit every image size, where a head may not, and LPIPS's need no 63 px as conv5 does.
-    return dataclasses.replace(network, module=network.module.clone(num_classes=0))
-
-
-def _load(reference: str, field: str, workdir: pathlib.Path) -> MetricNetwork:
-    path = workdirs.resolve(reference, workdir)
-    if path.is_dir() or field == OWN:
-        encoder = trained.load(path, kind="classifier")
+        network = _from_trained(own, "the evaluated encoder itself")
+    elif field == OWN or run.resolve(reference).is_dir():
+        encoder = run.load(reference, kind="classifier")
         if field not in (OWN, encoder.description["encoder"]):
             raise UserError(f"metric_networks.{field}={reference} holds {encoder.description['encoder']}, not {field}")
-        return _trained(encoder, "given encoder")
-    variables = models.convert.load_torch(path, field)
-    return MetricNetwork(field, models.build(field), variables, path.name, fingerprint(variables))
+        network = _from_trained(encoder, "given encoder")
+    else:
+        path = run.resolve(reference)
+        variables = models.convert.load_torch(path, field)
+        network = MetricNetwork(field, models.build(field), variables, path.name, fingerprint(variables))
+    # Without the head it takes images of every size; LPIPS's features need no 63 px, as conv5 does.
+    return dataclasses.replace(network, module=network.module.clone(num_classes=0, dtype=jnp.float32))
 
 
-def _trained(encoder: Trained, which: str) -> MetricNetwork:
+def _from_trained(encoder: Trained, which: str) -> MetricNetwork:
     description = encoder.description
     attack = description.get("attack") or {"eps": 0}
     training = f"adversarial ({attack['norm']} eps {attack['eps']:g})" if attack["eps"] > 0 else "standard"
     origin = f"{which}, {training} training"
-    return MetricNetwork(
-        description["encoder"], encoder.module, encoder.variables, origin, fingerprint(encoder.variables)
-    )
-
-
-# name -> the fields of config.metric_networks of which one is looked through: the first that is set
-METRICS: dict[str, tuple[str, ...]] = {
-    "mse": (),
-    "psnr": (),
-    "ssim": (),
-    "normalized_error": (),
-    "lpips_alex": ("alexnet",),
-    "lpips_vgg": ("vgg16",),
-    "robust_lpips": (OWN,),
-    "gram": ("vgg19", OWN),
-    "fid": (OWN,),
-}
-_ON_PIXELS = {
-    "mse": metrics.mean_squared_error,
-    "psnr": metrics.psnr,
-    "ssim": metrics.ssim,
-    "normalized_error": metrics.euclidean_distance,  # still to be divided by the mean distance between images
-}
-_LPIPS = {"lpips_alex": "alex", "lpips_vgg": "vgg"}
-_FEATURES = "features"  # of reconstructions and images, in a batch's results
+    return MetricNetwork(description["encoder"], encoder.module, encoder.variables, origin, encoder.fingerprint)
 
 
 class _Metric(NamedTuple):
     """A metric of each image.
 
     Attributes:
-      key: the name it is reported under.
-      variant: what exactly it computes.
+      key: its name in results.
+      variant: its exact definition.
       weights: fingerprint of the network it looks through; empty for none.
       function: (variables of all networks, reconstructions, images) -> [B].
     """
@@ -170,103 +244,6 @@ class _Metric(NamedTuple):
     variant: str
     weights: str
     function: Callable[[Mapping[str, Variables], Array, Array], Array]
-
-
-def check(config: ConfigDict) -> None:
-    """Tells what is missing for the metrics before anything is computed.
-
-    Raises:
-      UserError: an unknown metric, or one whose network or package is missing.
-    """
-    for name in _names(config):
-        if METRICS[name]:
-            validate_networks(config, _field(config, name), name)
-        if name in _LPIPS:
-            models.load_lpips_heads(_LPIPS[name])
-
-
-class Measurement:
-    """Measures reconstructions batch by batch; what is one number for the whole set comes at the end.
-
-    Attributes:
-      variables: of the networks, for `measure`.
-    """
-
-    def __init__(self, config: ConfigDict, workdir: pathlib.Path, own: Trained):
-        """Loads the networks that the metrics of the config look through.
-
-        Args:
-          config: of the evaluation.
-          workdir: of the evaluation, beside which stages are found.
-          own: the encoder that is evaluated.
-
-        Raises:
-          UserError: no usable weights where the config says.
-        """
-        fields = {name: _field(config, name) for name in _names(config)}
-        loaded = {f: load(config, f, workdir, own) for f in dict.fromkeys(fields.values()) if f}
-        self.variables = {field: network.variables for field, network in loaded.items()}
-        self._metrics = [_metric(name, field, loaded.get(field)) for name, field in fields.items() if name != "fid"]
-        self._frechet = loaded[OWN] if "fid" in fields else None
-        self._moments = metrics.FeatureMoments(), metrics.FeatureMoments()
-
-    def measure(self, variables: Mapping[str, Variables], reconstructions: Array, images: Array) -> dict[str, Any]:
-        """Returns the numbers of a batch, and features for `absorb`; to be jitted.
-
-        Args:
-          variables: the attribute, handed in so that jit need not embed it.
-          reconstructions: [B, H, W, 3] in [0, 1].
-          images: [B, H, W, 3] in [0, 1].
-        """
-        with jax.default_matmul_precision("highest"):  # a GPU's TF32 would show in the third digit
-            results = {metric.key: metric.function(variables, reconstructions, images) for metric in self._metrics}
-            if self._frechet:
-                vectors = functools.partial(
-                    metrics.feature_vectors,
-                    self._frechet.features_fn(variables[OWN]),
-                    layer=self._frechet.last_layer,
-                )
-                results[_FEATURES] = vectors(reconstructions), vectors(images)
-        return results
-
-    def absorb(self, results: Mapping[str, Any], mask: Array) -> dict[str, Array]:
-        """Returns a batch's results without the features, which go into the statistics of the whole set."""
-        results = dict(results)
-        if _FEATURES in results:
-            *features, mask = parallel.to_host((*results.pop(_FEATURES), mask))
-            for moments, rows in zip(self._moments, features, strict=True):
-                moments.update(rows, mask)
-        return results
-
-    def finish(self) -> dict[str, Any]:
-        """Returns the numbers for the whole set; for every metric what exactly was computed, and by which weights.
-
-        The keys are the numbers' names, "variants" and "metric_weights".
-        """
-        totals = {}
-        variants = {metric.key: metric.variant for metric in self._metrics}
-        weights = {metric.key: metric.weights for metric in self._metrics if metric.weights}
-        if self._frechet:
-            network, (a, b) = self._frechet, self._moments
-            key = metrics.frechet_key(network.name, network.last_layer, a.count)
-            totals[key] = metrics.frechet_distance(a.mean, a.covariance, b.mean, b.covariance)
-            variants[key] = _variant("fid", key, (network.last_layer,), network)
-            weights[key] = network.weights
-        return {**totals, "variants": variants, "metric_weights": weights}
-
-
-def _names(config: ConfigDict) -> tuple[str, ...]:
-    names = tuple(dict.fromkeys(filter(None, config.metrics.split("+"))))
-    for name in names:
-        if name not in METRICS:
-            raise unknown("metric", name, METRICS)
-    return names
-
-
-def _field(config: ConfigDict, name: str) -> str | None:
-    """Returns which of config.metric_networks a metric looks through; the last of its choices need not be set."""
-    choices = METRICS[name]
-    return next((field for field in choices if config.metric_networks[field]), choices[-1] if choices else None)
 
 
 def _metric(name: str, field: str | None, network: MetricNetwork | None) -> _Metric:
@@ -285,6 +262,20 @@ def _metric(name: str, field: str | None, network: MetricNetwork | None) -> _Met
 
 
 def _variant(name: str, key: str, layers: tuple[str, ...], network: MetricNetwork) -> str:
-    """Returns the exact text of a metric under its longer name, with the network that it was measured through."""
+    """Returns the exact definition of a metric under its longer name, with the network that it looks through."""
     text = metrics.VARIANTS[name].removeprefix(name)
     return f"{key}{text}; {', '.join(layers)} of {network.name} ({network.origin}, weights {network.weights})"
+
+
+def _names(config: ConfigDict) -> tuple[str, ...]:
+    names = tuple(dict.fromkeys(filter(None, config.metrics.split("+"))))
+    for name in names:
+        if name not in METRICS:
+            raise unknown("metric", name, METRICS)
+    return names
+
+
+def _field(config: ConfigDict, name: str) -> str | None:
+    """Returns the field of config.metric_networks that a metric looks through; None for a metric of pixels."""
+    choices = METRICS[name]
+    return next((field for field in choices if config.metric_networks[field]), choices[-1] if choices else None)
