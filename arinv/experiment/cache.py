@@ -40,10 +40,10 @@ class ResultCache:
             return None
         return arrays if str(arrays.pop(_KEY, "")) == self._key else None
 
-    def save(self, name: str, arrays: Mapping[str, np.ndarray]) -> None:
-        """Writes a part; process 0 does."""
+    def save(self, name: str, arrays: Mapping[str, np.ndarray], *, compressed: bool = True) -> None:
+        """Writes a part, on process 0 only; `compressed=False` is for one that is written often."""
         if jax.process_index() == 0:
-            write_arrays(self._path(name), {_KEY: np.array(self._key), **arrays})
+            write_arrays(self._path(name), {_KEY: np.array(self._key), **arrays}, compressed=compressed)
 
     def remove(self, name: str) -> None:
         """Deletes a part that is no longer needed; process 0 does."""

@@ -1,12 +1,32 @@
-"""What a reader sees of results: tables as Markdown, and a page for a browser with the pictures inside."""
+"""Reports of results: tables as Markdown, an HTML page with images, and the texts that the reports of tasks share."""
 
 import base64
 import html
 import pathlib
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
+from arinv import metrics
 from arinv.experiment.writer import write_text
+from arinv.types import ArrayLike
+
+# metric -> (heading, format), in the order of the columns. A longer name, such as robust_lpips_resnet18, has one of
+# these before its "_"; the rest goes into the heading.
+_COLUMNS = {"clean_accuracy": ("clean accuracy", "{:.1%}"), "pgd_accuracy": ("PGD accuracy", "{:.1%}")}
+
+
+def _known() -> dict[str, tuple[str, str]]:
+    return _COLUMNS | {name: (row.heading, row.format) for name, row in metrics.METRICS.items()}
+
+
+# What results side by side should share.
+_SHARED: dict[str, Callable[[Mapping], Any]] = {
+    "number of images": lambda results: results["num_examples"],
+    "dataset": lambda results: results["setting"]["data"],
+    "dtype": lambda results: results["setting"]["dtype"],
+    "seed": lambda results: results["setting"]["seed"],
+    "attack": lambda results: results["attack"] or "none",
+}
 
 _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>{title}</title>
@@ -54,32 +74,116 @@ def write(
     notes: Sequence[str],
     *,
     text: str = "",
-    pictures: Mapping[str, pathlib.Path] | None = None,
+    images: Mapping[str, pathlib.Path] | None = None,
 ) -> None:
-    """Writes table.md and, where pictures are given, report.html with the same tables and the pictures.
+    """Writes table.md and, with images, report.html: the same tables above the images.
 
     Args:
-      workdir: where to.
+      workdir: directory of both files.
       title: heading of both.
       tables: in their order.
       notes: paragraphs below the tables.
-      text: a paragraph above them, of the page only.
-      pictures: heading -> PNG file.
+      text: a paragraph above the tables, in report.html only.
+      images: heading -> PNG file; None for no report.html.
     """
     blocks = [f"# {title}", *(table.markdown().rstrip("\n") for table in tables), *notes]
     write_text(workdir / "table.md", "\n\n".join(blocks) + "\n")
-    if pictures is None:
+    if images is None:
         return
     body = [f"<p>{html.escape(text)}</p>" if text else "", *(table.html() for table in tables)]
     body += [f'<p class="note">{html.escape(note)}</p>' for note in notes]
-    body += [_picture(heading, path) for heading, path in pictures.items()]
+    body += [_figure(heading, path) for heading, path in images.items()]
     write_text(workdir / "report.html", _PAGE.format(title=html.escape(title), body="\n".join(body)))
+
+
+class Column(NamedTuple):
+    """How a metric is shown in tables.
+
+    Attributes:
+      place: of the column among the others.
+      heading: with the rest of a longer name in brackets.
+      style: format of a number, such as "{:.2f}".
+    """
+
+    place: int
+    heading: str
+    style: str
+
+    def cell(self, results: Mapping[str, Any], metric: str) -> str:
+        """Returns "mean ± standard deviation" of a metric, the mean alone without NAME_std, "-" without either."""
+        if metric not in results:
+            return "-"
+        text = self.style.format(results[metric])
+        return f"{text} ± {self.style.format(results[f'{metric}_std'])}" if f"{metric}_std" in results else text
+
+
+def column(metric: str) -> Column:
+    """Returns how a metric is shown in tables."""
+    known = _known()
+    for place, (name, (heading, style)) in enumerate(known.items()):
+        if metric == name:
+            return Column(place, heading, style)
+        if metric.startswith(f"{name}_"):
+            return Column(place, f"{heading} ({metric.removeprefix(f'{name}_')})", style)
+    heading = metric.replace("_", " ")
+    return Column(1, heading, "{:.1%}") if "_accuracy" in metric else Column(len(known), heading, "{:.4g}")
+
+
+def columns(names: Sequence[str]) -> dict[str, Column]:
+    """Returns the columns of metrics, in the order of tables."""
+    return dict(sorted(((name, column(name)) for name in names), key=lambda item: item[1].place))
+
+
+def summarize(values: Mapping[str, ArrayLike]) -> dict[str, float]:
+    """Returns metric -> mean and metric_std -> standard deviation of the values [N] of each metric."""
+    results = {}
+    for name, numbers in values.items():
+        summary = metrics.summary(numbers)
+        results |= {name: summary["mean"], f"{name}_std": summary["std"]}
+    return results
+
+
+def setting_text(setting: Mapping[str, Any]) -> str:
+    """Returns device, dtype and seed of results["setting"], for a note below a table."""
+    return f"{setting['device']}, {setting['dtype']}, seed {setting['seed']}"
+
+
+def weights_note(weights: Mapping[str, Mapping[str, str]]) -> str:
+    """Returns a warning for each metric that entries were measured by through different networks; empty for none.
+
+    Args:
+      weights: entry -> metric -> fingerprint of the network that the metric looks through.
+    """
+    by_metric: dict[str, set[str]] = {}
+    for fingerprints in weights.values():
+        for metric, fingerprint in fingerprints.items():
+            by_metric.setdefault(metric, set()).add(fingerprint)
+    return "".join(
+        f" {column(metric).heading} was measured through networks of different weights: its values cannot be compared."
+        for metric, fingerprints in by_metric.items()
+        if len(fingerprints) > 1
+    )
+
+
+def differences(results: Mapping[str, Mapping[str, Any]]) -> str:
+    """Returns a sentence for everything that results side by side should share and do not.
+
+    Args:
+      results: entry -> results of an evaluation.
+    """
+    text = ""
+    for name, value_of in _SHARED.items():
+        values = {entry: value_of(result) for entry, result in results.items()}
+        if len({str(value) for value in values.values()}) > 1:
+            pairs = ", ".join(f"{entry} {value}" for entry, value in values.items())
+            text += f" The {name} is not the same in all rows: {pairs}."
+    return text
 
 
 def _line(tag: str, cells: Sequence[str]) -> str:
     return "<tr>" + "".join(f"<{tag}>{html.escape(text)}</{tag}>" for text in cells) + "</tr>"
 
 
-def _picture(heading: str, path: pathlib.Path) -> str:
+def _figure(heading: str, path: pathlib.Path) -> str:
     heading, encoded = html.escape(heading), base64.b64encode(path.read_bytes()).decode()
     return f'<h2>{heading}</h2>\n<p><img alt="{heading}" src="data:image/png;base64,{encoded}"></p>'

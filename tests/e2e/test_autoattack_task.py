@@ -1,4 +1,4 @@
-"""AutoAttack by config: what it leaves, and the same after being cut short."""
+"""The autoattack task: its files, and resuming after a kill."""
 
 import dataclasses
 import inspect
@@ -13,6 +13,7 @@ from arinv import attacks, main
 from arinv.apps.evaluation import autoattack
 from arinv.errors import UserError
 from arinv.experiment import trained
+from arinv.experiment.cache import ResultCache
 from arinv.experiment.run import Run
 from configs import arguments, compare_recipes, evaluate, robustness
 
@@ -35,7 +36,7 @@ def attack_config(finished, **changes):
     return config
 
 
-def test_smoke_robustness(finished):
+def test_smoke_robustness_writes_results_and_figures(finished):
     results = json.loads((finished / "autoattack" / "results.json").read_text())
     assert 0 <= results["autoattack_accuracy"] <= results["clean_accuracy"] <= 1
     low, high = results["autoattack_accuracy_95"]
@@ -57,20 +58,26 @@ def test_smoke_robustness(finished):
 
 
 class Cut(Exception):
-    """What stands for a kill."""
+    """Stands for a kill."""
 
 
-def test_cut_short_and_started_again_it_gives_the_same(finished, tmp_path, monkeypatch):
-    save, calls = autoattack._Saver.__call__, []
+def cut_after_saving(monkeypatch, every):
+    """Patches the cache so that every such many saves of the state end in a kill; returns the saved states."""
+    save, states = ResultCache.save, []
 
-    def save_and_stop(self, state):
-        save(self, state)
-        calls.append(state.attack)
-        if len(calls) % 2 == 0:
+    def save_and_stop(self, name, arrays, **options):
+        save(self, name, arrays, **options)
+        states.append(name)
+        if len(states) % every == 0:
             raise Cut
 
     monkeypatch.setattr(autoattack, "_SAVE_EVERY_SECONDS", 0.0)
-    monkeypatch.setattr(autoattack._Saver, "__call__", save_and_stop)
+    monkeypatch.setattr(ResultCache, "save", save_and_stop)
+    return states
+
+
+def test_autoattack_resumes_to_the_same_bytes(finished, tmp_path, monkeypatch):
+    cut_after_saving(monkeypatch, every=2)
     config, cuts = attack_config(finished), 0
     for _ in range(40):
         try:
@@ -85,30 +92,26 @@ def test_cut_short_and_started_again_it_gives_the_same(finished, tmp_path, monke
             np.testing.assert_array_equal(cut[name], whole[name])
 
 
-def test_a_damaged_state_is_told(finished, tmp_path):
-    (tmp_path / "state.npz").write_bytes(b"PK\x03\x04 not an archive")
-    with pytest.raises(UserError, match="state.npz cannot be read .*delete it to compute it anew"):
-        main.run(attack_config(finished), tmp_path)
-
-
-def test_the_state_of_another_network_is_refused(finished, tmp_path, monkeypatch):
-    def save_and_stop(self, state, save=autoattack._Saver.__call__):
-        save(self, state)
-        raise Cut
-
+@pytest.mark.parametrize("change", ["damage", "weights"])
+def test_autoattack_restarts_without_a_usable_state(finished, tmp_path, monkeypatch, change):
+    config = attack_config(finished, attacks="apgd-ce", num_steps=1)
     with monkeypatch.context() as patch:
-        patch.setattr(autoattack, "_SAVE_EVERY_SECONDS", 0.0)
-        patch.setattr(autoattack._Saver, "__call__", save_and_stop)
+        cut_after_saving(patch, every=1)
         with pytest.raises(Cut):
-            main.run(attack_config(finished), tmp_path)
-    weights = trained.load(finished / "encoder").fingerprint
-    monkeypatch.setattr(trained, "fingerprint", lambda variables: "0123456789ab")
-    shown = f"state.npz is of another network: its weights are {weights}, the checkpoint's 0123456789ab; delete"
-    with pytest.raises(UserError, match=shown):
-        main.run(attack_config(finished), tmp_path)
+            main.run(config, tmp_path)
+    if change == "damage":
+        (tmp_path / "state.npz").write_bytes(b"PK\x03\x04 not an archive")
+    else:
+        monkeypatch.setattr(trained, "fingerprint", lambda variables: "0123456789ab")
+    states, attack = [], attacks.autoattack
+    monkeypatch.setattr(
+        attacks, "autoattack", lambda *args, state, **options: states.append(state) or attack(*args, **options)
+    )
+    main.run(config, tmp_path)
+    assert states == [None] and (tmp_path / "results.json").exists()
 
 
-def test_the_standard_version_is_called_so_and_no_other():
+def test_version_is_standard_for_the_published_settings_only():
     config = evaluate.get_config("attack=autoattack,checkpoint=there,norm=linf,eps=8/255").attack
     assert autoattack._version(config) == "standard (Croce & Hein 2020)"
     defaults = inspect.signature(attacks.autoattack).parameters
@@ -121,8 +124,8 @@ def test_the_standard_version_is_called_so_and_no_other():
     assert "num_queries 1000" in autoattack._version(config)
 
 
-def test_too_few_classes_are_told_before_the_training(tmp_path):
-    """The hint is what the command understands, and following it is not refused."""
+def test_check_rejects_too_few_classes_with_a_command_that_works(tmp_path):
+    """The hint is an argument that the command accepts."""
     config = robustness.get_config(f"{ARG},classes=0-2")
     shown = r"the model has 3; leave it out: --config.stages.NAME.attack.attacks=apgd-ce\+fab-t\+square"
     with pytest.raises(UserError, match=shown):
@@ -132,7 +135,7 @@ def test_too_few_classes_are_told_before_the_training(tmp_path):
     autoattack.check(config.stages.autoattack)
 
 
-def test_too_few_classes_of_a_checkpoint_are_told_and_leave_nothing(finished, tmp_path, monkeypatch):
+def test_autoattack_rejects_a_checkpoint_of_too_few_classes_before_writing(finished, tmp_path, monkeypatch):
     encoder = trained.load(finished / "encoder")
     few = dataclasses.replace(encoder, description={**encoder.description, "num_classes": 3})
     monkeypatch.setattr(trained, "load", lambda *_, **__: few)
@@ -145,7 +148,7 @@ def test_too_few_classes_of_a_checkpoint_are_told_and_leave_nothing(finished, tm
         autoattack.run(Run(config, tmp_path / "mine"))
 
 
-def test_a_batch_of_which_the_devices_divide_no_half_is_attacked(finished, tmp_path):
+def test_autoattack_runs_with_a_batch_whose_half_the_devices_do_not_divide(finished, tmp_path):
     """24 images on 8 devices: 12 would be the next size."""
     assert jax.device_count() == 8
     config = attack_config(finished, attacks="apgd-ce", num_steps=1)
@@ -163,21 +166,21 @@ def test_a_batch_of_which_the_devices_divide_no_half_is_attacked(finished, tmp_p
         ({"num_queries": 0}, "1 or more"),
     ],
 )
-def test_mistakes_are_told_before_anything_is_computed(finished, tmp_path, changes, shown):
+def test_check_rejects_values_out_of_range(finished, tmp_path, changes, shown):
     with pytest.raises(UserError, match=shown):
         main.run(attack_config(finished, **changes), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("name", ["steps", "attack_from", *arguments.METRICS])
-def test_what_autoattack_has_no_use_for_is_refused(name):
+def test_evaluate_config_rejects_arguments_without_use_for_autoattack(name):
     value = "7" if name == "steps" else "other"
     with pytest.raises(ValueError, match=f"^{name}={value} is of no use with attack=autoattack"):
         evaluate.get_config(f"attack=autoattack,checkpoint=there,{name}={value}")
     evaluate.get_config(f"checkpoint=there,{name}={value}")
 
 
-def test_smoke_compare_recipes(tmp_path):
+def test_smoke_compare_recipes_writes_metrics(tmp_path):
     arg = "encoders=alexnet_small@width:4,recipes=trades,dataset=photos,smoke=True,image_size=16,metrics=psnr"
     main.run(compare_recipes.get_config(arg), tmp_path)
     measured = json.loads((tmp_path / "report" / "metrics.json").read_text())

@@ -235,7 +235,7 @@ def run(run: Run) -> dict[str, Any]:
     """
     config, workdir = run.config, run.workdir
     denoisers = {name: run.load(config.entries[name], kind="denoiser") for name in config.order}
-    measurement = Measurement(config, workdir, next(iter(denoisers.values())).encoder)
+    measurement = Measurement(run, next(iter(denoisers.values())).encoder)
     sets = open_sets(config)
     run.begin()
     if line := bm3d.notice(config.bm3d):

@@ -1,13 +1,13 @@
-"""Measures a trained encoder's robustness by AutoAttack, which stops and goes on at any moment.
+"""Robustness of a trained encoder by AutoAttack, which resumes after a kill at any moment.
 
-Leaves results.json (accuracy after each attack, with its exact 95 % interval, seconds and passes, and every reason to
-doubt the figure), adversarial.npz, hardest.png (images that withstood everything, by the smallest margin) and
-smallest.png (the smallest perturbations that succeeded); rows: image, adversarial image, their difference.
+Writes results.json (accuracy after each attack, with its exact 95 % interval, seconds and passes, and every reason to
+doubt the figure), adversarial.npz, hardest.png (the robust images with the smallest margins) and smallest.png (the
+smallest successful perturbations); rows: image, adversarial image, their difference.
 """
 
-import pathlib
-import sys
 import time
+import zlib
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -18,23 +18,24 @@ from arinv import attacks, data, metrics, parallel
 from arinv.attacks.autoattack.standard import check_num_classes
 from arinv.errors import UserError
 from arinv.experiment import trained
+from arinv.experiment.cache import ResultCache
 from arinv.experiment.run import Run, check_fields, report_radius
-from arinv.experiment.trained import CLASSIFIER, INVERTER
-from arinv.experiment.writer import progress_bar, read_arrays, write_arrays, write_png
+from arinv.experiment.trained import CLASSIFIER, INVERTER, Trained
+from arinv.experiment.writer import progress_bar, write_arrays, write_png
 from arinv.ops import norms
 from arinv.ops.images import image_grid
 from arinv.ops.inputs import check_number
+from arinv.types import LogitsFn
 
 _SAVE_EVERY_SECONDS = 30.0
-_STATE = "state.npz"
-_WEIGHTS = "weights"
+_STATE = "state"  # part of the cache
 _STANDARD = {"num_steps": 100, "num_targets": 9, "num_queries": 5000}
 
 ONE_PROCESS = True
 
 
 def check(config: ConfigDict) -> None:
-    """Tells every mistake that can be seen without reading data or checkpoints.
+    """Checks everything that needs no data and no checkpoint.
 
     Raises:
       UserError: an unknown name, a number out of range, or too few classes for an attack.
@@ -59,10 +60,10 @@ def check(config: ConfigDict) -> None:
 
 
 def check_inputs(run: Run) -> None:
-    """Checks, before anything is trained, that the network will be of the size of the images.
+    """Checks that the stage that trains the network uses images of this task's size.
 
     Raises:
-      UserError: it will not.
+      UserError: it uses another size.
     """
     run.check_planned_size(run.config.checkpoint)
 
@@ -74,10 +75,9 @@ def run(run: Run) -> dict[str, Any]:
       run: of configs/evaluate.py:attack=autoattack.
 
     Raises:
-      UserError: no usable checkpoint there, one of too few classes, or data or a state that does not fit it.
+      UserError: no usable checkpoint there, one of too few classes, or data that does not fit it.
     """
     config, workdir = run.config, run.workdir
-    mesh = run.mesh
     encoder = run.load(config.checkpoint, kind=(INVERTER, CLASSIFIER)).encoder
     trained.check_trained_size(encoder.description, config.data.image_size, run.resolve(config.checkpoint))
     _check_num_classes(config, encoder.description["num_classes"], stage=workdir.name)
@@ -85,38 +85,38 @@ def run(run: Run) -> dict[str, Any]:
     trained.check_classes(encoder, test.info)
     arrays = data.load_arrays(test)
     images, labels = arrays["image"].astype(np.float32) / 255, arrays["label"]
-    model = jax.device_put(encoder.logits_fn, parallel.replicated(mesh))
+    logits_fn = jax.device_put(encoder.logits_fn, parallel.replicated(run.mesh))
     run.begin()
-    options = {name: value for name, value in config.attack.items() if name not in ("name", "attacks")}
-    save = _Saver(workdir / _STATE, encoder.fingerprint)
-    state = save.load()
-    show = _Bar(config.title, state)
+    cache = run.cache("", encoder.fingerprint, str(zlib.crc32(arrays["image"])))
+    saved = cache.load(_STATE)
+    state = None if saved is None else attacks.AutoAttackState.from_arrays(saved)
+    bar = _Bar(config.title, state)
     result = attacks.autoattack(
         run.key,
-        model,
+        logits_fn,
         images,
         labels,
         attacks=tuple(config.attack.attacks.split("+")),
         batch_size=config.batch_size,
-        multiple_of=mesh.size,
-        place=lambda batch: parallel.place_batch(batch, mesh),
+        multiple_of=run.mesh.size,
+        place=lambda batch: parallel.place_batch(batch, run.mesh),
         state=state,
-        save=save,
-        on_progress=show,
-        **options,
+        save=_saver(cache),
+        on_progress=bar,
+        **{name: value for name, value in config.attack.items() if name not in ("name", "attacks")},
     )
-    show.close()
-    results, adversarial = _results(config, encoder, model, result, images, labels)
+    bar.close()
+    results, adversarial = _results(run, encoder, logits_fn, result, images, labels)
     for message in results["warnings"]:
-        print(f"{config.title}: {message}", file=sys.stderr, flush=True)
+        run.report(message)
     write_arrays(workdir / "adversarial.npz", adversarial)
-    _write_pictures(workdir, model, adversarial, images, labels, config.log.num_pictures)
-    (workdir / _STATE).unlink(missing_ok=True)
+    _write_figures(run, logits_fn, adversarial, images, labels)
+    cache.remove(_STATE)
     return run.finish(results)
 
 
 def _check_num_classes(config: ConfigDict, num_classes: int, *, stage: str) -> None:
-    """Checks that the attacks can do with the classes; `stage` is this task's name if it is one of an experiment."""
+    """Checks that the attacks work with that many classes; `stage` is the task's name within an experiment."""
     field = f"stages.{stage}.attack.attacks" if config.checkpoint.startswith("stage:") else "attack.attacks"
     check_num_classes(
         config.attack.attacks.split("+"),
@@ -125,14 +125,16 @@ def _check_num_classes(config: ConfigDict, num_classes: int, *, stage: str) -> N
     )
 
 
-def _results(config, encoder, model, result, images, labels) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Returns the results with a second count of them, and the arrays to keep."""
-    options = {"eps": config.attack.eps, "norm": config.attack.norm}
-    buckets = attacks.make_buckets(batch_size=config.batch_size)
-    again = attacks.rescore(model, images, result.adversarial, labels, buckets=buckets, **options)
-    still = attacks.unmoved_at_radius_zero(
-        jax.random.key(config.seed), model, images[:8], labels[:8], norm=config.attack.norm
+def _results(
+    run: Run, encoder: Trained, logits_fn: LogitsFn, result: attacks.AutoAttackResult, images: np.ndarray, labels
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Returns the results, with an independent count of robust images, and the arrays of adversarial.npz."""
+    attack = run.config.attack
+    buckets = attacks.make_buckets(batch_size=run.config.batch_size)
+    again = attacks.rescore(
+        logits_fn, images, result.adversarial, labels, buckets=buckets, eps=attack.eps, norm=attack.norm
     )
+    still = attacks.unmoved_at_radius_zero(run.key, logits_fn, images[:8], labels[:8], norm=attack.norm)
     warnings = [*result.messages, *again.messages, *still]
     if again.correct.sum() != result.robust.sum():
         warnings.append(
@@ -146,15 +148,15 @@ def _results(config, encoder, model, result, images, labels) -> tuple[dict[str, 
         "autoattack_accuracy": result.robust_accuracy,
         "autoattack_accuracy_95": [low, high],
         "autoattack_accuracy_8bit": float(np.mean(again.correct_8bit)),
-        "attack": config.attack.to_dict(),
+        "attack": attack.to_dict(),
         "per_attack": records,
         "seconds": sum(record["seconds"] for record in records.values()),
         "warnings": warnings,
         "checkpoint": dict(encoder.description),
         "num_examples": len(labels),
-        "resize": trained.resize_of(config, encoder.description),
+        "resize": trained.resize_of(run.config, encoder.description),
         "variants": {
-            "autoattack_accuracy": f"autoattack, {_version(config.attack)}; exact 95 % interval (Clopper-Pearson)",
+            "autoattack_accuracy": f"autoattack, {_version(attack)}; exact 95 % interval (Clopper-Pearson)",
             "autoattack_accuracy_8bit": "autoattack_accuracy of the same images rounded to 256 levels",
         },
     }
@@ -170,61 +172,49 @@ def _results(config, encoder, model, result, images, labels) -> tuple[dict[str, 
 
 
 def _version(attack: ConfigDict) -> str:
-    """Returns "standard" where that is what was run, or what was: only the former compares with published figures."""
+    """Returns "standard", whose figures compare with published ones, or the attacks and options that differ from it."""
     names = attack.attacks.split("+")
     if set(names) == set(attacks.AUTOATTACK) and all(attack[name] == value for name, value in _STANDARD.items()):
         return "standard (Croce & Hein 2020)"
-    ran = "+".join(name for name in attacks.AUTOATTACK if name in names)
-    return f"not the standard version: {ran}, {', '.join(f'{name} {attack[name]}' for name in _STANDARD)}"
+    ordered = "+".join(name for name in attacks.AUTOATTACK if name in names)
+    return f"not the standard version: {ordered}, {', '.join(f'{name} {attack[name]}' for name in _STANDARD)}"
 
 
-def _write_pictures(workdir, model, kept, images, labels, count: int) -> None:
-    """Draws the survivors that were nearest to the boundary, and the smallest perturbations that succeeded."""
-    broken = np.flatnonzero(kept["clean"] & ~kept["robust"])
-    broken = broken[np.argsort(kept["distance"][broken], kind="stable")][:count]
-    survivors = np.flatnonzero(kept["robust"])
-    if len(survivors):
-        rank = attacks.make_buckets(batch_size=128)
-        margins = attacks.margins(model, images[survivors], labels[survivors], rank)
-        survivors = survivors[np.argsort(margins, kind="stable")][:count]
-    for name, rows in (("smallest", broken), ("hardest", survivors)):
+def _write_figures(
+    run: Run, logits_fn: LogitsFn, arrays: dict[str, np.ndarray], images: np.ndarray, labels: np.ndarray
+) -> None:
+    """Writes smallest.png, the smallest successful perturbations, and hardest.png, the smallest margins."""
+    count = run.config.log.num_pictures
+    broken = np.flatnonzero(arrays["clean"] & ~arrays["robust"])
+    broken = broken[np.argsort(arrays["distance"][broken], kind="stable")][:count]
+    robust = np.flatnonzero(arrays["robust"])
+    if len(robust):
+        buckets = attacks.make_buckets(batch_size=128)
+        margins = attacks.margins(logits_fn, images[robust], labels[robust], buckets)
+        robust = robust[np.argsort(margins, kind="stable")][:count]
+    for name, rows in (("smallest", broken), ("hardest", robust)):
         if len(rows):
-            change = kept["adversarial"][rows] - images[rows]
+            change = arrays["adversarial"][rows] - images[rows]
             scale = np.abs(change).max() or 1.0
-            grid = image_grid([images[rows], kept["adversarial"][rows], 0.5 + 0.5 * change / scale])
-            write_png(workdir / f"{name}.png", grid)
+            grid = image_grid([images[rows], arrays["adversarial"][rows], 0.5 + 0.5 * change / scale])
+            write_png(run.workdir / f"{name}.png", grid)
 
 
-class _Saver:
-    """Keeps the state of the attack in a file: at the end of each round, and between them twice a minute.
+def _saver(cache: ResultCache) -> Callable[[attacks.AutoAttackState], None]:
+    """Returns the function that saves the state at the end of each round, and twice a minute in between."""
+    last = time.monotonic()
 
-    With it goes the fingerprint of the network's weights: no state is continued with others.
-    """
+    def save(state: attacks.AutoAttackState) -> None:
+        nonlocal last
+        if state.position >= len(state.queue) or time.monotonic() - last >= _SAVE_EVERY_SECONDS:
+            cache.save(_STATE, state.to_arrays(), compressed=False)
+            last = time.monotonic()
 
-    def __init__(self, path: pathlib.Path, weights: str):
-        self._path, self._weights, self._last = path, weights, time.monotonic()
-
-    def load(self) -> attacks.AutoAttackState | None:
-        if not self._path.exists():
-            return None
-        arrays = read_arrays(self._path)
-        saved = str(arrays.get(_WEIGHTS, "not known"))
-        if saved != self._weights:
-            raise UserError(
-                f"{self._path} is of another network: its weights are {saved}, the checkpoint's {self._weights}; "
-                f"delete {self._path.parent} to start anew"
-            )
-        return attacks.AutoAttackState.from_arrays(arrays)
-
-    def __call__(self, state: attacks.AutoAttackState) -> None:
-        if state.position < len(state.queue) and time.monotonic() - self._last < _SAVE_EVERY_SECONDS:
-            return
-        write_arrays(self._path, {_WEIGHTS: np.array(self._weights), **state.to_arrays()}, compressed=False)
-        self._last = time.monotonic()
+    return save
 
 
 class _Bar:
-    """A bar over the passes of all attacks, as many as the images that still stand have to go through."""
+    """A progress bar over the forward and backward passes of all attacks on the images that are still robust."""
 
     def __init__(self, title: str, state: attacks.AutoAttackState | None):
         before = 0 if state is None else int(state.forward_passes.sum() + state.backward_passes.sum())

@@ -1,13 +1,12 @@
-"""Evaluates a trained encoder, or an inverter with its encoder, on the test source.
+"""Evaluation of a trained encoder, or of an inverter with its encoder, on test images.
 
-Leaves results.json (means and standard deviations, each metric's exact variant), per_image.npz (every
-number of every image) and, of an inverter, pictures.npz and reconstructions.png. With config.attack_from, the workdir
-of another evaluation of the same encoder, the accuracies are taken from there and no attack runs. An inverter is also
-measured on images of other classes than its encoder's, without accuracies.
+Writes results.json (means and standard deviations, the exact variant of each metric), per_image.npz (every number of
+every image) and, for an inverter, pictures.npz and reconstructions.png. With config.attack_from, the workdir of another
+evaluation of the same encoder, the accuracies are read from there and no attack runs. On images of other classes than
+its encoder's an inverter is evaluated without accuracies.
 """
 
-import pathlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -15,10 +14,10 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from arinv import attacks, data, metrics, parallel
-from arinv.apps.evaluation import measurement as measurements
+from arinv.apps.evaluation import measurement
 from arinv.apps.evaluation.measurement import Measurement
 from arinv.errors import UserError
-from arinv.experiment import trained, workdirs
+from arinv.experiment import report, trained, workdirs
 from arinv.experiment.run import Run, attack_options, batch_rows, check_fields
 from arinv.experiment.trained import CLASSIFIER, INVERTER, Trained
 from arinv.experiment.writer import progress_bar, read_arrays, write_arrays, write_png
@@ -26,70 +25,29 @@ from arinv.ops.images import image_grid, to_float
 from arinv.train import classifier, inverter
 from arinv.train.feed import collect
 
-_DECISIVE = ("attack", "batch_size", "data", "dtype", "seed")  # fields that the figures depend on
+_NAMES = {"correct": "clean_accuracy", "loss": "cross_entropy"}
+_DECISIVE = ("attack", "batch_size", "data", "dtype", "seed")  # fields that decide an encoder's figures
 _FREE = ("data_dir", "num_workers")  # of the data
 
 
-def encoder_figures(config: ConfigDict, workdir: pathlib.Path, weights: str, resize: str = "") -> dict[str, np.ndarray]:
-    """Returns the accuracies of each image from config.attack_from, once nothing that decides them differs.
-
-    Args:
-      config: of this evaluation; attack_from is the workdir of the other, or "stage:NAME".
-      workdir: of this evaluation.
-      weights: fingerprint of the encoder's variables.
-      resize: how its images are brought to size; empty for data.resize.
-
-    Raises:
-      UserError: no finished evaluation there, or one of another encoder, attack, data, precision or seed.
-    """
-    source = workdirs.resolve(config.attack_from, workdir)
-    results = workdirs.read_results(source)
-    there, here = _decisive(workdirs.read_json(source / "config.json")), _decisive(workdirs.plain(config))
-    if resize:
-        there["data.resize"], here["data.resize"] = results.get("resize"), resize
-    there["the encoder's weights"], here["the encoder's weights"] = results.get("encoder_weights"), weights
-    differing = [
-        f"{name} (there {there.get(name)!r}, now {here[name]!r})" for name in here if there.get(name) != here[name]
-    ]
-    if differing:
-        raise UserError(
-            f"attack_from={config.attack_from} measured something else: {', '.join(differing)}; leave it empty"
-        )
-    arrays = read_arrays(source / "per_image.npz")
-    return {name: arrays[name] for name in results["encoder_figures"]}
-
-
-def _decisive(config: dict) -> dict:
-    """Returns the fields that decide an encoder's figures, one level deep, as {"attack.eps": 1.0}."""
-    found = {}
-    for name in _DECISIVE:
-        value = config.get(name)
-        parts = value.items() if isinstance(value, dict) else [(None, value)]
-        found |= {name if part is None else f"{name}.{part}": x for part, x in parts if part not in _FREE}
-    return {"attack.name": "pgd"} | found
-
-
-_RENAMED = {"correct": "clean_accuracy", "loss": "cross_entropy"}
-
-
 def check(config: ConfigDict) -> None:
-    """Tells every mistake that can be seen without reading data or checkpoints.
+    """Checks everything that needs no data and no checkpoint.
 
     Raises:
       UserError: an unknown name or a number out of range.
     """
     check_fields(config)
     attack_options(config.attack)
-    measurements.check(config)
+    measurement.check(config)
     if not config.checkpoint:
         raise UserError("checkpoint is empty; name the workdir of a classifier's or an inverter's training")
 
 
 def check_inputs(run: Run) -> None:
-    """Checks, before anything is trained, that the network will be of the size of the images.
+    """Checks that the stage that trains the network uses images of this task's size.
 
     Raises:
-      UserError: it will not.
+      UserError: it uses another size.
     """
     run.check_planned_size(run.config.checkpoint)
 
@@ -103,18 +61,17 @@ def run(run: Run) -> dict[str, Any]:
     Raises:
       UserError: no usable checkpoint there, or data that does not fit it.
     """
-    config, workdir = run.config, run.workdir
+    config = run.config
     attack = attack_options(config.attack)
     attack_name = attack.get("name", "pgd")
     network = run.load(config.checkpoint, kind=(CLASSIFIER, INVERTER), image_size=config.data.image_size)
     encoder = network.encoder
-    measurement = Measurement(config, workdir, encoder) if network.kind == INVERTER else None
-    weights = encoder.fingerprint
+    measure = Measurement(run, encoder) if network.kind == INVERTER else None
     resize = trained.resize_of(config, network.description)
-    figures = encoder_figures(config, workdir, weights, resize) if config.attack_from else None
+    figures = encoder_figures(run, encoder.fingerprint, resize) if config.attack_from else None
     test = run.open_data("test", resize=resize)
     if difference := trained.class_difference(encoder, test.info):
-        if measurement is None:
+        if measure is None:
             trained.check_classes(encoder, test.info)
         figures, attack = {}, {**attack, "eps": 0.0}
         run.report(
@@ -122,54 +79,79 @@ def run(run: Run) -> dict[str, Any]:
             "measured, accuracies are not"
         )
     arrays = data.load_arrays(test)
-    run_pass = _make_pass(
-        config, data.eval_batches(arrays, batch_size=config.batch_size, **batch_rows(config)), run.mesh
-    )
+    run_pass = _make_pass(run, arrays)
 
     run.begin()
     if figures is None:
         step = classifier.make_eval_step(encoder.module, attack=attack)
         figures, _ = run_pass("attacking", step, encoder.variables)
-        renamed = _RENAMED | {"robust_correct": f"{attack_name}_accuracy"}
-        figures = {renamed.get(name, name): values for name, values in figures.items()}
-    per_image, pictures, measured = dict(figures), {}, {"variants": {}}
-    if measurement is not None:
-        numbers, pictures = _measure(network, measurement, run_pass)
+        names = _NAMES | {"robust_correct": f"{attack_name}_accuracy"}
+        figures = {names.get(name, name): values for name, values in figures.items()}
+    per_image, images, totals = dict(figures), {}, {"variants": {}}
+    if measure is not None:
+        numbers, images = _reconstruct(network, measure, run_pass)
         for name in numbers.keys() & metrics.METRICS.keys():
             if finish := metrics.METRICS[name].finish:
                 numbers[name] = finish(numbers[name], arrays["image"].astype(np.float32) / 255)
         per_image |= numbers
-        measured = measurement.finish()
+        totals = measure.finish()
     results = _summarize(per_image) | {
-        **measured,
+        **totals,
         "attack": {**attacks.make_attack(**attack).keywords, "name": attack_name} if attack["eps"] > 0 else None,
         "checkpoint": dict(network.description),
         "encoder_figures": list(figures),
-        "encoder_weights": weights,
+        "encoder_weights": encoder.fingerprint,
         "num_examples": test.info.num_examples,
         "resize": resize,
         **trained.report_size(encoder, config.data.image_size, config.title),
     }
     if jax.process_index() == 0:
-        _write_files(workdir, per_image, pictures)
+        _write_files(run, per_image, images)
     return run.finish(results)
 
 
-def _measure(network: Trained, measurement: Measurement, run_pass) -> tuple[dict, dict]:
-    """Returns the numbers of every image, and the first images with their reconstructions."""
-    step = inverter.make_eval_step(
-        network.encoder.module, network.module, layer=network.layer, measure=measurement.measure
-    )
-    return run_pass(
-        "inverting",
-        lambda variables, batch, key: step(variables[0], batch, *variables[1:]),
-        (network.variables, network.encoder.variables, measurement.variables),
-        absorb=measurement.absorb,
-    )
+def encoder_figures(run: Run, weights: str, resize: str = "") -> dict[str, np.ndarray]:
+    """Returns the accuracies of each image from config.attack_from, if everything that decides them is the same.
+
+    Args:
+      run: of this evaluation; config.attack_from is the workdir of the other, or "stage:NAME".
+      weights: fingerprint of the encoder's variables.
+      resize: how images get their size; empty for data.resize.
+
+    Raises:
+      UserError: no finished evaluation there, or one of another encoder, attack, dataset, dtype or seed.
+    """
+    source = run.resolve(run.config.attack_from)
+    results = workdirs.read_results(source)
+    theirs, own = _decisive(workdirs.read_json(source / "config.json")), _decisive(workdirs.plain(run.config))
+    if resize:
+        theirs["data.resize"], own["data.resize"] = results.get("resize"), resize
+    theirs["the encoder's weights"], own["the encoder's weights"] = results.get("encoder_weights"), weights
+    differences = [
+        f"{name} (there {theirs.get(name)!r}, now {own[name]!r})" for name in own if theirs.get(name) != own[name]
+    ]
+    if differences:
+        raise UserError(
+            f"attack_from={run.config.attack_from} measured something else: {', '.join(differences)}; leave it empty"
+        )
+    arrays = read_arrays(source / "per_image.npz")
+    return {name: arrays[name] for name in results["encoder_figures"]}
 
 
-def _make_pass(config: ConfigDict, batches: Iterable, mesh: jax.sharding.Mesh):
+def _decisive(config: dict) -> dict:
+    """Returns the fields that decide an encoder's figures, one level deep, as {"attack.eps": 1.0}."""
+    fields = {}
+    for name in _DECISIVE:
+        value = config.get(name)
+        parts = value.items() if isinstance(value, dict) else [(None, value)]
+        fields |= {name if part is None else f"{name}.{part}": x for part, x in parts if part not in _FREE}
+    return {"attack.name": "pgd"} | fields
+
+
+def _make_pass(run: Run, arrays: Mapping[str, np.ndarray]) -> Callable[..., tuple[dict, dict]]:
     """Returns a function that runs an evaluation step over all batches with a progress bar."""
+    config, mesh = run.config, run.mesh
+    batches = data.eval_batches(arrays, batch_size=config.batch_size, **batch_rows(config))
 
     def run_pass(title, eval_step, variables, absorb=lambda results, mask: results):
         jitted = jax.jit(eval_step)
@@ -177,7 +159,7 @@ def _make_pass(config: ConfigDict, batches: Iterable, mesh: jax.sharding.Mesh):
         return collect(
             lambda batch, key: absorb(jitted(variables, batch, key), batch["mask"]),
             batches,
-            key=jax.random.key(config.seed),
+            key=run.key,
             mesh=mesh,
             num_pictures=config.log.num_pictures,
             progress=lambda items: progress_bar(items, f"{config.title}: {title}", unit="batch"),
@@ -186,20 +168,26 @@ def _make_pass(config: ConfigDict, batches: Iterable, mesh: jax.sharding.Mesh):
     return run_pass
 
 
+def _reconstruct(network: Trained, measure: Measurement, run_pass: Callable) -> tuple[dict, dict]:
+    """Returns the metrics of every image, and the first images with their reconstructions."""
+    step = inverter.make_eval_step(network.encoder.module, network.module, layer=network.layer, measure=measure.measure)
+    return run_pass(
+        "inverting",
+        lambda variables, batch, key: step(variables[0], batch, *variables[1:]),
+        (network.variables, network.encoder.variables, measure.variables),
+        absorb=measure.absorb,
+    )
+
+
 def _summarize(per_image: Mapping[str, np.ndarray]) -> dict[str, float]:
-    """Returns each mean under its name and each standard deviation under NAME_std."""
-    results = {}
-    for name, values in per_image.items():
-        summary = metrics.summary(values)
-        results[name] = summary["mean"]
-        if not name.endswith("accuracy"):
-            results[f"{name}_std"] = summary["std"]
-    return results
+    """Returns the mean of each metric, and under NAME_std the standard deviation of all but the accuracies."""
+    results = report.summarize(per_image)
+    return {name: value for name, value in results.items() if not name.endswith("accuracy_std")}
 
 
-def _write_files(workdir: pathlib.Path, per_image: Mapping, pictures: Mapping) -> None:
-    write_arrays(workdir / "per_image.npz", per_image)
-    if "reconstruction" in pictures:
-        write_arrays(workdir / "pictures.npz", pictures)
-        rows = [to_float(pictures["image"]), pictures["reconstruction"]]
-        write_png(workdir / "reconstructions.png", image_grid(rows))
+def _write_files(run: Run, per_image: Mapping[str, np.ndarray], images: Mapping[str, np.ndarray]) -> None:
+    write_arrays(run.workdir / "per_image.npz", per_image)
+    if "reconstruction" in images:
+        write_arrays(run.workdir / "pictures.npz", images)
+        rows = [to_float(images["image"]), images["reconstruction"]]
+        write_png(run.workdir / "reconstructions.png", image_grid(rows))

@@ -1,7 +1,6 @@
-"""The metrics of an evaluation of reconstructions, by name: config.metrics holds names joined by "+"."""
+"""Metrics of reconstructions, and the networks that perceptual metrics look through."""
 
 import dataclasses
-import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -11,13 +10,99 @@ from ml_collections import ConfigDict
 
 from arinv import metrics, models, parallel, paths
 from arinv.errors import UserError, unknown
-from arinv.experiment import trained, workdirs
 from arinv.experiment.cache import fingerprint
+from arinv.experiment.run import Run
 from arinv.experiment.trained import Trained, make_features_fn
 from arinv.metrics.registry import METRICS, OWN
 from arinv.types import Array, FeaturesFn, Variables
 
 _LPIPS_LAYERS = {"alexnet": metrics.LPIPS_LAYERS["alex"], "vgg16": metrics.LPIPS_LAYERS["vgg"]}
+_FEATURES = "features"  # of reconstructions and images, in a batch's results
+
+
+def check(config: ConfigDict) -> None:
+    """Checks that everything that the metrics of a config need is there.
+
+    Args:
+      config: with metrics, names joined by "+", and metric_networks.
+
+    Raises:
+      UserError: an unknown metric, or one whose network or package is missing.
+    """
+    for name in _names(config):
+        if METRICS[name].networks:
+            check_network(config, _field(config, name), name)
+        if METRICS[name].heads:
+            models.load_lpips_heads(METRICS[name].heads)
+
+
+class Measurement:
+    """The metrics of reconstructions, batch by batch, with those of the whole set at the end.
+
+    Attributes:
+      variables: of the networks, for `measure`.
+    """
+
+    def __init__(self, run: Run, own: Trained):
+        """Loads the networks that the metrics of the config look through.
+
+        Args:
+          run: of the evaluation.
+          own: the encoder that is evaluated.
+
+        Raises:
+          UserError: no usable weights where the config names them.
+        """
+        fields = {name: _field(run.config, name) for name in _names(run.config)}
+        networks = {field: load_network(run, field, own) for field in dict.fromkeys(fields.values()) if field}
+        self.variables = {field: network.variables for field, network in networks.items()}
+        self._of_images, self._of_set = [], []
+        for name, field in fields.items():
+            network = networks.get(field)
+            if METRICS[name].of_set:
+                moments = metrics.FeatureMoments(), metrics.FeatureMoments()
+                self._of_set.append(_SetMetric(name, field, network, moments))
+            else:
+                self._of_images.append(_image_metric(name, field, network))
+
+    def measure(self, variables: Mapping[str, Variables], reconstructions: Array, images: Array) -> dict[str, Any]:
+        """Returns the metrics of a batch, and features for `absorb`; to be jitted.
+
+        Args:
+          variables: the attribute, an argument so that jit does not embed the weights.
+          reconstructions: [B, H, W, 3] in [0, 1].
+          images: [B, H, W, 3] in [0, 1].
+        """
+        with jax.default_matmul_precision("highest"):  # a GPU's TF32 would show in the third digit
+            results = {metric.key: metric.function(variables, reconstructions, images) for metric in self._of_images}
+            if self._of_set:
+                results[_FEATURES] = [_vectors(metric, variables, reconstructions, images) for metric in self._of_set]
+        return results
+
+    def absorb(self, results: Mapping[str, Any], mask: Array) -> dict[str, Array]:
+        """Returns a batch's results without the features, which are added to the statistics of the whole set."""
+        results = dict(results)
+        if _FEATURES in results:
+            features, mask = parallel.to_host((results.pop(_FEATURES), mask))
+            for metric, pair in zip(self._of_set, features, strict=True):
+                for moments, rows in zip(metric.moments, pair, strict=True):
+                    moments.update(rows, mask)
+        return results
+
+    def finish(self) -> dict[str, Any]:
+        """Returns the metrics of the whole set, each metric's exact variant and its network's weights.
+
+        The keys are the names of those metrics, "variants" and "metric_weights".
+        """
+        totals = {}
+        variants = {metric.key: metric.variant for metric in self._of_images}
+        weights = {metric.key: metric.weights for metric in self._of_images if metric.weights}
+        for name, _, network, moments in self._of_set:
+            key = f"{name}_{network.name}_{network.last_layer}_n{moments[0].count}"
+            totals[key] = METRICS[name].function(*moments)
+            variants[key] = _variant(name, key, (network.last_layer,), network)
+            weights[key] = network.weights
+        return {**totals, "variants": variants, "metric_weights": weights}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +113,7 @@ class MetricNetwork:
       name: of its architecture.
       module: images [B, H, W, 3] in [0, 1] -> (logits, features).
       variables: its weights.
-      origin: where they come from, for the reader of results.
+      origin: of the weights, for the reader of results.
       weights: their fingerprint.
     """
 
@@ -39,12 +124,12 @@ class MetricNetwork:
     weights: str
 
     def features_fn(self, variables: Variables) -> FeaturesFn:
-        """Returns images -> named features; the weights are an argument so that jit need not embed them."""
+        """Returns images -> named features; the weights are an argument so that jit does not embed them."""
         return make_features_fn(self.module, variables)
 
     @property
     def layers(self) -> tuple[str, ...]:
-        """The features that a perceptual distance compares: LPIPS's where there are such, else all spatial ones."""
+        """The features that a perceptual distance compares: those of LPIPS where it has any, else all spatial ones."""
         return _LPIPS_LAYERS.get(self.name) or self._spatial()
 
     @property
@@ -61,16 +146,16 @@ class MetricNetwork:
         return tuple(name for name, spec in self.module.feature_specs().items() if not spec.is_vector)
 
 
-def validate_networks(config: ConfigDict, field: str, metric: str) -> None:
-    """Checks what can be seen of a network before it is loaded.
+def check_network(config: ConfigDict, field: str, metric: str) -> None:
+    """Checks a network of config.metric_networks without loading it.
 
     Args:
       config: of the evaluation.
       field: of config.metric_networks.
-      metric: the name of what needs it.
+      metric: name of the metric that looks through it.
 
     Raises:
-      UserError: weights that are not named or not there, or images too small for the network.
+      UserError: weights that are not named or do not exist, or images that are too small for the network.
     """
     reference = config.metric_networks[field]
     if not reference and field != OWN:
@@ -89,50 +174,39 @@ def validate_networks(config: ConfigDict, field: str, metric: str) -> None:
         )
 
 
-def load(config: ConfigDict, field: str, workdir: pathlib.Path, own: Trained) -> MetricNetwork:
-    """Returns the network of a field of config.metric_networks.
+def load_network(run: Run, field: str, own: Trained) -> MetricNetwork:
+    """Returns a network of config.metric_networks, computing in float32.
 
     Args:
-      config: of the evaluation.
+      run: of the evaluation.
       field: "encoder", or the name of an architecture.
-      workdir: of the evaluation, beside which stages are found.
       own: the encoder that is evaluated.
 
     Raises:
       UserError: no usable weights there, or those of another architecture.
     """
-    reference = config.metric_networks[field]
+    reference = run.config.metric_networks[field]
     if not reference:
-        module = own.module.clone(dtype=jnp.float32)
-        network = _trained(dataclasses.replace(own, module=module), "the evaluated encoder itself")
-    else:
-        network = _load(reference, field, workdir)
-    # The features alone: they fit every image size, where a head may not, and LPIPS's need no 63 px as conv5 does.
-    return dataclasses.replace(network, module=network.module.clone(num_classes=0))
-
-
-def _load(reference: str, field: str, workdir: pathlib.Path) -> MetricNetwork:
-    path = workdirs.resolve(reference, workdir)
-    if path.is_dir() or field == OWN:
-        encoder = trained.load(path, kind="classifier")
+        network = _from_trained(own, "the evaluated encoder itself")
+    elif field == OWN or run.resolve(reference).is_dir():
+        encoder = run.load(reference, kind="classifier")
         if field not in (OWN, encoder.description["encoder"]):
             raise UserError(f"metric_networks.{field}={reference} holds {encoder.description['encoder']}, not {field}")
-        return _trained(encoder, "given encoder")
-    variables = models.convert.load_torch(path, field)
-    return MetricNetwork(field, models.build(field), variables, path.name, fingerprint(variables))
+        network = _from_trained(encoder, "given encoder")
+    else:
+        path = run.resolve(reference)
+        variables = models.convert.load_torch(path, field)
+        network = MetricNetwork(field, models.build(field), variables, path.name, fingerprint(variables))
+    # Without the head it takes images of every size; LPIPS's features need no 63 px, as conv5 does.
+    return dataclasses.replace(network, module=network.module.clone(num_classes=0, dtype=jnp.float32))
 
 
-def _trained(encoder: Trained, which: str) -> MetricNetwork:
+def _from_trained(encoder: Trained, which: str) -> MetricNetwork:
     description = encoder.description
     attack = description.get("attack") or {"eps": 0}
     training = f"adversarial ({attack['norm']} eps {attack['eps']:g})" if attack["eps"] > 0 else "standard"
     origin = f"{which}, {training} training"
-    return MetricNetwork(
-        description["encoder"], encoder.module, encoder.variables, origin, fingerprint(encoder.variables)
-    )
-
-
-_FEATURES = "features"  # of reconstructions and images, in a batch's results
+    return MetricNetwork(description["encoder"], encoder.module, encoder.variables, origin, encoder.fingerprint)
 
 
 class _ImageMetric(NamedTuple):
@@ -167,103 +241,6 @@ class _SetMetric(NamedTuple):
     moments: tuple[metrics.FeatureMoments, metrics.FeatureMoments]
 
 
-def check(config: ConfigDict) -> None:
-    """Checks that everything the metrics need is there, before anything is computed.
-
-    Raises:
-      UserError: an unknown metric, or one whose network or package is missing.
-    """
-    for name in _names(config):
-        if METRICS[name].networks:
-            validate_networks(config, _field(config, name), name)
-        if METRICS[name].heads:
-            models.load_lpips_heads(METRICS[name].heads)
-
-
-class Measurement:
-    """Measures reconstructions batch by batch; what is one number for the whole set comes at the end.
-
-    Attributes:
-      variables: of the networks, for `measure`.
-    """
-
-    def __init__(self, config: ConfigDict, workdir: pathlib.Path, own: Trained):
-        """Loads the networks that the metrics of the config look through.
-
-        Args:
-          config: of the evaluation.
-          workdir: of the evaluation, beside which stages are found.
-          own: the encoder that is evaluated.
-
-        Raises:
-          UserError: no usable weights where the config says.
-        """
-        fields = {name: _field(config, name) for name in _names(config)}
-        loaded = {f: load(config, f, workdir, own) for f in dict.fromkeys(fields.values()) if f}
-        self.variables = {field: network.variables for field, network in loaded.items()}
-        self._of_images, self._of_set = [], []
-        for name, field in fields.items():
-            network = loaded.get(field)
-            if METRICS[name].of_set:
-                moments = metrics.FeatureMoments(), metrics.FeatureMoments()
-                self._of_set.append(_SetMetric(name, field, network, moments))
-            else:
-                self._of_images.append(_image_metric(name, field, network))
-
-    def measure(self, variables: Mapping[str, Variables], reconstructions: Array, images: Array) -> dict[str, Any]:
-        """Returns the numbers of a batch, and features for `absorb`; to be jitted.
-
-        Args:
-          variables: the attribute, handed in so that jit need not embed it.
-          reconstructions: [B, H, W, 3] in [0, 1].
-          images: [B, H, W, 3] in [0, 1].
-        """
-        with jax.default_matmul_precision("highest"):  # a GPU's TF32 would show in the third digit
-            results = {metric.key: metric.function(variables, reconstructions, images) for metric in self._of_images}
-            if self._of_set:
-                results[_FEATURES] = [_vectors(metric, variables, reconstructions, images) for metric in self._of_set]
-        return results
-
-    def absorb(self, results: Mapping[str, Any], mask: Array) -> dict[str, Array]:
-        """Returns a batch's results without the features, which go into the statistics of the whole set."""
-        results = dict(results)
-        if _FEATURES in results:
-            features, mask = parallel.to_host((results.pop(_FEATURES), mask))
-            for metric, pair in zip(self._of_set, features, strict=True):
-                for moments, rows in zip(metric.moments, pair, strict=True):
-                    moments.update(rows, mask)
-        return results
-
-    def finish(self) -> dict[str, Any]:
-        """Returns the numbers for the whole set; for every metric what exactly was computed, and by which weights.
-
-        The keys are the numbers' names, "variants" and "metric_weights".
-        """
-        totals = {}
-        variants = {metric.key: metric.variant for metric in self._of_images}
-        weights = {metric.key: metric.weights for metric in self._of_images if metric.weights}
-        for name, _, network, moments in self._of_set:
-            key = f"{name}_{network.name}_{network.last_layer}_n{moments[0].count}"
-            totals[key] = METRICS[name].function(*moments)
-            variants[key] = _variant(name, key, (network.last_layer,), network)
-            weights[key] = network.weights
-        return {**totals, "variants": variants, "metric_weights": weights}
-
-
-def _names(config: ConfigDict) -> tuple[str, ...]:
-    names = tuple(dict.fromkeys(filter(None, config.metrics.split("+"))))
-    for name in names:
-        if name not in METRICS:
-            raise unknown("metric", name, METRICS)
-    return names
-
-
-def _field(config: ConfigDict, name: str) -> str | None:
-    """Returns which of config.metric_networks a metric looks through; the last of its choices need not be set."""
-    choices = METRICS[name].networks
-    return next((field for field in choices if config.metric_networks[field]), choices[-1] if choices else None)
-
-
 def _image_metric(name: str, field: str | None, network: MetricNetwork | None) -> _ImageMetric:
     row = METRICS[name]
     if network is None:
@@ -288,3 +265,17 @@ def _variant(name: str, key: str, layers: tuple[str, ...], network: MetricNetwor
     """Returns the exact text of a metric under its longer name, with the network that it was measured through."""
     text = METRICS[name].variant.removeprefix(name)
     return f"{key}{text}; {', '.join(layers)} of {network.name} ({network.origin}, weights {network.weights})"
+
+
+def _names(config: ConfigDict) -> tuple[str, ...]:
+    names = tuple(dict.fromkeys(filter(None, config.metrics.split("+"))))
+    for name in names:
+        if name not in METRICS:
+            raise unknown("metric", name, METRICS)
+    return names
+
+
+def _field(config: ConfigDict, name: str) -> str | None:
+    """Returns which of config.metric_networks a metric looks through; the last of its choices need not be set."""
+    choices = METRICS[name].networks
+    return next((field for field in choices if config.metric_networks[field]), choices[-1] if choices else None)

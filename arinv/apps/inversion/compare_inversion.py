@@ -87,7 +87,7 @@ def run(run: Run) -> dict[str, Any]:
     for name, (inverter, reconstruct) in ways.items():
         parts = run.cache(f"parts/{name.replace(', ', '_')}", inverter.fingerprint, str(checksum))
         made = reconstruct(config, name, inverter, batches, parts, mesh)
-        measurement = Measurement(config, workdir, inverter.encoder)
+        measurement = Measurement(run, inverter.encoder)
         found[name] = _measure(config, inverter, measurement, batches, made)
         measured[name] = measurement.finish()
     results = _results(config, ways, found, measured) | {

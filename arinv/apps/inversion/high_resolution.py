@@ -76,7 +76,7 @@ def run(run: Run) -> dict[str, Any]:
     found, measured, checksum = {}, {}, str(zlib.crc32(arrays["image"]))
     with progress_bar(None, config.title, total=work, unit="image") as bar:
         for name, inverter in inverters.items():
-            measurement = Measurement(config, workdir, inverter.encoder)
+            measurement = Measurement(run, inverter.encoder)
             measured[name] = measurement.finish()
             made_with = [inverter.fingerprint, *measured[name]["metric_weights"].values(), checksum]
             parts = run.cache("parts", *made_with)

@@ -104,7 +104,7 @@ def check(config: ConfigDict) -> None:
     check_fields(config)
     if not config.stylized:
         raise UserError("stylized is empty; name the workdir of a stylization")
-    measurement.validate_networks(config, _field(config), "gram")
+    measurement.check_network(config, _field(config), "gram")
 
 
 def run(run: Run) -> dict[str, Any]:
@@ -127,7 +127,7 @@ def run(run: Run) -> dict[str, Any]:
     for kind, here, there in (("contents", content.names, done["contents"]), ("styles", style.names, done["styles"])):
         if list(here) != there:
             raise UserError(f"the {kind} of {source} have changed since it ran: {len(there)} there, {len(here)} now")
-    network = _load_network(config, workdir, source, done["order"])
+    network = _load_network(run, source, done["order"])
     run.begin()
     measure = _Measurement(network, content, style, config.batch_size)
     run.cache(_PARTS, *_cache_parts(measure), files=_images(source, done["order"], measure)).claim()
@@ -156,14 +156,12 @@ def _field(config: ConfigDict) -> str:
     return "vgg19" if config.metric_networks.vgg19 else measurement.OWN
 
 
-def _load_network(
-    config: ConfigDict, workdir: pathlib.Path, source: pathlib.Path, entries: Sequence[str]
-) -> measurement.MetricNetwork:
+def _load_network(run: Run, source: pathlib.Path, entries: Sequence[str]) -> measurement.MetricNetwork:
     """Returns the network of the Gram loss, for images of every size."""
     saved = workdirs.read_json(source / "config.json")
     entry = "robust" if "robust" in entries else entries[-1]
     own = trained.load(workdirs.resolve(saved["entries"][entry][0], source), kind="inverter").encoder
-    network = measurement.load(config, _field(config), workdir, own)
+    network = measurement.load_network(run, _field(run.config), own)
     return dataclasses.replace(network, module=levels.without_head(network.module))
 
 

@@ -1,4 +1,4 @@
-"""Writes a trained encoder, or the generator of an inverter, as model.safetensors that PyTorch loads."""
+"""Export of a trained encoder, or of the generator of an inverter, as model.safetensors for PyTorch."""
 
 import pathlib
 from typing import Any
@@ -8,14 +8,15 @@ from ml_collections import ConfigDict
 
 from arinv import models
 from arinv.errors import UserError
+from arinv.experiment import trained
 from arinv.experiment.run import Run
-from arinv.experiment.trained import CLASSIFIER, INVERTER, Trained, load
+from arinv.experiment.trained import CLASSIFIER, INVERTER, Trained
 
 _FILE = "model.safetensors"
 
 
 def check(config: ConfigDict) -> None:
-    """Tells every mistake that can be seen without reading the checkpoint.
+    """Checks that the config names a checkpoint.
 
     Raises:
       UserError: no checkpoint.
@@ -25,7 +26,7 @@ def check(config: ConfigDict) -> None:
 
 
 def run(run: Run) -> dict[str, Any]:
-    """Writes model.safetensors into `workdir` and returns what it holds.
+    """Writes model.safetensors into the workdir and returns its description.
 
     Args:
       run: of configs/export_torch.py; config.checkpoint is the workdir of a classifier or an inverter.
@@ -33,12 +34,11 @@ def run(run: Run) -> dict[str, Any]:
     Raises:
       UserError: no usable checkpoint there, or a network without a counterpart in PyTorch.
     """
-    config, workdir = run.config, run.workdir
-    network = load(run.resolve(config.checkpoint), kind=(CLASSIFIER, INVERTER))
+    network = trained.load(run.resolve(run.config.checkpoint), kind=(CLASSIFIER, INVERTER))
     is_encoder = network.kind == CLASSIFIER
     run.begin()
     if jax.process_index() == 0:
-        (_write_encoder if is_encoder else _write_generator)(workdir / _FILE, network)
+        (_write_encoder if is_encoder else _write_generator)(run.workdir / _FILE, network)
     kind = "encoder" if is_encoder else "generator"
     return run.finish({"file": _FILE, "network": kind, "checkpoint": dict(network.description)})
 

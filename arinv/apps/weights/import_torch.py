@@ -1,11 +1,10 @@
-"""Takes an encoder, a generator or a denoiser from a PyTorch checkpoint into a directory like a training's.
+"""Import of an encoder, a generator or a denoiser from a PyTorch checkpoint into a workdir like that of a training.
 
-So inverters can be trained on it and evaluations run on it. Nothing in the file is executed. What was read, which pixel
-normalisation is assumed and why, and what was not read is reported on stderr.
+Inverters can be trained on it and evaluations run on it. Nothing in the file is executed. The task reports on stderr
+what it read, what it skipped, and which pixel normalisation it assumes and why.
 """
 
 import pathlib
-import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,11 +16,10 @@ from ml_collections import ConfigDict
 from arinv import models, parallel
 from arinv.errors import UserError, unknown
 from arinv.experiment import trained, workdirs
-from arinv.experiment.cache import fingerprint
 from arinv.experiment.checkpoint import Checkpoints
 from arinv.experiment.run import Run
 from arinv.experiment.state import TrainState
-from arinv.experiment.trained import CLASSIFIER, GENERATOR, Trained
+from arinv.experiment.trained import CLASSIFIER, DENOISER, GENERATOR, INVERTER, Trained
 from arinv.models.encoders.base import mean_std
 from arinv.models.pytorch.weights import ON_UNKNOWN
 from arinv.ops import norms
@@ -29,10 +27,10 @@ from arinv.types import Variables
 
 
 def check(config: ConfigDict) -> None:
-    """Checks all that can be seen without reading the file.
+    """Checks everything that needs no file.
 
     Raises:
-      UserError: no path, an unknown encoder, layer, option or norm.
+      UserError: no path, no encoder's workdir for a generator, or an unknown encoder, layer, option or norm.
     """
     if not config.path:
         raise UserError("path is empty; name a .pt, .pth or .safetensors file")
@@ -54,7 +52,7 @@ def check(config: ConfigDict) -> None:
 
 
 def run(run: Run) -> dict[str, Any]:
-    """Converts the file, saves a checkpoint in `workdir`, and returns what was found.
+    """Converts the file, saves a checkpoint in the workdir, and returns its description.
 
     Args:
       run: of configs/import_torch.py; a generator where config.generator.layer is set, a denoiser where
@@ -63,15 +61,14 @@ def run(run: Run) -> dict[str, Any]:
     Raises:
       UserError: a file that is damaged, would run a program if PyTorch loaded it, or holds another network.
     """
-    config, workdir = run.config, run.workdir
-    read, name = _encoder, CLASSIFIER
-    if config.generator.layer:
-        read, name = _generator, GENERATOR
-    elif config.denoiser.read:
-        read, name = _denoiser, GENERATOR
-    description, variables, notes = read(config, workdir)
+    read, name = _read_encoder, CLASSIFIER
+    if run.config.generator.layer:
+        read, name = _read_generator, GENERATOR
+    elif run.config.denoiser.read:
+        read, name = _read_denoiser, GENERATOR
+    description, variables, notes = read(run)
     run.begin()
-    with Checkpoints(workdir, (name,), keep=1) as checkpoints:
+    with Checkpoints(run.workdir, (name,), keep=1) as checkpoints:
         state = parallel.replicate(
             TrainState(jnp.zeros((), jnp.int32), {name: variables}, {name: {}}), parallel.make_mesh()
         )
@@ -81,84 +78,71 @@ def run(run: Run) -> dict[str, Any]:
     return run.finish(results)
 
 
-def _report(line: str) -> None:
-    if jax.process_index() == 0:
-        print(f"import: {line}", file=sys.stderr, flush=True)
-
-
-def _encoder(config: ConfigDict, _: pathlib.Path) -> tuple[dict[str, Any], Variables, dict[str, Any]]:
-    """Returns an encoder's description, its variables, and what else is known of the file."""
+def _read_encoder(run: Run) -> tuple[dict[str, Any], Variables, dict[str, Any]]:
+    """Returns an encoder's description, its variables, and further fields of the results."""
+    config = run.config
     path, name, options = pathlib.Path(config.path), config.encoder.name, config.encoder.options.to_dict()
-    described = models.convert.describe_torch(path, name, image_size=config.image_size, **options)
-    carried = described["normalization"]
+    contents = models.convert.describe_torch(path, name, image_size=config.image_size, **options)
+    stored = contents["normalization"]
     if "normalization" in options:
-        reason = "as the config says; the file carries " + ("none" if carried is None else str(carried))
-    elif carried is not None and config.check_normalization:
-        options["normalization"], reason = carried, "as the file says"
+        reason = "as in the config; the file has " + ("none" if stored is None else str(stored))
+    elif stored is not None and config.check_normalization:
+        options["normalization"], reason = stored, "as in the file"
     else:
-        reason = "the encoder's, as " + (
-            "the file carries none" if carried is None else "the file's is not to be checked"
-        )
-    num_classes = config.num_classes or described["num_classes"]
+        reason = "the encoder's, as " + ("the file has none" if stored is None else "check_normalization is off")
+    num_classes = config.num_classes or contents["num_classes"]
     variables = models.convert.load_torch(
         path,
         name,
         image_size=config.image_size,
         check_normalization=config.check_normalization,
         on_unknown=config.on_unknown,
-        report=_report,
+        report=run.report,
         num_classes=num_classes,
         **options,
     )
     normalization = models.build(name, **options).normalization
     mean, std = mean_std(normalization)
     label = f"{normalization}, " if isinstance(normalization, str) else ""
-    _report(f"normalisation of pixels: {label}mean {mean}, standard deviation {std}: {reason}")
-    class_names = list(config.class_names) or described["class_names"]
+    run.report(f"normalisation of pixels: {label}mean {mean}, standard deviation {std}: {reason}")
+    class_names = list(config.class_names) or contents["class_names"]
     if class_names and len(class_names) != num_classes:
-        raise UserError(f"{len(class_names)} names of classes for the {num_classes} classes of {path}")
+        raise UserError(f"classes has {len(class_names)} names; {path} has {num_classes} classes: name each of them")
     description = {
         "kind": CLASSIFIER,
         "encoder": name,
         "options": options,
         "num_classes": num_classes,
-        "class_names": class_names,  # empty: not known
+        "class_names": class_names,  # empty if the file has none
         "image_size": config.image_size,
         "resize": config.resize,
         "attack": config.attack.to_dict(),
         "recipe": {"name": "imported", "file": path.name},
         "weights": CLASSIFIER,
     }
-    notes = {"normalization_in_file": carried, "normalization_reason": reason, "unread": described["unread"]}
+    notes = {"normalization_in_file": stored, "normalization_reason": reason, "unread": contents["unread"]}
     return description, variables, notes
 
 
-def _load_encoder(config: ConfigDict, workdir: pathlib.Path) -> tuple[pathlib.Path, Trained]:
-    source = workdirs.resolve(config.encoder_checkpoint, workdir)
-    encoder = trained.load(source, kind="classifier")
-    trained.check_name(encoder, config.encoder.name, source)
-    return source, encoder
-
-
-def _generator(config: ConfigDict, workdir: pathlib.Path) -> tuple[dict[str, Any], Variables, dict[str, Any]]:
-    """Returns an inverter's description, the generator's variables, and nothing else."""
-    source, encoder = _load_encoder(config, workdir)
+def _read_generator(run: Run) -> tuple[dict[str, Any], Variables, dict[str, Any]]:
+    """Returns an inverter's description, the generator's variables, and further fields of the results."""
+    config, (source, encoder) = run.config, _load_encoder(run)
     description = {
-        "kind": "inverter",
-        "encoder_workdir": workdirs.relative(source, workdir),
+        "kind": INVERTER,
+        "encoder_workdir": workdirs.relative(source, run.workdir),
         "encoder": config.encoder.name,
         "layer": config.generator.layer,
         "variant": config.generator.variant,
         "image_size": config.image_size,
         "loss": {"name": "imported", "file": pathlib.Path(config.path).name},
     }
-    trained.build_generator(description, encoder, dtype=jnp.float32)  # does it lead back to the image?
+    trained.build_generator(description, encoder, dtype=jnp.float32)  # raises where its images have another size
     variables = models.convert.load_torch_generator(
         config.path,
         config.encoder.name,
         config.generator.layer,
         on_unknown=config.on_unknown,
-        report=_report,
+        report=run.report,
         image_size=config.image_size,
         variant=config.generator.variant,
         encoder_options=encoder.description["options"],
@@ -166,36 +150,44 @@ def _generator(config: ConfigDict, workdir: pathlib.Path) -> tuple[dict[str, Any
     return description, variables, trained.report_size(encoder, config.image_size, config.title)
 
 
-def _denoiser(config: ConfigDict, workdir: pathlib.Path) -> tuple[dict[str, Any], Variables, dict[str, Any]]:
-    """Returns a denoiser's description, its decoder's variables, and nothing else.
+def _read_denoiser(run: Run) -> tuple[dict[str, Any], Variables, dict[str, Any]]:
+    """Returns a denoiser's description, its decoder's variables, and no further fields of the results.
 
     Raises:
       UserError: the file's encoder is not the one in the checkpoint.
     """
-    source, encoder = _load_encoder(config, workdir)
+    config, (source, encoder) = run.config, _load_encoder(run)
     halves = models.convert.load_torch_denoiser(
-        config.path, config.encoder.name, on_unknown=config.on_unknown, report=_report
+        config.path, config.encoder.name, on_unknown=config.on_unknown, report=run.report
     )
     own = trained.convolutions(encoder.variables)
-    if not _is_same(own["params"], halves["encoder"]["params"]):
+    if not _all_close(own["params"], halves["encoder"]["params"]):
         raise UserError(
             f"{config.path} has other convolutions than the encoder in {source}; import the encoder that this denoiser "
             "was trained on first, and name its workdir in checkpoint"
         )
     description = {
-        "kind": trained.DENOISER,
-        "encoder_workdir": workdirs.relative(source, workdir),
-        trained.WEIGHTS: fingerprint(encoder.variables),
+        "kind": DENOISER,
+        "encoder_workdir": workdirs.relative(source, run.workdir),
+        trained.WEIGHTS: encoder.fingerprint,
         "encoder": config.encoder.name,
         "variant": "default",
         "pad_side": config.denoiser.pad_side,
         "image_size": config.image_size,
-        "noise": {},  # of its training: the file does not say
+        "noise": {},  # of its training, which the file does not hold
         "loss": {"name": "imported", "file": pathlib.Path(config.path).name},
     }
     return description, halves["decoder"], {}
 
 
-def _is_same(own: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Returns whether the weights are the same as far as half precision holds them."""
+def _load_encoder(run: Run) -> tuple[pathlib.Path, Trained]:
+    """Returns the workdir of config.encoder_checkpoint and the encoder in it."""
+    source = run.resolve(run.config.encoder_checkpoint)
+    encoder = trained.load(source, kind=CLASSIFIER)
+    trained.check_name(encoder, run.config.encoder.name, source)
+    return source, encoder
+
+
+def _all_close(own: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Returns whether weights are equal to half precision."""
     return jax.tree.all(jax.tree.map(lambda a, b: bool(np.allclose(a, b, rtol=1e-2, atol=1e-4)), own, other))

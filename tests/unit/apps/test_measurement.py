@@ -1,4 +1,4 @@
-"""The metrics of an evaluation by name, the networks they look through, and the table that shows them."""
+"""Metrics of an evaluation by name, the networks they look through, and the table that shows them."""
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +10,7 @@ from arinv.apps.evaluation import comparison, evaluate, measurement
 from arinv.errors import UserError
 from arinv.experiment import trained, workdirs
 from arinv.experiment.cache import fingerprint
+from arinv.experiment.run import Run
 from arinv.experiment.trained import make_features_fn
 from configs import defaults, tasks
 
@@ -33,18 +34,18 @@ def images(seed, count=6):
     return np.random.default_rng(seed).random((count, SIZE, SIZE, 3), dtype=np.float32)
 
 
-def measured(config, own, workdir, x, y, batches=((0, 4), (4, 8))):
-    """Everything that an evaluation would find, over two masked batches of which the second is padded."""
-    found = measurement.Measurement(config, workdir, own)
-    step = jax.jit(found.measure)
+def measure(config, own, workdir, x, y, batches=((0, 4), (4, 8))):
+    """The results of an evaluation, over two masked batches of which the second is padded."""
+    measures = measurement.Measurement(Run(config, workdir), own)
+    step = jax.jit(measures.measure)
     rows = []
     for start, stop in batches:
         pad = ((0, max(0, stop - len(x))), (0, 0), (0, 0), (0, 0))
         mask = (np.arange(start, stop) < len(x)).astype(np.float32)
-        results = step(found.variables, *(np.pad(z[start:stop], pad) for z in (x, y)))
-        results = found.absorb(results, mask)
+        results = step(measures.variables, *(np.pad(z[start:stop], pad) for z in (x, y)))
+        results = measures.absorb(results, mask)
         rows.append({name: np.asarray(values)[mask > 0] for name, values in results.items()})
-    totals = found.finish()
+    totals = measures.finish()
     variants, weights = totals.pop("variants"), totals.pop("metric_weights")
     assert weights == {key: text.rpartition("weights ")[2][:-1] for key, text in variants.items() if "weights " in text}
     return {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}, totals, variants
@@ -52,13 +53,13 @@ def measured(config, own, workdir, x, y, batches=((0, 4), (4, 8))):
 
 @pytest.fixture(scope="module")
 def own():
-    """An encoder as an evaluation has it, computing in bfloat16."""
+    """An encoder that computes in bfloat16."""
     return make_encoder(0, dtype=jnp.bfloat16)
 
 
-def test_every_metric_under_the_name_of_its_network(own, tmp_path):
+def test_measurement_names_every_metric_after_its_network(own, tmp_path):
     x, y = images(0), images(1)
-    numbers, totals, variants = measured(make_config(ALL), own, tmp_path, x, y)
+    numbers, totals, variants = measure(make_config(ALL), own, tmp_path, x, y)
     assert list(totals) == ["fid_alexnet_small_conv5_n6"]
     keys = {"mse", "psnr", "ssim", "normalized_error", "robust_lpips_alexnet_small", "gram_alexnet_small"}
     assert set(numbers) == keys and set(variants) == keys | set(totals)
@@ -82,11 +83,11 @@ def test_every_metric_under_the_name_of_its_network(own, tmp_path):
     np.testing.assert_allclose(*totals.values(), metrics.frechet_distance(*moments), rtol=1e-3)
 
 
-def test_another_encoder_may_be_looked_through(own, tmp_path, monkeypatch):
+def test_measurement_uses_the_encoder_of_the_config(own, tmp_path, monkeypatch):
     other = make_encoder(1)
-    monkeypatch.setattr(trained, "load", lambda path, kind: {tmp_path / "other": other}[path])
+    monkeypatch.setattr(trained, "load", lambda path, **_: {tmp_path / "other": other}[path])
     config = make_config("robust_lpips", metric_networks={"encoder": "stage:other"})
-    numbers, _, variants = measured(config, own, tmp_path / "evaluation", images(0), images(1))
+    numbers, _, variants = measure(config, own, tmp_path / "evaluation", images(0), images(1))
     expected = metrics.lpips(
         make_features_fn(other.module, other.variables), images(0), images(1), layers=[f"conv{i}" for i in range(1, 6)]
     )
@@ -95,7 +96,7 @@ def test_another_encoder_may_be_looked_through(own, tmp_path, monkeypatch):
 
 
 class NamedFeatures:
-    """In place of a VGG: features of those names, each the images times a weight of their own."""
+    """Stands for a VGG: features of its names, each the images times a weight of its own."""
 
     layers = tuple(f"conv{i}_{j}" for i in range(1, 6) for j in range(1, 4))
 
@@ -107,17 +108,17 @@ class NamedFeatures:
         return None, {name: jnp.abs(x - 0.1 * i) * weight for i, name in enumerate(self.layers)}
 
 
-def test_published_metrics_take_the_published_layers(own, monkeypatch, tmp_path):
+def test_lpips_and_gram_use_the_published_layers_of_a_vgg(own, monkeypatch, tmp_path):
     variables = {"weight": jnp.asarray([1.0, 2.0, 3.0])}
-    network = measurement.MetricNetwork("vgg16", NamedFeatures(), variables, "made for a test", "0123")
+    network = measurement.MetricNetwork("vgg16", NamedFeatures(), variables, "test weights", "0123")
     heads = [np.linspace(0, 1, 3, dtype=np.float32)] * 5
-    monkeypatch.setattr(measurement, "load", lambda config, field, workdir, own: network)
+    monkeypatch.setattr(measurement, "load_network", lambda run, field, own: network)
     monkeypatch.setattr(models, "load_lpips_heads", lambda variant: {"vgg": heads}[variant])
     config = make_config("lpips_vgg+gram", metric_networks={"vgg16": "a", "vgg19": "b"})
     x, y = images(0), images(1)
-    numbers, _, variants = measured(config, own, tmp_path, x, y)
+    numbers, _, variants = measure(config, own, tmp_path, x, y)
     assert set(numbers) == {"lpips_vgg", "gram_vgg16"}
-    assert "version 0.1" in variants["lpips_vgg"] and "made for a test, weights 0123" in variants["lpips_vgg"]
+    assert "version 0.1" in variants["lpips_vgg"] and "test weights, weights 0123" in variants["lpips_vgg"]
     assert "conv1_1, conv2_1, conv3_1, conv4_1, conv5_1" in variants["gram_vgg16"]
     features_fn = make_features_fn(network.module, variables)
     expected = metrics.lpips(features_fn, x, y, layers=metrics.LPIPS_LAYERS["vgg"], heads=heads)
@@ -135,7 +136,7 @@ def test_published_metrics_take_the_published_layers(own, monkeypatch, tmp_path)
         ("fid", {"encoder": "nowhere"}, "metric_networks.encoder=nowhere does not exist; metric fid needs it"),
     ],
 )
-def test_mistakes_are_told_before_any_work(names, given, shown, tmp_path):
+def test_check_rejects_metrics_without_their_networks(names, given, shown, tmp_path):
     given = {
         name: value.replace("here.pth", str(tmp_path)) if value == "here.pth" else value
         for name, value in given.items()
@@ -145,12 +146,12 @@ def test_mistakes_are_told_before_any_work(names, given, shown, tmp_path):
     assert "\n" not in str(error.value)
 
 
-def test_metrics_that_need_nothing_pass():
+def test_check_accepts_metrics_that_need_no_files():
     evaluate.check(make_config(ALL))
     evaluate.check(make_config("fid", metric_networks={"encoder": "stage:robust_encoder", "vgg19": "nowhere"}))
 
 
-def test_fingerprints_tell_weights_apart():
+def test_fingerprint_differs_with_dtype_shape_and_value():
     variables = {"params": {"a": np.arange(6.0).reshape(2, 3), "b": np.zeros(0)}}
     same = {"params": {"b": jnp.zeros(0, jnp.float32), "a": np.arange(6.0).reshape(2, 3)}}
     assert fingerprint(variables) != fingerprint(same)  # another dtype
@@ -160,7 +161,7 @@ def test_fingerprints_tell_weights_apart():
         assert fingerprint({"params": {"a": changed, "b": np.zeros(0)}}) != fingerprint(variables)
 
 
-def finished_evaluation(workdir, config, weights):
+def write_evaluation(workdir, config, weights):
     workdirs.open_workdir(config, workdir)
     arrays = {"clean_accuracy": np.array([1.0, 0.0]), "pgd_accuracy": np.zeros(2), "psnr": np.ones(2)}
     np.savez(workdir / "per_image.npz", **arrays)
@@ -168,13 +169,13 @@ def finished_evaluation(workdir, config, weights):
     workdirs.write_results(workdir, results)
 
 
-def test_figures_of_the_same_encoder_are_taken_over(tmp_path):
-    finished_evaluation(tmp_path / "first", make_config("psnr"), "abc")
+def test_encoder_figures_reads_those_of_the_same_encoder(tmp_path):
+    write_evaluation(tmp_path / "first", make_config("psnr"), "abc")
     config = make_config("ssim", attack_from="stage:first")
     config.data.data_dir, config.title, config.checkpoint = "elsewhere", "second", "another inverter"
-    found = evaluate.encoder_figures(config, tmp_path / "second", "abc")
-    assert set(found) == {"clean_accuracy", "pgd_accuracy"}
-    np.testing.assert_array_equal(found["clean_accuracy"], [1, 0])
+    figures = evaluate.encoder_figures(Run(config, tmp_path / "second"), "abc")
+    assert set(figures) == {"clean_accuracy", "pgd_accuracy"}
+    np.testing.assert_array_equal(figures["clean_accuracy"], [1, 0])
 
 
 @pytest.mark.parametrize(
@@ -190,25 +191,25 @@ def test_figures_of_the_same_encoder_are_taken_over(tmp_path):
         ({"attack_from": "stage:none"}, "abc", "no results in"),
     ],
 )
-def test_figures_of_anything_else_are_refused(changes, weights, shown, tmp_path):
-    finished_evaluation(tmp_path / "first", make_config("psnr"), "abc")
+def test_encoder_figures_rejects_another_evaluation(changes, weights, shown, tmp_path):
+    write_evaluation(tmp_path / "first", make_config("psnr"), "abc")
     config = make_config("psnr", attack_from="stage:first")
     config.update_from_flattened_dict(changes)
     with pytest.raises(UserError, match=shown) as error:
-        evaluate.encoder_figures(config, tmp_path / "second", weights)
+        evaluate.encoder_figures(Run(config, tmp_path / "second"), weights)
     assert "\n" not in str(error.value)
 
 
-def test_the_table_shows_every_metric_of_every_entry():
+def test_comparison_table_has_every_metric_of_every_entry():
     setting = {"data": "photos", "device": "cpu", "dtype": "float32", "seed": 0}
     common = {"setting": setting, "attack": None, "num_examples": 6}
     first = {
         **common, "clean_accuracy": 0.5, "autoattack_accuracy": 0.25, "psnr": 20.0, "psnr_std": 1.0,
         "lpips_alex": 0.125, "fid_resnet18_block4_n6": 12.5, "novelty": 3.0,
-        "variants": dict.fromkeys(("psnr", "fid_resnet18_block4_n6", "lpips_alex", "novelty"), "told"),
+        "variants": dict.fromkeys(("psnr", "fid_resnet18_block4_n6", "lpips_alex", "novelty"), "text"),
         "metric_weights": {"fid_resnet18_block4_n6": "abc", "lpips_alex": "abc"},
     }  # fmt: skip
-    second = {**common, "clean_accuracy": 1.0, "lpips_alex": 0.25, "variants": {"lpips_alex": "told"}}
+    second = {**common, "clean_accuracy": 1.0, "lpips_alex": 0.25, "variants": {"lpips_alex": "text"}}
     second["metric_weights"] = {"lpips_alex": "abd"}
     heading, rows = comparison._table({"a": first, "b": second})
     assert heading == [
@@ -218,5 +219,5 @@ def test_the_table_shows_every_metric_of_every_entry():
     assert rows[0] == ["a", "50.0%", "25.0%", "20.00 ± 1.00", "0.125", "12.5", "3"]
     assert rows[1] == ["b", "100.0%", "-", "-", "0.250", "-", "-"]
     note = comparison._note({"a": first, "b": second})
-    assert "LPIPS (alex) was measured through networks of different weights: its rows cannot be compared" in note
+    assert "LPIPS (alex) was measured through networks of different weights: its values cannot be compared" in note
     assert "PSNR" not in note

@@ -10,7 +10,7 @@ TABLE = report.Table(["encoder", "PSNR <dB>"], [["standard", "1"], ["a & b", "2"
 def test_the_table_is_written_in_both_forms(tmp_path):
     picture = tmp_path / "picture.png"
     picture.write_bytes(b"png")
-    report.write(tmp_path, "Title <1>", [TABLE, TABLE], ["a note"], text="above", pictures={"one & all": picture})
+    report.write(tmp_path, "Title <1>", [TABLE, TABLE], ["a note"], text="above", images={"one & all": picture})
     markdown, html = (tmp_path / "table.md").read_text(), (tmp_path / "report.html").read_text()
     table = "| encoder | PSNR <dB> |\n| --- | ---: |\n| standard | 1 |\n| a & b | 2 |\n"
     assert markdown == f"# Title <1>\n\n{table}\n{table}\na note\n"

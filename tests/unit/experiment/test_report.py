@@ -1,28 +1,48 @@
-"""The picture of a report."""
+"""Texts that reports share, and the figure of a comparison."""
 
 import numpy as np
 
 from arinv.apps.evaluation import comparison
+from arinv.experiment import report
 
 
 def entry():
     return {"image": np.zeros((2, 32, 32, 3), np.uint8), "reconstruction": np.zeros((2, 32, 32, 3), np.float32)}
 
 
-def test_long_names_have_room_beside_the_picture():
-    short = comparison._picture({"robust": entry()})
-    long = comparison._picture({"wrn28_10_depth10_width1 n_fgsm": entry()})
+def test_comparison_figure_has_room_for_long_names():
+    short = comparison._figure({"robust": entry()})
+    long = comparison._figure({"wrn28_10_depth10_width1 n_fgsm": entry()})
     assert long.shape[0] == short.shape[0] and long.shape[1] > short.shape[1]
     text = (long < 128).all(-1).any(0)  # columns that hold something dark
     assert not text[:8].any() and text[8:40].any()
 
 
-def test_what_rows_do_not_share_is_told():
+def test_differences_names_what_rows_do_not_share():
     setting = {"data": "photos", "dtype": "float32", "seed": 0}
     first = {"num_examples": 6, "attack": {"eps": 1.0}, "setting": setting}
-    assert comparison.differences({"a": first, "b": {**first, "setting": {**setting}}}) == ""
+    assert report.differences({"a": first, "b": {**first, "setting": {**setting}}}) == ""
     second = {"num_examples": 8, "attack": None, "setting": {**setting, "dtype": "bfloat16"}}
-    told = comparison.differences({"a": first, "b": second})
-    assert "The number of images is not the same in all rows: a 6, b 8." in told
-    assert "dtype is not the same in all rows: a float32, b bfloat16" in told
-    assert "attack is not the same in all rows: a {'eps': 1.0}, b none" in told and "seed" not in told
+    text = report.differences({"a": first, "b": second})
+    assert "The number of images is not the same in all rows: a 6, b 8." in text
+    assert "dtype is not the same in all rows: a float32, b bfloat16" in text
+    assert "attack is not the same in all rows: a {'eps': 1.0}, b none" in text and "seed" not in text
+
+
+def test_column_puts_the_rest_of_a_name_into_the_heading():
+    assert report.column("robust_lpips_resnet18").heading == "robust LPIPS (resnet18)"
+    assert report.column("autoattack_accuracy").style.format(0.25) == "25.0%"
+    assert list(report.columns(["novelty", "ssim", "psnr", "ssim"])) == ["psnr", "ssim", "novelty"]
+    results = {"psnr": 20.0, "psnr_std": 1.0, "ssim": 0.5}
+    cells = [report.column(name).cell(results, name) for name in ("psnr", "ssim", "mse")]
+    assert cells == ["20.00 ± 1.00", "0.500", "-"]
+
+
+def test_summarize_gives_means_and_standard_deviations():
+    assert report.summarize({"psnr": [1.0, 3.0]}) == {"psnr": 2.0, "psnr_std": 1.0}
+
+
+def test_weights_note_names_metrics_of_different_networks():
+    weights = {"a": {"lpips_alex": "1", "fid_x": "2"}, "b": {"lpips_alex": "3", "fid_x": "2"}, "c": {}}
+    note = report.weights_note(weights)
+    assert "LPIPS (alex) was measured through networks of different weights" in note and "FID" not in note

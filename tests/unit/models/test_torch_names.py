@@ -317,7 +317,7 @@ def test_import_takes_depth_width_and_the_normalisation_of_the_file(tmp_path, ca
     lines = capsys.readouterr().err
     count = len(wanted_names())
     assert f"encoder 'wrn28_10' of 10 classes, 77,850 parameters, from {count} tensors" in lines
-    assert "mean (0.4914, 0.4822, 0.4465), standard deviation (0.2471, 0.2435, 0.2616): as the file says" in lines
+    assert "mean (0.4914, 0.4822, 0.4465), standard deviation (0.2471, 0.2435, 0.2616): as in the file" in lines
     encoder = networks.load(tmp_path / "out", kind="classifier")
     assert (encoder.module.depth, encoder.module.width, encoder.module.normalization) == (10, 1, ROBUSTBENCH)
 
