@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from arinv import metrics, models
-from arinv.apps.evaluation import comparison, evaluate, measurement
+from arinv.apps.evaluation import evaluate, measurement
 from arinv.errors import UserError
-from arinv.experiment import trained
+from arinv.experiment import report, trained
 from arinv.metrics import METRICS, Metric
 from configs import defaults, tasks
 
@@ -90,7 +90,7 @@ def _layers(name):
 def test_row_has_text_for_results_and_tables(name):
     row = METRICS[name]
     assert row.variant.startswith(f"{name}: ") and "\n" not in row.variant
-    assert comparison.column(name)[1:] == (row.heading, row.format)
+    assert report.column(name)[1:] == (row.heading, row.format)
     assert float(row.format.format(0.5)) == pytest.approx(0.5)
     fields = tasks.evaluation("somewhere", data=_data(), eps=0.0, metrics=name).metric_networks
     assert set(row.networks) <= set(fields), "a field of config.metric_networks"
@@ -99,7 +99,7 @@ def test_row_has_text_for_results_and_tables(name):
 def test_headings_are_unique_and_in_order():
     headings = [row.heading for row in METRICS.values()]
     assert len(set(headings)) == len(headings)
-    places = [comparison.column(name)[0] for name in ("clean_accuracy", "pgd_accuracy", *METRICS, "novelty")]
+    places = [report.column(name)[0] for name in ("clean_accuracy", "pgd_accuracy", *METRICS, "novelty")]
     assert places == sorted(places) and len(set(places)) == len(places)
 
 
@@ -157,4 +157,4 @@ def test_toy_metric_is_one_row(kind, monkeypatch, tmp_path):
     assert np.shape(values) == (() if kind == "set" else (4,)) and np.all(np.asarray(values) > 0)
     if kind in ("pixels", "finished"):
         np.testing.assert_allclose(values, _largest(y, x), rtol=1e-6)
-    assert comparison.column(key)[1].startswith(TOYS[kind].heading)
+    assert report.column(key)[1].startswith(TOYS[kind].heading)

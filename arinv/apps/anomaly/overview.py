@@ -14,7 +14,7 @@ from arinv import data
 from arinv.apps.anomaly.scoring import Explanation
 from arinv.apps.evaluation import comparison
 from arinv.errors import UserError
-from arinv.experiment import report as page
+from arinv.experiment import report
 from arinv.experiment.figures import labelled_grid
 from arinv.experiment.run import Run
 from arinv.experiment.writer import write_png
@@ -159,10 +159,10 @@ def _write(config: ConfigDict, workdir: pathlib.Path, results: Mapping, pictures
     for name, picture in pictures.items():
         write_png(workdir / f"{name}.png", picture)
     shown = {name: workdir / f"{name}.png" for name in pictures}
-    page.write(workdir, config.title, _tables(results), _notes(results), text=config.text, pictures=shown)
+    report.write(workdir, config.title, _tables(results), _notes(results), text=config.text, images=shown)
 
 
-def _tables(results: Mapping[str, Mapping]) -> list[page.Table]:
+def _tables(results: Mapping[str, Mapping]) -> list[report.Table]:
     """Returns the means of all encoders, then of the classes for each encoder."""
     columns = [name for name in _COLUMNS if any(name in result["mean"] for result in results.values())]
 
@@ -171,10 +171,10 @@ def _tables(results: Mapping[str, Mapping]) -> list[page.Table]:
 
     headings = [_COLUMNS[name] for name in columns]
     means = [row(name, result["mean"]) for name, result in results.items()]
-    tables = [page.Table(["mean AUROC", *headings], means)]
+    tables = [report.Table(["mean AUROC", *headings], means)]
     for name, result in results.items():
         rows = [row(label, values) for label, values in result["classes"].items()]
-        tables.append(page.Table([f"{name}, normal class", *headings], [*rows, row("mean", result["mean"])]))
+        tables.append(report.Table([f"{name}, normal class", *headings], [*rows, row("mean", result["mean"])]))
     return tables
 
 
@@ -190,7 +190,7 @@ def _notes(results: Mapping[str, Mapping]) -> list[str]:
         f"AUROC over {first['num_examples']} test images of {setting['data']}, each class in turn the normal one"
         f"{told_from}; {setting['device']}, {setting['dtype']}, seed {setting['seed']}. "
         f"Search: {search['num_steps']} steps, {search['num_restarts']} start(s); "
-        f"features: {first['layer']}; nearest neighbours: k={first['knn']['k']}.{comparison.differences(results)}"
+        f"features: {first['layer']}; nearest neighbours: k={first['knn']['k']}.{report.differences(results)}"
     ]
     if attack:
         notes.append(

@@ -19,14 +19,13 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from arinv import data, metrics, parallel
-from arinv.apps.evaluation import comparison
 from arinv.apps.evaluation import measurement as measurements
 from arinv.apps.evaluation.measurement import Measurement
 from arinv.apps.inversion import enlarging
 from arinv.apps.inversion import representation_inversion as ri
 from arinv.apps.inversion.inverters import check_inverters, load_inverters
 from arinv.errors import UserError
-from arinv.experiment import report as page
+from arinv.experiment import report
 from arinv.experiment.cache import ResultCache
 from arinv.experiment.figures import labelled_grid
 from arinv.experiment.run import Run, check_fields
@@ -240,7 +239,7 @@ def _results(config: ConfigDict, ways: Mapping[str, tuple], found, measured) -> 
 
 
 def _write(config: ConfigDict, workdir: pathlib.Path, results: Mapping[str, Any], found, images: np.ndarray) -> None:
-    page.write(workdir, config.title, [_table(results)], [_note(results)])
+    report.write(workdir, config.title, [_table(results)], [_note(results)])
     arrays = {
         f"{name}/{key}": values
         for name, part in found.items()
@@ -254,18 +253,18 @@ def _write(config: ConfigDict, workdir: pathlib.Path, results: Mapping[str, Any]
         write_png(workdir / "reconstructions.png", labelled_grid(rows))
 
 
-def _table(results: Mapping[str, Any]) -> page.Table:
-    columns = sorted(results["variants"], key=lambda metric: (comparison.column(metric)[0], metric))
-    heading = ["inversion", "trained parameters", *(comparison.column(metric)[1] for metric in columns)]
+def _table(results: Mapping[str, Any]) -> report.Table:
+    columns = sorted(results["variants"], key=lambda metric: (report.column(metric)[0], metric))
+    heading = ["inversion", "trained parameters", *(report.column(metric)[1] for metric in columns)]
     rows = []
     for name, entry in results["entries"].items():
         row = [name, f"{entry['parameters']:,}" if entry["parameters"] else "-"]
         for metric in columns:
-            style = comparison.column(metric)[2]
+            style = report.column(metric)[2]
             known = metric in entry
             row.append(f"{style.format(entry[metric])} ± {style.format(entry[f'{metric}_std'])}" if known else "-")
         rows.append([*row, f"{entry[_SECONDS]:.3g}"])
-    return page.Table([*heading, "seconds an image"], rows)
+    return report.Table([*heading, "seconds an image"], rows)
 
 
 def _note(results: Mapping[str, Any]) -> str:
@@ -278,5 +277,5 @@ def _note(results: Mapping[str, Any]) -> str:
     )
     for metric in results["variants"]:
         if len({weights.get(metric) for weights in results["metric_weights"].values()}) > 1:
-            text += f" {comparison.column(metric)[1]} was measured through different networks: do not compare its rows."
+            text += f" {report.column(metric)[1]} was measured through different networks: do not compare its rows."
     return text

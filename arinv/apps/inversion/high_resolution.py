@@ -18,14 +18,12 @@ import tqdm
 from ml_collections import ConfigDict
 
 from arinv import data, metrics, parallel
-from arinv.apps.evaluation import comparison
 from arinv.apps.evaluation import measurement as measurements
 from arinv.apps.evaluation.measurement import Measurement
 from arinv.apps.inversion import enlarging
 from arinv.apps.inversion.inverters import check_inverters, load_inverters
 from arinv.errors import UserError, unknown
-from arinv.experiment import figures
-from arinv.experiment import report as page
+from arinv.experiment import figures, report
 from arinv.experiment.figures import labelled_grid, zoom
 from arinv.experiment.run import Run, check_fields, process_share
 from arinv.experiment.trained import Trained
@@ -180,12 +178,12 @@ def _results(config, inverters, found, measured) -> dict[str, Any]:
 
 def _write(config: ConfigDict, workdir: pathlib.Path, results: Mapping[str, Any], found, images) -> None:
     names, scales = list(results["curves"]), results["scales"]
-    columns = sorted(results["variants"], key=lambda metric: (comparison.column(metric)[0], metric))
+    columns = sorted(results["variants"], key=lambda metric: (report.column(metric)[0], metric))
     panels = {
-        comparison.column(metric)[1]: {n: results["curves"][n][metric] for n in names if metric in results["curves"][n]}
+        report.column(metric)[1]: {n: results["curves"][n][metric] for n in names if metric in results["curves"][n]}
         for metric in columns
     }
-    page.write(workdir, config.title, [_table(results, columns)], [_note(results)])
+    report.write(workdir, config.title, [_table(results, columns)], [_note(results)])
     figures.write_curves(workdir / "curves.png", panels, x=scales, x_label="scale", title=config.title)
     # A part from before may hold more pictures or fewer than are asked for now.
     count = min(config.log.num_pictures, *(len(part["pictures"]) for part in found.values()))
@@ -200,16 +198,16 @@ def _write(config: ConfigDict, workdir: pathlib.Path, results: Mapping[str, Any]
     write_arrays(workdir / "per_image.npz", arrays)
 
 
-def _table(results: Mapping[str, Any], columns: list[str]) -> page.Table:
+def _table(results: Mapping[str, Any], columns: list[str]) -> report.Table:
     heading, rows = ["scale"], [[str(scale)] for scale in results["scales"]]
     for metric in columns:
-        _, title, style = comparison.column(metric)
+        _, title, style = report.column(metric)
         for name, curve in results["curves"].items():
             if metric in curve:
                 heading.append(f"{title}, {name}")
                 for row, mean, std in zip(rows, curve[metric], curve[f"{metric}_std"], strict=True):
                     row.append(f"{style.format(mean)} ± {style.format(std)}")
-    return page.Table(heading, rows)
+    return report.Table(heading, rows)
 
 
 def _note(results: Mapping[str, Any]) -> str:
@@ -223,9 +221,7 @@ def _note(results: Mapping[str, Any]) -> str:
     )
     for metric in results["variants"]:
         if len({weights.get(metric) for weights in results["metric_weights"].values()}) > 1:
-            text += (
-                f" {comparison.column(metric)[1]} was measured through different networks: do not compare its columns."
-            )
+            text += f" {report.column(metric)[1]} was measured through different networks: do not compare its columns."
     return text
 
 

@@ -83,7 +83,7 @@ def _write_page(title: str, workdir: pathlib.Path, source: pathlib.Path, results
     )
     sheets = [path for path in (source / "side_by_side.png", *sorted(source.glob("sheet_*.png"))) if path.exists()]
     shown = {path.stem.replace("_", " "): path for path in sheets}
-    report.write(workdir, title, [report.Table(heading, rows)], [note], pictures=shown)
+    report.write(workdir, title, [report.Table(heading, rows)], [note], images=shown)
 
 
 def _text(values: Mapping[str, float], name: str, style: str) -> str:
