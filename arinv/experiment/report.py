@@ -1,4 +1,4 @@
-"""What a reader sees of results: tables as Markdown, and a page for a browser with the pictures inside."""
+"""Reports of results: tables in Markdown, and an HTML page with tables and embedded figures."""
 
 import base64
 import html
@@ -26,10 +26,10 @@ img {{ max-width: 100%; image-rendering: pixelated; }}
 
 
 class Table(NamedTuple):
-    """A table of texts.
+    """A table of text cells.
 
     Attributes:
-      heading: of the columns, the first that of the rows' names.
+      heading: of the columns; the first column holds the names of the rows.
       rows: each as long as the heading.
     """
 
@@ -37,7 +37,7 @@ class Table(NamedTuple):
     rows: Sequence[Sequence[str]]
 
     def markdown(self) -> str:
-        """Returns the table as Markdown, numbers to the right."""
+        """Returns the table as Markdown, with right-aligned numbers."""
         lines = [self.heading, ["---", *["---:"] * (len(self.heading) - 1)], *self.rows]
         return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
@@ -56,15 +56,15 @@ def write(
     text: str = "",
     pictures: Mapping[str, pathlib.Path] | None = None,
 ) -> None:
-    """Writes table.md and, where pictures are given, report.html with the same tables and the pictures.
+    """Writes table.md and, with pictures, report.html with the same tables and the pictures.
 
     Args:
-      workdir: where to.
+      workdir: directory of both files.
       title: heading of both.
-      tables: in their order.
+      tables: in order.
       notes: paragraphs below the tables.
-      text: a paragraph above them, of the page only.
-      pictures: heading -> PNG file.
+      text: paragraph above the tables, in the page only.
+      pictures: heading -> PNG file; None for no page.
     """
     blocks = [f"# {title}", *(table.markdown().rstrip("\n") for table in tables), *notes]
     write_text(workdir / "table.md", "\n\n".join(blocks) + "\n")

@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 
 from arinv import models, parallel
 from arinv.errors import UserError, unknown
-from arinv.experiment import trained, workdirs
+from arinv.experiment import descriptions, trained, workdirs
 from arinv.experiment.cache import fingerprint
 from arinv.experiment.checkpoint import Checkpoints
 from arinv.experiment.run import Run
@@ -136,7 +136,7 @@ def _encoder(config: ConfigDict, _: pathlib.Path) -> tuple[dict[str, Any], Varia
 def _load_encoder(config: ConfigDict, workdir: pathlib.Path) -> tuple[pathlib.Path, Trained]:
     source = workdirs.resolve(config.encoder_checkpoint, workdir)
     encoder = trained.load(source, kind="classifier")
-    trained.check_name(encoder, config.encoder.name, source)
+    descriptions.check_encoder(encoder.description, config.encoder.name, source)
     return source, encoder
 
 
@@ -163,7 +163,7 @@ def _generator(config: ConfigDict, workdir: pathlib.Path) -> tuple[dict[str, Any
         variant=config.generator.variant,
         encoder_options=encoder.description["options"],
     )
-    return description, variables, trained.report_size(encoder, config.image_size, config.title)
+    return description, variables, descriptions.report_size(encoder.description, config.image_size, config.title)
 
 
 def _denoiser(config: ConfigDict, workdir: pathlib.Path) -> tuple[dict[str, Any], Variables, dict[str, Any]]:
@@ -185,7 +185,7 @@ def _denoiser(config: ConfigDict, workdir: pathlib.Path) -> tuple[dict[str, Any]
     description = {
         "kind": trained.DENOISER,
         "encoder_workdir": workdirs.relative(source, workdir),
-        trained.WEIGHTS: fingerprint(encoder.variables),
+        descriptions.WEIGHTS: fingerprint(encoder.variables),
         "encoder": config.encoder.name,
         "variant": "default",
         "pad_side": config.denoiser.pad_side,
