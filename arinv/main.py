@@ -18,7 +18,7 @@ from arinv import distributed, interrupts
 from arinv.command_line import Command
 from arinv.errors import UserError
 from arinv.experiment import stages
-from arinv.experiment.writer import MADE_ROOM
+from arinv.experiment.writer import DISK_ADVICE
 from arinv.plan import plan as plans
 from arinv.tasks import TASKS
 
@@ -115,5 +115,5 @@ def _message(error: BaseException, workdir: pathlib.Path | None) -> str:
     if isinstance(error, OSError) and error.errno is not None and error.strerror:
         place = error.filename if isinstance(error.filename, (str, bytes)) else workdir
         line = f"{place}: {error.strerror}" if place else error.strerror
-        return f"{line}; {MADE_ROOM}" if error.errno in _DISK else line
+        return f"{line}; {DISK_ADVICE}" if error.errno in _DISK else line
     return ""

@@ -1,4 +1,4 @@
-"""`ResultCache`: finished parts of a task, which survive a kill and are read again only with the same key."""
+"""Cache of a task's finished results, which survive a kill, and the fingerprints and keys that identify them."""
 
 import hashlib
 import pathlib
@@ -18,19 +18,19 @@ _SAVE_EVERY_SECONDS = 30.0
 
 
 class ResultCache:
-    """Finished parts of a task in a folder: named arrays, rows that grow, or files of the task's own.
+    """Finished results of a task in a folder: named arrays, rows that grow, or files that the task itself writes.
 
     Args:
-      folder: where the files go.
-      key: of everything that decides the results beside the task's config, as `cache_key` gives it. Results with
-        another key are computed anew.
+      folder: of the files.
+      key: as `cache_key` returns it, of everything that determines the results besides the task's config. Results
+        with another key are computed again.
     """
 
     def __init__(self, folder: pathlib.Path, key: str):
         self._folder, self._key = folder, key
 
     def load(self, name: str) -> dict[str, np.ndarray] | None:
-        """Returns the arrays of a part, or None where it has to be computed."""
+        """Returns named arrays that were saved with this key; None where they have to be computed."""
         path = self._path(name)
         if not path.exists():
             return None
@@ -46,35 +46,35 @@ class ResultCache:
             write_arrays(self._path(name), {_KEY: np.array(self._key), **arrays}, compressed=compressed)
 
     def remove(self, name: str) -> None:
-        """Deletes a part that is no longer needed; process 0 does."""
+        """Deletes named arrays that are no longer needed; on process 0 only."""
         if jax.process_index() == 0:
             self._path(name).unlink(missing_ok=True)
 
     def rows(self, name: str) -> "CachedRows":
-        """Returns the results per image that grow while the task works through its images.
+        """Returns results per image, to which the task appends.
 
         Raises:
-          UserError: a damaged file.
+          UserError: damaged file.
         """
         return CachedRows(self._path(name), self._key)
 
     def claim(self) -> None:
-        """Empties the folder of files of another key, and marks it with this one.
+        """Deletes files of another key from the folder, and marks the folder with this key.
 
-        For files of the task's own, whose presence says that a piece of work is done.
+        For files that the task itself writes, whose presence marks an item as finished.
 
         Raises:
-          UserError: files are there that no task wrote; nothing is deleted.
+          UserError: the folder holds files that no task wrote; nothing is deleted.
         """
         folder, mark = self._folder, self._folder / _MARK
         if mark.is_file():
             if mark.read_text(encoding="utf-8") == self._key:
                 return
-            # A kill in the middle of deleting must not leave files without the mark.
-            doomed = folder.with_name(f".{folder.name}.old")
-            shutil.rmtree(doomed, ignore_errors=True)
-            folder.rename(doomed)
-            shutil.rmtree(doomed)
+            # Renamed first, so that a kill during the deletion leaves no files without the mark.
+            trash = folder.with_name(f".{folder.name}.old")
+            shutil.rmtree(trash, ignore_errors=True)
+            folder.rename(trash)
+            shutil.rmtree(trash)
         elif folder.exists() and any(folder.iterdir()):
             raise UserError(
                 f"{folder} holds files that this task did not write; move them away, or name another --workdir"
@@ -86,26 +86,26 @@ class ResultCache:
 
 
 def cache_key(*parts: str, files: Sequence[pathlib.Path] = ()) -> str:
-    """Returns a short text that differs where the parts or the files' names, sizes or times do.
+    """Returns a hash of the parts and of the files' names, sizes and modification times.
 
     Args:
       *parts: such as fingerprints of weights.
-      files: that exist.
+      files: existing files.
     """
     digest = hashlib.sha256()
     for part in parts:
         digest.update(f"{len(part)} {part}".encode("utf-8", "surrogateescape"))
     for path in files:
-        found = path.stat()
-        digest.update(f"{path} {found.st_size} {found.st_mtime_ns}\n".encode("utf-8", "surrogateescape"))
+        stat = path.stat()
+        digest.update(f"{path} {stat.st_size} {stat.st_mtime_ns}\n".encode("utf-8", "surrogateescape"))
     return digest.hexdigest()
 
 
 class CachedRows:
-    """The results of the images that are done, in order, in one file.
+    """Results of the finished images, in order, in one file.
 
     Attributes:
-      count: number of images that are done.
+      count: number of finished images.
     """
 
     def __init__(self, path: pathlib.Path, key: str):
@@ -119,7 +119,7 @@ class CachedRows:
                 self.count = len(next(iter(arrays.values())))
 
     def append(self, rows: Mapping[str, np.ndarray]) -> None:
-        """Appends the results of the next images; they are on disk half a minute later at the latest."""
+        """Appends the results of the next images, and writes the file if half a minute has passed."""
         self._parts.append({name: np.asarray(values) for name, values in rows.items()})
         self.count += len(next(iter(rows.values())))
         if time.monotonic() - self._last >= _SAVE_EVERY_SECONDS:

@@ -1,11 +1,10 @@
-"""Checkpoints of a run, through Orbax: networks, optimisers and data position, each its own item.
+"""Checkpoints of a run, through Orbax: networks, optimisers, data position and description, each an item of its own.
 
-A checkpoint appears under its final name only when it is complete, so a kill leaves the one before.
-Arrays are stored without their placement and restored onto whatever mesh asks for them. Nothing in a
-checkpoint is executed when it is read.
+A checkpoint appears under its final name only when it is complete, so a kill keeps the one before. Arrays are stored
+without their placement and restored onto any mesh. Nothing in a checkpoint is executed when it is read.
 
-All processes write together, each its share. They read each for itself, for one of them may find damage where the
-others find none; then they go on together, from the same checkpoint.
+All processes write together, each its share. Each reads for itself, since one of them may find damage where the
+others find none; then all continue from the same checkpoint.
 """
 
 import contextlib
@@ -25,24 +24,206 @@ import orbax.checkpoint as ocp
 from arinv import distributed, paths
 from arinv.errors import UserError
 from arinv.experiment.state import TrainState
-from arinv.experiment.writer import MADE_ROOM
+from arinv.experiment.writer import DISK_ADVICE
 from arinv.types import Variables
 
-FOLDER = "checkpoints"  # in a run's directory
+FOLDER = "checkpoints"  # in a run's workdir
+# Items of a checkpoint, besides one for each network.
+_OTHER_TREES = ("optimizers",)
+_TEXTS = ("data", "description")
+_MIN_BYTES_WRITTEN_TOGETHER = 64 * 2**20
 _MAX_DIFFERENCES = 6
 _USED = ("checkpoint", "inverter", "detector", "denoiser", "stylized")  # fields of configs that name another run
-_MAX_RUNS = 6  # that are listed
-_MAX_FOLDERS = 300  # that are looked into to find some
-_SavedValue = TypeVar("_Value")
-_told: set[str] = set()
+_MAX_RUNS = 6  # in a message
+_MAX_FOLDERS = 300  # searched for runs
+_Value = TypeVar("_Value")
+_numbers = itertools.count()
+_reported: set[str] = set()
 
 
 class DamagedCheckpoint(UserError):
     """A checkpoint that cannot be read."""
 
 
+class Checkpoints:
+    """The checkpoints in `workdir/checkpoints`, newest kept; a context manager that waits for the last save.
+
+    Args:
+      workdir: the run's directory.
+      networks: names of the networks in the state.
+      keep: number of checkpoints to keep.
+    """
+
+    def __init__(self, workdir: pathlib.Path, networks: Iterable[str], *, keep: int = 2):
+        self.directory = paths.canonical(workdir) / FOLDER
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=ocp.checkpoint_managers.LatestN(keep),
+            step_name_format=_Steps(),
+            cleanup_tmp_directories=True,
+            # Stages have equal step numbers, whose names must not collide in JAX's coordinator.
+            multiprocessing_options=ocp.options.MultiprocessingOptions(barrier_sync_key_prefix=f"run{next(_numbers)}"),
+        )
+        handlers = {name: _tree_handler() for name in (*networks, *_OTHER_TREES)}
+        handlers |= {name: ocp.JsonCheckpointHandler() for name in _TEXTS}
+        self._manager = self._writing(
+            lambda: ocp.CheckpointManager(self.directory, options=options, item_handlers=handlers)
+        )
+
+    def latest_step(self) -> int | None:
+        """Returns the step of the newest complete checkpoint, read by process 0; None without one."""
+        return distributed.first(next(iter(saved_steps(self.directory)), None))
+
+    def save(self, state: TrainState, *, data_state: Mapping, description: Mapping, wait: bool = False) -> None:
+        """Saves in the background; returns once the arrays are copied from the devices.
+
+        Args:
+          state: the train state.
+          data_state: position of the data iterator, plain JSON.
+          description: what the networks are rebuilt from, plain JSON.
+          wait: whether to return only when the checkpoint is complete on disk.
+
+        Raises:
+          UserError: this checkpoint, or the previous one that was still being written, cannot be written.
+        """
+        step = int(state.step)
+        if step not in self._manager.all_steps():
+            items = {
+                **{name: ocp.args.PyTreeSave(value) for name, value in state.variables.items()},
+                "optimizers": ocp.args.PyTreeSave(state.opt_states),
+                "data": ocp.args.JsonSave(dict(data_state)),
+                "description": ocp.args.JsonSave(dict(description)),
+            }
+            if distributed.index() == 0 and not self.directory.is_dir():
+                raise UserError(f"{self.directory} has vanished: it was deleted or moved during the run")
+            self._writing(lambda: self._manager.save(step, args=ocp.args.Composite(**items)))
+        if wait:
+            self._writing(self._manager.wait_until_finished)
+
+    def restore(self, abstract_state: TrainState, shardings: TrainState) -> tuple[TrainState, Mapping]:
+        """Returns the newest readable state, placed on devices, and the data position saved with it.
+
+        Damaged checkpoints are reported and renamed to STEP.damaged.
+
+        Args:
+          abstract_state: shapes and dtypes of the state.
+          shardings: placement of each of its arrays.
+
+        Raises:
+          UserError: a checkpoint of another model (with both sides), or no readable checkpoint.
+        """
+        target = jax.tree.map(
+            lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract_state, shardings
+        )
+
+        def read(path: pathlib.Path) -> tuple[TrainState, Mapping]:
+            check_same(path, target.variables)
+            with open_reader() as reader:
+                variables = {
+                    name: restore_items(reader, path / name, value) for name, value in target.variables.items()
+                }
+                opt_states = restore_items(reader, path / "optimizers", target.opt_states)
+            step = int(path.name)
+            count = jax.make_array_from_callback(
+                (), target.step.sharding, lambda _: np.asarray(step, target.step.dtype)
+            )
+            return TrainState(count, variables, opt_states), read_json(path / "data")
+
+        result, damaged = newest_readable(self.directory, read)
+        if damaged:
+            if distributed.index() == 0:
+                for path in damaged:
+                    put_aside(path)
+            distributed.gather(None)
+            self._manager.reload()
+        return result
+
+    def _writing(self, write: Callable[[], _Value]) -> _Value:
+        try:
+            return write()
+        except Exception as error:  # Orbax and TensorStore raise many kinds for a disk that is full
+            if distributed.count() > 1 and isinstance(error, (jax.errors.JaxRuntimeError, TimeoutError)):
+                raise  # from waiting for other processes, not from writing
+            steps = saved_steps(self.directory)
+            good = f"the last good checkpoint is step {steps[0]}" if steps else "no checkpoint was saved yet"
+            raise UserError(
+                f"a checkpoint cannot be written to {self.directory} ({reason(error)}); {good}; {DISK_ADVICE}"
+            ) from error
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: Any) -> None:
+        if kind is None or issubclass(kind, SystemExit):
+            self._writing(self._manager.close)
+        elif distributed.count() == 1:  # else closing might wait for processes that never arrive
+            with contextlib.suppress(Exception):  # the first error is raised
+                self._manager.close()
+
+
+def load_description(workdir: pathlib.Path, *, kind: str = "") -> Mapping[str, Any]:
+    """Returns the description of another run's networks, from its newest readable checkpoint.
+
+    Args:
+      workdir: of that run.
+      kind: required kind of network, such as "classifier"; empty for any.
+
+    Raises:
+      UserError: no checkpoint, none that can be read, or one of another kind.
+    """
+    description = newest_readable(_of_run(workdir), lambda path: read_json(path / "description"))[0]
+    if kind and description.get("kind") != kind:
+        encoder = (paths.canonical(workdir) / str(description.get("encoder_workdir", ""))).resolve()
+        runs = [encoder, *(path for path, _ in _runs_near(workdir))]
+        example = next((f", such as {run}" for run in runs if _kind_of(run) == kind), "")
+        raise UserError(
+            f"{workdir} holds {article(description.get('kind'))}; name the workdir of "
+            f"{article(kind)}'s training{example}"
+        )
+    return description
+
+
+def load_variables(workdir: pathlib.Path, abstract: Mapping[str, Variables]) -> Mapping[str, Variables]:
+    """Returns networks of another run's newest readable checkpoint, unsharded on the default device.
+
+    Args:
+      workdir: of that run.
+      abstract: network name -> shapes and dtypes of its variables.
+
+    Raises:
+      UserError: no checkpoint, one of another model, or none that can be read.
+    """
+    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    target = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), abstract)
+
+    def read(path: pathlib.Path) -> Mapping[str, Variables]:
+        check_same(path, target)
+        with open_reader() as reader:
+            return {name: restore_items(reader, path / name, value) for name, value in target.items()}
+
+    return newest_readable(_of_run(workdir), read)[0]
+
+
+def check_run(workdir: pathlib.Path, *, name: str = "") -> None:
+    """Checks that a directory is the workdir of a training.
+
+    Args:
+      workdir: the directory.
+      name: of the field that names it, for the message.
+
+    Raises:
+      UserError: it is not; the message describes what is there and names candidates.
+    """
+    if not (paths.canonical(workdir) / FOLDER).is_dir():
+        raise UserError(f"{name}{': ' if name else ''}no checkpoint in {workdir}: {_describe(workdir)}")
+
+
+def _of_run(workdir: pathlib.Path) -> pathlib.Path:
+    check_run(workdir)
+    return paths.canonical(workdir) / FOLDER
+
+
 def saved_steps(directory: pathlib.Path) -> list[int]:
-    """Returns the steps of the complete checkpoints, newest first; other files and folders beside them are skipped."""
+    """Returns the steps of the complete checkpoints in a directory, newest first; other files are ignored."""
     try:
         return sorted((int(path.name) for path in directory.iterdir() if _is_step(path)), reverse=True)
     except OSError:
@@ -54,16 +235,16 @@ def _is_step(path: pathlib.Path) -> bool:
 
 
 def newest_readable(
-    directory: pathlib.Path, read: Callable[[pathlib.Path], _SavedValue]
-) -> tuple[_SavedValue, list[pathlib.Path]]:
-    """Returns what all processes read of the newest checkpoint that all of them can read.
+    directory: pathlib.Path, read: Callable[[pathlib.Path], _Value]
+) -> tuple[_Value, list[pathlib.Path]]:
+    """Returns the content of the newest checkpoint that all processes can read.
 
     Args:
       directory: of the checkpoints.
-      read: path of a checkpoint -> what is wanted of it; raises DamagedCheckpoint.
+      read: path of a checkpoint -> content; raises DamagedCheckpoint.
 
     Returns:
-      (what was read, paths of the newer checkpoints that are damaged).
+      (content, paths of the newer checkpoints that are damaged).
 
     Raises:
       UserError: there is none.
@@ -81,12 +262,12 @@ def newest_readable(
         problems = [text for text in distributed.gather(problem) if text]
         if not problems:
             if damaged:
-                _tell(f"{newest}; using step {step} instead")
+                _report(f"{newest}; using step {step} instead")
             return value, damaged
         newest = newest or problems[0]
         damaged.append(path)
     if newest:
-        raise UserError(f"{newest}; no earlier one can be read: delete {directory} to start anew")
+        raise UserError(f"{newest}; no earlier one can be read: delete {directory} to start again")
     raise UserError(f"no complete checkpoint in {directory}: let the training run save one first")
 
 
@@ -94,14 +275,14 @@ def _newest(directory: pathlib.Path, *, without: Sequence[pathlib.Path]) -> int 
     return next((step for step in saved_steps(directory) if directory / str(step) not in without), None)
 
 
-def _tell(text: str) -> None:
-    if distributed.index() == 0 and text not in _told:
-        _told.add(text)  # description and variables are read one after the other
+def _report(text: str) -> None:
+    if distributed.index() == 0 and text not in _reported:
+        _reported.add(text)  # once, although description and variables are read separately
         print(text, file=sys.stderr, flush=True)
 
 
 def put_aside(path: pathlib.Path) -> None:
-    """Gives a damaged checkpoint another name, under which nothing looks for it.
+    """Renames a damaged checkpoint, so that it is no longer read.
 
     Raises:
       UserError: the directory cannot be written.
@@ -122,8 +303,43 @@ def put_aside(path: pathlib.Path) -> None:
         ) from error
 
 
+def check_same(path: pathlib.Path, expected: Mapping[str, Variables]) -> None:
+    """Checks names and shapes of a checkpoint before its arrays are read.
+
+    Args:
+      path: of the checkpoint.
+      expected: network name -> shapes of its variables.
+
+    Raises:
+      UserError: they differ; with both sides.
+      DamagedCheckpoint: they cannot be read.
+    """
+    if not _read(path, lambda: any(child.is_dir() for child in path.iterdir())):
+        raise DamagedCheckpoint(f"checkpoint {path} cannot be read (it is empty)")
+    with open_reader() as reader:
+        names = [name for name in expected if (path / name).is_dir()]
+        saved = {name: _read(path, lambda n=name: _saved_tree(reader, path / n)) for name in names}
+    saved, model = _shapes(saved), _shapes(expected)
+    differences = [
+        f"{name}: checkpoint {saved.get(name, 'has none')}, model {model.get(name, 'has none')}"
+        for name in sorted(saved.keys() | model.keys())
+        if saved.get(name) != model.get(name)
+    ]
+    if differences:
+        if not all((path / name).is_dir() for name in names) or not path.is_dir():
+            raise DamagedCheckpoint(f"checkpoint {path} cannot be read (it was deleted meanwhile)")
+        more = len(differences) - _MAX_DIFFERENCES
+        listed = "; ".join(differences[:_MAX_DIFFERENCES]) + (f"; and {more} more" if more > 0 else "")
+        raise UserError(f"checkpoint {path} is of another model: {listed}")
+
+
+def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape) for path, leaf in leaves}
+
+
 def open_reader() -> ocp.Checkpointer:
-    """Returns a reader that waits for no other process."""
+    """Returns a reader that does not synchronise with other processes."""
     alone = ocp.options.MultiprocessingOptions(
         primary_host=jax.process_index(), active_processes={jax.process_index()}, barrier_sync_key_prefix="alone"
     )
@@ -131,7 +347,7 @@ def open_reader() -> ocp.Checkpointer:
 
 
 def restore_items(reader: ocp.Checkpointer, path: pathlib.Path, target: Any) -> Any:
-    """Returns the arrays of one item of a checkpoint, placed as `target` says.
+    """Returns the arrays of one item of a checkpoint, placed as in `target`.
 
     Raises:
       DamagedCheckpoint: they cannot be read.
@@ -166,7 +382,7 @@ def reason(error: Exception) -> str:
 
 
 def _drop_late_reads(previous: Callable[[Any], None], unraisable: Any) -> None:
-    """Keeps quiet about the reads that end after the first of them has failed, and their loop is gone."""
+    """Ignores reads that end after another one has failed and their event loop is closed."""
     if str(unraisable.exc_value) != "Event loop is closed":
         previous(unraisable)
 
@@ -178,39 +394,8 @@ def _saved_tree(reader: ocp.Checkpointer, path: pathlib.Path) -> Any:
     return metadata.tree
 
 
-def check_same(path: pathlib.Path, expected: Mapping[str, Variables]) -> None:
-    """Compares names and shapes before anything is read, to show both sides of a difference.
-
-    Raises:
-      UserError: they differ.
-      DamagedCheckpoint: they cannot be read.
-    """
-    if not _read(path, lambda: any(child.is_dir() for child in path.iterdir())):
-        raise DamagedCheckpoint(f"checkpoint {path} cannot be read (it is empty)")
-    with open_reader() as reader:
-        found = [name for name in expected if (path / name).is_dir()]
-        saved = {name: _read(path, lambda n=name: _saved_tree(reader, path / n)) for name in found}
-    saved, wanted = _shapes(saved), _shapes(expected)
-    differences = [
-        f"{name}: checkpoint {saved.get(name, 'has none')}, model {wanted.get(name, 'has none')}"
-        for name in sorted(saved.keys() | wanted.keys())
-        if saved.get(name) != wanted.get(name)
-    ]
-    if differences:
-        if not all((path / name).is_dir() for name in found) or not path.is_dir():
-            raise DamagedCheckpoint(f"checkpoint {path} cannot be read (it was deleted meanwhile)")
-        more = len(differences) - _MAX_DIFFERENCES
-        shown = "; ".join(differences[:_MAX_DIFFERENCES]) + (f"; and {more} more" if more > 0 else "")
-        raise UserError(f"checkpoint {path} is of another model: {shown}")
-
-
-def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape) for path, leaf in leaves}
-
-
-def kind_of(workdir: pathlib.Path) -> str:
-    """Returns the kind of network of a run's newest checkpoint, such as "classifier"; empty where there is none."""
+def _kind_of(workdir: pathlib.Path) -> str:
+    """Returns the kind of network in a run's newest checkpoint, such as "classifier"; empty without a checkpoint."""
     for step in saved_steps(workdir / FOLDER):
         with contextlib.suppress(OSError, ValueError, AttributeError):
             description = json.loads((workdir / FOLDER / str(step) / "description" / "metadata").read_bytes())
@@ -218,19 +403,19 @@ def kind_of(workdir: pathlib.Path) -> str:
     return ""
 
 
-def runs_near(place: pathlib.Path) -> Iterator[tuple[pathlib.Path, str]]:
-    """Yields the directories of training runs in a directory, up to two levels deep, and beside it, with their kinds.
+def _runs_near(place: pathlib.Path) -> Iterator[tuple[pathlib.Path, str]]:
+    """Yields workdirs of trainings inside a directory, up to two levels deep, and next to it, with their kinds.
 
     Args:
-      place: as a user named it; the paths yielded begin like it.
+      place: as the user wrote it; the yielded paths start with it.
     """
-    looked_into = 0
+    count = 0
     for folder in itertools.chain(_folders(place), _folders(place.parent)):
         for path in (folder, *(_folders(folder) if folder.parent == place else ())):
-            looked_into += 1
-            if looked_into > _MAX_FOLDERS:
+            count += 1
+            if count > _MAX_FOLDERS:
                 return
-            if path != place and (kind := kind_of(path)):
+            if path != place and (kind := _kind_of(path)):
                 yield path, kind
 
 
@@ -241,31 +426,31 @@ def _folders(path: pathlib.Path) -> list[pathlib.Path]:
         return []
 
 
-def describe(place: pathlib.Path) -> str:
-    """Returns what lies at a path that is no training run's directory, and what to write instead.
+def _describe(place: pathlib.Path) -> str:
+    """Returns what a path that is not the workdir of a training holds, and what to write instead.
 
     Args:
-      place: as a user named it.
+      place: as the user wrote it.
     """
     path = paths.canonical(place)
     if not path.exists():
         return "it does not exist; expected the workdir of a training run"
     around = next((folder for folder in path.parents if saved_steps(folder / FOLDER)), None)
     if around:
-        return f"it lies inside of a run; write {around}"
+        return f"it is inside the workdir of a run; write {around}"
     if path.is_file():
-        return "it is a file, but expected the workdir of a training run (configs/import_torch.py:path=FILE makes one)"
-    runs = list(runs_near(place))
+        return "it is a file; expected the workdir of a training run (configs/import_torch.py:path=FILE creates one)"
+    runs = list(_runs_near(place))
     inside = [f"{run} ({kind})" for run, kind in runs if place in run.parents]
     if inside:
         return f"it holds {len(inside)} run{'s'[: len(inside) > 1]}; write one of {', '.join(inside[:_MAX_RUNS])}"
-    beside = [f"{run} ({kind})" for run, kind in runs]
-    advice = f"beside it: {', '.join(beside[:_MAX_RUNS])}" if beside else "expected the workdir of a training run"
+    nearby = [f"{run} ({kind})" for run, kind in runs]
+    advice = f"next to it: {', '.join(nearby[:_MAX_RUNS])}" if nearby else "expected the workdir of a training run"
     with contextlib.suppress(OSError, ValueError, AttributeError):
         config = json.loads((path / "config.json").read_bytes())
         used = next((config[name] for name in _USED if isinstance(config.get(name), str) and config[name]), "")
         used = str(place.parent / used.removeprefix("stage:")) if used.startswith("stage:") else used
-        text = f"it is the run of the task {config.get('task')!r}, which has saved none"
+        text = f"it is the workdir of the task {config.get('task')!r}, which saves no checkpoints"
         return f"{text}; it used {used}" if used else f"{text}; {advice}"
     return advice
 
@@ -275,193 +460,8 @@ def article(kind: Any) -> str:
     return f"{'an' if str(kind)[:1] in 'aeiou' else 'a'} {kind}"
 
 
-# Beside one item for each network.
-_OTHER_TREES = ("optimizers",)
-_TEXTS = ("data", "description")
-_MIN_BYTES_WRITTEN_TOGETHER = 64 * 2**20
-_Value = TypeVar("_Value")
-_numbers = itertools.count()
-
-
-class Checkpoints:
-    """The checkpoints in `workdir/checkpoints`, newest kept; a context manager that waits for the last save.
-
-    Args:
-      workdir: the run's directory.
-      networks: names of the networks in the state.
-      keep: number of checkpoints to keep.
-    """
-
-    def __init__(self, workdir: pathlib.Path, networks: Iterable[str], *, keep: int = 2):
-        self.directory = paths.canonical(workdir) / FOLDER
-        options = ocp.CheckpointManagerOptions(
-            preservation_policy=ocp.checkpoint_managers.LatestN(keep),
-            step_name_format=_Steps(),
-            cleanup_tmp_directories=True,
-            # Stages have steps of the same numbers, whose names must not meet in JAX's coordinator.
-            multiprocessing_options=ocp.options.MultiprocessingOptions(barrier_sync_key_prefix=f"run{next(_numbers)}"),
-        )
-        handlers = {name: _tree_handler() for name in (*networks, *_OTHER_TREES)}
-        handlers |= {name: ocp.JsonCheckpointHandler() for name in _TEXTS}
-        self._manager = self._writing(
-            lambda: ocp.CheckpointManager(self.directory, options=options, item_handlers=handlers)
-        )
-
-    def latest_step(self) -> int | None:
-        """Returns the step of the newest complete checkpoint, or None, as process 0 sees it."""
-        return distributed.first(next(iter(saved_steps(self.directory)), None))
-
-    def save(self, state: TrainState, *, data_state: Mapping, description: Mapping, wait: bool = False) -> None:
-        """Saves in the background; returns once the arrays are copied from the devices.
-
-        Args:
-          state: the train state.
-          data_state: position of the data iterator, plain JSON.
-          description: what the networks are rebuilt from, plain JSON.
-          wait: return only when the checkpoint is complete on disk.
-
-        Raises:
-          UserError: this checkpoint, or the one before that was still being written, cannot be written.
-        """
-        step = int(state.step)
-        if step not in self._manager.all_steps():
-            items = {
-                **{name: ocp.args.PyTreeSave(value) for name, value in state.variables.items()},
-                "optimizers": ocp.args.PyTreeSave(state.opt_states),
-                "data": ocp.args.JsonSave(dict(data_state)),
-                "description": ocp.args.JsonSave(dict(description)),
-            }
-            if distributed.index() == 0 and not self.directory.is_dir():
-                raise UserError(f"{self.directory} has vanished: it was deleted or moved while this run wrote to it")
-            self._writing(lambda: self._manager.save(step, args=ocp.args.Composite(**items)))
-        if wait:
-            self._writing(self._manager.wait_until_finished)
-
-    def restore(self, abstract_state: TrainState, shardings: TrainState) -> tuple[TrainState, Mapping]:
-        """Returns the newest state that can be read, placed as asked, and the data position saved with it.
-
-        A damaged checkpoint is put aside as STEP.damaged, and told.
-
-        Args:
-          abstract_state: shapes and dtypes of the state.
-          shardings: a placement for each of its arrays.
-
-        Raises:
-          UserError: a checkpoint of another model (both sides are shown), or no checkpoint that can be read.
-        """
-        target = jax.tree.map(
-            lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract_state, shardings
-        )
-
-        def read(path: pathlib.Path) -> tuple[TrainState, Mapping]:
-            check_same(path, target.variables)
-            with open_reader() as reader:
-                variables = {
-                    name: restore_items(reader, path / name, value) for name, value in target.variables.items()
-                }
-                opt_states = restore_items(reader, path / "optimizers", target.opt_states)
-            step = int(path.name)
-            count = jax.make_array_from_callback(
-                (), target.step.sharding, lambda _: np.asarray(step, target.step.dtype)
-            )
-            return TrainState(count, variables, opt_states), read_json(path / "data")
-
-        result, damaged = newest_readable(self.directory, read)
-        if damaged:
-            if distributed.index() == 0:
-                for path in damaged:
-                    put_aside(path)
-            distributed.gather(None)
-            self._manager.reload()
-        return result
-
-    def _writing(self, write: Callable[[], _Value]) -> _Value:
-        try:
-            return write()
-        except Exception as error:  # Orbax and TensorStore raise many kinds for a disk that is full
-            if distributed.count() > 1 and isinstance(error, (jax.errors.JaxRuntimeError, TimeoutError)):
-                raise  # of waiting for the others, not of writing
-            steps = saved_steps(self.directory)
-            good = f"the last good checkpoint is step {steps[0]}" if steps else "no checkpoint was saved yet"
-            raise UserError(
-                f"a checkpoint cannot be written to {self.directory} ({reason(error)}); {good}; {MADE_ROOM}"
-            ) from error
-
-    def __enter__(self) -> "Checkpoints":
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *_: Any) -> None:
-        if kind is None or issubclass(kind, SystemExit):
-            self._writing(self._manager.close)
-        elif distributed.count() == 1:  # else the others may never come to where closing waits for them
-            with contextlib.suppress(Exception):  # the first error is the one to tell
-                self._manager.close()
-
-
-def load_description(workdir: pathlib.Path, *, kind: str = "") -> Mapping[str, Any]:
-    """Returns what the networks of another run are rebuilt from, as saved with its newest readable checkpoint.
-
-    Args:
-      workdir: that run's directory.
-      kind: of network that has to be there, such as "classifier"; empty for any.
-
-    Raises:
-      UserError: no checkpoint there, none that can be read, or one of another kind.
-    """
-    description = newest_readable(_of_run(workdir), lambda path: read_json(path / "description"))[0]
-    if kind and description.get("kind") != kind:
-        own = (paths.canonical(workdir) / str(description.get("encoder_workdir", ""))).resolve()
-        runs = [own, *(path for path, _ in runs_near(workdir))]
-        example = next((f", such as {run}" for run in runs if kind_of(run) == kind), "")
-        raise UserError(
-            f"{workdir} holds {article(description.get('kind'))}; name the workdir of "
-            f"{article(kind)}'s training{example}"
-        )
-    return description
-
-
-def load_variables(workdir: pathlib.Path, abstract: Mapping[str, Variables]) -> Mapping[str, Variables]:
-    """Returns networks of the newest readable checkpoint of another run, whole on the default device.
-
-    Args:
-      workdir: that run's directory.
-      abstract: network name -> shapes and dtypes of its variables.
-
-    Raises:
-      UserError: no checkpoint there, one of another model, or none that can be read.
-    """
-    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    target = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), abstract)
-
-    def read(path: pathlib.Path) -> Mapping[str, Variables]:
-        check_same(path, target)
-        with open_reader() as reader:
-            return {name: restore_items(reader, path / name, value) for name, value in target.items()}
-
-    return newest_readable(_of_run(workdir), read)[0]
-
-
-def check_run(workdir: pathlib.Path, *, name: str = "") -> None:
-    """Checks that a directory is that of a training run.
-
-    Args:
-      workdir: the directory.
-      name: of the field that holds it, for the message.
-
-    Raises:
-      UserError: it is not; says what is there, and what to write instead.
-    """
-    if not (paths.canonical(workdir) / FOLDER).is_dir():
-        raise UserError(f"{name}{': ' if name else ''}no checkpoint in {workdir}: {describe(workdir)}")
-
-
-def _of_run(workdir: pathlib.Path) -> pathlib.Path:
-    check_run(workdir)
-    return paths.canonical(workdir) / FOLDER
-
-
 class _Steps(ocp.path.step.NameFormat[ocp.path.step.Metadata]):
-    """Names of checkpoints: plain step numbers. Whatever else lies beside them is no checkpoint."""
+    """Names of checkpoints: plain step numbers; files and folders of other names are ignored."""
 
     _standard = ocp.path.step.standard_name_format()
 
@@ -480,10 +480,10 @@ class _Steps(ocp.path.step.NameFormat[ocp.path.step.Metadata]):
 
 
 def _tree_handler() -> ocp.PyTreeCheckpointHandler:
-    """Returns what writes trees of arrays: one device writes a small one that many hold.
+    """Returns the handler of trees of arrays, in which one device writes a small replicated array.
 
-    By default each of them writes its share, cut off by a program that is compiled for every shape; for small networks
-    that takes several times longer than the writing.
+    By default every device writes a slice, cut by a program that is compiled for every shape; for small networks that
+    takes several times longer than writing.
     """
     kinds = ocp.type_handlers
     arrays = kinds.ArrayHandler(min_slice_bytes_for_replica_parallel=_MIN_BYTES_WRITTEN_TOGETHER)

@@ -1,4 +1,4 @@
-"""Pictures with names: grids of images whose rows and columns say what they are."""
+"""Figures: labelled grids of images, tiles of one size for images of several, and curves."""
 
 import io
 import math
@@ -16,17 +16,20 @@ _FONT_SIZE = 18
 _GAP = 12  # pixels around a label
 _MIN_LABEL_WIDTH = 160
 _GRID_GAP = 2
+_MAX_NAME = 18  # characters
+_PANEL = (4.6, 3.6)  # inches
+_DOTS_PER_INCH = 120
 
 
 def labelled_grid(
     rows: Mapping[str, ArrayLike], *, columns: Sequence[str] = (), min_tile: int = 96, font_size: int = _FONT_SIZE
 ) -> np.ndarray:
-    """Returns a picture of rows of images with the name of each row on its left and of each column above it.
+    """Returns rows of images with the name of each row on its left and of each column above it.
 
     Args:
       rows: name -> [N, H, W, C], floating point in [0, 1] or uint8, of one H and W.
-      columns: a text above each column; lines are parted by newlines. Empty for none.
-      min_tile: images with shorter sides are enlarged by whole factors, in pixels.
+      columns: text above each column, with newlines between lines; empty for none.
+      min_tile: shortest side of an image in the grid, in pixels; smaller images are enlarged by whole factors.
       font_size: of the labels, in pixels.
 
     Returns:
@@ -57,85 +60,78 @@ def labelled_grid(
     return np.asarray(canvas)
 
 
-_LONGEST_NAME = 18
-
-
-def centre_window(picture: np.ndarray, size: int) -> np.ndarray:
-    """Returns the middle of a picture; what a smaller one does not fill is white.
+def centre_window(image: np.ndarray, size: int) -> np.ndarray:
+    """Returns the centre of an image, padded with white where it is smaller.
 
     Args:
-      picture: uint8 [H, W, 3].
+      image: uint8 [H, W, 3].
       size: side of the window, in pixels.
 
     Returns:
       uint8 [size, size, 3].
     """
     window = np.full((size, size, 3), 255, np.uint8)
-    here, there = zip(*(_overlap(side, size) for side in picture.shape[:2]), strict=True)
-    window[there] = picture[here]
+    source, target = zip(*(_overlap(side, size) for side in image.shape[:2]), strict=True)
+    window[target] = image[source]
     return window
 
 
 def _overlap(side: int, size: int) -> tuple[slice, slice]:
-    """Returns what of a side is in the middle window, and where in the window it is."""
+    """Returns the slices of an image's side and of the centred window's that coincide."""
     length = min(side, size)
     return tuple(slice((n - length) // 2, (n - length) // 2 + length) for n in (side, size))
 
 
 def short_names(names: Sequence[str]) -> tuple[str, ...]:
-    """Returns names that fit above a window: without folders and ending, their end where they are long."""
+    """Returns file names without folder and extension, and of long ones only the end."""
     stems = [file.rpartition(".")[0] or file for file in (name.rpartition("/")[2] for name in names)]
-    return tuple(stem if len(stem) <= _LONGEST_NAME else f"...{stem[3 - _LONGEST_NAME :]}" for stem in stems)
+    return tuple(stem if len(stem) <= _MAX_NAME else f"...{stem[3 - _MAX_NAME :]}" for stem in stems)
 
 
 def evenly(count: int, total: int) -> list[int]:
-    """Returns `count` numbers, or fewer where there are not so many, spread evenly over 0 to total - 1."""
+    """Returns `count` different indices, at most `total`, spread evenly over 0 to total - 1."""
     count = min(count, total)
     return [i * total // count for i in range(count)]
 
 
-def fit(picture: np.ndarray, *, height: int, width: int) -> np.ndarray:
-    """Returns a picture brought to a tile, its proportions kept, on white.
+def fit(image: np.ndarray, *, height: int, width: int) -> np.ndarray:
+    """Returns an image resized to fit a white tile, with its aspect ratio kept.
 
-    Smaller pictures are enlarged by a whole factor, each pixel a square; larger ones are shrunk with antialiasing.
+    Smaller images are enlarged by a whole factor without interpolation; larger ones are reduced with antialiasing.
 
     Args:
-      picture: uint8 [H, W, 3].
+      image: uint8 [H, W, 3].
       height: of the tile, in pixels.
       width: of the tile, in pixels.
 
     Returns:
       uint8 [height, width, 3].
     """
-    factor = min(height / picture.shape[0], width / picture.shape[1])
+    factor = min(height / image.shape[0], width / image.shape[1])
     if factor >= 1:
-        picture = np.repeat(np.repeat(picture, int(factor), axis=0), int(factor), axis=1)
+        image = np.repeat(np.repeat(image, int(factor), axis=0), int(factor), axis=1)
     else:
-        size = tuple(max(1, round(side * factor)) for side in (picture.shape[1], picture.shape[0]))
-        picture = np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.LANCZOS))
+        size = tuple(max(1, round(side * factor)) for side in (image.shape[1], image.shape[0]))
+        image = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.LANCZOS))
     tile = np.full((height, width, 3), 255, np.uint8)
-    top, left = (height - picture.shape[0]) // 2, (width - picture.shape[1]) // 2
-    tile[top : top + picture.shape[0], left : left + picture.shape[1]] = picture
+    top, left = (height - image.shape[0]) // 2, (width - image.shape[1]) // 2
+    tile[top : top + image.shape[0], left : left + image.shape[1]] = image
     return tile
 
 
-def zoom(picture: np.ndarray, side: int) -> np.ndarray:
-    """Returns a square picture with the given side, by bilinear interpolation with antialiasing.
+def zoom(image: np.ndarray, side: int) -> np.ndarray:
+    """Returns a square image resized by bilinear interpolation with antialiasing.
 
     Args:
-      picture: uint8 [S, S, 3].
+      image: uint8 [S, S, 3].
       side: in pixels.
 
     Returns:
       uint8 [side, side, 3].
     """
-    if picture.shape[0] == side:
-        return picture
-    return np.asarray(Image.fromarray(picture).resize((side, side), Image.Resampling.BILINEAR))
-
-
-_PANEL = (4.6, 3.6)  # inches
-_DOTS_PER_INCH = 120
+    if image.shape[0] == side:
+        return image
+    return np.asarray(Image.fromarray(image).resize((side, side), Image.Resampling.BILINEAR))
 
 
 def write_curves(
@@ -146,13 +142,13 @@ def write_curves(
     x_label: str,
     title: str,
 ) -> None:
-    """Draws one panel for each quantity, in it one curve for each name, and writes a PNG atomically.
+    """Draws a panel for each quantity with a curve for each name, and writes a PNG atomically.
 
     Args:
-      path: of the picture.
-      panels: quantity -> {name: its values at `x`}; a name has the same colour in every panel.
-      x: whole numbers, where the values are.
-      x_label: what they are.
+      path: of the file.
+      panels: quantity -> {name: values at `x`}.
+      x: whole numbers, the positions of the values.
+      x_label: label of the x axes.
       title: above the panels.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg

@@ -1,7 +1,8 @@
-"""One run at a time in a directory: a lock that a killed run leaves open, also on network file systems.
+"""Lock of a workdir: one run at a time, released when a run is killed, also on network file systems.
 
-.lock holds who has it. The kernel lock on it (flock) ends with its process. Some network file systems keep that lock
-to one machine only; there a sign of life in the file, a number that grows, tells a run from what is left of one.
+The file .lock names its owner. The kernel's lock on it (flock) ends with the process. On some network file systems
+that lock holds on one machine only; there a heartbeat, a counter in the file, distinguishes a running owner from a
+dead one.
 """
 
 import contextlib
@@ -22,21 +23,21 @@ from arinv.errors import UserError
 
 _NAME = ".lock"
 _BEAT_SECONDS = 10.0
-_PATIENCE_SECONDS = 3 * _BEAT_SECONDS  # without a sign of life, after which a lock from another machine is taken over
+_PATIENCE_SECONDS = 3 * _BEAT_SECONDS  # without a heartbeat, until a lock from another machine counts as dead
 _SHARED_SECONDS = 20.0  # for a file to become visible on all machines
 _STARTED = time.strftime("%Y-%m-%d %H:%M:%S")
-_SIZE = 512  # of the file, always: beats need no room on a full disk
+_SIZE = 512  # of the file, constant so that heartbeats need no space on a full disk
 
 
 @contextlib.contextmanager
 def hold(workdir: pathlib.Path) -> Iterator[None]:
-    """Keeps other runs out of a directory.
+    """Locks a directory for this run.
 
     Args:
-      workdir: is made where it does not exist, and taken away again where nothing came into it.
+      workdir: created if it does not exist, and deleted again if it is still empty at the end.
 
     Raises:
-      UserError: another run has it, it cannot be written, or it is not one directory for all processes.
+      UserError: another run has locked it, it cannot be written, or the processes do not share it.
     """
     lock, problem = None, None
     if distributed.index() == 0:
@@ -55,11 +56,11 @@ def hold(workdir: pathlib.Path) -> Iterator[None]:
 
 
 class _Lock:
-    """A lock that is held from its construction to its release."""
+    """A lock, held from construction to release."""
 
     def __init__(self, workdir: pathlib.Path):
         self._path = workdir / _NAME
-        self._made = [folder for folder in (workdir, *workdir.parents) if not folder.exists()]
+        self._created = [folder for folder in (workdir, *workdir.parents) if not folder.exists()]
         self.token = uuid.uuid4().hex
         try:
             workdir.mkdir(parents=True, exist_ok=True)
@@ -73,34 +74,34 @@ class _Lock:
         self._thread.start()
 
     def _write(self) -> None:
-        value = _about() | {"token": self.token, "beats": self._beats}
+        value = _identity() | {"token": self.token, "beats": self._beats}
         os.pwrite(self._file, json.dumps(value).encode().ljust(_SIZE), 0)
         os.fsync(self._file)
 
     def _beat(self) -> None:
         while not self._end.wait(_BEAT_SECONDS):
             self._beats += 1
-            with contextlib.suppress(OSError):  # the run will meet what is wrong with the disk by itself
+            with contextlib.suppress(OSError):  # the run itself reports a broken disk
                 self._write()
 
     def release(self) -> None:
-        """Lets others in."""
+        """Releases the lock, and deletes directories that were created for it and are empty."""
         self._end.set()
         self._thread.join()
         with contextlib.suppress(OSError):
             if _is_at(self._path, self._file):
                 self._path.unlink()
-            for folder in self._made:
-                folder.rmdir()  # fails, as it should, where the run has written something
+            for folder in self._created:
+                folder.rmdir()  # raises if the run has written something
         os.close(self._file)
 
 
-def _about() -> dict[str, Any]:
+def _identity() -> dict[str, Any]:
     return {"host": platform.node(), "pid": os.getpid(), "boot": _boot(), "started": _STARTED}
 
 
 def _boot() -> str:
-    """Returns what tells one start of a machine from all others; empty where the system does not say."""
+    """Returns an id of the machine's current boot; empty where the system has none."""
     try:
         return pathlib.Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:
@@ -108,23 +109,23 @@ def _boot() -> str:
 
 
 def _take(path: pathlib.Path) -> int:
-    """Returns the descriptor of the lock's file, locked.
+    """Returns the descriptor of the lock file, locked.
 
     Raises:
-      UserError: a living run has it.
+      UserError: a running process has locked it.
     """
     while True:
         file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
-            is_authority = _flock(file)
-            if is_authority is None:
+            has_kernel_lock = _flock(file)
+            if has_kernel_lock is None:
                 raise UserError(_busy(path))
-            if not _is_at(path, file):  # the run before has just put it away
+            if not _is_at(path, file):  # the previous run has just deleted it
                 os.close(file)
                 continue
-            about = _read(path)
-            if about and not (is_authority and about.get("boot") == _boot() != ""):
-                _await_silence(path, about)
+            owner = _read(path)
+            if owner and not (has_kernel_lock and owner.get("boot") == _boot() != ""):
+                _await_silence(path, owner)
             return file
         except BaseException:
             with contextlib.suppress(OSError):
@@ -133,7 +134,7 @@ def _take(path: pathlib.Path) -> int:
 
 
 def _flock(file: int) -> bool | None:
-    """Returns whether the kernel's lock is ours, None where another has it; False where there is no such thing."""
+    """Returns True if the kernel's lock is ours, None if another process has it, False where it is not supported."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -151,7 +152,7 @@ def _is_at(path: pathlib.Path, file: int) -> bool:
 
 
 def _read(path: pathlib.Path) -> dict[str, Any]:
-    """Returns what the file says, empty where it says nothing."""
+    """Returns the content of the lock file; empty where there is none."""
     try:
         value = json.loads(path.read_bytes())
     except (OSError, ValueError):
@@ -160,13 +161,13 @@ def _read(path: pathlib.Path) -> dict[str, Any]:
 
 
 def _await_silence(path: pathlib.Path, before: dict[str, Any]) -> None:
-    """Waits until a lock from another machine has been silent for long enough.
+    """Waits until a lock from another machine has had no heartbeat for long enough.
 
     Raises:
-      UserError: it gave a sign of life.
+      UserError: there was a heartbeat.
     """
     print(
-        f"{path.parent} was locked by {_owner(before)}; waiting {_PATIENCE_SECONDS:.0f} s for a sign of life",
+        f"{path.parent} was locked by {_name(before)}; waiting {_PATIENCE_SECONDS:.0f} s for a sign of life",
         file=sys.stderr,
         flush=True,
     )
@@ -174,7 +175,7 @@ def _await_silence(path: pathlib.Path, before: dict[str, Any]) -> None:
     while time.monotonic() < deadline:
         time.sleep(min(1.0, _BEAT_SECONDS))
         now = _read(path)
-        if not now:  # it has ended properly
+        if not now:  # released
             return
         if (now.get("token"), now.get("beats")) != (before.get("token"), before.get("beats")):
             raise UserError(_busy(path))
@@ -182,30 +183,30 @@ def _await_silence(path: pathlib.Path, before: dict[str, Any]) -> None:
 
 def _busy(path: pathlib.Path) -> str:
     return (
-        f"workdir {path.parent} is in use by another run: {_owner(_read(path))}; wait for it or stop it, or use "
+        f"workdir {path.parent} is in use by another run: {_name(_read(path))}; wait for it or stop it, or use "
         "another --workdir"
     )
 
 
-def _owner(about: dict[str, Any]) -> str:
-    if not about:
+def _name(owner: dict[str, Any]) -> str:
+    if not owner:
         return "an unknown process"
-    return f"process {about.get('pid')} on {about.get('host')}, started {about.get('started')}"
+    return f"process {owner.get('pid')} on {owner.get('host')}, started {owner.get('started')}"
 
 
 def _check_shared(workdir: pathlib.Path, token: str) -> None:
-    """Checks that all processes see the directory that process 0 has locked.
+    """Checks that all processes share the directory that process 0 has locked.
 
     Raises:
       UserError: names the processes that do not.
     """
     deadline = time.monotonic() + _SHARED_SECONDS
-    while not (sees := _read(workdir / _NAME).get("token") == token) and time.monotonic() < deadline:
+    while not (is_shared := _read(workdir / _NAME).get("token") == token) and time.monotonic() < deadline:
         time.sleep(0.1)
-    seen = distributed.gather([sees, platform.node()])
-    blind = [f"process {i} ({host})" for i, (sees, host) in enumerate(seen) if not sees]
-    if blind:
+    answers = distributed.gather([is_shared, platform.node()])
+    others = [f"process {i} ({host})" for i, (is_shared, host) in enumerate(answers) if not is_shared]
+    if others:
         raise UserError(
-            f"workdir {workdir} of process 0 is not seen by {', '.join(blind[:8])}: all hosts need one directory, on a "
-            "network file system"
+            f"workdir {workdir} of process 0 is not seen by {', '.join(others[:8])}: all hosts need one directory, on "
+            "a network file system"
         )

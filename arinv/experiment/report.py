@@ -46,10 +46,10 @@ img {{ max-width: 100%; image-rendering: pixelated; }}
 
 
 class Table(NamedTuple):
-    """A table of texts.
+    """A table of text cells.
 
     Attributes:
-      heading: of the columns, the first that of the rows' names.
+      heading: of the columns; the first column holds the names of the rows.
       rows: each as long as the heading.
     """
 
@@ -57,7 +57,7 @@ class Table(NamedTuple):
     rows: Sequence[Sequence[str]]
 
     def markdown(self) -> str:
-        """Returns the table as Markdown, numbers to the right."""
+        """Returns the table as Markdown, with right-aligned numbers."""
         lines = [self.heading, ["---", *["---:"] * (len(self.heading) - 1)], *self.rows]
         return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
@@ -81,7 +81,7 @@ def write(
     Args:
       workdir: directory of both files.
       title: heading of both.
-      tables: in their order.
+      tables: in order.
       notes: paragraphs below the tables.
       text: a paragraph above the tables, in report.html only.
       images: heading -> PNG file; None for no report.html.

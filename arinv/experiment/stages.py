@@ -23,7 +23,7 @@ def run(config: ConfigDict, workdir: pathlib.Path, tasks: Tasks) -> None:
     Args:
       config: of one task, or with `stages` and their `order`.
       workdir: of the run; each stage has a folder of its name in it.
-      tasks: name -> module with check(config), run(run) and, optionally, check_inputs(run) and ONE_PROCESS.
+      tasks: name -> module, see `arinv.tasks`.
 
     Raises:
       UserError: a mistake in the config or in what it names.
@@ -37,11 +37,11 @@ def run(config: ConfigDict, workdir: pathlib.Path, tasks: Tasks) -> None:
         if not complete:
             with lock.hold(folder):
                 tasks[stage.task].run(Run(stage, folder, stages, sources))
-            distributed.gather(None)  # the files of process 0 are there before another process reads them
+            distributed.gather(None)  # other processes may now read the files of process 0
 
 
 def check(config: ConfigDict, workdir: pathlib.Path, tasks: Tasks) -> dict[pathlib.Path, ConfigDict]:
-    """Raises every mistake that can be seen before any work, and returns the directory of each stage with its config.
+    """Checks everything that can be checked before any work, and returns workdir -> config of each stage.
 
     Args:
       config: as of `run`.
@@ -53,7 +53,7 @@ def check(config: ConfigDict, workdir: pathlib.Path, tasks: Tasks) -> dict[pathl
     """
     stages = of(config, workdir, tasks)
     for folder, stage in stages.items():
-        if distributed.index() == 0:  # network file systems cache, on other hosts, that a file was missing
+        if distributed.index() == 0:  # on other hosts, network file systems may cache that a file was missing
             workdirs.check_paths(stage)
             workdirs.check(stage, folder)
         if getattr(tasks[stage.task], "ONE_PROCESS", False) and distributed.count() > 1:
@@ -61,7 +61,7 @@ def check(config: ConfigDict, workdir: pathlib.Path, tasks: Tasks) -> dict[pathl
         tasks[stage.task].check(stage)
     if distributed.index() == 0:
         _check_order(stages)
-        if len(stages) > 1:  # a single task reads its inputs first anyway
+        if len(stages) > 1:  # a single task starts with reading its inputs
             pending = {folder: stage for folder, stage in stages.items() if not workdirs.is_complete(folder)}
             workdirs.check_sources(pending)
             for folder, stage in pending.items():
@@ -71,7 +71,7 @@ def check(config: ConfigDict, workdir: pathlib.Path, tasks: Tasks) -> dict[pathl
 
 
 def of(config: ConfigDict, workdir: pathlib.Path, tasks: Tasks) -> dict[pathlib.Path, ConfigDict]:
-    """Returns workdir -> config of each stage, in order; of a single task its own.
+    """Returns workdir -> config of each stage, in order; for a single task of that task.
 
     Raises:
       UserError: an unknown stage or task.
@@ -88,7 +88,7 @@ def of(config: ConfigDict, workdir: pathlib.Path, tasks: Tasks) -> dict[pathlib.
 
 
 def _check_order(stages: Mapping[pathlib.Path, ConfigDict]) -> None:
-    """Refuses to make a stage anew beside complete ones that were made of its predecessor.
+    """Checks that no stage is complete whose predecessor has to run again.
 
     Raises:
       UserError: naming both.
@@ -99,8 +99,8 @@ def _check_order(stages: Mapping[pathlib.Path, ConfigDict]) -> None:
         for name in sorted(part.partition("/")[0] for part in used if part.startswith("stage:")):
             if name in names and workdirs.is_complete(folder) and not workdirs.is_complete(names[name]):
                 raise UserError(
-                    f"{names[name]} is to be made, but {folder}, which was made of it, is complete: delete that too, "
-                    "or bring the other back"
+                    f"{names[name]} has to run, but {folder}, which depends on it, is complete: delete {folder} "
+                    f"too, or restore {names[name]}"
                 )
 
 

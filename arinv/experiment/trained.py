@@ -1,10 +1,9 @@
-"""Trained networks: `load` rebuilds them from the description in their checkpoint; `Trained` applies them to images."""
+"""Trained networks: `Trained`, which applies one to images, and `load`, which rebuilds one from its checkpoint."""
 
 import dataclasses
 import functools
 import os
 import pathlib
-import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -12,22 +11,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from arinv import data, metrics, models
+from arinv import metrics, models
 from arinv.errors import UserError
-from arinv.experiment import checkpoint, workdirs
+from arinv.experiment import checkpoint, descriptions, workdirs
 from arinv.experiment.cache import fingerprint
 from arinv.models.generators.wavelet import MULTIPLE, SMALLEST_SIDE
 from arinv.ops.inputs import as_images, check_count
 from arinv.ops.padding import crop_images, pad_images
 from arinv.types import Array, ArrayLike, DecodeFn, FeaturesFn, LogitsFn, Network, Variables
 
-CLASSIFIER, GENERATOR, DISCRIMINATOR = "classifier", "generator", "discriminator"  # networks of a train state
-INVERTER, DENOISER = "inverter", "denoiser"  # kinds of checkpoints, beside "classifier"
-WEIGHTS = "encoder_weights"  # in the description of what was trained on an encoder: their fingerprint
-
-
-class OtherSize(UserError):
-    """Images of another size than a network was trained on."""
+CLASSIFIER, INVERTER, DENOISER = "classifier", "inverter", "denoiser"  # kinds of trained networks
+GENERATOR, DISCRIMINATOR = "generator", "discriminator"  # networks in a train state, besides the classifier
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,14 +29,14 @@ class Trained:
     """A trained network, with the encoder that it was trained on.
 
     The functions are pytrees (`jax.tree_util.Partial`) whose leaves are the weights: passed to a jitted function as
-    arguments, they are not compiled in, and equal networks share what was compiled.
+    arguments, the weights are not compiled in, and networks of one architecture share the compiled program.
 
     Attributes:
       kind: "classifier", "inverter" or "denoiser".
       module: of a classifier, images [B, H, W, 3] in [0, 1] -> (logits, named features); of an inverter, features of
         `layer` -> images in [0, 1]; of a denoiser, `models.Denoiser(encoder, decoder)`.
-      variables: weights of the encoder, the generator or the decoder; shapes where the network is not trained yet.
-      description: of the checkpoint: "kind", "encoder", "image_size" and what else the network is rebuilt from.
+      variables: weights of the encoder, the generator or the decoder; their shapes before training.
+      description: what the network is rebuilt from, see `arinv.experiment.descriptions`.
       parent: the frozen classifier below an inverter or a denoiser, None for a classifier.
     """
 
@@ -59,7 +53,7 @@ class Trained:
 
     @property
     def layer(self) -> str:
-        """The feature that an inverter inverts."""
+        """Name of the feature that an inverter inverts."""
         return self.description["layer"]
 
     @property
@@ -69,7 +63,7 @@ class Trained:
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """12 hexadecimal digits that depend on every weight, those of the parent included."""
+        """12 hexadecimal digits that depend on every weight, the parent's included."""
         if self.parent is None:
             return fingerprint(self.variables)
         return fingerprint({"encoder": self.parent.variables, GENERATOR: self.variables})
@@ -83,7 +77,7 @@ class Trained:
     def features_fn(self) -> FeaturesFn:
         """Images [B, H, W, 3] in [0, 1] -> named features of the encoder, float32, in evaluation mode.
 
-        Of an inverter of a convolutional layer those of the convolutions only, so that images may have other sizes.
+        For an inverter of a convolutional layer, only the convolutions run, so that images may have any size.
         """
         module = self.encoder.module
         if self.kind == INVERTER and not self._spec.is_vector:
@@ -121,18 +115,18 @@ class Trained:
     def reconstruct(self, images: ArrayLike, *, batch_size: int = 32) -> np.ndarray:
         """Returns the reconstructions of images from their features.
 
-        Images whose sides are no multiples of the layer's stride are padded, and their reconstructions cropped. Each
-        size of images is compiled once.
+        Images are padded to a multiple of the layer's stride, and the reconstructions cropped. Each image size is
+        compiled once.
 
         Args:
           images: float32 [N, H, W, 3] in [0, 1], of any number and size.
-          batch_size: the largest number of images at a time.
+          batch_size: largest number of images in a batch.
 
         Returns:
           float32 [N, H, W, 3] in [0, 1].
 
         Raises:
-          UserError: not an inverter, images outside [0, 1], or a size that the layer cannot be inverted at.
+          UserError: not an inverter, images outside [0, 1], or an image size that the layer cannot be inverted at.
         """
         self._check_kind(INVERTER, "reconstruct")
         images = np.asarray(as_images(images))
@@ -144,9 +138,7 @@ class Trained:
                     f"{self.image_size} x {self.image_size} px only; resize them, or invert a convolutional layer"
                 )
         else:
-            images = pad_images(images, multiple=self.stride)
-            missing = [max(0, self.smallest_side - side) for side in images.shape[1:3]]
-            images = np.pad(images, ((0, 0), (0, missing[0]), (0, missing[1]), (0, 0)), mode="edge")
+            images = _pad(images, multiple=self.stride, smallest_side=self.smallest_side)
         step = functools.partial(_reconstruct, self.decode_fn, self.features_fn, layer=self.layer)
         return crop_images(_in_batches(step, images, batch_size), size)
 
@@ -157,15 +149,15 @@ class Trained:
 
         Args:
           images: float32 [N, H, W, 3] in [0, 1], of any number.
-          labels: int [N], for the accuracy of the encoder; None leaves it out.
-          batch_size: the largest number of images at a time.
+          labels: int [N], for the accuracy of the encoder; None to omit it.
+          batch_size: largest number of images in a batch.
 
         Returns:
           Name -> [N]: "clean_accuracy" (0 or 1) with labels; "psnr" (dB), "ssim" and "mse" of an inverter's
-          reconstructions or of a denoiser's images.
+          reconstructions or a denoiser's outputs.
 
         Raises:
-          UserError: images outside [0, 1], as many labels as images expected, or a classifier without labels.
+          UserError: images outside [0, 1], another number of labels than images, or a classifier without labels.
         """
         images = np.asarray(as_images(images))
         results = {}
@@ -180,32 +172,30 @@ class Trained:
         if self.kind == INVERTER:
             outputs = self.reconstruct(images, batch_size=batch_size)
         elif self.kind == DENOISER:
-            padded = pad_images(images, multiple=MULTIPLE)
-            missing = [max(0, SMALLEST_SIDE - side) for side in padded.shape[1:3]]
-            padded = np.pad(padded, ((0, 0), (0, missing[0]), (0, missing[1]), (0, 0)), mode="edge")
+            padded = _pad(images, multiple=MULTIPLE, smallest_side=SMALLEST_SIDE)
             step = functools.partial(_apply, self.denoise_fn)
             outputs = np.clip(crop_images(_in_batches(step, padded, batch_size), images.shape[1:3]), 0, 1)
         else:
             return results
-        compared = {"psnr": metrics.psnr, "ssim": metrics.ssim, "mse": metrics.mean_squared_error}
-        return results | {name: np.asarray(metric(outputs, images)) for name, metric in compared.items()}
+        qualities = {"psnr": metrics.psnr, "ssim": metrics.ssim, "mse": metrics.mean_squared_error}
+        return results | {name: np.asarray(metric(outputs, images)) for name, metric in qualities.items()}
 
     def check_side(self, side: int, name: str) -> None:
         """Checks that an inverter takes images with sides that are multiples of `side`.
 
         Args:
           side: in pixels.
-          name: what the error calls it.
+          name: of the field that sets it, for the message.
 
         Raises:
-          UserError: it does not fit the stride of the layer, is too small, or the layer has no positions.
+          UserError: not a multiple of the layer's stride, too small, or a layer that takes one image size only.
         """
         if self._spec.is_vector:
             specs = self.encoder.module.feature_specs()
-            known = ", ".join(layer for layer, spec in specs.items() if not spec.is_vector)
+            convolutional = ", ".join(layer for layer, spec in specs.items() if not spec.is_vector)
             raise UserError(
                 f"an inverter of {self.layer}, whose features come from images of one size only, does not take images "
-                f"of other sizes; use an inverter of one of {known}"
+                f"of other sizes; use an inverter of one of {convolutional}"
             )
         if side % self.stride or side < self.smallest_side:
             lower = max(self.smallest_side, side // self.stride * self.stride)
@@ -227,18 +217,18 @@ def load(
     image_size: int | None = None,
     other_size: bool = False,
 ) -> Trained:
-    """Returns the network of a training, with the encoder that it was trained on.
+    """Returns a trained network, with the encoder that it was trained on.
 
     Args:
       reference: workdir of the training, such as "runs/quickstart/robust_inverter".
-      kind: "classifier", "inverter" or "denoiser", or several of them, where it has to be that; empty for any.
+      kind: required kind, "classifier", "inverter" or "denoiser", or a tuple of kinds; empty for any.
       dtype: of the computation.
-      image_size: side of the images that it is for, in pixels; None for any size.
-      other_size: whether images may have another size than those it was trained on.
+      image_size: side of the images that it is applied to, in pixels; None for any size.
+      other_size: whether this may differ from the size that the network was trained on.
 
     Raises:
-      UserError: no checkpoint there or at its encoder's place, a damaged one, one of another kind, images of another
-        size, or an encoder of other weights than it was trained on.
+      UserError: no checkpoint of the network or of its encoder, a damaged one, one of another kind or image size, or
+        an encoder of other weights than the network was trained on.
     """
     workdir = pathlib.Path(reference)
     kinds = (kind,) if isinstance(kind, str) else kind
@@ -246,14 +236,14 @@ def load(
     if any(kinds) and description.get("kind") not in kinds:
         description = checkpoint.load_description(workdir, kind=kinds[-1])  # raises
     if image_size is not None and not other_size:
-        check_trained_size(description, image_size, workdir)
+        descriptions.check_trained_size(description, image_size, workdir)
     if description["kind"] == CLASSIFIER:
         network = abstract_encoder(description, dtype=dtype)
-        name = description.get("weights", CLASSIFIER)  # or a moving average of them
+        name = description.get("weights", CLASSIFIER)  # or the moving average of the weights
         variables = checkpoint.load_variables(workdir, {name: network.variables})[name]
         return dataclasses.replace(network, variables=variables)
     encoder = load(workdirs.follow(description["encoder_workdir"], workdir), kind=CLASSIFIER, dtype=dtype)
-    check_weights(description, encoder.fingerprint, workdir)
+    descriptions.check_weights(description, encoder.fingerprint, workdir)
     if description["kind"] == INVERTER:
         module = build_generator(description, encoder, dtype=dtype)
         abstract = _abstract(module, feature_structs(encoder.module, description["image_size"])[description["layer"]])
@@ -265,7 +255,7 @@ def load(
 
 
 def abstract_encoder(description: Mapping[str, Any], *, dtype: jax.typing.DTypeLike = jnp.float32) -> Trained:
-    """Returns the encoder of a description, with the shapes of its variables."""
+    """Returns the classifier of a description, with the shapes of its variables."""
     module = models.build(
         description["encoder"], num_classes=description["num_classes"], dtype=dtype, **description["options"]
     )
@@ -287,140 +277,15 @@ def _abstract(module: Any, *inputs: jax.ShapeDtypeStruct) -> Variables:
     return jax.eval_shape(lambda *x: module.init(jax.random.key(0), *x), *inputs)
 
 
-def check_name(encoder: Trained, name: str, place: str | pathlib.Path) -> None:
-    """Checks that an encoder is the one that a config names.
-
-    Args:
-      encoder: as loaded.
-      name: the config's.
-      place: where it was loaded from, for the message.
-
-    Raises:
-      UserError: it is another.
-    """
-    if encoder.description["encoder"] != name:
-        raise UserError(
-            f"{place} is of another model: encoder is {encoder.description['encoder']!r} there, {name!r} in the config"
-        )
-
-
-def check_weights(description: Mapping[str, Any], weights: str | None, place: pathlib.Path) -> None:
-    """Checks that an encoder is the one that a generator was trained on, where that is known.
-
-    Args:
-      description: of the generator's checkpoint.
-      weights: fingerprint of the encoder's variables.
-      place: of that checkpoint, for the message.
-
-    Raises:
-      UserError: it has other weights.
-    """
-    known = description.get(WEIGHTS)
-    if known and weights and known != weights:
-        raise UserError(
-            f"{place} was trained on an encoder of weights {known}, and the one at its place now has {weights}; bring "
-            "that one back, or train anew in another directory"
-        )
-
-
-def check_image_size(encoder: Trained, image_size: int) -> None:
-    """Checks that an encoder takes images of a size.
-
-    Raises:
-      UserError: it does not; names the size that it was trained on.
-    """
-    trained = encoder.description["image_size"]
-    if trained == image_size:
-        return
-    try:
-        jax.eval_shape(encoder.module.apply, encoder.variables, image_struct(image_size))
-    except Exception as error:  # Flax and lax tell wrong shapes in many ways
-        raise UserError(
-            f"the encoder was trained on images of {trained} px and does not take {image_size} px; set "
-            f"image_size={trained}"
-        ) from error
-
-
-def check_trained_size(
-    description: Mapping[str, Any], image_size: int, place: pathlib.Path | str, *, verb: str = "was"
-) -> None:
-    """Checks that a network is used at the size that it was trained on; many run at others, and do worse.
-
-    Args:
-      description: of its checkpoint.
-      image_size: of the images, in pixels.
-      place: of the checkpoint, for the message.
-      verb: "is" where it is yet to be trained.
-
-    Raises:
-      OtherSize: it is not.
-    """
-    trained = description["image_size"]
-    if trained != image_size:
-        raise OtherSize(
-            f"{place} {verb} trained on images of {trained} px, but data.image_size is {image_size}; set "
-            f"image_size={trained}"
-        )
-
-
-def resize_of(config: Any, description: Mapping[str, Any]) -> str:
-    """Returns how the images of an evaluation are brought to size: data.resize, or as in the network's training.
-
-    Args:
-      config: of the evaluation; an empty data.resize stands for the network's.
-      description: of its checkpoint.
-    """
-    return config.data.resize or description.get("resize", "squash")
-
-
-def report_size(encoder: Trained, image_size: int, title: str) -> dict[str, int]:
-    """Prints that an encoder is used at a size that it was not trained on, and returns it as a field of the results.
-
-    Args:
-      encoder: as loaded.
-      image_size: of the images, in pixels.
-      title: of the task.
-
-    Returns:
-      {"encoder_image_size": the size it was trained on}; empty where it is the same.
-    """
-    trained = encoder.description["image_size"]
-    if trained == image_size:
-        return {}
-    if jax.process_index() == 0:
-        print(f"{title}: the encoder was trained on images of {trained} px and sees {image_size} px", file=sys.stderr)
-    return {"encoder_image_size": trained}
-
-
-def check_classes(encoder: Trained, info: data.SourceInfo) -> None:
-    """Checks that data has the classes that an encoder was trained on.
-
-    Raises:
-      UserError: it has others, or another number of them.
-    """
-    if difference := class_difference(encoder, info):
-        raise UserError(f"{difference}; evaluate it on data with the same classes")
-
-
-def class_difference(encoder: Trained, info: data.SourceInfo) -> str:
-    """Returns how the classes of data differ from those that an encoder was trained on; empty for not at all."""
-    classes, trained = list(info.class_names), encoder.description["class_names"]
-    if trained and classes != trained:
-        return f"{info.name} has classes {classes[:5]}..., but the checkpoint was trained on {trained[:5]}..."
-    num_classes = encoder.description["num_classes"]
-    if len(classes) != num_classes:  # all that is known of an imported encoder whose file names no classes
-        return f"{info.name} has {len(classes)} classes, but the checkpoint was trained on {num_classes}"
-    return ""
-
-
 def build_generator(description: Mapping[str, Any], encoder: Trained, *, dtype: jax.typing.DTypeLike) -> Any:
-    """Returns the untrained generator that a description asks for, checked against the image size.
+    """Returns the untrained generator of an inverter's description.
 
     Raises:
-      UserError: unknown layer or variant, or an image size whose features do not lead back to it.
+      UserError: unknown layer or variant, or an image size that the encoder does not take or the generator does not
+        return.
     """
     image_size, layer = description["image_size"], description["layer"]
-    check_image_size(encoder, image_size)
+    _check_image_size(encoder, image_size)
     module = models.build_generator(
         encoder.description["encoder"],
         layer,
@@ -430,49 +295,64 @@ def build_generator(description: Mapping[str, Any], encoder: Trained, *, dtype: 
         encoder_options=encoder.description["options"],
     )
     features = feature_structs(encoder.module, image_size)[layer]
-    _check_way_back(module, features, image_size, f"{encoder.description['encoder']} {layer}")
+    _check_output_size(module, features, image_size, f"{encoder.description['encoder']} {layer}")
     return module
 
 
 @functools.cache
 def check_generator(encoder: str, layer: str, *, variant: str, image_size: int) -> None:
-    """Checks, where the encoder is not trained yet, that its generator leads back to the size of the images.
-
-    Generators of vectors are left to `build_generator`: they are made for their image size.
+    """Checks that the generator of an encoder that is not trained yet returns images of the size of its inputs.
 
     Args:
       encoder: its name.
       layer: the feature that is inverted.
       variant: of the generator.
-      image_size: in pixels.
+      image_size: side of the images, in pixels.
 
     Raises:
-      UserError: it does not, or a name is unknown, or the images are too small for the encoder.
+      UserError: another size, an unknown name, or images that are too small for the encoder.
     """
     module = models.build_generator(encoder, layer, image_size=image_size, variant=variant)
-    if not module.is_vector:
+    if not module.is_vector:  # a generator of vectors is built for its image size
         features = feature_structs(models.build(encoder, num_classes=0), image_size)[layer]
-        _check_way_back(module, features, image_size, f"{encoder} {layer}")
+        _check_output_size(module, features, image_size, f"{encoder} {layer}")
 
 
-def _check_way_back(generator: Any, features: jax.ShapeDtypeStruct, image_size: int, what: str) -> None:
+def _check_image_size(encoder: Trained, image_size: int) -> None:
+    """Checks that an encoder takes images of a size.
+
+    Raises:
+      UserError: naming the size that it was trained on.
+    """
+    if encoder.image_size == image_size:
+        return
+    try:
+        jax.eval_shape(encoder.module.apply, encoder.variables, image_struct(image_size))
+    except Exception as error:  # Flax and lax raise many kinds for wrong shapes
+        raise UserError(
+            f"the encoder was trained on images of {encoder.image_size} px and does not take {image_size} px; set "
+            f"image_size={encoder.image_size}"
+        ) from error
+
+
+def _check_output_size(generator: Any, features: jax.ShapeDtypeStruct, image_size: int, name: str) -> None:
     side = jax.eval_shape(lambda x: generator.init_with_output(jax.random.key(0), x)[0], features).shape[1]
     if side != image_size:
         raise UserError(
-            f"the generator for {what} turns {image_size} px into {side} px; set data.image_size to a multiple of 32, "
+            f"the generator for {name} turns {image_size} px into {side} px; set data.image_size to a multiple of 32, "
             f"such as {max(64, round(image_size / 32) * 32)}"
         )
 
 
 def convolutions(variables: Variables) -> Variables:
-    """Returns a classifier's variables without its fully connected layers, which no encoder of a denoiser has."""
+    """Returns a classifier's variables without its fully connected layers, for the encoder of a denoiser."""
     return {"params": {name: value for name, value in variables["params"].items() if name.startswith("conv")}}
 
 
 def build_denoiser(
     description: Mapping[str, Any], classifier: Trained, *, dtype: jax.typing.DTypeLike
 ) -> models.Denoiser:
-    """Returns the two halves that a description asks for.
+    """Returns the encoder and the untrained decoder of a denoiser's description.
 
     Raises:
       UserError: unknown encoder, variant or side of padding.
@@ -487,7 +367,7 @@ def build_denoiser(
 
 
 def decoder_inputs(encoder: Any, image_size: int) -> tuple[Any, Any]:
-    """Returns the shapes of what the decoder takes for one image."""
+    """Returns the shapes of a denoising decoder's inputs for one image: features and details."""
     images = image_struct(image_size)
     features, details = jax.eval_shape(lambda x: encoder.init_with_output(jax.random.key(0), x)[0], images)
     return features["conv5"], details
@@ -503,7 +383,26 @@ def make_features_fn(encoder: Network, variables: Variables) -> FeaturesFn:
     return features_fn
 
 
-# Equal networks get the same function, so that what was compiled for one serves the other's weights too.
+@functools.lru_cache(maxsize=8)
+def make_denoise_fn(encoder: Network, decoder: Network) -> Callable[[tuple[Variables, Variables], Array], Array]:
+    """Returns ((encoder_variables, decoder_variables), images) -> denoised images.
+
+    Args:
+      encoder: the wavelet encoder.
+      decoder: its decoder.
+
+    Returns:
+      The same function for equal modules, so that compiled programs are shared.
+    """
+
+    def denoise_fn(variables: tuple[Variables, Variables], images: Array) -> Array:
+        features, details = encoder.apply(variables[0], images)
+        return decoder.apply(variables[1], features["conv5"], details, train=False)
+
+    return denoise_fn
+
+
+# Equal modules get the same function, so that a program compiled for one network is used for another's weights.
 
 
 @functools.lru_cache(maxsize=8)
@@ -531,8 +430,15 @@ def _apply(function: Callable[[Array], Array], images: Array) -> Array:
     return function(images)
 
 
+def _pad(images: np.ndarray, *, multiple: int, smallest_side: int) -> np.ndarray:
+    """Returns images padded on the right and below to sides that are multiples and not smaller than the smallest."""
+    images = pad_images(images, multiple=multiple)
+    missing = [max(0, smallest_side - side) for side in images.shape[1:3]]
+    return np.pad(images, ((0, 0), (0, missing[0]), (0, missing[1]), (0, 0)), mode="edge")
+
+
 def _in_batches(step: Callable[[np.ndarray], Array], images: np.ndarray, batch_size: int) -> np.ndarray:
-    """Returns the results of all images; the last batch is padded, so that one size of images is compiled once."""
+    """Returns the results of all images; the last batch is padded, so that each image size is compiled once."""
     size = min(check_count(batch_size, "batch_size"), 1 << max(0, len(images) - 1).bit_length())
     results = []
     for start in range(0, len(images), size):
@@ -540,19 +446,3 @@ def _in_batches(step: Callable[[np.ndarray], Array], images: np.ndarray, batch_s
         padded = np.concatenate([batch, np.repeat(batch[-1:], size - len(batch), axis=0)])
         results.append(np.asarray(step(padded))[: len(batch)])
     return np.concatenate(results)
-
-
-@functools.lru_cache(maxsize=8)
-def make_denoise_fn(encoder: Network, decoder: Network) -> Callable[[tuple[Variables, Variables], Array], Array]:
-    """Returns ((encoder_variables, decoder_variables), images) -> denoised images.
-
-    Args:
-      encoder: the wavelet encoder.
-      decoder: its decoder.
-    """
-
-    def denoise_fn(variables: tuple[Variables, Variables], images: Array) -> Array:
-        features, details = encoder.apply(variables[0], images)
-        return decoder.apply(variables[1], features["conv5"], details, train=False)
-
-    return denoise_fn

@@ -1,7 +1,7 @@
-"""A task's directory: the config it belongs to, its results, and how stages find each other.
+"""Workdirs: the config and results of a task, references between workdirs, and checks of paths in configs.
 
-config.json      the config, written first; another config is refused
-results.json     written last: its presence says that the task is complete
+config.json      the config, written first; a run with another config is refused
+results.json     written last, so it marks the task as complete
 """
 
 import json
@@ -19,11 +19,11 @@ from arinv.errors import UserError
 from arinv.experiment import checkpoint
 from arinv.experiment.writer import write_json
 
-# What may change between two starts of the same run without changing its results.
+# Fields that may change when a run is resumed, without changing its results.
 _FREE_FIELDS = ("mesh", "log", "steps_per_call", "data.data_dir", "data.num_workers")
 _STAGE = "stage:"
 _FOLDER = "folder:"
-# Fields that name a folder of images without "folder:" in front; of these tasks data.name does so too.
+# Fields that name a folder of images without the prefix "folder:"; of these tasks, data.name does so too.
 _FOLDERS = ("images", "anomalous", "data.content", "data.style", "data.content_labels", "data.style_labels")
 _PATH_TASKS = ("invert", "denoise")
 _SCHEMES = (f"{name}:" if scheme.location else name for name, scheme in data.SCHEMES.items())
@@ -31,7 +31,7 @@ _JOINED = re.compile(rf"\+(?={'|'.join(_SCHEMES)})")  # between data sets; paths
 # Fields that name other runs, or hold such names: first those of trainings, then those of other tasks.
 _TRAINED = ("checkpoint", "encoder_checkpoint", "inverter", "inverters", "denoiser")
 _SOURCES = (*_TRAINED, "entries", "attack_from", "detector")
-_PROSE = ("title", "text")  # fields that are shown to readers
+_PROSE = ("title", "text")  # fields printed in reports
 
 
 def plain(config: Any) -> Any:
@@ -42,7 +42,11 @@ def plain(config: Any) -> Any:
 
 
 def resolve(reference: str, workdir: pathlib.Path) -> pathlib.Path:
-    """Returns the workdir that a config names: "stage:NAME" is a sibling stage, anything else a path.
+    """Returns the workdir that a field of a config names.
+
+    Args:
+      reference: "stage:NAME" for a stage of the same experiment, or a path.
+      workdir: of the config.
 
     Raises:
       UserError: neither.
@@ -50,7 +54,7 @@ def resolve(reference: str, workdir: pathlib.Path) -> pathlib.Path:
     if reference.startswith(_STAGE):
         return pathlib.Path(os.path.normpath(workdir.parent / reference.removeprefix(_STAGE)))
     paths.canonical(reference, name="the workdir of an earlier run")
-    return pathlib.Path(reference).expanduser()  # as it was written, for messages
+    return pathlib.Path(reference).expanduser()  # as the user wrote it, for messages
 
 
 def check_paths(config: ml_collections.ConfigDict) -> None:
@@ -67,13 +71,13 @@ def check_paths(config: ml_collections.ConfigDict) -> None:
 
 
 def check_sources(stages: Mapping[pathlib.Path, ml_collections.ConfigDict]) -> None:
-    """Checks that the workdirs of earlier runs that stages name are there, those of trainings with a checkpoint.
+    """Checks that the workdirs of earlier runs that stages name exist, and that trainings have a checkpoint.
 
     Args:
       stages: workdir -> config.
 
     Raises:
-      UserError: one is not.
+      UserError: a workdir or checkpoint is missing.
     """
     references = [reference for workdir, config in stages.items() for reference in _references(config, workdir)]
     for name, reference, path in references:
@@ -85,7 +89,7 @@ def check_sources(stages: Mapping[pathlib.Path, ml_collections.ConfigDict]) -> N
 
 
 def _references(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> Iterator[tuple[str, str, pathlib.Path]]:
-    """Yields field, value and path of every earlier run that a config names, stages left out."""
+    """Yields field, value and path of every earlier run that a config names, without stages."""
     for name, value in _flatten(plain(config)).items():
         if value and any(part in _SOURCES for part in name.split(".")):
             for reference in [value] if isinstance(value, str) else value:
@@ -94,27 +98,27 @@ def _references(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> Ite
 
 
 def relative(target: pathlib.Path, workdir: pathlib.Path) -> str:
-    """Returns how a checkpoint in `workdir` names another workdir: from where it is, so that both can be moved."""
+    """Returns the path of another workdir relative to `workdir`, so that both can be moved together."""
     return os.path.relpath(paths.canonical(target), paths.canonical(workdir))
 
 
 def follow(reference: str, workdir: pathlib.Path, *, what: str = "encoder") -> pathlib.Path:
-    """Returns the workdir that a checkpoint in `workdir` names (see `relative`).
+    """Returns the workdir at a relative path (see `relative`).
 
     Args:
       reference: relative to `workdir`.
-      workdir: of the run that needs the other; it may be a symbolic link to where the run was moved.
-      what: the other holds, for the message.
+      workdir: of the run that refers to the other; it may be a symbolic link to a run that was moved.
+      what: the other run trained, for the message.
 
     Raises:
-      UserError: there is nothing at that place.
+      UserError: nothing is there.
     """
     place = (paths.canonical(workdir) / reference).resolve()
     if place.exists():
         return place
-    beside = pathlib.Path(os.path.normpath(pathlib.Path(workdir).absolute() / reference))
-    if beside.exists():
-        return beside.resolve()
+    unresolved = pathlib.Path(os.path.normpath(pathlib.Path(workdir).absolute() / reference))
+    if unresolved.exists():
+        return unresolved.resolve()
     raise UserError(
         f"{workdir} needs the {what} that it was trained on, which is not at {place}: move or copy both together, or "
         f"put the {what} there"
@@ -122,7 +126,7 @@ def follow(reference: str, workdir: pathlib.Path, *, what: str = "encoder") -> p
 
 
 def check_apart(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
-    """Refuses a directory in a folder of images that a task reads: the pictures it writes would be among them.
+    """Checks that a workdir is not in a folder of images that the task reads, since it writes images itself.
 
     Raises:
       UserError: it is.
@@ -135,13 +139,13 @@ def check_apart(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> Non
             is_folder = folder and (folder != part or name.endswith(plain_paths))
             if is_folder and paths.canonical(folder, name=name) in (place, *place.parents):
                 raise UserError(
-                    f"workdir {workdir} lies in the folder of pictures {folder} that {name} reads: what the run writes "
-                    "would be among them; name another --workdir"
+                    f"workdir {workdir} is in the folder of images {folder} that {name} reads, so it would read its "
+                    "own outputs; name another --workdir"
                 )
 
 
 def check(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
-    """Refuses a directory that belongs to another config, or lies in a folder of images that the config reads.
+    """Checks that a workdir belongs to no other config and is not in a folder of images that the config reads.
 
     Raises:
       UserError: naming the fields that differ; nothing is written.
@@ -153,21 +157,25 @@ def check(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     path = workdir / "config.json"
     if not path.exists():
         return
-    saved, wanted = _flatten(read_json(path)), _flatten(plain(config))
+    saved, current = _flatten(read_json(path)), _flatten(plain(config))
     differences = [
-        f"{name} (there {saved.get(name, 'missing')!r}, now {wanted.get(name, 'missing')!r})"
-        for name in sorted(saved.keys() | wanted.keys())
-        if saved.get(name) != wanted.get(name) and not name.startswith(_FREE_FIELDS)
+        f"{name} (there {saved.get(name, 'missing')!r}, now {current.get(name, 'missing')!r})"
+        for name in sorted(saved.keys() | current.keys())
+        if saved.get(name) != current.get(name) and not name.startswith(_FREE_FIELDS)
     ]
     if differences:
         raise UserError(
             f"workdir {workdir} belongs to another config: {', '.join(differences[:6])}"
-            f"{' and more' if len(differences) > 6 else ''}; use another --workdir, or delete it to start anew"
+            f"{' and more' if len(differences) > 6 else ''}; use another --workdir, or delete it to start again"
         )
 
 
 def open_workdir(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
-    """Checks the directory and writes the config into it; process 0 does."""
+    """Checks the workdir and writes the config into it; on process 0 only.
+
+    Raises:
+      UserError: it belongs to another config or cannot be written.
+    """
     if jax.process_index() == 0:
         check(config, workdir)
         try:
@@ -177,19 +185,19 @@ def open_workdir(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> No
 
 
 def is_complete(workdir: pathlib.Path) -> bool:
-    """Returns whether the task in this directory has finished."""
+    """Returns whether the task in a workdir has finished."""
     return (workdir / "results.json").exists()
 
 
 def write_results(workdir: pathlib.Path, results: Mapping[str, Any]) -> None:
-    """Marks the task as complete, with its results. Must be the last thing a task writes.
+    """Writes the results, which marks the task as complete, so it has to be the last write; on process 0 only.
 
     Raises:
-      UserError: the directory has vanished.
+      UserError: the workdir no longer exists.
     """
     if jax.process_index() == 0:
         if not (workdir / "config.json").exists():
-            raise UserError(f"workdir {workdir} has vanished: it was deleted or moved while this run wrote into it")
+            raise UserError(f"workdir {workdir} has vanished: it was deleted or moved during the run")
         write_json(workdir / "results.json", results)
 
 
@@ -213,7 +221,7 @@ def read_json(path: pathlib.Path) -> Any:
     try:
         return json.loads(path.read_text())
     except ValueError as error:
-        raise UserError(f"{path} is damaged ({error}); delete {path.parent} to start anew") from error
+        raise UserError(f"{path} is damaged ({error}); delete {path.parent} to start again") from error
 
 
 def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:

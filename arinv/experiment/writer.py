@@ -1,6 +1,6 @@
-"""Where a run writes what it learns: metrics to JSONL and TensorBoard, pictures to PNG, results to JSON.
+"""Files of a run: metrics in JSONL and TensorBoard, images in PNG, arrays and JSON; and progress bars.
 
-Only process 0 writes. Files that are read back later are written whole or not at all.
+Metrics and progress bars are written by process 0 only. Files that are read back later are written atomically.
 """
 
 import contextlib
@@ -21,23 +21,23 @@ from PIL import Image
 
 from arinv.errors import UserError
 
-MADE_ROOM = "what was saved before is whole: make room or fix the disk, and start again"
+DISK_ADVICE = "files saved earlier are complete: free some space or fix the disk, and start again"
 
 
 def write_atomically(path: pathlib.Path, content: bytes) -> None:
-    """Writes a file so that a kill at any moment leaves the old one or the new one."""
+    """Writes a file so that after a kill at any moment it is the old or the new one."""
     with _replacing(path) as temporary:
         temporary.write_bytes(content)
 
 
 def write_text(path: pathlib.Path, text: str) -> None:
-    """Writes UTF-8 atomically; names of files that are not UTF-8 keep their bytes."""
+    """Writes UTF-8 atomically; file names in the text that are not UTF-8 keep their bytes."""
     write_atomically(path, text.encode("utf-8", "surrogateescape"))
 
 
 @contextlib.contextmanager
 def _replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
-    """Gives a name to write to, which becomes `path` when that is done, and is nothing when it failed."""
+    """Yields a temporary path, which replaces `path` on success and is deleted on failure."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
@@ -60,13 +60,13 @@ def write_png(path: pathlib.Path, image_u8: np.ndarray) -> None:
 
 
 class Writer:
-    """Appends the metrics of one run to `metrics.jsonl`, TensorBoard event files and `pictures/`. A context manager.
+    """Log of one run: `metrics.jsonl`, TensorBoard event files and images in `pictures/`. A context manager.
 
-    A resumed run drops the lines behind the step it resumes from, so that no step is told twice.
+    A resumed run drops the lines after the step it resumes from, so that every step has one line.
 
     Args:
-      workdir: the run's directory.
-      resumed_step: step of the checkpoint that the run goes on from.
+      workdir: of the run.
+      resumed_step: step of the checkpoint that the run resumes from; 0 for a new run.
     """
 
     def __init__(self, workdir: pathlib.Path, *, resumed_step: int = 0):
@@ -112,19 +112,19 @@ class Writer:
         try:
             self._path.stat()
             line = (json.dumps({"step": step, **values}) + "\n").encode()
-            if self._file.write(line) < len(line):  # as much as fitted; a resumed run drops it
+            if self._file.write(line) < len(line):  # the disk is full; a resumed run drops the partial line
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except FileNotFoundError as error:
-            raise UserError(f"{self._path} has vanished: it was deleted or moved while this run wrote to it") from error
+            raise UserError(f"{self._path} has vanished: it was deleted or moved during the run") from error
         except OSError as error:
-            raise UserError(f"{self._path} cannot be written: {error.strerror}; {MADE_ROOM}") from error
+            raise UserError(f"{self._path} cannot be written: {error.strerror}; {DISK_ADVICE}") from error
         if not self._board_lives():
             return
         for name, value in values.items():
             self._board.add_scalar(name, value, step)
 
-    def picture(self, step: int, name: str, image_u8: np.ndarray) -> None:
-        """Saves a uint8 [H, W, 3] picture as pictures/NAME_STEP.png and shows it in TensorBoard."""
+    def image(self, step: int, name: str, image_u8: np.ndarray) -> None:
+        """Saves a uint8 [H, W, 3] image as pictures/NAME_STEP.png and adds it to TensorBoard."""
         if not self._active:
             return
         write_png(self._pictures / f"{name}_{step:07d}.png", image_u8)
@@ -132,7 +132,7 @@ class Writer:
             self._board.add_image(name, image_u8, step, dataformats="HWC")
 
     def _board_lives(self) -> bool:
-        """Returns whether TensorBoard's thread still writes; after a failure, giving it more would block for ever."""
+        """Returns whether TensorBoard's thread still runs; after a failure, further events would block for ever."""
         writer = getattr(self._board.file_writer, "event_writer", None)
         worker = getattr(writer, "_worker", None)
         return worker is None or worker.is_alive()
@@ -154,8 +154,8 @@ def write_arrays(path: pathlib.Path, arrays: Mapping[str, np.ndarray], *, compre
 
     Args:
       path: of the file.
-      arrays: none of them of Python objects.
-      compressed: False for what is written often.
+      arrays: of numbers or texts, not of Python objects.
+      compressed: False for files that are written often.
     """
     buffer = io.BytesIO()
     (np.savez_compressed if compressed else np.savez)(buffer, **arrays)
@@ -166,25 +166,25 @@ def read_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
     """Returns the arrays of a file.
 
     Raises:
-      UserError: a missing or damaged file.
+      UserError: missing or damaged file.
     """
     try:
         content = io.BytesIO(path.read_bytes())  # np.load leaves a damaged file open
         with np.load(content, allow_pickle=False) as arrays:
             return dict(arrays)
-    except Exception as error:  # the readers of zip, deflate and of NumPy's headers raise many kinds
+    except Exception as error:  # zip, deflate and NumPy's headers raise many kinds
         reason = (str(error).splitlines() or [""])[0][:200]
         raise UserError(
-            f"{path} cannot be read ({type(error).__name__}: {reason}); delete it to compute it anew"
+            f"{path} cannot be read ({type(error).__name__}: {reason}); delete it to compute it again"
         ) from None
 
 
 def progress_bar(items: Iterable | None, title: str, **options) -> tqdm.tqdm:
-    """Returns a bar over `items`, or one to update by hand.
+    """Returns a progress bar over `items`, or one to update by hand.
 
     Args:
-      items: what to iterate over, or None.
-      title: shown before the bar.
+      items: iterable, or None.
+      title: shown in front of the bar.
       **options: of tqdm, such as total, initial and unit.
     """
     interval = 0.5 if sys.stderr.isatty() else 10.0
@@ -200,7 +200,7 @@ def progress_bar(items: Iterable | None, title: str, **options) -> tqdm.tqdm:
 
 
 def progress_callback(title: str) -> Callable[[int, int], None]:
-    """Returns a function of (done, total) that shows a bar from its first call on."""
+    """Returns a function of (done, total) that shows a progress bar from its first call on."""
     bar = None
 
     def show(done: int, total: int) -> None:

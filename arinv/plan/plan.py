@@ -21,7 +21,7 @@ from arinv import _xla, data, models
 from arinv.errors import UserError
 from arinv.experiment import checkpoint, workdirs
 from arinv.experiment import trained as networks
-from arinv.experiment.run import Run, dtype_of, mesh_of
+from arinv.experiment.run import Run, dtype_of
 from arinv.experiment.trained import Trained
 from arinv.experiment.writer import write_json
 from arinv.ops import conv
@@ -140,8 +140,9 @@ def _plan(
     info, notes = _train_info(config)
     steps_per_epoch = _steps_per_epoch(config, info)
     encoder = _encoder(folder, stages) if "checkpoint" in config.encoder else None
-    setup = TRAINING[config.task].build(Run(config, folder, stages), encoder, info, steps_per_epoch or 1)
-    mesh, accelerator = mesh_of(config), assumptions.accelerator
+    run = Run(config, folder, stages)
+    setup = TRAINING[config.task].build(run, encoder, info, steps_per_epoch or 1)
+    mesh, accelerator = run.mesh, assumptions.accelerator
     step = measured.get(_step_key(config, setup), lambda: compile_step(config, setup, mesh))
     seconds = _seconds(config, step, mesh, assumptions)
     delivered = input_rate.limits(
@@ -286,7 +287,7 @@ def _run(config, setup, step: Step, steps_per_epoch, seconds, mesh, assumptions)
     """Returns the length of the whole run, None where nobody knows what an epoch is."""
     if steps_per_epoch is None and not config.num_steps:
         return None
-    num_steps = training.length(config, steps_per_epoch or 1)
+    num_steps = training.total_steps(config, steps_per_epoch or 1)
     found = {"steps": num_steps, "steps_per_epoch": steps_per_epoch, "evaluation_steps": None, "hours": None}
     if steps_per_epoch and (num_test := _num_test(config)):
         passes = -(-num_steps // training.intervals(config, steps_per_epoch).evaluate)

@@ -1,4 +1,7 @@
-"""Trains a denoiser: a decoder behind the frozen convolutions of a trained AlexNet that pool by the Haar transform."""
+"""Training of a denoiser: a wavelet decoder on the frozen convolutions of a trained AlexNet with Haar pooling.
+
+Source: Rojas-Gomez et al. 2022, sections 3.3 and A3.4.
+"""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -9,18 +12,131 @@ from ml_collections import ConfigDict
 
 from arinv import data, metrics, models
 from arinv.errors import UserError
-from arinv.experiment import trained, workdirs
+from arinv.experiment import descriptions, trained, workdirs
 from arinv.experiment.run import Run, check_fields
 from arinv.experiment.state import TrainState
-from arinv.experiment.trained import DISCRIMINATOR, GENERATOR, Trained, make_denoise_fn, make_features_fn
+from arinv.experiment.trained import (
+    CLASSIFIER,
+    DENOISER,
+    DISCRIMINATOR,
+    GENERATOR,
+    Trained,
+    make_denoise_fn,
+    make_features_fn,
+)
 from arinv.models.generators.wavelet import MULTIPLE, SMALLEST_SIDE
 from arinv.ops import degradations
 from arinv.ops.augment import augment
 from arinv.ops.degradations import add_gaussian_noise
 from arinv.ops.images import image_grid, to_float
 from arinv.train import training
-from arinv.train.inverter import Goal, make_update
+from arinv.train.inverter import Goal, check_checkpoint, check_loss, loss_weights, make_update
 from arinv.types import Array, Batch, Metrics, Network, Variables
+
+
+def check(config: ConfigDict) -> None:
+    """Checks everything that does not depend on data or checkpoints.
+
+    Raises:
+      UserError: unknown name or number out of range.
+    """
+    check_fields(config)
+    training.check(config)
+    models.build_denoiser(config.encoder.name, variant=config.decoder.variant, pad_side=config.decoder.pad_side)
+    models.feature_spec(config.encoder.name, config.loss.feature_layer)
+    degradations.check_noise(**config.noise)
+    check_loss(config.loss)
+    size, window = config.data.image_size, config.augmentation.get("window", 0)
+    for name, side in (("data.image_size", size), ("augmentation.window", window or size)):
+        if side % MULTIPLE or side < SMALLEST_SIDE:
+            raise UserError(f"{name}={side} must be a multiple of {MULTIPLE} from {SMALLEST_SIDE} up")
+    if window > size:
+        raise UserError(f"augmentation.window={window} is more than data.image_size={size}; cut smaller windows")
+    check_checkpoint(config)
+
+
+def run(run: Run) -> dict[str, Any]:
+    """Trains, saves checkpoints in the workdir, and returns the results on the test source.
+
+    Args:
+      run: of configs/denoising.py; config.encoder.checkpoint names the classifier's workdir.
+
+    Raises:
+      UserError: data or checkpoints that cannot be read or do not fit the config.
+    """
+    config = run.config
+    classifier = run.load(config.encoder.checkpoint, kind=CLASSIFIER)
+    descriptions.check_encoder(classifier.description, config.encoder.name, run.resolve(config.encoder.checkpoint))
+    size = descriptions.report_size(classifier.description, _window(config), config.title)
+    return run.finish({**training.train(run, build, encoder=classifier), **size, "noise": config.noise.to_dict()})
+
+
+def build(run: Run, classifier: Trained, info: data.SourceInfo, steps_per_epoch: int) -> training.TrainSetup:
+    """Returns what is trained, and how.
+
+    Args:
+      run: of configs/denoising.py.
+      classifier: its convolutions are frozen; trained or with the shapes of its weights.
+      info: of the training images.
+      steps_per_epoch: length of an epoch, in steps.
+
+    Raises:
+      UserError: an encoder that does not fit the config, or a number out of range.
+    """
+    config, size, noise = run.config, _window(run.config), run.config.noise.to_dict()
+    description = _describe(run, classifier)
+    encoder, decoder = trained.build_denoiser(description, classifier, dtype=run.dtype)
+    decoder = decoder.clone(image_bias=config.decoder.image_bias)
+    networks = {GENERATOR: (decoder, trained.decoder_inputs(encoder, size))}
+    discriminator = None
+    if config.loss.adversarial > 0:
+        discriminator = models.build_discriminator(image_size=size, dtype=run.dtype)
+        condition = trained.feature_structs(classifier.module, size)[config.loss.feature_layer]
+        networks[DISCRIMINATOR] = (discriminator, (trained.image_struct(size), condition))
+    optimizers = training.make_optimizers(config, tuple(networks), steps_per_epoch)
+    step = make_train_step(
+        encoder,
+        decoder,
+        classifier.module,
+        discriminator,
+        optimizers,
+        noise=noise,
+        feature_layer=config.loss.feature_layer,
+        weights=loss_weights(config.loss),
+        pixel_order=config.loss.pixel_order,
+        augmentation=config.augmentation.to_dict(),
+    )
+    eval_step = make_eval_step(encoder, decoder, noise=noise)
+    return training.TrainSetup(
+        networks=networks,
+        optimizers=optimizers,
+        train_step=step,
+        eval_step=lambda variables, batch, key, frozen: eval_step(variables[GENERATOR], batch, key, frozen),
+        figure=lambda images: image_grid([to_float(images["image"]), images["noisy"], images["denoised"]]),
+        description=description,
+        frozen=(classifier.variables,),
+        normalization=classifier.module.normalization,
+    )
+
+
+def _window(config: ConfigDict) -> int:
+    """Returns the side of the windows that the decoder is trained on, in pixels."""
+    return config.augmentation.get("window", 0) or config.data.image_size
+
+
+def _describe(run: Run, classifier: Trained) -> dict[str, Any]:
+    """Returns the description of a checkpoint, which the denoiser is rebuilt from."""
+    config = run.config
+    return {
+        "kind": DENOISER,
+        "encoder_workdir": workdirs.relative(run.resolve(config.encoder.checkpoint), run.workdir),
+        "encoder": classifier.description["encoder"],
+        "variant": config.decoder.variant,
+        "pad_side": config.decoder.pad_side,
+        "image_size": config.data.image_size,
+        "noise": config.noise.to_dict(),
+        "loss": config.loss.to_dict(),
+    }
 
 
 def make_train_step(
@@ -40,18 +156,18 @@ def make_train_step(
 
     Args:
       encoder: the frozen wavelet encoder, images -> (features, details).
-      decoder: (features["conv5"], details) -> images; the "generator" of the state.
-      comparator: the classifier that the encoder's weights are of, images -> (logits, features).
+      decoder: (features["conv5"], details) -> images; "generator" in the state.
+      comparator: the classifier with the encoder's weights, images -> (logits, features).
       discriminator: (images, features[feature_layer]) -> logits; None to train without.
       optimizers: one for "generator" and one for "discriminator" where there is one.
       noise: options of ops.degradations.add_gaussian_noise.
-      feature_layer: the comparator's feature that is compared.
-      weights: of the terms, as for reconstruction.make_update.
+      feature_layer: the comparator's feature that the feature loss compares.
+      weights: of the terms, as of `inverter.make_update`.
       pixel_order: 1 for l1, 2 for squared l2.
       augmentation: options of ops.augment.augment.
 
     Returns:
-      A function whose metrics hold each weighted term, per image. No gradient of a frozen weight is computed.
+      A function whose metrics are the weighted terms, per image. No gradient of a frozen weight is computed.
     """
     update = make_update(
         decoder, discriminator, optimizers, feature_layer=feature_layer, weights=weights, pixel_order=pixel_order
@@ -81,7 +197,8 @@ def make_eval_step(
       noise: options of ops.degradations.add_gaussian_noise.
 
     Returns:
-      A function giving "psnr", "ssim", "psnr_noisy" and "ssim_noisy", each [B], "noisy" and "denoised" [B, H, W, C].
+      A function returning "psnr", "ssim", "psnr_noisy" and "ssim_noisy", each [B], "noisy" and "denoised"
+      [B, H, W, C].
     """
     denoise_fn = make_denoise_fn(encoder, decoder)
 
@@ -90,116 +207,10 @@ def make_eval_step(
         noisy = add_gaussian_noise(key, images, **noise)
         denoised = denoise_fn((classifier_variables, variables), noisy)
         results = {
-            f"{name}{suffix}": metric(found, images)
+            f"{name}{suffix}": metric(outputs, images)
             for name, metric in (("psnr", metrics.psnr), ("ssim", metrics.ssim))
-            for suffix, found in (("", denoised), ("_noisy", noisy))
+            for suffix, outputs in (("", denoised), ("_noisy", noisy))
         }
         return {**results, "noisy": noisy, "denoised": denoised}
 
     return eval_step
-
-
-def check(config: ConfigDict) -> None:
-    """Tells every mistake that can be seen without reading data or checkpoints.
-
-    Raises:
-      UserError: an unknown name or a number out of range.
-    """
-    check_fields(config)
-    training.check(config)
-    models.build_denoiser(config.encoder.name, variant=config.decoder.variant, pad_side=config.decoder.pad_side)
-    models.feature_spec(config.encoder.name, config.loss.feature_layer)
-    degradations.check_noise(**config.noise)
-    training.check_loss(config.loss)
-    size, window = config.data.image_size, config.augmentation.get("window", 0)
-    for name, side in (("data.image_size", size), ("augmentation.window", window or size)):
-        if side % MULTIPLE or side < SMALLEST_SIDE:
-            raise UserError(f"{name}={side} must be a multiple of {MULTIPLE} from {SMALLEST_SIDE} up")
-    if window > size:
-        raise UserError(f"augmentation.window={window} is more than data.image_size={size}; cut smaller windows")
-    if not config.encoder.checkpoint:
-        raise UserError("encoder.checkpoint is empty; name the workdir of a classifier's training")
-
-
-def run(run: Run) -> dict[str, Any]:
-    """Trains, saves checkpoints in `workdir`, and returns the results on the test source.
-
-    Args:
-      run: of configs/denoising.py; config.encoder.checkpoint names the classifier's workdir.
-
-    Raises:
-      UserError: what the config asks for does not exist or does not fit.
-    """
-    config, encoder = run.config, run.load(run.config.encoder.checkpoint, kind="classifier")
-    trained.check_name(encoder, config.encoder.name, run.resolve(config.encoder.checkpoint))
-    size = trained.report_size(encoder, _trained_size(config), config.title)
-    return run.finish({**training.train(run, build, encoder=encoder), **size, "noise": config.noise.to_dict()})
-
-
-def build(run: Run, classifier: Trained, info: data.SourceInfo, steps_per_epoch: int) -> training.TrainSetup:
-    """Returns what is trained, and how.
-
-    Args:
-      run: of configs/denoising.py.
-      classifier: its convolutions are frozen; trained or with the shapes of its weights.
-      info: of the training images.
-      steps_per_epoch: what an epoch of the config means.
-
-    Raises:
-      UserError: what the config asks for does not exist or does not fit.
-    """
-    config, dtype, size = run.config, run.dtype, _trained_size(run.config)
-    description = _describe(run, classifier)
-    encoder, decoder = trained.build_denoiser(description, classifier, dtype=dtype)
-    decoder = decoder.clone(image_bias=config.decoder.image_bias)
-    parts = {GENERATOR: (decoder, trained.decoder_inputs(encoder, size))}
-    discriminator = None
-    if config.loss.adversarial > 0:
-        discriminator = models.build_discriminator(image_size=size, dtype=dtype)
-        condition = trained.feature_structs(classifier.module, size)[config.loss.feature_layer]
-        parts[DISCRIMINATOR] = (discriminator, (trained.image_struct(size), condition))
-    optimizers = training.make_optimizers(config, tuple(parts), steps_per_epoch)
-    noise = config.noise.to_dict()
-    step = make_train_step(
-        encoder,
-        decoder,
-        classifier.module,
-        discriminator,
-        optimizers,
-        noise=noise,
-        feature_layer=config.loss.feature_layer,
-        weights={name: config.loss[name] for name in ("pixel", "feature", "adversarial", "discriminator")},
-        pixel_order=config.loss.pixel_order,
-        augmentation=config.augmentation.to_dict(),
-    )
-    eval_step = make_eval_step(encoder, decoder, noise=noise)
-    return training.TrainSetup(
-        networks=parts,
-        optimizers=optimizers,
-        train_step=step,
-        eval_step=lambda variables, batch, key, frozen: eval_step(variables[GENERATOR], batch, key, frozen),
-        picture=lambda images: image_grid([to_float(images["image"]), images["noisy"], images["denoised"]]),
-        description=description,
-        frozen=(classifier.variables,),
-        normalization=classifier.module.normalization,
-    )
-
-
-def _trained_size(config: ConfigDict) -> int:
-    """Returns the side of the images that are trained on, in pixels."""
-    return config.augmentation.get("window", 0) or config.data.image_size
-
-
-def _describe(run: Run, classifier: Trained) -> dict[str, Any]:
-    """Returns the checkpoint's description."""
-    config = run.config
-    return {
-        "kind": trained.DENOISER,
-        "encoder_workdir": workdirs.relative(run.resolve(config.encoder.checkpoint), run.workdir),
-        "encoder": classifier.description["encoder"],
-        "variant": config.decoder.variant,
-        "pad_side": config.decoder.pad_side,
-        "image_size": config.data.image_size,
-        "noise": config.noise.to_dict(),
-        "loss": config.loss.to_dict(),
-    }

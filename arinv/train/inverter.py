@@ -1,9 +1,13 @@
-"""Trains a generator that inverts one layer of a trained, frozen encoder."""
+"""Training of an inverter: a generator that reconstructs images from one layer of a trained, frozen encoder.
+
+Source: Rojas-Gomez et al. 2022, sections 3.2 and A3.1.
+"""
 
 import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 import optax
@@ -11,25 +15,231 @@ from ml_collections import ConfigDict
 
 from arinv import data, losses, metrics, models
 from arinv.errors import UserError
-from arinv.experiment import state as train_state
-from arinv.experiment import trained, workdirs
-from arinv.experiment.run import Run, check_fields, dtype_of
-from arinv.experiment.state import TrainState
-from arinv.experiment.trained import DISCRIMINATOR, GENERATOR, Trained, make_features_fn
+from arinv.experiment import descriptions, trained, workdirs
+from arinv.experiment.run import Run, check_fields
+from arinv.experiment.state import TrainState, apply_train
+from arinv.experiment.trained import CLASSIFIER, DISCRIMINATOR, GENERATOR, INVERTER, Trained, make_features_fn
 from arinv.ops.augment import augment
 from arinv.ops.images import image_grid, to_float
 from arinv.train import training
 from arinv.types import Array, Batch, FeaturesFn, Metrics, Network, Variables
 
+_TERMS = ("pixel", "feature", "adversarial")  # of the generator's loss
+
+
+def check(config: ConfigDict) -> None:
+    """Checks everything that does not depend on data or checkpoints.
+
+    Raises:
+      UserError: unknown name or number out of range.
+    """
+    check_fields(config)
+    training.check(config)
+    trained.check_generator(
+        config.encoder.name, config.encoder.layer, variant=config.encoder.generator, image_size=config.data.image_size
+    )
+    models.feature_spec(config.encoder.name, config.loss.feature_layer or config.encoder.layer)
+    check_loss(config.loss)
+    check_checkpoint(config)
+
+
+def check_inputs(run: Run) -> None:
+    """Checks, before any stage runs, that the encoder exists and fits, or will once its stage is complete.
+
+    Raises:
+      UserError: no checkpoint, or one of another network or image size.
+    """
+    config, reference = run.config, run.config.encoder.checkpoint
+    if not reference.startswith("stage:"):
+        _load_encoder(run)
+    elif not config.encoder.other_size:
+        run.check_planned_size(reference)
+
+
+def run(run: Run) -> dict[str, Any]:
+    """Trains, saves checkpoints in the workdir, and returns the results on the test source.
+
+    Args:
+      run: of configs/inverter.py; config.encoder.checkpoint names the classifier's workdir.
+
+    Raises:
+      UserError: data or checkpoints that cannot be read or do not fit the config.
+    """
+    encoder = _load_encoder(run)
+    size = descriptions.report_size(encoder.description, run.config.data.image_size, run.config.title)
+    return run.finish({**training.train(run, build, encoder=encoder), **size})
+
+
+def build(run: Run, encoder: Trained, info: data.SourceInfo, steps_per_epoch: int) -> training.TrainSetup:
+    """Returns what is trained, and how.
+
+    Args:
+      run: of configs/inverter.py.
+      encoder: the frozen encoder, trained or with the shapes of its weights.
+      info: of the training images.
+      steps_per_epoch: length of an epoch, in steps.
+
+    Raises:
+      UserError: an encoder that does not fit the config, or a number out of range.
+    """
+    config, image_size, layer = run.config, run.config.data.image_size, run.config.encoder.layer
+    generator = _build_generator(run, encoder)
+    features = trained.feature_structs(encoder.module, image_size)[layer]
+    networks = {GENERATOR: (generator, (features,))}
+    discriminator = None
+    if config.loss.adversarial > 0:
+        discriminator = models.build_discriminator(image_size=image_size, dtype=run.dtype)
+        networks[DISCRIMINATOR] = (discriminator, (trained.image_struct(image_size), features))
+    optimizers = training.make_optimizers(config, tuple(networks), steps_per_epoch)
+    step = make_train_step(
+        encoder.module,
+        generator,
+        discriminator,
+        optimizers,
+        layer=layer,
+        feature_layer=config.loss.feature_layer or layer,
+        weights=loss_weights(config.loss),
+        pixel_order=config.loss.pixel_order,
+        augmentation=config.augmentation.to_dict(),
+    )
+    eval_step = make_eval_step(encoder.module, generator, layer=layer)
+    source = workdirs.relative(run.resolve(config.encoder.checkpoint), run.workdir)
+    return training.TrainSetup(
+        networks=networks,
+        optimizers=optimizers,
+        train_step=step,
+        eval_step=lambda variables, batch, key, frozen: eval_step(variables[GENERATOR], batch, frozen),
+        figure=lambda images: image_grid([to_float(images["image"]), images["reconstruction"]]),
+        description={**_describe(config, encoder), "encoder_workdir": source},
+        frozen=(encoder.variables,),
+        normalization=encoder.module.normalization,
+    )
+
+
+def check_loss(loss: ConfigDict) -> None:
+    """Checks the weights of a loss of reconstructions.
+
+    Raises:
+      UserError: a negative weight, no term that compares with the image, or an unknown order.
+    """
+    for name in _TERMS:
+        if not loss[name] >= 0:
+            raise UserError(f"loss.{name} must be 0 or more; got {loss[name]!r}")
+    if not any(loss[name] > 0 for name in ("pixel", "feature")):
+        raise UserError("loss.pixel and loss.feature are both 0, so nothing compares with the image; set one of them")
+    if loss.pixel_order not in (1, 2):
+        raise UserError(f"loss.pixel_order={loss.pixel_order!r} must be 1 (absolute) or 2 (squared differences)")
+
+
+def check_checkpoint(config: ConfigDict) -> None:
+    """Checks that a config names an encoder.
+
+    Raises:
+      UserError: it does not.
+    """
+    if not config.encoder.checkpoint:
+        raise UserError("encoder.checkpoint is empty; name the workdir of a classifier's training")
+
+
+def loss_weights(loss: ConfigDict) -> dict[str, float]:
+    """Returns the weights of `make_update`."""
+    return {name: loss[name] for name in (*_TERMS, "discriminator")}
+
+
+def _load_encoder(run: Run) -> Trained:
+    """Returns the encoder, checked to fit the config.
+
+    Raises:
+      UserError: it does not fit, or cannot be read.
+    """
+    config, size = run.config, run.config.data.image_size
+    options = {"image_size": size, "other_size": config.encoder.get("other_size", False)}
+    try:
+        encoder = run.load(config.encoder.checkpoint, kind=CLASSIFIER, **options)
+    except descriptions.OtherSize as error:
+        raise UserError(f"{error}, or encoder.other_size=True to invert it at {size} px all the same") from error
+    _build_generator(run, encoder)
+    return encoder
+
+
+def _build_generator(run: Run, encoder: Trained) -> Any:
+    """Returns the untrained generator.
+
+    Raises:
+      UserError: another encoder than the config's, or an image size that the generator does not return.
+    """
+    config = run.config
+    descriptions.check_encoder(encoder.description, config.encoder.name, config.encoder.checkpoint)
+    return trained.build_generator(_describe(config, encoder), encoder, dtype=run.dtype)
+
+
+def _describe(config: ConfigDict, encoder: Trained) -> dict[str, Any]:
+    """Returns what the generator is rebuilt from, given its encoder."""
+    return {
+        "kind": INVERTER,
+        "encoder": encoder.description["encoder"],
+        "layer": config.encoder.layer,
+        "variant": config.encoder.generator,
+        "image_size": config.data.image_size,
+        "resize": config.data.resize,
+        "loss": config.loss.to_dict(),
+    }
+
+
+def make_train_step(
+    encoder: Network,
+    generator: Network,
+    discriminator: Network | None,
+    optimizers: Mapping[str, optax.GradientTransformation],
+    *,
+    layer: str,
+    feature_layer: str,
+    weights: Mapping[str, float],
+    pixel_order: int = 1,
+    augmentation: Mapping,
+) -> Callable[[TrainState, Batch, Array, Variables], tuple[TrainState, Metrics]]:
+    """Returns the pure step (state, batch, key, encoder_variables) -> (state, metrics).
+
+    Args:
+      encoder: the frozen network; it provides the features and compares images.
+      generator: features[layer] -> images.
+      discriminator: (images, features[layer]) -> logits; None to train without.
+      optimizers: one for "generator" and one for "discriminator" where there is one.
+      layer: the feature that is inverted.
+      feature_layer: the feature that the feature loss compares.
+      weights: {"pixel": ..., "feature": ..., "adversarial": ..., "discriminator": ...} of the terms;
+        pixel or feature 0 omits the term.
+      pixel_order: 1 for l1, 2 for squared l2.
+      augmentation: options of ops.augment.augment.
+
+    Returns:
+      A function whose metrics are the weighted terms, per image.
+
+    Source: Rojas-Gomez et al. 2022, eqs. 4 to 8.
+    """
+    update = make_update(
+        generator, discriminator, optimizers, feature_layer=feature_layer, weights=weights, pixel_order=pixel_order
+    )
+
+    def train_step(state: TrainState, batch: Batch, key: Array, encoder_variables: Variables):
+        augment_key, *keys = jax.random.split(jax.random.fold_in(key, state.step), 4)
+        images = augment(augment_key, batch["image"], **augmentation)
+        features_fn = make_features_fn(encoder, encoder_variables)
+        targets = jax.lax.stop_gradient(features_fn(images))
+        goal = Goal(images, targets, features_fn, targets[layer], batch["mask"])
+        return update(keys, state, (targets[layer],), goal)
+
+    return train_step
+
 
 class Goal(NamedTuple):
-    """What a batch of reconstructions is compared with, all of it constant.
+    """What a batch of reconstructions is compared with; all constant in the gradient.
 
     Attributes:
       images: [B, H, W, C] in [0, 1].
       targets: the comparator's features of the images, by layer.
-      features_fn: the comparator.
-      condition: what the discriminator is given beside an image, [B, ...]; None without one.
+      features_fn: features function of the comparator.
+      condition: second input of the discriminator, [B, ...]; None without a discriminator.
       mask: [B], 0 for padding.
     """
 
@@ -57,11 +267,11 @@ def make_update(
       optimizers: one for "generator" and one for "discriminator" where there is one.
       feature_layer: the feature that the feature loss compares.
       weights: {"pixel": ..., "feature": ..., "adversarial": ..., "discriminator": ...} of the terms;
-        pixel or feature 0 leaves that term out.
+        pixel or feature 0 omits the term.
       pixel_order: 1 for l1, 2 for squared l2.
 
     Returns:
-      A function whose metrics hold each weighted term, per image.
+      A function whose metrics are the weighted terms, per image.
 
     Source: Rojas-Gomez et al. 2022, eqs. 4 to 8.
     """
@@ -73,9 +283,10 @@ def make_update(
         variables = state.variables[GENERATOR]
 
         def generate(params):
-            return train_state.apply_train(generator, params, variables, *inputs, key=keys[0])
+            return apply_train(generator, params, variables, *inputs, key=keys[0])
 
         reconstructions, backward, collections = jax.vjp(generate, variables["params"], has_aux=True)
+        chex.assert_equal_shape([reconstructions, goal.images])
 
         terms, judge = {}, None
         if discriminator is not None:
@@ -90,12 +301,13 @@ def make_update(
             )
             judge = _make_judge(keys[2], discriminator, state.variables[DISCRIMINATOR], goal.condition)
 
-        cotangent, (generator_terms, judged) = jax.grad(reconstruction_loss, has_aux=True)(reconstructions, goal, judge)
-        if judged is not None:  # the power iteration of the second forward
-            judged = {**state.variables[DISCRIMINATOR], **judged}
-            state = state.replace(variables={**state.variables, DISCRIMINATOR: judged})
+        loss_gradient = jax.grad(reconstruction_loss, has_aux=True)
+        cotangent, (generator_terms, judge_collections) = loss_gradient(reconstructions, goal, judge)
+        if judge_collections is not None:  # after the power iteration of the generator's forward pass
+            discriminator_variables = {**state.variables[DISCRIMINATOR], **judge_collections}
+            state = state.replace(variables={**state.variables, DISCRIMINATOR: discriminator_variables})
         (gradients,) = backward(cotangent)
-        state = train_state.apply_gradients(state, GENERATOR, gradients, collections, optimizers[GENERATOR])
+        state = state.apply_gradients(GENERATOR, gradients, collections, optimizers[GENERATOR])
 
         report = {"loss": sum(generator_terms.values()), "psnr": metrics.psnr(reconstructions, goal.images)}
         report |= {f"loss_{name}": term for name, term in {**generator_terms, **terms}.items()}
@@ -116,10 +328,12 @@ def _reconstruction_loss(reconstructions: Array, goal: Goal, judge, *, feature_l
         terms["pixel"] = weights["pixel"] * losses.pixel_loss(reconstructions, goal.images, order=pixel_order)
     if weights["feature"] > 0:
         features = goal.features_fn(reconstructions)[feature_layer]
+        chex.assert_equal_shape([features, goal.targets[feature_layer]])
         terms["feature"] = weights["feature"] * losses.feature_loss(features, goal.targets[feature_layer])
     if judge is not None:
         logits, collections = judge(reconstructions)
         terms["adversarial"] = weights["adversarial"] * losses.generator_loss(logits)
+    chex.assert_equal_shape([goal.mask, *terms.values()])
     return _masked_mean(sum(terms.values()), goal.mask), (terms, collections)
 
 
@@ -128,15 +342,15 @@ def _discriminator_step(
 ) -> tuple[TrainState, Array]:
     """Returns the state after the discriminator's update, and its weighted loss per image [B].
 
-    Two forwards, the images' and then the reconstructions', each with a power iteration of the spectral norms and a
-    dropout mask of its own, as in the released code.
+    Two forward passes, of the images and then of the reconstructions, each with a power iteration of the spectral norms
+    and a dropout mask of its own, as in the released code.
     """
     variables = state.variables[DISCRIMINATOR]
     keys = jax.random.split(key)
 
     def loss_fn(params):
         def judge(key, collections, images):
-            return train_state.apply_train(discriminator, params, collections, images, goal.condition, key=key)
+            return apply_train(discriminator, params, collections, images, goal.condition, key=key)
 
         real, collections = judge(keys[0], variables, goal.images)
         fake, collections = judge(keys[1], collections, reconstructions)
@@ -144,62 +358,16 @@ def _discriminator_step(
         return _masked_mean(per_image, goal.mask), (per_image, collections)
 
     gradients, (per_image, collections) = jax.grad(loss_fn, has_aux=True)(variables["params"])
-    return train_state.apply_gradients(state, DISCRIMINATOR, gradients, collections, optimizer), per_image
+    return state.apply_gradients(DISCRIMINATOR, gradients, collections, optimizer), per_image
 
 
 def _make_judge(key: Array, discriminator: Network, variables: Variables, condition: Any):
-    """Returns images -> (logits [B], collections after the forward), in training mode."""
+    """Returns images -> (logits [B], collections after the forward pass), in training mode."""
 
     def judge(images):
-        return train_state.apply_train(discriminator, variables["params"], variables, images, condition, key=key)
+        return apply_train(discriminator, variables["params"], variables, images, condition, key=key)
 
     return judge
-
-
-def make_train_step(
-    encoder: Network,
-    generator: Network,
-    discriminator: Network | None,
-    optimizers: Mapping[str, optax.GradientTransformation],
-    *,
-    layer: str,
-    feature_layer: str,
-    weights: Mapping[str, float],
-    pixel_order: int = 1,
-    augmentation: Mapping,
-) -> Callable[[TrainState, Batch, Array, Variables], tuple[TrainState, Metrics]]:
-    """Returns the pure step (state, batch, key, encoder_variables) -> (state, metrics).
-
-    Args:
-      encoder: the frozen network, feature extractor and comparator in one.
-      generator: features[layer] -> images.
-      discriminator: (images, features[layer]) -> logits; None to train without.
-      optimizers: one for "generator" and one for "discriminator" where there is one.
-      layer: the feature that is inverted.
-      feature_layer: the feature that the feature loss compares.
-      weights: {"pixel": ..., "feature": ..., "adversarial": ..., "discriminator": ...} of the terms;
-        pixel or feature 0 leaves that term out.
-      pixel_order: 1 for l1, 2 for squared l2.
-      augmentation: options of ops.augment.augment.
-
-    Returns:
-      A function whose metrics hold each weighted term, per image.
-
-    Source: Rojas-Gomez et al. 2022, eqs. 4 to 8.
-    """
-    update = make_update(
-        generator, discriminator, optimizers, feature_layer=feature_layer, weights=weights, pixel_order=pixel_order
-    )
-
-    def train_step(state: TrainState, batch: Batch, key: Array, encoder_variables: Variables):
-        augment_key, *keys = jax.random.split(jax.random.fold_in(key, state.step), 4)
-        images = augment(augment_key, batch["image"], **augmentation)
-        features_fn = make_features_fn(encoder, encoder_variables)
-        targets = jax.lax.stop_gradient(features_fn(images))
-        goal = Goal(images, targets, features_fn, targets[layer], batch["mask"])
-        return update(keys, state, (targets[layer],), goal)
-
-    return train_step
 
 
 def _measure_pixels(_: Any, reconstructions: Array, images: Array) -> Mapping[str, Array]:
@@ -224,10 +392,10 @@ def make_eval_step(
       generator: features[layer] -> images.
       layer: the feature that is inverted.
       measure: (measure_variables, reconstructions, images) -> metrics by name; by default "psnr", "ssim" and
-        "distance", each [B], which need no variables.
+        "distance", each [B], without variables.
 
     Returns:
-      A function giving what `measure` gives and "reconstruction" [B, H, W, C].
+      A function returning the metrics and "reconstruction" [B, H, W, C].
     """
 
     def eval_step(
@@ -239,127 +407,3 @@ def make_eval_step(
         return {**measure(measure_variables, reconstructions, images), "reconstruction": reconstructions}
 
     return eval_step
-
-
-def check(config: ConfigDict) -> None:
-    """Tells every mistake that can be seen without reading data or checkpoints.
-
-    Raises:
-      UserError: an unknown name or a number out of range.
-    """
-    check_fields(config)
-    training.check(config)
-    trained.check_generator(
-        config.encoder.name, config.encoder.layer, variant=config.encoder.generator, image_size=config.data.image_size
-    )
-    models.feature_spec(config.encoder.name, config.loss.feature_layer or config.encoder.layer)
-    training.check_loss(config.loss)
-    if not config.encoder.checkpoint:
-        raise UserError("encoder.checkpoint is empty; name the workdir of a classifier's training")
-
-
-def check_inputs(run: Run) -> None:
-    """Checks, before anything is trained, that the encoder is there and fits, or will.
-
-    Raises:
-      UserError: no checkpoint there, or one of another network or of another image size.
-    """
-    config, reference = run.config, run.config.encoder.checkpoint
-    if not reference.startswith("stage:"):
-        build_generator(config, _load_encoder(run))
-    elif not config.encoder.other_size:
-        run.check_planned_size(reference)
-
-
-def run(run: Run) -> dict[str, Any]:
-    """Trains, saves checkpoints in `workdir`, and returns the results on the test source.
-
-    Args:
-      run: of configs/inverter.py; config.encoder.checkpoint names the classifier's workdir.
-
-    Raises:
-      UserError: what the config asks for does not exist or does not fit.
-    """
-    config, encoder = run.config, _load_encoder(run)
-    build_generator(config, encoder)  # raises what does not fit before the data is read
-    size = trained.report_size(encoder, config.data.image_size, config.title)
-    return run.finish({**training.train(run, build, encoder=encoder), **size})
-
-
-def build_generator(config: ConfigDict, encoder: Trained) -> Any:
-    """Returns the untrained generator.
-
-    Raises:
-      UserError: an encoder that is not the config's, or an image size whose features do not lead back to it.
-    """
-    trained.check_name(encoder, config.encoder.name, config.encoder.checkpoint)
-    return trained.build_generator(_describe(config, encoder), encoder, dtype=dtype_of(config))
-
-
-def build(run: Run, encoder: Trained, info: data.SourceInfo, steps_per_epoch: int) -> training.TrainSetup:
-    """Returns what is trained, and how.
-
-    Args:
-      run: of configs/inverter.py.
-      encoder: the frozen encoder, trained or with the shapes of its weights.
-      info: of the training images.
-      steps_per_epoch: what an epoch of the config means.
-
-    Raises:
-      UserError: what the config asks for does not exist or does not fit.
-    """
-    config, dtype, image_size = run.config, run.dtype, run.config.data.image_size
-    generator = build_generator(config, encoder)
-    features = trained.feature_structs(encoder.module, image_size)
-    parts = {GENERATOR: (generator, (features[config.encoder.layer],))}
-    discriminator = None
-    if config.loss.adversarial > 0:
-        discriminator = models.build_discriminator(image_size=image_size, dtype=dtype)
-        inputs = (trained.image_struct(image_size), features[config.encoder.layer])
-        parts[DISCRIMINATOR] = (discriminator, inputs)
-    optimizers = training.make_optimizers(config, tuple(parts), steps_per_epoch)
-    step = make_train_step(
-        encoder.module,
-        generator,
-        discriminator,
-        optimizers,
-        layer=config.encoder.layer,
-        feature_layer=config.loss.feature_layer or config.encoder.layer,
-        weights={name: config.loss[name] for name in ("pixel", "feature", "adversarial", "discriminator")},
-        pixel_order=config.loss.pixel_order,
-        augmentation=config.augmentation.to_dict(),
-    )
-    eval_step = make_eval_step(encoder.module, generator, layer=config.encoder.layer)
-    source = workdirs.relative(run.resolve(config.encoder.checkpoint), run.workdir)
-    return training.TrainSetup(
-        networks=parts,
-        optimizers=optimizers,
-        train_step=step,
-        eval_step=lambda variables, batch, key, frozen: eval_step(variables[GENERATOR], batch, frozen),
-        picture=lambda images: image_grid([to_float(images["image"]), images["reconstruction"]]),
-        description={**_describe(config, encoder), "encoder_workdir": source},
-        frozen=(encoder.variables,),
-        normalization=encoder.module.normalization,
-    )
-
-
-def _load_encoder(run: Run) -> Trained:
-    config, source = run.config, run.resolve(run.config.encoder.checkpoint)
-    size, other_size = config.data.image_size, config.encoder.get("other_size", False)
-    try:
-        return trained.load(source, dtype=run.dtype, image_size=size, other_size=other_size, kind="classifier")
-    except trained.OtherSize as error:
-        raise UserError(f"{error}, or encoder.other_size=True to invert it at {size} px all the same") from error
-
-
-def _describe(config: ConfigDict, encoder: Trained) -> dict[str, Any]:
-    """Returns what the generator is rebuilt from, once its encoder is there."""
-    return {
-        "kind": "inverter",
-        "encoder": encoder.description["encoder"],
-        "layer": config.encoder.layer,
-        "variant": config.encoder.generator,
-        "image_size": config.data.image_size,
-        "resize": config.data.resize,
-        "loss": config.loss.to_dict(),
-    }

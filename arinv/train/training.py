@@ -1,8 +1,7 @@
-"""What the training tasks share: from a config and its parts to a finished run with its results."""
+"""Training of networks by a config: the setup (`TrainSetup`), checks of the fields, and the run around the loop."""
 
 import contextlib
 import dataclasses
-import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -13,10 +12,9 @@ from ml_collections import ConfigDict
 from arinv import data, parallel
 from arinv.data.image_files import RESIZE_MODES
 from arinv.errors import UserError, unknown
-from arinv.experiment import checkpoint, trained
-from arinv.experiment import state as train_state
+from arinv.experiment import checkpoint, descriptions
 from arinv.experiment.checkpoint import Checkpoints
-from arinv.experiment.run import Run, batch_rows, open_extra
+from arinv.experiment.run import Run
 from arinv.experiment.state import TrainState
 from arinv.experiment.trained import Trained
 from arinv.experiment.writer import Writer, progress_callback
@@ -25,86 +23,53 @@ from arinv.train import accelerators, loop, optimizers
 from arinv.train.feed import Batches, collect
 from arinv.train.speed import Profile, check_steps
 
-_MOST_COUNTED = 100_000  # records whose labels are read for the report: about a second
-_SHOWN = 6  # classes
+_MAX_COUNTED = 100_000  # records whose labels are read for the report: about a second
+_MAX_LISTED = 6  # classes in a report
+_INIT, _TRAIN, _EVALUATE = range(3)  # PRNG streams, folded into the key of the seed
 
 
-def check_classes(config: ConfigDict, train: data.Source, test: data.Source) -> None:
-    """Checks that a classifier can learn the classes that it is tested on.
+@dataclasses.dataclass(frozen=True)
+class TrainSetup:
+    """What a task trains, and how.
 
-    Raises:
-      UserError: a single class, or classes of the test that the training images lack.
+    Attributes:
+      networks: name -> (module, shapes of its inputs).
+      optimizers: name -> optimiser.
+      train_step: pure (state, batch, key, *frozen) -> (state, metrics).
+      eval_step: pure (variables, batch, key, *frozen) -> results per example.
+      figure: image results of the first test images -> uint8 [H, W, 3].
+      description: what the networks are rebuilt from, plain JSON.
+      frozen: variables of networks that are not trained.
+      extend: adds to the state at step 0 what the step keeps besides the networks.
+      notices: name of a metric -> message for when it is above 0.
+      normalization: of the encoder's pixels, for the report.
     """
-    info = train.info
-    scheme, location = data.split_name(info.name)
-    if info.num_classes < 2:
-        advice = "take a data set of several, or leave out classes="
-        if scheme.class_advice and not config.data.classes:
-            advice = scheme.class_advice(location)
-        raise UserError(
-            f"{info.name} has one class, {', '.join(info.class_names)!r}: a classifier learns nothing from it; {advice}"
-        )
-    if not scheme.user_data or config.data.num_train or config.data.extra.name:
-        return  # few of the images may well lack a class, and a second source may have it
-    lacking = sorted(set(test.read_labels().tolist()) - set(train.read_labels().tolist()))
-    if lacking:
-        names = ", ".join(test.info.class_names[label] for label in lacking[:_SHOWN])
-        raise UserError(
-            f"{info.name} has no training image of {len(lacking)} of the classes in its test: {names}; add some, or "
-            "remove them"
-        )
 
+    networks: Mapping[str, tuple[Any, tuple[jax.ShapeDtypeStruct, ...]]]
+    optimizers: Mapping[str, Any]
+    train_step: Callable
+    eval_step: Callable
+    figure: Callable[[Mapping[str, np.ndarray]], np.ndarray]
+    description: Mapping[str, Any]
+    frozen: tuple = ()
+    extend: Callable[[TrainState], TrainState] = lambda state: state
+    notices: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    normalization: Normalization = "none"
 
-def report(config: ConfigDict, train: data.Source, test: data.Source, normalization: Normalization) -> None:
-    """Prints on stderr, in one line, what is about to be learnt; process 0 does.
+    def init(self, key: jax.Array) -> TrainState:
+        """Returns the state at step 0."""
+        return self.extend(TrainState.create(key, self.networks, self.optimizers))
 
-    Args:
-      config: of the training.
-      train: its training images.
-      test: its test images.
-      normalization: of the encoder's pixels.
-    """
-    if jax.process_index() == 0:
-        print(f"{config.title}: {_text(config, train, test, normalization)}", file=sys.stderr, flush=True)
-
-
-def _text(config: ConfigDict, train: data.Source, test: data.Source, normalization: Normalization) -> str:
-    mean, std = mean_std(normalization)
-    name = f"{normalization}: " if isinstance(normalization, str) else ""
-    extra = config.data.extra
-    second = f" and {extra.name} ({extra.share:.0%} of each batch)" if extra.name else ""
-    return (
-        f"{train.info.name}{second}, {_classes(train)}, {len(train):,} training and {len(test):,} test images of "
-        f"{train.info.image_size} px, normalisation {name}mean {_joined(mean)}, standard deviation {_joined(std)}"
-    )
-
-
-def _classes(source: data.Source) -> str:
-    names = source.info.class_names
-    text = f"{len(names):,} class{'' if len(names) == 1 else 'es'}"
-    if len(source) > _MOST_COUNTED and data.split_name(source.info.name)[0].slow_labels:
-        return text
-    counts = np.bincount(source.read_labels(), minlength=len(names)).tolist()
-    names = [name[:40] if name.isprintable() else repr(name[:40]) for name in names]
-    pairs = [f"{name} {count:,}" for name, count in zip(names, counts, strict=True)]
-    if len(pairs) > _SHOWN:
-        pairs = [*pairs[:3], "...", pairs[-1], f"{min(counts):,} to {max(counts):,} each"]
-    return f"{text} ({', '.join(pairs)})"
-
-
-def _joined(values: tuple[float, ...]) -> str:
-    return "/".join(f"{value:g}" for value in values)
-
-
-_INIT, _TRAIN, _EVALUATE = range(3)  # what the keys folded from the seed are for
+    def step_on(self, mesh: jax.sharding.Mesh) -> Callable:
+        """Returns the train step for a state that is placed on a mesh."""
+        return loop.gather_first(self.train_step, self.networks, mesh)
 
 
 def check(config: ConfigDict) -> None:
     """Checks the fields that every training has.
 
     Raises:
-      UserError: a number out of range, an unknown optimiser or schedule, or a data set of unknown kind or that is not
-        there.
+      UserError: number out of range, unknown optimiser or schedule, or dataset that is unknown or does not exist.
     """
     data.check_name(config.data.name)
     if config.data.extra.name:
@@ -118,151 +83,12 @@ def check(config: ConfigDict) -> None:
     if not config.log.evaluate_every_epochs > 0:
         raise UserError(f"log.evaluate_every_epochs={config.log.evaluate_every_epochs} must be above 0")
     if not (config.num_steps > 0 or config.num_epochs > 0):
-        length(config, 1)
+        total_steps(config, 1)
     for spec in [config.optimizer] if "schedule" in config.optimizer else config.optimizer.values():
-        optimizers.make_optimizer(spec.to_dict(), num_steps=1000, steps_per_epoch=10)  # tells what it does not know
+        optimizers.make_optimizer(spec.to_dict(), num_steps=1000, steps_per_epoch=10)  # raises for unknown options
     check_steps(config.log.get("profile_steps", ()))
     if steps_per_call(config) < 1:
         raise UserError(f"steps_per_call must be 1 or more; got {steps_per_call(config)}")
-
-
-def steps_per_call(config: ConfigDict) -> int:
-    """Returns how many steps are sent to the devices together."""
-    return config.get("steps_per_call", 1)
-
-
-def make_batches(config: ConfigDict, source: data.Source) -> Batches:
-    """Returns this process's share of the training batches, with those of a second source where there is one.
-
-    Raises:
-      UserError: a second source that cannot be read or does not fit, or a share of it that leaves one of both empty.
-    """
-    extra, rows = config.data.extra, batch_rows(config)["rows"]
-    if not extra.name:
-        return _batches(config, source, config.batch_size, rows)
-    second_size = round(extra.share * config.batch_size)
-    first_size = config.batch_size - second_size
-    if not 0 < second_size < config.batch_size:
-        raise UserError(f"data.extra.share={extra.share} of a batch of {config.batch_size} leaves one source empty")
-    # The global batch is the same for any number of processes, so one of them may have rows of one source only.
-    first = _batches(config, source, first_size, rows[rows < first_size])
-    second = _batches(config, open_extra(config, source), second_size, rows[rows >= first_size] - first_size)
-    return data.MixedBatches(first, second, batch_size=config.batch_size)
-
-
-def _batches(config: ConfigDict, source: data.Source, batch_size: int, rows: np.ndarray) -> Batches:
-    return data.train_batches(
-        source,
-        batch_size=batch_size,
-        seed=config.seed,
-        rows=rows,
-        num_workers=config.data.num_workers,
-        resized_crop=_resized_crop(config),
-        progress=progress_callback(f"reading {source.info.name}"),
-    )
-
-
-def _resized_crop(config: ConfigDict) -> dict[str, tuple[float, float]]:
-    """Returns options of data.train_batches.
-
-    Raises:
-      UserError: areas or shapes of windows that are not two positive numbers, the first not the larger.
-    """
-    options = {name: tuple(limits) for name, limits in config.data.get("resized_crop", {}).items()}
-    for name, limits in options.items():
-        if name not in ("scale", "ratio") or len(limits) != 2 or not 0 < limits[0] <= limits[1]:
-            raise UserError(
-                f"data.resized_crop.{name}={limits} must be scale or ratio with two positive numbers, the lower first"
-            )
-    if options and options.get("scale", (1.0, 1.0))[1] > 1:
-        raise UserError(f"data.resized_crop.scale={options['scale']} are shares of the image's area; must be 1 or less")
-    return options
-
-
-def length(config: ConfigDict, steps_per_epoch: int) -> int:
-    """Returns the number of steps of a run: num_steps where it is set, else num_epochs.
-
-    Raises:
-      UserError: the run would have no step.
-    """
-    num_steps = config.num_steps or round(config.num_epochs * steps_per_epoch)
-    if num_steps < 1:
-        raise UserError(f"num_epochs={config.num_epochs}, num_steps={config.num_steps} make no step; set one of them")
-    return num_steps
-
-
-def intervals(config: ConfigDict, steps_per_epoch: int) -> loop.Intervals:
-    """Returns how often a run is logged, evaluated and saved, in steps."""
-    return loop.Intervals(
-        log=config.log.every_steps,
-        evaluate=max(1, round(config.log.evaluate_every_epochs * steps_per_epoch)),
-        checkpoint=config.log.checkpoint_every_steps,
-    )
-
-
-def make_optimizers(config: ConfigDict, names: tuple[str, ...], steps_per_epoch: int) -> dict[str, Any]:
-    """Returns an optimiser for each network, from config.optimizer or config.optimizer.NAME."""
-    num_steps = length(config, steps_per_epoch)
-    return {
-        name: optimizers.make_optimizer(
-            (config.optimizer[name] if name in config.optimizer else config.optimizer).to_dict(),
-            num_steps=num_steps,
-            steps_per_epoch=steps_per_epoch,
-        )
-        for name in names
-    }
-
-
-def check_loss(loss: ConfigDict) -> None:
-    """Checks the weights of a loss of reconstructions.
-
-    Raises:
-      UserError: a negative one, none that compares with the image, or an unknown order.
-    """
-    for name in ("pixel", "feature", "adversarial"):
-        if not loss[name] >= 0:
-            raise UserError(f"loss.{name} must be 0 or more; got {loss[name]!r}")
-    if not any(loss[name] > 0 for name in ("pixel", "feature")):
-        raise UserError("loss.pixel and loss.feature are both 0: there is nothing to reconstruct by")
-    if loss.pixel_order not in (1, 2):
-        raise UserError(f"loss.pixel_order={loss.pixel_order!r} must be 1 (absolute) or 2 (squared differences)")
-
-
-@dataclasses.dataclass(frozen=True)
-class TrainSetup:
-    """What a training task trains, and how.
-
-    Attributes:
-      networks: name -> (module, shapes of its inputs).
-      optimizers: name -> optimiser.
-      train_step: pure (state, batch, key, *frozen) -> (state, metrics).
-      eval_step: pure (variables, batch, key, *frozen) -> results per example.
-      picture: image results of the first test images -> uint8 [H, W, 3].
-      description: what the networks are rebuilt from, plain JSON.
-      frozen: variables of networks that are not trained.
-      extend: state at step 0 -> the same with what the step keeps beside the networks.
-      notices: name of a metric -> what to say when it is above 0.
-      normalization: of the encoder's pixels, for the report of what is learnt.
-    """
-
-    networks: Mapping[str, tuple[Any, tuple[jax.ShapeDtypeStruct, ...]]]
-    optimizers: Mapping[str, Any]
-    train_step: Callable
-    eval_step: Callable
-    picture: Callable[[Mapping[str, np.ndarray]], np.ndarray]
-    description: Mapping[str, Any]
-    frozen: tuple = ()
-    extend: Callable[[TrainState], TrainState] = lambda state: state
-    notices: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    normalization: Normalization = "none"
-
-    def init(self, key: jax.Array) -> TrainState:
-        """Returns the state at step 0."""
-        return self.extend(train_state.create(key, self.networks, self.optimizers))
-
-    def step_on(self, mesh: jax.sharding.Mesh) -> Callable:
-        """Returns the train step for a state that lives on a mesh."""
-        return loop.gather_first(self.train_step, self.networks, mesh)
 
 
 def train(
@@ -272,12 +98,12 @@ def train(
     encoder: Trained | None = None,
     check_data: Callable[[ConfigDict, data.Source, data.Source], None] = lambda config, train, test: None,
 ) -> dict[str, float]:
-    """Reads the data, reports what is learnt, and trains to the end, from the newest checkpoint if there is one.
+    """Trains to the end, from the newest checkpoint if there is one.
 
     Args:
       run: of a training task.
-      build: (run, encoder, training images, steps of an epoch) -> what is trained.
-      encoder: frozen, for what is trained on one.
+      build: (run, encoder, info on the training images, steps per epoch) -> what is trained.
+      encoder: frozen encoder that the network is trained on; None without one.
       check_data: called with config, training and test images.
 
     Returns:
@@ -289,26 +115,26 @@ def train(
     config, mesh = run.config, run.mesh
     train, test = run.open_data("train"), run.open_data("test")
     check_data(config, train, test)
-    batches = make_batches(config, train)
+    batches = make_batches(run, train)
     setup = build(run, encoder, train.info, batches.steps_per_epoch)
     description = dict(setup.description)
     if encoder is not None:
-        description[trained.WEIGHTS] = encoder.fingerprint
+        description[descriptions.WEIGHTS] = encoder.fingerprint
     run.begin()
-    report(config, train, test, setup.normalization)
-    init_key, train_key, evaluate_key = (jax.random.fold_in(run.key, number) for number in (_INIT, _TRAIN, _EVALUATE))
-    names = train_state.abstract(setup.init, run.key).variables
-    num_steps = length(config, batches.steps_per_epoch)
+    run.report(_summary(config, train, test, setup.normalization))
+    init_key, train_key, evaluate_key = (jax.random.fold_in(run.key, stream) for stream in (_INIT, _TRAIN, _EVALUATE))
+    names = jax.eval_shape(setup.init, run.key).variables
+    num_steps = total_steps(config, batches.steps_per_epoch)
     frozen = parallel.replicate(setup.frozen, mesh)
     with contextlib.ExitStack() as stack:
         checkpoints = stack.enter_context(Checkpoints(run.workdir, names, keep=config.log.keep_checkpoints))
         if checkpoints.latest_step() is not None:
             saved = checkpoint.load_description(run.workdir)
-            trained.check_weights(saved, description.get(trained.WEIGHTS), run.workdir)
+            descriptions.check_weights(saved, description.get(descriptions.WEIGHTS), run.workdir)
         state = loop.restore_or_create(setup.init, init_key, mesh, checkpoints, batches)
         writer = stack.enter_context(Writer(run.workdir, resumed_step=int(state.step)))
         writer.parameters(state.variables)
-        evaluate = _make_evaluate(config, setup, frozen, test, mesh, writer, evaluate_key)
+        evaluate = _make_evaluate(run, setup, frozen, test, writer, evaluate_key)
         state = loop.fit(
             state,
             setup.step_on(mesh),
@@ -333,26 +159,150 @@ def train(
     return results
 
 
+def make_batches(run: Run, source: data.Source) -> Batches:
+    """Returns this process's share of the training batches, mixed with those of data.extra where it is set.
+
+    Args:
+      run: of a training task.
+      source: of the training images.
+
+    Raises:
+      UserError: data.extra cannot be read or does not fit, or its share leaves no image of one of the two sources.
+    """
+    config, rows = run.config, run.rows
+    extra = config.data.extra
+    if not extra.name:
+        return _batches(config, source, config.batch_size, rows)
+    extra_size = round(extra.share * config.batch_size)
+    first_size = config.batch_size - extra_size
+    if not 0 < extra_size < config.batch_size:
+        raise UserError(
+            f"data.extra.share={extra.share} of a batch of {config.batch_size} leaves one source empty; choose a share "
+            "between 0 and 1"
+        )
+    # The global batch is the same for any number of processes, so a process may have rows of one source only.
+    first = _batches(config, source, first_size, rows[rows < first_size])
+    second = _batches(config, run.open_extra(source), extra_size, rows[rows >= first_size] - first_size)
+    return data.MixedBatches(first, second, batch_size=config.batch_size)
+
+
+def _batches(config: ConfigDict, source: data.Source, batch_size: int, rows: np.ndarray) -> Batches:
+    return data.train_batches(
+        source,
+        batch_size=batch_size,
+        seed=config.seed,
+        rows=rows,
+        num_workers=config.data.num_workers,
+        resized_crop=_resized_crop(config),
+        progress=progress_callback(f"reading {source.info.name}"),
+    )
+
+
+def _resized_crop(config: ConfigDict) -> dict[str, tuple[float, float]]:
+    """Returns options of data.train_batches.
+
+    Raises:
+      UserError: areas or aspect ratios that are not two positive numbers in ascending order.
+    """
+    options = {name: tuple(limits) for name, limits in config.data.get("resized_crop", {}).items()}
+    for name, limits in options.items():
+        if name not in ("scale", "ratio") or len(limits) != 2 or not 0 < limits[0] <= limits[1]:
+            raise UserError(
+                f"data.resized_crop.{name}={limits} must be scale or ratio with two positive numbers, the lower first"
+            )
+    if options and options.get("scale", (1.0, 1.0))[1] > 1:
+        raise UserError(f"data.resized_crop.scale={options['scale']} must be shares of the image's area, 1 or less")
+    return options
+
+
+def steps_per_call(config: ConfigDict) -> int:
+    """Returns the number of steps in one call of the compiled program."""
+    return config.get("steps_per_call", 1)
+
+
+def total_steps(config: ConfigDict, steps_per_epoch: int) -> int:
+    """Returns the number of steps of a run: num_steps where it is set, else num_epochs in steps.
+
+    Raises:
+      UserError: the run would have no step.
+    """
+    num_steps = config.num_steps or round(config.num_epochs * steps_per_epoch)
+    if num_steps < 1:
+        raise UserError(f"num_epochs={config.num_epochs}, num_steps={config.num_steps} make no step; set one of them")
+    return num_steps
+
+
+def intervals(config: ConfigDict, steps_per_epoch: int) -> loop.Intervals:
+    """Returns the steps between logs, evaluations and checkpoints of a run."""
+    return loop.Intervals(
+        log=config.log.every_steps,
+        evaluate=max(1, round(config.log.evaluate_every_epochs * steps_per_epoch)),
+        checkpoint=config.log.checkpoint_every_steps,
+    )
+
+
+def make_optimizers(config: ConfigDict, names: tuple[str, ...], steps_per_epoch: int) -> dict[str, Any]:
+    """Returns an optimiser for each network, from config.optimizer or config.optimizer.NAME."""
+    num_steps = total_steps(config, steps_per_epoch)
+    return {
+        name: optimizers.make_optimizer(
+            (config.optimizer[name] if name in config.optimizer else config.optimizer).to_dict(),
+            num_steps=num_steps,
+            steps_per_epoch=steps_per_epoch,
+        )
+        for name in names
+    }
+
+
 def _peak_flops(config: ConfigDict, mesh: jax.sharding.Mesh) -> float | None:
-    """Returns the operations in a second that all devices together are made for, None where nobody knows."""
+    """Returns the peak operations per second of all devices together; None for an unknown device."""
     peak = accelerators.peak_flops(mesh.devices.flat[0].device_kind, config.dtype)
     return peak and peak * mesh.size
 
 
-def _make_evaluate(config, setup, frozen, test, mesh, writer, key) -> Callable[[TrainState, int], dict[str, float]]:
-    """Returns a function of (state, step) that evaluates on the test source and saves a picture."""
+def _make_evaluate(
+    run: Run, setup: TrainSetup, frozen: tuple, test: data.Source, writer: Writer, key: jax.Array
+) -> Callable[[TrainState, int], dict[str, float]]:
+    """Returns a function of (state, step) that evaluates on the test source and saves a figure."""
+    config, mesh = run.config, run.mesh
     eval_step = jax.jit(lambda variables, *others: setup.eval_step(parallel.gather(variables, mesh), *others))
-    batches = data.eval_batches(data.load_arrays(test), batch_size=config.batch_size, **batch_rows(config))
+    batches = data.eval_batches(data.load_arrays(test), batch_size=config.batch_size, rows=run.rows)
 
     def evaluate(state: TrainState, step: int) -> dict[str, float]:
-        results, pictures = collect(
+        results, images = collect(
             lambda batch, key: eval_step(state.variables, batch, key, *frozen),
             batches,
             key=key,
             mesh=mesh,
             num_pictures=config.log.num_pictures,
         )
-        writer.picture(step, config.task, setup.picture(pictures))
+        writer.image(step, config.task, setup.figure(images))
         return {name: float(np.mean(values, dtype=np.float64)) for name, values in results.items()}
 
     return evaluate
+
+
+def _summary(config: ConfigDict, train: data.Source, test: data.Source, normalization: Normalization) -> str:
+    """Returns one line on the data of a training."""
+    mean, std = ("/".join(f"{value:g}" for value in values) for values in mean_std(normalization))
+    name = f"{normalization}: " if isinstance(normalization, str) else ""
+    extra = config.data.extra
+    second = f" and {extra.name} ({extra.share:.0%} of each batch)" if extra.name else ""
+    return (
+        f"{train.info.name}{second}, {_classes(train)}, {len(train):,} training and {len(test):,} test images of "
+        f"{train.info.image_size} px, normalisation {name}mean {mean}, standard deviation {std}"
+    )
+
+
+def _classes(source: data.Source) -> str:
+    """Returns the classes of a source, with the number of images of each where it is quick to count."""
+    names = source.info.class_names
+    text = f"{len(names):,} class{'' if len(names) == 1 else 'es'}"
+    if len(source) > _MAX_COUNTED and data.split_name(source.info.name)[0].slow_labels:
+        return text
+    counts = np.bincount(source.read_labels(), minlength=len(names)).tolist()
+    names = [name[:40] if name.isprintable() else repr(name[:40]) for name in names]
+    pairs = [f"{name} {count:,}" for name, count in zip(names, counts, strict=True)]
+    if len(pairs) > _MAX_LISTED:
+        pairs = [*pairs[:3], "...", pairs[-1], f"{min(counts):,} to {max(counts):,} each"]
+    return f"{text} ({', '.join(pairs)})"

@@ -23,7 +23,7 @@ def make_step(dtype: str):
     import jax.numpy as jnp
 
     from arinv import models
-    from arinv.experiment import state as train_state
+    from arinv.experiment.state import TrainState
     from arinv.experiment.trained import DISCRIMINATOR, GENERATOR
     from arinv.train import inverter, optimizers
 
@@ -48,7 +48,7 @@ def make_step(dtype: str):
     step = inverter.make_train_step(
         encoder, generator, discriminator, made, layer="conv5", feature_layer="conv5", weights=WEIGHTS, augmentation={}
     )
-    return step, functools.partial(train_state.create, networks=networks, optimizers=made), encoder
+    return step, functools.partial(TrainState.create, networks=networks, optimizers=made), encoder
 
 
 def _ours(case: str, options: Options) -> Prepared:

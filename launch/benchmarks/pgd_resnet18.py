@@ -22,7 +22,7 @@ def make_step(dtype: str):
     import jax.numpy as jnp
 
     from arinv import models
-    from arinv.experiment import state as train_state
+    from arinv.experiment.state import TrainState
     from arinv.experiment.trained import CLASSIFIER
     from arinv.train import classifier, optimizers
 
@@ -35,7 +35,7 @@ def make_step(dtype: str):
     image = jax.ShapeDtypeStruct((1, SIZE, SIZE, 3), jnp.float32)
     networks = {CLASSIFIER: (encoder, (image,))}
     optimizers = {CLASSIFIER: optimizer}
-    return step, functools.partial(train_state.create, networks=networks, optimizers=optimizers)
+    return step, functools.partial(TrainState.create, networks=networks, optimizers=optimizers)
 
 
 def _ours(case: str, options: Options) -> Prepared:

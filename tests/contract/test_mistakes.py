@@ -16,7 +16,7 @@ from arinv.data.source import Subset
 from arinv.errors import UserError
 from arinv.experiment import run as experiment_run
 from arinv.experiment import workdirs
-from arinv.train import training
+from arinv.train import classifier as task
 from configs import (
     anomaly,
     classifier,
@@ -194,11 +194,11 @@ def test_classes_without_training_images_are_refused(tmp_path):
     np.savez(tmp_path / "a.npz", image=image, label=[0, 0, 1, 1, 2, 2])
     source = data.open_source(f"npz:{tmp_path}/a.npz", split="all", image_size=8)
     config = classifier.get_config(f"dataset=npz:{tmp_path}/a.npz")
-    training.check_classes(config, source, source)
+    task.check_classes(config, source, source)
     with pytest.raises(UserError, match="no training image of 1 of the classes in its test: 2;"):
-        training.check_classes(config, Subset(source, [0, 1, 2, 3]), source)
+        task.check_classes(config, Subset(source, [0, 1, 2, 3]), source)
     config.data.num_train = 4  # a short run may lack some
-    training.check_classes(config, Subset(source, [0, 1, 2, 3]), source)
+    task.check_classes(config, Subset(source, [0, 1, 2, 3]), source)
 
 
 INSIDE = {
@@ -221,7 +221,7 @@ def test_a_workdir_inside_a_folder_of_images_is_refused(task, tmp_path):
     (tmp_path / "link").symlink_to(folder)
     config = INSIDE[task](folder)
     for workdir in (folder, folder / "runs" / "1", tmp_path / "link" / "runs"):
-        with pytest.raises(UserError, match="lies in the folder of pictures .*another --workdir"):
+        with pytest.raises(UserError, match="is in the folder of images .*another --workdir"):
             workdirs.check(config, workdir)
     workdirs.check(config, tmp_path / "runs")
 

@@ -336,7 +336,7 @@ def test_every_kind_of_picture_is_scored_or_told_in_a_line(made, tmp_path, capfd
         ("images={tmp}/empty", "holds no image"),
         ("images={tmp}/nothing", "does not exist"),
         ("images=", "images is empty"),
-        ("images={tmp}", "lies in the folder of pictures"),
+        ("images={tmp}", "is in the folder of images"),
         ("pictures=0", "pictures=0 must be 1 or more"),
         ("score=sum", "unknown score 'sum'; known: amortized, feature"),
         ("policy=mean", "unknown threshold policy 'mean'"),

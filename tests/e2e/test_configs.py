@@ -19,8 +19,9 @@ from PIL import Image
 
 from arinv import data, main, tasks
 from arinv.errors import UserError
+from arinv.experiment import descriptions, trained, workdirs
 from arinv.experiment import run as experiment_run
-from arinv.experiment import trained, workdirs
+from arinv.experiment.run import Run
 from arinv.train import training
 from configs import arguments, defaults
 
@@ -111,7 +112,7 @@ def test_the_step_grows_with_the_radius_and_the_norm_is_the_recipe_s():
 
 
 def test_departures_are_what_differs_from_the_published_recipe():
-    departures = experiment_run.departures
+    departures = tasks.TASKS["classifier"].departures
     assert departures(get_config("classifier", "encoder=resnet18,eps=2.5")) == {}
     assert departures(get_config("classifier", "encoder=wrn28_10,eps=-1")) == {}
     assert departures(get_config("quickstart", "").stages.robust_encoder) == {}
@@ -142,7 +143,7 @@ def test_classifiers_of_imagenet_are_trained_on_windows_of_originals(tmp_path):
             Image.fromarray(pixels).save(tmp_path / name / f"{i}.png")
     arg = f"encoder=vgg16_bn,dataset=folder:{tmp_path},image_size=64,batch=8,smoke=True"
     config = get_config("classifier", arg)
-    batches = training.make_batches(config, experiment_run.open_source(config, "train"))
+    batches = training.make_batches(Run(config, tmp_path), experiment_run.open_source(config, "train"))
     batch = next(batches)
     assert batch["image"].shape == (8, 64, 64, 3)
     test = experiment_run.open_source(config, "test")[0]["image"].astype(float)
@@ -157,10 +158,10 @@ def test_classifiers_of_imagenet_are_trained_on_windows_of_originals(tmp_path):
 
 def test_an_evaluation_brings_images_to_size_as_its_network_s_training_did():
     config = get_config("evaluate", "checkpoint=x")
-    assert trained.resize_of(config, {"resize": "crop_7_8"}) == "crop_7_8"
-    assert trained.resize_of(config, {}) == "squash", "imported before this was recorded"
+    assert descriptions.resize_of(config, {"resize": "crop_7_8"}) == "crop_7_8"
+    assert descriptions.resize_of(config, {}) == "squash", "imported before this was recorded"
     config.data.resize = "crop"
-    assert trained.resize_of(config, {"resize": "crop_7_8"}) == "crop"
+    assert descriptions.resize_of(config, {"resize": "crop_7_8"}) == "crop"
     assert get_config("import_torch", "encoder=alexnet").resize == "crop_7_8"
 
 
@@ -344,7 +345,7 @@ def test_an_encoder_is_not_made_anew_beside_its_complete_inverter(quickstart, tm
     config, workdir = quickstart
     shutil.copytree(workdir, tmp_path / "run")
     shutil.rmtree(tmp_path / "run" / "robust_encoder")
-    with pytest.raises(UserError, match="robust_encoder is to be made, but .* is complete: delete that too"):
+    with pytest.raises(UserError, match="robust_encoder has to run, but .* is complete: delete .* too"):
         main.run(config, tmp_path / "run")
 
 
@@ -386,12 +387,12 @@ def test_an_encoder_of_unknown_classes_is_evaluated_on_as_many():
     info = data.open_source("photos", split="test", num_examples=8).info
     encoder = SimpleNamespace(description={"class_names": [], "num_classes": 3})
     with pytest.raises(UserError, match=f"has {info.num_classes} classes, but the checkpoint was trained on 3"):
-        trained.check_classes(encoder, info)
+        descriptions.check_classes(encoder.description, info)
     encoder.description["num_classes"] = info.num_classes
-    trained.check_classes(encoder, info)
+    descriptions.check_classes(encoder.description, info)
     encoder.description["class_names"] = ["cat", *info.class_names[1:]]
     with pytest.raises(UserError, match="was trained on .'cat'"):
-        trained.check_classes(encoder, info)
+        descriptions.check_classes(encoder.description, info)
 
 
 def test_smoke_inverter_with_another_encoder_by_the_command(tmp_path):

@@ -238,7 +238,7 @@ def test_another_photograph_of_the_same_name_is_denoised_anew(finished, tmp_path
         ("denoiser=x,images=x.png,add_noise=50", "fifty grey levels are 50/255"),
         ("denoiser=x,images=x.png,tile=100", "tile=100 must be a multiple of 32"),
         ("denoiser=x,images=x.png,dtype=float16", "bfloat16"),
-        ("denoiser=x,images={tmp}", "lies in the folder of pictures"),
+        ("denoiser=x,images={tmp}", "is in the folder of images"),
     ],
 )
 def test_a_wrong_denoise_command_is_one_line(finished, tmp_path, arg, shown):

@@ -156,8 +156,8 @@ def test_a_workdir_among_the_pictures_is_one_line(untrained, tmp_path):
     save(tmp_path / "robust" / "a.png", 8, 8)
     before = (tmp_path / "robust" / "a.png").read_bytes()
     for workdir, images, shown in (
-        ("robust", "robust", "lies in the folder of pictures"),
-        ("robust/inner", "robust", "lies in the folder of pictures"),
+        ("robust", "robust", "is in the folder of images"),
+        ("robust/inner", "robust", "is in the folder of images"),
         (".", "robust", "would overwrite the pictures"),
         (".", "robust/a.png", "would overwrite the pictures"),
     ):
@@ -195,7 +195,7 @@ def run(config, workdir):
         ("images={pictures},multiple=12", "multiple 12 must be a multiple of 8 px"),
         ("images={pictures},edge=-1", "edge must be 0 or more"),
         ("images={pictures},num_pictures=-1", "num_pictures=-1 must be 0"),
-        ("images={tmp}", "lies in the folder of pictures"),
+        ("images={tmp}", "is in the folder of images"),
         ("images={pictures},robust={tmp}/none", "no checkpoint in"),
         ("images={pictures},robust={encoder}", "holds a classifier; name the workdir of an inverter's training"),
     ],

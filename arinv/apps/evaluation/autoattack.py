@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 from arinv import attacks, data, metrics, parallel
 from arinv.attacks.autoattack.standard import check_num_classes
 from arinv.errors import UserError
-from arinv.experiment import trained
+from arinv.experiment import descriptions
 from arinv.experiment.cache import ResultCache
 from arinv.experiment.run import Run, check_fields, report_radius
 from arinv.experiment.trained import CLASSIFIER, INVERTER, Trained
@@ -79,10 +79,10 @@ def run(run: Run) -> dict[str, Any]:
     """
     config, workdir = run.config, run.workdir
     encoder = run.load(config.checkpoint, kind=(INVERTER, CLASSIFIER)).encoder
-    trained.check_trained_size(encoder.description, config.data.image_size, run.resolve(config.checkpoint))
+    descriptions.check_trained_size(encoder.description, config.data.image_size, run.resolve(config.checkpoint))
     _check_num_classes(config, encoder.description["num_classes"], stage=workdir.name)
-    test = run.open_data("test", resize=trained.resize_of(config, encoder.description))
-    trained.check_classes(encoder, test.info)
+    test = run.open_data("test", resize=descriptions.resize_of(config, encoder.description))
+    descriptions.check_classes(encoder.description, test.info)
     arrays = data.load_arrays(test)
     images, labels = arrays["image"].astype(np.float32) / 255, arrays["label"]
     logits_fn = jax.device_put(encoder.logits_fn, parallel.replicated(run.mesh))
@@ -154,7 +154,7 @@ def _results(
         "warnings": warnings,
         "checkpoint": dict(encoder.description),
         "num_examples": len(labels),
-        "resize": trained.resize_of(run.config, encoder.description),
+        "resize": descriptions.resize_of(run.config, encoder.description),
         "variants": {
             "autoattack_accuracy": f"autoattack, {_version(attack)}; exact 95 % interval (Clopper-Pearson)",
             "autoattack_accuracy_8bit": "autoattack_accuracy of the same images rounded to 256 levels",

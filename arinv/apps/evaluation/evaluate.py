@@ -17,7 +17,7 @@ from arinv import attacks, data, metrics, parallel
 from arinv.apps.evaluation import measurement
 from arinv.apps.evaluation.measurement import Measurement
 from arinv.errors import UserError
-from arinv.experiment import report, trained, workdirs
+from arinv.experiment import descriptions, report, workdirs
 from arinv.experiment.run import Run, attack_options, batch_rows, check_fields
 from arinv.experiment.trained import CLASSIFIER, INVERTER, Trained
 from arinv.experiment.writer import progress_bar, read_arrays, write_arrays, write_png
@@ -67,12 +67,12 @@ def run(run: Run) -> dict[str, Any]:
     network = run.load(config.checkpoint, kind=(CLASSIFIER, INVERTER), image_size=config.data.image_size)
     encoder = network.encoder
     measure = Measurement(run, encoder) if network.kind == INVERTER else None
-    resize = trained.resize_of(config, network.description)
+    resize = descriptions.resize_of(config, network.description)
     figures = encoder_figures(run, encoder.fingerprint, resize) if config.attack_from else None
     test = run.open_data("test", resize=resize)
-    if difference := trained.class_difference(encoder, test.info):
+    if difference := descriptions.class_difference(encoder.description, test.info):
         if measure is None:
-            trained.check_classes(encoder, test.info)
+            descriptions.check_classes(encoder.description, test.info)
         figures, attack = {}, {**attack, "eps": 0.0}
         run.report(
             f"{difference}: reconstructions of its {len(test)} images (data.test_split={test.info.split!r}) are "
@@ -103,7 +103,7 @@ def run(run: Run) -> dict[str, Any]:
         "encoder_weights": encoder.fingerprint,
         "num_examples": test.info.num_examples,
         "resize": resize,
-        **trained.report_size(encoder, config.data.image_size, config.title),
+        **descriptions.report_size(encoder.description, config.data.image_size, config.title),
     }
     if jax.process_index() == 0:
         _write_files(run, per_image, images)

@@ -3,8 +3,9 @@
 from ml_collections import ConfigDict
 
 from arinv.errors import UserError
+from arinv.experiment.descriptions import check_trained_size
 from arinv.experiment.run import Run
-from arinv.experiment.trained import Trained, check_trained_size
+from arinv.experiment.trained import Trained
 
 
 def check_inverters(config: ConfigDict) -> None:

@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 from arinv import models, parallel
 from arinv.errors import UserError, unknown
-from arinv.experiment import trained, workdirs
+from arinv.experiment import descriptions, trained, workdirs
 from arinv.experiment.checkpoint import Checkpoints
 from arinv.experiment.run import Run
 from arinv.experiment.state import TrainState
@@ -147,7 +147,7 @@ def _read_generator(run: Run) -> tuple[dict[str, Any], Variables, dict[str, Any]
         variant=config.generator.variant,
         encoder_options=encoder.description["options"],
     )
-    return description, variables, trained.report_size(encoder, config.image_size, config.title)
+    return description, variables, descriptions.report_size(encoder.description, config.image_size, config.title)
 
 
 def _read_denoiser(run: Run) -> tuple[dict[str, Any], Variables, dict[str, Any]]:
@@ -169,7 +169,7 @@ def _read_denoiser(run: Run) -> tuple[dict[str, Any], Variables, dict[str, Any]]
     description = {
         "kind": DENOISER,
         "encoder_workdir": workdirs.relative(source, run.workdir),
-        trained.WEIGHTS: encoder.fingerprint,
+        descriptions.WEIGHTS: encoder.fingerprint,
         "encoder": config.encoder.name,
         "variant": "default",
         "pad_side": config.denoiser.pad_side,
@@ -184,7 +184,7 @@ def _load_encoder(run: Run) -> tuple[pathlib.Path, Trained]:
     """Returns the workdir of config.encoder_checkpoint and the encoder in it."""
     source = run.resolve(run.config.encoder_checkpoint)
     encoder = trained.load(source, kind=CLASSIFIER)
-    trained.check_name(encoder, run.config.encoder.name, source)
+    descriptions.check_encoder(encoder.description, run.config.encoder.name, source)
     return source, encoder
 
 

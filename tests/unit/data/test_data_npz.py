@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 from arinv import data
 from arinv.data.source import Renumbered
 from arinv.errors import UserError
-from arinv.experiment import run as experiment_run
+from arinv.experiment.run import Run
 
 
 def arrays(count=12, classes=3, side=8):
@@ -170,11 +170,11 @@ def test_open_extra_uses_labels_of_the_first_source(tmp_path):
 
     def opened(name, train):
         fields = {"name": "x", "extra": {"name": f"npz:{tmp_path}/{name}.npz"}, "image_size": 8, "resize": "squash"}
-        return experiment_run.open_extra(ConfigDict({"data": fields}), train)
+        return Run(ConfigDict({"data": fields}), tmp_path).open_extra(train)
 
     train = opened_all(tmp_path / "first.npz")
     assert opened("some", train).read_labels()[:3].tolist() == [2, 0, 2]
-    with pytest.raises(UserError, match="other.npz has classes that x has not: 4"):
+    with pytest.raises(UserError, match="other.npz has classes that x lacks: 4"):
         opened("other", train)
     np.savez(tmp_path / "wide.npz", **(arrays(28, classes=14)))
     assert opened("some", opened_all(tmp_path / "wide.npz")).read_labels()[:3].tolist() == [13, 3, 13]
@@ -186,7 +186,7 @@ def test_open_extra_uses_labels_of_the_first_source(tmp_path):
 def test_open_extra_uses_all_examples_of_an_npz(path):
     def opened(first):
         fields = {"name": first, "extra": {"name": f"npz:{path}"}, "image_size": 8, "resize": "squash"}
-        return experiment_run.open_extra(ConfigDict({"data": fields}), splits(path)["train"])
+        return Run(ConfigDict({"data": fields}), path.parent).open_extra(splits(path)["train"])
 
     assert len(opened("photos")) == 12
     assert len(opened(f"npz:{path}")) == 9  # the rest is what it is tested on

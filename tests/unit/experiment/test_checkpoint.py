@@ -17,7 +17,6 @@ from ml_collections import ConfigDict
 from arinv import models, parallel, paths
 from arinv.errors import UserError
 from arinv.experiment import checkpoint, workdirs
-from arinv.experiment import state as train_state
 from arinv.experiment.checkpoint import Checkpoints
 from arinv.experiment.state import TrainState
 from arinv.experiment.writer import Writer
@@ -46,7 +45,7 @@ def make_init(width=4):
     encoder = models.build("alexnet_small", num_classes=3, width=width)
     image = (jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32),)
     return functools.partial(
-        train_state.create, networks={"classifier": (encoder, image)}, optimizers={"classifier": optax.adam(1e-3)}
+        TrainState.create, networks={"classifier": (encoder, image)}, optimizers={"classifier": optax.adam(1e-3)}
     )
 
 
@@ -124,7 +123,7 @@ def test_the_log_of_a_resumed_run_tells_no_step_twice(tmp_path):
     with Writer(tmp_path) as writer:
         for step in (1, 2, 3):
             writer.scalars(step, {"loss": step})
-        writer.picture(2, "grid", np.zeros((4, 4, 3), np.uint8))
+        writer.image(2, "grid", np.zeros((4, 4, 3), np.uint8))
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"step": 4, "lo')  # a line cut short by a kill
     with Writer(tmp_path, resumed_step=2) as writer:
@@ -270,11 +269,13 @@ def test_a_path_beside_a_run_names_what_lies_there(saved, tmp_path):
     for level in (experiment, tmp_path / "runs"):
         assert f"it holds 1 run; write one of {experiment}/encoder (classifier)" in no_checkpoint(level)
     for inside in ("checkpoints", "checkpoints/7", "checkpoints/7/classifier"):
-        assert f"it lies inside of a run; write {experiment}/encoder" in no_checkpoint(experiment / "encoder" / inside)
+        assert f"it is inside the workdir of a run; write {experiment}/encoder" in no_checkpoint(
+            experiment / "encoder" / inside
+        )
     message = no_checkpoint(experiment / "evaluation")
-    assert f"run of the task 'evaluation', which has saved none; it used {experiment}/encoder" in message
+    assert f"workdir of the task 'evaluation', which saves no checkpoints; it used {experiment}/encoder" in message
     (experiment / "report").mkdir()
-    assert f"beside it: {experiment}/encoder (classifier)" in no_checkpoint(experiment / "report")
+    assert f"next to it: {experiment}/encoder (classifier)" in no_checkpoint(experiment / "report")
     assert "does not exist" in no_checkpoint(tmp_path / "none")
     (tmp_path / "weights.pt").write_text("")
     assert "it is a file" in no_checkpoint(tmp_path / "weights.pt")

@@ -9,7 +9,7 @@ import optax
 import pytest
 
 from arinv import models
-from arinv.experiment import state as train_state
+from arinv.experiment.state import TrainState, apply_train
 from arinv.models.generators.wavelet import Step, WaveletDecoder
 from arinv.ops import pooling
 from arinv.ops.degradations import add_gaussian_noise
@@ -57,7 +57,7 @@ def make_step(discriminator=None, weights=WEIGHTS, **options):
         HaarEncoder(), DECODER, Comparator(), discriminator, optimizers, noise=NOISE, feature_layer="conv5",
         weights=weights, augmentation={}, **options,
     )  # fmt: skip
-    return step, functools.partial(train_state.create, networks=parts, optimizers=optimizers)
+    return step, functools.partial(TrainState.create, networks=parts, optimizers=optimizers)
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +77,7 @@ def test_the_terms_are_sums_over_images_against_the_clean_one(trained):
     @jax.jit
     def denoise(variables):
         features, details = HaarEncoder().apply(FROZEN, add_gaussian_noise(noise_key, jnp.asarray(clean), **NOISE))
-        return train_state.apply_train(
+        return apply_train(
             DECODER, variables["params"], variables, features["conv5"], details, key=KEY
         )[0]  # fmt: skip
 

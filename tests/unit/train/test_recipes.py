@@ -8,9 +8,8 @@ import pytest
 
 from arinv import data, main, models, tasks
 from arinv.errors import UserError
-from arinv.experiment import state as average
-from arinv.experiment import state as train_state
 from arinv.experiment import trained as networks
+from arinv.experiment.state import AVERAGE, TrainState
 from arinv.experiment.trained import CLASSIFIER
 from arinv.train import classifier, robust
 from arinv.train.optimizers import make_schedule
@@ -30,7 +29,7 @@ def photos():
 
 def make_state(encoder, optimizer, extras):
     create = jax.jit(
-        lambda key: extras.extend(train_state.create(key, {CLASSIFIER: (encoder, (STRUCT,))}, {CLASSIFIER: optimizer}))
+        lambda key: extras.extend(TrainState.create(key, {CLASSIFIER: (encoder, (STRUCT,))}, {CLASSIFIER: optimizer}))
     )
     return create(KEY)
 
@@ -128,11 +127,11 @@ def test_a_switched_run_trains_with_pgd(photos):
 
 def test_the_average_follows_the_weights(photos):
     state, _ = train(photos, robust.make_recipe("pgd", num_steps=3), eps=0.0, steps=3, average_decay=0.9)
-    trained, mean = (jax.tree.leaves(state.variables[name]["params"]) for name in (CLASSIFIER, average.AVERAGE))
+    trained, mean = (jax.tree.leaves(state.variables[name]["params"]) for name in (CLASSIFIER, AVERAGE))
     gaps = [float(np.abs(a - b).max()) for a, b in zip(trained, mean, strict=True)]
     assert 0 < max(gaps) < 0.1
     start = state.replace(step=jnp.zeros((), jnp.int32))
-    copied = average.update_average(start, CLASSIFIER, 0.9).variables[average.AVERAGE]
+    copied = start.update_average(CLASSIFIER, 0.9).variables[AVERAGE]
     for a, b in zip(jax.tree.leaves(copied["params"]), trained, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-6)
 

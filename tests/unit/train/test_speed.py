@@ -11,8 +11,8 @@ import pytest
 
 from arinv import main, models, parallel
 from arinv.errors import UserError
-from arinv.experiment import state as train_state
 from arinv.experiment import trained
+from arinv.experiment.state import TrainState
 from arinv.train import accelerators, feed, flops, loop, speed
 from arinv.train import classifier as classifier_steps
 from arinv.train.optimizers import make_optimizer
@@ -187,7 +187,7 @@ def test_bfloat16_keeps_parameters_optimiser_and_losses_in_float32():
     step = classifier_steps.make_train_step(encoder, optimizer, attack=attack, augmentation={"flip": True})
     struct = trained.image_struct(32)
     init = functools.partial(
-        train_state.create, networks={"classifier": (encoder, (struct,))}, optimizers={"classifier": optimizer}
+        TrainState.create, networks={"classifier": (encoder, (struct,))}, optimizers={"classifier": optimizer}
     )
     arguments = loop.abstract_arguments(init, (), parallel.make_mesh(), batch_size=8, image_size=32)
     jaxpr, (state, metrics) = jax.make_jaxpr(step, return_shape=True)(*arguments)

@@ -10,7 +10,7 @@ import pytest
 
 from arinv import models, parallel
 from arinv.errors import UserError
-from arinv.experiment import state as train_state
+from arinv.experiment.state import TrainState, apply_train
 from arinv.train import classifier, inverter, loop
 from arinv.train.optimizers import make_optimizer, make_schedule
 
@@ -35,7 +35,7 @@ def classifier_case(attack=ATTACK):
     optimizer = optax.sgd(0.1, momentum=0.9)
     step = classifier.make_train_step(ENCODER, optimizer, attack=attack, augmentation={"flip": True, "crop_padding": 2})
     init = functools.partial(
-        train_state.create, networks={"classifier": (ENCODER, IMAGE)}, optimizers={"classifier": optimizer}
+        TrainState.create, networks={"classifier": (ENCODER, IMAGE)}, optimizers={"classifier": optimizer}
     )
     return step, init, ()
 
@@ -52,7 +52,7 @@ def inverter_case(with_discriminator=True, weights=WEIGHTS):
         ENCODER, generator, discriminator, optimizers, layer="conv5", feature_layer="conv5", weights=weights,
         augmentation={},
     )  # fmt: skip
-    init = jax.jit(functools.partial(train_state.create, networks=networks, optimizers=optimizers))
+    init = jax.jit(functools.partial(TrainState.create, networks=networks, optimizers=optimizers))
     return step, init, (ENCODER.init(KEY, jnp.zeros((1, SIZE, SIZE, 3))),)
 
 
@@ -172,7 +172,7 @@ def test_inverter_losses_are_sums_over_images():
     generator = models.build_generator("alexnet_small", "conv5", encoder_options={"width": 4})
     images = batch["image"].astype(np.float32) / 255
     features = ENCODER.apply(frozen[0], images)[1]["conv5"]
-    rebuilt, _ = train_state.apply_train(
+    rebuilt, _ = apply_train(
         generator, state.variables["generator"]["params"], state.variables["generator"], features, key=KEY
     )
     real = batch["mask"] > 0

@@ -1,0 +1,131 @@
+"""Descriptions of trained networks, and checks that a network fits a config, images or classes.
+
+A description is plain JSON saved in every checkpoint: "kind", "encoder", "image_size", "resize" and what else the
+network is rebuilt from; of a classifier also "num_classes" and "class_names", of what was trained on a classifier
+the fingerprint of its weights (`WEIGHTS`).
+"""
+
+import pathlib
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+
+from arinv import data
+from arinv.errors import UserError
+
+WEIGHTS = "encoder_weights"
+
+
+class OtherSize(UserError):
+    """A network applied to images of another size than it was trained on."""
+
+
+def check_encoder(description: Mapping[str, Any], encoder: str, place: str | pathlib.Path) -> None:
+    """Checks that a classifier has the architecture that a config names.
+
+    Args:
+      description: of the classifier.
+      encoder: name in the config.
+      place: of the checkpoint, for the message.
+
+    Raises:
+      UserError: it has another architecture.
+    """
+    if description["encoder"] != encoder:
+        raise UserError(
+            f"{place} is of another model: encoder is {description['encoder']!r} there, {encoder!r} in the config"
+        )
+
+
+def check_weights(description: Mapping[str, Any], weights: str | None, place: pathlib.Path) -> None:
+    """Checks that an encoder is the one that a network was trained on, where its fingerprint was recorded.
+
+    Args:
+      description: of the network.
+      weights: fingerprint of the encoder's variables.
+      place: of the network's checkpoint, for the message.
+
+    Raises:
+      UserError: the encoder has other weights.
+    """
+    recorded = description.get(WEIGHTS)
+    if recorded and weights and recorded != weights:
+        raise UserError(
+            f"{place} was trained on an encoder of weights {recorded}, but the encoder there now has weights "
+            f"{weights}; restore the first, or train again in another directory"
+        )
+
+
+def check_trained_size(
+    description: Mapping[str, Any], image_size: int, place: pathlib.Path | str, *, verb: str = "was"
+) -> None:
+    """Checks that a network is applied to the image size that it was trained on; most run on others, but do worse.
+
+    Args:
+      description: of the network.
+      image_size: side of the images, in pixels.
+      place: of the checkpoint, for the message.
+      verb: "is" for a network that is not trained yet.
+
+    Raises:
+      OtherSize: the sizes differ.
+    """
+    trained_size = description["image_size"]
+    if trained_size != image_size:
+        raise OtherSize(
+            f"{place} {verb} trained on images of {trained_size} px, but data.image_size is {image_size}; set "
+            f"image_size={trained_size}"
+        )
+
+
+def report_size(description: Mapping[str, Any], image_size: int, title: str) -> dict[str, int]:
+    """Prints that an encoder is applied to another image size than it was trained on; returns that as results.
+
+    Args:
+      description: of the encoder.
+      image_size: side of the images, in pixels.
+      title: of the task.
+
+    Returns:
+      {"encoder_image_size": the size it was trained on}; empty where the sizes are equal.
+    """
+    trained_size = description["image_size"]
+    if trained_size == image_size:
+        return {}
+    if jax.process_index() == 0:
+        line = f"{title}: the encoder was trained on images of {trained_size} px and is applied to {image_size} px"
+        print(line, file=sys.stderr)
+    return {"encoder_image_size": trained_size}
+
+
+def resize_of(config: Any, description: Mapping[str, Any]) -> str:
+    """Returns how an evaluation resizes images: data.resize, or where that is empty as in the network's training.
+
+    Args:
+      config: of the evaluation.
+      description: of the network.
+    """
+    return config.data.resize or description.get("resize", "squash")
+
+
+def check_classes(description: Mapping[str, Any], info: data.SourceInfo) -> None:
+    """Checks that a dataset has the classes that a classifier was trained on.
+
+    Raises:
+      UserError: it has others, or another number of them.
+    """
+    if difference := class_difference(description, info):
+        raise UserError(f"{difference}; evaluate it on data with the same classes")
+
+
+def class_difference(description: Mapping[str, Any], info: data.SourceInfo) -> str:
+    """Returns how the classes of a dataset differ from those that a classifier was trained on; empty if equal."""
+    classes, trained_classes = list(info.class_names), description["class_names"]
+    if trained_classes and classes != trained_classes:
+        return f"{info.name} has classes {classes[:5]}..., but the checkpoint was trained on {trained_classes[:5]}..."
+    num_classes = description["num_classes"]
+    if len(classes) != num_classes:  # an imported encoder may have no class names
+        return f"{info.name} has {len(classes)} classes, but the checkpoint was trained on {num_classes}"
+    return ""
