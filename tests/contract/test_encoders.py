@@ -10,7 +10,7 @@ from small_encoders import SMALL, smallest_size
 
 from arinv import models
 from arinv.errors import UserError
-from arinv.experiment import state
+from arinv.experiment.state import TrainState
 from arinv.models import Encoder, FeatureSpec, Stage, TorchLayer
 from arinv.models.registry import Architecture
 from arinv.train import classifier
@@ -212,7 +212,7 @@ def test_added_encoder_trains(toy, key):
     images = jax.ShapeDtypeStruct((1, 16, 16, 3), jnp.float32)
     attack = {"eps": 0.0, "norm": "l2", "num_steps": 1, "step_size": None}
     step = classifier.make_train_step(module, optimizer, attack=attack, augmentation={})
-    before = state.create(key, {"classifier": (module, (images,))}, {"classifier": optimizer})
+    before = TrainState.create(key, {"classifier": (module, (images,))}, {"classifier": optimizer})
     batch = {"image": np.full((2, 16, 16, 3), 99, np.uint8), "label": np.array([0, 1]), "mask": np.ones(2, np.float32)}
     after, metrics = jax.jit(step)(before, batch, key)
     assert np.isfinite(metrics["loss"][0])
