@@ -1,8 +1,8 @@
-"""What accelerators can reach at most: operations, memory and links. The one place with such figures.
+"""Peak operations, memory and bandwidths of accelerators.
 
 Peaks are those of dense products, without structured sparsity. "float32" is what JAX runs by default: TF32 on GPUs
-that have it, one pass of bfloat16 on a TPU. Link and network bandwidths are what one device sends, half of the sum
-of both directions that data sheets like to give.
+that have it, one pass of bfloat16 on a TPU. Link and network bandwidths are of one device in one direction, half of
+the sum that many data sheets give.
 
 Sources: Google Cloud TPU documentation, pages v4, v5e, v5p and v6e (DCN from the pods' data center network
 bandwidth), for the links of v4 Jouppi et al. 2023, Table 4; NVIDIA data sheets of A100 80GB, H100, H200, HGX B200 and
@@ -22,13 +22,13 @@ class Accelerator(NamedTuple):
 
     Attributes:
       title: the product.
-      float32: operations in a second; None where there is no figure.
-      bfloat16: the same.
+      float32: operations per second; None where not published.
+      bfloat16: likewise.
       memory: bytes on the device.
-      memory_bandwidth: bytes in a second between the device and its memory.
-      link_bandwidth: bytes in a second that it sends to the others of its domain, by all its links together.
-      domain: devices that are joined by such links: a node, or the largest slice.
-      network_bandwidth: bytes in a second that it sends to other domains; None where there is no figure.
+      memory_bandwidth: bytes per second between the device and its memory.
+      link_bandwidth: bytes per second that it sends to other devices of its domain, over all its links together.
+      domain: number of devices joined by such links: a node, or the largest slice.
+      network_bandwidth: bytes per second that it sends to other domains; None where not published.
     """
 
     title: str
@@ -41,7 +41,7 @@ class Accelerator(NamedTuple):
     network_bandwidth: float | None
 
     def peak(self, dtype: str) -> float | None:
-        """Returns the operations in a second for "float32" or "bfloat16"."""
+        """Returns the operations per second in "float32" or "bfloat16"; None where not published."""
         return self.bfloat16 if dtype == "bfloat16" else self.float32
 
 
@@ -67,8 +67,8 @@ ACCELERATORS = {
     "b200": _gpu("HGX B200", 1125, 2250, 180, 8000, 900, 50),
 }
 
-# Part of the name that JAX or PyTorch gives a device -> (float32, bfloat16) in 10^12 operations in a second, or its
-# entry above. The first that fits counts.
+# Part of a device's name in JAX or PyTorch -> (float32, bfloat16) in 10^12 operations per second, or a key above. The
+# first match counts.
 _BY_DEVICE_NAME: dict[str, str | tuple[float | None, float | None]] = {
     "B200": "b200",
     "H200": "h200",
@@ -109,26 +109,26 @@ def accelerator(name: str) -> Accelerator:
 
 
 def name_of(device: str) -> str | None:
-    """Returns the key of ACCELERATORS that a device is; None where it is none of them.
+    """Returns the key of ACCELERATORS of a device; None for a device that is not in the table.
 
     Args:
       device: its name, such as "NVIDIA H100 80GB HBM3" or "TPU v4".
     """
-    found = _look_up(device)
-    return found if isinstance(found, str) else None
+    entry = _look_up(device)
+    return entry if isinstance(entry, str) else None
 
 
 def peak_flops(device: str, dtype: str) -> float | None:
-    """Returns the operations in a second that a device is made for; None where the table does not know.
+    """Returns the peak operations per second of a device; None for a device that is not in the table.
 
     Args:
       device: its name, such as "NVIDIA H100 80GB HBM3".
       dtype: "float32" or "bfloat16".
     """
-    found = _look_up(device)
-    if isinstance(found, str):
-        return ACCELERATORS[found].peak(dtype)
-    peak = found[dtype == "bfloat16"] if found else None
+    entry = _look_up(device)
+    if isinstance(entry, str):
+        return ACCELERATORS[entry].peak(dtype)
+    peak = entry[dtype == "bfloat16"] if entry else None
     return peak and peak * _TERA
 
 

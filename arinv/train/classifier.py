@@ -335,7 +335,7 @@ def make_train_step(
         }
         if extras.watch:
             logits_fn_of = functools.partial(make_logits_fn, encoder)
-            state, overfitting = robust.check(
+            state, overfitting = robust.check_overfitting(
                 watch_key, state, CLASSIFIER, extras.watch, recipe, logits_fn_of, images, labels, attack
             )
             report |= overfitting

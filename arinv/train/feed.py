@@ -1,4 +1,4 @@
-"""Batches placed on the devices while the step before them runs."""
+"""Batches on the devices: prepared ahead for training, and collected results of an evaluation."""
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -12,7 +12,7 @@ from arinv.types import Array, Batch
 
 
 class Batches(Protocol):
-    """An endless iterator of batches that knows its position."""
+    """An endless iterator of batches with a position that can be saved."""
 
     steps_per_epoch: int
 
@@ -23,19 +23,19 @@ class Batches(Protocol):
         """Returns the position, plain JSON."""
 
     def set_state(self, state: Mapping) -> None:
-        """Goes to a position."""
+        """Sets the position."""
 
 
 class Prepared(NamedTuple):
     """Batches of one call, on the devices.
 
     Attributes:
-      batch: placed; several are stacked on a leading axis.
-      num_steps: how many.
+      batch: on the devices; several batches are stacked on a leading axis.
+      num_steps: number of batches.
       num_images: of all processes together.
-      position: of the iterator behind them.
-      began: seconds, when the first was asked for.
-      ended: when they were placed, or on their way to the devices.
+      position: of the iterator after these batches.
+      began: time before the first batch was read, in seconds.
+      ended: time after the transfer to the devices was started, in seconds.
     """
 
     batch: Mapping[str, jax.Array]
@@ -47,19 +47,19 @@ class Prepared(NamedTuple):
 
 
 def prepare(batches: Iterator[Batch], num_steps: int, mesh: jax.sharding.Mesh) -> Prepared:
-    """Takes this process's share of the next batches and sends it to the devices.
+    """Reads this process's share of the next batches and starts its transfer to the devices.
 
     Args:
       batches: of type Batches.
-      num_steps: of the call they are for.
-      mesh: where they go.
+      num_steps: number of batches.
+      mesh: the devices.
     """
     began = time.perf_counter()
     if num_steps == 1:
         placed = parallel.place_batch(next(batches), mesh)
     else:
-        taken = [next(batches) for _ in range(num_steps)]
-        stacked = {name: np.stack([batch[name] for batch in taken]) for name in taken[0]}
+        parts = [next(batches) for _ in range(num_steps)]
+        stacked = {name: np.stack([batch[name] for batch in parts]) for name in parts[0]}
         placed = parallel.place_batch(stacked, mesh, stacked=True)
     ended = time.perf_counter()
     return Prepared(placed, num_steps, placed["label"].size, batches.get_state(), began, ended)
@@ -81,19 +81,19 @@ def collect(
     """Returns the results of every example, and the images of the first few.
 
     Args:
-      eval_step: jitted; called with a key of its own for each batch.
+      eval_step: jitted; called with a separate key for each batch.
       batches: masked batches; uint8 or float32 images.
-      key: PRNG key of the pass.
-      mesh: where batches are placed.
-      num_pictures: how many rows of the image results, and of the images themselves, to keep.
-      progress: wraps the batches, to show how far the pass is.
+      key: PRNG key of the evaluation.
+      mesh: of the batches.
+      num_pictures: number of image results, and of input images, to return.
+      progress: wraps the batches, such as in a progress bar.
 
     Returns:
-      ({name: [N]}, {name: [num_pictures, H, W, C]}) with N the number of real examples, in order; the
-      pictures have an "image" entry with the images as they came.
+      ({name: [N]}, {name: [num_pictures, H, W, C]}) with N the number of real examples, in order; the second has an
+      entry "image" with the input images.
     """
     numbers: dict[str, list] = {}
-    pictures: dict[str, list] = {}
+    first_images: dict[str, list] = {}
     missing = num_pictures
     for i, batch in enumerate(progress(batches)):
         placed = parallel.place_batch(batch, mesh)
@@ -104,9 +104,9 @@ def collect(
             numbers.setdefault(name, []).append(np.asarray(values)[mask > 0])
         if missing > 0:
             for name, values in parallel.to_host({**images, "image": placed["image"]}).items():
-                pictures.setdefault(name, []).append(np.asarray(values)[mask > 0][:missing])
+                first_images.setdefault(name, []).append(np.asarray(values)[mask > 0][:missing])
             missing -= int(np.sum(mask > 0))
     return (
         {name: np.concatenate(parts) for name, parts in numbers.items()},
-        {name: np.concatenate(parts) for name, parts in pictures.items()},
+        {name: np.concatenate(parts) for name, parts in first_images.items()},
     )

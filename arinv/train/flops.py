@@ -1,9 +1,9 @@
-"""Floating-point operations of a function, counted from what it computes rather than measured.
+"""Floating-point operations of a function, counted from its jaxpr.
 
-Convolutions and matrix products only, two operations for each multiplication with its addition, dead code left out,
-each round of a loop counted. Padding is included: the convention of PyTorch's own counter, and of what is meant by
-the utilisation of a device. XLA's cost analysis differs in three ways: it leaves padding out, counts the body of a
-loop once, and adds the element-wise work between the products; that way of counting is here too, for comparison.
+Convolutions and matrix products only, two operations for each multiplication with its addition, without dead code,
+every iteration of a loop counted. Padding is included, the convention of PyTorch's counter and of MFU. XLA's cost
+analysis differs in three ways: it excludes padding, counts the body of a loop once, and includes element-wise
+operations; that count is available too, for comparison.
 """
 
 import math
@@ -15,7 +15,7 @@ import numpy as np
 
 from arinv.ops import conv
 
-# What XLA counts as one operation for each element of the result, and for each that is reduced.
+# XLA counts one operation for each element of the result, and for each reduced element.
 _ELEMENTWISE = frozenset(
     "abs add add_any and ceil clamp convert_element_type div eq floor ge gt integer_pow le lt max min mul ne neg not "
     "or rem round select_n shift_left shift_right_logical sign square sub xor".split()
@@ -24,13 +24,13 @@ _REDUCTIONS = frozenset("reduce_and reduce_max reduce_min reduce_or reduce_sum".
 
 
 class Operation(NamedTuple):
-    """A convolution, a matrix product, or element-wise work, which counts in XLA's way only.
+    """A convolution, a matrix product, or an element-wise operation, which only XLA's count includes.
 
     Attributes:
-      flops: of one execution of a product, padding included; 0 for element-wise work.
-      as_xla: of one execution, without the products with padding.
-      size: bytes of a product's two inputs and its output; 0 for element-wise work.
-      rounds: how often it is executed.
+      flops: of one execution of a product, padding included; 0 for element-wise operations.
+      as_xla: of one execution, without padding.
+      size: bytes of a product's two inputs and its output; 0 for element-wise operations.
+      rounds: number of executions.
     """
 
     flops: int
@@ -40,15 +40,15 @@ class Operation(NamedTuple):
 
 
 def count_flops(function: Callable, *arguments: Any) -> int:
-    """Returns the operations of one call, in the plain forms of the convolutions, which say what is needed.
+    """Returns the operations of one call, with convolutions in their plain form (see `ops.conv`).
 
     Args:
-      function: made of jnp operations; loops have a static number of rounds.
+      function: of jnp operations; loops have a static number of iterations.
       *arguments: arrays or their shapes.
     """
     if not conv.use_rewrites():
         return total(operations(jax.make_jaxpr(function)(*arguments)))
-    # JAX keeps the traced bodies of loops: those of one form must not be found again where the other is meant.
+    # JAX caches the traced bodies of loops, which contain the rewritten convolutions.
     jax.clear_caches()
     conv.set_rewrites(False)
     try:
@@ -58,35 +58,35 @@ def count_flops(function: Callable, *arguments: Any) -> int:
         jax.clear_caches()
 
 
-def total(found: Iterable[Operation]) -> int:
-    """Returns the operations of all rounds, padding included."""
-    return sum(operation.flops * operation.rounds for operation in found)
+def total(operations: Iterable[Operation]) -> int:
+    """Returns the floating-point operations of all rounds, padding included."""
+    return sum(operation.flops * operation.rounds for operation in operations)
 
 
-def total_as_xla(found: Iterable[Operation]) -> int:
-    """Returns the operations as XLA's cost analysis has them: with element-wise work, each loop's body once."""
-    return sum(operation.as_xla for operation in found)
+def total_as_xla(operations: Iterable[Operation]) -> int:
+    """Returns the floating-point operations as XLA counts them: with element-wise ones, the body of a loop once."""
+    return sum(operation.as_xla for operation in operations)
 
 
 def operations(jaxpr: Any) -> list[Operation]:
     """Returns the convolutions, matrix products and element-wise operations of a traced function.
 
     Args:
-      jaxpr: as jax.make_jaxpr returns it, or as it is found in a jitted function's `trace(...)`.
+      jaxpr: as jax.make_jaxpr returns it, or of a jitted function's `trace(...)`.
     """
     jaxpr = getattr(jaxpr, "jaxpr", jaxpr)
     return _walk(jaxpr, [True] * len(jaxpr.outvars))
 
 
 def _walk(jaxpr: Any, used: Sequence[bool]) -> list[Operation]:
-    live = {id(v) for v, wanted in zip(jaxpr.outvars, used, strict=True) if wanted}
-    found = []
+    live = {id(v) for v, is_used in zip(jaxpr.outvars, used, strict=True) if is_used}
+    result = []
     for equation in reversed(jaxpr.eqns):
         outputs = [id(v) in live for v in equation.outvars]
         if any(outputs):
-            found += _of_equation(equation, outputs)
+            result += _of_equation(equation, outputs)
             live.update(map(id, equation.invars))
-    return found
+    return result
 
 
 def _of_equation(equation: Any, outputs: Sequence[bool]) -> list[Operation]:
@@ -125,8 +125,8 @@ def _convolution(lhs, rhs, out, parameters) -> tuple[int, int]:
     flops, unpadded = rows_and_channels, rows_and_channels
     for i, axes in enumerate(zip(numbers.lhs_spec[2:], numbers.rhs_spec[2:], numbers.out_spec[2:], strict=True)):
         extents = [shape[axis] for shape, axis in zip((lhs, rhs, out), axes, strict=True)]
-        # Along an axis a convolution, its two gradients and its transpose pair each of its outputs with each
-        # entry of its kernel. Wherever these stand in the three, they are the two smaller ones.
+        # Along an axis, a convolution, its two gradients and its transpose pair every output with every entry of the
+        # kernel. Whichever operands these are, they have the two smaller extents of the three.
         flops *= math.prod(sorted(extents)[:2])
         geometry = (parameters[k][i] for k in ("window_strides", "padding", "lhs_dilation", "rhs_dilation"))
         unpadded *= _pairs(*extents, *geometry)
@@ -134,16 +134,16 @@ def _convolution(lhs, rhs, out, parameters) -> tuple[int, int]:
 
 
 def _pairs(size: int, kernel: int, out: int, stride: int, padding: tuple[int, int], dilation: int, gap: int) -> int:
-    """Returns how many pairs of an output and an entry of the kernel meet an input, along one axis.
+    """Returns the number of pairs of an output and a kernel entry that meet an input entry, along one axis.
 
     Args:
       size: of the input.
-      kernel: its entries.
-      out: of the output.
+      kernel: size of the kernel.
+      out: size of the output.
       stride: between outputs.
-      padding: before and behind the dilated input; negative cuts off.
-      dilation: of the input: distance between its entries.
-      gap: of the kernel: distance between its entries.
+      padding: before and after the dilated input; negative for cropping.
+      dilation: of the input, the distance between its entries.
+      gap: dilation of the kernel.
     """
     place = stride * np.arange(out)[:, None] + gap * np.arange(kernel) - padding[0]
     inside = (place >= 0) & (place <= (size - 1) * dilation) & (place % dilation == 0)

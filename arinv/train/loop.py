@@ -1,7 +1,7 @@
-"""The loop around a train step: progress, logs, evaluation, checkpoints, and an orderly stop.
+"""Training loop around a train step: progress, logs, evaluation, checkpoints, and a clean stop on SIGTERM.
 
 Steps are pure functions of (state, batch, run key), so a run that is killed and resumed from a checkpoint
-ends in the same bits as one that was not.
+ends in the same bits as an uninterrupted one.
 """
 
 import contextlib
@@ -27,129 +27,13 @@ from arinv.types import Array, Batch, Metrics
 Call = Callable[..., tuple[TrainState, Metrics]]
 
 
-def gather_first(train_step: Callable, networks: Iterable[str], mesh: jax.sharding.Mesh) -> Callable:
-    """Returns a train step that gathers split parameters once, at its beginning; without FSDP it is the same.
-
-    The attack runs a network many times in a step. Left to itself the compiler gathers the parameters at each of
-    these, inside the attack's loop; networks of this size have room for one whole copy while a step lasts.
-
-    Args:
-      train_step: pure (state, batch, key, *frozen) -> (state, metrics).
-      networks: names of those in the state that the step runs; copies beside them, such as averages, stay split.
-      mesh: where the state lives.
-    """
-    networks = tuple(networks)
-
-    def step(state: TrainState, *others: Any) -> tuple[TrainState, Metrics]:
-        whole = {name: parallel.gather(state.variables[name], mesh) for name in networks}
-        return train_step(state.replace(variables={**state.variables, **whole}), *others)
-
-    return step
-
-
-def make_call(train_step: Callable, abstract_state: TrainState, mesh: jax.sharding.Mesh, *, num_steps: int = 1) -> Call:
-    """Returns the jitted function of (state, batch, key, *frozen) -> (state, metrics); it donates the state.
-
-    Args:
-      train_step: pure (state, batch, key, *frozen) -> (state, metrics).
-      abstract_state: shapes of the state.
-      mesh: where the state lives.
-      num_steps: steps of one call; above 1 the batches are stacked, and so are the metrics.
-    """
-
-    def several(state: TrainState, batches: Batch, key: Array, *frozen: Any) -> tuple[TrainState, Metrics]:
-        return jax.lax.scan(lambda state, batch: train_step(state, batch, key, *frozen), state, batches)
-
-    shardings = (parallel.state_shardings(abstract_state, mesh), parallel.replicated(mesh))
-    return jax.jit(train_step if num_steps == 1 else several, donate_argnums=0, out_shardings=shardings)
-
-
-def abstract_arguments(
-    init: Callable[[Array], TrainState],
-    frozen: tuple,
-    mesh: jax.sharding.Mesh,
-    *,
-    batch_size: int,
-    image_size: int,
-    num_steps: int = 1,
-) -> tuple:
-    """Returns shapes and placement of what a call takes: (state, batch, key, *frozen), to compile it without data.
-
-    Args:
-      init: key -> state at step 0.
-      frozen: variables of networks that are not trained, as arrays or shapes.
-      mesh: the devices.
-      batch_size: of the global batch.
-      image_size: side of the images, in pixels.
-      num_steps: of one call.
-    """
-    key = jax.eval_shape(lambda: jax.random.key(0))
-    state = jax.eval_shape(init, key)
-    rows, stacked = (batch_size,), num_steps > 1
-    leading = (num_steps,) if stacked else ()
-    split, everywhere = parallel.batch_sharding(mesh, stacked=stacked), parallel.replicated(mesh)
-    batch = {
-        "image": jax.ShapeDtypeStruct((*leading, *rows, image_size, image_size, 3), jnp.uint8, sharding=split),
-        "label": jax.ShapeDtypeStruct((*leading, *rows), jnp.int32, sharding=split),
-        "mask": jax.ShapeDtypeStruct((*leading, *rows), jnp.float32, sharding=split),
-    }
-    state = jax.tree.map(_placed, state, parallel.state_shardings(state, mesh))
-    frozen = jax.tree.map(lambda leaf: _placed(leaf, everywhere), frozen)
-    return (state, batch, _placed(key, everywhere), *frozen)
-
-
-def _placed(leaf: Any, sharding: jax.sharding.Sharding) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
-
-
-def call_length(step: int, *, num_steps: int, steps_per_call: int, every_steps: tuple[int, ...]) -> int:
-    """Returns how many steps the next call takes: as many as asked for, or one by one up to where something is due.
-
-    Args:
-      step: steps taken so far.
-      num_steps: of the run.
-      steps_per_call: asked for.
-      every_steps: intervals after which the host wants the state or the metrics.
-    """
-    due = min([num_steps - step, *(interval - step % interval for interval in every_steps)])
-    return steps_per_call if due >= steps_per_call else 1
-
-
-class Meter:
-    """Adds up metrics on the device, to wait for them only when they are read."""
-
-    def __init__(self):
-        self._sums: tuple[Metrics, ...] = ()  # none yet, or one
-        self._add = jax.jit(_add_in_order)
-
-    def add(self, metrics: Metrics) -> None:
-        """Adds the metrics of one call."""
-        self._sums = (self._add(dict(metrics), *self._sums),)
-
-    def flush(self) -> dict[str, float]:
-        """Returns the means since the last flush, by name, without those that were not counted."""
-        sums, self._sums = parallel.to_host(self._sums[0]) if self._sums else {}, ()
-        return {name: float(total) / float(count) for name, (total, count) in sums.items() if count > 0}
-
-
-def _add_in_order(metrics: Metrics, *sums: Metrics) -> Metrics:
-    """Adds step by step, so that the bits do not depend on how many steps a call takes."""
-
-    def add(values: Array, *total: Array) -> Array:
-        for value in jnp.atleast_1d(values):
-            total = (total[0] + value,) if total else (value,)
-        return total[0]
-
-    return jax.tree.map(add, metrics, *sums)
-
-
 class Intervals(NamedTuple):
-    """Steps between what a run does beside training.
+    """Steps between logs, evaluations and checkpoints.
 
     Attributes:
-      log: lines of the log, each the mean over those steps.
-      evaluate: evaluations on the way; the one at the end is the caller's.
-      checkpoint: checkpoints; the last step is always saved.
+      log: between lines of the log, each the mean over those steps.
+      evaluate: between evaluations; the one after the last step is the caller's.
+      checkpoint: between checkpoints; the last step is always saved.
     """
 
     log: int
@@ -160,19 +44,19 @@ class Intervals(NamedTuple):
 def restore_or_create(
     init: Callable[[Array], TrainState], key: Array, mesh: jax.sharding.Mesh, checkpoints: Checkpoints, batches: Batches
 ) -> TrainState:
-    """Returns the newest checkpoint's state, batches moved to its position, or else a new state.
+    """Returns the state of the newest checkpoint, after setting the position of the batches, or else a new state.
 
     Args:
       init: key -> state at step 0.
       key: PRNG key of the initial weights.
-      mesh: where the state is placed.
+      mesh: of the state.
       checkpoints: of this run.
       batches: its data iterator.
     """
     abstract = jax.eval_shape(init, key)
     shardings = parallel.state_shardings(abstract, mesh)
     if checkpoints.latest_step() is None:
-        # Random numbers are slow to compile and quick to run.
+        # Random initialisers are slow to compile and fast to run.
         return jax.jit(init, out_shardings=shardings, compiler_options=_xla.quick_options())(key)
     state, data_state = checkpoints.restore(abstract, shardings)
     batches.set_state(data_state)
@@ -199,29 +83,29 @@ def fit(
     peak_flops: float | None = None,
     profile: Profile | None = None,
 ) -> TrainState:
-    """Trains until `num_steps` and returns the last state, saved.
+    """Trains until `num_steps`, saves the last state and returns it.
 
     Args:
-      state: where to begin, at any step; donated.
+      state: at any step; donated.
       train_step: pure (state, batch, key, *frozen) -> (state, metrics).
       batches: endless iterator of this process's share of the batches.
       key: the run's PRNG key.
-      mesh: where batches are placed.
+      mesh: of the batches.
       num_steps: of the whole run.
-      every: how often it is logged, evaluated and saved.
+      every: steps between logs, evaluations and checkpoints.
       evaluate: (state, step) -> numbers to log.
-      checkpoints: where to save.
-      writer: where to log.
+      checkpoints: of the run.
+      writer: of the run.
       description: what the networks are rebuilt from, saved in every checkpoint, plain JSON.
-      title: shown beside the progress bar.
-      frozen: what the step takes beside, placed on the mesh.
-      notices: name of a metric -> what to say each time its mean over a line of the log is above 0.
-      steps_per_call: steps sent to the devices together where nothing is due between them.
-      peak_flops: operations in a second of all devices together; None where nobody knows.
+      title: in front of the progress bar.
+      frozen: further arguments of the step, placed on the mesh.
+      notices: name of a metric -> message to print whenever its mean over a line of the log is above 0.
+      steps_per_call: steps in one call of the compiled program, where nothing is due between them.
+      peak_flops: peak operations per second of all devices together; None if unknown.
       profile: of some steps; None for none.
 
     Raises:
-      UserError: the loss is not finite; names the step and the last good checkpoint.
+      UserError: a metric is not finite; names the step and the last good checkpoint.
       SystemExit: after SIGTERM on any process, with the state saved; exit code 143.
     """
     step, meter = int(state.step), Meter()
@@ -246,7 +130,7 @@ def fit(
             step += prepared.num_steps
             profile.after(step, metrics)
             last = step == num_steps
-            if not last:  # while the devices work
+            if not last:  # while the devices compute
                 following = prepare_next()
                 watch.fed(following)
             bar.update(prepared.num_steps)
@@ -256,25 +140,108 @@ def fit(
                 with watch.paused():
                     values = evaluate(state, step)
                 writer.scalars(step, {f"test/{name}": value for name, value in values.items()})
-            if stop := has_to_stop(step) and not last:  # what is saved has to be fit to go on from
+            if stop := has_to_stop(step) and not last:  # only a finite state is worth saving
                 _check_finite(meter.flush(), step, checkpoints)
             if last or stop or step % every.checkpoint == 0:
                 with watch.paused():
                     checkpoints.save(state, data_state=prepared.position, description=description, wait=last or stop)
             if stop:
-                _end_early(step)
+                if distributed.index() == 0:
+                    print(f"stopped by SIGTERM at step {step}, saved; start again to resume", file=sys.stderr)
+                raise SystemExit(distributed.TERMINATED)
     return state
 
 
-def _end_early(step: int) -> None:
-    """Ends this process with the state saved behind `step`."""
-    if distributed.index() == 0:
-        print(f"stopped by SIGTERM at step {step}, saved; start again to go on", file=sys.stderr)
-    raise SystemExit(distributed.TERMINATED)
+def make_call(train_step: Callable, abstract_state: TrainState, mesh: jax.sharding.Mesh, *, num_steps: int = 1) -> Call:
+    """Returns the jitted function of (state, batch, key, *frozen) -> (state, metrics); it donates the state.
+
+    Args:
+      train_step: pure (state, batch, key, *frozen) -> (state, metrics).
+      abstract_state: shapes of the state.
+      mesh: of the state.
+      num_steps: steps in one call; above 1 the batches are stacked, and so are the metrics.
+    """
+
+    def several(state: TrainState, batches: Batch, key: Array, *frozen: Any) -> tuple[TrainState, Metrics]:
+        return jax.lax.scan(lambda state, batch: train_step(state, batch, key, *frozen), state, batches)
+
+    shardings = (parallel.state_shardings(abstract_state, mesh), parallel.replicated(mesh))
+    return jax.jit(train_step if num_steps == 1 else several, donate_argnums=0, out_shardings=shardings)
+
+
+def gather_first(train_step: Callable, networks: Iterable[str], mesh: jax.sharding.Mesh) -> Callable:
+    """Returns a train step that gathers split parameters once, at its start; without FSDP it is the same.
+
+    An attack runs a network many times in a step. By default the compiler gathers the parameters each time, inside
+    the attack's loop; networks of this size fit into memory as a whole during a step.
+
+    Args:
+      train_step: pure (state, batch, key, *frozen) -> (state, metrics).
+      networks: names of the networks that the step runs; other copies in the state, such as averages, stay split.
+      mesh: of the state.
+    """
+    networks = tuple(networks)
+
+    def step(state: TrainState, *others: Any) -> tuple[TrainState, Metrics]:
+        whole = {name: parallel.gather(state.variables[name], mesh) for name in networks}
+        return train_step(state.replace(variables={**state.variables, **whole}), *others)
+
+    return step
+
+
+def abstract_arguments(
+    init: Callable[[Array], TrainState],
+    frozen: tuple,
+    mesh: jax.sharding.Mesh,
+    *,
+    batch_size: int,
+    image_size: int,
+    num_steps: int = 1,
+) -> tuple:
+    """Returns shapes and placement of a call's arguments, (state, batch, key, *frozen), to compile it without data.
+
+    Args:
+      init: key -> state at step 0.
+      frozen: variables of networks that are not trained, as arrays or shapes.
+      mesh: the devices.
+      batch_size: of the global batch.
+      image_size: side of the images, in pixels.
+      num_steps: steps in one call.
+    """
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    state = jax.eval_shape(init, key)
+    rows, stacked = (batch_size,), num_steps > 1
+    leading = (num_steps,) if stacked else ()
+    split, everywhere = parallel.batch_sharding(mesh, stacked=stacked), parallel.replicated(mesh)
+    batch = {
+        "image": jax.ShapeDtypeStruct((*leading, *rows, image_size, image_size, 3), jnp.uint8, sharding=split),
+        "label": jax.ShapeDtypeStruct((*leading, *rows), jnp.int32, sharding=split),
+        "mask": jax.ShapeDtypeStruct((*leading, *rows), jnp.float32, sharding=split),
+    }
+    state = jax.tree.map(_with_sharding, state, parallel.state_shardings(state, mesh))
+    frozen = jax.tree.map(lambda leaf: _with_sharding(leaf, everywhere), frozen)
+    return (state, batch, _with_sharding(key, everywhere), *frozen)
+
+
+def _with_sharding(leaf: Any, sharding: jax.sharding.Sharding) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+
+def call_length(step: int, *, num_steps: int, steps_per_call: int, every_steps: tuple[int, ...]) -> int:
+    """Returns the number of steps in the next call: steps_per_call, or 1 where something is due before its end.
+
+    Args:
+      step: steps taken so far.
+      num_steps: of the run.
+      steps_per_call: preferred number.
+      every_steps: intervals after which the host needs the state or the metrics.
+    """
+    due = min([num_steps - step, *(interval - step % interval for interval in every_steps)])
+    return steps_per_call if due >= steps_per_call else 1
 
 
 class _Steps:
-    """Sends calls of one or several steps to the devices; each length is compiled when it is first needed."""
+    """Sends calls of one or several steps to the devices; each length is compiled at its first use."""
 
     def __init__(self, train_step, abstract_state, mesh, key, frozen):
         self._make = lambda length: make_call(train_step, abstract_state, mesh, num_steps=length)
@@ -286,39 +253,67 @@ class _Steps:
         if new:
             self._calls[prepared.num_steps] = self._make(prepared.num_steps)
         call = self._calls[prepared.num_steps]
-        if watch.wants_flops:  # the trace is the one that the call compiles
-            found = flops.operations(call.trace(state, prepared.batch, *self._others).jaxpr)
-            watch.set_flops(flops.total(found) / prepared.num_images)
+        if watch.needs_flops:  # the call compiles the same trace
+            operations = flops.operations(call.trace(state, prepared.batch, *self._others).jaxpr)
+            watch.set_flops(flops.total(operations) / prepared.num_images)
         state, metrics = call(state, prepared.batch, *self._others)
         watch.step(prepared, metrics)
-        if new:  # what it took to compile says nothing of the steps to come
+        if new:  # compilation time does not count
             with watch.paused():
                 watch.restart()
         return state, metrics
 
 
+class Meter:
+    """Sums of metrics on the devices, which the host waits for only when it reads them."""
+
+    def __init__(self):
+        self._sums: tuple[Metrics, ...] = ()  # none yet, or one
+        self._add = jax.jit(_add_in_order)
+
+    def add(self, metrics: Metrics) -> None:
+        """Adds the metrics of one call."""
+        self._sums = (self._add(dict(metrics), *self._sums),)
+
+    def flush(self) -> dict[str, float]:
+        """Returns the means since the last flush, by name, without metrics of count 0."""
+        sums, self._sums = parallel.to_host(self._sums[0]) if self._sums else {}, ()
+        return {name: float(total) / float(count) for name, (total, count) in sums.items() if count > 0}
+
+
+def _add_in_order(metrics: Metrics, *sums: Metrics) -> Metrics:
+    """Adds step by step, so that the bits do not depend on the number of steps in a call."""
+
+    def add(values: Array, *total: Array) -> Array:
+        for value in jnp.atleast_1d(values):
+            total = (total[0] + value,) if total else (value,)
+        return total[0]
+
+    return jax.tree.map(add, metrics, *sums)
+
+
 class _Log:
-    """Tells how the training goes: in the log, beside the progress bar, and what a user should know on stderr."""
+    """Reports metrics and speed in the log and the progress bar, and notices on stderr."""
 
     def __init__(self, title: str, bar: Any, writer: Writer, checkpoints: Checkpoints, notices: Mapping[str, str]):
         self._title, self._bar, self._writer, self._checkpoints = title, bar, writer, checkpoints
         self._notices = notices
-        self._told_memory = False
+        self._has_reported_memory = False
 
     def __call__(self, step: int, values: Mapping[str, float], rates: Mapping[str, float]) -> None:
         _check_finite(values, step, self._checkpoints)
         memory = speed.device_memory()
-        told = {f"train/{name}": value for name, value in values.items()}
-        self._writer.scalars(step, told | {f"speed/{name}": value for name, value in {**rates, **memory}.items()})
+        metrics = {f"train/{name}": value for name, value in values.items()}
+        self._writer.scalars(step, metrics | {f"speed/{name}": value for name, value in {**rates, **memory}.items()})
         self._bar.set_postfix_str(", ".join(filter(None, [_show(values), speed.show(rates)])), refresh=False)
         for name, text in self._notices.items():
             if values.get(name, 0) > 0:
-                self._say(f"step {step}: {text}")
-        if memory and not self._told_memory:
-            self._told_memory = True
-            self._say(f"at most {speed.show_memory(memory)} in use on each device")
+                self._report(f"step {step}: {text}")
+        if memory and not self._has_reported_memory:
+            self._has_reported_memory = True
+            self._report(f"at most {speed.show_memory(memory)} in use on each device")
 
-    def _say(self, text: str) -> None:
+    def _report(self, text: str) -> None:
         if jax.process_index() == 0:
             print(f"\n{self._title}, {text}", file=sys.stderr, flush=True)
 
@@ -335,5 +330,5 @@ def _check_finite(values: Mapping[str, float], step: int, checkpoints: Checkpoin
 
 
 def _show(values: Mapping[str, float]) -> str:
-    chosen = [name for name in ("loss", "accuracy", "psnr") if name in values]
-    return ", ".join(f"{name} {values[name]:.4g}" for name in chosen)
+    names = [name for name in ("loss", "accuracy", "psnr") if name in values]
+    return ", ".join(f"{name} {values[name]:.4g}" for name in names)

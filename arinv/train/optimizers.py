@@ -52,9 +52,9 @@ def make_schedule(spec: Mapping, *, num_steps: int, steps_per_epoch: int) -> opt
 
     Args:
       spec: {"name": "step" | "milestones" | "cosine" | "constant", "learning_rate": peak, "warmup_epochs": linear
-        rise from 0, for "step" "every_epochs" and "factor", for "milestones" "epochs" and the "factors" there}.
-      num_steps: steps of the whole run, warm-up included.
-      steps_per_epoch: what an epoch of the spec means.
+        rise from 0; for "step" "every_epochs" and "factor", for "milestones" "epochs" and "factors"}.
+      num_steps: of the whole run, warm-up included.
+      steps_per_epoch: length of an epoch, in steps.
 
     Raises:
       UserError: unknown name, a learning rate that is not positive, or an option that is unknown or missing.
@@ -74,17 +74,17 @@ def make_schedule(spec: Mapping, *, num_steps: int, steps_per_epoch: int) -> opt
 
 
 def _own_options(name: str, spec: Mapping[str, Any], choices: Mapping[str, Callable]) -> dict[str, Any]:
-    """Returns the options of one choice. Those of the others are left out: a config keeps them when its name changes.
+    """Returns the options of one choice; options of other choices are ignored, so that a config's name can change.
 
     Raises:
-      UserError: an option that no choice has, or one that is missing.
+      UserError: an option that no choice has, or a missing one.
     """
     options = {
         choice: {p.name: p.default for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY}
         for choice, function in choices.items()
     }
     for option in spec:
-        if not any(option in own for own in options.values()):
+        if not any(option in others for others in options.values()):
             raise unknown(f"option of {name!r}", option, options[name])
     for option, default in options[name].items():
         if default is inspect.Parameter.empty and option not in spec:
@@ -94,7 +94,8 @@ def _own_options(name: str, spec: Mapping[str, Any], choices: Mapping[str, Calla
 
 def _sgd(schedule, *, momentum: float = 0.9, nesterov: bool = False, weight_decay: float = 0.0):
     sgd = optax.sgd(schedule, momentum=momentum or None, nesterov=nesterov)
-    # Decay joins the gradient before momentum, as in torch.optim.SGD.
+    # Weight decay is added to the gradient before momentum, as in torch.optim.SGD.
+
     return optax.chain(optax.add_decayed_weights(weight_decay), sgd) if weight_decay else sgd
 
 
@@ -113,8 +114,8 @@ def make_optimizer(spec: Mapping, *, num_steps: int, steps_per_epoch: int) -> op
       spec: {"name": "sgd" | "adam", "schedule": see make_schedule, "max_gradient_norm": clips the global
         norm where it is positive, and the optimiser's own options: momentum, nesterov, b1, b2,
         weight_decay}.
-      num_steps: steps of the whole run.
-      steps_per_epoch: what an epoch of the schedule means.
+      num_steps: of the whole run.
+      steps_per_epoch: length of an epoch, in steps.
 
     Raises:
       UserError: unknown name, or an option that is unknown or missing.

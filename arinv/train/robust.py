@@ -1,15 +1,18 @@
-"""Recipes of robust training: which versions of a batch a classifier is trained on, and with which loss.
+"""Recipes of robust training, and a watch on catastrophic overfitting.
 
-A recipe is two pure functions. `perturb` makes the views, the images [B, H, W, C] in [0, 1] that are run through
-the network in training mode, one after the other; the attack sees the network in evaluation mode. `loss` turns
-their logits into one number per example. With eps = 0 every recipe is standard training.
+A recipe is two pure functions. `perturb` returns the views of a batch, images [B, H, W, C] in [0, 1] that pass through
+the network in training mode, one after the other; the attack itself uses evaluation mode. `loss` returns one number
+per example from their logits. With eps = 0 every recipe is standard training.
 
     pgd       cross-entropy of PGD images (Madry et al. 2018)
     fgsm      the same after one step from a random start (Wong et al. 2020)
     n_fgsm    the same after one step from larger noise, not projected (de Jorge et al. 2022)
-    trades    cross-entropy of the images, and the divergence to the images that maximise it (Zhang et al. 2019)
-    gairat    PGD without best iterate, examples near the boundary weighted up (Zhang et al. 2021)
-    gair_rst  TRADES that shares the divergence between two attacks by the same geometry (its released code)
+    trades    cross-entropy of the images plus the divergence to the images that maximise it (Zhang et al. 2019)
+    gairat    PGD without best iterate; examples near the boundary have larger weights (Zhang et al. 2021)
+    gair_rst  TRADES whose divergence is split between two attacks by the same geometry (its released code)
+
+The watch compares the accuracy under the training attack with that under PGD every few steps; a large gap is
+catastrophic overfitting (Wong et al. 2020), after which training may continue with PGD from the last healthy state.
 """
 
 from collections.abc import Callable, Mapping
@@ -26,11 +29,11 @@ from arinv.types import Array, LogitsFn, Metrics
 
 
 class Views(NamedTuple):
-    """What a recipe makes of a batch.
+    """The images of a batch that a recipe trains on.
 
     Attributes:
-      images: float32 [B, H, W, C] each, in the order in which the network sees them; the last is the adversarial one.
-      kappa: float32 [B], attack steps begun from a point still classified right; zeros where a recipe does not count.
+      images: float32 [B, H, W, C] each, in the order of the forward passes; the last is adversarial.
+      kappa: float32 [B], attack steps that started from a correctly classified point; zeros without geometry.
     """
 
     images: tuple[Array, ...]
@@ -38,11 +41,12 @@ class Views(NamedTuple):
 
 
 class Recipe(NamedTuple):
-    """How a classifier is trained robustly.
+    """A recipe of robust training.
 
     Attributes:
       perturb: (key, logits_fn, images, labels, attack) -> Views; attack as options of attacks.pgd.
-      loss: (logits of each view, labels, mask, kappa, active) -> [B]; `active` is whether the geometry counts yet.
+      loss: (logits of each view, labels, mask, kappa, active) -> [B]; `active`, whether examples are weighted by
+        geometry.
     """
 
     perturb: Callable[[Array, LogitsFn, Array, Array, Mapping], Views]
@@ -54,19 +58,19 @@ def make_recipe(name: str, *, num_steps: int, **options: Any) -> Recipe:
 
     Args:
       name: a key of RECIPES.
-      num_steps: of the attack, what kappa is measured against.
+      num_steps: of the attack, the maximum of kappa.
       **options: of the recipe: beta (trades, gair_rst), weighting and offset (gairat), offset (gair_rst), noise and
         step_factor (fgsm, n_fgsm).
 
     Raises:
-      UserError: unknown recipe, or an option that it does not have.
+      UserError: unknown recipe or option.
     """
     if name not in RECIPES:
         raise unknown("recipe", name, RECIPES)
-    known = _OPTIONS[name]
+    allowed = _OPTIONS[name]
     for option in options:
-        if option not in known:
-            raise UserError(f"recipe {name!r} has no option {option!r}; it has: {', '.join(known) or 'none'}")
+        if option not in allowed:
+            raise UserError(f"recipe {name!r} has no option {option!r}; it has: {', '.join(allowed) or 'none'}")
     return RECIPES[name](num_steps=num_steps, **options)
 
 
@@ -75,25 +79,25 @@ def standard_loss(logits, labels, mask, kappa, active) -> Array:
     return losses.cross_entropy(logits[0], labels)
 
 
-def _one(images: Array) -> Views:
+def _single_view(images: Array) -> Views:
     return Views((images,), jnp.zeros(images.shape[:1]))
 
 
 def _pgd(*, num_steps: int) -> Recipe:
     def perturb(key, logits_fn, images, labels, attack):
-        return _one(attacks.pgd(key, logits_fn, images, labels, **attack))
+        return _single_view(attacks.pgd(key, logits_fn, images, labels, **attack))
 
     return Recipe(perturb, standard_loss)
 
 
 def _single_step(*, num_steps: int, noise: float, step_factor: float, project: bool) -> Recipe:
-    """Makes fgsm and n_fgsm; step_factor is the step in units of eps."""
+    """Returns fgsm or n_fgsm; step_factor is the step in units of eps."""
 
     def perturb(key, logits_fn, images, labels, attack):
         eps = attack["eps"]
         options = {"norm": attack["norm"], "noise": noise, "project": project}
         step_size = step_factor * eps
-        return _one(attacks.fgsm(key, logits_fn, images, labels, eps=eps, step_size=step_size, **options))
+        return _single_view(attacks.fgsm(key, logits_fn, images, labels, eps=eps, step_size=step_size, **options))
 
     return Recipe(perturb, standard_loss)
 
@@ -126,11 +130,11 @@ def _gairat(*, num_steps: int, weighting: str = "tanh", offset: float = -1.0) ->
 
         def objective(x):
             logits = logits_fn(x)
-            return losses.cross_entropy(logits, labels), _right(logits, safe)
+            return losses.cross_entropy(logits, labels), _correct(logits, safe)
 
         noise = norms.random_perturbation(key, images.shape, eps=attack["eps"], norm=attack["norm"])
         adversarial, kappa = _ascend(objective, jnp.clip(images + noise, 0.0, 1.0), images, attack)
-        return Views((_only(labels, adversarial, images),), kappa)
+        return Views((_restore_padding(labels, adversarial, images),), kappa)
 
     def loss(logits, labels, mask, kappa, active):
         weights = losses.geometry_weights(kappa, mask, num_steps=num_steps, kind=weighting, offset=offset)
@@ -146,10 +150,10 @@ def _gair_rst(*, num_steps: int, beta: float = 6.0, offset: float = 3.0) -> Reci
 
         def margin(x):
             logits = logits_fn(x)
-            return losses.margin_loss(logits, safe), _right(logits, safe)
+            return losses.margin_loss(logits, safe), _correct(logits, safe)
 
-        start = _near(margin_key, images)
-        far = _only(labels, _ascend(margin, start, images, attack)[0], images)
+        start = _add_noise(margin_key, images)
+        far = _restore_padding(labels, _ascend(margin, start, images, attack)[0], images)
         near, kappa = _divergence_attack(divergence_key, logits_fn, images, labels, attack)
         return Views((images, far, near), kappa)
 
@@ -180,19 +184,19 @@ _OPTIONS = {
 
 
 def _divergence_attack(key, logits_fn, images, labels, attack) -> tuple[Array, Array]:
-    """Returns the images that maximise the divergence from the network's own answer, and kappa."""
+    """Returns the images that maximise the divergence from the network's output for the clean images, and kappa."""
     natural, safe = jax.lax.stop_gradient(logits_fn(images)), jnp.maximum(labels, 0)
 
     def objective(x):
         logits = logits_fn(x)
-        return losses.kl_divergence(natural, logits), _right(logits, safe)
+        return losses.kl_divergence(natural, logits), _correct(logits, safe)
 
-    adversarial, kappa = _ascend(objective, _near(key, images), images, attack)
-    return _only(labels, adversarial, images), kappa
+    adversarial, kappa = _ascend(objective, _add_noise(key, images), images, attack)
+    return _restore_padding(labels, adversarial, images), kappa
 
 
 def _ascend(objective, start: Array, images: Array, attack: Mapping) -> tuple[Array, Array]:
-    """Returns the last iterate and kappa, as constants."""
+    """Returns the last iterate and kappa, without gradients."""
     step_size = attack["step_size"]
     if step_size is None:
         step_size = jnp.asarray(attack["eps"], jnp.float32) * (2.5 / attack["num_steps"])
@@ -202,33 +206,33 @@ def _ascend(objective, start: Array, images: Array, attack: Mapping) -> tuple[Ar
     )
 
 
-def _near(key: Array, images: Array) -> Array:
-    """Returns images plus noise of standard deviation 1e-3: at the images themselves the divergence is flat."""
+def _add_noise(key: Array, images: Array) -> Array:
+    """Returns images plus noise of standard deviation 1e-3; at the images themselves the divergence has no gradient."""
     return jnp.clip(images + 1e-3 * jax.random.normal(key, images.shape), 0.0, 1.0)
 
 
-def _right(logits: Array, labels: Array) -> Array:
+def _correct(logits: Array, labels: Array) -> Array:
     return (jax.lax.argmax(logits, 1, jnp.int32) == labels).astype(jnp.float32)
 
 
-def _only(labels: Array, adversarial: Array, images: Array) -> Array:
-    """Returns padding rows, labelled -1, as they were."""
+def _restore_padding(labels: Array, adversarial: Array, images: Array) -> Array:
+    """Returns the adversarial images, with padding rows (label -1) unperturbed."""
     return jnp.where((labels >= 0)[:, None, None, None], adversarial, images)
 
 
-SNAPSHOT = "healthy"  # of the copy in the state
-SWITCHABLE = ("pgd", "fgsm", "n_fgsm")  # recipes with one view, as PGD has
-NOTICE = "catastrophic_overfitting"  # of the metric that is above 0 where it was noticed
+SNAPSHOT = "healthy"  # name of the copy in the state
+SWITCHABLE = ("pgd", "fgsm", "n_fgsm")  # recipes with one view, as PGD
+NOTICE = "catastrophic_overfitting"  # name of the metric that is above 0 where overfitting was detected
 
 
 class Watch(NamedTuple):
-    """When to look and what to do.
+    """When to check for catastrophic overfitting, and what to do about it.
 
     Attributes:
       every_steps: steps between checks.
       num_steps: of PGD.
-      threshold: accuracy under the training attack minus accuracy under PGD from which it counts as overfitting.
-      switch: go back to the last healthy state and on with PGD, rather than only give notice.
+      threshold: accuracy under the training attack minus accuracy under PGD, above which it is overfitting.
+      switch: whether to restore the last healthy state and continue with PGD, or only to report it.
     """
 
     every_steps: int
@@ -238,7 +242,7 @@ class Watch(NamedTuple):
 
 
 def with_snapshot(state: TrainState, name: str) -> TrainState:
-    """Returns the state with a healthy copy of one network and its optimiser, not switched yet.
+    """Returns the state with a healthy copy of one network and its optimiser, not switched to PGD.
 
     Args:
       state: at step 0.
@@ -251,7 +255,7 @@ def with_snapshot(state: TrainState, name: str) -> TrainState:
 
 
 def switched(state: TrainState) -> Array:
-    """Returns whether training went over to PGD, bool scalar."""
+    """Returns whether training has switched to PGD, bool scalar."""
     return state.variables[SNAPSHOT]["switched"]["flag"] > 0
 
 
@@ -266,7 +270,7 @@ def perturb_or_switch(
     return jax.lax.cond(switched(state), views_of(fallback), views_of(recipe))
 
 
-def check(
+def check_overfitting(
     key: Array,
     state: TrainState,
     name: str,
@@ -277,13 +281,13 @@ def check(
     labels: Array,
     attack: Mapping,
 ) -> tuple[TrainState, Metrics]:
-    """Looks at the state after its step, if it is time to.
+    """Checks the state after its update for catastrophic overfitting, every watch.every_steps steps.
 
     Args:
       key: PRNG key of the attacks.
-      state: after the update, `step` not counted up yet.
+      state: after the update, before `step` is incremented.
       name: of the network.
-      watch: when and what.
+      watch: interval and action.
       recipe: of the training.
       make_logits_fn: variables -> logits function in evaluation mode.
       images: float32 [B, H, W, C] in [0, 1].
@@ -291,11 +295,11 @@ def check(
       attack: of the training, at full radius.
 
     Returns:
-      The state, gone back and switched where that was asked for, and {"pgd_accuracy", NOTICE} as (sum, count), the
-      count 0 where it was not time.
+      The state, restored and switched to PGD if watch.switch, and {"pgd_accuracy", NOTICE} as (sum, count), with count
+      0 where no check was due.
     """
 
-    def look(state):
+    def compare(state):
         logits_fn = make_logits_fn(state.variables[name])
         own_key, pgd_key = jax.random.split(key)
         view = recipe.perturb(own_key, logits_fn, images, labels, attack).images[-1]
@@ -304,18 +308,18 @@ def check(
         count = jnp.maximum(jnp.sum(labels >= 0), 1)
         own, pgd = (jnp.sum(metrics.correct(logits_fn(x), labels)) / count for x in (view, adversarial))
         overfitted = own - pgd > watch.threshold
-        state = _go_back(state, name, overfitted) if watch.switch else state
+        state = _restore_healthy(state, name, overfitted) if watch.switch else state
         return state, {"pgd_accuracy": (pgd, jnp.ones(())), NOTICE: (overfitted.astype(jnp.float32), jnp.ones(()))}
 
     def skip(state):
-        nothing = jnp.zeros(())
-        return state, {"pgd_accuracy": (nothing, nothing), NOTICE: (nothing, nothing)}
+        zero = jnp.zeros(())
+        return state, {"pgd_accuracy": (zero, zero), NOTICE: (zero, zero)}
 
-    return jax.lax.cond((state.step + 1) % watch.every_steps == 0, look, skip, state)
+    return jax.lax.cond((state.step + 1) % watch.every_steps == 0, compare, skip, state)
 
 
-def _go_back(state: TrainState, name: str, overfitted: Array) -> TrainState:
-    """Returns the healthy copy in place of an overfitted network, or a new healthy copy."""
+def _restore_healthy(state: TrainState, name: str, overfitted: Array) -> TrainState:
+    """Returns the state with the healthy copy in place of an overfitted network, or else with a new healthy copy."""
     healthy = {key: value for key, value in state.variables[SNAPSHOT].items() if key != "switched"}
     flag = state.variables[SNAPSHOT]["switched"]["flag"]
 

@@ -1,7 +1,7 @@
-"""How fast a training runs: images in a second, use of the devices, time lost waiting for input, memory.
+"""Speed of a training: images per second, model FLOPs utilisation (MFU), time waiting for input, memory, profiles.
 
-Evaluations, checkpoints and compilation are not counted. A device waits for input from the end of its last step until
-the next batch has been sent, as far as this is while the host was busy with that batch.
+Evaluations, checkpoints and compilation are not counted. The devices wait for input from the end of their last step
+until the next batch has been sent, as far as the host was busy with that batch.
 """
 
 import contextlib
@@ -19,11 +19,11 @@ from arinv.train.feed import Prepared
 
 
 class Speed:
-    """A stopwatch for the steps between two lines of the log; a context manager that ends its thread.
+    """Stopwatch of the steps between two lines of the log; a context manager that stops its thread.
 
     Args:
-      peak_flops: operations in a second of all devices together; None where nobody knows.
-      clock: seconds.
+      peak_flops: peak operations per second of all devices together; None if unknown.
+      clock: returns the time in seconds.
     """
 
     def __init__(self, peak_flops: float | None = None, *, clock: Callable[[], float] = time.perf_counter):
@@ -35,26 +35,26 @@ class Speed:
         self.restart()
 
     @property
-    def wants_flops(self) -> bool:
-        """Whether the use of the devices could be told, once the operations of a step are known."""
+    def needs_flops(self) -> bool:
+        """Whether `set_flops` is needed to compute the MFU."""
         return self._peak is not None and self._flops_per_image is None
 
     def set_flops(self, flops_per_image: float) -> None:
-        """Takes the operations that training does for one image, its attack included."""
+        """Sets the operations of training on one image, the attack included."""
         self._flops_per_image = flops_per_image
 
     def restart(self) -> None:
-        """Forgets what was counted, and begins anew."""
+        """Resets all counts."""
         self._images, self._waited, self._elapsed, self._since = 0, 0.0, 0.0, self._clock()
 
     def step(self, prepared: Prepared, results: Any) -> None:
-        """Counts a call that has just been sent off, and waits until the call before it has ended.
+        """Counts a call that has just been dispatched, and waits until the previous call has ended.
 
-        So the devices always have the next call in hand, and the host is never more than that ahead of them.
+        So the next call is always queued on the devices, and the host is at most one call ahead.
 
         Args:
           prepared: the call's batches.
-          results: arrays that it will return, not donated to another call.
+          results: arrays that the call returns, not donated to another call.
         """
         if self._ends:
             self._ends[-1].result()
@@ -62,13 +62,13 @@ class Speed:
         self._images += prepared.num_images
 
     def fed(self, prepared: Prepared) -> None:
-        """Counts for how long the devices had nothing to do while batches were prepared for them."""
+        """Counts the time in which the devices were idle while batches were prepared."""
         if self._ends and self._ends[-1].done():
             self._waited += max(0.0, prepared.ended - max(prepared.began, self._ends[-1].result()))
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """Stops the watch for what is not training, once the steps sent off have ended."""
+        """Pauses for what is not training, once the dispatched steps have ended."""
         if self._ends:
             self._ends[-1].result()
         self._elapsed += self._clock() - self._since
@@ -76,16 +76,16 @@ class Speed:
         self._since = self._clock()
 
     def rates(self) -> dict[str, float]:
-        """Returns "images_per_second", "waiting_for_input" (0 to 1), "mfu" where it is known, and restarts."""
+        """Returns "images_per_second", "waiting_for_input" (0 to 1) and, where computable, "mfu"; then restarts."""
         seconds = self._elapsed + self._clock() - self._since
         images, waited = self._images, self._waited
         self.restart()
         if not images or seconds <= 0:
             return {}
-        found = {"images_per_second": images / seconds, "waiting_for_input": min(1.0, waited / seconds)}
+        rates = {"images_per_second": images / seconds, "waiting_for_input": min(1.0, waited / seconds)}
         if self._peak and self._flops_per_image:
-            found["mfu"] = self._flops_per_image * images / seconds / self._peak
-        return found
+            rates["mfu"] = self._flops_per_image * images / seconds / self._peak
+        return rates
 
     def _end_of(self, results: Any) -> float:
         jax.block_until_ready(results)
@@ -99,38 +99,38 @@ class Speed:
 
 
 def device_memory() -> dict[str, float]:
-    """Returns "peak_memory_bytes" and "memory_limit_bytes" of the fullest device here; empty where none is told."""
-    found = {}
+    """Returns "peak_memory_bytes" and "memory_limit_bytes" of the fullest local device; empty where not available."""
+    memory = {}
     for stats in (device.memory_stats() or {} for device in jax.local_devices()):
         if "peak_bytes_in_use" not in stats:
             continue
         for name, key in (("peak_memory_bytes", "peak_bytes_in_use"), ("memory_limit_bytes", "bytes_limit")):
             if key in stats:
-                found[name] = max(found.get(name, 0.0), float(stats[key]))
-    return found
+                memory[name] = max(memory.get(name, 0.0), float(stats[key]))
+    return memory
 
 
-def show_memory(found: Mapping[str, float]) -> str:
-    """Returns what device_memory found in a few words."""
-    limit = found.get("memory_limit_bytes")
-    return f"{found['peak_memory_bytes'] / 2**30:.2f} GiB" + (f" of {limit / 2**30:.2f} GiB" if limit else "")
+def show_memory(memory: Mapping[str, float]) -> str:
+    """Returns a text on the result of `device_memory`."""
+    limit = memory.get("memory_limit_bytes")
+    return f"{memory['peak_memory_bytes'] / 2**30:.2f} GiB" + (f" of {limit / 2**30:.2f} GiB" if limit else "")
 
 
 def show(rates: Mapping[str, float]) -> str:
-    """Returns the rates in a few words."""
+    """Returns a text on the result of `Speed.rates`."""
     forms = {"images_per_second": "{:,.0f} images/s", "mfu": "{:.0%} MFU", "waiting_for_input": "{:.1%} waiting"}
     return ", ".join(form.format(rates[name]) for name, form in forms.items() if name in rates)
 
 
 class Profile:
-    """Records the steps `first` to `last` of a run in `directory`; a context manager that ends what was begun.
+    """Profile of the steps `first` to `last` of a run; a context manager that stops a running trace.
 
     Args:
-      directory: where the trace goes.
+      directory: of the trace.
       steps: (first, last), counted from 1; empty for none.
 
     Raises:
-      UserError: another pair.
+      UserError: another kind of `steps`.
     """
 
     def __init__(self, directory: pathlib.Path, steps: tuple[int, ...]):
@@ -139,13 +139,13 @@ class Profile:
         self._running = False
 
     def before(self, step: int) -> None:
-        """Begins the recording if `step`, which is about to be sent off, belongs to it."""
+        """Starts the trace if `step`, which is about to be dispatched, is in the range."""
         if not self._running and self._first <= step <= self._last:
             jax.profiler.start_trace(str(self._directory))
             self._running = True
 
     def after(self, step: int, results: Any) -> None:
-        """Ends the recording if `step`, which returns `results`, is the last of it."""
+        """Stops the trace if `step`, which returns `results`, is the last of the range."""
         if self._running and step >= self._last:
             jax.block_until_ready(results)
             self._end()
@@ -165,10 +165,13 @@ class Profile:
 
 
 def check_steps(steps: tuple[int, ...]) -> tuple[int, int] | None:
-    """Returns the first and the last step to record, None for no recording.
+    """Returns the first and the last step to profile; None for no profile.
+
+    Args:
+      steps: (first, last), counted from 1, or empty.
 
     Raises:
-      UserError: neither empty nor two whole numbers in order.
+      UserError: neither empty nor two whole numbers in ascending order.
     """
     if not steps:
         return None

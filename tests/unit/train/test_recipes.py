@@ -109,10 +109,10 @@ def test_the_switch_goes_back_to_the_healthy_state(photos):
     moved = {**state.variables[CLASSIFIER]}
     moved["params"] = jax.tree.map(lambda x: x + 1, moved["params"])
     after = state.replace(variables={**state.variables, CLASSIFIER: moved})
-    healthy = robust._go_back(after, CLASSIFIER, jnp.asarray(False))
+    healthy = robust._restore_healthy(after, CLASSIFIER, jnp.asarray(False))
     same = jax.tree.map(np.array_equal, healthy.variables[robust.SNAPSHOT]["params"], moved["params"])
     assert all(jax.tree.leaves(same)) and not robust.switched(healthy)
-    back = robust._go_back(after, CLASSIFIER, jnp.asarray(True))
+    back = robust._restore_healthy(after, CLASSIFIER, jnp.asarray(True))
     original = state.variables[CLASSIFIER]["params"]
     same = jax.tree.map(np.array_equal, back.variables[CLASSIFIER]["params"], original)
     assert all(jax.tree.leaves(same)) and robust.switched(back)
