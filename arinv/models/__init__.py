@@ -1,4 +1,4 @@
-"""Encoders, the generators that invert them, the denoiser and the discriminator. The door to flax linen."""
+"""Encoders, their inverting generators, the denoiser and the discriminator, as flax linen modules."""
 
 from arinv.models.encoders.base import Encoder, FeatureSpec, Stage, TorchLayer
 from arinv.models.pytorch import convert

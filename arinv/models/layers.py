@@ -23,17 +23,17 @@ class BatchNorm(nn.BatchNorm):
     """`flax.linen.BatchNorm` over all axes but the last, with its attributes and variables.
 
     A batch is normalised by its own biased variance, the mean of squared deviations over the n images and positions of
-    the global batch, whatever the number of devices. The running variance takes up the unbiased one, n / (n - 1) times
-    that, as algorithm 2 of the paper and PyTorch have it; `flax.linen.BatchNorm` takes up the biased one. Every row
+    the global batch, whatever the number of devices. The running variance averages the unbiased one, n / (n - 1) times
+    that, as in algorithm 2 of the paper and in PyTorch; `flax.linen.BatchNorm` averages the biased one. Every row
     counts, also one of padding: training batches have none.
 
     Where `arinv.ops.conv` chooses the rewritten forms, statistics of a batch and their gradients come from
-    `arinv.ops.channels`; axis_name, masks and missing scales or biases are not for it.
+    `arinv.ops.channels`; axis_name, masks and missing scales or biases are not supported.
     """
 
     @nn.compact
     def __call__(self, x: Array, use_running_average: bool | None = None) -> Array:
-        """Returns x [..., C] normalised by the running statistics, or by its own, which go into them."""
+        """Returns x [..., C] normalised by the running statistics, or by its own, which then update them."""
         running = nn.merge_param("use_running_average", self.use_running_average, use_running_average)
         if running:
             return super().__call__(x, use_running_average)
@@ -53,7 +53,7 @@ class BatchNorm(nn.BatchNorm):
         return y.astype(self.dtype or x.dtype)
 
     def _with_unbiased_variance(self, x: Array, use_running_average: bool | None, unbiased: float) -> Array:
-        """Returns what Flax's layer does in training; the share of the batch in the running variance is rescaled."""
+        """Returns the output of Flax's layer in training, after rescaling the batch's share of the running variance."""
         before = self.get_variable("batch_stats", "var")
         y = super().__call__(x, use_running_average)
         if not self.is_initializing():
@@ -63,7 +63,7 @@ class BatchNorm(nn.BatchNorm):
         return y
 
 
-_INIT_POWER_ITERATIONS = 8  # so that the first forward already has a fair estimate
+_INIT_POWER_ITERATIONS = 8  # for a good estimate at the first forward pass
 
 normal_002 = nn.initializers.normal(0.02)
 # PyTorch's default, U(-1/sqrt(fan_in), 1/sqrt(fan_in)).
@@ -113,7 +113,7 @@ def _weights(module: nn.Module, shape: tuple[int, ...], train: bool) -> tuple[Ar
 
 
 def batch_norm(name: str, *, train: bool, dtype: jax.typing.DTypeLike, bias: float = 0.0) -> BatchNorm:
-    """Returns batch normalisation as the generators have it: scales begin at N(1, 0.02), biases at `bias`."""
+    """Returns the generators' batch normalisation: scales are initialised to N(1, 0.02), biases to `bias`."""
     return BatchNorm(
         use_running_average=not train,
         momentum=0.9,

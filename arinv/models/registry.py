@@ -106,7 +106,7 @@ def _depths(name: str, depths: Any, stages: int) -> tuple[int, ...]:
     """Returns the blocks of each stage, hashable also where they come from a file.
 
     Raises:
-      UserError: other than a whole number of 1 or more for each stage.
+      UserError: not one whole number of 1 or more for each stage.
     """
     depths = tuple(depths) if isinstance(depths, list | tuple) else ()
     if len(depths) != stages or not all(isinstance(depth, numbers.Integral) and depth >= 1 for depth in depths):
@@ -136,17 +136,17 @@ def build_generator(
     dtype: jax.typing.DTypeLike = jnp.float32,
     encoder_options: dict | None = None,
 ) -> Generator:
-    """Returns the generator that mirrors an encoder up to one of its layers.
+    """Returns the generator of images from one feature of an encoder.
 
     Args:
       encoder: name of the encoder.
-      layer: name of the feature it inverts.
-      image_size: side of the images in pixels, needed for vector features only; None for the encoder's own.
-      variant: "default" (the paper's plan where there is one, else the mirror rule), "mirror" (the rule), or
-        the name of another published plan, such as "table_a4" for AlexNet's conv5.
+      layer: name of the feature.
+      image_size: side of the images in pixels, used for vector features only; None for the encoder's own.
+      variant: "default" (the published plan if there is one, else the mirror rule), "mirror" (the rule), or the name
+        of another published plan, such as "table_a4" for AlexNet's conv5.
       spectral_norm: normalise every kernel by its largest singular value.
       dtype: of the computation.
-      encoder_options: options the encoder is built with (its width decides the generator's).
+      encoder_options: options of `build`; the encoder's width decides the generator's.
 
     Returns:
       A module: features [B, ...] -> images [B, H, W, 3] in [0, 1].
@@ -178,10 +178,10 @@ def build_denoiser(
     Args:
       encoder: name of the encoder whose weights the first half has; one with a wavelet form, such as "alexnet".
       variant: plan of the second half: "default" (the released code) or "table_a9".
-      pad_side: where the second half replaces what the transform drops: "official" or "aligned".
+      pad_side: sides on which the second half pads: "official" or "aligned".
       spectral_norm: normalise every kernel of the second half by its largest singular value.
       dtype: of the computation.
-      encoder_options: options the encoder is built with (its pixel normalisation counts).
+      encoder_options: options of `build`, of which only the pixel normalisation matters.
 
     Raises:
       UserError: unknown encoder, variant or side.
@@ -201,7 +201,7 @@ def build_denoiser(
 
 
 def build_discriminator(*, image_size: int, **options) -> Discriminator:
-    """Returns the discriminator for square images of a given side.
+    """Returns the discriminator for square images.
 
     Args:
       image_size: side of the images in pixels, at least 24.

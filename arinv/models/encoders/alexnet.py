@@ -1,8 +1,7 @@
-"""AlexNet, single tower, as in torchvision, and a smaller network of the same shape for 32 to 64 px.
+"""AlexNet, single tower, as in torchvision, and a smaller network of the same structure for 32 to 64 px.
 
-Images NHWC in [0, 1] -> (logits, named features). A feature is the last thing its layer does: "conv1",
-"conv2" and "conv5" are taken after ReLU and max-pooling, the others after ReLU; AlexNet's "relu1", "relu2" and
-"relu5" are those three before the pooling.
+Images NHWC in [0, 1] -> (logits, named features). "conv1", "conv2" and "conv5" are taken after ReLU and max-pooling,
+the others after ReLU; AlexNet's "relu1", "relu2" and "relu5" are those three before the pooling.
 
 Source: Krizhevsky 2014 (one weird trick); Rojas-Gomez et al. 2022, section A3.1.
 """
@@ -17,7 +16,7 @@ from arinv.ops import conv as conv_ops
 from arinv.ops import pooling
 from arinv.types import Array
 
-# He initialisation: without batch normalisation the signal of a narrower one dies on the way up.
+# He initialisation: without batch normalisation, smaller kernels make the signal of deep layers vanish.
 _he_normal = nn.initializers.variance_scaling(2.0, "fan_in", "truncated_normal")
 
 
@@ -42,7 +41,7 @@ def own_names(*, channels: int) -> tuple[TorchLayer, ...]:
 
 
 def _classify(x: Array, features: dict, widths: tuple[int, int], num_classes: int, dropout: float, dtype, train: bool):
-    """Adds fc6, fc7 and fc8 behind x [B, h, w, c]. Must be called inside a compact method."""
+    """Adds fc6, fc7 and fc8 on top of x [B, h, w, c]. Must be called inside a compact method."""
     dense = functools.partial(nn.Dense, kernel_init=_he_normal, dtype=dtype)
     x = x.reshape(x.shape[0], -1)
     for name, width in zip(("fc6", "fc7"), widths, strict=True):
@@ -58,12 +57,12 @@ class AlexNet(Encoder):
     """AlexNet with 61,100,840 parameters at 224 px and 1,000 classes.
 
     Attributes:
-      num_classes: length of the logits; 0 leaves out all that is behind conv5, which images of 31 to 62 px lack.
+      num_classes: length of the logits; 0 for the convolutions alone, of which images of 31 to 62 px have no conv5.
       normalization: of the pixels, see `mean_std`.
       dropout: rate before fc6 and fc7, in training.
       dense_width: length of fc6 and fc7.
       head_side: side that conv5 is averaged (or repeated) to before fc6, so that weights fit every image size;
-        1 saves 36 million parameters where images are small.
+        1 saves 36 million parameters for small images.
       dtype: of the computation; parameters and logits stay float32.
     """
 
@@ -134,10 +133,10 @@ class AlexNet(Encoder):
 
 
 class AlexNetSmall(Encoder):
-    """AlexNet's shape for small images: five convolutions, three 2x2 pools, three dense layers.
+    """AlexNet's structure for small images: five convolutions, three 2x2 pools, three dense layers.
 
     Attributes:
-      num_classes: length of the logits; 0 leaves out the dense layers, which fit one image size only.
+      num_classes: length of the logits; 0 for the convolutions alone, at any image size.
       width: channels of conv1; conv2..conv5 have 3, 6, 4 and 4 times as many, fc6 and fc7 16 times.
       normalization: of the pixels, see `mean_std`.
       dropout: rate before fc6 and fc7, in training.

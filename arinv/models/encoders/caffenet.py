@@ -1,7 +1,7 @@
-"""CaffeNet: AlexNet in two groups with local response normalisation, as Dosovitskiy & Brox invert it.
+"""CaffeNet: AlexNet in two groups with local response normalisation, as inverted by Dosovitskiy & Brox.
 
-Images NHWC in [0, 1] -> (logits, named features). A feature is the last thing its layer does: "conv1" and
-"conv2" are taken after pooling and normalisation, "conv5" after pooling, the others after ReLU.
+Images NHWC in [0, 1] -> (logits, named features). "conv1" and "conv2" are taken after pooling and normalisation,
+"conv5" after pooling, the others after ReLU.
 
 Source: Krizhevsky et al. 2012; the Caffe reference network; Dosovitskiy & Brox 2016, Table 1.
 """
@@ -20,9 +20,9 @@ class CaffeNet(Encoder):
     """CaffeNet with 60,965,224 parameters at 224 or 227 px and 1,000 classes.
 
     Attributes:
-      num_classes: length of the logits; 0 leaves out the dense layers, which fit one image size only.
+      num_classes: length of the logits; 0 for the convolutions alone, at any image size.
       normalization: of the pixels, see `mean_std`.
-      dropout: rate behind fc6 and fc7, in training.
+      dropout: rate after fc6 and fc7, in training.
       dense_width: length of fc6 and fc7.
       dtype: of the computation; parameters and logits stay float32.
     """
@@ -30,8 +30,8 @@ class CaffeNet(Encoder):
     dropout: float = 0.5
     dense_width: int = 4096
 
-    # Published with 227 px. Its pools round up, so 224 px give features of the same size, and a mirror
-    # generator returns exactly those; any multiple of 32 from 64 up works.
+    # Published with 227 px. Its pools round up, so features have the same size at 224 px, and a mirror generator
+    # returns 224 px; any multiple of 32 from 64 up works.
     image_size = 224
     smallest_side = 39
     has_fixed_head = True
@@ -101,7 +101,7 @@ class CaffeNet(Encoder):
 
 
 def _pool(x: Array) -> Array:
-    """Returns 3x3 maxima at stride 2, the last window cut off by the border where it must be, as in Caffe."""
-    missing = [(3 - size) % 2 for size in x.shape[1:3]]  # behind a ReLU zeros never win over an entry
+    """Returns 3x3 maxima at stride 2, with the last window cut off at the border if necessary, as in Caffe."""
+    missing = [(3 - size) % 2 for size in x.shape[1:3]]  # after a ReLU, zeros do not change the maxima
     x = jnp.pad(x, ((0, 0), (0, missing[0]), (0, missing[1]), (0, 0)))
     return pooling.max_pool(x, 3, 2)

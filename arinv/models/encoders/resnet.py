@@ -1,7 +1,7 @@
 """ResNet and wide ResNet for 32 px images: 3x3 stem, no stem pooling.
 
 Images NHWC in [0, 1] -> (logits, {"block1": ..., "block2": ...}). Each of ResNet's features is taken after the last
-ReLU of its stage, each of the wide ResNet's is the sum that its group of pre-activation blocks ends with.
+ReLU of its stage, each of the wide ResNet's is the output of a group of pre-activation blocks, a sum.
 
 Source: He et al. 2016; Zagoruyko & Komodakis 2016; MadryLab's robustness library; Rojas-Gomez et al. 2022, section
 A1.3, whose "third residual block, 4x4x512" is the output of the fourth stage, block4 here: no other has that shape.
@@ -29,7 +29,7 @@ class ResNet(Encoder):
     """ResNet for 32 px; with the default depths ResNet-18, 11,173,962 parameters for 10 classes.
 
     Attributes:
-      num_classes: length of the logits; 0 leaves out the dense layer.
+      num_classes: length of the logits; 0 for the convolutions alone.
       depths: basic blocks in each of the four stages.
       normalization: of the pixels, see `mean_std`.
       dtype: of the computation; parameters, statistics and logits stay float32.
@@ -100,7 +100,7 @@ class WideResNet(Encoder):
     """Wide ResNet; with the defaults WRN-28-10, 36,479,194 parameters for 10 classes.
 
     Attributes:
-      num_classes: length of the logits; 0 leaves out what is behind the last group.
+      num_classes: length of the logits; 0 for the groups of blocks alone.
       depth: 6 n + 4 for n blocks in each of the three groups.
       width: factor on the channels of the groups, 16, 32 and 64.
       normalization: of the pixels, see `mean_std`.
@@ -142,7 +142,7 @@ class WideResNet(Encoder):
         return tuple(factor * _STEM * self.width for factor in (1, 2, 4))
 
     def feature_specs(self) -> dict[str, FeatureSpec]:
-        """Returns the place of every named feature (the stem and block1 share the full resolution)."""
+        """Returns the place of every named feature (the stem and block1 are both at full resolution)."""
         groups = tuple(Stage(2**i, width) for i, width in enumerate(self._widths()))
         stages = (Stage(1, _STEM), *groups)
         return {f"block{i}": FeatureSpec(stages[: i + 1]) for i in range(1, 4)}

@@ -1,10 +1,10 @@
 """VGG-16 and VGG-19, plain as in torchvision or with batch normalisation as in Adv-BNN.
 
-Images NHWC in [0, 1] -> (logits, {"conv1_1": ..., "conv5_1": ...}), each feature after its ReLU and before the
-pooling that closes its stage, then "fc6" and "fc7" after their ReLU and "fc8", the logits, where there are such.
+Images NHWC in [0, 1] -> (logits, {"conv1_1": ..., "conv5_1": ...}), each feature after its ReLU and before the pooling
+of its stage. A dense head adds "fc6" and "fc7" after their ReLU, and "fc8", the logits.
 
 Source: Simonyan & Zisserman 2015, Table 1 (D and E); Liu et al. 2019 (Adv-BNN) for the network with batch
-normalisation, an average pool and one dense layer that Rojas-Gomez et al. 2022, section 4.1, invert.
+normalisation, an average pool and one dense layer, inverted in Rojas-Gomez et al. 2022, section 4.1.
 """
 
 import flax.linen as nn
@@ -25,7 +25,7 @@ class VGG(Encoder):
     """VGG; with the defaults VGG-16 with 138,357,544 parameters for 1,000 classes.
 
     Attributes:
-      num_classes: length of the logits; 0 leaves out the head.
+      num_classes: length of the logits; 0 for the convolutions alone.
       depths: 3x3 convolutions in each of the five stages.
       batch_norm: normalise after every convolution, which keeps its bias.
       head: "dense" (the last stage averaged to 7x7, then fc6, fc7 and fc8) or "pooled" (its mean over all
@@ -33,7 +33,7 @@ class VGG(Encoder):
       width: channels of the first stage; the others have 2, 4, 8 and 8 times as many.
       dense_width: length of fc6 and fc7.
       normalization: of the pixels, see `mean_std`.
-      dropout: rate behind fc6 and fc7, in training.
+      dropout: rate after fc6 and fc7, in training.
       dtype: of the computation; parameters, statistics and logits stay float32.
     """
 

@@ -1,1 +1,1 @@
-"""Mirror generators, the discriminator, and the wavelet networks of the denoiser."""
+"""Mirror generators, the discriminator of their training, and the wavelet networks of the denoiser."""

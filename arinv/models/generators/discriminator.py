@@ -1,4 +1,4 @@
-"""The discriminator of the inverter: is this image the one that has these features?
+"""The discriminator of images given features, and the folding of spectral normalisation into weights.
 
 Source: Rojas-Gomez et al. 2022, Table A5, and the released code where the table's sizes are impossible
 (7x7 stem, no padding after it, ReLU, dropout); after Dosovitskiy & Brox 2016b (DeePSiM), Table 1.
@@ -16,7 +16,7 @@ from arinv.types import Array, Variables
 
 
 def stem_stride(image_size: int) -> int:
-    """Returns the stride of the first convolution: 4 at 224 px, less for images that it would use up."""
+    """Returns the stride of the first convolution: 4 at 224 px, less for smaller images."""
     return min(4, max(1, image_size // 56))
 
 
@@ -68,14 +68,14 @@ class Discriminator(nn.Module):
 
 
 def fold_spectral_norm(module: nn.Module, variables: Variables) -> tuple[nn.Module, Variables]:
-    """Returns a network without spectral normalisation, and weights with which it computes the same in evaluation.
+    """Returns a network without spectral normalisation, and weights for the same outputs in evaluation.
 
     Args:
       module: with an attribute spectral_norm, such as a generator or a discriminator.
       variables: its weights.
 
     Returns:
-      The network and its weights; both as they came where there is no spectral normalisation.
+      The network and its weights, unchanged if it has no spectral normalisation.
     """
     if not module.spectral_norm:
         return module, variables

@@ -1,9 +1,9 @@
-"""Generators that mirror an encoder: from one of its features back to the image.
+"""Mirror generators, from one feature of an encoder to the image, and their published plans.
 
-A generator is a plan, plain data, and one module that carries it out. The plans of the papers' tables are
-written down here; for any other encoder and layer the plan follows from the encoder's FeatureSpec by the
-rule that the tables share: convolve at each resolution the encoder visited, and step up by a 4x4
-transposed convolution. Features NHWC (or [B, K]) -> images NHWC in [0, 1].
+A generator is a module with a plan, plain data. PAPER_PLANS contains those of the papers' tables; for any other encoder
+and layer the plan follows from the encoder's FeatureSpec by the rule that the tables have in common: convolutions at
+each resolution of the encoder, and a 4x4 transposed convolution between two resolutions. Features NHWC (or [B, K]) ->
+images NHWC in [0, 1].
 
 Source: Rojas-Gomez et al. 2022, Tables A4, A6, A7 and the released code, which disagree on where the
 channels of A4 shrink; the code's plan has the published 4.7M parameters and is the default.
@@ -43,7 +43,7 @@ def _up(width: int, stride: int) -> Plan:
 
 _NEAREST = (Step("nearest"),)
 
-# Each ends before the last 3x3 convolution to RGB, which every generator has.
+# (encoder, layer, variant) -> plan, without the last 3x3 convolution to RGB, which every generator has.
 PAPER_PLANS: dict[tuple[str, str, str], Plan] = {
     ("alexnet", "conv5", "default"): (
         *(_conv(256) + _up(256, 1) + _conv(256) + _up(256, 2) + _conv(256)),
@@ -69,15 +69,15 @@ PAPER_PLANS: dict[tuple[str, str, str], Plan] = {
 
 
 def mirror_plan(spec: FeatureSpec, *, image_size: int) -> Plan:
-    """Returns the plan that walks an encoder's stages backwards.
+    """Returns the plan that mirrors an encoder's stages.
 
     Args:
       spec: the feature's place in its encoder.
-      image_size: side of the square images, only used for a vector feature, whose plan begins with a
-        dense layer onto the encoder's last spatial feature.
+      image_size: side of the square images; used for a vector feature, whose plan begins with a dense layer to the
+        shape of the encoder's last spatial feature.
 
     Returns:
-      The steps up to, but without, the last convolution to RGB.
+      The steps before the last convolution to RGB.
     """
     deepest = spec.stages[-1]
     plan: Plan = ()
@@ -94,7 +94,7 @@ def mirror_plan(spec: FeatureSpec, *, image_size: int) -> Plan:
 
 
 class Generator(nn.Module):
-    """Carries out a plan: BatchNorm and ReLU after each step with weights, then 3x3 to RGB and tanh.
+    """The network of a plan: BatchNorm and ReLU after each step with weights, then 3x3 to RGB and tanh.
 
     Attributes:
       plan: the steps before the last convolution.

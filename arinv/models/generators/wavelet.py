@@ -1,9 +1,9 @@
-"""AlexNet with its max-pools replaced by the Haar transform, which throws nothing away: the encoder of the denoiser.
+"""The two halves of the denoiser: AlexNet with Haar transforms instead of max-pooling, and its wavelet decoder.
 
-Images NHWC in [0, 1] -> (named features, details by layer). The convolutions have AlexNet's names and shapes, so the
-weights of any AlexNet, standard or robust, go straight in.
+The encoder maps images NHWC in [0, 1] to (named features, details by layer). Its convolutions have AlexNet's names and
+shapes, so it runs with the weights of any AlexNet, standard or robust. The decoder maps both back to images.
 
-Source: Rojas-Gomez et al. 2022, section 3.3 and Table A8.
+Source: Rojas-Gomez et al. 2022, section 3.3, Tables A8 and A9, and the released code.
 """
 
 import functools
@@ -23,11 +23,11 @@ from arinv.ops.inputs import LOOSE_BOUNDS
 from arinv.ops.wavelets import Details, haar_analysis, haar_synthesis
 from arinv.types import Array
 
-MULTIPLE, SMALLEST_SIDE = 32, 64  # what the sides of an image must be a multiple of, and not less than
+MULTIPLE, SMALLEST_SIDE = 32, 64  # of the sides of images, in pixels
 
 
 class WaveletAlexNet(nn.Module):
-    """The convolutions of AlexNet with Haar analysis behind the first, second and fifth; 2,469,696 parameters.
+    """The convolutions of AlexNet with Haar analysis after the first, second and fifth; 2,469,696 parameters.
 
     Attributes:
       normalization: of the pixels, see `mean_std`.
@@ -45,7 +45,7 @@ class WaveletAlexNet(nn.Module):
         (LH, HL, HH) that belong to these three.
 
         Raises:
-          UserError: sides that are no multiples of 32 from 64 up, from which no decoder finds back.
+          UserError: sides that are not multiples of 32 from 64 up.
         """
         if any(side % MULTIPLE or side < SMALLEST_SIDE for side in images.shape[1:3]):
             raise UserError(
@@ -92,11 +92,11 @@ _CODE: Plan = (  # for 224 px: 6, 12, 13, 26, 27, 54, 56, 112, 224
     *(_unpool("conv2", pad=1) + _conv(128, 64) + _unpool("conv1", pad=2) + _conv(64)),
     *((Step("nearest", 2),) + _conv(32, 32) + (Step("nearest", 2),) + _conv(_RGB)),
 )
-# Each ends before the last 3x3 convolution to RGB.
+# variant -> plan, without the last 3x3 convolution to RGB.
 DECODER_PLANS: dict[str, Plan] = {"default": _CODE, "table_a9": _CODE + _conv(_RGB)}
 
-# Which sides a padding of n goes to: ((top, bottom), (left, right)). The analysis drops the bottom row and the right
-# column, so only "aligned" puts the skips back where they came from.
+# Padding of n pixels: ((top, bottom), (left, right)). The analysis drops the bottom row and the right column, so only
+# "aligned" restores the positions of the skips.
 PAD_SIDES = {
     "official": lambda n: ((0, n), (n, 0)),
     "aligned": lambda n: ((0, n), (0, n)),
@@ -104,14 +104,14 @@ PAD_SIDES = {
 
 
 class WaveletDecoder(nn.Module):
-    """Carries out a plan: BatchNorm and ReLU after each convolution, then 3x3 to RGB and tanh.
+    """The network of a plan: BatchNorm and ReLU after each convolution, then 3x3 to RGB and tanh.
 
     Attributes:
       plan: the steps before the last convolution.
       pad_side: "official" (left and bottom, as the released code) or "aligned" (right and bottom).
       spectral_norm: normalise every kernel by its largest singular value.
-      image_bias: initial bias of the normalisation of three channels; the released code's is 0, of which the ReLU
-        leaves nothing wherever all three are negative. About 2 lets a short training see every pixel.
+      image_bias: initial bias of the normalisation of three channels. With 0, as in the released code, pixels with
+        three negative values have no gradient; about 2 avoids that in a short training.
       dtype: of the computation; parameters, statistics and images stay float32.
     """
 
@@ -128,10 +128,10 @@ class WaveletDecoder(nn.Module):
         Args:
           low: the encoder's "conv5" [B, h, w, 256].
           details: by layer, each three of [B, h, w, C].
-          train: whether batch statistics are taken from this batch and kept.
+          train: whether to normalise by statistics of this batch and to update the running ones.
 
         Raises:
-          UserError: bands that do not fit together.
+          UserError: bands of different shapes.
         """
         x = low.astype(self.dtype)
         for i, step in enumerate(self.plan):

@@ -1,15 +1,15 @@
-"""Weights from PyTorch's checkpoints, and back, without PyTorch.
+"""Import and export of weights in PyTorch's formats, without PyTorch.
 
 Reads .pt and .pth of torch.save (the zip and the older format) and .safetensors with the names of torchvision,
 MadryLab's robustness library, TRADES, GAIRAT and RobustBench (wide ResNets), Adv-BNN (VGG-16) and the released code of
 Rojas-Gomez et al. 2022 (encoder, generator, discriminator, denoiser). Nothing in a file is executed. Writes
 .safetensors that PyTorch loads, with torchvision's names where torchvision has the network.
 
-Everything in the network must be in the file, and everything in the file must be used or known not to matter: counts
+Everything in the network must be in the file, and everything in the file must be used or on a list of extras: counts
 of batches and of averaged models, losses, metrics, optimisers, networks beside the one that is read, and `sub_block1`
-of the wide ResNets, which no forward pass uses. A mismatch shows both sides; on_unknown="report" leaves out what is
-only in the file. `describe_torch` lists whatever is not read. Of several dictionaries that fit, the one nearest to the
-top and there at a usual place ("model", "state_dict", ...) is read; two at unusual places are refused.
+of the wide ResNets, which no forward pass uses. A mismatch shows both sides; on_unknown="report" skips tensors that
+are only in the file. `describe_torch` lists all tensors that are not read. Of several state dicts that fit, the one
+nearest to the top and there at a usual place ("model", "state_dict", ...) is read; two at unusual places are an error.
 """
 
 import contextlib
@@ -28,8 +28,7 @@ from flax import traverse_util
 
 from arinv.errors import UserError, unknown
 from arinv.models.encoders.base import mean_std
-from arinv.models.pytorch import names, weights
-from arinv.models.pytorch import weights as torch_weights
+from arinv.models.pytorch import weights
 from arinv.models.pytorch.files import TorchFile, open_torch
 from arinv.models.pytorch.names import (
     Entry,
@@ -37,151 +36,12 @@ from arinv.models.pytorch.names import (
     discriminator_entries,
     encoder_entries,
     generator_entries,
+    to_torch,
 )
-from arinv.models.pytorch.weights import Found, abbreviate
+from arinv.models.pytorch.weights import StateDict, abbreviate
 from arinv.types import Variables
 
-
-def export_safetensors(
-    path: str | pathlib.Path,
-    encoder: str,
-    variables: Variables,
-    *,
-    image_size: int | None = None,
-    class_names: Sequence[str] = (),
-    **options,
-) -> None:
-    """Writes an encoder with torchvision's names, or with its origin's where torchvision has no such network.
-
-    Args:
-      path: of the .safetensors file; replaced if it is there.
-      encoder: a key of ENCODERS.
-      variables: as `load_torch` returns them.
-      image_size: side of the images in pixels, where the shape of a weight depends on it; None for the encoder's own.
-      class_names: kept in the file's header.
-      **options: the encoder is built with.
-
-    Raises:
-      UserError: variables of another network (both sides are shown), or a path that cannot be written.
-    """
-    module, wanted = encoder_entries(encoder, image_size, options)
-    mean, std = mean_std(module.normalization)
-    metadata = {"encoder": encoder, "mean": json.dumps(mean), "std": json.dumps(std)}
-    if class_names:
-        metadata["class_names"] = json.dumps(list(class_names))
-    _write(path, variables, wanted, metadata, f"encoder {encoder!r} of {module.num_classes} classes")
-
-
-def export_generator_safetensors(
-    path: str | pathlib.Path, encoder: str, layer: str, variables: Variables, **options
-) -> None:
-    """Writes a generator with the names of the released code of Rojas-Gomez et al. 2022.
-
-    Args:
-      path: of the .safetensors file; replaced if it is there.
-      encoder: name of the encoder it inverts.
-      layer: name of the feature it inverts.
-      variables: as `load_torch_generator` returns them.
-      **options: of `build_generator`.
-
-    Raises:
-      UserError: as for `export_safetensors`.
-    """
-    wanted = generator_entries(encoder, layer, options)
-    metadata = {"encoder": encoder, "layer": layer}
-    _write(path, variables, wanted, metadata, f"the generator of {encoder} {layer}")
-
-
-def export_discriminator_safetensors(
-    path: str | pathlib.Path,
-    variables: Variables,
-    encoder: str = "alexnet",
-    layer: str = "conv5",
-    *,
-    image_size: int | None = None,
-    **options,
-) -> None:
-    """Writes a discriminator with the names of the released code of Rojas-Gomez et al. 2022.
-
-    Args:
-      path: of the .safetensors file; replaced if it is there.
-      variables: as `load_torch_discriminator` returns them.
-      encoder: name of the encoder whose features it is given.
-      layer: name of that feature.
-      image_size: side of the images in pixels; None for the encoder's own.
-      **options: of Discriminator, and encoder_options.
-
-    Raises:
-      UserError: as for `export_safetensors`.
-    """
-    wanted = discriminator_entries(encoder, layer, image_size, options)
-    metadata = {"encoder": encoder, "layer": layer}
-    _write(path, variables, wanted, metadata, f"the discriminator of {encoder} {layer}")
-
-
-def _write(path, variables: Variables, wanted: Sequence[Entry], metadata: Mapping[str, str], what: str) -> None:
-    flat = traverse_util.flatten_dict(dict(variables))
-    _check(flat, wanted, what)
-    arrays = {}
-    for entry in wanted:
-        array = np.asarray(jax.device_get(flat[entry.path]), np.float32)
-        arrays[entry.names[0]] = np.ascontiguousarray(names.to_torch(entry, array))
-        if entry.path[0] == "batch_stats":  # PyTorch counts batches; nobody reads it
-            arrays[f"{entry.names[0].rpartition('.')[0]}.num_batches_tracked"] = np.zeros((), np.int64)
-    path = pathlib.Path(path).expanduser()
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        safetensors.numpy.save_file(arrays, temporary, {"format": "pt", **metadata})
-        temporary.replace(path)
-    except (OSError, safetensors.SafetensorError) as error:
-        temporary.unlink(missing_ok=True)
-        raise UserError(f"{path} cannot be written: {error}") from error
-
-
-def _check(flat: Mapping[tuple[str, ...], object], wanted: Sequence[Entry], what: str) -> None:
-    """Compares the variables' names and shapes with the network's."""
-    shapes = {entry.path: entry.shape for entry in wanted}
-    differences = [
-        f"{'/'.join(name)}: {getattr(flat.get(name), 'shape', 'none')} given, {shapes.get(name, 'none')} in the network"
-        for name in sorted({*shapes, *flat})
-        if name not in flat or name not in shapes or tuple(flat[name].shape) != shapes[name]
-    ]
-    if differences:
-        raise UserError(f"these variables do not fit {what}; {abbreviate(differences, separator='; ')}")
-
-
-__all__ = [
-    "describe_torch",
-    "export_discriminator_safetensors",
-    "export_generator_safetensors",
-    "export_safetensors",
-    "load_torch",
-    "load_torch_denoiser",
-    "load_torch_discriminator",
-    "load_torch_generator",
-]
-
-_CLASS_NAMES = ("class_names", "classes")  # entries of a file that list them
-
-
 Report = Callable[[str], None]
-
-
-def _convert(
-    file: TorchFile, wanted: Sequence[Entry], what: str, *, on_unknown: str, report: Report | None
-) -> tuple[Variables, Found]:
-    """Returns a network's variables and where they were found, after reporting what was read and what was not."""
-    found = torch_weights.locate(file, wanted)
-    variables = torch_weights.convert(file, found, wanted, what=what, on_unknown=on_unknown)
-    if report:
-        num_parameters = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
-        place = f" under {found.place!r}" if found.place else ""
-        place += f" whose names begin with {found.prefix!r}" if found.prefix else ""
-        report(f"{file.path}: {what}, {num_parameters:,} parameters, from {len(wanted)} tensors{place}")
-        ignored = [*torch_weights.unread(found, wanted), *found.others]
-        if ignored := [name for name in ignored if not name.endswith("num_batches_tracked")]:
-            report(f"{file.path}: {len(ignored)} not read: {torch_weights.abbreviate(ignored)}")
-    return jax.tree.map(jnp.asarray, variables), found
 
 
 def load_torch(
@@ -202,29 +62,28 @@ def load_torch(
       encoder: a key of ENCODERS.
       image_size: side of the images in pixels, where the shape of a weight depends on it; None for the encoder's own.
       check_normalization: whether the file's pixel normalisation, if it has one, must be the encoder's. The released
-        generators of Rojas-Gomez et al. 2022 belong to an encoder that is fed normalization="pm1" whatever it was
-        trained with.
-      on_unknown: "error" refuses a file with tensors that neither the network has nor are known not to matter,
-        "report" leaves those out; `describe_torch` lists them.
-      report: is called with a line on what was read, and one on what was not.
-      **options: the encoder is built with, as for `build`; num_classes among them. normalization takes what
-        `describe_torch` returns.
+        generators of Rojas-Gomez et al. 2022 belong to an encoder with normalization="pm1", which is not that of its
+        training.
+      on_unknown: for tensors that are neither in the network nor on the list of extras: "error" raises, "report"
+        skips them; `describe_torch` lists them.
+      report: called with a line on the tensors that were read, and one on the others.
+      **options: of `build`, num_classes among them; normalization may be that of `describe_torch`.
 
     Returns:
       {"params": ..., "batch_stats": ...} in float32, for `build(encoder, **options).apply`.
 
     Raises:
-      UserError: no such file or a damaged one, one that would run a program if PyTorch loaded it (nothing is run),
-        other weights than the encoder's (both sides are shown), or another pixel normalisation than the encoder's.
+      UserError: a missing or damaged file, one that would run a program if PyTorch loaded it (nothing is run),
+        weights that do not fit the encoder (both sides are shown), or another pixel normalisation than the encoder's.
 
     Source: torchvision; Engstrom et al. 2019 (robustness); Croce et al. 2021 (RobustBench).
     """
-    module, wanted = encoder_entries(encoder, image_size, options)
+    module, entries = encoder_entries(encoder, image_size, options)
     with open_torch(path) as file:
         what = f"encoder {encoder!r} of {module.num_classes} classes"
-        variables, found = _convert(file, wanted, what, on_unknown=on_unknown, report=report)
+        variables, state_dict = _convert(file, entries, what, on_unknown=on_unknown, report=report)
         if check_normalization:
-            weights.check_normalization(file, found, module.normalization)
+            weights.check_normalization(file, state_dict, module.normalization)
     return variables
 
 
@@ -256,10 +115,10 @@ def load_torch_generator(
 
     Source: Rojas-Gomez et al. 2022, released code.
     """
-    wanted = generator_entries(encoder, layer, options)
+    entries = generator_entries(encoder, layer, options)
     with open_torch(path) as file:
         what = f"the generator of {encoder} {layer}"
-        return _convert(file, wanted, what, on_unknown=on_unknown, report=report)[0]
+        return _convert(file, entries, what, on_unknown=on_unknown, report=report)[0]
 
 
 def load_torch_discriminator(
@@ -276,7 +135,7 @@ def load_torch_discriminator(
 
     Args:
       path: as for `load_torch`; the released code keeps it in the generator's file.
-      encoder: name of the encoder whose features it is given.
+      encoder: name of the encoder of its features.
       layer: name of that feature.
       image_size: side of the images in pixels; None for the encoder's own.
       on_unknown: as for `load_torch`.
@@ -291,10 +150,10 @@ def load_torch_discriminator(
 
     Source: Rojas-Gomez et al. 2022, released code.
     """
-    wanted = discriminator_entries(encoder, layer, image_size, options)
+    entries = discriminator_entries(encoder, layer, image_size, options)
     with open_torch(path) as file:
         what = f"the discriminator of {encoder} {layer}"
-        return _convert(file, wanted, what, on_unknown=on_unknown, report=report)[0]
+        return _convert(file, entries, what, on_unknown=on_unknown, report=report)[0]
 
 
 def load_torch_denoiser(
@@ -332,63 +191,123 @@ def load_torch_denoiser(
     halves = denoiser_entries(encoder, options)
     with open_torch(path) as file:
         return {
-            half: _convert(file, wanted, f"the denoiser's {half}", on_unknown=on_unknown, report=report)[0]
-            for half, wanted in halves.items()
+            half: _convert(file, entries, f"the denoiser's {half}", on_unknown=on_unknown, report=report)[0]
+            for half, entries in halves.items()
         }
 
 
 def describe_torch(
     path: str | pathlib.Path, encoder: str, *, image_size: int | None = None, **options
 ) -> dict[str, Any]:
-    """Returns what a PyTorch checkpoint says of itself beside an encoder's weights.
+    """Returns the metadata of a PyTorch checkpoint of an encoder.
 
     Args:
       path: as for `load_torch`.
       encoder: a key of ENCODERS.
       image_size: as for `load_torch`.
-      **options: the encoder is built with.
+      **options: of `build`.
 
     Returns:
-      {"num_classes": length of the logits, None where the last layer is not found; "class_names": list, empty where
-      the file has none; "normalization": of the pixels, a name or (mean, standard deviation), None where the file has
-      none; "unread": names of tensors that are not read, and of entries of the file with other weights of such a
-      network}.
+      {"num_classes": length of the logits, None if the last layer is missing; "class_names": list, empty if the file
+      has none; "normalization": of the pixels, a name or (mean, standard deviation), None if the file has none;
+      "unread": names of tensors that are not read, and of entries of the file with other weights of such a network}.
 
     Raises:
-      UserError: no such file, a damaged one, one that would run a program if PyTorch loaded it, or one with several
-        networks that fit alike.
+      UserError: a missing or damaged file, one that would run a program if PyTorch loaded it, or one with several
+        networks that fit equally well.
     """
-    _, wanted = encoder_entries(encoder, image_size, options)
+    _, entries = encoder_entries(encoder, image_size, options)
     with open_torch(path) as file:
-        found = torch_weights.locate(file, wanted)
-        carried = weights.read_normalization(file, found)
-        last = next(entry for entry in wanted if entry.layer == wanted[-1].layer and entry.path[-1] == "kernel")
-        shapes = [found.weights[name].shape for name in last.names if hasattr(found.weights.get(name), "shape")]
+        state_dict = weights.locate(file, entries)
+        normalization = weights.read_normalization(file, state_dict)
+        last = next(entry for entry in entries if entry.layer == entries[-1].layer and entry.path[-1] == "kernel")
+        shapes = [
+            state_dict.weights[name].shape for name in last.names if hasattr(state_dict.weights.get(name), "shape")
+        ]
         num_classes = shapes[0][0] if shapes and shapes[0] else None
         return {
             "num_classes": num_classes,
             "class_names": _class_names(file, num_classes),
-            "normalization": weights.normalization_of(carried) if carried else None,
-            "unread": [*torch_weights.unread(found, wanted), *found.others],
+            "normalization": weights.name_normalization(normalization) if normalization else None,
+            "unread": [*weights.unread(state_dict, entries), *state_dict.others],
         }
 
 
-def _class_names(file: TorchFile, num_classes: int | None) -> list[str]:
-    """Returns the classes that a file lists; an empty list where it has none that fit."""
-    places = dict(file.content) if isinstance(file.content, dict) else {}
-    if "class_names" in file.metadata:
-        with contextlib.suppress(ValueError):
-            places = {"class_names": json.loads(file.metadata["class_names"])}
-    numbers = places.get("class_to_idx")
-    if isinstance(numbers, dict) and all(isinstance(number, int) for number in numbers.values()):
-        if sorted(numbers.values()) == list(range(len(numbers))):
-            places["classes"] = sorted(numbers, key=numbers.__getitem__)
-    for name in _CLASS_NAMES:
-        names = places.get(name)
-        is_list = isinstance(names, list | tuple) and all(isinstance(part, str) for part in names)
-        if is_list and len(names) == num_classes:
-            return list(names)
-    return []
+def export_safetensors(
+    path: str | pathlib.Path,
+    encoder: str,
+    variables: Variables,
+    *,
+    image_size: int | None = None,
+    class_names: Sequence[str] = (),
+    **options,
+) -> None:
+    """Writes an encoder with torchvision's names, or with its origin's where torchvision has no such network.
+
+    Args:
+      path: of the .safetensors file, which is replaced if it exists.
+      encoder: a key of ENCODERS.
+      variables: as `load_torch` returns them.
+      image_size: side of the images in pixels, where the shape of a weight depends on it; None for the encoder's own.
+      class_names: kept in the file's header.
+      **options: of `build`.
+
+    Raises:
+      UserError: variables of another network (both sides are shown), or a path that cannot be written.
+    """
+    module, entries = encoder_entries(encoder, image_size, options)
+    mean, std = mean_std(module.normalization)
+    metadata = {"encoder": encoder, "mean": json.dumps(mean), "std": json.dumps(std)}
+    if class_names:
+        metadata["class_names"] = json.dumps(list(class_names))
+    _write(path, variables, entries, metadata, f"encoder {encoder!r} of {module.num_classes} classes")
+
+
+def export_generator_safetensors(
+    path: str | pathlib.Path, encoder: str, layer: str, variables: Variables, **options
+) -> None:
+    """Writes a generator with the names of the released code of Rojas-Gomez et al. 2022.
+
+    Args:
+      path: of the .safetensors file, which is replaced if it exists.
+      encoder: name of the encoder it inverts.
+      layer: name of the feature it inverts.
+      variables: as `load_torch_generator` returns them.
+      **options: of `build_generator`.
+
+    Raises:
+      UserError: as for `export_safetensors`.
+    """
+    entries = generator_entries(encoder, layer, options)
+    metadata = {"encoder": encoder, "layer": layer}
+    _write(path, variables, entries, metadata, f"the generator of {encoder} {layer}")
+
+
+def export_discriminator_safetensors(
+    path: str | pathlib.Path,
+    variables: Variables,
+    encoder: str = "alexnet",
+    layer: str = "conv5",
+    *,
+    image_size: int | None = None,
+    **options,
+) -> None:
+    """Writes a discriminator with the names of the released code of Rojas-Gomez et al. 2022.
+
+    Args:
+      path: of the .safetensors file, which is replaced if it exists.
+      variables: as `load_torch_discriminator` returns them.
+      encoder: name of the encoder of its features.
+      layer: name of that feature.
+      image_size: side of the images in pixels; None for the encoder's own.
+      **options: of Discriminator, and encoder_options.
+
+    Raises:
+      UserError: as for `export_safetensors`.
+    """
+    entries = discriminator_entries(encoder, layer, image_size, options)
+    metadata = {"encoder": encoder, "layer": layer}
+    _write(path, variables, entries, metadata, f"the discriminator of {encoder} {layer}")
 
 
 LPIPS_VARIANTS = ("alex", "vgg")
@@ -396,7 +315,7 @@ _NUM_LAYERS = 5
 
 
 def load_lpips_heads(variant: str) -> tuple[np.ndarray, ...]:
-    """Returns the weights of the channels of each layer that LPIPS compares.
+    """Returns the weights of the channels of each layer of LPIPS.
 
     Args:
       variant: "alex" or "vgg".
@@ -405,14 +324,14 @@ def load_lpips_heads(variant: str) -> tuple[np.ndarray, ...]:
       For each of five layers float32 [K], 0 or more.
 
     Raises:
-      UserError: unknown variant, the package lpips is not installed, or its file holds something else.
+      UserError: unknown variant, the package lpips is not installed, or its file has other contents.
     """
     if variant not in LPIPS_VARIANTS:
         raise unknown("variant of LPIPS", variant, LPIPS_VARIANTS)
-    package = importlib.util.find_spec("lpips")  # of a package by itself: finds it without running it
+    package = importlib.util.find_spec("lpips")  # locates the package without running it
     if package is None or not package.submodule_search_locations:
         raise UserError(
-            "LPIPS needs the weights inside of the package lpips, which is not installed; "
+            "LPIPS needs the weights in the package lpips, which is not installed; "
             'pip install "arinv[lpips]", or measure robust_lpips, which needs none'
         )
     path = pathlib.Path(next(iter(package.submodule_search_locations))) / "weights" / "v0.1" / f"{variant}.pth"
@@ -422,3 +341,73 @@ def load_lpips_heads(variant: str) -> tuple[np.ndarray, ...]:
         if sorted(shapes) != names or any(shape[:1] + shape[2:] != (1, 1, 1) for shape in shapes.values()):
             raise UserError(f"{path} should hold {', '.join(names)}, each (1, K, 1, 1), but holds {shapes}")
         return tuple(file.array(file.content[name]).astype(np.float32).reshape(-1) for name in names)
+
+
+def _convert(
+    file: TorchFile, entries: Sequence[Entry], what: str, *, on_unknown: str, report: Report | None
+) -> tuple[Variables, StateDict]:
+    """Returns a network's variables and their state dict, and reports which tensors were read."""
+    state_dict = weights.locate(file, entries)
+    variables = weights.convert(file, state_dict, entries, what=what, on_unknown=on_unknown)
+    if report:
+        num_parameters = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
+        place = f" under {state_dict.place!r}" if state_dict.place else ""
+        place += f" whose names begin with {state_dict.prefix!r}" if state_dict.prefix else ""
+        report(f"{file.path}: {what}, {num_parameters:,} parameters, from {len(entries)} tensors{place}")
+        ignored = [*weights.unread(state_dict, entries), *state_dict.others]
+        if ignored := [name for name in ignored if not name.endswith("num_batches_tracked")]:
+            report(f"{file.path}: {len(ignored)} not read: {weights.abbreviate(ignored)}")
+    return jax.tree.map(jnp.asarray, variables), state_dict
+
+
+_CLASS_NAMES = ("class_names", "classes")  # entries of a file that list them
+
+
+def _class_names(file: TorchFile, num_classes: int | None) -> list[str]:
+    """Returns the class names of a file; an empty list if it has none that fit."""
+    places = dict(file.content) if isinstance(file.content, dict) else {}
+    if "class_names" in file.metadata:
+        with contextlib.suppress(ValueError):
+            places = {"class_names": json.loads(file.metadata["class_names"])}
+    numbers = places.get("class_to_idx")
+    if isinstance(numbers, dict) and all(isinstance(number, int) for number in numbers.values()):
+        if sorted(numbers.values()) == list(range(len(numbers))):
+            places["classes"] = sorted(numbers, key=numbers.__getitem__)
+    for place in _CLASS_NAMES:
+        names = places.get(place)
+        is_list = isinstance(names, list | tuple) and all(isinstance(name, str) for name in names)
+        if is_list and len(names) == num_classes:
+            return list(names)
+    return []
+
+
+def _write(path, variables: Variables, entries: Sequence[Entry], metadata: Mapping[str, str], what: str) -> None:
+    flat = traverse_util.flatten_dict(dict(variables))
+    _check(flat, entries, what)
+    arrays = {}
+    for entry in entries:
+        array = np.asarray(jax.device_get(flat[entry.path]), np.float32)
+        arrays[entry.names[0]] = np.ascontiguousarray(to_torch(entry, array))
+        if entry.path[0] == "batch_stats":  # PyTorch counts batches
+            arrays[f"{entry.names[0].rpartition('.')[0]}.num_batches_tracked"] = np.zeros((), np.int64)
+    path = pathlib.Path(path).expanduser()
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        safetensors.numpy.save_file(arrays, temporary, {"format": "pt", **metadata})
+        temporary.replace(path)
+    except (OSError, safetensors.SafetensorError) as error:
+        temporary.unlink(missing_ok=True)
+        raise UserError(f"{path} cannot be written: {error}") from error
+
+
+def _check(flat: Mapping[tuple[str, ...], object], entries: Sequence[Entry], what: str) -> None:
+    """Checks the names and shapes of variables against those of the network."""
+    shapes = {entry.path: entry.shape for entry in entries}
+    differences = [
+        f"{'/'.join(name)}: {getattr(flat.get(name), 'shape', 'none')} in the variables, {shapes.get(name, 'none')} in "
+        "the network"
+        for name in sorted({*shapes, *flat})
+        if name not in flat or name not in shapes or tuple(flat[name].shape) != shapes[name]
+    ]
+    if differences:
+        raise UserError(f"these variables do not fit {what}; {abbreviate(differences, separator='; ')}")

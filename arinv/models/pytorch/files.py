@@ -1,9 +1,8 @@
-"""Opens PyTorch's checkpoint files, .pt, .pth and .safetensors, without PyTorch and without running what is in them.
+"""PyTorch's checkpoint files, .pt, .pth and .safetensors, opened without PyTorch and without running their code.
 
-Three formats, told apart by their first bytes, whatever the file is called: a zip archive with a pickle and one raw
-file for each storage (PyTorch since 1.6), the older row of pickles with the storages behind them, and safetensors.
-The pickles are read by pickle.py, which calls nothing. Numbers are read when they are asked for, in PyTorch's
-layout (OIHW), any float type.
+Three formats, recognised by their first bytes: a zip archive with a pickle and one raw file for each storage (PyTorch
+since 1.6), the older sequence of pickles followed by the storages, and safetensors. pickles.py decodes the pickles.
+Numbers are read on access, in PyTorch's layout (OIHW), any float type.
 
 Source: torch.serialization; the safetensors format.
 """
@@ -21,8 +20,7 @@ import numpy as np
 import safetensors
 
 from arinv.errors import UserError
-from arinv.models.pytorch import pickles as torch_pickle
-from arinv.models.pytorch.pickles import Storage, Tensor
+from arinv.models.pytorch.pickles import Storage, Tensor, load_pickle
 
 _ZIP, _PICKLE = b"PK\x03\x04", b"\x80"
 _LEGACY_MAGIC, _LEGACY_PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
@@ -36,8 +34,8 @@ class TorchFile:
 
     Attributes:
       path: of the file.
-      content: what was saved: numbers, text, dict, list, tuple, and Tensor for each tensor.
-      metadata: text that a .safetensors file carries.
+      content: the saved object: numbers, text, dict, list, tuple, and Tensor for each tensor.
+      metadata: text of a .safetensors file.
     """
 
     def __init__(
@@ -50,7 +48,7 @@ class TorchFile:
         """Returns the numbers of one of its tensors, contiguous, in their own type.
 
         Raises:
-          UserError: the file is damaged there.
+          UserError: the file is damaged.
         """
         with _one_line(self.path):
             return self._read(tensor)
@@ -64,10 +62,10 @@ def open_torch(path: str | pathlib.Path) -> Iterator[TorchFile]:
       path: of the file.
 
     Returns:
-      A context manager that gives a TorchFile.
+      A context manager of a TorchFile.
 
     Raises:
-      UserError: no such file, another format, a damaged file, or one that could run a program when PyTorch loads it.
+      UserError: a missing or damaged file, another format, or a file that could run a program when PyTorch loads it.
     """
     path = pathlib.Path(path).expanduser()
     with contextlib.ExitStack() as stack:
@@ -84,13 +82,13 @@ def open_torch(path: str | pathlib.Path) -> Iterator[TorchFile]:
             elif start[257:262] == b"ustar" or start.startswith(b"storages\0"):
                 raise UserError(f"{path} has the tar format of PyTorch before 0.2; load and save it with a newer one")
             else:
-                raise UserError(f"{path} is no PyTorch checkpoint: expected {_FORMATS}")
+                raise UserError(f"{path} is not a PyTorch checkpoint: expected {_FORMATS}")
         yield file
 
 
 @contextlib.contextmanager
 def _one_line(path: pathlib.Path) -> Iterator[None]:
-    """Turns whatever can go wrong with a file into one line."""
+    """Turns every exception of reading a file into a UserError."""
     try:
         yield
     except UserError:
@@ -122,35 +120,33 @@ def _check_size(storage: Storage, num_bytes: int) -> None:
 
 
 def _view(raw: bytes, tensor: Tensor, *, big_endian: bool) -> np.ndarray:
-    """Returns a tensor as an array of its own, from the bytes of its storage."""
+    """Returns a copy of a tensor from the bytes of its storage."""
     _check_size(tensor.storage, len(raw))
     dtype = _dtype(tensor.storage)
     numbers = np.frombuffer(raw, dtype)
     if big_endian:
         numbers = numbers.byteswap()
     strides = [stride * dtype.itemsize for stride in tensor.strides]
-    # That no stride leads out of the storage was checked when the record was made.
+    # The constructor of the record has checked that the strides stay inside the storage.
     return np.lib.stride_tricks.as_strided(numbers[tensor.offset :], tensor.shape, strides, writeable=False).copy()
 
 
 def _open_zip(path: pathlib.Path, archive: zipfile.ZipFile) -> TorchFile:
     sizes = {info.filename: info.file_size for info in archive.infolist()}
-    pickles = [name for name in sizes if name == "data.pkl" or name.endswith("/data.pkl")]
-    if len(pickles) != 1:
-        raise UserError(f"{path} is a zip file but no PyTorch checkpoint: it holds {len(pickles)} data.pkl")
-    root = pickles[0].removesuffix("data.pkl")
+    members = [name for name in sizes if name == "data.pkl" or name.endswith("/data.pkl")]
+    if len(members) != 1:
+        raise UserError(f"{path} is a zip file but not a PyTorch checkpoint: it contains {len(members)} data.pkl")
+    root = members[0].removesuffix("data.pkl")
     if f"{root}constants.pkl" in sizes:
         raise UserError(f"{path} is a TorchScript program; save its weights, torch.save(model.state_dict(), PATH)")
-    if sizes[pickles[0]] > _LARGEST_PICKLE:
-        raise UserError(
-            f"{path} holds a pickle of {sizes[pickles[0]]} bytes; a checkpoint's has {_LARGEST_PICKLE} at most"
-        )
+    if sizes[members[0]] > _LARGEST_PICKLE:
+        raise UserError(f"{path} contains a pickle of {sizes[members[0]]} bytes; at most {_LARGEST_PICKLE} are read")
     big_endian = sizes.get(f"{root}byteorder", 99) < 9 and archive.read(f"{root}byteorder").strip() == b"big"
-    content = torch_pickle.load(io.BytesIO(archive.read(pickles[0])), str(path))
+    content = load_pickle(io.BytesIO(archive.read(members[0])), str(path))
 
     def read(tensor: Tensor) -> np.ndarray:
         name = f"{root}data/{tensor.storage.key}"
-        _check_size(tensor.storage, sizes[name])  # before anything is unpacked
+        _check_size(tensor.storage, sizes[name])  # before unpacking
         return _view(archive.read(name), tensor, big_endian=big_endian)
 
     return TorchFile(path, content, read, {})
@@ -159,14 +155,14 @@ def _open_zip(path: pathlib.Path, archive: zipfile.ZipFile) -> TorchFile:
 def _open_legacy(path: pathlib.Path, stream: BinaryIO) -> TorchFile:
     storages: dict[str, Storage] = {}
     for expected in (_LEGACY_MAGIC, _LEGACY_PROTOCOL):
-        if torch_pickle.load(stream, str(path)) != expected:
-            raise UserError(f"{path} is a pickle but no PyTorch checkpoint: expected {_FORMATS}")
-    torch_pickle.load(stream, str(path))  # the writer's machine; its numbers are little-endian on any
-    content = torch_pickle.load(stream, str(path), storages=storages)
-    keys = torch_pickle.load(stream, str(path))
+        if load_pickle(stream, str(path)) != expected:
+            raise UserError(f"{path} is a pickle but not a PyTorch checkpoint: expected {_FORMATS}")
+    load_pickle(stream, str(path))  # the writer's machine; numbers are little-endian on all
+    content = load_pickle(stream, str(path), storages=storages)
+    keys = load_pickle(stream, str(path))
     places, position = {}, stream.tell()
     for key in keys:
-        places[key] = position + 8  # in front of each storage stands its length
+        places[key] = position + 8  # the length precedes each storage
         position += 8 + storages[key].size * _dtype(storages[key]).itemsize
     if position > stream.seek(0, io.SEEK_END):
         raise EOFError("storages are missing at its end")
@@ -184,7 +180,7 @@ def _open_legacy(path: pathlib.Path, stream: BinaryIO) -> TorchFile:
 
 def _open_safetensors(path: pathlib.Path, file: Any) -> TorchFile:
     content = {}
-    for name in file.keys():  # noqa: SIM118  it is no dictionary
+    for name in file.keys():  # noqa: SIM118  not a dictionary
         part = file.get_slice(name)
         shape = tuple(part.get_shape())
         content[name] = Tensor(Storage(part.get_dtype(), name, math.prod(shape)), 0, shape, ())

@@ -1,13 +1,14 @@
-"""What the layers of our networks are called in PyTorch's checkpoints, as data.
+"""Names and layouts of our networks' weights in PyTorch's checkpoints.
 
-Each network has a row of layers. A layer knows its path in our variables, the names it has in PyTorch (the first is
-written, all are read), and how its weights are laid out there. A network that is added gets a function here.
+A network is a sequence of TorchLayer, each with its path in our variables, its names in PyTorch (the first is written,
+all are read), and the layout of its weights. Encoders define theirs in `torch_layers`; those of the other networks are
+in this module.
 
 Encoders are named as in torchvision, and also read as MadryLab's robustness library names them (AlexNet's last layer
 is "last_layer", a ResNet has "shortcut" and "linear"); wide ResNets as in TRADES, GAIRAT and RobustBench; VGG-16 with
 a pooled head as in Adv-BNN; generators, the discriminator and the denoiser as in the released code of Rojas-Gomez et
-al. 2022 (github.com/renanrojasg/adv_robust_autoencoder). An encoder that none of them has (CaffeNet, AlexNetSmall)
-keeps our names: conv1.weight, ..., fc8.bias.
+al. 2022 (github.com/renanrojasg/adv_robust_autoencoder). Encoders that none of them has (CaffeNet, AlexNetSmall)
+have our names: conv1.weight, ..., fc8.bias.
 
 Source: the state_dict of each of these.
 """
@@ -34,20 +35,20 @@ from arinv.types import Variables
 
 Layers = tuple[TorchLayer, ...]
 
-# Parts of a checkpoint that no network of ours reads, by the last part of the name: counts of batches and of averaged
-# models that PyTorch, its SWA and EMA keep.
+# Tensors that are not read, by the last part of the name: counts of batches and of averaged models of PyTorch, its SWA
+# and EMA.
 UNREAD_LAST = ("num_batches_tracked", "n_averaged", "num_updates")
-# By the first: a group of blocks that the wide ResNets of TRADES and RobustBench own but never apply; the constant
-# kernels of the released denoiser; losses, metrics and optimisers that are modules of the network that was saved.
+# By the first part: a group of blocks that the wide ResNets of TRADES and RobustBench contain but never apply; the
+# constant kernels of the released denoiser; losses, metrics and optimisers that are modules of the saved network.
 UNREAD_FIRST = re.compile(
     r"sub_block1|(un)?pool[123]|criterion|optimizer|(.*_)?loss(_.*)?|"
     r"(.*_)?(acc|accuracy|top\d|auroc|auc|f1|precision|recall|metrics?|meters?|confusion_matrix|confmat)(_?\d+|_.*)?"
 )
-# Other networks that lie beside the one that is read: a second copy of it, in robustness' attacker, among them.
+# Other networks beside the one that is read, such as its second copy in the attacker of robustness.
 NEIGHBOURS = ("attacker", "classifier", "generator", "comparator", "discriminator", "ema", "model_ema", "ema_model")
-# Where the pixel normalisation stands, by the last part of the name.
+# Last parts of the names of the pixel normalisation.
 MEANS, DEVIATIONS = ("new_mean", "mean", "mu"), ("new_std", "std", "sigma")
-# Entries of a file that hold weights, the usual first.
+# Usual entries for the weights in a file, the most frequent first.
 ENTRIES = ("model", "state_dict", "model_state_dict", "net", "last")
 
 
@@ -60,7 +61,7 @@ def generator_layers(plan: Plan) -> Layers:
     """Returns the layers of the generator of a plan, a torch.nn.Sequential called "gen".
 
     Raises:
-      UserError: a generator that begins with a dense layer: the released code has another one.
+      UserError: a generator that begins with a dense layer, which the released code does not have.
     """
     layers, i = [], 0
     for step, (kind, _, _) in enumerate(plan):
@@ -79,7 +80,7 @@ def discriminator_layers(channels: int) -> Layers:
     """Returns the layers of the discriminator.
 
     Args:
-      channels: of the features it is given, 0 where they are a vector.
+      channels: of its input features, 0 for a vector.
     """
     convolutions = (TorchLayer(f"conv{i}", (f"features.{3 * i}",)) for i in range(5))
     return (
@@ -97,7 +98,7 @@ def wavelet_encoder_layers() -> Layers:
     return tuple(TorchLayer(path, (name,)) for path, name in places.items())
 
 
-# Of AlexNetWavGen with upsample_mode="conv5_interp", in its order: where convolutions end, bn for conv.
+# Suffixes of convolutions and normalisations of AlexNetWavGen with upsample_mode="conv5_interp", in its order.
 _WAVELET_DECODER = ("7_1", "6_1", "5_1", "5_2", "4_1", "4_2", "3_1", "2", "2_1", "1")
 
 
@@ -105,7 +106,7 @@ def wavelet_decoder_layers(plan: DecoderPlan) -> Layers:
     """Returns the layers of the decoder of the released denoiser, AlexNetWavGen.
 
     Raises:
-      UserError: another number of convolutions: the released code has this one plan.
+      UserError: another number of convolutions than in the only plan of the released code.
     """
     steps = [i for i, step in enumerate(plan) if step.kind == "conv"]
     if len(steps) != len(_WAVELET_DECODER):
@@ -124,7 +125,7 @@ _LEAVES = {
     ("params", "scale"): ("weight",),
     ("batch_stats", "mean"): ("running_mean",),
     ("batch_stats", "var"): ("running_var",),
-    # The second of each is how torch.nn.utils.parametrizations names it.
+    # The second of each is the name in torch.nn.utils.parametrizations.
     ("spectral", "u"): ("weight_u", "parametrizations.weight.0._u"),
     ("spectral", "v"): ("weight_v", "parametrizations.weight.0._v"),
 }
@@ -136,10 +137,10 @@ class Entry(NamedTuple):
 
     Attributes:
       path: in our variables, collection first.
-      shape: here.
+      shape: in our variables.
       names: in PyTorch; the first is written.
-      layer: the layer it belongs to.
-      kernel: shape of that layer's kernel here, None where it has none.
+      layer: that the array is part of.
+      kernel: shape of the layer's kernel in our variables, None if it has none.
     """
 
     path: tuple[str, ...]
@@ -168,7 +169,7 @@ def entries(variables: Mapping[str, Any], layers: Layers) -> list[Entry]:
     """
     flat = traverse_util.flatten_dict(dict(variables))
     order = {tuple(layer.path.split("/")): i for i, layer in enumerate(layers)}
-    found = []
+    pairs = []
     for path, leaf in flat.items():
         owner = path[1:-1] if path[0] != "spectral" else path[1:-2]  # spectral: .../vectors/u
         layer = layers[order[owner]]
@@ -179,8 +180,8 @@ def entries(variables: Mapping[str, Any], layers: Layers) -> list[Entry]:
             endings = _LEAVES[path[0], path[-1]]
         names = tuple(f"{name}.{ending}" for name in layer.names for ending in endings)
         shape = None if kernel is None else tuple(kernel.shape)
-        found.append((order[owner], Entry(path, tuple(leaf.shape), names, layer, shape)))
-    return [entry for _, entry in sorted(found, key=lambda pair: pair[0])]
+        pairs.append((order[owner], Entry(path, tuple(leaf.shape), names, layer, shape)))
+    return [entry for _, entry in sorted(pairs, key=lambda pair: pair[0])]
 
 
 def to_ours(entry: Entry, array: np.ndarray) -> np.ndarray:
@@ -242,7 +243,7 @@ def _features(encoder: nn.Module, layer: str, image_size: int) -> jax.ShapeDtype
 
 
 def encoder_entries(name: str, image_size: int | None, options: Mapping[str, Any]) -> tuple[Encoder, list[Entry]]:
-    """Returns an encoder and the entries of its variables; the last ones belong to the layer that gives the logits.
+    """Returns an encoder and the entries of its variables; the last are those of the logits' layer.
 
     Raises:
       UserError: unknown encoder or option.
@@ -291,7 +292,7 @@ def denoiser_entries(encoder: str, options: Mapping[str, Any]) -> dict[str, list
     """Returns the entries of a denoiser's "encoder" and "decoder"; options are those of `build_denoiser`.
 
     Raises:
-      UserError: unknown encoder or variant, or one that the released code does not have.
+      UserError: unknown encoder or variant, or a variant that the released code does not have.
     """
     module, decoder = build_denoiser(encoder, **options)
     images = _images(SMALLEST_SIDE)

@@ -1,13 +1,12 @@
-"""Reads the pickle inside a PyTorch checkpoint as data: nothing that it names is imported, nothing is called.
+"""The pickle of a PyTorch checkpoint as data: its names are not imported and not called.
 
-A pickle is a program for a stack machine, and Python's own machine calls whatever the program names. Here the
-standard library only decodes the instructions (pickletools.genops); a machine of our own carries them out, and its
-stack never holds anything but numbers, text, plain containers and the records of objects.py. So nothing can run,
-whatever the file names. An object of a class that is not one of objects.BUILDERS, and the result of any other call,
-is a placeholder, Inert; weights are read from beside it.
+A pickle is a program for a stack machine, and Python's machine calls any function that the program names. This module
+only decodes the instructions (pickletools.genops) and executes them on a machine whose stack contains numbers, text,
+plain containers and the records below. An object of a class that is not in BUILDERS, and the result of any other call,
+is a placeholder, Inert; weights beside it are read.
 
-Two things are refused nevertheless, because a file that holds them is hostile: a name that programs are run with, such
-as os.system, and the registry of extensions, which stands for names that are not in the file.
+Two contents raise an error, because a checkpoint has no use for them: names of functions that run programs, such as
+os.system, and the registry of extensions, which refers to names outside of the file.
 
 Source: Python's pickletools, which documents every instruction.
 """
@@ -20,15 +19,6 @@ from collections.abc import Callable
 from typing import Any, BinaryIO, NamedTuple
 
 from arinv.errors import UserError
-
-_DTYPES = {
-    **{"Float": "f4", "Double": "f8", "Half": "f2", "BFloat16": "bfloat16", "Bool": "?"},
-    **{"Long": "i8", "Int": "i4", "Short": "i2", "Char": "i1", "Byte": "u1", "Untyped": "u1"},
-    **{"ComplexFloat": "c8", "ComplexDouble": "c16", "QInt8": "i1", "QUInt8": "u1", "QInt32": "i4"},
-}
-_UNSIGNED = {"uint16": "u2", "uint32": "u4", "uint64": "u8"}
-_LARGEST_REPEATED = 1 << 26  # numbers of a tensor that has a stride of 0
-_KEYS = (str, bytes, int, float, type(None))
 
 
 class Global(NamedTuple):
@@ -45,9 +35,9 @@ class Storage(NamedTuple):
     """A flat run of numbers somewhere in the file.
 
     Attributes:
-      dtype: numpy's name of their type, or "bfloat16".
-      key: the storage's own name.
-      size: how many there are.
+      dtype: NumPy's name of their type, or "bfloat16".
+      key: name of the storage.
+      size: number of numbers.
     """
 
     dtype: str
@@ -67,128 +57,15 @@ class Tensor:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Inert:
-    """Placeholder of an object whose class or function was neither imported nor called.
+    """A placeholder of an object whose class or function was neither imported nor called.
 
     Attributes:
       name: of its class, or of the function that would return it.
-      items: those that the file sets in it, as in a class of dictionaries.
+      items: that the file sets in the object, as in a subclass of dict.
     """
 
     name: str
     items: dict = dataclasses.field(default_factory=dict)
-
-
-def make_storage(storage_type: Any, name: Any, size: Any) -> Storage | Inert:
-    """Returns the record of a storage, or an Inert for a type without a counterpart.
-
-    Raises:
-      ValueError: no name or size.
-    """
-    kind = storage_type.name.removesuffix("Storage") if isinstance(storage_type, Global) else ""
-    if kind not in _DTYPES:
-        return Inert(f"a storage of type {storage_type}")
-    if not isinstance(name, str) or type(size) is not int or size < 0:
-        raise ValueError("a storage without name or size")
-    return Storage(_DTYPES[kind], name, size)
-
-
-def set_item(target: dict, name: Any, value: Any) -> None:
-    """Sets an item whose key is text or a number; drops others, which name no weight and may take forever to hash."""
-    if isinstance(name, _KEYS):
-        target[name] = value
-
-
-def dictionary(pairs: Any = None, *_: Any) -> dict:
-    """Returns a dictionary of a list of pairs, or an empty one."""
-    made: dict = {}
-    for name, value in pairs if isinstance(pairs, list | tuple) else ():
-        set_item(made, name, value)
-    return made
-
-
-def sequence(items: Any = ()) -> list:
-    """Returns a list of a list or tuple; sets become lists too, so that nothing in them is hashed."""
-    return list(items) if isinstance(items, list | tuple) else []
-
-
-def _tensor(source, offset, shape, strides, requires_grad=False, hooks=None, metadata=None) -> Tensor | Inert:
-    if not isinstance(source, Storage) or metadata:  # metadata: marks of conjugate and negative numbers
-        return Inert("a tensor of another kind")
-    if not (isinstance(shape, tuple) and isinstance(strides, tuple) and len(shape) == len(strides)):
-        raise ValueError("shape and strides of a tensor do not match")
-    if any(type(number) is not int or number < 0 for number in (offset, *shape, *strides)):
-        raise ValueError("the shape of a tensor is no row of numbers")
-    end = offset + sum((n - 1) * s for n, s in zip(shape, strides, strict=True)) + 1
-    if math.prod(shape) and end > source.size:
-        raise ValueError("a tensor reaches beyond its storage")
-    if math.prod(shape) > max(source.size, _LARGEST_REPEATED):
-        raise ValueError("a tensor repeats its storage too often")
-    return Tensor(source, offset, shape, strides)
-
-
-def _tensor_of_dtype(source, offset, shape, strides, requires_grad, hooks, dtype, metadata=None) -> Tensor | Inert:
-    name = _UNSIGNED.get(dtype.name) if isinstance(dtype, Global) else None
-    if name is None or not isinstance(source, Storage):
-        return Inert("a tensor of another kind")
-    return _tensor(Storage(name, source.key, source.size // int(name[1])), offset, shape, strides)
-
-
-def _plain_type(name: Any) -> Global | Inert:
-    found = Global("builtins", name) if isinstance(name, str) else None
-    return found if found in BUILDERS else Inert("a type")
-
-
-BUILDERS: dict[Global, Callable] = {
-    Global("torch._utils", "_rebuild_tensor"): _tensor,
-    Global("torch._utils", "_rebuild_tensor_v2"): _tensor,
-    Global("torch._utils", "_rebuild_tensor_v3"): _tensor_of_dtype,
-    Global("torch._utils", "_rebuild_parameter"): lambda data, *_: data,
-    Global("torch._utils", "_rebuild_parameter_with_state"): lambda data, *_: data,
-    Global("torch", "Size"): lambda shape=(): tuple(sequence(shape)),
-    Global("collections", "OrderedDict"): dictionary,
-    Global("collections", "defaultdict"): lambda factory=None, *pairs: dictionary(*pairs),
-    Global("builtins", "dict"): dictionary,
-    Global("builtins", "list"): sequence,
-    Global("builtins", "set"): sequence,
-    Global("builtins", "frozenset"): sequence,
-    Global("builtins", "tuple"): lambda items=(): tuple(sequence(items)),
-}
-
-
-def _names(modules: str, names: str) -> set[Global]:
-    return {Global(module, name) for module in modules.split() for name in names.split()}
-
-
-# Names of types in dill's own words, of which those of plain containers may be built.
-BUILDERS |= dict.fromkeys(_names("dill._dill dill.dill", "_load_type"), _plain_type)
-# Calls that stand for another call: name -> places of the function and of its arguments among their own.
-CALLS_ANOTHER = dict.fromkeys(_names("torch._tensor", "_rebuild_from_type _rebuild_from_type_v2"), (0, 2))
-# Calls that make an object of the class that is their first argument.
-MAKES_ANOTHER = _names("copyreg", "_reconstructor __newobj__ __newobj_ex__")
-
-_RUN_PROGRAMS = {
-    *("os", "posix", "nt", "subprocess", "pty", "commands", "popen2", "runpy", "importlib", "imp", "ctypes", "_ctypes"),
-    *("shutil", "webbrowser", "multiprocessing", "pickle", "_pickle", "marshal", "pdb", "bdb", "cProfile", "timeit"),
-}
-_EVALUATE = {"eval", "exec", "execfile", "compile", "open", "file", "input", "__import__", "breakpoint"}
-
-
-def find(module: str, name: str) -> Global:
-    """Returns the record of a name, Python 3's where the file has Python 2's."""
-    found = _compat_pickle.NAME_MAPPING.get((module, name))
-    return Global(*found) if found else Global(_compat_pickle.IMPORT_MAPPING.get(module, module), name)
-
-
-def is_harmful(found: Global) -> bool:
-    """Returns whether a name is one that programs are run with: no checkpoint has a use for it.
-
-    Those of packages are not, as a class of settings may lie beside any weights; a name such as os.system that is
-    reached through a module of another package is.
-    """
-    *outer, last = found.name.split(".")
-    if found.module == "builtins" and (*outer, last)[0] in _EVALUATE:
-        return True
-    return found.module.split(".")[0] in _RUN_PROGRAMS or not _RUN_PROGRAMS.isdisjoint(outer)
 
 
 _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
@@ -202,13 +79,13 @@ _IGNORED = {"PROTO", "FRAME"}
 _EXTENSIONS = {"EXT1", "EXT2", "EXT4"}
 
 
-def load(stream: BinaryIO, source: str, *, storages: dict[str, Storage] | None = None) -> Any:
-    """Returns what one pickle holds, and leaves the stream right behind it.
+def load_pickle(stream: BinaryIO, source: str, *, storages: dict[str, Storage] | None = None) -> Any:
+    """Returns the object of one pickle, and moves the stream to its end.
 
     Args:
       stream: at the first byte of the pickle.
       source: name of the file, for messages.
-      storages: gets every storage that the pickle mentions, by key.
+      storages: filled with every storage of the pickle, by key.
 
     Returns:
       Numbers, text, dict, list and tuple; Tensor, Global and Inert. Keys of dictionaries are text or numbers.
@@ -224,13 +101,15 @@ def load(stream: BinaryIO, source: str, *, storages: dict[str, Storage] | None =
             machine.step(instruction.name, argument)
     except UserError:
         raise
-    except Exception as error:  # whatever can be wrong with an instruction or its operands
+    except Exception as error:  # of any kind: an instruction or its operands are invalid
         reason = (str(error).splitlines() or [""])[0][:100]
-        raise UserError(f"{source} is damaged or no PyTorch checkpoint ({type(error).__name__}: {reason})") from error
+        raise UserError(
+            f"{source} is damaged or not a PyTorch checkpoint ({type(error).__name__}: {reason})"
+        ) from error
 
 
 class _Machine:
-    """Stack, marks and memo of one pickle; a method do_NAME for each instruction that is no literal."""
+    """Stack, marks and memo of one pickle, and a method do_NAME for each instruction except literals."""
 
     def __init__(self, source: str, storages: dict[str, Storage]):
         self.stack: list = []
@@ -239,7 +118,7 @@ class _Machine:
         self._source, self._storages = source, storages
 
     def step(self, name: str, argument: Any) -> None:
-        """Carries out one instruction."""
+        """Executes one instruction."""
         if name in _LITERALS:
             self.stack.append(argument)
         elif name in _CONSTANTS:
@@ -256,7 +135,7 @@ class _Machine:
     def _refuse(self, what: str) -> None:
         what = what if what.isprintable() else repr(what)
         raise UserError(
-            f"{self._source} holds {what[:200]}, which could run a program when PyTorch loads the file; nothing was "
+            f"{self._source} contains {what[:200]}, which could run a program when PyTorch loads the file; nothing was "
             "run. Get the weights from a source that you trust, as torch.save(model.state_dict(), PATH) writes them"
         )
 
@@ -288,7 +167,7 @@ class _Machine:
         items = self.do_pop_mark()
         self.stack.append(items)
 
-    do_empty_set, do_frozenset = do_empty_list, do_list  # as lists: nothing in them is hashed
+    do_empty_set, do_frozenset = do_empty_list, do_list  # as lists: their items are not hashed
 
     def do_empty_tuple(self) -> None:
         self.stack.append(())
@@ -324,7 +203,7 @@ class _Machine:
         target = self.stack[-1]
         pairs = target.items if isinstance(target, Inert) else target
         if not isinstance(pairs, dict):
-            raise ValueError("items of something that is no dictionary")
+            raise ValueError("items of an object that is not a dictionary")
         for key, value in zip(items[::2], items[1::2], strict=True):
             set_item(pairs, key, value)
 
@@ -340,22 +219,22 @@ class _Machine:
         if isinstance(self.stack[-1], list):
             self.stack[-1].extend(items)
         elif not isinstance(self.stack[-1], Inert):
-            raise ValueError("items of something that is no list")
+            raise ValueError("items of an object that is not a list")
 
     def do_global(self, text: str) -> None:
         module, _, name = text.partition(" ")
         self._name(module, name)
 
     def _name(self, module: str, name: str) -> None:
-        found = find(module, name)
-        if is_harmful(found):
-            self._refuse(f"the name {found}")
-        self.stack.append(found)
+        record = resolve_name(module, name)
+        if is_harmful(record):
+            self._refuse(f"the name {record}")
+        self.stack.append(record)
 
     def do_stack_global(self) -> None:
         module, name = self._pop(2)
         if not (isinstance(module, str) and isinstance(name, str)):
-            raise ValueError("a name that is no text")
+            raise ValueError("a name that is not text")
         self._name(module, name)
 
     def do_reduce(self) -> None:
@@ -371,10 +250,10 @@ class _Machine:
         self._call(cls, tuple(args))
 
     def _call(self, function: Any, args: Any) -> None:
-        """Puts the result of a call onto the stack: what a builder returns, else a placeholder."""
+        """Pushes the result of a call: that of a builder, else a placeholder."""
         if not isinstance(args, tuple):
             raise ValueError("a call without arguments")
-        if not isinstance(function, Global):  # which alone may be hashed: tuples of tuples take forever
+        if not isinstance(function, Global):  # hashing other objects may take unbounded time
             self.stack.append(_placeholder(function))
         elif function in CALLS_ANOTHER:
             self._call(*(args[place] for place in CALLS_ANOTHER[function]))
@@ -392,7 +271,7 @@ class _Machine:
         self._make(self._pop(3)[0])
 
     def _make(self, cls: Any) -> None:
-        """Puts an object that is made without a call of its class onto the stack: a container, or a placeholder."""
+        """Pushes an object that is created without a call of its class: a container, or a placeholder."""
         builder = BUILDERS.get(cls) if isinstance(cls, Global) else None
         self.stack.append(builder() if builder in (dictionary, sequence) else _placeholder(cls))
 
@@ -403,7 +282,7 @@ class _Machine:
     def do_binpersid(self) -> None:
         identity = self.stack.pop()
         if not isinstance(identity, tuple) or len(identity) < 2 or identity[0] not in ("storage", "module"):
-            raise ValueError("an identity that is no storage")
+            raise ValueError("a persistent identity that is not a storage")
         if identity[0] == "module":  # a class with its source code, in old files
             self.stack.append(identity[1])
         elif len(identity) > 5 and identity[5] is not None:
@@ -416,5 +295,128 @@ class _Machine:
             self.stack.append(storage)
 
 
-def _placeholder(made_by: Any) -> Inert:
-    return Inert(str(made_by) if isinstance(made_by, Global) else getattr(made_by, "name", "an object of the file"))
+def _placeholder(function: Any) -> Inert:
+    return Inert(str(function) if isinstance(function, Global) else getattr(function, "name", "an object of the file"))
+
+
+_DTYPES = {
+    **{"Float": "f4", "Double": "f8", "Half": "f2", "BFloat16": "bfloat16", "Bool": "?"},
+    **{"Long": "i8", "Int": "i4", "Short": "i2", "Char": "i1", "Byte": "u1", "Untyped": "u1"},
+    **{"ComplexFloat": "c8", "ComplexDouble": "c16", "QInt8": "i1", "QUInt8": "u1", "QInt32": "i4"},
+}
+_UNSIGNED = {"uint16": "u2", "uint32": "u4", "uint64": "u8"}
+_LARGEST_REPEATED = 1 << 26  # numbers of a tensor that has a stride of 0
+_KEYS = (str, bytes, int, float, type(None))
+
+
+def make_storage(storage_type: Any, name: Any, size: Any) -> Storage | Inert:
+    """Returns the record of a storage, or an Inert for a type without a counterpart.
+
+    Raises:
+      ValueError: a name or size of another type.
+    """
+    kind = storage_type.name.removesuffix("Storage") if isinstance(storage_type, Global) else ""
+    if kind not in _DTYPES:
+        return Inert(f"a storage of type {storage_type}")
+    if not isinstance(name, str) or type(size) is not int or size < 0:
+        raise ValueError("a storage without name or size")
+    return Storage(_DTYPES[kind], name, size)
+
+
+def set_item(target: dict, name: Any, value: Any) -> None:
+    """Sets an item whose key is text or a number; drops others, whose hash may take unbounded time."""
+    if isinstance(name, _KEYS):
+        target[name] = value
+
+
+def dictionary(pairs: Any = None, *_: Any) -> dict:
+    """Returns a dictionary of a list of pairs, or an empty one."""
+    items: dict = {}
+    for name, value in pairs if isinstance(pairs, list | tuple) else ():
+        set_item(items, name, value)
+    return items
+
+
+def sequence(items: Any = ()) -> list:
+    """Returns a list of a list or tuple; also for sets, so that their items are not hashed."""
+    return list(items) if isinstance(items, list | tuple) else []
+
+
+def _tensor(source, offset, shape, strides, requires_grad=False, hooks=None, metadata=None) -> Tensor | Inert:
+    if not isinstance(source, Storage) or metadata:  # metadata: marks of conjugate and negative numbers
+        return Inert("a tensor of another kind")
+    if not (isinstance(shape, tuple) and isinstance(strides, tuple) and len(shape) == len(strides)):
+        raise ValueError("shape and strides of a tensor do not match")
+    if any(type(number) is not int or number < 0 for number in (offset, *shape, *strides)):
+        raise ValueError("offset, shape and strides of a tensor must be numbers of 0 or more")
+    end = offset + sum((n - 1) * s for n, s in zip(shape, strides, strict=True)) + 1
+    if math.prod(shape) and end > source.size:
+        raise ValueError("a tensor reaches beyond its storage")
+    if math.prod(shape) > max(source.size, _LARGEST_REPEATED):
+        raise ValueError("a tensor repeats its storage too often")
+    return Tensor(source, offset, shape, strides)
+
+
+def _tensor_of_dtype(source, offset, shape, strides, requires_grad, hooks, dtype, metadata=None) -> Tensor | Inert:
+    name = _UNSIGNED.get(dtype.name) if isinstance(dtype, Global) else None
+    if name is None or not isinstance(source, Storage):
+        return Inert("a tensor of another kind")
+    return _tensor(Storage(name, source.key, source.size // int(name[1])), offset, shape, strides)
+
+
+def _plain_type(name: Any) -> Global | Inert:
+    record = Global("builtins", name) if isinstance(name, str) else None
+    return record if record in BUILDERS else Inert("a type")
+
+
+BUILDERS: dict[Global, Callable] = {
+    Global("torch._utils", "_rebuild_tensor"): _tensor,
+    Global("torch._utils", "_rebuild_tensor_v2"): _tensor,
+    Global("torch._utils", "_rebuild_tensor_v3"): _tensor_of_dtype,
+    Global("torch._utils", "_rebuild_parameter"): lambda data, *_: data,
+    Global("torch._utils", "_rebuild_parameter_with_state"): lambda data, *_: data,
+    Global("torch", "Size"): lambda shape=(): tuple(sequence(shape)),
+    Global("collections", "OrderedDict"): dictionary,
+    Global("collections", "defaultdict"): lambda factory=None, *pairs: dictionary(*pairs),
+    Global("builtins", "dict"): dictionary,
+    Global("builtins", "list"): sequence,
+    Global("builtins", "set"): sequence,
+    Global("builtins", "frozenset"): sequence,
+    Global("builtins", "tuple"): lambda items=(): tuple(sequence(items)),
+}
+
+
+def _names(modules: str, names: str) -> set[Global]:
+    return {Global(module, name) for module in modules.split() for name in names.split()}
+
+
+# dill's names of types; only plain containers are built.
+BUILDERS |= dict.fromkeys(_names("dill._dill dill.dill", "_load_type"), _plain_type)
+# Calls of another function: name -> places of the function and of its arguments among the arguments.
+CALLS_ANOTHER = dict.fromkeys(_names("torch._tensor", "_rebuild_from_type _rebuild_from_type_v2"), (0, 2))
+# Calls that return an object of the class in their first argument.
+MAKES_ANOTHER = _names("copyreg", "_reconstructor __newobj__ __newobj_ex__")
+
+_RUN_PROGRAMS = {
+    *("os", "posix", "nt", "subprocess", "pty", "commands", "popen2", "runpy", "importlib", "imp", "ctypes", "_ctypes"),
+    *("shutil", "webbrowser", "multiprocessing", "pickle", "_pickle", "marshal", "pdb", "bdb", "cProfile", "timeit"),
+}
+_EVALUATE = {"eval", "exec", "execfile", "compile", "open", "file", "input", "__import__", "breakpoint"}
+
+
+def resolve_name(module: str, name: str) -> Global:
+    """Returns the record of a name, with names of Python 2 replaced by those of Python 3."""
+    renamed = _compat_pickle.NAME_MAPPING.get((module, name))
+    return Global(*renamed) if renamed else Global(_compat_pickle.IMPORT_MAPPING.get(module, module), name)
+
+
+def is_harmful(record: Global) -> bool:
+    """Returns whether a name can run programs.
+
+    Classes of other packages are not harmful, because settings may be saved beside weights; names such as os.system
+    are, also through a module of another package.
+    """
+    *outer, last = record.name.split(".")
+    if record.module == "builtins" and (*outer, last)[0] in _EVALUATE:
+        return True
+    return record.module.split(".")[0] in _RUN_PROGRAMS or not _RUN_PROGRAMS.isdisjoint(outer)

@@ -1,4 +1,4 @@
-"""PyTorch checkpoints become our networks and go back: the same logits and the same features."""
+"""Checkpoints of PyTorch's own networks: equal logits and features after import, and after export again."""
 
 import functools
 
@@ -97,7 +97,7 @@ def compare(model, variables, encoder, options, side):
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_an_encoder_comes_and_goes_back(name, tmp_path):
+def test_encoder_round_trip_keeps_logits_and_features(name, tmp_path):
     encoder, options, side, make, make_written = CASES[name]
     model = originals.randomize(make())
     torch.save(model.state_dict(), tmp_path / "weights.pth")
@@ -130,7 +130,7 @@ def save_robustness(path, model, normalization, **kwargs):
 
 
 @pytest.mark.parametrize("zipped", [True, False])
-def test_a_robustness_checkpoint_with_its_second_copy_and_normalisation(zipped, tmp_path):
+def test_load_torch_reads_a_robustness_checkpoint_with_its_second_copy(zipped, tmp_path):
     path = tmp_path / "checkpoint.pt.best"
     model = originals.randomize(resnet("shortcut", "linear"))
     save_robustness(path, model, CIFAR10, _use_new_zipfile_serialization=zipped)
@@ -143,14 +143,14 @@ def test_a_robustness_checkpoint_with_its_second_copy_and_normalisation(zipped, 
     assert "\n" not in str(error.value)
 
 
-def test_a_normalisation_without_a_name_is_shown_as_numbers(tmp_path):
+def test_describe_torch_returns_the_numbers_of_an_unnamed_normalization(tmp_path):
     model = originals.randomize(resnet("shortcut", "linear"))
     save_robustness(tmp_path / "a.pt", model, ((0.1, 0.2, 0.3), (1.0, 1.0, 1.0)))
     with pytest.raises(UserError, match=r"mean \[0.1, 0.2, 0.3\].*mean=0.1\+0.2\+0.3,std=1\+1\+1"):
         load_torch(tmp_path / "a.pt", "resnet18", **SMALL_RESNET)
 
 
-def test_both_sides_of_a_mismatch_are_shown_on_one_line(tmp_path):
+def test_load_torch_shows_both_sides_of_a_mismatch(tmp_path):
     state = originals.AlexNet(9, 16, last_apart=False).state_dict()
     state["features.3.bias"] = torch.zeros(5)
     state["surplus.weight"] = state.pop("classifier.4.weight")
@@ -161,15 +161,18 @@ def test_both_sides_of_a_mismatch_are_shown_on_one_line(tmp_path):
     message = str(error.value)
     for part in (
         *("missing in the file: classifier.4.weight", "only in the file: surplus.weight"),
-        *("features.3.bias is (5,) there, (192,) here", "classifier.6.weight is (9, 16) there, (7, 16) here"),
-        "no tensor: classifier.4.bias (int)",
+        *(
+            "features.3.bias is (5,) in the file, (192,) in the network",
+            "classifier.6.weight is (9, 16) in the file, (7, 16) in the network",
+        ),
+        "not a tensor: classifier.4.bias (int)",
     ):
         assert part in message
     assert "\n" not in message and len(message) < 1000
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
-def test_other_float_types_become_float32(dtype, tmp_path):
+def test_load_torch_converts_float_types_to_float32(dtype, tmp_path):
     state = {name: tensor.to(dtype) for name, tensor in originals.WideResNet(10, 1, 7).state_dict().items()}
     torch.save({"state_dict": state}, tmp_path / "a.pt")
     variables = load_torch(tmp_path / "a.pt", "wrn28_10", depth=10, width=1, num_classes=7)
@@ -177,7 +180,7 @@ def test_other_float_types_become_float32(dtype, tmp_path):
     assert (variables["params"]["fc"]["bias"] == state["fc.bias"].float().numpy()).all()
 
 
-def test_integers_are_no_weights(tmp_path):
+def test_load_torch_rejects_integers(tmp_path):
     state = originals.WideResNet(10, 1, 7).state_dict()
     state["fc.bias"] = torch.arange(7)
     torch.save(state, tmp_path / "a.pt")
@@ -185,7 +188,7 @@ def test_integers_are_no_weights(tmp_path):
         load_torch(tmp_path / "a.pt", "wrn28_10", depth=10, width=1, num_classes=7)
 
 
-def test_a_whole_network_is_not_made(tmp_path):
+def test_load_torch_rejects_a_pickled_network(tmp_path):
     torch.save(originals.WideResNet(10, 1, 7), tmp_path / "a.pt")
     with pytest.raises(UserError, match="torch_originals.WideResNet.*state_dict"):
         load_torch(tmp_path / "a.pt", "wrn28_10", depth=10, width=1, num_classes=7)
@@ -208,7 +211,7 @@ def save_autoencoder(path, generator):
 
 
 @pytest.mark.parametrize(("layer", "variant"), [("conv5", "default"), ("conv5", "interpolation"), ("conv1", "default")])
-def test_a_released_generator_comes_and_goes_back(layer, variant, tmp_path):
+def test_generator_round_trip_keeps_images(layer, variant, tmp_path):
     plan, options = PAPER_PLANS["alexnet", layer, variant], {"image_size": 64, "variant": variant}
     channels, side = {"conv5": (256, 1), "conv1": (64, 7)}[layer]
     generator = originals.randomize(originals.Generator(plan, channels))
@@ -228,7 +231,7 @@ def test_a_released_generator_comes_and_goes_back(layer, variant, tmp_path):
         np.testing.assert_allclose(nhwc(written.eval()(nchw(features))), expected, rtol=0, atol=1e-5)
 
 
-def test_a_released_discriminator_comes_and_goes_back(tmp_path):
+def test_discriminator_round_trip_keeps_logits(tmp_path):
     options = {"encoder": "alexnet_small", "encoder_options": {"width": 4}, "image_size": 32}
     images, features = random_images(32), np.random.default_rng(1).random((2, 4, 4, 16), np.float32)
     discriminator = originals.randomize(originals.Discriminator(256))

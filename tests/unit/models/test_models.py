@@ -1,4 +1,4 @@
-"""Encoders, generators and discriminator: parameter counts of the papers, shapes, gradients, spectral norm."""
+"""Networks: parameter counts of the papers, image sizes, spectral norm, and rejected options."""
 
 import jax
 import jax.numpy as jnp
@@ -151,7 +151,7 @@ def test_spectral_norm_brings_the_largest_singular_value_to_one(layer, key):
         ("vgg16_bn", 0, 32),
     ],
 )
-def test_images_too_small_are_told_with_the_smallest_side(name, classes, smallest):
+def test_encoder_rejects_images_below_the_smallest_side(name, classes, smallest):
     encoder = models.build(name, num_classes=classes)
     assert all(0 not in feature.shape for feature in features_of(encoder, smallest).values())
     for shape in ((1, smallest - 1, 64, 3), (1, 64, smallest - 1, 3)):
@@ -169,7 +169,7 @@ def test_images_too_small_are_told_with_the_smallest_side(name, classes, smalles
         ("wrn28_10", {"depth": 0}),
     ],
 )
-def test_impossible_numbers_are_told(name, options):
+def test_build_rejects_impossible_numbers(name, options):
     ((option, value),) = options.items()
     with pytest.raises(UserError, match=f"{option} of encoder {name!r} must be a whole number .*; got {value}"):
         models.build(name, **options)
@@ -184,7 +184,7 @@ def test_normalization_is_inside_the_encoder():
 
 
 @pytest.mark.parametrize(
-    ("call", "shown"),
+    ("call", "message"),
     [
         (lambda: models.build("resnet19"), "resnet18"),
         (lambda: models.build("alexnet", depth=3), "num_classes"),
@@ -196,13 +196,13 @@ def test_normalization_is_inside_the_encoder():
         (lambda: normalize(jnp.zeros((1, 1, 1, 3)), "imagnet"), "imagenet"),
     ],
 )
-def test_unknown_names_list_the_known_ones(call, shown):
-    with pytest.raises(UserError, match=shown) as error:
+def test_unknown_names_list_the_allowed_ones(call, message):
+    with pytest.raises(UserError, match=message) as error:
         call()
     assert "\n" not in str(error.value)
 
 
-def test_encoders_refuse_images_of_another_range():
+def test_encoder_rejects_images_of_another_range():
     encoder = models.build("alexnet_small", width=2)
     x = np.full((1, 8, 8, 3), 0.5, np.float32)
     variables = jax.jit(encoder.init)(jax.random.key(0), x)

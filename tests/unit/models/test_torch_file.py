@@ -1,4 +1,4 @@
-"""Checkpoint files of PyTorch: what they hold is read, in every format, and nothing in them is ever run."""
+"""Checkpoint files of PyTorch in every format: their contents, damaged files, and pickles that would run programs."""
 
 import copyreg
 import io
@@ -40,7 +40,7 @@ def fails(path, message):
     assert "\n" not in str(error.value) and str(path) in str(error.value)
 
 
-def test_views_of_one_storage_are_read(tmp_path):
+def test_open_torch_reads_views_of_one_storage(tmp_path):
     stream = table(
         whole=tensor(),
         turned=tensor(shape=(3, 2), strides=(1, 3)),
@@ -51,29 +51,29 @@ def test_views_of_one_storage_are_read(tmp_path):
     )
     expected = [SIX, SIX.T, SIX[:, 1:], np.full(4, 5.0), np.float32(2), np.zeros((0, 3))]
     names = ("whole", "turned", "part", "repeated", "single", "nothing")
-    for found, wanted in zip(read(write_zip(tmp_path / "a.pt", stream), *names), expected, strict=True):
-        assert found.dtype == np.float32 and found.flags.c_contiguous
-        np.testing.assert_array_equal(found, wanted)
+    for array, expected_array in zip(read(write_zip(tmp_path / "a.pt", stream), *names), expected, strict=True):
+        assert array.dtype == np.float32 and array.flags.c_contiguous
+        np.testing.assert_array_equal(array, expected_array)
 
 
 @pytest.mark.parametrize(
     ("kind", "dtype"),
     [("Half", "<f2"), ("Double", "<f8"), ("BFloat16", jnp.bfloat16), ("Long", "<i8"), ("Byte", "u1"), ("Bool", "?")],
 )
-def test_types_of_numbers(kind, dtype, tmp_path):
+def test_open_torch_reads_types_of_numbers(kind, dtype, tmp_path):
     stream = table(x=tensor(streams.storage(kind=f"{kind}Storage")))
     numbers = np.arange(6).astype(dtype)
-    (found,) = read(write_zip(tmp_path / "a.pt", stream, storages={"0": numbers}), "x")
-    assert found.dtype == np.dtype(dtype)
-    np.testing.assert_array_equal(found, numbers.reshape(2, 3))
+    (array,) = read(write_zip(tmp_path / "a.pt", stream, storages={"0": numbers}), "x")
+    assert array.dtype == np.dtype(dtype)
+    np.testing.assert_array_equal(array, numbers.reshape(2, 3))
 
 
-def test_the_other_byte_order(tmp_path):
+def test_open_torch_reads_big_endian_files(tmp_path):
     path = write_zip(tmp_path / "a.pt", table(x=tensor()), storages={"0": SIX.astype(">f4")}, byteorder=b"big")
     np.testing.assert_array_equal(read(path, "x")[0], SIX)
 
 
-def test_the_older_format_with_a_storage_that_no_tensor_uses(tmp_path):
+def test_open_torch_reads_the_older_format_with_an_unused_storage(tmp_path):
     stream = table(a=call(name("argparse", "Namespace"), streams.legacy_storage("1", 4, "LongStorage")))
     stream = stream[:-1] + text("x") + tensor(streams.legacy_storage("2")) + b"u"
     storages = {"1": np.arange(4), "2": np.arange(6, dtype="<f4")}
@@ -84,7 +84,7 @@ def test_the_older_format_with_a_storage_that_no_tensor_uses(tmp_path):
         fails(tmp_path / "b.pt", "damaged")
 
 
-def test_the_older_format_is_little_endian_whatever_its_writer_was(tmp_path):
+def test_open_torch_reads_the_older_format_as_little_endian(tmp_path):
     path = write_legacy(tmp_path / "a.pt", table(x=tensor(streams.legacy_storage("0"))))
     content = bytearray(path.read_bytes())
     flag = content.index(b"\x88", content.index(b"little_endian"))
@@ -93,18 +93,18 @@ def test_the_older_format_is_little_endian_whatever_its_writer_was(tmp_path):
     np.testing.assert_array_equal(read(path, "x")[0], SIX)
 
 
-def test_safetensors(tmp_path):
+def test_open_torch_reads_safetensors(tmp_path):
     path = tmp_path / "a.safetensors"
     safetensors.numpy.save_file({"x": SIX, "y": SIX.astype(jnp.bfloat16)}, path, {"encoder": "alexnet"})
-    for found in read(path, "x", "y"):
-        np.testing.assert_array_equal(found.astype(np.float32), SIX)
+    for array in read(path, "x", "y"):
+        np.testing.assert_array_equal(array.astype(np.float32), SIX)
     with open_torch(path) as file:
         assert file.metadata["encoder"] == "alexnet" and file.content["x"].shape == (2, 3)
     path.write_bytes(path.read_bytes()[:-5])
     fails(path, "cut short or damaged")
 
 
-def test_safetensors_whose_first_byte_is_that_of_a_pickle(tmp_path):
+def test_open_torch_reads_safetensors_whose_first_byte_is_that_of_a_pickle(tmp_path):
     path = tmp_path / "a.safetensors"
     for length in range(200):  # of the header, which is padded to a multiple of 8
         safetensors.numpy.save_file({"x": SIX}, path, {"title": "x" * length})
@@ -114,7 +114,7 @@ def test_safetensors_whose_first_byte_is_that_of_a_pickle(tmp_path):
     np.testing.assert_array_equal(read(path, "x")[0], SIX)
 
 
-def test_parameters_and_other_rebuilders(tmp_path):
+def test_open_torch_reads_parameters_and_other_rebuilders(tmp_path):
     parameter = call(name("torch._utils", "_rebuild_parameter"), tensor(), b"\x88", streams.ORDERED)
     arguments = row(streams.storage(), number(0), row(number(6)), row(number(1)), b"\x89", streams.ORDERED)
     function, kind = name("torch._utils", "_rebuild_tensor_v2"), name("torch", "Tensor")
@@ -124,7 +124,7 @@ def test_parameters_and_other_rebuilders(tmp_path):
     np.testing.assert_array_equal(read(path, "t")[0], SIX.reshape(-1))
 
 
-def test_settings_and_states_are_inert_and_the_weights_beside_them_are_read(tmp_path):
+def test_open_torch_reads_weights_beside_inert_settings(tmp_path):
     foreign = name("somebody.settings", "Options") + b")\x81" + table(rate=number(3)) + b"b"
     stream = table(
         model=streams.ORDERED + b"(" + text("w") + tensor() + b"u" + table(_metadata=streams.ORDERED) + b"b",
@@ -212,16 +212,16 @@ def extensions(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("kind", HARMFUL)
-def test_a_harmful_pickle_is_refused_and_nothing_runs(kind, extensions, tmp_path):
-    stream, made = HARMFUL[kind], tmp_path / "made"
+def test_open_torch_rejects_harmful_pickles_and_runs_nothing(kind, extensions, tmp_path):
+    stream, output = HARMFUL[kind], tmp_path / "made"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
             pickle.loads(b"\x80\x02" + stream + b".")
         except Exception as error:  # some run first and fail afterwards
-            assert made.exists(), error
-    assert made.exists(), "it does no harm, so the test would show nothing"
-    made.unlink()
+            assert output.exists(), error
+    assert output.exists(), "the file is not harmful, so the test would pass for nothing"
+    output.unlink()
 
     inside = row(streams.storage(), number(0), row(number(6)), row(number(1)), stream, streams.ORDERED)
     rebuilt = name("torch._utils", "_rebuild_tensor_v2") + inside + b"R"
@@ -230,11 +230,11 @@ def test_a_harmful_pickle_is_refused_and_nothing_runs(kind, extensions, tmp_path
             fails(write(tmp_path / "a.pt", content), "nothing was run")
     (tmp_path / "raw.pt").write_bytes(b"\x80\x02" + stream + b".")
     fails(tmp_path / "raw.pt", "nothing was run")
-    assert not made.exists()
+    assert not output.exists()
 
 
 @pytest.mark.parametrize("kind", FOREIGN)
-def test_what_lies_beside_weights_is_a_placeholder(kind, tmp_path):
+def test_objects_beside_weights_are_placeholders(kind, tmp_path):
     modules = set(sys.modules)
     with open_torch(write_zip(tmp_path / "a.pt", table(w=tensor(), x=FOREIGN[kind], n=number(3)))) as file:
         np.testing.assert_array_equal(file.array(file.content["w"]), SIX)
@@ -243,7 +243,7 @@ def test_what_lies_beside_weights_is_a_placeholder(kind, tmp_path):
 
 
 @pytest.mark.parametrize("kind", NAMED)
-def test_a_name_beside_weights_is_a_record(kind, tmp_path):
+def test_names_beside_weights_are_records(kind, tmp_path):
     stream, expected = NAMED[kind]
     factory = call(name("collections", "defaultdict"), stream)
     with open_torch(write_zip(tmp_path / "a.pt", table(w=tensor(), x=stream, d=factory))) as file:
@@ -259,12 +259,12 @@ class _Evil:
 
 
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
-def test_a_class_that_reduces_to_a_call_is_not_called(protocol, tmp_path):
+def test_class_that_reduces_to_a_call_is_not_called(protocol, tmp_path):
     harmful = pickle.dumps({"model": _Evil(tmp_path / "made")}, protocol=protocol)
-    assert isinstance(pickles.load(io.BytesIO(harmful), "a.pt")["model"], Inert)
+    assert isinstance(pickles.load_pickle(io.BytesIO(harmful), "a.pt")["model"], Inert)
     assert not (tmp_path / "made").exists()
     pickle.loads(harmful)
-    assert (tmp_path / "made").exists(), "it does no harm, so the test would show nothing"
+    assert (tmp_path / "made").exists(), "the file is not harmful, so the test would pass for nothing"
 
 
 BAD_TENSORS = {
@@ -281,30 +281,30 @@ BAD_TENSORS = {
 
 
 @pytest.mark.parametrize("kind", BAD_TENSORS)
-def test_a_tensor_that_does_not_fit_its_storage_is_damage(kind, tmp_path):
+def test_open_torch_rejects_a_tensor_that_does_not_fit_its_storage(kind, tmp_path):
     fails(write_zip(tmp_path / "a.pt", table(x=BAD_TENSORS[kind])), "damaged")
 
 
-def test_files_of_other_formats(tmp_path):
+def test_open_torch_rejects_files_of_other_formats(tmp_path):
     path = tmp_path / "a.pth"
     fails(path, "no file")
     path.write_bytes(b"")
-    fails(path, "no PyTorch checkpoint")
+    fails(path, "not a PyTorch checkpoint")
     path.write_bytes(b"<!DOCTYPE html><html>not found</html>")
-    fails(path, "no PyTorch checkpoint")
+    fails(path, "not a PyTorch checkpoint")
     path.write_bytes(pickle.dumps([1, 2]))
-    fails(path, "a pickle but no PyTorch checkpoint")
+    fails(path, "a pickle but not a PyTorch checkpoint")
     fails(write_zip(path, table(x=tensor()), **{"constants.pkl": b""}), "TorchScript")
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("readme.txt", "weights")
-    fails(path, "a zip file but no PyTorch checkpoint")
+    fails(path, "a zip file but not a PyTorch checkpoint")
     with tarfile.open(path, "w") as archive:
         archive.addfile(tarfile.TarInfo("storages"))
     fails(path, "tar format")
     fails(tmp_path, "is a directory")
 
 
-def test_damaged_archives(tmp_path):
+def test_open_torch_rejects_damaged_archives(tmp_path):
     path = write_zip(tmp_path / "a.pt", table(x=tensor()))
     content = path.read_bytes()
     for length in (10, 100, len(content) // 2, len(content) - 10):
@@ -315,7 +315,7 @@ def test_damaged_archives(tmp_path):
     fails(path, "CRC")
 
 
-def test_what_is_nested_deep_or_refers_to_itself_ends(tmp_path):
+def test_locate_ends_on_deep_and_circular_contents(tmp_path):
     """Tuples of tuples that would take for ever to hash, and a list in itself."""
     doubled = b")" + b"".join(b"2\x86" for _ in range(200))
     itself = b"]q\x05h\x05a"
@@ -330,14 +330,14 @@ WHOLE = b"\x80\x02" + table(w=tensor(), a=name("my", "A") + b")\x81" + table(b=n
 
 @settings(max_examples=200, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, len(WHOLE) - 1), st.binary(min_size=1, max_size=3)), min_size=1, max_size=4))
-def test_any_change_of_a_pickle_is_read_or_told_on_one_line(changes):
+def test_load_pickle_of_a_changed_pickle_returns_or_raises_one_line(changes):
     stream = bytearray(WHOLE)
     for place, change in changes:
         stream[place : place + len(change)] = change
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of escapes in text
         try:
-            content = pickles.load(io.BytesIO(bytes(stream)), "a.pt")
+            content = pickles.load_pickle(io.BytesIO(bytes(stream)), "a.pt")
         except UserError as error:
             assert "\n" not in str(error)
         else:

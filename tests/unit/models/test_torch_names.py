@@ -1,4 +1,4 @@
-"""Names and layouts in PyTorch's checkpoints, without PyTorch: every network goes out and comes back the same."""
+"""Names and layouts in PyTorch's checkpoints, without PyTorch: round trips of every network, prefixes, mismatches."""
 
 import jax
 import numpy as np
@@ -46,7 +46,7 @@ def random_variables(name, options, side):
 
 
 @pytest.mark.parametrize("name", models.ENCODERS)
-def test_every_encoder_goes_out_and_comes_back(name, tmp_path):
+def test_encoder_round_trip_keeps_variables(name, tmp_path):
     options = {**SMALL[name], "num_classes": 3}
     side = smallest_size(models.build(name, **options))
     variables = random_variables(name, options, side)
@@ -72,14 +72,14 @@ KNOWN = {
 
 
 @pytest.mark.parametrize("name", KNOWN)
-def test_names_are_those_of_the_published_files(name):
+def test_encoder_entries_have_the_names_of_published_files(name):
     options, count, some = KNOWN[name]
     names = [entry.names[0] for entry in encoder_entries(name, None, options)[1]]
     assert len(set(names)) == len(names) == count
     assert set(some) <= set(names)
 
 
-def test_names_of_the_released_generator_and_discriminator():
+def test_generator_and_discriminator_entries_have_the_released_names():
     names = [entry.names[0] for entry in generator_entries("alexnet", "conv5", {})]
     assert {"gen.0.weight_orig", "gen.0.weight_u", "gen.3.weight_v", "gen.34.running_var", "gen.36.bias"} <= set(names)
     assert len(names) == 13 * 3 + 12 * 4 + 1
@@ -89,7 +89,7 @@ def test_names_of_the_released_generator_and_discriminator():
     assert shapes["classifier01.0.weight_orig"] == (1024, 9216) and shapes["classifier02.4.weight_v"] == (512,)
 
 
-def test_a_dense_layer_reads_the_map_channel_by_channel():
+def test_to_ours_permutes_the_dense_kernel_by_channel():
     rng = np.random.default_rng(0)
     image, weight = rng.standard_normal((2, 2, 5)), rng.standard_normal((3, 20))
     layer = TorchLayer("fc6", ("a",), channels=5)
@@ -101,7 +101,7 @@ def test_a_dense_layer_reads_the_map_channel_by_channel():
 
 @pytest.mark.parametrize("shape", [(3, 3, 2, 5), (4, 4, 2, 5), (7, 5)])
 @pytest.mark.parametrize("transposed", [False, True])
-def test_singular_vectors_go_with_their_kernel(shape, transposed):
+def test_to_ours_permutes_singular_vectors_with_their_kernel(shape, transposed):
     """The largest singular value u W v is the same in both layouts."""
     rng = np.random.default_rng(0)
     layer = TorchLayer("up", ("up",), transposed=transposed and len(shape) == 4)
@@ -116,7 +116,7 @@ def test_singular_vectors_go_with_their_kernel(shape, transposed):
     np.testing.assert_array_equal(layout.to_ours(entry, weight), kernel)
 
 
-def test_any_prefix_and_older_or_newer_names(tmp_path):
+def test_load_torch_reads_any_prefix_and_older_or_newer_names(tmp_path):
     """The same weights under names of robustness, and spectral normalisation as a parametrisation."""
     variables = random_variables("resnet18", {"depths": (1, 1, 1, 1)}, 8)
     export_safetensors(tmp_path / "a.safetensors", "resnet18", variables, image_size=8, depths=(1, 1, 1, 1))
@@ -138,9 +138,9 @@ def test_any_prefix_and_older_or_newer_names(tmp_path):
     assert generator["spectral"]["rgb"]["vectors"]["u"].shape == (3,)
 
 
-def test_mistakes_are_one_line(tmp_path):
+def test_load_torch_raises_one_line(tmp_path):
     variables, path = random_variables("wrn28_10", {"depth": 10, "width": 1}, 8), tmp_path / "a.safetensors"
-    with pytest.raises(UserError, match=r"params/fc/kernel: \(64, 10\) given, \(64, 4\) in the network"):
+    with pytest.raises(UserError, match=r"params/fc/kernel: \(64, 10\) in the variables, \(64, 4\) in the"):
         export_safetensors(path, "wrn28_10", variables, depth=10, width=1, num_classes=4)
     with pytest.raises(UserError, match="none in the network"):
         export_safetensors(path, "wrn28_10", {**variables, "extra": {"a": np.zeros(1)}}, depth=10, width=1)
@@ -155,7 +155,7 @@ def test_mistakes_are_one_line(tmp_path):
 
 
 @pytest.mark.parametrize(("dtype", "value"), [("f4", np.nan), ("f4", -np.inf), ("f8", 1e39)])
-def test_weights_that_are_not_finite_are_refused(dtype, value, tmp_path):
+def test_load_torch_rejects_weights_that_are_not_finite(dtype, value, tmp_path):
     entries = encoder_entries("wrn28_10", None, TINY)[1]
     state = {entry.names[0]: np.zeros(entry.torch_shape, dtype) for entry in entries}
     state["block2.layer.0.conv1.weight"][0, 0, 0, 0] = value
@@ -166,29 +166,29 @@ def test_weights_that_are_not_finite_are_refused(dtype, value, tmp_path):
 
 def weights_at(*places):
     """An open file with a network's names at each of these places, a tensor of one number each."""
-    state = {name: Tensor(None, 0, (), ()) for entry in wanted_names() for name in entry.names[:1]}
+    state = {name: Tensor(None, 0, (), ()) for entry in small_entries() for name in entry.names[:1]}
     content = {place: dict(state) for place in places} | {"epoch": 3, "buffers": {"mean": Tensor(None, 0, (), ())}}
     return TorchFile("a.pt", content, None, {})
 
 
-def wanted_names():
+def small_entries():
     return encoder_entries("wrn28_10", None, TINY)[1]
 
 
-def test_a_second_dictionary_that_fits_is_told():
+def test_locate_reports_a_second_dictionary_that_fits():
     for places, taken in ((("best", "last"), "last"), (("state_dict_ema", "state_dict"), "state_dict")):
         file = weights_at(*places)
         file.content[taken]["conv1.weight"] = "this one"
-        found = locate(file, wanted_names())
-        assert found.weights["conv1.weight"] == "this one"
-        assert found.others == tuple(place for place in places if place != taken)
-    assert locate(weights_at("student"), wanted_names()).others == ()
-    with pytest.raises(UserError, match=r"alike: student, teacher; save the one .*torch.load.PATH.\['student'\]"):
-        locate(weights_at("student", "teacher"), wanted_names())
+        state_dict = locate(file, small_entries())
+        assert state_dict.weights["conv1.weight"] == "this one"
+        assert state_dict.others == tuple(place for place in places if place != taken)
+    assert locate(weights_at("student"), small_entries()).others == ()
+    with pytest.raises(UserError, match=r"equally well: student, teacher; save one .*torch.load.PATH.\['student'\]"):
+        locate(weights_at("student", "teacher"), small_entries())
 
 
 @pytest.mark.parametrize("arg", ["norm=L7", "eps=0.5,norm=L7"])
-def test_an_unknown_norm_is_refused_before_the_file_is_read(arg):
+def test_import_rejects_an_unknown_norm_before_reading(arg):
     with pytest.raises(UserError, match="'L7'; known: l1, l2, linf"):
         import_torch.check(import_torch_config.get_config(f"path=a.pt,{arg}"))
     import_torch.check(import_torch_config.get_config("path=a.pt,eps=0.5,norm=l1"))
@@ -197,7 +197,7 @@ def test_an_unknown_norm_is_refused_before_the_file_is_read(arg):
 def weights(prefix="", dtype=np.float32, **others):
     """The arrays of a small wide ResNet by name, and others beside them."""
     rng = np.random.default_rng(0)
-    arrays = {f"{prefix}{e.names[0]}": rng.standard_normal(e.torch_shape).astype(dtype) for e in wanted_names()}
+    arrays = {f"{prefix}{e.names[0]}": rng.standard_normal(e.torch_shape).astype(dtype) for e in small_entries()}
     return arrays | {key.replace("/", "."): np.asarray(value) for key, value in others.items()}
 
 
@@ -226,14 +226,14 @@ def test_locate_finds_weights_in_dictionaries_of_dictionaries(kind, tmp_path):
     load_tiny(save(tmp_path / "a.pt", weights(), NESTED[kind]))
 
 
-def test_locate_refuses_two_networks_alike_at_one_depth():
+def test_locate_rejects_two_equal_networks_at_one_depth():
     file = weights_at("a", "b")
     file.content = {"student": {"model": file.content["a"]}, "teacher": {"model": file.content["b"]}}
     with pytest.raises(UserError, match=r"student/model, teacher/model; .*\['student'\]\['model'\]"):
-        locate(file, wanted_names())
+        locate(file, small_entries())
     file.content = {"model": file.content["student"]["model"], "ema": file.content["teacher"]}
-    found = locate(file, wanted_names())
-    assert (found.place, found.others) == ("model", ("ema/model",))
+    state_dict = locate(file, small_entries())
+    assert (state_dict.place, state_dict.others) == ("model", ("ema/model",))
 
 
 @pytest.mark.parametrize("optimizer", [b"}", None])
@@ -241,7 +241,7 @@ def test_locate_names_a_whole_object(optimizer, tmp_path):
     stream, storages = state({"exp_avg": np.zeros(3, np.float32)})
     network = name("models.vgg", "VGG") + b")\x81" + table(training=number(1)) + b"b"
     path = write_zip(tmp_path / "a.pt", table(model=network, optimizer=optimizer or stream), storages=storages)
-    with pytest.raises(UserError, match=r"model is a whole object of class models.vgg.VGG.*state_dict\(\)") as error:
+    with pytest.raises(UserError, match=r"model is an object of class models.vgg.VGG.*state_dict\(\)") as error:
         load_tiny(path)
     assert "\n" not in str(error.value)
     arguments = name("argparse", "Namespace") + b")\x81"
@@ -260,16 +260,16 @@ EXTRAS = {
 
 
 @pytest.mark.parametrize("kind", EXTRAS)
-def test_load_torch_ignores_known_extras_and_reports_them(kind, tmp_path):
+def test_load_torch_skips_listed_extras_and_reports_them(kind, tmp_path):
     lines, arrays = [], weights(**EXTRAS[kind])
     load_tiny(save(tmp_path / "a.pt", arrays), report=lines.append)
-    assert len(lines) == 2 and f"from {len(wanted_names())} tensors" in lines[0] and "parameters" in lines[0]
+    assert len(lines) == 2 and f"from {len(small_entries())} tensors" in lines[0] and "parameters" in lines[0]
     assert all(key.replace("/", ".") in lines[1] for key in EXTRAS[kind] if key != "prefix")
 
 
-def test_load_torch_refuses_unknown_extras_unless_it_is_to_report_them(tmp_path):
+def test_load_torch_rejects_unlisted_extras_unless_on_unknown_is_report(tmp_path):
     path = save(tmp_path / "a.pt", weights("model.", **{"adapter/weight": np.ones(2, np.float32)}))
-    with pytest.raises(UserError, match="only in the file: adapter.weight; on_unknown=report leaves those out$"):
+    with pytest.raises(UserError, match="only in the file: adapter.weight; on_unknown=report skips these$"):
         load_tiny(path)
     lines = []
     load_tiny(path, on_unknown="report", report=lines.append)
@@ -286,7 +286,7 @@ ROBUSTBENCH = ((0.4914, 0.4822, 0.4465), (0.2471, 0.2435, 0.2616))
 
 
 @pytest.mark.parametrize(("dtype", "kind"), [(np.float16, "HalfStorage"), (np.float32, "FloatStorage")])
-def test_normalization_is_compared_as_far_as_its_type_holds_it(dtype, kind, tmp_path):
+def test_normalization_is_compared_at_the_precision_of_its_type(dtype, kind, tmp_path):
     mean, std = (np.array(part, dtype).reshape(1, 3, 1, 1) for part in NORMALIZATIONS["imagenet"])
     path = save(tmp_path / "a.pt", weights(dtype=dtype, mu=mean, sigma=std), kind=kind)
     assert describe_torch(path, "wrn28_10", **TINY)["normalization"] == "imagenet"
@@ -295,7 +295,7 @@ def test_normalization_is_compared_as_far_as_its_type_holds_it(dtype, kind, tmp_
         load_torch(path, "wrn28_10", **TINY, normalization="cifar10")
 
 
-def test_normalization_of_a_file_may_have_no_name(tmp_path):
+def test_load_torch_accepts_an_unnamed_normalization(tmp_path):
     mean, std = (np.array(part, np.float32).reshape(1, 3, 1, 1) for part in ROBUSTBENCH)
     path = save(tmp_path / "a.pt", weights(mu=mean, sigma=std))
     carried = describe_torch(path, "wrn28_10", **TINY)["normalization"]
@@ -310,19 +310,19 @@ def import_config(path, **arguments):
     return import_torch_config.get_config(f"encoder=wrn28_10,depth=10,width=1,path={path},{text}")
 
 
-def test_import_takes_depth_width_and_the_normalisation_of_the_file(tmp_path, capsys):
+def test_import_uses_depth_width_and_the_normalization_of_the_file(tmp_path, capsys):
     mean, std = (np.array(part, np.float32).reshape(1, 3, 1, 1) for part in ROBUSTBENCH)
     path = save(tmp_path / "a.pt", weights(mu=mean, sigma=std))
     import_torch.run(Run(import_config(path), tmp_path / "out"))
     lines = capsys.readouterr().err
-    count = len(wanted_names())
+    count = len(small_entries())
     assert f"encoder 'wrn28_10' of 10 classes, 77,850 parameters, from {count} tensors" in lines
     assert "mean (0.4914, 0.4822, 0.4465), standard deviation (0.2471, 0.2435, 0.2616): as in the file" in lines
     encoder = networks.load(tmp_path / "out", kind="classifier")
     assert (encoder.module.depth, encoder.module.width, encoder.module.normalization) == (10, 1, ROBUSTBENCH)
 
 
-def test_import_says_which_normalisation_is_assumed(tmp_path, capsys):
+def test_import_prints_the_assumed_normalization(tmp_path, capsys):
     path = save(tmp_path / "a.pt", weights())
     import_torch.run(Run(import_config(path), tmp_path / "a"))
     assert "none, mean (0.0, 0.0, 0.0), standard deviation (1.0, 1.0, 1.0): the encoder's" in capsys.readouterr().err
@@ -363,7 +363,7 @@ def denoiser_weights():
     return {f"module.{key}": np.asarray(array, np.float32) for key, array in arrays.items()}
 
 
-def test_the_released_denoiser_is_read(tmp_path):
+def test_load_torch_denoiser_reads_the_released_names(tmp_path):
     arrays = denoiser_weights()
     path = save(tmp_path / "a.pt", arrays, lambda stream: table(model=stream, discriminator=b"N"))
     halves, (encoder, decoder) = load_torch_denoiser(path), models.build_denoiser()
@@ -380,7 +380,7 @@ def test_the_released_denoiser_is_read(tmp_path):
         denoiser_entries("alexnet", {"variant": "table_a9"})
 
 
-def test_a_denoiser_is_imported_beside_its_encoder(tmp_path):
+def test_import_of_a_denoiser_needs_its_encoder(tmp_path):
     rng = np.random.default_rng(0)
     options = {"num_classes": 2, "dense_width": 8, "head_side": 1}
     entries = encoder_entries("alexnet", 64, options)[1]
@@ -407,7 +407,7 @@ def test_a_denoiser_is_imported_beside_its_encoder(tmp_path):
     np.testing.assert_array_equal(trained.variables["params"]["rgb"]["bias"], [0, 1, 2])
 
 
-def test_what_is_no_tensor_may_lie_among_the_weights(tmp_path):
+def test_load_torch_skips_entries_that_are_not_tensors(tmp_path):
     """Settings beside weights at the top of a file, and class numbers that would take forever to print."""
     doubled = b")" + b"".join(b"2\x86" for _ in range(200))
     stream, storages = state(weights())
@@ -419,11 +419,11 @@ def test_what_is_no_tensor_may_lie_among_the_weights(tmp_path):
     assert describe_torch(path, "wrn28_10", **TINY)["class_names"] == []
 
 
-def test_options_of_a_placeholder_are_not_weights(tmp_path):
+def test_load_torch_rejects_a_placeholder_as_weight(tmp_path):
     """A weight that only an unknown function could make is named as what it is."""
     arrays = weights()
     stream, storages = state({key: array for key, array in arrays.items() if key != "fc.bias"})
-    made = call(name("my", "rebuild"), row(text("a")))
-    path = write_zip(tmp_path / "a.pt", stream[:-1] + text("fc.bias") + made + b"u", storages=storages)
-    with pytest.raises(UserError, match=r"no tensor: fc.bias \(my.rebuild\)"):
+    placeholder = call(name("my", "rebuild"), row(text("a")))
+    path = write_zip(tmp_path / "a.pt", stream[:-1] + text("fc.bias") + placeholder + b"u", storages=storages)
+    with pytest.raises(UserError, match=r"not a tensor: fc.bias \(my.rebuild\)"):
         load_tiny(path)

@@ -1,4 +1,4 @@
-"""The denoiser's two halves: parameter counts, sizes, AlexNet's weights, and pooling that the decoder undoes."""
+"""The two halves of the denoiser: parameter counts, sizes, AlexNet's weights, synthesis and padding."""
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +27,7 @@ def count(module, *inputs):
 
 
 @pytest.mark.parametrize(("variant", "expected"), [("default", 2_574_778), ("table_a9", 2_574_865)])
-def test_parameter_counts(variant, expected):
+def test_denoiser_parameter_counts(variant, expected):
     encoder, decoder = models.build_denoiser(variant=variant)
     assert count(encoder, images_of(224, 224)) == 2_469_696
     assert count(decoder, *encoded(encoder, images_of(224, 224))) == expected
@@ -35,14 +35,14 @@ def test_parameter_counts(variant, expected):
 
 @pytest.mark.parametrize("pad_side", ["official", "aligned"])
 @pytest.mark.parametrize(("height", "width"), [(64, 64), (96, 160), (224, 224), (64, 1024)])
-def test_the_decoder_returns_the_size_of_the_input(height, width, pad_side):
+def test_decoder_returns_the_size_of_the_input(height, width, pad_side):
     encoder, decoder = models.build_denoiser(pad_side=pad_side, dtype=jnp.bfloat16)
     inputs = encoded(encoder, images_of(height, width))
     images = jax.eval_shape(lambda *x: decoder.init_with_output(KEY, *x)[0], *inputs)
     assert images.shape == (2, height, width, 3) and images.dtype == jnp.float32
 
 
-def test_training_updates_statistics_and_singular_vectors():
+def test_decoder_training_updates_statistics_and_singular_vectors():
     encoder, decoder = models.build_denoiser()
     inputs = encoded(encoder, images_of(64, 64))
     variables = jax.eval_shape(lambda *x: decoder.init(KEY, *x), *inputs)
@@ -55,13 +55,13 @@ def test_training_updates_statistics_and_singular_vectors():
 
 
 @pytest.mark.parametrize(("height", "width"), [(32, 64), (64, 100), (0, 64)])
-def test_sizes_that_lead_nowhere_are_refused(height, width):
+def test_encoder_rejects_sides_that_are_not_multiples_of_32(height, width):
     with pytest.raises(UserError, match=f"multiples of 32 from 64 up; got {height} x {width}"):
         encoded(models.build_denoiser().encoder, images_of(height, width))
 
 
 @pytest.mark.parametrize(
-    ("options", "shown"),
+    ("options", "message"),
     [
         ({"encoder": "vgg16"}, "known: alexnet"),
         ({"variant": "a9"}, "default, table_a9"),
@@ -69,13 +69,13 @@ def test_sizes_that_lead_nowhere_are_refused(height, width):
         ({"encoder_options": {"head": 1}}, "head_side"),
     ],
 )
-def test_unknown_names_list_the_known(options, shown):
-    with pytest.raises(UserError, match=shown):
+def test_build_denoiser_lists_the_allowed_names(options, message):
+    with pytest.raises(UserError, match=message):
         models.build_denoiser(**options)
 
 
 @pytest.mark.parametrize(("variant", "layers"), [("default", ["bn17"]), ("table_a9", ["bn17", "bn18"])])
-def test_only_the_normalisations_of_an_image_begin_elsewhere(variant, layers):
+def test_image_bias_changes_only_normalizations_of_three_channels(variant, layers):
     encoder, decoder = models.build_denoiser(variant=variant)
     features, details = encoder.init_with_output(jax.random.key(0), jnp.zeros((1, 64, 64, 3)))[0]
     variables = decoder.clone(image_bias=2.0).init(jax.random.key(0), features["conv5"], details)
@@ -97,7 +97,7 @@ def analysed():
     return features, *jax.jit(encoder.apply)(variables, images)
 
 
-def test_an_alexnet_s_weights_go_straight_in(analysed):
+def test_wavelet_encoder_accepts_the_weights_of_alexnet(analysed):
     alexnet, features, details = analysed
     np.testing.assert_array_equal(features["relu1"], alexnet["relu1"])
     assert float(features["relu1"].max()) > 0.1
@@ -116,7 +116,7 @@ def step(kind, value, inputs, details, pad_side="official"):
 
 
 @pytest.mark.parametrize(("layer", "sides"), [("1", (55, 54)), ("2", (27, 26)), ("5", (13, 12))])
-def test_synthesis_undoes_the_pooling_up_to_the_dropped_border(analysed, layer, sides):
+def test_synthesis_inverts_analysis_except_for_the_dropped_border(analysed, layer, sides):
     _, features, details = analysed
     whole, kept = sides
     before = np.asarray(features[f"relu{layer}"])
@@ -125,7 +125,7 @@ def test_synthesis_undoes_the_pooling_up_to_the_dropped_border(analysed, layer, 
     np.testing.assert_allclose(after, before[:, :kept, :kept], atol=1e-5 * before.max())
 
 
-def test_aligned_padding_puts_skips_back_where_they_were_and_official_one_further_right(analysed):
+def test_aligned_padding_restores_positions_and_official_padding_shifts_them(analysed):
     _, features, details = analysed
     before, kept = np.asarray(features["relu2"]), slice(0, 26)
     unpooled = step("synthesis", "conv2", features["conv2"], details)
