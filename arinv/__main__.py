@@ -1,6 +1,6 @@
-"""The command: `python -m arinv`, and the console script `arinv`.
+"""The command `python -m arinv` and the console script `arinv`.
 
-What is heavy is imported once the command line is read, so that help, mistakes and Ctrl-C are answered at once.
+JAX is imported after the command line has been parsed, so that help, mistakes and Ctrl-C need no seconds.
 """
 
 import faulthandler
@@ -13,14 +13,14 @@ from arinv import interrupts
 from arinv.errors import UserError
 
 _MISTAKE = 2
-_BROKEN_PIPE = 128 + signal.SIGPIPE  # what a shell reports of a program whose reader is gone
+_BROKEN_PIPE = 128 + signal.SIGPIPE  # exit code in shells of a program whose reader has ended
 
-if multiprocessing.parent_process() is not None:  # a worker that imports the main module: its parent ends it
+if multiprocessing.parent_process() is not None:  # a worker importing the main module; its parent stops it
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def console() -> None:
-    """Entry point of the command."""
+    """Runs the command."""
     faulthandler.enable()
     interrupts.watch()
     try:

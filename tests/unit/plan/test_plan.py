@@ -245,7 +245,8 @@ def test_an_experiment_is_planned_before_anything_is_trained(tmp_path, capsys):
         seconds = stage["seconds_per_step"]
         assert seconds["total"] == seconds["compute"] + seconds["collectives"] > 0
         assert stage["run"]["hours"] > 2 * seconds["total"] / 3600
-    text = "\n".join(plan.lines(found, ["evaluation"]))
+    lines = [line for stage in found for line in plan.stage_lines(stage)]
+    text = "\n".join([*lines, *plan.summary_lines(found, ["evaluation"])])
     assert "bottleneck" in text and "images/s a core here" in text
     assert "8 x A100 SXM 80 GB" in text and "not planned" in text and "device-hours" in text
     assert not list(tmp_path.iterdir())
@@ -305,7 +306,7 @@ def test_input_rate_is_measured_by_the_path_that_training_takes(arg, num_example
 def test_what_is_not_known_is_said(tmp_path):
     config = small_config(**{"data.name": "folder:/nowhere", "data.num_train": 0, "num_steps": 0})
     info, notes = plan._train_info(config)
-    assert info.num_examples == 0 and any("give num_train" in note for note in notes)
+    assert info.num_examples == 0 and any("set num_train" in note for note in notes)
     assert any("classes" in note for note in notes) and info.num_classes > 1
     config.data.num_train = 100
     assert plan._steps_per_epoch(config, plan._train_info(config)[0]) == 6
