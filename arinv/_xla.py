@@ -23,8 +23,8 @@ class _Version(NamedTuple):
 
 
 # On CPUs, XLA uses a library of kernels for some operations:
-#   sums and maxima   fused with matrix products, 0.10.2 returns wrong numbers
-#                     (jax-ml/jax issue 39103; a chain of four products in tests/unit/test_compiler.py); 0.11.0 is right.
+#   sums and maxima   fused with matrix products, 0.10.2 returns wrong numbers (jax-ml/jax issue 39103; a chain of four
+#                     products in tests/unit/test_compiler.py); 0.11.0 is right.
 #   convolutions      take up to twice the time on two cores in every version so far.
 _FUSIONS = "--xla_cpu_experimental_ynn_fusion_type"
 _WITHOUT_BOTH = f"{_FUSIONS}=-reduce,-individual_convolution"

@@ -52,13 +52,13 @@ def execute(command: Command, arguments: list[str]) -> None:
         flags.FLAGS.mark_as_parsed()  # Grain's workers read them
     if command.options["plan"]:
         return _guard(command, lambda: _print_plan(command))
-    options = {name: command.options[name] for name in ("start_seconds", "lost_seconds")}
+    seconds = {name: command.options[name] for name in ("start_seconds", "lost_seconds")}
     try:
-        distributed.start(command.options["distributed"], **options, arguments=arguments)
-    except distributed.MissingProcesses as error:
-        distributed.fail(distributed.LOST, str(error))
+        distributed.start(command.options["distributed"], **seconds, arguments=arguments)
     except UserError as error:
-        distributed.fail(_MISTAKE, str(error))
+        is_lost = isinstance(error, distributed.MissingProcesses)
+        distributed.fail(distributed.LOST if is_lost else _MISTAKE, str(error))
+
     jax.config.update("jax_compilation_cache_dir", str(command.workdir / "compilation_cache"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
     interrupts.let_finish(distributed.AGAIN)

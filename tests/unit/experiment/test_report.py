@@ -1,28 +1,24 @@
-"""The picture of a report."""
+"""Tables and HTML pages, with escaped text."""
 
-import numpy as np
+import base64
 
-from arinv.apps.evaluation import comparison
+from arinv.experiment import report
 
-
-def entry():
-    return {"image": np.zeros((2, 32, 32, 3), np.uint8), "reconstruction": np.zeros((2, 32, 32, 3), np.float32)}
+TABLE = report.Table(["encoder", "PSNR <dB>"], [["standard", "1"], ["a & b", "2"]])
 
 
-def test_long_names_have_room_beside_the_picture():
-    short = comparison._picture({"robust": entry()})
-    long = comparison._picture({"wrn28_10_depth10_width1 n_fgsm": entry()})
-    assert long.shape[0] == short.shape[0] and long.shape[1] > short.shape[1]
-    text = (long < 128).all(-1).any(0)  # columns that hold something dark
-    assert not text[:8].any() and text[8:40].any()
+def test_write_writes_tables_in_both_formats(tmp_path):
+    picture = tmp_path / "picture.png"
+    picture.write_bytes(b"png")
+    report.write(tmp_path, "Title <1>", [TABLE, TABLE], ["a note"], text="above", pictures={"one & all": picture})
+    markdown, html = (tmp_path / "table.md").read_text(), (tmp_path / "report.html").read_text()
+    table = "| encoder | PSNR <dB> |\n| --- | ---: |\n| standard | 1 |\n| a & b | 2 |\n"
+    assert markdown == f"# Title <1>\n\n{table}\n{table}\na note\n"
+    assert html.count("<tr><th>encoder</th><th>PSNR &lt;dB&gt;</th></tr>") == 2
+    assert "<td>a &amp; b</td>" in html and "<h1>Title &lt;1&gt;</h1>" in html and "<h2>one &amp; all</h2>" in html
+    assert f"base64,{base64.b64encode(b'png').decode()}" in html
 
 
-def test_what_rows_do_not_share_is_told():
-    setting = {"data": "photos", "dtype": "float32", "seed": 0}
-    first = {"num_examples": 6, "attack": {"eps": 1.0}, "setting": setting}
-    assert comparison.differences({"a": first, "b": {**first, "setting": {**setting}}}) == ""
-    second = {"num_examples": 8, "attack": None, "setting": {**setting, "dtype": "bfloat16"}}
-    told = comparison.differences({"a": first, "b": second})
-    assert "The number of images is not the same in all rows: a 6, b 8." in told
-    assert "dtype is not the same in all rows: a float32, b bfloat16" in told
-    assert "attack is not the same in all rows: a {'eps': 1.0}, b none" in told and "seed" not in told
+def test_write_writes_no_page_without_pictures(tmp_path):
+    report.write(tmp_path, "Title", [TABLE], [])
+    assert [path.name for path in tmp_path.iterdir()] == ["table.md"]
