@@ -10,9 +10,8 @@ import signal
 import sys
 
 from arinv import interrupts
-from arinv.errors import UserError
+from arinv.errors import MISTAKE, UserError
 
-_MISTAKE = 2
 _BROKEN_PIPE = 128 + signal.SIGPIPE  # exit code in shells of a program whose reader has ended
 
 if multiprocessing.parent_process() is not None:  # a worker importing the main module; its parent stops it
@@ -37,7 +36,7 @@ def console() -> None:
     except OSError as error:  # of stdout, such as a full disk
         print(f"arinv: {error.filename or 'output'}: {error.strerror}", file=sys.stderr)
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        raise SystemExit(_MISTAKE) from None
+        raise SystemExit(MISTAKE) from None
 
 
 def _run(argv: list[str]) -> None:
@@ -50,7 +49,7 @@ def _run(argv: list[str]) -> None:
         command = command_line.parse(argv)
     except UserError as error:
         print(f"arinv: {error}", file=sys.stderr)
-        raise SystemExit(_MISTAKE) from None
+        raise SystemExit(MISTAKE) from None
     from arinv import main
 
     main.execute(command, argv[1:])

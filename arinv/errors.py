@@ -5,6 +5,7 @@ import errno
 import os
 from collections.abc import Iterable
 
+MISTAKE = 2  # exit code of a process that ends with such an error
 DISK_ADVICE = "files saved earlier are complete: free some space or fix the disk, and start again"
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.ESTALE)  # full, read-only or broken
 

@@ -14,12 +14,10 @@ from ml_collections import ConfigDict
 
 from arinv import distributed, interrupts
 from arinv.command_line import Command
-from arinv.errors import UserError, user_line
+from arinv.errors import MISTAKE, UserError, user_line
 from arinv.experiment import stages
 from arinv.plan import plan as plans
 from arinv.tasks import TASKS
-
-_MISTAKE = 2  # exit code
 
 
 def run(config: ConfigDict, workdir: pathlib.Path) -> None:
@@ -57,7 +55,7 @@ def execute(command: Command, arguments: list[str]) -> None:
         distributed.start(command.options["distributed"], **seconds, arguments=arguments)
     except UserError as error:
         is_lost = isinstance(error, distributed.MissingProcesses)
-        distributed.fail(distributed.LOST if is_lost else _MISTAKE, str(error))
+        distributed.fail(distributed.LOST if is_lost else MISTAKE, str(error))
 
     jax.config.update("jax_compilation_cache_dir", str(command.workdir / "compilation_cache"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
@@ -94,7 +92,7 @@ def _guard(command: Command, work: Callable[[], None]) -> None:
         if isinstance(error, BrokenPipeError) and distributed.count() == 1:
             raise
         if line := user_line(error, command.workdir):
-            distributed.fail(_MISTAKE, line)
+            distributed.fail(MISTAKE, line)
         if isinstance(error, Exception):
             distributed.crash(error)
         raise

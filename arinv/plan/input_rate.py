@@ -90,9 +90,9 @@ class _SyntheticSource:
         # Smooth with some noise: about the file size of a photograph.
         rng = np.random.default_rng(0)
         coarse = Image.fromarray(rng.integers(0, 256, (12, 16, 3), dtype=np.uint8)).resize((width, height))
-        picture = np.asarray(coarse, np.int16) + rng.integers(-8, 9, (height, width, 3), dtype=np.int16)
+        pixels = np.asarray(coarse, np.int16) + rng.integers(-8, 9, (height, width, 3), dtype=np.int16)
         file = io.BytesIO()
-        Image.fromarray(np.clip(picture, 0, 255).astype(np.uint8)).save(file, kind)
+        Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8)).save(file, kind)
         self._file = file.getvalue()
         self.stored_bytes = height * width * 3
         self.title = f"{kind} of {width} x {height} px"
@@ -102,8 +102,8 @@ class _SyntheticSource:
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         min_side = image_files.decoded_side(self._size, self._resize)
-        picture = image_files.decode_image(self._file, name="synthetic", min_side=min_side)
-        return {"image": image_files.resize_u8(picture, self._size, self._resize), "label": 0}
+        pixels = image_files.decode_image(self._file, name="synthetic", min_side=min_side)
+        return {"image": image_files.resize_u8(pixels, self._size, self._resize), "label": 0}
 
     def read_labels(self) -> np.ndarray:
         """Returns all labels, int32 [N]."""
