@@ -1,6 +1,6 @@
-"""The command: `python -m arinv`, and the console script `arinv`.
+"""The command `python -m arinv` and the console script `arinv`.
 
-What is heavy is imported once the command line is read, so that help, mistakes and Ctrl-C are answered at once.
+JAX is imported after the command line has been parsed, so that help, mistakes and Ctrl-C need no seconds.
 """
 
 import faulthandler
@@ -10,17 +10,16 @@ import signal
 import sys
 
 from arinv import interrupts
-from arinv.errors import UserError
+from arinv.errors import MISTAKE, UserError
 
-_MISTAKE = 2
-_BROKEN_PIPE = 128 + signal.SIGPIPE  # what a shell reports of a program whose reader is gone
+_BROKEN_PIPE = 128 + signal.SIGPIPE  # exit code in shells of a program whose reader has ended
 
-if multiprocessing.parent_process() is not None:  # a worker that imports the main module: its parent ends it
+if multiprocessing.parent_process() is not None:  # a worker importing the main module; its parent stops it
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def console() -> None:
-    """Entry point of the command."""
+    """Runs the command."""
     faulthandler.enable()
     interrupts.watch()
     try:
@@ -37,7 +36,7 @@ def console() -> None:
     except OSError as error:  # of stdout, such as a full disk
         print(f"arinv: {error.filename or 'output'}: {error.strerror}", file=sys.stderr)
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        raise SystemExit(_MISTAKE) from None
+        raise SystemExit(MISTAKE) from None
 
 
 def _run(argv: list[str]) -> None:
@@ -50,7 +49,7 @@ def _run(argv: list[str]) -> None:
         command = command_line.parse(argv)
     except UserError as error:
         print(f"arinv: {error}", file=sys.stderr)
-        raise SystemExit(_MISTAKE) from None
+        raise SystemExit(MISTAKE) from None
     from arinv import main
 
     main.execute(command, argv[1:])

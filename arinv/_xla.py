@@ -1,6 +1,6 @@
-"""What depends on the version of XLA: flags against its faults, and options for programs that run only a few times.
+"""Flags and compiler options that depend on the version of XLA.
 
-Nothing here imports JAX before it is called: XLA_FLAGS is read once, when the first device is asked for.
+JAX is imported inside functions only: XLA reads XLA_FLAGS once, at the first use of a device.
 """
 
 import functools
@@ -11,32 +11,32 @@ from typing import Any, NamedTuple
 
 
 class _Version(NamedTuple):
-    """The flags for one version of jaxlib, all of them accepted by it: an unknown flag ends the process.
+    """Flags for one version of jaxlib, all accepted by it, since an unknown flag ends the process.
 
     Attributes:
       flags: for every run.
-      quick_flags: for runs of a few steps, such as tests, in which compiling takes longer than computing.
+      quick_flags: for runs of a few steps, such as tests, in which compilation takes longer than computation.
     """
 
     flags: str
     quick_flags: str
 
 
-# XLA hands work on CPUs to a library of kernels, kind by kind:
-#   sums and maxima   where they meet products of matrices in one kernel, 0.10.2 returns wrong numbers
-#                     (jax-ml/jax issue 39103; a chain of four products in tests/test_compiler.py); 0.11.0 is right.
+# On CPUs, XLA uses a library of kernels for some operations:
+#   sums and maxima   fused with matrix products, 0.10.2 returns wrong numbers (jax-ml/jax issue 39103; a chain of four
+#                     products in tests/unit/test_compiler.py); 0.11.0 is right.
 #   convolutions      take up to twice the time on two cores in every version so far.
 _FUSIONS = "--xla_cpu_experimental_ynn_fusion_type"
 _WITHOUT_BOTH = f"{_FUSIONS}=-reduce,-individual_convolution"
 _WITHOUT_CONVOLUTIONS = f"{_FUSIONS}=-individual_convolution"
-# Quick compilation keeps the slow convolutions: they round an image in the same way in whatever batch it stands, so
-# that runs on other numbers of devices can be compared closely.
+# Quick compilation keeps the slow convolutions: their rounding of an image does not depend on its batch, so that runs
+# on other numbers of devices can be compared closely.
 _QUICK = f"--xla_backend_optimization_level=0 {_FUSIONS}=-reduce"
 _EMITTERS = "--xla_cpu_use_fusion_emitters=false"  # the emitters of fused loops take most of the compilation
 
 # Without the library's convolutions a step of PGD-7 training of ResNet-18 takes 21 instead of 28 processor seconds with
-# jaxlib 0.10.2 and 21 instead of 33 with 0.12.0.1; leaving its sums out too changes nothing
-# (launch/records/versions_cpu.json). A version that is not listed gets no flag: measure it with
+# jaxlib 0.10.2 and 21 instead of 33 with 0.12.0.1; excluding its sums as well makes no difference
+# (launch/records/versions_cpu.json). Versions that are not listed get no flag: measure one with
 # `python -m launch.benchmarks.versions` and add a row.
 _VERSIONS = {
     "0.10.2": _Version(_WITHOUT_BOTH, f"{_EMITTERS} {_QUICK}"),
@@ -47,14 +47,14 @@ _VERSIONS = {
     "0.12.0.1": _Version(_WITHOUT_CONVOLUTIONS, _QUICK),
 }
 
-# Options for a program that runs once or a few times. Each is passed only to a compiler that has it.
+# Options for a program that runs once or a few times, each passed only to compilers that accept it.
 _QUICK_OPTIONS = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
 
 
 def set_flags(environment: MutableMapping[str, str], *, jaxlib_version: str) -> None:
-    """Adds to XLA_FLAGS what the installed compiler needs; a choice of the user's own stays.
+    """Adds the flags of the installed version to XLA_FLAGS, unless the user has set them.
 
-    XLA reads the variable when it is first used, not again.
+    XLA reads the variable once, at its first use.
 
     Args:
       environment: os.environ.
@@ -75,7 +75,7 @@ def quick_flags(jaxlib_version: str) -> str:
 
 
 def quick_options() -> dict[str, Any]:
-    """Returns compiler options for a program that runs once, those of them that this version of XLA has.
+    """Returns compiler options for a program that runs once, as far as this version of XLA has them.
 
     Initialises the backend.
     """
@@ -83,7 +83,7 @@ def quick_options() -> dict[str, Any]:
 
 
 def supported(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns those compiler options that the backend accepts.
+    """Returns the compiler options that the backend accepts.
 
     Args:
       options: name -> value, as for `jax.jit(..., compiler_options=...)`.

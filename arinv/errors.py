@@ -1,7 +1,13 @@
-"""The exception for users' mistakes, which the command prints as one line without a traceback."""
+"""Errors that a user can fix, each shown as a single line without a traceback."""
 
 import difflib
+import errno
+import os
 from collections.abc import Iterable
+
+MISTAKE = 2  # exit code of a process that ends with such an error
+DISK_ADVICE = "files saved earlier are complete: free some space or fix the disk, and start again"
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.ESTALE)  # full, read-only or broken
 
 
 class UserError(ValueError):
@@ -30,3 +36,25 @@ def unknown(kind: str, name: object, known: Iterable[str]) -> UserError:
     close = difflib.get_close_matches(str(name), names, n=1)
     hint = f" Did you mean {close[0]!r}?" if close else ""
     return UserError(f"unknown {kind} {name!r}; known: {', '.join(names)}.{hint}")
+
+
+def user_line(error: BaseException, workdir: str | os.PathLike | None = None) -> str:
+    """Returns one line on an error that a user can fix: a UserError, lack of memory, or an error of a disk.
+
+    Args:
+      error: any exception.
+      workdir: of the run, named where an OSError names no file.
+
+    Returns:
+      The line; empty for any other error.
+    """
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
+        lines = str(error).strip().splitlines() or ["the machine has no more"]
+        return f"out of memory ({lines[0][:200]}): set a smaller batch, fewer or smaller images, or use more devices"
+    if isinstance(error, OSError) and error.errno is not None and error.strerror:
+        place = error.filename if isinstance(error.filename, (str, bytes)) else workdir
+        line = f"{place}: {error.strerror}" if place else error.strerror
+        return f"{line}; {DISK_ADVICE}" if error.errno in _DISK else line
+    return ""

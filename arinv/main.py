@@ -1,11 +1,9 @@
-"""Runs the task of a config, or its stages one after the other, or plans what they would cost.
+"""Running a command: a task or the stages of an experiment, or with --plan a plan of what the trainings would cost.
 
-With --plan nothing is run: it tells what the training stages would cost.
-A user's mistake ends in one line on stderr and exit code 2; a run stopped by SIGTERM in 143 and one that lost a process
-or a machine in 75, to be started again. Several processes find each other; see launch/README.md.
+Exit codes: 2 for a user's mistake, with one line on stderr; 143 after SIGTERM and 75 after the loss of a process or
+machine, both to be started again; 130 after Ctrl-C. For several processes see launch/README.md.
 """
 
-import errno
 import pathlib
 from collections.abc import Callable
 from typing import Any
@@ -16,15 +14,10 @@ from ml_collections import ConfigDict
 
 from arinv import distributed, interrupts
 from arinv.command_line import Command
-from arinv.errors import UserError
+from arinv.errors import MISTAKE, UserError, user_line
 from arinv.experiment import stages
-from arinv.experiment.writer import DISK_ADVICE
 from arinv.plan import plan as plans
 from arinv.tasks import TASKS
-
-_MISTAKE = 2  # exit code
-# What a disk may report that is full, read-only, gone or broken.
-_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.ESTALE)
 
 
 def run(config: ConfigDict, workdir: pathlib.Path) -> None:
@@ -33,7 +26,7 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> None:
 
 
 def check(config: ConfigDict, workdir: pathlib.Path) -> dict[pathlib.Path, ConfigDict]:
-    """Raises every mistake that can be seen before any work: `stages.check` with arinv's tasks."""
+    """Checks everything that can be checked before any work: `stages.check` with arinv's tasks."""
     return stages.check(config, workdir, TASKS)
 
 
@@ -43,11 +36,11 @@ def plan(config: ConfigDict, workdir: pathlib.Path | None, **options: Any) -> li
 
 
 def execute(command: Command, arguments: list[str]) -> None:
-    """Carries out a command, and ends the process with its exit code where that is not 0.
+    """Executes a command, and ends the process with its exit code unless that is 0.
 
     Args:
       command: as parsed.
-      arguments: of the command line, which several processes compare.
+      arguments: of the command line, which must be the same in all processes.
 
     Raises:
       SystemExit: with the exit code.
@@ -57,13 +50,13 @@ def execute(command: Command, arguments: list[str]) -> None:
         flags.FLAGS.mark_as_parsed()  # Grain's workers read them
     if command.options["plan"]:
         return _guard(command, lambda: _print_plan(command))
-    options = {name: command.options[name] for name in ("start_seconds", "lost_seconds")}
+    seconds = {name: command.options[name] for name in ("start_seconds", "lost_seconds")}
     try:
-        distributed.start(command.options["distributed"], **options, arguments=arguments)
-    except distributed.MissingProcesses as error:
-        distributed.fail(distributed.LOST, str(error))
+        distributed.start(command.options["distributed"], **seconds, arguments=arguments)
     except UserError as error:
-        distributed.fail(_MISTAKE, str(error))
+        is_lost = isinstance(error, distributed.MissingProcesses)
+        distributed.fail(distributed.LOST if is_lost else MISTAKE, str(error))
+
     jax.config.update("jax_compilation_cache_dir", str(command.workdir / "compilation_cache"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
     interrupts.let_finish(distributed.AGAIN)
@@ -72,7 +65,7 @@ def execute(command: Command, arguments: list[str]) -> None:
 
 
 def _print_plan(command: Command) -> None:
-    jax.config.update("jax_enable_compilation_cache", False)  # a program from the cache has no compile time
+    jax.config.update("jax_enable_compilation_cache", False)  # a cached program has no compile time
     if command.options["devices"]:
         jax.config.update("jax_platforms", "cpu")
         jax.config.update("jax_num_cpu_devices", command.options["devices"])
@@ -86,10 +79,10 @@ def _print_plan(command: Command) -> None:
 
 
 def _guard(command: Command, work: Callable[[], None]) -> None:
-    """Works, and turns what goes wrong into one line and an exit code."""
+    """Calls a function, and turns its exceptions into one line and an exit code."""
     try:
         work()
-    except SystemExit:  # all processes leave at the same step
+    except SystemExit:  # raised by all processes at the same step
         distributed.finish()
         raise
     except BaseException as error:
@@ -98,22 +91,8 @@ def _guard(command: Command, work: Callable[[], None]) -> None:
             raise SystemExit(distributed.INTERRUPTED) from None
         if isinstance(error, BrokenPipeError) and distributed.count() == 1:
             raise
-        if message := _message(error, command.workdir):
-            distributed.fail(_MISTAKE, message)
+        if line := user_line(error, command.workdir):
+            distributed.fail(MISTAKE, line)
         if isinstance(error, Exception):
             distributed.crash(error)
         raise
-
-
-def _message(error: BaseException, workdir: pathlib.Path | None) -> str:
-    """Returns the line on what a user can mend, empty for anything else."""
-    if isinstance(error, UserError):
-        return str(error)
-    if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
-        lines = str(error).strip().splitlines() or ["the machine has no more"]
-        return f"out of memory ({lines[0][:200]}): set a smaller batch, fewer or smaller images, or use more devices"
-    if isinstance(error, OSError) and error.errno is not None and error.strerror:
-        place = error.filename if isinstance(error.filename, (str, bytes)) else workdir
-        line = f"{place}: {error.strerror}" if place else error.strerror
-        return f"{line}; {DISK_ADVICE}" if error.errno in _DISK else line
-    return ""

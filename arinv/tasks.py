@@ -1,6 +1,8 @@
-"""The tasks that a config can ask for, by name: each a module with validate(config) and run(config, workdir).
+"""The table of tasks that a config can name: name -> module.
 
-Where it has check_inputs(config, workdir, stages), that checks earlier runs and data before any stage of an experiment.
+A task's module has check(config), which raises for mistakes that need no data, and run(run: Run), which returns the
+results. Optional are check_inputs(run), which checks earlier runs and data before any stage of an experiment, and
+ONE_PROCESS = True for tasks that run in a single process.
 """
 
 from arinv.apps.anomaly import detector, one_vs_all, overview, score

@@ -1,1 +1,1 @@
-"""Experiments: working directories, checkpoints, trained networks, cached results, reports and figures."""
+"""Experiments: runs and their workdirs, stages, checkpoints, trained networks, cached results, reports and figures."""

@@ -22,9 +22,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from arinv import distributed, paths
-from arinv.errors import UserError
+from arinv.errors import DISK_ADVICE, UserError
 from arinv.experiment.state import TrainState
-from arinv.experiment.writer import DISK_ADVICE
 from arinv.types import Variables
 
 FOLDER = "checkpoints"  # in a run's workdir

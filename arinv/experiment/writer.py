@@ -19,9 +19,7 @@ import tqdm
 from clu import parameter_overview
 from PIL import Image
 
-from arinv.errors import UserError
-
-DISK_ADVICE = "files saved earlier are complete: free some space or fix the disk, and start again"
+from arinv.errors import DISK_ADVICE, UserError
 
 
 def write_atomically(path: pathlib.Path, content: bytes) -> None:

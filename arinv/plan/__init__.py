@@ -1,1 +1,1 @@
-"""Plans: memory, operations, exchanges and time of a training, without running it."""
+"""Plans of trainings: memory, operations, collectives and time, without running them."""

@@ -1,9 +1,8 @@
-"""What a compiled training step costs: memory on each device, operations, exchanges, and the time they take at best.
+"""Costs of a compiled training step: memory on each device, operations, collectives, and a roofline of their time.
 
-The time is a roofline: a convolution or product takes as long as its operations at the assumed share of the peak, or
-as moving its inputs and outputs between the device and its memory, whichever is longer; the exchanges come on top, at
-the bandwidth of the links, as if nothing hid them. Latencies, and what lies between the products, are part of the
-assumed share.
+The time of a convolution or product is that of its operations at the assumed share of the peak, or of moving its
+inputs and outputs between the device and its memory, whichever is longer. Collectives are added at the bandwidth of
+the links, without overlap. Latencies and element-wise operations are part of the assumed share.
 
 Source: Williams et al. 2009 (roofline).
 """
@@ -21,7 +20,7 @@ from arinv.train.flops import Operation
 
 KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 
-_WIDTH = {"pred": 1, "c64": 8, "c128": 16}  # the other types say their bits
+_WIDTH = {"pred": 1, "c64": 8, "c128": 16}  # bytes; the names of other types contain their bits
 _SHAPE = re.compile(r"\b([a-z]+\d*)[a-z0-9]*\[([\d,]*)\]")
 _COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) ?\(.*->.*\{$")
 _CALLED = re.compile(r"(?:to_apply|calls|body|true_computation|false_computation)=%?([\w.\-]+)")
@@ -32,13 +31,13 @@ _GROUP = re.compile(r"(?:replica_groups|source_target_pairs)=\{\{([\d,]*)\}")
 
 
 class Collective(NamedTuple):
-    """One kind of exchange at one place of a program.
+    """A collective operation at one place of a program.
 
     Attributes:
       kind: one of KINDS.
-      size: bytes of the whole array on each device: what is reduced, or gathered, or sent.
-      group: numbers of the devices that take part together, those of the first group.
-      rounds: how often it is executed in one call of the program.
+      size: bytes of the whole array on each device that is reduced, gathered or sent.
+      group: numbers of the devices in the first group.
+      rounds: number of executions in one call of the program.
     """
 
     kind: str
@@ -48,7 +47,7 @@ class Collective(NamedTuple):
 
     @property
     def sent(self) -> float:
-        """Bytes that each device sends in one execution, at the least."""
+        """Bytes that each device sends in one execution, at least."""
         if self.kind == "collective-permute":
             return float(self.size)
         share = (len(self.group) - 1) / len(self.group)
@@ -56,11 +55,11 @@ class Collective(NamedTuple):
 
 
 def collectives(hlo: str, num_devices: int) -> list[Collective]:
-    """Returns the collectives of a program in the order of their execution.
+    """Returns the collectives of a program in the order of execution.
 
     Args:
       hlo: text of the compiled, partitioned program, as `compiled.as_text()` returns it.
-      num_devices: that it runs on.
+      num_devices: of the program.
     """
     bodies: dict[str, list[str]] = {}
     entry, body = "", []
@@ -71,28 +70,28 @@ def collectives(hlo: str, num_devices: int) -> list[Collective]:
             entry = header[2] if header[1] else entry
         elif line.startswith(" "):
             body.append(line)
-    found: dict[str, list[Collective]] = {}
+    cache: dict[str, list[Collective]] = {}
 
     def walk(name: str) -> list[Collective]:
-        if name not in found:
-            found[name] = [part for line in bodies.get(name, ()) for part in _of_line(line, num_devices, walk)]
-        return found[name]
+        if name not in cache:
+            cache[name] = [part for line in bodies.get(name, ()) for part in _of_line(line, num_devices, walk)]
+        return cache[name]
 
     return walk(entry)
 
 
 def _of_line(line: str, num_devices: int, walk) -> list[Collective]:
     kind, shapes = _split(line)
-    if kind.endswith(("-done", "-update")):  # the ends of what a start has begun
+    if kind.endswith(("-done", "-update")):  # counted at the -start
         return []
     if kind.removesuffix("-start") in KINDS:
         group = _group(line, num_devices)
         size = _size(shapes)
-        if kind == "all-gather-start":  # its type is the parts and the whole
+        if kind == "all-gather-start":  # its type has the input and the output
             size = size * len(group) // (len(group) + 1)
-        if kind == "collective-permute-start":  # both ends
+        if kind == "collective-permute-start":  # likewise
             size //= 2
-        if kind == "reduce-scatter":  # its type is a part
+        if kind == "reduce-scatter":  # its type is the output
             size *= len(group)
         return [Collective(kind.removesuffix("-start"), size, group)] if len(group) > 1 else []
     if branches := _BRANCHES.search(line):
@@ -115,11 +114,8 @@ def _split(line: str) -> tuple[str, str]:
 
 
 def _size(shapes: str) -> int:
-    return sum(_width(kind) * math.prod(map(int, filter(None, sides.split(",")))) for kind, sides in _found(shapes))
-
-
-def _found(shapes: str) -> list[tuple[str, str]]:
-    return _SHAPE.findall(re.sub(r"/\*.*?\*/", "", shapes))
+    pairs = _SHAPE.findall(re.sub(r"/\*.*?\*/", "", shapes))
+    return sum(_width(kind) * math.prod(map(int, filter(None, sides.split(",")))) for kind, sides in pairs)
 
 
 def _width(kind: str) -> int:
@@ -141,15 +137,15 @@ def _group(line: str, num_devices: int) -> tuple[int, ...]:
 
 
 class Memory(NamedTuple):
-    """Bytes on each device while a step runs.
+    """Bytes on each device during a step.
 
     Attributes:
-      parameters: of the networks that are trained, with their statistics and copies such as averages.
+      parameters: of the trained networks, with their statistics and copies such as averages.
       optimizer: state of the optimisers.
       frozen: networks that are not trained.
       batch: images, labels and mask.
-      temporary: activations, gradients and everything else that lives within the step.
-      total: what the step needs at once, its results included.
+      temporary: activations, gradients and other temporaries of the step.
+      total: peak of the step, results included.
     """
 
     parameters: int
@@ -161,13 +157,13 @@ class Memory(NamedTuple):
 
 
 def memory(compiled: Any, state: Any, batch: Any, frozen: Any) -> Memory:
-    """Returns the memory of a compiled step; temporary and total are XLA's figures.
+    """Returns the memory of a compiled step; temporary and total are from XLA's memory analysis.
 
     Args:
       compiled: the executable.
       state: train state, as arrays or shapes with a placement.
-      batch: the same.
-      frozen: the same.
+      batch: likewise.
+      frozen: likewise.
     """
     stats = compiled.memory_analysis()
     arguments, results = stats.argument_size_in_bytes, stats.output_size_in_bytes - stats.alias_size_in_bytes
@@ -200,15 +196,15 @@ def compute_seconds(
     dtype: str,
     utilization: float,
 ) -> float:
-    """Returns the time of the convolutions and products of a step whose batch is split over devices.
+    """Returns the time of the convolutions and products of a step whose batch is split over devices, in seconds.
 
-    Tracing with two sizes of the batch tells what of an operation's bytes grows with it, and is split, from the
-    weights, which every device reads whole.
+    The operations at two batch sizes separate bytes that grow with the batch, and are split, from those of weights,
+    which every device reads as a whole.
 
     Args:
       at_batch: operations of the step with the global batch.
-      at_twice: those with twice the batch, in the same order.
-      num_devices: that share the batch.
+      at_twice: the same with twice the batch, in the same order.
+      num_devices: that the batch is split over.
       accelerator: the device.
       dtype: "float32" or "bfloat16".
       utilization: assumed share of the peak, 0 to 1.
@@ -222,21 +218,21 @@ def compute_seconds(
 
 
 def flops_as_xla(at_batch: Sequence[Operation], at_twice: Sequence[Operation], num_devices: int) -> float:
-    """Returns the operations of each device as XLA's cost analysis has them; arguments as of compute_seconds."""
+    """Returns the operations of each device as XLA counts them; arguments as of `compute_seconds`."""
     pairs = zip(at_batch, at_twice, strict=True)
     return sum(_share(one.as_xla, two.as_xla, num_devices) for one, two in pairs)
 
 
 def _share(at_batch: float, at_twice: float, num_devices: int) -> float:
-    """Returns each device's share: what grows with the batch is split, the rest is everyone's."""
+    """Returns each device's share: the part that grows with the batch is split, the rest replicated."""
     growing = at_twice - at_batch
     return at_batch - growing + growing / num_devices
 
 
 def bandwidth(group: Sequence[int], accelerator: Accelerator) -> float | None:
-    """Returns the bytes in a second that each device of a group can send; None where the table does not know.
+    """Returns the bytes per second that each device of a group can send; None where that is not published.
 
-    Devices are numbered through, domain by domain. Those of a group that share a domain share its way out.
+    Devices are numbered domain by domain. Those of a group that are in one domain share its network links.
     """
     domains = {device // accelerator.domain for device in group}
     if len(domains) == 1:
@@ -246,10 +242,10 @@ def bandwidth(group: Sequence[int], accelerator: Accelerator) -> float | None:
     return min(accelerator.link_bandwidth, len(group) / len(domains) * accelerator.network_bandwidth)
 
 
-def collective_seconds(found: Sequence[Collective], accelerator: Accelerator) -> float | None:
-    """Returns the time of all exchanges, one after the other; None where a bandwidth is not known."""
+def collective_seconds(collectives: Sequence[Collective], accelerator: Accelerator) -> float | None:
+    """Returns the time of all collectives, one after the other, in seconds; None where a bandwidth is unknown."""
     seconds = 0.0
-    for one in found:
+    for one in collectives:
         speed = bandwidth(one.group, accelerator)
         if speed is None:
             return None
@@ -257,14 +253,15 @@ def collective_seconds(found: Sequence[Collective], accelerator: Accelerator) ->
     return seconds
 
 
-def by_kind(found: Sequence[Collective]) -> Mapping[str, dict[str, float]]:
+def by_kind(collectives: Sequence[Collective]) -> Mapping[str, dict[str, float]]:
     """Returns kind -> {"count", "bytes", "bytes_sent"} of one call, largest first.
 
-    "bytes" are those of the whole arrays, "bytes_sent" what each device sends at the least.
+    "bytes" are those of the whole arrays, "bytes_sent" what each device sends at least.
     """
     sums = {}
     for kind in KINDS:
-        parts = [c for c in found if c.kind == kind]
+        parts = [c for c in collectives if c.kind == kind]
+
         if parts:
             sums[kind] = {
                 "count": sum(c.rounds for c in parts),

@@ -1,6 +1,6 @@
-"""How many images a second a host prepares for a training: decoding, windows, resizing and batches, measured here.
+"""Input rate of a training: decoding, cropping, resizing and batching, measured on this host.
 
-No data set is opened: files of a size that is typical of it are made up and read by the code that training runs.
+No dataset is opened: synthetic files of its typical image size are read by the code that training runs.
 """
 
 import io
@@ -23,15 +23,15 @@ _SECONDS = 1.0
 
 
 class InputRate(NamedTuple):
-    """What the input of a training delivers.
+    """Input rate of a training.
 
     Attributes:
-      path: "memory" where images are decoded once, "stream" where they are decoded whenever they are taken.
-      stored: what was read for the measurement.
-      per_core: images a second of one processor core, Grain's own work included.
-      per_process: images a second of one process: `num_workers` cores, or without workers the threads of this host.
-      workers: processes that decode; 0: threads.
-      cores: of the host that this was measured on.
+      path: "memory" where images are decoded once, "stream" where they are decoded at every access.
+      stored: format of the synthetic files.
+      per_core: images per second of one processor core, Grain's own work included.
+      per_process: images per second of one process: of `num_workers` cores, or without workers of this host's threads.
+      workers: number of decoding processes; 0 for threads.
+      cores: of this host.
     """
 
     path: str
@@ -43,16 +43,16 @@ class InputRate(NamedTuple):
 
 
 def measure(config: ConfigDict, num_examples: int, *, seconds: float | None = None) -> InputRate:
-    """Returns the rate of the input of a training.
+    """Measures the input rate of a training.
 
     Args:
       config: of a training task.
-      num_examples: of the training images; 0 where that is not known: as many as do not fit into memory.
-      seconds: how long to measure; None for a second.
+      num_examples: number of training images; 0 if unknown, which counts as too many for memory.
+      seconds: duration of the measurement; None for one second.
     """
     fields = config.data
     crop = {name: tuple(limits) for name, limits in fields.get("resized_crop", {}).items()}
-    source = _Made(fields.name, fields.image_size, data.ORIGINAL if crop else fields.resize)
+    source = _SyntheticSource(fields.name, fields.image_size, data.ORIGINAL if crop else fields.resize)
     stored = source.title
     per_image = source.stored_bytes if crop else fields.image_size**2 * 3
     in_memory = 0 < num_examples * per_image <= MAX_BYTES_IN_MEMORY
@@ -61,7 +61,7 @@ def measure(config: ConfigDict, num_examples: int, *, seconds: float | None = No
         images_u8 = np.zeros((_EXAMPLES, size, size, 3), np.uint8)
         source = {"image": images_u8, "label": np.zeros(_EXAMPLES, np.int32)}
     batches = data.train_batches(source, batch_size=_BATCH, seed=0, in_memory=in_memory, resized_crop=crop)
-    for _ in range(8):  # fills what is read ahead
+    for _ in range(8):  # fills the prefetch buffers
         next(batches)
     wall, cpu, count = time.perf_counter(), time.process_time(), 0
     seconds = _SECONDS if seconds is None else seconds
@@ -76,8 +76,8 @@ def measure(config: ConfigDict, num_examples: int, *, seconds: float | None = No
     return InputRate(path, stored, per_core, per_core * workers or count / wall, workers, os.cpu_count() or 1)
 
 
-class _Made:
-    """A source of one made-up picture, stored as those of a data set are."""
+class _SyntheticSource:
+    """A source of one synthetic image, stored in the format of a dataset."""
 
     def __init__(self, name: str, size: int, resize: str):
         self.info = data.SourceInfo(name, "train", _EXAMPLES, 1, (), size)
@@ -86,12 +86,12 @@ class _Made:
         side = data.stored_side(name, size)
         height, width = (side, side) if side else _TYPICAL
         kind = "PNG" if side else "JPEG"
-        # Smooth with some noise: about the bytes of a photograph of this size.
+        # Smooth with some noise: about the file size of a photograph.
         rng = np.random.default_rng(0)
         coarse = Image.fromarray(rng.integers(0, 256, (12, 16, 3), dtype=np.uint8)).resize((width, height))
-        picture = np.asarray(coarse, np.int16) + rng.integers(-8, 9, (height, width, 3), dtype=np.int16)
+        pixels = np.asarray(coarse, np.int16) + rng.integers(-8, 9, (height, width, 3), dtype=np.int16)
         file = io.BytesIO()
-        Image.fromarray(np.clip(picture, 0, 255).astype(np.uint8)).save(file, kind)
+        Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8)).save(file, kind)
         self._file = file.getvalue()
         self.stored_bytes = height * width * 3
         self.title = f"{kind} of {width} x {height} px"
@@ -101,8 +101,8 @@ class _Made:
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         min_side = image_files.decoded_side(self._size, self._resize)
-        picture = image_files.decode_image(self._file, name="made up", min_side=min_side)
-        return {"image": image_files.resize_u8(picture, self._size, self._resize), "label": 0}
+        pixels = image_files.decode_image(self._file, name="synthetic", min_side=min_side)
+        return {"image": image_files.resize_u8(pixels, self._size, self._resize), "label": 0}
 
     def read_labels(self) -> np.ndarray:
         """Returns all labels, int32 [N]."""
@@ -110,24 +110,24 @@ class _Made:
 
 
 def limits(rate: InputRate, *, num_processes: int, batch_size: int, seconds: Mapping | None) -> dict[str, Any]:
-    """Returns the input of a plan, plain JSON.
+    """Returns the input in a plan, plain JSON.
 
     Args:
       rate: of one process.
-      num_processes: that share the batch, each on a host of its own.
+      num_processes: that share the batch, each on a separate host.
       batch_size: of the global batch.
-      seconds: of a step, with "total" of the devices; None where that is not known.
+      seconds: of a step, with "total" of the devices; None if unknown.
 
     Returns:
-      The rate's fields, "processes", "images_per_second" of all together, "seconds" of a batch, and "cores_needed" for
-      the devices never to wait (None where their time is not known).
+      The rate's fields, "processes", "images_per_second" of all processes, "seconds" of a batch, and "cores_needed"
+      for the devices never to wait (None if their time is unknown).
     """
-    together = num_processes * rate.per_process
+    images_per_second = num_processes * rate.per_process
     total = seconds and seconds["total"]
     return {
         **rate._asdict(),
         "processes": num_processes,
-        "images_per_second": together,
-        "seconds": batch_size / together,
+        "images_per_second": images_per_second,
+        "seconds": batch_size / images_per_second,
         "cores_needed": batch_size / total / rate.per_core if total else None,
     }

@@ -1,9 +1,9 @@
-"""What a run would cost, without running it: `--plan`.
+"""Plans of training stages: memory, operations, collectives and time, without running them (`--plan`).
 
-Every training stage is compiled from shapes alone, for the devices at hand or for virtual ones, and its memory,
-operations and collectives are read from the compiled step, the one that training would run; stages whose steps are the
-same are compiled once. No data is opened: sizes are the config's or the published ones. Times are of a named
-accelerator, see arinv.plan.cost, and of the input as this host prepares it, see arinv.plan.input_rate.
+Every training stage is compiled from shapes, for the devices at hand or for virtual ones; memory, operations and
+collectives are read from the compiled step, the one that training would run. Stages with equal steps are compiled
+once. No dataset is opened: sizes are the config's or the published ones. Times are those of a named accelerator, see
+arinv.plan.cost, and of the input on this host, see arinv.plan.input_rate.
 """
 
 import contextlib
@@ -19,9 +19,8 @@ from ml_collections import ConfigDict
 
 from arinv import _xla, data, models
 from arinv.errors import UserError
-from arinv.experiment import checkpoint, workdirs
-from arinv.experiment import trained as networks
-from arinv.experiment.run import Run, dtype_of
+from arinv.experiment import checkpoint, trained, workdirs
+from arinv.experiment.run import Run
 from arinv.experiment.trained import Trained
 from arinv.experiment.writer import write_json
 from arinv.ops import conv
@@ -30,25 +29,64 @@ from arinv.train import accelerators, class_inverters, classifier, denoiser, flo
 from arinv.train.accelerators import Accelerator
 
 TRAINING = {"classifier": classifier, "inverter": inverter, "denoiser": denoiser}
-_DEVICES_OF_A_PROCESS = 8  # at most, where devices are virtual
-# What of a config decides nothing about the step that is compiled.
+_DEFAULT_ACCELERATOR = "h100"
+_MAX_DEVICES_PER_PROCESS = 8  # where devices are virtual
+# Fields of a config that do not affect the compiled step.
 _FREE = ("title", "seed", "log", "reference", "mesh", "watch", "num_epochs", "num_steps")
-_STAGE = "stage:"
-
-
-_PLANNED_FOR = "h100"  # where nothing better is known
+_UNITS = {2**40: "TiB", 2**30: "GiB", 2**20: "MiB", 2**10: "KiB"}
+_PREFIXES = {1e18: "E", 1e15: "P", 1e12: "T", 1e9: "G", 1e6: "M", 1e3: "k"}
 
 
 class Assumptions(NamedTuple):
-    """What a plan cannot know.
+    """Assumptions of a plan.
 
     Attributes:
-      accelerator: the device; None for whichever is here, of which no time is told.
+      accelerator: the device; None for the local device, without times.
       utilization: share of its peak that the convolutions and products reach, 0 to 1.
     """
 
     accelerator: Accelerator | None = None
     utilization: float = 0.3
+
+
+def write(
+    stages: Mapping[pathlib.Path, ConfigDict],
+    workdir: pathlib.Path | None,
+    *,
+    accelerator: str = "",
+    utilization: float = 0.3,
+    show: Callable[[str], None] = lambda line: None,
+) -> list[str]:
+    """Plans a run on the devices of JAX, writes plan.json to the workdir, and returns the plan as lines of text.
+
+    Args:
+      stages: workdir -> config of every stage, as of `stages.of`.
+      workdir: of the run; None to write no file.
+      accelerator: a key of arinv.train.accelerators; empty for the local device, or an H100 where that is unknown.
+      utilization: share of its peak that is reached, 0 to 1.
+      show: called with each line as soon as it is available.
+
+    Raises:
+      UserError: a mistake in the config, or an unknown accelerator.
+    """
+    name = accelerator or accelerators.name_of(jax.devices()[0].device_kind) or _DEFAULT_ACCELERATOR
+    assumptions = Assumptions(accelerators.accelerator(name), utilization)
+    text: list[str] = []
+
+    def add(lines: Sequence[str]) -> None:
+        for line in lines:
+            text.append(line)
+            show(line)
+
+    stages = _by_class(stages)
+    plans = plan_stages(stages, assumptions, show=lambda plan: add(stage_lines(plan)))
+    if workdir is not None and jax.process_index() == 0:
+        try:
+            write_json(workdir / "plan.json", plans)
+        except OSError as error:
+            raise UserError(f"workdir {workdir} cannot be written: {error.strerror}") from error
+    add(summary_lines(plans, [folder.name for folder, stage in stages.items() if stage.task not in TRAINING]))
+    return text
 
 
 def plan_stages(
@@ -59,22 +97,22 @@ def plan_stages(
     """Returns the plan of every training stage, plain JSON.
 
     Args:
-      stages: workdir -> config of its task, in order; nothing is read or written there, but for the checkpoint of an
-        encoder that no stage trains.
+      stages: workdir -> config of every stage, in order; nothing is read from or written to the workdirs, except
+        checkpoints of encoders that no stage trains.
       assumptions: of the times.
-      show: called with the plan of each stage as soon as it is there.
+      show: called with the plan of each stage as soon as it is available.
 
     Raises:
       UserError: a mistake in a config.
     """
     stages = _by_class(stages)
-    trained = {folder: stage for folder, stage in stages.items() if stage.task in TRAINING}
-    for stage in trained.values():
-        TRAINING[stage.task].check(stage)
-    plans, measured = [], _Measured()
-    with _forms_of(assumptions.accelerator):
-        for folder in trained:
-            plans.append(_plan(folder, stages, assumptions, measured))
+    folders = [folder for folder, stage in stages.items() if stage.task in TRAINING]
+    for folder in folders:
+        TRAINING[stages[folder].task].check(stages[folder])
+    plans, cache = [], {}
+    with _conv_form(assumptions.accelerator):
+        for folder in folders:
+            plans.append(_plan(Run(stages[folder], folder, stages), assumptions, cache))
             show(plans[-1])
     return plans
 
@@ -87,71 +125,26 @@ def _by_class(stages: Mapping[pathlib.Path, ConfigDict]) -> dict[pathlib.Path, C
     return split
 
 
-class _Measured:
-    """Compiled steps and rates of inputs by what decides them, each found once."""
-
-    def __init__(self):
-        self._found: dict[str, Any] = {}
-
-    def get(self, key: str, find: Callable[[], Any]) -> Any:
-        """Returns what was found for a key, finding it the first time."""
-        if key not in self._found:
-            self._found[key] = find()
-        return self._found[key]
-
-
-def _step_key(config: ConfigDict, setup: training.TrainSetup) -> str:
-    """Returns a text that is the same for stages whose steps compile to the same program, but for constants."""
-    fields = {name: value for name, value in workdirs.plain(config).items() if name not in _FREE}
-    fields["data"] = config.data.image_size
-    fields["encoder"].pop("checkpoint", None)
-    shapes = jax.tree.map(lambda x: f"{x.dtype}{x.shape}", setup.frozen)
-    classes = setup.description.get("num_classes")
-    return json.dumps([fields, classes, str(jax.tree.structure(shapes)), jax.tree.leaves(shapes)], sort_keys=True)
-
-
-def _input_rate(config: ConfigDict, info: data.SourceInfo, measured: "_Measured") -> input_rate.InputRate:
-    fields = workdirs.plain(config.data)
-    names = ("name", "image_size", "resize", "resized_crop", "num_workers")
-    key = json.dumps([[fields.get(name) for name in names], info.num_examples])
-    return measured.get(key, lambda: input_rate.measure(config, info.num_examples))
-
-
-@contextlib.contextmanager
-def _forms_of(accelerator: Accelerator | None) -> Iterator[None]:
-    """Chooses the forms of the convolutions that the accelerator would run, wherever this is compiled."""
-    if accelerator is None or not conv.use_rewrites():
-        yield
-        return
-    conv.set_rewrites(False)
-    try:
-        yield
-    finally:
-        conv.set_rewrites(None)
-
-
-def _plan(
-    folder: pathlib.Path,
-    stages: Mapping[pathlib.Path, ConfigDict],
-    assumptions: Assumptions,
-    measured: _Measured,
-) -> dict[str, Any]:
-    config = stages[folder]
+def _plan(run: Run, assumptions: Assumptions, cache: dict[str, Any]) -> dict[str, Any]:
+    """Returns the plan of one stage; compiled steps and input rates are cached by what determines them."""
+    config = run.config
     info, notes = _train_info(config)
     steps_per_epoch = _steps_per_epoch(config, info)
-    encoder = _encoder(folder, stages) if "checkpoint" in config.encoder else None
-    run = Run(config, folder, stages)
+    encoder = _encoder(run) if "checkpoint" in config.encoder else None
     setup = TRAINING[config.task].build(run, encoder, info, steps_per_epoch or 1)
     mesh, accelerator = run.mesh, assumptions.accelerator
-    step = measured.get(_step_key(config, setup), lambda: compile_step(config, setup, mesh))
+    key = _step_key(config, setup)
+    if key not in cache:
+        cache[key] = compile_step(config, setup, mesh)
+    step = cache[key]
     seconds = _seconds(config, step, mesh, assumptions)
-    delivered = input_rate.limits(
-        _input_rate(config, info, measured),
-        num_processes=max(jax.process_count(), -(-mesh.size // _DEVICES_OF_A_PROCESS)),
+    input_plan = input_rate.limits(
+        _input_rate(config, info, cache),
+        num_processes=max(jax.process_count(), -(-mesh.size // _MAX_DEVICES_PER_PROCESS)),
         batch_size=config.batch_size,
         seconds=seconds,
     )
-    seconds, bottleneck = _with_input(seconds, delivered["seconds"])
+    seconds, bottleneck = _with_input(seconds, input_plan["seconds"])
     if accelerator and step.memory.total > accelerator.memory:
         notes.append("does not fit: use more devices, a smaller batch_size, or mesh.fsdp")
     if config.dtype == "bfloat16" and accelerator and jax.default_backend() == "cpu":
@@ -159,7 +152,7 @@ def _plan(
     if seconds and seconds["collectives"] is None:
         notes.append(f"no published bandwidth beyond {accelerator.domain} devices")
     return {
-        "stage": folder.name,
+        "stage": run.workdir.name,
         "title": config.title,
         "task": config.task,
         "devices": mesh.size,
@@ -175,9 +168,9 @@ def _plan(
         "collectives_per_step": _per_step(cost.by_kind(step.collectives), training.steps_per_call(config)),
         "assumed_utilization": assumptions.utilization,
         "seconds_per_step": seconds,
-        "input": delivered,
+        "input": input_plan,
         "bottleneck": bottleneck,
-        "run": _run(config, setup, step, steps_per_epoch, seconds, mesh, assumptions),
+        "run": _whole_run(config, setup, steps_per_epoch, seconds, mesh, assumptions),
         "notes": notes,
     }
 
@@ -188,10 +181,10 @@ class Step(NamedTuple):
     Attributes:
       memory: on each device.
       operations: convolutions and products of all devices together.
-      operations_of_twice: those with twice the batch.
-      xla_flops: of one device, as XLA's cost analysis counts.
+      operations_of_twice: the same with twice the batch.
+      xla_flops: of one device, by XLA's cost analysis.
       collectives: of one device.
-      compile_seconds: what it took here.
+      compile_seconds: on this host.
     """
 
     memory: cost.Memory
@@ -203,11 +196,11 @@ class Step(NamedTuple):
 
 
 def compile_step(config: ConfigDict, setup: training.TrainSetup, mesh: jax.sharding.Mesh) -> Step:
-    """Compiles the call that training would make, from shapes.
+    """Compiles the call that training would run, from shapes.
 
     Args:
       config: of a training task.
-      setup: as the task builds it.
+      setup: of the training.
       mesh: the devices.
     """
     if jax.process_index() == 0:
@@ -215,7 +208,7 @@ def compile_step(config: ConfigDict, setup: training.TrainSetup, mesh: jax.shard
     arguments, twice = (_arguments(config, setup, mesh, factor) for factor in (1, 2))
     call = loop.make_call(setup.step_on(mesh), arguments[0], mesh, num_steps=training.steps_per_call(config))
     traced = call.trace(*arguments)
-    # On a CPU the machine code is not used: all that is reported is decided before it is generated.
+    # On a CPU the optimisation of machine code is skipped: everything reported is determined before it.
     options = _xla.supported({"xla_backend_optimization_level": 0}) if jax.default_backend() == "cpu" else None
     started = time.perf_counter()
     compiled = traced.lower().compile(compiler_options=options)
@@ -229,6 +222,38 @@ def compile_step(config: ConfigDict, setup: training.TrainSetup, mesh: jax.shard
         collectives=cost.collectives(compiled.as_text(), mesh.size),
         compile_seconds=compile_seconds,
     )
+
+
+def _step_key(config: ConfigDict, setup: training.TrainSetup) -> str:
+    """Returns a text that is equal for stages whose steps compile to the same program, except for constants."""
+    fields = {name: value for name, value in workdirs.plain(config).items() if name not in _FREE}
+    fields["data"] = config.data.image_size
+    fields["encoder"].pop("checkpoint", None)
+    shapes = jax.tree.map(lambda x: f"{x.dtype}{x.shape}", setup.frozen)
+    classes = setup.description.get("num_classes")
+    return json.dumps([fields, classes, str(jax.tree.structure(shapes)), jax.tree.leaves(shapes)], sort_keys=True)
+
+
+def _input_rate(config: ConfigDict, info: data.SourceInfo, cache: dict[str, Any]) -> input_rate.InputRate:
+    fields = workdirs.plain(config.data)
+    names = ("name", "image_size", "resize", "resized_crop", "num_workers")
+    key = json.dumps([[fields.get(name) for name in names], info.num_examples])
+    if key not in cache:
+        cache[key] = input_rate.measure(config, info.num_examples)
+    return cache[key]
+
+
+@contextlib.contextmanager
+def _conv_form(accelerator: Accelerator | None) -> Iterator[None]:
+    """Compiles convolutions in the form that the accelerator would use, on any platform."""
+    if accelerator is None or not conv.use_rewrites():
+        yield
+        return
+    conv.set_rewrites(False)
+    try:
+        yield
+    finally:
+        conv.set_rewrites(None)
 
 
 def _arguments(config, setup, mesh, factor: int = 1, *, single: bool = False) -> tuple:
@@ -248,7 +273,7 @@ def _flops(config: ConfigDict, step: Step, mesh: jax.sharding.Mesh) -> dict[str,
     return {
         "per_step": per_step,
         "per_image": per_step / config.batch_size,
-        # In XLA's way of counting, beside what it found in the compiled step.
+        # By XLA's way of counting, to compare with its count of the compiled step.
         "as_xla_counts_per_device": cost.flops_as_xla(step.operations, step.operations_of_twice, mesh.size),
         "xla_per_device": step.xla_flops,
     }
@@ -271,44 +296,44 @@ def _seconds(config, step: Step, mesh, assumptions: Assumptions) -> dict[str, fl
     return {"compute": compute / calls, "collectives": exchanged and exchanged / calls, "total": total}
 
 
-def _with_input(seconds: dict | None, of_input: float) -> tuple[dict[str, float | None] | None, str | None]:
-    """Returns the seconds of a step with those of the input, prepared meanwhile, and what takes the longest."""
+def _with_input(seconds: dict | None, input_seconds: float) -> tuple[dict[str, float | None] | None, str | None]:
+    """Returns the seconds of a step with those of its input, which is prepared in parallel, and the bottleneck."""
     if seconds is None:
         return None, None
-    parts = {"input": of_input, "compute": seconds["compute"], "collectives": seconds["collectives"] or 0.0}
+    parts = {"input": input_seconds, "compute": seconds["compute"], "collectives": seconds["collectives"] or 0.0}
     device = seconds["total"]
-    seconds = {**seconds, "input": of_input, "step": device if device is None else max(device, of_input)}
-    if device is not None and of_input <= device:
+    seconds = {**seconds, "input": input_seconds, "step": device if device is None else max(device, input_seconds)}
+    if device is not None and input_seconds <= device:
         del parts["input"]
     return seconds, max(parts, key=parts.__getitem__)
 
 
-def _run(config, setup, step: Step, steps_per_epoch, seconds, mesh, assumptions) -> dict[str, Any] | None:
-    """Returns the length of the whole run, None where nobody knows what an epoch is."""
+def _whole_run(config, setup, steps_per_epoch, seconds, mesh, assumptions) -> dict[str, Any] | None:
+    """Returns the length of the whole run; None where the length of an epoch is unknown."""
     if steps_per_epoch is None and not config.num_steps:
         return None
     num_steps = training.total_steps(config, steps_per_epoch or 1)
-    found = {"steps": num_steps, "steps_per_epoch": steps_per_epoch, "evaluation_steps": None, "hours": None}
+    plan = {"steps": num_steps, "steps_per_epoch": steps_per_epoch, "evaluation_steps": None, "hours": None}
     if steps_per_epoch and (num_test := _num_test(config)):
         passes = -(-num_steps // training.intervals(config, steps_per_epoch).evaluate)
-        found["evaluation_steps"] = passes * -(-num_test // config.batch_size)
+        plan["evaluation_steps"] = passes * -(-num_test // config.batch_size)
     if seconds and seconds["total"] is not None:
         state, batch, key, *frozen = _arguments(config, setup, mesh, single=True)
         evaluation = flops.total(
             flops.operations(jax.make_jaxpr(setup.eval_step)(state.variables, batch, key, *frozen))
         )
-        reached = assumptions.accelerator.peak(config.dtype) * assumptions.utilization * mesh.size
-        evaluations = (found["evaluation_steps"] or 0) * evaluation / reached
-        found["hours"] = (num_steps * seconds["step"] + evaluations) / 3600
-        found["device_hours"] = found["hours"] * mesh.size
-    return found
+        flops_per_second = assumptions.accelerator.peak(config.dtype) * assumptions.utilization * mesh.size
+        evaluation_seconds = (plan["evaluation_steps"] or 0) * evaluation / flops_per_second
+        plan["hours"] = (num_steps * seconds["step"] + evaluation_seconds) / 3600
+        plan["device_hours"] = plan["hours"] * mesh.size
+    return plan
 
 
 def _train_info(config: ConfigDict) -> tuple[data.SourceInfo, list[str]]:
-    """Returns what is known of the training images, num_examples 0 where that is not, and what had to be assumed."""
+    """Returns info on the training images, with num_examples 0 where it is unknown, and notes on assumptions."""
     fields, notes = config.data, []
-    known = data.published(fields.name, fields.train_split, image_size=fields.image_size)
-    num_classes, num_examples = (known.num_classes, known.num_examples) if known else (0, 0)
+    info = data.published(fields.name, fields.train_split, image_size=fields.image_size)
+    num_classes, num_examples = (info.num_classes, info.num_examples) if info else (0, 0)
     if fields.classes:
         num_examples = num_classes and round(num_examples * len(fields.classes) / num_classes)
         num_classes = len(fields.classes)
@@ -318,112 +343,60 @@ def _train_info(config: ConfigDict) -> tuple[data.SourceInfo, list[str]]:
         limited = num_examples and not data.split_name(fields.name)[0].selects_examples
         num_examples = min(num_examples, fields.num_train) if limited else fields.num_train
     if not num_examples:
-        notes.append(f"the size of {fields.name} {fields.train_split} is not known: give num_train")
+        notes.append(f"the size of {fields.name} {fields.train_split} is unknown: set num_train")
     if not num_classes and config.task == "classifier":
         num_classes = models.build(config.encoder.name, **config.encoder.options).num_classes
-        notes.append(f"the classes of {fields.name} are not known: {num_classes} assumed")
+        notes.append(f"the classes of {fields.name} are unknown: assuming {num_classes}")
     info = data.SourceInfo(fields.name, fields.train_split, num_examples, num_classes, (), fields.image_size)
     return info, notes
 
 
 def _num_test(config: ConfigDict) -> int:
-    """Returns the number of test images, 0 where it is not known."""
+    """Returns the number of test images; 0 where it is unknown."""
     fields = config.data
-    known = data.published(fields.name, fields.test_split, image_size=fields.image_size)
-    return min(filter(None, (known.num_examples if known else 0, fields.num_test)), default=0)
+    info = data.published(fields.name, fields.test_split, image_size=fields.image_size)
+    return min(filter(None, (info.num_examples if info else 0, fields.num_test)), default=0)
 
 
 def _steps_per_epoch(config: ConfigDict, info: data.SourceInfo) -> int | None:
     return max(1, info.num_examples // config.batch_size) if info.num_examples else None
 
 
-def _encoder(folder: pathlib.Path, stages: Mapping[pathlib.Path, ConfigDict]) -> Trained:
-    """Returns the encoder of an inverter or a denoiser with the shapes of its weights, trained or not."""
-    config = stages[folder]
-    reference, dtype = config.encoder.checkpoint, dtype_of(config)
-    source = workdirs.resolve(reference, folder)
-    stage = stages.get(source) if reference.startswith(_STAGE) else None
+def _encoder(run: Run) -> Trained:
+    """Returns the encoder that a stage trains on, with the shapes of its weights, whether it is trained or not."""
+    workdir = run.resolve(run.config.encoder.checkpoint)
+    stage = run.stages.get(workdir)
     if stage is not None and stage.task == "classifier":
-        return networks.abstract_encoder(classifier.describe(stage, _train_info(stage)[0]), dtype=dtype)
-    return networks.abstract_encoder(checkpoint.load_description(source), dtype=dtype)
-
-
-_UNITS = {2**40: "TiB", 2**30: "GiB", 2**20: "MiB", 2**10: "KiB"}
-_PREFIXES = {1e18: "E", 1e15: "P", 1e12: "T", 1e9: "G", 1e6: "M", 1e3: "k"}
-
-
-def write(
-    stages: Mapping[pathlib.Path, ConfigDict],
-    workdir: pathlib.Path | None,
-    *,
-    accelerator: str = "",
-    utilization: float = 0.3,
-    show: Callable[[str], None] = lambda line: None,
-) -> list[str]:
-    """Plans a run on the devices that JAX sees, writes plan.json if there is a workdir, and returns its lines.
-
-    Args:
-      stages: workdir -> config of every stage, as of `stages.of`.
-      workdir: of the run, or None.
-      accelerator: a key of arinv.train.accelerators; empty for the device here, or else for an H100.
-      utilization: share of its peak that is reached, 0 to 1.
-      show: called with each line as soon as it is known.
-
-    Raises:
-      UserError: a mistake in the config, or an unknown accelerator.
-    """
-    name = accelerator or accelerators.name_of(jax.devices()[0].device_kind) or _PLANNED_FOR
-    assumptions = Assumptions(accelerators.accelerator(name), utilization)
-    text: list[str] = []
-
-    def add(lines: Sequence[str]) -> None:
-        for line in lines:
-            text.append(line)
-            show(line)
-
-    plans = plan_stages(stages, assumptions, show=lambda plan: add(stage_lines(plan)))
-    if workdir is not None and jax.process_index() == 0:
-        try:
-            write_json(workdir / "plan.json", plans)
-        except OSError as error:
-            raise UserError(f"workdir {workdir} cannot be written: {error.strerror}") from error
-    add(
-        summary_lines(plans, [folder.name for folder, stage in _by_class(stages).items() if stage.task not in TRAINING])
-    )
-    return text
-
-
-def lines(plans: Sequence[Mapping[str, Any]], others: Sequence[str] = ()) -> list[str]:
-    """Returns the lines that tell of the plans of all stages, and of their sum.
-
-    Args:
-      plans: as tasks.plan.run returns them.
-      others: names of the stages that train nothing.
-    """
-    return [line for plan in plans for line in stage_lines(plan)] + summary_lines(plans, others)
+        return trained.abstract_encoder(classifier.describe(stage, _train_info(stage)[0]), dtype=run.dtype)
+    return trained.abstract_encoder(checkpoint.load_description(workdir), dtype=run.dtype)
 
 
 def summary_lines(plans: Sequence[Mapping[str, Any]], others: Sequence[str] = ()) -> list[str]:
-    """Returns the lines below the stages; arguments as of `lines`."""
+    """Returns the lines on all stages together.
+
+    Args:
+      plans: of the training stages, as of `plan_stages`.
+      others: names of the stages that train nothing.
+    """
     if not plans:
-        return ["nothing is trained here: there is nothing to plan"]
-    found = []
+        return ["no stage trains anything, so there is nothing to plan"]
+    lines = []
     hours = [plan["run"] and plan["run"]["hours"] for plan in plans]
     if len(plans) > 1 and all(hour is not None for hour in hours):
         devices = plans[0]["devices"]
-        found.append(f"all {len(plans)} trainings: {_hours(sum(hours))}, {sum(hours) * devices:,.1f} device-hours")
+        lines.append(f"all {len(plans)} trainings: {_hours(sum(hours))}, {sum(hours) * devices:,.1f} device-hours")
     if others:
-        found.append(f"not planned, since nothing is trained there: {', '.join(others)}")
-    found.append(
-        f"Memory and collectives are those of XLA for {plans[0]['compiled_for']}. Times are a roofline, of the "
-        "assumed share of the peak and of collectives that nothing hides, beside an input at the rate of this host's "
-        "cores; measure before you rely on them."
+        lines.append(f"not planned, since they train nothing: {', '.join(others)}")
+    lines.append(
+        f"Memory and collectives are those of XLA for {plans[0]['compiled_for']}. Times are a roofline at the assumed "
+        "share of the peak, without overlap of collectives, and the input rate of this host's cores; measure before "
+        "relying on them."
     )
-    return found
+    return lines
 
 
 def stage_lines(plan: Mapping[str, Any]) -> list[str]:
-    """Returns the lines of one stage."""
+    """Returns the lines on one stage, from its plan."""
     mesh = ", ".join(f"{name}={size}" for name, size in plan["mesh"].items())
     share = plan["batch_size"] / plan["devices"]
     rows = {
@@ -451,8 +424,8 @@ def _memory(memory: Mapping[str, int], available: float | None) -> str:
     names = {"parameters": "parameters", "optimizer": "optimiser", "frozen": "frozen networks", "batch": "batch"}
     parts = [f"{text} {_bytes(memory[name])}" for name, text in names.items() if memory[name]]
     parts.append(f"activations, gradients and other temporaries {_bytes(memory['temporary'])}")
-    whole = _bytes(memory["total"]) + (f" of {_bytes(available)}" if available else "")
-    return f"{whole}: {', '.join(parts)}"
+    total = _bytes(memory["total"]) + (f" of {_bytes(available)}" if available else "")
+    return f"{total}: {', '.join(parts)}"
 
 
 def _collectives(kinds: Mapping[str, Mapping[str, float]]) -> str:
@@ -478,16 +451,16 @@ def _seconds_text(plan: Mapping[str, Any]) -> str:
     )
 
 
-def _input(found: Mapping[str, Any]) -> str:
-    workers = f"{found['workers']} workers" if found["workers"] else f"threads on {found['cores']} cores"
-    if found["path"] == "memory":
+def _input(rate: Mapping[str, Any]) -> str:
+    workers = f"{rate['workers']} workers" if rate["workers"] else f"threads on {rate['cores']} cores"
+    if rate["path"] == "memory":
         workers = "images in memory"
     text = (
-        f"{found['images_per_second']:,.0f} images/s from {found['processes']} process(es), {workers}; "
-        f"{found['per_core']:,.0f} images/s a core here ({found['stored']})"
+        f"{rate['images_per_second']:,.0f} images/s from {rate['processes']} process(es), {workers}; "
+        f"{rate['per_core']:,.0f} images/s a core here ({rate['stored']})"
     )
-    if found["cores_needed"] is not None:
-        text += f", so that the devices never wait: {found['cores_needed']:,.1f} cores"
+    if rate["cores_needed"] is not None:
+        text += f", so that the devices never wait: {rate['cores_needed']:,.1f} cores"
     return text
 
 
@@ -505,13 +478,13 @@ def _bottleneck(plan: Mapping[str, Any]) -> str:
 def _run_text(plan: Mapping[str, Any]) -> str:
     run = plan["run"]
     if run is None:
-        return "steps per epoch unknown"
+        return "unknown number of steps per epoch"
     text = f"{run['steps']:,} steps"
     if run["steps_per_epoch"]:
         text += f", {run['steps'] / run['steps_per_epoch']:g} epochs of {run['steps_per_epoch']:,}"
     if run["hours"] is None:
         return text
-    evaluated = ", evaluations on the way included" if run["evaluation_steps"] else ""
+    evaluated = ", including evaluations" if run["evaluation_steps"] else ""
     return f"{text}: {_hours(run['hours'])}, {run['device_hours']:,.1f} device-hours{evaluated}"
 
 

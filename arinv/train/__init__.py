@@ -1,1 +1,1 @@
-"""Training: the state, pure steps, the loop around them, checkpoints and logs."""
+"""Training: a module for each kind of network, the loop around their steps, optimisers, speed and operations."""

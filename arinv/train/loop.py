@@ -8,7 +8,7 @@ import contextlib
 import math
 import sys
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import jax
 import jax.numpy as jnp
@@ -146,10 +146,15 @@ def fit(
                 with watch.paused():
                     checkpoints.save(state, data_state=prepared.position, description=description, wait=last or stop)
             if stop:
-                if distributed.index() == 0:
-                    print(f"stopped by SIGTERM at step {step}, saved; start again to resume", file=sys.stderr)
-                raise SystemExit(distributed.TERMINATED)
+                _stop(step)
     return state
+
+
+def _stop(step: int) -> NoReturn:
+    """Ends this process after a save at `step`."""
+    if distributed.index() == 0:
+        print(f"stopped by SIGTERM at step {step}, saved; start again to resume", file=sys.stderr)
+    raise SystemExit(distributed.TERMINATED)
 
 
 def make_call(train_step: Callable, abstract_state: TrainState, mesh: jax.sharding.Mesh, *, num_steps: int = 1) -> Call:

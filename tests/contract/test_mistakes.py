@@ -1,4 +1,4 @@
-"""A user's mistakes: one line, exit code not 0, nothing written."""
+"""A user's mistakes: one line, a non-zero exit code, nothing written."""
 
 import os
 import pathlib
@@ -45,7 +45,7 @@ def run(config, workdir):
 
 
 @pytest.mark.parametrize(
-    ("arg", "changes", "shown"),
+    ("arg", "changes", "message"),
     [
         ("encoder=resnet19", {}, "unknown encoder 'resnet19'; known: alexnet, alexnet_small, caffenet, resnet18"),
         ("dataset=fotos", {}, "photos"),
@@ -72,48 +72,48 @@ def run(config, workdir):
         ("eps=1", {"num_steps": 0, "num_epochs": 1.0, "attack_warmup_epochs": 15.0}, "epochs=15 is beyond the end"),
     ],
 )
-def test_a_wrong_classifier_config(arg, changes, shown, tmp_path):
+def test_check_rejects_a_wrong_classifier_config(arg, changes, message, tmp_path):
     config = classifier.get_config(f"smoke=True,{arg}")
     for name, value in changes.items():
         config.update_from_flattened_dict({name: value})
-    assert shown in run(config, tmp_path / "run")
+    assert message in run(config, tmp_path / "run")
 
 
-def test_a_wrong_layer_is_told_before_the_encoder_is_trained(tmp_path):
+def test_check_rejects_a_wrong_layer_before_any_stage(tmp_path):
     assert "conv5" in run(inverter.get_config("smoke=True,layer=conv6"), tmp_path / "run")
     assert "table_a4" in run(_with(inverter.get_config("encoder=alexnet"), "encoder.generator", "a4"), tmp_path / "run")
 
 
 @pytest.mark.parametrize(("encoder", "image_size"), [("alexnet", 100), ("resnet18", 36), ("vgg16", 50)])
-def test_a_size_that_nothing_leads_back_to_is_told_before_the_encoder_is_trained(encoder, image_size, tmp_path):
+def test_check_rejects_an_image_size_that_the_generator_does_not_return(encoder, image_size, tmp_path):
     config = inverter.get_config(f"smoke=True,encoder={encoder},image_size={image_size}")
     assert f"turns {image_size} px into" in run(config, tmp_path / "run")
 
 
-def test_a_wrong_inverter_is_told_before_the_encoder_is_trained(tmp_path):
-    for name, value, shown in (
+def test_check_rejects_a_wrong_inverter_before_any_stage(tmp_path):
+    for name, value, message in (
         ("optimizer.generator.schedule.name", "cosin", "cosine"),
         ("optimizer.generator.schedule.learning_rate", -1.0, "positive"),
         ("loss.pixel_order", 3, "loss.pixel_order=3 must be 1"),
     ):
         config = inverter.get_config("smoke=True")
         config.stages.inverter.update_from_flattened_dict({name: value})
-        assert shown in run(config, tmp_path / "run")
+        assert message in run(config, tmp_path / "run")
 
 
-def test_another_run_that_is_not_there_is_told_before_any_stage(tmp_path):
+def test_check_rejects_a_missing_run_before_any_stage(tmp_path):
     there = tmp_path / "there"
     there.mkdir()
-    for config, shown in (
+    for config, message in (
         (anomaly.get_config(f"smoke=True,dataset=photos,standard={there}/typo"), "encoder.checkpoint='"),
         (style.get_config(f"smoke=True,standard={there},robust={tmp_path}/typo"), "encoder.checkpoint='"),
         (high_resolution.get_config(f"smoke=True,standard={tmp_path}/typo"), "inverters.standard='"),
     ):
-        told = run(config, tmp_path / "run")
-        assert shown in told and "typo' does not exist" in told and not (tmp_path / "run").exists()
+        text = run(config, tmp_path / "run")
+        assert message in text and "typo' does not exist" in text and not (tmp_path / "run").exists()
 
 
-def test_stages_of_different_image_sizes_are_refused_before_the_first(tmp_path):
+def test_check_rejects_stages_of_different_image_sizes(tmp_path):
     for name in ("encoder", "inverter"):
         config = inverter.get_config("smoke=True,width=4")
         config.stages[name].data.image_size = 64
@@ -122,7 +122,7 @@ def test_stages_of_different_image_sizes_are_refused_before_the_first(tmp_path):
     assert "stage:inverter is trained on images of 64 px" in run(config, tmp_path / "run")
 
 
-def test_fewer_pictures_than_none(tmp_path):
+def test_check_rejects_a_negative_number_of_pictures(tmp_path):
     config = evaluate.get_config("checkpoint=there")
     config.log.num_pictures = -1
     assert "num_pictures=-1 must be 0" in run(config, tmp_path / "run")
@@ -133,7 +133,7 @@ def _with(config, name, value):
     return config
 
 
-def test_a_checkpoint_that_is_not_there(tmp_path):
+def test_run_rejects_a_missing_checkpoint(tmp_path):
     assert "no checkpoint in" in run(evaluate.get_config(f"checkpoint={tmp_path}/none"), tmp_path / "run")
     assert "checkpoint is empty" in run(evaluate.get_config(), tmp_path / "run")
 
@@ -152,7 +152,7 @@ def damage(path):
     path.write_bytes(path.read_bytes()[:900])
 
 
-def test_folders_of_bad_images(tmp_path):
+def test_run_rejects_folders_of_bad_images(tmp_path):
     folder = tmp_path / "images"
     folder.mkdir()
     config = classifier.get_config(f"smoke=True,width=4,dataset=folder:{folder}")
@@ -161,7 +161,7 @@ def test_folders_of_bad_images(tmp_path):
     assert "7.jpg" in run(config, tmp_path / "run")
 
 
-def test_a_bad_image_may_be_skipped_and_what_is_learnt_is_reported(tmp_path, capsys):
+def test_run_skips_a_bad_image_and_reports_the_data(tmp_path, capsys):
     folder = fill(tmp_path / "images", "a", "b")
     damage(folder / "b" / "7.jpg")
     (folder / "b" / "notes.txt").write_text("x")
@@ -170,12 +170,12 @@ def test_a_bad_image_may_be_skipped_and_what_is_learnt_is_reported(tmp_path, cap
     main.run(config, tmp_path / "run")
     lines = capsys.readouterr().err
     assert "skipped 1 unreadable image" in lines and lines.count("left out .txt (1)") == 1
-    shown = "2 classes (a 16, b 15), 31 training and 8 test images of 32 px, normalisation cifar10: mean 0.4914/"
-    assert shown in lines
+    message = "2 classes (a 16, b 15), 31 training and 8 test images of 32 px, normalisation cifar10: mean 0.4914/"
+    assert message in lines
 
 
 @pytest.mark.parametrize(
-    ("classes", "dataset", "shown"),
+    ("classes", "dataset", "message"),
     [
         (("",), "", "has one class, 'image': .*put the images of each class into a subfolder of its name"),
         (("Pets/cat", "Pets/dog"), "", "has one class, 'Pets': .*name folder:.*/images/Pets, whose subfolders are cat"),
@@ -183,13 +183,13 @@ def test_a_bad_image_may_be_skipped_and_what_is_learnt_is_reported(tmp_path, cap
         (("a", "b"), ",classes=1", "has one class, 'b': .*leave out classes="),
     ],
 )
-def test_a_classifier_of_one_class_is_refused(classes, dataset, shown, tmp_path):
+def test_run_rejects_a_classifier_of_one_class(classes, dataset, message, tmp_path):
     folder = fill(tmp_path / "images", *classes, count=5)
     config = classifier.get_config(f"smoke=True,width=4,dataset=folder:{folder}{dataset}")
-    assert re.search(shown, run(config, tmp_path / "run"))
+    assert re.search(message, run(config, tmp_path / "run"))
 
 
-def test_classes_without_training_images_are_refused(tmp_path):
+def test_check_classes_rejects_classes_without_training_images(tmp_path):
     image = np.zeros((6, 8, 8, 3), np.uint8)
     np.savez(tmp_path / "a.npz", image=image, label=[0, 0, 1, 1, 2, 2])
     source = data.open_source(f"npz:{tmp_path}/a.npz", split="all", image_size=8)
@@ -215,7 +215,7 @@ INSIDE = {
 
 
 @pytest.mark.parametrize("task", INSIDE)
-def test_a_workdir_inside_a_folder_of_images_is_refused(task, tmp_path):
+def test_check_rejects_a_workdir_in_a_folder_of_images(task, tmp_path):
     folder = tmp_path / "a+b"
     folder.mkdir()
     (tmp_path / "link").symlink_to(folder)
@@ -226,12 +226,12 @@ def test_a_workdir_inside_a_folder_of_images_is_refused(task, tmp_path):
     workdirs.check(config, tmp_path / "runs")
 
 
-def test_a_workdir_may_have_the_name_of_a_data_set(tmp_path, monkeypatch):
+def test_check_accepts_a_workdir_with_the_name_of_a_dataset(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     workdirs.check(classifier.get_config("dataset=photos"), tmp_path / "photos" / "run")
 
 
-def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
+def test_run_stops_at_a_non_finite_loss(tmp_path):
     config = classifier.get_config("smoke=True,width=4")
     config.optimizer.schedule.learning_rate = 1e30
     config.num_steps = 4
@@ -243,7 +243,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
 @pytest.mark.parametrize(
     "images", [np.full((1, 4, 4, 3), 255.0, np.float32), np.full((1, 4, 4, 3), np.nan, np.float32)]
 )
-def test_images_outside_of_0_1_are_refused_at_the_door(images):
+def test_pgd_rejects_images_outside_0_1(images):
     with pytest.raises(UserError, match="images"):
         attacks.pgd(jax.random.key(0), lambda x: x[:, 0, 0, :], images, np.zeros(1, np.int32), eps=0.1, num_steps=1)
 
@@ -261,7 +261,7 @@ def command(*arguments, cwd=ROOT):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "shown"),
+    ("arguments", "message"),
     [
         (["--config={root}/configs/quickstart.py:encodr=alexnet", "--workdir={tmp}/x"], "Did you mean 'encoder'"),
         (["--config={root}/configs/quickstart.py", "--workdir={tmp}/x", "--config.seeed=1"], "seeed"),
@@ -273,15 +273,15 @@ def command(*arguments, cwd=ROOT):
         (["--config={root}/configs/classifier.py:dataset=folder:{tmp}/none", "--workdir={tmp}/x"], "none"),
     ],
 )
-def test_the_command_ends_in_one_line(arguments, shown, tmp_path):
+def test_command_prints_mistakes_in_one_line(arguments, message, tmp_path):
     done = command(*(a.format(root=ROOT, tmp=tmp_path) for a in arguments), cwd=tmp_path)
     lines = [line for line in done.stderr.splitlines() if line.strip()]
     assert done.returncode != 0
-    assert len(lines) == 1 and shown in lines[0], done.stderr
+    assert len(lines) == 1 and message in lines[0], done.stderr
     assert not list(tmp_path.iterdir())
 
 
-def test_another_config_in_the_same_workdir_is_refused(tmp_path):
+def test_run_rejects_another_config_in_the_same_workdir(tmp_path):
     config = quickstart.get_config("smoke=True,width=4")
     workdirs.open_workdir(config.stages.robust_encoder, tmp_path / "robust_encoder")
     other = quickstart.get_config("smoke=True,width=4,eps=2.0")
@@ -290,7 +290,7 @@ def test_another_config_in_the_same_workdir_is_refused(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["robust_encoder"], "no stage may have started"
 
 
-def test_a_radius_of_grey_levels_is_reported(capsys):
+def test_attack_options_warn_once_about_a_radius_of_grey_levels(capsys):
     attack = {"eps": 8.0, "step_size": 0.0, "norm": "linf", "num_steps": 2}
     for _ in range(2):
         experiment_run.attack_options(attack)

@@ -64,7 +64,7 @@ def start(code, *, handler="signal.default_int_handler"):
     ],
     ids=["imports", "run", "swallowed", "hangs"],
 )
-def test_an_interrupt_is_one_line_and_exit_code_130(code, line, printed):
+def test_interrupt_prints_one_line_and_exits_with_130(code, line, printed):
     process = start(code)
     assert process.stdout.readline() == "ready\n"
     process.send_signal(signal.SIGINT)
@@ -72,7 +72,7 @@ def test_an_interrupt_is_one_line_and_exit_code_130(code, line, printed):
     assert (process.returncode, errors.strip(), output) == (130, line, printed)
 
 
-def test_a_second_interrupt_ends_at_once():
+def test_second_interrupt_exits_immediately():
     process = start(f"interrupts._GRACE_SECONDS = 50\n{IN_RUN}{HANG}")
     for _ in range(2):
         assert process.stdout.readline() == "ready\n"
@@ -81,7 +81,7 @@ def test_a_second_interrupt_ends_at_once():
     assert (process.returncode, errors.strip()) == (130, "arinv: interrupted; start again")
 
 
-def test_an_ignored_interrupt_stays_ignored():
+def test_ignored_interrupt_stays_ignored():
     process = start(IGNORED, handler="signal.SIG_IGN")
     assert process.stdout.readline() == "ready\n"
     process.send_signal(signal.SIGINT)

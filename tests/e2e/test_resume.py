@@ -39,9 +39,9 @@ def wait_for_step(process, workdir, step):
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory):
-    """The results of a run that nobody disturbed."""
-    workdir = tmp_path_factory.mktemp("undisturbed")
+def uninterrupted(tmp_path_factory):
+    """Workdir of an uninterrupted run."""
+    workdir = tmp_path_factory.mktemp("uninterrupted")
     process = start(workdir)
     output, _ = process.communicate(timeout=300)
     assert process.returncode == 0, output
@@ -54,12 +54,12 @@ def metrics(workdir):
     return [{k: v for k, v in json.loads(line).items() if not k.startswith("speed/")} for line in lines]
 
 
-def assert_same(workdir, undisturbed):
-    assert (workdir / "results.json").read_bytes() == (undisturbed / "results.json").read_bytes()
-    assert metrics(workdir) == metrics(undisturbed)
+def assert_same(workdir, uninterrupted):
+    assert (workdir / "results.json").read_bytes() == (uninterrupted / "results.json").read_bytes()
+    assert metrics(workdir) == metrics(uninterrupted)
 
 
-def test_killed_and_resumed_ends_in_the_same_bytes(tmp_path, undisturbed):
+def test_killed_run_resumes_to_the_same_bytes(tmp_path, uninterrupted):
     for step in (4, 16, 28):
         process = start(tmp_path)
         wait_for_step(process, tmp_path, step)
@@ -69,10 +69,10 @@ def test_killed_and_resumed_ends_in_the_same_bytes(tmp_path, undisturbed):
     process = start(tmp_path)
     output, _ = process.communicate(timeout=300)
     assert process.returncode == 0, output
-    assert_same(tmp_path, undisturbed)
+    assert_same(tmp_path, uninterrupted)
 
 
-def test_sigterm_saves_and_exits_with_143(tmp_path, undisturbed):
+def test_sigterm_saves_and_exits_with_143(tmp_path, uninterrupted):
     process = start(tmp_path)
     wait_for_step(process, tmp_path, 8)
     process.send_signal(signal.SIGTERM)
@@ -82,4 +82,4 @@ def test_sigterm_saves_and_exits_with_143(tmp_path, undisturbed):
     process = start(tmp_path)
     output, _ = process.communicate(timeout=300)
     assert process.returncode == 0, output
-    assert_same(tmp_path, undisturbed)
+    assert_same(tmp_path, uninterrupted)

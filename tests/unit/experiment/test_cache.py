@@ -1,4 +1,4 @@
-"""Finished parts of a task: read again only with the same key, and files of others are never deleted."""
+"""Cached results: read with the same key only; files of others are never deleted."""
 
 import os
 
@@ -21,7 +21,7 @@ def test_claim_keeps_files_of_the_same_key_only(tmp_path):
     assert [path.name for path in folder.parent.iterdir()] == ["robust"]
 
 
-def test_claim_refuses_files_of_others(tmp_path):
+def test_claim_rejects_files_of_others(tmp_path):
     (tmp_path / "denoised").mkdir()
     ResultCache(tmp_path / "denoised", "a").claim()  # an empty one is fine
     (tmp_path / "mine").mkdir()
@@ -46,7 +46,7 @@ def test_load_returns_arrays_of_the_same_key_only(tmp_path):
     assert ResultCache(tmp_path, "b").load("x") is None and ResultCache(tmp_path, "a").load("y") is None
 
 
-def test_rows_grow_and_are_read_by_the_same_key_only(tmp_path, monkeypatch):
+def test_rows_are_resumed_with_the_same_key_only(tmp_path, monkeypatch):
     monkeypatch.setattr(cache, "_SAVE_EVERY_SECONDS", 0.0)
     rows = ResultCache(tmp_path, "a").rows("scores")
     for start in (0, 2):

@@ -1,4 +1,4 @@
-"""Checkpoints: onto other devices, of another model, damaged; the log and the work directory beside them."""
+"""Checkpoints on other devices, of other models and damaged; the log and the workdir."""
 
 import errno
 import functools
@@ -75,7 +75,7 @@ def saved(tmp_path_factory):
     return directory, save(directory, parallel.make_mesh(fsdp=8))
 
 
-def test_restores_the_same_bits_on_another_number_of_devices(saved):
+def test_restore_returns_the_same_bits_on_another_number_of_devices(saved):
     directory, state = saved
     for mesh in (one_device_mesh(), parallel.make_mesh(fsdp=2), parallel.make_mesh()):
         restored, position = restore(directory, mesh)
@@ -84,14 +84,14 @@ def test_restores_the_same_bits_on_another_number_of_devices(saved):
         assert jax.tree.leaves(restored)[0].sharding.mesh.size == mesh.size
 
 
-def test_networks_are_read_without_their_optimiser(saved):
+def test_load_variables_needs_no_optimiser(saved):
     directory, state = saved
     assert checkpoint.load_description(directory) == DESCRIPTION
     abstract = jax.eval_shape(make_init(), KEY).variables
     chex.assert_trees_all_equal(jax.device_get(checkpoint.load_variables(directory, abstract)), state.variables)
 
 
-def test_another_model_is_refused_with_both_sides(saved):
+def test_restore_rejects_another_model_with_both_sides(saved):
     directory, _ = saved
     with pytest.raises(UserError, match=r"classifier/params/conv1/bias: checkpoint \(4,\), model \(8,\)") as error:
         restore(directory, one_device_mesh(), width=8)
@@ -101,7 +101,7 @@ def test_another_model_is_refused_with_both_sides(saved):
 
 
 @pytest.mark.parametrize("part", ["data", "metadata"])
-def test_a_damaged_checkpoint_is_one_line(tmp_path, part):
+def test_restore_reports_a_damaged_checkpoint_in_one_line(tmp_path, part):
     save(tmp_path, one_device_mesh())
     item = tmp_path / "checkpoints" / "7" / "classifier"
     files = [p for p in item.rglob("*") if p.is_file() and p.stat().st_size > 100]
@@ -114,12 +114,12 @@ def test_a_damaged_checkpoint_is_one_line(tmp_path, part):
     assert "\n" not in str(error.value) and str(tmp_path) in str(error.value)
 
 
-def test_a_directory_without_checkpoint_is_refused(tmp_path):
+def test_load_description_rejects_a_directory_without_checkpoint(tmp_path):
     with pytest.raises(UserError, match="no checkpoint in"):
         checkpoint.load_description(tmp_path)
 
 
-def test_the_log_of_a_resumed_run_tells_no_step_twice(tmp_path):
+def test_writer_logs_each_step_of_a_resumed_run_once(tmp_path):
     with Writer(tmp_path) as writer:
         for step in (1, 2, 3):
             writer.scalars(step, {"loss": step})
@@ -137,7 +137,7 @@ def make_config(**changes):
     return ConfigDict({"task": "classifier", "seed": 0, "mesh": {"data": -1}, "attack": {"eps": 1.0}} | changes)
 
 
-def test_a_workdir_of_another_config_is_refused_by_field(tmp_path):
+def test_open_workdir_rejects_another_config_by_field(tmp_path):
     workdirs.open_workdir(make_config(), tmp_path)
     before = (tmp_path / "config.json").read_bytes()
     with pytest.raises(UserError, match=r"attack.eps \(there 1.0, now 2.0\), seed \(there 0, now 1\)"):
@@ -146,7 +146,7 @@ def test_a_workdir_of_another_config_is_refused_by_field(tmp_path):
     workdirs.check(make_config(mesh={"data": 8}), tmp_path)  # devices may change
 
 
-def test_a_workdir_that_is_a_file_or_damaged_is_refused(tmp_path):
+def test_check_rejects_a_workdir_that_is_a_file_or_damaged(tmp_path):
     file = tmp_path / "file"
     file.write_text("x")
     with pytest.raises(UserError, match="is a file"):
@@ -156,12 +156,12 @@ def test_a_workdir_that_is_a_file_or_damaged_is_refused(tmp_path):
         workdirs.check(make_config(), tmp_path)
 
 
-def test_stages_find_each_other(tmp_path):
+def test_resolve_returns_sibling_stages_and_paths(tmp_path):
     assert workdirs.resolve("stage:encoder", tmp_path / "x" / "inverter") == tmp_path / "x" / "encoder"
     assert workdirs.resolve("runs/a", tmp_path) == pathlib.Path("runs/a")
 
 
-def test_relative_and_follow_agree_through_symbolic_links(tmp_path, monkeypatch):
+def test_follow_inverts_relative_through_symbolic_links(tmp_path, monkeypatch):
     encoder, real = tmp_path / "elsewhere" / "encoder", tmp_path / "disk" / "deep" / "runs"
     for folder in (encoder, real / "inverter"):
         folder.mkdir(parents=True)
@@ -173,7 +173,7 @@ def test_relative_and_follow_agree_through_symbolic_links(tmp_path, monkeypatch)
             assert workdirs.follow(workdirs.relative(target, workdir), workdir) == encoder
 
 
-def test_follow_finds_both_moved_together_and_a_run_behind_a_link(tmp_path):
+def test_follow_finds_runs_moved_together_or_behind_a_link(tmp_path):
     for name in ("encoder", "inverter"):
         (tmp_path / "exp" / name).mkdir(parents=True)
     reference = workdirs.relative(tmp_path / "exp" / "encoder", tmp_path / "exp" / "inverter")
@@ -187,7 +187,7 @@ def test_follow_finds_both_moved_together_and_a_run_behind_a_link(tmp_path):
 
 
 @pytest.mark.parametrize("path", ["", " ", "gs://bucket/x", "s3:/bucket", "file:///x", "~no_such_user/x", "a\0b"])
-def test_canonical_refuses_what_is_no_local_path(path):
+def test_canonical_rejects_what_is_no_local_path(path):
     with pytest.raises(UserError, match="^checkpoint"):
         paths.canonical(path, name="checkpoint")
 
@@ -207,7 +207,7 @@ def test_canonical_resolves_home_dots_and_links(tmp_path, monkeypatch):
             assert "is not a path" in str(error)
 
 
-def test_stray_files_beside_checkpoints_are_skipped(saved, tmp_path):
+def test_saved_steps_ignores_other_files(saved, tmp_path):
     directory, _ = saved
     workdir = tmp_path / "run"
     shutil.copytree(directory, workdir)
@@ -226,7 +226,7 @@ def test_stray_files_beside_checkpoints_are_skipped(saved, tmp_path):
     assert (checkpoints / "999").is_file() and (checkpoints / "00000624").is_dir()
 
 
-def test_a_checkpoint_deleted_while_it_is_read_is_replaced_by_a_newer_one(saved, tmp_path, capsys):
+def test_newest_readable_survives_the_deletion_of_a_checkpoint(saved, tmp_path, capsys):
     directory, _ = saved
     workdir = tmp_path / "run"
     shutil.copytree(directory, workdir)
@@ -243,7 +243,7 @@ def test_a_checkpoint_deleted_while_it_is_read_is_replaced_by_a_newer_one(saved,
     assert "checkpoints/7 cannot be read" in capsys.readouterr().err
 
 
-def test_a_damaged_checkpoint_in_a_read_only_directory_is_one_line(tmp_path, monkeypatch):
+def test_put_aside_reports_a_read_only_directory_in_one_line(tmp_path, monkeypatch):
     def refuse(*_):
         raise OSError(errno.EROFS, "Read-only file system")
 
@@ -260,7 +260,7 @@ def no_checkpoint(path):
     return str(error.value)
 
 
-def test_a_path_beside_a_run_names_what_lies_there(saved, tmp_path):
+def test_load_description_describes_a_path_that_is_no_run(saved, tmp_path):
     directory, _ = saved
     experiment = tmp_path / "runs" / "exp"
     shutil.copytree(directory, experiment / "encoder")
@@ -290,7 +290,7 @@ def test_a_path_beside_a_run_names_what_lies_there(saved, tmp_path):
         checkpoint.load_description(experiment / "deep" / "inverter", kind="classifier")
 
 
-def test_check_sources_names_the_field_before_any_work(saved, tmp_path):
+def test_check_sources_names_the_field(saved, tmp_path):
     directory, _ = saved
     shutil.copytree(directory, tmp_path / "exp" / "encoder")
     config = make_config(encoder={"checkpoint": str(tmp_path / "exp")})

@@ -1,4 +1,4 @@
-"""Trained networks as a user loads them: functions, images of any size and number, errors in one line."""
+"""Trained networks in the public interface: functions, images of any size and number, errors in one line."""
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,7 @@ def inverter(untrained):
     return arinv.load(untrained / "robust_inverter")
 
 
-def test_load_gives_the_inverter_with_its_encoder(inverter, untrained):
+def test_load_returns_the_inverter_with_its_encoder(inverter, untrained):
     assert inverter.kind == "inverter" and inverter.encoder.kind == "classifier"
     encoder = arinv.load(untrained / "robust_encoder")
     assert inverter.encoder.fingerprint == encoder.fingerprint != inverter.fingerprint
@@ -51,13 +51,13 @@ def test_reconstruct_takes_any_number_and_size(inverter, count, height, width):
     np.testing.assert_allclose(reconstructions[-1:], one, atol=1e-5)
 
 
-def test_reconstruct_is_the_decoder_of_the_features(inverter):
+def test_reconstruct_equals_decode_fn_of_the_features(inverter):
     batch = images(2)
     expected = inverter.decode_fn(inverter.features_fn(jnp.asarray(batch))[inverter.layer])
     np.testing.assert_allclose(inverter.reconstruct(batch), expected, atol=1e-5)
 
 
-def test_evaluate_gives_a_number_for_each_image(inverter):
+def test_evaluate_returns_a_number_for_each_image(inverter):
     batch, labels = images(3), np.array([0, 1, 0])
     results = inverter.evaluate(batch, labels, batch_size=2)
     assert set(results) == {"clean_accuracy", "psnr", "ssim", "mse"}
@@ -79,13 +79,13 @@ def test_evaluate_gives_a_number_for_each_image(inverter):
         (lambda n: arinv.load("nowhere"), "nowhere"),
     ],
 )
-def test_mistakes_are_one_line(inverter, call, message):
+def test_trained_reports_mistakes_in_one_line(inverter, call, message):
     with pytest.raises(UserError, match=message) as error:
         call(inverter)
     assert "\n" not in str(error.value)
 
 
-def test_the_package_lists_its_public_names():
+def test_package_lists_its_public_names():
     assert {"load", "attacks", "losses", "metrics", "models", "data", "apps"} <= set(dir(arinv))
     assert arinv.attacks.pgd and arinv.models.build
     with pytest.raises(AttributeError, match="it has .*load"):

@@ -1,4 +1,4 @@
-"""What a run would cost: the plan against the step that training really compiles, and its parts by hand."""
+"""Plans: against the step that training compiles, and their parts by hand."""
 
 import json
 import math
@@ -53,27 +53,27 @@ def really_compiled(config, workdir, monkeypatch):
         return record
 
     monkeypatch.setattr(loop, "make_call", recording)
-    with pytest.raises(FirstCall) as found:
+    with pytest.raises(FirstCall) as result:
         main.run(config, workdir)
-    return found.value.args[0]
+    return result.value.args[0]
 
 
 @pytest.fixture(scope="module")
 def data_parallel(tmp_path_factory):
     """The plan of a small robust training on eight devices."""
-    (found,) = plan_of(small_config(), tmp_path_factory.mktemp("plan") / "run")
-    return found
+    (result,) = plan_of(small_config(), tmp_path_factory.mktemp("plan") / "run")
+    return result
 
 
 @pytest.fixture(scope="module")
 def sharded(tmp_path_factory):
     """The same with the parameters split over all devices, and two steps in a call."""
     config = small_config(**{"mesh.fsdp": 8, "steps_per_call": 2})
-    (found,) = plan_of(config, tmp_path_factory.mktemp("plan") / "run")
-    return found
+    (result,) = plan_of(config, tmp_path_factory.mktemp("plan") / "run")
+    return result
 
 
-def test_a_plan_is_of_the_step_that_training_compiles(data_parallel, tmp_path, monkeypatch):
+def test_plan_is_of_the_step_that_training_compiles(data_parallel, tmp_path, monkeypatch):
     compiled = really_compiled(small_config(), tmp_path, monkeypatch)
     memory = compiled.memory_analysis()
     total = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
@@ -83,21 +83,21 @@ def test_a_plan_is_of_the_step_that_training_compiles(data_parallel, tmp_path, m
     np.testing.assert_allclose(
         data_parallel["flops"]["xla_per_device"], compiled.cost_analysis()["flops"], rtol=TOLERANCE
     )
-    found = cost.by_kind(cost.collectives(compiled.as_text(), 8))
-    assert found == data_parallel["collectives_per_step"]
+    result = cost.by_kind(cost.collectives(compiled.as_text(), 8))
+    assert result == data_parallel["collectives_per_step"]
 
 
 def test_operations_agree_with_xla_on_one_device_and_on_eight(data_parallel, sharded):
     """XLA counts in its own way, and the plan counts in that way beside its own; the rest is between the products."""
-    for found in (data_parallel, sharded):
+    for result in (data_parallel, sharded):
         np.testing.assert_allclose(
-            found["flops"]["as_xla_counts_per_device"], found["flops"]["xla_per_device"], rtol=TOLERANCE
+            result["flops"]["as_xla_counts_per_device"], result["flops"]["xla_per_device"], rtol=TOLERANCE
         )
-        assert found["flops"]["per_step"] > 8 * found["flops"]["as_xla_counts_per_device"], "the attack's rounds"
+        assert result["flops"]["per_step"] > 8 * result["flops"]["as_xla_counts_per_device"], "the attack's rounds"
     assert data_parallel["flops"]["per_image"] == sharded["flops"]["per_image"]
 
 
-def test_memory_is_that_of_the_state_and_fsdp_splits_it(data_parallel, sharded):
+def test_memory_is_that_of_the_state_split_by_fsdp(data_parallel, sharded):
     whole, part = data_parallel["memory_per_device"], sharded["memory_per_device"]
     for name in ("parameters", "optimizer"):
         assert whole[name] / 8 < part[name] < whole[name] / 6  # biases stay whole
@@ -117,7 +117,7 @@ def test_data_parallel_reduces_the_gradients_once_and_fsdp_gathers_the_weights(d
 
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("argument", [0, 1])
-def test_convolutions_are_counted_as_xla_counts_them(stride, argument):
+def test_total_as_xla_counts_convolutions_as_xla_does(stride, argument):
     """Padding left out, for a convolution and its two gradients; exactly, since there is nothing else."""
 
     def convolve(x, w):
@@ -127,13 +127,13 @@ def test_convolutions_are_counted_as_xla_counts_them(stride, argument):
     x, w = jnp.ones((2, 7, 7, 3)), jnp.ones((3, 3, 3, 4))
     y, pull = jax.vjp(convolve, x, w)
     for function, arguments in ((convolve, (x, w)), (lambda y: pull(y)[argument], (y,))):
-        found = flops.operations(jax.make_jaxpr(function)(*arguments))
+        result = flops.operations(jax.make_jaxpr(function)(*arguments))
         expected = jax.jit(function).lower(*arguments).compile().cost_analysis()["flops"]
-        assert flops.total_as_xla(found) == expected
-        assert flops.total(found) > expected, "with padding it is more"
+        assert flops.total_as_xla(result) == expected
+        assert flops.total(result) > expected, "with padding it is more"
 
 
-def test_an_unrolled_loop_agrees_with_xla():
+def test_total_counts_every_iteration_of_a_loop():
     def attack(x, w):
         return jax.lax.fori_loop(0, 5, lambda _, y: jnp.tanh(y @ w), x)
 
@@ -144,9 +144,9 @@ def test_an_unrolled_loop_agrees_with_xla():
 
     arguments = jnp.ones((8, 256)), jnp.ones((256, 256))
     expected = jax.jit(unrolled).lower(*arguments).compile().cost_analysis()["flops"]
-    found = flops.operations(jax.make_jaxpr(attack)(*arguments))
-    np.testing.assert_allclose(flops.total(found), expected, rtol=0.01)
-    (product,) = (operation for operation in found if operation.flops)
+    result = flops.operations(jax.make_jaxpr(attack)(*arguments))
+    np.testing.assert_allclose(flops.total(result), expected, rtol=0.01)
+    (product,) = (operation for operation in result if operation.flops)
     assert product.size == 4 * (2 * 8 * 256 + 256 * 256) and product.rounds == 5
 
 
@@ -179,20 +179,20 @@ ENTRY %main (p0: f32[4,8]) -> f32[4,8] {
 """
 
 
-def test_collectives_are_read_from_a_program():
-    found = cost.collectives(HLO, 16)
-    assert found == [
+def test_collectives_reads_a_program():
+    result = cost.collectives(HLO, 16)
+    assert result == [
         ("all-reduce", 120, (0, 2, 4, 6, 8, 10, 12, 14), 1),
         ("all-gather", 80, (0, 4, 8, 12), 1),
         ("collective-permute", 24, (0, 1), 1),
         ("all-gather", 256, (0, 1, 2, 3), 7),
         ("reduce-scatter", 128, (0, 1), 7),
     ]
-    assert [one.sent for one in found] == [2 * 120 * 7 / 8, 80 * 3 / 4, 24, 256 * 3 / 4, 128 / 2]
-    assert cost.by_kind(found)["all-gather"] == {"count": 8, "bytes": 80 + 7 * 256, "bytes_sent": 60 + 7 * 192}
+    assert [one.sent for one in result] == [2 * 120 * 7 / 8, 80 * 3 / 4, 24, 256 * 3 / 4, 128 / 2]
+    assert cost.by_kind(result)["all-gather"] == {"count": 8, "bytes": 80 + 7 * 256, "bytes_sent": 60 + 7 * 192}
 
 
-def test_bandwidth_is_that_of_the_links_a_group_has():
+def test_bandwidth_is_that_of_the_links_of_a_group():
     h100, v5e = accelerators.accelerator("h100"), accelerators.accelerator("tpu_v5e")
     assert cost.bandwidth(range(8), h100) == 450e9
     assert cost.bandwidth(range(16), h100) == 8 * 50e9  # all eight of a node share its way out
@@ -201,7 +201,7 @@ def test_bandwidth_is_that_of_the_links_a_group_has():
     assert cost.bandwidth(range(5000), accelerators.accelerator("tpu_v4")) is None
 
 
-def test_times_are_those_of_the_roofline():
+def test_compute_seconds_is_a_roofline():
     h100 = accelerators.accelerator("h100")
     large, small = flops.Operation(10**15, 0, 3000, 2), flops.Operation(1000, 0, 10**9 + 10**6)
     twice = [large._replace(size=5000), small._replace(size=10**9 + 2 * 10**6)]
@@ -233,26 +233,27 @@ def test_published_sizes(name, split, expected):
     assert (info and (info.num_examples, info.num_classes)) == expected
 
 
-def test_an_experiment_is_planned_before_anything_is_trained(tmp_path, capsys):
+def test_plan_stages_needs_no_trained_network(tmp_path, capsys):
     config = inverter.get_config("smoke=True,width=4,loss=pixel")
     assumptions = plan.Assumptions(accelerators.accelerator("a100"), 0.2)
-    found = plan_of(config, tmp_path, assumptions)
-    assert [x["stage"] for x in found] == ["encoder", "inverter"]
-    encoder, second = found
+    result = plan_of(config, tmp_path, assumptions)
+    assert [x["stage"] for x in result] == ["encoder", "inverter"]
+    encoder, second = result
     assert second["memory_per_device"]["frozen"] > 0 and encoder["memory_per_device"]["frozen"] == 0
     assert encoder["run"]["steps"] == 2 and encoder["run"]["evaluation_steps"] == 1
-    for stage in found:
+    for stage in result:
         seconds = stage["seconds_per_step"]
         assert seconds["total"] == seconds["compute"] + seconds["collectives"] > 0
         assert stage["run"]["hours"] > 2 * seconds["total"] / 3600
-    text = "\n".join(plan.lines(found, ["evaluation"]))
+    lines = [line for stage in result for line in plan.stage_lines(stage)]
+    text = "\n".join([*lines, *plan.summary_lines(result, ["evaluation"])])
     assert "bottleneck" in text and "images/s a core here" in text
     assert "8 x A100 SXM 80 GB" in text and "not planned" in text and "device-hours" in text
     assert not list(tmp_path.iterdir())
-    assert json.loads(json.dumps(found)) == found
+    assert json.loads(json.dumps(result)) == result
 
 
-def test_every_stage_that_trains_is_planned_and_shown_as_it_is_ready(tmp_path, monkeypatch):
+def test_plan_stages_compiles_equal_steps_once(tmp_path, monkeypatch):
     """A denoiser too; steps that are the same are compiled once."""
     config = denoising.get_config("smoke=True")
     stages = {tmp_path / name: config.stages[name] for name in config.order}
@@ -275,14 +276,14 @@ def test_every_stage_that_trains_is_planned_and_shown_as_it_is_ready(tmp_path, m
     assert plans[3]["memory_per_device"] == plans[2]["memory_per_device"]
 
 
-def test_input_is_the_bottleneck_where_it_is_the_slowest():
+def test_bottleneck_is_the_slowest_part():
     """AlexNet on eight H100s takes more images than a few cores decode."""
     config = alexnet_imagenet.get_config("")
     rate = input_rate.InputRate("stream", "JPEG", per_core=250.0, per_process=1000.0, workers=4, cores=16)
     seconds = {"compute": 0.004, "collectives": 0.001, "total": 0.005}
-    found = input_rate.limits(rate, num_processes=2, batch_size=config.batch_size, seconds=seconds)
-    assert found["images_per_second"] == 2000 and found["seconds"] == 256 / 2000
-    assert found["cores_needed"] == pytest.approx(256 / 0.005 / 250)
+    result = input_rate.limits(rate, num_processes=2, batch_size=config.batch_size, seconds=seconds)
+    assert result["images_per_second"] == 2000 and result["seconds"] == 256 / 2000
+    assert result["cores_needed"] == pytest.approx(256 / 0.005 / 250)
     assert plan._with_input(seconds, 256 / 2000)[1] == "input"
     assert plan._with_input(seconds, 256 / 2000)[0]["step"] == 256 / 2000
     assert plan._with_input(seconds, 0.001)[1] == "compute" and plan._with_input(seconds, 0.001)[0]["step"] == 0.005
@@ -291,9 +292,9 @@ def test_input_is_the_bottleneck_where_it_is_the_slowest():
 
 
 @pytest.mark.parametrize(("arg", "num_examples", "path"), [("", 1_281_167, "stream"), ("image_size=32", 100, "memory")])
-def test_input_rate_is_measured_by_the_path_that_training_takes(arg, num_examples, path):
-    found = input_rate.measure(alexnet_imagenet.get_config(arg), num_examples, seconds=0.05)
-    assert found.path == path and found.per_core > 0 and found.per_process > 0
+def test_measure_uses_the_path_of_training(arg, num_examples, path):
+    result = input_rate.measure(alexnet_imagenet.get_config(arg), num_examples, seconds=0.05)
+    assert result.path == path and result.per_core > 0 and result.per_process > 0
     config = alexnet_imagenet.get_config(arg)
     config.data.num_workers = 3
     workers = input_rate.measure(config, num_examples, seconds=0.05)
@@ -302,10 +303,10 @@ def test_input_rate_is_measured_by_the_path_that_training_takes(arg, num_example
         assert workers.per_process == pytest.approx(3 * workers.per_core)
 
 
-def test_what_is_not_known_is_said(tmp_path):
+def test_train_info_notes_what_is_unknown(tmp_path):
     config = small_config(**{"data.name": "folder:/nowhere", "data.num_train": 0, "num_steps": 0})
     info, notes = plan._train_info(config)
-    assert info.num_examples == 0 and any("give num_train" in note for note in notes)
+    assert info.num_examples == 0 and any("set num_train" in note for note in notes)
     assert any("classes" in note for note in notes) and info.num_classes > 1
     config.data.num_train = 100
     assert plan._steps_per_epoch(config, plan._train_info(config)[0]) == 6
@@ -317,7 +318,7 @@ def test_what_is_not_known_is_said(tmp_path):
     )
 
 
-def test_the_command_plans_and_the_workdir_stays_good(tmp_path):
+def test_command_writes_a_plan_and_the_workdir_stays_usable(tmp_path):
     config = f"--config={ROOT}/configs/classifier.py:smoke=True,width=4,image_size=16"
     options = ["--config.batch_size=16", "--plan", "--devices=16", "--accelerator=tpu_v5e", f"--workdir={tmp_path}"]
     environment = {**os.environ, "XLA_FLAGS": "", "PYTHONPATH": str(ROOT)}
@@ -327,13 +328,13 @@ def test_the_command_plans_and_the_workdir_stays_good(tmp_path):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "16 x TPU v5e" in done.stdout and "images/s" in done.stdout
-    (found,) = json.loads((tmp_path / "plan.json").read_text())
-    assert found["devices"] == 16 and found["mesh"] == {"data": 16, "fsdp": 1}
+    (result,) = json.loads((tmp_path / "plan.json").read_text())
+    assert result["devices"] == 16 and result["mesh"] == {"data": 16, "fsdp": 1}
     assert [path.name for path in tmp_path.iterdir()] == ["plan.json"]
     workdirs.check(classifier.get_config("smoke=True"), tmp_path)
 
 
-def test_mistakes_of_a_plan_are_one_line(tmp_path):
+def test_plan_reports_mistakes(tmp_path):
     with pytest.raises(UserError, match="unknown accelerator 'h1000'; known: .*Did you mean 'h100'"):
         main.plan(small_config(), None, accelerator="h1000")
     with pytest.raises(UserError, match="batch_size 12"):
@@ -342,7 +343,7 @@ def test_mistakes_of_a_plan_are_one_line(tmp_path):
         main.plan(inverter.get_config(f"smoke=True,checkpoint={tmp_path}/none"), None)
 
 
-def test_peaks_are_found_by_the_names_that_devices_have():
+def test_name_of_matches_names_of_devices():
     for device, name in {
         "NVIDIA H100 80GB HBM3": "h100",
         "NVIDIA H200": "h200",

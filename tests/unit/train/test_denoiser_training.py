@@ -1,4 +1,4 @@
-"""The denoiser's training step: its terms against NumPy, fresh noise at every step, and the discriminator's path."""
+"""The training step of a denoiser: losses against NumPy, new noise at every step, and the discriminator."""
 
 import functools
 
@@ -68,7 +68,7 @@ def trained():
     return step, state, step(state, make_batch(), KEY, FROZEN)
 
 
-def test_the_terms_are_sums_over_images_against_the_clean_one(trained):
+def test_train_step_sums_losses_against_clean_images(trained):
     _, state, (after, metrics) = trained
     batch = make_batch()
     clean = batch["image"].astype(np.float32) / 255
@@ -91,7 +91,7 @@ def test_the_terms_are_sums_over_images_against_the_clean_one(trained):
     assert metrics["loss"][1] == BATCH - 1 and int(after.step) == 1
 
 
-def test_noise_is_drawn_anew_at_every_step_and_is_the_same_after_a_restart(trained):
+def test_train_step_draws_new_noise_that_depends_on_the_step_only(trained):
     step, state, (_, first) = trained
     batch = make_batch()
     later = step(state.replace(step=state.step + 1), batch, KEY, FROZEN)[1]
@@ -100,7 +100,7 @@ def test_noise_is_drawn_anew_at_every_step_and_is_the_same_after_a_restart(train
     assert float(again["psnr"][0]) == float(later["psnr"][0])
 
 
-def test_it_learns_to_denoise_one_batch(trained):
+def test_train_step_learns_to_denoise_one_batch(trained):
     step, state, (_, first) = trained
     for _ in range(100):
         state, metrics = step(state, make_batch(), KEY, FROZEN)
@@ -108,7 +108,7 @@ def test_it_learns_to_denoise_one_batch(trained):
     assert float(metrics["loss"][0]) < 0.5 * float(first["loss"][0])
 
 
-def test_the_script_s_loss_has_a_discriminator_and_squares():
+def test_train_step_runs_with_discriminator_and_squared_loss():
     weights = {"pixel": 2e-3, "feature": 1e-2, "adversarial": 100.0, "discriminator": 100.0}
     step, init = make_step(models.build_discriminator(image_size=SIZE), weights, pixel_order=2)
     state = jax.eval_shape(init, KEY)

@@ -1,4 +1,4 @@
-"""Recipes of robust training: each trains, the watch sees catastrophic overfitting, averages and mixtures."""
+"""Recipes of robust training, the watch on catastrophic overfitting, averages and mixed sources."""
 
 import jax
 import jax.numpy as jnp
@@ -64,7 +64,7 @@ def test_every_recipe_trains(name, photos):
     assert np.isfinite(last) and last < 0.9 * first
 
 
-def test_gairat_without_geometry_yet_is_plain_cross_entropy(photos):
+def test_gairat_before_geometry_is_cross_entropy(photos):
     recipe = robust.make_recipe("gairat", num_steps=3)
     batch = batch_of(photos, 0, 8)
     logits = (jax.random.normal(KEY, (8, 10)),)
@@ -75,19 +75,19 @@ def test_gairat_without_geometry_yet_is_plain_cross_entropy(photos):
 
 
 @pytest.mark.parametrize(
-    ("call", "shown"),
+    ("call", "message"),
     [
         (lambda: robust.make_recipe("mart", num_steps=3), "trades"),
         (lambda: robust.make_recipe("pgd", num_steps=3, beta=6.0), "has no option 'beta'"),
         (lambda: robust.make_recipe("gairat", num_steps=3, weighting="flat"), "sigmoid"),
     ],
 )
-def test_unknown_recipes_and_options_are_told(call, shown):
-    with pytest.raises(UserError, match=shown):
+def test_make_recipe_rejects_unknown_names_and_options(call, message):
+    with pytest.raises(UserError, match=message):
         call()
 
 
-def test_the_watch_fires_on_a_run_made_to_overfit_and_not_on_pgd(photos):
+def test_watch_detects_overfitting_of_fgsm_but_not_of_pgd(photos):
     """FGSM without random start and a large step, against PGD of a small radius."""
     watch = robust.Watch(every_steps=8)
     encoder, adam = models.build("alexnet_small", num_classes=10, width=8), optax.adam(2e-3)
@@ -101,7 +101,7 @@ def test_the_watch_fires_on_a_run_made_to_overfit_and_not_on_pgd(photos):
     assert sum(h[robust.NOTICE][0] for h in history) == 0
 
 
-def test_the_switch_goes_back_to_the_healthy_state(photos):
+def test_restore_healthy_restores_or_copies(photos):
     """Checked by itself: healthy, the copy follows; overfitted, the copy comes back and PGD is on."""
     extras = classifier.Extras(watch=robust.Watch(every_steps=1, num_steps=2, threshold=0.0, switch=True))
     state = make_state(ENCODER, optax.adam(1e-3), extras)
@@ -118,14 +118,14 @@ def test_the_switch_goes_back_to_the_healthy_state(photos):
     assert all(jax.tree.leaves(same)) and robust.switched(back)
 
 
-def test_a_switched_run_trains_with_pgd(photos):
+def test_train_step_switches_to_pgd(photos):
     extras = {"watch": robust.Watch(every_steps=4, threshold=-2.0, switch=True)}  # fires at the first look
     fgsm = robust.make_recipe("fgsm", num_steps=1, noise=0.0)
     state, history = train(photos, fgsm, eps=8 / 255, steps=4, **extras)
     assert history[3][robust.NOTICE] == (1.0, 1.0) and robust.switched(state)
 
 
-def test_the_average_follows_the_weights(photos):
+def test_average_follows_the_weights(photos):
     state, _ = train(photos, robust.make_recipe("pgd", num_steps=3), eps=0.0, steps=3, average_decay=0.9)
     trained, mean = (jax.tree.leaves(state.variables[name]["params"]) for name in (CLASSIFIER, AVERAGE))
     gaps = [float(np.abs(a - b).max()) for a, b in zip(trained, mean, strict=True)]
@@ -166,7 +166,7 @@ def test_smoke_run_of_the_named_recipes(name, tmp_path):
     assert (tmp_path / "results.json").exists()
 
 
-def test_the_named_recipes_say_what_the_papers_say(tmp_path):
+def test_recipe_configs_have_the_papers_numbers(tmp_path):
     config = alexnet_imagenet.get_config("")
     assert (config.attack.eps, config.attack.step_size, config.attack.num_steps) == (3.0, 0.5, 7)
     assert (config.num_epochs, config.batch_size, config.data.name) == (90.0, 256, "tfds:imagenet2012")

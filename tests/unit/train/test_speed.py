@@ -1,4 +1,4 @@
-"""The loop's speed: several steps in a call, batches sent ahead, what is told of it, and a profile."""
+"""Speed of the loop: several steps in a call, batches sent ahead, rates in the log, and a profile."""
 
 import functools
 import json
@@ -33,7 +33,7 @@ def train(workdir, steps_per_call, **changes):
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """A run of single steps, and one of two steps in a call with all that can be told: (workdir, log) each."""
+    """A run of single steps, and one of two steps in a call with all rates: (workdir, log) each."""
     one, two = tmp_path_factory.mktemp("one"), tmp_path_factory.mktemp("two")
     single = train(one, 1)
     with pytest.MonkeyPatch.context() as patch:
@@ -47,7 +47,7 @@ def without_speed(log):
     return [{name: value for name, value in line.items() if not name.startswith("speed/")} for line in log]
 
 
-def test_several_steps_in_a_call_give_the_same_bits(runs):
+def test_several_steps_in_a_call_return_the_same_bits(runs):
     (one, single), (two, several) = runs
     assert without_speed(single) == without_speed(several)
     assert (one / "results.json").read_bytes() == (two / "results.json").read_bytes()
@@ -56,39 +56,39 @@ def test_several_steps_in_a_call_give_the_same_bits(runs):
     assert [line["step"] for line in single] == [3, 4, 6, 7, 7]
 
 
-def test_the_log_tells_images_and_use_of_the_devices(runs):
+def test_log_has_images_per_second_and_mfu(runs):
     _, (_, several) = runs
-    told = [line for line in several if "speed/mfu" in line]
-    assert told, "one line at least is of steps that were compiled before"
-    for line in told:
+    lines = [line for line in several if "speed/mfu" in line]
+    assert lines, "at least one line is of steps that were compiled before"
+    for line in lines:
         assert line["speed/images_per_second"] > 0 and 0 <= line["speed/waiting_for_input"] <= 1
         assert line["speed/peak_memory_bytes"] == 2.0**31
-    ratios = {round(line["speed/mfu"] / line["speed/images_per_second"], 20) for line in told}
+    ratios = {round(line["speed/mfu"] / line["speed/images_per_second"], 20) for line in lines}
     per_image = ratios.pop() * 8 * PEAK  # of eight devices
     assert not ratios and 1e5 < per_image < 1e8
 
 
-def test_the_use_of_unknown_devices_is_not_told(runs):
+def test_log_has_no_mfu_of_unknown_devices(runs):
     (_, single), _ = runs
     assert any("speed/images_per_second" in line for line in single)
     assert not any("speed/mfu" in line for line in single)
 
 
-def test_a_profile_is_written_where_it_is_asked_for(runs):
+def test_profile_is_written_only_if_configured(runs):
     (one, _), (two, _) = runs
     assert list((two / "profile").rglob("*.xplane.pb"))
     assert not (one / "profile").exists()
 
 
 @pytest.mark.parametrize("steps", [(3,), (3, 2), (0, 2), (1.0, 2), (1, 2, 3)])
-def test_wrong_steps_of_a_profile_are_told(steps, tmp_path):
+def test_check_steps_rejects_wrong_steps(steps, tmp_path):
     with pytest.raises(UserError, match="profile_steps"):
         check_steps(steps)
     with pytest.raises(UserError, match="profile_steps"):
         Profile(tmp_path, steps)
 
 
-def test_wrong_steps_of_a_call_are_told_before_anything_is_written(tmp_path):
+def test_check_rejects_wrong_steps_per_call_before_writing(tmp_path):
     config = classifier.get_config("smoke=True,width=4")
     config.steps_per_call = 0
     with pytest.raises(UserError, match="steps_per_call must be 1 or more; got 0"):
@@ -100,7 +100,7 @@ def test_wrong_steps_of_a_call_are_told_before_anything_is_written(tmp_path):
     ("step", "expected"),
     [(0, 4), (4, 4), (8, 1), (9, 1), (10, 4), (14, 4), (18, 1), (20, 4), (21, 1), (24, 1)],
 )
-def test_a_call_ends_where_something_is_due(step, expected):
+def test_call_length_ends_where_something_is_due(step, expected):
     """Every 10 and 24 steps of 25, in calls of 4."""
     assert loop.call_length(step, num_steps=25, steps_per_call=4, every_steps=(10, 24)) == expected
 
@@ -121,7 +121,7 @@ class Numbers:
         return {"step": self.count}
 
 
-def test_batches_are_sent_in_order_with_the_position_behind_them():
+def test_prepare_returns_batches_in_order_with_their_position():
     mesh, batches = parallel.make_mesh(), Numbers()
     one, three = feed.prepare(batches, 1, mesh), feed.prepare(batches, 3, mesh)
     assert (one.num_images, three.num_images) == (8, 24)
@@ -146,7 +146,7 @@ def prepared(began, ended, num_images=10):
     return feed.Prepared({}, 1, num_images, {}, began, ended)
 
 
-def test_waiting_counts_from_the_end_of_the_step():
+def test_speed_counts_waiting_from_the_end_of_the_step():
     with speed.Speed() as watch:
         watch.step(prepared(0, 0), Later(0.0))
         watch._ends[-1].result()
@@ -163,7 +163,7 @@ def test_waiting_counts_from_the_end_of_the_step():
         assert watch.rates() == {}
 
 
-def test_evaluations_are_not_counted():
+def test_speed_excludes_evaluations():
     times = iter([0.0, 2.0, 50.0, 53.0, 54.0])
     watch = speed.Speed(PEAK, clock=lambda: next(times))  # begins at 0
     watch.set_flops(PEAK / 100)
@@ -173,13 +173,13 @@ def test_evaluations_are_not_counted():
     assert watch.rates() == {"images_per_second": 10.0, "waiting_for_input": 0.0, "mfu": 0.1}  # at 53
 
 
-def test_rates_in_words():
+def test_show_formats_rates_and_memory():
     rates = {"images_per_second": 12345.6, "waiting_for_input": 0.0123, "mfu": 0.316}
     assert speed.show(rates) == "12,346 images/s, 32% MFU, 1.2% waiting"
     assert speed.show_memory({"peak_memory_bytes": 2.0**31}) == "2.00 GiB"
 
 
-def test_bfloat16_keeps_parameters_optimiser_and_losses_in_float32():
+def test_bfloat16_step_keeps_state_and_metrics_in_float32():
     encoder = models.build("alexnet_small", num_classes=5, width=4, dtype=jnp.bfloat16)
     spec = {"name": "sgd", "momentum": 0.9, "schedule": {"name": "constant", "learning_rate": 0.1}}
     optimizer = make_optimizer(spec, num_steps=1, steps_per_epoch=1)

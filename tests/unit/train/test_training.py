@@ -1,4 +1,4 @@
-"""Training steps: the losses of the papers, and the same step on one device and on eight."""
+"""Training steps: the losses of the papers, and equal steps on one device and on eight."""
 
 import functools
 
@@ -135,7 +135,7 @@ def test_robust_step_lowers_the_loss_it_is_trained_on():
     assert losses[-1] < losses[0]
 
 
-def test_inverter_terms_add_up_and_padding_counts_nothing():
+def test_inverter_terms_add_up_without_padding():
     run, state = compiled_on("inverter")
     batch = make_batch()
     _, metrics = run(jax.tree.map(jnp.copy, state), batch)
@@ -151,7 +151,7 @@ def test_inverter_terms_add_up_and_padding_counts_nothing():
     assert abs(float(other["loss_pixel"][0] - metrics["loss_pixel"][0])) < 0.05 * float(metrics["loss_pixel"][0])
 
 
-def test_discriminator_sees_images_and_reconstructions_in_a_forward_each():
+def test_discriminator_runs_power_iteration_in_each_forward_pass():
     """As the released code: three power iterations a step, two of them in the discriminator's own update."""
     (step, _, frozen), state = case_and_state("inverter")
     stepped, _ = jax.jit(step)(state, make_batch(), KEY, *frozen)
@@ -183,7 +183,7 @@ def test_inverter_losses_are_sums_over_images():
     np.testing.assert_allclose(metrics["loss_feature"][0], feature[real].sum(), rtol=1e-4)
 
 
-def test_fsdp_splits_large_arrays_only():
+def test_state_shardings_split_large_arrays_only():
     mesh = parallel.make_mesh(fsdp=8)
     shardings = parallel.state_shardings(
         {"kernel": jax.ShapeDtypeStruct((64, 128), jnp.float32), "bias": jax.ShapeDtypeStruct((128,), jnp.float32)},
@@ -194,17 +194,17 @@ def test_fsdp_splits_large_arrays_only():
 
 
 @pytest.mark.parametrize("layout", [{"data": 3}, {"fsdp": 3}, {"fsdp": 0}, {"data": 2, "fsdp": 2}])
-def test_a_mesh_that_does_not_fit_is_refused(layout):
+def test_make_mesh_rejects_sizes_that_do_not_fit(layout):
     with pytest.raises(UserError, match="8 device"):
         parallel.make_mesh(**layout)
 
 
-def test_a_batch_that_the_devices_do_not_divide_is_refused():
+def test_check_batch_size_rejects_a_batch_that_devices_do_not_divide():
     with pytest.raises(UserError, match="batch_size 12 .* use 8"):
         parallel.check_batch_size(12, parallel.make_mesh())
 
 
-def test_schedules():
+def test_make_schedule_returns_step_and_cosine_rates():
     step = make_schedule(
         {"name": "step", "learning_rate": 0.1, "every_epochs": 30.0, "factor": 0.1}, num_steps=900, steps_per_epoch=10
     )
@@ -215,7 +215,7 @@ def test_schedules():
     np.testing.assert_allclose([warm(0), warm(5), warm(10), warm(100)], [0.0, 0.5, 1.0, 0.0], atol=1e-6)
 
 
-def test_a_schedule_may_be_renamed_and_wrong_options_are_told():
+def test_make_schedule_ignores_options_of_other_names_and_rejects_unknown_ones():
     left_over = {"name": "cosine", "learning_rate": 1.0, "every_epochs": 30.0, "factor": 0.1}
     assert make_schedule(left_over, num_steps=10, steps_per_epoch=1)(5) == pytest.approx(0.5)
     with pytest.raises(UserError, match="'step' needs every_epochs"):
@@ -225,7 +225,7 @@ def test_a_schedule_may_be_renamed_and_wrong_options_are_told():
         make_optimizer(spec, num_steps=2, steps_per_epoch=1)
 
 
-def test_weight_decay_joins_the_gradient_before_momentum():
+def test_sgd_adds_weight_decay_before_momentum():
     """Two steps of SGD as torch.optim.SGD defines them, by hand."""
     spec = {"name": "sgd", "momentum": 0.9, "weight_decay": 0.1, "schedule": {"name": "constant", "learning_rate": 0.5}}
     optimizer = make_optimizer(spec, num_steps=2, steps_per_epoch=1)
@@ -237,3 +237,12 @@ def test_weight_decay_joins_the_gradient_before_momentum():
         velocity = 0.9 * velocity + gradient + 0.1 * expected
         expected -= 0.5 * velocity
     np.testing.assert_allclose(weight, expected, rtol=1e-6)
+
+
+def test_apply_gradients_rejects_gradients_of_another_shape():
+    optimizer, params = optax.sgd(0.1), {"a": jnp.ones(2)}
+    state = TrainState(jnp.zeros((), jnp.int32), {"net": {"params": params}}, {"net": optimizer.init(params)})
+    stepped = state.apply_gradients("net", params, {}, optimizer)
+    np.testing.assert_allclose(stepped.variables["net"]["params"]["a"], 0.9)
+    with pytest.raises(AssertionError):
+        state.apply_gradients("net", {"a": jnp.ones(1)}, {}, optimizer)

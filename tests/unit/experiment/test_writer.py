@@ -1,4 +1,4 @@
-"""Named arrays in files: read as they were written, and never unpickled."""
+"""Arrays in files: round trips, damage, and no unpickling."""
 
 import numpy as np
 import pytest
@@ -8,18 +8,18 @@ from arinv.experiment.writer import read_arrays, write_arrays
 
 
 @pytest.mark.parametrize("compressed", [True, False])
-def test_arrays_come_back_as_they_were(tmp_path, compressed):
+def test_read_arrays_returns_what_write_arrays_wrote(tmp_path, compressed):
     arrays = {"numbers": np.arange(6, dtype=np.float32).reshape(2, 3), "set/name": np.array(["a", "bc"])}
     write_arrays(tmp_path / "new" / "x.npz", arrays, compressed=compressed)
-    found = read_arrays(tmp_path / "new" / "x.npz")
-    assert found.keys() == arrays.keys()
+    loaded = read_arrays(tmp_path / "new" / "x.npz")
+    assert loaded.keys() == arrays.keys()
     for name, values in arrays.items():
-        np.testing.assert_array_equal(found[name], values)
-        assert found[name].dtype == values.dtype
+        np.testing.assert_array_equal(loaded[name], values)
+        assert loaded[name].dtype == values.dtype
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["x.npz"]
 
 
-def test_missing_and_damaged_files_and_objects_are_told(tmp_path):
+def test_read_arrays_rejects_missing_damaged_and_pickled_files(tmp_path):
     path = tmp_path / "x.npz"
     with pytest.raises(UserError, match="x.npz cannot be read"):
         read_arrays(path)

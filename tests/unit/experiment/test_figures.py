@@ -1,4 +1,4 @@
-"""A user's own pictures at their own sizes, and grids of images with names."""
+"""Images of a user at their own sizes, and labelled grids."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ def _save(path, array):
     return path
 
 
-def test_pictures_keep_their_sizes_and_are_named_by_their_place(tmp_path):
+def test_open_pictures_keeps_sizes_and_relative_names(tmp_path):
     small = np.arange(5 * 3 * 3, dtype=np.uint8).reshape(5, 3, 3)
     _save(tmp_path / "b.png", small)
     _save(tmp_path / "inner" / "a.png", np.full((2, 9, 3), 7, np.uint8))
@@ -28,7 +28,7 @@ def test_pictures_keep_their_sizes_and_are_named_by_their_place(tmp_path):
     assert alone.names == ("b.png",) and len(alone) == 1
 
 
-def test_a_damaged_picture_stops_or_is_left_out(tmp_path):
+def test_open_pictures_raises_for_or_skips_a_damaged_image(tmp_path):
     _save(tmp_path / "a.png", np.zeros((4, 4, 3), np.uint8))
     (tmp_path / "b.png").write_bytes((tmp_path / "a.png").read_bytes()[:40])
     with pytest.raises(UserError, match="b.png.*on_bad_image='skip'"):
@@ -37,7 +37,7 @@ def test_a_damaged_picture_stops_or_is_left_out(tmp_path):
     assert pictures.names == ("a.png",) and [p.name for p in pictures.bad_files] == ["b.png"]
 
 
-def test_where_there_is_no_picture_the_error_says_so(tmp_path):
+def test_open_pictures_rejects_paths_without_images(tmp_path):
     with pytest.raises(UserError, match="does not exist"):
         data.open_images(tmp_path / "nothing")
     with pytest.raises(UserError, match="holds no image"):
@@ -47,7 +47,7 @@ def test_where_there_is_no_picture_the_error_says_so(tmp_path):
         data.open_images(tmp_path, on_bad_image="skip")
 
 
-def test_a_labelled_grid_has_its_images_beside_and_below_the_names():
+def test_labelled_grid_places_names_left_of_and_above_images():
     red, blue = np.zeros((2, 8, 8, 3), np.uint8), np.zeros((2, 8, 8, 3), np.uint8)
     red[..., 0], blue[..., 2] = 255, 255
     picture = labelled_grid({"first": red, "second": blue}, columns=("a\nb", "c"), min_tile=16)
