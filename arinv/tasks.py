@@ -4,7 +4,7 @@ Where it has check_inputs(config, workdir, stages), that checks earlier runs and
 """
 
 from arinv.apps.anomaly import detector, one_vs_all, overview, score
-from arinv.apps.denoising import denoise, evaluate_denoising
+from arinv.apps.denoising import denoise_images, evaluate_denoising
 from arinv.apps.evaluation import autoattack, comparison, evaluate
 from arinv.apps.inversion import compare_inversion, high_resolution, invert
 from arinv.apps.style import evaluate_style, stylize
@@ -28,7 +28,7 @@ TASKS = {
     "inversion_comparison": compare_inversion,
     "denoiser": denoiser,
     "denoising_evaluation": evaluate_denoising,
-    "denoise": denoise,
+    "denoise": denoise_images,
     "stylization": stylize,
     "style_evaluation": evaluate_style,
 }

@@ -50,7 +50,9 @@ ALGORITHMS = {
         "anomaly/scores",
         "anomaly/score_attack",
     ),
-    *("denoising/tiles", "inversion/enlarging", "inversion/representation_inversion", "style/transfer"),
+    *("denoising/__init__", "denoising/tiles"),
+    *("inversion/__init__", "inversion/enlarging", "inversion/representation_inversion"),
+    *("style/__init__", "style/transfer"),
 }
 LIFTED = ("scan", "jit", "vmap", "remat", "checkpoint", "while_loop", "cond", "switch")
 DOORS |= {f"flax.linen.{name}": () for name in LIFTED}
