@@ -6,7 +6,7 @@ Where it has check_inputs(config, workdir, stages), that checks earlier runs and
 from arinv.apps.anomaly import detector, one_vs_all, overview, score
 from arinv.apps.denoising import denoise_images, evaluate_denoising
 from arinv.apps.evaluation import autoattack, comparison, evaluate
-from arinv.apps.inversion import compare_inversion, high_resolution, invert
+from arinv.apps.inversion import compare_inversion, high_resolution, invert_images
 from arinv.apps.style import evaluate_style, stylize
 from arinv.apps.weights import export_torch, import_torch
 from arinv.train import classifier, denoiser, inverter
@@ -24,7 +24,7 @@ TASKS = {
     "import_torch": import_torch,
     "export_torch": export_torch,
     "high_resolution": high_resolution,
-    "invert": invert,
+    "invert": invert_images,
     "inversion_comparison": compare_inversion,
     "denoiser": denoiser,
     "denoising_evaluation": evaluate_denoising,
