@@ -6,9 +6,9 @@ ONE_PROCESS = True for tasks that run in a single process.
 """
 
 from arinv.apps.anomaly import detector, one_vs_all, overview, score
-from arinv.apps.denoising import denoise, evaluate_denoising
+from arinv.apps.denoising import denoise_images, evaluate_denoising
 from arinv.apps.evaluation import autoattack, comparison, evaluate
-from arinv.apps.inversion import compare_inversion, high_resolution, invert
+from arinv.apps.inversion import compare_inversion, high_resolution, invert_images
 from arinv.apps.style import evaluate_style, stylize
 from arinv.apps.weights import export_torch, import_torch
 from arinv.train import class_inverters, classifier, denoiser, inverter
@@ -27,11 +27,11 @@ TASKS = {
     "import_torch": import_torch,
     "export_torch": export_torch,
     "high_resolution": high_resolution,
-    "invert": invert,
+    "invert": invert_images,
     "inversion_comparison": compare_inversion,
     "denoiser": denoiser,
     "denoising_evaluation": evaluate_denoising,
-    "denoise": denoise,
+    "denoise": denoise_images,
     "stylization": stylize,
     "style_evaluation": evaluate_style,
 }

@@ -1,4 +1,4 @@
-"""Anomaly detection by config: one-vs-all, detectors, a user's own pictures; killed and started again."""
+"""Anomaly detection by config: one-vs-all, detectors, scores of a user's own images; resuming after kills."""
 
 import csv
 import io
@@ -13,13 +13,11 @@ from PIL import Image
 from sklearn.metrics import roc_auc_score
 
 from arinv import data, main, models
-from arinv.apps.anomaly import one_vs_all as one_vs_all_task
-from arinv.apps.anomaly import scoring
+from arinv.apps.anomaly import one_vs_all, scoring
 from arinv.errors import UserError
 from arinv.experiment import cache, trained
-from arinv.experiment import run as experiment_run
 from arinv.experiment.checkpoint import Checkpoints
-from arinv.experiment.run import Run
+from arinv.experiment.run import Run, open_source
 from arinv.experiment.state import TrainState
 from arinv.experiment.trained import CLASSIFIER
 from arinv.train import class_inverters
@@ -31,7 +29,7 @@ SHALLOW = "layer=conv1"  # compiles faster
 
 @pytest.fixture(scope="module")
 def encoder(tmp_path_factory):
-    """The workdir of an encoder with random weights, as an import leaves it."""
+    """The workdir of an encoder with random weights."""
     workdir, rng = tmp_path_factory.mktemp("encoder"), np.random.default_rng(0)
     module = models.build("alexnet_small", num_classes=10, width=4)
     shapes = jax.eval_shape(module.init, jax.random.key(0), trained.image_struct(16))
@@ -54,15 +52,15 @@ def encoder(tmp_path_factory):
 def finished(encoder, tmp_path_factory):
     """A finished smoke run of one-vs-all with one class; both encoders are the same one."""
     workdir = tmp_path_factory.mktemp("anomaly")
-    main.run(one_vs_all(encoder), workdir)
+    main.run(make_config(encoder), workdir)
     return workdir
 
 
-def one_vs_all(encoder, arg="classes=3"):
+def make_config(encoder, arg="classes=3"):
     return anomaly.get_config(f"{SMALL},{SHALLOW},dataset=photos,standard={encoder},robust={encoder},{arg}")
 
 
-def test_smoke_one_vs_all_leaves_a_report(finished):
+def test_smoke_one_vs_all_writes_scores_and_report(finished):
     results = json.loads((finished / "report" / "results.json").read_text())
     assert set(results) == {"standard", "robust"}
     for name, result in results.items():
@@ -86,7 +84,7 @@ def test_smoke_one_vs_all_leaves_a_report(finished):
         "| standard |",
         "| robust, normal class |",
         "| hubble_deep_field |",
-        "trained to tell 10",
+        "trained on 10",
     ):
         assert text in table
     assert (finished / "report" / "report.html").read_text().count("data:image/png") == 2
@@ -95,12 +93,12 @@ def test_smoke_one_vs_all_leaves_a_report(finished):
 
 
 class Cut(Exception):
-    """What stands for a kill."""
+    """Stands for a kill."""
 
 
-def test_cut_short_and_started_again_it_gives_the_same(finished, tmp_path, monkeypatch):
-    """A kill after the first batch of each class; a damaged file is told."""
-    config = one_vs_all("x").stages.robust_evaluation
+def test_one_vs_all_resumes_to_the_same_bytes(finished, tmp_path, monkeypatch):
+    """After a kill behind the first batch of each class; a damaged file is an error."""
+    config = make_config("x").stages.robust_evaluation
     config.update_from_flattened_dict({"data.num_test": 16, "num_normal": 0, "num_anomalous": 0})
     config.classes = (0, 3)
     config.inverters = {
@@ -108,11 +106,11 @@ def test_cut_short_and_started_again_it_gives_the_same(finished, tmp_path, monke
         for label, name in ((0, "standard"), (3, "robust"))
     }
     main.run(config, tmp_path / "whole")
-    save_and_go_on, saved = cache.CachedRows.append, []
+    append, counts = cache.CachedRows.append, []
 
     def append_and_stop(self, rows):
-        save_and_go_on(self, rows)
-        saved.append(self.count)
+        append(self, rows)
+        counts.append(self.count)
         if self.count == 8:
             raise Cut
 
@@ -124,7 +122,7 @@ def test_cut_short_and_started_again_it_gives_the_same(finished, tmp_path, monke
             break
         except Cut:
             continue
-    assert saved == [8, 16, 8, 16]
+    assert counts == [8, 16, 8, 16]
     for label in (0, 3):
         name = f"scores_{label}.npz"
         with np.load(tmp_path / "whole" / name) as whole, np.load(tmp_path / "cut" / name) as cut:
@@ -141,8 +139,8 @@ def test_cut_short_and_started_again_it_gives_the_same(finished, tmp_path, monke
         main.run(config, tmp_path / "cut")
 
 
-def test_of_the_anomalous_images_some_are_enough(finished, tmp_path):
-    config = one_vs_all("x", "classes=3,num_anomalous=5,attack_eps=0").stages.robust_evaluation
+def test_one_vs_all_scores_num_anomalous_images_only(finished, tmp_path):
+    config = make_config("x", "classes=3,num_anomalous=5,attack_eps=0").stages.robust_evaluation
     config.update_from_flattened_dict({"data.num_test": 16, "num_normal": 0})
     config.inverters = {"class3": str(finished / "robust_inverters" / "class3")}
     main.run(config, tmp_path / "some")
@@ -159,26 +157,16 @@ def test_of_the_anomalous_images_some_are_enough(finished, tmp_path):
     assert result["mean"]["total"] == pytest.approx(expected) and result["num_anomalous"] == 5
 
 
-def test_anomalous_images_are_taken_evenly():
+def test_select_images_takes_classes_evenly():
     labels = np.random.default_rng(0).integers(0, 10, 5000)
-    chosen = one_vs_all_task.choose_images(labels, 4, 900)
-    assert (np.diff(chosen) > 0).all()
-    counts = np.bincount(labels[chosen], minlength=10)
+    indices = one_vs_all.select_images(labels, 4, 900)
+    assert (np.diff(indices) > 0).all()
+    counts = np.bincount(labels[indices], minlength=10)
     assert counts[4] == np.sum(labels == 4) and counts.sum() - counts[4] == 900
     shares = 900 * np.bincount(labels[labels != 4], minlength=10) / np.sum(labels != 4)
     assert np.abs(np.delete(counts - shares, 4)).max() < 1
     for everything in (0, 5000):
-        np.testing.assert_array_equal(one_vs_all_task.choose_images(labels, 4, everything), np.arange(5000))
-
-
-def test_results_of_other_weights_are_not_gone_on_with(tmp_path):
-    store = cache.ResultCache(tmp_path, "a").rows("rows")
-    store.append({"x": np.arange(3)})
-    store.append({"x": np.arange(2)})
-    store.save()
-    again = cache.ResultCache(tmp_path, "a").rows("rows")
-    assert again.count == 5 and again.arrays()["x"].tolist() == [0, 1, 2, 0, 1]
-    assert cache.ResultCache(tmp_path, "b").rows("rows").count == 0
+        np.testing.assert_array_equal(one_vs_all.select_images(labels, 4, everything), np.arange(5000))
 
 
 def save(path, array, mode=None, **options):
@@ -188,8 +176,8 @@ def save(path, array, mode=None, **options):
 
 
 @pytest.fixture(scope="module")
-def made(encoder, tmp_path_factory):
-    """A detector of smooth pictures, with noise as known anomalies: its run, and the folders it was made of."""
+def detected(encoder, tmp_path_factory):
+    """A folder with the run of a detector of smooth images, its normal images and, as known anomalies, noise."""
     root = tmp_path_factory.mktemp("detector")
     rng = np.random.default_rng(0)
     for i in range(40):  # large enough to be decoded at a reduced size
@@ -205,44 +193,44 @@ def made(encoder, tmp_path_factory):
     return root
 
 
-def run_score(made, images, workdir, arg=""):
-    config = score.get_config(f"smoke=True,detector={made}/run,images={images},pictures=6{arg and ','}{arg}")
+def run_score(detected, images, workdir, arg=""):
+    config = score.get_config(f"smoke=True,detector={detected}/run,images={images},pictures=6{arg and ','}{arg}")
     main.run(config, workdir)
     return list(csv.DictReader(io.StringIO((workdir / "scores.csv").read_text())))
 
 
-def test_a_detector_keeps_what_it_decides_by(made):
-    saved = json.loads((made / "run" / "detector" / "detector.json").read_text())
-    results = json.loads((made / "run" / "detector" / "results.json").read_text())
+def test_detector_saves_its_thresholds(detected):
+    saved = json.loads((detected / "run" / "detector" / "detector.json").read_text())
+    results = json.loads((detected / "run" / "detector" / "results.json").read_text())
     assert (results["num_train"], results["num_normal"], results["num_anomalous"]) == (32, 8, 6)
     for name, calibration in saved["calibrations"].items():
         scores = calibration["normal_scores"]
         assert len(scores) == 8 and scores == sorted(scores) and 0 <= calibration["best_f1"]["f1"] <= 1
         assert results["quantile_thresholds"][name] == scores[-1]  # 95 % of eight are all of them
-    assert (made / "run" / "detector" / "overview.png").exists()
+    assert (detected / "run" / "detector" / "overview.png").exists()
 
 
-def test_a_picture_scores_as_it_did_for_the_thresholds(made, tmp_path):
-    held_out = data.open_source(f"folder:{made}/normal", split="test")
+def test_score_gives_images_the_scores_behind_the_thresholds(detected, tmp_path):
+    held_out = data.open_source(f"folder:{detected}/normal", split="test")
     (tmp_path / "images").mkdir()
     for i in range(40):
-        picture = data.resize_u8(data.read_image(made / "normal" / f"{i}.jpg", min_side=64), 32)
+        picture = data.resize_u8(data.read_image(detected / "normal" / f"{i}.jpg", min_side=64), 32)
         if any(np.array_equal(picture, held_out[j]["image"]) for j in range(len(held_out))):
-            shutil.copy(made / "normal" / f"{i}.jpg", tmp_path / "images")
-    rows = run_score(made, tmp_path / "images", tmp_path / "out")
-    saved = json.loads((made / "run" / "detector" / "detector.json").read_text())
+            shutil.copy(detected / "normal" / f"{i}.jpg", tmp_path / "images")
+    rows = run_score(detected, tmp_path / "images", tmp_path / "out")
+    saved = json.loads((detected / "run" / "detector" / "detector.json").read_text())
     for name in scorer_names(rows):
         found = sorted(float(row[name]) for row in rows)
         np.testing.assert_allclose(found, saved["calibrations"][name]["normal_scores"], rtol=1e-4)
 
 
-def test_a_detector_cut_short_does_not_go_on_with_other_images(made, tmp_path):
+def test_detector_restarts_with_other_images(detected, tmp_path):
     config = detector.get_config(
-        f"{SMALL},{SHALLOW},dataset=folder:{made}/normal,checkpoint=x,anomalous={tmp_path}/noise"
+        f"{SMALL},{SHALLOW},dataset=folder:{detected}/normal,checkpoint=x,anomalous={tmp_path}/noise"
     ).stages.detector
-    config.inverter = str(made / "run" / "inverter")
+    config.inverter = str(detected / "run" / "inverter")
     config.data.num_train, config.data.num_test = 8, 4
-    shutil.copytree(made / "noise", tmp_path / "noise")
+    shutil.copytree(detected / "noise", tmp_path / "noise")
     main.run(config, tmp_path / "cut")
     (tmp_path / "cut" / "results.json").unlink()
     for i in range(6):
@@ -253,38 +241,38 @@ def test_a_detector_cut_short_does_not_go_on_with_other_images(made, tmp_path):
     assert cut == anew
 
 
-def test_references_are_the_images_that_the_inverter_saw(made):
-    for name in (f"folder:{made}", "photos"):
-        config = one_vs_all("x", f"classes=0+1,dataset={name}")
+def test_references_are_the_training_images_of_the_inverter(detected, tmp_path):
+    for name in (f"folder:{detected}", "photos"):
+        config = make_config("x", f"classes=0+1,dataset={name}")
         for stage in config.stages.values():
             if "data" in stage:
                 stage.data.num_train = 4
-        train = one_vs_all_task._Train(config.stages.robust_evaluation)
-        inverters = class_inverters.split(made, config.stages.robust_inverters)
+        train = one_vs_all._TrainImages(Run(config.stages.robust_evaluation, tmp_path))
+        inverters = class_inverters.split(tmp_path, config.stages.robust_inverters)
         for label in (0, 1):
-            seen = experiment_run.open_source(inverters[made / f"class{label}"], "train")
-            assert len(seen) == 4
-            np.testing.assert_array_equal(train.images(label), data.load_arrays(seen)["image"])
+            source = open_source(inverters[tmp_path / f"class{label}"], "train")
+            assert len(source) == 4
+            np.testing.assert_array_equal(train.images(label), data.load_arrays(source)["image"])
 
 
-def test_names_of_files_need_not_be_utf8(made, tmp_path):
+def test_score_accepts_file_names_that_are_not_utf8(detected, tmp_path):
     name = os.fsdecode(b"caf\xe9.png")
     save(tmp_path / "images" / name, np.zeros((20, 20, 3), np.uint8))
-    run = score.get_config(f"smoke=True,detector={made}/run,images={tmp_path}/images,pictures=6")
+    run = score.get_config(f"smoke=True,detector={detected}/run,images={tmp_path}/images,pictures=6")
     main.run(run, tmp_path / "out")
     assert os.fsencode(name) in (tmp_path / "out" / "scores.csv").read_bytes()
 
 
-def test_score_decides_by_the_policy_it_is_given(made, tmp_path, monkeypatch):
-    shutil.copytree(made / "noise", tmp_path / "images")
-    save(tmp_path / "images" / "normal.png", np.asarray(Image.open(made / "normal" / "3.jpg")))
-    saved = json.loads((made / "run" / "detector" / "detector.json").read_text())
+def test_score_decides_by_score_and_policy(detected, tmp_path, monkeypatch):
+    shutil.copytree(detected / "noise", tmp_path / "images")
+    save(tmp_path / "images" / "normal.png", np.asarray(Image.open(detected / "normal" / "3.jpg")))
+    saved = json.loads((detected / "run" / "detector" / "detector.json").read_text())
     normal = np.array(saved["calibrations"]["knn"]["normal_scores"])
     for arg, threshold in (
         ("score=knn,quantile=0.5", np.sort(normal)[3]),
         ("score=knn,policy=best_f1", saved["calibrations"]["knn"]["best_f1"]["threshold"]),
     ):
-        rows = run_score(made, tmp_path / "images", tmp_path / arg.replace("=", "_"), arg)
+        rows = run_score(detected, tmp_path / "images", tmp_path / arg.replace("=", "_"), arg)
         assert [row["file"] for row in rows] == [*(f"{i}.png" for i in range(6)), "normal.png"]
         for row in rows:
             assert row["decision"] == ("anomalous" if float(row["knn"]) > threshold else "normal")
@@ -292,11 +280,11 @@ def test_score_decides_by_the_policy_it_is_given(made, tmp_path, monkeypatch):
             assert below[0] - 1e-6 <= float(row["calibrated"]) <= below[1] + 1e-6
     with Image.open(tmp_path / "score_knn,policy_best_f1" / "overview.png") as image:
         assert image.size[0] > 6 * 96
-    alone = run_score(made, tmp_path / "images" / "normal.png", tmp_path / "alone")
+    alone = run_score(detected, tmp_path / "images" / "normal.png", tmp_path / "alone")
     for name in scorer_names(rows):
         assert float(alone[0][name]) == pytest.approx(float(rows[-1][name]), rel=1e-4)
-    monkeypatch.setattr(scoring, "_MAX_KEPT_BYTES", 0)  # so that what is shown is searched for again
-    assert run_score(made, tmp_path / "images" / "normal.png", tmp_path / "again") == alone
+    monkeypatch.setattr(scoring, "_MAX_KEPT_BYTES", 0)  # the overview searches again
+    assert run_score(detected, tmp_path / "images" / "normal.png", tmp_path / "again") == alone
     pictures = [np.asarray(Image.open(tmp_path / name / "overview.png"), np.int32) for name in ("alone", "again")]
     assert np.mean(np.abs(pictures[0] - pictures[1])) < 2 and np.std(pictures[0]) > 2
 
@@ -305,7 +293,7 @@ def scorer_names(rows):
     return [name for name in rows[0] if name not in ("file", "calibrated", "decision")]
 
 
-def test_every_kind_of_picture_is_scored_or_told_in_a_line(made, tmp_path, capfd):
+def test_score_scores_every_kind_of_image_and_reports_the_rest(detected, tmp_path, capfd):
     folder, rng = tmp_path / "images", np.random.default_rng(1)
     colour = rng.integers(0, 256, (30, 40, 3), dtype=np.uint8)
     save(folder / "colour.png", colour)
@@ -318,15 +306,15 @@ def test_every_kind_of_picture_is_scored_or_told_in_a_line(made, tmp_path, capfd
     frames[0].save(folder / "moving.gif", save_all=True, append_images=frames[1:])
     (folder / "cut.png").write_bytes((folder / "colour.png").read_bytes()[:200])
     (folder / "text.jpg").write_text("no image")
-    rows = {row["file"]: row for row in run_score(made, folder, tmp_path / "out")}
+    rows = {row["file"]: row for row in run_score(detected, folder, tmp_path / "out")}
     assert set(rows) == {"cmyk.jpg", "colour.png", "deep.png", "grey.png", "moving.gif", "one.png", "rgba.png"}
     assert all(np.isfinite(float(row[name])) for row in rows.values() for name in scorer_names([row]))
     assert rows["rgba.png"]["total"] == rows["colour.png"]["total"]  # the same pixels
-    told = [line for line in capfd.readouterr().err.splitlines() if line.startswith("left out: ")]
-    assert len(told) == 2 and "cut.png" in told[0] and "text.jpg" in told[1]
+    lines = [line for line in capfd.readouterr().err.splitlines() if line.startswith("score: skipped: ")]
+    assert len(lines) == 2 and "cut.png" in lines[0] and "text.jpg" in lines[1]
     assert json.loads((tmp_path / "out" / "results.json").read_text())["unreadable"] == ["cut.png", "text.jpg"]
     with pytest.raises(UserError, match="cut.png"):
-        run_score(made, folder, tmp_path / "strict", "on_bad_image=error")
+        run_score(detected, folder, tmp_path / "strict", "on_bad_image=error")
 
 
 @pytest.mark.parametrize(
@@ -344,21 +332,21 @@ def test_every_kind_of_picture_is_scored_or_told_in_a_line(made, tmp_path, capfd
         ("score_batch=12", "batch_size 12"),
     ],
 )
-def test_mistakes_in_scoring_are_one_line(made, tmp_path, arg, shown):
+def test_score_reports_a_mistake_in_one_line(detected, tmp_path, arg, shown):
     (tmp_path / "empty").mkdir()
-    given = f"detector={made}/run,images={made}/noise,smoke=False,score_batch=8,{arg.format(tmp=tmp_path)}"
+    given = f"detector={detected}/run,images={detected}/noise,smoke=False,score_batch=8,{arg.format(tmp=tmp_path)}"
     with pytest.raises(UserError, match=shown) as error:
         main.run(score.get_config(given), tmp_path / "run")
     assert "\n" not in str(error.value) and not (tmp_path / "run").exists()
 
 
-def test_an_inverter_that_was_trained_on_is_noticed(made, tmp_path):
-    shutil.copytree(made / "run" / "detector", tmp_path / "detector")
+def test_score_rejects_an_inverter_of_other_weights(detected, tmp_path):
+    shutil.copytree(detected / "run" / "detector", tmp_path / "detector")
     saved = json.loads((tmp_path / "detector" / "detector.json").read_text())
-    saved |= {"weights": ["0", "1"], "inverter_workdir": str(made / "run" / "inverter")}
+    saved |= {"weights": "0", "inverter_workdir": str(detected / "run" / "inverter")}
     (tmp_path / "detector" / "detector.json").write_text(json.dumps(saved))
-    with pytest.raises(UserError, match="make the detector anew"):
-        main.run(score.get_config(f"smoke=True,detector={tmp_path},images={made}/noise"), tmp_path / "run")
+    with pytest.raises(UserError, match="has other weights than when its thresholds were measured"):
+        main.run(score.get_config(f"smoke=True,detector={tmp_path},images={detected}/noise"), tmp_path / "run")
 
 
 @pytest.mark.parametrize(
@@ -372,15 +360,15 @@ def test_an_inverter_that_was_trained_on_is_noticed(made, tmp_path):
         ({"num_anomalous": -1}, "num_anomalous=-1 must be 0"),
     ],
 )
-def test_mistakes_are_told_before_anything_is_computed(tmp_path, changes, shown):
-    config = one_vs_all("x")
+def test_one_vs_all_rejects_values_out_of_range(tmp_path, changes, shown):
+    config = make_config("x")
     config.stages.robust_evaluation.update_from_flattened_dict(changes)
     with pytest.raises(UserError, match=shown):
         main.run(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
-def test_thresholds_by_the_images_it_was_trained_on_are_refused(tmp_path):
+def test_detector_rejects_thresholds_from_its_training_images(tmp_path):
     images = tmp_path / "images"
     images.mkdir()
     with pytest.raises(UserError, match="policy=best_f1 needs anomalous"):
@@ -391,7 +379,7 @@ def test_thresholds_by_the_images_it_was_trained_on_are_refused(tmp_path):
         main.run(config, tmp_path / "run")
 
 
-def test_configs_are_plain_data_and_follow_the_paper():
+def test_anomaly_config_is_plain_data_and_follows_the_paper():
     config = anomaly.get_config("dataset=cats_vs_dogs,encoder=alexnet,eps=3.0,num_test=100,standard=runs/a")
     assert json.loads(config.to_json_best_effort())
     assert config.order == (
@@ -409,29 +397,29 @@ def test_configs_are_plain_data_and_follow_the_paper():
     assert len(anomaly.get_config("dataset=cifar10").stages.robust_inverters.classes) == 10
 
 
-def test_a_detector_looks_at_pixels_with_every_encoder():
+def test_detector_config_weights_pixels_for_every_encoder():
     for arguments, pixel_weight in (("eps=1.0", 2e-3), ("eps=0.0", 2e-3), ("eps=1.0,pixel_weight=2e-6", 2e-6)):
         config = detector.get_config(f"dataset=folder:x,{arguments}")
         assert config.order == ("encoder", "inverter", "detector")
         assert config.stages.inverter.loss.pixel == config.stages.detector.search.pixel_weight == pixel_weight
 
 
-def test_smoke_scores_images_of_every_class_wherever_they_are(tmp_path):
-    """A test set sorted against us: its first images are all of one class, as may be those of cifar10."""
+def test_smoke_one_vs_all_scores_images_of_every_class(tmp_path):
+    """In a test set whose first images are all of one class."""
     labels = np.repeat([5, 0, 1], [40, 3, 3]).astype(np.int32)
     np.savez(tmp_path / "set.npz", image=np.zeros((46, 16, 16, 3), np.uint8), label=labels)
     config = anomaly.get_config(f"{SMALL},dataset=npz:{tmp_path}/set.npz").stages.standard_evaluation
     config.data.test_split = "all"
     assert config.classes == (0, 1)
-    one_vs_all_task.check_inputs(Run(config, tmp_path))
-    test, chosen = one_vs_all_task._read_test(config)
+    one_vs_all.check_inputs(Run(config, tmp_path))
+    test, selection = one_vs_all._read_test(Run(config, tmp_path))
     for label in config.classes:
-        assert np.sum(test.labels[chosen[label]] == label) == 2 and len(chosen[label]) == 8
-        assert test.images_at(chosen[label]).shape == (8, 16, 16, 3)
-    assert len(test.images) < 20, "only those that are scored are decoded"
+        assert np.sum(test.labels[selection[label]] == label) == 2 and len(selection[label]) == 8
+        assert test.select(selection[label]).images.shape == (8, 16, 16, 3)
+    assert len(test.images) < 20, "only the images that are scored are decoded"
 
 
-def test_check_inputs_finds_a_class_without_images_before_anything_is_trained(tmp_path):
+def test_check_inputs_rejects_a_class_without_test_images(tmp_path):
     np.savez(tmp_path / "set.npz", image=np.zeros((20, 16, 16, 3), np.uint8), label=np.arange(20) % 2)
     config = anomaly.get_config(f"{SMALL},dataset=npz:{tmp_path}/set.npz")
     config.stages.robust_evaluation.data.num_test = 1
@@ -440,7 +428,7 @@ def test_check_inputs_finds_a_class_without_images_before_anything_is_trained(tm
     assert not (tmp_path / "run").exists()
 
 
-def test_equal_images_have_equal_ids():
+def test_image_ids_depend_on_content_only():
     images = np.random.default_rng(0).integers(0, 256, (4, 3, 3, 3), dtype=np.uint8)
     ids = scoring.image_ids(images)
     assert len(set(ids.tolist())) == 4 and ids[2] == scoring.image_ids(images[2:3].copy())[0]

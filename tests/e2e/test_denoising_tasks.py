@@ -1,4 +1,4 @@
-"""Denoising by config: what a smoke run leaves, a second start after a kill, and a user's own photographs."""
+"""Denoising by config: a smoke run, resuming after a kill, and a user's own images."""
 
 import json
 import sys
@@ -32,7 +32,7 @@ def save(path, array, **options):
 
 
 def pixels(height, width, channels=3, dtype=np.uint8):
-    """A gradient with some texture: a photograph's likeness."""
+    """A gradient with some texture."""
     y, x = np.mgrid[:height, :width]
     values = 128 + 80 * np.sin(x / 9) * np.cos(y / 7)
     shape = (height, width, channels) if channels > 1 else (height, width)
@@ -41,7 +41,7 @@ def pixels(height, width, channels=3, dtype=np.uint8):
 
 
 def write_classifier(workdir, seed):
-    """Leaves the checkpoint of an AlexNet with random weights, as a classifier's training would."""
+    """Writes the checkpoint of an AlexNet with random weights."""
     options = {"dense_width": 8, "head_side": 1}
     module, rng = models.build("alexnet", num_classes=2, **options), np.random.default_rng(seed)
 
@@ -60,7 +60,7 @@ def write_classifier(workdir, seed):
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """A finished smoke run on a folder of pictures, with a stand-in for BM3D: (its config, workdir)."""
+    """A finished smoke run on a folder of images, with a stand-in for BM3D: (its config, workdir)."""
     root = tmp_path_factory.mktemp("denoising")
     for i, (height, width) in enumerate(((50, 60), (60, 50), (50, 60))):
         save(root / "set" / f"{i}.png", pixels(height, width))
@@ -87,7 +87,7 @@ def read_results(workdir):
     return json.loads((workdir / "results.json").read_text())
 
 
-def test_the_evaluation_has_every_number_of_every_picture(finished):
+def test_evaluation_writes_every_number_of_every_image(finished):
     _, workdir = finished
     results = read_results(workdir / "evaluation")
     with np.load(workdir / "evaluation" / "per_image.npz", allow_pickle=False) as arrays:
@@ -98,17 +98,17 @@ def test_the_evaluation_has_every_number_of_every_picture(finished):
         assert arrays["set/ssim"].shape == (3, 4)
         assert (np.ptp(arrays["set/psnr"], axis=1) > 0.1).all()
     noisy = results["sets"]["set"]["noisy"]["psnr"]
-    assert 13.5 < noisy < 15.5  # 20 log10(255 / 50) = 14.15 dB, and a little more where it is clipped
+    assert 13.5 < noisy < 15.5  # 20 log10(255 / 50) = 14.15 dB, and more where values are clipped
     assert results["noise"]["protocol"] == "clipped" and "not rounded" in results["noise"]["variant"]
-    assert results["variants"]["psnr"] and results["setting"]["device"] and "told the true sigma" in results["bm3d"]
+    assert results["variants"]["psnr"] and results["setting"]["device"] and "with the true sigma" in results["bm3d"]
     assert results["denoisers"]["robust"]["noise"]["sigma"] == 50 / 255
     table = (workdir / "evaluation" / "table.md").read_text()
-    assert "| set (3 pictures) | PSNR (dB) | SSIM |" in table and "sigma 50/255" in table
+    assert "| set (3 images) | PSNR (dB) | SSIM |" in table and "sigma 50/255" in table
     assert all(f"| {row} |" in table for row in ROWS)
     assert not (workdir / "evaluation" / "parts").exists()
 
 
-def test_pictures_show_what_happened(finished):
+def test_smoke_denoising_writes_figures(finished):
     _, workdir = finished
     with Image.open(workdir / "evaluation" / "crops.png") as image:
         assert image.size[0] > 3 * 160 and image.size[1] > 5 * 160
@@ -119,46 +119,46 @@ def test_pictures_show_what_happened(finished):
 
 
 class Cut(Exception):
-    """What stands for a kill."""
+    """Stands for a kill."""
 
 
-def test_an_evaluation_cut_short_goes_on_where_it_was(finished, tmp_path, monkeypatch):
+def test_evaluation_resumes_to_the_same_bytes(finished, tmp_path, monkeypatch):
     config, whole = finished
     config = config.stages.evaluation.copy_and_resolve_references()
     config.entries = {name: f"{whole}/{name}_denoiser" for name in config.order}
     config.metric_networks.encoder = ""
-    keep, written = cache.ResultCache.save, []
+    save, names = cache.ResultCache.save, []
 
-    def keep_and_stop(self, name, arrays):
-        keep(self, name, arrays)
-        written.append(name)
+    def save_and_stop(self, name, arrays):
+        save(self, name, arrays)
+        names.append(name)
         raise Cut
 
     with monkeypatch.context() as patch:
-        patch.setattr(cache.ResultCache, "save", keep_and_stop)
+        patch.setattr(cache.ResultCache, "save", save_and_stop)
         for _ in range(2):
             with pytest.raises(Cut):
                 main.run(config, tmp_path)
     (tmp_path / "parts" / "000001.npz").write_bytes(b"PK cut short")
     numbers = read_arrays(tmp_path / "parts" / "000000.npz")
-    other = {"psnr": np.zeros(len(ROWS)), "weights": np.array("of a denoiser that was trained again since")}
+    other = {"psnr": np.zeros(len(ROWS)), "cache_key": np.array("of other weights")}
     write_arrays(tmp_path / "parts" / "000000.npz", numbers | other)
     main.run(config, tmp_path)
-    assert written == ["000000", "000001"]
+    assert names == ["000000", "000001"]
     assert read_results(tmp_path)["sets"] == read_results(whole / "evaluation")["sets"]
     for name in ("table.md", "crops.png"):
         assert (tmp_path / name).read_bytes() == (whole / "evaluation" / name).read_bytes(), name
 
 
-def test_a_picture_s_noise_does_not_depend_on_its_neighbours():
-    keys = [jax.random.key_data(evaluate_denoising.picture_key(0, name)).tolist() for name in ("a.png", "b.png")]
+def test_noise_key_depends_on_the_name():
+    keys = [jax.random.key_data(evaluate_denoising.noise_key(0, name)).tolist() for name in ("a.png", "b.png")]
     assert keys[0] != keys[1]
-    assert keys[0] == jax.random.key_data(evaluate_denoising.picture_key(0, "a.png")).tolist()
+    assert keys[0] == jax.random.key_data(evaluate_denoising.noise_key(0, "a.png")).tolist()
 
 
 @pytest.fixture(scope="module")
 def photographs(tmp_path_factory):
-    """A folder with a photograph of every kind: name -> (height, width)."""
+    """A folder with an image of every kind."""
     folder = tmp_path_factory.mktemp("photographs")
     save(folder / "odd.png", pixels(33, 47))
     save(folder / "dot.png", pixels(1, 1))
@@ -173,7 +173,7 @@ def photographs(tmp_path_factory):
     return folder
 
 
-def test_photographs_of_every_kind_come_back_at_their_size(finished, photographs, tmp_path):
+def test_denoise_keeps_the_size_of_every_kind_of_image(finished, photographs, tmp_path):
     _, whole = finished
     (photographs / "broken.jpg").write_bytes((photographs / "print.jpg").read_bytes()[:500])
     arg = f"denoiser={whole}/robust_denoiser,images={photographs},tile=64,overlap=32"
@@ -196,7 +196,7 @@ def test_photographs_of_every_kind_come_back_at_their_size(finished, photographs
     assert "psnr" not in results["photographs"]["odd.png"]
 
 
-def test_added_noise_is_measured_and_a_second_start_skips_what_is_there(finished, photographs, tmp_path, monkeypatch):
+def test_denoise_measures_added_noise_and_skips_finished_images(finished, photographs, tmp_path, monkeypatch):
     _, whole = finished
     arg = f"denoiser={whole}/robust_denoiser,images={photographs}/odd.png,add_noise=50/255"
     config = denoise.get_config(arg)
@@ -206,12 +206,12 @@ def test_added_noise_is_measured_and_a_second_start_skips_what_is_there(finished
     assert 13.0 < described["psnr_noisy"] < 16.0 and 0 < described["psnr"] < 40
     (tmp_path / "results.json").unlink()
     with monkeypatch.context() as patch:
-        patch.setattr("arinv.apps.denoising.tiles.denoise", None)  # would fail if it were called
+        patch.setattr("arinv.apps.denoising.tiles.denoise", None)  # fails if it is called
         main.run(config, tmp_path)
     assert (tmp_path / "results.json").read_bytes() == before
 
 
-def test_another_photograph_of_the_same_name_is_denoised_anew(finished, tmp_path):
+def test_denoise_restarts_with_a_replaced_image(finished, tmp_path):
     _, whole = finished
     for name in ("x.jpg", "x.png", "x.jpg.png"):
         save(tmp_path / "photographs" / name, pixels(20, 30))
@@ -241,7 +241,7 @@ def test_another_photograph_of_the_same_name_is_denoised_anew(finished, tmp_path
         ("denoiser=x,images={tmp}", "is in the folder of images"),
     ],
 )
-def test_a_wrong_denoise_command_is_one_line(finished, tmp_path, arg, shown):
+def test_denoise_reports_a_mistake_in_one_line(finished, tmp_path, arg, shown):
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match=shown) as error:
         main.run(denoise.get_config(arg.format(tmp=tmp_path, whole=finished[1])), tmp_path / "run")

@@ -1,4 +1,4 @@
-"""Inversion of enlarged images as a task: curves, table, pictures, what a kill leaves, mistakes."""
+"""Inversion of enlarged images as a task: its files, resuming after a kill, mistakes."""
 
 import json
 
@@ -9,8 +9,8 @@ from PIL import Image
 from arinv import main, tasks
 from arinv.apps.inversion import high_resolution
 from arinv.errors import UserError
-from arinv.experiment import run as experiment_run
 from arinv.experiment.cache import ResultCache
+from arinv.experiment.run import open_source
 from configs import compare_inversion, defaults
 from configs import high_resolution as high_resolution_config
 
@@ -23,7 +23,7 @@ def read(path):
     return json.loads(path.read_text())
 
 
-def test_smoke_high_resolution_leaves_curves_table_and_pictures(untrained, tmp_path):
+def test_smoke_high_resolution_writes_curves_table_and_figures(untrained, tmp_path):
     metrics = f"metrics=psnr+ssim+robust_lpips,metric_encoder={untrained}/robust_encoder"
     config = high_resolution_config.get_config(f"smoke=True,image_size=16,{metrics},{both(untrained)}")
     assert config.order == ("scales",)
@@ -37,7 +37,7 @@ def test_smoke_high_resolution_leaves_curves_table_and_pictures(untrained, tmp_p
             assert len(curves[metric]) == 2 and results["variants"][metric]
             assert np.isfinite(curves[metric] + curves[f"{metric}_std"]).all()
     weights = [w["robust_lpips_alexnet_small"] for w in results["metric_weights"].values()]
-    assert weights[0] == weights[1], "both are measured through the robust encoder"
+    assert weights[0] == weights[1], "both through the robust encoder"
     with np.load(workdir / "per_image.npz", allow_pickle=False) as arrays:
         assert arrays["robust/2/psnr"].shape == (8,)
         assert np.isclose(arrays["robust/2/psnr"].mean(), results["curves"]["robust"]["psnr"][1])
@@ -50,7 +50,7 @@ def test_smoke_high_resolution_leaves_curves_table_and_pictures(untrained, tmp_p
 
 
 @pytest.mark.slow
-def test_smoke_with_the_training_of_all_networks(tmp_path):
+def test_smoke_high_resolution_trains_all_networks(tmp_path):
     main.run(high_resolution_config.get_config("smoke=True,width=4"), tmp_path)
     curves = read(tmp_path / "scales" / "results.json")["curves"]
     for name in ("standard", "robust"):  # the first scale is the plain evaluation
@@ -59,7 +59,7 @@ def test_smoke_with_the_training_of_all_networks(tmp_path):
             np.testing.assert_allclose(curves[name][metric][0], trained[metric], rtol=1e-3)
 
 
-def test_all_is_trained_where_nothing_is_given():
+def test_configs_train_all_networks_by_default():
     config = high_resolution_config.get_config("metrics=psnr+robust_lpips")
     stages = ("standard_encoder", "standard_inverter", "robust_encoder", "robust_inverter")
     assert config.order == (*stages, "scales")
@@ -82,7 +82,7 @@ def scale_task(untrained, **options):
     return high_resolution_config.high_resolution(inverters, data=data, scales=2, batch_size=8, **options)
 
 
-def test_a_run_that_was_killed_goes_on_with_what_is_finished(untrained, tmp_path, monkeypatch):
+def test_high_resolution_resumes_with_finished_scales(untrained, tmp_path, monkeypatch):
     measure, calls = high_resolution._measure, []
 
     def killed(*arguments, scale, **options):
@@ -100,7 +100,7 @@ def test_a_run_that_was_killed_goes_on_with_what_is_finished(untrained, tmp_path
         before = arrays["psnr"]
     calls.clear()
     main.run(config, tmp_path)
-    assert calls == [2], "the other part was there"
+    assert calls == [2], "the first part is loaded"
     results = read(tmp_path / "results.json")
     assert results["compare"] == "original" and len(results["curves"]["robust"]["psnr"]) == 2
     with np.load(tmp_path / "per_image.npz", allow_pickle=False) as arrays:
@@ -109,23 +109,23 @@ def test_a_run_that_was_killed_goes_on_with_what_is_finished(untrained, tmp_path
 
 @pytest.fixture
 def brightness(monkeypatch):
-    """Every image's mean instead of a measurement, which costs no compilation; a list of the scales it was taken at."""
+    """The list of measured scales; the mean of an image stands for its metrics, so that nothing is compiled."""
     calls = []
 
-    def measure(config, _, __, arrays, *, scale, **options):
+    def measure(run, _, __, arrays, *, scale, **options):
         calls.append(scale)
-        tiles = np.zeros((config.log.num_pictures, 32, 32, 3), np.uint8)
-        return {"pictures": tiles, "psnr": arrays["image"].mean((1, 2, 3))}
+        tiles = np.zeros((run.config.log.num_pictures, 32, 32, 3), np.uint8)
+        return {"tiles": tiles, "psnr": arrays["image"].mean((1, 2, 3))}
 
     monkeypatch.setattr(high_resolution, "_measure", measure)
     return calls
 
 
-def test_other_test_images_are_measured_anew(untrained, tmp_path, monkeypatch, brightness):
+def test_high_resolution_restarts_with_other_test_images(untrained, tmp_path, monkeypatch, brightness):
     config, load = scale_task(untrained, metrics="psnr"), high_resolution.data.load_arrays
     main.run(config, tmp_path)
     before = read(tmp_path / "results.json")["curves"]["robust"]["psnr"]
-    images = 255 - load(experiment_run.open_source(config, "test"))["image"]
+    images = 255 - load(open_source(config, "test"))["image"]
     monkeypatch.setattr(high_resolution.data, "load_arrays", lambda source: load(source) | {"image": images})
     (tmp_path / "results.json").unlink()
     main.run(config, tmp_path)
@@ -134,7 +134,7 @@ def test_other_test_images_are_measured_anew(untrained, tmp_path, monkeypatch, b
 
 
 @pytest.mark.parametrize(("first", "then", "shown"), [(3, 1, 1), (1, 3, 1), (0, 2, 0), (2, 0, 0)])
-def test_the_number_of_pictures_may_change_before_a_run_goes_on(untrained, tmp_path, brightness, first, then, shown):
+def test_high_resolution_resumes_with_another_number_of_images(untrained, tmp_path, brightness, first, then, shown):
     main.run(scale_task(untrained, metrics="psnr", num_pictures=first), tmp_path)
     for name in ("results.json", "parts/robust_2.npz", "pictures.png"):
         (tmp_path / name).unlink(missing_ok=True)
@@ -146,7 +146,7 @@ def test_the_number_of_pictures_may_change_before_a_run_goes_on(untrained, tmp_p
             assert round(picture.height / (2 * 96)) == shown
 
 
-def test_parts_of_other_weights_and_damaged_ones_are_made_anew(tmp_path):
+def test_result_cache_ignores_parts_of_another_key_and_damaged_ones(tmp_path):
     parts = ResultCache(tmp_path, "a")
     parts.save("x", {"values": np.arange(3)})
     np.testing.assert_array_equal(parts.load("x")["values"], [0, 1, 2])
@@ -181,6 +181,6 @@ def run(config, workdir):
         (compare_inversion, "metrics=normalized_error", "metric normalized_error is not for this comparison"),
     ],
 )
-def test_a_wrong_experiment_is_one_line(untrained, tmp_path, module, arg, shown):
+def test_configs_report_a_mistake_in_one_line(untrained, tmp_path, module, arg, shown):
     config = module.get_config(f"image_size=16,{both(untrained)},{arg}")
     assert shown in run(config, tmp_path / "run")

@@ -1,4 +1,4 @@
-"""Generators against optimisation of the pixels, as a task: table, picture, and a search that goes on after a kill."""
+"""Generators against optimisation of the pixels, as a task: its files, and resuming a search after a kill."""
 
 import json
 
@@ -7,7 +7,6 @@ import pytest
 from PIL import Image
 
 from arinv import main
-from arinv.apps.inversion import compare_inversion as inversion_comparison
 from arinv.experiment.cache import ResultCache
 from configs import compare_inversion, defaults
 
@@ -28,7 +27,7 @@ def compared(untrained, tmp_path_factory):
     return workdir / "comparison"
 
 
-def test_smoke_comparison_of_generators_with_search(compared):
+def test_smoke_comparison_writes_results_and_table(compared):
     results = read(compared / "results.json")
     assert set(results["entries"]) == {"RI, robust", "robust", "standard"}
     for name, entry in results["entries"].items():
@@ -43,7 +42,7 @@ def test_smoke_comparison_of_generators_with_search(compared):
     assert not list((compared / "parts").rglob("*_state.npz"))
 
 
-def test_a_search_that_was_killed_goes_on_to_the_same_images(untrained, compared, tmp_path, monkeypatch):
+def test_search_resumes_to_the_same_images(untrained, compared, tmp_path, monkeypatch):
     whole = compare_inversion.get_config(f"smoke=True,image_size=16,{both(untrained)}").stages.comparison
     config = compare_inversion.inversion_comparison(
         {"robust": whole.inverters.robust}, data=whole.data, metrics="psnr", batch_size=8
@@ -56,7 +55,7 @@ def test_a_search_that_was_killed_goes_on_to_the_same_images(untrained, compared
         if name.endswith("_state"):
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(inversion_comparison, "_SAVE_EVERY_SECONDS", 0.0)
+    monkeypatch.setattr("arinv.apps.inversion.compare_inversion._SAVE_EVERY_SECONDS", 0.0)
     monkeypatch.setattr(ResultCache, "save", killed)
     with pytest.raises(KeyboardInterrupt):
         main.run(config, tmp_path)
@@ -70,7 +69,7 @@ def test_a_search_that_was_killed_goes_on_to_the_same_images(untrained, compared
         assert before[metric] == after[metric]
 
 
-def test_no_part_of_other_test_images_and_no_metric_but_the_features(untrained, tmp_path):
+def test_comparison_restarts_with_other_test_images(untrained, tmp_path):
     def write(grey):
         for split in ("train", "test"):
             for i in range(8):
@@ -92,4 +91,4 @@ def test_no_part_of_other_test_images_and_no_metric_but_the_features(untrained, 
     write(200)
     resumed, anew = run(tmp_path / "run"), run(tmp_path / "anew")
     assert list(resumed) == ["robust/feature_distance"]
-    np.testing.assert_array_equal(*(found["robust/feature_distance"] for found in (resumed, anew)))
+    np.testing.assert_array_equal(*(arrays["robust/feature_distance"] for arrays in (resumed, anew)))

@@ -1,4 +1,4 @@
-"""A user's own pictures inverted at their own size, whatever they are; mistakes and kills."""
+"""Inversion of a user's own images at their own sizes; mistakes, and resuming after kills."""
 
 import csv
 import json
@@ -25,7 +25,7 @@ def read(path):
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory):
-    """A folder with a picture of every kind, most of one size."""
+    """A folder with an image of every kind, most of one size."""
     folder, rng = tmp_path_factory.mktemp("pictures"), np.random.default_rng(0)
     (folder / "inner").mkdir()
     noise = rng.integers(0, 256, (21, 37, 3), dtype=np.uint8)
@@ -47,13 +47,13 @@ def own(untrained, pictures):
 
 @pytest.fixture(scope="module")
 def inverted(untrained, pictures, tmp_path_factory):
-    """All of them inverted by both inverters."""
+    """The run of both inverters on all of them."""
     workdir = tmp_path_factory.mktemp("inverted") / "out"
     main.run(invert.get_config(own(untrained, pictures)), workdir)
     return workdir
 
 
-def test_every_picture_is_inverted_at_its_own_size(inverted, pictures):
+def test_invert_keeps_the_size_of_every_kind_of_image(inverted, pictures):
     opened = data.open_images(pictures)
     rows = list(csv.DictReader((inverted / "reconstructions.csv").read_text().splitlines()))
     assert [row["picture"] for row in rows] == list(opened.names) and len(rows) == 7
@@ -71,16 +71,16 @@ def test_every_picture_is_inverted_at_its_own_size(inverted, pictures):
         assert picture.width > 7 * 200
 
 
-def test_inverting_goes_on_after_a_kill_and_again_after_a_loss(untrained, pictures, inverted, tmp_path):
-    """Without its end, a reconstruction and half a line of the notes, a run makes the same again and no more."""
+def test_invert_resumes_to_the_same_bytes(untrained, pictures, inverted, tmp_path):
+    """Without results.json, one reconstruction and the numbers of another."""
     workdir = tmp_path / "out"
     shutil.copytree(inverted, workdir)
     lost, kept = workdir / "robust" / "rgb.png", workdir / "robust" / "cmyk.jpg.png"
     before, time = lost.read_bytes(), kept.stat().st_mtime_ns
     lost.unlink()
     (workdir / "results.json").unlink()
-    notes = workdir / "standard.progress.jsonl"
-    notes.write_bytes(notes.read_bytes()[:-7])
+    part = next((workdir / "parts" / "standard").glob("*.npz"))
+    part.write_bytes(part.read_bytes()[:-7])
     main.run(invert.get_config(own(untrained, pictures)), workdir)
     assert lost.read_bytes() == before and kept.stat().st_mtime_ns == time
     for name in ("reconstructions.csv", "overview.png"):
@@ -88,7 +88,7 @@ def test_inverting_goes_on_after_a_kill_and_again_after_a_loss(untrained, pictur
 
 
 def invert_folder(untrained, folder, workdir):
-    """Inverts a folder, again where that was done, and returns the table's rows."""
+    """Inverts a folder, without the results of an earlier start, and returns the table's rows."""
     (workdir / "results.json").unlink(missing_ok=True)
     main.run(invert.get_config(f"images={folder},inverter={untrained}/robust_inverter"), workdir)
     text = (workdir / "reconstructions.csv").read_text(encoding="utf-8", errors="surrogateescape")
@@ -101,7 +101,7 @@ def save(path, height, width, seed=0):
     Image.fromarray(pixels).save(path)
 
 
-def test_a_picture_that_was_replaced_is_inverted_anew_and_no_other(untrained, tmp_path):
+def test_invert_repeats_a_replaced_image_only(untrained, tmp_path):
     folder, out = tmp_path / "images", tmp_path / "out"
     save(folder / "a.png", 8, 8)
     save(folder / "b.png", 8, 8)
@@ -115,13 +115,13 @@ def test_a_picture_that_was_replaced_is_inverted_anew_and_no_other(untrained, tm
     np.testing.assert_allclose(float(replaced["psnr_inverter"]), -10 * np.log10(np.mean((found - picture) ** 2)), 1e-3)
 
 
-def test_no_two_pictures_share_a_reconstruction(untrained, tmp_path):
+def test_invert_writes_every_image_to_a_file_of_its_own(untrained, tmp_path):
     folder, out = tmp_path / "images", tmp_path / "out"
     save(folder / "a.jpg", 6, 7)
     save(folder / "b.jpg", 6, 8)
     save(folder / "b.jpg.png" / "c.png", 6, 9)
     invert_folder(untrained, folder, out)
-    save(folder / "a.jpg.png", 7, 6)  # whose name a.jpg's reconstruction has so far
+    save(folder / "a.jpg.png", 7, 6)  # so far the name of a.jpg's reconstruction
     assert len(invert_folder(untrained, folder, out)) == 4
     found = {
         path.relative_to(out / "inverter").as_posix(): data.read_image(path).shape[:2]
@@ -134,9 +134,12 @@ def test_no_two_pictures_share_a_reconstruction(untrained, tmp_path):
         "b.jpg.png.png": (6, 8),
         "b.jpg.png/c.png": (6, 9),
     }
+    (folder / "a.jpg.png").unlink()  # a.jpg's reconstruction gets its first name again
+    invert_folder(untrained, folder, out)
+    assert data.read_image(out / "inverter" / "a.jpg.png").shape[:2] == (6, 7)
 
 
-def test_names_that_are_not_utf_8_keep_their_bytes(untrained, tmp_path):
+def test_invert_keeps_the_bytes_of_names_that_are_not_utf_8(untrained, tmp_path):
     folder, out = tmp_path / "images", tmp_path / "out"
     name = os.fsdecode(b"caf\xe9.png")
     save(tmp_path / "plain.png", 8, 8)
@@ -152,14 +155,14 @@ def test_names_that_are_not_utf_8_keep_their_bytes(untrained, tmp_path):
     assert (out / "inverter" / name).exists() and (out / "overview.png").exists()
 
 
-def test_a_workdir_among_the_pictures_is_one_line(untrained, tmp_path):
+def test_invert_rejects_a_workdir_among_the_images(untrained, tmp_path):
     save(tmp_path / "robust" / "a.png", 8, 8)
     before = (tmp_path / "robust" / "a.png").read_bytes()
     for workdir, images, shown in (
         ("robust", "robust", "is in the folder of images"),
         ("robust/inner", "robust", "is in the folder of images"),
-        (".", "robust", "would overwrite the pictures"),
-        (".", "robust/a.png", "would overwrite the pictures"),
+        (".", "robust", "would overwrite the images"),
+        (".", "robust/a.png", "would overwrite the images"),
     ):
         config = invert.get_config(f"images={tmp_path}/{images},robust={untrained}/robust_inverter")
         with pytest.raises(UserError, match=shown) as error:
@@ -169,7 +172,7 @@ def test_a_workdir_among_the_pictures_is_one_line(untrained, tmp_path):
     assert (tmp_path / "robust" / "a.png").read_bytes() == before
 
 
-def test_a_picture_alone_is_inverted_as_among_others(untrained, pictures, inverted, tmp_path):
+def test_invert_of_one_image_equals_that_in_a_folder(untrained, pictures, inverted, tmp_path):
     config = invert.get_config(f"smoke=True,images={pictures}/rgb.png,edge=4,inverter={untrained}/robust_inverter")
     main.run(config, tmp_path / "out")
     found = [data.read_image(path) for path in (tmp_path / "out/inverter/rgb.png", inverted / "robust/rgb.png")]
@@ -200,7 +203,7 @@ def run(config, workdir):
         ("images={pictures},robust={encoder}", "holds a classifier; name the workdir of an inverter's training"),
     ],
 )
-def test_a_wrong_picture_or_inverter_is_one_line(untrained, pictures, tmp_path, arg, shown):
+def test_invert_reports_a_mistake_in_one_line(untrained, pictures, tmp_path, arg, shown):
     (tmp_path / "empty").mkdir()
     (tmp_path / "bad").mkdir()
     (tmp_path / "bad" / "broken.png").write_bytes((pictures / "rgb.png").read_bytes()[:200])
@@ -209,11 +212,11 @@ def test_a_wrong_picture_or_inverter_is_one_line(untrained, pictures, tmp_path, 
     assert shown in run(config, tmp_path / "run")
 
 
-def test_no_inverter_at_all_is_one_line(pictures, tmp_path):
+def test_invert_without_inverter_reports_one_line(pictures, tmp_path):
     assert "no inverter; name" in run(invert.get_config(f"images={pictures}"), tmp_path / "run")
 
 
-def test_large_and_damaged_pictures_may_be_skipped(untrained, tmp_path):
+def test_invert_skips_large_and_damaged_images(untrained, tmp_path):
     folder = tmp_path / "images"
     folder.mkdir()
     for name, shape in (("small.png", (12, 12, 3)), ("large.png", (40, 40, 3))):
@@ -226,7 +229,7 @@ def test_large_and_damaged_pictures_may_be_skipped(untrained, tmp_path):
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 3), (3, 50, 3), (300, 20, 3), (64, 64, 3)])
-def test_a_thumbnail_shows_the_whole_picture_on_white(shape):
+def test_fit_shows_the_whole_image_on_white(shape):
     tile = figures.fit(np.zeros(shape, np.uint8), height=64, width=96)
     assert tile.shape == (64, 96, 3)
     dark = np.argwhere(tile.max(-1) == 0)

@@ -1,10 +1,8 @@
-"""Anomaly detection with an inverted encoder: what a generator that knows one class cannot make is anomalous.
+"""Anomaly detection by an inverter of one class, whose reconstructions of other images are worse.
 
-Images are float32 [B, H, W, C] in [0, 1]; the networks enter as `features_fn` (images -> named features) and
-`decode_fn` (a feature -> images), in evaluation mode, rows independent. Scores are float32 [B], higher for images
-that are less like the normal ones. Thresholds, calibration and what is read from files live on the host.
-
-Source: Rojas-Gomez et al. 2022, sections 3.3 and A2.
+Images are float32 [B, H, W, C] in [0, 1]; the networks are the callables `features_fn` (images -> named features) and
+`decode_fn` (a feature -> images), in evaluation mode, rows independent. Scores are float32 [B], higher for images that
+are less like the normal ones. Source: Rojas-Gomez et al. 2022, sections 3.3 and A2.
 """
 
 from arinv.apps.anomaly.latent_search import SearchResult, latent_search, linear_rates

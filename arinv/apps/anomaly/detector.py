@@ -1,11 +1,13 @@
-"""Makes a detector of a single-class inverter: thresholds by held-out normal images, features to compare with.
+"""Detectors: an inverter of one class with thresholds from held-out normal images, and features to compare with.
 
-Leaves detector.json (what the detector consists of, and for each kind of score the normal scores with the thresholds
-that follow from them), references.npz (features of the normal training images), scores.npz and overview.png.
+The task writes detector.json (inverter, settings and, for each score, the normal scores and thresholds),
+references.npz (features of the normal training images), scores.npz and overview.png.
 """
 
+import functools
 import pathlib
 import zlib
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,10 +16,9 @@ from ml_collections import ConfigDict
 from arinv import data, metrics, paths
 from arinv.apps.anomaly import Calibration, overview, scoring
 from arinv.errors import UserError, unknown
-from arinv.experiment import trained as networks
-from arinv.experiment import workdirs
-from arinv.experiment.cache import fingerprint
-from arinv.experiment.run import Run, check_fields, open_source, report_left_out
+from arinv.experiment import trained, workdirs
+from arinv.experiment.run import Run, check_fields, report_left_out
+from arinv.experiment.trained import Trained
 from arinv.experiment.writer import progress_bar, progress_callback, read_arrays, write_arrays, write_json, write_png
 
 FILE = "detector.json"
@@ -25,23 +26,23 @@ _REFERENCES = "references.npz"
 
 
 class Detector(NamedTuple):
-    """A detector as it was saved.
+    """A detector that was loaded.
 
     Attributes:
-      scored: its compiled functions.
-      variables: of its networks, with references, placed on the devices.
+      scorer: its compiled functions.
+      variables: of the scorer, with references, placed on the devices.
       calibrations: name of a score -> its normal scores and thresholds.
       description: the content of detector.json.
     """
 
-    scored: scoring.Scorer
+    scorer: scoring.Scorer
     variables: dict[str, Any]
     calibrations: dict[str, Calibration]
     description: dict[str, Any]
 
 
 def check(config: ConfigDict) -> None:
-    """Tells every mistake that can be seen without reading data or checkpoints.
+    """Checks everything that needs no data and no checkpoint.
 
     Raises:
       UserError: an unknown name or a number out of range.
@@ -63,10 +64,10 @@ def check(config: ConfigDict) -> None:
 
 
 def check_decision(decision: ConfigDict) -> None:
-    """Checks by which score and which threshold a detector decides.
+    """Checks the score and the threshold that a detector decides by.
 
     Raises:
-      UserError: an unknown score, or a quantile out of range.
+      UserError: an unknown score or policy, or a quantile out of range.
     """
     if decision.score not in scoring.SCORES:
         raise unknown("score", decision.score, scoring.SCORES)
@@ -83,75 +84,77 @@ def run(run: Run) -> dict[str, Any]:
       UserError: no usable checkpoint there, or no images.
     """
     config, workdir = run.config, run.workdir
-    how = scoring.Setting(run.key, run.mesh, config.batch_size)
-    source = run.resolve(config.inverter)
-    trained = run.load(config.inverter, kind="inverter", image_size=config.data.image_size)
-    scored, variables = scoring.make_scorer(trained, config)
-    train, (images, anomalous) = run.open_data("train"), _read_validation(config)
+    setting = scoring.Setting(run.key, run.mesh, config.batch_size)
+    inverter = run.load(config.inverter, kind="inverter", image_size=config.data.image_size)
+    scorer, variables = scoring.make_scorer(inverter, config)
+    train, (images, anomalous) = run.open_data("train"), _read_validation(run)
     references = data.load_arrays(train, progress=progress_callback("reading normal images"))["image"]
     run.begin()
-    variables = scoring.add_references(scored, variables, references, how, capacity=len(references))
-    weights = [fingerprint(trained.encoder.variables), fingerprint(trained.variables)]
-    contents = [str(zlib.crc32(array)) for array in (images, anomalous, references)]
-    store = run.cache("", *weights, str(len(images)), *contents).rows("scores")
+    variables = scoring.add_references(scorer, variables, references, setting, capacity=len(references))
+    checksums = [str(zlib.crc32(array)) for array in (images, anomalous, references)]
+    cache = run.cache("", inverter.fingerprint, str(len(images)), *checksums).rows("scores")
     with progress_bar(None, config.title, total=len(images), unit="image") as bar:
         scores = scoring.score_images(
-            scored,
+            scorer,
             variables,
-            lambda rows: images[rows.start : rows.stop],
+            images.__getitem__,
             len(images),
-            how,
-            store=store,
+            setting,
+            cache=cache,
             keep=True,
-            show=bar.update,
+            progress=bar.update,
         )
-    made = scores.pop(scoring.RECONSTRUCTION, None)
+    reconstructions = scores.pop(scoring.RECONSTRUCTION, None)
     calibrations = {name: Calibration.measure(values, anomalous) for name, values in scores.items()}
-    scales = _explain(config, workdir, scored, variables, images, made, anomalous, scores, how)
+    explain = functools.partial(_explain, scorer, variables, images, setting, reconstructions)
+    scales = _write_overview(run, explain, scores[config.decision.score], anomalous)
     write_arrays(workdir / _REFERENCES, {"references": np.asarray(variables["references"])})
-    description = _describe(config, workdir, source, trained, weights, calibrations, scales)
-    write_json(workdir / FILE, description)
-    results = _results(config, scores, anomalous, calibrations, len(references))
-    return run.finish(results)
+    write_json(workdir / FILE, _describe(run, inverter, calibrations, scales))
+    return run.finish(_results(config, scores, anomalous, calibrations, len(references)))
 
 
-def _read_validation(config: ConfigDict) -> tuple[np.ndarray, np.ndarray]:
-    """Returns held-out normal images, then the anomalous ones where such are given, and which are."""
-    held_out = data.load_arrays(open_source(config, "test"))["image"]
+def _read_validation(run: Run) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the held-out normal images followed by the anomalous ones, if any, and bool [N] for the latter."""
+    config = run.config
+    held_out = data.load_arrays(run.open_data("test"))["image"]
     anomalous = held_out[:0]
     if config.anomalous:
-        fields = config.data
         source = data.open_source(
             f"folder:{config.anomalous}",
             split="all",
-            image_size=fields.image_size,
-            resize=fields.resize,
-            on_bad_image=fields.on_bad_image,
+            image_size=config.data.image_size,
+            resize=config.data.resize,
+            on_bad_image=config.data.on_bad_image,
         )
         report_left_out(f"folder:{config.anomalous}", source.num_skipped, source.info.left_out)
         anomalous = data.load_arrays(source)["image"]
     return np.concatenate([held_out, anomalous]), np.arange(len(held_out) + len(anomalous)) >= len(held_out)
 
 
-def _explain(config, workdir, scored, variables, images, made, anomalous, scores, how) -> tuple[float, float]:
-    """Leaves a picture of the validation images; returns the usual values of the normal ones' heat maps."""
+def _explain(scorer, variables, images, setting, reconstructions, rows: np.ndarray) -> scoring.Explanation:
+    """Returns the explanation of some of the images."""
+    kept = None if reconstructions is None else reconstructions[rows]
+    return scoring.explain(scorer, variables, images[rows], setting, reconstructions_u8=kept)
 
-    def explain(rows):
-        given = None if made is None else made[rows]
-        return scoring.explain(scored, variables, images[rows], how, reconstructions_u8=given)
 
-    decisive = scores[config.decision.score]
-    shown = overview.extremes(decisive, config.log.num_pictures)
-    scales = overview.map_scales(explain(np.flatnonzero(~anomalous)[: how.batch_size]))
-    texts = [f"{'anomalous' if anomalous[i] else 'normal'}\n{decisive[i]:.4g}" for i in shown]
-    write_png(workdir / "overview.png", overview.overview(explain(shown), texts, scales=scales))
+def _write_overview(
+    run: Run, explain: Callable[[np.ndarray], scoring.Explanation], scores: np.ndarray, anomalous: np.ndarray
+) -> tuple[float, float]:
+    """Writes the overview of the validation images; returns the scales of the normal ones' heat maps."""
+    rows = overview.extremes(scores, run.config.log.num_pictures)
+    scales = overview.map_scales(explain(np.flatnonzero(~anomalous)[: run.config.batch_size]))
+    texts = [f"{'anomalous' if anomalous[i] else 'normal'}\n{scores[i]:.4g}" for i in rows]
+    write_png(run.workdir / "overview.png", overview.overview(explain(rows), texts, scales=scales))
     return scales
 
 
-def _describe(config, workdir, source, trained, weights, calibrations, scales) -> dict[str, Any]:
+def _describe(
+    run: Run, inverter: Trained, calibrations: dict[str, Calibration], scales: tuple[float, float]
+) -> dict[str, Any]:
+    config = run.config
     return {
-        "inverter_workdir": workdirs.relative(source, workdir),
-        "weights": weights,
+        "inverter_workdir": workdirs.relative(run.resolve(config.inverter), run.workdir),
+        "weights": inverter.fingerprint,
         "image_size": config.data.image_size,
         "resize": config.data.resize,
         "data": config.data.name,
@@ -161,7 +164,7 @@ def _describe(config, workdir, source, trained, weights, calibrations, scales) -
         "decision": config.decision.to_dict(),
         "calibrations": {name: calibration.to_json() for name, calibration in calibrations.items()},
         "map_scales": list(scales),
-        "encoder": dict(trained.encoder.description),
+        "encoder": dict(inverter.encoder.description),
     }
 
 
@@ -181,38 +184,38 @@ def _results(config, scores, anomalous, calibrations, num_references: int) -> di
     return results
 
 
-def load(place: pathlib.Path, how: scoring.Setting, *, dtype: Any) -> Detector:
-    """Returns a detector.
+def load(workdir: pathlib.Path, setting: scoring.Setting, *, dtype: Any) -> Detector:
+    """Returns a saved detector.
 
     Args:
-      place: its directory, see `find`.
-      how: whose mesh the weights go to.
+      workdir: of the detector, see `find`.
+      setting: with the mesh that the weights are placed on.
       dtype: of the computation.
 
     Raises:
-      UserError: the inverter is not the one that it was made of.
+      UserError: an inverter of other weights than the detector's.
     """
-    description = workdirs.read_json(place / FILE)
-    trained = networks.load(
-        workdirs.follow(description["inverter_workdir"], place, what="inverter"), dtype=dtype, kind="inverter"
-    )
-    if [fingerprint(trained.encoder.variables), fingerprint(trained.variables)] != description["weights"]:
+    description = workdirs.read_json(workdir / FILE)
+    place = workdirs.follow(description["inverter_workdir"], workdir, what="inverter")
+    inverter = trained.load(place, dtype=dtype, kind="inverter")
+    if inverter.fingerprint != description["weights"]:
         raise UserError(
-            f"the inverter of {place} was trained on since its thresholds were taken; make the detector anew"
+            f"the inverter of {workdir} has other weights than when its thresholds were measured; run "
+            "configs/detector.py again in another directory"
         )
     settings = ConfigDict({name: description[name] for name in ("search", "knn")})
-    scored, variables = scoring.make_scorer(trained, settings)
-    rows = read_arrays(place / _REFERENCES)["references"]
-    variables = scoring.with_references(scored, variables, rows, how, capacity=len(rows))
+    scorer, variables = scoring.make_scorer(inverter, settings)
+    rows = read_arrays(workdir / _REFERENCES)["references"]
+    variables = scoring.with_references(scorer, variables, rows, setting, capacity=len(rows))
     calibrations = {name: Calibration.from_json(value) for name, value in description["calibrations"].items()}
-    return Detector(scored, variables, calibrations, description)
+    return Detector(scorer, variables, calibrations, description)
 
 
 def find(workdir: pathlib.Path) -> pathlib.Path:
-    """Returns the directory of the detector: a workdir of this task, or the folder `detector` of one of the stages.
+    """Returns the directory of a detector: a workdir of this task, or the stage `detector` of an experiment.
 
     Raises:
-      UserError: it holds none.
+      UserError: no detector in either.
     """
     for place in (workdir, workdir / "detector"):
         if (place / FILE).exists():

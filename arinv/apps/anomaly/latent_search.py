@@ -1,8 +1,8 @@
-"""Latent search: the feature from which a generator makes the image that is most like a given one.
+"""Latent search: gradient descent on a generator's input until its output resembles an image.
 
-All images of a batch are searched for at once. The loss is a sum over images and each image's loss depends on its own
-latent only, so that one gradient of the sum is every image's own and a batch goes the way that each of its images
-would go alone. Images are float32 [B, H, W, C] in [0, 1].
+All images of a batch are searched at once. The loss is a sum over images and each image's loss depends on its own
+latent only, so that the gradient of the sum holds every image's own, and a batch gives what its images give alone.
+Images are float32 [B, H, W, C] in [0, 1].
 
 Only the latents have a gradient. Weights that belong to the callables should be arguments of the function that is
 compiled, or they are embedded in it as constants:
@@ -32,15 +32,15 @@ from arinv.types import Array, ArrayLike, DecodeFn, FeaturesFn
 
 
 class SearchResult(NamedTuple):
-    """What a latent search found for each of N images.
+    """The result of a latent search for N images.
 
     Attributes:
       latents: float32 [N, ...], those of the last iteration.
-      reconstructions: float32 [N, H, W, C] in [0, 1], what the generator makes of them.
+      reconstructions: float32 [N, H, W, C] in [0, 1], the generator's images of the latents.
       scores: float32 [N], pixel + feature.
       pixel: float32 [N], the weighted pixel term of the reconstructions.
       feature: float32 [N], the weighted feature term.
-      history: float32 [T, N], the scores of all iterations, the last one's included.
+      history: float32 [T, N], the scores of all iterations.
       pixel_history: float32 [T, N], their weighted pixel term.
       feature_history: float32 [T, N], their weighted feature term.
     """
@@ -74,10 +74,9 @@ def latent_search(
     indices: ArrayLike | None = None,
     init: ArrayLike | None = None,
 ) -> SearchResult:
-    """Returns the latents found by gradient descent from Gaussian noise, and the scores of their images.
+    """Returns the latents that gradient descent from Gaussian noise reaches, and the scores of their images.
 
-    The score of an image is its loss in the last iteration, before the update that would follow: that update, of
-    which nothing would be seen, is not made.
+    The score of an image is its loss in the last iteration, which makes no update.
 
     Args:
       key: PRNG key of the starts.
@@ -93,7 +92,7 @@ def latent_search(
       end_learning_rate: see `linear_rates`.
       end_inclusive: see `linear_rates`.
       momentum: of the velocity v in v = momentum v + gradient, z = z - rate v.
-      num_restarts: starts of each image, of which the one with the lowest score is kept.
+      num_restarts: starts of each image; the one with the lowest score is kept.
       indices: integer [B]; an image's starts follow from `key` and its index, so that it gets the same ones in
         every batch. None for 0, 1, ..., B - 1.
       init: [B, *latent_shape], the first start of each image, such as its own feature; noise as the others if None.
@@ -116,7 +115,7 @@ def latent_search(
         check_number(value, name, least=0.0)
     starts = _starts(key, indices, init, images.shape[0], num_restarts=num_restarts, latent_shape=tuple(latent_shape))
     features = jax.lax.stop_gradient(layer_features(features_fn, images, (layer,))[0])
-    # An image's restarts are neighbours, so that a batch that is split over devices stays where it is.
+    # An image's restarts are neighbours, so that the restarts of a sharded batch need no communication.
     images, features = (jnp.repeat(x, num_restarts, axis=0) for x in (images, features))
 
     def evaluate(latents):
@@ -192,7 +191,7 @@ def _starts(key, indices, init, batch_size: int, *, num_restarts: int, latent_sh
 
 
 def _best_restart(scores: Array, num_restarts: int) -> Array:
-    """Returns the row of the lowest score among each image's restarts; one that diverged is the last resort."""
+    """Returns the row of the lowest score among each image's restarts; NaN counts as infinity."""
     rows = scores.reshape(-1, num_restarts)
     rows = jnp.where(jnp.isnan(rows), jnp.inf, rows)
     return jnp.arange(rows.shape[0]) * num_restarts + jnp.argmin(rows, axis=1)

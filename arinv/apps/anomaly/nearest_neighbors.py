@@ -1,7 +1,7 @@
-"""Distance to the nearest training features: the baseline that every detector has to beat.
+"""Distances to the nearest training features: the baseline of anomaly detection.
 
-Features are rows [B, K] in float32. The training features are gone through in blocks, so that memory does not grow
-with their number.
+Features are rows [B, K] in float32. The training features are processed in blocks, so that memory does not grow with
+their number.
 
 Source: Bergman, Cohen & Hoshen 2020, "Deep nearest neighbor anomaly detection".
 """
@@ -18,8 +18,8 @@ from arinv.ops.inputs import check_count
 from arinv.types import Array, ArrayLike
 
 POOLINGS = ("flat", "mean")
-_SPARE_CANDIDATES = 6  # beyond the neighbours asked for
-_ROUNDING = 2.0**-21  # of the squares in products of matrices, generously
+_SPARE_CANDIDATES = 6  # beyond k
+_ROUNDING = 2.0**-21  # upper bound for squares in matrix products
 
 
 def feature_rows(features: ArrayLike, *, pooling: str = "flat", normalize: bool = True) -> Array:
@@ -60,13 +60,13 @@ def nearest_neighbor_distances(
 ) -> Array:
     """Returns the mean Euclidean distance of each row to its k nearest references.
 
-    Which are nearest is found by matrix products of what is left without the mean of some references, so that a common
-    offset costs no digits, and checked. The distances themselves are those of the differences, exact also where a row
-    all but equals a reference, and with a gradient in `rows` through the neighbours found.
+    Matrix products find the candidates, after subtraction of the mean of some references, so that a common offset
+    costs no digits; the choice is verified. The distances are those of the differences, exact also for a row that
+    almost equals a reference, with a gradient in `rows` through the neighbours.
 
     Args:
       rows: [B, K].
-      references: [M, K]; rows from `num_references` on are padding.
+      references: [M, K]; rows from index `num_references` on are padding.
       k: number of neighbours, at least 1.
       num_references: how many references count; may be traced. None for all.
       block_size: references that are compared at once, at least 1.
@@ -75,7 +75,7 @@ def nearest_neighbor_distances(
       float32 [B]; NaN for a row that is not finite, and for all where a reference is not.
 
     Raises:
-      UserError: rows of another length, or fewer references than neighbours (where their number is known).
+      UserError: rows of another length, or fewer references than neighbours (unless their number is traced).
 
     Source: Bergman, Cohen & Hoshen 2020, section 3.
     """
@@ -84,15 +84,15 @@ def nearest_neighbor_distances(
         raise UserError(f"rows {rows.shape} and references {references.shape} must be [B, K] and [M, K] of one K.")
     check_count(k, "k")
     check_count(block_size, "block_size")
-    count = known = references.shape[0]
+    count = least = references.shape[0]
     if num_references is not None:
-        count = jnp.minimum(num_references, known).astype(jnp.int32)
-        known = known if isinstance(num_references, jax.core.Tracer) else int(count)
-    if known < k:
-        raise UserError(f"k={k} neighbours need as many references, got {known}; lower k or give more.")
+        count = jnp.minimum(num_references, least).astype(jnp.int32)
+        least = least if isinstance(num_references, jax.core.Tracer) else int(count)
+    if least < k:
+        raise UserError(f"k={k} neighbours need as many references, got {least}; lower k or give more.")
     constants = jax.lax.stop_gradient(rows), jax.lax.stop_gradient(references)
-    places, largest = _nearest(*constants, k, count, min(block_size, references.shape[0]))
-    distances = _distances(rows, references[places])
+    indices, largest = _nearest(*constants, k, count, min(block_size, references.shape[0]))
+    distances = _distances(rows, references[indices])
     return jnp.where(jnp.isfinite(largest), jnp.mean(distances, axis=1), jnp.nan)
 
 
@@ -104,10 +104,10 @@ def _distances(rows: Array, neighbors: Array) -> Array:
 
 
 def _nearest(rows: Array, references: Array, k: int, count: ArrayLike, block_size: int) -> tuple[Array, Array]:
-    """Returns the places of the k nearest references, int32 [B, k], and the largest value of all references.
+    """Returns the indices of the k nearest references, int32 [B, k], and the largest value of all references.
 
-    Products of matrices find some candidates more than that. Where rounding could have hidden a nearer reference behind
-    the last of them, as among distant clusters, all differences are taken instead.
+    Matrix products find k and a few more candidates. Where rounding could have placed a nearer reference behind the
+    last of them, as among distant clusters, all differences are computed instead.
     """
     num_references = references.shape[0]
     centre = _centring(references[:block_size], count)
@@ -120,20 +120,20 @@ def _nearest(rows: Array, references: Array, k: int, count: ArrayLike, block_siz
     exact, chosen = jax.lax.top_k(-jnp.where(candidates < count, exact, jnp.inf), k)
     own = jnp.sum(jnp.square(rows), axis=1)
     is_certain = -exact[:, -1] <= squares[:, -1] + own - _ROUNDING * (own + longest)
-    places = jax.lax.cond(
+    indices = jax.lax.cond(
         jnp.all(is_certain) | (size == num_references),
         lambda: jnp.take_along_axis(candidates, chosen, axis=1),
         lambda: _search(rows, references, centre, k, count, block_size, _differences)[1],
     )
-    return places, largest
+    return indices, largest
 
 
 def _centring(references: Array, count: ArrayLike) -> Callable[[Array], Array]:
-    """Returns the function that subtracts the mean of some references, and divides by their largest value before."""
+    """Returns the function that divides by a power of two, the scale of some references, and subtracts their mean."""
     counted = (jnp.arange(references.shape[0]) < count)[:, None]
     members = jnp.where(counted & jnp.isfinite(references), references, 0.0)
     largest = jnp.max(jnp.abs(members))
-    # A power of two: dividing by it, and then subtracting the mean, rounds nothing of what the mean leaves.
+    # Division by a power of two rounds nothing.
     scale = jnp.minimum(jax.lax.reduce_precision(largest, 8, 0), 2.0**126)
     scale = jnp.where(largest > 0, scale, 1.0)
     mean = jnp.sum(members / scale, axis=0, keepdims=True) / jnp.sum(counted.astype(jnp.float32))
@@ -141,7 +141,7 @@ def _centring(references: Array, count: ArrayLike) -> Callable[[Array], Array]:
 
 
 def _products(rows: Array, members: Array) -> Array:
-    """Returns squared distances [B, S], less the rows' own squares, which change nothing about the order."""
+    """Returns squared distances [B, S] without the rows' own squares, which do not change the order."""
     products = jnp.matmul(rows, members.T, precision=jax.lax.Precision.HIGHEST)
     return jnp.sum(jnp.square(members), axis=1)[None, :] - 2.0 * products
 
@@ -152,15 +152,15 @@ def _differences(rows: Array, members: Array) -> Array:
 
 
 def _search(rows, references, centre, k: int, count, block_size: int, values_fn) -> tuple[Array, Array, Array, Array]:
-    """Returns the k smallest of values_fn(rows, centre(references)), block by block.
+    """Returns the k smallest of values_fn(rows, centre(references)), computed block by block.
 
-    They and their places are [B, k]; with them come the longest square of a centred reference and the largest value of
-    the references as they are, NaN where one is.
+    The result is (values [B, k], indices [B, k], largest square of a centred reference, largest value of a reference
+    before centring: NaN where one is).
     """
     num_references = references.shape[0]
 
     def visit(carry, first):
-        closest, places, longest, largest = carry
+        closest, indices, longest, largest = carry
         start = jnp.minimum(first, num_references - block_size)  # the last block overlaps with the one before
         members = jax.lax.dynamic_slice_in_dim(references, start, block_size)
         numbers = start + jnp.arange(block_size, dtype=jnp.int32)[None, :]
@@ -169,10 +169,10 @@ def _search(rows, references, centre, k: int, count, block_size: int, values_fn)
         members = jnp.where(counted.T, centre(members), 0.0)
         values = jnp.where(counted, values_fn(rows, members), jnp.inf)
         values = jnp.concatenate([closest, values], axis=1)
-        places = jnp.concatenate([places, jnp.broadcast_to(numbers, (rows.shape[0], block_size))], axis=1)
+        indices = jnp.concatenate([indices, jnp.broadcast_to(numbers, (rows.shape[0], block_size))], axis=1)
         closest, chosen = jax.lax.top_k(-values, k)
         longest = jnp.maximum(longest, jnp.max(jnp.sum(jnp.square(members), axis=1)))
-        return (-closest, jnp.take_along_axis(places, chosen, axis=1), longest, largest), None
+        return (-closest, jnp.take_along_axis(indices, chosen, axis=1), longest, largest), None
 
     start = (
         jnp.full((rows.shape[0], k), jnp.inf, jnp.float32),

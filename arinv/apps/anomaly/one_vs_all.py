@@ -1,31 +1,32 @@
-"""One-vs-all anomaly detection with one encoder: AUROC of each class as the normal one, searched, nearest and attacked.
+"""One-vs-all anomaly detection with one encoder: AUROC of each class as the normal one, with and without attacks.
 
-For each class the generator that was trained on it alone scores the test images of all classes, or all of its own and
-some of each other class. Leaves results.json, scores_LABEL.npz (every score of every image), images_LABEL.npz (which
-test images those are) and class_LABEL.png (the most and the least anomalous ones). What is done is kept: killed at any
-moment and started again, the task goes on.
+For each class the inverter that was trained on it alone scores the test images of all classes, or all of its own and
+some of each other class. The task writes results.json, scores_LABEL.npz (every score of every image), images_LABEL.npz
+(which test images those are) and class_LABEL.png (the most and the least anomalous ones). It resumes after a kill at
+any moment.
 
 Source: Rojas-Gomez et al. 2022, sections 3.3, 4.4 and A2.
 """
 
 import zlib
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
+import tqdm
 from ml_collections import ConfigDict
 
 from arinv import data, metrics
 from arinv.apps.anomaly import overview, scoring
 from arinv.data.source import Subset
 from arinv.errors import UserError
-from arinv.experiment.cache import ResultCache, cache_key, fingerprint
 from arinv.experiment.run import Run, attack_options, check_fields, open_source
 from arinv.experiment.trained import Trained
 from arinv.experiment.writer import progress_bar, progress_callback, write_arrays, write_png
 
 
 def check(config: ConfigDict) -> None:
-    """Tells every mistake that can be seen without reading data or checkpoints.
+    """Checks everything that needs no data and no checkpoint.
 
     Raises:
       UserError: an unknown name or a number out of range.
@@ -34,7 +35,7 @@ def check(config: ConfigDict) -> None:
     attack_options(config.attack)
     scoring.check(config)
     if not config.classes:
-        raise UserError("classes is empty; name the labels of the classes that take their turn as the normal one")
+        raise UserError("classes is empty; name the labels of the classes to take as the normal one in turn")
     for name in ("normal", "anomalous"):
         if config[f"num_{name}"] < 0:
             raise UserError(f"num_{name}={config[f'num_{name}']} must be 0 (all {name} test images) or more")
@@ -43,7 +44,7 @@ def check(config: ConfigDict) -> None:
 
 
 def check_inputs(run: Run) -> None:
-    """Checks, before anything is trained, that the data has the images that the evaluation needs.
+    """Checks that the data has the images that the evaluation needs.
 
     Raises:
       UserError: a class without a test image or a training image, or with all test images, or inverters of another
@@ -54,31 +55,11 @@ def check_inputs(run: Run) -> None:
         run.check_planned_size(config.inverters[f"class{label}"])
     test = run.open_data("test")
     _check_classes(config, test.info, test.read_labels())
-    _Train(config)
-
-
-class _Test(NamedTuple):
-    """The test images of all classes that are scored by one of the detectors.
-
-    Attributes:
-      images: uint8 [n, S, S, 3].
-      places: integer [n], ascending, where they are among all N test images.
-      labels: integer [N], of all test images.
-      names: of the classes.
-    """
-
-    images: np.ndarray
-    places: np.ndarray
-    labels: np.ndarray
-    names: tuple[str, ...]
-
-    def images_at(self, places: np.ndarray) -> np.ndarray:
-        """Returns some of them, by their places among all test images."""
-        return self.images[np.searchsorted(self.places, places)]
+    _TrainImages(run)
 
 
 def run(run: Run) -> dict[str, Any]:
-    """Scores the test images by the detector of every class and returns the AUROC of each.
+    """Scores the test images by the inverter of every class and returns the AUROC of each.
 
     Args:
       run: of configs/anomaly.py; config.inverters names the workdir of each class's inverter.
@@ -86,32 +67,105 @@ def run(run: Run) -> dict[str, Any]:
     Raises:
       UserError: no usable checkpoint there, inverters of different encoders, or data without a class.
     """
-    config, workdir = run.config, run.workdir
-    attack = _attack(attack_options(config.attack))
-    how = scoring.Setting(run.key, run.mesh, config.batch_size, attack)
+    config = run.config
+    attack = _with_step_size(attack_options(config.attack))
+    setting = scoring.Setting(run.key, run.mesh, config.batch_size, attack)
     first = _load(run, config.classes[0])
-    test, chosen = _read_test(config)
-    train = _Train(config)
+    test, selection = _read_test(run)
+    train = _TrainImages(run)
     run.begin()
-    bar = progress_bar(None, config.title, total=sum(map(len, chosen.values())), unit="image")
-    encoder_weights, classes = fingerprint(first.encoder.variables), {}
-    for label in config.classes:
-        trained = first if label == config.classes[0] else _load(run, label)
-        if fingerprint(trained.encoder.variables) != encoder_weights:
-            raise UserError(f"the inverters of classes {config.classes[0]} and {label} are of different encoders")
-        places = chosen[label]
-        scored = _Test(test.images_at(places), places, test.labels[places], test.names)
-        write_arrays(workdir / f"images_{label}.npz", {"index": places, "label": scored.labels})
-        arrays = _score_class(config, label, trained, train, scored, how, workdir, bar)
-        anomalous = scored.labels != label
-        classes[test.names[label]] = {name: metrics.auroc(values, anomalous) for name, values in arrays.items()}
-    bar.close()
-    results = _results(config, first, test, attack, classes)
-    return run.finish(results)
+    classes = {}
+    with progress_bar(None, config.title, total=sum(map(len, selection.values())), unit="image") as bar:
+        for label in config.classes:
+            inverter = first if label == config.classes[0] else _load(run, label)
+            if inverter.encoder.fingerprint != first.encoder.fingerprint:
+                raise UserError(f"the inverters of classes {config.classes[0]} and {label} are of different encoders")
+            subset = test.select(selection[label])
+            write_arrays(
+                run.workdir / f"images_{label}.npz", {"index": subset.indices, "label": subset.labels[subset.indices]}
+            )
+            scores = _score_class(run, label, inverter, train, subset, setting, bar)
+            anomalous = subset.labels[subset.indices] != label
+            classes[test.names[label]] = {name: metrics.auroc(values, anomalous) for name, values in scores.items()}
+    return run.finish(_results(config, first, test, attack, classes))
 
 
-def choose_images(labels: np.ndarray, normal: int, num_anomalous: int, num_normal: int = 0) -> np.ndarray:
-    """Returns the places of the test images that one class's detector scores, ascending.
+class _TestImages(NamedTuple):
+    """The test images that are scored.
+
+    Attributes:
+      images: uint8 [n, S, S, 3].
+      indices: integer [n], ascending, of the images among all N test images.
+      labels: integer [N], of all test images.
+      names: of the classes.
+    """
+
+    images: np.ndarray
+    indices: np.ndarray
+    labels: np.ndarray
+    names: tuple[str, ...]
+
+    def select(self, indices: np.ndarray) -> "_TestImages":
+        """Returns some of them, by their indices among all test images."""
+        return self._replace(images=self.images[np.searchsorted(self.indices, indices)], indices=indices)
+
+
+class _TrainImages:
+    """The training images of each class: those that its inverter was trained on.
+
+    Attributes:
+      largest: number of images of the largest class.
+    """
+
+    def __init__(self, run: Run):
+        config = run.config
+        if config.data.num_train:  # which images are taken of how many depends on the kind of dataset
+            self._sources = {label: _open_class(config, label) for label in config.classes}
+        else:
+            source = run.open_data("train")
+            labels = source.read_labels()
+            if missing := [label for label in config.classes if not (labels == label).any()]:
+                raise UserError(f"{config.data.name} has no training image of the classes {missing}")
+            self._sources = {label: Subset(source, np.flatnonzero(labels == label)) for label in config.classes}
+        self.largest = max(map(len, self._sources.values()))
+
+    def images(self, label: int) -> np.ndarray:
+        """Returns those of one class, uint8 [N, S, S, 3]."""
+        return data.load_arrays(self._sources[label])["image"]
+
+
+def _open_class(config: ConfigDict, label: int) -> data.Source:
+    return open_source(ConfigDict({"data": {**config.data.to_dict(), "classes": (label,)}}), "train")
+
+
+def _with_step_size(attack: dict[str, Any]) -> dict[str, Any]:
+    """Returns options of attacks with the default step size filled in; nothing where there is no attack."""
+    if not attack["eps"]:
+        return {}
+    return {**attack, "step_size": attack["step_size"] or 2.5 * attack["eps"] / attack["num_steps"]}
+
+
+def _load(run: Run, label: int) -> Trained:
+    config = run.config
+    return run.load(config.inverters[f"class{label}"], kind="inverter", image_size=config.data.image_size)
+
+
+def _read_test(run: Run) -> tuple[_TestImages, dict[int, np.ndarray]]:
+    """Returns the test images that are scored, and for each class the indices of those that its inverter scores."""
+    config, source = run.config, run.open_data("test")
+    labels = source.read_labels()
+    _check_classes(config, source.info, labels)
+    selection = {
+        label: select_images(labels, label, config.num_anomalous, config.num_normal) for label in config.classes
+    }
+    indices = np.unique(np.concatenate(list(selection.values())))
+    progress = progress_callback(f"reading {source.info.name}")
+    images = data.load_arrays(Subset(source, indices), progress=progress)["image"]
+    return _TestImages(images, indices, labels, source.info.class_names), selection
+
+
+def select_images(labels: np.ndarray, normal: int, num_anomalous: int, num_normal: int = 0) -> np.ndarray:
+    """Returns the indices of the test images that one class's inverter scores, ascending.
 
     AUROC does not depend on the share of anomalous images, and its variance is about a / normal + b / anomalous: of
     nine anomalous images for each normal one, as in CIFAR-10, eight add less to its precision than the first.
@@ -132,32 +186,8 @@ def choose_images(labels: np.ndarray, normal: int, num_anomalous: int, num_norma
     return np.sort(np.concatenate([np.flatnonzero(labels == normal)[: num_normal or None], anomalous]))
 
 
-def _attack(options: dict[str, Any]) -> dict[str, Any]:
-    """Returns the options with the length of a step; nothing where there is no attack."""
-    if not options["eps"]:
-        return {}
-    return {**options, "step_size": options["step_size"] or 2.5 * options["eps"] / options["num_steps"]}
-
-
-def _load(run: Run, label: int) -> Trained:
-    config = run.config
-    return run.load(config.inverters[f"class{label}"], kind="inverter", image_size=config.data.image_size)
-
-
-def _read_test(config: ConfigDict) -> tuple[_Test, dict[int, np.ndarray]]:
-    """Returns the test images that are scored, and for each class the places of those that its detector scores."""
-    source = open_source(config, "test")
-    labels = source.read_labels()
-    _check_classes(config, source.info, labels)
-    chosen = {label: choose_images(labels, label, config.num_anomalous, config.num_normal) for label in config.classes}
-    places = np.unique(np.concatenate(list(chosen.values())))
-    progress = progress_callback(f"reading {source.info.name}")
-    images = data.load_arrays(Subset(source, places), progress=progress)["image"]
-    return _Test(images, places, labels, source.info.class_names), chosen
-
-
 def _check_classes(config: ConfigDict, info: data.SourceInfo, labels: np.ndarray) -> None:
-    """Checks that every class that takes its turn has normal and anomalous test images.
+    """Checks that every class of the config has normal and anomalous test images.
 
     Raises:
       UserError: one has not.
@@ -173,74 +203,59 @@ def _check_classes(config: ConfigDict, info: data.SourceInfo, labels: np.ndarray
             )
 
 
-class _Train:
-    """The training images by class: those that the class's inverter was trained on."""
-
-    def __init__(self, config: ConfigDict):
-        if config.data.num_train:  # which images are taken of how many depends on the kind of data set
-            self._sources = {label: _open_class(config, label) for label in config.classes}
-        else:
-            everything = open_source(config, "train")
-            labels = everything.read_labels()
-            if missing := [label for label in config.classes if not (labels == label).any()]:
-                raise UserError(f"{config.data.name} has no training image of the classes {missing}")
-            self._sources = {label: Subset(everything, np.flatnonzero(labels == label)) for label in config.classes}
-        self.largest = max(map(len, self._sources.values()))
-
-    def images(self, label: int) -> np.ndarray:
-        """Returns those of one class, uint8 [N, S, S, 3]."""
-        return data.load_arrays(self._sources[label])["image"]
-
-
-def _open_class(config: ConfigDict, label: int) -> data.Source:
-    return open_source(ConfigDict({"data": {**config.data.to_dict(), "classes": (label,)}}), "train")
-
-
-def _score_class(config, label, trained, train, test, how, workdir, bar) -> dict[str, np.ndarray]:
-    """Returns the scores [N] of the test images with one class as the normal one, and leaves a picture of them."""
-    weights = f"{fingerprint(trained.encoder.variables)} {fingerprint(trained.variables)}"
-    references = train.images(label)
-    contents = [str(zlib.crc32(array)) for array in (test.images, references)]
-    store = ResultCache(workdir, cache_key(weights, str(len(test.labels)), *contents)).rows(f"scores_{label}")
-    picture = workdir / f"class_{label}.png"
-    if store.count == len(test.labels) and picture.exists():
-        bar.update(store.count)
-        return store.arrays()
-    scored, variables = scoring.make_scorer(trained, config)
-    variables = scoring.add_references(scored, variables, references, how, capacity=train.largest)
-    arrays = scoring.score_images(
-        scored,
+def _score_class(
+    run: Run,
+    label: int,
+    inverter: Trained,
+    train: _TrainImages,
+    test: _TestImages,
+    setting: scoring.Setting,
+    bar: tqdm.tqdm,
+) -> dict[str, np.ndarray]:
+    """Returns the scores [N] of the test images with one class as the normal one, and writes their overview."""
+    references, labels = train.images(label), test.labels[test.indices]
+    checksums = [str(zlib.crc32(array)) for array in (test.images, references)]
+    cache = run.cache("", inverter.fingerprint, str(len(labels)), *checksums).rows(f"scores_{label}")
+    path = run.workdir / f"class_{label}.png"
+    if cache.count == len(labels) and path.exists():
+        bar.update(cache.count)
+        return cache.arrays()
+    scorer, variables = scoring.make_scorer(inverter, run.config)
+    variables = scoring.add_references(scorer, variables, references, setting, capacity=train.largest)
+    scores = scoring.score_images(
+        scorer,
         variables,
-        lambda rows: test.images[rows.start : rows.stop],
-        len(test.labels),
-        how,
-        store=store,
-        anomalous=test.labels != label,
-        show=bar.update,
+        test.images.__getitem__,
+        len(labels),
+        setting,
+        cache=cache,
+        anomalous=labels != label,
+        progress=bar.update,
     )
-    shown = overview.extremes(arrays["total"], config.log.num_pictures)
-    explanation = scoring.explain(scored, variables, test.images[shown], how)
-    texts = [f"{test.names[test.labels[i]]}\n{arrays['total'][i]:.4g}" for i in shown]
-    scales = overview.map_scales(explanation)
-    shown = overview.overview(explanation, texts, scales=scales)
-    write_png(picture, overview.titled(shown, f"normal: {test.names[label]}"))
-    return arrays
+    rows = overview.extremes(scores["total"], run.config.log.num_pictures)
+    explanation = scoring.explain(scorer, variables, test.images[rows], setting)
+    texts = [f"{test.names[labels[i]]}\n{scores['total'][i]:.4g}" for i in rows]
+    figure = overview.overview(explanation, texts, scales=overview.map_scales(explanation))
+    write_png(path, overview.titled(figure, f"normal: {test.names[label]}"))
+    return scores
 
 
-def _results(config, first: Trained, test: _Test, attack: dict, classes: dict) -> dict[str, Any]:
-    """Returns the AUROC of each class, their means, and what a reader has to know of them."""
+def _results(
+    config: ConfigDict, inverter: Trained, test: _TestImages, attack: Mapping[str, Any], classes: Mapping[str, Mapping]
+) -> dict[str, Any]:
+    """Returns the AUROC of each class and their means, with everything that they depend on."""
     scores = list(next(iter(classes.values())))
     variants = {**scoring.SCORES, **scoring.ATTACKED_SCORES}
-    encoder = first.encoder.description
+    encoder = inverter.encoder.description
     return {
         "classes": classes,
         "mean": {name: float(np.mean([aurocs[name] for aurocs in classes.values()])) for name in scores},
         "attack": attack or None,
         "search": config.search.to_dict(),
         "knn": config.knn.to_dict(),
-        "layer": first.description["layer"],
+        "layer": inverter.layer,
         "encoder": dict(encoder),
-        "encoder_weights": fingerprint(first.encoder.variables),
+        "encoder_weights": inverter.encoder.fingerprint,
         "encoder_knew": sorted(set(test.names) & set(encoder["class_names"])),
         "num_examples": len(test.labels),
         "num_normal": config.num_normal or None,

@@ -1,12 +1,11 @@
-"""Scores a user's own pictures by a detector: scores.csv, and an overview with the most anomalous first.
+"""Scores of a user's own images by a detector: scores.csv, and an overview with the most anomalous images first.
 
-A picture's score follows from its content, whatever else is in the folder. Pictures that cannot be read are told, one
-line each, and left out.
+The score of an image depends on its content only, whatever else is in the folder. Images that cannot be read are
+reported, one line each, and skipped.
 """
 
 import csv
 import io
-import sys
 from typing import Any
 
 import jax
@@ -24,7 +23,7 @@ ONE_PROCESS = True
 
 
 def check(config: ConfigDict) -> None:
-    """Tells every mistake that can be seen without reading pictures or checkpoints.
+    """Checks everything that needs no images and no checkpoint.
 
     Raises:
       UserError: an unknown name or a number out of range.
@@ -33,63 +32,62 @@ def check(config: ConfigDict) -> None:
     for name, what in (("detector", "the workdir of a detector"), ("images", "an image or a folder of images")):
         if not config[name]:
             raise UserError(f"{name} is empty; name {what}")
-    given = {name: value for name, value in config.decision.items() if value}
-    detector.check_decision(ConfigDict({"score": "total", "policy": "quantile", "quantile": 0.95} | given))
-    scoring.check_pictures(config)
+    decision = {name: value for name, value in config.decision.items() if value}
+    detector.check_decision(ConfigDict({"score": "total", "policy": "quantile", "quantile": 0.95} | decision))
+    scoring.check_overview(config)
 
 
 def run(run: Run) -> dict[str, Any]:
-    """Scores config.images, writes table and picture into `workdir`, and returns the results.
+    """Scores config.images, writes the table and the overview, and returns the results.
 
     Args:
       run: of configs/score.py; config.detector names the detector's workdir.
 
     Raises:
-      UserError: no detector there, no picture, a threshold that the detector does not have, or a workdir among the
-        pictures.
+      UserError: no detector there, no image, a threshold that the detector does not have, or a workdir among the
+        images.
     """
     config, workdir = run.config, run.workdir
     workdirs.check_apart(config, workdir)
-    how = scoring.Setting(jax.random.key(0), run.mesh, config.batch_size)
     place = detector.find(run.resolve(config.detector))
-    pictures = _open(config)
-    loaded = detector.load(place, how, dtype=run.dtype)
-    description = loaded.description
-    how = how._replace(key=jax.random.key(description["seed"])).for_few(len(pictures))
+    images = _open(run)
+    setting = scoring.Setting(run.key, run.mesh, config.batch_size)
+    scorer, variables, calibrations, description = detector.load(place, setting, dtype=run.dtype)
+    setting = setting._replace(key=jax.random.key(description["seed"])).for_few(len(images))
     decision = description["decision"] | {name: value for name, value in config.decision.items() if value}
-    calibration = loaded.calibrations[decision["score"]]
+    calibration = calibrations[decision["score"]]
     threshold = calibration.threshold(policy=decision["policy"], quantile=decision["quantile"])
 
     def read(rows) -> np.ndarray:
         size, resize = description["image_size"], description["resize"]
-        # As the images of the thresholds were read: of a folder, large JPEGs in a reduced size.
+        # As the images behind the thresholds were read: large JPEGs of a folder at a reduced size.
         scheme, _ = data.split_name(description["data"])
         min_side = data.decoded_side(size, resize) if scheme.reduces_large_images else None
-        found = (data.read_image(pictures.paths[i], min_side=min_side) for i in rows)
-        return np.stack([data.resize_u8(picture, size, resize) for picture in found])
+        originals = (data.read_image(images.paths[i], min_side=min_side) for i in rows)
+        return np.stack([data.resize_u8(image, size, resize) for image in originals])
 
     run.begin()
-    store = run.cache("", *description["weights"], files=pictures.paths).rows("state")
-    with progress_bar(None, config.title, total=len(pictures), unit="image") as bar:
+    cache = run.cache("", description["weights"], files=images.paths).rows("state")
+    with progress_bar(None, config.title, total=len(images), unit="image") as bar:
         scores = scoring.score_images(
-            loaded.scored, loaded.variables, read, len(pictures), how, store=store, keep=True, show=bar.update
+            scorer, variables, read, len(images), setting, cache=cache, keep=True, progress=bar.update
         )
-    made = scores.pop(scoring.RECONSTRUCTION, None)
+    reconstructions = scores.pop(scoring.RECONSTRUCTION, None)
     decisive = scores[decision["score"]].astype(np.float64)
     calibrated = calibration.calibrated(decisive)
     decisions = np.where(decisive > threshold, "anomalous", "normal")
-    write_text(workdir / "scores.csv", _table(pictures.names, scores, calibrated, decisions))
-    shown = overview.extremes(decisive, config.log.num_pictures)
-    texts = [f"{pictures.names[i]}\n{decisive[i]:.4g} ({calibrated[i]:.0%})\n{decisions[i]}" for i in shown]
-    given = None if made is None else made[shown]
-    explanation = scoring.explain(loaded.scored, loaded.variables, read(shown), how, reconstructions_u8=given)
-    picture = overview.overview(explanation, texts, scales=tuple(description["map_scales"]))
-    write_png(workdir / "overview.png", picture)
+    write_text(workdir / "scores.csv", _table(images.names, scores, calibrated, decisions))
+    rows = overview.extremes(decisive, config.log.num_pictures)
+    texts = [f"{images.names[i]}\n{decisive[i]:.4g} ({calibrated[i]:.0%})\n{decisions[i]}" for i in rows]
+    kept = None if reconstructions is None else reconstructions[rows]
+    explanation = scoring.explain(scorer, variables, read(rows), setting, reconstructions_u8=kept)
+    figure = overview.overview(explanation, texts, scales=tuple(description["map_scales"]))
+    write_png(workdir / "overview.png", figure)
     (workdir / "state.npz").unlink(missing_ok=True)
     results = {
-        "num_images": len(pictures),
+        "num_images": len(images),
         "num_anomalous": int(np.sum(decisions == "anomalous")),
-        "unreadable": [path.name for path in pictures.bad_files],
+        "unreadable": [path.name for path in images.bad_files],
         "decision": {**decision, "threshold": threshold},
         "detector": {name: description[name] for name in ("data", "weights", "search", "knn")},
         "setting": provenance(config) | {"seed": description["seed"]},
@@ -101,15 +99,15 @@ def run(run: Run) -> dict[str, Any]:
     return run.finish(results)
 
 
-def _open(config: ConfigDict) -> data.ImageFiles:
-    """Returns the pictures, after reporting those that cannot be read."""
-    pictures = open_image_files(config.images, on_bad_image=config.on_bad_image)
-    for path in pictures.bad_files:
+def _open(run: Run) -> data.ImageFiles:
+    """Returns the images, after reporting those that cannot be read."""
+    images = open_image_files(run.config.images, on_bad_image=run.config.on_bad_image)
+    for path in images.bad_files:
         try:
             data.read_image(path)
         except UserError as error:
-            print(f"left out: {error}", file=sys.stderr, flush=True)
-    return pictures
+            run.report(f"skipped: {error}")
+    return images
 
 
 def _table(names, scores, calibrated, decisions) -> str:

@@ -1,7 +1,7 @@
-"""Adversarial images against an anomaly detector: normal ones look anomalous, anomalous ones normal.
+"""Adversarial attacks on anomaly scores: normal images get higher scores, anomalous ones lower.
 
-Images are float32 [B, H, W, C] in [0, 1]. The score enters as a differentiable function of the images. A latent search
-is none that an attack can afford to differentiate: attack `held_scores` or `amortized_scores` in its place, and say so.
+Images are float32 [B, H, W, C] in [0, 1]; the score is a differentiable function of them. A latent search is too
+expensive to differentiate at every step: attack `held_scores` or `amortized_scores` instead, and report that.
 
 Source: Madry et al. 2018, section 2.1, with the score as the objective.
 """
@@ -32,16 +32,16 @@ def attack_scores(
     random_start: bool = True,
     indices: ArrayLike | None = None,
 ) -> Array:
-    """Returns images near the given ones with higher scores where they are normal, lower where anomalous.
+    """Returns images near `images` with higher scores where they are normal, lower where anomalous.
 
     Args:
       key: PRNG key of the random starts.
       score_fn: images [B, H, W, C] in [0, 1] -> scores [B], differentiable; rows independent.
       images: [B, H, W, C] in [0, 1].
-      anomalous: [B], 1 or True for anomalous images, 0 or False for normal ones; -1 is padding, whose images come back
+      anomalous: [B], 1 or True for anomalous images, 0 or False for normal ones; -1 for padding, which is returned
         unchanged.
       eps: radius in units of `images`, for "l2" over H, W and C together; may be traced.
-      num_steps: gradient steps, at least 1; the best of all iterates is kept, or the image where none is better.
+      num_steps: gradient steps, at least 1; the best of all iterates is returned, or the image where none is better.
       step_size: length of a step; None for 2.5 * eps / num_steps.
       norm: "l2" or "linf".
       random_start: start from a random point of the ball (for "l2", of its surface).
@@ -71,8 +71,7 @@ def attack_scores(
         )
     check_count(num_steps, "num_steps")
     sign = jnp.where(anomalous == 0, 1.0, -1.0)
-    # In rows of padding the ball is a point.
-    radius = jnp.where(anomalous >= 0, eps, 0.0)
+    radius = jnp.where(anomalous >= 0, eps, 0.0)  # padding stays
     step = radius * (2.5 / num_steps) if step_size is None else step_size
     start = images
     if random_start:
@@ -85,6 +84,6 @@ def attack_scores(
         return sign * score_fn(x)
 
     adversarial = projected_ascent(gains_fn, start, images, use_best=True, **options)
-    if random_start:  # of few steps none may have come back to what the image itself scores
+    if random_start:  # few steps may not reach the score of the image itself
         adversarial = select(gains_fn(adversarial) > gains_fn(images), adversarial, images)
     return jax.lax.stop_gradient(adversarial)

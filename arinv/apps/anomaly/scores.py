@@ -1,6 +1,7 @@
-"""How far a reconstruction is from its image, in pixels and in features: the score of an anomaly.
+"""Anomaly scores: distances between images and their reconstructions, heat maps, thresholds and calibration.
 
-Images [B, H, W, C] in [0, 1]; both terms are sums over an image, so that the papers' weights keep their meaning.
+Images are [B, H, W, C] in [0, 1]. The pixel and the feature term are sums over an image, so that the papers' weights
+apply. Thresholds and calibration run on the host, in NumPy.
 
 Source: Rojas-Gomez et al. 2022, section 3.3.
 """
@@ -18,6 +19,8 @@ from arinv.errors import UserError, unknown
 from arinv.ops import norms
 from arinv.ops.inputs import as_image_pair, as_images, check_number, layer_features
 from arinv.types import Array, ArrayLike, DecodeFn, FeaturesFn
+
+POLICIES = ("quantile", "best_f1")
 
 
 def reconstruction_terms(
@@ -43,7 +46,7 @@ def reconstruction_terms(
       float32 [B], float32 [B].
 
     Raises:
-      UserError: shapes that do not fit each other.
+      UserError: shapes that do not match.
 
     Source: Rojas-Gomez et al. 2022, eqs. 4 and 5; section A2 for the weights, of which the main text and the appendix
     of the first version differ in that of the features (2e-2 and 1e-2): the released code has 1e-2.
@@ -96,11 +99,11 @@ def held_scores(
     pixel_weight: float,
     feature_weight: float,
 ) -> Array:
-    """Returns the scores of images against given reconstructions, which stay what they are.
+    """Returns the scores of images against fixed reconstructions.
 
-    With the reconstructions of a latent search this is its score, and the differentiable stand-in for it where the
-    image changes: the search would answer a changed image with another latent, whose score is lower or equal as
-    far as the search finds the best one.
+    With the reconstructions of a latent search this is its score, and a differentiable stand-in for it where the
+    image changes: for a changed image the search would find another latent, whose score is lower or equal as far as
+    the search finds the best one.
 
     Args:
       features_fn: images [B, H, W, C] in [0, 1] -> named features.
@@ -159,97 +162,68 @@ def heat_maps(
     """
     reconstructions, images = as_image_pair(reconstructions, images)
     pixel = jnp.mean(jnp.abs(images - reconstructions), axis=-1)
-    pixel = smooth(pixel, sigma=sigma)
-    found, target = (layer_features(features_fn, x, (layer,))[0] for x in (reconstructions, images))
-    differences = target - found
+    pixel = _smooth(pixel, sigma)
+    reconstructed, features = (layer_features(features_fn, x, (layer,))[0] for x in (reconstructions, images))
+    differences = features - reconstructed
     if differences.ndim != 4:
         return HeatMaps(pixel, jnp.zeros_like(pixel))
     lengths = norms.norm(differences.reshape(-1, differences.shape[-1]), "l2").reshape(differences.shape[:-1])
     return HeatMaps(pixel, jax.image.resize(lengths, pixel.shape, "bilinear"))
 
 
-def smooth(maps: ArrayLike, *, sigma: float) -> Array:
-    """Returns maps blurred by a Gaussian whose weights sum to one also at the edges.
-
-    Args:
-      maps: [B, H, W].
-      sigma: standard deviation in pixels; 0 returns the maps.
-
-    Returns:
-      float32 [B, H, W].
-
-    Raises:
-      UserError: maps of another rank, or a negative sigma.
-    """
-    maps = jnp.asarray(maps, jnp.float32)
-    if maps.ndim != 3:
-        raise UserError(f"maps must be [B, H, W], got the shape {maps.shape}.")
-    if check_number(sigma, "sigma", least=0.0) == 0:
-        return maps
-    rows, columns = (_gaussian_matrix(side, sigma) for side in maps.shape[1:])
-    return jnp.einsum("ij,bjk,lk->bil", rows, maps, columns)
-
-
-def _gaussian_matrix(side: int, sigma: float) -> Array:
-    places = jnp.arange(side, dtype=jnp.float32)
-    offsets = places[:, None] - places[None, :]
-    weights = jnp.exp(-jnp.square(offsets / sigma) / 2)
-    return weights / jnp.sum(weights, axis=1, keepdims=True)
-
-
-POLICIES = ("quantile", "best_f1")
-
-
 def quantile_threshold(normal_scores: ArrayLike, *, quantile: float = 0.95) -> float:
-    """Returns the lowest of the scores that at least the given share of them does not exceed.
+    """Returns the lowest of the scores that at least a given share of them does not exceed.
 
     Args:
       normal_scores: [N], of normal images.
-      quantile: share of normal images that are to pass, above 0 and at most 1.
+      quantile: share of the normal images to accept, above 0 and at most 1.
 
     Returns:
-      A score; calling only what is above it anomalous passes that share of the normal images, or a little more.
+      A score; if only scores above it count as anomalous, that share of the normal images is accepted, or a little
+      more.
 
     Raises:
       UserError: no score, one that is not finite, or a quantile out of range.
     """
-    scores = _check(normal_scores)
+    scores = _check_scores(normal_scores)
     if not 0 < quantile <= 1:
-        raise UserError(f"quantile must be above 0 and at most 1, got {quantile}; 0.95 passes 95 % of normal images.")
+        raise UserError(f"quantile must be above 0 and at most 1, got {quantile}; 0.95 accepts 95 % of normal images.")
     return float(np.quantile(scores, quantile, method="inverted_cdf"))
 
 
 def best_f1_threshold(scores: ArrayLike, anomalous: ArrayLike) -> tuple[float, float]:
-    """Returns the threshold with the best F1 of finding the anomalous images, and that F1.
+    """Returns the threshold with the best F1 for the anomalous images, and that F1.
 
     Args:
       scores: [N], of validation images.
       anomalous: bool [N], at least one of each kind.
 
     Returns:
-      (threshold, F1): midway between two scores that occur, or just below the lowest where calling everything
-      anomalous is best. Of equally good ones the highest, which raises the fewest false alarms.
+      (threshold, F1): midway between two scores that occur, or just below the lowest if it is best to count every
+      image as anomalous. Of equally good thresholds the highest, with the fewest false positives.
 
     Raises:
       UserError: scores that are not finite, or only one kind.
     """
-    scores, anomalous = _check(scores), np.asarray(anomalous, bool)
+    scores, anomalous = _check_scores(scores), np.asarray(anomalous, bool)
     if anomalous.shape != scores.shape or anomalous.all() or not anomalous.any():
-        raise UserError("best_f1 needs one truth for each score, with normal and anomalous images among them.")
+        raise UserError(
+            f"best_f1 needs one label for each of the {len(scores)} scores, normal and anomalous ones among them; got "
+            f"the shape {anomalous.shape} with {int(anomalous.sum())} anomalous."
+        )
     levels = np.unique(scores)
     thresholds = np.concatenate([[np.nextafter(levels[0], -np.inf)], (levels[:-1] + levels[1:]) / 2])
-    # Predicted anomalous is what lies above a threshold: from the lowest level on, from the second, ...
-    order = np.sort(scores)
-    found = np.sort(scores[anomalous])
-    predicted = len(scores) - np.searchsorted(order, levels, side="left")
-    hits = len(found) - np.searchsorted(found, levels, side="left")
-    f1 = 2 * hits / (predicted + len(found))
+    # Scores above a threshold count as anomalous: those from the lowest level on, from the second, ...
+    positives = np.sort(scores[anomalous])
+    predicted = len(scores) - np.searchsorted(np.sort(scores), levels, side="left")
+    hits = len(positives) - np.searchsorted(positives, levels, side="left")
+    f1 = 2 * hits / (predicted + len(positives))
     best = len(f1) - 1 - int(np.argmax(f1[::-1]))
     return float(thresholds[best]), float(f1[best])
 
 
 def calibrate(scores: ArrayLike, normal_scores: ArrayLike) -> np.ndarray:
-    """Returns the share of the normal scores that lie below each score, those that equal it counted by half.
+    """Returns the share of the normal scores below each score; equal ones count by half.
 
     Args:
       scores: [N].
@@ -261,7 +235,7 @@ def calibrate(scores: ArrayLike, normal_scores: ArrayLike) -> np.ndarray:
     Raises:
       UserError: no normal score, or one that is not finite.
     """
-    normal = np.sort(_check(normal_scores))
+    normal = np.sort(_check_scores(normal_scores))
     scores = np.asarray(scores, np.float64)
     below, up_to = (np.searchsorted(normal, scores, side=side) for side in ("left", "right"))
     return (below + up_to) / (2 * len(normal))
@@ -269,11 +243,11 @@ def calibrate(scores: ArrayLike, normal_scores: ArrayLike) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class Calibration:
-    """What has to be known of one kind of score to decide by it; saved as JSON.
+    """The thresholds of one kind of score; saved as JSON.
 
     Attributes:
       normal_scores: of normal images that the detector was not trained on, sorted.
-      best_f1: (threshold, F1) on validation images, or None where no anomalous ones were given.
+      best_f1: (threshold, F1) on validation images, or None without anomalous ones.
     """
 
     normal_scores: tuple[float, ...]
@@ -281,16 +255,16 @@ class Calibration:
 
     @classmethod
     def measure(cls, scores: ArrayLike, anomalous: ArrayLike) -> "Calibration":
-        """Returns the calibration by scores [N] of validation images, of which bool [N] are anomalous."""
+        """Returns the calibration from scores [N] of validation images, of which bool [N] are anomalous."""
         scores, anomalous = np.asarray(scores, np.float64), np.asarray(anomalous, bool)
         best = best_f1_threshold(scores, anomalous) if anomalous.any() else None
-        return cls(tuple(np.sort(_check(scores[~anomalous])).tolist()), best)
+        return cls(tuple(np.sort(_check_scores(scores[~anomalous])).tolist()), best)
 
     def threshold(self, *, policy: str = "quantile", quantile: float = 0.95) -> float:
         """Returns the threshold of a policy: "quantile" of the normal scores, or "best_f1".
 
         Raises:
-          UserError: unknown policy, or best_f1 where there were no anomalous validation images.
+          UserError: unknown policy, or best_f1 without anomalous validation images.
         """
         if policy not in POLICIES:
             raise unknown("threshold policy", policy, POLICIES)
@@ -298,8 +272,8 @@ class Calibration:
             return quantile_threshold(self.normal_scores, quantile=quantile)
         if self.best_f1 is None:
             raise UserError(
-                "policy=best_f1 needs anomalous validation images, which this detector was made without; "
-                "take policy=quantile, or make it anew with anomalous=FOLDER"
+                "policy=best_f1 needs anomalous validation images, which this detector has not; set policy=quantile, "
+                "or run configs/detector.py again with anomalous=FOLDER"
             )
         return self.best_f1[0]
 
@@ -314,13 +288,32 @@ class Calibration:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> "Calibration":
-        """Returns what `to_json` gave."""
+        """Returns the calibration of the values that `to_json` gave."""
         best = value["best_f1"] and (value["best_f1"]["threshold"], value["best_f1"]["f1"])
         return cls(tuple(value["normal_scores"]), best)
 
 
-def _check(scores: ArrayLike) -> np.ndarray:
+def _check_scores(scores: ArrayLike) -> np.ndarray:
     scores = np.asarray(scores, np.float64)
     if scores.ndim != 1 or not scores.size or not np.isfinite(scores).all():
-        raise UserError(f"a threshold needs finite scores [N] of at least one image, got the shape {scores.shape}.")
+        raise UserError(f"a threshold needs finite scores [N] of at least one image; got the shape {scores.shape}.")
     return scores
+
+
+def _smooth(maps: Array, sigma: float) -> Array:
+    """Returns maps [B, H, W] blurred by a Gaussian whose weights sum to one also at the edges.
+
+    Raises:
+      UserError: a negative sigma.
+    """
+    if check_number(sigma, "sigma", least=0.0) == 0:
+        return maps
+    rows, columns = (_gaussian_matrix(side, sigma) for side in maps.shape[1:])
+    return jnp.einsum("ij,bjk,lk->bil", rows, maps, columns)
+
+
+def _gaussian_matrix(side: int, sigma: float) -> Array:
+    places = jnp.arange(side, dtype=jnp.float32)
+    offsets = places[:, None] - places[None, :]
+    weights = jnp.exp(-jnp.square(offsets / sigma) / 2)
+    return weights / jnp.sum(weights, axis=1, keepdims=True)

@@ -1,6 +1,6 @@
-"""BM3D, the reference that denoisers are compared with, from the package bm3d where a user has installed it.
+"""BM3D, a classical denoiser for comparison, from the optional package bm3d.
 
-Its licence allows non-commercial use only, so nothing here requires it.
+The licence of the package allows non-commercial use only, so that arinv does not require it.
 
 Source: Dabov et al. 2007; Mäkinen et al. 2020, whose package it is.
 """
@@ -15,17 +15,17 @@ from arinv.errors import UserError, unknown
 
 NAME = "BM3D"  # of its row in tables
 USES = ("auto", "yes", "no")
-_MISSING = "BM3D is left out: the package bm3d is not installed (pip install bm3d; its licence is non-commercial)"
+_MISSING = "BM3D is skipped: the package bm3d is not installed (pip install bm3d; its licence is non-commercial)"
 
 
 def find(use: str) -> Callable[[np.ndarray, float], np.ndarray] | None:
-    """Returns (noisy image [H, W, 3], sigma) -> denoised image in [0, 1]; None where it is not to be used.
+    """Returns (noisy image [H, W, 3], sigma) -> denoised image in [0, 1]; None where BM3D is skipped.
 
     Args:
-      use: "yes", "no", or "auto": where the package is installed.
+      use: "yes", "no", or "auto": if the package is installed.
 
     Raises:
-      UserError: another word, or "yes" without the package.
+      UserError: another value, or "yes" without the package.
     """
     if use not in USES:
         raise unknown("bm3d", use, USES)
@@ -39,12 +39,12 @@ def find(use: str) -> Callable[[np.ndarray, float], np.ndarray] | None:
 
 
 def is_installed() -> bool:
-    """Returns whether the package is there; it is not imported."""
+    """Returns whether the package is installed, without importing it."""
     return importlib.util.find_spec("bm3d") is not None
 
 
 def notice(use: str) -> str:
-    """Returns what to tell where "auto" finds nothing; empty where there is nothing to tell."""
+    """Returns the line to report if "auto" skips BM3D; empty if it does not."""
     return _MISSING if use == "auto" and not is_installed() else ""
 
 
@@ -54,4 +54,4 @@ def variant() -> str:
         version = metadata.version("bm3d")
     except metadata.PackageNotFoundError:  # installed by hand
         version = "of unknown version"
-    return f"bm3d_rgb of the package bm3d {version}, told the true sigma, clipped to [0, 1]"
+    return f"bm3d_rgb of the package bm3d {version}, with the true sigma, clipped to [0, 1]"

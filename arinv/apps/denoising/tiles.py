@@ -1,14 +1,14 @@
-"""Denoising of photographs of any size: padded to what the network takes, and in tiles where they are large.
+"""Denoising of images of any size, padded to sides that the network takes and cut into tiles where they are large.
 
 Images are [B, H, W, C], uint8 or floating point in [0, 1] (a noisy image may leave that range); results are float32
 of the same size. A network such as the wavelet denoiser takes sides that are multiples of 32: the edge is repeated at
-the bottom and on the right, and what grew there is cut off again.
+the bottom and on the right, and the result is cropped.
 
-In tiles, memory on the device is that of one tile, and there is one compilation for all images that are larger. Tiles
-lie at multiples of 32, so that they see the grid of the network's strides where the whole image would, and overlap.
-The outer quarter of an overlap, where a tile misses its neighbours most, counts nothing; over the middle half
-one tile gives way to the next; so no seam is left. Where a single tile counts, and its border is further away than the
-network sees, the result is that of the whole image.
+With tiles, the device holds one tile at a time, and all larger images share one compilation. Tiles lie at multiples of
+32, so that the network's strides fall on the grid of the whole image, and overlap. The outer quarter of an overlap,
+where a tile lacks its neighbours most, has weight 0; over the middle half the weight moves linearly from one tile to
+the next, so that no seam remains. Where one tile has all the weight, and its border is beyond the network's receptive
+field, the result is that of the whole image.
 
 Source: padding as in the released code of Rojas-Gomez et al. 2022 (to multiples of 224 there); tiles are ours.
 """
@@ -55,8 +55,8 @@ def denoise(
       float32 [B, H, W, C].
 
     Raises:
-      UserError: images of another rank or dtype or far outside [0, 1], sizes that do not fit together, or a denoise_fn
-        that changes the shape.
+      UserError: images of another rank or dtype or far outside [0, 1], sizes that do not match, or a denoise_fn that
+        changes the shape.
     """
     images = _check_images(images)
     check_tiles(multiple=multiple, smallest=smallest, tile=tile, overlap=overlap)
@@ -66,28 +66,29 @@ def denoise(
     denoise_fn = denoise_fn if isinstance(denoise_fn, jax.tree_util.Partial) else jax.tree_util.Partial(denoise_fn)
     count = itertools.count(1)
 
-    def denoised(top: int, left: int) -> np.ndarray:
+    def denoise_tile(top: int, left: int) -> np.ndarray:
         piece = _cut(images, (top, rows.size), (left, columns.size))
         result = np.asarray(_apply(denoise_fn, to_float(piece)))
         if result.shape != piece.shape:
-            raise UserError(f"denoise_fn made {result.shape} of {piece.shape}; it must keep the shape")
+            raise UserError(f"denoise_fn returned {result.shape} for {piece.shape}; it must keep the shape")
         if progress:
             progress(next(count), len(rows.starts) * len(columns.starts))
         return result
 
     def strip(top: int) -> np.ndarray:
-        return _join(((left, denoised(top, left)) for left in columns.starts), width, columns.size, overlap, axis=2)
+        pieces = ((left, denoise_tile(top, left)) for left in columns.starts)
+        return _join(pieces, width, columns.size, overlap, axis=2)
 
     return _join(((top, strip(top)) for top in rows.starts), height, rows.size, overlap, axis=1)
 
 
 def check_tiles(*, multiple: int, tile: int, overlap: int, smallest: int = 64) -> None:
-    """Checks that the sizes of `denoise` fit together.
+    """Checks that the sizes of `denoise` match.
 
     Args:
       multiple: as for `denoise`, as all others.
       tile: 0 for none.
-      overlap: looked at where there are tiles.
+      overlap: ignored without tiles.
       smallest: least padded side.
 
     Raises:
@@ -111,7 +112,7 @@ def _apply(denoise_fn: Any, images: Array) -> Array:
 
 
 class _Spans(NamedTuple):
-    """Where tiles begin along one side, and how long they are."""
+    """The starts of tiles along one side, and their size."""
 
     starts: list[int]
     size: int
@@ -128,7 +129,7 @@ def _spans(side: int, multiple: int, smallest: int, tile: int, overlap: int) -> 
 
 
 def _cut(images: np.ndarray, rows: tuple[int, int], columns: tuple[int, int]) -> np.ndarray:
-    """Returns a window (start, size) of the images; beyond the edge the last row and column repeat."""
+    """Returns a window (start, size) of the images; beyond the edge the last row and column are repeated."""
     (top, height), (left, width) = rows, columns
     window = images[:, top : top + height, left : left + width]
     missing = (height - window.shape[1], width - window.shape[2])
@@ -147,7 +148,7 @@ def _join(pieces: Iterator[tuple[int, np.ndarray]], side: int, size: int, overla
             shared = min(end, side) - start
             ramp = _ramp(end - start, overlap)[:shared].reshape(-1, *[1] * (piece.ndim - 1))
             before, after = joined[start : start + shared], piece[:shared]
-            # Where the two are equal, or only one counts, that one is left exactly as it is.
+            # Exact where the two are equal or one has all the weight.
             blended = before + ramp * (after - before)
             joined[start : start + shared] = np.where(ramp < 1, blended, after)
         joined[start + shared : start + len(piece)] = piece[shared:]
@@ -156,7 +157,7 @@ def _join(pieces: Iterator[tuple[int, np.ndarray]], side: int, size: int, overla
 
 
 def _ramp(shared: int, overlap: int) -> np.ndarray:
-    """Returns the weights of the second of two neighbours over what they share: from 0 to 1 about its middle."""
+    """Returns the weights of the second of two neighbours over their overlap, from 0 to 1 about its middle."""
     positions = np.arange(shared, dtype=np.float32) + 0.5
     return np.clip((positions - shared / 2) / max(overlap / 2, 1) + 0.5, 0.0, 1.0).astype(np.float32)
 
@@ -164,5 +165,5 @@ def _ramp(shared: int, overlap: int) -> np.ndarray:
 def _check_images(images: ArrayLike) -> np.ndarray:
     images = np.asarray(check_images(images, bounds=LOOSE_BOUNDS, uint8=True))
     if 0 in images.shape:
-        raise UserError(f"images have shape {images.shape}; must be [batch, height, width, channels], none of them 0")
+        raise UserError(f"images have shape {images.shape}; must be [batch, height, width, channels] without a 0")
     return images

@@ -1,14 +1,13 @@
-"""Compares ways to invert a layer: trained generators, and optimisation of the pixels (RI).
+"""Comparison of methods that invert a layer: trained generators, and optimisation of the pixels (RI).
 
-Leaves results.json (for each way the means and standard deviations of every metric, seconds for an image and the
-number of trained parameters), table.md, reconstructions.png and per_image.npz ("NAME/METRIC" [N]). Every batch of
-every way is kept in parts/ when it is finished, and of a search twice a minute the images it has come to.
+Writes results.json (for each method the means and standard deviations of every metric, seconds per image and the
+number of trained parameters), table.md, reconstructions.png and per_image.npz ("NAME/METRIC" [N]). Every finished batch
+of every method is saved in parts/, and twice a minute the current images of a search.
 
 Source: Rojas-Gomez et al. 2022, section 4.4, Table 7.
 """
 
 import functools
-import pathlib
 import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -18,39 +17,39 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from arinv import data, metrics, parallel
-from arinv.apps.evaluation import measurement as measurements
+from arinv import data, parallel
+from arinv.apps import inversion
+from arinv.apps.evaluation import measurement
 from arinv.apps.evaluation.measurement import Measurement
-from arinv.apps.inversion import enlarging
-from arinv.apps.inversion import representation_inversion as ri
 from arinv.apps.inversion.inverters import check_inverters, load_inverters
 from arinv.errors import UserError
 from arinv.experiment import report
 from arinv.experiment.cache import ResultCache
 from arinv.experiment.figures import labelled_grid
-from arinv.experiment.run import Run, check_fields
+from arinv.experiment.run import Run, check_fields, provenance
 from arinv.experiment.trained import Trained
 from arinv.experiment.writer import progress_bar, write_arrays, write_png
-from arinv.metrics import METRICS
 from arinv.ops.images import to_float
 from arinv.types import Array, Batch
 
 _SAVE_EVERY_SECONDS = 30.0
 _DISTANCE, _SECONDS = "feature_distance", "seconds_per_image"
 _DISTANCE_VARIANT = "feature_distance: ||F(reconstruction) - F(image)||_2 / ||F(image)||_2 at the inverted layer"
-_WHOLE_SET = [name for name, metric in METRICS.items() if metric.needs_set]
+_WHOLE_SET = ("normalized_error", "fid")  # metrics of the evaluation task only
 
 ONE_PROCESS = True
 
+Part = Mapping[str, np.ndarray]  # of a batch: {"reconstruction": [B, H, W, 3], "seconds": []}
+
 
 def check(config: ConfigDict) -> None:
-    """Tells every mistake that can be seen without reading data or checkpoints.
+    """Checks everything that needs no data and no checkpoint.
 
     Raises:
       UserError: an unknown name, a number out of range, or nothing to compare.
     """
     check_fields(config)
-    measurements.check(config)
+    measurement.check(config)
     for name in _WHOLE_SET:
         if name in config.metrics.split("+"):
             raise UserError(f"metric {name} is not for this comparison; use configs/evaluate.py for it")
@@ -73,59 +72,51 @@ def run(run: Run) -> dict[str, Any]:
       run: of configs/compare_inversion.py.
 
     Raises:
-      UserError: an inverter that is not there, or images that do not fit it.
+      UserError: a missing inverter, or images of another size.
     """
-    config, workdir = run.config, run.workdir
-    mesh, inverters = run.mesh, load_inverters(run)
+    inverters = load_inverters(run)
     arrays = data.load_arrays(run.open_data("test"))
-    batches = data.eval_batches(arrays, batch_size=config.batch_size)
+    batches = data.eval_batches(arrays, batch_size=run.config.batch_size)
     run.begin()
-    ways = {name: (inverters[name], _generate) for name in inverters}
-    ways = {f"RI, {name}": (inverters[name], _optimize) for name in config.optimization.encoders} | ways
-    found, measured, checksum = {}, {}, zlib.crc32(arrays["image"])
-    for name, (inverter, reconstruct) in ways.items():
-        parts = run.cache(f"parts/{name.replace(', ', '_')}", inverter.fingerprint, str(checksum))
-        made = reconstruct(config, name, inverter, batches, parts, mesh)
-        measurement = Measurement(run, inverter.encoder)
-        found[name] = _measure(config, inverter, measurement, batches, made)
-        measured[name] = measurement.finish()
-    results = _results(config, ways, found, measured) | {
-        "num_examples": len(arrays["label"]),
-        "setting": run.provenance,
-    }
-    _write(config, workdir, results, found, arrays["image"])
+    methods = {f"RI, {name}": (inverters[name], _optimize) for name in run.config.optimization.encoders}
+    methods |= {name: (inverter, _generate) for name, inverter in inverters.items()}
+    values, totals, checksum = {}, {}, zlib.crc32(arrays["image"])
+    for name, (inverter, reconstruct) in methods.items():
+        cache = run.cache(f"parts/{name.replace(', ', '_')}", inverter.fingerprint, str(checksum))
+        measures = Measurement(run, inverter.encoder)
+        values[name] = _measure(run, inverter, measures, batches, reconstruct(run, name, inverter, batches, cache))
+        totals[name] = measures.finish()
+    results = _results(run.config, methods, values, totals) | {"num_examples": len(arrays["label"])}
+    _write(run, results, values, arrays["image"])
     return run.finish(results)
 
 
-def _generate(
-    config: ConfigDict, name: str, inverter: Trained, batches: Iterable[Batch], parts: ResultCache, mesh: Any
-) -> Iterator[dict[str, np.ndarray]]:
-    """Yields {"reconstruction": [B, H, W, 3], "seconds": []} of each batch, by the generator."""
+def _generate(run: Run, name: str, inverter: Trained, batches: Iterable[Batch], cache: ResultCache) -> Iterator[Part]:
+    """Yields the part of each batch, by the generator."""
 
     @jax.jit
     def step(functions, images):
-        return enlarging.invert(*functions, images, layer=inverter.layer)
+        return inversion.invert(*functions, images, layer=inverter.layer)
 
-    functions = jax.device_put((inverter.decode_fn, inverter.features_fn), parallel.replicated(mesh))
-    for number, batch in enumerate(progress_bar(batches, f"{config.title}: {name}", unit="batch")):
-        part = parts.load(str(number))
+    functions = jax.device_put((inverter.decode_fn, inverter.features_fn), parallel.replicated(run.mesh))
+    for number, batch in enumerate(progress_bar(batches, f"{run.config.title}: {name}", unit="batch")):
+        part = cache.load(str(number))
         if part is None:
-            images = _place(batch, mesh)
+            images = _place(batch, run.mesh)
             jax.block_until_ready(step(functions, images))  # compiles
             started = time.perf_counter()
             reconstructions = jax.block_until_ready(step(functions, images))
             seconds = time.perf_counter() - started
             part = {"reconstruction": jax.device_get(reconstructions), "seconds": np.array(seconds)}
-            parts.save(str(number), part)
+            cache.save(str(number), part)
         yield part
 
 
-def _optimize(
-    config: ConfigDict, name: str, inverter: Trained, batches: Iterable[Batch], parts: ResultCache, mesh: Any
-) -> Iterator[dict[str, np.ndarray]]:
-    """Yields {"reconstruction": [B, H, W, 3], "seconds": []} of each batch, by searching for the pixels."""
-    search, size = config.optimization, config.data.image_size
-    rows = parallel.place_batch({"row": np.arange(config.batch_size)}, mesh)["row"].sharding
+def _optimize(run: Run, name: str, inverter: Trained, batches: Iterable[Batch], cache: ResultCache) -> Iterator[Part]:
+    """Yields the part of each batch, by optimisation of the pixels."""
+    config, search = run.config, run.config.optimization
+    rows = parallel.place_batch({"row": np.arange(config.batch_size)}, run.mesh)["row"].sharding
+    shape = (config.data.image_size, config.data.image_size, 3)
 
     @jax.jit
     def encode(features_fn, images):
@@ -134,38 +125,38 @@ def _optimize(
     @functools.partial(jax.jit, out_shardings=rows)
     def step(images, count, features_fn, targets):
         options = {"layer": inverter.layer, "step_size": search.step_size}
-        return ri.invert_by_optimization(features_fn, images, targets, num_steps=count, **options)
+        return inversion.invert_by_optimization(features_fn, images, targets, num_steps=count, **options)
 
-    features_fn = jax.device_put(inverter.features_fn, parallel.replicated(mesh))
+    features_fn = jax.device_put(inverter.features_fn, parallel.replicated(run.mesh))
     with progress_bar(None, f"{config.title}: {name}", total=len(batches) * search.num_steps, unit="step") as bar:
         for number, batch in enumerate(batches):
-            part = parts.load(str(number))
+            part = cache.load(str(number))
             if part is None:
-                targets = encode(features_fn, _place(batch, mesh))
+                targets = encode(features_fn, _place(batch, run.mesh))
                 numbers = number * config.batch_size + np.arange(config.batch_size)
-                start = ri.start_images(jax.random.key(config.seed), numbers, shape=(size, size, 3))
-                found = _Search(parts, f"{number}_state", start, rows)
-                bar.update(found.done)
-                found.run(functools.partial(step, features_fn=features_fn, targets=targets), search, bar.update)
-                part = {"reconstruction": jax.device_get(found.images), "seconds": np.array(found.seconds)}
-                parts.save(str(number), part)
-                parts.remove(f"{number}_state")
+                start = inversion.start_images(run.key, numbers, shape=shape)
+                state = _Search(cache, f"{number}_state", start, rows)
+                bar.update(state.done)
+                state.run(functools.partial(step, features_fn=features_fn, targets=targets), search, bar.update)
+                part = {"reconstruction": jax.device_get(state.images), "seconds": np.array(state.seconds)}
+                cache.save(str(number), part)
+                cache.remove(f"{number}_state")
             else:
                 bar.update(search.num_steps)
             yield part
 
 
 class _Search:
-    """A search that is saved twice a minute: the images, how many steps they have made and in how many seconds."""
+    """A search that is saved twice a minute: its images, the number of steps so far and their seconds."""
 
-    def __init__(self, parts: ResultCache, name: str, start: Array, sharding: jax.sharding.Sharding):
-        self._parts, self._name = parts, name
-        saved = parts.load(name) or {"images": start, "done": 0, "seconds": 0.0}
+    def __init__(self, cache: ResultCache, name: str, start: Array, sharding: jax.sharding.Sharding):
+        self._cache, self._name = cache, name
+        saved = cache.load(name) or {"images": start, "done": 0, "seconds": 0.0}
         self.images = jax.device_put(saved["images"], sharding)
         self.done, self.seconds = int(saved["done"]), float(saved["seconds"])
 
     def run(self, step: Callable, search: ConfigDict, advance: Callable[[int], Any]) -> None:
-        """Goes on to the last step; `step` takes (images, number of steps) to images."""
+        """Runs the remaining steps; `step` maps (images, number of steps) to images."""
         step(self.images, 0)  # compiles
         last = time.monotonic()
         while self.done < search.num_steps:
@@ -181,7 +172,7 @@ class _Search:
 
     def _save(self) -> None:
         state = {"images": self.images, "done": self.done, "seconds": self.seconds}
-        self._parts.save(self._name, {name: np.asarray(value) for name, value in state.items()})
+        self._cache.save(self._name, {name: np.asarray(value) for name, value in state.items()})
 
 
 def _place(batch: Batch, mesh: jax.sharding.Mesh) -> Array:
@@ -190,92 +181,79 @@ def _place(batch: Batch, mesh: jax.sharding.Mesh) -> Array:
 
 
 def _measure(
-    config: ConfigDict,
-    inverter: Trained,
-    measurement: Measurement,
-    batches: Iterable[Batch],
-    made: Iterable[dict[str, np.ndarray]],
+    run: Run, inverter: Trained, measures: Measurement, batches: Iterable[Batch], parts: Iterable[Part]
 ) -> dict[str, np.ndarray]:
-    """Returns every metric of every image [N], the first reconstructions, and the seconds that an image took."""
+    """Returns every metric of every image [N], the first reconstructions, and the seconds per image."""
 
     @jax.jit
     def step(features_fn, measure_variables, reconstructions, images):
-        layer = inverter.layer
-        found, wanted = features_fn(reconstructions)[layer], features_fn(images)[layer]
-        numbers = measurement.measure(measure_variables, reconstructions, images)
-        return {**numbers, _DISTANCE: ri.relative_distance(found, wanted)}
+        features, targets = features_fn(reconstructions)[inverter.layer], features_fn(images)[inverter.layer]
+        numbers = measures.measure(measure_variables, reconstructions, images)
+        return {**numbers, _DISTANCE: inversion.relative_distance(features, targets)}
 
-    parts, pictures, seconds = [], [], 0.0
-    for batch, part in zip(batches, made, strict=True):
+    rows, reconstructions, seconds = [], [], 0.0
+    for batch, part in zip(batches, parts, strict=True):
         images, real = to_float(batch["image"]), batch["mask"] > 0
-        numbers = jax.device_get(step(inverter.features_fn, measurement.variables, part["reconstruction"], images))
-        parts.append({name: values[real] for name, values in numbers.items()})
-        pictures.extend(part["reconstruction"][real][: config.log.num_pictures - len(pictures)])
+        numbers = jax.device_get(step(inverter.features_fn, measures.variables, part["reconstruction"], images))
+        rows.append({name: array[real] for name, array in numbers.items()})
+        reconstructions.extend(part["reconstruction"][real][: run.config.log.num_pictures - len(reconstructions)])
         seconds += float(part["seconds"])
-    found = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    found[_SECONDS] = np.array(seconds / (len(parts) * config.batch_size))
-    return {**found, "reconstruction": np.array(pictures)}
+    values = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
+    values[_SECONDS] = np.array(seconds / (len(rows) * run.config.batch_size))
+    return {**values, "reconstruction": np.array(reconstructions)}
 
 
-def _results(config: ConfigDict, ways: Mapping[str, tuple], found, measured) -> dict[str, Any]:
-    """Returns the numbers of every way, and what they were measured with."""
+def _results(
+    config: ConfigDict, methods: Mapping[str, tuple], values: Mapping[str, Mapping], totals: Mapping[str, Mapping]
+) -> dict[str, Any]:
+    """Returns the summary of every method, and what it was measured with."""
     entries, variants = {}, {_DISTANCE: _DISTANCE_VARIANT}
-    for name, (inverter, reconstruct) in ways.items():
-        variants |= measured[name]["variants"]
-        learned = reconstruct is _generate
-        size = sum(x.size for x in jax.tree.leaves(inverter.variables["params"])) if learned else None
-        entries[name] = {"parameters": size, _SECONDS: float(found[name][_SECONDS]), "inverter": inverter.fingerprint}
-        for metric in [*measured[name]["variants"], _DISTANCE]:
-            summary = metrics.summary(found[name][metric])
-            entries[name] |= {metric: summary["mean"], f"{metric}_std": summary["std"]}
+    for name, (inverter, reconstruct) in methods.items():
+        variants |= totals[name]["variants"]
+        is_learned = reconstruct is _generate
+        size = sum(x.size for x in jax.tree.leaves(inverter.variables["params"])) if is_learned else None
+        entries[name] = {"parameters": size, _SECONDS: float(values[name][_SECONDS]), "inverter": inverter.fingerprint}
+        entries[name] |= report.summarize({m: values[name][m] for m in [*totals[name]["variants"], _DISTANCE]})
     return {
         "entries": entries,
         "batch_size": config.batch_size,
         "optimization": config.optimization.to_dict(),
         "variants": variants,
-        "metric_weights": {name: measured[name]["metric_weights"] for name in ways},
-        "inverters": {name: dict(ways[name][0].description) for name in config.order},
+        "metric_weights": {name: totals[name]["metric_weights"] for name in methods},
+        "inverters": {name: dict(methods[name][0].description) for name in config.order},
     }
 
 
-def _write(config: ConfigDict, workdir: pathlib.Path, results: Mapping[str, Any], found, images: np.ndarray) -> None:
-    report.write(workdir, config.title, [_table(results)], [_note(results)])
+def _write(run: Run, results: Mapping[str, Any], values: Mapping[str, Mapping], images: np.ndarray) -> None:
+    report.write(run.workdir, run.config.title, [_table(results)], [_note(run, results)])
     arrays = {
-        f"{name}/{key}": values
-        for name, part in found.items()
-        for key, values in part.items()
-        if key not in ("reconstruction", _SECONDS)
+        f"{name}/{metric}": array
+        for name, part in values.items()
+        for metric, array in part.items()
+        if metric not in ("reconstruction", _SECONDS)
     }
-    write_arrays(workdir / "per_image.npz", arrays)
-    count = min(config.log.num_pictures, len(images))
+    write_arrays(run.workdir / "per_image.npz", arrays)
+    count = min(run.config.log.num_pictures, len(images))
     if count:
-        rows = {"image": images[:count]} | {name: part["reconstruction"] for name, part in found.items()}
-        write_png(workdir / "reconstructions.png", labelled_grid(rows))
+        rows = {"image": images[:count]} | {name: part["reconstruction"] for name, part in values.items()}
+        write_png(run.workdir / "reconstructions.png", labelled_grid(rows))
 
 
 def _table(results: Mapping[str, Any]) -> report.Table:
-    columns = sorted(results["variants"], key=lambda metric: (report.column(metric)[0], metric))
-    heading = ["inversion", "trained parameters", *(report.column(metric)[1] for metric in columns)]
+    columns = report.columns(sorted(results["variants"]))
+    heading = ["inversion", "trained parameters", *(column.heading for column in columns.values()), "seconds an image"]
     rows = []
     for name, entry in results["entries"].items():
-        row = [name, f"{entry['parameters']:,}" if entry["parameters"] else "-"]
-        for metric in columns:
-            style = report.column(metric)[2]
-            known = metric in entry
-            row.append(f"{style.format(entry[metric])} ± {style.format(entry[f'{metric}_std'])}" if known else "-")
-        rows.append([*row, f"{entry[_SECONDS]:.3g}"])
-    return report.Table([*heading, "seconds an image"], rows)
+        cells = (column.cell(entry, metric) for metric, column in columns.items())
+        size = f"{entry['parameters']:,}" if entry["parameters"] else "-"
+        rows.append([name, size, *cells, f"{entry[_SECONDS]:.3g}"])
+    return report.Table(heading, rows)
 
 
-def _note(results: Mapping[str, Any]) -> str:
-    made, search = results["setting"], results["optimization"]
-    text = (
-        f"{results['num_examples']} test images of {made['data']}; {made['device']}, {made['dtype']}, seed "
-        f"{made['seed']}, batches of {results['batch_size']}, compilation not counted; ± is the standard deviation "
-        "over images. "
-        f"RI: {search['num_steps']} steps of {search['step_size']:g}."
+def _note(run: Run, results: Mapping[str, Any]) -> str:
+    setting, search = provenance(run.config), results["optimization"]
+    return (
+        f"{results['num_examples']} test images of {setting['data']}; {report.setting_text(setting)}, batches of "
+        f"{results['batch_size']}, compilation not counted; ± is the standard deviation over images. RI: "
+        f"{search['num_steps']} steps of {search['step_size']:g}.{report.weights_note(results['metric_weights'])}"
     )
-    for metric in results["variants"]:
-        if len({weights.get(metric) for weights in results["metric_weights"].values()}) > 1:
-            text += f" {report.column(metric)[1]} was measured through different networks: do not compare its rows."
-    return text

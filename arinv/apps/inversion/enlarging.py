@@ -1,7 +1,7 @@
-"""Inversion of images of other sizes than a generator was trained on: enlarged ones, and pictures at their own size.
+"""Inversion of images of other sizes than a generator was trained on: enlarged ones, and images of any size.
 
-Encoder and generator are fully convolutional: the features of any image lead back to one of its size, as long as its
-sides are multiples of the encoder's stride. Pictures of other sizes are padded, and their reconstructions cropped.
+Encoder and generator are fully convolutional: a reconstruction has the size of its image if its sides are multiples of
+the encoder's stride. Images of other sizes are padded, and their reconstructions cropped.
 Images are float32 [B, H, W, C] in [0, 1]; padding and cropping take uint8 as well.
 
 Source: Rojas-Gomez et al. 2022, sections 4.3 and A1.2, and the padding of the released code.
@@ -17,11 +17,11 @@ from arinv.ops.inputs import as_images, check_count, layer_features
 from arinv.ops.padding import crop_images, pad_images
 from arinv.types import Array, ArrayLike, DecodeFn, FeaturesFn
 
-COMPARISONS = ("enlarged", "original")  # the sizes at which an enlarged image's reconstruction is compared
+COMPARISONS = ("enlarged", "original")  # sizes at which an enlarged image is compared with its reconstruction
 
 
 class ScaledInversion(NamedTuple):
-    """What is to be compared after an inversion of enlarged images.
+    """Images and reconstructions to compare after an inversion of enlarged images.
 
     Attributes:
       targets: [B, S, S, C] in [0, 1].
@@ -33,7 +33,7 @@ class ScaledInversion(NamedTuple):
 
 
 def invert(decode_fn: DecodeFn, features_fn: FeaturesFn, images: ArrayLike, *, layer: str) -> Array:
-    """Returns the images that a generator makes of images' features.
+    """Returns the reconstructions of images from their features.
 
     Args:
       decode_fn: features [B, h, w, c] -> images [B, H, W, C] in [0, 1].
@@ -45,7 +45,7 @@ def invert(decode_fn: DecodeFn, features_fn: FeaturesFn, images: ArrayLike, *, l
       [B, H, W, C] in [0, 1].
 
     Raises:
-      UserError: images outside [0, 1], a layer that is not there, or sides that do not lead back to themselves.
+      UserError: images outside [0, 1], an unknown layer, or reconstructions of another size than the images.
 
     Source: Rojas-Gomez et al. 2022, section 3.1.
     """
@@ -67,7 +67,7 @@ def invert_scaled(
     scale: int,
     compare: str = "enlarged",
 ) -> ScaledInversion:
-    """Enlarges images, inverts them, and returns both sides of the comparison.
+    """Enlarges images, inverts them, and returns both for comparison.
 
     Args:
       decode_fn: features -> images in [0, 1].
@@ -75,8 +75,8 @@ def invert_scaled(
       images: float32 [B, H, W, C] in [0, 1], with sides that are multiples of the encoder's stride.
       layer: the feature that is inverted.
       scale: whole factor on both sides, 1 or more.
-      compare: "enlarged" leaves both at the sides' `scale`-fold; "original" brings the reconstructions back to the
-        size of `images`, bilinearly with antialiasing.
+      compare: "enlarged" keeps both at `scale` times the size; "original" reduces the reconstructions to the size of
+        `images`, bilinearly with antialiasing.
 
     Returns:
       Targets and reconstructions of one size.
@@ -84,7 +84,7 @@ def invert_scaled(
     Raises:
       UserError: a scale below 1, an unknown comparison or layer, or images of unsuitable size.
 
-    Source: Rojas-Gomez et al. 2022, section 4.3, scenario 1, and Table A1, which name neither the interpolation
+    Source: Rojas-Gomez et al. 2022, section 4.3, scenario 1, and Table A1, which state neither the interpolation
     (bilinear here) nor the size of the comparison (enlarged by default here).
     """
     if compare not in COMPARISONS:
@@ -108,7 +108,7 @@ def enlarge(images: ArrayLike, *, scale: int) -> Array:
       [B, scale H, scale W, C]; `images` themselves for 1.
 
     Raises:
-      UserError: a factor that is no whole number of 1 or more.
+      UserError: a factor that is not a whole number of 1 or more.
     """
     factor = check_count(scale, "scale")
     images = jnp.asarray(images)
@@ -121,19 +121,18 @@ def enlarge(images: ArrayLike, *, scale: int) -> Array:
 def invert_padded(
     decode_fn: DecodeFn, features_fn: FeaturesFn, images: ArrayLike, *, layer: str, multiple: int, edge: int = 0
 ) -> Array:
-    """Inverts images of any size: padded to suitable sides, and cropped again.
+    """Returns the reconstructions of images of any size, which are padded and then cropped.
 
-    Inside jit every size of image is compiled for. Where there are many sizes, pad on the host, so that there is one
-    compilation for each padded size: `pad_images` and `crop_images` take NumPy arrays too.
+    Under jit each size of images is compiled. For many sizes, pad on the host (`ops.padding` takes NumPy arrays), so
+    that each padded size is compiled once.
 
     Args:
       decode_fn: features -> images in [0, 1].
       features_fn: images in [0, 1] -> named features.
       images: float32 [B, H, W, C] in [0, 1].
       layer: the feature that is inverted.
-      multiple: what both sides are padded to a multiple of, itself a multiple of the encoder's stride.
-      edge: pixels of reflection added on all four sides before, to keep the border of the network's view out of the
-        picture; 0 for none.
+      multiple: both sides are padded to multiples of it; itself a multiple of the encoder's stride.
+      edge: pixels of reflection added on all four sides before, against artefacts at the border; 0 for none.
 
     Returns:
       [B, H, W, C] in [0, 1].

@@ -1,13 +1,12 @@
-"""Inverts enlarged images: how well do standard and robust features lead back to them, scale by scale?
+"""Inversion of enlarged images: quality of reconstructions from standard and robust features, scale by scale.
 
-Leaves results.json (means and standard deviations of every metric at every scale, of every inverter), table.md,
-curves.png, pictures.png (test images at every scale) and per_image.npz ("NAME/SCALE/METRIC" [N]). Each scale of each
-inverter is kept in parts/ when it is finished.
+Writes results.json (means and standard deviations of every metric at every scale, of every inverter), table.md,
+curves.png, pictures.png (test images at every scale) and per_image.npz ("NAME/SCALE/METRIC" [N]). Each finished scale
+of each inverter is saved in parts/.
 
 Source: Rojas-Gomez et al. 2022, section 4.3, scenario 1, Tables 5 and A1.
 """
 
-import pathlib
 import zlib
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -17,41 +16,44 @@ import numpy as np
 import tqdm
 from ml_collections import ConfigDict
 
-from arinv import data, metrics, parallel
-from arinv.apps.evaluation import measurement as measurements
+from arinv import data, parallel
+from arinv.apps import inversion
+from arinv.apps.evaluation import measurement
 from arinv.apps.evaluation.measurement import Measurement
-from arinv.apps.inversion import enlarging
 from arinv.apps.inversion.inverters import check_inverters, load_inverters
 from arinv.errors import UserError, unknown
 from arinv.experiment import figures, report
 from arinv.experiment.figures import labelled_grid, zoom
-from arinv.experiment.run import Run, check_fields, process_share
+from arinv.experiment.run import Run, check_fields, process_share, provenance
 from arinv.experiment.trained import Trained
 from arinv.experiment.writer import progress_bar, write_arrays, write_png
 from arinv.metrics import METRICS
 from arinv.ops.images import to_float, to_uint8
 from arinv.train.feed import collect
 
-_OF_ONE_SIZE = [name for name, metric in METRICS.items() if metric.needs_set]
+_OF_ONE_SIZE = ("normalized_error", "fid")  # metrics that do not compare between sizes
 _LARGEST_TILE = 224  # px
+_TILES = "tiles"  # of the first reconstructions, beside the metrics
+
+Parts = Mapping[tuple[str, int], Mapping[str, np.ndarray]]  # (inverter, scale) -> metrics [N] and tiles
 
 
 def check(config: ConfigDict) -> None:
-    """Tells every mistake that can be seen without reading data or checkpoints.
+    """Checks everything that needs no data and no checkpoint.
 
     Raises:
       UserError: an unknown name, a number out of range, or no inverter.
     """
     check_fields(config)
-    measurements.check(config)
-    named, known = config.metrics.split("+"), [name for name in METRICS if name not in _OF_ONE_SIZE]
-    if not any(named):
+    measurement.check(config)
+    names, known = config.metrics.split("+"), [name for name in METRICS if name not in _OF_ONE_SIZE]
+    if not any(names):
         raise UserError(f"metrics is empty; name one or more of {', '.join(known)}, joined by +")
     for name in _OF_ONE_SIZE:
-        if name in named:
+        if name in names:
             raise unknown("metric at several scales", name, known)
-    if config.compare not in enlarging.COMPARISONS:
-        raise unknown("comparison", config.compare, enlarging.COMPARISONS)
+    if config.compare not in inversion.COMPARISONS:
+        raise unknown("comparison", config.compare, inversion.COMPARISONS)
     if config.scales < 1:
         raise UserError(f"scales must be 1 or more: the largest factor; got {config.scales}")
     check_inverters(config)
@@ -64,35 +66,30 @@ def run(run: Run) -> dict[str, Any]:
       run: of configs/high_resolution.py.
 
     Raises:
-      UserError: an inverter that is not there, or images that do not fit it.
+      UserError: a missing inverter, or images of another size.
     """
-    config, workdir = run.config, run.workdir
-    mesh, inverters = run.mesh, load_inverters(run)
+    config, inverters = run.config, load_inverters(run)
     arrays = data.load_arrays(run.open_data("test"))
     run.begin()
     work = sum(scale**2 for scale in _scales(config)) * len(inverters) * len(arrays["label"])
-    found, measured, checksum = {}, {}, str(zlib.crc32(arrays["image"]))
+    parts, totals, checksum = {}, {}, str(zlib.crc32(arrays["image"]))
     with progress_bar(None, config.title, total=work, unit="image") as bar:
         for name, inverter in inverters.items():
-            measurement = Measurement(run, inverter.encoder)
-            measured[name] = measurement.finish()
-            made_with = [inverter.fingerprint, *measured[name]["metric_weights"].values(), checksum]
-            parts = run.cache("parts", *made_with)
+            measures = Measurement(run, inverter.encoder)
+            totals[name] = measures.finish()
+            cache = run.cache("parts", inverter.fingerprint, *totals[name]["metric_weights"].values(), checksum)
             for scale in _scales(config):
                 bar.set_description_str(f"{config.title}: {name} x{scale}", refresh=False)
-                part = parts.load(f"{name}_{scale}")
+                part = cache.load(f"{name}_{scale}")
                 if part is None:
-                    part = _measure(config, inverter, measurement, arrays, scale=scale, mesh=mesh, bar=bar)
-                    parts.save(f"{name}_{scale}", part)
+                    part = _measure(run, inverter, measures, arrays, scale=scale, bar=bar)
+                    cache.save(f"{name}_{scale}", part)
                 else:
                     bar.update(scale**2 * len(arrays["label"]))
-                found[name, scale] = part
-    results = _results(config, inverters, found, measured) | {
-        "num_examples": len(arrays["label"]),
-        "setting": run.provenance,
-    }
+                parts[name, scale] = part
+    results = _results(config, inverters, parts, totals) | {"num_examples": len(arrays["label"])}
     if jax.process_index() == 0:
-        _write(config, workdir, results, found, arrays["image"])
+        _write(run, results, parts, arrays["image"])
     return run.finish(results)
 
 
@@ -101,70 +98,70 @@ def _scales(config: ConfigDict) -> range:
 
 
 def _measure(
-    config: ConfigDict,
+    run: Run,
     inverter: Trained,
-    measurement: Measurement,
+    measures: Measurement,
     arrays: Mapping[str, np.ndarray],
     *,
     scale: int,
-    mesh: jax.sharding.Mesh,
     bar: tqdm.tqdm,
 ) -> dict[str, np.ndarray]:
-    """Returns every metric of every image at one scale, and tiles of the first reconstructions as "pictures"."""
+    """Returns every metric of every image at one scale, and tiles of the first reconstructions."""
+    config, mesh = run.config, run.mesh
 
     @jax.jit
     def step(batch, functions, measure_variables):
         images = to_float(batch["image"])
-        pair = enlarging.invert_scaled(*functions, images, layer=inverter.layer, scale=scale, compare=config.compare)
-        numbers = measurement.measure(measure_variables, pair.reconstructions, pair.targets)
+        pair = inversion.invert_scaled(*functions, images, layer=inverter.layer, scale=scale, compare=config.compare)
+        numbers = measures.measure(measure_variables, pair.reconstructions, pair.targets)
         return {**numbers, "reconstruction": pair.reconstructions}
 
-    # The memory of a step grows with the area: fewer images at a time make up for it, at least one a device.
+    # The memory of a step grows with the area, so that batches get smaller, down to one image a device.
     share = max(1, config.batch_size // scale**2 // mesh.size)
     batches = data.eval_batches(arrays, batch_size=share * mesh.size, **process_share())
     functions = inverter.decode_fn, inverter.features_fn
-    variables = jax.device_put((functions, measurement.variables), parallel.replicated(mesh))
+    variables = jax.device_put((functions, measures.variables), parallel.replicated(mesh))
 
     def progress(items: Iterable) -> Iterable:
         for batch in items:
             yield batch
             bar.update(scale**2 * int(batch["mask"].sum()) * jax.process_count())
 
-    numbers, pictures = collect(
+    numbers, images = collect(
         lambda batch, _: step(batch, *variables),
         batches,
-        key=jax.random.key(config.seed),
+        key=run.key,
         mesh=mesh,
         num_pictures=config.log.num_pictures,
         progress=progress,
     )
     side = _tile_side(config)
-    tiles = [zoom(np.asarray(to_uint8(picture)), side) for picture in pictures.get("reconstruction", ())]
-    return {"pictures": np.array(tiles, np.uint8), **numbers}
+    tiles = [zoom(np.asarray(to_uint8(image)), side) for image in images.get("reconstruction", ())]
+    return {_TILES: np.array(tiles, np.uint8), **numbers}
 
 
 def _tile_side(config: ConfigDict) -> int:
-    """Returns the side at which reconstructions of all scales are shown."""
+    """Returns the side of the tiles, equal for all scales."""
     side = config.data.image_size
     return side * max(1, min(config.scales, _LARGEST_TILE // side))
 
 
-def _results(config, inverters, found, measured) -> dict[str, Any]:
+def _results(
+    config: ConfigDict, inverters: Mapping[str, Trained], parts: Parts, totals: Mapping[str, Mapping]
+) -> dict[str, Any]:
     """Returns each metric's means and standard deviations by inverter and scale, and what they were measured with."""
-    curves_of, variants = {}, {}
+    curves, variants = {}, {}
     for name in inverters:
-        variants |= measured[name]["variants"]
-        curves_of[name] = {}
-        for metric in measured[name]["variants"]:
-            summaries = [metrics.summary(found[name, scale][metric]) for scale in _scales(config)]
-            curves_of[name][metric] = [summary["mean"] for summary in summaries]
-            curves_of[name][f"{metric}_std"] = [summary["std"] for summary in summaries]
+        metrics = totals[name]["variants"]
+        summaries = [report.summarize({m: parts[name, scale][m] for m in metrics}) for scale in _scales(config)]
+        curves[name] = {key: [summary[key] for summary in summaries] for key in summaries[0]}
+        variants |= metrics
     return {
-        "curves": curves_of,
+        "curves": curves,
         "scales": list(_scales(config)),
         "compare": config.compare,
         "variants": variants,
-        "metric_weights": {name: measured[name]["metric_weights"] for name in inverters},
+        "metric_weights": {name: totals[name]["metric_weights"] for name in inverters},
         "inverters": {
             name: {
                 "checkpoint": dict(inverter.description),
@@ -176,63 +173,58 @@ def _results(config, inverters, found, measured) -> dict[str, Any]:
     }
 
 
-def _write(config: ConfigDict, workdir: pathlib.Path, results: Mapping[str, Any], found, images) -> None:
-    names, scales = list(results["curves"]), results["scales"]
-    columns = sorted(results["variants"], key=lambda metric: (report.column(metric)[0], metric))
+def _write(run: Run, results: Mapping[str, Any], parts: Parts, images: np.ndarray) -> None:
+    config, workdir, curves = run.config, run.workdir, results["curves"]
+    columns = report.columns(sorted(results["variants"]))
     panels = {
-        report.column(metric)[1]: {n: results["curves"][n][metric] for n in names if metric in results["curves"][n]}
-        for metric in columns
+        column.heading: {name: curve[metric] for name, curve in curves.items() if metric in curve}
+        for metric, column in columns.items()
     }
-    report.write(workdir, config.title, [_table(results, columns)], [_note(results)])
-    figures.write_curves(workdir / "curves.png", panels, x=scales, x_label="scale", title=config.title)
-    # A part from before may hold more pictures or fewer than are asked for now.
-    count = min(config.log.num_pictures, *(len(part["pictures"]) for part in found.values()))
+    report.write(workdir, config.title, [_table(results, columns)], [_note(run, results)])
+    figures.write_curves(workdir / "curves.png", panels, x=results["scales"], x_label="scale", title=config.title)
+    # A part that was saved by an earlier start may hold another number of tiles than the config asks for.
+    count = min(config.log.num_pictures, *(len(part[_TILES]) for part in parts.values()))
     if count > 0:
-        write_png(workdir / "pictures.png", _picture(config, names, found, images[:count]))
+        write_png(workdir / "pictures.png", _figure(config, list(curves), parts, images[:count]))
     arrays = {
-        f"{name}/{scale}/{key}": values
-        for (name, scale), part in found.items()
-        for key, values in part.items()
-        if key != "pictures"
+        f"{name}/{scale}/{metric}": values
+        for (name, scale), part in parts.items()
+        for metric, values in part.items()
+        if metric != _TILES
     }
     write_arrays(workdir / "per_image.npz", arrays)
 
 
-def _table(results: Mapping[str, Any], columns: list[str]) -> report.Table:
+def _table(results: Mapping[str, Any], columns: Mapping[str, report.Column]) -> report.Table:
     heading, rows = ["scale"], [[str(scale)] for scale in results["scales"]]
-    for metric in columns:
-        _, title, style = report.column(metric)
+    for metric, column in columns.items():
         for name, curve in results["curves"].items():
             if metric in curve:
-                heading.append(f"{title}, {name}")
-                for row, mean, std in zip(rows, curve[metric], curve[f"{metric}_std"], strict=True):
-                    row.append(f"{style.format(mean)} ± {style.format(std)}")
+                heading.append(f"{column.heading}, {name}")
+                for i, row in enumerate(rows):
+                    row.append(column.cell({key: values[i] for key, values in curve.items()}, metric))
     return report.Table(heading, rows)
 
 
-def _note(results: Mapping[str, Any]) -> str:
-    made = results["setting"]
+def _note(run: Run, results: Mapping[str, Any]) -> str:
+    setting = provenance(run.config)
     side = next(iter(results["inverters"].values()))["checkpoint"]["image_size"]
-    where = "at the enlarged size" if results["compare"] == "enlarged" else "brought back to the size before"
-    text = (
-        f"{results['num_examples']} test images of {made['data']}, enlarged bilinearly, compared {where}; inverters "
-        f"trained at {side} px; {made['device']}, {made['dtype']}, seed {made['seed']}; ± is the standard deviation "
-        "over images."
+    size = "at the enlarged size" if results["compare"] == "enlarged" else "reduced to the original size"
+    return (
+        f"{results['num_examples']} test images of {setting['data']}, enlarged bilinearly, compared {size}; inverters "
+        f"trained at {side} px; {report.setting_text(setting)}; ± is the standard deviation over images."
+        f"{report.weights_note(results['metric_weights'])}"
     )
-    for metric in results["variants"]:
-        if len({weights.get(metric) for weights in results["metric_weights"].values()}) > 1:
-            text += f" {report.column(metric)[1]} was measured through different networks: do not compare its columns."
-    return text
 
 
-def _picture(config: ConfigDict, names: list[str], found, images: np.ndarray) -> np.ndarray:
-    """Returns rows for each of these first images: itself, then each inverter's reconstructions at every scale."""
+def _figure(config: ConfigDict, names: list[str], parts: Parts, images: np.ndarray) -> np.ndarray:
+    """Returns rows for each of the first images: itself, then each inverter's reconstructions at every scale."""
     side, rows = _tile_side(config), {}
     for i, image in enumerate(images):
         suffix = f" {i + 1}" if len(images) > 1 else ""
         rows[f"image{suffix}"] = zoom(image, side)[None]
         for name in names:
-            rows[f"{name}{suffix}"] = np.stack([found[name, scale]["pictures"][i] for scale in _scales(config)])
+            rows[f"{name}{suffix}"] = np.stack([parts[name, scale][_TILES][i] for scale in _scales(config)])
     size = config.data.image_size
     columns = [f"x{scale}\n{scale * size} px" for scale in _scales(config)]
     return labelled_grid(rows, columns=columns)

@@ -1,4 +1,4 @@
-"""The inverters that an experiment sets side by side, by name."""
+"""Inverters that an experiment compares, by name."""
 
 from ml_collections import ConfigDict
 
@@ -12,7 +12,7 @@ def check_inverters(config: ConfigDict) -> None:
     """Checks that config.inverters has a workdir under every name in config.order.
 
     Raises:
-      UserError: it has not, or there is no name.
+      UserError: a name without a workdir, or no name.
     """
     if not config.order or not all(config.inverters[name] for name in config.order):
         raise UserError("inverters needs the workdir of an inverter's training under every name")
@@ -22,7 +22,7 @@ def load_inverters(run: Run) -> dict[str, Trained]:
     """Returns the inverters of config.inverters (name -> workdir), in config.order.
 
     Raises:
-      UserError: no usable checkpoint there, or images that do not fit.
+      UserError: no usable checkpoint there, or images of another size.
     """
     config, inverters = run.config, {}
     for name in config.order:

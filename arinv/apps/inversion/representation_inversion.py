@@ -1,12 +1,12 @@
-"""Inversion by optimisation (RI): images whose features are those of an image, found by gradient descent on pixels.
+"""Representation inversion (RI): gradient descent on the pixels of an image until its features equal the targets.
 
 There is no generator: from grey with noise, each image takes normalised-gradient steps towards its target features.
-Through a robust encoder the outcome resembles the image; through a standard one it does not. Images are float32
-[B, H, W, C] in [0, 1], rows independent. The iteration has no state but the images, so that it can be cut anywhere: so
-many steps and then the rest are the same as all at once.
+With a robust encoder the result resembles the image; with a standard one it does not. Images are float32 [B, H, W, C]
+in [0, 1], rows independent. The iteration has no state but the images, so that it can be split anywhere into calls with
+the same result.
 
 Source: Engstrom et al. 2019, "Adversarial Robustness as a Prior for Learned Representations", and their released code;
-compared with in Rojas-Gomez et al. 2022, section 4.4.
+a baseline in Rojas-Gomez et al. 2022, section 4.4.
 """
 
 import math
@@ -25,11 +25,11 @@ _NOISE = 1 / 20  # standard deviation around grey
 
 
 def start_images(key: Array, numbers: ArrayLike, *, shape: tuple[int, int, int]) -> Array:
-    """Returns the images that a search starts from: grey with noise.
+    """Returns the starting images of a search: grey with noise.
 
     Args:
       key: PRNG key.
-      numbers: int [B], of the images in their set: noise depends on them, not on the batch they are in.
+      numbers: int [B], of the images in their set; the noise depends on them and not on the batch.
       shape: height, width and channels.
 
     Returns:
@@ -52,7 +52,7 @@ def relative_distance(features: ArrayLike, targets: ArrayLike) -> Array:
 
     Args:
       features: [B, ...].
-      targets: [B, ...]; those that are zero are taken to have the length 1.
+      targets: [B, ...]; the length of one that is zero counts as 1.
 
     Returns:
       float32 [B].
@@ -75,13 +75,13 @@ def invert_by_optimization(
     num_steps: int,
     step_size: float = 1.0,
 ) -> Array:
-    """Returns images after so many steps towards target features.
+    """Returns images after `num_steps` steps towards target features.
 
     Args:
       features_fn: images [B, H, W, C] in [0, 1] -> named features; rows independent.
-      start: float32 [B, H, W, C] in [0, 1]: from `start_images`, or from an earlier call, to go on.
+      start: float32 [B, H, W, C] in [0, 1], from `start_images` or from an earlier call.
       targets: [B, ...], the features to reach.
-      layer: whose features they are.
+      layer: of the targets.
       num_steps: number of steps, which may be traced; each costs one forward and backward pass.
       step_size: l2 length of a step, in units of the images.
 
@@ -89,11 +89,11 @@ def invert_by_optimization(
       float32 [B, H, W, C] in [0, 1], the last iterate.
 
     Raises:
-      UserError: images outside [0, 1], a layer that is not there, targets that are not finite or of another shape, or
-        a negative step size.
+      UserError: images outside [0, 1], an unknown layer, targets that are not finite or of another shape, or a negative
+        step size.
 
     Source: Engstrom et al. 2019; 10,000 steps of length 1 and the last iterate as in their released code, whose radius
-    of 1,000 is as far beyond reach at 224 px as the one here.
+    of 1,000 restricts nothing at 224 px, as the one here.
     """
     start, targets = (
         jnp.clip(as_images(start, "start"), 0.0, 1.0),
@@ -109,7 +109,7 @@ def invert_by_optimization(
         (features,) = layer_features(features_fn, images, (layer,))
         return -relative_distance(features, targets)
 
-    # A ball around black that holds all images and a step beyond: only the limits of [0, 1] are felt.
+    # A ball around black that contains all images and a step beyond: only the limits of [0, 1] restrict.
     radius = math.sqrt(math.prod(start.shape[1:])) + step_size
     return projected_ascent(
         closeness,

@@ -50,7 +50,7 @@ class WaveletAlexNet(nn.Module):
         if any(side % MULTIPLE or side < SMALLEST_SIDE for side in images.shape[1:3]):
             raise UserError(
                 f"the wavelet encoder takes images whose sides are multiples of {MULTIPLE} from {SMALLEST_SIDE} up; "
-                f"got {images.shape[1]} x {images.shape[2]}: pad them, as arinv.apps.denoising.tiles.denoise does"
+                f"got {images.shape[1]} x {images.shape[2]}: pad them, as arinv.apps.denoising.denoise does"
             )
         conv = functools.partial(convolution, dtype=self.dtype)
         features, details = {}, {}

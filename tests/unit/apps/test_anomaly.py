@@ -1,4 +1,4 @@
-"""The algorithms of anomaly detection: latent search, nearest neighbours, attacks on scores, heat maps."""
+"""Latent search, nearest neighbours, attacks on scores and heat maps."""
 
 import functools
 
@@ -50,35 +50,35 @@ def curved_scores(images):
     )
 
 
-def test_two_updates_are_those_computed_by_hand(key):
+def test_latent_search_equals_numpy(key):
     search = {"latent_shape": (LATENT,), "layer": "code", "learning_rate": 0.1, "end_learning_rate": 0.02, **WEIGHTS}
-    found = jax.jit(
+    result = jax.jit(
         lambda images: anomaly.latent_search(key, linear_decode, linear_features, images, num_steps=3, **search)
     )(IMAGES)
     starts = [jax.random.normal(jax.random.fold_in(jax.random.fold_in(key, i), 0), (LATENT,)) for i in range(5)]
     z, v = np.array(starts, np.float64), np.zeros((5, LATENT))
     images, history = IMAGES.reshape(5, -1).astype(np.float64), []
     for rate in (0.1, 0.06, None):
-        made = 0.5 + z @ DECODER
-        difference = (made - images) @ ENCODER
-        pixel, feature = 2e-2 * np.abs(made - images).sum(axis=1), 1e-2 * np.square(difference).sum(axis=1)
+        outputs = 0.5 + z @ DECODER
+        difference = (outputs - images) @ ENCODER
+        pixel, feature = 2e-2 * np.abs(outputs - images).sum(axis=1), 1e-2 * np.square(difference).sum(axis=1)
         history.append(pixel + feature)
         if rate is not None:
-            gradient = (2e-2 * np.sign(made - images) + 1e-2 * 2 * difference @ ENCODER.T) @ DECODER.T
+            gradient = (2e-2 * np.sign(outputs - images) + 1e-2 * 2 * difference @ ENCODER.T) @ DECODER.T
             v = 0.9 * v + gradient
             z = z - rate * v
-    np.testing.assert_allclose(found.latents, z, rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(found.pixel, pixel, rtol=1e-5)
-    np.testing.assert_allclose(found.feature, feature, rtol=1e-5)
-    np.testing.assert_allclose(found.history, history, rtol=1e-5)
-    np.testing.assert_array_equal(found.scores, found.history[-1])
-    np.testing.assert_allclose(found.reconstructions.reshape(5, -1), made, rtol=1e-5)
+    np.testing.assert_allclose(result.latents, z, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(result.pixel, pixel, rtol=1e-5)
+    np.testing.assert_allclose(result.feature, feature, rtol=1e-5)
+    np.testing.assert_allclose(result.history, history, rtol=1e-5)
+    np.testing.assert_array_equal(result.scores, result.history[-1])
+    np.testing.assert_allclose(result.reconstructions.reshape(5, -1), outputs, rtol=1e-5)
     assert (history[2] < history[0]).all()
 
 
 @functools.cache
 def curved_search(num_restarts):
-    """A compiled search of images that are known by indices."""
+    """A compiled search of images with indices."""
     options = {"latent_shape": (LATENT,), "layer": "code", "num_steps": 40, "num_restarts": num_restarts, **WEIGHTS}
     return jax.jit(
         lambda images, indices: anomaly.latent_search(
@@ -88,7 +88,7 @@ def curved_search(num_restarts):
 
 
 @pytest.mark.parametrize("num_restarts", [1, 3])
-def test_a_batch_equals_one_by_one(num_restarts):
+def test_latent_search_of_a_batch_equals_that_of_each_image(num_restarts):
     search = curved_search(num_restarts)
     whole = search(IMAGES, np.arange(5))
     assert whole.history.shape == (40, 5)
@@ -99,7 +99,7 @@ def test_a_batch_equals_one_by_one(num_restarts):
         np.testing.assert_allclose(alone.history[:, 0], whole.history[:, i], rtol=1e-5, atol=1e-5)
 
 
-def test_the_best_of_several_starts_is_kept():
+def test_latent_search_keeps_the_best_of_several_starts():
     many, one = (curved_search(n)(IMAGES, np.arange(5)) for n in (3, 1))
     assert (many.scores <= one.scores + 1e-6).all() and (many.scores < one.scores - 1e-6).any()
     np.testing.assert_array_equal(many.scores, many.history[-1])
@@ -109,10 +109,10 @@ def test_the_best_of_several_starts_is_kept():
     np.testing.assert_allclose(many.reconstructions, curved_decode(many.latents), rtol=1e-5)
 
 
-def test_a_start_that_diverges_is_not_the_best(key):
+def test_latent_search_does_not_keep_a_start_that_diverges(key):
     def decode(latents):
-        made = curved_decode(latents)
-        return jnp.where(latents[:, :1].reshape(-1, *[1] * (made.ndim - 1)) > 0, jnp.nan, made)
+        outputs = curved_decode(latents)
+        return jnp.where(latents[:, :1].reshape(-1, *[1] * (outputs.ndim - 1)) > 0, jnp.nan, outputs)
 
     options = {"latent_shape": curved_search(1)(IMAGES, np.arange(5)).latents.shape[1:], "layer": "code"}
     weights = {"pixel_weight": 1.0, "feature_weight": 1e-2, "num_steps": 1, "num_restarts": 8}
@@ -123,7 +123,7 @@ def test_a_start_that_diverges_is_not_the_best(key):
     assert np.isfinite(broken.scores).all() and (broken.scores >= clean.scores - 1e-6).all()
 
 
-def test_other_weights_of_the_networks_need_no_other_compilation(key):
+def test_latent_search_is_compiled_once_for_networks_of_other_weights(key):
     traces = []
 
     @jax.jit
@@ -138,7 +138,7 @@ def test_other_weights_of_the_networks_need_no_other_compilation(key):
     assert len(traces) == 1 and not np.allclose(first, second)
 
 
-def test_rates_end_where_the_paper_and_where_the_code_ends():
+def test_linear_rates_end_as_in_paper_and_code():
     paper = anomaly.linear_rates(num_steps=100, start=0.1, end=0.001)
     np.testing.assert_allclose(paper[jnp.array([0, 33, 99])], [0.1, 0.1 * (1 - 0.99 / 3), 0.001], rtol=1e-6)
     code = anomaly.linear_rates(num_steps=100, start=0.1, end=0.005, end_inclusive=False)
@@ -155,26 +155,26 @@ def test_rates_end_where_the_paper_and_where_the_code_ends():
         ({"indices": np.arange(4)}, "one per image"),
     ],
 )
-def test_a_wrong_search_is_told(key, changes, shown):
+def test_latent_search_rejects_wrong_options(key, changes, shown):
     options = {"latent_shape": (LATENT,), "layer": "code", **WEIGHTS} | changes
     with pytest.raises(UserError, match=shown):
         anomaly.latent_search(key, linear_decode, linear_features, IMAGES, **options)
 
 
 @pytest.mark.parametrize(("k", "block_size"), [(1, 7), (3, 16), (3, 1000), (5, 2)])
-def test_neighbours_are_those_of_scikit_learn(k, block_size):
+def test_nearest_neighbor_distances_equal_scikit_learn(k, block_size):
     rng = np.random.default_rng(0)
     references, rows = (rng.standard_normal((n, 9)).astype(np.float32) for n in (40, 11))
     expected = NearestNeighbors(n_neighbors=k, algorithm="brute").fit(references).kneighbors(rows)[0].mean(axis=1)
     padded = np.concatenate([references, np.tile(rows[:1], (6, 1))])  # padding that would be nearest
     options = {"k": k, "block_size": block_size}
-    found = jax.jit(lambda n: anomaly.nearest_neighbor_distances(rows, padded, num_references=n, **options))(40)
-    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    result = jax.jit(lambda n: anomaly.nearest_neighbor_distances(rows, padded, num_references=n, **options))(40)
+    np.testing.assert_allclose(result, expected, rtol=1e-5)
     more = anomaly.nearest_neighbor_distances(rows, references, num_references=50, **options)  # than there are
     np.testing.assert_allclose(more, expected, rtol=1e-5)
 
 
-def test_distances_of_all_but_equal_features_are_exact():
+def test_nearest_neighbor_distances_of_almost_equal_rows_are_exact():
     references = np.full((3, 2000), 5.0, np.float32) + np.arange(3, dtype=np.float32)[:, None]
     rows = references[:2].copy()
     rows[1, 0] += 1e-3
@@ -184,7 +184,7 @@ def test_distances_of_all_but_equal_features_are_exact():
     assert np.isfinite(gradient).all() and gradient[1, 0] > 0.9
 
 
-def test_rows_of_features_are_normalised_and_pooled():
+def test_feature_rows_normalises_and_pools():
     features = np.random.default_rng(0).random((3, 2, 2, 4), dtype=np.float32)
     rows = anomaly.feature_rows(features)
     assert rows.shape == (3, 16)
@@ -199,7 +199,7 @@ def test_rows_of_features_are_normalised_and_pooled():
 
 
 @pytest.mark.parametrize(("norm", "eps"), [("l2", 0.3), ("linf", 0.05)])
-def test_an_attack_raises_normal_and_lowers_anomalous_scores_within_the_ball(key, norm, eps):
+def test_attack_scores_raises_normal_and_lowers_anomalous_scores_within_the_ball(key, norm, eps):
     anomalous = np.array([0, 1, 0, 1, -1])
 
     @jax.jit
@@ -219,20 +219,20 @@ def test_an_attack_raises_normal_and_lowers_anomalous_scores_within_the_ball(key
     np.testing.assert_allclose(alone[0], adversarial[2], atol=1e-5)
 
 
-def test_an_attack_that_fails_leaves_the_image(key):
-    """A random start on the sphere and a step that goes nowhere."""
+def test_attack_scores_returns_the_image_if_no_iterate_is_better(key):
+    """With a random start on the sphere and steps of length 0."""
     anomalous = np.arange(5) % 2
     options = {"eps": 0.5, "num_steps": 1, "step_size": 0.0}
     attack = jax.jit(lambda x: anomaly.attack_scores(key, curved_scores, x, anomalous, **options))
     adversarial = attack(IMAGES)
     gains = np.where(anomalous, -1, 1) * (curved_scores(adversarial) - curved_scores(IMAGES))
-    left = [bool((a == b).all()) for a, b in zip(adversarial, IMAGES, strict=True)]
-    assert gains.min() >= 0 and 0 < sum(left) < 5
+    unchanged = [bool((a == b).all()) for a, b in zip(adversarial, IMAGES, strict=True)]
+    assert gains.min() >= 0 and 0 < sum(unchanged) < 5
 
 
-def test_held_scores_are_those_of_the_search_and_hold_the_reconstruction(key):
+def test_held_scores_equal_those_of_the_search_without_gradient_in_reconstructions(key):
     options = {"layer": "code", **WEIGHTS}
-    found = jax.jit(
+    result = jax.jit(
         lambda x: anomaly.latent_search(
             key, curved_decode, curved_features, x, latent_shape=(LATENT,), num_steps=3, **options
         )
@@ -244,12 +244,12 @@ def test_held_scores_are_those_of_the_search_and_hold_the_reconstruction(key):
         scores = anomaly.held_scores(curved_features, IMAGES, reconstructions, **options)
         return jnp.sum(scores), scores
 
-    (_, scores), gradient = held(found.reconstructions)
-    np.testing.assert_allclose(scores, found.scores, rtol=1e-5)
+    (_, scores), gradient = held(result.reconstructions)
+    np.testing.assert_allclose(scores, result.scores, rtol=1e-5)
     assert not np.any(gradient)
 
 
-def test_heat_is_where_the_difference_is():
+def test_heat_maps_peak_where_images_differ():
     images, other = np.zeros((1, 8, 8, 3), np.float32), np.zeros((1, 8, 8, 3), np.float32)
     other[0, 5, 2] = 0.6
 
@@ -269,7 +269,7 @@ def test_heat_is_where_the_difference_is():
     assert sharp.pixel[0, 5, 2] == np.float32(0.6) and np.count_nonzero(sharp.pixel) == 1
 
 
-def test_a_generator_without_its_spectral_norm_makes_the_same_images(key):
+def test_fold_spectral_norm_keeps_the_output(key):
     generator = Generator((Step("conv", 4), Step("up", 3, 2)))
     code, rng = np.random.default_rng(0).standard_normal((2, 2, 2, 4), dtype=np.float32), np.random.default_rng(1)
     shapes = jax.eval_shape(generator.init, key, code)
@@ -284,50 +284,50 @@ def test_a_generator_without_its_spectral_norm_makes_the_same_images(key):
 
 
 @pytest.mark.parametrize("offsets, size", [((1000,), 1.0), ((-1000, 300, 1000), 1.0), ((0, 3), 1e25), ((0, 3), 1e-25)])
-def test_neighbours_are_exact_far_from_the_origin(offsets, size):
-    """And among clusters far from each other."""
+def test_nearest_neighbor_distances_are_exact_far_from_the_origin(offsets, size):
+    """And among distant clusters."""
     rng = np.random.default_rng(0)
     references, rows = (
         (size * (rng.normal(size=(n, 16)) + rng.choice(offsets, (n, 1)))).astype(np.float32) for n in (300, 20)
     )
     exact = np.linalg.norm(rows[:, None].astype(np.float64) - references[None], axis=2)
     expected = np.sort(exact, axis=1)[:, :2].mean(axis=1)
-    found = jax.jit(lambda rows: anomaly.nearest_neighbor_distances(rows, references, block_size=128))(rows)
-    np.testing.assert_allclose(found, expected, rtol=1e-4)
+    result = jax.jit(lambda rows: anomaly.nearest_neighbor_distances(rows, references, block_size=128))(rows)
+    np.testing.assert_allclose(result, expected, rtol=1e-4)
 
 
-def test_neighbours_of_nan_are_nan():
+def test_nearest_neighbor_distances_of_nan_are_nan():
     rows = np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)
     rows[1, 2] = np.nan
-    found = np.asarray(anomaly.nearest_neighbor_distances(rows, rows[[0, 2]], k=1))
-    assert np.isnan(found[1]) and np.isfinite(found[[0, 2]]).all()
+    result = np.asarray(anomaly.nearest_neighbor_distances(rows, rows[[0, 2]], k=1))
+    assert np.isnan(result[1]) and np.isfinite(result[[0, 2]]).all()
     assert np.isnan(anomaly.nearest_neighbor_distances(rows[:1], rows, k=1)).all()
     assert np.isfinite(anomaly.nearest_neighbor_distances(rows[:1], rows, k=1, num_references=1)).all()
 
 
-def test_init_is_the_first_start_and_terms_add_up(key):
+def test_latent_search_starts_from_init_and_its_terms_add_up(key):
     init = np.random.default_rng(0).normal(size=(5, LATENT)).astype(np.float32)
 
     def search(init, num_restarts):
         options = {"latent_shape": (LATENT,), "layer": "code", "num_steps": 2, "num_restarts": num_restarts, **WEIGHTS}
         return anomaly.latent_search(key, linear_decode, linear_features, IMAGES, init=init, **options)
 
-    found = jax.jit(search, static_argnums=1)(init, 1)
+    result = jax.jit(search, static_argnums=1)(init, 1)
     decoded = linear_decode(init)
     expected = WEIGHTS["pixel_weight"] * np.abs(decoded - IMAGES).sum((1, 2, 3))
-    np.testing.assert_allclose(found.pixel_history[0], expected, rtol=1e-4)
-    np.testing.assert_allclose(found.pixel_history + found.feature_history, found.history, rtol=1e-5)
-    np.testing.assert_allclose(found.pixel_history[-1], found.pixel, rtol=1e-5)
+    np.testing.assert_allclose(result.pixel_history[0], expected, rtol=1e-4)
+    np.testing.assert_allclose(result.pixel_history + result.feature_history, result.history, rtol=1e-5)
+    np.testing.assert_allclose(result.pixel_history[-1], result.pixel, rtol=1e-5)
     several, noise = (jax.jit(search, static_argnums=1)(start, 3) for start in (init, None))
-    assert np.all(several.scores <= found.scores + 1e-5) and np.any(several.scores != noise.scores)
+    assert np.all(several.scores <= result.scores + 1e-5) and np.any(several.scores != noise.scores)
     with pytest.raises(UserError, match=r"init must have the shape \(5, 5\), got \(1, 5\)"):
         search(init[:1], 1)
 
 
-def test_a_gradient_that_is_not_finite_does_not_stop_a_search(key):
+def test_latent_search_continues_after_a_gradient_that_is_not_finite(key):
     def features(images):
         return {"code": jnp.sqrt(jnp.sum(jnp.square(images - 0.5), axis=(1, 2, 3)))[:, None]}
 
     options = {"latent_shape": (LATENT,), "layer": "code", "num_steps": 3, "init": np.zeros((5, LATENT)), **WEIGHTS}
-    found = anomaly.latent_search(key, linear_decode, features, IMAGES, **options)
-    assert np.isfinite(found.latents).all() and np.isfinite(found.scores).all() and np.any(found.latents != 0)
+    result = anomaly.latent_search(key, linear_decode, features, IMAGES, **options)
+    assert np.isfinite(result.latents).all() and np.isfinite(result.scores).all() and np.any(result.latents != 0)

@@ -1,4 +1,4 @@
-"""Denoising of any size: padding, tiles without seams, one compilation, and equality with the whole image."""
+"""Denoising of images of any size: padding, tiles without seams, one compilation, equality with the whole image."""
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from arinv import models
-from arinv.apps.denoising.tiles import denoise
+from arinv.apps.denoising import denoise
 from arinv.errors import UserError
 from arinv.experiment.trained import make_denoise_fn
 
@@ -23,41 +23,41 @@ def random_images(height, width, batch=1, seed=0):
 
 @pytest.mark.parametrize("tiles", [{"tile": 0}, TILES, TILES | {"multiple": 64}, TILES | {"overlap": 0}])
 @pytest.mark.parametrize(("height", "width"), [(321, 481), (1, 1), (40, 8000), (129, 64), (128, 160)])
-def test_an_identity_returns_every_image_exactly(height, width, tiles):
+def test_denoise_by_the_identity_returns_every_image_exactly(height, width, tiles):
     images = random_images(height, width)
     np.testing.assert_array_equal(denoise(identity, images, **tiles), images)
 
 
-def test_unsigned_bytes_and_batches_come_back_too():
+def test_denoise_takes_uint8_and_batches():
     images_u8 = np.random.default_rng(1).integers(0, 256, (3, 70, 200, 3), dtype=np.uint8)
     denoised = denoise(identity, images_u8, **TILES)
     assert denoised.dtype == np.float32
     np.testing.assert_allclose(denoised, images_u8 / 255.0, atol=1e-6)
 
 
-def test_values_outside_of_0_1_pass_as_unclipped_noise_needs():
+def test_denoise_takes_unclipped_noise():
     images = 3 * random_images(65, 65) - 1
     np.testing.assert_array_equal(denoise(identity, images), images)
 
 
-def spoiled_at_the_border(images):
+def wrong_at_the_border(images):
     """Wrong by 1 within 16 px of the border: the outer quarter of an overlap of 64."""
     inner = jnp.zeros(images.shape).at[:, 16:-16, 16:-16].set(1.0)
     return images + 1.0 - inner
 
 
-def test_what_a_tile_does_at_its_border_leaves_no_seam():
+def test_denoise_gives_the_border_of_a_tile_no_weight():
     images = random_images(320, 448)
-    denoised = denoise(spoiled_at_the_border, images, **TILES)
+    denoised = denoise(wrong_at_the_border, images, **TILES)
     np.testing.assert_allclose(denoised[:, 16:-16, 16:-16], images[:, 16:-16, 16:-16], atol=1e-6)
-    np.testing.assert_allclose(denoised[:, :16], images[:, :16] + 1, atol=1e-6)  # the image's own border stays
+    np.testing.assert_allclose(denoised[:, :16], images[:, :16] + 1, atol=1e-6)  # except at the image's own border
 
 
 def mean_of_the_tile(images):
     return jnp.broadcast_to(images.mean((1, 2, 3), keepdims=True), images.shape)
 
 
-def test_neighbouring_tiles_give_way_to_each_other_gradually():
+def test_denoise_blends_neighbouring_tiles_gradually():
     ramp = np.broadcast_to(np.linspace(0, 1, 448, dtype=np.float32)[None, None, :, None], (1, 64, 448, 3))
     steps = np.diff(denoise(mean_of_the_tile, ramp, **TILES)[0, 0, :, 0])
     jump = 64 / 447  # between the means of neighbours, over half of the overlap
@@ -73,14 +73,14 @@ def blur(images):
     return jnp.stack([x[..., 0] for x in blurred], axis=-1)
 
 
-def test_tiled_equals_untiled_where_the_network_sees_no_border():
+def test_denoise_in_tiles_equals_the_whole_image_for_a_small_receptive_field():
     images = random_images(250, 410)
     tiled, whole = denoise(blur, images, **TILES), denoise(blur, images)
     np.testing.assert_allclose(tiled, whole, atol=1e-6)
     assert np.abs(whole - images).max() > 0.1
 
 
-def test_all_large_images_share_one_compilation_of_one_tile():
+def test_denoise_compiles_one_tile_for_all_large_images():
     shapes = []
 
     def traced(images):
@@ -92,7 +92,7 @@ def test_all_large_images_share_one_compilation_of_one_tile():
     assert shapes == [(1, 128, 128, 3)]
 
 
-def test_progress_counts_tiles():
+def test_denoise_reports_progress_in_tiles():
     calls = []
     denoise(identity, random_images(128, 256), **TILES, progress=lambda done, total: calls.append((done, total)))
     assert calls == [(1, 3), (2, 3), (3, 3)]
@@ -110,19 +110,19 @@ def test_progress_counts_tiles():
         (np.zeros((1, 64, 64, 3), np.float32), {"multiple": 0}, "multiple must be at least 1, got 0"),
     ],
 )
-def test_mistakes_are_one_line(images, options, shown):
+def test_denoise_rejects_wrong_images_and_sizes(images, options, shown):
     with pytest.raises(UserError, match=shown):
         denoise(identity, images, **options)
 
 
-def test_a_function_that_changes_the_shape_is_told():
-    with pytest.raises(UserError, match=r"denoise_fn made \(1, 32, 64, 3\) of \(1, 64, 64, 3\)"):
+def test_denoise_rejects_a_function_that_changes_the_shape():
+    with pytest.raises(UserError, match=r"denoise_fn returned \(1, 32, 64, 3\) for \(1, 64, 64, 3\)"):
         denoise(lambda images: images[:, ::2], random_images(64, 64))
 
 
 @pytest.fixture(scope="module")
 def network():
-    """An untrained denoiser, as jax.tree_util.Partial; its weights keep the signal's size from layer to layer."""
+    """An untrained denoiser, as jax.tree_util.Partial, whose weights preserve the variance of the signal."""
     encoder, decoder = models.build_denoiser(spectral_norm=False)
     rng = np.random.default_rng(0)
 
@@ -141,7 +141,7 @@ def network():
     return jax.tree_util.Partial(make_denoise_fn(encoder, decoder), variables)
 
 
-def test_the_network_in_tiles_equals_the_whole_beyond_its_receptive_field(network):
+def test_denoise_in_tiles_equals_the_whole_image_beyond_the_receptive_field(network):
     images = random_images(50, 690)
     whole = denoise(network, images)
     tiled = denoise(network, images, tile=640, overlap=320)  # two tiles, from 0 and from 64, changing at 352 +- 80
@@ -149,10 +149,10 @@ def test_the_network_in_tiles_equals_the_whole_beyond_its_receptive_field(networ
     spread = whole.std()
     assert spread > 1e-3
     np.testing.assert_allclose(tiled[:, :, alone], whole[:, :, alone], atol=1e-3 * spread)
-    second = denoise(network, images[:, :, 64:])  # of which nothing is used where it misses its left neighbour
+    second = denoise(network, images[:, :, 64:])  # whose left border has no weight in the tiled image
     assert np.abs(second[:, :, :32] - whole[:, :, 64:96]).max() > 0.1 * spread
 
 
-def test_equal_networks_share_what_was_compiled():
+def test_make_denoise_fn_returns_one_function_for_equal_networks():
     assert make_denoise_fn(*models.build_denoiser()) is make_denoise_fn(*models.build_denoiser())
     assert make_denoise_fn(*models.build_denoiser(pad_side="aligned")) is not make_denoise_fn(*models.build_denoiser())

@@ -1,4 +1,4 @@
-"""Inversion at other sizes than the trained one: exact sizes, exact padding, one image at a time or many."""
+"""Inversion at other sizes than the trained one: exact sizes, padding, batches."""
 
 import jax
 import jax.numpy as jnp
@@ -43,10 +43,10 @@ def small():
 
 
 @pytest.mark.parametrize("name", ["alexnet", "alexnet_small", "caffenet", "resnet18", "vgg16", "wrn28_10"])
-def test_features_alone_are_those_of_the_whole_encoder_and_come_at_every_size(name):
+def test_encoder_without_head_has_the_spatial_features_at_every_size(name):
     options = {"vgg16": {"width": 8}, "wrn28_10": {"depth": 10, "width": 1}}
     whole = models.build(name, num_classes=3, **options.get(name, {}))
-    alone = whole.clone(num_classes=0)
+    headless = whole.clone(num_classes=0)
     size = 64 if whole.image_size > 32 else 32
 
     def shapes(module, side):
@@ -55,27 +55,27 @@ def test_features_alone_are_those_of_the_whole_encoder_and_come_at_every_size(na
         return variables["params"], features
 
     params, features = shapes(whole, size)
-    wanted = {n: features[n] for n, spec in whole.feature_specs().items() if not spec.is_vector}
-    params_alone, features_alone = shapes(alone, size)
-    assert features_alone == wanted and set(params_alone) < set(params)
-    large = shapes(alone, 3 * size)[1]
-    for n in wanted:
+    spatial = {n: features[n] for n, spec in whole.feature_specs().items() if not spec.is_vector}
+    headless_params, headless_features = shapes(headless, size)
+    assert headless_features == spatial and set(headless_params) < set(params)
+    large = shapes(headless, 3 * size)[1]
+    for n in spatial:
         assert large[n].shape[1] == whole.feature_specs()[n].side(3 * size)
 
 
-def test_alexnet_s_features_alone_at_sizes_without_conv5():
+def test_alexnet_without_head_lacks_conv5_of_small_images():
     module = models.build("alexnet", num_classes=0)
-    for size, there in ((31, False), (62, False), (63, True)):
+    for size, has_conv5 in ((31, False), (62, False), (63, True)):
         images = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
         features = jax.eval_shape(lambda x: module.init_with_output(jax.random.key(0), x)[0][1], images)
-        assert ("conv5" in features) == there and "relu5" in features
+        assert ("conv5" in features) == has_conv5 and "relu5" in features
 
 
 @pytest.mark.parametrize(
     ("encoder", "layer", "size"), [("alexnet", "conv5", 64), ("alexnet", "conv1", 64), ("alexnet_small", "conv5", 32)]
 )
 @pytest.mark.parametrize("scale", [1, 2, 3])
-def test_enlarged_images_come_back_at_exactly_their_size(encoder, layer, size, scale):
+def test_invert_scaled_returns_the_enlarged_size(encoder, layer, size, scale):
     module = models.build(encoder, num_classes=0)
     generator = models.build_generator(encoder, layer)
 
@@ -92,7 +92,7 @@ def test_enlarged_images_come_back_at_exactly_their_size(encoder, layer, size, s
     assert pair.targets.shape == pair.reconstructions.shape == (2, scale * size, scale * size, 3)
 
 
-def test_enlarging_is_bilinear_and_the_way_back_averages():
+def test_enlarge_is_bilinear_and_invert_scaled_reduces_to_the_original_size():
     images = images_of(2, 4, 6, 3)
     np.testing.assert_array_equal(enlarging.enlarge(images, scale=1), images)
     enlarged = np.asarray(enlarging.enlarge(images, scale=3))
@@ -113,21 +113,21 @@ def test_enlarging_is_bilinear_and_the_way_back_averages():
 
 @pytest.mark.parametrize("edge", [0, 7, 40])
 @pytest.mark.parametrize("size", [(321, 481), (1, 1), (500, 333), (64, 32)])
-def test_an_identity_gives_padded_images_back_exactly(size, edge):
-    images, seen = images_of(1, *size, 3), []
+def test_invert_padded_by_an_identity_returns_the_images(size, edge):
+    images, sizes = images_of(1, *size, 3), []
 
     def decode_fn(x):
-        seen.append(x.shape[1:3])
+        sizes.append(x.shape[1:3])
         return x
 
-    found = enlarging.invert_padded(decode_fn, identity, images, layer="same", multiple=32, edge=edge)
-    np.testing.assert_array_equal(found, images)
-    assert seen == [padding.padded_size(size, multiple=32, edge=edge)]
-    for side, padded in zip(size, seen[0], strict=True):
+    reconstructions = enlarging.invert_padded(decode_fn, identity, images, layer="same", multiple=32, edge=edge)
+    np.testing.assert_array_equal(reconstructions, images)
+    assert sizes == [padding.padded_size(size, multiple=32, edge=edge)]
+    for side, padded in zip(size, sizes[0], strict=True):
         assert padded % 32 == 0 and 0 <= padded - side - 2 * edge < 32
 
 
-def test_padding_repeats_the_last_pixels_and_reflects_at_the_edge():
+def test_pad_images_repeats_the_last_pixels_and_reflects_at_the_edge():
     images = np.arange(2 * 3 * 1, dtype=np.uint8).reshape(1, 2, 3, 1)
     padded = padding.pad_images(images, multiple=4)
     assert isinstance(padded, np.ndarray) and padded.dtype == np.uint8
@@ -141,7 +141,7 @@ def test_padding_repeats_the_last_pixels_and_reflects_at_the_edge():
         np.testing.assert_array_equal(host, device)
 
 
-def test_a_batch_is_inverted_as_its_images_alone(small):
+def test_invert_padded_of_a_batch_equals_that_of_each_image(small):
     variables, functions = small
     images = images_of(3, 21, 13, 3)
 
@@ -155,8 +155,7 @@ def test_a_batch_is_inverted_as_its_images_alone(small):
     np.testing.assert_allclose(together, alone, atol=1e-6)
 
 
-def test_padding_far_from_the_picture_s_end_changes_nothing_inside(small):
-    """An image that fits is inverted as it is, whatever the multiple asks for behind its end."""
+def test_invert_padded_depends_on_the_padding_near_the_end_only(small):
     variables, functions = small
     images = images_of(1, 64, 64, 3)
     run = jax.jit(
@@ -167,7 +166,7 @@ def test_padding_far_from_the_picture_s_end_changes_nothing_inside(small):
     )
     plain, padded = run(variables, 64), run(variables, 96)
     np.testing.assert_allclose(plain[:, :8, :8], padded[:, :8, :8], atol=1e-5)
-    assert float(jnp.max(jnp.abs(plain - padded))) > 1e-5, "the end sees what is behind it, or this shows nothing"
+    assert float(jnp.max(jnp.abs(plain - padded))) > 1e-5, "the receptive field does not reach the padding"
 
 
 @pytest.mark.parametrize(
@@ -187,7 +186,7 @@ def test_padding_far_from_the_picture_s_end_changes_nothing_inside(small):
         (lambda x: padding.pad_images(x, multiple=8, edge=-1), "edge must be at least 0, got -1"),
     ],
 )
-def test_mistakes_are_one_line(call, shown):
+def test_inversion_rejects_wrong_arguments_in_one_line(call, shown):
     with pytest.raises(UserError, match=shown) as error:
         call(images_of(1, 8, 8, 3))
     assert "\n" not in str(error.value)

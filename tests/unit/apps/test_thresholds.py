@@ -11,21 +11,21 @@ from arinv.errors import UserError
 
 
 @pytest.mark.parametrize(("quantile", "expected"), [(0.5, 2.0), (0.75, 3.0), (0.76, 4.0), (1.0, 4.0), (0.01, 1.0)])
-def test_a_quantile_passes_at_least_its_share(quantile, expected):
+def test_quantile_threshold_accepts_at_least_its_share(quantile, expected):
     scores = np.array([3.0, 1.0, 4.0, 2.0])
     threshold = quantile_threshold(scores, quantile=quantile)
     assert threshold == expected and np.mean(scores <= threshold) >= quantile
 
 
-def test_the_best_f1_by_hand():
-    # above 2.5: two of three found, none wrongly called (F1 0.8); above 1.5: all found, one wrong (F1 6/7)
+def test_best_f1_threshold_by_hand():
+    # above 2.5: two true positives of three, no false one (F1 0.8); above 1.5: three and one (F1 6/7)
     threshold, f1 = best_f1_threshold([1.0, 2.0, 2.0, 3.0, 4.0], [False, False, True, True, True])
     assert threshold == 1.5 and f1 == pytest.approx(6 / 7)
     threshold, f1 = best_f1_threshold([1.0, 2.0, 3.0], [True, False, True])
     assert threshold < 1.0 and f1 == pytest.approx(0.8)
 
 
-def test_no_other_threshold_has_a_better_f1():
+def test_best_f1_threshold_is_better_than_all_others():
     rng = np.random.default_rng(0)
     for _ in range(30):
         scores, anomalous = rng.integers(0, 6, 12).astype(float), rng.random(12) < 0.4
@@ -42,17 +42,17 @@ def test_no_other_threshold_has_a_better_f1():
         assert np.sum(scores > threshold) == min(np.sum(scores > t) for t in equally_good)
 
 
-def test_calibrated_scores_are_shares_of_the_normal_ones():
+def test_calibrate_returns_shares_of_normal_scores():
     assert calibrate([0.0, 1.0, 2.5, 9.0], [1.0, 2.0, 3.0, 3.0]).tolist() == [0.0, 0.125, 0.5, 1.0]
     assert calibrate([3.0], [1.0, 2.0, 3.0, 3.0]).tolist() == [0.75]
 
 
-def test_a_calibration_survives_json():
+def test_calibration_round_trips_through_json():
     rng = np.random.default_rng(0)
     scores, anomalous = rng.random(20).astype(np.float32), np.arange(20) >= 15
-    for made in (Calibration.measure(scores, anomalous), Calibration.measure(scores[:15], anomalous[:15])):
-        again = Calibration.from_json(json.loads(json.dumps(made.to_json())))
-        assert again == made and again.normal_scores == tuple(sorted(scores[:15].tolist()))
+    for calibration in (Calibration.measure(scores, anomalous), Calibration.measure(scores[:15], anomalous[:15])):
+        again = Calibration.from_json(json.loads(json.dumps(calibration.to_json())))
+        assert again == calibration and again.normal_scores == tuple(sorted(scores[:15].tolist()))
         assert again.threshold(quantile=0.8) == quantile_threshold(scores[:15], quantile=0.8)
     with pytest.raises(UserError, match="anomalous=FOLDER"):
         again.threshold(policy="best_f1")
@@ -64,12 +64,12 @@ def test_a_calibration_survives_json():
 
 
 @pytest.mark.parametrize("scores", [[], [1.0, np.nan], [[1.0]]])
-def test_scores_without_a_threshold(scores):
+def test_quantile_threshold_rejects_scores_that_are_not_finite(scores):
     with pytest.raises(UserError, match="finite scores"):
         quantile_threshold(scores)
 
 
-def test_auroc_is_the_share_of_pairs_in_the_right_order():
+def test_auroc_equals_the_share_of_ordered_pairs():
     rng = np.random.default_rng(0)
     scores, positives = rng.integers(0, 9, 60).astype(float), rng.random(60) < 0.3
     wins = scores[positives][:, None] - scores[~positives][None, :]
@@ -91,6 +91,6 @@ def test_auroc_is_the_share_of_pairs_in_the_right_order():
         ([1.0], [True, False], "one per example"),
     ],
 )
-def test_scores_without_a_rank(scores, positives, shown):
+def test_auroc_rejects_scores_without_a_rank(scores, positives, shown):
     with pytest.raises(UserError, match=shown):
         metrics.auroc(scores, positives)

@@ -2,6 +2,8 @@
 
 import base64
 
+import numpy as np
+
 from arinv.apps.evaluation import comparison
 from arinv.experiment import report
 

@@ -1,0 +1,253 @@
+"""Inversion of a user's own images at their own sizes, by one trained inverter or by several side by side.
+
+Writes NAME/IMAGE.png (the reconstruction of every image at full size, by the inverter of that name), overview.png (the
+first images above their reconstructions), reconstructions.csv (PSNR and SSIM of every image, as written, with 8 bits;
+file names that are not UTF-8 keep their bytes) and results.json. The numbers of finished images are saved in parts/; a
+restart skips these images unless their files have changed.
+
+Source: Rojas-Gomez et al. 2022, section 4.3, scenario 2.
+"""
+
+import csv
+import io
+import pathlib
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence, Set
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from arinv import data, metrics
+from arinv.apps import inversion
+from arinv.errors import UserError
+from arinv.experiment import workdirs
+from arinv.experiment.cache import ResultCache, cache_key
+from arinv.experiment.figures import fit, labelled_grid
+from arinv.experiment.run import Run, check_pictures, dtype_of
+from arinv.experiment.trained import Trained
+from arinv.experiment.writer import progress_bar, write_png, write_text
+from arinv.ops.images import to_float, to_uint8
+from arinv.ops.padding import crop_images, pad_images, padded_size
+
+_OVERVIEW = "overview.png"
+_SSIM_WINDOW = 11  # px
+_MOST_IN_BATCH = 16
+_LETTERS = 26  # of an image's name above its column
+
+ONE_PROCESS = True
+
+Sizes = Mapping[int, tuple[int, int]]  # index of an image -> (height, width)
+Rows = Mapping[str, Mapping[int, Mapping[str, float]]]  # inverter -> index of an image -> metric -> number
+
+
+def check(config: ConfigDict) -> None:
+    """Checks everything that needs no images and no checkpoint.
+
+    Raises:
+      UserError: no images or no inverter, or a number out of range.
+    """
+    dtype_of(config)
+    check_pictures(config)
+    if not config.data.name:
+        raise UserError("images is empty; name an image file or a folder of images")
+    if not config.order or not all(config.inverters[name] for name in config.order):
+        raise UserError("no inverter; name the workdir of an inverter's training: inverter=, standard= or robust=")
+    for name in ("multiple", "edge", "limit"):
+        if config[name] < 0:
+            raise UserError(f"{name} must be 0 or more; got {config[name]}")
+    for name in ("batch_pixels", "max_pixels"):
+        if config[name] < 1:
+            raise UserError(f"{name} must be 1 or more; got {config[name]}")
+
+
+def run(run: Run) -> dict[str, Any]:
+    """Inverts the images of config.data.name by config.inverters (name -> workdir) and returns the results.
+
+    Args:
+      run: of configs/invert.py.
+
+    Raises:
+      UserError: an image or an inverter that cannot be read, an image that is too large, or a workdir among the
+        images.
+    """
+    config, workdir = run.config, run.workdir
+    root = pathlib.Path(config.data.name).expanduser()
+    workdirs.check_apart(config, workdir)
+    _check_outputs(config, root.resolve(), workdir.resolve())
+    images = run.open_images()
+    files = _output_files(images.names)
+    sizes, too_large = _read_sizes(config, images)
+    inverters = {name: run.load(config.inverters[name], kind="inverter") for name in config.order}
+    for inverter in inverters.values():
+        inverter.check_side(config.multiple or inverter.image_size, "multiple")
+    run.begin()
+    skipped = [path.relative_to(root).as_posix() for path in images.bad_files] + too_large
+    if skipped:
+        run.report(f"skipped {len(skipped)} images, unreadable or too large: {', '.join(skipped[:5])}")
+    rows = {}
+    for name, inverter in inverters.items():
+        caches = {i: run.cache(f"parts/{name}", inverter.fingerprint, files[i], files=[images.paths[i]]) for i in sizes}
+        rows[name] = _load_rows(caches, images.names, workdir / name, files)
+        missing = {i for i in sizes if i not in rows[name]}
+        options = {"initial": len(sizes) - len(missing), "total": len(sizes), "unit": "image"}
+        reconstructions = _reconstruct(config, inverter, images, sizes, missing)
+        for i, image, reconstruction in progress_bar(reconstructions, f"{config.title}: {name}", **options):
+            write_png(workdir / name / files[i], reconstruction)
+            rows[name][i] = _measure(reconstruction, image)
+            caches[i].save(cache_key(images.names[i]), {m: np.array(value) for m, value in rows[name][i].items()})
+    _write_csv(run, images.names, sizes, rows)
+    first = list(sizes)[: config.log.num_pictures]
+    if first:
+        write_png(workdir / _OVERVIEW, _overview(run, images, first, rows, files))
+    return run.finish(_results(inverters, sizes, rows, skipped))
+
+
+def _check_outputs(config: ConfigDict, root: pathlib.Path, workdir: pathlib.Path) -> None:
+    """Checks that no reconstruction would overwrite an image.
+
+    Raises:
+      UserError: images are where reconstructions would be written.
+    """
+    if any(root.is_relative_to(workdir / name) for name in (*config.order, _OVERVIEW)):
+        raise UserError(f"workdir {workdir} would overwrite the images {config.data.name}; name another --workdir")
+
+
+def _output_files(names: Sequence[str]) -> list[str]:
+    """Returns the path of the reconstruction of every image, below the folder of the inverter; no two are equal."""
+    taken = {str(folder) for name in names for folder in pathlib.PurePosixPath(name).parents}.union(names)
+    files = []
+    for name in names:
+        file = name
+        while not file.endswith(".png") or (file != name and file in taken):
+            file += ".png"
+        files.append(file)
+    return files
+
+
+def _read_sizes(config: ConfigDict, images: data.ImageFiles) -> tuple[Sizes, list[str]]:
+    """Returns the sizes of the images, and the names of those that are too large."""
+    sizes, too_large = {}, []
+    for i, image in zip(range(config.limit or len(images)), images, strict=False):
+        height, width = image.shape[:2]
+        if height * width <= config.max_pixels:
+            sizes[i] = (height, width)
+        elif config.data.on_bad_image == "skip":
+            too_large.append(images.names[i])
+        else:
+            raise UserError(
+                f"{images.paths[i]} has {width} x {height} pixels, more than max_pixels={config.max_pixels:,}; "
+                "make it smaller, raise max_pixels if memory allows, or set on_bad_image=skip"
+            )
+    if not sizes:
+        raise UserError(
+            f"all images in {config.data.name!r} have more than max_pixels={config.max_pixels:,} pixels; make them "
+            "smaller, or raise max_pixels if memory allows"
+        )
+    return sizes, too_large
+
+
+def _load_rows(
+    caches: Mapping[int, ResultCache], names: Sequence[str], folder: pathlib.Path, files: Sequence[str]
+) -> dict[int, dict[str, float]]:
+    """Returns the numbers of the images that are finished and whose reconstructions exist."""
+    parts = {i: cache.load(cache_key(names[i])) for i, cache in caches.items() if (folder / files[i]).exists()}
+    return {i: {m: float(value) for m, value in part.items()} for i, part in parts.items() if part is not None}
+
+
+def _reconstruct(
+    config: ConfigDict, inverter: Trained, images: data.ImageFiles, sizes: Sizes, missing: Set[int]
+) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+    """Yields (index, image, its reconstruction, uint8 [H, W, 3]) of the missing images.
+
+    Each padded size is compiled once. Batches are those of all images, whichever are missing, so that a run that
+    resumes gives the same results.
+    """
+    padding = {"multiple": config.multiple or inverter.image_size, "edge": config.edge}
+
+    @jax.jit
+    def step(functions, images_u8):
+        return to_uint8(inversion.invert(*functions, to_float(images_u8), layer=inverter.layer))
+
+    groups = defaultdict(list)
+    for i, size in sizes.items():
+        groups[padded_size(size, **padding)].append(i)
+    for (height, width), members in groups.items():
+        count = max(1, min(len(members), _MOST_IN_BATCH, config.batch_pixels // (height * width)))
+        for start in range(0, len(members), count):
+            numbers = members[start : start + count]
+            if missing.isdisjoint(numbers):
+                continue
+            originals = {i: images[i] for i in numbers}
+            batch = np.zeros((count, height, width, 3), np.uint8)  # the last batch may have empty rows
+            for row, image in enumerate(originals.values()):
+                batch[row] = pad_images(image[None], **padding)[0]
+            reconstructions = np.asarray(step((inverter.decode_fn, inverter.features_fn), batch))
+            for row, (i, image) in enumerate(originals.items()):
+                if i in missing:
+                    yield i, image, crop_images(reconstructions[row][None], sizes[i], edge=config.edge)[0]
+
+
+_psnr, _ssim = jax.jit(metrics.psnr), jax.jit(metrics.ssim)
+
+
+def _measure(reconstruction: np.ndarray, image: np.ndarray) -> dict[str, float]:
+    """Returns PSNR and, of images that are large enough, SSIM."""
+    pair = [to_float(x)[None] for x in (reconstruction, image)]
+    numbers = {"psnr": float(_psnr(*pair)[0])}
+    if min(image.shape[:2]) >= _SSIM_WINDOW:
+        numbers["ssim"] = float(_ssim(*pair)[0])
+    return numbers
+
+
+def _write_csv(run: Run, names: Sequence[str], sizes: Sizes, rows: Rows) -> None:
+    keys = [(inverter, metric) for inverter in rows for metric in ("psnr", "ssim")]
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["picture", "height", "width", *(f"{metric}_{inverter}" for inverter, metric in keys)])
+    for i, size in sizes.items():
+        numbers = (rows[inverter][i].get(metric) for inverter, metric in keys)
+        writer.writerow([names[i], *size, *("" if number is None else f"{number:.4f}" for number in numbers)])
+    write_text(run.workdir / "reconstructions.csv", text.getvalue())
+
+
+def _overview(
+    run: Run, images: data.ImageFiles, indices: Sequence[int], rows: Rows, files: Sequence[str]
+) -> np.ndarray:
+    """Returns the first images above their reconstructions, each fitted into a tile."""
+    shapes = [images[i].shape[:2] for i in indices]
+    width = 512 if len(indices) < 3 else 320 if len(indices) < 6 else 224
+    tallest = max(height / max(1, across) for height, across in shapes)
+    height = round(width * min(1.5, max(0.25, tallest)))
+    tiles = {"image": [fit(images[i], height=height, width=width) for i in indices]}
+    for inverter in rows:
+        paths = [run.workdir / inverter / files[i] for i in indices]
+        tiles[inverter] = [fit(data.read_image(path), height=height, width=width) for path in paths]
+    columns = []
+    for i in indices:
+        text = images.names[i].encode("utf-8", "surrogateescape").decode("utf-8", "replace")  # names may not be text
+        shortened = text if len(text) <= _LETTERS else f"...{text[3 - _LETTERS :]}"
+        decibels = [f"{inverter} {rows[inverter][i]['psnr']:.1f} dB" for inverter in rows]
+        columns.append("\n".join([shortened, *decibels]))
+    return labelled_grid({name: np.stack(row) for name, row in tiles.items()}, columns=columns, font_size=16)
+
+
+def _results(inverters: Mapping[str, Trained], sizes: Sizes, rows: Rows, skipped: list[str]) -> dict[str, Any]:
+    """Returns means over the images, with the networks behind them."""
+    means = {}
+    for name in inverters:
+        for metric in ("psnr", "ssim"):
+            values = [rows[name][i][metric] for i in sizes if metric in rows[name][i]]
+            if values:
+                means[f"{metric}_{name}"] = metrics.summary(values)
+    return {
+        "means": means,
+        "num_pictures": len(sizes),
+        "skipped": skipped,
+        "inverters": {
+            name: {"checkpoint": dict(inverter.description), "weights": inverter.fingerprint}
+            for name, inverter in inverters.items()
+        },
+        "variants": {name: f"{metrics.VARIANTS[name]}; of images with 8 bits" for name in ("psnr", "ssim")},
+    }
