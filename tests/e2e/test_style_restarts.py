@@ -1,7 +1,4 @@
-"""A stylization or its evaluation that was cut short, and whose inverters or pictures changed meanwhile.
-
-What is made is stood for by numbers: nothing is compiled.
-"""
+"""Restarts of a stylization and of its evaluation after changes of inverters or images, with stubs for both."""
 
 import shutil
 import types
@@ -12,15 +9,14 @@ import untrained
 from PIL import Image
 
 from arinv import main
-from arinv.apps.style import evaluate_style
-from arinv.apps.style import stylize as stylization
+from arinv.apps.style import evaluate_style, levels
 from configs import stylize
 
 FOLDERS = {"content": "ab", "style": "x", "content_labels": "ab", "style_labels": "x"}
 
 
 class Cut(Exception):
-    """What stands for a kill."""
+    """Stands for a kill."""
 
 
 def draw(path, values):
@@ -35,7 +31,7 @@ def train(folder, seed):
 
 @pytest.fixture
 def config(tmp_path):
-    """A stylization of two contents in one style, with label maps; its data lie in tmp_path."""
+    """A stylization of two contents in one style, with label maps, of files in tmp_path."""
     untrained.write_encoder(tmp_path / "encoder", seed=0)
     train(tmp_path, 1)
     for folder, names in FOLDERS.items():
@@ -46,16 +42,16 @@ def config(tmp_path):
 
 
 @pytest.fixture
-def made(monkeypatch):
-    """The pairs whose pictures were made, which are flat."""
-    made = []
+def pairs(monkeypatch):
+    """The list of stylized pairs; their images are flat."""
+    pairs = []
 
     def make(self, batch):
-        made.extend(batch.items)
-        return [np.full((16, 16, 3), len(made), np.uint8) for _ in batch.items]
+        pairs.extend(batch.items)
+        return [np.full((16, 16, 3), len(pairs), np.uint8) for _ in batch.items]
 
-    monkeypatch.setattr(stylization.style_batches.PairStylizer, "make", make)
-    return made
+    monkeypatch.setattr(levels.PairStylizer, "make", make)
+    return pairs
 
 
 def run_again(config, workdir):
@@ -64,22 +60,22 @@ def run_again(config, workdir):
 
 
 @pytest.mark.parametrize("changed", ["inverter", *FOLDERS])
-def test_pictures_of_something_else_are_made_again(config, made, tmp_path, changed):
+def test_stylize_restarts_after_a_change(config, pairs, tmp_path, changed):
     workdir = tmp_path / "run"
     main.run(config.stages.stylization, workdir)
     run_again(config.stages.stylization, workdir)
-    assert made == [(0, 0), (1, 0)]  # and no more
+    assert pairs == [(0, 0), (1, 0)]  # once
     if changed == "inverter":
         train(tmp_path, 2)
     else:
         draw(next((tmp_path / changed).iterdir()), [2, 1, 2, 2])
     run_again(config.stages.stylization, workdir)
-    assert made == 2 * [(0, 0), (1, 0)]
+    assert pairs == 2 * [(0, 0), (1, 0)]
     assert {np.asarray(Image.open(path)).max() for path in (workdir / "pictures").rglob("*.png")} == {4}
 
 
 class Measurement:
-    """Stands for the numbers of a content."""
+    """Stands for the metrics of a content."""
 
     def __init__(self, network, content, style, batch_size):
         self.content, self.style, self.weights = content, style, network.weights
@@ -87,15 +83,15 @@ class Measurement:
     def of_content(self, index):
         return {"gram": [0.0], "ssim": [1.0]}
 
-    def of_pictures(self, index, pictures):
+    def of_images(self, index, images):
         Measurement.measured.append(index)
         if Measurement.measured == [0, 1]:
             raise Cut
-        return {"gram": [float(picture.mean()) for picture in pictures], "ssim": [0.5]}
+        return {"gram": [float(image.mean()) for image in images], "ssim": [0.5]}
 
 
-@pytest.mark.parametrize("changed", ["nothing", "weights", "picture", "style"])
-def test_numbers_of_something_else_are_measured_again(config, made, tmp_path, monkeypatch, changed):
+@pytest.mark.parametrize("changed", ["nothing", "weights", "image", "style"])
+def test_evaluation_restarts_after_a_change(config, pairs, tmp_path, monkeypatch, changed):
     network = types.SimpleNamespace(name="net", weights="abc", style_layers=("conv1",), origin="given")
     monkeypatch.setattr(evaluate_style, "_load_network", lambda *_: network)
     monkeypatch.setattr(evaluate_style, "_Measurement", Measurement)
@@ -105,10 +101,10 @@ def test_numbers_of_something_else_are_measured_again(config, made, tmp_path, mo
     pictures = tmp_path / "run" / "stylization" / "pictures" / "stylized"
     if changed == "weights":
         network.weights = "def"
-    elif changed == "picture":
+    elif changed == "image":
         draw(pictures / "a" / "x.png", [9])
     elif changed == "style":
         draw(tmp_path / "style" / "x.png", [9])
     main.run(config, tmp_path / "run")
     assert Measurement.measured == [0, 1] + ([1] if changed == "nothing" else [0, 1])
-    assert made == [(0, 0), (1, 0)] and not (tmp_path / "run" / "evaluation" / "parts").exists()
+    assert pairs == [(0, 0), (1, 0)] and not (tmp_path / "run" / "evaluation" / "parts").exists()

@@ -1,4 +1,4 @@
-"""Stylization and its evaluation by config: what they leave, odd pictures, mistakes, and being cut short."""
+"""Stylization and its evaluation by config: their files, images of every kind, mistakes, and resuming after kills."""
 
 import csv
 import json
@@ -11,20 +11,18 @@ import style_networks
 from jax.experimental.compilation_cache import compilation_cache
 from PIL import Image
 
-from arinv import data, main, metrics, models, tasks
-from arinv.apps.style import evaluate_style
-from arinv.apps.style import levels as style_levels
-from arinv.apps.style import stylize as stylization
+from arinv import data, main, metrics, tasks
+from arinv.apps.style import evaluate_style, stylize_images
+from arinv.apps.style.levels import PairStylizer
 from arinv.errors import UserError
-from arinv.experiment import trained as networks
-from arinv.experiment.trained import make_features_fn
+from arinv.experiment import trained
 from arinv.ops.images import to_float
 from configs import style, stylize
 
 
 @pytest.fixture(scope="module", autouse=True)
 def compilations(tmp_path_factory):
-    """Programs are kept as the command keeps them: both encoders and every restart have the same ones."""
+    """A compilation cache, as in the command: both encoders and every restart share programs."""
     names = "jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs"
     before = [getattr(jax.config, name) for name in names]
     for name, value in zip(names, (str(tmp_path_factory.mktemp("compilations")), 0.1), strict=True):
@@ -87,7 +85,7 @@ def compared(levels, folders, tmp_path_factory):
     return workdir
 
 
-def test_smoke_stylize_leaves_pictures_and_sheets(compared):
+def test_smoke_stylize_writes_images_and_sheets(compared):
     done = results_of(compared / "stylization")
     assert done["contents"] == ["clear", "dot"] and done["styles"] == ["small", "wide"]
     assert [level["layer"] for level in done["entries"]["robust"]] == ["conv1", "conv2"]
@@ -105,13 +103,12 @@ def test_smoke_stylize_leaves_pictures_and_sheets(compared):
     assert sizes["side_by_side"][0] - sizes["sheet_robust"][0] == 2 * 66  # two more columns
 
 
-def test_smoke_evaluation_measures_what_was_written(compared, levels, folders):
+def test_smoke_evaluation_measures_the_written_images(compared, levels, folders):
     done = results_of(compared / "evaluation")
     assert set(done["entries"]) == {"standard", "robust", "content as it was"}
     assert done["entries"]["content as it was"]["ssim"] == 1.0 and done["num_pairs"] == 4
     assert "adversarial (l2 eps 1) training" in done["variants"]["gram_alexnet_small"]
-    encoder = networks.load(compared / first(levels), kind="inverter").encoder
-    features_fn = make_features_fn(style_levels.without_head(encoder.module), encoder.variables)
+    features_fn = trained.load(compared / first(levels), kind="inverter").features_fn
     picture = data.read_image(compared / "stylization" / "pictures" / "standard" / "clear" / "wide.png")
     other = data.resize_u8(data.read_image(folders / "style" / "wide.gif"), 64)
     layers = ("conv1", "conv2", "conv3", "conv4", "conv5")
@@ -131,13 +128,13 @@ def test_smoke_evaluation_measures_what_was_written(compared, levels, folders):
 
 @pytest.fixture(scope="module")
 def own_sizes(levels, folders, tmp_path_factory):
-    """A finished run at the pictures' own sizes."""
+    """A finished run at the images' own sizes."""
     workdir = tmp_path_factory.mktemp("own_sizes")
     main.run(stylize.get_config(arguments(folders, levels=first(levels), max_side=48)), workdir)
     return workdir
 
 
-def test_pictures_of_every_size_and_kind_keep_their_size(own_sizes):
+def test_stylize_keeps_the_size_of_every_kind_of_image(own_sizes):
     shapes = {
         name: data.read_image(own_sizes / "pictures" / "stylized" / name / "wide.png").shape
         for name in ("odd", "grey", "clear", "dot")
@@ -145,7 +142,7 @@ def test_pictures_of_every_size_and_kind_keep_their_size(own_sizes):
     assert shapes == {"odd": (36, 48, 3), "grey": (24, 40, 3), "clear": (40, 33, 3), "dot": (1, 1, 3)}
 
 
-def test_a_picture_too_small_to_be_measured_is_named(own_sizes, tmp_path):
+def test_evaluation_names_an_image_that_is_too_small(own_sizes, tmp_path):
     config = stylize.get_config("evaluate=True,levels=x").stages.evaluation
     config.stylized = str(own_sizes)
     with pytest.raises(UserError, match="dot is 1 x 1 px; .* need 11"):
@@ -153,24 +150,24 @@ def test_a_picture_too_small_to_be_measured_is_named(own_sizes, tmp_path):
 
 
 class Cut(Exception):
-    """What stands for a kill."""
+    """Stands for a kill."""
 
 
-def test_cut_short_and_started_again_it_gives_the_same(levels, folders, tmp_path, monkeypatch):
-    """Cut between two batches, and in the middle of the second."""
+def test_stylize_resumes_to_the_same_bytes(levels, folders, tmp_path, monkeypatch):
+    """After a kill between two batches, and in the middle of the second."""
     config = stylize.get_config(arguments(folders, levels=first(levels), max_side=16, num_content=2))
-    write = stylization.write_png
+    write = stylize_images.write_png
     for after in (2, 1):
-        written = []
+        paths = []
 
-        def write_and_stop(path, picture, written=written, after=after):
-            if len(written) == after:
+        def write_and_stop(path, image, paths=paths, after=after):
+            if len(paths) == after:
                 raise Cut
-            written.append(path)
-            write(path, picture)
+            paths.append(path)
+            write(path, image)
 
         with monkeypatch.context() as patch:
-            patch.setattr(stylization, "write_png", write_and_stop)
+            patch.setattr(stylize_images, "write_png", write_and_stop)
             with pytest.raises(Cut):
                 main.run(config, tmp_path / "cut")
         assert not (tmp_path / "cut" / "results.json").exists()
@@ -182,7 +179,7 @@ def test_cut_short_and_started_again_it_gives_the_same(levels, folders, tmp_path
         assert path.read_bytes() == (tmp_path / "cut" / path.relative_to(tmp_path / "whole")).read_bytes()
 
 
-def test_batches_that_are_there_are_not_made_again(own_sizes, tmp_path, monkeypatch):
+def test_stylize_skips_finished_batches(own_sizes, tmp_path, monkeypatch):
     shutil.copytree(own_sizes, tmp_path / "run")
     config = stylize.get_config("levels=x")
     saved = json.loads((own_sizes / "config.json").read_text())
@@ -190,37 +187,36 @@ def test_batches_that_are_there_are_not_made_again(own_sizes, tmp_path, monkeypa
     config.entries.stylized = tuple(saved["entries"]["stylized"])
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "run" / "pictures").rglob("*.png")}
     (tmp_path / "run" / "results.json").unlink()
-    monkeypatch.setattr(stylization.style_batches.PairStylizer, "make", None)
+    monkeypatch.setattr(PairStylizer, "make", None)
     main.run(config, tmp_path / "run")
     assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "run" / "pictures").rglob("*.png")}
     assert len(before) == 8
 
 
-def test_an_evaluation_goes_on_with_the_contents_that_are_missing(compared, tmp_path, monkeypatch):
+def test_evaluation_resumes_to_the_same_results(compared, tmp_path, monkeypatch):
     config = stylize.get_config("evaluate=True,smoke=True,levels=x").stages.evaluation
     config.update(json.loads((compared / "evaluation" / "config.json").read_text()))
     config.stylized = str(compared / "stylization")
-    measure, measured = evaluate_style._Measurement.of_pictures, []
+    measure, calls = evaluate_style._Measurement.of_images, []
 
-    def measure_and_stop(self, index, pictures):
-        if len(measured) == 3:
+    def measure_and_stop(self, index, images):
+        if len(calls) == 3:
             raise Cut
-        measured.append(index)
-        return measure(self, index, pictures)
+        calls.append(index)
+        return measure(self, index, images)
 
     with monkeypatch.context() as patch:
-        patch.setattr(evaluate_style._Measurement, "of_pictures", measure_and_stop)
+        patch.setattr(evaluate_style._Measurement, "of_images", measure_and_stop)
         with pytest.raises(Cut):
             main.run(config, tmp_path)
-        measured.append(None)
+        calls.append(None)
         main.run(config, tmp_path)
-    assert measured == [0, 1, 0, None, 1]
+    assert calls == [0, 1, 0, None, 1]
     assert results_of(tmp_path) == results_of(compared / "evaluation")
     assert not (tmp_path / "parts").exists()
 
 
-def test_mixed_labelled_and_recoloured(levels, folders, tmp_path):
-    """Two styles mixed, in the content's colours, by regions: one picture."""
+def test_stylize_mixes_styles_by_regions_in_the_colours_of_the_content(levels, folders, tmp_path):
     for kind, name in (("content", "odd"), ("style", "small"), ("style", "wide")):
         maps = np.zeros((8, 8), np.uint8)
         maps[:, 4:] = 1
@@ -236,7 +232,7 @@ def test_mixed_labelled_and_recoloured(levels, folders, tmp_path):
     assert (tmp_path / "run" / "pictures" / "stylized" / "odd" / "mixture.png").exists()
 
 
-def test_luminance_keeps_the_colours_of_the_content(levels, folders, tmp_path):
+def test_stylize_luminance_keeps_the_colours_of_the_content(levels, folders, tmp_path):
     given = {"levels": first(levels), "content": folders / "content" / "odd.png", "keep_color": "luminance", "size": 16}
     main.run(stylize.get_config(arguments(folders, **given)), tmp_path)
     picture = data.read_image(tmp_path / "pictures" / "stylized" / "odd" / "wide.png").astype(int)
@@ -264,7 +260,7 @@ def test_luminance_keeps_the_colours_of_the_content(levels, folders, tmp_path):
         ({"style_batch": "3"}, "batch_size 3"),
     ],
 )
-def test_mistakes_are_one_line_and_nothing_is_written(levels, folders, tmp_path, changes, shown):
+def test_stylize_reports_a_mistake_in_one_line_and_writes_nothing(levels, folders, tmp_path, changes, shown):
     (tmp_path / "empty").mkdir()
     (tmp_path / "bad").mkdir()
     (tmp_path / "bad" / "broken.png").write_bytes((folders / "content" / "odd.png").read_bytes()[:60])
@@ -277,7 +273,7 @@ def test_mistakes_are_one_line_and_nothing_is_written(levels, folders, tmp_path,
     assert "\n" not in str(error.value) and not (tmp_path / "run").exists()
 
 
-def test_smoke_style_trains_what_it_needs(levels, folders, tmp_path):
+def test_smoke_style_trains_missing_inverters(levels, folders, tmp_path):
     encoders = {name: levels[name].split("+")[0].replace("_conv1", "_encoder") for name in levels}
     config = style.get_config(
         arguments(folders, **encoders, encoder="alexnet_small", layers="conv1", loss="feature", smoke=True)
@@ -289,41 +285,17 @@ def test_smoke_style_trains_what_it_needs(levels, folders, tmp_path):
 
 
 @pytest.mark.parametrize("encoder", ["alexnet", "alexnet_small", "resnet18", "vgg16"])
-def test_the_configs_are_plain_data_and_hold_the_paper_s_weights(encoder):
+def test_style_config_is_plain_data_and_has_the_weights_of_the_paper(encoder):
     config = style.get_config(f"encoder={encoder}")
     assert json.loads(config.to_json_best_effort())
-    trained = [name for name in config.order if name.endswith("_inverter")]
-    assert len(trained) == 6
+    inverters = [name for name in config.order if name.endswith("_inverter")]
+    assert len(inverters) == 6
     for name in config.order:
         if name != "evaluation":
             tasks.TASKS[config.stages[name].task].check(config.stages[name])
-    deepest, *shallow = trained[:3]
+    deepest, *shallow = inverters[:3]
     assert config.stages[deepest].loss.adversarial == 100.0
     for name in shallow:
         for which, pixel in (("standard", 2e-4), ("robust", 2e-6)):
             loss = config.stages[name.replace("standard", which)].loss
             assert (loss.pixel, loss.feature, loss.adversarial, loss.feature_layer) == (pixel, 1e-2, 0.0, "")
-
-
-def test_a_trained_classifier_gives_its_features_at_every_size():
-    encoder = models.build("alexnet_small", num_classes=3, width=4)
-    images = np.random.default_rng(0).uniform(size=(1, 16, 16, 3)).astype(np.float32)
-    variables = jax.jit(encoder.init)(jax.random.key(0), images)
-    headless = style_levels.without_head(encoder)
-    _, expected = jax.jit(encoder.apply)(variables, images)
-    logits, features = jax.jit(headless.apply)(variables, images)
-    assert logits.shape == (1, 0) and set(expected) - set(features) == {"fc6", "fc7", "fc8"}
-    for layer, values in features.items():
-        np.testing.assert_allclose(values, expected[layer], atol=1e-6)
-    wide = np.concatenate([images, images], axis=2)
-    assert jax.eval_shape(headless.apply, variables, wide)[1]["conv5"].shape == (1, 2, 4, 16)
-
-
-def test_caffenet_gives_its_features_at_every_size():
-    encoder = models.build("caffenet", num_classes=3, dense_width=8)
-    variables = jax.eval_shape(encoder.init, jax.random.key(0), jax.ShapeDtypeStruct((1, 64, 64, 3), np.float32))
-    headless = style_levels.without_head(encoder)
-    for height, width in ((64, 64), (96, 128)):
-        images = jax.ShapeDtypeStruct((1, height, width, 3), np.float32)
-        _, features = jax.eval_shape(headless.apply, variables, images)
-        assert features["conv5"].shape == (1, height // 32 - 1, width // 32 - 1, 256) and "fc6" not in features

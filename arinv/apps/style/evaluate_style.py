@@ -1,21 +1,20 @@
-"""Measures a style transfer over all its contents and styles: Gram loss to the style, SSIM to the content.
+"""Evaluation of a style transfer over all its contents and styles: Gram loss to the style, SSIM to the content.
 
-Reads the pictures that the stylization left, so what is measured is what is seen. Leaves per_pair.csv and per_pair.npz
-(every number of every pair), table.md, report.html (the table with the contact sheets) and results.json: means over
-pairs for each entry, such as a standard and a robust encoder, and for the contents as they were. Killed at any moment,
-it goes on with the contents that are missing, or anew where the pictures or the weights are others.
+Reads the images that the stylization wrote. Writes per_pair.csv and per_pair.npz (every number of every pair),
+table.md, report.html (the table with the contact sheets) and results.json: means over pairs for each entry, such as a
+standard and a robust encoder, and for the unchanged contents. A restart skips the contents that are measured, unless
+the images or the weights have changed.
 
-The Gram loss looks through VGG-19 where config.metric_networks.vgg19 names its weights, as in the paper; else through
-the encoder of the entry "robust" (or the last one), and then says so in its name.
+The Gram loss looks through VGG-19 if config.metric_networks.vgg19 names its weights, as in the paper; else through the
+encoder of the entry "robust" (or the last one), which its name then states.
 """
 
 import csv
-import dataclasses
 import io
+import itertools
 import pathlib
 import shutil
 from collections.abc import Mapping, Sequence
-from itertools import product
 from typing import Any
 
 import jax
@@ -23,88 +22,33 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from arinv import data, metrics
-from arinv.apps.evaluation import measurement
-from arinv.apps.style import levels, stylize
+from arinv.apps.evaluation.measurement import OWN, MetricNetwork, check_network, load_network
 from arinv.apps.style.image_sets import Collection
+from arinv.apps.style.levels import sides
+from arinv.apps.style.stylize_images import output_path
 from arinv.errors import UserError
 from arinv.experiment import report, trained, workdirs
-from arinv.experiment.run import Run, check_fields
-from arinv.experiment.writer import progress_bar, write_arrays, write_json, write_text
+from arinv.experiment.run import Run, check_fields, provenance
+from arinv.experiment.writer import progress_bar, write_arrays, write_text
 from arinv.ops.images import to_float
 
-
-def write_pairs(
-    workdir: pathlib.Path,
-    contents: Sequence[str],
-    styles: Sequence[str],
-    pairs: Mapping[str, Mapping[str, np.ndarray]],
-) -> None:
-    """Writes the numbers of every pair to per_pair.csv and per_pair.npz.
-
-    Args:
-      workdir: where they go.
-      contents: names of the contents.
-      styles: names of the styles.
-      pairs: entry -> metric -> [contents, styles].
-    """
-    text = io.StringIO()
-    lines = csv.writer(text, lineterminator="\n")
-    names = list(next(iter(pairs.values())))
-    lines.writerow(["encoder", "content", "style", *names])
-    for entry, values in pairs.items():
-        for i, content in enumerate(contents):
-            for j, style in enumerate(styles):
-                numbers = [f"{values[name][i, j]:.6g}" for name in names]
-                lines.writerow([entry, content, style, *numbers])
-    write_text(workdir / "per_pair.csv", text.getvalue())
-    arrays = {f"{entry}/{name}": one for entry, values in pairs.items() for name, one in values.items()}
-    names = {"contents": np.array(contents), "styles": np.array(styles)}
-    write_arrays(workdir / "per_pair.npz", arrays | names)
-
-
-def _write_page(title: str, workdir: pathlib.Path, source: pathlib.Path, results: Mapping[str, Any], key: str) -> None:
-    """Writes the table of the entries, and a page of the table with the contact sheets.
-
-    Args:
-      title: heading of both.
-      workdir: where table.md and report.html go.
-      source: workdir of the stylization.
-      results: of the evaluation.
-      key: name of the Gram loss.
-    """
-    heading = ["encoder", f"Gram loss ({key.removeprefix('gram_')})", "SSIM"]
-    rows = [
-        [entry, _text(values, key, ".4g"), _text(values, "ssim", ".3f")] for entry, values in results["entries"].items()
-    ]
-    note = (
-        f"{results['num_contents']} contents x {results['num_styles']} styles; means ± standard deviations over pairs. "
-        f"The Gram loss is to the style (lower is closer to it), SSIM to the content (1 for the content itself). "
-        f"{results['variants'][key]}; {results['setting']['device']}, {results['setting']['dtype']}."
-    )
-    sheets = [path for path in (source / "side_by_side.png", *sorted(source.glob("sheet_*.png"))) if path.exists()]
-    shown = {path.stem.replace("_", " "): path for path in sheets}
-    report.write(workdir, title, [report.Table(heading, rows)], [note], images=shown)
-
-
-def _text(values: Mapping[str, float], name: str, style: str) -> str:
-    return f"{values[name]:{style}} ± {values[f'{name}_std']:{style}}"
-
-
-_CONTENT = "content as it was"
+_CONTENT = "content as it was"  # the entry of the unchanged contents
 _SSIM_WINDOW = 11  # px
-_PARTS = "parts"  # folder of the numbers that are there, until all are
+_PARTS = "parts"  # folder of the finished numbers
+
+Pairs = Mapping[str, Mapping[str, np.ndarray]]  # entry -> metric -> [contents, styles]
 
 
 def check(config: ConfigDict) -> None:
-    """Tells every mistake that can be seen without reading results.
+    """Checks everything that needs no results and no weights.
 
     Raises:
-      UserError: no stylization named, or weights that are not there.
+      UserError: no stylization, or weights that do not exist.
     """
     check_fields(config)
     if not config.stylized:
         raise UserError("stylized is empty; name the workdir of a stylization")
-    measurement.check_network(config, _field(config), "gram")
+    check_network(config, _field(config), "gram")
 
 
 def run(run: Run) -> dict[str, Any]:
@@ -114,89 +58,96 @@ def run(run: Run) -> dict[str, Any]:
       run: of configs/style.py; config.stylized is the workdir of a stylization.
 
     Raises:
-      UserError: no finished stylization there, one of a mixture, other contents or styles than it had, pictures that
+      UserError: no finished stylization there, one of a mixture, other contents or styles than it had, images that
         are too small, or no usable weights.
     """
-    config, workdir = run.config, run.workdir
-    source = run.resolve(config.stylized)
-    done = workdirs.read_results(source)
-    if done["mix"]:
-        raise UserError(f"{source} holds pictures in a mixture of styles: there is no one style to measure against")
-    fields = ConfigDict(done["pixels"])
+    source = run.resolve(run.config.stylized)
+    stylized = workdirs.read_results(source)
+    if stylized["mix"]:
+        raise UserError(f"{source} holds images in a mixture of styles, which have no one style to compare with")
+    fields = ConfigDict(stylized["pixels"])
     content, style = Collection(fields, "content"), Collection(fields, "style")
-    for kind, here, there in (("contents", content.names, done["contents"]), ("styles", style.names, done["styles"])):
-        if list(here) != there:
-            raise UserError(f"the {kind} of {source} have changed since it ran: {len(there)} there, {len(here)} now")
-    network = _load_network(run, source, done["order"])
+    for kind, collection in (("contents", content), ("styles", style)):
+        if list(collection.names) != stylized[kind]:
+            raise UserError(
+                f"the {kind} of {source} have changed since it ran: {len(stylized[kind])} then, {len(collection)} now"
+            )
+    network = _load_network(run, source, stylized["order"])
     run.begin()
-    measure = _Measurement(network, content, style, config.batch_size)
-    run.cache(_PARTS, *_cache_parts(measure), files=_images(source, done["order"], measure)).claim()
-    pairs = _measure_all(config, workdir, source, done["order"], measure)
+    measurement = _Measurement(network, content, style, run.config.batch_size)
     key = f"gram_{network.name}"
-    pairs = {entry: {key: values["gram"], "ssim": values["ssim"]} for entry, values in pairs.items()}
-    entries = {entry: _summarize(values) for entry, values in pairs.items()}
+    pairs = {
+        entry: {key: values["gram"], "ssim": values["ssim"]}
+        for entry, values in _measure_all(run, source, stylized["order"], measurement).items()
+    }
     results = {
-        "entries": entries,
+        "entries": {
+            entry: report.summarize({metric: array.ravel() for metric, array in values.items()})
+            for entry, values in pairs.items()
+        },
         "variants": {key: _variant(key, network), "ssim": metrics.VARIANTS["ssim"] + ", content against picture"},
         "metric_weights": {key: network.weights},
         "num_pairs": len(content) * len(style),
         "num_contents": len(content),
         "num_styles": len(style),
-        "stylized": {name: done[name] for name in ("entries", "transform", "keep_color", "pixels", "num_labels")},
-        "setting": run.provenance,
+        "stylized": {name: stylized[name] for name in ("entries", "transform", "keep_color", "pixels", "num_labels")},
     }
-    write_pairs(workdir, content.names, style.names, pairs)
-    _write_page(config.title, workdir, source, results, key)
+    _write_pairs(run.workdir, content.names, style.names, pairs)
+    _write_report(run, source, results, key)
     results = run.finish(results)
-    shutil.rmtree(workdir / _PARTS)
+    shutil.rmtree(run.workdir / _PARTS)
     return results
 
 
 def _field(config: ConfigDict) -> str:
-    return "vgg19" if config.metric_networks.vgg19 else measurement.OWN
+    return "vgg19" if config.metric_networks.vgg19 else OWN
 
 
-def _load_network(run: Run, source: pathlib.Path, entries: Sequence[str]) -> measurement.MetricNetwork:
-    """Returns the network of the Gram loss, for images of every size."""
-    saved = workdirs.read_json(source / "config.json")
+def _load_network(run: Run, source: pathlib.Path, entries: Sequence[str]) -> MetricNetwork:
+    """Returns the network of the Gram loss."""
+    config = workdirs.read_json(source / "config.json")
     entry = "robust" if "robust" in entries else entries[-1]
-    own = trained.load(workdirs.resolve(saved["entries"][entry][0], source), kind="inverter").encoder
-    network = measurement.load_network(run, _field(run.config), own)
-    return dataclasses.replace(network, module=levels.without_head(network.module))
+    own = trained.load(workdirs.resolve(config["entries"][entry][0], source), kind="inverter").encoder
+    return load_network(run, _field(run.config), own)
 
 
 class _Measurement:
-    """The numbers of one content with all styles at a time."""
+    """The metrics of one content with all styles at a time."""
 
-    def __init__(self, network: measurement.MetricNetwork, content: Collection, style: Collection, batch_size: int):
+    def __init__(self, network: MetricNetwork, content: Collection, style: Collection, batch_size: int):
+        """Checks the sizes of all images, and computes the statistics of the styles.
+
+        Raises:
+          UserError: an image that is too small.
+        """
         self.content, self.style, self.weights = content, style, network.weights
         self._network, self._batch_size = network, batch_size
         self._statistics, self._distance = jax.jit(self._statistics_of), jax.jit(metrics.gram_distance)
         self._ssim = jax.jit(lambda images, content: metrics.ssim(to_float(images), to_float(content)))
-        self._smallest = max(_SSIM_WINDOW, levels.sides(network.module)[1])
-        self._styles = [self._of_one(self._checked(style, j)) for j in range(len(style))]
-        for i in range(len(content)):  # all that are too small are told before hours of work
-            self._checked(content, i)
+        self._smallest = max(_SSIM_WINDOW, sides(network.module)[1])
+        self._styles = [self._of_one(self._read(style, j)) for j in range(len(style))]
+        for i in range(len(content)):
+            self._read(content, i)
 
     def of_content(self, index: int) -> dict[str, list[float]]:
-        """Returns the numbers of an unchanged content, whose SSIM with itself is 1."""
-        own = self._of_one(self._checked(self.content, index))
+        """Returns the metrics of an unchanged content, whose SSIM with itself is 1."""
+        own = self._of_one(self._read(self.content, index))
         gram = [float(self._distance(own, other)[0]) for other in self._styles]
         return {"gram": gram, "ssim": [1.0] * len(gram)}
 
-    def of_pictures(self, index: int, pictures: Sequence[np.ndarray]) -> dict[str, list[float]]:
-        """Returns the numbers of a content's pictures, uint8 [H, W, 3], one a style."""
-        content = self._checked(self.content, index)
-        step = min(self._batch_size, len(pictures))
+    def of_images(self, index: int, images: Sequence[np.ndarray]) -> dict[str, list[float]]:
+        """Returns the metrics of a content's stylized images, uint8 [H, W, 3], one a style."""
+        content = self._read(self.content, index)
+        step = min(self._batch_size, len(images))
         numbers: dict[str, list[float]] = {"gram": [], "ssim": []}
-        for start in range(0, len(pictures), step):
-            rows = [min(j, len(pictures) - 1) for j in range(start, start + step)]
-            images = np.stack([pictures[j] for j in rows])
+        for start in range(0, len(images), step):
+            rows = [min(j, len(images) - 1) for j in range(start, start + step)]
+            batch = np.stack([images[j] for j in rows])
             styles = jax.tree.map(lambda *values: np.concatenate(values), *(self._styles[j] for j in rows))
-            gram = self._distance(self._statistics(self._network.variables, images), styles)
-            ssim = self._ssim(images, np.broadcast_to(content, images.shape))
+            gram = self._distance(self._statistics(self._network.variables, batch), styles)
+            ssim = self._ssim(batch, np.broadcast_to(content, batch.shape))
             for name, values in (("gram", gram), ("ssim", ssim)):
-                numbers[name] += [float(x) for x in values[: len(pictures) - start]]
+                numbers[name] += [float(x) for x in values[: len(images) - start]]
         return numbers
 
     def _statistics_of(self, variables, images):
@@ -204,64 +155,82 @@ class _Measurement:
             features_fn = self._network.features_fn(variables)
             return metrics.gram_statistics(features_fn, to_float(images), layers=self._network.style_layers)
 
-    def _of_one(self, picture: np.ndarray):
-        return jax.device_get(self._statistics(self._network.variables, picture[None]))
+    def _of_one(self, image: np.ndarray):
+        return jax.device_get(self._statistics(self._network.variables, image[None]))
 
-    def _checked(self, collection: Collection, index: int) -> np.ndarray:
-        picture = collection[index]
-        height, width = picture.shape[:2]
+    def _read(self, collection: Collection, index: int) -> np.ndarray:
+        """Returns an image, after checking its size."""
+        image = collection[index]
+        height, width = image.shape[:2]
         if min(height, width) < self._smallest:
             raise UserError(
                 f"{collection.names[index]} is {height} x {width} px; SSIM and the Gram loss through "
-                f"{self._network.name} need {self._smallest}: leave it out, or set size"
+                f"{self._network.name} need {self._smallest}: remove it, or set size"
             )
-        return picture
-
-
-def _cache_parts(measure: _Measurement) -> tuple[str, ...]:
-    return measure.weights, measure.content.identity(), measure.style.identity()
-
-
-def _images(source: pathlib.Path, entries: Sequence[str], measure: _Measurement) -> list[pathlib.Path]:
-    """Returns the stylized images that exist; a missing one is reported when it is read."""
-    content, style = measure.content, measure.style
-    places = (stylize.picture_path(source, *names) for names in product(entries, content.names, style.names))
-    return [path for path in places if path.exists()]
+        return image
 
 
 def _measure_all(
-    config: ConfigDict, workdir: pathlib.Path, source: pathlib.Path, entries: Sequence[str], measure: _Measurement
+    run: Run, source: pathlib.Path, entries: Sequence[str], measurement: _Measurement
 ) -> dict[str, dict[str, np.ndarray]]:
-    """Returns the numbers of all pairs, [contents, styles] each; what was finished before is read."""
-    work = [(entry, i) for entry in (*entries, _CONTENT) for i in range(len(measure.content))]
-    numbers: dict[str, dict[str, list]] = {entry: {"gram": [], "ssim": []} for entry, _ in work}
-    for entry, i in progress_bar(work, config.title, unit="content"):
-        name = measure.content.names[i]
-        path = workdir / _PARTS / entry / f"{name}.json"
-        if not path.exists():
+    """Returns entry -> metric -> [contents, styles]; finished contents are loaded."""
+    content, style = measurement.content, measurement.style
+    paths = [output_path(source, *names) for names in itertools.product(entries, content.names, style.names)]
+    files = [path for path in paths if path.exists()]  # a missing one is an error when it is read
+    cache = run.cache(_PARTS, measurement.weights, content.identity(), style.identity(), files=files)
+    work = [(entry, i) for entry in (*entries, _CONTENT) for i in range(len(content))]
+    parts: dict[str, list[Mapping[str, np.ndarray]]] = {entry: [] for entry, _ in work}
+    for entry, i in progress_bar(work, run.config.title, unit="content"):
+        name = content.names[i]
+        part = cache.load(f"{entry}/{name}")
+        if part is None:
             if entry == _CONTENT:
-                part = measure.of_content(i)
+                numbers = measurement.of_content(i)
             else:
-                places = [stylize.picture_path(source, entry, name, style) for style in measure.style.names]
-                part = measure.of_pictures(i, [data.read_image(place) for place in places])
-            write_json(path, part)
-        for metric, values in workdirs.read_json(path).items():
-            numbers[entry][metric].append(values)
-    return {
-        entry: {metric: np.array(values, np.float64) for metric, values in part.items()}
-        for entry, part in numbers.items()
-    }
+                images = [data.read_image(output_path(source, entry, name, column)) for column in style.names]
+                numbers = measurement.of_images(i, images)
+            part = {metric: np.array(values, np.float64) for metric, values in numbers.items()}
+            cache.save(f"{entry}/{name}", part)
+        parts[entry].append(part)
+    return {entry: {m: np.stack([part[m] for part in group]) for m in group[0]} for entry, group in parts.items()}
 
 
-def _summarize(values: Mapping[str, np.ndarray]) -> dict[str, float]:
-    summaries = {name: metrics.summary(numbers.ravel()) for name, numbers in values.items()}
-    means = {name: summary["mean"] for name, summary in summaries.items()}
-    return means | {f"{name}_std": summary["std"] for name, summary in summaries.items()}
-
-
-def _variant(key: str, network: measurement.MetricNetwork) -> str:
+def _variant(key: str, network: MetricNetwork) -> str:
     text = metrics.VARIANTS["gram"].removeprefix("gram")
     layers = ", ".join(network.style_layers)
     return (
         f"{key}{text}; {layers} of {network.name} ({network.origin}, weights {network.weights}), style against picture"
     )
+
+
+def _write_pairs(workdir: pathlib.Path, contents: Sequence[str], styles: Sequence[str], pairs: Pairs) -> None:
+    """Writes the numbers of every pair to per_pair.csv and per_pair.npz."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    names = list(next(iter(pairs.values())))
+    writer.writerow(["encoder", "content", "style", *names])
+    for entry, values in pairs.items():
+        for (i, content), (j, style) in itertools.product(enumerate(contents), enumerate(styles)):
+            writer.writerow([entry, content, style, *(f"{values[name][i, j]:.6g}" for name in names)])
+    write_text(workdir / "per_pair.csv", text.getvalue())
+    arrays = {f"{entry}/{name}": array for entry, values in pairs.items() for name, array in values.items()}
+    write_arrays(workdir / "per_pair.npz", arrays | {"contents": np.array(contents), "styles": np.array(styles)})
+
+
+def _write_report(run: Run, source: pathlib.Path, results: Mapping[str, Any], key: str) -> None:
+    """Writes table.md, and report.html with the contact sheets of the stylization in `source`."""
+    setting = provenance(run.config)
+    columns = {key: report.column(key)._replace(style="{:.4g}"), "ssim": report.column("ssim")}
+    heading = ["encoder", *(column.heading for column in columns.values())]
+    rows = [
+        [entry, *(column.cell(values, name) for name, column in columns.items())]
+        for entry, values in results["entries"].items()
+    ]
+    note = (
+        f"{results['num_contents']} contents x {results['num_styles']} styles; means ± standard deviations over pairs. "
+        f"The Gram loss is to the style (lower is closer to it), SSIM to the content (1 for the content itself). "
+        f"{results['variants'][key]}; {setting['device']}, {setting['dtype']}."
+    )
+    sheets = [path for path in (source / "side_by_side.png", *sorted(source.glob("sheet_*.png"))) if path.exists()]
+    images = {path.stem.replace("_", " "): path for path in sheets}
+    report.write(run.workdir, run.config.title, [report.Table(heading, rows)], [note], images=images)

@@ -1,11 +1,11 @@
-"""The contents and styles of a style transfer: pictures of any size with names, brought to sizes that networks take.
+"""Contents and styles of a style transfer: named images of any size, padding, and contact sheets.
 
-config.data   {"content", "style": an image file, a folder, or "photos:NAME+NAME" for photographs that come along,
-               "num_content", "num_style": how many of them, 0 for all,
-               "content_labels", "style_labels": folders of label maps (tasks/label_maps.py), empty for none,
-               "size": side that pictures are brought to, 0 for their own size, "resize": "squash" or "crop",
-               "max_side": larger pictures are reduced until their longer side has it, 0 for no limit,
-               "border": pixels of its mirror image that are put around a picture and cut off in the end,
+config.data   {"content", "style": an image file, a folder, or "photos:NAME+NAME" for the photographs of arinv,
+               "num_content", "num_style": number of images, 0 for all,
+               "content_labels", "style_labels": folders of label maps (apps/style/label_maps.py), empty for none,
+               "size": side to resize images to, 0 for their own size, "resize": "squash" or "crop",
+               "max_side": larger images are reduced until their longer side has it, 0 for no limit,
+               "border": pixels of its mirror image around an image, removed from the result,
                "on_bad_image": "error" or "skip"}
 """
 
@@ -27,37 +27,39 @@ from arinv.experiment.run import open_image_files
 
 _PHOTOS = "photos:"
 _RESIZE_MODES = ("squash", "crop")
+_LONGEST_SIDE = 12_000  # px, of a contact sheet
+_SMALLEST_TILE = 48
+_LINES = 3  # of a column's title
 
 
 class Collection:
-    """Pictures with short names, read and resized when they are asked for.
+    """Images with short names, read and resized by indexing.
 
     Attributes:
-      names: one a picture, fit to be part of a file's name, no two alike.
-      reduced: names of the pictures read so far that were larger than data.max_side.
+      names: of the images, no two equal, valid in file names.
+      reduced: names of the images read so far that were larger than data.max_side.
     """
 
     def __init__(self, fields: ConfigDict, which: str):
-        """Opens the pictures of a file, a folder or "photos:".
+        """Opens the images of a file, a folder or "photos:".
 
         Args:
           fields: config.data.
           which: "content" or "style".
 
         Raises:
-          UserError: nothing there, no image in it, or a damaged one.
+          UserError: a path that does not exist, without an image, or with a damaged one.
         """
         self._fields, reference = fields, fields[which]
         self.reduced: set[str] = set()
-        self._files: tuple[pathlib.Path, ...] = ()  # none of photographs
+        self._files: tuple[pathlib.Path, ...] = ()  # empty for "photos:"
         if reference.startswith(_PHOTOS):
-            chosen = _photographs(reference)
-            self._pictures = [data.read_photograph(name) for name in chosen]
-            self.names = tuple(chosen)
+            self.names = tuple(_photographs(reference))
+            self._images = [data.read_photograph(name) for name in self.names]
         else:
-            self._pictures = open_image_files(reference, on_bad_image=fields.on_bad_image)
-            self.names = _short_names(self._pictures.names)
-            self._files = self._pictures.paths
+            self._images = open_image_files(reference, on_bad_image=fields.on_bad_image)
+            self.names = _short_names(self._images.names)
+            self._files = self._images.paths
         if count := fields[f"num_{which}"]:
             self.names, self._files = self.names[:count], self._files[:count]
 
@@ -68,28 +70,28 @@ class Collection:
         return (self[i] for i in range(len(self)))
 
     def __getitem__(self, index: int) -> np.ndarray:
-        """Returns a picture, uint8 [H, W, 3], at the size that the config asks for."""
-        fields, picture = self._fields, self._pictures[index]
+        """Returns an image, uint8 [H, W, 3], at the size of the config."""
+        fields, image = self._fields, self._images[index]
         if fields.size:
-            return data.resize_u8(picture, fields.size, fields.resize)
-        height, width = picture.shape[:2]
+            return data.resize_u8(image, fields.size, fields.resize)
+        height, width = image.shape[:2]
         factor = fields.max_side / max(height, width) if fields.max_side else 1.0
         if factor >= 1:
-            return picture
+            return image
         self.reduced.add(self.names[index])
         size = (max(1, round(width * factor)), max(1, round(height * factor)))
-        return np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.BILINEAR))
+        return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR))
 
     def identity(self) -> str:
-        """Returns a text that differs where there are other pictures, or files that were written again."""
+        """Returns a text that differs for other images, or files of another size or time."""
         return cache_key(*self.names, files=self._files)
 
 
 def check(fields: ConfigDict) -> None:
-    """Checks config.data before anything is decoded.
+    """Checks config.data without decoding images.
 
     Raises:
-      UserError: pictures that are not named or not there, or a number out of range.
+      UserError: images that are not named or do not exist, or a number out of range.
     """
     for which in ("content", "style"):
         reference = fields[which]
@@ -112,46 +114,23 @@ def check(fields: ConfigDict) -> None:
         raise UserError("label maps need both data.content_labels and data.style_labels, a folder each")
 
 
-def pad(picture: np.ndarray, *, multiple: int, smallest: int, border: int = 0) -> np.ndarray:
-    """Returns a picture or label map continued by its mirror image to sides that networks take.
+def pad(image: np.ndarray, *, multiple: int, smallest: int, border: int = 0) -> np.ndarray:
+    """Returns an image or label map continued by its mirror image to sides that networks take.
 
-    A mirror image leaves the statistics of the features, which are the style, nearly as they were; a repeated border
-    would add flat stripes to them.
+    A mirror image hardly changes the statistics of the features, which are the style; a repeated edge would add flat
+    stripes.
 
     Args:
-      picture: [H, W, ...].
+      image: [H, W, ...].
       multiple: of the sides.
       smallest: least length of a side.
-      border: pixels to add above and on the left, and at least as many below and on the right, so that the frame that
-        the convolutions' zero padding draws is cut off again.
+      border: pixels to add above and on the left, and at least as many below and on the right, against the frame that
+        the zero padding of convolutions causes; to be removed from the result.
     """
-    lengths = [side + 2 * border for side in picture.shape[:2]]
-    wanted = (max(smallest, -(-length // multiple) * multiple) for length in lengths)
-    missing = [(border, border + side - length) for side, length in zip(wanted, lengths, strict=True)]
-    return np.pad(picture, missing + [(0, 0)] * (picture.ndim - 2), mode="symmetric")
-
-
-def _photographs(reference: str) -> list[str]:
-    names = list(dict.fromkeys(filter(None, reference.removeprefix(_PHOTOS).split("+")))) or list(CLASS_NAMES)
-    for name in names:
-        if name not in CLASS_NAMES:
-            raise unknown("photograph", name, CLASS_NAMES)
-    return names
-
-
-def _short_names(names: Sequence[str]) -> tuple[str, ...]:
-    """Returns names without endings where those are not needed to tell them apart, folders joined by "_"."""
-    flat = [name.replace("/", "_") for name in names]
-    stems = [name.rpartition(".")[0] or name for name in flat]
-    short = [stem if stems.count(stem) == 1 else name for stem, name in zip(stems, flat, strict=True)]
-    if len(set(short)) < len(short):  # such as "a/b.png" beside "a_b.png"
-        short = [f"{i:04d}_{name}" for i, name in enumerate(short)]
-    return tuple(short)
-
-
-_LONGEST_SIDE = 12_000  # px of a sheet, above which its tiles become smaller
-_SMALLEST_TILE = 48
-_LINES = 3  # of a column's title
+    lengths = [side + 2 * border for side in image.shape[:2]]
+    sides = (max(smallest, -(-length // multiple) * multiple) for length in lengths)
+    widths = [(border, border + side - length) for side, length in zip(sides, lengths, strict=True)]
+    return np.pad(image, widths + [(0, 0)] * (image.ndim - 2), mode="symmetric")
 
 
 def contact_sheet(
@@ -163,15 +142,15 @@ def contact_sheet(
     *,
     tile: int,
 ) -> np.ndarray:
-    """Returns one picture of all contents in all styles.
+    """Returns one image of all contents in all styles.
 
     Args:
       contents: uint8 [H, W, 3] of any sizes.
-      content_names: one a content.
+      content_names: of the contents.
       styles: uint8 [H, W, 3] of any sizes, one a column.
-      titles: one a column.
+      titles: of the columns.
       cell: (content, column) -> uint8 [H, W, 3].
-      tile: side of a cell in pixels; less where the sheet would be too large.
+      tile: side of a cell in pixels, reduced where the sheet would be larger than 12,000 px.
 
     Returns:
       uint8 [H', W', 3].
@@ -186,9 +165,9 @@ def contact_sheet(
     return labelled_grid(rows, columns=headings, min_tile=tile, font_size=font_size)
 
 
-def square(picture: np.ndarray, side: int) -> np.ndarray:
-    """Returns a picture uint8 [H, W, 3] in the middle of a square of that side, its proportions kept."""
-    return fit(picture, height=side, width=side)
+def square(image: np.ndarray, side: int) -> np.ndarray:
+    """Returns an image uint8 [H, W, 3] in the middle of a square of that side, its proportions kept."""
+    return fit(image, height=side, width=side)
 
 
 def _wrap(title: str, tile: int, font_size: int) -> str:
@@ -198,3 +177,21 @@ def _wrap(title: str, tile: int, font_size: int) -> str:
     if len(lines) > _LINES:
         lines = [*lines[: _LINES - 1], f"{lines[_LINES - 1][: letters - 2]}.."]
     return "\n".join(lines)
+
+
+def _photographs(reference: str) -> list[str]:
+    names = list(dict.fromkeys(filter(None, reference.removeprefix(_PHOTOS).split("+")))) or list(CLASS_NAMES)
+    for name in names:
+        if name not in CLASS_NAMES:
+            raise unknown("photograph", name, CLASS_NAMES)
+    return names
+
+
+def _short_names(names: Sequence[str]) -> tuple[str, ...]:
+    """Returns names with "_" for "/", without endings unless two names differ in them only."""
+    flat = [name.replace("/", "_") for name in names]
+    stems = [name.rpartition(".")[0] or name for name in flat]
+    short = [stem if stems.count(stem) == 1 else name for stem, name in zip(stems, flat, strict=True)]
+    if len(set(short)) < len(short):  # such as "a/b.png" beside "a_b.png"
+        short = [f"{i:04d}_{name}" for i, name in enumerate(short)]
+    return tuple(short)

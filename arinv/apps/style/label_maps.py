@@ -1,9 +1,9 @@
-"""Label maps beside pictures: which of its regions belongs to which region of another picture.
+"""Label maps of images, which assign regions of contents to regions of styles.
 
-A map is a PNG with the name of its picture, in a folder of its own: a palette, greys or RGB colours, one a label. Maps
-of different kinds are compared by what one sees: a palette's entry is its colour, a grey v is the colour (v, v, v), a
+A map is a PNG with the name of its image, in a folder of its own: a palette, greys or RGB colours, one a label. Maps of
+different kinds are compared by the visible colour: a palette's entry is its colour, a grey v is the colour (v, v, v), a
 pixel of 1 bit is 0 or 255; greys of 16 bits above 255 equal no colour. The colours of all maps together are numbered 0,
-1, ... from the smallest; a region of a content takes on the style of the regions with the same colour.
+1, ... from the smallest; a region of a content gets the style of the regions with the same colour.
 """
 
 import itertools
@@ -27,7 +27,7 @@ class LabelMaps(NamedTuple):
     Attributes:
       content: int32 [H, W] in 0..num_labels-1, one a content, at the size of its file.
       style: likewise.
-      num_labels: 0 where there are no maps.
+      num_labels: 0 without maps.
       files: of all maps.
     """
 
@@ -41,40 +41,40 @@ def read(content_folder: str, content: Sequence[str], style_folder: str, style: 
     """Returns the label maps of all contents and styles.
 
     Args:
-      content_folder: where the contents' maps are; empty for none.
+      content_folder: of the contents' maps; empty for none.
       content: names of the contents.
-      style_folder: where the styles' maps are.
+      style_folder: of the styles' maps.
       style: names of the styles.
 
     Raises:
-      UserError: a map that is missing, damaged or not one of labels, more labels than can be meant, or a content and a
-        style without a label in common.
+      UserError: a map that is missing, damaged or of another kind, more than 32 labels, or a content and a style
+        without a label in common.
     """
     if not content_folder:
         return LabelMaps()
     pairs = (content_folder, content), (style_folder, style)
     files = [[_find(pathlib.Path(folder).expanduser(), name) for name in names] for folder, names in pairs]
     maps = [[_read(path) for path in paths] for paths in files]
-    held = [[np.unique(one) for one in side] for side in maps]
-    values = np.unique(np.concatenate([*held[0], *held[1]]))
+    labels = [[np.unique(one) for one in side] for side in maps]
+    values = np.unique(np.concatenate([*labels[0], *labels[1]]))
     if len(values) > _MAX_LABELS:
         raise UserError(
             f"the label maps hold {len(values)} values, more than {_MAX_LABELS}: save them as PNG without smoothing, "
             "one palette entry, grey or colour a label"
         )
-    _check_common(content, style, held)
+    _check_common(content, style, labels)
     numbered = [tuple(np.searchsorted(values, one).astype(np.int32) for one in side) for side in maps]
     return LabelMaps(*numbered, len(values), (*files[0], *files[1]))
 
 
 def resize(labels: np.ndarray, height: int, width: int, *, crop: bool = False) -> np.ndarray:
-    """Returns a label map at the size of its picture, by the nearest label.
+    """Returns a label map at the size of its image, by the nearest label.
 
     Args:
       labels: int32 [H, W].
-      height: of the picture, in pixels.
-      width: of the picture, in pixels.
-      crop: the picture is the square in the middle of its file.
+      height: of the image, in pixels.
+      width: of the image, in pixels.
+      crop: whether the image is the square in the middle of its file.
     """
     image = Image.fromarray(labels)
     box = (0.0, 0.0, float(image.width), float(image.height))
@@ -85,31 +85,31 @@ def resize(labels: np.ndarray, height: int, width: int, *, crop: bool = False) -
     return np.asarray(image.resize((width, height), Image.Resampling.NEAREST, box=box))
 
 
-def _check_common(content: Sequence[str], style: Sequence[str], held: Sequence[Sequence[np.ndarray]]) -> None:
-    """Refuses a pair of which no region would be stylised; `held` are the labels of each content and of each style."""
-    sides = (zip(names, labels, strict=True) for names, labels in zip((content, style), held, strict=True))
+def _check_common(content: Sequence[str], style: Sequence[str], labels: Sequence[Sequence[np.ndarray]]) -> None:
+    """Raises a UserError for a pair without a common label; `labels` are those of each content and of each style."""
+    sides = (zip(names, own, strict=True) for names, own in zip((content, style), labels, strict=True))
     for (name, own), (other, others) in itertools.product(*sides):
         if not np.isin(own, others).any():
             raise UserError(
                 f"the label maps of content {name!r} and style {other!r} have no label in common, so that no region "
-                "would take on a style: give regions that belong together the same grey or colour in both"
+                "would get a style: give regions that belong together the same grey or colour in both"
             )
 
 
 def _find(folder: pathlib.Path, name: str) -> pathlib.Path:
-    """Returns the file of a picture's map: NAME.png, also for a picture that is called NAME.jpg beside a NAME.png."""
+    """Returns the file of an image's map: NAME.png, also for an image that is called NAME.jpg beside a NAME.png."""
     if not folder.is_dir():
-        raise UserError(f"folder {str(folder)!r} does not exist; it should hold a label map for each picture")
+        raise UserError(f"folder {str(folder)!r} does not exist; it should hold a label map for each image")
     stem, dot, ending = name.rpartition(".")
     names = (name, stem) if dot + ending.lower() in suffixes() else (name,)
     path = next((place for place in (folder / f"{name}.png" for name in names) if place.is_file()), None)
     if path is None:
-        raise UserError(f"{str(folder)!r} holds no label map {name}.png; every picture needs one")
+        raise UserError(f"{str(folder)!r} holds no label map {name}.png; every image needs one")
     return path
 
 
 def _read(path: pathlib.Path) -> np.ndarray:
-    """Returns what is seen at each pixel as a number: R * 65536 + G * 256 + B."""
+    """Returns the visible colour of each pixel as a number: R * 65536 + G * 256 + B."""
     try:
         with Image.open(path) as image:
             mode, values = image.mode, np.asarray(image).astype(np.int32)
@@ -127,7 +127,7 @@ def _read(path: pathlib.Path) -> np.ndarray:
 
 
 def _look_up(entries: np.ndarray, colors: np.ndarray, path: pathlib.Path) -> np.ndarray:
-    """Returns the colours of a palette's entries, after checking that they tell the labels apart."""
+    """Returns the colours of a palette's entries, after checking that no two are equal."""
     first: dict[int, int] = {}
     for entry in np.unique(entries).tolist():
         if entry >= len(colors):
@@ -136,7 +136,7 @@ def _look_up(entries: np.ndarray, colors: np.ndarray, path: pathlib.Path) -> np.
         if color in first:
             raise UserError(
                 f"{path} has the colour #{color:06x} twice in its palette, as entries {first[color]} and {entry}: "
-                "labels are told apart by what one sees, so give each a colour of its own"
+                "labels differ by their visible colour, so give each a colour of its own"
             )
         first[color] = entry
     return colors[entries]

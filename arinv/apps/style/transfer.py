@@ -1,9 +1,9 @@
-"""Style transfer at several levels: encode, whiten and colour, decode, and on to the next level.
+"""Style transfer at several levels: encoding, whitening and colouring, and decoding at one level after the other.
 
 Images are float32 [B, H, W, 3] in [0, 1]; every row is a pair of a content and a style, whose sizes may differ. A level
-is an encoder's layer with the generator that inverts it; networks enter as functions.
+is an encoder's layer with the generator that inverts it, as callables.
 
-    official   from the deepest level to the shallowest, whose generator makes the picture (released code)
+    official   from the deepest level to the shallowest, whose generator gives the result (released code)
     paper      from the shallowest to the deepest (Rojas-Gomez et al. 2022, section 3.3)
 
 Source: Li et al. 2017, "Universal Style Transfer via Feature Transforms"; Rojas-Gomez et al. 2022, section 3.3.
@@ -29,7 +29,7 @@ class Level(NamedTuple):
     Attributes:
       layer: the feature that is transformed.
       features_fn: images -> named features, among them the layer's [B, h, w, C].
-      decode_fn: that feature -> images of the size that it came from.
+      decode_fn: that feature -> images of the size of the encoded ones.
     """
 
     layer: str
@@ -54,7 +54,7 @@ def stylize(
     style_labels: ArrayLike | None = None,
     num_labels: int = 0,
 ) -> Array:
-    """Returns contents in the styles of others, row by row.
+    """Returns contents in styles, row by row.
 
     Args:
       levels: from the shallowest to the deepest.
@@ -63,9 +63,9 @@ def stylize(
       variant: of the transform, "official", "ust" or "ct"; see ops.wct.
       method: "eigh" or "newton_schulz"; see ops.wct.
       alpha: share of the transformed features at each level, 0 to 1 for all; 0 encodes and decodes the content.
-      order: "official" or "paper", see above.
-      content_labels: int [B, H, W], 0..num_labels-1: each region takes on the style of the same label's region, and is
-        left as it is where that is missing or much smaller or larger.
+      order: "official" or "paper", see the module.
+      content_labels: int [B, H, W], 0..num_labels-1: each region gets the style of the same label's region, and stays
+        unchanged where that is missing or much smaller or larger.
       style_labels: int [B, H', W'], likewise.
       num_labels: number of labels; 0 for none.
 
@@ -99,7 +99,7 @@ def encode_style(
     labels: ArrayLike | None = None,
     num_labels: int = 0,
 ) -> StyleCode:
-    """Returns all that contents take over from styles, to be used for as many contents as there are.
+    """Returns the codes of styles, to be used for any number of contents.
 
     Args:
       levels: from the shallowest to the deepest.
@@ -167,7 +167,9 @@ def stylize_with(
     if order not in ORDERS:
         raise unknown("order of levels", order, ORDERS)
     if any(len(code) != len(levels) for code in codes):
-        raise UserError(f"codes of styles are for {[len(code) for code in codes]} levels; there are {len(levels)} here")
+        raise UserError(
+            f"codes of styles are for {[len(code) for code in codes]} levels; the transfer has {len(levels)}"
+        )
     options = {"weights": weights, "variant": variant, "method": method, "alpha": alpha, "num_labels": num_labels}
     for i in _sequence(len(levels), order):
         features = _features(levels[i], images)
@@ -177,14 +179,14 @@ def stylize_with(
         if decoded.shape != images.shape:
             sizes = (f"{x.shape[1]} x {x.shape[2]} px" for x in (images, decoded))
             raise UserError(
-                "level {} makes images of {} into {}; pad or resize the content first".format(levels[i].layer, *sizes)
+                "level {} turns images of {} into {}; pad or resize the content first".format(levels[i].layer, *sizes)
             )
         images = jnp.clip(decoded, 0.0, 1.0)
     return images
 
 
 def _sequence(count: int, order: str) -> Iterator[int]:
-    """Returns the levels' numbers in the order that they come in."""
+    """Returns the indices of the levels in their order."""
     return iter(range(count)) if order == "paper" else reversed(range(count))
 
 
@@ -196,7 +198,7 @@ def _check_levels(levels: Sequence[Level]) -> None:
 def _features(level: Level, images: ArrayLike) -> Array:
     (features,) = layer_features(level.features_fn, images, (level.layer,))
     if features.ndim != 4:
-        raise UserError(f"{level.layer} has shape {features.shape}; a level needs a spatial feature [B, h, w, C].")
+        raise UserError(f"{level.layer} has shape {features.shape}; a level needs a spatial feature [B, h, w, C]")
     return features
 
 

@@ -1,4 +1,4 @@
-"""The levels of a style transfer with toy encoders: identity, order, alpha, batches, mixtures, regions, colours."""
+"""Style transfer with toy encoders: identity, order, alpha, batches, mixtures, regions, colours."""
 
 import functools
 
@@ -7,13 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from arinv.apps.style.transfer import Level, encode_style, stylize, stylize_with
+from arinv.apps.style import Level, encode_style, stylize, stylize_with
 from arinv.errors import UserError
 from arinv.ops.wct import METHODS, color_moments, keep_chroma, match_colors
 
 
 def pictures(seed, batch=3, height=8, width=8):
-    """Smooth pictures with a colour cast, away from 0 and 1."""
+    """Smooth images with a colour cast, away from 0 and 1."""
     rng = np.random.default_rng(seed)
     mixing = 0.15 * rng.normal(size=(3, 3))
     cast = rng.uniform(0.45, 0.55, size=(batch, 1, 1, 3))
@@ -21,13 +21,13 @@ def pictures(seed, batch=3, height=8, width=8):
     return np.clip(cast + noise @ mixing, 0.1, 0.9).astype(np.float32)
 
 
-def orthogonal(name, seed, *, loss=0.0, seen=None):
-    """A level of 1x1 maps with an exact inverse; or one that loses contrast, and notes when it is used."""
+def orthogonal(name, seed, *, loss=0.0, calls=None):
+    """A level of 1x1 maps with an exact inverse, or one that loses contrast; appends its name to `calls`."""
     matrix = np.linalg.qr(np.random.default_rng(seed).normal(size=(3, 3)))[0].astype(np.float32)
 
     def features_fn(images):
-        if seen is not None:
-            seen.append(name)
+        if calls is not None:
+            calls.append(name)
         return {name: 2 * images @ matrix}
 
     return Level(name, features_fn, lambda features: (1 - loss) * (features @ matrix.T) / 2 + loss / 2)
@@ -50,12 +50,12 @@ run = jax.jit(functools.partial(stylize, LEVELS), static_argnames=("variant", "m
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("variant", ["official", "ust"])
 @pytest.mark.parametrize("order", ["official", "paper"])
-def test_a_picture_in_its_own_style_is_itself(variant, method, order):
+def test_stylize_in_the_own_style_returns_the_content(variant, method, order):
     images = pictures(0)
     np.testing.assert_allclose(run(images, images, variant=variant, method=method, order=order), images, atol=1e-3)
 
 
-def test_a_picture_takes_on_the_colours_of_another():
+def test_stylize_gives_the_mean_colours_of_the_style():
     content, style = pictures(0), pictures(1, height=6, width=9)
     got = np.asarray(run(content, style, variant="ust"))
     np.testing.assert_allclose(got.mean((1, 2)), style.mean((1, 2)), atol=2e-3)
@@ -63,14 +63,14 @@ def test_a_picture_takes_on_the_colours_of_another():
 
 
 @pytest.mark.parametrize(("order", "expected"), [("official", ["deep", "shallow"]), ("paper", ["shallow", "deep"])])
-def test_levels_come_in_their_order(order, expected):
-    seen = []
-    levels = tuple(orthogonal(name, i, loss=0.2, seen=seen) for i, name in enumerate(("shallow", "deep")))
+def test_stylize_with_runs_levels_in_order(order, expected):
+    calls = []
+    levels = tuple(orthogonal(name, i, loss=0.2, calls=calls) for i, name in enumerate(("shallow", "deep")))
     content, style = pictures(0), pictures(1)
     code = jax.jit(functools.partial(encode_style, levels))(style)
-    seen.clear()
+    calls.clear()
     both = jax.jit(functools.partial(stylize_with, levels, order=order))(content, (code,))
-    assert seen == expected
+    assert calls == expected
     images = content
     for name in expected:
         one = tuple(level for level in levels if level.layer == name)
@@ -78,7 +78,7 @@ def test_levels_come_in_their_order(order, expected):
     np.testing.assert_allclose(both, images, atol=1e-6)
 
 
-def test_alpha_0_encodes_and_decodes_the_content():
+def test_stylize_with_alpha_0_encodes_and_decodes_the_content():
     levels = tuple(orthogonal(name, i, loss=0.3) for i, name in enumerate(("a", "b")))
     content = pictures(0)
     blend = jax.jit(lambda alpha: stylize(levels, content, pictures(1), alpha=alpha))
@@ -87,7 +87,7 @@ def test_alpha_0_encodes_and_decodes_the_content():
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_batch_is_its_pairs_one_by_one(method):
+def test_stylize_of_a_batch_equals_that_of_each_pair(method):
     content, style = pictures(0), pictures(1, height=6, width=10)
     together = run(content, style, method=method)
     for i in range(len(content)):
@@ -95,7 +95,7 @@ def test_a_batch_is_its_pairs_one_by_one(method):
         np.testing.assert_allclose(one[0], together[i], atol=1e-5)
 
 
-def test_a_mixture_of_one_style_is_that_style():
+def test_stylize_with_a_mixture_of_one_style_equals_stylize():
     content, styles = pictures(0), [pictures(1), pictures(2)]
     codes = [jax.jit(functools.partial(encode_style, LEVELS))(style) for style in styles]
     mix = jax.jit(lambda weights: stylize_with(LEVELS, content, codes, weights=weights))
@@ -105,7 +105,7 @@ def test_a_mixture_of_one_style_is_that_style():
     assert min(np.abs(half - run(content, style)).max() for style in styles) > 1e-3
 
 
-def test_regions_take_on_their_own_style_through_features_of_any_grid():
+def test_stylize_gives_regions_the_style_of_their_label():
     height, width = 16, 32
     content, style = pictures(0, 2, height, width), pictures(1, 2, height, width)
     style[:, : height // 2] = np.clip(style[:, : height // 2] + np.float32([0.2, 0, -0.2]), 0, 1)
@@ -123,7 +123,7 @@ def test_regions_take_on_their_own_style_through_features_of_any_grid():
     assert (difference[:, 0] > 0.1).all() and (difference[:, 2] < -0.1).all()
 
 
-def test_luminance_transfer_keeps_the_chroma_of_the_content():
+def test_keep_chroma_keeps_the_chroma_of_the_content():
     stylized, content = pictures(0), pictures(1)
     got = np.asarray(keep_chroma(stylized, content))
     inside = ((got > 0) & (got < 1)).all(-1)
@@ -137,7 +137,7 @@ def test_luminance_transfer_keeps_the_chroma_of_the_content():
     np.testing.assert_allclose((got @ luma)[inside], (stylized @ luma)[inside], atol=1e-5)
 
 
-def test_a_style_of_the_content_s_colours_has_their_mean_and_covariance():
+def test_match_colors_gives_mean_and_covariance_of_the_content():
     style, content = pictures(0, height=12, width=12), pictures(1, height=9, width=7)
     style, content = 0.5 + 0.5 * (style - 0.5), 0.5 + 0.5 * (content - 0.5)  # far from where colours are clipped
     got = np.asarray(jax.jit(lambda style, content: match_colors(style, color_moments(content)))(style, content))
@@ -158,20 +158,20 @@ def test_a_style_of_the_content_s_colours_has_their_mean_and_covariance():
         ({"num_labels": 2}, "labels need all three"),
     ],
 )
-def test_mistakes_are_one_line(change, shown):
+def test_stylize_reports_a_mistake_in_one_line(change, shown):
     given = {"levels": LEVELS, "content": pictures(0), "style": pictures(1)} | change
     with pytest.raises(UserError, match=shown) as error:
         stylize(given.pop("levels"), given.pop("content"), given.pop("style"), **given)
     assert "\n" not in str(error.value)
 
 
-def test_codes_of_other_levels_are_refused():
+def test_stylize_with_rejects_codes_of_other_levels():
     code = encode_style(LEVELS[:1], pictures(1))
-    with pytest.raises(UserError, match=r"for \[1\] levels; there are 2 here"):
+    with pytest.raises(UserError, match=r"for \[1\] levels; the transfer has 2"):
         stylize_with(LEVELS, pictures(0), (code,))
 
 
-def test_sizes_that_a_level_does_not_return_are_refused():
+def test_stylize_rejects_sizes_that_a_level_does_not_return():
     def cropped(name):
         def features_fn(images):
             return {name: images[:, : images.shape[1] // 2 * 2 : 2, : images.shape[2] // 2 * 2 : 2]}
@@ -179,17 +179,17 @@ def test_sizes_that_a_level_does_not_return_are_refused():
         return Level(name, features_fn, lambda x: jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2))
 
     content = pictures(0, height=5, width=7)
-    with pytest.raises(UserError, match="level deep makes images of 5 x 7 px into 4 x 6 px; pad or resize the content"):
+    with pytest.raises(UserError, match="level deep turns images of 5 x 7 px into 4 x 6 px; pad or resize the content"):
         stylize([cropped("deep")], content, pictures(1))
 
 
 @pytest.mark.parametrize("alpha", (2, -1, float("nan")))
-def test_alpha_outside_its_range_is_refused(alpha):
+def test_stylize_rejects_alpha_out_of_range(alpha):
     with pytest.raises(UserError, match="alpha must be a finite number from 0 to 1"):
         stylize(LEVELS, pictures(0), pictures(1), alpha=alpha)
 
 
-def test_weights_that_do_not_sum_to_one_are_refused():
+def test_stylize_with_rejects_weights_that_do_not_sum_to_one():
     codes = [encode_style(LEVELS, pictures(seed)) for seed in (1, 2)]
     with pytest.raises(UserError, match=r"weights of styles must sum to 1, got \(1.0, 1.0\)"):
         stylize_with(LEVELS, pictures(0), codes, weights=(1.0, 1.0))

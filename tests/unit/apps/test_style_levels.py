@@ -1,17 +1,18 @@
-"""What the encoders of a style transfer need of the sides of its pictures."""
+"""Sides of images that the encoders of a style transfer take."""
 
 import jax
 import jax.numpy as jnp
 import pytest
-from small_encoders import SMALL
 
 from arinv import models
-from arinv.apps.style.levels import sides, without_head
+from arinv.apps.style.levels import sides
+
+SMALL = {"vgg16": {"width": 8}, "vgg16_bn": {"width": 8}, "vgg19": {"width": 8}, "wrn28_10": {"width": 1}}
 
 
 @pytest.mark.parametrize("name", models.ENCODERS)
-def test_an_encoder_runs_to_its_end_on_the_smallest_picture(name):
-    module = without_head(models.build(name, **SMALL.get(name, {})))
+def test_sides_are_large_enough_for_every_feature(name):
+    module = models.build(name, num_classes=0, **SMALL.get(name, {}))
     multiple, smallest = sides(module)
     assert smallest % multiple == 0
     images = jax.ShapeDtypeStruct((1, smallest, smallest + multiple, 3), jnp.float32)
@@ -19,7 +20,7 @@ def test_an_encoder_runs_to_its_end_on_the_smallest_picture(name):
     assert all(min(feature.shape) > 0 for feature in features.values())
 
 
-def test_vgg16_bn_pools_once_more_behind_its_last_features():
+def test_sides_include_the_last_pooling_of_vgg16_bn():
     assert sides(models.build("vgg16_bn")) == (16, 32)
     assert sides(models.build("vgg16")) == (32, 32)
     assert sides(models.build("alexnet_small")) == (8, 8)

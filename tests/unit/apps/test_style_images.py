@@ -1,4 +1,4 @@
-"""Pictures, label maps and contact sheets of a style transfer, on the host."""
+"""Images, label maps and contact sheets of a style transfer, on the host."""
 
 import numpy as np
 import pytest
@@ -25,12 +25,12 @@ def save(path, shape, mode="RGB"):
     return values
 
 
-def test_pictures_have_short_names_of_their_own(tmp_path):
+def test_collection_shortens_names(tmp_path):
     for name in ("a.png", "b.png", "b.jpg", "deep/c.png"):
         save(tmp_path / name, (6, 7, 3))
     collection = image_sets.Collection(fields(content=tmp_path), "content")
     assert collection.names == ("a", "b.jpg", "b.png", "deep_c")
-    assert [picture.shape for picture in collection] == [(6, 7, 3)] * 4
+    assert [image.shape for image in collection] == [(6, 7, 3)] * 4
     assert len(image_sets.Collection(fields(content=tmp_path, num_content=2), "content")) == 2
     save(tmp_path / "deep_c.png", (6, 7, 3))
     names = image_sets.Collection(fields(content=tmp_path), "content").names
@@ -47,14 +47,14 @@ def test_pictures_have_short_names_of_their_own(tmp_path):
         ({"size": 16, "resize": "crop", "max_side": 8}, (16, 16, 3), False),
     ],
 )
-def test_pictures_are_brought_to_the_size_asked_for(tmp_path, changes, shape, reduced):
+def test_collection_resizes_images(tmp_path, changes, shape, reduced):
     save(tmp_path / "wide.png", (20, 45, 3))
     collection = image_sets.Collection(fields(content=tmp_path, **changes), "content")
     assert collection[0].shape == shape and collection[0].dtype == np.uint8
     assert bool(collection.reduced) == reduced
 
 
-def test_pictures_written_again_or_others_have_another_identity(tmp_path):
+def test_collection_identity_differs_for_other_or_rewritten_images(tmp_path):
     for name in ("a.png", "b.png"):
         save(tmp_path / name, (6, 7, 3))
 
@@ -72,7 +72,7 @@ def test_pictures_written_again_or_others_have_another_identity(tmp_path):
     assert photographs[0] != photographs[1] == photographs[2]
 
 
-def test_photographs_that_come_along_need_no_folder():
+def test_collection_reads_the_photographs_of_arinv():
     collection = image_sets.Collection(fields(content="photos:chelsea+coffee+chelsea", max_side=32), "content")
     assert collection.names == ("chelsea", "coffee") and max(collection[1].shape) == 32
     with pytest.raises(UserError, match="unknown photograph 'cofee'.*Did you mean 'coffee'"):
@@ -82,16 +82,16 @@ def test_photographs_that_come_along_need_no_folder():
 @pytest.mark.parametrize(
     ("shape", "padded"), [((1, 1, 3), (64, 64, 3)), ((64, 100, 3), (64, 128, 3)), ((65, 7), (96, 64))]
 )
-def test_padding_mirrors_and_keeps_the_picture(shape, padded):
-    picture = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
-    got = image_sets.pad(picture, multiple=32, smallest=64)
+def test_pad_mirrors_and_keeps_the_image(shape, padded):
+    image = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    got = image_sets.pad(image, multiple=32, smallest=64)
     assert got.shape == padded
-    np.testing.assert_array_equal(got[: shape[0], : shape[1]], picture)
-    np.testing.assert_array_equal(got[: shape[0], shape[1]], picture[:, -1])
-    framed = image_sets.pad(picture, multiple=32, smallest=64, border=5)
+    np.testing.assert_array_equal(got[: shape[0], : shape[1]], image)
+    np.testing.assert_array_equal(got[: shape[0], shape[1]], image[:, -1])
+    framed = image_sets.pad(image, multiple=32, smallest=64, border=5)
     assert all(side % 32 == 0 and side >= 64 for side in framed.shape[:2])
-    np.testing.assert_array_equal(framed[5 : 5 + shape[0], 5 : 5 + shape[1]], picture)
-    np.testing.assert_array_equal(framed[4, 5 : 5 + shape[1]], picture[0])
+    np.testing.assert_array_equal(framed[5 : 5 + shape[0], 5 : 5 + shape[1]], image)
+    np.testing.assert_array_equal(framed[4, 5 : 5 + shape[1]], image[0])
 
 
 @pytest.mark.parametrize(
@@ -105,7 +105,7 @@ def test_padding_mirrors_and_keeps_the_picture(shape, padded):
         ({"content_labels": "maps"}, "label maps need both"),
     ],
 )
-def test_mistakes_are_told_before_anything_is_read(tmp_path, changes, shown):
+def test_check_rejects_wrong_fields_in_one_line(tmp_path, changes, shown):
     (tmp_path / "empty").mkdir()
     given = {"content": "photos:coffee", "style": "photos:chelsea"} | changes
     given = {k: v.format(empty=tmp_path / "empty") if isinstance(v, str) else v for k, v in given.items()}
@@ -114,16 +114,16 @@ def test_mistakes_are_told_before_anything_is_read(tmp_path, changes, shown):
     assert "\n" not in str(error.value)
 
 
-def test_a_damaged_picture_stops_or_is_left_out(tmp_path, capsys):
+def test_collection_rejects_or_skips_a_damaged_image(tmp_path, capsys):
     save(tmp_path / "good.png", (6, 7, 3))
-    (tmp_path / "bad.png").write_bytes(b"no picture")
+    (tmp_path / "bad.png").write_bytes(b"no image")
     with pytest.raises(UserError, match="bad.png"):
         image_sets.Collection(fields(content=tmp_path), "content")
     assert image_sets.Collection(fields(content=tmp_path, on_bad_image="skip"), "content").names == ("good",)
     assert "skipped 1" in capsys.readouterr().err
 
 
-def test_label_maps_share_their_numbers(tmp_path):
+def test_read_numbers_the_labels_of_all_maps_together(tmp_path):
     grey = np.array([[0, 0, 255], [9, 255, 255]], np.uint8)
     for folder, name, image in (
         ("content", "a", Image.fromarray(grey)),
@@ -142,9 +142,9 @@ def test_label_maps_share_their_numbers(tmp_path):
     assert label_maps.read("", ["a"], "", ["x"]).num_labels == 0
 
 
-def test_label_maps_may_be_palettes_and_colours(tmp_path):
+def test_read_takes_palettes_and_colours(tmp_path):
     save_palette(tmp_path / "p.png", [0, 1, 1, 2], [(0, 0, 0), (0, 0, 1), (0, 0, 2)])
-    save_palette(tmp_path / "q.png", [2, 1, 1, 0], [(0, 0, 2), (0, 0, 1), (0, 0, 0), (0, 0, 0)])  # the last is not used
+    save_palette(tmp_path / "q.png", [2, 1, 1, 0], [(0, 0, 2), (0, 0, 1), (0, 0, 0), (0, 0, 0)])  # the last is unused
     colors = np.zeros((2, 2, 3), np.uint8)
     colors[0, 0], colors[1, 1] = (0, 0, 1), (0, 0, 2)
     Image.fromarray(colors).save(tmp_path / "c.png")
@@ -154,7 +154,7 @@ def test_label_maps_may_be_palettes_and_colours(tmp_path):
     np.testing.assert_array_equal(maps.style[0], [[1, 0], [0, 2]])
 
 
-def test_label_maps_of_other_kinds_that_look_the_same_are_the_same(tmp_path):
+def test_read_compares_visible_colours_of_different_kinds(tmp_path):
     grey = np.array([[0, 255], [255, 7]], np.uint8)
     images = {
         "eight": Image.fromarray(grey),
@@ -177,7 +177,7 @@ def test_label_maps_of_other_kinds_that_look_the_same_are_the_same(tmp_path):
         label_maps.read(str(tmp_path), ["eight"], str(tmp_path), ["beyond"])
 
 
-def test_the_first_pair_without_a_label_in_common_is_named(tmp_path):
+def test_read_names_the_first_pair_without_a_common_label(tmp_path):
     for name, values in {"ab": [1, 2], "c": [3, 3], "bc": [2, 3]}.items():
         Image.fromarray(np.uint8([values])).save(tmp_path / f"{name}.png")
     assert label_maps.read(str(tmp_path), ["ab", "c"], str(tmp_path), ["bc"]).num_labels == 3
@@ -186,7 +186,7 @@ def test_the_first_pair_without_a_label_in_common_is_named(tmp_path):
     assert "\n" not in str(error.value)
 
 
-def test_a_map_is_found_without_the_ending_of_an_image_alone(tmp_path):
+def test_read_ignores_the_ending_of_an_image_only(tmp_path):
     Image.fromarray(np.uint8([[1, 2]])).save(tmp_path / "a.png")
     assert label_maps.read(str(tmp_path), ["a.JPG", "a.webp"], str(tmp_path), ["a"]).num_labels == 2
     with pytest.raises(UserError, match="holds no label map a.1.png"):
@@ -217,21 +217,21 @@ def save_palette(path, entries, colors):
         ),
     ],
 )
-def test_wrong_label_maps_are_one_line(tmp_path, prepare, shown):
+def test_read_reports_a_wrong_map_in_one_line(tmp_path, prepare, shown):
     prepare(tmp_path)
     with pytest.raises(UserError, match=shown) as error:
         label_maps.read(str(tmp_path), ["a"], str(tmp_path), ["a"])
     assert "\n" not in str(error.value)
 
 
-def test_label_maps_are_resized_and_cut_like_their_pictures():
+def test_resize_crops_label_maps_like_their_images():
     labels = np.zeros((4, 8), np.int32)
     labels[:, 4:] = 70_000
     np.testing.assert_array_equal(label_maps.resize(labels, 2, 4, crop=False), [[0, 0, 70_000, 70_000]] * 2)
     np.testing.assert_array_equal(label_maps.resize(labels, 2, 2, crop=True), [[0, 70_000]] * 2)
 
 
-def test_a_contact_sheet_has_contents_down_and_styles_across():
+def test_contact_sheet_has_a_row_for_each_content_and_a_column_for_each_style():
     def flat(*color):
         return np.broadcast_to(np.uint8(color), (9, 9, 3))
 
@@ -258,7 +258,7 @@ def test_a_contact_sheet_has_contents_down_and_styles_across():
     ]
 
 
-def test_a_sheet_of_many_pictures_has_smaller_tiles():
+def test_contact_sheet_of_many_images_has_smaller_tiles():
     many = [np.zeros((2, 3, 3), np.uint8)] * 99
     names = [str(i) for i in range(99)]
     sheet = image_sets.contact_sheet(many[:1], names[:1], many, names, lambda i, j: many[0], tile=500)
