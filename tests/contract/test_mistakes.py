@@ -180,7 +180,7 @@ def test_run_skips_a_bad_image_and_reports_the_data(tmp_path, capsys):
         (("",), "", "has one class, 'image': .*put the images of each class into a subfolder of its name"),
         (("Pets/cat", "Pets/dog"), "", "has one class, 'Pets': .*name folder:.*/images/Pets, whose subfolders are cat"),
         (("train/a", "test/a"), "", "has one class, 'a'"),
-        (("a", "b"), ",classes=1", "has one class, 'b': .*leave out classes="),
+        (("a", "b"), ",classes=1", "has one class, 'b': .*omit classes="),
     ],
 )
 def test_run_rejects_a_classifier_of_one_class(classes, dataset, message, tmp_path):
