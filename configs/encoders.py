@@ -20,28 +20,53 @@ from ml_collections import ConfigDict, FieldReference
 
 OURS = "ours"  # the name of the recipe of encoders that no paper trains
 
-# The layer that is inverted, and the size of image the encoder was made for. An encoder that is not in
-# this table is not refused here: the code knows best which exist.
-_ENCODERS = {
-    "alexnet": {"layer": "conv5", "image_size": 224},
-    "alexnet_small": {"layer": "conv5", "image_size": 32},
-    "caffenet": {"layer": "conv5", "image_size": 224},
-    "resnet18": {"layer": "block4", "image_size": 32},
-    "vgg16": {"layer": "conv5_1", "image_size": 224},
-    "vgg16_bn": {"layer": "conv5_1", "image_size": 224},
-    "vgg19": {"layer": "conv5_1", "image_size": 224},
-    "wrn28_10": {"layer": "block3", "image_size": 32},
+# Facts that configs need of each encoder, the same as its class in arinv/models/encoders states: the layer that is
+# inverted, the size of images, and the layers that styles are transferred at. smoke_width is the width in smoke runs of
+# an encoder that would otherwise take too long. Encoders that are missing here have the facts of _OTHER_ENCODER.
+_OTHER_ENCODER = {"layer": "conv5", "image_size": 224, "style_layers": ("conv5", "conv2", "conv1"), "smoke_width": 0}
+_VGG = {**_OTHER_ENCODER, "layer": "conv5_1", "style_layers": ("conv5_1", "conv3_1", "conv1_1"), "smoke_width": 8}
+_RESNET = {
+    **_OTHER_ENCODER,
+    "layer": "block4",
+    "image_size": 32,
+    "style_layers": ("block4", "block2", "block1"),
+}
+_WIDE_RESNET = {
+    "layer": "block3",
+    "image_size": 32,
+    "style_layers": ("block3", "block2", "block1"),
+    "smoke_width": 1,
+}
+FACTS = {
+    "alexnet": _OTHER_ENCODER,
+    "alexnet_small": {**_OTHER_ENCODER, "image_size": 32},
+    "caffenet": _OTHER_ENCODER,
+    "resnet18": _RESNET,
+    "vgg16": _VGG,
+    "vgg16_bn": _VGG,
+    "vgg19": _VGG,
+    "wrn28_10": _WIDE_RESNET,
 }
 
 
 def layer(encoder: str) -> str:
     """Returns the layer that is inverted unless another is named."""
-    return _ENCODERS.get(encoder, {}).get("layer", "conv5")
+    return FACTS.get(encoder, _OTHER_ENCODER)["layer"]
 
 
 def image_size(encoder: str) -> int:
-    """Returns the side, in pixels, of the images that the encoder was made for."""
-    return _ENCODERS.get(encoder, {}).get("image_size", 224)
+    """Returns the side, in pixels, of the images that the encoder was designed for."""
+    return FACTS.get(encoder, _OTHER_ENCODER)["image_size"]
+
+
+def style_layers(encoder: str) -> tuple[str, ...]:
+    """Returns the layers that styles are transferred at unless others are named, the deepest first."""
+    return FACTS.get(encoder, _OTHER_ENCODER)["style_layers"]
+
+
+def smoke_width(encoder: str) -> int:
+    """Returns the width of the encoder in smoke runs; 0 for its own."""
+    return FACTS.get(encoder, _OTHER_ENCODER)["smoke_width"]
 
 
 _SGD = {"name": "sgd", "momentum": 0.9, "nesterov": False}
@@ -158,27 +183,20 @@ def recipe(encoder: str, method: str = "") -> dict:
     return {**defaults, "safe_learning_rate": own["schedule"]["learning_rate"], **own}
 
 
-def attack_of(
-    recipe: dict, *, eps: float | FieldReference, norm: str = "", num_steps: int = 0, step_size: float = 0.0
-) -> dict:
+def attack_of(recipe: dict, *, eps: float, norm: str = "") -> dict:
     """Returns the attack of a training.
 
     Args:
       recipe: of the encoder.
-      eps: radius, -1 for the recipe's; or a reference to one, which step_size then follows.
+      eps: radius, -1 for the recipe's.
       norm: empty for the recipe's.
-      num_steps: 0 for the recipe's.
-      step_size: 0 for the recipe's, which holds for its norm and number of steps and grows with eps; elsewhere
-        2.5 eps / num_steps.
 
     Raises:
       ValueError: the recipe's radius in another norm, or a negative one.
     """
     own = recipe["attack"]
-    norm, num_steps = norm or own["norm"], num_steps or own["num_steps"]
-    if isinstance(eps, FieldReference):
-        pass
-    elif eps == -1:
+    norm = norm or own["norm"]
+    if eps == -1:
         if norm != own["norm"]:
             raise ValueError(
                 f"norm={norm} needs eps=: {own['eps']:g}, the radius of the encoder's recipe, is {own['norm']}"
@@ -186,9 +204,24 @@ def attack_of(
         eps = own["eps"]
     elif eps < 0:
         raise ValueError(f"eps={eps:g} must be 0 or more, a radius in units of [0, 1] images, or -1 for the recipe's")
-    if not step_size and (norm, num_steps) == (own["norm"], own["num_steps"]):
-        step_size = eps / own["eps"] * own["step_size"]
-    return {"eps": eps, "norm": norm, "num_steps": num_steps, "step_size": step_size}
+    num_steps = own["num_steps"]
+    step_size = attack_step(recipe, eps=eps, norm=norm, num_steps=num_steps)
+    return {"eps": float(eps), "norm": norm, "num_steps": num_steps, "step_size": step_size, "random_start": False}
+
+
+def attack_step(
+    recipe: dict, *, eps: float | FieldReference, norm: str, num_steps: int | FieldReference
+) -> float | FieldReference:
+    """Returns the step size of a training's attack; a reference where its arguments are references.
+
+    The recipe's step holds for its norm and number of steps, and grows with eps. Elsewhere it is 0, which stands for
+    2.5 eps / num_steps.
+    """
+    own = recipe["attack"]
+    if norm != own["norm"]:
+        return 0.0
+    is_own = 1 // (1 + abs(num_steps - own["num_steps"]))  # 1 for the recipe's number of steps, else 0
+    return eps / own["eps"] * own["step_size"] * is_own
 
 
 def resolve(args: ConfigDict, own_recipe: dict | None = None) -> ConfigDict:
@@ -210,15 +243,11 @@ def image_transforms(recipe: dict) -> dict:
     return {name: recipe["data"][name] for name in ("resize", "resized_crop")}
 
 
-def schedule_of(
-    recipe: dict, *, num_epochs: float = 0.0, batch_size: int = 0, learning_rate: float = 0.0
-) -> ConfigDict:
-    """Returns length, optimiser and augmentation of a classifier's training.
+def schedule_of(recipe: dict, *, learning_rate: float = 0.0) -> ConfigDict:
+    """Returns length, optimizer and augmentation of a classifier's training.
 
     Args:
       recipe: of the encoder.
-      num_epochs: 0 for the recipe's.
-      batch_size: 0 for the recipe's.
       learning_rate: 0 for the recipe's.
 
     Returns:
@@ -228,12 +257,12 @@ def schedule_of(
     schedule["learning_rate"] = learning_rate or schedule["learning_rate"]
     config = ConfigDict(
         {
-            "num_epochs": num_epochs or recipe["num_epochs"],
-            "batch_size": batch_size or recipe["batch_size"],
+            "num_epochs": recipe["num_epochs"],
+            "batch_size": recipe["batch_size"],
             "optimizer": {**recipe["optimizer"], "schedule": schedule, "max_gradient_norm": 0.0},
             "augmentation": recipe["augmentation"],
         }
     )
-    # A reference: it follows where the length is changed later.
+    # A reference: it follows num_epochs.
     config.attack_warmup_epochs = config.get_ref("num_epochs") * recipe["attack_warmup_fraction"]
     return config

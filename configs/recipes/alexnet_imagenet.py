@@ -11,10 +11,12 @@ Arguments: those of configs/classifier.py. Not run to its end by us; the paper's
 eps 3. Source: Rojas-Gomez et al. 2022, section A3.1 and Table 4.
 """
 
-from configs import arguments, classifier, encoders
+from configs import arguments, encoders, tasks
+
+_DEFAULTS = {"encoder": "alexnet", "dataset": "imagenet2012", "eps": -1.0}
 
 
 def get_config(arg=None):
-    """Returns the task's config."""
-    args = arguments.parse(arg, **arguments.TRAINING | {"encoder": "alexnet", "dataset": "imagenet2012", "eps": -1.0})
-    return classifier.from_arguments(encoders.resolve(args), title="AlexNet, ImageNet")
+    """Returns the config of the task."""
+    args = arguments.parse(arg, **arguments.ENCODER | _DEFAULTS)
+    return tasks.classifier(encoders.resolve(args), title="AlexNet, ImageNet")

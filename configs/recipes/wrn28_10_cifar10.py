@@ -14,16 +14,12 @@ to its end by us; the paper's accuracy is 89.4 %, 59.6 % under AutoAttack.
 Source: the released code of Zhang et al. 2021; Rojas-Gomez et al. 2022, section 4.1 and Table 3.
 """
 
-from configs import arguments, classifier, encoders
+from configs import arguments, encoders, tasks
 
-_DEFAULTS = {
-    "encoder": "wrn28_10",
-    "dataset": "cifar10",
-    "eps": -1.0,
-}
+_DEFAULTS = {"encoder": "wrn28_10", "dataset": "cifar10", "eps": -1.0}
 
 
 def get_config(arg=None):
-    """Returns the task's config."""
-    args = arguments.parse(arg, **arguments.TRAINING | _DEFAULTS)
-    return classifier.from_arguments(encoders.resolve(args), title="WRN-28-10, CIFAR-10")
+    """Returns the config of the task."""
+    args = arguments.parse(arg, **arguments.ENCODER | _DEFAULTS)
+    return tasks.classifier(encoders.resolve(args), title="WRN-28-10, CIFAR-10")
