@@ -82,8 +82,8 @@ def find(spec: str) -> tuple[pathlib.Path, str | None]:
 def _find_file(name: str) -> pathlib.Path | None:
     if not name or paths.is_url(name):
         return None
-    path = paths.canonical(name, name="--config") if name.startswith("~") else pathlib.Path(name)
-    for path in (path, SHIPPED / name, SHIPPED.parent / name):
+    plain = paths.canonical(name, name="--config") if name.startswith("~") else pathlib.Path(name)
+    for path in (plain, SHIPPED / name, SHIPPED.parent / name):
         for file in (path, path.with_name(f"{path.name}.py")) if path.name else ():
             try:
                 if file.suffix == ".py" and file.is_file():
@@ -208,8 +208,7 @@ def _matches(name: str, pattern: str) -> bool:
 
 
 def _unknown_pattern(config: ConfigDict, pattern: str) -> UserError:
-    stages = config.get("stages", {})
-    known = f"; stages: {', '.join(stages)}" if stages else ""
+    known = f"; stages: {', '.join(config.order)}" if "stages" in config else ""
     return UserError(f"--config.{pattern} matches no field of the config{known}")
 
 
@@ -357,9 +356,7 @@ def _flags() -> flags.FlagValues:
         flag_values=values,
     )
     flags.DEFINE_integer("devices", None, "Of --plan: number of virtual devices.", 1, flag_values=values)
-    flags.DEFINE_string(
-        "accelerator", None, "Of --plan: the accelerator whose time is estimated, such as h100.", flag_values=values
-    )
+    flags.DEFINE_string("accelerator", None, "Of --plan: whose time is estimated, such as h100.", flag_values=values)
     flags.DEFINE_float(
         "utilization", 0.3, "Of --plan: assumed share of the peak FLOP/s.", 0.01, 1.0, flag_values=values
     )

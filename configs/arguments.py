@@ -31,9 +31,8 @@ def parse(arg: str | None, **defaults) -> ConfigDict:
             if "/" in str(values.get(before)):
                 hint += f" If it belongs to the value before, quote that: {before}='...'."
             known = ", ".join(sorted(defaults))
-            raise ValueError(
-                f"unknown config argument {name!r}; known: {known}. Other settings are fields, --config.FIELD=VALUE.{hint}"
-            )
+            fields = "Other settings are fields: --config.FIELD=VALUE."
+            raise ValueError(f"unknown config argument {name!r}; known: {known}. {fields}{hint}")
         if text is None:
             raise ValueError(f"config argument {name!r} needs a value: {name}=...")
         values[name], before = _convert(name, text, defaults[name]), name

@@ -12,9 +12,10 @@ from arinv import attacks, main
 from arinv.apps.evaluation import autoattack
 from arinv.errors import UserError
 from arinv.experiment.cache import fingerprint
-from configs import arguments, compare_recipes, evaluate, robustness
+from configs import autoattack as autoattack_config
+from configs import compare_recipes, robustness
 
-ARG = "smoke=True,encoder=alexnet_small,width=4,image_size=16,dataset=photos"
+ARG = "smoke=True,encoder=alexnet_small,options=width:4,image_size=16,dataset=photos"
 
 
 @pytest.fixture(scope="module")
@@ -26,8 +27,8 @@ def finished(tmp_path_factory):
 
 
 def attack_config(finished, **changes):
-    arg = f"smoke=True,attack=autoattack,norm=linf,eps=8/255,image_size=16,checkpoint={finished}/encoder"
-    config = evaluate.get_config(arg)
+    arg = f"smoke=True,norm=linf,eps=8/255,image_size=16,checkpoint={finished}/encoder"
+    config = autoattack_config.get_config(arg)
     for name, value in changes.items():
         config.attack[name] = value
     return config
@@ -107,7 +108,7 @@ def test_the_state_of_another_network_is_refused(finished, tmp_path, monkeypatch
 
 
 def test_the_standard_version_is_called_so_and_no_other():
-    config = evaluate.get_config("attack=autoattack,checkpoint=there,norm=linf,eps=8/255").attack
+    config = autoattack_config.get_config("checkpoint=there,norm=linf,eps=8/255").attack
     assert autoattack._version(config) == "standard (Croce & Hein 2020)"
     defaults = inspect.signature(attacks.autoattack).parameters
     assert all(defaults[name].default == value for name, value in autoattack._STANDARD.items())
@@ -165,19 +166,6 @@ def test_mistakes_are_told_before_anything_is_computed(finished, tmp_path, chang
     with pytest.raises(UserError, match=shown):
         main.run(attack_config(finished, **changes), tmp_path / "run")
     assert not (tmp_path / "run").exists()
-
-
-def test_an_unknown_attack_lists_the_known():
-    with pytest.raises(ValueError, match="pgd, autoattack"):
-        evaluate.get_config("attack=deepfool")
-
-
-@pytest.mark.parametrize("name", ["steps", "attack_from", *arguments.METRICS])
-def test_what_autoattack_has_no_use_for_is_refused(name):
-    value = "7" if name == "steps" else "other"
-    with pytest.raises(ValueError, match=f"^{name}={value} is of no use with attack=autoattack"):
-        evaluate.get_config(f"attack=autoattack,checkpoint=there,{name}={value}")
-    evaluate.get_config(f"checkpoint=there,{name}={value}")
 
 
 def test_smoke_compare_recipes(tmp_path):

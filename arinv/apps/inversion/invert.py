@@ -49,7 +49,7 @@ def validate(config: ConfigDict) -> None:
     if not config.data.name:
         raise UserError("images is empty; name an image file or a folder of images")
     if not config.order or not all(config.inverters[name] for name in config.order):
-        raise UserError("no inverter; name the workdir of an inverter's training: inverter=, standard= or robust=")
+        raise UserError("no inverter; name the workdir of one: inverter=, standard_inverter= or robust_inverter=")
     for name in ("multiple", "edge", "limit"):
         if config[name] < 0:
             raise UserError(f"{name} must be 0 or more; got {config[name]}")

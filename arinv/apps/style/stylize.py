@@ -59,7 +59,7 @@ def validate(config: ConfigDict) -> None:
     if config.tile < 1:
         raise UserError(f"tile must be 1 px or more; got {config.tile}")
     if not config.order:
-        raise UserError("no inverters: name the workdirs of their trainings, such as levels=A+B+C")
+        raise UserError("no inverters; name their workdirs, such as inverters=A+B+C")
     for name in config.order:
         if not any(reference.startswith("stage:") for reference in config.entries[name]):
             style_levels.check([pathlib.Path(reference).expanduser() for reference in config.entries[name]])

@@ -316,7 +316,7 @@ def test_normalization_of_a_file_may_have_no_name(tmp_path):
 
 def import_config(path, **arguments):
     text = ",".join(f"{key}={value}" for key, value in arguments.items())
-    return import_torch_config.get_config(f"encoder=wrn28_10,depth=10,width=1,path={path},{text}")
+    return import_torch_config.get_config(f"encoder=wrn28_10,options=depth:10+width:1,path={path},{text}")
 
 
 def test_import_takes_depth_width_and_the_normalisation_of_the_file(tmp_path, capsys):
@@ -400,7 +400,7 @@ def test_a_denoiser_is_imported_beside_its_encoder(tmp_path):
     import_torch.run(config, tmp_path / "encoder")
     both = denoiser_weights()
     config = import_torch_config.get_config(
-        f"{common},denoiser=true,checkpoint={tmp_path}/encoder,path={tmp_path}/denoiser.pt"
+        f"{common},denoiser=true,encoder_checkpoint={tmp_path}/encoder,path={tmp_path}/denoiser.pt"
     )
     import_torch.validate(config)
     save(tmp_path / "denoiser.pt", both)

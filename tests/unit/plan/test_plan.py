@@ -33,7 +33,7 @@ def plan_of(config, folder, *assumptions):
 
 
 def small_config(**changes):
-    config = classifier.get_config("smoke=True,width=32,eps=0.5,batch=16")
+    config = classifier.get_config("smoke=True,options=width:32,eps=0.5")
     config.update_from_flattened_dict({"batch_size": 16, "data.num_train": 32, **changes})
     return config
 
@@ -234,7 +234,7 @@ def test_published_sizes(name, split, expected):
 
 
 def test_an_experiment_is_planned_before_anything_is_trained(tmp_path, capsys):
-    config = inverter.get_config("smoke=True,width=4,loss=pixel")
+    config = inverter.get_config("smoke=True,options=width:4,loss=pixel")
     assumptions = plan.Assumptions(accelerators.accelerator("a100"), 0.2)
     found = plan_of(config, tmp_path, assumptions)
     assert [x["stage"] for x in found] == ["encoder", "inverter"]
@@ -318,7 +318,7 @@ def test_what_is_not_known_is_said(tmp_path):
 
 
 def test_the_command_plans_and_the_workdir_stays_good(tmp_path):
-    config = f"--config={ROOT}/configs/classifier.py:smoke=True,width=4,image_size=16"
+    config = f"--config={ROOT}/configs/classifier.py:smoke=True,options=width:4,image_size=16"
     options = ["--config.batch_size=16", "--plan", "--devices=16", "--accelerator=tpu_v5e", f"--workdir={tmp_path}"]
     environment = {**os.environ, "XLA_FLAGS": "", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
@@ -339,7 +339,7 @@ def test_mistakes_of_a_plan_are_one_line(tmp_path):
     with pytest.raises(UserError, match="batch_size 12"):
         main.plan(small_config(batch_size=12), None)
     with pytest.raises(UserError, match="no checkpoint in"):
-        main.plan(inverter.get_config(f"smoke=True,checkpoint={tmp_path}/none"), None)
+        main.plan(inverter.get_config(f"smoke=True,encoder_checkpoint={tmp_path}/none"), None)
 
 
 def test_peaks_are_found_by_the_names_that_devices_have():
