@@ -67,7 +67,7 @@ def test_configs_are_found_where_the_package_is_installed(tmp_path):
 
 
 def test_wheel_contains_every_folder_of_configs():
-    import setuptools
+    setuptools = pytest.importorskip("setuptools")
 
     packages = setuptools.find_packages(ROOT, include=["configs*"])
     folders = {path.parent.relative_to(ROOT).as_posix() for path in (ROOT / "configs").rglob("*.py")}
@@ -189,7 +189,7 @@ def test_override_with_a_pattern_sets_every_field_that_matches():
     for field in ("stages.*_encodr.num_epochs", "stages.*.num_epoch", "*.num_epochs"):
         with pytest.raises(UserError, match=r"matches no field of the config; stages: standard_encoder, "):
             command_line.override(config, field, "5")
-    with pytest.raises(UserError, match=r"--config.stages.standard_encoder.num_epochs='x' must be a number"):
+    with pytest.raises(UserError, match=r"--config.stages.\w+_encoder.num_epochs='x' must be a number"):
         command_line.override(config, "stages.*_encoder.num_epochs", "x")
 
 

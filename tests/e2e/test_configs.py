@@ -245,7 +245,7 @@ def test_what_follows_the_length_of_a_training_goes_along_with_it():
         ("eps=1e999", "a number or a fraction"),
         ("image_size=99999999999999999999", "a whole number"),
         ("dataset=photos,smoke", "'smoke' needs a value: smoke="),
-        ("smoke=True,b/c.png", "'b/c.png' is no config argument; they are name=value"),
+        ("smoke=True,b/c.png", "'b/c.png' is no config argument; arguments are name=value"),
         ("dataset=folder:/a,b=c/d", "unknown config argument 'b'.*quote that: dataset='...'"),
     ],
 )

@@ -22,7 +22,7 @@ def make_config(names, attack_from="", metric_networks=()):
     arguments = f"checkpoint=somewhere,image_size={SIZE},eps=0.5,metrics={names},attack_from={attack_from}"
     config = evaluate_config.get_config(arguments)
     config.data.num_test = 6
-    config.metric_networks.update(metric_networks)
+    config.metric_networks.update(dict(metric_networks))
     return config
 
 
