@@ -1,7 +1,7 @@
-"""The encoders' recipes: attack, method of robust training, schedule, augmentation and image transforms, in one place.
+"""Facts and recipes of the encoders: attack, method of robust training, schedule, augmentation, image transforms.
 
-A recipe belongs to its encoder and follows it into every experiment. `alexnet_small` has no paper: its recipe is ours,
-made to fit a laptop. `caffenet`, `vgg16` and `vgg19` are trained by no paper here: they take AlexNet's.
+Every experiment trains an encoder by its recipe. `alexnet_small` has no paper: its recipe is ours, for a laptop.
+`caffenet`, `vgg16` and `vgg19` are not trained by any of the papers: their recipe is AlexNet's.
 
 Sources, field by field:
   alexnet   Rojas-Gomez et al. 2022, A3.1 (l2, eps 3, 7 steps of 0.5, 90 epochs, batch 256, rate 0.1 divided by 10
@@ -233,13 +233,13 @@ def resolve(args: ConfigDict, own_recipe: dict | None = None) -> ConfigDict:
 
 def test_step_size(encoder: str, *, eps: float, norm: str) -> float:
     """Returns the step of an evaluation: the recipe's for its radius and norm, else 0, for 2.5 eps / num_steps."""
-    found = recipe(encoder)
-    own = found["attack"]
-    return found["test_step_size"] if (eps, norm) == (own["eps"], own["norm"]) else 0.0
+    published = recipe(encoder)
+    own = published["attack"]
+    return published["test_step_size"] if (eps, norm) == (own["eps"], own["norm"]) else 0.0
 
 
 def image_transforms(recipe: dict) -> dict:
-    """Returns the data fields by which images are brought to size: resize (evaluation), resized_crop (training)."""
+    """Returns the data fields resize (evaluation) and resized_crop (training)."""
     return {name: recipe["data"][name] for name in ("resize", "resized_crop")}
 
 
