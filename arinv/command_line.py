@@ -1,11 +1,12 @@
-"""The command line: flags, the config file with overrides of its fields, and help.
+"""The command line: flags, the config file and overrides of its fields, and help.
 
-Nothing here imports JAX, so that help and mistakes cost no seconds.
+Nothing here imports JAX, so that help and error messages appear at once.
 """
 
 import ast
 import dataclasses
 import difflib
+import fnmatch
 import importlib.machinery
 import importlib.util
 import inspect
@@ -25,17 +26,19 @@ import arinv
 from arinv import paths
 from arinv.errors import UserError
 
-SHIPPED = pathlib.Path(__file__).resolve().parent.parent / "configs"
+_PACKAGE = pathlib.Path(__file__).resolve().parent
+# The configs of the package: arinv/configs where it is installed, configs/ in a clone.
+SHIPPED = next((path for path in (_PACKAGE / "configs", _PACKAGE.parent / "configs") if path.is_dir()), _PACKAGE)
 _WORDS = {"true": True, "t": True, "1": True, "yes": True, "false": False, "f": False, "0": False, "no": False}
 
 
 def shipped() -> dict[str, pathlib.Path]:
-    """Returns the config files that come with the package, by name."""
-    found = {}
+    """Returns the config files of the package, by name."""
+    files = {}
     for path in sorted(SHIPPED.rglob("*.py")):
         if "def get_config(" in path.read_text(encoding="utf-8"):
-            found[path.relative_to(SHIPPED).with_suffix("").as_posix()] = path
-    return found
+            files[path.relative_to(SHIPPED).with_suffix("").as_posix()] = path
+    return files
 
 
 def docstring(path: pathlib.Path) -> str:
@@ -50,12 +53,12 @@ def find(spec: str) -> tuple[pathlib.Path, str | None]:
     """Returns the file of a config and its arguments, None without a colon.
 
     Args:
-      spec: FILE, FILE:ARGUMENTS, or the name of a config that comes with the package instead of a file.
+      spec: FILE or FILE:ARGUMENTS; instead of a file also the name of a config of the package, such as quickstart.
 
     Raises:
       UserError: there is no such config.
     """
-    # A colon may also be part of the file's name.
+    # A colon may also be part of a file name.
     colons = [match.start() for match in re.finditer(":", spec)]
     for end in (*colons, len(spec)):
         if path := _find_file(spec[:end]):
@@ -65,22 +68,22 @@ def find(spec: str) -> tuple[pathlib.Path, str | None]:
         raise UserError("--config is empty; name a config file, see --help")
     path = paths.canonical(name, name="--config")
     if path.is_dir():
-        inside = ", ".join(sorted(child.stem for child in path.glob("[!_]*.py")))
-        raise UserError(f"--config={name} is a folder; name a config file{f' in it: {inside}' if inside else ''}")
+        children = ", ".join(sorted(child.stem for child in path.glob("[!_]*.py")))
+        raise UserError(f"--config={name} is a folder; name a config file{f' in it: {children}' if children else ''}")
     if path.is_file():
-        raise UserError(f"--config={name} is no config: that is a Python file (.py) with a function get_config")
+        raise UserError(f"--config={name} is not a config: name a Python file (.py) with a function get_config")
     known = shipped()
     close = difflib.get_close_matches(pathlib.PurePath(name).stem, known, n=1)
     hint = f" Did you mean {close[0]}?" if close else ""
-    listed = f"; those of arinv: {', '.join(known)}.{hint}" if known else ""
-    raise UserError(f"config file {name} does not exist{listed}")
+    known_names = f"; known: {', '.join(known)}.{hint}" if known else ""
+    raise UserError(f"config file {name} does not exist{known_names}")
 
 
 def _find_file(name: str) -> pathlib.Path | None:
     if not name or paths.is_url(name):
         return None
-    given = pathlib.Path(name).expanduser() if not name.startswith("~") else paths.canonical(name, name="--config")
-    for path in (given, SHIPPED / name, SHIPPED.parent / name):
+    plain = paths.canonical(name, name="--config") if name.startswith("~") else pathlib.Path(name)
+    for path in (plain, SHIPPED / name, SHIPPED.parent / name):
         for file in (path, path.with_name(f"{path.name}.py")) if path.name else ():
             try:
                 if file.suffix == ".py" and file.is_file():
@@ -97,12 +100,15 @@ def load(spec: str) -> ConfigDict:
       spec: as of `find`.
 
     Raises:
-      UserError: no such file, a mistake in its arguments, or an error in the file itself, with file and line.
+      UserError: no such file, a wrong argument, or an error in the file itself, with file and line.
     """
     path, arguments = find(spec)
-    packages = list(itertools.takewhile(lambda folder: (folder / "__init__.py").exists(), path.parents))
-    # Configs import each other as `configs.NAME`, from wherever the program was started.
-    root = (packages[-1] if packages else path.parent).parent
+    # Configs import each other as `configs.NAME`, from whatever directory the program was started in.
+    if SHIPPED in path.resolve().parents:
+        root = SHIPPED.parent
+    else:
+        packages = list(itertools.takewhile(lambda folder: (folder / "__init__.py").exists(), path.parents))
+        root = (packages[-1] if packages else path.parent).parent
     before = sys.path[:]
     sys.path[:] = [str(root), *before, str(SHIPPED.parent)]
     try:
@@ -112,12 +118,12 @@ def load(spec: str) -> ConfigDict:
         get_config = getattr(module, "get_config", None)
         if not callable(get_config):
             raise UserError(f"{path} has no function get_config")
-        given = () if arguments is None else (arguments,)
+        values = () if arguments is None else (arguments,)
         try:
-            inspect.signature(get_config).bind(*given)
+            inspect.signature(get_config).bind(*values)
         except TypeError:
-            raise UserError(f"get_config of {path} takes {'no arguments' if given else 'arguments'}") from None
-        config = get_config(*given)
+            raise UserError(f"get_config of {path} takes {'no arguments' if values else 'arguments'}") from None
+        config = get_config(*values)
     except UserError:
         raise
     except (Exception, SystemExit) as error:
@@ -131,7 +137,7 @@ def load(spec: str) -> ConfigDict:
 
 
 def _fault(path: pathlib.Path, error: BaseException) -> str:
-    """Returns one line on an error in a config file; what the configs of the package refuse needs no place."""
+    """Returns one line on an error in a config file, without its place for arguments that arinv's configs reject."""
     if isinstance(error, SyntaxError):
         return f"{error.filename}:{error.lineno}: {type(error).__name__}: {error.msg}"
     frames = []  # of config files, not of the libraries that they call
@@ -153,16 +159,24 @@ def one_line(error: BaseException) -> str:
 
 
 def override(config: ConfigDict, field: str, text: str | None) -> None:
-    """Sets a field of a config to the value that a text gives, of the type that the field has.
+    """Sets a field of a config, or every field that a pattern matches, to a value of the type of the field.
 
     Args:
       config: is changed.
-      field: path of the field, such as "attack.eps".
-      text: of the value; None stands for true.
+      field: path of the field, such as "attack.eps"; in each of its names "*" stands for any characters, as in
+        "stages.*_encoder.num_epochs".
+      text: the value; None stands for true.
 
     Raises:
       UserError: no such field, or a value of another type.
     """
+    if "*" in field:
+        fields = [name for name in flat(config) if _matches(name, field)]
+        if not fields:
+            raise _unknown_pattern(config, field)
+        for name in fields:
+            override(config, name, text)
+        return
     *parents, last = field.split(".")
     holder = config
     for depth, name in enumerate([*parents, last]):
@@ -188,13 +202,24 @@ def override(config: ConfigDict, field: str, text: str | None) -> None:
         raise UserError(f"--config.{field}={text!r}: {one_line(error)}") from error
 
 
+def _matches(name: str, pattern: str) -> bool:
+    names, patterns = name.split("."), pattern.split(".")
+    return len(names) == len(patterns) and all(map(fnmatch.fnmatchcase, names, patterns))
+
+
+def _unknown_pattern(config: ConfigDict, pattern: str) -> UserError:
+    known = f"; stages: {', '.join(config.order)}" if "stages" in config else ""
+    return UserError(f"--config.{pattern} matches no field of the config{known}")
+
+
 def _unknown_field(config: ConfigDict, field: str, place: str, holder: ConfigDict) -> UserError:
     fields = list(flat(config))
     last = field.rpartition(".")[2].replace("-", "_")
-    named_so = [name for name in fields if name.rpartition(".")[2] == last]
-    here = [f"{place}.{name}".lstrip(".") for name in holder]
+    same = [name for name in fields if name.rpartition(".")[2] == last]
+    siblings = [f"{place}.{name}".lstrip(".") for name in holder]
     others = [name for name in fields if not field.startswith(f"{name}.")]
-    near = named_so[:3] or difflib.get_close_matches(field, here, n=1) or difflib.get_close_matches(field, others, n=1)
+    near = same[:3]
+    near = near or difflib.get_close_matches(field, siblings, n=1) or difflib.get_close_matches(field, others, n=1)
     hint = f" Did you mean {' or '.join(f'--config.{name}' for name in near)}?" if near else ""
     where = f"config.{place}" if place else "the config"
     known = f"{where} has {', '.join(sorted(holder))}." if len(holder) else f"{where} has no fields."
@@ -204,7 +229,7 @@ def _unknown_field(config: ConfigDict, field: str, place: str, holder: ConfigDic
 
 
 def flat(config: ConfigDict, prefix: str = "") -> dict[str, Any]:
-    """Returns the values of all fields by their paths, such as "attack.eps"; of groups of fields as well."""
+    """Returns the values of all fields and groups of fields by their paths, such as "attack.eps"."""
     fields = {}
     for name in config:
         fields[prefix + name] = config[name]
@@ -221,7 +246,7 @@ def _dictionary(field: str, text: str) -> dict:
 
 
 def _literal(text: str) -> Any:
-    """Returns the Python literal that a text is, or else the text."""
+    """Returns the value of a Python literal; of any other text the text itself."""
     try:
         return ast.literal_eval(text.strip())
     except (ValueError, SyntaxError, MemoryError, RecursionError, TypeError):
@@ -229,7 +254,7 @@ def _literal(text: str) -> Any:
 
 
 def _convert(name: str, text: str, old: Any) -> Any:
-    """Returns the value of a text, of the type of the value before."""
+    """Returns the value of a text, of the type of an old value."""
     try:
         if isinstance(old, bool):
             return _WORDS[text.strip().lower()]
@@ -251,7 +276,7 @@ def _number(text: str) -> float:
     """Returns the number of a text such as 0.03 or 8/255.
 
     Raises:
-      ValueError, ZeroDivisionError: it is none, or not finite.
+      ValueError, ZeroDivisionError: not a number, or not finite.
     """
     numerator, slash, denominator = text.partition("/")
     value = int(numerator) / int(denominator) if slash else float(text)
@@ -319,32 +344,35 @@ def _flags() -> flags.FlagValues:
         "distributed",
         "auto",
         "Several processes as one run. auto: with those that JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and "
-        "JAX_PROCESS_ID, SLURM, Open MPI, a TPU pod or Kubernetes name; on: raises if there is none; off: alone.",
+        "JAX_PROCESS_ID, SLURM, Open MPI, a TPU pod or Kubernetes name; on: raises if there is none; off: one process.",
         flag_values=values,
     )
     flags.DEFINE_float("start_seconds", 300.0, "How long to wait for the other processes.", 1.0, flag_values=values)
     flags.DEFINE_float("lost_seconds", 60.0, "Silence after which a process counts as lost.", 4.0, flag_values=values)
     flags.DEFINE_bool(
-        "plan", False, "Run nothing; print memory, FLOPs, collectives and time of every training.", flag_values=values
+        "plan",
+        False,
+        "Trains nothing; prints memory, FLOPs, collectives and time of every training.",
+        flag_values=values,
     )
     flags.DEFINE_integer("devices", None, "Of --plan: number of virtual devices.", 1, flag_values=values)
-    flags.DEFINE_string("accelerator", None, "Of --plan: whose times, such as h100.", flag_values=values)
+    flags.DEFINE_string("accelerator", None, "Of --plan: whose time is estimated, such as h100.", flag_values=values)
     flags.DEFINE_float(
-        "utilization", 0.3, "Of --plan: share of the peak that is reached.", 0.01, 1.0, flag_values=values
+        "utilization", 0.3, "Of --plan: assumed share of the peak FLOP/s.", 0.01, 1.0, flag_values=values
     )
     return values
 
 
 def information(argv: Sequence[str]) -> str | None:
-    """Returns the text that --help, -h or --version ask for, None where none of them is given.
+    """Returns the text of --help, -h or --version, None without any of them.
 
     Args:
       argv: the command line, the program's name first.
     """
-    given = set(argv[1:])
-    if given & _VERSION:
+    arguments = set(argv[1:])
+    if arguments & _VERSION:
         return f"arinv {arinv.__version__}"
-    if not given & _HELP:
+    if not arguments & _HELP:
         return None
     specs = list(_values(argv, "config"))
     if specs:
@@ -365,7 +393,10 @@ def _help() -> str:
         flag = values[name]
         default = f" ({flag.default})" if flag.default not in (None, False) else ""
         lines.append(f"  --{name:14} {flag.help}{default}")
-    lines.append("  --config.FIELD   Sets a field of the config, such as --config.seed=1.")
+    lines.append(
+        "  --config.FIELD   Sets a field of the config, such as --config.seed=1; * stands for any characters in"
+    )
+    lines.append("                   a name, as in '--config.stages.*_encoder.num_epochs=5'.")
     lines.append("  --version        Prints the version.")
     if configs := shipped():
         lines += ["", "configs (arguments of one: --config=NAME --help):"]
@@ -375,7 +406,7 @@ def _help() -> str:
 
 
 def _values(argv: Sequence[str], name: str) -> Iterator[str]:
-    """Yields the values of a flag, which stand behind "=" or in the next argument."""
+    """Yields the values of a flag, after "=" or in the next argument."""
     for argument, following in zip(argv, [*argv[1:], ""], strict=True):
         flag, equals, value = argument.partition("=")
         if flag in (f"--{name}", f"-{name}"):
@@ -383,13 +414,13 @@ def _values(argv: Sequence[str], name: str) -> Iterator[str]:
 
 
 def parse(argv: Sequence[str]) -> Command:
-    """Returns the command that a command line gives.
+    """Parses a command line.
 
     Args:
       argv: the command line, the program's name first.
 
     Raises:
-      UserError: a mistake in the flags, in the config file, in its arguments or in an override.
+      UserError: an error in the flags, in the config file, in its arguments or in an override.
     """
     values = _flags()
     try:
@@ -402,7 +433,7 @@ def parse(argv: Sequence[str]) -> Command:
     if values.config is None or (values.workdir is None and not values.plan):
         raise UserError("needs --config=FILE[:name=value,...] and --workdir=DIRECTORY; see --help")
     if not values.plan and (values.devices or values.accelerator):
-        raise UserError("--devices and --accelerator are for --plan; a run takes the devices that are there")
+        raise UserError("--devices and --accelerator are for --plan; a run uses the devices of the machine")
     workdir = None if values.workdir is None else paths.canonical(values.workdir, name="--workdir")
     config = load(values.config)
     for field, text in overrides:
@@ -412,7 +443,7 @@ def parse(argv: Sequence[str]) -> Command:
 
 
 def _split(argv: Sequence[str]) -> tuple[list[str], list[tuple[str, str | None]]]:
-    """Returns a command line without overrides, and those as (field, value), None for a value that is left out."""
+    """Returns a command line without its overrides, and the overrides as (field, value), None for a missing value."""
     rest, overrides = [], []
     arguments = iter(range(len(argv)))
     for i in arguments:

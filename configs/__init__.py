@@ -1,1 +1,1 @@
-"""Configs: plain data (ml_collections), composed by functions; they import nothing of arinv."""
+"""Configs of arinv: plain data (ml_collections), one file an experiment; they import nothing of arinv."""

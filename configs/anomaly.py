@@ -1,86 +1,98 @@
-"""One-vs-all anomaly detection: each class in turn is the normal one, with a standard and a robust encoder.
+"""One-vs-all anomaly detection: each class in turn is the normal one, with a standard and a robust encoder (Table 8).
 
-    python -m arinv --config=configs/anomaly.py:dataset=cifar10,eps=1.0,num_test=5000 --workdir=runs/anomaly
-    python -m arinv --config=configs/anomaly.py:dataset=cats_vs_dogs,encoder=alexnet,standard=runs/a,robust=runs/b \
-        --workdir=runs/cats
+    python -m arinv --config=configs/anomaly.py:dataset=cifar10,eps=1.0 --workdir=runs/anomaly \
+        '--config.stages.*_evaluation.num_anomalous=1000'
+    python -m arinv --config=configs/anomaly.py:dataset=cats_vs_dogs,encoder=alexnet,standard_encoder=runs/a,\
+robust_encoder=runs/b --workdir=runs/cats
     python -m arinv --config=configs/anomaly.py:dataset=folder:/my/set,classes=0+1 --workdir=runs/mine
 
-With `standard` or `robust`, workdirs of classifiers' trainings, those encoders are used and not trained. An encoder
-that is trained here learns to tell all classes apart, also those that are then called anomalous; encoder_dataset
-names another set to train it on.
+Writes report/table.md and report/report.html: AUROC of each class and their mean for the latent search (total, pixel
+and feature term), without a search, for the nearest neighbors, and for all of them under attack.
 
-Leaves report/table.md and report/report.html: AUROC of each class and their mean for the latent search (total, pixel
-and feature term), without a search, for the nearest neighbours, and for all of them under attack.
+Arguments: those of configs/classifier.py, for the encoders (but classes), and
+  classes                           labels that are the normal class in turn, such as 0-9 or 3+5; empty: all of cifar10
+                                    and photos, 0 and 1 of other datasets
+  standard_encoder, robust_encoder  workdirs of trained classifiers, which are used instead of new ones
+  encoder_dataset                   another dataset to train the encoders on; those that are trained on dataset learn to
+                                    distinguish all classes, the anomalous ones among them
+  layer                             the feature to invert; empty: the encoder's
 
-Arguments: those of configs/classifier.py (for the encoders, but classes), and classes (labels that take their turn as
-the normal class, such as 0-9 or 3+5; empty: all of cifar10 and photos, 0 and 1 of other sets), num_train and num_test
-(training images of each class, test images of all), num_anomalous (test images that each class is told from, evenly of
-the other classes; 0: all), standard, robust, encoder_dataset, layer, pixel_weight and feature_weight (of the
-generators' loss and the search; -1: the paper's), inverter_epochs, inverter_batch, inverter_rate, inverter_schedule (of
-the generators), search_steps, restarts, neighbors, pooling (flat or mean, of the features for the nearest neighbours),
-score_batch, pictures, attack_eps (-1: eps; 0: no attack), attack_norm (empty: norm), score_attack_steps, smoke.
+Stages: standard_encoder, robust_encoder, standard_inverters and robust_inverters (a folder for each class, class0),
+standard_evaluation, robust_evaluation, report. Fields that are often set: stages.*_inverters.num_epochs, .loss.pixel
+and .loss.feature (stages.*_evaluation.search.pixel_weight and .feature_weight are those of the score);
+stages.*.data.num_train and .num_test (of each class, and of all; 0: all), stages.*_evaluation.num_anomalous (test
+images that are scored against each class, evenly of the others; 0: all), .attack.eps (0: no attack) and
+.attack.num_steps, .search.num_steps and .num_restarts, .knn.k and .knn.pooling (flat or mean), .batch_size.
 """
 
 from ml_collections import ConfigDict
 
-from configs import anomaly_tasks, arguments, classifier, defaults, encoders, tasks
+from configs import arguments, detector, encoders, tasks
 
+_ANOMALY = {
+    "dataset": "cifar10",
+    "eps": -1.0,
+    "standard_encoder": "",
+    "robust_encoder": "",
+    "encoder_dataset": "",
+    "layer": "",
+}
 _NUM_CLASSES = {"cifar10": 10, "tfds:cifar10": 10, "photos": 10}
 _TEXT = (
-    "A generator that was trained on one class inverts the features of an encoder. What it cannot make, by the best "
-    "latent that a search finds, is called anomalous. The nearest neighbours among the same encoder's features of the "
-    "training images are what such a detector has to beat."
+    "A generator that was trained on one class inverts the features of an encoder. Images that it cannot reconstruct "
+    "from the best latent of a search are called anomalous. The nearest neighbors among the same encoder's features of "
+    "the training images are the baseline of such a detector."
 )
 
 
 def get_config(arg=None):
     """Returns the stages: encoders, inverters of each class, an evaluation for each encoder, the report."""
-    extra = {
-        "standard": "",
-        "robust": "",
-        "encoder_dataset": "",
-        "num_anomalous": 0,
-        "attack_eps": -1.0,
-        "attack_norm": "",
-        "score_attack_steps": 20,
-    }
-    known = arguments.TRAINING | {"dataset": "cifar10", "eps": -1.0}
-    args = arguments.parse(arg, **known, **anomaly_tasks.SEARCH, **extra)
-    encoders.resolve(args)
-    args.attack_eps = arguments.check_eps(args.eps if args.attack_eps < 0 else args.attack_eps)
-    args.attack_norm = args.attack_norm or args.norm
-    labels = _labels(args)
-    trainings, inverters, evaluations = {}, {}, {}
-    for name, eps in (("standard", 0.0), ("robust", args.eps)):
-        checkpoint = args[name] or f"stage:{name}_encoder"
-        if not args[name]:
-            trainings[f"{name}_encoder"] = _encoder(args, name, eps)
-        weights = anomaly_tasks.weights(args, name)
-        inverters[f"{name}_inverters"] = anomaly_tasks.single_class_inverter(
-            args, checkpoint, classes="", weights=weights, title=f"{name} inverter"
+    args = encoders.resolve(arguments.parse(arg, **arguments.ENCODER | _ANOMALY))
+    arguments.check_eps(args.eps)
+    count = 2 if args.smoke else _NUM_CLASSES.get(args.dataset, 2)
+    labels = tasks.labels(args.classes or f"0-{count - 1}")
+    trainings, workdirs = tasks.encoder_pair(
+        ConfigDict({**args.to_dict(), **detector.encoder_arguments(args).to_dict()})
+    )
+    inverters, evaluations = {}, {}
+    for name, workdir in workdirs.items():
+        config = detector.single_class_inverter(
+            args, workdir, classes="", weights=detector.WEIGHTS[name], title=f"{name} inverter"
         )
-        inverters[f"{name}_inverters"].task = "class_inverters"
-        inverters[f"{name}_inverters"].classes = labels
-        evaluations[f"{name}_evaluation"] = anomaly_tasks.evaluation(
+        config.task, config.classes = "class_inverters", labels
+        inverters[f"{name}_inverters"] = config
+        evaluations[f"{name}_evaluation"] = one_vs_all(
             args,
             {label: f"stage:{name}_inverters/class{label}" for label in labels},
-            weights=weights,
+            weights=detector.WEIGHTS[name],
             title=f"{name} evaluation",
         )
-    entries = {name: f"stage:{name}_evaluation" for name in ("standard", "robust")}
-    title = f"Anomaly detection on {args.dataset}, one class against all"
-    report = anomaly_tasks.report(entries, title=title, text=_TEXT)
+    report = tasks.comparison(
+        {name: f"stage:{name}_evaluation" for name in workdirs},
+        title=f"Anomaly detection on {args.dataset}, one class against all",
+        text=_TEXT,
+    )
+    report.task, report.num_classes_shown = "overview", 4
     return tasks.experiment({**trainings, **inverters, **evaluations, "report": report})
 
 
-def _encoder(args, name: str, eps: float) -> ConfigDict:
-    dataset = args.encoder_dataset or args.dataset
-    # Numbers of images are those of the detectors.
-    everything = ConfigDict({**args.to_dict(), "classes": "", "dataset": dataset, "num_train": 0, "num_test": 0})
-    return classifier.from_arguments(everything, title=f"{name} encoder", eps=eps, test_eps=args.eps)
+def one_vs_all(args: ConfigDict, inverters: dict[int, str], *, weights: tuple[float, float], title: str) -> ConfigDict:
+    """Returns the task that evaluates one encoder one-vs-all.
 
-
-def _labels(args) -> tuple[int, ...]:
-    """Returns the classes that take their turn."""
-    count = 2 if args.smoke else _NUM_CLASSES.get(args.dataset, 2)
-    return defaults.dataset(args.dataset, encoder=args.encoder, classes=args.classes or f"0-{count - 1}").classes
+    Args:
+      args: resolved arguments.
+      inverters: label of the normal class -> workdir of its inverter, or "stage:NAME".
+      weights: of the pixel and the feature term of the score.
+      title: shown beside the progress bar.
+    """
+    config = tasks.common(args, title)
+    config.task = "one_vs_all"
+    config.data = tasks.data(ConfigDict({**args.to_dict(), "classes": "", "extra": ""}))
+    config.classes, config.num_anomalous = tuple(inverters), 0
+    config.num_normal = 0  # test images of the normal class; 0: all
+    config.inverters = {f"class{label}": workdir for label, workdir in inverters.items()}
+    config.attack = tasks.pgd(args.eps, norm=args.norm)
+    detector.add_scoring(config, args, weights=weights)
+    if args.smoke:  # some of each kind, wherever they are in the test set
+        config.data.num_test, config.num_normal, config.num_anomalous = 0, 2, 6
+    return config

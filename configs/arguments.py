@@ -1,4 +1,4 @@
-"""Typed `name=value` arguments behind a config's file name: `configs/inverter.py:encoder=resnet18,eps=8/255`."""
+"""Typed `name=value` arguments of a config: `--config=configs/inverter.py:encoder=resnet18,eps=8/255`."""
 
 import difflib
 import math
@@ -15,9 +15,10 @@ def parse(arg: str | None, **defaults) -> ConfigDict:
     """Returns the arguments, each of its default's type.
 
     Args:
-      arg: "name=value,name=value", or None. Numbers may be fractions such as 8/255. A text may hold commas, as paths
-        do: what follows a comma belongs to it unless it is another argument. In quotes it may hold anything.
-      **defaults: every known argument with its default.
+      arg: "name=value,name=value", or None. Numbers may be fractions such as 8/255. A string may contain commas, as
+        paths do: what follows a comma belongs to it unless it is another argument. A quoted string may contain
+        anything.
+      **defaults: every argument with its default.
 
     Raises:
       ValueError: an unknown name, or a value of another type; one line that lists what is allowed.
@@ -28,8 +29,10 @@ def parse(arg: str | None, **defaults) -> ConfigDict:
             close = difflib.get_close_matches(name, defaults, n=1)
             hint = f" Did you mean {close[0]!r}?" if close else ""
             if "/" in str(values.get(before)):
-                hint += f" If it belongs to the text before, write that in quotes: {before}='...'."
-            raise ValueError(f"unknown config argument {name!r}; known: {', '.join(sorted(defaults))}.{hint}")
+                hint += f" If it belongs to the value before, quote that: {before}='...'."
+            known = ", ".join(sorted(defaults))
+            fields = "Other settings are fields: --config.FIELD=VALUE."
+            raise ValueError(f"unknown config argument {name!r}; known: {known}. {fields}{hint}")
         if text is None:
             raise ValueError(f"config argument {name!r} needs a value: {name}=...")
         values[name], before = _convert(name, text, defaults[name]), name
@@ -37,10 +40,10 @@ def parse(arg: str | None, **defaults) -> ConfigDict:
 
 
 def _split(arg: str, defaults: dict) -> list[tuple[str, str | None]]:
-    """Returns the arguments as (name, text); the text is None where there is no value.
+    """Returns the arguments as (name, text), with None for the text where there is no value.
 
     Raises:
-      ValueError: a part that is neither an argument nor belongs to the text before it.
+      ValueError: a part that is neither an argument nor part of the value before it.
     """
     pairs: list[tuple[str, str | None]] = []
     commas = position = 0
@@ -51,7 +54,7 @@ def _split(arg: str, defaults: dict) -> list[tuple[str, str | None]]:
         end = len(arg) if end < 0 else end
         part = arg[position:end]
         last, before = pairs[-1] if pairs else ("", None)
-        # Quotes or a known name begin an argument; "b/c.pth" in "path=a,b/c.pth" belongs to the text before.
+        # A quote or a known name starts an argument; "b/c.pth" in "path=a,b/c.pth" is part of the value before.
         is_argument = bool(match) and (match["equals"] or arg[match.end() : end].strip() == "")
         if is_argument and name not in defaults and isinstance(defaults.get(last), str) and not match["equals"]:
             is_argument = False
@@ -69,7 +72,7 @@ def _split(arg: str, defaults: dict) -> list[tuple[str, str | None]]:
             pairs[-1] = (last, f"{before},{',' * commas}{part.rstrip()}")
             commas = 0
         else:
-            raise ValueError(f"{part.strip()!r} is no config argument; they are name=value, joined by commas")
+            raise ValueError(f"{part.strip()!r} is no config argument; arguments are name=value, joined by commas")
         position = end + 1
     return pairs
 
@@ -116,7 +119,10 @@ def check_eps(eps: float) -> float:
 
 
 def encoder_options(text: str) -> dict:
-    """Returns an encoder's options, such as {"dense_width": 512, "head_side": 1} of "dense_width:512+head_side:1".
+    """Returns the options of an encoder.
+
+    Args:
+      text: name:value pairs joined by "+", such as "dense_width:512+head_side:1".
 
     Raises:
       ValueError: a part without a value.
@@ -141,46 +147,19 @@ def _option(text: str):
     return text
 
 
-# What every config that trains an encoder understands.
-TRAINING = {
+# Arguments of every config that trains an encoder.
+ENCODER = {
     "encoder": "alexnet_small",
+    "options": "",
     "dataset": "photos",
-    "eps": 0.0,
-    "norm": "",
-    "attack_steps": 0,
-    "step_size": 0.0,
-    "recipe": "",
-    "weighting": "",
-    "on_overfitting": "",
-    "attack_warmup": -1.0,
-    "average": 0.0,
-    "image_size": 0,
-    "num_train": 0,
-    "num_test": 0,
     "classes": "",
     "extra": "",
-    "epochs": 0.0,
-    "batch": 0,
-    "width": 0,
-    "options": "",
-    "seed": 0,
-    "dtype": "float32",
     "data_dir": "",
     "on_bad_image": "error",
+    "image_size": 0,
+    "eps": 0.0,
+    "norm": "",
+    "recipe": "",
+    "dtype": "float32",
     "smoke": False,
 }
-
-# What every config that measures reconstructions understands.
-METRICS = {
-    "metrics": "psnr+ssim+normalized_error",
-    "metric_encoder": "",
-    "alexnet_weights": "",
-    "vgg16_weights": "",
-    "vgg19_weights": "",
-}
-
-
-def metric_fields(args: ConfigDict) -> dict:
-    """Returns the fields of an evaluation that say what is measured, through which networks."""
-    weights = {name: args[f"{name}_weights"] for name in ("alexnet", "vgg16", "vgg19")}
-    return {"metrics": args.metrics, "metric_networks": {"encoder": args.metric_encoder, **weights}}

@@ -2,36 +2,39 @@
 
     python -m arinv --config=configs/cifar10.py:encoder=resnet18,eps=1.0,dtype=bfloat16 --workdir=runs/cifar10
 
-Arguments: those of configs/quickstart.py but loss; losses, a "+"-separated list (pixel+feature+gan).
+Arguments: those of configs/classifier.py (eps is the robust encoder's and the evaluations'), layer and metrics of
+configs/inverter.py, and losses (of configs/inverter.py, joined by "+"). robust_lpips, gram and fid compare features of
+the robust encoder in every row.
+
+Stages: standard_encoder, robust_encoder; for both and each loss standard_LOSS_inverter and standard_LOSS_evaluation;
+report.
 """
 
-from configs import arguments, classifier, encoders, inverter, tasks
+from configs import arguments, encoders, tasks
 
+_INVERTER = {"layer": "", "losses": "pixel+feature+gan", "metrics": "psnr+ssim+normalized_error"}
 _TEXT = "Each encoder's features were inverted by three generators, trained with pixel, feature and GAN losses."
 
 
 def get_config(arg=None):
     """Returns the stages: two encoders, an inverter and its evaluation for each loss, then the report."""
-    defaults = arguments.TRAINING | {"dataset": "cifar10", "eps": -1.0}
-    inverters = {"inverter_epochs": 0.0, "inverter_batch": 0, "inverter_rate": 0.0, "inverter_schedule": ""}
-    measured = arguments.METRICS | {"metric_encoder": "stage:robust_encoder"}
-    args = arguments.parse(arg, **defaults, layer="", losses="pixel+feature+gan", **inverters, **measured)
-    encoders.resolve(args)
-    stages, entries = {}, {}
-    for name, eps in (("standard", 0.0), ("robust", args.eps)):
-        stages[f"{name}_encoder"] = classifier.from_arguments(args, title=f"{name} encoder", eps=eps, test_eps=args.eps)
-    for name in ("standard", "robust"):
+    args = arguments.parse(arg, **arguments.ENCODER | {"dataset": "cifar10", "eps": -1.0}, **_INVERTER)
+    stages, workdirs = tasks.encoder_pair(encoders.resolve(args))
+    entries = {}
+    for name, workdir in workdirs.items():
         attacked = ""  # each encoder is attacked once, whatever the number of its inverters
         for loss in dict.fromkeys(filter(None, args.losses.split("+"))):
-            title = f"{name} {loss}"
-            stages[f"{name}_{loss}_inverter"] = inverter.inverter_stage(
-                args, f"stage:{name}_encoder", title=f"{title} inverter", loss=loss
+            title, stage = f"{name} {loss}", f"{name}_{loss}"
+            stages[f"{stage}_inverter"] = tasks.inverter(args, workdir, title=f"{title} inverter", loss_name=loss)
+            stages[f"{stage}_evaluation"] = tasks.evaluate(
+                args,
+                f"stage:{stage}_inverter",
+                title=f"{title} evaluation",
+                metric_encoder="stage:robust_encoder",
+                attack_from=attacked,
             )
-            stages[f"{name}_{loss}_evaluation"] = inverter.evaluation_stage(
-                args, f"stage:{name}_{loss}_inverter", eps=args.eps, title=f"{title} evaluation", attack_from=attacked
-            )
-            attacked = attacked or f"stage:{name}_{loss}_evaluation"
-            entries[title] = f"stage:{name}_{loss}_evaluation"
+            attacked = attacked or f"stage:{stage}_evaluation"
+            entries[title] = f"stage:{stage}_evaluation"
     title = f"Inverting {args.encoder} on {args.dataset}"
-    stages["report"] = tasks.report(entries, title=title, text=_TEXT)
+    stages["report"] = tasks.comparison(entries, title=title, text=_TEXT)
     return tasks.experiment(stages)

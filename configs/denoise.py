@@ -1,41 +1,33 @@
-"""Denoises a photograph, or all photographs in a folder, with a trained denoiser.
+"""Denoises an image, or all images in a folder, with a trained denoiser.
 
     python -m arinv --config=configs/denoise.py:denoiser=runs/denoising/robust_denoiser,images=photo.jpg \
         --workdir=runs/denoised
 
-Leaves the denoised photographs as PNG files of the same names in denoised/, and before_after.png. Nothing is added to
-the photographs unless add_noise says so, which shows on clean ones what the denoiser does. Large ones are denoised in
+Writes the denoised images as PNG files of the same names in denoised/, and before_after.png. Large ones are denoised in
 tiles, in the memory of one tile.
 
-Arguments: denoiser (the workdir of a denoiser's training), images (a file or a folder), on_bad_image (error, skip),
-add_noise (standard deviation, such as 50/255), protocol (of added noise: clipped, unclipped), tile (greatest side that
-is denoised at once, 0: the whole photograph), overlap (of tiles), multiple (of which padded sides are multiples), seed,
-dtype, smoke (changes nothing: it is short).
+Arguments:
+  denoiser      workdir of a trained denoiser
+  images        an image file or a folder
+  on_bad_image  error, or skip
+  dtype         float32 or bfloat16
+  smoke         changes nothing
+
+Fields that are often set: noise.sigma (standard deviation of noise that is added first, such as 50/255; 0: none),
+noise.protocol (clipped, unclipped), tiles.tile (the largest side that is denoised at once, 1024; 0: the whole image),
+tiles.overlap (192), tiles.multiple (padded sides are multiples of it, 32).
 """
 
-from configs import arguments, defaults
+from configs import arguments, tasks
 
 
 def get_config(arg=None):
-    """Returns the task's config."""
-    args = arguments.parse(
-        arg,
-        denoiser="",
-        images="",
-        on_bad_image="error",
-        add_noise=0.0,
-        protocol="clipped",
-        tile=1024,
-        overlap=192,
-        multiple=32,
-        seed=0,
-        dtype="float32",
-        smoke=False,
-    )
-    config = defaults.common(seed=args.seed, title="denoising", dtype=args.dtype)
+    """Returns the config of the task."""
+    args = arguments.parse(arg, denoiser="", images="", on_bad_image="error", dtype="float32", smoke=False)
+    config = tasks.common(args, "denoising")
     config.task = "denoise"
     config.denoiser = args.denoiser
     config.data = {"name": args.images, "on_bad_image": args.on_bad_image}
-    config.noise = {"sigma": args.add_noise, "protocol": args.protocol}
-    config.tiles = {"multiple": args.multiple, "tile": args.tile, "overlap": args.overlap}
+    config.noise = {"sigma": 0.0, "protocol": "clipped"}
+    config.tiles = {"multiple": 32, "tile": 1024, "overlap": 192}
     return config

@@ -1,47 +1,107 @@
-"""Trains a detector of anomalies on normal images alone, with thresholds by normal images that were held out.
+"""Trains an anomaly detector on normal images alone, with thresholds from normal images that were held out.
 
-    python -m arinv --config=configs/detector.py:dataset=folder:/my/normal,checkpoint=runs/x --workdir=runs/detector
-    python -m arinv --config=configs/score.py:detector=runs/detector,images=/my/new --workdir=runs/scores
+    python -m arinv --config=configs/detector.py:dataset=folder:/my/normal,encoder_checkpoint=runs/x \
+        --workdir=runs/detector
+    python -m arinv --config=configs/score.py:detector=runs/detector/detector,images=/my/new --workdir=runs/scores
 
-`dataset` holds normal images only: a folder of them, of which a fifth is held out (or its train and test folders), or
-chosen classes of a set (dataset=cifar10,classes=3). With `checkpoint`, the workdir of a classifier's training, that
-encoder is used; without, one is trained on `encoder_dataset`, which needs classes. `anomalous` names a folder of known
-anomalies; they are trained on by nothing, and give the threshold best_f1 and an AUROC.
+Arguments: those of configs/classifier.py, and
+  dataset             normal images only: a folder, of which a fifth is held out (or its train and test folders), or
+                      some classes of a dataset (dataset=cifar10,classes=3)
+  encoder_checkpoint  workdir of a trained classifier; empty: one is trained on encoder_dataset, which needs classes
+  encoder_dataset     photos, cifar10, ...
+  anomalous           a folder of known anomalies, for the threshold best_f1 and an AUROC; nothing is trained on them
+  layer               the feature to invert; empty: the encoder's
 
-Arguments: those of configs/classifier.py (eps, epochs and batch are the encoder's), and checkpoint, encoder_dataset
-(photos), anomalous, score (total, pixel, feature, amortized, knn), policy (quantile or best_f1) and quantile (share of
-normal images that is to pass) by which it decides unless told otherwise when it scores, pixel_weight and
-feature_weight (of the loss and the search; -1: those of the paper's standard encoders for every encoder; its pixel
-weight for robust ones is a thousandth of that, and leaves reconstructions that are patterns), layer, inverter_epochs,
-inverter_batch, inverter_rate, inverter_schedule, search_steps, restarts, neighbors, pooling, score_batch, pictures,
-smoke.
+Stages: encoder, inverter, detector. Fields that are often set: stages.inverter.num_epochs, .loss.pixel and
+.loss.feature (2e-3 and 1e-2, of the loss and of the search; the paper's pixel weight for robust encoders, 2e-6, leaves
+reconstructions that are patterns); stages.detector.decision.score (total, pixel, feature, amortized, knn), .policy
+(quantile or best_f1) and .quantile (share of normal images that passes), the defaults of configs/score.py;
+stages.detector.search.num_steps and .num_restarts, .knn.k and .knn.pooling (flat or mean), .batch_size.
 """
 
-from ml_collections import ConfigDict
+from collections.abc import Sequence
 
-from configs import anomaly_tasks, arguments, classifier, encoders, tasks
+from ml_collections import ConfigDict, FieldReference
+
+from configs import arguments, encoders, tasks
+
+# The paper's weights of the pixel and the feature term, in the training of a single-class generator and in the search.
+# Rojas-Gomez et al. 2022, sections 3.3 and A2.
+WEIGHTS = {"standard": (2e-3, 1e-2), "robust": (2e-6, 1e-2)}
+_DETECTOR = {
+    "eps": -1.0,
+    "encoder_checkpoint": "",
+    "encoder_dataset": "photos",
+    "anomalous": "",
+    "layer": "",
+}
 
 
 def get_config(arg=None):
     """Returns the stages encoder (unless there is a checkpoint), inverter, detector."""
-    extra = {
-        "checkpoint": "",
-        "encoder_dataset": "photos",
-        "anomalous": "",
-        "score": "total",
-        "policy": "quantile",
-        "quantile": 0.95,
-    }
-    args = arguments.parse(arg, **arguments.TRAINING | {"eps": -1.0}, **anomaly_tasks.SEARCH, **extra)
-    encoders.resolve(args)
-    weights = anomaly_tasks.weights(args, "standard")
+    args = encoders.resolve(arguments.parse(arg, **arguments.ENCODER | _DETECTOR))
     stages = {}
-    if not args.checkpoint:
-        encoder = ConfigDict({**args.to_dict(), "classes": "", "dataset": args.encoder_dataset})
-        encoder.num_train = encoder.num_test = 0
-        stages["encoder"] = classifier.from_arguments(encoder, title="encoder")
-    stages["inverter"] = anomaly_tasks.single_class_inverter(
-        args, args.checkpoint or "stage:encoder", classes=args.classes, weights=weights, title="inverter"
+    if not args.encoder_checkpoint:
+        stages["encoder"] = tasks.classifier(encoder_arguments(args), title="encoder")
+    stages["inverter"] = single_class_inverter(
+        args, args.encoder_checkpoint or "stage:encoder", classes=args.classes, weights=WEIGHTS["standard"]
     )
-    stages["detector"] = anomaly_tasks.detector(args, "stage:inverter", weights=weights)
+    config = tasks.common(args, "detector")
+    config.task = "detector"
+    config.inverter = "stage:inverter"
+    config.data = tasks.data(ConfigDict({**args.to_dict(), "extra": ""}))
+    config.anomalous = args.anomalous
+    # The weights of the search follow those of the generator's loss.
+    weights = [stages["inverter"].loss.get_ref(name).identity() for name in ("pixel", "feature")]
+    add_scoring(config, args, weights=weights)
+    config.decision = {"score": "total", "policy": "quantile", "quantile": 0.95}
+    stages["detector"] = config
     return tasks.experiment(stages)
+
+
+def encoder_arguments(args: ConfigDict) -> ConfigDict:
+    """Returns the arguments of the encoder: all classes of encoder_dataset."""
+    return ConfigDict({**args.to_dict(), "classes": "", "dataset": args.encoder_dataset or args.dataset})
+
+
+def single_class_inverter(
+    args: ConfigDict, checkpoint: str, *, classes: str, weights: tuple[float, float], title: str = "inverter"
+) -> ConfigDict:
+    """Returns the task that trains a generator on normal images alone, without augmentation.
+
+    Args:
+      args: parsed arguments.
+      checkpoint: workdir of the encoder, or "stage:NAME".
+      classes: the labels that are normal; empty for all images of the dataset.
+      weights: of the pixel and the feature term.
+      title: shown beside the progress bar.
+    """
+    normal = ConfigDict({**args.to_dict(), "classes": classes, "extra": ""})
+    config = tasks.inverter(normal, checkpoint, title=title, loss_name="feature")
+    config.loss.pixel, config.loss.feature = weights
+    return config
+
+
+def add_scoring(config: ConfigDict, args: ConfigDict, *, weights: Sequence[float | FieldReference]) -> None:
+    """Adds the fields of the latent search and of the nearest neighbors to a config.
+
+    Args:
+      config: of a task that scores images; is changed.
+      args: parsed arguments; smoke is read.
+      weights: of the pixel and the feature term of the score.
+    """
+    config.search = {
+        "num_steps": 2 if args.smoke else 100,
+        "learning_rate": 0.1,
+        "end_learning_rate": 0.001,
+        "end_inclusive": True,
+        "momentum": 0.9,
+        "num_restarts": 1,
+        "pixel_weight": weights[0],
+        "feature_weight": weights[1],
+    }
+    config.knn = {"k": 2, "normalize": True, "pooling": "flat", "block_size": 1024}
+    config.batch_size = 64
+    config.log.num_pictures = 16
+    if args.smoke:
+        tasks.shorten(config)

@@ -1,7 +1,7 @@
-"""The encoders' recipes: attack, method of robust training, schedule, augmentation and image transforms, in one place.
+"""Facts and recipes of the encoders: attack, method of robust training, schedule, augmentation, image transforms.
 
-A recipe belongs to its encoder and follows it into every experiment. `alexnet_small` has no paper: its recipe is ours,
-made to fit a laptop. `caffenet`, `vgg16` and `vgg19` are trained by no paper here: they take AlexNet's.
+Every experiment trains an encoder by its recipe. `alexnet_small` has no paper: its recipe is ours, for a laptop.
+`caffenet`, `vgg16` and `vgg19` are not trained by any of the papers: their recipe is AlexNet's.
 
 Sources, field by field:
   alexnet   Rojas-Gomez et al. 2022, A3.1 (l2, eps 3, 7 steps of 0.5, 90 epochs, batch 256, rate 0.1 divided by 10
@@ -183,27 +183,20 @@ def recipe(encoder: str, method: str = "") -> dict:
     return {**defaults, "safe_learning_rate": own["schedule"]["learning_rate"], **own}
 
 
-def attack_of(
-    recipe: dict, *, eps: float | FieldReference, norm: str = "", num_steps: int = 0, step_size: float = 0.0
-) -> dict:
+def attack_of(recipe: dict, *, eps: float, norm: str = "") -> dict:
     """Returns the attack of a training.
 
     Args:
       recipe: of the encoder.
-      eps: radius, -1 for the recipe's; or a reference to one, which step_size then follows.
+      eps: radius, -1 for the recipe's.
       norm: empty for the recipe's.
-      num_steps: 0 for the recipe's.
-      step_size: 0 for the recipe's, which holds for its norm and number of steps and grows with eps; elsewhere
-        2.5 eps / num_steps.
 
     Raises:
       ValueError: the recipe's radius in another norm, or a negative one.
     """
     own = recipe["attack"]
-    norm, num_steps = norm or own["norm"], num_steps or own["num_steps"]
-    if isinstance(eps, FieldReference):
-        pass
-    elif eps == -1:
+    norm = norm or own["norm"]
+    if eps == -1:
         if norm != own["norm"]:
             raise ValueError(
                 f"norm={norm} needs eps=: {own['eps']:g}, the radius of the encoder's recipe, is {own['norm']}"
@@ -211,9 +204,24 @@ def attack_of(
         eps = own["eps"]
     elif eps < 0:
         raise ValueError(f"eps={eps:g} must be 0 or more, a radius in units of [0, 1] images, or -1 for the recipe's")
-    if not step_size and (norm, num_steps) == (own["norm"], own["num_steps"]):
-        step_size = eps / own["eps"] * own["step_size"]
-    return {"eps": eps, "norm": norm, "num_steps": num_steps, "step_size": step_size}
+    num_steps = own["num_steps"]
+    step_size = attack_step(recipe, eps=eps, norm=norm, num_steps=num_steps)
+    return {"eps": float(eps), "norm": norm, "num_steps": num_steps, "step_size": step_size, "random_start": False}
+
+
+def attack_step(
+    recipe: dict, *, eps: float | FieldReference, norm: str, num_steps: int | FieldReference
+) -> float | FieldReference:
+    """Returns the step size of a training's attack; a reference where its arguments are references.
+
+    The recipe's step holds for its norm and number of steps, and grows with eps. Elsewhere it is 0, which stands for
+    2.5 eps / num_steps.
+    """
+    own = recipe["attack"]
+    if norm != own["norm"]:
+        return 0.0
+    is_own = 1 // (1 + abs(num_steps - own["num_steps"]))  # 1 for the recipe's number of steps, else 0
+    return eps / own["eps"] * own["step_size"] * is_own
 
 
 def resolve(args: ConfigDict, own_recipe: dict | None = None) -> ConfigDict:
@@ -225,25 +233,21 @@ def resolve(args: ConfigDict, own_recipe: dict | None = None) -> ConfigDict:
 
 def test_step_size(encoder: str, *, eps: float, norm: str) -> float:
     """Returns the step of an evaluation: the recipe's for its radius and norm, else 0, for 2.5 eps / num_steps."""
-    found = recipe(encoder)
-    own = found["attack"]
-    return found["test_step_size"] if (eps, norm) == (own["eps"], own["norm"]) else 0.0
+    published = recipe(encoder)
+    own = published["attack"]
+    return published["test_step_size"] if (eps, norm) == (own["eps"], own["norm"]) else 0.0
 
 
 def image_transforms(recipe: dict) -> dict:
-    """Returns the data fields by which images are brought to size: resize (evaluation), resized_crop (training)."""
+    """Returns the data fields resize (evaluation) and resized_crop (training)."""
     return {name: recipe["data"][name] for name in ("resize", "resized_crop")}
 
 
-def schedule_of(
-    recipe: dict, *, num_epochs: float = 0.0, batch_size: int = 0, learning_rate: float = 0.0
-) -> ConfigDict:
-    """Returns length, optimiser and augmentation of a classifier's training.
+def schedule_of(recipe: dict, *, learning_rate: float = 0.0) -> ConfigDict:
+    """Returns length, optimizer and augmentation of a classifier's training.
 
     Args:
       recipe: of the encoder.
-      num_epochs: 0 for the recipe's.
-      batch_size: 0 for the recipe's.
       learning_rate: 0 for the recipe's.
 
     Returns:
@@ -253,12 +257,12 @@ def schedule_of(
     schedule["learning_rate"] = learning_rate or schedule["learning_rate"]
     config = ConfigDict(
         {
-            "num_epochs": num_epochs or recipe["num_epochs"],
-            "batch_size": batch_size or recipe["batch_size"],
+            "num_epochs": recipe["num_epochs"],
+            "batch_size": recipe["batch_size"],
             "optimizer": {**recipe["optimizer"], "schedule": schedule, "max_gradient_norm": 0.0},
             "augmentation": recipe["augmentation"],
         }
     )
-    # A reference: it follows where the length is changed later.
+    # A reference: it follows num_epochs.
     config.attack_warmup_epochs = config.get_ref("num_epochs") * recipe["attack_warmup_fraction"]
     return config

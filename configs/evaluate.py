@@ -1,76 +1,32 @@
 """Evaluates a trained classifier, or an inverter with its encoder.
 
     python -m arinv --config=configs/evaluate.py:checkpoint=runs/quickstart/robust_inverter,eps=1.0 --workdir=runs/mine
-    python -m arinv --config=configs/evaluate.py:attack=autoattack,checkpoint=runs/linf,norm=linf,eps=8/255 \
-        --workdir=runs/autoattack
 
-With attack=autoattack the encoder alone is measured, by AutoAttack's standard version; killed, it goes on.
+Arguments:
+  checkpoint   workdir of a trained classifier or inverter
+  encoder      its encoder, the default of image_size and norm, and of eps where that is -1
+  dataset, data_dir, on_bad_image, image_size, eps, norm, dtype, smoke: of configs/classifier.py; eps=0: no attack
+  metrics      of an inverter, joined by "+": mse, psnr, ssim, normalized_error, lpips_alex, lpips_vgg, robust_lpips,
+               gram, fid
+  attack       pgd, fgsm, apgd, fab or square; the metric is NAME_accuracy
+  attack_from  workdir of another evaluation of the same encoder, whose accuracies are copied
 
-Arguments: attack (pgd, fgsm, apgd, fab, square or autoattack; the metric is NAME_accuracy), checkpoint (the workdir of
-a classifier's or an inverter's training), encoder (its name, which decides image_size where that is 0, norm where that
-is empty, and eps=-1), dataset, num_test (0: all), steps (of the attack; of square, queries), batch, seed, dtype,
-data_dir, on_bad_image, smoke; of an inverter also metrics (names joined by "+": mse, psnr, ssim, normalized_error,
-lpips_alex, lpips_vgg, robust_lpips, gram, fid), metric_encoder (the workdir of the classifier that robust_lpips, gram
-and fid look through; empty: the evaluated encoder), alexnet_weights, vgg16_weights and vgg19_weights (files of
-torchvision's weights, or workdirs, for lpips_alex, lpips_vgg and gram), attack_from (the workdir of another evaluation
-of the same encoder, whose accuracies are taken over). attack=autoattack refuses steps, attack_from and what is of
-inverters only.
+Fields that are often set: attack.num_steps (of PGD, 20), batch_size, data.num_test (0: all); the networks of metrics:
+metric_networks.encoder (workdir of the classifier whose features robust_lpips, gram and fid compare; empty: the
+evaluated encoder), metric_networks.alexnet, .vgg16 and .vgg19 (workdirs, or files of torchvision's weights, of
+lpips_alex, lpips_vgg and gram).
 """
 
-from configs import arguments, defaults, encoders, tasks
-
-# What AutoAttack has no use for, with the defaults.
-_NOT_OF_AUTOATTACK = {"steps": 20, "attack_from": "", **arguments.METRICS}
+from configs import arguments, encoders, tasks
 
 
 def get_config(arg=None):
-    """Returns the task's config."""
+    """Returns the config of the task."""
+    names = ("encoder", "dataset", "data_dir", "on_bad_image", "image_size", "eps", "norm", "dtype", "smoke")
+    known = {name: arguments.ENCODER[name] for name in names}
     args = arguments.parse(
-        arg,
-        attack="pgd",
-        checkpoint="",
-        encoder="alexnet_small",
-        dataset="photos",
-        image_size=0,
-        num_test=0,
-        eps=0.0,
-        norm="",
-        batch=128,
-        seed=0,
-        dtype="float32",
-        data_dir="",
-        on_bad_image="error",
-        smoke=False,
-        **_NOT_OF_AUTOATTACK,
+        arg, checkpoint="", **known, metrics="psnr+ssim+normalized_error", attack_from="", attack="pgd"
     )
-    encoders.resolve(args)
-    common = {
-        "data": defaults.dataset_of(args),
-        "eps": arguments.check_eps(args.eps),
-        "norm": args.norm,
-        "seed": args.seed,
-        "dtype": args.dtype,
-    }
-    if args.attack == "autoattack":
-        _check_unused(args)
-        config = tasks.autoattack(args.checkpoint, **common)
-    else:
-        measured = arguments.metric_fields(args)
-        step_size = encoders.test_step_size(args.encoder, eps=args.eps, norm=args.norm)
-        config = tasks.evaluation(
-            args.checkpoint,
-            **common,
-            num_steps=args.steps,
-            step_size=step_size,
-            attack=args.attack,
-            attack_from=args.attack_from,
-            **measured,
-        )
-    config.batch_size = args.batch
-    return tasks.shorten(config) if args.smoke else config
-
-
-def _check_unused(args) -> None:
-    for name, default in _NOT_OF_AUTOATTACK.items():
-        if args[name] != default:
-            raise ValueError(f"{name}={args[name]} is of no use with attack=autoattack; leave it out or use attack=pgd")
+    config = tasks.evaluate(encoders.resolve(args), args.checkpoint, attack_from=args.attack_from)
+    config.attack.name = args.attack
+    return config

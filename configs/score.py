@@ -1,34 +1,34 @@
-"""Scores a user's own pictures by a detector that configs/detector.py made.
+"""Scores images of your own by a detector that configs/detector.py has trained.
 
-    python -m arinv --config=configs/score.py:detector=runs/detector,images=/my/new --workdir=runs/scores
+    python -m arinv --config=configs/score.py:detector=runs/detector/detector,images=/my/new --workdir=runs/scores
 
-Leaves scores.csv (file; the scores total, pixel, feature, amortized and knn; calibrated: the share of held-out normal
-images with a lower score; decision) and overview.png, the most and the least anomalous pictures with reconstructions
-and heat maps. Pictures that cannot be read are told, a line each, and left out; on_bad_image=error stops at them.
+Writes scores.csv (file; the scores total, pixel, feature, amortized and knn; calibrated: the share of held-out normal
+images with a lower score; decision) and overview.png, the most and the least anomalous images with reconstructions and
+heat maps.
 
-Arguments: detector (workdir), images (an image or a folder), score (by which to decide: total, pixel, feature,
-amortized, knn), policy (quantile or best_f1), quantile (share of normal images that passes), each empty or 0 for the
-detector's own; on_bad_image, score_batch, pictures (in the overview), dtype, smoke (in batches of 8).
+Arguments:
+  detector      workdir of the detector: the stage detector of configs/detector.py
+  images        an image file or a folder
+  on_bad_image  skip images that cannot be read, with a line on each; or error
+  dtype         float32 or bfloat16
+  smoke         batches of 8
+
+Fields that are often set: decision.score (total, pixel, feature, amortized, knn), decision.policy (quantile or best_f1)
+and decision.quantile (share of normal images that passes), each empty or 0 for the detector's own; batch_size,
+log.num_pictures (in the overview).
 """
 
-from configs import anomaly_tasks, arguments
+from configs import arguments, tasks
 
 
 def get_config(arg=None):
-    """Returns the task's config."""
-    args = arguments.parse(
-        arg,
-        detector="",
-        images="",
-        score="",
-        policy="",
-        quantile=0.0,
-        on_bad_image="skip",
-        score_batch=64,
-        pictures=32,
-        dtype="float32",
-        smoke=False,
-    )
-    if args.smoke:
-        args.score_batch = 8
-    return anomaly_tasks.score(args)
+    """Returns the config of the task."""
+    args = arguments.parse(arg, detector="", images="", on_bad_image="skip", dtype="float32", smoke=False)
+    config = tasks.common(args, "score")  # random numbers are those of the detector's seed
+    config.task = "score"
+    config.detector, config.images, config.on_bad_image = args.detector, args.images, args.on_bad_image
+    config.data = {"name": args.images}
+    config.decision = {"score": "", "policy": "", "quantile": 0.0}
+    config.batch_size = 8 if args.smoke else 64
+    config.log.num_pictures = 32
+    return config

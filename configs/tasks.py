@@ -1,85 +1,183 @@
-"""The tasks that experiments are put together from, as configs."""
+"""Default configs of the tasks that several experiments share: data, training, evaluation, comparison, experiments.
 
-from ml_collections import ConfigDict
+A config file calls one of these with its parsed arguments and then edits the fields that it changes.
 
-from configs import defaults, encoders
+Sources: Rojas-Gomez et al. 2022, sections A1.3 and A3.1; the papers of each recipe.
+"""
+
+from ml_collections import ConfigDict, FieldReference
+
+from configs import arguments, encoders
+
+_SPLITS = {
+    "tfds:imagenet2012": ("train", "validation"),
+    "tfds:cats_vs_dogs": ("train[:80%]", "train[80%:]"),
+}
+
+
+def common(args: ConfigDict, title: str) -> ConfigDict:
+    """Returns the fields of every task.
+
+    Args:
+      args: parsed arguments; dtype is read.
+      title: shown beside the progress bar and in reports.
+    """
+    return ConfigDict(
+        {
+            "title": title,
+            "seed": 0,
+            "dtype": args.dtype,
+            "mesh": {"data": -1, "fsdp": 1},
+            "log": {
+                "every_steps": 50,
+                "evaluate_every_epochs": 1.0,
+                "checkpoint_every_steps": 500,
+                "keep_checkpoints": 2,
+                "num_pictures": 8,
+                "profile_steps": (),  # (first, last) to record, such as (10, 13)
+            },
+        }
+    )
+
+
+def data(args: ConfigDict, name: str = "") -> ConfigDict:
+    """Returns the data fields of a task.
+
+    Args:
+      args: parsed arguments; encoder, image_size, classes, extra, data_dir, on_bad_image, num_train and num_test are
+        read where they exist. An image_size of 0 is the encoder's, num_train or num_test of 0 all images.
+      name: of the dataset: "photos", "tfds:NAME", "folder:PATH", "npz:PATH", or short: "cifar10", "cats_vs_dogs",
+        "imagenet2012"; empty for args.dataset.
+    """
+    name = name or args.dataset
+    if name in ("cifar10", "cats_vs_dogs", "imagenet2012"):
+        name = f"tfds:{name}"
+    train, test = _SPLITS.get(name, ("train", "test"))
+    return ConfigDict(
+        {
+            "name": name,
+            "data_dir": args.get("data_dir", ""),
+            "image_size": args.get("image_size", 0) or encoders.image_size(args.encoder),
+            "resize": "squash",
+            "resized_crop": {},  # of training images: options of data.train_batches
+            "train_split": train,
+            "test_split": test,
+            "num_train": args.get("num_train", 0),
+            "num_test": args.get("num_test", 0),
+            "classes": labels(args.get("classes", "")),
+            "extra": {"name": args.get("extra", ""), "share": 0.5},
+            "on_bad_image": args.get("on_bad_image", "error"),
+            "num_workers": 0,
+        }
+    )
+
+
+def labels(text: str) -> tuple[int, ...]:
+    """Returns the labels in a string such as "151-293" or "3+5".
+
+    Raises:
+      ValueError: not of that form.
+    """
+    values: list[int] = []
+    for part in filter(None, text.split("+")):
+        first, dash, last = part.partition("-")
+        last = last if dash else first
+        if not (first.isdigit() and last.isdigit() and int(first) <= int(last)):
+            raise ValueError(f"classes={text!r} must be labels such as 151-293 or 3+5")
+        values += range(int(first), int(last) + 1)
+    return tuple(values)
+
+
+def pgd(eps: float, *, norm: str, step_size: float = 0.0) -> ConfigDict:
+    """Returns the fields of an evaluation's attack, PGD of 20 steps; step_size 0 stands for 2.5 eps / num_steps."""
+    return ConfigDict(
+        {"eps": float(eps), "norm": norm, "num_steps": 20, "step_size": float(step_size), "random_start": True}
+    )
+
+
+# Options of the recipes of robust training. Recipes that are missing here have none.
+_RECIPE_OPTIONS = {
+    "fgsm": {"noise": 1.0, "step_factor": 1.25},
+    "n_fgsm": {"noise": 2.0, "step_factor": 1.0},
+    "trades": {"beta": 6.0},
+    "gairat": {"weighting": "tanh", "offset": -1.0},
+    "gair_rst": {"beta": 6.0, "offset": 3.0},
+}
+
+
+def _robust(recipe: str, *, num_epochs: FieldReference) -> dict:
+    """Returns the fields recipe and watch of robust training; geometry counts from the second half of the training."""
+    geometric, single_step = recipe in ("gairat", "gair_rst"), recipe in ("fgsm", "n_fgsm")
+    return {
+        "recipe": {
+            "name": recipe,
+            "options": _RECIPE_OPTIONS.get(recipe, {}),
+            "geometry_from_epoch": num_epochs / 2 if geometric else 0.0,
+        },
+        # "notice", "switch" (to the last healthy state and to PGD) or "ignore" catastrophic overfitting.
+        "watch": {
+            "action": "notice" if single_step else "ignore",
+            "every_epochs": 1.0,
+            "num_steps": 10,
+            "threshold": 0.3,
+        },
+    }
 
 
 def classifier(
-    encoder: str,
+    args: ConfigDict,
     *,
-    data: ConfigDict,
-    eps: float,
-    norm: str = "",
-    test_eps: float | None = None,
-    attack_steps: int = 0,
-    step_size: float = 0.0,
-    method: str = "",
-    weighting: str = "",
-    on_overfitting: str = "",
-    attack_warmup: float = -1.0,
-    average: float = 0.0,
-    num_epochs: float = 0.0,
-    batch_size: int = 0,
-    seed: int = 0,
-    dtype: str = "float32",
     title: str = "classifier",
-    options: dict | None = None,
+    eps: float | None = None,
+    test_eps: float | None = None,
     recipe: dict | None = None,
 ) -> ConfigDict:
-    """Returns the task that trains a classifier by its encoder's recipe, or by what departs from it.
+    """Returns the task that trains a classifier by the recipe of its encoder.
 
     Args:
-      encoder: its name.
-      data: from defaults.dataset; how images are brought to size is the recipe's.
-      eps: radius of the attack it is trained with, 0 for standard training, -1 for the recipe's.
-      norm: of the attack; empty for the recipe's.
-      test_eps: radius of the attack of the evaluations on the way; None for eps.
-      attack_steps: of both attacks; 0 for the recipe's.
-      step_size: of the attack it is trained with; 0 for the recipe's, see encoders.attack_of.
-      method: of robust training, a name that defaults.robust knows; empty for the recipe's.
-      weighting: of gairat.
-      on_overfitting: see defaults.robust.
-      attack_warmup: epochs over which the radius grows; -1 for the recipe's.
-      average: decay of a moving average of the weights, by which the network is judged; 0 for none.
-      num_epochs: 0 for the recipe's.
-      batch_size: 0 for the recipe's.
-      seed: of everything random.
-      dtype: of the computation.
-      title: shown beside progress.
-      options: of the encoder, such as {"width": 16}.
+      args: parsed arguments that encoders.resolve has resolved.
+      title: shown beside the progress bar.
+      eps: radius of the attack it is trained with, 0 for standard training; None for args.eps.
+      test_eps: radius of the attack in the evaluations during training; None for eps.
       recipe: as encoders.recipe returns it; None for the encoder's.
 
     Returns:
-      The config. Its field reference holds the recipe as it is published, with which a run compares what it does.
+      The config. Its field reference holds the published recipe, with which a run compares its own config.
     """
-    recipe = recipe or encoders.recipe(encoder, method)
-    options_of_attack = {"norm": norm, "num_steps": attack_steps, "step_size": step_size}
-    attack = encoders.attack_of(recipe, eps=eps, **options_of_attack)
-    config = defaults.common(seed=seed, title=title, dtype=dtype)
+    recipe = recipe or encoders.recipe(args.encoder, args.recipe)
+    config = common(args, title)
     config.task = "classifier"
-    config.encoder = {"name": encoder, "options": options or {}}
-    config.data = data.copy_and_resolve_references()
+    config.encoder = {"name": args.encoder, "options": _encoder_options(args)}
+    config.data = data(args)
     config.data.update(encoders.image_transforms(recipe))
-    config.attack = defaults.attack(**attack)
-    following = encoders.attack_of(recipe, eps=config.attack.get_ref("eps"), **options_of_attack)
-    config.attack.step_size = following["step_size"]
-    test_eps = attack["eps"] if test_eps is None else test_eps
-    config.test_attack = defaults.attack(test_eps, norm=attack["norm"], num_steps=attack["num_steps"])
-    config.num_steps = 0  # 0: num_epochs decides
-    config.steps_per_call = 1  # sent to the devices together; the bits stay the same
-    learning_rate = recipe["safe_learning_rate"]
-    config.update(
-        encoders.schedule_of(recipe, num_epochs=num_epochs, batch_size=batch_size, learning_rate=learning_rate)
+    config.attack = encoders.attack_of(
+        recipe, eps=arguments.check_eps(args.eps if eps is None else eps), norm=args.norm
     )
-    length = config.get_ref("num_epochs")
-    method = method or recipe["method"]
-    config.update(defaults.robust(method, num_epochs=length, weighting=weighting, on_overfitting=on_overfitting))
-    config.average_decay = average
-    if attack_warmup >= 0:
-        config.attack_warmup_epochs = attack_warmup
-    config.reference = _reference(recipe, eps=attack["eps"])
-    return config
+    attack = config.attack
+    attack.step_size = encoders.attack_step(  # a reference: it follows the radius and the number of steps
+        recipe, eps=attack.get_ref("eps"), norm=attack.norm, num_steps=attack.get_ref("num_steps")
+    )
+    config.test_attack = {
+        "eps": attack.eps if test_eps is None else float(test_eps),
+        "norm": attack.norm,
+        "num_steps": attack.get_ref("num_steps").identity(),
+        "step_size": 0.0,
+        "random_start": False,
+    }
+    config.num_steps = 0  # 0: num_epochs decides
+    config.steps_per_call = 1  # steps that are dispatched to the devices together; results are bit-identical
+    config.update(encoders.schedule_of(recipe, learning_rate=recipe["safe_learning_rate"]))
+    config.update(_robust(args.recipe or recipe["method"], num_epochs=config.get_ref("num_epochs")))
+    config.average_decay = 0.0  # of a moving average of the weights, which is evaluated and kept; 0: none
+    config.reference = _reference(recipe, eps=attack.eps)
+    return shorten(config) if args.smoke else config
+
+
+def _encoder_options(args: ConfigDict) -> dict:
+    options = arguments.encoder_options(args.options)
+    if args.smoke and (width := encoders.smoke_width(args.encoder)):
+        options = {"width": width} | options
+    return options
 
 
 def _reference(recipe: dict, *, eps: float) -> ConfigDict:
@@ -91,9 +189,8 @@ def _reference(recipe: dict, *, eps: float) -> ConfigDict:
     """
     eps = eps if eps in (0, *recipe["sweep"]) else recipe["attack"]["eps"]
     fields = encoders.schedule_of(recipe)
-    fields.update(defaults.robust(recipe["method"], num_epochs=fields.get_ref("num_epochs")))
-    del fields["watch"]
-    fields.attack = defaults.attack(**encoders.attack_of(recipe, eps=eps))
+    fields.recipe = _robust(recipe["method"], num_epochs=fields.get_ref("num_epochs"))["recipe"]
+    fields.attack = encoders.attack_of(recipe, eps=eps)
     fields.data, fields.encoder = recipe["data"], {"options": recipe["options"]}
     fields.average_decay, fields.num_steps = 0.0, 0
     return ConfigDict(
@@ -101,122 +198,131 @@ def _reference(recipe: dict, *, eps: float) -> ConfigDict:
     )
 
 
-def inverter(
-    encoder: str,
-    checkpoint: str,
-    *,
-    layer: str,
-    data: ConfigDict,
-    loss: str = "feature",
-    learning_rate: float = 0.0,
-    schedule: str = "",
-    seed: int = 0,
-    dtype: str = "float32",
-    title: str = "inverter",
-) -> ConfigDict:
+# Weights of the three losses of Table 1, and of one with a larger pixel term.
+LOSSES = {
+    "pixel": {"pixel": 2e-6, "feature": 0.0, "adversarial": 0.0},
+    "feature": {"pixel": 2e-6, "feature": 1e-2, "adversarial": 0.0},
+    "gan": {"pixel": 2e-6, "feature": 1e-2, "adversarial": 100.0},
+    "pixel_balanced": {"pixel": 2e-3, "feature": 1e-2, "adversarial": 0.0},
+}
+
+
+def loss(name: str) -> ConfigDict:
+    """Returns the weights of a loss by name, for sums over each image and means over the batch.
+
+    Raises:
+      ValueError: unknown name.
+    """
+    if name not in LOSSES:
+        raise ValueError(f"unknown loss {name!r}; known: {', '.join(LOSSES)}")
+    extra = {"discriminator": 1.0, "pixel_order": 1, "feature_layer": ""}  # feature_layer "": the inverted one
+    return ConfigDict(LOSSES[name] | extra)
+
+
+def generator_training() -> ConfigDict:
+    """Returns the training of a generator and its discriminator (Rojas-Gomez et al. 2022, section A3.1).
+
+    The schedule of the discriminator follows the generator's, at four times its learning rate.
+
+    Returns:
+      num_epochs, batch_size, optimizer.
+    """
+    own = ConfigDict(
+        {
+            "name": "step",
+            "learning_rate": 3e-4,
+            "warmup_epochs": 0.0,
+            "every_epochs": 30.0,
+            "factor": 0.1,
+        }
+    )
+    following = {field: own.get_ref(field).identity() for field in own}
+    following["learning_rate"] = own.get_ref("learning_rate") * 4
+    adam = {"name": "adam", "b1": 0.0, "b2": 0.9, "max_gradient_norm": 0.0}
+    optimizer = {"generator": {**adam, "schedule": own}, "discriminator": {**adam, "schedule": following}}
+    return ConfigDict({"num_epochs": 90.0, "batch_size": 128, "optimizer": optimizer})
+
+
+def inverter(args: ConfigDict, checkpoint: str, *, title: str = "inverter", loss_name: str = "") -> ConfigDict:
     """Returns the task that trains an inverter.
 
     Args:
-      encoder: name of the trained encoder.
-      checkpoint: its workdir, or "stage:NAME".
-      layer: the feature to invert.
-      data: from defaults.dataset.
-      loss: a key of defaults.LOSSES.
-      learning_rate: 0 for the paper's.
-      schedule: empty for the paper's.
-      seed: of everything random.
-      dtype: of the computation.
-      title: shown beside progress.
+      args: parsed arguments; beside those of data, layer (empty for the encoder's) and loss are read.
+      checkpoint: workdir of the encoder, or "stage:NAME".
+      title: shown beside the progress bar.
+      loss_name: a key of LOSSES; empty for args.loss.
     """
-    config = defaults.common(seed=seed, title=title, dtype=dtype)
+    config = common(args, title)
     config.task = "inverter"
-    config.encoder = {"name": encoder, "layer": layer, "checkpoint": checkpoint, "generator": "default"}
-    config.encoder.other_size = False  # whether the encoder may have been trained on images of another size
-    config.data = data.copy_and_resolve_references()
-    config.loss = defaults.loss(loss)
+    config.encoder = {
+        "name": args.encoder,
+        "layer": args.layer or encoders.layer(args.encoder),
+        "checkpoint": checkpoint,
+        "generator": "default",
+        "other_size": False,  # whether the encoder may have been trained on images of another size
+    }
+    config.data = data(args)
+    config.loss = loss(loss_name or args.loss)
     config.augmentation = ConfigDict()
     config.num_steps = 0
     config.steps_per_call = 1
-    config.update(defaults.inverter(learning_rate=learning_rate, schedule=schedule))
-    return config
+    config.update(generator_training())
+    return shorten(config) if args.smoke else config
 
 
-def evaluation(
-    checkpoint: str,
-    *,
-    data: ConfigDict,
-    eps: float,
-    norm: str = "l2",
-    num_steps: int = 20,
-    step_size: float = 0.0,
-    metrics: str = "psnr+ssim+normalized_error",
-    metric_networks: dict[str, str] | None = None,
-    attack: str = "pgd",
-    attack_from: str = "",
-    seed: int = 0,
-    dtype: str = "float32",
-    title: str = "evaluation",
-) -> ConfigDict:
-    """Returns the task that evaluates a classifier or an inverter with its encoder.
+def metrics(args: ConfigDict, *, encoder: str = "") -> dict:
+    """Returns the fields metrics and metric_networks of an evaluation.
 
     Args:
-      checkpoint: its workdir, or "stage:NAME".
-      data: from defaults.dataset.
-      eps: radius of the attack, 0 for none.
-      norm: of the attack.
-      num_steps: of the attack.
-      step_size: of the attack; 0 for 2.5 eps / num_steps.
-      metrics: of the reconstructions, names joined by "+".
-      metric_networks: what they look through: "encoder", "alexnet", "vgg16", "vgg19" -> weights; empty for none.
-      attack: its name, a key of arinv.attacks.ATTACKS.
-      attack_from: the evaluation of another inverter of the same encoder, whose accuracies are taken over.
-      seed: of everything random.
-      dtype: of the computation.
-      title: shown beside progress.
+      args: parsed arguments; metrics is read.
+      encoder: workdir of the classifier whose features robust_lpips, gram and fid compare, or "stage:NAME"; empty for
+        the evaluated encoder.
     """
-    config = defaults.common(seed=seed, title=title, dtype=dtype)
-    config.task = "evaluation"
-    config.checkpoint = checkpoint
-    config.metrics = metrics
-    config.metric_networks = dict.fromkeys(("encoder", "alexnet", "vgg16", "vgg19"), "") | (metric_networks or {})
-    config.attack_from = attack_from
-    config.data = data.copy_and_resolve_references()
-    config.data.resize = ""  # as the checkpoint's network was evaluated in its training
-    config.attack = defaults.attack(eps, norm=norm, num_steps=num_steps, step_size=step_size, random_start=True)
-    config.attack.name = attack
-    config.batch_size = 128
-    return config
+    networks = {"encoder": encoder, "alexnet": "", "vgg16": "", "vgg19": ""}
+    return {"metrics": args.metrics, "metric_networks": networks}
 
 
-def autoattack(
-    checkpoint: str,
-    *,
-    data: ConfigDict,
-    eps: float,
-    norm: str = "linf",
-    seed: int = 0,
-    dtype: str = "float32",
-    title: str = "AutoAttack",
+def evaluate(
+    args: ConfigDict, checkpoint: str, *, title: str = "evaluation", metric_encoder: str = "", attack_from: str = ""
 ) -> ConfigDict:
+    """Returns the task that evaluates a classifier, or an inverter with its encoder.
+
+    Args:
+      args: resolved arguments; beside those of data, eps, norm and metrics are read.
+      checkpoint: workdir of the training, or "stage:NAME".
+      title: shown beside the progress bar.
+      metric_encoder: see metrics.
+      attack_from: workdir of another evaluation of the same encoder, whose accuracies are copied, or "stage:NAME".
+    """
+    config = common(args, title)
+    config.task = "evaluate"
+    config.checkpoint = checkpoint
+    config.update(metrics(args, encoder=metric_encoder))
+    config.attack_from = attack_from
+    config.data = data(args)
+    config.data.resize = ""  # as in the training of the checkpoint's network
+    eps = arguments.check_eps(args.eps)
+    config.attack = pgd(eps, norm=args.norm, step_size=encoders.test_step_size(args.encoder, eps=eps, norm=args.norm))
+    config.attack.name = "pgd"  # a key of arinv.attacks.ATTACKS
+    config.batch_size = 128
+    return shorten(config) if args.smoke else config
+
+
+def autoattack(args: ConfigDict, checkpoint: str) -> ConfigDict:
     """Returns the task that attacks an encoder with AutoAttack, standard version.
 
     Args:
+      args: resolved arguments; beside those of data, eps and norm are read.
       checkpoint: workdir of a classifier's or an inverter's training, or "stage:NAME".
-      data: from defaults.dataset.
-      eps: radius of the attack.
-      norm: of the attack.
-      seed: of everything random.
-      dtype: of the computation.
-      title: shown beside progress.
     """
-    config = defaults.common(seed=seed, title=title, dtype=dtype)
+    config = common(args, "AutoAttack")
     config.task = "autoattack"
     config.checkpoint = checkpoint
-    config.data = data.copy_and_resolve_references()
-    config.data.resize = ""  # as the encoder was evaluated in its training
+    config.data = data(args)
+    config.data.resize = ""  # as in the training of the encoder
     config.attack = {
-        "eps": eps,
-        "norm": norm,
+        "eps": arguments.check_eps(args.eps),
+        "norm": args.norm,
         "attacks": "apgd-ce+apgd-t+fab-t+square",
         "num_steps": 100,
         "num_targets": 9,
@@ -224,24 +330,77 @@ def autoattack(
         "queries_per_round": 500,
     }
     config.batch_size = 128
-    return config
+    return shorten(config) if args.smoke else config
 
 
-def report(entries: dict[str, str], *, title: str, text: str) -> ConfigDict:
-    """Returns the task that puts evaluations side by side.
+def comparison(entries: dict[str, str], *, title: str, text: str) -> ConfigDict:
+    """Returns the task that compares evaluations in one table.
 
     Args:
       entries: name -> workdir of an evaluation, or "stage:NAME".
-      title: heading of the page.
+      title: heading of the report.
       text: a paragraph below it.
     """
-    return ConfigDict({"task": "report", "title": title, "text": text, "entries": entries, "order": tuple(entries)})
+    return ConfigDict({"task": "comparison", "title": title, "text": text, "entries": entries, "order": tuple(entries)})
+
+
+def encoder_pair(args: ConfigDict, *, recipe: dict | None = None) -> tuple[dict[str, ConfigDict], dict[str, str]]:
+    """Returns the trainings of a standard and a robust encoder that do not exist yet, and where both encoders are.
+
+    Args:
+      args: resolved arguments; standard_encoder and robust_encoder, where they exist and are not empty, are workdirs of
+        trained encoders.
+      recipe: as encoders.recipe returns it; None for the encoder's.
+
+    Returns:
+      Stage name -> config, and "standard" or "robust" -> workdir or "stage:NAME".
+    """
+    stages, workdirs = {}, {}
+    for name, eps in (("standard", 0.0), ("robust", args.eps)):
+        stage = f"{name}_encoder"
+        workdirs[name] = args.get(stage, "") or f"stage:{stage}"
+        if not args.get(stage, ""):
+            stages[stage] = classifier(args, title=f"{name} encoder", eps=eps, test_eps=args.eps, recipe=recipe)
+    return stages, workdirs
+
+
+# Arguments of a config that compares a standard and a robust inverter. Section 4.3 of Rojas-Gomez et al. 2022 inverts
+# with pixel, feature and GAN losses.
+INVERTER_PAIR = {
+    "eps": -1.0,
+    "standard_inverter": "",
+    "robust_inverter": "",
+    "layer": "",
+    "loss": "gan",
+    "metrics": "psnr+ssim",
+}
+
+
+def inverter_pair(args: ConfigDict) -> tuple[dict[str, ConfigDict], dict[str, str]]:
+    """Returns the trainings of a standard and a robust inverter that do not exist yet, and where both inverters are.
+
+    Args:
+      args: resolved arguments; standard_inverter and robust_inverter, where not empty, are workdirs of trained
+        inverters.
+
+    Returns:
+      Stage name -> config, and "standard" or "robust" -> workdir or "stage:NAME".
+    """
+    stages, workdirs = {}, {}
+    for name, eps in (("standard", 0.0), ("robust", args.eps)):
+        stage = f"{name}_inverter"
+        workdirs[name] = args[stage] or f"stage:{stage}"
+        if not args[stage]:
+            title = f"{name} encoder"
+            stages[f"{name}_encoder"] = classifier(args, title=title, eps=eps, test_eps=args.eps)
+            stages[stage] = inverter(args, f"stage:{name}_encoder", title=f"{name} inverter")
+    return stages, workdirs
 
 
 def experiment(stages: dict[str, ConfigDict]) -> ConfigDict:
     """Returns the config of stages that run one after the other, each in a folder of its name.
 
-    seed, dtype and mesh stand once at the top and hold for all stages (`--config.seed=1`).
+    seed, dtype and mesh are fields of the experiment and apply to all stages (`--config.seed=1`).
     """
     first = next(iter(stages.values()))
     config = ConfigDict({"seed": first.seed, "dtype": first.dtype, "mesh": first.mesh.to_dict()})
@@ -255,9 +414,7 @@ def experiment(stages: dict[str, ConfigDict]) -> ConfigDict:
 
 
 def shorten(config: ConfigDict) -> ConfigDict:
-    """Makes a smoke run of a task: two steps on a few examples, to see that everything fits."""
-    if config.task == "report":
-        return config
+    """Reduces a task to a smoke run: two steps on a few examples."""
     config.data.num_train, config.data.num_test = 16, 8
     if "watch" in config:
         config.watch.num_steps = 2

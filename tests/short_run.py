@@ -6,20 +6,23 @@ An epoch has six steps, and the test images do not fill their last batch. The le
 stays rounding.
 """
 
-from configs import arguments, defaults, tasks
+from configs import arguments, inverter
 
 
 def get_config(arg=None):
     """Returns the two stages."""
     args = arguments.parse(arg, num_steps=24, checkpoint_every=4, evaluate_every_epochs=100.0, num_test=20)
-    data = defaults.dataset("photos", encoder="alexnet_small", num_train=51, num_test=args.num_test)
-    options = {"eps": 0.5, "attack_steps": 2, "batch_size": 8, "num_epochs": 1.0, "options": {"width": 4}}
-    encoder = tasks.classifier("alexnet_small", data=data, **options)
-    encoder.num_steps = args.num_steps
+    config = inverter.get_config("eps=0.5,options=width:4")
+    encoder, evaluation = config.stages.encoder, config.stages.evaluation
+    encoder.num_epochs, encoder.num_steps = 1.0, args.num_steps
+    encoder.attack.num_steps = evaluation.attack.num_steps = 2
     encoder.optimizer.schedule.learning_rate = 0.002
     encoder.log.every_steps = 1
     encoder.log.evaluate_every_epochs = args.evaluate_every_epochs
     encoder.log.checkpoint_every_steps = args.checkpoint_every
-    evaluation = tasks.evaluation("stage:encoder", data=data, eps=0.5, num_steps=2)
-    evaluation.batch_size = 8
-    return tasks.experiment({"encoder": encoder, "evaluation": evaluation})
+    evaluation.checkpoint = "stage:encoder"
+    for stage in (encoder, evaluation):
+        stage.data.num_train, stage.data.num_test, stage.batch_size = 51, args.num_test, 8
+    config.stages = {"encoder": encoder, "evaluation": evaluation}
+    config.order = ("encoder", "evaluation")
+    return config

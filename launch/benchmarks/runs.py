@@ -4,7 +4,7 @@ import dataclasses
 import json
 import pathlib
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 _CIFAR10_TRAIN = 50_000
@@ -113,13 +113,7 @@ def _cifar10_command(context: Context) -> list[str]:
         epochs = max(_FEWEST_EPOCHS, cifar10_epochs(context.minutes, _measured_speed(context)))
         workdir.mkdir(parents=True, exist_ok=True)
         plan.write_text(json.dumps(epochs))
-    options = {
-        "encoder": "resnet18",
-        "eps": "1.0",
-        "dtype": "bfloat16",
-        "epochs": epochs,
-        "inverter_epochs": max(1, round(_INVERTER_SHARE * epochs)),
-    }
+    options = {"encoder": "resnet18", "eps": "1.0", "dtype": "bfloat16"}
     if context.tiny:
         options = {"encoder": "resnet18", "smoke": True}
     if context.data_dir:
@@ -129,18 +123,14 @@ def _cifar10_command(context: Context) -> list[str]:
         return [context.python, "-m", "arinv", f"--config={config}", f"--workdir={workdir}"]
     # Both schedules are shrunk with the epochs: learning rates fall by 10 at each third.
     extra = []
-    for stage, share in (("encoder", epochs), ("inverter", options["inverter_epochs"])):
-        extra += _step_schedule(stage, share / 3)
+    for stage, share in (("encoder", epochs), ("inverter", max(1, round(_INVERTER_SHARE * epochs)))):
+        extra += [f"--config.stages.*_{stage}.num_epochs={share}", *_step_schedule(stage, share / 3)]
     return [context.python, "-m", "arinv", f"--config={config}", *extra, f"--workdir={workdir}"]
 
 
 def _step_schedule(stage: str, every_epochs: float) -> list[str]:
-    if stage == "encoder":
-        fields = [f"{name}_encoder.optimizer" for name in ("standard", "robust")]
-    else:
-        stages = [f"{name}_{loss}_inverter" for name in ("standard", "robust") for loss in ("pixel", "feature", "gan")]
-        fields = [f"{stage}.optimizer.{part}" for stage in stages for part in ("generator", "discriminator")]
-    return [f"--config.stages.{field}.schedule.every_epochs={every_epochs:.6g}" for field in fields]
+    field = "optimizer" if stage == "encoder" else "optimizer.generator"  # the discriminator's schedule follows
+    return [f"--config.stages.*_{stage}.{field}.schedule.every_epochs={every_epochs:.6g}"]
 
 
 def _collect_stages(context: Context, name: str) -> dict[str, Any]:
@@ -163,18 +153,18 @@ def _collect_stages(context: Context, name: str) -> dict[str, Any]:
     return kept
 
 
-_SIZES = ("epochs", "inverter_epochs", "num_test", "attack_steps")  # `smoke` has its own
-
-
-def _experiment(name: str, minutes: float, about: str, config: str, options: dict[str, Any]) -> Run:
-    """Makes a run of a config with stages and fixed arguments."""
+def _experiment(
+    name: str, minutes: float, about: str, config: str, options: dict[str, Any], fields: Mapping[str, Any]
+) -> Run:
+    """Returns a run of a config with stages, with fixed arguments and, except in a tiny run, fixed fields."""
 
     def command(context: Context) -> list[str]:
         given = options | ({"data_dir": context.data_dir} if context.data_dir else {})
         if context.tiny:
-            given = {name: value for name, value in given.items() if name not in _SIZES} | {"smoke": True}
+            given |= {"smoke": True}
         text = f"configs/{config}.py:" + ",".join(f"{key}={value}" for key, value in given.items())
-        return [context.python, "-m", "arinv", f"--config={text}", f"--workdir={context.scratch / name}"]
+        overrides = [] if context.tiny else [f"--config.stages.{field}={value}" for field, value in fields.items()]
+        return [context.python, "-m", "arinv", f"--config={text}", *overrides, f"--workdir={context.scratch / name}"]
 
     return Run(name, minutes, about, command, lambda context: _collect_stages(context, name))
 
@@ -204,11 +194,13 @@ RUNS = (
     ),
     _experiment(
         "autoattack_resnet18", 9, "AutoAttack, linf 8/255, of a ResNet-18 on all 10,000 test images of CIFAR-10",
-        "robustness", {"encoder": "resnet18", "dtype": "bfloat16", "epochs": 5, "attack_steps": 7},
+        "robustness", {"encoder": "resnet18", "dtype": "bfloat16"},
+        {"encoder.num_epochs": 5, "encoder.attack.num_steps": 7},
     ),
     _experiment(
         "recipes", 14, "ResNet-18 and WRN-28-10 by three recipes: accuracy, under attack, and inverted",
         "compare_recipes",
-        {"encoders": "resnet18+wrn28_10", "dtype": "bfloat16", "epochs": 3, "inverter_epochs": 3, "num_test": 2000},
+        {"encoders": "resnet18+wrn28_10", "dtype": "bfloat16"},
+        {"*_encoder.num_epochs": 3, "*_inverter.num_epochs": 3, "*.data.num_test": 2000},
     ),
 )  # fmt: skip

@@ -3,10 +3,12 @@
 import os
 import pathlib
 import re
+import shutil
 import subprocess
 import sys
 
 import pytest
+from configured import configure
 
 from arinv import command_line, main
 from arinv.errors import UserError
@@ -43,16 +45,39 @@ def test_configs_are_found_from_another_folder(config, tmp_path, monkeypatch):
     (tmp_path / "link.py").symlink_to(ROOT / "configs" / "classifier.py")
     flag, separator, value = config.format(root=ROOT).partition(" ")
     given = [flag, value] if separator else [flag]
-    given[-1] += ":smoke=True,width=3"
+    given[-1] += ":smoke=True,options=width:3"
     command = parse(*given, "--workdir", "runs/x", "--config.seed", "5", "--config.batch_size=-1")
     assert command.config.encoder.options.width == 3 and command.config.seed == 5 and command.config.batch_size == -1
     assert command.workdir == tmp_path / "runs" / "x" and not command.options["plan"]
 
 
+def test_configs_are_found_where_the_package_is_installed(tmp_path):
+    """In a directory with a package `configs` of its own."""
+    shutil.copytree(ROOT / "arinv", tmp_path / "site" / "arinv")
+    shutil.copytree(ROOT / "configs", tmp_path / "site" / "arinv" / "configs")
+    (tmp_path / "own" / "configs").mkdir(parents=True)
+    (tmp_path / "own" / "configs" / "__init__.py").write_text("raise RuntimeError")
+    for name in ("quickstart", "configs/quickstart.py"):
+        command = [sys.executable, "-P", "-m", "arinv", f"--config={name}:eps=2", "--workdir=x", "--config.no_field=1"]
+        environment = {**os.environ, "PYTHONPATH": str(tmp_path / "site")}
+        done = subprocess.run(
+            command, cwd=tmp_path / "own", env=environment, capture_output=True, text=True, timeout=60
+        )
+        assert done.returncode == 2 and "unknown field --config.no_field; the config has dtype" in done.stderr
+
+
+def test_wheel_contains_every_folder_of_configs():
+    setuptools = pytest.importorskip("setuptools")
+
+    packages = setuptools.find_packages(ROOT, include=["configs*"])
+    folders = {path.parent.relative_to(ROOT).as_posix() for path in (ROOT / "configs").rglob("*.py")}
+    assert {name.replace(".", "/") for name in packages} == folders
+
+
 def test_a_colon_may_be_part_of_a_config_s_name(tmp_path):
     path = tmp_path / "at 10:30.py"
     path.write_text("from configs import classifier\nget_config = classifier.get_config\n")
-    assert parse(f"--config={path}:seed=3", "--workdir=x").config.seed == 3
+    assert parse(f"--config={path}:eps=3", "--workdir=x").config.attack.eps == 3
 
 
 @pytest.mark.parametrize(
@@ -80,11 +105,11 @@ def test_load_names_file_and_line_of_a_config_s_own_error(text, shown, tmp_path)
     [
         (
             ["--config=quickstrat", "--workdir=x"],
-            "quickstrat does not exist; those of arinv: .*Did you mean quickstart",
+            "quickstrat does not exist; known: .*Did you mean quickstart",
         ),
         (["--config={tmp}/none.py:a=1", "--workdir=x"], "config file .*/none.py does not exist"),
         (["--config={tmp}", "--workdir=x"], "is a folder"),
-        (["--config={tmp}/file.txt", "--workdir=x"], "is no config: that is a Python file"),
+        (["--config={tmp}/file.txt", "--workdir=x"], "is not a config: name a Python file"),
         (["--config=", "--workdir=x"], "--config is empty"),
         (["--config=classifier", "--workdir="], "--workdir is empty"),
         (["--config=classifier", "--workdir=gs://bucket/x"], r"--workdir='gs://bucket/x' is a URL \(gs:\).*local"),
@@ -138,7 +163,9 @@ def test_mistakes_in_flags_are_one_line(arguments, shown, tmp_path):
     ],
 )
 def test_wrong_overrides_are_one_line(override, shown):
-    message = error_of("--config=classifier:encoder=alexnet_small,width=4", "--workdir=x", f"--config.{override}")
+    message = error_of(
+        "--config=classifier:encoder=alexnet_small,options=width:4", "--workdir=x", f"--config.{override}"
+    )
     assert re.search(shown, message), message
 
 
@@ -149,8 +176,25 @@ def test_an_override_of_a_stage_s_field_names_the_stages():
     assert "must be some of" in error_of("--config=quickstart", "--workdir=x", "--config.order=standard")
 
 
+def test_override_with_a_pattern_sets_every_field_that_matches():
+    config = quickstart.get_config().lock()
+    command_line.override(config, "stages.*_encoder.num_epochs", "5")
+    lengths = {name: stage.get("num_epochs") for name, stage in config.stages.items()}
+    assert (lengths["standard_encoder"], lengths["robust_encoder"], lengths["robust_inverter"]) == (5.0, 5.0, 2.5)
+    command_line.override(config, "stages.*.data.num_test", "7")
+    assert {stage.data.num_test for stage in config.stages.values() if "data" in stage} == {7}
+    command_line.override(config, "stages.*_inverter.optimizer.generator.schedule.learning_rate", "0.01")
+    schedules = [config.stages[f"{name}_inverter"].optimizer.discriminator.schedule for name in ("standard", "robust")]
+    assert [schedule.learning_rate for schedule in schedules] == [0.04, 0.04]
+    for field in ("stages.*_encodr.num_epochs", "stages.*.num_epoch", "*.num_epochs"):
+        with pytest.raises(UserError, match=r"matches no field of the config; stages: standard_encoder, "):
+            command_line.override(config, field, "5")
+    with pytest.raises(UserError, match=r"--config.stages.\w+_encoder.num_epochs='x' must be a number"):
+        command_line.override(config, "stages.*_encoder.num_epochs", "x")
+
+
 def test_overrides_are_of_the_type_of_their_field():
-    config = classifier.get_config("encoder=vgg16_bn,width=4").lock()
+    config = classifier.get_config("encoder=vgg16_bn,options=width:4").lock()
     for text in (
         "attack.eps=8/255", "attack.random_start=yes", "seed=7", "num_epochs=2", "data.name=folder:/a,b=c d",
         "log.profile_steps=3,5", "attack={'num_steps': 3, 'norm': 'linf'}", "data.classes=(1, 2)",
@@ -164,7 +208,7 @@ def test_overrides_are_of_the_type_of_their_field():
     assert config.data.name == "folder:/a,b=c d" and config.data.classes == (1, 2)
     assert config.log.profile_steps == (3, 5) and config.optimizer.schedule.epochs == (1.0, 2.5)
     command = parse("--config=quickstart", "--workdir=x", "--config.seed", "3", "--config.order=standard_encoder")
-    assert command.config.stages.report.task == "report" and command.config.order == ("standard_encoder",)
+    assert command.config.stages.report.task == "comparison" and command.config.order == ("standard_encoder",)
     assert command.config.stages.standard_encoder.seed == 3
     command = parse(
         "--config=classifier", "--workdir=x", "--config.attack.random_start", "--noconfig.optimizer.nesterov"
@@ -181,9 +225,14 @@ def test_help_lists_flags_configs_and_an_example(flag):
         assert any(line.split()[:1] == [name] and len(line.split()) > 3 for line in text.splitlines()), name
     assert "arguments" not in command_line.shipped(), "a part of configs is none"
 
+    text = command_line.information(["arinv", "--config=quickstart", "-h"])
+    assert "Arguments: those of configs/classifier.py" in text
+
 
 def test_help_beside_a_config_shows_its_arguments():
-    assert "Arguments: those of configs/inverter.py" in command_line.information(["arinv", "--config=quickstart", "-h"])
+    assert "Arguments: those of configs/classifier.py" in command_line.information(
+        ["arinv", "--config=quickstart", "-h"]
+    )
     assert command_line.information(["arinv", "--config=quickstart"]) is None
 
 
@@ -212,7 +261,10 @@ def test_urls_in_a_config_are_refused_before_any_work(tmp_path):
     for config, shown in (
         (evaluate.get_config("checkpoint=gs://bucket/run"), "checkpoint='gs://bucket/run' is a URL"),
         (classifier.get_config("dataset=folder:s3://bucket/images"), "data.name='folder:s3://bucket/images' is a URL"),
-        (quickstart.get_config("vgg16_weights=https://host/vgg.pth"), "metric_networks.vgg16='https://host/vgg.pth'"),
+        (
+            configure(quickstart, " --config.stages.*.metric_networks.vgg16=https://host/vgg.pth"),
+            "metric_networks.vgg16='https://host/vgg.pth'",
+        ),
     ):
         with pytest.raises(UserError) as error:
             main.run(config, tmp_path / "run")
@@ -263,7 +315,7 @@ def test_values_out_of_range_are_refused_before_any_work(tmp_path):
     config = classifier.get_config("smoke=True,image_size=9223372036854775807")
     with pytest.raises(UserError, match="data.image_size=9223372036854775807 must be 1 to 65536 px"):
         main.check(config, tmp_path / "run")
-    config = stylize.get_config("smoke=True,levels=stage:x,content=photos:coffee,style=photos:coffee")
+    config = stylize.get_config("smoke=True,inverters=stage:x,content=photos:coffee,style=photos:coffee")
     config.mix = ("a",)
     with pytest.raises(UserError, match="mix must hold weights"):
         main.check(config, tmp_path / "run")
@@ -272,8 +324,8 @@ def test_values_out_of_range_are_refused_before_any_work(tmp_path):
 @pytest.mark.parametrize(
     ("arg", "override", "shown"),
     [
-        ("encoder=vgg16_bn,width=2", "optimizer.schedule.epochs=(1.0,)", "must be equally many"),
-        ("encoder=vgg16_bn,width=2", "optimizer.schedule.factors=(0.1, -1.0, 1.0)", "must be 0 or more"),
+        ("encoder=vgg16_bn,options=width:2", "optimizer.schedule.epochs=(1.0,)", "must be equally many"),
+        ("encoder=vgg16_bn,options=width:2", "optimizer.schedule.factors=(0.1, -1.0, 1.0)", "must be 0 or more"),
         ("encoder=resnet18", "optimizer.schedule.factor=-1", "must be 0 or more"),
     ],
 )

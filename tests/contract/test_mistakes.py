@@ -105,9 +105,12 @@ def test_check_rejects_a_missing_run_before_any_stage(tmp_path):
     there = tmp_path / "there"
     there.mkdir()
     for config, message in (
-        (anomaly.get_config(f"smoke=True,dataset=photos,standard={there}/typo"), "encoder.checkpoint='"),
-        (style.get_config(f"smoke=True,standard={there},robust={tmp_path}/typo"), "encoder.checkpoint='"),
-        (high_resolution.get_config(f"smoke=True,standard={tmp_path}/typo"), "inverters.standard='"),
+        (anomaly.get_config(f"smoke=True,dataset=photos,standard_encoder={there}/typo"), "encoder.checkpoint='"),
+        (
+            style.get_config(f"smoke=True,standard_encoder={there},robust_encoder={tmp_path}/typo"),
+            "encoder.checkpoint='",
+        ),
+        (high_resolution.get_config(f"smoke=True,standard_inverter={tmp_path}/typo"), "inverters.standard='"),
     ):
         text = run(config, tmp_path / "run")
         assert message in text and "typo' does not exist" in text and not (tmp_path / "run").exists()
@@ -115,7 +118,7 @@ def test_check_rejects_a_missing_run_before_any_stage(tmp_path):
 
 def test_check_rejects_stages_of_different_image_sizes(tmp_path):
     for name in ("encoder", "inverter"):
-        config = inverter.get_config("smoke=True,width=4")
+        config = inverter.get_config("smoke=True,options=width:4")
         config.stages[name].data.image_size = 64
         assert "px, but data.image_size is" in run(config, tmp_path / "run")
     config.stages.inverter.encoder.other_size = config.stages.evaluation.data.image_size == 32
@@ -155,7 +158,7 @@ def damage(path):
 def test_run_rejects_folders_of_bad_images(tmp_path):
     folder = tmp_path / "images"
     folder.mkdir()
-    config = classifier.get_config(f"smoke=True,width=4,dataset=folder:{folder}")
+    config = classifier.get_config(f"smoke=True,options=width:4,dataset=folder:{folder}")
     assert str(folder) in run(config, tmp_path / "run")
     damage(fill(folder, "a", "b") / "b" / "7.jpg")
     assert "7.jpg" in run(config, tmp_path / "run")
@@ -165,7 +168,7 @@ def test_run_skips_a_bad_image_and_reports_the_data(tmp_path, capsys):
     folder = fill(tmp_path / "images", "a", "b")
     damage(folder / "b" / "7.jpg")
     (folder / "b" / "notes.txt").write_text("x")
-    config = classifier.get_config(f"smoke=True,width=4,on_bad_image=skip,dataset=folder:{folder}")
+    config = classifier.get_config(f"smoke=True,options=width:4,on_bad_image=skip,dataset=folder:{folder}")
     config.data.num_train = 0
     main.run(config, tmp_path / "run")
     lines = capsys.readouterr().err
@@ -185,7 +188,7 @@ def test_run_skips_a_bad_image_and_reports_the_data(tmp_path, capsys):
 )
 def test_run_rejects_a_classifier_of_one_class(classes, dataset, message, tmp_path):
     folder = fill(tmp_path / "images", *classes, count=5)
-    config = classifier.get_config(f"smoke=True,width=4,dataset=folder:{folder}{dataset}")
+    config = classifier.get_config(f"smoke=True,options=width:4,dataset=folder:{folder}{dataset}")
     assert re.search(message, run(config, tmp_path / "run"))
 
 
@@ -232,7 +235,7 @@ def test_check_accepts_a_workdir_with_the_name_of_a_dataset(tmp_path, monkeypatc
 
 
 def test_run_stops_at_a_non_finite_loss(tmp_path):
-    config = classifier.get_config("smoke=True,width=4")
+    config = classifier.get_config("smoke=True,options=width:4")
     config.optimizer.schedule.learning_rate = 1e30
     config.num_steps = 4
     with pytest.raises(UserError, match="non-finite at step . .*no checkpoint was saved yet.*learning rate"):
@@ -282,9 +285,9 @@ def test_command_prints_mistakes_in_one_line(arguments, message, tmp_path):
 
 
 def test_run_rejects_another_config_in_the_same_workdir(tmp_path):
-    config = quickstart.get_config("smoke=True,width=4")
+    config = quickstart.get_config("smoke=True,options=width:4")
     workdirs.open_workdir(config.stages.robust_encoder, tmp_path / "robust_encoder")
-    other = quickstart.get_config("smoke=True,width=4,eps=2.0")
+    other = quickstart.get_config("smoke=True,options=width:4,eps=2.0")
     with pytest.raises(UserError, match=r"robust_encoder belongs to another config: attack.eps \(there 1.0, now 2.0\)"):
         main.run(other, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["robust_encoder"], "no stage may have started"

@@ -9,6 +9,7 @@ import shutil
 import jax
 import numpy as np
 import pytest
+from configured import configure
 from PIL import Image
 from sklearn.metrics import roc_auc_score
 
@@ -23,7 +24,7 @@ from arinv.experiment.trained import CLASSIFIER
 from arinv.train import class_inverters
 from configs import anomaly, detector, score
 
-SMALL = "smoke=True,width=4,image_size=16"
+SMALL = "smoke=True,options=width:4,image_size=16"
 SHALLOW = "layer=conv1"  # compiles faster
 
 
@@ -57,7 +58,8 @@ def finished(encoder, tmp_path_factory):
 
 
 def make_config(encoder, arg="classes=3"):
-    return anomaly.get_config(f"{SMALL},{SHALLOW},dataset=photos,standard={encoder},robust={encoder},{arg}")
+    encoders = f"standard_encoder={encoder},robust_encoder={encoder}"
+    return configure(anomaly, f"{SMALL},{SHALLOW},dataset=photos,{encoders},{arg}")
 
 
 def test_smoke_one_vs_all_writes_scores_and_report(finished):
@@ -140,8 +142,8 @@ def test_one_vs_all_resumes_to_the_same_bytes(finished, tmp_path, monkeypatch):
 
 
 def test_one_vs_all_scores_num_anomalous_images_only(finished, tmp_path):
-    config = make_config("x", "classes=3,num_anomalous=5,attack_eps=0").stages.robust_evaluation
-    config.update_from_flattened_dict({"data.num_test": 16, "num_normal": 0})
+    config = make_config("x", "classes=3").stages.robust_evaluation
+    config.update_from_flattened_dict({"data.num_test": 16, "num_normal": 0, "num_anomalous": 5, "attack.eps": 0.0})
     config.inverters = {"class3": str(finished / "robust_inverters" / "class3")}
     main.run(config, tmp_path / "some")
     with config.unlocked():
@@ -185,7 +187,7 @@ def detected(encoder, tmp_path_factory):
         save(root / "normal" / f"{i}.jpg", gradient.astype(np.uint8))
     for i in range(6):
         save(root / "noise" / f"{i}.png", rng.integers(0, 256, (20, 20, 3), dtype=np.uint8))
-    arg = f"{SMALL},{SHALLOW},dataset=folder:{root}/normal,checkpoint={encoder},anomalous={root}/noise"
+    arg = f"{SMALL},{SHALLOW},dataset=folder:{root}/normal,encoder_checkpoint={encoder},anomalous={root}/noise"
     config = detector.get_config(arg)
     for stage in (config.stages.inverter, config.stages.detector):
         stage.data.num_train = stage.data.num_test = 0
@@ -194,7 +196,7 @@ def detected(encoder, tmp_path_factory):
 
 
 def run_score(detected, images, workdir, arg=""):
-    config = score.get_config(f"smoke=True,detector={detected}/run,images={images},pictures=6{arg and ','}{arg}")
+    config = configure(score, f"smoke=True,detector={detected}/run,images={images} --config.log.num_pictures=6{arg}")
     main.run(config, workdir)
     return list(csv.DictReader(io.StringIO((workdir / "scores.csv").read_text())))
 
@@ -226,7 +228,7 @@ def test_score_gives_images_the_scores_behind_the_thresholds(detected, tmp_path)
 
 def test_detector_restarts_with_other_images(detected, tmp_path):
     config = detector.get_config(
-        f"{SMALL},{SHALLOW},dataset=folder:{detected}/normal,checkpoint=x,anomalous={tmp_path}/noise"
+        f"{SMALL},{SHALLOW},dataset=folder:{detected}/normal,encoder_checkpoint=x,anomalous={tmp_path}/noise"
     ).stages.detector
     config.inverter = str(detected / "run" / "inverter")
     config.data.num_train, config.data.num_test = 8, 4
@@ -258,8 +260,7 @@ def test_references_are_the_training_images_of_the_inverter(detected, tmp_path):
 def test_score_accepts_file_names_that_are_not_utf8(detected, tmp_path):
     name = os.fsdecode(b"caf\xe9.png")
     save(tmp_path / "images" / name, np.zeros((20, 20, 3), np.uint8))
-    run = score.get_config(f"smoke=True,detector={detected}/run,images={tmp_path}/images,pictures=6")
-    main.run(run, tmp_path / "out")
+    run_score(detected, tmp_path / "images", tmp_path / "out")
     assert os.fsencode(name) in (tmp_path / "out" / "scores.csv").read_bytes()
 
 
@@ -269,16 +270,17 @@ def test_score_decides_by_score_and_policy(detected, tmp_path, monkeypatch):
     saved = json.loads((detected / "run" / "detector" / "detector.json").read_text())
     normal = np.array(saved["calibrations"]["knn"]["normal_scores"])
     for arg, threshold in (
-        ("score=knn,quantile=0.5", np.sort(normal)[3]),
-        ("score=knn,policy=best_f1", saved["calibrations"]["knn"]["best_f1"]["threshold"]),
+        ("quantile=0.5", np.sort(normal)[3]),
+        ("policy=best_f1", saved["calibrations"]["knn"]["best_f1"]["threshold"]),
     ):
-        rows = run_score(detected, tmp_path / "images", tmp_path / arg.replace("=", "_"), arg)
+        fields = f" --config.decision.score=knn --config.decision.{arg}"
+        rows = run_score(detected, tmp_path / "images", tmp_path / arg, fields)
         assert [row["file"] for row in rows] == [*(f"{i}.png" for i in range(6)), "normal.png"]
         for row in rows:
             assert row["decision"] == ("anomalous" if float(row["knn"]) > threshold else "normal")
             below = np.mean(normal < float(row["knn"])), np.mean(normal <= float(row["knn"]) + 1e-6)
             assert below[0] - 1e-6 <= float(row["calibrated"]) <= below[1] + 1e-6
-    with Image.open(tmp_path / "score_knn,policy_best_f1" / "overview.png") as image:
+    with Image.open(tmp_path / "policy=best_f1" / "overview.png") as image:
         assert image.size[0] > 6 * 96
     alone = run_score(detected, tmp_path / "images" / "normal.png", tmp_path / "alone")
     for name in scorer_names(rows):
@@ -320,23 +322,23 @@ def test_score_scores_every_kind_of_image_and_reports_the_rest(detected, tmp_pat
 @pytest.mark.parametrize(
     ("arg", "shown"),
     [
-        ("detector={tmp}", "no detector in"),
-        ("images={tmp}/empty", "holds no image"),
-        ("images={tmp}/nothing", "does not exist"),
-        ("images=", "images is empty"),
-        ("images={tmp}", "is in the folder of images"),
-        ("pictures=0", "pictures=0 must be 1 or more"),
-        ("score=sum", "unknown score 'sum'; known: amortized, feature"),
-        ("policy=mean", "unknown threshold policy 'mean'"),
-        ("quantile=2", "above 0 and at most 1"),
-        ("score_batch=12", "batch_size 12"),
+        (",detector={tmp}", "no detector in"),
+        (",images={tmp}/empty", "holds no image"),
+        (",images={tmp}/nothing", "does not exist"),
+        (",images=", "images is empty"),
+        (",images={tmp}", "is in the folder of images"),
+        (" --config.log.num_pictures=0", "pictures=0 must be 1 or more"),
+        (" --config.decision.score=sum", "unknown score 'sum'; known: amortized, feature"),
+        (" --config.decision.policy=mean", "unknown threshold policy 'mean'"),
+        (" --config.decision.quantile=2", "above 0 and at most 1"),
+        (" --config.batch_size=12", "batch_size 12"),
     ],
 )
 def test_score_reports_a_mistake_in_one_line(detected, tmp_path, arg, shown):
     (tmp_path / "empty").mkdir()
-    given = f"detector={detected}/run,images={detected}/noise,smoke=False,score_batch=8,{arg.format(tmp=tmp_path)}"
+    given = f"smoke=True,detector={detected}/run,images={detected}/noise{arg.format(tmp=tmp_path)}"
     with pytest.raises(UserError, match=shown) as error:
-        main.run(score.get_config(given), tmp_path / "run")
+        main.run(configure(score, given), tmp_path / "run")
     assert "\n" not in str(error.value) and not (tmp_path / "run").exists()
 
 
@@ -372,15 +374,16 @@ def test_detector_rejects_thresholds_from_its_training_images(tmp_path):
     images = tmp_path / "images"
     images.mkdir()
     with pytest.raises(UserError, match="policy=best_f1 needs anomalous"):
-        main.run(detector.get_config(f"dataset=folder:{images},checkpoint=x,policy=best_f1"), tmp_path / "run")
-    config = detector.get_config(f"dataset=folder:{images},checkpoint=x")
+        best_f1 = "--config.stages.detector.decision.policy=best_f1"
+        main.run(configure(detector, f"dataset=folder:{images},encoder_checkpoint=x {best_f1}"), tmp_path / "run")
+    config = detector.get_config(f"dataset=folder:{images},encoder_checkpoint=x")
     config.stages.detector.data.test_split = "train"
     with pytest.raises(UserError, match="not trained on"):
         main.run(config, tmp_path / "run")
 
 
 def test_anomaly_config_is_plain_data_and_follows_the_paper():
-    config = anomaly.get_config("dataset=cats_vs_dogs,encoder=alexnet,eps=3.0,num_test=100,standard=runs/a")
+    config = anomaly.get_config("dataset=cats_vs_dogs,encoder=alexnet,eps=3.0,standard_encoder=runs/a")
     assert json.loads(config.to_json_best_effort())
     assert config.order == (
         "robust_encoder", "standard_inverters", "robust_inverters", "standard_evaluation", "robust_evaluation",
@@ -398,8 +401,12 @@ def test_anomaly_config_is_plain_data_and_follows_the_paper():
 
 
 def test_detector_config_weights_pixels_for_every_encoder():
-    for arguments, pixel_weight in (("eps=1.0", 2e-3), ("eps=0.0", 2e-3), ("eps=1.0,pixel_weight=2e-6", 2e-6)):
-        config = detector.get_config(f"dataset=folder:x,{arguments}")
+    for arguments, pixel_weight in (
+        ("eps=1.0", 2e-3),
+        ("eps=0.0", 2e-3),
+        ("eps=1.0 --config.stages.inverter.loss.pixel=2e-6", 2e-6),
+    ):
+        config = configure(detector, f"dataset=folder:x,{arguments}")
         assert config.order == ("encoder", "inverter", "detector")
         assert config.stages.inverter.loss.pixel == config.stages.detector.search.pixel_weight == pixel_weight
 

@@ -15,9 +15,10 @@ from arinv.errors import UserError
 from arinv.experiment import trained
 from arinv.experiment.cache import ResultCache
 from arinv.experiment.run import Run
-from configs import arguments, compare_recipes, evaluate, robustness
+from configs import autoattack as autoattack_config
+from configs import compare_recipes, robustness
 
-ARG = "smoke=True,encoder=alexnet_small,width=4,image_size=16,dataset=photos"
+ARG = "smoke=True,encoder=alexnet_small,options=width:4,image_size=16,dataset=photos"
 
 
 @pytest.fixture(scope="module")
@@ -29,8 +30,8 @@ def finished(tmp_path_factory):
 
 
 def attack_config(finished, **changes):
-    arg = f"smoke=True,attack=autoattack,norm=linf,eps=8/255,image_size=16,checkpoint={finished}/encoder"
-    config = evaluate.get_config(arg)
+    arg = f"smoke=True,norm=linf,eps=8/255,image_size=16,checkpoint={finished}/encoder"
+    config = autoattack_config.get_config(arg)
     for name, value in changes.items():
         config.attack[name] = value
     return config
@@ -112,7 +113,7 @@ def test_autoattack_restarts_without_a_usable_state(finished, tmp_path, monkeypa
 
 
 def test_version_is_standard_for_the_published_settings_only():
-    config = evaluate.get_config("attack=autoattack,checkpoint=there,norm=linf,eps=8/255").attack
+    config = autoattack_config.get_config("checkpoint=there,norm=linf,eps=8/255").attack
     assert autoattack._version(config) == "standard (Croce & Hein 2020)"
     defaults = inspect.signature(attacks.autoattack).parameters
     assert all(defaults[name].default == value for name, value in autoattack._STANDARD.items())
@@ -170,14 +171,6 @@ def test_check_rejects_values_out_of_range(finished, tmp_path, changes, shown):
     with pytest.raises(UserError, match=shown):
         main.run(attack_config(finished, **changes), tmp_path / "run")
     assert not (tmp_path / "run").exists()
-
-
-@pytest.mark.parametrize("name", ["steps", "attack_from", *arguments.METRICS])
-def test_evaluate_config_rejects_arguments_without_use_for_autoattack(name):
-    value = "7" if name == "steps" else "other"
-    with pytest.raises(ValueError, match=f"^{name}={value} is of no use with attack=autoattack"):
-        evaluate.get_config(f"attack=autoattack,checkpoint=there,{name}={value}")
-    evaluate.get_config(f"checkpoint=there,{name}={value}")
 
 
 def test_smoke_compare_recipes_writes_metrics(tmp_path):

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from arinv import command_line
 from arinv.train.accelerators import peak_flops
 from arinv.train.flops import count_flops
 from configs import cifar10
@@ -174,7 +175,7 @@ def test_cifar10_fills_the_time_and_goes_on_as_planned(tmp_path):
     (run,) = (run for run in runs.RUNS if run.name == "cifar10_resnet18")
     command = run.command(context)
     config = next(part for part in command if part.startswith("--config=configs"))
-    assert f",epochs={runs.cifar10_epochs(40, 16000)}," in config
+    assert f"--config.stages.*_encoder.num_epochs={runs.cifar10_epochs(40, 16000)}" in command
     later = runs.Context("python", tmp_path, tmp_path, 5.0, "/data", False, lambda name: None)
     assert run.command(later) == command
 
@@ -184,11 +185,11 @@ def test_cifar10_fills_the_time_and_goes_on_as_planned(tmp_path):
     for part in command:
         if part.startswith("--config."):
             name, value = part.removeprefix("--config.").split("=")
-            *parents, last = name.split(".")
-            place = fields
-            for parent in parents:
-                place = place[parent]
-            assert isinstance(place[last], float) and float(value) > 0
+            command_line.override(fields, name, value)
+            assert float(value) > 0
+    epochs = {name: stage.num_epochs for name, stage in fields.stages.items() if "num_epochs" in stage}
+    assert epochs["robust_encoder"] == 150.0 and epochs["standard_gan_inverter"] == 90.0
+    assert fields.stages.robust_gan_inverter.optimizer.discriminator.schedule.every_epochs == 30.0
 
 
 @pytest.mark.parametrize("run", runs.RUNS, ids=lambda run: run.name)

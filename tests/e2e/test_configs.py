@@ -23,7 +23,8 @@ from arinv.experiment import descriptions, trained, workdirs
 from arinv.experiment import run as experiment_run
 from arinv.experiment.run import Run
 from arinv.train import training
-from configs import arguments, defaults
+from configs import arguments
+from configs import tasks as task_configs
 
 ROOT = pathlib.Path(__file__).parents[2]
 CONFIGS = ("classifier", "inverter", "evaluate", "quickstart", "cifar10")
@@ -43,12 +44,12 @@ def test_configs_are_plain_data_and_follow_the_encoder(name, encoder):
     config = get_config(name, f"encoder={encoder}")
     assert json.loads(config.to_json_best_effort())
     for stage in stages_of(config):
-        if stage.task == "report":
+        if stage.task == "comparison":
             continue
         assert stage.data.image_size == {"alexnet": 224}.get(encoder, 32)
         if stage.task == "inverter":
             assert stage.encoder.layer == {"resnet18": "block4"}.get(encoder, "conv5")
-        if stage.task != "evaluation":
+        if stage.task != "evaluate":
             tasks.TASKS[stage.task].check(stage)
 
 
@@ -94,7 +95,7 @@ def test_an_encoder_s_recipe_follows_it_into_every_experiment(name, encoder):
     for other in stages_of(config):
         if other.task == "inverter":
             assert other.data.resize == "squash" and not other.data.resized_crop
-        if other.task in ("evaluation", "autoattack") and other.attack.eps > 0:
+        if other.task in ("evaluate", "autoattack") and other.attack.eps > 0:
             assert (other.attack.eps, other.attack.norm) == (attack.eps, attack.norm)
 
 
@@ -104,8 +105,11 @@ def test_the_step_grows_with_the_radius_and_the_norm_is_the_recipe_s():
     config = get_config("classifier", "encoder=alexnet,eps=3")
     config.attack.eps = 0.5  # as --config.attack.eps=0.5
     assert config.attack.step_size == pytest.approx(0.5 / 6)
-    attack = get_config("classifier", "encoder=alexnet,norm=linf,eps=8/255,attack_steps=10").attack
-    assert attack.step_size == 0.0, "2.5 eps / 10: the recipe's step is for its norm and number of steps"
+    config.attack.num_steps = 10
+    assert config.attack.step_size == 0.0, "2.5 eps / 10: the recipe's step is for its number of steps"
+    assert config.test_attack.num_steps == 10
+    attack = get_config("classifier", "encoder=alexnet,norm=linf,eps=8/255").attack
+    assert attack.step_size == 0.0, "2.5 eps / 7: the recipe's step is for its norm"
     with pytest.raises(ValueError, match="norm=linf needs eps=: 3, the radius of the encoder's recipe, is l2"):
         get_config("denoising", "norm=linf")
     assert get_config("inverter", "encoder=vgg16_bn,eps=-1").stages.evaluation.attack.step_size == 0.007
@@ -117,7 +121,8 @@ def test_departures_are_what_differs_from_the_published_recipe():
     assert departures(get_config("classifier", "encoder=wrn28_10,eps=-1")) == {}
     assert departures(get_config("quickstart", "").stages.robust_encoder) == {}
     assert departures(get_config("classifier", "encoder=alexnet")) == {"optimizer.schedule.learning_rate": [0.01, 0.1]}
-    config = get_config("classifier", "encoder=resnet18,eps=0.3,step_size=0.1,epochs=10,recipe=trades,width=8")
+    config = get_config("classifier", "encoder=resnet18,eps=0.3,recipe=trades,options=width:8")
+    config.attack.step_size, config.num_epochs = 0.1, 10.0
     config.augmentation.flip, config.data.resize = False, "crop"
     assert departures(config) == {
         "attack.eps": [0.3, 1.0],
@@ -129,7 +134,8 @@ def test_departures_are_what_differs_from_the_published_recipe():
         "data.resize": ["crop", "squash"],
         "encoder.options.width": [8, None],
     }
-    standard = get_config("classifier", "encoder=wrn28_10,recipe=trades,step_size=1")
+    standard = get_config("classifier", "encoder=wrn28_10,recipe=trades")
+    standard.attack.step_size = 1.0
     assert departures(standard) == {}, "nothing is attacked in standard training"
 
 
@@ -141,7 +147,7 @@ def test_classifiers_of_imagenet_are_trained_on_windows_of_originals(tmp_path):
             pixels = np.zeros((90, 200, 3), np.uint8)
             pixels[:, ::2] = 255  # gone in a squashed image
             Image.fromarray(pixels).save(tmp_path / name / f"{i}.png")
-    arg = f"encoder=vgg16_bn,dataset=folder:{tmp_path},image_size=64,batch=8,smoke=True"
+    arg = f"encoder=vgg16_bn,dataset=folder:{tmp_path},image_size=64,smoke=True"
     config = get_config("classifier", arg)
     batches = training.make_batches(Run(config, tmp_path), experiment_run.open_source(config, "train"))
     batch = next(batches)
@@ -232,7 +238,7 @@ def test_what_follows_the_length_of_a_training_goes_along_with_it():
         ("eps=abc", "a number or a fraction"),
         ("eps=1/0", "a number or a fraction"),
         ("eps=-2", "0 or more"),
-        ("batch=1.5", "a whole number"),
+        ("image_size=1.5", "a whole number"),
         ("smoke=perhaps", "true or false"),
         ("encoder", "needs a value"),
         ("options=dense_width", "name:value pairs"),
@@ -240,10 +246,10 @@ def test_what_follows_the_length_of_a_training_goes_along_with_it():
         ("classes=5-", "classes='5-' must be labels"),
         ("eps=nan", "a number or a fraction"),
         ("eps=1e999", "a number or a fraction"),
-        ("seed=99999999999999999999", "a whole number"),
+        ("image_size=99999999999999999999", "a whole number"),
         ("dataset=photos,smoke", "'smoke' needs a value: smoke="),
-        ("smoke=True,b/c.png", "'b/c.png' is no config argument; they are name=value"),
-        ("dataset=folder:/a,b=c/d", "unknown config argument 'b'.*in quotes: dataset='...'"),
+        ("smoke=True,b/c.png", "'b/c.png' is no config argument; arguments are name=value"),
+        ("dataset=folder:/a,b=c/d", "unknown config argument 'b'.*quote that: dataset='...'"),
     ],
 )
 def test_wrong_arguments_are_one_line(arg, shown):
@@ -254,7 +260,7 @@ def test_wrong_arguments_are_one_line(arg, shown):
 
 def test_an_unknown_loss_lists_the_known():
     with pytest.raises(ValueError, match="pixel, feature, gan"):
-        defaults.loss("l3")
+        task_configs.loss("l3")
 
 
 def smoke(name, arg, workdir) -> ConfigDict:
@@ -268,7 +274,7 @@ def quickstart(tmp_path_factory):
     """A finished smoke run of the quickstart."""
     workdir = tmp_path_factory.mktemp("quickstart")
     metrics = "psnr+ssim+normalized_error+mse+robust_lpips+gram+fid"
-    return smoke("quickstart", f"width=4,metrics={metrics}", workdir), workdir
+    return smoke("quickstart", f"options=width:4,metrics={metrics}", workdir), workdir
 
 
 def test_smoke_quickstart_leaves_a_report(quickstart):
@@ -353,7 +359,7 @@ def test_an_evaluation_at_another_size_is_refused(quickstart, tmp_path):
     _, workdir = quickstart
     with pytest.raises(UserError, match="trained on images of 32 px, but data.image_size is 40"):
         main.run(get_config("evaluate", f"smoke=True,image_size=40,checkpoint={workdir}/robust_encoder"), tmp_path)
-    arg = f"smoke=True,width=4,image_size=64,checkpoint={workdir}/robust_encoder"
+    arg = f"smoke=True,options=width:4,image_size=64,encoder_checkpoint={workdir}/robust_encoder"
     with pytest.raises(UserError, match="trained on images of 32 px, but data.image_size is 64; .*other_size=True"):
         main.run(get_config("inverter", arg), tmp_path / "inverter")
     assert not (tmp_path / "inverter").exists()
@@ -368,7 +374,7 @@ def test_smoke_export_to_pytorch_and_import_again(quickstart, tmp_path):
     tensors = safetensors.numpy.load_file(tmp_path / "out" / "model.safetensors")
     assert tensors["fc8.weight"].ndim == 2
     safetensors.numpy.save_file(tensors, tmp_path / "bare.safetensors")
-    smoke("import_torch", f"encoder=alexnet_small,width=4,path={tmp_path}/bare.safetensors", tmp_path / "in")
+    smoke("import_torch", f"encoder=alexnet_small,options=width:4,path={tmp_path}/bare.safetensors", tmp_path / "in")
     assert json.loads((tmp_path / "in" / "results.json").read_text())["description"]["class_names"] == []
     results = [tmp_path / "a", tmp_path / "b"]
     for encoder, path in zip((workdir / "robust_encoder", tmp_path / "in"), results, strict=True):
@@ -376,7 +382,7 @@ def test_smoke_export_to_pytorch_and_import_again(quickstart, tmp_path):
     before, after = (json.loads((path / "results.json").read_text()) for path in results)
     assert before["cross_entropy"] == after["cross_entropy"]
     smoke("export_torch", f"checkpoint={workdir}/robust_inverter", tmp_path / "generator")
-    path = f"path={tmp_path}/generator/model.safetensors,layer=conv5,checkpoint={tmp_path}/in"
+    path = f"path={tmp_path}/generator/model.safetensors,layer=conv5,encoder_checkpoint={tmp_path}/in"
     smoke("import_torch", f"encoder=alexnet_small,{path}", tmp_path / "inverter")
     names = ("robust_inverter", tmp_path / "inverter")
     before, after = (trained.load(workdir / name, kind="inverter").variables for name in names)
@@ -411,12 +417,12 @@ def test_smoke_classifier_on_a_folder(tmp_path):
         for i in range(40):
             pixels = rng.integers(0, 256, (40, 50, 3), dtype=np.uint8)
             Image.fromarray(pixels).save(tmp_path / "images" / label / f"{i}.png")
-    smoke("classifier", f"dataset=folder:{tmp_path}/images,width=4", tmp_path / "run")
+    smoke("classifier", f"dataset=folder:{tmp_path}/images,options=width:4", tmp_path / "run")
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     assert 0 <= results["correct"] <= 1
 
 
 def test_smoke_cifar10(data_dir, tmp_path):
-    smoke("cifar10", f"width=4,losses=gan,data_dir={data_dir}/tfds", tmp_path)
+    smoke("cifar10", f"options=width:4,losses=gan,data_dir={data_dir}/tfds", tmp_path)
     metrics = json.loads((tmp_path / "report" / "metrics.json").read_text())
     assert set(metrics) == {"standard gan", "robust gan"}

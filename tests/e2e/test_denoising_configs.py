@@ -1,9 +1,10 @@
-"""Configs of denoising: the paper's recipe, encoders that are given, and mistakes told before any work."""
+"""Configs of denoising: the paper's recipe, trained encoders, and errors that are raised before any work."""
 
 import json
 
 import numpy as np
 import pytest
+from configured import configure
 from PIL import Image
 
 from arinv import main
@@ -13,7 +14,7 @@ from arinv.experiment.figures import centre_window, evenly, short_names
 from configs import denoise, denoising
 
 
-def test_the_paper_s_recipe_is_the_default():
+def test_denoising_follows_the_paper_by_default():
     config = denoising.get_config()
     assert json.loads(config.to_json_best_effort())
     assert config.order == (
@@ -28,18 +29,18 @@ def test_the_paper_s_recipe_is_the_default():
     assert stage.noise.to_dict() == {"sigma": 50 / 255, "protocol": "clipped"}
     assert stage.decoder.to_dict() == {"variant": "default", "pad_side": "official", "image_bias": 0.0}
     assert stage.data.resize == "squash" and not stage.augmentation
-    assert not denoise.get_config().noise.sigma  # nothing is added to a user's photographs
+    assert not denoise.get_config().noise.sigma  # no noise is added to images of a user
 
 
-def test_the_script_s_preset_and_crops():
-    config = denoising.get_config("loss=official_script,size=256,crop=128,train=folder:x").stages.standard_denoiser
+def test_denoising_loss_of_the_official_script_and_windows():
+    config = denoising.get_config("loss=official_script,window=128,train=folder:x").stages.standard_denoiser
     weights = {name: config.loss[name] for name in ("pixel", "feature", "adversarial", "discriminator", "pixel_order")}
     assert weights == {"pixel": 2e-3, "feature": 1e-2, "adversarial": 100.0, "discriminator": 100.0, "pixel_order": 2}
     assert config.augmentation.window == 128 and config.data.resize == "crop" and config.data.name == "folder:x"
 
 
-def test_encoders_that_are_given_are_not_trained():
-    config = denoising.get_config("standard=runs/a,robust=runs/b")
+def test_denoising_uses_trained_encoders():
+    config = denoising.get_config("standard_encoder=runs/a,robust_encoder=runs/b")
     assert config.order == ("standard_denoiser", "robust_denoiser", "evaluation")
     assert config.stages.standard_denoiser.encoder.checkpoint == "runs/a"
     assert config.stages.evaluation.metric_networks.encoder == "runs/b"
@@ -49,38 +50,38 @@ def test_encoders_that_are_given_are_not_trained():
     ("arg", "shown"),
     [
         ("encoder=vgg16", "unknown encoder of a denoiser 'vgg16'; known: alexnet"),
-        ("crop=100", "augmentation.window=100 must be a multiple of 32 from 64 up"),
-        ("crop=256", "augmentation.window=256 is more than data.image_size=224"),
-        ("size=225", "data.image_size=225 must be a multiple of 32"),
-        ("sigma=50", "fifty grey levels are 50/255"),
-        ("protocol=clip", "clipped, unclipped"),
-        ("pad_side=left", "aligned, official"),
-        ("variant=a9", "default, table_a9"),
+        ("window=100", "augmentation.window=100 must be a multiple of 32 from 64 up"),
+        ("window=256", "augmentation.window=256 is more than data.image_size=224"),
+        ("--config.stages.*_denoiser.data.image_size=225", "data.image_size=225 must be a multiple of 32"),
+        ("--config.stages.*.noise.sigma=50", "fifty grey levels are 50/255"),
+        ("--config.stages.*.noise.protocol=clip", "clipped, unclipped"),
+        ("--config.stages.*_denoiser.decoder.pad_side=left", "aligned, official"),
+        ("--config.stages.*_denoiser.decoder.variant=a9", "default, table_a9"),
         ("metrics=psnr+fid", "unknown metric 'fid' of denoised images; known: psnr, ssim"),
         ("metrics=lpips_alex", "needs a trained alexnet"),
         ("test=folder:/nowhere/cbsd68", "/nowhere/cbsd68 does not exist"),
         ("test=", "name a folder of clean images"),
-        ("num_pictures=-1", "0 .all. or more"),
-        ("bm3d=perhaps", "unknown bm3d 'perhaps'; known: auto, no, yes"),
-        ("tile=100", "tile=100"),
-        ("multiple=16", "multiple=16 must be a multiple of 32 px"),
+        ("--config.stages.evaluation.data.num_images=-1", "0 .all. or more"),
+        ("--config.stages.evaluation.bm3d=perhaps", "unknown bm3d 'perhaps'; known: auto, no, yes"),
+        ("--config.stages.evaluation.tiles.tile=100", "tile=100"),
+        ("--config.stages.evaluation.tiles.multiple=16", "multiple=16 must be a multiple of 32 px"),
         ("test=cbsd68", "unknown dataset 'cbsd68'; known: folder:PATH"),
         ("train=/my/photographs", "unknown dataset '/my/photographs'"),
         ("train=folder:/nowhere/photographs", "/nowhere/photographs' does not exist"),
     ],
 )
-def test_mistakes_are_told_before_anything_is_trained(arg, shown, tmp_path):
+def test_denoising_raises_before_training(arg, shown, tmp_path):
     with pytest.raises(UserError, match=shown) as error:
-        main.run(denoising.get_config(arg), tmp_path / "run")
+        main.run(configure(denoising, f" {arg}"), tmp_path / "run")
     assert "\n" not in str(error.value) and not (tmp_path / "run").exists()
 
 
-def test_an_unknown_loss_lists_the_known():
-    with pytest.raises(ValueError, match="pixel, feature, pixel_balanced, gan, official_script"):
+def test_denoising_lists_known_losses():
+    with pytest.raises(ValueError, match="pixel, feature, gan, pixel_balanced, official_script"):
         denoising.get_config("loss=l2")
 
 
-def test_bm3d_that_is_not_installed(monkeypatch):
+def test_bm3d_raises_if_required_but_not_installed(monkeypatch):
     monkeypatch.setattr(bm3d, "is_installed", lambda: False)
     with pytest.raises(UserError, match="pip install bm3d"):
         bm3d.find("yes")
@@ -88,30 +89,32 @@ def test_bm3d_that_is_not_installed(monkeypatch):
     assert bm3d.find("no") is None and not bm3d.notice("no")
 
 
-def test_sets_of_pictures_by_name():
-    config = denoising.get_config("test=photos+photos,num_pictures=3,test_size=64").stages.evaluation
-    (found,) = evaluate_denoising.open_sets(config)
-    assert found.name == "photos" and found.names == ("00000", "00001", "00002")
-    assert found.read(2).shape == (64, 64, 3)
+def test_open_sets_opens_each_dataset_once():
+    config = denoising.get_config("test=photos+photos").stages.evaluation
+    config.data.num_images, config.data.image_size = 3, 64
+    (photos,) = evaluate_denoising.open_sets(config)
+    assert photos.name == "photos" and photos.names == ("00000", "00001", "00002")
+    assert photos.read(2).shape == (64, 64, 3)
     fields = denoising.get_config("test=imagenet2012+folder:x+cats_vs_dogs").stages.evaluation.data
     assert fields.name == "tfds:imagenet2012+folder:x+tfds:cats_vs_dogs"
     assert tuple(fields.splits) == ("validation", "test", "train[80%:]")
 
 
-def test_folders_of_one_name_are_told_apart_and_their_pictures_spread(tmp_path):
+def test_open_sets_distinguishes_folders_of_one_name(tmp_path):
     for place, count in (("a", 1), ("b", 4)):
         (tmp_path / place / "set").mkdir(parents=True)
         for i in range(count):
             Image.fromarray(np.full((2, 3, 3), i, np.uint8)).save(tmp_path / place / "set" / f"{i}.png")
     names = [f"folder:{tmp_path}/{place}/set" for place in ("a", "b")]
-    config = denoising.get_config(f"test={'+'.join(names)},num_pictures=2").stages.evaluation
+    config = denoising.get_config(f"test={'+'.join(names)}").stages.evaluation
+    config.data.num_images = 2
     first, second = evaluate_denoising.open_sets(config)
     assert (first.name, second.name) == tuple(names)
     assert first.names == ("0.png",) and second.names == ("0.png", "2.png")
     np.testing.assert_array_equal(second.read(1), np.full((2, 3, 3), 2))
 
 
-def test_a_window_is_the_middle_and_white_around_small_pictures():
+def test_centre_window_pads_small_images_with_white():
     picture = np.arange(6 * 4 * 3, dtype=np.uint8).reshape(6, 4, 3)
     np.testing.assert_array_equal(centre_window(picture, 4), picture[1:5])
     window = centre_window(picture[:2, :2], 4)

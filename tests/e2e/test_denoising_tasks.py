@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from configured import configure
 from jax.experimental.compilation_cache import compilation_cache
 from PIL import Image
 
@@ -68,8 +69,9 @@ def finished(tmp_path_factory):
         write_classifier(root / name, seed)
     (root / "packages").mkdir()
     (root / "packages" / "bm3d.py").write_text("def bm3d_rgb(noisy, sigma):\n    return noisy - 2 * sigma\n")
-    encoders = f"standard={root}/standard,robust={root}/robust"
-    config = denoising.get_config(f"smoke=True,{encoders},test=folder:{root}/set,num_pictures=3,bm3d=yes")
+    encoders = f"standard_encoder={root}/standard,robust_encoder={root}/robust"
+    config = denoising.get_config(f"smoke=True,{encoders},test=folder:{root}/set")
+    config.stages.evaluation.update_from_flattened_dict({"data.num_images": 3, "bm3d": "yes"})
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(root / "packages")
         patch.setitem(DECODER_PLANS, "default", SMALL)
@@ -176,11 +178,12 @@ def photographs(tmp_path_factory):
 def test_denoise_keeps_the_size_of_every_kind_of_image(finished, photographs, tmp_path):
     _, whole = finished
     (photographs / "broken.jpg").write_bytes((photographs / "print.jpg").read_bytes()[:500])
-    arg = f"denoiser={whole}/robust_denoiser,images={photographs},tile=64,overlap=32"
+    arg = f"denoiser={whole}/robust_denoiser,images={photographs}"
+    tiles = " --config.tiles.tile=64 --config.tiles.overlap=32"
     with pytest.raises(UserError, match="broken.jpg is damaged or truncated.*on_bad_image='skip'"):
-        main.run(denoise.get_config(arg), tmp_path / "none")
+        main.run(configure(denoise, arg + tiles), tmp_path / "none")
     assert not (tmp_path / "none").exists()
-    config = denoise.get_config(f"{arg},on_bad_image=skip")
+    config = configure(denoise, f"{arg},on_bad_image=skip{tiles}")
     main.run(config, tmp_path)
     results = read_results(tmp_path)
     assert results["skipped"] == [str(photographs / "broken.jpg")]
@@ -198,8 +201,8 @@ def test_denoise_keeps_the_size_of_every_kind_of_image(finished, photographs, tm
 
 def test_denoise_measures_added_noise_and_skips_finished_images(finished, photographs, tmp_path, monkeypatch):
     _, whole = finished
-    arg = f"denoiser={whole}/robust_denoiser,images={photographs}/odd.png,add_noise=50/255"
-    config = denoise.get_config(arg)
+    arg = f"denoiser={whole}/robust_denoiser,images={photographs}/odd.png --config.noise.sigma=50/255"
+    config = configure(denoise, arg)
     main.run(config, tmp_path)
     before = (tmp_path / "results.json").read_bytes()
     described = read_results(tmp_path)["photographs"]["odd.png"]
@@ -235,8 +238,8 @@ def test_denoise_restarts_with_a_replaced_image(finished, tmp_path):
         ("denoiser={whole}/../robust,images=x.png", "holds a classifier; name the workdir of a denoiser's"),
         ("denoiser={whole}/robust_denoiser,images={tmp}/none.png", "does not exist"),
         ("denoiser={whole}/robust_denoiser,images={tmp}/empty", "holds no image"),
-        ("denoiser=x,images=x.png,add_noise=50", "fifty grey levels are 50/255"),
-        ("denoiser=x,images=x.png,tile=100", "tile=100 must be a multiple of 32"),
+        ("denoiser=x,images=x.png --config.noise.sigma=50", "fifty grey levels are 50/255"),
+        ("denoiser=x,images=x.png --config.tiles.tile=100", "tile=100 must be a multiple of 32"),
         ("denoiser=x,images=x.png,dtype=float16", "bfloat16"),
         ("denoiser=x,images={tmp}", "is in the folder of images"),
     ],
@@ -244,5 +247,5 @@ def test_denoise_restarts_with_a_replaced_image(finished, tmp_path):
 def test_denoise_reports_a_mistake_in_one_line(finished, tmp_path, arg, shown):
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match=shown) as error:
-        main.run(denoise.get_config(arg.format(tmp=tmp_path, whole=finished[1])), tmp_path / "run")
+        main.run(configure(denoise, arg.format(tmp=tmp_path, whole=finished[1])), tmp_path / "run")
     assert "\n" not in str(error.value) and not (tmp_path / "run").exists()

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from configured import configure
 from PIL import Image
 
 from arinv import main, tasks
@@ -11,12 +12,12 @@ from arinv.apps.inversion import high_resolution
 from arinv.errors import UserError
 from arinv.experiment.cache import ResultCache
 from arinv.experiment.run import open_source
-from configs import compare_inversion, defaults
+from configs import compare_inversion
 from configs import high_resolution as high_resolution_config
 
 
 def both(folder):
-    return f"standard={folder}/standard_inverter,robust={folder}/robust_inverter"
+    return f"standard_inverter={folder}/standard_inverter,robust_inverter={folder}/robust_inverter"
 
 
 def read(path):
@@ -24,8 +25,9 @@ def read(path):
 
 
 def test_smoke_high_resolution_writes_curves_table_and_figures(untrained, tmp_path):
-    metrics = f"metrics=psnr+ssim+robust_lpips,metric_encoder={untrained}/robust_encoder"
-    config = high_resolution_config.get_config(f"smoke=True,image_size=16,{metrics},{both(untrained)}")
+    arguments = f"smoke=True,image_size=16,metrics=psnr+ssim+robust_lpips,{both(untrained)}"
+    config = high_resolution_config.get_config(arguments)
+    config.stages.scales.metric_networks.encoder = f"{untrained}/robust_encoder"
     assert config.order == ("scales",)
     main.run(config, tmp_path)
     workdir = tmp_path / "scales"
@@ -51,7 +53,7 @@ def test_smoke_high_resolution_writes_curves_table_and_figures(untrained, tmp_pa
 
 @pytest.mark.slow
 def test_smoke_high_resolution_trains_all_networks(tmp_path):
-    main.run(high_resolution_config.get_config("smoke=True,width=4"), tmp_path)
+    main.run(high_resolution_config.get_config("smoke=True,options=width:4"), tmp_path)
     curves = read(tmp_path / "scales" / "results.json")["curves"]
     for name in ("standard", "robust"):  # the first scale is the plain evaluation
         trained = read(tmp_path / f"{name}_inverter" / "results.json")
@@ -77,9 +79,12 @@ def test_configs_train_all_networks_by_default():
 
 
 def scale_task(untrained, **options):
-    data = defaults.dataset("photos", encoder="alexnet_small", image_size=16, num_test=8)
-    inverters = {"robust": f"{untrained}/robust_inverter"}
-    return high_resolution_config.high_resolution(inverters, data=data, scales=2, batch_size=8, **options)
+    config = high_resolution_config.get_config(f"image_size=16,{both(untrained)}").stages.scales
+    config.inverters, config.order = {"robust": f"{untrained}/robust_inverter"}, ("robust",)
+    config.scales, config.batch_size, config.data.num_test = 2, 8, 8
+    for name, value in options.items():
+        config[name] = value
+    return config
 
 
 def test_high_resolution_resumes_with_finished_scales(untrained, tmp_path, monkeypatch):
@@ -135,10 +140,13 @@ def test_high_resolution_restarts_with_other_test_images(untrained, tmp_path, mo
 
 @pytest.mark.parametrize(("first", "then", "shown"), [(3, 1, 1), (1, 3, 1), (0, 2, 0), (2, 0, 0)])
 def test_high_resolution_resumes_with_another_number_of_images(untrained, tmp_path, brightness, first, then, shown):
-    main.run(scale_task(untrained, metrics="psnr", num_pictures=first), tmp_path)
+    config = scale_task(untrained, metrics="psnr")
+    config.log.num_pictures = first
+    main.run(config, tmp_path)
     for name in ("results.json", "parts/robust_2.npz", "pictures.png"):
         (tmp_path / name).unlink(missing_ok=True)
-    main.run(scale_task(untrained, metrics="psnr", num_pictures=then), tmp_path)
+    config.log.num_pictures = then
+    main.run(config, tmp_path)
     assert brightness == [1, 2, 2]
     assert (tmp_path / "pictures.png").exists() == (shown > 0)
     if shown:
@@ -167,7 +175,7 @@ def run(config, workdir):
 @pytest.mark.parametrize(
     ("module", "arg", "shown"),
     [
-        (high_resolution_config, "scales=0", "scales must be 1 or more"),
+        (high_resolution_config, "--config.stages.scales.scales=0", "scales must be 1 or more"),
         (high_resolution_config, "compare=both", "unknown comparison 'both'; known: enlarged, original"),
         (high_resolution_config, "metrics=", "metrics is empty; name one or more of psnr, ssim, "),
         (high_resolution_config, "metrics=+", "metrics is empty; name one or more of psnr, ssim, "),
@@ -175,12 +183,24 @@ def run(config, workdir):
         (high_resolution_config, "image_size=20", "data.image_size 20 must be a multiple of 8 px"),
         (high_resolution_config, "image_size=24", "trained on images of 16 px, but data.image_size is 24"),
         (compare_inversion, "image_size=24", "trained on images of 16 px, but data.image_size is 24"),
-        (compare_inversion, "search=robust+best", "'best' is none of the inverters standard, robust"),
-        (compare_inversion, "search_steps=0", "optimization.num_steps must be 1 or more"),
-        (compare_inversion, "search_step=-1", "optimization.step_size must be above 0"),
+        (
+            compare_inversion,
+            "--config.stages.comparison.optimization.encoders=robust,best",
+            "'best' is none of the inverters standard, robust",
+        ),
+        (
+            compare_inversion,
+            "--config.stages.comparison.optimization.num_steps=0",
+            "optimization.num_steps must be 1 or more",
+        ),
+        (
+            compare_inversion,
+            "--config.stages.comparison.optimization.step_size=-1",
+            "optimization.step_size must be above 0",
+        ),
         (compare_inversion, "metrics=normalized_error", "metric normalized_error is not for this comparison"),
     ],
 )
 def test_configs_report_a_mistake_in_one_line(untrained, tmp_path, module, arg, shown):
-    config = module.get_config(f"image_size=16,{both(untrained)},{arg}")
+    config = configure(module, f"image_size=16,{both(untrained)}, {arg}")
     assert shown in run(config, tmp_path / "run")

@@ -7,12 +7,13 @@ import pytest
 from PIL import Image
 
 from arinv import main
+from arinv.apps.inversion import compare_inversion as task
 from arinv.experiment.cache import ResultCache
-from configs import compare_inversion, defaults
+from configs import compare_inversion
 
 
 def both(folder):
-    return f"standard={folder}/standard_inverter,robust={folder}/robust_inverter"
+    return f"standard_inverter={folder}/standard_inverter,robust_inverter={folder}/robust_inverter"
 
 
 def read(path):
@@ -44,10 +45,8 @@ def test_smoke_comparison_writes_results_and_table(compared):
 
 def test_search_resumes_to_the_same_images(untrained, compared, tmp_path, monkeypatch):
     whole = compare_inversion.get_config(f"smoke=True,image_size=16,{both(untrained)}").stages.comparison
-    config = compare_inversion.inversion_comparison(
-        {"robust": whole.inverters.robust}, data=whole.data, metrics="psnr", batch_size=8
-    )
-    config.optimization = whole.optimization
+    config = whole.copy_and_resolve_references()
+    config.inverters, config.order, config.metrics = {"robust": whole.inverters.robust}, ("robust",), "psnr"
     save = ResultCache.save
 
     def killed(self, name, arrays):
@@ -55,7 +54,7 @@ def test_search_resumes_to_the_same_images(untrained, compared, tmp_path, monkey
         if name.endswith("_state"):
             raise KeyboardInterrupt
 
-    monkeypatch.setattr("arinv.apps.inversion.compare_inversion._SAVE_EVERY_SECONDS", 0.0)
+    monkeypatch.setattr(task, "_SAVE_EVERY_SECONDS", 0.0)
     monkeypatch.setattr(ResultCache, "save", killed)
     with pytest.raises(KeyboardInterrupt):
         main.run(config, tmp_path)
@@ -78,9 +77,10 @@ def test_comparison_restarts_with_other_test_images(untrained, tmp_path):
                 Image.fromarray(np.full((16, 16, 3), grey + i, np.uint8)).save(path)
 
     def run(workdir):
-        data = defaults.dataset(f"folder:{tmp_path}/set", encoder="alexnet_small", image_size=16)
-        inverters, options = {"robust": f"{untrained}/robust_inverter"}, {"encoders": (), "num_pictures": 0}
-        config = compare_inversion.inversion_comparison(inverters, data=data, metrics="", batch_size=8, **options)
+        arguments = f"dataset=folder:{tmp_path}/set,image_size=16,metrics=,{both(untrained)}"
+        config = compare_inversion.get_config(arguments).stages.comparison
+        config.inverters, config.order = {"robust": f"{untrained}/robust_inverter"}, ("robust",)
+        config.optimization.encoders, config.batch_size, config.log.num_pictures = (), 8, 0
         main.run(config, workdir)
         with np.load(workdir / "per_image.npz", allow_pickle=False) as arrays:
             return dict(arrays)

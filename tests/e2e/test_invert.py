@@ -7,6 +7,7 @@ import shutil
 
 import numpy as np
 import pytest
+from configured import configure
 from PIL import Image
 
 from arinv import data, main
@@ -16,7 +17,7 @@ from configs import invert
 
 
 def both(folder):
-    return f"standard={folder}/standard_inverter,robust={folder}/robust_inverter"
+    return f"standard_inverter={folder}/standard_inverter,robust_inverter={folder}/robust_inverter"
 
 
 def read(path):
@@ -42,14 +43,14 @@ def pictures(tmp_path_factory):
 
 
 def own(untrained, pictures):
-    return f"images={pictures},edge=4,num_pictures=7,{both(untrained)}"
+    return f"images={pictures},{both(untrained)} --config.edge=4 --config.log.num_pictures=7"
 
 
 @pytest.fixture(scope="module")
 def inverted(untrained, pictures, tmp_path_factory):
     """The run of both inverters on all of them."""
     workdir = tmp_path_factory.mktemp("inverted") / "out"
-    main.run(invert.get_config(own(untrained, pictures)), workdir)
+    main.run(configure(invert, own(untrained, pictures)), workdir)
     return workdir
 
 
@@ -81,7 +82,7 @@ def test_invert_resumes_to_the_same_bytes(untrained, pictures, inverted, tmp_pat
     (workdir / "results.json").unlink()
     part = next((workdir / "parts" / "standard").glob("*.npz"))
     part.write_bytes(part.read_bytes()[:-7])
-    main.run(invert.get_config(own(untrained, pictures)), workdir)
+    main.run(configure(invert, own(untrained, pictures)), workdir)
     assert lost.read_bytes() == before and kept.stat().st_mtime_ns == time
     for name in ("reconstructions.csv", "overview.png"):
         assert (workdir / name).read_bytes() == (inverted / name).read_bytes()
@@ -164,7 +165,7 @@ def test_invert_rejects_a_workdir_among_the_images(untrained, tmp_path):
         (".", "robust", "would overwrite the images"),
         (".", "robust/a.png", "would overwrite the images"),
     ):
-        config = invert.get_config(f"images={tmp_path}/{images},robust={untrained}/robust_inverter")
+        config = invert.get_config(f"images={tmp_path}/{images},robust_inverter={untrained}/robust_inverter")
         with pytest.raises(UserError, match=shown) as error:
             main.run(config, tmp_path / workdir)
         assert "\n" not in str(error.value)
@@ -173,7 +174,8 @@ def test_invert_rejects_a_workdir_among_the_images(untrained, tmp_path):
 
 
 def test_invert_of_one_image_equals_that_in_a_folder(untrained, pictures, inverted, tmp_path):
-    config = invert.get_config(f"smoke=True,images={pictures}/rgb.png,edge=4,inverter={untrained}/robust_inverter")
+    config = invert.get_config(f"smoke=True,images={pictures}/rgb.png,inverter={untrained}/robust_inverter")
+    config.edge = 4
     main.run(config, tmp_path / "out")
     found = [data.read_image(path) for path in (tmp_path / "out/inverter/rgb.png", inverted / "robust/rgb.png")]
     assert np.max(np.abs(found[0].astype(int) - found[1].astype(int))) <= 1
@@ -194,13 +196,16 @@ def run(config, workdir):
         ("images={tmp}/none", "none' does not exist"),
         ("images={tmp}/empty", "holds no image"),
         ("images={tmp}/bad", "broken.png is damaged or truncated"),
-        ("images={pictures},max_pixels=100", "has 37 x 21 pixels, more than max_pixels=100; make it smaller"),
-        ("images={pictures},multiple=12", "multiple 12 must be a multiple of 8 px"),
-        ("images={pictures},edge=-1", "edge must be 0 or more"),
-        ("images={pictures},num_pictures=-1", "num_pictures=-1 must be 0"),
+        ("images={pictures} --config.max_pixels=100", "has 37 x 21 pixels, more than max_pixels=100; make it smaller"),
+        ("images={pictures} --config.multiple=12", "multiple 12 must be a multiple of 8 px"),
+        ("images={pictures} --config.edge=-1", "edge must be 0 or more"),
+        ("images={pictures} --config.log.num_pictures=-1", "num_pictures=-1 must be 0"),
         ("images={tmp}", "is in the folder of images"),
-        ("images={pictures},robust={tmp}/none", "no checkpoint in"),
-        ("images={pictures},robust={encoder}", "holds a classifier; name the workdir of an inverter's training"),
+        ("images={pictures},robust_inverter={tmp}/none", "no checkpoint in"),
+        (
+            "images={pictures},robust_inverter={encoder}",
+            "holds a classifier; name the workdir of an inverter",
+        ),
     ],
 )
 def test_invert_reports_a_mistake_in_one_line(untrained, pictures, tmp_path, arg, shown):
@@ -208,7 +213,7 @@ def test_invert_reports_a_mistake_in_one_line(untrained, pictures, tmp_path, arg
     (tmp_path / "bad").mkdir()
     (tmp_path / "bad" / "broken.png").write_bytes((pictures / "rgb.png").read_bytes()[:200])
     places = {"tmp": tmp_path, "pictures": pictures, "encoder": untrained / "robust_encoder"}
-    config = invert.get_config(f"inverter={untrained}/robust_inverter,{arg.format(**places)}")
+    config = configure(invert, f"inverter={untrained}/robust_inverter,{arg.format(**places)}")
     assert shown in run(config, tmp_path / "run")
 
 
@@ -222,8 +227,9 @@ def test_invert_skips_large_and_damaged_images(untrained, tmp_path):
     for name, shape in (("small.png", (12, 12, 3)), ("large.png", (40, 40, 3))):
         Image.fromarray(np.full(shape, 99, np.uint8)).save(folder / name)
     (folder / "broken.png").write_bytes((folder / "large.png").read_bytes()[:50])
-    arg = f"images={folder},max_pixels=1000,on_bad_image=skip,inverter={untrained}/robust_inverter"
-    main.run(invert.get_config(arg), tmp_path / "out")
+    config = invert.get_config(f"images={folder},on_bad_image=skip,inverter={untrained}/robust_inverter")
+    config.max_pixels = 1000
+    main.run(config, tmp_path / "out")
     results = read(tmp_path / "out" / "results.json")
     assert results["num_pictures"] == 1 and results["skipped"] == ["broken.png", "large.png"]
 

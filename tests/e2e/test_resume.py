@@ -12,7 +12,7 @@ import pytest
 import quick_compilation
 
 ROOT = pathlib.Path(__file__).parents[2]
-CONFIG = f"--config={ROOT}/configs/classifier.py:smoke=True,width=4,eps=0.5"
+CONFIG = f"--config={ROOT}/configs/classifier.py:smoke=True,options=width:4,eps=0.5"
 
 
 def start(workdir, num_steps=40):

@@ -1,16 +1,11 @@
-"""The configs of style transfer: which layer is the deepest, what they accept, and the command that is shown."""
+"""Configs of style transfer: the deepest layer, shared fields, and the command of the docstring."""
 
 import re
 
 import pytest
 
+from arinv import command_line
 from configs import inverter, style, stylize
-
-
-def known(config):
-    with pytest.raises(ValueError, match="known:") as error:
-        config.get_config("no_such_argument=1")
-    return set(re.search(r"known: ([\w, ]+)\.", str(error.value))[1].split(", "))
 
 
 @pytest.mark.parametrize(
@@ -26,27 +21,24 @@ def known(config):
         ("conv1", "conv1"),
     ],
 )
-def test_the_deepest_layer_alone_is_trained_with_the_loss_in_whatever_order_they_come(layers, deepest):
+def test_style_trains_only_the_deepest_layer_with_the_loss(layers, deepest):
     config = style.get_config(f"layers={layers}")
     for name in ("standard", "robust"):
         stages = {layer: config.stages[f"{name}_{layer}_inverter"] for layer in layers.split("+")}
         assert [layer for layer, stage in stages.items() if stage.loss.adversarial] == [deepest]
 
 
-def test_style_accepts_what_its_docstring_says():
-    left_out = {"layer", "checkpoint", "other_size", "test_eps", "metrics", "alexnet_weights", "vgg16_weights"}
-    shown = "but layer, checkpoint, other_size, test_eps, metrics, alexnet_weights and vgg16_weights"
-    assert shown in " ".join(style.__doc__.split())
-    assert known(style) == known(inverter) - left_out | known(stylize) - {"levels", "evaluate"} | {
-        "layers",
-        "shallow_pixel",
-    }
-    evaluation = style.get_config("metric_encoder=a,vgg19_weights=b").stages.evaluation
-    assert (evaluation.metric_networks.encoder, evaluation.metric_networks.vgg19) == ("a", "b")
+def test_style_takes_the_fields_of_stylize():
+    config = style.get_config("content=a,style=b")
+    stylization, evaluation = config.stages.stylization, config.stages.evaluation
+    alone = stylize.get_config("content=a,style=b,inverters=x")
+    assert set(command_line.flat(alone)) - {"entries.stylized"} <= set(command_line.flat(stylization))
+    assert (stylization.data.size, stylization.data.border, evaluation.data.image_size) == (224, 0, 224)
+    assert (alone.data.size, alone.data.border) == (0, 16)
 
 
-def test_the_levels_of_the_command_are_stages_that_style_leaves():
-    assert "levels=$LEVELS" in stylize.__doc__ and "--workdir=runs/style\n" in style.__doc__
+def test_inverters_of_stylize_s_example_are_stages_of_style():
+    assert "inverters=$LEVELS" in stylize.__doc__ and "--workdir=runs/style\n" in style.__doc__
     levels = re.search(r"LEVELS=(\S+)", stylize.__doc__)[1].split("+")
     assert len(levels) == 3
     assert {level.removeprefix("runs/style/") for level in levels} <= set(style.get_config("encoder=alexnet").order)

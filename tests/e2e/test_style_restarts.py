@@ -37,8 +37,12 @@ def config(tmp_path):
     for folder, names in FOLDERS.items():
         for name in names:
             draw(tmp_path / folder / f"{name}.png", [1, 2])
-    arguments = ",".join(f"{folder}={tmp_path / folder}" for folder in FOLDERS)
-    return stylize.get_config(f"levels={tmp_path / 'inverter'},border=0,evaluate=True,{arguments}")
+    arguments = ",".join(f"{folder}={tmp_path / folder}" for folder in ("content", "style"))
+    config = stylize.get_config(f"inverters={tmp_path / 'inverter'},evaluate=True,{arguments}")
+    config.stages.stylization.data.border = 0
+    for name in ("content_labels", "style_labels"):
+        config.stages.stylization.data[name] = str(tmp_path / name)
+    return config
 
 
 @pytest.fixture

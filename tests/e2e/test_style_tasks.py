@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import pytest
 import style_networks
+from configured import configure
 from jax.experimental.compilation_cache import compilation_cache
 from PIL import Image
 
@@ -65,8 +66,16 @@ def folders(tmp_path_factory):
 
 
 def arguments(folders, **changes):
+    """Returns the arguments of a config; names with a dot, and those of no argument, are fields."""
     given = {"content": folders / "content", "style": folders / "style"} | changes
-    return ",".join(f"{name}={value}" for name, value in given.items())
+    fields = [name for name in given if "." in name or name in ("keep_color", "mix", "batch_size")]
+    arguments = ",".join(f"{name}={value}" for name, value in given.items() if name not in fields)
+    return "".join([arguments, *(f" --config.{name}={given[name]}" for name in fields)])
+
+
+def named(values, suffix):
+    """Returns values by "standard" and "robust" as arguments such as standard_encoder."""
+    return {f"{name}_{suffix}": value for name, value in values.items()}
 
 
 def first(levels):
@@ -81,7 +90,7 @@ def results_of(workdir):
 def compared(levels, folders, tmp_path_factory):
     """A finished smoke run with two encoders and an evaluation."""
     workdir = tmp_path_factory.mktemp("compared")
-    main.run(stylize.get_config(arguments(folders, **levels, evaluate=True, smoke=True)), workdir)
+    main.run(stylize.get_config(arguments(folders, **named(levels, "inverters"), evaluate=True, smoke=True)), workdir)
     return workdir
 
 
@@ -130,7 +139,7 @@ def test_smoke_evaluation_measures_the_written_images(compared, levels, folders)
 def own_sizes(levels, folders, tmp_path_factory):
     """A finished run at the images' own sizes."""
     workdir = tmp_path_factory.mktemp("own_sizes")
-    main.run(stylize.get_config(arguments(folders, levels=first(levels), max_side=48)), workdir)
+    main.run(configure(stylize, arguments(folders, inverters=first(levels), **{"data.max_side": 48})), workdir)
     return workdir
 
 
@@ -143,7 +152,7 @@ def test_stylize_keeps_the_size_of_every_kind_of_image(own_sizes):
 
 
 def test_evaluation_names_an_image_that_is_too_small(own_sizes, tmp_path):
-    config = stylize.get_config("evaluate=True,levels=x").stages.evaluation
+    config = stylize.get_config("evaluate=True,inverters=x").stages.evaluation
     config.stylized = str(own_sizes)
     with pytest.raises(UserError, match="dot is 1 x 1 px; .* need 11"):
         main.run(config, tmp_path)
@@ -155,7 +164,8 @@ class Cut(Exception):
 
 def test_stylize_resumes_to_the_same_bytes(levels, folders, tmp_path, monkeypatch):
     """After a kill between two batches, and in the middle of the second."""
-    config = stylize.get_config(arguments(folders, levels=first(levels), max_side=16, num_content=2))
+    fields = {"data.max_side": 16, "data.num_content": 2}
+    config = configure(stylize, arguments(folders, inverters=first(levels), **fields))
     write = stylize_images.write_png
     for after in (2, 1):
         paths = []
@@ -181,7 +191,7 @@ def test_stylize_resumes_to_the_same_bytes(levels, folders, tmp_path, monkeypatc
 
 def test_stylize_skips_finished_batches(own_sizes, tmp_path, monkeypatch):
     shutil.copytree(own_sizes, tmp_path / "run")
-    config = stylize.get_config("levels=x")
+    config = stylize.get_config("inverters=x")
     saved = json.loads((own_sizes / "config.json").read_text())
     config.data.update(saved["data"])
     config.entries.stylized = tuple(saved["entries"]["stylized"])
@@ -194,7 +204,7 @@ def test_stylize_skips_finished_batches(own_sizes, tmp_path, monkeypatch):
 
 
 def test_evaluation_resumes_to_the_same_results(compared, tmp_path, monkeypatch):
-    config = stylize.get_config("evaluate=True,smoke=True,levels=x").stages.evaluation
+    config = stylize.get_config("evaluate=True,smoke=True,inverters=x").stages.evaluation
     config.update(json.loads((compared / "evaluation" / "config.json").read_text()))
     config.stylized = str(compared / "stylization")
     measure, calls = evaluate_style._Measurement.of_images, []
@@ -223,18 +233,19 @@ def test_stylize_mixes_styles_by_regions_in_the_colours_of_the_content(levels, f
         (tmp_path / kind).mkdir(exist_ok=True)
         Image.fromarray(maps).save(tmp_path / kind / f"{name}.png")
     given = {
-        "levels": first(levels), "content": folders / "content" / "odd.png", "mix": "3+1", "keep_color": "match",
-        "content_labels": tmp_path / "content", "style_labels": tmp_path / "style", "size": 16,
+        "inverters": first(levels), "content": folders / "content" / "odd.png", "mix": "3,1", "keep_color": "match",
+        "data.content_labels": tmp_path / "content", "data.style_labels": tmp_path / "style", "data.size": 16,
     }  # fmt: skip
-    main.run(stylize.get_config(arguments(folders, **given)), tmp_path / "run")
+    main.run(configure(stylize, arguments(folders, **given)), tmp_path / "run")
     done = results_of(tmp_path / "run")
     assert done["mix"] == [0.75, 0.25] and done["columns"] == ["mixture"] and done["num_labels"] == 2
     assert (tmp_path / "run" / "pictures" / "stylized" / "odd" / "mixture.png").exists()
 
 
 def test_stylize_luminance_keeps_the_colours_of_the_content(levels, folders, tmp_path):
-    given = {"levels": first(levels), "content": folders / "content" / "odd.png", "keep_color": "luminance", "size": 16}
-    main.run(stylize.get_config(arguments(folders, **given)), tmp_path)
+    given = {"inverters": first(levels), "content": folders / "content" / "odd.png", "keep_color": "luminance"}
+    given["data.size"] = 16
+    main.run(configure(stylize, arguments(folders, **given)), tmp_path)
     picture = data.read_image(tmp_path / "pictures" / "stylized" / "odd" / "wide.png").astype(int)
     content = data.resize_u8(data.read_image(folders / "content" / "odd.png"), 16).astype(int)
     inside = ((picture > 0) & (picture < 255)).all(-1)
@@ -246,37 +257,39 @@ def test_stylize_luminance_keeps_the_colours_of_the_content(levels, folders, tmp
 @pytest.mark.parametrize(
     ("changes", "shown"),
     [
-        ({"levels": ""}, "no inverters"),
-        ({"levels": "{levels}+{levels}"}, "conv1.conv1 name a layer twice"),
-        ({"levels": "no/such"}, "no checkpoint in no/such"),
-        ({"levels": "{encoder}"}, "holds a classifier"),
+        ({"inverters": ""}, "no inverters"),
+        ({"inverters": "{inverters}+{inverters}"}, "conv1.conv1 name a layer twice"),
+        ({"inverters": "no/such"}, "no checkpoint in no/such"),
+        ({"inverters": "{encoder}"}, "holds a classifier"),
         ({"content": "{empty}"}, "holds no image"),
         ({"content": "{bad}"}, "broken.png"),
-        ({"alpha": "2"}, "transform.alpha must be 0"),
-        ({"order": "deep"}, "unknown order of levels"),
+        ({"transform.alpha": "2"}, "transform.alpha must be 0"),
+        ({"transform.order": "deep"}, "unknown order of levels"),
         ({"keep_color": "hue"}, "unknown keep_color 'hue'; known: luminance, match, no"),
-        ({"mix": "1+2+3"}, "mix has 3 weights for 2 styles: small, wide"),
-        ({"mix": "0+0"}, "not all 0"),
-        ({"style_batch": "3"}, "batch_size 3"),
+        ({"mix": "1,2,3"}, "mix has 3 weights for 2 styles: small, wide"),
+        ({"mix": "0,0"}, "not all 0"),
+        ({"batch_size": "3"}, "batch_size 3"),
     ],
 )
 def test_stylize_reports_a_mistake_in_one_line_and_writes_nothing(levels, folders, tmp_path, changes, shown):
     (tmp_path / "empty").mkdir()
     (tmp_path / "bad").mkdir()
     (tmp_path / "bad" / "broken.png").write_bytes((folders / "content" / "odd.png").read_bytes()[:60])
-    names = {"levels": first(levels), "encoder": first(levels).replace("robust_conv1", "robust_encoder")}
+    names = {"inverters": first(levels), "encoder": first(levels).replace("robust_conv1", "robust_encoder")}
     names |= {"empty": tmp_path / "empty", "bad": tmp_path / "bad"}
-    changes = {"levels": "{levels}"} | changes
+    changes = {"inverters": "{inverters}"} | changes
     given = {name: str(value).format(**names) for name, value in changes.items()}
     with pytest.raises(UserError, match=shown) as error:
-        main.run(stylize.get_config(arguments(folders, **given)), tmp_path / "run")
+        main.run(configure(stylize, arguments(folders, **given)), tmp_path / "run")
     assert "\n" not in str(error.value) and not (tmp_path / "run").exists()
 
 
 def test_smoke_style_trains_missing_inverters(levels, folders, tmp_path):
     encoders = {name: levels[name].split("+")[0].replace("_conv1", "_encoder") for name in levels}
     config = style.get_config(
-        arguments(folders, **encoders, encoder="alexnet_small", layers="conv1", loss="feature", smoke=True)
+        arguments(
+            folders, **named(encoders, "encoder"), encoder="alexnet_small", layers="conv1", loss="feature", smoke=True
+        )
     )
     assert config.order == ("standard_conv1_inverter", "robust_conv1_inverter", "stylization", "evaluation")
     main.run(config, tmp_path)

@@ -12,15 +12,18 @@ from arinv.experiment import trained, workdirs
 from arinv.experiment.cache import fingerprint
 from arinv.experiment.run import Run
 from arinv.experiment.trained import make_features_fn
-from configs import defaults, tasks
+from configs import evaluate as evaluate_config
 
 SIZE = 16
 ALL = "mse+psnr+ssim+normalized_error+robust_lpips+gram+fid"
 
 
-def make_config(names, **options):
-    data = defaults.dataset("photos", encoder="alexnet_small", image_size=SIZE, num_test=6)
-    return tasks.evaluation("somewhere", data=data, eps=0.5, metrics=names, **options)
+def make_config(names, attack_from="", metric_networks=()):
+    arguments = f"checkpoint=somewhere,image_size={SIZE},eps=0.5,metrics={names},attack_from={attack_from}"
+    config = evaluate_config.get_config(arguments)
+    config.data.num_test = 6
+    config.metric_networks.update(dict(metric_networks))
+    return config
 
 
 def make_encoder(seed, **options):

@@ -307,7 +307,7 @@ def test_load_torch_accepts_an_unnamed_normalization(tmp_path):
 
 def import_config(path, **arguments):
     text = ",".join(f"{key}={value}" for key, value in arguments.items())
-    return import_torch_config.get_config(f"encoder=wrn28_10,depth=10,width=1,path={path},{text}")
+    return import_torch_config.get_config(f"encoder=wrn28_10,options=depth:10+width:1,path={path},{text}")
 
 
 def test_import_uses_depth_width_and_the_normalization_of_the_file(tmp_path, capsys):
@@ -391,7 +391,7 @@ def test_import_of_a_denoiser_needs_its_encoder(tmp_path):
     import_torch.run(Run(config, tmp_path / "encoder"))
     both = denoiser_weights()
     config = import_torch_config.get_config(
-        f"{common},denoiser=true,checkpoint={tmp_path}/encoder,path={tmp_path}/denoiser.pt"
+        f"{common},denoiser=true,encoder_checkpoint={tmp_path}/encoder,path={tmp_path}/denoiser.pt"
     )
     import_torch.check(config)
     save(tmp_path / "denoiser.pt", both)

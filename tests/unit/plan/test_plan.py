@@ -33,7 +33,7 @@ def plan_of(config, folder, *assumptions):
 
 
 def small_config(**changes):
-    config = classifier.get_config("smoke=True,width=32,eps=0.5,batch=16")
+    config = classifier.get_config("smoke=True,options=width:32,eps=0.5")
     config.update_from_flattened_dict({"batch_size": 16, "data.num_train": 32, **changes})
     return config
 
@@ -234,7 +234,7 @@ def test_published_sizes(name, split, expected):
 
 
 def test_plan_stages_needs_no_trained_network(tmp_path, capsys):
-    config = inverter.get_config("smoke=True,width=4,loss=pixel")
+    config = inverter.get_config("smoke=True,options=width:4,loss=pixel")
     assumptions = plan.Assumptions(accelerators.accelerator("a100"), 0.2)
     result = plan_of(config, tmp_path, assumptions)
     assert [x["stage"] for x in result] == ["encoder", "inverter"]
@@ -319,7 +319,7 @@ def test_train_info_notes_what_is_unknown(tmp_path):
 
 
 def test_command_writes_a_plan_and_the_workdir_stays_usable(tmp_path):
-    config = f"--config={ROOT}/configs/classifier.py:smoke=True,width=4,image_size=16"
+    config = f"--config={ROOT}/configs/classifier.py:smoke=True,options=width:4,image_size=16"
     options = ["--config.batch_size=16", "--plan", "--devices=16", "--accelerator=tpu_v5e", f"--workdir={tmp_path}"]
     environment = {**os.environ, "XLA_FLAGS": "", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
@@ -340,7 +340,7 @@ def test_plan_reports_mistakes(tmp_path):
     with pytest.raises(UserError, match="batch_size 12"):
         main.plan(small_config(batch_size=12), None)
     with pytest.raises(UserError, match="no checkpoint in"):
-        main.plan(inverter.get_config(f"smoke=True,checkpoint={tmp_path}/none"), None)
+        main.plan(inverter.get_config(f"smoke=True,encoder_checkpoint={tmp_path}/none"), None)
 
 
 def test_name_of_matches_names_of_devices():

@@ -140,8 +140,9 @@ def test_smoke_run_with_everything(tmp_path):
     """A run by config: average, watch with switch, classes numbered anew, a second source; and its checkpoint."""
     arrays = {"image": np.zeros((32, 16, 16, 3), np.uint8), "label": np.arange(32) % 3}
     np.savez(tmp_path / "extra.npz", **arrays)
-    arg = "smoke=True,width=4,image_size=16,eps=8/255,norm=linf,recipe=n_fgsm,on_overfitting=switch,average=0.9"
+    arg = "smoke=True,options=width:4,image_size=16,eps=8/255,norm=linf,recipe=n_fgsm"
     config = classifier_config.get_config(f"{arg},classes=1+3-5,extra=npz:{tmp_path}/extra.npz")
+    config.watch.action, config.average_decay = "switch", 0.9
     main.run(config, tmp_path / "run")
     encoder = networks.load(tmp_path / "run", kind="classifier")
     assert encoder.description["weights"] == "average" and encoder.description["num_classes"] == 4
@@ -150,7 +151,7 @@ def test_smoke_run_with_everything(tmp_path):
 
 
 RECIPE_CONFIGS = {
-    "resnet18_cifar10": (resnet18_cifar10, "encoder=alexnet_small,width=4,image_size=16,recipe=trades,attack_warmup=1"),
+    "resnet18_cifar10": (resnet18_cifar10, "encoder=alexnet_small,options=width:4,image_size=16,recipe=trades"),
     "vgg16_imagenet143": (vgg16_imagenet143, "image_size=32,classes=1-4"),
     "wrn28_10_cifar10": (wrn28_10_cifar10, "image_size=16"),
 }

@@ -24,7 +24,7 @@ PEAK = 1e12  # operations in a second of a device that does not exist
 
 def train(workdir, steps_per_call, **changes):
     """Trains seven steps, with something due after every third and every fourth."""
-    config = classifier.get_config("smoke=True,width=4,image_size=16")
+    config = classifier.get_config("smoke=True,options=width:4,image_size=16")
     intervals = {"log.every_steps": 4, "log.checkpoint_every_steps": 3, "log.evaluate_every_epochs": 9.0}
     config.update_from_flattened_dict({"num_steps": 7, "steps_per_call": steps_per_call, **intervals, **changes})
     main.run(config, workdir)
@@ -89,7 +89,7 @@ def test_check_steps_rejects_wrong_steps(steps, tmp_path):
 
 
 def test_check_rejects_wrong_steps_per_call_before_writing(tmp_path):
-    config = classifier.get_config("smoke=True,width=4")
+    config = classifier.get_config("smoke=True,options=width:4")
     config.steps_per_call = 0
     with pytest.raises(UserError, match="steps_per_call must be 1 or more; got 0"):
         main.run(config, tmp_path)

@@ -1,0 +1,24 @@
+"""Measures the robustness of a trained encoder by AutoAttack, standard version.
+
+    python -m arinv --config=configs/autoattack.py:checkpoint=runs/linf,norm=linf,eps=8/255 --workdir=runs/autoattack
+
+Writes the accuracy after each attack with its exact 95 % interval, every reason to doubt it, the adversarial images,
+and images of the hardest survivors and of the smallest perturbations. A run that was killed resumes.
+
+Arguments:
+  checkpoint   workdir of a trained classifier or inverter
+  encoder      its encoder, the default of image_size and norm, and of eps where that is -1
+  dataset, data_dir, on_bad_image, image_size, eps, dtype, smoke: of configs/classifier.py
+  norm         l1, l2 or linf
+
+Fields that are often set: batch_size, data.num_test (0: all), attack.attacks, attack.num_queries (of Square).
+"""
+
+from configs import arguments, encoders, tasks
+
+
+def get_config(arg=None):
+    """Returns the config of the task."""
+    names = ("encoder", "dataset", "data_dir", "on_bad_image", "image_size", "eps", "norm", "dtype", "smoke")
+    args = arguments.parse(arg, checkpoint="", **{name: arguments.ENCODER[name] for name in names})
+    return tasks.autoattack(encoders.resolve(args), args.checkpoint)
