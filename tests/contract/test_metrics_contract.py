@@ -10,7 +10,7 @@ from arinv.apps.evaluation import evaluate, measurement
 from arinv.errors import UserError
 from arinv.experiment import report, trained
 from arinv.metrics import METRICS, Metric
-from configs import defaults, tasks
+from configs import evaluate as evaluate_config
 
 SIZE = 16
 EACH = pytest.mark.parametrize("name", METRICS)
@@ -92,7 +92,7 @@ def test_row_has_text_for_results_and_tables(name):
     assert row.variant.startswith(f"{name}: ") and "\n" not in row.variant
     assert report.column(name)[1:] == (row.heading, row.format)
     assert float(row.format.format(0.5)) == pytest.approx(0.5)
-    fields = tasks.evaluation("somewhere", data=_data(), eps=0.0, metrics=name).metric_networks
+    fields = _config(name).metric_networks
     assert set(row.networks) <= set(fields), "a field of config.metric_networks"
 
 
@@ -103,12 +103,10 @@ def test_headings_are_unique_and_in_order():
     assert places == sorted(places) and len(set(places)) == len(places)
 
 
-def _data():
-    return defaults.dataset("photos", encoder="alexnet_small", image_size=SIZE, num_test=4)
-
-
 def _config(names):
-    return tasks.evaluation("somewhere", data=_data(), eps=0.0, metrics=names)
+    return evaluate_config.get_config(
+        f"checkpoint=somewhere,dataset=photos,encoder=alexnet_small,image_size={SIZE},eps=0,metrics={names}"
+    )
 
 
 def _own():
