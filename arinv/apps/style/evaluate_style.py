@@ -85,7 +85,7 @@ def run(run: Run) -> dict[str, Any]:
             entry: report.summarize({metric: array.ravel() for metric, array in values.items()})
             for entry, values in pairs.items()
         },
-        "variants": {key: _variant(key, network), "ssim": metrics.VARIANTS["ssim"] + ", content against picture"},
+        "variants": {key: _variant(key, network), "ssim": metrics.VARIANTS["ssim"] + ", content against image"},
         "metric_weights": {key: network.weights},
         "num_pairs": len(content) * len(style),
         "num_contents": len(content),
@@ -199,7 +199,7 @@ def _variant(key: str, network: MetricNetwork) -> str:
     text = metrics.VARIANTS["gram"].removeprefix("gram")
     layers = ", ".join(network.style_layers)
     return (
-        f"{key}{text}; {layers} of {network.name} ({network.origin}, weights {network.weights}), style against picture"
+        f"{key}{text}; {layers} of {network.name} ({network.origin}, weights {network.weights}), style against image"
     )
 
 
