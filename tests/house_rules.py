@@ -82,7 +82,7 @@ IMPORTERS = ("import_module", "__import__")
 
 TOP_LEVEL = {
     *("arinv", "configs", "launch", "tests", ".ci", ".gitignore", "LICENSE"),
-    *("README.md", "CHANGELOG.md", "pyproject.toml", "requirements.txt"),
+    *("README.md", "CHANGELOG.md", "pyproject.toml", "requirements.txt", "setup.py"),
 }
 
 

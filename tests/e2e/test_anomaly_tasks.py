@@ -204,7 +204,8 @@ def made(encoder, tmp_path_factory):
 
 
 def run_score(made, images, workdir, arg=""):
-    config = configure(score, f"smoke=True,detector={made}/run,images={images} --config.log.num_pictures=6{arg}")
+    config = configure(score, f"smoke=True,detector={made}/run,images={images}{arg}")
+    config.log.num_pictures = 6
     main.run(config, workdir)
     return list(csv.DictReader(io.StringIO((workdir / "scores.csv").read_text())))
 
@@ -267,7 +268,7 @@ def test_references_are_the_images_that_the_inverter_saw(made):
 def test_names_of_files_need_not_be_utf8(made, tmp_path):
     name = os.fsdecode(b"caf\xe9.png")
     save(tmp_path / "images" / name, np.zeros((20, 20, 3), np.uint8))
-    run_score(made, tmp_path / "images", tmp_path / "out")
+    main.run(score.get_config(f"smoke=True,detector={made}/run,images={tmp_path}/images"), tmp_path / "out")
     assert os.fsencode(name) in (tmp_path / "out" / "scores.csv").read_bytes()
 
 
@@ -323,7 +324,7 @@ def test_every_kind_of_picture_is_scored_or_told_in_a_line(made, tmp_path, capfd
     assert len(told) == 2 and "cut.png" in told[0] and "text.jpg" in told[1]
     assert json.loads((tmp_path / "out" / "results.json").read_text())["unreadable"] == ["cut.png", "text.jpg"]
     with pytest.raises(UserError, match="cut.png"):
-        run_score(made, folder, tmp_path / "strict", "on_bad_image=error")
+        run_score(made, folder, tmp_path / "strict", ",on_bad_image=error")
 
 
 @pytest.mark.parametrize(
