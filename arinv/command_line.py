@@ -194,7 +194,7 @@ def override(config: ConfigDict, field: str, text: str | None) -> None:
             override(config, f"{field}.{name}", value if isinstance(value, str) else repr(value))
         return
     value = _convert(f"--config.{field}", "true" if text is None else text, holder)
-    if last == "order" and not (value and {*value} <= {*holder}):
+    if last == "order" and isinstance(holder, tuple) and not (value and {*value} <= {*holder}):
         raise UserError(f"--config.{field}={text!r} must be some of {holder!r}")
     try:
         parent[last] = value

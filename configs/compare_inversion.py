@@ -33,7 +33,7 @@ def get_config(arg=None):
     config.optimization = {
         "encoders": ("robust",),
         "num_steps": 10_000,
-        "step_size": config.data.get_ref("image_size") / 224,
+        "step_size": config.data.image_size / 224,
         "steps_per_call": 50,
     }
     config.update(tasks.metrics(args, encoder="" if args.robust_inverter else "stage:robust_encoder"))

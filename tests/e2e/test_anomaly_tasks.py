@@ -196,7 +196,8 @@ def detected(encoder, tmp_path_factory):
 
 
 def run_score(detected, images, workdir, arg=""):
-    config = configure(score, f"smoke=True,detector={detected}/run,images={images} --config.log.num_pictures=6{arg}")
+    config = configure(score, f"smoke=True,detector={detected}/run,images={images}{arg}")
+    config.log.num_pictures = 6
     main.run(config, workdir)
     return list(csv.DictReader(io.StringIO((workdir / "scores.csv").read_text())))
 
@@ -260,7 +261,7 @@ def test_references_are_the_training_images_of_the_inverter(detected, tmp_path):
 def test_score_accepts_file_names_that_are_not_utf8(detected, tmp_path):
     name = os.fsdecode(b"caf\xe9.png")
     save(tmp_path / "images" / name, np.zeros((20, 20, 3), np.uint8))
-    run_score(detected, tmp_path / "images", tmp_path / "out")
+    main.run(score.get_config(f"smoke=True,detector={detected}/run,images={tmp_path}/images"), tmp_path / "out")
     assert os.fsencode(name) in (tmp_path / "out" / "scores.csv").read_bytes()
 
 
@@ -316,7 +317,7 @@ def test_score_scores_every_kind_of_image_and_reports_the_rest(detected, tmp_pat
     assert len(lines) == 2 and "cut.png" in lines[0] and "text.jpg" in lines[1]
     assert json.loads((tmp_path / "out" / "results.json").read_text())["unreadable"] == ["cut.png", "text.jpg"]
     with pytest.raises(UserError, match="cut.png"):
-        run_score(detected, folder, tmp_path / "strict", "on_bad_image=error")
+        run_score(detected, folder, tmp_path / "strict", ",on_bad_image=error")
 
 
 @pytest.mark.parametrize(

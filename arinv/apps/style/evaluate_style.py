@@ -198,9 +198,7 @@ def _measure_all(
 def _variant(key: str, network: MetricNetwork) -> str:
     text = metrics.VARIANTS["gram"].removeprefix("gram")
     layers = ", ".join(network.style_layers)
-    return (
-        f"{key}{text}; {layers} of {network.name} ({network.origin}, weights {network.weights}), style against image"
-    )
+    return f"{key}{text}; {layers} of {network.name} ({network.origin}, weights {network.weights}), style against image"
 
 
 def _write_pairs(workdir: pathlib.Path, contents: Sequence[str], styles: Sequence[str], pairs: Pairs) -> None:
