@@ -284,7 +284,7 @@ def test_an_order_that_names_no_stage_is_one_line(tmp_path):
 @pytest.mark.parametrize(
     ("error", "shown"),
     [
-        (OSError(28, "No space left on device", "/disk/x"), "/disk/x: No space left on device; what was saved before"),
+        (OSError(28, "No space left on device", "/disk/x"), "/disk/x: No space left on device; files saved earlier"),
         (PermissionError(13, "Permission denied", "/run/x"), "/run/x: Permission denied"),
         (MemoryError(), "out of memory .*smaller batch"),
         (RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.\nmore"), "out of memory .*9 bytes"),

@@ -9,6 +9,7 @@ from arinv import metrics, models
 from arinv.apps.evaluation import evaluate, measurement
 from arinv.errors import UserError
 from arinv.experiment import report, trained
+from arinv.experiment.run import Run
 from arinv.metrics import METRICS, Metric
 from configs import evaluate as evaluate_config
 
@@ -145,7 +146,7 @@ def test_toy_metric_is_one_row(kind, monkeypatch, tmp_path):
     monkeypatch.setitem(METRICS, "toy", TOYS[kind])
     config = _config("psnr+toy")
     evaluate.check(config)
-    measured = measurement.Measurement(config, tmp_path, _own())
+    measured = measurement.Measurement(Run(config, tmp_path), _own())
     x, y, mask = images(), noisy(images(), 0.1), np.ones(4, np.float32)
     numbers = measured.absorb(jax.jit(measured.measure)(measured.variables, y, x), mask)
     totals = measured.finish()

@@ -117,7 +117,7 @@ def small_disk(num_bytes):
 
 
 def test_full_disk_is_one_line_and_keeps_saved_checkpoints(saved):
-    with pytest.raises(UserError, match=r"cannot be written .*last good checkpoint is step 9; what was") as error:
+    with pytest.raises(UserError, match=r"cannot be written .*last good checkpoint is step 9; files saved") as error:
         with Checkpoints(saved, ["net"]) as checkpoints, small_disk(5000):
             checkpoints.save(make_state(12, 10_000), data_state={}, description={}, wait=True)
     assert "\n" not in str(error.value)
@@ -140,7 +140,7 @@ def test_full_disk_keeps_the_old_file(tmp_path):
 
 
 def test_full_disk_of_the_log_is_one_line_and_resumes(tmp_path):
-    with pytest.raises(UserError, match=r"metrics.jsonl cannot be written: .*what was saved before is whole"):
+    with pytest.raises(UserError, match=r"metrics.jsonl cannot be written: .*files saved earlier are complete"):
         with Writer(tmp_path) as writer:
             writer.scalars(1, {"loss": 1.0})
             with small_disk((tmp_path / "metrics.jsonl").stat().st_size + 7):

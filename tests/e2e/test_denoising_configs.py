@@ -85,7 +85,7 @@ def test_bm3d_raises_if_required_but_not_installed(monkeypatch):
     monkeypatch.setattr(bm3d, "is_installed", lambda: False)
     with pytest.raises(UserError, match="pip install bm3d"):
         bm3d.find("yes")
-    assert bm3d.find("auto") is None and "left out" in bm3d.notice("auto")
+    assert bm3d.find("auto") is None and "skipped" in bm3d.notice("auto")
     assert bm3d.find("no") is None and not bm3d.notice("no")
 
 

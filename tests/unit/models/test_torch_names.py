@@ -327,7 +327,7 @@ def test_import_prints_the_assumed_normalization(tmp_path, capsys):
     import_torch.run(Run(import_config(path), tmp_path / "a"))
     assert "none, mean (0.0, 0.0, 0.0), standard deviation (1.0, 1.0, 1.0): the encoder's" in capsys.readouterr().err
     import_torch.run(Run(import_config(path, mean="0.5+0.25+1/8", std="1+1+1"), tmp_path / "b"))
-    assert "mean (0.5, 0.25, 0.125), standard deviation (1.0, 1.0, 1.0): as the config" in capsys.readouterr().err
+    assert "mean (0.5, 0.25, 0.125), standard deviation (1.0, 1.0, 1.0): as in the config" in capsys.readouterr().err
     for arguments in ({"mean": "0.5+0.5+0.5"}, {"mean": "a", "std": "b"}, {"depths": "1+b"}):
         with pytest.raises(ValueError, match="mean|depths"):
             import_config(path, **arguments)
