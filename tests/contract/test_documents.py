@@ -15,7 +15,8 @@ from launch.benchmarks import __main__ as benchmarks
 from launch.benchmarks import accelerator
 
 ROOT = pathlib.Path(__file__).parents[2]
-DOCUMENTS = sorted(path for path in ROOT.rglob("*.md") if not {".venv", "build"} & {*path.relative_to(ROOT).parts[:-1]})
+FOLDERS = ("arinv", "configs", "launch", "tests")  # no others: environments and runs hold documents of their own
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.md"))])
 NAMES = [path.relative_to(ROOT).as_posix() for path in DOCUMENTS if path.name != "CHANGELOG.md"]
 PLACEHOLDERS = re.compile(r"\.\.\.|NAME\b|\bFILE\b|\bDIR\b|\[|PROCESS_ID=i")
 PROGRAMS = ("python -m arinv", "arinv --", "launch/", "sbatch ")
