@@ -35,7 +35,7 @@ def convolution(features: int, size: int, *, strides: int = 1, padding: int, dty
 
 
 def own_names(*, channels: int) -> tuple[TorchLayer, ...]:
-    """Returns conv1 to conv5 and fc6 to fc8 as PyTorch layers of the same names; fc6 reads so many channels."""
+    """Returns conv1 to conv5 and fc6 to fc8 as PyTorch layers of the same names; fc6 reads `channels`."""
     names = (*(f"conv{i}" for i in range(1, 6)), "fc6", "fc7", "fc8")
     return tuple(TorchLayer(name, (name,), channels=channels if name == "fc6" else 0) for name in names)
 
