@@ -53,6 +53,13 @@ def test_loops_count_each_round_and_dead_code_nothing():
     assert count_flops(function, jnp.ones((4, 4))) == 5 * 2 * 4**3
 
 
+def test_alternatives_count_as_the_cheapest():
+    def function(x, is_rare):
+        return jax.lax.cond(is_rare, lambda y: y @ y @ y, lambda y: y @ y, x)
+
+    assert count_flops(function, jnp.ones((4, 4)), True) == 2 * 4**3
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_benchmarks_load_without_pytorch(name):
     benchmark = measurement.load(name)
