@@ -17,7 +17,7 @@ import sys
 import time
 from collections.abc import Mapping
 
-_NOISE = b"[Gloo] Rank "  # each connection between CPU devices is told
+_NOISE = b"[Gloo] Rank "  # begins a line for each connection between CPU devices
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 
@@ -47,7 +47,7 @@ def parse(argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
 
 
 def free_port() -> int:
-    """Returns a port that nobody uses now."""
+    """Returns an unused port."""
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         return sock.getsockname()[1]
@@ -139,7 +139,7 @@ class Output:
 
 
 def shell_code(code: int) -> int:
-    """Returns the exit code as a shell would tell it: 128 and more for signals."""
+    """Returns the exit code in the shell's convention: 128 and more for signals."""
     return code if code >= 0 else 128 - code
 
 

@@ -1,4 +1,4 @@
-"""Workdirs of networks that nobody trained, for tests that need some: their weights cost no compilation."""
+"""Workdirs of untrained networks, whose weights cost no compilation."""
 
 import os
 

@@ -1,7 +1,7 @@
 """Measures training steps and applications and prints a table: launch/benchmark --against torch --out speed.json.
 
-images/s is the median over the rounds, with the slowest and the fastest behind it. A ratio above 1 says that
-ours is the faster one; it is taken within each round, so it holds on a machine that others use too.
+images/s is the median over the rounds, followed by the slowest and the fastest. A ratio above 1 means that ours is
+faster; it is taken within each round, so that it is valid on a shared machine too.
 """
 
 import argparse
@@ -44,7 +44,7 @@ def _positive(text: str) -> int:
 
 
 def report(name: str, cases: dict[str, Any], dtype: str) -> tuple[list[str], list[str]]:
-    """Returns the lines of a benchmark's table, and what is wrong with it.
+    """Returns the lines of a benchmark's table, and its problems.
 
     Args:
       name: of the benchmark.
@@ -87,17 +87,17 @@ def _spread(values: dict[str, float], form: str) -> str:
 
 
 def differences(variants: dict[str, dict]) -> list[str]:
-    """Returns in what the variants do not do the same work: parameters, floating-point operations."""
+    """Returns the differences between the work of the variants: parameters, floating-point operations."""
     measured = {name: facts for name, facts in variants.items() if "error" not in facts}
-    found = []
+    result = []
     for key, tolerance in (("parameters", 0.0), ("flops", _FLOPS_TOLERANCE)):
         values = {name: _share(facts, key) for name, facts in measured.items() if key in facts}
         first = next(iter(values.values()), None)
         for name, value in values.items():
             same = value == first if not tolerance else abs(value - first) <= tolerance * first
             if not same:
-                found.append(f"{name} does other work: {key} {value} against {first}")
-    return found
+                result.append(f"{name} does other work: {key} {value} against {first}")
+    return result
 
 
 def _share(facts: dict[str, Any], key: str) -> Any:
@@ -132,13 +132,13 @@ def main(argv: list[str] | None = None) -> int:
     if most > 1:  # on a GPU all variants hold their memory at the same time
         os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", f"{0.9 / most:.2f}")
     options = Options(batch=arguments.batch, dtype=arguments.dtype, tiny=arguments.tiny)
-    found = {**provenance(), "dtype": arguments.dtype, "repeats": arguments.repeats, "benchmarks": {}}
+    results = {**provenance(), "dtype": arguments.dtype, "repeats": arguments.repeats, "benchmarks": {}}
     problems = []
     for name in arguments.only:
-        variants, wanted = chosen[name]
-        cases = measure(name, variants, options, repeats=arguments.repeats, cases=wanted, say=_say)
-        found["benchmarks"][name] = cases
-        _say("")
+        variants, selected = chosen[name]
+        cases = measure(name, variants, options, repeats=arguments.repeats, cases=selected, report=_show_progress)
+        results["benchmarks"][name] = cases
+        _show_progress("")
         lines, wrong = report(name, cases, arguments.dtype)
         if name == arguments.only[0]:
             print(heading(cases, arguments.dtype))
@@ -146,7 +146,7 @@ def main(argv: list[str] | None = None) -> int:
         problems += wrong
         if arguments.out:
             arguments.out.parent.mkdir(parents=True, exist_ok=True)
-            arguments.out.write_text(json.dumps(found, indent=2) + "\n")
+            arguments.out.write_text(json.dumps(results, indent=2) + "\n")
     for problem in problems:
         print(f"arinv: {problem}", file=sys.stderr)
     return 1 if problems else 0
@@ -162,7 +162,7 @@ def heading(cases: dict[str, Any], dtype: str) -> str:
     return f"{facts[0]['device']}{threads}, {dtype}, " + ", ".join(f"{n} {v}" for n, v in versions.items())
 
 
-def _say(text: str) -> None:
+def _show_progress(text: str) -> None:
     if sys.stderr.isatty():
         print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
     elif text:

@@ -1,9 +1,9 @@
-"""Makes the runs that want an accelerator and have no record yet: launch/accelerator --minutes 30.
+"""Makes the runs that need an accelerator and have no record: launch/accelerator --minutes 30.
 
-A run's record is launch/records/NAME.json. The shortest run goes first; one that does not fit into what is left
-is skipped, one that the limit cuts is told so, and one that fails leaves the last lines of its error in
-NAME.failed.json and does not keep the others from being made. Needs the standard library only: the runs are
-processes of a Python that has JAX, this one where it sees an accelerator, else that of the clone's .venv.
+A run's record is launch/records/NAME.json. The shortest run is first; one that does not fit into the remaining time is
+skipped, one that the limit ends is reported, and one that fails leaves the last lines of its error in NAME.failed.json;
+the others still run. Only the standard library is imported: the runs are processes of a Python that has JAX, this one
+where it has an accelerator, else that of the clone's .venv.
 """
 
 import argparse
@@ -29,7 +29,7 @@ _GRACE_SECONDS = 60.0  # for a training run to save itself after SIGTERM
 
 
 def read_record(name: str, folders: Sequence[pathlib.Path]) -> dict | None:
-    """Returns the record of a run from the first folder that has it, or None."""
+    """Returns the record of a run from the first folder that contains it, or None."""
     for folder in folders:
         path = folder / f"{name}.json"
         if path.exists():
@@ -38,7 +38,7 @@ def read_record(name: str, folders: Sequence[pathlib.Path]) -> dict | None:
 
 
 def execute(command: Sequence[str], *, log: pathlib.Path, seconds: float, environment: Mapping[str, str]) -> str:
-    """Runs a command until it ends or the time is over.
+    """Runs a command until it ends or its time is over.
 
     Args:
       command: with its arguments.
@@ -64,13 +64,13 @@ def execute(command: Sequence[str], *, log: pathlib.Path, seconds: float, enviro
                 process.wait(grace)
             return "cut"
         finally:
-            with contextlib.suppress(ProcessLookupError):  # what it started and left behind
+            with contextlib.suppress(ProcessLookupError):  # its children
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
 
 
 def last_lines(log: pathlib.Path) -> list[str]:
-    """Returns the end of a log; of a progress bar only what it showed last."""
+    """Returns the end of a log; of a progress bar the last state only."""
     lines = [line.rsplit("\r", 1)[-1].rstrip() for line in log.read_text(errors="replace").split("\n")]
     return [line for line in lines if line][-_LAST_LINES:]
 
@@ -82,7 +82,7 @@ def make_runs(
     minutes: float,
     folders: Sequence[pathlib.Path],
     environment: Mapping[str, str],
-    say: Callable[[str], None],
+    report: Callable[[str], None],
     clock: Callable[[], float] = time.monotonic,
 ) -> list[str]:
     """Makes every run that has no record yet, the shortest first.
@@ -93,7 +93,7 @@ def make_runs(
       minutes: for all runs together.
       folders: where records may be; new ones are written into the first.
       environment: variables of the runs.
-      say: told what happens.
+      report: called with a line for each run.
       clock: seconds.
 
     Returns:
@@ -103,13 +103,13 @@ def make_runs(
     for run in sorted(runs, key=lambda run: run.minutes):
         left = (end - clock()) / 60
         if read_record(run.name, folders) is not None:
-            say(f"{run.name}: has a record")
+            report(f"{run.name}: has a record")
         elif run.minutes > left:
-            say(f"{run.name}: skipped, needs about {run.minutes:g} minutes and {max(0.0, left):.1f} are left")
+            report(f"{run.name}: skipped, needs about {run.minutes:g} minutes and {max(0.0, left):.1f} are left")
         else:
-            say(f"{run.name}: started, {left:.1f} minutes are left")
+            report(f"{run.name}: started, {left:.1f} minutes are left")
             state = _make(run, context(left), folders[0], 60 * left, environment, clock)
-            say(f"{run.name}: {_WORDS[state]}")
+            report(f"{run.name}: {_WORDS[state]}")
             if state != "ok":
                 bad.append(run.name)
     return bad
@@ -118,7 +118,7 @@ def make_runs(
 _WORDS = {
     "ok": "done",
     "failed": "failed; see its .failed.json",
-    "cut": "cut by the time limit; started again with the same --scratch, a training run goes on where it was",
+    "cut": "ended by the time limit; started again with the same --scratch, a training resumes",
 }
 
 
@@ -132,7 +132,7 @@ def _make(run, context, out, seconds, environment, clock) -> str:
         state = execute(command, log=log, seconds=seconds, environment=environment)
         kept = run.collect(context)
         if state == "ok" and not kept:
-            state, error = "failed", ["it left no result"]
+            state, error = "failed", ["no result"]
         else:
             error = last_lines(log)
     except (OSError, ValueError, KeyError) as problem:
@@ -149,14 +149,14 @@ def _make(run, context, out, seconds, environment, clock) -> str:
 
 
 def _shown(part: str, context: Context) -> str:
-    """Returns a word of a command as anybody could write it: without this machine's folders."""
+    """Returns a word of a command without the folders of this machine."""
     for folder, name in ((context.python, "python"), (str(context.scratch), "SCRATCH"), (context.data_dir, "DATA")):
         part = part.replace(folder, name) if folder else part
     return part
 
 
 def install(wheels: pathlib.Path, target: pathlib.Path, python: str) -> None:
-    """Installs the wheels of a folder that are missing, without a network and without what they need.
+    """Installs the wheels of a folder that are missing, without a network and without dependencies.
 
     Raises:
       CalledProcessError: a wheel does not fit this Python.
@@ -179,16 +179,16 @@ def _probe(python: str, code: str, environment: Mapping[str, str]) -> tuple[str,
     return result.stdout.strip(), error
 
 
-def find_python(environment: Mapping[str, str], *, wants_accelerator: bool) -> str:
+def find_python(environment: Mapping[str, str], *, needs_accelerator: bool) -> str:
     """Returns a Python whose JAX sees an accelerator: this one, else that of the clone's environment.
 
     Raises:
-      SystemExit: there is none; says why.
+      SystemExit: there is none.
     """
 
     def sees(python: str) -> bool:
         backend, _ = _probe(python, "import jax; print(jax.default_backend())", environment)
-        return bool(backend) and (backend != "cpu" or not wants_accelerator)
+        return bool(backend) and (backend != "cpu" or not needs_accelerator)
 
     if sees(sys.executable):
         _, error = _probe(sys.executable, "import arinv.main", environment)
@@ -196,9 +196,9 @@ def find_python(environment: Mapping[str, str], *, wants_accelerator: bool) -> s
             raise SystemExit(f"arinv: {error}; give the wheels of what is missing with --wheels DIR")
         return sys.executable
     script = 'source launch/environment && ensure_environment run && echo "$python"'
-    made = subprocess.run(["bash", "-c", script], cwd=ROOT, stdout=subprocess.PIPE, text=True)
-    python = made.stdout.strip().split("\n")[-1]
-    if made.returncode or not sees(python):
+    result = subprocess.run(["bash", "-c", script], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    python = result.stdout.strip().split("\n")[-1]
+    if result.returncode or not sees(python):
         raise SystemExit(f"arinv: JAX sees no accelerator, neither in {sys.executable} nor in .venv (requirements.txt)")
     return python
 
@@ -237,7 +237,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         packages = scratch / "packages"
         install(arguments.wheels, packages, sys.executable)
         environment["PYTHONPATH"] += os.pathsep + str(packages)
-    python = find_python(environment, wants_accelerator=not arguments.cpu)
+    python = find_python(environment, needs_accelerator=not arguments.cpu)
     shared = {
         "python": python,
         "scratch": scratch,
@@ -253,11 +253,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         minutes=arguments.minutes,
         folders=folders,
         environment=environment,
-        say=lambda text: print(f"arinv: {text}", file=sys.stderr, flush=True),
+        report=lambda text: print(f"arinv: {text}", file=sys.stderr, flush=True),
     )
     return 1 if bad else 0
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # the run in progress is ended too
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # ends the run in progress too
     raise SystemExit(main())

@@ -130,15 +130,15 @@ class Torch:
             started = time.perf_counter()
             if len(rows):
                 adversary.attacks_to_run = [name]
-                found = adversary.run_standard_evaluation(x[rows], y[rows], bs=arguments.batch)
+                adversarial = adversary.run_standard_evaluation(x[rows], y[rows], bs=arguments.batch)
                 seconds, passes = time.perf_counter() - started, (self._forward, self._backward)
-                robust[rows] = self.logits(found.cpu().numpy().transpose(0, 2, 3, 1)).argmax(1) == labels[rows]
+                robust[rows] = self.logits(adversarial.cpu().numpy().transpose(0, 2, 3, 1)).argmax(1) == labels[rows]
                 per_attack[name] = _record(len(rows), float(robust.mean()), seconds, passes)
         return {"robust": robust, "clean_accuracy": clean_accuracy, "per_attack": per_attack}
 
 
 def _record(entered: int, accuracy: float, seconds: float, passes: tuple[int, int]) -> dict[str, Any]:
-    """Returns what is told of an attack; passes are (forward, backward), in images."""
+    """Returns the record of an attack; passes are (forward, backward), in images."""
     return {
         "images": entered,
         "robust_accuracy": accuracy,
@@ -200,7 +200,7 @@ def _filled(layer, weight: np.ndarray, parameters):
 
 
 def compare(ours: Ours, theirs: Torch, images, labels, *, case: str, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Returns what both found in one ball, and in which images they differ.
+    """Returns the results of both in one ball, and the images whose verdicts differ.
 
     Args:
       ours: the one.
@@ -212,18 +212,18 @@ def compare(ours: Ours, theirs: Torch, images, labels, *, case: str, arguments: 
     """
     norm, _, radius = case.partition(":")
     options = {"norm": norm, "eps": float(fractions.Fraction(radius)), "arguments": arguments}
-    found = {"arinv": ours.attack(images, labels, **options)}
+    results = {"arinv": ours.attack(images, labels, **options)}
     if arguments.again:
-        found["arinv again"] = ours.attack(images, labels, **options)
-    found["torch"] = theirs.attack(images, labels, **options)
-    robust = {name: result.pop("robust") for name, result in found.items()}
+        results["arinv again"] = ours.attack(images, labels, **options)
+    results["torch"] = theirs.attack(images, labels, **options)
+    robust = {name: result.pop("robust") for name, result in results.items()}
     verdicts = {
         "agreement": float(np.mean(robust["arinv"] == robust["torch"])),
         "robust to both": int(np.sum(robust["arinv"] & robust["torch"])),
         "broken by arinv only": int(np.sum(~robust["arinv"] & robust["torch"])),
         "broken by torch only": int(np.sum(robust["arinv"] & ~robust["torch"])),
     }
-    return {"case": case, "verdicts": verdicts, **found}
+    return {"case": case, "verdicts": verdicts, **results}
 
 
 def main(argv: list[str] | None = None) -> int:

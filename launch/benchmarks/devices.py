@@ -1,4 +1,4 @@
-"""What is measured on: names, threads, the commit. What a device could reach is in arinv.train.accelerators."""
+"""Names of devices and processors, threads, and the commit; peak rates are in arinv.train.accelerators."""
 
 import datetime
 import os
@@ -26,7 +26,7 @@ def cpu_name() -> str:
 
 
 def provenance() -> dict[str, Any]:
-    """Returns the date and the commit; "+" behind the commit tells of changes that it does not hold."""
+    """Returns the date and the commit, with "+" for uncommitted changes."""
     return {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "commit": _commit(),

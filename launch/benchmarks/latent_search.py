@@ -107,9 +107,9 @@ def _torch(case: str, options: Options, *, compiled: bool = False) -> Prepared:
 def _summarize(results: Mapping[str, Any]) -> list[str]:
     """Returns the best of the cases, with what it gains over PyTorch's one image at a time."""
     speeds = {
-        case: found["variants"]["arinv"]["images_per_second"]["median"]
-        for case, found in results.items()
-        if "error" not in found["variants"]["arinv"]
+        case: result["variants"]["arinv"]["images_per_second"]["median"]
+        for case, result in results.items()
+        if "error" not in result["variants"]["arinv"]
     }
     if not speeds:
         return []

@@ -1,10 +1,9 @@
 """Variants of the same work, each in its own process, timed in turns.
 
-A worker holds one variant and does what it is told: prepare a case, run it n times. Between two of its turns
-it sleeps, so that the other has all cores and the whole device. What is reported is the median over the turns
-with the extremes beside it, and the ratio of speeds within each round of turns, which a slow drift of a shared
-machine leaves alone. Processor seconds, of all threads together, are kept beside the seconds: on a CPU that is
-busy with other things they say what the work itself took.
+A worker holds one variant and serves requests: prepare a case, run it n times. Between its turns it sleeps, so that
+the other has all cores and the whole device. Reported are the median over the turns with the extremes, and the ratio
+of speeds within each round of turns, which a slow drift of a shared machine does not change. Processor seconds, of all
+threads together, are recorded beside the seconds: on a busy CPU they measure the work itself.
 """
 
 import dataclasses
@@ -22,12 +21,12 @@ from typing import Any
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """What is measured.
+    """Options of a measurement.
 
     Attributes:
       batch: images in a step; 0 for the benchmark's own.
       dtype: of the computation, "float32" or "bfloat16".
-      tiny: a size at which it is only seen whether all runs; for those of the applications.
+      tiny: whether applications run at a size that only tests that they run.
     """
 
     batch: int = 0
@@ -37,12 +36,12 @@ class Options:
 
 @dataclasses.dataclass(frozen=True)
 class Prepared:
-    """Work that is ready to be run.
+    """Work that is ready to run.
 
     Attributes:
-      run: does it n times and waits until it is done.
-      facts: plain JSON about it: "compile_seconds", "device", "versions", and where they mean something
-        "images", "megapixels" and "flops" of one call and "parameters" by network.
+      run: runs it n times and waits for the results.
+      facts: plain JSON: "compile_seconds", "device", "versions", and where they apply "images", "megapixels" and
+        "flops" of one call and "parameters" by network.
     """
 
     run: Callable[[int], None]
@@ -51,14 +50,14 @@ class Prepared:
 
 @dataclasses.dataclass(frozen=True)
 class Benchmark:
-    """A subject to measure.
+    """A subject of measurement.
 
     Attributes:
-      cases: what is measured one after the other; a single one for a training step.
-      variants: name -> function of (case, options) that prepares it. The first is ours, to which the
-        others are compared; it imports its library inside.
-      optional: the variants that only run when asked for.
-      asked_with: of those, the ones that run when another name is asked for.
+      cases: measured one after the other; a single one for a training step.
+      variants: name -> function of (case, options) that prepares it and imports its library. The first is ours, to
+        which the others are compared.
+      optional: the variants that run on request only.
+      asked_with: of those, the name that requests them, where it is not their own.
       summarize: what `measure` returned -> lines below the table.
     """
 
@@ -79,7 +78,7 @@ def load(name: str) -> Benchmark:
 
 
 def _serve(connection, name: str, variant: str, options: Options) -> None:
-    """Does what the other end of the connection asks for; runs in a process of its own."""
+    """Serves the requests of a connection, in a process of its own."""
     prepare, prepared = load(name).variants[variant], None
     while (request := connection.recv()) is not None:
         kind, argument = request
@@ -131,7 +130,7 @@ def worker(name: str, variant: str, options: Options) -> Iterator[Callable[[str,
         try:
             ours.send(None)
         except OSError:
-            pass  # it has ended already
+            pass  # already ended
         process.join(10)
         if process.is_alive():
             process.kill()
@@ -145,7 +144,7 @@ def measure(
     repeats: int,
     cases: tuple[str, ...] = (),
     min_seconds: float = 0.3,
-    say: Callable[[str], None] = lambda text: None,
+    report: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Any]:
     """Measures every case of a benchmark.
 
@@ -154,9 +153,9 @@ def measure(
       variants: which of its variants; the others are compared to the first.
       options: what is measured.
       repeats: rounds of turns.
-      cases: of the benchmark; all where there are none.
+      cases: of the benchmark; empty for all.
       min_seconds: a turn repeats a short case until it lasts about that long.
-      say: told what is being done.
+      report: called with a line before each part.
 
     Returns:
       Case -> {"variants": {variant: facts and times, or {"error": text}}, "ratios": {variant: ...}}.
@@ -165,32 +164,32 @@ def measure(
     with ExitStack() as stack:
         ask = {variant: stack.enter_context(worker(name, variant, options)) for variant in variants}
         for case in cases or load(name).cases:
-            results[case] = _measure_case(name, case, ask, repeats, min_seconds, say)
+            results[case] = _measure_case(name, case, ask, repeats, min_seconds, report)
     return results
 
 
-def _measure_case(name, case, ask, repeats, min_seconds, say) -> dict[str, Any]:
+def _measure_case(name, case, ask, repeats, min_seconds, report) -> dict[str, Any]:
     label = name if case == name else f"{name} {case}"
-    found, calls = {}, {}
+    results, calls = {}, {}
     for variant, request in ask.items():
-        say(f"{label}: preparing {variant}")
+        report(f"{label}: preparing {variant}")
         try:
-            found[variant] = {**request("prepare", case), "seconds": [], "processor_seconds": []}
+            results[variant] = {**request("prepare", case), "seconds": [], "processor_seconds": []}
             request("run", 1)
             calls[variant] = max(1, math.ceil(min_seconds / request("run", 1)[0]))
         except VariantError as error:
-            found[variant] = {"error": str(error)}
+            results[variant] = {"error": str(error)}
     for i in range(repeats):
-        say(f"{label}: round {i + 1} of {repeats}")
+        report(f"{label}: round {i + 1} of {repeats}")
         for variant, n in calls.items():
-            if "error" not in found[variant]:
+            if "error" not in results[variant]:
                 try:
                     seconds, processor_seconds = ask[variant]("run", n)
-                    found[variant]["seconds"].append(seconds / n)
-                    found[variant]["processor_seconds"].append(processor_seconds / n)
+                    results[variant]["seconds"].append(seconds / n)
+                    results[variant]["processor_seconds"].append(processor_seconds / n)
                 except VariantError as error:
-                    found[variant] = {"error": str(error)}
-    return {"variants": {v: _with_rates(facts) for v, facts in found.items()}, "ratios": ratios(found)}
+                    results[variant] = {"error": str(error)}
+    return {"variants": {v: _with_rates(facts) for v, facts in results.items()}, "ratios": ratios(results)}
 
 
 def _with_rates(facts: dict) -> dict:
@@ -209,17 +208,17 @@ def summary(values: list[float]) -> dict[str, float]:
     return {"median": statistics.median(values), "min": min(values), "max": max(values)}
 
 
-def ratios(found: Mapping[str, Mapping]) -> dict[str, dict]:
+def ratios(results: Mapping[str, Mapping]) -> dict[str, dict]:
     """Returns, for each variant but the first, how many times faster the first is on an image, round by round."""
-    first, *others = found
-    if "error" in found[first]:
+    first, *others = results
+    if "error" in results[first]:
         return {}
 
     def seconds(variant: str) -> list[float]:
-        return [s / found[variant].get("images", 1) for s in found[variant]["seconds"]]
+        return [s / results[variant].get("images", 1) for s in results[variant]["seconds"]]
 
     return {
         other: summary([b / a for a, b in zip(seconds(first), seconds(other), strict=True)])
         for other in others
-        if "error" not in found[other]
+        if "error" not in results[other]
     }

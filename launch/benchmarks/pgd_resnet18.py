@@ -1,6 +1,6 @@
 """The robust training step of a classifier: ResNet-18 for 32 px, batch 64, PGD of seven l2 steps.
 
-A step is seven forwards with their image gradients and one forward more (to know the last iterate's loss) in
+A step is seven forwards with their image gradients and one forward more (for the loss of the last iterate) in
 evaluation mode, then one forward with the parameters' gradient in training mode and an update by SGD.
 
 Source: Madry et al. 2018, section 2.1; radius and recipe of Rojas-Gomez et al. 2022, section A1.3.

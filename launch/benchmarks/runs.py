@@ -1,4 +1,4 @@
-"""The runs that launch/accelerator makes: each a command, the minutes it takes, and what is kept of it."""
+"""The runs of launch/accelerator: a command each, the minutes it takes, and what its record contains."""
 
 import dataclasses
 import json
@@ -21,17 +21,17 @@ _ASSUMED_IMAGES_PER_SECOND = 4000.0  # of the robust step, where it has not been
 
 @dataclasses.dataclass(frozen=True)
 class Context:
-    """Where a run is made.
+    """The surroundings of a run.
 
     Attributes:
       python: the interpreter that has JAX.
-      scratch: folder for what is not kept, such as checkpoints.
+      scratch: folder for checkpoints and logs.
       out: folder of the records.
-      minutes: what is left.
-      data_dir: where TFDS sets lie; empty for the default.
+      minutes: that remain.
+      data_dir: of TFDS datasets; empty for the default.
       has_torch: whether PyTorch can be imported.
       records: name of an earlier run -> its record.
-      tiny: whether the runs are only tried: the smallest sizes, one repetition.
+      tiny: whether the runs are tests of the smallest size, with one repetition.
     """
 
     python: str
@@ -50,10 +50,10 @@ class Run:
 
     Attributes:
       name: of its record, NAME.json.
-      minutes: how long it takes; for a run that fills the time it is given, the least that makes sense.
+      minutes: that it takes; of a run that fills the remaining time, the least.
       about: one line.
       command: its command line.
-      collect: what is kept of it, plain JSON, also when it was cut short.
+      collect: returns the content of its record, plain JSON, also of a run that was ended early.
     """
 
     name: str
@@ -107,7 +107,7 @@ def _cifar10_workdir(context: Context) -> pathlib.Path:
 def _cifar10_command(context: Context) -> list[str]:
     workdir = _cifar10_workdir(context)
     plan = workdir / "epochs.json"
-    if plan.exists():  # a run that was cut goes on as it was planned
+    if plan.exists():  # a resumed run keeps its plan
         epochs = json.loads(plan.read_text())
     else:
         epochs = max(_FEWEST_EPOCHS, cifar10_epochs(context.minutes, _measured_speed(context)))
@@ -134,7 +134,7 @@ def _step_schedule(stage: str, every_epochs: float) -> list[str]:
 
 
 def _collect_stages(context: Context, name: str) -> dict[str, Any]:
-    """Returns results and configs of an experiment's stages, and copies its pictures and table to the records."""
+    """Returns results and configs of an experiment's stages, and copies its figures and table to the records."""
     workdir = context.scratch / name
     kept: dict[str, Any] = {"stages": {}, "configs": {}}
     for path in sorted(workdir.glob("*/results.json")):
@@ -145,11 +145,11 @@ def _collect_stages(context: Context, name: str) -> dict[str, Any]:
     report = workdir / "report" / "metrics.json"
     if report.exists():
         kept["metrics"] = json.loads(report.read_text())
-    pictures = context.out / name
-    shown = [*workdir.glob("report/*.png"), *workdir.glob("report/table.md"), *workdir.glob("autoattack/*.png")]
-    for path in sorted(shown):
-        pictures.mkdir(parents=True, exist_ok=True)
-        shutil.copy(path, pictures / path.name)
+    figures = context.out / name
+    paths = [*workdir.glob("report/*.png"), *workdir.glob("report/table.md"), *workdir.glob("autoattack/*.png")]
+    for path in sorted(paths):
+        figures.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, figures / path.name)
     return kept
 
 

@@ -15,7 +15,7 @@ from launch.benchmarks.measurement import Prepared
 
 
 class _FlopCounter(TorchDispatchMode):
-    """Adds up what PyTorch's own formulas say; its FlopCounterMode cannot follow torch.autograd.grad."""
+    """Adds up the counts of PyTorch's own formulas; its FlopCounterMode cannot follow torch.autograd.grad."""
 
     total = 0
 

@@ -81,7 +81,7 @@ def _torch(case: str, options: Options, *, method: str) -> Prepared:
         torch.from_numpy(x[0].reshape(-1, x.shape[-1]).T.copy()).to(setting.device) for x in _features(case, options, 1)
     )
     prepared = setting.prepare(lambda: transform_in_torch(content, style, method=method).sum(), {}, 1)
-    # Its counter knows products but not decompositions.
+    # Its counter includes products but not decompositions.
     return dataclasses.replace(prepared, facts={k: v for k, v in prepared.facts.items() if k != "flops"})
 
 

@@ -88,7 +88,7 @@ class Row:
       codes: how the processes ended.
       seconds: until all were gone.
       lost: steps that were done again.
-      written: the step of the checkpoint that was half written, 0 for none; saving goes on beside the training.
+      written: the step of the checkpoint that was half written, 0 for none; saved beside the training.
       same: whether the resumed run ended in the same bytes.
     """
 
@@ -153,7 +153,7 @@ def kill(row: Row, workdir: pathlib.Path, devices: int, chance: random.Random) -
     row.lost = max(0, row.at - saved_step(workdir))
 
 
-# (processes, devices of each): where a run goes on each time it is stopped in the middle of an epoch.
+# (processes, devices of each): where a run resumes after each stop within an epoch.
 RESTORES = {
     "1 -> 8 -> 4 -> 1 devices": ((1, 1), (1, 8), (1, 4), (1, 1)),
     "1 -> 2 processes": ((1, 2), (2, 1)),
@@ -187,7 +187,7 @@ class Done:
         self._rows = {row["key"]: row for row in map(json.loads, lines)}
 
     def row(self, key: str, make: Callable[[], tuple[list[str], bool]]) -> tuple[list[str], bool]:
-        """Returns the cells of a row and whether it is bad, made anew where it is not done yet."""
+        """Returns the cells of a row and whether it is bad, run where it is not done yet."""
         if key not in self._rows:
             cells, bad = make()
             self._rows[key] = {"key": key, "cells": cells, "bad": bad}
@@ -244,7 +244,7 @@ def main() -> int:
     parser.add_argument("--repeats", type=int, default=0, help="kills of each kind at each moment (3, 3, 2 and 1)")
     parser.add_argument("--devices", type=int, default=1, help="of each process (%(default)s)")
     parser.add_argument("--restores", action="store_true", help="also restore onto other devices")
-    parser.add_argument("--folder", type=pathlib.Path, help="keep the runs here; another start goes on from there")
+    parser.add_argument("--folder", type=pathlib.Path, help="keep the runs here; another start resumes them")
     parser.add_argument("--out", type=pathlib.Path, metavar="FILE.md", help="write the tables here too")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     options = parser.parse_args()

@@ -110,16 +110,16 @@ def fake_run(name, minutes, code):
 
 
 def make(tmp_path, fakes, *, minutes=10.0, clock=None):
-    said = []
+    lines = []
 
     def context(left):
         return runs.Context(sys.executable, tmp_path / "scratch", tmp_path / "out", left, "", False, lambda name: None)
 
     options = {"clock": clock} if clock else {}
     bad = accelerator.make_runs(
-        fakes, context, minutes=minutes, folders=[tmp_path / "out"], environment={}, say=said.append, **options
+        fakes, context, minutes=minutes, folders=[tmp_path / "out"], environment={}, report=lines.append, **options
     )
-    return bad, said
+    return bad, lines
 
 
 def test_runs_go_shortest_first_and_not_again(tmp_path):
@@ -133,8 +133,8 @@ def test_runs_go_shortest_first_and_not_again(tmp_path):
 
 
 def test_a_run_that_does_not_fit_is_skipped(tmp_path):
-    bad, said = make(tmp_path, [fake_run("long", 30, ""), fake_run("short", 1, "")])
-    assert bad == [] and "long: skipped, needs about 30 minutes and 10.0 are left" in said
+    bad, lines = make(tmp_path, [fake_run("long", 30, ""), fake_run("short", 1, "")])
+    assert bad == [] and "long: skipped, needs about 30 minutes and 10.0 are left" in lines
     assert not (tmp_path / "out/long.json").exists()
 
 
@@ -149,10 +149,10 @@ def test_a_failed_run_tells_why_and_the_others_go_on(tmp_path):
     assert bad == [] and not (tmp_path / "out/broken.failed.json").exists()
 
 
-def test_a_run_that_the_limit_cuts_is_told_so_and_keeps_what_it_has(tmp_path):
+def test_a_run_ended_by_the_limit_is_reported_and_keeps_its_results(tmp_path):
     code = "import time; print('begun', flush=True); time.sleep(60)"
-    bad, said = make(tmp_path, [fake_run("endless", 0.0, code)], minutes=2 / 60)
-    assert bad == ["endless"] and "cut by the time limit" in said[-1]
+    bad, lines = make(tmp_path, [fake_run("endless", 0.0, code)], minutes=2 / 60)
+    assert bad == ["endless"] and "ended by the time limit" in lines[-1]
     failed = json.loads((tmp_path / "out/endless.failed.json").read_text())
     assert failed["state"] == "cut" and failed["last_lines"] == ["begun"] and "minutes_given" in failed
 

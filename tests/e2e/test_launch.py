@@ -119,7 +119,7 @@ def test_sbatch_lines_are_options_of_sbatch():
 
 
 def sbatch(tmp_path, codes, *arguments, restarts=0):
-    """Runs the batch script with an srun and an scontrol that only tell what they were asked for."""
+    """Runs the batch script with an srun and an scontrol that only print their arguments."""
     for name, code in (("srun", codes), ("scontrol", 0)):
         script = tmp_path / name
         script.write_text(f'#!/bin/sh\necho "{name} $*"\nexit {code}\n')

@@ -34,7 +34,7 @@ SCORES = {
 }
 # The same under attacks that raise the scores of normal images and lower those of anomalous ones.
 ATTACKED_SCORES = {
-    "attacked_knn": "knn after PGD on that distance, with the neighbours chosen anew at every step",
+    "attacked_knn": "knn after PGD on that distance, with the neighbours chosen at every step",
     "attacked_amortized": "amortized after PGD on that score, through encoder, generator and encoder",
     "attacked_held": (
         "the loss against the clean image's reconstruction by the latent search, after PGD on that loss with the "

@@ -69,7 +69,7 @@ def inspect_model(logits_fn: LogitsFn, images: ArrayLike, labels: ArrayLike) -> 
     if not len(x):
         return []
 
-    def program():  # traced anew by every call
+    def program():  # traced by every call
         return jax.jit(lambda model, x: as_logits(model(x), batch_size=len(x)))
 
     programs = [program(), program()]

@@ -44,7 +44,7 @@ def test_objectives_equal_values_by_hand():
     probabilities = np.exp(LOGITS) / np.exp(LOGITS).sum(1, keepdims=True)
     expected = -np.log(probabilities[np.arange(2), labels])
     np.testing.assert_allclose(cross_entropy, expected, rtol=1e-6)
-    np.testing.assert_allclose(losses(7 * LOGITS - 3)[1], dlr, rtol=1e-5)  # knows neither shift nor scale
+    np.testing.assert_allclose(losses(7 * LOGITS - 3)[1], dlr, rtol=1e-5)  # invariant to shift and scale
     np.testing.assert_array_equal(losses(0 * LOGITS)[1], 0)
 
 

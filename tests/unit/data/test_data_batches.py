@@ -159,7 +159,7 @@ def test_mixed_batches_have_the_same_rows_for_any_number_of_processes(in_memory)
         for rows in np.arange(8).reshape(count, -1):
             parts.append(_mixed(rows[rows < 5], rows[rows >= 5] - 5, in_memory))
         _take(parts[0], 2)
-        for part in parts[1:]:  # goes on where another process was
+        for part in parts[1:]:  # resumes where another process stopped
             part.set_state(parts[0].get_state())
         taken = [_take(part, 4) for part in parts]
         for part in parts:

@@ -32,7 +32,7 @@ def distance(a, b):
 
 
 def expected_distance(a, b):
-    """By SciPy's Schur method, which knows nothing of symmetry."""
+    """By SciPy's Schur method, which does not use symmetry."""
     a, b = a.astype(np.float64), b.astype(np.float64)
     root = scipy.linalg.sqrtm(np.cov(a, rowvar=False) @ np.cov(b, rowvar=False))
     covariances = np.trace(np.cov(a, rowvar=False)) + np.trace(np.cov(b, rowvar=False))

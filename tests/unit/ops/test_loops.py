@@ -51,7 +51,7 @@ def test_scan_equals_lax(inputs, name):
 
 @pytest.fixture
 def loop(inputs):
-    """Returns what a loop was made of: the whole computation, and its scan."""
+    """Returns the jaxpr of a loop, and that of its scan."""
     jaxpr = jax.make_jaxpr(lambda *inputs: descend(loops.scan, *inputs))(*inputs).jaxpr
     (scan,) = (equation for equation in jaxpr.eqns if str(equation.primitive) == "scan")
     return jaxpr, scan

@@ -137,7 +137,7 @@ def test_average_follows_the_weights(photos):
 
 
 def test_smoke_run_with_everything(tmp_path):
-    """A run by config: average, watch with switch, classes numbered anew, a second source; and its checkpoint."""
+    """A run by config: average, watch with switch, renumbered classes, a second source; and its checkpoint."""
     arrays = {"image": np.zeros((32, 16, 16, 3), np.uint8), "label": np.arange(32) % 3}
     np.savez(tmp_path / "extra.npz", **arrays)
     arg = "smoke=True,options=width:4,image_size=16,eps=8/255,norm=linf,recipe=n_fgsm"
