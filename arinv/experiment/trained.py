@@ -16,8 +16,8 @@ from arinv.errors import UserError
 from arinv.experiment import checkpoint, descriptions, workdirs
 from arinv.experiment.cache import fingerprint
 from arinv.models.generators.wavelet import MULTIPLE, SMALLEST_SIDE
+from arinv.ops.images import crop_images, pad_images
 from arinv.ops.inputs import as_images, check_count
-from arinv.ops.padding import crop_images, pad_images
 from arinv.types import Array, ArrayLike, DecodeFn, FeaturesFn, LogitsFn, Network, Variables
 
 CLASSIFIER, INVERTER, DENOISER = "classifier", "inverter", "denoiser"  # kinds of trained networks

@@ -10,9 +10,8 @@ import jax
 import jax.numpy as jnp
 
 from arinv.errors import UserError, unknown
-from arinv.models.encoders.alexnet import AlexNet, AlexNetSmall
+from arinv.models.encoders.alexnet import AlexNet, AlexNetSmall, CaffeNet
 from arinv.models.encoders.base import Encoder, FeatureSpec, mean_std
-from arinv.models.encoders.caffenet import CaffeNet
 from arinv.models.encoders.resnet import ResNet, WideResNet
 from arinv.models.encoders.vgg import VGG
 from arinv.models.generators.discriminator import Discriminator, stem_stride

@@ -7,11 +7,11 @@ are less like the normal ones. Source: Rojas-Gomez et al. 2022, sections 3.3 and
 
 from arinv.apps.anomaly.latent_search import SearchResult, latent_search, linear_rates
 from arinv.apps.anomaly.nearest_neighbors import feature_rows, nearest_neighbor_distances
-from arinv.apps.anomaly.score_attack import attack_scores
 from arinv.apps.anomaly.scores import (
     Calibration,
     HeatMaps,
     amortized_scores,
+    attack_scores,
     best_f1_threshold,
     calibrate,
     heat_maps,

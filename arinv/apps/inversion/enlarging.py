@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 
 from arinv.errors import UserError, unknown
+from arinv.ops.images import crop_images, pad_images
 from arinv.ops.inputs import as_images, check_count, layer_features
-from arinv.ops.padding import crop_images, pad_images
 from arinv.types import Array, ArrayLike, DecodeFn, FeaturesFn
 
 COMPARISONS = ("enlarged", "original")  # sizes at which an enlarged image is compared with its reconstruction

@@ -28,8 +28,7 @@ from arinv.experiment.figures import fit, labelled_grid
 from arinv.experiment.run import Run, check_pictures, dtype_of
 from arinv.experiment.trained import Trained
 from arinv.experiment.writer import progress_bar, write_png, write_text
-from arinv.ops.images import to_float, to_uint8
-from arinv.ops.padding import crop_images, pad_images, padded_size
+from arinv.ops.images import crop_images, pad_images, padded_size, to_float, to_uint8
 
 _OVERVIEW = "overview.png"
 _SSIM_WINDOW = 11  # px

@@ -8,7 +8,7 @@ import pytest
 from arinv import models
 from arinv.apps.inversion import enlarging
 from arinv.errors import UserError
-from arinv.ops import padding
+from arinv.ops import images as image_ops
 from launch.benchmarks.random_weights import fill
 
 
@@ -122,22 +122,22 @@ def test_invert_padded_by_an_identity_returns_the_images(size, edge):
 
     reconstructions = enlarging.invert_padded(decode_fn, identity, images, layer="same", multiple=32, edge=edge)
     np.testing.assert_array_equal(reconstructions, images)
-    assert sizes == [padding.padded_size(size, multiple=32, edge=edge)]
+    assert sizes == [image_ops.padded_size(size, multiple=32, edge=edge)]
     for side, padded in zip(size, sizes[0], strict=True):
         assert padded % 32 == 0 and 0 <= padded - side - 2 * edge < 32
 
 
 def test_pad_images_repeats_the_last_pixels_and_reflects_at_the_edge():
     images = np.arange(2 * 3 * 1, dtype=np.uint8).reshape(1, 2, 3, 1)
-    padded = padding.pad_images(images, multiple=4)
+    padded = image_ops.pad_images(images, multiple=4)
     assert isinstance(padded, np.ndarray) and padded.dtype == np.uint8
     expected = [[0, 1, 2, 2], [3, 4, 5, 5], [3, 4, 5, 5], [3, 4, 5, 5]]
     np.testing.assert_array_equal(padded[0, :, :, 0], expected)
     row = np.arange(3, dtype=np.float32).reshape(1, 1, 3, 1)
-    np.testing.assert_array_equal(padding.pad_images(row, multiple=1, edge=2)[0, 0, :, 0], [2, 1, 0, 1, 2, 1, 0])
+    np.testing.assert_array_equal(image_ops.pad_images(row, multiple=1, edge=2)[0, 0, :, 0], [2, 1, 0, 1, 2, 1, 0])
     for size in ((1, 1), (2, 5), (9, 3)):
         images = images_of(2, *size, 3)
-        host, device = (padding.pad_images(x, multiple=8, edge=6) for x in (images, jnp.asarray(images)))
+        host, device = (image_ops.pad_images(x, multiple=8, edge=6) for x in (images, jnp.asarray(images)))
         np.testing.assert_array_equal(host, device)
 
 
@@ -182,8 +182,8 @@ def test_invert_padded_depends_on_the_padding_near_the_end_only(small):
             lambda x: enlarging.invert_scaled(lambda f: f, identity, x, layer="same", scale=1, compare="both"),
             "known: enlarged, original",
         ),
-        (lambda x: padding.pad_images(x, multiple=0), "multiple must be at least 1, got 0"),
-        (lambda x: padding.pad_images(x, multiple=8, edge=-1), "edge must be at least 0, got -1"),
+        (lambda x: image_ops.pad_images(x, multiple=0), "multiple must be at least 1, got 0"),
+        (lambda x: image_ops.pad_images(x, multiple=8, edge=-1), "edge must be at least 0, got -1"),
     ],
 )
 def test_inversion_rejects_wrong_arguments_in_one_line(call, shown):
