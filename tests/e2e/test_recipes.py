@@ -109,10 +109,11 @@ def test_restore_healthy_restores_or_copies(photos):
     moved = {**state.variables[CLASSIFIER]}
     moved["params"] = jax.tree.map(lambda x: x + 1, moved["params"])
     after = state.replace(variables={**state.variables, CLASSIFIER: moved})
-    healthy = robust._restore_healthy(after, CLASSIFIER, jnp.asarray(False))
+    restore = jax.jit(lambda x, overfitted: robust._restore_healthy(x, CLASSIFIER, overfitted))
+    healthy = restore(after, False)
     same = jax.tree.map(np.array_equal, healthy.variables[robust.SNAPSHOT]["params"], moved["params"])
     assert all(jax.tree.leaves(same)) and not robust.switched(healthy)
-    back = robust._restore_healthy(after, CLASSIFIER, jnp.asarray(True))
+    back = restore(after, True)
     original = state.variables[CLASSIFIER]["params"]
     same = jax.tree.map(np.array_equal, back.variables[CLASSIFIER]["params"], original)
     assert all(jax.tree.leaves(same)) and robust.switched(back)
@@ -131,7 +132,7 @@ def test_average_follows_the_weights(photos):
     gaps = [float(np.abs(a - b).max()) for a, b in zip(trained, mean, strict=True)]
     assert 0 < max(gaps) < 0.1
     start = state.replace(step=jnp.zeros((), jnp.int32))
-    copied = start.update_average(CLASSIFIER, 0.9).variables[AVERAGE]
+    copied = jax.jit(lambda x: x.update_average(CLASSIFIER, 0.9))(start).variables[AVERAGE]
     for a, b in zip(jax.tree.leaves(copied["params"]), trained, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-6)
 
@@ -157,10 +158,10 @@ RECIPE_CONFIGS = {
 }
 
 
-SLOW = pytest.param("wrn28_10_cifar10", marks=pytest.mark.slow)  # a minute of compilation
+SLOW = ("vgg16_imagenet143", "wrn28_10_cifar10")  # up to a minute of compilation
 
 
-@pytest.mark.parametrize("name", ["resnet18_cifar10", "vgg16_imagenet143", SLOW])
+@pytest.mark.parametrize("name", ["resnet18_cifar10", *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)])
 def test_smoke_run_of_the_named_recipes(name, tmp_path):
     module, arg = RECIPE_CONFIGS[name]
     main.run(module.get_config(f"smoke=True,dataset=photos,{arg}"), tmp_path)
