@@ -40,6 +40,7 @@ def get_config(arg=None):
         "on_bad_image": "error",
     }
     args = setting.parse(arg, paper=_PAPER, small=_SMALL, **inputs)
-    stages, inverters, _ = tasks.inverter_pair(args)
+    stages, inverters, robust_encoder = tasks.inverter_pair(args)
     stages["images"] = tasks.invert(args, inverters, args.images)
+    stages["images"].update(tasks.metrics(args, encoder=robust_encoder))
     return setting.finish(args, stages, setting.report("6", {"images": "stage:images"}, text=_TEXT))

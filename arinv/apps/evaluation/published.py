@@ -72,7 +72,7 @@ class Change(NamedTuple):
 
 
 def table(measured: Mapping[str, rows.Row], published: Mapping[str, Any]) -> report.Table:
-    """Returns measured figures with the published ones beside them, then the rows that are published only.
+    """Returns measured figures with the published ones beside them, in the order of the paper, then the other rows.
 
     Args:
       measured: name -> row.
@@ -88,7 +88,7 @@ def table(measured: Mapping[str, rows.Row], published: Mapping[str, Any]) -> rep
     if quoted:
         heading.append("published as")
     lines = []
-    for name in [*measured, *(name for name in quoted if name not in measured)]:
+    for name in dict.fromkeys([*quoted, *measured]):
         row, other = measured.get(name, {}), quoted.get(name)
         line = [name if name in measured else f"{name}{_MARK}"]
         for metric, column in columns.items():

@@ -131,9 +131,9 @@ def test_table_has_published_figures_beside_measured_ones():
     assert heading == ["row", "PSNR (dB)", "PSNR (dB), published", "published as"]
     assert lines == [
         ["standard", "20.00 ± 1.00", "14.5", "Row standard"],
-        ["mine", "1.00", "-", "-"],
         ["robust †", "-", "17.25", "Row robust"],
         ["other †", "-", "9.0", "Row other"],
+        ["mine", "1.00", "-", "-"],
     ]
     heading, lines = published.table(measured, {})
     assert heading == ["encoder", "PSNR (dB)"] and lines[0] == ["standard", "20.00 ± 1.00"]
