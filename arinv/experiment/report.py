@@ -147,7 +147,7 @@ def column(metric: str) -> Column:
 
 def columns(names: Sequence[str]) -> dict[str, Column]:
     """Returns the columns of metrics, in the order of tables."""
-    return dict(sorted(((name, column(name)) for name in names), key=lambda item: item[1].place))
+    return dict(sorted(((name, column(name)) for name in names), key=lambda item: (item[1].place, item[0])))
 
 
 def summarize(values: Mapping[str, ArrayLike]) -> dict[str, float]:

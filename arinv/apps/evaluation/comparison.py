@@ -127,9 +127,11 @@ def _images(run: Run, sources: Mapping[str, Sequence[pathlib.Path]]) -> dict[str
     images = {}
     for heading, reference in (run.config.get("figures") or {}).items():
         place = run.resolve(reference)
+        if place.is_dir() and not (place / _OVERVIEW).exists():
+            raise UserError(f"no {_OVERVIEW} in {place}: a report shows the images of configs/invert.py")
+        if not place.exists():
+            raise UserError(f"figures: {place} does not exist; name a PNG file, or the workdir of inverted images")
         images[heading] = place / _OVERVIEW if place.is_dir() else place
-        if not images[heading].is_file():
-            raise UserError(f"figures: {images[heading]} does not exist; name a PNG file or inverted images")
     paths = {path: entry for entry, folders in sources.items() for folder in folders for path in rows.images(folder)}
     return images | {f"{entry}: {path.stem}": path for path, entry in paths.items() if path not in images.values()}
 

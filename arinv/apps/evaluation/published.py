@@ -103,7 +103,7 @@ def table(measured: Mapping[str, rows.Row], published: Mapping[str, Any]) -> rep
 
 
 def changes(measured: Mapping[str, rows.Row], published: Mapping[str, Any]) -> list[Change]:
-    """Returns the differences of the published pairs that are measured too, metric by metric.
+    """Returns the differences of the published pairs that are measured too, metric by metric, where there is one.
 
     A Gram loss is compared with one through another network: of such only the direction can be the same.
     """
@@ -114,8 +114,8 @@ def changes(measured: Mapping[str, rows.Row], published: Mapping[str, Any]) -> l
             continue
         for metric in quoted[first]:
             own = _own_metric(metric, measured[first], measured[second])
-            if own and metric in quoted[second]:
-                difference = quoted[second][metric]["value"] - quoted[first][metric]["value"]
+            difference = quoted[second].get(metric, quoted[first][metric])["value"] - quoted[first][metric]["value"]
+            if own and difference:
                 result.append(Change(first, second, metric, measured[second][own] - measured[first][own], difference))
     return result
 

@@ -33,9 +33,9 @@ def read(source: pathlib.Path) -> dict[str, Row]:
     if not source.exists():
         raise UserError(f"{source} does not exist; name the workdir of a finished evaluation")
     results = workdirs.read_results(source)
-    task = workdirs.read_json(source / "config.json").get("task")
+    task = _task(source)
     if task not in _READERS:
-        raise UserError(f"{source} is no evaluation but a run of {task}; a report reads {', '.join(sorted(_READERS))}")
+        raise UserError(f"{source} is no evaluation but {task}; a report reads {', '.join(sorted(_READERS))}")
     try:
         return dict(_READERS[task][0](results))
     except (KeyError, TypeError, IndexError) as error:
@@ -44,8 +44,13 @@ def read(source: pathlib.Path) -> dict[str, Row]:
 
 def images(source: pathlib.Path) -> list[pathlib.Path]:
     """Returns the figures that a finished evaluation wrote, without those of single images."""
-    task = workdirs.read_json(source / "config.json").get("task")
-    return [path for name in _READERS[task][1] if (path := source / name).exists()]
+    return [path for name in _READERS[_task(source)][1] if (path := source / name).exists()]
+
+
+def _task(source: pathlib.Path) -> str:
+    """Returns the task that a workdir belongs to."""
+    path = source / "config.json"
+    return workdirs.read_json(path).get("task", "an experiment") if path.exists() else "a folder without config.json"
 
 
 def join(rows: Sequence[Row]) -> Row:

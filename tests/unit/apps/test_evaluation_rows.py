@@ -85,7 +85,7 @@ def test_every_task_that_evaluates_is_read():
     [
         ("", None, "does not exist; name the workdir of a finished evaluation"),
         ("evaluate", None, "no results in .*: run that task to its end first"),
-        ("inverter", {}, "is no evaluation but a run of inverter; a report reads autoattack, compare_inversion"),
+        ("inverter", {}, "is no evaluation but inverter; a report reads autoattack, compare_inversion"),
         ("high_resolution", {"scales": [1]}, "results.json lacks 'curves'"),
     ],
 )
@@ -98,6 +98,12 @@ def test_read_rejects_what_is_no_finished_evaluation(task, results, shown, tmp_p
     with pytest.raises(UserError, match=shown) as error:
         rows.read(folder)
     assert "\n" not in str(error.value)
+
+
+def test_read_rejects_a_folder_of_another_program(tmp_path):
+    (tmp_path / "results.json").write_text("{}")
+    with pytest.raises(UserError, match="is no evaluation but a folder without config.json"):
+        rows.read(tmp_path)
 
 
 def test_join_takes_the_first_of_a_figure_and_keeps_both_attacks(tmp_path):
@@ -222,8 +228,10 @@ def test_run_names_rows_after_entries_where_there_are_several(tmp_path):
 
 def test_run_shows_figures(tmp_path):
     write(tmp_path / "images", "invert", TASKS["invert"][0])
-    with pytest.raises(UserError, match="overview.png does not exist; name a PNG file or inverted images"):
+    with pytest.raises(UserError, match="no overview.png in .*images: a report shows the images of"):
         report(tmp_path, {}, figures={"Figure 5": "stage:images"})
+    with pytest.raises(UserError, match="other.png does not exist; name a PNG file"):
+        report(tmp_path, {}, figures={"Figure 5": "stage:images/other.png"})
     (tmp_path / "images" / "overview.png").write_bytes(b"png")
     report(tmp_path, {}, figures={"Figure 5": "stage:images"})
     assert "<h2>Figure 5</h2>" in (tmp_path / "report" / "report.html").read_text()
