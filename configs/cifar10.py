@@ -1,4 +1,4 @@
-"""Table 1's comparison on CIFAR-10: a standard and a robust encoder, each inverted with three losses.
+"""A standard and a robust encoder of any kind, trained by its recipe and inverted with three losses, on CIFAR-10.
 
     python -m arinv --config=configs/cifar10.py:encoder=resnet18,eps=1.0,dtype=bfloat16 --workdir=runs/cifar10
 
