@@ -34,7 +34,8 @@ def get_config(arg=None):
     """Returns the stages: encoders, inverters and evaluations of each figure, then the report."""
     inputs = {**setting.PAIR, **stylize.STYLE, **table10.INPUTS, "images": "photos", "on_bad_image": "error"}
     args = setting.parse(arg, paper=_PAPER, **inputs)
-    fixed = {"losses": "gan" if args.smoke else "pixel+feature+gan", "loss": "gan", "layers": "", "compare": "enlarged"}
+    fixed = {"losses": "gan" if args.smoke else "pixel+feature+gan", "loss": "gan", "compare": "enlarged"}
+    fixed["layers"] = encoders.layer(args.encoder) if args.smoke else ""
     args = ConfigDict({**args.to_dict(), **fixed})
     stages, entries = tasks.compare_losses(args)
     _, workdirs = tasks.encoder_pair(args)
