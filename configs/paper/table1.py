@@ -4,7 +4,7 @@
     python -m arinv --config=configs/paper/table1.py:scale=paper,lpips=alexnet.pth,dtype=bfloat16 --workdir=runs/table1
 
 report/ has the paper's figures beside the measured ones, and whether their differences have the same sign. scale=paper:
-AlexNet on ImageNet; scale=small: alexnet_small on CIFAR-10, two hours on two cores.
+AlexNet on ImageNet; scale=small: alexnet_small on CIFAR-10, two hours on two cores (launch/records).
 
 Arguments: scale, encoder, options, dataset, data_dir, eps, metrics, lpips, dtype and smoke of configs/paper/README.md,
 and

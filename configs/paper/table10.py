@@ -6,8 +6,7 @@
 
 TNRD and MLP are published rows; BM3D is run where its package is installed. Rows stand beside the paper's where the
 folders are called cbsd68, kodak24 and mcmaster. scale=paper: AlexNet and denoisers on ImageNet, pixel and feature
-losses; scale=small: AlexNet with a small head on patches of photographs at 64 px, the loss pixel_balanced, an hour on
-two cores.
+losses; scale=small: AlexNet with a small head on patches of photographs at 64 px, the loss pixel_balanced.
 
 Arguments: scale, encoder, options, dataset, data_dir, eps, metrics, lpips, dtype and smoke of configs/paper/README.md,
 and

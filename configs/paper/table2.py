@@ -4,8 +4,7 @@
     python -m arinv --config=configs/paper/table2.py:scale=paper,lpips=alexnet.pth,dtype=bfloat16 --workdir=runs/table2
 
 scale=paper: vgg16_bn on ImageNet-143 (labels 151 to 293), trained at 64 px against linf perturbations of 0.01 and
-inverted at 224 px; scale=small: alexnet_small on CIFAR-10, linf and eps 8/255, with the loss pixel_balanced, an hour on
-two cores.
+inverted at 224 px; scale=small: alexnet_small on CIFAR-10, linf and eps 8/255, with the loss pixel_balanced.
 
 Arguments: scale, encoder, options, dataset, data_dir, eps, metrics, lpips, dtype and smoke of configs/paper/README.md,
 and

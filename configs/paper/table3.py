@@ -6,7 +6,7 @@
 
 The robust encoder is trained by GAIR-RST, with 500,000 pseudo-labelled images where extra names them. scale=paper:
 WRN-28-10 on CIFAR-10; scale=small: a WRN of depth 10 and width 1 with the loss pixel_balanced, AutoAttack on 256
-images, an hour on two cores.
+images.
 
 Arguments: scale, encoder, options, dataset, data_dir, eps, metrics, lpips, dtype and smoke of configs/paper/README.md,
 and

@@ -5,7 +5,7 @@
 
 scale=paper: AlexNet on ImageNet, radii 0, 0.5, 2, 3 and 4, inverted with pixel, feature and GAN losses; scale=small:
 alexnet_small on CIFAR-10, radii 0, 0.25, 0.5, 1 and 2, which stand beside the paper's in this order, the loss
-pixel_balanced, AutoAttack on 256 images, three hours on two cores.
+pixel_balanced, AutoAttack on 256 images.
 
 Arguments: scale, encoder, options, dataset, data_dir, eps, metrics, lpips, dtype and smoke of configs/paper/README.md
 (eps has no effect), and

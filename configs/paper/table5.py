@@ -4,7 +4,7 @@
     python -m arinv --config=configs/paper/table5.py:scale=paper,lpips=alexnet.pth,dtype=bfloat16 --workdir=runs/table5
 
 scale=paper: AlexNet on ImageNet, 224 to 2,240 px, inverted with pixel, feature and GAN losses; scale=small:
-alexnet_small on CIFAR-10 with the loss pixel_balanced, 128 images at scales up to 10, an hour on two cores.
+alexnet_small on CIFAR-10 with the loss pixel_balanced, 128 images at scales up to 10.
 
 Arguments: scale, encoder, options, dataset, data_dir, eps, metrics, lpips, dtype and smoke of configs/paper/README.md,
 and

@@ -7,7 +7,7 @@ robust_inverter=$Q/robust_inverter --workdir=runs/table6
 
 The paper's images are the 100 of DIV2K's validation set; any folder of photographs shows the same. scale=paper: AlexNet
 on ImageNet, inverted with pixel, feature and GAN losses; scale=small: alexnet_small on CIFAR-10 with the loss
-pixel_balanced, an hour on two cores.
+pixel_balanced.
 
 Arguments: scale, encoder, options, dataset, data_dir, eps, metrics, lpips, dtype and smoke of configs/paper/README.md,
 and

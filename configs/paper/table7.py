@@ -4,7 +4,7 @@
     python -m arinv --config=configs/paper/table7.py:scale=paper,lpips=alexnet.pth,dtype=bfloat16 --workdir=runs/table7
 
 DeePSiM is a published row. scale=paper: AlexNet on ImageNet, pixel, feature and GAN losses, 10,000 steps of RI;
-scale=small: alexnet_small on CIFAR-10, the loss pixel_balanced, 2,000 steps on 64 images, an hour on two cores.
+scale=small: alexnet_small on CIFAR-10, the loss pixel_balanced, 2,000 steps on 64 images.
 
 Arguments: scale, encoder, options, dataset, data_dir, eps, metrics, lpips, dtype and smoke of configs/paper/README.md,
 and

@@ -3,9 +3,8 @@
     python -m arinv --config=configs/paper/table_a2.py:data_dir=/data/tfds --workdir=runs/table_a2
     python -m arinv --config=configs/paper/table_a2.py:scale=paper,dtype=bfloat16 --workdir=runs/table_a2
 
-scale=paper: ResNet-18, inverted with pixel and feature losses; scale=small: alexnet_small with the loss pixel_balanced,
-three hours on two cores. Both at the radii 0, 0.5, 1, 1.5, 2, 2.5, 3 and 3.5, attacked by PGD at the same radius, the
-standard encoder at 0.25.
+scale=paper: ResNet-18, inverted with pixel and feature losses; scale=small: alexnet_small with the loss pixel_balanced.
+Both at the radii 0, 0.5, 1, 1.5, 2, 2.5, 3 and 3.5, attacked by PGD at the same radius, the standard encoder at 0.25.
 
 Arguments: scale, encoder, options, dataset, data_dir, eps, metrics, lpips, dtype and smoke of configs/paper/README.md
 (eps has no effect), and
