@@ -87,6 +87,7 @@ def finish(args: ConfigDict, stages: dict[str, ConfigDict], report: ConfigDict, 
         if args.get("lpips") and "metrics" in stage:
             stage.metrics = "+".join(dict.fromkeys([*stage.metrics.split("+"), "lpips_alex"]))
             stage.metric_networks.alexnet = args.lpips
+    report.title += f": measured with {args.encoder} on {args.dataset}"
     return tasks.experiment({**stages, name: report})
 
 

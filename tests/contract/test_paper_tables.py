@@ -155,6 +155,8 @@ def test_scales_set_the_encoder_the_dataset_and_the_length():
     assert (small.robust_encoder.num_epochs, paper.robust_encoder.num_epochs) == (4.0, 90.0)
     assert (small.robust_gan_inverter.num_epochs, paper.robust_gan_inverter.num_epochs) == (0.5, 90.0)
     assert table1.get_config("encoder=resnet18").stages.robust_encoder.encoder.options.to_dict() == {}
+    title = "AlexNet feature inversion on ImageNet (Table 1): measured with alexnet_small on cifar10"
+    assert small.report.title == title
     with pytest.raises(ValueError, match="unknown scale 'large'; known: small, paper"):
         table1.get_config("scale=large")
 
