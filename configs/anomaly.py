@@ -48,32 +48,50 @@ _TEXT = (
 def get_config(arg=None):
     """Returns the stages: encoders, inverters of each class, an evaluation for each encoder, the report."""
     args = encoders.resolve(arguments.parse(arg, **arguments.ENCODER | _ANOMALY))
+    trainings, workdirs = tasks.encoder_pair(encoder_arguments(args))
+    stages, evaluations = detect(args, workdirs)
+    report = tasks.comparison(
+        evaluations, title=f"Anomaly detection on {args.dataset}, one class against all", text=_TEXT
+    )
+    report.task, report.num_classes_shown = "overview", 4
+    return tasks.experiment({**trainings, **stages, "report": report})
+
+
+def encoder_arguments(args: ConfigDict) -> ConfigDict:
+    """Returns the arguments of both encoders."""
+    return ConfigDict({**args.to_dict(), **detector.encoder_arguments(args).to_dict()})
+
+
+def detect(
+    args: ConfigDict, workdirs: dict[str, str], *, prefix: str = ""
+) -> tuple[dict[str, ConfigDict], dict[str, str]]:
+    """Returns the stages that detect anomalies by each encoder, and where the evaluations are.
+
+    Args:
+      args: resolved arguments.
+      workdirs: "standard" or "robust" -> workdir of the encoder, or "stage:NAME".
+      prefix: of the names of the stages.
+
+    Returns:
+      Stage name -> config, and "standard" or "robust" -> "stage:NAME".
+    """
     arguments.check_eps(args.eps)
     count = 2 if args.smoke else _NUM_CLASSES.get(args.dataset, 2)
     labels = tasks.labels(args.classes or f"0-{count - 1}")
-    trainings, workdirs = tasks.encoder_pair(
-        ConfigDict({**args.to_dict(), **detector.encoder_arguments(args).to_dict()})
-    )
     inverters, evaluations = {}, {}
     for name, workdir in workdirs.items():
         config = detector.single_class_inverter(
             args, workdir, classes="", weights=detector.WEIGHTS[name], title=f"{name} inverter"
         )
         config.task, config.classes = "class_inverters", labels
-        inverters[f"{name}_inverters"] = config
-        evaluations[f"{name}_evaluation"] = one_vs_all(
+        inverters[f"{prefix}{name}_inverters"] = config
+        evaluations[f"{prefix}{name}_evaluation"] = one_vs_all(
             args,
-            {label: f"stage:{name}_inverters/class{label}" for label in labels},
+            {label: f"stage:{prefix}{name}_inverters/class{label}" for label in labels},
             weights=detector.WEIGHTS[name],
             title=f"{name} evaluation",
         )
-    report = tasks.comparison(
-        {name: f"stage:{name}_evaluation" for name in workdirs},
-        title=f"Anomaly detection on {args.dataset}, one class against all",
-        text=_TEXT,
-    )
-    report.task, report.num_classes_shown = "overview", 4
-    return tasks.experiment({**trainings, **inverters, **evaluations, "report": report})
+    return {**inverters, **evaluations}, {name: f"stage:{prefix}{name}_evaluation" for name in workdirs}
 
 
 def one_vs_all(args: ConfigDict, inverters: dict[int, str], *, weights: tuple[float, float], title: str) -> ConfigDict:

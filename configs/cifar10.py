@@ -1,4 +1,4 @@
-"""Table 1's comparison on CIFAR-10: a standard and a robust encoder, each inverted with three losses.
+"""A standard and a robust encoder of any kind, trained by its recipe and inverted with three losses, on CIFAR-10.
 
     python -m arinv --config=configs/cifar10.py:encoder=resnet18,eps=1.0,dtype=bfloat16 --workdir=runs/cifar10
 
@@ -19,22 +19,7 @@ _TEXT = "Each encoder's features were inverted by three generators, trained with
 def get_config(arg=None):
     """Returns the stages: two encoders, an inverter and its evaluation for each loss, then the report."""
     args = arguments.parse(arg, **arguments.ENCODER | {"dataset": "cifar10", "eps": -1.0}, **_INVERTER)
-    stages, workdirs = tasks.encoder_pair(encoders.resolve(args))
-    entries = {}
-    for name, workdir in workdirs.items():
-        attacked = ""  # each encoder is attacked once, whatever the number of its inverters
-        for loss in dict.fromkeys(filter(None, args.losses.split("+"))):
-            title, stage = f"{name} {loss}", f"{name}_{loss}"
-            stages[f"{stage}_inverter"] = tasks.inverter(args, workdir, title=f"{title} inverter", loss_name=loss)
-            stages[f"{stage}_evaluation"] = tasks.evaluate(
-                args,
-                f"stage:{stage}_inverter",
-                title=f"{title} evaluation",
-                metric_encoder="stage:robust_encoder",
-                attack_from=attacked,
-            )
-            attacked = attacked or f"stage:{stage}_evaluation"
-            entries[title] = f"stage:{stage}_evaluation"
+    stages, entries = tasks.compare_losses(encoders.resolve(args))
     title = f"Inverting {args.encoder} on {args.dataset}"
     stages["report"] = tasks.comparison(entries, title=title, text=_TEXT)
     return tasks.experiment(stages)

@@ -24,8 +24,13 @@ from configs import arguments, encoders, tasks
 def get_config(arg=None):
     """Returns the stages: standard and robust encoders and inverters that do not exist yet, then the comparison."""
     args = arguments.parse(arg, **arguments.ENCODER | tasks.INVERTER_PAIR)
+    return tasks.experiment(compare(encoders.resolve(args)))
+
+
+def compare(args):
+    """Returns the stages of the experiment, with resolved arguments."""
     args.num_test = 64
-    stages, inverters = tasks.inverter_pair(encoders.resolve(args))
+    stages, inverters, robust_encoder = tasks.inverter_pair(args)
     config = tasks.common(args, f"Inverting {args.encoder} on {args.dataset}")
     config.task = "compare_inversion"
     config.inverters, config.order = inverters, tuple(inverters)
@@ -36,10 +41,9 @@ def get_config(arg=None):
         "step_size": config.data.image_size / 224,
         "steps_per_call": 50,
     }
-    config.update(tasks.metrics(args, encoder="" if args.robust_inverter else "stage:robust_encoder"))
+    config.update(tasks.metrics(args, encoder=robust_encoder))
     config.batch_size = 32
     if args.smoke:
         tasks.shorten(config)
         config.optimization.update({"num_steps": 4, "steps_per_call": 3})
-    stages["comparison"] = config
-    return tasks.experiment(stages)
+    return {**stages, "comparison": config}

@@ -47,16 +47,26 @@ _SMOKE = "dense_width:16+head_side:1"  # options of the encoder in a smoke run t
 
 def get_config(arg=None):
     """Returns the stages: for standard and robust an encoder, unless there is one, and a denoiser; then evaluation."""
-    args = encoders.resolve(arguments.parse(arg, **arguments.ENCODER | _EXPERIMENT))
+    args = arguments.parse(arg, **arguments.ENCODER | _EXPERIMENT)
+    return tasks.experiment(denoise(encoders.resolve(args)))
+
+
+def denoise(args, *, prefix=""):
+    """Returns the stages of the experiment.
+
+    Args:
+      args: resolved arguments.
+      prefix: of the names of the stages.
+    """
     if args.smoke:
         args.image_size = args.image_size or 64
         args.options = args.options or (_SMOKE if args.encoder == "alexnet" else "")
-    stages, workdirs = tasks.encoder_pair(args)
+    stages, workdirs = tasks.encoder_pair(args, prefix=prefix)
     for name, workdir in workdirs.items():
-        stages[f"{name}_denoiser"] = denoiser(args, workdir, title=f"{name} denoiser")
-    denoisers = {name: f"stage:{name}_denoiser" for name in workdirs}
-    stages["evaluation"] = evaluate_denoising(args, denoisers, metric_encoder=workdirs["robust"])
-    return tasks.experiment(stages)
+        stages[f"{prefix}{name}_denoiser"] = denoiser(args, workdir, title=f"{name} denoiser")
+    denoisers = {name: f"stage:{prefix}{name}_denoiser" for name in workdirs}
+    stages[f"{prefix}evaluation"] = evaluate_denoising(args, denoisers, metric_encoder=workdirs["robust"])
+    return stages
 
 
 def denoiser(args, checkpoint, *, title):

@@ -23,15 +23,24 @@ from configs import arguments, encoders, tasks
 def get_config(arg=None):
     """Returns the stages: standard and robust encoders and inverters that do not exist yet, then the scales."""
     args = arguments.parse(arg, **arguments.ENCODER | tasks.INVERTER_PAIR, compare="enlarged")
-    stages, inverters = tasks.inverter_pair(encoders.resolve(args))
+    return tasks.experiment(enlarge(encoders.resolve(args), scales=6))
+
+
+def enlarge(args, *, scales):
+    """Returns the stages of the experiment.
+
+    Args:
+      args: resolved arguments.
+      scales: the largest factor.
+    """
+    stages, inverters, robust_encoder = tasks.inverter_pair(args)
     config = tasks.common(args, f"Inverting enlarged images of {args.dataset}")
     config.task = "high_resolution"
     config.inverters, config.order = inverters, tuple(inverters)
     config.data = tasks.data(args)
-    config.scales = 2 if args.smoke else 6
+    config.scales = 2 if args.smoke else scales
     config.compare = args.compare
-    config.update(tasks.metrics(args, encoder="" if args.robust_inverter else "stage:robust_encoder"))
+    config.update(tasks.metrics(args, encoder=robust_encoder))
     config.batch_size = 32
     config.log.num_pictures = 2
-    stages["scales"] = tasks.shorten(config) if args.smoke else config
-    return tasks.experiment(stages)
+    return {**stages, "scales": tasks.shorten(config) if args.smoke else config}

@@ -36,14 +36,4 @@ def get_config(arg=None):
         smoke=False,
     )
     inverters = {"inverter": args.inverter, "standard": args.standard_inverter, "robust": args.robust_inverter}
-    inverters = {name: workdir for name, workdir in inverters.items() if workdir}
-    config = tasks.common(args, "inverting")
-    config.task = "invert"
-    config.inverters, config.order = inverters, tuple(inverters)
-    config.data = {"name": args.images, "on_bad_image": args.on_bad_image}
-    config.multiple = 0
-    config.edge = 0
-    config.max_pixels = 2**24
-    config.batch_pixels = 2**21  # of small images, which are inverted several at a time
-    config.limit = 2 if args.smoke else 0
-    return config
+    return tasks.invert(args, {name: workdir for name, workdir in inverters.items() if workdir}, args.images)

@@ -36,7 +36,12 @@ _SIZE = 224
 
 def get_config(arg=None):
     """Returns the stages: two encoders, an inverter for each of their layers, stylization, evaluation."""
-    args = encoders.resolve(arguments.parse(arg, **arguments.ENCODER | _EXPERIMENT, **stylize.STYLE))
+    args = arguments.parse(arg, **arguments.ENCODER | _EXPERIMENT, **stylize.STYLE)
+    return tasks.experiment(transfer(encoders.resolve(args)))
+
+
+def transfer(args):
+    """Returns the stages of the experiment, with resolved arguments."""
     layers = list(dict.fromkeys(args.layers.split("+") if args.layers else encoders.style_layers(args.encoder)))
     deepest = max(layers, key=_depth)
     stages, workdirs = tasks.encoder_pair(args)
@@ -56,7 +61,7 @@ def get_config(arg=None):
     stages["stylization"] = stylize.stylize(args, entries, size=_SIZE, border=0)
     title = f"Style transfer by {args.encoder}, standard and robust"
     stages["evaluation"] = stylize.evaluate_style(args, "stage:stylization", title=title, size=_SIZE)
-    return tasks.experiment(stages)
+    return stages
 
 
 def _depth(layer: str) -> list[int]:

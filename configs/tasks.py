@@ -333,33 +333,78 @@ def autoattack(args: ConfigDict, checkpoint: str) -> ConfigDict:
     return shorten(config) if args.smoke else config
 
 
-def comparison(entries: dict[str, str], *, title: str, text: str) -> ConfigDict:
+def invert(args: ConfigDict, inverters: dict[str, str], images: str, *, title: str = "inverting") -> ConfigDict:
+    """Returns the task that inverts images at their own sizes.
+
+    Args:
+      args: parsed arguments; dtype, on_bad_image and smoke are read.
+      inverters: name -> workdir of an inverter, "stage:NAME" or "zoo:NAME".
+      images: a file, a folder, or "photos:NAME+NAME".
+      title: shown beside the progress bar, and heading of the report.
+    """
+    config = common(args, title)
+    config.task = "invert"
+    config.inverters, config.order = inverters, tuple(inverters)
+    config.data = {"name": images, "on_bad_image": args.on_bad_image, "max_side": 0}
+    config.multiple = 0
+    config.edge = 0
+    config.max_pixels = 2**24
+    config.batch_pixels = 2**21  # of small images, which are inverted several at a time
+    config.limit = 2 if args.smoke else 0
+    return config
+
+
+def comparison(
+    entries: dict[str, str | tuple[str, ...]],
+    *,
+    title: str,
+    text: str,
+    labels: dict[str, str] | None = None,
+    rows: tuple[str, ...] = (),
+    published: dict | None = None,
+    figures: dict[str, str] | None = None,
+) -> ConfigDict:
     """Returns the task that compares evaluations in one table.
 
     Args:
-      entries: name -> workdir of an evaluation, or "stage:NAME".
+      entries: name -> workdir of an evaluation, or "stage:NAME"; or a tuple of those of one network, such as its
+        evaluation and its AutoAttack.
       title: heading of the report.
       text: a paragraph below it.
+      labels: entry -> its name in the table; None for the entries' own.
+      rows: the rows that are shown; empty for all.
+      published: published figures beside them, as configs.paper.published.table returns them; None for none.
+      figures: heading -> image below the table, a path or "stage:NAME/FILE", or the workdir of inverted images, whose
+        overview is shown; None for the evaluations' own figures only.
     """
-    return ConfigDict({"task": "comparison", "title": title, "text": text, "entries": entries, "order": tuple(entries)})
+    config = ConfigDict(
+        {"task": "comparison", "title": title, "text": text, "entries": entries, "order": tuple(entries)}
+    )
+    optional = {"labels": labels, "rows": rows, "published": published, "figures": figures}
+    config.update({name: value for name, value in optional.items() if value})
+    return config
 
 
-def encoder_pair(args: ConfigDict, *, recipe: dict | None = None) -> tuple[dict[str, ConfigDict], dict[str, str]]:
+def encoder_pair(
+    args: ConfigDict, *, recipe: dict | None = None, prefix: str = ""
+) -> tuple[dict[str, ConfigDict], dict[str, str]]:
     """Returns the trainings of a standard and a robust encoder that do not exist yet, and where both encoders are.
 
     Args:
       args: resolved arguments; standard_encoder and robust_encoder, where they exist and are not empty, are workdirs of
         trained encoders.
       recipe: as encoders.recipe returns it; None for the encoder's.
+      prefix: of the names of the stages.
 
     Returns:
       Stage name -> config, and "standard" or "robust" -> workdir or "stage:NAME".
     """
     stages, workdirs = {}, {}
     for name, eps in (("standard", 0.0), ("robust", args.eps)):
-        stage = f"{name}_encoder"
-        workdirs[name] = args.get(stage, "") or f"stage:{stage}"
-        if not args.get(stage, ""):
+        given = args.get(f"{name}_encoder", "")
+        stage = f"{prefix}{name}_encoder"
+        workdirs[name] = given or f"stage:{stage}"
+        if not given:
             stages[stage] = classifier(args, title=f"{name} encoder", eps=eps, test_eps=args.eps, recipe=recipe)
     return stages, workdirs
 
@@ -376,25 +421,56 @@ INVERTER_PAIR = {
 }
 
 
-def inverter_pair(args: ConfigDict) -> tuple[dict[str, ConfigDict], dict[str, str]]:
+def inverter_pair(args: ConfigDict) -> tuple[dict[str, ConfigDict], dict[str, str], str]:
     """Returns the trainings of a standard and a robust inverter that do not exist yet, and where both inverters are.
 
     Args:
       args: resolved arguments; standard_inverter and robust_inverter, where not empty, are workdirs of trained
-        inverters.
+        inverters; standard_encoder and robust_encoder, where they exist and are not empty, of trained encoders.
 
     Returns:
-      Stage name -> config, and "standard" or "robust" -> workdir or "stage:NAME".
+      Stage name -> config; "standard" or "robust" -> workdir or "stage:NAME"; and the robust encoder's, empty where the
+      robust inverter is given.
     """
-    stages, workdirs = {}, {}
-    for name, eps in (("standard", 0.0), ("robust", args.eps)):
+    stages, workdirs, robust_encoder = {}, {}, ""
+    trainings, encoder_workdirs = encoder_pair(args)
+    for name, encoder in encoder_workdirs.items():
         stage = f"{name}_inverter"
         workdirs[name] = args[stage] or f"stage:{stage}"
         if not args[stage]:
-            title = f"{name} encoder"
-            stages[f"{name}_encoder"] = classifier(args, title=title, eps=eps, test_eps=args.eps)
-            stages[stage] = inverter(args, f"stage:{name}_encoder", title=f"{name} inverter")
-    return stages, workdirs
+            if f"{name}_encoder" in trainings:
+                stages[f"{name}_encoder"] = trainings[f"{name}_encoder"]
+            stages[stage] = inverter(args, encoder, title=f"{name} inverter")
+            robust_encoder = encoder if name == "robust" else robust_encoder
+    return stages, workdirs, robust_encoder
+
+
+def compare_losses(args: ConfigDict) -> tuple[dict[str, ConfigDict], dict[str, str]]:
+    """Returns the stages that invert a standard and a robust encoder with several losses, and their evaluations.
+
+    Args:
+      args: resolved arguments; beside those of encoder_pair and inverter, losses (joined by "+") is read.
+
+    Returns:
+      Stage name -> config, and "ENCODER LOSS" -> "stage:NAME" of its evaluation.
+    """
+    stages, workdirs = encoder_pair(args)
+    entries = {}
+    for name, workdir in workdirs.items():
+        attacked = ""  # each encoder is attacked once, whatever the number of its inverters
+        for loss_name in dict.fromkeys(filter(None, args.losses.split("+"))):
+            title, stage = f"{name} {loss_name}", f"{name}_{loss_name}"
+            stages[f"{stage}_inverter"] = inverter(args, workdir, title=f"{title} inverter", loss_name=loss_name)
+            stages[f"{stage}_evaluation"] = evaluate(
+                args,
+                f"stage:{stage}_inverter",
+                title=f"{title} evaluation",
+                metric_encoder=workdirs["robust"],
+                attack_from=attacked,
+            )
+            attacked = attacked or f"stage:{stage}_evaluation"
+            entries[title] = f"stage:{stage}_evaluation"
+    return stages, entries
 
 
 def experiment(stages: dict[str, ConfigDict]) -> ConfigDict:

@@ -12,7 +12,14 @@ from arinv.types import ArrayLike
 
 # metric -> (heading, format), in the order of the columns. A longer name, such as robust_lpips_resnet18, has one of
 # these before its "_"; the rest goes into the heading.
-_COLUMNS = {"clean_accuracy": ("clean accuracy", "{:.1%}"), "pgd_accuracy": ("PGD accuracy", "{:.1%}")}
+_COLUMNS = {
+    "clean_accuracy": ("clean accuracy", "{:.1%}"),
+    "pgd_accuracy": ("PGD accuracy", "{:.1%}"),
+    "autoattack_accuracy": ("AutoAttack accuracy", "{:.1%}"),
+    "auroc": ("AUROC", "{:.4f}"),
+    "parameters": ("trained parameters", "{:,.0f}"),
+    "seconds_per_image": ("seconds an image", "{:.3g}"),
+}
 
 
 def _known() -> dict[str, tuple[str, str]]:
@@ -25,8 +32,17 @@ _SHARED: dict[str, Callable[[Mapping], Any]] = {
     "dataset": lambda results: results["setting"]["data"],
     "dtype": lambda results: results["setting"]["dtype"],
     "seed": lambda results: results["setting"]["seed"],
-    "attack": lambda results: results["attack"] or "none",
+    "attack": lambda results: _attack_text(results["attack"]),
 }
+
+
+def _attack_text(attack: Mapping[str, Any] | None) -> str:
+    """Returns an attack's options in one text, "none" for no attack."""
+    if not attack:
+        return "none"
+    texts = {name: f"{value:g}" if isinstance(value, float) else str(value) for name, value in attack.items()}
+    return ", ".join(f"{name} {text}" for name, text in texts.items())
+
 
 _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>{title}</title>
@@ -131,7 +147,7 @@ def column(metric: str) -> Column:
 
 def columns(names: Sequence[str]) -> dict[str, Column]:
     """Returns the columns of metrics, in the order of tables."""
-    return dict(sorted(((name, column(name)) for name in names), key=lambda item: item[1].place))
+    return dict(sorted(((name, column(name)) for name in names), key=lambda item: (item[1].place, item[0])))
 
 
 def summarize(values: Mapping[str, ArrayLike]) -> dict[str, float]:

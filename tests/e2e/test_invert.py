@@ -246,3 +246,23 @@ def test_fit_shows_the_whole_image_on_white(shape):
     factor = min(64 / shape[0], 96 / shape[1])
     expected = int(factor) if factor >= 1 else factor
     assert abs(height - shape[0] * expected) <= 1 and abs(width - shape[1] * expected) <= 1
+
+
+def test_invert_measures_other_metrics_of_images_that_are_large_enough(untrained, tmp_path):
+    rng = np.random.default_rng(0)
+    for name, side in (("large", 64), ("small", 40)):
+        (tmp_path / "images").mkdir(exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (side, 64, 3), np.uint8)).save(tmp_path / "images" / f"{name}.png")
+    config = configure(invert, f"images={tmp_path}/images,robust_inverter={untrained}/robust_inverter")
+    networks = {"encoder": "", "alexnet": "", "vgg16": "", "vgg19": ""}
+    config.update({"metrics": "psnr+robust_lpips", "metric_networks": networks})
+    main.run(config, tmp_path / "out")
+    large, small = csv.DictReader((tmp_path / "out" / "reconstructions.csv").read_text().splitlines())
+    assert float(large["robust_lpips_alexnet_small_robust"]) > 0 and small["robust_lpips_alexnet_small_robust"] == ""
+    results = read(tmp_path / "out" / "results.json")
+    mean = results["means"]["robust_lpips_alexnet_small_robust"]["mean"]
+    assert mean == pytest.approx(float(large["robust_lpips_alexnet_small_robust"]), abs=1e-4)
+    assert "of images with 8 bits" in results["variants"]["robust_lpips_alexnet_small"]
+    config.metrics = "fid"
+    with pytest.raises(UserError, match="metric fid is of a whole set of images of one size"):
+        main.run(config, tmp_path / "other")

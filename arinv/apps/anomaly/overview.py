@@ -16,7 +16,7 @@ from arinv import data
 from arinv.apps.anomaly.scoring import Explanation
 from arinv.apps.evaluation import comparison
 from arinv.errors import UserError
-from arinv.experiment import report
+from arinv.experiment import report, workdirs
 from arinv.experiment.figures import labelled_grid
 from arinv.experiment.run import Run
 from arinv.experiment.writer import write_png
@@ -129,7 +129,8 @@ def run(run: Run) -> dict[str, Any]:
     Raises:
       UserError: a missing evaluation, or one of another task.
     """
-    sources, results = comparison.read_entries(run)
+    sources = {name: folders[0] for name, folders in comparison.entry_sources(run).items()}
+    results = {name: workdirs.read_results(source) for name, source in sources.items()}
     for name, result in results.items():
         if not {"classes", "mean"} <= result.keys():
             raise UserError(f"{sources[name]} is no one-vs-all evaluation of anomaly detection")

@@ -153,6 +153,7 @@ def _results(
         "seconds": sum(record["seconds"] for record in records.values()),
         "warnings": warnings,
         "checkpoint": dict(encoder.description),
+        "encoder_weights": encoder.fingerprint,
         "num_examples": len(labels),
         "resize": descriptions.resize_of(run.config, encoder.description),
         "variants": {

@@ -1,67 +1,139 @@
-"""Reports that compare evaluations: table.md, metrics.json, reconstructions.png and report.html."""
+"""Reports that compare evaluations: table.md, metrics.json, reconstructions.png and report.html.
+
+Published figures stand in columns beside the measured ones; results.json has both, and whether their differences have
+the same sign.
+"""
 
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from arinv.apps.evaluation import published, rows
 from arinv.errors import UserError
-from arinv.experiment import report, workdirs
+from arinv.experiment import report
 from arinv.experiment.figures import labelled_grid
 from arinv.experiment.run import Run
 from arinv.experiment.writer import read_arrays, write_json, write_png
 from arinv.ops.images import to_float
 
+_OVERVIEW = "overview.png"  # of the task invert
+
 
 def check(config: ConfigDict) -> None:
-    """Checks that a report has entries.
+    """Checks that a report has entries or figures, and the form of its published figures.
 
     Raises:
-      UserError: no entry.
+      UserError: neither, or a wrong form.
     """
-    if not config.order:
+    if not config.order and not config.get("figures"):
         raise UserError("order is empty; a report needs at least one entry")
+    published.check(config.get("published") or {})
 
 
 def run(run: Run) -> dict[str, Any]:
-    """Writes the report of config.entries (name -> workdir of an evaluation) and returns its metrics.
+    """Writes the report of config.entries and returns its rows, with the published figures and their directions.
 
     Args:
-      run: of a config with title, text, entries and order.
+      run: of a config with title, text, order and entries: name -> workdir of an evaluation, or a tuple of those of
+        one network, whose figures are joined in one row. Optional are labels (entry -> name in the table), rows (the
+        names of the rows that are shown; empty for all), published (see `arinv.apps.evaluation.published`) and figures
+        (heading -> PNG file, or the workdir of inverted images, whose overview is shown).
 
     Raises:
-      UserError: missing results, or the results of a network that reconstructs no images.
+      UserError: missing results, a run that is no evaluation, or a figure that does not exist.
     """
-    sources, results = read_entries(run)
+    config = run.config
+    sources = entry_sources(run)
+    measured = read_rows(config, sources)
+    quoted = published.plain(config.get("published") or {})
+    changes = published.changes(measured, quoted)
+    images = _images(run, sources)
     run.begin()
     if jax.process_index() == 0:
-        reconstructions = run.workdir / "reconstructions.png"
-        write_png(reconstructions, _figure({name: _read_images(source) for name, source in sources.items()}))
-        write_json(run.workdir / "metrics.json", results)
-        images = {f"Reconstructions: {', '.join(['original', *results])}": reconstructions}
-        config = run.config
-        report.write(run.workdir, config.title, [_table(results)], [_note(results)], text=config.text, images=images)
-    return run.finish(results)
+        write_json(run.workdir / "metrics.json", measured)
+        if pictures := _pictures(config, sources):
+            path = run.workdir / "reconstructions.png"
+            write_png(path, _figure(pictures))
+            images = {f"Reconstructions: {', '.join(['original', *pictures])}": path} | images
+        tables = [published.table(measured, quoted)] if measured or quoted else []
+        notes = [_note(measured)] if measured else []
+        if quoted:
+            tables += [published.changes_table(changes)] * bool(changes)
+            is_marked = any(row["row"] not in measured for row in quoted["rows"])
+            notes += published.notes(quoted, changes, is_marked=is_marked)
+        report.write(run.workdir, config.title, tables, notes, text=config.text, images=images)
+    signs = [change._asdict() | {"same_sign": change.is_same} for change in changes]
+    return run.finish({"rows": measured, "published": quoted, "signs": signs})
 
 
-def read_entries(run: Run) -> tuple[dict[str, pathlib.Path], dict[str, Any]]:
-    """Returns the workdirs and the results of config.entries, by name in config.order.
+def entry_sources(run: Run) -> dict[str, tuple[pathlib.Path, ...]]:
+    """Returns the workdirs of config.entries, by name in config.order.
 
     Raises:
-      UserError: missing results.
+      UserError: an entry that is no path.
     """
-    sources = {name: run.resolve(run.config.entries[name]) for name in run.config.order}
-    return sources, {name: workdirs.read_results(source) for name, source in sources.items()}
+    entries = {name: run.config.entries[name] for name in run.config.order}
+    return {
+        name: tuple(run.resolve(part) for part in ([value] if isinstance(value, str) else value))
+        for name, value in entries.items()
+    }
 
 
-def _read_images(source: pathlib.Path) -> Mapping[str, np.ndarray]:
-    path = source / "pictures.npz"
-    if not path.exists():
-        raise UserError(f"no images in {source}: a report compares evaluations of inverters")
-    return read_arrays(path)
+def read_rows(config: ConfigDict, sources: Mapping[str, Sequence[pathlib.Path]]) -> dict[str, rows.Row]:
+    """Returns the rows of all entries: under the entry's name where an evaluation has one row, else "ENTRY: ROW".
+
+    The name of a report's only entry is left out before those of its rows.
+
+    Raises:
+      UserError: missing results, or evaluations that cannot be joined.
+    """
+    measured: dict[str, rows.Row] = {}
+    for entry, folders in sources.items():
+        parts: dict[str, list[rows.Row]] = {}
+        for folder in folders:
+            for name, row in rows.read(folder).items():
+                parts.setdefault(name, []).append(row)
+        label = config.get("labels", {}).get(entry, entry)
+        for name, group in parts.items():
+            title = label if not name else name if len(sources) == 1 else f"{label}: {name}"
+            measured[title] = rows.join(group)
+    shown = config.get("rows") or ()
+    return {name: row for name, row in measured.items() if not shown or name in shown}
+
+
+def _pictures(config: ConfigDict, sources: Mapping[str, Sequence[pathlib.Path]]) -> dict[str, Mapping[str, np.ndarray]]:
+    """Returns the first images and their reconstructions, of every entry that has some of the same images."""
+    pictures: dict[str, Mapping[str, np.ndarray]] = {}
+    for entry, folders in sources.items():
+        path = next((path for folder in folders if (path := folder / "pictures.npz").exists()), None)
+        if path is not None:
+            arrays = read_arrays(path)
+            first = next(iter(pictures.values()), arrays)
+            if np.array_equal(arrays["image"], first["image"]):
+                pictures[config.get("labels", {}).get(entry, entry)] = arrays
+    return pictures
+
+
+def _images(run: Run, sources: Mapping[str, Sequence[pathlib.Path]]) -> dict[str, pathlib.Path]:
+    """Returns heading -> file of config.figures, and of the figures that the evaluations wrote.
+
+    Raises:
+      UserError: a file of config.figures does not exist.
+    """
+    images = {}
+    for heading, reference in (run.config.get("figures") or {}).items():
+        place = run.resolve(reference)
+        if place.is_dir() and not (place / _OVERVIEW).exists():
+            raise UserError(f"no {_OVERVIEW} in {place}: a report shows the images of configs/invert.py")
+        if not place.exists():
+            raise UserError(f"figures: {place} does not exist; name a PNG file, or the workdir of inverted images")
+        images[heading] = place / _OVERVIEW if place.is_dir() else place
+    paths = {path: entry for entry, folders in sources.items() for folder in folders for path in rows.images(folder)}
+    return images | {f"{entry}: {path.stem}": path for path, entry in paths.items() if path not in images.values()}
 
 
 def _figure(images: Mapping[str, Mapping[str, np.ndarray]]) -> np.ndarray:
@@ -70,27 +142,25 @@ def _figure(images: Mapping[str, Mapping[str, np.ndarray]]) -> np.ndarray:
     return labelled_grid({"original": originals} | {name: value["reconstruction"] for name, value in images.items()})
 
 
-def _table(results: Mapping[str, Mapping]) -> report.Table:
-    """Returns every accuracy and metric that some entry has."""
-    names = [
-        name
-        for result in results.values()
-        for name in [*(name for name in result if name.endswith("_accuracy")), *result.get("variants", {})]
-    ]
-    columns = report.columns(names)
-    rows = [[entry, *(c.cell(result, name) for name, c in columns.items())] for entry, result in results.items()]
-    return report.Table(["encoder", *(column.heading for column in columns.values())], rows)
-
-
-def _note(results: Mapping[str, Mapping]) -> str:
-    """Returns what the figures were measured on, with warnings where the entries differ."""
-    first = next(iter(results.values()))
+def _note(measured: Mapping[str, rows.Row]) -> str:
+    """Returns what the figures were measured on, with warnings where the rows differ."""
+    first = next(iter(measured.values()))
     setting, attack = first["setting"], first["attack"]
     text = (
         f"{first['num_examples']} test images of {setting['data']}; {report.setting_text(setting)}; ± is the standard "
         "deviation over images."
     )
-    if attack:
+    if attack and {"norm", "eps", "num_steps"} <= attack.keys():
         text += f" PGD: {attack['norm']}, eps {attack['eps']:g}, {attack['num_steps']} steps."
-    weights = {entry: result.get("metric_weights", {}) for entry, result in results.items()}
-    return text + report.weights_note(weights) + report.differences(results)
+    if attacks := {name: row["autoattack"] for name, row in measured.items() if row.get("autoattack")}:
+        text += f" AutoAttack: {_autoattack_text(attacks)}."
+    weights = {name: row.get("metric_weights", {}) for name, row in measured.items()}
+    return text + report.weights_note(weights) + report.differences(measured)
+
+
+def _autoattack_text(attacks: Mapping[str, Mapping[str, Any]]) -> str:
+    """Returns norm, radius and number of images, once where all rows share them."""
+    texts = {row: f"{a['norm']}, eps {a['eps']:g}, {a['num_examples']} images" for row, a in attacks.items()}
+    if len(set(texts.values())) == 1:
+        return next(iter(texts.values()))
+    return "; ".join(f"{row} {text}" for row, text in texts.items())

@@ -21,6 +21,8 @@ from ml_collections import ConfigDict
 
 from arinv import data, metrics
 from arinv.apps import inversion
+from arinv.apps.evaluation import measurement
+from arinv.apps.evaluation.measurement import Measurement
 from arinv.errors import UserError
 from arinv.experiment import workdirs
 from arinv.experiment.cache import ResultCache, cache_key
@@ -29,9 +31,11 @@ from arinv.experiment.run import Run, check_pictures, dtype_of
 from arinv.experiment.trained import Trained
 from arinv.experiment.writer import progress_bar, write_png, write_text
 from arinv.ops.images import crop_images, pad_images, padded_size, to_float, to_uint8
+from arinv.types import Array
 
 _OVERVIEW = "overview.png"
 _SSIM_WINDOW = 11  # px
+_SMALLEST_SIDE = 64  # px, of images that the networks of other metrics take
 _MOST_IN_BATCH = 16
 _LETTERS = 26  # of an image's name above its column
 
@@ -53,6 +57,11 @@ def check(config: ConfigDict) -> None:
         raise UserError("images is empty; name an image file or a folder of images")
     if not config.order or not all(config.inverters[name] for name in config.order):
         raise UserError("no inverter; name the workdir of an inverter's training: inverter=, standard= or robust=")
+    for name in _others(config):
+        if name in metrics.METRICS and metrics.METRICS[name].needs_set:
+            raise UserError(f"metric {name} is of a whole set of images of one size; use configs/evaluate.py for it")
+    if _others(config):
+        measurement.check(_of_others(config))
     for name in ("multiple", "edge", "limit"):
         if config[name] < 0:
             raise UserError(f"{name} must be 0 or more; got {config[name]}")
@@ -85,22 +94,25 @@ def run(run: Run) -> dict[str, Any]:
     skipped = [path.relative_to(root).as_posix() for path in images.bad_files] + too_large
     if skipped:
         run.report(f"skipped {len(skipped)} images, unreadable or too large: {', '.join(skipped[:5])}")
-    rows = {}
+    rows, variants = {}, {}
     for name, inverter in inverters.items():
-        caches = {i: run.cache(f"parts/{name}", inverter.fingerprint, files[i], files=[images.paths[i]]) for i in sizes}
+        others = _OtherMetrics(run, inverter) if _others(config) else None
+        variants |= others.variants if others else {}
+        keys = [inverter.fingerprint, *(others.weights if others else ())]
+        caches = {i: run.cache(f"parts/{name}", *keys, files[i], files=[images.paths[i]]) for i in sizes}
         rows[name] = _load_rows(caches, images.names, workdir / name, files)
         missing = {i for i in sizes if i not in rows[name]}
         options = {"initial": len(sizes) - len(missing), "total": len(sizes), "unit": "image"}
         reconstructions = _reconstruct(config, inverter, images, sizes, missing)
         for i, image, reconstruction in progress_bar(reconstructions, f"{config.title}: {name}", **options):
             write_png(workdir / name / files[i], reconstruction)
-            rows[name][i] = _measure(reconstruction, image)
+            rows[name][i] = _measure(reconstruction, image, others)
             caches[i].save(cache_key(images.names[i]), {m: np.array(value) for m, value in rows[name][i].items()})
     _write_csv(run, images.names, sizes, rows)
     first = list(sizes)[: config.log.num_pictures]
     if first:
         write_png(workdir / _OVERVIEW, _overview(run, images, first, rows, files))
-    return run.finish(_results(inverters, sizes, rows, skipped))
+    return run.finish(_results(inverters, sizes, rows, skipped, variants))
 
 
 def _check_outputs(config: ConfigDict, root: pathlib.Path, workdir: pathlib.Path) -> None:
@@ -191,17 +203,49 @@ def _reconstruct(
 _psnr, _ssim = jax.jit(metrics.psnr), jax.jit(metrics.ssim)
 
 
-def _measure(reconstruction: np.ndarray, image: np.ndarray) -> dict[str, float]:
-    """Returns PSNR and, of images that are large enough, SSIM."""
+class _OtherMetrics:
+    """The metrics of one image beside PSNR and SSIM.
+
+    Attributes:
+      variants: metric -> exact formula.
+      weights: fingerprints of the networks that they look through.
+    """
+
+    def __init__(self, run: Run, inverter: Trained):
+        measures = Measurement(run.beside(_of_others(run.config), run.workdir), inverter.encoder)
+        totals = measures.finish()
+        self.variants, self.weights = totals["variants"], tuple(totals["metric_weights"].values())
+        self._measure, self._variables = jax.jit(measures.measure), measures.variables
+
+    def __call__(self, *pair: Array) -> dict[str, float]:
+        """Returns the metrics of a reconstruction and its image, each [1, H, W, 3]."""
+        return {name: float(value[0]) for name, value in self._measure(self._variables, *pair).items()}
+
+
+def _measure(reconstruction: np.ndarray, image: np.ndarray, others: _OtherMetrics | None) -> dict[str, float]:
+    """Returns PSNR, and of images that are large enough SSIM and the other metrics of the config."""
     pair = [to_float(x)[None] for x in (reconstruction, image)]
     numbers = {"psnr": float(_psnr(*pair)[0])}
     if min(image.shape[:2]) >= _SSIM_WINDOW:
         numbers["ssim"] = float(_ssim(*pair)[0])
+    if others and min(image.shape[:2]) >= _SMALLEST_SIDE:
+        numbers |= others(*pair)
     return numbers
 
 
+def _others(config: ConfigDict) -> list[str]:
+    """Returns the metrics of the config beside PSNR and SSIM, which are always measured."""
+    return [name for name in config.get("metrics", "").split("+") if name not in ("", "psnr", "ssim")]
+
+
+def _of_others(config: ConfigDict) -> ConfigDict:
+    """Returns the config of a measurement of the other metrics, at the images' own sizes."""
+    fields = config.to_dict()
+    return ConfigDict({**fields, "metrics": "+".join(_others(config)), "data": {**fields["data"], "image_size": 224}})
+
+
 def _write_csv(run: Run, names: Sequence[str], sizes: Sizes, rows: Rows) -> None:
-    keys = [(inverter, metric) for inverter in rows for metric in ("psnr", "ssim")]
+    keys = [(inverter, metric) for inverter in rows for metric in _names(rows[inverter])]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["picture", "height", "width", *(f"{metric}_{inverter}" for inverter, metric in keys)])
@@ -209,6 +253,11 @@ def _write_csv(run: Run, names: Sequence[str], sizes: Sizes, rows: Rows) -> None
         numbers = (rows[inverter][i].get(metric) for inverter, metric in keys)
         writer.writerow([names[i], *size, *("" if number is None else f"{number:.4f}" for number in numbers)])
     write_text(run.workdir / "reconstructions.csv", text.getvalue())
+
+
+def _names(numbers: Mapping[int, Mapping[str, float]]) -> list[str]:
+    """Returns the metrics of an inverter's images."""
+    return list(dict.fromkeys(["psnr", "ssim", *(name for row in numbers.values() for name in row)]))
 
 
 def _overview(
@@ -232,11 +281,13 @@ def _overview(
     return labelled_grid({name: np.stack(row) for name, row in tiles.items()}, columns=columns, font_size=16)
 
 
-def _results(inverters: Mapping[str, Trained], sizes: Sizes, rows: Rows, skipped: list[str]) -> dict[str, Any]:
+def _results(
+    inverters: Mapping[str, Trained], sizes: Sizes, rows: Rows, skipped: list[str], variants: Mapping[str, str]
+) -> dict[str, Any]:
     """Returns means over the images, with the networks behind them."""
     means = {}
     for name in inverters:
-        for metric in ("psnr", "ssim"):
+        for metric in _names(rows[name]):
             values = [rows[name][i][metric] for i in sizes if metric in rows[name][i]]
             if values:
                 means[f"{metric}_{name}"] = metrics.summary(values)
@@ -248,5 +299,8 @@ def _results(inverters: Mapping[str, Trained], sizes: Sizes, rows: Rows, skipped
             name: {"checkpoint": dict(inverter.description), "weights": inverter.fingerprint}
             for name, inverter in inverters.items()
         },
-        "variants": {name: f"{metrics.VARIANTS[name]}; of images with 8 bits" for name in ("psnr", "ssim")},
+        "variants": {
+            name: f"{text}; of images with 8 bits"
+            for name, text in {**{name: metrics.VARIANTS[name] for name in ("psnr", "ssim")}, **variants}.items()
+        },
     }

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from arinv import metrics, models
-from arinv.apps.evaluation import comparison, evaluate, measurement
+from arinv.apps.evaluation import comparison, evaluate, measurement, published
 from arinv.errors import UserError
 from arinv.experiment import trained, workdirs
 from arinv.experiment.cache import fingerprint
@@ -214,9 +214,9 @@ def test_comparison_table_has_every_metric_of_every_entry():
     }  # fmt: skip
     second = {**common, "clean_accuracy": 1.0, "lpips_alex": 0.25, "variants": {"lpips_alex": "text"}}
     second["metric_weights"] = {"lpips_alex": "abd"}
-    heading, rows = comparison._table({"a": first, "b": second})
+    heading, rows = published.table({"a": first, "b": second}, {})
     assert heading == [
-        "encoder", "clean accuracy", "autoattack accuracy", "PSNR (dB)", "LPIPS (alex)", "FID (resnet18_block4_n6)",
+        "encoder", "clean accuracy", "AutoAttack accuracy", "PSNR (dB)", "LPIPS (alex)", "FID (resnet18_block4_n6)",
         "novelty",
     ]  # fmt: skip
     assert rows[0] == ["a", "50.0%", "25.0%", "20.00 ± 1.00", "0.125", "12.5", "3"]

@@ -42,7 +42,7 @@ def test_differences_names_what_rows_do_not_share():
     text = report.differences({"a": first, "b": second})
     assert "The number of images is not the same in all rows: a 6, b 8." in text
     assert "dtype is not the same in all rows: a float32, b bfloat16" in text
-    assert "attack is not the same in all rows: a {'eps': 1.0}, b none" in text and "seed" not in text
+    assert "attack is not the same in all rows: a eps 1, b none" in text and "seed" not in text
 
 
 def test_column_puts_the_rest_of_a_name_into_the_heading():

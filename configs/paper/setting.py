@@ -1,0 +1,124 @@
+"""Arguments and scales that the paper's tables share.
+
+scale=paper is the published set-up. scale=small is CIFAR-10 or the images at hand with small encoders: hours on two
+cores.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import arguments, encoders, tasks
+from configs.paper import published
+
+# Arguments of every table.
+_ARGUMENTS = {
+    "scale": "small",
+    "encoder": "alexnet_small",
+    "options": "",
+    "dataset": "cifar10",
+    "data_dir": "",
+    "eps": -1.0,
+    "metrics": "psnr+ssim",
+    "lpips": "",
+    "dtype": "float32",
+    "smoke": False,
+}
+_FIXED = {name: value for name, value in arguments.ENCODER.items() if name not in _ARGUMENTS} | {
+    "layer": "",
+    "loss": "",
+}
+SMALL_OPTIONS = {"alexnet_small": "width:16", "wrn28_10": "depth:10+width:1", "alexnet": "dense_width:512+head_side:1"}
+# Of scale=small: as the run of CIFAR-10 in launch/records.
+_ENCODER_EPOCHS, _INVERTER_EPOCHS, _GAN_EPOCHS, _CLASS_EPOCHS = 4.0, 2.0, 0.5, 4.0
+_NUM_TEST = {"autoattack": 256, "high_resolution": 128}
+_SMOKE = {  # image_size, options
+    "alexnet": (64, "dense_width:16+head_side:1"),
+    "alexnet_small": (0, "width:4"),
+    "wrn28_10": (0, "depth:10+width:1"),
+}
+PAIR = {"standard_encoder": "", "robust_encoder": ""}
+INVERTERS = {"standard_inverter": "", "robust_inverter": ""}
+ALEXNET = {"encoder": "alexnet", "dataset": "imagenet2012"}
+
+
+def parse(arg: str | None, *, paper: dict, small: dict | None = None, smoke: dict | None = None, **own) -> ConfigDict:
+    """Returns the resolved arguments of a table, with those of a classifier that tables do not have.
+
+    Args:
+      arg: as of `arguments.parse`.
+      paper: defaults of scale=paper.
+      small: defaults of scale=small, where they differ from those of all tables.
+      smoke: defaults of a smoke run, where they differ from those of the scale.
+      **own: arguments that not every table has, with their defaults.
+
+    Raises:
+      ValueError: an unknown scale, or as `arguments.parse`.
+    """
+    scales, known = {"small": small or {}, "paper": paper}, {**_ARGUMENTS, **own}
+    first = arguments.parse(arg, **known)
+    if first.scale not in scales:
+        raise ValueError(f"unknown scale {first.scale!r}; known: {', '.join(scales)}")
+    hidden = {name: value for name, value in {**_FIXED, **scales[first.scale]}.items() if name not in known}
+    shown = {**known, **{name: value for name, value in scales[first.scale].items() if name in known}}
+    if first.smoke:
+        shown |= {"dataset": "photos", **(smoke or {})}  # everybody has the photographs
+        hidden["classes"] = ""
+    args = ConfigDict({**hidden, **arguments.parse(arg, **shown).to_dict()})
+    if args.scale == "small":
+        args.options = args.options or SMALL_OPTIONS.get(args.encoder, "")
+        args.num_test = 2000
+    if args.smoke and args.encoder in _SMOKE:
+        side, options = _SMOKE[args.encoder]
+        args.image_size, args.options = args.image_size or side, first.options or options
+    return encoders.resolve(args)
+
+
+def finish(args: ConfigDict, stages: dict[str, ConfigDict], report: ConfigDict, *, name: str = "report") -> ConfigDict:
+    """Returns the experiment of a table: its stages at the scale of the arguments, then the report.
+
+    Args:
+      args: as `parse` returns them.
+      stages: name -> config.
+      report: the comparison.
+      name: of its stage.
+    """
+    for stage in stages.values():
+        if args.scale == "small" and not args.smoke:
+            _shorten(stage)
+        if args.get("lpips") and "metrics" in stage:
+            stage.metrics = "+".join(dict.fromkeys([*stage.metrics.split("+"), "lpips_alex"]))
+            stage.metric_networks.alexnet = args.lpips
+    report.title += f": measured with {args.encoder} on {args.dataset}"
+    return tasks.experiment({**stages, name: report})
+
+
+def report(number: str, entries: dict, *, names: dict[str, str] | None = None, text: str = "", **options) -> ConfigDict:
+    """Returns the report of a table, with the paper's figures in columns beside the measured ones.
+
+    Args:
+      number: of the table, such as "1" or "A2".
+      entries: as of `tasks.comparison`.
+      names: as of `published.table`.
+      text: above the table.
+      **options: of `tasks.comparison`.
+    """
+    figures = published.table(number, names)
+    return tasks.comparison(entries, title=published.title(number), text=text, published=figures, **options)
+
+
+def _shorten(stage: ConfigDict) -> None:
+    """Changes a training, or an evaluation, to one that two cores finish within hours."""
+    if stage.task == "classifier":
+        stage.num_epochs, stage.batch_size, stage.attack.num_steps = _ENCODER_EPOCHS, 64, 3
+    elif stage.task in ("inverter", "class_inverters", "denoiser"):
+        stage.num_epochs = _GAN_EPOCHS if stage.loss.adversarial else _INVERTER_EPOCHS
+        if stage.task == "class_inverters":
+            stage.num_epochs = _CLASS_EPOCHS
+        stage.batch_size = 64
+        schedule = stage.optimizer.generator.schedule
+        schedule.name, schedule.learning_rate = "cosine", 1e-3
+    elif stage.task in _NUM_TEST:
+        stage.data.num_test = _NUM_TEST[stage.task]
+    elif stage.task == "one_vs_all":
+        stage.num_anomalous = 720
+    elif stage.task == "compare_inversion":
+        stage.optimization.num_steps = 2000

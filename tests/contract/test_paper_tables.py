@@ -1,0 +1,196 @@
+"""The configs of the paper's tables and figures, and the figures that the paper prints."""
+
+import json
+import pathlib
+import re
+
+import pytest
+
+from arinv import command_line, main, tasks
+from configs.paper import published, setting, table1, table2, table4, table5, table10, table_a2
+
+NAMES = [name for name in command_line.shipped() if name.startswith("paper/")]
+TABLES = published.load()["tables"]
+IMAGES = pathlib.Path(__file__).parents[2] / "launch" / "records"  # of its figures, any would do
+
+
+def load(name, arg):
+    return command_line.load(f"configs/{name}.py:{arg}")
+
+
+def spec(name, arg):
+    return f"{arg},images={IMAGES}" if name in ("paper/table6", "paper/figures") else arg
+
+
+def stages_of(config):
+    return {name: config.stages[name] for name in config.order}
+
+
+def test_every_table_has_a_config():
+    assert {name.removeprefix("paper/") for name in NAMES} == {
+        *(f"table{i}" for i in range(1, 11)), "table_a1", "table_a2", "table_a3", "figures",
+    }  # fmt: skip
+    assert set(TABLES) == {*map(str, range(1, 11)), "A1", "A2", "A3"}
+
+
+@pytest.mark.parametrize("scale", ["small", "paper"])
+@pytest.mark.parametrize("name", NAMES)
+def test_stages_pass_the_check_of_their_task(name, scale):
+    config = load(name, spec(name, f"scale={scale}"))
+    assert json.loads(config.to_json_best_effort())
+    for stage in stages_of(config).values():
+        tasks.TASKS[stage.task].check(stage)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_smoke_runs_pass_the_check_without_data(name, tmp_path):
+    config = load(name, spec(name, "smoke=True"))
+    assert len(main.check(config, tmp_path)) == len(config.order)
+    for stage in stages_of(config).values():
+        if stage.task in ("classifier", "inverter", "denoiser"):
+            assert stage.num_steps == 2 and stage.data.num_train == 16
+
+
+@pytest.mark.parametrize("number", TABLES)
+def test_published_values_name_table_row_column_and_unit(number):
+    content = TABLES[number]
+    assert content["title"] and content["setting"] and content["version"] in ("main paper", "appendix")
+    for heading, unit in content["columns"].values():
+        assert heading and unit in ("dB", "%", "M", "1")
+    for name, row in content["rows"].items():
+        values = {key: value for key, value in row.items() if key not in ("row", "note")}
+        assert row["row"] and values.keys() <= content["columns"].keys() and values, name
+        for value in values.values():
+            assert all(isinstance(x, (int, float)) for x in (value if isinstance(value, list) else [value]))
+    for pair in content["pairs"]:
+        assert set(pair) <= content["rows"].keys()
+    figures = published.table(number)
+    assert f"Table {number} (" in figures["source"] and len(figures["rows"]) == len(content["rows"])
+
+
+def value(number, row, metric):
+    (found,) = [r["values"][metric] for r in published.table(number)["rows"] if r["row"] == row]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("number", "row", "metric", "expected", "text"),
+    [
+        ("1", "robust gan", "psnr", (17.227, 2.725), "17.227 ± 2.725"),
+        ("2", "standard", "clean_accuracy", (0.65, None), "65.0%"),
+        ("3", "robust", "autoattack_accuracy", (0.5964, None), "59.64%"),
+        ("4", "eps 3", "autoattack_accuracy", (0.2227, None), "22.27%"),
+        ("5", "robust x10", "psnr", (23.957, None), "23.957"),
+        ("6", "standard", "lpips_alex", (0.5729, 0.0465), "0.5729 ± 0.0465"),
+        ("7", "DeePSiM", "parameters", (12.7e6, None), "12.7M"),
+        ("8", "cats_vs_dogs ADGAN: mean", "auroc", (0.494, None), "0.494"),
+        ("9", "VGG-19 (UST)", "ssim", (0.459, None), "0.459"),
+        ("10", "kodak24 MLP", "psnr", (26.31, None), "26.31"),
+        ("A1", "robust x8", "ssim", (0.70178, None), "0.70178"),
+        ("A2", "eps 1.5", "psnr", (19.6278, None), "19.6278"),
+        ("A3", "cats_vs_dogs ADGAN: cat", "auroc", (0.507, None), "0.507"),
+    ],
+)
+def test_published_values_are_the_paper_s(number, row, metric, expected, text):
+    found = value(number, row, metric)
+    assert (found["value"], found["std"]) == pytest.approx(expected) and found["text"] == text
+
+
+def test_published_tables_agree_with_each_other():
+    for dataset, count in (("cifar10", 10), ("cats_vs_dogs", 2)):
+        for encoder in ("standard", "robust", "ADGAN"):
+            rows = {name: row["auroc"] for name, row in TABLES["A3"]["rows"].items() if f"{dataset} {encoder}:" in name}
+            mean = rows.pop(f"{dataset} {encoder}: mean")
+            assert len(rows) == count and sum(rows.values()) / count == pytest.approx(mean, abs=6e-4)
+            assert TABLES["8"]["rows"][f"{dataset} {encoder}: mean"]["auroc"] == pytest.approx(mean, abs=6e-4)
+    for name, row in TABLES["5"]["rows"].items():
+        for metric in ("psnr", "ssim", "lpips_alex"):
+            assert row[metric] == pytest.approx(TABLES["A1"]["rows"][name][metric], abs=6e-4)
+    for number, encoder in (("5", "standard x1"), ("7", "standard")):
+        assert TABLES[number]["rows"][encoder]["psnr"] in (15.057, [15.057, 2.392])
+
+
+def test_rows_of_configs_are_those_of_the_paper():
+    for module, number in ((table1, "1"), (table_a2, "A2")):
+        report = module.get_config("").stages.report
+        names = {report.get("labels", {}).get(entry, entry) for entry in report.order}
+        assert names == set(TABLES[number]["rows"])
+    shown = table5.get_config("").stages.report.rows
+    assert set(shown) == set(TABLES["5"]["rows"])
+
+
+def test_table4_puts_its_radii_beside_the_paper_s_in_order():
+    report = table4.get_config("").stages.report
+    figures = {row["row"]: row["quoted"] for row in report.published.rows}
+    assert figures["eps 0.25"] == "l2 PGD Attack (eps): 0.5" and figures["eps 2"] == "l2 PGD Attack (eps): 4"
+    assert ("eps 0", "eps 0.25") in report.published.pairs
+    assert [report.labels[entry] for entry in report.order] == ["eps 0", "eps 0.25", "eps 0.5", "eps 1", "eps 2"]
+    other = table4.get_config("radii=0+2").stages.report
+    assert {row["row"]: row["quoted"] for row in other.published.rows}["eps 2"] == "l2 PGD Attack (eps): 2"
+
+
+def test_sweep_attacks_each_encoder_at_its_own_radius():
+    stages = table4.get_config("scale=paper").stages
+    radii = {name: stages[f"eps_{name}_encoder"].attack.eps for name in ("0", "0_5", "2", "3", "4")}
+    assert radii == {"0": 0.0, "0_5": 0.5, "2": 2.0, "3": 3.0, "4": 4.0}
+    assert stages.eps_0_autoattack.attack.eps == 0.5 and stages.eps_3_autoattack.attack.eps == 3.0
+    assert stages.eps_3_encoder.attack.step_size == 0.5 and stages.eps_3_inverter.loss.adversarial == 100.0
+    assert table_a2.get_config("scale=paper").stages.eps_0_evaluation.attack.eps == 0.25
+    given = table_a2.get_config("radii=0+1,encoders=runs/a+zoo:b")
+    assert not any(name.endswith("_encoder") for name in given.order)
+    assert given.stages.eps_1_inverter.encoder.checkpoint == "zoo:b"
+    for arg, shown in (
+        ("radii=0+x", "numbers joined by"),
+        ("radii=1+1", "different"),
+        ("encoders=a", "1 workdirs for"),
+    ):
+        with pytest.raises(ValueError, match=shown):
+            table_a2.get_config(arg)
+
+
+def test_scales_set_the_encoder_the_dataset_and_the_length():
+    small, paper = (table1.get_config(f"scale={scale}").stages for scale in ("small", "paper"))
+    assert (small.robust_encoder.encoder.name, small.robust_encoder.data.name) == ("alexnet_small", "tfds:cifar10")
+    assert (paper.robust_encoder.encoder.name, paper.robust_encoder.data.name) == ("alexnet", "tfds:imagenet2012")
+    assert (small.robust_encoder.num_epochs, paper.robust_encoder.num_epochs) == (4.0, 90.0)
+    assert (small.robust_gan_inverter.num_epochs, paper.robust_gan_inverter.num_epochs) == (0.5, 90.0)
+    assert table1.get_config("encoder=resnet18").stages.robust_encoder.encoder.options.to_dict() == {}
+    title = "AlexNet feature inversion on ImageNet (Table 1): measured with alexnet_small on cifar10"
+    assert small.report.title == title
+    with pytest.raises(ValueError, match="unknown scale 'large'; known: small, paper"):
+        table1.get_config("scale=large")
+
+
+def test_table2_inverts_at_another_size_than_it_trains_at():
+    stages = table2.get_config("scale=paper").stages
+    assert (stages.robust_encoder.data.image_size, stages.robust_inverter.data.image_size) == (64, 224)
+    assert stages.robust_inverter.encoder.other_size and stages.robust_evaluation.attack.eps == 0
+    assert stages.report.entries.robust == ("stage:robust_accuracy", "stage:robust_evaluation")
+    assert stages.robust_encoder.data.classes == tuple(range(151, 294)) and stages.robust_encoder.attack.eps == 0.01
+
+
+def test_inputs_replace_trainings_and_lpips_is_measured_where_weights_are_given():
+    config = table1.get_config("standard_encoder=zoo:a,robust_encoder=runs/b,losses=gan,lpips=alexnet.pth")
+    assert "standard_encoder" not in config.order and "robust_encoder" not in config.order
+    assert config.stages.standard_gan_inverter.encoder.checkpoint == "zoo:a"
+    assert config.stages.robust_gan_evaluation.metrics == "psnr+ssim+lpips_alex"
+    assert config.stages.robust_gan_evaluation.metric_networks.alexnet == "alexnet.pth"
+    config = table5.get_config("standard_inverter=zoo:a,robust_encoder=zoo:b")
+    assert config.order == ("robust_inverter", "scales", "report")
+    assert config.stages.robust_inverter.encoder.checkpoint == "zoo:b"
+
+
+def test_small_denoisers_are_trained_at_their_encoders_size():
+    stages = table10.get_config("").stages
+    assert stages.robust_encoder.data.image_size == stages.robust_denoiser.data.image_size == 64
+    assert stages.robust_encoder.encoder.options.to_dict() == {"dense_width": 512, "head_side": 1}
+    assert table10.get_config("scale=paper,test=folder:x").stages.robust_denoiser.data.image_size == 224
+
+
+def test_readme_has_a_row_for_every_table():
+    text = (pathlib.Path(command_line.SHIPPED) / "paper" / "README.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"^\| `(table\w+|figures)` \|", text, re.MULTILINE)) == {
+        name.removeprefix("paper/") for name in NAMES
+    }
+    for argument in setting._ARGUMENTS:
+        assert re.search(rf"`{argument}`", text), argument
