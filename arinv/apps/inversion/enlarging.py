@@ -123,7 +123,7 @@ def invert_padded(
 ) -> Array:
     """Returns the reconstructions of images of any size, which are padded and then cropped.
 
-    Under jit each size of images is compiled. For many sizes, pad on the host (`ops.padding` takes NumPy arrays), so
+    Under jit each size of images is compiled. For many sizes, pad on the host (`ops.images` takes NumPy arrays), so
     that each padded size is compiled once.
 
     Args:
