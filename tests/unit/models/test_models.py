@@ -34,11 +34,17 @@ def features_of(encoder, size):
     [
         ("alexnet", 224, 1000, 61_100_840),
         ("caffenet", 227, 1000, 60_965_224),
+        ("preact_resnet18", 32, 10, 11_172_170),
         ("resnet18", 32, 10, 11_173_962),
+        ("resnet18_imagenet", 32, 1000, 11_689_512),
+        ("resnet50_imagenet", 32, 1000, 25_557_032),
         ("vgg16", 224, 1000, 138_357_544),
         ("vgg16_bn", 64, 143, 14_796_495),
         ("vgg19", 224, 1000, 143_667_240),
+        ("wide_resnet50_2", 32, 1000, 68_883_240),
         ("wrn28_10", 32, 10, 36_479_194),
+        ("wrn34_10", 32, 10, 46_160_474),
+        ("wrn70_16_silu", 32, 10, 266_796_506),
     ],
 )
 def test_encoder_parameter_counts(name, size, classes, expected):
