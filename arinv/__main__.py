@@ -40,6 +40,12 @@ def console() -> None:
 
 
 def _run(argv: list[str]) -> None:
+    if argv[1:2] == ["info"]:
+        from arinv.apps.weights import info
+
+        if code := info.main(argv[2:]):
+            raise SystemExit(code)
+        return
     from arinv import command_line
 
     if text := command_line.information(argv):

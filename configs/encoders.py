@@ -235,9 +235,10 @@ def recipe(encoder: str, method: str = "") -> dict:
         of its own has a recipe of its own.
 
     Returns:
-      name, source, attack (of the training; step_size 0: 2.5 eps / num_steps; random_start where it has one), sweep (radii that the paper trains
-      with), method, num_epochs, batch_size, optimizer, schedule, augmentation, data (image_size, resize, resized_crop),
-      options (of the encoder), attack_warmup_fraction, safe_learning_rate, test_step_size.
+      name, source, attack (of the training; step_size 0: 2.5 eps / num_steps; random_start where it has one), sweep
+      (radii that the paper trains with), method, num_epochs, batch_size, optimizer, schedule, augmentation, data
+      (image_size, resize, resized_crop), options (of the encoder), attack_warmup_fraction, safe_learning_rate,
+      test_step_size.
     """
     own = _OF_METHOD.get((encoder, method)) or _RECIPES.get(encoder, _OTHER)
     defaults = {"method": "pgd", "sweep": (), "options": {}, "attack_warmup_fraction": 0.0, "test_step_size": 0.0}

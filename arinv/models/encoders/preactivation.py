@@ -6,8 +6,8 @@ Both have a variant of DeepMind's, whose convolutions of stride 2 pad below and 
 SiLU (its `_silu` rows). Weights of one variant in another have other logits and raise no error by their shapes, so each
 variant has the names of its own origin only.
 
-Source: Zagoruyko & Komodakis 2016; He et al. 2016 (Identity mappings); TRADES and RobustBench (WideResNet, PreActResNet);
-Gowal et al. 2020 and Rebuffi et al. 2021, released code (DMWideResNet and DMPreActResNet in RobustBench).
+Source: Zagoruyko & Komodakis 2016; He et al. 2016 (Identity mappings); TRADES and RobustBench (WideResNet and
+PreActResNet); Gowal et al. 2020 and Rebuffi et al. 2021, released code (in RobustBench DMWideResNet, DMPreActResNet).
 """
 
 import functools
@@ -171,7 +171,7 @@ class WideResNet(_PreActivationNet):
         options = {}
         if blocks := count_blocks(shapes, group):
             options["depth"] = 6 * blocks + 4
-        width, rest = divmod(shapes.get(f"{group}{first}.weight", (0,))[0], _STEM)
+        width, rest = divmod((shapes.get(f"{group}{first}.weight") or (0,))[0], _STEM)
         if width and not rest:
             options["width"] = width
         return options
@@ -223,7 +223,7 @@ class PreActResNet(_PreActivationNet):
         is_deepmind = self.variant == "deepmind"
         depths = tuple(count_blocks(shapes, f"layer_{i}." if is_deepmind else f"layer{i + 1}.") for i in range(4))
         options = {"depths": depths} if all(depths) else {}
-        if width := shapes.get("conv_2d.weight" if is_deepmind else "conv1.weight", (0,))[0]:
+        if width := (shapes.get("conv_2d.weight" if is_deepmind else "conv1.weight") or (0,))[0]:
             options["width"] = width
         if not is_deepmind and self._variant().last_norm and "linear.weight" in shapes and "bn.weight" not in shapes:
             options["variant"] = "wong"  # as the published ones are; kuangliu's has the same names

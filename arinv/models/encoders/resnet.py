@@ -117,15 +117,19 @@ class ResNet(Encoder):
         return (*layers, TorchLayer("fc", ("fc", "linear")))
 
     def torch_options(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
-        """Returns the depths and widths of a state dict."""
+        """Returns block, stem, depths and widths of a state dict."""
+        stem, inner = shapes.get("conv1.weight", ()), shapes.get("layer1.0.conv1.weight", ())
         depths = tuple(count_blocks(shapes, f"layer{stage}.") for stage in range(1, 5))
-        options = {"depths": depths} if all(depths) else {}
-        if width := shapes.get("conv1.weight", (0,))[0]:
-            options["width"] = width
-            inner = shapes.get("layer1.0.conv1.weight", (0,))[0]
-            if self.block == "bottleneck" and inner and inner % width == 0:
-                options["bottleneck_width"] = inner // width
-        return options
+        if not (len(stem) == len(inner) == 4 and all(depths)):
+            return {}
+        is_bottleneck, width = "layer1.0.conv3.weight" in shapes, stem[0]
+        options = {
+            "block": "bottleneck" if is_bottleneck else "basic",
+            "stem": "imagenet" if stem[2] == 7 else "cifar",
+            "depths": depths,
+            "width": width,
+        }
+        return options | ({"bottleneck_width": inner[0] // width} if is_bottleneck and inner[0] >= width else {})
 
 
 class BasicBlock(nn.Module):
