@@ -22,11 +22,10 @@ from arinv.experiment.run import Run
 from arinv.experiment.state import TrainState
 from arinv.experiment.trained import CLASSIFIER, DENOISER, GENERATOR, INVERTER, Trained
 from arinv.models.encoders.base import mean_std
+from arinv.models.pytorch import recognition
 from arinv.models.pytorch.weights import ON_UNKNOWN
 from arinv.ops import norms
 from arinv.types import Variables
-
-_STRUCTURE = {"block", "stem", "batch_norm"}  # options in which the rows of the table differ
 
 
 def check(config: ConfigDict) -> None:
@@ -151,7 +150,7 @@ def _check_row(path: pathlib.Path, name: str, inferred: Mapping[str, Any]) -> No
       UserError: naming that row.
     """
     better = [fit for fit in info.fits(path) if fit.encoder != name and len(fit.options) < len(inferred)]
-    if better and (not better[0].options or inferred.keys() & _STRUCTURE):
+    if better and (not better[0].options or inferred.keys() & recognition.STRUCTURE):
         raise UserError(
             f"{path} has the weights of {better[0].encoder}, not of {name}: pass {info.arguments(better[0])}"
         )

@@ -138,7 +138,7 @@ class AlexNet(Encoder):
         """Returns the size of the head of a state dict."""
         if len(dense := shapes.get("classifier.1.weight", ())) != 2:
             return {}
-        return {"dense_width": dense[0], "head_side": math.isqrt(dense[1] // 256)}
+        return {"dense_width": dense[0], "head_side": math.isqrt(dense[1] // 256) or 1}
 
 
 class AlexNetSmall(Encoder):

@@ -6,6 +6,9 @@ Images NHWC in [0, 1] -> (logits, named features). "conv1" and "conv2" are taken
 Source: Krizhevsky et al. 2012; the Caffe reference network; Dosovitskiy & Brox 2016, Table 1.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 import flax.linen as nn
 import jax.numpy as jnp
 
@@ -98,6 +101,10 @@ class CaffeNet(Encoder):
     def torch_layers(self) -> tuple[TorchLayer, ...]:
         """Returns the layers under our own names: no PyTorch library has this network."""
         return own_names(channels=256)
+
+    def torch_options(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
+        """Returns the length of fc6 and fc7 in a state dict."""
+        return {"dense_width": dense[0]} if (dense := shapes.get("fc6.weight")) else {}
 
 
 def _pool(x: Array) -> Array:

@@ -120,7 +120,7 @@ class ResNet(Encoder):
         """Returns block, stem, depths and widths of a state dict."""
         stem, inner = shapes.get("conv1.weight", ()), shapes.get("layer1.0.conv1.weight", ())
         depths = tuple(count_blocks(shapes, f"layer{stage}.") for stage in range(1, 5))
-        if not (len(stem) == len(inner) == 4 and all(depths)):
+        if not (len(stem) == len(inner) == 4 and stem[0] and all(depths)):
             return {}
         is_bottleneck, width = "layer1.0.conv3.weight" in shapes, stem[0]
         options = {

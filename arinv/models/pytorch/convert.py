@@ -1,7 +1,7 @@
 """Import and export of weights in PyTorch's formats, without PyTorch.
 
 Reads .pt and .pth of torch.save (the zip and the older format) and .safetensors with the names of torchvision,
-MadryLab's robustness library, TRADES, GAIRAT and RobustBench (wide ResNets), Adv-BNN (VGG-16) and the released code of
+MadryLab's robustness library, TRADES, GAIRAT, RobustBench and DeepMind (wide ResNets, PreActResNets), Adv-BNN (VGG-16) and the released code of
 Rojas-Gomez et al. 2022 (encoder, generator, discriminator, denoiser). Nothing in a file is executed. Writes
 .safetensors that PyTorch loads, with torchvision's names where torchvision has the network.
 

@@ -12,6 +12,8 @@ from arinv.models.pytorch.names import Entry, denoiser_entries, encoder_entries,
 from arinv.models.pytorch.weights import StateDict
 from arinv.models.registry import ENCODERS, build
 
+STRUCTURE = frozenset({"block", "stem", "batch_norm"})  # options in which rows of one class differ
+
 
 class Fit(NamedTuple):
     """An encoder whose names and shapes are those of a state dict.
@@ -43,17 +45,24 @@ def recognize(file: TorchFile) -> list[Fit]:
     error = None
     for name in ENCODERS:
         module = build(name)
-        layers = module.torch_layers()
-        probe = [Entry((), (), tuple(f"{part}.weight" for part in layer.names), layer, None) for layer in layers]
+        probe = [
+            Entry((), (), tuple(f"{part}.weight" for part in layer.names), layer, None)
+            for layer in module.torch_layers()
+        ]
         try:
             state_dict = weights.locate(file, probe)
         except UserError as reason:
             error = error or reason
             continue
+        options = differences(module, state_dict, given={})
+        try:
+            module = build(name, **options)
+        except UserError:  # options that the encoder cannot have
+            continue
+        layers = module.torch_layers()
         classes = num_classes(layers[-1], state_dict) if layers else None
         if classes:
-            options = differences(module, state_dict, given={})
-            size = _image_size(module, layers, weights.shapes(state_dict))
+            size = _image_size(module, weights.shapes(state_dict))
             candidates.append(Fit(name, options, classes, size, [], state_dict))
     if error and not candidates:
         raise error
@@ -61,11 +70,8 @@ def recognize(file: TorchFile) -> list[Fit]:
     for fit in sorted(candidates, key=lambda fit: _rank(fit.options)):
         if fits and _rank(fit.options) > _rank(fits[0].options):
             break
-        try:
-            options = {**fit.options, "num_classes": fit.num_classes}
-            entries = encoder_entries(fit.encoder, fit.image_size, options)[1]
-        except UserError:  # options that the encoder cannot have
-            continue
+        options = {**fit.options, "num_classes": fit.num_classes}
+        entries = encoder_entries(fit.encoder, fit.image_size, options)[1]
         if weights.fits(file, fit.state_dict, entries):
             fits.append(fit._replace(entries=entries))
     return fits
@@ -73,6 +79,8 @@ def recognize(file: TorchFile) -> list[Fit]:
 
 def recognize_generator(file: TorchFile) -> tuple[str, str, str] | None:
     """Returns encoder, layer and variant of the published generator that a checkpoint fits, or None."""
+    if not any(".gen.0." in f".{name}" for name in weights.tensors(file)):
+        return None
     own = tuple(file.metadata.get(name, "") for name in ("encoder", "layer"))
     plans = [(*own, "default")] if all(own) else []
     for encoder, layer, variant in [*plans, *PAPER_PLANS]:
@@ -87,6 +95,8 @@ def recognize_generator(file: TorchFile) -> tuple[str, str, str] | None:
 
 def is_denoiser(file: TorchFile) -> bool:
     """Returns whether a checkpoint is a denoiser of the released code."""
+    if not any(name.endswith("generator.conv7_1.weight_orig") for name in weights.tensors(file)):
+        return False
     try:
         halves = denoiser_entries("alexnet", {})
         return all(weights.fits(file, weights.locate(file, entries), entries) for entries in halves.values())
@@ -95,7 +105,7 @@ def is_denoiser(file: TorchFile) -> bool:
 
 
 def _rank(options: Mapping[str, Any]) -> int:
-    return len(options.keys() - {"normalization"})
+    return sum(2 if name in STRUCTURE else 1 for name in options if name != "normalization")
 
 
 def differences(module: Encoder, state_dict: StateDict, *, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -111,11 +121,11 @@ def num_classes(last: TorchLayer, state_dict: StateDict) -> int | None:
     return found[0][0] if found and found[0] else None
 
 
-def _image_size(module: Encoder, layers: tuple[TorchLayer, ...], shapes: Mapping[str, tuple[int, ...]]) -> int:
+def _image_size(module: Encoder, shapes: Mapping[str, tuple[int, ...]]) -> int:
     """Returns the side in pixels of the images that a head of a fixed size reads."""
     spec = module.feature_specs()[module.default_layer]
     if module.has_fixed_head:
-        for layer in layers:
+        for layer in module.torch_layers():
             shape = next((shapes[f"{name}.weight"] for name in layer.names if f"{name}.weight" in shapes), ())
             if layer.channels and len(shape) == 2:
                 return (round((shape[1] / layer.channels) ** 0.5) + spec.offset) * spec.stages[-1].stride

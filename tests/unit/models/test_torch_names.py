@@ -31,6 +31,7 @@ from arinv.models.pytorch.names import (
 )
 from arinv.models.pytorch.pickles import Tensor
 from arinv.models.pytorch.weights import locate
+from arinv.models.registry import Architecture
 from configs import import_torch as import_torch_config
 
 TINY = SMALL["wrn28_10"]
@@ -323,6 +324,28 @@ def test_import_uses_depth_width_and_the_normalization_of_the_file(tmp_path, cap
     assert "mean (0.491, 0.482, 0.447), standard deviation (0.247, 0.243, 0.262): as in the file" in lines
     encoder = networks.load(tmp_path / "out", kind="classifier")
     assert (encoder.module.depth, encoder.module.width, encoder.module.normalization) == (10, 1, RONY)
+
+
+def test_import_infers_depth_and_width(tmp_path, capsys):
+    path = save(tmp_path / "a.pt", weights())
+    import_torch.run(Run(import_torch_config.get_config(f"encoder=wrn28_10,path={path}"), tmp_path / "out"))
+    assert "a.pt: depth 10, width 1: as in the file" in capsys.readouterr().err
+    module = networks.load(tmp_path / "out", kind="classifier").module
+    assert (module.depth, module.width, module.normalization) == (10, 1, "none")
+
+
+def test_import_names_the_encoder_that_the_file_has(tmp_path, monkeypatch):
+    path = save(tmp_path / "a.pt", weights())
+    for encoder, message in {
+        "alexnet": "missing in the file.*; the file has the weights of encoder=wrn28_10,options=depth:10\\+width:1$",
+        "wrn28_10_silu": "the file has the weights of encoder=wrn28_10,options=depth:10\\+width:1$",
+    }.items():
+        with pytest.raises(UserError, match=message):
+            import_torch.run(Run(import_torch_config.get_config(f"encoder={encoder},path={path}"), tmp_path / "out"))
+    row = Architecture(models.ENCODERS["wrn28_10"].module, {"depth": 10, "width": 1})
+    monkeypatch.setitem(models.ENCODERS, "tiny", row)
+    with pytest.raises(UserError, match="has the weights of tiny, not of wrn28_10: pass encoder=tiny$"):
+        import_torch.run(Run(import_torch_config.get_config(f"encoder=wrn28_10,path={path}"), tmp_path / "out"))
 
 
 def test_import_prints_the_assumed_normalization(tmp_path, capsys):
