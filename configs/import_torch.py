@@ -22,8 +22,8 @@ encoder_checkpoint=$R --workdir=runs/generator
 encoder_checkpoint=$R --workdir=runs/denoiser
 
 Arguments:
-  encoder, options     of configs/classifier.py: options=width:W+depth:D+head:dense (vgg*: dense, pooled)+activation:silu
-                       (wrn*, preact*)+variant:kuangliu (preact_resnet18)
+  encoder, options     of configs/classifier.py: options=width:W+depth:D+head:dense (vgg*: dense, pooled)
+                       +activation:silu (wrn*, preact*: relu, silu)+variant:kuangliu (preact_resnet18)
   depths               blocks of each stage of resnet*, preact_resnet18* and vgg*, such as 3+4+6+3
   path                 a .pt, .pth or .safetensors file
   normalization        of pixels: imagenet, cifar10, cifar10_pixels, cifar100_pixels, pm1 or none; empty: the file's

@@ -1,9 +1,9 @@
 """Import and export of weights in PyTorch's formats, without PyTorch.
 
 Reads .pt and .pth of torch.save (the zip and the older format) and .safetensors with the names of torchvision,
-MadryLab's robustness library, TRADES, GAIRAT, RobustBench and DeepMind (wide ResNets, PreActResNets), Adv-BNN (VGG-16) and the released code of
-Rojas-Gomez et al. 2022 (encoder, generator, discriminator, denoiser). Nothing in a file is executed. Writes
-.safetensors that PyTorch loads, with torchvision's names where torchvision has the network.
+MadryLab's robustness library, TRADES, GAIRAT, RobustBench and DeepMind (wide ResNets, PreActResNets), Adv-BNN (VGG-16)
+and the released code of Rojas-Gomez et al. 2022 (encoder, generator, discriminator, denoiser). Nothing in a file is
+executed. Writes .safetensors that PyTorch loads, with torchvision's names where torchvision has the network.
 
 Everything in the network must be in the file, and everything in the file must be used or on a list of extras: counts
 of batches and of averaged models, losses, metrics, optimisers, networks beside the one that is read, and `sub_block1`
