@@ -8,7 +8,7 @@ import math
 import pathlib
 import shlex
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -150,10 +150,9 @@ def _import_row(file: TorchFile, parts: str, parent: str = "") -> tuple[str, str
     return "import", f"python -m arinv {spec} {workdir}"
 
 
-def _options(options: dict[str, Any]) -> str:
-    return ", ".join(
-        f"{name} {'+'.join(map(str, value)) if isinstance(value, tuple) else value}" for name, value in options.items()
-    )
+def _options(options: Mapping[str, Any]) -> str:
+    texts = {name: "+".join(map(str, x)) if isinstance(x, list | tuple) else x for name, x in options.items()}
+    return ", ".join(f"{name} {text}" for name, text in texts.items())
 
 
 def _wrapping(state_dict: weights.StateDict) -> str:
@@ -193,8 +192,8 @@ def _workdir_lines(path: pathlib.Path) -> list[str]:
         rows.append(("encoder's attack", f"{norm}, eps {eps:g}" if eps else "none"))
     if dataset := config.get("data", {}).get("name"):
         rows.append(("dataset", dataset))
-    if epochs := config.get("num_epochs"):
-        rows.append(("epochs", f"{epochs:g}"))
+    if length := config.get("num_steps") or config.get("num_epochs"):
+        rows.append(("steps" if config.get("num_steps") else "epochs", f"{length:g}"))
     rows += [("fingerprint", network.fingerprint), ("load", f'arinv.load("{path}")')]
     return _format(rows)
 
