@@ -8,6 +8,7 @@ normalisation, an average pool and one dense layer, inverted in Rojas-Gomez et a
 """
 
 import itertools
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -23,6 +24,7 @@ from arinv.types import Array
 
 _WIDTHS = (64, 128, 256, 512, 512)
 _HEADS = ("dense", "pooled")
+_CONVOLUTION = re.compile(r"features\.(\d{1,4})\.weight")
 
 
 class VGG(Encoder):
@@ -143,11 +145,8 @@ class VGG(Encoder):
 
     def torch_options(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
         """Returns depths, widths and head of a state dict, and torchvision's pixels for its normalised networks."""
-        places = sorted(
-            int(name.split(".")[1])
-            for name, shape in shapes.items()
-            if name.startswith("features.") and name.endswith(".weight") and len(shape) == 4
-        )
+        matches = {match: shape for name, shape in shapes.items() if (match := _CONVOLUTION.fullmatch(name))}
+        places = sorted(int(match[1]) for match, shape in matches.items() if len(shape) == 4)
         if not places or places[0] != 0:
             return {}
         step = 3 if shapes.get("features.1.weight") else 2  # a convolution, its normalisation, its ReLU

@@ -70,5 +70,11 @@ def test_recognize_rejects_other_networks():
     wider = file_of("resnet18", SMALL["resnet18"])
     wider.content["model"]["layer4.0.conv2.weight"] = Tensor(None, 0, (512, 512, 5, 5), ())
     assert recognize(wider) == []
+    dense = {"features.conv0.weight": (64, 3, 7, 7), "features.norm0.bias": (64,), "classifier.weight": (10, 1024)}
+    odd = {name: () for name in ("conv1.weight", "layer1.0.conv1.weight", "fc6.weight", "linear.weight", "fc.weight")}
+    odd |= {"features.0.weight": (), "classifier.1.weight": (0, 0), "init_conv.weight": (0,), "logits.weight": (1,)}
+    for shapes in (dense, odd):
+        content = {name: Tensor(None, 0, shape, ()) for name, shape in shapes.items()}
+        assert recognize(TorchFile("a.pt", content, None, {})) == []
     with pytest.raises(UserError, match="contains no weights"):
         recognize(TorchFile("a.pt", {"epoch": 3}, None, {}))
