@@ -4,6 +4,7 @@ JAX is imported after the command line has been parsed, so that help, mistakes a
 """
 
 import faulthandler
+import importlib
 import multiprocessing
 import os
 import signal
@@ -42,6 +43,11 @@ def console() -> None:
 def _run(argv: list[str]) -> None:
     from arinv import command_line
 
+    if len(argv) > 1 and argv[1] in command_line.SUBCOMMANDS:
+        program = importlib.import_module(command_line.SUBCOMMANDS[argv[1]][0])
+        if code := program.main(argv[2:]):
+            raise SystemExit(code)
+        return
     if text := command_line.information(argv):
         print(text)
         return

@@ -317,6 +317,13 @@ _VERSION = {"--version", "-version", "-V"}
 _OVERRIDE = re.compile(r"--?(?P<no>no)?config\.(?P<field>[^=]*)(?P<equals>=)?(?P<value>.*)", re.DOTALL)
 _NUMBER = re.compile(r"-[\d.]")
 _USAGE = "python -m arinv --config=FILE[:name=value,...] --workdir=DIRECTORY [--config.FIELD=VALUE ...] [--plan]"
+# name -> module with main(argv) -> exit code, and what it does.
+SUBCOMMANDS = {
+    "info": (
+        "arinv.apps.weights.info",
+        "PATH ...: describes weight files and workdirs, and prints the command that imports a file.",
+    ),
+}
 _EXAMPLE = "python -m arinv --config=configs/quickstart.py:smoke=True --workdir=runs/smoke"
 
 
@@ -398,6 +405,7 @@ def _help() -> str:
     )
     lines.append("                   a name, as in '--config.stages.*_encoder.num_epochs=5'.")
     lines.append("  --version        Prints the version.")
+    lines += ["", *(f"arinv {name} {text}" for name, (_, text) in SUBCOMMANDS.items())]
     if configs := shipped():
         lines += ["", "configs (arguments of one: --config=NAME --help):"]
         for name, path in configs.items():

@@ -7,7 +7,9 @@ unless an argument or a field sets them. Differences from the recipe are printed
 departs_from_recipe.
 
 Arguments:
-  encoder       alexnet, alexnet_small, caffenet, resnet18, vgg16, vgg16_bn, vgg19 or wrn28_10
+  encoder       alexnet, alexnet_small, caffenet, resnet18, resnet50, preact_resnet18, preact_resnet18_silu,
+                resnet18_imagenet, resnet34_imagenet, resnet50_imagenet, resnet101_imagenet, wide_resnet50_2, vgg16,
+                vgg16_bn, vgg19, wrn28_10, wrn28_10_silu, wrn34_10 or wrn70_16_silu
   options       of the encoder, such as width:16 or dense_width:512+head_side:1
   dataset       photos, cifar10, cats_vs_dogs, imagenet2012, tfds:NAME, folder:PATH or npz:PATH
   classes       labels to keep, such as 151-293 or 3+5, renumbered from 0; empty: all

@@ -1,7 +1,8 @@
 """Facts and recipes of the encoders: attack, method of robust training, schedule, augmentation, image transforms.
 
 Every experiment trains an encoder by its recipe. `alexnet_small` has no paper: its recipe is ours, for a laptop.
-`caffenet`, `vgg16` and `vgg19` are not trained by any of the papers: their recipe is AlexNet's.
+`caffenet`, `vgg16` and `vgg19` are not trained by any of the papers: their recipe is AlexNet's. Nor is DeepMind's of
+the `_silu` networks here, whose CutMix, label smoothing and generated images arinv does not have: their recipe is ours.
 
 Sources, field by field:
   alexnet   Rojas-Gomez et al. 2022, A3.1 (l2, eps 3, 7 steps of 0.5, 90 epochs, batch 256, rate 0.1 divided by 10
@@ -12,6 +13,13 @@ Sources, field by field:
             2.5 eps / 7, the library's rule); MadryLab's robustness library (everything else)
   vgg16_bn  Liu et al. 2019 (Adv-BNN), released code, at 64 px: linf, eps 0.01, 10 steps of 0.007, windows of 80 to
             90 % of the area, rates and epochs. How it resizes for evaluation is not stated: as ImageNet classifiers
+  resnet*_imagenet, wide_resnet50_2
+            MadryLab's robustness library, its defaults for ImageNet (90 epochs, batch 256, rate 0.1 divided by 10 every
+            30 epochs, weight decay 1e-4), with the attack of its robust networks: l2, eps 3, 7 steps of 0.5
+  resnet50  MadryLab's robustness library, its defaults for CIFAR; its networks are of l2 eps 0.25, 0.5 and 1
+  preact_resnet18
+            Rice et al. 2020, released code (linf, eps 8/255, 10 steps of 2/255 from a random start, 200 epochs)
+  wrn34_10  Zhang et al. 2019 (TRADES), released code
   wrn28_10  Zhang et al. 2021, released code of GAIR-RST (with 500,000 pseudo-labelled images, `extra`), or with
             recipe=gairat that of GAIRAT. Neither states how a standard network is trained: by the same schedule
 """
@@ -21,10 +29,15 @@ from ml_collections import ConfigDict, FieldReference
 OURS = "ours"  # the name of the recipe of encoders that no paper trains
 
 # Facts that configs need of each encoder, the same as its class in arinv/models/encoders states: the layer that is
-# inverted, the size of images, and the layers that styles are transferred at. smoke_width is the width in smoke runs of
+# inverted, the size of images, and the layers that styles are transferred at. smoke_options are those in smoke runs of
 # an encoder that would otherwise take too long. Encoders that are missing here have the facts of _OTHER_ENCODER.
-_OTHER_ENCODER = {"layer": "conv5", "image_size": 224, "style_layers": ("conv5", "conv2", "conv1"), "smoke_width": 0}
-_VGG = {**_OTHER_ENCODER, "layer": "conv5_1", "style_layers": ("conv5_1", "conv3_1", "conv1_1"), "smoke_width": 8}
+_OTHER_ENCODER = {"layer": "conv5", "image_size": 224, "style_layers": ("conv5", "conv2", "conv1"), "smoke_options": {}}
+_VGG = {
+    **_OTHER_ENCODER,
+    "layer": "conv5_1",
+    "style_layers": ("conv5_1", "conv3_1", "conv1_1"),
+    "smoke_options": {"width": 8},
+}
 _RESNET = {
     **_OTHER_ENCODER,
     "layer": "block4",
@@ -35,17 +48,27 @@ _WIDE_RESNET = {
     "layer": "block3",
     "image_size": 32,
     "style_layers": ("block3", "block2", "block1"),
-    "smoke_width": 1,
+    "smoke_options": {"width": 1},
 }
+_SMALL_RESNET = {**_RESNET, "smoke_options": {"width": 8, "depths": (1, 1, 1, 1)}}
+_IMAGENET_RESNET = {**_SMALL_RESNET, "image_size": 224}
+_IMAGENET_RESNETS = (
+    *("resnet18_imagenet", "resnet34_imagenet", "resnet50_imagenet", "resnet101_imagenet"),
+    "wide_resnet50_2",
+)
+_DEEP_WIDE_RESNET = {**_WIDE_RESNET, "smoke_options": {"width": 1, "depth": 10}}
 FACTS = {
     "alexnet": _OTHER_ENCODER,
     "alexnet_small": {**_OTHER_ENCODER, "image_size": 32},
     "caffenet": _OTHER_ENCODER,
+    **dict.fromkeys(("preact_resnet18", "preact_resnet18_silu", "resnet50"), _SMALL_RESNET),
     "resnet18": _RESNET,
+    **dict.fromkeys(_IMAGENET_RESNETS, _IMAGENET_RESNET),
     "vgg16": _VGG,
     "vgg16_bn": _VGG,
     "vgg19": _VGG,
     "wrn28_10": _WIDE_RESNET,
+    **dict.fromkeys(("wrn28_10_silu", "wrn34_10", "wrn70_16_silu"), _DEEP_WIDE_RESNET),
 }
 
 
@@ -64,9 +87,9 @@ def style_layers(encoder: str) -> tuple[str, ...]:
     return FACTS.get(encoder, _OTHER_ENCODER)["style_layers"]
 
 
-def smoke_width(encoder: str) -> int:
-    """Returns the width of the encoder in smoke runs; 0 for its own."""
-    return FACTS.get(encoder, _OTHER_ENCODER)["smoke_width"]
+def smoke_options(encoder: str) -> dict:
+    """Returns the options of the encoder in smoke runs."""
+    return dict(FACTS.get(encoder, _OTHER_ENCODER)["smoke_options"])
 
 
 _SGD = {"name": "sgd", "momentum": 0.9, "nesterov": False}
@@ -92,6 +115,46 @@ _ALEXNET = {
     "data": {**_IMAGENET, "image_size": 224},
 }
 _LIKE_ALEXNET = {"name": "that of AlexNet", "source": "no paper; " + _ALEXNET["source"]}
+_RESNET18 = {
+    "name": "resnet18_cifar10",
+    "source": "Rojas-Gomez et al. 2022, A1.3; MadryLab's robustness library",
+    "attack": {"eps": 1.0, "norm": "l2", "num_steps": 7, "step_size": 0.0},
+    "sweep": (0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 3.5),
+    "num_epochs": 150.0,
+    "batch_size": 128,
+    "optimizer": {**_SGD, "weight_decay": 5e-4},
+    "schedule": {"name": "step", "learning_rate": 0.1, "every_epochs": 50.0, "factor": 0.1},
+    "augmentation": {"crop_padding": 4, "flip": True, "color_jitter": 0.25, "rotate_degrees": 2.0},
+    "data": {**_CIFAR10, "image_size": 32},
+}
+_ROBUSTNESS_IMAGENET = {
+    **{field: value for field, value in _ALEXNET.items() if field != "safe_learning_rate"},
+    "name": "robustness_imagenet",
+    "source": "MadryLab's robustness library, its defaults for ImageNet",
+    "sweep": (),
+}
+_TRADES = {
+    "name": "trades",
+    "source": "Zhang et al. 2019 (TRADES), released code",
+    "attack": {"eps": 0.031, "norm": "linf", "num_steps": 10, "step_size": 0.007},
+    "method": "trades",
+    "num_epochs": 76.0,
+    "batch_size": 128,
+    "optimizer": {**_SGD, "weight_decay": 2e-4},
+    "schedule": {"name": "milestones", "learning_rate": 0.1, "epochs": (75.0,), "factors": (0.1,)},
+    "augmentation": {"crop_padding": 4, "flip": True},
+    "data": {**_CIFAR10, "image_size": 32},
+}
+_RICE = {
+    **_TRADES,
+    "name": "rice",
+    "source": "Rice et al. 2020, released code",
+    "attack": {"eps": 8 / 255, "norm": "linf", "num_steps": 10, "step_size": 2 / 255, "random_start": True},
+    "method": "pgd",
+    "num_epochs": 200.0,
+    "optimizer": {**_SGD, "weight_decay": 5e-4},
+    "schedule": {"name": "milestones", "learning_rate": 0.1, "epochs": (100.0, 150.0), "factors": (0.1, 0.1)},
+}
 _GAIR_RST = {
     "name": "gair_rst",
     "source": "Zhang et al. 2021, released code of GAIR-RST; Rojas-Gomez et al. 2022, section 4.1",
@@ -107,18 +170,15 @@ _GAIR_RST = {
 _RECIPES = {
     "alexnet": _ALEXNET,
     **dict.fromkeys(("caffenet", "vgg16", "vgg19"), {**_ALEXNET, **_LIKE_ALEXNET}),
-    "resnet18": {
-        "name": "resnet18_cifar10",
-        "source": "Rojas-Gomez et al. 2022, A1.3; MadryLab's robustness library",
-        "attack": {"eps": 1.0, "norm": "l2", "num_steps": 7, "step_size": 0.0},
-        "sweep": (0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 3.5),
-        "num_epochs": 150.0,
-        "batch_size": 128,
-        "optimizer": {**_SGD, "weight_decay": 5e-4},
-        "schedule": {"name": "step", "learning_rate": 0.1, "every_epochs": 50.0, "factor": 0.1},
-        "augmentation": {"crop_padding": 4, "flip": True, "color_jitter": 0.25, "rotate_degrees": 2.0},
-        "data": {**_CIFAR10, "image_size": 32},
+    "preact_resnet18": _RICE,
+    "resnet18": _RESNET18,
+    "resnet50": {
+        **_RESNET18,
+        "name": "robustness_cifar10",
+        "source": "MadryLab's robustness library, its defaults for CIFAR",
+        "sweep": (0.25, 0.5, 1.0),
     },
+    **dict.fromkeys(_IMAGENET_RESNETS, _ROBUSTNESS_IMAGENET),
     "vgg16_bn": {
         "name": "vgg16_imagenet143",
         "source": "Liu et al. 2019 (Adv-BNN), released code; Rojas-Gomez et al. 2022, section 4.1",
@@ -132,6 +192,7 @@ _RECIPES = {
         "data": {**_IMAGENET, "resized_crop": {"scale": (0.8, 0.9), "ratio": (1.0, 1.0)}, "image_size": 64},
     },
     "wrn28_10": _GAIR_RST,
+    "wrn34_10": _TRADES,
 }
 # Of a method that was published with an encoder and a schedule of its own.
 _OF_METHOD = {
@@ -174,9 +235,10 @@ def recipe(encoder: str, method: str = "") -> dict:
         of its own has a recipe of its own.
 
     Returns:
-      name, source, attack (of the training; step_size 0: 2.5 eps / num_steps), sweep (radii that the paper trains
-      with), method, num_epochs, batch_size, optimizer, schedule, augmentation, data (image_size, resize, resized_crop),
-      options (of the encoder), attack_warmup_fraction, safe_learning_rate, test_step_size.
+      name, source, attack (of the training; step_size 0: 2.5 eps / num_steps; random_start where it has one), sweep
+      (radii that the paper trains with), method, num_epochs, batch_size, optimizer, schedule, augmentation, data
+      (image_size, resize, resized_crop), options (of the encoder), attack_warmup_fraction, safe_learning_rate,
+      test_step_size.
     """
     own = _OF_METHOD.get((encoder, method)) or _RECIPES.get(encoder, _OTHER)
     defaults = {"method": "pgd", "sweep": (), "options": {}, "attack_warmup_fraction": 0.0, "test_step_size": 0.0}
@@ -206,7 +268,8 @@ def attack_of(recipe: dict, *, eps: float, norm: str = "") -> dict:
         raise ValueError(f"eps={eps:g} must be 0 or more, a radius in units of [0, 1] images, or -1 for the recipe's")
     num_steps = own["num_steps"]
     step_size = attack_step(recipe, eps=eps, norm=norm, num_steps=num_steps)
-    return {"eps": float(eps), "norm": norm, "num_steps": num_steps, "step_size": step_size, "random_start": False}
+    start = own.get("random_start", False) and norm == own["norm"]
+    return {"eps": float(eps), "norm": norm, "num_steps": num_steps, "step_size": step_size, "random_start": start}
 
 
 def attack_step(

@@ -3,9 +3,13 @@
     python -m arinv --config=configs/import_torch.py:encoder=alexnet,path=alexnet.pth --workdir=runs/alexnet
 
 Seconds on any CPU. PyTorch is not needed, and nothing in the file is executed. Reads the names of torchvision,
-MadryLab's robustness library, RobustBench (wide ResNets), Adv-BNN (vgg16_bn) and the released code of Rojas-Gomez et
-al. 2022. torchvision's vgg16_bn is encoder=vgg16_bn,options=head:dense,normalization=imagenet; a WRN-34-10 is
-encoder=wrn28_10,options=depth:34.
+MadryLab's robustness library, RobustBench (ResNets, wide ResNets and PreActResNets, DeepMind's names included), Adv-BNN
+(vgg16_bn) and the released code of Rojas-Gomez et al. 2022. What a file holds, and the command that imports it:
+
+    python -m arinv info FILE
+
+Depths, widths and head are those of the file where they are not given; a file with the weights of another encoder of
+the table is refused, and that one named.
 
 A generator or a denoiser follows its encoder; the released ones belong to an encoder of 2x - 1:
 
@@ -19,9 +23,11 @@ encoder_checkpoint=$R --workdir=runs/denoiser
 
 Arguments:
   encoder, options     of configs/classifier.py: options=width:W+depth:D+head:dense (vgg*: dense, pooled)
-  depths               blocks of each stage of resnet18 and vgg*, such as 3+4+6+3
+                       +activation:silu (wrn*, preact*: relu, silu)+variant:kuangliu (preact_resnet18)
+  depths               blocks of each stage of resnet*, preact_resnet18* and vgg*, such as 3+4+6+3
   path                 a .pt, .pth or .safetensors file
-  normalization        of pixels: imagenet, cifar10, pm1 or none; empty: the file's where it has one, else the encoder's
+  normalization        of pixels: imagenet, cifar10, cifar10_pixels, cifar100_pixels, pm1 or none; empty: the file's
+                       where it has one, else the encoder's
   mean, std            of red, green and blue in [0, 1] instead of a name, such as mean=0.4914+0.4822+0.4465
   check_normalization  whether the normalization in the file must agree
   on_unknown           error: raise for a file that holds more than the network and what is known not to matter;

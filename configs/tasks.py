@@ -175,9 +175,7 @@ def classifier(
 
 def _encoder_options(args: ConfigDict) -> dict:
     options = arguments.encoder_options(args.options)
-    if args.smoke and (width := encoders.smoke_width(args.encoder)):
-        options = {"width": width} | options
-    return options
+    return encoders.smoke_options(args.encoder) | options if args.smoke else options
 
 
 def _reference(recipe: dict, *, eps: float) -> ConfigDict:

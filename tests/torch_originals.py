@@ -5,7 +5,7 @@ Each takes normalised pixels NCHW and returns (logits, every named feature). Nee
 
 import torch
 from torch import nn
-from torch.nn.functional import avg_pool2d, relu
+from torch.nn.functional import avg_pool2d, relu, silu
 from torch.nn.utils import spectral_norm
 
 
@@ -97,25 +97,49 @@ class BasicBlock(nn.Module):
         return relu(y + getattr(self, self.shortcut_name)(x))
 
 
-class ResNet(nn.Module):
-    """For 32 px, with robustness' names (shortcut, linear) or torchvision's (downsample, fc)."""
-
-    def __init__(self, depths, classes, *, shortcut, last):
+class Bottleneck(nn.Module):
+    def __init__(self, inputs, width, inner, stride, shortcut):
         super().__init__()
-        self.conv1, self.bn1 = nn.Conv2d(3, 64, 3, padding=1, bias=False), nn.BatchNorm2d(64)
-        inputs = 64
+        outputs = 4 * width
+        self.conv1, self.bn1 = nn.Conv2d(inputs, inner, 1, bias=False), nn.BatchNorm2d(inner)
+        self.conv2, self.bn2 = nn.Conv2d(inner, inner, 3, stride, 1, bias=False), nn.BatchNorm2d(inner)
+        self.conv3, self.bn3 = nn.Conv2d(inner, outputs, 1, bias=False), nn.BatchNorm2d(outputs)
+        projection = [nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs)]
+        self.shortcut_name = shortcut
+        setattr(self, shortcut, nn.Sequential(*(projection if stride > 1 or inputs != outputs else [])))
+
+    def forward(self, x):
+        y = relu(self.bn2(self.conv2(relu(self.bn1(self.conv1(x))))))
+        return relu(self.bn3(self.conv3(y)) + getattr(self, self.shortcut_name)(x))
+
+
+class ResNet(nn.Module):
+    """With robustness' names (shortcut, linear) or torchvision's (downsample, fc); factor 0 for basic blocks."""
+
+    def __init__(self, depths, classes, *, shortcut, last, width=64, factor=0, large=False):
+        super().__init__()
+        stem = (7, 2, 3) if large else (3, 1, 1)
+        self.conv1, self.bn1 = nn.Conv2d(3, width, *stem, bias=False), nn.BatchNorm2d(width)
+        self.pool = nn.MaxPool2d(3, 2, 1) if large else None
+        inputs = width
         for stage, depth in enumerate(depths):
             blocks = []
             for i in range(depth):
-                outputs = 64 * 2**stage
-                blocks.append(BasicBlock(inputs, outputs, 2 if stage and not i else 1, shortcut))
-                inputs = outputs
+                outputs, stride = width * 2**stage, 2 if stage and not i else 1
+                if factor:
+                    blocks.append(Bottleneck(inputs, outputs, factor * outputs, stride, shortcut))
+                else:
+                    blocks.append(BasicBlock(inputs, outputs, stride, shortcut))
+                inputs = 4 * outputs if factor else outputs
             setattr(self, f"layer{stage + 1}", nn.Sequential(*blocks))
         self.last = last
-        setattr(self, last, nn.Linear(512, classes))
+        setattr(self, last, nn.Linear(inputs, classes))
 
     def forward(self, x):
         x, taps = relu(self.bn1(self.conv1(x))), {}
+        if self.pool:
+            taps["relu1"] = x
+            x = taps["conv1"] = self.pool(x)
         for stage in range(1, 5):
             x = taps[f"block{stage}"] = getattr(self, f"layer{stage}")(x)
         return getattr(self, self.last)(x.mean((2, 3))), taps
@@ -162,6 +186,121 @@ class WideResNet(nn.Module):
             x = taps[name] = getattr(self, name)(x)
         x = relu(self.bn1(x))
         return self.fc(avg_pool2d(x, x.shape[-1]).flatten(1)), taps
+
+
+class PreActBlock(nn.Module):
+    def __init__(self, inputs, outputs, stride, activated):
+        super().__init__()
+        self.bn1, self.conv1 = nn.BatchNorm2d(inputs), nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
+        self.bn2, self.conv2 = nn.BatchNorm2d(outputs), nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
+        self.activated = activated
+        if inputs != outputs:
+            self.shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False))
+
+    def forward(self, x):
+        active = relu(self.bn1(x))
+        y = self.conv2(relu(self.bn2(self.conv1(active))))
+        return y + (self.shortcut(active if self.activated else x) if hasattr(self, "shortcut") else x)
+
+
+class PreActResNet(nn.Module):
+    """As in RobustBench: with the last normalization and activated shortcuts (Rice et al.), or neither (Wong)."""
+
+    def __init__(self, depths, width, classes, *, activated, last_norm):
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, width, 3, padding=1, bias=False)
+        inputs = width
+        for stage, depth in enumerate(depths):
+            blocks = []
+            for i in range(depth):
+                blocks.append(PreActBlock(inputs, width * 2**stage, 2 if stage and not i else 1, activated))
+                inputs = width * 2**stage
+            setattr(self, f"layer{stage + 1}", nn.Sequential(*blocks))
+        if last_norm:
+            self.bn = nn.BatchNorm2d(inputs)
+        self.linear = nn.Linear(inputs, classes)
+
+    def forward(self, x):
+        x, taps = self.conv1(x), {}
+        for stage in range(1, 5):
+            x = taps[f"block{stage}"] = getattr(self, f"layer{stage}")(x)
+        x = relu(self.bn(x)) if hasattr(self, "bn") else x
+        return self.linear(x.mean((2, 3))), taps
+
+
+class DeepMindBlock(nn.Module):
+    """Of the wide ResNet, or with 3x3 shortcuts of the input itself as in the PreActResNet."""
+
+    def __init__(self, inputs, outputs, stride, *, preact):
+        super().__init__()
+        self.preact, self.stride = preact, stride
+        self.names = ("conv_2d_1", "conv_2d_2") if preact else ("conv_0", "conv_1")
+        self.batchnorm_0, self.batchnorm_1 = nn.BatchNorm2d(inputs), nn.BatchNorm2d(outputs)
+        setattr(self, self.names[0], nn.Conv2d(inputs, outputs, 3, stride, bias=False))
+        setattr(self, self.names[1], nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False))
+        self.shortcut = (
+            nn.Conv2d(inputs, outputs, 3 if preact else 1, stride, bias=False) if inputs != outputs else None
+        )
+
+    def pad(self, x):
+        return nn.functional.pad(x, (1, 1, 1, 1) if self.stride == 1 else (0, 1, 0, 1))
+
+    def forward(self, x):
+        active = silu(self.batchnorm_0(x))
+        first, second = (getattr(self, name) for name in self.names)
+        y = second(silu(self.batchnorm_1(first(self.pad(active)))))
+        if self.shortcut is None:
+            return x + y
+        return y + self.shortcut(self.pad(x) if self.preact else active)
+
+
+class DeepMindWideResNet(nn.Module):
+    """As DeepMind released it, without its normalization, which its files do not have."""
+
+    def __init__(self, depth, width, classes):
+        super().__init__()
+        widths = (16, 16 * width, 32 * width, 64 * width)
+        self.init_conv = nn.Conv2d(3, 16, 3, padding=1, bias=False)
+        groups = []
+        for group, (inputs, outputs) in enumerate(zip(widths[:3], widths[1:], strict=True)):
+            holder, stride = nn.Module(), 2 if group else 1
+            holder.block = nn.Sequential(
+                *(
+                    DeepMindBlock(outputs if i else inputs, outputs, 1 if i else stride, preact=False)
+                    for i in range((depth - 4) // 6)
+                )
+            )
+            groups.append(holder)
+        self.layer = nn.Sequential(*groups)
+        self.batchnorm, self.logits = nn.BatchNorm2d(widths[3]), nn.Linear(widths[3], classes)
+
+    def forward(self, x):
+        x, taps = self.init_conv(x), {}
+        for i, group in enumerate(self.layer, start=1):
+            x = taps[f"block{i}"] = group.block(x)
+        return self.logits(silu(self.batchnorm(x)).mean((2, 3))), taps
+
+
+class DeepMindPreActResNet(nn.Module):
+    """As DeepMind released it."""
+
+    def __init__(self, depths, width, classes):
+        super().__init__()
+        self.conv_2d = nn.Conv2d(3, width, 3, padding=1, bias=False)
+        inputs = width
+        for stage, depth in enumerate(depths):
+            blocks = []
+            for i in range(depth):
+                blocks.append(DeepMindBlock(inputs, width * 2**stage, 2 if stage and not i else 1, preact=True))
+                inputs = width * 2**stage
+            setattr(self, f"layer_{stage}", nn.Sequential(*blocks))
+        self.batchnorm, self.logits = nn.BatchNorm2d(inputs), nn.Linear(inputs, classes)
+
+    def forward(self, x):
+        x, taps = self.conv_2d(x), {}
+        for stage in range(4):
+            x = taps[f"block{stage + 1}"] = getattr(self, f"layer_{stage}")(x)
+        return self.logits(silu(self.batchnorm(x)).mean((2, 3))), taps
 
 
 class Generator(nn.Module):

@@ -12,7 +12,8 @@ import jax.numpy as jnp
 from arinv.errors import UserError, unknown
 from arinv.models.encoders.alexnet import AlexNet, AlexNetSmall, CaffeNet
 from arinv.models.encoders.base import Encoder, FeatureSpec, mean_std
-from arinv.models.encoders.resnet import ResNet, WideResNet
+from arinv.models.encoders.preactivation import PreActResNet, WideResNet
+from arinv.models.encoders.resnet import ResNet
 from arinv.models.encoders.vgg import VGG
 from arinv.models.generators.discriminator import Discriminator, stem_stride
 from arinv.models.generators.mirror import PAPER_PLANS, Generator, mirror_plan
@@ -35,19 +36,33 @@ class Architecture(NamedTuple):
 
 # "vgg16_bn" is Adv-BNN's, for ImageNet-143; torchvision's has head="dense" and normalization="imagenet".
 _ADV_BNN = {"batch_norm": True, "head": "pooled", "normalization": "none", "num_classes": 143}
+_34, _LARGE = {"depths": (3, 4, 6, 3)}, {"stem": "imagenet", "normalization": "imagenet", "num_classes": 1000}
+_BOTTLENECKS = {**_34, "block": "bottleneck"}
+_DEEPMIND = {"variant": "deepmind", "activation": "silu", "normalization": "cifar10_pixels"}
 
 ENCODERS: dict[str, Architecture] = {
     "alexnet": Architecture(AlexNet, {}, wavelet=WaveletAlexNet),
     "alexnet_small": Architecture(AlexNetSmall, {}),
     "caffenet": Architecture(CaffeNet, {}),
+    "preact_resnet18": Architecture(PreActResNet, {}),
+    "preact_resnet18_silu": Architecture(PreActResNet, _DEEPMIND),
     "resnet18": Architecture(ResNet, {}),
+    "resnet18_imagenet": Architecture(ResNet, _LARGE),
+    "resnet34_imagenet": Architecture(ResNet, {**_LARGE, **_34}),
+    "resnet50": Architecture(ResNet, _BOTTLENECKS),
+    "resnet50_imagenet": Architecture(ResNet, {**_LARGE, **_BOTTLENECKS}),
+    "resnet101_imagenet": Architecture(ResNet, {**_LARGE, **_BOTTLENECKS, "depths": (3, 4, 23, 3)}),
     "vgg16": Architecture(VGG, {}),
     "vgg16_bn": Architecture(VGG, _ADV_BNN),
     "vgg19": Architecture(VGG, {"depths": (2, 2, 4, 4, 4)}),
+    "wide_resnet50_2": Architecture(ResNet, {**_LARGE, **_BOTTLENECKS, "bottleneck_width": 2}),
     "wrn28_10": Architecture(WideResNet, {}),
+    "wrn28_10_silu": Architecture(WideResNet, _DEEPMIND),
+    "wrn34_10": Architecture(WideResNet, {"depth": 34}),
+    "wrn70_16_silu": Architecture(WideResNet, {**_DEEPMIND, "depth": 70, "width": 16}),
 }
 
-_LEAST = {"num_classes": 0, "width": 1, "depth": 1}  # of an encoder's options
+_LEAST = {"num_classes": 0, "width": 1, "depth": 1, "bottleneck_width": 1}  # of an encoder's options
 
 
 class Denoiser(NamedTuple):

@@ -16,7 +16,7 @@ from arinv.types import Array
 _LARGEST_WINDOW = 4  # of the rewritten form, whose slice for each row of a larger window is slower than lax
 
 
-def max_pool(inputs: Array, window: int, stride: int) -> Array:
+def max_pool(inputs: Array, window: int, stride: int, *, padding: int = 0) -> Array:
     """Returns the maximum over square windows; incomplete windows are dropped.
 
     Where several entries of a window are its maximum, the first in reading order gets the gradient.
@@ -25,17 +25,18 @@ def max_pool(inputs: Array, window: int, stride: int) -> Array:
       inputs: [B, H, W, C].
       window: side of the window, in positions.
       stride: distance between windows, in positions.
+      padding: positions added on each side, which are never a maximum.
 
     Returns:
-      [B, (H - window) // stride + 1, (W - window) // stride + 1, C], of the dtype of `inputs`.
+      [B, (H + 2 padding - window) // stride + 1, (W + 2 padding - window) // stride + 1, C], of the dtype of `inputs`.
     """
+    lowest = -jnp.inf if jnp.issubdtype(inputs.dtype, jnp.floating) else jnp.iinfo(inputs.dtype).min
+    if padding:
+        pads = ((0, 0), (padding, padding), (padding, padding), (0, 0))
+        inputs = jnp.pad(inputs, pads, constant_values=lowest)
     if use_rewrites() and window <= _LARGEST_WINDOW:
         # Columns before rows, so that of equal entries the first in reading order gets the gradient.
         return _max_along(1, window, stride, _max_along(2, window, stride, inputs))
-    if jnp.issubdtype(inputs.dtype, jnp.floating):
-        lowest = -jnp.inf
-    else:
-        lowest = jnp.iinfo(inputs.dtype).min
     return _reduce_window(inputs, lowest, lax.max, window, stride)
 
 

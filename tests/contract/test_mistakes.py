@@ -47,7 +47,11 @@ def run(config, workdir):
 @pytest.mark.parametrize(
     ("arg", "changes", "message"),
     [
-        ("encoder=resnet19", {}, "unknown encoder 'resnet19'; known: alexnet, alexnet_small, caffenet, resnet18"),
+        (
+            "encoder=resnet19",
+            {},
+            "unknown encoder 'resnet19'; known: alexnet, alexnet_small, caffenet, preact",
+        ),
         ("dataset=fotos", {}, "photos"),
         ("dataset=tfds:cifar11,data_dir=/nowhere", {}, "nowhere"),
         ("", {"batch_size": 12}, "batch_size 12"),

@@ -115,6 +115,29 @@ def test_the_step_grows_with_the_radius_and_the_norm_is_the_recipe_s():
     assert get_config("inverter", "encoder=vgg16_bn,eps=-1").stages.evaluation.attack.step_size == 0.007
 
 
+@pytest.mark.parametrize(
+    ("encoder", "recipe", "attack", "schedule"),
+    [
+        *((name, "pgd", (3.0, "l2", 7, 0.5, False), (90.0, 256, 0.1, 1e-4))
+          for name in ("resnet18_imagenet", "resnet101_imagenet", "wide_resnet50_2")),
+        ("resnet50", "pgd", (1.0, "l2", 7, 0.0, False), (150.0, 128, 0.1, 5e-4)),
+        ("preact_resnet18", "pgd", (8 / 255, "linf", 10, 2 / 255, True), (200.0, 128, 0.1, 5e-4)),
+        ("wrn34_10", "trades", (0.031, "linf", 10, 0.007, False), (76.0, 128, 0.1, 2e-4)),
+        ("wrn70_16_silu", "pgd", (1.0, "l2", 7, 0.0, False), (30.0, 128, 0.02, 5e-4)),
+    ],
+)  # fmt: skip
+def test_encoders_of_public_weights_are_trained_by_their_origins_recipes(encoder, recipe, attack, schedule):
+    config = get_config("classifier", f"encoder={encoder},eps=-1")
+    own = config.attack
+    assert (own.eps, own.norm, own.num_steps, own.step_size, own.random_start) == attack
+    optimizer = config.optimizer
+    assert schedule == (
+        config.num_epochs, config.batch_size, optimizer.schedule.learning_rate, optimizer.weight_decay
+    )  # fmt: skip
+    assert config.recipe.name == recipe and bool(config.data.resized_crop) == (config.data.image_size == 224)
+    assert tasks.TASKS["classifier"].departures(config) == {}
+
+
 def test_departures_are_what_differs_from_the_published_recipe():
     departures = tasks.TASKS["classifier"].departures
     assert departures(get_config("classifier", "encoder=resnet18,eps=2.5")) == {}

@@ -14,6 +14,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from arinv import models, parallel
+from arinv.apps.weights import info
 from arinv.errors import UserError, unknown
 from arinv.experiment import descriptions, trained, workdirs
 from arinv.experiment.checkpoint import Checkpoints
@@ -21,6 +22,7 @@ from arinv.experiment.run import Run
 from arinv.experiment.state import TrainState
 from arinv.experiment.trained import CLASSIFIER, DENOISER, GENERATOR, INVERTER, Trained
 from arinv.models.encoders.base import mean_std
+from arinv.models.pytorch import recognition
 from arinv.models.pytorch.weights import ON_UNKNOWN
 from arinv.ops import norms
 from arinv.types import Variables
@@ -83,24 +85,36 @@ def _read_encoder(run: Run) -> tuple[dict[str, Any], Variables, dict[str, Any]]:
     config = run.config
     path, name, options = pathlib.Path(config.path), config.encoder.name, config.encoder.options.to_dict()
     contents = models.convert.describe_torch(path, name, image_size=config.image_size, **options)
-    stored = contents["normalization"]
+    stored, inferred = contents["normalization"], contents["options"]
+    if inferred:
+        _check_row(path, name, inferred)
+        run.report(f"{path}: {', '.join(f'{option} {value}' for option, value in inferred.items())}: as in the file")
+    assumed = inferred.pop("normalization", None)
+    options |= inferred
     if "normalization" in options:
         reason = "as in the config; the file has " + ("none" if stored is None else str(stored))
     elif stored is not None and config.check_normalization:
         options["normalization"], reason = stored, "as in the file"
     else:
+        options |= {"normalization": assumed} if assumed else {}
         reason = "the encoder's, as " + ("the file has none" if stored is None else "check_normalization is off")
     num_classes = config.num_classes or contents["num_classes"]
-    variables = models.convert.load_torch(
-        path,
-        name,
-        image_size=config.image_size,
-        check_normalization=config.check_normalization,
-        on_unknown=config.on_unknown,
-        report=run.report,
-        num_classes=num_classes,
-        **options,
-    )
+    try:
+        variables = models.convert.load_torch(
+            path,
+            name,
+            image_size=config.image_size,
+            check_normalization=config.check_normalization,
+            on_unknown=config.on_unknown,
+            report=run.report,
+            num_classes=num_classes,
+            **options,
+        )
+    except UserError as error:
+        fits = info.fits(path)
+        if not fits or any(fit.encoder == name for fit in fits):
+            raise
+        raise UserError(f"{error}; the file has the weights of {info.arguments(fits[0])}") from error
     normalization = models.build(name, **options).normalization
     mean, std = mean_std(normalization)
     label = f"{normalization}, " if isinstance(normalization, str) else ""
@@ -122,6 +136,24 @@ def _read_encoder(run: Run) -> tuple[dict[str, Any], Variables, dict[str, Any]]:
     }
     notes = {"normalization_in_file": stored, "normalization_reason": reason, "unread": contents["unread"]}
     return description, variables, notes
+
+
+def _check_row(path: pathlib.Path, name: str, inferred: Mapping[str, Any]) -> None:
+    """Checks that a file whose network differs from an encoder is not one that another row of the table has.
+
+    Args:
+      path: of the file.
+      name: of the encoder.
+      inferred: options of the file that differ from the encoder's.
+
+    Raises:
+      UserError: naming that row.
+    """
+    better = [fit for fit in info.fits(path) if fit.encoder != name and len(fit.options) < len(inferred)]
+    if better and (not better[0].options or inferred.keys() & recognition.STRUCTURE):
+        raise UserError(
+            f"{path} has the weights of {better[0].encoder}, not of {name}: pass {info.arguments(better[0])}"
+        )
 
 
 def _read_generator(run: Run) -> tuple[dict[str, Any], Variables, dict[str, Any]]:

@@ -9,6 +9,9 @@ reference network; Dosovitskiy & Brox 2016, Table 1.
 """
 
 import functools
+import math
+from collections.abc import Mapping
+from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -133,6 +136,12 @@ class AlexNet(Encoder):
             TorchLayer("fc8", ("classifier.6", "last_layer")),
         )
 
+    def torch_options(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
+        """Returns the size of the head of a state dict."""
+        if len(dense := shapes.get("classifier.1.weight", ())) != 2:
+            return {}
+        return {"dense_width": dense[0], "head_side": math.isqrt(dense[1] // 256) or 1}
+
 
 class AlexNetSmall(Encoder):
     """AlexNet's structure for small images: five convolutions, three 2x2 pools, three dense layers.
@@ -196,6 +205,10 @@ class AlexNetSmall(Encoder):
     def torch_layers(self) -> tuple[TorchLayer, ...]:
         """Returns the layers under our own names: no PyTorch library has this network."""
         return own_names(channels=4 * self.width)
+
+    def torch_options(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
+        """Returns the width of a state dict."""
+        return {"width": stem[0]} if (stem := shapes.get("conv1.weight")) else {}
 
 
 class CaffeNet(Encoder):
@@ -280,6 +293,10 @@ class CaffeNet(Encoder):
     def torch_layers(self) -> tuple[TorchLayer, ...]:
         """Returns the layers under our own names: no PyTorch library has this network."""
         return own_names(channels=256)
+
+    def torch_options(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
+        """Returns the length of fc6 and fc7 in a state dict."""
+        return {"dense_width": dense[0]} if (dense := shapes.get("fc6.weight")) else {}
 
 
 def _pool(x: Array) -> Array:

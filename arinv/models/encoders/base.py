@@ -7,7 +7,8 @@ image sizes, weights from PyTorch, styles and the contract tests follow from wha
 import dataclasses
 import math
 import numbers
-from typing import ClassVar, NamedTuple
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -23,7 +24,9 @@ Normalization = str | MeanStd  # a name, or the numbers themselves
 # name -> (mean, standard deviation) of RGB in [0, 1]
 NORMALIZATIONS: dict[str, MeanStd] = {
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
-    "cifar10": ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),
+    "cifar10": ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),  # the mean deviation of an image
+    "cifar10_pixels": ((0.4914, 0.4822, 0.4465), (0.2471, 0.2435, 0.2616)),  # the deviation of all pixels
+    "cifar100_pixels": ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
     "pm1": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
     "none": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
 }
@@ -116,6 +119,14 @@ class Encoder(nn.Module):
         """Returns the layers with weights, that of the logits last; empty where PyTorch has no such network."""
         return ()
 
+    def torch_options(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
+        """Returns the options of the network in a state dict that its names and shapes show, such as depth and width.
+
+        Args:
+          shapes: of the tensors, by their names in PyTorch.
+        """
+        return {}
+
     def normalize(self, images: Array) -> Array:
         """Returns the normalised pixels [B, H, W, 3] of images [B, H, W, 3] in [0, 1].
 
@@ -133,11 +144,18 @@ class Encoder(nn.Module):
         return x
 
 
+def count_blocks(names: Iterable[str], prefix: str) -> int:
+    """Returns the number of different numbers that follow a prefix in names such as "layer1.0.conv1.weight"."""
+    numbers = {name.removeprefix(prefix).partition(".")[0] for name in names if name.startswith(prefix)}
+    return sum(number.isdecimal() for number in numbers)
+
+
 def mean_std(normalization: Normalization) -> MeanStd:
     """Returns mean and standard deviation of RGB in [0, 1].
 
     Args:
-      normalization: "imagenet", "cifar10" (both as in MadryLab's robustness library), "pm1" (2x - 1, as in the
+      normalization: "imagenet", "cifar10" (both as in MadryLab's robustness library), "cifar10_pixels" and
+        "cifar100_pixels" (as in Rice et al. 2020, Wong et al. 2020 and DeepMind's networks), "pm1" (2x - 1, as in the
         released code of Rojas-Gomez et al. 2022), "none", or the numbers: (mean, standard deviation), three of each.
 
     Raises:

@@ -7,6 +7,11 @@ Source: Simonyan & Zisserman 2015, Table 1 (D and E); Liu et al. 2019 (Adv-BNN) 
 normalisation, an average pool and one dense layer, inverted in Rojas-Gomez et al. 2022, section 4.1.
 """
 
+import itertools
+import re
+from collections.abc import Mapping
+from typing import Any
+
 import flax.linen as nn
 import jax.numpy as jnp
 
@@ -19,6 +24,7 @@ from arinv.types import Array
 
 _WIDTHS = (64, 128, 256, 512, 512)
 _HEADS = ("dense", "pooled")
+_CONVOLUTION = re.compile(r"features\.(\d{1,4})\.weight")
 
 
 class VGG(Encoder):
@@ -136,3 +142,17 @@ class VGG(Encoder):
             TorchLayer("fc7", ("classifier.3",)),
             TorchLayer("fc8", ("classifier.6",)),
         )
+
+    def torch_options(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
+        """Returns depths, widths and head of a state dict, and torchvision's pixels for its normalised networks."""
+        matches = {match: shape for name, shape in shapes.items() if (match := _CONVOLUTION.fullmatch(name))}
+        places = sorted(int(match[1]) for match, shape in matches.items() if len(shape) == 4)
+        if not places or places[0] != 0:
+            return {}
+        step = 3 if shapes.get("features.1.weight") else 2  # a convolution, its normalisation, its ReLU
+        pools = [i for i, (place, after) in enumerate(itertools.pairwise(places), start=1) if after - place != step]
+        depths = tuple(b - a for a, b in itertools.pairwise((0, *pools, len(places))))
+        options = {"depths": depths, "batch_norm": step == 3, "width": shapes["features.0.weight"][0]}
+        if dense := shapes.get("classifier.0.weight"):
+            options |= {"head": "dense", "dense_width": dense[0], "normalization": "imagenet"}
+        return options | ({"head": "pooled"} if "classifier.weight" in shapes else {})

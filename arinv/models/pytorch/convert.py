@@ -1,9 +1,9 @@
 """Import and export of weights in PyTorch's formats, without PyTorch.
 
 Reads .pt and .pth of torch.save (the zip and the older format) and .safetensors with the names of torchvision,
-MadryLab's robustness library, TRADES, GAIRAT and RobustBench (wide ResNets), Adv-BNN (VGG-16) and the released code of
-Rojas-Gomez et al. 2022 (encoder, generator, discriminator, denoiser). Nothing in a file is executed. Writes
-.safetensors that PyTorch loads, with torchvision's names where torchvision has the network.
+MadryLab's robustness library, TRADES, GAIRAT, RobustBench and DeepMind (wide ResNets, PreActResNets), Adv-BNN (VGG-16)
+and the released code of Rojas-Gomez et al. 2022 (encoder, generator, discriminator, denoiser). Nothing in a file is
+executed. Writes .safetensors that PyTorch loads, with torchvision's names where torchvision has the network.
 
 Everything in the network must be in the file, and everything in the file must be used or on a list of extras: counts
 of batches and of averaged models, losses, metrics, optimisers, networks beside the one that is read, and `sub_block1`
@@ -28,7 +28,7 @@ from flax import traverse_util
 
 from arinv.errors import UserError, unknown
 from arinv.models.encoders.base import mean_std
-from arinv.models.pytorch import weights
+from arinv.models.pytorch import recognition, weights
 from arinv.models.pytorch.files import TorchFile, open_torch
 from arinv.models.pytorch.names import (
     Entry,
@@ -208,26 +208,28 @@ def describe_torch(
       **options: of `build`.
 
     Returns:
-      {"num_classes": length of the logits, None if the last layer is missing; "class_names": list, empty if the file
-      has none; "normalization": of the pixels, a name or (mean, standard deviation), None if the file has none;
-      "unread": names of tensors that are not read, and of entries of the file with other weights of such a network}.
+      {"num_classes": length of the logits, None if the last layer is missing; "options": of `build`, those that the
+      names and shapes show and that differ from the encoder's, such as depth and width, without those given;
+      "class_names": list, empty if the file has none; "normalization": of the pixels, a name or (mean, standard
+      deviation), None if the file has none; "unread": names of tensors that are not read, and of entries of the file
+      with other weights of such a network}.
 
     Raises:
       UserError: a missing or damaged file, one that would run a program if PyTorch loaded it, or one with several
         networks that fit equally well.
     """
-    _, entries = encoder_entries(encoder, image_size, options)
+    module, entries = encoder_entries(encoder, image_size, options)
     with open_torch(path) as file:
         state_dict = weights.locate(file, entries)
+        found = recognition.differences(module, state_dict, given=options)
+        if found:
+            _, entries = encoder_entries(encoder, image_size, {**options, **found})
         normalization = weights.read_normalization(file, state_dict)
-        last = next(entry for entry in entries if entry.layer == entries[-1].layer and entry.path[-1] == "kernel")
-        shapes = [
-            state_dict.weights[name].shape for name in last.names if hasattr(state_dict.weights.get(name), "shape")
-        ]
-        num_classes = shapes[0][0] if shapes and shapes[0] else None
+        num_classes = recognition.num_classes(entries[-1].layer, state_dict)
         return {
             "num_classes": num_classes,
-            "class_names": _class_names(file, num_classes),
+            "options": found,
+            "class_names": class_names(file, num_classes),
             "normalization": weights.name_normalization(normalization) if normalization else None,
             "unread": [*weights.unread(state_dict, entries), *state_dict.others],
         }
@@ -363,7 +365,7 @@ def _convert(
 _CLASS_NAMES = ("class_names", "classes")  # entries of a file that list them
 
 
-def _class_names(file: TorchFile, num_classes: int | None) -> list[str]:
+def class_names(file: TorchFile, num_classes: int | None) -> list[str]:
     """Returns the class names of a file; an empty list if it has none that fit."""
     places = dict(file.content) if isinstance(file.content, dict) else {}
     if "class_names" in file.metadata:

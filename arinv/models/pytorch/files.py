@@ -36,12 +36,18 @@ class TorchFile:
       path: of the file.
       content: the saved object: numbers, text, dict, list, tuple, and Tensor for each tensor.
       metadata: text of a .safetensors file.
+      form: the format, in words.
     """
 
     def __init__(
-        self, path: pathlib.Path, content: Any, read: Callable[[Tensor], np.ndarray], metadata: Mapping[str, str]
+        self,
+        path: pathlib.Path,
+        content: Any,
+        read: Callable[[Tensor], np.ndarray],
+        metadata: Mapping[str, str],
+        form: str = "",
     ):
-        self.path, self.content, self.metadata = path, content, metadata
+        self.path, self.content, self.metadata, self.form = path, content, metadata, form
         self._read = read
 
     def array(self, tensor: Tensor) -> np.ndarray:
@@ -149,7 +155,7 @@ def _open_zip(path: pathlib.Path, archive: zipfile.ZipFile) -> TorchFile:
         _check_size(tensor.storage, sizes[name])  # before unpacking
         return _view(archive.read(name), tensor, big_endian=big_endian)
 
-    return TorchFile(path, content, read, {})
+    return TorchFile(path, content, read, {}, "torch.save")
 
 
 def _open_legacy(path: pathlib.Path, stream: BinaryIO) -> TorchFile:
@@ -175,7 +181,7 @@ def _open_legacy(path: pathlib.Path, stream: BinaryIO) -> TorchFile:
             raise ValueError(f"storage {key} has {size} numbers, not {storages[key].size}")
         return _view(stream.read(size * _dtype(storages[key]).itemsize), tensor, big_endian=False)
 
-    return TorchFile(path, content, read, {})
+    return TorchFile(path, content, read, {}, "torch.save before PyTorch 1.6")
 
 
 def _open_safetensors(path: pathlib.Path, file: Any) -> TorchFile:
@@ -184,4 +190,5 @@ def _open_safetensors(path: pathlib.Path, file: Any) -> TorchFile:
         part = file.get_slice(name)
         shape = tuple(part.get_shape())
         content[name] = Tensor(Storage(part.get_dtype(), name, math.prod(shape)), 0, shape, ())
-    return TorchFile(path, content, lambda tensor: file.get_tensor(tensor.storage.key), file.metadata() or {})
+    metadata = file.metadata() or {}
+    return TorchFile(path, content, lambda tensor: file.get_tensor(tensor.storage.key), metadata, "safetensors")

@@ -5,10 +5,11 @@ all are read), and the layout of its weights. Encoders define theirs in `torch_l
 in this module.
 
 Encoders are named as in torchvision, and also read as MadryLab's robustness library names them (AlexNet's last layer
-is "last_layer", a ResNet has "shortcut" and "linear"); wide ResNets as in TRADES, GAIRAT and RobustBench; VGG-16 with
-a pooled head as in Adv-BNN; generators, the discriminator and the denoiser as in the released code of Rojas-Gomez et
-al. 2022 (github.com/renanrojasg/adv_robust_autoencoder). Encoders that none of them has (CaffeNet, AlexNetSmall)
-have our names: conv1.weight, ..., fc8.bias.
+is "last_layer", a ResNet has "shortcut" and "linear"); wide ResNets and PreActResNets as in TRADES, GAIRAT and
+RobustBench, their DeepMind variants as DeepMind does; VGG-16 with a pooled head as in Adv-BNN; generators, the
+discriminator and the denoiser as in the released code of Rojas-Gomez et al. 2022
+(github.com/renanrojasg/adv_robust_autoencoder). Encoders that none of them has (CaffeNet, AlexNetSmall) have our names:
+conv1.weight, ..., fc8.bias.
 
 Source: the state_dict of each of these.
 """

@@ -151,6 +151,32 @@ def _prefixes(state: Mapping[str, Any], names: Iterable[str]) -> list[str]:
     return sorted(prefixes, key=lambda prefix: (len(prefix), prefix))
 
 
+def tensors(file: TorchFile) -> dict[str, Tensor]:
+    """Returns all tensors of a file by their places and names."""
+    states, _ = _dictionaries(file.content)
+    return {
+        f"{place}/{name}".lstrip("/"): value
+        for place, state in states.items()
+        for name, value in state.items()
+        if isinstance(value, Tensor)
+    }
+
+
+def shapes(state_dict: StateDict) -> dict[str, tuple[int, ...]]:
+    """Returns the shapes of the tensors of a state dict."""
+    return {name: value.shape for name, value in state_dict.weights.items() if isinstance(value, Tensor)}
+
+
+def fits(file: TorchFile, state_dict: StateDict, entries: Sequence[Entry]) -> bool:
+    """Returns whether the names and shapes of a state dict are those of a network, as `convert` compares them."""
+    names = {entry: next((name for name in entry.names if name in state_dict.weights), None) for entry in entries}
+    try:
+        _compare(file.path, state_dict, names, "it", "report")
+    except UserError:
+        return False
+    return True
+
+
 def convert(
     file: TorchFile, state_dict: StateDict, entries: Sequence[Entry], *, what: str, on_unknown: str = "error"
 ) -> Variables:

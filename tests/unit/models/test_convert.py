@@ -23,6 +23,8 @@ SMALL_ALEXNET = {"num_classes": 7, "dense_width": 16}
 SMALL_VGG = {"num_classes": 7, "width": 8, "dense_width": 16}
 SMALL_RESNET = {"num_classes": 7, "depths": (1, 2, 1, 1)}
 SMALL_WRN = {"num_classes": 7, "depth": 10, "width": 2}
+THIN = {"num_classes": 7, "depths": (1, 2, 1, 1), "width": 8}
+ROBUSTNESS, TORCHVISION = {"shortcut": "shortcut", "last": "linear"}, {"shortcut": "downsample", "last": "fc"}
 
 
 def vgg(depths, *, batch_norm=False, pooled=False):
@@ -31,6 +33,11 @@ def vgg(depths, *, batch_norm=False, pooled=False):
 
 def resnet(shortcut, last):
     return originals.ResNet(SMALL_RESNET["depths"], 7, shortcut=shortcut, last=last)
+
+
+def thin(network, *arguments, **options):
+    """Makers of a network with the depths, width and classes of THIN, as it is read and as it is written."""
+    return [functools.partial(network, THIN["depths"], *arguments, **options)] * 2
 
 
 # name -> (encoder, options, side of the images, model, model with the names that we write)
@@ -56,6 +63,42 @@ CASES = {
     "resnet18 of robustness": (
         *("resnet18", SMALL_RESNET, 16),
         *(functools.partial(resnet, *names) for names in (("shortcut", "linear"), ("downsample", "fc"))),
+    ),
+    "resnet18 of torchvision": (
+        *("resnet18_imagenet", THIN, 64),
+        *thin(originals.ResNet, 7, **TORCHVISION, width=8, large=True),
+    ),
+    "resnet50 of torchvision": (
+        *("resnet50_imagenet", THIN, 64),
+        *thin(originals.ResNet, 7, **TORCHVISION, width=8, factor=1, large=True),
+    ),
+    "wide_resnet50_2 of torchvision": (
+        *("wide_resnet50_2", THIN, 45),
+        *thin(originals.ResNet, 7, **TORCHVISION, width=8, factor=2, large=True),
+    ),
+    "resnet50 of robustness": (
+        *("resnet50", THIN, 16),
+        *(
+            functools.partial(originals.ResNet, THIN["depths"], 7, **names, width=8, factor=1)
+            for names in (ROBUSTNESS, TORCHVISION)
+        ),
+    ),
+    "preact_resnet18 of Rice et al.": (
+        *("preact_resnet18", THIN, 16),
+        *thin(originals.PreActResNet, 8, 7, activated=True, last_norm=True),
+    ),
+    "preact_resnet18 of Wong et al.": (
+        *("preact_resnet18", {**THIN, "variant": "wong"}, 16),
+        *thin(originals.PreActResNet, 8, 7, activated=False, last_norm=False),
+    ),
+    "preact_resnet18 of kuangliu": (
+        *("preact_resnet18", {**THIN, "variant": "kuangliu"}, 16),
+        *thin(originals.PreActResNet, 8, 7, activated=True, last_norm=False),
+    ),
+    "preact_resnet18 of DeepMind": ("preact_resnet18_silu", THIN, 16, *thin(originals.DeepMindPreActResNet, 8, 7)),
+    "wrn70_16 of DeepMind": (
+        *("wrn70_16_silu", SMALL_WRN, 16),
+        *[functools.partial(originals.DeepMindWideResNet, 10, 2, 7)] * 2,
     ),
     "wrn28_10 of RobustBench": ("wrn28_10", SMALL_WRN, 16, *[functools.partial(originals.WideResNet, 10, 2, 7)] * 2),
 }
@@ -93,7 +136,7 @@ def compare(model, variables, encoder, options, side):
     np.testing.assert_allclose(logits, nhwc(expected), rtol=0, atol=1e-4)
     for name, feature in features.items():
         assert np.ptp(feature) > 0.01, name
-        np.testing.assert_allclose(feature, nhwc(taps[name]), rtol=0, atol=1e-4, err_msg=name)
+        np.testing.assert_allclose(feature, nhwc(taps[name]), rtol=1e-5, atol=1e-4, err_msg=name)
 
 
 @pytest.mark.parametrize("name", CASES)

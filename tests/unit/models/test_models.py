@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from small_encoders import SMALL
 
 from arinv import models
 from arinv.errors import UserError
@@ -34,11 +35,20 @@ def features_of(encoder, size):
     [
         ("alexnet", 224, 1000, 61_100_840),
         ("caffenet", 227, 1000, 60_965_224),
+        ("preact_resnet18", 32, 10, 11_172_170),
         ("resnet18", 32, 10, 11_173_962),
+        ("resnet18_imagenet", 32, 1000, 11_689_512),
+        ("resnet34_imagenet", 32, 1000, 21_797_672),
+        ("resnet50", 32, 10, 23_520_842),
+        ("resnet50_imagenet", 32, 1000, 25_557_032),
+        ("resnet101_imagenet", 32, 1000, 44_549_160),
         ("vgg16", 224, 1000, 138_357_544),
         ("vgg16_bn", 64, 143, 14_796_495),
         ("vgg19", 224, 1000, 143_667_240),
+        ("wide_resnet50_2", 32, 1000, 68_883_240),
         ("wrn28_10", 32, 10, 36_479_194),
+        ("wrn34_10", 32, 10, 46_160_474),
+        ("wrn70_16_silu", 32, 10, 266_796_506),
     ],
 )
 def test_encoder_parameter_counts(name, size, classes, expected):
@@ -91,6 +101,16 @@ def test_caffenet_features_have_one_size_at_224_and_at_227():
     assert small == published
     assert published["conv1"] == (2, 27, 27, 96) and published["conv2"] == (2, 13, 13, 256)
     assert published["conv5"] == (2, 6, 6, 256)
+
+
+@pytest.mark.parametrize("name", ["resnet50", "resnet18_imagenet", "wrn28_10", "wrn28_10_silu", "preact_resnet18_silu"])
+def test_residual_encoders_take_images_of_any_size(name):
+    encoder = models.build(name, **SMALL[name])
+    strides = {layer: spec.stages[-1].stride for layer, spec in encoder.feature_specs().items()}
+    for size in (1, 45):
+        assert {layer: x.shape[1] for layer, x in features_of(encoder, size).items()} == {
+            layer: -(-size // stride) for layer, stride in strides.items()
+        }
 
 
 @pytest.mark.parametrize("scale", [1, 2, 3])
@@ -190,6 +210,10 @@ def test_normalization_is_inside_the_encoder():
         (lambda: models.build("alexnet", depth=3), "num_classes"),
         (lambda: models.build("vgg16", head="fc").init(KEY, jnp.zeros((1, 32, 32, 3))), "pooled"),
         (lambda: models.build("wrn28_10", depth=27).init(KEY, jnp.zeros((1, 32, 32, 3))), "28"),
+        (lambda: models.build("resnet18", stem="7x7").init(KEY, jnp.zeros((1, 32, 32, 3))), "imagenet"),
+        (lambda: models.build("resnet18", block="wide").init(KEY, jnp.zeros((1, 32, 32, 3))), "bottleneck"),
+        (lambda: models.build("wrn28_10", activation="gelu").init(KEY, jnp.zeros((1, 32, 32, 3))), "silu"),
+        (lambda: models.build("preact_resnet18", variant="he").init(KEY, jnp.zeros((1, 32, 32, 3))), "kuangliu"),
         (lambda: models.build_generator("alexnet", "conv6"), "conv5"),
         (lambda: models.build_generator("alexnet", "conv5", variant="table"), "table_a4"),
         (lambda: models.build_discriminator(image_size=16), "24"),

@@ -31,6 +31,7 @@ from arinv.models.pytorch.names import (
 )
 from arinv.models.pytorch.pickles import Tensor
 from arinv.models.pytorch.weights import locate
+from arinv.models.registry import Architecture
 from configs import import_torch as import_torch_config
 
 TINY = SMALL["wrn28_10"]
@@ -67,6 +68,9 @@ KNOWN = {
     "vgg19": ({}, 38, ("features.0.weight", "features.34.bias", "classifier.0.weight", "classifier.6.bias")),
     "vgg16_bn": ({"head": "dense"}, 84, ("features.1.running_var", "features.40.weight", "features.41.bias")),
     "resnet18": ({}, 102, ("conv1.weight", "layer2.0.downsample.1.running_mean", "layer4.1.bn2.bias", "fc.weight")),
+    "resnet50_imagenet": ({}, 267, ("layer1.0.downsample.0.weight", "layer4.2.bn3.running_var", "fc.bias")),
+    "preact_resnet18": ({}, 90, ("layer1.0.bn1.weight", "layer2.0.shortcut.0.weight", "bn.weight", "linear.bias")),
+    "wrn70_16_silu": ({}, 340, ("init_conv.weight", "layer.2.block.10.batchnorm_1.bias", "batchnorm.bias")),
     "wrn28_10": ({}, 130, ("block1.layer.0.bn1.weight", "block3.layer.3.conv2.weight", "bn1.bias")),
 }  # fmt: skip
 
@@ -282,7 +286,7 @@ def test_load_torch_rejects_unlisted_extras_unless_on_unknown_is_report(tmp_path
         load_tiny(deeper, on_unknown="report")
 
 
-ROBUSTBENCH = ((0.4914, 0.4822, 0.4465), (0.2471, 0.2435, 0.2616))
+RONY = ((0.491, 0.482, 0.447), (0.247, 0.243, 0.262))  # of a file in RobustBench
 
 
 @pytest.mark.parametrize(("dtype", "kind"), [(np.float16, "HalfStorage"), (np.float32, "FloatStorage")])
@@ -296,12 +300,12 @@ def test_normalization_is_compared_at_the_precision_of_its_type(dtype, kind, tmp
 
 
 def test_load_torch_accepts_an_unnamed_normalization(tmp_path):
-    mean, std = (np.array(part, np.float32).reshape(1, 3, 1, 1) for part in ROBUSTBENCH)
+    mean, std = (np.array(part, np.float32).reshape(1, 3, 1, 1) for part in RONY)
     path = save(tmp_path / "a.pt", weights(mu=mean, sigma=std))
     carried = describe_torch(path, "wrn28_10", **TINY)["normalization"]
-    assert carried == ROBUSTBENCH
+    assert carried == RONY
     load_torch(path, "wrn28_10", **TINY, normalization=carried)
-    with pytest.raises(UserError, match=r"mean=0.4914\+0.4822\+0.4465,std=0.2471\+0.2435\+0.2616"):
+    with pytest.raises(UserError, match=r"mean=0.491\+0.482\+0.447,std=0.247\+0.243\+0.262"):
         load_tiny(path)
 
 
@@ -311,15 +315,37 @@ def import_config(path, **arguments):
 
 
 def test_import_uses_depth_width_and_the_normalization_of_the_file(tmp_path, capsys):
-    mean, std = (np.array(part, np.float32).reshape(1, 3, 1, 1) for part in ROBUSTBENCH)
+    mean, std = (np.array(part, np.float32).reshape(1, 3, 1, 1) for part in RONY)
     path = save(tmp_path / "a.pt", weights(mu=mean, sigma=std))
     import_torch.run(Run(import_config(path), tmp_path / "out"))
     lines = capsys.readouterr().err
     count = len(small_entries())
     assert f"encoder 'wrn28_10' of 10 classes, 77,850 parameters, from {count} tensors" in lines
-    assert "mean (0.4914, 0.4822, 0.4465), standard deviation (0.2471, 0.2435, 0.2616): as in the file" in lines
+    assert "mean (0.491, 0.482, 0.447), standard deviation (0.247, 0.243, 0.262): as in the file" in lines
     encoder = networks.load(tmp_path / "out", kind="classifier")
-    assert (encoder.module.depth, encoder.module.width, encoder.module.normalization) == (10, 1, ROBUSTBENCH)
+    assert (encoder.module.depth, encoder.module.width, encoder.module.normalization) == (10, 1, RONY)
+
+
+def test_import_infers_depth_and_width(tmp_path, capsys):
+    path = save(tmp_path / "a.pt", weights())
+    import_torch.run(Run(import_torch_config.get_config(f"encoder=wrn28_10,path={path}"), tmp_path / "out"))
+    assert "a.pt: depth 10, width 1: as in the file" in capsys.readouterr().err
+    module = networks.load(tmp_path / "out", kind="classifier").module
+    assert (module.depth, module.width, module.normalization) == (10, 1, "none")
+
+
+def test_import_names_the_encoder_that_the_file_has(tmp_path, monkeypatch):
+    path = save(tmp_path / "a.pt", weights())
+    for encoder, message in {
+        "alexnet": "missing in the file.*; the file has the weights of encoder=wrn28_10,options=depth:10\\+width:1$",
+        "wrn28_10_silu": "the file has the weights of encoder=wrn28_10,options=depth:10\\+width:1$",
+    }.items():
+        with pytest.raises(UserError, match=message):
+            import_torch.run(Run(import_torch_config.get_config(f"encoder={encoder},path={path}"), tmp_path / "out"))
+    row = Architecture(models.ENCODERS["wrn28_10"].module, {"depth": 10, "width": 1})
+    monkeypatch.setitem(models.ENCODERS, "tiny", row)
+    with pytest.raises(UserError, match="has the weights of tiny, not of wrn28_10: pass encoder=tiny$"):
+        import_torch.run(Run(import_torch_config.get_config(f"encoder=wrn28_10,path={path}"), tmp_path / "out"))
 
 
 def test_import_prints_the_assumed_normalization(tmp_path, capsys):

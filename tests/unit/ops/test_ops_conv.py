@@ -257,6 +257,17 @@ def test_pooling_and_gradient_equal_linen(key, name):
         assert_close(result, expected)
 
 
+def test_max_pool_with_padding_and_gradient_equal_linen(key):
+    x = normal(key, 2, 7, 10, 3) - 4.0  # below zero, which a padding with zeros would return
+
+    def all_of(x):
+        padded = with_gradients(lambda x: pooling.max_pool(x, 3, 2, padding=1), x)
+        return padded, with_gradients(lambda x: nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1))), x)
+
+    for result, expected in both_forms(all_of, x):
+        assert_close(result, expected)
+
+
 @pytest.mark.parametrize("window", [2, 3])
 def test_max_pool_after_relu_has_plain_gradient(key, window):
     x = normal(key, 2, 9, 9, 4) - 1.0  # most windows hold several zeros after the ReLU

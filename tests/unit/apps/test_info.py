@@ -1,0 +1,87 @@
+"""`arinv info`: what it prints of files and workdirs, the command that it prints, and its exit codes."""
+
+import shlex
+
+import numpy as np
+import pytest
+import safetensors.numpy
+from small_encoders import SMALL
+
+from arinv import command_line, models
+from arinv.apps.weights import import_torch, info
+from arinv.experiment import trained
+from arinv.experiment.run import Run
+from arinv.models.encoders.base import NORMALIZATIONS
+from arinv.models.pytorch.names import encoder_entries, generator_entries
+
+
+def arrays(entries, prefix=""):
+    rng = np.random.default_rng(0)
+    return {prefix + entry.names[0]: rng.standard_normal(entry.torch_shape, np.float32) for entry in entries}
+
+
+@pytest.fixture
+def robustness(tmp_path):
+    """A file with the names and the normalization of MadryLab's robustness library."""
+    mean, std = (np.asarray(numbers, np.float32).reshape(3, 1, 1) for numbers in NORMALIZATIONS["pm1"])
+    weights = arrays(encoder_entries("resnet50", None, SMALL["resnet50"])[1])
+    state = {"module.normalizer.new_mean": mean, "module.normalizer.new_std": std}
+    for part in ("model.", "attacker.model."):
+        state |= {f"module.{part}{name}": array.copy() for name, array in weights.items()}
+    path = tmp_path / "a b.safetensors"
+    safetensors.numpy.save_file(state, path)
+    return path
+
+
+def test_info_describes_a_file_and_its_command_imports_it(robustness, tmp_path):
+    lines = info.lines(robustness)
+    rows = dict(line.split(maxsplit=1) for line in lines if not line.startswith("not read"))
+    assert rows["file"].endswith("a b.safetensors, safetensors")
+    assert "'module.model.' (DataParallel and AttackerModel of MadryLab's robustness)" in rows["wrapped"]
+    assert rows["encoder"].startswith("resnet50 with depths 1+1+1+1, width 8, ")
+    assert rows["classes"] == "10"
+    assert rows["normalization"].startswith("pm1, mean (0.5, 0.5, 0.5)")
+    assert rows["normalization"].endswith(": in the file")
+    command = command_line.parse(shlex.split(rows["import"])[2:])
+    import_torch.check(command.config)
+    import_torch.run(Run(command.config, tmp_path / "out"))
+    network = trained.load(tmp_path / "out")
+    assert network.module == models.build("resnet50", normalization="pm1", **SMALL["resnet50"])
+
+
+def test_info_assumes_the_normalization_of_the_encoder(tmp_path):
+    path = tmp_path / "a.safetensors"
+    safetensors.numpy.save_file(arrays(encoder_entries("wrn28_10_silu", None, SMALL["wrn28_10_silu"])[1]), path)
+    text = "\n".join(info.lines(path))
+    assert "cifar10_pixels, mean (0.4914, 0.4822, 0.4465), standard deviation (0.2471, 0.2435, 0.2616): assumed" in text
+    assert "encoder=wrn28_10_silu,options=depth:10+width:1,path=" in text
+
+
+def test_info_describes_a_generator(tmp_path):
+    path = tmp_path / "a.safetensors"
+    safetensors.numpy.save_file(arrays(generator_entries("alexnet", "conv1", {}), "generator."), path)
+    text = "\n".join(info.lines(path))
+    assert "the generator of alexnet conv1, variant default" in text and "layer=conv1" in text
+
+
+def test_info_describes_workdirs(untrained, capsys):
+    assert info.main([str(untrained / "robust_encoder"), str(untrained / "robust_inverter")]) == 0
+    encoder, inverter = capsys.readouterr().out.split("workdir")[1:]
+    network = trained.load(untrained / "robust_inverter")
+    assert "alexnet_small with width 2, 3 classes" in encoder and "l2, eps 1" in encoder
+    assert "inverter" in inverter and "layer             conv5" in inverter
+    assert network.fingerprint in inverter and network.encoder.fingerprint in encoder
+
+
+def test_info_ends_with_1_and_a_line_for_each_path_that_it_cannot_describe(tmp_path, capsys):
+    (tmp_path / "text.pt").write_text("no weights")
+    (tmp_path / "cut.pt").write_bytes(b"PK\x03\x04cut")
+    safetensors.numpy.save_file({"a.weight": np.zeros((2, 2), np.float32)}, tmp_path / "foreign.safetensors")
+    names = ("text.pt", "cut.pt", "foreign.safetensors", "missing.pt", ".")
+    assert info.main([str(tmp_path / name) for name in names]) == 1
+    out, err = capsys.readouterr()
+    lines = err.splitlines()
+    assert not out and len(lines) == len(names) and all(line.startswith("arinv: ") for line in lines)
+    assert "fits no network of arinv: its tensors are a.weight; encoders: alexnet, " in lines[2]
+    assert info.main([]) == 2
+    assert info.main(["--help"]) == 0
