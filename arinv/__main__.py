@@ -42,10 +42,10 @@ def console() -> None:
 def _run(argv: list[str]) -> None:
     from arinv import command_line
 
-    if text := command_line.information(argv):
-        print(text)
-        return
     try:
+        if text := command_line.information(argv):
+            print(text)
+            return
         command = command_line.parse(argv)
     except UserError as error:
         print(f"arinv: {error}", file=sys.stderr)

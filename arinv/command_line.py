@@ -11,6 +11,7 @@ import importlib.machinery
 import importlib.util
 import inspect
 import itertools
+import json
 import math
 import pathlib
 import re
@@ -23,7 +24,7 @@ from absl import flags
 from ml_collections import ConfigDict
 
 import arinv
-from arinv import paths
+from arinv import paths, zoo
 from arinv.errors import UserError
 
 _PACKAGE = pathlib.Path(__file__).resolve().parent
@@ -364,11 +365,16 @@ def _flags() -> flags.FlagValues:
 
 
 def information(argv: Sequence[str]) -> str | None:
-    """Returns the text of --help, -h or --version, None without any of them.
+    """Returns the text of --help, -h, --version or the subcommand zoo, None without any of them.
 
     Args:
       argv: the command line, the program's name first.
+
+    Raises:
+      UserError: an unknown network of the zoo, or arguments that the subcommand does not take.
     """
+    if argv[1:2] == ["zoo"]:
+        return _zoo(argv[2:])
     arguments = set(argv[1:])
     if arguments & _VERSION:
         return f"arinv {arinv.__version__}"
@@ -382,6 +388,15 @@ def information(argv: Sequence[str]) -> str | None:
         except UserError:
             pass
     return _help()
+
+
+def _zoo(names: Sequence[str]) -> str:
+    """Returns the table of the zoo, or the card of one of its networks."""
+    if len(names) > 1:
+        raise UserError(f"arinv zoo takes no argument (the table) or one name (its card); got {' '.join(names)}")
+    if names:
+        return json.dumps(zoo.card(names[0].removeprefix(zoo.SCHEME)), indent=1)
+    return f"{zoo.text()}\n\nzoo:NAME stands for a workdir of a trained network; `arinv zoo NAME` prints a card."
 
 
 def _help() -> str:
@@ -398,6 +413,7 @@ def _help() -> str:
     )
     lines.append("                   a name, as in '--config.stages.*_encoder.num_epochs=5'.")
     lines.append("  --version        Prints the version.")
+    lines += ["", "arinv zoo lists the trained networks that are installed with arinv."]
     if configs := shipped():
         lines += ["", "configs (arguments of one: --config=NAME --help):"]
         for name, path in configs.items():

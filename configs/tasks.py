@@ -333,15 +333,38 @@ def autoattack(args: ConfigDict, checkpoint: str) -> ConfigDict:
     return shorten(config) if args.smoke else config
 
 
-def comparison(entries: dict[str, str], *, title: str, text: str) -> ConfigDict:
+def invert(args: ConfigDict, inverters: dict[str, str], images: str, *, title: str = "inverting") -> ConfigDict:
+    """Returns the task that inverts images at their own sizes.
+
+    Args:
+      args: parsed arguments; dtype, on_bad_image and smoke are read.
+      inverters: name -> workdir of an inverter, "stage:NAME" or "zoo:NAME".
+      images: a file, a folder, or "photos:NAME+NAME".
+      title: shown beside the progress bar, and heading of the report.
+    """
+    config = common(args, title)
+    config.task = "invert"
+    config.inverters, config.order = inverters, tuple(inverters)
+    config.data = {"name": images, "on_bad_image": args.on_bad_image, "max_side": 0}
+    config.multiple = 0
+    config.edge = 0
+    config.max_pixels = 2**24
+    config.batch_pixels = 2**21  # of small images, which are inverted several at a time
+    config.limit = 2 if args.smoke else 0
+    return config
+
+
+def comparison(entries: dict[str, str], *, title: str, text: str, figures: dict[str, str] | None = None) -> ConfigDict:
     """Returns the task that compares evaluations in one table.
 
     Args:
       entries: name -> workdir of an evaluation, or "stage:NAME".
       title: heading of the report.
       text: a paragraph below it.
+      figures: heading -> workdir of inverted images whose overview is shown below, or "stage:NAME".
     """
-    return ConfigDict({"task": "comparison", "title": title, "text": text, "entries": entries, "order": tuple(entries)})
+    config = {"task": "comparison", "title": title, "text": text, "entries": entries, "order": tuple(entries)}
+    return ConfigDict({**config, "figures": figures} if figures else config)
 
 
 def encoder_pair(args: ConfigDict, *, recipe: dict | None = None) -> tuple[dict[str, ConfigDict], dict[str, str]]:

@@ -15,6 +15,8 @@ from arinv.experiment.run import Run
 from arinv.experiment.writer import read_arrays, write_json, write_png
 from arinv.ops.images import to_float
 
+_OVERVIEW = "overview.png"  # of the task invert
+
 
 def check(config: ConfigDict) -> None:
     """Checks that a report has entries.
@@ -30,18 +32,24 @@ def run(run: Run) -> dict[str, Any]:
     """Writes the report of config.entries (name -> workdir of an evaluation) and returns its metrics.
 
     Args:
-      run: of a config with title, text, entries and order.
+      run: of a config with title, text, entries and order; figures, heading -> workdir of inverted images, whose
+        overviews are shown as well.
 
     Raises:
-      UserError: missing results, or the results of a network that reconstructs no images.
+      UserError: missing results, the results of a network that reconstructs no images, or no overview in a workdir.
     """
     sources, results = read_entries(run)
+    overviews = {heading: run.resolve(place) / _OVERVIEW for heading, place in run.config.get("figures", {}).items()}
+    for path in overviews.values():
+        if not path.exists():
+            raise UserError(f"no {_OVERVIEW} in {path.parent}: a report shows the images of configs/invert.py")
     run.begin()
     if jax.process_index() == 0:
         reconstructions = run.workdir / "reconstructions.png"
         write_png(reconstructions, _figure({name: _read_images(source) for name, source in sources.items()}))
         write_json(run.workdir / "metrics.json", results)
         images = {f"Reconstructions: {', '.join(['original', *results])}": reconstructions}
+        images |= overviews
         config = run.config
         report.write(run.workdir, config.title, [_table(results)], [_note(results)], text=config.text, images=images)
     return run.finish(results)
