@@ -62,10 +62,8 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     adding.add_argument("--workdir", default="runs/zoo", help="of the measurements (%(default)s)")
     adding.add_argument("--kernels", choices=("float16", "float32"), default="float16", help="as stored (%(default)s)")
     adding.add_argument("--images", type=int, default=1000, help="test images that are measured (%(default)s)")
-    adding.add_argument("--eps", type=float, help="radius of the measured attacks; without: of the training, or 0.5")
-    adding.add_argument(
-        "--norm", choices=("l2", "linf"), help="of the measured attacks; without: of the training, or l2"
-    )
+    adding.add_argument("--eps", type=float, help="of the measured attacks; without: of the training, or 0.5")
+    adding.add_argument("--norm", choices=("l2", "linf"), help="of the measured attacks; without: as eps, or l2")
     adding.add_argument("--data_dir", default="", help="where TFDS datasets are")
     adding.add_argument("--note", default="", help="on the data, such as 'JPEG-compressed copy'")
     return parser.parse_args(argv)
@@ -307,7 +305,7 @@ def check_sizes() -> None:
     for path, size in sizes.items():
         if size > zoo.MAX_FILE_BYTES:
             raise UserError(
-                f"{path} has {size:,} bytes; at most {zoo.MAX_FILE_BYTES:,} are shipped: use float16 kernels"
+                f"{path} has {size:,} bytes; at most {zoo.MAX_FILE_BYTES:,} are shipped: train a smaller one"
             )
     if sum(sizes.values()) > zoo.MAX_TOTAL_BYTES:
         raise UserError(f"the zoo has {sum(sizes.values()):,} bytes; at most {zoo.MAX_TOTAL_BYTES:,} are shipped")

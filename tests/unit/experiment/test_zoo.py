@@ -138,8 +138,8 @@ def test_table_is_made_from_the_cards(folder, monkeypatch):
     inverters = {"conv5": {"bytes": 2**19, "measured": {"psnr": 19.5}}}
     (folder / NAME / "card.json").write_text(json.dumps({"encoder": encoder, "inverters": inverters}))
     row = (
-        f"| {NAME} | alexnet_small (width 2) | cifar10, l2 eps 0.5, 12 epochs of n_fgsm | 75.0% | 50.0% [46.8%, 53.2%], "
-        "linf eps 8/255 | conv5 19.50 | 1.5 MB |"
+        f"| {NAME} | alexnet_small (width 2) | cifar10, l2 eps 0.5, 12 epochs of n_fgsm | 75.0% "
+        "| 50.0% [46.8%, 53.2%], linf eps 8/255 | conv5 19.50 | 1.5 MB |"
     )
     assert row in zoo.markdown().splitlines()
     text = command_line.information(["arinv", "zoo"])
