@@ -144,6 +144,8 @@ def export(
             raise UserError(f"{workdir} inverts another encoder than that of {encoder}; name inverters of this one")
     if len({source.layer for source in sources}) < len(sources):
         raise UserError(f"two of {', '.join(map(str, inverters))} invert the same layer; name one of each")
+    for path in (*folder.glob(f"*{exported.SUFFIX}"), folder / zoo.CARD):  # of an earlier entry of that name
+        path.unlink(missing_ok=True)
     files = {zoo.ENCODER: folder / f"{zoo.ENCODER}{exported.SUFFIX}"}
     description = {name: value for name, value in original.description.items() if name != "weights"}  # of a train state
     exported.write(files[zoo.ENCODER], original.variables, description, half=half)
