@@ -1,13 +1,14 @@
 """Commands, Python and links of every README and of the docstrings of the configs."""
 
 import argparse
+import json
 import pathlib
 import re
 import shlex
 
+import numpy as np
 import pytest
 
-import arinv
 from arinv import command_line
 from arinv.errors import UserError
 from launch import local_processes
@@ -154,9 +155,7 @@ PYTHON = {f"{name} {i}": block for name in NAMES for i, block in enumerate(block
 def test_python_of_documents_runs(name, request):
     block = PYTHON[name]
     code = compile(block, name, "exec")
-    if "arinv.load(" in block:
-        if not hasattr(arinv, "load"):
-            pytest.skip("arinv.load is missing")
+    if 'arinv.load("runs' in block:
         workdir = request.getfixturevalue("untrained")  # trained at 16 px
         block = block.replace("runs/quickstart", str(workdir)).replace(":32", ":16")
         code = compile(block, name, "exec")
@@ -167,6 +166,16 @@ def test_python_of_documents_runs(name, request):
     exec(code, variables)
     if "get_config" in variables:
         assert variables["get_config"]().task
+
+
+def test_cells_of_the_notebook_run(capsys):
+    notebook = json.loads(read("launch/first_steps.ipynb"))
+    cells = ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    variables = {}
+    for i, cell in enumerate(cells):
+        exec(compile(cell, f"cell {i}", "exec"), variables)
+    assert np.all(np.isfinite(variables["scores"])) and variables["stylized"].shape == variables["content"].shape
+    assert "standard: PSNR" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name", NAMES)

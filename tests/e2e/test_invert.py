@@ -246,3 +246,16 @@ def test_fit_shows_the_whole_image_on_white(shape):
     factor = min(64 / shape[0], 96 / shape[1])
     expected = int(factor) if factor >= 1 else factor
     assert abs(height - shape[0] * expected) <= 1 and abs(width - shape[1] * expected) <= 1
+
+
+def test_invert_takes_the_built_in_photographs_and_limits_their_side(untrained, tmp_path, capsys):
+    own = f"images=photos:coffee+chelsea,{both(untrained)} --config.data.max_side=40"
+    main.run(configure(invert, own), tmp_path / "out")
+    assert data.read_image(tmp_path / "out" / "robust" / "coffee.png").shape == (27, 40, 3)
+    assert (tmp_path / "out" / "table.md").read_text().count("alexnet_small conv5") == 2
+    assert "data:image/png" in (tmp_path / "out" / "report.html").read_text()
+    assert f"the report is {tmp_path}/out/report.html" in capsys.readouterr().err
+    with pytest.raises(UserError, match="unknown photograph 'cat'"):
+        main.run(configure(invert, f"images=photos:cat,{both(untrained)}"), tmp_path / "other")
+    with pytest.raises(UserError, match="data.max_side must be 0"):
+        main.run(configure(invert, f"{own} --config.data.max_side=-1"), tmp_path / "other")
