@@ -1,10 +1,12 @@
 """Networks as files, and references to entries of the zoo wherever a workdir is accepted."""
 
 import json
+import shlex
 
 import jax
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 from untrained import write_encoder, write_inverter
 
 import arinv
@@ -154,3 +156,25 @@ def test_table_is_made_from_the_cards(folder, monkeypatch):
         zoo.rows()
     (folder / NAME / "card.json").unlink()
     assert NAME not in zoo.markdown()  # exported, not measured yet
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "--config=quickstart --config.stages.robust_encoder.optimizer.schedule.learning_rate=0.02",
+        "--config=quickstart:encoder=resnet18,eps=8/255,norm=linf,recipe=trades --config.seed=3",
+    ],
+)
+@pytest.mark.parametrize("stage", ["robust_encoder", "robust_inverter"])
+def test_training_command_trains_the_same_again(arguments, stage):
+    config = command_line.parse(["arinv", *arguments.split(), "--workdir=x"]).config.stages[stage]
+    saved = ConfigDict(json.loads(json.dumps(workdirs.plain(config))))
+    program, _, _, *words = shlex.split(maintenance.training_command(saved))
+    again = command_line.parse(["arinv", *words]).config
+    again = again.stages.inverter if "inverter" in stage else again
+    fields, expected = maintenance._fields(again), maintenance._fields(saved)
+    fields.pop("encoder.checkpoint", None), expected.pop("encoder.checkpoint", None)
+    assert fields == expected and program == "python"
+    saved.new_field = 1
+    with one_line("fields that no flag sets: new_field"):
+        maintenance.training_command(saved)
