@@ -8,8 +8,9 @@ compare them: nothing is downloaded. Times and results are in launch/records/REA
 
 Arguments: those of configs/classifier.py (eps is the robust encoder's and the evaluations'), and layer, loss and
 metrics of configs/inverter.py. Encoders are trained for 2 epochs of batches of 32 with attacks of 3 steps, inverters
-for 2.5 epochs; their generators have nearest upsampling (stages.*_inverter.encoder.generator=default: the paper's
-transposed convolutions). robust_lpips, gram and fid compare features of the robust encoder in both rows.
+for 1.5 epochs with the loss pixel; their generators have nearest upsampling (stages.*_inverter.encoder.generator is
+`default` for the paper's transposed convolutions). robust_lpips, gram and fid compare features of the robust encoder in
+both rows.
 
 Stages: zoo_images, standard_encoder, robust_encoder, standard_inverter, standard_evaluation, robust_inverter,
 robust_evaluation, images (the photographs through the networks just trained; not of layers fc6 to fc8), report.
@@ -20,8 +21,8 @@ from configs import arguments, encoders, tasks
 # Changes to the recipe of an encoder, so that it takes minutes.
 _OWN = {"name": "quickstart", "source": "no paper", "num_epochs": 2.0, "batch_size": 32, "sweep": ()}
 _ATTACK = {"num_steps": 3, "step_size": 0.0}
-_INVERTER = {"layer": "", "loss": "pixel_balanced", "metrics": "psnr+ssim+normalized_error"}
-_IMAGES = "photos:chelsea+coffee+china+flower+astronaut"
+_INVERTER = {"layer": "", "loss": "pixel", "metrics": "psnr+ssim+normalized_error"}
+_IMAGES = "photos:chelsea+coffee+china+flower+rocket"
 _TEXT = (
     "Both encoders are the same network, trained on the same images; the robust one on adversarial examples. Each "
     "generator was trained to invert the features of its encoder. These are test images that no network was trained on."
@@ -45,7 +46,7 @@ def get_config(arg=None):
         inverter = tasks.inverter(args, workdir, title=f"{name} inverter")
         schedule = inverter.optimizer.generator.schedule
         schedule.name, schedule.learning_rate = "cosine", 1e-3
-        inverter.num_epochs, inverter.batch_size = 2.5, 8 if args.smoke else 64
+        inverter.num_epochs, inverter.batch_size = 1.5, 8 if args.smoke else 64
         inverter.encoder.generator = "nearest"
         stages[f"{name}_inverter"] = inverter
         stages[f"{name}_evaluation"] = tasks.evaluate(

@@ -227,6 +227,9 @@ def _overview(
     """Returns the first images above their reconstructions, each fitted into a tile."""
     shapes = [images[i].shape[:2] for i in indices]
     width = 512 if len(indices) < 3 else 320 if len(indices) < 6 else 224
+    widest = max(across for _, across in shapes)
+    if width / 2 < widest < width:  # images are enlarged by whole factors only
+        width = widest
     tallest = max(height / max(1, across) for height, across in shapes)
     height = round(width * min(1.5, max(0.25, tallest)))
     tiles = {"image": [fit(images[i], height=height, width=width) for i in indices]}
