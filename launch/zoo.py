@@ -44,7 +44,7 @@ def main(argv: Sequence[str]) -> None:
     args = _arguments(argv)
     try:
         if args.command == "add":
-            add(args, ["python", "-m", "launch.zoo", *argv])
+            add(args)
         write_table(README)
     except UserError as error:
         print(f"launch.zoo: {error}", file=sys.stderr)
@@ -69,12 +69,24 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def add(args: argparse.Namespace, command: Sequence[str]) -> None:
+def _command(args: argparse.Namespace) -> str:
+    """Returns the command of these arguments for a card, without the places of a machine."""
+    optional = {
+        "inverters": "INVERTERS" if args.inverters else "",
+        "eps": args.eps,
+        "norm": args.norm,
+        "note": args.note,
+    }
+    flags = {"encoder": "ENCODER", **optional, "kernels": args.kernels, "images": args.images}
+    words = [f"--{name}={value}" for name, value in flags.items() if value not in (None, "")]
+    return shlex.join(["python", "-m", "launch.zoo", "add", args.name, *words])
+
+
+def add(args: argparse.Namespace) -> None:
     """Writes an entry: its networks, then their measurements, then the card.
 
     Args:
       args: as parsed.
-      command: of this program, for the card.
 
     Raises:
       UserError: a run that is not finished, an inverter of another encoder, or a file that is too large.
@@ -114,7 +126,7 @@ def add(args: argparse.Namespace, command: Sequence[str]) -> None:
         "note": args.note,
         "arinv": arinv.__version__,
         "date": datetime.date.today().isoformat(),
-        "command": shlex.join(command),
+        "command": _command(args),
     }
     write_json(zoo.FOLDER / args.name / zoo.CARD, card)
     check_sizes()
@@ -217,12 +229,13 @@ def _training(workdir: pathlib.Path) -> dict[str, Any]:
     config, results = workdirs.read_json(workdir / "config.json"), workdirs.read_results(workdir)
     own = ConfigDict(config)
     [cost] = plan.plan_stages({paths.canonical(workdir): own}, plan.Assumptions())
-    steps = cost["run"]["steps"]
+    steps, fields = cost["run"]["steps"], config["data"]
+    info = data.published(fields["name"], fields["train_split"], image_size=fields["image_size"])
     optional = ("attack", "recipe", "average_decay", "loss", "attack_warmup_epochs")
     return {
         "task": config["task"],
         "data": config["data"]["name"],
-        "num_train": config["data"]["num_train"] or cost["run"]["steps_per_epoch"] * config["batch_size"],
+        "num_train": fields["num_train"] or (info.num_examples if info else None),
         "epochs": round(steps / cost["run"]["steps_per_epoch"], 2),
         "steps": steps,
         "batch_size": config["batch_size"],
