@@ -8,5 +8,8 @@ CONFIGS = setuptools.find_packages(include=["configs*"])
 setuptools.setup(
     packages=[*setuptools.find_packages(include=["arinv*"]), *(f"arinv.{name}" for name in CONFIGS)],
     package_dir={"arinv.configs": "configs"},
-    package_data={"arinv.configs.paper": ["published.json"]},
+    package_data={
+        "arinv.configs.paper": ["published.json"],
+        "arinv.zoo": ["*/*.safetensors", "*/card.json"],
+    },
 )

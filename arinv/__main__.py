@@ -43,15 +43,15 @@ def console() -> None:
 def _run(argv: list[str]) -> None:
     from arinv import command_line
 
-    if len(argv) > 1 and argv[1] in command_line.SUBCOMMANDS:
-        program = importlib.import_module(command_line.SUBCOMMANDS[argv[1]][0])
-        if code := program.main(argv[2:]):
-            raise SystemExit(code)
-        return
-    if text := command_line.information(argv):
-        print(text)
-        return
     try:
+        if argv[1:2] and argv[1] in command_line.SUBCOMMANDS:
+            program = importlib.import_module(command_line.SUBCOMMANDS[argv[1]][0])
+            if code := program.main(argv[2:]):
+                raise SystemExit(code)
+            return
+        if text := command_line.information(argv):
+            print(text)
+            return
         command = command_line.parse(argv)
     except UserError as error:
         print(f"arinv: {error}", file=sys.stderr)

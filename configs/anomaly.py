@@ -12,7 +12,8 @@ and feature term), without a search, for the nearest neighbors, and for all of t
 Arguments: those of configs/classifier.py, for the encoders (but classes), and
   classes                           labels that are the normal class in turn, such as 0-9 or 3+5; empty: all of cifar10
                                     and photos, 0 and 1 of other datasets
-  standard_encoder, robust_encoder  workdirs of trained classifiers, which are used instead of new ones
+  standard_encoder, robust_encoder  workdirs of trained classifiers, which are used instead of new ones, or of the zoo:
+                                    standard_encoder=zoo:alexnet_small_standard,robust_encoder=zoo:alexnet_small_l2_1
   encoder_dataset                   another dataset to train the encoders on; those that are trained on dataset learn to
                                     distinguish all classes, the anomalous ones among them
   layer                             the feature to invert; empty: the encoder's

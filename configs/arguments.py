@@ -147,6 +147,9 @@ def _option(text: str):
     return text
 
 
+# The standard and the robust network of the zoo (`arinv zoo`) of configs that need some and train none.
+ZOO = {"standard": "zoo:alexnet_small_standard", "robust": "zoo:alexnet_small_l2_1"}
+
 # Arguments of every config that trains an encoder.
 ENCODER = {
     "encoder": "alexnet_small",

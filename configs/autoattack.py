@@ -6,7 +6,7 @@ Writes the accuracy after each attack with its exact 95 % interval, every reason
 and images of the hardest survivors and of the smallest perturbations. A run that was killed resumes.
 
 Arguments:
-  checkpoint   workdir of a trained classifier or inverter
+  checkpoint   workdir of a trained classifier or inverter, or zoo:NAME (`arinv zoo` lists them)
   encoder      its encoder, the default of image_size and norm, and of eps where that is -1
   dataset, data_dir, on_bad_image, image_size, eps, dtype, smoke: of configs/classifier.py
   norm         l1, l2 or linf

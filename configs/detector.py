@@ -1,13 +1,14 @@
 """Trains an anomaly detector on normal images alone, with thresholds from normal images that were held out.
 
-    python -m arinv --config=configs/detector.py:dataset=folder:/my/normal,encoder_checkpoint=runs/x \
+    python -m arinv --config=configs/detector.py:dataset=folder:/my/normal,encoder_checkpoint=zoo:alexnet_small_l2_1 \
         --workdir=runs/detector
     python -m arinv --config=configs/score.py:detector=runs/detector/detector,images=/my/new --workdir=runs/scores
 
 Arguments: those of configs/classifier.py, and
   dataset             normal images only: a folder, of which a fifth is held out (or its train and test folders), or
                       some classes of a dataset (dataset=cifar10,classes=3)
-  encoder_checkpoint  workdir of a trained classifier; empty: one is trained on encoder_dataset, which needs classes
+  encoder_checkpoint  workdir of a trained classifier, or zoo:NAME (`arinv zoo` lists them); empty: one is trained on
+                      encoder_dataset, which needs classes
   encoder_dataset     photos, cifar10, ...
   anomalous           a folder of known anomalies, for the threshold best_f1 and an AUROC; nothing is trained on them
   layer               the feature to invert; empty: the encoder's

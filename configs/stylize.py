@@ -8,8 +8,8 @@ sheet for each encoder and side_by_side.png.
 
 Arguments:
   inverters, standard_inverters, robust_inverters: workdirs of inverters of one encoder's layers, joined by "+" in any
-                    order: the stages ENCODER_LAYER_inverter of configs/style.py, or of configs/inverter.py with layer=
-                    the stage inverter (runs/conv5/inverter for --workdir=runs/conv5)
+                    order: the stages ENCODER_LAYER_inverter of configs/style.py; of configs/inverter.py with layer= the
+                    stage inverter (runs/conv5/inverter for --workdir=runs/conv5); or zoo:NAME/conv5+zoo:NAME/conv2
   content, style    an image, a folder, or photos:NAME+NAME for photographs of scikit-image
   evaluate          true: Gram loss and SSIM as well, in a second stage
   on_bad_image      error, or skip
@@ -37,6 +37,9 @@ STYLE = {
 }
 
 
+BORDER = 16  # px of reflection around an image
+
+
 def get_config(arg=None):
     """Returns the config of the task, or with evaluate the stages stylization and evaluation."""
     args = arguments.parse(
@@ -57,7 +60,7 @@ def get_config(arg=None):
     return tasks.experiment({"stylization": config, "evaluation": evaluate_style(args, "stage:stylization")})
 
 
-def stylize(args, entries, *, size=0, border=16):
+def stylize(args, entries, *, size=0, border=BORDER):
     """Returns the task that stylizes images.
 
     Args:

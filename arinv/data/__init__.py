@@ -1,9 +1,9 @@
 """Datasets as random-access sources of uint8 images, and batches of them."""
 
 from arinv.data.batches import MixedBatches, eval_batches, train_batches
-from arinv.data.image_files import ORIGINAL, ImageFiles, decoded_side, open_images, read_image, resize_u8
+from arinv.data.image_files import ORIGINAL, ImageFiles, decoded_side, limit_side, open_images, read_image, resize_u8
 from arinv.data.opening import SCHEMES, Scheme, check_name, open_source, published, split_name, stored_side
-from arinv.data.photos import read_photograph
+from arinv.data.photos import is_photographs, open_photographs, photograph_names, read_photograph
 from arinv.data.source import Published, Renumbered, Source, SourceInfo, load_arrays
 
 __all__ = [
@@ -19,9 +19,13 @@ __all__ = [
     "check_name",
     "decoded_side",
     "eval_batches",
+    "is_photographs",
+    "limit_side",
     "load_arrays",
     "open_images",
+    "open_photographs",
     "open_source",
+    "photograph_names",
     "published",
     "read_image",
     "read_photograph",

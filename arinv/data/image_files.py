@@ -350,26 +350,39 @@ class ImageFiles:
         bad_files: Sequence[pathlib.Path],
         *,
         left_out: str = "",
+        names: Sequence[str] = (),
+        max_side: int = 0,
     ):
-        self.left_out = left_out
+        """Names the files.
+
+        Args:
+          root: the file or folder that was opened.
+          paths: as the attribute.
+          bad_files: as the attribute.
+          left_out: as the attribute.
+          names: as the attribute; empty for paths relative to the folder.
+          max_side: larger images are reduced until their longer side has it, in pixels; 0 for no limit.
+        """
+        self.left_out, self._max_side = left_out, max_side
         base = root if root.is_dir() else root.parent
         self.paths, self.bad_files = tuple(paths), tuple(bad_files)
-        self.names = tuple(path.relative_to(base).as_posix() for path in paths)
+        self.names = tuple(names) or tuple(path.relative_to(base).as_posix() for path in paths)
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __getitem__(self, index: int) -> np.ndarray:
-        return read_image(self.paths[index])
+        return limit_side(read_image(self.paths[index]), self._max_side)
 
     def __iter__(self) -> Iterator[np.ndarray]:
-        return (read_image(path) for path in self.paths)
+        return (self[i] for i in range(len(self)))
 
 
 def open_images(
     path: str | os.PathLike,
     *,
     on_bad_image: str = "error",
+    max_side: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> ImageFiles:
     """Returns the image of a file, or all images in a folder and its visible subfolders, after decoding each once.
@@ -377,6 +390,7 @@ def open_images(
     Args:
       path: an image file or a folder.
       on_bad_image: "error" raises at a damaged image, "skip" skips it.
+      max_side: larger images are reduced until their longer side has it, in pixels; 0 for no limit.
       progress: called with (files checked, number of files).
 
     Raises:
@@ -398,7 +412,25 @@ def open_images(
         raise UserError(f"none of the {len(paths)} images in {str(path)!r} can be read")
     skipped = set(bad_files)
     readable = [file for file in paths if file not in skipped]
-    return ImageFiles(root, readable, bad_files, left_out=left_out)
+    return ImageFiles(root, readable, bad_files, left_out=left_out, max_side=max_side)
+
+
+def limit_side(image: np.ndarray, max_side: int) -> np.ndarray:
+    """Returns an image whose longer side is not longer than a limit, reduced by bilinear interpolation.
+
+    Args:
+      image: uint8 [H, W, 3].
+      max_side: in pixels; 0 for no limit.
+
+    Returns:
+      uint8 [h, w, 3]; the image itself where it is not larger.
+    """
+    height, width = image.shape[:2]
+    factor = max_side / max(height, width) if max_side else 1.0
+    if factor >= 1:
+        return image
+    size = (max(1, round(width * factor)), max(1, round(height * factor)))
+    return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR))
 
 
 def check_on_bad_image(on_bad_image: str) -> None:

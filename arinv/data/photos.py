@@ -34,6 +34,7 @@ _PHOTOGRAPHS = {  # class name: (package, path inside it)
     "flower": ("sklearn", "datasets/images/flower.jpg"),
 }
 CLASS_NAMES = tuple(_PHOTOGRAPHS)
+_PREFIX = "photos:"
 _DISTRIBUTION = {"skimage": "scikit-image", "sklearn": "scikit-learn"}
 
 _DEFAULT_SIZE = {"train": 10_000, "test": 1_000}
@@ -142,15 +143,62 @@ def read_photograph(name: str) -> np.ndarray:
     """
     if name not in _PHOTOGRAPHS:
         raise unknown("photograph", name, _PHOTOGRAPHS)
+    photograph = image_files.read_image(_path(name))
+    photograph.flags.writeable = False
+    return photograph
+
+
+def is_photographs(reference: str) -> bool:
+    """Returns whether a reference to images names built-in photographs, "photos" or "photos:NAME+NAME".
+
+    A file or folder called photos comes first.
+    """
+    return reference.startswith(_PREFIX) or (reference == "photos" and not pathlib.Path(reference).exists())
+
+
+def photograph_names(reference: str) -> tuple[str, ...]:
+    """Returns the names in a reference to built-in photographs; all of them where it names none.
+
+    Raises:
+      UserError: unknown name.
+    """
+    names = reference.removeprefix("photos").removeprefix(":").split("+")
+    names = tuple(dict.fromkeys(filter(None, names))) or CLASS_NAMES
+    for name in names:
+        if name not in _PHOTOGRAPHS:
+            raise unknown("photograph", name, _PHOTOGRAPHS)
+    return names
+
+
+def open_photographs(reference: str, *, max_side: int = 0) -> image_files.ImageFiles:
+    """Returns built-in photographs, whole.
+
+    Args:
+      reference: "photos" for all of them, or "photos:NAME+NAME".
+      max_side: larger ones are reduced until their longer side has it, in pixels; 0 for no limit.
+
+    Raises:
+      UserError: unknown name, or a photograph missing from its package.
+    """
+    names = photograph_names(reference)
+    return image_files.ImageFiles(
+        pathlib.Path(reference), [_path(name) for name in names], (), names=names, max_side=max_side
+    )
+
+
+def _path(name: str) -> pathlib.Path:
+    """Returns the file of a photograph.
+
+    Raises:
+      UserError: the package or its file is missing.
+    """
     package, relative = _PHOTOGRAPHS[name]
     spec = importlib.util.find_spec(package)
     folders = list(spec.submodule_search_locations or []) if spec else []
     for folder in folders:
         path = pathlib.Path(folder) / relative
         if path.is_file():
-            photograph = image_files.read_image(path)
-            photograph.flags.writeable = False
-            return photograph
+            return path
     distribution = _DISTRIBUTION[package]
     problem = f"{relative} is not in {folders[0]}" if folders else "it is not installed"
     raise UserError(

@@ -21,8 +21,9 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from arinv import distributed, paths
+from arinv import distributed, paths, zoo
 from arinv.errors import DISK_ADVICE, UserError
+from arinv.experiment import exported
 from arinv.experiment.state import TrainState
 from arinv.types import Variables
 
@@ -31,7 +32,6 @@ FOLDER = "checkpoints"  # in a run's workdir
 _OTHER_TREES = ("optimizers",)
 _TEXTS = ("data", "description")
 _MIN_BYTES_WRITTEN_TOGETHER = 64 * 2**20
-_MAX_DIFFERENCES = 6
 _USED = ("checkpoint", "inverter", "detector", "denoiser", "stylized")  # fields of configs that name another run
 _MAX_RUNS = 6  # in a message
 _MAX_FOLDERS = 300  # searched for runs
@@ -163,13 +163,17 @@ def load_description(workdir: pathlib.Path, *, kind: str = "") -> Mapping[str, A
     """Returns the description of another run's networks, from its newest readable checkpoint.
 
     Args:
-      workdir: of that run.
+      workdir: of that run, an entry of the zoo, or the file of a network.
       kind: required kind of network, such as "classifier"; empty for any.
 
     Raises:
       UserError: no checkpoint, none that can be read, or one of another kind.
     """
-    description = newest_readable(_of_run(workdir), lambda path: read_json(path / "description"))[0]
+    workdir = zoo.network(workdir, (kind,))
+    if exported.is_file(workdir):
+        description = exported.load_description(workdir)
+    else:
+        description = newest_readable(_of_run(workdir), lambda path: read_json(path / "description"))[0]
     if kind and description.get("kind") != kind:
         encoder = (paths.canonical(workdir) / str(description.get("encoder_workdir", ""))).resolve()
         runs = [encoder, *(path for path, _ in _runs_near(workdir))]
@@ -185,12 +189,14 @@ def load_variables(workdir: pathlib.Path, abstract: Mapping[str, Variables]) -> 
     """Returns networks of another run's newest readable checkpoint, unsharded on the default device.
 
     Args:
-      workdir: of that run.
+      workdir: of that run, or the file of the one network in `abstract`.
       abstract: network name -> shapes and dtypes of its variables.
 
     Raises:
       UserError: no checkpoint, one of another model, or none that can be read.
     """
+    if exported.is_file(workdir):
+        return {name: exported.load_variables(workdir, shapes) for name, shapes in abstract.items()}
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     target = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), abstract)
 
@@ -203,15 +209,17 @@ def load_variables(workdir: pathlib.Path, abstract: Mapping[str, Variables]) -> 
 
 
 def check_run(workdir: pathlib.Path, *, name: str = "") -> None:
-    """Checks that a directory is the workdir of a training.
+    """Checks that a place is the workdir of a training, an entry of the zoo, or the file of a network.
 
     Args:
-      workdir: the directory.
+      workdir: the place.
       name: of the field that names it, for the message.
 
     Raises:
       UserError: it is not; the message describes what is there and names candidates.
     """
+    if exported.is_file(workdir) or zoo.reference(workdir):
+        return
     if not (paths.canonical(workdir) / FOLDER).is_dir():
         raise UserError(f"{name}{': ' if name else ''}no checkpoint in {workdir}: {_describe(workdir)}")
 
@@ -318,18 +326,10 @@ def check_same(path: pathlib.Path, expected: Mapping[str, Variables]) -> None:
     with open_reader() as reader:
         names = [name for name in expected if (path / name).is_dir()]
         saved = {name: _read(path, lambda n=name: _saved_tree(reader, path / n)) for name in names}
-    saved, model = _shapes(saved), _shapes(expected)
-    differences = [
-        f"{name}: checkpoint {saved.get(name, 'has none')}, model {model.get(name, 'has none')}"
-        for name in sorted(saved.keys() | model.keys())
-        if saved.get(name) != model.get(name)
-    ]
-    if differences:
+    if differences := exported.differences(_shapes(saved), _shapes(expected)):
         if not all((path / name).is_dir() for name in names) or not path.is_dir():
             raise DamagedCheckpoint(f"checkpoint {path} cannot be read (it was deleted meanwhile)")
-        more = len(differences) - _MAX_DIFFERENCES
-        listed = "; ".join(differences[:_MAX_DIFFERENCES]) + (f"; and {more} more" if more > 0 else "")
-        raise UserError(f"checkpoint {path} is of another model: {listed}")
+        raise UserError(f"checkpoint {path} is of another model: {differences}")
 
 
 def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:

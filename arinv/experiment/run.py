@@ -90,7 +90,7 @@ class Run:
         return provenance(self.config)
 
     def resolve(self, reference: str) -> pathlib.Path:
-        """Returns the workdir that a field names: "stage:NAME" of the same experiment, or a path.
+        """Returns the workdir that a field names: "stage:NAME" of the same experiment, "zoo:NAME", or a path.
 
         Raises:
           UserError: neither.
@@ -184,15 +184,19 @@ class Run:
         return data.Renumbered(extra, {i: class_names.index(label) for i, label in enumerate(labels)}, class_names)
 
     def open_images(self, reference: str = "") -> data.ImageFiles:
-        """Returns the images of a file or folder, at their own sizes.
+        """Returns the images of a file or folder, or built-in photographs, no larger than data.max_side.
 
         Args:
-          reference: path of either; empty for config.data.name.
+          reference: path of either, or "photos:NAME+NAME"; empty for config.data.name.
 
         Raises:
           UserError: no image there, or an unreadable one, unless data.on_bad_image is "skip".
         """
-        return open_image_files(reference or self.config.data.name, on_bad_image=self.config.data.on_bad_image)
+        fields = self.config.data
+        reference, max_side = reference or fields.name, fields.get("max_side", 0)
+        if data.is_photographs(reference):
+            return data.open_photographs(reference, max_side=max_side)
+        return open_image_files(reference, on_bad_image=fields.on_bad_image, max_side=max_side)
 
     def begin(self) -> None:
         """Writes the config into the workdir; call it once all inputs have been read.
@@ -348,18 +352,19 @@ def open_source(config: ConfigDict, split: str, *, resize: str = "") -> data.Sou
     return source
 
 
-def open_image_files(reference: str | os.PathLike, *, on_bad_image: str) -> data.ImageFiles:
-    """Returns the images of a file or folder, at their own sizes, after reporting what is skipped.
+def open_image_files(reference: str | os.PathLike, *, on_bad_image: str, max_side: int = 0) -> data.ImageFiles:
+    """Returns the images of a file or folder, after reporting what is skipped.
 
     Args:
       reference: path of either.
       on_bad_image: "error" or "skip".
+      max_side: larger images are reduced until their longer side has it, in pixels; 0 for no limit.
 
     Raises:
       UserError: no image there, or an unreadable one, unless on_bad_image is "skip".
     """
     pictures = data.open_images(
-        reference, on_bad_image=on_bad_image, progress=progress_callback(f"checking {reference}")
+        reference, on_bad_image=on_bad_image, max_side=max_side, progress=progress_callback(f"checking {reference}")
     )
     report_left_out(str(reference), len(pictures.bad_files), pictures.left_out, files=pictures.bad_files)
     return pictures

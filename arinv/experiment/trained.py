@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from arinv import metrics, models
+from arinv import metrics, models, zoo
 from arinv.errors import UserError
 from arinv.experiment import checkpoint, descriptions, workdirs
 from arinv.experiment.cache import fingerprint
@@ -220,7 +220,8 @@ def load(
     """Returns a trained network, with the encoder that it was trained on.
 
     Args:
-      reference: workdir of the training, such as "runs/quickstart/robust_inverter".
+      reference: workdir of the training, such as "runs/quickstart/robust_inverter"; an entry of the zoo, "zoo:NAME",
+        or one of its networks, "zoo:NAME/conv5"; or the file of such a network.
       kind: required kind, "classifier", "inverter" or "denoiser", or a tuple of kinds; empty for any.
       dtype: of the computation.
       image_size: side of the images that it is applied to, in pixels; None for any size.
@@ -230,8 +231,9 @@ def load(
       UserError: no checkpoint of the network or of its encoder, a damaged one, one of another kind or image size, or
         an encoder of other weights than the network was trained on.
     """
-    workdir = pathlib.Path(reference)
     kinds = (kind,) if isinstance(kind, str) else kind
+    workdir = zoo.resolve(reference) if zoo.is_reference(reference) else pathlib.Path(reference)
+    workdir = zoo.network(workdir, kinds)
     description = checkpoint.load_description(workdir)
     if any(kinds) and description.get("kind") not in kinds:
         description = checkpoint.load_description(workdir, kind=kinds[-1])  # raises

@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import ml_collections
 
-from arinv import data, paths
+from arinv import data, paths, zoo
 from arinv.errors import UserError
 from arinv.experiment import checkpoint
 from arinv.experiment.writer import write_json
@@ -30,7 +30,7 @@ _SCHEMES = (f"{name}:" if scheme.location else name for name, scheme in data.SCH
 _JOINED = re.compile(rf"\+(?={'|'.join(_SCHEMES)})")  # between data sets; paths may have a + in them
 # Fields that name other runs, or hold such names: first those of trainings, then those of other tasks.
 _TRAINED = ("checkpoint", "encoder_checkpoint", "inverter", "inverters", "denoiser")
-_SOURCES = (*_TRAINED, "entries", "attack_from", "detector")
+_SOURCES = (*_TRAINED, "entries", "figures", "attack_from", "detector")
 _PROSE = ("title", "text")  # fields printed in reports
 
 
@@ -45,12 +45,14 @@ def resolve(reference: str, workdir: pathlib.Path) -> pathlib.Path:
     """Returns the workdir that a field of a config names.
 
     Args:
-      reference: "stage:NAME" for a stage of the same experiment, or a path.
+      reference: "stage:NAME" for a stage of the same experiment, "zoo:NAME" for an entry of the zoo, or a path.
       workdir: of the config.
 
     Raises:
-      UserError: neither.
+      UserError: neither, or an unknown entry.
     """
+    if zoo.is_reference(reference):
+        return zoo.resolve(reference)
     if reference.startswith(_STAGE):
         return pathlib.Path(os.path.normpath(workdir.parent / reference.removeprefix(_STAGE)))
     paths.canonical(reference, name="the workdir of an earlier run")
@@ -98,21 +100,26 @@ def _references(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> Ite
 
 
 def relative(target: pathlib.Path, workdir: pathlib.Path) -> str:
-    """Returns the path of another workdir relative to `workdir`, so that both can be moved together."""
-    return os.path.relpath(paths.canonical(target), paths.canonical(workdir))
+    """Returns the path of another workdir relative to `workdir`, so that both can be moved together.
+
+    An entry of the zoo is named by its reference, since it is wherever arinv is installed.
+    """
+    return zoo.reference(target) or os.path.relpath(paths.canonical(target), paths.canonical(workdir))
 
 
 def follow(reference: str, workdir: pathlib.Path, *, what: str = "encoder") -> pathlib.Path:
     """Returns the workdir at a relative path (see `relative`).
 
     Args:
-      reference: relative to `workdir`.
+      reference: relative to `workdir`, or of the zoo.
       workdir: of the run that refers to the other; it may be a symbolic link to a run that was moved.
       what: the other run trained, for the message.
 
     Raises:
       UserError: nothing is there.
     """
+    if zoo.is_reference(reference):
+        return zoo.resolve(reference)
     place = (paths.canonical(workdir) / reference).resolve()
     if place.exists():
         return place

@@ -156,8 +156,9 @@ def build_generator(
       encoder: name of the encoder.
       layer: name of the feature.
       image_size: side of the images in pixels, used for vector features only; None for the encoder's own.
-      variant: "default" (the published plan if there is one, else the mirror rule), "mirror" (the rule), or the name
-        of another published plan, such as "table_a4" for AlexNet's conv5.
+      variant: "default" (the published plan if there is one, else the mirror rule), "mirror" (the rule), "nearest" (the
+        rule with nearest upsampling, which draws no checkerboard), or the name of another published plan, such as
+        "table_a4" for AlexNet's conv5.
       spectral_norm: normalise every kernel by its largest singular value.
       dtype: of the computation.
       encoder_options: options of `build`; the encoder's width decides the generator's.
@@ -170,11 +171,13 @@ def build_generator(
     """
     options = encoder_options or {}
     spec = feature_spec(encoder, layer, **options)
-    variants = {v for e, name, v in PAPER_PLANS if (e, name) == (encoder, layer)} | {"default", "mirror"}
+    variants = {v for e, name, v in PAPER_PLANS if (e, name) == (encoder, layer)} | {"default", "mirror", "nearest"}
     if variant not in variants:
         raise unknown(f"generator variant for {encoder} {layer}", variant, variants)
     image_size = image_size or build(encoder, **options).image_size
-    plan = PAPER_PLANS.get((encoder, layer, variant)) or mirror_plan(spec, image_size=image_size)
+    upsampling = "nearest" if variant == "nearest" else "transposed"
+    plan = PAPER_PLANS.get((encoder, layer, variant))
+    plan = plan or mirror_plan(spec, image_size=image_size, upsampling=upsampling)
     return Generator(plan, is_vector=spec.is_vector, spectral_norm=spectral_norm, dtype=dtype)
 
 

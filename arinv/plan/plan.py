@@ -368,7 +368,7 @@ def _encoder(run: Run) -> Trained:
     stage = run.stages.get(workdir)
     if stage is not None and stage.task == "classifier":
         return trained.abstract_encoder(classifier.describe(stage, _train_info(stage)[0]), dtype=run.dtype)
-    return trained.abstract_encoder(checkpoint.load_description(workdir), dtype=run.dtype)
+    return trained.abstract_encoder(checkpoint.load_description(workdir, kind="classifier"), dtype=run.dtype)
 
 
 def summary_lines(plans: Sequence[Mapping[str, Any]], others: Sequence[str] = ()) -> list[str]:

@@ -180,14 +180,14 @@ def test_override_with_a_pattern_sets_every_field_that_matches():
     config = quickstart.get_config().lock()
     command_line.override(config, "stages.*_encoder.num_epochs", "5")
     lengths = {name: stage.get("num_epochs") for name, stage in config.stages.items()}
-    assert (lengths["standard_encoder"], lengths["robust_encoder"], lengths["robust_inverter"]) == (5.0, 5.0, 2.5)
+    assert (lengths["standard_encoder"], lengths["robust_encoder"], lengths["robust_inverter"]) == (5.0, 5.0, 1.5)
     command_line.override(config, "stages.*.data.num_test", "7")
-    assert {stage.data.num_test for stage in config.stages.values() if "data" in stage} == {7}
+    assert {stage.data.num_test for stage in config.stages.values() if "batch_size" in stage} == {7}
     command_line.override(config, "stages.*_inverter.optimizer.generator.schedule.learning_rate", "0.01")
     schedules = [config.stages[f"{name}_inverter"].optimizer.discriminator.schedule for name in ("standard", "robust")]
     assert [schedule.learning_rate for schedule in schedules] == [0.04, 0.04]
     for field in ("stages.*_encodr.num_epochs", "stages.*.num_epoch", "*.num_epochs"):
-        with pytest.raises(UserError, match=r"matches no field of the config; stages: standard_encoder, "):
+        with pytest.raises(UserError, match=r"matches no field of the config; stages: zoo_images, standard_encoder, "):
             command_line.override(config, field, "5")
     with pytest.raises(UserError, match=r"--config.stages.\w+_encoder.num_epochs='x' must be a number"):
         command_line.override(config, "stages.*_encoder.num_epochs", "x")

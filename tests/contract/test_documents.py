@@ -7,7 +7,6 @@ import shlex
 
 import pytest
 
-import arinv
 from arinv import command_line
 from arinv.errors import UserError
 from launch import local_processes
@@ -157,9 +156,7 @@ PYTHON = {f"{name} {i}": block for name in NAMES for i, block in enumerate(block
 def test_python_of_documents_runs(name, request):
     block = PYTHON[name]
     code = compile(block, name, "exec")
-    if "arinv.load(" in block:
-        if not hasattr(arinv, "load"):
-            pytest.skip("arinv.load is missing")
+    if 'arinv.load("runs' in block:
         workdir = request.getfixturevalue("untrained")  # trained at 16 px
         block = block.replace("runs/quickstart", str(workdir)).replace(":32", ":16")
         code = compile(block, name, "exec")
@@ -209,4 +206,5 @@ def test_configs_have_at_most_20_arguments_all_of_them_described(name):
 
 
 def test_readme_is_short():
-    assert len(read("README.md").splitlines()) <= 150
+    text = re.sub(r"^<!-- zoo.*?^<!-- end of zoo", "", read("README.md"), flags=re.DOTALL | re.MULTILINE)  # the table
+    assert len(text.splitlines()) <= 150

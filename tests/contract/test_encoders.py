@@ -112,9 +112,11 @@ def check_generators_return_the_image_size(name):
     module = models.build(name, **options)
     size = module.image_size
     for layer, feature in structs_of(module, size)[1].items():
-        generator = models.build_generator(name, layer, encoder_options=options)
-        images = jax.eval_shape(lambda x, g=generator: g.init_with_output(jax.random.key(0), x)[0], feature)
-        assert images.shape == (2, size, size, 3) and images.dtype == jnp.float32, layer
+        for variant in ("default", "nearest"):
+            generator = models.build_generator(name, layer, variant=variant, encoder_options=options)
+            images = jax.eval_shape(lambda x, g=generator: g.init_with_output(jax.random.key(0), x)[0], feature)
+            assert images.shape == (2, size, size, 3) and images.dtype == jnp.float32, (layer, variant)
+        assert all(step.stride == 1 for step in generator.plan if step.kind == "up")  # which draws no checkerboard
 
 
 CHECKS = (

@@ -44,7 +44,7 @@ def test_configs_are_plain_data_and_follow_the_encoder(name, encoder):
     config = get_config(name, f"encoder={encoder}")
     assert json.loads(config.to_json_best_effort())
     for stage in stages_of(config):
-        if stage.task == "comparison":
+        if stage.task in ("comparison", "invert"):
             continue
         assert stage.data.image_size == {"alexnet": 224}.get(encoder, 32)
         if stage.task == "inverter":
@@ -314,7 +314,10 @@ def test_smoke_quickstart_leaves_a_report(quickstart):
     assert "| standard |" in table and "| robust |" in table
     with Image.open(report / "reconstructions.png") as image:
         assert image.size[0] > image.size[1] > 100
-    assert "data:image/png" in (report / "report.html").read_text()
+    page = (report / "report.html").read_text()
+    assert page.count("data:image/png") == 3 and "through the networks just trained" in page
+    for stage in ("zoo_images", "images"):
+        assert (workdir / stage / "report.html").exists() and len(list((workdir / stage / "robust").glob("*.png"))) == 2
     with np.load(workdir / "robust_evaluation" / "per_image.npz", allow_pickle=False) as arrays:
         assert arrays["psnr"].shape == (config.stages.robust_evaluation.data.num_test,)
     results = json.loads((workdir / "robust_encoder" / "results.json").read_text())

@@ -266,3 +266,16 @@ def test_invert_measures_other_metrics_of_images_that_are_large_enough(untrained
     config.metrics = "fid"
     with pytest.raises(UserError, match="metric fid is of a whole set of images of one size"):
         main.run(config, tmp_path / "other")
+
+
+def test_invert_takes_the_built_in_photographs_and_limits_their_side(untrained, tmp_path, capsys):
+    own = f"images=photos:coffee+chelsea,{both(untrained)} --config.data.max_side=40"
+    main.run(configure(invert, own), tmp_path / "out")
+    assert data.read_image(tmp_path / "out" / "robust" / "coffee.png").shape == (27, 40, 3)
+    assert (tmp_path / "out" / "table.md").read_text().count("alexnet_small conv5") == 2
+    assert "data:image/png" in (tmp_path / "out" / "report.html").read_text()
+    assert f"the report is {tmp_path}/out/report.html" in capsys.readouterr().err
+    with pytest.raises(UserError, match="unknown photograph 'cat'"):
+        main.run(configure(invert, f"images=photos:cat,{both(untrained)}"), tmp_path / "other")
+    with pytest.raises(UserError, match="data.max_side must be 0"):
+        main.run(configure(invert, f"{own} --config.data.max_side=-1"), tmp_path / "other")

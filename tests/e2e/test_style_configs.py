@@ -29,12 +29,34 @@ def test_style_trains_only_the_deepest_layer_with_the_loss(layers, deepest):
 
 
 def test_style_takes_the_fields_of_stylize():
-    config = style.get_config("content=a,style=b")
+    config = style.get_config("content=a,style=b,eps=1")
     stylization, evaluation = config.stages.stylization, config.stages.evaluation
     alone = stylize.get_config("content=a,style=b,inverters=x")
     assert set(command_line.flat(alone)) - {"entries.stylized"} <= set(command_line.flat(stylization))
     assert (stylization.data.size, stylization.data.border, evaluation.data.image_size) == (224, 0, 224)
     assert (alone.data.size, alone.data.border) == (0, 16)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "trains"),
+    [
+        ("content=a", ()),
+        ("content=a,style=b,dtype=bfloat16,smoke=True", ()),
+        ("content=a,loss=pixel", ("standard", "robust")),
+        ("smoke=True", ("standard", "robust")),
+        ("standard_encoder=zoo:x,content=a", ("robust",)),
+        ("standard_encoder=zoo:x,robust_encoder=zoo:y/encoder", ("robust",)),
+    ],
+)
+def test_style_trains_nothing_where_the_zoo_has_it(arguments, trains):
+    config = style.get_config(arguments)
+    for name in ("standard", "robust"):
+        levels = config.stages.stylization.entries[name]
+        assert (f"{name}_conv5_inverter" in config.order) == (name in trains)
+        assert all(level.startswith("stage:" if name in trains else "zoo:") for level in levels) and len(levels) == 3
+    fields = config.stages.stylization.data
+    if not trains and "smoke" not in arguments:
+        assert (fields.size, fields.border, fields.max_side) == (0, 16, 320)
 
 
 def test_inverters_of_stylize_s_example_are_stages_of_style():

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from arinv import metrics, models, parallel, paths
+from arinv import metrics, models, parallel, paths, zoo
 from arinv.errors import UserError, unknown
 from arinv.experiment.cache import fingerprint
 from arinv.experiment.run import Run
@@ -164,7 +164,8 @@ def check_network(config: ConfigDict, field: str, metric: str) -> None:
             "or to the workdir of a classifier's training; robust_lpips, gram and fid need neither"
         )
     is_stage = reference.startswith("stage:")  # which may not have run yet
-    if reference and not is_stage and not paths.canonical(reference, name=f"metric_networks.{field}").exists():
+    is_known = is_stage or zoo.is_reference(reference)
+    if reference and not is_known and not paths.canonical(reference, name=f"metric_networks.{field}").exists():
         raise UserError(f"metric_networks.{field}={reference} does not exist; metric {metric} needs it")
     smallest = 1 if field == OWN else models.build(field, num_classes=0).smallest_side
     if config.data.image_size < smallest:
@@ -188,7 +189,7 @@ def load_network(run: Run, field: str, own: Trained) -> MetricNetwork:
     reference = run.config.metric_networks[field]
     if not reference:
         network = _from_trained(own, "the evaluated encoder itself")
-    elif field == OWN or run.resolve(reference).is_dir():
+    elif field == OWN or zoo.is_reference(reference) or run.resolve(reference).is_dir():
         encoder = run.load(reference, kind="classifier")
         if field not in (OWN, encoder.description["encoder"]):
             raise UserError(f"metric_networks.{field}={reference} holds {encoder.description['encoder']}, not {field}")

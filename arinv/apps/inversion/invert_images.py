@@ -1,14 +1,16 @@
 """Inversion of a user's own images at their own sizes, by one trained inverter or by several side by side.
 
 Writes NAME/IMAGE.png (the reconstruction of every image at full size, by the inverter of that name), overview.png (the
-first images above their reconstructions), reconstructions.csv (PSNR and SSIM of every image, as written, with 8 bits;
-file names that are not UTF-8 keep their bytes) and results.json. The numbers of finished images are saved in parts/; a
-restart skips these images unless their files have changed.
+first images above their reconstructions), report.html (that, with the means of each inverter), reconstructions.csv
+(PSNR and SSIM of every image, as written, with 8 bits; file names that are not UTF-8 keep their bytes) and
+results.json. The numbers of finished images are saved in parts/; a restart skips these images unless their files have
+changed.
 
 Source: Rojas-Gomez et al. 2022, section 4.3, scenario 2.
 """
 
 import csv
+import functools
 import io
 import pathlib
 from collections import defaultdict
@@ -24,14 +26,14 @@ from arinv.apps import inversion
 from arinv.apps.evaluation import measurement
 from arinv.apps.evaluation.measurement import Measurement
 from arinv.errors import UserError
-from arinv.experiment import workdirs
+from arinv.experiment import report, workdirs
 from arinv.experiment.cache import ResultCache, cache_key
 from arinv.experiment.figures import fit, labelled_grid
 from arinv.experiment.run import Run, check_pictures, dtype_of
 from arinv.experiment.trained import Trained
 from arinv.experiment.writer import progress_bar, write_png, write_text
 from arinv.ops.images import crop_images, pad_images, padded_size, to_float, to_uint8
-from arinv.types import Array
+from arinv.types import Array, DecodeFn, FeaturesFn
 
 _OVERVIEW = "overview.png"
 _SSIM_WINDOW = 11  # px
@@ -54,7 +56,11 @@ def check(config: ConfigDict) -> None:
     dtype_of(config)
     check_pictures(config)
     if not config.data.name:
-        raise UserError("images is empty; name an image file or a folder of images")
+        raise UserError("images is empty; name an image file, a folder of images, or photos")
+    if data.is_photographs(config.data.name):
+        data.photograph_names(config.data.name)
+    if config.data.max_side < 0:
+        raise UserError(f"data.max_side must be 0 (no limit) or more; got {config.data.max_side}")
     if not config.order or not all(config.inverters[name] for name in config.order):
         raise UserError("no inverter; name the workdir of an inverter's training: inverter=, standard= or robust=")
     for name in _others(config):
@@ -110,9 +116,11 @@ def run(run: Run) -> dict[str, Any]:
             caches[i].save(cache_key(images.names[i]), {m: np.array(value) for m, value in rows[name][i].items()})
     _write_csv(run, images.names, sizes, rows)
     first = list(sizes)[: config.log.num_pictures]
+    results = _results(inverters, sizes, rows, skipped, variants)
     if first:
         write_png(workdir / _OVERVIEW, _overview(run, images, first, rows, files))
-    return run.finish(_results(inverters, sizes, rows, skipped, variants))
+        _write_report(run, inverters, results)
+    return run.finish(results)
 
 
 def _check_outputs(config: ConfigDict, root: pathlib.Path, workdir: pathlib.Path) -> None:
@@ -176,11 +184,6 @@ def _reconstruct(
     resumes gives the same results.
     """
     padding = {"multiple": config.multiple or inverter.image_size, "edge": config.edge}
-
-    @jax.jit
-    def step(functions, images_u8):
-        return to_uint8(inversion.invert(*functions, to_float(images_u8), layer=inverter.layer))
-
     groups = defaultdict(list)
     for i, size in sizes.items():
         groups[padded_size(size, **padding)].append(i)
@@ -194,10 +197,15 @@ def _reconstruct(
             batch = np.zeros((count, height, width, 3), np.uint8)  # the last batch may have empty rows
             for row, image in enumerate(originals.values()):
                 batch[row] = pad_images(image[None], **padding)[0]
-            reconstructions = np.asarray(step((inverter.decode_fn, inverter.features_fn), batch))
+            reconstructions = np.asarray(_step(inverter.decode_fn, inverter.features_fn, batch, layer=inverter.layer))
             for row, (i, image) in enumerate(originals.items()):
                 if i in missing:
                     yield i, image, crop_images(reconstructions[row][None], sizes[i], edge=config.edge)[0]
+
+
+@functools.partial(jax.jit, static_argnames="layer")
+def _step(decode_fn: DecodeFn, features_fn: FeaturesFn, images_u8: Array, *, layer: str) -> Array:
+    return to_uint8(inversion.invert(decode_fn, features_fn, to_float(images_u8), layer=layer))
 
 
 _psnr, _ssim = jax.jit(metrics.psnr), jax.jit(metrics.ssim)
@@ -266,6 +274,9 @@ def _overview(
     """Returns the first images above their reconstructions, each fitted into a tile."""
     shapes = [images[i].shape[:2] for i in indices]
     width = 512 if len(indices) < 3 else 320 if len(indices) < 6 else 224
+    widest = max(across for _, across in shapes)
+    if width / 2 < widest < width:  # images are enlarged by whole factors only
+        width = widest
     tallest = max(height / max(1, across) for height, across in shapes)
     height = round(width * min(1.5, max(0.25, tallest)))
     tiles = {"image": [fit(images[i], height=height, width=width) for i in indices]}
@@ -279,6 +290,23 @@ def _overview(
         decibels = [f"{inverter} {rows[inverter][i]['psnr']:.1f} dB" for inverter in rows]
         columns.append("\n".join([shortened, *decibels]))
     return labelled_grid({name: np.stack(row) for name, row in tiles.items()}, columns=columns, font_size=16)
+
+
+def _write_report(run: Run, inverters: Mapping[str, Trained], results: Mapping[str, Any]) -> None:
+    """Writes table.md and report.html, and prints where that is."""
+    columns = report.columns(["psnr", "ssim"])
+    rows = []
+    for name, inverter in inverters.items():
+        means = {metric: results["means"].get(f"{metric}_{name}", {}).get("mean") for metric in columns}
+        known = {metric: value for metric, value in means.items() if value is not None}
+        network = f"{inverter.description['encoder']} {inverter.layer}"
+        cells = [column.cell(known, metric) for metric, column in columns.items()]
+        rows.append([name, network, run.config.inverters[name], *cells])
+    heading = ["", "network", "from", *(column.heading for column in columns.values())]
+    note = f"Means over {results['num_pictures']} images at their own sizes: {run.config.data.name}."
+    images = {"Images, and their reconstructions from features": run.workdir / _OVERVIEW}
+    report.write(run.workdir, run.config.title, [report.Table(heading, rows)], [note], images=images)
+    run.report(f"the report is {run.workdir / 'report.html'}")
 
 
 def _results(

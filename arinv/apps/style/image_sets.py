@@ -1,6 +1,6 @@
 """Contents and styles of a style transfer: named images of any size, padding, and contact sheets.
 
-config.data   {"content", "style": an image file, a folder, or "photos:NAME+NAME" for the photographs of arinv,
+config.data   {"content", "style": an image file, a folder, or "photos:NAME+NAME" for built-in photographs,
                "num_content", "num_style": number of images, 0 for all,
                "content_labels", "style_labels": folders of label maps (apps/style/label_maps.py), empty for none,
                "size": side to resize images to, 0 for their own size, "resize": "squash" or "crop",
@@ -15,17 +15,14 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from ml_collections import ConfigDict
-from PIL import Image
 
 from arinv import data
 from arinv.data.image_files import looked_for, read_tree
-from arinv.data.photos import CLASS_NAMES
 from arinv.errors import UserError, unknown
 from arinv.experiment.cache import cache_key
 from arinv.experiment.figures import fit, labelled_grid
 from arinv.experiment.run import open_image_files
 
-_PHOTOS = "photos:"
 _RESIZE_MODES = ("squash", "crop")
 _LONGEST_SIDE = 12_000  # px, of a contact sheet
 _SMALLEST_TILE = 48
@@ -53,8 +50,8 @@ class Collection:
         self._fields, reference = fields, fields[which]
         self.reduced: set[str] = set()
         self._files: tuple[pathlib.Path, ...] = ()  # empty for "photos:"
-        if reference.startswith(_PHOTOS):
-            self.names = tuple(_photographs(reference))
+        if data.is_photographs(reference):
+            self.names = data.photograph_names(reference)
             self._images = [data.read_photograph(name) for name in self.names]
         else:
             self._images = open_image_files(reference, on_bad_image=fields.on_bad_image)
@@ -74,13 +71,9 @@ class Collection:
         fields, image = self._fields, self._images[index]
         if fields.size:
             return data.resize_u8(image, fields.size, fields.resize)
-        height, width = image.shape[:2]
-        factor = fields.max_side / max(height, width) if fields.max_side else 1.0
-        if factor >= 1:
-            return image
-        self.reduced.add(self.names[index])
-        size = (max(1, round(width * factor)), max(1, round(height * factor)))
-        return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR))
+        if fields.max_side and max(image.shape[:2]) > fields.max_side:
+            self.reduced.add(self.names[index])
+        return data.limit_side(image, fields.max_side)
 
     def identity(self) -> str:
         """Returns a text that differs for other images, or files of another size or time."""
@@ -97,8 +90,8 @@ def check(fields: ConfigDict) -> None:
         reference = fields[which]
         if not reference:
             raise UserError(f"data.{which} is empty; name an image file or a folder of images")
-        if reference.startswith(_PHOTOS):
-            _photographs(reference)
+        if data.is_photographs(reference):
+            data.photograph_names(reference)
             continue
         path = pathlib.Path(reference).expanduser()
         if not path.exists():
@@ -177,14 +170,6 @@ def _wrap(title: str, tile: int, font_size: int) -> str:
     if len(lines) > _LINES:
         lines = [*lines[: _LINES - 1], f"{lines[_LINES - 1][: letters - 2]}.."]
     return "\n".join(lines)
-
-
-def _photographs(reference: str) -> list[str]:
-    names = list(dict.fromkeys(filter(None, reference.removeprefix(_PHOTOS).split("+")))) or list(CLASS_NAMES)
-    for name in names:
-        if name not in CLASS_NAMES:
-            raise unknown("photograph", name, CLASS_NAMES)
-    return names
 
 
 def _short_names(names: Sequence[str]) -> tuple[str, ...]:

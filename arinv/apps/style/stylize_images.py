@@ -23,6 +23,7 @@ from arinv.apps.style.image_sets import Collection
 from arinv.apps.style.levels import PairStylizer, check_levels, columns, load_levels, shares
 from arinv.apps.style.transfer import ORDERS
 from arinv.errors import UserError, unknown
+from arinv.experiment import workdirs
 from arinv.experiment.run import Run, check_fields
 from arinv.experiment.writer import progress_bar, write_png
 from arinv.ops import wct
@@ -61,7 +62,7 @@ def check(config: ConfigDict) -> None:
         raise UserError("no inverters: name the workdirs of their trainings, such as levels=A+B+C")
     for name in config.order:
         if not any(reference.startswith("stage:") for reference in config.entries[name]):
-            check_levels([pathlib.Path(reference).expanduser() for reference in config.entries[name]])
+            check_levels([workdirs.resolve(reference, pathlib.Path()) for reference in config.entries[name]])
 
 
 def run(run: Run) -> dict[str, Any]:

@@ -2,8 +2,8 @@
 
 A generator is a module with a plan, plain data. PAPER_PLANS contains those of the papers' tables; for any other encoder
 and layer the plan follows from the encoder's FeatureSpec by the rule that the tables have in common: convolutions at
-each resolution of the encoder, and a 4x4 transposed convolution between two resolutions. Features NHWC (or [B, K]) ->
-images NHWC in [0, 1].
+each resolution of the encoder, and between two resolutions a 4x4 transposed convolution, or nearest upsampling, which
+draws no checkerboard. Features NHWC (or [B, K]) -> images NHWC in [0, 1].
 
 Source: Rojas-Gomez et al. 2022, Tables A4, A6, A7 and the released code, which disagree on where the
 channels of A4 shrink; the code's plan has the published 4.7M parameters and is the default.
@@ -68,16 +68,20 @@ PAPER_PLANS: dict[tuple[str, str, str], Plan] = {
 }
 
 
-def mirror_plan(spec: FeatureSpec, *, image_size: int) -> Plan:
+def mirror_plan(spec: FeatureSpec, *, image_size: int, upsampling: str = "transposed") -> Plan:
     """Returns the plan that mirrors an encoder's stages.
 
     Args:
       spec: the feature's place in its encoder.
       image_size: side of the square images; used for a vector feature, whose plan begins with a dense layer to the
         shape of the encoder's last spatial feature.
+      upsampling: between two resolutions: "transposed", a 4x4 transposed convolution of stride 2, or "nearest", every
+        pixel twice along both sides, so that the 3x3 convolution behind it is the only one at its resolution.
 
     Returns:
       The steps before the last convolution to RGB.
+
+    Source: Rojas-Gomez et al. 2022, Table A4 and, of "nearest", the variant of the released code that interpolates.
     """
     deepest = spec.stages[-1]
     plan: Plan = ()
@@ -87,8 +91,11 @@ def mirror_plan(spec: FeatureSpec, *, image_size: int) -> Plan:
     for _ in range(spec.offset):
         plan += _up(deepest.width, 1) + _conv(deepest.width)
     for previous, stage in zip(spec.stages[:0:-1], spec.stages[-2::-1], strict=True):
-        if stage.stride < previous.stride:
-            plan += _up(stage.width, previous.stride // stage.stride)
+        factor = previous.stride // stage.stride
+        if upsampling == "nearest":
+            plan += _NEAREST * (factor.bit_length() - 1)  # strides are powers of two
+        elif factor > 1:
+            plan += _up(stage.width, factor)
         plan += _conv(stage.width)
     return plan
 

@@ -113,3 +113,19 @@ def test_read_photograph_returns_file_of_its_package():
     spec = importlib.util.find_spec("skimage")
     path = spec.submodule_search_locations[0] + "/data/coffee.png"
     np.testing.assert_array_equal(coffee, np.asarray(Image.open(path).convert("RGB")))
+
+
+def test_open_photographs_returns_whole_images_up_to_a_side(tmp_path, monkeypatch):
+    images = data.open_photographs("photos:coffee+chelsea", max_side=40)
+    assert images.names == ("coffee", "chelsea") and [image.shape for image in images] == [(27, 40, 3), (27, 40, 3)]
+    np.testing.assert_array_equal(data.open_photographs("photos:coffee")[0], data.read_photograph("coffee"))
+    assert (
+        data.photograph_names("photos") == data.photograph_names("photos:")
+        and len(data.open_photographs("photos")) == 10
+    )
+    with pytest.raises(UserError, match="unknown photograph 'cofee'.*Did you mean 'coffee'"):
+        data.open_photographs("photos:cofee")
+    assert data.is_photographs("photos") and not data.is_photographs("photos.png")
+    (tmp_path / "photos").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert not data.is_photographs("photos")  # a folder of the user

@@ -1,0 +1,105 @@
+"""Every entry of the zoo loads, is what its card says, attacks and inverts; README's table is that of the cards."""
+
+import ast
+import pathlib
+
+import jax
+import numpy as np
+import pytest
+
+import arinv
+from arinv import attacks, data, main, zoo
+from arinv.command_line import load
+from configs import arguments
+from launch import zoo as maintenance
+
+ROOT = pathlib.Path(__file__).parents[2]
+TOLERANCE = 0.1  # dB, between versions of jaxlib and machines
+
+
+@pytest.fixture(params=zoo.names())
+def name(request):
+    return request.param
+
+
+def test_files_are_small_enough_to_ship():
+    maintenance.check_sizes()
+
+
+def test_readme_has_the_table_of_the_cards():
+    assert zoo.markdown() in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_configs_name_entries_of_the_zoo():
+    for reference in arguments.ZOO.values():
+        assert zoo.networks(reference.removeprefix(zoo.SCHEME)) == ("encoder", "conv1", "conv2", "conv5")
+
+
+def test_package_contains_the_zoo():
+    """Reads setup.py, since building a wheel needs setuptools and seconds."""
+    call = ast.parse((ROOT / "setup.py").read_text(encoding="utf-8")).body[-1].value
+    patterns = next(ast.literal_eval(word.value) for word in call.keywords if word.arg == "package_data")["arinv.zoo"]
+    shipped = {path for pattern in patterns for path in zoo.FOLDER.glob(pattern)}
+    files = {path for path in zoo.FOLDER.rglob("*") if path.is_file() and path.suffix not in (".py", ".pyc")}
+    assert shipped == files and len(files) > len(zoo.names())
+
+
+def test_card_describes_the_files(name):
+    card = zoo.card(name)
+    described = {"encoder": card["encoder"], **card["inverters"]}
+    assert card["name"] == name and tuple(sorted(described)) == tuple(sorted(zoo.networks(name)))
+    for network, row in described.items():
+        path = zoo.resolve(f"zoo:{name}/{network}")
+        loaded = arinv.load(path)
+        assert row["weights"] == loaded.fingerprint and row["bytes"] == path.stat().st_size
+        assert row["parameters"] == sum(leaf.size for leaf in jax.tree.leaves(loaded.variables["params"]))
+        assert row["training"]["flops"] > 0 and row["training"]["command"].startswith("python -m arinv --config=")
+    measured = card["encoder"]["measured"]
+    for metric in ("clean_accuracy", "autoattack_accuracy", "pgd_accuracy"):
+        low, high = measured[f"{metric}_95"]
+        assert low <= measured[metric] <= high
+    assert measured["autoattack_accuracy"] <= measured["pgd_accuracy"] <= measured["clean_accuracy"]
+
+
+def test_entry_is_attacked(name):
+    encoder, attack = arinv.load(f"zoo:{name}", kind="classifier"), zoo.card(name)["encoder"]["measured"]["attack"]
+    source = data.open_source("photos", split="test", image_size=encoder.image_size, num_examples=64)
+    images = np.stack([source[i]["image"] for i in range(64)]).astype(np.float32) / 255
+    labels = np.argmax(encoder.logits_fn(images), axis=-1)  # of its own classes
+    run = jax.jit(
+        lambda logits_fn, x: attacks.pgd(jax.random.key(0), logits_fn, x, labels, num_steps=5, step_size=None, **attack)
+    )
+    adversarial = run(encoder.logits_fn, images)
+    change = np.asarray(adversarial) - images
+    norms = np.abs(change).max(axis=(1, 2, 3)) if attack["norm"] == "linf" else np.sqrt((change**2).sum(axis=(1, 2, 3)))
+    assert norms.max() <= attack["eps"] * (1 + 1e-4)
+    assert np.mean(np.argmax(encoder.logits_fn(adversarial), axis=-1) == labels) < 0.95
+
+
+def test_entry_inverts_a_photograph(name):
+    [image] = data.open_photographs("photos:chelsea", max_side=maintenance.MAX_SIDE)
+    card = zoo.card(name)
+    for layer in zoo.networks(name)[1:]:
+        expected = card["inverters"][layer]["measured"]["photographs"]["chelsea"]
+        assert maintenance.photograph_psnr(arinv.load(f"zoo:{name}/{layer}"), image) > expected - TOLERANCE
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        "anomaly:dataset=photos,standard_encoder=zoo:alexnet_small_standard,robust_encoder=zoo:alexnet_small_l2_1",
+        "autoattack:checkpoint=zoo:alexnet_small_l2_1,norm=linf,eps=8/255",
+        "detector:dataset=photos,classes=3,encoder_checkpoint=zoo:alexnet_small_l2_1",
+        "evaluate:checkpoint=zoo:alexnet_small_l2_1/conv2",
+        "inverter:encoder_checkpoint=zoo:alexnet_small_l2_1",
+        "invert:robust_inverter=zoo:alexnet_small_l2_1,images=photos",
+        "style:content=photos:coffee",
+        "style:robust_encoder=zoo:alexnet_small_l2_1/encoder",
+    ],
+)
+def test_configs_accept_the_zoo(config, tmp_path):
+    stages = main.check(load(config), tmp_path)
+    trained = [folder.name for folder, stage in stages.items() if stage.task == "classifier"]
+    assert trained == (["standard_encoder"] if config.startswith("style:robust") else [])
+    trains_inverters = "style:robust" in config or config.partition(":")[0] in ("anomaly", "detector", "inverter")
+    assert any(stage.task in ("inverter", "class_inverters") for stage in stages.values()) == trains_inverters

@@ -1,0 +1,181 @@
+"""Networks as files, and references to entries of the zoo wherever a workdir is accepted."""
+
+import json
+import shlex
+
+import jax
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+from untrained import write_encoder, write_inverter
+
+import arinv
+from arinv import command_line, zoo
+from arinv.errors import UserError
+from arinv.experiment import checkpoint, exported, trained, workdirs
+from launch import zoo as maintenance
+
+NAME = "tiny_l2_0.5"
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Workdirs of an encoder and of inverters of two of its layers."""
+    root = tmp_path_factory.mktemp("runs")
+    write_encoder(root / "encoder", seed=0, eps=0.5)
+    for layer in ("conv5", "conv1"):
+        write_inverter(root / layer, root / "encoder", seed=1, layer=layer)
+    return root
+
+
+@pytest.fixture(scope="module")
+def folder(runs, tmp_path_factory):
+    """A zoo of one entry."""
+    folder = tmp_path_factory.mktemp("zoo")
+    maintenance.export(folder / NAME, runs / "encoder", [runs / "conv5", runs / "conv1"], half=True)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def entries(folder, monkeypatch):
+    monkeypatch.setattr(zoo, "FOLDER", folder.resolve())
+
+
+def one_line(pattern):
+    return pytest.raises(UserError, match=pattern)
+
+
+def test_reference_stands_for_the_deepest_inverter_or_the_encoder():
+    inverter = arinv.load(f"zoo:{NAME}")
+    assert (inverter.kind, inverter.layer) == ("inverter", "conv5")
+    assert arinv.load(f"zoo:{NAME}", kind="classifier").fingerprint == inverter.encoder.fingerprint
+    assert arinv.load(f"zoo:{NAME}/conv1").layer == "conv1"
+    assert arinv.load(f"zoo:{NAME}/encoder").kind == "classifier"
+    assert zoo.networks(NAME) == ("encoder", "conv1", "conv5")
+
+
+def test_exported_weights_are_the_runs_in_float16(runs):
+    original, loaded = trained.load(runs / "conv5"), arinv.load(f"zoo:{NAME}")
+    for mine, theirs in ((loaded, original), (loaded.encoder, original.encoder)):
+        for value, expected in zip(jax.tree.leaves(mine.variables), jax.tree.leaves(theirs.variables), strict=True):
+            exact = np.asarray(expected)
+            exact = exact.astype(np.float16).astype(np.float32) if exact.ndim > 1 else exact
+            np.testing.assert_array_equal(value, exact)
+            assert value.dtype == np.float32
+    assert loaded.description["encoder_weights"] == loaded.encoder.fingerprint != original.encoder.fingerprint
+
+
+def test_references_between_workdirs_name_the_entry(tmp_path):
+    place = workdirs.resolve(f"zoo:{NAME}/conv1", tmp_path)
+    assert workdirs.relative(place, tmp_path) == f"zoo:{NAME}/conv1"
+    assert workdirs.follow(f"zoo:{NAME}/conv1", tmp_path) == place
+    assert workdirs.relative(workdirs.resolve(f"zoo:{NAME}", tmp_path), tmp_path) == f"zoo:{NAME}"
+    checkpoint.check_run(workdirs.resolve(f"zoo:{NAME}", tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("reference", "options", "message"),
+    [
+        ("zoo:other", {}, f"unknown entry of the zoo 'other'; known: {NAME}"),
+        (f"zoo:{NAME}/conv4", {}, "unknown network of zoo:.* 'conv4'; known: conv1, conv5, encoder"),
+        (f"zoo:{NAME}", {"kind": "denoiser"}, "has no denoiser; it has encoder, conv1, conv5"),
+        (f"zoo:{NAME}/conv1", {"kind": "classifier"}, "holds an inverter"),
+        (f"zoo:{NAME}", {"image_size": 32}, "trained on images of 16 px, but data.image_size is 32"),
+    ],
+)
+def test_load_reports_mistakes_in_one_line(reference, options, message):
+    with one_line(message):
+        arinv.load(reference, **options)
+
+
+def damaged(path, change):
+    content = bytearray(path.read_bytes())
+    return bytes(change(content))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda content: content[: len(content) // 2], "may be cut short or damaged"),
+        (lambda content: b"", "is not a PyTorch checkpoint"),
+        (lambda content: content.replace(b'\\"conv5\\"', b'\\"conv1\\"'), "is of another model.*checkpoint.*model"),
+        (lambda content: content.replace(b'"description"', b'"undescribed"'), "holds no trained network of arinv"),
+    ],
+)
+def test_damaged_file_is_reported_in_one_line(tmp_path, folder, change, message):
+    (tmp_path / "conv5.safetensors").write_bytes(damaged(folder / NAME / "conv5.safetensors", change))
+    (tmp_path / "encoder.safetensors").write_bytes((folder / NAME / "encoder.safetensors").read_bytes())
+    with one_line(message):
+        arinv.load(tmp_path / "conv5.safetensors")
+
+
+def test_file_can_be_copied_with_its_encoder(tmp_path, folder):
+    for network in ("encoder", "conv5"):
+        (tmp_path / f"{network}.safetensors").write_bytes((folder / NAME / f"{network}.safetensors").read_bytes())
+    assert arinv.load(tmp_path / "conv5.safetensors").fingerprint == arinv.load(f"zoo:{NAME}").fingerprint
+
+
+def test_inverter_of_other_weights_than_its_encoder_is_rejected(tmp_path, folder, runs):
+    encoder = trained.load(runs / "encoder")
+    exported.write(tmp_path / "encoder.safetensors", encoder.variables, encoder.description)
+    (tmp_path / "conv5.safetensors").write_bytes((folder / NAME / "conv5.safetensors").read_bytes())
+    with one_line("was trained on an encoder of weights"):
+        arinv.load(tmp_path / "conv5.safetensors")
+
+
+def test_write_rejects_values_beyond_float16(tmp_path):
+    with one_line("params/kernel of .* beyond float16"):
+        exported.write(tmp_path / "x.safetensors", {"params": {"kernel": np.full((2, 2), 1e6)}}, {}, half=True)
+
+
+def measured(**more):
+    return {"attack": {"norm": "linf", "eps": 8 / 255}, "clean_accuracy": 0.75, **more}
+
+
+def test_table_shows_the_cards(folder, monkeypatch, capsys):
+    encoder = {"encoder": "alexnet_small", "options": {"width": 2}, "bytes": 2**20}
+    encoder["training"] = {"data": "tfds:cifar10", "attack": {"norm": "l2", "eps": 0.5}, "epochs": 12.0}
+    encoder["training"]["recipe"] = {"name": "n_fgsm"}
+    encoder["measured"] = measured(autoattack_accuracy=0.5, autoattack_accuracy_95=[0.468, 0.532])
+    inverters = {"conv5": {"bytes": 2**19, "measured": {"psnr": 19.5}}}
+    (folder / NAME / "card.json").write_text(json.dumps({"encoder": encoder, "inverters": inverters}))
+    row = (
+        f"| {NAME} | alexnet_small (width 2) | cifar10, l2 eps 0.5, 12 epochs of n_fgsm | 75.0% "
+        "| 50.0% [46.8%, 53.2%], linf eps 8/255 | conv5 19.50 | 1.5 MB |"
+    )
+    assert row in zoo.markdown().splitlines()
+    assert zoo.main([]) == 0
+    text = capsys.readouterr().out
+    assert NAME in text and "50.0% [46.8%, 53.2%]" in text
+    assert zoo.main([NAME]) == 0 and json.loads(capsys.readouterr().out)["encoder"] == encoder
+    with one_line("unknown entry"):
+        zoo.main(["nothing"])
+    with one_line("takes no argument"):
+        zoo.main(["a", "b"])
+    (folder / NAME / "card.json").write_text("{")
+    with one_line("card.json is damaged"):
+        zoo.rows()
+    (folder / NAME / "card.json").unlink()
+    assert NAME not in zoo.markdown()  # exported, not measured yet
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "--config=quickstart --config.stages.robust_encoder.optimizer.schedule.learning_rate=0.02",
+        "--config=quickstart:encoder=resnet18,eps=8/255,norm=linf,recipe=trades --config.seed=3",
+    ],
+)
+@pytest.mark.parametrize("stage", ["robust_encoder", "robust_inverter"])
+def test_training_command_trains_the_same_again(arguments, stage):
+    config = command_line.parse(["arinv", *arguments.split(), "--workdir=x"]).config.stages[stage]
+    saved = ConfigDict(json.loads(json.dumps(workdirs.plain(config))))
+    program, _, _, *words = shlex.split(maintenance.training_command(saved))
+    again = command_line.parse(["arinv", *words]).config
+    again = again.stages.inverter if "inverter" in stage else again
+    fields, expected = maintenance._fields(again), maintenance._fields(saved)
+    fields.pop("encoder.checkpoint", None), expected.pop("encoder.checkpoint", None)
+    assert fields == expected and program == "python"
+    saved.new_field = 1
+    with one_line("fields that no flag sets: new_field"):
+        maintenance.training_command(saved)
