@@ -103,6 +103,6 @@ def add_scoring(config: ConfigDict, args: ConfigDict, *, weights: Sequence[float
     }
     config.knn = {"k": 2, "normalize": True, "pooling": "flat", "block_size": 1024}
     config.batch_size = 64
-    config.log.num_pictures = 16
+    config.log.num_images = 16
     if args.smoke:
         tasks.shorten(config)

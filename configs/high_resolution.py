@@ -14,7 +14,7 @@ Arguments: those of configs/classifier.py, layer, loss and metrics of configs/in
 
 Stages: standard_encoder, standard_inverter, robust_encoder, robust_inverter, scales. Fields that are often set:
 stages.scales.scales (the largest factor, 6), .data.num_test, .batch_size (images at a time at scale 1),
-.metric_networks.encoder (see configs/evaluate.py), .log.num_pictures.
+.metric_networks.encoder (see configs/evaluate.py), .log.num_images.
 """
 
 from configs import arguments, encoders, tasks
@@ -42,5 +42,5 @@ def enlarge(args, *, scales):
     config.compare = args.compare
     config.update(tasks.metrics(args, encoder=robust_encoder))
     config.batch_size = 32
-    config.log.num_pictures = 2
+    config.log.num_images = 2
     return {**stages, "scales": tasks.shorten(config) if args.smoke else config}

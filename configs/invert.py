@@ -20,7 +20,7 @@ Arguments:
 Fields that are often set: multiple (images are padded to a multiple of it; 0: the size that the inverter was trained
 on), edge (pixels of reflection around images, cropped again), data.max_side (larger images are reduced until their
 longer side has it; 0: none), max_pixels (of the largest image: memory grows with it), limit (the number of images; 0:
-all), log.num_pictures (in the overview).
+all), log.num_images (in the overview).
 """
 
 from configs import arguments, tasks

@@ -15,7 +15,7 @@ Arguments:
 
 Fields that are often set: decision.score (total, pixel, feature, amortized, knn), decision.policy (quantile or best_f1)
 and decision.quantile (share of normal images that passes), each empty or 0 for the detector's own; batch_size,
-log.num_pictures (in the overview).
+log.num_images (in the overview).
 """
 
 from configs import arguments, tasks
@@ -30,5 +30,5 @@ def get_config(arg=None):
     config.data = {"name": args.images}
     config.decision = {"score": "", "policy": "", "quantile": 0.0}
     config.batch_size = 8 if args.smoke else 64
-    config.log.num_pictures = 32
+    config.log.num_images = 32
     return config

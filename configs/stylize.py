@@ -3,7 +3,7 @@
     LEVELS=runs/style/robust_conv5_inverter+runs/style/robust_conv2_inverter+runs/style/robust_conv1_inverter
     python -m arinv --config=configs/stylize.py:inverters=$LEVELS,content=photographs,style=art --workdir=runs/stylized
 
-Writes pictures/stylized/CONTENT/STYLE.png and sheet_stylized.png. With standard_inverters and robust_inverters, one
+Writes images/stylized/CONTENT/STYLE.png and sheet_stylized.png. With standard_inverters and robust_inverters, one
 sheet for each encoder and side_by_side.png.
 
 Arguments:

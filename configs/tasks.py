@@ -33,7 +33,7 @@ def common(args: ConfigDict, title: str) -> ConfigDict:
                 "evaluate_every_epochs": 1.0,
                 "checkpoint_every_steps": 500,
                 "keep_checkpoints": 2,
-                "num_pictures": 8,
+                "num_images": 8,
                 "profile_steps": (),  # (first, last) to record, such as (10, 13)
             },
         }
@@ -494,7 +494,7 @@ def shorten(config: ConfigDict) -> ConfigDict:
         config.watch.num_steps = 2
     config.batch_size = 8
     config.log.every_steps = 1
-    config.log.num_pictures = 4
+    config.log.num_images = 4
     if "num_steps" in config:
         config.num_steps = 2
     for name in ("attack", "test_attack"):

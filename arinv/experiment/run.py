@@ -241,24 +241,24 @@ def check_fields(config: ConfigDict) -> None:
 
     Raises:
       UserError: unknown dtype, batch size that the devices do not divide, image size out of range, or negative
-        number of pictures.
+        number of images.
     """
     dtype_of(config)
     _mesh_of(config)
     image_size = config.data.get("image_size", 1)
     if not 1 <= image_size <= _LARGEST_SIDE:
         raise UserError(f"data.image_size={image_size} must be 1 to {_LARGEST_SIDE} px")
-    check_pictures(config)
+    check_num_images(config)
 
 
-def check_pictures(config: ConfigDict) -> None:
+def check_num_images(config: ConfigDict) -> None:
     """Checks the number of images that figures show.
 
     Raises:
       UserError: negative number.
     """
-    if config.log.num_pictures < 0:
-        raise UserError(f"num_pictures={config.log.num_pictures} must be 0 (no figure) or more")
+    if config.log.num_images < 0:
+        raise UserError(f"num_images={config.log.num_images} must be 0 (no figure) or more")
 
 
 def attack_options(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -363,11 +363,11 @@ def open_image_files(reference: str | os.PathLike, *, on_bad_image: str, max_sid
     Raises:
       UserError: no image there, or an unreadable one, unless on_bad_image is "skip".
     """
-    pictures = data.open_images(
+    images = data.open_images(
         reference, on_bad_image=on_bad_image, max_side=max_side, progress=progress_callback(f"checking {reference}")
     )
-    report_left_out(str(reference), len(pictures.bad_files), pictures.left_out, files=pictures.bad_files)
-    return pictures
+    report_left_out(str(reference), len(images.bad_files), images.left_out, files=images.bad_files)
+    return images
 
 
 def report_left_out(name: str, num_skipped: int, left_out: str = "", *, files: Sequence[os.PathLike] = ()) -> None:

@@ -58,7 +58,7 @@ def write_png(path: pathlib.Path, image_u8: np.ndarray) -> None:
 
 
 class Writer:
-    """Log of one run: `metrics.jsonl`, TensorBoard event files and images in `pictures/`. A context manager.
+    """Log of one run: `metrics.jsonl`, TensorBoard event files and images in `images/`. A context manager.
 
     A resumed run drops the lines after the step it resumes from, so that every step has one line.
 
@@ -71,7 +71,7 @@ class Writer:
         self._active = jax.process_index() == 0
         if not self._active:
             return
-        self._pictures = workdir / "pictures"
+        self._images = workdir / "images"
         self._path = workdir / "metrics.jsonl"
         workdir.mkdir(parents=True, exist_ok=True)
         kept = [line for line in self._complete_lines() if json.loads(line)["step"] <= resumed_step]
@@ -122,10 +122,10 @@ class Writer:
             self._board.add_scalar(name, value, step)
 
     def image(self, step: int, name: str, image_u8: np.ndarray) -> None:
-        """Saves a uint8 [H, W, 3] image as pictures/NAME_STEP.png and adds it to TensorBoard."""
+        """Saves a uint8 [H, W, 3] image as images/NAME_STEP.png and adds it to TensorBoard."""
         if not self._active:
             return
-        write_png(self._pictures / f"{name}_{step:07d}.png", image_u8)
+        write_png(self._images / f"{name}_{step:07d}.png", image_u8)
         if self._board_lives():
             self._board.add_image(name, image_u8, step, dataformats="HWC")
 

@@ -75,7 +75,7 @@ def collect(
     *,
     key: Array,
     mesh: jax.sharding.Mesh,
-    num_pictures: int = 0,
+    num_images: int = 0,
     progress: Callable[[Iterable], Iterable] = iter,
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """Returns the results of every example, and the images of the first few.
@@ -85,16 +85,16 @@ def collect(
       batches: masked batches; uint8 or float32 images.
       key: PRNG key of the evaluation.
       mesh: of the batches.
-      num_pictures: number of image results, and of input images, to return.
+      num_images: number of image results, and of input images, to return.
       progress: wraps the batches, such as in a progress bar.
 
     Returns:
-      ({name: [N]}, {name: [num_pictures, H, W, C]}) with N the number of real examples, in order; the second has an
+      ({name: [N]}, {name: [num_images, H, W, C]}) with N the number of real examples, in order; the second has an
       entry "image" with the input images.
     """
     numbers: dict[str, list] = {}
     first_images: dict[str, list] = {}
-    missing = num_pictures
+    missing = num_images
     for i, batch in enumerate(progress(batches)):
         placed = parallel.place_batch(batch, mesh)
         results = dict(eval_step(placed, jax.random.fold_in(key, i)))

@@ -77,7 +77,7 @@ def check(config: ConfigDict) -> None:
     _resized_crop(config)
     if config.data.resize not in RESIZE_MODES:
         raise unknown("data.resize", config.data.resize, RESIZE_MODES)
-    for name in ("every_steps", "checkpoint_every_steps", "keep_checkpoints", "num_pictures"):
+    for name in ("every_steps", "checkpoint_every_steps", "keep_checkpoints", "num_images"):
         if config.log[name] < 1:
             raise UserError(f"log.{name}={config.log[name]} must be 1 or more")
     if not config.log.evaluate_every_epochs > 0:
@@ -274,7 +274,7 @@ def _make_evaluate(
             batches,
             key=key,
             mesh=mesh,
-            num_pictures=config.log.num_pictures,
+            num_images=config.log.num_images,
         )
         writer.image(step, config.task, setup.figure(images))
         return {name: float(np.mean(values, dtype=np.float64)) for name, values in results.items()}

@@ -46,7 +46,7 @@ def get_config(arg=None):
     del styled["evaluation"]
     stages |= styled | _denoise(args, workdirs)
     figures = {
-        "Figure 4: enlarged images": "stage:scales/pictures.png",
+        "Figure 4: enlarged images": "stage:scales/images.png",
         "Figure 5: images at their own sizes": "stage:images",
         "Figure 6: style transfer": "stage:stylization/side_by_side.png",
         "Figure 7: denoising": "stage:denoising_evaluation/crops.png",

@@ -151,7 +151,7 @@ def test_no_path_of_one_machine_is_in_the_tree():
     for path in tracked:
         try:
             text = (ROOT / path).read_text()
-        except (UnicodeDecodeError, FileNotFoundError):  # a picture, or deleted but not committed
+        except (UnicodeDecodeError, FileNotFoundError):  # an image, or deleted but not committed
             continue
         found += [f"{path}: {line.strip()}" for line in text.splitlines() if LOCAL_PATH.search(line)]
     assert not found, "\n".join(found)

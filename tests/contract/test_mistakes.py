@@ -69,7 +69,7 @@ def run(config, workdir):
         ("dataset=folder:/nowhere/images", {}, "/nowhere/images"),
         ("extra=npz:/nowhere/more.npz", {}, "/nowhere/more.npz"),
         ("", {"log.keep_checkpoints": 0}, "log.keep_checkpoints=0 must be 1 or more"),
-        ("", {"log.num_pictures": 0}, "log.num_pictures=0 must be 1 or more"),
+        ("", {"log.num_images": 0}, "log.num_images=0 must be 1 or more"),
         ("", {"log.every_steps": -1}, "log.every_steps=-1 must be 1 or more"),
         ("", {"log.evaluate_every_epochs": 0.0}, "log.evaluate_every_epochs=0.0 must be above 0"),
         ("encoder=resnet18", {"optimizer.schedule.every_epochs": 0.0}, "every_epochs=0.0 must be above 0"),
@@ -129,10 +129,10 @@ def test_check_rejects_stages_of_different_image_sizes(tmp_path):
     assert "stage:inverter is trained on images of 64 px" in run(config, tmp_path / "run")
 
 
-def test_check_rejects_a_negative_number_of_pictures(tmp_path):
+def test_check_rejects_a_negative_number_of_images(tmp_path):
     config = evaluate.get_config("checkpoint=there")
-    config.log.num_pictures = -1
-    assert "num_pictures=-1 must be 0" in run(config, tmp_path / "run")
+    config.log.num_images = -1
+    assert "num_images=-1 must be 0" in run(config, tmp_path / "run")
 
 
 def _with(config, name, value):

@@ -197,7 +197,7 @@ def detected(encoder, tmp_path_factory):
 
 def run_score(detected, images, workdir, arg=""):
     config = configure(score, f"smoke=True,detector={detected}/run,images={images}{arg}")
-    config.log.num_pictures = 6
+    config.log.num_images = 6
     main.run(config, workdir)
     return list(csv.DictReader(io.StringIO((workdir / "scores.csv").read_text())))
 
@@ -217,8 +217,8 @@ def test_score_gives_images_the_scores_behind_the_thresholds(detected, tmp_path)
     held_out = data.open_source(f"folder:{detected}/normal", split="test")
     (tmp_path / "images").mkdir()
     for i in range(40):
-        picture = data.resize_u8(data.read_image(detected / "normal" / f"{i}.jpg", min_side=64), 32)
-        if any(np.array_equal(picture, held_out[j]["image"]) for j in range(len(held_out))):
+        image = data.resize_u8(data.read_image(detected / "normal" / f"{i}.jpg", min_side=64), 32)
+        if any(np.array_equal(image, held_out[j]["image"]) for j in range(len(held_out))):
             shutil.copy(detected / "normal" / f"{i}.jpg", tmp_path / "images")
     rows = run_score(detected, tmp_path / "images", tmp_path / "out")
     saved = json.loads((detected / "run" / "detector" / "detector.json").read_text())
@@ -288,8 +288,8 @@ def test_score_decides_by_score_and_policy(detected, tmp_path, monkeypatch):
         assert float(alone[0][name]) == pytest.approx(float(rows[-1][name]), rel=1e-4)
     monkeypatch.setattr(scoring, "_MAX_KEPT_BYTES", 0)  # the overview searches again
     assert run_score(detected, tmp_path / "images" / "normal.png", tmp_path / "again") == alone
-    pictures = [np.asarray(Image.open(tmp_path / name / "overview.png"), np.int32) for name in ("alone", "again")]
-    assert np.mean(np.abs(pictures[0] - pictures[1])) < 2 and np.std(pictures[0]) > 2
+    overviews = [np.asarray(Image.open(tmp_path / name / "overview.png"), np.int32) for name in ("alone", "again")]
+    assert np.mean(np.abs(overviews[0] - overviews[1])) < 2 and np.std(overviews[0]) > 2
 
 
 def scorer_names(rows):
@@ -328,7 +328,7 @@ def test_score_scores_every_kind_of_image_and_reports_the_rest(detected, tmp_pat
         (",images={tmp}/nothing", "does not exist"),
         (",images=", "images is empty"),
         (",images={tmp}", "is in the folder of images"),
-        (" --config.log.num_pictures=0", "pictures=0 must be 1 or more"),
+        (" --config.log.num_images=0", "num_images=0 must be 1 or more"),
         (" --config.decision.score=sum", "unknown score 'sum'; known: amortized, feature"),
         (" --config.decision.policy=mean", "unknown threshold policy 'mean'"),
         (" --config.decision.quantile=2", "above 0 and at most 1"),

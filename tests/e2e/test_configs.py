@@ -324,7 +324,7 @@ def test_smoke_quickstart_leaves_a_report(quickstart):
     assert results["recipe"]["name"] == "quickstart" and results["departs_from_recipe"]["num_steps"] == [2, 0]
     lines = (workdir / "robust_encoder" / "metrics.jsonl").read_text().splitlines()
     assert json.loads(lines[-1])["step"] == 2
-    assert list((workdir / "robust_inverter" / "pictures").glob("*.png"))
+    assert list((workdir / "robust_inverter" / "images").glob("*.png"))
 
 
 def test_a_complete_run_is_skipped(quickstart, capsys):

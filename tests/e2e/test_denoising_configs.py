@@ -115,10 +115,10 @@ def test_open_sets_distinguishes_folders_of_one_name(tmp_path):
 
 
 def test_centre_window_pads_small_images_with_white():
-    picture = np.arange(6 * 4 * 3, dtype=np.uint8).reshape(6, 4, 3)
-    np.testing.assert_array_equal(centre_window(picture, 4), picture[1:5])
-    window = centre_window(picture[:2, :2], 4)
-    np.testing.assert_array_equal(window[1:3, 1:3], picture[:2, :2])
+    image = np.arange(6 * 4 * 3, dtype=np.uint8).reshape(6, 4, 3)
+    np.testing.assert_array_equal(centre_window(image, 4), image[1:5])
+    window = centre_window(image[:2, :2], 4)
+    np.testing.assert_array_equal(window[1:3, 1:3], image[:2, :2])
     assert (window[0] == 255).all() and (window[:, 3] == 255).all()
     assert evenly(3, 10) == [0, 3, 6] and evenly(5, 2) == [0, 1]
     assert short_names(["a/b.c.png", "00000", "x" * 30 + ".jpg"]) == ("b.c", "00000", "..." + "x" * 15)

@@ -114,7 +114,7 @@ def test_smoke_denoising_writes_figures(finished):
     _, workdir = finished
     with Image.open(workdir / "evaluation" / "crops.png") as image:
         assert image.size[0] > 3 * 160 and image.size[1] > 5 * 160
-    with Image.open(sorted((workdir / "standard_denoiser" / "pictures").glob("*.png"))[-1]) as image:
+    with Image.open(sorted((workdir / "standard_denoiser" / "images").glob("*.png"))[-1]) as image:
         assert image.size[1] == 3 * 64 + 4 * 2  # clean, noisy, denoised
     trained = read_results(workdir / "robust_denoiser")
     assert {"psnr", "ssim", "psnr_noisy", "ssim_noisy"} <= set(trained)

@@ -45,10 +45,10 @@ def test_smoke_high_resolution_writes_curves_table_and_figures(untrained, tmp_pa
         assert np.isclose(arrays["robust/2/psnr"].mean(), results["curves"]["robust"]["psnr"][1])
     table = (workdir / "table.md").read_text()
     assert "| scale | PSNR (dB), standard | PSNR (dB), robust |" in table and table.count("\n| ") == 4
-    with Image.open(workdir / "pictures.png") as picture:
-        assert picture.height > 4 * 3 * 96
-    with Image.open(workdir / "curves.png") as picture:
-        assert picture.width > 2 * picture.height
+    with Image.open(workdir / "images.png") as image:
+        assert image.height > 4 * 3 * 96
+    with Image.open(workdir / "curves.png") as image:
+        assert image.width > 2 * image.height
 
 
 @pytest.mark.slow
@@ -119,7 +119,7 @@ def brightness(monkeypatch):
 
     def measure(run, _, __, arrays, *, scale, **options):
         calls.append(scale)
-        tiles = np.zeros((run.config.log.num_pictures, 32, 32, 3), np.uint8)
+        tiles = np.zeros((run.config.log.num_images, 32, 32, 3), np.uint8)
         return {"tiles": tiles, "psnr": arrays["image"].mean((1, 2, 3))}
 
     monkeypatch.setattr(high_resolution, "_measure", measure)
@@ -141,17 +141,17 @@ def test_high_resolution_restarts_with_other_test_images(untrained, tmp_path, mo
 @pytest.mark.parametrize(("first", "then", "shown"), [(3, 1, 1), (1, 3, 1), (0, 2, 0), (2, 0, 0)])
 def test_high_resolution_resumes_with_another_number_of_images(untrained, tmp_path, brightness, first, then, shown):
     config = scale_task(untrained, metrics="psnr")
-    config.log.num_pictures = first
+    config.log.num_images = first
     main.run(config, tmp_path)
-    for name in ("results.json", "parts/robust_2.npz", "pictures.png"):
+    for name in ("results.json", "parts/robust_2.npz", "images.png"):
         (tmp_path / name).unlink(missing_ok=True)
-    config.log.num_pictures = then
+    config.log.num_images = then
     main.run(config, tmp_path)
     assert brightness == [1, 2, 2]
-    assert (tmp_path / "pictures.png").exists() == (shown > 0)
+    assert (tmp_path / "images.png").exists() == (shown > 0)
     if shown:
-        with Image.open(tmp_path / "pictures.png") as picture:  # two rows of 96 px for each
-            assert round(picture.height / (2 * 96)) == shown
+        with Image.open(tmp_path / "images.png") as image:  # two rows of 96 px for each
+            assert round(image.height / (2 * 96)) == shown
 
 
 def test_result_cache_ignores_parts_of_another_key_and_damaged_ones(tmp_path):

@@ -80,7 +80,7 @@ def test_comparison_restarts_with_other_test_images(untrained, tmp_path):
         arguments = f"dataset=folder:{tmp_path}/set,image_size=16,metrics=,{both(untrained)}"
         config = compare_inversion.get_config(arguments).stages.comparison
         config.inverters, config.order = {"robust": f"{untrained}/robust_inverter"}, ("robust",)
-        config.optimization.encoders, config.batch_size, config.log.num_pictures = (), 8, 0
+        config.optimization.encoders, config.batch_size, config.log.num_images = (), 8, 0
         main.run(config, workdir)
         with np.load(workdir / "per_image.npz", allow_pickle=False) as arrays:
             return dict(arrays)

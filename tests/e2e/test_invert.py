@@ -25,9 +25,9 @@ def read(path):
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory):
+def folder(tmp_path_factory):
     """A folder with an image of every kind, most of one size."""
-    folder, rng = tmp_path_factory.mktemp("pictures"), np.random.default_rng(0)
+    folder, rng = tmp_path_factory.mktemp("images"), np.random.default_rng(0)
     (folder / "inner").mkdir()
     noise = rng.integers(0, 256, (21, 37, 3), dtype=np.uint8)
     smooth = np.asarray(Image.fromarray(noise[:5, :9]).resize((37, 21), Image.Resampling.BICUBIC))
@@ -42,37 +42,37 @@ def pictures(tmp_path_factory):
     return folder
 
 
-def own(untrained, pictures):
-    return f"images={pictures},{both(untrained)} --config.edge=4 --config.log.num_pictures=7"
+def own(untrained, folder):
+    return f"images={folder},{both(untrained)} --config.edge=4 --config.log.num_images=7"
 
 
 @pytest.fixture(scope="module")
-def inverted(untrained, pictures, tmp_path_factory):
+def inverted(untrained, folder, tmp_path_factory):
     """The run of both inverters on all of them."""
     workdir = tmp_path_factory.mktemp("inverted") / "out"
-    main.run(configure(invert, own(untrained, pictures)), workdir)
+    main.run(configure(invert, own(untrained, folder)), workdir)
     return workdir
 
 
-def test_invert_keeps_the_size_of_every_kind_of_image(inverted, pictures):
-    opened = data.open_images(pictures)
+def test_invert_keeps_the_size_of_every_kind_of_image(inverted, folder):
+    opened = data.open_images(folder)
     rows = list(csv.DictReader((inverted / "reconstructions.csv").read_text().splitlines()))
-    assert [row["picture"] for row in rows] == list(opened.names) and len(rows) == 7
-    for name, picture, row in zip(opened.names, opened, rows, strict=True):
-        assert (int(row["height"]), int(row["width"])) == picture.shape[:2]
+    assert [row["image"] for row in rows] == list(opened.names) and len(rows) == 7
+    for name, image, row in zip(opened.names, opened, rows, strict=True):
+        assert (int(row["height"]), int(row["width"])) == image.shape[:2]
         for inverter in ("standard", "robust"):
             path = inverted / inverter / (name if name.endswith(".png") else f"{name}.png")
-            assert data.read_image(path).shape == picture.shape
-            error = np.mean((data.read_image(path) / 255 - picture / 255) ** 2)
+            assert data.read_image(path).shape == image.shape
+            error = np.mean((data.read_image(path) / 255 - image / 255) ** 2)
             np.testing.assert_allclose(float(row[f"psnr_{inverter}"]), -10 * np.log10(error + 1e-8), atol=2e-3)
             assert (row[f"ssim_{inverter}"] == "") == (name == "tiny.png")
     results = read(inverted / "results.json")
-    assert results["num_pictures"] == 7 and results["means"]["ssim_robust"]["count"] == 6
-    with Image.open(inverted / "overview.png") as picture:
-        assert picture.width > 7 * 200
+    assert results["num_images"] == 7 and results["means"]["ssim_robust"]["count"] == 6
+    with Image.open(inverted / "overview.png") as image:
+        assert image.width > 7 * 200
 
 
-def test_invert_resumes_to_the_same_bytes(untrained, pictures, inverted, tmp_path):
+def test_invert_resumes_to_the_same_bytes(untrained, folder, inverted, tmp_path):
     """Without results.json, one reconstruction and the numbers of another."""
     workdir = tmp_path / "out"
     shutil.copytree(inverted, workdir)
@@ -82,7 +82,7 @@ def test_invert_resumes_to_the_same_bytes(untrained, pictures, inverted, tmp_pat
     (workdir / "results.json").unlink()
     part = next((workdir / "parts" / "standard").glob("*.npz"))
     part.write_bytes(part.read_bytes()[:-7])
-    main.run(configure(invert, own(untrained, pictures)), workdir)
+    main.run(configure(invert, own(untrained, folder)), workdir)
     assert lost.read_bytes() == before and kept.stat().st_mtime_ns == time
     for name in ("reconstructions.csv", "overview.png"):
         assert (workdir / name).read_bytes() == (inverted / name).read_bytes()
@@ -111,9 +111,9 @@ def test_invert_repeats_a_replaced_image_only(untrained, tmp_path):
     save(folder / "a.png", 6, 9, seed=1)
     replaced, other = invert_folder(untrained, folder, out)
     assert other == before[1] and (out / "inverter" / "b.png").stat().st_mtime_ns == kept
-    picture, found = (data.read_image(place / "a.png") / 255 for place in (folder, out / "inverter"))
+    image, found = (data.read_image(place / "a.png") / 255 for place in (folder, out / "inverter"))
     assert (replaced["height"], replaced["width"]) == ("6", "9") and found.shape == (6, 9, 3)
-    np.testing.assert_allclose(float(replaced["psnr_inverter"]), -10 * np.log10(np.mean((found - picture) ** 2)), 1e-3)
+    np.testing.assert_allclose(float(replaced["psnr_inverter"]), -10 * np.log10(np.mean((found - image) ** 2)), 1e-3)
 
 
 def test_invert_writes_every_image_to_a_file_of_its_own(untrained, tmp_path):
@@ -151,7 +151,7 @@ def test_invert_keeps_the_bytes_of_names_that_are_not_utf_8(untrained, tmp_path)
         pytest.skip("the file system takes names in UTF-8 only")
     for _ in range(2):
         (row,) = invert_folder(untrained, folder, out)
-        assert row["picture"] == name
+        assert row["image"] == name
     assert b"\ncaf\xe9.png,8,8," in (out / "reconstructions.csv").read_bytes()
     assert (out / "inverter" / name).exists() and (out / "overview.png").exists()
 
@@ -173,8 +173,8 @@ def test_invert_rejects_a_workdir_among_the_images(untrained, tmp_path):
     assert (tmp_path / "robust" / "a.png").read_bytes() == before
 
 
-def test_invert_of_one_image_equals_that_in_a_folder(untrained, pictures, inverted, tmp_path):
-    config = invert.get_config(f"smoke=True,images={pictures}/rgb.png,inverter={untrained}/robust_inverter")
+def test_invert_of_one_image_equals_that_in_a_folder(untrained, folder, inverted, tmp_path):
+    config = invert.get_config(f"smoke=True,images={folder}/rgb.png,inverter={untrained}/robust_inverter")
     config.edge = 4
     main.run(config, tmp_path / "out")
     found = [data.read_image(path) for path in (tmp_path / "out/inverter/rgb.png", inverted / "robust/rgb.png")]
@@ -196,29 +196,29 @@ def run(config, workdir):
         ("images={tmp}/none", "none' does not exist"),
         ("images={tmp}/empty", "holds no image"),
         ("images={tmp}/bad", "broken.png is damaged or truncated"),
-        ("images={pictures} --config.max_pixels=100", "has 37 x 21 pixels, more than max_pixels=100; make it smaller"),
-        ("images={pictures} --config.multiple=12", "multiple 12 must be a multiple of 8 px"),
-        ("images={pictures} --config.edge=-1", "edge must be 0 or more"),
-        ("images={pictures} --config.log.num_pictures=-1", "num_pictures=-1 must be 0"),
+        ("images={folder} --config.max_pixels=100", "has 37 x 21 pixels, more than max_pixels=100; make it smaller"),
+        ("images={folder} --config.multiple=12", "multiple 12 must be a multiple of 8 px"),
+        ("images={folder} --config.edge=-1", "edge must be 0 or more"),
+        ("images={folder} --config.log.num_images=-1", "num_images=-1 must be 0"),
         ("images={tmp}", "is in the folder of images"),
-        ("images={pictures},robust_inverter={tmp}/none", "no checkpoint in"),
+        ("images={folder},robust_inverter={tmp}/none", "no checkpoint in"),
         (
-            "images={pictures},robust_inverter={encoder}",
+            "images={folder},robust_inverter={encoder}",
             "holds a classifier; name the workdir of an inverter",
         ),
     ],
 )
-def test_invert_reports_a_mistake_in_one_line(untrained, pictures, tmp_path, arg, shown):
+def test_invert_reports_a_mistake_in_one_line(untrained, folder, tmp_path, arg, shown):
     (tmp_path / "empty").mkdir()
     (tmp_path / "bad").mkdir()
-    (tmp_path / "bad" / "broken.png").write_bytes((pictures / "rgb.png").read_bytes()[:200])
-    places = {"tmp": tmp_path, "pictures": pictures, "encoder": untrained / "robust_encoder"}
+    (tmp_path / "bad" / "broken.png").write_bytes((folder / "rgb.png").read_bytes()[:200])
+    places = {"tmp": tmp_path, "folder": folder, "encoder": untrained / "robust_encoder"}
     config = configure(invert, f"inverter={untrained}/robust_inverter,{arg.format(**places)}")
     assert shown in run(config, tmp_path / "run")
 
 
-def test_invert_without_inverter_reports_one_line(pictures, tmp_path):
-    assert "no inverter; name" in run(invert.get_config(f"images={pictures}"), tmp_path / "run")
+def test_invert_without_inverter_reports_one_line(folder, tmp_path):
+    assert "no inverter; name" in run(invert.get_config(f"images={folder}"), tmp_path / "run")
 
 
 def test_invert_skips_large_and_damaged_images(untrained, tmp_path):
@@ -231,7 +231,7 @@ def test_invert_skips_large_and_damaged_images(untrained, tmp_path):
     config.max_pixels = 1000
     main.run(config, tmp_path / "out")
     results = read(tmp_path / "out" / "results.json")
-    assert results["num_pictures"] == 1 and results["skipped"] == ["broken.png", "large.png"]
+    assert results["num_images"] == 1 and results["skipped"] == ["broken.png", "large.png"]
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 3), (3, 50, 3), (300, 20, 3), (64, 64, 3)])

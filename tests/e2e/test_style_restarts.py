@@ -75,7 +75,7 @@ def test_stylize_restarts_after_a_change(config, pairs, tmp_path, changed):
         draw(next((tmp_path / changed).iterdir()), [2, 1, 2, 2])
     run_again(config.stages.stylization, workdir)
     assert pairs == 2 * [(0, 0), (1, 0)]
-    assert {np.asarray(Image.open(path)).max() for path in (workdir / "pictures").rglob("*.png")} == {4}
+    assert {np.asarray(Image.open(path)).max() for path in (workdir / "images").rglob("*.png")} == {4}
 
 
 class Measurement:
@@ -102,11 +102,11 @@ def test_evaluation_restarts_after_a_change(config, pairs, tmp_path, monkeypatch
     monkeypatch.setattr(Measurement, "measured", [], raising=False)
     with pytest.raises(Cut):
         main.run(config, tmp_path / "run")
-    pictures = tmp_path / "run" / "stylization" / "pictures" / "stylized"
+    folder = tmp_path / "run" / "stylization" / "images" / "stylized"
     if changed == "weights":
         network.weights = "def"
     elif changed == "image":
-        draw(pictures / "a" / "x.png", [9])
+        draw(folder / "a" / "x.png", [9])
     elif changed == "style":
         draw(tmp_path / "style" / "x.png", [9])
     main.run(config, tmp_path / "run")

@@ -55,7 +55,7 @@ def draw(path, shape, mode="RGB", seed=0):
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
     """A folder of contents and one of styles, of many sizes and kinds."""
-    root = tmp_path_factory.mktemp("pictures")
+    root = tmp_path_factory.mktemp("images")
     draw(root / "content" / "odd.png", (37, 50), seed=1)
     draw(root / "content" / "grey.jpg", (24, 40), "L", seed=2)
     draw(root / "content" / "clear.png", (40, 33), "RGBA", seed=3)
@@ -102,7 +102,7 @@ def test_smoke_stylize_writes_images_and_sheets(compared):
     for entry in ("standard", "robust"):
         for content in done["contents"]:
             for column in done["columns"]:
-                path = compared / "stylization" / "pictures" / entry / content / f"{column}.png"
+                path = compared / "stylization" / "images" / entry / content / f"{column}.png"
                 assert data.read_image(path).shape == (64, 64, 3)
     sizes = {}
     for name in ("sheet_standard", "sheet_robust", "side_by_side"):
@@ -118,16 +118,16 @@ def test_smoke_evaluation_measures_the_written_images(compared, levels, folders)
     assert done["entries"]["content as it was"]["ssim"] == 1.0 and done["num_pairs"] == 4
     assert "adversarial (l2 eps 1) training" in done["variants"]["gram_alexnet_small"]
     features_fn = trained.load(compared / first(levels), kind="inverter").features_fn
-    picture = data.read_image(compared / "stylization" / "pictures" / "standard" / "clear" / "wide.png")
+    image = data.read_image(compared / "stylization" / "images" / "standard" / "clear" / "wide.png")
     other = data.resize_u8(data.read_image(folders / "style" / "wide.gif"), 64)
     layers = ("conv1", "conv2", "conv3", "conv4", "conv5")
-    expected = metrics.gram_loss(features_fn, *(to_float(x)[None] for x in (picture, other)), layers=layers)
+    expected = metrics.gram_loss(features_fn, *(to_float(x)[None] for x in (image, other)), layers=layers)
     with (compared / "evaluation" / "per_pair.csv").open() as file:
         rows = {(row["encoder"], row["content"], row["style"]): row for row in csv.DictReader(file)}
     assert len(rows) == 3 * 4
     np.testing.assert_allclose(float(rows["standard", "clear", "wide"]["gram_alexnet_small"]), expected[0], rtol=1e-4)
     content = data.resize_u8(data.read_image(folders / "content" / "clear.png"), 64)
-    expected = metrics.ssim(*(to_float(x)[None] for x in (picture, content)))
+    expected = metrics.ssim(*(to_float(x)[None] for x in (image, content)))
     np.testing.assert_allclose(float(rows["standard", "clear", "wide"]["ssim"]), expected[0], atol=1e-5)
     with np.load(compared / "evaluation" / "per_pair.npz", allow_pickle=False) as arrays:
         np.testing.assert_allclose(arrays["robust/ssim"].mean(), done["entries"]["robust"]["ssim"], rtol=1e-6)
@@ -145,7 +145,7 @@ def own_sizes(levels, folders, tmp_path_factory):
 
 def test_stylize_keeps_the_size_of_every_kind_of_image(own_sizes):
     shapes = {
-        name: data.read_image(own_sizes / "pictures" / "stylized" / name / "wide.png").shape
+        name: data.read_image(own_sizes / "images" / "stylized" / name / "wide.png").shape
         for name in ("odd", "grey", "clear", "dot")
     }
     assert shapes == {"odd": (36, 48, 3), "grey": (24, 40, 3), "clear": (40, 33, 3), "dot": (1, 1, 3)}
@@ -195,11 +195,11 @@ def test_stylize_skips_finished_batches(own_sizes, tmp_path, monkeypatch):
     saved = json.loads((own_sizes / "config.json").read_text())
     config.data.update(saved["data"])
     config.entries.stylized = tuple(saved["entries"]["stylized"])
-    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "run" / "pictures").rglob("*.png")}
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "run" / "images").rglob("*.png")}
     (tmp_path / "run" / "results.json").unlink()
     monkeypatch.setattr(PairStylizer, "make", None)
     main.run(config, tmp_path / "run")
-    assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "run" / "pictures").rglob("*.png")}
+    assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "run" / "images").rglob("*.png")}
     assert len(before) == 8
 
 
@@ -239,18 +239,18 @@ def test_stylize_mixes_styles_by_regions_in_the_colours_of_the_content(levels, f
     main.run(configure(stylize, arguments(folders, **given)), tmp_path / "run")
     done = results_of(tmp_path / "run")
     assert done["mix"] == [0.75, 0.25] and done["columns"] == ["mixture"] and done["num_labels"] == 2
-    assert (tmp_path / "run" / "pictures" / "stylized" / "odd" / "mixture.png").exists()
+    assert (tmp_path / "run" / "images" / "stylized" / "odd" / "mixture.png").exists()
 
 
 def test_stylize_luminance_keeps_the_colours_of_the_content(levels, folders, tmp_path):
     given = {"inverters": first(levels), "content": folders / "content" / "odd.png", "keep_color": "luminance"}
     given["data.size"] = 16
     main.run(configure(stylize, arguments(folders, **given)), tmp_path)
-    picture = data.read_image(tmp_path / "pictures" / "stylized" / "odd" / "wide.png").astype(int)
+    image = data.read_image(tmp_path / "images" / "stylized" / "odd" / "wide.png").astype(int)
     content = data.resize_u8(data.read_image(folders / "content" / "odd.png"), 16).astype(int)
-    inside = ((picture > 0) & (picture < 255)).all(-1)
+    inside = ((image > 0) & (image < 255)).all(-1)
     assert inside.mean() > 0.2
-    difference = (picture - content)[inside]
+    difference = (image - content)[inside]
     assert np.abs(difference - difference[:, :1]).max() <= 1  # the same for R, G and B, but for rounding
 
 

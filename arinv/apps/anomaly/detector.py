@@ -141,7 +141,7 @@ def _write_overview(
     run: Run, explain: Callable[[np.ndarray], scoring.Explanation], scores: np.ndarray, anomalous: np.ndarray
 ) -> tuple[float, float]:
     """Writes the overview of the validation images; returns the scales of the normal ones' heat maps."""
-    rows = overview.extremes(scores, run.config.log.num_pictures)
+    rows = overview.extremes(scores, run.config.log.num_images)
     scales = overview.map_scales(explain(np.flatnonzero(~anomalous)[: run.config.batch_size]))
     texts = [f"{'anomalous' if anomalous[i] else 'normal'}\n{scores[i]:.4g}" for i in rows]
     write_png(run.workdir / "overview.png", overview.overview(explain(rows), texts, scales=scales))

@@ -232,7 +232,7 @@ def _score_class(
         anomalous=labels != label,
         progress=bar.update,
     )
-    rows = overview.extremes(scores["total"], run.config.log.num_pictures)
+    rows = overview.extremes(scores["total"], run.config.log.num_images)
     explanation = scoring.explain(scorer, variables, test.images[rows], setting)
     texts = [f"{test.names[labels[i]]}\n{scores['total'][i]:.4g}" for i in rows]
     figure = overview.overview(explanation, texts, scales=overview.map_scales(explanation))

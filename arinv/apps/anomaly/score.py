@@ -77,7 +77,7 @@ def run(run: Run) -> dict[str, Any]:
     calibrated = calibration.calibrated(decisive)
     decisions = np.where(decisive > threshold, "anomalous", "normal")
     write_text(workdir / "scores.csv", _table(images.names, scores, calibrated, decisions))
-    rows = overview.extremes(decisive, config.log.num_pictures)
+    rows = overview.extremes(decisive, config.log.num_images)
     texts = [f"{images.names[i]}\n{decisive[i]:.4g} ({calibrated[i]:.0%})\n{decisions[i]}" for i in rows]
     kept = None if reconstructions is None else reconstructions[rows]
     explanation = scoring.explain(scorer, variables, read(rows), setting, reconstructions_u8=kept)

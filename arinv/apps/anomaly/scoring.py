@@ -49,7 +49,7 @@ _jit = functools.partial(jax.jit, static_argnums=0)
 
 
 def check(config: ConfigDict) -> None:
-    """Checks config.search, config.knn and config.log.num_pictures.
+    """Checks config.search, config.knn and config.log.num_images.
 
     Raises:
       UserError: a number out of range, or an unknown pooling.
@@ -74,8 +74,8 @@ def check_overview(config: ConfigDict) -> None:
     Raises:
       UserError: less than 1.
     """
-    if config.log.num_pictures < 1:
-        raise UserError(f"pictures={config.log.num_pictures} must be 1 or more: the number of images in the overview")
+    if config.log.num_images < 1:
+        raise UserError(f"num_images={config.log.num_images} must be 1 or more: the number of images in the overview")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -106,7 +106,7 @@ def _describe(run: Run, name: str, file: str, image: np.ndarray) -> dict[str, An
 def _write_figure(run: Run, images: data.ImageFiles, files: dict[str, str]) -> None:
     """Draws the middle of the first images before and after, and the clean ones where noise was added."""
     config = run.config
-    indices = evenly(config.log.num_pictures, len(images))
+    indices = evenly(config.log.num_images, len(images))
     names = [images.names[i] for i in indices]
     before = [np.asarray(to_uint8(to_float(_input(config, images.names[i], images[i])))) for i in indices]
     after = [data.read_image(run.workdir / files[name]) for name in names]

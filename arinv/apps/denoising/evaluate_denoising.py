@@ -211,7 +211,7 @@ def _measure_sets(
     """Returns set -> metric -> [images, rows], with their "name" [images], and name -> windows of the first images."""
     parts = run.cache("parts", *restoration.weights, fingerprint(measures.variables), *restoration.rows)
     images = [(image_set, i) for image_set in sets for i in range(len(image_set.names))]
-    cropped = set(evenly(run.config.log.num_pictures, len(images)))
+    cropped = set(evenly(run.config.log.num_images, len(images)))
     measure = jax.jit(measures.measure)
     numbers: dict[str, list[dict[str, np.ndarray]]] = {image_set.name: [] for image_set in sets}
     windows = {}

@@ -185,7 +185,7 @@ def _write_figures(
     run: Run, logits_fn: LogitsFn, arrays: dict[str, np.ndarray], images: np.ndarray, labels: np.ndarray
 ) -> None:
     """Writes smallest.png, the smallest successful perturbations, and hardest.png, the smallest margins."""
-    count = run.config.log.num_pictures
+    count = run.config.log.num_images
     broken = np.flatnonzero(arrays["clean"] & ~arrays["robust"])
     broken = broken[np.argsort(arrays["distance"][broken], kind="stable")][:count]
     robust = np.flatnonzero(arrays["robust"])

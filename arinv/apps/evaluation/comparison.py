@@ -55,10 +55,10 @@ def run(run: Run) -> dict[str, Any]:
     run.begin()
     if jax.process_index() == 0:
         write_json(run.workdir / "metrics.json", measured)
-        if pictures := _pictures(config, sources):
+        if arrays_of := _reconstructions(config, sources):
             path = run.workdir / "reconstructions.png"
-            write_png(path, _figure(pictures))
-            images = {f"Reconstructions: {', '.join(['original', *pictures])}": path} | images
+            write_png(path, _figure(arrays_of))
+            images = {f"Reconstructions: {', '.join(['original', *arrays_of])}": path} | images
         tables = [published.table(measured, quoted)] if measured or quoted else []
         notes = [_note(measured)] if measured else []
         if quoted:
@@ -105,17 +105,17 @@ def read_rows(config: ConfigDict, sources: Mapping[str, Sequence[pathlib.Path]])
     return {name: row for name, row in measured.items() if not shown or name in shown}
 
 
-def _pictures(config: ConfigDict, sources: Mapping[str, Sequence[pathlib.Path]]) -> dict[str, Mapping[str, np.ndarray]]:
+def _reconstructions(config: ConfigDict, sources: Mapping[str, Sequence[pathlib.Path]]) -> dict[str, Mapping[str, np.ndarray]]:
     """Returns the first images and their reconstructions, of every entry that has some of the same images."""
-    pictures: dict[str, Mapping[str, np.ndarray]] = {}
+    arrays_of: dict[str, Mapping[str, np.ndarray]] = {}
     for entry, folders in sources.items():
-        path = next((path for folder in folders if (path := folder / "pictures.npz").exists()), None)
+        path = next((path for folder in folders if (path := folder / "images.npz").exists()), None)
         if path is not None:
             arrays = read_arrays(path)
-            first = next(iter(pictures.values()), arrays)
+            first = next(iter(arrays_of.values()), arrays)
             if np.array_equal(arrays["image"], first["image"]):
-                pictures[config.get("labels", {}).get(entry, entry)] = arrays
-    return pictures
+                arrays_of[config.get("labels", {}).get(entry, entry)] = arrays
+    return arrays_of
 
 
 def _images(run: Run, sources: Mapping[str, Sequence[pathlib.Path]]) -> dict[str, pathlib.Path]:

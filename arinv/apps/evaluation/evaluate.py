@@ -1,7 +1,7 @@
 """Evaluation of a trained encoder, or of an inverter with its encoder, on test images.
 
 Writes results.json (means and standard deviations, the exact variant of each metric), per_image.npz (every number of
-every image) and, for an inverter, pictures.npz and reconstructions.png. With config.attack_from, the workdir of another
+every image) and, for an inverter, images.npz and reconstructions.png. With config.attack_from, the workdir of another
 evaluation of the same encoder, the accuracies are read from there and no attack runs. On images of other classes than
 its encoder's an inverter is evaluated without accuracies.
 """
@@ -161,7 +161,7 @@ def _make_pass(run: Run, arrays: Mapping[str, np.ndarray]) -> Callable[..., tupl
             batches,
             key=run.key,
             mesh=mesh,
-            num_pictures=config.log.num_pictures,
+            num_images=config.log.num_images,
             progress=lambda items: progress_bar(items, f"{config.title}: {title}", unit="batch"),
         )
 
@@ -188,6 +188,6 @@ def _summarize(per_image: Mapping[str, np.ndarray]) -> dict[str, float]:
 def _write_files(run: Run, per_image: Mapping[str, np.ndarray], images: Mapping[str, np.ndarray]) -> None:
     write_arrays(run.workdir / "per_image.npz", per_image)
     if "reconstruction" in images:
-        write_arrays(run.workdir / "pictures.npz", images)
+        write_arrays(run.workdir / "images.npz", images)
         rows = [to_float(images["image"]), images["reconstruction"]]
         write_png(run.workdir / "reconstructions.png", image_grid(rows))

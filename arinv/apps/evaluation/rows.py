@@ -125,7 +125,7 @@ def _of_images(results: Mapping[str, Any]) -> Iterator[tuple[str, Row]]:
         for metric in results["variants"]:
             if summary := results["means"].get(f"{metric}_{name}"):
                 values |= {metric: summary["mean"], f"{metric}_std": summary["std"]}
-        yield name, _shared(results, num_examples=results["num_pictures"]) | _pick(values, results["variants"])
+        yield name, _shared(results, num_examples=results["num_images"]) | _pick(values, results["variants"])
 
 
 def _of_classes(results: Mapping[str, Any]) -> Iterator[tuple[str, Row]]:
@@ -153,7 +153,7 @@ def _of_denoisers(results: Mapping[str, Any]) -> Iterator[tuple[str, Row]]:
 _READERS: dict[str, tuple[Callable[[Mapping[str, Any]], Iterator[tuple[str, Row]]], tuple[str, ...]]] = {
     "evaluate": (_of_evaluation, ()),
     "autoattack": (_of_autoattack, ("smallest.png", "hardest.png")),
-    "high_resolution": (_of_scales, ("curves.png", "pictures.png")),
+    "high_resolution": (_of_scales, ("curves.png", "images.png")),
     "compare_inversion": (_of_methods, ("reconstructions.png",)),
     "invert": (_of_images, ("overview.png",)),
     "one_vs_all": (_of_classes, ()),

@@ -196,7 +196,7 @@ def _measure(
         images, real = to_float(batch["image"]), batch["mask"] > 0
         numbers = jax.device_get(step(inverter.features_fn, measures.variables, part["reconstruction"], images))
         rows.append({name: array[real] for name, array in numbers.items()})
-        reconstructions.extend(part["reconstruction"][real][: run.config.log.num_pictures - len(reconstructions)])
+        reconstructions.extend(part["reconstruction"][real][: run.config.log.num_images - len(reconstructions)])
         seconds += float(part["seconds"])
     values = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
     values[_SECONDS] = np.array(seconds / (len(rows) * run.config.batch_size))
@@ -233,7 +233,7 @@ def _write(run: Run, results: Mapping[str, Any], values: Mapping[str, Mapping], 
         if metric not in ("reconstruction", _SECONDS)
     }
     write_arrays(run.workdir / "per_image.npz", arrays)
-    count = min(run.config.log.num_pictures, len(images))
+    count = min(run.config.log.num_images, len(images))
     if count:
         rows = {"image": images[:count]} | {name: part["reconstruction"] for name, part in values.items()}
         write_png(run.workdir / "reconstructions.png", labelled_grid(rows))

@@ -1,7 +1,7 @@
 """Inversion of enlarged images: quality of reconstructions from standard and robust features, scale by scale.
 
 Writes results.json (means and standard deviations of every metric at every scale, of every inverter), table.md,
-curves.png, pictures.png (test images at every scale) and per_image.npz ("NAME/SCALE/METRIC" [N]). Each finished scale
+curves.png, images.png (test images at every scale) and per_image.npz ("NAME/SCALE/METRIC" [N]). Each finished scale
 of each inverter is saved in parts/.
 
 Source: Rojas-Gomez et al. 2022, section 4.3, scenario 1, Tables 5 and A1.
@@ -132,7 +132,7 @@ def _measure(
         batches,
         key=run.key,
         mesh=mesh,
-        num_pictures=config.log.num_pictures,
+        num_images=config.log.num_images,
         progress=progress,
     )
     side = _tile_side(config)
@@ -183,9 +183,9 @@ def _write(run: Run, results: Mapping[str, Any], parts: Parts, images: np.ndarra
     report.write(workdir, config.title, [_table(results, columns)], [_note(run, results)])
     figures.write_curves(workdir / "curves.png", panels, x=results["scales"], x_label="scale", title=config.title)
     # A part that was saved by an earlier start may hold another number of tiles than the config asks for.
-    count = min(config.log.num_pictures, *(len(part[_TILES]) for part in parts.values()))
+    count = min(config.log.num_images, *(len(part[_TILES]) for part in parts.values()))
     if count > 0:
-        write_png(workdir / "pictures.png", _figure(config, list(curves), parts, images[:count]))
+        write_png(workdir / "images.png", _figure(config, list(curves), parts, images[:count]))
     arrays = {
         f"{name}/{scale}/{metric}": values
         for (name, scale), part in parts.items()

@@ -29,7 +29,7 @@ from arinv.errors import UserError
 from arinv.experiment import report, workdirs
 from arinv.experiment.cache import ResultCache, cache_key
 from arinv.experiment.figures import fit, labelled_grid
-from arinv.experiment.run import Run, check_pictures, dtype_of
+from arinv.experiment.run import Run, check_num_images, dtype_of
 from arinv.experiment.trained import Trained
 from arinv.experiment.writer import progress_bar, write_png, write_text
 from arinv.ops.images import crop_images, pad_images, padded_size, to_float, to_uint8
@@ -54,7 +54,7 @@ def check(config: ConfigDict) -> None:
       UserError: no images or no inverter, or a number out of range.
     """
     dtype_of(config)
-    check_pictures(config)
+    check_num_images(config)
     if not config.data.name:
         raise UserError("images is empty; name an image file, a folder of images, or photos")
     if data.is_photographs(config.data.name):
@@ -115,7 +115,7 @@ def run(run: Run) -> dict[str, Any]:
             rows[name][i] = _measure(reconstruction, image, others)
             caches[i].save(cache_key(images.names[i]), {m: np.array(value) for m, value in rows[name][i].items()})
     _write_csv(run, images.names, sizes, rows)
-    first = list(sizes)[: config.log.num_pictures]
+    first = list(sizes)[: config.log.num_images]
     results = _results(inverters, sizes, rows, skipped, variants)
     if first:
         write_png(workdir / _OVERVIEW, _overview(run, images, first, rows, files))
@@ -256,7 +256,7 @@ def _write_csv(run: Run, names: Sequence[str], sizes: Sizes, rows: Rows) -> None
     keys = [(inverter, metric) for inverter in rows for metric in _names(rows[inverter])]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["picture", "height", "width", *(f"{metric}_{inverter}" for inverter, metric in keys)])
+    writer.writerow(["image", "height", "width", *(f"{metric}_{inverter}" for inverter, metric in keys)])
     for i, size in sizes.items():
         numbers = (rows[inverter][i].get(metric) for inverter, metric in keys)
         writer.writerow([names[i], *size, *("" if number is None else f"{number:.4f}" for number in numbers)])
@@ -303,7 +303,7 @@ def _write_report(run: Run, inverters: Mapping[str, Trained], results: Mapping[s
         cells = [column.cell(known, metric) for metric, column in columns.items()]
         rows.append([name, network, run.config.inverters[name], *cells])
     heading = ["", "network", "from", *(column.heading for column in columns.values())]
-    note = f"Means over {results['num_pictures']} images at their own sizes: {run.config.data.name}."
+    note = f"Means over {results['num_images']} images at their own sizes: {run.config.data.name}."
     images = {"Images, and their reconstructions from features": run.workdir / _OVERVIEW}
     report.write(run.workdir, run.config.title, [report.Table(heading, rows)], [note], images=images)
     run.report(f"the report is {run.workdir / 'report.html'}")
@@ -321,7 +321,7 @@ def _results(
                 means[f"{metric}_{name}"] = metrics.summary(values)
     return {
         "means": means,
-        "num_pictures": len(sizes),
+        "num_images": len(sizes),
         "skipped": skipped,
         "inverters": {
             name: {"checkpoint": dict(inverter.description), "weights": inverter.fingerprint}

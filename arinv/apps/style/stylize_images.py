@@ -1,6 +1,6 @@
 """Stylization of every content in every style, by the inverters of one encoder or of several side by side.
 
-Writes pictures/ENTRY/CONTENT/STYLE.png, a contact sheet for each entry (sheet_ENTRY.png), the entries side by side
+Writes images/ENTRY/CONTENT/STYLE.png, a contact sheet for each entry (sheet_ENTRY.png), the entries side by side
 (side_by_side.png, if there are several), and results.json. A restart skips finished images, unless the weights, the
 contents, the styles or the label maps have changed.
 
@@ -88,7 +88,7 @@ def run(run: Run) -> dict[str, Any]:
         networks = load_levels(run, config.entries[name])
         entries[name] = networks.describe()
         parts = json.dumps(entries[name], sort_keys=True), content.identity(), style.identity()
-        run.cache(f"pictures/{name}", *parts, files=maps.files).claim()
+        run.cache(f"images/{name}", *parts, files=maps.files).claim()
         _write_images(run, PairStylizer(run, networks, content, style, maps), name, content.names, names)
     if reduced := content.reduced | style.reduced:
         run.report(f"{len(reduced)} image(s) reduced to {fields.max_side} px; data.max_side sets the limit")
@@ -115,7 +115,7 @@ def column_names(config: ConfigDict, style: Collection) -> list[str]:
 
 def output_path(workdir: pathlib.Path, entry: str, content: str, column: str) -> pathlib.Path:
     """Returns the path of the stylized image of a pair."""
-    return workdir / "pictures" / entry / content / f"{column}.png"
+    return workdir / "images" / entry / content / f"{column}.png"
 
 
 def _write_images(run: Run, stylizer: PairStylizer, entry: str, contents: Sequence[str], names: Sequence[str]) -> None:

@@ -38,7 +38,7 @@ TASKS = {
          "robust": {"psnr": 4.0, "parameters": 7, "seconds_per_image": 0.5}},
     ),
     "invert": (
-        {"setting": SETTING, "num_pictures": 2, "inverters": {"robust": {}}, "variants": PSNR,
+        {"setting": SETTING, "num_images": 2, "inverters": {"robust": {}}, "variants": PSNR,
          "means": {"psnr_robust": {"mean": 5.0, "std": 1.0}}},
         {"robust": {"psnr": 5.0}},
     ),
@@ -243,6 +243,6 @@ def test_run_shows_reconstructions_of_the_same_images_only(tmp_path):
     for i, name in enumerate("abc"):
         folder = write(tmp_path / name, "evaluate", EVALUATION)
         images = np.full((2, 32, 32, 3), 1 if name == "c" else 0, np.uint8)
-        np.savez(folder / "pictures.npz", image=images, reconstruction=np.full((2, 32, 32, 3), i / 4, np.float32))
+        np.savez(folder / "images.npz", image=images, reconstruction=np.full((2, 32, 32, 3), i / 4, np.float32))
     report(tmp_path, {name: f"stage:{name}" for name in "abc"})
     assert "Reconstructions: original, a, b<" in (tmp_path / "report" / "report.html").read_text()

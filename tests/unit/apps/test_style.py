@@ -12,7 +12,7 @@ from arinv.errors import UserError
 from arinv.ops.wct import METHODS, color_moments, keep_chroma, match_colors
 
 
-def pictures(seed, batch=3, height=8, width=8):
+def random_images(seed, batch=3, height=8, width=8):
     """Smooth images with a colour cast, away from 0 and 1."""
     rng = np.random.default_rng(seed)
     mixing = 0.15 * rng.normal(size=(3, 3))
@@ -51,12 +51,12 @@ run = jax.jit(functools.partial(stylize, LEVELS), static_argnames=("variant", "m
 @pytest.mark.parametrize("variant", ["official", "ust"])
 @pytest.mark.parametrize("order", ["official", "paper"])
 def test_stylize_in_the_own_style_returns_the_content(variant, method, order):
-    images = pictures(0)
+    images = random_images(0)
     np.testing.assert_allclose(run(images, images, variant=variant, method=method, order=order), images, atol=1e-3)
 
 
 def test_stylize_gives_the_mean_colours_of_the_style():
-    content, style = pictures(0), pictures(1, height=6, width=9)
+    content, style = random_images(0), random_images(1, height=6, width=9)
     got = np.asarray(run(content, style, variant="ust"))
     np.testing.assert_allclose(got.mean((1, 2)), style.mean((1, 2)), atol=2e-3)
     assert np.abs(content.mean((1, 2)) - style.mean((1, 2))).max() > 0.02
@@ -66,7 +66,7 @@ def test_stylize_gives_the_mean_colours_of_the_style():
 def test_stylize_with_runs_levels_in_order(order, expected):
     calls = []
     levels = tuple(orthogonal(name, i, loss=0.2, calls=calls) for i, name in enumerate(("shallow", "deep")))
-    content, style = pictures(0), pictures(1)
+    content, style = random_images(0), random_images(1)
     code = jax.jit(functools.partial(encode_style, levels))(style)
     calls.clear()
     both = jax.jit(functools.partial(stylize_with, levels, order=order))(content, (code,))
@@ -80,15 +80,15 @@ def test_stylize_with_runs_levels_in_order(order, expected):
 
 def test_stylize_with_alpha_0_encodes_and_decodes_the_content():
     levels = tuple(orthogonal(name, i, loss=0.3) for i, name in enumerate(("a", "b")))
-    content = pictures(0)
-    blend = jax.jit(lambda alpha: stylize(levels, content, pictures(1), alpha=alpha))
+    content = random_images(0)
+    blend = jax.jit(lambda alpha: stylize(levels, content, random_images(1), alpha=alpha))
     np.testing.assert_allclose(blend(0.0), 0.5 + 0.7**2 * (content - 0.5), atol=1e-5)
     assert np.abs(blend(1.0) - blend(0.0)).max() > 0.01
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_stylize_of_a_batch_equals_that_of_each_pair(method):
-    content, style = pictures(0), pictures(1, height=6, width=10)
+    content, style = random_images(0), random_images(1, height=6, width=10)
     together = run(content, style, method=method)
     for i in range(len(content)):
         one = run(content[i : i + 1], style[i : i + 1], method=method)
@@ -96,7 +96,7 @@ def test_stylize_of_a_batch_equals_that_of_each_pair(method):
 
 
 def test_stylize_with_a_mixture_of_one_style_equals_stylize():
-    content, styles = pictures(0), [pictures(1), pictures(2)]
+    content, styles = random_images(0), [random_images(1), random_images(2)]
     codes = [jax.jit(functools.partial(encode_style, LEVELS))(style) for style in styles]
     mix = jax.jit(lambda weights: stylize_with(LEVELS, content, codes, weights=weights))
     for weights, style in (((1.0, 0.0), styles[0]), ((0.0, 1.0), styles[1])):
@@ -107,7 +107,7 @@ def test_stylize_with_a_mixture_of_one_style_equals_stylize():
 
 def test_stylize_gives_regions_the_style_of_their_label():
     height, width = 16, 32
-    content, style = pictures(0, 2, height, width), pictures(1, 2, height, width)
+    content, style = random_images(0, 2, height, width), random_images(1, 2, height, width)
     style[:, : height // 2] = np.clip(style[:, : height // 2] + np.float32([0.2, 0, -0.2]), 0, 1)
     content_labels = np.zeros((2, height, width), np.int32)
     content_labels[:, :, width // 2 :] = 1
@@ -124,7 +124,7 @@ def test_stylize_gives_regions_the_style_of_their_label():
 
 
 def test_keep_chroma_keeps_the_chroma_of_the_content():
-    stylized, content = pictures(0), pictures(1)
+    stylized, content = random_images(0), random_images(1)
     got = np.asarray(keep_chroma(stylized, content))
     inside = ((got > 0) & (got < 1)).all(-1)
     assert inside.mean() > 0.9
@@ -138,7 +138,7 @@ def test_keep_chroma_keeps_the_chroma_of_the_content():
 
 
 def test_match_colors_gives_mean_and_covariance_of_the_content():
-    style, content = pictures(0, height=12, width=12), pictures(1, height=9, width=7)
+    style, content = random_images(0, height=12, width=12), random_images(1, height=9, width=7)
     style, content = 0.5 + 0.5 * (style - 0.5), 0.5 + 0.5 * (content - 0.5)  # far from where colours are clipped
     got = np.asarray(jax.jit(lambda style, content: match_colors(style, color_moments(content)))(style, content))
     for mine, theirs in zip(got.reshape(3, -1, 3), content.reshape(3, -1, 3), strict=True):
@@ -153,22 +153,22 @@ def test_match_colors_gives_mean_and_covariance_of_the_content():
         ({"variant": "wct"}, "unknown WCT variant"),
         ({"levels": ()}, "at least one level"),
         ({"levels": (LEVELS[0]._replace(layer="conv9"),)}, "unknown layer 'conv9'; known: shallow"),
-        ({"style": pictures(1, batch=2)}, "3 contents cannot be paired with 2 styles"),
-        ({"content": 255 * pictures(0)}, "content range from .*divide by 255"),
+        ({"style": random_images(1, batch=2)}, "3 contents cannot be paired with 2 styles"),
+        ({"content": 255 * random_images(0)}, "content range from .*divide by 255"),
         ({"num_labels": 2}, "labels need all three"),
     ],
 )
 def test_stylize_reports_a_mistake_in_one_line(change, shown):
-    given = {"levels": LEVELS, "content": pictures(0), "style": pictures(1)} | change
+    given = {"levels": LEVELS, "content": random_images(0), "style": random_images(1)} | change
     with pytest.raises(UserError, match=shown) as error:
         stylize(given.pop("levels"), given.pop("content"), given.pop("style"), **given)
     assert "\n" not in str(error.value)
 
 
 def test_stylize_with_rejects_codes_of_other_levels():
-    code = encode_style(LEVELS[:1], pictures(1))
+    code = encode_style(LEVELS[:1], random_images(1))
     with pytest.raises(UserError, match=r"for \[1\] levels; the transfer has 2"):
-        stylize_with(LEVELS, pictures(0), (code,))
+        stylize_with(LEVELS, random_images(0), (code,))
 
 
 def test_stylize_rejects_sizes_that_a_level_does_not_return():
@@ -178,18 +178,18 @@ def test_stylize_rejects_sizes_that_a_level_does_not_return():
 
         return Level(name, features_fn, lambda x: jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2))
 
-    content = pictures(0, height=5, width=7)
+    content = random_images(0, height=5, width=7)
     with pytest.raises(UserError, match="level deep turns images of 5 x 7 px into 4 x 6 px; pad or resize the content"):
-        stylize([cropped("deep")], content, pictures(1))
+        stylize([cropped("deep")], content, random_images(1))
 
 
 @pytest.mark.parametrize("alpha", (2, -1, float("nan")))
 def test_stylize_rejects_alpha_out_of_range(alpha):
     with pytest.raises(UserError, match="alpha must be a finite number from 0 to 1"):
-        stylize(LEVELS, pictures(0), pictures(1), alpha=alpha)
+        stylize(LEVELS, random_images(0), random_images(1), alpha=alpha)
 
 
 def test_stylize_with_rejects_weights_that_do_not_sum_to_one():
-    codes = [encode_style(LEVELS, pictures(seed)) for seed in (1, 2)]
+    codes = [encode_style(LEVELS, random_images(seed)) for seed in (1, 2)]
     with pytest.raises(UserError, match=r"weights of styles must sum to 1, got \(1.0, 1.0\)"):
-        stylize_with(LEVELS, pictures(0), codes, weights=(1.0, 1.0))
+        stylize_with(LEVELS, random_images(0), codes, weights=(1.0, 1.0))

@@ -15,8 +15,8 @@ from arinv.errors import UserError
 
 
 @pytest.fixture
-def picture():
-    """uint8 [24, 40, 3]: a smooth picture that JPEG keeps well."""
+def image():
+    """uint8 [24, 40, 3]: a smooth image that JPEG keeps well."""
     y, x = np.mgrid[0:24, 0:40]
     return np.stack([y * 10, x * 6, (x + y) * 3], axis=-1).astype(np.uint8)
 
@@ -27,35 +27,35 @@ def _saved(image, kind, **options):
     return buffer.getvalue()
 
 
-def test_read_image_is_exact(tmp_path, picture):
+def test_read_image_is_exact(tmp_path, image):
     for name in ("a.png", "b.bmp", "c.ppm", "d.tif"):
-        Image.fromarray(picture).save(tmp_path / name)
-        np.testing.assert_array_equal(data.read_image(tmp_path / name), picture)
+        Image.fromarray(image).save(tmp_path / name)
+        np.testing.assert_array_equal(data.read_image(tmp_path / name), image)
 
 
-def test_decode_image_converts_grey_and_16_bit_to_rgb(picture):
-    grey = picture[..., 0]
+def test_decode_image_converts_grey_and_16_bit_to_rgb(image):
+    grey = image[..., 0]
     for image in (Image.fromarray(grey), Image.fromarray(grey.astype(np.uint16) * 257)):
         decoded = decode_image(_saved(image, "PNG"), name="grey")
         np.testing.assert_array_equal(decoded, np.repeat(grey[..., None], 3, axis=-1))
 
 
-def test_decode_image_makes_transparent_pixels_white(picture):
+def test_decode_image_makes_transparent_pixels_white(image):
     alpha = np.full((24, 40, 1), 255, np.uint8)
     alpha[:, :20] = 0
-    rgba = Image.fromarray(np.concatenate([picture, alpha], axis=-1))
+    rgba = Image.fromarray(np.concatenate([image, alpha], axis=-1))
     decoded = decode_image(_saved(rgba, "PNG"), name="rgba")
     assert (decoded[:, :20] == 255).all()
-    np.testing.assert_array_equal(decoded[:, 20:], picture[:, 20:])
+    np.testing.assert_array_equal(decoded[:, 20:], image[:, 20:])
     palette = Image.new("P", (4, 4), 1)
     palette.putpalette([10, 20, 30, 200, 100, 50])
     assert (decode_image(_saved(palette, "PNG"), name="p") == [200, 100, 50]).all()
     assert (decode_image(_saved(palette, "PNG", transparency=1), name="p") == 255).all()
 
 
-def test_decode_image_converts_cmyk_jpeg(picture):
-    cmyk = _saved(Image.fromarray(picture).convert("CMYK"), "JPEG", quality=95)
-    difference = decode_image(cmyk, name="cmyk").astype(int) - picture
+def test_decode_image_converts_cmyk_jpeg(image):
+    cmyk = _saved(Image.fromarray(image).convert("CMYK"), "JPEG", quality=95)
+    difference = decode_image(cmyk, name="cmyk").astype(int) - image
     assert abs(difference).mean() < 8
 
 
@@ -98,16 +98,16 @@ def test_decode_image_rejects_32_bits_and_reads_16_bit_pgm():
     assert decode_image(pgm, name="x").tolist() == [[[170] * 3, [255] * 3]]
 
 
-def test_decode_image_applies_orientation_of_text_chunks_and_xmp(picture):
+def test_decode_image_applies_orientation_of_text_chunks_and_xmp(image):
     exif = Image.Exif()
     exif[0x0112] = 6
-    raw, stored = exif.tobytes(), Image.fromarray(np.ascontiguousarray(picture.transpose(1, 0, 2)[::-1]))
+    raw, stored = exif.tobytes(), Image.fromarray(np.ascontiguousarray(image.transpose(1, 0, 2)[::-1]))
     text = PngImagePlugin.PngInfo()
     text.add_text("Raw profile type exif", f"\nexif\n{len(raw):8}\n{raw.hex()}\n")
     xmp = PngImagePlugin.PngInfo()
     xmp.add_itxt("XML:com.adobe.xmp", '<rdf:Description tiff:Orientation="6"/>')
     for chunks in (text, xmp):
-        np.testing.assert_array_equal(decode_image(_saved(stored, "PNG", pnginfo=chunks), name="x"), picture)
+        np.testing.assert_array_equal(decode_image(_saved(stored, "PNG", pnginfo=chunks), name="x"), image)
     broken = PngImagePlugin.PngInfo()
     broken.add_text("Raw profile type exif", "\nexif\n 4\nzz\n")
     np.testing.assert_array_equal(decode_image(_saved(stored, "PNG", pnginfo=broken), name="x"), np.asarray(stored))
@@ -120,8 +120,8 @@ def test_decode_image_returns_first_frame_of_an_animation():
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_decode_image_applies_exif_orientation(picture, orientation):
-    turned = {  # how a camera stores the picture under this orientation
+def test_decode_image_applies_exif_orientation(image, orientation):
+    turned = {  # how a camera stores the image under this orientation
         1: lambda x: x,
         2: lambda x: x[:, ::-1],
         3: lambda x: x[::-1, ::-1],
@@ -130,14 +130,14 @@ def test_decode_image_applies_exif_orientation(picture, orientation):
         6: lambda x: x.transpose(1, 0, 2)[::-1],
         7: lambda x: x[::-1, ::-1].transpose(1, 0, 2),
         8: lambda x: x.transpose(1, 0, 2)[:, ::-1],
-    }[orientation](picture)
+    }[orientation](image)
     exif = Image.Exif()
     exif[0x0112] = orientation
     stored = Image.fromarray(np.ascontiguousarray(turned))
     for kind in ("PNG", "TIFF"):
-        np.testing.assert_array_equal(decode_image(_saved(stored, kind, exif=exif), name="x"), picture)
+        np.testing.assert_array_equal(decode_image(_saved(stored, kind, exif=exif), name="x"), image)
         grey = decode_image(_saved(stored.convert("L"), kind, exif=exif), name="x")
-        np.testing.assert_array_equal(grey, np.asarray(Image.fromarray(picture).convert("L").convert("RGB")))
+        np.testing.assert_array_equal(grey, np.asarray(Image.fromarray(image).convert("L").convert("RGB")))
 
 
 def test_read_image_reads_one_pixel(tmp_path):
@@ -147,9 +147,9 @@ def test_read_image_reads_one_pixel(tmp_path):
         assert (data.resize_u8(one, 4, mode) == [9, 8, 7]).all()
 
 
-def test_read_image_names_damaged_file(tmp_path, picture):
-    jpeg = _saved(Image.fromarray(picture), "JPEG")
-    png = _saved(Image.fromarray(picture), "PNG")
+def test_read_image_names_damaged_file(tmp_path, image):
+    jpeg = _saved(Image.fromarray(image), "JPEG")
+    png = _saved(Image.fromarray(image), "PNG")
     for content in (jpeg[: len(jpeg) // 2], png[: len(png) // 2], b"", b"no image", jpeg[:20]):
         (tmp_path / "bad.jpg").write_bytes(content)
         with pytest.raises(UserError, match="bad.jpg") as error:
@@ -171,14 +171,14 @@ def test_decode_image_rejects_decompression_bombs():
             decode_image(bomb, name="bomb.png")
 
 
-def test_resize_u8_squashes_and_crops(picture):
-    squashed, cropped = data.resize_u8(picture, 12), data.resize_u8(picture, 12, "crop")
+def test_resize_u8_squashes_and_crops(image):
+    squashed, cropped = data.resize_u8(image, 12), data.resize_u8(image, 12, "crop")
     assert squashed.shape == cropped.shape == (12, 12, 3)
-    expected = Image.fromarray(picture).resize((20, 12), Image.Resampling.BILINEAR)
+    expected = Image.fromarray(image).resize((20, 12), Image.Resampling.BILINEAR)
     np.testing.assert_array_equal(cropped, np.asarray(expected)[:, 4:16])
     assert squashed[0, -1, 1] > 220 and cropped[0, -1, 1] < 200  # the right edge is at 234
     with pytest.raises(UserError, match="crop"):
-        data.resize_u8(picture, 12, "pad")
+        data.resize_u8(image, 12, "pad")
 
 
 def _fill(folder, count, seed=0):
@@ -374,9 +374,9 @@ def test_folder_counts_system_folders_and_other_files(tmp_path):
     (tmp_path / "cat" / "gone.png").symlink_to(tmp_path / "nowhere.png")
     (tmp_path / "cat" / "loop").symlink_to(tmp_path)
     (tmp_path / "cat" / "itself").symlink_to(tmp_path / "cat" / "itself")
-    source, pictures = data.open_source(f"folder:{tmp_path}", split="all"), data.open_images(tmp_path)
-    assert source.info.class_names == ("cat",) and len(source) == len(pictures) == 3
-    for left_out in (source.info.left_out, pictures.left_out):
+    source, images = data.open_source(f"folder:{tmp_path}", split="all"), data.open_images(tmp_path)
+    assert source.info.class_names == ("cat",) and len(source) == len(images) == 3
+    for left_out in (source.info.left_out, images.left_out):
         assert "folder '@eaDir' (2)" in left_out and ".heic (2)" in left_out
         assert "broken link (2)" in left_out and "link to an outer folder (1)" in left_out
     (tmp_path / "only").mkdir()

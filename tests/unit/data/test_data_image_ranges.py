@@ -75,11 +75,11 @@ def test_check_images_names_the_mistake(images, message):
 
 def test_image_grid_places_images_on_white():
     rows = [np.zeros((3, 4, 5, 3), np.float32), np.full((2, 4, 5, 1), 128, np.uint8)]
-    picture = ops.image_grid(rows, gap=2)
-    assert picture.shape == (2 * 6 + 2, 3 * 7 + 2, 3) and picture.dtype == np.uint8
-    assert (picture[2:6, 2:7] == 0).all() and (picture[8:12, 9:14] == 128).all()
-    assert (picture[:2] == 255).all() and (picture[:, 7:9] == 255).all()
-    assert (picture[8:12, 16:21] == 255).all()  # the second row is shorter
+    grid = ops.image_grid(rows, gap=2)
+    assert grid.shape == (2 * 6 + 2, 3 * 7 + 2, 3) and grid.dtype == np.uint8
+    assert (grid[2:6, 2:7] == 0).all() and (grid[8:12, 9:14] == 128).all()
+    assert (grid[:2] == 255).all() and (grid[:, 7:9] == 255).all()
+    assert (grid[8:12, 16:21] == 255).all()  # the second row is shorter
     with pytest.raises(UserError, match="one size"):
         ops.image_grid([rows[0], np.zeros((1, 6, 5, 3))])
     with pytest.raises(UserError, match="one size"):

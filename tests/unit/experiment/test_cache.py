@@ -11,7 +11,7 @@ from arinv.experiment.cache import ResultCache, cache_key
 
 
 def test_claim_keeps_files_of_the_same_key_only(tmp_path):
-    folder = tmp_path / "pictures" / "robust"
+    folder = tmp_path / "images" / "robust"
     ResultCache(folder, "a").claim()
     (folder / "1.png").write_bytes(b"1")
     ResultCache(folder, "a").claim()

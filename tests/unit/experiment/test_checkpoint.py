@@ -130,7 +130,7 @@ def test_writer_logs_each_step_of_a_resumed_run_once(tmp_path):
         writer.scalars(3, {"loss": 30})
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [(line["step"], line["loss"]) for line in lines] == [(1, 1.0), (2, 2.0), (3, 30.0)]
-    assert (tmp_path / "pictures" / "grid_0000002.png").stat().st_size > 0
+    assert (tmp_path / "images" / "grid_0000002.png").stat().st_size > 0
 
 
 def make_config(**changes):

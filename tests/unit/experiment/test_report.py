@@ -3,22 +3,17 @@
 import base64
 
 import numpy as np
-import pytest
 
 from arinv.apps.evaluation import comparison
-from arinv.errors import UserError
 from arinv.experiment import report
-from arinv.experiment.run import Run
-from arinv.experiment.writer import write_arrays, write_json
-from configs import tasks
 
 TABLE = report.Table(["encoder", "PSNR <dB>"], [["standard", "1"], ["a & b", "2"]])
 
 
 def test_write_writes_tables_in_both_formats(tmp_path):
-    picture = tmp_path / "picture.png"
-    picture.write_bytes(b"png")
-    report.write(tmp_path, "Title <1>", [TABLE, TABLE], ["a note"], text="above", images={"one & all": picture})
+    image = tmp_path / "image.png"
+    image.write_bytes(b"png")
+    report.write(tmp_path, "Title <1>", [TABLE, TABLE], ["a note"], text="above", images={"one & all": image})
     markdown, html = (tmp_path / "table.md").read_text(), (tmp_path / "report.html").read_text()
     table = "| encoder | PSNR <dB> |\n| --- | ---: |\n| standard | 1 |\n| a & b | 2 |\n"
     assert markdown == f"# Title <1>\n\n{table}\n{table}\na note\n"
@@ -67,19 +62,3 @@ def test_weights_note_names_metrics_of_different_networks():
     weights = {"a": {"lpips_alex": "1", "fid_x": "2"}, "b": {"lpips_alex": "3", "fid_x": "2"}, "c": {}}
     note = report.weights_note(weights)
     assert "LPIPS (alex) was measured through networks of different weights" in note and "FID" not in note
-
-
-def test_comparison_shows_the_overviews_of_inverted_images(tmp_path):
-    results = {"num_examples": 2, "attack": None, "psnr": 20.0, "variants": {"psnr": "psnr"}}
-    setting = {"data": "photos", "dtype": "float32", "seed": 0, "device": "1 x cpu"}
-    (tmp_path / "evaluation").mkdir(), (tmp_path / "images").mkdir()
-    write_json(tmp_path / "evaluation" / "results.json", {**results, "setting": setting})
-    write_arrays(tmp_path / "evaluation" / "pictures.npz", entry())
-    config = tasks.comparison({"robust": "stage:evaluation"}, title="T", text="", figures={"Shown": "stage:images"})
-    with pytest.raises(UserError, match="no overview.png in .*images"):
-        comparison.run(Run(config, tmp_path / "report"))
-    assert not (tmp_path / "report").exists()
-    (tmp_path / "images" / "overview.png").write_bytes(b"an overview")
-    comparison.run(Run(config, tmp_path / "report"))
-    page = (tmp_path / "report" / "report.html").read_text()
-    assert "<h2>Shown</h2>" in page and base64.b64encode(b"an overview").decode() in page
