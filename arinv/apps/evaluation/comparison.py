@@ -105,7 +105,9 @@ def read_rows(config: ConfigDict, sources: Mapping[str, Sequence[pathlib.Path]])
     return {name: row for name, row in measured.items() if not shown or name in shown}
 
 
-def _reconstructions(config: ConfigDict, sources: Mapping[str, Sequence[pathlib.Path]]) -> dict[str, Mapping[str, np.ndarray]]:
+def _reconstructions(
+    config: ConfigDict, sources: Mapping[str, Sequence[pathlib.Path]]
+) -> dict[str, Mapping[str, np.ndarray]]:
     """Returns the first images and their reconstructions, of every entry that has some of the same images."""
     arrays_of: dict[str, Mapping[str, np.ndarray]] = {}
     for entry, folders in sources.items():
