@@ -6,6 +6,7 @@ import pathlib
 from quick_compilation import EIGHT_DEVICES, FLAGS
 
 os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ.setdefault("LOKY_MAX_CPU_COUNT", "1")  # scikit-learn warns where it cannot count physical cores
 if FLAGS not in os.environ.get("XLA_FLAGS", ""):
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {EIGHT_DEVICES} {FLAGS}".strip()
 
