@@ -35,7 +35,8 @@ Arguments:
   class_names          joined by "+"; empty: those in the file, or none
   image_size           0: the encoder's
   eps, norm            of the attack it was trained with (l1, l2 or linf), recorded only
-  layer, variant       of a generator: the layer it inverts, and default, interpolation, ...
+  layer, variant       of a generator: the layer it inverts, and default, nearest, interpolation, ...; empty: the
+                       variant that the file names, else default
   denoiser             true for a denoiser
   encoder_checkpoint   of a generator or a denoiser: the workdir of its encoder
   smoke                changes nothing
@@ -68,7 +69,7 @@ def get_config(arg=None):
         eps=0.0,
         norm="l2",
         layer="",
-        variant="default",
+        variant="",
         denoiser=False,
         encoder_checkpoint="",
         smoke=False,

@@ -80,7 +80,7 @@ def check(command):
 
 def check_arinv(arguments, complete=True):
     if arguments and arguments[0] in command_line.SUBCOMMANDS:
-        assert len(arguments) > 1, f"arinv {arguments[0]} needs more"
+        assert len(arguments) > 1 or arguments[0] != "info", "arinv info needs a path"
         return
     argv = ["arinv", *arguments]
     if command_line.information(argv) is None and (complete or arguments):

@@ -44,7 +44,7 @@ def check(config: ConfigDict) -> None:
     if generator.layer and denoiser.read:
         raise UserError(f"layer={generator.layer!r} and denoiser=true: import the generator or the denoiser")
     if generator.layer:
-        models.build_generator(config.encoder.name, generator.layer, variant=generator.variant)
+        models.build_generator(config.encoder.name, generator.layer, variant=generator.variant or "default")
     if denoiser.read:
         models.build_denoiser(config.encoder.name, pad_side=denoiser.pad_side)
     if (generator.layer or denoiser.read) and not config.encoder_checkpoint:
@@ -159,12 +159,13 @@ def _check_row(path: pathlib.Path, name: str, inferred: Mapping[str, Any]) -> No
 def _read_generator(run: Run) -> tuple[dict[str, Any], Variables, dict[str, Any]]:
     """Returns an inverter's description, the generator's variables, and further fields of the results."""
     config, (source, encoder) = run.config, _load_encoder(run)
+    variant = config.generator.variant or models.convert.generator_variant(config.path)
     description = {
         "kind": INVERTER,
         "encoder_workdir": workdirs.relative(source, run.workdir),
         "encoder": config.encoder.name,
         "layer": config.generator.layer,
-        "variant": config.generator.variant,
+        "variant": variant,
         "image_size": config.image_size,
         "loss": {"name": "imported", "file": pathlib.Path(config.path).name},
     }
@@ -176,7 +177,7 @@ def _read_generator(run: Run) -> tuple[dict[str, Any], Variables, dict[str, Any]
         on_unknown=config.on_unknown,
         report=run.report,
         image_size=config.image_size,
-        variant=config.generator.variant,
+        variant=variant,
         encoder_options=encoder.description["options"],
     )
     return description, variables, descriptions.report_size(encoder.description, config.image_size, config.title)

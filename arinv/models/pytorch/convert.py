@@ -121,6 +121,16 @@ def load_torch_generator(
         return _convert(file, entries, what, on_unknown=on_unknown, report=report)[0]
 
 
+def generator_variant(path: str | pathlib.Path) -> str:
+    """Returns the variant of the generator in a file that `export_generator_safetensors` wrote, else "default".
+
+    Raises:
+      UserError: as for `load_torch`.
+    """
+    with open_torch(path) as file:
+        return file.metadata.get("variant", "default")
+
+
 def load_torch_discriminator(
     path: str | pathlib.Path,
     encoder: str = "alexnet",
@@ -281,7 +291,7 @@ def export_generator_safetensors(
       UserError: as for `export_safetensors`.
     """
     entries = generator_entries(encoder, layer, options)
-    metadata = {"encoder": encoder, "layer": layer}
+    metadata = {"encoder": encoder, "layer": layer, "variant": options.get("variant", "default")}
     _write(path, variables, entries, metadata, f"the generator of {encoder} {layer}")
 
 
