@@ -144,8 +144,10 @@ def test_wrong_commands_fail(document, shown, monkeypatch):
 
 def test_commands_of_the_readme_have_no_variables():
     lines = commands(read("README.md"))
-    images = "robust_inverter=runs/quickstart/robust_inverter,images=cat.jpg"
-    assert len(lines) > 20 and f"python -m arinv --config=configs/invert.py:{images} --workdir=runs/cat" in lines
+    encoder = "checkpoint=runs/quickstart/robust_encoder"
+    assert (
+        len(lines) > 20 and f"python -m arinv --config=configs/export_torch.py:{encoder} --workdir=runs/export" in lines
+    )
     assert not any("$" in line for line in lines)
 
 
