@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from arinv.apps.evaluation import published, rows
+from arinv.apps.evaluation import published, result_rows
 from arinv.errors import UserError
 from arinv.experiment import report
 from arinv.experiment.figures import labelled_grid
@@ -83,7 +83,7 @@ def entry_sources(run: Run) -> dict[str, tuple[pathlib.Path, ...]]:
     }
 
 
-def read_rows(config: ConfigDict, sources: Mapping[str, Sequence[pathlib.Path]]) -> dict[str, rows.Row]:
+def read_rows(config: ConfigDict, sources: Mapping[str, Sequence[pathlib.Path]]) -> dict[str, result_rows.Row]:
     """Returns the rows of all entries: under the entry's name where an evaluation has one row, else "ENTRY: ROW".
 
     The name of a report's only entry is left out before those of its rows.
@@ -91,16 +91,16 @@ def read_rows(config: ConfigDict, sources: Mapping[str, Sequence[pathlib.Path]])
     Raises:
       UserError: missing results, or evaluations that cannot be joined.
     """
-    measured: dict[str, rows.Row] = {}
+    measured: dict[str, result_rows.Row] = {}
     for entry, folders in sources.items():
-        parts: dict[str, list[rows.Row]] = {}
+        parts: dict[str, list[result_rows.Row]] = {}
         for folder in folders:
-            for name, row in rows.read(folder).items():
+            for name, row in result_rows.read(folder).items():
                 parts.setdefault(name, []).append(row)
         label = config.get("labels", {}).get(entry, entry)
         for name, group in parts.items():
             title = label if not name else name if len(sources) == 1 else f"{label}: {name}"
-            measured[title] = rows.join(group)
+            measured[title] = result_rows.join(group)
     shown = config.get("rows") or ()
     return {name: row for name, row in measured.items() if not shown or name in shown}
 
@@ -134,7 +134,9 @@ def _images(run: Run, sources: Mapping[str, Sequence[pathlib.Path]]) -> dict[str
         if not place.exists():
             raise UserError(f"figures: {place} does not exist; name a PNG file, or the workdir of inverted images")
         images[heading] = place / _OVERVIEW if place.is_dir() else place
-    paths = {path: entry for entry, folders in sources.items() for folder in folders for path in rows.images(folder)}
+    paths = {
+        path: entry for entry, folders in sources.items() for folder in folders for path in result_rows.images(folder)
+    }
     return images | {f"{entry}: {path.stem}": path for path, entry in paths.items() if path not in images.values()}
 
 
@@ -144,7 +146,7 @@ def _figure(images: Mapping[str, Mapping[str, np.ndarray]]) -> np.ndarray:
     return labelled_grid({"original": originals} | {name: value["reconstruction"] for name, value in images.items()})
 
 
-def _note(measured: Mapping[str, rows.Row]) -> str:
+def _note(measured: Mapping[str, result_rows.Row]) -> str:
     """Returns what the figures were measured on, with warnings where the rows differ."""
     first = next(iter(measured.values()))
     setting, attack = first["setting"], first["attack"]

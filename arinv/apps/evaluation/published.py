@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from arinv import metrics
-from arinv.apps.evaluation import rows
+from arinv.apps.evaluation import result_rows
 from arinv.errors import UserError
 from arinv.experiment import report, workdirs
 
@@ -71,7 +71,7 @@ class Change(NamedTuple):
         return bool(np.sign(self.measured) == np.sign(self.published))
 
 
-def table(measured: Mapping[str, rows.Row], published: Mapping[str, Any]) -> report.Table:
+def table(measured: Mapping[str, result_rows.Row], published: Mapping[str, Any]) -> report.Table:
     """Returns measured figures with the published ones beside them, in the order of the paper, then the other rows.
 
     Args:
@@ -79,7 +79,7 @@ def table(measured: Mapping[str, rows.Row], published: Mapping[str, Any]) -> rep
       published: the config's field; empty for none.
     """
     quoted = {row["row"]: row for row in published["rows"]} if published else {}
-    names = [name for row in measured.values() for name in rows.columns(row)]
+    names = [name for row in measured.values() for name in result_rows.columns(row)]
     published_names = {name for row in quoted.values() for name in row["values"]}
     columns = report.columns(dict.fromkeys([*names, *sorted(published_names)]))
     heading = ["row"] if quoted else ["encoder"]
@@ -102,7 +102,7 @@ def table(measured: Mapping[str, rows.Row], published: Mapping[str, Any]) -> rep
     return report.Table(heading, lines)
 
 
-def changes(measured: Mapping[str, rows.Row], published: Mapping[str, Any]) -> list[Change]:
+def changes(measured: Mapping[str, result_rows.Row], published: Mapping[str, Any]) -> list[Change]:
     """Returns the differences of the published pairs that are measured too, metric by metric, where there is one.
 
     A Gram loss is compared with one through another network: of such only the direction can be the same.
@@ -159,7 +159,7 @@ def notes(published: Mapping[str, Any], changes: Sequence[Change], *, is_marked:
 
 def _own_metric(metric: str, *measured: Mapping[str, Any]) -> str:
     """Returns the measured metric that corresponds to a published one; empty for none."""
-    shared = [name for name in rows.columns(measured[0]) if all(name in row for row in measured)]
+    shared = [name for name in result_rows.columns(measured[0]) if all(name in row for row in measured)]
     if metric in shared:
         return metric
     stem = metric.partition("_")[0]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from arinv.apps.evaluation import comparison, published, rows
+from arinv.apps.evaluation import comparison, published, result_rows
 from arinv.errors import UserError
 from arinv.experiment.run import Run
 from configs import tasks
@@ -69,15 +69,15 @@ def write(folder, task, results):
 @pytest.mark.parametrize("task", TASKS)
 def test_read_returns_the_rows_of_every_task(task, tmp_path):
     results, expected = TASKS[task]
-    measured = rows.read(write(tmp_path / task, task, results))
-    assert {name: {key: row[key] for key in rows.columns(row)} for name, row in measured.items()} == expected
+    measured = result_rows.read(write(tmp_path / task, task, results))
+    assert {name: {key: row[key] for key in result_rows.columns(row)} for name, row in measured.items()} == expected
     for row in measured.values():
         assert row["setting"] == SETTING and row["num_examples"] > 0 and row["attack"] is None
-        assert set(row["variants"]) <= set(rows.columns(row))
+        assert set(row["variants"]) <= set(result_rows.columns(row))
 
 
 def test_every_task_that_evaluates_is_read():
-    assert set(TASKS) == set(rows._READERS)
+    assert set(TASKS) == set(result_rows._READERS)
 
 
 @pytest.mark.parametrize(
@@ -96,24 +96,24 @@ def test_read_rejects_what_is_no_finished_evaluation(task, results, shown, tmp_p
     if results is None and task:
         (folder / "results.json").unlink()
     with pytest.raises(UserError, match=shown) as error:
-        rows.read(folder)
+        result_rows.read(folder)
     assert "\n" not in str(error.value)
 
 
 def test_read_rejects_a_folder_of_another_program(tmp_path):
     (tmp_path / "results.json").write_text("{}")
     with pytest.raises(UserError, match="is no evaluation but a folder without config.json"):
-        rows.read(tmp_path)
+        result_rows.read(tmp_path)
 
 
 def test_join_takes_the_first_of_a_figure_and_keeps_both_attacks(tmp_path):
-    parts = [rows.read(write(tmp_path / task, task, TASKS[task][0]))[""] for task in ("evaluate", "autoattack")]
-    row = rows.join(parts)
+    parts = [result_rows.read(write(tmp_path / task, task, TASKS[task][0]))[""] for task in ("evaluate", "autoattack")]
+    row = result_rows.join(parts)
     assert (row["clean_accuracy"], row["autoattack_accuracy"], row["psnr_std"]) == (0.5, 0.125, 1.0)
     assert row["autoattack"] == {"norm": "l2", "eps": 1.0, "num_examples": 4} and row["num_examples"] == 6
-    assert set(rows.columns(row)) == {"clean_accuracy", "pgd_accuracy", "autoattack_accuracy", "psnr"}
+    assert set(result_rows.columns(row)) == {"clean_accuracy", "pgd_accuracy", "autoattack_accuracy", "psnr"}
     with pytest.raises(UserError, match="evaluations of different encoders cannot be one row: weights abc, abd"):
-        rows.join([parts[0], {**parts[1], "encoder_weights": "abd"}])
+        result_rows.join([parts[0], {**parts[1], "encoder_weights": "abd"}])
 
 
 def quoted(name, psnr, **values):
