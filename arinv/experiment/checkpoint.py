@@ -11,6 +11,7 @@ import contextlib
 import functools
 import itertools
 import json
+import logging
 import pathlib
 import re
 import sys
@@ -37,6 +38,8 @@ _MAX_RUNS = 6  # in a message
 _MAX_FOLDERS = 300  # searched for runs
 _Value = TypeVar("_Value")
 _numbers = itertools.count()
+# Orbax warns of a file that is absent where an item has been read alone.
+logging.getLogger("absl").addFilter(lambda record: "Metadata file does not exist" not in record.getMessage())
 _reported: set[str] = set()
 
 

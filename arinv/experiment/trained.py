@@ -54,7 +54,16 @@ class Trained:
     @property
     def layer(self) -> str:
         """Name of the feature that an inverter inverts."""
+        self._check_kind(INVERTER, "layer")
         return self.description["layer"]
+
+    def __repr__(self) -> str:
+        """Returns the kind, the encoder, the layer of an inverter, the image size and the fingerprint."""
+        layer = f", layer={self.layer!r}" if self.kind == INVERTER else ""
+        return (
+            f"Trained({self.kind!r}, encoder={self.encoder.description['encoder']!r}{layer}, "
+            f"image_size={self.image_size}, fingerprint={self.fingerprint!r})"
+        )
 
     @property
     def image_size(self) -> int:
@@ -70,7 +79,10 @@ class Trained:
 
     @property
     def logits_fn(self) -> LogitsFn:
-        """Images [B, H, W, 3] in [0, 1] -> logits [B, K] of the encoder, in evaluation mode."""
+        """Images [B, H, W, 3] in [0, 1] -> logits [B, K] of the encoder, in evaluation mode.
+
+        An encoder with dense layers takes images of the size it was trained on; for another it raises UserError.
+        """
         return jax.tree_util.Partial(_logits_function(self.encoder.module), self.encoder.variables)
 
     @property

@@ -10,13 +10,14 @@ import numbers
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, NamedTuple
 
+import flax.errors
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from arinv.errors import UserError, unknown
 from arinv.ops.inputs import as_images
-from arinv.types import Array
+from arinv.types import Array, Variables
 
 MeanStd = tuple[tuple[float, float, float], tuple[float, float, float]]  # of RGB in [0, 1]
 Normalization = str | MeanStd  # a name, or the numbers themselves
@@ -110,6 +111,24 @@ class Encoder(nn.Module):
     has_fixed_head: ClassVar[bool] = False
     default_layer: ClassVar[str]
     style_layers: ClassVar[tuple[str, ...]]
+
+    @nn.nowrap
+    def apply(self, variables: Variables, images: Array, **options: Any) -> Any:
+        """Returns what `nn.Module.apply` does.
+
+        Raises:
+          UserError: images of a size whose features do not fit the weights of the head.
+        """
+        try:
+            return super().apply(variables, images, **options)
+        except flax.errors.ScopeParamShapeError as error:
+            if not self.has_fixed_head:
+                raise
+            height, width = images.shape[1:3]
+            raise UserError(
+                f"images of {height} x {width} px do not fit the dense layers of this {type(self).__name__}, trained "
+                "on another size: resize the images to that, or apply the convolutions alone (num_classes=0)"
+            ) from error
 
     def feature_specs(self) -> dict[str, FeatureSpec]:
         """Returns the place of every named feature."""

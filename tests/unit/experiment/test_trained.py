@@ -26,6 +26,14 @@ def test_load_returns_the_inverter_with_its_encoder(inverter, untrained):
     assert encoder.encoder is encoder
 
 
+def test_mistakes_with_a_loaded_network_are_one_line(inverter):
+    with pytest.raises(UserError, match="images of 40 x 24 px do not fit the dense layers of this AlexNetSmall"):
+        inverter.logits_fn(images(1, 40, 24))
+    with pytest.raises(UserError, match="a trained classifier has no layer"):
+        _ = inverter.encoder.layer
+    assert len(repr(inverter)) < 200 and inverter.fingerprint in repr(inverter) and "conv5" in repr(inverter)
+
+
 def test_functions_pass_their_weights_as_arguments(inverter):
     batch = images(2)
 
