@@ -155,7 +155,8 @@ PYTHON = {f"{name} {i}": block for name in NAMES for i, block in enumerate(block
 
 
 @pytest.mark.parametrize("name", PYTHON)
-def test_python_of_documents_runs(name, request):
+def test_python_of_documents_runs(name, request, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # where a block may write
     block = PYTHON[name]
     code = compile(block, name, "exec")
     if 'arinv.load("runs' in block:
