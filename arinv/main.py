@@ -5,6 +5,7 @@ machine, both to be started again; 130 after Ctrl-C. For several processes see l
 """
 
 import pathlib
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -57,7 +58,8 @@ def execute(command: Command, arguments: list[str]) -> None:
         is_lost = isinstance(error, distributed.MissingProcesses)
         distributed.fail(distributed.LOST if is_lost else MISTAKE, str(error))
 
-    jax.config.update("jax_compilation_cache_dir", str(command.workdir / "compilation_cache"))
+    # Another Python may not read these entries: JAX compresses them by what the standard library offers.
+    jax.config.update("jax_compilation_cache_dir", str(command.workdir / "compilation_cache" / sys.implementation.cache_tag))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
     interrupts.let_finish(distributed.AGAIN)
     _guard(command, lambda: run(command.config, command.workdir))

@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import sys
 
 from quick_compilation import EIGHT_DEVICES, FLAGS
 
@@ -16,7 +17,9 @@ from absl import flags  # noqa: E402
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 # Many tests compile the same small networks: what one has compiled is there for the others, also in the next run.
-_CACHE = pathlib.Path(__file__).resolve().parent.parent / ".pytest_cache" / "compilations"
+# A directory for each Python, since JAX's compression of the entries depends on what the standard library offers.
+_ROOT = pathlib.Path(__file__).resolve().parent.parent
+_CACHE = _ROOT / ".pytest_cache" / "compilations" / sys.implementation.cache_tag
 jax.config.update("jax_compilation_cache_dir", str(_CACHE))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 if not flags.FLAGS.is_parsed():
