@@ -59,7 +59,9 @@ def execute(command: Command, arguments: list[str]) -> None:
         distributed.fail(distributed.LOST if is_lost else MISTAKE, str(error))
 
     # Another Python may not read these entries: JAX compresses them by what the standard library offers.
-    jax.config.update("jax_compilation_cache_dir", str(command.workdir / "compilation_cache" / sys.implementation.cache_tag))
+    jax.config.update(
+        "jax_compilation_cache_dir", str(command.workdir / "compilation_cache" / sys.implementation.cache_tag)
+    )
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
     interrupts.let_finish(distributed.AGAIN)
     _guard(command, lambda: run(command.config, command.workdir))

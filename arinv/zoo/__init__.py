@@ -124,6 +124,47 @@ def text() -> str:
     )
 
 
+def card_text(name: str) -> str:
+    """Returns the card of an entry in lines, for a terminal.
+
+    Raises:
+      UserError: unknown entry, or a damaged card.
+    """
+    entry = card(name)
+    encoder = entry["encoder"]
+    training, measured, setting = encoder["training"], encoder["measured"], encoder["measured"]["setting"]
+    clean, robust = (
+        f"{measured[key]:.1%} [{measured[f'{key}_95'][0]:.1%}, {measured[f'{key}_95'][1]:.1%}]"
+        for key in ("clean_accuracy", "autoattack_accuracy")
+    )
+    lines = [
+        f"zoo:{name}: {_encoder_text(encoder)}, {encoder['num_classes']} classes, images of {encoder['image_size']} px",
+        *([entry["note"]] if entry["note"] else []),
+        "",
+        f"encoder     {encoder['parameters']:,} parameters, weights {encoder['weights']}",
+        f"  training  {training_text(training)}, {training['num_train']:,} images, {training['flops']:.2e} FLOPs, "
+        f"seed {training['setting']['seed']}, {training['date']}",
+        f"  clean     {clean} of {measured['num_images']:,} test images",
+        f"  attacked  {robust} by AutoAttack, {radius_text(measured['attack'])}",
+        f"  measured  {setting['device']}, {setting['dtype']}, jax {setting['packages']['jax']}",
+        *(f"  warning   {warning}" for warning in measured["warnings"]),
+        f"  command   {training['command']}",
+    ]
+    for layer, row in entry["inverters"].items():
+        figures = row["measured"]
+        lines += [
+            "",
+            f"{layer:11s} inverter, {row['parameters']:,} parameters, generator {row['variant']}, "
+            f"weights {row['weights']}",
+            f"  training  {row['training']['epochs']:g} epochs, {row['training']['flops']:.2e} FLOPs, "
+            f"{row['training']['date']}",
+            f"  measured  PSNR {figures['psnr']:.2f} dB, SSIM {figures['ssim']:.3f}, normalized error "
+            f"{figures['normalized_error']:.3f} of {figures['num_images']:,} test images",
+            f"  command   {row['training']['command']}",
+        ]
+    return "\n".join([*lines, "", f"all figures: {resolve(f'{SCHEME}{name}') / CARD}"])
+
+
 def main(argv: Sequence[str]) -> int:
     """Prints the table of the zoo, or the card of one of its networks: the command `arinv zoo`.
 
@@ -139,7 +180,7 @@ def main(argv: Sequence[str]) -> int:
     if len(argv) > 1:
         raise UserError(f"arinv zoo takes no argument (the table) or one name (its card); got {' '.join(argv)}")
     if argv:
-        print(json.dumps(card(argv[0].removeprefix(SCHEME)), indent=1))
+        print(card_text(argv[0].removeprefix(SCHEME)))
     else:
         print(f"{text()}\n\nzoo:NAME stands for a workdir of a trained network; `arinv zoo NAME` prints a card.")
     return 0
@@ -166,12 +207,16 @@ def _row(name: str, entry: Mapping[str, Any]) -> Sequence[str]:
     low, high = measured["autoattack_accuracy_95"]
     robust = f"{measured['autoattack_accuracy']:.1%} [{low:.1%}, {high:.1%}], {radius_text(measured['attack'])}"
     psnr = ", ".join(f"{layer} {row['measured']['psnr']:.2f}" for layer, row in entry["inverters"].items())
-    options = ", ".join(f"{option} {value}" for option, value in entry["encoder"]["options"].items())
-    encoder = f"{entry['encoder']['encoder']}{f' ({options})' if options else ''}"
+    encoder = _encoder_text(entry["encoder"])
     training = training_text(entry["encoder"]["training"])
     size = sum(row["bytes"] for row in (entry["encoder"], *entry["inverters"].values()))
     clean = f"{measured['clean_accuracy']:.1%}"
     return name, encoder, training, clean, robust, psnr or "-", f"{size / 2**20:.1f} MB"
+
+
+def _encoder_text(encoder: Mapping[str, Any]) -> str:
+    options = ", ".join(f"{option} {value}" for option, value in encoder["options"].items())
+    return f"{encoder['encoder']}{f' ({options})' if options else ''}"
 
 
 def _depth(layer: str) -> list[int]:

@@ -5,7 +5,7 @@
         --workdir=runs/figures
 
 report/report.html shows them all: Figure 3 (three losses), 4 (enlarged images), 5 (images at their own sizes), 6 (style
-transfer) and 7 (denoising); Figures 1 and 2 are made of the others' images and of drawings. scale=paper: AlexNet on
+transfer) and 7 (denoising); Figures 1 and 2 combine images of the others with drawings. scale=paper: AlexNet on
 ImageNet; scale=small: alexnet_small on CIFAR-10, and for Figure 7 AlexNet with a small head on patches of photographs.
 
 Arguments: scale, encoder, options, dataset, data_dir, eps, metrics, lpips, dtype and smoke of configs/paper/README.md,

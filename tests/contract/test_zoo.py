@@ -30,6 +30,13 @@ def test_readme_has_the_table_of_the_cards():
     assert zoo.markdown() in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
+def test_card_text_has_every_network_and_its_command(name):
+    text, card = zoo.card_text(name), zoo.card(name)
+    assert card["encoder"]["training"]["command"] in text
+    for layer, row in card["inverters"].items():
+        assert f"\n{layer} " in text and f"PSNR {row['measured']['psnr']:.2f} dB" in text
+
+
 def test_configs_name_entries_of_the_zoo():
     for reference in arguments.ZOO.values():
         assert zoo.networks(reference.removeprefix(zoo.SCHEME)) == ("encoder", "conv1", "conv2", "conv5")

@@ -127,6 +127,16 @@ class AutoAttackResult:
     per_attack: Mapping[str, AttackRecord]
     messages: list[str]
 
+    def __repr__(self) -> str:
+        """Returns the accuracies, without the arrays."""
+        attacks = ", ".join(f"{name} {record.robust_accuracy:.1%}" for name, record in self.per_attack.items())
+        messages = f"; {len(self.messages)} messages" if self.messages else ""
+        shape = "x".join(map(str, self.adversarial.shape))
+        return (
+            f"AutoAttackResult({shape} images; clean {self.clean_accuracy:.1%}, robust {self.robust_accuracy:.1%} "
+            f"(after {attacks}){messages})"
+        )
+
 
 @dataclasses.dataclass(frozen=True)
 class Progress:

@@ -88,6 +88,8 @@ def test_autoattack_accuracies_count_real_images_and_fall_from_attack_to_attack(
     assert result.clean_accuracy > accuracies[0] and accuracies == sorted(accuracies, reverse=True)
     assert accuracies[0] > accuracies[1] >= accuracies[2] > accuracies[3]  # each but FAB finds what others did not
     assert all(record.seconds > 0 for record in result.per_attack.values())
+    assert f"robust {result.robust_accuracy:.1%} (after apgd-ce {accuracies[0]:.1%}, " in repr(result)
+    assert "array" not in repr(result)
 
 
 def test_autoattack_round_attacks_the_survivors_of_the_one_before():
