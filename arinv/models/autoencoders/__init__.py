@@ -1,0 +1,1 @@
+"""Autoencoders: an encoder to a vector and a decoder from it."""

@@ -1,0 +1,1 @@
+"""Generators of images from noise, and the discriminators they are trained against."""
