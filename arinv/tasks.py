@@ -11,7 +11,7 @@ from arinv.apps.evaluation import autoattack, comparison, evaluate
 from arinv.apps.inversion import compare_inversion, high_resolution, invert_images
 from arinv.apps.style import evaluate_style, stylize_images
 from arinv.apps.weights import export_torch, import_torch
-from arinv.train import class_inverters, classifier, denoiser, inverter
+from arinv.train import class_inverters, classifier, denoiser, gan, inverter
 
 TASKS = {
     "one_vs_all": one_vs_all,
@@ -30,6 +30,7 @@ TASKS = {
     "invert": invert_images,
     "compare_inversion": compare_inversion,
     "denoiser": denoiser,
+    "gan": gan,
     "evaluate_denoising": evaluate_denoising,
     "denoise": denoise_images,
     "stylize": stylize_images,

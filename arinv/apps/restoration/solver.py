@@ -16,13 +16,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from arinv.attacks.rows import single_key
-from arinv.errors import UserError, unknown
+from arinv.errors import UserError
 from arinv.ops import loops, norms
 from arinv.ops.inputs import check_count, check_number
 from arinv.types import Array, ArrayLike, DecodeFn
-
-LAWS = ("normal", "uniform")  # of a GAN's latents: N(0, 1), or uniform in (-1, 1)
 
 
 class Solution(NamedTuple):
@@ -43,38 +40,6 @@ class Solution(NamedTuple):
     history: Array
     errors: Array
     num_steps: Array
-
-
-def draw_latents(key: Array, indices: ArrayLike, *, latent_size: int, law: str, num_starts: int = 1) -> Array:
-    """Returns starts of a search from the law of a GAN's latents, the same for an image in every batch.
-
-    Args:
-      key: PRNG key.
-      indices: integer [B], the images' numbers.
-      latent_size: K.
-      law: "normal" or "uniform".
-      num_starts: of each image.
-
-    Returns:
-      float32 [B, num_starts, K].
-
-    Raises:
-      UserError: an unknown law, or counts below 1.
-    """
-    if law not in LAWS:
-        raise unknown("law of latents", law, LAWS)
-    check_count(latent_size, "latent_size")
-    check_count(num_starts, "num_starts")
-    key = single_key(key)
-    shape = (num_starts, latent_size)
-
-    def draw(index):
-        row = jax.random.fold_in(key, index)
-        if law == "normal":
-            return jax.random.normal(row, shape, jnp.float32)
-        return jax.random.uniform(row, shape, jnp.float32, -1, 1)
-
-    return jax.vmap(draw)(jnp.asarray(indices))
 
 
 def solve(

@@ -179,7 +179,7 @@ class ProgressiveGenerator(_Widths):
     """
 
     @nn.compact
-    def __call__(self, latents: Array, *, fade: ArrayLike = 1.0, train: bool = False) -> Array:
+    def __call__(self, latents: Array, fade: ArrayLike = 1.0, *, train: bool = False) -> Array:
         """Returns images of latents.
 
         Args:
@@ -227,7 +227,7 @@ class ProgressiveDiscriminator(_Widths):
     group_size: int = 4
 
     @nn.compact
-    def __call__(self, images: Array, *, fade: ArrayLike = 1.0, train: bool = False) -> Array:
+    def __call__(self, images: Array, fade: ArrayLike = 1.0, *, train: bool = False) -> Array:
         """Returns the scores of images.
 
         Args:

@@ -120,7 +120,7 @@ def grown(network, inputs, larger_inputs):
     small, large = network(8, **SMALL), network(16, **SMALL)
     before = jax.jit(small.init)(jax.random.key(1), inputs)
     after = grow(jax.jit(large.init)(jax.random.key(2), larger_inputs), before)
-    return small.apply(before, inputs), jax.jit(lambda fade: large.apply(after, larger_inputs, fade=fade))
+    return small.apply(before, inputs), jax.jit(lambda fade: large.apply(after, larger_inputs, fade))
 
 
 def test_generator_fades_from_the_enlarged_image_to_its_own(key):
