@@ -1,5 +1,6 @@
 """Encoders, their inverting generators, denoisers, discriminators and GANs, as flax linen modules."""
 
+from arinv.models.autoencoders import AUTOENCODERS, Autoencoder, build_autoencoder
 from arinv.models.encoders.base import Encoder, FeatureSpec, Stage, TorchLayer
 from arinv.models.gans import GANS, Gan, build_gan
 from arinv.models.pytorch import convert
@@ -15,8 +16,10 @@ from arinv.models.registry import (
 )
 
 __all__ = [
+    "AUTOENCODERS",
     "ENCODERS",
     "GANS",
+    "Autoencoder",
     "Denoiser",
     "Encoder",
     "FeatureSpec",
@@ -24,6 +27,7 @@ __all__ = [
     "Stage",
     "TorchLayer",
     "build",
+    "build_autoencoder",
     "build_denoiser",
     "build_discriminator",
     "build_gan",

@@ -125,7 +125,7 @@ def build(run: Run, encoder: Trained | None, info: data.SourceInfo, steps_per_ep
         train_step=step,
         eval_step=make_eval_step(gan),
         figure=lambda images: image_grid([to_float(images["image"]), np.clip(images["sample"], 0, 1)]),
-        description=_describe(config),
+        description=describe(config),
         extend=extend,
         start=_make_start(run),
     )
@@ -142,7 +142,7 @@ def _build(config: ConfigDict, dtype: jax.typing.DTypeLike) -> models.Gan:
     )
 
 
-def _describe(config: ConfigDict) -> dict[str, Any]:
+def describe(config: ConfigDict) -> dict[str, Any]:
     """Returns what the generator is rebuilt from."""
     return {
         "kind": GAN,

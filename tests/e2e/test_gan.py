@@ -129,7 +129,7 @@ def test_load_returns_the_averaged_generator(grown):
     average = networks(grown / "size8")["average"]
     expected = trained.module.generator.apply(average, trained.module.draw(jax.random.key(0), 3))
     np.testing.assert_allclose(samples, expected, rtol=1e-5, atol=1e-6)
-    with pytest.raises(UserError, match="gan has no encoder"):
+    with pytest.raises(UserError, match="gan has no classifier"):
         trained.logits_fn  # noqa: B018
 
 
