@@ -7,11 +7,11 @@ Arguments: dataset, classes, data_dir, on_bad_image, dtype and smoke of configs/
   networks     conv, the published ConvAE
   latent_size  length of the codes; 0: the published 256
   gan          workdir of a GAN (configs/gan.py), whose images are half of each batch; empty: images alone
-  operator     identity, noise, multiplicative_noise, mask, blur, downsample or sensing
+  operator, operator_options  of configs/restoration.py
   image_size   side of the images, in pixels
 
-Fields that are often set: num_epochs, operator.options (see configs/restoration.py), loss.restoration (weight of the
-error of restored images; 0: reconstruction alone).
+Fields that are often set: num_epochs, loss.restoration (weight of the error of restored images; 0: reconstruction
+alone).
 """
 
 from configs import arguments, tasks
@@ -21,6 +21,7 @@ _OWN = {
     "latent_size": 0,
     "gan": "",
     "operator": "identity",
+    "operator_options": "",
     "dataset": "photos",
     "classes": "",
     "data_dir": "",
@@ -48,7 +49,7 @@ def autoencoder(args, *, title, gan=None):
     config.task = "autoencoder"
     config.autoencoder = {"networks": args.get("networks", "conv"), "latent_size": args.get("latent_size", 0)}
     config.gan = args.gan if gan is None else gan
-    config.operator = {"name": args.operator, "options": {}}
+    config.operator = {"name": args.operator, "options": arguments.encoder_options(args.operator_options)}
     config.data = tasks.data(args)
     config.loss = {"restoration": 0.0 if args.operator == "identity" else 1.0}
     config.augmentation = {"flip": True}

@@ -11,12 +11,14 @@ Arguments: dataset, classes, data_dir, on_bad_image, dtype and smoke of configs/
   encoder      workdir of a classifier or an inverter, or zoo:NAME, whose features a further search compares: at the
                classifier's default layer, or at the inverter's
   operator     identity, noise, multiplicative_noise, mask, blur, downsample or sensing
+  operator_options  sigma of the noises; share of mask; sigma and window of blur, such as sigma:1.5+window:7; factor of
+               downsample; share, sigma and seed of sensing
+  options      of the GAN's networks, where it is trained here
   image_size   side of the images, in pixels
 
 Stages: those of the GAN, autoencoder, restoration. Fields that are often set: stages.restoration.solver (num_steps,
-learning_rate, penalty, threshold, num_starts), .methods, .data.num_test (64), .operator.options (sigma of the noises;
-share of mask; sigma and window of blur; factor of downsample; share, sigma and seed of sensing);
-stages.size*.num_steps, stages.autoencoder.num_epochs.
+learning_rate, penalty, threshold, num_starts), .methods and .data.num_test (64); stages.size*.num_steps,
+stages.autoencoder.num_epochs.
 """
 
 from ml_collections import ConfigDict
@@ -28,6 +30,7 @@ _OWN = {
     "autoencoder": "",
     "encoder": "",
     "operator": "identity",
+    "operator_options": "",
     "options": "",
     "dataset": "photos",
     "classes": "",
@@ -62,7 +65,7 @@ def restoration(args, generator, encoder):
     config.gan, config.autoencoder = generator, encoder
     config.encoders = {"features": args.encoder} if args.encoder else {}
     config.methods = ("autoencoder", "invertgan", "generative_encoder", *config.encoders)
-    config.operator = {"name": args.operator, "options": {}}
+    config.operator = {"name": args.operator, "options": arguments.encoder_options(args.operator_options)}
     config.solver = {"num_steps": 1400, "learning_rate": 0.1, "penalty": 0.0, "threshold": 0.0, "num_starts": 1}
     config.data = tasks.data(ConfigDict({**args.to_dict(), "num_test": 64}))
     config.batch_size = 64
