@@ -9,14 +9,16 @@ from arinv.apps.anomaly import detector, one_vs_all, overview, score
 from arinv.apps.denoising import denoise_images, evaluate_denoising
 from arinv.apps.evaluation import autoattack, comparison, evaluate
 from arinv.apps.inversion import compare_inversion, high_resolution, invert_images
+from arinv.apps.restoration import restoration
 from arinv.apps.style import evaluate_style, stylize_images
 from arinv.apps.weights import export_torch, import_torch
-from arinv.train import class_inverters, classifier, denoiser, inverter
+from arinv.train import autoencoder, class_inverters, classifier, denoiser, gan, inverter
 
 TASKS = {
     "one_vs_all": one_vs_all,
     "overview": overview,
     "autoattack": autoattack,
+    "autoencoder": autoencoder,
     "class_inverters": class_inverters,
     "classifier": classifier,
     "detector": detector,
@@ -30,8 +32,10 @@ TASKS = {
     "invert": invert_images,
     "compare_inversion": compare_inversion,
     "denoiser": denoiser,
+    "gan": gan,
     "evaluate_denoising": evaluate_denoising,
     "denoise": denoise_images,
+    "restoration": restoration,
     "stylize": stylize_images,
     "evaluate_style": evaluate_style,
 }

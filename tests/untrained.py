@@ -8,8 +8,8 @@ import jax.numpy as jnp
 from arinv import models
 from arinv.experiment import trained
 from arinv.experiment.checkpoint import Checkpoints
-from arinv.experiment.state import TrainState
-from arinv.experiment.trained import CLASSIFIER, GENERATOR
+from arinv.experiment.state import AVERAGE, TrainState
+from arinv.experiment.trained import AUTOENCODER, CLASSIFIER, GENERATOR
 from launch.benchmarks.random_weights import fill
 
 
@@ -47,6 +47,27 @@ def write_inverter(workdir, encoder_workdir, *, seed, layer="conv5", image_size=
     features = trained.feature_structs(encoder.module, image_size)[layer]
     shapes = jax.eval_shape(lambda x: module.init(jax.random.key(0), x), features)
     _save(workdir, GENERATOR, fill(shapes, seed), description)
+    return workdir
+
+
+def write_gan(workdir, *, seed, image_size=16):
+    """Writes the workdir of a progressive GAN's training."""
+    options = {"base_width": 16, "max_width": 8}
+    spec = {"networks": "progressive", "latent_size": 6, "options": options}
+    description = {"kind": "gan", "gan": spec, "image_size": image_size}
+    module = models.build_gan("progressive", image_size=image_size, latent_size=6, **options).generator
+    variables = jax.jit(module.init)(jax.random.key(seed), jnp.zeros((1, 6)))
+    _save(workdir, AVERAGE, variables, description)
+    return workdir
+
+
+def write_autoencoder(workdir, *, seed, image_size=16):
+    """Writes the workdir of an autoencoder's training."""
+    spec = {"networks": "conv", "latent_size": 4}
+    module = models.build_autoencoder("conv", image_size=image_size, latent_size=4)
+    shapes = jax.eval_shape(lambda x: module.init(jax.random.key(0), x), trained.image_struct(image_size))
+    description = {"kind": AUTOENCODER, "autoencoder": spec, "image_size": image_size}
+    _save(workdir, AUTOENCODER, fill(shapes, seed), description)
     return workdir
 
 

@@ -15,12 +15,14 @@ from arinv import metrics, models, zoo
 from arinv.errors import UserError
 from arinv.experiment import checkpoint, descriptions, workdirs
 from arinv.experiment.cache import fingerprint
+from arinv.experiment.state import AVERAGE
 from arinv.models.generators.wavelet import MULTIPLE, SMALLEST_SIDE
 from arinv.ops.images import crop_images, pad_images
 from arinv.ops.inputs import as_images, check_count
 from arinv.types import Array, ArrayLike, DecodeFn, FeaturesFn, LogitsFn, Network, Variables
 
 CLASSIFIER, INVERTER, DENOISER = "classifier", "inverter", "denoiser"  # kinds of trained networks
+AUTOENCODER, GAN = "autoencoder", "gan"
 GENERATOR, DISCRIMINATOR = "generator", "discriminator"  # networks in a train state, besides the classifier
 
 
@@ -32,12 +34,14 @@ class Trained:
     arguments, the weights are not compiled in, and networks of one architecture share the compiled program.
 
     Attributes:
-      kind: "classifier", "inverter" or "denoiser".
+      kind: "classifier", "inverter", "denoiser", "autoencoder" or "gan".
       module: of a classifier, images [B, H, W, 3] in [0, 1] -> (logits, named features); of an inverter, features of
-        `layer` -> images in [0, 1]; of a denoiser, `models.Denoiser(encoder, decoder)`.
-      variables: weights of the encoder, the generator or the decoder; their shapes before training.
+        `layer` -> images in [0, 1]; of a denoiser, `models.Denoiser(encoder, decoder)`; of a GAN, `models.Gan`; of an
+        autoencoder, `models.Autoencoder`.
+      variables: weights of the encoder, the generator (of a GAN the averaged one) or the decoder; their shapes before
+        training.
       description: what the network is rebuilt from, see `arinv.experiment.descriptions`.
-      parent: the frozen classifier below an inverter or a denoiser, None for a classifier.
+      parent: the frozen classifier below an inverter or a denoiser, None for others.
     """
 
     kind: str
@@ -48,7 +52,13 @@ class Trained:
 
     @property
     def encoder(self) -> "Trained":
-        """The classifier: the network itself, or its parent."""
+        """The classifier: the network itself, or its parent.
+
+        Raises:
+          UserError: of a GAN or an autoencoder, which have none.
+        """
+        if self.kind in (GAN, AUTOENCODER):
+            raise UserError(f"a trained {self.kind} has no classifier; load the workdir of a classifier or an inverter")
         return self.parent or self
 
     @property
@@ -59,6 +69,11 @@ class Trained:
 
     def __repr__(self) -> str:
         """Returns the kind, the encoder, the layer of an inverter, the image size and the fingerprint."""
+        if self.kind in (GAN, AUTOENCODER):
+            networks = self.description[self.kind]["networks"]
+            return (
+                f"Trained({self.kind!r}, {networks!r}, image_size={self.image_size}, fingerprint={self.fingerprint!r})"
+            )
         layer = f", layer={self.layer!r}" if self.kind == INVERTER else ""
         return (
             f"Trained({self.kind!r}, encoder={self.encoder.description['encoder']!r}{layer}, "
@@ -98,9 +113,45 @@ class Trained:
 
     @property
     def decode_fn(self) -> DecodeFn:
-        """Features of `layer` [B, ...] -> images [B, H, W, 3] in [0, 1] of an inverter, in evaluation mode."""
+        """Features of `layer` [B, ...] -> images [B, H, W, 3] in [0, 1] of an inverter, in evaluation mode.
+
+        Of a GAN, latents [B, K] -> images, near [0, 1]: its last layer may be linear. Of an autoencoder, codes [B, K]
+        -> images.
+        """
+        if self.kind == AUTOENCODER:
+            return jax.tree_util.Partial(_method(self.module, "decode"), self.variables)
+        if self.kind == GAN:
+            return jax.tree_util.Partial(_decode_function(self.module.generator), self.variables)
         self._check_kind(INVERTER, "decode_fn")
         return jax.tree_util.Partial(_decode_function(self.module), self.variables)
+
+    @property
+    def encode_fn(self) -> Callable[[Array], Array]:
+        """Images [B, H, W, 3] in [0, 1] -> codes, [B, ...].
+
+        Of an autoencoder its own; of an inverter the features it inverts, of a classifier those of its default layer.
+        """
+        if self.kind in (INVERTER, CLASSIFIER):
+            layer = self.layer if self.kind == INVERTER else self.module.default_layer
+            return jax.tree_util.Partial(_layer_function(layer), self.features_fn)
+        self._check_kind(AUTOENCODER, "encode_fn")
+        return jax.tree_util.Partial(_method(self.module, "encode"), self.variables)
+
+    def sample(self, key: Array, count: int) -> Array:
+        """Returns images of a GAN, drawn from the law of its latents.
+
+        Args:
+          key: PRNG key.
+          count: number of images.
+
+        Returns:
+          float32 [count, H, W, 3], near [0, 1].
+
+        Raises:
+          UserError: not a GAN.
+        """
+        self._check_kind(GAN, "sample")
+        return self.decode_fn(self.module.draw(key, count))
 
     @property
     def denoise_fn(self) -> Callable[[Array], Array]:
@@ -234,7 +285,8 @@ def load(
     Args:
       reference: workdir of the training, such as "runs/quickstart/robust_inverter"; an entry of the zoo, "zoo:NAME",
         or one of its networks, "zoo:NAME/conv5"; or the file of such a network.
-      kind: required kind, "classifier", "inverter" or "denoiser", or a tuple of kinds; empty for any.
+      kind: required kind, "classifier", "inverter", "denoiser", "autoencoder" or "gan", or a tuple of kinds;
+        empty for any.
       dtype: of the computation.
       image_size: side of the images that it is applied to, in pixels; None for any size.
       other_size: whether this may differ from the size that the network was trained on.
@@ -256,6 +308,18 @@ def load(
         name = description.get("weights", CLASSIFIER)  # or the moving average of the weights
         variables = checkpoint.load_variables(workdir, {name: network.variables})[name]
         return dataclasses.replace(network, variables=variables)
+    if description["kind"] == GAN:
+        module, shapes = abstract_gan(description, dtype=dtype)
+        variables = checkpoint.load_variables(workdir, {AVERAGE: shapes[AVERAGE]})[AVERAGE]
+        return Trained(GAN, module, variables, description)
+    if description["kind"] == AUTOENCODER:
+        spec, size = description["autoencoder"], description["image_size"]
+        module = models.build_autoencoder(
+            spec["networks"], image_size=size, latent_size=spec["latent_size"], dtype=dtype
+        )
+        abstract = {AUTOENCODER: _abstract(module, image_struct(size))}
+        variables = checkpoint.load_variables(workdir, abstract)[AUTOENCODER]
+        return Trained(AUTOENCODER, module, variables, description)
     encoder = load(workdirs.follow(description["encoder_workdir"], workdir), kind=CLASSIFIER, dtype=dtype)
     descriptions.check_weights(description, encoder.fingerprint, workdir)
     if description["kind"] == INVERTER:
@@ -274,6 +338,19 @@ def abstract_encoder(description: Mapping[str, Any], *, dtype: jax.typing.DTypeL
         description["encoder"], num_classes=description["num_classes"], dtype=dtype, **description["options"]
     )
     return Trained(CLASSIFIER, module, _abstract(module, image_struct(description["image_size"])), description)
+
+
+def abstract_gan(
+    description: Mapping[str, Any], *, dtype: jax.typing.DTypeLike = jnp.float32
+) -> tuple[models.Gan, Mapping[str, Variables]]:
+    """Returns the networks of a GAN's description, and the shapes of the variables in its checkpoints."""
+    spec, image_size = description["gan"], description["image_size"]
+    gan = models.build_gan(
+        spec["networks"], image_size=image_size, latent_size=spec["latent_size"], dtype=dtype, **spec["options"]
+    )
+    generator = _abstract(gan.generator, jax.ShapeDtypeStruct((1, gan.latent_size), jnp.float32))
+    discriminator = _abstract(gan.discriminator, image_struct(image_size))
+    return gan, {GENERATOR: generator, AVERAGE: generator, DISCRIMINATOR: discriminator}
 
 
 def image_struct(image_size: int) -> jax.ShapeDtypeStruct:
@@ -432,6 +509,16 @@ def _features_function(encoder: Network) -> Callable[[Variables, Array], Mapping
 @functools.lru_cache(maxsize=8)
 def _decode_function(generator: Network) -> Callable[[Variables, Array], Array]:
     return lambda variables, features: generator.apply(variables, features, train=False)
+
+
+@functools.lru_cache(maxsize=8)
+def _method(module: Network, name: str) -> Callable[[Variables, Array], Array]:
+    return lambda variables, inputs: module.apply(variables, inputs, method=name)
+
+
+@functools.lru_cache(maxsize=8)
+def _layer_function(layer: str) -> Callable[[FeaturesFn, Array], Array]:
+    return lambda features_fn, images: features_fn(images)[layer]
 
 
 @functools.partial(jax.jit, static_argnames="layer")

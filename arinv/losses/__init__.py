@@ -1,5 +1,6 @@
 """Losses: one number per example, float32 [B]; the caller reduces and applies weights."""
 
+from arinv.losses.adversarial import equilibrium_loss, gradient_penalty, update_balance, wasserstein_loss
 from arinv.losses.classification import (
     WEIGHTINGS,
     cross_entropy,
@@ -17,12 +18,16 @@ __all__ = [
     "cross_entropy",
     "discriminator_loss",
     "divergence_share",
+    "equilibrium_loss",
     "feature_loss",
     "gair_rst_loss",
     "generator_loss",
     "geometry_weights",
+    "gradient_penalty",
     "kl_divergence",
     "margin_loss",
     "pixel_loss",
     "trades_loss",
+    "update_balance",
+    "wasserstein_loss",
 ]

@@ -1,6 +1,8 @@
-"""Encoders, their inverting generators, the denoiser and the discriminator, as flax linen modules."""
+"""Encoders, their inverting generators, denoisers, discriminators and GANs, as flax linen modules."""
 
+from arinv.models.autoencoders import AUTOENCODERS, Autoencoder, build_autoencoder
 from arinv.models.encoders.base import Encoder, FeatureSpec, Stage, TorchLayer
+from arinv.models.gans import GANS, Gan, build_gan
 from arinv.models.pytorch import convert
 from arinv.models.pytorch.convert import load_lpips_heads
 from arinv.models.registry import (
@@ -14,15 +16,21 @@ from arinv.models.registry import (
 )
 
 __all__ = [
+    "AUTOENCODERS",
     "ENCODERS",
+    "GANS",
+    "Autoencoder",
     "Denoiser",
     "Encoder",
     "FeatureSpec",
+    "Gan",
     "Stage",
     "TorchLayer",
     "build",
+    "build_autoencoder",
     "build_denoiser",
     "build_discriminator",
+    "build_gan",
     "build_generator",
     "convert",
     "feature_spec",

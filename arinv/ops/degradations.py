@@ -1,17 +1,31 @@
-"""Degradations of images: additive white Gaussian noise by two protocols, whose results are not comparable.
+"""Degradations of images: noise of denoisers by two protocols, and the operators of inverse problems.
 
 Images are float32 [B, H, W, C] in [0, 1], noise levels in the same unit: 50/255 is fifty grey levels. Published tables
-differ in whether the noisy image is clipped to [0, 1], which changes every result, so results record the name of the
-protocol.
+of denoisers differ in whether the noisy image is clipped to [0, 1], which changes every result, so results record the
+name of the protocol.
 
 "clipped"    clip(x + sigma N(0, 1), 0, 1), as Rojas-Gomez et al. 2022, section 3.3
 "unclipped"  x + sigma N(0, 1), as most tables of denoisers; values leave [0, 1]
+
+An operator degrades images, x+ = degrade(x), and projects the images of a generator, S, so that they compare with x+.
+Degradations that are unknown when they are undone, such as noise, have the identity as S. Each image has a PRNG key of
+its own, so that its noise or mask does not depend on its batch; S with the same keys has the same masks.
+
+Source of the operators: Generative Encoder, sections 3.2 and 4.3; multiplicative noise and compressed sensing are named
+there without an experiment, and their strengths are ours. The paper states its noise in units of its images, probably
+[-1, 1], where sigma 0.5 is 0.25 here.
 """
 
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import dm_pix
 import jax
 import jax.numpy as jnp
 
 from arinv.errors import UserError, unknown
+from arinv.ops import pooling
+from arinv.ops.inputs import check_count, check_number
 from arinv.types import Array
 
 NOISE_PROTOCOLS = {
@@ -57,3 +71,165 @@ def add_gaussian_noise(key: Array, images: Array, *, sigma: float, protocol: str
     images = jnp.asarray(images).astype(jnp.float32)
     noisy = images + sigma * jax.random.normal(key, images.shape, jnp.float32)
     return jnp.clip(noisy, 0.0, 1.0) if protocol == "clipped" else noisy
+
+
+Map = Callable[[Array, Array], Array]  # (keys [B], images [B, H, W, C]) -> images of the same shape
+
+
+class Operator(NamedTuple):
+    """A degradation, and what is known of it.
+
+    Attributes:
+      degrade: (keys [B], images) -> x+, which may leave [0, 1].
+      project: (keys [B], images) -> S(images), differentiable.
+      formula: in words, for results.
+    """
+
+    degrade: Map
+    project: Map
+    formula: str
+
+
+def build_operator(name: str, **options: Any) -> Operator:
+    """Returns an operator.
+
+    Args:
+      name: a key of OPERATORS.
+      **options: of its row, such as sigma.
+
+    Raises:
+      UserError: unknown operator or option, or a number out of range.
+    """
+    if name not in OPERATORS:
+        raise unknown("operator", name, OPERATORS)
+    function, defaults = OPERATORS[name]
+    for option in options:
+        if option not in defaults:
+            raise unknown(f"option of operator {name!r}", option, defaults)
+    return function(**{**defaults, **options})
+
+
+def image_keys(key: Array, indices: Array) -> Array:
+    """Returns a key for each image from its number in the dataset, [B] of integers."""
+    return jax.vmap(lambda index: jax.random.fold_in(key, index))(indices)
+
+
+def _unchanged(keys: Array, images: Array) -> Array:
+    return images
+
+
+def _normal(keys: Array, shape: tuple[int, ...]) -> Array:
+    return jax.vmap(lambda key: jax.random.normal(key, shape, jnp.float32))(keys)
+
+
+def _identity() -> Operator:
+    return Operator(_unchanged, _unchanged, "x")
+
+
+def _noise(*, sigma: float) -> Operator:
+    check_number(sigma, "sigma", least=0.0, most=1.0)
+
+    def degrade(keys, images):
+        return images + sigma * _normal(keys, images.shape[1:])
+
+    return Operator(degrade, _unchanged, f"x + {sigma:g} N(0, 1), not clipped")
+
+
+def _multiplicative_noise(*, sigma: float) -> Operator:
+    check_number(sigma, "sigma", least=0.0, most=1.0)
+
+    def degrade(keys, images):
+        return images * (1 + sigma * _normal(keys, images.shape[1:]))
+
+    return Operator(degrade, _unchanged, f"x (1 + {sigma:g} N(0, 1)), not clipped")
+
+
+def _mask(*, share: float) -> Operator:
+    check_number(share, "share", least=0.0, most=1.0)
+
+    def apply(keys, images):
+        return images * (1 - _blocks(keys, images.shape, share))
+
+    return Operator(apply, apply, f"0 in a block of {share:g} of the sides at a random place")
+
+
+def _blocks(keys: Array, shape: tuple[int, ...], share: float) -> Array:
+    """Returns 1 inside each image's block and 0 outside, [B, H, W, 1]."""
+    sizes = jnp.array(shape[1:3])
+    sides = jnp.maximum(1, jnp.round(share * sizes)).astype(jnp.int32)
+
+    def block(key):
+        corner = jax.random.randint(key, (2,), 0, sizes - sides + 1)
+        rows, columns = (
+            (jnp.arange(size) >= corner[axis]) & (jnp.arange(size) < corner[axis] + sides[axis])
+            for axis, size in enumerate(shape[1:3])
+        )
+        return (rows[:, None] & columns[None, :]).astype(jnp.float32)[..., None]
+
+    return jax.vmap(block)(keys)
+
+
+def _blur(*, sigma: float, window: int) -> Operator:
+    check_number(sigma, "sigma", least=1e-3)
+    check_count(window, "window")
+    if window % 2 == 0:
+        raise UserError(f"window={window} must be odd, the pixels of a symmetric filter")
+    radius = window // 2
+
+    def degrade(keys, images):
+        if min(images.shape[1:3]) <= radius:
+            raise UserError(f"images of {images.shape[1]}x{images.shape[2]} px are too small for a blur of {window} px")
+        padded = jnp.pad(images, ((0, 0), (radius, radius), (radius, radius), (0, 0)), mode="reflect")
+        return dm_pix.gaussian_blur(padded, sigma, window, padding="VALID")
+
+    return Operator(degrade, _unchanged, f"Gaussian filter of {window} px, sigma {sigma:g}, edges reflected")
+
+
+def _downsample(*, factor: int) -> Operator:
+    check_count(factor, "factor", least=2)
+
+    def apply(keys, images):
+        if images.shape[1] % factor or images.shape[2] % factor:
+            raise UserError(f"images of {images.shape[1]}x{images.shape[2]} px cannot be reduced {factor} times")
+        return pooling.upsample_nearest(pooling.avg_pool(images, factor, factor), factor)
+
+    return Operator(apply, apply, f"means of {factor}x{factor} pixels, repeated")
+
+
+def _sensing(*, share: float, sigma: float, seed: int) -> Operator:
+    check_number(share, "share", least=1e-6, most=1.0)
+    check_number(sigma, "sigma", least=0.0)
+
+    def matrix(images):
+        size = images[0].size
+        if size > _MOST_SENSED:
+            raise UserError(
+                f"an image of {size:,} values needs too large a matrix; at most {_MOST_SENSED:,} are sensed"
+            )
+        entries = jax.random.normal(jax.random.key(seed), (size, max(1, round(share * size))), jnp.float32)
+        return jnp.linalg.qr(entries)[0]  # orthonormal, so that its transpose is the inverse on what it measures
+
+    def project(keys, images):
+        columns = matrix(images)
+        return (images.reshape(images.shape[0], -1) @ columns @ columns.T).reshape(images.shape)
+
+    def degrade(keys, images):
+        columns = matrix(images)
+        measured = images.reshape(images.shape[0], -1) @ columns + sigma * _normal(keys, columns.shape[1:])
+        return (measured @ columns.T).reshape(images.shape)
+
+    return Operator(degrade, project, f"A^T (A x + {sigma:g} N(0, 1)), {share:g} random orthonormal rows a value")
+
+
+_MOST_SENSED = 64 * 64 * 3
+
+# name -> (function, its options with their defaults: the paper's where it states them)
+OPERATORS: Mapping[str, tuple[Callable[..., Operator], Mapping[str, Any]]] = {
+    "identity": (_identity, {}),
+    "noise": (_noise, {"sigma": 0.25}),
+    "multiplicative_noise": (_multiplicative_noise, {"sigma": 0.25}),
+    "mask": (_mask, {"share": 0.5}),
+    "blur": (_blur, {"sigma": 3.0, "window": 15}),
+    "downsample": (_downsample, {"factor": 4}),
+    "sensing": (_sensing, {"share": 0.25, "sigma": 0.01, "seed": 0}),
+}

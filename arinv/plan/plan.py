@@ -25,10 +25,27 @@ from arinv.experiment.trained import Trained
 from arinv.experiment.writer import write_json
 from arinv.ops import conv
 from arinv.plan import cost, input_rate
-from arinv.train import accelerators, class_inverters, classifier, denoiser, flops, inverter, loop, training
+from arinv.train import (
+    accelerators,
+    autoencoder,
+    class_inverters,
+    classifier,
+    denoiser,
+    flops,
+    gan,
+    inverter,
+    loop,
+    training,
+)
 from arinv.train.accelerators import Accelerator
 
-TRAINING = {"classifier": classifier, "inverter": inverter, "denoiser": denoiser}
+TRAINING = {
+    "autoencoder": autoencoder,
+    "classifier": classifier,
+    "denoiser": denoiser,
+    "gan": gan,
+    "inverter": inverter,
+}
 _DEFAULT_ACCELERATOR = "h100"
 _MAX_DEVICES_PER_PROCESS = 8  # where devices are virtual
 # Fields of a config that do not affect the compiled step.
@@ -130,7 +147,7 @@ def _plan(run: Run, assumptions: Assumptions, cache: dict[str, Any]) -> dict[str
     config = run.config
     info, notes = _train_info(config)
     steps_per_epoch = _steps_per_epoch(config, info)
-    encoder = _encoder(run) if "checkpoint" in config.encoder else None
+    encoder = _frozen(run)
     setup = TRAINING[config.task].build(run, encoder, info, steps_per_epoch or 1)
     mesh, accelerator = run.mesh, assumptions.accelerator
     key = _step_key(config, setup)
@@ -360,6 +377,22 @@ def _num_test(config: ConfigDict) -> int:
 
 def _steps_per_epoch(config: ConfigDict, info: data.SourceInfo) -> int | None:
     return max(1, info.num_examples // config.batch_size) if info.num_examples else None
+
+
+def _frozen(run: Run) -> Trained | None:
+    """Returns the frozen network that a stage trains on, with the shapes of its weights; None without one."""
+    config = run.config
+    if config.task == "autoencoder":
+        return _gan(run) if config.gan else None
+    return _encoder(run) if "checkpoint" in config.get("encoder", {}) else None
+
+
+def _gan(run: Run) -> Trained:
+    stage = run.stages.get(run.resolve(run.config.gan))
+    workdir = run.resolve(run.config.gan)
+    description = gan.describe(stage) if stage else checkpoint.load_description(workdir, kind="gan")
+    module, shapes = trained.abstract_gan(description, dtype=run.dtype)
+    return Trained("gan", module, shapes["average"], description)
 
 
 def _encoder(run: Run) -> Trained:

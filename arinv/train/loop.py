@@ -42,7 +42,13 @@ class Intervals(NamedTuple):
 
 
 def restore_or_create(
-    init: Callable[[Array], TrainState], key: Array, mesh: jax.sharding.Mesh, checkpoints: Checkpoints, batches: Batches
+    init: Callable[[Array], TrainState],
+    key: Array,
+    mesh: jax.sharding.Mesh,
+    checkpoints: Checkpoints,
+    batches: Batches,
+    *,
+    start: Callable[[TrainState], TrainState] | None = None,
 ) -> TrainState:
     """Returns the state of the newest checkpoint, after setting the position of the batches, or else a new state.
 
@@ -52,12 +58,14 @@ def restore_or_create(
       mesh: of the state.
       checkpoints: of this run.
       batches: its data iterator.
+      start: puts the weights of earlier trainings into a new state; None for random weights.
     """
     abstract = jax.eval_shape(init, key)
     shardings = parallel.state_shardings(abstract, mesh)
     if checkpoints.latest_step() is None:
         # Random initialisers are slow to compile and fast to run.
-        return jax.jit(init, out_shardings=shardings, compiler_options=_xla.quick_options())(key)
+        state = jax.jit(init, out_shardings=shardings, compiler_options=_xla.quick_options())(key)
+        return state if start is None else jax.device_put(start(state), shardings)
     state, data_state = checkpoints.restore(abstract, shardings)
     batches.set_state(data_state)
     return state

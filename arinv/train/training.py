@@ -41,6 +41,7 @@ class TrainSetup:
       description: what the networks are rebuilt from, plain JSON.
       frozen: variables of networks that are not trained.
       extend: adds to the state at step 0 what the step keeps besides the networks.
+      start: puts the weights of earlier trainings into a new state; not called where a run resumes.
       notices: name of a metric -> message for when it is above 0.
       normalization: of the encoder's pixels, for the report.
     """
@@ -53,6 +54,7 @@ class TrainSetup:
     description: Mapping[str, Any]
     frozen: tuple = ()
     extend: Callable[[TrainState], TrainState] = lambda state: state
+    start: Callable[[TrainState], TrainState] | None = None
     notices: Mapping[str, str] = dataclasses.field(default_factory=dict)
     normalization: Normalization = "none"
 
@@ -131,7 +133,7 @@ def train(
         if checkpoints.latest_step() is not None:
             saved = checkpoint.load_description(run.workdir)
             descriptions.check_weights(saved, description.get(descriptions.WEIGHTS), run.workdir)
-        state = loop.restore_or_create(setup.init, init_key, mesh, checkpoints, batches)
+        state = loop.restore_or_create(setup.init, init_key, mesh, checkpoints, batches, start=setup.start)
         writer = stack.enter_context(Writer(run.workdir, resumed_step=int(state.step)))
         writer.parameters(state.variables)
         evaluate = _make_evaluate(run, setup, frozen, test, writer, evaluate_key)

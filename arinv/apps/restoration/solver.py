@@ -1,0 +1,128 @@
+"""The search for the latent of a generator whose image, degraded in the same way, has the code of a degraded image.
+
+Minimises |E(S(G(z))) - E(x+)|^2 + penalty |z|^2 over z for a batch of degraded images x+ at once. The loss is a sum
+over images, and each image's loss depends on its own latent only, so that a batch gives what its images give one by
+one. With the identity as E it is invertGAN.
+
+Weights that belong to the callables should be arguments of the function that is compiled, as in `latent_search`.
+
+Source: Generative Encoder, Algorithm 1 and section 4.4.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from arinv.errors import UserError
+from arinv.ops import loops, norms
+from arinv.ops.inputs import check_count, check_number
+from arinv.types import Array, ArrayLike, DecodeFn
+
+
+class Solution(NamedTuple):
+    """The result of a search for N images.
+
+    Attributes:
+      latents: float32 [N, K], of the last iteration, or of the first whose loss is below the threshold.
+      images: float32 [N, H, W, C], the generator's images of the latents.
+      losses: float32 [N].
+      history: float32 [T + 1, N], the losses before every update and at the end.
+      errors: float32 [T + 1, N], mean squared errors to the true images; NaN without them.
+      num_steps: int32 [N], the updates of each image; fewer than T where a threshold was reached.
+    """
+
+    latents: Array
+    images: Array
+    losses: Array
+    history: Array
+    errors: Array
+    num_steps: Array
+
+
+def solve(
+    decode_fn: DecodeFn,
+    encode_fn: Callable[[Array], Array],
+    degraded: ArrayLike,
+    starts: ArrayLike,
+    *,
+    project_fn: Callable[[Array], Array] = lambda images: images,
+    num_steps: int = 1400,
+    learning_rate: float = 0.1,
+    penalty: float = 0.0,
+    threshold: float = 0.0,
+    truth: ArrayLike | None = None,
+) -> Solution:
+    """Returns the latents that Adam reaches from given starts, and their images.
+
+    Args:
+      decode_fn: G, latents [B, K] -> images [B, H, W, C]; rows independent.
+      encode_fn: E, images -> codes [B, ...]; rows independent. The identity gives invertGAN.
+      degraded: x+, [B, H, W, C].
+      starts: [B, K] or [B, R, K]; of R starts of an image, the one whose loss is lowest before the first update.
+      project_fn: S, images -> images; rows independent.
+      num_steps: updates T, 1 or more.
+      learning_rate: of Adam.
+      penalty: weight of |z|^2. It has no effect on the images of a generator that normalises its latents.
+      threshold: an image whose loss is below it is no longer updated; 0 for all updates.
+      truth: [B, H, W, C], the images that were degraded, for the curve of the error; None without.
+
+    Raises:
+      UserError: shapes that do not match, or a number out of range.
+
+    Source: Generative Encoder, Algorithm 1; Adam at 0.1 for 1,400 iterations, and its section 5.4 for several starts
+    and for the threshold. The penalty is unstated there; 0 is our default.
+    """
+    check_count(num_steps, "num_steps")
+    for name, value in (("learning_rate", learning_rate), ("penalty", penalty), ("threshold", threshold)):
+        check_number(value, name, least=0.0)
+    degraded, starts = jnp.asarray(degraded, jnp.float32), jnp.asarray(starts, jnp.float32)
+    if degraded.ndim != 4 or starts.ndim not in (2, 3) or starts.shape[0] != degraded.shape[0]:
+        raise UserError(
+            f"starts must be [B, K] or [B, R, K] for images [B, H, W, C]; got {starts.shape} for {degraded.shape}"
+        )
+    if truth is not None and jnp.shape(truth) != degraded.shape:
+        raise UserError(f"truth must have the shape of the degraded images {degraded.shape}; got {jnp.shape(truth)}")
+    codes = jax.lax.stop_gradient(encode_fn(degraded))
+
+    def evaluate(latents):
+        images = decode_fn(latents)
+        differences = (encode_fn(project_fn(images)) - codes).reshape(images.shape[0], -1)
+        return jnp.sum(jnp.square(differences), axis=1) + penalty * jnp.sum(jnp.square(latents), axis=1), images
+
+    def errors(images):
+        if truth is None:
+            return jnp.full(images.shape[:1], jnp.nan)
+        return jnp.mean(jnp.square(images - jnp.asarray(truth, jnp.float32)), axis=(1, 2, 3))
+
+    def total(latents):
+        losses, images = evaluate(latents)
+        return jnp.sum(losses), (losses, errors(images))
+
+    optimizer = optax.adam(learning_rate)
+
+    def step(carry, _):
+        latents, state, active, count = carry
+        gradient, (losses, mse) = jax.grad(total, has_aux=True)(latents)
+        active = active & ~(losses < threshold)
+        updates, state = optimizer.update(norms.finite_gradient(gradient), state)
+        latents = jnp.where(active[:, None], latents + updates, latents)
+        return (latents, state, active, count + active), (losses, mse)
+
+    latents = starts if starts.ndim == 2 else _best_start(evaluate, starts)
+    rows = latents.shape[0]
+    carry = latents, optimizer.init(latents), jnp.ones(rows, bool), jnp.zeros(rows, jnp.int32)
+    (latents, _, _, count), (history, curve) = loops.scan(step, carry, jnp.arange(num_steps))
+    losses, images = evaluate(latents)
+    history = jnp.concatenate([history, losses[None]])
+    curve = jnp.concatenate([curve, errors(images)[None]])
+    return Solution(latents, images, losses, history, curve, count)
+
+
+def _best_start(evaluate, starts: Array) -> Array:
+    """Returns the start [B, K] of the lowest loss of each image, tried one after the other to bound the memory."""
+    losses = jax.lax.map(lambda latents: evaluate(latents)[0], jnp.swapaxes(starts, 0, 1))
+    best = jnp.argmin(jnp.where(jnp.isnan(losses), jnp.inf, losses), axis=0)
+    return jnp.take_along_axis(starts, best[:, None, None], axis=1)[:, 0]

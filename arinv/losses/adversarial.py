@@ -1,0 +1,112 @@
+"""Losses of the games between a generator and a discriminator whose scores are not logits.
+
+Source: Gulrajani et al. 2017 (WGAN-GP), Karras et al. 2018 (its drift), Berthelot et al. 2017 (BEGAN).
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from arinv.ops.inputs import as_vector, check_number
+from arinv.types import Array, ArrayLike
+
+
+def wasserstein_loss(real_scores: ArrayLike, fake_scores: ArrayLike, *, drift: float = 1e-3) -> Array:
+    """Returns the discriminator's loss without its gradient penalty, fake - real + drift real^2.
+
+    Args:
+      real_scores: [B], of images.
+      fake_scores: [B], of generated images; their negatives are the generator's loss.
+      drift: weight that keeps the scores near 0.
+
+    Returns:
+      float32 [B].
+
+    Raises:
+      UserError: shapes that do not match, or a negative weight.
+
+    Source: Karras et al. 2018, section A.1, with drift 1e-3.
+    """
+    check_number(drift, "drift", least=0.0)
+    real, fake = _pair(real_scores, fake_scores, "scores")
+    return fake - real + drift * jnp.square(real)
+
+
+def gradient_penalty(
+    scores_fn: Callable[[Array], Array], images: ArrayLike, fakes: ArrayLike, shares: ArrayLike, *, target: float = 1.0
+) -> Array:
+    """Returns the penalty on the discriminator's gradient between images and generated images, ((|g| - t) / t)^2.
+
+    Args:
+      scores_fn: images [B, H, W, C] -> scores [B].
+      images: [B, H, W, C].
+      fakes: [B, H, W, C], generated.
+      shares: [B] in 0 to 1, of the generated image in the mixture at which the gradient is taken.
+      target: t, length of the gradient of the sum of scores with respect to one image.
+
+    Returns:
+      float32 [B]; it is differentiable in what scores_fn depends on.
+
+    Raises:
+      UserError: shares that are not one for each image, or a target that is not positive.
+
+    Source: Gulrajani et al. 2017, eq. 3; weight 10 and target 1 in Karras et al. 2018, with images in [-1, 1]: a
+    gradient with respect to images in [0, 1] is twice as long, so that target 2 is theirs here.
+    """
+    check_number(target, "target", least=1e-6)
+    images, fakes = jnp.asarray(images, jnp.float32), jnp.asarray(fakes, jnp.float32)
+    shares = as_vector(shares, images.shape[0], "shares").reshape(-1, *[1] * (images.ndim - 1))
+    mixtures = images + shares * (fakes - images)
+    gradients = jax.grad(lambda mixtures: jnp.sum(scores_fn(mixtures)))(mixtures)
+    squares = jnp.sum(jnp.square(gradients.reshape(images.shape[0], -1)), axis=1)
+    lengths = jnp.sqrt(jnp.maximum(squares, 1e-16))  # the root has no gradient at 0
+    return jnp.square((lengths - target) / target)
+
+
+def equilibrium_loss(real_errors: ArrayLike, fake_errors: ArrayLike, balance: ArrayLike) -> Array:
+    """Returns the loss of a discriminator that is an autoencoder, real - balance fake.
+
+    Args:
+      real_errors: [B], mean absolute errors of its reconstructions of images.
+      fake_errors: [B], those of generated images, which are the generator's loss.
+      balance: k, scalar.
+
+    Returns:
+      float32 [B].
+
+    Raises:
+      UserError: shapes that do not match.
+
+    Source: Berthelot et al. 2017, section 3.4.
+    """
+    real, fake = _pair(real_errors, fake_errors, "errors")
+    return real - balance * fake
+
+
+def update_balance(
+    balance: ArrayLike, real_error: ArrayLike, fake_error: ArrayLike, *, ratio: float, rate: float
+) -> Array:
+    """Returns k of the next step, k + rate (ratio real - fake), between 0 and 1.
+
+    Args:
+      balance: k of this step, scalar; 0 at the first.
+      real_error: scalar, mean error of images.
+      fake_error: scalar, mean error of generated images.
+      ratio: gamma, 0 to 1, of the two errors in equilibrium: lower values give more uniform images.
+      rate: of k; 1e-3 in the paper.
+
+    Raises:
+      UserError: a ratio or rate out of range.
+
+    Source: Berthelot et al. 2017, section 3.4.
+    """
+    check_number(ratio, "ratio", least=0.0, most=1.0)
+    check_number(rate, "rate", least=0.0)
+    return jnp.clip(balance + rate * (ratio * real_error - fake_error), 0.0, 1.0)
+
+
+def _pair(real: ArrayLike, fake: ArrayLike, name: str) -> tuple[Array, Array]:
+    real = jnp.asarray(real, jnp.float32)
+    real = as_vector(real, real.size, f"real_{name}")
+    return real, as_vector(jnp.asarray(fake, jnp.float32), real.shape[0], f"fake_{name}")

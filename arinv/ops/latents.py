@@ -1,0 +1,43 @@
+"""Latents of generators: their laws, and draws that depend on an image's number only."""
+
+import jax
+import jax.numpy as jnp
+
+from arinv.errors import unknown
+from arinv.ops.inputs import check_count
+from arinv.types import Array, ArrayLike
+
+LAWS = ("normal", "uniform")  # N(0, 1), or uniform in (-1, 1)
+
+
+def draw_latents(key: Array, shape: tuple[int, ...], *, law: str) -> Array:
+    """Returns float32 latents of a law, "normal" or "uniform" in (-1, 1).
+
+    Raises:
+      UserError: unknown law.
+    """
+    if law not in LAWS:
+        raise unknown("law of latents", law, LAWS)
+    if law == "normal":
+        return jax.random.normal(key, shape, jnp.float32)
+    return jax.random.uniform(key, shape, jnp.float32, -1, 1)
+
+
+def draw_starts(key: Array, indices: ArrayLike, *, latent_size: int, law: str, num_starts: int = 1) -> Array:
+    """Returns latents for each image, the same in every batch.
+
+    Args:
+      key: PRNG key.
+      indices: integer [B], the images' numbers.
+      latent_size: K.
+      law: "normal" or "uniform".
+      num_starts: R, of each image.
+
+    Returns:
+      float32 [B, R, K].
+
+    Raises:
+      UserError: an unknown law, or counts below 1.
+    """
+    shape = check_count(num_starts, "num_starts"), check_count(latent_size, "latent_size")
+    return jax.vmap(lambda index: draw_latents(jax.random.fold_in(key, index), shape, law=law))(jnp.asarray(indices))

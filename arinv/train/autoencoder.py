@@ -1,0 +1,218 @@
+"""Training of an autoencoder on images, on those of a GAN, and on degraded images that it restores.
+
+Its encoder is what the Generative Encoder compares images by. Real and generated images are as many in a batch.
+
+Source: Generative Encoder, sections 3.1, 3.2 and 4.3; optimiser, rate and batch are not stated there.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from ml_collections import ConfigDict
+
+from arinv import data, metrics, models
+from arinv.experiment import workdirs
+from arinv.experiment.run import Run, check_fields
+from arinv.experiment.state import TrainState, apply_train
+from arinv.experiment.trained import AUTOENCODER, GAN, Trained, image_struct
+from arinv.ops.augment import augment
+from arinv.ops.degradations import Operator, build_operator, image_keys
+from arinv.ops.images import image_grid, to_float
+from arinv.ops.inputs import check_number
+from arinv.train import training
+from arinv.types import Array, Batch, DecodeFn, Metrics, Network, Variables
+
+
+def check(config: ConfigDict) -> None:
+    """Checks everything that does not depend on data or checkpoints.
+
+    Raises:
+      UserError: unknown name or number out of range.
+    """
+    check_fields(config)
+    training.check(config)
+    _build(config, jnp.float32)
+    build_operator(config.operator.name, **config.operator.options.to_dict())
+    check_number(config.loss.restoration, "loss.restoration", least=0.0)
+
+
+def check_inputs(run: Run) -> None:
+    """Checks, before any stage runs, that the GAN exists and fits, or will once its stage is complete.
+
+    Raises:
+      UserError: no checkpoint, or one of another image size.
+    """
+    if run.config.gan.startswith("stage:"):
+        run.check_planned_size(run.config.gan)
+    else:
+        _load_gan(run)
+
+
+def run(run: Run) -> dict[str, Any]:
+    """Trains, saves checkpoints in the workdir, and returns the results on the test source.
+
+    Args:
+      run: of configs/autoencoder.py.
+
+    Raises:
+      UserError: data or checkpoints that cannot be read or do not fit the config.
+    """
+    gan = _load_gan(run)
+    operator = build_operator(run.config.operator.name, **run.config.operator.options.to_dict())
+    results = training.train(run, build, encoder=gan)
+    return run.finish({**results, "operator": {**run.config.operator.to_dict(), "formula": operator.formula}})
+
+
+def build(run: Run, gan: Trained | None, info: data.SourceInfo, steps_per_epoch: int) -> training.TrainSetup:
+    """Returns what is trained, and how.
+
+    Args:
+      run: of configs/autoencoder.py.
+      gan: the frozen GAN; None to train on images alone.
+      info: of the training images.
+      steps_per_epoch: length of an epoch, in steps.
+
+    Raises:
+      UserError: a number out of range.
+    """
+    config = run.config
+    module = _build(config, run.dtype)
+    networks = {AUTOENCODER: (module, (image_struct(config.data.image_size),))}
+    optimizers = training.make_optimizers(config, tuple(networks), steps_per_epoch)
+    operator = build_operator(config.operator.name, **config.operator.options.to_dict())
+    step = make_train_step(
+        module,
+        optimizers[AUTOENCODER],
+        gan=gan and gan.module,
+        operator=operator,
+        restoration=config.loss.restoration,
+        augmentation=config.augmentation.to_dict(),
+    )
+    return training.TrainSetup(
+        networks=networks,
+        optimizers=optimizers,
+        train_step=step,
+        eval_step=make_eval_step(module, operator),
+        figure=lambda images: image_grid(
+            [np.clip(rows, 0, 1) for rows in (to_float(images["image"]), *(images[name] for name in _ROWS))]
+        ),
+        description=_describe(run),
+        frozen=(gan.decode_fn,) if gan else (),
+    )
+
+
+_ROWS = ("reconstruction", "degraded", "restored")
+
+
+def _build(config: ConfigDict, dtype: jax.typing.DTypeLike) -> models.Autoencoder:
+    spec = config.autoencoder
+    return models.build_autoencoder(
+        spec.networks, image_size=config.data.image_size, latent_size=spec.latent_size, dtype=dtype
+    )
+
+
+def _load_gan(run: Run) -> Trained | None:
+    """Returns the GAN whose images are added to the batches; None where the config names none.
+
+    Raises:
+      UserError: none there, or one of another image size.
+    """
+    if not run.config.gan:
+        return None
+    return run.load(run.config.gan, kind=GAN, image_size=run.config.data.image_size)
+
+
+def _describe(run: Run) -> dict[str, Any]:
+    """Returns what the autoencoder is rebuilt from."""
+    config = run.config
+    gan = {"gan_workdir": workdirs.relative(run.resolve(config.gan), run.workdir)} if config.gan else {}
+    return {
+        "kind": AUTOENCODER,
+        "autoencoder": config.autoencoder.to_dict(),
+        "image_size": config.data.image_size,
+        "resize": config.data.resize,
+        "operator": config.operator.to_dict(),
+        **gan,
+    }
+
+
+def make_train_step(
+    autoencoder: Network,
+    optimizer: optax.GradientTransformation,
+    *,
+    gan: models.Gan | None = None,
+    operator: Operator,
+    restoration: float = 1.0,
+    augmentation: Mapping[str, Any],
+) -> Callable[..., tuple[TrainState, Metrics]]:
+    """Returns the pure step (state, batch, key[, generator's decode_fn]) -> (state, metrics).
+
+    Args:
+      autoencoder: images -> reconstructions; "autoencoder" in the state.
+      optimizer: its optimiser.
+      gan: draws the latents of as many generated images as there are images; None to train on images alone.
+      operator: of the degraded images.
+      restoration: weight of the error of the restored images; 0 omits them.
+      augmentation: options of ops.augment.augment.
+
+    Returns:
+      A function whose metrics are the mean squared errors of reconstructed and of restored images, and their PSNR.
+    """
+
+    def train_step(state: TrainState, batch: Batch, key: Array, decode_fn: DecodeFn | None = None):
+        keys = jax.random.split(jax.random.fold_in(key, state.step), 4)
+        images, mask = augment(keys[0], batch["image"], **augmentation), batch["mask"]
+        count = images.shape[0]
+        if gan is not None:
+            generated = jax.lax.stop_gradient(jnp.clip(decode_fn(gan.draw(keys[1], count)), 0, 1))
+            images, mask = jnp.concatenate([images, generated]), jnp.concatenate([mask, mask])
+        degraded = operator.degrade(image_keys(keys[2], jnp.arange(images.shape[0])), images) if restoration else None
+        variables = state.variables[AUTOENCODER]
+
+        def loss_fn(params):
+            outputs, collections = apply_train(autoencoder, params, variables, images, key=keys[3])
+            terms = {"reconstruction": metrics.mean_squared_error(outputs, images)}
+            if restoration:
+                restored, collections = apply_train(autoencoder, params, variables, degraded, key=keys[3])
+                terms["restoration"] = restoration * metrics.mean_squared_error(restored, images)
+            loss = sum(terms.values())
+            report = {"loss": loss, "psnr": metrics.psnr(outputs, images)}
+            report |= {f"loss_{name}": term for name, term in terms.items()}
+            return jnp.sum(loss * mask) / jnp.maximum(jnp.sum(mask), 1), (report, collections)
+
+        gradients, (report, collections) = jax.grad(loss_fn, has_aux=True)(variables["params"])
+        state = state.apply_gradients(AUTOENCODER, gradients, collections, optimizer)
+        report = {name: (jnp.sum(value * mask), jnp.sum(mask)) for name, value in report.items()}
+        return state.replace(step=state.step + 1), report
+
+    return train_step
+
+
+def make_eval_step(
+    autoencoder: Network, operator: Operator
+) -> Callable[[Mapping[str, Variables], Batch, Array], Mapping[str, Array]]:
+    """Returns the pure step (variables, batch, key[, ...]) -> results.
+
+    Returns:
+      A function returning "psnr", "ssim" and "psnr_restored", each [B], and "reconstruction", "degraded" and
+      "restored" [B, H, W, C].
+    """
+
+    def eval_step(variables: Mapping[str, Variables], batch: Batch, key: Array, *frozen: Any) -> Mapping[str, Array]:
+        images = to_float(batch["image"])
+        degraded = operator.degrade(image_keys(key, jnp.arange(images.shape[0])), images)
+        outputs, restored = (autoencoder.apply(variables[AUTOENCODER], x, train=False) for x in (images, degraded))
+        return {
+            "psnr": metrics.psnr(outputs, images),
+            "ssim": metrics.ssim(outputs, images),
+            "psnr_restored": metrics.psnr(restored, images),
+            "reconstruction": outputs,
+            "degraded": degraded,
+            "restored": restored,
+        }
+
+    return eval_step

@@ -1,0 +1,348 @@
+"""Training of a GAN: a generator of images from noise, and a discriminator, in one of three games.
+
+"wasserstein_gp"  scores, with a penalty on the discriminator's gradient and a drift term
+"equilibrium"     reconstruction errors of a discriminator that is an autoencoder, in a balance k
+"logistic"        logits of real and generated images
+
+A network that grows is trained in stages, each from the one before: config.start names the stage of half the size, or
+of the same size, and with config.fade the new blocks fade in over the steps of the stage. Optimisers start anew in
+each. In a step the discriminator is updated first, then the moving average of the generator, which is what is kept,
+then the generator.
+
+Source: Karras et al. 2018, sections 2 and A.1; Berthelot et al. 2017, section 3; as used by the Generative Encoder.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from ml_collections import ConfigDict
+
+from arinv import data, losses, metrics, models
+from arinv.errors import UserError, unknown
+from arinv.experiment import checkpoint, trained, workdirs
+from arinv.experiment.run import Run, check_fields
+from arinv.experiment.state import AVERAGE, TrainState, apply_train
+from arinv.experiment.trained import CLASSIFIER, DISCRIMINATOR, GAN, GENERATOR, Trained, abstract_gan, image_struct
+from arinv.models.gans import GAMES
+from arinv.models.gans.progressive import fade_images, grow
+from arinv.ops.augment import augment
+from arinv.ops.images import image_grid, to_float
+from arinv.ops.inputs import check_number
+from arinv.train import training
+from arinv.types import Array, Batch, Metrics, Variables
+
+_BALANCE = "balance"  # of the equilibrium game, beside the networks in the state
+
+
+def check(config: ConfigDict) -> None:
+    """Checks everything that does not depend on data or checkpoints.
+
+    Raises:
+      UserError: unknown name or number out of range.
+    """
+    check_fields(config)
+    training.check(config)
+    gan = _build(config, jnp.float32)
+    game = config.game
+    if game.name not in GAMES:
+        raise unknown("game", game.name, GAMES)
+    if (game.name == "equilibrium") != (gan.game == "equilibrium"):
+        raise UserError(f"networks {config.gan.networks!r} are trained in the game {gan.game!r}; got {game.name!r}")
+    for name, least, most in (("penalty", 0.0, np.inf), ("drift", 0.0, np.inf), ("ratio", 0.0, 1.0)):
+        check_number(game[name], f"game.{name}", least=least, most=most)
+    if not 0 <= config.average_decay < 1:
+        raise UserError(f"average_decay={config.average_decay} must be 0 to below 1")
+    if (config.fade or config.start) and not gan.grows:
+        raise UserError(f"networks {config.gan.networks!r} do not grow: start must be empty and fade False")
+    if config.fade and not config.start:
+        raise UserError("fade=True needs start, the workdir of the GAN of half the image size")
+
+
+def check_inputs(run: Run) -> None:
+    """Checks, before any stage runs, that the GAN it starts from exists, or will once its stage is complete.
+
+    Raises:
+      UserError: no checkpoint, or one of other networks.
+    """
+    reference = run.config.start
+    if reference and not reference.startswith("stage:"):
+        _load_start(run)
+
+
+def run(run: Run) -> dict[str, Any]:
+    """Trains, saves checkpoints in the workdir, and returns the results on the test source.
+
+    Args:
+      run: of configs/gan.py.
+
+    Raises:
+      UserError: data or checkpoints that cannot be read or do not fit the config.
+    """
+    results = training.train(run, build)
+    return run.finish({**results, **_measure_fid(run)})
+
+
+def build(run: Run, encoder: Trained | None, info: data.SourceInfo, steps_per_epoch: int) -> training.TrainSetup:
+    """Returns what is trained, and how.
+
+    Args:
+      run: of configs/gan.py.
+      encoder: unused.
+      info: of the training images.
+      steps_per_epoch: length of an epoch, in steps.
+
+    Raises:
+      UserError: a GAN to start from that does not fit, or a number out of range.
+    """
+    config = run.config
+    gan = _build(config, run.dtype)
+    latents = jax.ShapeDtypeStruct((1, gan.latent_size), jnp.float32)
+    fade = (jax.ShapeDtypeStruct((), jnp.float32),) if gan.grows else ()
+    images = image_struct(config.data.image_size)
+    networks = {GENERATOR: (gan.generator, (latents, *fade)), DISCRIMINATOR: (gan.discriminator, (images, *fade))}
+    optimizers = training.make_optimizers(config, tuple(networks), steps_per_epoch)
+    fade_steps = training.total_steps(config, steps_per_epoch) if config.fade else 0
+    step = make_train_step(
+        gan,
+        optimizers,
+        game=config.game.to_dict(),
+        fade_steps=fade_steps,
+        average_decay=config.average_decay,
+        augmentation=config.augmentation.to_dict(),
+    )
+
+    def extend(state: TrainState) -> TrainState:
+        state = state.start_average(GENERATOR)
+        return state.replace(variables={**state.variables, _BALANCE: {"params": {"k": jnp.zeros(())}}})
+
+    return training.TrainSetup(
+        networks=networks,
+        optimizers=optimizers,
+        train_step=step,
+        eval_step=make_eval_step(gan),
+        figure=lambda images: image_grid([to_float(images["image"]), np.clip(images["sample"], 0, 1)]),
+        description=describe(config),
+        extend=extend,
+        start=_make_start(run),
+    )
+
+
+def _build(config: ConfigDict, dtype: jax.typing.DTypeLike) -> models.Gan:
+    spec = config.gan
+    return models.build_gan(
+        spec.networks,
+        image_size=config.data.image_size,
+        latent_size=spec.latent_size,
+        dtype=dtype,
+        **spec.options.to_dict(),
+    )
+
+
+def describe(config: ConfigDict) -> dict[str, Any]:
+    """Returns what the generator is rebuilt from."""
+    return {
+        "kind": GAN,
+        "gan": config.gan.to_dict(),
+        "image_size": config.data.image_size,
+        "resize": config.data.resize,
+        "game": config.game.to_dict(),
+    }
+
+
+def _load_start(run: Run) -> Trained:
+    """Returns the GAN that the training starts from.
+
+    Raises:
+      UserError: none there, or one of other networks.
+    """
+    config = run.config
+    start = run.load(config.start, kind=GAN)
+    size, before = config.data.image_size, start.image_size
+    if start.description["gan"] != config.gan.to_dict():
+        raise UserError(
+            f"{config.start} has gan={start.description['gan']}, the config {config.gan.to_dict()}; give both the same"
+        )
+    expected = size // 2 if config.fade else size
+    if before != expected:
+        raise UserError(f"{config.start} has images of {before} px; data.image_size={size} continues {expected} px")
+    return start
+
+
+def _make_start(run: Run) -> Callable[[TrainState], TrainState]:
+    """Returns the function that puts the weights of config.start into a new state."""
+    if not run.config.start:
+        return lambda state: state
+
+    def start(state: TrainState) -> TrainState:
+        description = _load_start(run).description
+        before = checkpoint.load_variables(run.resolve(run.config.start), abstract_gan(description)[1])
+        merged = {name: grow(state.variables[name], value) for name, value in before.items()}
+        return state.replace(variables={**state.variables, **merged})
+
+    return start
+
+
+def make_train_step(
+    gan: models.Gan,
+    optimizers: Mapping[str, optax.GradientTransformation],
+    *,
+    game: Mapping[str, Any],
+    fade_steps: int = 0,
+    average_decay: float = 0.999,
+    augmentation: Mapping[str, Any],
+) -> Callable[[TrainState, Batch, Array], tuple[TrainState, Metrics]]:
+    """Returns the pure step (state, batch, key) -> (state, metrics).
+
+    Args:
+      gan: its networks.
+      optimizers: one for "generator" and one for "discriminator".
+      game: {"name": one of GAMES, "penalty", "drift": of wasserstein_gp, "ratio", "rate": of equilibrium}.
+      fade_steps: steps over which the share of the last block rises from 0 to 1; 0: it is 1.
+      average_decay: of the moving average of the generator.
+      augmentation: options of ops.augment.augment.
+
+    Returns:
+      A function whose metrics are the losses and what the game measures, per image.
+
+    Source: Karras et al. 2018, section A.1: one update of each network, lambda 10, drift 1e-3, decay 0.999.
+    """
+
+    def train_step(state: TrainState, batch: Batch, key: Array):
+        keys = jax.random.split(jax.random.fold_in(key, state.step), 6)
+        images = augment(keys[0], batch["image"], **augmentation)
+        count = images.shape[0]
+        fade = (jnp.minimum(1.0, state.step / fade_steps) if fade_steps else jnp.ones(()),) if gan.grows else ()
+        if fade_steps:
+            images = fade_images(images, fade[0])
+
+        def generate(params, variables, latents, key):
+            return apply_train(gan.generator, params, variables, latents, *fade, key=key)
+
+        def judge(params, variables, images, key):
+            return apply_train(gan.discriminator, params, variables, images, *fade, key=key)
+
+        balance = state.variables[_BALANCE]["params"]["k"]
+        before = state.variables[GENERATOR]
+        fakes, collections = generate(before["params"], before, gan.draw(keys[1], count), keys[2])
+        fakes = jax.lax.stop_gradient(fakes)
+        state = state.replace(variables={**state.variables, GENERATOR: {**before, **collections}})
+
+        def discriminator_loss(params):
+            variables = state.variables[DISCRIMINATOR]
+            real, collections = judge(params, variables, images, keys[3])
+            fake, collections = judge(params, {**variables, **collections}, fakes, keys[4])
+            terms = _discriminator_terms(
+                lambda x: judge(params, variables, x, keys[3])[0], real, fake, images, fakes, game, balance, keys[5]
+            )
+            return jnp.mean(sum(terms.values())), (terms, _measure(game, real, fake, images, fakes), collections)
+
+        gradients, (terms, (real, fake), collections) = jax.grad(discriminator_loss, has_aux=True)(
+            state.variables[DISCRIMINATOR]["params"]
+        )
+        state = state.apply_gradients(DISCRIMINATOR, gradients, collections, optimizers[DISCRIMINATOR])
+        state = state.update_average(GENERATOR, average_decay)
+
+        latent_key, dropout_key, judge_key = jax.random.split(keys[1], 3)
+        variables = state.variables[GENERATOR]
+
+        def generator_loss(params):
+            images, collections = generate(params, variables, gan.draw(latent_key, count), dropout_key)
+            judged = state.variables[DISCRIMINATOR]
+            output = judge(judged["params"], judged, images, judge_key)[0]
+            per_image = _generator_loss(game["name"], output, images)
+            return jnp.mean(per_image), (per_image, collections)
+
+        gradients, (generator_terms, collections) = jax.grad(generator_loss, has_aux=True)(variables["params"])
+        state = state.apply_gradients(GENERATOR, gradients, collections, optimizers[GENERATOR])
+
+        report = {"loss": sum(terms.values()), "loss_generator": generator_terms, "real": real, "fake": fake}
+        report |= {f"loss_{name}": term for name, term in terms.items()}
+        if game["name"] == "equilibrium":
+            real_error, fake_error = jnp.mean(real), jnp.mean(fake)
+            options = {"ratio": game["ratio"], "rate": game["rate"]}
+            new = losses.update_balance(balance, real_error, fake_error, **options)
+            state = state.replace(variables={**state.variables, _BALANCE: {"params": {"k": new}}})
+            report["convergence"] = jnp.full(count, real_error + jnp.abs(game["ratio"] * real_error - fake_error))
+            report["balance"] = jnp.full(count, new)
+        report = {name: (jnp.sum(value), jnp.asarray(count, jnp.float32)) for name, value in report.items()}
+        return state.replace(step=state.step + 1), report
+
+    return train_step
+
+
+def _measure(game, real, fake, images, fakes) -> tuple[Array, Array]:
+    """Returns what the discriminator says of images and of generated images: scores, logits or errors, each [B]."""
+    if game["name"] == "equilibrium":
+        return _errors(real, images), _errors(fake, fakes)
+    return real, fake
+
+
+def _discriminator_terms(scores_fn, real, fake, images, fakes, game, balance, key) -> Mapping[str, Array]:
+    """Returns the weighted terms of the discriminator's loss, each [B]."""
+    if game["name"] == "logistic":
+        return {"logistic": losses.discriminator_loss(real, fake)}
+    if game["name"] == "equilibrium":
+        return {"equilibrium": losses.equilibrium_loss(_errors(real, images), _errors(fake, fakes), balance)}
+    terms = {"wasserstein": losses.wasserstein_loss(real, fake, drift=game["drift"])}
+    if game["penalty"]:
+        shares = jax.random.uniform(key, images.shape[:1])
+        # The published target of 1 is of images in [-1, 1].
+        terms["penalty"] = game["penalty"] * losses.gradient_penalty(scores_fn, images, fakes, shares, target=2.0)
+    return terms
+
+
+def _generator_loss(game: str, output: Array, images: Array) -> Array:
+    """Returns the generator's loss, [B]."""
+    if game == "equilibrium":
+        return _errors(output, images)
+    return losses.generator_loss(output) if game == "logistic" else -output
+
+
+def _errors(reconstructions: Array, images: Array) -> Array:
+    """Returns mean absolute errors in units of [-1, 1] images, [B]."""
+    return 2 * jnp.mean(jnp.abs(reconstructions - images), axis=(1, 2, 3))
+
+
+def make_eval_step(gan: models.Gan) -> Callable[[Mapping[str, Variables], Batch, Array], Mapping[str, Array]]:
+    """Returns the pure step (variables, batch, key) -> results.
+
+    Returns:
+      A function returning "real" and "fake", what the discriminator says of images and samples, each [B], and
+      "sample" [B, H, W, C] of the averaged generator.
+    """
+
+    def eval_step(variables: Mapping[str, Variables], batch: Batch, key: Array) -> Mapping[str, Array]:
+        images = to_float(batch["image"])
+        samples = gan.generator.apply(variables[AVERAGE], gan.draw(key, images.shape[0]), train=False)
+        real, fake = (gan.discriminator.apply(variables[DISCRIMINATOR], x, train=False) for x in (images, samples))
+        game = {"name": gan.game}
+        real, fake = _measure(game, real, fake, images, samples)
+        return {"real": real, "fake": fake, "sample": samples}
+
+    return eval_step
+
+
+def _measure_fid(run: Run) -> dict[str, Any]:
+    """Returns the distance of as many samples as test images in the features of config.metric_encoder; {} without."""
+    config = run.config
+    if not config.metric_encoder:
+        return {}
+    encoder = run.load(config.metric_encoder, kind=CLASSIFIER)
+    if encoder.image_size != config.data.image_size:
+        return {}
+    layer = encoder.module.default_layer
+    arrays = data.load_arrays(run.open_data("test"))
+    generator = trained.load(run.workdir, kind=GAN, dtype=run.dtype)
+    real, fake = metrics.FeatureMoments(), metrics.FeatureMoments()
+    vectors = jax.jit(lambda images: metrics.feature_vectors(encoder.features_fn, images, layer=layer))
+    sample = jax.jit(lambda key: jnp.clip(generator.sample(key, config.batch_size), 0, 1))
+    for i, batch in enumerate(data.eval_batches(arrays, batch_size=config.batch_size)):
+        real.update(vectors(to_float(batch["image"])), batch["mask"])
+        fake.update(vectors(sample(jax.random.fold_in(run.key, i))), batch["mask"])
+    name = f"fid_{encoder.description['encoder']}_{layer}_n{real.count}"
+    distance = metrics.moments_distance(fake, real)
+    return {name: distance, "metric_encoder": workdirs.relative(run.resolve(config.metric_encoder), run.workdir)}

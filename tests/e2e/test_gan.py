@@ -1,0 +1,153 @@
+"""Training of GANs: an update of each game by hand, growing from stage to stage, and what is loaded afterwards."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import arinv
+from arinv import main
+from arinv.errors import UserError
+from arinv.experiment import checkpoint
+from arinv.experiment.run import Run
+from arinv.experiment.state import TrainState
+from arinv.experiment.trained import abstract_gan
+from arinv.models import Gan
+from arinv.train import gan as gan_training
+from configs import gan as gan_config
+
+GAME = {"penalty": 10.0, "drift": 0.1, "ratio": 0.5, "rate": 0.1}
+RATE, BATCH, SIDE, LATENT = 0.1, 3, 2, 5
+
+
+class Linear(nn.Module):
+    """A linear map: latents -> images, images -> scores, or images -> reconstructions."""
+
+    shape: tuple[int, ...]
+
+    @nn.compact
+    def __call__(self, inputs, *, train=False):
+        rows = inputs.reshape(inputs.shape[0], -1)
+        size = int(np.prod(self.shape))
+        kernel = self.param("kernel", nn.initializers.normal(0.5), (rows.shape[1], size), jnp.float32)
+        return (rows @ kernel).reshape(inputs.shape[0], *self.shape)
+
+
+def make(game):
+    image = (SIDE, SIDE, 3)
+    gan = Gan(Linear(image), Linear(image if game == "equilibrium" else ()), LATENT, "normal", game, grows=False)
+    optimizers = {name: optax.sgd(RATE) for name in ("generator", "discriminator")}
+    networks = {
+        "generator": (gan.generator, (jax.ShapeDtypeStruct((1, LATENT), jnp.float32),)),
+        "discriminator": (gan.discriminator, (jax.ShapeDtypeStruct((1, *image), jnp.float32),)),
+    }
+    state = TrainState.create(jax.random.key(1), networks, optimizers).start_average("generator")
+    state = state.replace(variables={**state.variables, "balance": {"params": {"k": jnp.asarray(0.3)}}})
+    step = gan_training.make_train_step(
+        gan, optimizers, game={"name": game, **GAME}, average_decay=0.5, augmentation={}
+    )
+    return gan, state, step
+
+
+def kernels(state):
+    return [np.asarray(state.variables[name]["params"]["kernel"]) for name in ("generator", "discriminator")]
+
+
+def by_hand(game, real, generated, w):
+    """The discriminator's gradient with respect to its kernel, from formulas of linear networks."""
+    if game == "logistic":
+        sigmoid = lambda x: 1 / (1 + np.exp(-x))  # noqa: E731
+        return (-real.T @ sigmoid(-(real @ w)) + generated.T @ sigmoid(generated @ w)) / BATCH
+    if game == "equilibrium":
+        terms = [x.T @ np.sign(x @ w - x) for x in (real, generated)]
+        return 2 * (terms[0] - 0.3 * terms[1]) / (BATCH * w.shape[1])
+    length = np.linalg.norm(w)  # the gradient of a linear score is the kernel, wherever it is taken
+    penalty = 10 * 2 * (length - 2) / 4 * w / length
+    drift = 0.1 * 2 * real.T @ (real @ w)
+    return (-real + generated).T @ np.ones((BATCH, 1)) / BATCH + drift / BATCH + penalty
+
+
+@pytest.mark.parametrize("game", ["wasserstein_gp", "equilibrium", "logistic"])
+def test_train_step_updates_the_discriminator_by_its_game(game):
+    gan, state, step = make(game)
+    images = np.random.default_rng(0).integers(0, 256, (BATCH, SIDE, SIDE, 3)).astype(np.uint8)
+    batch = {"image": images, "label": np.zeros(BATCH, np.int32), "mask": np.ones(BATCH, np.float32)}
+    key = jax.random.key(7)
+    new, metrics = jax.jit(step)(state, batch, key)
+    generator, discriminator = kernels(state)
+    keys = jax.random.split(jax.random.fold_in(key, 0), 6)
+    generated = np.asarray(gan.draw(keys[1], BATCH)) @ generator
+    real = images.reshape(BATCH, -1) / 255
+    gradient = by_hand(game, real, generated, discriminator)
+    new_generator, new_discriminator = kernels(new)
+    np.testing.assert_allclose(new_discriminator, discriminator - RATE * gradient, rtol=2e-4, atol=1e-5)
+    assert np.abs(new_generator - generator).max() > 1e-3
+    # The average is that of the generator before its update.
+    np.testing.assert_allclose(new.variables["average"]["params"]["kernel"], generator, rtol=1e-6)
+    assert int(new.step) == 1 and all(np.isfinite(float(value)) for value, _ in metrics.values())
+    balance = float(new.variables["balance"]["params"]["k"])
+    if game == "equilibrium":
+        errors = [2 * np.abs(x @ discriminator - x).mean() for x in (real, generated)]
+        assert balance == pytest.approx(np.clip(0.3 + 0.1 * (0.5 * errors[0] - errors[1]), 0, 1), rel=1e-4)
+    else:
+        assert balance == pytest.approx(0.3)
+
+
+@pytest.fixture(scope="module")
+def grown(tmp_path_factory):
+    """A finished smoke run that grows from 4 to 8 px."""
+    workdir = tmp_path_factory.mktemp("gan")
+    main.run(gan_config.get_config("smoke=True,options=base_width:8+max_width:4,latent_size=4"), workdir)
+    return workdir
+
+
+def networks(workdir):
+    shapes = abstract_gan(checkpoint.load_description(workdir))[1]
+    return checkpoint.load_variables(workdir, shapes)
+
+
+def test_growing_starts_from_the_stage_before(grown):
+    config = gan_config.get_config("smoke=True,options=base_width:8+max_width:4,latent_size=4").stages.size8_fade
+    run = Run(config, grown / "size8_fade")
+    setup = gan_training.build(run, None, None, 2)
+    state = setup.start(setup.init(jax.random.key(3)))
+    before = networks(grown / "size4")
+    for name in ("generator", "discriminator", "average"):
+        for layer in ("conv4", "rgb4"):
+            kernel = state.variables[name]["params"][layer]["kernel"]
+            np.testing.assert_array_equal(kernel, before[name]["params"][layer]["kernel"])
+        assert "rgb8" in state.variables[name]["params"]
+
+
+def test_load_returns_the_averaged_generator(grown):
+    trained = arinv.load(grown / "size8")
+    assert repr(trained).startswith("Trained('gan', 'progressive', image_size=8")
+    samples = trained.sample(jax.random.key(0), 3)
+    assert samples.shape == (3, 8, 8, 3) and np.isfinite(samples).all()
+    average = networks(grown / "size8")["average"]
+    expected = trained.module.generator.apply(average, trained.module.draw(jax.random.key(0), 3))
+    np.testing.assert_allclose(samples, expected, rtol=1e-5, atol=1e-6)
+    with pytest.raises(UserError, match="gan has no classifier"):
+        trained.logits_fn  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"gan.networks": "stylegan"}, "'stylegan'; known: began, progressive"),
+        ({"game.name": "equilibrium"}, "trained in the game 'wasserstein_gp'; got 'equilibrium'"),
+        ({"game.penalty": -1.0}, "game.penalty"),
+        ({"fade": True, "start": ""}, "fade=True needs start"),
+        ({"average_decay": 1.0}, "average_decay=1.0"),
+        ({"data.image_size": 12}, "got 12"),
+        ({"gan.options": {"max_width": "4,latent_size:4"}}, "max_width of 'progressive'"),
+    ],
+)
+def test_check_rejects_configs_in_one_line(change, message):
+    config = gan_config.get_config("smoke=True").stages.size4
+    config.unlock()
+    config.update_from_flattened_dict(change)
+    with pytest.raises(UserError, match=message):
+        gan_training.check(config)
