@@ -9,6 +9,7 @@ from arinv.apps.anomaly import detector, one_vs_all, overview, score
 from arinv.apps.denoising import denoise_images, evaluate_denoising
 from arinv.apps.evaluation import autoattack, comparison, evaluate
 from arinv.apps.inversion import compare_inversion, high_resolution, invert_images
+from arinv.apps.studies import study
 from arinv.apps.style import evaluate_style, stylize_images
 from arinv.apps.weights import export_torch, import_torch
 from arinv.train import class_inverters, classifier, denoiser, inverter
@@ -32,6 +33,7 @@ TASKS = {
     "denoiser": denoiser,
     "evaluate_denoising": evaluate_denoising,
     "denoise": denoise_images,
+    "study": study,
     "stylize": stylize_images,
     "evaluate_style": evaluate_style,
 }
