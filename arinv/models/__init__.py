@@ -1,6 +1,7 @@
-"""Encoders, their inverting generators, the denoiser and the discriminator, as flax linen modules."""
+"""Encoders, their inverting generators, the denoiser, the discriminator and GANs, as flax linen modules."""
 
 from arinv.models.encoders.base import Encoder, FeatureSpec, Stage, TorchLayer
+from arinv.models.gans.registry import GANS, Gan, build_gan
 from arinv.models.pytorch import convert
 from arinv.models.pytorch.convert import load_lpips_heads
 from arinv.models.registry import (
@@ -15,14 +16,17 @@ from arinv.models.registry import (
 
 __all__ = [
     "ENCODERS",
+    "GANS",
     "Denoiser",
     "Encoder",
     "FeatureSpec",
+    "Gan",
     "Stage",
     "TorchLayer",
     "build",
     "build_denoiser",
     "build_discriminator",
+    "build_gan",
     "build_generator",
     "convert",
     "feature_spec",
