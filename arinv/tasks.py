@@ -12,7 +12,7 @@ from arinv.apps.inversion import compare_inversion, high_resolution, invert_imag
 from arinv.apps.studies import study
 from arinv.apps.style import evaluate_style, stylize_images
 from arinv.apps.weights import export_torch, import_torch
-from arinv.train import class_inverters, classifier, denoiser, inverter
+from arinv.train import class_inverters, classifier, denoiser, gan, inverter
 
 TASKS = {
     "one_vs_all": one_vs_all,
@@ -21,6 +21,7 @@ TASKS = {
     "class_inverters": class_inverters,
     "classifier": classifier,
     "detector": detector,
+    "gan": gan,
     "inverter": inverter,
     "evaluate": evaluate,
     "comparison": comparison,

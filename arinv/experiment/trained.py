@@ -20,7 +20,7 @@ from arinv.ops.images import crop_images, pad_images
 from arinv.ops.inputs import as_images, check_count
 from arinv.types import Array, ArrayLike, DecodeFn, FeaturesFn, LogitsFn, Network, Variables
 
-CLASSIFIER, INVERTER, DENOISER = "classifier", "inverter", "denoiser"  # kinds of trained networks
+CLASSIFIER, INVERTER, DENOISER, GAN = "classifier", "inverter", "denoiser", "gan"  # kinds of trained networks
 GENERATOR, DISCRIMINATOR = "generator", "discriminator"  # networks in a train state, besides the classifier
 
 
@@ -32,9 +32,9 @@ class Trained:
     arguments, the weights are not compiled in, and networks of one architecture share the compiled program.
 
     Attributes:
-      kind: "classifier", "inverter" or "denoiser".
+      kind: "classifier", "inverter", "denoiser" or "gan".
       module: of a classifier, images [B, H, W, 3] in [0, 1] -> (logits, named features); of an inverter, features of
-        `layer` -> images in [0, 1]; of a denoiser, `models.Denoiser(encoder, decoder)`.
+        `layer` -> images in [0, 1]; of a denoiser, `models.Denoiser(encoder, decoder)`; of a GAN, `models.Gan`.
       variables: weights of the encoder, the generator or the decoder; their shapes before training.
       description: what the network is rebuilt from, see `arinv.experiment.descriptions`.
       parent: the frozen classifier below an inverter or a denoiser, None for a classifier.
@@ -60,10 +60,11 @@ class Trained:
     def __repr__(self) -> str:
         """Returns the kind, the encoder, the layer of an inverter, the image size and the fingerprint."""
         layer = f", layer={self.layer!r}" if self.kind == INVERTER else ""
-        return (
-            f"Trained({self.kind!r}, encoder={self.encoder.description['encoder']!r}{layer}, "
-            f"image_size={self.image_size}, fingerprint={self.fingerprint!r})"
+        is_gan = self.kind == GAN
+        name = (
+            f"gan={self.description['gan']['name']!r}" if is_gan else f"encoder={self.encoder.description['encoder']!r}"
         )
+        return f"Trained({self.kind!r}, {name}{layer}, image_size={self.image_size}, fingerprint={self.fingerprint!r})"
 
     @property
     def image_size(self) -> int:
@@ -101,6 +102,12 @@ class Trained:
         """Features of `layer` [B, ...] -> images [B, H, W, 3] in [0, 1] of an inverter, in evaluation mode."""
         self._check_kind(INVERTER, "decode_fn")
         return jax.tree_util.Partial(_decode_function(self.module), self.variables)
+
+    @property
+    def generate_fn(self) -> Callable[[Array], Array]:
+        """Latents [B, K], as `module.sample` draws them, -> images [B, H, W, 3] in [0, 1] of a GAN."""
+        self._check_kind(GAN, "generate_fn")
+        return jax.tree_util.Partial(_decode_function(self.module.generator), self.variables)
 
     @property
     def denoise_fn(self) -> Callable[[Array], Array]:
@@ -234,7 +241,7 @@ def load(
     Args:
       reference: workdir of the training, such as "runs/quickstart/robust_inverter"; an entry of the zoo, "zoo:NAME",
         or one of its networks, "zoo:NAME/conv5"; or the file of such a network.
-      kind: required kind, "classifier", "inverter" or "denoiser", or a tuple of kinds; empty for any.
+      kind: required kind, "classifier", "inverter", "denoiser" or "gan", or a tuple of kinds; empty for any.
       dtype: of the computation.
       image_size: side of the images that it is applied to, in pixels; None for any size.
       other_size: whether this may differ from the size that the network was trained on.
@@ -256,6 +263,10 @@ def load(
         name = description.get("weights", CLASSIFIER)  # or the moving average of the weights
         variables = checkpoint.load_variables(workdir, {name: network.variables})[name]
         return dataclasses.replace(network, variables=variables)
+    if description["kind"] == GAN:
+        module = models.build_gan(**description["gan"], image_size=description["image_size"], dtype=dtype)
+        abstract = _abstract(module.generator, jax.ShapeDtypeStruct((1, module.latent_size), jnp.float32))
+        return Trained(GAN, module, checkpoint.load_variables(workdir, {GENERATOR: abstract})[GENERATOR], description)
     encoder = load(workdirs.follow(description["encoder_workdir"], workdir), kind=CLASSIFIER, dtype=dtype)
     descriptions.check_weights(description, encoder.fingerprint, workdir)
     if description["kind"] == INVERTER:

@@ -25,10 +25,10 @@ from arinv.experiment.trained import Trained
 from arinv.experiment.writer import write_json
 from arinv.ops import conv
 from arinv.plan import cost, input_rate
-from arinv.train import accelerators, class_inverters, classifier, denoiser, flops, inverter, loop, training
+from arinv.train import accelerators, class_inverters, classifier, denoiser, flops, gan, inverter, loop, training
 from arinv.train.accelerators import Accelerator
 
-TRAINING = {"classifier": classifier, "inverter": inverter, "denoiser": denoiser}
+TRAINING = {"classifier": classifier, "inverter": inverter, "denoiser": denoiser, "gan": gan}
 _DEFAULT_ACCELERATOR = "h100"
 _MAX_DEVICES_PER_PROCESS = 8  # where devices are virtual
 # Fields of a config that do not affect the compiled step.
@@ -130,7 +130,7 @@ def _plan(run: Run, assumptions: Assumptions, cache: dict[str, Any]) -> dict[str
     config = run.config
     info, notes = _train_info(config)
     steps_per_epoch = _steps_per_epoch(config, info)
-    encoder = _encoder(run) if "checkpoint" in config.encoder else None
+    encoder = _encoder(run) if "checkpoint" in config.get("encoder", {}) else None
     setup = TRAINING[config.task].build(run, encoder, info, steps_per_epoch or 1)
     mesh, accelerator = run.mesh, assumptions.accelerator
     key = _step_key(config, setup)
@@ -228,7 +228,7 @@ def _step_key(config: ConfigDict, setup: training.TrainSetup) -> str:
     """Returns a text that is equal for stages whose steps compile to the same program, except for constants."""
     fields = {name: value for name, value in workdirs.plain(config).items() if name not in _FREE}
     fields["data"] = config.data.image_size
-    fields["encoder"].pop("checkpoint", None)
+    fields.get("encoder", {}).pop("checkpoint", None)
     shapes = jax.tree.map(lambda x: f"{x.dtype}{x.shape}", setup.frozen)
     classes = setup.description.get("num_classes")
     return json.dumps([fields, classes, str(jax.tree.structure(shapes)), jax.tree.leaves(shapes)], sort_keys=True)
