@@ -54,7 +54,7 @@ def test_gan_is_loaded_and_generates(gans):
     assert network.kind == "gan" and "gan='dcgan'" in repr(network) and network.image_size == 16
     latents = network.module.sample(jax.random.key(0), 2)
     assert network.generate_fn(latents).shape == (2, 16, 16, 3)
-    with pytest.raises(UserError, match="a trained gan has no layer; load the workdir of an inverter"):
+    with pytest.raises(UserError, match="a trained gan has no decode_fn; load the workdir of an inverter"):
         _ = network.decode_fn
     results = json.loads((gans / "class3" / "results.json").read_text())
     assert 0 < results["real_probability"] < 1 and 0 < results["fake_probability"] < 1
