@@ -10,6 +10,7 @@ from arinv.apps.denoising import denoise_images, evaluate_denoising
 from arinv.apps.evaluation import autoattack, comparison, evaluate
 from arinv.apps.inversion import compare_inversion, high_resolution, invert_images
 from arinv.apps.restoration import restoration
+from arinv.apps.studies import study
 from arinv.apps.style import evaluate_style, stylize_images
 from arinv.apps.weights import export_torch, import_torch
 from arinv.train import autoencoder, class_inverters, classifier, denoiser, gan, inverter
@@ -22,6 +23,7 @@ TASKS = {
     "class_inverters": class_inverters,
     "classifier": classifier,
     "detector": detector,
+    "gan": gan,
     "inverter": inverter,
     "evaluate": evaluate,
     "comparison": comparison,
@@ -32,10 +34,10 @@ TASKS = {
     "invert": invert_images,
     "compare_inversion": compare_inversion,
     "denoiser": denoiser,
-    "gan": gan,
     "evaluate_denoising": evaluate_denoising,
     "denoise": denoise_images,
     "restoration": restoration,
+    "study": study,
     "stylize": stylize_images,
     "evaluate_style": evaluate_style,
 }

@@ -17,18 +17,21 @@ Arguments: those of configs/classifier.py, for the encoders (but classes), and
   encoder_dataset                   another dataset to train the encoders on; those that are trained on dataset learn to
                                     distinguish all classes, the anomalous ones among them
   layer                             the feature to invert; empty: the encoder's
+  adgan                             true: ADGAN as well, with a DCGAN for each class: one more column
 
-Stages: standard_encoder, robust_encoder, standard_inverters and robust_inverters (a folder for each class, class0),
-standard_evaluation, robust_evaluation, report. Fields that are often set: stages.*_inverters.num_epochs, .loss.pixel
-and .loss.feature (stages.*_evaluation.search.pixel_weight and .feature_weight are those of the score);
+Stages: standard_encoder, robust_encoder, gans, standard_inverters and robust_inverters (a folder for each class,
+class0), standard_evaluation, robust_evaluation, report. Fields that are often set: stages.*_inverters.num_epochs,
+.loss.pixel and .loss.feature (stages.*_evaluation.search.pixel_weight and .feature_weight are those of the score);
 stages.*.data.num_train and .num_test (of each class, and of all; 0: all), stages.*_evaluation.num_anomalous (test
 images that are scored against each class, evenly of the others; 0: all), .attack.eps (0: no attack) and
-.attack.num_steps, .search.num_steps and .num_restarts, .knn.k and .knn.pooling (flat or mean), .batch_size.
+.attack.num_steps, .search.num_steps and .num_restarts, .knn.k and .knn.pooling (flat or mean), .batch_size. With adgan:
+stages.gans.num_epochs, .gan.width and .gan.latent_size; stages.standard_evaluation.adgan.num_seeds (64), .num_steps
+(5), .latent_rate, .weight_rate and .at_a_time (images that are searched for together).
 """
 
 from ml_collections import ConfigDict
 
-from configs import arguments, detector, encoders, tasks
+from configs import arguments, detector, encoders, gan, tasks
 
 _ANOMALY = {
     "dataset": "cifar10",
@@ -37,6 +40,7 @@ _ANOMALY = {
     "robust_encoder": "",
     "encoder_dataset": "",
     "layer": "",
+    "adgan": False,
 }
 _NUM_CLASSES = {"cifar10": 10, "tfds:cifar10": 10, "photos": 10}
 _TEXT = (
@@ -51,11 +55,49 @@ def get_config(arg=None):
     args = encoders.resolve(arguments.parse(arg, **arguments.ENCODER | _ANOMALY))
     trainings, workdirs = tasks.encoder_pair(encoder_arguments(args))
     stages, evaluations = detect(args, workdirs)
+    if args.adgan:
+        stages = {"gans": gans(args), **stages}
+        add_adgan(stages["standard_evaluation"], args)
     report = tasks.comparison(
         evaluations, title=f"Anomaly detection on {args.dataset}, one class against all", text=_TEXT
     )
     report.task, report.num_classes_shown = "overview", 4
     return tasks.experiment({**trainings, **stages, "report": report})
+
+
+def gans(args: ConfigDict) -> ConfigDict:
+    """Returns the task that trains a DCGAN on each class (Radford et al. 2016, section 4).
+
+    Args:
+      args: resolved arguments.
+    """
+    own = {"networks": "dcgan", "latent_size": 0, "options": "", "metric_encoder": "", "classes": "", "extra": ""}
+    image_size = args.image_size or encoders.image_size(args.encoder)
+    config = gan.network(ConfigDict({**args.to_dict(), **own}), "GAN", image_size)
+    config.task, config.single, config.classes = "class_inverters", "gan", _labels(args)
+    config.augmentation = ConfigDict()
+    if not args.smoke:
+        config.num_steps, config.num_epochs = 0, 100.0
+    return config
+
+
+def add_adgan(config: ConfigDict, args: ConfigDict) -> None:
+    """Adds ADGAN to an evaluation, by the networks of the stage gans.
+
+    Args:
+      config: of an evaluation; is changed.
+      args: resolved arguments.
+    """
+    config.gans = {f"class{label}": f"stage:gans/class{label}" for label in config.classes}
+    config.adgan = {"num_seeds": 64, "num_steps": 5, "latent_rate": 0.25, "weight_rate": 5e-5, "at_a_time": 1}
+    if args.smoke:
+        config.adgan.num_seeds, config.adgan.num_steps = 3, 2
+
+
+def _labels(args: ConfigDict) -> tuple[int, ...]:
+    """Returns the labels that are the normal class in turn."""
+    count = 2 if args.smoke else _NUM_CLASSES.get(args.dataset, 2)
+    return tasks.labels(args.classes or f"0-{count - 1}")
 
 
 def encoder_arguments(args: ConfigDict) -> ConfigDict:
@@ -77,14 +119,13 @@ def detect(
       Stage name -> config, and "standard" or "robust" -> "stage:NAME".
     """
     arguments.check_eps(args.eps)
-    count = 2 if args.smoke else _NUM_CLASSES.get(args.dataset, 2)
-    labels = tasks.labels(args.classes or f"0-{count - 1}")
+    labels = _labels(args)
     inverters, evaluations = {}, {}
     for name, workdir in workdirs.items():
         config = detector.single_class_inverter(
             args, workdir, classes="", weights=detector.WEIGHTS[name], title=f"{name} inverter"
         )
-        config.task, config.classes = "class_inverters", labels
+        config.task, config.single, config.classes = "class_inverters", "inverter", labels
         inverters[f"{prefix}{name}_inverters"] = config
         evaluations[f"{prefix}{name}_evaluation"] = one_vs_all(
             args,

@@ -10,10 +10,10 @@ The published schedule shows 600,000 images in each stage. On two CPU cores take
 The last stage is the GAN that other commands take: runs/gan/size32, or runs/gan/gan where the networks do not grow.
 
 Arguments: dataset, classes, data_dir, on_bad_image, dtype and smoke of configs/classifier.py, and
-  networks        progressive (grows), or began
+  networks        progressive (grows), began or dcgan
   latent_size     length of the latents; 0: the published one
-  options         of the networks, such as base_width:1024+max_width:128, or width:32 of began
-  image_size      side of the images, in pixels; 0: 32, or 64 of began
+  options         of the networks, such as base_width:1024+max_width:128, or width:32 of the others
+  image_size      side of the images, in pixels; 0: 32, or 64 of began and dcgan
   metric_encoder  workdir of a classifier or zoo:NAME, whose features FID compares at its image size; empty: no FID
 
 Stages: of networks that grow size4, size8_fade, size8, size16_fade, ...; else gan. Fields that are often set:
@@ -45,9 +45,10 @@ _RECIPES = {
     "progressive": ("wasserstein_gp", _ADAM | {"b1": 0.0, "b2": 0.99}, {"name": "constant", "learning_rate": 1e-3}, 0),
     # The rate is halved every 100,000 steps of 16 images, not below 2e-5.
     "began": ("equilibrium", _ADAM | {"b1": 0.9, "b2": 0.999}, {"name": "constant", "learning_rate": 8e-5}, 16),
+    "dcgan": ("logistic", _ADAM | {"b1": 0.5, "b2": 0.999}, {"name": "constant", "learning_rate": 2e-4}, 128),
 }
-_SIZES = {"progressive": (32, 8), "began": (64, 16)}  # image size, and that of a smoke run
-_SMOKE = {"progressive": "base_width:32+max_width:16", "began": "width:8"}
+_SIZES = {"progressive": (32, 8), "began": (64, 16), "dcgan": (64, 16)}  # image size, and that of a smoke run
+_SMOKE = {"progressive": "base_width:32+max_width:16", "began": "width:8", "dcgan": "width:4"}
 
 
 def get_config(arg=None):
@@ -68,23 +69,32 @@ def gan_stages(args, *, prefix=""):
     default, small = _SIZES[args.networks]
     args.image_size = args.image_size or (small if args.smoke else default)
     if args.networks != "progressive":
-        return {f"{prefix}gan": _gan(args, "gan", args.image_size)}
+        return {f"{prefix}gan": network(args, "gan", args.image_size)}
     if args.image_size < 4 or args.image_size & (args.image_size - 1):
         raise ValueError(f"image_size={args.image_size} must be 4, 8, 16, ... px for networks that grow")
-    stages = {f"{prefix}size4": _gan(args, "4 px", 4)}
+    stages = {f"{prefix}size4": network(args, "4 px", 4)}
     size, last = 8, f"{prefix}size4"
     while size <= args.image_size:
         for name, title, fade in (
             (f"size{size}_fade", f"fade to {size} px", True),
             (f"size{size}", f"{size} px", False),
         ):
-            stages[prefix + name] = _gan(args, title, size, start=f"stage:{last}", fade=fade)
+            stages[prefix + name] = network(args, title, size, start=f"stage:{last}", fade=fade)
             last = prefix + name
         size *= 2
     return stages
 
 
-def _gan(args, title, image_size, *, start="", fade=False):
+def network(args, title, image_size, *, start="", fade=False):
+    """Returns the task that trains one GAN.
+
+    Args:
+      args: parsed arguments.
+      title: shown beside the progress bar.
+      image_size: side of the images, in pixels.
+      start: workdir of the GAN that it continues, or "stage:NAME"; empty for none.
+      fade: whether the last block of networks that grow fades in.
+    """
     game, optimizer, schedule, batch_size = _RECIPES[args.networks]
     config = tasks.common(args, title)
     config.task = "gan"
@@ -95,7 +105,7 @@ def _gan(args, title, image_size, *, start="", fade=False):
     config.data.image_size = image_size
     config.game = {"name": game, **_GAME}
     config.augmentation = {"flip": True}
-    config.average_decay = 0.999
+    config.average_decay = 0.999 if args.networks == "progressive" else 0.0
     config.batch_size = batch_size or _BATCH.get(image_size, 8)
     config.num_steps = _STAGE_IMAGES // config.batch_size
     config.num_epochs = 0.0

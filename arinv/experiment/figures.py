@@ -60,6 +60,27 @@ def labelled_grid(
     return np.asarray(canvas)
 
 
+def caption(images: np.ndarray, texts: Sequence[str], *, font_size: int = 13) -> np.ndarray:
+    """Returns images with a text on a white strip below each.
+
+    Args:
+      images: uint8 [N, H, W, 3].
+      texts: of the images; empty for strips without text.
+      font_size: in pixels.
+
+    Returns:
+      uint8 [N, H + a strip, W, 3].
+    """
+    strip = round(1.5 * font_size)
+    results = np.pad(images, ((0, 0), (0, strip), (0, 0), (0, 0)), constant_values=255)
+    font, (height, width) = ImageFont.load_default(size=font_size), images.shape[1:3]
+    for i, text in enumerate(texts):
+        canvas = Image.fromarray(results[i])
+        ImageDraw.Draw(canvas).text((width / 2, height + strip / 2), text, fill="black", font=font, anchor="mm")
+        results[i] = np.asarray(canvas)
+    return results
+
+
 def centre_window(image: np.ndarray, size: int) -> np.ndarray:
     """Returns the centre of an image, padded with white where it is smaller.
 

@@ -109,7 +109,7 @@ class Run:
 
         Args:
           reference: the field's value.
-          kind: required kind, "classifier", "inverter" or "denoiser", or a tuple of kinds; empty for any.
+          kind: required kind, "classifier", "inverter", "denoiser" or "gan", or a tuple of kinds; empty for any.
           image_size: side of the images that it is applied to, in pixels; None for any size.
           other_size: whether this may differ from the size that the network was trained on.
 

@@ -69,16 +69,11 @@ class Trained:
 
     def __repr__(self) -> str:
         """Returns the kind, the encoder, the layer of an inverter, the image size and the fingerprint."""
-        if self.kind in (GAN, AUTOENCODER):
-            networks = self.description[self.kind]["networks"]
-            return (
-                f"Trained({self.kind!r}, {networks!r}, image_size={self.image_size}, fingerprint={self.fingerprint!r})"
-            )
         layer = f", layer={self.layer!r}" if self.kind == INVERTER else ""
-        return (
-            f"Trained({self.kind!r}, encoder={self.encoder.description['encoder']!r}{layer}, "
-            f"image_size={self.image_size}, fingerprint={self.fingerprint!r})"
-        )
+        has_encoder = self.kind not in (GAN, AUTOENCODER)
+        own = self.encoder.description["encoder"] if has_encoder else self.description[self.kind]["networks"]
+        name = f"{'encoder' if has_encoder else 'networks'}={own!r}"
+        return f"Trained({self.kind!r}, {name}{layer}, image_size={self.image_size}, fingerprint={self.fingerprint!r})"
 
     @property
     def image_size(self) -> int:

@@ -29,7 +29,7 @@ _PATH_TASKS = ("invert", "denoise")
 _SCHEMES = (f"{name}:" if scheme.location else name for name, scheme in data.SCHEMES.items())
 _JOINED = re.compile(rf"\+(?={'|'.join(_SCHEMES)})")  # between data sets; paths may have a + in them
 # Fields that name other runs, or hold such names: first those of trainings, then those of other tasks.
-_TRAINED = ("checkpoint", "encoder_checkpoint", "inverter", "inverters", "denoiser")
+_TRAINED = ("checkpoint", "encoder_checkpoint", "inverter", "inverters", "denoiser", "gans")
 _SOURCES = (*_TRAINED, "entries", "figures", "attack_from", "detector")
 _PROSE = ("title", "text")  # fields printed in reports
 

@@ -96,6 +96,9 @@ def update_balance(
       ratio: gamma, 0 to 1, of the two errors in equilibrium: lower values give more uniform images.
       rate: of k; 1e-3 in the paper.
 
+    Returns:
+      float32 scalar.
+
     Raises:
       UserError: a ratio or rate out of range.
 

@@ -9,10 +9,9 @@ import jax.numpy as jnp
 from jax.scipy import ndimage
 
 from arinv.errors import UserError
+from arinv.ops.colors import grey_values, shift_hue
 from arinv.ops.images import to_float
 from arinv.types import Array
-
-_GREY = (0.2989, 0.587, 0.114)  # ITU-R 601 luma
 
 # Principal components of the RGB values of ImageNet, in units of [0, 1].
 _PCA_VALUES = (0.2175, 0.0188, 0.0045)
@@ -253,44 +252,21 @@ def random_color_jitter(
         images = jnp.clip(factor * images, 0.0, 1.0)
     if contrast:
         factor = _factor(keys[1], images, contrast)
-        mean = _grey(images).mean(axis=(1, 2, 3), keepdims=True)
+        mean = grey_values(images).mean(axis=(1, 2, 3), keepdims=True)
         images = jnp.clip(mean + factor * (images - mean), 0.0, 1.0)
     if saturation:
         factor = _factor(keys[2], images, saturation)
-        grey = _grey(images)
+        grey = grey_values(images)
         images = jnp.clip(grey + factor * (images - grey), 0.0, 1.0)
     if hue:
         shift = jax.random.uniform(keys[3], (images.shape[0], 1, 1), minval=-hue, maxval=hue)
-        images = _shift_hue(images, shift)
+        images = shift_hue(images, shift)
     return images
 
 
 def _factor(key: Array, images: Array, strength: float) -> Array:
     shape = (images.shape[0], 1, 1, 1)
     return jax.random.uniform(key, shape, minval=max(0.0, 1.0 - strength), maxval=1.0 + strength)
-
-
-def _grey(images: Array) -> Array:
-    weights = jnp.array(_GREY)[None, None, None, :]
-    return jnp.sum(images * weights, axis=-1, keepdims=True)
-
-
-def _shift_hue(images: Array, shift: Array) -> Array:
-    """Returns images with the hue of each pixel shifted by `shift` turns, [B, 1, 1]."""
-    red, green, blue = images[..., 0], images[..., 1], images[..., 2]
-    value = images.max(axis=-1)
-    chroma = value - images.min(axis=-1)
-    safe = jnp.where(chroma > 0, chroma, 1.0)
-    sextant = jnp.where(
-        value == red,
-        (green - blue) / safe,
-        jnp.where(value == green, 2.0 + (blue - red) / safe, 4.0 + (red - green) / safe),
-    )
-    channels = []
-    for offset in (5.0, 3.0, 1.0):
-        k = (offset + sextant + 6.0 * shift) % 6.0
-        channels.append(value - chroma * jnp.clip(jnp.minimum(k, 4.0 - k), 0.0, 1.0))
-    return jnp.clip(jnp.stack(channels, axis=-1), 0.0, 1.0)
 
 
 def random_lighting(key: Array, images: Array, *, std: float) -> Array:

@@ -97,6 +97,9 @@ def build_operator(name: str, **options: Any) -> Operator:
       name: a key of OPERATORS.
       **options: of its row, such as sigma.
 
+    Returns:
+      Its functions, on images float32 [B, H, W, C] in [0, 1].
+
     Raises:
       UserError: unknown operator or option, or a number out of range.
     """
@@ -110,7 +113,15 @@ def build_operator(name: str, **options: Any) -> Operator:
 
 
 def image_keys(key: Array, indices: Array) -> Array:
-    """Returns a key for each image from its number in the dataset, [B] of integers."""
+    """Returns a key for each image.
+
+    Args:
+      key: PRNG key.
+      indices: integer [B], the images' numbers in the dataset.
+
+    Returns:
+      Keys [B].
+    """
     return jax.vmap(lambda index: jax.random.fold_in(key, index))(indices)
 
 

@@ -11,7 +11,15 @@ LAWS = ("normal", "uniform")  # N(0, 1), or uniform in (-1, 1)
 
 
 def draw_latents(key: Array, shape: tuple[int, ...], *, law: str) -> Array:
-    """Returns float32 latents of a law, "normal" or "uniform" in (-1, 1).
+    """Returns latents of a law.
+
+    Args:
+      key: PRNG key.
+      shape: of the latents.
+      law: "normal", N(0, 1), or "uniform", in (-1, 1).
+
+    Returns:
+      float32, of that shape.
 
     Raises:
       UserError: unknown law.

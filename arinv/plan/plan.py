@@ -245,7 +245,7 @@ def _step_key(config: ConfigDict, setup: training.TrainSetup) -> str:
     """Returns a text that is equal for stages whose steps compile to the same program, except for constants."""
     fields = {name: value for name, value in workdirs.plain(config).items() if name not in _FREE}
     fields["data"] = config.data.image_size
-    fields["encoder"].pop("checkpoint", None)
+    fields.get("encoder", {}).pop("checkpoint", None)
     shapes = jax.tree.map(lambda x: f"{x.dtype}{x.shape}", setup.frozen)
     classes = setup.description.get("num_classes")
     return json.dumps([fields, classes, str(jax.tree.structure(shapes)), jax.tree.leaves(shapes)], sort_keys=True)

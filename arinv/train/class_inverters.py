@@ -1,66 +1,82 @@
-"""Training of one inverter for each class of a dataset, in turn: the detectors of one-vs-all anomaly detection.
+"""Training of one inverter or GAN for each class of a dataset: the detectors of one-vs-all anomaly detection.
 
-The config is an inverter's with `classes`, the labels. WORKDIR/classN holds the inverter of class N with a config,
-checkpoints and results of its own; a class that is complete is skipped, and one that was cut short resumes.
+The config is an inverter's or a GAN's with `classes`, the labels, and `single`, the task of each class, "inverter" or
+"gan". WORKDIR/classN holds the network of class N with a config, checkpoints and results of its own; a class that is
+complete is skipped, and one that was cut short resumes.
 
 Source: Rojas-Gomez et al. 2022, sections 3.3 and A2.
 """
 
 import pathlib
 import sys
+from types import ModuleType
 from typing import Any
 
 import jax
 from ml_collections import ConfigDict
 
 from arinv import distributed
-from arinv.errors import UserError
+from arinv.errors import UserError, unknown
 from arinv.experiment import workdirs
 from arinv.experiment.run import Run
-from arinv.train import inverter
+from arinv.train import gan, inverter
+
+TRAINED = {"inverter": inverter, "gan": gan}  # what is trained for each class
 
 
 def check(config: ConfigDict) -> None:
-    """Checks the config of every inverter.
+    """Checks the config of every class.
 
     Raises:
-      UserError: no class, or as `inverter.check`.
+      UserError: no class, an unknown task, or as the `check` of that.
     """
     if not config.classes:
         raise UserError("classes is empty; name the labels to train an inverter of, such as 0-9")
-    inverter.check(config)
+    _task(config).check(config)
 
 
 def check_inputs(run: Run) -> None:
-    """Checks the encoder as `inverter.check_inputs`."""
-    inverter.check_inputs(run)
+    """Checks the encoder of inverters as `inverter.check_inputs`."""
+    if run.config.single == "inverter":
+        inverter.check_inputs(run)
+
+
+def _task(config: ConfigDict) -> ModuleType:
+    """Returns the task of each class.
+
+    Raises:
+      UserError: unknown.
+    """
+    if config.single not in TRAINED:
+        raise unknown("task of each class, single", config.single, TRAINED)
+    return TRAINED[config.single]
 
 
 def run(run: Run) -> dict[str, Any]:
-    """Trains the inverters that are not complete and returns the results of all.
+    """Trains the networks that are not complete and returns the results of all.
 
     Args:
-      run: of an inverter's config with classes.
+      run: of an inverter's or a GAN's config with classes and single.
 
     Raises:
-      UserError: as `inverter.run`.
+      UserError: as the task of each class.
     """
     run.begin()
     results = {}
     for number, (folder, config) in enumerate(split(run.workdir, run.config).items(), start=1):
         complete = distributed.first(distributed.index() == 0 and workdirs.is_complete(folder))
         if jax.process_index() == 0:
-            state = "is complete" if complete else "inverter"
+            state = "is complete" if complete else run.config.single
             print(f"[{number}/{len(run.config.classes)}] {folder.name}: {state}", file=sys.stderr, flush=True)
         if not complete:
-            inverter.run(run.beside(config, folder))
+            _task(run.config).run(run.beside(config, folder))
             distributed.gather(None)  # the files of process 0 are there before another process reads them
         results[folder.name] = workdirs.read_results(folder)
     return run.finish(results)
 
 
 def split(workdir: pathlib.Path, config: ConfigDict) -> dict[pathlib.Path, ConfigDict]:
-    """Returns workdir -> config of the inverter of each class.
+    """Returns workdir -> config of the training of each class.
 
     Args:
       workdir: of the task.
@@ -69,10 +85,10 @@ def split(workdir: pathlib.Path, config: ConfigDict) -> dict[pathlib.Path, Confi
     inverters = {}
     for label in config.classes:
         single = ConfigDict(config.to_dict())
-        del single.classes
-        single.task, single.data.classes = "inverter", (label,)
+        del single.classes, single.single
+        single.task, single.data.classes = config.single, (label,)
         single.title = f"{config.title} of class {label}"
-        reference = config.encoder.checkpoint
+        reference = config.encoder.checkpoint if "encoder" in config else ""
         if reference.startswith("stage:"):  # stages are found from the folder above
             single.encoder.checkpoint = f"stage:../{reference.removeprefix('stage:')}"
         inverters[workdir / f"class{label}"] = single

@@ -275,10 +275,10 @@ def make_train_step(
 
 
 def _measure(game, real, fake, images, fakes) -> tuple[Array, Array]:
-    """Returns what the discriminator says of images and of generated images: scores, logits or errors, each [B]."""
+    """Returns the discriminator's scores, probabilities or errors of images and of generated images, each [B]."""
     if game["name"] == "equilibrium":
         return _errors(real, images), _errors(fake, fakes)
-    return real, fake
+    return (jax.nn.sigmoid(real), jax.nn.sigmoid(fake)) if game["name"] == "logistic" else (real, fake)
 
 
 def _discriminator_terms(scores_fn, real, fake, images, fakes, game, balance, key) -> Mapping[str, Array]:
@@ -311,8 +311,8 @@ def make_eval_step(gan: models.Gan) -> Callable[[Mapping[str, Variables], Batch,
     """Returns the pure step (variables, batch, key) -> results.
 
     Returns:
-      A function returning "real" and "fake", what the discriminator says of images and samples, each [B], and
-      "sample" [B, H, W, C] of the averaged generator.
+      A function returning "real" and "fake", the discriminator's scores, probabilities or errors of images and of
+      samples, each [B], and "sample" [B, H, W, C] of the averaged generator.
     """
 
     def eval_step(variables: Mapping[str, Variables], batch: Batch, key: Array) -> Mapping[str, Array]:

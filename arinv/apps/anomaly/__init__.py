@@ -5,6 +5,7 @@ Images are float32 [B, H, W, C] in [0, 1]; the networks are the callables `featu
 are less like the normal ones. Source: Rojas-Gomez et al. 2022, sections 3.3 and A2.
 """
 
+from arinv.apps.anomaly.adgan import AdganResult, adgan_search
 from arinv.apps.anomaly.latent_search import SearchResult, latent_search, linear_rates
 from arinv.apps.anomaly.nearest_neighbors import feature_rows, nearest_neighbor_distances
 from arinv.apps.anomaly.scores import (
@@ -21,9 +22,11 @@ from arinv.apps.anomaly.scores import (
 )
 
 __all__ = [
+    "AdganResult",
     "Calibration",
     "HeatMaps",
     "SearchResult",
+    "adgan_search",
     "amortized_scores",
     "attack_scores",
     "best_f1_threshold",

@@ -22,11 +22,13 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from arinv.apps.anomaly.scores import reconstruction_terms
 from arinv.attacks.rows import single_key
 from arinv.errors import UserError
-from arinv.ops import loops, norms
+from arinv.ops import norms
+from arinv.ops.descent import descend
 from arinv.ops.inputs import as_images, check_count, check_number, layer_features
 from arinv.types import Array, ArrayLike, DecodeFn, FeaturesFn
 
@@ -128,14 +130,9 @@ def latent_search(
         _, pixel, feature = evaluate(latents)
         return jnp.sum(pixel + feature), jnp.stack([pixel, feature])
 
-    def step(carry, rate):
-        latents, velocity = carry
-        gradient, terms = jax.grad(total, has_aux=True)(latents)
-        velocity = momentum * velocity + norms.finite_gradient(gradient)
-        return (latents - rate * velocity, velocity), terms
-
     rates = linear_rates(num_steps=num_steps, start=learning_rate, end=end_learning_rate, end_inclusive=end_inclusive)
-    (latents, _), terms = loops.scan(step, (starts, jnp.zeros_like(starts)), rates[:-1])
+    optimizer = optax.sgd(lambda step: rates[step], momentum=momentum)
+    latents, terms = descend(total, starts, optimizer, num_steps=num_steps - 1, repair=norms.finite_gradient)
     reconstructions, pixel, feature = evaluate(latents)
     terms = jnp.concatenate([terms, jnp.stack([pixel, feature])[None]])
     best = _best_restart(pixel + feature, num_restarts)

@@ -1,9 +1,9 @@
 """One-vs-all anomaly detection with one encoder: AUROC of each class as the normal one, with and without attacks.
 
 For each class the inverter that was trained on it alone scores the test images of all classes, or all of its own and
-some of each other class. The task writes results.json, scores_LABEL.npz (every score of every image), images_LABEL.npz
-(which test images those are) and class_LABEL.png (the most and the least anomalous ones). It resumes after a kill at
-any moment.
+some of each other class; with config.gans ADGAN scores them too, by a GAN of the class. The task writes results.json,
+scores_LABEL.npz (every score of every image; adgan_LABEL.npz of ADGAN), images_LABEL.npz (which test images those are)
+and class_LABEL.png (the most and the least anomalous ones). It resumes after a kill at any moment.
 
 Source: Rojas-Gomez et al. 2022, sections 3.3, 4.4 and A2.
 """
@@ -17,7 +17,7 @@ import tqdm
 from ml_collections import ConfigDict
 
 from arinv import data, metrics
-from arinv.apps.anomaly import overview, scoring
+from arinv.apps.anomaly import gan_scoring, overview, scoring
 from arinv.data.source import Subset
 from arinv.errors import UserError
 from arinv.experiment.run import Run, attack_options, check_fields, open_source
@@ -41,6 +41,7 @@ def check(config: ConfigDict) -> None:
             raise UserError(f"num_{name}={config[f'num_{name}']} must be 0 (all {name} test images) or more")
     if missing := [label for label in config.classes if f"class{label}" not in config.inverters]:
         raise UserError(f"inverters has no workdir for the classes {missing}")
+    gan_scoring.check(config)
 
 
 def check_inputs(run: Run) -> None:
@@ -53,6 +54,8 @@ def check_inputs(run: Run) -> None:
     config = run.config
     for label in config.classes:
         run.check_planned_size(config.inverters[f"class{label}"])
+        if config.get("gans"):
+            run.check_planned_size(config.gans[f"class{label}"])
     test = run.open_data("test")
     _check_classes(config, test.info, test.read_labels())
     _TrainImages(run)
@@ -74,7 +77,7 @@ def run(run: Run) -> dict[str, Any]:
     test, selection = _read_test(run)
     train = _TrainImages(run)
     run.begin()
-    classes = {}
+    classes, seconds = {}, []
     with progress_bar(None, config.title, total=sum(map(len, selection.values())), unit="image") as bar:
         for label in config.classes:
             inverter = first if label == config.classes[0] else _load(run, label)
@@ -86,8 +89,15 @@ def run(run: Run) -> dict[str, Any]:
             )
             scores = _score_class(run, label, inverter, train, subset, setting, bar)
             anomalous = subset.labels[subset.indices] != label
+            if config.get("gans"):
+                by_gan = gan_scoring.score(run, label, subset.images)
+                scores = {**scores, "adgan": by_gan["adgan"]}
+                seconds.append(by_gan["seconds"])
             classes[test.names[label]] = {name: metrics.auroc(values, anomalous) for name, values in scores.items()}
-    return run.finish(_results(config, first, test, attack, classes))
+    results = _results(config, first, test, attack, classes)
+    if seconds:
+        results["adgan"] = {**config.adgan.to_dict(), "seconds_per_image": float(np.mean(np.concatenate(seconds)))}
+    return run.finish(results)
 
 
 class _TestImages(NamedTuple):
@@ -245,7 +255,7 @@ def _results(
 ) -> dict[str, Any]:
     """Returns the AUROC of each class and their means, with everything that they depend on."""
     scores = list(next(iter(classes.values())))
-    variants = {**scoring.SCORES, **scoring.ATTACKED_SCORES}
+    variants = {**scoring.SCORES, **scoring.ATTACKED_SCORES, "adgan": gan_scoring.VARIANT}
     encoder = inverter.encoder.description
     return {
         "classes": classes,

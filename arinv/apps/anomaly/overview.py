@@ -28,6 +28,7 @@ _COLUMNS = {
     "feature": "feature term",
     "amortized": "without search",
     "knn": "nearest neighbours",
+    "adgan": "ADGAN",
     "attacked_total": "search, attacked",
     "attacked_held": "held search, attacked",
     "attacked_amortized": "without search, attacked",
@@ -156,6 +157,7 @@ def _write(run: Run, sources: Mapping[str, pathlib.Path], results: Mapping[str, 
 
 def _tables(results: Mapping[str, Mapping]) -> list[report.Table]:
     """Returns the means of all encoders, then of the classes for each encoder."""
+    results = _with_shared(results)
     columns = [name for name in _COLUMNS if any(name in result["mean"] for result in results.values())]
 
     def row(title: str, values: Mapping[str, float]) -> list[str]:
@@ -168,6 +170,18 @@ def _tables(results: Mapping[str, Mapping]) -> list[report.Table]:
         rows = [row(label, values) for label, values in result["classes"].items()]
         tables.append(report.Table([f"{name}, normal class", *headings], [*rows, row("mean", result["mean"])]))
     return tables
+
+
+def _with_shared(results: Mapping[str, Mapping]) -> dict[str, dict[str, Any]]:
+    """Returns results in which those of ADGAN, which looks through no encoder, are in every entry of these classes."""
+    source = next((result for result in results.values() if "adgan" in result["mean"]), None)
+    filled = {name: {**result} for name, result in results.items()}
+    for result in filled.values():
+        if source and result["classes"].keys() == source["classes"].keys():
+            result["mean"] = {"adgan": source["mean"]["adgan"]} | result["mean"]
+            classes = result["classes"].items()
+            result["classes"] = {n: {"adgan": source["classes"][n]["adgan"]} | values for n, values in classes}
+    return filled
 
 
 def _notes(results: Mapping[str, Mapping]) -> list[str]:
@@ -191,7 +205,15 @@ def _notes(results: Mapping[str, Mapping]) -> list[str]:
             f"Attacks: PGD, {attack['norm']}, eps {attack['eps']:g}, {attack['num_steps']} steps, raise the scores of "
             "normal images and lower those of anomalous ones."
         )
-    notes += [f"{_COLUMNS[name]}: {first['variants'][name]}." for name in _COLUMNS if name in first["mean"]]
+    explained = [name for name in _COLUMNS if name in first["mean"] and name != "adgan"]
+    notes += [f"{_COLUMNS[name]}: {first['variants'][name]}." for name in explained]
+    for result in results.values():
+        if adgan := result.get("adgan"):
+            notes.append(
+                f"ADGAN: {result['variants']['adgan']}; {adgan['num_seeds']} starts, {adgan['num_steps']} steps, "
+                f"{adgan['seconds_per_image']:.3g} seconds an image. It looks through no encoder: all rows have its "
+                "one value."
+            )
     for name, result in results.items():
         if result["encoder_knew"]:
             notes.append(

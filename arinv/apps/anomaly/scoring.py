@@ -265,7 +265,7 @@ def add_references(
     placed = jax.device_put(dict(variables), parallel.replicated(setting.mesh))
     rows = [
         parallel.to_host(scorer.rows(placed, batch["image"]))[:size]
-        for batch, size in _batches(images_u8.__getitem__, len(images_u8), setting)
+        for batch, size in batches(images_u8.__getitem__, len(images_u8), setting)
     ]
     return with_references(scorer, placed, np.concatenate(rows), setting, capacity=capacity)
 
@@ -315,7 +315,7 @@ def score_images(
       Name of the score -> float32 [count]; with `keep`, "reconstruction" -> uint8 [count, S, S, 3].
     """
     progress(cache.count)
-    for batch, size in _batches(read, count, setting, first=cache.count, anomalous=anomalous):
+    for batch, size in batches(read, count, setting, first=cache.count, anomalous=anomalous):
         results = parallel.to_host(_score_batch(scorer, variables, batch, setting))
         reconstructions = results.pop(RECONSTRUCTION)
         if keep and count * reconstructions[0].size <= _MAX_KEPT_BYTES:
@@ -337,8 +337,8 @@ def explain(
     """Returns the reconstructions of uint8 images [n, S, S, 3], searched unless given, and the heat maps."""
     key, parts = jax.random.fold_in(setting.key, _SEARCH), []
     sources = (images_u8, images_u8 if reconstructions_u8 is None else reconstructions_u8)
-    batches = (_batches(array.__getitem__, len(array), setting) for array in sources)
-    for (batch, size), (other, _) in zip(*batches, strict=True):
+    parts_of = (batches(array.__getitem__, len(array), setting) for array in sources)
+    for (batch, size), (other, _) in zip(*parts_of, strict=True):
         reconstructions = other["image"]
         if reconstructions_u8 is None:
             result = scorer.search_latents(variables, key, batch["image"], batch["id"])
@@ -369,7 +369,7 @@ def _score_batch(scorer: Scorer, variables: Mapping, batch: Batch, setting: Sett
     return results
 
 
-def _batches(
+def batches(
     read: Callable[[Sequence[int]], np.ndarray],
     count: int,
     setting: Setting,

@@ -17,7 +17,8 @@ import jax.numpy as jnp
 import optax
 
 from arinv.errors import UserError
-from arinv.ops import loops, norms
+from arinv.ops import norms
+from arinv.ops.descent import descend
 from arinv.ops.inputs import check_count, check_number
 from arinv.types import Array, ArrayLike, DecodeFn
 
@@ -101,24 +102,20 @@ def solve(
         losses, images = evaluate(latents)
         return jnp.sum(losses), (losses, errors(images))
 
-    optimizer = optax.adam(learning_rate)
-
-    def step(carry, _):
-        latents, state, active, count = carry
-        gradient, (losses, mse) = jax.grad(total, has_aux=True)(latents)
-        active = active & ~(losses < threshold)
-        updates, state = optimizer.update(norms.finite_gradient(gradient), state)
-        latents = jnp.where(active[:, None], latents + updates, latents)
-        return (latents, state, active, count + active), (losses, mse)
-
     latents = starts if starts.ndim == 2 else _best_start(evaluate, starts)
-    rows = latents.shape[0]
-    carry = latents, optimizer.init(latents), jnp.ones(rows, bool), jnp.zeros(rows, jnp.int32)
-    (latents, _, _, count), (history, curve) = loops.scan(step, carry, jnp.arange(num_steps))
+    latents, (history, curve) = descend(
+        total,
+        latents,
+        optax.adam(learning_rate),
+        num_steps=num_steps,
+        repair=norms.finite_gradient,
+        finished=(lambda values: values[0] < threshold) if threshold else None,
+    )
     losses, images = evaluate(latents)
+    count = jnp.sum(jnp.cumprod(~(history < threshold), axis=0) if threshold else jnp.ones_like(history), axis=0)
     history = jnp.concatenate([history, losses[None]])
     curve = jnp.concatenate([curve, errors(images)[None]])
-    return Solution(latents, images, losses, history, curve, count)
+    return Solution(latents, images, losses, history, curve, count.astype(jnp.int32))
 
 
 def _best_start(evaluate, starts: Array) -> Array:

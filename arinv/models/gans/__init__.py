@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from arinv.errors import UserError, unknown
 from arinv.models.gans.began import BeganDiscriminator, BeganGenerator
+from arinv.models.gans.dcgan import DcganDiscriminator, DcganGenerator
 from arinv.models.gans.progressive import ProgressiveDiscriminator, ProgressiveGenerator
 from arinv.ops.inputs import check_count
 from arinv.ops.latents import draw_latents
@@ -30,6 +31,7 @@ class _Row(NamedTuple):
 
 GANS = {
     "began": _Row(BeganGenerator, BeganDiscriminator, "uniform", 64, "equilibrium", False),
+    "dcgan": _Row(DcganGenerator, DcganDiscriminator, "normal", 256, "logistic", False),
     "progressive": _Row(ProgressiveGenerator, ProgressiveDiscriminator, "normal", 512, "wasserstein_gp", True),
 }
 

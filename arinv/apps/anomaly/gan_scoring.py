@@ -1,0 +1,93 @@
+"""Scores of images by the GAN of one class, ADGAN, for one-vs-all evaluations.
+
+Source: Deecke et al. 2018; see `arinv.apps.anomaly.adgan`.
+"""
+
+import functools
+import time
+import zlib
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from arinv import models, parallel
+from arinv.apps import anomaly
+from arinv.apps.anomaly import scoring
+from arinv.errors import UserError
+from arinv.experiment.run import Run
+from arinv.experiment.writer import progress_bar
+from arinv.types import Array, Variables
+
+VARIANT = (
+    "mean over random starts of the squared error, a mean over pixels and RGB, after Adam on the latent and a copy of "
+    "the generator's weights (Deecke et al. 2018)"
+)
+
+
+def check(config: ConfigDict) -> None:
+    """Checks config.gans and config.adgan, where they are set.
+
+    Raises:
+      UserError: a class without a GAN, or a number out of range.
+    """
+    if not config.get("gans"):
+        return
+    if missing := [label for label in config.classes if f"class{label}" not in config.gans]:
+        raise UserError(f"gans has no workdir for the classes {missing}")
+    for name in ("num_seeds", "num_steps", "at_a_time"):
+        if config.adgan[name] < 1:
+            raise UserError(f"adgan.{name} must be 1 or more; got {config.adgan[name]}")
+    for name in ("latent_rate", "weight_rate"):
+        if not config.adgan[name] >= 0:
+            raise UserError(f"adgan.{name} must be 0 or more; got {config.adgan[name]!r}")
+
+
+def score(run: Run, label: int, images_u8: np.ndarray) -> dict[str, np.ndarray]:
+    """Returns the score "adgan" [N] of images by the GAN of a class, and "seconds" [N] that each took.
+
+    Args:
+      run: of a one-vs-all evaluation.
+      label: of the normal class.
+      images_u8: uint8 [N, S, S, 3].
+
+    Raises:
+      UserError: no usable GAN, or one of another image size.
+    """
+    config, place = run.config, f"class{label}"
+    network = run.load(config.gans[place], kind="gan", image_size=config.data.image_size)
+    cache = run.cache("", network.fingerprint, str(zlib.crc32(images_u8))).rows(f"adgan_{label}")
+    setting = scoring.Setting(run.key, run.mesh, config.batch_size)
+    variables = jax.device_put(network.variables, parallel.replicated(run.mesh))
+    key = jax.device_put(run.key, parallel.replicated(run.mesh))
+    options, compiled = tuple(sorted(config.adgan.to_dict().items())), None
+    count = len(images_u8)
+    with progress_bar(None, f"ADGAN of {place}", total=count, initial=cache.count, unit="image") as bar:
+        for batch, size in scoring.batches(images_u8.__getitem__, count, setting, first=cache.count):
+            arguments = key, variables, batch["image"], batch["id"]
+            if compiled is None:
+                compiled = _search.lower(network.module, options, *arguments).compile()
+            started = time.perf_counter()
+            scores = parallel.to_host(compiled(*arguments))
+            seconds = (time.perf_counter() - started) / setting.batch_size
+            cache.append({"adgan": scores[:size], "seconds": np.full(size, seconds)})
+            bar.update(size)
+    cache.save()
+    return cache.arrays()
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _search(
+    gan: models.Gan, options: tuple[tuple[str, Any], ...], key: Array, variables: Variables, images: Array, ids: Array
+) -> Array:
+    """Returns the scores of images [B, S, S, 3] in [0, 1] with ids [B]."""
+    rest = {name: value for name, value in variables.items() if name != "params"}
+
+    def generate(params, latents):
+        return gan.generator.apply({**rest, "params": params}, latents, train=False)
+
+    result = anomaly.adgan_search(
+        key, generate, variables["params"], images, sample_fn=gan.draw, indices=ids, **dict(options)
+    )
+    return result.scores

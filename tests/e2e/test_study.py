@@ -1,0 +1,121 @@
+"""Studies as a task: files, kills that resume to the same results, images of a folder, mistakes."""
+
+import json
+
+import numpy as np
+import pytest
+from configured import configure
+from PIL import Image
+
+from arinv import main
+from arinv.apps.studies import study as task
+from arinv.errors import UserError
+from arinv.experiment.cache import ResultCache
+from configs import study
+
+PROBES = "perturb+hue+reencode"
+
+
+def both(untrained):
+    return f"inverters={untrained}/standard_inverter+{untrained}/robust_inverter"
+
+
+def short(untrained, more=""):
+    return configure(study, f"smoke=True,probes={PROBES},{both(untrained)}{more}")
+
+
+@pytest.fixture(scope="module")
+def studied(untrained, tmp_path_factory):
+    """A finished study by three probes of two inverters."""
+    workdir = tmp_path_factory.mktemp("studied") / "out"
+    main.run(short(untrained), workdir)
+    return workdir
+
+
+def test_study_writes_sheets_curves_and_one_table(studied):
+    results = json.loads((studied / "results.json").read_text())
+    assert set(results["inverters"]) == {"standard_inverter", "robust_inverter"}
+    assert results["curves"]["reencode"]["x"] == [1, 2, 4, 6, 8, 12, 16, 20]
+    table = (studied / "table.md").read_text()
+    with np.load(studied / "per_image.npz", allow_pickle=False) as arrays:
+        for name, entry in results["inverters"].items():
+            assert set(entry["probes"]) == set(PROBES.split("+"))
+            values = arrays[f"{name}/perturb/error, binarized"]
+            assert values.shape == (8,) and entry["probes"]["perturb"]["error, binarized"] == pytest.approx(
+                values.mean()
+            )
+            assert f"{values.mean():.3f} ± " in table
+    names = {"perturb.png", "perturb_curves.png", "hue.png", "reencode.png", "reencode_curves.png"}
+    assert {path.name for path in studied.glob("*.png")} == names
+    assert "Shifted hue" in (studied / "report.html").read_text()
+
+
+def test_study_killed_at_five_moments_ends_in_the_same_results(untrained, studied, tmp_path, monkeypatch):
+    """Each start computes one part more than the last and is killed; the sixth finishes."""
+    save, run, parts = ResultCache.save, task._Subject.run, []
+
+    def killed(self, name, arrays):
+        save(self, name, arrays)
+        raise KeyboardInterrupt
+
+    def counted(self, key, probe):
+        parts.append(probe)
+        return run(self, key, probe)
+
+    monkeypatch.setattr(task._Subject, "run", counted)
+    monkeypatch.setattr(ResultCache, "save", killed)
+    for start in range(1, 6):
+        with pytest.raises(KeyboardInterrupt):
+            main.run(short(untrained), tmp_path)
+        assert len(parts) == start and not (tmp_path / "results.json").exists()
+    monkeypatch.setattr(ResultCache, "save", save)
+    main.run(short(untrained), tmp_path)
+    assert parts == 2 * PROBES.split("+")
+    for path in studied.iterdir():
+        if path.is_file() and path.suffix != ".npz":
+            assert (tmp_path / path.name).read_bytes() == path.read_bytes(), path.name
+
+
+def test_study_of_a_folder_of_images(untrained, tmp_path):
+    for i in range(3):
+        pixels = np.random.default_rng(i).integers(0, 256, (20, 24, 3), dtype=np.uint8)
+        (tmp_path / "images").mkdir(exist_ok=True)
+        Image.fromarray(pixels).save(tmp_path / "images" / f"{i}.png")
+    config = configure(
+        study, f"smoke=True,probes=grey,images={tmp_path / 'images'},inverters={untrained}/robust_inverter"
+    )
+    main.run(config, tmp_path / "out")
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert results["num_images"] == 3 and 0 < results["inverters"]["robust_inverter"]["probes"]["grey"]["error, grey"]
+    config.images = str(tmp_path / "images" / "0.png")
+    with pytest.raises(UserError, match="has 1 image; a study needs two"):
+        main.run(config, tmp_path / "one")
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (" --config.probes=colour", "unknown probe 'colour'; known: brightness, grey"),
+        (" --config.options.steps=0,50", r"options.steps=\(0, 50\) must be percent from 0 to 100"),
+        (" --config.options.iterations=4,2", "options.iterations=.* must be ascending"),
+        (" --config.options.scale=0", "options.scale=0.* must be above 0"),
+        (" --config.data.num_test=1", "data.num_test=1 must be 0"),
+        (" --config.images=photos:moon", "unknown photograph 'moon'"),
+    ],
+)
+def test_mistakes_in_a_study(more, message):
+    config = configure(study, f"smoke=True{more}")
+    with pytest.raises(UserError, match=message):
+        task.check(config)
+
+
+def test_study_of_an_unknown_layer(untrained, tmp_path):
+    with pytest.raises(UserError, match="unknown layer of encoder 'alexnet_small' 'conv9'; known: conv1"):
+        main.run(short(untrained, " --config.layers=conv9"), tmp_path)
+
+
+def test_names_of_inverters_differ():
+    named = study.entries(["zoo:a/conv1", "zoo:a/conv2", "zoo:b/conv2"])
+    assert list(named) == ["a_conv1", "a_conv2", "b_conv2"]
+    assert list(study.entries(["runs/x/inverter", "runs/y.1/inverter"])) == ["x_inverter", "y_1_inverter"]
+    assert list(study.entries(["zoo:a", "zoo:a"])) == ["zoo_a_0", "zoo_a_1"]
