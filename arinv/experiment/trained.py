@@ -48,7 +48,13 @@ class Trained:
 
     @property
     def encoder(self) -> "Trained":
-        """The classifier: the network itself, or its parent."""
+        """The classifier: the network itself, or its parent.
+
+        Raises:
+          UserError: a GAN, which has none.
+        """
+        if self.kind == GAN:
+            raise UserError("a trained gan has no encoder; load the workdir of a classifier or an inverter")
         return self.parent or self
 
     @property
@@ -176,8 +182,10 @@ class Trained:
           reconstructions or a denoiser's outputs.
 
         Raises:
-          UserError: images outside [0, 1], another number of labels than images, or a classifier without labels.
+          UserError: images outside [0, 1], another number of labels than images, a classifier without labels, or a GAN.
         """
+        if self.kind == GAN:
+            raise UserError("a trained gan does not reconstruct images; evaluate an inverter or a denoiser")
         images = np.asarray(as_images(images))
         results = {}
         if labels is not None:

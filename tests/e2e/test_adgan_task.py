@@ -11,6 +11,7 @@ from sklearn.metrics import roc_auc_score
 import arinv
 from arinv import main
 from arinv.apps.anomaly import gan_scoring, overview
+from arinv.apps.weights import info
 from arinv.errors import UserError
 from arinv.experiment import cache
 from configs import anomaly
@@ -54,6 +55,13 @@ def test_gan_is_loaded_and_generates(gans):
     assert network.kind == "gan" and "gan='dcgan'" in repr(network) and network.image_size == 16
     latents = network.module.sample(jax.random.key(0), 2)
     assert network.generate_fn(latents).shape == (2, 16, 16, 3)
+    lines = "\n".join(info._workdir_lines(gans / "class3"))
+    assert "dcgan of width 4, 8 latents of law normal" in lines and "16 px" in lines
+    for name in ("encoder", "logits_fn", "features_fn"):
+        with pytest.raises(UserError, match="a trained gan has no encoder"):
+            getattr(network, name)
+    with pytest.raises(UserError, match="a trained gan does not reconstruct images"):
+        network.evaluate(np.zeros((1, 16, 16, 3), np.float32))
     with pytest.raises(UserError, match="a trained gan has no decode_fn; load the workdir of an inverter"):
         _ = network.decode_fn
     results = json.loads((gans / "class3" / "results.json").read_text())

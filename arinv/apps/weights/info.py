@@ -182,9 +182,8 @@ def _workdir_lines(path: pathlib.Path) -> list[str]:
     state = "complete" if workdirs.is_complete(path) else "not complete"
     count = sum(leaf.size for leaf in jax.tree.leaves(network.variables["params"]))
     rows = [("workdir", f"{path}, {state}"), ("kind", f"{network.kind}, {count:,} parameters")]
-    encoder = network.encoder.description
-    options = f" with {_options(encoder['options'])}" if encoder["options"] else ""
-    rows.append(("encoder", f"{encoder['encoder']}{options}, {encoder['num_classes']} classes"))
+    encoder = {} if network.kind == trained.GAN else network.encoder.description
+    rows.append(_gan_row(description["gan"]) if network.kind == trained.GAN else _encoder_row(encoder))
     rows += [(name, str(description[name])) for name in ("layer", "variant") if name in description]
     rows.append(("image size", f"{description['image_size']} px"))
     if attack := encoder.get("attack"):
@@ -196,6 +195,15 @@ def _workdir_lines(path: pathlib.Path) -> list[str]:
         rows.append(("steps" if config.get("num_steps") else "epochs", f"{length:g}"))
     rows += [("fingerprint", network.fingerprint), ("load", f'arinv.load("{path}")')]
     return _format(rows)
+
+
+def _encoder_row(encoder: Mapping[str, Any]) -> tuple[str, str]:
+    options = f" with {_options(encoder['options'])}" if encoder["options"] else ""
+    return "encoder", f"{encoder['encoder']}{options}, {encoder['num_classes']} classes"
+
+
+def _gan_row(gan: Mapping[str, Any]) -> tuple[str, str]:
+    return "gan", f"{gan['name']} of width {gan['width']}, {gan['latent_size']} latents of law {gan['law']}"
 
 
 def _format(rows: Sequence[tuple[str, str]]) -> list[str]:
