@@ -14,7 +14,7 @@ from arinv.errors import UserError
 from arinv.experiment.cache import ResultCache
 from configs import study
 
-PROBES = "perturb+hue+reencode"
+PROBES = "grey+hue+reencode"
 
 
 def both(untrained):
@@ -41,12 +41,10 @@ def test_study_writes_sheets_curves_and_one_table(studied):
     with np.load(studied / "per_image.npz", allow_pickle=False) as arrays:
         for name, entry in results["inverters"].items():
             assert set(entry["probes"]) == set(PROBES.split("+"))
-            values = arrays[f"{name}/perturb/error, binarized"]
-            assert values.shape == (8,) and entry["probes"]["perturb"]["error, binarized"] == pytest.approx(
-                values.mean()
-            )
+            values = arrays[f"{name}/grey/error, from grey"]
+            assert values.shape == (8,) and entry["probes"]["grey"]["error, from grey"] == pytest.approx(values.mean())
             assert f"{values.mean():.3f} ± " in table
-    names = {"perturb.png", "perturb_curves.png", "hue.png", "reencode.png", "reencode_curves.png"}
+    names = {"grey.png", "hue.png", "reencode.png", "reencode_curves.png"}
     assert {path.name for path in studied.glob("*.png")} == names
     assert "Shifted hue" in (studied / "report.html").read_text()
 
