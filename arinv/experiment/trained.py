@@ -184,11 +184,20 @@ class Trained:
           float32 [N, H, W, 3] in [0, 1].
 
         Raises:
-          UserError: not an inverter, images outside [0, 1], or an image size that the layer cannot be inverted at.
+          UserError: neither an inverter nor an autoencoder, images outside [0, 1], or an image size that it cannot take.
         """
-        self._check_kind(INVERTER, "reconstruct")
+        if self.kind != AUTOENCODER:
+            self._check_kind(INVERTER, "reconstruct")
         images = np.asarray(as_images(images))
         size = images.shape[1:3]
+        if self.kind == AUTOENCODER:
+            if size != (self.image_size, self.image_size):
+                raise UserError(
+                    f"images of {size[0]} x {size[1]} px: this autoencoder has images of {self.image_size} x "
+                    f"{self.image_size} px only; resize them"
+                )
+            step = functools.partial(_autoencode, self.decode_fn, self.encode_fn)
+            return _in_batches(step, images, batch_size)
         if self._spec.is_vector:
             if size != (self.image_size, self.image_size):
                 raise UserError(
@@ -215,8 +224,10 @@ class Trained:
           reconstructions or a denoiser's outputs.
 
         Raises:
-          UserError: images outside [0, 1], another number of labels than images, or a classifier without labels.
+          UserError: images outside [0, 1], another number of labels than images, a classifier without labels, or a GAN.
         """
+        if self.kind == GAN:
+            raise UserError("a trained gan does not reconstruct images; evaluate an inverter or a denoiser")
         images = np.asarray(as_images(images))
         results = {}
         if labels is not None:
@@ -227,7 +238,7 @@ class Trained:
             results["clean_accuracy"] = np.asarray(metrics.correct(logits, labels))
         elif self.kind == CLASSIFIER:
             raise UserError("evaluating a classifier needs labels")
-        if self.kind == INVERTER:
+        if self.kind in (INVERTER, AUTOENCODER):
             outputs = self.reconstruct(images, batch_size=batch_size)
         elif self.kind == DENOISER:
             padded = _pad(images, multiple=MULTIPLE, smallest_side=SMALLEST_SIDE)
@@ -514,6 +525,11 @@ def _method(module: Network, name: str) -> Callable[[Variables, Array], Array]:
 @functools.lru_cache(maxsize=8)
 def _layer_function(layer: str) -> Callable[[FeaturesFn, Array], Array]:
     return lambda features_fn, images: features_fn(images)[layer]
+
+
+@jax.jit
+def _autoencode(decode_fn: DecodeFn, encode_fn: Callable[[Array], Array], images: Array) -> Array:
+    return decode_fn(encode_fn(images))
 
 
 @functools.partial(jax.jit, static_argnames="layer")

@@ -11,6 +11,7 @@ from sklearn.metrics import roc_auc_score
 import arinv
 from arinv import main
 from arinv.apps.anomaly import gan_scoring, overview
+from arinv.apps.weights import info
 from arinv.errors import UserError
 from arinv.experiment import cache
 from configs import anomaly
@@ -53,6 +54,13 @@ def test_gan_is_loaded_and_generates(gans):
     network = arinv.load(str(gans / "class3"))
     assert network.kind == "gan" and "networks='dcgan'" in repr(network) and network.image_size == 16
     assert network.sample(jax.random.key(0), 2).shape == (2, 16, 16, 3)
+    lines = "\n".join(info._workdir_lines(gans / "class3"))
+    assert "networks     dcgan with latent_size as published, width 4" in lines and "16 px" in lines
+    for name in ("encoder", "logits_fn", "features_fn"):
+        with pytest.raises(UserError, match="a trained gan has no classifier"):
+            getattr(network, name)
+    with pytest.raises(UserError, match="a trained gan does not reconstruct images"):
+        network.evaluate(np.zeros((1, 16, 16, 3), np.float32))
     results = json.loads((gans / "class3" / "results.json").read_text())
     assert 0 < results["real"] < 1 and 0 < results["fake"] < 1
 

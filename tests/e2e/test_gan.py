@@ -123,7 +123,7 @@ def test_growing_starts_from_the_stage_before(grown):
 
 def test_load_returns_the_averaged_generator(grown):
     trained = arinv.load(grown / "size8")
-    assert repr(trained).startswith("Trained('gan', 'progressive', image_size=8")
+    assert repr(trained).startswith("Trained('gan', networks='progressive', image_size=8")
     samples = trained.sample(jax.random.key(0), 3)
     assert samples.shape == (3, 8, 8, 3) and np.isfinite(samples).all()
     average = networks(grown / "size8")["average"]

@@ -110,7 +110,10 @@ def test_loaded_autoencoder_encodes_and_decodes(networks):
     assert codes.shape == (2, 4)
     expected = trained.module.apply(trained.variables, images)
     np.testing.assert_allclose(trained.decode_fn(codes), expected, atol=1e-6)
-    assert repr(trained).startswith("Trained('autoencoder', 'conv', image_size=16")
+    assert repr(trained).startswith("Trained('autoencoder', networks='conv', image_size=16")
+    np.testing.assert_allclose(trained.reconstruct(images), expected, atol=1e-6)
+    with pytest.raises(UserError, match="20 x 20 px: this autoencoder has images of 16 x 16"):
+        trained.reconstruct(np.zeros((1, 20, 20, 3), np.float32))
     with pytest.raises(UserError, match="autoencoder has no classifier"):
         trained.features_fn  # noqa: B018
 

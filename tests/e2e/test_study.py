@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from configured import configure
 from PIL import Image
+from untrained import write_encoder, write_inverter
 
 from arinv import main
 from arinv.apps.studies import study as task
@@ -13,7 +14,7 @@ from arinv.errors import UserError
 from arinv.experiment.cache import ResultCache
 from configs import study
 
-PROBES = "perturb+hue+reencode"
+PROBES = "grey+hue+reencode"
 
 
 def both(untrained):
@@ -40,12 +41,10 @@ def test_study_writes_sheets_curves_and_one_table(studied):
     with np.load(studied / "per_image.npz", allow_pickle=False) as arrays:
         for name, entry in results["inverters"].items():
             assert set(entry["probes"]) == set(PROBES.split("+"))
-            values = arrays[f"{name}/perturb/error, binarized"]
-            assert values.shape == (8,) and entry["probes"]["perturb"]["error, binarized"] == pytest.approx(
-                values.mean()
-            )
+            values = arrays[f"{name}/grey/error, from grey"]
+            assert values.shape == (8,) and entry["probes"]["grey"]["error, from grey"] == pytest.approx(values.mean())
             assert f"{values.mean():.3f} ± " in table
-    names = {"perturb.png", "perturb_curves.png", "hue.png", "reencode.png", "reencode_curves.png"}
+    names = {"grey.png", "hue.png", "reencode.png", "reencode_curves.png"}
     assert {path.name for path in studied.glob("*.png")} == names
     assert "Shifted hue" in (studied / "report.html").read_text()
 
@@ -90,6 +89,21 @@ def test_study_of_a_folder_of_images(untrained, tmp_path):
     config.images = str(tmp_path / "images" / "0.png")
     with pytest.raises(UserError, match="has 1 image; a study needs two"):
         main.run(config, tmp_path / "one")
+
+
+def test_study_of_a_vector_beside_a_map_of_another_image_size(untrained, tmp_path):
+    """Of the vector also from its largest entries and from the rest; each at its own size."""
+    write_encoder(tmp_path / "encoder", seed=5, image_size=32)
+    write_inverter(tmp_path / "vector", tmp_path / "encoder", seed=6, layer="fc6", image_size=32)
+    inverters = f"{tmp_path / 'vector'}+{untrained}/robust_inverter"
+    main.run(configure(study, f"smoke=True,probes=hue,inverters={inverters}"), tmp_path / "out")
+    numbers = {
+        name: entry["probes"]["hue"]
+        for name, entry in json.loads((tmp_path / "out" / "results.json").read_text())["inverters"].items()
+    }
+    assert "error, hue 0, rest" in numbers["vector"] and "error, hue 0, top 5" in numbers["vector"]
+    assert "error, hue 0, rest" not in numbers["robust_inverter"]
+    assert "| hue: error, hue 120, rest | " in (tmp_path / "out" / "table.md").read_text()
 
 
 @pytest.mark.parametrize(

@@ -182,9 +182,9 @@ def _workdir_lines(path: pathlib.Path) -> list[str]:
     state = "complete" if workdirs.is_complete(path) else "not complete"
     count = sum(leaf.size for leaf in jax.tree.leaves(network.variables["params"]))
     rows = [("workdir", f"{path}, {state}"), ("kind", f"{network.kind}, {count:,} parameters")]
-    encoder = network.encoder.description
-    options = f" with {_options(encoder['options'])}" if encoder["options"] else ""
-    rows.append(("encoder", f"{encoder['encoder']}{options}, {encoder['num_classes']} classes"))
+    has_encoder = network.kind not in (trained.GAN, trained.AUTOENCODER)
+    encoder = network.encoder.description if has_encoder else {}
+    rows.append(_encoder_row(encoder) if has_encoder else _networks_row(description[network.kind]))
     rows += [(name, str(description[name])) for name in ("layer", "variant") if name in description]
     rows.append(("image size", f"{description['image_size']} px"))
     if attack := encoder.get("attack"):
@@ -196,6 +196,16 @@ def _workdir_lines(path: pathlib.Path) -> list[str]:
         rows.append(("steps" if config.get("num_steps") else "epochs", f"{length:g}"))
     rows += [("fingerprint", network.fingerprint), ("load", f'arinv.load("{path}")')]
     return _format(rows)
+
+
+def _encoder_row(encoder: Mapping[str, Any]) -> tuple[str, str]:
+    options = f" with {_options(encoder['options'])}" if encoder["options"] else ""
+    return "encoder", f"{encoder['encoder']}{options}, {encoder['num_classes']} classes"
+
+
+def _networks_row(spec: Mapping[str, Any]) -> tuple[str, str]:
+    options = {"latent_size": spec["latent_size"] or "as published", **spec.get("options", {})}
+    return "networks", f"{spec['networks']} with {_options(options)}"
 
 
 def _format(rows: Sequence[tuple[str, str]]) -> list[str]:
