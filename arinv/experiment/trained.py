@@ -184,7 +184,7 @@ class Trained:
           float32 [N, H, W, 3] in [0, 1].
 
         Raises:
-          UserError: neither an inverter nor an autoencoder, images outside [0, 1], or an image size that it cannot take.
+          UserError: neither an inverter nor an autoencoder, images outside [0, 1], or a size that it cannot take.
         """
         if self.kind != AUTOENCODER:
             self._check_kind(INVERTER, "reconstruct")
