@@ -70,8 +70,9 @@ def get_config(arg=None):
 def entries(workdirs: list[str]) -> dict[str, str]:
     """Returns name -> workdir of inverters; names are the ends of the workdirs, as long as needed to differ."""
     parts = [[part for part in re.split(r"[/:]", workdir.replace(".", "_")) if part] for workdir in workdirs]
+    names = ["inverter"] * len(workdirs)
     for length in range(1, 1 + max(map(len, parts), default=0)):
-        names = ["_".join(part[-length:]) for part in parts]
+        names = ["_".join(part[-length:]) or "inverter" for part in parts]
         if len(set(names)) == len(names):
             return dict(zip(names, workdirs, strict=True))
     return {f"{name}_{i}": workdir for i, (name, workdir) in enumerate(zip(names, workdirs, strict=True))}

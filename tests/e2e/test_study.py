@@ -133,3 +133,6 @@ def test_names_of_inverters_differ():
     assert list(named) == ["a_conv1", "a_conv2", "b_conv2"]
     assert list(study.entries(["runs/x/inverter", "runs/y.1/inverter"])) == ["x_inverter", "y_1_inverter"]
     assert list(study.entries(["zoo:a", "zoo:a"])) == ["zoo_a_0", "zoo_a_1"]
+    assert study.entries([]) == {} and list(study.entries(["/", "/"])) == ["inverter_0", "inverter_1"]
+    with pytest.raises(UserError, match="inverters is empty"):
+        task.check(study.get_config("inverters=+"))
