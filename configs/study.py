@@ -1,4 +1,4 @@
-"""Studies inverters side by side: what they make of perturbed, mixed, sampled and single features, and more.
+"""Studies inverters side by side: their images of perturbed, mixed, sampled and single features, and more.
 
     python -m arinv --config=configs/study.py --workdir=runs/study
     Q=runs/quickstart
