@@ -61,6 +61,8 @@ FACTS = {
     "alexnet": _OTHER_ENCODER,
     "alexnet_small": {**_OTHER_ENCODER, "image_size": 32},
     "caffenet": _OTHER_ENCODER,
+    "hog": {**_OTHER_ENCODER, "layer": "hog", "image_size": 256, "style_layers": ("hog",)},
+    "lbp": {**_OTHER_ENCODER, "layer": "lbp", "image_size": 256, "style_layers": ("lbp",)},
     **dict.fromkeys(("preact_resnet18", "preact_resnet18_silu", "resnet50"), _SMALL_RESNET),
     "resnet18": _RESNET,
     **dict.fromkeys(_IMAGENET_RESNETS, _IMAGENET_RESNET),
@@ -85,6 +87,11 @@ def image_size(encoder: str) -> int:
 def style_layers(encoder: str) -> tuple[str, ...]:
     """Returns the layers that styles are transferred at unless others are named, the deepest first."""
     return FACTS.get(encoder, _OTHER_ENCODER)["style_layers"]
+
+
+def has_weights(encoder: str) -> bool:
+    """Returns whether the encoder is trained; HOG and LBP are not."""
+    return encoder not in ("hog", "lbp")
 
 
 def smoke_options(encoder: str) -> dict:

@@ -6,13 +6,14 @@
 
 Arguments: those of configs/classifier.py, for the encoder, and
   layer               the feature to invert; empty: the encoder's
-  loss                pixel, feature, gan or pixel_balanced
+  loss                pixel, feature, gan, pixel_balanced or euclidean (squared differences; Adam of Dosovitskiy & Brox)
   encoder_checkpoint  workdir of a trained classifier, which is inverted instead of a new one
   other_size          true: that classifier may have been trained on images of another size, as VGG-16's of 64 px that
                       the paper inverts at 224 px
   metrics             of configs/evaluate.py
 
-Stages: encoder, inverter, evaluation. Fields that are often set: stages.inverter.num_epochs (the paper's 90),
+Stages: encoder (not of hog and lbp, which have no weights; their loss compares pixels alone, such as
+loss=euclidean), inverter, evaluation. Fields that are often set: stages.inverter.num_epochs (the paper's 90),
 stages.inverter.batch_size (128), stages.inverter.optimizer.generator.schedule.learning_rate (3e-4; the discriminator's
 is four times that), stages.evaluation.attack.eps.
 """
@@ -31,8 +32,10 @@ _INVERTER = {
 def get_config(arg=None):
     """Returns the stages encoder (unless there is a checkpoint), inverter, evaluation."""
     args = encoders.resolve(arguments.parse(arg, **arguments.ENCODER, **_INVERTER))
-    stages = {} if args.encoder_checkpoint else {"encoder": tasks.classifier(args, title="encoder")}
-    stages["inverter"] = tasks.inverter(args, args.encoder_checkpoint or "stage:encoder")
+    stages, checkpoint = {}, args.encoder_checkpoint
+    if encoders.has_weights(args.encoder) and not checkpoint:
+        stages, checkpoint = {"encoder": tasks.classifier(args, title="encoder")}, "stage:encoder"
+    stages["inverter"] = tasks.inverter(args, checkpoint)
     stages["inverter"].encoder.other_size = args.other_size
     stages["evaluation"] = tasks.evaluate(args, "stage:inverter")
     return tasks.experiment(stages)

@@ -202,6 +202,8 @@ LOSSES = {
     "feature": {"pixel": 2e-6, "feature": 1e-2, "adversarial": 0.0},
     "gan": {"pixel": 2e-6, "feature": 1e-2, "adversarial": 100.0},
     "pixel_balanced": {"pixel": 2e-3, "feature": 1e-2, "adversarial": 0.0},
+    # Squared Euclidean in RGB (Dosovitskiy & Brox 2016a, eq. 1).
+    "euclidean": {"pixel": 1.0, "feature": 0.0, "adversarial": 0.0, "pixel_order": 2},
 }
 
 
@@ -214,7 +216,7 @@ def loss(name: str) -> ConfigDict:
     if name not in LOSSES:
         raise ValueError(f"unknown loss {name!r}; known: {', '.join(LOSSES)}")
     extra = {"discriminator": 1.0, "pixel_order": 1, "feature_layer": ""}  # feature_layer "": the inverted one
-    return ConfigDict(LOSSES[name] | extra)
+    return ConfigDict(extra | LOSSES[name])
 
 
 def generator_training() -> ConfigDict:
@@ -265,7 +267,16 @@ def inverter(args: ConfigDict, checkpoint: str, *, title: str = "inverter", loss
     config.num_steps = 0
     config.steps_per_call = 1
     config.update(generator_training())
+    if (loss_name or args.loss) == "euclidean":
+        _train_as_dosovitskiy_brox(config)
     return shorten(config) if args.smoke else config
+
+
+def _train_as_dosovitskiy_brox(config: ConfigDict) -> None:
+    """Sets Adam (.9, .999), batch 64 and a rate of 1e-3 that decays to 0; 15 epochs (Dosovitskiy & Brox 2016a)."""
+    config.num_epochs, config.batch_size = 15.0, 64
+    adam = config.optimizer.generator
+    adam.b1, adam.b2, adam.schedule.name, adam.schedule.learning_rate = 0.9, 0.999, "cosine", 1e-3
 
 
 def metrics(args: ConfigDict, *, encoder: str = "") -> dict:

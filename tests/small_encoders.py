@@ -6,6 +6,8 @@ SMALL = {
     "alexnet": {"dense_width": 32, "head_side": 1},
     "alexnet_small": {"width": 8},
     "caffenet": {"dense_width": 32},
+    "hog": {},
+    "lbp": {},
     "preact_resnet18": _RESNET,
     "preact_resnet18_silu": _RESNET,
     "resnet18": {"depths": (1, 1, 1, 1)},

@@ -309,7 +309,7 @@ class Generator(nn.Module):
     def __init__(self, plan, inputs):
         super().__init__()
         layers = []
-        for kind, outputs, stride in plan:
+        for kind, outputs, stride, *_ in plan:
             if kind == "nearest":
                 layers.append(nn.Upsample(scale_factor=2, mode="nearest"))
                 continue

@@ -92,8 +92,24 @@ class Trained:
         """Images [B, H, W, 3] in [0, 1] -> logits [B, K] of the encoder, in evaluation mode.
 
         An encoder with dense layers takes images of the size it was trained on; for another it raises UserError.
+
+        Raises:
+          UserError: an encoder without classes, such as HOG.
         """
+        self.encoder.check_classes()
         return jax.tree_util.Partial(_logits_function(self.encoder.module), self.encoder.variables)
+
+    def check_classes(self) -> None:
+        """Checks that the encoder has logits.
+
+        Raises:
+          UserError: it has none.
+        """
+        if not self.encoder.module.has_weights:
+            raise UserError(
+                f"encoder {self.encoder.description['encoder']!r} has no classes, so there are no logits; use an "
+                "encoder that classifies, such as alexnet"
+            )
 
     @property
     def features_fn(self) -> FeaturesFn:
@@ -326,7 +342,10 @@ def load(
         abstract = {AUTOENCODER: _abstract(module, image_struct(size))}
         variables = checkpoint.load_variables(workdir, abstract)[AUTOENCODER]
         return Trained(AUTOENCODER, module, variables, description)
-    encoder = load(workdirs.follow(description["encoder_workdir"], workdir), kind=CLASSIFIER, dtype=dtype)
+    if description["encoder_workdir"]:
+        encoder = load(workdirs.follow(description["encoder_workdir"], workdir), kind=CLASSIFIER, dtype=dtype)
+    else:
+        encoder = without_weights(description["encoder"], image_size=description["image_size"], dtype=dtype)
     descriptions.check_weights(description, encoder.fingerprint, workdir)
     if description["kind"] == INVERTER:
         module = build_generator(description, encoder, dtype=dtype)
@@ -336,6 +355,27 @@ def load(
         abstract = _abstract(module.decoder, *decoder_inputs(module.encoder, description["image_size"]))
     variables = checkpoint.load_variables(workdir, {GENERATOR: abstract})[GENERATOR]
     return Trained(description["kind"], module, variables, description, encoder)
+
+
+def without_weights(
+    name: str, *, image_size: int, resize: str = "squash", dtype: jax.typing.DTypeLike = jnp.float32
+) -> Trained:
+    """Returns an encoder that is a fixed function of the image, such as HOG, which no training leaves.
+
+    Args:
+      name: a key of models.ENCODERS.
+      image_size: side of the images that it is applied to, in pixels.
+      resize: how images get that size.
+      dtype: of the computation.
+
+    Raises:
+      UserError: an encoder with weights.
+    """
+    module = models.build(name, dtype=dtype)
+    if module.has_weights:
+        raise UserError(f"encoder {name!r} has weights; name the workdir of its training")
+    description = {"kind": CLASSIFIER, "encoder": name, "image_size": image_size, "resize": resize}
+    return Trained(CLASSIFIER, module, {}, {**description, "num_classes": 0, "class_names": [], "options": {}})
 
 
 def abstract_encoder(description: Mapping[str, Any], *, dtype: jax.typing.DTypeLike = jnp.float32) -> Trained:
@@ -439,6 +479,11 @@ def _check_output_size(generator: Any, features: jax.ShapeDtypeStruct, image_siz
             f"the generator for {name} turns {image_size} px into {side} px; set data.image_size to a multiple of 32, "
             f"such as {max(64, round(image_size / 32) * 32)}"
         )
+
+
+def training_side(generator: Any, features: jax.ShapeDtypeStruct) -> int:
+    """Returns the side of a generator's images in training, which some plans enlarge in evaluation alone."""
+    return jax.eval_shape(lambda x: generator.init_with_output(jax.random.key(0), x, train=True)[0], features).shape[1]
 
 
 def convolutions(variables: Variables) -> Variables:

@@ -72,6 +72,11 @@ torch_uniform = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 torch_uniform_transposed = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform", in_axis=-1, out_axis=-2)
 
 
+def rectified_normal(slope: float, *, scale: float = 1.0) -> nn.initializers.Initializer:
+    """Returns He's initialisation for a leaky rectifier, with the variance times `scale`."""
+    return nn.initializers.variance_scaling(2 * scale / (1 + slope**2), "fan_in", "truncated_normal")
+
+
 def _unit(vector: Array) -> Array:
     return vector / jnp.maximum(jnp.linalg.norm(vector), 1e-12)
 
@@ -152,10 +157,15 @@ class Conv(nn.Module):
 
 
 class ConvTranspose(nn.Module):
-    """4x4 transposed convolution, padding 1: a side of n becomes n + 1 (stride 1) or 2n (stride 2)."""
+    """Square transposed convolution: at stride 2 a side of n becomes 2n.
+
+    At stride 1 it becomes n with an odd kernel, and n + 1 with an even one, as in PyTorch with 4x4 and padding 1.
+    An odd kernel reads maps whose inserted zeros lie right of and below the values.
+    """
 
     features: int
     stride: int
+    size: int = 4
     spectral_norm: bool = True
     use_bias: bool = False
     kernel_init: nn.initializers.Initializer = torch_uniform_transposed
@@ -164,8 +174,14 @@ class ConvTranspose(nn.Module):
     @nn.compact
     def __call__(self, x: Array, *, train: bool) -> Array:
         """Returns the transposed convolution of x [B, H, W, C]."""
-        kernel, bias = _weights(self, (4, 4, x.shape[-1], self.features), train)
-        y = conv_ops.conv_transpose(x.astype(self.dtype), kernel, stride=self.stride, padding=1)
+        kernel, bias = _weights(self, (self.size, self.size, x.shape[-1], self.features), train)
+        y = conv_ops.conv_transpose(
+            x.astype(self.dtype),
+            kernel,
+            stride=self.stride,
+            padding=(self.size - 1) // 2,
+            output_padding=(self.stride - 1) * (self.size % 2),
+        )
         return y if bias is None else add_bias(y, bias)
 
 

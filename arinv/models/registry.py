@@ -14,9 +14,11 @@ from arinv.models.encoders.alexnet import AlexNet, AlexNetSmall, CaffeNet
 from arinv.models.encoders.base import Encoder, FeatureSpec, mean_std
 from arinv.models.encoders.preactivation import PreActResNet, WideResNet
 from arinv.models.encoders.resnet import ResNet
+from arinv.models.encoders.shallow import Hog, Lbp
 from arinv.models.encoders.vgg import VGG
 from arinv.models.generators.discriminator import Discriminator, stem_stride
-from arinv.models.generators.mirror import PAPER_PLANS, Generator, mirror_plan
+from arinv.models.generators.mirror import Generator, mirror_plan
+from arinv.models.generators.plans import PAPER_PLANS, shorten
 from arinv.models.generators.wavelet import DECODER_PLANS, PAD_SIDES, WaveletAlexNet, WaveletDecoder
 
 
@@ -44,6 +46,8 @@ ENCODERS: dict[str, Architecture] = {
     "alexnet": Architecture(AlexNet, {}, wavelet=WaveletAlexNet),
     "alexnet_small": Architecture(AlexNetSmall, {}),
     "caffenet": Architecture(CaffeNet, {}),
+    "hog": Architecture(Hog, {}),
+    "lbp": Architecture(Lbp, {}),
     "preact_resnet18": Architecture(PreActResNet, {}),
     "preact_resnet18_silu": Architecture(PreActResNet, _DEEPMIND),
     "resnet18": Architecture(ResNet, {}),
@@ -108,6 +112,11 @@ def build(name: str, *, num_classes: int | None = None, **options) -> Encoder:
         if not isinstance(value, numbers.Integral) or value < least:
             raise UserError(f"{option} of encoder {name!r} must be a whole number of {least} or more; got {value!r}")
     options = {**defaults, **options}
+    if not module.has_weights and options.get("num_classes"):
+        raise UserError(
+            f"encoder {name!r} has no weights, so it has no classes and is not trained; invert it with "
+            f"configs/inverter.py:encoder={name}"
+        )
     if "depths" in options:
         options["depths"] = _depths(name, options["depths"], len(module.depths))
     if "normalization" in options:
@@ -155,11 +164,12 @@ def build_generator(
     Args:
       encoder: name of the encoder.
       layer: name of the feature.
-      image_size: side of the images in pixels, used for vector features only; None for the encoder's own.
+      image_size: side of the images in pixels, used for vector features and for plans whose output has another side;
+        None for the encoder's own.
       variant: "default" (the published plan if there is one, else the mirror rule), "mirror" (the rule), "nearest" (the
         rule with nearest upsampling, which draws no checkerboard), or the name of another published plan, such as
-        "table_a4" for AlexNet's conv5.
-      spectral_norm: normalise every kernel by its largest singular value.
+        "table_a4" for AlexNet's conv5, "dosovitskiy_brox" or "deepsim" for CaffeNet's layers.
+      spectral_norm: normalise every kernel by its largest singular value, where the plan does.
       dtype: of the computation.
       encoder_options: options of `build`; the encoder's width decides the generator's.
 
@@ -177,8 +187,14 @@ def build_generator(
     image_size = image_size or build(encoder, **options).image_size
     upsampling = "nearest" if variant == "nearest" else "transposed"
     plan = PAPER_PLANS.get((encoder, layer, variant))
-    plan = plan or mirror_plan(spec, image_size=image_size, upsampling=upsampling)
-    return Generator(plan, is_vector=spec.is_vector, spectral_norm=spectral_norm, dtype=dtype)
+    plan = shorten(plan, image_size) if plan else mirror_plan(spec, image_size=image_size, upsampling=upsampling)
+    return Generator(
+        plan,
+        is_vector=spec.is_vector,
+        spectral_norm=spectral_norm and plan.spectral_norm,
+        image_size=image_size if plan.fit else 0,
+        dtype=dtype,
+    )
 
 
 def build_denoiser(

@@ -5,6 +5,7 @@ Images are float32 [B, H, W, C] in [0, 1]; `images_u8` are uint8 in 0..255, `ima
 
 from collections.abc import Sequence
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -68,6 +69,21 @@ def _floating(images: Array) -> Array:
     if not jnp.issubdtype(images.dtype, jnp.floating):
         raise UserError(f"images have dtype {images.dtype}; must be uint8 in 0..255 or floating point in [0, 1]")
     return images
+
+
+def resize_images(images: Array, side: int) -> Array:
+    """Returns square images by bilinear interpolation, with antialiasing where they become smaller.
+
+    Args:
+      images: float [B, H, W, C].
+      side: of the result in pixels.
+
+    Returns:
+      [B, side, side, C], of the same range.
+    """
+    if images.shape[1:3] == (side, side):
+        return images
+    return jax.image.resize(images, (images.shape[0], side, side, images.shape[3]), "linear", antialias=True)
 
 
 def image_grid(rows: Sequence[ArrayLike], *, gap: int = 2) -> np.ndarray:

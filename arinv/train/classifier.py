@@ -43,7 +43,12 @@ def check(config: ConfigDict) -> None:
     training.check(config)
     attack_options(config.attack)
     attack_options(config.test_attack)
-    models.build(config.encoder.name, **config.encoder.options)
+    encoder = models.build(config.encoder.name, **config.encoder.options)
+    if not encoder.has_weights:
+        raise UserError(
+            f"encoder.name={config.encoder.name!r} has no weights to train; train its inverter with "
+            f"configs/inverter.py:encoder={config.encoder.name}"
+        )
     _recipe(config)
     _watch(config, 1)
     for name, epochs in (

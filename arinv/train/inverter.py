@@ -20,7 +20,7 @@ from arinv.experiment.run import Run, check_fields
 from arinv.experiment.state import TrainState, apply_train
 from arinv.experiment.trained import CLASSIFIER, DISCRIMINATOR, GENERATOR, INVERTER, Trained, make_features_fn
 from arinv.ops.augment import augment
-from arinv.ops.images import image_grid, to_float
+from arinv.ops.images import image_grid, resize_images, to_float
 from arinv.train import training
 from arinv.types import Array, Batch, FeaturesFn, Metrics, Network, Variables
 
@@ -50,7 +50,7 @@ def check_inputs(run: Run) -> None:
       UserError: no checkpoint, or one of another network or image size.
     """
     config, reference = run.config, run.config.encoder.checkpoint
-    if not reference.startswith("stage:"):
+    if not reference or not reference.startswith("stage:"):
         _load_encoder(run)
     elif not config.encoder.other_size:
         run.check_planned_size(reference)
@@ -86,6 +86,12 @@ def build(run: Run, encoder: Trained, info: data.SourceInfo, steps_per_epoch: in
     generator = _build_generator(run, encoder)
     features = trained.feature_structs(encoder.module, image_size)[layer]
     networks = {GENERATOR: (generator, (features,))}
+    side = trained.training_side(generator, features)
+    if side != image_size and (config.loss.feature > 0 or config.loss.adversarial > 0):
+        raise UserError(
+            f"encoder.generator={config.encoder.generator!r} returns {side} px of {image_size} px, which only pixels "
+            "can be compared at: set loss.feature and loss.adversarial to 0, as loss=euclidean does"
+        )
     discriminator = None
     if config.loss.adversarial > 0:
         discriminator = models.build_discriminator(image_size=image_size, dtype=run.dtype)
@@ -101,9 +107,11 @@ def build(run: Run, encoder: Trained, info: data.SourceInfo, steps_per_epoch: in
         weights=loss_weights(config.loss),
         pixel_order=config.loss.pixel_order,
         augmentation=config.augmentation.to_dict(),
+        side=side,
     )
     eval_step = make_eval_step(encoder.module, generator, layer=layer)
-    source = workdirs.relative(run.resolve(config.encoder.checkpoint), run.workdir)
+    checkpoint = config.encoder.checkpoint
+    source = workdirs.relative(run.resolve(checkpoint), run.workdir) if checkpoint else ""
     return training.TrainSetup(
         networks=networks,
         optimizers=optimizers,
@@ -137,8 +145,14 @@ def check_checkpoint(config: ConfigDict) -> None:
     Raises:
       UserError: it does not.
     """
-    if not config.encoder.checkpoint:
+    has_weights = models.build(config.encoder.name).has_weights
+    if has_weights and not config.encoder.checkpoint:
         raise UserError("encoder.checkpoint is empty; name the workdir of a classifier's training")
+    if not has_weights and config.encoder.checkpoint:
+        raise UserError(
+            f"encoder.checkpoint={config.encoder.checkpoint!r} must be empty: encoder {config.encoder.name!r} has no "
+            "weights"
+        )
 
 
 def loss_weights(loss: ConfigDict) -> dict[str, float]:
@@ -153,6 +167,12 @@ def _load_encoder(run: Run) -> Trained:
       UserError: it does not fit, or cannot be read.
     """
     config, size = run.config, run.config.data.image_size
+    if not config.encoder.checkpoint:
+        encoder = trained.without_weights(
+            config.encoder.name, image_size=size, resize=config.data.resize, dtype=run.dtype
+        )
+        _build_generator(run, encoder)
+        return encoder
     options = {"image_size": size, "other_size": config.encoder.get("other_size", False)}
     try:
         encoder = run.load(config.encoder.checkpoint, kind=CLASSIFIER, **options)
@@ -197,6 +217,7 @@ def make_train_step(
     weights: Mapping[str, float],
     pixel_order: int = 1,
     augmentation: Mapping,
+    side: int = 0,
 ) -> Callable[[TrainState, Batch, Array, Variables], tuple[TrainState, Metrics]]:
     """Returns the pure step (state, batch, key, encoder_variables) -> (state, metrics).
 
@@ -211,11 +232,13 @@ def make_train_step(
         pixel or feature 0 omits the term.
       pixel_order: 1 for l1, 2 for squared l2.
       augmentation: options of ops.augment.augment.
+      side: of the generator's images in training, in pixels, which the images are reduced to; 0 for their own.
 
     Returns:
-      A function whose metrics are the weighted terms, per image.
+      A function whose metrics are the weighted terms, per image. Where the batch has "features", they are inverted
+      instead of the encoder's, and images are not augmented.
 
-    Source: Rojas-Gomez et al. 2022, eqs. 4 to 8.
+    Source: Rojas-Gomez et al. 2022, eqs. 4 to 8; Dosovitskiy & Brox 2016a, eq. 1.
     """
     update = make_update(
         generator, discriminator, optimizers, feature_layer=feature_layer, weights=weights, pixel_order=pixel_order
@@ -223,9 +246,14 @@ def make_train_step(
 
     def train_step(state: TrainState, batch: Batch, key: Array, encoder_variables: Variables):
         augment_key, *keys = jax.random.split(jax.random.fold_in(key, state.step), 4)
-        images = augment(augment_key, batch["image"], **augmentation)
-        features_fn = make_features_fn(encoder, encoder_variables)
-        targets = jax.lax.stop_gradient(features_fn(images))
+        if "features" in batch:
+            images, features_fn = to_float(batch["image"]), None
+            targets = {layer: batch["features"]}
+        else:
+            images = augment(augment_key, batch["image"], **augmentation)
+            features_fn = make_features_fn(encoder, encoder_variables)
+            targets = jax.lax.stop_gradient(features_fn(images))
+        images = resize_images(images, side) if side else images
         goal = Goal(images, targets, features_fn, targets[layer], batch["mask"])
         return update(keys, state, (targets[layer],), goal)
 
@@ -402,7 +430,10 @@ def make_eval_step(
         variables: Variables, batch: Batch, encoder_variables: Variables, measure_variables: Any = None
     ) -> Mapping[str, Any]:
         images = to_float(batch["image"])
-        features = make_features_fn(encoder, encoder_variables)(images)[layer]
+        if "features" in batch:
+            features = batch["features"]
+        else:
+            features = make_features_fn(encoder, encoder_variables)(images)[layer]
         reconstructions = generator.apply(variables, features, train=False)
         return {**measure(measure_variables, reconstructions, images), "reconstruction": reconstructions}
 

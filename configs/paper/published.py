@@ -21,7 +21,7 @@ def table(number: str, names: dict[str, str] | None = None) -> dict:
     """Returns the field `published` of a report.
 
     Args:
-      number: of the table, such as "1" or "A2".
+      number: of the table, such as "1" or "A2"; of another paper behind its name.
       names: name of a row in published.json -> name of the measured row that it stands beside; None: the same names.
     """
     document = load()
@@ -34,7 +34,7 @@ def table(number: str, names: dict[str, str] | None = None) -> dict:
         own = names.get(name, name)
         rows.append({"row": own, "quoted": row["row"], "note": row.get("note", ""), "values": values})
     return {
-        "source": f"{document['short']}, Table {number} ({content['version']})",
+        "source": f"{content.get('short', document['short'])}, Table {_number(number)} ({content['version']})",
         "setting": content["setting"],
         "remarks": content["remarks"],
         "rows": tuple(rows),
@@ -44,7 +44,14 @@ def table(number: str, names: dict[str, str] | None = None) -> dict:
 
 def title(number: str) -> str:
     """Returns the heading of a table's report."""
-    return f"{load()['tables'][number]['title']} (Table {number})"
+    content = load()["tables"][number]
+    paper = f" of {content['short']}" if "short" in content else ""
+    return f"{content['title']} (Table {_number(number)}{paper})"
+
+
+def _number(number: str) -> str:
+    """Returns the number of a table without the name of its paper."""
+    return number.rpartition(" ")[2]
 
 
 def _value(quoted, unit: str) -> dict:

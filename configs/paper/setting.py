@@ -26,13 +26,19 @@ _FIXED = {name: value for name, value in arguments.ENCODER.items() if name not i
     "layer": "",
     "loss": "",
 }
-SMALL_OPTIONS = {"alexnet_small": "width:16", "wrn28_10": "depth:10+width:1", "alexnet": "dense_width:512+head_side:1"}
+SMALL_OPTIONS = {
+    "alexnet": "dense_width:512+head_side:1",
+    "alexnet_small": "width:16",
+    "caffenet": "dense_width:512",
+    "wrn28_10": "depth:10+width:1",
+}
 # Of scale=small: as the run of CIFAR-10 in launch/records.
 _ENCODER_EPOCHS, _INVERTER_EPOCHS, _GAN_EPOCHS, _CLASS_EPOCHS = 4.0, 2.0, 0.5, 4.0
 _NUM_TEST = {"autoattack": 256, "high_resolution": 128}
 _SMOKE = {  # image_size, options
     "alexnet": (64, "dense_width:16+head_side:1"),
     "alexnet_small": (0, "width:4"),
+    "caffenet": (64, "dense_width:16"),
     "wrn28_10": (0, "depth:10+width:1"),
 }
 PAIR = {"standard_encoder": "", "robust_encoder": ""}

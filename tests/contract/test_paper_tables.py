@@ -7,7 +7,18 @@ import re
 import pytest
 
 from arinv import command_line, main, tasks
-from configs.paper import published, setting, table1, table2, table4, table5, table10, table_a2
+from configs.paper import (
+    dosovitskiy_brox_layers,
+    dosovitskiy_brox_table2,
+    published,
+    setting,
+    table1,
+    table2,
+    table4,
+    table5,
+    table10,
+    table_a2,
+)
 
 NAMES = [name for name in command_line.shipped() if name.startswith("paper/")]
 TABLES = published.load()["tables"]
@@ -29,8 +40,9 @@ def stages_of(config):
 def test_every_table_has_a_config():
     assert {name.removeprefix("paper/") for name in NAMES} == {
         *(f"table{i}" for i in range(1, 11)), "table_a1", "table_a2", "table_a3", "figures",
+        "dosovitskiy_brox_table2", "dosovitskiy_brox_layers",
     }  # fmt: skip
-    assert set(TABLES) == {*map(str, range(1, 11)), "A1", "A2", "A3"}
+    assert set(TABLES) == {*map(str, range(1, 11)), "A1", "A2", "A3", "Dosovitskiy & Brox 2"}
 
 
 @pytest.mark.parametrize("scale", ["small", "paper"])
@@ -65,7 +77,7 @@ def test_published_values_name_table_row_column_and_unit(number):
     for pair in content["pairs"]:
         assert set(pair) <= content["rows"].keys()
     figures = published.table(number)
-    assert f"Table {number} (" in figures["source"] and len(figures["rows"]) == len(content["rows"])
+    assert f"Table {number.rpartition(' ')[2]} (" in figures["source"] and len(figures["rows"]) == len(content["rows"])
 
 
 def value(number, row, metric):
@@ -89,6 +101,7 @@ def value(number, row, metric):
         ("A1", "robust x8", "ssim", (0.70178, None), "0.70178"),
         ("A2", "eps 1.5", "psnr", (19.6278, None), "19.6278"),
         ("A3", "cats_vs_dogs ADGAN: cat", "auroc", (0.507, None), "0.507"),
+        ("Dosovitskiy & Brox 2", "lbp", "normalized_error", (0.38, None), "0.38"),
     ],
 )
 def test_published_values_are_the_paper_s(number, row, metric, expected, text):
@@ -180,6 +193,19 @@ def test_inputs_replace_trainings_and_lpips_is_measured_where_weights_are_given(
     assert config.stages.robust_inverter.encoder.checkpoint == "zoo:b"
 
 
+def test_layers_of_dosovitskiy_brox_have_their_generators_and_training():
+    stages = dosovitskiy_brox_layers.get_config("scale=paper").stages
+    assert stages.fc6_inverter.encoder.generator == "dosovitskiy_brox"
+    adam = stages.conv1_inverter.optimizer.generator
+    assert (adam.b1, adam.b2, stages.conv1_inverter.loss.pixel_order) == (0.9, 0.999, 2)
+    assert stages.fc8_evaluation.attack_from == "stage:conv1_evaluation"
+    for module, arg in ((dosovitskiy_brox_layers, "layers=conv6"), (dosovitskiy_brox_table2, "features=surf")):
+        with pytest.raises(ValueError, match="unknown (layer|feature) '(conv6|surf)'"):
+            module.get_config(arg)
+    config = dosovitskiy_brox_table2.get_config("")
+    assert config.stages.hog_inverter.encoder.checkpoint == "" and config.stages.report.published.rows
+
+
 def test_small_denoisers_are_trained_at_their_encoders_size():
     stages = table10.get_config("").stages
     assert stages.robust_encoder.data.image_size == stages.robust_denoiser.data.image_size == 64
@@ -189,7 +215,7 @@ def test_small_denoisers_are_trained_at_their_encoders_size():
 
 def test_readme_has_a_row_for_every_table():
     text = (pathlib.Path(command_line.SHIPPED) / "paper" / "README.md").read_text(encoding="utf-8")
-    assert set(re.findall(r"^\| `(table\w+|figures)` \|", text, re.MULTILINE)) == {
+    assert set(re.findall(r"^\| `(table\w+|figures|dosovitskiy\w+)` \|", text, re.MULTILINE)) == {
         name.removeprefix("paper/") for name in NAMES
     }
     for argument in setting._ARGUMENTS:

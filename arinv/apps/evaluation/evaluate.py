@@ -70,7 +70,9 @@ def run(run: Run) -> dict[str, Any]:
     resize = descriptions.resize_of(config, network.description)
     figures = encoder_figures(run, encoder.fingerprint, resize) if config.attack_from else None
     test = run.open_data("test", resize=resize)
-    if difference := descriptions.class_difference(encoder.description, test.info):
+    if not encoder.module.has_weights:
+        figures, attack = {}, {**attack, "eps": 0.0}
+    elif difference := descriptions.class_difference(encoder.description, test.info):
         if measure is None:
             descriptions.check_classes(encoder.description, test.info)
         figures, attack = {}, {**attack, "eps": 0.0}

@@ -222,6 +222,7 @@ class CaffeNet(Encoder):
       dtype: of the computation; parameters and logits stay float32.
     """
 
+    normalization: Normalization = "caffe"
     dropout: float = 0.5
     dense_width: int = 4096
 

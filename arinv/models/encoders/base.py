@@ -29,6 +29,8 @@ NORMALIZATIONS: dict[str, MeanStd] = {
     "cifar10_pixels": ((0.4914, 0.4822, 0.4465), (0.2471, 0.2435, 0.2616)),  # the deviation of all pixels
     "cifar100_pixels": ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
     "pm1": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+    # 255 x - mean, the pixels of Caffe, for whose scale CaffeNet's local response normalisation is made
+    "caffe": ((122.68 / 255, 116.67 / 255, 104.01 / 255), (1 / 255, 1 / 255, 1 / 255)),
     "none": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
 }
 
@@ -93,6 +95,7 @@ class Encoder(nn.Module):
       image_size: side in pixels of the images that it was designed for.
       smallest_side: side in pixels of the smallest images that it takes.
       has_fixed_head: whether weights with a head fit images of one size only.
+      has_weights: False for a fixed function of the image, which has no classes either and is never trained.
       default_layer: the feature that is inverted unless another is named.
       style_layers: the features that styles are transferred at, the deepest first.
 
@@ -109,6 +112,7 @@ class Encoder(nn.Module):
     image_size: ClassVar[int]
     smallest_side: ClassVar[int] = 1
     has_fixed_head: ClassVar[bool] = False
+    has_weights: ClassVar[bool] = True
     default_layer: ClassVar[str]
     style_layers: ClassVar[tuple[str, ...]]
 
@@ -175,7 +179,8 @@ def mean_std(normalization: Normalization) -> MeanStd:
     Args:
       normalization: "imagenet", "cifar10" (both as in MadryLab's robustness library), "cifar10_pixels" and
         "cifar100_pixels" (as in Rice et al. 2020, Wong et al. 2020 and DeepMind's networks), "pm1" (2x - 1, as in the
-        released code of Rojas-Gomez et al. 2022), "none", or the numbers: (mean, standard deviation), three of each.
+        released code of Rojas-Gomez et al. 2022), "caffe" (255 x - mean), "none", or the numbers: (mean, standard
+        deviation), three of each.
 
     Raises:
       UserError: unknown name, or other than two times three finite numbers, or a deviation that is not above 0.

@@ -23,9 +23,11 @@ def stem_stride(image_size: int) -> int:
 class Discriminator(nn.Module):
     """Five convolutions over the image, two dense layers over the features, two over both.
 
-    11,372,353 parameters with AlexNet's conv5 at 224 px.
+    11,372,353 parameters with AlexNet's conv5 at 224 px. DeePSiM's reads no features, and has two outputs, whose
+    difference is the logit: 1,147,714 parameters without spectral normalisation.
 
     Attributes:
+      conditional: whether it reads features; otherwise it is DeePSiM's.
       stem_stride: of the first convolution.
       dropout: rate before the last two layers, in training.
       negative_slope: of the rectifier; 0 is ReLU.
@@ -33,6 +35,7 @@ class Discriminator(nn.Module):
       dtype: of the computation; parameters and logits stay float32.
     """
 
+    conditional: bool = True
     stem_stride: int = 4
     dropout: float = 0.5
     negative_slope: float = 0.0
@@ -40,8 +43,8 @@ class Discriminator(nn.Module):
     dtype: jax.typing.DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, images: Array, features: Array, *, train: bool = False) -> Array:
-        """Returns logits [B] (positive: real) of images [B, H, W, 3] in [0, 1] with target features."""
+    def __call__(self, images: Array, features: Array | None = None, *, train: bool = False) -> Array:
+        """Returns logits [B] (positive: real) of images [B, H, W, 3] in [0, 1] with target features [B, ...]."""
         options = {"use_bias": True, "spectral_norm": self.spectral_norm, "dtype": self.dtype}
 
         def rectify(x):
@@ -55,6 +58,13 @@ class Discriminator(nn.Module):
             conv = Conv(width, size, stride, padding, name=f"conv{i}", **options)
             x = rectify(conv(x, train=train))
         x = jnp.mean(x.astype(jnp.float32), axis=(1, 2)).astype(self.dtype)
+
+        if not self.conditional:
+            x = nn.Dropout(self.dropout, deterministic=not train)(x)
+            x = rectify(Dense(512, name="joint0", **options)(x, train=train))
+            x = nn.Dropout(self.dropout, deterministic=not train)(x)
+            x = Dense(2, name="joint1", **options)(x, train=train).astype(jnp.float32)
+            return x[:, 0] - x[:, 1]
 
         y = features.reshape(features.shape[0], -1).astype(self.dtype)
         for i, width in enumerate((1024, 512)):
@@ -77,7 +87,7 @@ def fold_spectral_norm(module: nn.Module, variables: Variables) -> tuple[nn.Modu
     Returns:
       The network and its weights, unchanged if it has no spectral normalisation.
     """
-    if not module.spectral_norm:
+    if "spectral" not in variables:
         return module, variables
     params: dict[str, Any] = dict(variables["params"])
     for name, state in variables["spectral"].items():

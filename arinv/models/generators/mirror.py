@@ -1,15 +1,14 @@
-"""Mirror generators, from one feature of an encoder to the image, and their published plans.
+"""The generator from one feature of an encoder to the image, and the rule that mirrors an encoder.
 
-A generator is a module with a plan, plain data. PAPER_PLANS contains those of the papers' tables; for any other encoder
-and layer the plan follows from the encoder's FeatureSpec by the rule that the tables have in common: convolutions at
-each resolution of the encoder, and between two resolutions a 4x4 transposed convolution, or nearest upsampling, which
-draws no checkerboard. Features NHWC (or [B, K]) -> images NHWC in [0, 1].
+A generator is a module with a plan, plain data. `arinv.models.generators.plans` has the published ones; for any other
+encoder and layer the plan follows from the encoder's FeatureSpec by the rule that the tables of Rojas-Gomez et al. have
+in common: convolutions at each resolution of the encoder, and between two resolutions a 4x4 transposed convolution, or
+nearest upsampling, which draws no checkerboard. Features NHWC (or [B, K]) -> images NHWC in [0, 1].
 
-Source: Rojas-Gomez et al. 2022, Tables A4, A6, A7 and the released code, which disagree on where the
-channels of A4 shrink; the code's plan has the published 4.7M parameters and is the default.
+Source: Rojas-Gomez et al. 2022, Tables A4, A6, A7; Dosovitskiy & Brox 2016a, Tables 3 to 7; those of `plans`.
 """
 
-from typing import NamedTuple
+import math
 
 import flax.linen as nn
 import jax
@@ -17,55 +16,11 @@ import jax.numpy as jnp
 
 from arinv.errors import UserError
 from arinv.models.encoders.base import FeatureSpec
-from arinv.models.layers import Conv, ConvTranspose, Dense, batch_norm
+from arinv.models.generators.plans import NEAREST, Plan, Step, conv, up
+from arinv.models.layers import Conv, ConvTranspose, Dense, batch_norm, rectified_normal
 from arinv.ops import pooling
+from arinv.ops.images import resize_images
 from arinv.types import Array
-
-
-class Step(NamedTuple):
-    """One step of a plan: "conv" (3x3), "up" (4x4 transposed, stride 1 or 2), "nearest" (x2), "dense"."""
-
-    kind: str
-    width: int = 0
-    stride: int = 1
-
-
-Plan = tuple[Step, ...]
-
-
-def _conv(*widths: int) -> Plan:
-    return tuple(Step("conv", width) for width in widths)
-
-
-def _up(width: int, stride: int) -> Plan:
-    return (Step("up", width, stride),)
-
-
-_NEAREST = (Step("nearest"),)
-
-# (encoder, layer, variant) -> plan, without the last 3x3 convolution to RGB, which every generator has.
-PAPER_PLANS: dict[tuple[str, str, str], Plan] = {
-    ("alexnet", "conv5", "default"): (
-        *(_conv(256) + _up(256, 1) + _conv(256) + _up(256, 2) + _conv(256)),
-        *(_up(128, 2) + _conv(128) + _up(64, 2) + _conv(64) + _up(32, 2) + _conv(32) + _up(3, 2)),
-    ),
-    ("alexnet", "conv5", "table_a4"): (
-        *(_conv(256) + _up(256, 1) + _conv(256) + _up(256, 2) + _conv(256) + _up(256, 2) + _conv(128)),
-        *(_up(128, 2) + _conv(64) + _up(64, 2) + _conv(32) + _up(32, 2) + _conv(3)),
-    ),
-    ("alexnet", "conv5", "interpolation"): (
-        *(_conv(256) + _up(256, 1) + _conv(256) + _NEAREST + _conv(256) + _NEAREST + _conv(128)),
-        *(_NEAREST + _conv(64) + _NEAREST + _conv(32) + _NEAREST + _conv(3)),
-    ),
-    ("alexnet", "conv2", "default"): (
-        *(_conv(192) + _up(192, 1) + _conv(96) + _NEAREST + _conv(96, 64)),
-        *(_NEAREST + _conv(64) + _NEAREST + _conv(64) + _NEAREST + _conv(32, 3)),
-    ),
-    ("alexnet", "conv1", "default"): (
-        *(_conv(64) + _up(64, 1) + _conv(64) + _NEAREST + _conv(64, 32)),
-        *(_NEAREST + _conv(32) + _NEAREST + _conv(16, 3)),
-    ),
-}
 
 
 def mirror_plan(spec: FeatureSpec, *, image_size: int, upsampling: str = "transposed") -> Plan:
@@ -84,65 +39,119 @@ def mirror_plan(spec: FeatureSpec, *, image_size: int, upsampling: str = "transp
     Source: Rojas-Gomez et al. 2022, Table A4 and, of "nearest", the variant of the released code that interpolates.
     """
     deepest = spec.stages[-1]
-    plan: Plan = ()
+    steps: tuple[Step, ...] = ()
     if spec.is_vector:
-        plan += (Step("dense", deepest.width, spec.side(image_size)),)
-    plan += _conv(deepest.width)
+        steps += (Step("dense", deepest.width, spec.side(image_size)),)
+    steps += conv(deepest.width)
     for _ in range(spec.offset):
-        plan += _up(deepest.width, 1) + _conv(deepest.width)
+        steps += up(deepest.width, 1) + conv(deepest.width)
     for previous, stage in zip(spec.stages[:0:-1], spec.stages[-2::-1], strict=True):
         factor = previous.stride // stage.stride
         if upsampling == "nearest":
-            plan += _NEAREST * (factor.bit_length() - 1)  # strides are powers of two
+            steps += NEAREST * (factor.bit_length() - 1)  # strides are powers of two
         elif factor > 1:
-            plan += _up(stage.width, factor)
-        plan += _conv(stage.width)
-    return plan
+            steps += up(stage.width, factor)
+        steps += conv(stage.width)
+    return Plan(steps)
 
 
 class Generator(nn.Module):
-    """The network of a plan: BatchNorm and ReLU after each step with weights, then 3x3 to RGB and tanh.
+    """The network of a plan.
 
     Attributes:
-      plan: the steps before the last convolution.
+      plan: steps, normalisation, rectifier and output.
       is_vector: whether the feature it inverts is [B, K].
-      spectral_norm: normalise every kernel by its largest singular value.
+      spectral_norm: False for weights that are normalised already, whatever the plan says.
+      image_size: side of the images, for plans whose output has another; 0 otherwise.
       dtype: of the computation; parameters, statistics and images stay float32.
     """
 
     plan: Plan
     is_vector: bool = False
     spectral_norm: bool = True
+    image_size: int = 0
     dtype: jax.typing.DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, features: Array, *, train: bool = False) -> Array:
-        """Returns images [B, H, W, 3] in [0, 1] of features [B, h, w, c] or [B, K].
+        """Returns images [B, H, W, 3] of features [B, h, w, c] or [B, K].
+
+        In evaluation they are in [0, 1] and, of a plan that fits "enlarge", of image_size. In training a linear output
+        is neither clipped nor enlarged.
 
         Raises:
-          UserError: features of the wrong rank.
+          UserError: features of the wrong rank, or a map that is too small.
         """
         rank = 2 if self.is_vector else 4
         if features.ndim != rank:
             expected = "[B, K]" if self.is_vector else "[B, H, W, C]"
             raise UserError(f"this generator inverts features {expected}; got shape {features.shape}")
         x = features.astype(self.dtype)
-        for i, step in enumerate(self.plan):
+        if self.plan.streams:
+            streams = []
+            for name, steps in zip("ab", self.plan.streams, strict=True):
+                y = x
+                for i, step in enumerate(steps):
+                    y = self._step(y, step, f"_{name}{i}", train)
+                streams.append(y)
+            if len({y.shape[1:3] for y in streams}) > 1:
+                multiple = math.prod(step.stride for step in self.plan.streams[0] if step.kind == "conv")
+                raise UserError(
+                    f"this generator needs features with sides that are multiples of {multiple}; got "
+                    f"{features.shape[1]} x {features.shape[2]}: choose another image size"
+                )
+            x = jnp.concatenate(streams, axis=-1)
+        for i, step in enumerate(self.plan.steps):
             x = self._step(x, step, str(i), train)
-        x = Conv(3, use_bias=True, spectral_norm=self.spectral_norm, dtype=self.dtype, name="rgb")(x, train=train)
-        return jnp.clip((jnp.tanh(x.astype(jnp.float32)) + 1) / 2, 0, 1)
+        x = self._layer(self.plan.last, "rgb", last=True)(x, train=train).astype(jnp.float32)
+        if self.plan.output == "tanh":
+            x = jnp.clip((jnp.tanh(x) + 1) / 2, 0, 1)
+        else:
+            x = x + 0.5
+            x = x if train else jnp.clip(x, 0, 1)
+        return self._fit(x, train)
+
+    def _fit(self, x: Array, train: bool) -> Array:
+        side = self.image_size
+        if self.plan.fit == "crop" and 0 < side < min(x.shape[1:3]):
+            top, left = ((size - side) // 2 for size in x.shape[1:3])
+            return x[:, top : top + side, left : left + side]
+        if self.plan.fit == "enlarge" and not train and side:
+            return resize_images(x, side)
+        return x
 
     def _step(self, x: Array, step: Step, name: str, train: bool) -> Array:
         if step.kind == "nearest":
             return pooling.upsample_nearest(x)
-        options = {"spectral_norm": self.spectral_norm, "dtype": self.dtype}
+        if step.kind == "conv" and not step.padding and min(x.shape[1:3]) < step.kernel:
+            raise UserError(
+                f"this generator needs features of at least {step.kernel} x {step.kernel}; got {x.shape[1]} x "
+                f"{x.shape[2]}: raise the image size"
+            )
         if step.kind == "dense":
-            side = step.stride
-            dense = Dense(side * side * step.width, use_bias=False, name=f"dense{name}", **options)
-            x = dense(x, train=train).reshape(-1, side, side, step.width)
-        elif step.kind == "up":
-            x = ConvTranspose(step.width, step.stride, name=f"up{name}", **options)(x, train=train)
-        else:
-            x = Conv(step.width, name=f"conv{name}", **options)(x, train=train)
-        x = batch_norm(f"bn{name}", train=train, dtype=self.dtype)(x)
-        return nn.relu(x)
+            x = x.reshape(x.shape[0], -1)
+        x = self._layer(step, f"{step.kind}{name}")(x, train=train)
+        if step.kind == "dense":
+            x = x.reshape(-1, step.stride, step.stride, step.width)
+        if self.plan.batch_norm:
+            x = batch_norm(f"bn{name}", train=train, dtype=self.dtype)(x)
+        return nn.leaky_relu(x, self.plan.slope) if self.plan.slope else nn.relu(x)
+
+    def _layer(self, step: Step, name: str, *, last: bool = False) -> nn.Module:
+        """Returns the layer of a step with weights."""
+        options = {
+            "use_bias": step.bias,
+            "spectral_norm": self.spectral_norm and self.plan.spectral_norm,
+            "dtype": self.dtype,
+            "name": name,
+        }
+        if not self.plan.batch_norm:
+            # Of the zeros that an up-convolution inserts, no weight reads more than one in stride ** 2.
+            inserted = step.stride**2 if step.kind == "up" else 1
+            options["kernel_init"] = rectified_normal(self.plan.slope, scale=inserted * (0.01 if last else 1.0))
+        if step.kind == "dense":
+            return Dense(step.stride**2 * step.width, **options)
+        if step.kind == "up":
+            return ConvTranspose(step.width, step.stride, size=step.kernel, **options)
+        padding = step.kernel // 2 if step.padding else 0
+        return Conv(step.width, step.kernel, step.stride, padding, **options)

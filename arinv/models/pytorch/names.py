@@ -28,7 +28,7 @@ from flax import traverse_util
 
 from arinv.errors import UserError
 from arinv.models.encoders.base import Encoder, TorchLayer
-from arinv.models.generators.mirror import Plan
+from arinv.models.generators.plans import Plan
 from arinv.models.generators.wavelet import SMALLEST_SIDE
 from arinv.models.generators.wavelet import Plan as DecoderPlan
 from arinv.models.registry import build, build_denoiser, build_discriminator, build_generator
@@ -62,10 +62,13 @@ def generator_layers(plan: Plan) -> Layers:
     """Returns the layers of the generator of a plan, a torch.nn.Sequential called "gen".
 
     Raises:
-      UserError: a generator that begins with a dense layer, which the released code does not have.
+      UserError: a generator that the released code does not have: one that begins with a dense layer, or a plan of
+        another paper.
     """
+    if plan.streams or not plan.batch_norm:
+        raise UserError("generators without batch normalisation have no counterpart in the released PyTorch code")
     layers, i = [], 0
-    for step, (kind, _, _) in enumerate(plan):
+    for step, (kind, *_) in enumerate(plan.steps):
         if kind == "dense":
             raise UserError("generators of the features behind a dense layer have no counterpart in PyTorch")
         if kind == "nearest":

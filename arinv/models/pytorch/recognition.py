@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from arinv.errors import UserError
 from arinv.models.encoders.base import Encoder, TorchLayer
-from arinv.models.generators.mirror import PAPER_PLANS
+from arinv.models.generators.plans import PAPER_PLANS
 from arinv.models.pytorch import weights
 from arinv.models.pytorch.files import TorchFile
 from arinv.models.pytorch.names import Entry, denoiser_entries, encoder_entries, generator_entries

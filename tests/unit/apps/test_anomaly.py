@@ -11,7 +11,8 @@ from sklearn.neighbors import NearestNeighbors
 from arinv.apps import anomaly
 from arinv.errors import UserError
 from arinv.models.generators.discriminator import fold_spectral_norm
-from arinv.models.generators.mirror import Generator, Step
+from arinv.models.generators.mirror import Generator
+from arinv.models.generators.plans import Plan, Step, up
 
 SIDE, LATENT = 4, 5
 PIXELS = SIDE * SIDE * 3
@@ -270,7 +271,7 @@ def test_heat_maps_peak_where_images_differ():
 
 
 def test_fold_spectral_norm_keeps_the_output(key):
-    generator = Generator((Step("conv", 4), Step("up", 3, 2)))
+    generator = Generator(Plan((Step("conv", 4), *up(3, 2))))
     code, rng = np.random.default_rng(0).standard_normal((2, 2, 2, 4), dtype=np.float32), np.random.default_rng(1)
     shapes = jax.eval_shape(generator.init, key, code)
     variables = jax.tree.map(lambda x: 0.1 + rng.random(x.shape, dtype=np.float32), shapes)

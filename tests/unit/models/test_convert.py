@@ -10,7 +10,7 @@ import pytest
 from arinv import models
 from arinv.errors import UserError
 from arinv.models.encoders.base import NORMALIZATIONS
-from arinv.models.generators.mirror import PAPER_PLANS
+from arinv.models.generators.plans import PAPER_PLANS
 from arinv.models.pytorch.convert import describe_torch, load_torch, load_torch_discriminator, load_torch_generator
 
 torch = pytest.importorskip("torch", reason="needs PyTorch, to make checkpoints and to compare with")
@@ -255,7 +255,7 @@ def save_autoencoder(path, generator):
 
 @pytest.mark.parametrize(("layer", "variant"), [("conv5", "default"), ("conv5", "interpolation"), ("conv1", "default")])
 def test_generator_round_trip_keeps_images(layer, variant, tmp_path):
-    plan, options = PAPER_PLANS["alexnet", layer, variant], {"image_size": 64, "variant": variant}
+    plan, options = PAPER_PLANS["alexnet", layer, variant].steps, {"image_size": 64, "variant": variant}
     channels, side = {"conv5": (256, 1), "conv1": (64, 7)}[layer]
     generator = originals.randomize(originals.Generator(plan, channels))
     features = np.random.default_rng(0).random((2, side, side, channels), np.float32)

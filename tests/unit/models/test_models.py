@@ -9,6 +9,8 @@ from small_encoders import SMALL
 from arinv import models
 from arinv.errors import UserError
 from arinv.models.encoders.base import normalize
+from arinv.models.generators.mirror import Generator
+from arinv.models.generators.plans import PAPER_PLANS, Plan, Step, shorten
 from arinv.models.layers import Conv, ConvTranspose
 
 KEY = jax.random.key(0)
@@ -81,6 +83,73 @@ def test_generator_parameter_counts(encoder, layer, variant, expected):
     size = models.build(encoder).image_size
     generator = models.build_generator(encoder, layer, variant=variant)
     assert count(abstract(generator, features_of(models.build(encoder), size)[layer])) == expected
+
+
+@pytest.mark.parametrize(
+    ("encoder", "layer", "variant", "feature", "expected", "side"),
+    [
+        ("hog", "hog", "default", (32, 32, 31), 20_504_035, 256),
+        ("sift", "sift", "default", (64, 64, 133), 93_430_243, 256),
+        ("lbp", "lbp", "default", (16, 16, 58), 20_796_003, 256),
+        ("caffenet", "conv1", "dosovitskiy_brox", (27, 27, 96), 1_864_899, 216),
+        ("caffenet", "conv2", "dosovitskiy_brox", (13, 13, 256), 2_848_067, 208),
+        ("caffenet", "conv3", "dosovitskiy_brox", (13, 13, 384), 3_142_979, 208),
+        ("caffenet", "conv4", "dosovitskiy_brox", (13, 13, 384), 3_142_979, 208),
+        ("caffenet", "conv5", "dosovitskiy_brox", (6, 6, 256), 4_486_723, 192),
+        ("caffenet", "fc6", "dosovitskiy_brox", (4096,), 53_060_419, 128),
+        ("caffenet", "fc7", "dosovitskiy_brox", (4096,), 53_060_419, 128),
+        ("caffenet", "fc8", "dosovitskiy_brox", (1000,), 40_379_203, 128),
+        ("caffenet", "conv5", "deepsim", (6, 6, 256), 12_700_672, 227),
+        ("caffenet", "fc6", "deepsim", (4096,), 56_096_256, 227),
+        ("caffenet", "fc8", "deepsim", (1000,), 43_415_040, 227),
+    ],
+)
+def test_earlier_generators_have_the_published_parameters_and_sides(encoder, layer, variant, feature, expected, side):
+    plan = PAPER_PLANS[encoder, layer, variant]
+    generator = Generator(plan, is_vector=len(feature) == 1, image_size=227 if plan.fit else 0)
+    features = jax.ShapeDtypeStruct((2, *feature), jnp.float32)
+    assert count(abstract(generator, features)) == expected
+    images = {
+        train: jax.eval_shape(lambda x, t=train: generator.init_with_output(KEY, x, train=t)[0], features)
+        for train in (True, False)
+    }
+    assert images[True].shape == (2, side, side, 3)
+    assert images[False].shape == (2, 227 if plan.fit else side, 227 if plan.fit else side, 3)
+
+
+def test_dense_plans_lose_their_first_steps_for_smaller_images():
+    for variant, sides in (("dosovitskiy_brox", {227: 128, 64: 64, 100: 128}), ("deepsim", {227: 256, 64: 64})):
+        plan = PAPER_PLANS["caffenet", "fc6", variant]
+        assert {size: 4 * shorten(plan, size).growth() for size in sides} == sides
+    spatial = PAPER_PLANS["caffenet", "conv5", "dosovitskiy_brox"]
+    assert shorten(spatial, 64) is spatial
+
+
+def test_up_convolution_of_odd_kernels_inserts_zeros_right_and_below(key):
+    x = jax.random.normal(key, (1, 3, 3, 2))
+    layer = ConvTranspose(4, 2, size=5, spectral_norm=False)
+    variables = layer.init(key, x, train=False)
+    zeros = jnp.zeros((1, 6, 6, 2)).at[:, ::2, ::2].set(x)
+    expected = jax.lax.conv_general_dilated(
+        zeros, variables["params"]["kernel"], (1, 1), ((2, 2), (2, 2)), dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+    np.testing.assert_allclose(layer.apply(variables, x, train=False), expected, atol=1e-5)
+
+
+def test_linear_output_begins_near_the_middle_and_is_clipped_in_evaluation_only(key):
+    plan = Plan((Step("conv", 64, bias=True),), batch_norm=False, spectral_norm=False, slope=0.2, output="linear")
+    generator, x = Generator(plan), jax.random.normal(key, (2, 4, 4, 32))
+    variables = generator.init(key, x)
+    images = generator.apply(variables, x)
+    assert set(variables) == {"params"} and abs(float(images.mean()) - 0.5) < 0.05 and 0 < float(images.std()) < 0.3
+    wild = generator.apply(variables, 100 * x, train=True)
+    np.testing.assert_allclose(generator.apply(variables, 100 * x), jnp.clip(wild, 0, 1))
+    assert float(wild.max()) > 1
+
+
+def test_deepsim_discriminator_has_the_published_parameters():
+    discriminator = models.build_discriminator(image_size=227, conditional=False, spectral_norm=False)
+    assert count(abstract(discriminator, images_of(227))) == 1_147_714
 
 
 def test_discriminator_parameter_count():

@@ -1,0 +1,58 @@
+"""Reconstructions from every layer of CaffeNet with the generators of Dosovitskiy & Brox 2016.
+
+    python -m arinv --config=configs/paper/dosovitskiy_brox_layers.py:data_dir=/data/tfds --workdir=runs/layers
+    python -m arinv --config=configs/paper/dosovitskiy_brox_layers.py:scale=paper --workdir=runs/layers_paper
+
+Inverting Visual Representations with Convolutional Networks: a generator for each layer, whose images are smaller than
+the encoder's; they are trained against reduced images, and enlarged before they are measured. The paper has these as
+curves only (Figure 7), without numbers. scale=paper: ImageNet at 227 px, 15 epochs, an accelerator; scale=small:
+CIFAR-10 at 64 px, a CaffeNet with 512 units in fc6 and fc7, 2 epochs on two cores. Time and result: not recorded yet.
+
+Arguments: scale, dataset, data_dir, metrics, lpips, dtype and smoke of configs/paper/README.md, and
+  layers            joined by "+": conv1 to conv5, fc6, fc7, fc8
+  standard_encoder  trained CaffeNet, which is used instead of a new one
+  image_size        side in pixels; 0: the scale's
+
+Stages: standard_encoder; for each layer LAYER_inverter and LAYER_evaluation; report.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import tasks
+from configs.paper import setting
+
+_PAPER = {"dataset": "imagenet2012", "image_size": 227}
+_SMALL = {"dataset": "cifar10", "image_size": 64}
+_SMOKE = {"layers": "conv5+fc8", "image_size": 64, "options": "dense_width:16"}
+_TEXT = "Images were reconstructed from each layer of one encoder, by one generator for each."
+_LAYERS = ("conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7", "fc8")
+
+
+def get_config(arg=None):
+    """Returns the stages: the encoder, an inverter and its evaluation for each layer, the report."""
+    own = {"layers": "+".join(_LAYERS), "standard_encoder": "", "image_size": 0, "loss": "euclidean"}
+    args = setting.parse(
+        arg, paper={**_PAPER, "encoder": "caffenet"}, small={**_SMALL, "encoder": "caffenet"}, smoke=_SMOKE, **own
+    )
+    args.metrics = "+".join(dict.fromkeys([*args.metrics.split("+"), "normalized_error"]))
+    standard = ConfigDict({**args.to_dict(), "eps": 0.0})
+    stages, checkpoint = {}, args.standard_encoder or "stage:standard_encoder"
+    if not args.standard_encoder:
+        stages["standard_encoder"] = tasks.classifier(standard, title="standard encoder")
+    entries = {}
+    for layer in dict.fromkeys(filter(None, args.layers.split("+"))):
+        if layer not in _LAYERS:
+            raise ValueError(f"unknown layer {layer!r} in layers={args.layers}; known: {', '.join(_LAYERS)}")
+        standard.layer = layer
+        stage = tasks.inverter(standard, checkpoint, title=f"{layer} inverter")
+        stage.encoder.generator = "dosovitskiy_brox"
+        stages[f"{layer}_inverter"] = stage
+        stages[f"{layer}_evaluation"] = tasks.evaluate(
+            standard,
+            f"stage:{layer}_inverter",
+            title=f"{layer} evaluation",
+            attack_from=next(iter(entries.values()), ""),
+        )
+        entries[layer] = f"stage:{layer}_evaluation"
+    title = "Reconstructions from every layer (Dosovitskiy & Brox 2016)"
+    return setting.finish(args, stages, tasks.comparison(entries, title=title, text=_TEXT))

@@ -1,0 +1,44 @@
+"""Table 2 of Dosovitskiy & Brox 2016: the error of images reconstructed from HOG and LBP features.
+
+    python -m arinv --config=configs/paper/dosovitskiy_brox_table2.py --workdir=runs/dosovitskiy_brox_table2
+    python -m arinv --config=configs/paper/dosovitskiy_brox_table2.py:scale=paper --workdir=runs/paper2
+
+Inverting Visual Representations with Convolutional Networks: one generator for each feature, trained with squared
+differences of pixels. The error is the mean distance divided by the mean distance between two test images. scale=paper:
+ImageNet at 256 px, 15 epochs, an accelerator; scale=small: the photographs of the package at 64 px, 2 epochs on two
+cores. Time and result: not recorded yet.
+
+Arguments: scale, dataset, data_dir, metrics, lpips, dtype and smoke of configs/paper/README.md, and
+  features    joined by "+": hog, lbp
+  image_size  side in pixels, a multiple of 64; 0: the scale's
+
+Stages: for each feature FEATURE_inverter and FEATURE_evaluation; report.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import tasks
+from configs.paper import setting
+
+_PAPER = {"encoder": "hog", "dataset": "imagenet2012", "image_size": 256}
+_SMALL = {"encoder": "hog", "dataset": "photos", "image_size": 64}
+_SMOKE = {"features": "hog", "image_size": 64}
+_TEXT = "Images were reconstructed from features that have no weights, by one generator for each."
+_KNOWN = ("hog", "lbp")
+
+
+def get_config(arg=None):
+    """Returns the stages: an inverter and its evaluation for each feature, the report."""
+    own = {"features": "hog+lbp", "image_size": 0, "loss": "euclidean"}
+    args = setting.parse(arg, paper=_PAPER, small=_SMALL, smoke=_SMOKE, **own)
+    args.metrics = "+".join(dict.fromkeys([*args.metrics.split("+"), "normalized_error"]))
+    stages, entries = {}, {}
+    for name in dict.fromkeys(filter(None, args.features.split("+"))):
+        if name not in _KNOWN:
+            raise ValueError(f"unknown feature {name!r} in features={args.features}; known: {', '.join(_KNOWN)}")
+        feature = ConfigDict({**args.to_dict(), "encoder": name, "eps": 0.0})
+        stages[f"{name}_inverter"] = tasks.inverter(feature, "", title=f"{name} inverter")
+        stages[f"{name}_evaluation"] = tasks.evaluate(feature, f"stage:{name}_inverter", title=f"{name} evaluation")
+        entries[name] = f"stage:{name}_evaluation"
+    args.encoder = args.features
+    return setting.finish(args, stages, setting.report("Dosovitskiy & Brox 2", entries, text=_TEXT))
