@@ -10,6 +10,7 @@ Arguments: those of configs/classifier.py, for the encoder, and
   encoder_checkpoint  workdir of a trained classifier, which is inverted instead of a new one
   other_size          true: that classifier may have been trained on images of another size, as VGG-16's of 64 px that
                       the paper inverts at 224 px
+  train_encoder       true: a copy of the encoder is trained with the generator, an autoencoder
   metrics             of configs/evaluate.py
 
 Stages: encoder (not of hog and lbp, which have no weights; their loss compares pixels alone, such as
@@ -25,6 +26,7 @@ _INVERTER = {
     "loss": "feature",
     "encoder_checkpoint": "",
     "other_size": False,
+    "train_encoder": False,
     "metrics": "psnr+ssim+normalized_error",
 }
 
@@ -36,6 +38,6 @@ def get_config(arg=None):
     if encoders.has_weights(args.encoder) and not checkpoint:
         stages, checkpoint = {"encoder": tasks.classifier(args, title="encoder")}, "stage:encoder"
     stages["inverter"] = tasks.inverter(args, checkpoint)
-    stages["inverter"].encoder.other_size = args.other_size
+    stages["inverter"].encoder.update({"other_size": args.other_size, "train": args.train_encoder})
     stages["evaluation"] = tasks.evaluate(args, "stage:inverter")
     return tasks.experiment(stages)

@@ -260,6 +260,7 @@ def inverter(args: ConfigDict, checkpoint: str, *, title: str = "inverter", loss
         "checkpoint": checkpoint,
         "generator": "default",
         "other_size": False,  # whether the encoder may have been trained on images of another size
+        "train": False,  # whether a copy of the encoder is trained with the generator, as an autoencoder
     }
     config.data = data(args)
     config.loss = loss(loss_name or args.loss)

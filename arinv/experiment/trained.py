@@ -353,6 +353,10 @@ def load(
     else:
         module = build_denoiser(description, encoder, dtype=dtype)
         abstract = _abstract(module.decoder, *decoder_inputs(module.encoder, description["image_size"]))
+    if description.get("trained_encoder"):
+        pair = checkpoint.load_variables(workdir, {GENERATOR: _shapes(joined(encoder.variables, abstract))})[GENERATOR]
+        encoder = dataclasses.replace(encoder, variables=part_of(pair, "encoder"))
+        return Trained(description["kind"], module, part_of(pair, GENERATOR), description, encoder)
     variables = checkpoint.load_variables(workdir, {GENERATOR: abstract})[GENERATOR]
     return Trained(description["kind"], module, variables, description, encoder)
 
@@ -386,6 +390,20 @@ def abstract_encoder(description: Mapping[str, Any], *, dtype: jax.typing.DTypeL
     return Trained(CLASSIFIER, module, _abstract(module, image_struct(description["image_size"])), description)
 
 
+def joined(encoder: Variables, generator: Variables) -> Variables:
+    """Returns the variables of a `models.LayerAutoencoder` of those of its two networks."""
+    collections = {*encoder, *generator}
+    pair = {"encoder": encoder, GENERATOR: generator}
+    return {
+        name: {part: variables[name] for part, variables in pair.items() if name in variables} for name in collections
+    }
+
+
+def part_of(variables: Variables, part: str) -> Variables:
+    """Returns the variables of "encoder" or "generator" of those of a `models.LayerAutoencoder`."""
+    return {name: value[part] for name, value in variables.items() if part in value}
+
+
 def abstract_gan(
     description: Mapping[str, Any], *, dtype: jax.typing.DTypeLike = jnp.float32
 ) -> tuple[models.Gan, Mapping[str, Variables]]:
@@ -408,6 +426,10 @@ def feature_structs(encoder: Any, image_size: int) -> Mapping[str, jax.ShapeDtyp
     """Returns the shapes of an encoder's named features for one image."""
     images = image_struct(image_size)
     return jax.eval_shape(lambda x: encoder.init_with_output(jax.random.key(0), x)[0][1], images)
+
+
+def _shapes(variables: Variables) -> Variables:
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), variables)
 
 
 def _abstract(module: Any, *inputs: jax.ShapeDtypeStruct) -> Variables:

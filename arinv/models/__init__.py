@@ -1,6 +1,6 @@
 """Encoders, their inverting generators, denoisers, discriminators and GANs, as flax linen modules."""
 
-from arinv.models.autoencoders import AUTOENCODERS, Autoencoder, build_autoencoder
+from arinv.models.autoencoders import AUTOENCODERS, Autoencoder, LayerAutoencoder, build_autoencoder
 from arinv.models.encoders.base import Encoder, FeatureSpec, Stage, TorchLayer
 from arinv.models.gans import GANS, Gan, build_gan
 from arinv.models.pytorch import convert
@@ -24,6 +24,7 @@ __all__ = [
     "Encoder",
     "FeatureSpec",
     "Gan",
+    "LayerAutoencoder",
     "Stage",
     "TorchLayer",
     "build",

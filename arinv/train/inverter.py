@@ -86,6 +86,10 @@ def build(run: Run, encoder: Trained, info: data.SourceInfo, steps_per_epoch: in
     generator = _build_generator(run, encoder)
     features = trained.feature_structs(encoder.module, image_size)[layer]
     networks = {GENERATOR: (generator, (features,))}
+    trains_encoder = config.encoder.get("train", False)
+    if trains_encoder:
+        pair = models.LayerAutoencoder(encoder.module, generator, layer)
+        networks = {GENERATOR: (pair, (trained.image_struct(image_size),))}
     side = trained.training_side(generator, features)
     if side != image_size and (config.loss.feature > 0 or config.loss.adversarial > 0):
         raise UserError(
@@ -108,18 +112,31 @@ def build(run: Run, encoder: Trained, info: data.SourceInfo, steps_per_epoch: in
         pixel_order=config.loss.pixel_order,
         augmentation=config.augmentation.to_dict(),
         side=side,
+        trains_encoder=trains_encoder,
     )
     eval_step = make_eval_step(encoder.module, generator, layer=layer)
+
+    def evaluate(variables, batch, key, frozen):
+        if not trains_encoder:
+            return eval_step(variables[GENERATOR], batch, frozen)
+        own, generator_variables = (trained.part_of(variables[GENERATOR], part) for part in ("encoder", GENERATOR))
+        return eval_step(generator_variables, batch, own)
+
+    def start(state: TrainState) -> TrainState:
+        own = trained.part_of(state.variables[GENERATOR], GENERATOR)
+        return state.replace(variables={**state.variables, GENERATOR: trained.joined(encoder.variables, own)})
+
     checkpoint = config.encoder.checkpoint
     source = workdirs.relative(run.resolve(checkpoint), run.workdir) if checkpoint else ""
     return training.TrainSetup(
         networks=networks,
         optimizers=optimizers,
         train_step=step,
-        eval_step=lambda variables, batch, key, frozen: eval_step(variables[GENERATOR], batch, frozen),
+        eval_step=evaluate,
         figure=lambda images: image_grid([to_float(images["image"]), images["reconstruction"]]),
         description={**_describe(config, encoder), "encoder_workdir": source},
         frozen=(encoder.variables,),
+        start=start if trains_encoder else None,
         normalization=encoder.module.normalization,
     )
 
@@ -148,6 +165,8 @@ def check_checkpoint(config: ConfigDict) -> None:
     has_weights = models.build(config.encoder.name).has_weights
     if has_weights and not config.encoder.checkpoint:
         raise UserError("encoder.checkpoint is empty; name the workdir of a classifier's training")
+    if not has_weights and config.encoder.get("train", False):
+        raise UserError(f"encoder.train must be False: encoder {config.encoder.name!r} has no weights to train")
     if not has_weights and config.encoder.checkpoint:
         raise UserError(
             f"encoder.checkpoint={config.encoder.checkpoint!r} must be empty: encoder {config.encoder.name!r} has no "
@@ -203,6 +222,7 @@ def _describe(config: ConfigDict, encoder: Trained) -> dict[str, Any]:
         "image_size": config.data.image_size,
         "resize": config.data.resize,
         "loss": config.loss.to_dict(),
+        **({"trained_encoder": True} if config.encoder.get("train", False) else {}),
     }
 
 
@@ -218,6 +238,7 @@ def make_train_step(
     pixel_order: int = 1,
     augmentation: Mapping,
     side: int = 0,
+    trains_encoder: bool = False,
 ) -> Callable[[TrainState, Batch, Array, Variables], tuple[TrainState, Metrics]]:
     """Returns the pure step (state, batch, key, encoder_variables) -> (state, metrics).
 
@@ -233,6 +254,8 @@ def make_train_step(
       pixel_order: 1 for l1, 2 for squared l2.
       augmentation: options of ops.augment.augment.
       side: of the generator's images in training, in pixels, which the images are reduced to; 0 for their own.
+      trains_encoder: whether "generator" in the state is a `models.LayerAutoencoder`, which has an encoder of its own;
+        the frozen one then only compares images.
 
     Returns:
       A function whose metrics are the weighted terms, per image. Where the batch has "features", they are inverted
@@ -240,8 +263,9 @@ def make_train_step(
 
     Source: Rojas-Gomez et al. 2022, eqs. 4 to 8; Dosovitskiy & Brox 2016a, eq. 1.
     """
+    network = models.LayerAutoencoder(encoder, generator, layer) if trains_encoder else generator
     update = make_update(
-        generator, discriminator, optimizers, feature_layer=feature_layer, weights=weights, pixel_order=pixel_order
+        network, discriminator, optimizers, feature_layer=feature_layer, weights=weights, pixel_order=pixel_order
     )
 
     def train_step(state: TrainState, batch: Batch, key: Array, encoder_variables: Variables):
@@ -253,9 +277,10 @@ def make_train_step(
             images = augment(augment_key, batch["image"], **augmentation)
             features_fn = make_features_fn(encoder, encoder_variables)
             targets = jax.lax.stop_gradient(features_fn(images))
+        inputs = (images,) if trains_encoder else (targets[layer],)
         images = resize_images(images, side) if side else images
         goal = Goal(images, targets, features_fn, targets[layer], batch["mask"])
-        return update(keys, state, (targets[layer],), goal)
+        return update(keys, state, inputs, goal)
 
     return train_step
 

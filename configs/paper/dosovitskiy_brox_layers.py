@@ -10,10 +10,12 @@ CIFAR-10 at 64 px, a CaffeNet with 512 units in fc6 and fc7, 2 epochs on two cor
 
 Arguments: scale, dataset, data_dir, metrics, lpips, dtype and smoke of configs/paper/README.md, and
   layers            joined by "+": conv1 to conv5, fc6, fc7, fc8
+  autoencoders      false: fixed encoders alone; true: beside them those that are trained with their generators
   standard_encoder  trained CaffeNet, which is used instead of a new one
   image_size        side in pixels; 0: the scale's
 
-Stages: standard_encoder; for each layer LAYER_inverter and LAYER_evaluation; report.
+Stages: standard_encoder; for each layer LAYER_inverter, LAYER_evaluation, LAYER_autoencoder and
+LAYER_autoencoder_evaluation; report.
 """
 
 from ml_collections import ConfigDict
@@ -24,13 +26,22 @@ from configs.paper import setting
 _PAPER = {"dataset": "imagenet2012", "image_size": 227}
 _SMALL = {"dataset": "cifar10", "image_size": 64}
 _SMOKE = {"layers": "conv5+fc8", "image_size": 64, "options": "dense_width:16"}
-_TEXT = "Images were reconstructed from each layer of one encoder, by one generator for each."
+_TEXT = (
+    "Images were reconstructed from each layer of one encoder, by one generator for each; of an autoencoder, a copy of the "
+    "encoder was trained with its generator."
+)
 _LAYERS = ("conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7", "fc8")
 
 
 def get_config(arg=None):
     """Returns the stages: the encoder, an inverter and its evaluation for each layer, the report."""
-    own = {"layers": "+".join(_LAYERS), "standard_encoder": "", "image_size": 0, "loss": "euclidean"}
+    own = {
+        "layers": "+".join(_LAYERS),
+        "autoencoders": True,
+        "standard_encoder": "",
+        "image_size": 0,
+        "loss": "euclidean",
+    }
     args = setting.parse(
         arg, paper={**_PAPER, "encoder": "caffenet"}, small={**_SMALL, "encoder": "caffenet"}, smoke=_SMOKE, **own
     )
@@ -54,5 +65,12 @@ def get_config(arg=None):
             attack_from=next(iter(entries.values()), ""),
         )
         entries[layer] = f"stage:{layer}_evaluation"
+        if args.autoencoders:
+            name = f"{layer}_autoencoder"
+            stages[name] = stage.copy_and_resolve_references()
+            stages[name].update({"title": f"{layer} autoencoder", "encoder": {"train": True}})
+            title = f"{layer} autoencoder evaluation"
+            stages[f"{name}_evaluation"] = tasks.evaluate(standard, f"stage:{name}", title=title)
+            entries[f"{layer} autoencoder"] = f"stage:{name}_evaluation"
     title = "Reconstructions from every layer (Dosovitskiy & Brox 2016)"
     return setting.finish(args, stages, tasks.comparison(entries, title=title, text=_TEXT))

@@ -34,6 +34,26 @@ class Autoencoder(nn.Module):
         return self.decoder(codes)
 
 
+class LayerAutoencoder(nn.Module):
+    """An encoder up to a layer and the generator from there, whose variables are under their names.
+
+    The encoder runs in evaluation mode always: without dropout, and with the statistics it has.
+
+    Attributes:
+      encoder: images [B, H, W, C] in [0, 1] -> (logits, named features).
+      generator: features of the layer -> images.
+      layer: name of the feature.
+    """
+
+    encoder: nn.Module
+    generator: nn.Module
+    layer: str
+
+    def __call__(self, images: Array, *, train: bool = False) -> Array:
+        """Returns the reconstructions of images."""
+        return self.generator(self.encoder(images, train=False)[1][self.layer], train=train)
+
+
 # name -> (encoder, decoder, length of the codes in the paper)
 AUTOENCODERS = {"conv": (ConvEncoder, ConvDecoder, 256)}
 
