@@ -80,8 +80,9 @@ def _import(name: str):
     try:
         return importlib.import_module(name)
     except ImportError as error:
+        package = name.partition(".")[0]
         raise UserError(
-            f"SIFT features by {name.partition('.')[0]} need that package: pip install 'arinv[sift]', or choose encoder=sift_skimage"
+            f"SIFT features by {package} need that package: pip install 'arinv[sift]', or choose encoder=sift_skimage"
         ) from error
 
 
