@@ -57,12 +57,21 @@ _IMAGENET_RESNETS = (
     "wide_resnet50_2",
 )
 _DEEP_WIDE_RESNET = {**_WIDE_RESNET, "smoke_options": {"width": 1, "depth": 10}}
+
+
+def _shallow(layer: str) -> dict:
+    return {**_OTHER_ENCODER, "layer": layer, "image_size": 256, "style_layers": (layer,)}
+
+
+WITHOUT_WEIGHTS = ("hog", "lbp", "sift", "sift_skimage")
 FACTS = {
     "alexnet": _OTHER_ENCODER,
     "alexnet_small": {**_OTHER_ENCODER, "image_size": 32},
     "caffenet": _OTHER_ENCODER,
-    "hog": {**_OTHER_ENCODER, "layer": "hog", "image_size": 256, "style_layers": ("hog",)},
-    "lbp": {**_OTHER_ENCODER, "layer": "lbp", "image_size": 256, "style_layers": ("lbp",)},
+    "hog": _shallow("hog"),
+    "lbp": _shallow("lbp"),
+    "sift": _shallow("sift"),
+    "sift_skimage": _shallow("sift"),
     **dict.fromkeys(("preact_resnet18", "preact_resnet18_silu", "resnet50"), _SMALL_RESNET),
     "resnet18": _RESNET,
     **dict.fromkeys(_IMAGENET_RESNETS, _IMAGENET_RESNET),
@@ -90,8 +99,8 @@ def style_layers(encoder: str) -> tuple[str, ...]:
 
 
 def has_weights(encoder: str) -> bool:
-    """Returns whether the encoder is trained; HOG and LBP are not."""
-    return encoder not in ("hog", "lbp")
+    """Returns whether the encoder is trained."""
+    return encoder not in WITHOUT_WEIGHTS
 
 
 def smoke_options(encoder: str) -> dict:

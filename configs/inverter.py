@@ -13,7 +13,7 @@ Arguments: those of configs/classifier.py, for the encoder, and
   train_encoder       true: a copy of the encoder is trained with the generator, an autoencoder
   metrics             of configs/evaluate.py
 
-Stages: encoder (not of hog and lbp, which have no weights; their loss compares pixels alone, such as
+Stages: encoder (not of hog, lbp and sift, which have no weights; their loss compares pixels alone, such as
 loss=euclidean), inverter, evaluation. Fields that are often set: stages.inverter.num_epochs (the paper's 90),
 stages.inverter.batch_size (128), stages.inverter.optimizer.generator.schedule.learning_rate (3e-4; the discriminator's
 is four times that), stages.evaluation.attack.eps.

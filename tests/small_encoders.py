@@ -16,6 +16,8 @@ SMALL = {
     "resnet50": _RESNET,
     "resnet50_imagenet": _RESNET,
     "resnet101_imagenet": _RESNET,
+    "sift": {},
+    "sift_skimage": {},
     "vgg16": {"width": 8, "dense_width": 16},
     "vgg16_bn": {"width": 8},
     "vgg19": {"width": 8, "dense_width": 16},

@@ -373,11 +373,12 @@ def without_weights(
       dtype: of the computation.
 
     Raises:
-      UserError: an encoder with weights.
+      UserError: an encoder with weights, or one whose package is not installed.
     """
     module = models.build(name, dtype=dtype)
     if module.has_weights:
         raise UserError(f"encoder {name!r} has weights; name the workdir of its training")
+    module.check_installed()
     description = {"kind": CLASSIFIER, "encoder": name, "image_size": image_size, "resize": resize}
     return Trained(CLASSIFIER, module, {}, {**description, "num_classes": 0, "class_names": [], "options": {}})
 

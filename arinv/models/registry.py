@@ -14,7 +14,7 @@ from arinv.models.encoders.alexnet import AlexNet, AlexNetSmall, CaffeNet
 from arinv.models.encoders.base import Encoder, FeatureSpec, mean_std
 from arinv.models.encoders.preactivation import PreActResNet, WideResNet
 from arinv.models.encoders.resnet import ResNet
-from arinv.models.encoders.shallow import Hog, Lbp
+from arinv.models.encoders.shallow import Hog, Lbp, Sift
 from arinv.models.encoders.vgg import VGG
 from arinv.models.generators.discriminator import Discriminator, stem_stride
 from arinv.models.generators.mirror import Generator, mirror_plan
@@ -56,6 +56,8 @@ ENCODERS: dict[str, Architecture] = {
     "resnet50": Architecture(ResNet, _BOTTLENECKS),
     "resnet50_imagenet": Architecture(ResNet, {**_LARGE, **_BOTTLENECKS}),
     "resnet101_imagenet": Architecture(ResNet, {**_LARGE, **_BOTTLENECKS, "depths": (3, 4, 23, 3)}),
+    "sift": Architecture(Sift, {}),
+    "sift_skimage": Architecture(Sift, {"library": "skimage"}),
     "vgg16": Architecture(VGG, {}),
     "vgg16_bn": Architecture(VGG, _ADV_BNN),
     "vgg19": Architecture(VGG, {"depths": (2, 2, 4, 4, 4)}),

@@ -162,7 +162,9 @@ def check_checkpoint(config: ConfigDict) -> None:
     Raises:
       UserError: it does not.
     """
-    has_weights = models.build(config.encoder.name).has_weights
+    module = models.build(config.encoder.name)
+    module.check_installed()
+    has_weights = module.has_weights
     if has_weights and not config.encoder.checkpoint:
         raise UserError("encoder.checkpoint is empty; name the workdir of a classifier's training")
     if not has_weights and config.encoder.get("train", False):

@@ -1,4 +1,4 @@
-"""Table 2 of Dosovitskiy & Brox 2016: the error of images reconstructed from HOG and LBP features.
+"""Table 2 of Dosovitskiy & Brox 2016: the error of images reconstructed from HOG, SIFT and LBP features.
 
     python -m arinv --config=configs/paper/dosovitskiy_brox_table2.py --workdir=runs/dosovitskiy_brox_table2
     python -m arinv --config=configs/paper/dosovitskiy_brox_table2.py:scale=paper --workdir=runs/paper2
@@ -9,7 +9,7 @@ ImageNet at 256 px, 15 epochs, an accelerator; scale=small: the photographs of t
 cores. Time and result: not recorded yet.
 
 Arguments: scale, dataset, data_dir, metrics, lpips, dtype and smoke of configs/paper/README.md, and
-  features    joined by "+": hog, lbp
+  features    joined by "+": hog, lbp, sift (needs the extra `sift`; from 128 px) and sift_skimage (another library)
   image_size  side in pixels, a multiple of 64; 0: the scale's
 
 Stages: for each feature FEATURE_inverter and FEATURE_evaluation; report.
@@ -24,7 +24,7 @@ _PAPER = {"encoder": "hog", "dataset": "imagenet2012", "image_size": 256}
 _SMALL = {"encoder": "hog", "dataset": "photos", "image_size": 64}
 _SMOKE = {"features": "hog", "image_size": 64}
 _TEXT = "Images were reconstructed from features that have no weights, by one generator for each."
-_KNOWN = ("hog", "lbp")
+_KNOWN = ("hog", "sift", "sift_skimage", "lbp")
 
 
 def get_config(arg=None):

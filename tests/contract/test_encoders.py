@@ -265,5 +265,6 @@ def test_configs_state_the_same_facts_as_the_classes():
         assert config_facts.layer(name) == module.default_layer, name
         assert config_facts.image_size(name) == module.image_size, name
         assert config_facts.style_layers(name) == module.style_layers, name
+        assert config_facts.has_weights(name) == module.has_weights, name
         smaller = models.build(name, **config_facts.smoke_options(name))
         assert all(getattr(smaller, option) <= getattr(module, option) for option in config_facts.smoke_options(name))

@@ -134,6 +134,13 @@ class Encoder(nn.Module):
                 "on another size: resize the images to that, or apply the convolutions alone (num_classes=0)"
             ) from error
 
+    def check_installed(self) -> None:
+        """Checks that the packages are installed that it needs beside arinv's.
+
+        Raises:
+          UserError: one is missing.
+        """
+
     def feature_specs(self) -> dict[str, FeatureSpec]:
         """Returns the place of every named feature."""
         raise NotImplementedError

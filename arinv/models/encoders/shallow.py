@@ -1,14 +1,14 @@
-"""Encoders without weights: HOG and LBP features of grey images.
+"""Encoders without weights: HOG, LBP and sparse SIFT features of grey images.
 
-Images NHWC in [0, 1] -> (empty logits, {"hog": ...} or {"lbp": ...}). They have no classes, so num_classes is 0, and
-nothing to train.
+Images NHWC in [0, 1] -> (empty logits, {"hog": ...}, {"lbp": ...} or {"sift": ...}). They have no classes, so
+num_classes is 0, and nothing to train.
 
 Source: Dosovitskiy & Brox 2016a, section 4.
 """
 
 from arinv.errors import UserError
 from arinv.models.encoders.base import Encoder, FeatureSpec, Normalization, Stage
-from arinv.ops import hog, lbp
+from arinv.ops import hog, lbp, sift
 from arinv.types import Array
 
 
@@ -75,3 +75,32 @@ class Lbp(ShallowEncoder):
         """Returns the place of the feature."""
         stages = (Stage(1, 32), Stage(2, 64), Stage(4, 128), Stage(8, 256), Stage(lbp.CELL, lbp.DIMENSIONS))
         return {"lbp": FeatureSpec(stages)}
+
+
+class Sift(ShallowEncoder):
+    """Sparse SIFT: 133 values for each cell of 4 x 4 px, of one keypoint or 0; from the host, without a gradient.
+
+    Attributes:
+      library: that finds the keypoints, "vlsift" or "skimage"; a generator for one cannot read the other.
+    """
+
+    library: str = "vlsift"
+
+    smallest_side = 16
+    default_layer = "sift"
+    style_layers = ("sift",)
+
+    def _features(self, images: Array) -> Array:
+        return sift.sift(images, library=self.library)
+
+    def check_installed(self) -> None:
+        """Checks that the library is installed.
+
+        Raises:
+          UserError: it is not.
+        """
+        sift.check_library(self.library)
+
+    def feature_specs(self) -> dict[str, FeatureSpec]:
+        """Returns the place of the feature."""
+        return {"sift": FeatureSpec((Stage(1, 64), Stage(2, 128), Stage(sift.CELL, sift.DIMENSIONS)))}

@@ -192,6 +192,7 @@ PAPER_PLANS: dict[tuple[str, str, str], Plan] = {
     ("hog", "hog", "default"): _HOG,
     ("lbp", "lbp", "default"): _LBP,
     ("sift", "sift", "default"): _SIFT,
+    ("sift_skimage", "sift", "default"): _SIFT,
     ("caffenet", "conv1", "dosovitskiy_brox"): _inverse_of_layer(3),
     ("caffenet", "conv2", "dosovitskiy_brox"): _inverse_of_layer(4),
     ("caffenet", "conv3", "dosovitskiy_brox"): _inverse_of_layer(4),

@@ -1,0 +1,62 @@
+"""Sparse SIFT features on their grid."""
+
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from arinv import models
+from arinv.errors import UserError
+from arinv.ops import sift
+
+IMAGES = np.zeros((2, 64, 48, 3), np.float32)
+IMAGES[0, 24:36, 16:28] = 1
+IMAGES[0] = (IMAGES[0] + np.roll(IMAGES[0], 1, 0) + np.roll(IMAGES[0], 1, 1)) / 3
+
+
+def test_grid_has_one_keypoint_a_cell_with_place_angle_and_scale():
+    grid = sift.sift_grid(IMAGES, library="skimage")
+    points = sift.keypoints(IMAGES[0], library="skimage")
+    assert grid.features.shape == (2, 16, 12, 133) and grid.library == "skimage"
+    assert grid.num_keypoints.tolist() == [len(points.rows), 0] and len(points.rows) > 0
+    assert not grid.features[1].any()
+    cells = {(int(row // 4), int(column // 4)) for row, column in zip(points.rows, points.columns, strict=True)}
+    assert {tuple(cell) for cell in np.argwhere(grid.features[0].any(-1)).tolist()} == cells
+    filled = grid.features[0][grid.features[0].any(-1)]
+    np.testing.assert_allclose(np.linalg.norm(filled[:, :128], axis=1), 1, atol=1e-5)
+    assert filled[:, 128:130].min() >= 0 and filled[:, 128:130].max() < 4
+    np.testing.assert_allclose(np.sum(filled[:, 130:132] ** 2, axis=1), 1, atol=1e-5)
+    assert set(np.round(np.exp(filled[:, 132]), 3)) <= set(np.round(points.scales, 3).astype(np.float32))
+
+
+def test_encoder_calls_the_host_inside_of_a_compiled_function():
+    encoder = models.build("sift_skimage")
+    features = jax.jit(lambda x: encoder.apply({}, x)[1]["sift"])(IMAGES)
+    np.testing.assert_array_equal(features, sift.sift_grid(IMAGES, library="skimage").features)
+
+
+def test_one_of_the_keypoints_of_a_cell_is_drawn():
+    numbers = np.array([1.0, 2.0])
+    points = sift.Keypoints(numbers, numbers, np.ones(2), np.zeros(2), np.eye(2, 128, dtype=np.float32))
+    drawn = {sift._choose(points, (1, 1), np.random.default_rng(i))[2][0, 128].item() for i in range(20)}
+    assert drawn == {1.0, 2.0}
+
+
+def test_vlsift_finds_keypoints_where_it_is_installed():
+    pytest.importorskip("vlsift")
+    points = sift.keypoints(IMAGES[0], library="vlsift")
+    assert len(points.rows) and points.rows.max() < 64 and points.columns.max() < 48
+    np.testing.assert_allclose(np.linalg.norm(points.descriptors, axis=1), 1, atol=1e-5)
+
+
+def test_mistakes_are_one_line(monkeypatch):
+    monkeypatch.setitem(sys.modules, "vlsift.sift.sift", None)  # as if it was not installed
+    for options, images, shown in (
+        ({"library": "vlsift"}, IMAGES, r"pip install 'arinv\[sift\]'"),
+        ({"library": "surf"}, IMAGES, "known: skimage, vlsift"),
+        ({"library": "skimage", "first_octave": 1}, IMAGES, "first_octave=1 must be 0 or -1"),
+        ({"library": "skimage"}, IMAGES[:, :8], "16 px or more"),
+    ):
+        with pytest.raises(UserError, match=shown):
+            sift.sift_grid(images, **options)
