@@ -27,8 +27,8 @@ _PAPER = {"dataset": "imagenet2012", "image_size": 227}
 _SMALL = {"dataset": "cifar10", "image_size": 64}
 _SMOKE = {"layers": "conv5+fc8", "image_size": 64, "options": "dense_width:16"}
 _TEXT = (
-    "Images were reconstructed from each layer of one encoder, by one generator for each; of an autoencoder, a copy of the "
-    "encoder was trained with its generator."
+    "Images were reconstructed from each layer of one encoder, by one generator for each; of an autoencoder, a copy of "
+    "the encoder was trained with its generator."
 )
 _LAYERS = ("conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7", "fc8")
 

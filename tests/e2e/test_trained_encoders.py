@@ -1,0 +1,57 @@
+"""Encoders that are trained with their generators: autoencoders of a layer."""
+
+import jax
+import numpy as np
+import pytest
+from configured import configure
+
+import arinv
+from arinv import main
+from arinv.errors import UserError
+from arinv.train import inverter as task
+from configs import inverter
+
+
+def config_of(untrained, **changes):
+    arguments = f"smoke=True,image_size=16,loss=pixel,encoder_checkpoint={untrained}/robust_encoder,train_encoder=True"
+    config = inverter.get_config(arguments).stages.inverter
+    config.update_from_flattened_dict(changes)
+    return config
+
+
+@pytest.fixture(scope="module")
+def trained(untrained, tmp_path_factory):
+    """A finished smoke run."""
+    workdir = tmp_path_factory.mktemp("trained")
+    main.run(config_of(untrained), workdir)
+    return workdir
+
+
+def test_encoder_moves_with_its_generator_and_is_loaded(untrained, trained):
+    before, after = arinv.load(untrained / "robust_encoder"), arinv.load(trained)
+    assert after.kind == "inverter" and after.parent.description == before.description
+    shapes = [jax.tree.map(np.shape, network.variables) for network in (before, after.parent)]
+    assert shapes[0] == shapes[1]
+    weights = (network.variables["params"] for network in (before, after.parent))
+    moved = jax.tree.map(lambda a, b: float(np.abs(a - b).max()), *weights)
+    assert max(jax.tree.leaves(moved["conv1"])) > 0
+    assert max(jax.tree.leaves(moved["fc8"])) == 0, "behind the inverted layer"
+    images = np.random.default_rng(0).random((2, 16, 16, 3), np.float32)
+    features = after.parent.module.apply(after.parent.variables, images)[1][after.layer]
+    expected = after.module.apply(after.variables, features, train=False)
+    np.testing.assert_allclose(after.reconstruct(images), expected, atol=1e-5)
+
+
+def test_trained_encoder_resumes_from_its_checkpoint(untrained, trained, tmp_path):
+    main.run(config_of(untrained, num_steps=1), tmp_path / "one")
+    one, two = arinv.load(tmp_path / "one"), arinv.load(trained)
+    assert one.fingerprint != two.fingerprint
+    again = config_of(untrained)
+    main.run(again, tmp_path / "two")
+    assert arinv.load(tmp_path / "two").fingerprint == two.fingerprint
+
+
+def test_encoders_without_weights_are_not_trained():
+    config = configure(inverter, "smoke=True,encoder=hog,loss=euclidean,train_encoder=True").stages.inverter
+    with pytest.raises(UserError, match="encoder.train must be False: encoder 'hog' has no weights"):
+        task.check(config)
