@@ -163,7 +163,10 @@ def _choose(points: Keypoints, size: tuple[int, int], rng: np.random.Generator) 
 
 
 def check_library(library: str) -> None:
-    """Checks that a library of SIFT features, a key of LIBRARIES, is installed.
+    """Checks that a library of SIFT features is installed.
+
+    Args:
+      library: a key of LIBRARIES.
 
     Raises:
       UserError: it is not.
