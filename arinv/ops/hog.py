@@ -22,14 +22,21 @@ _GREY = (0.299, 0.587, 0.114)  # Rec. 601
 
 
 def grey(images: Array) -> Array:
-    """Returns the luminance [B, H, W] by Rec. 601 of images [B, H, W, 3] or [B, H, W, 1]."""
+    """Returns the luminance of images by Rec. 601.
+
+    Args:
+      images: float [B, H, W, 3] or [B, H, W, 1] in [0, 1].
+
+    Returns:
+      [B, H, W], in [0, 1].
+    """
     if images.shape[-1] == 1:
         return images[..., 0]
     # Elementwise: a product with a matrix may have a lower precision on an accelerator.
     return sum(weight * images[..., i] for i, weight in enumerate(_GREY))
 
 
-def spread(num_pixels: int, num_cells: int, cell: int) -> np.ndarray:
+def _spread(num_pixels: int, num_cells: int, cell: int) -> np.ndarray:
     """Returns the bilinear weights [num_cells, num_pixels] of pixels in cells along one side.
 
     A pixel lies at (x + 1/2) / cell - 1/2 in units of cells; weights of cells outside are lost.
@@ -39,15 +46,24 @@ def spread(num_pixels: int, num_cells: int, cell: int) -> np.ndarray:
 
 
 def sum_cells(values: Array, cells: tuple[int, int], cell: int) -> Array:
-    """Returns the sums [B, h, w, K] over cells of values [B, H, W, K], spread bilinearly."""
+    """Returns the sums of values over cells, spread bilinearly.
+
+    Args:
+      values: float [B, H, W, K].
+      cells: (h, w), the number of cells.
+      cell: side of a cell in pixels.
+
+    Returns:
+      [B, h, w, K].
+    """
     rows, columns = (
-        jnp.asarray(spread(size, count, cell)) for size, count in zip(values.shape[1:3], cells, strict=True)
+        jnp.asarray(_spread(size, count, cell)) for size, count in zip(values.shape[1:3], cells, strict=True)
     )
     exact = jax.lax.Precision.HIGHEST
     return jnp.einsum("hy,wx,byxk->bhwk", rows, columns, values, precision=exact)
 
 
-def num_cells(side: int) -> int:
+def _num_cells(side: int) -> int:
     """Returns the number of cells along a side in pixels."""
     return (side + CELL // 2) // CELL
 
@@ -67,7 +83,7 @@ def hog(images: ArrayLike) -> Array:
     """
     x = grey(as_images(images, finite=False).astype(jnp.float32))
     magnitude, bins = _gradients(x)
-    cells = num_cells(x.shape[1]), num_cells(x.shape[2])
+    cells = _num_cells(x.shape[1]), _num_cells(x.shape[2])
     directed = sum_cells(magnitude[..., None] * jax.nn.one_hot(bins, 2 * _ORIENTATIONS), cells, CELL)
     undirected = directed[..., :_ORIENTATIONS] + directed[..., _ORIENTATIONS:]
     # Clipped values of the four blocks that a cell is in: [B, h, w, 4, K].

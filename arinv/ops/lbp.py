@@ -18,9 +18,11 @@ _NEIGHBORS = ((0, 1), (1, 1), (1, 0), (1, -1), (0, -1), (-1, -1), (-1, 0), (-1, 
 
 
 def codes() -> np.ndarray:
-    """Returns the place [256] in a histogram of each pattern.
+    """Returns the place in a histogram of each pattern.
 
-    7 * start + run - 1 for a single run of 1 to 7 ones that begins at bit `start`; 56 for none or eight; 57 for others.
+    Returns:
+      int32 [256]: 7 * start + run - 1 for a single run of 1 to 7 ones that begins at bit `start`; 56 for none or
+      eight; 57 for others.
     """
     table = np.full(256, 57, np.int32)
     table[[0, 255]] = 56

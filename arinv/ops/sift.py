@@ -94,6 +94,9 @@ def keypoints(image: ArrayLike, *, library: str, first_octave: int = 0) -> Keypo
       library: a key of LIBRARIES.
       first_octave: 0 for the image itself, -1 for twice its size, which finds smaller keypoints.
 
+    Returns:
+      All keypoints, also several of one place with different orientations.
+
     Raises:
       UserError: an unknown library, one that is not installed, another octave, or an image that is too small.
     """
@@ -163,7 +166,10 @@ def _choose(points: Keypoints, size: tuple[int, int], rng: np.random.Generator) 
 
 
 def check_library(library: str) -> None:
-    """Checks that a library of SIFT features, a key of LIBRARIES, is installed.
+    """Checks that a library of SIFT features is installed.
+
+    Args:
+      library: a key of LIBRARIES.
 
     Raises:
       UserError: it is not.

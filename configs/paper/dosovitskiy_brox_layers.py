@@ -8,7 +8,8 @@ the encoder's; they are trained against reduced images, and enlarged before they
 curves only (Figure 7), without numbers. scale=paper: ImageNet at 227 px, 15 epochs, an accelerator; scale=small:
 CIFAR-10 at 64 px, a CaffeNet with 512 units in fc6 and fc7, 2 epochs on two cores. Time and result: not recorded yet.
 
-Arguments: scale, dataset, data_dir, metrics, lpips, dtype and smoke of configs/paper/README.md, and
+Arguments: scale, encoder (caffenet), options, dataset, data_dir, metrics, lpips, dtype and smoke of
+configs/paper/README.md (eps has no effect), and
   layers            joined by "+": conv1 to conv5, fc6, fc7, fc8
   autoencoders      false: fixed encoders alone; true: beside them those that are trained with their generators
   standard_encoder  trained CaffeNet, which is used instead of a new one
@@ -23,8 +24,8 @@ from ml_collections import ConfigDict
 from configs import tasks
 from configs.paper import setting
 
-_PAPER = {"dataset": "imagenet2012", "image_size": 227}
-_SMALL = {"dataset": "cifar10", "image_size": 64}
+_PAPER = {"dataset": "imagenet2012", "image_size": 227, "loss": "euclidean"}
+_SMALL = {"dataset": "cifar10", "image_size": 64, "loss": "euclidean"}
 _SMOKE = {"layers": "conv5+fc8", "image_size": 64, "options": "dense_width:16"}
 _TEXT = (
     "Images were reconstructed from each layer of one encoder, by one generator for each; of an autoencoder, a copy of "
@@ -35,13 +36,7 @@ _LAYERS = ("conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7", "fc8")
 
 def get_config(arg=None):
     """Returns the stages: the encoder, an inverter and its evaluation for each layer, the report."""
-    own = {
-        "layers": "+".join(_LAYERS),
-        "autoencoders": True,
-        "standard_encoder": "",
-        "image_size": 0,
-        "loss": "euclidean",
-    }
+    own = {"layers": "+".join(_LAYERS), "autoencoders": True, "standard_encoder": "", "image_size": 0}
     args = setting.parse(
         arg, paper={**_PAPER, "encoder": "caffenet"}, small={**_SMALL, "encoder": "caffenet"}, smoke=_SMOKE, **own
     )

@@ -8,7 +8,8 @@ differences of pixels. The error is the mean distance divided by the mean distan
 ImageNet at 256 px, 15 epochs, an accelerator; scale=small: the photographs of the package at 64 px, 2 epochs on two
 cores. Time and result: not recorded yet.
 
-Arguments: scale, dataset, data_dir, metrics, lpips, dtype and smoke of configs/paper/README.md, and
+Arguments: scale, dataset, data_dir, metrics, lpips, dtype and smoke of configs/paper/README.md (encoder, options
+and eps have no effect), and
   features    joined by "+": hog, lbp, sift (needs the extra `sift`; from 128 px) and sift_skimage (another library)
   image_size  side in pixels, a multiple of 64; 0: the scale's
 
@@ -20,8 +21,8 @@ from ml_collections import ConfigDict
 from configs import tasks
 from configs.paper import setting
 
-_PAPER = {"encoder": "hog", "dataset": "imagenet2012", "image_size": 256}
-_SMALL = {"encoder": "hog", "dataset": "photos", "image_size": 64}
+_PAPER = {"encoder": "hog", "dataset": "imagenet2012", "image_size": 256, "loss": "euclidean"}
+_SMALL = {"encoder": "hog", "dataset": "photos", "image_size": 64, "loss": "euclidean"}
 _SMOKE = {"features": "hog", "image_size": 64}
 _TEXT = "Images were reconstructed from features that have no weights, by one generator for each."
 _KNOWN = ("hog", "sift", "sift_skimage", "lbp")
@@ -29,7 +30,7 @@ _KNOWN = ("hog", "sift", "sift_skimage", "lbp")
 
 def get_config(arg=None):
     """Returns the stages: an inverter and its evaluation for each feature, the report."""
-    own = {"features": "hog+lbp", "image_size": 0, "loss": "euclidean"}
+    own = {"features": "hog+lbp", "image_size": 0}
     args = setting.parse(arg, paper=_PAPER, small=_SMALL, smoke=_SMOKE, **own)
     args.metrics = "+".join(dict.fromkeys([*args.metrics.split("+"), "normalized_error"]))
     stages, entries = {}, {}

@@ -50,7 +50,7 @@ def run(config, workdir):
         (
             "encoder=resnet19",
             {},
-            "unknown encoder 'resnet19'; known: alexnet, alexnet_small, caffenet, preact",
+            "unknown encoder 'resnet19'; known: alexnet, alexnet_small, caffenet, hog, lbp, preact",
         ),
         ("dataset=fotos", {}, "photos"),
         ("dataset=tfds:cifar11,data_dir=/nowhere", {}, "nowhere"),

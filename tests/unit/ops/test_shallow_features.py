@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from arinv import parallel
 from arinv.ops.hog import hog
 from arinv.ops.lbp import codes, lbp
 
@@ -94,6 +95,15 @@ def test_lbp_cells_have_unit_norm_and_ignore_monotone_maps():
     np.testing.assert_allclose(np.sum(np.square(features), -1), 1, atol=1e-5)
     np.testing.assert_array_equal(features, lbp(np.sqrt(grey)))
     assert lbp(IMAGES[:, :16, :16]).shape == (2, 1, 1, 58)
+
+
+@pytest.mark.parametrize("function", [hog, lbp])
+def test_features_are_the_same_on_eight_devices(function):
+    images = np.concatenate([IMAGES[:, :16, :16]] * 4)
+    mesh = parallel.make_mesh()
+    assert mesh.size == 8
+    placed = parallel.place_batch({"image": images}, mesh)["image"]
+    np.testing.assert_allclose(jax.jit(function)(placed), jax.jit(function)(images), rtol=0, atol=1e-6)
 
 
 def test_lbp_codes_of_runs():
