@@ -6,7 +6,8 @@
 
 Arguments: those of configs/classifier.py, for the encoder, and
   layer               the feature to invert; empty: the encoder's
-  loss                pixel, feature, gan, pixel_balanced or euclidean (squared differences; Adam of Dosovitskiy & Brox)
+  loss                pixel, feature, gan, pixel_balanced, euclidean (squared differences; Adam of Dosovitskiy & Brox),
+                      deepsim or deepsim_raw
   encoder_checkpoint  workdir of a trained classifier, which is inverted instead of a new one
   other_size          true: that classifier may have been trained on images of another size, as VGG-16's of 64 px that
                       the paper inverts at 224 px

@@ -197,6 +197,7 @@ def _reference(recipe: dict, *, eps: float) -> ConfigDict:
 
 
 # Weights of the three losses of Table 1, and of one with a larger pixel term.
+_DEEPSIM = {"pixel_order": 2, "conditional": False, "pause": 0.1}
 LOSSES = {
     "pixel": {"pixel": 2e-6, "feature": 0.0, "adversarial": 0.0},
     "feature": {"pixel": 2e-6, "feature": 1e-2, "adversarial": 0.0},
@@ -204,6 +205,9 @@ LOSSES = {
     "pixel_balanced": {"pixel": 2e-3, "feature": 1e-2, "adversarial": 0.0},
     # Squared Euclidean in RGB (Dosovitskiy & Brox 2016a, eq. 1).
     "euclidean": {"pixel": 1.0, "feature": 0.0, "adversarial": 0.0, "pixel_order": 2},
+    # Dosovitskiy & Brox 2016b: the pixel weight of images in 0..255 on images in [0, 1], and as it stands.
+    "deepsim": {"pixel": 2e-6 * 255**2, "feature": 1e-2, "adversarial": 100.0, **_DEEPSIM},
+    "deepsim_raw": {"pixel": 2e-6, "feature": 1e-2, "adversarial": 100.0, **_DEEPSIM},
 }
 
 
@@ -215,7 +219,14 @@ def loss(name: str) -> ConfigDict:
     """
     if name not in LOSSES:
         raise ValueError(f"unknown loss {name!r}; known: {', '.join(LOSSES)}")
-    extra = {"discriminator": 1.0, "pixel_order": 1, "feature_layer": ""}  # feature_layer "": the inverted one
+    extra = {
+        "discriminator": 1.0,
+        "pixel_order": 1,
+        "feature_layer": "",  # the inverted one
+        "comparator": "",  # workdir of a classifier whose features are compared in the encoder's place
+        "conditional": True,  # whether the discriminator reads the inverted feature
+        "pause": 0.0,  # of the discriminator, below this share of the adversarial loss
+    }
     return ConfigDict(extra | LOSSES[name])
 
 
@@ -270,6 +281,8 @@ def inverter(args: ConfigDict, checkpoint: str, *, title: str = "inverter", loss
     config.update(generator_training())
     if (loss_name or args.loss) == "euclidean":
         _train_as_dosovitskiy_brox(config)
+    if (loss_name or args.loss).startswith("deepsim"):
+        _train_as_deepsim(config)
     return shorten(config) if args.smoke else config
 
 
@@ -278,6 +291,15 @@ def _train_as_dosovitskiy_brox(config: ConfigDict) -> None:
     config.num_epochs, config.batch_size = 15.0, 64
     adam = config.optimizer.generator
     adam.b1, adam.b2, adam.schedule.name, adam.schedule.learning_rate = 0.9, 0.999, "cosine", 1e-3
+
+
+def _train_as_deepsim(config: ConfigDict) -> None:
+    """Sets Adam (.9, .999), batch 64 and a rate of 2e-4 for both networks (Dosovitskiy & Brox 2016b)."""
+    config.batch_size = 64
+    for adam in config.optimizer.values():
+        adam.b1, adam.b2, adam.schedule.name = 0.9, 0.999, "constant"
+    config.optimizer.generator.schedule.learning_rate = 2e-4
+    config.optimizer.discriminator.schedule.learning_rate = 2e-4
 
 
 def metrics(args: ConfigDict, *, encoder: str = "") -> dict:

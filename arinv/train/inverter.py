@@ -14,7 +14,7 @@ import optax
 from ml_collections import ConfigDict
 
 from arinv import data, losses, metrics, models
-from arinv.errors import UserError
+from arinv.errors import UserError, unknown
 from arinv.experiment import descriptions, trained, workdirs
 from arinv.experiment.run import Run, check_fields
 from arinv.experiment.state import TrainState, apply_train
@@ -98,9 +98,12 @@ def build(run: Run, encoder: Trained, info: data.SourceInfo, steps_per_epoch: in
         )
     discriminator = None
     if config.loss.adversarial > 0:
-        discriminator = models.build_discriminator(image_size=image_size, dtype=run.dtype)
+        conditional = config.loss.get("conditional", True)
+        options = {} if conditional else {"conditional": False, "spectral_norm": False}
+        discriminator = models.build_discriminator(image_size=image_size, dtype=run.dtype, **options)
         networks[DISCRIMINATOR] = (discriminator, (trained.image_struct(image_size), features))
     optimizers = training.make_optimizers(config, tuple(networks), steps_per_epoch)
+    comparator = _load_comparator(run)
     step = make_train_step(
         encoder.module,
         generator,
@@ -110,13 +113,15 @@ def build(run: Run, encoder: Trained, info: data.SourceInfo, steps_per_epoch: in
         feature_layer=config.loss.feature_layer or layer,
         weights=loss_weights(config.loss),
         pixel_order=config.loss.pixel_order,
+        pause=config.loss.get("pause", 0.0),
+        comparator=comparator and comparator.module,
         augmentation=config.augmentation.to_dict(),
         side=side,
         trains_encoder=trains_encoder,
     )
     eval_step = make_eval_step(encoder.module, generator, layer=layer)
 
-    def evaluate(variables, batch, key, frozen):
+    def evaluate(variables, batch, key, frozen, *comparator):
         if not trains_encoder:
             return eval_step(variables[GENERATOR], batch, frozen)
         own, generator_variables = (trained.part_of(variables[GENERATOR], part) for part in ("encoder", GENERATOR))
@@ -135,7 +140,7 @@ def build(run: Run, encoder: Trained, info: data.SourceInfo, steps_per_epoch: in
         eval_step=evaluate,
         figure=lambda images: image_grid([to_float(images["image"]), images["reconstruction"]]),
         description={**_describe(config, encoder), "encoder_workdir": source},
-        frozen=(encoder.variables,),
+        frozen=(encoder.variables, *([comparator.variables] if comparator else [])),
         start=start if trains_encoder else None,
         normalization=encoder.module.normalization,
     )
@@ -152,6 +157,8 @@ def check_loss(loss: ConfigDict) -> None:
             raise UserError(f"loss.{name} must be 0 or more; got {loss[name]!r}")
     if not any(loss[name] > 0 for name in ("pixel", "feature")):
         raise UserError("loss.pixel and loss.feature are both 0, so nothing compares with the image; set one of them")
+    if not loss.get("pause", 0.0) >= 0:
+        raise UserError(f"loss.pause={loss.pause!r} must be 0 (no pause) or more: a ratio of two losses, such as 0.1")
     if loss.pixel_order not in (1, 2):
         raise UserError(f"loss.pixel_order={loss.pixel_order!r} must be 1 (absolute) or 2 (squared differences)")
 
@@ -179,6 +186,22 @@ def check_checkpoint(config: ConfigDict) -> None:
 def loss_weights(loss: ConfigDict) -> dict[str, float]:
     """Returns the weights of `make_update`."""
     return {name: loss[name] for name in (*_TERMS, "discriminator")}
+
+
+def _load_comparator(run: Run) -> Trained | None:
+    """Returns the classifier that compares images in loss.comparator's place; None where the encoder does.
+
+    Raises:
+      UserError: no usable checkpoint, one of another image size, or without the compared layer.
+    """
+    config = run.config
+    if not config.loss.get("comparator", ""):
+        return None
+    size, layer = config.data.image_size, config.loss.feature_layer or config.encoder.layer
+    comparator = run.load(config.loss.comparator, kind=CLASSIFIER, image_size=size)
+    if layer not in comparator.module.feature_specs():
+        raise unknown(f"loss.feature_layer of {config.loss.comparator}", layer, comparator.module.feature_specs())
+    return comparator
 
 
 def _load_encoder(run: Run) -> Trained:
@@ -238,6 +261,8 @@ def make_train_step(
     feature_layer: str,
     weights: Mapping[str, float],
     pixel_order: int = 1,
+    pause: float = 0.0,
+    comparator: Network | None = None,
     augmentation: Mapping,
     side: int = 0,
     trains_encoder: bool = False,
@@ -254,6 +279,9 @@ def make_train_step(
       weights: {"pixel": ..., "feature": ..., "adversarial": ..., "discriminator": ...} of the terms;
         pixel or feature 0 omits the term.
       pixel_order: 1 for l1, 2 for squared l2.
+      pause: see `make_update`.
+      comparator: another network that compares images, whose variables are the step's last argument; None for the
+        encoder.
       augmentation: options of ops.augment.augment.
       side: of the generator's images in training, in pixels, which the images are reduced to; 0 for their own.
       trains_encoder: whether "generator" in the state is a `models.LayerAutoencoder`, which has an encoder of its own;
@@ -267,10 +295,16 @@ def make_train_step(
     """
     network = models.LayerAutoencoder(encoder, generator, layer) if trains_encoder else generator
     update = make_update(
-        network, discriminator, optimizers, feature_layer=feature_layer, weights=weights, pixel_order=pixel_order
+        network,
+        discriminator,
+        optimizers,
+        feature_layer=feature_layer,
+        weights=weights,
+        pixel_order=pixel_order,
+        pause=pause,
     )
 
-    def train_step(state: TrainState, batch: Batch, key: Array, encoder_variables: Variables):
+    def train_step(state: TrainState, batch: Batch, key: Array, encoder_variables: Variables, *compared: Variables):
         augment_key, *keys = jax.random.split(jax.random.fold_in(key, state.step), 4)
         if "features" in batch:
             images, features_fn = to_float(batch["image"]), None
@@ -281,7 +315,11 @@ def make_train_step(
             targets = jax.lax.stop_gradient(features_fn(images))
         inputs = (images,) if trains_encoder else (targets[layer],)
         images = resize_images(images, side) if side else images
-        goal = Goal(images, targets, features_fn, targets[layer], batch["mask"])
+        condition = targets[layer]
+        if comparator is not None:
+            features_fn = make_features_fn(comparator, *compared)
+            targets = jax.lax.stop_gradient(features_fn(images))
+        goal = Goal(images, targets, features_fn, condition, batch["mask"])
         return update(keys, state, inputs, goal)
 
     return train_step
@@ -313,6 +351,7 @@ def make_update(
     feature_layer: str,
     weights: Mapping[str, float],
     pixel_order: int = 1,
+    pause: float = 0.0,
 ) -> Callable[[Array, TrainState, tuple, Goal], tuple[TrainState, Metrics]]:
     """Returns the pure update (keys [3], state, inputs of the generator, goal) -> (state one step on, metrics).
 
@@ -324,11 +363,13 @@ def make_update(
       weights: {"pixel": ..., "feature": ..., "adversarial": ..., "discriminator": ...} of the terms;
         pixel or feature 0 omits the term.
       pixel_order: 1 for l1, 2 for squared l2.
+      pause: the discriminator is not updated while its loss is below this share of the generator's adversarial loss,
+        without weights; 0 for never.
 
     Returns:
       A function whose metrics are the weighted terms, per image.
 
-    Source: Rojas-Gomez et al. 2022, eqs. 4 to 8.
+    Source: Rojas-Gomez et al. 2022, eqs. 4 to 8; Dosovitskiy & Brox 2016b for the pause, at 0.1.
     """
     reconstruction_loss = functools.partial(
         _reconstruction_loss, feature_layer=feature_layer, weights=weights, pixel_order=pixel_order
@@ -353,6 +394,7 @@ def make_update(
                 weights["discriminator"],
                 reconstructions,
                 goal,
+                pause,
             )
             judge = _make_judge(keys[2], discriminator, state.variables[DISCRIMINATOR], goal.condition)
 
@@ -393,7 +435,7 @@ def _reconstruction_loss(reconstructions: Array, goal: Goal, judge, *, feature_l
 
 
 def _discriminator_step(
-    key, state, discriminator, optimizer, weight, reconstructions, goal: Goal
+    key, state, discriminator, optimizer, weight, reconstructions, goal: Goal, pause: float
 ) -> tuple[TrainState, Array]:
     """Returns the state after the discriminator's update, and its weighted loss per image [B].
 
@@ -409,11 +451,15 @@ def _discriminator_step(
 
         real, collections = judge(keys[0], variables, goal.images)
         fake, collections = judge(keys[1], collections, reconstructions)
-        per_image = weight * losses.discriminator_loss(real, fake)
-        return _masked_mean(per_image, goal.mask), (per_image, collections)
+        loss, adversarial = losses.discriminator_loss(real, fake), losses.generator_loss(fake)
+        is_ahead = _masked_mean(loss, goal.mask) < pause * _masked_mean(adversarial, goal.mask)
+        return _masked_mean(weight * loss, goal.mask), (weight * loss, is_ahead, collections)
 
-    gradients, (per_image, collections) = jax.grad(loss_fn, has_aux=True)(variables["params"])
-    return state.apply_gradients(DISCRIMINATOR, gradients, collections, optimizer), per_image
+    gradients, (per_image, is_ahead, collections) = jax.grad(loss_fn, has_aux=True)(variables["params"])
+    updated = state.apply_gradients(DISCRIMINATOR, gradients, collections, optimizer)
+    if pause:
+        updated = jax.tree.map(lambda before, after: jnp.where(is_ahead, before, after), state, updated)
+    return updated, per_image
 
 
 def _make_judge(key: Array, discriminator: Network, variables: Variables, condition: Any):
