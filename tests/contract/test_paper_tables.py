@@ -8,6 +8,7 @@ import pytest
 
 from arinv import command_line, main, tasks
 from configs.paper import (
+    deepsim_ablation,
     dosovitskiy_brox_layers,
     dosovitskiy_brox_table2,
     published,
@@ -40,7 +41,7 @@ def stages_of(config):
 def test_every_table_has_a_config():
     assert {name.removeprefix("paper/") for name in NAMES} == {
         *(f"table{i}" for i in range(1, 11)), "table_a1", "table_a2", "table_a3", "figures",
-        "dosovitskiy_brox_table2", "dosovitskiy_brox_layers",
+        "dosovitskiy_brox_table2", "dosovitskiy_brox_layers", "deepsim_ablation",
     }  # fmt: skip
     assert set(TABLES) == {*map(str, range(1, 11)), "A1", "A2", "A3", "Dosovitskiy & Brox 2"}
 
@@ -206,6 +207,19 @@ def test_layers_of_dosovitskiy_brox_have_their_generators_and_training():
     assert config.stages.hog_inverter.encoder.checkpoint == "" and config.stages.report.published.rows
 
 
+def test_parts_of_deepsim_leave_out_one_term_each():
+    stages = deepsim_ablation.get_config("scale=paper").stages
+    terms = ("pixel", "feature", "adversarial")
+    whole = stages.all_inverter
+    assert (whole.encoder.name, whole.encoder.layer, whole.encoder.generator) == ("caffenet", "fc6", "deepsim")
+    assert whole.loss.feature_layer == "conv5" and whole.loss.pause == 0.1 and not whole.loss.conditional
+    for part in terms:
+        loss = stages[f"no_{part}_inverter"].loss
+        assert [loss[term] == 0 for term in terms] == [term == part for term in terms]
+    with pytest.raises(ValueError, match="unknown part 'no_image'"):
+        deepsim_ablation.get_config("parts=no_image")
+
+
 def test_small_denoisers_are_trained_at_their_encoders_size():
     stages = table10.get_config("").stages
     assert stages.robust_encoder.data.image_size == stages.robust_denoiser.data.image_size == 64
@@ -215,7 +229,7 @@ def test_small_denoisers_are_trained_at_their_encoders_size():
 
 def test_readme_has_a_row_for_every_table():
     text = (pathlib.Path(command_line.SHIPPED) / "paper" / "README.md").read_text(encoding="utf-8")
-    assert set(re.findall(r"^\| `(table\w+|figures|dosovitskiy\w+)` \|", text, re.MULTILINE)) == {
+    assert set(re.findall(r"^\| `(table\w+|figures|dosovitskiy\w+|deepsim\w+)` \|", text, re.MULTILINE)) == {
         name.removeprefix("paper/") for name in NAMES
     }
     for argument in setting._ARGUMENTS:

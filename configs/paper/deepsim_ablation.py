@@ -1,0 +1,64 @@
+"""The parts of DeePSiM's loss: all of them, and each left out in turn, for one layer.
+
+    python -m arinv --config=configs/paper/deepsim_ablation.py:data_dir=/data/tfds --workdir=runs/deepsim
+    python -m arinv --config=configs/paper/deepsim_ablation.py:scale=paper,dtype=bfloat16 --workdir=runs/deepsim_paper
+
+Generating Images with Perceptual Similarity Metrics based on Deep Networks (Dosovitskiy & Brox 2016), Figure 3: pixels
+in [0, 1], squared differences of CONV5's features, and a discriminator that sees images alone and pauses while it is
+ahead. The paper shows images without numbers. scale=paper: CaffeNet's fc6 on ImageNet at 227 px, with the generator of
+the released weights; scale=small: CIFAR-10 at 64 px, a CaffeNet with 512 units in fc6 and fc7. Time and result: not
+recorded yet.
+
+Arguments: scale, encoder (caffenet), options, dataset, data_dir, metrics, lpips, dtype and smoke of
+configs/paper/README.md (eps has no effect), and
+  layer             the inverted one: conv5, fc6, fc7 or fc8
+  parts             joined by "+": all, no_pixel, no_feature, no_adversarial
+  standard_encoder  trained CaffeNet, which is used instead of a new one
+  image_size        side in pixels; 0: the scale's
+
+Stages: standard_encoder; for each part PART_inverter and PART_evaluation; report.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import tasks
+from configs.paper import setting
+
+_PAPER = {"encoder": "caffenet", "dataset": "imagenet2012", "image_size": 227, "loss": "deepsim"}
+_SMALL = {**_PAPER, "dataset": "cifar10", "image_size": 64}
+_SMOKE = {"parts": "all+no_adversarial", "image_size": 64, "options": "dense_width:16"}
+_TEXT = "A layer was inverted with all terms of the loss, and without each of them."
+_PARTS = {"all": "", "no_pixel": "pixel", "no_feature": "feature", "no_adversarial": "adversarial"}
+_LAYERS = ("conv5", "fc6", "fc7", "fc8")
+
+
+def get_config(arg=None):
+    """Returns the stages: the encoder, an inverter and its evaluation for each part, the report."""
+    own = {"layer": "fc6", "parts": "+".join(_PARTS), "standard_encoder": "", "image_size": 0}
+    args = setting.parse(arg, paper=_PAPER, small=_SMALL, smoke=_SMOKE, **own)
+    if args.layer not in _LAYERS:
+        raise ValueError(f"unknown layer {args.layer!r}; known: {', '.join(_LAYERS)}")
+    args.metrics = "+".join(dict.fromkeys([*args.metrics.split("+"), "normalized_error"]))
+    standard = ConfigDict({**args.to_dict(), "eps": 0.0})
+    stages, checkpoint = {}, args.standard_encoder or "stage:standard_encoder"
+    if not args.standard_encoder:
+        stages["standard_encoder"] = tasks.classifier(standard, title="standard encoder")
+    entries = {}
+    for part in dict.fromkeys(filter(None, args.parts.split("+"))):
+        if part not in _PARTS:
+            raise ValueError(f"unknown part {part!r} in parts={args.parts}; known: {', '.join(_PARTS)}")
+        title = part.replace("_", " ")
+        stage = tasks.inverter(standard, checkpoint, title=f"{args.layer} inverter, {title}")
+        stage.encoder.generator, stage.loss.feature_layer = "deepsim", "conv5"
+        if _PARTS[part]:
+            stage.loss[_PARTS[part]] = 0.0
+        stages[f"{part}_inverter"] = stage
+        stages[f"{part}_evaluation"] = tasks.evaluate(
+            standard,
+            f"stage:{part}_inverter",
+            title=f"{title} evaluation",
+            attack_from=next(iter(entries.values()), ""),
+        )
+        entries[title] = f"stage:{part}_evaluation"
+    title = f"Parts of DeePSiM's loss, {args.layer} (Dosovitskiy & Brox 2016)"
+    return setting.finish(args, stages, tasks.comparison(entries, title=title, text=_TEXT))
