@@ -144,10 +144,9 @@ def test_wrong_commands_fail(document, shown, monkeypatch):
 
 def test_commands_of_the_readme_have_no_variables():
     lines = commands(read("README.md"))
-    encoder = "checkpoint=runs/quickstart/robust_encoder"
-    assert (
-        len(lines) > 15 and f"python -m arinv --config=configs/export_torch.py:{encoder} --workdir=runs/export" in lines
-    )
+    inverter = "checkpoint=runs/quickstart/robust_inverter"
+    command = f"python -m arinv --config=configs/evaluate.py:{inverter},eps=0.5 --workdir=runs/evaluation"
+    assert len(lines) > 15 and command in lines
     assert not any("$" in line for line in lines)
 
 

@@ -77,7 +77,9 @@ def test_denoising_raises_before_training(arg, shown, tmp_path):
 
 
 def test_denoising_lists_known_losses():
-    with pytest.raises(ValueError, match="pixel, feature, gan, pixel_balanced, official_script"):
+    with pytest.raises(
+        ValueError, match="known: pixel, feature, gan, pixel_balanced, euclidean, deepsim, deepsim_raw, official_script"
+    ):
         denoising.get_config("loss=l2")
 
 

@@ -136,7 +136,7 @@ def test_load_returns_the_averaged_generator(grown):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"gan.networks": "stylegan"}, "'stylegan'; known: began, progressive"),
+        ({"gan.networks": "stylegan"}, "'stylegan'; known: began, dcgan, progressive"),
         ({"game.name": "equilibrium"}, "trained in the game 'wasserstein_gp'; got 'equilibrium'"),
         ({"game.penalty": -1.0}, "game.penalty"),
         ({"fade": True, "start": ""}, "fade=True needs start"),

@@ -147,7 +147,6 @@ def test_table_shows_the_cards(folder, monkeypatch, capsys):
     assert zoo.main([]) == 0
     text = capsys.readouterr().out
     assert NAME in text and "50.0% [46.8%, 53.2%]" in text
-    assert zoo.main([NAME]) == 0 and json.loads(capsys.readouterr().out)["encoder"] == encoder
     with one_line("unknown entry"):
         zoo.main(["nothing"])
     with one_line("takes no argument"):

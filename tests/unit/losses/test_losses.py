@@ -135,6 +135,7 @@ def test_losses_of_a_repeated_batch_have_the_same_mean():
     gair_rst = functools.partial(losses.gair_rst_loss, beta=6.0)
     geometry = functools.partial(losses.geometry_weights, num_steps=10, kind="tanh", offset=-1.0)
     kappa = np.array([2.0, 7.0], np.float32)
+    penalty = functools.partial(losses.gradient_penalty, lambda x: jnp.sum(jnp.square(x), axis=(1, 2, 3)))
     calls = {
         "kl_divergence": (losses.kl_divergence, logits[:2], margin),
         "margin_loss": (losses.margin_loss, logits[:2], LABELS[:2]),
@@ -147,8 +148,11 @@ def test_losses_of_a_repeated_batch_have_the_same_mean():
         "feature_loss": (losses.feature_loss, x, y),
         "generator_loss": (losses.generator_loss, logits[0]),
         "discriminator_loss": (losses.discriminator_loss, logits[0], logits[1]),
+        "wasserstein_loss": (losses.wasserstein_loss, logits[0], logits[1]),
+        "equilibrium_loss": (functools.partial(losses.equilibrium_loss, balance=0.3), logits[0] ** 2, logits[1] ** 2),
+        "gradient_penalty": (penalty, x, y, np.linspace(0, 1, len(x), dtype=np.float32)),
     }
-    assert set(calls) == set(losses.__all__) - {"WEIGHTINGS"}
+    assert set(calls) == set(losses.__all__) - {"WEIGHTINGS", "update_balance"}
     for name, (function, *arguments) in calls.items():
         once = function(*arguments)
         twice = function(*(np.concatenate([a, a]) for a in arguments))
