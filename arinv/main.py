@@ -58,14 +58,19 @@ def execute(command: Command, arguments: list[str]) -> None:
         is_lost = isinstance(error, distributed.MissingProcesses)
         distributed.fail(distributed.LOST if is_lost else MISTAKE, str(error))
 
-    # Another Python may not read these entries: JAX compresses them by what the standard library offers.
-    jax.config.update(
-        "jax_compilation_cache_dir", str(command.workdir / "compilation_cache" / sys.implementation.cache_tag)
-    )
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    _keep_compilations(command.workdir)
     interrupts.let_finish(distributed.AGAIN)
     _guard(command, lambda: run(command.config, command.workdir))
     distributed.finish()
+
+
+def _keep_compilations(workdir: pathlib.Path) -> None:
+    """Keeps compiled programs in the workdir, or where the user's JAX_COMPILATION_CACHE_DIR says."""
+    if not jax.config.jax_compilation_cache_dir:
+        # Another Python may not read the entries: JAX compresses them by what the standard library offers.
+        folder = workdir / "compilation_cache" / sys.implementation.cache_tag
+        jax.config.update("jax_compilation_cache_dir", str(folder))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
 def _print_plan(command: Command) -> None:

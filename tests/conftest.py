@@ -11,17 +11,19 @@ os.environ.setdefault("LOKY_MAX_CPU_COUNT", "1")  # scikit-learn warns where it 
 if FLAGS not in os.environ.get("XLA_FLAGS", ""):
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {EIGHT_DEVICES} {FLAGS}".strip()
 
+# Many tests compile the same small networks: what one has compiled is there for the others, for the commands that tests
+# start, and in the next run. A directory for each Python, since JAX's compression of the entries depends on what the
+# standard library offers.
+_ROOT = pathlib.Path(__file__).resolve().parent.parent
+_CACHE = _ROOT / ".pytest_cache" / "compilations" / sys.implementation.cache_tag
+os.environ["JAX_COMPILATION_CACHE_DIR"] = str(_CACHE)
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
+
 import jax  # noqa: E402
 import pytest  # noqa: E402
 from absl import flags  # noqa: E402
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
-# Many tests compile the same small networks: what one has compiled is there for the others, also in the next run.
-# A directory for each Python, since JAX's compression of the entries depends on what the standard library offers.
-_ROOT = pathlib.Path(__file__).resolve().parent.parent
-_CACHE = _ROOT / ".pytest_cache" / "compilations" / sys.implementation.cache_tag
-jax.config.update("jax_compilation_cache_dir", str(_CACHE))
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 if not flags.FLAGS.is_parsed():
     flags.FLAGS.mark_as_parsed()  # Grain's worker processes read absl flags
 

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import os
 import pathlib
+import types
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -423,17 +424,21 @@ def image_struct(image_size: int) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct((1, image_size, image_size, 3), jnp.float32)
 
 
-def feature_structs(encoder: Any, image_size: int) -> Mapping[str, jax.ShapeDtypeStruct]:
+@functools.lru_cache(maxsize=64)
+def feature_structs(encoder: Network, image_size: int) -> Mapping[str, jax.ShapeDtypeStruct]:
     """Returns the shapes of an encoder's named features for one image."""
     images = image_struct(image_size)
-    return jax.eval_shape(lambda x: encoder.init_with_output(jax.random.key(0), x)[0][1], images)
+    features = jax.eval_shape(lambda x: encoder.init_with_output(jax.random.key(0), x)[0][1], images)
+    return types.MappingProxyType(features)
 
 
 def _shapes(variables: Variables) -> Variables:
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), variables)
 
 
-def _abstract(module: Any, *inputs: jax.ShapeDtypeStruct) -> Variables:
+@functools.lru_cache(maxsize=64)
+def _abstract(module: Network, *inputs: jax.ShapeDtypeStruct) -> Variables:
+    """Returns the shapes of a network's variables; not to be changed, since equal networks share them."""
     return jax.eval_shape(lambda *x: module.init(jax.random.key(0), *x), *inputs)
 
 
@@ -495,8 +500,8 @@ def _check_image_size(encoder: Trained, image_size: int) -> None:
         ) from error
 
 
-def _check_output_size(generator: Any, features: jax.ShapeDtypeStruct, image_size: int, name: str) -> None:
-    side = jax.eval_shape(lambda x: generator.init_with_output(jax.random.key(0), x)[0], features).shape[1]
+def _check_output_size(generator: Network, features: jax.ShapeDtypeStruct, image_size: int, name: str) -> None:
+    side = _side(generator, features, train=False)
     if side != image_size:
         raise UserError(
             f"the generator for {name} turns {image_size} px into {side} px; set data.image_size to a multiple of 32, "
@@ -504,9 +509,15 @@ def _check_output_size(generator: Any, features: jax.ShapeDtypeStruct, image_siz
         )
 
 
-def training_side(generator: Any, features: jax.ShapeDtypeStruct) -> int:
+def training_side(generator: Network, features: jax.ShapeDtypeStruct) -> int:
     """Returns the side of a generator's images in training, which some plans enlarge in evaluation alone."""
-    return jax.eval_shape(lambda x: generator.init_with_output(jax.random.key(0), x, train=True)[0], features).shape[1]
+    return _side(generator, features, train=True)
+
+
+@functools.lru_cache(maxsize=64)
+def _side(generator: Network, features: jax.ShapeDtypeStruct, *, train: bool) -> int:
+    call = functools.partial(generator.init_with_output, jax.random.key(0), train=train)
+    return jax.eval_shape(lambda x: call(x)[0], features).shape[1]
 
 
 def convolutions(variables: Variables) -> Variables:

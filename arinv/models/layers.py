@@ -93,8 +93,9 @@ def _spectrally_normalized(module: nn.Module, kernel: Array, train: bool) -> Arr
 
     def initial():
         u = _unit(jnp.ones(matrix.shape[1], matrix.dtype))
-        for _ in range(_INIT_POWER_ITERATIONS):
-            u, v = _power_iteration(matrix, u)
+        v = jnp.zeros(matrix.shape[0], matrix.dtype)
+        # A loop, since the unrolled iterations of all layers would take most of the compilation of an initialisation.
+        u, v = jax.lax.fori_loop(0, _INIT_POWER_ITERATIONS, lambda _, uv: _power_iteration(matrix, uv[0]), (u, v))
         return {"u": u, "v": v}
 
     state = module.variable("spectral", "vectors", initial)

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 import short_run
 from disturbed_runs import END_SECONDS, Run, arrays_of, last_step, log_of, saved_step
-from jax.experimental.compilation_cache import compilation_cache
 
 from arinv import distributed, main
 from arinv.experiment import trained
@@ -22,17 +21,6 @@ STEPS, EPOCH = 14, 6
 CONFIG = f"num_steps={STEPS}"
 # The order of sums over a batch depends on the number of devices; 14 steps amplify that little.
 TOLERANCE = 2e-5
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory):
-    """Shares compiled functions between the runs of this process."""
-    before = jax.config.jax_compilation_cache_dir
-    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("cache")))
-    compilation_cache.reset_cache()
-    yield
-    jax.config.update("jax_compilation_cache_dir", before)
-    compilation_cache.reset_cache()
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from configured import configure
-from jax.experimental.compilation_cache import compilation_cache
 from PIL import Image
 
 from arinv import main, models
@@ -75,12 +74,7 @@ def finished(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(root / "packages")
         patch.setitem(DECODER_PLANS, "default", SMALL)
-        jax.config.update("jax_compilation_cache_dir", str(root / "cache"))  # as the command does: two stages share it
-        try:
-            main.run(config, root / "run")
-        finally:
-            jax.config.update("jax_compilation_cache_dir", None)
-            compilation_cache.reset_cache()
+        main.run(config, root / "run")
         yield config, root / "run"
     sys.modules.pop("bm3d", None)
 

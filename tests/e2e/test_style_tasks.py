@@ -4,12 +4,10 @@ import csv
 import json
 import shutil
 
-import jax
 import numpy as np
 import pytest
 import style_networks
 from configured import configure
-from jax.experimental.compilation_cache import compilation_cache
 from PIL import Image
 
 from arinv import data, main, metrics, tasks
@@ -19,20 +17,6 @@ from arinv.errors import UserError
 from arinv.experiment import trained
 from arinv.ops.images import to_float
 from configs import style, stylize
-
-
-@pytest.fixture(scope="module", autouse=True)
-def compilations(tmp_path_factory):
-    """A compilation cache, as in the command: both encoders and every restart share programs."""
-    names = "jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs"
-    before = [getattr(jax.config, name) for name in names]
-    for name, value in zip(names, (str(tmp_path_factory.mktemp("compilations")), 0.1), strict=True):
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
-    yield
-    for name, value in zip(names, before, strict=True):
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
 
 
 @pytest.fixture(scope="module")
