@@ -251,6 +251,18 @@ def check_fields(config: ConfigDict) -> None:
     check_num_images(config)
 
 
+def channels_of(config: ConfigDict) -> int:
+    """Returns the channels of the images of config.data, 1 or 3.
+
+    Raises:
+      UserError: another number.
+    """
+    channels = config.data.get("channels", 3)
+    if channels not in (1, 3):
+        raise UserError(f"data.channels={channels!r} must be 1 (grey) or 3 (RGB)")
+    return channels
+
+
 def check_num_images(config: ConfigDict) -> None:
     """Checks the number of images that figures show.
 
@@ -342,6 +354,9 @@ def open_source(config: ConfigDict, split: str, *, resize: str = "") -> data.Sou
         resize=data.ORIGINAL if split == "train" and fields.get("resized_crop") else resize or fields.resize,
         data_dir=fields.data_dir or None,
         on_bad_image=fields.on_bad_image,
+        channels=channels_of(config),
+        window=tuple(fields.get("window", ())),
+        label=fields.get("label", ""),
         num_examples=fields[f"num_{split}"] or None,
         classes=fields.classes or None,
         renumber=True,

@@ -71,6 +71,11 @@ def _floating(images: Array) -> Array:
     return images
 
 
+def to_rgb(images: Array) -> Array:
+    """Returns images of three channels; of grey ones [B, H, W, 1] three equal channels."""
+    return jnp.repeat(images, 3, axis=-1) if images.shape[-1] == 1 else images
+
+
 def resize_images(images: Array, side: int) -> Array:
     """Returns square images by bilinear interpolation, with antialiasing where they become smaller.
 

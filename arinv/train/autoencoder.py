@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 
 from arinv import data, metrics, models
 from arinv.experiment import workdirs
-from arinv.experiment.run import Run, check_fields
+from arinv.experiment.run import Run, channels_of, check_fields
 from arinv.experiment.state import TrainState, apply_train
 from arinv.experiment.trained import AUTOENCODER, GAN, Trained, image_struct
 from arinv.ops.augment import augment
@@ -81,7 +81,7 @@ def build(run: Run, gan: Trained | None, info: data.SourceInfo, steps_per_epoch:
     """
     config = run.config
     module = _build(config, run.dtype)
-    networks = {AUTOENCODER: (module, (image_struct(config.data.image_size),))}
+    networks = {AUTOENCODER: (module, (image_struct(config.data.image_size, channels_of(config)),))}
     optimizers = training.make_optimizers(config, tuple(networks), steps_per_epoch)
     operator = build_operator(config.operator.name, **config.operator.options.to_dict())
     step = make_train_step(
@@ -97,9 +97,7 @@ def build(run: Run, gan: Trained | None, info: data.SourceInfo, steps_per_epoch:
         optimizers=optimizers,
         train_step=step,
         eval_step=make_eval_step(module, operator),
-        figure=lambda images: image_grid(
-            [np.clip(rows, 0, 1) for rows in (to_float(images["image"]), *(images[name] for name in _ROWS))]
-        ),
+        figure=figure,
         description=_describe(run),
         frozen=(gan.decode_fn,) if gan else (),
     )
@@ -108,10 +106,20 @@ def build(run: Run, gan: Trained | None, info: data.SourceInfo, steps_per_epoch:
 _ROWS = ("reconstruction", "degraded", "restored")
 
 
+def figure(images: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Returns test images above their reconstructions, their degraded versions, and what is restored from these."""
+    return image_grid([np.clip(rows, 0, 1) for rows in (to_float(images["image"]), *(images[name] for name in _ROWS))])
+
+
 def _build(config: ConfigDict, dtype: jax.typing.DTypeLike) -> models.Autoencoder:
     spec = config.autoencoder
     return models.build_autoencoder(
-        spec.networks, image_size=config.data.image_size, latent_size=spec.latent_size, dtype=dtype
+        spec.networks,
+        image_size=config.data.image_size,
+        channels=channels_of(config),
+        latent_size=spec.latent_size,
+        dtype=dtype,
+        **spec.get("options", {}),
     )
 
 
@@ -134,6 +142,7 @@ def _describe(run: Run) -> dict[str, Any]:
         "kind": AUTOENCODER,
         "autoencoder": config.autoencoder.to_dict(),
         "image_size": config.data.image_size,
+        "channels": channels_of(config),
         "resize": config.data.resize,
         "operator": config.operator.to_dict(),
         **gan,
@@ -205,7 +214,9 @@ def make_eval_step(
     def eval_step(variables: Mapping[str, Variables], batch: Batch, key: Array, *frozen: Any) -> Mapping[str, Array]:
         images = to_float(batch["image"])
         degraded = operator.degrade(image_keys(key, jnp.arange(images.shape[0])), images)
-        outputs, restored = (autoencoder.apply(variables[AUTOENCODER], x, train=False) for x in (images, degraded))
+        outputs, restored = (
+            jnp.clip(autoencoder.apply(variables[AUTOENCODER], x, train=False), 0, 1) for x in (images, degraded)
+        )
         return {
             "psnr": metrics.psnr(outputs, images),
             "ssim": metrics.ssim(outputs, images),

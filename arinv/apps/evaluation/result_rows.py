@@ -159,4 +159,5 @@ _READERS: dict[str, tuple[Callable[[Mapping[str, Any]], Iterator[tuple[str, Row]
     "one_vs_all": (_of_classes, ()),
     "evaluate_style": (_of_styles, ()),
     "evaluate_denoising": (_of_denoisers, ("crops.png",)),
+    "restoration": (_of_methods, ("restored.png", "details.png", "curve.png")),
 }
