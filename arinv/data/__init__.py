@@ -4,6 +4,7 @@ from arinv.data.batches import MixedBatches, eval_batches, train_batches
 from arinv.data.image_files import (
     ORIGINAL,
     ImageFiles,
+    check_window,
     decoded_side,
     limit_side,
     open_images,
@@ -26,6 +27,7 @@ __all__ = [
     "Source",
     "SourceInfo",
     "check_name",
+    "check_window",
     "decoded_side",
     "eval_batches",
     "is_photographs",

@@ -367,7 +367,7 @@ class EvalBatches:
 
     def _stack(self, examples: list[dict[str, Any]]) -> Batch:
         size = self._source.info.image_size
-        image = np.array([e["image"] for e in examples], np.uint8).reshape(-1, size, size, 3)
+        image = np.array([e["image"] for e in examples], np.uint8).reshape(-1, size, size, self._source.info.channels)
         return self._pad(image, np.array([e["label"] for e in examples], np.int32))
 
     def _pad(self, image: np.ndarray, label: np.ndarray) -> Batch:

@@ -240,14 +240,17 @@ def check_fields(config: ConfigDict) -> None:
     """Checks the fields that every task with data has.
 
     Raises:
-      UserError: unknown dtype, batch size that the devices do not divide, image size out of range, or negative
-        number of images.
+      UserError: unknown dtype, batch size that the devices do not divide, image size out of range, unknown channels
+        or window, or negative number of images.
     """
     dtype_of(config)
     _mesh_of(config)
     image_size = config.data.get("image_size", 1)
     if not 1 <= image_size <= _LARGEST_SIDE:
         raise UserError(f"data.image_size={image_size} must be 1 to {_LARGEST_SIDE} px")
+    channels_of(config)
+    if window := config.data.get("window", ()):
+        data.check_window(window)
     check_num_images(config)
 
 

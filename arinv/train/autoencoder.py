@@ -103,6 +103,7 @@ def build(run: Run, gan: Trained | None, info: data.SourceInfo, steps_per_epoch:
     )
 
 
+_SSIM_WINDOW = 11  # px
 _ROWS = ("reconstruction", "degraded", "restored")
 
 
@@ -207,8 +208,8 @@ def make_eval_step(
     """Returns the pure step (variables, batch, key[, ...]) -> results.
 
     Returns:
-      A function returning "psnr", "ssim" and "psnr_restored", each [B], and "reconstruction", "degraded" and
-      "restored" [B, H, W, C].
+      A function returning "psnr", "ssim" (of images of 11 px or more) and "psnr_restored", each [B], and
+      "reconstruction", "degraded" and "restored" [B, H, W, C].
     """
 
     def eval_step(variables: Mapping[str, Variables], batch: Batch, key: Array, *frozen: Any) -> Mapping[str, Array]:
@@ -217,9 +218,9 @@ def make_eval_step(
         outputs, restored = (
             jnp.clip(autoencoder.apply(variables[AUTOENCODER], x, train=False), 0, 1) for x in (images, degraded)
         )
-        return {
+        results = {"ssim": metrics.ssim(outputs, images)} if images.shape[1] >= _SSIM_WINDOW else {}
+        return results | {
             "psnr": metrics.psnr(outputs, images),
-            "ssim": metrics.ssim(outputs, images),
             "psnr_restored": metrics.psnr(restored, images),
             "reconstruction": outputs,
             "degraded": degraded,
