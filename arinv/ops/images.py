@@ -72,7 +72,14 @@ def _floating(images: Array) -> Array:
 
 
 def to_rgb(images: Array) -> Array:
-    """Returns images of three channels; of grey ones [B, H, W, 1] three equal channels."""
+    """Returns images with three channels, equal ones where the images are grey.
+
+    Args:
+      images: [B, H, W, C], C 1 or 3.
+
+    Returns:
+      [B, H, W, 3].
+    """
     return jnp.repeat(images, 3, axis=-1) if images.shape[-1] == 1 else images
 
 

@@ -26,7 +26,7 @@ def _size_and_steps(options: Options) -> tuple[int, int]:
 
 
 def make_search(dtype: str, size: int, num_steps: int):
-    """Returns our search (generator_variables, encoder_variables, images, masks, starts) -> losses, and its networks."""
+    """Returns our search (both variables, images, masks, starts) -> losses [B], the generator and the encoder."""
     import jax.numpy as jnp
 
     from arinv import models

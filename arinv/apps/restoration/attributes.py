@@ -102,7 +102,7 @@ STATISTICS: Mapping[str, Callable[[np.ndarray], np.ndarray]] = {
 
 
 def make_rule(
-    statistic: str, *, threshold: float, region: tuple[float, float, float, float] = (0.0, 0.0, 1.0, 1.0)
+    *, statistic: str, threshold: float, region: tuple[float, float, float, float] = (0.0, 0.0, 1.0, 1.0)
 ) -> Callable[[np.ndarray], np.ndarray]:
     """Returns a rule, images [N, H, W, C] in [0, 1] -> bool [N]: whether a statistic is above a threshold.
 

@@ -75,7 +75,7 @@ def _apart(pores: np.ndarray, others: np.ndarray) -> int:
     return count - len(np.setdiff1d(labels[others], 0))
 
 
-def cut(volume: ArrayLike, axis: int, count: int) -> np.ndarray:
+def cut(volume: ArrayLike, *, axis: int, count: int) -> np.ndarray:
     """Returns cuts of a volume across an axis, evenly spread.
 
     Args:

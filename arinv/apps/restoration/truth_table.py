@@ -50,7 +50,7 @@ def check(config: ConfigDict) -> None:
     check_number(config.most_error, "most_error", least=0.0)
     check_number(config.confidence, "confidence", least=0.0, most=1.0)
     if config.attribute in STATISTICS:
-        make_rule(config.attribute, threshold=config.threshold, region=tuple(config.region))
+        make_rule(statistic=config.attribute, threshold=config.threshold, region=tuple(config.region))
 
 
 def check_inputs(run: Run) -> None:
@@ -136,7 +136,7 @@ def _attribute(run: Run) -> tuple[Callable, Callable, Mapping[str, Any]]:
     """
     config = run.config
     if config.attribute in STATISTICS:
-        rule = make_rule(config.attribute, threshold=config.threshold, region=tuple(config.region))
+        rule = make_rule(statistic=config.attribute, threshold=config.threshold, region=tuple(config.region))
         about = {"statistic": config.attribute, "threshold": config.threshold, "region": list(config.region)}
         return rule, lambda images: np.ones(len(images)), about
     classifier = _load_classifier(run)

@@ -96,7 +96,7 @@ def _write(run: Run, volumes: Mapping[str, np.ndarray], found: Mapping[str, pore
         note += " The volume is synthetic, a thresholded Gaussian random field, not a scan."
     figures = {}
     if count := config.log.num_images:
-        cuts = {name: pores.cut(volume, config.axis, count) for name, volume in volumes.items()}
+        cuts = {name: pores.cut(volume, axis=config.axis, count=count) for name, volume in volumes.items()}
         grid = {name.replace("_", " "): array[..., None] for name, array in cuts.items()}
         grid |= {
             f"{name.replace('_', ' ')}, marked": pores.mark(cuts[name], cuts["image"], threshold=config.threshold)

@@ -16,7 +16,7 @@ def flags_to_images(flags):
 def test_truth_table_counts_every_image_once():
     first, second = flags_to_images([0, 0, 1, 1, 1, 0]), flags_to_images([0, 1, 0, 1, 0, 0])
     valid = np.array([True, True, True, True, True, False])
-    bright = attributes.make_rule("brightness", threshold=0.5)
+    bright = attributes.make_rule(statistic="brightness", threshold=0.5)
     table = attributes.truth_table(first, second, bright, valid=valid)
     assert table == TruthTable(neither=1, second=1, first=2, both=1, invalid=1)
     assert (table.valid, table.count, table.recovered) == (5, 6, 2 / 3)
@@ -34,11 +34,11 @@ def test_rules_look_at_their_region():
     images = np.zeros((1, 8, 8, 1), np.float32)
     images[:, :4, ::2] = 1
     for statistic in attributes.STATISTICS:
-        rule = attributes.make_rule(statistic, threshold=0.3, region=(0, 0, 0.5, 1))
-        below = attributes.make_rule(statistic, threshold=0.3, region=(0.5, 0, 1, 1))
+        rule = attributes.make_rule(statistic=statistic, threshold=0.3, region=(0, 0, 0.5, 1))
+        below = attributes.make_rule(statistic=statistic, threshold=0.3, region=(0.5, 0, 1, 1))
         assert rule(images).tolist() == [True] and below(images).tolist() == [False], statistic
     with pytest.raises(UserError, match="region=.* must be top, left, bottom and right"):
-        attributes.make_rule("edges", threshold=0.1, region=(0.5, 0, 0.5, 1))
+        attributes.make_rule(statistic="edges", threshold=0.1, region=(0.5, 0, 0.5, 1))
 
 
 def test_pores_are_counted_as_voxels_and_as_connected_pores():
@@ -55,7 +55,7 @@ def test_pores_are_counted_as_voxels_and_as_connected_pores():
 
 def test_cuts_run_across_the_axis_and_marks_are_colors():
     volume = np.random.default_rng(0).random((4, 6, 8))
-    cuts = pores.cut(volume, 1, 3)
+    cuts = pores.cut(volume, axis=1, count=3)
     np.testing.assert_array_equal(cuts, np.stack([volume[:, i] for i in (1, 3, 5)]))
     marked = pores.mark(np.array([[[0.1, 0.9, 0.9]]]), np.array([[[0.9, 0.1, 0.9]]]))
     red, blue, grey = marked[0, 0]
