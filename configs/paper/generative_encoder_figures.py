@@ -4,10 +4,10 @@
     python -m arinv --config=configs/paper/generative_encoder_figures.py:scale=paper --workdir=runs/ge_paper
 
 5 noise, 6 blur, 7 reduced images, 8 masked blocks, 9 the error during the search, 10 details (as 11 in the paper), 12 a
-volume cut across its slices, 13 images with an attribute by one method alone, 14 another generator. One
-generator serves Figures 5 to 10 and 13; for each operator an autoencoder is trained. scale=paper: CelebA at 128 px,
-synthetic volumes at 256 px, BEGAN at 64 px, an accelerator; scale=small: a class of CIFAR-10 and volumes at 32 px,
-narrow networks. Time and result: not recorded yet.
+volume cut across its slices, 13 images with an attribute by one method alone, 14 another generator. One generator is
+that of Figures 5 to 10 and 13; for each operator an autoencoder is trained. scale=paper: CelebA at 128 px, synthetic
+volumes at 256 px, BEGAN at 64 px, an accelerator; scale=small: a class of CIFAR-10 and volumes at 32 px, narrow networks.
+Time and result: not recorded yet.
 
 Arguments: scale, data_dir, dtype and smoke of configs/paper/README.md, and
   figures            joined by "+", of 5 to 10 and 12 to 14
@@ -19,8 +19,9 @@ Arguments: scale, data_dir, dtype and smoke of configs/paper/README.md, and
   metric_encoder     likewise of the classifier whose features FID compares
   dataset, classes, image_size
 
-Stages: those of the GAN; for each operator OPERATOR_autoencoder and OPERATOR_restoration; aegan; truth_table; those of
-configs/volume.py with the prefix rock_; those of configs/restoration.py with the prefix began_; report.
+Stages: those of the GAN; for each operator OPERATOR_autoencoder and OPERATOR_restoration; aegan; truth_table, table4
+(Table 4 beside the paper's); those of configs/volume.py with the prefix rock_; those of configs/restoration.py with the
+prefix began_; report.
 """
 
 from ml_collections import ConfigDict
@@ -29,6 +30,7 @@ from configs import autoencoder, restoration, tasks, truth_table, volume
 from configs.paper import inverse_problems
 
 _TEXT = "Images were degraded by several operators and restored by every method, all with one generator."
+_ATTRIBUTE = "An attribute in images restored by the search that compares codes (first) and by invertGAN (second)."
 # Figure -> operator, and file that its restoration writes.
 _RESTORED = {
     "5": ("noise", "restored.png"),
@@ -75,6 +77,7 @@ def get_config(arg=None):
         places["12"] = "stage:rock_volume/cuts.png"
     if "13" in chosen:
         stages["truth_table"] = truth_table.truth_table(args, "stage:identity_restoration")
+        stages["table4"] = inverse_problems.report("4", {"attribute": "stage:truth_table"}, text=_ATTRIBUTE)
         places["13"] = "stage:truth_table/images.png"
     if "14" in chosen:
         began = {"networks": "began", "options": "width:32" if args.scale == "small" and not args.smoke else ""}

@@ -32,5 +32,6 @@ def get_config(arg=None):
     stages["autoencoder"] = autoencoder.autoencoder(args, title="autoencoder", gan=generator)
     stages["aegan"] = inverse_problems.aegan(args)
     stages["restoration"] = restoration.restoration(args, generator, "stage:autoencoder", aegan="stage:aegan")
-    report = inverse_problems.report("2", {"restoration": "stage:restoration"}, text=_TEXT)
+    rows = ("degraded", *stages["restoration"].methods)[args.operator == "identity" :]
+    report = inverse_problems.report("2", {"restoration": "stage:restoration"}, text=_TEXT, rows=rows)
     return inverse_problems.finish(args, stages, report)

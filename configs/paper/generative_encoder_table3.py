@@ -50,5 +50,7 @@ def get_config(arg=None):
     entries = {text: f"stage:latent{text}_restoration" for text in texts}
     if len(texts) == 1:  # the rows of an only entry have no prefix
         names = {name: own.partition(": ")[2] if own.startswith(first) else own for name, own in names.items()}
-    report = inverse_problems.report("3", entries, names=names, text=_TEXT)
+    prefixes = {text: f"{text}: " if len(texts) > 1 else "" for text in texts}
+    rows = tuple(prefixes[text] + name for text in texts for name in stages[f"latent{text}_restoration"].methods)
+    report = inverse_problems.report("3", entries, names=names, text=_TEXT, rows=rows)
     return inverse_problems.finish(args, stages, report)
