@@ -9,7 +9,8 @@ The published schedule shows 600,000 images in each stage. On two CPU cores take
 
 The last stage is the GAN that other commands take: runs/gan/size32, or runs/gan/gan where the networks do not grow.
 
-Arguments: dataset, classes, data_dir, on_bad_image, dtype and smoke of configs/classifier.py, and
+Arguments: dataset (also celeb_a, lsun_church, blobs and volume:PATH), classes, data_dir, on_bad_image, dtype and smoke
+of configs/classifier.py, and
   networks        progressive (grows), began or dcgan
   latent_size     length of the latents; 0: the published one
   options         of the networks, such as base_width:1024+max_width:128, or width:32 of the others

@@ -31,7 +31,6 @@ class Scheme:
       extra_split: the split to take as additional training data.
       decoded: images are stored as arrays, at about the size they are used at.
       reduces_large_images: large JPEG files are decoded at a reduced size.
-      channels: of the images.
     """
 
     open: Callable[..., Source]
@@ -47,7 +46,6 @@ class Scheme:
     extra_split: str = "train"
     decoded: bool = False
     reduces_large_images: bool = False
-    channels: int = 3
 
     @property
     def selects_examples(self) -> bool:
@@ -79,14 +77,13 @@ SCHEMES: dict[str, Scheme] = {
         extra_split="all",
         decoded=True,
     ),
-    "blobs": Scheme(volume.open_blobs, decoded=True, channels=1),
+    "blobs": Scheme(volume.open_blobs, decoded=True),
     "volume": Scheme(
         volume.open_volume,
         "PATH",
         options=("window",),
         check=volume.check_location,
         decoded=True,
-        channels=1,
     ),
 }
 

@@ -162,9 +162,9 @@ def make_train_step(
 
         def loss_fn(params):
             outputs, divergence = _reconstruct(module, params, images, keys[6])
-            logits = discriminator.apply(judge, _decode(module, params, latents[1]), train=True)
+            generated = _decode(module, params, latents[1])
             terms = {
-                "adversarial": losses.generator_loss(logits),
+                "adversarial": losses.generator_loss(discriminator.apply(judge, generated, train=True)),
                 "reconstruction": losses.pixel_loss(outputs, images, order=2),
                 "divergence": divergence,
             }
@@ -177,7 +177,7 @@ def make_train_step(
         gradients, terms = jax.grad(loss_fn, has_aux=True)(before)
         state = state.apply_gradients(AUTOENCODER, gradients, {}, optimizers[AUTOENCODER])
         state = state.update_average(AUTOENCODER, average_decay)
-        report = {"loss_discriminator": report["loss"], "real": report["real"], "fake": report["fake"]}
+        report["loss_discriminator"] = report.pop("loss")
         report |= {"loss": sum(terms.values())} | {f"loss_{name}": term for name, term in terms.items()}
         report = {name: (jnp.sum(value), jnp.asarray(count, jnp.float32)) for name, value in report.items()}
         return state.replace(step=state.step + 1), report

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from arinv import parallel
+from arinv import models, parallel
 from arinv.apps.restoration.solver import Solution, solve
 from arinv.errors import UserError
 from arinv.experiment.run import Run, channels_of
@@ -138,7 +138,6 @@ def build(
       []}, of a search also "error" [B, T + 1], the mean squared errors to the images during the search (NaN where they
       are degraded already), and "num_steps" [B].
     """
-    solver = run.config.solver
 
     def observed(images, indices):
         return images if degraded else degrade(run, operator, images, indices)
@@ -147,25 +146,8 @@ def build(
         return functions[1](functions[0](observed(images, indices)))
 
     def search(functions, images, indices):
-        starts = draw_starts(
-            jax.random.fold_in(run.key, _START),
-            indices,
-            latent_size=networks[GAN].module.latent_size,
-            law=networks[GAN].module.law,
-            num_starts=solver.num_starts,
-        )
-        return solve(
-            functions[1],
-            functions[0],
-            observed(images, indices),
-            starts if solver.num_starts > 1 else starts[:, 0],
-            project_fn=lambda generated: operator.project(_keys(run, indices), generated),
-            num_steps=solver.num_steps,
-            learning_rate=solver.learning_rate,
-            penalty=solver.penalty,
-            threshold=solver.threshold,
-            truth=None if degraded else images,
-        )
+        truth = None if degraded else images
+        return _search(run, networks[GAN].module, operator, functions, observed(images, indices), indices, truth)
 
     if method in PASSES:
         step, functions = one_pass, (networks[method].encode_fn, networks[method].decode_fn)
@@ -189,6 +171,38 @@ def build(
         return {"image": np.clip(np.asarray(result), 0, 1), SECONDS: seconds}
 
     return restore
+
+
+def _search(
+    run: Run,
+    gan: models.Gan,
+    operator: Operator,
+    functions: tuple[Callable, Callable],
+    degraded: Array,
+    indices: Array,
+    truth: Array | None,
+) -> Solution:
+    """Returns the solution for degraded images, with E and G as functions, from starts that follow from the numbers."""
+    solver = run.config.solver
+    starts = draw_starts(
+        jax.random.fold_in(run.key, _START),
+        indices,
+        latent_size=gan.latent_size,
+        law=gan.law,
+        num_starts=solver.num_starts,
+    )
+    return solve(
+        functions[1],
+        functions[0],
+        degraded,
+        starts if solver.num_starts > 1 else starts[:, 0],
+        project_fn=lambda generated: operator.project(_keys(run, indices), generated),
+        num_steps=solver.num_steps,
+        learning_rate=solver.learning_rate,
+        penalty=solver.penalty,
+        threshold=solver.threshold,
+        truth=truth,
+    )
 
 
 def _encode_fn(method: str, networks: Mapping[str, Trained]) -> Callable[[Array], Array]:
