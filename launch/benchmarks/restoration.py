@@ -3,7 +3,7 @@
 A step is: images of the latents, their mask, their codes, the squared distance from the codes of the masked images, the
 latents' gradient and an update by Adam. The generator is a narrow progressive one of 32 px (base_width 1024, max_width
 128), the encoder the published one. The case says how many images ours searches for at once; one_by_one is ours in
-batches of one, PyTorch takes one image at a time, and speeds are compared per image. Of the published 1,400 steps 100
+batches of one, PyTorch takes one image at a time, and speeds are compared per image. Of the published 1,400 steps 20
 are taken. The weights are random.
 
 Source: Generative Encoder, Algorithm 1 and section 4.4.
@@ -22,7 +22,7 @@ _BATCHES = (8, 32, 64)
 
 
 def _size_and_steps(options: Options) -> tuple[int, int]:
-    return (16, 2) if options.tiny else (32, 100)
+    return (16, 2) if options.tiny else (32, 20)
 
 
 def make_search(dtype: str, size: int, num_steps: int):

@@ -19,6 +19,7 @@ from arinv.experiment.cache import ResultCache
 from arinv.experiment.run import Run
 from arinv.experiment.state import TrainState
 from arinv.ops.degradations import build_operator, image_keys
+from arinv.tasks import TASKS
 from arinv.train import autoencoder, gan, training
 from configs import autoencoder as autoencoder_config
 from configs import restoration, restore, truth_table, volume
@@ -292,3 +293,25 @@ def test_restore_rejects_configs_in_one_line(changes, message):
     config.update_from_flattened_dict(changes)
     with pytest.raises(UserError, match=message):
         restore_images.check(config)
+
+
+@pytest.mark.parametrize(
+    ("module", "changes", "message"),
+    [
+        (truth_table, {"methods": ("invertgan", "invertgan")}, "must be two methods of the restoration"),
+        (truth_table, {"attribute": ""}, "attribute is empty"),
+        (truth_table, {"region": (0.0, 0.5, 1.0, 0.5)}, "region="),
+        (truth_table, {"confidence": 2.0}, "confidence"),
+        (truth_table, {"restoration": ""}, "restoration is empty"),
+        (volume, {"axis": 0}, "axis=0 must be 1 or 2"),
+        (volume, {"threshold": 128.0}, "threshold"),
+        (volume, {"methods": ()}, "methods is empty"),
+    ],
+)
+def test_analyses_of_restorations_reject_configs_in_one_line(module, changes, message):
+    name = module.__name__.rpartition(".")[2]
+    config = module.get_config("smoke=True").stages[name]
+    config.unlock()
+    config.update_from_flattened_dict(changes)
+    with pytest.raises(UserError, match=message):
+        TASKS[name].check(config)
