@@ -13,6 +13,7 @@ Arguments:
   gan, autoencoder, aegan, encoder, operator, operator_options  of configs/restoration.py; without autoencoder=
                 invertGAN restores alone
   images        an image file, a folder, or photos (or photos:NAME+NAME): the photographs in scikit-image
+  mask          with operator=mask an image file that is black where the images are missing, instead of random blocks
   degraded      whether the images are degraded already, as the operator says
   on_bad_image  error, or skip
   dtype         float32 or bfloat16
@@ -32,6 +33,7 @@ _OWN = {
     "operator": "identity",
     "operator_options": "",
     "images": "",
+    "mask": "",
     "degraded": False,
     "on_bad_image": "error",
     "dtype": "float32",
@@ -52,7 +54,7 @@ def get_config(arg=None):
     )  # fmt: skip
     config.operator = {"name": args.operator, "options": arguments.encoder_options(args.operator_options)}
     config.solver = {"num_steps": 1400, "learning_rate": 0.1, "penalty": 0.0, "threshold": 0.0, "num_starts": 1}
-    config.degraded = args.degraded
+    config.mask, config.degraded = args.mask, args.degraded
     config.data = {"name": args.images, "on_bad_image": args.on_bad_image, "max_side": 0}
     config.batch_size = 16
     config.limit = 0

@@ -278,12 +278,25 @@ def test_restore_restores_images_of_a_user(networks, tmp_path):
     assert (tmp_path / "restored" / "overview.png").exists()
 
 
+def test_mask_of_a_file_is_the_operator(tmp_path):
+    mask = np.full((40, 60, 3), 255, np.uint8)
+    mask[:20, 10:30] = 0  # the upper left quarter of the square in the centre
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    known = restore_images.read_mask(str(tmp_path / "mask.png"), 8)
+    expected = np.ones((8, 8, 1))
+    expected[:4, :4] = 0
+    np.testing.assert_array_equal(known, expected)
+    operator, images = restore_images.masking(known), jnp.full((2, 8, 8, 3), 0.5)
+    np.testing.assert_array_equal(operator.project(None, images), np.broadcast_to(0.5 * expected, images.shape))
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"data.name": ""}, "images is empty"),
-        ({"degraded": True}, "the place of the block is not known"),
+        ({"degraded": True}, "the place of what is missing is not known"),
         ({"limit": -1}, "limit must be 0"),
+        ({"mask": "hole.png", "operator.name": "noise"}, "mask=hole.png needs operator=mask"),
         ({"methods": ()}, "methods is empty"),
     ],
 )

@@ -107,6 +107,7 @@ def restore_all(
     arrays: Mapping[str, np.ndarray],
     *,
     degraded: bool = False,
+    key: str = "",
 ) -> Part:
     """Returns what a method returns for all images, with the seconds of each; finished batches are kept in parts/.
 
@@ -117,11 +118,13 @@ def restore_all(
       operator: of the degradation.
       arrays: "image", uint8 [N, H, W, C], and "label" [N].
       degraded: whether the images are degraded already.
+      key: what determines the operator besides the config; empty for nothing.
     """
     restore = methods.build(run, method, networks, operator, degraded=degraded)
     size = run.config.batch_size
     batches = data.eval_batches(arrays, batch_size=size)
-    cache = run.cache(f"parts/{method}", *methods.fingerprints(method, networks), str(zlib.crc32(arrays["image"])))
+    checksum = str(zlib.crc32(arrays["image"]))
+    cache = run.cache(f"parts/{method}", *methods.fingerprints(method, networks), checksum, *filter(None, [key]))
     rows = []
     for number, batch in enumerate(progress_bar(batches, f"{run.config.title}: {method}", unit="batch")):
         part = cache.load(str(number))

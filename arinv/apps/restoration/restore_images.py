@@ -11,6 +11,7 @@ Source: Generative Encoder, Algorithm 1.
 import csv
 import io
 import pathlib
+import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -27,7 +28,7 @@ from arinv.experiment import report, workdirs
 from arinv.experiment.figures import labelled_grid, short_names
 from arinv.experiment.run import Run, check_fields
 from arinv.experiment.writer import write_png, write_text
-from arinv.ops.degradations import build_operator
+from arinv.ops.degradations import Operator, build_operator
 from arinv.ops.images import to_float, to_uint8
 
 _OVERVIEW = "overview.png"
@@ -50,22 +51,26 @@ def check(config: ConfigDict) -> None:
     if data.is_photographs(config.data.name):
         data.photograph_names(config.data.name)
     methods.check(config)
-    if config.degraded and config.operator.name == "mask":
+    if config.mask and config.operator.name != "mask":
+        raise UserError(f"mask={config.mask} needs operator=mask; got operator={config.operator.name}")
+    if config.degraded and config.operator.name == "mask" and not config.mask:
         raise UserError(
-            "degraded=true with operator=mask: the place of the block is not known; take images without a mask, or "
-            "another operator"
+            "degraded=true with operator=mask: the place of what is missing is not known; name an image that is black "
+            "there by mask="
         )
     if config.limit < 0:
         raise UserError(f"limit must be 0 (all images) or more; got {config.limit}")
 
 
 def check_inputs(run: Run) -> None:
-    """Checks that the networks exist.
+    """Checks that the networks and the mask exist.
 
     Raises:
-      UserError: no checkpoint, or one of another kind.
+      UserError: no checkpoint, or one of another kind, or a mask that cannot be read.
     """
     methods.check_inputs(run)
+    if run.config.mask:
+        data.read_image(run.config.mask)
 
 
 def run(run: Run) -> dict[str, Any]:
@@ -84,15 +89,20 @@ def run(run: Run) -> dict[str, Any]:
     check_outputs(ConfigDict({"order": folders, "data": {"name": config.data.name}}), root.resolve(), workdir.resolve())
     files = run.open_images()
     names = files.names[: config.limit or None]
-    operator = build_operator(config.operator.name, **config.operator.options.to_dict())
     networks = methods.load(run)
     network = next(iter(networks.values()))
     size, channels = network.image_size, network.description.get("channels", 3)
     images_u8 = np.stack([_prepare(files[i], size, channels) for i in range(len(names))])
+    operator = build_operator(config.operator.name, **config.operator.options.to_dict())
+    key = ""
+    if config.mask:
+        known = read_mask(config.mask, size)
+        operator, key = masking(known), str(zlib.crc32(known))
+        images_u8 = images_u8 * known if config.degraded else images_u8
     run.begin()
     arrays = {"image": images_u8, "label": np.zeros(len(names), np.int32)}
     parts = {
-        method: restore_all(run, method, networks, operator, arrays, degraded=config.degraded)
+        method: restore_all(run, method, networks, operator, arrays, degraded=config.degraded, key=key)
         for method in config.methods
     }
     images = np.asarray(to_float(images_u8))
@@ -118,6 +128,28 @@ def run(run: Run) -> dict[str, Any]:
     }
     _write_report(run, results, names, images, rows, parts)
     return run.finish(results)
+
+
+def read_mask(path: str, size: int) -> np.ndarray:
+    """Returns 0 where an image file is dark and 1 elsewhere, uint8 [size, size, 1], of the square in its centre.
+
+    Raises:
+      UserError: a file that cannot be read.
+    """
+    return (data.to_grey(data.resize_u8(data.read_image(path), size, "crop")) > 127).astype(np.uint8)[..., None]
+
+
+def masking(known: np.ndarray) -> Operator:
+    """Returns the operator that sets what is not known to 0.
+
+    Args:
+      known: [H, W, 1], 0 or 1.
+    """
+
+    def apply(keys, images):
+        return images * known.astype(np.float32)[None]
+
+    return Operator(apply, apply, "0 where the mask is black")
 
 
 def _prepare(image: np.ndarray, size: int, channels: int) -> np.ndarray:

@@ -54,7 +54,7 @@ def test_step_reports_the_weighted_terms_and_updates_both_networks(learned_varia
 
     real, fake = (discriminator.apply(state.variables["discriminator"], y) for y in (x, decode(latents[0])))
     expected = float(losses.discriminator_loss(real, fake).mean())
-    assert means["loss_discriminator"] == pytest.approx(expected, rel=1e-4)
+    assert means["loss_logistic"] == pytest.approx(expected, rel=1e-4)
     for name in networks:
         moved = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), new.variables[name], state.variables[name])
         assert max(jax.tree.leaves(moved)) > 0, name
