@@ -54,14 +54,16 @@ def check(config: ConfigDict) -> None:
 
 
 def check_inputs(run: Run) -> None:
-    """Checks, before any stage runs, that the classifier exists.
+    """Checks, before any stage runs, that the classifier and the restoration exist, or will.
 
     Raises:
-      UserError: it does not.
+      UserError: one does not.
     """
-    reference = run.config.attribute
-    if reference not in STATISTICS and not reference.startswith("stage:"):
+    config = run.config
+    if config.attribute not in STATISTICS and not config.attribute.startswith("stage:"):
         _load_classifier(run)
+    if not config.restoration.startswith("stage:"):
+        read_restored(run, config.restoration, config.methods)
 
 
 def run(run: Run) -> dict[str, Any]:

@@ -42,6 +42,16 @@ def check(config: ConfigDict) -> None:
     check_number(config.threshold, "threshold", least=0.0, most=1.0)
 
 
+def check_inputs(run: Run) -> None:
+    """Checks, before any stage runs, that the restoration exists, or will.
+
+    Raises:
+      UserError: it is not finished, or lacks a method.
+    """
+    if not run.config.restoration.startswith("stage:"):
+        read_restored(run, run.config.restoration, run.config.methods)
+
+
 def run(run: Run) -> dict[str, Any]:
     """Stacks the slices, compares their pores, and returns the results.
 
