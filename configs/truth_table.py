@@ -26,23 +26,23 @@ from configs import arguments, restoration, tasks
 def get_config(arg=None):
     """Returns the stages: a restoration, unless there is one, then the table."""
     args = arguments.parse(arg, **restoration.ARGUMENTS, restoration="", attribute="edges")
-    stages, finished = {}, args.restoration
-    if not finished:
-        stages, finished = restoration.stages_of(args), "stage:restoration"
-    stages["truth_table"] = truth_table(args, finished)
+    stages, workdir = {}, args.restoration
+    if not workdir:
+        stages, workdir = restoration.stages_of(args), "stage:restoration"
+    stages["truth_table"] = truth_table(args, workdir)
     return tasks.experiment(stages)
 
 
-def truth_table(args, finished):
+def truth_table(args, workdir):
     """Returns the task that counts.
 
     Args:
       args: parsed arguments.
-      finished: workdir of a restoration, or "stage:NAME".
+      workdir: of a restoration, or "stage:NAME".
     """
     config = tasks.common(args, "truth table")
     config.task = "truth_table"
-    config.restoration, config.attribute = finished, args.attribute
+    config.restoration, config.attribute = workdir, args.attribute
     config.methods = ("generative_encoder", "invertgan")
     config.label = 1
     config.threshold = 0.1 if args.attribute == "edges" else 0.5

@@ -99,7 +99,8 @@ def open_blobs(location: str, split: str, *, image_size: int, resize: str) -> Sl
     else:
         grid = np.meshgrid(np.arange(_CUBES), np.arange(side), np.arange(3), indexing="ij")
         index = np.stack([axis.ravel() for axis in grid], axis=1)[:, [0, 2, 1]]
-    return Slices("blobs", split, lambda number: make_blobs(number, side), index, image_size=image_size, resize=resize)
+    volume_fn = functools.partial(make_blobs, side=side)  # unlike a lambda it can be sent to worker processes
+    return Slices("blobs", split, volume_fn, index, image_size=image_size, resize=resize)
 
 
 @functools.lru_cache(maxsize=4)
@@ -167,7 +168,7 @@ def open_volume(location: str, split: str, *, image_size: int, resize: str, wind
         else:
             index = [(0, 0, position) for position in range(len(volume))]
     name = f"volume:{location}"
-    return Slices(name, split, lambda number: volume, np.array(index), image_size=image_size, resize=resize)
+    return Slices(name, split, (volume,).__getitem__, np.array(index), image_size=image_size, resize=resize)
 
 
 def check_location(location: str) -> None:

@@ -98,11 +98,11 @@ def _operator_stages(args, operator, generator):
     options = _SMALL_OPTIONS.get(operator, "") if args.scale == "small" or args.smoke else ""
     own = ConfigDict({**args.to_dict(), "operator": operator, "operator_options": options})
     stages = {f"{operator}_autoencoder": autoencoder.autoencoder(own, title=f"autoencoder, {operator}", gan=generator)}
-    trained = ""
+    aegan = ""
     if operator == "identity":
-        stages["aegan"], trained = inverse_problems.aegan(own), "stage:aegan"
+        stages["aegan"], aegan = inverse_problems.aegan(own), "stage:aegan"
     encoder = f"stage:{operator}_autoencoder"
-    stages[f"{operator}_restoration"] = restoration.restoration(own, generator, encoder, aegan=trained)
+    stages[f"{operator}_restoration"] = restoration.restoration(own, generator, encoder, aegan=aegan)
     return stages
 
 

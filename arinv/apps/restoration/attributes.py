@@ -71,13 +71,13 @@ def truth_table(
     if first.shape != second.shape or first.ndim != 4:
         raise UserError(f"both methods need the same images [N, H, W, C]; got {first.shape} and {second.shape}")
     flags = [np.asarray(attribute_fn(images)) for images in (first, second)]
-    decided = np.ones(len(first), bool) if valid is None else np.asarray(valid)
-    for name, values in (("attribute_fn", flags[0]), ("attribute_fn", flags[1]), ("valid", decided)):
+    is_valid = np.ones(len(first), bool) if valid is None else np.asarray(valid)
+    for name, values in (("attribute_fn", flags[0]), ("attribute_fn", flags[1]), ("valid", is_valid)):
         if values.shape != (len(first),) or values.dtype != bool:
             raise UserError(f"{name} must give bool [{len(first)}]; got {values.dtype} {values.shape}")
     a, b = flags
     cells = (~a & ~b, ~a & b, a & ~b, a & b)
-    return TruthTable(*(int((cell & decided).sum()) for cell in cells), int((~decided).sum()))
+    return TruthTable(*(int((cell & is_valid).sum()) for cell in cells), int((~is_valid).sum()))
 
 
 def _brightness(windows: np.ndarray) -> np.ndarray:

@@ -68,12 +68,14 @@ def run(run: Run) -> dict[str, Any]:
     run.begin()
     volumes = {name: array[..., 0] for name, array in images.items()}
     true = volumes["image"]
-    found = {name: pores.compare_pores(volumes[name], true, threshold=config.threshold) for name in config.methods}
+    comparisons = {
+        name: pores.compare_pores(volumes[name], true, threshold=config.threshold) for name in config.methods
+    }
     write_arrays(run.workdir / "volumes.npz", {name: np.asarray(to_uint8(array)) for name, array in volumes.items()})
-    _write(run, volumes, found)
+    _write(run, volumes, comparisons)
     return run.finish(
         {
-            "entries": {name: _entry(result) for name, result in found.items()},
+            "entries": {name: _entry(result) for name, result in comparisons.items()},
             "shape": list(true.shape),
             "axis": config.axis,
             "threshold": config.threshold,
@@ -87,12 +89,12 @@ def _entry(result: pores.Pores) -> dict[str, float]:
     return {**result._asdict(), "porosity_error": result.error, **shares}
 
 
-def _write(run: Run, volumes: Mapping[str, np.ndarray], found: Mapping[str, pores.Pores]) -> None:
+def _write(run: Run, volumes: Mapping[str, np.ndarray], comparisons: Mapping[str, pores.Pores]) -> None:
     config = run.config
     heading = ["", "porosity", "error", "invented voxels", "lost voxels", "invented pores", "lost pores"]
-    first = next(iter(found.values()))
+    first = next(iter(comparisons.values()))
     rows = [["true volume", f"{first.true_porosity:.2%}", *["-"] * 5]]
-    for name, result in found.items():
+    for name, result in comparisons.items():
         shares = (f"{count:,} ({count / result.voxels:.2%})" for count in (result.invented, result.lost))
         numbers = f"{result.porosity:.2%}", f"{100 * result.error:+.2f} points"
         rows.append([name.replace("_", " "), *numbers, *shares, f"{result.invented_pores:,}", f"{result.lost_pores:,}"])
@@ -110,7 +112,7 @@ def _write(run: Run, volumes: Mapping[str, np.ndarray], found: Mapping[str, pore
         grid = {name.replace("_", " "): array[..., None] for name, array in cuts.items()}
         grid |= {
             f"{name.replace('_', ' ')}, marked": pores.mark(cuts[name], cuts["image"], threshold=config.threshold)
-            for name in found
+            for name in comparisons
         }
         write_png(run.workdir / "cuts.png", labelled_grid(grid))
         figures = {f"Cuts across axis {config.axis}; invented pores red, lost pores blue": run.workdir / "cuts.png"}

@@ -1,5 +1,7 @@
 """Slices of volumes: the synthetic one, and a user's as an array or a folder."""
 
+import pickle
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -50,6 +52,13 @@ def test_volume_is_split_along_its_first_axis(tmp_path):
     assert len(thin) == 5, "too thin for squares across the other axes"
     low, high = volume[:6].min(), volume[:6].max()
     np.testing.assert_allclose(thin[..., 0], (volume[:5, :, 1:7] - low) * (255 / (high - low)), atol=0.51)
+
+
+def test_slices_can_be_sent_to_worker_processes(tmp_path):
+    np.save(tmp_path / "rock.npy", np.random.default_rng(0).integers(0, 256, (8, 5, 5)).astype(np.uint8))
+    for name in ("blobs", f"volume:{tmp_path / 'rock.npy'}"):
+        source = data.open_source(name, split="test", image_size=4)
+        np.testing.assert_array_equal(pickle.loads(pickle.dumps(source))[0]["image"], source[0]["image"])
 
 
 def test_folder_of_slices_is_in_the_order_of_numbers(tmp_path):
