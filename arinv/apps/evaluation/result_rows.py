@@ -165,6 +165,7 @@ _READERS: dict[str, tuple[Callable[[Mapping[str, Any]], Iterator[tuple[str, Row]
     "one_vs_all": (_of_classes, ()),
     "evaluate_style": (_of_styles, ()),
     "evaluate_denoising": (_of_denoisers, ("crops.png",)),
+    "volume": (_of_methods, ("cuts.png",)),
     "truth_table": (_of_truth_table, ("images.png",)),
     "restoration": (_of_methods, ("restored.png", "details.png", "curve.png")),
 }

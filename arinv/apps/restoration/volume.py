@@ -23,6 +23,13 @@ from arinv.experiment.writer import write_arrays, write_png
 from arinv.ops.images import to_uint8
 from arinv.ops.inputs import check_number
 
+_VARIANTS = {
+    "porosity": "porosity: share of the voxels that are darker than the threshold",
+    "porosity_error": "porosity_error: porosity less that of the true volume",
+    "invented_share": "invented_share: share of the voxels that are pores in the restored volume alone",
+    "lost_share": "lost_share: share of the voxels that are pores in the true volume alone",
+}
+
 ONE_PROCESS = True
 
 
@@ -76,6 +83,8 @@ def run(run: Run) -> dict[str, Any]:
     return run.finish(
         {
             "entries": {name: _entry(result) for name, result in comparisons.items()},
+            "variants": _VARIANTS,
+            "num_examples": len(true),
             "shape": list(true.shape),
             "axis": config.axis,
             "threshold": config.threshold,
