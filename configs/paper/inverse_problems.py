@@ -10,21 +10,11 @@ from configs import arguments, autoencoder, restoration, tasks
 from configs.paper import published
 
 _FIXED = {"autoencoder": "", "aegan": "", "operator": "identity", "operator_options": "", "on_bad_image": "error"}
-_FIXED = {"autoencoder": "", "aegan": "", "operator": "identity", "operator_options": "", "on_bad_image": "error"}
 # Arguments of every table, besides those that only some have.
 _ARGUMENTS = {
     "scale": "small",
     **{name: value for name, value in restoration.ARGUMENTS.items() if name not in _FIXED},
 }
-# Arguments of every table, besides those that only some have.
-_ARGUMENTS = {
-    "scale": "small",
-    **{name: restoration.ARGUMENTS[name] for name in ("networks", "options", "gan", "encoder", "metric_encoder")},
-    **{
-        name: restoration.ARGUMENTS[name] for name in ("dataset", "classes", "data_dir", "image_size", "dtype", "smoke")
-    },
-}
-_FIXED = {"autoencoder": "", "aegan": "", "operator": "identity", "operator_options": "", "on_bad_image": "error"}
 _SMALL = {
     "dataset": "cifar10",
     "classes": "1",
