@@ -60,7 +60,8 @@ def parse(
 
 def aegan(args: ConfigDict) -> ConfigDict:
     """Returns the training of the AEGAN, whose generator is as wide as the GAN's where that is progressive."""
-    options = args.options if args.networks == "progressive" else ""
+    default = _SMALL_OPTIONS["progressive"] if args.scale == "small" and not args.smoke else ""
+    options = args.options if args.networks == "progressive" else default
     return autoencoder.aegan(ConfigDict({**args.to_dict(), "options": options}), title="AEGAN")
 
 

@@ -12,8 +12,8 @@ from untrained import write_aegan, write_autoencoder, write_gan
 
 import arinv
 from arinv import main, models
+from arinv.apps.restoration import methods, restore_images
 from arinv.apps.restoration import restoration as task
-from arinv.apps.restoration import restore_images
 from arinv.errors import UserError
 from arinv.experiment.cache import ResultCache
 from arinv.experiment.run import Run
@@ -80,6 +80,14 @@ def test_restoration_writes_every_method(restored):
     assert "| generative encoder |" in (restored / "table.md").read_text()
     for name in ("restored.png", "details.png", "curve.png", "report.html"):
         assert (restored / name).exists()
+
+
+def test_features_of_grey_images_are_those_of_equal_channels(untrained):
+    encoder = arinv.load(untrained / "robust_encoder")
+    encode = methods._encode_fn("features", {"features": encoder})
+    grey = jax.random.uniform(jax.random.key(0), (2, 16, 16, 1))
+    rgb = jnp.broadcast_to(grey, (2, 16, 16, 3))
+    np.testing.assert_allclose(encode(grey), encoder.features_fn(rgb)["conv5"], rtol=1e-5, atol=1e-6)
 
 
 def test_restoration_resumes_to_the_same_results(networks, untrained, restored, tmp_path, monkeypatch):
