@@ -9,15 +9,16 @@ from arinv.apps.anomaly import detector, one_vs_all, overview, score
 from arinv.apps.denoising import denoise_images, evaluate_denoising
 from arinv.apps.evaluation import autoattack, comparison, evaluate
 from arinv.apps.inversion import compare_inversion, high_resolution, invert_images
-from arinv.apps.restoration import restoration
+from arinv.apps.restoration import restoration, restore_images, truth_table, volume
 from arinv.apps.studies import study
 from arinv.apps.style import evaluate_style, stylize_images
 from arinv.apps.weights import export_torch, import_torch
-from arinv.train import autoencoder, class_inverters, classifier, denoiser, gan, inverter
+from arinv.train import aegan, autoencoder, class_inverters, classifier, denoiser, gan, inverter
 
 TASKS = {
     "one_vs_all": one_vs_all,
     "overview": overview,
+    "aegan": aegan,
     "autoattack": autoattack,
     "autoencoder": autoencoder,
     "class_inverters": class_inverters,
@@ -37,7 +38,10 @@ TASKS = {
     "evaluate_denoising": evaluate_denoising,
     "denoise": denoise_images,
     "restoration": restoration,
+    "restore": restore_images,
     "study": study,
     "stylize": stylize_images,
+    "truth_table": truth_table,
+    "volume": volume,
     "evaluate_style": evaluate_style,
 }

@@ -2,16 +2,19 @@
 
     python -m arinv --config=configs/autoencoder.py:dataset=cifar10,classes=1,gan=runs/gan/size32,operator=mask \
         --workdir=runs/autoencoder
+    python -m arinv --config=configs/autoencoder.py:networks=aegan,dataset=cifar10,classes=1 --workdir=runs/aegan
 
 Arguments: dataset, classes, data_dir, on_bad_image, dtype and smoke of configs/classifier.py, and
-  networks     conv, the published ConvAE
-  latent_size  length of the codes; 0: the published 256
-  gan          workdir of a GAN (configs/gan.py), whose images are half of each batch; empty: images alone
+  networks     conv, the published ConvAE; aegan, an autoencoder whose decoder is the generator of a progressive GAN and
+               is trained with its discriminator, at the full size at once
+  latent_size  length of the codes; 0: the published 256, or 512 of aegan
+  options      of aegan: base_width:1024+max_width:128, learned_variance:true (of the codes; else 1)
+  gan          workdir of a GAN (configs/gan.py), whose images are half of each batch; empty: images alone; not of aegan
   operator, operator_options  of configs/restoration.py
   image_size   side of the images, in pixels
 
 Fields that are often set: num_epochs, loss.restoration (weight of the error of restored images; 0: reconstruction
-alone).
+alone); of aegan loss.adversarial, loss.reconstruction, loss.divergence and average_decay.
 """
 
 from configs import arguments, tasks
@@ -19,6 +22,7 @@ from configs import arguments, tasks
 _OWN = {
     "networks": "conv",
     "latent_size": 0,
+    "options": "",
     "gan": "",
     "operator": "identity",
     "operator_options": "",
@@ -34,7 +38,16 @@ _OWN = {
 
 def get_config(arg=None):
     """Returns the task."""
-    return autoencoder(arguments.parse(arg, **_OWN), title="autoencoder")
+    args = arguments.parse(arg, **_OWN)
+    if args.networks != "aegan":
+        config = autoencoder(args, title="autoencoder")
+        config.autoencoder = {"networks": args.networks, "latent_size": args.latent_size}
+        return config
+    if args.gan:
+        raise ValueError(f"networks=aegan trains its own generator; leave out gan={args.gan}")
+    config = aegan(args, title="AEGAN")
+    config.autoencoder.latent_size = args.latent_size
+    return config
 
 
 def autoencoder(args, *, title, gan=None):
@@ -45,18 +58,53 @@ def autoencoder(args, *, title, gan=None):
       title: shown beside the progress bar.
       gan: workdir of a GAN or "stage:NAME"; None for args.gan.
     """
-    config = tasks.common(args, title)
+    config = _training(args, title)
     config.task = "autoencoder"
-    config.autoencoder = {"networks": args.get("networks", "conv"), "latent_size": args.get("latent_size", 0)}
+    config.autoencoder = {"networks": "conv", "latent_size": 0}
     config.gan = args.gan if gan is None else gan
+    config.loss = {"restoration": _restoration(args)}
+    config.optimizer = _adam(1e-4, b1=0.9, b2=0.999)  # not stated in the paper, nor are batch and epochs
+    return tasks.shorten(config) if args.smoke else config
+
+
+def aegan(args, *, title):
+    """Returns the task that trains an AEGAN.
+
+    Args:
+      args: parsed arguments; options are those of its generator.
+      title: shown beside the progress bar.
+    """
+    config = _training(args, title)
+    config.task = "aegan"
+    options = args.options or ("base_width:32+max_width:16" if args.smoke else "")
+    config.autoencoder = {
+        "networks": "aegan",
+        "latent_size": 0,
+        "options": {"learned_variance": False, **arguments.encoder_options(options)},
+    }
+    # 1 for images in [-1, 1], which the paper's are; squared errors of images in [0, 1] are a quarter of theirs.
+    config.loss = {"adversarial": 1.0, "reconstruction": 4.0, "divergence": 1.0, "restoration": 4 * _restoration(args)}
+    config.average_decay = 0.999
+    config.optimizer = {name: _adam(1e-3, b1=0.0, b2=0.99) for name in ("autoencoder", "discriminator")}  # as of pGAN
+    return tasks.shorten(config) if args.smoke else config
+
+
+def _training(args, title):
+    config = tasks.common(args, title)
     config.operator = {"name": args.operator, "options": arguments.encoder_options(args.operator_options)}
-    config.data = tasks.data(args)
-    config.loss = {"restoration": 0.0 if args.operator == "identity" else 1.0}
+    config.data = tasks.generative_data(args)
     config.augmentation = {"flip": True}
     config.num_steps = 0
-    config.num_epochs = 90.0  # not stated in the paper, nor is the batch or the rate
+    config.num_epochs = 90.0
     config.batch_size = 64
     config.steps_per_call = 1
-    schedule = {"name": "constant", "learning_rate": 1e-4, "warmup_epochs": 0.0}
-    config.optimizer = {"name": "adam", "b1": 0.9, "b2": 0.999, "max_gradient_norm": 0.0, "schedule": schedule}
-    return tasks.shorten(config) if args.smoke else config
+    return config
+
+
+def _restoration(args):
+    return 0.0 if args.operator == "identity" else 1.0
+
+
+def _adam(rate, *, b1, b2):
+    schedule = {"name": "constant", "learning_rate": rate, "warmup_epochs": 0.0}
+    return {"name": "adam", "b1": b1, "b2": b2, "max_gradient_norm": 0.0, "schedule": schedule}

@@ -9,7 +9,8 @@ The published schedule shows 600,000 images in each stage. On two CPU cores take
 
 The last stage is the GAN that other commands take: runs/gan/size32, or runs/gan/gan where the networks do not grow.
 
-Arguments: dataset, classes, data_dir, on_bad_image, dtype and smoke of configs/classifier.py, and
+Arguments: dataset (also celeb_a, lsun_church, blobs and volume:PATH), classes, data_dir, on_bad_image, dtype and smoke
+of configs/classifier.py, and
   networks        progressive (grows), began or dcgan
   latent_size     length of the latents; 0: the published one
   options         of the networks, such as base_width:1024+max_width:128, or width:32 of the others
@@ -47,7 +48,7 @@ _RECIPES = {
     "began": ("equilibrium", _ADAM | {"b1": 0.9, "b2": 0.999}, {"name": "constant", "learning_rate": 8e-5}, 16),
     "dcgan": ("logistic", _ADAM | {"b1": 0.5, "b2": 0.999}, {"name": "constant", "learning_rate": 2e-4}, 128),
 }
-_SIZES = {"progressive": (32, 8), "began": (64, 16), "dcgan": (64, 16)}  # image size, and that of a smoke run
+SIZES = {"progressive": (32, 8), "began": (64, 16), "dcgan": (64, 16)}  # image size, and that of a smoke run
 _SMOKE = {"progressive": "base_width:32+max_width:16", "began": "width:8", "dcgan": "width:4"}
 
 
@@ -66,7 +67,7 @@ def gan_stages(args, *, prefix=""):
     """
     if args.networks not in _RECIPES:
         raise ValueError(f"unknown networks {args.networks!r}; known: {', '.join(_RECIPES)}")
-    default, small = _SIZES[args.networks]
+    default, small = SIZES[args.networks]
     args.image_size = args.image_size or (small if args.smoke else default)
     if args.networks != "progressive":
         return {f"{prefix}gan": network(args, "gan", args.image_size)}
@@ -101,7 +102,7 @@ def network(args, title, image_size, *, start="", fade=False):
     options = arguments.encoder_options(args.options or (_SMOKE[args.networks] if args.smoke else ""))
     config.gan = {"networks": args.networks, "latent_size": args.latent_size, "options": options}
     config.start, config.fade = start, fade  # the GAN that this one continues, and whether its last block fades in
-    config.data = tasks.data(args.copy_and_resolve_references(), args.dataset)
+    config.data = tasks.generative_data(args.copy_and_resolve_references())
     config.data.image_size = image_size
     config.game = {"name": game, **_GAME}
     config.augmentation = {"flip": True}

@@ -6,18 +6,22 @@
 Without gan= it is grown first (configs/gan.py), and without autoencoder= that is trained for the operator.
 
 Arguments: dataset, classes, data_dir, on_bad_image, dtype and smoke of configs/classifier.py, and
+  networks     of the GAN that is trained here: progressive, began or dcgan
+  options      of those networks
   gan          workdir of a GAN, which is used instead of a new one
   autoencoder  workdir of an autoencoder (configs/autoencoder.py), which is used instead of a new one
+  aegan        workdir of an AEGAN (configs/autoencoder.py:networks=aegan), one more method; empty: none
   encoder      workdir of a classifier or an inverter, or zoo:NAME, whose features a further search compares: at the
                classifier's default layer, or at the inverter's
+  metric_encoder  workdir of a classifier or zoo:NAME, whose features FID compares; empty: no FID
   operator     identity, noise, multiplicative_noise, mask, blur, downsample or sensing
   operator_options  sigma of the noises; share of mask; sigma and window of blur, such as sigma:1.5+window:7; factor of
                downsample; share, sigma and seed of sensing
-  options      of the GAN's networks, where it is trained here
-  image_size   side of the images, in pixels
+  image_size   side of the images, in pixels; 0: 32, or 64 of began and dcgan
 
 Stages: those of the GAN, autoencoder, restoration. Fields that are often set: stages.restoration.solver (num_steps,
-learning_rate, penalty, threshold, num_starts), .methods and .data.num_test (64); stages.size*.num_steps,
+learning_rate, penalty, threshold: images whose loss is below it are not updated further, num_starts: of which the best
+is used), .methods, .curve_steps (of the errors in results.json) and .data.num_test (64); stages.size*.num_steps,
 stages.autoencoder.num_epochs.
 """
 
@@ -25,13 +29,16 @@ from ml_collections import ConfigDict
 
 from configs import arguments, autoencoder, gan, tasks
 
-_OWN = {
+ARGUMENTS = {
+    "networks": "progressive",
+    "options": "",
     "gan": "",
     "autoencoder": "",
+    "aegan": "",
     "encoder": "",
+    "metric_encoder": "",
     "operator": "identity",
     "operator_options": "",
-    "options": "",
     "dataset": "photos",
     "classes": "",
     "data_dir": "",
@@ -44,30 +51,64 @@ _OWN = {
 
 def get_config(arg=None):
     """Returns the stages: a GAN and an autoencoder, unless there are some, then the restoration."""
-    args = arguments.parse(arg, **_OWN)
-    args.image_size = args.image_size or (16 if args.smoke else 32)
-    stages, generator, encoder = {}, args.gan, args.autoencoder
-    if not generator:
-        own = {"networks": "progressive", "latent_size": 0, "metric_encoder": ""}
-        stages = gan.gan_stages(ConfigDict({**args.to_dict(), **own}))
-        generator = f"stage:{list(stages)[-1]}"
+    return tasks.experiment(stages_of(arguments.parse(arg, **ARGUMENTS)))
+
+
+def stages_of(args, *, prefix=""):
+    """Returns the stages of a restoration: a GAN and an autoencoder, unless there are some, then the restoration.
+
+    Args:
+      args: parsed arguments; image_size is set where it is 0.
+      prefix: of the names of the stages.
+    """
+    stages, generator = gan_of(args, prefix=prefix)
+    encoder = args.autoencoder
     if not encoder:
-        stages["autoencoder"] = autoencoder.autoencoder(args, title="autoencoder", gan=generator)
-        encoder = "stage:autoencoder"
-    stages["restoration"] = restoration(args, generator, encoder)
-    return tasks.experiment(stages)
+        stages[f"{prefix}autoencoder"] = autoencoder.autoencoder(args, title="autoencoder", gan=generator)
+        encoder = f"stage:{prefix}autoencoder"
+    stages[f"{prefix}restoration"] = restoration(args, generator, encoder)
+    return stages
 
 
-def restoration(args, generator, encoder):
-    """Returns the task that restores test images."""
+def gan_of(args, *, prefix="", latent_size=0):
+    """Returns the stages that train the GAN, none where args.gan is one, and where it is.
+
+    Args:
+      args: parsed arguments; image_size is set where it is 0.
+      prefix: of the names of the stages.
+      latent_size: length of the latents; 0: the published one.
+    """
+    if args.networks not in gan.SIZES:
+        raise ValueError(f"unknown networks {args.networks!r}; known: {', '.join(gan.SIZES)}")
+    args.image_size = args.image_size or (8 if args.smoke else gan.SIZES[args.networks][0])
+    if args.gan:
+        return {}, args.gan
+    own = {"latent_size": latent_size, "metric_encoder": ""}
+    stages = gan.gan_stages(ConfigDict({**args.to_dict(), **own}), prefix=prefix)
+    return stages, f"stage:{list(stages)[-1]}"
+
+
+def restoration(args, generator, encoder, *, aegan=""):
+    """Returns the task that restores test images.
+
+    Args:
+      args: parsed arguments.
+      generator: workdir of a GAN, or "stage:NAME".
+      encoder: likewise of an autoencoder.
+      aegan: likewise of an AEGAN; empty for args.aegan.
+    """
     config = tasks.common(args, f"restoring, {args.operator}")
     config.task = "restoration"
-    config.gan, config.autoencoder = generator, encoder
+    config.gan, config.autoencoder, config.aegan = generator, encoder, aegan or args.aegan
     config.encoders = {"features": args.encoder} if args.encoder else {}
-    config.methods = ("autoencoder", "invertgan", "generative_encoder", *config.encoders)
+    config.methods = (
+        "autoencoder", *(["aegan"] if config.aegan else []), "invertgan", "generative_encoder", *config.encoders
+    )  # fmt: skip
+    config.metric_encoder = args.metric_encoder
     config.operator = {"name": args.operator, "options": arguments.encoder_options(args.operator_options)}
     config.solver = {"num_steps": 1400, "learning_rate": 0.1, "penalty": 0.0, "threshold": 0.0, "num_starts": 1}
-    config.data = tasks.data(ConfigDict({**args.to_dict(), "num_test": 64}))
+    config.curve_steps = (0, 100, 400, 1000, 1400)
+    config.data = tasks.generative_data(ConfigDict({**args.to_dict(), "num_test": 64}))
     config.batch_size = 64
     if args.smoke:
         tasks.shorten(config)

@@ -12,6 +12,7 @@ from configs import arguments, encoders
 _SPLITS = {
     "tfds:imagenet2012": ("train", "validation"),
     "tfds:cats_vs_dogs": ("train[:80%]", "train[80%:]"),
+    "tfds:lsun/church_outdoor": ("train", "validation"),
 }
 
 
@@ -70,6 +71,27 @@ def data(args: ConfigDict, name: str = "") -> ConfigDict:
             "num_workers": 0,
         }
     )
+
+
+# Sets of images that have no labels: short name -> name, and window of the images (Generative Encoder, section 4.1).
+_UNLABELLED = {"celeb_a": ("tfds:celeb_a", (89, 121, 128)), "lsun_church": ("tfds:lsun/church_outdoor", ())}
+
+
+def generative_data(args: ConfigDict, name: str = "") -> ConfigDict:
+    """Returns the data fields of a task on a generator of images: those of data, and channels, window and label.
+
+    Args:
+      args: as of data.
+      name: as of data; also "celeb_a", "lsun_church", "blobs" and "volume:PATH".
+    """
+    name, window = _UNLABELLED.get(name or args.dataset, (name or args.dataset, ()))
+    config = data(args, name)
+    if name.startswith("tfds:lsun"):
+        config.resize = "crop"  # as pGAN does; squash, the whole image, as the Generative Encoder
+    config.channels = 1 if name.partition(":")[0] in ("blobs", "volume") else 3
+    config.window = window  # x and y of the centre and side, in pixels of the stored images; empty: whole images
+    config.label = "none" if name in dict(_UNLABELLED.values()) else ""  # feature of a TFDS dataset; empty: label
+    return config
 
 
 def labels(text: str) -> tuple[int, ...]:

@@ -71,6 +71,17 @@ def write_autoencoder(workdir, *, seed, image_size=16):
     return workdir
 
 
+def write_aegan(workdir, *, seed, image_size=16):
+    """Writes the workdir of an AEGAN's training."""
+    options = {"base_width": 16, "max_width": 8, "learned_variance": False}
+    spec = {"networks": "aegan", "latent_size": 6, "options": options}
+    module = models.build_autoencoder("aegan", image_size=image_size, latent_size=6, **options)
+    shapes = jax.eval_shape(lambda x: module.init(jax.random.key(0), x), trained.image_struct(image_size))
+    description = {"kind": AUTOENCODER, "autoencoder": spec, "image_size": image_size, "weights": AVERAGE}
+    _save(workdir, AVERAGE, fill(shapes, seed), description)
+    return workdir
+
+
 def _save(workdir, name, variables, description):
     with Checkpoints(workdir, (name,), keep=1) as checkpoints:
         state = TrainState(jnp.zeros((), jnp.int32), {name: jax.tree.map(jnp.asarray, variables)}, {name: {}})

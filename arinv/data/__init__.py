@@ -1,7 +1,17 @@
 """Datasets as random-access sources of uint8 images, and batches of them."""
 
 from arinv.data.batches import MixedBatches, eval_batches, train_batches
-from arinv.data.image_files import ORIGINAL, ImageFiles, decoded_side, limit_side, open_images, read_image, resize_u8
+from arinv.data.image_files import (
+    ORIGINAL,
+    ImageFiles,
+    check_window,
+    decoded_side,
+    limit_side,
+    open_images,
+    read_image,
+    resize_u8,
+    to_grey,
+)
 from arinv.data.opening import SCHEMES, Scheme, check_name, open_source, published, split_name, stored_side
 from arinv.data.photos import is_photographs, open_photographs, photograph_names, read_photograph
 from arinv.data.source import Published, Renumbered, Source, SourceInfo, load_arrays
@@ -17,6 +27,7 @@ __all__ = [
     "Source",
     "SourceInfo",
     "check_name",
+    "check_window",
     "decoded_side",
     "eval_batches",
     "is_photographs",
@@ -32,5 +43,6 @@ __all__ = [
     "resize_u8",
     "split_name",
     "stored_side",
+    "to_grey",
     "train_batches",
 ]

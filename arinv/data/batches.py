@@ -209,13 +209,14 @@ def train_batches(
         raise UserError(f"seed={seed}; must be 0 or more")
     order = TrainOrder(num_examples, batch_size, seed, rows)
     if arrays is None and not len(rows):
-        return TrainBatches(order, functools.partial(_empty_batches, source.info.image_size))
+        shape = (source.info.image_size, source.info.image_size, source.info.channels)
+        return TrainBatches(order, functools.partial(_empty_batches, shape))
     if resized_crop and arrays is not None:
         raise UserError('resized_crop needs a source opened with resize="original"; arrays have images of one size')
     if resized_crop:
         return _cropped_batches(source, order, resized_crop, in_memory, num_workers, progress)
     if arrays is None:
-        size = num_examples * source.info.image_size**2 * 3
+        size = num_examples * source.info.image_size**2 * source.info.channels
         if in_memory or (in_memory is None and size <= MAX_BYTES_IN_MEMORY):
             arrays = load_arrays(source, progress=progress)
     if arrays is not None:
@@ -267,10 +268,10 @@ def _memory_batches(arrays: Arrays, order: TrainOrder, step: int) -> Iterator[Ba
         step += 1
 
 
-def _empty_batches(image_size: int, step: int) -> Iterator[Batch]:
+def _empty_batches(shape: tuple[int, ...], step: int) -> Iterator[Batch]:
     while True:
         yield {
-            "image": np.zeros((0, image_size, image_size, 3), np.uint8),
+            "image": np.zeros((0, *shape), np.uint8),
             "label": np.zeros(0, np.int32),
             "mask": np.zeros(0, np.float32),
         }
@@ -366,7 +367,7 @@ class EvalBatches:
 
     def _stack(self, examples: list[dict[str, Any]]) -> Batch:
         size = self._source.info.image_size
-        image = np.array([e["image"] for e in examples], np.uint8).reshape(-1, size, size, 3)
+        image = np.array([e["image"] for e in examples], np.uint8).reshape(-1, size, size, self._source.info.channels)
         return self._pad(image, np.array([e["label"] for e in examples], np.int32))
 
     def _pad(self, image: np.ndarray, label: np.ndarray) -> Batch:

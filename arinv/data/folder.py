@@ -43,6 +43,7 @@ class Folder:
         resize: str,
         on_bad_image: str = "error",
         progress: Callable[[int, int], None] | None = None,
+        window: tuple[int, ...] = (),
     ):
         """Lists the images and decodes each once.
 
@@ -57,6 +58,7 @@ class Folder:
           resize: see `image_files.resize_u8`.
           on_bad_image: "error" raises at a damaged image, "skip" skips and counts it.
           progress: called with (files checked, number of files).
+          window: see `image_files.crop_window`; empty for whole images.
 
         Raises:
           UserError: folder missing or empty, unknown split, a split's folder without another one, folders
@@ -67,7 +69,7 @@ class Folder:
         check_location(root)
         tree, left_out = read_tree(root)
         class_names, files = _list_split(tree, split, left_out)
-        self._size, self._resize = image_size, resize
+        self._size, self._resize, self._window = image_size, resize, window
         self.bad_files = image_files.find_bad_files(
             [file for file, _ in files], self._read, on_bad_image=on_bad_image, progress=progress
         )
@@ -99,7 +101,10 @@ class Folder:
 
     def _read(self, path: pathlib.Path) -> np.ndarray:
         # Large photographs decode faster this way.
-        image = image_files.read_image(path, min_side=image_files.decoded_side(self._size, self._resize))
+        side = None if self._window else image_files.decoded_side(self._size, self._resize)
+        image = image_files.read_image(path, min_side=side)
+        if self._window:
+            image = image_files.crop_window(image, self._window, name=str(path))
         return image_files.resize_u8(image, self._size, self._resize)
 
 

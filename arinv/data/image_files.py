@@ -21,6 +21,7 @@ from arinv.errors import UserError, unknown
 
 RESIZE_MODES = ("squash", "crop", "crop_7_8")
 ORIGINAL = "original"  # the mode that does not resize
+_LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # Rec. 601
 ON_BAD_IMAGE = ("error", "skip")
 
 _SUFFIXES = {
@@ -174,6 +175,58 @@ def resize_u8(image: np.ndarray, size: int, mode: str = "squash") -> np.ndarray:
     box = crop_box(height, width, size, mode)
     resized = Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR, box=box)
     return np.asarray(resized)
+
+
+def check_window(window: Sequence[int]) -> None:
+    """Checks the numbers of a window of `crop_window`.
+
+    Raises:
+      UserError: not three whole numbers, or a side below 1.
+    """
+    whole = all(isinstance(value, int) and not isinstance(value, bool) for value in window)
+    if len(window) != 3 or not whole or window[2] < 1:
+        raise UserError(
+            f"window={tuple(window)} must be x and y of its centre and its side, in pixels, such as (89, 121, 128)"
+        )
+
+
+def crop_window(image: np.ndarray, window: Sequence[int], *, name: str) -> np.ndarray:
+    """Returns a square window of an image.
+
+    Args:
+      image: uint8 [H, W, C].
+      window: x and y of its centre, which of an even side is the pixel right of it and below, and its side, in pixels.
+      name: of the image in errors.
+
+    Returns:
+      uint8 [side, side, C].
+
+    Raises:
+      UserError: the window is not inside the image.
+
+    Source: (89, 121, 128) of aligned CelebA is that of Karras et al. 2018.
+    """
+    x, y, side = window
+    left, top = x - side // 2, y - side // 2
+    height, width = image.shape[:2]
+    if min(left, top) < 0 or left + side > width or top + side > height:
+        raise UserError(
+            f"{name} has {width} x {height} px: the window of {side} px around x={x}, y={y} is not inside; set "
+            "data.window"
+        )
+    return image[top : top + side, left : left + side]
+
+
+def to_grey(image: np.ndarray) -> np.ndarray:
+    """Returns an image in grey by Rec. 601.
+
+    Args:
+      image: uint8 [H, W, 3].
+
+    Returns:
+      uint8 [H, W].
+    """
+    return np.rint(image.astype(np.float32) @ _LUMA).astype(np.uint8)
 
 
 def crop_box(height: int, width: int, size: int, mode: str) -> tuple[float, float, float, float]:

@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from arinv.data import folder, image_files, npz, photos, tfds
-from arinv.data.source import Published, Renumbered, Source, SourceInfo, Subset, class_labels
+from arinv.data import folder, image_files, npz, photos, tfds, volume
+from arinv.data.source import Published, Recolored, Renumbered, Source, SourceInfo, Subset, class_labels
 from arinv.errors import UserError, unknown
 
 
@@ -55,11 +55,13 @@ class Scheme:
 
 SCHEMES: dict[str, Scheme] = {
     "photos": Scheme(photos.open_photos, options=("num_examples", "classes"), published=photos.PUBLISHED),
-    "tfds": Scheme(tfds.Tfds, "NAME", options=("data_dir",), published=tfds.PUBLISHED, slow_labels=True),
+    "tfds": Scheme(
+        tfds.Tfds, "NAME", options=("data_dir", "window", "label"), published=tfds.PUBLISHED, slow_labels=True
+    ),
     "folder": Scheme(
         folder.Folder,
         "PATH",
-        options=("on_bad_image", "progress"),
+        options=("on_bad_image", "progress", "window"),
         check=folder.check_location,
         class_advice=folder.class_advice,
         sorted_by_class=True,
@@ -73,6 +75,14 @@ SCHEMES: dict[str, Scheme] = {
         user_data=True,
         numbered_classes=True,
         extra_split="all",
+        decoded=True,
+    ),
+    "blobs": Scheme(volume.open_blobs, decoded=True),
+    "volume": Scheme(
+        volume.open_volume,
+        "PATH",
+        options=("window",),
+        check=volume.check_location,
         decoded=True,
     ),
 }
@@ -117,12 +127,16 @@ def open_source(
     classes: Sequence[int | str] | None = None,
     renumber: bool = False,
     progress: Callable[[int, int], None] | None = None,
+    channels: int = 0,
+    window: Sequence[int] = (),
+    label: str = "",
 ) -> Source:
     """Returns random access to one split of a dataset, as images of a fixed size.
 
     Args:
       name: "photos" (built in), "tfds:NAME" (prepared array_record files), "folder:PATH" (a folder of
-        images), or "npz:PATH" (arrays "image" and "label").
+        images), "npz:PATH" (arrays "image" and "label"), "blobs" (slices of synthetic porous volumes), or
+        "volume:PATH" (slices of a volume).
       split: "train" or "test"; with tfds also slices such as "train[:80%]"; with a folder or an npz
         file also "all". Where these have no splits of their own, a fifth of each class is the test split.
       image_size: side S of the images, in pixels.
@@ -138,9 +152,14 @@ def open_source(
       classes: keep only these labels or class names; labels keep their numbers.
       renumber: with `classes`, number those from 0, as if the dataset had no others.
       progress: called with (done, total) while the files of a folder are checked.
+      channels: of the images, 3 or 1 for grey ones; 0 for the dataset's own.
+      window: x and y of the centre and the side of the window that is cropped before images are resized, in pixels,
+        of tfds, folder and volume; empty for whole images.
+      label: with tfds the feature with the label, such as "attributes/Eyeglasses", or "none" for images without
+        labels; empty for "label" or "labels".
 
     Returns:
-      A source: `source.info`, `len(source)`, and `source[i]` -> {"image": uint8 [S, S, 3], "label":
+      A source: `source.info`, `len(source)`, and `source[i]` -> {"image": uint8 [S, S, C], "label":
       int}; "original": images of any height and width.
 
     Raises:
@@ -154,17 +173,26 @@ def open_source(
         raise unknown("resize", resize, (*image_files.RESIZE_MODES, image_files.ORIGINAL))
     check_name(name)
     scheme, location = split_name(name)
+    for option, value in (("window", window), ("label", label)):
+        if value and option not in scheme.options:
+            raise UserError(f"{name} has no {option}; leave data.{option} empty")
+    if window:
+        image_files.check_window(window)
     options = {
         "data_dir": data_dir,
         "on_bad_image": on_bad_image,
         "num_examples": num_examples,
         "classes": classes,
         "progress": progress,
+        "window": tuple(window),
+        "label": label,
     }
     options = {option: options[option] for option in scheme.options}
     source = scheme.open(location, split, image_size=image_size, resize=resize, **options)
     if not scheme.selects_examples:
         source = _select(source, num_examples, classes, spread=scheme.sorted_by_class)
+    if channels and channels != source.info.channels:
+        source = Recolored(source, channels)
     return _renumber(source, classes) if renumber and classes else source
 
 

@@ -1,7 +1,7 @@
 """The protocol of datasets: random access to examples of one size, subsets of them, and arrays of all of them.
 
-An example is {"image": uint8 [S, S, 3], "label": int}, read on access; a source that was opened with
-resize="original" returns images [H, W, 3] as they are stored.
+An example is {"image": uint8 [S, S, C], "label": int}, read on access, with C 3 or 1 for grey images; a source that was
+opened with resize="original" returns images [H, W, C] as they are stored.
 """
 
 import dataclasses
@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
+from arinv.data.image_files import to_grey
 from arinv.errors import UserError, unknown
 
 
@@ -28,6 +29,7 @@ class SourceInfo:
       class_names: one name per class, in the order of the labels.
       image_size: side S of the images, in pixels.
       left_out: entries of a folder that are not readable images, as text; empty for none.
+      channels: C of the images, 3 or 1 for grey ones.
     """
 
     name: str
@@ -37,6 +39,7 @@ class SourceInfo:
     class_names: tuple[str, ...]
     image_size: int
     left_out: str = ""
+    channels: int = 3
 
 
 class Published(NamedTuple):
@@ -122,6 +125,44 @@ class Renumbered:
     def read_labels(self) -> np.ndarray:
         """Returns the new labels, int32 [N]."""
         return np.array([self._numbers[int(label)] for label in self._source.read_labels()], np.int32)
+
+
+class Recolored:
+    """The examples of a source in RGB with three equal channels, or in grey by Rec. 601.
+
+    Attributes:
+      info: that of the source, with the channels.
+      num_skipped: that of the source.
+    """
+
+    def __init__(self, source: Source, channels: int):
+        """Stores the source, and the channels of its images, 1 or 3."""
+        self._source = source
+        self.info = dataclasses.replace(source.info, channels=channels)
+        self.num_skipped = source.num_skipped
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return self.__getitems__([index])[0]
+
+    def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
+        """Returns several examples."""
+        return [
+            {**example, "image": self._convert(example["image"])} for example in read_examples(self._source, indices)
+        ]
+
+    def _convert(self, image: np.ndarray) -> np.ndarray:
+        if image.shape[-1] == self.info.channels:
+            return image
+        if self.info.channels == 3:
+            return np.repeat(image, 3, axis=-1)
+        return to_grey(image)[..., None]
+
+    def read_labels(self) -> np.ndarray:
+        """Returns the labels of all examples, int32 [N]."""
+        return self._source.read_labels()
 
 
 def class_labels(classes: Sequence[int | str], info: SourceInfo) -> list[int]:
@@ -212,11 +253,11 @@ def load_arrays(source: Source, *, progress: Callable[[int, int], None] | None =
     """Returns all examples of a source, decoded in a pool of threads.
 
     Args:
-      source: from `open_source`; must fit into memory (N * S * S * 3 bytes).
+      source: from `open_source`; must fit into memory (N * S * S * C bytes).
       progress: called with (examples done, number of examples).
 
     Returns:
-      {"image": uint8 [N, S, S, 3], "label": int32 [N]}, in the order of the source, read-only; decoded once as long as
+      {"image": uint8 [N, S, S, C], "label": int32 [N]}, in the order of the source, read-only; decoded once as long as
       the source is kept.
 
     Raises:
@@ -225,7 +266,7 @@ def load_arrays(source: Source, *, progress: Callable[[int, int], None] | None =
     if source in _ARRAYS:
         return _ARRAYS[source]
     total, size = len(source), source.info.image_size
-    image = np.empty((total, size, size, 3), np.uint8)
+    image = np.empty((total, size, size, source.info.channels), np.uint8)
     label = np.empty(total, np.int32)
 
     def store(i: int, example: dict) -> None:

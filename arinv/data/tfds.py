@@ -16,6 +16,9 @@ from arinv.data.source import Published, SourceInfo, check_index
 from arinv.errors import UserError, unknown
 
 PUBLISHED = {
+    # One class where no attribute is the label.
+    "celeb_a": Published(1, {"train": 162_770, "validation": 19_867, "test": 19_962}),
+    "lsun/church_outdoor": Published(1, {"train": 126_227, "validation": 300}),
     "cats_vs_dogs": Published(2, {"train": 23_262}),
     "cifar10": Published(10, {"train": 50_000, "test": 10_000}, side=32),
     "cifar100": Published(100, {"train": 50_000, "test": 10_000}, side=32),
@@ -25,6 +28,7 @@ PUBLISHED = {
     "svhn_cropped": Published(10, {"train": 73_257, "test": 26_032}, side=32),
 }
 _BLOCK = 1024  # records that are read together
+UNLABELLED = "none"  # the label of datasets without labels
 
 
 class Tfds:
@@ -38,6 +42,8 @@ class Tfds:
         image_size: int,
         resize: str,
         data_dir: str | os.PathLike | None,
+        window: tuple[int, ...] = (),
+        label: str = "",
     ):
         """Opens the record files.
 
@@ -47,6 +53,9 @@ class Tfds:
           image_size: side of the images, in pixels.
           resize: see `image_files.resize_u8`.
           data_dir: the directory of prepared datasets; None: TFDS_DATA_DIR, else ~/tensorflow_datasets.
+          window: see `image_files.crop_window`; empty for whole images.
+          label: the feature with the label, such as "attributes/Eyeglasses"; empty for label or labels; "none" for
+            images without labels, which form one class.
 
         Raises:
           UserError: a dataset that is missing, not in array_record files or without readable images or labels,
@@ -58,7 +67,7 @@ class Tfds:
         splits = [str(key) for key in builder.info.splits]
         features = builder.info.features
         self._shape = _stored_shape(name, features)
-        self._label_name = _label_name(name, features)
+        self._label_name = _label_name(name, features, label)
         _check_split(name, split, splits)
         _check_slices(name, split, builder.info.splits)
         try:
@@ -71,14 +80,8 @@ class Tfds:
         except ValueError as error:
             raise UserError(f"tfds:{name} split {split!r} cannot be opened ({_reason(error)})") from None
         self._records = records.data_source
-        self._resize = resize
-        label = features[self._label_name]
-        if getattr(label, "num_classes", None):
-            class_names = label.names
-            self._numbers = {number: number for number in range(len(class_names))}
-        else:  # plain numbers
-            self._numbers = _number_labels(builder, splits, self._label_name)
-            class_names = [str(number) for number in self._numbers]
+        self._resize, self._window = resize, window
+        self._numbers, class_names = _classes(builder, splits, features, self._label_name)
         self.info = SourceInfo(
             f"tfds:{name}", split, len(self._records), len(class_names), tuple(class_names), image_size
         )
@@ -103,11 +106,15 @@ class Tfds:
             image = _stored_image(features["image"], self._shape, name)
         else:
             image = image_files.decode_image(_value(features["image"].bytes_list.value, name, "image"), name=name)
+        if self._window:
+            image = image_files.crop_window(image, self._window, name=name)
         image = image_files.resize_u8(image, self.info.image_size, self._resize)
         return {"image": image, "label": self._label(features, name)}
 
     def read_labels(self) -> np.ndarray:
         """Returns all labels, int32 [N]; reads every record (minutes, for a large dataset)."""
+        if not self._label_name:
+            return np.zeros(len(self), np.int32)
         labels = np.empty(len(self), np.int32)
         for start in range(0, len(self), _BLOCK):
             indices = range(start, min(start + _BLOCK, len(self)))
@@ -116,6 +123,8 @@ class Tfds:
         return labels
 
     def _label(self, features, name: str) -> int:
+        if not self._label_name:
+            return 0
         label = _value(features[self._label_name].int64_list.value, name, self._label_name)
         if label not in self._numbers:
             raise UserError(f"{name} has the label {label}, which is none of the {len(self._numbers)} classes")
@@ -162,22 +171,55 @@ def _stored_image(field: Any, shape: tuple[int, ...], name: str) -> np.ndarray:
     return image if shape[-1] == 3 else np.repeat(image, 3, axis=-1)
 
 
-def _label_name(name: str, features: Mapping[str, Any]) -> str:
-    """Returns the name of the feature with the label.
+def _label_name(name: str, features: Mapping[str, Any], label: str) -> str:
+    """Returns the name of the feature with the label, with a slash before each part of a nested one; empty for none.
 
     Raises:
       UserError: no such feature, or one that is no integer.
     """
-    label_name = next((key for key in ("label", "labels") if key in features), None)
+    if label == UNLABELLED:
+        return ""
+    known = _flat(features)
+    label_name = label or next((key for key in ("label", "labels") if key in known), None)
+    if label and label not in known:
+        raise unknown(f"label of tfds:{name}", label, known)
     if label_name is None:
-        raise UserError(f"tfds:{name} has no feature 'label' or 'labels'; it has: {', '.join(sorted(features))}")
-    feature = features[label_name]
+        raise UserError(
+            f"tfds:{name} has no feature 'label' or 'labels'; it has: {', '.join(sorted(known))}; name one by "
+            f"data.label, or set data.label={UNLABELLED} for images without labels"
+        )
+    feature = known[label_name]
     dtype = np.dtype(getattr(feature, "np_dtype", object))
     if getattr(feature, "shape", None) != () or dtype.kind not in "biu":
         raise UserError(
             f"tfds:{name} has {type(feature).__name__} as {label_name!r}; expected one integer or class an image"
         )
     return label_name
+
+
+def _flat(features: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Returns features by name, those of nested features as "outer/inner", as records store them."""
+    flat = {}
+    for name, feature in features.items():
+        nested = type(feature).__name__ == "FeaturesDict"
+        flat |= _flat(feature, f"{prefix}{name}/") if nested else {f"{prefix}{name}": feature}
+    return flat
+
+
+def _classes(
+    builder: Any, splits: Sequence[str], features: Mapping[str, Any], label_name: str
+) -> tuple[dict[int, int], Sequence[str]]:
+    """Returns stored label -> class number, and the names of the classes."""
+    if not label_name:
+        return {}, ["image"]
+    label = _flat(features)[label_name]
+    if getattr(label, "num_classes", None):
+        return {number: number for number in range(len(label.names))}, label.names
+    if np.dtype(label.np_dtype).kind == "b":
+        attribute = label_name.rpartition("/")[2]
+        return {0: 0, 1: 1}, [f"no {attribute}", attribute]
+    numbers = _number_labels(builder, splits, label_name)
+    return numbers, [str(number) for number in numbers]
 
 
 def _number_labels(builder: Any, splits: Sequence[str], label_name: str) -> dict[int, int]:

@@ -136,9 +136,9 @@ class Column(NamedTuple):
 def column(metric: str) -> Column:
     """Returns how a metric is shown in tables."""
     known = _known()
+    if metric in known:
+        return Column(list(known).index(metric), *known[metric])
     for place, (name, (heading, style)) in enumerate(known.items()):
-        if metric == name:
-            return Column(place, heading, style)
         if metric.startswith(f"{name}_"):
             return Column(place, f"{heading} ({metric.removeprefix(f'{name}_')})", style)
     heading = metric.replace("_", " ")

@@ -240,15 +240,30 @@ def check_fields(config: ConfigDict) -> None:
     """Checks the fields that every task with data has.
 
     Raises:
-      UserError: unknown dtype, batch size that the devices do not divide, image size out of range, or negative
-        number of images.
+      UserError: unknown dtype, batch size that the devices do not divide, image size out of range, unknown channels
+        or window, or negative number of images.
     """
     dtype_of(config)
     _mesh_of(config)
     image_size = config.data.get("image_size", 1)
     if not 1 <= image_size <= _LARGEST_SIDE:
         raise UserError(f"data.image_size={image_size} must be 1 to {_LARGEST_SIDE} px")
+    channels_of(config)
+    if window := config.data.get("window", ()):
+        data.check_window(window)
     check_num_images(config)
+
+
+def channels_of(config: ConfigDict) -> int:
+    """Returns the channels of the images of config.data, 1 or 3.
+
+    Raises:
+      UserError: another number.
+    """
+    channels = config.data.get("channels", 3)
+    if channels not in (1, 3):
+        raise UserError(f"data.channels={channels!r} must be 1 (grey) or 3 (RGB)")
+    return channels
 
 
 def check_num_images(config: ConfigDict) -> None:
@@ -342,6 +357,9 @@ def open_source(config: ConfigDict, split: str, *, resize: str = "") -> data.Sou
         resize=data.ORIGINAL if split == "train" and fields.get("resized_crop") else resize or fields.resize,
         data_dir=fields.data_dir or None,
         on_bad_image=fields.on_bad_image,
+        channels=channels_of(config),
+        window=tuple(fields.get("window", ())),
+        label=fields.get("label", ""),
         num_examples=fields[f"num_{split}"] or None,
         classes=fields.classes or None,
         renumber=True,

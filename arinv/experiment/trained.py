@@ -336,12 +336,10 @@ def load(
         variables = checkpoint.load_variables(workdir, {AVERAGE: shapes[AVERAGE]})[AVERAGE]
         return Trained(GAN, module, variables, description)
     if description["kind"] == AUTOENCODER:
-        spec, size = description["autoencoder"], description["image_size"]
-        module = models.build_autoencoder(
-            spec["networks"], image_size=size, latent_size=spec["latent_size"], dtype=dtype
-        )
-        abstract = {AUTOENCODER: _abstract(module, image_struct(size))}
-        variables = checkpoint.load_variables(workdir, abstract)[AUTOENCODER]
+        module = build_autoencoder(description, dtype=dtype)
+        struct = image_struct(description["image_size"], description.get("channels", 3))
+        name = description.get("weights", AUTOENCODER)  # or the moving average of the weights
+        variables = checkpoint.load_variables(workdir, {name: _abstract(module, struct)})[name]
         return Trained(AUTOENCODER, module, variables, description)
     if description["encoder_workdir"]:
         encoder = load(workdirs.follow(description["encoder_workdir"], workdir), kind=CLASSIFIER, dtype=dtype)
@@ -411,17 +409,38 @@ def abstract_gan(
 ) -> tuple[models.Gan, Mapping[str, Variables]]:
     """Returns the networks of a GAN's description, and the shapes of the variables in its checkpoints."""
     spec, image_size = description["gan"], description["image_size"]
+    channels = description.get("channels", 3)
     gan = models.build_gan(
-        spec["networks"], image_size=image_size, latent_size=spec["latent_size"], dtype=dtype, **spec["options"]
+        spec["networks"],
+        image_size=image_size,
+        channels=channels,
+        latent_size=spec["latent_size"],
+        dtype=dtype,
+        **spec["options"],
     )
     generator = _abstract(gan.generator, jax.ShapeDtypeStruct((1, gan.latent_size), jnp.float32))
-    discriminator = _abstract(gan.discriminator, image_struct(image_size))
+    discriminator = _abstract(gan.discriminator, image_struct(image_size, channels))
     return gan, {GENERATOR: generator, AVERAGE: generator, DISCRIMINATOR: discriminator}
 
 
-def image_struct(image_size: int) -> jax.ShapeDtypeStruct:
+def build_autoencoder(
+    description: Mapping[str, Any], *, dtype: jax.typing.DTypeLike = jnp.float32
+) -> models.Autoencoder:
+    """Returns the untrained networks of an autoencoder's description."""
+    spec = description["autoencoder"]
+    return models.build_autoencoder(
+        spec["networks"],
+        image_size=description["image_size"],
+        channels=description.get("channels", 3),
+        latent_size=spec["latent_size"],
+        dtype=dtype,
+        **spec.get("options", {}),
+    )
+
+
+def image_struct(image_size: int, channels: int = 3) -> jax.ShapeDtypeStruct:
     """Returns the shape of one image, to initialise a network with."""
-    return jax.ShapeDtypeStruct((1, image_size, image_size, 3), jnp.float32)
+    return jax.ShapeDtypeStruct((1, image_size, image_size, channels), jnp.float32)
 
 
 @functools.lru_cache(maxsize=64)
@@ -608,7 +627,7 @@ def _layer_function(layer: str) -> Callable[[FeaturesFn, Array], Array]:
 
 @jax.jit
 def _autoencode(decode_fn: DecodeFn, encode_fn: Callable[[Array], Array], images: Array) -> Array:
-    return decode_fn(encode_fn(images))
+    return jnp.clip(decode_fn(encode_fn(images)), 0, 1)  # the generator of an AEGAN may leave [0, 1]
 
 
 @functools.partial(jax.jit, static_argnames="layer")

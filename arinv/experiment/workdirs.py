@@ -25,7 +25,7 @@ _STAGE = "stage:"
 _FOLDER = "folder:"
 # Fields that name a folder of images without the prefix "folder:"; of these tasks, data.name does so too.
 _FOLDERS = ("images", "anomalous", "data.content", "data.style", "data.content_labels", "data.style_labels")
-_PATH_TASKS = ("invert", "denoise")
+_PATH_TASKS = ("invert", "denoise", "restore")
 _SCHEMES = (f"{name}:" if scheme.location else name for name, scheme in data.SCHEMES.items())
 _JOINED = re.compile(rf"\+(?={'|'.join(_SCHEMES)})")  # between data sets; paths may have a + in them
 # Fields that name other runs, or hold such names: first those of trainings, then those of other tasks.

@@ -11,7 +11,13 @@ from arinv.losses.classification import (
     margin_loss,
     trades_loss,
 )
-from arinv.losses.reconstruction import discriminator_loss, feature_loss, generator_loss, pixel_loss
+from arinv.losses.reconstruction import (
+    discriminator_loss,
+    feature_loss,
+    gaussian_divergence,
+    generator_loss,
+    pixel_loss,
+)
 
 __all__ = [
     "WEIGHTINGS",
@@ -21,6 +27,7 @@ __all__ = [
     "equilibrium_loss",
     "feature_loss",
     "gair_rst_loss",
+    "gaussian_divergence",
     "generator_loss",
     "geometry_weights",
     "gradient_penalty",

@@ -94,6 +94,29 @@ def discriminator_loss(real_logits: ArrayLike, fake_logits: ArrayLike) -> Array:
     return -_log_sigmoid(real) - _log_sigmoid(-fake)
 
 
+def gaussian_divergence(means: ArrayLike, log_variances: ArrayLike) -> Array:
+    """Returns the KL divergence of normal distributions from N(0, I), the sum of (m^2 + v - 1 - log v) / 2.
+
+    Args:
+      means: m, [B, K].
+      log_variances: log v, [B, K]; zeros for variances of 1.
+
+    Returns:
+      float32 [B] of 0 or more.
+
+    Raises:
+      UserError: different shapes.
+
+    Source: Kingma and Welling 2014, appendix B; of a code in AEGAN, Generative Encoder, section 4.5.
+    """
+    log_variances = jnp.asarray(log_variances).astype(jnp.float32)
+
+    def per_element(differences):
+        return (jnp.square(differences) + jnp.expm1(log_variances) - log_variances) / 2
+
+    return _sum_per_example(means, jnp.zeros_like(log_variances), per_element)
+
+
 def _sum_per_example(predictions, targets, function) -> Array:
     predictions, targets = jnp.asarray(predictions), jnp.asarray(targets)
     if predictions.shape != targets.shape or not predictions.ndim:

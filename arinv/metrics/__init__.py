@@ -18,6 +18,7 @@ from arinv.metrics.image_quality import (
     normalized_error,
     psnr,
     ssim,
+    ssim_uniform7,
 )
 from arinv.metrics.perceptual import LPIPS_LAYERS, lpips
 from arinv.metrics.registry import METRICS, Metric
@@ -49,5 +50,6 @@ __all__ = [
     "normalized_error",
     "psnr",
     "ssim",
+    "ssim_uniform7",
     "summary",
 ]

@@ -22,6 +22,10 @@ SSIM_VARIANT = (
     "ssim: 11-tap Gaussian sigma 1.5, no padding, k1 0.01, k2 0.03, population moments, "
     "mean over positions and RGB in [0, 1], per image"
 )
+SSIM_UNIFORM7_VARIANT = (
+    "ssim_uniform7: 7x7 windows of equal weights, no padding, k1 0.01, k2 0.03, sample moments, "
+    "mean over positions and RGB in [0, 1], per image"
+)
 NORMALIZED_ERROR_VARIANT = (
     "normalized_error: ||reconstruction - image||_2 / mean distance over all pairs of test images, "
     "RGB in [0, 1], per image"
@@ -29,6 +33,7 @@ NORMALIZED_ERROR_VARIANT = (
 
 _PSNR_FLOOR = 1e-8  # makes the PSNR of equal images finite, 80 dB
 _SSIM_WINDOW = 11
+_UNIFORM_WINDOW = 7
 # Float64 pixels in memory at a time: at most 64 MiB in each of two blocks.
 _BLOCK_VALUES = 2**23
 _BLOCK_ROWS = 1024
@@ -105,6 +110,43 @@ def ssim(reconstructions: ArrayLike, images: ArrayLike) -> Array:
             k2=0.03,
         )
     return values.astype(jnp.float32)
+
+
+def ssim_uniform7(reconstructions: ArrayLike, images: ArrayLike) -> Array:
+    """Returns the structural similarity over 7x7 windows of equal weights, scikit-image's default, for each image.
+
+    Args:
+      reconstructions: [B, H, W, C] in [0, 1].
+      images: [B, H, W, C] in [0, 1], at least 7 pixels high and wide.
+
+    Returns:
+      float32 [B] in [-1, 1]; higher is better, equal images give 1.
+
+    Raises:
+      UserError: different shapes, images outside [0, 1], or an image smaller than the window.
+
+    Source: `skimage.metrics.structural_similarity`, which the Generative Encoder states to use.
+    """
+    x, y = as_image_pair(reconstructions, images)
+    if min(y.shape[1:3]) < _UNIFORM_WINDOW:
+        raise UserError(
+            f"ssim_uniform7 needs images of at least {_UNIFORM_WINDOW} x {_UNIFORM_WINDOW} pixels, got {y.shape[1]} x "
+            f"{y.shape[2]}; enlarge them or omit it."
+        )
+    count = _UNIFORM_WINDOW**2
+
+    def means(values):
+        window = (1, _UNIFORM_WINDOW, _UNIFORM_WINDOW, 1)
+        return jax.lax.reduce_window(values, 0.0, jax.lax.add, window, (1, 1, 1, 1), "VALID") / count
+
+    mean_x, mean_y = means(x), means(y)
+    sample = count / (count - 1)
+    covariance = sample * (means(x * y) - mean_x * mean_y)
+    variances = sample * (means(x * x) - jnp.square(mean_x) + means(y * y) - jnp.square(mean_y))
+    c1, c2 = 0.01**2, 0.03**2
+    values = (2 * mean_x * mean_y + c1) * (2 * covariance + c2)
+    values /= (jnp.square(mean_x) + jnp.square(mean_y) + c1) * (variances + c2)
+    return jnp.mean(values, axis=(1, 2, 3))
 
 
 def euclidean_distance(reconstructions: ArrayLike, images: ArrayLike) -> Array:

@@ -54,6 +54,12 @@ class Metric:
 METRICS: dict[str, Metric] = {
     "psnr": Metric(image_quality.psnr, image_quality.PSNR_VARIANT, "PSNR (dB)", "{:.2f}", higher_is_better=True),
     "ssim": Metric(image_quality.ssim, image_quality.SSIM_VARIANT, "SSIM", higher_is_better=True),
+    "ssim_uniform7": Metric(
+        image_quality.ssim_uniform7,
+        image_quality.SSIM_UNIFORM7_VARIANT,
+        "SSIM (uniform7)",
+        higher_is_better=True,
+    ),
     "mse": Metric(image_quality.mean_squared_error, image_quality.MSE_VARIANT, "MSE", "{:.4f}"),
     "normalized_error": Metric(
         image_quality.euclidean_distance,

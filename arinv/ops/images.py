@@ -71,6 +71,18 @@ def _floating(images: Array) -> Array:
     return images
 
 
+def to_rgb(images: Array) -> Array:
+    """Returns images with three channels, equal ones where the images are grey.
+
+    Args:
+      images: [B, H, W, C], C 1 or 3.
+
+    Returns:
+      [B, H, W, 3].
+    """
+    return jnp.repeat(images, 3, axis=-1) if images.shape[-1] == 1 else images
+
+
 def resize_images(images: Array, side: int) -> Array:
     """Returns square images by bilinear interpolation, with antialiasing where they become smaller.
 

@@ -20,13 +20,14 @@ from ml_collections import ConfigDict
 from arinv import _xla, data, models
 from arinv.errors import UserError
 from arinv.experiment import checkpoint, trained, workdirs
-from arinv.experiment.run import Run
+from arinv.experiment.run import Run, channels_of
 from arinv.experiment.trained import Trained
 from arinv.experiment.writer import write_json
 from arinv.ops import conv
 from arinv.plan import cost, input_rate
 from arinv.train import (
     accelerators,
+    aegan,
     autoencoder,
     class_inverters,
     classifier,
@@ -40,6 +41,7 @@ from arinv.train import (
 from arinv.train.accelerators import Accelerator
 
 TRAINING = {
+    "aegan": aegan,
     "autoencoder": autoencoder,
     "classifier": classifier,
     "denoiser": denoiser,
@@ -244,7 +246,7 @@ def compile_step(config: ConfigDict, setup: training.TrainSetup, mesh: jax.shard
 def _step_key(config: ConfigDict, setup: training.TrainSetup) -> str:
     """Returns a text that is equal for stages whose steps compile to the same program, except for constants."""
     fields = {name: value for name, value in workdirs.plain(config).items() if name not in _FREE}
-    fields["data"] = config.data.image_size
+    fields["data"] = config.data.image_size, channels_of(config)
     fields.get("encoder", {}).pop("checkpoint", None)
     shapes = jax.tree.map(lambda x: f"{x.dtype}{x.shape}", setup.frozen)
     classes = setup.description.get("num_classes")
@@ -280,6 +282,7 @@ def _arguments(config, setup, mesh, factor: int = 1, *, single: bool = False) ->
         mesh,
         batch_size=factor * config.batch_size,
         image_size=config.data.image_size,
+        channels=channels_of(config),
         num_steps=1 if single else training.steps_per_call(config),
     )
 

@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 
 from arinv import data, metrics, models
 from arinv.experiment import workdirs
-from arinv.experiment.run import Run, check_fields
+from arinv.experiment.run import Run, channels_of, check_fields
 from arinv.experiment.state import TrainState, apply_train
 from arinv.experiment.trained import AUTOENCODER, GAN, Trained, image_struct
 from arinv.ops.augment import augment
@@ -81,7 +81,7 @@ def build(run: Run, gan: Trained | None, info: data.SourceInfo, steps_per_epoch:
     """
     config = run.config
     module = _build(config, run.dtype)
-    networks = {AUTOENCODER: (module, (image_struct(config.data.image_size),))}
+    networks = {AUTOENCODER: (module, (image_struct(config.data.image_size, channels_of(config)),))}
     optimizers = training.make_optimizers(config, tuple(networks), steps_per_epoch)
     operator = build_operator(config.operator.name, **config.operator.options.to_dict())
     step = make_train_step(
@@ -97,21 +97,30 @@ def build(run: Run, gan: Trained | None, info: data.SourceInfo, steps_per_epoch:
         optimizers=optimizers,
         train_step=step,
         eval_step=make_eval_step(module, operator),
-        figure=lambda images: image_grid(
-            [np.clip(rows, 0, 1) for rows in (to_float(images["image"]), *(images[name] for name in _ROWS))]
-        ),
+        figure=figure,
         description=_describe(run),
         frozen=(gan.decode_fn,) if gan else (),
     )
 
 
+_SSIM_WINDOW = 11  # px
 _ROWS = ("reconstruction", "degraded", "restored")
+
+
+def figure(images: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Returns test images above their reconstructions, their degraded versions, and what is restored from these."""
+    return image_grid([np.clip(rows, 0, 1) for rows in (to_float(images["image"]), *(images[name] for name in _ROWS))])
 
 
 def _build(config: ConfigDict, dtype: jax.typing.DTypeLike) -> models.Autoencoder:
     spec = config.autoencoder
     return models.build_autoencoder(
-        spec.networks, image_size=config.data.image_size, latent_size=spec.latent_size, dtype=dtype
+        spec.networks,
+        image_size=config.data.image_size,
+        channels=channels_of(config),
+        latent_size=spec.latent_size,
+        dtype=dtype,
+        **spec.get("options", {}),
     )
 
 
@@ -134,6 +143,7 @@ def _describe(run: Run) -> dict[str, Any]:
         "kind": AUTOENCODER,
         "autoencoder": config.autoencoder.to_dict(),
         "image_size": config.data.image_size,
+        "channels": channels_of(config),
         "resize": config.data.resize,
         "operator": config.operator.to_dict(),
         **gan,
@@ -198,17 +208,19 @@ def make_eval_step(
     """Returns the pure step (variables, batch, key[, ...]) -> results.
 
     Returns:
-      A function returning "psnr", "ssim" and "psnr_restored", each [B], and "reconstruction", "degraded" and
-      "restored" [B, H, W, C].
+      A function returning "psnr", "ssim" (of images of 11 px or more) and "psnr_restored", each [B], and
+      "reconstruction", "degraded" and "restored" [B, H, W, C].
     """
 
     def eval_step(variables: Mapping[str, Variables], batch: Batch, key: Array, *frozen: Any) -> Mapping[str, Array]:
         images = to_float(batch["image"])
         degraded = operator.degrade(image_keys(key, jnp.arange(images.shape[0])), images)
-        outputs, restored = (autoencoder.apply(variables[AUTOENCODER], x, train=False) for x in (images, degraded))
-        return {
+        outputs, restored = (
+            jnp.clip(autoencoder.apply(variables[AUTOENCODER], x, train=False), 0, 1) for x in (images, degraded)
+        )
+        results = {"ssim": metrics.ssim(outputs, images)} if images.shape[1] >= _SSIM_WINDOW else {}
+        return results | {
             "psnr": metrics.psnr(outputs, images),
-            "ssim": metrics.ssim(outputs, images),
             "psnr_restored": metrics.psnr(restored, images),
             "reconstruction": outputs,
             "degraded": degraded,

@@ -5,8 +5,8 @@
 "logistic"        logits of real and generated images
 
 A network that grows is trained in stages, each from the one before: config.start names the stage of half the size, or
-of the same size, and with config.fade the new blocks fade in over the steps of the stage. Optimisers start anew in
-each. In a step the discriminator is updated first, then the moving average of the generator, which is what is kept,
+of the same size, and with config.fade the new blocks fade in over the steps of the stage. Each stage has new
+optimisers. In a step the discriminator is updated first, then the moving average of the generator, which is kept,
 then the generator.
 
 Source: Karras et al. 2018, sections 2 and A.1; Berthelot et al. 2017, section 3; as used by the Generative Encoder.
@@ -24,16 +24,16 @@ from ml_collections import ConfigDict
 from arinv import data, losses, metrics, models
 from arinv.errors import UserError, unknown
 from arinv.experiment import checkpoint, trained, workdirs
-from arinv.experiment.run import Run, check_fields
+from arinv.experiment.run import Run, channels_of, check_fields
 from arinv.experiment.state import AVERAGE, TrainState, apply_train
 from arinv.experiment.trained import CLASSIFIER, DISCRIMINATOR, GAN, GENERATOR, Trained, abstract_gan, image_struct
 from arinv.models.gans import GAMES
 from arinv.models.gans.progressive import fade_images, grow
 from arinv.ops.augment import augment
-from arinv.ops.images import image_grid, to_float
+from arinv.ops.images import image_grid, to_float, to_rgb
 from arinv.ops.inputs import check_number
 from arinv.train import training
-from arinv.types import Array, Batch, Metrics, Variables
+from arinv.types import Array, Batch, Metrics, Network, Variables
 
 _BALANCE = "balance"  # of the equilibrium game, beside the networks in the state
 
@@ -102,7 +102,7 @@ def build(run: Run, encoder: Trained | None, info: data.SourceInfo, steps_per_ep
     gan = _build(config, run.dtype)
     latents = jax.ShapeDtypeStruct((1, gan.latent_size), jnp.float32)
     fade = (jax.ShapeDtypeStruct((), jnp.float32),) if gan.grows else ()
-    images = image_struct(config.data.image_size)
+    images = image_struct(config.data.image_size, channels_of(config))
     networks = {GENERATOR: (gan.generator, (latents, *fade)), DISCRIMINATOR: (gan.discriminator, (images, *fade))}
     optimizers = training.make_optimizers(config, tuple(networks), steps_per_epoch)
     fade_steps = training.total_steps(config, steps_per_epoch) if config.fade else 0
@@ -136,6 +136,7 @@ def _build(config: ConfigDict, dtype: jax.typing.DTypeLike) -> models.Gan:
     return models.build_gan(
         spec.networks,
         image_size=config.data.image_size,
+        channels=channels_of(config),
         latent_size=spec.latent_size,
         dtype=dtype,
         **spec.options.to_dict(),
@@ -148,6 +149,7 @@ def describe(config: ConfigDict) -> dict[str, Any]:
         "kind": GAN,
         "gan": config.gan.to_dict(),
         "image_size": config.data.image_size,
+        "channels": channels_of(config),
         "resize": config.data.resize,
         "game": config.game.to_dict(),
     }
@@ -218,60 +220,100 @@ def make_train_step(
         fade = (jnp.minimum(1.0, state.step / fade_steps) if fade_steps else jnp.ones(()),) if gan.grows else ()
         if fade_steps:
             images = fade_images(images, fade[0])
-
-        def generate(params, variables, latents, key):
-            return apply_train(gan.generator, params, variables, latents, *fade, key=key)
-
-        def judge(params, variables, images, key):
-            return apply_train(gan.discriminator, params, variables, images, *fade, key=key)
-
-        balance = state.variables[_BALANCE]["params"]["k"]
         before = state.variables[GENERATOR]
-        fakes, collections = generate(before["params"], before, gan.draw(keys[1], count), keys[2])
-        fakes = jax.lax.stop_gradient(fakes)
+        latents = gan.draw(keys[1], count)
+        fakes, collections = apply_train(gan.generator, before["params"], before, latents, *fade, key=keys[2])
         state = state.replace(variables={**state.variables, GENERATOR: {**before, **collections}})
-
-        def discriminator_loss(params):
-            variables = state.variables[DISCRIMINATOR]
-            real, collections = judge(params, variables, images, keys[3])
-            fake, collections = judge(params, {**variables, **collections}, fakes, keys[4])
-            terms = _discriminator_terms(
-                lambda x: judge(params, variables, x, keys[3])[0], real, fake, images, fakes, game, balance, keys[5]
-            )
-            return jnp.mean(sum(terms.values())), (terms, _measure(game, real, fake, images, fakes), collections)
-
-        gradients, (terms, (real, fake), collections) = jax.grad(discriminator_loss, has_aux=True)(
-            state.variables[DISCRIMINATOR]["params"]
+        state, report = update_discriminator(
+            state, gan.discriminator, optimizers[DISCRIMINATOR], images, fakes, keys[3:], game=game, fade=fade
         )
-        state = state.apply_gradients(DISCRIMINATOR, gradients, collections, optimizers[DISCRIMINATOR])
         state = state.update_average(GENERATOR, average_decay)
-
-        latent_key, dropout_key, judge_key = jax.random.split(keys[1], 3)
-        variables = state.variables[GENERATOR]
-
-        def generator_loss(params):
-            images, collections = generate(params, variables, gan.draw(latent_key, count), dropout_key)
-            judged = state.variables[DISCRIMINATOR]
-            output = judge(judged["params"], judged, images, judge_key)[0]
-            per_image = _generator_loss(game["name"], output, images)
-            return jnp.mean(per_image), (per_image, collections)
-
-        gradients, (generator_terms, collections) = jax.grad(generator_loss, has_aux=True)(variables["params"])
-        state = state.apply_gradients(GENERATOR, gradients, collections, optimizers[GENERATOR])
-
-        report = {"loss": sum(terms.values()), "loss_generator": generator_terms, "real": real, "fake": fake}
-        report |= {f"loss_{name}": term for name, term in terms.items()}
-        if game["name"] == "equilibrium":
-            real_error, fake_error = jnp.mean(real), jnp.mean(fake)
-            options = {"ratio": game["ratio"], "rate": game["rate"]}
-            new = losses.update_balance(balance, real_error, fake_error, **options)
-            state = state.replace(variables={**state.variables, _BALANCE: {"params": {"k": new}}})
-            report["convergence"] = jnp.full(count, real_error + jnp.abs(game["ratio"] * real_error - fake_error))
-            report["balance"] = jnp.full(count, new)
+        state, report["loss_generator"] = _update_generator(
+            state, gan, optimizers[GENERATOR], keys[1], count, game=game["name"], fade=fade
+        )
         report = {name: (jnp.sum(value), jnp.asarray(count, jnp.float32)) for name, value in report.items()}
         return state.replace(step=state.step + 1), report
 
     return train_step
+
+
+def update_discriminator(
+    state: TrainState,
+    discriminator: Network,
+    optimizer: optax.GradientTransformation,
+    images: Array,
+    fakes: Array,
+    keys: Array,
+    *,
+    game: Mapping[str, Any],
+    fade: tuple[Array, ...] = (),
+) -> tuple[TrainState, dict[str, Array]]:
+    """Updates the discriminator, and the balance k of the equilibrium game; `step` is unchanged.
+
+    Args:
+      state: with "discriminator", and of the equilibrium game "balance".
+      discriminator: the network.
+      optimizer: its optimiser.
+      images: [B, H, W, C] in [0, 1].
+      fakes: of the same shape, generated.
+      keys: three PRNG keys, of its dropout for each batch and of the gradient penalty.
+      game: as of `make_train_step`.
+      fade: second input of a network that grows; empty for others.
+
+    Returns:
+      The new state, and the losses and scores of each image.
+    """
+    fakes = jax.lax.stop_gradient(fakes)
+    balance = state.variables[_BALANCE]["params"]["k"] if game["name"] == "equilibrium" else None
+    variables = state.variables[DISCRIMINATOR]
+
+    def judge(params, variables, images, key):
+        return apply_train(discriminator, params, variables, images, *fade, key=key)
+
+    def loss_fn(params):
+        real, collections = judge(params, variables, images, keys[0])
+        fake, collections = judge(params, {**variables, **collections}, fakes, keys[1])
+        terms = _discriminator_terms(
+            lambda x: judge(params, variables, x, keys[0])[0], real, fake, images, fakes, game, balance, keys[2]
+        )
+        return jnp.mean(sum(terms.values())), (terms, _measure(game, real, fake, images, fakes), collections)
+
+    gradients, (terms, (real, fake), collections) = jax.grad(loss_fn, has_aux=True)(variables["params"])
+    state = state.apply_gradients(DISCRIMINATOR, gradients, collections, optimizer)
+    report = {"loss": sum(terms.values()), "real": real, "fake": fake}
+    report |= {f"loss_{name}": term for name, term in terms.items()}
+    if balance is not None:
+        errors = jnp.mean(real), jnp.mean(fake)
+        new = losses.update_balance(balance, *errors, ratio=game["ratio"], rate=game["rate"])
+        state = state.replace(variables={**state.variables, _BALANCE: {"params": {"k": new}}})
+        report["convergence"] = jnp.full(len(images), errors[0] + jnp.abs(game["ratio"] * errors[0] - errors[1]))
+        report["balance"] = jnp.full(len(images), new)
+    return state, report
+
+
+def _update_generator(
+    state: TrainState,
+    gan: models.Gan,
+    optimizer: optax.GradientTransformation,
+    key: Array,
+    count: int,
+    *,
+    game: str,
+    fade: tuple[Array, ...],
+) -> tuple[TrainState, Array]:
+    """Returns the state after an update of the generator, and its losses [count]."""
+    latent_key, dropout_key, judge_key = jax.random.split(key, 3)
+    variables, judge = state.variables[GENERATOR], state.variables[DISCRIMINATOR]
+
+    def loss_fn(params):
+        latents = gan.draw(latent_key, count)
+        images, collections = apply_train(gan.generator, params, variables, latents, *fade, key=dropout_key)
+        output, _ = apply_train(gan.discriminator, judge["params"], judge, images, *fade, key=judge_key)
+        per_image = _generator_loss(game, output, images)
+        return jnp.mean(per_image), (per_image, collections)
+
+    gradients, (per_image, collections) = jax.grad(loss_fn, has_aux=True)(variables["params"])
+    return state.apply_gradients(GENERATOR, gradients, collections, optimizer), per_image
 
 
 def _measure(game, real, fake, images, fakes) -> tuple[Array, Array]:
@@ -338,7 +380,7 @@ def _measure_fid(run: Run) -> dict[str, Any]:
     arrays = data.load_arrays(run.open_data("test"))
     generator = trained.load(run.workdir, kind=GAN, dtype=run.dtype)
     real, fake = metrics.FeatureMoments(), metrics.FeatureMoments()
-    vectors = jax.jit(lambda images: metrics.feature_vectors(encoder.features_fn, images, layer=layer))
+    vectors = jax.jit(lambda images: metrics.feature_vectors(encoder.features_fn, to_rgb(images), layer=layer))
     sample = jax.jit(lambda key: jnp.clip(generator.sample(key, config.batch_size), 0, 1))
     for i, batch in enumerate(data.eval_batches(arrays, batch_size=config.batch_size)):
         real.update(vectors(to_float(batch["image"])), batch["mask"])

@@ -209,6 +209,7 @@ def abstract_arguments(
     *,
     batch_size: int,
     image_size: int,
+    channels: int = 3,
     num_steps: int = 1,
 ) -> tuple:
     """Returns shapes and placement of a call's arguments, (state, batch, key, *frozen), to compile it without data.
@@ -219,6 +220,7 @@ def abstract_arguments(
       mesh: the devices.
       batch_size: of the global batch.
       image_size: side of the images, in pixels.
+      channels: of the images.
       num_steps: steps in one call.
     """
     key = jax.eval_shape(lambda: jax.random.key(0))
@@ -226,8 +228,9 @@ def abstract_arguments(
     rows, stacked = (batch_size,), num_steps > 1
     leading = (num_steps,) if stacked else ()
     split, everywhere = parallel.batch_sharding(mesh, stacked=stacked), parallel.replicated(mesh)
+    shape = (image_size, image_size, channels)
     batch = {
-        "image": jax.ShapeDtypeStruct((*leading, *rows, image_size, image_size, 3), jnp.uint8, sharding=split),
+        "image": jax.ShapeDtypeStruct((*leading, *rows, *shape), jnp.uint8, sharding=split),
         "label": jax.ShapeDtypeStruct((*leading, *rows), jnp.int32, sharding=split),
         "mask": jax.ShapeDtypeStruct((*leading, *rows), jnp.float32, sharding=split),
     }

@@ -181,8 +181,9 @@ RUNS = (
         *_BOTH, "--dtype", "bfloat16", against=True,
     ),
     _benchmark(
-        "benchmark_applications", 8, "seconds of latent search, WCT and denoising, against PyTorch one image at a time",
-        "--only", "latent_search", "wct", "denoise", "--repeats", "3", "--dtype", "float32", against=True,
+        "benchmark_applications", 8, "seconds of latent search, restoration, WCT and denoising, against PyTorch",
+        "--only", "latent_search", "restoration", "wct", "denoise", "--repeats", "3", "--dtype", "float32",
+        against=True,
     ),
     _benchmark(
         "conv_rewrites", 6, "the rewritten convolutions and pools against the plain ones, for the platform's default",

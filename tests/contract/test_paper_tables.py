@@ -11,6 +11,9 @@ from configs.paper import (
     deepsim_ablation,
     dosovitskiy_brox_layers,
     dosovitskiy_brox_table2,
+    generative_encoder_figures,
+    generative_encoder_table2,
+    generative_encoder_table3,
     published,
     setting,
     table1,
@@ -42,8 +45,10 @@ def test_every_table_has_a_config():
     assert {name.removeprefix("paper/") for name in NAMES} == {
         *(f"table{i}" for i in range(1, 11)), "table_a1", "table_a2", "table_a3", "figures",
         "dosovitskiy_brox_table2", "dosovitskiy_brox_layers", "deepsim_ablation",
+        "generative_encoder_table2", "generative_encoder_table3", "generative_encoder_figures",
     }  # fmt: skip
-    assert set(TABLES) == {*map(str, range(1, 11)), "A1", "A2", "A3", "Dosovitskiy & Brox 2"}
+    others = {"Dosovitskiy & Brox 2", *(f"Generative Encoder {i}" for i in (2, 3, 4))}
+    assert set(TABLES) == {*map(str, range(1, 11)), "A1", "A2", "A3", *others}
 
 
 @pytest.mark.parametrize("scale", ["small", "paper"])
@@ -103,6 +108,9 @@ def value(number, row, metric):
         ("A2", "eps 1.5", "psnr", (19.6278, None), "19.6278"),
         ("A3", "cats_vs_dogs ADGAN: cat", "auroc", (0.507, None), "0.507"),
         ("Dosovitskiy & Brox 2", "lbp", "normalized_error", (0.38, None), "0.38"),
+        ("Generative Encoder 2", "generative_encoder", "ssim_uniform7", (0.7329, 0.025), "0.7329 ± 0.025"),
+        ("Generative Encoder 4", "first", "images", (157, None), "157"),
+        ("Generative Encoder 3", "generative_encoder 64", "psnr", (20.7, None), "20.7"),
     ],
 )
 def test_published_values_are_the_paper_s(number, row, metric, expected, text):
@@ -220,6 +228,29 @@ def test_parts_of_deepsim_leave_out_one_term_each():
         deepsim_ablation.get_config("parts=no_image")
 
 
+def test_generative_encoder_has_one_generator_and_an_autoencoder_for_each_operator():
+    stages = generative_encoder_figures.get_config("").stages
+    operators = ("noise", "blur", "downsample", "mask", "identity")
+    assert {stages[f"{name}_restoration"].gan for name in operators} == {"stage:size32"}
+    assert {stages[f"{name}_autoencoder"].operator.name for name in operators} == set(operators)
+    assert all(stages[f"{name}_restoration"].autoencoder == f"stage:{name}_autoencoder" for name in operators)
+    assert stages.identity_restoration.methods == (
+        "autoencoder", "aegan", "invertgan", "generative_encoder", "features"
+    )  # fmt: skip
+    assert stages.began_gan.gan.networks == "began" and stages.rock_size32.data.channels == 1
+    assert generative_encoder_table2.get_config("networks=began").stages.restoration.gan == "stage:gan"
+    stages = generative_encoder_table3.get_config("latent_sizes=512+64").stages
+    assert stages.latent64_size32.gan.latent_size == 64 and stages.autoencoder.gan == "stage:latent512_size32"
+    assert stages.latent64_restoration.autoencoder == "stage:autoencoder"
+    rows = {row["quoted"]: row["row"] for row in stages.report.published.rows}
+    assert rows["GE (64)"] == "64: generative_encoder" and rows["ConvAE"] == "512: autoencoder"
+    paper = generative_encoder_table2.get_config("scale=paper").stages.restoration.data
+    assert (paper.name, paper.window, paper.label, paper.image_size) == ("tfds:celeb_a", (89, 121, 128), "none", 128)
+    for module, arg in ((generative_encoder_figures, "figures=3"), (generative_encoder_table3, "latent_sizes=a")):
+        with pytest.raises(ValueError, match="unknown figure '3'|latent_sizes='a' must be"):
+            module.get_config(arg)
+
+
 def test_small_denoisers_are_trained_at_their_encoders_size():
     stages = table10.get_config("").stages
     assert stages.robust_encoder.data.image_size == stages.robust_denoiser.data.image_size == 64
@@ -229,8 +260,8 @@ def test_small_denoisers_are_trained_at_their_encoders_size():
 
 def test_readme_has_a_row_for_every_table():
     text = (pathlib.Path(command_line.SHIPPED) / "paper" / "README.md").read_text(encoding="utf-8")
-    assert set(re.findall(r"^\| `(table\w+|figures|dosovitskiy\w+|deepsim\w+)` \|", text, re.MULTILINE)) == {
-        name.removeprefix("paper/") for name in NAMES
-    }
+    assert set(
+        re.findall(r"^\| `(table\w+|figures|dosovitskiy\w+|deepsim\w+|generative\w+)` \|", text, re.MULTILINE)
+    ) == {name.removeprefix("paper/") for name in NAMES}
     for argument in setting._ARGUMENTS:
         assert re.search(rf"`{argument}`", text), argument

@@ -46,12 +46,20 @@ def arrays(folder):
     return folder / "arrays.npz"
 
 
+def slices(folder):
+    """Writes a volume whose slices all differ."""
+    np.save(folder / "rock.npy", np.random.default_rng(0).integers(0, 256, (30, 10, 12)).astype(np.uint8))
+    return folder / "rock.npy"
+
+
 # scheme -> the name of a dataset to open
 NAMES = {
     "photos": lambda tmp_path, data_dir: "photos",
     "tfds": lambda tmp_path, data_dir: "tfds:cifar10",
     "folder": lambda tmp_path, data_dir: f"folder:{files(tmp_path)}",
     "npz": lambda tmp_path, data_dir: f"npz:{arrays(tmp_path)}",
+    "blobs": lambda tmp_path, data_dir: "blobs",
+    "volume": lambda tmp_path, data_dir: f"volume:{slices(tmp_path)}",
     "toy": lambda tmp_path, data_dir: "toy:here",
 }
 
@@ -88,7 +96,7 @@ def test_source_has_examples_of_its_info(open_split, split):
     assert labels.dtype == np.int32 and labels.shape == (len(source),)
     for index in range(len(source)):
         example = source[index]
-        assert (example["image"].shape, example["image"].dtype) == ((SIZE, SIZE, 3), np.uint8)
+        assert (example["image"].shape, example["image"].dtype) == ((SIZE, SIZE, info.channels), np.uint8)
         assert example["label"] == labels[index] and 0 <= example["label"] < info.num_classes
 
 
@@ -115,10 +123,21 @@ def test_classes_are_selected_and_renumbered(open_split):
     assert kept.read_labels().tolist() == [1] * len(kept)
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+def test_images_have_the_channels_that_are_asked_for(open_split, channels):
+    own, source = open_split("train", num_examples=2), open_split("train", num_examples=2, channels=channels)
+    image, original = source[1]["image"], own[1]["image"]
+    assert (image.shape, image.dtype, source.info.channels) == ((SIZE, SIZE, channels), np.uint8, channels)
+    grey = original[..., 0] if own.info.channels == 1 else original @ np.array([0.299, 0.587, 0.114])
+    expected = original if own.info.channels == channels else grey[..., None]
+    np.testing.assert_allclose(image, np.broadcast_to(expected, image.shape), atol=0.501)
+    assert source.read_labels().tolist() == own.read_labels().tolist()
+
+
 def test_source_feeds_batches(open_split):
     source = open_split("train", num_examples=6)
     batch = next(data.train_batches(source, batch_size=4, seed=0))
-    assert batch["image"].shape == (4, SIZE, SIZE, 3) and batch["mask"].tolist() == [1.0] * 4
+    assert batch["image"].shape == (4, SIZE, SIZE, source.info.channels) and batch["mask"].tolist() == [1.0] * 4
     masks = [batch["mask"] for batch in data.eval_batches(source, batch_size=4)]
     assert sum(mask.sum() for mask in masks) == len(source)
 
@@ -139,7 +158,7 @@ def test_unknown_name_is_one_line_with_the_known_ones(function, name):
         function(name)
     message = str(error.value)
     assert repr(name) in message and "\n" not in message
-    assert "known: folder:PATH, npz:PATH, photos, tfds:NAME, toy:NAME" in message
+    assert "known: blobs, folder:PATH, npz:PATH, photos, tfds:NAME, toy:NAME, volume:PATH" in message
 
 
 def test_toy_dataset_streams_as_from_memory():

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from arinv.ops import wct as wct_ops
-from launch.benchmarks import jax_steps, latent_search, measurement, wct
+from launch.benchmarks import jax_steps, latent_search, measurement, restoration, wct
 from launch.benchmarks.__main__ import _arguments, _chosen, differences, report
 
 TINY = measurement.Options(tiny=True)
@@ -40,6 +40,22 @@ def test_latent_search_is_traced_with_the_published_networks():
     assert jax.eval_shape(search, jax.random.key(0), images, *variables).shape == (2,)
 
 
+def test_restoration_of_a_batch_is_the_work_of_its_images():
+    search, generator, encoder = restoration.make_search("float32", 16, 2)
+    variables = [
+        jax.eval_shape(lambda x, module=module: module.init(jax.random.key(0), x), x)
+        for module, x in ((generator, rows(1)[2]), (encoder, rows(1)[0]))
+    ]
+    assert restoration.block_mask(16).sum() == 192
+    flops = [jax_steps.count_flops(search, *variables, *rows(n)) for n in (1, 4)]
+    assert 3.9 < flops[1] / flops[0] <= 4.0
+
+
+def rows(count):
+    shapes = ((16, 16, 3), (16, 16, 1), (512,))
+    return [jax.ShapeDtypeStruct((count, *shape), "float32") for shape in shapes]
+
+
 def test_denoiser_runs():
     facts = prepare("denoise", "denoise", "arinv")
     assert facts["parameters"] == {"encoder": 2_469_696, "decoder": 2_574_778}
@@ -47,7 +63,9 @@ def test_denoiser_runs():
 
 
 @pytest.mark.skipif(not HAS_TORCH, reason="needs PyTorch")
-@pytest.mark.parametrize(("name", "case"), [("latent_search", "batch2"), ("wct", "conv1"), ("denoise", "denoise")])
+@pytest.mark.parametrize(
+    ("name", "case"), [("latent_search", "batch2"), ("restoration", "batch8"), ("wct", "conv1"), ("denoise", "denoise")]
+)
 def test_pytorch_does_the_same_work(name, case):
     benchmark = measurement.load(name)
     variants = {variant: prepare(name, case, variant) for variant in benchmark.variants if variant != "torch_compile"}

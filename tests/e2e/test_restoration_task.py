@@ -7,31 +7,37 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from untrained import write_autoencoder, write_gan
+from PIL import Image
+from untrained import write_aegan, write_autoencoder, write_gan
 
 import arinv
 from arinv import main, models
+from arinv.apps.restoration import methods, restore_images
 from arinv.apps.restoration import restoration as task
 from arinv.errors import UserError
 from arinv.experiment.cache import ResultCache
+from arinv.experiment.run import Run
 from arinv.experiment.state import TrainState
 from arinv.ops.degradations import build_operator, image_keys
-from arinv.train import autoencoder
+from arinv.tasks import TASKS
+from arinv.train import autoencoder, gan, training
 from configs import autoencoder as autoencoder_config
-from configs import restoration
+from configs import restoration, restore, truth_table, volume
 
 
 @pytest.fixture(scope="module")
 def networks(tmp_path_factory):
-    """A folder with an untrained GAN and an untrained autoencoder of 16 px."""
+    """A folder with an untrained GAN, autoencoder and AEGAN of 16 px."""
     folder = tmp_path_factory.mktemp("networks")
     write_gan(folder / "gan", seed=0)
     write_autoencoder(folder / "autoencoder", seed=1)
+    write_aegan(folder / "aegan", seed=2)
     return folder
 
 
 def config_of(networks, untrained, **changes):
-    arguments = f"gan={networks}/gan,autoencoder={networks}/autoencoder,encoder={untrained}/robust_encoder"
+    encoder = f"encoder={untrained}/robust_encoder,metric_encoder={untrained}/robust_encoder"
+    arguments = f"gan={networks}/gan,autoencoder={networks}/autoencoder,aegan={networks}/aegan,{encoder}"
     config = restoration.get_config(f"smoke=True,image_size=16,operator=mask,{arguments}").stages.restoration
     config.batch_size = 8
     config.update_from_flattened_dict(changes)
@@ -48,14 +54,24 @@ def restored(networks, untrained, tmp_path_factory):
 
 def test_restoration_writes_every_method(restored):
     results = json.loads((restored / "results.json").read_text())
-    assert set(results["entries"]) == {"degraded", "autoencoder", "invertgan", "generative_encoder", "features"}
+    passes, searches = {"autoencoder", "aegan"}, {"invertgan", "generative_encoder", "features"}
+    assert set(results["entries"]) == {"degraded"} | passes | searches
     for name, entry in results["entries"].items():
         assert 0 < entry["mse"] < 1 and entry["mse_pm1"] == pytest.approx(4 * entry["mse"])
-        assert ("mean_steps" in entry) == (name not in ("degraded", "autoencoder"))
+        assert ("mean_steps" in entry) == (name in searches)
+        assert np.isfinite(entry["ssim_uniform7"]) and np.isfinite(entry["detail"])
+        assert (name == "degraded") == ("fid_alexnet_small_conv5_n8" not in entry)
+    assert results["curve"]["steps"] == [0] and set(results["curve"]["mse"]) == searches
+    assert "11-tap" in results["variants"]["ssim"] and "7x7 windows" in results["variants"]["ssim_uniform7"]
     with np.load(restored / "per_image.npz", allow_pickle=False) as arrays:
         assert arrays["generative_encoder/mse"].shape == (8,)
         invertgan = arrays["invertgan/mse"]
+    with np.load(restored / "restored.npz", allow_pickle=False) as images:
+        assert set(images) == {"image"} | passes | searches and images["aegan"].shape == (8, 16, 16, 3)
+        error = np.square((images["aegan"].astype(float) - images["image"]) / 255).mean()
+        assert error == pytest.approx(results["entries"]["aegan"]["mse"], abs=1e-3)
     with np.load(restored / "curves.npz", allow_pickle=False) as curves:
+        assert results["curve"]["mse"]["invertgan"] == [pytest.approx(curves["invertgan"][0])]
         starts = {name: curve[0] for name, curve in curves.items()}
         assert curves["invertgan"].shape == (4,)
         # The last image of the search, before it is clipped to [0, 1], which cannot increase the error.
@@ -64,6 +80,14 @@ def test_restoration_writes_every_method(restored):
     assert "| generative encoder |" in (restored / "table.md").read_text()
     for name in ("restored.png", "details.png", "curve.png", "report.html"):
         assert (restored / name).exists()
+
+
+def test_features_of_grey_images_are_those_of_equal_channels(untrained):
+    encoder = arinv.load(untrained / "robust_encoder")
+    encode = methods._encode_fn("features", {"features": encoder})
+    grey = jax.random.uniform(jax.random.key(0), (2, 16, 16, 1))
+    rgb = jnp.broadcast_to(grey, (2, 16, 16, 3))
+    np.testing.assert_allclose(encode(grey), encoder.features_fn(rgb)["conv5"], rtol=1e-5, atol=1e-6)
 
 
 def test_restoration_resumes_to_the_same_results(networks, untrained, restored, tmp_path, monkeypatch):
@@ -86,8 +110,11 @@ def test_restoration_resumes_to_the_same_results(networks, untrained, restored, 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"methods": ("autoencoder", "dream")}, "unknown method 'dream'; known: autoencoder, invertgan"),
+        ({"methods": ("autoencoder", "dream")}, "unknown method 'dream'; known: autoencoder, aegan, invertgan"),
         ({"gan": ""}, "gan is empty"),
+        ({"aegan": ""}, "aegan is empty"),
+        ({"curve_steps": (-1,)}, "curve_steps"),
+        ({"data.channels": 2}, "data.channels=2 must be 1"),
         ({"autoencoder": ""}, "autoencoder is empty"),
         ({"operator.name": "haze"}, "'haze'"),
         ({"operator.options": {"share": 2.0}}, "share"),
@@ -119,18 +146,18 @@ def test_loaded_autoencoder_encodes_and_decodes(networks):
 
 
 def test_autoencoder_step_trains_on_generated_and_degraded_images(networks, key):
-    gan = arinv.load(networks / "gan")
+    generator = arinv.load(networks / "gan")
     module = models.build_autoencoder("conv", image_size=16, latent_size=4)
     optimizer, operator = optax.sgd(1e-2), build_operator("mask")
     state = TrainState.create(key, {"autoencoder": (module, (jnp.zeros((1, 16, 16, 3)),))}, {"autoencoder": optimizer})
     step = autoencoder.make_train_step(
-        module, optimizer, gan=gan.module, operator=operator, restoration=0.5, augmentation={}
+        module, optimizer, gan=generator.module, operator=operator, restoration=0.5, augmentation={}
     )
     images = np.random.default_rng(0).integers(0, 256, (3, 16, 16, 3)).astype(np.uint8)
     batch = {"image": images, "label": np.zeros(3, np.int32), "mask": np.ones(3, np.float32)}
-    new, metrics = jax.jit(step)(state, batch, key, gan.decode_fn)
+    new, metrics = jax.jit(step)(state, batch, key, generator.decode_fn)
     keys = jax.random.split(jax.random.fold_in(key, 0), 4)
-    generated = np.clip(gan.decode_fn(gan.module.draw(keys[1], 3)), 0, 1)
+    generated = np.clip(generator.decode_fn(generator.module.draw(keys[1], 3)), 0, 1)
     every = jnp.concatenate([images / np.float32(255), generated])
     degraded = operator.degrade(image_keys(keys[2], jnp.arange(6)), every)
 
@@ -150,3 +177,162 @@ def test_smoke_autoencoder_trains_without_a_gan(tmp_path):
     results = json.loads((tmp_path / "results.json").read_text())
     assert np.isfinite(results["psnr"]) and results["operator"]["formula"].startswith("x + 0.25 N(0, 1)")
     assert arinv.load(tmp_path).kind == "autoencoder"
+
+
+def test_smoke_aegan_trains_and_is_an_autoencoder(tmp_path):
+    arg = "smoke=True,networks=aegan,image_size=8,latent_size=4,options=base_width:16+max_width:8,operator=mask"
+    main.run(autoencoder_config.get_config(arg), tmp_path)
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert np.isfinite(results["psnr"]) and np.isfinite(results["psnr_restored"])
+    trained = arinv.load(tmp_path, kind="autoencoder")
+    images = np.random.default_rng(0).random((2, 8, 8, 3), np.float32)
+    generated = trained.module.decoder.apply(
+        {"params": trained.variables["params"]["decoder"]}, trained.encode_fn(images)
+    )
+    np.testing.assert_allclose(trained.reconstruct(images), np.clip(generated, 0, 1), atol=1e-5)
+    with pytest.raises(ValueError, match="networks=aegan trains its own generator; leave out gan=x"):
+        autoencoder_config.get_config("networks=aegan,gan=x")
+
+
+def test_truth_table_counts_a_class_and_a_statistic(restored, untrained, tmp_path):
+    """What a classifier says of restored images, and a rule."""
+    with np.load(restored / "restored.npz", allow_pickle=False) as arrays:
+        images = {name: arrays[name] / np.float32(255) for name in ("image", "generative_encoder", "invertgan")}
+    classifier = arinv.load(untrained / "robust_encoder")
+    classes = {name: np.asarray(classifier.logits_fn(array)).argmax(1) for name, array in images.items()}
+    config = truth_table.get_config(f"restoration={restored},attribute={untrained}/robust_encoder").stages.truth_table
+    config.label = int(classes["invertgan"][0])
+    main.run(config, tmp_path / "classes")
+    results = json.loads((tmp_path / "classes" / "results.json").read_text())
+    first, second = (classes[name] == config.label for name in ("generative_encoder", "invertgan"))
+    assert results["counts"] == {
+        "neither": int((~first & ~second).sum()), "second": int((~first & second).sum()),
+        "first": int((first & ~second).sum()), "both": int((first & second).sum()), "invalid": 0,
+    }  # fmt: skip
+    assert results["n"] == 8 and results["with_attribute"] == int((classes["image"] == config.label).sum())
+    config = truth_table.get_config(f"restoration={restored},attribute=brightness").stages.truth_table
+    errors = np.square(images["invertgan"] - images["image"]).mean((1, 2, 3))
+    other = np.square(images["generative_encoder"] - images["image"]).mean((1, 2, 3))
+    config.most_error = float(np.median(errors))
+    main.run(config, tmp_path / "rule")
+    results = json.loads((tmp_path / "rule" / "results.json").read_text())
+    assert results["valid"] == int((np.maximum(errors, other) <= config.most_error).sum()) < results["n"] == 8
+    assert "generative_encoder: yes" in (tmp_path / "rule" / "table.md").read_text()
+    config.methods = ("invertgan", "dream")
+    with pytest.raises(UserError, match="has no method 'dream'; it has: aegan, autoencoder, features"):
+        main.run(config, tmp_path / "other")
+
+
+def test_volume_stacks_the_slices_of_a_restoration(restored, tmp_path):
+    true = np.full((6, 8, 8, 1), 200, np.uint8)
+    true[2:4, 2:4, 2:4] = 20
+    invented = true.copy()
+    invented[0, 6, 6] = 20
+    folder = tmp_path / "restoration"
+    folder.mkdir()
+    np.savez(folder / "restored.npz", image=true, generative_encoder=true, invertgan=invented)
+    (folder / "results.json").write_text("{}")
+    config = volume.get_config("smoke=True").stages.volume
+    config.restoration = str(folder)
+    main.run(config, tmp_path / "volume")
+    entries = json.loads((tmp_path / "volume" / "results.json").read_text())["entries"]
+    assert entries["generative_encoder"]["porosity_error"] == entries["generative_encoder"]["invented"] == 0
+    assert entries["invertgan"]["invented"] == entries["invertgan"]["invented_pores"] == 1
+    assert entries["invertgan"]["porosity_error"] == pytest.approx(1 / 384)
+    assert "synthetic" in (tmp_path / "volume" / "table.md").read_text()
+    with Image.open(tmp_path / "volume" / "cuts.png") as sheet:
+        assert sheet.width > 96 * 4
+    config.restoration = str(restored)
+    with pytest.raises(UserError, match="images in colour; a volume is stacked from grey slices"):
+        main.run(config, tmp_path / "colour")
+
+
+def test_networks_of_a_volume_have_one_channel(tmp_path):
+    """The training steps are traced, not compiled."""
+    config = volume.get_config("smoke=True,options=base_width:16+max_width:8,aegan=x")
+    assert {config.stages[name].data.channels for name in config.order if name != "volume"} == {1}
+    for name, build in (("size8_fade", gan.build), ("autoencoder", autoencoder.build)):
+        run = Run(config.stages[name], tmp_path)
+        setup = build(run, None, None, 2)
+        state = jax.eval_shape(setup.init, jax.random.key(0))
+        size = config.stages[name].data.image_size
+        batch = {"image": jnp.zeros((4, size, size, 1), jnp.uint8), "mask": jnp.ones(4)}
+        state, _ = jax.eval_shape(setup.train_step, state, batch, jax.random.key(0))
+        assert int(state.step.size) == 1
+    batches = training.make_batches(run, run.open_data("train"))
+    assert next(batches)["image"].shape == (8, 8, 8, 1)
+
+
+def test_restore_restores_images_of_a_user(networks, tmp_path):
+    for i, size in enumerate(((20, 30), (40, 16))):
+        pixels = np.random.default_rng(i).integers(0, 256, (*size, 3)).astype(np.uint8)
+        (tmp_path / "mine").mkdir(exist_ok=True)
+        Image.fromarray(pixels).save(tmp_path / "mine" / f"{i}.png")
+    arguments = f"gan={networks}/gan,autoencoder={networks}/autoencoder,images={tmp_path}/mine"
+    config = restore.get_config(f"smoke=True,operator=blur,operator_options=sigma:1.0+window:3,{arguments}")
+    config.methods = ("autoencoder", "generative_encoder")
+    main.run(config, tmp_path / "restored")
+    results = json.loads((tmp_path / "restored" / "results.json").read_text())
+    assert results["num_images"] == 2 and results["image_size"] == 16
+    rows = (tmp_path / "restored" / "restorations.csv").read_text().splitlines()
+    assert rows[0].startswith("image,psnr_degraded,ssim_degraded,psnr_autoencoder") and len(rows) == 3
+    with Image.open(tmp_path / "restored" / "autoencoder" / "1.png") as image:
+        restored = np.asarray(image)
+    with Image.open(tmp_path / "restored" / "degraded" / "1.png") as image:
+        degraded = np.asarray(image)
+    trained = arinv.load(networks / "autoencoder")
+    expected = trained.reconstruct(degraded[None] / np.float32(255))[0]
+    assert np.abs(restored / 255 - expected).mean() < 0.02, "up to the rounding of the degraded image"
+    assert (tmp_path / "restored" / "overview.png").exists()
+
+
+def test_mask_of_a_file_is_the_operator(tmp_path):
+    mask = np.full((40, 60, 3), 255, np.uint8)
+    mask[:20, 10:30] = 0  # the upper left quarter of the square in the centre
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    known = restore_images.read_mask(str(tmp_path / "mask.png"), 8)
+    expected = np.ones((8, 8, 1))
+    expected[:4, :4] = 0
+    np.testing.assert_array_equal(known, expected)
+    operator, images = restore_images.masking(known), jnp.full((2, 8, 8, 3), 0.5)
+    np.testing.assert_array_equal(operator.project(None, images), np.broadcast_to(0.5 * expected, images.shape))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"data.name": ""}, "images is empty"),
+        ({"degraded": True}, "the place of what is missing is not known"),
+        ({"limit": -1}, "limit must be 0"),
+        ({"mask": "hole.png", "operator.name": "noise"}, "mask=hole.png needs operator=mask"),
+        ({"methods": ()}, "methods is empty"),
+    ],
+)
+def test_restore_rejects_configs_in_one_line(changes, message):
+    config = restore.get_config("gan=x,autoencoder=y,operator=mask,images=photos")
+    config.unlock()
+    config.update_from_flattened_dict(changes)
+    with pytest.raises(UserError, match=message):
+        restore_images.check(config)
+
+
+@pytest.mark.parametrize(
+    ("module", "changes", "message"),
+    [
+        (truth_table, {"methods": ("invertgan", "invertgan")}, "must be two methods of the restoration"),
+        (truth_table, {"attribute": ""}, "attribute is empty"),
+        (truth_table, {"region": (0.0, 0.5, 1.0, 0.5)}, "region="),
+        (truth_table, {"confidence": 2.0}, "confidence"),
+        (truth_table, {"restoration": ""}, "restoration is empty"),
+        (volume, {"axis": 0}, "axis=0 must be 1 or 2"),
+        (volume, {"threshold": 128.0}, "threshold"),
+        (volume, {"methods": ()}, "methods is empty"),
+    ],
+)
+def test_analyses_of_restorations_reject_configs_in_one_line(module, changes, message):
+    name = module.__name__.rpartition(".")[2]
+    config = module.get_config("smoke=True").stages[name]
+    config.unlock()
+    config.update_from_flattened_dict(changes)
+    with pytest.raises(UserError, match=message):
+        TASKS[name].check(config)

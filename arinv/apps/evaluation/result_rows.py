@@ -149,6 +149,12 @@ def _of_denoisers(results: Mapping[str, Any]) -> Iterator[tuple[str, Row]]:
                 yield f"{image_set} {name}", row
 
 
+def _of_truth_table(results: Mapping[str, Any]) -> Iterator[tuple[str, Row]]:
+    variants = {"images": f"images: with the attribute by {' and by '.join(results['methods'])}, first and second"}
+    for name, count in results["counts"].items():
+        yield name, _shared(results, num_examples=results["n"]) | _pick({"images": count}, variants)
+
+
 # task -> how its results become rows, and the figures that it writes
 _READERS: dict[str, tuple[Callable[[Mapping[str, Any]], Iterator[tuple[str, Row]]], tuple[str, ...]]] = {
     "evaluate": (_of_evaluation, ()),
@@ -159,4 +165,7 @@ _READERS: dict[str, tuple[Callable[[Mapping[str, Any]], Iterator[tuple[str, Row]
     "one_vs_all": (_of_classes, ()),
     "evaluate_style": (_of_styles, ()),
     "evaluate_denoising": (_of_denoisers, ("crops.png",)),
+    "volume": (_of_methods, ("cuts.png",)),
+    "truth_table": (_of_truth_table, ("images.png",)),
+    "restoration": (_of_methods, ("restored.png", "details.png", "curve.png")),
 }

@@ -89,9 +89,9 @@ def run(run: Run) -> dict[str, Any]:
     config, workdir = run.config, run.workdir
     root = pathlib.Path(config.data.name).expanduser()
     workdirs.check_apart(config, workdir)
-    _check_outputs(config, root.resolve(), workdir.resolve())
+    check_outputs(config, root.resolve(), workdir.resolve())
     images = run.open_images()
-    files = _output_files(images.names)
+    files = output_files(images.names)
     sizes, too_large = _read_sizes(config, images)
     inverters = {name: run.load(config.inverters[name], kind="inverter") for name in config.order}
     for inverter in inverters.values():
@@ -123,7 +123,7 @@ def run(run: Run) -> dict[str, Any]:
     return run.finish(results)
 
 
-def _check_outputs(config: ConfigDict, root: pathlib.Path, workdir: pathlib.Path) -> None:
+def check_outputs(config: ConfigDict, root: pathlib.Path, workdir: pathlib.Path) -> None:
     """Checks that no reconstruction would overwrite an image.
 
     Raises:
@@ -133,7 +133,7 @@ def _check_outputs(config: ConfigDict, root: pathlib.Path, workdir: pathlib.Path
         raise UserError(f"workdir {workdir} would overwrite the images {config.data.name}; name another --workdir")
 
 
-def _output_files(names: Sequence[str]) -> list[str]:
+def output_files(names: Sequence[str]) -> list[str]:
     """Returns the path of the reconstruction of every image, below the folder of the inverter; no two are equal."""
     taken = {str(folder) for name in names for folder in pathlib.PurePosixPath(name).parents}.union(names)
     files = []

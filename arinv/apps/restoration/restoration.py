@@ -1,51 +1,50 @@
-"""Restoration of degraded images by several methods from the same starts: autoencoder, invertGAN, Generative Encoder.
+"""Restoration of degraded test images by several methods from the same starts; `methods` lists them.
 
-"autoencoder"         D(E(x+)), one pass of an autoencoder
-"invertgan"           the generator's image nearest to x+: the search with the identity as E
-"generative_encoder"  the search that compares codes of the autoencoder
-NAME of an encoder    the search that compares features of a classifier or an inverter, such as a robust one
-
-Writes results.json and table.md (for each method the means and standard deviations of every metric and seconds an
-image), report.html, restored.png, details.png (the centres of the images, enlarged), curve.png (the error during the
-search, with those of methods without a search as level lines), curves.npz and per_image.npz ("METHOD/METRIC" [N]).
-Every finished batch of every method is saved in parts/, so that a run that was killed resumes.
+Writes results.json and table.md (for each method the means and standard deviations of every metric, FID with
+config.metric_encoder, and seconds an image), report.html, restored.png, details.png (the centres of the images,
+enlarged), curve.png (the error during the search, with those of methods without a search as level lines), curves.npz,
+per_image.npz ("METHOD/METRIC" [N]) and restored.npz ("image" and each method, uint8 [N, H, W, C], which truth_table and
+volume read). Every finished batch of every method is saved in parts/, so that a run that was killed resumes.
 
 Source: Generative Encoder, Algorithm 1, sections 4.4 to 5.4.
 """
 
-import time
 import zlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from arinv import data, metrics, parallel
-from arinv.apps.restoration.solver import Solution, solve
+from arinv import data, metrics
+from arinv.apps.restoration import methods
+from arinv.apps.restoration.methods import SECONDS, Part
 from arinv.errors import UserError
 from arinv.experiment import report
 from arinv.experiment.figures import labelled_grid, write_curves
 from arinv.experiment.run import Run, check_fields, provenance
-from arinv.experiment.trained import AUTOENCODER, CLASSIFIER, GAN, INVERTER, Trained
+from arinv.experiment.trained import CLASSIFIER, Trained
 from arinv.experiment.writer import progress_bar, write_arrays, write_png
-from arinv.ops.degradations import Operator, build_operator, image_keys
-from arinv.ops.images import to_float
-from arinv.ops.inputs import check_count, check_number
-from arinv.ops.latents import draw_starts
+from arinv.ops.degradations import Operator, build_operator
+from arinv.ops.images import to_float, to_rgb, to_uint8
 from arinv.types import Array
 
-PASS, INVERTGAN, SEARCH = "autoencoder", "invertgan", "generative_encoder"
+RESTORED = "restored.npz"
 _DEGRADED = "degraded"
-_SECONDS = "seconds_per_image"
+_DETAIL = "detail"
 _METRICS: Mapping[str, Callable[[Array, Array], Array]] = {
     "mse": metrics.mean_squared_error,
     "psnr": metrics.psnr,
     "ssim": metrics.ssim,
+    "ssim_uniform7": metrics.ssim_uniform7,
 }
-_DEGRADE, _START = range(2)  # PRNG streams
+_SMALLEST = {"ssim": 11, "ssim_uniform7": 7}  # px, the windows of metrics that have one
+_VARIANTS = {
+    **{name: metrics.VARIANTS[name] for name in _METRICS},
+    "mse_pm1": "mse of images in [-1, 1], 4 times that of images in [0, 1]",
+    _DETAIL: "detail: mean power of the Fourier coefficients above half of the band, over that of the test images",
+}
 
 ONE_PROCESS = True
 
@@ -57,22 +56,10 @@ def check(config: ConfigDict) -> None:
       UserError: an unknown name, a number out of range, or no method.
     """
     check_fields(config)
-    build_operator(config.operator.name, **config.operator.options.to_dict())
-    solver = config.solver
-    for name in ("num_steps", "num_starts"):
-        check_count(solver[name], f"solver.{name}")
-    for name in ("learning_rate", "penalty", "threshold"):
-        check_number(solver[name], f"solver.{name}", least=0.0)
-    known = (PASS, INVERTGAN, SEARCH, *config.encoders)
-    for name in config.methods:
-        if name not in known:
-            raise UserError(f"unknown method {name!r}; known: {', '.join(known)}")
-    if not config.methods:
-        raise UserError(f"methods is empty; name some of {', '.join(known)}")
-    if not config.gan and set(config.methods) != {PASS}:
-        raise UserError("gan is empty; name the workdir of a GAN's training, such as runs/gan/size32")
-    if not config.autoencoder and {PASS, SEARCH} & set(config.methods):
-        raise UserError("autoencoder is empty; name the workdir of an autoencoder's training")
+    data.check_name(config.data.name)
+    methods.check(config)
+    if not all(isinstance(step, int) and step >= 0 for step in config.curve_steps):
+        raise UserError(f"curve_steps={config.curve_steps} must be steps of the search, 0 or more")
 
 
 def check_inputs(run: Run) -> None:
@@ -81,14 +68,10 @@ def check_inputs(run: Run) -> None:
     Raises:
       UserError: no checkpoint, or one of another kind or image size.
     """
-    config = run.config
-    kinds = {config.gan: GAN, config.autoencoder: AUTOENCODER}
-    kinds |= dict.fromkeys(config.encoders.values(), (INVERTER, CLASSIFIER))
-    for reference, kind in kinds.items():
-        if reference.startswith("stage:"):
-            run.check_planned_size(reference)
-        elif reference:
-            run.load(reference, kind=kind, image_size=config.data.image_size)
+    methods.check_inputs(run)
+    reference = run.config.metric_encoder
+    if reference and not reference.startswith("stage:"):
+        run.load(reference, kind=CLASSIFIER, image_size=run.config.data.image_size)
 
 
 def run(run: Run) -> dict[str, Any]:
@@ -102,164 +85,143 @@ def run(run: Run) -> dict[str, Any]:
     """
     config = run.config
     operator = build_operator(config.operator.name, **config.operator.options.to_dict())
-    networks = _load(run)
+    networks = methods.load(run)
     arrays = data.load_arrays(run.open_data("test"))
-    batches = data.eval_batches(arrays, batch_size=config.batch_size)
     run.begin()
-    checksum = str(zlib.crc32(arrays["image"]))
-    parts = {}
-    for method in config.methods:
-        restore = _method(run, method, networks, operator)
-        cache = run.cache(f"parts/{method}", *_fingerprints(method, networks), checksum)
-        rows = []
-        for number, batch in enumerate(progress_bar(batches, f"{config.title}: {method}", unit="batch")):
-            part = cache.load(str(number))
-            if part is None:
-                part = restore(batch, np.arange(number * config.batch_size, (number + 1) * config.batch_size))
-                cache.save(str(number), part)
-            rows.append({name: value[batch["mask"] > 0] for name, value in part.items() if name != _SECONDS})
-            rows[-1][_SECONDS] = np.full(len(rows[-1]["image"]), part[_SECONDS])
-        parts[method] = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
+    parts = {method: restore_all(run, method, networks, operator, arrays) for method in config.methods}
     images = np.asarray(to_float(arrays["image"]))
-    degraded = np.asarray(_degrade(run, operator, images, np.arange(len(images))))
+    degraded = np.asarray(methods.degrade(run, operator, images, np.arange(len(images))))
     values = {_DEGRADED: _measure(np.clip(degraded, 0, 1), images)}
     values |= {method: _measure(part["image"], images) for method, part in parts.items()}
     results = _results(run, operator, networks, parts, values)
+    _add_fid(run, results, parts, images)
     _write(run, results, parts, values, images, degraded)
     return run.finish(results)
 
 
-def _load(run: Run) -> dict[str, Trained]:
-    """Returns the networks of the methods: "gan", "autoencoder" and the encoders by name.
+def restore_all(
+    run: Run,
+    method: str,
+    networks: Mapping[str, Trained],
+    operator: Operator,
+    arrays: Mapping[str, np.ndarray],
+    *,
+    degraded: bool = False,
+    key: str = "",
+) -> Part:
+    """Returns what a method returns for all images, with the seconds of each; finished batches are kept in parts/.
 
-    Raises:
-      UserError: a missing network, or one of another image size.
+    Args:
+      run: of a task with the fields of `methods.check`.
+      method: one of config.methods.
+      networks: as of `methods.load`.
+      operator: of the degradation.
+      arrays: "image", uint8 [N, H, W, C], and "label" [N].
+      degraded: whether the images are degraded already.
+      key: what determines the operator besides the config; empty for nothing.
     """
-    config, size = run.config, run.config.data.image_size
-    networks = {}
-    if config.gan and set(config.methods) != {PASS}:
-        networks[GAN] = run.load(config.gan, kind=GAN, image_size=size)
-    if {PASS, SEARCH} & set(config.methods):
-        networks[AUTOENCODER] = run.load(config.autoencoder, kind=AUTOENCODER, image_size=size)
-    for name, reference in config.encoders.items():
-        if name in config.methods:
-            networks[name] = run.load(reference, kind=(INVERTER, CLASSIFIER), image_size=size)
-    return networks
-
-
-def _fingerprints(method: str, networks: Mapping[str, Trained]) -> list[str]:
-    names = {PASS: [AUTOENCODER], INVERTGAN: [GAN], SEARCH: [AUTOENCODER, GAN]}.get(method, [method, GAN])
-    return [networks[name].fingerprint for name in names]
-
-
-def _encode_fn(method: str, networks: Mapping[str, Trained]) -> Callable[[Array], Array]:
-    """Returns E of a search."""
-    if method == INVERTGAN:
-        return jax.tree_util.Partial(_identity)
-    return networks[AUTOENCODER if method == SEARCH else method].encode_fn
-
-
-def _identity(images: Array) -> Array:
-    return images
-
-
-def _degrade(run: Run, operator: Operator, images: Array, indices: np.ndarray) -> Array:
-    keys = image_keys(jax.random.fold_in(run.key, _DEGRADE), jnp.asarray(indices))
-    return operator.degrade(keys, jnp.asarray(images))
-
-
-def _method(run: Run, method: str, networks: Mapping[str, Trained], operator: Operator) -> Callable:
-    """Returns (batch, numbers of its images) -> {"image": [B, H, W, 3], "error": [B, T + 1], _SECONDS: []}."""
-    solver = run.config.solver
-    if method == PASS:
-        autoencoder = networks[AUTOENCODER]
-        step = jax.jit(
-            lambda network, images, indices: network[1](network[0](_degrade(run, operator, images, indices)))
-        )
-        functions = autoencoder.encode_fn, autoencoder.decode_fn
-    else:
-        gan = networks[GAN]
-
-        @jax.jit
-        def step(functions, images, indices):
-            keys = image_keys(jax.random.fold_in(run.key, _DEGRADE), indices)
-            starts = draw_starts(
-                jax.random.fold_in(run.key, _START),
-                indices,
-                latent_size=gan.module.latent_size,
-                law=gan.module.law,
-                num_starts=solver.num_starts,
-            )
-            return solve(
-                functions[1],
-                functions[0],
-                operator.degrade(keys, images),
-                starts if solver.num_starts > 1 else starts[:, 0],
-                project_fn=lambda generated: operator.project(keys, generated),
-                num_steps=solver.num_steps,
-                learning_rate=solver.learning_rate,
-                penalty=solver.penalty,
-                threshold=solver.threshold,
-                truth=images,
-            )
-
-        functions = _encode_fn(method, networks), gan.decode_fn
-    functions = jax.device_put(functions, parallel.replicated(run.mesh))
-    compiled = []
-
-    def restore(batch, indices):
-        images = to_float(parallel.place_batch({"image": batch["image"]}, run.mesh)["image"])
-        indices = parallel.place_batch({"row": indices.astype(np.int32)}, run.mesh)["row"]
-        if not compiled:
-            compiled.append(step.lower(functions, images, indices).compile())
-        started = time.perf_counter()
-        result = jax.block_until_ready(compiled[0](functions, images, indices))
-        seconds = np.array((time.perf_counter() - started) / len(indices))
-        if isinstance(result, Solution):
-            error, steps = np.asarray(result.errors).T, np.asarray(result.num_steps)
-            image = np.clip(np.asarray(result.images), 0, 1)
-            return {"image": image, "error": error, "num_steps": steps, _SECONDS: seconds}
-        return {"image": np.clip(np.asarray(result), 0, 1), _SECONDS: seconds}
-
-    return restore
+    restore = methods.build(run, method, networks, operator, degraded=degraded)
+    size = run.config.batch_size
+    batches = data.eval_batches(arrays, batch_size=size)
+    checksum = str(zlib.crc32(arrays["image"]))
+    cache = run.cache(f"parts/{method}", *methods.fingerprints(method, networks), checksum, *filter(None, [key]))
+    rows = []
+    for number, batch in enumerate(progress_bar(batches, f"{run.config.title}: {method}", unit="batch")):
+        part = cache.load(str(number))
+        if part is None:
+            part = restore(batch["image"], np.arange(number * size, (number + 1) * size))
+            cache.save(str(number), part)
+        rows.append({name: value[batch["mask"] > 0] for name, value in part.items() if name != SECONDS})
+        rows[-1][SECONDS] = np.full(len(rows[-1]["image"]), part[SECONDS])
+    return {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
 
 
 def _measure(restored: np.ndarray, images: np.ndarray) -> dict[str, np.ndarray]:
-    return {name: np.asarray(metric(restored, images)) for name, metric in _METRICS.items()}
+    side = min(images.shape[1:3])
+    values = {
+        name: np.asarray(metric(restored, images))
+        for name, metric in _METRICS.items()
+        if side >= _SMALLEST.get(name, 1)
+    }
+    return values | {_DETAIL: detail_energy(restored) / max(float(detail_energy(images).mean()), 1e-12)}
+
+
+def detail_energy(images: np.ndarray) -> np.ndarray:
+    """Returns the mean power of the Fourier coefficients of images above half of the band.
+
+    Args:
+      images: float [N, H, W, C].
+
+    Returns:
+      float64 [N]; smooth images have little.
+    """
+    power = np.abs(np.fft.fft2(images, axes=(1, 2), norm="ortho")) ** 2
+    rows, columns = (np.abs(np.fft.fftfreq(side)) for side in images.shape[1:3])
+    fine = np.maximum(rows[:, None], columns[None, :]) > 0.25  # cycles a pixel; the band ends at 0.5
+    return power[:, fine].mean(axis=(1, 2))
 
 
 def _results(
     run: Run,
     operator: Operator,
     networks: Mapping[str, Trained],
-    parts: Mapping[str, Mapping[str, np.ndarray]],
+    parts: Mapping[str, Part],
     values: Mapping[str, Mapping[str, np.ndarray]],
 ) -> dict[str, Any]:
     entries = {name: report.summarize(numbers) for name, numbers in values.items()}
     for entry in entries.values():
         entry["mse_pm1"] = 4 * entry["mse"]
     for method, part in parts.items():
-        entries[method][_SECONDS] = float(part[_SECONDS].mean())
+        entries[method][SECONDS] = float(part[SECONDS].mean())
         if "num_steps" in part:
             entries[method]["mean_steps"] = float(part["num_steps"].mean())
     return {
         "entries": entries,
+        "curve": _curve(run.config, parts),
         "operator": {**run.config.operator.to_dict(), "formula": operator.formula},
         "solver": run.config.solver.to_dict(),
         "networks": {name: network.fingerprint for name, network in networks.items()},
         "batch_size": run.config.batch_size,
         "num_examples": len(next(iter(values.values()))["mse"]),
-        "variants": {
-            **{name: metrics.VARIANTS[name] for name in _METRICS},
-            "mse_pm1": "mse of images in [-1, 1], 4 times that of images in [0, 1]",
-        },
+        "variants": {name: _VARIANTS[name] for name in _VARIANTS if name in entries[_DEGRADED]},
     }
+
+
+def _curve(config: ConfigDict, parts: Mapping[str, Part]) -> dict[str, Any]:
+    """Returns the mean squared errors at config.curve_steps, those that the search has, of every search."""
+    steps = [step for step in config.curve_steps if step <= config.solver.num_steps]
+    errors = {method: part["error"].mean(axis=0) for method, part in parts.items() if "error" in part}
+    return {"steps": steps, "mse": {name: [float(error[step]) for step in steps] for name, error in errors.items()}}
+
+
+def _add_fid(run: Run, results: dict[str, Any], parts: Mapping[str, Part], images: np.ndarray) -> None:
+    """Adds the distance of restored images from the test images in the features of config.metric_encoder."""
+    if not run.config.metric_encoder:
+        return
+    encoder = run.load(run.config.metric_encoder, kind=CLASSIFIER, image_size=run.config.data.image_size)
+    layer, size = encoder.module.default_layer, run.config.batch_size
+    vectors = jax.jit(lambda images: metrics.feature_vectors(encoder.features_fn, to_rgb(images), layer=layer))
+
+    def moments(images):
+        result = metrics.FeatureMoments()
+        for start in range(0, len(images), size):
+            batch = images[start : start + size]
+            padding = np.zeros((size - len(batch), *batch.shape[1:]), np.float32)
+            result.update(vectors(np.concatenate([batch, padding])), np.arange(size) < len(batch))
+        return result
+
+    real = moments(images)
+    name = f"fid_{encoder.description['encoder']}_{layer}_n{real.count}"
+    for method, part in parts.items():
+        results["entries"][method][name] = metrics.moments_distance(moments(part["image"]), real)
+    results["variants"][name] = metrics.VARIANTS["fid"]
+    results["metric_weights"] = {method: {name: encoder.fingerprint} for method in parts}
 
 
 def _write(
     run: Run,
     results: Mapping[str, Any],
-    parts: Mapping[str, Mapping[str, np.ndarray]],
+    parts: Mapping[str, Part],
     values: Mapping[str, Mapping[str, np.ndarray]],
     images: np.ndarray,
     degraded: np.ndarray,
@@ -268,6 +230,8 @@ def _write(
     write_arrays(
         workdir / "per_image.npz", {f"{n}/{m}": array for n, part in values.items() for m, array in part.items()}
     )
+    all_images = {"image": images} | {method: part["image"] for method, part in parts.items()}
+    write_arrays(workdir / RESTORED, {name: np.asarray(to_uint8(array)) for name, array in all_images.items()})
     figures = {}
     if count:
         rows = {"image": images[:count], _DEGRADED: np.clip(degraded[:count], 0, 1)}
@@ -283,8 +247,8 @@ def _write(
         length = len(next(iter(curves.values())))
         positions = sorted({round(i) for i in np.linspace(0, length - 1, min(length, 8))})
         lines = {method: np.log10(curve[positions]) for method, curve in curves.items()}
-        level = {name: np.full(len(positions), np.log10(numbers["mse"].mean())) for name, numbers in values.items()}
-        lines |= {name: line for name, line in level.items() if name not in curves}
+        levels = {name: numbers["mse"].mean() for name, numbers in values.items() if name not in curves}
+        lines |= {name: np.full(len(positions), np.log10(level)) for name, level in levels.items() if level}
         panels = {"log10 of the mean squared error": lines}
         write_curves(workdir / "curve.png", panels, x=positions, x_label="step of the search", title=run.config.title)
         figures["Error during the search"] = workdir / "curve.png"
@@ -292,7 +256,7 @@ def _write(
 
 
 def _table(results: Mapping[str, Any]) -> report.Table:
-    columns = report.columns([*_METRICS, _SECONDS])
+    columns = report.columns([*(name for name in results["variants"] if name != "mse_pm1"), SECONDS])
     heading = ["method", *(column.heading for column in columns.values())]
     rows = [
         [name.replace("_", " "), *(column.cell(entry, metric) for metric, column in columns.items())]
@@ -303,9 +267,14 @@ def _table(results: Mapping[str, Any]) -> report.Table:
 
 def _note(run: Run, results: Mapping[str, Any]) -> str:
     setting, solver = provenance(run.config), results["solver"]
-    return (
+    curve = results["curve"]
+    text = (
         f"{results['num_examples']} test images of {setting['data']}, degraded: {results['operator']['formula']}; "
         f"{report.setting_text(setting)}, batches of {results['batch_size']}, compilation not counted; ± is the "
         f"standard deviation over images. Search: Adam at {solver['learning_rate']:g}, {solver['num_steps']} steps, "
         "the same starts for all methods. Squared errors of images in [-1, 1] are 4 times these."
     )
+    if curve["mse"] and curve["steps"]:
+        errors = (f"{name} {', '.join(f'{value:.4f}' for value in values)}" for name, values in curve["mse"].items())
+        text += f" Squared error after {', '.join(map(str, curve['steps']))} steps: {'; '.join(errors)}."
+    return text

@@ -1,11 +1,14 @@
 """Autoencoders: an encoder to a vector and a decoder from it."""
 
+from typing import Any, NamedTuple
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from arinv.errors import unknown
-from arinv.models.autoencoders.conv_ae import ConvDecoder, ConvEncoder, stage_widths
+from arinv.models.autoencoders.conv_ae import ConvDecoder, ConvEncoder, GaussianEncoder, stage_widths
+from arinv.models.gans.progressive import ProgressiveGenerator, sizes
 from arinv.ops.inputs import check_count
 from arinv.types import Array
 
@@ -54,8 +57,18 @@ class LayerAutoencoder(nn.Module):
         return self.generator(self.encoder(images, train=False)[1][self.layer], train=train)
 
 
-# name -> (encoder, decoder, length of the codes in the paper)
-AUTOENCODERS = {"conv": (ConvEncoder, ConvDecoder, 256)}
+class _Row(NamedTuple):
+    encoder: type[nn.Module]
+    decoder: type[nn.Module]
+    latent_size: int
+    options: tuple[str, ...] = ()
+
+
+# "conv" is the Generative Encoder's ConvAE; "aegan" has a progressive GAN's generator as its decoder.
+AUTOENCODERS = {
+    "conv": _Row(ConvEncoder, ConvDecoder, 256),
+    "aegan": _Row(GaussianEncoder, ProgressiveGenerator, 512, ("base_width", "learned_variance", "max_width")),
+}
 
 
 def build_autoencoder(
@@ -65,22 +78,36 @@ def build_autoencoder(
     channels: int = 3,
     latent_size: int = 0,
     dtype: jax.typing.DTypeLike = jnp.float32,
+    **options: Any,
 ) -> Autoencoder:
     """Returns an autoencoder.
 
     Args:
-      networks: a key of AUTOENCODERS; "conv" is the Generative Encoder's ConvAE.
+      networks: a key of AUTOENCODERS.
       image_size: side of the images, in pixels.
       channels: of the images.
       latent_size: K of the codes; 0 for the published one.
       dtype: of the computation.
+      **options: of "aegan" base_width and max_width of the generator and learned_variance of the encoder.
 
     Raises:
-      UserError: unknown networks, or a size that they do not have.
+      UserError: unknown networks or option, or a size that they do not have.
     """
     if networks not in AUTOENCODERS:
         raise unknown("networks of an autoencoder", networks, AUTOENCODERS)
-    encoder, decoder, published = AUTOENCODERS[networks]
+    row = AUTOENCODERS[networks]
+    for option in options:
+        if option not in row.options:
+            raise unknown(f"option of {networks!r}", option, row.options)
     stage_widths(image_size)
-    latent_size = check_count(latent_size or published, "latent_size")
-    return Autoencoder(encoder(latent_size, dtype=dtype), decoder(image_size, channels, dtype=dtype))
+    latent_size = check_count(latent_size or row.latent_size, "latent_size")
+    shared = {
+        "image_size": image_size, "channels": channels, "latent_size": latent_size, "dtype": dtype, **options
+    }  # fmt: skip
+    encoder, decoder = (
+        module(**{name: value for name, value in shared.items() if name in module.__dataclass_fields__})
+        for module in (row.encoder, row.decoder)
+    )
+    if networks == "aegan":
+        sizes(image_size)  # raises for a size that it does not have
+    return Autoencoder(encoder, decoder)

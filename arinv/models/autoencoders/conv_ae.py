@@ -1,6 +1,8 @@
-"""The convolutional autoencoder of the Generative Encoder: an encoder to a vector and a decoder from it.
+"""The convolutional autoencoder of the Generative Encoder, and the same encoder with a distribution of codes.
 
-Source: Generative Encoder, Table 1.
+The latter is that of AEGAN, whose decoder is the generator of a GAN.
+
+Source: Generative Encoder, Table 1 and section 4.5.
 """
 
 import flax.linen as nn
@@ -89,3 +91,35 @@ class ConvDecoder(nn.Module):
             x = nn.Conv(width, (3, 3), dtype=self.dtype, name=f"conv{i}")(pooling.upsample_nearest(x))
             x = nn.relu(x) if i < len(widths) - 1 else x
         return (jnp.tanh(x.astype(jnp.float32)) + 1) / 2
+
+
+class GaussianEncoder(nn.Module):
+    """Images [B, H, W, C] in [0, 1] -> the means [B, K] of normal distributions of codes, by `ConvEncoder`.
+
+    8,385,856 parameters at 128 px with 512 means of variance 1; 10,483,520 where the variances are outputs as well.
+
+    Attributes:
+      latent_size: K of the codes.
+      learned_variance: whether the variances are outputs, as in a variational autoencoder, instead of 1.
+      dtype: of the computation; parameters and outputs stay float32.
+    """
+
+    latent_size: int = 512
+    learned_variance: bool = False
+    dtype: jax.typing.DTypeLike = jnp.float32
+
+    def setup(self):
+        """Makes the network."""
+        self.conv = ConvEncoder(self.latent_size * (2 if self.learned_variance else 1), dtype=self.dtype)
+
+    def __call__(self, images: Array, *, train: bool = False) -> Array:
+        """Returns the means of square images."""
+        return self.moments(images)[0]
+
+    def moments(self, images: Array) -> tuple[Array, Array]:
+        """Returns the means of square images, and the logarithms of their variances, each [B, K]."""
+        outputs = self.conv(images)
+        if not self.learned_variance:
+            return outputs, jnp.zeros_like(outputs)
+        means, log_variances = jnp.split(outputs, 2, axis=1)
+        return means, log_variances

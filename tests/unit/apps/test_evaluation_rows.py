@@ -56,6 +56,21 @@ TASKS = {
         {"setting": SETTING, "variants": PSNR, "sets": {"kodak24": {"num_images": 2, "noisy": {"psnr": 14.0}}}},
         {"kodak24 noisy": {"psnr": 14.0}},
     ),
+    "restoration": (
+        {**COMMON, "variants": PSNR, "entries": {
+            "degraded": {"psnr": 2.0}, "invertgan": {"psnr": 3.0, "seconds_per_image": 2.0}}},
+        {"degraded": {"psnr": 2.0}, "invertgan": {"psnr": 3.0, "seconds_per_image": 2.0}},
+    ),
+    "truth_table": (
+        {"setting": SETTING, "n": 9, "methods": ["a", "b"],
+         "counts": {"neither": 1, "second": 2, "first": 3, "both": 2, "invalid": 1}},
+        {"neither": {"images": 1}, "second": {"images": 2}, "first": {"images": 3}, "both": {"images": 2},
+         "invalid": {"images": 1}},
+    ),
+    "volume": (
+        {**COMMON, "variants": {"lost_share": "lost"}, "entries": {"invertgan": {"lost_share": 0.25, "voxels": 8}}},
+        {"invertgan": {"lost_share": 0.25}},
+    ),
 }  # fmt: skip
 
 

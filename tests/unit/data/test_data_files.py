@@ -461,3 +461,15 @@ def test_read_image_min_side_keeps_the_image(tmp_path):
     assert small.shape[0] < 600 and min(small.shape[:2]) >= 64
     difference = data.resize_u8(small, 32).astype(int) - data.resize_u8(large, 32)
     assert abs(difference).max() < 12
+
+
+def test_window_of_a_folder_is_cropped_from_the_full_size(tmp_path):
+    """A large JPEG is decoded at a reduced size otherwise, where the window would be another part."""
+    pixels = np.zeros((600, 800, 3), np.uint8)
+    pixels[300:364, 400:464] = 255
+    for i in range(2):
+        Image.fromarray(pixels).save(tmp_path / f"{i}.jpg", quality=95)
+    source = data.open_source(f"folder:{tmp_path}", split="all", image_size=16, window=(432, 332, 64))
+    assert source[0]["image"].shape == (16, 16, 3) and source[0]["image"].mean() > 250
+    with pytest.raises(UserError, match="800 x 600 px: the window of 64 px around x=10, y=332 is not inside"):
+        data.open_source(f"folder:{tmp_path}", split="all", image_size=16, window=(10, 332, 64))

@@ -110,6 +110,51 @@ def test_tfds_rejects_missing_or_other_labels(tmp_path):
         source[1]
 
 
+def test_tfds_label_is_an_attribute_or_none(tmp_path):
+    """The features of celeb_a, and those of lsun, which has images alone."""
+
+    def write(fields, index):
+        fields["image"].bytes_list.value.append(png(index))
+        fields["attributes/Eyeglasses"].int64_list.value.append(index % 2)
+        fields["attributes/Smiling"].int64_list.value.append(0)
+
+    attributes = {name: tensor_feature(dtype="bool") for name in ("Eyeglasses", "Smiling")}
+    nested = {"pythonClassName": f"{_PACKAGE}.features_dict.FeaturesDict", "featuresDict": {"features": attributes}}
+    prepare(tmp_path, "faces", {"image": IMAGE, "attributes": nested}, write)
+    options = {"data_dir": tmp_path, "image_size": 4}
+    source = data.open_source("tfds:faces", label="attributes/Eyeglasses", **options)
+    assert source.info.class_names == ("no Eyeglasses", "Eyeglasses")
+    assert source.read_labels().tolist() == [0, 1] * 5 and source[3]["label"] == 1
+    worn = data.open_source("tfds:faces", label="attributes/Eyeglasses", classes=[1], renumber=True, **options)
+    assert (worn[1]["image"] == 60).all() and len(worn) == 5
+    unlabelled = data.open_source("tfds:faces", label="none", **options)
+    assert unlabelled.read_labels().tolist() == [0] * 10 and unlabelled[3]["label"] == 0
+    assert unlabelled.info.num_classes == 1
+    with pytest.raises(UserError, match="'attributes/Hat'; known: attributes/Eyeglasses, attributes/Smiling, image"):
+        data.open_source("tfds:faces", label="attributes/Hat", **options)
+    with pytest.raises(UserError, match="data.label=none for images without labels"):
+        data.open_source("tfds:faces", **options)
+
+
+def test_tfds_crops_a_window_before_it_resizes(tmp_path):
+    def write(fields, index):
+        buffer = io.BytesIO()
+        pixels = np.arange(48, dtype=np.uint8).reshape(6, 8)
+        Image.fromarray(np.repeat(pixels[..., None], 3, axis=-1)).save(buffer, "PNG")
+        fields["image"].bytes_list.value.append(buffer.getvalue())
+
+    prepare(tmp_path, "windows", {"image": IMAGE}, write)
+    options = {"data_dir": tmp_path, "image_size": 4, "label": "none"}
+    image = data.open_source("tfds:windows", window=(3, 2, 4), **options)[0]["image"]
+    np.testing.assert_array_equal(image[..., 0], np.arange(48).reshape(6, 8)[0:4, 1:5])
+    with pytest.raises(UserError, match="8 x 6 px: the window of 4 px around x=7, y=2 is not inside"):
+        data.open_source("tfds:windows", window=(7, 2, 4), **options)[0]
+    with pytest.raises(UserError, match="must be x and y of its centre and its side"):
+        data.open_source("tfds:windows", window=(7, 2), **options)
+    with pytest.raises(UserError, match="photos has no window"):
+        data.open_source("photos", window=(3, 2, 4))
+
+
 def test_tfds_reads_uint8_tensors_only(tmp_path):
     def write(fields, index):
         fields["image"].int64_list.value.extend(_image(index).reshape(-1).tolist())

@@ -151,6 +151,7 @@ def test_losses_of_a_repeated_batch_have_the_same_mean():
         "wasserstein_loss": (losses.wasserstein_loss, logits[0], logits[1]),
         "equilibrium_loss": (functools.partial(losses.equilibrium_loss, balance=0.3), logits[0] ** 2, logits[1] ** 2),
         "gradient_penalty": (penalty, x, y, np.linspace(0, 1, len(x), dtype=np.float32)),
+        "gaussian_divergence": (losses.gaussian_divergence, logits[:2], margin),
     }
     assert set(calls) == set(losses.__all__) - {"WEIGHTINGS", "update_balance"}
     for name, (function, *arguments) in calls.items():
@@ -172,3 +173,13 @@ def test_losses_name_both_shapes_of_a_mismatch():
         losses.generator_loss(np.zeros((3, 1)))
     with pytest.raises(UserError, match=r"\(3,\) and fake logits \(2,\)"):
         losses.discriminator_loss(np.zeros(3), np.zeros(2))
+
+
+def test_gaussian_divergence_is_the_integral():
+    means, deviation, x = np.array([[0.5, -1.0]]), np.array([0.7, 1.0]), np.linspace(-12, 12, 20_001)
+    p, q = (
+        np.exp(-(((x[:, None] - m) / s) ** 2) / 2) / (s * np.sqrt(2 * np.pi)) for m, s in ((means, deviation), (0, 1))
+    )
+    expected = (p * np.log(np.maximum(p, 1e-300) / q)).sum() * (x[1] - x[0])
+    result = losses.gaussian_divergence(means.astype(np.float32), 2 * np.log(deviation[None]).astype(np.float32))
+    np.testing.assert_allclose(result, [expected], rtol=1e-4)

@@ -62,6 +62,17 @@ def test_ssim_equals_scikit_image(pair):
     np.testing.assert_allclose(jax.jit(metrics.ssim)(*pair), expected, atol=1e-4)
 
 
+@each_pair
+def test_ssim_uniform7_equals_scikit_image_s_default(pair):
+    expected = [
+        skimage.metrics.structural_similarity(
+            x.astype(np.float64), y.astype(np.float64), data_range=1.0, channel_axis=-1
+        )
+        for x, y in zip(*pair, strict=True)
+    ]
+    np.testing.assert_allclose(jax.jit(metrics.ssim_uniform7)(*pair), expected, atol=1e-4)
+
+
 def test_equal_images_have_finite_metrics_and_gradients():
     x = images(0, (5, 12, 12, 3))
     x[:3] = np.array([0.0, 0.3, 1.0], np.float32)[:, None, None, None]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from arinv.errors import UserError
-from arinv.models.autoencoders.conv_ae import ConvDecoder, ConvEncoder
+from arinv.models.autoencoders.conv_ae import ConvDecoder, ConvEncoder, GaussianEncoder
 from arinv.models.gans.began import BeganDiscriminator, BeganGenerator
 from arinv.models.gans.progressive import (
     EqualizedConv,
@@ -68,8 +68,8 @@ def test_conv_autoencoder_has_the_published_number_of_parameters(size, channels,
 
 
 def test_encoder_of_an_autoencoder_with_gan_has_one_head_or_two():
-    assert count(ConvEncoder(512), 2, 128, 128, 3) == 8_385_856
-    assert count(ConvEncoder(1024), 2, 128, 128, 3) == 10_483_520
+    assert count(GaussianEncoder(), 2, 128, 128, 3) == 8_385_856
+    assert count(GaussianEncoder(learned_variance=True), 2, 128, 128, 3) == 10_483_520
 
 
 def test_pixel_norm_divides_by_the_root_mean_square(key):

@@ -1,0 +1,226 @@
+"""Methods that restore degraded images, as functions of a batch: what a task's config names, loaded and compiled.
+
+"autoencoder"         D(E(x+)), one pass of an autoencoder
+"aegan"               the same of an AEGAN, whose decoder is the generator of a GAN
+"invertgan"           the generator's image nearest to x+: the search with the identity as E
+"generative_encoder"  the search that compares codes of the autoencoder
+NAME of an encoder    the search that compares features of a classifier or an inverter, such as a robust one
+
+Source: Generative Encoder, Algorithm 1, sections 4.4 and 4.5.
+"""
+
+import time
+from collections.abc import Callable, Mapping
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from arinv import models, parallel
+from arinv.apps.restoration.solver import Solution, solve
+from arinv.errors import UserError
+from arinv.experiment.run import Run, channels_of
+from arinv.experiment.trained import AUTOENCODER, CLASSIFIER, GAN, INVERTER, Trained
+from arinv.ops.degradations import Operator, build_operator, image_keys
+from arinv.ops.images import to_float, to_rgb
+from arinv.ops.inputs import check_count, check_number
+from arinv.ops.latents import draw_starts
+from arinv.types import Array
+
+AEGAN, INVERTGAN, SEARCH = "aegan", "invertgan", "generative_encoder"
+PASSES = (AUTOENCODER, AEGAN)
+SECONDS = "seconds_per_image"
+_DEGRADE, _START = range(2)  # PRNG streams
+
+Part = dict[str, np.ndarray]
+
+
+def check(config: ConfigDict) -> None:
+    """Checks the fields operator, solver, methods and those that name networks.
+
+    Raises:
+      UserError: an unknown name, a number out of range, or no method.
+    """
+    build_operator(config.operator.name, **config.operator.options.to_dict())
+    solver = config.solver
+    for name in ("num_steps", "num_starts"):
+        check_count(solver[name], f"solver.{name}")
+    for name in ("learning_rate", "penalty", "threshold"):
+        check_number(solver[name], f"solver.{name}", least=0.0)
+    methods, known = set(config.methods), (*PASSES, INVERTGAN, SEARCH, *config.encoders)
+    for name in config.methods:
+        if name not in known:
+            raise UserError(f"unknown method {name!r}; known: {', '.join(known)}")
+    if not methods:
+        raise UserError(f"methods is empty; name some of {', '.join(known)}")
+    if not config.gan and methods - set(PASSES):
+        raise UserError("gan is empty; name the workdir of a GAN's training, such as runs/gan/size32")
+    if not config.autoencoder and {AUTOENCODER, SEARCH} & methods:
+        raise UserError("autoencoder is empty; name the workdir of an autoencoder's training")
+    if not config.aegan and AEGAN in methods:
+        raise UserError("aegan is empty; name the workdir of an AEGAN, of configs/autoencoder.py:networks=aegan")
+
+
+def check_inputs(run: Run) -> None:
+    """Checks, before any stage runs, that the networks exist and are for images of this task's size, or will be.
+
+    Raises:
+      UserError: no checkpoint, or one of another kind or image size.
+    """
+    config = run.config
+    kinds = [(config.gan, GAN), (config.autoencoder, AUTOENCODER), (config.aegan, AUTOENCODER)]
+    kinds += [(reference, (INVERTER, CLASSIFIER)) for reference in config.encoders.values()]
+    for reference, kind in kinds:
+        if reference.startswith("stage:"):
+            run.check_planned_size(reference)
+        elif reference:
+            run.load(reference, kind=kind, image_size=config.data.get("image_size"))
+
+
+def load(run: Run) -> dict[str, Trained]:
+    """Returns the networks of the methods: "gan", "autoencoder", "aegan" and the encoders by name.
+
+    Raises:
+      UserError: a missing network, or one of another image size or number of channels.
+    """
+    config, size = run.config, run.config.data.get("image_size")
+    methods, networks = set(config.methods), {}
+    if methods - set(PASSES):
+        networks[GAN] = run.load(config.gan, kind=GAN, image_size=size)
+    if {AUTOENCODER, SEARCH} & methods:
+        networks[AUTOENCODER] = run.load(config.autoencoder, kind=AUTOENCODER, image_size=size)
+    if AEGAN in methods:
+        networks[AEGAN] = run.load(config.aegan, kind=AUTOENCODER, image_size=size)
+    for name, network in networks.items():
+        channels = network.description.get("channels", 3)
+        if "channels" in config.data and channels != channels_of(config):
+            raise UserError(
+                f"{config[name]} is of images of {channels} channels, data.channels is {channels_of(config)}; set "
+                f"data.channels={channels}"
+            )
+    for name, reference in config.encoders.items():
+        if name in methods:
+            networks[name] = run.load(reference, kind=(INVERTER, CLASSIFIER), image_size=size)
+    sizes = {network.image_size for name, network in networks.items() if name not in config.encoders}
+    if len(sizes) > 1:
+        raise UserError(
+            f"the networks are of images of {', '.join(map(str, sorted(sizes)))} px; name networks of one size"
+        )
+    return networks
+
+
+def fingerprints(method: str, networks: Mapping[str, Trained]) -> list[str]:
+    """Returns the fingerprints of the networks that a method's results depend on."""
+    own = {AUTOENCODER: [AUTOENCODER], AEGAN: [AEGAN], INVERTGAN: [GAN], SEARCH: [AUTOENCODER, GAN]}
+    return [networks[name].fingerprint for name in own.get(method, [method, GAN])]
+
+
+def degrade(run: Run, operator: Operator, images: Array, indices: Array) -> Array:
+    """Returns x+ of images [B, H, W, C], which depends on the seed and the numbers of the images [B] alone."""
+    return operator.degrade(_keys(run, indices), jnp.asarray(images))
+
+
+def build(
+    run: Run, method: str, networks: Mapping[str, Trained], operator: Operator, *, degraded: bool = False
+) -> Callable[[np.ndarray, np.ndarray], Part]:
+    """Returns a method as a function, compiled at its first call.
+
+    Args:
+      run: of a task with the fields of `check`.
+      method: one of config.methods.
+      networks: as of `load`.
+      operator: what degrades the images, and is known of it.
+      degraded: whether the function's images are degraded already, and not yet otherwise.
+
+    Returns:
+      (images uint8 [B, H, W, C], their numbers [B]) -> {"image": float32 [B, H, W, C] in [0, 1], "seconds_per_image":
+      []}, of a search also "error" [B, T + 1], the mean squared errors to the images during the search (NaN where they
+      are degraded already), and "num_steps" [B].
+    """
+
+    def observed(images, indices):
+        return images if degraded else degrade(run, operator, images, indices)
+
+    def one_pass(functions, images, indices):
+        return functions[1](functions[0](observed(images, indices)))
+
+    def search(functions, images, indices):
+        truth = None if degraded else images
+        return _search(run, networks[GAN].module, operator, functions, observed(images, indices), indices, truth)
+
+    if method in PASSES:
+        step, functions = one_pass, (networks[method].encode_fn, networks[method].decode_fn)
+    else:
+        step, functions = search, (_encode_fn(method, networks), networks[GAN].decode_fn)
+    functions = jax.device_put(functions, parallel.replicated(run.mesh))
+    compiled = []
+
+    def restore(images_u8: np.ndarray, indices: np.ndarray) -> Part:
+        images = to_float(parallel.place_batch({"image": images_u8}, run.mesh)["image"])
+        indices = parallel.place_batch({"row": indices.astype(np.int32)}, run.mesh)["row"]
+        if not compiled:
+            compiled.append(jax.jit(step).lower(functions, images, indices).compile())
+        started = time.perf_counter()
+        result = jax.block_until_ready(compiled[0](functions, images, indices))
+        seconds = np.array((time.perf_counter() - started) / len(indices))
+        if isinstance(result, Solution):
+            error, steps = np.asarray(result.errors).T, np.asarray(result.num_steps)
+            image = np.clip(np.asarray(result.images), 0, 1)
+            return {"image": image, "error": error, "num_steps": steps, SECONDS: seconds}
+        return {"image": np.clip(np.asarray(result), 0, 1), SECONDS: seconds}
+
+    return restore
+
+
+def _search(
+    run: Run,
+    gan: models.Gan,
+    operator: Operator,
+    functions: tuple[Callable, Callable],
+    degraded: Array,
+    indices: Array,
+    truth: Array | None,
+) -> Solution:
+    """Returns the solution for degraded images, with E and G as functions, from starts that follow from the numbers."""
+    solver = run.config.solver
+    starts = draw_starts(
+        jax.random.fold_in(run.key, _START),
+        indices,
+        latent_size=gan.latent_size,
+        law=gan.law,
+        num_starts=solver.num_starts,
+    )
+    return solve(
+        functions[1],
+        functions[0],
+        degraded,
+        starts if solver.num_starts > 1 else starts[:, 0],
+        project_fn=lambda generated: operator.project(_keys(run, indices), generated),
+        num_steps=solver.num_steps,
+        learning_rate=solver.learning_rate,
+        penalty=solver.penalty,
+        threshold=solver.threshold,
+        truth=truth,
+    )
+
+
+def _encode_fn(method: str, networks: Mapping[str, Trained]) -> Callable[[Array], Array]:
+    """Returns E of a search."""
+    if method == INVERTGAN:
+        return jax.tree_util.Partial(_identity)
+    if method == SEARCH:
+        return networks[AUTOENCODER].encode_fn
+    return jax.tree_util.Partial(_encode_rgb, networks[method].encode_fn)
+
+
+def _encode_rgb(encode_fn: Callable[[Array], Array], images: Array) -> Array:
+    return encode_fn(to_rgb(images))
+
+
+def _identity(images: Array) -> Array:
+    return images
+
+
+def _keys(run: Run, indices: Array) -> Array:
+    return image_keys(jax.random.fold_in(run.key, _DEGRADE), jnp.asarray(indices))

@@ -1,0 +1,205 @@
+"""Restoration of a user's own images: degraded first by an operator, or degraded already.
+
+Images are resized to the size of the networks: the largest square in the centre. Writes METHOD/IMAGE.png and
+degraded/IMAGE.png, overview.png (the first images, degraded, and restored by every method), report.html,
+restorations.csv (PSNR and SSIM of every image where it was degraded here) and results.json. Finished batches are saved
+in parts/; a run that was killed resumes.
+
+Source: Generative Encoder, Algorithm 1.
+"""
+
+import csv
+import io
+import pathlib
+import zlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from arinv import data, metrics
+from arinv.apps.inversion.invert_images import check_outputs, output_files
+from arinv.apps.restoration import methods
+from arinv.apps.restoration.methods import SECONDS, Part
+from arinv.apps.restoration.restoration import restore_all
+from arinv.errors import UserError
+from arinv.experiment import report, workdirs
+from arinv.experiment.figures import labelled_grid, short_names
+from arinv.experiment.run import Run, check_fields
+from arinv.experiment.writer import write_png, write_text
+from arinv.ops.degradations import Operator, build_operator
+from arinv.ops.images import to_float, to_uint8
+
+_OVERVIEW = "overview.png"
+_DEGRADED = "degraded"
+_SSIM_WINDOW = 11  # px
+_METRICS = {"psnr": metrics.psnr, "ssim": metrics.ssim}
+
+ONE_PROCESS = True
+
+
+def check(config: ConfigDict) -> None:
+    """Checks everything that needs no images and no checkpoint.
+
+    Raises:
+      UserError: no images, an unknown name, or a number out of range.
+    """
+    check_fields(config)
+    if not config.data.name:
+        raise UserError("images is empty; name an image file, a folder of images, or photos")
+    if data.is_photographs(config.data.name):
+        data.photograph_names(config.data.name)
+    methods.check(config)
+    if config.mask and config.operator.name != "mask":
+        raise UserError(f"mask={config.mask} needs operator=mask; got operator={config.operator.name}")
+    if config.degraded and config.operator.name == "mask" and not config.mask:
+        raise UserError(
+            "degraded=true with operator=mask: the place of what is missing is not known; name an image that is black "
+            "there by mask="
+        )
+    if config.limit < 0:
+        raise UserError(f"limit must be 0 (all images) or more; got {config.limit}")
+
+
+def check_inputs(run: Run) -> None:
+    """Checks that the networks and the mask exist.
+
+    Raises:
+      UserError: no checkpoint, or one of another kind, or a mask that cannot be read.
+    """
+    methods.check_inputs(run)
+    if run.config.mask:
+        data.read_image(run.config.mask)
+
+
+def run(run: Run) -> dict[str, Any]:
+    """Restores the images of config.data.name and returns the results.
+
+    Args:
+      run: of configs/restore.py.
+
+    Raises:
+      UserError: an image or a network that cannot be read, or a workdir among the images.
+    """
+    config, workdir = run.config, run.workdir
+    workdirs.check_apart(config, workdir)
+    folders = (*config.methods, _DEGRADED)
+    root = pathlib.Path(config.data.name).expanduser()
+    check_outputs(ConfigDict({"order": folders, "data": {"name": config.data.name}}), root.resolve(), workdir.resolve())
+    files = run.open_images()
+    names = files.names[: config.limit or None]
+    networks = methods.load(run)
+    network = next(iter(networks.values()))
+    size, channels = network.image_size, network.description.get("channels", 3)
+    images_u8 = np.stack([_prepare(files[i], size, channels) for i in range(len(names))])
+    operator = build_operator(config.operator.name, **config.operator.options.to_dict())
+    key = ""
+    if config.mask:
+        known = read_mask(config.mask, size)
+        operator, key = masking(known), str(zlib.crc32(known))
+        images_u8 = images_u8 * known if config.degraded else images_u8
+    run.begin()
+    arrays = {"image": images_u8, "label": np.zeros(len(names), np.int32)}
+    parts = {
+        method: restore_all(run, method, networks, operator, arrays, degraded=config.degraded, key=key)
+        for method in config.methods
+    }
+    images = np.asarray(to_float(images_u8))
+    degraded = images
+    if not config.degraded:
+        degraded = np.clip(np.asarray(methods.degrade(run, operator, images, np.arange(len(images)))), 0, 1)
+    rows = {_DEGRADED: degraded} | {method: part["image"] for method, part in parts.items()}
+    for folder, restored in rows.items():
+        for file, image in zip(output_files(names), np.asarray(to_uint8(restored)), strict=True):
+            write_png(workdir / folder / file, np.repeat(image, 3, axis=-1) if channels == 1 else image)
+    values = {} if config.degraded else {name: _measure(restored, images) for name, restored in rows.items()}
+    _write_csv(run, names, values)
+    results = {
+        "num_images": len(names),
+        "skipped": [path.name for path in files.bad_files],
+        "image_size": size,
+        "entries": {name: report.summarize(numbers) for name, numbers in values.items()},
+        SECONDS: {method: float(part[SECONDS].mean()) for method, part in parts.items()},
+        "operator": {**config.operator.to_dict(), "formula": operator.formula},
+        "solver": config.solver.to_dict(),
+        "networks": {name: network.fingerprint for name, network in networks.items()},
+        "variants": {name: metrics.VARIANTS[name] for name in _METRICS},
+    }
+    _write_report(run, results, names, images, rows, parts)
+    return run.finish(results)
+
+
+def read_mask(path: str, size: int) -> np.ndarray:
+    """Returns 0 where an image file is dark and 1 elsewhere, uint8 [size, size, 1], of the square in its centre.
+
+    Raises:
+      UserError: a file that cannot be read.
+    """
+    return (data.to_grey(data.resize_u8(data.read_image(path), size, "crop")) > 127).astype(np.uint8)[..., None]
+
+
+def masking(known: np.ndarray) -> Operator:
+    """Returns the operator that sets what is not known to 0.
+
+    Args:
+      known: [H, W, 1], 0 or 1.
+    """
+
+    def apply(keys, images):
+        return images * known.astype(np.float32)[None]
+
+    return Operator(apply, apply, "0 where the mask is black")
+
+
+def _prepare(image: np.ndarray, size: int, channels: int) -> np.ndarray:
+    """Returns the largest square in the centre of an image, uint8 [size, size, channels]."""
+    resized = data.resize_u8(image, size, "crop")
+    return data.to_grey(resized)[..., None] if channels == 1 else resized
+
+
+def _measure(restored: np.ndarray, images: np.ndarray) -> dict[str, np.ndarray]:
+    has_ssim = min(images.shape[1:3]) >= 11  # its window
+    return {
+        name: np.asarray(metric(restored, images)) for name, metric in _METRICS.items() if has_ssim or name != "ssim"
+    }
+
+
+def _write_csv(run: Run, names: Sequence[str], values: Mapping[str, Mapping[str, np.ndarray]]) -> None:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    keys = [(method, metric) for method, numbers in values.items() for metric in numbers]
+    writer.writerow(["image", *(f"{metric}_{method}" for method, metric in keys)])
+    for i, name in enumerate(names):
+        writer.writerow([name, *(f"{values[method][metric][i]:.4f}" for method, metric in keys)])
+    write_text(run.workdir / "restorations.csv", text.getvalue())
+
+
+def _write_report(
+    run: Run,
+    results: Mapping[str, Any],
+    names: Sequence[str],
+    images: np.ndarray,
+    rows: Mapping[str, np.ndarray],
+    parts: Mapping[str, Part],
+) -> None:
+    """Writes overview.png, table.md and report.html, and prints where that is."""
+    count = min(run.config.log.num_images, len(names))
+    figures = {}
+    if count:
+        grid = {} if run.config.degraded else {"image": images[:count]}
+        grid |= {name.replace("_", " "): array[:count] for name, array in rows.items()}
+        write_png(run.workdir / _OVERVIEW, labelled_grid(grid, columns=short_names(names[:count])))
+        figures = {"Degraded images, and what is restored from them": run.workdir / _OVERVIEW}
+    columns = report.columns([*_METRICS, SECONDS])
+    heading = ["method", *(column.heading for column in columns.values())]
+    lines = []
+    for name in rows:
+        entry = dict(results["entries"].get(name, {}))
+        if name in parts:
+            entry[SECONDS] = results[SECONDS][name]
+        lines.append([name.replace("_", " "), *(column.cell(entry, metric) for metric, column in columns.items())])
+    size, formula = results["image_size"], results["operator"]["formula"]
+    note = f"{len(names)} images of {run.config.data.name} at {size} px: {formula}."
+    report.write(run.workdir, run.config.title, [report.Table(heading, lines)], [note], images=figures or None)
+    run.report(f"the report is {run.workdir / 'report.html'}")

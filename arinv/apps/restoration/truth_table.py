@@ -1,0 +1,194 @@
+"""Truth table of an attribute in the images of a finished restoration: what one method shows that another does not.
+
+The attribute is the class of a classifier, or a statistic of a region above a threshold. An image is invalid where one
+of the two restored images has a larger error than config.most_error, or where the classifier's probability of its
+class is below config.confidence, for either.
+
+Writes results.json and table.md, report.html, and images.png: the first images of each of the four cells.
+
+Source: Generative Encoder, section 5.5, Table 4 and Figure 13; invalid reconstructions are not defined there.
+"""
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from arinv.apps.restoration.attributes import STATISTICS, TruthTable, make_rule, truth_table
+from arinv.apps.restoration.restoration import RESTORED
+from arinv.errors import UserError
+from arinv.experiment import report, workdirs
+from arinv.experiment.figures import labelled_grid
+from arinv.experiment.run import Run, check_fields
+from arinv.experiment.trained import CLASSIFIER, INVERTER, Trained
+from arinv.experiment.writer import read_arrays, write_png
+from arinv.ops.images import to_float, to_rgb
+from arinv.ops.inputs import check_number
+
+_IMAGES = "images.png"
+
+ONE_PROCESS = True
+
+
+def check(config: ConfigDict) -> None:
+    """Checks everything that needs no finished run.
+
+    Raises:
+      UserError: not two methods, or a number out of range.
+    """
+    check_fields(config)
+    if len(config.methods) != 2 or len(set(config.methods)) != 2:
+        raise UserError(f"methods={tuple(config.methods)} must be two methods of the restoration")
+    if not config.restoration:
+        raise UserError("restoration is empty; name the workdir of a finished restoration")
+    if not config.attribute:
+        raise UserError(f"attribute is empty; name the workdir of a classifier, or one of {', '.join(STATISTICS)}")
+    check_number(config.most_error, "most_error", least=0.0)
+    check_number(config.confidence, "confidence", least=0.0, most=1.0)
+    if config.attribute in STATISTICS:
+        make_rule(statistic=config.attribute, threshold=config.threshold, region=tuple(config.region))
+
+
+def check_inputs(run: Run) -> None:
+    """Checks, before any stage runs, that the classifier and the restoration exist, or will.
+
+    Raises:
+      UserError: one does not.
+    """
+    config = run.config
+    if config.attribute not in STATISTICS and not config.attribute.startswith("stage:"):
+        _load_classifier(run)
+    if not config.restoration.startswith("stage:"):
+        read_restored(run, config.restoration, config.methods)
+
+
+def run(run: Run) -> dict[str, Any]:
+    """Counts the attribute in the restored images and returns the results.
+
+    Args:
+      run: of configs/truth_table.py.
+
+    Raises:
+      UserError: a restoration that is not finished or lacks a method, or a class that the classifier does not have.
+    """
+    config = run.config
+    images = read_restored(run, config.restoration, config.methods)
+    attribute_fn, confidence_fn, about = _attribute(run)
+    run.begin()
+    first, second = (images[method] for method in config.methods)
+    valid = np.ones(len(first), bool)
+    for restored in (first, second):
+        if config.most_error:
+            valid &= np.square(restored - images["image"]).mean(axis=(1, 2, 3)) <= config.most_error
+        valid &= confidence_fn(restored) >= config.confidence
+    table = truth_table(first, second, attribute_fn, valid=valid)
+    own = attribute_fn(images["image"])
+    _write(run, table, images, attribute_fn, valid)
+    return run.finish(
+        {
+            "methods": list(config.methods),
+            "counts": table._asdict(),
+            "valid": table.valid,
+            "n": table.count,
+            "recovered": None if np.isnan(table.recovered) else table.recovered,
+            "with_attribute": int(own.sum()),
+            "attribute": about,
+            "restoration": workdirs.relative(run.resolve(config.restoration), run.workdir),
+        }
+    )
+
+
+def read_restored(run: Run, reference: str, names: tuple[str, ...]) -> dict[str, np.ndarray]:
+    """Returns the test images, "image", and those of some methods of a finished restoration, float32 [N, H, W, C].
+
+    Args:
+      run: of the task.
+      reference: the workdir, or "stage:NAME".
+      names: of the methods.
+
+    Raises:
+      UserError: no finished restoration there, or one without a method.
+    """
+    workdir = run.resolve(reference)
+    workdirs.read_results(workdir)  # raises where the run is not finished
+    if not (workdir / RESTORED).exists():
+        raise UserError(
+            f"no {RESTORED} in {workdir}; name the workdir of configs/restoration.py, or its restoration stage"
+        )
+    arrays = read_arrays(workdir / RESTORED)
+    for name in names:
+        if name not in arrays:
+            raise UserError(f"{workdir} has no method {name!r}; it has: {', '.join(sorted(set(arrays) - {'image'}))}")
+    return {name: np.asarray(to_float(arrays[name])) for name in ("image", *names)}
+
+
+def _load_classifier(run: Run) -> Trained:
+    return run.load(run.config.attribute, kind=(INVERTER, CLASSIFIER)).encoder
+
+
+def _attribute(run: Run) -> tuple[Callable, Callable, Mapping[str, Any]]:
+    """Returns images -> bool [N], images -> confidences [N], and what decides, for results.
+
+    Raises:
+      UserError: a class that the classifier does not have.
+    """
+    config = run.config
+    if config.attribute in STATISTICS:
+        rule = make_rule(statistic=config.attribute, threshold=config.threshold, region=tuple(config.region))
+        about = {"statistic": config.attribute, "threshold": config.threshold, "region": list(config.region)}
+        return rule, lambda images: np.ones(len(images)), about
+    classifier = _load_classifier(run)
+    names = classifier.description["class_names"]
+    if not 0 <= config.label < classifier.description["num_classes"]:
+        raise UserError(
+            f"label={config.label} must be 0 to {classifier.description['num_classes'] - 1}, of {names[:5]}"
+        )
+    step = functools.partial(_probabilities, classifier.logits_fn)
+
+    def probabilities(images):
+        size = config.batch_size
+        parts = [images[i : i + size] for i in range(0, len(images), size)]
+        padded = [np.concatenate([x, np.zeros((size - len(x), *x.shape[1:]), np.float32)]) for x in parts]
+        return np.concatenate([np.asarray(step(x))[: len(part)] for x, part in zip(padded, parts, strict=True)])
+
+    about = {"classifier": classifier.fingerprint, "label": config.label, "class": names[config.label] if names else ""}
+    return (
+        lambda images: probabilities(images).argmax(axis=1) == config.label,
+        lambda images: probabilities(images).max(axis=1),
+        about,
+    )
+
+
+@jax.jit
+def _probabilities(logits_fn, images):
+    return jax.nn.softmax(logits_fn(to_rgb(jnp.asarray(images))))
+
+
+def _write(run: Run, table: TruthTable, images: Mapping[str, np.ndarray], attribute_fn: Callable, valid) -> None:
+    """Writes table.md, report.html and the first images of each cell."""
+    first, second = run.config.methods
+    rows = [
+        [f"{first}: no", str(table.neither), str(table.second)],
+        [f"{first}: yes", str(table.first), str(table.both)],
+    ]
+    shown = {method: attribute_fn(images[method]) for method in (first, second)}
+    indices = []
+    for own, other in ((False, False), (False, True), (True, False), (True, True)):
+        cell = np.flatnonzero((shown[first] == own) & (shown[second] == other) & valid)
+        indices += cell[: run.config.log.num_images // 4].tolist()
+    figures = {}
+    if indices:
+        words = {False: "no", True: "yes"}
+        columns = [f"{words[bool(shown[first][i])]} / {words[bool(shown[second][i])]}" for i in indices]
+        grid = {name.replace("_", " "): array[indices] for name, array in images.items()}
+        write_png(run.workdir / _IMAGES, labelled_grid(grid, columns=columns))
+        figures = {f"Images, with the attribute by {first} / by {second}": run.workdir / _IMAGES}
+    note = f"{table.valid} of {table.count} images are valid, {table.invalid} invalid."
+    if not np.isnan(table.recovered):
+        note += f" Of those without the attribute by {second}, {table.recovered:.0%} have it by {first}."
+    heading = ["", f"{second}: no", f"{second}: yes"]
+    report.write(run.workdir, run.config.title, [report.Table(heading, rows)], [note], images=figures or None)

@@ -1,0 +1,237 @@
+"""Slices of volumes as datasets of grey images [S, S, 1]: synthetic porous volumes, or one of a user.
+
+"blobs"        a synthetic volume, not a scan: a Gaussian random field, thresholded so that 24% are pores (dark),
+               blurred, with noise. It is made while it is read, and the same every time.
+"volume:PATH"  a .npy file, a .npz file with one array or "volume", both [D, H, W], or a folder of slices in the order
+               of their names. Values other than uint8 are scaled from the volume's smallest and largest to 0 to 255.
+
+A slice is the largest square in the centre, or data.window, resized. The class of a slice is the axis across which it
+was cut. Test slices are cut across axis 0 only, in their order, so that they form a volume again.
+
+Source: slices of a rock along varying axes, Generative Encoder, section 4.1.
+"""
+
+import functools
+import os
+import pathlib
+import re
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from arinv.data import image_files
+from arinv.data.source import SourceInfo, check_index
+from arinv.errors import UserError, unknown
+
+AXES = ("axis 0", "axis 1", "axis 2")
+_SPLITS = ("train", "test")
+_TEST_SHARE = 5  # one slice in five, the last ones
+
+_CUBES = 16  # of the training split of blobs
+_SMALLEST_CUBE = 64  # voxels; slices of smaller images are reduced, as those of photographs are
+_POROSITY = 0.24
+_SCALE = 1 / 24  # standard deviation of the field's filter, in sides of the cube
+_BLUR, _NOISE = 0.7, 0.03  # voxels; standard deviation in units of [0, 1] images
+_PORE, _SOLID = 0.15, 0.85  # grey levels
+
+
+class Slices:
+    """Slices of volumes, by volume, axis and position."""
+
+    def __init__(
+        self,
+        name: str,
+        split: str,
+        volume_fn: Callable[[int], np.ndarray],
+        index: np.ndarray,
+        *,
+        image_size: int,
+        resize: str,
+    ):
+        """Stores what the slices are cut from.
+
+        Args:
+          name: of the dataset.
+          split: of it.
+          volume_fn: number of a volume -> uint8 [D, H, W].
+          index: int [N, 3], the number of the volume, the axis and the position on it of each slice.
+          image_size: side of the images, in pixels.
+          resize: "original" for squares as they are; all other modes of `image_files.resize_u8` crop squares.
+        """
+        self._volume_fn, self._index = volume_fn, index
+        self._mode = resize if resize == image_files.ORIGINAL else "crop"
+        self.info = SourceInfo(name, split, len(index), len(AXES), AXES, image_size, channels=1)
+        self.num_skipped = 0
+
+    def __len__(self) -> int:
+        return self.info.num_examples
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        number, axis, position = (int(value) for value in self._index[check_index(index, len(self))])
+        image = np.take(self._volume_fn(number), position, axis)
+        return {"image": image_files.resize_u8(image, self.info.image_size, self._mode)[..., None], "label": axis}
+
+    def read_labels(self) -> np.ndarray:
+        """Returns the axes of all slices, int32 [N]."""
+        return self._index[:, 1].astype(np.int32)
+
+
+def open_blobs(location: str, split: str, *, image_size: int, resize: str) -> Slices:
+    """Returns slices of synthetic porous volumes.
+
+    Args:
+      location: "".
+      split: "train", slices of sixteen cubes across all axes, or "test", as many slices of another cube as the images
+        have pixels on a side.
+      image_size: side of the images, in pixels.
+      resize: see `Slices`.
+
+    Raises:
+      UserError: unknown split.
+    """
+    if split not in _SPLITS:
+        raise unknown("split of blobs", split, _SPLITS)
+    step = max(1, round(_SMALLEST_CUBE / image_size))
+    side = step * image_size
+    if split == "test":
+        index = np.array([(_CUBES, 0, position) for position in range(0, side, step)])
+    else:
+        grid = np.meshgrid(np.arange(_CUBES), np.arange(side), np.arange(3), indexing="ij")
+        index = np.stack([axis.ravel() for axis in grid], axis=1)[:, [0, 2, 1]]
+    volume_fn = functools.partial(make_blobs, side=side)  # unlike a lambda it can be sent to worker processes
+    return Slices("blobs", split, volume_fn, index, image_size=image_size, resize=resize)
+
+
+@functools.lru_cache(maxsize=4)
+def make_blobs(number: int, side: int) -> np.ndarray:
+    """Returns a synthetic porous cube: a thresholded Gaussian random field, blurred, with noise.
+
+    Args:
+      number: of the cube, which determines it together with the side.
+      side: in voxels.
+
+    Returns:
+      uint8 [side, side, side], read-only; pores are dark.
+    """
+    rng = np.random.default_rng([number, side])
+    field = _filtered(rng.standard_normal((side, side, side), np.float32), _SCALE * side)
+    solid = (field > np.quantile(field, _POROSITY)).astype(np.float32)
+    grey = _PORE + (_SOLID - _PORE) * _filtered(solid, _BLUR) + _NOISE * rng.standard_normal(solid.shape, np.float32)
+    cube = np.clip(np.rint(255 * grey), 0, 255).astype(np.uint8)
+    cube.flags.writeable = False
+    return cube
+
+
+def _filtered(values: np.ndarray, deviation: float) -> np.ndarray:
+    """Returns periodic values [D, H, W] after a Gaussian filter of a standard deviation in voxels."""
+    frequencies = [np.fft.fftfreq(side) for side in values.shape[:2]] + [np.fft.rfftfreq(values.shape[2])]
+    gains = [np.exp(-2 * (np.pi * deviation * f) ** 2).astype(np.float32) for f in frequencies]
+    spectrum = np.fft.rfftn(values) * gains[0][:, None, None] * gains[1][:, None] * gains[2]
+    return np.fft.irfftn(spectrum, values.shape, axes=(0, 1, 2)).astype(np.float32)
+
+
+def open_volume(location: str, split: str, *, image_size: int, resize: str, window: tuple[int, ...] = ()) -> Slices:
+    """Returns slices of a user's volume.
+
+    Args:
+      location: path of a .npy or .npz file, or of a folder of slices.
+      split: "test", the last fifth of the volume along axis 0, cut across that axis; "train", the rest, cut across the
+        others too where it is long enough for squares of the same size.
+      image_size: side of the images, in pixels.
+      resize: see `Slices`.
+      window: of the slices across axis 0, see `image_files.crop_window`; empty for the largest square in the centre.
+
+    Raises:
+      UserError: a missing or damaged file, no volume in it, an unknown split, or a window that is not inside.
+    """
+    if split not in _SPLITS:
+        raise unknown(f"split of volume:{location}", split, _SPLITS)
+    volume = _read(pathlib.Path(location).expanduser())
+    if len(volume) < 2:
+        raise UserError(
+            f"{location} has {len(volume)} slice; a volume needs two or more, of which the last are the test"
+        )
+    height, width = volume.shape[1:]
+    side = min(height, width)
+    x, y, side = window or (width // 2, height // 2, side)
+    volume = np.moveaxis(image_files.crop_window(np.moveaxis(volume, 0, -1), (x, y, side), name=location), -1, 0)
+    first_test = len(volume) - max(1, len(volume) // _TEST_SHARE)
+    if split == "test":
+        volume = volume[first_test:]
+        index = [(0, 0, position) for position in range(len(volume))]
+    else:
+        volume = volume[:first_test]
+        axes = range(3) if len(volume) >= side else range(1)
+        if len(axes) > 1:  # the squares in the centre of the slices across the other axes
+            index = [(0, axis, i) for i in range(max(volume.shape)) for axis in axes if i < volume.shape[axis]]
+        else:
+            index = [(0, 0, position) for position in range(len(volume))]
+    name = f"volume:{location}"
+    return Slices(name, split, (volume,).__getitem__, np.array(index), image_size=image_size, resize=resize)
+
+
+def check_location(location: str) -> None:
+    """Checks that the volume exists.
+
+    Raises:
+      UserError: it does not.
+    """
+    path = pathlib.Path(location).expanduser()
+    if not path.is_dir() and not (path.is_file() and path.suffix in (".npy", ".npz")):
+        raise UserError(
+            f"{location!r} is no volume; give the path of a .npy or .npz file [D, H, W], or of a folder of slices"
+        )
+
+
+@functools.lru_cache(maxsize=1)
+def _read_file(path: pathlib.Path, modified: int) -> np.ndarray:
+    """Returns the volume of a file or a folder, uint8 [D, H, W]."""
+    if path.is_dir():
+        images = image_files.open_images(path, on_bad_image="error")
+        slices = [images[i] for i in sorted(range(len(images)), key=lambda i: _number_order(images.names[i]))]
+        if len({image.shape for image in slices}) != 1:
+            raise UserError(f"{path} has slices of different sizes; give all slices one size")
+        return np.stack([image_files.to_grey(image) for image in slices])
+    try:
+        arrays = np.load(path, allow_pickle=False)
+        if isinstance(arrays, np.ndarray):
+            volume = arrays
+        else:
+            with arrays:
+                names = arrays.files
+                if "volume" not in names and len(names) != 1:
+                    raise UserError(f"{path} has the arrays {', '.join(names)}; name the volume's 'volume'")
+                volume = arrays["volume" if "volume" in names else names[0]]
+    except UserError:
+        raise
+    except Exception as error:  # zip, deflate and NumPy's header parser raise many kinds of errors
+        raise UserError(
+            f"{path} cannot be read as a NumPy file ({type(error).__name__}); write it with numpy.save"
+        ) from None
+    if volume.ndim == 4 and volume.shape[-1] == 1:
+        volume = volume[..., 0]
+    if volume.ndim != 3 or 0 in volume.shape or volume.dtype.kind not in "buif":
+        raise UserError(f"{path} has {volume.dtype} {volume.shape}; a volume has numbers [D, H, W]")
+    return _to_uint8(volume, path)
+
+
+def _number_order(name: str) -> list[tuple[int, str]]:
+    """Returns a key that sorts names by the numbers in them: slice9 before slice10."""
+    parts = re.split(r"(\d+)", name)
+    return [(int(part), "") if part.isdigit() else (0, part) for part in parts]
+
+
+def _read(path: pathlib.Path) -> np.ndarray:
+    check_location(str(path))
+    return _read_file(path, os.stat(path).st_mtime_ns)
+
+
+def _to_uint8(volume: np.ndarray, path: pathlib.Path) -> np.ndarray:
+    if volume.dtype == np.uint8:
+        return volume
+    volume = volume.astype(np.float32)
+    low, high = float(volume.min()), float(volume.max())
+    if not np.isfinite([low, high]).all():
+        raise UserError(f"{path} has values that are not finite; a volume has finite numbers")
+    return np.rint((volume - low) * (255 / ((high - low) or 1.0))).astype(np.uint8)

@@ -1,0 +1,115 @@
+"""Figures 5 to 14 of the Generative Encoder in one page: every operator with one generator, rocks, attributes, BEGAN.
+
+    python -m arinv --config=configs/paper/generative_encoder_figures.py:data_dir=/data/tfds --workdir=runs/ge
+    python -m arinv --config=configs/paper/generative_encoder_figures.py:scale=paper --workdir=runs/ge_paper
+
+5 noise, 6 blur, 7 reduced images, 8 masked blocks, 9 the error during the search, 10 details (as 11 in the paper), 12 a
+volume cut across its slices, 13 images with an attribute by one method alone, 14 another generator. One generator is
+that of Figures 5 to 10 and 13; for each operator an autoencoder is trained. scale=paper: CelebA at 128 px, synthetic
+volumes at 256 px, BEGAN at 64 px, an accelerator; scale=small: a class of CIFAR-10 and volumes at 32 px, narrow
+networks. Time and result: not recorded yet.
+
+Arguments: scale, data_dir, dtype and smoke of configs/paper/README.md, and
+  figures            joined by "+", of 5 to 10 and 12 to 14
+  attribute          of Figure 13: workdir of a classifier, or brightness, contrast or edges (configs/truth_table.py)
+  volume             of Figure 12: blobs, which is synthetic, or volume:PATH (configs/volume.py)
+  networks, options  of the GAN: progressive, began or dcgan
+  gan                workdir of a GAN, which is used instead of a new one
+  encoder            workdir or zoo:NAME of the robust encoder, for images of image_size; empty: none
+  metric_encoder     likewise of the classifier whose features FID compares
+  dataset, classes, image_size
+
+Stages: those of the GAN; for each operator OPERATOR_autoencoder and OPERATOR_restoration; aegan; truth_table, table4
+(Table 4 beside the paper's); those of configs/volume.py with the prefix rock_; those of configs/restoration.py with the
+prefix began_; report.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import autoencoder, restoration, tasks, truth_table, volume
+from configs.paper import inverse_problems
+
+_TEXT = "Images were degraded by several operators and restored by every method, all with one generator."
+_ATTRIBUTE = "An attribute in images restored by the search that compares codes (first) and by invertGAN (second)."
+# Figure -> operator, and file that its restoration writes.
+_RESTORED = {
+    "5": ("noise", "restored.png"),
+    "6": ("blur", "restored.png"),
+    "7": ("downsample", "restored.png"),
+    "8": ("mask", "restored.png"),
+    "9": ("identity", "curve.png"),
+    "10": ("identity", "details.png"),
+}
+_HEADINGS = {
+    "5": "noise",
+    "6": "blur",
+    "7": "reduced images",
+    "8": "masked blocks",
+    "9": "error during the search",
+    "10": "details",
+    "12": "a volume, cut across its slices",
+    "13": "an attribute",
+    "14": "BEGAN as the generator",
+}
+_SMALL_OPTIONS = {"blur": "sigma:1.5+window:7"}  # the defaults are for 128 px
+_ROCK_SIZE, _BEGAN_SIZE = 256, 64  # px, of scale=paper
+
+
+def get_config(arg=None):
+    """Returns the stages: a GAN, what each figure needs, and the report."""
+    own = {"figures": "+".join(_HEADINGS), "attribute": "edges", "volume": "blobs"}
+    args = inverse_problems.parse(arg, smoke={"figures": "9+13"}, **own)
+    chosen = list(dict.fromkeys(filter(None, args.figures.split("+"))))
+    for figure in chosen:
+        if figure not in _HEADINGS:
+            raise ValueError(f"unknown figure {figure!r} in figures={args.figures}; known: {', '.join(_HEADINGS)}")
+    if not chosen:
+        raise ValueError(f"figures is empty; name some of {', '.join(_HEADINGS)}")
+    operators = dict.fromkeys(_RESTORED[figure][0] for figure in chosen if figure in _RESTORED)
+    if "13" in chosen:
+        operators["identity"] = None
+    stages, generator = restoration.gan_of(args) if operators else ({}, "")
+    for operator in operators:
+        stages |= _operator_stages(args, operator, generator)
+    places = {figure: f"stage:{operator}_restoration/{file}" for figure, (operator, file) in _RESTORED.items()}
+    if "12" in chosen:
+        stages |= volume.volume_stages(_sized(args, _ROCK_SIZE, {}), prefix="rock_")
+        places["12"] = "stage:rock_volume/cuts.png"
+    if "13" in chosen:
+        stages["truth_table"] = truth_table.truth_table(args, "stage:identity_restoration")
+        stages["table4"] = inverse_problems.report("4", {"attribute": "stage:truth_table"}, text=_ATTRIBUTE)
+        places["13"] = "stage:truth_table/images.png"
+    if "14" in chosen:
+        began = {"networks": "began", "options": "width:32" if args.scale == "small" and not args.smoke else ""}
+        stages |= restoration.stages_of(_sized(args, _BEGAN_SIZE, began), prefix="began_")
+        places["14"] = "stage:began_restoration/restored.png"
+    restorations = [name for name in stages if name.endswith("restoration")]
+    report = tasks.comparison(
+        {name.removesuffix("_restoration"): f"stage:{name}" for name in restorations},
+        title="Figures of the Generative Encoder",
+        text=_TEXT,
+        figures={f"Figure {figure}: {_HEADINGS[figure]}": places[figure] for figure in chosen},
+    )
+    return inverse_problems.finish(args, stages, report)
+
+
+def _operator_stages(args, operator, generator):
+    """Returns the training of an autoencoder for an operator, and the restoration; of the identity AEGAN as well."""
+    options = _SMALL_OPTIONS.get(operator, "") if args.scale == "small" or args.smoke else ""
+    own = ConfigDict({**args.to_dict(), "operator": operator, "operator_options": options})
+    stages = {f"{operator}_autoencoder": autoencoder.autoencoder(own, title=f"autoencoder, {operator}", gan=generator)}
+    aegan = ""
+    if operator == "identity":
+        stages["aegan"], aegan = inverse_problems.aegan(own), "stage:aegan"
+    encoder = f"stage:{operator}_autoencoder"
+    stages[f"{operator}_restoration"] = restoration.restoration(own, generator, encoder, aegan=aegan)
+    return stages
+
+
+def _sized(args, paper_size, changes):
+    """Returns the arguments of networks of their own, at the paper's size where the scale is the paper's."""
+    size = paper_size if args.scale == "paper" and not args.smoke else args.image_size
+    encoder = args.encoder if size == args.image_size else ""
+    metric_encoder = args.metric_encoder if size == args.image_size else ""
+    own = {"gan": "", "image_size": size, "encoder": encoder, "metric_encoder": metric_encoder}
+    return ConfigDict({**args.to_dict(), **own, **changes})

@@ -1,0 +1,37 @@
+"""Table 2 of the Generative Encoder: reconstructions of faces by an autoencoder, AEGAN, invertGAN and the search.
+
+    python -m arinv --config=configs/paper/generative_encoder_table2.py:data_dir=/data/tfds --workdir=runs/ge2
+    python -m arinv --config=configs/paper/generative_encoder_table2.py:scale=paper --workdir=runs/ge2_paper
+
+Generative Imaging and Image Processing via Generative Encoder (Ong and Yang). Beside the paper's methods stands the
+search that compares features of a robust encoder. FID is of that encoder's features, not Inception's. scale=paper:
+CelebA at 128 px (tfds:celeb_a), an accelerator; scale=small: a class of CIFAR-10 at 32 px, narrow networks. Time and
+result: not recorded yet.
+
+Arguments: scale, data_dir, dtype and smoke of configs/paper/README.md, and
+  networks, options  of the GAN: progressive, began or dcgan
+  gan                workdir of a GAN, which is used instead of a new one
+  encoder            workdir or zoo:NAME of the robust encoder, for images of image_size; empty: none
+  metric_encoder     likewise of the classifier whose features FID compares
+  operator, operator_options  what the images are degraded by (configs/restoration.py); the paper's table has identity
+  dataset, classes, image_size
+
+Stages: those of the GAN, autoencoder, aegan, restoration, report.
+"""
+
+from configs import autoencoder, restoration
+from configs.paper import inverse_problems
+
+_TEXT = "Test images were restored by every method; all searches begin at the same latents of one generator."
+
+
+def get_config(arg=None):
+    """Returns the stages: a GAN, an autoencoder, an AEGAN, the restoration, the report."""
+    args = inverse_problems.parse(arg, operator="identity", operator_options="")
+    stages, generator = restoration.gan_of(args)
+    stages["autoencoder"] = autoencoder.autoencoder(args, title="autoencoder", gan=generator)
+    stages["aegan"] = inverse_problems.aegan(args)
+    stages["restoration"] = restoration.restoration(args, generator, "stage:autoencoder", aegan="stage:aegan")
+    rows = ("degraded", *stages["restoration"].methods)[args.operator == "identity" :]
+    report = inverse_problems.report("2", {"restoration": "stage:restoration"}, text=_TEXT, rows=rows)
+    return inverse_problems.finish(args, stages, report)

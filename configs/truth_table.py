@@ -1,0 +1,53 @@
+"""Counts an attribute in images restored by two methods: what one of them shows that the other does not.
+
+    python -m arinv --config=configs/truth_table.py:restoration=runs/restoration/restoration,attribute=edges \
+        --workdir=runs/edges
+    python -m arinv --config=configs/truth_table.py:restoration=runs/faces/restoration,attribute=runs/eyeglasses \
+        --workdir=runs/eyeglasses_table --config.stages.truth_table.label=1
+
+The attribute is a class of a classifier, or brightness, contrast or edges of a region above a threshold. Without
+restoration= that is run first, with its networks (configs/restoration.py).
+
+Arguments: those of configs/restoration.py, which have no effect with restoration=: networks, options, gan, autoencoder,
+aegan, encoder, metric_encoder, operator, operator_options, dataset, classes, data_dir, on_bad_image and image_size; and
+  restoration  workdir of a finished restoration
+  attribute    workdir of a classifier or zoo:NAME; or brightness, contrast or edges
+  dtype, smoke
+
+Stages: those of configs/restoration.py unless restoration= is given, truth_table. Fields of truth_table that are often
+set: methods (generative_encoder, invertgan), label (of the classifier), threshold and region (top, left, bottom, right,
+shares of the sides), most_error and confidence, which decide what is invalid; stages.restoration.data.test_split and
+num_test for images of the training set, as in the paper.
+"""
+
+from configs import arguments, restoration, tasks
+
+
+def get_config(arg=None):
+    """Returns the stages: a restoration, unless there is one, then the table."""
+    args = arguments.parse(arg, **restoration.ARGUMENTS, restoration="", attribute="edges")
+    stages, workdir = {}, args.restoration
+    if not workdir:
+        stages, workdir = restoration.stages_of(args), "stage:restoration"
+    stages["truth_table"] = truth_table(args, workdir)
+    return tasks.experiment(stages)
+
+
+def truth_table(args, workdir):
+    """Returns the task that counts.
+
+    Args:
+      args: parsed arguments.
+      workdir: of a restoration, or "stage:NAME".
+    """
+    config = tasks.common(args, "truth table")
+    config.task = "truth_table"
+    config.restoration, config.attribute = workdir, args.attribute
+    config.methods = ("generative_encoder", "invertgan")
+    config.label = 1
+    config.threshold = 0.1 if args.attribute == "edges" else 0.5
+    config.region = (0.0, 0.0, 1.0, 1.0)
+    config.most_error, config.confidence = 0.0, 0.0  # 0: all images are valid
+    config.data = {"name": args.dataset}
+    config.batch_size = 64
+    return config

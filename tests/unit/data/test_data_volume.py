@@ -1,0 +1,86 @@
+"""Slices of volumes: the synthetic one, and a user's as an array or a folder."""
+
+import pickle
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from arinv import data
+from arinv.data.volume import make_blobs
+from arinv.errors import UserError
+
+
+def images_of(name, split, **options):
+    source = data.open_source(name, split=split, **options)
+    return np.stack([source[i]["image"] for i in range(len(source))]), source
+
+
+def test_blobs_are_porous_and_the_same_every_time():
+    cube = make_blobs(3, 64)
+    assert (cube < 128).mean() == pytest.approx(0.24, abs=0.02)
+    make_blobs.cache_clear()
+    np.testing.assert_array_equal(make_blobs(3, 64), cube)
+    assert np.abs(make_blobs(4, 64).astype(int) - cube).mean() > 20
+    # Pores are larger than voxels: neighbours are alike.
+    assert ((cube[1:] < 128) == (cube[:-1] < 128)).mean() > 0.85
+
+
+def test_test_slices_of_blobs_form_a_cube():
+    images, source = images_of("blobs", "test", image_size=32)
+    assert images.shape == (32, 32, 32, 1) and set(source.read_labels().tolist()) == {0}
+    cube = make_blobs(16, 64)[::2].astype(float)
+    means = cube.reshape(32, 32, 2, 32, 2).mean(axis=(2, 4))
+    assert np.abs(images[..., 0] - means).mean() < 6  # bilinear with antialiasing, not a box
+
+
+def test_volume_is_split_along_its_first_axis(tmp_path):
+    volume = np.random.default_rng(0).integers(0, 256, (20, 6, 8)).astype(np.uint8)
+    np.save(tmp_path / "rock.npy", volume)
+    name = f"volume:{tmp_path / 'rock.npy'}"
+    test, source = images_of(name, "test", image_size=6)
+    np.testing.assert_array_equal(test[..., 0], volume[16:, :, 1:7])
+    train, source = images_of(name, "train", image_size=6)
+    axes = source.read_labels()
+    assert np.bincount(axes).tolist() == [16, 6, 6]
+    np.testing.assert_array_equal(train[axes == 0][..., 0], volume[:16, :, 1:7])
+    np.testing.assert_array_equal(train[axes == 2][0, ..., 0], volume[5:11, :, 1])
+    window, _ = images_of(name, "test", image_size=4, window=(2, 3, 4))
+    np.testing.assert_array_equal(window[..., 0], volume[16:, 1:5, 0:4])
+    np.savez(tmp_path / "thin.npz", volume[:6].astype(np.float32) - 50)
+    thin, source = images_of(f"volume:{tmp_path / 'thin.npz'}", "train", image_size=6)
+    assert len(thin) == 5, "too thin for squares across the other axes"
+    low, high = volume[:6].min(), volume[:6].max()
+    np.testing.assert_allclose(thin[..., 0], (volume[:5, :, 1:7] - low) * (255 / (high - low)), atol=0.51)
+
+
+def test_slices_can_be_sent_to_worker_processes(tmp_path):
+    np.save(tmp_path / "rock.npy", np.random.default_rng(0).integers(0, 256, (8, 5, 5)).astype(np.uint8))
+    for name in ("blobs", f"volume:{tmp_path / 'rock.npy'}"):
+        source = data.open_source(name, split="test", image_size=4)
+        np.testing.assert_array_equal(pickle.loads(pickle.dumps(source))[0]["image"], source[0]["image"])
+
+
+def test_folder_of_slices_is_in_the_order_of_numbers(tmp_path):
+    for i in range(12):
+        Image.fromarray(np.full((5, 5), 10 * i, np.uint8)).save(tmp_path / f"slice{i}.png")
+    images, source = images_of(f"volume:{tmp_path}", "train", image_size=5)
+    levels = images[source.read_labels() == 0].mean(axis=(1, 2, 3))
+    assert levels.tolist() == [10.0 * i for i in range(10)]
+
+
+def test_volume_errors_are_one_line(tmp_path):
+    np.save(tmp_path / "flat.npy", np.zeros((4, 4)))
+    np.save(tmp_path / "objects.npy", np.array([{}], object), allow_pickle=True)
+    np.savez(tmp_path / "two.npz", a=np.zeros((2, 2, 2)), b=np.zeros((2, 2, 2)))
+    np.save(tmp_path / "nan.npy", np.full((3, 4, 4), np.nan))
+    for name, message in (
+        ("flat.npy", r"float64 \(4, 4\); a volume has numbers"),
+        ("objects.npy", "cannot be read as a NumPy file"),
+        ("two.npz", "arrays a, b; name the volume's"),
+        ("nan.npy", "not finite"),
+        ("none.npy", "is no volume"),
+    ):
+        with pytest.raises(UserError, match=message) as error:
+            data.open_source(f"volume:{tmp_path / name}", image_size=4)
+        assert "\n" not in str(error.value)
