@@ -1,6 +1,6 @@
 """Datasets as random-access sources of uint8 images, and batches of them."""
 
-from arinv.data.batches import MixedBatches, eval_batches, train_batches
+from arinv.data.batches import ExtendedBatches, MixedBatches, eval_batches, train_batches
 from arinv.data.image_files import ORIGINAL, ImageFiles, decoded_side, limit_side, open_images, read_image, resize_u8
 from arinv.data.opening import SCHEMES, Scheme, check_name, open_source, published, split_name, stored_side
 from arinv.data.photos import is_photographs, open_photographs, photograph_names, read_photograph
@@ -9,6 +9,7 @@ from arinv.data.source import Published, Renumbered, Source, SourceInfo, load_ar
 __all__ = [
     "ORIGINAL",
     "SCHEMES",
+    "ExtendedBatches",
     "ImageFiles",
     "MixedBatches",
     "Published",

@@ -11,7 +11,13 @@ from arinv.losses.classification import (
     margin_loss,
     trades_loss,
 )
-from arinv.losses.reconstruction import discriminator_loss, feature_loss, generator_loss, pixel_loss
+from arinv.losses.reconstruction import (
+    discriminator_loss,
+    feature_loss,
+    generator_loss,
+    pixel_loss,
+    prior_divergence,
+)
 
 __all__ = [
     "WEIGHTINGS",
@@ -27,6 +33,7 @@ __all__ = [
     "kl_divergence",
     "margin_loss",
     "pixel_loss",
+    "prior_divergence",
     "trades_loss",
     "update_balance",
     "wasserstein_loss",

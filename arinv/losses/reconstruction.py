@@ -94,6 +94,28 @@ def discriminator_loss(real_logits: ArrayLike, fake_logits: ArrayLike) -> Array:
     return -_log_sigmoid(real) - _log_sigmoid(-fake)
 
 
+def prior_divergence(mean: ArrayLike, log_variance: ArrayLike) -> Array:
+    """Returns the KL divergence of normal distributions with independent entries from N(0, I), for each example.
+
+    Args:
+      mean: [B, K].
+      log_variance: [B, K], logarithms of the variances.
+
+    Returns:
+      float32 [B], 0 or more.
+
+    Raises:
+      UserError: different shapes.
+
+    Source: Kingma & Welling 2014, appendix B.
+    """
+    mean, log_variance = jnp.asarray(mean, jnp.float32), jnp.asarray(log_variance, jnp.float32)
+    if mean.shape != log_variance.shape or not mean.ndim:
+        raise UserError(f"mean {mean.shape} and log_variance {log_variance.shape} must have the same shape [B, K].")
+    terms = jnp.square(mean) + jnp.expm1(log_variance) - log_variance
+    return jnp.sum(terms, axis=tuple(range(1, terms.ndim))) / 2
+
+
 def _sum_per_example(predictions, targets, function) -> Array:
     predictions, targets = jnp.asarray(predictions), jnp.asarray(targets)
     if predictions.shape != targets.shape or not predictions.ndim:

@@ -34,9 +34,7 @@ def get_config(arg=None):
     args = setting.parse(arg, paper=_PAPER, small=_SMALL, smoke=_SMOKE, **own)
     args.metrics = "+".join(dict.fromkeys([*args.metrics.split("+"), "normalized_error"]))
     stages, entries = {}, {}
-    for name in dict.fromkeys(filter(None, args.features.split("+"))):
-        if name not in _KNOWN:
-            raise ValueError(f"unknown feature {name!r} in features={args.features}; known: {', '.join(_KNOWN)}")
+    for name in setting.choose(args.features, _KNOWN, "features"):
         feature = ConfigDict({**args.to_dict(), "encoder": name, "eps": 0.0})
         stages[f"{name}_inverter"] = tasks.inverter(feature, "", title=f"{name} inverter")
         stages[f"{name}_evaluation"] = tasks.evaluate(feature, f"stage:{name}_inverter", title=f"{name} evaluation")

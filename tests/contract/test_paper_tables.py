@@ -41,7 +41,7 @@ def stages_of(config):
 def test_every_table_has_a_config():
     assert {name.removeprefix("paper/") for name in NAMES} == {
         *(f"table{i}" for i in range(1, 11)), "table_a1", "table_a2", "table_a3", "figures",
-        "dosovitskiy_brox_table2", "dosovitskiy_brox_layers", "deepsim_ablation",
+        "dosovitskiy_brox_table2", "dosovitskiy_brox_layers", "deepsim_ablation", "deepsim_layers", "deepsim_vae",
     }  # fmt: skip
     assert set(TABLES) == {*map(str, range(1, 11)), "A1", "A2", "A3", "Dosovitskiy & Brox 2"}
 

@@ -20,6 +20,8 @@ SLOW = {
     "dosovitskiy_brox_table2": "",
     "dosovitskiy_brox_layers": "",
     "deepsim_ablation": "",
+    "deepsim_layers": "",
+    "deepsim_vae": "",
 }
 MARK = "\N{DAGGER}"
 PUBLISHED_ROWS = {

@@ -55,3 +55,59 @@ def test_encoders_without_weights_are_not_trained():
     config = configure(inverter, "smoke=True,encoder=hog,loss=euclidean,train_encoder=True").stages.inverter
     with pytest.raises(UserError, match="encoder.train must be False: encoder 'hog' has no weights"):
         task.check(config)
+
+
+def vae_of(untrained, **changes):
+    arguments = f"smoke=True,image_size=16,loss=pixel,encoder_checkpoint={untrained}/robust_encoder,latent_size=5"
+    config = inverter.get_config(arguments).stages.inverter
+    config.update_from_flattened_dict(changes)
+    return config
+
+
+@pytest.fixture(scope="module")
+def variational(untrained, tmp_path_factory):
+    """A finished smoke run of a variational autoencoder that starts from random weights."""
+    workdir = tmp_path_factory.mktemp("variational")
+    changes = {"encoder.checkpoint": "", "encoder.start": "random", "encoder.options": {"width": 2}}
+    main.run(vae_of(untrained, **changes), workdir)
+    return workdir
+
+
+def test_variational_autoencoder_is_loaded_with_its_encoder_and_samples(variational):
+    network = arinv.load(variational)
+    assert (network.layer, network.latent_size, network.description["encoded_layer"]) == ("latent", 5, "conv5")
+    images = np.random.default_rng(0).random((2, 16, 16, 3), np.float32)
+    latents = network.features_fn(images)["latent"]
+    assert latents.shape == (2, 5)
+    np.testing.assert_allclose(network.reconstruct(images), network.decode_fn(latents), atol=1e-5)
+    samples = network.sample(jax.random.key(1), 3)
+    expected = network.decode_fn(jax.random.normal(jax.random.key(1), (3, 5)))
+    np.testing.assert_allclose(samples, expected, atol=1e-5)
+
+
+def test_variational_autoencoder_is_a_comparator(untrained, variational, tmp_path):
+    config = vae_of(untrained)
+    config.loss.update({"feature": 1.0, "comparator": str(variational), "feature_layer": "conv3"})
+    config.num_steps = 1
+    main.run(config, tmp_path / "own")
+    config.loss.update({"comparator": str(untrained / "robust_encoder"), "feature_layer": "conv4"})
+    task.check(config)
+    before, after = arinv.load(untrained / "robust_encoder"), arinv.load(tmp_path / "own")
+    start, end = before.variables["params"], after.parent.variables["params"]["encoder"]
+    moved = np.abs(start["conv1"]["kernel"] - end["conv1"]["kernel"])
+    assert 0 < moved.max() < 0.1, "it starts from the weights of the checkpoint"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"encoder.train": False}, "encoder.latent_size=5 needs encoder.train=True"),
+        ({"loss.divergence": 0.0}, "must both be above 0"),
+        ({"encoder.start": "random"}, "an empty encoder.checkpoint"),
+        ({"encoder.start": "random", "encoder.checkpoint": "", "encoder.layer": "fc6"}, "must be one of conv1"),
+        ({"encoder.start": "zeros"}, "unknown encoder.start 'zeros'"),
+    ],
+)
+def test_mistakes_of_variational_autoencoders_are_one_line(untrained, changes, message):
+    with pytest.raises(UserError, match=message):
+        task.check(vae_of(untrained, **changes))

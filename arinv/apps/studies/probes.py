@@ -39,6 +39,7 @@ class Options:
       top: number of the largest entries of a vector that are kept, or set to zero.
       factors: of the brightness.
       iterations: of re-encoding that are shown, ascending.
+      has_prior: whether N(0, I) is the prior of the features, as of a variational autoencoder's latents.
     """
 
     mean_distance: float
@@ -53,6 +54,7 @@ class Options:
     top: int = 5
     factors: tuple[float, ...] = (0.1, 10.0)
     iterations: tuple[int, ...] = (1, 2, 4, 6, 8, 12, 16, 20)
+    has_prior: bool = False
 
 
 class Sheet(NamedTuple):
@@ -138,16 +140,16 @@ def interpolate(key: Array, encode: Encode, decode: DecodeFn, images: Array, opt
 
 
 def sample(key: Array, encode: Encode, decode: DecodeFn, images: Array, options: Options) -> Sheet:
-    """Returns images of random features: of each entry's histogram, and of one truncated Gaussian for all entries.
+    """Returns images of random features: of each entry's histogram, one truncated Gaussian for all, and the prior.
 
     Args:
       key: PRNG key of the samples.
       encode: images -> features.
       decode: features -> images.
       images: [N, H, W, 3] in [0, 1]; as many features are sampled.
-      options: reference, scale and mean_distance are read.
+      options: reference, scale and has_prior are read.
 
-    Source: Dosovitskiy & Brox 2016, section 5.5.
+    Source: Dosovitskiy & Brox 2016, section 5.5; of the prior, "Generating images ...", figure 7.
     """
     keys = jax.random.split(key)
     reference = encode(options.reference)
@@ -157,6 +159,8 @@ def sample(key: Array, encode: Encode, decode: DecodeFn, images: Array, options:
         f"histogram x {options.scale:g}": options.scale * sampled,
         "Gaussian": sample_gaussian(keys[1], reference, count=len(images)),
     }
+    if options.has_prior:
+        forms["N(0, I)"] = jax.random.normal(jax.random.fold_in(key, 2), sampled.shape)
     rows = {name: decode(form) for name, form in forms.items()}
     numbers = {"zeros, images": _zeros(encode(images))}
     numbers |= {f"zeros, {name}": _zeros(form) for name, form in forms.items()}

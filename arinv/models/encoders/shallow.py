@@ -6,6 +6,8 @@ num_classes is 0, and nothing to train.
 Source: Dosovitskiy & Brox 2016a, section 4.
 """
 
+import numpy as np
+
 from arinv.errors import UserError
 from arinv.models.encoders.base import Encoder, FeatureSpec, Normalization, Stage
 from arinv.ops import hog, lbp, sift
@@ -86,12 +88,19 @@ class Sift(ShallowEncoder):
 
     library: str = "vlsift"
 
+    has_host_features = True
     smallest_side = 16
     default_layer = "sift"
     style_layers = ("sift",)
 
     def _features(self, images: Array) -> Array:
         return sift.sift(images, library=self.library)
+
+    def host_features(self, images: np.ndarray) -> dict[str, np.ndarray]:
+        """Returns the features that come with a batch of images uint8 [B, H, W, 3], and each image's "keypoints"."""
+        cells = sift.sift_cells(images.astype(np.float32) / 255, library=self.library)
+        keypoints = cells.num_keypoints.astype(np.float32)
+        return {"features": cells.vectors, "places": cells.places, "keypoints": keypoints}
 
     def check_installed(self) -> None:
         """Checks that the library is installed.
