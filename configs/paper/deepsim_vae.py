@@ -38,13 +38,7 @@ from configs.paper import setting
 
 _PAPER = {"encoder": "caffenet", "dataset": "imagenet2012", "image_size": 227, "loss": "deepsim"}
 _SMALL = {**_PAPER, "dataset": "cifar10", "image_size": 64}
-_SMOKE = {
-    "encoder": "alexnet_small",
-    "image_size": 32,
-    "setups": "unsupervised_random",
-    "latent_size": 4,
-    "options": "width:4",
-}
+_SMOKE = {"setups": "unsupervised_random", "latent_size": 4, "image_size": 64, "options": "dense_width:16"}
 _TEXT = (
     "Reconstructions by variational autoencoders with different losses; below them images of random latents and images "
     "on the way between the latents of two images. The comparator without labels is the encoder of an autoencoder of "

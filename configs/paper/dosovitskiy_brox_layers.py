@@ -24,7 +24,7 @@ from configs.paper import setting
 
 _PAPER = {"dataset": "imagenet2012", "image_size": 227, "loss": "euclidean"}
 _SMALL = {"dataset": "cifar10", "image_size": 64, "loss": "euclidean"}
-_SMOKE = {"layers": "conv5+fc8", "image_size": 64, "options": "dense_width:16"}
+_SMOKE = {"layers": "conv5", "image_size": 64, "options": "dense_width:16"}
 _TEXT = (
     "Images were reconstructed from each layer of one encoder, by one generator for each; of an autoencoder, a copy of "
     "the encoder was trained with its generator."

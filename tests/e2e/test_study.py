@@ -1,6 +1,7 @@
 """Studies as a task: files, kills that resume to the same results, images of a folder, mistakes."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from PIL import Image
 from untrained import write_encoder, write_inverter
 
 from arinv import main
+from arinv.apps.studies import Sheet
 from arinv.apps.studies import study as task
 from arinv.errors import UserError
 from arinv.experiment.cache import ResultCache
@@ -47,6 +49,19 @@ def test_study_writes_sheets_curves_and_one_table(studied):
     names = {"grey.png", "hue.png", "reencode.png", "reencode_curves.png"}
     assert {path.name for path in studied.glob("*.png")} == names
     assert "Shifted hue" in (studied / "report.html").read_text()
+
+
+def test_sheet_has_the_images_of_all_inverters_once(monkeypatch):
+    rows = {}
+    monkeypatch.setattr(task, "labelled_grid", lambda tiles, **_: rows.update(tiles))
+    images, other = np.zeros((2, 4, 4, 3), np.uint8), np.ones((2, 4, 4, 3), np.uint8)
+    shared = {"image": images, "hue": images}
+    first = Sheet({**shared, "decoded": images}, {}, {"hue": (np.zeros(2), np.ones(2))})
+    second = Sheet({**shared, "decoded": other}, {}, {"hue": (np.ones(2), np.ones(2))})
+    network = SimpleNamespace(image_size=4, encoder=SimpleNamespace(description={"class_names": ["a", "b"]}))
+    subject = SimpleNamespace(inverter=network, data=SimpleNamespace(names=("x", "y")))
+    task._draw({"a": first, "b": second}, {"a": subject, "b": subject}, 2)
+    assert list(rows) == ["image", "a: hue", "a: decoded", "b: hue", "b: decoded"]
 
 
 def test_study_killed_at_five_moments_ends_in_the_same_results(untrained, studied, tmp_path, monkeypatch):

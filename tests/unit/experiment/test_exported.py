@@ -1,5 +1,6 @@
 """Networks as files, and references to entries of the zoo wherever a workdir is accepted."""
 
+import dataclasses
 import json
 import shlex
 
@@ -124,6 +125,15 @@ def test_inverter_of_other_weights_than_its_encoder_is_rejected(tmp_path, folder
     with pytest.raises(UserError, match="was trained on an encoder of weights") as error:
         arinv.load(tmp_path / "conv5.safetensors")
     assert encoder.fingerprint in str(error.value)
+
+
+def test_zoo_rejects_inverters_with_an_encoder_of_their_own(tmp_path, runs, monkeypatch):
+    inverter = trained.load(runs / "conv5")
+    own = dataclasses.replace(inverter, description={**inverter.description, "trained_encoder": True})
+    monkeypatch.setattr(trained, "load", lambda place, kind="": own if kind == "inverter" else inverter.encoder)
+    with pytest.raises(UserError, match="conv5 has an encoder of its own .*name inverters of a frozen encoder"):
+        maintenance.export(tmp_path / "x", runs / "encoder", [runs / "conv5"], half=True)
+    assert not (tmp_path / "x").exists()
 
 
 def test_write_rejects_values_beyond_float16(tmp_path):
