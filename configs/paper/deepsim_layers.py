@@ -26,7 +26,7 @@ from configs.paper import setting
 
 _PAPER = {"encoder": "caffenet", "dataset": "imagenet2012", "image_size": 227, "loss": "deepsim"}
 _SMALL = {**_PAPER, "dataset": "cifar10", "image_size": 64}
-_SMOKE = {"layers": "conv5", "probes": "reencode", "image_size": 64, "options": "dense_width:16"}
+_SMOKE = {"layers": "fc6", "pixels": False, "probes": "reencode", "image_size": 64, "options": "dense_width:16"}
 _TEXT = (
     "Each layer was inverted with DeePSiM's loss, and by the same generator with squared differences of pixels alone. "
     "The features of DeePSiM's loss are those of conv5."
