@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from configured import configure
 from PIL import Image
-from untrained import write_encoder, write_inverter
+from untrained import write_encoder, write_inverter, write_shallow_inverter
 
 from arinv import main
 from arinv.apps.studies import Sheet
@@ -88,6 +88,13 @@ def test_study_killed_at_five_moments_ends_in_the_same_results(untrained, studie
     for path in studied.iterdir():
         if path.is_file() and path.suffix != ".npz":
             assert (tmp_path / path.name).read_bytes() == path.read_bytes(), path.name
+
+
+def test_study_of_hog_finds_no_change_with_the_brightness(tmp_path):
+    write_shallow_inverter(tmp_path / "hog", seed=0)
+    main.run(configure(study, f"smoke=True,probes=brightness,inverters={tmp_path}/hog"), tmp_path / "out")
+    numbers = json.loads((tmp_path / "out" / "results.json").read_text())["inverters"]["hog"]["probes"]
+    assert numbers["brightness"]["change, x 10"] < 0.05, "HOG is relative to the contrast of its blocks"
 
 
 def test_study_of_a_folder_of_images(untrained, tmp_path):

@@ -267,8 +267,8 @@ def grey(key: Array, encode: Encode, decode: DecodeFn, images: Array, options: O
     """
     del key
     inputs = jnp.broadcast_to(grey_values(images), images.shape)
-    rows = {"image": images, "reconstruction": decode(encode(images)), "grey": inputs, "from grey": None}
-    rows["from grey"] = decode(encode(inputs))
+    rows = {"image": images, "reconstruction": decode(encode(images))}
+    rows |= {"grey": inputs, "from grey": decode(encode(inputs))}
     numbers = {
         "error, reconstruction": _error(images, rows["reconstruction"], options=options),
         "error, from grey": _error(images, rows["from grey"], options=options),
@@ -298,8 +298,8 @@ def objects(key: Array, encode: Encode, decode: DecodeFn, images: Array, options
     ground = jnp.broadcast_to(jnp.mean(images, axis=(1, 2), keepdims=True), images.shape)
     empty = decode(encode(ground))
     quarter = images.shape[2] // 4
-    forms = {name: _place(images, ground, shift) for name, shift in (("left", -quarter), ("right", quarter))}
-    forms = {"left": forms["left"], "centre": _place(images, ground, 0), "right": forms["right"]}
+    shifts = {"left": -quarter, "centre": 0, "right": quarter}
+    forms = {name: _place(images, ground, shift) for name, shift in shifts.items()}
     for turn in options.hues:
         forms[f"hue {360 * turn:.0f}"] = _place(shift_hue(images, turn), ground, 0)
     rows, numbers = {}, {}
