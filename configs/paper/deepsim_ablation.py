@@ -11,7 +11,7 @@ recorded yet.
 
 Arguments: scale, encoder (caffenet), options, dataset, data_dir, metrics, lpips, dtype and smoke of
 configs/paper/README.md (eps has no effect), and
-  layer             the inverted one: conv5, fc6, fc7 or fc8
+  layer             the inverted one: conv5 (below 192 px with the generator that mirrors the encoder), fc6, fc7 or fc8
   parts             joined by "+": all, no_pixel, no_feature, no_adversarial
   standard_encoder  trained CaffeNet, which is used instead of a new one
   image_size        side in pixels; 0: the scale's

@@ -4,7 +4,8 @@
     python -m arinv --config=configs/paper/dosovitskiy_brox_table2.py:scale=paper --workdir=runs/paper2
 
 Inverting Visual Representations with Convolutional Networks: one generator for each feature, trained with squared
-differences of pixels. The error is the mean distance divided by the mean distance between two test images. scale=paper:
+differences of pixels. The error is the mean distance divided by the mean distance between two test images; of SIFT the
+report has the number of keypoints in an image as well. scale=paper:
 ImageNet at 256 px, 15 epochs, an accelerator; scale=small: the photographs of the package at 64 px, 2 epochs on two
 cores. Time and result: not recorded yet.
 

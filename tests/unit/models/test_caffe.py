@@ -1,16 +1,18 @@
 """Networks of Caffe, in files that these tests write in protobuf's wire format."""
 
+import dataclasses
 import struct
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from arinv import models
+import arinv
+from arinv import main, models
 from arinv.apps.weights import info
 from arinv.errors import UserError
 from arinv.models import caffe, convert
+from arinv.models.generators import plans
+from configs import import_torch
 
 RNG = np.random.default_rng(0)
 V1 = {"Convolution": 4, "InnerProduct": 14, "LRN": 15, "Pooling": 17, "ReLU": 18, "Deconvolution": 39}
@@ -82,57 +84,46 @@ def test_caffenet_is_read_with_its_first_channels_in_the_order_rgb(old, tmp_path
     np.testing.assert_array_equal(variables["conv2"]["kernel"], weights["conv2"][0].transpose(2, 3, 1, 0))
     np.testing.assert_array_equal(variables["fc7"]["kernel"], weights["fc7"][0].T)
     np.testing.assert_array_equal(variables["fc8"]["bias"], weights["fc8"][1])
+    main.run(import_torch.get_config(f"encoder=caffenet,path={path},image_size=64"), tmp_path / "imported")
+    imported = arinv.load(tmp_path / "imported")
+    assert imported.description["options"] == {"dense_width": 8} and imported.module.normalization == "caffe"
+    np.testing.assert_array_equal(imported.variables["params"]["fc6"]["kernel"], variables["fc6"]["kernel"])
     lines = "\n".join(info.lines(path))
     assert "Caffe" in lines and "caffenet with dense_width 8" in lines and "normalization  caffe" in lines
 
 
-def test_generator_returns_rgb_of_the_numbers_that_caffe_returns_in_bgr(tmp_path):
-    """Against a plain loop over the layers, channels first, on an encoder's dense layer of 5 units."""
-    module = models.build_generator(
-        "caffenet", "fc6", image_size=16, variant="deepsim", encoder_options={"dense_width": 5}
-    )
-    plan, widths = module.plan, {"dense": (7, 8), "up": 4}
-    small = tuple(
-        step._replace(width=widths["dense"][min(i, 1)] if step.kind == "dense" else widths["up"])
-        for i, step in enumerate(plan.steps)
-    )
-    assert [step.kind for step in small[:3]] == ["dense"] * 3 and small[2].stride == 4
+def test_generator_returns_rgb_of_the_numbers_that_caffe_returns_in_bgr(tmp_path, monkeypatch):
+    """Against a plain loop over the layers, channels first, with few channels on a dense layer of 5 units."""
+    plan, path = plans.PAPER_PLANS["caffenet", "fc6", "deepsim"], tmp_path / "generator.caffemodel"
+    steps = tuple(step._replace(width=4 if step.kind == "up" else 7) for step in plan.steps)
+    monkeypatch.setitem(plans.PAPER_PLANS, ("caffenet", "fc6", "deepsim"), dataclasses.replace(plan, steps=steps))
+    options = {"image_size": 64, "variant": "deepsim", "encoder_options": {"dense_width": 5}}
+    module = models.build_generator("caffenet", "fc6", **options)
     layers, channels = [], 5
-    for i, step in enumerate((*small, plan.last)):
-        outputs = step.width * step.stride**2 if step.kind == "dense" else step.width
+    for i, step in enumerate((*module.plan.steps, module.plan.last)):
         if step.kind == "dense":
-            layers.append((f"fc{i}", "InnerProduct", normal(outputs, channels) / 3, normal(outputs) / 3))
-            channels = step.width if step.stride > 1 else outputs
+            outputs = step.width * step.stride**2
+            layers.append((f"fc{i}", "InnerProduct", normal(outputs, channels), normal(outputs)))
         else:
-            layers.append((f"up{i}", "Deconvolution", normal(channels, outputs, step.kernel, step.kernel)))
-            channels = outputs
-    path = tmp_path / "generator.caffemodel"
+            layers.append((f"up{i}", "Deconvolution", normal(channels, step.width, step.kernel, step.kernel)))
+        channels = step.width
     path.write_bytes(network(layers))
-    steps = (*small, plan.last)
-    params = {}
-    for i, (step, layer) in enumerate(zip(steps, caffe.weighted(path, len(steps)), strict=True)):
-        params[f"{step.kind}{i}" if i < len(small) else "rgb"] = caffe.kernel_and_bias(layer, step, path)
-    x, expected = normal(2, 5), None
-    expected = x
-    for step, (_, kind, weight, *bias) in zip(steps, layers, strict=True):
+    variables = convert.load_caffe_generator(path, "caffenet", "fc6", **options)
+    expected = x = normal(2, 5)
+    for step, (_, kind, weight, *bias) in zip((*module.plan.steps, module.plan.last), layers, strict=True):
         if kind == "InnerProduct":
             expected = expected @ weight.T + bias[0]
             expected = expected.reshape(2, -1, 4, 4) if step.stride == 4 else expected
         else:
             expected = deconvolve(expected, weight, step.stride)
-        if step is not plan.last:
-            expected = np.where(expected > 0, expected, plan.slope * expected)
-    generator = module.clone(plan=type(plan)(small, plan.last, **{
-        name: getattr(plan, name) for name in ("batch_norm", "spectral_norm", "slope", "output", "offset", "fit")
-    }))  # fmt: skip
-    tree = {
-        name: {"kernel": kernel, **({"bias": bias} if name.startswith("dense") else {})}
-        for name, (kernel, bias) in params.items()
-    }
-    tree["rgb"]["kernel"] = tree["rgb"]["kernel"][..., ::-1] / 255
-    images = generator.clone(image_size=0).apply({"params": jax.tree.map(jnp.asarray, tree)}, x, train=True)
-    mean = np.array([122.68, 116.67, 104.01])
-    np.testing.assert_allclose(255 * images, expected.transpose(0, 2, 3, 1)[..., ::-1] + mean, rtol=1e-3, atol=1e-2)
+        expected = expected if step == module.plan.last else np.where(expected > 0, expected, 0.3 * expected)
+    expected = expected.transpose(0, 2, 3, 1)[..., ::-1]
+    images = 255 * np.asarray(module.apply(variables, x, train=True)) - np.array([122.68, 116.67, 104.01])
+    np.testing.assert_allclose(images, expected, atol=1e-4 * np.abs(expected).max())
+    layers[-1] = (*layers[-1], np.ones(3, np.float32))
+    path.write_bytes(network(layers))
+    with pytest.raises(UserError, match="has a bias in layer up"):
+        convert.load_caffe_generator(path, "caffenet", "fc6", **options)
 
 
 def deconvolve(x, weight, stride):
