@@ -188,6 +188,9 @@ def sift_grid(images: ArrayLike, *, library: str, first_octave: int = 0) -> Sift
       library: a key of LIBRARIES.
       first_octave: as of `keypoints`.
 
+    Returns:
+      Those of `sift_cells`, and zeros in the other cells.
+
     Raises:
       UserError: as `sift_cells`.
     """
