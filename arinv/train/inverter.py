@@ -122,7 +122,7 @@ def build(run: Run, encoder: Trained, info: data.SourceInfo, steps_per_epoch: in
         optimizers,
         layer=layer,
         feature_layer=config.loss.feature_layer or layer,
-        weights=loss_weights(config.loss),
+        weights={**loss_weights(config.loss), "divergence": config.loss.get("divergence", 0.0)},
         pixel_order=config.loss.pixel_order,
         pause=config.loss.get("pause", 0.0),
         comparator=comparator and comparator.module,
@@ -218,7 +218,7 @@ def _check_latents(config: ConfigDict) -> None:
         raise UserError(
             f"encoder.latent_size={latent_size} needs encoder.train=True: a variational autoencoder trains its encoder"
         )
-    if bool(latent_size) != (weight > 0):
+    if bool(latent_size) != (weight > 0) or weight < 0:
         raise UserError(
             f"encoder.latent_size={latent_size} and loss.divergence={weight!r} must both be above 0 (a variational "
             "autoencoder) or both 0"
@@ -236,16 +236,19 @@ def _check_random(config: ConfigDict, module: models.Encoder) -> None:
         raise UserError(
             "encoder.start='random' needs encoder.train=True and an empty encoder.checkpoint, which has other weights"
         )
-    if specs[layer].is_vector:
-        known = ", ".join(name for name, spec in specs.items() if not spec.is_vector)
-        raise UserError(
-            f"encoder.start='random' has convolutions alone: encoder.layer={layer!r} must be one of {known}"
-        )
+    models.build(config.encoder.name, num_classes=0, **config.encoder.options)
+    fields = {"encoder.layer": layer}
+    if not config.loss.get("comparator", ""):
+        fields["loss.feature_layer"] = config.loss.feature_layer or layer
+    for field, value in fields.items():
+        if specs[value].is_vector:
+            known = ", ".join(name for name, spec in specs.items() if not spec.is_vector)
+            raise UserError(f"encoder.start='random' has convolutions alone: {field}={value!r} must be one of {known}")
 
 
 def loss_weights(loss: ConfigDict) -> dict[str, float]:
     """Returns the weights of `make_update`."""
-    return {**{name: loss[name] for name in (*_TERMS, "discriminator")}, "divergence": loss.get("divergence", 0.0)}
+    return {name: loss[name] for name in (*_TERMS, "discriminator")}
 
 
 def _comparator(run: Run, info: data.SourceInfo) -> Trained | None:
@@ -266,8 +269,10 @@ def _comparator(run: Run, info: data.SourceInfo) -> Trained | None:
         comparator = _planned(run, stage, info)
     else:
         comparator = run.load(config.loss.comparator, kind=(CLASSIFIER, INVERTER), image_size=size).encoder
-    if layer not in comparator.module.feature_specs():
-        raise unknown(f"loss.feature_layer of {config.loss.comparator}", layer, comparator.module.feature_specs())
+    module = comparator.module
+    known = [name for name, spec in module.feature_specs().items() if module.num_classes or not spec.is_vector]
+    if layer not in known:
+        raise unknown(f"loss.feature_layer of {config.loss.comparator}", layer, known)
     return comparator
 
 
@@ -275,9 +280,10 @@ def _planned(run: Run, stage: ConfigDict, info: data.SourceInfo) -> Trained:
     """Returns the encoder that a stage will train, with the shapes of its weights."""
     if stage.task == "classifier":
         return trained.abstract_encoder(classifier.describe(stage, info), dtype=run.dtype)
-    if stage.encoder.checkpoint:
-        return _planned(run, run.stages[run.resolve(stage.encoder.checkpoint)], info)
-    return _untrained(run.beside(stage, run.workdir))
+    if not stage.encoder.checkpoint:
+        return initial_encoder(run.beside(stage, run.workdir))
+    parent = run.stages.get(run.resolve(stage.encoder.checkpoint))
+    return _planned(run, parent, info) if parent is not None else run.load(stage.encoder.checkpoint, kind=CLASSIFIER)
 
 
 def _untrained(run: Run) -> Trained:

@@ -105,6 +105,11 @@ def test_variational_autoencoder_is_a_comparator(untrained, variational, tmp_pat
         ({"loss.divergence": 0.0}, "must both be above 0"),
         ({"encoder.start": "random"}, "an empty encoder.checkpoint"),
         ({"encoder.start": "random", "encoder.checkpoint": "", "encoder.layer": "fc6"}, "must be one of conv1"),
+        (
+            {"encoder.start": "random", "encoder.checkpoint": "", "loss.feature_layer": "fc7"},
+            "loss.feature_layer='fc7' must be one of conv1",
+        ),
+        ({"loss.divergence": -1.0}, "must both be above 0"),
         ({"encoder.start": "zeros"}, "unknown encoder.start 'zeros'"),
     ],
 )
