@@ -53,14 +53,15 @@ def test_study_writes_sheets_curves_and_one_table(studied):
 
 def test_sheet_has_the_images_of_all_inverters_once(monkeypatch):
     rows = {}
-    monkeypatch.setattr(task, "labelled_grid", lambda tiles, **_: rows.update(tiles))
+    monkeypatch.setattr(task, "labelled_grid", lambda tiles, **options: rows.update(tiles) or options["columns"])
     images, other = np.zeros((2, 4, 4, 3), np.uint8), np.ones((2, 4, 4, 3), np.uint8)
     shared = {"image": images, "hue": images}
     first = Sheet({**shared, "decoded": images}, {}, {"hue": (np.zeros(2), np.ones(2))})
     second = Sheet({**shared, "decoded": other}, {}, {"hue": (np.ones(2), np.ones(2))})
     network = SimpleNamespace(image_size=4, encoder=SimpleNamespace(description={"class_names": ["a", "b"]}))
-    subject = SimpleNamespace(inverter=network, data=SimpleNamespace(names=("x", "y")))
-    task._draw({"a": first, "b": second}, {"a": subject, "b": subject}, 2)
+    subject = SimpleNamespace(inverter=network)
+    columns = task._draw({"a": first, "b": second}, {"a": subject, "b": subject}, ("a cat.jpg and more", "b"))
+    assert columns == ["a cat.jpg and", "b"]
     assert list(rows) == ["image", "a: hue", "a: decoded", "b: hue", "b: decoded"]
 
 

@@ -369,17 +369,19 @@ class Probe(NamedTuple):
       run: (key, encode, decode, images, options) -> Sheet.
       text: a sentence below its sheet.
       x_label: of the curves; empty without curves.
+      is_random: whether its images are random samples, so that the columns of a sheet belong to no image.
     """
 
     run: Callable[[Array, Encode, DecodeFn, Array, Options], Sheet]
     text: str
     x_label: str = ""
+    is_random: bool = False
 
 
 PROBES: dict[str, Probe] = {
     "perturb": Probe(perturb, "Reconstructions from perturbed features", "entries set to zero (%)"),
     "interpolate": Probe(interpolate, "From the features of each image to those of the next", "way to the next (%)"),
-    "sample": Probe(sample, "Images of random features"),
+    "sample": Probe(sample, "Images of random features", is_random=True),
     "units": Probe(units, "The largest entries of each feature, one at a time"),
     "hue": Probe(hue, "Shifted hue; the encoder's prediction and its confidence under each image"),
     "brightness": Probe(brightness, "Images of other brightness"),

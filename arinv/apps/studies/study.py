@@ -10,7 +10,7 @@ with perceptual similarity metrics based on deep networks".
 
 import functools
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -279,7 +279,8 @@ def _write_figures(
     row, images = PROBES[probe], {}
     if run.config.log.num_images:
         path = run.workdir / f"{probe}.png"
-        write_png(path, _draw(sheets, subjects, run.config.log.num_images))
+        names = () if row.is_random else next(iter(subjects.values())).data.names[: run.config.log.num_images]
+        write_png(path, _draw(sheets, subjects, names))
         images[row.text] = path
     first = next(iter(sheets.values()))
     if first.x:
@@ -292,7 +293,7 @@ def _write_figures(
     return images
 
 
-def _draw(sheets: Mapping[str, Sheet], subjects: Mapping[str, _Subject], count: int) -> np.ndarray:
+def _draw(sheets: Mapping[str, Sheet], subjects: Mapping[str, _Subject], columns: Sequence[str]) -> np.ndarray:
     """Returns the rows of all inverters as one image; those that all share, such as the images, are there once."""
     tile = max(_TILE, *(subject.inverter.image_size for subject in subjects.values()))
     has_text, tiles = any(sheet.predictions for sheet in sheets.values()), {}
@@ -307,8 +308,7 @@ def _draw(sheets: Mapping[str, Sheet], subjects: Mapping[str, _Subject], count: 
             pairs = zip(*sheet.predictions.get(row, ((), ())), strict=True)
             texts = [f"{classes[int(number)][:_LETTERS]} {confidence:.0%}" for number, confidence in pairs]
             tiles[label] = caption(fitted, texts) if has_text else fitted
-    names = [name[:_MOST_LETTERS] for name in next(iter(subjects.values())).data.names[:count]]
-    return labelled_grid(tiles, columns=names, min_tile=_TILE, font_size=14)
+    return labelled_grid(tiles, columns=[name[:_MOST_LETTERS] for name in columns], min_tile=_TILE, font_size=14)
 
 
 def _is_same_row(sheet: Sheet, other: Sheet, row: str) -> bool:
