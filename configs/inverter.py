@@ -39,12 +39,15 @@ def get_config(arg=None):
     """Returns the stages encoder (unless there is a checkpoint), inverter, evaluation."""
     args = encoders.resolve(arguments.parse(arg, **arguments.ENCODER, **_INVERTER))
     stages, checkpoint = {}, args.encoder_checkpoint
-    if encoders.has_weights(args.encoder) and not checkpoint:
+    has_weights = encoders.has_weights(args.encoder)
+    if has_weights and not checkpoint:
         stages, checkpoint = {"encoder": tasks.classifier(args, title="encoder")}, "stage:encoder"
     stages["inverter"] = tasks.inverter(args, checkpoint)
     trains = args.train_encoder or args.latent_size > 0
     own = {"other_size": args.other_size, "train": trains, "latent_size": args.latent_size}
-    stages["inverter"].encoder.update(own)
+    stages["inverter"].encoder.update(
+        own if has_weights else {"options": arguments.encoder_options(args.options)} | own
+    )
     stages["inverter"].loss.divergence = 1.0 if args.latent_size > 0 else 0.0
     stages["evaluation"] = tasks.evaluate(args, "stage:inverter")
     return tasks.experiment(stages)

@@ -274,7 +274,7 @@ def inverter(args: ConfigDict, checkpoint: str, *, title: str = "inverter", loss
         "other_size": False,  # whether the encoder may have been trained on images of another size
         "train": False,  # whether a copy of the encoder is trained with the generator, as an autoencoder
         "start": "checkpoint",  # of that copy; "random": random weights, and no checkpoint
-        "options": {},  # of an encoder of random weights; else they are those of the checkpoint
+        "options": {},  # of an encoder of random weights or without; else they are those of the checkpoint
         "latent_size": 0,  # above 0: a variational autoencoder, with as many latents behind the layer
     }
     config.data = data(args)

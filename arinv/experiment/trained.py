@@ -372,7 +372,9 @@ def _load_parent(description: Mapping[str, Any], workdir: pathlib.Path, dtype: j
         encoder = load(workdirs.follow(description["encoder_workdir"], workdir), kind=CLASSIFIER, dtype=dtype)
         descriptions.check_weights(description, encoder.fingerprint, workdir)
     else:
-        encoder = without_weights(description["encoder"], image_size=description["image_size"], dtype=dtype)
+        options = description.get("encoder_options", {})
+        size = description["image_size"]
+        encoder = without_weights(description["encoder"], image_size=size, options=options, dtype=dtype)
         descriptions.check_weights(description, encoder.fingerprint, workdir)
     size = description.get("latent_size", 0)
     if not size:
@@ -381,7 +383,12 @@ def _load_parent(description: Mapping[str, Any], workdir: pathlib.Path, dtype: j
 
 
 def without_weights(
-    name: str, *, image_size: int, resize: str = "squash", dtype: jax.typing.DTypeLike = jnp.float32
+    name: str,
+    *,
+    image_size: int,
+    resize: str = "squash",
+    options: Mapping[str, Any] | None = None,
+    dtype: jax.typing.DTypeLike = jnp.float32,
 ) -> Trained:
     """Returns an encoder that is a fixed function of the image, such as HOG, which no training leaves.
 
@@ -389,17 +396,19 @@ def without_weights(
       name: a key of models.ENCODERS.
       image_size: side of the images that it is applied to, in pixels.
       resize: how images get that size.
+      options: of the encoder.
       dtype: of the computation.
 
     Raises:
-      UserError: an encoder with weights, or one whose package is not installed.
+      UserError: an encoder with weights, an unknown option, or one whose package is not installed.
     """
-    module = models.build(name, dtype=dtype)
+    options = dict(options or {})
+    module = models.build(name, dtype=dtype, **options)
     if module.has_weights:
         raise UserError(f"encoder {name!r} has weights; name the workdir of its training")
     module.check_installed()
     description = {"kind": CLASSIFIER, "encoder": name, "image_size": image_size, "resize": resize}
-    return Trained(CLASSIFIER, module, {}, {**description, "num_classes": 0, "class_names": [], "options": {}})
+    return Trained(CLASSIFIER, module, {}, {**description, "num_classes": 0, "class_names": [], "options": options})
 
 
 def untrained(

@@ -105,8 +105,7 @@ def keypoints(image: ArrayLike, *, library: str, first_octave: int = 0) -> Keypo
     """
     if library not in LIBRARIES:
         raise unknown("library of SIFT features", library, LIBRARIES)
-    if first_octave not in (0, -1):
-        raise UserError(f"first_octave={first_octave!r} must be 0 or -1")
+    _check_octave(first_octave)
     image = np.asarray(image, np.float32)
     if image.ndim != 3 or image.shape[-1] != 3 or min(image.shape[:2]) < _SMALLEST_SIDE:
         raise UserError(f"SIFT features need an image [H, W, 3] of {_SMALLEST_SIDE} px or more; got {image.shape}")
@@ -251,30 +250,40 @@ def _choose(points: Keypoints, size: tuple[int, int], rng: np.random.Generator) 
     return cells[0][chosen], cells[1][chosen], vectors[chosen]
 
 
-def check_library(library: str) -> None:
+def check_library(library: str, first_octave: int = 0) -> None:
     """Checks that a library of SIFT features is installed.
 
     Args:
       library: a key of LIBRARIES.
+      first_octave: as of `keypoints`.
 
     Raises:
-      UserError: it is not.
+      UserError: it is not, or another octave.
     """
     _import(library)
+    _check_octave(first_octave)
 
 
-def sift(images: Array, *, library: str) -> Array:
+def _check_octave(first_octave: int) -> None:
+    if first_octave not in (0, -1):
+        raise UserError(f"first_octave={first_octave!r} must be 0 or -1")
+
+
+def sift(images: Array, *, library: str, first_octave: int = 0) -> Array:
     """Returns the features of images, also inside of a compiled function, which calls the host for them.
 
     Args:
       images: float [B, H, W, 3] in [0, 1], sides of 16 px or more.
       library: a key of LIBRARIES.
+      first_octave: as of `keypoints`.
 
     Returns:
       float32 [B, H / 4, W / 4, 133], without a gradient.
     """
     batch, height, width = images.shape[:3]
     shape = jax.ShapeDtypeStruct((batch, height // CELL, width // CELL, DIMENSIONS), jnp.float32)
-    return jax.pure_callback(
-        lambda x: sift_grid(x, library=library).features, shape, jax.lax.stop_gradient(images.astype(jnp.float32))
-    )
+
+    def compute(x: np.ndarray) -> np.ndarray:
+        return sift_grid(x, library=library, first_octave=first_octave).features
+
+    return jax.pure_callback(compute, shape, jax.lax.stop_gradient(images.astype(jnp.float32)))

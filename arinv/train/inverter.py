@@ -183,8 +183,9 @@ def check_checkpoint(config: ConfigDict) -> None:
       UserError: it does not.
     """
     module = models.build(config.encoder.name)
-    module.check_installed()
     has_weights = module.has_weights
+    if not has_weights:
+        models.build(config.encoder.name, **config.encoder.get("options", {})).check_installed()
     start = config.encoder.get("start", "checkpoint")
     if start not in _STARTS:
         raise unknown("encoder.start", start, _STARTS)
@@ -324,8 +325,13 @@ def initial_encoder(run: Run) -> Trained:
     config = run.config
     if config.encoder.get("start", "checkpoint") == "random":
         return _untrained(run)
-    size, resize = config.data.image_size, config.data.resize
-    return trained.without_weights(config.encoder.name, image_size=size, resize=resize, dtype=run.dtype)
+    return trained.without_weights(
+        config.encoder.name,
+        image_size=config.data.image_size,
+        resize=config.data.resize,
+        options=dict(config.encoder.get("options", {})),
+        dtype=run.dtype,
+    )
 
 
 def _reader(config: ConfigDict, encoder: Trained) -> Trained:
@@ -352,6 +358,8 @@ def _describe(config: ConfigDict, encoder: Trained) -> dict[str, Any]:
     size, layer = _latent_size(config), config.encoder.layer
     latents = {"layer": models.LATENT, "encoded_layer": layer, "latent_size": size} if size else {}
     initial = {"initial": dict(encoder.description)} if config.encoder.get("start", "checkpoint") == "random" else {}
+    if not encoder.module.has_weights and encoder.description["options"]:
+        initial = {"encoder_options": dict(encoder.description["options"])}
     return {
         "kind": INVERTER,
         "encoder": encoder.description["encoder"],

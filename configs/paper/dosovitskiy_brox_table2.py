@@ -11,8 +11,9 @@ cores. Time and result: not recorded yet.
 
 Arguments: scale, dataset, data_dir, metrics, lpips, dtype and smoke of configs/paper/README.md (encoder, options
 and eps have no effect), and
-  features    joined by "+": hog, lbp, sift (needs the extra `sift`; from 128 px) and sift_skimage (another library)
-  image_size  side in pixels, a multiple of 64; 0: the scale's
+  features      joined by "+": hog, lbp, sift (needs the extra `sift`; from 128 px) and sift_skimage (another library)
+  first_octave  of SIFT: 0, or -1 for smaller keypoints
+  image_size    side in pixels, a multiple of 64; 0: the scale's
 
 Stages: for each feature FEATURE_inverter and FEATURE_evaluation; report.
 """
@@ -31,13 +32,15 @@ _KNOWN = ("hog", "sift", "sift_skimage", "lbp")
 
 def get_config(arg=None):
     """Returns the stages: an inverter and its evaluation for each feature, the report."""
-    own = {"features": "hog+lbp", "image_size": 0}
+    own = {"features": "hog+lbp", "first_octave": 0, "image_size": 0}
     args = setting.parse(arg, paper=_PAPER, small=_SMALL, smoke=_SMOKE, **own)
     args.metrics = "+".join(dict.fromkeys([*args.metrics.split("+"), "normalized_error"]))
     stages, entries = {}, {}
     for name in setting.choose(args.features, _KNOWN, "features"):
         feature = ConfigDict({**args.to_dict(), "encoder": name, "eps": 0.0})
         stages[f"{name}_inverter"] = tasks.inverter(feature, "", title=f"{name} inverter")
+        if args.first_octave and name.startswith("sift"):
+            stages[f"{name}_inverter"].encoder.options = {"first_octave": args.first_octave}
         stages[f"{name}_evaluation"] = tasks.evaluate(feature, f"stage:{name}_inverter", title=f"{name} evaluation")
         entries[name] = f"stage:{name}_evaluation"
     args.encoder = args.features

@@ -98,7 +98,9 @@ def run(run: Run) -> dict[str, Any]:
         per_image |= numbers
         totals = measure.finish()
         if "keypoints" in numbers:
-            totals["variants"]["keypoints"] = f"keypoints of SIFT in an image, found by {encoder.module.library}"
+            module = encoder.module
+            text = f"keypoints of SIFT in an image, by {module.library} from octave {module.first_octave}"
+            totals["variants"]["keypoints"] = text
     results = _summarize(per_image) | {
         **totals,
         "attack": {**attacks.make_attack(**attack).keywords, "name": attack_name} if attack["eps"] > 0 else None,

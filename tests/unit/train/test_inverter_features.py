@@ -1,5 +1,7 @@
 """Training of inverters from features that come with the batch, and against reduced images."""
 
+import pathlib
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -10,10 +12,12 @@ import pytest
 from arinv import data, models
 from arinv.errors import UserError
 from arinv.experiment import trained
+from arinv.experiment.run import Run
 from arinv.experiment.state import TrainState
 from arinv.models.generators.mirror import Generator
 from arinv.models.generators.plans import Plan, Step
 from arinv.train import inverter
+from configs import inverter as inverter_config
 
 KEY = jax.random.key(0)
 UP = Step("up", 3, 2, 5, bias=True)
@@ -63,6 +67,18 @@ def test_sparse_features_of_the_batch_are_those_that_the_encoder_computes():
     results = evaluate({}, extended, {})
     np.testing.assert_array_equal(results["keypoints"], extended["keypoints"])
     assert results["keypoints"].max() > 0
+
+
+def test_first_octave_is_an_option_of_the_encoder_that_a_checkpoint_records():
+    arguments = "smoke=True,encoder=sift_skimage,image_size=64,loss=euclidean,options=first_octave:-1"
+    stage = inverter_config.get_config(arguments).stages.inverter
+    inverter.check(stage)
+    encoder = inverter.initial_encoder(Run(stage, pathlib.Path("x")))
+    assert encoder.module.first_octave == -1
+    assert inverter._describe(stage, encoder)["encoder_options"] == {"first_octave": -1}
+    stage.encoder.options.first_octave = 2
+    with pytest.raises(UserError, match="first_octave=2 must be 0 or -1"):
+        inverter.check(stage)
 
 
 class Means(nn.Module):
