@@ -25,7 +25,9 @@ CELL = 4
 DIMENSIONS = 133
 _GREY = np.array([0.299, 0.587, 0.114], np.float32)  # Rec. 601
 _SMALLEST_SIDE = 16
-_CELLS_PER_KEYPOINT = 4  # of the grid at least: photographs fill 6% of the cells
+# First octave -> cells of the grid for each keypoint, at least: at 256 px photographs fill 6% of the cells from octave 0,
+# and have four times as many keypoints from octave -1.
+_CELLS_PER_KEYPOINT = {0: 4, -1: 2}
 
 
 class Keypoints(NamedTuple):
@@ -140,8 +142,8 @@ def sift_cells(images: ArrayLike, *, library: str, first_octave: int = 0) -> Sif
       first_octave: as of `keypoints`.
 
     Returns:
-      Of keypoints that share a cell, one at random, and of an image at most as many as a quarter of its cells; the same
-      ones whenever the same image comes.
+      Of keypoints that share a cell, one at random, and of an image at most as many as a quarter of its cells (half of
+      them with first_octave=-1); the same ones whenever the same image comes.
 
     Raises:
       UserError: as `keypoints`, or another layout.
@@ -150,7 +152,8 @@ def sift_cells(images: ArrayLike, *, library: str, first_octave: int = 0) -> Sif
     if images.ndim != 4:
         raise UserError(f"images must be [N, H, W, 3]; got {images.shape}")
     size = images.shape[1] // CELL, images.shape[2] // CELL
-    most = max(1, size[0] * size[1] // _CELLS_PER_KEYPOINT)
+    _check_octave(first_octave)
+    most = max(1, size[0] * size[1] // _CELLS_PER_KEYPOINT[first_octave])
     places = np.full((len(images), most), size[0] * size[1], np.int32)
     vectors, counts = np.zeros((len(images), most, DIMENSIONS), np.float32), np.zeros(len(images), np.int64)
     for i, image in enumerate(images):

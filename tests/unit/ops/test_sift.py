@@ -55,6 +55,10 @@ def test_image_is_computed_once_and_has_at_most_a_quarter_of_its_cells(monkeypat
     assert len(calls) == 1 and first.num_keypoints.tolist() == [16 * 12]
     assert len(set(first.places[0])) == 48 and first.places[0].max() < 16 * 12
     np.testing.assert_array_equal(first.places, again.places)
+    assert sift.sift_cells(IMAGES[:1], library="skimage", first_octave=-1).places.shape == (1, 96)
+    calls.clear()
+    monkeypatch.setattr(sift, "_CACHE", sift._Cache(30_000))
+    sift.sift_cells(IMAGES[:1], library="skimage")
     sift.sift_cells(IMAGES[1:], library="skimage")  # of 25 kB, in the place of the first
     sift.sift_cells(IMAGES[:1], library="skimage")
     assert len(calls) == 3
