@@ -25,7 +25,7 @@ CELL = 4
 DIMENSIONS = 133
 _GREY = np.array([0.299, 0.587, 0.114], np.float32)  # Rec. 601
 _SMALLEST_SIDE = 16
-# First octave -> cells of the grid for each keypoint, at least: at 256 px photographs fill 6% of the cells from octave 0,
+# First octave -> cells of the grid for each keypoint, at least. At 256 px photographs fill 6% of them from octave 0
 # and have four times as many keypoints from octave -1.
 _CELLS_PER_KEYPOINT = {0: 4, -1: 2}
 
