@@ -1,4 +1,4 @@
-"""Imports an encoder, a generator or a denoiser from a PyTorch checkpoint; the workdir is like that of a training.
+"""Imports an encoder, a generator or a denoiser from a PyTorch or Caffe file; the workdir is like that of a training.
 
     python -m arinv --config=configs/import_torch.py:encoder=alexnet,path=alexnet.pth --workdir=runs/alexnet
 
@@ -7,6 +7,11 @@ MadryLab's robustness library, RobustBench (ResNets, wide ResNets and PreActResN
 (vgg16_bn) and the released code of Rojas-Gomez et al. 2022. What a file holds, and the command that imports it:
 
     python -m arinv info FILE
+
+Of Caffe's .caffemodel files it reads CaffeNet, and with layer= DeePSiM's generators:
+
+    python -m arinv --config=configs/import_torch.py:encoder=caffenet,path=bvlc_reference_caffenet.caffemodel,\
+image_size=227 --workdir=runs/caffenet
 
 Depths, widths and head are those of the file where they are not given; a file with the weights of another encoder of
 the table is refused, and that one named.
@@ -25,9 +30,9 @@ Arguments:
   encoder, options     of configs/classifier.py: options=width:W+depth:D+head:dense (vgg*: dense, pooled)
                        +activation:silu (wrn*, preact*: relu, silu)+variant:kuangliu (preact_resnet18)
   depths               blocks of each stage of resnet*, preact_resnet18* and vgg*, such as 3+4+6+3
-  path                 a .pt, .pth or .safetensors file
-  normalization        of pixels: imagenet, cifar10, cifar10_pixels, cifar100_pixels, pm1 or none; empty: the file's
-                       where it has one, else the encoder's
+  path                 a .pt, .pth, .safetensors or .caffemodel file
+  normalization        of pixels: imagenet, cifar10, cifar10_pixels, cifar100_pixels, pm1, caffe or none; empty: the
+                       file's where it has one, else the encoder's
   mean, std            of red, green and blue in [0, 1] instead of a name, such as mean=0.4914+0.4822+0.4465
   check_normalization  whether the normalization in the file must agree
   on_unknown           error: raise for a file that holds more than the network and what is known not to matter;

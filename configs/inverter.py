@@ -12,6 +12,8 @@ Arguments: those of configs/classifier.py, for the encoder, and
   other_size          true: that classifier may have been trained on images of another size, as VGG-16's of 64 px that
                       the paper inverts at 224 px
   train_encoder       true: a copy of the encoder is trained with the generator, an autoencoder
+  latent_size         above 0: with as many latents behind the layer, a variational autoencoder (loss.divergence is the
+                      weight of their divergence from N(0, I))
   metrics             of configs/evaluate.py
 
 Stages: encoder (not of hog, lbp and sift, which have no weights; their loss compares pixels alone, such as
@@ -28,6 +30,7 @@ _INVERTER = {
     "encoder_checkpoint": "",
     "other_size": False,
     "train_encoder": False,
+    "latent_size": 0,
     "metrics": "psnr+ssim+normalized_error",
 }
 
@@ -36,9 +39,15 @@ def get_config(arg=None):
     """Returns the stages encoder (unless there is a checkpoint), inverter, evaluation."""
     args = encoders.resolve(arguments.parse(arg, **arguments.ENCODER, **_INVERTER))
     stages, checkpoint = {}, args.encoder_checkpoint
-    if encoders.has_weights(args.encoder) and not checkpoint:
+    has_weights = encoders.has_weights(args.encoder)
+    if has_weights and not checkpoint:
         stages, checkpoint = {"encoder": tasks.classifier(args, title="encoder")}, "stage:encoder"
     stages["inverter"] = tasks.inverter(args, checkpoint)
-    stages["inverter"].encoder.update({"other_size": args.other_size, "train": args.train_encoder})
+    trains = args.train_encoder or args.latent_size > 0
+    own = {"other_size": args.other_size, "train": trains, "latent_size": args.latent_size}
+    stages["inverter"].encoder.update(
+        own if has_weights else {"options": arguments.encoder_options(args.options)} | own
+    )
+    stages["inverter"].loss.divergence = 1.0 if args.latent_size > 0 else 0.0
     stages["evaluation"] = tasks.evaluate(args, "stage:inverter")
     return tasks.experiment(stages)

@@ -245,9 +245,10 @@ def loss(name: str) -> ConfigDict:
         "discriminator": 1.0,
         "pixel_order": 1,
         "feature_layer": "",  # the inverted one
-        "comparator": "",  # workdir of a classifier whose features are compared in the encoder's place
+        "comparator": "",  # workdir of a classifier, or of an autoencoder, whose features are compared in its place
         "conditional": True,  # whether the discriminator reads the inverted feature
         "pause": 0.0,  # of the discriminator, below this share of the adversarial loss
+        "divergence": 0.0,  # weight of the divergence of a variational autoencoder's latents from N(0, I)
     }
     return ConfigDict(extra | LOSSES[name])
 
@@ -294,6 +295,9 @@ def inverter(args: ConfigDict, checkpoint: str, *, title: str = "inverter", loss
         "generator": "default",
         "other_size": False,  # whether the encoder may have been trained on images of another size
         "train": False,  # whether a copy of the encoder is trained with the generator, as an autoencoder
+        "start": "checkpoint",  # of that copy; "random": random weights, and no checkpoint
+        "options": {},  # of an encoder of random weights or without; else they are those of the checkpoint
+        "latent_size": 0,  # above 0: a variational autoencoder, with as many latents behind the layer
     }
     config.data = data(args)
     config.loss = loss(loss_name or args.loss)

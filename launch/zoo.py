@@ -147,11 +147,16 @@ def export(
       "encoder" and the inverters' layers -> networks.
 
     Raises:
-      UserError: no checkpoint in a workdir, or an inverter of another encoder, or two of one layer.
+      UserError: no checkpoint in a workdir, an inverter of another encoder or with one of its own, or two of one layer.
     """
     original = trained.load(encoder, kind=CLASSIFIER)
     sources = [trained.load(inverter, kind=INVERTER) for inverter in inverters]
     for source, workdir in zip(sources, inverters, strict=True):
+        if source.description.get("trained_encoder"):
+            raise UserError(
+                f"{workdir} has an encoder of its own (encoder.train=True), and an entry of the zoo one for all "
+                "its inverters; name inverters of a frozen encoder"
+            )
         if source.encoder.fingerprint != original.fingerprint:
             raise UserError(f"{workdir} inverts another encoder than that of {encoder}; name inverters of this one")
     if len({source.layer for source in sources}) < len(sources):

@@ -50,6 +50,18 @@ def write_inverter(workdir, encoder_workdir, *, seed, layer="conv5", image_size=
     return workdir
 
 
+def write_shallow_inverter(workdir, *, seed, encoder="hog", image_size=16):
+    """Writes the workdir of the training of an inverter of an encoder without weights."""
+    description = {"kind": "inverter", "encoder_workdir": "", "encoder": encoder, "layer": encoder}
+    description |= {"variant": "mirror", "image_size": image_size}
+    own = trained.without_weights(encoder, image_size=image_size)
+    module = trained.build_generator(description, own, dtype=jnp.float32)
+    features = trained.feature_structs(own.module, image_size)[encoder]
+    shapes = jax.eval_shape(lambda x: module.init(jax.random.key(0), x), features)
+    _save(workdir, GENERATOR, fill(shapes, seed), description)
+    return workdir
+
+
 def write_gan(workdir, *, seed, image_size=16):
     """Writes the workdir of a progressive GAN's training."""
     options = {"base_width": 16, "max_width": 8}

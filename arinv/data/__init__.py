@@ -1,6 +1,6 @@
 """Datasets as random-access sources of uint8 images, and batches of them."""
 
-from arinv.data.batches import MixedBatches, eval_batches, train_batches
+from arinv.data.batches import ExtendedBatches, MixedBatches, eval_batches, train_batches
 from arinv.data.image_files import (
     ORIGINAL,
     ImageFiles,
@@ -19,6 +19,7 @@ from arinv.data.source import Published, Renumbered, Source, SourceInfo, load_ar
 __all__ = [
     "ORIGINAL",
     "SCHEMES",
+    "ExtendedBatches",
     "ImageFiles",
     "MixedBatches",
     "Published",

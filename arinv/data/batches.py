@@ -458,3 +458,26 @@ class MixedBatches:
         """Stops the threads or processes that decode ahead."""
         for part in self._parts.values():
             part.close()
+
+
+class ExtendedBatches:
+    """Batches of training or evaluation with arrays that are computed from the images of each, on the host."""
+
+    def __init__(self, batches: Any, function: Callable[[np.ndarray], Mapping[str, np.ndarray]]):
+        """Stores the batches, and the function from images uint8 [b, S, S, 3] to arrays of b rows by name."""
+        self._batches, self._function = batches, function
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._batches, name)  # length of an epoch, position and end
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __iter__(self) -> Iterator[Batch]:
+        return map(self._extend, self._batches)
+
+    def __next__(self) -> Batch:
+        return self._extend(next(self._batches))
+
+    def _extend(self, batch: Batch) -> Batch:
+        return {**batch, **self._function(batch["image"])}

@@ -68,6 +68,11 @@ class Trained:
         self._check_kind(INVERTER, "layer")
         return self.description["layer"]
 
+    @property
+    def latent_size(self) -> int:
+        """Length of the latents of a variational autoencoder, whose prior is N(0, I); 0 for other networks."""
+        return self.description.get("latent_size", 0)
+
     def __repr__(self) -> str:
         """Returns the kind, the encoder, the layer of an inverter, the image size and the fingerprint."""
         layer = f", layer={self.layer!r}" if self.kind == INVERTER else ""
@@ -150,7 +155,7 @@ class Trained:
         return jax.tree_util.Partial(_method(self.module, "encode"), self.variables)
 
     def sample(self, key: Array, count: int) -> Array:
-        """Returns images of a GAN, drawn from the law of its latents.
+        """Returns images of a GAN or a variational autoencoder, drawn from the law of its latents.
 
         Args:
           key: PRNG key.
@@ -160,8 +165,10 @@ class Trained:
           float32 [count, H, W, 3], near [0, 1].
 
         Raises:
-          UserError: not a GAN.
+          UserError: neither.
         """
+        if self.latent_size:
+            return self.decode_fn(jax.random.normal(key, (count, self.latent_size)))
         self._check_kind(GAN, "sample")
         return self.decode_fn(self.module.draw(key, count))
 
@@ -341,11 +348,7 @@ def load(
         name = description.get("weights", AUTOENCODER)  # or the moving average of the weights
         variables = checkpoint.load_variables(workdir, {name: _abstract(module, struct)})[name]
         return Trained(AUTOENCODER, module, variables, description)
-    if description["encoder_workdir"]:
-        encoder = load(workdirs.follow(description["encoder_workdir"], workdir), kind=CLASSIFIER, dtype=dtype)
-    else:
-        encoder = without_weights(description["encoder"], image_size=description["image_size"], dtype=dtype)
-    descriptions.check_weights(description, encoder.fingerprint, workdir)
+    encoder = _load_parent(description, workdir, dtype)
     if description["kind"] == INVERTER:
         module = build_generator(description, encoder, dtype=dtype)
         abstract = _abstract(module, feature_structs(encoder.module, description["image_size"])[description["layer"]])
@@ -360,8 +363,31 @@ def load(
     return Trained(description["kind"], module, variables, description, encoder)
 
 
+def _load_parent(description: Mapping[str, Any], workdir: pathlib.Path, dtype: jax.typing.DTypeLike) -> Trained:
+    """Returns the encoder that an inverter or a denoiser was trained on; with shapes for weights that it has itself."""
+    if description.get("initial"):
+        encoder = abstract_encoder(description["initial"], dtype=dtype)
+    elif description["encoder_workdir"]:
+        encoder = load(workdirs.follow(description["encoder_workdir"], workdir), kind=CLASSIFIER, dtype=dtype)
+        descriptions.check_weights(description, encoder.fingerprint, workdir)
+    else:
+        options = description.get("encoder_options", {})
+        size = description["image_size"]
+        encoder = without_weights(description["encoder"], image_size=size, options=options, dtype=dtype)
+        descriptions.check_weights(description, encoder.fingerprint, workdir)
+    size = description.get("latent_size", 0)
+    if not size:
+        return encoder
+    return with_latents(encoder, description["encoded_layer"], size, image_size=description["image_size"])
+
+
 def without_weights(
-    name: str, *, image_size: int, resize: str = "squash", dtype: jax.typing.DTypeLike = jnp.float32
+    name: str,
+    *,
+    image_size: int,
+    resize: str = "squash",
+    options: Mapping[str, Any] | None = None,
+    dtype: jax.typing.DTypeLike = jnp.float32,
 ) -> Trained:
     """Returns an encoder that is a fixed function of the image, such as HOG, which no training leaves.
 
@@ -369,17 +395,63 @@ def without_weights(
       name: a key of models.ENCODERS.
       image_size: side of the images that it is applied to, in pixels.
       resize: how images get that size.
+      options: of the encoder.
       dtype: of the computation.
 
     Raises:
-      UserError: an encoder with weights, or one whose package is not installed.
+      UserError: an encoder with weights, an unknown option, or one whose package is not installed.
     """
-    module = models.build(name, dtype=dtype)
+    options = dict(options or {})
+    module = models.build(name, dtype=dtype, **options)
     if module.has_weights:
         raise UserError(f"encoder {name!r} has weights; name the workdir of its training")
     module.check_installed()
     description = {"kind": CLASSIFIER, "encoder": name, "image_size": image_size, "resize": resize}
-    return Trained(CLASSIFIER, module, {}, {**description, "num_classes": 0, "class_names": [], "options": {}})
+    return Trained(CLASSIFIER, module, {}, {**description, "num_classes": 0, "class_names": [], "options": options})
+
+
+def untrained(
+    key: Array,
+    name: str,
+    *,
+    image_size: int,
+    resize: str = "squash",
+    options: Mapping[str, Any] | None = None,
+    dtype: jax.typing.DTypeLike = jnp.float32,
+) -> Trained:
+    """Returns an encoder without a head and with random weights, where the training of an autoencoder starts.
+
+    Args:
+      key: PRNG key of the weights.
+      name: a key of models.ENCODERS.
+      image_size: side of the images that it is applied to, in pixels.
+      resize: how images get that size.
+      options: of the encoder.
+      dtype: of the computation.
+    """
+    description = {"kind": CLASSIFIER, "encoder": name, "options": dict(options or {}), "num_classes": 0}
+    description |= {"class_names": [], "image_size": image_size, "resize": resize}
+    module = models.build(name, num_classes=0, dtype=dtype, **description["options"])
+    images = image_struct(image_size)
+    variables = jax.jit(module.init)(key, jnp.zeros(images.shape, images.dtype))
+    return Trained(CLASSIFIER, module, variables, description)
+
+
+def with_latents(encoder: Trained, layer: str, latent_size: int, *, image_size: int) -> Trained:
+    """Returns a classifier with the latents of a variational autoencoder behind a layer, with shapes for weights.
+
+    Args:
+      encoder: the classifier.
+      layer: of the feature that the latents are read from.
+      latent_size: number of the latents.
+      image_size: side of the images, in pixels.
+
+    Raises:
+      UserError: a layer that it does not have, or a size below 1.
+    """
+    module = models.variational_encoder(encoder.module, layer, latent_size=latent_size)
+    variables = _abstract(module, image_struct(image_size))
+    return dataclasses.replace(encoder, module=module, variables=variables)
 
 
 def abstract_encoder(description: Mapping[str, Any], *, dtype: jax.typing.DTypeLike = jnp.float32) -> Trained:
@@ -402,6 +474,13 @@ def joined(encoder: Variables, generator: Variables) -> Variables:
 def part_of(variables: Variables, part: str) -> Variables:
     """Returns the variables of "encoder" or "generator" of those of a `models.LayerAutoencoder`."""
     return {name: value[part] for name, value in variables.items() if part in value}
+
+
+def with_encoder(variables: Variables, encoder: Variables) -> Variables:
+    """Returns the variables of a `models.VariationalEncoder` with others for the encoder inside of it."""
+    return {
+        name: {**value, "encoder": encoder[name]} if name in encoder else value for name, value in variables.items()
+    }
 
 
 def abstract_gan(
@@ -455,9 +534,15 @@ def _shapes(variables: Variables) -> Variables:
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), variables)
 
 
-@functools.lru_cache(maxsize=64)
-def _abstract(module: Network, *inputs: jax.ShapeDtypeStruct) -> Variables:
+def _abstract(module: Network, *inputs: Any) -> Variables:
     """Returns the shapes of a network's variables; not to be changed, since equal networks share them."""
+    leaves, structure = jax.tree.flatten(inputs)
+    return _abstract_of(module, structure, *leaves)
+
+
+@functools.lru_cache(maxsize=64)
+def _abstract_of(module: Network, structure: Any, *leaves: jax.ShapeDtypeStruct) -> Variables:
+    inputs = jax.tree.unflatten(structure, leaves)
     return jax.eval_shape(lambda *x: module.init(jax.random.key(0), *x), *inputs)
 
 
@@ -470,13 +555,15 @@ def build_generator(description: Mapping[str, Any], encoder: Trained, *, dtype: 
     """
     image_size, layer = description["image_size"], description["layer"]
     _check_image_size(encoder, image_size)
+    latent = layer == models.LATENT
     module = models.build_generator(
         encoder.description["encoder"],
-        layer,
+        description["encoded_layer"] if latent else layer,
         image_size=image_size,
         variant=description["variant"],
         dtype=dtype,
         encoder_options=encoder.description["options"],
+        latent=latent,
     )
     features = feature_structs(encoder.module, image_size)[layer]
     _check_output_size(module, features, image_size, f"{encoder.description['encoder']} {layer}")
@@ -484,7 +571,7 @@ def build_generator(description: Mapping[str, Any], encoder: Trained, *, dtype: 
 
 
 @functools.cache
-def check_generator(encoder: str, layer: str, *, variant: str, image_size: int) -> None:
+def check_generator(encoder: str, layer: str, *, variant: str, image_size: int, latent: bool = False) -> None:
     """Checks that the generator of an encoder that is not trained yet returns images of the size of its inputs.
 
     Args:
@@ -492,11 +579,12 @@ def check_generator(encoder: str, layer: str, *, variant: str, image_size: int) 
       layer: the feature that is inverted.
       variant: of the generator.
       image_size: side of the images, in pixels.
+      latent: whether it is that of a variational autoencoder.
 
     Raises:
       UserError: another size, an unknown name, or images that are too small for the encoder.
     """
-    module = models.build_generator(encoder, layer, image_size=image_size, variant=variant)
+    module = models.build_generator(encoder, layer, image_size=image_size, variant=variant, latent=latent)
     if not module.is_vector:  # a generator of vectors is built for its image size
         features = feature_structs(models.build(encoder, num_classes=0), image_size)[layer]
         _check_output_size(module, features, image_size, f"{encoder} {layer}")

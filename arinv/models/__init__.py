@@ -1,6 +1,15 @@
 """Encoders, their inverting generators, denoisers, discriminators and GANs, as flax linen modules."""
 
-from arinv.models.autoencoders import AUTOENCODERS, Autoencoder, LayerAutoencoder, build_autoencoder
+from arinv.models.autoencoders import (
+    AUTOENCODERS,
+    LATENT,
+    Autoencoder,
+    LayerAutoencoder,
+    VariationalAutoencoder,
+    VariationalEncoder,
+    build_autoencoder,
+    variational_encoder,
+)
 from arinv.models.encoders.base import Encoder, FeatureSpec, Stage, TorchLayer
 from arinv.models.gans import GANS, Gan, build_gan
 from arinv.models.pytorch import convert
@@ -19,6 +28,7 @@ __all__ = [
     "AUTOENCODERS",
     "ENCODERS",
     "GANS",
+    "LATENT",
     "Autoencoder",
     "Denoiser",
     "Encoder",
@@ -27,6 +37,8 @@ __all__ = [
     "LayerAutoencoder",
     "Stage",
     "TorchLayer",
+    "VariationalAutoencoder",
+    "VariationalEncoder",
     "build",
     "build_autoencoder",
     "build_denoiser",
@@ -36,4 +48,5 @@ __all__ = [
     "convert",
     "feature_spec",
     "load_lpips_heads",
+    "variational_encoder",
 ]

@@ -160,6 +160,7 @@ def build_generator(
     spectral_norm: bool = True,
     dtype: jax.typing.DTypeLike = jnp.float32,
     encoder_options: dict | None = None,
+    latent: bool = False,
 ) -> Generator:
     """Returns the generator of images from one feature of an encoder.
 
@@ -174,6 +175,8 @@ def build_generator(
       spectral_norm: normalise every kernel by its largest singular value, where the plan does.
       dtype: of the computation.
       encoder_options: options of `build`; the encoder's width decides the generator's.
+      latent: from a vector of any length that stands for the feature, such as the latents of a variational autoencoder;
+        published plans are those of fc6, which begin with dense layers.
 
     Returns:
       A module: features [B, ...] -> images [B, H, W, 3] in [0, 1].
@@ -183,12 +186,13 @@ def build_generator(
     """
     options = encoder_options or {}
     spec = feature_spec(encoder, layer, **options)
-    variants = {v for e, name, v in PAPER_PLANS if (e, name) == (encoder, layer)} | {"default", "mirror", "nearest"}
+    spec, planned = (dataclasses.replace(spec, is_vector=True), "fc6") if latent else (spec, layer)
+    variants = {v for e, name, v in PAPER_PLANS if (e, name) == (encoder, planned)} | {"default", "mirror", "nearest"}
     if variant not in variants:
         raise unknown(f"generator variant for {encoder} {layer}", variant, variants)
     image_size = image_size or build(encoder, **options).image_size
     upsampling = "nearest" if variant == "nearest" else "transposed"
-    plan = PAPER_PLANS.get((encoder, layer, variant))
+    plan = PAPER_PLANS.get((encoder, planned, variant))
     plan = shorten(plan, image_size) if plan else mirror_plan(spec, image_size=image_size, upsampling=upsampling)
     return Generator(
         plan,

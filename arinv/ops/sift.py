@@ -2,11 +2,13 @@
 
 Each cell holds one of its keypoints: descriptor (128 values of Euclidean norm 1), place inside of the cell, sine and
 cosine of the orientation, logarithm of the scale; zeros where there is none. Networks for the features of one library
-cannot read those of another, whose orientations differ by half a bin, so a checkpoint must name the library.
+cannot read those of another, whose orientations differ by half a bin, so a checkpoint must name the library. As few
+cells have one, images come with theirs alone, which are spread on the grid on the device.
 
 Source: Lowe 2004 as in VLFeat 0.9.21 (`vlsift`); Dosovitskiy & Brox 2016a, section 4.
 """
 
+import functools
 import hashlib
 import importlib
 from collections.abc import Callable
@@ -23,6 +25,9 @@ CELL = 4
 DIMENSIONS = 133
 _GREY = np.array([0.299, 0.587, 0.114], np.float32)  # Rec. 601
 _SMALLEST_SIDE = 16
+# First octave -> cells of the grid for each keypoint, at least. At 256 px photographs fill 6% of them from octave 0
+# and have four times as many keypoints from octave -1.
+_CELLS_PER_KEYPOINT = {0: 4, -1: 2}
 
 
 class Keypoints(NamedTuple):
@@ -102,8 +107,7 @@ def keypoints(image: ArrayLike, *, library: str, first_octave: int = 0) -> Keypo
     """
     if library not in LIBRARIES:
         raise unknown("library of SIFT features", library, LIBRARIES)
-    if first_octave not in (0, -1):
-        raise UserError(f"first_octave={first_octave!r} must be 0 or -1")
+    _check_octave(first_octave)
     image = np.asarray(image, np.float32)
     if image.ndim != 3 or image.shape[-1] != 3 or min(image.shape[:2]) < _SMALLEST_SIDE:
         raise UserError(f"SIFT features need an image [H, W, 3] of {_SMALLEST_SIDE} px or more; got {image.shape}")
@@ -113,8 +117,24 @@ def keypoints(image: ArrayLike, *, library: str, first_octave: int = 0) -> Keypo
     return points._replace(descriptors=descriptors / np.maximum(lengths, 1e-12))
 
 
-def sift_grid(images: ArrayLike, *, library: str, first_octave: int = 0) -> SiftGrid:
-    """Returns the features of images on the grid.
+class SiftCells(NamedTuple):
+    """Features of images without the empty cells.
+
+    Attributes:
+      places: int32 [N, C], of the cells, row by row; H / 4 x W / 4 where an image has no further one.
+      vectors: float32 [N, C, 133].
+      num_keypoints: int [N], before those that share a cell are left out.
+      library: that computed them.
+    """
+
+    places: np.ndarray
+    vectors: np.ndarray
+    num_keypoints: np.ndarray
+    library: str
+
+
+def sift_cells(images: ArrayLike, *, library: str, first_octave: int = 0) -> SiftCells:
+    """Returns the features of images without the empty cells.
 
     Args:
       images: float [N, H, W, 3] in [0, 1], sides of 16 px or more; what is beyond a multiple of 4 has no cell.
@@ -122,7 +142,8 @@ def sift_grid(images: ArrayLike, *, library: str, first_octave: int = 0) -> Sift
       first_octave: as of `keypoints`.
 
     Returns:
-      Of keypoints that share a cell, one at random; the same one whenever the same image comes.
+      Of keypoints that share a cell, one at random, and of an image at most as many as a quarter of its cells (half of
+      them with first_octave=-1); the same ones whenever the same image comes.
 
     Raises:
       UserError: as `keypoints`, or another layout.
@@ -131,24 +152,91 @@ def sift_grid(images: ArrayLike, *, library: str, first_octave: int = 0) -> Sift
     if images.ndim != 4:
         raise UserError(f"images must be [N, H, W, 3]; got {images.shape}")
     size = images.shape[1] // CELL, images.shape[2] // CELL
-    features, counts = np.zeros((len(images), *size, DIMENSIONS), np.float32), np.zeros(len(images), np.int64)
+    _check_octave(first_octave)
+    most = max(1, size[0] * size[1] // _CELLS_PER_KEYPOINT[first_octave])
+    places = np.full((len(images), most), size[0] * size[1], np.int32)
+    vectors, counts = np.zeros((len(images), most, DIMENSIONS), np.float32), np.zeros(len(images), np.int64)
     for i, image in enumerate(images):
-        digest = hashlib.blake2b(image.tobytes(), digest_size=16).digest()
-        key = (digest, image.shape, library, first_octave)
-        if key not in _cells:
-            points = keypoints(image, library=library, first_octave=first_octave)
-            cells = _choose(points, size, np.random.default_rng(int.from_bytes(digest, "little")))
-            while len(_cells) >= _MOST_CACHED:
-                _cells.pop(next(iter(_cells)), None)
-            _cells[key] = (*cells, len(points.rows))
-        rows, columns, vectors, counts[i] = _cells[key]
-        features[i, rows, columns] = vectors
-    return SiftGrid(features, counts, library)
+        key = (_digest(image.tobytes()), image.shape, library, first_octave)
+        compute = functools.partial(_cells_of, image, size, most, library, first_octave)
+        own, own_vectors, counts[i] = _CACHE.get(key, compute)
+        places[i, : len(own)], vectors[i, : len(own)] = own, own_vectors
+    return SiftCells(places, vectors, counts, library)
 
 
-# (digest of an image, shape, library, first octave) -> rows, columns and vectors of its cells, number of keypoints.
-_cells: dict[tuple, tuple] = {}
-_MOST_CACHED = 4096  # images, of about 150 kB each at 256 px
+def spread(places: Array, vectors: Array, *, height: int, width: int) -> Array:
+    """Returns the features of `sift_cells` on their grid, on the device.
+
+    Args:
+      places: int [B, C], of the cells.
+      vectors: [B, C, 133].
+      height: of the grid, in cells.
+      width: of the grid, in cells.
+
+    Returns:
+      float32 [B, height, width, 133], zeros in other cells.
+    """
+    grid = jnp.zeros((vectors.shape[0], height * width, vectors.shape[2]), jnp.float32)
+    rows = jnp.arange(vectors.shape[0])[:, None]
+    grid = grid.at[rows, places].set(vectors.astype(jnp.float32), mode="drop")
+    return grid.reshape(vectors.shape[0], height, width, vectors.shape[2])
+
+
+def sift_grid(images: ArrayLike, *, library: str, first_octave: int = 0) -> SiftGrid:
+    """Returns the features of images on the grid.
+
+    Args:
+      images: as of `sift_cells`.
+      library: a key of LIBRARIES.
+      first_octave: as of `keypoints`.
+
+    Returns:
+      Those of `sift_cells`, and zeros in the other cells.
+
+    Raises:
+      UserError: as `sift_cells`.
+    """
+    cells = sift_cells(images, library=library, first_octave=first_octave)
+    height, width = (side // CELL for side in np.shape(images)[1:3])
+    features = np.zeros((len(cells.places), height * width + 1, DIMENSIONS), np.float32)
+    features[np.arange(len(features))[:, None], cells.places] = cells.vectors
+    features = features[:, :-1].reshape(-1, height, width, DIMENSIONS)
+    return SiftGrid(features, cells.num_keypoints, library)
+
+
+class _Cache:
+    """Cells of images, of which the first are dropped where they take more memory than allowed."""
+
+    def __init__(self, most_bytes: int):
+        self._most_bytes, self._num_bytes = most_bytes, 0
+        self._values: dict[tuple, tuple[np.ndarray, np.ndarray, int]] = {}
+
+    def get(self, key: tuple, compute: Callable[[], tuple[np.ndarray, np.ndarray, int]]) -> tuple:
+        """Returns the places and vectors of an image's cells, and its number of keypoints."""
+        if key not in self._values:
+            value = self._values[key] = compute()
+            self._num_bytes += value[1].nbytes
+            while self._num_bytes > self._most_bytes and len(self._values) > 1:
+                self._num_bytes -= self._values.pop(next(iter(self._values)))[1].nbytes
+            return value
+        return self._values[key]
+
+
+_CACHE = _Cache(1_000_000_000)  # bytes: about 7,000 images at 256 px, 100,000 at 64 px
+
+
+def _cells_of(image: np.ndarray, size: tuple[int, int], most: int, library: str, first_octave: int) -> tuple:
+    """Returns places [C], vectors [C, 133] and the number of keypoints of an image."""
+    points = keypoints(image, library=library, first_octave=first_octave)
+    rounded = np.rint(255 * image).astype(np.uint8).tobytes()  # devices round the last bit of 1 / 255 differently
+    rng = np.random.default_rng(int.from_bytes(_digest(rounded), "little"))
+    rows, columns, vectors = _choose(points, size, rng)
+    chosen = np.sort(rng.permutation(len(rows))[:most])
+    return (rows * size[1] + columns)[chosen].astype(np.int32), vectors[chosen], len(points.rows)
+
+
+def _digest(content: bytes) -> bytes:
+    return hashlib.blake2b(content, digest_size=16).digest()
 
 
 def _choose(points: Keypoints, size: tuple[int, int], rng: np.random.Generator) -> tuple[np.ndarray, ...]:
@@ -165,30 +253,40 @@ def _choose(points: Keypoints, size: tuple[int, int], rng: np.random.Generator) 
     return cells[0][chosen], cells[1][chosen], vectors[chosen]
 
 
-def check_library(library: str) -> None:
+def check_library(library: str, first_octave: int = 0) -> None:
     """Checks that a library of SIFT features is installed.
 
     Args:
       library: a key of LIBRARIES.
+      first_octave: as of `keypoints`.
 
     Raises:
-      UserError: it is not.
+      UserError: it is not, or another octave.
     """
     _import(library)
+    _check_octave(first_octave)
 
 
-def sift(images: Array, *, library: str) -> Array:
+def _check_octave(first_octave: int) -> None:
+    if first_octave not in (0, -1):
+        raise UserError(f"first_octave={first_octave!r} must be 0 or -1")
+
+
+def sift(images: Array, *, library: str, first_octave: int = 0) -> Array:
     """Returns the features of images, also inside of a compiled function, which calls the host for them.
 
     Args:
       images: float [B, H, W, 3] in [0, 1], sides of 16 px or more.
       library: a key of LIBRARIES.
+      first_octave: as of `keypoints`.
 
     Returns:
       float32 [B, H / 4, W / 4, 133], without a gradient.
     """
     batch, height, width = images.shape[:3]
     shape = jax.ShapeDtypeStruct((batch, height // CELL, width // CELL, DIMENSIONS), jnp.float32)
-    return jax.pure_callback(
-        lambda x: sift_grid(x, library=library).features, shape, jax.lax.stop_gradient(images.astype(jnp.float32))
-    )
+
+    def compute(x: np.ndarray) -> np.ndarray:
+        return sift_grid(x, library=library, first_octave=first_octave).features
+
+    return jax.pure_callback(compute, shape, jax.lax.stop_gradient(images.astype(jnp.float32)))

@@ -401,7 +401,7 @@ def _gan(run: Run) -> Trained:
 def _encoder(run: Run) -> Trained:
     """Returns the encoder that a stage trains on, with the shapes of its weights, whether it is trained or not."""
     if not run.config.encoder.checkpoint:
-        return trained.without_weights(run.config.encoder.name, image_size=run.config.data.image_size, dtype=run.dtype)
+        return inverter.initial_encoder(run)
     workdir = run.resolve(run.config.encoder.checkpoint)
     stage = run.stages.get(workdir)
     if stage is not None and stage.task == "classifier":

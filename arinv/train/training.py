@@ -44,6 +44,7 @@ class TrainSetup:
       start: puts the weights of earlier trainings into a new state; not called where a run resumes.
       notices: name of a metric -> message for when it is above 0.
       normalization: of the encoder's pixels, for the report.
+      host_features: images uint8 [b, S, S, 3] -> arrays by name that batches have besides; None for none.
     """
 
     networks: Mapping[str, tuple[Any, tuple[jax.ShapeDtypeStruct, ...]]]
@@ -57,6 +58,7 @@ class TrainSetup:
     start: Callable[[TrainState], TrainState] | None = None
     notices: Mapping[str, str] = dataclasses.field(default_factory=dict)
     normalization: Normalization = "none"
+    host_features: Callable[[np.ndarray], Mapping[str, np.ndarray]] | None = None
 
     def init(self, key: jax.Array) -> TrainState:
         """Returns the state at step 0."""
@@ -119,6 +121,7 @@ def train(
     check_data(config, train, test)
     batches = make_batches(run, train)
     setup = build(run, encoder, train.info, batches.steps_per_epoch)
+    batches = _extend(batches, setup)
     description = dict(setup.description)
     if encoder is not None:
         description[descriptions.WEIGHTS] = encoder.fingerprint
@@ -159,6 +162,11 @@ def train(
         results = evaluate(state, num_steps)
         writer.scalars(num_steps, {f"test/{name}": value for name, value in results.items()})
     return results
+
+
+def _extend(batches: Any, setup: TrainSetup) -> Any:
+    """Returns batches with the features that the host computes."""
+    return data.ExtendedBatches(batches, setup.host_features) if setup.host_features else batches
 
 
 def make_batches(run: Run, source: data.Source) -> Batches:
@@ -268,7 +276,7 @@ def _make_evaluate(
     """Returns a function of (state, step) that evaluates on the test source and saves a figure."""
     config, mesh = run.config, run.mesh
     eval_step = jax.jit(lambda variables, *others: setup.eval_step(parallel.gather(variables, mesh), *others))
-    batches = data.eval_batches(data.load_arrays(test), batch_size=config.batch_size, rows=run.rows)
+    batches = _extend(data.eval_batches(data.load_arrays(test), batch_size=config.batch_size, rows=run.rows), setup)
 
     def evaluate(state: TrainState, step: int) -> dict[str, float]:
         results, images = collect(

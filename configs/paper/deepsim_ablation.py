@@ -11,15 +11,13 @@ recorded yet.
 
 Arguments: scale, encoder (caffenet), options, dataset, data_dir, metrics, lpips, dtype and smoke of
 configs/paper/README.md (eps has no effect), and
-  layer             the inverted one: conv5, fc6, fc7 or fc8
+  layer             the inverted one: conv5 (below 192 px with the generator that mirrors the encoder), fc6, fc7 or fc8
   parts             joined by "+": all, no_pixel, no_feature, no_adversarial
   standard_encoder  trained CaffeNet, which is used instead of a new one
   image_size        side in pixels; 0: the scale's
 
 Stages: standard_encoder; for each part PART_inverter and PART_evaluation; report.
 """
-
-from ml_collections import ConfigDict
 
 from configs import tasks
 from configs.paper import setting
@@ -36,29 +34,13 @@ def get_config(arg=None):
     """Returns the stages: the encoder, an inverter and its evaluation for each part, the report."""
     own = {"layer": "fc6", "parts": "+".join(_PARTS), "standard_encoder": "", "image_size": 0}
     args = setting.parse(arg, paper=_PAPER, small=_SMALL, smoke=_SMOKE, **own)
-    if args.layer not in _LAYERS:
-        raise ValueError(f"unknown layer {args.layer!r}; known: {', '.join(_LAYERS)}")
-    args.metrics = "+".join(dict.fromkeys([*args.metrics.split("+"), "normalized_error"]))
-    standard = ConfigDict({**args.to_dict(), "eps": 0.0})
-    stages, checkpoint = {}, args.standard_encoder or "stage:standard_encoder"
-    if not args.standard_encoder:
-        stages["standard_encoder"] = tasks.classifier(standard, title="standard encoder")
-    entries = {}
-    for part in dict.fromkeys(filter(None, args.parts.split("+"))):
-        if part not in _PARTS:
-            raise ValueError(f"unknown part {part!r} in parts={args.parts}; known: {', '.join(_PARTS)}")
-        title = part.replace("_", " ")
-        stage = tasks.inverter(standard, checkpoint, title=f"{args.layer} inverter, {title}")
-        stage.encoder.generator, stage.loss.feature_layer = "deepsim", "conv5"
-        if _PARTS[part]:
-            stage.loss[_PARTS[part]] = 0.0
-        stages[f"{part}_inverter"] = stage
-        stages[f"{part}_evaluation"] = tasks.evaluate(
-            standard,
-            f"stage:{part}_inverter",
-            title=f"{title} evaluation",
-            attack_from=next(iter(entries.values()), ""),
-        )
-        entries[title] = f"stage:{part}_evaluation"
+    setting.choose(args.layer, _LAYERS, "layer")
+    standard, stages, checkpoint = setting.standard_encoder(args)
+    shared = {"generator": setting.deepsim_generator(args.encoder, args.layer, args.image_size)}
+    rows = {}
+    for part in setting.choose(args.parts, tuple(_PARTS), "parts"):
+        left_out = {_PARTS[part]: 0.0} if _PARTS[part] else {}
+        rows[part] = setting.Inversion(fields={"encoder": shared, "loss": {"feature_layer": "conv5", **left_out}})
+    trainings, entries = setting.inversions(standard, checkpoint, rows)
     title = f"Parts of DeePSiM's loss, {args.layer} (Dosovitskiy & Brox 2016)"
-    return setting.finish(args, stages, tasks.comparison(entries, title=title, text=_TEXT))
+    return setting.finish(args, stages | trainings, tasks.comparison(entries, title=title, text=_TEXT))

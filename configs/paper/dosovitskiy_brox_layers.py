@@ -19,14 +19,12 @@ Stages: standard_encoder; for each layer LAYER_inverter, LAYER_evaluation, LAYER
 LAYER_autoencoder_evaluation; report.
 """
 
-from ml_collections import ConfigDict
-
 from configs import tasks
 from configs.paper import setting
 
 _PAPER = {"dataset": "imagenet2012", "image_size": 227, "loss": "euclidean"}
 _SMALL = {"dataset": "cifar10", "image_size": 64, "loss": "euclidean"}
-_SMOKE = {"layers": "conv5+fc8", "image_size": 64, "options": "dense_width:16"}
+_SMOKE = {"layers": "conv5", "image_size": 64, "options": "dense_width:16"}
 _TEXT = (
     "Images were reconstructed from each layer of one encoder, by one generator for each; of an autoencoder, a copy of "
     "the encoder was trained with its generator."
@@ -40,32 +38,13 @@ def get_config(arg=None):
     args = setting.parse(
         arg, paper={**_PAPER, "encoder": "caffenet"}, small={**_SMALL, "encoder": "caffenet"}, smoke=_SMOKE, **own
     )
-    args.metrics = "+".join(dict.fromkeys([*args.metrics.split("+"), "normalized_error"]))
-    standard = ConfigDict({**args.to_dict(), "eps": 0.0})
-    stages, checkpoint = {}, args.standard_encoder or "stage:standard_encoder"
-    if not args.standard_encoder:
-        stages["standard_encoder"] = tasks.classifier(standard, title="standard encoder")
-    entries = {}
-    for layer in dict.fromkeys(filter(None, args.layers.split("+"))):
-        if layer not in _LAYERS:
-            raise ValueError(f"unknown layer {layer!r} in layers={args.layers}; known: {', '.join(_LAYERS)}")
-        standard.layer = layer
-        stage = tasks.inverter(standard, checkpoint, title=f"{layer} inverter")
-        stage.encoder.generator = "dosovitskiy_brox"
-        stages[f"{layer}_inverter"] = stage
-        stages[f"{layer}_evaluation"] = tasks.evaluate(
-            standard,
-            f"stage:{layer}_inverter",
-            title=f"{layer} evaluation",
-            attack_from=next(iter(entries.values()), ""),
-        )
-        entries[layer] = f"stage:{layer}_evaluation"
+    standard, stages, checkpoint = setting.standard_encoder(args)
+    rows = {}
+    for layer in setting.choose(args.layers, _LAYERS, "layers"):
+        own = {"layer": layer, "generator": "dosovitskiy_brox"}
+        rows[layer] = setting.Inversion(fields={"encoder": own})
         if args.autoencoders:
-            name = f"{layer}_autoencoder"
-            stages[name] = stage.copy_and_resolve_references()
-            stages[name].update({"title": f"{layer} autoencoder", "encoder": {"train": True}})
-            title = f"{layer} autoencoder evaluation"
-            stages[f"{name}_evaluation"] = tasks.evaluate(standard, f"stage:{name}", title=title)
-            entries[f"{layer} autoencoder"] = f"stage:{name}_evaluation"
+            rows[f"{layer}_autoencoder"] = setting.Inversion(fields={"encoder": {**own, "train": True}})
+    trainings, entries = setting.inversions(standard, checkpoint, rows)
     title = "Reconstructions from every layer (Dosovitskiy & Brox 2016)"
-    return setting.finish(args, stages, tasks.comparison(entries, title=title, text=_TEXT))
+    return setting.finish(args, stages | trainings, tasks.comparison(entries, title=title, text=_TEXT))

@@ -4,14 +4,16 @@
     python -m arinv --config=configs/paper/dosovitskiy_brox_table2.py:scale=paper --workdir=runs/paper2
 
 Inverting Visual Representations with Convolutional Networks: one generator for each feature, trained with squared
-differences of pixels. The error is the mean distance divided by the mean distance between two test images. scale=paper:
+differences of pixels. The error is the mean distance divided by the mean distance between two test images; of SIFT the
+report has the number of keypoints in an image as well. scale=paper:
 ImageNet at 256 px, 15 epochs, an accelerator; scale=small: the photographs of the package at 64 px, 2 epochs on two
 cores. Time and result: not recorded yet.
 
 Arguments: scale, dataset, data_dir, metrics, lpips, dtype and smoke of configs/paper/README.md (encoder, options
 and eps have no effect), and
-  features    joined by "+": hog, lbp, sift (needs the extra `sift`; from 128 px) and sift_skimage (another library)
-  image_size  side in pixels, a multiple of 64; 0: the scale's
+  features      joined by "+": hog, lbp, sift (needs the extra `sift`; from 128 px) and sift_skimage (another library)
+  first_octave  of SIFT: 0, or -1 for smaller keypoints
+  image_size    side in pixels, a multiple of 64; 0: the scale's
 
 Stages: for each feature FEATURE_inverter and FEATURE_evaluation; report.
 """
@@ -30,15 +32,15 @@ _KNOWN = ("hog", "sift", "sift_skimage", "lbp")
 
 def get_config(arg=None):
     """Returns the stages: an inverter and its evaluation for each feature, the report."""
-    own = {"features": "hog+lbp", "image_size": 0}
+    own = {"features": "hog+lbp", "first_octave": 0, "image_size": 0}
     args = setting.parse(arg, paper=_PAPER, small=_SMALL, smoke=_SMOKE, **own)
     args.metrics = "+".join(dict.fromkeys([*args.metrics.split("+"), "normalized_error"]))
     stages, entries = {}, {}
-    for name in dict.fromkeys(filter(None, args.features.split("+"))):
-        if name not in _KNOWN:
-            raise ValueError(f"unknown feature {name!r} in features={args.features}; known: {', '.join(_KNOWN)}")
+    for name in setting.choose(args.features, _KNOWN, "features"):
         feature = ConfigDict({**args.to_dict(), "encoder": name, "eps": 0.0})
         stages[f"{name}_inverter"] = tasks.inverter(feature, "", title=f"{name} inverter")
+        if args.first_octave and name.startswith("sift"):
+            stages[f"{name}_inverter"].encoder.options = {"first_octave": args.first_octave}
         stages[f"{name}_evaluation"] = tasks.evaluate(feature, f"stage:{name}_inverter", title=f"{name} evaluation")
         entries[name] = f"stage:{name}_evaluation"
     args.encoder = args.features

@@ -4,9 +4,11 @@ scale=paper is the published set-up. scale=small is CIFAR-10 or the images at ha
 cores.
 """
 
+from typing import Any, NamedTuple
+
 from ml_collections import ConfigDict
 
-from configs import arguments, encoders, tasks
+from configs import arguments, encoders, study, tasks
 from configs.paper import published
 
 # Arguments of every table.
@@ -95,6 +97,120 @@ def finish(args: ConfigDict, stages: dict[str, ConfigDict], report: ConfigDict, 
             stage.metric_networks.alexnet = args.lpips
     report.title += f": measured with {args.encoder} on {args.dataset}"
     return tasks.experiment({**stages, name: report})
+
+
+def standard_encoder(args: ConfigDict) -> tuple[ConfigDict, dict[str, ConfigDict], str]:
+    """Returns the arguments of a standard encoder's inversions, its training and where it is.
+
+    Args:
+      args: resolved arguments with standard_encoder, a workdir or empty.
+
+    Returns:
+      The arguments, with eps of 0 and the normalized error among the metrics; stages, empty where the encoder is given;
+      and its workdir or "stage:standard_encoder".
+    """
+    metrics = "+".join(dict.fromkeys([*args.metrics.split("+"), "normalized_error"]))
+    standard = ConfigDict({**args.to_dict(), "eps": 0.0, "metrics": metrics})
+    if args.standard_encoder:
+        return standard, {}, args.standard_encoder
+    return (
+        standard,
+        {"standard_encoder": tasks.classifier(standard, title="standard encoder")},
+        "stage:standard_encoder",
+    )
+
+
+class Inversion(NamedTuple):
+    """An inverter in an experiment that trains several of one encoder.
+
+    Attributes:
+      loss: a key of tasks.LOSSES; empty for that of the arguments.
+      fields: nested, of the inverter's config, where they differ from its defaults.
+    """
+
+    loss: str = ""
+    fields: dict[str, Any] = {}
+
+
+def inversions(
+    args: ConfigDict, checkpoint: str, rows: dict[str, Inversion]
+) -> tuple[dict[str, ConfigDict], dict[str, str]]:
+    """Returns the trainings and evaluations of inverters of one encoder, which is attacked once.
+
+    Args:
+      args: resolved arguments of the inverters and of the evaluations.
+      checkpoint: workdir of the encoder, or "stage:NAME".
+      rows: name -> inverter; those that train their encoder are evaluated with their own.
+
+    Returns:
+      Stage name -> config, NAME_inverter (NAME where it trains its encoder) and NAME_evaluation; and name, with spaces
+      -> "stage:NAME_evaluation".
+    """
+    stages, entries, attacked = {}, {}, ""
+    for name, row in rows.items():
+        label = name.replace("_", " ")
+        stage = tasks.inverter(args, checkpoint, loss_name=row.loss)
+        stage.update(row.fields)
+        training, attack_from = name, ""
+        if not stage.encoder.train:
+            training, attack_from, attacked = f"{name}_inverter", attacked, attacked or f"stage:{name}_evaluation"
+        stage.title = training.replace("_", " ")
+        stages[training] = stage
+        stages[f"{name}_evaluation"] = tasks.evaluate(
+            args, f"stage:{training}", title=f"{label} evaluation", attack_from=attack_from
+        )
+        entries[label] = f"stage:{name}_evaluation"
+    return stages, entries
+
+
+def deepsim_generator(encoder: str, layer: str, image_size: int) -> str:
+    """Returns the generator variant of DeePSiM for a layer of an encoder, or the default where it does not fit.
+
+    The published generator of conv5 returns images of 192 px and more.
+    """
+    fits = layer in ("fc6", "fc7", "fc8") or image_size >= 192
+    return "deepsim" if encoder == "caffenet" and fits else "default"
+
+
+def studied(args: ConfigDict, stages: dict[str, ConfigDict], *, probes: str, title: str) -> ConfigDict:
+    """Returns the study of all inverters among the stages.
+
+    Args:
+      args: resolved arguments.
+      stages: name -> config.
+      probes: names joined by "+".
+      title: heading of its report.
+    """
+    inverters = {name: f"stage:{name}" for name, stage in stages.items() if stage.task == "inverter"}
+    own = ConfigDict({**args.to_dict(), "images": "", "probes": probes})
+    return study.study(own, inverters, title=title)
+
+
+def sheets(stage: ConfigDict) -> dict[str, str]:
+    """Returns heading -> file of the sheets of an experiment's stage "study".
+
+    Args:
+      stage: the study.
+    """
+    return {f"Study: {probe}": f"stage:study/{probe}.png" for probe in stage.probes}
+
+
+def choose(text: str, known: tuple[str, ...], name: str) -> list[str]:
+    """Returns the names in an argument, each once.
+
+    Args:
+      text: names joined by "+".
+      known: the allowed ones.
+      name: of the argument.
+
+    Raises:
+      ValueError: an unknown name.
+    """
+    names = list(dict.fromkeys(filter(None, text.split("+"))))
+    for value in names:
+        if value not in known:
+            raise ValueError(f"unknown {name.removesuffix('s')} {value!r} in {name}={text}; known: {', '.join(known)}")
+    return names
 
 
 def report(number: str, entries: dict, *, names: dict[str, str] | None = None, text: str = "", **options) -> ConfigDict:

@@ -9,6 +9,8 @@ import pytest
 from arinv import command_line, main, tasks
 from configs.paper import (
     deepsim_ablation,
+    deepsim_layers,
+    deepsim_vae,
     dosovitskiy_brox_layers,
     dosovitskiy_brox_table2,
     generative_encoder_figures,
@@ -20,6 +22,7 @@ from configs.paper import (
     table2,
     table4,
     table5,
+    table7,
     table10,
     table_a2,
 )
@@ -44,7 +47,7 @@ def stages_of(config):
 def test_every_table_has_a_config():
     assert {name.removeprefix("paper/") for name in NAMES} == {
         *(f"table{i}" for i in range(1, 11)), "table_a1", "table_a2", "table_a3", "figures",
-        "dosovitskiy_brox_table2", "dosovitskiy_brox_layers", "deepsim_ablation",
+        "dosovitskiy_brox_table2", "dosovitskiy_brox_layers", "deepsim_ablation", "deepsim_layers", "deepsim_vae",
         "generative_encoder_table2", "generative_encoder_table3", "generative_encoder_figures",
     }  # fmt: skip
     others = {"Dosovitskiy & Brox 2", *(f"Generative Encoder {i}" for i in (2, 3, 4))}
@@ -249,6 +252,57 @@ def test_generative_encoder_has_one_generator_and_an_autoencoder_for_each_operat
     for module, arg in ((generative_encoder_figures, "figures=3"), (generative_encoder_table3, "latent_sizes=a")):
         with pytest.raises(ValueError, match="unknown figure '3'|latent_sizes='a' must be"):
             module.get_config(arg)
+
+
+def test_deepsim_s_variational_autoencoders_have_the_terms_of_their_set_ups():
+    config = deepsim_vae.get_config("scale=paper")
+    stages = stages_of(config)
+    terms = {name: [bool(stages[f"{name}_vae"].loss[term]) for term in ("pixel", "adversarial", "feature")]
+             for name in deepsim_vae._SETUPS}  # fmt: skip
+    assert terms["pixel"] == [True, False, False] and terms["pixel_adversarial"] == [True, True, False]
+    assert terms["pixel_feature"] == [True, False, True]
+    assert all(terms[name] == [True] * 3 for name in ("unsupervised", "unsupervised_random", "conv5", "fc6"))
+    losses = {name: stages[f"{name}_vae"].loss for name in terms}
+    assert {name for name, loss in losses.items() if loss.comparator} == {
+        "pixel_feature", "unsupervised", "unsupervised_random",
+    }  # fmt: skip
+    assert losses["fc6"].feature_layer == "fc6" and all(loss.divergence == 1 for loss in losses.values())
+    random = stages["unsupervised_random_vae"].encoder
+    assert (random.start, random.checkpoint, random.latent_size) == ("random", "", 256)
+    assert stages["comparator"].encoder.start == "random" and not stages["comparator"].loss.feature
+    assert tuple(stages["study"].probes) == ("sample", "interpolate") and len(stages["study"].order) == 7
+    alone = deepsim_vae.get_config("setups=unsupervised_random")
+    assert alone.order[:2] == ("comparator", "unsupervised_random_vae"), "no label is read"
+    assert "comparator" not in deepsim_vae.get_config("setups=pixel+conv5").order
+    with pytest.raises(ValueError, match="unknown setup 'vgg'"):
+        deepsim_vae.get_config("setups=vgg")
+
+
+def test_deepsim_is_a_row_of_table_7_beside_the_published_one():
+    stages = table7.get_config("deepsim=true").stages
+    assert stages.deepsim_inverter.encoder.checkpoint == "stage:standard_encoder"
+    assert (stages.deepsim_inverter.loss.pause, stages.deepsim_inverter.encoder.generator) == (0.1, "default")
+    assert stages.comparison.order == ("standard", "robust", "DeePSiM") and "deepsim_encoder" not in stages
+    stages = table7.get_config("deepsim=true,scale=paper").stages
+    inverter = stages.deepsim_inverter
+    assert (inverter.encoder.name, inverter.encoder.layer, inverter.encoder.generator) == (
+        "caffenet",
+        "conv5",
+        "deepsim",
+    )
+    assert inverter.encoder.checkpoint == "stage:deepsim_encoder" and stages.deepsim_encoder.attack.eps == 0
+    assert inverter.data.image_size == stages.comparison.data.image_size == 224
+    given = table7.get_config("deepsim=true,standard_inverter=zoo:a,robust_inverter=zoo:b").stages
+    assert given.deepsim_inverter.encoder.checkpoint == "stage:deepsim_encoder"
+    assert "DeePSiM" not in table7.get_config("").stages.comparison.order
+
+
+def test_layers_of_deepsim_stand_beside_generators_of_pixels():
+    stages = deepsim_layers.get_config("scale=paper").stages
+    assert stages.conv5_inverter.encoder.generator == stages.fc6_pixels_inverter.encoder.generator == "deepsim"
+    assert stages.conv5_inverter.loss.adversarial == 100 and not stages.conv5_pixels_inverter.loss.adversarial
+    assert deepsim_layers.get_config("").stages.conv5_inverter.encoder.generator == "default", "of 64 px"
+    assert stages.report.figures["Study: reencode"] == "stage:study/reencode.png"
 
 
 def test_small_denoisers_are_trained_at_their_encoders_size():

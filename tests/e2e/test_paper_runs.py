@@ -23,8 +23,13 @@ SLOW = {
     "generative_encoder_table2": "",
     "generative_encoder_table3": "",
     "generative_encoder_figures": "",
+    "deepsim_layers": "",
+    "deepsim_vae": "",
 }
-WITHOUT_FIGURES = ("figures", "dosovitskiy_brox_layers", "deepsim_ablation", "generative_encoder_figures")
+WITHOUT_FIGURES = (
+    "figures", "dosovitskiy_brox_layers", "deepsim_ablation", "deepsim_layers", "deepsim_vae",
+    "generative_encoder_figures",
+)  # fmt: skip
 MARK = "\N{DAGGER}"
 PUBLISHED_ROWS = {
     "dosovitskiy_brox_table2": f"Hoggles {MARK}",

@@ -135,7 +135,7 @@ def test_loaded_autoencoder_encodes_and_decodes(networks):
     images = jax.random.uniform(jax.random.key(0), (2, 16, 16, 3))
     codes = trained.encode_fn(images)
     assert codes.shape == (2, 4)
-    expected = trained.module.apply(trained.variables, images)
+    expected = jax.jit(trained.module.apply)(trained.variables, images)
     np.testing.assert_allclose(trained.decode_fn(codes), expected, atol=1e-6)
     assert repr(trained).startswith("Trained('autoencoder', networks='conv', image_size=16")
     np.testing.assert_allclose(trained.reconstruct(images), expected, atol=1e-6)
@@ -149,7 +149,9 @@ def test_autoencoder_step_trains_on_generated_and_degraded_images(networks, key)
     generator = arinv.load(networks / "gan")
     module = models.build_autoencoder("conv", image_size=16, latent_size=4)
     optimizer, operator = optax.sgd(1e-2), build_operator("mask")
-    state = TrainState.create(key, {"autoencoder": (module, (jnp.zeros((1, 16, 16, 3)),))}, {"autoencoder": optimizer})
+    networks_of = {"autoencoder": (module, (jnp.zeros((1, 16, 16, 3)),))}
+    state = jax.jit(lambda key: TrainState.create(key, networks_of, {"autoencoder": optimizer}))(key)
+    apply = jax.jit(module.apply)
     step = autoencoder.make_train_step(
         module, optimizer, gan=generator.module, operator=operator, restoration=0.5, augmentation={}
     )
@@ -162,7 +164,7 @@ def test_autoencoder_step_trains_on_generated_and_degraded_images(networks, key)
     degraded = operator.degrade(image_keys(keys[2], jnp.arange(6)), every)
 
     def error(inputs):
-        return float(jnp.mean((module.apply(state.variables["autoencoder"], inputs) - every) ** 2))
+        return float(jnp.mean((apply(state.variables["autoencoder"], inputs) - every) ** 2))
 
     means = {name: float(total / count) for name, (total, count) in metrics.items()}
     assert means["loss_reconstruction"] == pytest.approx(error(every), rel=1e-4)

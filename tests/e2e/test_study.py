@@ -1,14 +1,16 @@
 """Studies as a task: files, kills that resume to the same results, images of a folder, mistakes."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from configured import configure
 from PIL import Image
-from untrained import write_encoder, write_inverter
+from untrained import write_encoder, write_inverter, write_shallow_inverter
 
 from arinv import main
+from arinv.apps.studies import Sheet
 from arinv.apps.studies import study as task
 from arinv.errors import UserError
 from arinv.experiment.cache import ResultCache
@@ -49,6 +51,20 @@ def test_study_writes_sheets_curves_and_one_table(studied):
     assert "Shifted hue" in (studied / "report.html").read_text()
 
 
+def test_sheet_has_the_images_of_all_inverters_once(monkeypatch):
+    rows = {}
+    monkeypatch.setattr(task, "labelled_grid", lambda tiles, **options: rows.update(tiles) or options["columns"])
+    images, other = np.zeros((2, 4, 4, 3), np.uint8), np.ones((2, 4, 4, 3), np.uint8)
+    shared = {"image": images, "hue": images}
+    first = Sheet({**shared, "decoded": images}, {}, {"hue": (np.zeros(2), np.ones(2))})
+    second = Sheet({**shared, "decoded": other}, {}, {"hue": (np.ones(2), np.ones(2))})
+    network = SimpleNamespace(image_size=4, encoder=SimpleNamespace(description={"class_names": ["a", "b"]}))
+    subject = SimpleNamespace(inverter=network)
+    columns = task._draw({"a": first, "b": second}, {"a": subject, "b": subject}, ("a cat.jpg and more", "b"))
+    assert columns == ["a cat.jpg and", "b"]
+    assert list(rows) == ["image", "a: hue", "a: decoded", "b: hue", "b: decoded"]
+
+
 def test_study_killed_at_five_moments_ends_in_the_same_results(untrained, studied, tmp_path, monkeypatch):
     """Each start computes one part more than the last and is killed; the sixth finishes."""
     save, run, parts = ResultCache.save, task._Subject.run, []
@@ -73,6 +89,13 @@ def test_study_killed_at_five_moments_ends_in_the_same_results(untrained, studie
     for path in studied.iterdir():
         if path.is_file() and path.suffix != ".npz":
             assert (tmp_path / path.name).read_bytes() == path.read_bytes(), path.name
+
+
+def test_study_of_hog_finds_no_change_with_the_brightness(tmp_path):
+    write_shallow_inverter(tmp_path / "hog", seed=0)
+    main.run(configure(study, f"smoke=True,probes=brightness,inverters={tmp_path}/hog"), tmp_path / "out")
+    numbers = json.loads((tmp_path / "out" / "results.json").read_text())["inverters"]["hog"]["probes"]
+    assert numbers["brightness"]["change, x 10"] < 0.05, "HOG is relative to the contrast of its blocks"
 
 
 def test_study_of_a_folder_of_images(untrained, tmp_path):

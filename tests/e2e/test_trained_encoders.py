@@ -1,12 +1,14 @@
 """Encoders that are trained with their generators: autoencoders of a layer."""
 
+import contextlib
+
 import jax
 import numpy as np
 import pytest
 from configured import configure
 
 import arinv
-from arinv import main
+from arinv import distributed, main
 from arinv.errors import UserError
 from arinv.train import inverter as task
 from configs import inverter
@@ -42,16 +44,78 @@ def test_encoder_moves_with_its_generator_and_is_loaded(untrained, trained):
     np.testing.assert_allclose(after.reconstruct(images), expected, atol=1e-5)
 
 
-def test_trained_encoder_resumes_from_its_checkpoint(untrained, trained, tmp_path):
-    main.run(config_of(untrained, num_steps=1), tmp_path / "one")
-    one, two = arinv.load(tmp_path / "one"), arinv.load(trained)
-    assert one.fingerprint != two.fingerprint
-    again = config_of(untrained)
-    main.run(again, tmp_path / "two")
-    assert arinv.load(tmp_path / "two").fingerprint == two.fingerprint
+def test_trained_encoder_resumes_from_its_checkpoint(untrained, trained, tmp_path, monkeypatch):
+    """Stopped by SIGTERM after the first of two steps."""
+    with monkeypatch.context() as patch, pytest.raises(SystemExit):
+        patch.setattr(distributed, "stoppable", lambda _: contextlib.nullcontext(lambda done: done >= 1))
+        main.run(config_of(untrained), tmp_path)
+    first = arinv.load(tmp_path).fingerprint
+    main.run(config_of(untrained), tmp_path)
+    assert arinv.load(tmp_path).fingerprint == arinv.load(trained).fingerprint != first
 
 
 def test_encoders_without_weights_are_not_trained():
     config = configure(inverter, "smoke=True,encoder=hog,loss=euclidean,train_encoder=True").stages.inverter
     with pytest.raises(UserError, match="encoder.train must be False: encoder 'hog' has no weights"):
         task.check(config)
+
+
+def vae_of(untrained, **changes):
+    arguments = f"smoke=True,image_size=16,loss=pixel,encoder_checkpoint={untrained}/robust_encoder,latent_size=5"
+    config = inverter.get_config(arguments).stages.inverter
+    config.update_from_flattened_dict(changes)
+    return config
+
+
+@pytest.fixture(scope="module")
+def variational(untrained, tmp_path_factory):
+    """A finished smoke run of a variational autoencoder that starts from random weights."""
+    workdir = tmp_path_factory.mktemp("variational")
+    changes = {"encoder.checkpoint": "", "encoder.start": "random", "encoder.options": {"width": 2}}
+    main.run(vae_of(untrained, **changes), workdir)
+    return workdir
+
+
+def test_variational_autoencoder_is_loaded_with_its_encoder_and_samples(variational):
+    network = arinv.load(variational)
+    assert (network.layer, network.latent_size, network.description["encoded_layer"]) == ("latent", 5, "conv5")
+    images = np.random.default_rng(0).random((2, 16, 16, 3), np.float32)
+    latents = network.features_fn(images)["latent"]
+    assert latents.shape == (2, 5)
+    np.testing.assert_allclose(network.reconstruct(images), network.decode_fn(latents), atol=1e-5)
+    samples = network.sample(jax.random.key(1), 3)
+    expected = network.decode_fn(jax.random.normal(jax.random.key(1), (3, 5)))
+    np.testing.assert_allclose(samples, expected, atol=1e-5)
+
+
+def test_variational_autoencoder_is_a_comparator(untrained, variational, tmp_path):
+    config = vae_of(untrained)
+    config.loss.update({"feature": 1.0, "comparator": str(variational), "feature_layer": "conv3"})
+    config.num_steps = 1
+    main.run(config, tmp_path / "own")
+    config.loss.update({"comparator": str(untrained / "robust_encoder"), "feature_layer": "conv4"})
+    task.check(config)
+    before, after = arinv.load(untrained / "robust_encoder"), arinv.load(tmp_path / "own")
+    start, end = before.variables["params"], after.parent.variables["params"]["encoder"]
+    moved = np.abs(start["conv1"]["kernel"] - end["conv1"]["kernel"])
+    assert 0 < moved.max() < 0.1, "it starts from the weights of the checkpoint"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"encoder.train": False}, "encoder.latent_size=5 needs encoder.train=True"),
+        ({"loss.divergence": 0.0}, "must both be above 0"),
+        ({"encoder.start": "random"}, "an empty encoder.checkpoint"),
+        ({"encoder.start": "random", "encoder.checkpoint": "", "encoder.layer": "fc6"}, "must be one of conv1"),
+        (
+            {"encoder.start": "random", "encoder.checkpoint": "", "loss.feature_layer": "fc7"},
+            "loss.feature_layer='fc7' must be one of conv1",
+        ),
+        ({"loss.divergence": -1.0}, "must both be above 0"),
+        ({"encoder.start": "zeros"}, "unknown encoder.start 'zeros'"),
+    ],
+)
+def test_mistakes_of_variational_autoencoders_are_one_line(untrained, changes, message):
+    with pytest.raises(UserError, match=message):
+        task.check(vae_of(untrained, **changes))

@@ -81,7 +81,7 @@ def run(run: Run) -> dict[str, Any]:
             "measured, accuracies are not"
         )
     arrays = data.load_arrays(test)
-    run_pass = _make_pass(run, arrays)
+    run_pass = _make_pass(run, arrays, encoder.module)
 
     run.begin()
     if figures is None:
@@ -97,6 +97,10 @@ def run(run: Run) -> dict[str, Any]:
                 numbers[name] = finish(numbers[name], arrays["image"].astype(np.float32) / 255)
         per_image |= numbers
         totals = measure.finish()
+        if "keypoints" in numbers:
+            module = encoder.module
+            text = f"keypoints of SIFT in an image, by {module.library} from octave {module.first_octave}"
+            totals["variants"]["keypoints"] = text
     results = _summarize(per_image) | {
         **totals,
         "attack": {**attacks.make_attack(**attack).keywords, "name": attack_name} if attack["eps"] > 0 else None,
@@ -150,10 +154,12 @@ def _decisive(config: dict) -> dict:
     return {"attack.name": "pgd"} | fields
 
 
-def _make_pass(run: Run, arrays: Mapping[str, np.ndarray]) -> Callable[..., tuple[dict, dict]]:
+def _make_pass(run: Run, arrays: Mapping[str, np.ndarray], encoder: Any) -> Callable[..., tuple[dict, dict]]:
     """Returns a function that runs an evaluation step over all batches with a progress bar."""
     config, mesh = run.config, run.mesh
     batches = data.eval_batches(arrays, batch_size=config.batch_size, **batch_rows(config))
+    if encoder.has_host_features:
+        batches = data.ExtendedBatches(batches, encoder.host_features)
 
     def run_pass(title, eval_step, variables, absorb=lambda results, mask: results):
         jitted = jax.jit(eval_step)

@@ -39,6 +39,7 @@ class Options:
       top: number of the largest entries of a vector that are kept, or set to zero.
       factors: of the brightness.
       iterations: of re-encoding that are shown, ascending.
+      has_prior: whether N(0, I) is the prior of the features, as of a variational autoencoder's latents.
     """
 
     mean_distance: float
@@ -53,6 +54,7 @@ class Options:
     top: int = 5
     factors: tuple[float, ...] = (0.1, 10.0)
     iterations: tuple[int, ...] = (1, 2, 4, 6, 8, 12, 16, 20)
+    has_prior: bool = False
 
 
 class Sheet(NamedTuple):
@@ -138,16 +140,16 @@ def interpolate(key: Array, encode: Encode, decode: DecodeFn, images: Array, opt
 
 
 def sample(key: Array, encode: Encode, decode: DecodeFn, images: Array, options: Options) -> Sheet:
-    """Returns images of random features: of each entry's histogram, and of one truncated Gaussian for all entries.
+    """Returns images of random features: of each entry's histogram, one truncated Gaussian for all, and the prior.
 
     Args:
       key: PRNG key of the samples.
       encode: images -> features.
       decode: features -> images.
       images: [N, H, W, 3] in [0, 1]; as many features are sampled.
-      options: reference, scale and mean_distance are read.
+      options: reference, scale and has_prior are read.
 
-    Source: Dosovitskiy & Brox 2016, section 5.5.
+    Source: Dosovitskiy & Brox 2016, section 5.5; of the prior, "Generating images ...", figure 7.
     """
     keys = jax.random.split(key)
     reference = encode(options.reference)
@@ -157,6 +159,8 @@ def sample(key: Array, encode: Encode, decode: DecodeFn, images: Array, options:
         f"histogram x {options.scale:g}": options.scale * sampled,
         "Gaussian": sample_gaussian(keys[1], reference, count=len(images)),
     }
+    if options.has_prior:
+        forms["N(0, I)"] = jax.random.normal(jax.random.fold_in(key, 2), sampled.shape)
     rows = {name: decode(form) for name, form in forms.items()}
     numbers = {"zeros, images": _zeros(encode(images))}
     numbers |= {f"zeros, {name}": _zeros(form) for name, form in forms.items()}
@@ -263,8 +267,8 @@ def grey(key: Array, encode: Encode, decode: DecodeFn, images: Array, options: O
     """
     del key
     inputs = jnp.broadcast_to(grey_values(images), images.shape)
-    rows = {"image": images, "reconstruction": decode(encode(images)), "grey": inputs, "from grey": None}
-    rows["from grey"] = decode(encode(inputs))
+    rows = {"image": images, "reconstruction": decode(encode(images))}
+    rows |= {"grey": inputs, "from grey": decode(encode(inputs))}
     numbers = {
         "error, reconstruction": _error(images, rows["reconstruction"], options=options),
         "error, from grey": _error(images, rows["from grey"], options=options),
@@ -294,8 +298,8 @@ def objects(key: Array, encode: Encode, decode: DecodeFn, images: Array, options
     ground = jnp.broadcast_to(jnp.mean(images, axis=(1, 2), keepdims=True), images.shape)
     empty = decode(encode(ground))
     quarter = images.shape[2] // 4
-    forms = {name: _place(images, ground, shift) for name, shift in (("left", -quarter), ("right", quarter))}
-    forms = {"left": forms["left"], "centre": _place(images, ground, 0), "right": forms["right"]}
+    shifts = {"left": -quarter, "centre": 0, "right": quarter}
+    forms = {name: _place(images, ground, shift) for name, shift in shifts.items()}
     for turn in options.hues:
         forms[f"hue {360 * turn:.0f}"] = _place(shift_hue(images, turn), ground, 0)
     rows, numbers = {}, {}
@@ -365,17 +369,19 @@ class Probe(NamedTuple):
       run: (key, encode, decode, images, options) -> Sheet.
       text: a sentence below its sheet.
       x_label: of the curves; empty without curves.
+      is_random: whether its images are random samples, so that the columns of a sheet belong to no image.
     """
 
     run: Callable[[Array, Encode, DecodeFn, Array, Options], Sheet]
     text: str
     x_label: str = ""
+    is_random: bool = False
 
 
 PROBES: dict[str, Probe] = {
     "perturb": Probe(perturb, "Reconstructions from perturbed features", "entries set to zero (%)"),
     "interpolate": Probe(interpolate, "From the features of each image to those of the next", "way to the next (%)"),
-    "sample": Probe(sample, "Images of random features"),
+    "sample": Probe(sample, "Images of random features", is_random=True),
     "units": Probe(units, "The largest entries of each feature, one at a time"),
     "hue": Probe(hue, "Shifted hue; the encoder's prediction and its confidence under each image"),
     "brightness": Probe(brightness, "Images of other brightness"),

@@ -10,7 +10,7 @@ with perceptual similarity metrics based on deep networks".
 
 import functools
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -24,7 +24,7 @@ from arinv.errors import UserError, unknown
 from arinv.experiment import report
 from arinv.experiment.figures import caption, fit, labelled_grid, short_names, write_curves
 from arinv.experiment.run import Run, check_fields
-from arinv.experiment.trained import Trained, image_struct
+from arinv.experiment.trained import Trained
 from arinv.experiment.writer import progress_bar, write_arrays, write_png
 from arinv.ops.images import to_float, to_uint8
 from arinv.types import Array, DecodeFn, FeaturesFn, LogitsFn
@@ -173,15 +173,16 @@ class _Subject:
         features_fn = jax.device_put(self.inverter.features_fn, parallel.replicated(run.mesh))
         all_features_fn = jax.device_put(self.inverter.encoder.features_fn, parallel.replicated(run.mesh))
         decode_fn = jax.device_put(self.inverter.decode_fn, parallel.replicated(run.mesh))
-        logits_fn = jax.device_put(self.inverter.logits_fn, parallel.replicated(run.mesh))
+        has_logits = self.inverter.encoder.module.has_weights and self.inverter.encoder.module.num_classes > 1
+        logits_fn = has_logits and jax.device_put(self.inverter.logits_fn, parallel.replicated(run.mesh))
         self.encode = functools.partial(place, functools.partial(_encode, features_fn, layer=self.inverter.layer))
         self.decode = functools.partial(place, functools.partial(_decode, decode_fn, side=self.inverter.image_size))
-        has_logits = jax.eval_shape(logits_fn, image_struct(self.inverter.image_size)).shape[-1] > 1
         options = run.config.options.to_dict()
         self.options = Options(
             mean_distance=self.data.mean_distance,
             reference=to_float(self.data.reference),
             logits=functools.partial(place, functools.partial(_classify, logits_fn)) if has_logits else None,
+            has_prior=self.inverter.latent_size > 0,
             layers={n: functools.partial(place, functools.partial(_encode, all_features_fn, layer=n)) for n in layers},
             **{name: tuple(value) if isinstance(value, list) else value for name, value in options.items()},
         )
@@ -278,7 +279,8 @@ def _write_figures(
     row, images = PROBES[probe], {}
     if run.config.log.num_images:
         path = run.workdir / f"{probe}.png"
-        write_png(path, _draw(sheets, subjects, run.config.log.num_images))
+        names = () if row.is_random else next(iter(subjects.values())).data.names[: run.config.log.num_images]
+        write_png(path, _draw(sheets, subjects, names))
         images[row.text] = path
     first = next(iter(sheets.values()))
     if first.x:
@@ -291,20 +293,29 @@ def _write_figures(
     return images
 
 
-def _draw(sheets: Mapping[str, Sheet], subjects: Mapping[str, _Subject], count: int) -> np.ndarray:
-    """Returns the rows of all inverters as one image."""
+def _draw(sheets: Mapping[str, Sheet], subjects: Mapping[str, _Subject], columns: Sequence[str]) -> np.ndarray:
+    """Returns the rows of all inverters as one image; those that all share, such as the images, are there once."""
     tile = max(_TILE, *(subject.inverter.image_size for subject in subjects.values()))
     has_text, tiles = any(sheet.predictions for sheet in sheets.values()), {}
     for name, sheet in sheets.items():
         classes = subjects[name].inverter.encoder.description["class_names"] if sheet.predictions else ()
         for row, images in sheet.rows.items():
+            is_shared = all(_is_same_row(sheet, other, row) for other in sheets.values())
+            label = row if is_shared else f"{name}: {row}"
+            if label in tiles:
+                continue
             fitted = np.stack([fit(image, height=tile, width=tile) for image in images])
-            label = f"{name}: {row}" if len(sheets) > 1 else row
             pairs = zip(*sheet.predictions.get(row, ((), ())), strict=True)
             texts = [f"{classes[int(number)][:_LETTERS]} {confidence:.0%}" for number, confidence in pairs]
             tiles[label] = caption(fitted, texts) if has_text else fitted
-    names = [name[:_MOST_LETTERS] for name in next(iter(subjects.values())).data.names[:count]]
-    return labelled_grid(tiles, columns=names, min_tile=_TILE, font_size=14)
+    return labelled_grid(tiles, columns=[name[:_MOST_LETTERS] for name in columns], min_tile=_TILE, font_size=14)
+
+
+def _is_same_row(sheet: Sheet, other: Sheet, row: str) -> bool:
+    """Returns whether two sheets have the same images, and no predictions for them, in a row."""
+    has_predictions = row in sheet.predictions or row in other.predictions
+    same = row in other.rows and np.array_equal(sheet.rows[row], other.rows[row])
+    return sheet is other or (same and not has_predictions)
 
 
 def _results(

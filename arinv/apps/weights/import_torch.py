@@ -1,4 +1,4 @@
-"""Import of an encoder, a generator or a denoiser from a PyTorch checkpoint into a workdir like that of a training.
+"""Import of an encoder, a generator or a denoiser from a PyTorch or Caffe file into a workdir like that of a training.
 
 Inverters can be trained on it and evaluations run on it. Nothing in the file is executed. The task reports on stderr
 what it read, what it skipped, and which pixel normalisation it assumes and why.
@@ -21,6 +21,7 @@ from arinv.experiment.checkpoint import Checkpoints
 from arinv.experiment.run import Run
 from arinv.experiment.state import TrainState
 from arinv.experiment.trained import CLASSIFIER, DENOISER, GENERATOR, INVERTER, Trained
+from arinv.models import caffe
 from arinv.models.encoders.base import mean_std
 from arinv.models.pytorch import recognition
 from arinv.models.pytorch.weights import ON_UNKNOWN
@@ -35,7 +36,7 @@ def check(config: ConfigDict) -> None:
       UserError: no path, no encoder's workdir for a generator, or an unknown encoder, layer, option or norm.
     """
     if not config.path:
-        raise UserError("path is empty; name a .pt, .pth or .safetensors file")
+        raise UserError("path is empty; name a .pt, .pth, .safetensors or .caffemodel file")
     models.build(config.encoder.name, **config.encoder.options)
     norms.check_norm(config.attack.norm)
     if config.on_unknown not in ON_UNKNOWN:
@@ -170,16 +171,14 @@ def _read_generator(run: Run) -> tuple[dict[str, Any], Variables, dict[str, Any]
         "loss": {"name": "imported", "file": pathlib.Path(config.path).name},
     }
     trained.build_generator(description, encoder, dtype=jnp.float32)  # raises where its images have another size
-    variables = models.convert.load_torch_generator(
-        config.path,
-        config.encoder.name,
-        config.generator.layer,
-        on_unknown=config.on_unknown,
-        report=run.report,
-        image_size=config.image_size,
-        variant=variant,
-        encoder_options=encoder.description["options"],
-    )
+    place = (config.path, config.encoder.name, config.generator.layer)
+    options = {"image_size": config.image_size, "variant": variant, "encoder_options": encoder.description["options"]}
+    if pathlib.Path(config.path).suffix == caffe.SUFFIX:
+        variables = models.convert.load_caffe_generator(*place, **options)
+    else:
+        variables = models.convert.load_torch_generator(
+            *place, on_unknown=config.on_unknown, report=run.report, **options
+        )
     return description, variables, descriptions.report_size(encoder.description, config.image_size, config.title)
 
 

@@ -1,7 +1,8 @@
 """Descriptions of weight files and workdirs in words: the command `arinv info`.
 
-Of a PyTorch checkpoint: format, tensors, what wraps the weights, the encoders of the table that they fit, classes,
-normalization, and the command that imports it. Of a workdir: what was trained there. Nothing in a file is executed.
+Of a PyTorch checkpoint or a network of Caffe: format, tensors, what wraps the weights, the encoders of the table that
+they fit, classes, normalization, and the command that imports it; of Caffe's mean image, the mean. Of a workdir: what
+was trained there. Nothing in a file is executed.
 """
 
 import math
@@ -17,6 +18,7 @@ from absl import logging
 from arinv import models
 from arinv.errors import MISTAKE, UserError, user_line
 from arinv.experiment import checkpoint, trained, workdirs
+from arinv.models import caffe
 from arinv.models.encoders.base import mean_std
 from arinv.models.pytorch import recognition, weights
 from arinv.models.pytorch.convert import class_names
@@ -25,8 +27,9 @@ from arinv.models.pytorch.recognition import Fit
 
 _USAGE = """usage: python -m arinv info PATH ...
 
-Describes weight files (.pt, .pth, .safetensors): format, tensors, what wraps the weights, the encoders that they fit,
-classes, normalization, and the command that imports them; and workdirs of runs. Nothing in a file is executed."""
+Describes weight files (.pt, .pth, .safetensors, .caffemodel): format, tensors, what wraps the weights, the encoders
+that they fit, classes, normalization, and the command that imports them; and workdirs of runs. Nothing in a file is
+executed."""
 _PARENT = ",encoder_checkpoint=WORKDIR_OF_ITS_ENCODER"
 
 
@@ -56,7 +59,7 @@ def lines(path: str | pathlib.Path) -> list[str]:
     """Returns the description of a weight file, or of the workdir of a run or an experiment, in lines.
 
     Args:
-      path: of a .pt, .pth or .safetensors file, or of a directory.
+      path: of a .pt, .pth, .safetensors, .caffemodel or .binaryproto file, or of a directory.
 
     Raises:
       UserError: missing, damaged, or of another kind.
@@ -64,6 +67,8 @@ def lines(path: str | pathlib.Path) -> list[str]:
     path = pathlib.Path(path).expanduser()
     if path.is_dir():
         return _workdir_lines(path)
+    if path.suffix == caffe.MEAN_SUFFIX:
+        return _mean_lines(path)
     with open_torch(path) as file:
         return _file_lines(file)
 
@@ -99,7 +104,7 @@ def _file_lines(file: TorchFile) -> list[str]:
     rows = [("file", f"{file.path}, {file.form}"), ("tensors", f"{len(tensors)} with {numbers:,} numbers")]
     if recognized := recognition.recognize(file):
         return _format([*rows, *_encoder_rows(file, recognized)])
-    if generator := recognition.recognize_generator(file):
+    if generator := _generator(file):
         encoder, layer, variant = generator
         rows.append(("network", f"the generator of {encoder} {layer}, variant {variant}"))
         return _format([*rows, _import_row(file, f"encoder={encoder},layer={layer},variant={variant}", _PARENT)])
@@ -110,6 +115,29 @@ def _file_lines(file: TorchFile) -> list[str]:
         f"{file.path} fits no network of arinv: its tensors are {weights.abbreviate(tensors)}; encoders: "
         f"{', '.join(models.ENCODERS)}"
     )
+
+
+def _generator(file: TorchFile) -> tuple[str, str, str] | None:
+    """Returns encoder, layer and variant of the published generator that a file fits, or None."""
+    if file.path.suffix != caffe.SUFFIX:
+        return recognition.recognize_generator(file)
+    for layer in ("conv5", "fc6", "fc8"):
+        try:
+            models.convert.load_caffe_generator(file.path, "caffenet", layer, variant="deepsim")
+        except UserError:  # of another layer
+            continue
+        return "caffenet", layer, "deepsim"
+    return None
+
+
+def _mean_lines(path: pathlib.Path) -> list[str]:
+    mean = "+".join(f"{value:.6g}" for value in caffe.read_mean(path))
+    rows = [
+        ("file", f"{path}, a mean image of Caffe"),
+        ("mean", f"{mean}, of red, green and blue in [0, 1]"),
+        ("import", f"with the network, add mean={mean},std=1/255+1/255+1/255"),
+    ]
+    return _format(rows)
 
 
 def _encoder_rows(file: TorchFile, recognized: Sequence[Fit]) -> Iterator[tuple[str, str]]:

@@ -1,4 +1,4 @@
-"""Autoencoders: an encoder to a vector and a decoder from it."""
+"""Autoencoders: an encoder to a vector and a decoder from it; and those of an encoder's layer."""
 
 from typing import Any, NamedTuple
 
@@ -8,9 +8,29 @@ import jax.numpy as jnp
 
 from arinv.errors import unknown
 from arinv.models.autoencoders.conv_ae import ConvDecoder, ConvEncoder, GaussianEncoder, stage_widths
+from arinv.models.autoencoders.layer import (
+    LATENT,
+    Gaussian,
+    LayerAutoencoder,
+    VariationalAutoencoder,
+    VariationalEncoder,
+    variational_encoder,
+)
 from arinv.models.gans.progressive import ProgressiveGenerator, sizes
 from arinv.ops.inputs import check_count
 from arinv.types import Array
+
+__all__ = [
+    "AUTOENCODERS",
+    "LATENT",
+    "Autoencoder",
+    "Gaussian",
+    "LayerAutoencoder",
+    "VariationalAutoencoder",
+    "VariationalEncoder",
+    "build_autoencoder",
+    "variational_encoder",
+]
 
 
 class Autoencoder(nn.Module):
@@ -35,26 +55,6 @@ class Autoencoder(nn.Module):
     def decode(self, codes: Array) -> Array:
         """Returns the images of codes, in evaluation mode."""
         return self.decoder(codes)
-
-
-class LayerAutoencoder(nn.Module):
-    """An encoder up to a layer and the generator from there, whose variables are under their names.
-
-    The encoder runs in evaluation mode always: without dropout, and with the statistics it has.
-
-    Attributes:
-      encoder: images [B, H, W, C] in [0, 1] -> (logits, named features).
-      generator: features of the layer -> images.
-      layer: name of the feature.
-    """
-
-    encoder: nn.Module
-    generator: nn.Module
-    layer: str
-
-    def __call__(self, images: Array, *, train: bool = False) -> Array:
-        """Returns the reconstructions of images."""
-        return self.generator(self.encoder(images, train=False)[1][self.layer], train=train)
 
 
 class _Row(NamedTuple):

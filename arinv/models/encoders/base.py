@@ -14,6 +14,7 @@ import flax.errors
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from arinv.errors import UserError, unknown
 from arinv.ops.inputs import as_images
@@ -95,6 +96,7 @@ class Encoder(nn.Module):
       image_size: side in pixels of the images that it was designed for.
       smallest_side: side in pixels of the smallest images that it takes.
       has_fixed_head: whether weights with a head fit images of one size only.
+      has_host_features: whether `host_features` computes them, which come with a batch then.
       has_weights: False for a fixed function of the image, which has no classes either and is never trained.
       default_layer: the feature that is inverted unless another is named.
       style_layers: the features that styles are transferred at, the deepest first.
@@ -112,6 +114,7 @@ class Encoder(nn.Module):
     image_size: ClassVar[int]
     smallest_side: ClassVar[int] = 1
     has_fixed_head: ClassVar[bool] = False
+    has_host_features: ClassVar[bool] = False
     has_weights: ClassVar[bool] = True
     default_layer: ClassVar[str]
     style_layers: ClassVar[tuple[str, ...]]
@@ -140,6 +143,18 @@ class Encoder(nn.Module):
         Raises:
           UserError: one is missing.
         """
+
+    def host_features(self, images: np.ndarray) -> dict[str, np.ndarray]:
+        """Returns what a batch has of features that are computed on the host.
+
+        Args:
+          images: uint8 [B, H, W, 3].
+
+        Returns:
+          Arrays of B rows: "features", with "places" where they are sparse, see `arinv.ops.sift.spread`, and numbers
+          [B] that are reported.
+        """
+        raise NotImplementedError
 
     def feature_specs(self) -> dict[str, FeatureSpec]:
         """Returns the place of every named feature."""

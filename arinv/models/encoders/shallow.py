@@ -6,6 +6,8 @@ num_classes is 0, and nothing to train.
 Source: Dosovitskiy & Brox 2016a, section 4.
 """
 
+import numpy as np
+
 from arinv.errors import UserError
 from arinv.models.encoders.base import Encoder, FeatureSpec, Normalization, Stage
 from arinv.ops import hog, lbp, sift
@@ -82,24 +84,34 @@ class Sift(ShallowEncoder):
 
     Attributes:
       library: that finds the keypoints, "vlsift" or "skimage"; a generator for one cannot read the other.
+      first_octave: 0 for the image itself, -1 for twice its size, which finds smaller keypoints.
     """
 
     library: str = "vlsift"
+    first_octave: int = 0
 
+    has_host_features = True
     smallest_side = 16
     default_layer = "sift"
     style_layers = ("sift",)
 
     def _features(self, images: Array) -> Array:
-        return sift.sift(images, library=self.library)
+        return sift.sift(images, library=self.library, first_octave=self.first_octave)
+
+    def host_features(self, images: np.ndarray) -> dict[str, np.ndarray]:
+        """Returns the features that come with a batch of images uint8 [B, H, W, 3], and each image's "keypoints"."""
+        options = {"library": self.library, "first_octave": self.first_octave}
+        cells = sift.sift_cells(images.astype(np.float32) / 255, **options)
+        keypoints = cells.num_keypoints.astype(np.float32)
+        return {"features": cells.vectors, "places": cells.places, "keypoints": keypoints}
 
     def check_installed(self) -> None:
         """Checks that the library is installed.
 
         Raises:
-          UserError: it is not.
+          UserError: it is not, or there is no such first octave.
         """
-        sift.check_library(self.library)
+        sift.check_library(self.library, self.first_octave)
 
     def feature_specs(self) -> dict[str, FeatureSpec]:
         """Returns the place of the feature."""

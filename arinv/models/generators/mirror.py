@@ -107,7 +107,7 @@ class Generator(nn.Module):
         if self.plan.output == "tanh":
             x = jnp.clip((jnp.tanh(x) + 1) / 2, 0, 1)
         else:
-            x = x + 0.5
+            x = x + jnp.asarray(self.plan.offset, jnp.float32)[None, None, None, :]
             x = x if train else jnp.clip(x, 0, 1)
         return self._fit(x, train)
 

@@ -12,6 +12,8 @@ Dosovitskiy & Brox 2016b (DeePSiM), whose generators have no table: ports of the
 import dataclasses
 from typing import NamedTuple
 
+from arinv.models.encoders.base import NORMALIZATIONS
+
 
 class Step(NamedTuple):
     """One step of a plan.
@@ -45,7 +47,8 @@ class Plan:
       batch_norm: normalise the results of steps with weights by the statistics of the batch.
       spectral_norm: normalise every kernel by its largest singular value.
       slope: of the rectifier below 0.
-      output: "tanh", scaled to [0, 1], or "linear", which begins near 0.5.
+      output: "tanh", scaled to [0, 1], or "linear", to which offset is added.
+      offset: of a linear output, for red, green and blue.
       fit: what is done where the output has another side than the image: "" (nothing: the sides are equal), "enlarge"
         (trained against reduced images, enlarged bilinearly in evaluation) or "crop" (to the centre).
     """
@@ -57,6 +60,7 @@ class Plan:
     spectral_norm: bool = True
     slope: float = 0.0
     output: str = "tanh"
+    offset: tuple[float, float, float] = (0.5, 0.5, 0.5)
     fit: str = ""
 
     def growth(self) -> int:
@@ -118,7 +122,7 @@ def _inverse_of_layer(num_ups: int) -> Plan:
 
 
 def _deepsim(first: tuple[Step, ...]) -> Plan:
-    """Returns a plan of DeePSiM; its transposed convolutions have no biases."""
+    """Returns a plan of DeePSiM: transposed convolutions without biases, and the mean color added to the output."""
     pairs = (Step("up", 256, 2, 4), Step("up", 512), Step("up", 256, 2, 4), Step("up", 256), Step("up", 128, 2, 4))
     ups = (*pairs, Step("up", 128), Step("up", 64, 2, 4), Step("up", 32, 2, 4))
     return Plan(
@@ -128,6 +132,7 @@ def _deepsim(first: tuple[Step, ...]) -> Plan:
         spectral_norm=False,
         slope=0.3,
         output="linear",
+        offset=NORMALIZATIONS["caffe"][0],
         fit="crop",
     )
 

@@ -27,6 +27,7 @@ import safetensors.numpy
 from flax import traverse_util
 
 from arinv.errors import UserError, unknown
+from arinv.models import caffe
 from arinv.models.encoders.base import mean_std
 from arinv.models.pytorch import recognition, weights
 from arinv.models.pytorch.files import TorchFile, open_torch
@@ -36,6 +37,7 @@ from arinv.models.pytorch.names import (
     discriminator_entries,
     encoder_entries,
     generator_entries,
+    generator_shapes,
     to_torch,
 )
 from arinv.models.pytorch.weights import StateDict, abbreviate
@@ -121,12 +123,65 @@ def load_torch_generator(
         return _convert(file, entries, what, on_unknown=on_unknown, report=report)[0]
 
 
+def load_caffe_generator(path: str | pathlib.Path, encoder: str, layer: str, **options) -> Variables:
+    """Returns the variables of one of DeePSiM's generators from a .caffemodel file.
+
+    Layers are taken in their order; names do not matter. Caffe's images are BGR in 0..255 without the mean, ours RGB in
+    [0, 1], so that the last layer is divided by 255 and its channels change places; a dense layer in front of a map has
+    channels first there.
+
+    Args:
+      path: of the file.
+      encoder: name of the encoder it inverts.
+      layer: name of the feature it inverts.
+      **options: of `build_generator`, variant="deepsim" among them.
+
+    Returns:
+      {"params": ...} in float32.
+
+    Raises:
+      UserError: a missing or damaged file, another number of layers or other shapes, or weights that are not finite.
+
+    Source: Dosovitskiy & Brox 2016b, released weights; Caffe's layouts.
+    """
+    module, shapes = generator_shapes(encoder, layer, options)
+    plan = module.plan
+    if plan.streams or plan.batch_norm:
+        raise UserError(
+            f"generator {options.get('variant', 'default')!r} was not published for Caffe; take variant=deepsim"
+        )
+    steps = {**{f"{step.kind}{i}": step for i, step in enumerate(plan.steps)}, "rgb": plan.last}
+    params = {}
+    for (name, step), stored in zip(steps.items(), caffe.weighted(path, len(steps)), strict=True):
+        kernel, bias = caffe.kernel_and_bias(stored, step, path)
+        if name == "rgb":
+            kernel, bias = kernel[..., ::-1] / 255, bias[::-1] / 255
+        params[name] = {"kernel": kernel, "bias": bias}
+        expected = shapes["params"][name]
+        if "bias" not in expected:
+            if bias.any():
+                raise UserError(f"{path} has a bias in layer {stored.name}, where the network has none")
+            del params[name]["bias"]
+        for part, array in params[name].items():
+            if array.shape != expected[part].shape:
+                raise UserError(
+                    f"{path} has a {part} of shape {array.shape} in layer {stored.name}, the network {name} of "
+                    f"{expected[part].shape}"
+                )
+            if not np.isfinite(array).all():
+                raise UserError(f"{path} has NaN or infinity in layer {stored.name}; take another file")
+            params[name][part] = np.ascontiguousarray(array, np.float32)
+    return {"params": params}
+
+
 def generator_variant(path: str | pathlib.Path) -> str:
-    """Returns the variant of the generator in a file that `export_generator_safetensors` wrote, else "default".
+    """Returns the variant of a generator: that which `export_generator_safetensors` wrote, or Caffe's; else "default".
 
     Raises:
       UserError: as for `load_torch`.
     """
+    if pathlib.Path(path).suffix == caffe.SUFFIX:
+        return "deepsim"
     with open_torch(path) as file:
         return file.metadata.get("variant", "default")
 

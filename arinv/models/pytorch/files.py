@@ -1,8 +1,8 @@
 """PyTorch's checkpoint files, .pt, .pth and .safetensors, opened without PyTorch and without running their code.
 
 Three formats, recognised by their first bytes: a zip archive with a pickle and one raw file for each storage (PyTorch
-since 1.6), the older sequence of pickles followed by the storages, and safetensors. pickles.py decodes the pickles.
-Numbers are read on access, in PyTorch's layout (OIHW), any float type.
+since 1.6), the older sequence of pickles followed by the storages, and safetensors; and Caffe's .caffemodel, by its
+name. pickles.py decodes the pickles. Numbers are read on access, in PyTorch's layout (OIHW), any float type.
 
 Source: torch.serialization; the safetensors format.
 """
@@ -20,13 +20,14 @@ import numpy as np
 import safetensors
 
 from arinv.errors import UserError
+from arinv.models import caffe
 from arinv.models.pytorch.pickles import Storage, Tensor, load_pickle
 
 _ZIP, _PICKLE = b"PK\x03\x04", b"\x80"
 _LEGACY_MAGIC, _LEGACY_PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
 _LARGEST_HEADER = 100_000_000  # bytes, of safetensors
 _LARGEST_PICKLE = 1 << 28  # bytes; the names and shapes of a million weights take less
-_FORMATS = "a .pt or .pth file of torch.save, or .safetensors"
+_FORMATS = "a .pt or .pth file of torch.save, .safetensors, or Caffe's .caffemodel"
 
 
 class TorchFile:
@@ -75,6 +76,9 @@ def open_torch(path: str | pathlib.Path) -> Iterator[TorchFile]:
     """
     path = pathlib.Path(path).expanduser()
     with contextlib.ExitStack() as stack:
+        if path.suffix == caffe.SUFFIX:
+            yield _open_caffe(path)
+            return
         with _one_line(path):
             stream = stack.enter_context(path.open("rb"))
             start = stream.read(512)
@@ -192,3 +196,13 @@ def _open_safetensors(path: pathlib.Path, file: Any) -> TorchFile:
         content[name] = Tensor(Storage(part.get_dtype(), name, math.prod(shape)), 0, shape, ())
     metadata = file.metadata() or {}
     return TorchFile(path, content, lambda tensor: file.get_tensor(tensor.storage.key), metadata, "safetensors")
+
+
+def _open_caffe(path: pathlib.Path) -> TorchFile:
+    layers = caffe.read_network(path)
+    with _one_line(path):
+        blobs = caffe.state_dict(layers, path)
+    content = {
+        name: Tensor(Storage("float32", name, math.prod(blob.shape)), 0, blob.shape, ()) for name, blob in blobs.items()
+    }
+    return TorchFile(path, content, lambda tensor: blobs[tensor.storage.key].array(), {}, "Caffe")

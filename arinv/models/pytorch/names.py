@@ -28,6 +28,7 @@ from flax import traverse_util
 
 from arinv.errors import UserError
 from arinv.models.encoders.base import Encoder, TorchLayer
+from arinv.models.generators.mirror import Generator
 from arinv.models.generators.plans import Plan
 from arinv.models.generators.wavelet import SMALLEST_SIDE
 from arinv.models.generators.wavelet import Plan as DecoderPlan
@@ -269,12 +270,19 @@ def generator_entries(encoder: str, layer: str, options: Mapping[str, Any]) -> l
     Raises:
       UserError: unknown encoder, layer or variant, or a feature behind a dense layer.
     """
+    layers = generator_layers(build_generator(encoder, layer, **options).plan)
+    return entries(generator_shapes(encoder, layer, options)[1], layers)
+
+
+def generator_shapes(encoder: str, layer: str, options: Mapping[str, Any]) -> tuple[Generator, Variables]:
+    """Returns a generator and the shapes of its variables; options are those of `build_generator`.
+
+    Raises:
+      UserError: unknown encoder, layer or variant.
+    """
     module = build_generator(encoder, layer, **options)
-    layers = generator_layers(module.plan)
     inverted = build(encoder, **(options.get("encoder_options") or {}))
-    return entries(
-        _shapes(module, _features(inverted, layer, options.get("image_size") or inverted.image_size)), layers
-    )
+    return module, _shapes(module, _features(inverted, layer, options.get("image_size") or inverted.image_size))
 
 
 def discriminator_entries(encoder: str, layer: str, image_size: int | None, options: Mapping[str, Any]) -> list[Entry]:

@@ -1,5 +1,6 @@
 """Networks as files, and references to entries of the zoo wherever a workdir is accepted."""
 
+import dataclasses
 import json
 import shlex
 
@@ -84,8 +85,9 @@ def test_references_between_workdirs_name_the_entry(tmp_path):
     ],
 )
 def test_load_reports_mistakes_in_one_line(reference, options, message):
-    with one_line(message):
+    with pytest.raises(UserError, match=message) as error:
         arinv.load(reference, **options)
+    assert "\n" not in str(error.value)
 
 
 def damaged(path, change):
@@ -105,8 +107,9 @@ def damaged(path, change):
 def test_damaged_file_is_reported_in_one_line(tmp_path, folder, change, message):
     (tmp_path / "conv5.safetensors").write_bytes(damaged(folder / NAME / "conv5.safetensors", change))
     (tmp_path / "encoder.safetensors").write_bytes((folder / NAME / "encoder.safetensors").read_bytes())
-    with one_line(message):
+    with pytest.raises(UserError, match=message) as error:
         arinv.load(tmp_path / "conv5.safetensors")
+    assert "\n" not in str(error.value)
 
 
 def test_file_can_be_copied_with_its_encoder(tmp_path, folder):
@@ -119,13 +122,24 @@ def test_inverter_of_other_weights_than_its_encoder_is_rejected(tmp_path, folder
     encoder = trained.load(runs / "encoder")
     exported.write(tmp_path / "encoder.safetensors", encoder.variables, encoder.description)
     (tmp_path / "conv5.safetensors").write_bytes((folder / NAME / "conv5.safetensors").read_bytes())
-    with one_line("was trained on an encoder of weights"):
+    with pytest.raises(UserError, match="was trained on an encoder of weights") as error:
         arinv.load(tmp_path / "conv5.safetensors")
+    assert encoder.fingerprint in str(error.value)
+
+
+def test_zoo_rejects_inverters_with_an_encoder_of_their_own(tmp_path, runs, monkeypatch):
+    inverter = trained.load(runs / "conv5")
+    own = dataclasses.replace(inverter, description={**inverter.description, "trained_encoder": True})
+    monkeypatch.setattr(trained, "load", lambda place, kind="": own if kind == "inverter" else inverter.encoder)
+    with pytest.raises(UserError, match="conv5 has an encoder of its own .*name inverters of a frozen encoder"):
+        maintenance.export(tmp_path / "x", runs / "encoder", [runs / "conv5"], half=True)
+    assert not (tmp_path / "x").exists()
 
 
 def test_write_rejects_values_beyond_float16(tmp_path):
-    with one_line("params/kernel of .* beyond float16"):
+    with pytest.raises(UserError, match="params/kernel of .* beyond float16"):
         exported.write(tmp_path / "x.safetensors", {"params": {"kernel": np.full((2, 2), 1e6)}}, {}, half=True)
+    assert not (tmp_path / "x.safetensors").exists()
 
 
 def measured(**more):

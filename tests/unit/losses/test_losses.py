@@ -148,10 +148,10 @@ def test_losses_of_a_repeated_batch_have_the_same_mean():
         "feature_loss": (losses.feature_loss, x, y),
         "generator_loss": (losses.generator_loss, logits[0]),
         "discriminator_loss": (losses.discriminator_loss, logits[0], logits[1]),
+        "gaussian_divergence": (losses.gaussian_divergence, logits[:2], adversarial),
         "wasserstein_loss": (losses.wasserstein_loss, logits[0], logits[1]),
         "equilibrium_loss": (functools.partial(losses.equilibrium_loss, balance=0.3), logits[0] ** 2, logits[1] ** 2),
         "gradient_penalty": (penalty, x, y, np.linspace(0, 1, len(x), dtype=np.float32)),
-        "gaussian_divergence": (losses.gaussian_divergence, logits[:2], margin),
     }
     assert set(calls) == set(losses.__all__) - {"WEIGHTINGS", "update_balance"}
     for name, (function, *arguments) in calls.items():

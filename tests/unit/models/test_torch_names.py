@@ -227,7 +227,9 @@ NESTED = {
 
 @pytest.mark.parametrize("kind", NESTED)
 def test_locate_finds_weights_in_dictionaries_of_dictionaries(kind, tmp_path):
-    load_tiny(save(tmp_path / "a.pt", weights(), NESTED[kind]))
+    loaded = load_tiny(save(tmp_path / "a.pt", weights(), NESTED[kind]))
+    expected = np.float32(weights()["conv1.weight"]).transpose(2, 3, 1, 0)
+    np.testing.assert_array_equal(loaded["params"]["conv1"]["kernel"], expected)
 
 
 def test_locate_rejects_two_equal_networks_at_one_depth():

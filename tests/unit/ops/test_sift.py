@@ -1,5 +1,6 @@
 """Sparse SIFT features on their grid."""
 
+import functools
 import sys
 
 import jax
@@ -28,6 +29,39 @@ def test_grid_has_one_keypoint_a_cell_with_place_angle_and_scale():
     assert filled[:, 128:130].min() >= 0 and filled[:, 128:130].max() < 4
     np.testing.assert_allclose(np.sum(filled[:, 130:132] ** 2, axis=1), 1, atol=1e-5)
     assert set(np.round(np.exp(filled[:, 132]), 3)) <= set(np.round(points.scales, 3).astype(np.float32))
+
+
+def test_cells_are_spread_on_the_grid_on_the_device():
+    cells = sift.sift_cells(IMAGES, library="skimage")
+    grid = sift.sift_grid(IMAGES, library="skimage")
+    assert cells.places.shape == (2, 16 * 12 // 4) and (cells.places[1] == 16 * 12).all()
+    spread = jax.jit(functools.partial(sift.spread, height=16, width=12))(cells.places, cells.vectors)
+    np.testing.assert_array_equal(spread, grid.features)
+    assert cells.num_keypoints.tolist() == grid.num_keypoints.tolist()
+
+
+def test_image_is_computed_once_and_has_at_most_a_quarter_of_its_cells(monkeypatch):
+    calls = []
+
+    def everywhere(grey, first_octave):
+        calls.append(grey)
+        rows, columns = np.divmod(np.arange(16 * 12), 12)
+        ones = np.ones(16 * 12)
+        return sift.Keypoints(4.0 * rows, 4.0 * columns, ones, ones, np.eye(16 * 12, 128, dtype=np.float32))
+
+    monkeypatch.setitem(sift.LIBRARIES, "skimage", everywhere)
+    monkeypatch.setattr(sift, "_CACHE", sift._Cache(30_000))
+    first, again = (sift.sift_cells(IMAGES[:1], library="skimage") for _ in range(2))
+    assert len(calls) == 1 and first.num_keypoints.tolist() == [16 * 12]
+    assert len(set(first.places[0])) == 48 and first.places[0].max() < 16 * 12
+    np.testing.assert_array_equal(first.places, again.places)
+    assert sift.sift_cells(IMAGES[:1], library="skimage", first_octave=-1).places.shape == (1, 96)
+    calls.clear()
+    monkeypatch.setattr(sift, "_CACHE", sift._Cache(30_000))
+    sift.sift_cells(IMAGES[:1], library="skimage")
+    sift.sift_cells(IMAGES[1:], library="skimage")  # of 25 kB, in the place of the first
+    sift.sift_cells(IMAGES[:1], library="skimage")
+    assert len(calls) == 3
 
 
 def test_encoder_calls_the_host_inside_of_a_compiled_function():

@@ -7,10 +7,13 @@ import numpy as np
 import optax
 import pytest
 
+from arinv import data
 from arinv.errors import UserError
+from arinv.experiment.run import Run
 from arinv.experiment.state import TrainState
 from arinv.train import inverter
 from configs import inverter as inverter_config
+from configs.paper import deepsim_vae
 
 KEY = jax.random.key(0)
 WEIGHTS = {"pixel": 0.5, "feature": 2.0, "adversarial": 1.0, "discriminator": 1.0}
@@ -74,6 +77,19 @@ def test_comparator_takes_the_encoders_place_in_the_feature_loss():
     assert own["loss_feature"] == pytest.approx(2.0 * differences, rel=1e-4)
     assert other["loss_feature"] == pytest.approx(2.0 * 9 * differences, rel=1e-4)
     assert own["loss_pixel"] == other["loss_pixel"]
+
+
+def test_comparator_of_a_stage_that_is_not_complete_has_the_shapes_of_its_weights(tmp_path):
+    config = deepsim_vae.get_config("smoke=True,encoder=alexnet_small,options=width:4,image_size=32")
+    stages = {tmp_path / name: config.stages[name] for name in config.order}
+    run = Run(config.stages.unsupervised_random_vae, tmp_path / "unsupervised_random_vae", stages)
+    info = data.SourceInfo("photos", "train", 16, 10, (), 32)
+    comparator = inverter._comparator(run, info)
+    assert comparator.module.width == 4 and comparator.module.num_classes == 0
+    assert comparator.variables["params"]["conv1"]["kernel"].shape == (5, 5, 3, 4)
+    run.config.loss.feature_layer = "fc6"
+    with pytest.raises(UserError, match="unknown loss.feature_layer of stage:comparator 'fc6'; known: conv1, .*conv5"):
+        inverter._comparator(run, info)
 
 
 def test_preset_has_the_published_weights_for_images_between_0_and_1():
