@@ -15,7 +15,7 @@ from arinv import _xla  # noqa: F401
 __version__ = "0.1.0"
 
 _PACKAGES = ("apps", "attacks", "data", "losses", "metrics", "models", "zoo")
-_NAMES = {"Trained": "arinv.experiment.trained", "load": "arinv.experiment.trained", "UserError": "arinv.errors"}
+_NAMES = {"Trained": "arinv.experiment.trained", "load": "arinv.experiment.loading", "UserError": "arinv.errors"}
 
 __all__ = ["__version__", *_PACKAGES, *_NAMES]
 

@@ -24,7 +24,7 @@ from ml_collections import ConfigDict
 import arinv
 from arinv import command_line, data, metrics, paths, zoo
 from arinv.errors import MISTAKE, UserError
-from arinv.experiment import exported, trained, workdirs
+from arinv.experiment import exported, loading, workdirs
 from arinv.experiment.descriptions import WEIGHTS
 from arinv.experiment.trained import CLASSIFIER, INVERTER, Trained
 from arinv.experiment.writer import write_json, write_text
@@ -149,8 +149,8 @@ def export(
     Raises:
       UserError: no checkpoint in a workdir, an inverter of another encoder or with one of its own, or two of one layer.
     """
-    original = trained.load(encoder, kind=CLASSIFIER)
-    sources = [trained.load(inverter, kind=INVERTER) for inverter in inverters]
+    original = loading.load(encoder, kind=CLASSIFIER)
+    sources = [loading.load(inverter, kind=INVERTER) for inverter in inverters]
     for source, workdir in zip(sources, inverters, strict=True):
         if source.description.get("trained_encoder"):
             raise UserError(
@@ -166,12 +166,12 @@ def export(
     files = {zoo.ENCODER: folder / f"{zoo.ENCODER}{exported.SUFFIX}"}
     description = {name: value for name, value in original.description.items() if name != "weights"}  # of a train state
     exported.write(files[zoo.ENCODER], original.variables, description, half=half)
-    weights = trained.load(files[zoo.ENCODER]).fingerprint
+    weights = loading.load(files[zoo.ENCODER]).fingerprint
     for source in sources:
         files[source.layer] = folder / f"{source.layer}{exported.SUFFIX}"
         own = {"encoder_workdir": f"../{files[zoo.ENCODER].name}", WEIGHTS: weights}  # relative to the inverter's file
         exported.write(files[source.layer], source.variables, {**source.description, **own}, half=half)
-    return {name: trained.load(file) for name, file in files.items()}
+    return {name: loading.load(file) for name, file in files.items()}
 
 
 def _measurements(args: argparse.Namespace, networks: Mapping[str, Trained], attack: Mapping[str, Any]) -> ConfigDict:

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from arinv import models
-from arinv.experiment import trained
+from arinv.experiment import loading
 from arinv.experiment.checkpoint import Checkpoints
 from arinv.experiment.state import TrainState
 from arinv.experiment.trained import CLASSIFIER, GENERATOR
@@ -26,14 +26,14 @@ def make(root, *, name, layers, seed, width=4, image_size=32):
         "class_names": [], "image_size": image_size, "attack": attack,
     }  # fmt: skip
     save(root / f"{name}_encoder", CLASSIFIER, variables, description)
-    loaded = trained.load(root / f"{name}_encoder", kind="classifier")
+    loaded = loading.load(root / f"{name}_encoder", kind="classifier")
     for layer in layers:
         description = {
             "kind": "inverter", "encoder_workdir": f"../{name}_encoder", "encoder": "alexnet_small", "layer": layer,
             "variant": "default", "image_size": image_size,
         }  # fmt: skip
-        generator = trained.build_generator(description, loaded, dtype=jnp.float32)
-        features = trained.feature_structs(loaded.module, image_size)[layer]
+        generator = loading.build_generator(description, loaded, dtype=jnp.float32)
+        features = loading.feature_structs(loaded.module, image_size)[layer]
         weights = jax.jit(generator.init)(jax.random.key(seed + 1), jnp.zeros(features.shape))
         save(root / f"{name}_{layer}", GENERATOR, weights, description)
     return "+".join(str(root / f"{name}_{layer}") for layer in layers)

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from arinv import models
-from arinv.experiment import trained
+from arinv.experiment import loading
 from arinv.experiment.checkpoint import Checkpoints
 from arinv.experiment.state import AVERAGE, TrainState
 from arinv.experiment.trained import AUTOENCODER, CLASSIFIER, GENERATOR
@@ -17,7 +17,7 @@ def write_encoder(workdir, *, seed, image_size=16, width=2, eps=0.0):
     """Writes the workdir of an alexnet_small's training."""
     options = {"width": width}
     module = models.build("alexnet_small", num_classes=3, **options)
-    shapes = jax.eval_shape(lambda x: module.init(jax.random.key(0), x), trained.image_struct(image_size))
+    shapes = jax.eval_shape(lambda x: module.init(jax.random.key(0), x), loading.image_struct(image_size))
     description = {
         "kind": CLASSIFIER,
         "encoder": "alexnet_small",
@@ -42,9 +42,9 @@ def write_inverter(workdir, encoder_workdir, *, seed, layer="conv5", image_size=
         "variant": "default",
         "image_size": image_size,
     }
-    encoder = trained.load(encoder_workdir, kind="classifier")
-    module = trained.build_generator(description, encoder, dtype=jnp.float32)
-    features = trained.feature_structs(encoder.module, image_size)[layer]
+    encoder = loading.load(encoder_workdir, kind="classifier")
+    module = loading.build_generator(description, encoder, dtype=jnp.float32)
+    features = loading.feature_structs(encoder.module, image_size)[layer]
     shapes = jax.eval_shape(lambda x: module.init(jax.random.key(0), x), features)
     _save(workdir, GENERATOR, fill(shapes, seed), description)
     return workdir
@@ -54,9 +54,9 @@ def write_shallow_inverter(workdir, *, seed, encoder="hog", image_size=16):
     """Writes the workdir of the training of an inverter of an encoder without weights."""
     description = {"kind": "inverter", "encoder_workdir": "", "encoder": encoder, "layer": encoder}
     description |= {"variant": "mirror", "image_size": image_size}
-    own = trained.without_weights(encoder, image_size=image_size)
-    module = trained.build_generator(description, own, dtype=jnp.float32)
-    features = trained.feature_structs(own.module, image_size)[encoder]
+    own = loading.new_encoder(encoder, image_size=image_size)
+    module = loading.build_generator(description, own, dtype=jnp.float32)
+    features = loading.feature_structs(own.module, image_size)[encoder]
     shapes = jax.eval_shape(lambda x: module.init(jax.random.key(0), x), features)
     _save(workdir, GENERATOR, fill(shapes, seed), description)
     return workdir
@@ -77,7 +77,7 @@ def write_autoencoder(workdir, *, seed, image_size=16):
     """Writes the workdir of an autoencoder's training."""
     spec = {"networks": "conv", "latent_size": 4}
     module = models.build_autoencoder("conv", image_size=image_size, latent_size=4)
-    shapes = jax.eval_shape(lambda x: module.init(jax.random.key(0), x), trained.image_struct(image_size))
+    shapes = jax.eval_shape(lambda x: module.init(jax.random.key(0), x), loading.image_struct(image_size))
     description = {"kind": AUTOENCODER, "autoencoder": spec, "image_size": image_size}
     _save(workdir, AUTOENCODER, fill(shapes, seed), description)
     return workdir
@@ -88,7 +88,7 @@ def write_aegan(workdir, *, seed, image_size=16):
     options = {"base_width": 16, "max_width": 8, "learned_variance": False}
     spec = {"networks": "aegan", "latent_size": 6, "options": options}
     module = models.build_autoencoder("aegan", image_size=image_size, latent_size=6, **options)
-    shapes = jax.eval_shape(lambda x: module.init(jax.random.key(0), x), trained.image_struct(image_size))
+    shapes = jax.eval_shape(lambda x: module.init(jax.random.key(0), x), loading.image_struct(image_size))
     description = {"kind": AUTOENCODER, "autoencoder": spec, "image_size": image_size, "weights": AVERAGE}
     _save(workdir, AVERAGE, fill(shapes, seed), description)
     return workdir

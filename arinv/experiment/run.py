@@ -19,7 +19,7 @@ from ml_collections import ConfigDict
 import arinv
 from arinv import attacks, data, parallel
 from arinv.errors import RadiusWarning, UserError, unknown
-from arinv.experiment import descriptions, trained, workdirs
+from arinv.experiment import descriptions, loading, workdirs
 from arinv.experiment.cache import ResultCache, cache_key
 from arinv.experiment.trained import Trained
 from arinv.experiment.writer import progress_callback
@@ -114,10 +114,10 @@ class Run:
           other_size: whether this may differ from the size that the network was trained on.
 
         Raises:
-          UserError: as `trained.load`.
+          UserError: as `loading.load`.
         """
         workdir = self.resolve(reference)
-        return trained.load(workdir, kind=kind, dtype=self.dtype, image_size=image_size, other_size=other_size)
+        return loading.load(workdir, kind=kind, dtype=self.dtype, image_size=image_size, other_size=other_size)
 
     def check_planned_size(self, reference: str) -> None:
         """Checks that a stage of the same experiment trains on images of this task's size.

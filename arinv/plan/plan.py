@@ -19,7 +19,7 @@ from ml_collections import ConfigDict
 
 from arinv import _xla, data, models
 from arinv.errors import UserError
-from arinv.experiment import checkpoint, trained, workdirs
+from arinv.experiment import checkpoint, loading, workdirs
 from arinv.experiment.run import Run, channels_of
 from arinv.experiment.trained import Trained
 from arinv.experiment.writer import write_json
@@ -394,7 +394,7 @@ def _gan(run: Run) -> Trained:
     stage = run.stages.get(run.resolve(run.config.gan))
     workdir = run.resolve(run.config.gan)
     description = gan.describe(stage) if stage else checkpoint.load_description(workdir, kind="gan")
-    module, shapes = trained.abstract_gan(description, dtype=run.dtype)
+    module, shapes = loading.abstract_gan(description, dtype=run.dtype)
     return Trained("gan", module, shapes["average"], description)
 
 
@@ -405,8 +405,8 @@ def _encoder(run: Run) -> Trained:
     workdir = run.resolve(run.config.encoder.checkpoint)
     stage = run.stages.get(workdir)
     if stage is not None and stage.task == "classifier":
-        return trained.abstract_encoder(classifier.describe(stage, _train_info(stage)[0]), dtype=run.dtype)
-    return trained.abstract_encoder(checkpoint.load_description(workdir, kind="classifier"), dtype=run.dtype)
+        return loading.abstract_encoder(classifier.describe(stage, _train_info(stage)[0]), dtype=run.dtype)
+    return loading.abstract_encoder(checkpoint.load_description(workdir, kind="classifier"), dtype=run.dtype)
 
 
 def summary_lines(plans: Sequence[Mapping[str, Any]], others: Sequence[str] = ()) -> list[str]:

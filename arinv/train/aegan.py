@@ -19,9 +19,10 @@ from ml_collections import ConfigDict
 
 from arinv import data, losses, models
 from arinv.errors import UserError
+from arinv.experiment.loading import image_struct
 from arinv.experiment.run import Run, channels_of, check_fields
 from arinv.experiment.state import AVERAGE, TrainState
-from arinv.experiment.trained import AUTOENCODER, DISCRIMINATOR, Trained, image_struct
+from arinv.experiment.trained import AUTOENCODER, DISCRIMINATOR, Trained
 from arinv.ops.augment import augment
 from arinv.ops.degradations import Operator, build_operator, image_keys
 from arinv.ops.inputs import check_number

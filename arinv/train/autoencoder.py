@@ -16,9 +16,10 @@ from ml_collections import ConfigDict
 
 from arinv import data, metrics, models
 from arinv.experiment import workdirs
+from arinv.experiment.loading import image_struct
 from arinv.experiment.run import Run, channels_of, check_fields
 from arinv.experiment.state import TrainState, apply_train
-from arinv.experiment.trained import AUTOENCODER, GAN, Trained, image_struct
+from arinv.experiment.trained import AUTOENCODER, GAN, Trained
 from arinv.ops.augment import augment
 from arinv.ops.degradations import Operator, build_operator, image_keys
 from arinv.ops.images import image_grid, to_float

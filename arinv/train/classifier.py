@@ -16,9 +16,10 @@ from ml_collections import ConfigDict
 
 from arinv import attacks, data, losses, metrics, models
 from arinv.errors import UserError, unknown
+from arinv.experiment.loading import image_struct
 from arinv.experiment.run import Run, attack_options, check_fields
 from arinv.experiment.state import AVERAGE, TrainState, apply_train
-from arinv.experiment.trained import CLASSIFIER, image_struct
+from arinv.experiment.trained import CLASSIFIER
 from arinv.ops.augment import augment
 from arinv.ops.images import image_grid, to_float
 from arinv.train import robust, training

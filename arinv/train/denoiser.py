@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from arinv import data, metrics, models
 from arinv.errors import UserError
-from arinv.experiment import descriptions, trained, workdirs
+from arinv.experiment import descriptions, loading, workdirs
 from arinv.experiment.run import Run, check_fields
 from arinv.experiment.state import TrainState
 from arinv.experiment.trained import (
@@ -30,7 +30,8 @@ from arinv.ops.augment import augment
 from arinv.ops.degradations import add_gaussian_noise
 from arinv.ops.images import image_grid, to_float
 from arinv.train import training
-from arinv.train.inverter import Goal, check_checkpoint, check_loss, loss_weights, make_update
+from arinv.train.inverter import check_checkpoint
+from arinv.train.reconstruction import Goal, check_loss, loss_weights, make_update
 from arinv.types import Array, Batch, Metrics, Network, Variables
 
 
@@ -85,14 +86,14 @@ def build(run: Run, classifier: Trained, info: data.SourceInfo, steps_per_epoch:
     """
     config, size, noise = run.config, _window(run.config), run.config.noise.to_dict()
     description = _describe(run, classifier)
-    encoder, decoder = trained.build_denoiser(description, classifier, dtype=run.dtype)
+    encoder, decoder = loading.build_denoiser(description, classifier, dtype=run.dtype)
     decoder = decoder.clone(image_bias=config.decoder.image_bias)
-    networks = {GENERATOR: (decoder, trained.decoder_inputs(encoder, size))}
+    networks = {GENERATOR: (decoder, loading.decoder_inputs(encoder, size))}
     discriminator = None
     if config.loss.adversarial > 0:
         discriminator = models.build_discriminator(image_size=size, dtype=run.dtype)
-        condition = trained.feature_structs(classifier.module, size)[config.loss.feature_layer]
-        networks[DISCRIMINATOR] = (discriminator, (trained.image_struct(size), condition))
+        condition = loading.feature_structs(classifier.module, size)[config.loss.feature_layer]
+        networks[DISCRIMINATOR] = (discriminator, (loading.image_struct(size), condition))
     optimizers = training.make_optimizers(config, tuple(networks), steps_per_epoch)
     step = make_train_step(
         encoder,
@@ -162,7 +163,7 @@ def make_train_step(
       optimizers: one for "generator" and one for "discriminator" where there is one.
       noise: options of ops.degradations.add_gaussian_noise.
       feature_layer: the comparator's feature that the feature loss compares.
-      weights: of the terms, as of `inverter.make_update`.
+      weights: of the terms, as of `reconstruction.make_update`.
       pixel_order: 1 for l1, 2 for squared l2.
       augmentation: options of ops.augment.augment.
 

@@ -23,10 +23,11 @@ from ml_collections import ConfigDict
 
 from arinv import data, losses, metrics, models
 from arinv.errors import UserError, unknown
-from arinv.experiment import checkpoint, trained, workdirs
+from arinv.experiment import checkpoint, loading, workdirs
+from arinv.experiment.loading import abstract_gan, image_struct
 from arinv.experiment.run import Run, channels_of, check_fields
 from arinv.experiment.state import AVERAGE, TrainState, apply_train
-from arinv.experiment.trained import CLASSIFIER, DISCRIMINATOR, GAN, GENERATOR, Trained, abstract_gan, image_struct
+from arinv.experiment.trained import CLASSIFIER, DISCRIMINATOR, GAN, GENERATOR, Trained
 from arinv.models.gans import GAMES
 from arinv.models.gans.progressive import fade_images, grow
 from arinv.ops.augment import augment
@@ -378,7 +379,7 @@ def _measure_fid(run: Run) -> dict[str, Any]:
         return {}
     layer = encoder.module.default_layer
     arrays = data.load_arrays(run.open_data("test"))
-    generator = trained.load(run.workdir, kind=GAN, dtype=run.dtype)
+    generator = loading.load(run.workdir, kind=GAN, dtype=run.dtype)
     real, fake = metrics.FeatureMoments(), metrics.FeatureMoments()
     vectors = jax.jit(lambda images: metrics.feature_vectors(encoder.features_fn, to_rgb(images), layer=layer))
     sample = jax.jit(lambda key: jnp.clip(generator.sample(key, config.batch_size), 0, 1))

@@ -3,30 +3,28 @@
 Source: Rojas-Gomez et al. 2022, sections 3.2 and A3.1.
 """
 
-import functools
+import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
-import chex
 import jax
-import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
-from arinv import data, losses, metrics, models
+from arinv import data, metrics, models
 from arinv.errors import UserError, unknown
-from arinv.experiment import descriptions, trained, workdirs
+from arinv.experiment import descriptions, loading, workdirs
 from arinv.experiment.run import Run, check_fields
-from arinv.experiment.state import TrainState, apply_train
+from arinv.experiment.state import TrainState
 from arinv.experiment.trained import CLASSIFIER, DISCRIMINATOR, GENERATOR, INVERTER, Trained, make_features_fn
 from arinv.ops import sift
 from arinv.ops.augment import augment
 from arinv.ops.images import image_grid, resize_images, to_float
 from arinv.ops.inputs import check_count
 from arinv.train import classifier, training
-from arinv.types import Array, Batch, FeaturesFn, Metrics, Network, Variables
+from arinv.train.reconstruction import Goal, check_loss, loss_weights, make_update
+from arinv.types import Array, Batch, Metrics, Network, Variables
 
-_TERMS = ("pixel", "feature", "adversarial")  # of the generator's loss
 _STARTS = ("checkpoint", "random")  # weights of a trained encoder at the start
 _START = 3  # PRNG stream of random ones, after those of `training`
 
@@ -39,7 +37,7 @@ def check(config: ConfigDict) -> None:
     """
     check_fields(config)
     training.check(config)
-    trained.check_generator(
+    loading.check_generator(
         config.encoder.name,
         config.encoder.layer,
         variant=config.encoder.generator,
@@ -92,16 +90,10 @@ def build(run: Run, encoder: Trained, info: data.SourceInfo, steps_per_epoch: in
       UserError: an encoder that does not fit the config, or a number out of range.
     """
     config, image_size, layer = run.config, run.config.data.image_size, run.config.encoder.layer
-    generator, reader = _build_generator(run, encoder), _reader(config, encoder)
-    inverted = models.LATENT if _latent_size(config) else layer
-    structs = trained.feature_structs(reader.module, image_size)
-    networks, autoencoder = {GENERATOR: (generator, (structs[inverted],))}, None
-    if config.encoder.get("train", False):
-        autoencoder = models.LayerAutoencoder(encoder.module, generator, layer)
-        if _latent_size(config):
-            autoencoder = models.VariationalAutoencoder(reader.module, generator)
-        networks = {GENERATOR: (autoencoder, (trained.image_struct(image_size),))}
-    side = trained.training_side(generator, structs[inverted])
+    pair = _Pair.build(run, encoder)
+    structs = loading.feature_structs(pair.reader.module, image_size)
+    networks = pair.networks(structs, image_size)
+    side = loading.training_side(pair.generator, structs[pair.inverted])
     if side != image_size and (config.loss.feature > 0 or config.loss.adversarial > 0):
         raise UserError(
             f"encoder.generator={config.encoder.generator!r} returns {side} px of {image_size} px, which only pixels "
@@ -109,15 +101,14 @@ def build(run: Run, encoder: Trained, info: data.SourceInfo, steps_per_epoch: in
         )
     discriminator = None
     if config.loss.adversarial > 0:
-        conditional = config.loss.get("conditional", True)
-        options = {} if conditional else {"conditional": False, "spectral_norm": False}
+        options = {} if config.loss.get("conditional", True) else {"conditional": False, "spectral_norm": False}
         discriminator = models.build_discriminator(image_size=image_size, dtype=run.dtype, **options)
-        networks[DISCRIMINATOR] = (discriminator, (trained.image_struct(image_size), structs[layer]))
+        networks[DISCRIMINATOR] = (discriminator, (loading.image_struct(image_size), structs[layer]))
     optimizers = training.make_optimizers(config, tuple(networks), steps_per_epoch)
     comparator = _comparator(run, info)
     step = make_train_step(
         encoder.module,
-        generator,
+        pair.generator,
         discriminator,
         optimizers,
         layer=layer,
@@ -128,20 +119,13 @@ def build(run: Run, encoder: Trained, info: data.SourceInfo, steps_per_epoch: in
         comparator=comparator and comparator.module,
         augmentation=config.augmentation.to_dict(),
         side=side,
-        autoencoder=autoencoder,
+        autoencoder=pair.autoencoder,
     )
-    eval_step = make_eval_step(reader.module, generator, layer=inverted)
+    eval_step = make_eval_step(pair.reader.module, pair.generator, layer=pair.inverted)
 
     def evaluate(variables, batch, key, frozen, *comparator):
-        if autoencoder is None:
-            return eval_step(variables[GENERATOR], batch, frozen)
-        own, generator_variables = (trained.part_of(variables[GENERATOR], part) for part in ("encoder", GENERATOR))
-        return eval_step(generator_variables, batch, own)
-
-    def start(state: TrainState) -> TrainState:
-        fresh, own = (trained.part_of(state.variables[GENERATOR], part) for part in ("encoder", GENERATOR))
-        start = trained.with_encoder(fresh, encoder.variables) if _latent_size(config) else encoder.variables
-        return state.replace(variables={**state.variables, GENERATOR: trained.joined(start, own)})
+        encoder_variables, generator_variables = pair.split(variables[GENERATOR], frozen)
+        return eval_step(generator_variables, batch, encoder_variables)
 
     checkpoint = config.encoder.checkpoint
     source = workdirs.relative(run.resolve(checkpoint), run.workdir) if checkpoint else ""
@@ -153,27 +137,70 @@ def build(run: Run, encoder: Trained, info: data.SourceInfo, steps_per_epoch: in
         figure=lambda images: image_grid([to_float(images["image"]), images["reconstruction"]]),
         description={**_describe(config, encoder), "encoder_workdir": source},
         frozen=(encoder.variables, *([comparator.variables] if comparator else [])),
-        start=None if autoencoder is None else start,
+        start=pair.start if pair.autoencoder else None,
         normalization=encoder.module.normalization,
         host_features=encoder.module.host_features if encoder.module.has_host_features else None,
     )
 
 
-def check_loss(loss: ConfigDict) -> None:
-    """Checks the weights of a loss of reconstructions.
+@dataclasses.dataclass(frozen=True)
+class _Pair:
+    """An encoder and the generator that inverts one of its features, with what is trained of the two.
 
-    Raises:
-      UserError: a negative weight, no term that compares with the image, or an unknown order.
+    Attributes:
+      encoder: trained or with the shapes of its weights.
+      reader: the network whose feature is inverted: the encoder, of a variational autoencoder with its latents.
+      generator: the feature -> images.
+      inverted: name of the feature.
+      autoencoder: both in one network, images -> images, where both are trained; None where the generator alone is.
     """
-    for name in _TERMS:
-        if not loss[name] >= 0:
-            raise UserError(f"loss.{name} must be 0 or more; got {loss[name]!r}")
-    if not any(loss[name] > 0 for name in ("pixel", "feature")):
-        raise UserError("loss.pixel and loss.feature are both 0, so nothing compares with the image; set one of them")
-    if not loss.get("pause", 0.0) >= 0:
-        raise UserError(f"loss.pause={loss.pause!r} must be 0 (no pause) or more: a ratio of two losses, such as 0.1")
-    if loss.pixel_order not in (1, 2):
-        raise UserError(f"loss.pixel_order={loss.pixel_order!r} must be 1 (absolute) or 2 (squared differences)")
+
+    encoder: Trained
+    reader: Trained
+    generator: Network
+    inverted: str
+    autoencoder: Network | None
+
+    @classmethod
+    def build(cls, run: Run, encoder: Trained) -> "_Pair":
+        """Returns the pair of a config.
+
+        Raises:
+          UserError: another encoder than the config's, or an image size that the generator does not return.
+        """
+        config, layer, size = run.config, run.config.encoder.layer, _latent_size(run.config)
+        descriptions.check_encoder(encoder.description, config.encoder.name, config.encoder.checkpoint)
+        reader = encoder
+        if size:
+            reader = loading.with_latents(encoder, layer, size, image_size=config.data.image_size)
+        generator, autoencoder = loading.build_generator(_describe(config, encoder), reader, dtype=run.dtype), None
+        if config.encoder.get("train", False):
+            autoencoder = models.LayerAutoencoder(encoder.module, generator, layer)
+            if size:
+                autoencoder = models.VariationalAutoencoder(reader.module, generator)
+        return cls(encoder, reader, generator, models.LATENT if size else layer, autoencoder)
+
+    def networks(
+        self, structs: Mapping[str, jax.ShapeDtypeStruct], image_size: int
+    ) -> dict[str, tuple[Network, tuple]]:
+        """Returns what is trained with the shapes of its inputs, given those of the features and the side of images."""
+        if self.autoencoder is None:
+            return {GENERATOR: (self.generator, (structs[self.inverted],))}
+        return {GENERATOR: (self.autoencoder, (loading.image_struct(image_size),))}
+
+    def split(self, trained: Variables, frozen: Variables) -> tuple[Variables, Variables]:
+        """Returns the variables of reader and generator, given those that are trained and the frozen encoder's."""
+        if self.autoencoder is None:
+            return frozen, trained
+        return loading.part_of(trained, "encoder"), loading.part_of(trained, GENERATOR)
+
+    def start(self, state: TrainState) -> TrainState:
+        """Returns the state with the encoder's weights in the autoencoder."""
+        reader, generator = self.split(state.variables[GENERATOR], self.encoder.variables)
+        own = self.encoder.variables
+        if self.reader is not self.encoder:
+            own = loading.with_encoder(reader, own)
+        return state.replace(variables={**state.variables, GENERATOR: loading.joined(own, generator)})
 
 
 def check_checkpoint(config: ConfigDict) -> None:
@@ -247,11 +274,6 @@ def _check_random(config: ConfigDict, module: models.Encoder) -> None:
             raise UserError(f"encoder.start='random' has convolutions alone: {field}={value!r} must be one of {known}")
 
 
-def loss_weights(loss: ConfigDict) -> dict[str, float]:
-    """Returns the weights of `make_update`."""
-    return {name: loss[name] for name in (*_TERMS, "discriminator")}
-
-
 def _comparator(run: Run, info: data.SourceInfo) -> Trained | None:
     """Returns the network that compares images in loss.comparator's place; None where the encoder does.
 
@@ -280,24 +302,11 @@ def _comparator(run: Run, info: data.SourceInfo) -> Trained | None:
 def _planned(run: Run, stage: ConfigDict, info: data.SourceInfo) -> Trained:
     """Returns the encoder that a stage will train, with the shapes of its weights."""
     if stage.task == "classifier":
-        return trained.abstract_encoder(classifier.describe(stage, info), dtype=run.dtype)
+        return loading.abstract_encoder(classifier.describe(stage, info), dtype=run.dtype)
     if not stage.encoder.checkpoint:
         return initial_encoder(run.beside(stage, run.workdir))
     parent = run.stages.get(run.resolve(stage.encoder.checkpoint))
     return _planned(run, parent, info) if parent is not None else run.load(stage.encoder.checkpoint, kind=CLASSIFIER)
-
-
-def _untrained(run: Run) -> Trained:
-    """Returns the encoder of a config with random weights."""
-    config = run.config
-    return trained.untrained(
-        jax.random.fold_in(run.key, _START),
-        config.encoder.name,
-        image_size=config.data.image_size,
-        resize=config.data.resize,
-        options=config.encoder.options.to_dict(),
-        dtype=run.dtype,
-    )
 
 
 def _load_encoder(run: Run) -> Trained:
@@ -309,48 +318,29 @@ def _load_encoder(run: Run) -> Trained:
     config, size = run.config, run.config.data.image_size
     if not config.encoder.checkpoint:
         encoder = initial_encoder(run)
-        _build_generator(run, encoder)
+        _Pair.build(run, encoder)  # raises
         return encoder
     options = {"image_size": size, "other_size": config.encoder.get("other_size", False)}
     try:
         encoder = run.load(config.encoder.checkpoint, kind=CLASSIFIER, **options)
     except descriptions.OtherSize as error:
         raise UserError(f"{error}, or encoder.other_size=True to invert it at {size} px all the same") from error
-    _build_generator(run, encoder)
+    _Pair.build(run, encoder)  # raises
     return encoder
 
 
 def initial_encoder(run: Run) -> Trained:
     """Returns the encoder of a config without a checkpoint: one without weights, or with random ones."""
     config = run.config
-    if config.encoder.get("start", "checkpoint") == "random":
-        return _untrained(run)
-    return trained.without_weights(
+    is_random = config.encoder.get("start", "checkpoint") == "random"
+    return loading.new_encoder(
         config.encoder.name,
+        key=jax.random.fold_in(run.key, _START) if is_random else None,
         image_size=config.data.image_size,
         resize=config.data.resize,
         options=dict(config.encoder.get("options", {})),
         dtype=run.dtype,
     )
-
-
-def _reader(config: ConfigDict, encoder: Trained) -> Trained:
-    """Returns the encoder, with the latents of a variational autoencoder where the config has some."""
-    size = _latent_size(config)
-    if not size:
-        return encoder
-    return trained.with_latents(encoder, config.encoder.layer, size, image_size=config.data.image_size)
-
-
-def _build_generator(run: Run, encoder: Trained) -> Any:
-    """Returns the untrained generator.
-
-    Raises:
-      UserError: another encoder than the config's, or an image size that the generator does not return.
-    """
-    config = run.config
-    descriptions.check_encoder(encoder.description, config.encoder.name, config.encoder.checkpoint)
-    return trained.build_generator(_describe(config, encoder), _reader(config, encoder), dtype=run.dtype)
 
 
 def _describe(config: ConfigDict, encoder: Trained) -> dict[str, Any]:
@@ -455,162 +445,6 @@ def _given_features(batch: Batch) -> Array | None:
         return batch.get("features")
     height, width = (side // sift.CELL for side in batch["image"].shape[1:3])
     return sift.spread(batch["places"], batch["features"], height=height, width=width)
-
-
-class Goal(NamedTuple):
-    """What a batch of reconstructions is compared with; all constant in the gradient.
-
-    Attributes:
-      images: [B, H, W, C] in [0, 1].
-      targets: the comparator's features of the images, by layer.
-      features_fn: features function of the comparator.
-      condition: second input of the discriminator, [B, ...]; None without a discriminator.
-      mask: [B], 0 for padding.
-    """
-
-    images: Array
-    targets: Mapping[str, Array]
-    features_fn: FeaturesFn
-    condition: Array | None
-    mask: Array
-
-
-def make_update(
-    generator: Network,
-    discriminator: Network | None,
-    optimizers: Mapping[str, optax.GradientTransformation],
-    *,
-    feature_layer: str,
-    weights: Mapping[str, float],
-    pixel_order: int = 1,
-    pause: float = 0.0,
-) -> Callable[[Array, TrainState, tuple, Goal], tuple[TrainState, Metrics]]:
-    """Returns the pure update (keys [3], state, inputs of the generator, goal) -> (state one step on, metrics).
-
-    Args:
-      generator: inputs -> images; with weights["divergence"] above 0 in training (images, normal distribution of
-        latents), as a `models.VariationalAutoencoder`.
-      discriminator: (images, condition) -> logits; None to train without.
-      optimizers: one for "generator" and one for "discriminator" where there is one.
-      feature_layer: the feature that the feature loss compares.
-      weights: {"pixel": ..., "feature": ..., "adversarial": ..., "discriminator": ...} of the terms, and
-        "divergence", of the latents from N(0, I); 0 omits the term.
-      pixel_order: 1 for l1, 2 for squared l2.
-      pause: the discriminator is not updated while its loss is below this share of the generator's adversarial loss,
-        without weights; 0 for never.
-
-    Returns:
-      A function whose metrics are the weighted terms, per image.
-
-    Source: Rojas-Gomez et al. 2022, eqs. 4 to 8; Dosovitskiy & Brox 2016b for the pause, at 0.1, and the divergence.
-    """
-    divergence_weight = weights.get("divergence", 0.0)
-    reconstruction_loss = functools.partial(
-        _reconstruction_loss, feature_layer=feature_layer, weights=weights, pixel_order=pixel_order
-    )
-
-    def update(keys: Array, state: TrainState, inputs: tuple, goal: Goal):
-        variables = state.variables[GENERATOR]
-
-        def generate(params):
-            outputs, collections = apply_train(generator, params, variables, *inputs, key=keys[0])
-            if not divergence_weight:
-                return (outputs, None), collections
-            images, latents = outputs
-            return (images, divergence_weight * losses.gaussian_divergence(*latents)), collections
-
-        (reconstructions, divergence), backward, collections = jax.vjp(generate, variables["params"], has_aux=True)
-        chex.assert_equal_shape([reconstructions, goal.images])
-
-        terms, judge = {}, None
-        if discriminator is not None:
-            state, terms["discriminator"] = _discriminator_step(
-                keys[1],
-                state,
-                discriminator,
-                optimizers[DISCRIMINATOR],
-                weights["discriminator"],
-                reconstructions,
-                goal,
-                pause,
-            )
-            judge = _make_judge(keys[2], discriminator, state.variables[DISCRIMINATOR], goal.condition)
-
-        loss_gradient = jax.grad(reconstruction_loss, has_aux=True)
-        cotangent, (generator_terms, judge_collections) = loss_gradient(reconstructions, goal, judge)
-        if judge_collections is not None:  # after the power iteration of the generator's forward pass
-            discriminator_variables = {**state.variables[DISCRIMINATOR], **judge_collections}
-            state = state.replace(variables={**state.variables, DISCRIMINATOR: discriminator_variables})
-        of_divergence = None
-        if divergence is not None:
-            of_divergence = goal.mask / jnp.maximum(jnp.sum(goal.mask), 1)
-            generator_terms = {**generator_terms, "divergence": divergence}
-        (gradients,) = backward((cotangent, of_divergence))
-        state = state.apply_gradients(GENERATOR, gradients, collections, optimizers[GENERATOR])
-
-        report = {"loss": sum(generator_terms.values()), "psnr": metrics.psnr(reconstructions, goal.images)}
-        report |= {f"loss_{name}": term for name, term in {**generator_terms, **terms}.items()}
-        report = {name: (jnp.sum(value * goal.mask), jnp.sum(goal.mask)) for name, value in report.items()}
-        return state.replace(step=state.step + 1), report
-
-    return update
-
-
-def _masked_mean(values: Array, mask: Array) -> Array:
-    return jnp.sum(values * mask) / jnp.maximum(jnp.sum(mask), 1)
-
-
-def _reconstruction_loss(reconstructions: Array, goal: Goal, judge, *, feature_layer, weights, pixel_order):
-    """Returns the mean loss, and its weighted terms per image with the judge's new collections."""
-    terms, collections = {}, None
-    if weights["pixel"] > 0:
-        terms["pixel"] = weights["pixel"] * losses.pixel_loss(reconstructions, goal.images, order=pixel_order)
-    if weights["feature"] > 0:
-        features = goal.features_fn(reconstructions)[feature_layer]
-        chex.assert_equal_shape([features, goal.targets[feature_layer]])
-        terms["feature"] = weights["feature"] * losses.feature_loss(features, goal.targets[feature_layer])
-    if judge is not None:
-        logits, collections = judge(reconstructions)
-        terms["adversarial"] = weights["adversarial"] * losses.generator_loss(logits)
-    chex.assert_equal_shape([goal.mask, *terms.values()])
-    return _masked_mean(sum(terms.values()), goal.mask), (terms, collections)
-
-
-def _discriminator_step(
-    key, state, discriminator, optimizer, weight, reconstructions, goal: Goal, pause: float
-) -> tuple[TrainState, Array]:
-    """Returns the state after the discriminator's update, and its weighted loss per image [B].
-
-    Two forward passes, of the images and then of the reconstructions, each with a power iteration of the spectral norms
-    and a dropout mask of its own, as in the released code.
-    """
-    variables = state.variables[DISCRIMINATOR]
-    keys = jax.random.split(key)
-
-    def loss_fn(params):
-        def judge(key, collections, images):
-            return apply_train(discriminator, params, collections, images, goal.condition, key=key)
-
-        real, collections = judge(keys[0], variables, goal.images)
-        fake, collections = judge(keys[1], collections, reconstructions)
-        loss, adversarial = losses.discriminator_loss(real, fake), losses.generator_loss(fake)
-        is_ahead = _masked_mean(loss, goal.mask) < pause * _masked_mean(adversarial, goal.mask)
-        return _masked_mean(weight * loss, goal.mask), (weight * loss, is_ahead, collections)
-
-    gradients, (per_image, is_ahead, collections) = jax.grad(loss_fn, has_aux=True)(variables["params"])
-    updated = state.apply_gradients(DISCRIMINATOR, gradients, collections, optimizer)
-    if pause:
-        updated = jax.tree.map(lambda before, after: jnp.where(is_ahead, before, after), state, updated)
-    return updated, per_image
-
-
-def _make_judge(key: Array, discriminator: Network, variables: Variables, condition: Any):
-    """Returns images -> (logits [B], collections after the forward pass), in training mode."""
-
-    def judge(images):
-        return apply_train(discriminator, variables["params"], variables, images, condition, key=key)
-
-    return judge
 
 
 def _measure_pixels(_: Any, reconstructions: Array, images: Array) -> Mapping[str, Array]:

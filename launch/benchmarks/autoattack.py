@@ -50,9 +50,9 @@ class Ours:
     def __init__(self, checkpoint: pathlib.Path):
         import jax
 
-        from arinv.experiment import trained
+        from arinv.experiment import loading
 
-        self.encoder = trained.load(checkpoint, kind="classifier")
+        self.encoder = loading.load(checkpoint, kind="classifier")
         module = self.encoder.module
         self._model = jax.tree_util.Partial(lambda variables, x: module.apply(variables, x)[0], self.encoder.variables)
 

@@ -15,7 +15,7 @@ import short_run
 from disturbed_runs import END_SECONDS, Run, arrays_of, last_step, log_of, saved_step
 
 from arinv import distributed, main
-from arinv.experiment import trained
+from arinv.experiment import loading
 
 STEPS, EPOCH = 14, 6
 CONFIG = f"num_steps={STEPS}"
@@ -86,7 +86,7 @@ def test_process_0_alone_prints(disturbed):
 
 
 def read(workdir):
-    weights = trained.load(workdir / "encoder", kind="classifier").variables
+    weights = loading.load(workdir / "encoder", kind="classifier").variables
     return log_of(workdir), weights, arrays_of(workdir)
 
 

@@ -16,7 +16,7 @@ from sklearn.metrics import roc_auc_score
 from arinv import data, main, models
 from arinv.apps.anomaly import one_vs_all, scoring
 from arinv.errors import UserError
-from arinv.experiment import cache, trained
+from arinv.experiment import cache, loading
 from arinv.experiment.checkpoint import Checkpoints
 from arinv.experiment.run import Run, open_source
 from arinv.experiment.state import TrainState
@@ -33,7 +33,7 @@ def encoder(tmp_path_factory):
     """The workdir of an encoder with random weights."""
     workdir, rng = tmp_path_factory.mktemp("encoder"), np.random.default_rng(0)
     module = models.build("alexnet_small", num_classes=10, width=4)
-    shapes = jax.eval_shape(module.init, jax.random.key(0), trained.image_struct(16))
+    shapes = jax.eval_shape(module.init, jax.random.key(0), loading.image_struct(16))
 
     def draw(shape):
         scale = np.sqrt(2 / np.prod(shape[:-1])) if len(shape) > 1 else 0.0

@@ -12,7 +12,7 @@ from PIL import Image
 from arinv import attacks, main
 from arinv.apps.evaluation import autoattack
 from arinv.errors import UserError
-from arinv.experiment import trained
+from arinv.experiment import loading, trained
 from arinv.experiment.cache import ResultCache
 from arinv.experiment.run import Run
 from configs import autoattack as autoattack_config
@@ -137,7 +137,7 @@ def test_check_rejects_too_few_classes_with_a_command_that_works(tmp_path):
 
 
 def test_autoattack_rejects_a_checkpoint_of_too_few_classes_before_writing(finished, tmp_path, monkeypatch):
-    encoder = trained.load(finished / "encoder")
+    encoder = loading.load(finished / "encoder")
     few = dataclasses.replace(encoder, description={**encoder.description, "num_classes": 3})
     monkeypatch.setattr(trained, "load", lambda *_, **__: few)
     with pytest.raises(UserError, match=r"leave it out: --config.attack.attacks=apgd-ce\+fab-t\+square$"):

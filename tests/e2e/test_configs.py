@@ -19,7 +19,7 @@ from PIL import Image
 
 from arinv import data, main, tasks
 from arinv.errors import UserError
-from arinv.experiment import descriptions, trained, workdirs
+from arinv.experiment import descriptions, loading, workdirs
 from arinv.experiment import run as experiment_run
 from arinv.experiment.run import Run
 from arinv.train import training
@@ -411,7 +411,7 @@ def test_smoke_export_to_pytorch_and_import_again(quickstart, tmp_path):
     path = f"path={tmp_path}/generator/model.safetensors,layer=conv5,encoder_checkpoint={tmp_path}/in"
     smoke("import_torch", f"encoder=alexnet_small,{path}", tmp_path / "inverter")
     names = ("robust_inverter", tmp_path / "inverter")
-    before, after = (trained.load(workdir / name, kind="inverter").variables for name in names)
+    before, after = (loading.load(workdir / name, kind="inverter").variables for name in names)
     assert jax.tree.all(jax.tree.map(lambda a, b: bool((a == b).all()), before, after))
 
 

@@ -11,9 +11,9 @@ import arinv
 from arinv import main
 from arinv.errors import UserError
 from arinv.experiment import checkpoint
+from arinv.experiment.loading import abstract_gan
 from arinv.experiment.run import Run
 from arinv.experiment.state import TrainState
-from arinv.experiment.trained import abstract_gan
 from arinv.models import Gan
 from arinv.train import gan as gan_training
 from configs import gan as gan_config

@@ -8,7 +8,7 @@ import pytest
 
 from arinv import data, main, models, tasks
 from arinv.errors import UserError
-from arinv.experiment import trained as networks
+from arinv.experiment import loading
 from arinv.experiment.state import AVERAGE, TrainState
 from arinv.experiment.trained import CLASSIFIER
 from arinv.train import classifier, robust
@@ -145,7 +145,7 @@ def test_smoke_run_with_everything(tmp_path):
     config = classifier_config.get_config(f"{arg},classes=1+3-5,extra=npz:{tmp_path}/extra.npz")
     config.watch.action, config.average_decay = "switch", 0.9
     main.run(config, tmp_path / "run")
-    encoder = networks.load(tmp_path / "run", kind="classifier")
+    encoder = loading.load(tmp_path / "run", kind="classifier")
     assert encoder.description["weights"] == "average" and encoder.description["num_classes"] == 4
     logits, _ = encoder.module.apply(encoder.variables, jnp.zeros((1, 16, 16, 3)))
     assert logits.shape == (1, 4)

@@ -14,7 +14,7 @@ from arinv import data, main, metrics, tasks
 from arinv.apps.style import evaluate_style, stylize_images
 from arinv.apps.style.levels import PairStylizer
 from arinv.errors import UserError
-from arinv.experiment import trained
+from arinv.experiment import loading
 from arinv.ops.images import to_float
 from configs import style, stylize
 
@@ -101,7 +101,7 @@ def test_smoke_evaluation_measures_the_written_images(compared, levels, folders)
     assert set(done["entries"]) == {"standard", "robust", "content as it was"}
     assert done["entries"]["content as it was"]["ssim"] == 1.0 and done["num_pairs"] == 4
     assert "adversarial (l2 eps 1) training" in done["variants"]["gram_alexnet_small"]
-    features_fn = trained.load(compared / first(levels), kind="inverter").features_fn
+    features_fn = loading.load(compared / first(levels), kind="inverter").features_fn
     image = data.read_image(compared / "stylization" / "images" / "standard" / "clear" / "wide.png")
     other = data.resize_u8(data.read_image(folders / "style" / "wide.gif"), 64)
     layers = ("conv1", "conv2", "conv3", "conv4", "conv5")

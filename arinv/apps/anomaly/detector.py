@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 from arinv import data, metrics, paths
 from arinv.apps.anomaly import Calibration, overview, scoring
 from arinv.errors import UserError, unknown
-from arinv.experiment import trained, workdirs
+from arinv.experiment import loading, workdirs
 from arinv.experiment.run import Run, check_fields, report_left_out
 from arinv.experiment.trained import Trained
 from arinv.experiment.writer import progress_bar, progress_callback, read_arrays, write_arrays, write_json, write_png
@@ -197,7 +197,7 @@ def load(workdir: pathlib.Path, setting: scoring.Setting, *, dtype: Any) -> Dete
     """
     description = workdirs.read_json(workdir / FILE)
     place = workdirs.follow(description["inverter_workdir"], workdir, what="inverter")
-    inverter = trained.load(place, dtype=dtype, kind="inverter")
+    inverter = loading.load(place, dtype=dtype, kind="inverter")
     if inverter.fingerprint != description["weights"]:
         raise UserError(
             f"the inverter of {workdir} has other weights than when its thresholds were measured; run "

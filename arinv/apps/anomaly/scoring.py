@@ -20,7 +20,8 @@ from arinv.apps import anomaly
 from arinv.apps.anomaly.nearest_neighbors import POOLINGS
 from arinv.errors import UserError, unknown
 from arinv.experiment.cache import CachedRows
-from arinv.experiment.trained import Trained, feature_structs
+from arinv.experiment.loading import feature_structs
+from arinv.experiment.trained import Trained
 from arinv.models.generators.discriminator import fold_spectral_norm
 from arinv.types import Array, Batch
 

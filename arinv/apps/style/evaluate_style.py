@@ -27,7 +27,7 @@ from arinv.apps.style.image_sets import Collection
 from arinv.apps.style.levels import sides
 from arinv.apps.style.stylize_images import output_path
 from arinv.errors import UserError
-from arinv.experiment import report, trained, workdirs
+from arinv.experiment import loading, report, workdirs
 from arinv.experiment.run import Run, check_fields, provenance
 from arinv.experiment.writer import progress_bar, write_arrays, write_text
 from arinv.ops.images import to_float
@@ -107,7 +107,7 @@ def _load_network(run: Run, source: pathlib.Path, entries: Sequence[str]) -> Met
     """Returns the network of the Gram loss."""
     config = workdirs.read_json(source / "config.json")
     entry = "robust" if "robust" in entries else entries[-1]
-    own = trained.load(workdirs.resolve(config["entries"][entry][0], source), kind="inverter").encoder
+    own = loading.load(workdirs.resolve(config["entries"][entry][0], source), kind="inverter").encoder
     return load_network(run, _field(run.config), own)
 
 

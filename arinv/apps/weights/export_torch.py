@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 
 from arinv import models
 from arinv.errors import UserError
-from arinv.experiment import trained
+from arinv.experiment import loading
 from arinv.experiment.run import Run
 from arinv.experiment.trained import CLASSIFIER, INVERTER, Trained
 
@@ -34,7 +34,7 @@ def run(run: Run) -> dict[str, Any]:
     Raises:
       UserError: no usable checkpoint there, or a network without a counterpart in PyTorch.
     """
-    network = trained.load(run.resolve(run.config.checkpoint), kind=(CLASSIFIER, INVERTER))
+    network = loading.load(run.resolve(run.config.checkpoint), kind=(CLASSIFIER, INVERTER))
     is_encoder = network.kind == CLASSIFIER
     run.begin()
     if jax.process_index() == 0:

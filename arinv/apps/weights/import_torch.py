@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 from arinv import models, parallel
 from arinv.apps.weights import info
 from arinv.errors import UserError, unknown
-from arinv.experiment import descriptions, trained, workdirs
+from arinv.experiment import descriptions, loading, trained, workdirs
 from arinv.experiment.checkpoint import Checkpoints
 from arinv.experiment.run import Run
 from arinv.experiment.state import TrainState
@@ -170,7 +170,7 @@ def _read_generator(run: Run) -> tuple[dict[str, Any], Variables, dict[str, Any]
         "image_size": config.image_size,
         "loss": {"name": "imported", "file": pathlib.Path(config.path).name},
     }
-    trained.build_generator(description, encoder, dtype=jnp.float32)  # raises where its images have another size
+    loading.build_generator(description, encoder, dtype=jnp.float32)  # raises where its images have another size
     place = (config.path, config.encoder.name, config.generator.layer)
     options = {"image_size": config.image_size, "variant": variant, "encoder_options": encoder.description["options"]}
     if pathlib.Path(config.path).suffix == caffe.SUFFIX:
@@ -215,7 +215,7 @@ def _read_denoiser(run: Run) -> tuple[dict[str, Any], Variables, dict[str, Any]]
 def _load_encoder(run: Run) -> tuple[pathlib.Path, Trained]:
     """Returns the workdir of config.encoder_checkpoint and the encoder in it."""
     source = run.resolve(run.config.encoder_checkpoint)
-    encoder = trained.load(source, kind=CLASSIFIER)
+    encoder = loading.load(source, kind=CLASSIFIER)
     descriptions.check_encoder(encoder.description, run.config.encoder.name, source)
     return source, encoder
 

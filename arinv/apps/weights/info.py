@@ -17,7 +17,7 @@ from absl import logging
 
 from arinv import models
 from arinv.errors import MISTAKE, UserError, user_line
-from arinv.experiment import checkpoint, trained, workdirs
+from arinv.experiment import checkpoint, loading, trained, workdirs
 from arinv.models import caffe
 from arinv.models.encoders.base import mean_std
 from arinv.models.pytorch import recognition, weights
@@ -205,7 +205,7 @@ def _workdir_lines(path: pathlib.Path) -> list[str]:
             rows.append((stage.name, f"{workdirs.read_json(stage / 'config.json').get('task', '')}, {state}"))
         return _format(rows)
     description = checkpoint.load_description(path)
-    network = trained.load(path)
+    network = loading.load(path)
     config = workdirs.read_json(path / "config.json") if (path / "config.json").exists() else {}
     state = "complete" if workdirs.is_complete(path) else "not complete"
     count = sum(leaf.size for leaf in jax.tree.leaves(network.variables["params"]))

@@ -9,7 +9,7 @@ from small_encoders import SMALL
 
 from arinv import command_line, models
 from arinv.apps.weights import import_torch, info
-from arinv.experiment import trained
+from arinv.experiment import loading
 from arinv.experiment.run import Run
 from arinv.models.encoders.base import NORMALIZATIONS
 from arinv.models.pytorch.names import encoder_entries, generator_entries
@@ -45,7 +45,7 @@ def test_info_describes_a_file_and_its_command_imports_it(robustness, tmp_path):
     command = command_line.parse(shlex.split(rows["import"])[2:])
     import_torch.check(command.config)
     import_torch.run(Run(command.config, tmp_path / "out"))
-    network = trained.load(tmp_path / "out")
+    network = loading.load(tmp_path / "out")
     assert network.module == models.build("resnet50", normalization="pm1", **SMALL["resnet50"])
 
 
@@ -67,7 +67,7 @@ def test_info_describes_a_generator(tmp_path):
 def test_info_describes_workdirs(untrained, capsys):
     assert info.main([str(untrained / "robust_encoder"), str(untrained / "robust_inverter")]) == 0
     encoder, inverter = capsys.readouterr().out.split("workdir")[1:]
-    network = trained.load(untrained / "robust_inverter")
+    network = loading.load(untrained / "robust_inverter")
     assert "alexnet_small with width 2, 3 classes" in encoder and "l2, eps 1" in encoder
     assert "inverter" in inverter and "layer             conv5" in inverter
     assert network.fingerprint in inverter and network.encoder.fingerprint in encoder

@@ -13,7 +13,7 @@ from untrained import write_encoder, write_inverter
 import arinv
 from arinv import command_line, zoo
 from arinv.errors import UserError
-from arinv.experiment import checkpoint, exported, trained, workdirs
+from arinv.experiment import checkpoint, exported, loading, trained, workdirs
 from launch import zoo as maintenance
 
 NAME = "tiny_l2_0.5"
@@ -56,7 +56,7 @@ def test_reference_stands_for_the_deepest_inverter_or_the_encoder():
 
 
 def test_exported_weights_are_the_runs_in_float16(runs):
-    original, loaded = trained.load(runs / "conv5"), arinv.load(f"zoo:{NAME}")
+    original, loaded = loading.load(runs / "conv5"), arinv.load(f"zoo:{NAME}")
     for mine, theirs in ((loaded, original), (loaded.encoder, original.encoder)):
         for value, expected in zip(jax.tree.leaves(mine.variables), jax.tree.leaves(theirs.variables), strict=True):
             exact = np.asarray(expected)
@@ -119,7 +119,7 @@ def test_file_can_be_copied_with_its_encoder(tmp_path, folder):
 
 
 def test_inverter_of_other_weights_than_its_encoder_is_rejected(tmp_path, folder, runs):
-    encoder = trained.load(runs / "encoder")
+    encoder = loading.load(runs / "encoder")
     exported.write(tmp_path / "encoder.safetensors", encoder.variables, encoder.description)
     (tmp_path / "conv5.safetensors").write_bytes((folder / NAME / "conv5.safetensors").read_bytes())
     with pytest.raises(UserError, match="was trained on an encoder of weights") as error:
@@ -128,7 +128,7 @@ def test_inverter_of_other_weights_than_its_encoder_is_rejected(tmp_path, folder
 
 
 def test_zoo_rejects_inverters_with_an_encoder_of_their_own(tmp_path, runs, monkeypatch):
-    inverter = trained.load(runs / "conv5")
+    inverter = loading.load(runs / "conv5")
     own = dataclasses.replace(inverter, description={**inverter.description, "trained_encoder": True})
     monkeypatch.setattr(trained, "load", lambda place, kind="": own if kind == "inverter" else inverter.encoder)
     with pytest.raises(UserError, match="conv5 has an encoder of its own .*name inverters of a frozen encoder"):

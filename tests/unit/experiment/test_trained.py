@@ -7,7 +7,7 @@ import pytest
 
 import arinv
 from arinv.errors import UserError
-from arinv.experiment import trained
+from arinv.experiment import loading
 
 
 def images(count, height=16, width=16):
@@ -102,7 +102,7 @@ def test_package_lists_its_public_names():
 
 
 def test_check_generator_rejects_images_that_are_no_multiple_of_the_stride():
-    check = trained.check_generator
+    check = loading.check_generator
     check("resnet18_imagenet", "block2", variant="default", image_size=200)
     with pytest.raises(UserError, match="resnet18_imagenet block4 turns 200 px into 224 px; .* a multiple of 32"):
         check("resnet18_imagenet", "block4", variant="default", image_size=200)

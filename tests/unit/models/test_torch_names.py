@@ -10,8 +10,7 @@ from torch_streams import call, name, number, row, state, table, text, write_zip
 from arinv import models
 from arinv.apps.weights import import_torch
 from arinv.errors import UserError
-from arinv.experiment import trained as networks
-from arinv.experiment import trained as trained_networks
+from arinv.experiment import loading
 from arinv.experiment.run import Run
 from arinv.models.encoders.base import NORMALIZATIONS, TorchLayer
 from arinv.models.pytorch import names as layout
@@ -324,7 +323,7 @@ def test_import_uses_depth_width_and_the_normalization_of_the_file(tmp_path, cap
     count = len(small_entries())
     assert f"encoder 'wrn28_10' of 10 classes, 77,850 parameters, from {count} tensors" in lines
     assert "mean (0.491, 0.482, 0.447), standard deviation (0.247, 0.243, 0.262): as in the file" in lines
-    encoder = networks.load(tmp_path / "out", kind="classifier")
+    encoder = loading.load(tmp_path / "out", kind="classifier")
     assert (encoder.module.depth, encoder.module.width, encoder.module.normalization) == (10, 1, RONY)
 
 
@@ -332,7 +331,7 @@ def test_import_infers_depth_and_width(tmp_path, capsys):
     path = save(tmp_path / "a.pt", weights())
     import_torch.run(Run(import_torch_config.get_config(f"encoder=wrn28_10,path={path}"), tmp_path / "out"))
     assert "a.pt: depth 10, width 1: as in the file" in capsys.readouterr().err
-    module = networks.load(tmp_path / "out", kind="classifier").module
+    module = loading.load(tmp_path / "out", kind="classifier").module
     assert (module.depth, module.width, module.normalization) == (10, 1, "none")
 
 
@@ -430,7 +429,7 @@ def test_import_of_a_denoiser_needs_its_encoder(tmp_path):
         both |= {f"module.classifier.{key}.{part}": arrays[f"features.{place}.{part}"] for part in ("weight", "bias")}
     save(tmp_path / "denoiser.pt", both)
     import_torch.run(Run(config, tmp_path / "denoiser"))
-    trained = trained_networks.load(tmp_path / "denoiser", kind="denoiser")
+    trained = loading.load(tmp_path / "denoiser", kind="denoiser")
     assert trained.module.encoder.normalization == "pm1" and trained.module.decoder.pad_side == "official"
     np.testing.assert_array_equal(trained.variables["params"]["rgb"]["bias"], [0, 1, 2])
 

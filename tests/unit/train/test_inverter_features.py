@@ -11,7 +11,7 @@ import pytest
 
 from arinv import data, models
 from arinv.errors import UserError
-from arinv.experiment import trained
+from arinv.experiment import loading
 from arinv.experiment.run import Run
 from arinv.experiment.state import TrainState
 from arinv.models.generators.mirror import Generator
@@ -32,7 +32,7 @@ def make_step(**options):
     features = jax.ShapeDtypeStruct((1, 4, 4, 31), jnp.float32)
     step = inverter.make_train_step(
         ENCODER, generator, None, optimizers, layer="hog", feature_layer="hog", weights=WEIGHTS, pixel_order=2,
-        augmentation={}, side=trained.training_side(generator, features), **options,
+        augmentation={}, side=loading.training_side(generator, features), **options,
     )  # fmt: skip
     return jax.jit(step), TrainState.create(KEY, {"generator": (generator, (features,))}, optimizers)
 
@@ -97,9 +97,9 @@ def test_images_are_enlarged_in_evaluation():
 
 
 def test_encoder_without_weights_has_no_logits():
-    network = trained.without_weights("hog", image_size=32)
+    network = loading.new_encoder("hog", image_size=32)
     assert network.features_fn(jnp.zeros((1, 32, 32, 3)))["hog"].shape == (1, 4, 4, 31)
     with pytest.raises(UserError, match="encoder 'hog' has no classes"):
         _ = network.logits_fn
     with pytest.raises(UserError, match="encoder 'alexnet' has weights"):
-        trained.without_weights("alexnet", image_size=32)
+        loading.new_encoder("alexnet", image_size=32)

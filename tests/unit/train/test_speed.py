@@ -11,7 +11,7 @@ import pytest
 
 from arinv import main, models, parallel
 from arinv.errors import UserError
-from arinv.experiment import trained
+from arinv.experiment import loading
 from arinv.experiment.state import TrainState
 from arinv.train import accelerators, feed, flops, loop, speed
 from arinv.train import classifier as classifier_steps
@@ -51,7 +51,7 @@ def test_several_steps_in_a_call_return_the_same_bits(runs):
     (one, single), (two, several) = runs
     assert without_speed(single) == without_speed(several)
     assert (one / "results.json").read_bytes() == (two / "results.json").read_bytes()
-    a, b = (trained.load(path, kind="classifier").variables for path in (one, two))
+    a, b = (loading.load(path, kind="classifier").variables for path in (one, two))
     assert jax.tree.all(jax.tree.map(np.array_equal, a, b))
     assert [line["step"] for line in single] == [3, 4, 6, 7, 7]
 
@@ -185,7 +185,7 @@ def test_bfloat16_step_keeps_state_and_metrics_in_float32():
     optimizer = make_optimizer(spec, num_steps=1, steps_per_epoch=1)
     attack = {"eps": 0.5, "norm": "l2", "num_steps": 2, "step_size": None, "random_start": True}
     step = classifier_steps.make_train_step(encoder, optimizer, attack=attack, augmentation={"flip": True})
-    struct = trained.image_struct(32)
+    struct = loading.image_struct(32)
     init = functools.partial(
         TrainState.create, networks={"classifier": (encoder, (struct,))}, optimizers={"classifier": optimizer}
     )
