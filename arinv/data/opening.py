@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from arinv.data import folder, image_files, npz, photos, tfds, volume
+from arinv.data import folder, image_files, npz, photos, slices, tfds
 from arinv.data.source import Published, Recolored, Renumbered, Source, SourceInfo, Subset, class_labels
 from arinv.errors import UserError, unknown
 
@@ -77,12 +77,12 @@ SCHEMES: dict[str, Scheme] = {
         extra_split="all",
         decoded=True,
     ),
-    "blobs": Scheme(volume.open_blobs, decoded=True),
+    "blobs": Scheme(slices.open_blobs, decoded=True),
     "volume": Scheme(
-        volume.open_volume,
+        slices.open_volume,
         "PATH",
         options=("window",),
-        check=volume.check_location,
+        check=slices.check_location,
         decoded=True,
     ),
 }

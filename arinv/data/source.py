@@ -72,97 +72,83 @@ class Source(Protocol):
         ...
 
 
-class Subset:
-    """Some examples of a source, by their indices; labels keep their numbers."""
-
-    def __init__(self, source: Source, indices: Sequence[int]):
-        self._source = source
-        self._indices = np.asarray(indices, np.int64)
-        self.info = dataclasses.replace(source.info, num_examples=len(self._indices))
-        self.num_skipped = source.num_skipped
-
-    def __len__(self) -> int:
-        return len(self._indices)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        return self._source[int(self._indices[index])]
-
-    def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
-        """Returns several examples."""
-        return read_examples(self._source, [int(self._indices[index]) for index in indices])
-
-    def read_labels(self) -> np.ndarray:
-        """Returns the labels of the kept examples, int32 [N]."""
-        return self._source.read_labels()[self._indices]
-
-
-class Renumbered:
-    """The examples of a source with other labels.
+class View:
+    """The examples of a source, converted one by one by a subclass.
 
     Attributes:
-      info: that of the source, with the new classes.
+      info: that of the source, with the facts that differ.
       num_skipped: that of the source.
     """
 
-    def __init__(self, source: Source, numbers: Mapping[int, int], class_names: Sequence[str]):
-        """Stores old label -> new label, for every label that occurs, and the names of the new classes."""
-        self._source, self._numbers = source, dict(numbers)
-        names = tuple(class_names)
-        self.info = dataclasses.replace(source.info, num_classes=len(names), class_names=names)
+    def __init__(self, source: Source, **facts: Any):
+        """Stores the source, and the fields of its info that differ."""
+        self._source = source
+        self.info = dataclasses.replace(source.info, **facts)
         self.num_skipped = source.num_skipped
 
     def __len__(self) -> int:
-        return len(self._source)
+        return self.info.num_examples
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         return self.__getitems__([index])[0]
 
     def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
         """Returns several examples."""
-        examples = read_examples(self._source, indices)
-        return [{**example, "label": self._numbers[int(example["label"])]} for example in examples]
+        return [self._convert(example) for example in read_examples(self._source, indices)]
 
-    def read_labels(self) -> np.ndarray:
-        """Returns the new labels, int32 [N]."""
-        return np.array([self._numbers[int(label)] for label in self._source.read_labels()], np.int32)
-
-
-class Recolored:
-    """The examples of a source in RGB with three equal channels, or in grey by Rec. 601.
-
-    Attributes:
-      info: that of the source, with the channels.
-      num_skipped: that of the source.
-    """
-
-    def __init__(self, source: Source, channels: int):
-        """Stores the source, and the channels of its images, 1 or 3."""
-        self._source = source
-        self.info = dataclasses.replace(source.info, channels=channels)
-        self.num_skipped = source.num_skipped
-
-    def __len__(self) -> int:
-        return len(self._source)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        return self.__getitems__([index])[0]
-
-    def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
-        """Returns several examples."""
-        return [
-            {**example, "image": self._convert(example["image"])} for example in read_examples(self._source, indices)
-        ]
-
-    def _convert(self, image: np.ndarray) -> np.ndarray:
-        if image.shape[-1] == self.info.channels:
-            return image
-        if self.info.channels == 3:
-            return np.repeat(image, 3, axis=-1)
-        return to_grey(image)[..., None]
+    def _convert(self, example: dict[str, Any]) -> dict[str, Any]:
+        return example
 
     def read_labels(self) -> np.ndarray:
         """Returns the labels of all examples, int32 [N]."""
         return self._source.read_labels()
+
+
+class Subset(View):
+    """Some examples of a source, by their indices; labels keep their numbers."""
+
+    def __init__(self, source: Source, indices: Sequence[int]):
+        """Stores the source and the indices."""
+        self._indices = np.asarray(indices, np.int64)
+        super().__init__(source, num_examples=len(self._indices))
+
+    def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
+        """Returns several examples."""
+        return super().__getitems__([int(self._indices[index]) for index in indices])
+
+    def read_labels(self) -> np.ndarray:
+        """Returns the labels of the kept examples, int32 [N]."""
+        return super().read_labels()[self._indices]
+
+
+class Renumbered(View):
+    """The examples of a source with other labels."""
+
+    def __init__(self, source: Source, numbers: Mapping[int, int], class_names: Sequence[str]):
+        """Stores old label -> new label, for every label that occurs, and the names of the new classes."""
+        super().__init__(source, num_classes=len(class_names), class_names=tuple(class_names))
+        self._numbers = dict(numbers)
+
+    def _convert(self, example: dict[str, Any]) -> dict[str, Any]:
+        return {**example, "label": self._numbers[int(example["label"])]}
+
+    def read_labels(self) -> np.ndarray:
+        """Returns the new labels, int32 [N]."""
+        return np.array([self._numbers[int(label)] for label in super().read_labels()], np.int32)
+
+
+class Recolored(View):
+    """The examples of a source in RGB with three equal channels, or in grey by Rec. 601."""
+
+    def __init__(self, source: Source, channels: int):
+        """Stores the source, and the channels of its images, 1 or 3."""
+        super().__init__(source, channels=channels)
+
+    def _convert(self, example: dict[str, Any]) -> dict[str, Any]:
+        image = example["image"]
+        if image.shape[-1] != self.info.channels:
+            image = np.repeat(image, 3, axis=-1) if self.info.channels == 3 else to_grey(image)[..., None]
+        return {**example, "image": image}
 
 
 def class_labels(classes: Sequence[int | str], info: SourceInfo) -> list[int]:

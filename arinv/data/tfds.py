@@ -4,6 +4,7 @@ Records are parsed as protocol buffers and decoded with Pillow, two to three tim
 feature decoders for small images. Images are uint8 RGB, resized to a fixed size on the host.
 """
 
+import functools
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -112,14 +113,17 @@ class Tfds:
         return {"image": image, "label": self._label(features, name)}
 
     def read_labels(self) -> np.ndarray:
-        """Returns all labels, int32 [N]; reads every record (minutes, for a large dataset)."""
-        if not self._label_name:
-            return np.zeros(len(self), np.int32)
-        labels = np.empty(len(self), np.int32)
-        for start in range(0, len(self), _BLOCK):
+        """Returns all labels, int32 [N]; reads every record, once (minutes, for a large dataset)."""
+        return self._labels
+
+    @functools.cached_property
+    def _labels(self) -> np.ndarray:
+        labels = np.zeros(len(self), np.int32)
+        for start in range(0, len(self) if self._label_name else 0, _BLOCK):
             indices = range(start, min(start + _BLOCK, len(self)))
             for index, record in zip(indices, self._records.__getitems__(list(indices)), strict=True):
                 labels[index] = self._label(_parse(record), f"example {index} of {self.info.name}")
+        labels.setflags(write=False)
         return labels
 
     def _label(self, features, name: str) -> int:

@@ -20,8 +20,8 @@ from arinv.metrics.image_quality import (
     ssim,
     ssim_uniform7,
 )
+from arinv.metrics.metric import METRICS, Metric
 from arinv.metrics.perceptual import LPIPS_LAYERS, lpips
-from arinv.metrics.registry import METRICS, Metric
 
 VARIANTS = {name: metric.variant for name, metric in METRICS.items()}
 

@@ -74,6 +74,20 @@ def psnr(reconstructions: ArrayLike, images: ArrayLike) -> Array:
     return -10.0 * jnp.log10(mean_squared_error(reconstructions, images) + _PSNR_FLOOR)
 
 
+def _check_window(images: Array, window: int, name: str) -> None:
+    """Checks that images have room for the window of a metric.
+
+    Raises:
+      UserError: they are smaller.
+    """
+    height, width = images.shape[1:3]
+    if min(height, width) < window:
+        raise UserError(
+            f"{name} needs images of at least {window} x {window} pixels, got {height} x {width}; enlarge them or omit "
+            f"{name}."
+        )
+
+
 def ssim(reconstructions: ArrayLike, images: ArrayLike) -> Array:
     """Returns the structural similarity, for each image.
 
@@ -94,11 +108,7 @@ def ssim(reconstructions: ArrayLike, images: ArrayLike) -> Array:
     similarity".
     """
     reconstructions, images = as_image_pair(reconstructions, images)
-    if min(images.shape[1:3]) < _SSIM_WINDOW:
-        raise UserError(
-            f"SSIM needs images of at least {_SSIM_WINDOW} x {_SSIM_WINDOW} pixels, "
-            f"got {images.shape[1]} x {images.shape[2]}; enlarge them or omit SSIM."
-        )
+    _check_window(images, _SSIM_WINDOW, "SSIM")
     with jax.numpy_dtype_promotion("standard"):  # its window has integers and, with jax_enable_x64, float64
         values = dm_pix.ssim(
             reconstructions,
@@ -128,11 +138,7 @@ def ssim_uniform7(reconstructions: ArrayLike, images: ArrayLike) -> Array:
     Source: `skimage.metrics.structural_similarity`, which the Generative Encoder states to use.
     """
     x, y = as_image_pair(reconstructions, images)
-    if min(y.shape[1:3]) < _UNIFORM_WINDOW:
-        raise UserError(
-            f"ssim_uniform7 needs images of at least {_UNIFORM_WINDOW} x {_UNIFORM_WINDOW} pixels, got {y.shape[1]} x "
-            f"{y.shape[2]}; enlarge them or omit it."
-        )
+    _check_window(y, _UNIFORM_WINDOW, "ssim_uniform7")
     count = _UNIFORM_WINDOW**2
 
     def means(values):

@@ -20,11 +20,11 @@ from ml_collections import ConfigDict
 from arinv import data, losses, models
 from arinv.errors import UserError
 from arinv.experiment.loading import image_struct
-from arinv.experiment.run import Run, channels_of, check_fields
+from arinv.experiment.run import Run, channels_of
 from arinv.experiment.state import AVERAGE, TrainState
 from arinv.experiment.trained import AUTOENCODER, DISCRIMINATOR, Trained
 from arinv.ops.augment import augment
-from arinv.ops.degradations import Operator, build_operator, image_keys
+from arinv.ops.degradations import Operator, image_keys
 from arinv.ops.inputs import check_number
 from arinv.ops.latents import draw_latents
 from arinv.train import autoencoder, training
@@ -41,10 +41,8 @@ def check(config: ConfigDict) -> None:
     Raises:
       UserError: unknown name or number out of range.
     """
-    check_fields(config)
-    training.check(config)
+    autoencoder.check_shared(config)
     _build(config, jnp.float32)
-    build_operator(config.operator.name, **config.operator.options.to_dict())
     for name in _TERMS:
         check_number(config.loss[name], f"loss.{name}", least=0.0)
     if not 0 <= config.average_decay < 1:
@@ -60,9 +58,7 @@ def run(run: Run) -> dict[str, Any]:
     Raises:
       UserError: data or checkpoints that cannot be read or do not fit the config.
     """
-    operator = build_operator(run.config.operator.name, **run.config.operator.options.to_dict())
-    results = training.train(run, build)
-    return run.finish({**results, "operator": {**run.config.operator.to_dict(), "formula": operator.formula}})
+    return autoencoder.finish(run, training.train(run, build))
 
 
 def build(run: Run, encoder: Trained | None, info: data.SourceInfo, steps_per_epoch: int) -> training.TrainSetup:
@@ -82,7 +78,7 @@ def build(run: Run, encoder: Trained | None, info: data.SourceInfo, steps_per_ep
     images = image_struct(config.data.image_size, channels_of(config))
     networks = {AUTOENCODER: (module, (images,)), DISCRIMINATOR: (discriminator, (images,))}
     optimizers = training.make_optimizers(config, tuple(networks), steps_per_epoch)
-    operator = build_operator(config.operator.name, **config.operator.options.to_dict())
+    operator = autoencoder.operator_of(config)
     step = make_train_step(
         module,
         discriminator,

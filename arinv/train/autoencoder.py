@@ -34,11 +34,29 @@ def check(config: ConfigDict) -> None:
     Raises:
       UserError: unknown name or number out of range.
     """
+    check_shared(config)
+    _build(config, jnp.float32)
+    check_number(config.loss.restoration, "loss.restoration", least=0.0)
+
+
+def check_shared(config: ConfigDict) -> None:
+    """Checks the fields that every training of an autoencoder has.
+
+    Raises:
+      UserError: unknown name or number out of range.
+    """
     check_fields(config)
     training.check(config)
-    _build(config, jnp.float32)
-    build_operator(config.operator.name, **config.operator.options.to_dict())
-    check_number(config.loss.restoration, "loss.restoration", least=0.0)
+    operator_of(config)
+
+
+def operator_of(config: ConfigDict) -> Operator:
+    """Returns the operator of the degraded images.
+
+    Raises:
+      UserError: unknown name or number out of range.
+    """
+    return build_operator(config.operator.name, **config.operator.options.to_dict())
 
 
 def check_inputs(run: Run) -> None:
@@ -62,10 +80,13 @@ def run(run: Run) -> dict[str, Any]:
     Raises:
       UserError: data or checkpoints that cannot be read or do not fit the config.
     """
-    gan = _load_gan(run)
-    operator = build_operator(run.config.operator.name, **run.config.operator.options.to_dict())
-    results = training.train(run, build, encoder=gan)
-    return run.finish({**results, "operator": {**run.config.operator.to_dict(), "formula": operator.formula}})
+    return finish(run, training.train(run, build, encoder=_load_gan(run)))
+
+
+def finish(run: Run, results: Mapping[str, Any]) -> dict[str, Any]:
+    """Writes and returns the results of a training, with the formula of the operator."""
+    formula = operator_of(run.config).formula
+    return run.finish({**results, "operator": {**run.config.operator.to_dict(), "formula": formula}})
 
 
 def build(run: Run, gan: Trained | None, info: data.SourceInfo, steps_per_epoch: int) -> training.TrainSetup:
@@ -84,7 +105,7 @@ def build(run: Run, gan: Trained | None, info: data.SourceInfo, steps_per_epoch:
     module = _build(config, run.dtype)
     networks = {AUTOENCODER: (module, (image_struct(config.data.image_size, channels_of(config)),))}
     optimizers = training.make_optimizers(config, tuple(networks), steps_per_epoch)
-    operator = build_operator(config.operator.name, **config.operator.options.to_dict())
+    operator = operator_of(config)
     step = make_train_step(
         module,
         optimizers[AUTOENCODER],

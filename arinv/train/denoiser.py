@@ -30,8 +30,8 @@ from arinv.ops.augment import augment
 from arinv.ops.degradations import add_gaussian_noise
 from arinv.ops.images import image_grid, to_float
 from arinv.train import training
+from arinv.train.generator_update import Goal, check_loss, loss_weights, make_update
 from arinv.train.inverter import check_checkpoint
-from arinv.train.reconstruction import Goal, check_loss, loss_weights, make_update
 from arinv.types import Array, Batch, Metrics, Network, Variables
 
 
@@ -163,7 +163,7 @@ def make_train_step(
       optimizers: one for "generator" and one for "discriminator" where there is one.
       noise: options of ops.degradations.add_gaussian_noise.
       feature_layer: the comparator's feature that the feature loss compares.
-      weights: of the terms, as of `reconstruction.make_update`.
+      weights: of the terms, as of `generator_update.make_update`.
       pixel_order: 1 for l1, 2 for squared l2.
       augmentation: options of ops.augment.augment.
 

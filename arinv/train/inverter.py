@@ -22,7 +22,7 @@ from arinv.ops.augment import augment
 from arinv.ops.images import image_grid, resize_images, to_float
 from arinv.ops.inputs import check_count
 from arinv.train import classifier, training
-from arinv.train.reconstruction import Goal, check_loss, loss_weights, make_update
+from arinv.train.generator_update import Goal, check_loss, loss_weights, make_update
 from arinv.types import Array, Batch, Metrics, Network, Variables
 
 _STARTS = ("checkpoint", "random")  # weights of a trained encoder at the start

@@ -8,10 +8,8 @@ Source: Rojas-Gomez et al. 2022, sections 3.3 and A3.2.
 """
 
 import functools
-from collections.abc import Mapping
-from typing import Any
 
-from launch.benchmarks.measurement import Benchmark, Options, Prepared
+from launch.benchmarks.measurement import Benchmark, Options, Prepared, summarize_best
 
 WEIGHTS = {"pixel": 2e-3, "feature": 1e-2}
 FIRST_RATE, LAST_RATE, MOMENTUM = 0.1, 0.001, 0.9
@@ -104,24 +102,9 @@ def _torch(case: str, options: Options, *, compiled: bool = False) -> Prepared:
     return setting.prepare(step, {"generator": generator, "comparator": comparator}, 1)
 
 
-def _summarize(results: Mapping[str, Any]) -> list[str]:
-    """Returns the best of the cases, with what it gains over PyTorch's one image at a time."""
-    speeds = {
-        case: result["variants"]["arinv"]["images_per_second"]["median"]
-        for case, result in results.items()
-        if "error" not in result["variants"]["arinv"]
-    }
-    if not speeds:
-        return []
-    best = max(speeds, key=speeds.get)
-    line = f"best of {', '.join(speeds)}: {best}, {1 / speeds[best]:.3g} s an image"
-    ratios = results[best]["ratios"]
-    return [line + "".join(f", {ratio['median']:.2f} times {other}" for other, ratio in ratios.items())]
-
-
 BENCHMARK = Benchmark(
     cases=tuple(f"batch{batch}" for batch in _BATCHES),
     variants={"arinv": _ours, "torch": _torch, "torch_compile": functools.partial(_torch, compiled=True)},
     optional=("torch", "torch_compile"),
-    summarize=_summarize,
+    summarize=summarize_best,
 )

@@ -222,3 +222,23 @@ def ratios(results: Mapping[str, Mapping]) -> dict[str, dict]:
         for other in others
         if "error" not in results[other]
     }
+
+
+def summarize_best(results: Mapping[str, Any]) -> list[str]:
+    """Returns a line with the fastest of the cases, by our images a second, and what it gains over the others.
+
+    Args:
+      results: what `measure` returned.
+    """
+    first = next(iter(next(iter(results.values()))["variants"]))
+    speeds = {
+        case: result["variants"][first]["images_per_second"]["median"]
+        for case, result in results.items()
+        if "error" not in result["variants"][first]
+    }
+    if not speeds:
+        return []
+    best = max(speeds, key=speeds.get)
+    line = f"best of {', '.join(speeds)}: {best}, {1 / speeds[best]:.3g} s an image"
+    ratios = results[best]["ratios"]
+    return [line + "".join(f", {ratio['median']:.2f} times {other}" for other, ratio in ratios.items())]

@@ -10,10 +10,9 @@ Source: Generative Encoder, Algorithm 1 and section 4.4.
 """
 
 import functools
-from collections.abc import Mapping
 from typing import Any
 
-from launch.benchmarks.measurement import Benchmark, Options, Prepared
+from launch.benchmarks.measurement import Benchmark, Options, Prepared, summarize_best
 
 RATE = 0.1
 WIDTHS = {"base_width": 1024, "max_width": 128}
@@ -108,21 +107,6 @@ def _torch(case: str, options: Options, *, compiled: bool = False) -> Prepared:
     return setting.prepare(step, {"generator": generator, "encoder": encoder}, 1)
 
 
-def _summarize(results: Mapping[str, Any]) -> list[str]:
-    """Returns the best of the cases, with what it gains over one image at a time."""
-    speeds = {
-        case: result["variants"]["arinv"]["images_per_second"]["median"]
-        for case, result in results.items()
-        if "error" not in result["variants"]["arinv"]
-    }
-    if not speeds:
-        return []
-    best = max(speeds, key=speeds.get)
-    line = f"best of {', '.join(speeds)}: {best}, {1 / speeds[best]:.3g} s an image"
-    ratios = results[best]["ratios"]
-    return [line + "".join(f", {ratio['median']:.2f} times {other}" for other, ratio in ratios.items())]
-
-
 BENCHMARK = Benchmark(
     cases=tuple(f"batch{batch}" for batch in _BATCHES),
     variants={
@@ -132,5 +116,5 @@ BENCHMARK = Benchmark(
         "torch_compile": functools.partial(_torch, compiled=True),
     },
     optional=("torch", "torch_compile"),
-    summarize=_summarize,
+    summarize=summarize_best,
 )

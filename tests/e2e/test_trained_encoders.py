@@ -14,9 +14,9 @@ from arinv.train import inverter as task
 from configs import inverter
 
 
-def config_of(untrained, **changes):
-    arguments = f"smoke=True,image_size=16,loss=pixel,encoder_checkpoint={untrained}/robust_encoder,train_encoder=True"
-    config = inverter.get_config(arguments).stages.inverter
+def config_of(untrained, arguments="train_encoder=True", **changes):
+    shared = f"smoke=True,image_size=16,loss=pixel,encoder_checkpoint={untrained}/robust_encoder"
+    config = inverter.get_config(f"{shared},{arguments}").stages.inverter
     config.update_from_flattened_dict(changes)
     return config
 
@@ -60,19 +60,12 @@ def test_encoders_without_weights_are_not_trained():
         task.check(config)
 
 
-def vae_of(untrained, **changes):
-    arguments = f"smoke=True,image_size=16,loss=pixel,encoder_checkpoint={untrained}/robust_encoder,latent_size=5"
-    config = inverter.get_config(arguments).stages.inverter
-    config.update_from_flattened_dict(changes)
-    return config
-
-
 @pytest.fixture(scope="module")
 def variational(untrained, tmp_path_factory):
     """A finished smoke run of a variational autoencoder that starts from random weights."""
     workdir = tmp_path_factory.mktemp("variational")
     changes = {"encoder.checkpoint": "", "encoder.start": "random", "encoder.options": {"width": 2}}
-    main.run(vae_of(untrained, **changes), workdir)
+    main.run(config_of(untrained, "latent_size=5", **changes), workdir)
     return workdir
 
 
@@ -89,7 +82,7 @@ def test_variational_autoencoder_is_loaded_with_its_encoder_and_samples(variatio
 
 
 def test_variational_autoencoder_is_a_comparator(untrained, variational, tmp_path):
-    config = vae_of(untrained)
+    config = config_of(untrained, "latent_size=5")
     config.loss.update({"feature": 1.0, "comparator": str(variational), "feature_layer": "conv3"})
     config.num_steps = 1
     main.run(config, tmp_path / "own")
@@ -118,4 +111,4 @@ def test_variational_autoencoder_is_a_comparator(untrained, variational, tmp_pat
 )
 def test_mistakes_of_variational_autoencoders_are_one_line(untrained, changes, message):
     with pytest.raises(UserError, match=message):
-        task.check(vae_of(untrained, **changes))
+        task.check(config_of(untrained, "latent_size=5", **changes))

@@ -13,7 +13,7 @@ from arinv.errors import UserError, unknown
 from arinv.experiment.cache import fingerprint
 from arinv.experiment.run import Run
 from arinv.experiment.trained import Trained, make_features_fn
-from arinv.metrics.registry import METRICS, OWN
+from arinv.metrics.metric import METRICS, OWN
 from arinv.types import Array, FeaturesFn, Variables
 
 _LPIPS_LAYERS = {"alexnet": metrics.LPIPS_LAYERS["alex"], "vgg16": metrics.LPIPS_LAYERS["vgg"]}

@@ -11,7 +11,7 @@ from arinv import data
 from arinv.errors import UserError
 from arinv.experiment.run import Run
 from arinv.experiment.state import TrainState
-from arinv.train import inverter, reconstruction
+from arinv.train import generator_update, inverter
 from configs import inverter as inverter_config
 from configs.paper import deepsim_vae
 
@@ -101,4 +101,4 @@ def test_preset_has_the_published_weights_for_images_between_0_and_1():
         assert (adam.b1, adam.b2, adam.schedule.name, adam.schedule.learning_rate) == (0.9, 0.999, "constant", 2e-4)
     config.loss.pause = -1.0
     with pytest.raises(UserError, match="loss.pause=-1.0 must be 0"):
-        reconstruction.check_loss(config.loss)
+        generator_update.check_loss(config.loss)

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from arinv import data
-from arinv.data.volume import make_blobs
+from arinv.data.slices import make_blobs
 from arinv.errors import UserError
 
 
