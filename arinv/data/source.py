@@ -126,7 +126,8 @@ class Renumbered(View):
 
     def __init__(self, source: Source, numbers: Mapping[int, int], class_names: Sequence[str]):
         """Stores old label -> new label, for every label that occurs, and the names of the new classes."""
-        super().__init__(source, num_classes=len(class_names), class_names=tuple(class_names))
+        names = tuple(class_names)
+        super().__init__(source, num_classes=len(names), class_names=names)
         self._numbers = dict(numbers)
 
     def _convert(self, example: dict[str, Any]) -> dict[str, Any]:

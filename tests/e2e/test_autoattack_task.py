@@ -139,7 +139,7 @@ def test_check_rejects_too_few_classes_with_a_command_that_works(tmp_path):
 def test_autoattack_rejects_a_checkpoint_of_too_few_classes_before_writing(finished, tmp_path, monkeypatch):
     encoder = loading.load(finished / "encoder")
     few = dataclasses.replace(encoder, description={**encoder.description, "num_classes": 3})
-    monkeypatch.setattr(trained, "load", lambda *_, **__: few)
+    monkeypatch.setattr(loading, "load", lambda *_, **__: few)
     with pytest.raises(UserError, match=r"leave it out: --config.attack.attacks=apgd-ce\+fab-t\+square$"):
         main.run(attack_config(finished), tmp_path)
     assert not (tmp_path / "config.json").exists()

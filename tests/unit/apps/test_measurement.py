@@ -8,7 +8,7 @@ import pytest
 from arinv import metrics, models
 from arinv.apps.evaluation import comparison, evaluate, measurement, published
 from arinv.errors import UserError
-from arinv.experiment import trained, workdirs
+from arinv.experiment import loading, trained, workdirs
 from arinv.experiment.cache import fingerprint
 from arinv.experiment.run import Run
 from arinv.experiment.trained import make_features_fn
@@ -88,7 +88,7 @@ def test_measurement_names_every_metric_after_its_network(own, tmp_path):
 
 def test_measurement_uses_the_encoder_of_the_config(own, tmp_path, monkeypatch):
     other = make_encoder(1)
-    monkeypatch.setattr(trained, "load", lambda path, **_: {tmp_path / "other": other}[path])
+    monkeypatch.setattr(loading, "load", lambda path, **_: {tmp_path / "other": other}[path])
     config = make_config("robust_lpips", metric_networks={"encoder": "stage:other"})
     numbers, _, variants = measure(config, own, tmp_path / "evaluation", images(0), images(1))
     expected = metrics.lpips(

@@ -13,7 +13,7 @@ from untrained import write_encoder, write_inverter
 import arinv
 from arinv import command_line, zoo
 from arinv.errors import UserError
-from arinv.experiment import checkpoint, exported, loading, trained, workdirs
+from arinv.experiment import checkpoint, exported, loading, workdirs
 from launch import zoo as maintenance
 
 NAME = "tiny_l2_0.5"
@@ -130,7 +130,7 @@ def test_inverter_of_other_weights_than_its_encoder_is_rejected(tmp_path, folder
 def test_zoo_rejects_inverters_with_an_encoder_of_their_own(tmp_path, runs, monkeypatch):
     inverter = loading.load(runs / "conv5")
     own = dataclasses.replace(inverter, description={**inverter.description, "trained_encoder": True})
-    monkeypatch.setattr(trained, "load", lambda place, kind="": own if kind == "inverter" else inverter.encoder)
+    monkeypatch.setattr(loading, "load", lambda place, kind="": own if kind == "inverter" else inverter.encoder)
     with pytest.raises(UserError, match="conv5 has an encoder of its own .*name inverters of a frozen encoder"):
         maintenance.export(tmp_path / "x", runs / "encoder", [runs / "conv5"], half=True)
     assert not (tmp_path / "x").exists()
