@@ -97,7 +97,7 @@ def test_speeds_are_compared_per_image():
     assert len(differences({"arinv": ours, "torch": facts_of([3.0], 1, flops=120)})) == 1
 
 
-def test_the_best_batch_and_the_seconds_are_told():
+def test_summary_has_the_best_batch_and_its_seconds():
     results = {
         f"batch{n}": {
             "variants": {"arinv": facts_of([seconds], n), "torch": facts_of([4.0], 1)},
@@ -105,12 +105,12 @@ def test_the_best_batch_and_the_seconds_are_told():
         }
         for n, seconds in ((1, 4.0), (2, 4.0), (4, 16.0))
     }
-    (line,) = latent_search._summarize(results)
+    (line,) = measurement.summarize_best(results)
     assert line == "best of batch1, batch2, batch4: batch2, 2 s an image, 2.00 times torch"
     lines, _ = report("latent_search", results, "float32")
     assert "4 s an image" in lines[1]
     failed = {"batch1": {"variants": {"arinv": {"error": "x"}}, "ratios": {}}}
-    assert latent_search._summarize(failed) == []
+    assert measurement.summarize_best(failed) == []
     large = facts_of([0.5], 1, megapixels=0.25)
     lines, _ = report("denoise", {"denoise": {"variants": {"arinv": large}, "ratios": {}}}, "float32")
     assert "2 s a megapixel" in lines[1]

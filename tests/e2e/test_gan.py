@@ -114,7 +114,7 @@ def test_growing_starts_from_the_stage_before(grown):
     config = gan_config.get_config("smoke=True,options=base_width:8+max_width:4,latent_size=4").stages.size8_fade
     run = Run(config, grown / "size8_fade")
     setup = gan_training.build(run, None, None, 2)
-    state = setup.start(setup.init(jax.random.key(3)))
+    state = setup.start(jax.jit(setup.init)(jax.random.key(3)))
     before = networks(grown / "size4")
     for name in ("generator", "discriminator", "average"):
         for layer in ("conv4", "rgb4"):

@@ -15,8 +15,8 @@ from arinv.ops.latents import draw_latents
 def test_generator_and_discriminator_fit_each_other(key, size):
     gan = models.build_gan("dcgan", image_size=size, width=2, latent_size=5)
     latents = gan.draw(key, 3)
-    images, _ = gan.generator.init_with_output(key, latents)
-    logits, variables = gan.discriminator.init_with_output(key, images)
+    images, _ = jax.jit(gan.generator.init_with_output)(key, latents)
+    logits, variables = jax.jit(gan.discriminator.init_with_output)(key, images)
     assert latents.shape == (3, 5) and images.shape == (3, size, size, 3) and logits.shape == (3,)
     assert 0 <= images.min() and images.max() <= 1 and images.dtype == logits.dtype == jnp.float32
     assert "bn0" not in variables["params"], "no normalization after the first convolution"

@@ -41,7 +41,7 @@ class Decoder(nn.Module):
 def network():
     """A variational autoencoder of two latents with its variables, the deviations 2 and 1/2."""
     module = models.VariationalAutoencoder(models.variational_encoder(Pool(), "a", latent_size=2), Decoder())
-    variables = module.init(KEY, IMAGES)
+    variables = jax.jit(module.init)(KEY, IMAGES)
     variables["params"]["encoder"]["log_variance"]["bias"] = 2 * jnp.log(jnp.array([2.0, 0.5]))
     return module, variables
 

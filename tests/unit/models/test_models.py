@@ -195,7 +195,7 @@ def test_alexnet_generator_is_fully_convolutional(scale):
 def test_generator_trains_and_evaluates(key):
     features = jax.random.uniform(key, (4, 4, 4, 16))
     generator = models.build_generator("alexnet_small", "conv5", encoder_options={"width": 4})
-    variables = generator.init(key, features)
+    variables = jax.jit(generator.init)(key, features)
     apply = jax.jit(
         lambda v, train: generator.apply(v, features, train=train, mutable=["batch_stats", "spectral"]),
         static_argnums=1,

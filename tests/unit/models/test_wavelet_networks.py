@@ -77,8 +77,13 @@ def test_build_denoiser_lists_the_allowed_names(options, message):
 @pytest.mark.parametrize(("variant", "layers"), [("default", ["bn17"]), ("table_a9", ["bn17", "bn18"])])
 def test_image_bias_changes_only_normalizations_of_three_channels(variant, layers):
     encoder, decoder = models.build_denoiser(variant=variant)
-    features, details = encoder.init_with_output(jax.random.key(0), jnp.zeros((1, 64, 64, 3)))[0]
-    variables = decoder.clone(image_bias=2.0).init(jax.random.key(0), features["conv5"], details)
+
+    @jax.jit
+    def init(images):
+        features, details = encoder.init_with_output(jax.random.key(0), images)[0]
+        return decoder.clone(image_bias=2.0).init(jax.random.key(0), features["conv5"], details)
+
+    variables = init(jnp.zeros((1, 64, 64, 3)))
     biases = {name: np.unique(p["bias"]).tolist() for name, p in variables["params"].items() if name.startswith("bn")}
     assert sorted(name for name in biases if biases[name] == [2.0]) == layers
     assert all(biases[name] == [0.0] for name in biases if name not in layers)
