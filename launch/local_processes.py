@@ -78,7 +78,7 @@ def environments(count: int, devices: int, gpus: list[str], inherited: Mapping[s
     if not devices and len(gpus) % count:
         raise ValueError(f"{len(gpus)} GPU(s) cannot be divided among {count} processes; use --devices for the CPU")
     address, share = f"127.0.0.1:{free_port()}", len(gpus) // count
-    made = []
+    environments = []
     for index in range(count):
         variables = {
             **inherited,
@@ -91,8 +91,8 @@ def environments(count: int, devices: int, gpus: list[str], inherited: Mapping[s
             variables |= {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": f"{inherited.get('XLA_FLAGS', '')} {flag}".strip()}
         elif gpus:
             variables["CUDA_VISIBLE_DEVICES"] = ",".join(gpus[index * share : (index + 1) * share])
-        made.append(variables)
-    return made
+        environments.append(variables)
+    return environments
 
 
 class Output:

@@ -174,15 +174,15 @@ def _layer(number: int, kind: int, value: int | memoryview) -> Layer | None:
         return None
     is_new = number == 100
     names, kinds, blobs = (1, 2, 7) if is_new else (4, 5, 6)
-    name, layer_kind, found = "", "", []
+    name, layer_kind, arrays = "", "", []
     for field, wire, content in _fields(value):
         if field == names and wire == _BYTES:
             name = str(content, "utf-8")
         elif field == kinds and wire == (_BYTES if is_new else _VARINT):
             layer_kind = str(content, "utf-8") if is_new else _KINDS.get(content, "")
         elif field == blobs and wire == _BYTES:
-            found.append(_blob(content, place=len(found)))
-    return Layer(name, layer_kind, tuple(found))
+            arrays.append(_blob(content, place=len(arrays)))
+    return Layer(name, layer_kind, tuple(arrays))
 
 
 def _blob(message: memoryview, *, place: int = 0) -> Blob:

@@ -37,7 +37,7 @@ def make_step(dtype: str):
         GENERATOR: (generator, (feature,)),
         DISCRIMINATOR: (discriminator, (image, feature)),
     }
-    made = {
+    updates = {
         name: optimizers.make_optimizer(
             {"name": "adam", "b1": BETAS[0], "b2": BETAS[1], "schedule": {"name": "constant", "learning_rate": rate}},
             num_steps=1,
@@ -46,9 +46,16 @@ def make_step(dtype: str):
         for name, rate in RATES.items()
     }
     step = inverter.make_train_step(
-        encoder, generator, discriminator, made, layer="conv5", feature_layer="conv5", weights=WEIGHTS, augmentation={}
+        encoder,
+        generator,
+        discriminator,
+        updates,
+        layer="conv5",
+        feature_layer="conv5",
+        weights=WEIGHTS,
+        augmentation={},
     )
-    return step, functools.partial(TrainState.create, networks=networks, optimizers=made), encoder
+    return step, functools.partial(TrainState.create, networks=networks, optimizers=updates), encoder
 
 
 def _ours(case: str, options: Options) -> Prepared:

@@ -15,7 +15,7 @@ EXAMPLES, SIZE = 50_000, 32
 _BATCH = 128
 
 
-class Pictures:
+class Images:
     """A source of random images, as arrays or as PNG files in memory."""
 
     def __init__(self, num_examples: int, *, as_png: bool):
@@ -62,7 +62,7 @@ def prepare(case: str, options: Options, *, num_examples: int | None = None) -> 
     from launch.benchmarks import jax_steps
 
     batch_size = options.batch or _BATCH
-    source = Pictures(num_examples or EXAMPLES, as_png=case == "grain_png")
+    source = Images(num_examples or EXAMPLES, as_png=case == "grain_png")
     batches = data.train_batches(source, batch_size=batch_size, seed=0, in_memory=case == "memory")
     mesh = parallel.make_mesh()
 

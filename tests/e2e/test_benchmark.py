@@ -85,7 +85,7 @@ def test_ratio_is_taken_round_by_round():
     assert measurement.ratios(found) == {"other": {"median": 2.0, "min": 1.0, "max": 3.0}}
 
 
-def test_other_work_and_failures_are_told():
+def test_report_names_other_work_and_failures():
     facts = {"seconds": [1.0], "images": 4, "compile_seconds": 1.0, "device": "cpu", "versions": {}}
     ours = measurement._with_rates({**facts, "parameters": {"a": 5}, "flops": 1000})
     other = measurement._with_rates({**facts, "parameters": {"a": 5}, "flops": 1010})
@@ -138,7 +138,7 @@ def test_a_run_that_does_not_fit_is_skipped(tmp_path):
     assert not (tmp_path / "out/long.json").exists()
 
 
-def test_a_failed_run_tells_why_and_the_others_go_on(tmp_path):
+def test_failed_run_is_reported_and_the_others_are_made(tmp_path):
     fakes = [fake_run("broken", 1, "raise KeyError('lost')"), fake_run("good", 2, "")]
     bad, _ = make(tmp_path, fakes)
     assert bad == ["broken"]
@@ -173,7 +173,7 @@ def test_only_missing_wheels_are_installed(tmp_path):
     assert (target / "surely_missing.py").exists() and not (target / "numpy.py").exists()
 
 
-def test_cifar10_fills_the_time_and_goes_on_as_planned(tmp_path):
+def test_cifar10_fills_the_time_and_resumes_as_planned(tmp_path):
     assert 1 <= runs.cifar10_epochs(20, 4000) < runs.cifar10_epochs(40, 4000) < runs.cifar10_epochs(40, 16000)
     assert runs.cifar10_epochs(1e6, 4000) == 150
     speed = {"benchmarks": {"pgd_resnet18": {"pgd_resnet18": {"variants": {"arinv": {

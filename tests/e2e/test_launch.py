@@ -90,7 +90,7 @@ def test_jobsets_are_well_formed(accelerator):
     assert "--distributed=on --config=a.py" in container["command"][2]
 
 
-def test_the_gpu_jobset_tells_its_processes_of_each_other():
+def test_the_gpu_jobset_names_its_processes_to_each_other():
     jobset = jobsets()["gpu"]
     (replicated,) = jobset["spec"]["replicatedJobs"]
     job = replicated["template"]["spec"]
@@ -145,7 +145,7 @@ def test_the_batch_job_is_not_queued_again_for_ever(tmp_path):
     assert "requeue" not in sbatch(tmp_path, 75, "--config=a.py", restarts=20).stdout
 
 
-def test_the_batch_job_wants_arguments(tmp_path):
+def test_the_batch_job_needs_arguments(tmp_path):
     done = sbatch(tmp_path, 0)
     assert done.returncode == 2 and "arguments are missing" in done.stderr
 

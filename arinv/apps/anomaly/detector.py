@@ -133,8 +133,8 @@ def _read_validation(run: Run) -> tuple[np.ndarray, np.ndarray]:
 
 def _explain(scorer, variables, images, setting, reconstructions, rows: np.ndarray) -> scoring.Explanation:
     """Returns the explanation of some of the images."""
-    kept = None if reconstructions is None else reconstructions[rows]
-    return scoring.explain(scorer, variables, images[rows], setting, reconstructions_u8=kept)
+    shown = None if reconstructions is None else reconstructions[rows]
+    return scoring.explain(scorer, variables, images[rows], setting, reconstructions_u8=shown)
 
 
 def _write_overview(

@@ -79,8 +79,8 @@ def run(run: Run) -> dict[str, Any]:
     write_text(workdir / "scores.csv", _table(images.names, scores, calibrated, decisions))
     rows = overview.extremes(decisive, config.log.num_images)
     texts = [f"{images.names[i]}\n{decisive[i]:.4g} ({calibrated[i]:.0%})\n{decisions[i]}" for i in rows]
-    kept = None if reconstructions is None else reconstructions[rows]
-    explanation = scoring.explain(scorer, variables, read(rows), setting, reconstructions_u8=kept)
+    shown = None if reconstructions is None else reconstructions[rows]
+    explanation = scoring.explain(scorer, variables, read(rows), setting, reconstructions_u8=shown)
     figure = overview.overview(explanation, texts, scales=tuple(description["map_scales"]))
     write_png(workdir / "overview.png", figure)
     (workdir / "state.npz").unlink(missing_ok=True)

@@ -306,10 +306,10 @@ def objects(key: Array, encode: Encode, decode: DecodeFn, images: Array, options
     for name, form in forms.items():
         reconstruction = decode(encode(form))
         rows |= {f"{name}, image": form, name: reconstruction}
-        weights, found = (_difference(*pair) for pair in ((form, ground), (reconstruction, empty)))
-        colors = (_mean_color(pixels, weights) for pixels in (form, reconstruction))
+        expected, actual = (_difference(*pair) for pair in ((form, ground), (reconstruction, empty)))
+        colors = (_mean_color(pixels, expected) for pixels in (form, reconstruction))
         numbers[f"error, {name}"] = _error(form, reconstruction, options=options)
-        numbers[f"offset, {name}"] = norms.norm(_centre(weights) - _centre(found), "l2")
+        numbers[f"offset, {name}"] = norms.norm(_centre(expected) - _centre(actual), "l2")
         numbers[f"color error, {name}"] = norms.norm(jnp.subtract(*colors), "l2")
     return Sheet(rows, numbers)
 

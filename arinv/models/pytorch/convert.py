@@ -286,14 +286,14 @@ def describe_torch(
     module, entries = encoder_entries(encoder, image_size, options)
     with open_torch(path) as file:
         state_dict = weights.locate(file, entries)
-        found = recognition.differences(module, state_dict, given=options)
-        if found:
-            _, entries = encoder_entries(encoder, image_size, {**options, **found})
+        differing = recognition.differences(module, state_dict, given=options)
+        if differing:
+            _, entries = encoder_entries(encoder, image_size, {**options, **differing})
         normalization = weights.read_normalization(file, state_dict)
         num_classes = recognition.num_classes(entries[-1].layer, state_dict)
         return {
             "num_classes": num_classes,
-            "options": found,
+            "options": differing,
             "class_names": class_names(file, num_classes),
             "normalization": weights.name_normalization(normalization) if normalization else None,
             "unread": [*weights.unread(state_dict, entries), *state_dict.others],

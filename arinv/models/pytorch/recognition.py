@@ -117,8 +117,8 @@ def differences(module: Encoder, state_dict: StateDict, *, given: Mapping[str, A
 def num_classes(last: TorchLayer, state_dict: StateDict) -> int | None:
     """Returns the length of the logits in a state dict, None where it has no such layer."""
     shapes = weights.shapes(state_dict)
-    found = [shapes[f"{name}.weight"] for name in last.names if f"{name}.weight" in shapes]
-    return found[0][0] if found and found[0] else None
+    matches = [shapes[f"{name}.weight"] for name in last.names if f"{name}.weight" in shapes]
+    return matches[0][0] if matches and matches[0] else None
 
 
 def _image_size(module: Encoder, shapes: Mapping[str, tuple[int, ...]]) -> int:

@@ -48,7 +48,7 @@ def test_recognize_prefers_the_row_without_options():
     assert [(fit.encoder, dict(fit.options)) for fit in deep] == [("wrn34_10", {"width": 20})]
 
 
-def test_recognize_tells_the_preact_resnets_apart():
+def test_recognize_distinguishes_the_preact_resnets():
     for variant in ("rice", "wong"):
         options = {**SMALL["preact_resnet18"], "variant": variant}
         (fit,) = recognize(file_of("preact_resnet18", options))
