@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from arinv import attacks, losses, metrics
-from arinv.apps import anomaly
+from arinv.apps import anomaly, restoration
 from arinv.apps.inversion import enlarging, representation_inversion
 from arinv.apps.style import transfer
 from arinv.errors import RadiusWarning
@@ -304,6 +304,44 @@ def _application(rng):
     return described, lambda: _numbers(table[name](), np.shape(x), low=0.0, high=1.0)
 
 
+def _restoration(rng):
+    shape, x, y = _pair_of_images(rng)
+    key = _choose(
+        rng, jax.random.key(0), jax.random.PRNGKey(1), 0, None, jax.random.split(jax.random.key(0), 7), odds=0.8
+    )
+    starts = _choose(rng, np.ones((shape[0], 2)), np.ones((shape[0], 3, 2)), np.full((shape[0], 2), np.nan), np.ones(2))
+    name, steps = str(rng.choice([*restoration.OPERATORS, "none"])), _count(rng)
+    share = _choose(rng, float(rng.random()), 2.0, -1.0, np.nan, "1", odds=0.8)
+    options = {"share": share} if name in ("mask", "sensing") else {"sigma": share} if "noise" in name else {}
+    threshold = _choose(rng, 0.5, np.nan, 2.0, odds=0.9)
+
+    def decode(z):
+        return jnp.broadcast_to(jax.nn.sigmoid(jnp.mean(z, axis=1))[:, None, None, None], (len(z), *shape[1:]))
+
+    def degrade():
+        operator = restoration.build_operator(name, **options)
+        keys = restoration.image_keys(key, jnp.arange(len(x) if hasattr(x, "__len__") else 1))
+        yield from _numbers(operator.degrade(keys, x), np.shape(x))
+
+    def pores():
+        result = restoration.compare_pores(np.asarray(x)[..., 0], np.asarray(y)[..., 0], threshold=threshold)
+        yield 0 <= result.porosity <= 1 and 0 <= result.true_porosity <= 1, str(result)
+
+    def attribute():
+        rule = restoration.make_rule(statistic="brightness", threshold=threshold)
+        yield restoration.compare_attribute(x, y, rule).count == len(x), "images are missing"
+
+    def solve():
+        losses = restoration.solve(decode, lambda images: images, x, starts, truth=y, num_steps=steps).losses
+        yield from _numbers(losses, np.shape(x)[:1], low=0.0)
+
+    table = {"degrade": degrade, "solve": solve, "compare_attribute": attribute}
+    if np.ndim(x) == np.ndim(y) == 4:
+        table["compare_pores"] = pores
+    call = str(rng.choice(list(table)))
+    return f"{call}, {np.shape(x)}, {np.shape(y)}, {key}, {np.shape(starts)}, {name}, {options}, {steps}", table[call]
+
+
 def _distances(rng):
     size = float(10.0 ** rng.integers(-15, 15))
     count, features, k = int(rng.integers(1, 9)), int(rng.integers(1, 9)), int(rng.integers(0, 5))
@@ -344,6 +382,7 @@ _CALLS = {
     "metric": _metric,
     "classification": _classification,
     "application": _application,
+    "restoration": _restoration,
     "nearest_neighbor_distances": _distances,
     "norm": _lengths,
 }

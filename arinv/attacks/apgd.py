@@ -16,10 +16,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from arinv.attacks import objectives
-from arinv.attacks.rows import Rows, column, first_success, prepare, row_keys, select, unit_noise
+from arinv.attacks.rows import Rows, column, first_success, prepare, select, unit_noise
 from arinv.errors import UserError, unknown
 from arinv.ops import loops, norms
 from arinv.ops.inputs import as_images, check_count
+from arinv.ops.keys import row_keys
 from arinv.ops.norms import project_l1_ball
 from arinv.types import Array, ArrayLike, LogitsFn
 

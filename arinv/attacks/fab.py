@@ -13,9 +13,10 @@ import jax
 import jax.numpy as jnp
 
 from arinv.attacks.objectives import logit_difference, misclassified, runner_up
-from arinv.attacks.rows import Rows, column, first_success, prepare, row_keys, select, unit_noise
+from arinv.attacks.rows import Rows, column, first_success, prepare, select, unit_noise
 from arinv.ops import loops, norms
 from arinv.ops.inputs import check_count, check_number
+from arinv.ops.keys import row_keys
 from arinv.ops.norms import move_to_hyperplane
 from arinv.types import Array, ArrayLike, LogitsFn
 

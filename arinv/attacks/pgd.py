@@ -17,10 +17,11 @@ import jax
 import jax.numpy as jnp
 
 from arinv.attacks.objectives import cross_entropy, misclassified
-from arinv.attacks.rows import Rows, prepare, select, single_key
+from arinv.attacks.rows import Rows, prepare, select
 from arinv.errors import UserError
 from arinv.ops import loops, norms
 from arinv.ops.inputs import as_radius, check_count, check_number
+from arinv.ops.keys import single_key
 from arinv.types import Array, ArrayLike, LogitsFn
 
 # (logits [B, K], labels [B]) -> losses [B]

@@ -17,6 +17,7 @@ from arinv.attacks import objectives
 from arinv.errors import UserError
 from arinv.ops import norms
 from arinv.ops.inputs import as_images, as_labels, as_logits, as_radius, check_count, check_images, checked_logits_fn
+from arinv.ops.keys import fold_in
 from arinv.types import Array, ArrayLike, LogitsFn
 
 
@@ -84,82 +85,6 @@ def prepare(
     # float32 rounding may have left images slightly outside of the range.
     images = jnp.clip(jax.lax.stop_gradient(images), 0.0, 1.0)
     return Rows(images, jnp.where(real, labels, 0), targets, real, eps, logits_fn)
-
-
-def typed_key(key: Array) -> Array:
-    """Returns keys as those of `jax.random.key`.
-
-    Args:
-      key: one or more, of `jax.random.key` or `jax.random.PRNGKey`.
-
-    Returns:
-      The same keys.
-
-    Raises:
-      UserError: not a key.
-    """
-    if not isinstance(key, int | float | np.ndarray | jax.Array):
-        raise UserError(f"key must be a PRNG key such as jax.random.key(0), got {key!r}.")
-    dtype, shape = jnp.result_type(key), jnp.shape(key)
-    if jnp.issubdtype(dtype, jax.dtypes.prng_key):
-        return key
-    if dtype != jnp.uint32 or shape[-1:] != jax.random.key_data(jax.random.key(0)).shape:
-        raise UserError(f"key must be a PRNG key such as jax.random.key(0), got {dtype} of shape {shape}.")
-    return jax.random.wrap_key_data(key)
-
-
-def single_key(key: Array) -> Array:
-    """Returns one key as that of `jax.random.key`.
-
-    Args:
-      key: of `jax.random.key` or `jax.random.PRNGKey`.
-
-    Returns:
-      The same key.
-
-    Raises:
-      UserError: not a key, or several.
-    """
-    key = typed_key(key)
-    if key.shape:
-        raise UserError(f"key must be one PRNG key, got keys of the shape {key.shape}.")
-    return key
-
-
-def row_keys(key: Array, *, batch_size: int) -> Array:
-    """Returns a key for each row.
-
-    Args:
-      key: one key, from which those of the rows follow by their places in the batch, or one per row [B],
-        which are returned as they are.
-      batch_size: number of rows.
-
-    Returns:
-      Keys [B].
-
-    Raises:
-      UserError: another number of keys, or not a key.
-    """
-    key = typed_key(key)
-    if key.shape == (batch_size,):
-        return key
-    if key.shape:
-        raise UserError(f"key must be one key, or one per image ({batch_size},), got the shape {key.shape}.")
-    return fold_in(key, jnp.arange(batch_size))
-
-
-def fold_in(keys: Array, data: ArrayLike) -> Array:
-    """Returns `jax.random.fold_in` of one or many keys with one or many numbers.
-
-    Args:
-      keys: [] or [B].
-      data: integer, [] or [B].
-
-    Returns:
-      Keys [B].
-    """
-    axes = tuple(0 if jnp.ndim(value) else None for value in (keys, data))
-    return jax.vmap(jax.random.fold_in, in_axes=axes)(keys, data)
 
 
 def unit_noise(keys: Array, shape: tuple[int, ...], *, norm: str) -> Array:

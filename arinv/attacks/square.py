@@ -18,9 +18,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from arinv.attacks.objectives import margin
-from arinv.attacks.rows import Rows, fold_in, prepare, row_keys, select
+from arinv.attacks.rows import Rows, prepare, select
 from arinv.ops import norms
 from arinv.ops.inputs import check_count
+from arinv.ops.keys import fold_in, row_keys
 from arinv.ops.norms import project_l1_ball
 from arinv.types import Array, ArrayLike, LogitsFn
 

@@ -19,6 +19,7 @@ from arinv.errors import UserError
 from arinv.experiment import checkpoint, descriptions, workdirs
 from arinv.experiment.state import AVERAGE
 from arinv.experiment.trained import AUTOENCODER, CLASSIFIER, DISCRIMINATOR, GAN, GENERATOR, INVERTER, Trained
+from arinv.ops.inputs import as_dtype
 from arinv.types import Array, Network, Variables
 
 
@@ -42,10 +43,12 @@ def load(
       other_size: whether this may differ from the size that the network was trained on.
 
     Raises:
-      UserError: no checkpoint of the network or of its encoder, a damaged one, one of another kind or image size, or
-        an encoder of other weights than the network was trained on.
+      UserError: not a path or a dtype, no checkpoint of the network or of its encoder, a damaged one, one of another
+        kind or image size, or an encoder of other weights than the network was trained on.
     """
-    kinds = (kind,) if isinstance(kind, str) else kind
+    if not isinstance(reference, str | os.PathLike):
+        raise UserError(f"load needs a workdir or 'zoo:NAME', got {reference!r}")
+    kinds, dtype = (kind,) if isinstance(kind, str) else kind, as_dtype(dtype)
     workdir = zoo.resolve(reference) if zoo.is_reference(reference) else pathlib.Path(reference)
     workdir = zoo.network(workdir, kinds)
     description = checkpoint.load_description(workdir)

@@ -385,6 +385,9 @@ def _pad(images: np.ndarray, *, multiple: int, smallest_side: int) -> np.ndarray
 def _in_batches(step: Callable[[np.ndarray], Array], images: np.ndarray, batch_size: int) -> np.ndarray:
     """Returns the results of all images; the last batch is padded, so that each image size is compiled once."""
     size = min(check_count(batch_size, "batch_size"), 1 << max(0, len(images) - 1).bit_length())
+    if not len(images):
+        struct = jax.eval_shape(step, jax.ShapeDtypeStruct((1, *images.shape[1:]), images.dtype))
+        return np.zeros((0, *struct.shape[1:]), struct.dtype)
     results = []
     for start in range(0, len(images), size):
         batch = images[start : start + size]

@@ -109,6 +109,8 @@ def ssim(reconstructions: ArrayLike, images: ArrayLike) -> Array:
     """
     reconstructions, images = as_image_pair(reconstructions, images)
     _check_window(images, _SSIM_WINDOW, "SSIM")
+    if not images.shape[0]:
+        return jnp.zeros((0,), jnp.float32)
     with jax.numpy_dtype_promotion("standard"):  # its window has integers and, with jax_enable_x64, float64
         values = dm_pix.ssim(
             reconstructions,

@@ -1,4 +1,6 @@
-"""Batch normalisation as in PyTorch, and convolutions and dense layers with optional spectral normalisation.
+"""What networks are built from: batch normalisation as in PyTorch, convolutions and dense layers.
+
+The latter have optional spectral normalisation.
 
 Spectral normalisation has the form of the original: one power iteration per training forward pass on the matrix
 [rest, output channels], both singular vectors kept, so that PyTorch's checkpoints can be read. The vectors are state,
@@ -8,15 +10,43 @@ Source: Miyato et al. 2018, algorithm 1; initialisation of Rojas-Gomez et al. 20
 """
 
 import math
+from typing import Any
 
+import flax.errors
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from arinv.errors import UserError
 from arinv.ops import conv as conv_ops
 from arinv.ops.channels import add_bias, normalize_batch
 from arinv.ops.conv import use_rewrites
-from arinv.types import Array
+from arinv.types import Array, Variables
+
+
+class Fitted(nn.Module):
+    """A network whose weights fit inputs of certain shapes only."""
+
+    @nn.nowrap
+    def apply(self, variables: Variables, *inputs: Any, **options: Any) -> Any:
+        """Returns what `nn.Module.apply` does.
+
+        Raises:
+          UserError: inputs of a shape that does not fit the weights.
+        """
+        try:
+            return super().apply(variables, *inputs, **options)
+        except flax.errors.ScopeParamShapeError as error:
+            raise UserError(self.misfit(*inputs)) from error
+
+    @nn.nowrap
+    def misfit(self, *inputs: Any) -> str:
+        """Returns what does not fit, given the inputs of `apply`."""
+        shapes = ", ".join(str(jnp.shape(x)) for x in inputs if hasattr(x, "shape"))
+        return (
+            f"inputs of shape {shapes} do not fit the weights of this {type(self).__name__}, which are for others or "
+            "of another width"
+        )
 
 
 class BatchNorm(nn.BatchNorm):

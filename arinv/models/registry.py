@@ -20,6 +20,7 @@ from arinv.models.generators.discriminator import Discriminator, stem_stride
 from arinv.models.generators.mirror import Generator, mirror_plan
 from arinv.models.generators.plans import PAPER_PLANS, shorten
 from arinv.models.generators.wavelet import DECODER_PLANS, PAD_SIDES, WaveletAlexNet, WaveletDecoder
+from arinv.ops.inputs import as_dtype, check_count
 
 
 class Architecture(NamedTuple):
@@ -97,8 +98,8 @@ def build(name: str, *, num_classes: int | None = None, **options) -> Encoder:
       A module: images [B, H, W, 3] in [0, 1] -> (logits [B, K], {"conv1": ..., ...}); `Encoder` lists its facts.
 
     Raises:
-      UserError: unknown encoder, option or normalisation, or a number of classes, a width or a depth that is not a
-        whole number or too small.
+      UserError: unknown encoder, option, normalisation or dtype, or a number of classes, a width or a depth that is
+        not a whole number or too small.
     """
     if name not in ENCODERS:
         raise unknown("encoder", name, ENCODERS)
@@ -109,6 +110,8 @@ def build(name: str, *, num_classes: int | None = None, **options) -> Encoder:
     for option in options:
         if option not in allowed:
             raise unknown(f"option of encoder {name!r}", option, allowed)
+    if "dtype" in options:
+        as_dtype(options["dtype"])
     for option in _LEAST.keys() & options.keys():
         value, least = options[option], _LEAST[option]
         if not isinstance(value, numbers.Integral) or value < least:
@@ -190,7 +193,8 @@ def build_generator(
     variants = {v for e, name, v in PAPER_PLANS if (e, name) == (encoder, planned)} | {"default", "mirror", "nearest"}
     if variant not in variants:
         raise unknown(f"generator variant for {encoder} {layer}", variant, variants)
-    image_size = image_size or build(encoder, **options).image_size
+    as_dtype(dtype)
+    image_size = build(encoder, **options).image_size if image_size is None else check_count(image_size, "image_size")
     upsampling = "nearest" if variant == "nearest" else "transposed"
     plan = PAPER_PLANS.get((encoder, planned, variant))
     plan = shorten(plan, image_size) if plan else mirror_plan(spec, image_size=image_size, upsampling=upsampling)
@@ -232,7 +236,7 @@ def build_denoiser(
         raise unknown("variant of the denoiser's decoder", variant, DECODER_PLANS)
     if pad_side not in PAD_SIDES:
         raise unknown("pad_side", pad_side, PAD_SIDES)
-    normalization = build(encoder, **(encoder_options or {})).normalization
+    normalization = build(encoder, dtype=dtype, **(encoder_options or {})).normalization
     return Denoiser(
         wavelet[encoder](normalization=normalization, dtype=dtype),
         WaveletDecoder(DECODER_PLANS[variant], pad_side=pad_side, spectral_norm=spectral_norm, dtype=dtype),
@@ -249,6 +253,7 @@ def build_discriminator(*, image_size: int, **options) -> Discriminator:
     Raises:
       UserError: images too small for its five convolutions.
     """
-    if image_size < 24:
+    if check_count(image_size, "image_size") < 24:
         raise UserError(f"the discriminator needs images of at least 24 px; got {image_size}")
+    as_dtype(options.get("dtype", jnp.float32))
     return Discriminator(stem_stride=stem_stride(image_size), **options)

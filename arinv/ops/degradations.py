@@ -25,8 +25,9 @@ import jax.numpy as jnp
 
 from arinv.errors import UserError, unknown
 from arinv.ops import pooling
-from arinv.ops.inputs import check_count, check_number
-from arinv.types import Array
+from arinv.ops.inputs import LOOSE_BOUNDS, as_images, as_indices, check_count, check_number
+from arinv.ops.keys import fold_in, row_keys, single_key
+from arinv.types import Array, ArrayLike
 
 NOISE_PROTOCOLS = {
     "clipped": "clip(x + sigma N(0, 1), 0, 1), not rounded",
@@ -80,8 +81,8 @@ class Operator(NamedTuple):
     """A degradation, and what is known of it.
 
     Attributes:
-      degrade: (keys [B], images) -> x+, which may leave [0, 1].
-      project: (keys [B], images) -> S(images), differentiable.
+      degrade: (keys [B], images in [0, 1]) -> x+, which may leave [0, 1].
+      project: (keys [B], images near [0, 1]) -> S(images), differentiable.
       formula: in words, for results.
     """
 
@@ -98,18 +99,31 @@ def build_operator(name: str, **options: Any) -> Operator:
       **options: of its row, such as sigma.
 
     Returns:
-      Its functions, on images float32 [B, H, W, C] in [0, 1].
+      Its functions, on images float32 [B, H, W, C] in [0, 1], which raise UserError for others.
 
     Raises:
       UserError: unknown operator or option, or a number out of range.
     """
-    if name not in OPERATORS:
+    if not isinstance(name, str) or name not in OPERATORS:
         raise unknown("operator", name, OPERATORS)
     function, defaults = OPERATORS[name]
     for option in options:
         if option not in defaults:
             raise unknown(f"option of operator {name!r}", option, defaults)
-    return function(**{**defaults, **options})
+    operator = function(**{**defaults, **options})
+    return operator._replace(
+        degrade=_checked(operator.degrade), project=_checked(operator.project, bounds=LOOSE_BOUNDS)
+    )
+
+
+def _checked(function: Map, **options: Any) -> Map:
+    """Returns a map that checks its keys and its images; `options` are those of `as_images`."""
+
+    def call(keys: Array, images: ArrayLike) -> Array:
+        images = as_images(images, **options)
+        return function(row_keys(keys, batch_size=images.shape[0]), images)
+
+    return call
 
 
 def image_keys(key: Array, indices: Array) -> Array:
@@ -121,8 +135,11 @@ def image_keys(key: Array, indices: Array) -> Array:
 
     Returns:
       Keys [B].
+
+    Raises:
+      UserError: not a key, or indices that are not integers.
     """
-    return jax.vmap(lambda index: jax.random.fold_in(key, index))(indices)
+    return fold_in(single_key(key), as_indices(indices, len(indices)))
 
 
 def _unchanged(keys: Array, images: Array) -> Array:
@@ -210,6 +227,7 @@ def _downsample(*, factor: int) -> Operator:
 def _sensing(*, share: float, sigma: float, seed: int) -> Operator:
     check_number(share, "share", least=1e-6, most=1.0)
     check_number(sigma, "sigma", least=0.0)
+    check_count(seed, "seed", least=0)
 
     def matrix(images):
         size = images[0].size

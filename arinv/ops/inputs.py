@@ -280,6 +280,46 @@ def as_vector(values: ArrayLike, count: int, name: str) -> Array:
     return jnp.asarray(values, jnp.float32)
 
 
+def as_indices(indices: ArrayLike | None, count: int) -> Array:
+    """Checks the numbers of images in their dataset, which their random starts follow from.
+
+    Args:
+      indices: integers [B]; None for 0, 1, ..., B - 1.
+      count: number of images, B.
+
+    Returns:
+      Integers [B].
+
+    Raises:
+      UserError: another shape, or not integers.
+    """
+    indices = jnp.arange(count) if indices is None else jnp.asarray(_as_array(indices, "indices"))
+    if indices.shape != (count,) or not jnp.issubdtype(indices.dtype, jnp.integer):
+        raise UserError(
+            f"indices must be integers, one per image ({count},), got {indices.dtype} of shape {indices.shape}."
+        )
+    return indices
+
+
+def as_finite(values: ArrayLike, name: str) -> Array:
+    """Checks that an array has finite numbers only, if they can be read, and returns it as float32.
+
+    Args:
+      values: numbers, of any shape.
+      name: their name in errors.
+
+    Returns:
+      float32, of the same shape.
+
+    Raises:
+      UserError: not numbers, or NaN or infinity among them.
+    """
+    values = jnp.asarray(_as_array(values, name), jnp.float32)
+    if is_concrete(values) and not np.isfinite(np.asarray(values)).all():
+        raise UserError(f"{name} have values that are not finite (NaN or infinity)")
+    return values
+
+
 def as_radius(value: ArrayLike | float, *, batch_size: int | None, name: str = "eps", norm: str | None = None) -> Array:
     """Checks a radius or a step size and returns it as float32.
 
@@ -378,6 +418,27 @@ def check_number(value: Any, name: str, *, least: float = -math.inf, most: float
         limits = {(True, True): "", (False, True): f" of at least {least:g}", (True, False): f" of at most {most:g}"}
         limit = limits.get((least == -math.inf, most == math.inf), f" from {least:g} to {most:g}")
         raise UserError(f"{name} must be a finite number{limit}, got {value!r}.")
+    return value
+
+
+def as_dtype(dtype: Any) -> np.dtype:
+    """Checks the type of a computation and returns it.
+
+    Args:
+      dtype: such as jnp.float32 or "bfloat16".
+
+    Returns:
+      The same as an object.
+
+    Raises:
+      UserError: not a floating point type.
+    """
+    try:
+        value = jnp.dtype(dtype)
+    except TypeError:
+        value = None
+    if dtype is None or value is None or not jnp.issubdtype(value, jnp.floating):
+        raise UserError(f"dtype must be floating point, such as 'float32' or 'bfloat16'; got {dtype!r}.")
     return value
 
 

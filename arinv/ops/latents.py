@@ -5,6 +5,7 @@ import jax.numpy as jnp
 
 from arinv.errors import unknown
 from arinv.ops.inputs import check_count
+from arinv.ops.keys import single_key
 from arinv.types import Array, ArrayLike
 
 LAWS = ("normal", "uniform")  # N(0, 1), or uniform in (-1, 1)
@@ -15,17 +16,18 @@ def draw_latents(key: Array, shape: tuple[int, ...], *, law: str) -> Array:
 
     Args:
       key: PRNG key.
-      shape: of the latents.
+      shape: of the latents, counts of 0 or more.
       law: "normal", N(0, 1), or "uniform", in (-1, 1).
 
     Returns:
       float32, of that shape.
 
     Raises:
-      UserError: unknown law.
+      UserError: unknown law, not a key, or a negative count.
     """
     if law not in LAWS:
         raise unknown("law of latents", law, LAWS)
+    key, shape = single_key(key), tuple(check_count(count, "a count of latents", least=0) for count in shape)
     if law == "normal":
         return jax.random.normal(key, shape, jnp.float32)
     return jax.random.uniform(key, shape, jnp.float32, -1, 1)
@@ -45,7 +47,7 @@ def draw_starts(key: Array, indices: ArrayLike, *, latent_size: int, law: str, n
       float32 [B, R, K].
 
     Raises:
-      UserError: an unknown law, or counts below 1.
+      UserError: an unknown law, not a key, or counts below 1.
     """
-    shape = check_count(num_starts, "num_starts"), check_count(latent_size, "latent_size")
+    key, shape = single_key(key), (check_count(num_starts, "num_starts"), check_count(latent_size, "latent_size"))
     return jax.vmap(lambda index: draw_latents(jax.random.fold_in(key, index), shape, law=law))(jnp.asarray(indices))

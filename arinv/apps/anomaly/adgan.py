@@ -14,10 +14,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from arinv.attacks.rows import fold_in, single_key
-from arinv.errors import UserError
 from arinv.ops.descent import descend
-from arinv.ops.inputs import as_images, check_count, check_number
+from arinv.ops.inputs import as_images, as_indices, check_count, check_number
+from arinv.ops.keys import fold_in, single_key
 from arinv.types import Array, ArrayLike
 
 
@@ -76,9 +75,7 @@ def adgan_search(
     for name, value in (("latent_rate", latent_rate), ("weight_rate", weight_rate)):
         check_number(value, name, least=0.0)
     count = images.shape[0]
-    indices = jnp.arange(count) if indices is None else jnp.asarray(indices)
-    if indices.shape != (count,) or not jnp.issubdtype(indices.dtype, jnp.integer):
-        raise UserError(f"indices must be integers, one per image ({count},), got {indices.dtype} of {indices.shape}.")
+    indices = as_indices(indices, count)
     optimizer = optax.partition(
         {"latents": optax.adam(latent_rate), "weights": optax.adam(weight_rate)},
         {"latents": "latents", "weights": "weights"},

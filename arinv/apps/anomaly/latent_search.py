@@ -25,11 +25,11 @@ import numpy as np
 import optax
 
 from arinv.apps.anomaly.scores import reconstruction_terms
-from arinv.attacks.rows import single_key
 from arinv.errors import UserError
 from arinv.ops import norms
 from arinv.ops.descent import descend
-from arinv.ops.inputs import as_images, check_count, check_number, layer_features
+from arinv.ops.inputs import as_finite, as_images, as_indices, check_count, check_number, layer_features
+from arinv.ops.keys import single_key
 from arinv.types import Array, ArrayLike, DecodeFn, FeaturesFn
 
 
@@ -167,11 +167,7 @@ def linear_rates(*, num_steps: int, start: float, end: float, end_inclusive: boo
 def _starts(key, indices, init, batch_size: int, *, num_restarts: int, latent_shape: tuple[int, ...]) -> Array:
     """Returns latents [batch_size * num_restarts, ...], an image's restarts one after the other: N(0, 1), or `init`."""
     key = single_key(key)
-    indices = jnp.arange(batch_size) if indices is None else jnp.asarray(indices)
-    if indices.shape != (batch_size,) or not jnp.issubdtype(indices.dtype, jnp.integer):
-        raise UserError(
-            f"indices must be integers, one per image ({batch_size},), got {indices.dtype} of shape {indices.shape}."
-        )
+    indices = as_indices(indices, batch_size)
 
     def draw(index, restart):
         return jax.random.normal(jax.random.fold_in(jax.random.fold_in(key, index), restart), latent_shape, jnp.float32)
@@ -180,7 +176,7 @@ def _starts(key, indices, init, batch_size: int, *, num_restarts: int, latent_sh
     starts = jax.vmap(draw)(jnp.repeat(indices, num_restarts), restarts)
     if init is None:
         return starts
-    init = jnp.asarray(init, jnp.float32)
+    init = as_finite(init, "init")
     if init.shape != (batch_size, *latent_shape):
         raise UserError(f"init must have the shape {(batch_size, *latent_shape)}, got {init.shape}.")
     init = jax.lax.stop_gradient(jnp.repeat(init, num_restarts, axis=0))

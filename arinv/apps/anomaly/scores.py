@@ -17,10 +17,20 @@ import numpy as np
 
 from arinv import losses
 from arinv.attacks import projected_ascent
-from arinv.attacks.rows import fold_in, select, single_key
+from arinv.attacks.rows import select
 from arinv.errors import UserError, unknown
 from arinv.ops import norms
-from arinv.ops.inputs import as_image_pair, as_images, as_labels, as_radius, check_count, check_number, layer_features
+from arinv.ops.inputs import (
+    as_image_pair,
+    as_images,
+    as_indices,
+    as_labels,
+    as_radius,
+    check_count,
+    check_number,
+    layer_features,
+)
+from arinv.ops.keys import fold_in, single_key
 from arinv.types import Array, ArrayLike, DecodeFn, FeaturesFn
 
 POLICIES = ("quantile", "best_f1")
@@ -367,11 +377,7 @@ def attack_scores(
     if anomalous.dtype == jnp.bool_:
         anomalous = anomalous.astype(jnp.int32)
     anomalous = as_labels(anomalous, batch_size=count, num_classes=2, name="anomalous")
-    indices = jnp.arange(count) if indices is None else jnp.asarray(indices)
-    if indices.shape != (count,) or not jnp.issubdtype(indices.dtype, jnp.integer):
-        raise UserError(
-            f"indices must be integers, one per image ({count},), got {indices.dtype} of shape {indices.shape}."
-        )
+    indices = as_indices(indices, count)
     check_count(num_steps, "num_steps")
     sign = jnp.where(anomalous == 0, 1.0, -1.0)
     radius = jnp.where(anomalous >= 0, eps, 0.0)  # padding stays

@@ -15,10 +15,10 @@ import jax
 import jax.numpy as jnp
 
 from arinv.attacks.pgd import projected_ascent
-from arinv.attacks.rows import single_key
 from arinv.errors import UserError
 from arinv.ops import norms
 from arinv.ops.inputs import as_images, as_radius, check_count, is_concrete, layer_features
+from arinv.ops.keys import single_key
 from arinv.types import Array, ArrayLike, FeaturesFn
 
 _NOISE = 1 / 20  # standard deviation around grey

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from arinv.errors import UserError, unknown
+from arinv.ops.inputs import as_images, check_number
 from arinv.types import ArrayLike
 
 
@@ -49,7 +50,7 @@ class TruthTable(NamedTuple):
         return self.first / lost if lost else float("nan")
 
 
-def truth_table(
+def compare_attribute(
     first: ArrayLike,
     second: ArrayLike,
     attribute_fn: Callable[[np.ndarray], ArrayLike],
@@ -65,10 +66,10 @@ def truth_table(
       valid: bool [N], the images that are decided; None for all.
 
     Raises:
-      UserError: other shapes.
+      UserError: other shapes, or images outside [0, 1].
     """
-    first, second = np.asarray(first), np.asarray(second)
-    if first.shape != second.shape or first.ndim != 4:
+    first, second = (np.asarray(as_images(images, "restored images")) for images in (first, second))
+    if first.shape != second.shape:
         raise UserError(f"both methods need the same images [N, H, W, C]; got {first.shape} and {second.shape}")
     flags = [np.asarray(attribute_fn(images)) for images in (first, second)]
     is_valid = np.ones(len(first), bool) if valid is None else np.asarray(valid)
@@ -112,8 +113,10 @@ def make_rule(
       region: top, left, bottom and right of the region that is looked at, as shares of the sides.
 
     Raises:
-      UserError: an unknown statistic, or a region that is empty or leaves the image.
+      UserError: an unknown statistic, a threshold that is not finite, or a region that is empty or leaves the image;
+        when called, images outside [0, 1].
     """
+    check_number(threshold, "threshold")
     if statistic not in STATISTICS:
         raise unknown("statistic", statistic, STATISTICS)
     top, left, bottom, right = region
@@ -121,6 +124,7 @@ def make_rule(
         raise UserError(f"region={tuple(region)} must be top, left, bottom and right, shares of the sides from 0 to 1")
 
     def rule(images: np.ndarray) -> np.ndarray:
+        images = np.asarray(as_images(images))
         height, width = images.shape[1:3]
         rows = slice(int(top * height), max(int(top * height) + 2, round(bottom * height)))
         columns = slice(int(left * width), max(int(left * width) + 2, round(right * width)))

@@ -11,7 +11,7 @@ import numpy as np
 from scipy import ndimage
 
 from arinv.errors import UserError
-from arinv.ops.inputs import check_number
+from arinv.ops.inputs import as_images, check_count, check_number
 from arinv.types import ArrayLike
 
 
@@ -51,12 +51,10 @@ def compare_pores(restored: ArrayLike, volume: ArrayLike, *, threshold: float = 
       threshold: voxels below it are pores.
 
     Raises:
-      UserError: volumes of different shapes, or a threshold outside [0, 1].
+      UserError: volumes of different shapes or outside [0, 1], or a threshold outside [0, 1].
     """
     check_number(threshold, "threshold", least=0.0, most=1.0)
-    restored, volume = np.asarray(restored), np.asarray(volume)
-    if restored.shape != volume.shape or volume.ndim != 3:
-        raise UserError(f"volumes must be of one shape [D, H, W]; got {restored.shape} and {volume.shape}")
+    restored, volume = _pair(restored, volume)
     own, true = restored < threshold, volume < threshold
     return Pores(
         porosity=float(own.mean()),
@@ -67,6 +65,19 @@ def compare_pores(restored: ArrayLike, volume: ArrayLike, *, threshold: float = 
         invented_pores=_apart(own, true),
         lost_pores=_apart(true, own),
     )
+
+
+def _pair(restored: ArrayLike, volume: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+    """Returns two stacks of grey images as float32.
+
+    Raises:
+      UserError: of different shapes, without voxels, or outside [0, 1].
+    """
+    restored, volume = np.asarray(restored), np.asarray(volume)
+    if restored.shape != volume.shape or volume.ndim != 3 or not volume.size:
+        raise UserError(f"volumes must be of one shape [D, H, W]; got {restored.shape} and {volume.shape}")
+    pairs = (("the restored volume", restored), ("the true volume", volume))
+    return tuple(np.asarray(as_images(values[..., None], name))[..., 0] for name, values in pairs)
 
 
 def _apart(pores: np.ndarray, others: np.ndarray) -> int:
@@ -87,8 +98,9 @@ def cut(volume: ArrayLike, *, axis: int, count: int) -> np.ndarray:
       [N, h, w].
 
     Raises:
-      UserError: another axis.
+      UserError: another axis, or a count below 1.
     """
+    check_count(count, "count")
     if axis not in (0, 1, 2):
         raise UserError(f"axis={axis!r} must be 0, 1 or 2")
     volume = np.moveaxis(np.asarray(volume), axis, 0)
@@ -96,7 +108,7 @@ def cut(volume: ArrayLike, *, axis: int, count: int) -> np.ndarray:
     return volume[[(2 * i + 1) * len(volume) // (2 * count) for i in range(count)]]
 
 
-def mark(restored: np.ndarray, volume: np.ndarray, *, threshold: float = 0.5) -> np.ndarray:
+def mark(restored: ArrayLike, volume: ArrayLike, *, threshold: float = 0.5) -> np.ndarray:
     """Returns cuts in RGB in which invented pores are red and lost pores blue.
 
     Args:
@@ -106,7 +118,11 @@ def mark(restored: np.ndarray, volume: np.ndarray, *, threshold: float = 0.5) ->
 
     Returns:
       float32 [N, h, w, 3] in [0, 1].
+
+    Raises:
+      UserError: as `compare_pores`.
     """
+    restored, volume = _pair(restored, volume)
     colors = np.repeat(restored[..., None], 3, axis=-1).astype(np.float32)
     own, true = restored < threshold, volume < threshold
     colors[own & ~true] = (0.9, 0.1, 0.1)

@@ -19,7 +19,7 @@ import optax
 from arinv.errors import UserError
 from arinv.ops import norms
 from arinv.ops.descent import descend
-from arinv.ops.inputs import check_count, check_number
+from arinv.ops.inputs import LOOSE_BOUNDS, as_finite, as_images, check_count, check_number
 from arinv.types import Array, ArrayLike, DecodeFn
 
 
@@ -61,7 +61,7 @@ def solve(
     Args:
       decode_fn: G, latents [B, K] -> images [B, H, W, C]; rows independent.
       encode_fn: E, images -> codes [B, ...]; rows independent. The identity gives invertGAN.
-      degraded: x+, [B, H, W, C].
+      degraded: x+, floating point [B, H, W, C], near [0, 1].
       starts: [B, K] or [B, R, K]; of R starts of an image, the one whose loss is lowest before the first update.
       project_fn: S, images -> images; rows independent.
       num_steps: updates T, 1 or more.
@@ -71,7 +71,7 @@ def solve(
       truth: [B, H, W, C], the images that were degraded, for the curve of the error; None without.
 
     Raises:
-      UserError: shapes that do not match, or a number out of range.
+      UserError: shapes that do not match, images of another range or not finite, or a number out of range.
 
     Source: Generative Encoder, Algorithm 1; Adam at 0.1 for 1,400 iterations, and its section 5.4 for several starts
     and for the threshold. The penalty is unstated there; 0 is our default.
@@ -79,24 +79,36 @@ def solve(
     check_count(num_steps, "num_steps")
     for name, value in (("learning_rate", learning_rate), ("penalty", penalty), ("threshold", threshold)):
         check_number(value, name, least=0.0)
-    degraded, starts = jnp.asarray(degraded, jnp.float32), jnp.asarray(starts, jnp.float32)
-    if degraded.ndim != 4 or starts.ndim not in (2, 3) or starts.shape[0] != degraded.shape[0]:
+    for name, function in (("decode_fn", decode_fn), ("encode_fn", encode_fn), ("project_fn", project_fn)):
+        if not callable(function):
+            raise UserError(f"{name} must be a function, got {type(function).__name__}")
+    degraded, starts = as_images(degraded, "degraded images", bounds=LOOSE_BOUNDS), as_finite(starts, "starts")
+    if starts.ndim not in (2, 3) or starts.shape[0] != degraded.shape[0] or 0 in starts.shape:
         raise UserError(
-            f"starts must be [B, K] or [B, R, K] for images [B, H, W, C]; got {starts.shape} for {degraded.shape}"
+            f"starts must be [B, K] or [B, R, K] for images [B, H, W, C], of one image or more; got {starts.shape} for "
+            f"{degraded.shape}"
         )
-    if truth is not None and jnp.shape(truth) != degraded.shape:
-        raise UserError(f"truth must have the shape of the degraded images {degraded.shape}; got {jnp.shape(truth)}")
+    if truth is not None:
+        truth = as_images(truth, "truth", bounds=LOOSE_BOUNDS)
+        if truth.shape != degraded.shape:
+            raise UserError(f"truth must have the shape of the degraded images {degraded.shape}; got {truth.shape}")
     codes = jax.lax.stop_gradient(encode_fn(degraded))
 
     def evaluate(latents):
         images = decode_fn(latents)
-        differences = (encode_fn(project_fn(images)) - codes).reshape(images.shape[0], -1)
+        compared = encode_fn(project_fn(images))
+        if compared.shape != codes.shape:
+            raise UserError(
+                f"the codes of generated images {images.shape} have the shape {compared.shape}, those of the degraded "
+                f"{degraded.shape} {codes.shape}; both images must be of one size and as many channels"
+            )
+        differences = (compared - codes).reshape(images.shape[0], -1)
         return jnp.sum(jnp.square(differences), axis=1) + penalty * jnp.sum(jnp.square(latents), axis=1), images
 
     def errors(images):
         if truth is None:
             return jnp.full(images.shape[:1], jnp.nan)
-        return jnp.mean(jnp.square(images - jnp.asarray(truth, jnp.float32)), axis=(1, 2, 3))
+        return jnp.mean(jnp.square(images - truth), axis=(1, 2, 3))
 
     def total(latents):
         losses, images = evaluate(latents)

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from arinv.apps.restoration.attributes import STATISTICS, TruthTable, make_rule, truth_table
+from arinv.apps.restoration.attributes import STATISTICS, TruthTable, compare_attribute, make_rule
 from arinv.apps.restoration.restoration import RESTORED
 from arinv.errors import UserError
 from arinv.experiment import report, workdirs
@@ -85,7 +85,7 @@ def run(run: Run) -> dict[str, Any]:
         if config.most_error:
             valid &= np.square(restored - images["image"]).mean(axis=(1, 2, 3)) <= config.most_error
         valid &= confidence_fn(restored) >= config.confidence
-    table = truth_table(first, second, attribute_fn, valid=valid)
+    table = compare_attribute(first, second, attribute_fn, valid=valid)
     own = attribute_fn(images["image"])
     _write(run, table, images, attribute_fn, valid)
     return run.finish(

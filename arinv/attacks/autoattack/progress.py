@@ -14,9 +14,9 @@ import numpy as np
 
 from arinv.attacks.apgd import RADII, apgd
 from arinv.attacks.fab import fab
-from arinv.attacks.rows import fold_in
 from arinv.attacks.square import SquareSearch, square_continue, square_start
 from arinv.errors import UserError
+from arinv.ops.keys import fold_in
 from arinv.types import Array, LogitsFn
 
 

@@ -30,19 +30,11 @@ from arinv.attacks.autoattack.progress import (
     Progress,
     attack_batch,
 )
-from arinv.attacks.rows import (
-    Buckets,
-    PlaceFn,
-    as_pytree,
-    count_classes,
-    largest_classes,
-    make_buckets,
-    rank,
-    single_key,
-)
+from arinv.attacks.rows import Buckets, PlaceFn, as_pytree, count_classes, largest_classes, make_buckets, rank
 from arinv.errors import UserError, unknown
 from arinv.ops import norms
 from arinv.ops.inputs import as_labels, as_radius, check_count, check_images
+from arinv.ops.keys import single_key
 from arinv.types import Array, ArrayLike, LogitsFn
 
 _MIN_CLASSES = 2

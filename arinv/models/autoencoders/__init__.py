@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from arinv.errors import unknown
+from arinv.errors import UserError, unknown
 from arinv.models.autoencoders.conv_ae import ConvDecoder, ConvEncoder, GaussianEncoder, stage_widths
 from arinv.models.autoencoders.layer import (
     LATENT,
@@ -17,7 +17,8 @@ from arinv.models.autoencoders.layer import (
     variational_encoder,
 )
 from arinv.models.gans.progressive import ProgressiveGenerator, sizes
-from arinv.ops.inputs import check_count
+from arinv.models.layers import Fitted
+from arinv.ops.inputs import as_dtype, check_count
 from arinv.types import Array
 
 __all__ = [
@@ -33,7 +34,7 @@ __all__ = [
 ]
 
 
-class Autoencoder(nn.Module):
+class Autoencoder(Fitted):
     """An encoder and a decoder, whose variables are under their names.
 
     Attributes:
@@ -99,6 +100,9 @@ def build_autoencoder(
     for option in options:
         if option not in row.options:
             raise unknown(f"option of {networks!r}", option, row.options)
+    as_dtype(dtype)
+    if channels not in (1, 3):
+        raise UserError(f"channels={channels} must be 1 or 3")
     stage_widths(image_size)
     latent_size = check_count(latent_size or row.latent_size, "latent_size")
     shared = {

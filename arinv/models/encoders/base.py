@@ -10,15 +10,15 @@ import numbers
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, NamedTuple
 
-import flax.errors
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from arinv.errors import UserError, unknown
+from arinv.models.layers import Fitted
 from arinv.ops.inputs import as_images
-from arinv.types import Array, Variables
+from arinv.types import Array
 
 MeanStd = tuple[tuple[float, float, float], tuple[float, float, float]]  # of RGB in [0, 1]
 Normalization = str | MeanStd  # a name, or the numbers themselves
@@ -85,7 +85,7 @@ class TorchLayer(NamedTuple):
     channels: int = 0
 
 
-class Encoder(nn.Module):
+class Encoder(Fitted):
     """An image classifier that also returns its features: images [B, H, W, 3] in [0, 1] -> (logits, features).
 
     A subclass defines `__call__(images, *, train=False)`, which begins with `self.normalize(images)` and returns
@@ -120,22 +120,15 @@ class Encoder(nn.Module):
     style_layers: ClassVar[tuple[str, ...]]
 
     @nn.nowrap
-    def apply(self, variables: Variables, images: Array, **options: Any) -> Any:
-        """Returns what `nn.Module.apply` does.
-
-        Raises:
-          UserError: images of a size whose features do not fit the weights of the head.
-        """
-        try:
-            return super().apply(variables, images, **options)
-        except flax.errors.ScopeParamShapeError as error:
-            if not self.has_fixed_head:
-                raise
-            height, width = images.shape[1:3]
-            raise UserError(
-                f"images of {height} x {width} px do not fit the dense layers of this {type(self).__name__}, trained "
-                "on another size: resize the images to that, or apply the convolutions alone (num_classes=0)"
-            ) from error
+    def misfit(self, images: Array, *others: Any) -> str:
+        """Returns what does not fit: the size of images, where a head has weights for another, or the weights."""
+        if not self.has_fixed_head:
+            return super().misfit(images, *others)
+        height, width = images.shape[1:3]
+        return (
+            f"images of {height} x {width} px do not fit the dense layers of this {type(self).__name__}, trained "
+            "on another size: resize the images to that, or apply the convolutions alone (num_classes=0)"
+        )
 
     def check_installed(self) -> None:
         """Checks that the packages are installed that it needs beside arinv's.

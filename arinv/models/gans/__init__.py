@@ -13,7 +13,7 @@ from arinv.errors import UserError, unknown
 from arinv.models.gans.began import BeganDiscriminator, BeganGenerator
 from arinv.models.gans.dcgan import DcganDiscriminator, DcganGenerator
 from arinv.models.gans.progressive import ProgressiveDiscriminator, ProgressiveGenerator
-from arinv.ops.inputs import check_count
+from arinv.ops.inputs import as_dtype, check_count
 from arinv.ops.latents import draw_latents
 from arinv.types import Array
 
@@ -92,9 +92,10 @@ def build_gan(
         if option in own or option not in allowed:
             raise unknown(f"option of {networks!r}", option, sorted(allowed - own))
         check_count(options[option], f"{option} of {networks!r}")
+    as_dtype(dtype)
     if channels not in (1, 3):
         raise UserError(f"channels={channels} must be 1 or 3")
-    latent_size = latent_size or row.latent_size
+    latent_size = check_count(latent_size, "latent_size", least=0) or row.latent_size
     shared = {**options, "image_size": image_size, "channels": channels, "latent_size": latent_size, "dtype": dtype}
     gan = Gan(row.generator(**shared), row.discriminator(**shared), latent_size, row.law, row.game, row.grows)
     jax.eval_shape(lambda: gan.generator.init(jax.random.key(0), jnp.zeros((1, latent_size))))  # raises for its size

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from arinv.errors import UserError
+from arinv.models.layers import Fitted
 from arinv.ops import pooling
 from arinv.types import Array
 
@@ -28,7 +29,7 @@ def num_scales(image_size: int) -> int:
     return scales.bit_length()
 
 
-class BeganGenerator(nn.Module):
+class BeganGenerator(Fitted):
     """Latents [B, K], uniform in (-1, 1) -> images [B, H, W, C], near [0, 1]: its last layer is linear.
 
     1,716,611 parameters at 64 px.

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from arinv.errors import UserError
-from arinv.models.layers import Conv, ConvTranspose, Dense, batch_norm, normal_002
+from arinv.models.layers import Conv, ConvTranspose, Dense, Fitted, batch_norm, normal_002
 from arinv.types import Array
 
 _LARGEST_BASE = 7  # px, of the first map
@@ -39,7 +39,7 @@ def _widths(image_size: int, width: int) -> list[int]:
     return [min(_MOST_WIDTHS, 2**i) * width for i in reversed(range(base_side(image_size)[1]))]
 
 
-class DcganGenerator(nn.Module):
+class DcganGenerator(Fitted):
     """Latents [B, K] -> images [B, S, S, C] in [0, 1].
 
     Attributes:

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from arinv.errors import UserError
 from arinv.models.encoders.base import FeatureSpec
 from arinv.models.generators.plans import NEAREST, Plan, Step, conv, up
-from arinv.models.layers import Conv, ConvTranspose, Dense, batch_norm, rectified_normal
+from arinv.models.layers import Conv, ConvTranspose, Dense, Fitted, batch_norm, rectified_normal
 from arinv.ops import pooling
 from arinv.ops.images import resize_images
 from arinv.types import Array
@@ -55,7 +55,7 @@ def mirror_plan(spec: FeatureSpec, *, image_size: int, upsampling: str = "transp
     return Plan(steps)
 
 
-class Generator(nn.Module):
+class Generator(Fitted):
     """The network of a plan.
 
     Attributes:

@@ -7,6 +7,7 @@ import pytest
 
 from arinv.apps.restoration.solver import solve
 from arinv.errors import UserError
+from arinv.ops.degradations import OPERATORS, build_operator, image_keys
 from arinv.ops.latents import draw_starts
 
 SHAPE, LATENT = (4, 4, 1), 3
@@ -97,3 +98,45 @@ def test_draw_starts_depend_on_the_number_of_an_image_only(key):
 def test_solve_rejects_starts_of_another_batch(images):
     with pytest.raises(UserError, match=r"starts must be .* got \(2, 3\) for \(3, 4, 4, 1\)"):
         solve(decode, encode, images, np.zeros((2, LATENT)))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"degraded": np.full((3, *SHAPE), np.nan, np.float32)}, "degraded images have values that are not finite"),
+        ({"degraded": np.zeros((3, *SHAPE), np.uint8)}, "degraded images have dtype uint8"),
+        ({"degraded": np.full((3, *SHAPE), 255.0, np.float32)}, "degraded images range from 255"),
+        (
+            {"degraded": np.zeros((3, 4, 4, 3), np.float32)},
+            r"codes of generated images \(3, 4, 4, 1\) .* as many channels",
+        ),
+        ({"starts": np.full((3, LATENT), np.inf)}, "starts have values that are not finite"),
+        ({"starts": np.zeros((3, 0, LATENT))}, "of one image or more"),
+        ({"truth": np.zeros((2, *SHAPE), np.float32)}, "truth must have the shape"),
+        ({"project_fn": 3}, "project_fn must be a function, got int"),
+    ],
+)
+def test_solve_rejects_inputs_in_one_line(changes, message):
+    arguments = {"degraded": np.zeros((3, *SHAPE), np.float32), "starts": np.zeros((3, LATENT)), "num_steps": 1}
+    with pytest.raises(UserError, match=message) as error:
+        solve(decode_fn=decode, encode_fn=lambda images: images, **arguments | changes)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+def test_operators_reject_images_and_keys_in_one_line(name, key):
+    operator, x = build_operator(name), np.full((2, 16, 16, 1), 0.5, np.float32)
+    keys = image_keys(key, np.arange(2))
+    cases = [
+        (keys, (255 * x).astype(np.uint8), "dtype uint8"),
+        (keys, x * np.nan, "not finite"),
+        (keys, x[0], "must be .batch, height, width, channels."),
+        (keys[:1], x, "one per image"),
+        (0, x, "must be a PRNG key"),
+    ]
+    for given, images, message in cases:
+        for function in (operator.degrade, operator.project):
+            with pytest.raises(UserError, match=message):
+                function(given, images)
+    with pytest.raises(UserError, match="indices must be integers"):
+        image_keys(key, np.ones(2))

@@ -17,12 +17,12 @@ def test_truth_table_counts_every_image_once():
     first, second = flags_to_images([0, 0, 1, 1, 1, 0]), flags_to_images([0, 1, 0, 1, 0, 0])
     valid = np.array([True, True, True, True, True, False])
     bright = attributes.make_rule(statistic="brightness", threshold=0.5)
-    table = attributes.truth_table(first, second, bright, valid=valid)
+    table = attributes.compare_attribute(first, second, bright, valid=valid)
     assert table == TruthTable(neither=1, second=1, first=2, both=1, invalid=1)
     assert (table.valid, table.count, table.recovered) == (5, 6, 2 / 3)
-    assert attributes.truth_table(first, second, bright).invalid == 0
+    assert attributes.compare_attribute(first, second, bright).invalid == 0
     with pytest.raises(UserError, match=r"attribute_fn must give bool \[6\]"):
-        attributes.truth_table(first, second, lambda images: images.mean(axis=(1, 2, 3)))
+        attributes.compare_attribute(first, second, lambda images: images.mean(axis=(1, 2, 3)))
 
 
 def test_recovered_share_is_that_of_the_paper():
@@ -71,3 +71,23 @@ def test_detail_energy_is_that_above_half_of_the_band(key):
     frequencies = np.abs(np.fft.fftfreq(16))
     count = (np.maximum.outer(frequencies, frequencies) > 0.25).sum()
     assert high == pytest.approx(np.square(images[1]).sum() / count)
+
+
+def test_analyses_reject_images_that_are_no_images_in_0_1():
+    x = np.full((2, 4, 4, 3), 0.5, np.float32)
+    bright = attributes.make_rule(statistic="brightness", threshold=0.5)
+    for wrong, message in ((x * np.nan, "not finite"), ((255 * x).astype(np.uint8), "dtype uint8"), (255 * x, "range")):
+        with pytest.raises(UserError, match=message):
+            attributes.compare_attribute(wrong, x, bright)
+        with pytest.raises(UserError, match=message):
+            bright(wrong)
+        with pytest.raises(UserError, match=message):
+            pores.compare_pores(x[..., 0], wrong[..., 0])
+        with pytest.raises(UserError, match=message):
+            pores.mark(wrong[..., 0], x[..., 0])
+    with pytest.raises(UserError, match="volumes must be of one shape"):
+        pores.compare_pores(x[:0, ..., 0], x[:0, ..., 0])
+    with pytest.raises(UserError, match="count must be at least 1"):
+        pores.cut(x[..., 0], axis=0, count=0)
+    with pytest.raises(UserError, match="threshold must be a finite number"):
+        attributes.make_rule(statistic="brightness", threshold=float("nan"))

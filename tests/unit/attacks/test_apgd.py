@@ -10,6 +10,7 @@ from arinv import attacks
 from arinv.attacks import objectives, rows
 from arinv.attacks.apgd import _evaluation, _run, _sparse_direction, checkpoints, momentum_rule, sparse_rule
 from arinv.errors import UserError
+from arinv.ops import keys as ops_keys
 
 LOGITS = np.array([[3.0, 1.0, 2.0, -1.0, 0.5], [0.0, 5.0, 4.0, 4.5, -2.0]], np.float32)
 
@@ -209,11 +210,11 @@ def test_apgd_returns_the_first_restart_that_succeeds(key):
 
 
 def test_row_keys_accepts_one_key_or_one_per_row(key):
-    keys = rows.row_keys(key, batch_size=3)
+    keys = ops_keys.row_keys(key, batch_size=3)
     assert keys.shape == (3,) and len({tuple(data) for data in np.asarray(jax.random.key_data(keys))}) == 3
-    assert rows.row_keys(keys, batch_size=3) is keys
+    assert ops_keys.row_keys(keys, batch_size=3) is keys
     with pytest.raises(UserError, match=r"one per image \(4,\), got the shape \(3,\)"):
-        rows.row_keys(keys, batch_size=4)
+        ops_keys.row_keys(keys, batch_size=4)
 
 
 @pytest.mark.parametrize(

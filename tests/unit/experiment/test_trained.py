@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import arinv
+from arinv import models
 from arinv.errors import UserError
 from arinv.experiment import loading
 
@@ -106,3 +107,36 @@ def test_check_generator_rejects_images_that_are_no_multiple_of_the_stride():
     check("resnet18_imagenet", "block2", variant="default", image_size=200)
     with pytest.raises(UserError, match="resnet18_imagenet block4 turns 200 px into 224 px; .* a multiple of 32"):
         check("resnet18_imagenet", "block4", variant="default", image_size=200)
+
+
+def test_no_images_give_no_results():
+    network = arinv.load("zoo:alexnet_small_l2_1")
+    images = np.zeros((0, 32, 32, 3), np.float32)
+    assert network.reconstruct(images).shape == (0, 32, 32, 3)
+    assert {name: x.shape for name, x in network.evaluate(images, []).items()} == dict.fromkeys(
+        ("clean_accuracy", "psnr", "ssim", "mse"), (0,)
+    )
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: arinv.load(None), "load needs a workdir or 'zoo:NAME', got None"),
+        (lambda: arinv.load("zoo:alexnet_small_l2_1", dtype="int32"), "dtype must be floating point"),
+        (lambda: models.build("alexnet_small", dtype="foo"), "dtype must be floating point"),
+        (lambda: models.build_gan("dcgan", image_size=32, dtype=None), "dtype must be floating point"),
+        (lambda: models.build_gan("dcgan", image_size=32, latent_size=-3), "latent_size must be at least 0"),
+        (lambda: models.build_autoencoder("conv", image_size=64, channels=2), "channels=2 must be 1 or 3"),
+        (lambda: models.build_generator("resnet18", "block4", image_size=0), "image_size must be at least 1"),
+        (lambda: models.build_discriminator(image_size="32"), "image_size must be a whole number"),
+        (
+            lambda: arinv.load("zoo:alexnet_small_l2_1").decode_fn(np.ones((2, 3, 3, 7), np.float32)),
+            r"inputs of shape \(2, 3, 3, 7\) do not fit the weights of this Generator",
+        ),
+        (lambda: models.build_gan("dcgan", image_size=32).draw(0, 2), "key must be a PRNG key"),
+    ],
+)
+def test_mistakes_of_those_who_load_and_build_are_one_line(call, message):
+    with pytest.raises(UserError, match=message) as error:
+        call()
+    assert "\n" not in str(error.value)

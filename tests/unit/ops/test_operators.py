@@ -45,15 +45,15 @@ def test_mask_clears_one_block_inside_the_image(images, key):
 
 def test_blur_keeps_constant_images_and_is_the_outer_product_of_a_gaussian():
     blur = build_operator("blur", sigma=1.0, window=5).degrade
-    np.testing.assert_allclose(blur(None, jnp.full((1, 8, 8, 1), 0.3)), 0.3, rtol=1e-5)
+    np.testing.assert_allclose(blur(jax.random.key(0), jnp.full((1, 8, 8, 1), 0.3)), 0.3, rtol=1e-5)
     weights = np.exp(-(np.arange(-2, 3) ** 2) / 2)
     weights /= weights.sum()
     point = jnp.zeros((1, 9, 9, 1)).at[0, 4, 4, 0].set(1)
-    np.testing.assert_allclose(blur(None, point)[0, 2:7, 2:7, 0], np.outer(weights, weights), atol=1e-6)
+    np.testing.assert_allclose(blur(jax.random.key(0), point)[0, 2:7, 2:7, 0], np.outer(weights, weights), atol=1e-6)
 
 
 def test_downsample_repeats_the_means_of_blocks(images):
-    result = np.asarray(build_operator("downsample").degrade(None, images))
+    result = np.asarray(build_operator("downsample").degrade(jax.random.key(0), images))
     np.testing.assert_allclose(result[0, :4, 4:], np.broadcast_to(images[0, :4, 4:].mean((0, 1)), (4, 4, 3)), rtol=1e-5)
 
 
