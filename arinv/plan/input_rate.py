@@ -4,9 +4,10 @@ No dataset is opened: synthetic files of its typical image size are read by the 
 """
 
 import io
+import itertools
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -42,12 +43,20 @@ class InputRate(NamedTuple):
     cores: int
 
 
-def measure(config: ConfigDict, num_examples: int, *, seconds: float | None = None) -> InputRate:
+def measure(
+    config: ConfigDict,
+    num_examples: int,
+    *,
+    host_features: Callable[[np.ndarray], Mapping[str, np.ndarray]] | None = None,
+    seconds: float | None = None,
+) -> InputRate:
     """Measures the input rate of a training.
 
     Args:
       config: of a training task.
       num_examples: number of training images; 0 if unknown, which counts as too many for memory.
+      host_features: images uint8 [b, S, S, 3] -> what batches have besides, such as SIFT; computed in the process that
+        trains, at the first access of each image. None for none.
       seconds: duration of the measurement; None for one second.
     """
     fields = config.data
@@ -58,22 +67,27 @@ def measure(config: ConfigDict, num_examples: int, *, seconds: float | None = No
     in_memory = 0 < num_examples * per_image <= MAX_BYTES_IN_MEMORY
     if in_memory and not crop:
         size = fields.image_size
-        images_u8 = np.zeros((_EXAMPLES, size, size, 3), np.uint8)
+        images_u8 = np.broadcast_to(source[0]["image"], (_EXAMPLES, size, size, 3))
         source = {"image": images_u8, "label": np.zeros(_EXAMPLES, np.int32)}
-    batches = data.train_batches(source, batch_size=_BATCH, seed=0, in_memory=in_memory, resized_crop=crop)
-    for _ in range(8):  # fills the prefetch buffers
+    size, num_skipped = (1, 1) if host_features else (_BATCH, 8)  # SIFT of an image takes a second
+    batches = data.train_batches(source, batch_size=size, seed=0, in_memory=in_memory, resized_crop=crop)
+    if host_features:
+        shifts = itertools.count()  # other images each time: features of one that was seen may be kept
+        batches = data.ExtendedBatches(batches, lambda images: host_features(np.roll(images, next(shifts), axis=2)))
+    for _ in range(num_skipped):  # fills the prefetch buffers
         next(batches)
     wall, cpu, count = time.perf_counter(), time.process_time(), 0
     seconds = _SECONDS if seconds is None else seconds
-    while time.perf_counter() - wall < seconds:
+    while not count or time.perf_counter() - wall < seconds:
         next(batches)
-        count += _BATCH
+        count += size
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     batches.close()
     per_core = count / max(cpu, 1e-9)
     workers = 0 if in_memory else fields.num_workers
     path = "memory" if in_memory else "stream"
-    return InputRate(path, stored, per_core, per_core * workers or count / wall, workers, os.cpu_count() or 1)
+    per_process = count / wall if host_features or not workers else per_core * workers
+    return InputRate(path, stored, per_core, per_process, workers, os.cpu_count() or 1)
 
 
 class _SyntheticSource:

@@ -158,11 +158,12 @@ def _plan(run: Run, assumptions: Assumptions, cache: dict[str, Any]) -> dict[str
     step = cache[key]
     seconds = _seconds(config, step, mesh, assumptions)
     input_plan = input_rate.limits(
-        _input_rate(config, info, cache),
+        _input_rate(config, info, setup, cache),
         num_processes=max(jax.process_count(), -(-mesh.size // _MAX_DEVICES_PER_PROCESS)),
         batch_size=config.batch_size,
         seconds=seconds,
     )
+    input_plan["host_features"] = setup.host_features is not None
     seconds, bottleneck = _with_input(seconds, input_plan["seconds"])
     if accelerator and step.memory.total > accelerator.memory:
         notes.append("does not fit: use more devices, a smaller batch_size, or mesh.fsdp")
@@ -253,12 +254,15 @@ def _step_key(config: ConfigDict, setup: training.TrainSetup) -> str:
     return json.dumps([fields, classes, str(jax.tree.structure(shapes)), jax.tree.leaves(shapes)], sort_keys=True)
 
 
-def _input_rate(config: ConfigDict, info: data.SourceInfo, cache: dict[str, Any]) -> input_rate.InputRate:
+def _input_rate(
+    config: ConfigDict, info: data.SourceInfo, setup: training.TrainSetup, cache: dict[str, Any]
+) -> input_rate.InputRate:
     fields = workdirs.plain(config.data)
     names = ("name", "image_size", "resize", "resized_crop", "num_workers")
-    key = json.dumps([[fields.get(name) for name in names], info.num_examples])
+    features = config.encoder.to_dict() if setup.host_features else None
+    key = json.dumps([[fields.get(name) for name in names], info.num_examples, features])
     if key not in cache:
-        cache[key] = input_rate.measure(config, info.num_examples)
+        cache[key] = input_rate.measure(config, info.num_examples, host_features=setup.host_features)
     return cache[key]
 
 
@@ -510,6 +514,8 @@ def _bottleneck(plan: Mapping[str, Any]) -> str:
     step = plan["seconds_per_step"]["step"]
     rate = f"{plan['batch_size'] / step:,.0f} images/s" if step else ""
     remedy = " (raise data.num_workers, or take more hosts)" if plan["input"]["path"] == "stream" else ""
+    if plan["input"]["host_features"]:
+        remedy = " (the encoder runs on the host, in the process that trains: take more hosts)"
     return f"input, {rate}{remedy}"
 
 

@@ -212,10 +212,11 @@ def compare(ours: Ours, theirs: Torch, images, labels, *, case: str, arguments: 
     """
     norm, _, radius = case.partition(":")
     options = {"norm": norm, "eps": float(fractions.Fraction(radius)), "arguments": arguments}
-    results = {"arinv": ours.attack(images, labels, **options)}
-    if arguments.again:
-        results["arinv again"] = ours.attack(images, labels, **options)
-    results["torch"] = theirs.attack(images, labels, **options)
+    attacks = {"arinv": ours, **({"arinv again": ours} if arguments.again else {}), "torch": theirs}
+    results = {}
+    for name, side in attacks.items():
+        print(f"{case}: {name} attacks {len(images)} images", file=sys.stderr, flush=True)
+        results[name] = side.attack(images, labels, **options)
     robust = {name: result.pop("robust") for name, result in results.items()}
     verdicts = {
         "agreement": float(np.mean(robust["arinv"] == robust["torch"])),

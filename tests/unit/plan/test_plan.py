@@ -303,6 +303,18 @@ def test_measure_uses_the_path_of_training(arg, num_examples, path):
         assert workers.per_process == pytest.approx(3 * workers.per_core)
 
 
+def test_measure_counts_features_of_the_host():
+    config, images = alexnet_imagenet.get_config("image_size=32"), []
+
+    def host_features(images_u8):
+        images.append(images_u8)
+        return {"features": np.zeros(len(images_u8))}
+
+    slow = input_rate.measure(config, 100, host_features=host_features, seconds=0.05)
+    assert slow.per_process > 0 and len(images) > 2
+    assert len({image.tobytes() for image in images[:3]}) == 3 and all(image.std() > 0 for image in images[:3])
+
+
 def test_train_info_notes_what_is_unknown(tmp_path):
     config = small_config(**{"data.name": "folder:/nowhere", "data.num_train": 0, "num_steps": 0})
     info, notes = plan._train_info(config)
