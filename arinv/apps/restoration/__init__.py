@@ -8,6 +8,7 @@ from arinv.apps.restoration.attributes import STATISTICS, TruthTable, compare_at
 from arinv.apps.restoration.pores import Pores, compare_pores
 from arinv.apps.restoration.solver import Solution, solve
 from arinv.ops.degradations import OPERATORS, Operator, build_operator, image_keys
+from arinv.ops.latents import draw_starts
 
 __all__ = [
     "OPERATORS",
@@ -18,6 +19,7 @@ __all__ = [
     "TruthTable",
     "build_operator",
     "compare_pores",
+    "draw_starts",
     "image_keys",
     "make_rule",
     "solve",
