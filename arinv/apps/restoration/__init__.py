@@ -18,10 +18,10 @@ __all__ = [
     "Solution",
     "TruthTable",
     "build_operator",
+    "compare_attribute",
     "compare_pores",
     "draw_starts",
     "image_keys",
     "make_rule",
     "solve",
-    "compare_attribute",
 ]

@@ -82,16 +82,7 @@ def solve(
     for name, function in (("decode_fn", decode_fn), ("encode_fn", encode_fn), ("project_fn", project_fn)):
         if not callable(function):
             raise UserError(f"{name} must be a function, got {type(function).__name__}")
-    degraded, starts = as_images(degraded, "degraded images", bounds=LOOSE_BOUNDS), as_finite(starts, "starts")
-    if starts.ndim not in (2, 3) or starts.shape[0] != degraded.shape[0] or 0 in starts.shape:
-        raise UserError(
-            f"starts must be [B, K] or [B, R, K] for images [B, H, W, C], of one image or more; got {starts.shape} for "
-            f"{degraded.shape}"
-        )
-    if truth is not None:
-        truth = as_images(truth, "truth", bounds=LOOSE_BOUNDS)
-        if truth.shape != degraded.shape:
-            raise UserError(f"truth must have the shape of the degraded images {degraded.shape}; got {truth.shape}")
+    degraded, starts, truth = _as_arrays(degraded, starts, truth)
     codes = jax.lax.stop_gradient(encode_fn(degraded))
 
     def evaluate(latents):
@@ -128,6 +119,24 @@ def solve(
     history = jnp.concatenate([history, losses[None]])
     curve = jnp.concatenate([curve, errors(images)[None]])
     return Solution(latents, images, losses, history, curve, count.astype(jnp.int32))
+
+
+def _as_arrays(degraded: ArrayLike, starts: ArrayLike, truth: ArrayLike | None) -> tuple[Array, Array, Array | None]:
+    """Returns the arrays of `solve` as float32.
+
+    Raises:
+      UserError: shapes that do not match, or images of another range or not finite.
+    """
+    degraded, starts = as_images(degraded, "degraded images", bounds=LOOSE_BOUNDS), as_finite(starts, "starts")
+    if starts.ndim not in (2, 3) or starts.shape[0] != degraded.shape[0] or 0 in starts.shape:
+        raise UserError(
+            f"starts must be [B, K] or [B, R, K] for images [B, H, W, C], of one image or more; got {starts.shape} for "
+            f"{degraded.shape}"
+        )
+    truth = None if truth is None else as_images(truth, "truth", bounds=LOOSE_BOUNDS)
+    if truth is not None and truth.shape != degraded.shape:
+        raise UserError(f"truth must have the shape of the degraded images {degraded.shape}; got {truth.shape}")
+    return degraded, starts, truth
 
 
 def _best_start(evaluate, starts: Array) -> Array:
