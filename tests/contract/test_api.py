@@ -124,6 +124,7 @@ def test_names_offered_by_packages_exist():
         assert not [item for item in offered if not hasattr(module, item)], name
 
 
+@pytest.mark.long
 def test_imports_are_silent_and_need_no_other_framework(tmp_path):
     for name in ("tensorflow", "torch", "keras"):  # where they are installed
         (tmp_path / f"{name}.py").write_text("Tensor = object")

@@ -214,6 +214,7 @@ def test_checks_can_fail(function, check, monkeypatch):
         check("toy")
 
 
+@pytest.mark.long
 def test_evaluation_reports_the_accuracy_of_the_attack_of_its_config(untrained, monkeypatch, tmp_path):
     register(monkeypatch, toy)
     labels = np.array(list("abc") * 10)
@@ -268,6 +269,7 @@ def test_make_attack_leaves_out_shared_options_that_an_attack_lacks():
 
 
 @pytest.mark.parametrize("name", [name for name, row in ROWS.items() if row.sharded])
+@pytest.mark.long
 def test_attack_is_the_same_on_one_and_eight_devices(key, name):
     mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     sharding = NamedSharding(mesh, PartitionSpec("data"))
@@ -279,6 +281,7 @@ def test_attack_is_the_same_on_one_and_eight_devices(key, name):
     np.testing.assert_allclose(sharded, run(name, key, x), atol=1e-5)
 
 
+@pytest.mark.long
 def test_autoattack_never_counts_an_image_that_is_not_finite(key):
     """A gradient that is infinite at black; the worst value of this model within the radius is known."""
 
@@ -308,6 +311,7 @@ UNDEFINED = {
 
 @pytest.mark.parametrize("model_name", UNDEFINED)
 @pytest.mark.parametrize("norm", ("l2", "linf"))
+@pytest.mark.long
 def test_attacks_move_where_the_gradient_is_undefined(key, norm, model_name):
     """At its start; without random starts too."""
 

@@ -154,6 +154,7 @@ PYTHON = {f"{name} {i}": block for name in NAMES for i, block in enumerate(block
 
 
 @pytest.mark.parametrize("name", PYTHON)
+@pytest.mark.long
 def test_python_of_documents_runs(name, request, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # where a block may write
     block = PYTHON[name]

@@ -197,6 +197,7 @@ def test_checks_can_fail(module, check, monkeypatch):
 
 
 @pytest.mark.parametrize("name", [name for name in DISTINCT if models.build(name).has_weights])
+@pytest.mark.long
 def test_encoder_has_finite_gradients_and_independent_rows(name):
     module = models.build(name, num_classes=CLASSES, **SMALL.get(name, {}))
     size = smallest_size(module)

@@ -64,6 +64,7 @@ def test_metric_gets_worse_with_noise(name):
 
 
 @pytest.mark.parametrize("name", [name for name, row in METRICS.items() if not row.needs_set])
+@pytest.mark.long
 def test_metric_of_an_image_does_not_depend_on_the_others(name):
     x, y = images(), noisy(images(), 0.1)
     np.testing.assert_allclose(measure(name, y, x)[1:2], measure(name, y[1:2], x[1:2]), rtol=1e-5)
@@ -138,6 +139,7 @@ TOYS = {
 
 
 @pytest.mark.parametrize("kind", TOYS)
+@pytest.mark.long
 def test_toy_metric_is_one_row(kind, monkeypatch, tmp_path):
     with pytest.raises(UserError, match="unknown metric 'toy'; known: fid, gram, ") as error:
         evaluate.check(_config("psnr+toy"))

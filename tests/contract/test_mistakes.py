@@ -168,6 +168,7 @@ def test_run_rejects_folders_of_bad_images(tmp_path):
     assert "7.jpg" in run(config, tmp_path / "run")
 
 
+@pytest.mark.long
 def test_run_skips_a_bad_image_and_reports_the_data(tmp_path, capsys):
     folder = fill(tmp_path / "images", "a", "b")
     damage(folder / "b" / "7.jpg")

@@ -64,6 +64,7 @@ def test_stages_pass_the_check_of_their_task(name, scale):
 
 
 @pytest.mark.parametrize("name", NAMES)
+@pytest.mark.long
 def test_smoke_runs_pass_the_check_without_data(name, tmp_path):
     config = load(name, spec(name, "smoke=True"))
     assert len(main.check(config, tmp_path)) == len(config.order)

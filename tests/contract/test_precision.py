@@ -71,6 +71,7 @@ RESULTS = {
 
 
 @pytest.mark.parametrize("name", RESULTS)
+@pytest.mark.long
 def test_results_are_the_same_with_x64_and_strict_promotion(name):
     compute = RESULTS[name] if name == "autoattack" else jax.jit(RESULTS[name])
     expected = np.asarray(compute())

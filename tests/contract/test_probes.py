@@ -54,6 +54,7 @@ def run(probe, pair, setting, seed=0):
 
 @pytest.mark.parametrize("pair", PAIRS)
 @pytest.mark.parametrize("probe", studies.PROBES)
+@pytest.mark.long
 def test_probe_returns_finite_values_of_the_promised_shapes(probe, pair, setting):
     sheet = run(probe, pair, setting)
     assert sheet.rows and sheet.numbers

@@ -114,6 +114,7 @@ def test_splits_are_disjoint(open_split):
     assert train and test and not train & test
 
 
+@pytest.mark.long
 def test_classes_are_selected_and_renumbered(open_split):
     names = open_split("train", num_examples=1).info.class_names
     source = open_split("train", num_examples=3, classes=[names[1]], renumber=True)
@@ -124,6 +125,7 @@ def test_classes_are_selected_and_renumbered(open_split):
 
 
 @pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.long
 def test_images_have_the_channels_that_are_asked_for(open_split, channels):
     own, source = open_split("train", num_examples=2), open_split("train", num_examples=2, channels=channels)
     image, original = source[1]["image"], own[1]["image"]

@@ -68,6 +68,7 @@ def test_card_describes_the_files(name):
     assert measured["autoattack_accuracy"] <= measured["pgd_accuracy"] <= measured["clean_accuracy"]
 
 
+@pytest.mark.long
 def test_entry_is_attacked(name):
     encoder, attack = arinv.load(f"zoo:{name}", kind="classifier"), zoo.card(name)["encoder"]["measured"]["attack"]
     source = data.open_source("photos", split="test", image_size=encoder.image_size, num_examples=64)

@@ -35,6 +35,7 @@ def search(key, images, indices=None, *, num_steps=4, at_a_time=1, weight_rate=0
 
 
 @pytest.mark.parametrize("at_a_time", [1, 2, 3])
+@pytest.mark.long
 def test_batch_equals_images_one_by_one(key, at_a_time):
     """Each starts from the same weights, whatever was searched for before."""
     together = search(key, IMAGES, jnp.array([4, 0, 7]), at_a_time=at_a_time)
@@ -45,6 +46,7 @@ def test_batch_equals_images_one_by_one(key, at_a_time):
     assert np.ptp(together.scores) > 1e-4, "rows differ"
 
 
+@pytest.mark.long
 def test_search_equals_a_loop_of_adam(key):
     result = search(key, IMAGES[:1])
     z = sample(jax.random.fold_in(key, 0), SEEDS)

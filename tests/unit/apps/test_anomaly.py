@@ -89,6 +89,7 @@ def curved_search(num_restarts):
 
 
 @pytest.mark.parametrize("num_restarts", [1, 3])
+@pytest.mark.long
 def test_latent_search_of_a_batch_equals_that_of_each_image(num_restarts):
     search = curved_search(num_restarts)
     whole = search(IMAGES, np.arange(5))
@@ -110,6 +111,7 @@ def test_latent_search_keeps_the_best_of_several_starts():
     np.testing.assert_allclose(many.reconstructions, curved_decode(many.latents), rtol=1e-5)
 
 
+@pytest.mark.long
 def test_latent_search_does_not_keep_a_start_that_diverges(key):
     def decode(latents):
         outputs = curved_decode(latents)
@@ -163,6 +165,7 @@ def test_latent_search_rejects_wrong_options(key, changes, shown):
 
 
 @pytest.mark.parametrize(("k", "block_size"), [(1, 7), (3, 16), (3, 1000), (5, 2)])
+@pytest.mark.long
 def test_nearest_neighbor_distances_equal_scikit_learn(k, block_size):
     rng = np.random.default_rng(0)
     references, rows = (rng.standard_normal((n, 9)).astype(np.float32) for n in (40, 11))
@@ -200,6 +203,7 @@ def test_feature_rows_normalises_and_pools():
 
 
 @pytest.mark.parametrize(("norm", "eps"), [("l2", 0.3), ("linf", 0.05)])
+@pytest.mark.long
 def test_attack_scores_raises_normal_and_lowers_anomalous_scores_within_the_ball(key, norm, eps):
     anomalous = np.array([0, 1, 0, 1, -1])
 
@@ -285,6 +289,7 @@ def test_fold_spectral_norm_keeps_the_output(key):
 
 
 @pytest.mark.parametrize("offsets, size", [((1000,), 1.0), ((-1000, 300, 1000), 1.0), ((0, 3), 1e25), ((0, 3), 1e-25)])
+@pytest.mark.long
 def test_nearest_neighbor_distances_are_exact_far_from_the_origin(offsets, size):
     """And among distant clusters."""
     rng = np.random.default_rng(0)
@@ -297,6 +302,7 @@ def test_nearest_neighbor_distances_are_exact_far_from_the_origin(offsets, size)
     np.testing.assert_allclose(result, expected, rtol=1e-4)
 
 
+@pytest.mark.long
 def test_nearest_neighbor_distances_of_nan_are_nan():
     rows = np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)
     rows[1, 2] = np.nan

@@ -141,6 +141,7 @@ def network():
     return jax.tree_util.Partial(make_denoise_fn(encoder, decoder), variables)
 
 
+@pytest.mark.long
 def test_denoise_in_tiles_equals_the_whole_image_beyond_the_receptive_field(network):
     images = random_images(50, 690)
     whole = denoise(network, images)

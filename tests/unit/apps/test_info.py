@@ -57,6 +57,7 @@ def test_info_assumes_the_normalization_of_the_encoder(tmp_path):
     assert "encoder=wrn28_10_silu,options=depth:10+width:1,path=" in text
 
 
+@pytest.mark.long
 def test_info_describes_a_generator(tmp_path):
     path = tmp_path / "a.safetensors"
     safetensors.numpy.save_file(arrays(generator_entries("alexnet", "conv1", {}), "generator."), path)

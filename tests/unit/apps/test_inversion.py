@@ -75,6 +75,7 @@ def test_alexnet_without_head_lacks_conv5_of_small_images():
     ("encoder", "layer", "size"), [("alexnet", "conv5", 64), ("alexnet", "conv1", 64), ("alexnet_small", "conv5", 32)]
 )
 @pytest.mark.parametrize("scale", [1, 2, 3])
+@pytest.mark.long
 def test_invert_scaled_returns_the_enlarged_size(encoder, layer, size, scale):
     module = models.build(encoder, num_classes=0)
     generator = models.build_generator(encoder, layer)

@@ -60,6 +60,7 @@ def own():
     return make_encoder(0, dtype=jnp.bfloat16)
 
 
+@pytest.mark.long
 def test_measurement_names_every_metric_after_its_network(own, tmp_path):
     x, y = images(0), images(1)
     numbers, totals, variants = measure(make_config(ALL), own, tmp_path, x, y)
@@ -86,6 +87,7 @@ def test_measurement_names_every_metric_after_its_network(own, tmp_path):
     np.testing.assert_allclose(*totals.values(), metrics.frechet_distance(*moments), rtol=1e-3)
 
 
+@pytest.mark.long
 def test_measurement_uses_the_encoder_of_the_config(own, tmp_path, monkeypatch):
     other = make_encoder(1)
     monkeypatch.setattr(loading, "load", lambda path, **_: {tmp_path / "other": other}[path])

@@ -59,6 +59,7 @@ def test_solve_compares_projected_images(images):
     assert np.abs(without.latents - solution.latents).max() > 0.01
 
 
+@pytest.mark.long
 def test_solve_gives_a_batch_what_its_images_give_alone(images, key):
     starts = draw_starts(key, jnp.array([3, 5, 9]), latent_size=LATENT, law="normal")[:, 0]
     whole = solve(decode, encode, images, starts, num_steps=20, truth=images)

@@ -46,6 +46,7 @@ def test_drop_smallest_counts_nonzero_entries_only():
     np.testing.assert_array_equal(dropped, [[0, 0, 0, 0, 3, -4], [0, 0, 0, 0, 0, 5]])
 
 
+@pytest.mark.long
 def test_sample_histogram_has_the_zeros_and_the_values_of_the_data(key):
     reference = jax.nn.relu(jax.random.normal(key, (30, 5, 8)))
     reference = reference.at[:, 0, 0].set(0.0).at[:, 0, 1].set(7.0)

@@ -50,6 +50,7 @@ run = jax.jit(functools.partial(stylize, LEVELS), static_argnames=("variant", "m
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("variant", ["official", "ust"])
 @pytest.mark.parametrize("order", ["official", "paper"])
+@pytest.mark.long
 def test_stylize_in_the_own_style_returns_the_content(variant, method, order):
     images = random_images(0)
     np.testing.assert_allclose(run(images, images, variant=variant, method=method, order=order), images, atol=1e-3)
@@ -87,6 +88,7 @@ def test_stylize_with_alpha_0_encodes_and_decodes_the_content():
 
 
 @pytest.mark.parametrize("method", METHODS)
+@pytest.mark.long
 def test_stylize_of_a_batch_equals_that_of_each_pair(method):
     content, style = random_images(0), random_images(1, height=6, width=10)
     together = run(content, style, method=method)

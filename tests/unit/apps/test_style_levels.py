@@ -11,6 +11,7 @@ SMALL = {"vgg16": {"width": 8}, "vgg16_bn": {"width": 8}, "vgg19": {"width": 8},
 
 
 @pytest.mark.parametrize("name", models.ENCODERS)
+@pytest.mark.long
 def test_sides_are_large_enough_for_every_feature(name):
     module = models.build(name, num_classes=0, **SMALL.get(name, {}))
     multiple, smallest = sides(module)

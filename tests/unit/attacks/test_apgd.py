@@ -238,6 +238,7 @@ def test_apgd_rejects_invalid_options(key, options, message):
     assert message in str(error.value)
 
 
+@pytest.mark.long
 def test_apgd_starts_at_init(key):
     """With losses of the iterates: at least that of the start, which is brought into the ball."""
     x = model.images()

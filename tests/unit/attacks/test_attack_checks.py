@@ -62,6 +62,7 @@ MODELS = {
 
 
 @pytest.mark.parametrize("logits_fn, message", MODELS.values(), ids=MODELS)
+@pytest.mark.long
 def test_inspect_model_reports_models_that_mislead_attacks(logits_fn, message):
     result = checks.inspect_model(logits_fn, *batch())
     assert len(result) == bool(message)

@@ -63,6 +63,7 @@ def same(one, other):
         assert record.robust_accuracy == other.per_attack[name].robust_accuracy
 
 
+@pytest.mark.long
 def test_autoattack_returns_misclassified_images_within_the_radius_and_others_unchanged():
     (x, labels), (result, _) = batch(), whole()
     clean = (classes(x) == labels) & (labels >= 0)
@@ -130,6 +131,7 @@ def test_autoattack_counts_passes_through_the_model():
     assert records["square"].forward_passes <= 12 * rows["square"]
 
 
+@pytest.mark.long
 def test_autoattack_does_not_depend_on_batches(key):
     """Two attacks are enough: each compiles once more."""
     some = {"attacks": ("apgd-ce", "square")}

@@ -88,6 +88,7 @@ def run(row, key, x, labels=LABELS, eps=None):
 
 
 @each_attack
+@pytest.mark.long
 def test_pgd_stays_in_ball_and_box(key, row):
     x = batch()
     adversarial = run(row, key, x)
@@ -126,6 +127,7 @@ def test_pgd_with_eps_zero_returns_the_images(key, row):
 
 
 @each_attack
+@pytest.mark.long
 def test_pgd_is_the_same_on_one_and_eight_devices(key, row):
     x = batch()
     mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))

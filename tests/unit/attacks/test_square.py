@@ -133,6 +133,7 @@ def test_square_rejects_invalid_options(key, options, message):
 
 @pytest.mark.parametrize("norm", ("l1", "l2", "linf"))
 @pytest.mark.parametrize("shape", ((2, 64, 10, 1), (1, 1, 1, 3), (1, 9, 2, 1), (1, 3, 40, 3)))
+@pytest.mark.long
 def test_square_takes_images_of_any_shape(key, norm, shape):
     x = np.random.default_rng(0).random(shape, dtype=np.float32)
 

@@ -27,6 +27,7 @@ def test_load_returns_the_inverter_with_its_encoder(inverter, untrained):
     assert encoder.encoder is encoder
 
 
+@pytest.mark.long
 def test_mistakes_with_a_loaded_network_are_one_line(inverter):
     with pytest.raises(UserError, match="images of 40 x 24 px do not fit the dense layers of this AlexNetSmall"):
         inverter.logits_fn(images(1, 40, 24))
@@ -35,6 +36,7 @@ def test_mistakes_with_a_loaded_network_are_one_line(inverter):
     assert len(repr(inverter)) < 200 and inverter.fingerprint in repr(inverter) and "conv5" in repr(inverter)
 
 
+@pytest.mark.long
 def test_functions_pass_their_weights_as_arguments(inverter):
     batch = images(2)
 
@@ -52,6 +54,7 @@ def test_functions_pass_their_weights_as_arguments(inverter):
 
 
 @pytest.mark.parametrize(("count", "height", "width"), [(1, 16, 16), (5, 16, 16), (3, 21, 40)])
+@pytest.mark.long
 def test_reconstruct_takes_any_number_and_size(inverter, count, height, width):
     batch = images(count, height, width)
     reconstructions = inverter.reconstruct(batch, batch_size=2)
@@ -61,12 +64,14 @@ def test_reconstruct_takes_any_number_and_size(inverter, count, height, width):
     np.testing.assert_allclose(reconstructions[-1:], one, atol=1e-5)
 
 
+@pytest.mark.long
 def test_reconstruct_equals_decode_fn_of_the_features(inverter):
     batch = images(2)
     expected = inverter.decode_fn(inverter.features_fn(jnp.asarray(batch))[inverter.layer])
     np.testing.assert_allclose(inverter.reconstruct(batch), expected, atol=1e-5)
 
 
+@pytest.mark.long
 def test_evaluate_returns_a_number_for_each_image(inverter):
     batch, labels = images(3), np.array([0, 1, 0])
     results = inverter.evaluate(batch, labels, batch_size=2)

@@ -32,6 +32,7 @@ def test_gradient_penalty_of_a_quadratic_and_its_gradient(key, target):
     np.testing.assert_allclose(jax.grad(lambda weight: jnp.sum(penalty(weight)))(0.7), expected, rtol=1e-4)
 
 
+@pytest.mark.long
 def test_gradient_penalty_of_a_constant_has_a_finite_gradient():
     def penalty(weight):
         zeros = jnp.zeros((2, 2, 2, 1))

@@ -128,6 +128,7 @@ def test_adversarial_losses_clip_logs_at_minus_100():
     np.testing.assert_allclose(gradient, [0, 0, -1, 0], atol=1e-6)
 
 
+@pytest.mark.long
 def test_losses_of_a_repeated_batch_have_the_same_mean():
     logits, x, y = random_logits(), images(0), images(1)
     adversarial, margin = logits[:2] + 0.3, logits[:2][:, ::-1]

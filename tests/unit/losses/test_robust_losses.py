@@ -86,6 +86,7 @@ def linear(images):
 
 @pytest.mark.parametrize("norm", ["l2", "linf"])
 @pytest.mark.parametrize("options", [{}, {"noise": 1.0, "step_size": 0.125}, {"noise": 2.0, "project": False}])
+@pytest.mark.long
 def test_fgsm_equals_numpy(key, norm, options):
     images = jax.random.uniform(key, (4, 4, 4, 3))
     attack = jax.jit(lambda key, x: attacks.fgsm(key, linear, x, LABELS, eps=0.1, norm=norm, **options))

@@ -73,6 +73,7 @@ def test_ssim_uniform7_equals_scikit_image_s_default(pair):
     np.testing.assert_allclose(jax.jit(metrics.ssim_uniform7)(*pair), expected, atol=1e-4)
 
 
+@pytest.mark.long
 def test_equal_images_have_finite_metrics_and_gradients():
     x = images(0, (5, 12, 12, 3))
     x[:3] = np.array([0.0, 0.3, 1.0], np.float32)[:, None, None, None]
@@ -85,6 +86,7 @@ def test_equal_images_have_finite_metrics_and_gradients():
         assert np.all(np.isfinite(gradient)), metric.__name__
 
 
+@pytest.mark.long
 def test_metrics_are_per_image_and_float32_from_bfloat16():
     x, y = PAIRS["noise on structure"]
     for metric in (metrics.psnr, metrics.ssim, metrics.mean_squared_error):

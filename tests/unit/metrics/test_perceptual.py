@@ -58,6 +58,7 @@ def test_lpips_equals_numpy(layers, weighted):
     np.testing.assert_allclose(result, numpy_lpips(x, y, layers, heads), rtol=1e-5)
 
 
+@pytest.mark.long
 def test_lpips_of_equal_images_is_zero_with_finite_gradients():
     for metric in (
         lambda x, y: metrics.lpips(features_fn, x, y, layers=("a", "b")),

@@ -92,6 +92,7 @@ def test_caffenet_is_read_with_its_first_channels_in_the_order_rgb(old, tmp_path
     assert "Caffe" in lines and "caffenet with dense_width 8" in lines and "normalization  caffe" in lines
 
 
+@pytest.mark.long
 def test_generator_returns_rgb_of_the_numbers_that_caffe_returns_in_bgr(tmp_path, monkeypatch):
     """Against a plain loop over the layers, channels first, with few channels on a dense layer of 5 units."""
     plan, path = plans.PAPER_PLANS["caffenet", "fc6", "deepsim"], tmp_path / "generator.caffemodel"

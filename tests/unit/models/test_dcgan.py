@@ -12,6 +12,7 @@ from arinv.ops.latents import draw_latents
 
 
 @pytest.mark.parametrize("size", [8, 28, 32])
+@pytest.mark.long
 def test_generator_and_discriminator_fit_each_other(key, size):
     gan = models.build_gan("dcgan", image_size=size, width=2, latent_size=5)
     latents = gan.draw(key, 3)

@@ -123,6 +123,7 @@ def grown(network, inputs, larger_inputs):
     return small.apply(before, inputs), jax.jit(lambda fade: large.apply(after, larger_inputs, fade))
 
 
+@pytest.mark.long
 def test_generator_fades_from_the_enlarged_image_to_its_own(key):
     latents = jax.random.normal(key, (4, 6))
     images, apply = grown(ProgressiveGenerator, latents, latents)
@@ -132,6 +133,7 @@ def test_generator_fades_from_the_enlarged_image_to_its_own(key):
         np.testing.assert_allclose(apply(fade), (1 - fade) * enlarge(images) + fade * np.asarray(new), atol=1e-5)
 
 
+@pytest.mark.long
 def test_discriminator_fades_from_the_one_of_half_the_size(key):
     images = jax.random.uniform(key, (4, 16, 16, 3))
     scores, apply = grown(ProgressiveDiscriminator, means(images), images)

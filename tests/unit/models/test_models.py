@@ -104,6 +104,7 @@ def test_generator_parameter_counts(encoder, layer, variant, expected):
         ("caffenet", "fc8", "deepsim", (1000,), 43_415_040, 227),
     ],
 )
+@pytest.mark.long
 def test_earlier_generators_have_the_published_parameters_and_sides(encoder, layer, variant, feature, expected, side):
     plan = PAPER_PLANS[encoder, layer, variant]
     generator = Generator(plan, is_vector=len(feature) == 1, image_size=227 if plan.fit else 0)
@@ -192,6 +193,7 @@ def test_alexnet_generator_is_fully_convolutional(scale):
     assert out.shape == (2, size, size, 3)
 
 
+@pytest.mark.long
 def test_generator_trains_and_evaluates(key):
     features = jax.random.uniform(key, (4, 4, 4, 16))
     generator = models.build_generator("alexnet_small", "conv5", encoder_options={"width": 4})

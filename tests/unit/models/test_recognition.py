@@ -29,6 +29,7 @@ TRAINED = [name for name in models.ENCODERS if models.build(name).has_weights]
 
 
 @pytest.mark.parametrize("name", {structure(name): name for name in TRAINED}.values())
+@pytest.mark.long
 def test_recognize_finds_every_encoder_and_its_options(name):
     options = {**SMALL[name], "num_classes": 5}
     size = smallest_size(models.build(name))
@@ -41,6 +42,7 @@ def test_recognize_finds_every_encoder_and_its_options(name):
     assert {structure(other) for other in fits} == {structure(name)}
 
 
+@pytest.mark.long
 def test_recognize_prefers_the_row_without_options():
     (fit,) = recognize(file_of("resnet34_imagenet", {}))
     assert (fit.encoder, dict(fit.options)) == ("resnet34_imagenet", {})
@@ -67,6 +69,7 @@ def test_recognize_reads_a_row_that_a_user_adds(monkeypatch):
     assert [fit.encoder for fit in recognize(file_of("mine", {}))] == ["mine"]
 
 
+@pytest.mark.long
 def test_recognize_rejects_other_networks():
     other = file_of("resnet18", SMALL["resnet18"], renamed=lambda name: name.replace("layer3", "stage3"))
     assert recognize(other) == []

@@ -46,6 +46,7 @@ def random_variables(name, options, side):
 
 
 @pytest.mark.parametrize("name", [name for name in models.ENCODERS if models.build(name).has_weights])
+@pytest.mark.long
 def test_encoder_round_trip_keeps_variables(name, tmp_path):
     options = {**SMALL[name], "num_classes": 3}
     side = smallest_size(models.build(name, **options))
@@ -327,6 +328,7 @@ def test_import_uses_depth_width_and_the_normalization_of_the_file(tmp_path, cap
     assert (encoder.module.depth, encoder.module.width, encoder.module.normalization) == (10, 1, RONY)
 
 
+@pytest.mark.long
 def test_import_infers_depth_and_width(tmp_path, capsys):
     path = save(tmp_path / "a.pt", weights())
     import_torch.run(Run(import_torch_config.get_config(f"encoder=wrn28_10,path={path}"), tmp_path / "out"))
@@ -407,6 +409,7 @@ def test_load_torch_denoiser_reads_the_released_names(tmp_path):
         denoiser_entries("alexnet", {"variant": "table_a9"})
 
 
+@pytest.mark.long
 def test_import_of_a_denoiser_needs_its_encoder(tmp_path):
     rng = np.random.default_rng(0)
     options = {"num_classes": 2, "dense_width": 8, "head_side": 1}

@@ -75,6 +75,7 @@ def test_build_denoiser_lists_the_allowed_names(options, message):
 
 
 @pytest.mark.parametrize(("variant", "layers"), [("default", ["bn17"]), ("table_a9", ["bn17", "bn18"])])
+@pytest.mark.long
 def test_image_bias_changes_only_normalizations_of_three_channels(variant, layers):
     encoder, decoder = models.build_denoiser(variant=variant)
 

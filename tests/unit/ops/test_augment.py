@@ -48,6 +48,7 @@ def images():
 
 
 @EVERY
+@pytest.mark.long
 def test_augmentation_keeps_range_and_draws_per_image(key, images, name):
     function = jax.jit(ALL[name])
     images = images[:, :, :10] if name != "augment" else images[:, :10]

@@ -31,6 +31,7 @@ def x(rng):
 
 
 @pytest.mark.parametrize("shape", [SHAPE, (9, 4)])
+@pytest.mark.long
 def test_channel_sums_equals_numpy(form, rng, shape):
     x = rng.normal(size=shape).astype(np.float32)
     expected = x.astype(np.float64).sum(tuple(range(x.ndim - 1)))
@@ -72,6 +73,7 @@ def outcome(module, variables, x, weights, train):
 
 @pytest.mark.parametrize("train", [True, False])
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 2e-5), ("bfloat16", 2e-2)])
+@pytest.mark.long
 def test_batch_norm_equals_flax(form, x, rng, variables, train, dtype, tolerance):
     weights = rng.normal(size=SHAPE).astype(np.float32)
     result, expected = (

@@ -26,6 +26,7 @@ def _strides(x, w, strides, pads):
     ((6, 6), (3, 3), (1, 1), ((1, 1), (1, 1)), (32, 3), (1, 1)),  # too many channels
     ((6, 6), (1, 1), (1, 1), ((0, 0), (0, 0)), (3, 3), (1, 1)),
 ])  # fmt: skip
+@pytest.mark.long
 def test_convolve_in_blocks_equals_lax(key, size, kernel, strides, pads, channels, made_with):
     x = jax.random.normal(key, (2, *size, channels[0]))
     w = jax.random.normal(jax.random.fold_in(key, 1), (*kernel, *channels))

@@ -74,6 +74,7 @@ def test_sqrt_and_inverse_sqrt_is_per_matrix_and_zero_for_zero():
             np.testing.assert_allclose(result.reshape(4, SIZE, SIZE)[i], expected, atol=1e-5)
 
 
+@pytest.mark.long
 def test_sqrt_and_inverse_sqrt_has_finite_gradients():
     matrix, _, _ = with_eigenvalues(np.geomspace(1, 1e-3, 6))
     whiten = jax.grad(lambda x: jnp.sum(jnp.square(linalg.sqrt_and_inverse_sqrt(x)[1])))

@@ -41,6 +41,7 @@ TRANSFORMATIONS = {
 
 
 @pytest.mark.parametrize("name", TRANSFORMATIONS)
+@pytest.mark.long
 def test_scan_equals_lax(inputs, name):
     result, expected = (
         TRANSFORMATIONS[name](lambda *inputs, scan=scan: descend(scan, *inputs))(*inputs)

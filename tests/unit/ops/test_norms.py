@@ -43,6 +43,7 @@ def test_norm_equals_numpy(seed, norm, eps, scale):
 
 @few
 @cases
+@pytest.mark.long
 def test_project_is_inside_and_idempotent(seed, norm, eps, scale):
     projected = norms.project(sample(seed, scale), eps=eps, norm=norm)
     assert np.all(lengths(projected, norm) <= eps * (1 + 1e-6))

@@ -17,6 +17,7 @@ def images(key):
 
 
 @pytest.mark.parametrize("name", OPERATORS)
+@pytest.mark.long
 def test_operator_treats_every_image_alone(name, images, key):
     operator = build_operator(name, **OPTIONS.get(name, {}))
     keys = image_keys(key, jnp.array([4, 0, 7]))

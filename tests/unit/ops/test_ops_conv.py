@@ -75,6 +75,7 @@ def normal(key, *shape):
 
 
 @pytest.mark.parametrize("name", CONVOLUTIONS)
+@pytest.mark.long
 def test_conv_general_dilated_and_gradients_equal_lax(key, name):
     size, kernel, stride, padding, channels = CONVOLUTIONS[name]
     x = normal(key, 2, *pair(size), channels)
@@ -92,6 +93,7 @@ def test_conv_general_dilated_and_gradients_equal_lax(key, name):
 @pytest.mark.parametrize("k, stride, padding, extra", [
     (4, 1, 1, 0), (4, 2, 1, 0), (5, 2, 2, 1), (3, 1, 0, 0), (2, 3, 0, 1),
 ])  # fmt: skip
+@pytest.mark.long
 def test_conv_transpose_and_gradients_equal_lax(key, k, stride, padding, extra):
     x, w = normal(key, 2, 5, 6, 3), normal(jax.random.fold_in(key, 1), k, k, 3, 4)
 
@@ -105,6 +107,7 @@ def test_conv_transpose_and_gradients_equal_lax(key, k, stride, padding, extra):
 
 @pytest.mark.parametrize("stride, size", [(1, 6), (2, 10)])
 @pytest.mark.parametrize("rewrites", [True, False])
+@pytest.mark.long
 def test_conv_transpose_equals_linen(key, stride, size, rewrites):
     x = normal(key, 2, 5, 5, 3)
     layer = nn.ConvTranspose(4, (4, 4), (stride, stride), ((2, 2), (2, 2)), use_bias=False)
@@ -133,6 +136,7 @@ def test_conv_transpose_names_the_mistake(key):
     dict(kernel_size=(3,)),
     dict(kernel_size=(3, 3), dtype=jnp.bfloat16),
 ])  # fmt: skip
+@pytest.mark.long
 def test_conv_general_dilated_fits_linen_conv(key, options):
     x = normal(key, 2, 8, *([8] * (len(options["kernel_size"]) - 1)), 4)
     layer = nn.Conv(6, **options)
@@ -183,6 +187,7 @@ def test_conv_kernel_gradient_in_a_loop(key):
 
 
 @pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.long
 def test_conv_second_gradient_equals_lax(key, stride):
     x, w = normal(key, 2, 6, 6, 3), 0.3 * normal(jax.random.fold_in(key, 1), 4, 4, 3, 3)
 
@@ -242,6 +247,7 @@ POOLINGS = {
 
 
 @pytest.mark.parametrize("name", POOLINGS)
+@pytest.mark.long
 def test_pooling_and_gradient_equal_linen(key, name):
     x = normal(key, 2, 7, 10, 3)
     kind, window, stride = name[:3], int(name[4]), int(name[6])
@@ -279,6 +285,7 @@ def test_max_pool_after_relu_has_plain_gradient(key, window):
 
 
 @pytest.mark.parametrize("window, stride", [(2, 2), (3, 2), (3, 1), (4, 3)])
+@pytest.mark.long
 def test_max_pool_gradient_of_ties_goes_to_the_first(key, window, stride):
     x = jax.random.randint(key, (2, 9, 10, 3), 0, 3).astype(jnp.float32)
 

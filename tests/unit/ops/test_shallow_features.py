@@ -72,6 +72,7 @@ def test_features_equal_a_plain_loop(function, plain):
 
 
 @pytest.mark.parametrize(("axis", "sign", "orientation"), [(2, 1, 0), (2, -1, 9)])
+@pytest.mark.long
 def test_hog_of_a_ramp_is_one_orientation(axis, sign, orientation):
     ramp = np.linspace(0, 1, 40, dtype=np.float32)[::sign]
     images = np.broadcast_to(ramp[None, None, :, None], (1, 40, 40, 3))
@@ -82,6 +83,7 @@ def test_hog_of_a_ramp_is_one_orientation(axis, sign, orientation):
     np.testing.assert_allclose(cell, expected, atol=1e-3)
 
 
+@pytest.mark.long
 def test_hog_of_one_cell_and_of_a_constant_image():
     assert hog(IMAGES[:, :8, :8]).shape == (2, 1, 1, 31)
     constant = jnp.full((1, 16, 16, 3), 0.3)
@@ -89,6 +91,7 @@ def test_hog_of_one_cell_and_of_a_constant_image():
     assert np.all(np.isfinite(jax.grad(lambda x: jnp.sum(hog(x)))(constant)))
 
 
+@pytest.mark.long
 def test_lbp_cells_have_unit_norm_and_ignore_monotone_maps():
     grey = IMAGES[..., :1] * 0.9 + 0.05
     features = lbp(grey)

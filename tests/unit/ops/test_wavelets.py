@@ -13,6 +13,7 @@ from arinv.ops.wavelets import haar_analysis, haar_synthesis
 
 @settings(max_examples=6, deadline=None)
 @given(st.tuples(*(st.integers(1, 4) for _ in range(3))), st.integers(0, 9))
+@pytest.mark.long
 def test_haar_synthesis_inverts_analysis_and_energy_is_kept(shape, seed):
     b, h, w = shape
     x = np.random.default_rng(seed).normal(size=(b, 2 * h, 2 * w, 3)).astype(np.float32)

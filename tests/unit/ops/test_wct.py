@@ -47,6 +47,7 @@ def reference(content, style, variant):
 
 
 @pytest.mark.parametrize(("channels", "side"), SIZES)
+@pytest.mark.long
 def test_wct_official_equals_float64(channels, side):
     """With more positions than channels, and with fewer, where the covariance is singular."""
     content, style = features(0, side, channels, batch=1), features(1, side + 1, channels, batch=1)
@@ -134,6 +135,7 @@ def test_wct_alpha_blends_and_images_are_independent():
 
 
 @pytest.mark.parametrize("channels", [8, 80])  # fewer than positions, and more
+@pytest.mark.long
 def test_wct_regions_use_style_of_their_label(channels):
     content, style = features(0, 8, channels), features(1, 8, channels)
     left = jnp.broadcast_to((jnp.arange(8) < 4)[None, None, :], (2, 8, 8)).astype(jnp.int32)
@@ -223,6 +225,7 @@ def dead_and_constant():
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.long
 def test_wct_gradient_is_finite_for_dead_channels(variant, method):
     content, style = dead_and_constant()
 

@@ -73,6 +73,7 @@ def sharded(tmp_path_factory):
     return result
 
 
+@pytest.mark.long
 def test_plan_is_of_the_step_that_training_compiles(data_parallel, tmp_path, monkeypatch):
     compiled = really_compiled(small_config(), tmp_path, monkeypatch)
     memory = compiled.memory_analysis()
@@ -87,6 +88,7 @@ def test_plan_is_of_the_step_that_training_compiles(data_parallel, tmp_path, mon
     assert result == data_parallel["collectives_per_step"]
 
 
+@pytest.mark.long
 def test_operations_agree_with_xla_on_one_device_and_on_eight(data_parallel, sharded):
     """XLA counts in its own way, and the plan counts in that way beside its own; the rest is between the products."""
     for result in (data_parallel, sharded):
@@ -233,6 +235,7 @@ def test_published_sizes(name, split, expected):
     assert (info and (info.num_examples, info.num_classes)) == expected
 
 
+@pytest.mark.long
 def test_plan_stages_needs_no_trained_network(tmp_path, capsys):
     config = inverter.get_config("smoke=True,options=width:4,loss=pixel")
     assumptions = plan.Assumptions(accelerators.accelerator("a100"), 0.2)
@@ -292,6 +295,7 @@ def test_bottleneck_is_the_slowest_part():
 
 
 @pytest.mark.parametrize(("arg", "num_examples", "path"), [("", 1_281_167, "stream"), ("image_size=32", 100, "memory")])
+@pytest.mark.long
 def test_measure_uses_the_path_of_training(arg, num_examples, path):
     result = input_rate.measure(alexnet_imagenet.get_config(arg), num_examples, seconds=0.05)
     assert result.path == path and result.per_core > 0 and result.per_process > 0
@@ -330,6 +334,7 @@ def test_train_info_notes_what_is_unknown(tmp_path):
     )
 
 
+@pytest.mark.long
 def test_command_writes_a_plan_and_the_workdir_stays_usable(tmp_path):
     config = f"--config={ROOT}/configs/classifier.py:smoke=True,options=width:4,image_size=16"
     options = ["--config.batch_size=16", "--plan", "--devices=16", "--accelerator=tpu_v5e", f"--workdir={tmp_path}"]

@@ -18,6 +18,7 @@ SIDE, LATENT = 4, 3
 
 
 @pytest.mark.parametrize("learned_variance", [False, True])
+@pytest.mark.long
 def test_step_reports_the_weighted_terms_and_updates_both_networks(learned_variance, key):
     module = models.build_autoencoder(
         "aegan", image_size=SIDE, latent_size=LATENT, learned_variance=learned_variance, **OPTIONS

@@ -37,6 +37,7 @@ def make_step(**options):
     return jax.jit(step), TrainState.create(KEY, {"generator": (generator, (features,))}, optimizers)
 
 
+@pytest.mark.long
 def test_features_of_the_batch_are_inverted_instead_of_the_encoders():
     step, state = make_step()
     images = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), np.uint8)
@@ -53,6 +54,7 @@ def test_features_of_the_batch_are_inverted_instead_of_the_encoders():
     assert 0 < float(metrics["loss"][0]) < 2 * 8 * 8 * 3
 
 
+@pytest.mark.long
 def test_sparse_features_of_the_batch_are_those_that_the_encoder_computes():
     encoder = models.build("sift_skimage")
     rng = np.random.default_rng(0)
@@ -96,6 +98,7 @@ def test_images_are_enlarged_in_evaluation():
     assert jax.eval_shape(evaluate, variables, batch, {})["reconstruction"].shape == (2, 32, 32, 3)
 
 
+@pytest.mark.long
 def test_encoder_without_weights_has_no_logits():
     network = loading.new_encoder("hog", image_size=32)
     assert network.features_fn(jnp.zeros((1, 32, 32, 3)))["hog"].shape == (1, 4, 4, 31)

@@ -47,6 +47,7 @@ def without_speed(log):
     return [{name: value for name, value in line.items() if not name.startswith("speed/")} for line in log]
 
 
+@pytest.mark.long
 def test_several_steps_in_a_call_return_the_same_bits(runs):
     (one, single), (two, several) = runs
     assert without_speed(single) == without_speed(several)
