@@ -17,7 +17,7 @@ from arinv.experiment.checkpoint import Checkpoints
 from arinv.experiment.run import Run
 from arinv.experiment.state import TrainState
 from arinv.experiment.trained import Trained
-from arinv.experiment.writer import Writer, progress_callback
+from arinv.experiment.writer import Writer, progress_bar, progress_callback
 from arinv.models.encoders.base import Normalization, mean_std
 from arinv.train import accelerators, loop, optimizers
 from arinv.train.feed import Batches, collect
@@ -285,6 +285,7 @@ def _make_evaluate(
             key=key,
             mesh=mesh,
             num_images=config.log.num_images,
+            progress=lambda items: progress_bar(items, f"{config.title}: evaluation", unit="batch", leave=False),
         )
         writer.image(step, config.task, setup.figure(images))
         return {name: float(np.mean(values, dtype=np.float64)) for name, values in results.items()}
