@@ -69,6 +69,7 @@ def test_killed_run_resumes_to_the_same_bytes(tmp_path, uninterrupted):
     process = start(tmp_path)
     output, _ = process.communicate(timeout=300)
     assert process.returncode == 0, output
+    assert "classifier: evaluation: " in output  # its progress
     assert_same(tmp_path, uninterrupted)
 
 
