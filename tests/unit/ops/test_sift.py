@@ -77,11 +77,22 @@ def test_one_of_the_keypoints_of_a_cell_is_drawn():
     assert drawn == {1.0, 2.0}
 
 
-def test_vlsift_finds_keypoints_where_it_is_installed():
-    pytest.importorskip("vlsift")
+def test_vlsift_finds_the_keypoints_and_descriptors_of_vlfeat():
+    find = pytest.importorskip("vlsift.sift.sift").sift
+    grey = np.ascontiguousarray(IMAGES[0] @ np.array([0.299, 0.587, 0.114], np.float32))
+    frames, descriptors = find(255 * grey, first_octave=0, compute_descriptor=True, float_descriptors=True)
     points = sift.keypoints(IMAGES[0], library="vlsift")
-    assert len(points.rows) and points.rows.max() < 64 and points.columns.max() < 48
-    np.testing.assert_allclose(np.linalg.norm(points.descriptors, axis=1), 1, atol=1e-5)
+    assert len(frames) > 1 and points.rows.max() < 64 and points.columns.max() < 48
+    np.testing.assert_allclose(np.stack(points[:4], axis=-1), frames, rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(points.descriptors, descriptors / 512, atol=1e-3)
+    grid = sift.sift_grid(IMAGES[:1], library="vlsift")
+    filled = grid.features[0][grid.features[0].any(-1)]
+    assert grid.num_keypoints.tolist() == [len(frames)] and len(filled) > 0
+    rows, columns = (sift.CELL * place for place in np.nonzero(grid.features[0].any(-1)))
+    for vector, row, column in zip(filled, rows, columns, strict=True):  # each is one of the keypoints
+        place = np.hypot(frames[:, 0] - row - vector[129], frames[:, 1] - column - vector[128])
+        error = np.abs(descriptors / 512 - vector[:128]).max(1)
+        assert np.any((place < 1e-2) & (error < 1e-3))
 
 
 def test_mistakes_are_one_line(monkeypatch):
