@@ -168,6 +168,7 @@ def register(monkeypatch, function):
 
 
 @each_check
+@pytest.mark.long
 def test_added_attack_keeps_the_contract(check, monkeypatch):
     register(monkeypatch, toy)
     check("toy")
@@ -344,6 +345,7 @@ def test_pgd_follows_gradients_of_any_length(key, norm):
     assert np.argmax(logits_fn(adversarial), axis=1).tolist() == [1]
 
 
+@pytest.mark.long
 def test_attacks_reject_labels_that_the_model_does_not_have(key):
     x, wrong = model.images(2), np.array([0, model.CLASSES], np.int32)
     calls = {

@@ -107,6 +107,7 @@ def test_commands_of_documents_parse(name, monkeypatch):
 
 
 @pytest.mark.parametrize("name", command_line.shipped())
+@pytest.mark.long
 def test_commands_of_config_docstrings_parse(name, monkeypatch):
     monkeypatch.chdir(ROOT)
     lines = commands(command_line.docstring(command_line.shipped()[name]))

@@ -226,6 +226,7 @@ def test_encoder_without_weights_has_no_classes(name):
         models.build(name, num_classes=CLASSES)
 
 
+@pytest.mark.long
 def test_added_encoder_trains(toy, key):
     module, optimizer = models.build(toy, num_classes=CLASSES), optax.sgd(0.1)
     assert module.normalization == "pm1"

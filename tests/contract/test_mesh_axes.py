@@ -75,6 +75,7 @@ def breaks_mesh_rule(path, source):
     return found
 
 
+@pytest.mark.long
 def test_the_package_names_axes_in_one_place():
     sources = {path.relative_to(ROOT).as_posix(): path.read_text() for path in (ROOT / "arinv").rglob("*.py")}
     assert "arinv/parallel.py" in sources

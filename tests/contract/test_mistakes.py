@@ -239,6 +239,7 @@ def test_check_accepts_a_workdir_with_the_name_of_a_dataset(tmp_path, monkeypatc
     workdirs.check(classifier.get_config("dataset=photos"), tmp_path / "photos" / "run")
 
 
+@pytest.mark.long
 def test_run_stops_at_a_non_finite_loss(tmp_path):
     config = classifier.get_config("smoke=True,options=width:4")
     config.optimizer.schedule.learning_rate = 1e30

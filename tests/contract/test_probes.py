@@ -73,6 +73,7 @@ def test_probe_returns_finite_values_of_the_promised_shapes(probe, pair, setting
 
 
 @pytest.mark.parametrize("probe", studies.PROBES)
+@pytest.mark.long
 def test_probe_depends_on_its_key_alone(probe, setting):
     first, again, other = (run(probe, "map", setting, seed) for seed in (0, 0, 1))
     jax.tree.map(np.testing.assert_array_equal, first.rows, again.rows)

@@ -87,6 +87,7 @@ def test_every_scheme_has_a_dataset_to_open():
 
 
 @pytest.mark.parametrize("split", ["train", "test"])
+@pytest.mark.long
 def test_source_has_examples_of_its_info(open_split, split):
     source = open_split(split, num_examples=8)
     info, labels = source.info, source.read_labels()

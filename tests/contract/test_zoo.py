@@ -84,6 +84,7 @@ def test_entry_is_attacked(name):
     assert np.mean(np.argmax(encoder.logits_fn(adversarial), axis=-1) == labels) < 0.95
 
 
+@pytest.mark.long
 def test_entry_inverts_a_photograph(name):
     [image] = data.open_photographs("photos:chelsea", max_side=maintenance.MAX_SIDE)
     card = zoo.card(name)

@@ -70,6 +70,7 @@ def test_search_equals_a_loop_of_adam(key):
     np.testing.assert_allclose(result.reconstructions[0], best, atol=1e-4)
 
 
+@pytest.mark.long
 def test_adapted_weights_and_more_steps_lower_the_score(key):
     scores = {(steps, rate): search(key, IMAGES, num_steps=steps, weight_rate=rate).scores.mean()
               for steps, rate in ((1, 0.0), (4, 0.0), (4, 0.05))}  # fmt: skip

@@ -312,6 +312,7 @@ def test_nearest_neighbor_distances_of_nan_are_nan():
     assert np.isfinite(anomaly.nearest_neighbor_distances(rows[:1], rows, k=1, num_references=1)).all()
 
 
+@pytest.mark.long
 def test_latent_search_starts_from_init_and_its_terms_add_up(key):
     init = np.random.default_rng(0).normal(size=(5, LATENT)).astype(np.float32)
 
@@ -331,6 +332,7 @@ def test_latent_search_starts_from_init_and_its_terms_add_up(key):
         search(init[:1], 1)
 
 
+@pytest.mark.long
 def test_latent_search_continues_after_a_gradient_that_is_not_finite(key):
     def features(images):
         return {"code": jnp.sqrt(jnp.sum(jnp.square(images - 0.5), axis=(1, 2, 3)))[:, None]}

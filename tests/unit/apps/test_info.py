@@ -33,6 +33,7 @@ def robustness(tmp_path):
     return path
 
 
+@pytest.mark.long
 def test_info_describes_a_file_and_its_command_imports_it(robustness, tmp_path):
     lines = info.lines(robustness)
     rows = dict(line.split(maxsplit=1) for line in lines if not line.startswith("not read"))

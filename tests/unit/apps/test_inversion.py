@@ -43,6 +43,7 @@ def small():
 
 
 @pytest.mark.parametrize("name", ["alexnet", "alexnet_small", "caffenet", "resnet18", "vgg16", "wrn28_10"])
+@pytest.mark.long
 def test_encoder_without_head_has_the_spatial_features_at_every_size(name):
     options = {"vgg16": {"width": 8}, "wrn28_10": {"depth": 10, "width": 1}}
     whole = models.build(name, num_classes=3, **options.get(name, {}))
@@ -114,6 +115,7 @@ def test_enlarge_is_bilinear_and_invert_scaled_reduces_to_the_original_size():
 
 @pytest.mark.parametrize("edge", [0, 7, 40])
 @pytest.mark.parametrize("size", [(321, 481), (1, 1), (500, 333), (64, 32)])
+@pytest.mark.long
 def test_invert_padded_by_an_identity_returns_the_images(size, edge):
     images, sizes = images_of(1, *size, 3), []
 

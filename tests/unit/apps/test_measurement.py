@@ -113,6 +113,7 @@ class NamedFeatures:
         return None, {name: jnp.abs(x - 0.1 * i) * weight for i, name in enumerate(self.layers)}
 
 
+@pytest.mark.long
 def test_lpips_and_gram_use_the_published_layers_of_a_vgg(own, monkeypatch, tmp_path):
     variables = {"weight": jnp.asarray([1.0, 2.0, 3.0])}
     network = measurement.MetricNetwork("vgg16", NamedFeatures(), variables, "test weights", "0123")

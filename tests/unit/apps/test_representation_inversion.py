@@ -49,6 +49,7 @@ def test_invert_by_optimization_equals_numpy(search):
     np.testing.assert_allclose(result.reshape(3, -1), x, atol=1e-5)
 
 
+@pytest.mark.long
 def test_invert_by_optimization_reduces_the_distance_within_the_limits(search):
     images = images_of(4)
     targets = features_fn(images)["all"]
@@ -74,6 +75,7 @@ def test_invert_by_optimization_of_a_batch_equals_that_of_each_image(search):
     np.testing.assert_allclose(together, jnp.concatenate(alone), atol=1e-5)
 
 
+@pytest.mark.long
 def test_start_images_depend_on_the_number_not_on_the_batch():
     key = jax.random.key(3)
     together = start_images(key, np.arange(6), shape=SHAPE)

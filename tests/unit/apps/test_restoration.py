@@ -40,6 +40,7 @@ def closed_form(degraded, matrix, penalty=0.0):
 
 
 @pytest.mark.parametrize("penalty", [0.0, 0.3])
+@pytest.mark.long
 def test_solve_reaches_the_closed_form(images, penalty):
     starts = np.ones((3, LATENT), np.float32)
     solution = solve(decode, encode, images, starts, num_steps=1000, learning_rate=0.05, penalty=penalty)

@@ -60,6 +60,7 @@ def test_sample_histogram_has_the_zeros_and_the_values_of_the_data(key):
 
 
 @pytest.mark.parametrize("shift", [-0.7, 0.0, 2.0])
+@pytest.mark.long
 def test_sample_gaussian_has_the_moments_of_the_data(key, shift):
     reference = jnp.maximum(0.0, 3 * (shift + jax.random.normal(key, (50, 400))))
     sampled = probes.sample_gaussian(jax.random.key(1), reference, count=50)
@@ -73,6 +74,7 @@ def test_sample_gaussian_of_signed_data_is_not_truncated(key):
     np.testing.assert_allclose([sampled.mean(), sampled.std()], [0.0, 5**0.5], atol=0.1)
 
 
+@pytest.mark.long
 def test_interpolate_ends_are_the_reconstructions_exactly():
     images = images_of(3)
     sheet = run(probes.interpolate, lambda x: jnp.sqrt(x) / 3, lambda x: jnp.square(3 * x), images)
@@ -105,6 +107,7 @@ def test_brightness_measures_the_invariance_of_the_features():
         assert (changes[0] < 1e-5).all() and (changes[1] > 0.3).all()
 
 
+@pytest.mark.long
 def test_objects_of_the_identity_are_where_and_as_they_were():
     sheet = run(probes.objects)
     assert all((values < 1e-5).all() for values in sheet.numbers.values())

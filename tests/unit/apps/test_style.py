@@ -64,6 +64,7 @@ def test_stylize_gives_the_mean_colours_of_the_style():
 
 
 @pytest.mark.parametrize(("order", "expected"), [("official", ["deep", "shallow"]), ("paper", ["shallow", "deep"])])
+@pytest.mark.long
 def test_stylize_with_runs_levels_in_order(order, expected):
     calls = []
     levels = tuple(orthogonal(name, i, loss=0.2, calls=calls) for i, name in enumerate(("shallow", "deep")))
@@ -160,6 +161,7 @@ def test_match_colors_gives_mean_and_covariance_of_the_content():
         ({"num_labels": 2}, "labels need all three"),
     ],
 )
+@pytest.mark.long
 def test_stylize_reports_a_mistake_in_one_line(change, shown):
     given = {"levels": LEVELS, "content": random_images(0), "style": random_images(1)} | change
     with pytest.raises(UserError, match=shown) as error:
@@ -173,6 +175,7 @@ def test_stylize_with_rejects_codes_of_other_levels():
         stylize_with(LEVELS, random_images(0), (code,))
 
 
+@pytest.mark.long
 def test_stylize_rejects_sizes_that_a_level_does_not_return():
     def cropped(name):
         def features_fn(images):

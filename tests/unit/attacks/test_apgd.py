@@ -116,6 +116,7 @@ def plain_apgd(x, start, label, eps, norm, num_steps, reviews):
 
 
 @pytest.mark.parametrize("norm, eps", [("l2", 0.4), ("linf", 0.15)])
+@pytest.mark.long
 def test_momentum_rule_follows_the_published_algorithm(norm, eps):
     rng, steps, taken = np.random.default_rng(1), 40, 22  # further on, rounding decides whether a loss rises
     x = np.clip(1.4 * rng.random((6, 2, 2, 3)) - 0.2, 0, 1).astype(np.float32)
@@ -178,6 +179,7 @@ def test_sparse_rule_resets_the_step_where_fewer_values_change_and_shrinks_it_el
     np.testing.assert_allclose(smallest.step_size, [3.0, 0.3], rtol=1e-6)
 
 
+@pytest.mark.long
 def test_apgd_evaluates_once_a_step_and_once_a_radius(key):
     calls = []
 

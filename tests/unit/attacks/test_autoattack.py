@@ -189,6 +189,7 @@ def test_autoattack_rejects_a_state_of_another_run(key):
         attacks.AutoAttackState.from_arrays({"robust": np.ones(3)})
 
 
+@pytest.mark.long
 def test_autoattack_passes_weights_as_arguments_and_compiles_once(key):
     traced = []
 
@@ -208,6 +209,7 @@ def test_autoattack_passes_weights_as_arguments_and_compiles_once(key):
     assert len(traced) - again < again
 
 
+@pytest.mark.long
 def test_autoattack_splits_batches_over_devices(key):
     mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
@@ -266,6 +268,7 @@ def test_make_buckets_sizes_are_multiples_of_the_devices(batch_size, devices, si
     assert make_buckets(batch_size=batch_size, multiple_of=devices).sizes == sizes
 
 
+@pytest.mark.long
 def test_autoattack_batch_sizes_are_multiples_of_the_devices(key):
     """24 is three times the 8 devices, 12 is no multiple of them: the rest of 22 images stays in a batch of 24."""
     sizes = []
@@ -318,6 +321,7 @@ def test_autoattack_counts_nan_under_attack_as_broken(key):
     assert result.clean.all() and not result.robust.any()
 
 
+@pytest.mark.long
 def test_autoattack_accepts_legacy_keys_and_a_single_name(key):
     some = {"num_steps": 1, "attacks": ("apgd-ce",)}
     same(run(jax.random.PRNGKey(0), **some | {"attacks": "apgd-ce"}), run(key, **some))

@@ -43,6 +43,7 @@ def compiled(norm):
 
 
 @pytest.mark.parametrize("norm", DUALS)
+@pytest.mark.long
 def test_fab_returns_the_nearest_point_behind_a_plane(key, norm):
     adversarial = compiled(norm)(key, images(), np.ones(6, np.float32))
     assert np.all(np.asarray(linear(adversarial)).argmax(1) == 1)
@@ -59,6 +60,7 @@ def test_fab_moves_only_images_with_a_boundary_within_eps(key, norm):
     np.testing.assert_array_equal(unmoved, np.arange(6) % 2 == 0)
 
 
+@pytest.mark.long
 def test_fab_without_targets_approaches_the_runner_up(key):
     x = model.images()
     ranked = model.ranked(x)

@@ -160,6 +160,7 @@ def pgd(key, x, labels, model=logits_fn, **options):
 
 
 @pytest.mark.parametrize("norm", ("l2", "linf"))
+@pytest.mark.long
 def test_pgd_two_steps_on_a_linear_model_by_hand(key, norm):
     """Madry et al. 2018, section 2.1, in NumPy; the third step meets the ball and the box."""
     rng = np.random.default_rng(3)
@@ -227,6 +228,7 @@ def test_pgd_use_best_chooses_per_example():
 
 
 @pytest.mark.parametrize("use_best", (False, True))
+@pytest.mark.long
 def test_pgd_step_costs_one_evaluation(key, use_best):
     calls = []
 
@@ -249,6 +251,7 @@ def test_pgd_approaches_targets(key):
 
 
 @pytest.mark.parametrize("targeted", (False, True))
+@pytest.mark.long
 def test_pgd_restarts_keep_the_first_success_and_add_others(targeted):
     key, labels = jax.random.key(5), np.asarray(logits_fn(batch())).argmax(1).astype(np.int32)
     targets = ((labels + 1) % CLASSES).astype(np.int32)
@@ -312,6 +315,7 @@ def test_pgd_attacks_bfloat16_logits_in_float32(key):
     assert np.all(losses_of(adversarial)[REAL] > losses_of(x)[REAL])
 
 
+@pytest.mark.long
 def test_pgd_result_has_no_gradient(key):
     def total(scale):
         def scaled(x):

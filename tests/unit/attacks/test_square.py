@@ -71,6 +71,7 @@ def pieces(norm):
 
 
 @pytest.mark.parametrize("norm", ["l2", "linf"])
+@pytest.mark.long
 def test_square_continue_in_pieces_equals_one_search(key, norm):
     start, go_on = pieces(norm)
     x = model.images()

@@ -261,6 +261,7 @@ def test_open_source_rejects_incomplete_names():
             data.open_source(name)
 
 
+@pytest.mark.long
 def test_tfds_does_not_import_tensorflow(prepared):
     program = (
         "import sys; from arinv import data; "

@@ -75,6 +75,7 @@ def saved(tmp_path_factory):
     return directory, save(directory, parallel.make_mesh(fsdp=8))
 
 
+@pytest.mark.long
 def test_restore_returns_the_same_bits_on_another_number_of_devices(saved):
     directory, state = saved
     for mesh in (one_device_mesh(), parallel.make_mesh(fsdp=2), parallel.make_mesh()):
@@ -101,6 +102,7 @@ def test_restore_rejects_another_model_with_both_sides(saved):
 
 
 @pytest.mark.parametrize("part", ["data", "metadata"])
+@pytest.mark.long
 def test_restore_reports_a_damaged_checkpoint_in_one_line(tmp_path, part):
     save(tmp_path, one_device_mesh())
     item = tmp_path / "checkpoints" / "7" / "classifier"
@@ -207,6 +209,7 @@ def test_canonical_resolves_home_dots_and_links(tmp_path, monkeypatch):
             assert "is not a path" in str(error)
 
 
+@pytest.mark.long
 def test_saved_steps_ignores_other_files(saved, tmp_path):
     directory, _ = saved
     workdir = tmp_path / "run"

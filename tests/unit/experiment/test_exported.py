@@ -46,6 +46,7 @@ def one_line(pattern):
     return pytest.raises(UserError, match=pattern)
 
 
+@pytest.mark.long
 def test_reference_stands_for_the_deepest_inverter_or_the_encoder():
     inverter = arinv.load(f"zoo:{NAME}")
     assert (inverter.kind, inverter.layer) == ("inverter", "conv5")

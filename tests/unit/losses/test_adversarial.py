@@ -17,6 +17,7 @@ def test_wasserstein_loss_by_hand():
 
 
 @pytest.mark.parametrize("target", [1.0, 2.0])
+@pytest.mark.long
 def test_gradient_penalty_of_a_quadratic_and_its_gradient(key, target):
     images, fakes = jax.random.uniform(key, (2, 3, 2, 2, 1))
     shares = np.array([0.0, 0.5, 1.0])

@@ -29,6 +29,7 @@ def test_cross_entropy_is_minus_log_probability():
     np.testing.assert_allclose(result, expected, rtol=1e-5)
 
 
+@pytest.mark.long
 def test_cross_entropy_gradient_is_softmax_minus_one_hot_and_zero_for_padding():
     logits = random_logits()
     gradient = jax.grad(lambda z: losses.cross_entropy(z, LABELS).sum())(jnp.asarray(logits))

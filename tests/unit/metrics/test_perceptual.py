@@ -72,6 +72,7 @@ def test_lpips_of_equal_images_is_zero_with_finite_gradients():
             assert np.all(np.isfinite(gradient_of(start, other)))
 
 
+@pytest.mark.long
 def test_lpips_compares_bfloat16_features_in_float32():
     x, y = images(0), images(1)
     plain = metrics.lpips(features_fn, x, y, layers=("a", "b"))

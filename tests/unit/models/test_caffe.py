@@ -75,6 +75,7 @@ def caffenet():
 
 
 @pytest.mark.parametrize("old", [False, True])
+@pytest.mark.long
 def test_caffenet_is_read_with_its_first_channels_in_the_order_rgb(old, tmp_path):
     layers, path = caffenet(), tmp_path / "net.caffemodel"
     path.write_bytes(network(layers, old=old))

@@ -168,6 +168,7 @@ def test_grow_rejects_networks_of_other_widths():
         (lambda: ConvEncoder().init(jax.random.key(0), jnp.zeros((1, 96, 96, 3))), "96 px is not a multiple of 64"),
     ],
 )
+@pytest.mark.long
 def test_networks_reject_other_sizes(build, message):
     with pytest.raises(UserError, match=message):
         build()

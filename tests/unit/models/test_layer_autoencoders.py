@@ -46,6 +46,7 @@ def network():
     return module, variables
 
 
+@pytest.mark.long
 def test_latent_is_the_mean_and_one_more_feature(network):
     module, variables = network
     assert module.encoder.feature_specs()["latent"].is_vector and "a" in module.encoder.feature_specs()

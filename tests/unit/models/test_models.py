@@ -79,6 +79,7 @@ def test_vgg16_parameters_up_to_conv5_1():
         ("wrn28_10", "block3", "default", 8_961_107),
     ],
 )
+@pytest.mark.long
 def test_generator_parameter_counts(encoder, layer, variant, expected):
     size = models.build(encoder).image_size
     generator = models.build_generator(encoder, layer, variant=variant)
@@ -213,6 +214,7 @@ def test_generator_trains_and_evaluates(key):
 
 
 @pytest.mark.parametrize("layer", [Conv(8), ConvTranspose(8, 2)], ids=["conv", "transposed"])
+@pytest.mark.long
 def test_spectral_norm_brings_the_largest_singular_value_to_one(layer, key):
     x = jax.random.normal(key, (1, 4, 4, 6))
     variables = layer.init(key, x, train=False)

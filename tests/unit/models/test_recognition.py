@@ -63,6 +63,7 @@ def test_recognize_reads_the_names_of_torchvisions_vgg16_bn():
     assert (fit.options["head"], fit.options["normalization"]) == ("dense", "imagenet")
 
 
+@pytest.mark.long
 def test_recognize_reads_a_row_that_a_user_adds(monkeypatch):
     row = Architecture(models.ENCODERS["wrn28_10"].module, {"depth": 16, "width": 2})
     monkeypatch.setitem(models.ENCODERS, "mine", row)

@@ -76,6 +76,7 @@ KNOWN = {
 
 
 @pytest.mark.parametrize("name", KNOWN)
+@pytest.mark.long
 def test_encoder_entries_have_the_names_of_published_files(name):
     options, count, some = KNOWN[name]
     names = [entry.names[0] for entry in encoder_entries(name, None, options)[1]]
@@ -120,6 +121,7 @@ def test_to_ours_permutes_singular_vectors_with_their_kernel(shape, transposed):
     np.testing.assert_array_equal(layout.to_ours(entry, weight), kernel)
 
 
+@pytest.mark.long
 def test_load_torch_reads_any_prefix_and_older_or_newer_names(tmp_path):
     """The same weights under names of robustness, and spectral normalisation as a parametrisation."""
     variables = random_variables("resnet18", {"depths": (1, 1, 1, 1)}, 8)

@@ -35,6 +35,7 @@ def test_denoiser_parameter_counts(variant, expected):
 
 @pytest.mark.parametrize("pad_side", ["official", "aligned"])
 @pytest.mark.parametrize(("height", "width"), [(64, 64), (96, 160), (224, 224), (64, 1024)])
+@pytest.mark.long
 def test_decoder_returns_the_size_of_the_input(height, width, pad_side):
     encoder, decoder = models.build_denoiser(pad_side=pad_side, dtype=jnp.bfloat16)
     inputs = encoded(encoder, images_of(height, width))
@@ -103,6 +104,7 @@ def analysed():
     return features, *jax.jit(encoder.apply)(variables, images)
 
 
+@pytest.mark.long
 def test_wavelet_encoder_accepts_the_weights_of_alexnet(analysed):
     alexnet, features, details = analysed
     np.testing.assert_array_equal(features["relu1"], alexnet["relu1"])

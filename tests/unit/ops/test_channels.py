@@ -104,12 +104,14 @@ def test_batch_norm_stores_unbiased_variance(form, rng, variables, shape):
         np.testing.assert_allclose(result["mean"], mean, rtol=1e-4)
 
 
+@pytest.mark.long
 def test_batch_norm_init_equals_flax(form, x, key):
     options = {"use_running_average": False, "scale_init": nn.initializers.normal(0.1)}
     result, expected = (module(**options).init(key, x) for module in (BatchNorm, nn.BatchNorm))
     assert_trees_all_close(result, expected, rtol=0, atol=0)
 
 
+@pytest.mark.long
 def test_normalize_batch_without_variance_is_finite(form):
     ones = jnp.ones((4, 2, 2, 3))
     gradient = jax.grad(lambda x: jnp.sum(channels.normalize_batch(x, jnp.ones(3), jnp.zeros(3), 1e-5)[0] ** 2))(ones)

@@ -40,6 +40,7 @@ def test_sqrt_and_inverse_sqrt_of_regular_matrices(condition, tolerance, scale):
 
 @pytest.mark.parametrize("rank", [1, 5, SIZE - 1])
 @pytest.mark.parametrize("ridge", [0.0, 1e-6])
+@pytest.mark.long
 def test_sqrt_and_inverse_sqrt_of_singular_matrices_is_bounded(rank, ridge):
     rows = np.random.default_rng(rank).normal(size=(rank, SIZE)).astype(np.float32)
     matrix = rows.T @ rows  # as rounding leaves it

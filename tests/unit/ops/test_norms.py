@@ -61,6 +61,7 @@ def test_project_keeps_the_inside(seed, norm, eps, scale):
 
 @few
 @cases
+@pytest.mark.long
 def test_project_is_nearest_point(seed, norm, eps, scale):
     """No other point of the ball is nearer: not the scaled input, not random points around."""
     delta = sample(seed, scale)
@@ -124,6 +125,7 @@ def test_random_perturbation_fills_the_ball(key, norm):
 
 
 @pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.long
 def test_project_takes_radii_per_example_and_traced(norm):
     delta, eps = sample(0), np.array([0.0, 0.1, 0.5, 100.0], np.float32)
     together = jax.jit(lambda d, e: norms.project(d, eps=e, norm=norm))(delta, eps)

@@ -203,6 +203,7 @@ def test_conv_second_gradient_equals_lax(key, stride):
 
 
 @pytest.mark.parametrize("axes, channels", [((0, 0), 3), ((0, None), 16)])
+@pytest.mark.long
 def test_conv_vmap_over_images_and_kernels(key, axes, channels):
     x = normal(key, 3, 2, 7, 7, channels)
     w = normal(jax.random.fold_in(key, 1), *([3] if axes[1] == 0 else []), 4, 4, channels, channels)
@@ -301,6 +302,7 @@ def test_max_pool_accepts_integers(key):
 
 
 @pytest.mark.parametrize("factor", [2, 3])
+@pytest.mark.long
 def test_upsample_nearest_repeats_pixels(key, factor):
     x = normal(key, 2, 3, 4, 2)
     result = jax.jit(lambda x: with_gradients(lambda x: pooling.upsample_nearest(x, factor), x))(x)

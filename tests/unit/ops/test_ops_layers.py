@@ -9,6 +9,7 @@ from arinv.ops.pooling import adaptive_avg_pool, local_response_normalization
 
 
 @pytest.mark.parametrize(("height", "width", "side"), [(7, 7, 7), (2, 3, 7), (13, 9, 6), (14, 14, 7)])
+@pytest.mark.long
 def test_adaptive_avg_pool_equals_numpy(key, height, width, side):
     x = np.asarray(jax.random.normal(key, (2, height, width, 3)))
     expected = np.empty((2, side, side, 3), np.float32)

@@ -68,6 +68,7 @@ def test_wct_other_variants_equal_float64_for_regular_covariances(variant):
 
 
 @pytest.mark.parametrize("method", METHODS)
+@pytest.mark.long
 def test_wct_ust_ignores_covariance_below_threshold(method):
     """Content, or style, of variance 1e-8: rounding would be whitened to noise."""
     flat, style = 0.5 + 1e-4 * np.random.default_rng(0).normal(size=(2, 8, 8, 8)), features(1, 9, 8)
@@ -96,6 +97,7 @@ def test_wct_of_content_with_itself_is_identity(variant):
 
 @pytest.mark.parametrize(("channels", "side"), [(64, 12), (192, 13), (256, 6)])
 @pytest.mark.parametrize("method", METHODS)
+@pytest.mark.long
 def test_wct_of_content_with_itself_is_identity_at_sizes_of_alexnet(channels, side, method):
     content = features(0, side, channels, batch=1)
     np.testing.assert_allclose(transform(content, content, method=method), content, atol=1e-3)
@@ -108,6 +110,7 @@ def test_wct_of_content_with_itself_is_identity_for_singular_covariance():
 
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("method", METHODS)
+@pytest.mark.long
 def test_wct_has_mean_of_the_style(variant, method):
     """Before the clamp, which acts nowhere here: the content's range is wider than that of the result."""
     content, style = features(0, 12, 64), features(1, 9, 64)
@@ -251,6 +254,7 @@ def test_wct_gradient_equals_finite_differences():
 
 
 @pytest.mark.parametrize("options", [{"alpha": 2.0}, {"alpha": -1.0}, {"alpha": np.nan}, {"weights": (2.0,)}])
+@pytest.mark.long
 def test_transfer_rejects_weights_out_of_range(options):
     x = features(0, 3, 3)
     moments = style_moments(x)

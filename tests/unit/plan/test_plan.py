@@ -99,6 +99,7 @@ def test_operations_agree_with_xla_on_one_device_and_on_eight(data_parallel, sha
     assert data_parallel["flops"]["per_image"] == sharded["flops"]["per_image"]
 
 
+@pytest.mark.long
 def test_memory_is_that_of_the_state_split_by_fsdp(data_parallel, sharded):
     whole, part = data_parallel["memory_per_device"], sharded["memory_per_device"]
     for name in ("parameters", "optimizer"):
@@ -108,6 +109,7 @@ def test_memory_is_that_of_the_state_split_by_fsdp(data_parallel, sharded):
         assert 0 < parts <= memory["total"] * 1.001 + 4096
 
 
+@pytest.mark.long
 def test_data_parallel_reduces_the_gradients_once_and_fsdp_gathers_the_weights(data_parallel, sharded):
     reduced = data_parallel["collectives_per_step"]
     assert set(reduced) == {"all-reduce"}
@@ -256,6 +258,7 @@ def test_plan_stages_needs_no_trained_network(tmp_path, capsys):
     assert json.loads(json.dumps(result)) == result
 
 
+@pytest.mark.long
 def test_plan_stages_compiles_equal_steps_once(tmp_path, monkeypatch):
     """A denoiser too; steps that are the same are compiled once."""
     config = denoising.get_config("smoke=True")

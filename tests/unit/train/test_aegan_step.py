@@ -12,13 +12,14 @@ from arinv.ops.degradations import build_operator
 from arinv.ops.latents import draw_latents
 from arinv.train import aegan
 
+pytestmark = pytest.mark.long  # whole steps are compiled
+
 WEIGHTS = {"adversarial": 0.5, "reconstruction": 2.0, "divergence": 0.1, "restoration": 0.0}
 OPTIONS = {"base_width": 16, "max_width": 4}
 SIDE, LATENT = 4, 3
 
 
 @pytest.mark.parametrize("learned_variance", [False, True])
-@pytest.mark.long
 def test_step_reports_the_weighted_terms_and_updates_both_networks(learned_variance, key):
     module = models.build_autoencoder(
         "aegan", image_size=SIDE, latent_size=LATENT, learned_variance=learned_variance, **OPTIONS

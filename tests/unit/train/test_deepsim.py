@@ -79,6 +79,7 @@ def test_comparator_takes_the_encoders_place_in_the_feature_loss():
     assert own["loss_pixel"] == other["loss_pixel"]
 
 
+@pytest.mark.long
 def test_comparator_of_a_stage_that_is_not_complete_has_the_shapes_of_its_weights(tmp_path):
     config = deepsim_vae.get_config("smoke=True,encoder=alexnet_small,options=width:4,image_size=32")
     stages = {tmp_path / name: config.stages[name] for name in config.order}

@@ -12,6 +12,8 @@ from arinv.plan import plan
 from arinv.train import class_inverters, gan
 from configs import anomaly
 
+pytestmark = pytest.mark.long  # whole steps are compiled
+
 
 @pytest.fixture(scope="module")
 def game():
@@ -33,7 +35,6 @@ def batch_of(value):
     return {"image": images, "label": jnp.zeros(8, jnp.int32), "mask": jnp.ones(8, jnp.float32)}
 
 
-@pytest.mark.long
 def test_step_trains_both_networks(game):
     _, state, step = game
     after, metrics = step(state, batch_of(0.9), jax.random.key(1))
@@ -54,7 +55,6 @@ def test_generator_follows_the_images(game):
     assert images.mean() > 0.65, "from 0.5 towards 0.9"
 
 
-@pytest.mark.long
 def test_plan_covers_the_gan_of_each_class(tmp_path):
     config = anomaly.get_config("dataset=photos,classes=0+3,adgan=True,smoke=True").stages.gans
     stages = class_inverters.split(tmp_path / "gans", config)

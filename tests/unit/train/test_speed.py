@@ -19,6 +19,8 @@ from arinv.train.optimizers import make_optimizer
 from arinv.train.speed import Profile, check_steps
 from configs import classifier
 
+pytestmark = pytest.mark.long  # whole steps are compiled
+
 PEAK = 1e12  # operations in a second of a device that does not exist
 
 
@@ -47,7 +49,6 @@ def without_speed(log):
     return [{name: value for name, value in line.items() if not name.startswith("speed/")} for line in log]
 
 
-@pytest.mark.long
 def test_several_steps_in_a_call_return_the_same_bits(runs):
     (one, single), (two, several) = runs
     assert without_speed(single) == without_speed(several)
