@@ -224,6 +224,17 @@ def test_autoattack_splits_batches_over_devices(key):
     np.testing.assert_allclose(split.adversarial, alone.adversarial, atol=1e-5)
 
 
+def test_autoattack_has_at_most_16_rows_a_device_on_cpus(key):
+    sizes = set()
+
+    def place(host_batch):
+        sizes.add(len(host_batch["image"]))
+        return jax.tree.map(jnp.asarray, dict(host_batch))
+
+    run(key, attacks=("apgd-ce",), batch_size=64, place=place)
+    assert sizes and max(sizes) == 16
+
+
 def test_autoattack_at_radius_zero_keeps_the_clean_accuracy(key):
     result = run(key, eps=0.0)
     np.testing.assert_array_equal(result.robust, result.clean)
