@@ -170,6 +170,7 @@ def select(mask: Array, x: Array, y: Array) -> Array:
 
 
 _SPLIT_BELOW = 0.75  # a batch is split if that saves a quarter of its rows
+_CPU_ROWS = 16  # of a batch on each CPU device: larger ones are no faster there, and padded more
 
 # A host batch {name: [B, ...]} -> the same on devices.
 PlaceFn = Callable[[Mapping[str, np.ndarray]], Mapping[str, Array]]
@@ -214,7 +215,8 @@ def make_buckets(
     """Returns the sizes of batches: `batch_size` and its halves.
 
     Args:
-      batch_size: the largest, at least 1; a power of two, or one times a small number, is best.
+      batch_size: the largest, at least 1; a power of two, or one times a small number, is best. CPUs are no faster with
+        more than 16 rows a device, and take no more unless `smallest_batch` is larger.
       smallest_batch: smallest size.
       multiple_of: divisor of every size: the number of devices that `place` splits a batch over.
       place: moves a host batch to devices; to the default device if None.
@@ -231,6 +233,8 @@ def make_buckets(
     if batch_size % multiple_of:
         nearest = max(1, batch_size // multiple_of) * multiple_of
         raise UserError(f"batch_size {batch_size} is not a multiple of multiple_of {multiple_of}; use {nearest}.")
+    if jax.default_backend() == "cpu":
+        batch_size = min(batch_size, max(_CPU_ROWS, -(-smallest_batch // multiple_of)) * multiple_of)
     sizes = [batch_size]
     while sizes[-1] % (2 * multiple_of) == 0 and sizes[-1] // 2 >= smallest_batch:
         sizes.append(sizes[-1] // 2)

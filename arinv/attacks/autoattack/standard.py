@@ -41,7 +41,7 @@ _MIN_CLASSES = 2
 _MIN_CLASSES_TARGETED = 4  # of apgd-t: its loss uses the four largest logits
 _CE_RESTARTS = {"l1": 5}  # 1 otherwise
 _APGD_TARGETS = {"l1": 5}  # 9 otherwise, as for FAB
-_CPU_ROWS = 16  # of a batch on each CPU device: larger ones are no faster there, and padded more
+_COMPARED = 128  # images by whose predictions the model of a state is recognized
 
 
 def count_rounds(
@@ -154,8 +154,8 @@ def autoattack(
         at most K - 1, and at most 5 by APGD for "l1".
       num_queries: of the Square Attack.
       queries_per_round: number of queries after which the Square Attack drops broken images and can be saved.
-      batch_size: largest batch, on CPUs at most 16 a device, where larger ones are no faster; the remaining images are
-        split into batches of half, a quarter and so on.
+      batch_size: largest batch, as of `make_buckets`; the remaining images are split into batches of half, a quarter
+        and so on.
       smallest_batch: smallest batch.
       multiple_of: divisor of every batch: the number of devices that `place` splits it over.
       place: moves a host batch {name: [B, ...]} to the devices of one process, split by rows; to the default device
@@ -182,7 +182,9 @@ def autoattack(
     _check_counts(
         num_steps=num_steps, num_targets=num_targets, num_queries=num_queries, queries_per_round=queries_per_round
     )
-    model, buckets = as_pytree(logits_fn), _make_buckets(batch_size, smallest_batch, multiple_of, place)
+    model, buckets = as_pytree(logits_fn), make_buckets(
+        batch_size=batch_size, smallest_batch=smallest_batch, multiple_of=multiple_of, place=place
+    )  # fmt: skip
     num_classes = count_classes(model, images)
     pieces = -(-num_queries // queries_per_round)
     rounds = count_rounds(attacks, norm=norm, num_classes=num_classes, num_targets=num_targets, pieces=pieces)
@@ -232,7 +234,7 @@ def _resume(run: _Run, state: AutoAttackState) -> AutoAttackState:
     for name, value in current.items():
         if saved.get(name) != value:
             raise UserError(f"the saved state has {name} {saved.get(name)}, this run {value}; start without it.")
-    some = run.images[: run.buckets.sizes[0]]
+    some = run.images[:_COMPARED]
     other = np.sum(rank(run.model, some, run.buckets)[:, 0] != state.classes[: len(some), 0])
     if other > max(1, 0.02 * len(some)):
         raise UserError(
@@ -309,15 +311,6 @@ def _record(run: _Run, state: AutoAttackState, rows: np.ndarray, outcome: Outcom
     else:
         state.margins[rows] = np.asarray(outcome.margins)[: len(rows)]
     state.adversarial[rows] = candidates
-
-
-def _make_buckets(batch_size: int, smallest_batch: int, multiple_of: int, place: PlaceFn | None) -> Buckets:
-    options = {"smallest_batch": smallest_batch, "multiple_of": multiple_of, "place": place}
-    buckets = make_buckets(batch_size=batch_size, **options)
-    most = _CPU_ROWS * multiple_of
-    if jax.default_backend() != "cpu" or batch_size <= most:
-        return buckets
-    return make_buckets(batch_size=most, **options)
 
 
 def _checked_labels(labels: ArrayLike, count: int, num_classes: int) -> np.ndarray:

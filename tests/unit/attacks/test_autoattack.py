@@ -224,17 +224,6 @@ def test_autoattack_splits_batches_over_devices(key):
     np.testing.assert_allclose(split.adversarial, alone.adversarial, atol=1e-5)
 
 
-def test_autoattack_has_at_most_16_rows_a_device_on_cpus(key):
-    sizes = set()
-
-    def place(host_batch):
-        sizes.add(len(host_batch["image"]))
-        return jax.tree.map(jnp.asarray, dict(host_batch))
-
-    run(key, attacks=("apgd-ce",), batch_size=64, place=place)
-    assert sizes and max(sizes) == 16
-
-
 def test_autoattack_at_radius_zero_keeps_the_clean_accuracy(key):
     result = run(key, eps=0.0)
     np.testing.assert_array_equal(result.robust, result.clean)
@@ -258,7 +247,8 @@ def test_count_rounds_of_the_standard_version(norm, num_classes, rounds):
 
 
 @pytest.mark.parametrize("batch_size, sizes", [(64, (64, 32, 16, 8)), (20, (20, 10)), (6, (6,)), (1, (1,))])
-def test_make_buckets_halves_the_batch_size(batch_size, sizes):
+def test_make_buckets_halves_the_batch_size(batch_size, sizes, monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
     buckets = make_buckets(batch_size=batch_size)
     assert buckets.sizes == sizes
     for count in range(1, 3 * batch_size):
@@ -275,8 +265,22 @@ def test_make_buckets_halves_the_batch_size(batch_size, sizes):
     "batch_size, devices, sizes",
     [(200, 8, (200,)), (48, 8, (48, 24)), (128, 8, (128, 64, 32, 16, 8)), (48, 6, (48, 24, 12)), (32, 16, (32, 16))],
 )
-def test_make_buckets_sizes_are_multiples_of_the_devices(batch_size, devices, sizes):
+def test_make_buckets_sizes_are_multiples_of_the_devices(batch_size, devices, sizes, monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
     assert make_buckets(batch_size=batch_size, multiple_of=devices).sizes == sizes
+
+
+@pytest.mark.parametrize(
+    "options, sizes",
+    [
+        ({}, (16, 8)),
+        ({"multiple_of": 8}, (128, 64, 32, 16, 8)),
+        ({"smallest_batch": 64}, (64,)),
+        ({"batch_size": 12}, (12,)),
+    ],
+)
+def test_make_buckets_have_at_most_16_rows_on_each_cpu(options, sizes):
+    assert make_buckets(**{"batch_size": 256, **options}).sizes == sizes
 
 
 @pytest.mark.long
