@@ -4,5 +4,5 @@ One file a subject, each with a `BENCHMARK`; `NAMES` lists them. A benchmark has
 processes of their own, so that no library gets in the way of another, and take turns: A B A B.
 """
 
-NAMES = ("pgd_resnet18", "gan_alexnet", "latent_search", "restoration", "wct", "denoise", "conv_rewrites", "input")
-DEFAULT = ("pgd_resnet18", "gan_alexnet")
+DEFAULT = ("pgd", "gan_alexnet", "latent_search", "restoration", "ri", "denoise", "wct")  # the hot loops
+NAMES = (*DEFAULT, "conv_rewrites", "input")

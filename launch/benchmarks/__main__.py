@@ -1,7 +1,8 @@
 """Measures training steps and applications and prints a table: launch/benchmark --against torch --out speed.json.
 
 images/s is the median over the rounds, followed by the slowest and the fastest. A ratio above 1 means that ours is
-faster; it is taken within each round, so that it is valid on a shared machine too.
+faster; it is taken within each round, so that it is valid on a shared machine too. The peak is that of the process, or
+on an accelerator of the device's memory, compilation included. AutoAttack: python -m launch.benchmarks.autoattack.
 """
 
 import argparse
@@ -15,7 +16,7 @@ from typing import Any
 from arinv.train.accelerators import peak_flops
 from launch.benchmarks import DEFAULT, NAMES
 from launch.benchmarks.devices import provenance
-from launch.benchmarks.measurement import Options, load, measure
+from launch.benchmarks.measurement import Options, load, measure, measure_growth
 
 _FLOPS_TOLERANCE = 0.02  # between two counts of the same work
 
@@ -30,6 +31,8 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
                         help="only these of benchmarks that have them, such as batch1 of latent_search")  # fmt: skip
     parser.add_argument("--repeats", type=_positive, default=5, metavar="N", help="rounds (%(default)s)")
     parser.add_argument("--batch", type=_positive, default=0, metavar="N", help="images in a step")
+    parser.add_argument("--growth", action="store_true",
+                        help="measure three batches and three image sizes of each benchmark as well")  # fmt: skip
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of the computation")
     parser.add_argument("--tiny", action="store_true", help="applications at a size that only shows that they run")
     parser.add_argument("--out", type=pathlib.Path, metavar="FILE.json", help="write the figures here too")
@@ -67,9 +70,37 @@ def report(name: str, cases: dict[str, Any], dtype: str) -> tuple[list[str], lis
     return lines, problems
 
 
+def report_growth(name: str, growth: dict[str, list[dict[str, Any]]]) -> list[str]:
+    """Returns a line for each variant and each batch or size.
+
+    Args:
+      name: of the benchmark.
+      growth: as returned by `measure_growth`.
+    """
+    lines = []
+    for field, rows in growth.items():
+        for row in rows:
+            unit = " px" if field == "size" else ""
+            for variant, facts in row["variants"].items():
+                label = f"{name}, {field} {row['value']}{unit}, {variant}"
+                if "error" in facts:
+                    lines.append(f"  {label:40} failed: {facts['error'].strip().splitlines()[-1]}")
+                else:
+                    images = facts.get("images", 1)
+                    each = facts["milliseconds"]["median"] / images
+                    lines.append(f"  {label:40} {each:.4g} ms an image, {images} at once{_memory(facts)}")
+    return lines
+
+
+def _memory(facts: dict[str, Any]) -> str:
+    return f", peak {facts['peak_bytes'] / 2**30:.2f} GiB" if facts.get("peak_bytes") else ""
+
+
 def _speed(facts: dict[str, Any], dtype: str) -> str:
     if "images_per_second" not in facts:
-        return f"{_spread(facts['milliseconds'], '.3g')} ms, compiled in {facts['compile_seconds']:.1f} s"
+        return (
+            f"{_spread(facts['milliseconds'], '.3g')} ms, compiled in {facts['compile_seconds']:.1f} s{_memory(facts)}"
+        )
     text = f"{_spread(facts['images_per_second'], '.4g')} images/s"
     if "megapixels_per_second" in facts:
         text += f", {1 / facts['megapixels_per_second']['median']:.3g} s a megapixel"
@@ -79,7 +110,7 @@ def _speed(facts: dict[str, Any], dtype: str) -> str:
         rate = facts["flops_per_second"]["median"]
         peak = peak_flops(facts["device"], dtype)
         text += f", {rate / 1e9:,.0f} GFLOP/s" + (f" ({rate / peak:.0%} of peak)" if peak else "")
-    return f"{text}, first step or compilation {facts['compile_seconds']:.1f} s"
+    return f"{text}, first step or compilation {facts['compile_seconds']:.1f} s{_memory(facts)}"
 
 
 def _spread(values: dict[str, float], form: str) -> str:
@@ -132,7 +163,7 @@ def main(argv: list[str] | None = None) -> int:
     if most > 1:  # on a GPU all variants hold their memory at the same time
         os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", f"{0.9 / most:.2f}")
     options = Options(batch=arguments.batch, dtype=arguments.dtype, tiny=arguments.tiny)
-    results = {**provenance(), "dtype": arguments.dtype, "repeats": arguments.repeats, "benchmarks": {}}
+    results = {**provenance(), "dtype": arguments.dtype, "repeats": arguments.repeats, "benchmarks": {}, "growth": {}}
     problems = []
     for name in arguments.only:
         variants, selected = chosen[name]
@@ -144,6 +175,11 @@ def main(argv: list[str] | None = None) -> int:
             print(heading(cases, arguments.dtype))
         print("\n".join([*lines, *load(name).summarize(cases)]), flush=True)
         problems += wrong
+        if arguments.growth:
+            points = measure_growth(name, variants, options, repeats=arguments.repeats, report=_show_progress)
+            results["growth"][name] = points
+            _show_progress("")
+            print("\n".join(report_growth(name, points)), flush=True)
         if arguments.out:
             arguments.out.parent.mkdir(parents=True, exist_ok=True)
             arguments.out.write_text(json.dumps(results, indent=2) + "\n")

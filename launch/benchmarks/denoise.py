@@ -7,11 +7,11 @@ Source: Rojas-Gomez et al. 2022, section 3.3, Tables A8 and A9.
 
 import functools
 
-from launch.benchmarks.measurement import Benchmark, Options, Prepared
+from launch.benchmarks.measurement import Benchmark, Growth, Options, Prepared
 
 
 def _size(options: Options) -> int:
-    return 64 if options.tiny else 512
+    return 64 if options.tiny else options.size or 512
 
 
 def _ours(case: str, options: Options) -> Prepared:
@@ -64,4 +64,5 @@ BENCHMARK = Benchmark(
     cases=("denoise",),
     variants={"arinv": _ours, "torch": _torch, "torch_compile": functools.partial(_torch, compiled=True)},
     optional=("torch", "torch_compile"),
+    growth=Growth("denoise", batches=(1, 2, 4), sizes=(256, 512, 1024)),
 )

@@ -1,9 +1,12 @@
-"""Names of devices and processors, threads, and the commit; peak rates are in arinv.train.accelerators."""
+"""Names of devices and processors, threads, peak memory, and the commit; peak rates are in arinv.train.accelerators."""
 
+import ctypes
 import datetime
+import gc
 import os
 import pathlib
 import platform
+import resource
 import subprocess
 from typing import Any
 
@@ -23,6 +26,24 @@ def cpu_name() -> str:
         lines = []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor() or platform.machine()
+
+
+def reset_peak() -> None:
+    """Returns freed memory to the system and begins the peak of this process anew; on Linux only."""
+    gc.collect()
+    if platform.system() == "Linux":
+        if hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
+            libc.malloc_trim(0)
+        pathlib.Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak_bytes() -> int:
+    """Returns the peak memory of this process in bytes: on Linux since `reset_peak`, elsewhere since its start."""
+    try:
+        lines = pathlib.Path("/proc/self/status").read_text().splitlines()
+        return next(1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
+    except (OSError, StopIteration):
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes on macOS
 
 
 def provenance() -> dict[str, Any]:

@@ -8,7 +8,7 @@ Source: Rojas-Gomez et al. 2022, section 3.2 and A3.1, and the order of the rele
 
 import functools
 
-from launch.benchmarks.measurement import Benchmark, Options, Prepared
+from launch.benchmarks.measurement import Benchmark, Growth, Options, Prepared
 
 SIZE, CLASSES = 224, 1000
 WEIGHTS = {"pixel": 2e-6, "feature": 1e-2, "adversarial": 100.0, "discriminator": 1.0}
@@ -117,4 +117,5 @@ BENCHMARK = Benchmark(
     cases=("gan_alexnet",),
     variants={"arinv": _ours, "torch": _torch, "torch_compile": functools.partial(_torch, compiled=True)},
     optional=("torch", "torch_compile"),
+    growth=Growth("gan_alexnet", batches=(4, 8, 16)),
 )

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 
 from arinv.train.flops import count_flops
-from launch.benchmarks.devices import cpu_name, cpu_threads
+from launch.benchmarks.devices import cpu_name, cpu_threads, peak_bytes
 from launch.benchmarks.measurement import Prepared
 
 
@@ -49,7 +49,13 @@ def prepare(step: Callable, init: Callable, arguments: tuple, networks: tuple[st
 
     images = len(arguments[0]["image"])
     known = {"images": images, "parameters": parameters, "flops": flops, "compile_seconds": compile_seconds}
-    return Prepared(run, {**known, **facts()})
+    return Prepared(run, {**known, **facts()}, _peak_bytes)
+
+
+def _peak_bytes() -> int | None:
+    """Returns the peak memory of the device, which counts from the start of the process, or that of the process."""
+    device = jax.devices()[0]
+    return peak_bytes() if device.platform == "cpu" else (device.memory_stats() or {}).get("peak_bytes_in_use")
 
 
 def prepare_call(function: Callable, arguments: tuple, *, counted: bool = True, **known: Any) -> Prepared:
@@ -73,7 +79,7 @@ def prepare_call(function: Callable, arguments: tuple, *, counted: bool = True, 
         if not all(bool(jax.numpy.isfinite(x).all()) for x in jax.tree.leaves(result)):
             raise FloatingPointError("the result is not finite")
 
-    return Prepared(run, {**known, "compile_seconds": compile_seconds, **facts()})
+    return Prepared(run, {**known, "compile_seconds": compile_seconds, **facts()}, _peak_bytes)
 
 
 def count_parameters(**networks: Any) -> dict[str, int]:

@@ -3,7 +3,8 @@
 A worker holds one variant and serves requests: prepare a case, run it n times. Between its turns it sleeps, so that
 the other has all cores and the whole device. Reported are the median over the turns with the extremes, and the ratio
 of speeds within each round of turns, which a slow drift of a shared machine does not change. Processor seconds, of all
-threads together, are recorded beside the seconds: on a busy CPU they measure the work itself.
+threads together, are recorded beside the seconds: on a busy CPU they measure the work itself. So is the peak memory,
+of the process on a CPU and of the device elsewhere, compilation included.
 """
 
 import dataclasses
@@ -18,6 +19,8 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
+from launch.benchmarks import devices
+
 
 @dataclasses.dataclass(frozen=True)
 class Options:
@@ -25,11 +28,13 @@ class Options:
 
     Attributes:
       batch: images in a step; 0 for the benchmark's own.
+      size: side of the images in pixels; 0 for the benchmark's own.
       dtype: of the computation, "float32" or "bfloat16".
       tiny: whether applications run at a size that only tests that they run.
     """
 
     batch: int = 0
+    size: int = 0
     dtype: str = "float32"
     tiny: bool = False
 
@@ -42,10 +47,27 @@ class Prepared:
       run: runs it n times and waits for the results.
       facts: plain JSON: "compile_seconds", "device", "versions", and where they apply "images", "megapixels" and
         "flops" of one call and "parameters" by network.
+      peak_bytes: returns the peak memory since the work before it was dropped.
     """
 
     run: Callable[[int], None]
     facts: Mapping[str, Any]
+    peak_bytes: Callable[[], int | None] = devices.peak_bytes
+
+
+@dataclasses.dataclass(frozen=True)
+class Growth:
+    """The points at which time and memory are measured over the batch and over the image size.
+
+    Attributes:
+      case: of the benchmark.
+      batches: images in a step, at the benchmark's own size.
+      sizes: sides of the images in pixels, in the benchmark's own batch; none where the networks take one size only.
+    """
+
+    case: str
+    batches: tuple[int, ...]
+    sizes: tuple[int, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,6 +81,7 @@ class Benchmark:
       optional: the variants that run on request only.
       asked_with: of those, the name that requests them, where it is not their own.
       summarize: what `measure` returned -> lines below the table.
+      growth: where time and memory are measured over batch and size; None for nowhere.
     """
 
     cases: tuple[str, ...]
@@ -66,6 +89,7 @@ class Benchmark:
     optional: tuple[str, ...] = ()
     asked_with: Mapping[str, str] = dataclasses.field(default_factory=dict)
     summarize: Callable[[Mapping[str, Any]], list[str]] = lambda results: []
+    growth: Growth | None = None
 
 
 class VariantError(Exception):
@@ -85,8 +109,11 @@ def _serve(connection, name: str, variant: str, options: Options) -> None:
         try:
             if kind == "prepare":
                 prepared = None  # frees the memory of the case before
+                devices.reset_peak()
                 prepared = prepare(argument, options)
                 answer = dict(prepared.facts)
+            elif kind == "peak":
+                answer = prepared.peak_bytes()
             else:
                 started = time.perf_counter(), time.process_time()
                 prepared.run(argument)
@@ -106,7 +133,8 @@ def worker(name: str, variant: str, options: Options) -> Iterator[Callable[[str,
       options: what is measured.
 
     Yields:
-      A function: ("prepare", case) -> the case's facts; ("run", n) -> (seconds, processor seconds).
+      A function: ("prepare", case) -> the case's facts; ("run", n) -> (seconds, processor seconds); ("peak", None) ->
+        peak memory in bytes.
     """
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
@@ -189,6 +217,9 @@ def _measure_case(name, case, ask, repeats, min_seconds, report) -> dict[str, An
                     results[variant]["processor_seconds"].append(processor_seconds / n)
                 except VariantError as error:
                     results[variant] = {"error": str(error)}
+    for variant, facts in results.items():
+        if "error" not in facts:
+            facts["peak_bytes"] = ask[variant]("peak", None)
     return {"variants": {v: _with_rates(facts) for v, facts in results.items()}, "ratios": ratios(results)}
 
 
@@ -201,6 +232,36 @@ def _with_rates(facts: dict) -> dict:
         if facts.get(amount):
             facts[f"{amount}_per_second"] = summary([facts[amount] / s for s in facts["seconds"]])
     return facts
+
+
+def measure_growth(
+    name: str,
+    variants: tuple[str, ...],
+    options: Options,
+    *,
+    repeats: int,
+    report: Callable[[str], None] = lambda text: None,
+) -> dict[str, list[dict[str, Any]]]:
+    """Measures a benchmark in several batches and at several sizes, if it has such points.
+
+    Args:
+      name: of the benchmark.
+      variants: as of `measure`.
+      options: as of `measure`.
+      repeats: rounds of turns.
+      report: as of `measure`.
+
+    Returns:
+      {"batch": rows, "size": rows}, each row {"value": the batch or size, "variants": ..., "ratios": ...}.
+    """
+    growth, results = load(name).growth, {}
+    for field, values in (("batch", growth.batches), ("size", growth.sizes)) if growth else ():
+        results[field] = []
+        for value in values:
+            point = dataclasses.replace(options, **{field: value})
+            measured = measure(name, variants, point, repeats=repeats, cases=(growth.case,), report=report)
+            results[field].append({"value": value, **measured[growth.case]})
+    return results
 
 
 def summary(values: list[float]) -> dict[str, float]:

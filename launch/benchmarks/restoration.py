@@ -12,7 +12,7 @@ Source: Generative Encoder, Algorithm 1 and section 4.4.
 import functools
 from typing import Any
 
-from launch.benchmarks.measurement import Benchmark, Options, Prepared, summarize_best
+from launch.benchmarks.measurement import Benchmark, Growth, Options, Prepared, summarize_best
 
 RATE = 0.1
 WIDTHS = {"base_width": 1024, "max_width": 128}
@@ -21,7 +21,7 @@ _BATCHES = (8, 32, 64)
 
 
 def _size_and_steps(options: Options) -> tuple[int, int]:
-    return (16, 2) if options.tiny else (32, 20)
+    return (16, 2) if options.tiny else (options.size or 32, 20)
 
 
 def make_search(dtype: str, size: int, num_steps: int):
@@ -117,4 +117,5 @@ BENCHMARK = Benchmark(
     },
     optional=("torch", "torch_compile"),
     summarize=summarize_best,
+    growth=Growth("batch8", batches=(8, 32, 128), sizes=(16, 32, 64)),
 )

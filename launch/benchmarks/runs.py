@@ -94,7 +94,7 @@ def cifar10_epochs(minutes: float, images_per_second: float) -> int:
 
 def _measured_speed(context: Context) -> float:
     try:
-        case = context.records("benchmark_bfloat16")["benchmarks"]["pgd_resnet18"]["pgd_resnet18"]
+        case = context.records("benchmark_bfloat16")["benchmarks"]["pgd"]["resnet18"]
         return case["variants"]["arinv"]["images_per_second"]["median"]
     except (KeyError, TypeError):
         return _ASSUMED_IMAGES_PER_SECOND
@@ -169,20 +169,20 @@ def _experiment(
     return Run(name, minutes, about, command, lambda context: _collect_stages(context, name))
 
 
-_BOTH = ("--only", "pgd_resnet18", "gan_alexnet", "--repeats", "7")
+_STEPS = ("--only", "pgd", "gan_alexnet", "--repeats", "7")
 
 RUNS = (
     _benchmark(
         "benchmark_float32", 5, "speed of the training steps in float32, against PyTorch where it is installed",
-        *_BOTH, "--dtype", "float32", against=True,
+        *_STEPS, "--dtype", "float32", against=True,
     ),
     _benchmark(
         "benchmark_bfloat16", 5, "the same in bfloat16",
-        *_BOTH, "--dtype", "bfloat16", against=True,
+        *_STEPS, "--dtype", "bfloat16", against=True,
     ),
     _benchmark(
-        "benchmark_applications", 8, "seconds of latent search, restoration, WCT and denoising, against PyTorch",
-        "--only", "latent_search", "restoration", "wct", "denoise", "--repeats", "3", "--dtype", "float32",
+        "benchmark_applications", 9, "seconds of latent search, restoration, RI, WCT and denoising, against PyTorch",
+        "--only", "latent_search", "restoration", "ri", "wct", "denoise", "--repeats", "3", "--dtype", "float32",
         against=True,
     ),
     _benchmark(

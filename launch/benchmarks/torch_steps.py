@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from launch.benchmarks.batches import random_batch
-from launch.benchmarks.devices import cpu_name, cpu_threads
+from launch.benchmarks.devices import cpu_name, cpu_threads, peak_bytes
 from launch.benchmarks.measurement import Prepared
 
 
@@ -89,7 +89,10 @@ class Setting:
             with _FlopCounter() as counter:
                 step()
             known["flops"] = counter.total
-        return Prepared(run, {**known, **self._facts()})
+        return Prepared(run, {**known, **self._facts()}, self._peak_bytes)
+
+    def _peak_bytes(self) -> int:
+        return torch.cuda.max_memory_allocated() if self.device.type == "cuda" else peak_bytes()
 
     def _facts(self) -> dict[str, Any]:
         cuda = self.device.type == "cuda"

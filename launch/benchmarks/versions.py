@@ -67,7 +67,7 @@ def measure(
     """Returns a row for each Python and choice of flags: versions, flags, images/s, processor seconds of a step.
 
     Args:
-      benchmark: name of a training step, such as "pgd_resnet18".
+      benchmark: name of a training step, such as "pgd"; its first case is measured.
       pythons: interpreters that have JAX, each with its own version.
       flags: values of XLA's choice of fusions.
       rounds: turns of every worker.
@@ -108,7 +108,7 @@ def main() -> None:
     """Measures what the command line asks for and prints a table."""
     parser = argparse.ArgumentParser(prog="launch.benchmarks.versions", description=__doc__.split("\n")[0])
     parser.add_argument("--pythons", nargs="+", default=[sys.executable], metavar="PYTHON")
-    parser.add_argument("--only", nargs="+", default=["pgd_resnet18", "gan_alexnet"], metavar="NAME")
+    parser.add_argument("--only", nargs="+", default=["pgd", "gan_alexnet"], metavar="NAME")
     parser.add_argument("--rounds", type=int, default=5, metavar="N")
     parser.add_argument("--batch", type=int, default=0, metavar="N", help="images in a step")
     parser.add_argument("--out", type=pathlib.Path, metavar="FILE.json")

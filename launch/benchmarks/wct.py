@@ -10,7 +10,7 @@ Source: Li et al. 2017, section 3; Rojas-Gomez et al. 2022, section 3.3, and its
 import dataclasses
 import functools
 
-from launch.benchmarks.measurement import Benchmark, Options, Prepared
+from launch.benchmarks.measurement import Benchmark, Growth, Options, Prepared
 
 # name -> height, width and channels of the features
 LEVELS = {"conv1": (27, 27, 64), "conv2": (13, 13, 192), "conv5": (6, 6, 256)}
@@ -95,4 +95,5 @@ BENCHMARK = Benchmark(
     },
     optional=("torch", "torch_eigh"),
     asked_with={"torch_eigh": "torch"},
+    growth=Growth("conv2", batches=(8, 32, 128)),
 )

@@ -8,13 +8,14 @@ import zipfile
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from arinv import command_line
 from arinv.train.accelerators import peak_flops
 from arinv.train.flops import count_flops
 from configs import cifar10
-from launch.benchmarks import NAMES, accelerator, batches, conv_rewrites, measurement, pgd_resnet18, runs
+from launch.benchmarks import NAMES, accelerator, batches, conv_rewrites, devices, measurement, pgd, runs
 from launch.benchmarks import __main__ as benchmarks
 from launch.benchmarks.__main__ import differences, report
 from launch.benchmarks.devices import ROOT
@@ -22,12 +23,17 @@ from launch.benchmarks.devices import ROOT
 CONV_NUMBERS = ("NHWC", "HWIO", "NHWC")
 
 
-def test_pgd_step_does_the_work_that_is_documented():
-    """8 forwards, 7 image gradients, 1 training step of a network of 0.556 G multiplications for an image."""
-    step, init = pgd_resnet18.make_step("float32")
-    state = jax.eval_shape(init, jax.random.key(0))
-    flops = count_flops(step, state, batches.random_batch(2, 32, 10), jax.random.key(0))
-    forward, first = 2 * 2 * 555_422_720, 2 * 2 * 32 * 32 * 27 * 64  # the first layer's are left out at the end
+@pytest.mark.parametrize(
+    ("name", "multiplications", "first"),
+    [("resnet18", 555_422_720, 32 * 32 * 27 * 64), ("alexnet", 714_188_480, 55 * 55 * 363 * 64)],
+)
+def test_pgd_step_does_the_work_that_is_documented(name, multiplications, first):
+    """8 forwards, 7 image gradients, 1 training step, without the gradient of the images at its end."""
+    step, init = pgd.make_step(name, "float32")
+    state, case = jax.eval_shape(init, jax.random.key(0)), pgd.CASES[name]
+    batch = batches.random_batch(2, case.size, case.num_classes)
+    flops = count_flops(step, state, batch, jax.random.key(0))
+    forward, first = 2 * 2 * multiplications, 2 * 2 * first
     assert flops == forward * (8 + 7 + 3) - first
 
 
@@ -95,6 +101,34 @@ def test_report_names_other_work_and_failures():
     lines, problems = report("name", {"name": {"variants": variants, "ratios": {}}}, "float32")
     assert problems == ["name: other failed: ValueError: no"]
     assert "4 (4 to 4) images/s" in lines[1]
+
+
+def test_growth_is_measured_in_batches_and_sizes(monkeypatch):
+    seen = []
+
+    def measure(name, variants, options, *, cases, **_):
+        seen.append((options.batch, options.size))
+        images = options.batch or 4
+        facts = {"seconds": [0.1 * images], "images": images, "compile_seconds": 1.0, "peak_bytes": images << 30}
+        return {cases[0]: {"variants": {"arinv": measurement._with_rates(facts)}, "ratios": {}}}
+
+    monkeypatch.setattr(measurement, "measure", measure)
+    growth = measurement.measure_growth("ri", ("arinv",), measurement.Options(), repeats=1)
+    assert seen == [(1, 0), (4, 0), (16, 0), (0, 128), (0, 224), (0, 320)]
+    lines = benchmarks.report_growth("ri", growth)
+    assert lines[0].split("  ")[1:] and lines[0].endswith("100 ms an image, 1 at once, peak 1.00 GiB")
+    assert "ri, size 320 px, arinv" in lines[-1]
+    assert measurement.measure_growth("input", ("arinv",), measurement.Options(), repeats=1) == {}
+
+
+def test_peak_memory_is_that_of_the_work():
+    devices.reset_peak()
+    before = devices.peak_bytes()
+    array = np.ones(64 << 20, np.uint8)
+    assert devices.peak_bytes() - before > 60 << 20
+    del array
+    devices.reset_peak()
+    assert devices.peak_bytes() < before + (32 << 20)
 
 
 def test_peaks_are_of_the_device_and_dtype():
@@ -176,7 +210,7 @@ def test_only_missing_wheels_are_installed(tmp_path):
 def test_cifar10_fills_the_time_and_resumes_as_planned(tmp_path):
     assert 1 <= runs.cifar10_epochs(20, 4000) < runs.cifar10_epochs(40, 4000) < runs.cifar10_epochs(40, 16000)
     assert runs.cifar10_epochs(1e6, 4000) == 150
-    speed = {"benchmarks": {"pgd_resnet18": {"pgd_resnet18": {"variants": {"arinv": {
+    speed = {"benchmarks": {"pgd": {"resnet18": {"variants": {"arinv": {
         "images_per_second": {"median": 16000.0}}}}}}}  # fmt: skip
     context = runs.Context("python", tmp_path, tmp_path, 40.0, "/data", False, lambda name: speed)
     (run,) = (run for run in runs.RUNS if run.name == "cifar10_resnet18")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from arinv.ops import wct as wct_ops
-from launch.benchmarks import jax_steps, latent_search, measurement, restoration, wct
+from launch.benchmarks import jax_steps, latent_search, measurement, restoration, ri, wct
 from launch.benchmarks.__main__ import _arguments, _chosen, differences, report
 
 TINY = measurement.Options(tiny=True)
@@ -51,6 +51,15 @@ def test_restoration_of_a_batch_is_the_work_of_its_images():
     assert 3.9 < flops[1] / flops[0] <= 4.0
 
 
+def test_search_for_pixels_is_the_work_of_its_images():
+    """3 steps of a forward and a gradient of the images, and the targets' forward."""
+    search, encoder = ri.make_search("float32", 3)
+    images = [jax.ShapeDtypeStruct((2, 224, 224, 3), "float32")] * 2
+    variables = jax.eval_shape(lambda x: encoder.init(jax.random.key(0), x), images[0])
+    forward = 2 * 2 * 655_566_528  # multiplications of AlexNet's convolutions
+    assert jax_steps.count_flops(search, variables, *images) == forward * (1 + 2 * 3)
+
+
 def rows(count):
     shapes = ((16, 16, 3), (16, 16, 1), (512,))
     return [jax.ShapeDtypeStruct((count, *shape), "float32") for shape in shapes]
@@ -64,7 +73,15 @@ def test_denoiser_runs():
 
 @pytest.mark.skipif(not HAS_TORCH, reason="needs PyTorch")
 @pytest.mark.parametrize(
-    ("name", "case"), [("latent_search", "batch2"), ("restoration", "batch8"), ("wct", "conv1"), ("denoise", "denoise")]
+    ("name", "case"),
+    [
+        ("latent_search", "batch8"),
+        ("restoration", "batch8"),
+        ("ri", "batch8"),
+        ("pgd", "resnet18"),
+        ("wct", "conv1"),
+        ("denoise", "denoise"),
+    ],
 )
 def test_pytorch_does_the_same_work(name, case):
     benchmark = measurement.load(name)
