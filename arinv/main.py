@@ -5,7 +5,6 @@ machine, both to be started again; 130 after Ctrl-C. For several processes see l
 """
 
 import pathlib
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -13,7 +12,7 @@ import jax
 from absl import flags, logging
 from ml_collections import ConfigDict
 
-from arinv import distributed, interrupts
+from arinv import _programs, distributed, interrupts
 from arinv.command_line import Command
 from arinv.errors import MISTAKE, UserError, user_line
 from arinv.experiment import stages
@@ -65,12 +64,11 @@ def execute(command: Command, arguments: list[str]) -> None:
 
 
 def _keep_compilations(workdir: pathlib.Path) -> None:
-    """Keeps compiled programs in the workdir, or where the user's JAX_COMPILATION_CACHE_DIR says."""
-    if not jax.config.jax_compilation_cache_dir:
-        # Another Python may not read the entries: JAX compresses them by what the standard library offers.
-        folder = workdir / "compilation_cache" / sys.implementation.cache_tag
+    """Keeps compiled programs of several processes in the workdir, which all hosts see: process 0 alone writes them."""
+    if distributed.count() > 1 and _programs.is_default(jax.config.jax_compilation_cache_dir):
+        folder = workdir / "compilation_cache" / _programs.kind()
         jax.config.update("jax_compilation_cache_dir", str(folder))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+        jax.config.update("jax_compilation_cache_max_size", -1)  # a limit needs a file system with locks
 
 
 def _print_plan(command: Command) -> None:

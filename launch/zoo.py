@@ -345,7 +345,5 @@ def write_table(readme: pathlib.Path) -> None:
 
 
 if __name__ == "__main__":
-    # As of a command of arinv: programs that were compiled once are kept.
-    jax.config.update("jax_compilation_cache_dir", str(pathlib.Path("runs/zoo/compilation_cache").resolve()))
     main(sys.argv[1:])
     print(json.dumps({name: list(zoo.networks(name)) for name in zoo.names()}, indent=1))

@@ -234,9 +234,12 @@ def main(argv: list[str] | None = None) -> int:
     if missing:
         print(f"arinv: install {' and '.join(missing)} first; see the top of this file", file=sys.stderr)
         return 2
+    import jax
+
     from arinv import data
     from arinv.ops.images import to_float
 
+    jax.config.update("jax_enable_compilation_cache", False)  # compilation is measured
     ours = Ours(arguments.checkpoint)
     description = ours.encoder.description
     if description["encoder"] != "alexnet_small":

@@ -12,6 +12,7 @@ import functools
 import importlib
 import math
 import multiprocessing
+import os
 import statistics
 import time
 import traceback
@@ -103,6 +104,7 @@ def load(name: str) -> Benchmark:
 
 def _serve(connection, name: str, variant: str, options: Options) -> None:
     """Serves the requests of a connection, in a process of its own."""
+    os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"  # compilation is measured
     prepare, prepared = load(name).variants[variant], None
     while (request := connection.recv()) is not None:
         kind, argument = request

@@ -43,6 +43,7 @@ for _ in sys.stdin:
 @contextmanager
 def _worker(python: str, flags: str, benchmark: str, batch: int) -> Iterator[subprocess.Popen]:
     environment = {**os.environ, "XLA_FLAGS": _FUSIONS + flags if flags else "", "PYTHONWARNINGS": "ignore"}
+    environment["JAX_ENABLE_COMPILATION_CACHE"] = "false"  # compilation is measured
     process = subprocess.Popen(
         [python, "-c", _WORKER, benchmark, str(batch)], cwd=ROOT, env=environment, text=True,
         stdin=subprocess.PIPE, stdout=subprocess.PIPE,

@@ -1,0 +1,57 @@
+"""Compiled programs are kept in a directory of the user, unless the user says otherwise."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from arinv import _programs
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+CODE = """
+{imports}
+import jax.numpy as jnp
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+jax.jit(lambda x: x @ x)(jnp.ones((4, 4)))
+print(jax.config.jax_compilation_cache_dir, jax.config.jax_compilation_cache_max_size)
+"""
+
+
+def test_default_directory_is_of_the_user_the_python_and_the_processor(tmp_path):
+    environment = {"HOME": str(tmp_path)}
+    _programs.keep(environment)
+    folder = pathlib.Path(environment["JAX_COMPILATION_CACHE_DIR"])
+    assert folder.is_dir() and folder.parent == tmp_path / ".cache/arinv/programs"
+    assert folder.name.startswith(sys.implementation.cache_tag)
+    assert _programs.default_directory({"XDG_CACHE_HOME": "/x"}) == pathlib.Path("/x/arinv/programs", folder.name)
+
+
+def test_what_the_user_sets_is_kept(tmp_path):
+    environment = {"HOME": str(tmp_path), "JAX_COMPILATION_CACHE_DIR": ""}
+    _programs.keep(environment)
+    assert environment == {"HOME": str(tmp_path), "JAX_COMPILATION_CACHE_DIR": ""} and not list(tmp_path.iterdir())
+    environment = {"HOME": str(tmp_path), "JAX_COMPILATION_CACHE_MAX_SIZE": "5"}
+    _programs.keep(environment)
+    assert environment["JAX_COMPILATION_CACHE_MAX_SIZE"] == "5" and "JAX_COMPILATION_CACHE_DIR" in environment
+
+
+def test_a_directory_that_cannot_be_made_is_left_out(tmp_path):
+    (tmp_path / "file").touch()
+    environment = {"HOME": str(tmp_path / "file")}
+    _programs.keep(environment)
+    assert environment == {"HOME": str(tmp_path / "file")}
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("imports", ["import arinv, jax", "import jax, arinv"])
+def test_programs_are_written_to_it_whatever_is_imported_first(imports, tmp_path):
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("JAX_")}
+    environment |= {"HOME": str(tmp_path), "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
+    environment.pop("XDG_CACHE_HOME", None)
+    command = [sys.executable, "-c", CODE.format(imports=imports)]
+    shown = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout.split()
+    folder = _programs.default_directory(environment)
+    assert shown == [str(folder), str(2 << 30)]
+    assert any(path.name.startswith("jit_") for path in folder.iterdir())
