@@ -11,47 +11,57 @@ import os
 import pathlib
 import platform
 import sys
-from collections.abc import Mapping, MutableMapping
+from collections.abc import MutableMapping
 from typing import Any
 
-_DIRECTORY = "JAX_COMPILATION_CACHE_DIR"
-_SETTINGS = {
-    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.5",  # of a program that is kept
-    "JAX_COMPILATION_CACHE_MAX_SIZE": str(2 << 30),  # in bytes; those that were not used for longest go first
-}
+_DIRECTORY, _LEAST_SECONDS = "JAX_COMPILATION_CACHE_DIR", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"
+_SECONDS = 0.5  # of compilation, for a program that is kept
+_MOST_BYTES = 2 << 30  # in the default directory
 
 
-def keep(environment: MutableMapping[str, str]) -> None:
-    """Sets JAX's variables to the default directory, unless the user names one or it cannot be written.
+def keep(environment: MutableMapping[str, str], config: Any = None) -> None:
+    """Has JAX keep programs in the default directory, unless the user names one or it cannot be written.
 
     Args:
       environment: os.environ.
+      config: jax.config, of a JAX that was imported before and has read its variables.
     """
-    if _DIRECTORY in environment:
+    if _DIRECTORY in environment or (config and config.jax_compilation_cache_dir):
         return
     folder = default_directory(environment)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError:
         return
-    if os.access(folder, os.W_OK):
-        environment[_DIRECTORY] = str(folder)
-        for name, value in _SETTINGS.items():
-            environment.setdefault(name, value)
+    if not os.access(folder, os.W_OK):
+        return
+    remove_oldest(folder, most_bytes=_MOST_BYTES)
+    environment[_DIRECTORY] = str(folder)
+    environment.setdefault(_LEAST_SECONDS, str(_SECONDS))
+    if config:
+        config.update(_DIRECTORY.lower(), str(folder))
+        config.update(_LEAST_SECONDS.lower(), float(environment[_LEAST_SECONDS]))
 
 
-def apply(environment: Mapping[str, str], config: Any) -> None:
-    """Applies the variables to a JAX that was imported before they were set, unless it has a directory.
+def remove_oldest(folder: pathlib.Path, *, most_bytes: int) -> None:
+    """Removes the files that were not used for longest until the others fit.
+
+    JAX's own limit is of no use for runs that may be killed: an entry that was cut short makes each later one fail.
 
     Args:
-      environment: os.environ.
-      config: jax.config.
+      folder: of compiled programs.
+      most_bytes: that may stay.
     """
-    if not config.jax_compilation_cache_dir and environment.get(_DIRECTORY):
-        config.update(_DIRECTORY.lower(), environment[_DIRECTORY])
-        for name in _SETTINGS:
-            if name in environment:
-                config.update(name.lower(), type(getattr(config, name.lower()))(environment[name]))
+    try:
+        files = [(entry.stat().st_atime, entry.stat().st_size, entry.path) for entry in os.scandir(folder)]
+        total = sum(size for _, size, _ in files)
+        for _, size, path in sorted(files):
+            if total <= most_bytes:
+                break
+            os.unlink(path)
+            total -= size
+    except OSError:
+        pass  # another process removes them too
 
 
 def default_directory(environment: MutableMapping[str, str]) -> pathlib.Path:
@@ -88,6 +98,4 @@ def _processor() -> str:
     return next((line for line in lines if line.startswith(("flags", "Features"))), "")
 
 
-keep(os.environ)
-if "jax" in sys.modules:
-    apply(os.environ, sys.modules["jax"].config)
+keep(os.environ, sys.modules["jax"].config if "jax" in sys.modules else None)

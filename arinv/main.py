@@ -68,7 +68,6 @@ def _keep_compilations(workdir: pathlib.Path) -> None:
     if distributed.count() > 1 and _programs.is_default(jax.config.jax_compilation_cache_dir):
         folder = workdir / "compilation_cache" / _programs.kind()
         jax.config.update("jax_compilation_cache_dir", str(folder))
-        jax.config.update("jax_compilation_cache_max_size", -1)  # a limit needs a file system with locks
 
 
 def _print_plan(command: Command) -> None:

@@ -11,7 +11,8 @@ Arguments:
   dataset, data_dir, on_bad_image, image_size, eps, dtype, smoke: of configs/classifier.py
   norm         l1, l2 or linf
 
-Fields that are often set: batch_size, data.num_test (0: all), attack.attacks, attack.num_queries (of Square).
+Fields that are often set: batch_size, data.num_test (0: all), attack.attacks, attack.num_queries (of Square),
+attack.decide (0.05: images in random order until the exact 95 % interval is +-0.05 wide; 0: all images).
 """
 
 from configs import arguments, encoders, tasks

@@ -386,6 +386,7 @@ def autoattack(args: ConfigDict, checkpoint: str) -> ConfigDict:
         "num_targets": 9,
         "num_queries": 5000,
         "queries_per_round": 500,
+        "decide": 0.0,  # half-width of the exact 95 % interval at which to stop, such as 0.05; 0: attack all images
     }
     config.batch_size = 128
     return shorten(config) if args.smoke else config

@@ -5,13 +5,6 @@ import os
 import pathlib
 import sys
 
-from quick_compilation import EIGHT_DEVICES, FLAGS
-
-os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ.setdefault("LOKY_MAX_CPU_COUNT", "1")  # scikit-learn warns where it cannot count physical cores
-if FLAGS not in os.environ.get("XLA_FLAGS", ""):
-    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {EIGHT_DEVICES} {FLAGS}".strip()
-
 # Many tests compile the same small networks: what one has compiled is there for the others, for the commands that tests
 # start, and in the next run. A directory for each Python, since JAX's compression of the entries depends on what the
 # standard library offers.
@@ -19,6 +12,13 @@ _ROOT = pathlib.Path(__file__).resolve().parent.parent
 _CACHE = _ROOT / ".pytest_cache" / "compilations" / sys.implementation.cache_tag
 os.environ["JAX_COMPILATION_CACHE_DIR"] = str(_CACHE)
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
+
+from quick_compilation import EIGHT_DEVICES, FLAGS  # noqa: E402
+
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ.setdefault("LOKY_MAX_CPU_COUNT", "1")  # scikit-learn warns where it cannot count physical cores
+if FLAGS not in os.environ.get("XLA_FLAGS", ""):
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {EIGHT_DEVICES} {FLAGS}".strip()
 
 import jax  # noqa: E402
 import pytest  # noqa: E402

@@ -114,15 +114,36 @@ def test_autoattack_restarts_without_a_usable_state(finished, tmp_path, monkeypa
 
 def test_version_is_standard_for_the_published_settings_only():
     config = autoattack_config.get_config("checkpoint=there,norm=linf,eps=8/255").attack
-    assert autoattack._version(config) == "standard (Croce & Hein 2020)"
+    assert autoattack._version(config, 10, 10) == "standard (Croce & Hein 2020)"
     defaults = inspect.signature(attacks.autoattack).parameters
     assert all(defaults[name].default == value for name, value in autoattack._STANDARD.items())
     config.attacks = "square+apgd-ce"
-    assert autoattack._version(config) == (
+    assert autoattack._version(config, 10, 10) == (
         "not the standard version: apgd-ce+square, num_steps 100, num_targets 9, num_queries 5000"
     )
     config.attacks, config.num_queries = "apgd-ce+apgd-t+fab-t+square", 1000
-    assert "num_queries 1000" in autoattack._version(config)
+    assert "num_queries 1000" in autoattack._version(config, 10, 10)
+
+
+def test_decided_attack_stops_at_a_narrow_interval_and_says_so(finished, tmp_path):
+    """Of 8 images the interval is at most 0.41 wide to each side: enough at 0.45, not at 0.05."""
+    main.run(attack_config(finished, attacks="apgd-ce", num_steps=1, decide=0.05), tmp_path / "all")
+    results = json.loads((tmp_path / "all" / "results.json").read_text())
+    assert results["num_examples"] == 8
+    variant = results["variants"]["autoattack_accuracy"]
+    assert "8 of 8 images in random order, decided at a half-width of 0.05" in variant
+    with (
+        np.load(tmp_path / "all" / "adversarial.npz") as arrays,
+        np.load(finished / "autoattack/adversarial.npz") as all_,
+    ):
+        assert sorted(arrays["index"]) == list(range(8)) and list(arrays["index"]) != list(range(8))
+        np.testing.assert_array_equal(arrays["label"], all_["label"][arrays["index"]])
+        np.testing.assert_array_equal(arrays["clean"], all_["clean"][arrays["index"]])
+    narrow = autoattack._narrow(0.05)
+    assert not narrow(50, 100) and narrow(210, 420) and narrow(0, 40) and not narrow(0, 20)
+    for bad in (-0.1, 0.5):
+        with pytest.raises(UserError, match="attack.decide must be the half-width"):
+            autoattack.check(attack_config(finished, decide=bad))
 
 
 def test_check_rejects_too_few_classes_with_a_command_that_works(tmp_path):

@@ -15,7 +15,7 @@ CODE = """
 import jax.numpy as jnp
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 jax.jit(lambda x: x @ x)(jnp.ones((4, 4)))
-print(jax.config.jax_compilation_cache_dir, jax.config.jax_compilation_cache_max_size)
+print(jax.config.jax_compilation_cache_dir)
 """
 
 
@@ -32,9 +32,20 @@ def test_what_the_user_sets_is_kept(tmp_path):
     environment = {"HOME": str(tmp_path), "JAX_COMPILATION_CACHE_DIR": ""}
     _programs.keep(environment)
     assert environment == {"HOME": str(tmp_path), "JAX_COMPILATION_CACHE_DIR": ""} and not list(tmp_path.iterdir())
-    environment = {"HOME": str(tmp_path), "JAX_COMPILATION_CACHE_MAX_SIZE": "5"}
+    environment = {"HOME": str(tmp_path), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "5"}
     _programs.keep(environment)
-    assert environment["JAX_COMPILATION_CACHE_MAX_SIZE"] == "5" and "JAX_COMPILATION_CACHE_DIR" in environment
+    assert environment["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] == "5"
+    assert "JAX_COMPILATION_CACHE_DIR" in environment
+
+
+def test_programs_that_were_not_used_for_longest_are_removed(tmp_path):
+    for i, name in enumerate(("b", "a", "c")):
+        (tmp_path / name).write_bytes(bytes(100))
+        os.utime(tmp_path / name, (1000 + i, 5000 - i))
+    _programs.remove_oldest(tmp_path, most_bytes=300)
+    assert len(list(tmp_path.iterdir())) == 3
+    _programs.remove_oldest(tmp_path, most_bytes=250)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "c"]
 
 
 def test_a_directory_that_cannot_be_made_is_left_out(tmp_path):
@@ -53,5 +64,5 @@ def test_programs_are_written_to_it_whatever_is_imported_first(imports, tmp_path
     command = [sys.executable, "-c", CODE.format(imports=imports)]
     shown = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout.split()
     folder = _programs.default_directory(environment)
-    assert shown == [str(folder), str(2 << 30)]
+    assert shown == [str(folder)]
     assert any(path.name.startswith("jit_") for path in folder.iterdir())

@@ -53,6 +53,11 @@ def check(config: ConfigDict) -> None:
     for name in config.attack.attacks.split("+"):
         if name not in attacks.AUTOATTACK:
             raise UserError(f"unknown attack {name!r}; known: {', '.join(attacks.AUTOATTACK)}")
+    if not 0 <= check_number(config.attack.decide, "attack.decide") < 0.5:
+        raise UserError(
+            "attack.decide must be the half-width of the interval at which the attack stops, such as 0.05, or 0 to "
+            f"attack all images; got {config.attack.decide}"
+        )
     if not config.checkpoint:
         raise UserError("checkpoint is empty; name the workdir of a classifier's or an inverter's training")
     if config.data.classes:
@@ -85,6 +90,10 @@ def run(run: Run) -> dict[str, Any]:
     descriptions.check_classes(encoder.description, test.info)
     arrays = data.load_arrays(test)
     images, labels = arrays["image"].astype(np.float32) / 255, arrays["label"]
+    index = np.arange(len(labels))
+    if config.attack.decide:  # a part of the images must be one of all classes
+        index = np.random.default_rng(config.seed).permutation(index)
+        images, labels = images[index], labels[index]
     logits_fn = jax.device_put(encoder.logits_fn, parallel.replicated(run.mesh))
     run.begin()
     cache = run.cache("", encoder.fingerprint, str(zlib.crc32(arrays["image"])))
@@ -103,10 +112,13 @@ def run(run: Run) -> dict[str, Any]:
         state=state,
         save=_saver(cache),
         on_progress=bar,
-        **{name: value for name, value in config.attack.items() if name not in ("name", "attacks")},
+        enough=_narrow(config.attack.decide) if config.attack.decide else None,
+        **{name: value for name, value in config.attack.items() if name not in ("name", "attacks", "decide")},
     )
     bar.close()
-    results, adversarial = _results(run, encoder, logits_fn, result, images, labels)
+    attacked = len(result.robust)
+    images, labels = images[:attacked], labels[:attacked]
+    results, adversarial = _results(run, encoder, logits_fn, result, images, labels, index)
     for message in results["warnings"]:
         run.report(message)
     write_arrays(workdir / "adversarial.npz", adversarial)
@@ -125,8 +137,24 @@ def _check_num_classes(config: ConfigDict, num_classes: int, *, stage: str) -> N
     )
 
 
+def _narrow(half_width: float) -> Callable[[int, int], bool]:
+    """Returns the function (number of robust images, number of images) -> whether the accuracy's interval is narrow."""
+
+    def narrow(robust: int, count: int) -> bool:
+        low, high = metrics.binomial_interval(robust, count)
+        return high - low <= 2 * half_width
+
+    return narrow
+
+
 def _results(
-    run: Run, encoder: Trained, logits_fn: LogitsFn, result: attacks.AutoAttackResult, images: np.ndarray, labels
+    run: Run,
+    encoder: Trained,
+    logits_fn: LogitsFn,
+    result: attacks.AutoAttackResult,
+    images: np.ndarray,
+    labels: np.ndarray,
+    index: np.ndarray,
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Returns the results, with an independent count of robust images, and the arrays of adversarial.npz."""
     attack = run.config.attack
@@ -143,6 +171,7 @@ def _results(
         )
     low, high = metrics.binomial_interval(int(result.robust.sum()), len(labels))
     records = {name: vars(record) for name, record in result.per_attack.items()}
+    version = _version(attack, len(labels), len(index))
     results = {
         "clean_accuracy": result.clean_accuracy,
         "autoattack_accuracy": result.robust_accuracy,
@@ -157,7 +186,7 @@ def _results(
         "num_examples": len(labels),
         "resize": descriptions.resize_of(run.config, encoder.description),
         "variants": {
-            "autoattack_accuracy": f"autoattack, {_version(attack)}; exact 95 % interval (Clopper-Pearson)",
+            "autoattack_accuracy": f"autoattack, {version}; exact 95 % interval (Clopper-Pearson)",
             "autoattack_accuracy_8bit": "autoattack_accuracy of the same images rounded to 256 levels",
         },
     }
@@ -167,13 +196,22 @@ def _results(
         "clean": result.clean,
         "prediction": result.predictions,
         "label": labels,
+        "index": index[: len(labels)],
         "distance": again.distances,
     }
     return results, adversarial
 
 
-def _version(attack: ConfigDict) -> str:
+def _version(attack: ConfigDict, count: int, available: int) -> str:
     """Returns "standard", whose figures compare with published ones, or the attacks and options that differ from it."""
+    if attack.decide:
+        some = f"{count:,} of {available:,} images in random order, decided at a half-width of {attack.decide:g}"
+        return f"{_attacks_version(attack)}, {some}"
+    return _attacks_version(attack)
+
+
+def _attacks_version(attack: ConfigDict) -> str:
+    """Returns the version without its number of images."""
     names = attack.attacks.split("+")
     if set(names) == set(attacks.AUTOATTACK) and all(attack[name] == value for name, value in _STANDARD.items()):
         return "standard (Croce & Hein 2020)"

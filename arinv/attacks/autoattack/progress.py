@@ -33,11 +33,12 @@ class AutoAttackState:
         best until now.
       predictions: int32 [N], the classes of `adversarial`.
       margins: float32 [N], the smallest of the Square Attack.
+      group: number of the current group of images.
       attack: number of the current attack; the number of attacks when done.
       round: number of the current round.
       queue: int64 [M], the images of this round.
       position: number of images of the queue that are done.
-      accuracies: float64 [A], the robust accuracy after each attack, NaN for attacks to come.
+      survivors: int64 [A], the number of images, of all groups until now, that each attack has left robust.
       seconds: float64 [A] of each attack, compilation included.
       forward_passes: int64 [A] of each attack, counted in images, padding included.
       backward_passes: int64 [A] of each attack, counted in images, padding included.
@@ -50,11 +51,12 @@ class AutoAttackState:
     adversarial: np.ndarray
     predictions: np.ndarray
     margins: np.ndarray
+    group: int
     attack: int
     round: int
     queue: np.ndarray
     position: int
-    accuracies: np.ndarray
+    survivors: np.ndarray
     seconds: np.ndarray
     forward_passes: np.ndarray
     backward_passes: np.ndarray
@@ -78,7 +80,7 @@ class AutoAttackState:
         if missing := [name for name in names if name not in arrays]:
             raise UserError(f"this is not a state of AutoAttack: {', '.join(missing)} missing.")
         values = {name: np.array(arrays[name]) for name in names}
-        values |= {name: int(values[name]) for name in ("attack", "round", "position")}
+        values |= {name: int(values[name]) for name in ("group", "attack", "round", "position")}
         return cls(**values | {"settings": str(values["settings"]), "messages": values["messages"].tolist()})
 
     def copy(self) -> "AutoAttackState":
@@ -105,7 +107,7 @@ class AttackRecord:
 
 @dataclasses.dataclass(frozen=True)
 class AutoAttackResult:
-    """The result of AutoAttack.
+    """The result of AutoAttack on the first N images, those that were attacked.
 
     Attributes:
       adversarial: float32 [N, H, W, C] in [0, 1], the image itself where no attack succeeded.
@@ -148,9 +150,9 @@ class Progress:
       rounds: number of rounds of this attack.
       done: number of images of this round that are done.
       total: number of images of this round.
-      robust_accuracy: until now, in 0 to 1.
+      robust_accuracy: of the images attacked until now, in 0 to 1.
       passes: forward and backward passes of the model until now.
-      passes_left: largest number of passes to come, if no further image is broken.
+      passes_left: largest number of passes to come in this group of images, if no further image is broken.
     """
 
     attack: str

@@ -113,6 +113,8 @@ class _Run(NamedTuple):
     queries_per_round: int
     rounds: Mapping[str, int]  # attack -> number of rounds
     buckets: Buckets
+    group_size: int
+    enough: Callable[[int, int], bool] | None
 
 
 def autoattack(
@@ -132,6 +134,8 @@ def autoattack(
     smallest_batch: int = 8,
     multiple_of: int = 1,
     place: PlaceFn | None = None,
+    enough: Callable[[int, int], bool] | None = None,
+    group_size: int = 128,
     state: AutoAttackState | None = None,
     save: Callable[[AutoAttackState], None] | None = None,
     on_progress: Callable[[Progress], None] | None = None,
@@ -160,6 +164,10 @@ def autoattack(
       multiple_of: divisor of every batch: the number of devices that `place` splits it over.
       place: moves a host batch {name: [B, ...]} to the devices of one process, split by rows; to the default device
         if None.
+      enough: (number of robust images, number of attacked images) -> whether to stop. With it the images are attacked
+        in groups, and the rest is left out of the result; the images should be in random order. Without it all images
+        are attacked at once.
+      group_size: number of images in a group.
       state: an argument of `save` to resume from.
       save: called after each batch with the state, which changes afterwards: write or copy it. Any state can be
         resumed from, so calls may be ignored.
@@ -182,6 +190,7 @@ def autoattack(
     _check_counts(
         num_steps=num_steps, num_targets=num_targets, num_queries=num_queries, queries_per_round=queries_per_round
     )
+    check_count(group_size, "group_size")
     model, buckets = as_pytree(logits_fn), make_buckets(
         batch_size=batch_size, smallest_batch=smallest_batch, multiple_of=multiple_of, place=place
     )  # fmt: skip
@@ -190,7 +199,7 @@ def autoattack(
     rounds = count_rounds(attacks, norm=norm, num_classes=num_classes, num_targets=num_targets, pieces=pieces)
     labels = _checked_labels(labels, len(images), num_classes)
     run = _Run(key, model, images, labels, float(eps), norm, num_steps, num_queries, queries_per_round, rounds,
-               buckets)  # fmt: skip
+               buckets, group_size if enough else len(images), enough)  # fmt: skip
     count = 1 + max((n for name, n in rounds.items() if name in ("apgd-t", "fab-t")), default=0)
     state = _begin(run, count) if state is None else _resume(run, state)
     while state.attack < len(rounds):
@@ -218,11 +227,12 @@ def _begin(run: _Run, count: int) -> AutoAttackState:
         adversarial=run.images.copy(),
         predictions=classes[:, 0].copy(),
         margins=np.zeros(len(robust), np.float32),
+        group=0,
         attack=0,
         round=0,
-        queue=np.flatnonzero(robust),
+        queue=np.flatnonzero(robust[: run.group_size]),
         position=0,
-        accuracies=np.full(size, np.nan),
+        survivors=np.zeros(size, np.int64),
         seconds=np.zeros(size),
         forward_passes=np.zeros(size, np.int64),
         backward_passes=np.zeros(size, np.int64),
@@ -263,10 +273,21 @@ def _go_round(run: _Run, state: AutoAttackState):
         state.forward_passes[state.attack] += outcome.forward + size
         state.backward_passes[state.attack] += outcome.backward
         state.seconds[state.attack] += time.perf_counter() - started
-        accuracy = float(state.robust.sum() / np.sum(run.labels >= 0))
+        robust, count = _robust_and_count(run, state)
         passes = int(state.forward_passes.sum() + state.backward_passes.sum())
         place = (name, state.round + 1, run.rounds[name], state.position, len(state.queue))
-        yield Progress(*place, accuracy, passes, _passes_left(run, state))
+        yield Progress(*place, robust / max(count, 1), passes, _passes_left(run, state))
+
+
+def _group(run: _Run, state: AutoAttackState) -> slice:
+    """Returns the images of the current group."""
+    return slice(state.group * run.group_size, min((state.group + 1) * run.group_size, len(run.images)))
+
+
+def _robust_and_count(run: _Run, state: AutoAttackState) -> tuple[int, int]:
+    """Returns the number of robust images, and of images without padding, in the groups until now."""
+    stop = _group(run, state).stop
+    return int(state.robust[:stop].sum()), int(np.sum(run.labels[:stop] >= 0))
 
 
 def _passes_left(run: _Run, state: AutoAttackState) -> int:
@@ -275,18 +296,30 @@ def _passes_left(run: _Run, state: AutoAttackState) -> int:
     rounds = [0] * state.attack + list(run.rounds.values())[state.attack :]
     rounds[state.attack] -= state.round + 1
     later = sum(count * cost for count, cost in zip(rounds, costs, strict=True))
-    return (len(state.queue) - state.position) * costs[state.attack] + int(state.robust.sum()) * later
+    robust = int(state.robust[_group(run, state)].sum())
+    return (len(state.queue) - state.position) * costs[state.attack] + robust * later
 
 
 def _end_round(run: _Run, state: AutoAttackState) -> None:
-    """Starts the next round with the unbroken images, or the next attack."""
-    name = list(run.rounds)[state.attack]
+    """Starts the next round with the unbroken images, or the next attack, or the first attack of the next group."""
+    name, group = list(run.rounds)[state.attack], _group(run, state)
+    robust = group.start + np.flatnonzero(state.robust[group])
     state.round += 1
-    if state.round == run.rounds[name] or not state.robust.any():
-        state.accuracies[state.attack] = state.robust.sum() / np.sum(run.labels >= 0)
-        state.adversarial[state.robust] = run.images[state.robust]
+    if state.round == run.rounds[name] or not len(robust):
+        state.survivors[state.attack] += len(robust)
+        state.adversarial[robust] = run.images[robust]
         state.attack, state.round = state.attack + 1, 0
-    state.queue, state.position = np.flatnonzero(state.robust), 0
+        if state.attack == len(run.rounds) and _goes_on(run, state):
+            state.group, state.attack = state.group + 1, 0
+            group = _group(run, state)
+            robust = group.start + np.flatnonzero(state.robust[group])
+    state.queue, state.position = robust, 0
+
+
+def _goes_on(run: _Run, state: AutoAttackState) -> bool:
+    """Whether another group is to be attacked."""
+    robust, count = _robust_and_count(run, state)
+    return _group(run, state).stop < len(run.images) and not (run.enough and count and run.enough(robust, count))
 
 
 def _batch(run: _Run, state: AutoAttackState, name: str, rows: np.ndarray, size: int) -> Mapping[str, Array]:
@@ -331,26 +364,27 @@ def _check_counts(**counts: int) -> None:
 def _settings(run: _Run) -> str:
     """Returns everything that the result depends on except the model, to compare with a saved state."""
     checksum = zlib.crc32(run.labels.tobytes(), zlib.crc32(np.ascontiguousarray(run.images).tobytes()))
-    names = ("eps", "norm", "num_steps", "num_queries", "queries_per_round", "rounds")
+    names = ("eps", "norm", "num_steps", "num_queries", "queries_per_round", "rounds", "group_size")
     settings = {name: getattr(run, name) for name in names}
     key = np.asarray(jax.random.key_data(run.key)).tolist()
     return json.dumps({**settings, "images": list(run.images.shape), "checksum of the images": checksum, "key": key})
 
 
 def _result(run: _Run, state: AutoAttackState) -> AutoAttackResult:
-    real = run.labels >= 0
-    clean = real & (state.classes[:, 0] == run.labels)
-    columns = (state.accuracies, state.seconds, state.forward_passes, state.backward_passes)
+    stop, (robust, count) = _group(run, state).stop, _robust_and_count(run, state)
+    labels = run.labels[:stop]
+    clean = (labels >= 0) & (state.classes[:stop, 0] == labels)
+    columns = (state.survivors / count, state.seconds, state.forward_passes, state.backward_passes)
     records = [AttackRecord(*(a.item() for a in row)) for row in zip(*columns, strict=True)]
     per_attack = dict(zip(run.rounds, records, strict=True))
     gain = checks.square_gain({name: record.robust_accuracy for name, record in per_attack.items()})
     return AutoAttackResult(
-        adversarial=state.adversarial,
-        robust=state.robust,
+        adversarial=state.adversarial[:stop],
+        robust=state.robust[:stop],
         clean=clean,
-        predictions=state.predictions,
-        clean_accuracy=float(clean.sum() / real.sum()),
-        robust_accuracy=float(state.robust.sum() / real.sum()),
+        predictions=state.predictions[:stop],
+        clean_accuracy=float(clean.sum() / count),
+        robust_accuracy=robust / count,
         per_attack=per_attack,
         messages=[*state.messages, *gain],
     )

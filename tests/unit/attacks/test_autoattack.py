@@ -169,6 +169,38 @@ def test_autoattack_resumes_to_the_same_result(key, tmp_path):
     same(result, whole()[0])
 
 
+def test_groups_of_images_have_the_same_result_and_stop_when_that_is_enough(key):
+    asked = []
+
+    def enough(robust, count):
+        asked.append((robust, count))
+        return count >= 12
+
+    (_, labels), (expected, _) = batch(), whole()
+    result = run(key, enough=lambda robust, count: False, group_size=8)
+    same(result, expected)
+    first = run(key, enough=enough, group_size=8)
+    assert len(first.robust) == len(first.adversarial) == len(first.predictions) == len(first.clean) == 16
+    np.testing.assert_array_equal(first.robust, expected.robust[:16])
+    np.testing.assert_array_equal(first.adversarial, expected.adversarial[:16])
+    counts = [int(np.sum(labels[:stop] >= 0)) for stop in (8, 16)]
+    assert asked == [(expected.robust[:stop].sum(), count) for stop, count in zip((8, 16), counts, strict=True)]
+    assert first.robust_accuracy == asked[-1][0] / counts[1]
+    assert first.clean_accuracy == expected.clean[:16].sum() / counts[1]
+    accuracies = [record.robust_accuracy for record in first.per_attack.values()]
+    assert accuracies == sorted(accuracies, reverse=True) and accuracies[-1] == first.robust_accuracy
+
+
+def test_groups_resume_to_the_same_result(key):
+    saved, stop = [], {"enough": lambda robust, count: count >= 12, "group_size": 8}
+    expected = run(key, save=lambda state: saved.append(state.copy()), **stop)
+    second = [state for state in saved if state.group == 1]
+    for state in (saved[5], second[0], second[-1]):
+        same(run(key, state=state, **stop), expected)
+    with pytest.raises(UserError, match="has group_size 8, this run 22"):
+        run(key, state=saved[0])
+
+
 def test_autoattack_returns_the_result_of_a_finished_state(key):
     saved, seen = [], []
     run(key, save=lambda state: saved.append(state.copy()))
