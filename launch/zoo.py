@@ -1,11 +1,13 @@
 """Adds entries to the zoo and writes its table into README.md.
 
     python -m launch.zoo add NAME --encoder=WORKDIR --inverters=WORKDIR+WORKDIR --workdir=runs/zoo
+    python -m launch.zoo measure NAME --images=1000 --workdir=runs/zoo
     python -m launch.zoo table
 
 `add` writes the networks of finished trainings into arinv/zoo/NAME, measures them as written (PGD, AutoAttack,
-reconstructions of test images and of photographs), and makes card.json from the runs' own files. Killed and started
-again it resumes. Nothing of a card is written by hand, except --note, a remark on the data.
+reconstructions of test images and of photographs), and makes card.json from the runs' own files. `measure` measures an
+entry again, such as on more images. Killed and started again both resume. Nothing of a card is written by hand, except
+--note, a remark on the data.
 """
 
 import argparse
@@ -45,6 +47,8 @@ def main(argv: Sequence[str]) -> None:
     try:
         if args.command == "add":
             add(args)
+        if args.command == "measure":
+            measure(args)
         write_table(README)
     except UserError as error:
         print(f"launch.zoo: {error}", file=sys.stderr)
@@ -56,28 +60,32 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("table", help="write the table of README.md from the cards")
     adding = commands.add_parser("add", help="write, measure and describe an entry")
-    adding.add_argument("name", help="of the entry, such as alexnet_small_l2_1")
+    measuring = commands.add_parser("measure", help="measure an entry again")
+    for command in (adding, measuring):
+        command.add_argument("name", help="of the entry, such as alexnet_small_l2_1")
+        command.add_argument("--workdir", default="runs/zoo", help="of the measurements (%(default)s)")
+        command.add_argument("--images", type=int, default=1000, help="test images that are measured (%(default)s)")
+        command.add_argument("--data_dir", default="", help="where TFDS datasets are")
     adding.add_argument("--encoder", required=True, help="workdir of a finished classifier's training")
     adding.add_argument("--inverters", default="", help='workdirs of its inverters\' trainings, joined by "+"')
-    adding.add_argument("--workdir", default="runs/zoo", help="of the measurements (%(default)s)")
     adding.add_argument("--kernels", choices=("float16", "float32"), default="float16", help="as stored (%(default)s)")
-    adding.add_argument("--images", type=int, default=1000, help="test images that are measured (%(default)s)")
     adding.add_argument("--eps", type=float, help="of the measured attacks; without: of the training, or 0.5")
     adding.add_argument("--norm", choices=("l2", "linf"), help="of the measured attacks; without: as eps, or l2")
-    adding.add_argument("--data_dir", default="", help="where TFDS datasets are")
     adding.add_argument("--note", default="", help="on the data, such as 'JPEG-compressed copy'")
     return parser.parse_args(argv)
 
 
 def _command(args: argparse.Namespace) -> str:
     """Returns the command of these arguments for a card, without the places of a machine."""
-    optional = {
+    flags = {
+        "encoder": "ENCODER",
         "inverters": "INVERTERS" if args.inverters else "",
         "eps": args.eps,
         "norm": args.norm,
         "note": args.note,
+        "kernels": args.kernels,
+        "images": args.images,
     }
-    flags = {"encoder": "ENCODER", **optional, "kernels": args.kernels, "images": args.images}
     words = [f"--{name}={value}" for name, value in flags.items() if value not in (None, "")]
     return shlex.join(["python", "-m", "launch.zoo", "add", args.name, *words])
 
@@ -99,37 +107,60 @@ def add(args: argparse.Namespace) -> None:
     trained_with = encoder.description["attack"]
     default = trained_with if trained_with["eps"] else _STANDARD_ATTACK
     attack = {"norm": args.norm or default["norm"], "eps": default["eps"] if args.eps is None else args.eps}
-    fingerprints = [network.fingerprint for network in networks.values()]
-    workdir = paths.canonical(args.workdir) / f"{args.name}-{fingerprints[-1]}"  # other weights, other measurements
-    run(_measurements(args, networks, attack), workdir)
-    inverters = {}
-    for (layer, network), source in zip(list(networks.items())[1:], sources[1:], strict=True):
-        measured = workdirs.read_results(workdir / layer)
-        inverters[layer] = {
-            **_describe(args.name, layer, network, source, args.kernels),
-            "variant": network.description["variant"],
-            "loss": network.description["loss"],
-            "measured": {
-                **{name: measured[name] for name in measured["variants"]},
-                "num_images": measured["num_examples"],
-                "photographs": photographs_psnr(network),
-            },
-        }
     card = {
         "name": args.name,
         "encoder": {
             **_describe(args.name, zoo.ENCODER, encoder, sources[0], args.kernels),
             **{name: encoder.description[name] for name in ("encoder", "options", "num_classes", "image_size")},
-            "measured": _measured(workdir, list(inverters)),
         },
-        "inverters": inverters,
+        "inverters": {
+            layer: {
+                **_describe(args.name, layer, network, source, args.kernels),
+                **{name: network.description[name] for name in ("variant", "loss")},
+            }
+            for (layer, network), source in zip(list(networks.items())[1:], sources[1:], strict=True)
+        },
         "note": args.note,
         "arinv": arinv.__version__,
         "date": datetime.date.today().isoformat(),
         "command": _command(args),
     }
+    _add_measurements(card, networks, attack, args)
     write_json(zoo.FOLDER / args.name / zoo.CARD, card)
     check_sizes()
+
+
+def measure(args: argparse.Namespace) -> None:
+    """Measures the networks of an entry again, by the attack of its card, and writes the new figures into the card.
+
+    Args:
+      args: as parsed.
+
+    Raises:
+      UserError: no entry of that name.
+    """
+    card = zoo.card(args.name)
+    networks = {network: loading.load(f"zoo:{args.name}/{network}") for network in (zoo.ENCODER, *card["inverters"])}
+    _add_measurements(card, networks, card["encoder"]["measured"]["attack"], args)
+    write_json(zoo.FOLDER / args.name / zoo.CARD, card)
+
+
+def _add_measurements(
+    card: dict[str, Any], networks: Mapping[str, Trained], attack: Mapping[str, Any], args: argparse.Namespace
+) -> None:
+    """Measures the networks of an entry, and adds the figures to its card."""
+    last = list(networks.values())[-1].fingerprint
+    # Of other weights or on other images, other measurements.
+    workdir = paths.canonical(args.workdir) / f"{args.name}-{last}-{args.images}"
+    run(_measurements(card, attack, args), workdir)
+    for layer, inverter in card["inverters"].items():
+        measured = workdirs.read_results(workdir / layer)
+        inverter["measured"] = {
+            **{name: measured[name] for name in measured["variants"]},
+            "num_images": measured["num_examples"],
+            "photographs": photographs_psnr(networks[layer]),
+        }
+    card["encoder"]["measured"] = _measured(workdir, list(card["inverters"]))
 
 
 def export(
@@ -174,17 +205,15 @@ def export(
     return {name: loading.load(file) for name, file in files.items()}
 
 
-def _measurements(args: argparse.Namespace, networks: Mapping[str, Trained], attack: Mapping[str, Any]) -> ConfigDict:
+def _measurements(card: Mapping[str, Any], attack: Mapping[str, Any], args: argparse.Namespace) -> ConfigDict:
     """Returns the experiment that measures the networks of an entry."""
-    description = networks[zoo.ENCODER].description
-    dataset = workdirs.read_json(pathlib.Path(args.encoder) / "config.json")["data"]["name"]
+    encoder = card["encoder"]
     shared = (
-        f"encoder={description['encoder']},dataset={dataset},image_size={description['image_size']},"
+        f"encoder={encoder['encoder']},dataset={encoder['training']['data']},image_size={encoder['image_size']},"
         f"eps={attack['eps']!r},norm={attack['norm']},data_dir={args.data_dir}"
     )
-    layers = list(networks)[1:]
     stages, attack_from = {}, ""
-    for network in layers or [zoo.ENCODER]:
+    for network in card["inverters"] or [zoo.ENCODER]:
         extra = f",attack_from={attack_from}" if attack_from else ""
         stages[network] = command_line.load(f"evaluate:checkpoint=zoo:{args.name}/{network},{shared}{extra}")
         attack_from = attack_from or f"stage:{network}"
@@ -201,6 +230,7 @@ def _measured(workdir: pathlib.Path, layers: Sequence[str]) -> dict[str, Any]:
     count = attacked["num_examples"]
     clean, pgd = attacked["clean_accuracy"], evaluated["pgd_accuracy"]
     return {
+        "date": datetime.date.today().isoformat(),
         "num_images": count,
         "clean_accuracy": clean,
         "clean_accuracy_95": metrics.binomial_interval(round(clean * count), count),

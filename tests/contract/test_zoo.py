@@ -1,6 +1,7 @@
 """Every entry of the zoo loads, is what its card says, attacks and inverts; README's table is that of the cards."""
 
 import ast
+import json
 import pathlib
 
 import jax
@@ -35,6 +36,42 @@ def test_card_text_has_every_network_and_its_command(name):
     assert card["encoder"]["training"]["command"] in text
     for layer, row in card["inverters"].items():
         assert f"\n{layer} " in text and f"PSNR {row['measured']['psnr']:.2f} dB" in text
+
+
+def test_measuring_again_changes_the_figures_of_a_card_and_nothing_else(name, tmp_path, monkeypatch):
+    """The runs themselves are those of evaluate and autoattack."""
+    before, written, ran = zoo.card(name), [], []
+    attacked = before["encoder"]["measured"]
+
+    def run(config, workdir):
+        ran.append(config)
+        for stage in config.order:
+            results = {"psnr": 1.0, "variants": {"psnr": "PSNR"}, "num_examples": 50, "pgd_accuracy": 0.5}
+            results |= {"attack": attacked["attack"] | {"num_steps": 20}, "setting": {}, "warnings": []}
+            if stage == "autoattack":
+                results |= {"clean_accuracy": 0.6, "autoattack_accuracy": 0.4, "autoattack_accuracy_95": [0.3, 0.5]}
+                results["variants"] = {"autoattack_accuracy": "AutoAttack"}
+            (workdir / stage).mkdir(parents=True)
+            (workdir / stage / "results.json").write_text(json.dumps(results))
+
+    monkeypatch.setattr(maintenance, "run", run)
+    monkeypatch.setattr(maintenance, "photographs_psnr", lambda network: {"coffee": 2.0})
+    monkeypatch.setattr(maintenance, "write_json", lambda path, card: written.append((path, card)))
+    arguments = maintenance._arguments(["measure", name, "--images=50", f"--workdir={tmp_path}"])
+    maintenance.measure(arguments)
+    [(path, after)] = written
+    assert path == zoo.FOLDER / name / zoo.CARD
+    assert after["encoder"]["measured"]["autoattack_accuracy"] == 0.4
+    assert {row["measured"]["photographs"]["coffee"] for row in after["inverters"].values()} == {2.0}
+    for card in (before, after):
+        for network in (card["encoder"], *card["inverters"].values()):
+            del network["measured"]
+    assert after == before
+    [config] = ran
+    assert [*config.order] == [*before["inverters"], "autoattack"]
+    for stage in config.stages.values():
+        assert stage.data.num_test == 50 and stage.data.name == before["encoder"]["training"]["data"]
+        assert (stage.attack.eps, stage.attack.norm) == (attacked["attack"]["eps"], attacked["attack"]["norm"])
 
 
 def test_configs_name_entries_of_the_zoo():
