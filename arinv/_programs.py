@@ -29,6 +29,8 @@ def keep(environment: MutableMapping[str, str], config: Any = None) -> None:
     if _DIRECTORY in environment or (config and config.jax_compilation_cache_dir):
         return
     folder = default_directory(environment)
+    if not folder.is_absolute():
+        return
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError:
@@ -70,7 +72,8 @@ def default_directory(environment: MutableMapping[str, str]) -> pathlib.Path:
     Args:
       environment: os.environ; XDG_CACHE_HOME and HOME are read.
     """
-    root = environment.get("XDG_CACHE_HOME") or pathlib.Path(environment.get("HOME") or pathlib.Path.home(), ".cache")
+    home = environment.get("HOME") or os.path.expanduser("~")  # relative where there is none
+    root = environment.get("XDG_CACHE_HOME") or os.path.join(home, ".cache")
     return pathlib.Path(root) / "arinv" / "programs" / kind()
 
 

@@ -48,6 +48,15 @@ def test_programs_that_were_not_used_for_longest_are_removed(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "c"]
 
 
+def test_a_user_without_a_home_keeps_no_programs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)
+    for environment in ({}, {"HOME": "", "XDG_CACHE_HOME": "cache"}):
+        before = dict(environment)
+        _programs.keep(environment)
+        assert environment == before and not list(tmp_path.iterdir())
+
+
 def test_a_directory_that_cannot_be_made_is_left_out(tmp_path):
     (tmp_path / "file").touch()
     environment = {"HOME": str(tmp_path / "file")}
