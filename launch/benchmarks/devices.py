@@ -29,9 +29,9 @@ def cpu_name() -> str:
 
 
 def reset_peak() -> None:
-    """Returns freed memory to the system and begins the peak of this process anew; on Linux only."""
-    gc.collect()
+    """Releases freed memory to the system and resets the peak of this process, on Linux; does nothing elsewhere."""
     if platform.system() == "Linux":
+        gc.collect()
         if hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
             libc.malloc_trim(0)
         pathlib.Path("/proc/self/clear_refs").write_text("5")

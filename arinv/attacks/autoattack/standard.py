@@ -203,7 +203,7 @@ def autoattack(
     count = 1 + max((n for name, n in rounds.items() if name in ("apgd-t", "fab-t")), default=0)
     state = _begin(run, count) if state is None else _resume(run, state)
     while state.attack < len(rounds):
-        for progress in _go_round(run, state):
+        for progress in _attack_round(run, state):
             if save:
                 save(state)
             if on_progress:
@@ -254,7 +254,7 @@ def _resume(run: _Run, state: AutoAttackState) -> AutoAttackState:
     return state.copy()
 
 
-def _go_round(run: _Run, state: AutoAttackState):
+def _attack_round(run: _Run, state: AutoAttackState):
     """Attacks the rest of the round's queue, and yields after each batch."""
     name = list(run.rounds)[state.attack]
     key = jax.random.fold_in(run.key, AUTOATTACK.index(name))
@@ -309,14 +309,14 @@ def _end_round(run: _Run, state: AutoAttackState) -> None:
         state.survivors[state.attack] += len(robust)
         state.adversarial[robust] = run.images[robust]
         state.attack, state.round = state.attack + 1, 0
-        if state.attack == len(run.rounds) and _goes_on(run, state):
+        if state.attack == len(run.rounds) and _has_another_group(run, state):
             state.group, state.attack = state.group + 1, 0
             group = _group(run, state)
             robust = group.start + np.flatnonzero(state.robust[group])
     state.queue, state.position = robust, 0
 
 
-def _goes_on(run: _Run, state: AutoAttackState) -> bool:
+def _has_another_group(run: _Run, state: AutoAttackState) -> bool:
     """Whether another group is to be attacked."""
     robust, count = _robust_and_count(run, state)
     return _group(run, state).stop < len(run.images) and not (run.enough and count and run.enough(robust, count))
