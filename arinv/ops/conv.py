@@ -235,10 +235,8 @@ def _correlate(geometry: _Geometry, x: Array, y: Array) -> Array:
     low = [pair[0] for pair in geometry.pads]
     sizes = zip(geometry.kernel, spans, geometry.size, low, strict=True)
     high = [kernel - 1 + span - size - pad for kernel, span, size, pad in sizes]
-    w = lax.conv_general_dilated(
-        x.transpose(3, 1, 2, 0), y.transpose(1, 2, 0, 3), (1, 1), tuple(zip(low, high, strict=True)),
-        rhs_dilation=geometry.strides, dimension_numbers=LAYOUT, precision=geometry.precision,
-    )  # fmt: skip
+    images, kernel, pads = x.transpose(3, 1, 2, 0), y.transpose(1, 2, 0, 3), tuple(zip(low, high, strict=True))
+    w = _lax(images, kernel, (1, 1), pads, geometry.precision, rhs_dilation=geometry.strides)
     return w.transpose(1, 2, 0, 3)
 
 
@@ -300,7 +298,21 @@ def convolve(x: Array, w: Array, strides: tuple[int, int], pads: Pads, precision
     block = _BLOCKS.get(strides)
     if block and _is_narrow(w) and all(n % size == 0 for n, size in zip(outputs, block, strict=True)):
         return _convolve_blocks(x, w, strides, pads, block, precision)
-    return lax.conv_general_dilated(x, w, strides, pads, dimension_numbers=LAYOUT, precision=precision)
+    return _lax(x, w, strides, pads, precision)
+
+
+def _lax(x, w, strides, pads, precision, rhs_dilation=None):
+    """Returns lax's convolution, of a map that is not smaller than the kernel.
+
+    XLA exchanges a map and a kernel of more rows and columns, and computes the result in a plain loop, 100 times as slow.
+    A map that is padded by an operation of its own is larger; the barrier keeps XLA from moving the padding back.
+    """
+    if math.prod(w.shape[:2]) > math.prod(x.shape[1:3]):
+        around = ((0, 0, 0), *((low, high, 0) for low, high in pads), (0, 0, 0))
+        x, pads = lax.optimization_barrier(lax.pad(x, jnp.zeros((), x.dtype), around)), ((0, 0), (0, 0))
+    return lax.conv_general_dilated(
+        x, w, strides, pads, rhs_dilation=rhs_dilation, dimension_numbers=LAYOUT, precision=precision
+    )
 
 
 def _is_narrow(w):
@@ -317,7 +329,7 @@ def _convolve_blocks(x, w, strides, pads, block, precision):
     w = jnp.stack([jnp.pad(w, (row, column, (0, 0), (0, 0))) for row in rows for column in columns], -2)
     w = w.reshape(*w.shape[:3], -1)
     steps = tuple(stride * size for stride, size in zip(strides, block, strict=True))
-    y = lax.conv_general_dilated(x, w, steps, pads, dimension_numbers=LAYOUT, precision=precision)
+    y = _lax(x, w, steps, pads, precision)
     b, rows, columns, channels = y.shape
     y = y.reshape(b, rows, columns, *block, channels // math.prod(block)).transpose(0, 1, 3, 2, 4, 5)
     return y.reshape(b, block[0] * rows, block[1] * columns, -1)

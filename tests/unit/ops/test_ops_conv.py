@@ -1,5 +1,8 @@
 """Rewritten convolutions, pooling and upsampling against their plain forms, with gradients."""
 
+import functools
+import re
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -26,6 +29,8 @@ CONVOLUTIONS = {
     "7x7/4": (23, 7, 4, ((1, 1), (1, 1)), 3),
     "11x11/4": (35, 11, 4, ((2, 2), (2, 2)), 3),
     "3x2/(2, 1)": (8, (3, 2), (2, 1), "SAME", 3),
+    "3x3/1 of a smaller map": (2, 3, 1, ((1, 1), (1, 1)), 3),
+    "5x5/2 of a smaller map": ((4, 3), 5, 2, ((2, 2), (2, 2)), 3),
     "padding wider than the kernel": (5, 3, 1, ((4, 3), (0, 3)), 3),
 }
 
@@ -88,6 +93,26 @@ def test_conv_general_dilated_and_gradients_equal_lax(key, name):
         return [with_gradients(lambda x, w, f=f: f(x, w, **options), x, w) for f in forms]
 
     assert_close(*all_of(x, w))
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("size, kernel", [(1, 3), (2, 3), (4, 5)])
+def test_a_kernel_that_is_larger_than_the_map_stays_the_kernel(key, size, kernel, stride):
+    if jax.default_backend() != "cpu":
+        pytest.skip("the exchange is one of XLA's on CPUs")
+    x, w = normal(key, 2, size, size, 8), normal(key, kernel, kernel, 8, 8)
+    padding = ((kernel // 2, kernel // 2),) * 2
+
+    def loss(convolution, x, w):
+        return jnp.sum(convolution(x, w, (stride, stride), padding, dimension_numbers=LAYOUT) ** 2)
+
+    def layouts(convolution):
+        gradient = jax.grad(functools.partial(loss, convolution), (0, 1))
+        text = jax.jit(gradient).lower(x, w).compile({"xla_backend_optimization_level": 3}).as_text()
+        return set(re.findall("dim_labels=([^, ]*)", text))
+
+    assert layouts(conv.conv_general_dilated) == {"b01f_01io->b01f"}
+    assert layouts(lax.conv_general_dilated) - {"b01f_01io->b01f"}  # what it is for, in this version of XLA
 
 
 @pytest.mark.parametrize("k, stride, padding, extra", [
