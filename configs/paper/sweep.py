@@ -5,7 +5,7 @@ from ml_collections import ConfigDict
 from configs import tasks
 from configs.paper import published, setting
 
-ARGUMENTS = {"radii": "", "encoders": "", "loss": ""}  # of every sweep
+ARGUMENTS = {"radii": "", "encoders": "", "recipe": "", "loss": ""}  # of every sweep
 _TEXT = "The same encoder, trained at several radii; one generator each was trained to invert it."
 
 
@@ -29,7 +29,8 @@ def sweep(args: ConfigDict, number: str, *, standard_eps: float, autoattack: boo
     stages, entries, labels = {}, {}, {}
     for i, eps in enumerate(radii):
         name = f"eps_{eps:g}".replace(".", "_")
-        attacked = ConfigDict({**args.to_dict(), "eps": eps or standard_eps})
+        recipe = args.recipe if eps else ""
+        attacked = ConfigDict({**args.to_dict(), "eps": eps or standard_eps, "recipe": recipe})
         encoder = given[i] if given else f"stage:{name}_encoder"
         title = labels[name] = f"eps {eps:g}"
         if not given:
