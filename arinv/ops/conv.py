@@ -304,8 +304,8 @@ def convolve(x: Array, w: Array, strides: tuple[int, int], pads: Pads, precision
 def _lax(x, w, strides, pads, precision, rhs_dilation=None):
     """Returns lax's convolution, of a map that is not smaller than the kernel.
 
-    XLA exchanges a map and a kernel of more rows and columns, and computes the result in a plain loop, 100 times as slow.
-    A map that is padded by an operation of its own is larger; the barrier keeps XLA from moving the padding back.
+    XLA exchanges a map and a kernel of more rows and columns and then uses a plain loop, 100 times as slow. A map that
+    is padded by an operation of its own is larger; the barrier keeps XLA from moving the padding back.
     """
     if math.prod(w.shape[:2]) > math.prod(x.shape[1:3]):
         around = ((0, 0, 0), *((low, high, 0) for low, high in pads), (0, 0, 0))

@@ -444,8 +444,8 @@ def stage_lines(plan: Mapping[str, Any]) -> list[str]:
     rows = {
         "memory per device": _memory(plan["memory_per_device"], plan["device_memory"]),
         "FLOPs per step": (
-            f"{_number(plan['flops']['per_step'])}FLOP, {_number(plan['flops']['per_image'])}FLOP an image, "
-            "the attack included"
+            f"{_number(plan['flops']['per_step'])}FLOP, {_number(plan['flops']['per_image'])}FLOP an image"
+            f"{', the attack included' if plan['task'] == 'classifier' else ''}"
         ),
         "collectives per step": _collectives(plan["collectives_per_step"]),
         "time per step": _seconds_text(plan),
