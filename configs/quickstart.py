@@ -7,10 +7,10 @@ both encoders and an inverter for each on patches of the photographs that scikit
 compare them: nothing is downloaded. Times and results are in launch/records/README.md.
 
 Arguments: those of configs/classifier.py (eps is the robust encoder's and the evaluations'), and layer, loss and
-metrics of configs/inverter.py. Encoders are trained for 2 epochs of batches of 32 with attacks of 3 steps, inverters
-for 1.5 epochs with the loss pixel; their generators have nearest upsampling (stages.*_inverter.encoder.generator is
-`default` for the paper's transposed convolutions). robust_lpips, gram and fid compare features of the robust encoder in
-both rows.
+metrics of configs/inverter.py. Encoders are trained for 2 epochs of batches of 32, the robust one by N-FGSM
+(recipe=pgd: attacks of 3 steps), inverters for 1.5 epochs with the loss pixel; their generators have nearest upsampling
+(stages.*_inverter.encoder.generator is `default` for the paper's transposed convolutions). robust_lpips, gram and fid
+compare features of the robust encoder in both rows.
 
 Stages: zoo_images, standard_encoder, robust_encoder, standard_inverter, standard_evaluation, robust_inverter,
 robust_evaluation, images (the photographs through the networks just trained; not of layers fc6 to fc8), report.
@@ -19,7 +19,14 @@ robust_evaluation, images (the photographs through the networks just trained; no
 from configs import arguments, encoders, tasks
 
 # Changes to the recipe of an encoder, so that it takes minutes.
-_OWN = {"name": "quickstart", "source": "no paper", "num_epochs": 2.0, "batch_size": 32, "sweep": ()}
+_OWN = {
+    "name": "quickstart",
+    "source": "no paper",
+    "num_epochs": 2.0,
+    "batch_size": 32,
+    "sweep": (),
+    "method": "n_fgsm",
+}
 _ATTACK = {"num_steps": 3, "step_size": 0.0}
 _INVERTER = {"layer": "", "loss": "pixel", "metrics": "psnr+ssim+normalized_error"}
 _IMAGES = "photos:chelsea+coffee+china+flower+rocket"
