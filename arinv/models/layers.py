@@ -4,12 +4,13 @@ The latter have optional spectral normalisation.
 
 Spectral normalisation has the form of the original: one power iteration per training forward pass on the matrix
 [rest, output channels], both singular vectors kept, so that PyTorch's checkpoints can be read. The vectors are state,
-collection "spectral". Encoders use Flax's own convolutions and dense layers.
+collection "spectral". Encoders, autoencoders and BEGAN have Flax's convolutions (`LinenConv`) and dense layers.
 
 Source: Miyato et al. 2018, algorithm 1; initialisation of Rojas-Gomez et al. 2022, released code.
 """
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import flax.errors
@@ -159,6 +160,12 @@ def batch_norm(name: str, *, train: bool, dtype: jax.typing.DTypeLike, bias: flo
         dtype=dtype,
         name=name,
     )
+
+
+class LinenConv(nn.Conv):
+    """`flax.linen.Conv` in the form that XLA runs fast, see `ops.conv`."""
+
+    conv_general_dilated: Callable[..., Array] = conv_ops.conv_general_dilated
 
 
 class Conv(nn.Module):

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from arinv.errors import UserError
+from arinv.models.layers import LinenConv
 from arinv.ops import pooling
 from arinv.types import Array
 
@@ -55,7 +56,7 @@ class ConvEncoder(nn.Module):
             raise UserError(f"the autoencoder has square images [B, S, S, C]; got shape {images.shape}")
         x = (2 * images.astype(jnp.float32) - 1).astype(self.dtype)
         for i, width in enumerate(stage_widths(images.shape[1])):
-            x = nn.relu(nn.Conv(width, (3, 3), dtype=self.dtype, name=f"conv{i}")(x))
+            x = nn.relu(LinenConv(width, (3, 3), dtype=self.dtype, name=f"conv{i}")(x))
             x = pooling.max_pool(x, 2, 2)
         codes = nn.Dense(self.latent_size, dtype=self.dtype, name="dense")(x.reshape(x.shape[0], -1))
         return codes.astype(jnp.float32)
@@ -88,7 +89,7 @@ class ConvDecoder(nn.Module):
         x = nn.Dense(side * side * widths[-1], dtype=self.dtype, name="dense")(codes.astype(self.dtype))
         x = x.reshape(-1, side, side, widths[-1])
         for i, width in enumerate((*widths[-2::-1], self.channels)):
-            x = nn.Conv(width, (3, 3), dtype=self.dtype, name=f"conv{i}")(pooling.upsample_nearest(x))
+            x = LinenConv(width, (3, 3), dtype=self.dtype, name=f"conv{i}")(pooling.upsample_nearest(x))
             x = nn.relu(x) if i < len(widths) - 1 else x
         return (jnp.tanh(x.astype(jnp.float32)) + 1) / 2
 

@@ -17,7 +17,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from arinv.models.encoders.base import Encoder, FeatureSpec, Normalization, Stage, TorchLayer
-from arinv.ops import conv as conv_ops
+from arinv.models.layers import LinenConv
 from arinv.ops import pooling
 from arinv.types import Array
 
@@ -25,16 +25,15 @@ from arinv.types import Array
 _he_normal = nn.initializers.variance_scaling(2.0, "fan_in", "truncated_normal")
 
 
-def convolution(features: int, size: int, *, strides: int = 1, padding: int, dtype, name: str) -> nn.Conv:
+def convolution(features: int, size: int, *, strides: int = 1, padding: int, dtype, name: str) -> LinenConv:
     """Returns one of AlexNet's convolutions, square and with bias."""
-    return nn.Conv(
+    return LinenConv(
         features,
         (size, size),
         strides=strides,
         padding=padding,
         kernel_init=_he_normal,
         dtype=dtype,
-        conv_general_dilated=conv_ops.conv_general_dilated,
         name=name,
     )
 
@@ -263,7 +262,7 @@ class CaffeNet(Encoder):
         return logits, features
 
     def _convolve(self, x: Array, width: int, size: int, *, padding: int, name: str, stride=1, groups=1) -> Array:
-        conv = nn.Conv(
+        conv = LinenConv(
             width,
             (size, size),
             strides=stride,
@@ -271,7 +270,6 @@ class CaffeNet(Encoder):
             feature_group_count=groups,
             kernel_init=nn.initializers.he_normal(),
             dtype=self.dtype,
-            conv_general_dilated=conv_ops.conv_general_dilated,
             name=name,
         )
         return nn.relu(conv(x))

@@ -18,8 +18,7 @@ import jax.numpy as jnp
 
 from arinv.errors import unknown
 from arinv.models.encoders.base import Encoder, FeatureSpec, Normalization, Stage, TorchLayer, count_blocks
-from arinv.models.layers import BatchNorm
-from arinv.ops import conv as conv_ops
+from arinv.models.layers import BatchNorm, LinenConv
 from arinv.ops import pooling
 from arinv.types import Array
 
@@ -184,9 +183,9 @@ def conv(
     kernel_init: nn.initializers.Initializer = _lecun,
     dtype,
     name: str,
-) -> nn.Conv:
+) -> LinenConv:
     """Returns a square convolution without bias; padding None is PyTorch's, half the size on all sides."""
-    return nn.Conv(
+    return LinenConv(
         width,
         (size, size),
         strides=stride,
@@ -194,7 +193,6 @@ def conv(
         use_bias=False,
         kernel_init=kernel_init,
         dtype=dtype,
-        conv_general_dilated=conv_ops.conv_general_dilated,
         name=name,
     )
 

@@ -17,8 +17,7 @@ import jax.numpy as jnp
 
 from arinv.errors import UserError
 from arinv.models.encoders.base import Encoder, FeatureSpec, Stage, TorchLayer
-from arinv.models.layers import BatchNorm
-from arinv.ops import conv as conv_ops
+from arinv.models.layers import BatchNorm, LinenConv
 from arinv.ops import pooling
 from arinv.types import Array
 
@@ -81,13 +80,12 @@ class VGG(Encoder):
         return tuple(self.width * width // _WIDTHS[0] for width in _WIDTHS)
 
     def _convolve(self, x: Array, width: int, name: str, train: bool) -> Array:
-        x = nn.Conv(
+        x = LinenConv(
             width,
             (3, 3),
             padding=1,
             kernel_init=nn.initializers.variance_scaling(2.0, "fan_out", "normal"),
             dtype=self.dtype,
-            conv_general_dilated=conv_ops.conv_general_dilated,
             name=f"conv{name}",
         )(x)
         if self.batch_norm:

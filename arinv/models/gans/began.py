@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from arinv.errors import UserError
-from arinv.models.layers import Fitted
+from arinv.models.layers import Fitted, LinenConv
 from arinv.ops import pooling
 from arinv.types import Array
 
@@ -62,10 +62,10 @@ class BeganGenerator(Fitted):
         x = x.reshape(-1, _SIDE, _SIDE, self.width)
         for scale in range(scales):
             for i in range(2):
-                x = nn.elu(nn.Conv(self.width, (3, 3), dtype=self.dtype, name=f"conv{scale}_{i}")(x))
+                x = nn.elu(LinenConv(self.width, (3, 3), dtype=self.dtype, name=f"conv{scale}_{i}")(x))
             if scale < scales - 1:
                 x = pooling.upsample_nearest(x)
-        image = nn.Conv(self.channels, (3, 3), dtype=self.dtype, name="rgb")(x)
+        image = LinenConv(self.channels, (3, 3), dtype=self.dtype, name="rgb")(x)
         return (image.astype(jnp.float32) + 1) / 2
 
 
@@ -100,13 +100,13 @@ class BeganDiscriminator(nn.Module):
             raise UserError(f"this discriminator has images [B, {', '.join(map(str, expected))}]; got {images.shape}")
         scales = num_scales(self.image_size)
         x = (2 * images.astype(jnp.float32) - 1).astype(self.dtype)
-        x = nn.elu(nn.Conv(self.width, (3, 3), dtype=self.dtype, name="stem")(x))
+        x = nn.elu(LinenConv(self.width, (3, 3), dtype=self.dtype, name="stem")(x))
         for scale in range(scales):
             width = (scale + 1) * self.width
             for i in range(2):
-                x = nn.elu(nn.Conv(width, (3, 3), dtype=self.dtype, name=f"conv{scale}_{i}")(x))
+                x = nn.elu(LinenConv(width, (3, 3), dtype=self.dtype, name=f"conv{scale}_{i}")(x))
             if scale < scales - 1:
-                x = nn.elu(nn.Conv(width, (3, 3), strides=(2, 2), dtype=self.dtype, name=f"down{scale}")(x))
+                x = nn.elu(LinenConv(width, (3, 3), strides=(2, 2), dtype=self.dtype, name=f"down{scale}")(x))
         code = nn.Dense(self.latent_size, dtype=self.dtype, name="dense")(x.reshape(x.shape[0], -1))
         decoder = BeganGenerator(
             self.image_size, self.channels, self.latent_size, self.width, dtype=self.dtype, name="decoder"
