@@ -236,7 +236,7 @@ def _correlate(geometry: _Geometry, x: Array, y: Array) -> Array:
     sizes = zip(geometry.kernel, spans, geometry.size, low, strict=True)
     high = [kernel - 1 + span - size - pad for kernel, span, size, pad in sizes]
     images, kernel, pads = x.transpose(3, 1, 2, 0), y.transpose(1, 2, 0, 3), tuple(zip(low, high, strict=True))
-    w = _lax(images, kernel, (1, 1), pads, geometry.precision, rhs_dilation=geometry.strides)
+    w = _convolve_lax(images, kernel, (1, 1), pads, geometry.precision, rhs_dilation=geometry.strides)
     return w.transpose(1, 2, 0, 3)
 
 
@@ -298,10 +298,10 @@ def convolve(x: Array, w: Array, strides: tuple[int, int], pads: Pads, precision
     block = _BLOCKS.get(strides)
     if block and _is_narrow(w) and all(n % size == 0 for n, size in zip(outputs, block, strict=True)):
         return _convolve_blocks(x, w, strides, pads, block, precision)
-    return _lax(x, w, strides, pads, precision)
+    return _convolve_lax(x, w, strides, pads, precision)
 
 
-def _lax(x, w, strides, pads, precision, rhs_dilation=None):
+def _convolve_lax(x, w, strides, pads, precision, rhs_dilation=None):
     """Returns lax's convolution, of a map that is not smaller than the kernel.
 
     XLA exchanges a map and a kernel of more rows and columns and then uses a plain loop, 100 times as slow. A map that
@@ -329,7 +329,7 @@ def _convolve_blocks(x, w, strides, pads, block, precision):
     w = jnp.stack([jnp.pad(w, (row, column, (0, 0), (0, 0))) for row in rows for column in columns], -2)
     w = w.reshape(*w.shape[:3], -1)
     steps = tuple(stride * size for stride, size in zip(strides, block, strict=True))
-    y = _lax(x, w, steps, pads, precision)
+    y = _convolve_lax(x, w, steps, pads, precision)
     b, rows, columns, channels = y.shape
     y = y.reshape(b, rows, columns, *block, channels // math.prod(block)).transpose(0, 1, 3, 2, 4, 5)
     return y.reshape(b, block[0] * rows, block[1] * columns, -1)

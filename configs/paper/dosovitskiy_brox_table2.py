@@ -45,9 +45,5 @@ def get_config(arg=None):
         stages[f"{name}_evaluation"] = tasks.evaluate(feature, f"stage:{name}_inverter", title=f"{name} evaluation")
         entries[name] = f"stage:{name}_evaluation"
     args.encoder = args.features
-    experiment = setting.finish(args, stages, setting.report("Dosovitskiy & Brox 2", entries, text=_TEXT))
-    if args.scale == "small" and not args.smoke:
-        for name, stage in experiment.stages.items():
-            if name.endswith("_inverter"):
-                stage.num_epochs = _SMALL_EPOCHS
-    return experiment
+    report = setting.report("Dosovitskiy & Brox 2", entries, text=_TEXT)
+    return setting.finish(args, stages, report, inverter_epochs=_SMALL_EPOCHS)

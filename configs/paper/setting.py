@@ -80,7 +80,14 @@ def parse(arg: str | None, *, paper: dict, small: dict | None = None, smoke: dic
     return encoders.resolve(args)
 
 
-def finish(args: ConfigDict, stages: dict[str, ConfigDict], report: ConfigDict, *, name: str = "report") -> ConfigDict:
+def finish(
+    args: ConfigDict,
+    stages: dict[str, ConfigDict],
+    report: ConfigDict,
+    *,
+    name: str = "report",
+    inverter_epochs: float = _INVERTER_EPOCHS,
+) -> ConfigDict:
     """Returns the experiment of a table: its stages at the scale of the arguments, then the report.
 
     Args:
@@ -88,10 +95,11 @@ def finish(args: ConfigDict, stages: dict[str, ConfigDict], report: ConfigDict, 
       stages: name -> config.
       report: the comparison.
       name: of its stage.
+      inverter_epochs: of inverters and denoisers without a discriminator at scale=small.
     """
     for stage in stages.values():
         if args.scale == "small" and not args.smoke:
-            _shorten(stage)
+            _shorten(stage, inverter_epochs)
         if args.get("lpips") and "metrics" in stage:
             stage.metrics = "+".join(dict.fromkeys([*stage.metrics.split("+"), "lpips_alex"]))
             stage.metric_networks.alexnet = args.lpips
@@ -227,12 +235,12 @@ def report(number: str, entries: dict, *, names: dict[str, str] | None = None, t
     return tasks.comparison(entries, title=published.title(number), text=text, published=figures, **options)
 
 
-def _shorten(stage: ConfigDict) -> None:
+def _shorten(stage: ConfigDict, inverter_epochs: float) -> None:
     """Changes a training, or an evaluation, to one that two cores finish within hours."""
     if stage.task == "classifier":
         stage.num_epochs, stage.batch_size, stage.attack.num_steps = _ENCODER_EPOCHS, 64, 3
     elif stage.task in ("inverter", "class_inverters", "denoiser"):
-        stage.num_epochs = _GAN_EPOCHS if stage.loss.adversarial else _INVERTER_EPOCHS
+        stage.num_epochs = _GAN_EPOCHS if stage.loss.adversarial else inverter_epochs
         if stage.task == "class_inverters":
             stage.num_epochs = _CLASS_EPOCHS
         stage.batch_size = 64
