@@ -26,23 +26,13 @@ def _known() -> dict[str, tuple[str, str]]:
     return _COLUMNS | {name: (row.heading, row.format) for name, row in metrics.METRICS.items()}
 
 
-# What results side by side should share.
+# What results side by side should share, beside the options of their attack.
 _SHARED: dict[str, Callable[[Mapping], Any]] = {
     "number of images": lambda results: results["num_examples"],
     "dataset": lambda results: results["setting"]["data"],
     "dtype": lambda results: results["setting"]["dtype"],
     "seed": lambda results: results["setting"]["seed"],
-    "attack": lambda results: _attack_text(results["attack"]),
 }
-
-
-def _attack_text(attack: Mapping[str, Any] | None) -> str:
-    """Returns an attack's options in one text, "none" for no attack."""
-    if not attack:
-        return "none"
-    texts = {name: f"{value:g}" if isinstance(value, float) else str(value) for name, value in attack.items()}
-    return ", ".join(f"{name} {text}" for name, text in texts.items())
-
 
 _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>{title}</title>
@@ -187,13 +177,21 @@ def differences(results: Mapping[str, Mapping[str, Any]]) -> str:
     Args:
       results: entry -> results of an evaluation.
     """
+    shared = {name: {entry: of(result) for entry, result in results.items()} for name, of in _SHARED.items()}
+    attacks = {entry: result["attack"] for entry, result in results.items() if result["attack"]}
+    shared["attack"] = {entry: "yes" if entry in attacks else "none" for entry in results}
+    for option in dict.fromkeys(option for attack in attacks.values() for option in attack):
+        shared[f"{option} of the attack"] = {entry: attack.get(option, "none") for entry, attack in attacks.items()}
     text = ""
-    for name, value_of in _SHARED.items():
-        values = {entry: value_of(result) for entry, result in results.items()}
+    for name, values in shared.items():
         if len({str(value) for value in values.values()}) > 1:
-            pairs = ", ".join(f"{entry} {value}" for entry, value in values.items())
+            pairs = ", ".join(f"{entry}: {_value_text(value)}" for entry, value in values.items())
             text += f" The {name} is not the same in all rows: {pairs}."
     return text
+
+
+def _value_text(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _line(tag: str, cells: Sequence[str]) -> str:

@@ -28,7 +28,7 @@ class InputRate(NamedTuple):
 
     Attributes:
       path: "memory" where images are decoded once, "stream" where they are decoded at every access.
-      stored: format of the synthetic files.
+      stored: what is read, the format and size of the files, or of decoded images.
       per_core: images per second of one processor core, Grain's own work included.
       per_process: images per second of one process: of `num_workers` cores, or without workers of this host's threads.
       workers: number of decoding processes; 0 for threads.
@@ -62,9 +62,9 @@ def measure(
     fields = config.data
     crop = {name: tuple(limits) for name, limits in fields.get("resized_crop", {}).items()}
     source = _SyntheticSource(fields.name, fields.image_size, data.ORIGINAL if crop else fields.resize)
-    stored = source.title
-    per_image = source.stored_bytes if crop else fields.image_size**2 * 3
-    in_memory = 0 < num_examples * per_image <= MAX_BYTES_IN_MEMORY
+    height, width = source.stored_size if crop else (fields.image_size, fields.image_size)
+    in_memory = 0 < num_examples * height * width * 3 <= MAX_BYTES_IN_MEMORY
+    stored = f"{width} x {height} px, decoded once" if in_memory else source.title
     if in_memory and not crop:
         size = fields.image_size
         images_u8 = np.broadcast_to(source[0]["image"], (_EXAMPLES, size, size, 3))
@@ -107,7 +107,7 @@ class _SyntheticSource:
         file = io.BytesIO()
         Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8)).save(file, kind)
         self._file = file.getvalue()
-        self.stored_bytes = height * width * 3
+        self.stored_size = height, width
         self.title = f"{kind} of {width} x {height} px"
 
     def __len__(self) -> int:

@@ -497,8 +497,9 @@ def _input(rate: Mapping[str, Any]) -> str:
     workers = f"{rate['workers']} workers" if rate["workers"] else f"threads on {rate['cores']} cores"
     if rate["path"] == "memory":
         workers = "images in memory"
+    processes = f"{rate['processes']} process{'es' if rate['processes'] > 1 else ''}"
     text = (
-        f"{rate['images_per_second']:,.0f} images/s from {rate['processes']} process(es), {workers}; "
+        f"{rate['images_per_second']:,.0f} images/s from {processes}, {workers}; "
         f"{rate['per_core']:,.0f} images/s a core here ({rate['stored']})"
     )
     if rate["cores_needed"] is not None:

@@ -149,15 +149,19 @@ def _figure(images: Mapping[str, Mapping[str, np.ndarray]]) -> np.ndarray:
 def _note(measured: Mapping[str, result_rows.Row]) -> str:
     """Returns what the figures were measured on, with warnings where the rows differ."""
     first = next(iter(measured.values()))
-    setting, attack = first["setting"], first["attack"]
+    setting, attacks = first["setting"], [row["attack"] for row in measured.values()]
     text = (
         f"{first['num_examples']} test images of {setting['data']}; {report.setting_text(setting)}; ± is the standard "
         "deviation over images."
     )
-    if attack and {"norm", "eps", "num_steps"} <= attack.keys():
-        text += f" PGD: {attack['norm']}, eps {attack['eps']:g}, {attack['num_steps']} steps."
-    if attacks := {name: row["autoattack"] for name, row in measured.items() if row.get("autoattack")}:
-        text += f" AutoAttack: {_autoattack_text(attacks)}."
+    if all(attack and {"norm", "eps", "num_steps"} <= attack.keys() for attack in attacks):
+        options = {"norm": "{}", "eps": "eps {:g}", "num_steps": "{} steps"}
+        shared = [
+            form.format(attacks[0][name]) for name, form in options.items() if len({a[name] for a in attacks}) == 1
+        ]
+        text += f" PGD: {', '.join(shared)}." if shared else ""
+    if autoattacks := {name: row["autoattack"] for name, row in measured.items() if row.get("autoattack")}:
+        text += f" AutoAttack: {_autoattack_text(autoattacks)}."
     weights = {name: row.get("metric_weights", {}) for name, row in measured.items()}
     return text + report.weights_note(weights) + report.differences(measured)
 
@@ -167,4 +171,4 @@ def _autoattack_text(attacks: Mapping[str, Mapping[str, Any]]) -> str:
     texts = {row: f"{a['norm']}, eps {a['eps']:g}, {a['num_examples']} images" for row, a in attacks.items()}
     if len(set(texts.values())) == 1:
         return next(iter(texts.values()))
-    return "; ".join(f"{row} {text}" for row, text in texts.items())
+    return "; ".join(f"{row}: {text}" for row, text in texts.items())

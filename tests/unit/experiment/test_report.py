@@ -40,9 +40,15 @@ def test_differences_names_what_rows_do_not_share():
     assert report.differences({"a": first, "b": {**first, "setting": {**setting}}}) == ""
     second = {"num_examples": 8, "attack": None, "setting": {**setting, "dtype": "bfloat16"}}
     text = report.differences({"a": first, "b": second})
-    assert "The number of images is not the same in all rows: a 6, b 8." in text
-    assert "dtype is not the same in all rows: a float32, b bfloat16" in text
-    assert "attack is not the same in all rows: a eps 1, b none" in text and "seed" not in text
+    assert "The number of images is not the same in all rows: a: 6, b: 8." in text
+    assert "dtype is not the same in all rows: a: float32, b: bfloat16" in text
+    assert "The attack is not the same in all rows: a: yes, b: none." in text
+    assert "of the attack" not in text and "seed" not in text
+    second = {**first, "attack": {"eps": 0.5}}
+    assert (
+        report.differences({"a": first, "b": second})
+        == " The eps of the attack is not the same in all rows: a: 1, b: 0.5."
+    )
 
 
 def test_column_puts_the_rest_of_a_name_into_the_heading():
