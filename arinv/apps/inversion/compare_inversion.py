@@ -99,13 +99,14 @@ def _generate(run: Run, name: str, inverter: Trained, batches: Iterable[Batch], 
         return inversion.invert(*functions, images, layer=inverter.layer)
 
     functions = jax.device_put((inverter.decode_fn, inverter.features_fn), parallel.replicated(run.mesh))
+    compiled = None
     for number, batch in enumerate(progress_bar(batches, f"{run.config.title}: {name}", unit="batch")):
         part = cache.load(str(number))
         if part is None:
             images = _place(batch, run.mesh)
-            jax.block_until_ready(step(functions, images))  # compiles
+            compiled = compiled or step.lower(functions, images).compile()
             started = time.perf_counter()
-            reconstructions = jax.block_until_ready(step(functions, images))
+            reconstructions = jax.block_until_ready(compiled(functions, images))
             seconds = time.perf_counter() - started
             part = {"reconstruction": jax.device_get(reconstructions), "seconds": np.array(seconds)}
             cache.save(str(number), part)
