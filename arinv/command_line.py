@@ -323,6 +323,10 @@ SUBCOMMANDS = {
         "arinv.apps.weights.info",
         "PATH ...: describes weight files and workdirs, and prints the command that imports a file.",
     ),
+    "resize": (
+        "arinv.apps.datasets.resize",
+        "SOURCE NAME: writes a dataset again with smaller images, as record files (arinv resize --help).",
+    ),
     "zoo": ("arinv.zoo", "[NAME]: lists the trained networks that are installed with arinv, or prints a card."),
 }
 _EXAMPLE = "python -m arinv --config=configs/quickstart.py:smoke=True --workdir=runs/smoke"

@@ -6,7 +6,7 @@ Each package exports its algorithm, such as `apps.anomaly.latent_search`; tasks 
 import importlib
 from types import ModuleType
 
-__all__ = ["anomaly", "denoising", "evaluation", "inversion", "restoration", "studies", "style", "weights"]
+__all__ = ["anomaly", "datasets", "denoising", "evaluation", "inversion", "restoration", "studies", "style", "weights"]
 
 
 def __getattr__(name: str) -> ModuleType:

@@ -56,7 +56,12 @@ class Scheme:
 SCHEMES: dict[str, Scheme] = {
     "photos": Scheme(photos.open_photos, options=("num_examples", "classes"), published=photos.PUBLISHED),
     "tfds": Scheme(
-        tfds.Tfds, "NAME", options=("data_dir", "window", "label"), published=tfds.PUBLISHED, slow_labels=True
+        tfds.Tfds,
+        "NAME",
+        options=("data_dir", "window", "label"),
+        published=tfds.PUBLISHED,
+        slow_labels=True,
+        reduces_large_images=True,
     ),
     "folder": Scheme(
         folder.Folder,

@@ -82,6 +82,7 @@ class Tfds:
             raise UserError(f"tfds:{name} split {split!r} cannot be opened ({_reason(error)})") from None
         self._records = records.data_source
         self._resize, self._window = resize, window
+        self._min_side = None if window else image_files.decoded_side(image_size, resize)
         self._numbers, class_names = _classes(builder, splits, features, self._label_name)
         self.info = SourceInfo(
             f"tfds:{name}", split, len(self._records), len(class_names), tuple(class_names), image_size
@@ -106,7 +107,8 @@ class Tfds:
         if self._shape:
             image = _stored_image(features["image"], self._shape, name)
         else:
-            image = image_files.decode_image(_value(features["image"].bytes_list.value, name, "image"), name=name)
+            file = _value(features["image"].bytes_list.value, name, "image")
+            image = image_files.decode_image(file, name=name, min_side=self._min_side)
         if self._window:
             image = image_files.crop_window(image, self._window, name=name)
         image = image_files.resize_u8(image, self.info.image_size, self._resize)

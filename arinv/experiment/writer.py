@@ -24,7 +24,7 @@ from arinv.errors import DISK_ADVICE, UserError
 
 def write_atomically(path: pathlib.Path, content: bytes) -> None:
     """Writes a file so that after a kill at any moment it is the old or the new one."""
-    with _replacing(path) as temporary:
+    with replacing(path) as temporary:
         temporary.write_bytes(content)
 
 
@@ -34,7 +34,7 @@ def write_text(path: pathlib.Path, text: str) -> None:
 
 
 @contextlib.contextmanager
-def _replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
+def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
     """Yields a temporary path, which replaces `path` on success and is deleted on failure."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
@@ -53,7 +53,7 @@ def write_json(path: pathlib.Path, value: Any) -> None:
 
 def write_png(path: pathlib.Path, image_u8: np.ndarray) -> None:
     """Writes a uint8 [H, W, 3] image as PNG, atomically."""
-    with _replacing(path) as temporary:
+    with replacing(path) as temporary:
         Image.fromarray(image_u8).save(temporary, format="PNG")
 
 

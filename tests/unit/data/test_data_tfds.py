@@ -284,3 +284,22 @@ def test_tfds_cifar10_equals_decoder_of_tfds(data_dir):
         np.testing.assert_array_equal(arrays["image"][index], reference[index]["image"])
         assert arrays["label"][index] == reference[index]["label"]
     assert len(set(arrays["label"].tolist())) == source.info.num_classes == 10
+
+
+def test_a_large_photograph_has_the_pixels_that_it_has_in_a_folder(tmp_path):
+    """Both decode a JPEG file at a reduced size."""
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 12, 3), dtype=np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).resize((600, 400), Image.Resampling.BICUBIC).save(buffer, "JPEG")
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "0.jpg").write_bytes(buffer.getvalue())
+    (tmp_path / "images" / "1.jpg").write_bytes(buffer.getvalue())
+
+    def write(features, index):
+        features["image"].bytes_list.value.append(buffer.getvalue())
+        features["label"].int64_list.value.append(0)
+
+    prepare(tmp_path, "large", {"image": IMAGE, "label": LABEL}, write, count=2)
+    from_records = data.open_source("tfds:large", data_dir=tmp_path, image_size=32)[0]["image"]
+    from_file = data.open_source(f"folder:{tmp_path}/images", split="all", image_size=32)[0]["image"]
+    np.testing.assert_array_equal(from_records, from_file)

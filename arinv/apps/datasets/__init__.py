@@ -1,0 +1,1 @@
+"""Preparation of datasets: the command `arinv resize`."""
