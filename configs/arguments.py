@@ -118,22 +118,23 @@ def check_eps(eps: float) -> float:
     return eps
 
 
-def encoder_options(text: str) -> dict:
-    """Returns the options of an encoder.
+def options(text: str, name: str = "options") -> dict:
+    """Returns options that an argument gives as name:value pairs.
 
     Args:
-      text: name:value pairs joined by "+", such as "dense_width:512+head_side:1".
+      text: pairs joined by "+", such as "dense_width:512+head_side:1".
+      name: of the argument.
 
     Raises:
       ValueError: a part without a value.
     """
-    options = {}
+    values = {}
     for part in filter(None, text.split("+")):
-        name, colon, value = part.partition(":")
-        if not (name and colon and value):
-            raise ValueError(f"options={text!r} must be name:value pairs such as dense_width:512+head_side:1")
-        options[name] = _option(value)
-    return options
+        option, colon, value = part.partition(":")
+        if not (option and colon and value):
+            raise ValueError(f"{name}={text!r} must be name:value pairs joined by +, such as width:16")
+        values[option] = _option(value)
+    return values
 
 
 def _option(text: str):

@@ -80,7 +80,7 @@ def aegan(args, *, title):
     config.autoencoder = {
         "networks": "aegan",
         "latent_size": 0,
-        "options": {"learned_variance": False, **arguments.encoder_options(options)},
+        "options": {"learned_variance": False, **arguments.options(options)},
     }
     # 1 for images in [-1, 1], which the paper's are; squared errors of images in [0, 1] are a quarter of theirs.
     config.loss = {"adversarial": 1.0, "reconstruction": 4.0, "divergence": 1.0, "restoration": 4 * _restoration(args)}
@@ -91,7 +91,7 @@ def aegan(args, *, title):
 
 def _training(args, title):
     config = tasks.common(args, title)
-    config.operator = {"name": args.operator, "options": arguments.encoder_options(args.operator_options)}
+    config.operator = {"name": args.operator, "options": arguments.options(args.operator_options, "operator_options")}
     config.data = tasks.generative_data(args)
     config.augmentation = {"flip": True}
     config.num_steps = 0

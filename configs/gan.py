@@ -99,7 +99,7 @@ def network(args, title, image_size, *, start="", fade=False):
     game, optimizer, schedule, batch_size = _RECIPES[args.networks]
     config = tasks.common(args, title)
     config.task = "gan"
-    options = arguments.encoder_options(args.options or (_SMOKE[args.networks] if args.smoke else ""))
+    options = arguments.options(args.options or (_SMOKE[args.networks] if args.smoke else ""))
     config.gan = {"networks": args.networks, "latent_size": args.latent_size, "options": options}
     config.start, config.fade = start, fade  # the GAN that this one continues, and whether its last block fades in
     config.data = tasks.generative_data(args.copy_and_resolve_references())

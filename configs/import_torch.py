@@ -108,7 +108,7 @@ def _options(args):
         if args.normalization or not (args.mean and args.std):
             raise ValueError("mean and std go together, and without normalization; give both, or its name")
         options["normalization"] = (_numbers("mean", args.mean), _numbers("std", args.std))
-    return options | arguments.encoder_options(args.options)
+    return options | arguments.options(args.options)
 
 
 def _numbers(name, text):

@@ -45,9 +45,7 @@ def get_config(arg=None):
     stages["inverter"] = tasks.inverter(args, checkpoint)
     trains = args.train_encoder or args.latent_size > 0
     own = {"other_size": args.other_size, "train": trains, "latent_size": args.latent_size}
-    stages["inverter"].encoder.update(
-        own if has_weights else {"options": arguments.encoder_options(args.options)} | own
-    )
+    stages["inverter"].encoder.update(own if has_weights else {"options": arguments.options(args.options)} | own)
     stages["inverter"].loss.divergence = 1.0 if args.latent_size > 0 else 0.0
     stages["evaluation"] = tasks.evaluate(args, "stage:inverter")
     return tasks.experiment(stages)

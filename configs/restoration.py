@@ -105,7 +105,7 @@ def restoration(args, generator, encoder, *, aegan=""):
         "autoencoder", *(["aegan"] if config.aegan else []), "invertgan", "generative_encoder", *config.encoders
     )  # fmt: skip
     config.metric_encoder = args.metric_encoder
-    config.operator = {"name": args.operator, "options": arguments.encoder_options(args.operator_options)}
+    config.operator = {"name": args.operator, "options": arguments.options(args.operator_options, "operator_options")}
     config.solver = {"num_steps": 1400, "learning_rate": 0.1, "penalty": 0.0, "threshold": 0.0, "num_starts": 1}
     config.curve_steps = (0, 100, 400, 1000, 1400)
     config.data = tasks.generative_data(ConfigDict({**args.to_dict(), "num_test": 64}))

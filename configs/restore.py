@@ -52,7 +52,7 @@ def get_config(arg=None):
     config.methods = (
         *(name for name in ("autoencoder", "aegan") if args[name]), *(searches if args.gan or not args.aegan else ())
     )  # fmt: skip
-    config.operator = {"name": args.operator, "options": arguments.encoder_options(args.operator_options)}
+    config.operator = {"name": args.operator, "options": arguments.options(args.operator_options, "operator_options")}
     config.solver = {"num_steps": 1400, "learning_rate": 0.1, "penalty": 0.0, "threshold": 0.0, "num_starts": 1}
     config.mask, config.degraded = args.mask, args.degraded
     config.data = {"name": args.images, "on_bad_image": args.on_bad_image, "max_side": 0}

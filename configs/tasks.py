@@ -196,7 +196,7 @@ def classifier(
 
 
 def _encoder_options(args: ConfigDict) -> dict:
-    options = arguments.encoder_options(args.options)
+    options = arguments.options(args.options)
     return encoders.smoke_options(args.encoder) | options if args.smoke else options
 
 

@@ -24,7 +24,7 @@ _MAX_DIFFERENCES = 6
 
 
 def is_file(place: pathlib.Path) -> bool:
-    """Returns whether a place may be a network's file, by its name."""
+    """Returns whether a place is an existing file whose name ends as a network's."""
     return place.suffix == SUFFIX and place.is_file()
 
 

@@ -93,7 +93,7 @@ class Run:
         """Returns the workdir that a field names: "stage:NAME" of the same experiment, "zoo:NAME", or a path.
 
         Raises:
-          UserError: neither.
+          UserError: no usable path, or an unknown entry of the zoo.
         """
         return workdirs.resolve(reference, self.workdir)
 
@@ -109,7 +109,7 @@ class Run:
 
         Args:
           reference: the field's value.
-          kind: required kind, "classifier", "inverter", "denoiser" or "gan", or a tuple of kinds; empty for any.
+          kind: required kind, "classifier", "inverter", "denoiser", "gan" or "autoencoder", or a tuple of kinds; empty for any.
           image_size: side of the images that it is applied to, in pixels; None for any size.
           other_size: whether this may differ from the size that the network was trained on.
 

@@ -49,7 +49,7 @@ def resolve(reference: str, workdir: pathlib.Path) -> pathlib.Path:
       workdir: of the config.
 
     Raises:
-      UserError: neither, or an unknown entry.
+      UserError: no usable path, or an unknown entry of the zoo.
     """
     if zoo.is_reference(reference):
         return zoo.resolve(reference)

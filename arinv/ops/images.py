@@ -133,7 +133,7 @@ def padded_size(size: tuple[int, int], *, multiple: int, edge: int = 0) -> tuple
 
     Args:
       size: height and width, in pixels, each 1 or more.
-      multiple: as for `invert_padded`.
+      multiple: as for `pad_images`.
       edge: likewise.
 
     Returns:

@@ -27,8 +27,8 @@ from arinv.types import Array, Batch, LogitsFn, Metrics, Network, Variables
 
 _OVERFITTING = "catastrophic overfitting: accuracy under the training attack is far above accuracy under PGD; "
 _NOTICE = {
-    "notice": _OVERFITTING + "use recipe=n_fgsm or pgd, a smaller step, or on_overfitting=switch",
-    "switch": _OVERFITTING + "restored the last healthy state and continues with PGD",
+    "notice": _OVERFITTING + "use recipe=n_fgsm or pgd, a smaller step, or --config.watch.action=switch",
+    "switch": _OVERFITTING + "restored the last state before it and continues with PGD",
     "ignore": "",
 }
 _MAX_LISTED = 6  # classes in a message
@@ -234,7 +234,9 @@ def _watch(config: ConfigDict, steps_per_epoch: int) -> robust.Watch | None:
         return None
     if watch.action == "switch" and config.recipe.name not in robust.SWITCHABLE:
         allowed = ", ".join(robust.SWITCHABLE)
-        raise UserError(f"on_overfitting=switch goes with the recipes {allowed}; got {config.recipe.name!r}")
+        raise UserError(
+            f"watch.action=switch needs one of the recipes {allowed}; got recipe.name={config.recipe.name!r}"
+        )
     every_steps = max(1, round(watch.every_epochs * steps_per_epoch))
     return robust.Watch(every_steps, watch.num_steps, watch.threshold, switch=watch.action == "switch")
 

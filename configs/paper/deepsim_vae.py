@@ -92,7 +92,7 @@ def _fields(args, name):
 
 def _random(args):
     """Returns the fields of an encoder that starts from random weights."""
-    return {"start": "random", "checkpoint": "", "options": arguments.encoder_options(args.options)}
+    return {"start": "random", "checkpoint": "", "options": arguments.options(args.options)}
 
 
 def _comparator(args):

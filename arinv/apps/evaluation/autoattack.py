@@ -77,7 +77,7 @@ def run(run: Run) -> dict[str, Any]:
     """Attacks config.checkpoint and returns the results.
 
     Args:
-      run: of configs/evaluate.py:attack=autoattack.
+      run: of configs/autoattack.py.
 
     Raises:
       UserError: no usable checkpoint there, one of too few classes, or data that does not fit it.

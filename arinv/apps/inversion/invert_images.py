@@ -62,7 +62,9 @@ def check(config: ConfigDict) -> None:
     if config.data.max_side < 0:
         raise UserError(f"data.max_side must be 0 (no limit) or more; got {config.data.max_side}")
     if not config.order or not all(config.inverters[name] for name in config.order):
-        raise UserError("no inverter; name the workdir of an inverter's training: inverter=, standard= or robust=")
+        raise UserError(
+            "no inverter; name the workdir of an inverter's training: inverter=, standard_inverter= or robust_inverter="
+        )
     for name in _others(config):
         if name in metrics.METRICS and metrics.METRICS[name].needs_set:
             raise UserError(f"metric {name} is of a whole set of images of one size; use configs/evaluate.py for it")

@@ -59,7 +59,7 @@ def check(config: ConfigDict) -> None:
     if config.tile < 1:
         raise UserError(f"tile must be 1 px or more; got {config.tile}")
     if not config.order:
-        raise UserError("no inverters: name the workdirs of their trainings, such as levels=A+B+C")
+        raise UserError("no inverters: name the workdirs of their trainings, such as inverters=A+B+C")
     for name in config.order:
         if not any(reference.startswith("stage:") for reference in config.entries[name]):
             check_levels([workdirs.resolve(reference, pathlib.Path()) for reference in config.entries[name]])

@@ -50,7 +50,7 @@ def check(config: ConfigDict) -> None:
         models.build_denoiser(config.encoder.name, pad_side=denoiser.pad_side)
     if (generator.layer or denoiser.read) and not config.encoder_checkpoint:
         raise UserError(
-            "a generator or a denoiser needs its encoder: import that first, and name its workdir in checkpoint"
+            "a generator or a denoiser needs its encoder: import that first, and name its workdir by encoder_checkpoint="
         )
 
 
@@ -196,7 +196,7 @@ def _read_denoiser(run: Run) -> tuple[dict[str, Any], Variables, dict[str, Any]]
     if not _all_close(own["params"], halves["encoder"]["params"]):
         raise UserError(
             f"{config.path} has other convolutions than the encoder in {source}; import the encoder that this denoiser "
-            "was trained on first, and name its workdir in checkpoint"
+            "was trained on first, and name its workdir by encoder_checkpoint="
         )
     description = {
         "kind": DENOISER,
