@@ -164,8 +164,6 @@ def train_batches(
     batch_size: int,
     seed: int,
     rows: np.ndarray | None = None,
-    process_index: int = 0,
-    process_count: int = 1,
     in_memory: bool | None = None,
     num_workers: int = 0,
     resized_crop: Mapping[str, Any] | None = None,
@@ -178,11 +176,9 @@ def train_batches(
 
     Args:
       source: from `open_source`, or arrays from `load_arrays`.
-      batch_size: examples of the global batch, over all processes; a multiple of `process_count`.
+      batch_size: examples of the global batch, over all processes.
       seed: of the order.
-      rows: rows of each global batch that belong to this process, ascending; None: an equal share, by its number.
-      process_index: number of this process, from 0.
-      process_count: number of processes that share each global batch.
+      rows: rows of each global batch that belong to this process, ascending, as of `parallel.process_rows`; None: all.
       in_memory: decode once and keep uint8 arrays; None: if that takes 2 GB or less. Otherwise
         images are decoded ahead of time by Grain.
       num_workers: worker processes of the streamed form; 0: threads of this process.
@@ -195,11 +191,11 @@ def train_batches(
       Iterator with `get_state`, `set_state` and `steps_per_epoch`; see `TrainBatches`.
 
     Raises:
-      UserError: fewer examples than one batch, or a batch that the processes do not divide.
+      UserError: fewer examples than one batch, or a batch_size below 1.
     """
     arrays = source if isinstance(source, dict) else None
     num_examples = len(arrays["label"]) if arrays is not None else len(source)
-    rows = _rows(batch_size, rows, process_index, process_count)
+    rows = _rows(batch_size, rows)
     if num_examples < batch_size:
         raise UserError(
             f"batch_size={batch_size} is more than the {num_examples} training examples, so no "
@@ -386,41 +382,29 @@ def eval_batches(
     *,
     batch_size: int,
     rows: np.ndarray | None = None,
-    process_index: int = 0,
-    process_count: int = 1,
 ) -> EvalBatches:
     """Returns the batches of one pass in order; all processes together see each example once.
 
     Args:
       source: from `open_source` (decoded on every pass), or arrays from `load_arrays`.
-      batch_size: examples of the global batch, over all processes; a multiple of `process_count`.
-      rows: rows of each global batch that belong to this process, ascending; None: an equal share, by its number.
-      process_index: number of this process, from 0.
-      process_count: number of processes that share each global batch.
+      batch_size: examples of the global batch, over all processes.
+      rows: rows of each global batch that belong to this process, ascending, as of `parallel.process_rows`; None: all.
 
     Returns:
       An iterable with a length, the same in every process. The last batch is padded with black
       images, label -1 and mask 0.
 
     Raises:
-      UserError: a batch that the processes do not divide.
+      UserError: a batch_size below 1.
     """
-    return EvalBatches(source, batch_size, _rows(batch_size, rows, process_index, process_count))
+    return EvalBatches(source, batch_size, _rows(batch_size, rows))
 
 
-def _rows(batch_size: int, rows: np.ndarray | None, process_index: int, process_count: int) -> np.ndarray:
+def _rows(batch_size: int, rows: np.ndarray | None) -> np.ndarray:
     """Returns the rows of a global batch that belong to this process."""
-    if rows is not None:
-        return np.asarray(rows, np.int64)
-    if batch_size < 1 or batch_size % process_count:
-        raise UserError(
-            f"batch_size={batch_size} cannot be shared by {process_count} processes; "
-            f"take a positive multiple of {process_count}"
-        )
-    if not 0 <= process_index < process_count:
-        raise UserError(f"process_index={process_index} of {process_count} processes; count from 0")
-    share = batch_size // process_count
-    return np.arange(process_index * share, (process_index + 1) * share)
+    if batch_size < 1:
+        raise UserError(f"batch_size={batch_size}; must be 1 or more")
+    return np.arange(batch_size) if rows is None else np.asarray(rows, np.int64)
 
 
 class MixedBatches:

@@ -190,19 +190,24 @@ def abstract_gan(
     description: Mapping[str, Any], *, dtype: jax.typing.DTypeLike = jnp.float32
 ) -> tuple[models.Gan, Mapping[str, Variables]]:
     """Returns the networks of a GAN's description, and the shapes of the variables in its checkpoints."""
-    spec, image_size = description["gan"], description["image_size"]
-    channels = description.get("channels", 3)
-    gan = models.build_gan(
+    gan = build_gan(description, dtype=dtype)
+    generator = _abstract(gan.generator, jax.ShapeDtypeStruct((1, gan.latent_size), jnp.float32))
+    images = image_struct(description["image_size"], description.get("channels", 3))
+    discriminator = _abstract(gan.discriminator, images)
+    return gan, {GENERATOR: generator, AVERAGE: generator, DISCRIMINATOR: discriminator}
+
+
+def build_gan(description: Mapping[str, Any], *, dtype: jax.typing.DTypeLike = jnp.float32) -> models.Gan:
+    """Returns the untrained networks of a GAN's description."""
+    spec = description["gan"]
+    return models.build_gan(
         spec["networks"],
-        image_size=image_size,
-        channels=channels,
+        image_size=description["image_size"],
+        channels=description.get("channels", 3),
         latent_size=spec["latent_size"],
         dtype=dtype,
         **spec["options"],
     )
-    generator = _abstract(gan.generator, jax.ShapeDtypeStruct((1, gan.latent_size), jnp.float32))
-    discriminator = _abstract(gan.discriminator, image_struct(image_size, channels))
-    return gan, {GENERATOR: generator, AVERAGE: generator, DISCRIMINATOR: discriminator}
 
 
 def build_autoencoder(

@@ -87,7 +87,17 @@ class Run:
     @property
     def provenance(self) -> dict[str, Any]:
         """Device, dtype, seed, data and package versions, as results report them."""
-        return provenance(self.config)
+        device = jax.devices()[0]
+        kind = device.device_kind if device.platform != "cpu" else f"cpu ({platform.machine()})"
+        packages = ("jax", "jaxlib", "flax", "optax", "dm-pix")
+        return {
+            "arinv": arinv.__version__,
+            "device": f"{jax.device_count()} x {kind}",
+            "dtype": self.config.dtype,
+            "seed": self.config.seed,
+            "data": self.config.data.name,
+            "packages": {name: metadata.version(name) for name in packages},
+        }
 
     def resolve(self, reference: str) -> pathlib.Path:
         """Returns the workdir that a field names: "stage:NAME" of the same experiment, "zoo:NAME", or a path.
@@ -109,7 +119,8 @@ class Run:
 
         Args:
           reference: the field's value.
-          kind: required kind, "classifier", "inverter", "denoiser", "gan" or "autoencoder", or a tuple of kinds; empty for any.
+          kind: required kind, "classifier", "inverter", "denoiser", "gan" or "autoencoder", or a tuple of kinds; empty
+            for any.
           image_size: side of the images that it is applied to, in pixels; None for any size.
           other_size: whether this may differ from the size that the network was trained on.
 
@@ -328,16 +339,6 @@ def _mesh_of(config: ConfigDict) -> jax.sharding.Mesh:
     return mesh
 
 
-def batch_rows(config: ConfigDict) -> dict[str, np.ndarray]:
-    """Returns the rows of a global batch that this process reads, as an option of data.eval_batches."""
-    return {"rows": parallel.process_rows(config.batch_size, _mesh_of(config))}
-
-
-def process_share() -> dict[str, int]:
-    """Returns this process's share of a global batch that is split in the order of the processes."""
-    return {"process_index": jax.process_index(), "process_count": jax.process_count()}
-
-
 def open_source(config: ConfigDict, split: str, *, resize: str = "") -> data.Source:
     """Returns a source of config.data, after reporting what it skips.
 
@@ -408,18 +409,3 @@ def report_left_out(name: str, num_skipped: int, left_out: str = "", *, files: S
 @functools.cache
 def _print_once(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
-
-
-def provenance(config: ConfigDict) -> dict[str, Any]:
-    """Returns the setting of a run for its results: versions, devices, dtype, seed and dataset; plain JSON."""
-    device = jax.devices()[0]
-    kind = device.device_kind if device.platform != "cpu" else f"cpu ({platform.machine()})"
-    packages = ("jax", "jaxlib", "flax", "optax", "dm-pix")
-    return {
-        "arinv": arinv.__version__,
-        "device": f"{jax.device_count()} x {kind}",
-        "dtype": config.dtype,
-        "seed": config.seed,
-        "data": config.data.name,
-        "packages": {name: metadata.version(name) for name in packages},
-    }

@@ -45,8 +45,6 @@ def check(config: ConfigDict) -> None:
     _build(config, jnp.float32)
     for name in _TERMS:
         check_number(config.loss[name], f"loss.{name}", least=0.0)
-    if not 0 <= config.average_decay < 1:
-        raise UserError(f"average_decay={config.average_decay} must be 0 to below 1")
 
 
 def run(run: Run) -> dict[str, Any]:
@@ -95,15 +93,7 @@ def build(run: Run, encoder: Trained | None, info: data.SourceInfo, steps_per_ep
         train_step=step,
         eval_step=lambda variables, *others: evaluate({AUTOENCODER: variables[AVERAGE]}, *others),
         figure=autoencoder.figure,
-        description={
-            "kind": AUTOENCODER,
-            "autoencoder": config.autoencoder.to_dict(),
-            "image_size": config.data.image_size,
-            "channels": channels_of(config),
-            "resize": config.data.resize,
-            "operator": config.operator.to_dict(),
-            "weights": AVERAGE,
-        },
+        description={**autoencoder.describe(config), "weights": AVERAGE},
         extend=lambda state: state.start_average(AUTOENCODER),
     )
 

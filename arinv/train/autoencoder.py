@@ -15,7 +15,7 @@ import optax
 from ml_collections import ConfigDict
 
 from arinv import data, metrics, models
-from arinv.experiment import workdirs
+from arinv.experiment import loading, workdirs
 from arinv.experiment.loading import image_struct
 from arinv.experiment.run import Run, channels_of, check_fields
 from arinv.experiment.state import TrainState, apply_train
@@ -35,7 +35,7 @@ def check(config: ConfigDict) -> None:
       UserError: unknown name or number out of range.
     """
     check_shared(config)
-    _build(config, jnp.float32)
+    loading.build_autoencoder(describe(config))
     check_number(config.loss.restoration, "loss.restoration", least=0.0)
 
 
@@ -101,8 +101,10 @@ def build(run: Run, gan: Trained | None, info: data.SourceInfo, steps_per_epoch:
     Raises:
       UserError: a number out of range.
     """
-    config = run.config
-    module = _build(config, run.dtype)
+    config, origin = run.config, {}
+    if config.gan:
+        origin["gan_workdir"] = workdirs.relative(run.resolve(config.gan), run.workdir)
+    module = loading.build_autoencoder(describe(config), dtype=run.dtype)
     networks = {AUTOENCODER: (module, (image_struct(config.data.image_size, channels_of(config)),))}
     optimizers = training.make_optimizers(config, tuple(networks), steps_per_epoch)
     operator = operator_of(config)
@@ -120,7 +122,7 @@ def build(run: Run, gan: Trained | None, info: data.SourceInfo, steps_per_epoch:
         train_step=step,
         eval_step=make_eval_step(module, operator),
         figure=figure,
-        description=_describe(run),
+        description=describe(config) | origin,
         frozen=(gan.decode_fn,) if gan else (),
     )
 
@@ -134,18 +136,6 @@ def figure(images: Mapping[str, np.ndarray]) -> np.ndarray:
     return image_grid([np.clip(rows, 0, 1) for rows in (to_float(images["image"]), *(images[name] for name in _ROWS))])
 
 
-def _build(config: ConfigDict, dtype: jax.typing.DTypeLike) -> models.Autoencoder:
-    spec = config.autoencoder
-    return models.build_autoencoder(
-        spec.networks,
-        image_size=config.data.image_size,
-        channels=channels_of(config),
-        latent_size=spec.latent_size,
-        dtype=dtype,
-        **spec.get("options", {}),
-    )
-
-
 def _load_gan(run: Run) -> Trained | None:
     """Returns the GAN whose images are added to the batches; None where the config names none.
 
@@ -157,10 +147,8 @@ def _load_gan(run: Run) -> Trained | None:
     return run.load(run.config.gan, kind=GAN, image_size=run.config.data.image_size)
 
 
-def _describe(run: Run) -> dict[str, Any]:
+def describe(config: ConfigDict) -> dict[str, Any]:
     """Returns what the autoencoder is rebuilt from."""
-    config = run.config
-    gan = {"gan_workdir": workdirs.relative(run.resolve(config.gan), run.workdir)} if config.gan else {}
     return {
         "kind": AUTOENCODER,
         "autoencoder": config.autoencoder.to_dict(),
@@ -168,7 +156,6 @@ def _describe(run: Run) -> dict[str, Any]:
         "channels": channels_of(config),
         "resize": config.data.resize,
         "operator": config.operator.to_dict(),
-        **gan,
     }
 
 

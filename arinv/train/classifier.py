@@ -61,10 +61,6 @@ def check(config: ConfigDict) -> None:
                 f"{name}={epochs:g} is beyond the end of training, num_epochs={config.num_epochs:g}; lower it, or "
                 "train longer"
             )
-    if not 0 <= config.average_decay < 1:
-        raise UserError(
-            f"average_decay must be 0 (none) or more and below 1, such as 0.995; got {config.average_decay}"
-        )
 
 
 def run(run: Run) -> dict[str, Any]:

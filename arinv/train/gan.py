@@ -47,7 +47,7 @@ def check(config: ConfigDict) -> None:
     """
     check_fields(config)
     training.check(config)
-    gan = _build(config, jnp.float32)
+    gan = loading.build_gan(describe(config))
     game = config.game
     if game.name not in GAMES:
         raise unknown("game", game.name, GAMES)
@@ -55,8 +55,6 @@ def check(config: ConfigDict) -> None:
         raise UserError(f"networks {config.gan.networks!r} are trained in the game {gan.game!r}; got {game.name!r}")
     for name, least, most in (("penalty", 0.0, np.inf), ("drift", 0.0, np.inf), ("ratio", 0.0, 1.0)):
         check_number(game[name], f"game.{name}", least=least, most=most)
-    if not 0 <= config.average_decay < 1:
-        raise UserError(f"average_decay={config.average_decay} must be 0 to below 1")
     if (config.fade or config.start) and not gan.grows:
         raise UserError(f"networks {config.gan.networks!r} do not grow: start must be empty and fade False")
     if config.fade and not config.start:
@@ -100,7 +98,7 @@ def build(run: Run, encoder: Trained | None, info: data.SourceInfo, steps_per_ep
       UserError: a GAN to start from that does not fit, or a number out of range.
     """
     config = run.config
-    gan = _build(config, run.dtype)
+    gan = loading.build_gan(describe(config), dtype=run.dtype)
     latents = jax.ShapeDtypeStruct((1, gan.latent_size), jnp.float32)
     fade = (jax.ShapeDtypeStruct((), jnp.float32),) if gan.grows else ()
     images = image_struct(config.data.image_size, channels_of(config))
@@ -129,18 +127,6 @@ def build(run: Run, encoder: Trained | None, info: data.SourceInfo, steps_per_ep
         description=describe(config),
         extend=extend,
         start=_make_start(run),
-    )
-
-
-def _build(config: ConfigDict, dtype: jax.typing.DTypeLike) -> models.Gan:
-    spec = config.gan
-    return models.build_gan(
-        spec.networks,
-        image_size=config.data.image_size,
-        channels=channels_of(config),
-        latent_size=spec.latent_size,
-        dtype=dtype,
-        **spec.options.to_dict(),
     )
 
 

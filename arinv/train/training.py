@@ -91,6 +91,10 @@ def check(config: ConfigDict) -> None:
     for spec in [config.optimizer] if "schedule" in config.optimizer else config.optimizer.values():
         optimizers.make_optimizer(spec.to_dict(), num_steps=1000, steps_per_epoch=10)  # raises for unknown options
     check_steps(config.log.get("profile_steps", ()))
+    if not 0 <= config.get("average_decay", 0.0) < 1:
+        raise UserError(
+            f"average_decay must be 0 (none) or more and below 1, such as 0.995; got {config.average_decay}"
+        )
     if steps_per_call(config) < 1:
         raise UserError(f"steps_per_call must be 1 or more; got {steps_per_call(config)}")
 

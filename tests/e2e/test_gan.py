@@ -142,7 +142,7 @@ def test_load_returns_the_averaged_generator(grown):
         ({"game.name": "equilibrium"}, "trained in the game 'wasserstein_gp'; got 'equilibrium'"),
         ({"game.penalty": -1.0}, "game.penalty"),
         ({"fade": True, "start": ""}, "fade=True needs start"),
-        ({"average_decay": 1.0}, "average_decay=1.0"),
+        ({"average_decay": 1.0}, "average_decay must be 0 .* and below 1"),
         ({"data.image_size": 12}, "got 12"),
         ({"gan.options": {"max_width": "4,latent_size:4"}}, "max_width of 'progressive'"),
     ],

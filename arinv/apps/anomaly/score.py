@@ -16,7 +16,7 @@ from arinv import data
 from arinv.apps.anomaly import detector, overview, scoring
 from arinv.errors import UserError
 from arinv.experiment import workdirs
-from arinv.experiment.run import Run, check_fields, open_image_files, provenance
+from arinv.experiment.run import Run, check_fields, open_image_files
 from arinv.experiment.writer import progress_bar, write_png, write_text
 
 ONE_PROCESS = True
@@ -90,7 +90,7 @@ def run(run: Run) -> dict[str, Any]:
         "unreadable": [path.name for path in images.bad_files],
         "decision": {**decision, "threshold": threshold},
         "detector": {name: description[name] for name in ("data", "weights", "search", "knn")},
-        "setting": provenance(config) | {"seed": description["seed"]},
+        "setting": run.provenance | {"seed": description["seed"]},
         "variants": {
             **scoring.SCORES,
             "calibrated": f"share of held-out normal images with a lower {decision['score']} score, ties by half",

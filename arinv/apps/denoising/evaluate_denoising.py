@@ -27,7 +27,7 @@ from arinv.errors import UserError
 from arinv.experiment import report
 from arinv.experiment.cache import fingerprint
 from arinv.experiment.figures import centre_window, evenly, labelled_grid, short_names
-from arinv.experiment.run import Run, dtype_of, open_image_files, provenance
+from arinv.experiment.run import Run, dtype_of, open_image_files
 from arinv.experiment.trained import Trained
 from arinv.experiment.writer import progress_bar, write_arrays, write_png
 from arinv.models.generators.wavelet import MULTIPLE
@@ -279,7 +279,7 @@ def _table(name: str, entries: Mapping[str, Any], variants: Mapping[str, str]) -
 
 
 def _note(run: Run, results: Mapping[str, Any]) -> str:
-    noise, setting = results["noise"], provenance(run.config)
+    noise, setting = results["noise"], run.provenance
     text = (
         f"Noise: {noise['variant']}, sigma {noise['sigma'] * 255:g}/255. {report.setting_text(setting)}; "
         "± is the standard deviation over images."

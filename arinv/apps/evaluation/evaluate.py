@@ -18,7 +18,7 @@ from arinv.apps.evaluation import measurement
 from arinv.apps.evaluation.measurement import Measurement
 from arinv.errors import UserError
 from arinv.experiment import descriptions, report, workdirs
-from arinv.experiment.run import Run, attack_options, batch_rows, check_fields
+from arinv.experiment.run import Run, attack_options, check_fields
 from arinv.experiment.trained import CLASSIFIER, INVERTER, Trained
 from arinv.experiment.writer import progress_bar, read_arrays, write_arrays, write_png
 from arinv.ops.images import image_grid, to_float
@@ -157,7 +157,7 @@ def _decisive(config: dict) -> dict:
 def _make_pass(run: Run, arrays: Mapping[str, np.ndarray], encoder: Any) -> Callable[..., tuple[dict, dict]]:
     """Returns a function that runs an evaluation step over all batches with a progress bar."""
     config, mesh = run.config, run.mesh
-    batches = data.eval_batches(arrays, batch_size=config.batch_size, **batch_rows(config))
+    batches = data.eval_batches(arrays, batch_size=config.batch_size, rows=run.rows)
     if encoder.has_host_features:
         batches = data.ExtendedBatches(batches, encoder.host_features)
 

@@ -26,7 +26,7 @@ from arinv.errors import UserError
 from arinv.experiment import report
 from arinv.experiment.cache import ResultCache
 from arinv.experiment.figures import labelled_grid
-from arinv.experiment.run import Run, check_fields, provenance
+from arinv.experiment.run import Run, check_fields
 from arinv.experiment.trained import Trained
 from arinv.experiment.writer import progress_bar, write_arrays, write_png
 from arinv.ops.images import to_float
@@ -252,7 +252,7 @@ def _table(results: Mapping[str, Any]) -> report.Table:
 
 
 def _note(run: Run, results: Mapping[str, Any]) -> str:
-    setting, search = provenance(run.config), results["optimization"]
+    setting, search = run.provenance, results["optimization"]
     return (
         f"{results['num_examples']} test images of {setting['data']}; {report.setting_text(setting)}, batches of "
         f"{results['batch_size']}, compilation not counted; ± is the standard deviation over images. RI: "

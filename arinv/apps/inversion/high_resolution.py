@@ -24,7 +24,7 @@ from arinv.apps.inversion.inverters import check_inverters, load_inverters
 from arinv.errors import UserError, unknown
 from arinv.experiment import figures, report
 from arinv.experiment.figures import labelled_grid, zoom
-from arinv.experiment.run import Run, check_fields, process_share, provenance
+from arinv.experiment.run import Run, check_fields
 from arinv.experiment.trained import Trained
 from arinv.experiment.writer import progress_bar, write_arrays, write_png
 from arinv.metrics import METRICS
@@ -118,7 +118,9 @@ def _measure(
 
     # The memory of a step grows with the area, so that batches get smaller, down to one image a device.
     share = max(1, config.batch_size // scale**2 // mesh.size)
-    batches = data.eval_batches(arrays, batch_size=share * mesh.size, **process_share())
+    batches = data.eval_batches(
+        arrays, batch_size=share * mesh.size, rows=parallel.process_rows(share * mesh.size, mesh)
+    )
     functions = inverter.decode_fn, inverter.features_fn
     variables = jax.device_put((functions, measures.variables), parallel.replicated(mesh))
 
@@ -207,7 +209,7 @@ def _table(results: Mapping[str, Any], columns: Mapping[str, report.Column]) -> 
 
 
 def _note(run: Run, results: Mapping[str, Any]) -> str:
-    setting = provenance(run.config)
+    setting = run.provenance
     side = next(iter(results["inverters"].values()))["checkpoint"]["image_size"]
     size = "at the enlarged size" if results["compare"] == "enlarged" else "reduced to the original size"
     return (

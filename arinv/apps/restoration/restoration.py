@@ -23,7 +23,7 @@ from arinv.apps.restoration.methods import SECONDS, Part
 from arinv.errors import UserError
 from arinv.experiment import report
 from arinv.experiment.figures import labelled_grid, write_curves
-from arinv.experiment.run import Run, check_fields, provenance
+from arinv.experiment.run import Run, check_fields
 from arinv.experiment.trained import CLASSIFIER, Trained
 from arinv.experiment.writer import progress_bar, write_arrays, write_png
 from arinv.ops.degradations import Operator, build_operator
@@ -266,7 +266,7 @@ def _table(results: Mapping[str, Any]) -> report.Table:
 
 
 def _note(run: Run, results: Mapping[str, Any]) -> str:
-    setting, solver = provenance(run.config), results["solver"]
+    setting, solver = run.provenance, results["solver"]
     curve = results["curve"]
     text = (
         f"{results['num_examples']} test images of {setting['data']}, degraded: {results['operator']['formula']}; "

@@ -28,7 +28,7 @@ from arinv.apps.style.levels import sides
 from arinv.apps.style.stylize_images import output_path
 from arinv.errors import UserError
 from arinv.experiment import loading, report, workdirs
-from arinv.experiment.run import Run, check_fields, provenance
+from arinv.experiment.run import Run, check_fields
 from arinv.experiment.writer import progress_bar, write_arrays, write_text
 from arinv.ops.images import to_float
 
@@ -217,7 +217,7 @@ def _write_pairs(workdir: pathlib.Path, contents: Sequence[str], styles: Sequenc
 
 def _write_report(run: Run, source: pathlib.Path, results: Mapping[str, Any], key: str) -> None:
     """Writes table.md, and report.html with the contact sheets of the stylization in `source`."""
-    setting = provenance(run.config)
+    setting = run.provenance
     columns = {key: report.column(key)._replace(style="{:.4g}"), "ssim": report.column("ssim")}
     heading = ["encoder", *(column.heading for column in columns.values())]
     rows = [

@@ -50,7 +50,8 @@ def check(config: ConfigDict) -> None:
         models.build_denoiser(config.encoder.name, pad_side=denoiser.pad_side)
     if (generator.layer or denoiser.read) and not config.encoder_checkpoint:
         raise UserError(
-            "a generator or a denoiser needs its encoder: import that first, and name its workdir by encoder_checkpoint="
+            "a generator or a denoiser needs its encoder: import that first, and name its workdir by "
+            "encoder_checkpoint="
         )
 
 
