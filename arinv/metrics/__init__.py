@@ -12,6 +12,8 @@ from arinv.metrics.frechet import (
 )
 from arinv.metrics.gram import GRAM_LAYERS, GRAM_VARIANTS, gram_distance, gram_loss, gram_statistics
 from arinv.metrics.image_quality import (
+    SSIM_WINDOW,
+    UNIFORM_WINDOW,
     euclidean_distance,
     mean_pairwise_distance,
     mean_squared_error,
@@ -31,6 +33,8 @@ __all__ = [
     "GRAM_VARIANTS",
     "LPIPS_LAYERS",
     "METRICS",
+    "SSIM_WINDOW",
+    "UNIFORM_WINDOW",
     "VARIANTS",
     "FeatureMoments",
     "Metric",

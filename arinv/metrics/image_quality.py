@@ -32,8 +32,7 @@ NORMALIZED_ERROR_VARIANT = (
 )
 
 _PSNR_FLOOR = 1e-8  # makes the PSNR of equal images finite, 80 dB
-_SSIM_WINDOW = 11
-_UNIFORM_WINDOW = 7
+SSIM_WINDOW, UNIFORM_WINDOW = 11, 7  # px: images must be as large
 # Float64 pixels in memory at a time: at most 64 MiB in each of two blocks.
 _BLOCK_VALUES = 2**23
 _BLOCK_ROWS = 1024
@@ -108,7 +107,7 @@ def ssim(reconstructions: ArrayLike, images: ArrayLike) -> Array:
     similarity".
     """
     reconstructions, images = as_image_pair(reconstructions, images)
-    _check_window(images, _SSIM_WINDOW, "SSIM")
+    _check_window(images, SSIM_WINDOW, "SSIM")
     if not images.shape[0]:
         return jnp.zeros((0,), jnp.float32)
     with jax.numpy_dtype_promotion("standard"):  # its window has integers and, with jax_enable_x64, float64
@@ -116,7 +115,7 @@ def ssim(reconstructions: ArrayLike, images: ArrayLike) -> Array:
             reconstructions,
             images,
             max_val=1.0,
-            filter_size=_SSIM_WINDOW,
+            filter_size=SSIM_WINDOW,
             filter_sigma=1.5,
             k1=0.01,
             k2=0.03,
@@ -140,11 +139,11 @@ def ssim_uniform7(reconstructions: ArrayLike, images: ArrayLike) -> Array:
     Source: `skimage.metrics.structural_similarity`, which the Generative Encoder states to use.
     """
     x, y = as_image_pair(reconstructions, images)
-    _check_window(y, _UNIFORM_WINDOW, "ssim_uniform7")
-    count = _UNIFORM_WINDOW**2
+    _check_window(y, UNIFORM_WINDOW, "ssim_uniform7")
+    count = UNIFORM_WINDOW**2
 
     def means(values):
-        window = (1, _UNIFORM_WINDOW, _UNIFORM_WINDOW, 1)
+        window = (1, UNIFORM_WINDOW, UNIFORM_WINDOW, 1)
         return jax.lax.reduce_window(values, 0.0, jax.lax.add, window, (1, 1, 1, 1), "VALID") / count
 
     mean_x, mean_y = means(x), means(y)

@@ -7,20 +7,22 @@ import jax.numpy as jnp
 
 from arinv.types import Array, ArrayLike
 
-_WEIGHTS = (0.299, 0.587, 0.114)  # Rec. 601
+REC_601 = (0.299, 0.587, 0.114)  # weights of red, green and blue in the luminance
 
 
 def grey_values(images: ArrayLike) -> Array:
     """Returns the grey value of each pixel, by the weights of Rec. 601.
 
     Args:
-      images: [B, H, W, 3] in [0, 1].
+      images: [B, H, W, 3] in [0, 1]; [B, H, W, 1] is returned unchanged.
 
     Returns:
       [B, H, W, 1] in [0, 1].
     """
-    weights = jnp.array(_WEIGHTS)[None, None, None, :]
-    return jnp.sum(images * weights, axis=-1, keepdims=True)
+    if images.shape[-1] == 1:
+        return images
+    # Elementwise: a product with a matrix may have a lower precision on an accelerator.
+    return sum(weight * images[..., i : i + 1] for i, weight in enumerate(REC_601))
 
 
 def shift_hue(images: ArrayLike, shift: ArrayLike | float) -> Array:

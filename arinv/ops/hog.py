@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from arinv.ops.colors import grey_values
 from arinv.ops.inputs import as_images
 from arinv.types import Array, ArrayLike
 
@@ -18,22 +19,6 @@ DIMENSIONS = 31
 _ORIENTATIONS = 9  # undirected; 18 directed
 _EPSILON = 1e-4  # of the block norms, for grey images in [0, 1]
 _CLIP = 0.2
-_GREY = (0.299, 0.587, 0.114)  # Rec. 601
-
-
-def grey(images: Array) -> Array:
-    """Returns the luminance of images by Rec. 601.
-
-    Args:
-      images: float [B, H, W, 3] or [B, H, W, 1] in [0, 1].
-
-    Returns:
-      [B, H, W], in [0, 1].
-    """
-    if images.shape[-1] == 1:
-        return images[..., 0]
-    # Elementwise: a product with a matrix may have a lower precision on an accelerator.
-    return sum(weight * images[..., i] for i, weight in enumerate(_GREY))
 
 
 def _spread(num_pixels: int, num_cells: int, cell: int) -> np.ndarray:
@@ -81,7 +66,7 @@ def hog(images: ArrayLike) -> Array:
     Raises:
       UserError: images of another layout, dtype or (where values are known) range.
     """
-    x = grey(as_images(images, finite=False).astype(jnp.float32))
+    x = grey_values(as_images(images, finite=False).astype(jnp.float32))[..., 0]
     magnitude, bins = _gradients(x)
     cells = _num_cells(x.shape[1]), _num_cells(x.shape[2])
     directed = sum_cells(magnitude[..., None] * jax.nn.one_hot(bins, 2 * _ORIENTATIONS), cells, CELL)

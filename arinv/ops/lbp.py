@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from arinv.ops.hog import grey, sum_cells
+from arinv.ops.colors import grey_values
+from arinv.ops.hog import sum_cells
 from arinv.ops.inputs import as_images
 from arinv.types import Array, ArrayLike
 
@@ -44,7 +45,7 @@ def lbp(images: ArrayLike) -> Array:
     Raises:
       UserError: images of another layout, dtype or (where values are known) range.
     """
-    x = grey(as_images(images, finite=False).astype(jnp.float32))
+    x = grey_values(as_images(images, finite=False).astype(jnp.float32))[..., 0]
     height, width = x.shape[1:]
     center = x[:, 1:-1, 1:-1]
     patterns = jnp.zeros(center.shape, jnp.int32)

@@ -19,11 +19,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from arinv.errors import UserError, unknown
+from arinv.ops.colors import REC_601
 from arinv.types import Array, ArrayLike
 
 CELL = 4
 DIMENSIONS = 133
-_GREY = np.array([0.299, 0.587, 0.114], np.float32)  # Rec. 601
 _SMALLEST_SIDE = 16
 # First octave -> cells of the grid for each keypoint, at least. At 256 px photographs fill 6% of them from octave 0
 # and have four times as many keypoints from octave -1.
@@ -111,7 +111,7 @@ def keypoints(image: ArrayLike, *, library: str, first_octave: int = 0) -> Keypo
     image = np.asarray(image, np.float32)
     if image.ndim != 3 or image.shape[-1] != 3 or min(image.shape[:2]) < _SMALLEST_SIDE:
         raise UserError(f"SIFT features need an image [H, W, 3] of {_SMALLEST_SIDE} px or more; got {image.shape}")
-    points = LIBRARIES[library](np.ascontiguousarray(image @ _GREY), first_octave)
+    points = LIBRARIES[library](np.ascontiguousarray(image @ np.array(REC_601, np.float32)), first_octave)
     descriptors = np.asarray(points.descriptors, np.float32).reshape(-1, 128)
     lengths = np.linalg.norm(descriptors, axis=1, keepdims=True)
     return points._replace(descriptors=descriptors / np.maximum(lengths, 1e-12))

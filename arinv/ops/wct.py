@@ -24,9 +24,9 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from arinv.errors import UserError, unknown
+from arinv.ops.colors import grey_values
 from arinv.ops.inputs import as_image_pair, as_images, check_number, is_concrete
 from arinv.ops.linalg import inverse_near_identity, matrix_function, sqrt_and_inverse_sqrt
 from arinv.types import Array, ArrayLike
@@ -38,7 +38,6 @@ _SMALLEST_EIGENVALUE = 1e-5
 _WEIGHT_TOLERANCE = 1e-4  # of a sum of weights
 _MIN_PIXELS = 10  # of a label in both images, and the largest ratio of its areas, as in WCT2's code
 _MAX_RATIO = 100.0
-_LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # of Rec. 601, as in YIQ and YCbCr
 
 
 class StyleMoments(NamedTuple):
@@ -214,7 +213,7 @@ def keep_chroma(images: ArrayLike, colored: ArrayLike) -> Array:
     images, colored = as_image_pair(images, colored, ("images", "colored"))
     if images.shape[-1] != 3:
         raise UserError(f"images have shape {images.shape}; chroma needs 3 channels")
-    luminance = jnp.sum((images - colored) * _LUMA[None, None, None], axis=-1, keepdims=True)
+    luminance = grey_values(images - colored)  # of Rec. 601, as in YIQ and YCbCr
     return jnp.clip(colored + luminance, 0.0, 1.0)
 
 

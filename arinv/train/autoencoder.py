@@ -127,7 +127,6 @@ def build(run: Run, gan: Trained | None, info: data.SourceInfo, steps_per_epoch:
     )
 
 
-_SSIM_WINDOW = 11  # px
 _ROWS = ("reconstruction", "degraded", "restored")
 
 
@@ -227,7 +226,7 @@ def make_eval_step(
         outputs, restored = (
             jnp.clip(autoencoder.apply(variables[AUTOENCODER], x, train=False), 0, 1) for x in (images, degraded)
         )
-        results = {"ssim": metrics.ssim(outputs, images)} if images.shape[1] >= _SSIM_WINDOW else {}
+        results = {"ssim": metrics.ssim(outputs, images)} if images.shape[1] >= metrics.SSIM_WINDOW else {}
         return results | {
             "psnr": metrics.psnr(outputs, images),
             "psnr_restored": metrics.psnr(restored, images),

@@ -36,7 +36,6 @@ from arinv.ops.images import crop_images, pad_images, padded_size, to_float, to_
 from arinv.types import Array, DecodeFn, FeaturesFn
 
 _OVERVIEW = "overview.png"
-_SSIM_WINDOW = 11  # px
 _SMALLEST_SIDE = 64  # px, of images that the networks of other metrics take
 _MOST_IN_BATCH = 16
 _LETTERS = 26  # of an image's name above its column
@@ -236,7 +235,7 @@ def _measure(reconstruction: np.ndarray, image: np.ndarray, others: _OtherMetric
     """Returns PSNR, and of images that are large enough SSIM and the other metrics of the config."""
     pair = [to_float(x)[None] for x in (reconstruction, image)]
     numbers = {"psnr": float(_psnr(*pair)[0])}
-    if min(image.shape[:2]) >= _SSIM_WINDOW:
+    if min(image.shape[:2]) >= metrics.SSIM_WINDOW:
         numbers["ssim"] = float(_ssim(*pair)[0])
     if others and min(image.shape[:2]) >= _SMALLEST_SIDE:
         numbers |= others(*pair)

@@ -39,7 +39,7 @@ _METRICS: Mapping[str, Callable[[Array, Array], Array]] = {
     "ssim": metrics.ssim,
     "ssim_uniform7": metrics.ssim_uniform7,
 }
-_SMALLEST = {"ssim": 11, "ssim_uniform7": 7}  # px, the windows of metrics that have one
+_SMALLEST = {"ssim": metrics.SSIM_WINDOW, "ssim_uniform7": metrics.UNIFORM_WINDOW}
 _VARIANTS = {
     **{name: metrics.VARIANTS[name] for name in _METRICS},
     "mse_pm1": "mse of images in [-1, 1], 4 times that of images in [0, 1]",

@@ -33,7 +33,6 @@ from arinv.ops.images import to_float, to_uint8
 
 _OVERVIEW = "overview.png"
 _DEGRADED = "degraded"
-_SSIM_WINDOW = 11  # px
 _METRICS = {"psnr": metrics.psnr, "ssim": metrics.ssim}
 
 ONE_PROCESS = True
@@ -159,7 +158,7 @@ def _prepare(image: np.ndarray, size: int, channels: int) -> np.ndarray:
 
 
 def _measure(restored: np.ndarray, images: np.ndarray) -> dict[str, np.ndarray]:
-    has_ssim = min(images.shape[1:3]) >= 11  # its window
+    has_ssim = min(images.shape[1:3]) >= metrics.SSIM_WINDOW
     return {
         name: np.asarray(metric(restored, images)) for name, metric in _METRICS.items() if has_ssim or name != "ssim"
     }

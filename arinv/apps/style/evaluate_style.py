@@ -33,7 +33,6 @@ from arinv.experiment.writer import progress_bar, write_arrays, write_text
 from arinv.ops.images import to_float
 
 _CONTENT = "content as it was"  # the entry of the unchanged contents
-_SSIM_WINDOW = 11  # px
 _PARTS = "parts"  # folder of the finished numbers
 
 Pairs = Mapping[str, Mapping[str, np.ndarray]]  # entry -> metric -> [contents, styles]
@@ -124,7 +123,7 @@ class _Measurement:
         self._network, self._batch_size = network, batch_size
         self._statistics, self._distance = jax.jit(self._statistics_of), jax.jit(metrics.gram_distance)
         self._ssim = jax.jit(lambda images, content: metrics.ssim(to_float(images), to_float(content)))
-        self._smallest = max(_SSIM_WINDOW, sides(network.module)[1])
+        self._smallest = max(metrics.SSIM_WINDOW, sides(network.module)[1])
         self._styles = [self._of_one(self._read(style, j)) for j in range(len(style))]
         for i in range(len(content)):
             self._read(content, i)
