@@ -140,10 +140,10 @@ def options(text: str, name: str = "options") -> dict:
 def _option(text: str):
     if text.lower() in ("true", "false"):
         return _WORDS[text.lower()]
-    for kind in (int, float):
+    for kind in (int, _number):
         try:
             return kind(text)
-        except ValueError:
+        except (ValueError, ZeroDivisionError):
             pass
     return text
 

@@ -114,6 +114,6 @@ def network(args, title, image_size, *, start="", fade=False):
     config.optimizer = {
         name: {**optimizer, "schedule": {**schedule, "warmup_epochs": 0.0}} for name in ("generator", "discriminator")
     }
-    config.metric_encoder = args.metric_encoder
+    config.metric_encoder = args.metric_encoder if image_size == args.image_size else ""
     config.log.evaluate_every_epochs = 10.0
     return tasks.shorten(config) if args.smoke else config

@@ -104,6 +104,7 @@ def restoration(args, generator, encoder, *, aegan=""):
     config.methods = (
         "autoencoder", *(["aegan"] if config.aegan else []), "invertgan", "generative_encoder", *config.encoders
     )  # fmt: skip
+    config.latent_size = 0  # that the GAN must have; 0: any
     config.metric_encoder = args.metric_encoder
     config.operator = {"name": args.operator, "options": arguments.options(args.operator_options, "operator_options")}
     config.solver = {"num_steps": 1400, "learning_rate": 0.1, "penalty": 0.0, "threshold": 0.0, "num_starts": 1}

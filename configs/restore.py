@@ -44,6 +44,8 @@ _OWN = {
 def get_config(arg=None):
     """Returns the config of the task."""
     args = arguments.parse(arg, **_OWN)
+    if args.encoder and not args.gan:
+        raise ValueError(f"encoder={args.encoder} needs gan=, the generator whose images are searched for")
     config = tasks.common(args, f"restoring, {args.operator}")
     config.task = "restore"
     config.gan, config.autoencoder, config.aegan = args.gan, args.autoencoder, args.aegan

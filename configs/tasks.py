@@ -88,7 +88,10 @@ def generative_data(args: ConfigDict, name: str = "") -> ConfigDict:
     config = data(args, name)
     if name.startswith("tfds:lsun"):
         config.resize = "crop"  # as pGAN does; squash, the whole image, as the Generative Encoder
-    config.channels = 1 if name.partition(":")[0] in ("blobs", "volume") else 3
+    is_volume = name.partition(":")[0] in ("blobs", "volume")
+    config.channels = 1 if is_volume else 3
+    if is_volume:
+        config.classes = ()  # those of slices are their axes
     config.window = window  # x and y of the centre and side, in pixels of the stored images; empty: whole images
     config.label = "none" if name in dict(_UNLABELLED.values()) else ""  # feature of a TFDS dataset; empty: label
     return config

@@ -73,12 +73,12 @@ def write_gan(workdir, *, seed, image_size=16):
     return workdir
 
 
-def write_autoencoder(workdir, *, seed, image_size=16):
+def write_autoencoder(workdir, *, seed, image_size=16, **facts):
     """Writes the workdir of an autoencoder's training."""
     spec = {"networks": "conv", "latent_size": 4}
     module = models.build_autoencoder("conv", image_size=image_size, latent_size=4)
     shapes = jax.eval_shape(lambda x: module.init(jax.random.key(0), x), loading.image_struct(image_size))
-    description = {"kind": AUTOENCODER, "autoencoder": spec, "image_size": image_size}
+    description = {"kind": AUTOENCODER, "autoencoder": spec, "image_size": image_size, **facts}
     _save(workdir, AUTOENCODER, fill(shapes, seed), description)
     return workdir
 

@@ -58,11 +58,29 @@ def read_image(path: str | pathlib.Path, *, min_side: int | None = None) -> np.n
     Raises:
       UserError: a missing, damaged, truncated or far too large file, or one with 32 bits a pixel.
     """
+    return decode_image(_read_bytes(path), name=str(path), min_side=min_side)
+
+
+def read_levels(path: str | pathlib.Path) -> np.ndarray:
+    """Returns the grey levels of an image file as they are stored, those of a scan.
+
+    Args:
+      path: an image file, of any number of bits; colors become grey by Rec. 601.
+
+    Returns:
+      [H, W], uint8, or of the file's own type where it has more than 8 bits.
+
+    Raises:
+      UserError: a missing, damaged, truncated or far too large file.
+    """
+    return _decode(_read_bytes(path), str(path), _to_levels)
+
+
+def _read_bytes(path: str | pathlib.Path) -> bytes:
     try:
-        data = pathlib.Path(path).read_bytes()
+        return pathlib.Path(path).read_bytes()
     except OSError as error:
         raise UserError(f"cannot read image {str(path)!r}: {error.strerror or error}") from None
-    return decode_image(data, name=str(path), min_side=min_side)
 
 
 def decode_image(data: bytes, *, name: str, min_side: int | None = None) -> np.ndarray:
@@ -79,6 +97,17 @@ def decode_image(data: bytes, *, name: str, min_side: int | None = None) -> np.n
     Raises:
       UserError: damaged, truncated or far too large data, or 32 bits a pixel.
     """
+    return _decode(data, name, lambda image, name: np.asarray(_to_rgb(image, name)), min_side=min_side)
+
+
+def _decode(
+    data: bytes, name: str, convert: Callable[[Image.Image, str], np.ndarray], *, min_side: int | None = None
+) -> np.ndarray:
+    """Returns what `convert` makes of an opened image.
+
+    Raises:
+      UserError: as of `decode_image`.
+    """
     if not data:
         raise UserError(f"{name} is empty: 0 bytes")
     try:
@@ -87,7 +116,7 @@ def decode_image(data: bytes, *, name: str, min_side: int | None = None) -> np.n
                 raise UserError(_too_large(name, f"{image.width} x {image.height} pixels"))
             if min_side is not None:
                 image.draft(None, (min_side, min_side))
-            return np.asarray(_to_rgb(image, name))
+            return convert(image, name)
     except UserError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
@@ -103,6 +132,25 @@ def _too_large(name: str, size: str) -> str:
     return f"{name} has {size}, more than the {Image.MAX_IMAGE_PIXELS:,} allowed; make it smaller"
 
 
+def _to_levels(image: Image.Image, name: str) -> np.ndarray:
+    """Returns the grey levels [H, W] of the first frame, upright, not scaled."""
+    _load_upright(image)
+    return np.array(image) if _is_deep(image) else to_grey(np.asarray(_to_rgb(image, name)))
+
+
+def _load_upright(image: Image.Image) -> None:
+    image.load()  # also rotates a TIFF upright and removes its tag
+    try:
+        ImageOps.exif_transpose(image, in_place=True)
+    except Exception:  # damaged EXIF data is no reason to refuse an image
+        pass
+
+
+def _is_deep(image: Image.Image) -> bool:
+    """Returns whether a grey image has more than 8 bits."""
+    return image.mode in ("I", "F") or image.mode.startswith("I;16")
+
+
 def _to_rgb(image: Image.Image, name: str) -> Image.Image:
     """Returns the first frame, upright, as mode RGB.
 
@@ -110,12 +158,8 @@ def _to_rgb(image: Image.Image, name: str) -> Image.Image:
       UserError: 32 bits a pixel.
     """
     _scale_transparency(image)
-    image.load()  # also rotates a TIFF upright and removes its tag
-    try:
-        ImageOps.exif_transpose(image, in_place=True)
-    except Exception:  # damaged EXIF data is no reason to refuse an image
-        pass
-    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+    _load_upright(image)
+    if _is_deep(image):
         return _deep_grey_to_rgb(image, name)
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
         image = image.convert("RGBA")
@@ -175,6 +219,20 @@ def resize_u8(image: np.ndarray, size: int, mode: str = "squash") -> np.ndarray:
     box = crop_box(height, width, size, mode)
     resized = Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR, box=box)
     return np.asarray(resized)
+
+
+def means_u8(image: np.ndarray, size: int) -> np.ndarray:
+    """Returns the largest square in the centre of an image with both sides `size`, each pixel the mean of its block.
+
+    Args:
+      image: uint8 [H, W, 3].
+      size: side of the result, in pixels.
+
+    Returns:
+      uint8 [size, size, 3]; of a smaller image with repeated pixels.
+    """
+    box = crop_box(*image.shape[:2], size, "crop")
+    return np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BOX, box=box))
 
 
 def check_window(window: Sequence[int]) -> None:
@@ -431,6 +489,29 @@ class ImageFiles:
         return (self[i] for i in range(len(self)))
 
 
+def image_paths(folder: pathlib.Path) -> list[pathlib.Path]:
+    """Returns the images of a folder and its visible subfolders, sorted, at least one.
+
+    Raises:
+      UserError: a folder that cannot be read, or without an image.
+    """
+    return _list(folder)[0]
+
+
+def _list(folder: pathlib.Path) -> tuple[list[pathlib.Path], str]:
+    """Returns the images of a folder, and its other entries as text.
+
+    Raises:
+      UserError: as of `image_paths`.
+    """
+    tree, others = read_tree(folder)
+    paths, left_out = tree.images(), left_out_text(others)
+    if not paths:
+        reason = f"; found {left_out}" if left_out else ""
+        raise UserError(f"folder {str(folder)!r} holds no image; looked for {looked_for()}{reason}")
+    return paths, left_out
+
+
 def open_images(
     path: str | os.PathLike,
     *,
@@ -453,13 +534,7 @@ def open_images(
     root = pathlib.Path(path).expanduser()
     if not root.exists():
         raise UserError(f"{str(path)!r} does not exist; give an image file or a folder of images")
-    paths, left_out = [root], ""
-    if not root.is_file():
-        tree, others = read_tree(root)
-        paths, left_out = tree.images(), left_out_text(others)
-    if not paths:
-        reason = f"; found {left_out}" if left_out else ""
-        raise UserError(f"folder {str(path)!r} holds no image; looked for {looked_for()}{reason}")
+    paths, left_out = ([root], "") if root.is_file() else _list(root)
     bad_files = find_bad_files(paths, read_image, on_bad_image=on_bad_image, progress=progress)
     if len(bad_files) == len(paths):
         raise UserError(f"none of the {len(paths)} images in {str(path)!r} can be read")

@@ -188,11 +188,15 @@ def check_location(location: str) -> None:
 def _read_file(path: pathlib.Path, modified: int) -> np.ndarray:
     """Returns the volume of a file or a folder, uint8 [D, H, W]."""
     if path.is_dir():
-        images = image_files.open_images(path, on_bad_image="error")
-        slices = [images[i] for i in sorted(range(len(images)), key=lambda i: _number_order(images.names[i]))]
-        if len({image.shape for image in slices}) != 1:
-            raise UserError(f"{path} has slices of different sizes; give all slices one size")
-        return np.stack([image_files.to_grey(image) for image in slices])
+        paths = sorted(image_files.image_paths(path), key=lambda file: _number_order(str(file.relative_to(path))))
+        slices = [image_files.read_levels(file) for file in paths]
+        for kind, values in (
+            ("sizes", {f"{image.shape[1]}x{image.shape[0]} px" for image in slices}),
+            ("types", {str(image.dtype) for image in slices}),
+        ):
+            if len(values) != 1:
+                raise UserError(f"{path} has slices of different {kind}, {', '.join(sorted(values))}; give all one")
+        return _to_uint8(np.stack(slices), path)
     try:
         arrays = np.load(path, allow_pickle=False)
         if isinstance(arrays, np.ndarray):

@@ -30,6 +30,7 @@ def load(
     dtype: jax.typing.DTypeLike = jnp.float32,
     image_size: int | None = None,
     other_size: bool = False,
+    channels: int | None = None,
 ) -> Trained:
     """Returns a trained network, with the encoder that it was trained on.
 
@@ -41,10 +42,11 @@ def load(
       dtype: of the computation.
       image_size: side of the images that it is applied to, in pixels; None for any size.
       other_size: whether this may differ from the size that the network was trained on.
+      channels: of the images that it is applied to; None for any number.
 
     Raises:
       UserError: not a path or a dtype, no checkpoint of the network or of its encoder, a damaged one, one of another
-        kind or image size, or an encoder of other weights than the network was trained on.
+        kind, image size or number of channels, or an encoder of other weights than the network was trained on.
     """
     if not isinstance(reference, str | os.PathLike):
         raise UserError(f"load needs a workdir or 'zoo:NAME', got {reference!r}")
@@ -56,6 +58,10 @@ def load(
         description = checkpoint.load_description(workdir, kind=kinds[-1])  # raises
     if image_size is not None and not other_size:
         descriptions.check_trained_size(description, image_size, workdir)
+    if channels not in (None, own := description.get("channels", 3)):
+        raise UserError(
+            f"{workdir} is of images of {own} channels, data.channels is {channels}; set data.channels={own}"
+        )
     if description["kind"] == CLASSIFIER:
         network = abstract_encoder(description, dtype=dtype)
         name = description.get("weights", CLASSIFIER)  # or the moving average of the weights

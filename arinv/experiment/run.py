@@ -114,6 +114,7 @@ class Run:
         kind: str | tuple[str, ...] = "",
         image_size: int | None = None,
         other_size: bool = False,
+        channels: int | None = None,
     ) -> Trained:
         """Returns the trained network that a field names, in the config's dtype.
 
@@ -123,12 +124,14 @@ class Run:
             for any.
           image_size: side of the images that it is applied to, in pixels; None for any size.
           other_size: whether this may differ from the size that the network was trained on.
+          channels: of the images; None for any number.
 
         Raises:
           UserError: as `loading.load`.
         """
         workdir = self.resolve(reference)
-        return loading.load(workdir, kind=kind, dtype=self.dtype, image_size=image_size, other_size=other_size)
+        options = {"image_size": image_size, "other_size": other_size, "channels": channels}
+        return loading.load(workdir, kind=kind, dtype=self.dtype, **options)
 
     def check_planned_size(self, reference: str) -> None:
         """Checks that a stage of the same experiment trains on images of this task's size.

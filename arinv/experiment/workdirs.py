@@ -22,7 +22,7 @@ from arinv.experiment.writer import write_json
 # Fields that may change when a run is resumed, without changing its results.
 _FREE_FIELDS = ("mesh", "log", "steps_per_call", "data.data_dir", "data.num_workers")
 _STAGE = "stage:"
-_FOLDER = "folder:"
+_FOLDER, _VOLUME = "folder:", "volume:"
 # Fields that name a folder of images without the prefix "folder:"; of these tasks, data.name does so too.
 _FOLDERS = ("images", "anomalous", "data.content", "data.style", "data.content_labels", "data.style_labels")
 _PATH_TASKS = ("invert", "denoise", "restore")
@@ -142,7 +142,7 @@ def check_apart(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> Non
     plain_paths = _FOLDERS + (("data.name",) if config.get("task") in _PATH_TASKS else ())
     for name, value in _flatten(plain(config)).items():
         for part in _JOINED.split(value) if isinstance(value, str) else ():
-            folder = part.removeprefix(_FOLDER)
+            folder = part.removeprefix(_FOLDER).removeprefix(_VOLUME)
             is_folder = folder and (folder != part or name.endswith(plain_paths))
             if is_folder and paths.canonical(folder, name=name) in (place, *place.parents):
                 raise UserError(

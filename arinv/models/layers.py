@@ -37,7 +37,7 @@ class Fitted(nn.Module):
         """
         try:
             return super().apply(variables, *inputs, **options)
-        except flax.errors.ScopeParamShapeError as error:
+        except (flax.errors.ScopeParamShapeError, flax.errors.ScopeParamNotFoundError) as error:
             raise UserError(self.misfit(*inputs)) from error
 
     @nn.nowrap

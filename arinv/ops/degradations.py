@@ -116,6 +116,23 @@ def build_operator(name: str, **options: Any) -> Operator:
     )
 
 
+def check_size(operator: Operator, *, image_size: int, channels: int = 3) -> None:
+    """Checks that an operator takes images of a size, without computing anything.
+
+    Args:
+      operator: as of `build_operator`.
+      image_size: side of the images, in pixels.
+      channels: of the images.
+
+    Raises:
+      UserError: it does not.
+    """
+    keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 1))
+    images = jax.ShapeDtypeStruct((1, image_size, image_size, channels), jnp.float32)
+    jax.eval_shape(operator.degrade, keys, images)
+    jax.eval_shape(operator.project, keys, images)
+
+
 def _checked(function: Map, **options: Any) -> Map:
     """Returns a map that checks its keys and its images; `options` are those of `as_images`."""
 
@@ -184,7 +201,7 @@ def _mask(*, share: float) -> Operator:
 def _blocks(keys: Array, shape: tuple[int, ...], share: float) -> Array:
     """Returns 1 inside each image's block and 0 outside, [B, H, W, 1]."""
     sizes = jnp.array(shape[1:3])
-    sides = jnp.maximum(1, jnp.round(share * sizes)).astype(jnp.int32)
+    sides = jnp.maximum(1 if share > 0 else 0, jnp.round(share * sizes)).astype(jnp.int32)
 
     def block(key):
         corner = jax.random.randint(key, (2,), 0, sizes - sides + 1)

@@ -369,6 +369,17 @@ def far_radius(eps: ArrayLike | float, norm: str) -> str:
     return f"{largest:g} in linf reaches every image in [0, 1]: nothing can be robust there{meant}"
 
 
+def check_flag(value: Any, name: str) -> bool:
+    """Checks that a value is true or false and returns it.
+
+    Raises:
+      UserError: it is something else.
+    """
+    if not isinstance(value, bool | np.bool_):
+        raise UserError(f"{name} must be true or false; got {value!r}.")
+    return bool(value)
+
+
 def check_count(value: Any, name: str, *, least: int = 1) -> int:
     """Checks an integer and returns it.
 

@@ -21,7 +21,7 @@ from arinv.experiment.run import Run, channels_of, check_fields
 from arinv.experiment.state import TrainState, apply_train
 from arinv.experiment.trained import AUTOENCODER, GAN, Trained
 from arinv.ops.augment import augment
-from arinv.ops.degradations import Operator, build_operator, image_keys
+from arinv.ops.degradations import Operator, build_operator, check_size, image_keys
 from arinv.ops.images import image_grid, to_float
 from arinv.ops.inputs import check_number
 from arinv.train import training
@@ -47,7 +47,7 @@ def check_shared(config: ConfigDict) -> None:
     """
     check_fields(config)
     training.check(config)
-    operator_of(config)
+    check_size(operator_of(config), image_size=config.data.image_size, channels=channels_of(config))
 
 
 def operator_of(config: ConfigDict) -> Operator:
@@ -139,11 +139,12 @@ def _load_gan(run: Run) -> Trained | None:
     """Returns the GAN whose images are added to the batches; None where the config names none.
 
     Raises:
-      UserError: none there, or one of another image size.
+      UserError: none there, or one of another image size or number of channels.
     """
     if not run.config.gan:
         return None
-    return run.load(run.config.gan, kind=GAN, image_size=run.config.data.image_size)
+    config = run.config
+    return run.load(config.gan, kind=GAN, image_size=config.data.image_size, channels=channels_of(config))
 
 
 def describe(config: ConfigDict) -> dict[str, Any]:

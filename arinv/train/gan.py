@@ -62,14 +62,15 @@ def check(config: ConfigDict) -> None:
 
 
 def check_inputs(run: Run) -> None:
-    """Checks, before any stage runs, that the GAN it starts from exists, or will once its stage is complete.
+    """Checks, before any stage runs, that the GAN it starts from and the encoder of the metric exist, or will.
 
     Raises:
-      UserError: no checkpoint, or one of other networks.
+      UserError: no checkpoint, or one of other networks or of another image size.
     """
     reference = run.config.start
     if reference and not reference.startswith("stage:"):
         _load_start(run)
+    _load_metric_encoder(run)
 
 
 def run(run: Run) -> dict[str, Any]:
@@ -81,8 +82,9 @@ def run(run: Run) -> dict[str, Any]:
     Raises:
       UserError: data or checkpoints that cannot be read or do not fit the config.
     """
+    encoder = _load_metric_encoder(run)
     results = training.train(run, build)
-    return run.finish({**results, **_measure_fid(run)})
+    return run.finish({**results, **(_measure_fid(run, encoder) if encoder else {})})
 
 
 def build(run: Run, encoder: Trained | None, info: data.SourceInfo, steps_per_epoch: int) -> training.TrainSetup:
@@ -122,7 +124,7 @@ def build(run: Run, encoder: Trained | None, info: data.SourceInfo, steps_per_ep
         networks=networks,
         optimizers=optimizers,
         train_step=step,
-        eval_step=make_eval_step(gan),
+        eval_step=make_eval_step(gan, config.game.name),
         figure=lambda images: image_grid([to_float(images["image"]), np.clip(images["sample"], 0, 1)]),
         description=describe(config),
         extend=extend,
@@ -336,33 +338,46 @@ def _errors(reconstructions: Array, images: Array) -> Array:
     return 2 * jnp.mean(jnp.abs(reconstructions - images), axis=(1, 2, 3))
 
 
-def make_eval_step(gan: models.Gan) -> Callable[[Mapping[str, Variables], Batch, Array], Mapping[str, Array]]:
+def make_eval_step(
+    gan: models.Gan, game: str
+) -> Callable[[Mapping[str, Variables], Batch, Array], Mapping[str, Array]]:
     """Returns the pure step (variables, batch, key) -> results.
+
+    Args:
+      gan: the networks.
+      game: that they are trained in.
 
     Returns:
       A function returning "real" and "fake", the discriminator's scores, probabilities or errors of images and of
-      samples, each [B], and "sample" [B, H, W, C] of the averaged generator.
+      samples, each [B], and "sample" [B, H, W, C] of the averaged generator. Rows of padding repeat the images, since
+      a discriminator may compare those of a batch.
     """
 
     def eval_step(variables: Mapping[str, Variables], batch: Batch, key: Array) -> Mapping[str, Array]:
         images = to_float(batch["image"])
+        count = jnp.maximum(jnp.sum(batch["mask"] > 0), 1)
+        images = images[jnp.arange(images.shape[0]) % count]
         samples = gan.generator.apply(variables[AVERAGE], gan.draw(key, images.shape[0]), train=False)
         real, fake = (gan.discriminator.apply(variables[DISCRIMINATOR], x, train=False) for x in (images, samples))
-        game = {"name": gan.game}
-        real, fake = _measure(game, real, fake, images, samples)
+        real, fake = _measure({"name": game}, real, fake, images, samples)
         return {"real": real, "fake": fake, "sample": samples}
 
     return eval_step
 
 
-def _measure_fid(run: Run) -> dict[str, Any]:
-    """Returns the distance of as many samples as test images in the features of config.metric_encoder; {} without."""
+def _load_metric_encoder(run: Run) -> Trained | None:
+    """Returns the classifier whose features FID compares; None where the config names none.
+
+    Raises:
+      UserError: none there, or one of another image size.
+    """
+    reference = run.config.metric_encoder
+    return run.load(reference, kind=CLASSIFIER, image_size=run.config.data.image_size) if reference else None
+
+
+def _measure_fid(run: Run, encoder: Trained) -> dict[str, Any]:
+    """Returns the distance of as many samples as test images in the features of an encoder."""
     config = run.config
-    if not config.metric_encoder:
-        return {}
-    encoder = run.load(config.metric_encoder, kind=CLASSIFIER)
-    if encoder.image_size != config.data.image_size:
-        return {}
     layer = encoder.module.default_layer
     arrays = data.load_arrays(run.open_data("test"))
     generator = loading.load(run.workdir, kind=GAN, dtype=run.dtype)

@@ -169,7 +169,7 @@ def main(argv: Sequence[str]) -> int:
     """Prints the table of the zoo, or the card of one of its networks: the command `arinv zoo`.
 
     Args:
-      argv: nothing, or a name.
+      argv: nothing, a name, or --help.
 
     Returns:
       The exit code, 0.
@@ -177,6 +177,9 @@ def main(argv: Sequence[str]) -> int:
     Raises:
       UserError: an unknown name, or several.
     """
+    if {"--help", "-h", "-help"} & {*argv}:
+        print("usage: python -m arinv zoo [NAME]\n\nLists the trained networks that are installed, or prints a card.")
+        return 0
     if len(argv) > 1:
         raise UserError(f"arinv zoo takes no argument (the table) or one name (its card); got {' '.join(argv)}")
     if argv:

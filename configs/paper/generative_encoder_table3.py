@@ -42,6 +42,7 @@ def get_config(arg=None):
         if text == first:
             stages["autoencoder"] = autoencoder.autoencoder(own, title="autoencoder", gan=generator)
         stage = restoration.restoration(own, generator, "stage:autoencoder")
+        stage.latent_size = int(text)
         if text != first:
             stage.methods = ("generative_encoder",)
         stages[f"latent{text}_restoration"] = stage

@@ -8,7 +8,7 @@ import optax
 import pytest
 
 import arinv
-from arinv import main
+from arinv import main, models
 from arinv.errors import UserError
 from arinv.experiment import checkpoint
 from arinv.experiment.loading import abstract_gan
@@ -144,6 +144,7 @@ def test_load_returns_the_averaged_generator(grown):
         ({"fade": True, "start": ""}, "fade=True needs start"),
         ({"average_decay": 1.0}, "average_decay must be 0 .* and below 1"),
         ({"data.image_size": 12}, "got 12"),
+        ({"gan.options": {"base_width": 1}}, "base_width=1 leaves no feature at 4 px; take 2 or more"),
         ({"gan.options": {"max_width": "4,latent_size:4"}}, "max_width of 'progressive'"),
     ],
 )
@@ -153,3 +154,32 @@ def test_check_rejects_configs_in_one_line(change, message):
     config.update_from_flattened_dict(change)
     with pytest.raises(UserError, match=message):
         gan_training.check(config)
+
+
+@pytest.mark.parametrize(
+    ("encoder", "message"), [("runs/nope", "no checkpoint in runs/nope"), ("", "trained on images of 16 px")]
+)
+def test_the_encoder_of_the_metric_is_checked_before_training(untrained, tmp_path, encoder, message):
+    encoder = encoder or f"{untrained}/robust_encoder"
+    config = gan_config.get_config(f"smoke=True,image_size=4,metric_encoder={encoder}")
+    with pytest.raises(UserError, match=message):
+        main.run(config, tmp_path / "out")
+    assert not (tmp_path / "out" / "size4" / "metrics.jsonl").exists()
+
+
+def test_test_figures_are_of_the_game_and_ignore_black_padding(key):
+    gan = models.build_gan("progressive", image_size=4, latent_size=4, base_width=8, max_width=4)
+    images = np.random.default_rng(0).integers(0, 256, (4, 4, 4, 3), dtype=np.uint8)
+    variables = {
+        "average": gan.generator.init(key, jnp.zeros((1, 4))),
+        "discriminator": gan.discriminator.init(key, jnp.zeros((4, 4, 4, 3))),
+    }
+    batch = {"image": images, "mask": np.ones(4, np.float32)}
+    raw, shares = (
+        gan_training.make_eval_step(gan, game)(variables, batch, key) for game in ("wasserstein_gp", "logistic")
+    )
+    np.testing.assert_allclose(shares["real"], jax.nn.sigmoid(raw["real"]), rtol=1e-5)
+    padded = {"image": np.concatenate([images, np.zeros_like(images)]), "mask": np.repeat([1.0, 0.0], 4)}
+    repeated = {"image": np.concatenate([images, images]), "mask": np.ones(8)}
+    scores = [gan_training.make_eval_step(gan, "logistic")(variables, b, key)["real"] for b in (padded, repeated)]
+    np.testing.assert_array_equal(*scores)

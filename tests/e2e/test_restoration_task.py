@@ -118,6 +118,10 @@ def test_restoration_resumes_to_the_same_results(networks, untrained, restored, 
         ({"autoencoder": ""}, "autoencoder is empty"),
         ({"operator.name": "haze"}, "'haze'"),
         ({"operator.options": {"share": 2.0}}, "share"),
+        (
+            {"operator": {"name": "downsample", "options": {"factor": 5}}},
+            "images of 16x16 px cannot be reduced 5 times",
+        ),
         ({"solver.num_steps": 0}, "solver.num_steps"),
         ({"solver.penalty": -1.0}, "solver.penalty"),
     ],
@@ -286,6 +290,57 @@ def test_restore_restores_images_of_a_user(networks, tmp_path):
     expected = trained.reconstruct(degraded[None] / np.float32(255))[0]
     assert np.abs(restored / 255 - expected).mean() < 0.02, "up to the rounding of the degraded image"
     assert (tmp_path / "restored" / "overview.png").exists()
+
+
+def test_networks_of_other_images_are_refused_before_the_run(networks, untrained, tmp_path):
+    def check(config):
+        module = restore_images if config.task == "restore" else task
+        module.check_inputs(Run(config, tmp_path))
+
+    write_gan(tmp_path / "large", seed=0, image_size=32)
+    inputs = f"gan={tmp_path}/large,encoder={untrained}/robust_encoder,images=photos"
+    with pytest.raises(UserError, match="trained on images of 16 px, but data.image_size is 32"):
+        check(restore.get_config(f"smoke=True,{inputs}"))
+    config = config_of(networks, untrained, latent_size=8)
+    with pytest.raises(UserError, match="gan has latents of 6 numbers; name a GAN with 8"):
+        check(config)
+    config = config_of(networks, untrained)
+    config.data.channels = 1
+    with pytest.raises(UserError, match="is of images of 3 channels, data.channels is 1"):
+        check(config)
+    with pytest.raises(ValueError, match="encoder=zoo:x needs gan="):
+        restore.get_config("aegan=runs/aegan,encoder=zoo:x,images=photos")
+
+
+def test_an_autoencoder_of_another_operator_is_reported(networks, untrained, capsys, tmp_path):
+    config = config_of(networks, untrained, methods=("autoencoder",))
+    write_autoencoder(tmp_path / "own", seed=1, operator={"name": "noise", "options": {"sigma": 0.1}})
+    config.autoencoder = str(tmp_path / "own")
+    methods.load(Run(config, tmp_path))
+    expected = "the autoencoder was trained for the operator noise (sigma 0.1), images have mask"
+    assert expected in capsys.readouterr().err
+
+
+def test_a_reduced_picture_has_blocks_as_the_operator_makes_them():
+    picture = np.random.default_rng(0).integers(0, 256, (4, 4, 3), dtype=np.uint8)
+    blocks = np.repeat(np.repeat(picture, 4, axis=0), 4, axis=1)
+    for image in (picture, blocks):
+        np.testing.assert_array_equal(restore_images._prepare(image, 16, 3, 4), blocks)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"label": 77}, "label=77 must be 0 to 2"),
+        ({"attribute": "edge"}, "attribute=edge is none of brightness, contrast, edges, and no checkpoint"),
+        ({"attribute": "zoo:alexnet_small_l2_1"}, "trained on images of 32 px, the restored ones have 16 px"),
+    ],
+)
+def test_the_classifier_of_a_truth_table_is_checked_first(untrained, tmp_path, restored, changes, message):
+    config = truth_table.get_config(f"restoration={restored},attribute={untrained}/robust_encoder").stages.truth_table
+    config.update(changes)
+    with pytest.raises(UserError, match=message):
+        TASKS["truth_table"].check_inputs(Run(config, tmp_path))
 
 
 def test_mask_of_a_file_is_the_operator(tmp_path):

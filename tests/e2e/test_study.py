@@ -65,6 +65,24 @@ def test_sheet_has_the_images_of_all_inverters_once(monkeypatch):
     assert list(rows) == ["image", "a: hue", "a: decoded", "b: hue", "b: decoded"]
 
 
+@pytest.mark.parametrize(("classes", "text"), [(["a", "b"], "b 100%"), ([], "1 100%")])
+def test_predictions_have_the_name_of_their_class_or_its_number(monkeypatch, classes, text):
+    texts = []
+    monkeypatch.setattr(task, "caption", lambda images, own: texts.extend(own) or images)
+    monkeypatch.setattr(task, "labelled_grid", lambda tiles, **options: None)
+    network = SimpleNamespace(image_size=4, encoder=SimpleNamespace(description={"class_names": classes}))
+    sheet = Sheet({"hue": np.zeros((1, 4, 4, 3), np.uint8)}, {}, {"hue": (np.ones(1), np.ones(1))})
+    task._draw({"a": sheet}, {"a": SimpleNamespace(inverter=network)}, ("x",))
+    assert texts == [text]
+
+
+def test_equal_images_are_refused(untrained, tmp_path):
+    for name in ("a.png", "b.png"):
+        Image.fromarray(np.full((16, 16, 3), 90, np.uint8)).save(tmp_path / name)
+    with pytest.raises(UserError, match="are equal; errors are relative"):
+        main.run(short(untrained, f",images={tmp_path}"), tmp_path.parent / f"{tmp_path.name}_out")
+
+
 def test_study_killed_at_five_moments_ends_in_the_same_results(untrained, studied, tmp_path, monkeypatch):
     """Each start computes one part more than the last and is killed; the sixth finishes."""
     save, run, parts = ResultCache.save, task._Subject.run, []
@@ -133,7 +151,9 @@ def test_study_of_a_vector_beside_a_map_of_another_image_size(untrained, tmp_pat
     ("more", "message"),
     [
         (" --config.probes=colour", "unknown probe 'colour'; known: brightness, grey"),
-        (" --config.options.steps=0,50", r"options.steps=\(0, 50\) must be percent from 0 to 100"),
+        (" --config.options.steps=0,50", r"options.steps=\(0, 50\) must be ascending percentages from 0 to 100"),
+        (" --config.options.steps=0,50,50,100", "options.steps=.* must be ascending"),
+        (" --config.options.hues=0.3333,0.3341", "options.hues=.* no two within a degree"),
         (" --config.options.iterations=4,2", "options.iterations=.* must be ascending"),
         (" --config.options.scale=0", "options.scale=0.* must be above 0"),
         (" --config.data.num_test=1", "data.num_test=1 must be 0"),

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from arinv.errors import UserError
 from arinv.ops.descent import descend
 from arinv.ops.inputs import as_images, as_indices, check_count, check_number
 from arinv.ops.keys import fold_in, single_key
@@ -86,11 +87,16 @@ def adgan_search(
 
         def errors_of(variables):
             generated = generate_fn(variables["weights"], variables["latents"])
+            if getattr(generated, "shape", None) != (num_seeds, *image.shape):
+                raise UserError(
+                    f"generate_fn must return images of the shape {(num_seeds, *image.shape)}; got "
+                    f"{getattr(generated, 'shape', type(generated).__name__)}"
+                )
             return jnp.mean(jnp.square(generated - image[None]), axis=(1, 2, 3)), generated
 
         def loss(variables):
             errors, _ = errors_of(variables)
-            # Adam does not see the scale: the sum gives each latent its own gradient, the weights that of the mean.
+            # Adam is invariant to the scale: the sum gives each latent its own gradient, the weights that of the mean.
             return jnp.sum(errors), errors
 
         start = {"latents": sample_fn(key, num_seeds), "weights": weights}

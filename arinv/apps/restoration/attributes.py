@@ -119,15 +119,22 @@ def make_rule(
     check_number(threshold, "threshold")
     if statistic not in STATISTICS:
         raise unknown("statistic", statistic, STATISTICS)
-    top, left, bottom, right = region
-    if not (0 <= top < bottom <= 1 and 0 <= left < right <= 1):
+    numbers = [check_number(value, "region") for value in region]
+    if len(numbers) != 4 or not (0 <= numbers[0] < numbers[2] <= 1 and 0 <= numbers[1] < numbers[3] <= 1):
         raise UserError(f"region={tuple(region)} must be top, left, bottom and right, shares of the sides from 0 to 1")
+    top, left, bottom, right = numbers
 
     def rule(images: np.ndarray) -> np.ndarray:
         images = np.asarray(as_images(images))
         height, width = images.shape[1:3]
-        rows = slice(int(top * height), max(int(top * height) + 2, round(bottom * height)))
-        columns = slice(int(left * width), max(int(left * width) + 2, round(right * width)))
-        return STATISTICS[statistic](images[:, rows, columns]) > threshold
+        if min(height, width) < 2:
+            raise UserError(f"a region needs images of 2 x 2 px or more; got {height} x {width}")
+        return STATISTICS[statistic](images[:, _pixels(top, bottom, height), _pixels(left, right, width)]) > threshold
 
     return rule
+
+
+def _pixels(first: float, last: float, side: int) -> slice:
+    """Returns the pixels between two shares of a side, two or more."""
+    start = min(int(first * side), side - 2)
+    return slice(start, max(start + 2, round(last * side)))

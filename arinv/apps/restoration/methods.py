@@ -22,7 +22,7 @@ from arinv.apps.restoration.solver import Solution, solve
 from arinv.errors import UserError
 from arinv.experiment.run import Run, channels_of
 from arinv.experiment.trained import AUTOENCODER, CLASSIFIER, GAN, INVERTER, Trained
-from arinv.ops.degradations import Operator, build_operator, image_keys
+from arinv.ops.degradations import Operator, build_operator, check_size, image_keys
 from arinv.ops.images import to_float, to_rgb
 from arinv.ops.inputs import check_count, check_number
 from arinv.ops.latents import draw_starts
@@ -42,7 +42,9 @@ def check(config: ConfigDict) -> None:
     Raises:
       UserError: an unknown name, a number out of range, or no method.
     """
-    build_operator(config.operator.name, **config.operator.options.to_dict())
+    operator = operator_of(config)
+    if "image_size" in config.data:
+        check_size(operator, image_size=config.data.image_size, channels=channels_of(config))
     solver = config.solver
     for name in ("num_steps", "num_starts"):
         check_count(solver[name], f"solver.{name}")
@@ -66,48 +68,82 @@ def check_inputs(run: Run) -> None:
     """Checks, before any stage runs, that the networks exist and are for images of this task's size, or will be.
 
     Raises:
-      UserError: no checkpoint, or one of another kind or image size.
+      UserError: no checkpoint, or one of another kind, image size, number of channels or length of the latents, or an
+        operator that does not take images of that size.
     """
-    config = run.config
-    kinds = [(config.gan, GAN), (config.autoencoder, AUTOENCODER), (config.aegan, AUTOENCODER)]
-    kinds += [(reference, (INVERTER, CLASSIFIER)) for reference in config.encoders.values()]
-    for reference, kind in kinds:
+    config, size = run.config, run.config.data.get("image_size")
+    for name, kind in (("gan", GAN), ("autoencoder", AUTOENCODER), ("aegan", AUTOENCODER)):
+        if config[name].startswith("stage:"):
+            run.check_planned_size(config[name])
+        elif config[name]:
+            network = _load_network(run, config[name], kind, size)
+            size = network.image_size
+    for reference in config.encoders.values():
         if reference.startswith("stage:"):
             run.check_planned_size(reference)
         elif reference:
-            run.load(reference, kind=kind, image_size=config.data.get("image_size"))
+            run.load(reference, kind=(INVERTER, CLASSIFIER), image_size=size)
+    if size:
+        check_size(operator_of(config), image_size=size)
+
+
+def operator_of(config: ConfigDict) -> Operator:
+    """Returns the operator of a config.
+
+    Raises:
+      UserError: unknown name or number out of range.
+    """
+    return build_operator(config.operator.name, **config.operator.options.to_dict())
+
+
+def _load_network(run: Run, reference: str, kind: str, size: int | None) -> Trained:
+    config = run.config
+    channels = channels_of(config) if "channels" in config.data else None
+    network = run.load(reference, kind=kind, image_size=size, channels=channels)
+    length = config.get("latent_size", 0)
+    if kind == GAN and length and network.module.latent_size != length:
+        raise UserError(f"{reference} has latents of {network.module.latent_size} numbers; name a GAN with {length}")
+    return network
 
 
 def load(run: Run) -> dict[str, Trained]:
     """Returns the networks of the methods: "gan", "autoencoder", "aegan" and the encoders by name.
 
     Raises:
-      UserError: a missing network, or one of another image size or number of channels.
+      UserError: a missing network, or one of another image size, number of channels or length of the latents.
     """
     config, size = run.config, run.config.data.get("image_size")
     methods, networks = set(config.methods), {}
     if methods - set(PASSES):
-        networks[GAN] = run.load(config.gan, kind=GAN, image_size=size)
+        networks[GAN] = _load_network(run, config.gan, GAN, size)
     if {AUTOENCODER, SEARCH} & methods:
-        networks[AUTOENCODER] = run.load(config.autoencoder, kind=AUTOENCODER, image_size=size)
+        networks[AUTOENCODER] = _load_network(run, config.autoencoder, AUTOENCODER, size)
     if AEGAN in methods:
-        networks[AEGAN] = run.load(config.aegan, kind=AUTOENCODER, image_size=size)
-    for name, network in networks.items():
-        channels = network.description.get("channels", 3)
-        if "channels" in config.data and channels != channels_of(config):
-            raise UserError(
-                f"{config[name]} is of images of {channels} channels, data.channels is {channels_of(config)}; set "
-                f"data.channels={channels}"
-            )
-    for name, reference in config.encoders.items():
-        if name in methods:
-            networks[name] = run.load(reference, kind=(INVERTER, CLASSIFIER), image_size=size)
-    sizes = {network.image_size for name, network in networks.items() if name not in config.encoders}
+        networks[AEGAN] = _load_network(run, config.aegan, AUTOENCODER, size)
+    sizes = {network.image_size for network in networks.values()}
     if len(sizes) > 1:
         raise UserError(
             f"the networks are of images of {', '.join(map(str, sorted(sizes)))} px; name networks of one size"
         )
+    for name, reference in config.encoders.items():
+        if name in methods:
+            networks[name] = run.load(reference, kind=(INVERTER, CLASSIFIER), image_size=min(sizes))
+    _report_operator(run, networks)
     return networks
+
+
+def _report_operator(run: Run, networks: Mapping[str, Trained]) -> None:
+    """Reports an autoencoder that was trained for another operator than the images are degraded by."""
+    operator = run.config.operator.to_dict()
+    for name in (AUTOENCODER, AEGAN):
+        trained = networks[name].description.get("operator") if name in networks else None
+        if trained and trained != operator:
+            run.report(f"the {name} was trained for the operator {_text(trained)}, images have {_text(operator)}")
+
+
+def _text(operator: Mapping) -> str:
+    options = ", ".join(f"{name} {value}" for name, value in operator["options"].items())
+    return f"{operator['name']} ({options})" if options else operator["name"]
 
 
 def fingerprints(method: str, networks: Mapping[str, Trained]) -> list[str]:

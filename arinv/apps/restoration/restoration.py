@@ -26,7 +26,7 @@ from arinv.experiment.figures import labelled_grid, write_curves
 from arinv.experiment.run import Run, check_fields
 from arinv.experiment.trained import CLASSIFIER, Trained
 from arinv.experiment.writer import progress_bar, write_arrays, write_png
-from arinv.ops.degradations import Operator, build_operator
+from arinv.ops.degradations import Operator
 from arinv.ops.images import to_float, to_rgb, to_uint8
 from arinv.types import Array
 
@@ -69,9 +69,14 @@ def check_inputs(run: Run) -> None:
       UserError: no checkpoint, or one of another kind or image size.
     """
     methods.check_inputs(run)
+    if not run.config.metric_encoder.startswith("stage:"):
+        _load_metric_encoder(run)
+
+
+def _load_metric_encoder(run: Run) -> Trained | None:
+    """Returns the classifier whose features FID compares; None where the config names none."""
     reference = run.config.metric_encoder
-    if reference and not reference.startswith("stage:"):
-        run.load(reference, kind=CLASSIFIER, image_size=run.config.data.image_size)
+    return run.load(reference, kind=CLASSIFIER, image_size=run.config.data.image_size) if reference else None
 
 
 def run(run: Run) -> dict[str, Any]:
@@ -84,8 +89,8 @@ def run(run: Run) -> dict[str, Any]:
       UserError: a missing network, or images of another size.
     """
     config = run.config
-    operator = build_operator(config.operator.name, **config.operator.options.to_dict())
-    networks = methods.load(run)
+    operator = methods.operator_of(config)
+    networks, encoder = methods.load(run), _load_metric_encoder(run)
     arrays = data.load_arrays(run.open_data("test"))
     run.begin()
     parts = {method: restore_all(run, method, networks, operator, arrays) for method in config.methods}
@@ -94,7 +99,8 @@ def run(run: Run) -> dict[str, Any]:
     values = {_DEGRADED: _measure(np.clip(degraded, 0, 1), images)}
     values |= {method: _measure(part["image"], images) for method, part in parts.items()}
     results = _results(run, operator, networks, parts, values)
-    _add_fid(run, results, parts, images)
+    if encoder:
+        _add_fid(run, encoder, results, parts, images)
     _write(run, results, parts, values, images, degraded)
     return run.finish(results)
 
@@ -194,11 +200,10 @@ def _curve(config: ConfigDict, parts: Mapping[str, Part]) -> dict[str, Any]:
     return {"steps": steps, "mse": {name: [float(error[step]) for step in steps] for name, error in errors.items()}}
 
 
-def _add_fid(run: Run, results: dict[str, Any], parts: Mapping[str, Part], images: np.ndarray) -> None:
-    """Adds the distance of restored images from the test images in the features of config.metric_encoder."""
-    if not run.config.metric_encoder:
-        return
-    encoder = run.load(run.config.metric_encoder, kind=CLASSIFIER, image_size=run.config.data.image_size)
+def _add_fid(
+    run: Run, encoder: Trained, results: dict[str, Any], parts: Mapping[str, Part], images: np.ndarray
+) -> None:
+    """Adds the distance of restored images from the test images in the features of an encoder."""
     layer, size = encoder.module.default_layer, run.config.batch_size
     vectors = jax.jit(lambda images: metrics.feature_vectors(encoder.features_fn, to_rgb(images), layer=layer))
 

@@ -28,7 +28,7 @@ from arinv.experiment import report, workdirs
 from arinv.experiment.figures import labelled_grid, short_names
 from arinv.experiment.run import Run, check_fields
 from arinv.experiment.writer import write_png, write_text
-from arinv.ops.degradations import Operator, build_operator
+from arinv.ops.degradations import Operator
 from arinv.ops.images import to_float, to_uint8
 
 _OVERVIEW = "overview.png"
@@ -91,8 +91,9 @@ def run(run: Run) -> dict[str, Any]:
     networks = methods.load(run)
     network = next(iter(networks.values()))
     size, channels = network.image_size, network.description.get("channels", 3)
-    images_u8 = np.stack([_prepare(files[i], size, channels) for i in range(len(names))])
-    operator = build_operator(config.operator.name, **config.operator.options.to_dict())
+    factor = config.operator.options.get("factor", 4) if config.degraded and config.operator.name == "downsample" else 1
+    images_u8 = np.stack([_prepare(files[i], size, channels, factor) for i in range(len(names))])
+    operator = methods.operator_of(config)
     key = ""
     if config.mask:
         known = read_mask(config.mask, size)
@@ -151,9 +152,15 @@ def masking(known: np.ndarray) -> Operator:
     return Operator(apply, apply, "0 where the mask is black")
 
 
-def _prepare(image: np.ndarray, size: int, channels: int) -> np.ndarray:
-    """Returns the largest square in the centre of an image, uint8 [size, size, channels]."""
-    resized = data.resize_u8(image, size, "crop")
+def _prepare(image: np.ndarray, size: int, channels: int, factor: int) -> np.ndarray:
+    """Returns the largest square in the centre of an image, uint8 [size, size, channels].
+
+    An image that was reduced `factor` times becomes means of as large blocks, what the operator makes of images.
+    """
+    if factor == 1:
+        resized = data.resize_u8(image, size, "crop")
+    else:
+        resized = np.repeat(np.repeat(data.means_u8(image, size // factor), factor, axis=0), factor, axis=1)
     return data.to_grey(resized)[..., None] if channels == 1 else resized
 
 

@@ -31,7 +31,8 @@ class Solution(NamedTuple):
       images: float32 [N, H, W, C], the generator's images of the latents.
       losses: float32 [N].
       history: float32 [T + 1, N], the losses before every update and at the end.
-      errors: float32 [T + 1, N], mean squared errors to the true images; NaN without them.
+      errors: float32 [T + 1, N], mean squared errors of the images, clipped to [0, 1], to the true ones; NaN without
+        them.
       num_steps: int32 [N], the updates of each image; fewer than T where a threshold was reached.
     """
 
@@ -87,6 +88,11 @@ def solve(
 
     def evaluate(latents):
         images = decode_fn(latents)
+        if images.shape != degraded.shape:
+            raise UserError(
+                f"the generator's images have the shape {images.shape}, the degraded ones {degraded.shape}; both must "
+                "be of one size and as many channels"
+            )
         compared = encode_fn(project_fn(images))
         if compared.shape != codes.shape:
             raise UserError(
@@ -99,7 +105,7 @@ def solve(
     def errors(images):
         if truth is None:
             return jnp.full(images.shape[:1], jnp.nan)
-        return jnp.mean(jnp.square(images - truth), axis=(1, 2, 3))
+        return jnp.mean(jnp.square(jnp.clip(images, 0, 1) - truth), axis=(1, 2, 3))
 
     def total(latents):
         losses, images = evaluate(latents)

@@ -60,10 +60,13 @@ def check_inputs(run: Run) -> None:
       UserError: one does not.
     """
     config = run.config
+    planned = run.stages.get(run.resolve(config.restoration))
+    if planned is None:
+        image_size = read_restored(run, config.restoration, config.methods)["image"].shape[1]
+    else:
+        image_size = planned.data.image_size
     if config.attribute not in STATISTICS and not config.attribute.startswith("stage:"):
-        _load_classifier(run)
-    if not config.restoration.startswith("stage:"):
-        read_restored(run, config.restoration, config.methods)
+        _load_classifier(run, image_size)
 
 
 def run(run: Run) -> dict[str, Any]:
@@ -77,7 +80,7 @@ def run(run: Run) -> dict[str, Any]:
     """
     config = run.config
     images = read_restored(run, config.restoration, config.methods)
-    attribute_fn, confidence_fn, about = _attribute(run)
+    attribute_fn, confidence_fn, about = _attribute(run, images["image"].shape[1])
     run.begin()
     first, second = (images[method] for method in config.methods)
     valid = np.ones(len(first), bool)
@@ -126,27 +129,41 @@ def read_restored(run: Run, reference: str, names: tuple[str, ...]) -> dict[str,
     return {name: np.asarray(to_float(arrays[name])) for name in ("image", *names)}
 
 
-def _load_classifier(run: Run) -> Trained:
-    return run.load(run.config.attribute, kind=(INVERTER, CLASSIFIER)).encoder
+def _load_classifier(run: Run, image_size: int) -> Trained:
+    """Returns the classifier of config.attribute.
+
+    Raises:
+      UserError: none there, one of another image size, or one without the class config.label.
+    """
+    config = run.config
+    try:
+        classifier = run.load(config.attribute, kind=(INVERTER, CLASSIFIER)).encoder
+    except UserError as error:
+        raise UserError(f"attribute={config.attribute} is none of {', '.join(STATISTICS)}, and {error}") from None
+    if classifier.image_size != image_size:
+        raise UserError(
+            f"{config.attribute} was trained on images of {classifier.image_size} px, the restored ones have "
+            f"{image_size} px; name a classifier of images of this size"
+        )
+    count, names = classifier.description["num_classes"], classifier.description["class_names"]
+    if not 0 <= config.label < count:
+        raise UserError(f"label={config.label} must be 0 to {count - 1}, of {names[:5]}")
+    return classifier
 
 
-def _attribute(run: Run) -> tuple[Callable, Callable, Mapping[str, Any]]:
+def _attribute(run: Run, image_size: int) -> tuple[Callable, Callable, Mapping[str, Any]]:
     """Returns images -> bool [N], images -> confidences [N], and what decides, for results.
 
     Raises:
-      UserError: a class that the classifier does not have.
+      UserError: as of `_load_classifier`.
     """
     config = run.config
     if config.attribute in STATISTICS:
         rule = make_rule(statistic=config.attribute, threshold=config.threshold, region=tuple(config.region))
         about = {"statistic": config.attribute, "threshold": config.threshold, "region": list(config.region)}
         return rule, lambda images: np.ones(len(images)), about
-    classifier = _load_classifier(run)
+    classifier = _load_classifier(run, image_size)
     names = classifier.description["class_names"]
-    if not 0 <= config.label < classifier.description["num_classes"]:
-        raise UserError(
-            f"label={config.label} must be 0 to {classifier.description['num_classes'] - 1}, of {names[:5]}"
-        )
     step = functools.partial(_probabilities, classifier.logits_fn)
 
     def probabilities(images):

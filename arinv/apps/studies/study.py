@@ -66,10 +66,16 @@ def _check_options(options: ConfigDict) -> None:
     """
     allowed = {
         "strengths": (lambda x: x and all(0 <= value < 100 for value in x), "percent, each 0 to 99"),
-        "steps": (lambda x: x[:1] == (0,) and x[-1:] == (100,), "percent from 0 to 100"),
+        "steps": (
+            lambda x: x[:1] == (0,) and x[-1:] == (100,) and list(x) == sorted(set(x)),
+            "ascending percentages from 0 to 100",
+        ),
         "scale": (lambda x: x > 0, "above 0"),
         "num_units": (lambda x: x >= 1, "1 or more"),
-        "hues": (lambda x: all(0 < value < 1 for value in x), "turns, each between 0 and 1"),
+        "hues": (
+            lambda x: all(0 < value < 1 for value in x) and len({round(360 * value) for value in x}) == len(x),
+            "turns between 0 and 1, no two within a degree",
+        ),
         "top": (lambda x: x >= 1, "1 or more"),
         "factors": (lambda x: all(value > 0 for value in x), "above 0"),
         "iterations": (lambda x: x and x[0] >= 1 and list(x) == sorted(set(x)), "ascending numbers from 1 up"),
@@ -150,8 +156,14 @@ def _read(run: Run, size: int) -> _Images:
         names = tuple(info.class_names[label] for label in arrays["label"])
     if len(images) < 2:
         raise UserError(f"{run.config.images or run.config.data.name} has {len(images)} image; a study needs two")
+    mean_distance = metrics.mean_pairwise_distance(np.asarray(to_float(images)))
+    if not mean_distance > 0:
+        raise UserError(
+            f"all images of {run.config.images or run.config.data.name} are equal; errors are relative to the distance "
+            "between two of them"
+        )
     reference = data.load_arrays(sized.open_data("train"))["image"]
-    return _Images(images, names, reference, metrics.mean_pairwise_distance(np.asarray(to_float(images))))
+    return _Images(images, names, reference, mean_distance)
 
 
 class _Subject:
@@ -306,7 +318,10 @@ def _draw(sheets: Mapping[str, Sheet], subjects: Mapping[str, _Subject], columns
                 continue
             fitted = np.stack([fit(image, height=tile, width=tile) for image in images])
             pairs = zip(*sheet.predictions.get(row, ((), ())), strict=True)
-            texts = [f"{classes[int(number)][:_LETTERS]} {confidence:.0%}" for number, confidence in pairs]
+            texts = [
+                f"{(classes[int(number)] if classes else str(int(number)))[:_LETTERS]} {confidence:.0%}"
+                for number, confidence in pairs
+            ]
             tiles[label] = caption(fitted, texts) if has_text else fitted
     return labelled_grid(tiles, columns=[name[:_MOST_LETTERS] for name in columns], min_tile=_TILE, font_size=14)
 

@@ -15,7 +15,7 @@ from typing import Any
 import jax
 from absl import logging
 
-from arinv import models
+from arinv import models, zoo
 from arinv.errors import MISTAKE, UserError, user_line
 from arinv.experiment import checkpoint, loading, trained, workdirs
 from arinv.models import caffe
@@ -64,7 +64,9 @@ def lines(path: str | pathlib.Path) -> list[str]:
     Raises:
       UserError: missing, damaged, or of another kind.
     """
-    path = pathlib.Path(path).expanduser()
+    path = zoo.resolve(path) if zoo.is_reference(path) else pathlib.Path(path).expanduser()
+    if zoo.reference(path):
+        return zoo.card_text((path if path.is_dir() else path.parent).name).splitlines()
     if path.is_dir():
         return _workdir_lines(path)
     if path.suffix == caffe.MEAN_SUFFIX:

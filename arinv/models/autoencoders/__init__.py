@@ -18,7 +18,7 @@ from arinv.models.autoencoders.layer import (
 )
 from arinv.models.gans.progressive import ProgressiveGenerator, sizes
 from arinv.models.layers import Fitted
-from arinv.ops.inputs import as_dtype, check_count
+from arinv.ops.inputs import as_dtype, check_count, check_flag
 from arinv.types import Array
 
 __all__ = [
@@ -100,7 +100,12 @@ def build_autoencoder(
     for option in options:
         if option not in row.options:
             raise unknown(f"option of {networks!r}", option, row.options)
+        if option == "learned_variance":
+            check_flag(options[option], option)
+        else:
+            check_count(options[option], f"{option} of {networks!r}")
     as_dtype(dtype)
+    image_size = check_count(image_size, "image_size")
     if channels not in (1, 3):
         raise UserError(f"channels={channels} must be 1 or 3")
     stage_widths(image_size)
@@ -113,5 +118,5 @@ def build_autoencoder(
         for module in (row.encoder, row.decoder)
     )
     if networks == "aegan":
-        sizes(image_size)  # raises for a size that it does not have
+        decoder.width(max(sizes(image_size)))  # raises for a size or a width that it does not have
     return Autoencoder(encoder, decoder)

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from arinv.errors import UserError
 from arinv.models.layers import LinenConv
 from arinv.ops import pooling
+from arinv.ops.inputs import LOOSE_BOUNDS, as_images
 from arinv.types import Array
 
 _WIDTHS = (32, 64, 128, 256, 512, 1024)
@@ -50,8 +51,9 @@ class ConvEncoder(nn.Module):
         """Returns the codes of square images.
 
         Raises:
-          UserError: images that are not square, or of a size that cannot be halved.
+          UserError: images that are not square, of a size that cannot be halved, or far from [0, 1].
         """
+        images = as_images(images, bounds=LOOSE_BOUNDS)
         if images.ndim != 4 or images.shape[1] != images.shape[2]:
             raise UserError(f"the autoencoder has square images [B, S, S, C]; got shape {images.shape}")
         x = (2 * images.astype(jnp.float32) - 1).astype(self.dtype)

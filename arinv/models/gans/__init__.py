@@ -93,6 +93,7 @@ def build_gan(
             raise unknown(f"option of {networks!r}", option, sorted(allowed - own))
         check_count(options[option], f"{option} of {networks!r}")
     as_dtype(dtype)
+    image_size = check_count(image_size, "image_size")
     if channels not in (1, 3):
         raise UserError(f"channels={channels} must be 1 or 3")
     latent_size = check_count(latent_size, "latent_size", least=0) or row.latent_size

@@ -166,8 +166,15 @@ class _Widths(Fitted):
     dtype: jax.typing.DTypeLike = jnp.float32
 
     def width(self, side: int) -> int:
-        """Returns the number of features at a side in pixels."""
-        return min(2 * self.base_width // side, self.max_width)
+        """Returns the number of features at a side in pixels.
+
+        Raises:
+          UserError: none.
+        """
+        width = min(2 * self.base_width // side, self.max_width)
+        if width < 1:
+            raise UserError(f"base_width={self.base_width} leaves no feature at {side} px; take {side // 2} or more")
+        return width
 
     def _conv(self, name: str, width: int) -> EqualizedConv:
         return EqualizedConv(width, dtype=self.dtype, name=name)

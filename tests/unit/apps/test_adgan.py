@@ -99,3 +99,13 @@ def test_descend_returns_the_history_before_each_update():
 def test_mistakes(key, options, message):
     with pytest.raises(UserError, match=message):
         anomaly.adgan_search(key, generate, WEIGHTS, IMAGES, sample_fn=sample, **options)
+
+
+@pytest.mark.parametrize(
+    "wrong", [lambda weights, latents: generate(weights, latents)[..., :1], lambda weights, latents: (1, 2)]
+)
+def test_a_generator_of_other_images_is_refused(key, wrong):
+    with pytest.raises(UserError, match=r"generate_fn must return images of the shape \(5, 4, 4, 3\); got"):
+        anomaly.adgan_search(
+            key, wrong, jax.tree.map(jnp.asarray, WEIGHTS), IMAGES, sample_fn=sample, num_seeds=SEEDS
+        )  # fmt: skip

@@ -33,6 +33,11 @@ def robustness(tmp_path):
     return path
 
 
+@pytest.mark.parametrize("reference", ["zoo:alexnet_small_l2_1", "zoo:alexnet_small_l2_1/conv5"])
+def test_info_prints_the_card_of_the_zoo(reference):
+    assert info.lines(reference)[0].startswith("zoo:alexnet_small_l2_1: alexnet_small, 10 classes")
+
+
 @pytest.mark.long
 def test_info_describes_a_file_and_its_command_imports_it(robustness, tmp_path):
     lines = info.lines(robustness)

@@ -39,6 +39,16 @@ def test_rules_look_at_their_region():
         assert rule(images).tolist() == [True] and below(images).tolist() == [False], statistic
     with pytest.raises(UserError, match="region=.* must be top, left, bottom and right"):
         attributes.make_rule(statistic="edges", threshold=0.1, region=(0.5, 0, 0.5, 1))
+    with pytest.raises(UserError, match="region=.* must be top, left, bottom and right"):
+        attributes.make_rule(statistic="edges", threshold=0.1, region=(0.0, 0.0, 1.0))
+
+
+@pytest.mark.parametrize("region", [(0.9, 0, 1, 1), (0, 0.99, 1, 1), (0, 0, 0.01, 1)])
+def test_a_thin_region_has_two_pixels(region):
+    images = np.zeros((2, 8, 8, 1), np.float32)
+    images[1] = np.indices((8, 8)).sum(axis=0)[..., None] % 2
+    rule = attributes.make_rule(statistic="edges", threshold=0.5, region=region)
+    assert rule(images).tolist() == [False, True]
 
 
 def test_pores_are_counted_as_voxels_and_as_connected_pores():

@@ -4,11 +4,13 @@ import pickle
 
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 from PIL import Image
 
 from arinv import data
 from arinv.data.slices import make_blobs
 from arinv.errors import UserError
+from arinv.experiment import workdirs
 
 
 def images_of(name, split, **options):
@@ -84,3 +86,32 @@ def test_volume_errors_are_one_line(tmp_path):
         with pytest.raises(UserError, match=message) as error:
             data.open_source(f"volume:{tmp_path / name}", image_size=4)
         assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.float32])
+def test_deep_slices_of_a_folder_are_scaled_as_an_array_is(tmp_path, dtype):
+    volume = np.random.default_rng(0).integers(0, 4096, (10, 6, 6)).astype(dtype)
+    (tmp_path / "scan").mkdir()
+    for i, image in enumerate(volume):
+        Image.fromarray(image).save(tmp_path / "scan" / f"{i}.tif")
+    np.save(tmp_path / "scan.npy", volume)
+    folder, _ = images_of(f"volume:{tmp_path / 'scan'}", "train", image_size=6)
+    array, _ = images_of(f"volume:{tmp_path / 'scan.npy'}", "train", image_size=6)
+    np.testing.assert_array_equal(folder, array)
+    assert array.max() == 255
+
+
+def test_slices_of_different_kinds_are_refused(tmp_path):
+    Image.fromarray(np.zeros((4, 4), np.uint8)).save(tmp_path / "0.png")
+    Image.fromarray(np.zeros((4, 4), np.uint16)).save(tmp_path / "1.png")
+    with pytest.raises(UserError, match="slices of different types, uint16, uint8"):
+        data.open_source(f"volume:{tmp_path}", image_size=4)
+    Image.fromarray(np.zeros((4, 5), np.uint8)).save(tmp_path / "1.png")
+    with pytest.raises(UserError, match="slices of different sizes, 4x4 px, 5x4 px"):
+        data.open_source(f"volume:{tmp_path}", image_size=5)
+
+
+def test_a_workdir_among_the_slices_is_refused(tmp_path):
+    config = ConfigDict({"task": "gan", "data": {"name": f"volume:{tmp_path}"}})
+    with pytest.raises(UserError, match="so it would read its own outputs"):
+        workdirs.check_apart(config, tmp_path / "run")

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from arinv import models
 from arinv.errors import UserError
 from arinv.models.autoencoders.conv_ae import ConvDecoder, ConvEncoder, GaussianEncoder
 from arinv.models.gans.began import BeganDiscriminator, BeganGenerator
@@ -170,5 +171,39 @@ def test_grow_rejects_networks_of_other_widths():
 )
 @pytest.mark.long
 def test_networks_reject_other_sizes(build, message):
+    with pytest.raises(UserError, match=message):
+        build()
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (np.full((2, 8, 8, 3), 200, np.uint8), "uint8"),
+        (np.full((2, 8, 8, 3), 200.0, np.float32), "range from 200"),
+        (np.zeros((2, 16, 16, 3), np.float32), "do not fit the weights of this Autoencoder"),
+    ],
+)
+def test_autoencoders_refuse_other_images(key, images, message):
+    network = models.build_autoencoder("conv", image_size=8, latent_size=4)
+    variables = network.init(key, jnp.zeros((1, 8, 8, 3)))
+    with pytest.raises(UserError, match=message):
+        network.apply(variables, images)
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: models.build_gan("progressive", image_size=64.0), "image_size must be a whole number"),
+        (lambda: models.build_autoencoder("conv", image_size=64.0), "image_size must be a whole number"),
+        (lambda: models.build_autoencoder("aegan", image_size=8, learned_variance="no"), "must be true or false"),
+        (lambda: models.build_autoencoder("aegan", image_size=8, base_width="a"), "base_width of 'aegan' must be a"),
+        (
+            lambda: models.build_autoencoder("aegan", image_size=32, base_width=8),
+            "no feature at 32 px; take 16 or more",
+        ),
+        (lambda: models.build_gan("progressive", image_size=32, base_width=8), "no feature at 32 px; take 16 or more"),
+    ],
+)
+def test_options_of_other_types_are_refused(build, message):
     with pytest.raises(UserError, match=message):
         build()
