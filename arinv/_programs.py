@@ -46,7 +46,7 @@ def keep(environment: MutableMapping[str, str], config: Any = None) -> None:
 
 
 def remove_oldest(folder: pathlib.Path, *, most_bytes: int) -> None:
-    """Removes the files that were not used for longest until the others fit.
+    """Removes the least recently used files until the others fit.
 
     JAX's own limit is of no use for runs that may be killed: an entry that was cut short makes each later one fail.
 

@@ -77,7 +77,7 @@ def quick_flags(jaxlib_version: str) -> str:
 def quick_options() -> dict[str, Any]:
     """Returns compiler options for a program that runs once, as far as this version of XLA has them.
 
-    Initialises the backend.
+    Initializes the backend.
     """
     return supported(_QUICK_OPTIONS)
 

@@ -1,6 +1,6 @@
 """The mesh of devices, and the sharding of arrays on it. The only file that names mesh axes.
 
-The axis "data" splits the batch; "fsdp" splits the batch, every large parameter and its optimiser state. fsdp=1 is
+The axis "data" splits the batch; "fsdp" splits the batch, every large parameter and its optimizer state. fsdp=1 is
 plain data parallelism. One jitted step works for every mesh: XLA derives the collectives from the shardings of its
 arguments.
 """

@@ -1,13 +1,13 @@
 """Facts and recipes of the encoders: attack, method of robust training, schedule, augmentation, image transforms.
 
 Every experiment trains an encoder by its recipe. `alexnet_small` has no paper: its recipe is ours, for a laptop.
-`caffenet`, `vgg16` and `vgg19` are not trained by any of the papers: their recipe is AlexNet's. Nor is DeepMind's of
-the `_silu` networks here, whose CutMix, label smoothing and generated images arinv does not have: their recipe is ours.
+`caffenet`, `vgg16` and `vgg19` are not trained by any of the papers: their recipe is AlexNet's. DeepMind's recipe of
+the `_silu` networks (CutMix, label smoothing, generated images) is not implemented: their recipe is ours.
 
 Sources, field by field:
   alexnet   Rojas-Gomez et al. 2022, A3.1 (l2, eps 3, 7 steps of 0.5, 90 epochs, batch 256, rate 0.1 divided by 10
             every 30 epochs) and Table 4 (eps 0.5 to 4; the steps at other radii are not stated: in proportion,
-            eps / 6); MadryLab's robustness library (momentum, weight decay, RandomResizedCrop, flip, colours,
+            eps / 6); MadryLab's robustness library (momentum, weight decay, RandomResizedCrop, flip, colors,
             lighting; evaluation by Resize 256, CenterCrop 224)
   resnet18  Rojas-Gomez et al. 2022, A1.3 (eps 0 to 3.5; neither steps nor their size are stated: 7 steps of
             2.5 eps / 7, the library's rule); MadryLab's robustness library (everything else)
@@ -20,7 +20,7 @@ Sources, field by field:
   preact_resnet18
             Rice et al. 2020, released code (linf, eps 8/255, 10 steps of 2/255 from a random start, 200 epochs)
   wrn34_10  Zhang et al. 2019 (TRADES), released code
-  wrn28_10  Zhang et al. 2021, released code of GAIR-RST (with 500,000 pseudo-labelled images, `extra`), or with
+  wrn28_10  Zhang et al. 2021, released code of GAIR-RST (with 500,000 pseudo-labeled images, `extra`), or with
             recipe=gairat that of GAIRAT. Neither states how a standard network is trained: by the same schedule
 """
 
@@ -125,7 +125,7 @@ _ALEXNET = {
     "batch_size": 256,
     "optimizer": {**_SGD, "weight_decay": 1e-4},
     "schedule": {"name": "step", "learning_rate": 0.1, "every_epochs": 30.0, "factor": 0.1},
-    # 0.1 is high for a network without batch normalisation: the rate that is trained with unless another is asked for.
+    # 0.1 is high for a network without batch normalization: the rate that is trained with unless another is asked for.
     "safe_learning_rate": 0.01,
     "augmentation": {"flip": True, "color_jitter": 0.1, "lighting": 0.05},
     "data": {**_IMAGENET, "image_size": 224},

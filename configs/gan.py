@@ -41,7 +41,7 @@ _STAGE_IMAGES = 600_000  # Karras et al. 2018, section A.1
 _BATCH = {4: 128, 8: 128, 16: 128, 32: 64, 64: 32, 128: 16}
 _GAME = {"penalty": 10.0, "drift": 1e-3, "ratio": 0.5, "rate": 1e-3}
 _ADAM = {"name": "adam", "max_gradient_norm": 0.0}
-# networks -> game, optimiser, and batch size where it does not follow the image size
+# networks -> game, optimizer, and batch size where it does not follow the image size
 _RECIPES = {
     "progressive": ("wasserstein_gp", _ADAM | {"b1": 0.0, "b2": 0.99}, {"name": "constant", "learning_rate": 1e-3}, 0),
     # The rate is halved every 100,000 steps of 16 images, not below 2e-5.

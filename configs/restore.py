@@ -5,7 +5,7 @@ images=/my/photographs --workdir=runs/mine
     python -m arinv --config=configs/restore.py:gan=runs/gan/size32,autoencoder=runs/blur/autoencoder,operator=blur,\
 images=blurred.png,degraded=true --workdir=runs/sharp
 
-Images are resized to the size of the networks: the largest square in the centre. The networks should be of images like
+Images are resized to the size of the networks: the largest square in the center. The networks should be of images like
 these (configs/gan.py:dataset=folder:/my/images), the autoencoder of the operator. Writes a PNG of every image and
 method, overview.png, report.html and restorations.csv. A run that was killed resumes.
 

@@ -74,7 +74,7 @@ def data(args: ConfigDict, name: str = "") -> ConfigDict:
 
 
 # Sets of images that have no labels: short name -> name, and window of the images (Generative Encoder, section 4.1).
-_UNLABELLED = {"celeb_a": ("tfds:celeb_a", (89, 121, 128)), "lsun_church": ("tfds:lsun/church_outdoor", ())}
+_UNLABELED = {"celeb_a": ("tfds:celeb_a", (89, 121, 128)), "lsun_church": ("tfds:lsun/church_outdoor", ())}
 
 
 def generative_data(args: ConfigDict, name: str = "") -> ConfigDict:
@@ -84,7 +84,7 @@ def generative_data(args: ConfigDict, name: str = "") -> ConfigDict:
       args: as of data.
       name: as of data; also "celeb_a", "lsun_church", "blobs" and "volume:PATH".
     """
-    name, window = _UNLABELLED.get(name or args.dataset, (name or args.dataset, ()))
+    name, window = _UNLABELED.get(name or args.dataset, (name or args.dataset, ()))
     config = data(args, name)
     if name.startswith("tfds:lsun"):
         config.resize = "crop"  # as pGAN does; squash, the whole image, as the Generative Encoder
@@ -92,8 +92,8 @@ def generative_data(args: ConfigDict, name: str = "") -> ConfigDict:
     config.channels = 1 if is_volume else 3
     if is_volume:
         config.classes = ()  # those of slices are their axes
-    config.window = window  # x and y of the centre and side, in pixels of the stored images; empty: whole images
-    config.label = "none" if name in dict(_UNLABELLED.values()) else ""  # feature of a TFDS dataset; empty: label
+    config.window = window  # x and y of the center and side, in pixels of the stored images; empty: whole images
+    config.label = "none" if name in dict(_UNLABELED.values()) else ""  # feature of a TFDS dataset; empty: label
     return config
 
 
@@ -139,7 +139,7 @@ def _robust(recipe: str, *, num_epochs: FieldReference) -> dict:
             "options": _RECIPE_OPTIONS.get(recipe, {}),
             "geometry_from_epoch": num_epochs / 2 if geometric else 0.0,
         },
-        # "notice", "switch" (to the last healthy state and to PGD) or "ignore" catastrophic overfitting.
+        # "notice", "switch" (to the last state before it and to PGD) or "ignore" catastrophic overfitting.
         "watch": {
             "action": "notice" if single_step else "ignore",
             "every_epochs": 1.0,

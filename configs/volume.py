@@ -12,7 +12,7 @@ of configs/restoration.py, and
 
 Stages: those of configs/restoration.py, volume. Fields of volume that are often set: threshold (voxels below it are
 pores, in units of [0, 1] images), axis (1 or 2) and methods (generative_encoder, invertgan); data.window of the others
-(x and y of the centre and side of a window of the slices, in pixels; empty: the largest square in the centre).
+(x and y of the center and side of a window of the slices, in pixels; empty: the largest square in the center).
 """
 
 from ml_collections import ConfigDict

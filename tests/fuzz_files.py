@@ -221,7 +221,7 @@ def _image_bytes(rng: np.random.Generator) -> tuple[bytes, str]:
 
 
 def _transparent_png(rng: np.random.Generator) -> bytes:
-    """Returns a PNG of odd depth with a transparent colour, or a palette shorter than its entries."""
+    """Returns a PNG of odd depth with a transparent color, or a palette shorter than its entries."""
 
     def chunk(kind, body):
         return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))

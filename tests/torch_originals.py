@@ -1,6 +1,6 @@
 """Networks in PyTorch with the parameter names of their origins, to convert from and to compare with.
 
-Each takes normalised pixels NCHW and returns (logits, every named feature). Needs PyTorch.
+Each takes normalized pixels NCHW and returns (logits, every named feature). Needs PyTorch.
 """
 
 import torch
@@ -44,7 +44,7 @@ class AlexNet(nn.Module):
 
 
 class VGG(nn.Module):
-    """As in torchvision, with or without batch normalisation, or with the head of Adv-BNN."""
+    """As in torchvision, with or without batch normalization, or with the head of Adv-BNN."""
 
     def __init__(self, depths, classes, *, width, dense_width, batch_norm, pooled):
         super().__init__()
@@ -364,7 +364,7 @@ class Attacker(nn.Module):
 
 
 class AttackerModel(nn.Module):
-    """What robustness saves, inside the `module` of a DataParallel: the model twice, and its normalisation twice."""
+    """What robustness saves, inside the `module` of a DataParallel: the model twice, and its normalization twice."""
 
     def __init__(self, model, mean, std):
         super().__init__()

@@ -53,10 +53,10 @@ def apgd(
         independent of the batch it is in.
       logits_fn: images [B, H, W, C] in [0, 1] -> logits [B, K]; rows independent.
       images: float32 [B, H, W, C] in [0, 1].
-      labels: int [B]; rows labelled -1 are padding and are returned unchanged.
+      labels: int [B]; rows labeled -1 are padding and are returned unchanged.
       eps: radius in units of `images`; a number or one per example [B], which may be traced.
       norm: "l1", "l2" or "linf".
-      loss: to maximise: "ce", "dlr" (from 3 classes) or "dlr_targeted" (from 4 classes, with `targets`).
+      loss: to maximize: "ce", "dlr" (from 3 classes) or "dlr_targeted" (from 4 classes, with `targets`).
       num_steps: number of steps, at least 1; the start costs one more forward and backward pass.
       num_restarts: number of random starts. For each example the first that succeeds is returned, and the
         first of all where none does.
@@ -151,7 +151,7 @@ def momentum_rule(images: Array, *, eps: ArrayLike | float, norm: str, num_steps
     """Returns the rule for l2 and linf: steepest ascent with momentum and step sizes that are halved without progress.
 
     Args:
-      images: float32 [B, H, W, C] in [0, 1], centres of the balls.
+      images: float32 [B, H, W, C] in [0, 1], centers of the balls.
       eps: radius, [] or [B]; the first step is twice as long.
       norm: "l2" or "linf".
       num_steps: total number of steps.
@@ -209,7 +209,7 @@ def sparse_rule(images: Array, *, eps: ArrayLike | float, period: ArrayLike | in
     The number of coordinates follows from the number that the best perturbation changes.
 
     Args:
-      images: float32 [B, H, W, C] in [0, 1], centres of the balls.
+      images: float32 [B, H, W, C] in [0, 1], centers of the balls.
       eps: radius, [] or [B]; the step is this long at most and a tenth at least.
       period: number of steps between two reviews; may be traced.
       warm: whether the first images are the result of an earlier run, whose number of coordinates is kept.

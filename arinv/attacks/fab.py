@@ -53,7 +53,7 @@ def fab(
       key: PRNG key of the random starts, or one per example [B]; the first restart starts at the image.
       logits_fn: images [B, H, W, C] in [0, 1] -> logits [B, K]; rows independent.
       images: float32 [B, H, W, C] in [0, 1], classified as `labels`.
-      labels: int [B]; rows labelled -1 are padding and are returned unchanged.
+      labels: int [B]; rows labeled -1 are padding and are returned unchanged.
       eps: the largest distance that counts, in units of `images`; a number or one per example [B], which may
         be traced.
       targets: int [B]: the classes to approach; may be traced. -1 is padding as above. None for the class of the

@@ -28,7 +28,7 @@ class Attack(NamedTuple):
 
     Attributes:
       function: (key, logits_fn, images, labels, *, eps, norm, **options) -> adversarial images within eps of the
-        images and in [0, 1]; rows labelled -1 come back unchanged.
+        images and in [0, 1]; rows labeled -1 come back unchanged.
       norms: that it takes.
     """
 

@@ -1,7 +1,7 @@
 """Projected gradient descent (PGD) and the fast gradient sign method (FGSM) in l2 and linf balls.
 
 Images are float32 [B, H, W, C] in [0, 1] and radii are in the same unit. The model is a function from images to
-logits, with its normalisation inside and in evaluation mode (no dropout, no batch statistics), so that each row
+logits, with its normalization inside and in evaluation mode (no dropout, no batch statistics), so that each row
 depends on its own image only.
 
 Call an attack inside `jax.jit`, or every call compiles again: in a training step, or by itself as
@@ -54,7 +54,7 @@ def pgd(
       key: PRNG key of the random starts; without them the result does not depend on it.
       logits_fn: images [B, H, W, C] in [0, 1] -> logits [B, K]; rows independent.
       images: float32 [B, H, W, C] in [0, 1].
-      labels: int [B]; rows labelled -1 are padding and are returned unchanged.
+      labels: int [B]; rows labeled -1 are padding and are returned unchanged.
       eps: radius in units of `images` (8/255 is eight grey levels), for "l2" over H, W and C
         together; a number or one per example [B], which may be traced. 0 returns the images.
       num_steps: number of gradient steps, at least 1; each costs one forward and backward pass.
@@ -129,7 +129,7 @@ def fgsm(
       key: PRNG key of the noise.
       logits_fn: images [B, H, W, C] in [0, 1] -> logits [B, K]; rows independent.
       images: float32 [B, H, W, C] in [0, 1].
-      labels: int [B]; rows labelled -1 are padding and are returned unchanged.
+      labels: int [B]; rows labeled -1 are padding and are returned unchanged.
       eps: radius in units of `images`; a number or one per example [B], which may be traced.
       step_size: length of the step, in the unit and shapes of `eps`; eps if None.
       norm: "l2" or "linf".
@@ -186,7 +186,7 @@ def projected_ascent(
     Args:
       losses_fn: images [B, H, W, C] -> losses [B]; rows independent. NaN is never the highest.
       start: float32 [B, H, W, C] in [0, 1], the first iterate.
-      images: float32 [B, H, W, C] in [0, 1], the centres of the balls.
+      images: float32 [B, H, W, C] in [0, 1], the centers of the balls.
       eps: radius, a number or [B].
       step_size: a number or [B].
       num_steps: number of gradient steps.

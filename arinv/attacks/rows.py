@@ -56,7 +56,7 @@ def prepare(
     Args:
       logits_fn: images [B, H, W, C] in [0, 1] -> logits [B, K], K at least 2.
       images: floating point [B, H, W, C] in [0, 1].
-      labels: int [B]; rows labelled -1 are padding.
+      labels: int [B]; rows labeled -1 are padding.
       eps: radius in units of `images`, a number or one per example [B].
       norm: "l1", "l2" or "linf".
       targets: int [B], classes to approach; -1 is padding too.
@@ -316,7 +316,7 @@ def margins(logits_fn: LogitsFn, images: np.ndarray, labels: np.ndarray, buckets
     Args:
       logits_fn: images [B, H, W, C] in [0, 1] -> logits [B, K], K at least 2.
       images: float32 [N, H, W, C] in [0, 1], on the host.
-      labels: int [N]; the margin of an image labelled -1 is meaningless.
+      labels: int [N]; the margin of an image labeled -1 is meaningless.
       buckets: sizes of batches.
 
     Returns:

@@ -63,7 +63,7 @@ def square(
       key: PRNG key, or one per example [B], which makes the result of an example independent of the batch.
       logits_fn: images [B, H, W, C] in [0, 1] -> logits [B, K]; rows independent.
       images: float32 [B, H, W, C] in [0, 1].
-      labels: int [B]; rows labelled -1 are padding and are returned unchanged.
+      labels: int [B]; rows labeled -1 are padding and are returned unchanged.
       eps: radius in units of `images`; a number or one per example [B], which may be traced.
       norm: "l1", "l2" or "linf".
       num_queries: number of queries after the first; fewer once all rows are misclassified.
@@ -108,7 +108,7 @@ def square_start(
     Raises:
       UserError: as `square`.
 
-    Source: Andriushchenko et al. 2020, sections 3.2 to 3.4 (initialisation).
+    Source: Andriushchenko et al. 2020, sections 3.2 to 3.4 (initialization).
     """
     rows, eps = _prepare(logits_fn, images, labels, eps, norm)
     keys = fold_in(row_keys(key, batch_size=rows.images.shape[0]), _START)
@@ -338,11 +338,11 @@ def patch(*, side: int, norm: str) -> np.ndarray:
 
 def _hill(rows: int, columns: int, norm: str) -> np.ndarray:
     """Returns the sum of nested rectangles around the middle, each less high than the one inside it."""
-    centre = rows // 2, columns // 2
-    count = max(centre) + 1
+    center = rows // 2, columns // 2
+    count = max(center) + 1
     heights = 1.0 / np.arange(1, count + 1) ** _POWERS[norm]
     outwards = np.cumsum(heights[::-1])[::-1]  # by the distance from the middle
-    distance = np.maximum(np.abs(np.arange(rows) - centre[0])[:, None], np.abs(np.arange(columns) - centre[1])[None, :])
+    distance = np.maximum(np.abs(np.arange(rows) - center[0])[:, None], np.abs(np.arange(columns) - center[1])[None, :])
     return _unit(outwards[distance], norm)
 
 

@@ -169,7 +169,7 @@ def _to_rgb(image: Image.Image, name: str) -> Image.Image:
 
 
 def _scale_transparency(image: Image.Image) -> None:
-    """Scales a PNG's transparent colour to 8 bits, as Pillow scales the pixels but not that colour."""
+    """Scales a PNG's transparent color to 8 bits, as Pillow scales the pixels but not that color."""
     color, raw_mode = image.info.get("transparency"), image.tile[0][3] if image.tile else None
     if raw_mode in ("L;2", "L;4") and isinstance(color, int):
         image.info["transparency"] = color * {"L;2": 85, "L;4": 17}[raw_mode]
@@ -181,7 +181,7 @@ def _deep_grey_to_rgb(image: Image.Image, name: str) -> Image.Image:
     """Returns a 16-bit grey image with 8 bits; its transparent grey becomes white.
 
     Raises:
-      UserError: 32 bits a pixel, whose range is not standardised.
+      UserError: 32 bits a pixel, whose range is not standardized.
     """
     values = np.asarray(image)
     if not (image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM")):  # PPM: at most 16
@@ -201,8 +201,8 @@ def resize_u8(image: np.ndarray, size: int, mode: str = "squash") -> np.ndarray:
     Args:
       image: uint8 [H, W, 3].
       size: side of the result, in pixels.
-      mode: "squash" ignores the aspect ratio; "crop" resizes the short side to `size`, then crops the centre;
-        "crop_7_8" resizes the short side to 8/7 of `size`, then crops the centre, as torchvision's Resize(256) and
+      mode: "squash" ignores the aspect ratio; "crop" resizes the short side to `size`, then crops the center;
+        "crop_7_8" resizes the short side to 8/7 of `size`, then crops the center, as torchvision's Resize(256) and
         CenterCrop(224); "original" returns the image unchanged.
 
     Returns:
@@ -222,7 +222,7 @@ def resize_u8(image: np.ndarray, size: int, mode: str = "squash") -> np.ndarray:
 
 
 def means_u8(image: np.ndarray, size: int) -> np.ndarray:
-    """Returns the largest square in the centre of an image with both sides `size`, each pixel the mean of its block.
+    """Returns the largest square in the center of an image with both sides `size`, each pixel the mean of its block.
 
     Args:
       image: uint8 [H, W, 3].
@@ -244,7 +244,7 @@ def check_window(window: Sequence[int]) -> None:
     whole = all(isinstance(value, int) and not isinstance(value, bool) for value in window)
     if len(window) != 3 or not whole or window[2] < 1:
         raise UserError(
-            f"window={tuple(window)} must be x and y of its centre and its side, in pixels, such as (89, 121, 128)"
+            f"window={tuple(window)} must be x and y of its center and its side, in pixels, such as (89, 121, 128)"
         )
 
 
@@ -253,7 +253,7 @@ def crop_window(image: np.ndarray, window: Sequence[int], *, name: str) -> np.nd
 
     Args:
       image: uint8 [H, W, C].
-      window: x and y of its centre, which of an even side is the pixel right of it and below, and its side, in pixels.
+      window: x and y of its center, which of an even side is the pixel right of it and below, and its side, in pixels.
       name: of the image in errors.
 
     Returns:
@@ -337,7 +337,7 @@ def random_resized_crop(
     Returns:
       uint8 [size, size, 3].
 
-    Source: torchvision's RandomResizedCrop on Pillow images: ten tries, then the largest centred window of an allowed
+    Source: torchvision's RandomResizedCrop on Pillow images: ten tries, then the largest centered window of an allowed
     shape.
     """
     rng = np.random.default_rng(list(key))

@@ -145,8 +145,8 @@ def open_source(
       split: "train" or "test"; with tfds also slices such as "train[:80%]"; with a folder or an npz
         file also "all". Where these have no splits of their own, a fifth of each class is the test split.
       image_size: side S of the images, in pixels.
-      resize: "squash" (the whole image, ignoring the aspect ratio), "crop" (short side to S, then the centre),
-        "crop_7_8" (short side to 8/7 of S, then the centre: torchvision's Resize(256) and CenterCrop(224)), or
+      resize: "squash" (the whole image, ignoring the aspect ratio), "crop" (short side to S, then the center),
+        "crop_7_8" (short side to 8/7 of S, then the center: torchvision's Resize(256) and CenterCrop(224)), or
         "original" (the image as it is stored, for `train_batches(resized_crop=...)`).
       data_dir: the directory of TFDS datasets; None: TFDS_DATA_DIR, else ~/tensorflow_datasets.
       on_bad_image: for a folder: "error" raises at a damaged image, "skip" skips it
@@ -158,7 +158,7 @@ def open_source(
       renumber: with `classes`, number those from 0, as if the dataset had no others.
       progress: called with (done, total) while the files of a folder are checked.
       channels: of the images, 3 or 1 for grey ones; 0 for the dataset's own.
-      window: x and y of the centre and the side of the window that is cropped before images are resized, in pixels,
+      window: x and y of the center and the side of the window that is cropped before images are resized, in pixels,
         of tfds, folder and volume; empty for whole images.
       label: with tfds the feature with the label, such as "attributes/Eyeglasses", or "none" for images without
         labels; empty for "label" or "labels".

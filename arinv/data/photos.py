@@ -1,4 +1,4 @@
-"""The built-in dataset `photos`: labelled patches of ten photographs, without a download.
+"""The built-in dataset `photos`: labeled patches of ten photographs, without a download.
 
 The photographs are part of scikit-image and scikit-learn. The class of a patch is the photograph it
 is cropped from. Every photograph is divided into 4 x 4 cells, of which 4 are for testing, one in each
@@ -43,7 +43,7 @@ _GRID = 4
 _TEST_COLUMN = (1, 3, 0, 2)  # in row r; no two test cells touch, not even at a corner
 _MIN_SIDE = 24
 _MIN_FRACTION = 0.45  # of the largest window: smaller ones show texture rather than objects
-_MIN_DETAIL = 8.0  # grey levels between neighbouring samples; below it a patch is nearly uniform
+_MIN_DETAIL = 8.0  # grey levels between neighboring samples; below it a patch is nearly uniform
 _MAX_TRIES = 12
 
 
@@ -263,7 +263,7 @@ def _choose_window(rng: np.random.Generator, photograph: np.ndarray, split: str,
 
 
 def _detail(photograph: np.ndarray, top: int, left: int, side: int) -> float:
-    """Returns the mean difference of neighbours among about 16 x 16 samples of a window."""
+    """Returns the mean difference of neighbors among about 16 x 16 samples of a window."""
     step = max(1, side // 16)
     samples = photograph[top : top + side : step, left : left + side : step].astype(np.int16)
     return float(np.abs(np.diff(samples, axis=0)).mean() + np.abs(np.diff(samples, axis=1)).mean())

@@ -5,7 +5,7 @@
 "volume:PATH"  a .npy file, a .npz file with one array or "volume", both [D, H, W], or a folder of slices in the order
                of their names. Values other than uint8 are scaled from the volume's smallest and largest to 0 to 255.
 
-A slice is the largest square in the centre, or data.window, resized. The class of a slice is the axis across which it
+A slice is the largest square in the center, or data.window, resized. The class of a slice is the axis across which it
 was cut. Test slices are cut across axis 0 only, in their order, so that they form a volume again.
 
 Source: slices of a rock along varying axes, Generative Encoder, section 4.1.
@@ -140,7 +140,7 @@ def open_volume(location: str, split: str, *, image_size: int, resize: str, wind
         others too where it is long enough for squares of the same size.
       image_size: side of the images, in pixels.
       resize: see `Slices`.
-      window: of the slices across axis 0, see `image_files.crop_window`; empty for the largest square in the centre.
+      window: of the slices across axis 0, see `image_files.crop_window`; empty for the largest square in the center.
 
     Raises:
       UserError: a missing or damaged file, no volume in it, an unknown split, or a window that is not inside.
@@ -163,7 +163,7 @@ def open_volume(location: str, split: str, *, image_size: int, resize: str, wind
     else:
         volume = volume[:first_test]
         axes = range(3) if len(volume) >= side else range(1)
-        if len(axes) > 1:  # the squares in the centre of the slices across the other axes
+        if len(axes) > 1:  # the squares in the center of the slices across the other axes
             index = [(0, axis, i) for i in range(max(volume.shape)) for axis in axes if i < volume.shape[axis]]
         else:
             index = [(0, 0, position) for position in range(len(volume))]

@@ -29,7 +29,7 @@ PUBLISHED = {
     "svhn_cropped": Published(10, {"train": 73_257, "test": 26_032}, side=32),
 }
 _BLOCK = 1024  # records that are read together
-UNLABELLED = "none"  # the label of datasets without labels
+UNLABELED = "none"  # the label of datasets without labels
 
 
 class Tfds:
@@ -183,7 +183,7 @@ def _label_name(name: str, features: Mapping[str, Any], label: str) -> str:
     Raises:
       UserError: no such feature, or one that is no integer.
     """
-    if label == UNLABELLED:
+    if label == UNLABELED:
         return ""
     known = _flat(features)
     label_name = label or next((key for key in ("label", "labels") if key in known), None)
@@ -192,7 +192,7 @@ def _label_name(name: str, features: Mapping[str, Any], label: str) -> str:
     if label_name is None:
         raise UserError(
             f"tfds:{name} has no feature 'label' or 'labels'; it has: {', '.join(sorted(known))}; name one by "
-            f"data.label, or set data.label={UNLABELLED} for images without labels"
+            f"data.label, or set data.label={UNLABELED} for images without labels"
         )
     feature = known[label_name]
     dtype = np.dtype(getattr(feature, "np_dtype", object))

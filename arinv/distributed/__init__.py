@@ -45,7 +45,7 @@ _lifeline: Lifeline | None = None
 def start(
     mode: str = "auto", *, start_seconds: float = 300.0, lost_seconds: float = 60.0, arguments: Sequence[str] = ()
 ) -> None:
-    """Connects to the other processes of the run, if any; call it before JAX initialises devices.
+    """Connects to the other processes of the run, if any; call it before JAX initializes devices.
 
     Args:
       mode: "auto", "on" (a single process is a mistake) or "off".

@@ -1,4 +1,4 @@
-"""Checkpoints of a run, through Orbax: networks, optimisers, data position and description, each an item of its own.
+"""Checkpoints of a run, through Orbax: networks, optimizers, data position and description, each an item of its own.
 
 A checkpoint appears under its final name only when it is complete, so a kill keeps the one before. Arrays are stored
 without their placement and restored onto any mesh. Nothing in a checkpoint is executed when it is read.
@@ -341,7 +341,7 @@ def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
 
 
 def open_reader() -> ocp.Checkpointer:
-    """Returns a reader that does not synchronise with other processes."""
+    """Returns a reader that does not synchronize with other processes."""
     alone = ocp.options.MultiprocessingOptions(
         primary_host=jax.process_index(), active_processes={jax.process_index()}, barrier_sync_key_prefix="alone"
     )

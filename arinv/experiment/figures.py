@@ -1,4 +1,4 @@
-"""Figures: labelled grids of images, tiles of one size for images of several, and curves."""
+"""Figures: labeled grids of images, tiles of one size for images of several, and curves."""
 
 import io
 import math
@@ -21,7 +21,7 @@ _PANEL = (4.6, 3.6)  # inches
 _DOTS_PER_INCH = 120
 
 
-def labelled_grid(
+def labeled_grid(
     rows: Mapping[str, ArrayLike], *, columns: Sequence[str] = (), min_tile: int = 96, font_size: int = _FONT_SIZE
 ) -> np.ndarray:
     """Returns rows of images with the name of each row on its left and of each column above it.
@@ -81,8 +81,8 @@ def caption(images: np.ndarray, texts: Sequence[str], *, font_size: int = 13) ->
     return results
 
 
-def centre_window(image: np.ndarray, size: int) -> np.ndarray:
-    """Returns the centre of an image, padded with white where it is smaller.
+def center_window(image: np.ndarray, size: int) -> np.ndarray:
+    """Returns the center of an image, padded with white where it is smaller.
 
     Args:
       image: uint8 [H, W, 3].
@@ -98,7 +98,7 @@ def centre_window(image: np.ndarray, size: int) -> np.ndarray:
 
 
 def _overlap(side: int, size: int) -> tuple[slice, slice]:
-    """Returns the slices of an image's side and of the centred window's that coincide."""
+    """Returns the slices of an image's side and of the centered window's that coincide."""
     length = min(side, size)
     return tuple(slice((n - length) // 2, (n - length) // 2 + length) for n in (side, size))
 

@@ -1,6 +1,6 @@
-"""Trained networks from their checkpoints: `load`, and the networks that a description is rebuilt as.
+"""Trained networks from their checkpoints: `load`, and networks that are rebuilt from their descriptions.
 
-Networks that are to be trained, and those that are planned, have the shapes of their weights in place of these.
+Networks that are not trained yet have shapes in place of weights.
 """
 
 import dataclasses
@@ -119,7 +119,7 @@ def new_encoder(
     options: Mapping[str, Any] | None = None,
     dtype: jax.typing.DTypeLike = jnp.float32,
 ) -> Trained:
-    """Returns an encoder without a head that no training leaves.
+    """Returns an encoder without a head that comes from no training run.
 
     With a key it has random weights, where the training of an autoencoder starts. Without one it is a fixed function of
     the image, such as HOG.
@@ -232,7 +232,7 @@ def build_autoencoder(
 
 
 def image_struct(image_size: int, channels: int = 3) -> jax.ShapeDtypeStruct:
-    """Returns the shape of one image, to initialise a network with."""
+    """Returns the shape of one image, to initialize a network with."""
     return jax.ShapeDtypeStruct((1, image_size, image_size, channels), jnp.float32)
 
 

@@ -167,7 +167,7 @@ def _await_silence(path: pathlib.Path, before: dict[str, Any]) -> None:
       UserError: there was a heartbeat.
     """
     print(
-        f"{path.parent} was locked by {_name(before)}; waiting {_PATIENCE_SECONDS:.0f} s for a sign of life",
+        f"{path.parent} was locked by {_name(before)}; waiting {_PATIENCE_SECONDS:.0f} s for a heartbeat",
         file=sys.stderr,
         flush=True,
     )
@@ -207,6 +207,6 @@ def _check_shared(workdir: pathlib.Path, token: str) -> None:
     others = [f"process {i} ({host})" for i, (is_shared, host) in enumerate(answers) if not is_shared]
     if others:
         raise UserError(
-            f"workdir {workdir} of process 0 is not seen by {', '.join(others[:8])}: all hosts need one directory, on "
-            "a network file system"
+            f"workdir {workdir} of process 0 is not visible to {', '.join(others[:8])}: all hosts need one directory, "
+            "on a network file system"
         )

@@ -158,7 +158,7 @@ def weights_note(weights: Mapping[str, Mapping[str, str]]) -> str:
     """Returns a warning for each metric that entries were measured by through different networks; empty for none.
 
     Args:
-      weights: entry -> metric -> fingerprint of the network that the metric looks through.
+      weights: entry -> metric -> fingerprint of the network whose features the metric compares.
     """
     by_metric: dict[str, set[str]] = {}
     for fingerprints in weights.values():

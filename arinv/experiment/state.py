@@ -1,4 +1,4 @@
-"""The state of a training run: networks by name, their optimisers, the step, and a moving average of weights."""
+"""The state of a training run: networks by name, their optimizers, the step, and a moving average of weights."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -22,7 +22,7 @@ class TrainState:
     Attributes:
       step: int32 scalar, steps taken.
       variables: network name -> {"params": ..., "batch_stats": ..., ...}, all float32.
-      opt_states: network name -> optimiser state.
+      opt_states: network name -> optimizer state.
     """
 
     step: Array
@@ -41,7 +41,7 @@ class TrainState:
         Args:
           key: PRNG key of the initial weights.
           networks: name -> (module, shapes of its inputs, each an array or a tree of them).
-          optimizers: name -> optimiser.
+          optimizers: name -> optimizer.
         """
         variables, opt_states = {}, {}
         for i, (name, (module, inputs)) in enumerate(networks.items()):
@@ -53,7 +53,7 @@ class TrainState:
     def apply_gradients(
         self, name: str, gradients: Any, collections: Variables, optimizer: optax.GradientTransformation
     ) -> "TrainState":
-        """Returns the state after one optimiser step of one network; `step` is unchanged.
+        """Returns the state after one optimizer step of one network; `step` is unchanged.
 
         Args:
           name: of the network.
@@ -81,7 +81,7 @@ class TrainState:
     def update_average(self, name: str, decay: float) -> "TrainState":
         """Returns the state, after the network's update but before `step` is incremented, with the average updated.
 
-        The decay starts small, so that the random initial weights are soon forgotten.
+        The decay starts small, so that the random initial weights soon lose their weight.
 
         Args:
           name: of the network.

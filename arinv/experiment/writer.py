@@ -116,7 +116,7 @@ class Writer:
             raise UserError(f"{self._path} has vanished: it was deleted or moved during the run") from error
         except OSError as error:
             raise UserError(f"{self._path} cannot be written: {error.strerror}; {DISK_ADVICE}") from error
-        if not self._board_lives():
+        if not self._board_is_alive():
             return
         for name, value in values.items():
             self._board.add_scalar(name, value, step)
@@ -126,11 +126,11 @@ class Writer:
         if not self._active:
             return
         write_png(self._images / f"{name}_{step:07d}.png", image_u8)
-        if self._board_lives():
+        if self._board_is_alive():
             self._board.add_image(name, image_u8, step, dataformats="HWC")
 
-    def _board_lives(self) -> bool:
-        """Returns whether TensorBoard's thread still runs; after a failure, further events would block for ever."""
+    def _board_is_alive(self) -> bool:
+        """Returns whether TensorBoard's thread still runs; after a failure, further events would block forever."""
         writer = getattr(self._board.file_writer, "event_writer", None)
         worker = getattr(writer, "_worker", None)
         return worker is None or worker.is_alive()
@@ -142,7 +142,7 @@ class Writer:
         if not self._active:
             return
         self._file.close()
-        if self._board_lives():
+        if self._board_is_alive():
             with contextlib.suppress(OSError) if kind else contextlib.nullcontext():
                 self._board.close()
 

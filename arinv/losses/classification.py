@@ -1,6 +1,6 @@
 """Losses of classifiers: cross-entropy, TRADES, GAIRAT, GAIR-RST and the margin, per example in float32.
 
-Logits are [B, K] of any float dtype. Rows labelled -1 are padding.
+Logits are [B, K] of any float dtype. Rows labeled -1 are padding.
 """
 
 import jax
@@ -19,7 +19,7 @@ def cross_entropy(logits: ArrayLike, labels: ArrayLike) -> Array:
 
     Args:
       logits: [B, K].
-      labels: int [B] in 0..K-1; rows labelled -1 are padding, with zero loss and zero gradient. A traced label of K or
+      labels: int [B] in 0..K-1; rows labeled -1 are padding, with zero loss and zero gradient. A traced label of K or
         more gives NaN.
 
     Returns:
@@ -61,7 +61,7 @@ def trades_loss(logits: ArrayLike, adversarial_logits: ArrayLike, labels: ArrayL
     Args:
       logits: [B, K] of the clean images.
       adversarial_logits: [B, K] of their adversarial versions.
-      labels: int [B]; rows labelled -1 are padding, with zero loss.
+      labels: int [B]; rows labeled -1 are padding, with zero loss.
       beta: weight of robustness against accuracy, 6 in the paper.
 
     Returns:
@@ -92,7 +92,7 @@ def gair_rst_loss(
       logits: [B, K] of the clean images.
       adversarial_logits: [B, K] after the attack on the divergence, weighted by w.
       margin_logits: [B, K] after the attack on the margin, weighted by 1 - w.
-      labels: int [B]; rows labelled -1 are padding, with zero loss.
+      labels: int [B]; rows labeled -1 are padding, with zero loss.
       weights: float32 [B] in [0, 1], w, from `divergence_share`.
       beta: weight of robustness against accuracy, 6 in the code.
 
@@ -113,7 +113,7 @@ def gair_rst_loss(
 
 
 def margin_loss(logits: ArrayLike, labels: ArrayLike, *, confidence: float = 50.0) -> Array:
-    """Returns -max(logit of the label - highest other logit + confidence, 0), which an attack maximises.
+    """Returns -max(logit of the label - highest other logit + confidence, 0), which an attack maximizes.
 
     Args:
       logits: [B, K].
@@ -154,7 +154,7 @@ def geometry_weights(kappa: ArrayLike, mask: ArrayLike, *, num_steps: int, kind:
     Raises:
       UserError: another kind, fewer than 1 step, or kappa and mask that are not [B].
 
-    Source: Zhang et al. 2021, section 3, normalised as in the released code.
+    Source: Zhang et al. 2021, section 3, normalized as in the released code.
     """
     if kind not in WEIGHTINGS:
         raise unknown("weighting", kind, WEIGHTINGS)
@@ -181,7 +181,7 @@ def divergence_share(kappa: ArrayLike, *, num_steps: int, offset: float) -> Arra
       offset: lambda, 3 in the code.
 
     Returns:
-      float32 [B] in [0, 1], not normalised.
+      float32 [B] in [0, 1], not normalized.
 
     Source: the released code of Zhang et al. 2021, GAIR-RST.
     """

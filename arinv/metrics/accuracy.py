@@ -9,8 +9,8 @@ from arinv.ops.inputs import as_labels, as_logits
 from arinv.types import Array, ArrayLike
 
 AUROC_VARIANT = (
-    "auroc: area under the ROC curve of telling anomalous from normal images, by scikit-learn; the share of pairs of "
-    "one anomalous and one normal image in which the anomalous one has the higher score, ties counted by half"
+    "auroc: area under the ROC curve of separating anomalous from normal images, by scikit-learn; the share of pairs "
+    "of one anomalous and one normal image in which the anomalous one has the higher score, ties counted by half"
 )
 
 
@@ -21,7 +21,7 @@ def correct(logits: ArrayLike, labels: ArrayLike) -> Array:
 
     Args:
       logits: [B, K]. A row with NaN counts as wrong.
-      labels: int [B]; rows labelled -1 are padding and give 0.
+      labels: int [B]; rows labeled -1 are padding and give 0.
 
     Returns:
       float32 [B] of zeros and ones.

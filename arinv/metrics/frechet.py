@@ -60,8 +60,8 @@ class FeatureMoments:
         if self.count and rows.shape[1:] != np.shape(self._mean):
             raise UserError(f"features must be of one length, got {rows.shape[1]} after {np.shape(self._mean)[0]}.")
         total = self.count + len(rows)
-        centre = rows.mean(axis=0)
-        shift, rows = centre - self._mean, rows - centre[None, :]
+        center = rows.mean(axis=0)
+        shift, rows = center - self._mean, rows - center[None, :]
         self._scatter = self._scatter + rows.T @ rows + np.outer(shift, shift) * (self.count * len(rows) / total)
         self._mean = self._mean + shift * (len(rows) / total)
         self.count = total

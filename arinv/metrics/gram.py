@@ -58,7 +58,7 @@ def gram_loss(
       images_a: [B, H, W, C] in [0, 1].
       images_b: [B, H', W', C] in [0, 1], of any size.
       layers: names of the features [B, h, w, K] to compare.
-      reduction: "mean" as in the comparison of Rojas-Gomez et al. 2022, or "sum" as Gatys et al. 2016 minimise it;
+      reduction: "mean" as in the comparison of Rojas-Gomez et al. 2022, or "sum" as Gatys et al. 2016 minimize it;
         GRAM_VARIANTS says what each computes.
 
     Returns:

@@ -196,12 +196,12 @@ def mean_pairwise_distance(images: ArrayLike) -> float:
         raise UserError(f"a mean distance between images needs at least two images, got {count}.")
     block = max(1, min(_BLOCK_ROWS, _BLOCK_VALUES // rows.shape[1]))
     total = 0.0
-    centre = rows[:1].astype(np.float64)  # subtracted, so that nearly equal images keep their digits
+    center = rows[:1].astype(np.float64)  # subtracted, so that nearly equal images keep their digits
     for start in range(0, count, block):
-        left = rows[start : start + block] - centre
+        left = rows[start : start + block] - center
         total += _sum_of_distances(left, left) / 2  # each pair of the block appears twice
         for other in range(start + block, count, block):
-            total += _sum_of_distances(left, rows[other : other + block] - centre)
+            total += _sum_of_distances(left, rows[other : other + block] - center)
     return float(total / (count * (count - 1) / 2))
 
 

@@ -64,7 +64,7 @@ METRICS: dict[str, Metric] = {
     "normalized_error": Metric(
         image_quality.euclidean_distance,
         image_quality.NORMALIZED_ERROR_VARIANT,
-        "normalised error",
+        "normalized error",
         finish=lambda distances, images: image_quality.normalized_error(
             distances, image_quality.mean_pairwise_distance(images)
         ),

@@ -1,6 +1,6 @@
 """LPIPS, a perceptual distance between images from the features of a network, published and robust.
 
-Images are float [B, H, W, C] in [0, 1]; `features_fn` includes the network's normalisation. The published metric uses
+Images are float [B, H, W, C] in [0, 1]; `features_fn` includes the network's normalization. The published metric uses
 AlexNet or VGG-16 trained on ImageNet, with learned weights of the channels (`heads`). Robust LPIPS is the same distance
 for an adversarially robust encoder, with equal weights of all channels. Different networks have different scales.
 

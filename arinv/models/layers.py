@@ -1,12 +1,12 @@
-"""What networks are built from: batch normalisation as in PyTorch, convolutions and dense layers.
+"""What networks are built from: batch normalization as in PyTorch, convolutions and dense layers.
 
-The latter have optional spectral normalisation.
+The latter have optional spectral normalization.
 
-Spectral normalisation has the form of the original: one power iteration per training forward pass on the matrix
+Spectral normalization has the form of the original: one power iteration per training forward pass on the matrix
 [rest, output channels], both singular vectors kept, so that PyTorch's checkpoints can be read. The vectors are state,
 collection "spectral". Encoders, autoencoders and BEGAN have Flax's convolutions (`LinenConv`) and dense layers.
 
-Source: Miyato et al. 2018, algorithm 1; initialisation of Rojas-Gomez et al. 2022, released code.
+Source: Miyato et al. 2018, algorithm 1; initialization of Rojas-Gomez et al. 2022, released code.
 """
 
 import math
@@ -53,7 +53,7 @@ class Fitted(nn.Module):
 class BatchNorm(nn.BatchNorm):
     """`flax.linen.BatchNorm` over all axes but the last, with its attributes and variables.
 
-    A batch is normalised by its own biased variance, the mean of squared deviations over the n images and positions of
+    A batch is normalized by its own biased variance, the mean of squared deviations over the n images and positions of
     the global batch, whatever the number of devices. The running variance averages the unbiased one, n / (n - 1) times
     that, as in algorithm 2 of the paper and in PyTorch; `flax.linen.BatchNorm` averages the biased one. Every row
     counts, also one of padding: training batches have none.
@@ -64,7 +64,7 @@ class BatchNorm(nn.BatchNorm):
 
     @nn.compact
     def __call__(self, x: Array, use_running_average: bool | None = None) -> Array:
-        """Returns x [..., C] normalised by the running statistics, or by its own, which then update them."""
+        """Returns x [..., C] normalized by the running statistics, or by its own, which then update them."""
         running = nn.merge_param("use_running_average", self.use_running_average, use_running_average)
         if running:
             return super().__call__(x, use_running_average)
@@ -104,7 +104,7 @@ torch_uniform_transposed = nn.initializers.variance_scaling(1 / 3, "fan_in", "un
 
 
 def rectified_normal(slope: float, *, scale: float = 1.0) -> nn.initializers.Initializer:
-    """Returns He's initialisation for a leaky rectifier, with the variance times `scale`."""
+    """Returns He's initialization for a leaky rectifier, with the variance times `scale`."""
     return nn.initializers.variance_scaling(2 * scale / (1 + slope**2), "fan_in", "truncated_normal")
 
 
@@ -125,7 +125,7 @@ def _spectrally_normalized(module: nn.Module, kernel: Array, train: bool) -> Arr
     def initial():
         u = _unit(jnp.ones(matrix.shape[1], matrix.dtype))
         v = jnp.zeros(matrix.shape[0], matrix.dtype)
-        # A loop, since the unrolled iterations of all layers would take most of the compilation of an initialisation.
+        # A loop, since the unrolled iterations of all layers would take most of the compilation of an initialization.
         u, v = jax.lax.fori_loop(0, _INIT_POWER_ITERATIONS, lambda _, uv: _power_iteration(matrix, uv[0]), (u, v))
         return {"u": u, "v": v}
 
@@ -150,7 +150,7 @@ def _weights(module: nn.Module, shape: tuple[int, ...], train: bool) -> tuple[Ar
 
 
 def batch_norm(name: str, *, train: bool, dtype: jax.typing.DTypeLike, bias: float = 0.0) -> BatchNorm:
-    """Returns the generators' batch normalisation: scales are initialised to N(1, 0.02), biases to `bias`."""
+    """Returns the generators' batch normalization: scales are initialized to N(1, 0.02), biases to `bias`."""
     return BatchNorm(
         use_running_average=not train,
         momentum=0.9,

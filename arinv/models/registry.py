@@ -98,7 +98,7 @@ def build(name: str, *, num_classes: int | None = None, **options) -> Encoder:
       A module: images [B, H, W, 3] in [0, 1] -> (logits [B, K], {"conv1": ..., ...}); `Encoder` lists its facts.
 
     Raises:
-      UserError: unknown encoder, option, normalisation or dtype, or a number of classes, a width or a depth that is
+      UserError: unknown encoder, option, normalization or dtype, or a number of classes, a width or a depth that is
         not a whole number or too small.
     """
     if name not in ENCODERS:
@@ -175,7 +175,7 @@ def build_generator(
       variant: "default" (the published plan if there is one, else the mirror rule), "mirror" (the rule), "nearest" (the
         rule with nearest upsampling, which draws no checkerboard), or the name of another published plan, such as
         "table_a4" for AlexNet's conv5, "dosovitskiy_brox" or "deepsim" for CaffeNet's layers.
-      spectral_norm: normalise every kernel by its largest singular value, where the plan does.
+      spectral_norm: normalize every kernel by its largest singular value, where the plan does.
       dtype: of the computation.
       encoder_options: options of `build`; the encoder's width decides the generator's.
       latent: from a vector of any length that stands for the feature, such as the latents of a variational autoencoder;
@@ -222,9 +222,9 @@ def build_denoiser(
       encoder: name of the encoder whose weights the first half has; one with a wavelet form, such as "alexnet".
       variant: plan of the second half: "default" (the released code) or "table_a9".
       pad_side: sides on which the second half pads: "official" or "aligned".
-      spectral_norm: normalise every kernel of the second half by its largest singular value.
+      spectral_norm: normalize every kernel of the second half by its largest singular value.
       dtype: of the computation.
-      encoder_options: options of `build`, of which only the pixel normalisation matters.
+      encoder_options: options of `build`, of which only the pixel normalization matters.
 
     Raises:
       UserError: unknown encoder, variant or side.

@@ -193,7 +193,7 @@ def random_flip(key: Array, images: Array) -> Array:
 
 
 def random_rotate(key: Array, images: Array, *, degrees: float) -> Array:
-    """Returns images rotated about their centre with bilinear interpolation, the corners filled with black.
+    """Returns images rotated about their center with bilinear interpolation, the corners filled with black.
 
     Args:
       key: PRNG key.
@@ -238,7 +238,7 @@ def random_color_jitter(
       brightness: the factor is uniform in [max(0, 1 - brightness), 1 + brightness].
       contrast: likewise, about the mean grey of the image.
       saturation: likewise, about the grey of each pixel.
-      hue: the shift is uniform in [-hue, hue], as a fraction of the colour circle; at most 0.5.
+      hue: the shift is uniform in [-hue, hue], as a fraction of the color circle; at most 0.5.
 
     Returns:
       float32 [B, H, W, 3] in [0, 1], clipped after every change.
@@ -270,7 +270,7 @@ def _factor(key: Array, images: Array, strength: float) -> Array:
 
 
 def random_lighting(key: Array, images: Array, *, std: float) -> Array:
-    """Returns images with a random colour added, along the principal components of ImageNet's colours.
+    """Returns images with a random color added, along the principal components of ImageNet's colors.
 
     Args:
       key: PRNG key.

@@ -1,4 +1,4 @@
-"""Sums for each channel over all positions, and the biases and batch normalisation that use them.
+"""Sums for each channel over all positions, and the biases and batch normalization that use them.
 
 On a CPU XLA takes two to eight times as long to sum columns as to multiply them by ones (features of 3 to 13 MB). The
 form is chosen as in `arinv.ops.conv`. Layout: [..., C]; any value range.
@@ -49,7 +49,7 @@ add_bias.defvjp(lambda x, bias: (add_bias(x, bias), None), lambda _, gradient: (
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
 def normalize_batch(x: Array, scale: Array, bias: Array, epsilon: float) -> tuple[Array, Array, Array]:
-    """Returns features normalised by their mean and variance, scaled and shifted, and those two.
+    """Returns features normalized by their mean and variance, scaled and shifted, and those two.
 
     No gradient flows through the returned mean and variance. The variance is the mean of squares minus the square of
     the mean.

@@ -372,6 +372,13 @@ def far_radius(eps: ArrayLike | float, norm: str) -> str:
 def check_flag(value: Any, name: str) -> bool:
     """Checks that a value is true or false and returns it.
 
+    Args:
+      value: such as an option.
+      name: its name in errors.
+
+    Returns:
+      The value as a bool.
+
     Raises:
       UserError: it is something else.
     """

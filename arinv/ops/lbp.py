@@ -1,6 +1,6 @@
 """Local binary patterns: 58 values for each cell of 16 x 16 pixels.
 
-Source: Ojala et al. 2002, in the quantisation of VLFeat 0.9.21 (`vl_lbp`), which Dosovitskiy & Brox 2016 invert.
+Source: Ojala et al. 2002, in the quantization of VLFeat 0.9.21 (`vl_lbp`), which Dosovitskiy & Brox 2016 invert.
 """
 
 import jax
@@ -14,7 +14,7 @@ from arinv.types import Array, ArrayLike
 
 CELL = 16
 DIMENSIONS = 58
-# (row, column) of the neighbours, bit 0 first: east, then clockwise with y downwards.
+# (row, column) of the neighbors, bit 0 first: east, then clockwise with y downwards.
 _NEIGHBORS = ((0, 1), (1, 1), (1, 0), (1, -1), (0, -1), (-1, -1), (-1, 0), (-1, 1))
 
 

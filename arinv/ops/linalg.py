@@ -1,4 +1,4 @@
-"""Square roots of symmetric matrices, for whitening, colouring and the Fréchet distance.
+"""Square roots of symmetric matrices, for whitening, coloring and the Fréchet distance.
 
 Batches of matrices use the Newton-Schulz iteration, which consists of products and is fast on every device, while a
 GPU decomposes a batch one matrix at a time. A single number that depends on the smallest eigenvalues, such as the trace

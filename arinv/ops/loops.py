@@ -1,6 +1,6 @@
 """Loops with loop-invariant code moved in front of them.
 
-A loop over a network's inputs rearranges and normalises the same weights in every step: XLA does not hoist that out of
+A loop over a network's inputs rearranges and normalizes the same weights in every step: XLA does not hoist that out of
 loops on a CPU, and on other platforms not where results are larger than their inputs. Any shapes.
 """
 

@@ -143,7 +143,7 @@ def steepest_ascent(gradient: ArrayLike, *, norm: str) -> Array:
 def random_perturbation(key: Array, shape: tuple[int, ...], *, eps: ArrayLike | float, norm: str) -> Array:
     """Returns random initial perturbations of an attack.
 
-    They are uniform on the sphere of radius `eps` for "l2" (a normalised Gaussian) and "l1" (a normalised Laplacian),
+    They are uniform on the sphere of radius `eps` for "l2" (a normalized Gaussian) and "l1" (a normalized Laplacian),
     and in the cube for "linf". They depend on `key` and the global shape only, not on the number of devices.
 
     Args:
@@ -246,7 +246,7 @@ def move_to_hyperplane(points: ArrayLike, weights: ArrayLike, residuals: ArrayLi
       points: [B, ...] in [0, 1].
       weights: [B, ...], normals of the hyperplanes, of any length; a coordinate of weight 0 does not move.
       residuals: [B], the values of the linear functions at the points.
-      norm: the norm that the move minimises: "l1", "l2" or "linf".
+      norm: the norm that the move minimizes: "l1", "l2" or "linf".
 
     Returns:
       float32 [B, ...].

@@ -1,4 +1,4 @@
-"""Pooling, upsampling and local response normalisation, in the forms that XLA runs fast.
+"""Pooling, upsampling and local response normalization, in the forms that XLA runs fast.
 
 The form is chosen as in `arinv.ops.conv`. Layout: [B, H, W, C]; any value range.
 """
@@ -94,11 +94,11 @@ def upsample_nearest(inputs: Array, factor: int = 2) -> Array:
 def local_response_normalization(
     inputs: Array, *, window: int = 5, alpha: float = 1e-4, beta: float = 0.75, bias: float = 1.0
 ) -> Array:
-    """Returns inputs / (bias + alpha / window * sum of squares over neighbouring channels) ** beta.
+    """Returns inputs / (bias + alpha / window * sum of squares over neighboring channels) ** beta.
 
     Args:
       inputs: floating point [..., C].
-      window: number of channels in the sum, odd, centred on the one that is divided and padded with zeros.
+      window: number of channels in the sum, odd, centered on the one that is divided and padded with zeros.
       alpha: weight of the mean square.
       beta: exponent.
       bias: added to the sum, so that the denominator is not zero.
@@ -176,5 +176,5 @@ def _pad(x, axis, before, after):
 
 
 def _reduce_window(inputs, initial, reducer, window, stride):
-    initial = np.array(initial, inputs.dtype)  # a constant, so that lax recognises the reducer and differentiates it
+    initial = np.array(initial, inputs.dtype)  # a constant, so that lax recognizes the reducer and differentiates it
     return lax.reduce_window(inputs, initial, reducer, (1, window, window, 1), (1, stride, stride, 1), "VALID")

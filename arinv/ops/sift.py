@@ -34,7 +34,7 @@ class Keypoints(NamedTuple):
     """Keypoints of one image.
 
     Attributes:
-      rows: [K], of the centres, in pixels.
+      rows: [K], of the centers, in pixels.
       columns: [K].
       scales: [K], in pixels.
       angles: [K], in radians, as the library counts them.

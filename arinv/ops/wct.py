@@ -1,7 +1,7 @@
-"""The whitening and colouring transform of features, and transfer of colours between images.
+"""The whitening and coloring transform of features, and transfer of colors between images.
 
 Content features get the mean and covariance of style features. Features are float [B, h, w, C], one image a row;
-content and style may differ in size. Three published versions differ in how they regularise the covariances:
+content and style may differ in size. Three published versions differ in how they regularize the covariances:
 
     official   identity added to both, the result clipped to the content's range (Rojas-Gomez et al. 2022's code)
     ust        eigenvalues below 1e-5 ignored, no clipping (Li et al. 2017)
@@ -45,7 +45,7 @@ class StyleMoments(NamedTuple):
 
     Attributes:
       mean: [B, L, C] of the features.
-      root: [B, L, C, C], square root of their covariance, regularised by the variant.
+      root: [B, L, C, C], square root of their covariance, regularized by the variant.
       count: [B, L], number of positions in the region.
     """
 
@@ -180,8 +180,8 @@ def transfer(
     rows = content.reshape(content.shape[0], -1, content.shape[-1])
     results = [rows] * len(styles)
     for label, mask in enumerate(_masks(labels, num_labels, rows.shape[:2])):
-        _, centred, samples = _moments(rows, mask)
-        white = _whiten(centred, samples, variant, method)
+        _, centered, samples = _moments(rows, mask)
+        white = _whiten(centered, samples, variant, method)
         for i, style in enumerate(styles):
             with jax.default_matmul_precision("highest"):
                 colored = white @ style.root[:, label] + style.mean[:, label, None]
@@ -199,7 +199,7 @@ def keep_chroma(images: ArrayLike, colored: ArrayLike) -> Array:
     """Returns the luminance of images with the chroma of others.
 
     Args:
-      images: [B, H, W, 3] in [0, 1] with the luminance, such as stylised ones.
+      images: [B, H, W, 3] in [0, 1] with the luminance, such as stylized ones.
       colored: [B, H, W, 3] in [0, 1] with the chroma, such as the contents.
 
     Returns:
@@ -218,7 +218,7 @@ def keep_chroma(images: ArrayLike, colored: ArrayLike) -> Array:
 
 
 def color_moments(images: ArrayLike) -> StyleMoments:
-    """Returns the mean and the root of the covariance of the colours of each image.
+    """Returns the mean and the root of the covariance of the colors of each image.
 
     Args:
       images: [B, H, W, 3] in [0, 1].
@@ -233,7 +233,7 @@ def color_moments(images: ArrayLike) -> StyleMoments:
 
 
 def match_colors(images: ArrayLike, colors: StyleMoments) -> Array:
-    """Returns images, such as styles, with the mean and covariance of the colours of others, such as contents.
+    """Returns images, such as styles, with the mean and covariance of the colors of others, such as contents.
 
     Args:
       images: [B, H, W, 3] in [0, 1].
@@ -243,9 +243,9 @@ def match_colors(images: ArrayLike, colors: StyleMoments) -> Array:
       float32 [B, H, W, 3], clipped to [0, 1].
 
     Raises:
-      UserError: images outside [0, 1], or another number of them than of colours.
+      UserError: images outside [0, 1], or another number of them than of colors.
 
-    Source: Gatys et al. 2016, section 3 (linear transform of the colours, with the symmetric roots).
+    Source: Gatys et al. 2016, section 3 (linear transform of the colors, with the symmetric roots).
     """
     return jnp.clip(transfer(as_images(images), (colors,), variant="ust"), 0.0, 1.0)
 
@@ -307,16 +307,16 @@ def _clamp(colored: Array, content: Array, mask: Array) -> Array:
 
 
 def _moments(features: Array, mask: Array) -> tuple[Array, Array, Array]:
-    """Returns the mean over the mask [B, 1, C], centred features, and S [B, N, C] with the covariance S^T S."""
+    """Returns the mean over the mask [B, 1, C], centered features, and S [B, N, C] with the covariance S^T S."""
     weights = mask[:, :, None]
     count = jnp.sum(weights, axis=1, keepdims=True)
     mean = jnp.sum(features * weights, axis=1, keepdims=True) / jnp.maximum(count, 1)
-    centred = features - mean
-    return mean, centred, centred * weights * jax.lax.rsqrt(jnp.maximum(count - 1, 1))
+    centered = features - mean
+    return mean, centered, centered * weights * jax.lax.rsqrt(jnp.maximum(count - 1, 1))
 
 
 def _whiten(features: Array, samples: Array, variant: str, method: str) -> Array:
-    """Returns centred features [B, N, C] times the inverse root of the covariance S^T S of samples S [B, N, C]."""
+    """Returns centered features [B, N, C] times the inverse root of the covariance S^T S of samples S [B, N, C]."""
     regular = variant != "ust"
     with jax.default_matmul_precision("highest"):
         if regular and _are_few(samples):

@@ -141,7 +141,7 @@ class Memory(NamedTuple):
 
     Attributes:
       parameters: of the trained networks, with their statistics and copies such as averages.
-      optimizer: state of the optimisers.
+      optimizer: state of the optimizers.
       frozen: networks that are not trained.
       batch: images, labels and mask.
       temporary: activations, gradients and other temporaries of the step.

@@ -228,7 +228,7 @@ def compile_step(config: ConfigDict, setup: training.TrainSetup, mesh: jax.shard
     arguments, twice = (_arguments(config, setup, mesh, factor) for factor in (1, 2))
     call = loop.make_call(setup.step_on(mesh), arguments[0], mesh, num_steps=training.steps_per_call(config))
     traced = call.trace(*arguments)
-    # On a CPU the optimisation of machine code is skipped: everything reported is determined before it.
+    # On a CPU the optimization of machine code is skipped: everything reported is determined before it.
     options = _xla.supported({"xla_backend_optimization_level": 0}) if jax.default_backend() == "cpu" else None
     started = time.perf_counter()
     compiled = traced.lower().compile(compiler_options=options)
@@ -463,7 +463,7 @@ def stage_lines(plan: Mapping[str, Any]) -> list[str]:
 
 
 def _memory(memory: Mapping[str, int], available: float | None) -> str:
-    names = {"parameters": "parameters", "optimizer": "optimiser", "frozen": "frozen networks", "batch": "batch"}
+    names = {"parameters": "parameters", "optimizer": "optimizer", "frozen": "frozen networks", "batch": "batch"}
     parts = [f"{text} {_bytes(memory[name])}" for name, text in names.items() if memory[name]]
     parts.append(f"activations, gradients and other temporaries {_bytes(memory['temporary'])}")
     total = _bytes(memory["total"]) + (f" of {_bytes(available)}" if available else "")

@@ -1,1 +1,1 @@
-"""Training: a module for each kind of network, the loop around their steps, optimisers, speed and operations."""
+"""Training: a module for each kind of network, the loop around their steps, optimizers, speed and operations."""

@@ -147,13 +147,15 @@ def make_train_step(
         state, report = update_discriminator(
             state, discriminator, optimizers[DISCRIMINATOR], images, fakes, keys[3:6], game=_GAME
         )
-        judge = state.variables[DISCRIMINATOR]
+        discriminator_variables = state.variables[DISCRIMINATOR]
 
         def loss_fn(params):
             outputs, divergence = _reconstruct(module, params, images, keys[6])
             generated = _decode(module, params, latents[1])
             terms = {
-                "adversarial": losses.generator_loss(discriminator.apply(judge, generated, train=True)),
+                "adversarial": losses.generator_loss(
+                    discriminator.apply(discriminator_variables, generated, train=True)
+                ),
                 "reconstruction": losses.pixel_loss(outputs, images, order=2),
                 "divergence": divergence,
             }

@@ -2,7 +2,7 @@
 
 Its encoder is what the Generative Encoder compares images by. Real and generated images are as many in a batch.
 
-Source: Generative Encoder, sections 3.1, 3.2 and 4.3; optimiser, rate and batch are not stated there.
+Source: Generative Encoder, sections 3.1, 3.2 and 4.3; optimizer, rate and batch are not stated there.
 """
 
 from collections.abc import Callable, Mapping
@@ -172,7 +172,7 @@ def make_train_step(
 
     Args:
       autoencoder: images -> reconstructions; "autoencoder" in the state.
-      optimizer: its optimiser.
+      optimizer: its optimizer.
       gan: draws the latents of as many generated images as there are images; None to train on images alone.
       operator: of the degraded images.
       restoration: weight of the error of the restored images; 0 omits them.

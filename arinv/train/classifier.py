@@ -151,7 +151,7 @@ def check_classes(config: ConfigDict, train: data.Source, test: data.Source) -> 
         if scheme.class_advice and not config.data.classes:
             advice = scheme.class_advice(location)
         raise UserError(
-            f"{info.name} has one class, {', '.join(info.class_names)!r}: a classifier learns nothing from it; {advice}"
+            f"{info.name} has one class, {', '.join(info.class_names)!r}: a classifier needs two or more; {advice}"
         )
     if not scheme.user_data or config.data.num_train or config.data.extra.name:
         return  # a small num_train may miss a class, and a second source may have it
@@ -291,7 +291,7 @@ def make_train_step(
       augmentation: options of ops.augment.augment.
       recipe: of robust training; None for PGD.
       attack_warmup_steps: steps over which the attack's radius grows from 0 to eps; networks without batch
-        normalisation may otherwise stay at chance.
+        normalization may otherwise stay at chance.
       geometry_from_step: first step at which a recipe weights examples by geometry.
       extras: average of the weights and watch on overfitting; None for neither.
 

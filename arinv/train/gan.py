@@ -6,7 +6,7 @@
 
 A network that grows is trained in stages, each from the one before: config.start names the stage of half the size, or
 of the same size, and with config.fade the new blocks fade in over the steps of the stage. Each stage has new
-optimisers. In a step the discriminator is updated first, then the moving average of the generator, which is kept,
+optimizers. In a step the discriminator is updated first, then the moving average of the generator, which is kept,
 then the generator.
 
 Source: Karras et al. 2018, sections 2 and A.1; Berthelot et al. 2017, section 3; as used by the Generative Encoder.
@@ -242,7 +242,7 @@ def update_discriminator(
     Args:
       state: with "discriminator", and of the equilibrium game "balance".
       discriminator: the network.
-      optimizer: its optimiser.
+      optimizer: its optimizer.
       images: [B, H, W, C] in [0, 1].
       fakes: of the same shape, generated.
       keys: three PRNG keys, of its dropout for each batch and of the gradient penalty.
@@ -256,14 +256,14 @@ def update_discriminator(
     balance = state.variables[_BALANCE]["params"]["k"] if game["name"] == "equilibrium" else None
     variables = state.variables[DISCRIMINATOR]
 
-    def judge(params, variables, images, key):
+    def discriminate(params, variables, images, key):
         return apply_train(discriminator, params, variables, images, *fade, key=key)
 
     def loss_fn(params):
-        real, collections = judge(params, variables, images, keys[0])
-        fake, collections = judge(params, {**variables, **collections}, fakes, keys[1])
+        real, collections = discriminate(params, variables, images, keys[0])
+        fake, collections = discriminate(params, {**variables, **collections}, fakes, keys[1])
         terms = _discriminator_terms(
-            lambda x: judge(params, variables, x, keys[0])[0], real, fake, images, fakes, game, balance, keys[2]
+            lambda x: discriminate(params, variables, x, keys[0])[0], real, fake, images, fakes, game, balance, keys[2]
         )
         return jnp.mean(sum(terms.values())), (terms, _measure(game, real, fake, images, fakes), collections)
 
@@ -291,13 +291,15 @@ def _update_generator(
     fade: tuple[Array, ...],
 ) -> tuple[TrainState, Array]:
     """Returns the state after an update of the generator, and its losses [count]."""
-    latent_key, dropout_key, judge_key = jax.random.split(key, 3)
-    variables, judge = state.variables[GENERATOR], state.variables[DISCRIMINATOR]
+    latent_key, dropout_key, discriminator_key = jax.random.split(key, 3)
+    variables, discriminator = state.variables[GENERATOR], state.variables[DISCRIMINATOR]
 
     def loss_fn(params):
         latents = gan.draw(latent_key, count)
         images, collections = apply_train(gan.generator, params, variables, latents, *fade, key=dropout_key)
-        output, _ = apply_train(gan.discriminator, judge["params"], judge, images, *fade, key=judge_key)
+        output, _ = apply_train(
+            gan.discriminator, discriminator["params"], discriminator, images, *fade, key=discriminator_key
+        )
         per_image = _generator_loss(game, output, images)
         return jnp.mean(per_image), (per_image, collections)
 

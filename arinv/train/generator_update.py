@@ -109,7 +109,7 @@ def make_update(
         (reconstructions, divergence), backward, collections = jax.vjp(generate, variables["params"], has_aux=True)
         chex.assert_equal_shape([reconstructions, goal.images])
 
-        terms, judge = {}, None
+        terms, discriminate = {}, None
         if discriminator is not None:
             state, terms["discriminator"] = _discriminator_step(
                 keys[1],
@@ -121,12 +121,12 @@ def make_update(
                 goal,
                 pause,
             )
-            judge = _make_judge(keys[2], discriminator, state.variables[DISCRIMINATOR], goal.condition)
+            discriminate = _make_discriminate(keys[2], discriminator, state.variables[DISCRIMINATOR], goal.condition)
 
         loss_gradient = jax.grad(reconstruction_loss, has_aux=True)
-        cotangent, (generator_terms, judge_collections) = loss_gradient(reconstructions, goal, judge)
-        if judge_collections is not None:  # after the power iteration of the generator's forward pass
-            discriminator_variables = {**state.variables[DISCRIMINATOR], **judge_collections}
+        cotangent, (generator_terms, discriminator_collections) = loss_gradient(reconstructions, goal, discriminate)
+        if discriminator_collections is not None:  # after the power iteration of the generator's forward pass
+            discriminator_variables = {**state.variables[DISCRIMINATOR], **discriminator_collections}
             state = state.replace(variables={**state.variables, DISCRIMINATOR: discriminator_variables})
         of_divergence = None
         if divergence is not None:
@@ -147,8 +147,8 @@ def _masked_mean(values: Array, mask: Array) -> Array:
     return jnp.sum(values * mask) / jnp.maximum(jnp.sum(mask), 1)
 
 
-def _reconstruction_loss(reconstructions: Array, goal: Goal, judge, *, feature_layer, weights, pixel_order):
-    """Returns the mean loss, and its weighted terms per image with the judge's new collections."""
+def _reconstruction_loss(reconstructions: Array, goal: Goal, discriminate, *, feature_layer, weights, pixel_order):
+    """Returns the mean loss, and its weighted terms per image with the discriminator's new collections."""
     terms, collections = {}, None
     if weights["pixel"] > 0:
         terms["pixel"] = weights["pixel"] * losses.pixel_loss(reconstructions, goal.images, order=pixel_order)
@@ -156,8 +156,8 @@ def _reconstruction_loss(reconstructions: Array, goal: Goal, judge, *, feature_l
         features = goal.features_fn(reconstructions)[feature_layer]
         chex.assert_equal_shape([features, goal.targets[feature_layer]])
         terms["feature"] = weights["feature"] * losses.feature_loss(features, goal.targets[feature_layer])
-    if judge is not None:
-        logits, collections = judge(reconstructions)
+    if discriminate is not None:
+        logits, collections = discriminate(reconstructions)
         terms["adversarial"] = weights["adversarial"] * losses.generator_loss(logits)
     chex.assert_equal_shape([goal.mask, *terms.values()])
     return _masked_mean(sum(terms.values()), goal.mask), (terms, collections)
@@ -175,11 +175,11 @@ def _discriminator_step(
     keys = jax.random.split(key)
 
     def loss_fn(params):
-        def judge(key, collections, images):
+        def discriminate(key, collections, images):
             return apply_train(discriminator, params, collections, images, goal.condition, key=key)
 
-        real, collections = judge(keys[0], variables, goal.images)
-        fake, collections = judge(keys[1], collections, reconstructions)
+        real, collections = discriminate(keys[0], variables, goal.images)
+        fake, collections = discriminate(keys[1], collections, reconstructions)
         loss, adversarial = losses.discriminator_loss(real, fake), losses.generator_loss(fake)
         is_ahead = _masked_mean(loss, goal.mask) < pause * _masked_mean(adversarial, goal.mask)
         return _masked_mean(weight * loss, goal.mask), (weight * loss, is_ahead, collections)
@@ -191,10 +191,10 @@ def _discriminator_step(
     return updated, per_image
 
 
-def _make_judge(key: Array, discriminator: Network, variables: Variables, condition: Any):
+def _make_discriminate(key: Array, discriminator: Network, variables: Variables, condition: Any):
     """Returns images -> (logits [B], collections after the forward pass), in training mode."""
 
-    def judge(images):
+    def discriminate(images):
         return apply_train(discriminator, variables["params"], variables, images, condition, key=key)
 
-    return judge
+    return discriminate

@@ -324,7 +324,7 @@ def _load_encoder(run: Run) -> Trained:
     try:
         encoder = run.load(config.encoder.checkpoint, kind=CLASSIFIER, **options)
     except descriptions.OtherSize as error:
-        raise UserError(f"{error}, or encoder.other_size=True to invert it at {size} px all the same") from error
+        raise UserError(f"{error}, or encoder.other_size=True to invert it at {size} px anyway") from error
     _Pair.build(run, encoder)  # raises
     return encoder
 

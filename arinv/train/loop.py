@@ -63,7 +63,7 @@ def restore_or_create(
     abstract = jax.eval_shape(init, key)
     shardings = parallel.state_shardings(abstract, mesh)
     if checkpoints.latest_step() is None:
-        # Random initialisers are slow to compile and fast to run.
+        # Random initializers are slow to compile and fast to run.
         state = jax.jit(init, out_shardings=shardings, compiler_options=_xla.quick_options())(key)
         return state if start is None else jax.device_put(start(state), shardings)
     state, data_state = checkpoints.restore(abstract, shardings)

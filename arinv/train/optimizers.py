@@ -1,4 +1,4 @@
-"""Optimisers and learning-rate schedules by name, with PyTorch's meaning of weight decay and momentum."""
+"""Optimizers and learning-rate schedules by name, with PyTorch's meaning of weight decay and momentum."""
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
@@ -108,11 +108,11 @@ _OPTIMIZERS = {"sgd": _sgd, "adam": _adam}
 
 
 def make_optimizer(spec: Mapping, *, num_steps: int, steps_per_epoch: int) -> optax.GradientTransformation:
-    """Returns an optimiser.
+    """Returns an optimizer.
 
     Args:
       spec: {"name": "sgd" | "adam", "schedule": see make_schedule, "max_gradient_norm": clips the global
-        norm where it is positive, and the optimiser's own options: momentum, nesterov, b1, b2,
+        norm where it is positive, and the optimizer's own options: momentum, nesterov, b1, b2,
         weight_decay}.
       num_steps: of the whole run.
       steps_per_epoch: length of an epoch, in steps.

@@ -7,12 +7,12 @@ per example from their logits. With eps = 0 every recipe is standard training.
     pgd       cross-entropy of PGD images (Madry et al. 2018)
     fgsm      the same after one step from a random start (Wong et al. 2020)
     n_fgsm    the same after one step from larger noise, not projected (de Jorge et al. 2022)
-    trades    cross-entropy of the images plus the divergence to the images that maximise it (Zhang et al. 2019)
+    trades    cross-entropy of the images plus the divergence to the images that maximize it (Zhang et al. 2019)
     gairat    PGD without best iterate; examples near the boundary have larger weights (Zhang et al. 2021)
     gair_rst  TRADES whose divergence is split between two attacks by the same geometry (its released code)
 
 The watch compares the accuracy under the training attack with that under PGD every few steps; a large gap is
-catastrophic overfitting (Wong et al. 2020), after which training may continue with PGD from the last healthy state.
+catastrophic overfitting (Wong et al. 2020), after which training may continue with PGD from the last state before it.
 """
 
 from collections.abc import Callable, Mapping
@@ -184,7 +184,7 @@ _OPTIONS = {
 
 
 def _divergence_attack(key, logits_fn, images, labels, attack) -> tuple[Array, Array]:
-    """Returns the images that maximise the divergence from the network's output for the clean images, and kappa."""
+    """Returns the images that maximize the divergence from the network's output for the clean images, and kappa."""
     natural, safe = jax.lax.stop_gradient(logits_fn(images)), jnp.maximum(labels, 0)
 
     def objective(x):
@@ -232,7 +232,7 @@ class Watch(NamedTuple):
       every_steps: steps between checks.
       num_steps: of PGD.
       threshold: accuracy under the training attack minus accuracy under PGD, above which it is overfitting.
-      switch: whether to restore the last healthy state and continue with PGD, or only to report it.
+      switch: whether to restore the last state before overfitting and continue with PGD, or only to report it.
     """
 
     every_steps: int
@@ -242,7 +242,7 @@ class Watch(NamedTuple):
 
 
 def with_snapshot(state: TrainState, name: str) -> TrainState:
-    """Returns the state with a healthy copy of one network and its optimiser, not switched to PGD.
+    """Returns the state with a copy of one network and its optimizer from before overfitting, not switched to PGD.
 
     Args:
       state: at step 0.
@@ -308,7 +308,7 @@ def check_overfitting(
         count = jnp.maximum(jnp.sum(labels >= 0), 1)
         own, pgd = (jnp.sum(metrics.correct(logits_fn(x), labels)) / count for x in (view, adversarial))
         overfitted = own - pgd > watch.threshold
-        state = _restore_healthy(state, name, overfitted) if watch.switch else state
+        state = _restore_copy(state, name, overfitted) if watch.switch else state
         return state, {"pgd_accuracy": (pgd, jnp.ones(())), NOTICE: (overfitted.astype(jnp.float32), jnp.ones(()))}
 
     def skip(state):
@@ -318,15 +318,15 @@ def check_overfitting(
     return jax.lax.cond((state.step + 1) % watch.every_steps == 0, compare, skip, state)
 
 
-def _restore_healthy(state: TrainState, name: str, overfitted: Array) -> TrainState:
-    """Returns the state with the healthy copy in place of an overfitted network, or else with a new healthy copy."""
-    healthy = {key: value for key, value in state.variables[SNAPSHOT].items() if key != "switched"}
+def _restore_copy(state: TrainState, name: str, overfitted: Array) -> TrainState:
+    """Returns the state with the copy in place of an overfitted network, or else with a new copy."""
+    copy = {key: value for key, value in state.variables[SNAPSHOT].items() if key != "switched"}
     flag = state.variables[SNAPSHOT]["switched"]["flag"]
 
     def choose(old, new):
         return jax.tree.map(lambda a, b: jnp.where(overfitted, a, b), old, new)
 
-    variables = choose(healthy, state.variables[name])
+    variables = choose(copy, state.variables[name])
     opt_state = choose(state.opt_states[SNAPSHOT], state.opt_states[name])
     flag = jnp.maximum(flag, overfitted.astype(jnp.float32))
     copy = {**variables, "switched": {"flag": flag}}

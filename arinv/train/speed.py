@@ -1,4 +1,4 @@
-"""Speed of a training: images per second, model FLOPs utilisation (MFU), time waiting for input, memory, profiles.
+"""Speed of a training: images per second, model FLOPs utilization (MFU), time waiting for input, memory, profiles.
 
 Evaluations, checkpoints and compilation are not counted. The devices wait for input from the end of their last step
 until the next batch has been sent, as far as the host was busy with that batch.

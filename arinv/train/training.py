@@ -34,7 +34,7 @@ class TrainSetup:
 
     Attributes:
       networks: name -> (module, shapes of its inputs).
-      optimizers: name -> optimiser.
+      optimizers: name -> optimizer.
       train_step: pure (state, batch, key, *frozen) -> (state, metrics).
       eval_step: pure (variables, batch, key, *frozen) -> results per example.
       figure: image results of the first test images -> uint8 [H, W, 3].
@@ -73,7 +73,7 @@ def check(config: ConfigDict) -> None:
     """Checks the fields that every training has.
 
     Raises:
-      UserError: number out of range, unknown optimiser or schedule, or dataset that is unknown or does not exist.
+      UserError: number out of range, unknown optimizer or schedule, or dataset that is unknown or does not exist.
     """
     data.check_name(config.data.name)
     if config.data.extra.name:
@@ -256,7 +256,7 @@ def intervals(config: ConfigDict, steps_per_epoch: int) -> loop.Intervals:
 
 
 def make_optimizers(config: ConfigDict, names: tuple[str, ...], steps_per_epoch: int) -> dict[str, Any]:
-    """Returns an optimiser for each network, from config.optimizer or config.optimizer.NAME."""
+    """Returns an optimizer for each network, from config.optimizer or config.optimizer.NAME."""
     num_steps = total_steps(config, steps_per_epoch)
     return {
         name: optimizers.make_optimizer(
@@ -305,7 +305,7 @@ def _summary(config: ConfigDict, train: data.Source, test: data.Source, normaliz
     second = f" and {extra.name} ({extra.share:.0%} of each batch)" if extra.name else ""
     return (
         f"{train.info.name}{second}, {_classes(train)}, {len(train):,} training and {len(test):,} test images of "
-        f"{train.info.image_size} px, normalisation {name}mean {mean}, standard deviation {std}"
+        f"{train.info.image_size} px, normalization {name}mean {mean}, standard deviation {std}"
     )
 
 

@@ -70,7 +70,7 @@ def networks(name: str) -> tuple[str, ...]:
 
 
 def network(place: pathlib.Path, kinds: Collection[str] = ()) -> pathlib.Path:
-    """Returns the file of the network that an entry stands for; any place that is no entry as it is.
+    """Returns the file of an entry's network; a path that is no entry is returned unchanged.
 
     Args:
       place: the folder of an entry, or any other path.

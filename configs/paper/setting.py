@@ -1,6 +1,6 @@
 """Arguments and scales that the paper's tables share.
 
-scale=paper is the published set-up. scale=small is CIFAR-10 or the images at hand with small encoders: hours on two
+scale=paper is the published set-up. scale=small is CIFAR-10 or built-in photographs with small encoders: hours on two
 cores.
 """
 

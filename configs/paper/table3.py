@@ -4,7 +4,7 @@
     python -m arinv --config=configs/paper/table3.py:scale=paper,extra=npz:/data/ti_500k.npz,dtype=bfloat16 \
         --workdir=runs/table3
 
-The robust encoder is trained by GAIR-RST, with 500,000 pseudo-labelled images where extra names them. scale=paper:
+The robust encoder is trained by GAIR-RST, with 500,000 pseudo-labeled images where extra names them. scale=paper:
 WRN-28-10 on CIFAR-10; scale=small: a WRN of depth 10 and width 1 with the loss pixel_balanced, AutoAttack on 256
 images.
 

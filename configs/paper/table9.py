@@ -7,7 +7,7 @@
 
 Universal Style Transfer by VGG-19 is a published row. scale=paper: AlexNet on ImageNet, 75 photographs of MS COCO in
 100 styles of WikiArt; scale=small: alexnet_small on CIFAR-10, the loss pixel_balanced for the deepest layer.
-Without vgg19 the Gram loss looks through the robust encoder: only its differences compare.
+Without vgg19 the Gram loss is of the robust encoder's features: only its differences compare.
 
 Arguments: scale, encoder, options, dataset, data_dir, eps, metrics, lpips, dtype and smoke of configs/paper/README.md
 (metrics and lpips have no effect), and

@@ -4,7 +4,7 @@
     python -m arinv --config=configs/recipes/alexnet_imagenet.py:dataset=folder:/data/imagenet --workdir=runs/alexnet
 
 PGD of 7 steps of eps / 6 (0.5 at eps 3), 90 epochs, batch 256, SGD with momentum 0.9 and weight decay 1e-4, the rate
-divided by 10 every 30 epochs; windows of 8 to 100 % of the original image (RandomResizedCrop), flips, colour jitter and
+divided by 10 every 30 epochs; windows of 8 to 100 % of the original image (RandomResizedCrop), flips, color jitter and
 lighting, evaluation by Resize 256 and CenterCrop 224. The paper's rate is 0.1; 0.01 is the default here, since AlexNet
 has no batch normalization: --config.optimizer.schedule.learning_rate=0.1 is the paper's.
 Arguments: those of configs/classifier.py. Not run to its end here; the paper's accuracy is 53.7 % standard, 39.8 % at

@@ -5,7 +5,7 @@
         --workdir=runs/resnet18_trades --config.attack.num_steps=10 --config.attack.step_size=2/255
 
 PGD of 7 steps of 2.5 eps / 7, 150 epochs, batch 128, SGD with momentum 0.9 and weight decay 5e-4, rate 0.1 divided by
-10 every 50 epochs; crops, flips, colour jitter and small rotations.
+10 every 50 epochs; crops, flips, color jitter and small rotations.
 Arguments: those of configs/classifier.py. The paper's accuracy at eps 1 is 81.1 %, 52.2 % under PGD.
 Source: Rojas-Gomez et al. 2022, section A1.3; defaults of MadryLab's robustness library.
 """

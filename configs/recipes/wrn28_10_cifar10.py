@@ -1,4 +1,4 @@
-"""WRN-28-10 on CIFAR-10 and 500,000 pseudo-labelled images by GAIR-RST, robust against linf perturbations of 0.031.
+"""WRN-28-10 on CIFAR-10 and 500,000 pseudo-labeled images by GAIR-RST, robust against linf perturbations of 0.031.
 
     python -m arinv --config=configs/recipes/wrn28_10_cifar10.py:extra=npz:/data/ti_500k.npz,dtype=bfloat16 \
         --workdir=runs/wrn28_10

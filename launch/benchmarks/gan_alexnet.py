@@ -79,7 +79,7 @@ def _torch(case: str, options: Options, *, compiled: bool = False) -> Prepared:
     encoder = setting.place(torch_networks.AlexNet(CLASSES)).eval().requires_grad_(False)
     generator = setting.place(torch_networks.Generator())
     discriminator = setting.place(torch_networks.Discriminator())
-    encode, generate, judge = (setting.forward(m) for m in (encoder.conv5, generator, discriminator))
+    encode, generate, discriminate = (setting.forward(m) for m in (encoder.conv5, generator, discriminator))
     optimizers = {
         "generator": torch.optim.Adam(generator.parameters(), lr=RATES["generator"], betas=BETAS),
         "discriminator": torch.optim.Adam(discriminator.parameters(), lr=RATES["discriminator"], betas=BETAS),
@@ -94,8 +94,8 @@ def _torch(case: str, options: Options, *, compiled: bool = False) -> Prepared:
 
         discriminator.requires_grad_(True)
         optimizers["discriminator"].zero_grad()
-        loss = binary_cross_entropy(judge(images, features), ones)
-        loss = loss + binary_cross_entropy(judge(reconstructions.detach(), features), 1 - ones)
+        loss = binary_cross_entropy(discriminate(images, features), ones)
+        loss = loss + binary_cross_entropy(discriminate(reconstructions.detach(), features), 1 - ones)
         (WEIGHTS["discriminator"] * loss).backward()
         optimizers["discriminator"].step()
 
@@ -103,7 +103,7 @@ def _torch(case: str, options: Options, *, compiled: bool = False) -> Prepared:
         optimizers["generator"].zero_grad()
         pixel = (reconstructions - images).abs().sum() / len(images)
         feature = (encode(reconstructions) - features).square().sum() / len(images)
-        adversarial = binary_cross_entropy(judge(reconstructions, features), ones)
+        adversarial = binary_cross_entropy(discriminate(reconstructions, features), ones)
         loss = WEIGHTS["pixel"] * pixel + WEIGHTS["feature"] * feature + WEIGHTS["adversarial"] * adversarial
         loss.backward()
         optimizers["generator"].step()

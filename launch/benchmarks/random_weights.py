@@ -1,4 +1,4 @@
-"""Random weights of networks without the compilation that their own initialisation takes."""
+"""Random weights of networks without the compilation that their own initialization takes."""
 
 from typing import Any
 

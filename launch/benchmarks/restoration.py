@@ -70,7 +70,7 @@ def _ours(case: str, options: Options, *, one_by_one: bool = False) -> Prepared:
 
 
 def block_mask(size: int) -> Any:
-    """Returns 0 in a block of half the sides in the centre and 1 elsewhere, float32 [size, size]."""
+    """Returns 0 in a block of half the sides in the center and 1 elsewhere, float32 [size, size]."""
     import numpy as np
 
     mask = np.ones((size, size), np.float32)

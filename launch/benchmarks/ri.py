@@ -1,6 +1,6 @@
 """Representation inversion: the search for the pixels of images with given features, AlexNet's conv5 at 224 px.
 
-A step is: conv5 of the images, the relative distance to the targets, the images' gradient, normalised, and a step of
+A step is: conv5 of the images, the relative distance to the targets, the images' gradient, normalized, and a step of
 length 1 within [0, 1]. Both take as many images at once as the case says. Of the published 10,000 steps 20 are taken.
 The weights are random.
 

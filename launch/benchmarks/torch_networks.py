@@ -10,7 +10,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 
 class Normalize(nn.Module):
-    """The pixel normalisation, as a first layer."""
+    """The pixel normalization, as a first layer."""
 
     def __init__(self, mean, std):
         super().__init__()
@@ -86,7 +86,7 @@ class AlexNet(nn.Module):
 
 
 def conv_block(inputs: int, width: int) -> nn.Sequential:
-    """Returns a 3x3 convolution with spectral and batch normalisation and ReLU."""
+    """Returns a 3x3 convolution with spectral and batch normalization and ReLU."""
     conv = spectral_norm(nn.Conv2d(inputs, width, 3, 1, 1, bias=False))
     return nn.Sequential(conv, nn.BatchNorm2d(width), nn.ReLU())
 

@@ -1,4 +1,4 @@
-"""The whitening and colouring transform at the three levels of the style pipeline, for images of 224 px.
+"""The whitening and coloring transform at the three levels of the style pipeline, for images of 224 px.
 
 Ours transforms a batch, by Newton-Schulz iterations or by eigendecompositions. PyTorch takes one image at a time: by
 singular value decompositions, as the released code does, and by eigendecompositions, which symmetric matrices allow.
@@ -61,14 +61,14 @@ def transform_in_torch(content, style, *, method: str):
         return (vectors[:, kept] * values[kept] ** exponent) @ vectors[:, kept].T
 
     identity = torch.eye(len(content), device=content.device)
-    centred = content - content.mean(1, keepdim=True)
+    centered = content - content.mean(1, keepdim=True)
     style_mean = style.mean(1, keepdim=True)
-    style_centred = style - style_mean
-    covariance = centred @ centred.T / (content.shape[1] - 1) + identity
-    style_covariance = style_centred @ style_centred.T / (style.shape[1] - 1) + identity
-    whitened = power(*decompose(covariance), -0.5) @ centred
-    coloured = power(*decompose(style_covariance), 0.5) @ whitened
-    return (coloured + style_mean).clamp(content.min(), content.max())
+    style_centered = style - style_mean
+    covariance = centered @ centered.T / (content.shape[1] - 1) + identity
+    style_covariance = style_centered @ style_centered.T / (style.shape[1] - 1) + identity
+    whitened = power(*decompose(covariance), -0.5) @ centered
+    colored = power(*decompose(style_covariance), 0.5) @ whitened
+    return (colored + style_mean).clamp(content.min(), content.max())
 
 
 def _torch(case: str, options: Options, *, method: str) -> Prepared:

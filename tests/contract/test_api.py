@@ -159,6 +159,6 @@ def test_no_path_of_one_machine_is_in_the_tree():
 
 
 @pytest.mark.parametrize("root", ["work", "tmp", "home"])
-def test_a_path_of_one_machine_is_recognised(root):
+def test_a_path_of_one_machine_is_recognized(root):
     assert LOCAL_PATH.search(f"see /{root}/me/data")
     assert not LOCAL_PATH.search(f"runs/{root}/me/data")

@@ -178,7 +178,7 @@ def test_run_skips_a_bad_image_and_reports_the_data(tmp_path, capsys):
     main.run(config, tmp_path / "run")
     lines = capsys.readouterr().err
     assert "skipped 1 unreadable image" in lines and lines.count("left out .txt (1)") == 1
-    message = "2 classes (a 16, b 15), 31 training and 8 test images of 32 px, normalisation cifar10: mean 0.4914/"
+    message = "2 classes (a 16, b 15), 31 training and 8 test images of 32 px, normalization cifar10: mean 0.4914/"
     assert message in lines
 
 

@@ -66,7 +66,7 @@ def test_smoke_one_vs_all_writes_scores_and_report(finished):
     results = json.loads((finished / "report" / "results.json").read_text())
     assert set(results) == {"standard", "robust"}
     for name, result in results.items():
-        assert list(result["classes"]) == ["hubble_deep_field"] and len(result["encoder_knew"]) == 10
+        assert list(result["classes"]) == ["hubble_deep_field"] and len(result["training_classes"]) == 10
         with np.load(finished / f"{name}_evaluation" / "scores_3.npz", allow_pickle=False) as arrays:
             labels = np.load(finished / f"{name}_evaluation" / "images_3.npz")["label"]
             anomalous = labels != 3
@@ -298,21 +298,21 @@ def scorer_names(rows):
 
 def test_score_scores_every_kind_of_image_and_reports_the_rest(detected, tmp_path, capfd):
     folder, rng = tmp_path / "images", np.random.default_rng(1)
-    colour = rng.integers(0, 256, (30, 40, 3), dtype=np.uint8)
-    save(folder / "colour.png", colour)
-    save(folder / "grey.png", colour, "L")
-    save(folder / "rgba.png", colour, "RGBA")
-    save(folder / "deep.png", (colour[..., 0].astype(np.uint16) * 257))
-    save(folder / "cmyk.jpg", colour, "CMYK")
-    save(folder / "one.png", colour[:1, :1])
-    frames = [Image.fromarray(np.roll(colour, i, axis=0)) for i in range(3)]
+    color = rng.integers(0, 256, (30, 40, 3), dtype=np.uint8)
+    save(folder / "color.png", color)
+    save(folder / "grey.png", color, "L")
+    save(folder / "rgba.png", color, "RGBA")
+    save(folder / "deep.png", (color[..., 0].astype(np.uint16) * 257))
+    save(folder / "cmyk.jpg", color, "CMYK")
+    save(folder / "one.png", color[:1, :1])
+    frames = [Image.fromarray(np.roll(color, i, axis=0)) for i in range(3)]
     frames[0].save(folder / "moving.gif", save_all=True, append_images=frames[1:])
-    (folder / "cut.png").write_bytes((folder / "colour.png").read_bytes()[:200])
+    (folder / "cut.png").write_bytes((folder / "color.png").read_bytes()[:200])
     (folder / "text.jpg").write_text("no image")
     rows = {row["file"]: row for row in run_score(detected, folder, tmp_path / "out")}
-    assert set(rows) == {"cmyk.jpg", "colour.png", "deep.png", "grey.png", "moving.gif", "one.png", "rgba.png"}
+    assert set(rows) == {"cmyk.jpg", "color.png", "deep.png", "grey.png", "moving.gif", "one.png", "rgba.png"}
     assert all(np.isfinite(float(row[name])) for row in rows.values() for name in scorer_names([row]))
-    assert rows["rgba.png"]["total"] == rows["colour.png"]["total"]  # the same pixels
+    assert rows["rgba.png"]["total"] == rows["color.png"]["total"]  # the same pixels
     lines = [line for line in capfd.readouterr().err.splitlines() if line.startswith("score: skipped: ")]
     assert len(lines) == 2 and "cut.png" in lines[0] and "text.jpg" in lines[1]
     assert json.loads((tmp_path / "out" / "results.json").read_text())["unreadable"] == ["cut.png", "text.jpg"]

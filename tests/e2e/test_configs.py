@@ -224,7 +224,7 @@ def test_arguments_take_any_path(text, value):
     assert arguments.parse(f"smoke=true,path={text}", path="x", smoke=False).path == value
 
 
-def test_the_papers_colours_keep_their_hue():
+def test_the_papers_colors_keep_their_hue():
     """MadryLab's ColorJitter has brightness, contrast and saturation only."""
     for name in ("alexnet", "resnet18", "vgg16"):
         augmentation = get_config("classifier", f"encoder={name}").augmentation

@@ -10,7 +10,7 @@ from PIL import Image
 from arinv import main
 from arinv.apps.denoising import bm3d, evaluate_denoising
 from arinv.errors import UserError
-from arinv.experiment.figures import centre_window, evenly, short_names
+from arinv.experiment.figures import center_window, evenly, short_names
 from configs import denoise, denoising
 
 
@@ -116,10 +116,10 @@ def test_open_sets_distinguishes_folders_of_one_name(tmp_path):
     np.testing.assert_array_equal(second.read(1), np.full((2, 3, 3), 2))
 
 
-def test_centre_window_pads_small_images_with_white():
+def test_center_window_pads_small_images_with_white():
     image = np.arange(6 * 4 * 3, dtype=np.uint8).reshape(6, 4, 3)
-    np.testing.assert_array_equal(centre_window(image, 4), image[1:5])
-    window = centre_window(image[:2, :2], 4)
+    np.testing.assert_array_equal(center_window(image, 4), image[1:5])
+    window = center_window(image[:2, :2], 4)
     np.testing.assert_array_equal(window[1:3, 1:3], image[:2, :2])
     assert (window[0] == 255).all() and (window[:, 3] == 255).all()
     assert evenly(3, 10) == [0, 3, 6] and evenly(5, 2) == [0, 1]

@@ -1,4 +1,4 @@
-"""Generators against optimisation of the pixels, as a task: its files, and resuming a search after a kill."""
+"""Generators against optimization of the pixels, as a task: its files, and resuming a search after a kill."""
 
 import json
 

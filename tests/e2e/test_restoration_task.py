@@ -249,8 +249,8 @@ def test_volume_stacks_the_slices_of_a_restoration(restored, tmp_path):
     with Image.open(tmp_path / "volume" / "cuts.png") as sheet:
         assert sheet.width > 96 * 4
     config.restoration = str(restored)
-    with pytest.raises(UserError, match="images in colour; a volume is stacked from grey slices"):
-        main.run(config, tmp_path / "colour")
+    with pytest.raises(UserError, match="images in color; a volume is stacked from grey slices"):
+        main.run(config, tmp_path / "color")
 
 
 def test_networks_of_a_volume_have_one_channel(tmp_path):
@@ -345,7 +345,7 @@ def test_the_classifier_of_a_truth_table_is_checked_first(untrained, tmp_path, r
 
 def test_mask_of_a_file_is_the_operator(tmp_path):
     mask = np.full((40, 60, 3), 255, np.uint8)
-    mask[:20, 10:30] = 0  # the upper left quarter of the square in the centre
+    mask[:20, 10:30] = 0  # the upper left quarter of the square in the center
     Image.fromarray(mask).save(tmp_path / "mask.png")
     known = restore_images.read_mask(str(tmp_path / "mask.png"), 8)
     expected = np.ones((8, 8, 1))

@@ -53,7 +53,7 @@ def test_study_writes_sheets_curves_and_one_table(studied):
 
 def test_sheet_has_the_images_of_all_inverters_once(monkeypatch):
     rows = {}
-    monkeypatch.setattr(task, "labelled_grid", lambda tiles, **options: rows.update(tiles) or options["columns"])
+    monkeypatch.setattr(task, "labeled_grid", lambda tiles, **options: rows.update(tiles) or options["columns"])
     images, other = np.zeros((2, 4, 4, 3), np.uint8), np.ones((2, 4, 4, 3), np.uint8)
     shared = {"image": images, "hue": images}
     first = Sheet({**shared, "decoded": images}, {}, {"hue": (np.zeros(2), np.ones(2))})
@@ -69,7 +69,7 @@ def test_sheet_has_the_images_of_all_inverters_once(monkeypatch):
 def test_predictions_have_the_name_of_their_class_or_its_number(monkeypatch, classes, text):
     texts = []
     monkeypatch.setattr(task, "caption", lambda images, own: texts.extend(own) or images)
-    monkeypatch.setattr(task, "labelled_grid", lambda tiles, **options: None)
+    monkeypatch.setattr(task, "labeled_grid", lambda tiles, **options: None)
     network = SimpleNamespace(image_size=4, encoder=SimpleNamespace(description={"class_names": classes}))
     sheet = Sheet({"hue": np.zeros((1, 4, 4, 3), np.uint8)}, {}, {"hue": (np.ones(1), np.ones(1))})
     task._draw({"a": sheet}, {"a": SimpleNamespace(inverter=network)}, ("x",))
@@ -150,7 +150,7 @@ def test_study_of_a_vector_beside_a_map_of_another_image_size(untrained, tmp_pat
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (" --config.probes=colour", "unknown probe 'colour'; known: brightness, grey"),
+        (" --config.probes=color", "unknown probe 'color'; known: brightness, grey"),
         (" --config.options.steps=0,50", r"options.steps=\(0, 50\) must be ascending percentages from 0 to 100"),
         (" --config.options.steps=0,50,50,100", "options.steps=.* must be ascending"),
         (" --config.options.hues=0.3333,0.3341", "options.hues=.* no two within a degree"),

@@ -210,7 +210,7 @@ def test_evaluation_resumes_to_the_same_results(compared, tmp_path, monkeypatch)
     assert not (tmp_path / "parts").exists()
 
 
-def test_stylize_mixes_styles_by_regions_in_the_colours_of_the_content(levels, folders, tmp_path):
+def test_stylize_mixes_styles_by_regions_in_the_colors_of_the_content(levels, folders, tmp_path):
     for kind, name in (("content", "odd"), ("style", "small"), ("style", "wide")):
         maps = np.zeros((8, 8), np.uint8)
         maps[:, 4:] = 1
@@ -226,7 +226,7 @@ def test_stylize_mixes_styles_by_regions_in_the_colours_of_the_content(levels, f
     assert (tmp_path / "run" / "images" / "stylized" / "odd" / "mixture.png").exists()
 
 
-def test_stylize_luminance_keeps_the_colours_of_the_content(levels, folders, tmp_path):
+def test_stylize_luminance_keeps_the_colors_of_the_content(levels, folders, tmp_path):
     given = {"inverters": first(levels), "content": folders / "content" / "odd.png", "keep_color": "luminance"}
     given["data.size"] = 16
     main.run(configure(stylize, arguments(folders, **given)), tmp_path)

@@ -117,7 +117,7 @@ def latent_search(
         check_number(value, name, least=0.0)
     starts = _starts(key, indices, init, images.shape[0], num_restarts=num_restarts, latent_shape=tuple(latent_shape))
     features = jax.lax.stop_gradient(layer_features(features_fn, images, (layer,))[0])
-    # An image's restarts are neighbours, so that the restarts of a sharded batch need no communication.
+    # An image's restarts are neighbors, so that the restarts of a sharded batch need no communication.
     images, features = (jnp.repeat(x, num_restarts, axis=0) for x in (images, features))
 
     def evaluate(latents):

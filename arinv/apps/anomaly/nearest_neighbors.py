@@ -62,12 +62,12 @@ def nearest_neighbor_distances(
 
     Matrix products find the candidates, after subtraction of the mean of some references, so that a common offset
     costs no digits; the choice is verified. The distances are those of the differences, exact also for a row that
-    almost equals a reference, with a gradient in `rows` through the neighbours.
+    almost equals a reference, with a gradient in `rows` through the neighbors.
 
     Args:
       rows: [B, K].
       references: [M, K]; rows from index `num_references` on are padding.
-      k: number of neighbours, at least 1.
+      k: number of neighbors, at least 1.
       num_references: how many references count; may be traced. None for all.
       block_size: references that are compared at once, at least 1.
 
@@ -75,7 +75,7 @@ def nearest_neighbor_distances(
       float32 [B]; NaN for a row that is not finite, and for all where a reference is not.
 
     Raises:
-      UserError: rows of another length, or fewer references than neighbours (unless their number is traced).
+      UserError: rows of another length, or fewer references than neighbors (unless their number is traced).
 
     Source: Bergman, Cohen & Hoshen 2020, section 3.
     """
@@ -89,7 +89,7 @@ def nearest_neighbor_distances(
         count = jnp.minimum(num_references, least).astype(jnp.int32)
         least = least if isinstance(num_references, jax.core.Tracer) else int(count)
     if least < k:
-        raise UserError(f"k={k} neighbours need as many references, got {least}; lower k or give more.")
+        raise UserError(f"k={k} neighbors need as many references, got {least}; lower k or give more.")
     constants = jax.lax.stop_gradient(rows), jax.lax.stop_gradient(references)
     indices, largest = _nearest(*constants, k, count, min(block_size, references.shape[0]))
     distances = _distances(rows, references[indices])
@@ -110,12 +110,12 @@ def _nearest(rows: Array, references: Array, k: int, count: ArrayLike, block_siz
     last of them, as among distant clusters, all differences are computed instead.
     """
     num_references = references.shape[0]
-    centre = _centring(references[:block_size], count)
+    center = _centering(references[:block_size], count)
     size = min(k + _SPARE_CANDIDATES, num_references)
-    rows = centre(rows)
-    squares, candidates, longest, largest = _search(rows, references, centre, size, count, block_size, _products)
+    rows = center(rows)
+    squares, candidates, longest, largest = _search(rows, references, center, size, count, block_size, _products)
     # The last candidates are padding where fewer references count than there are candidates.
-    neighbors = centre(references[jnp.minimum(candidates, num_references - 1).reshape(-1)])
+    neighbors = center(references[jnp.minimum(candidates, num_references - 1).reshape(-1)])
     exact = jnp.square(_distances(rows, neighbors.reshape(*candidates.shape, rows.shape[1])))
     exact, chosen = jax.lax.top_k(-jnp.where(candidates < count, exact, jnp.inf), k)
     own = jnp.sum(jnp.square(rows), axis=1)
@@ -123,12 +123,12 @@ def _nearest(rows: Array, references: Array, k: int, count: ArrayLike, block_siz
     indices = jax.lax.cond(
         jnp.all(is_certain) | (size == num_references),
         lambda: jnp.take_along_axis(candidates, chosen, axis=1),
-        lambda: _search(rows, references, centre, k, count, block_size, _differences)[1],
+        lambda: _search(rows, references, center, k, count, block_size, _differences)[1],
     )
     return indices, largest
 
 
-def _centring(references: Array, count: ArrayLike) -> Callable[[Array], Array]:
+def _centering(references: Array, count: ArrayLike) -> Callable[[Array], Array]:
     """Returns the function that divides by a power of two, the scale of some references, and subtracts their mean."""
     counted = (jnp.arange(references.shape[0]) < count)[:, None]
     members = jnp.where(counted & jnp.isfinite(references), references, 0.0)
@@ -151,11 +151,11 @@ def _differences(rows: Array, members: Array) -> Array:
     return jax.lax.map(lambda row: norms.norm(row[None] - members, "l2"), rows)
 
 
-def _search(rows, references, centre, k: int, count, block_size: int, values_fn) -> tuple[Array, Array, Array, Array]:
-    """Returns the k smallest of values_fn(rows, centre(references)), computed block by block.
+def _search(rows, references, center, k: int, count, block_size: int, values_fn) -> tuple[Array, Array, Array, Array]:
+    """Returns the k smallest of values_fn(rows, center(references)), computed block by block.
 
-    The result is (values [B, k], indices [B, k], largest square of a centred reference, largest value of a reference
-    before centring: NaN where one is).
+    The result is (values [B, k], indices [B, k], largest square of a centered reference, largest value of a reference
+    before centering: NaN where one is).
     """
     num_references = references.shape[0]
 
@@ -166,7 +166,7 @@ def _search(rows, references, centre, k: int, count, block_size: int, values_fn)
         numbers = start + jnp.arange(block_size, dtype=jnp.int32)[None, :]
         counted = (numbers >= first) & (numbers < count)
         largest = jnp.maximum(largest, jnp.max(jnp.where(counted.T, jnp.abs(members), 0.0)))
-        members = jnp.where(counted.T, centre(members), 0.0)
+        members = jnp.where(counted.T, center(members), 0.0)
         values = jnp.where(counted, values_fn(rows, members), jnp.inf)
         values = jnp.concatenate([closest, values], axis=1)
         indices = jnp.concatenate([indices, jnp.broadcast_to(numbers, (rows.shape[0], block_size))], axis=1)

@@ -266,7 +266,7 @@ def _results(
         "layer": inverter.layer,
         "encoder": dict(encoder),
         "encoder_weights": inverter.encoder.fingerprint,
-        "encoder_knew": sorted(set(test.names) & set(encoder["class_names"])),
+        "training_classes": sorted(set(test.names) & set(encoder["class_names"])),
         "num_examples": len(test.labels),
         "num_normal": config.num_normal or None,
         "num_anomalous": config.num_anomalous or None,

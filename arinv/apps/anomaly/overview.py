@@ -17,7 +17,7 @@ from arinv.apps.anomaly.scoring import Explanation
 from arinv.apps.evaluation import comparison
 from arinv.errors import UserError
 from arinv.experiment import report, workdirs
-from arinv.experiment.figures import labelled_grid
+from arinv.experiment.figures import labeled_grid
 from arinv.experiment.run import Run
 from arinv.experiment.writer import write_png
 
@@ -27,12 +27,12 @@ _COLUMNS = {
     "pixel": "pixel term",
     "feature": "feature term",
     "amortized": "without search",
-    "knn": "nearest neighbours",
+    "knn": "nearest neighbors",
     "adgan": "ADGAN",
     "attacked_total": "search, attacked",
     "attacked_held": "held search, attacked",
     "attacked_amortized": "without search, attacked",
-    "attacked_knn": "nearest neighbours, attacked",
+    "attacked_knn": "nearest neighbors, attacked",
 }
 _PER_BAND = 8  # images side by side
 _FONT_SIZE = 12
@@ -75,17 +75,17 @@ def overview(
       uint8 [H', W', 3].
     """
     heat = sum(values / scale for values, scale in zip(explanation.maps, scales, strict=True) if scale > 0)
-    colours = _colours(heat / max(float(np.max(heat)), 1e-12))
+    colors = _colors(heat / max(float(np.max(heat)), 1e-12))
     bands = []
     for first in range(0, len(texts), _PER_BAND):
         part = slice(first, first + _PER_BAND)
         rows = {
             "image": explanation.images[part],
             "reconstruction": explanation.reconstructions[part],
-            "difference": colours[part],
+            "difference": colors[part],
         }
         columns = ["\n".join(_shorten(line) for line in text.split("\n")) for text in texts[part]]
-        bands.append(labelled_grid(rows, columns=columns, min_tile=min_tile, font_size=_FONT_SIZE))
+        bands.append(labeled_grid(rows, columns=columns, min_tile=min_tile, font_size=_FONT_SIZE))
     return _stack(bands)
 
 
@@ -113,7 +113,7 @@ def _shorten(text: str) -> str:
     return text if len(text) <= _MAX_TEXT else "\N{HORIZONTAL ELLIPSIS}" + text[1 - _MAX_TEXT :]
 
 
-def _colours(values: np.ndarray) -> np.ndarray:
+def _colors(values: np.ndarray) -> np.ndarray:
     """Returns 0 to 1 as black, red, yellow, white."""
     return np.clip(3 * values[..., None] - np.arange(3, dtype=np.float32)[None, None, None, :], 0, 1)
 
@@ -173,7 +173,7 @@ def _tables(results: Mapping[str, Mapping]) -> list[report.Table]:
 
 
 def _with_shared(results: Mapping[str, Mapping]) -> dict[str, dict[str, Any]]:
-    """Returns results in which those of ADGAN, which looks through no encoder, are in every entry of these classes."""
+    """Returns results in which those of ADGAN, which uses no encoder, are in every entry of these classes."""
     source = next((result for result in results.values() if "adgan" in result["mean"]), None)
     filled = {name: {**result} for name, result in results.items()}
     for result in filled.values():
@@ -198,7 +198,7 @@ def _notes(results: Mapping[str, Mapping]) -> list[str]:
         f"AUROC over {first['num_examples']} test images of {first['setting']['data']}, each class in turn the normal "
         f"one{f', with {counts}' if counts else ''}; {report.setting_text(first['setting'])}. "
         f"Search: {search['num_steps']} steps, {search['num_restarts']} start(s); "
-        f"features: {first['layer']}; nearest neighbours: k={first['knn']['k']}.{report.differences(results)}"
+        f"features: {first['layer']}; nearest neighbors: k={first['knn']['k']}.{report.differences(results)}"
     ]
     if attack:
         notes.append(
@@ -211,13 +211,13 @@ def _notes(results: Mapping[str, Mapping]) -> list[str]:
         if adgan := result.get("adgan"):
             notes.append(
                 f"ADGAN: {result['variants']['adgan']}; {adgan['num_seeds']} starts, {adgan['num_steps']} steps, "
-                f"{adgan['seconds_per_image']:.3g} seconds an image. It looks through no encoder: all rows have its "
+                f"{adgan['seconds_per_image']:.3g} seconds an image. It uses no encoder: all rows have its "
                 "one value."
             )
     for name, result in results.items():
-        if result["encoder_knew"]:
+        if result["training_classes"]:
             notes.append(
-                f"The {name} encoder was trained on {len(result['encoder_knew'])} of these classes, the anomalous ones "
-                "among them: none of its figures compares with detectors that were trained on normal images only."
+                f"The {name} encoder was trained on {len(result['training_classes'])} of these classes, the anomalous "
+                "ones among them: none of its figures compares with detectors that were trained on normal images only."
             )
     return notes

@@ -285,8 +285,8 @@ class Calibration:
             return quantile_threshold(self.normal_scores, quantile=quantile)
         if self.best_f1 is None:
             raise UserError(
-                "policy=best_f1 needs anomalous validation images, which this detector has not; set policy=quantile, "
-                "or run configs/detector.py again with anomalous=FOLDER"
+                "policy=best_f1 needs anomalous validation images, which this detector does not have; set "
+                "policy=quantile, or run configs/detector.py again with anomalous=FOLDER"
             )
         return self.best_f1[0]
 

@@ -35,7 +35,7 @@ SCORES = {
 }
 # The same under attacks that raise the scores of normal images and lower those of anomalous ones.
 ATTACKED_SCORES = {
-    "attacked_knn": "knn after PGD on that distance, with the neighbours chosen at every step",
+    "attacked_knn": "knn after PGD on that distance, with the neighbors chosen at every step",
     "attacked_amortized": "amortized after PGD on that score, through encoder, generator and encoder",
     "attacked_held": (
         "the loss against the clean image's reconstruction by the latent search, after PGD on that loss with the "
@@ -83,7 +83,7 @@ def check_overview(config: ConfigDict) -> None:
 class Scorer:
     """Compiled functions that score images; scorers with equal fields and networks of equal modules share them.
 
-    The methods' `variables` hold "decode_fn", "features_fn", "weights" of the loss, and the nearest neighbours'
+    The methods' `variables` hold "decode_fn", "features_fn", "weights" of the loss, and the nearest neighbors'
     "references" [capacity, K] with "num_references".
 
     Attributes:
@@ -100,7 +100,7 @@ class Scorer:
 
     @_jit
     def rows(self, variables: Mapping, images: Array) -> Array:
-        """Returns the features of images [B, H, W, 3] as rows [B, K] for the nearest neighbours."""
+        """Returns the features of images [B, H, W, 3] as rows [B, K] for the nearest neighbors."""
         return self._rows(variables, images)
 
     @_jit
@@ -236,7 +236,7 @@ class Explanation(NamedTuple):
 
 
 def make_scorer(inverter: Trained, config: ConfigDict) -> tuple[Scorer, dict[str, Any]]:
-    """Returns the scorer of an inverter and its variables, without references for the nearest neighbours.
+    """Returns the scorer of an inverter and its variables, without references for the nearest neighbors.
 
     Args:
       inverter: of the normal class.
@@ -261,7 +261,7 @@ def add_references(
     """Returns variables with the features of normal images, padded to `capacity`, placed on the devices.
 
     Raises:
-      UserError: fewer images than neighbours.
+      UserError: fewer images than neighbors.
     """
     placed = jax.device_put(dict(variables), parallel.replicated(setting.mesh))
     rows = [
@@ -277,7 +277,7 @@ def with_references(
     """Returns variables with rows [N, K] as references, padded to `capacity`, placed on the devices.
 
     Raises:
-      UserError: fewer rows than neighbours.
+      UserError: fewer rows than neighbors.
     """
     if len(rows) < dict(scorer.knn)["k"]:
         raise UserError(f"knn.k={dict(scorer.knn)['k']} is more than the {len(rows)} normal training images; lower it")

@@ -1,6 +1,6 @@
 """BM3D, a classical denoiser for comparison, from the optional package bm3d.
 
-The licence of the package allows non-commercial use only, so that arinv does not require it.
+The license of the package allows non-commercial use only, so that arinv does not require it.
 
 Source: Dabov et al. 2007; Mäkinen et al. 2020, whose package it is.
 """
@@ -15,7 +15,7 @@ from arinv.errors import UserError, unknown
 
 NAME = "BM3D"  # of its row in tables
 USES = ("auto", "yes", "no")
-_MISSING = "BM3D is skipped: the package bm3d is not installed (pip install bm3d; its licence is non-commercial)"
+_MISSING = "BM3D is skipped: the package bm3d is not installed (pip install bm3d; its license is non-commercial)"
 
 
 def find(use: str) -> Callable[[np.ndarray, float], np.ndarray] | None:

@@ -17,7 +17,7 @@ from arinv.apps.denoising import tiles
 from arinv.apps.denoising.evaluate_denoising import check_tiles, noise_key
 from arinv.errors import UserError
 from arinv.experiment import workdirs
-from arinv.experiment.figures import centre_window, evenly, labelled_grid, short_names
+from arinv.experiment.figures import center_window, evenly, labeled_grid, short_names
 from arinv.experiment.run import Run, dtype_of
 from arinv.experiment.writer import progress_bar, write_png
 from arinv.ops import degradations
@@ -113,5 +113,5 @@ def _write_figure(run: Run, images: data.ImageFiles, files: dict[str, str]) -> N
     rows = {"before": before, "after": after}
     if config.noise.sigma:
         rows = {"clean": [images[i] for i in indices], "noisy": before, "denoised": after}
-    windows = {row: np.stack([centre_window(x, _WINDOW) for x in group]) for row, group in rows.items()}
-    write_png(run.workdir / "before_after.png", labelled_grid(windows, columns=short_names(names)))
+    windows = {row: np.stack([center_window(x, _WINDOW) for x in group]) for row, group in rows.items()}
+    write_png(run.workdir / "before_after.png", labeled_grid(windows, columns=short_names(names)))

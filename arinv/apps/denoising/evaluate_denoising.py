@@ -26,7 +26,7 @@ from arinv.apps.evaluation.measurement import Measurement
 from arinv.errors import UserError
 from arinv.experiment import report
 from arinv.experiment.cache import fingerprint
-from arinv.experiment.figures import centre_window, evenly, labelled_grid, short_names
+from arinv.experiment.figures import center_window, evenly, labeled_grid, short_names
 from arinv.experiment.run import Run, dtype_of, open_image_files
 from arinv.experiment.trained import Trained
 from arinv.experiment.writer import progress_bar, write_arrays, write_png
@@ -239,7 +239,7 @@ def _measure_sets(
 
 def _crop(image: np.ndarray, restored: np.ndarray) -> np.ndarray:
     """Returns the middle of the clean image and of each restoration, uint8 [1 + rows, S, S, 3]."""
-    return np.stack([centre_window(x, _WINDOW) for x in (image, *np.asarray(to_uint8(restored)))])
+    return np.stack([center_window(x, _WINDOW) for x in (image, *np.asarray(to_uint8(restored)))])
 
 
 def _summarize(numbers: Mapping[str, np.ndarray], rows: Sequence[str]) -> dict[str, Any]:
@@ -263,7 +263,7 @@ def _write(
     write_arrays(run.workdir / "per_image.npz", arrays | {"rows": np.array(rows)})
     if windows:
         crops = np.stack(list(windows.values()), axis=1)
-        grid = labelled_grid(dict(zip(("clean", *rows), crops, strict=True)), columns=short_names(list(windows)))
+        grid = labeled_grid(dict(zip(("clean", *rows), crops, strict=True)), columns=short_names(list(windows)))
         write_png(run.workdir / "crops.png", grid)
 
 

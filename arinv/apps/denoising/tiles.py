@@ -6,7 +6,7 @@ the bottom and on the right, and the result is cropped.
 
 With tiles, the device holds one tile at a time, and all larger images share one compilation. Tiles lie at multiples of
 32, so that the network's strides fall on the grid of the whole image, and overlap. The outer quarter of an overlap,
-where a tile lacks its neighbours most, has weight 0; over the middle half the weight moves linearly from one tile to
+where a tile lacks its neighbors most, has weight 0; over the middle half the weight moves linearly from one tile to
 the next, so that no seam remains. Where one tile has all the weight, and its border is beyond the network's receptive
 field, the result is that of the whole image.
 
@@ -48,7 +48,7 @@ def denoise(
       multiple: of which padded sides and the places of tiles are multiples, in pixels; 224 is the paper's.
       smallest: least padded side, in pixels.
       tile: greatest side that is denoised at once, a multiple of `multiple`, in pixels; 0: any, the whole image.
-      overlap: least overlap of neighbouring tiles, a multiple of `multiple`, at most half a tile, in pixels.
+      overlap: least overlap of neighboring tiles, a multiple of `multiple`, at most half a tile, in pixels.
       progress: called with (tiles done, number of tiles).
 
     Returns:
@@ -137,7 +137,7 @@ def _cut(images: np.ndarray, rows: tuple[int, int], columns: tuple[int, int]) ->
 
 
 def _join(pieces: Iterator[tuple[int, np.ndarray]], side: int, size: int, overlap: int, *, axis: int) -> np.ndarray:
-    """Returns one array of (start, piece) in order along `axis`, neighbours blended, cut off at `side`."""
+    """Returns one array of (start, piece) in order along `axis`, neighbors blended, cut off at `side`."""
     joined, end = None, 0
     for start, piece in pieces:
         piece = np.moveaxis(piece, axis, 0)[: side - start]
@@ -157,7 +157,7 @@ def _join(pieces: Iterator[tuple[int, np.ndarray]], side: int, size: int, overla
 
 
 def _ramp(shared: int, overlap: int) -> np.ndarray:
-    """Returns the weights of the second of two neighbours over their overlap, from 0 to 1 about its middle."""
+    """Returns the weights of the second of two neighbors over their overlap, from 0 to 1 about its middle."""
     positions = np.arange(shared, dtype=np.float32) + 0.5
     return np.clip((positions - shared / 2) / max(overlap / 2, 1) + 0.5, 0.0, 1.0).astype(np.float32)
 

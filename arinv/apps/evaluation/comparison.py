@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 from arinv.apps.evaluation import published, result_rows
 from arinv.errors import UserError
 from arinv.experiment import report
-from arinv.experiment.figures import labelled_grid
+from arinv.experiment.figures import labeled_grid
 from arinv.experiment.run import Run
 from arinv.experiment.writer import read_arrays, write_json, write_png
 from arinv.ops.images import to_float
@@ -141,9 +141,9 @@ def _images(run: Run, sources: Mapping[str, Sequence[pathlib.Path]]) -> dict[str
 
 
 def _figure(images: Mapping[str, Mapping[str, np.ndarray]]) -> np.ndarray:
-    """Returns labelled rows: the originals, then the reconstructions of each entry."""
+    """Returns labeled rows: the originals, then the reconstructions of each entry."""
     originals = to_float(next(iter(images.values()))["image"])
-    return labelled_grid({"original": originals} | {name: value["reconstruction"] for name, value in images.items()})
+    return labeled_grid({"original": originals} | {name: value["reconstruction"] for name, value in images.items()})
 
 
 def _note(measured: Mapping[str, result_rows.Row]) -> str:

@@ -1,4 +1,4 @@
-"""Metrics of reconstructions, and the networks that perceptual metrics look through."""
+"""Metrics of reconstructions, and the networks whose features perceptual metrics compare."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -44,7 +44,7 @@ class Measurement:
     """
 
     def __init__(self, run: Run, own: Trained):
-        """Loads the networks that the metrics of the config look through.
+        """Loads the networks whose features the metrics of the config compare.
 
         Args:
           run: of the evaluation.
@@ -107,7 +107,7 @@ class Measurement:
 
 @dataclasses.dataclass(frozen=True)
 class MetricNetwork:
-    """A network that metrics look through.
+    """A network whose features metrics compare.
 
     Attributes:
       name: of its architecture.
@@ -152,7 +152,7 @@ def check_network(config: ConfigDict, field: str, metric: str) -> None:
     Args:
       config: of the evaluation.
       field: of config.metric_networks.
-      metric: name of the metric that looks through it.
+      metric: name of the metric that compares its features.
 
     Raises:
       UserError: weights that are not named or do not exist, or images that are too small for the network.
@@ -216,7 +216,7 @@ class _ImageMetric(NamedTuple):
     Attributes:
       key: the name it is reported under.
       variant: what exactly it computes.
-      weights: fingerprint of the network it looks through; empty for none.
+      weights: fingerprint of the network whose features it compares; empty for none.
       function: (variables of all networks, reconstructions, images) -> [B].
     """
 
@@ -277,6 +277,6 @@ def _names(config: ConfigDict) -> tuple[str, ...]:
 
 
 def _field(config: ConfigDict, name: str) -> str | None:
-    """Returns which of config.metric_networks a metric looks through; the last of its choices need not be set."""
+    """Returns which of config.metric_networks a metric uses; the last of its choices need not be set."""
     choices = METRICS[name].networks
     return next((field for field in choices if config.metric_networks[field]), choices[-1] if choices else None)

@@ -1,4 +1,4 @@
-"""Inversion of features into images, by a generator at any image size or by optimisation of the pixels.
+"""Inversion of features into images, by a generator at any image size or by optimization of the pixels.
 
 Images are float32 [B, H, W, C] in [0, 1]; the networks are the callables `features_fn` (images -> named features) and
 `decode_fn` (a feature -> images). Source: Rojas-Gomez et al. 2022, sections 3 and 4.3; Engstrom et al. 2019.

@@ -1,4 +1,4 @@
-"""Comparison of methods that invert a layer: trained generators, and optimisation of the pixels (RI).
+"""Comparison of methods that invert a layer: trained generators, and optimization of the pixels (RI).
 
 Writes results.json (for each method the means and standard deviations of every metric, seconds per image and the
 number of trained parameters), table.md, reconstructions.png and per_image.npz ("NAME/METRIC" [N]). Every finished batch
@@ -25,7 +25,7 @@ from arinv.apps.inversion.inverters import check_inverters, load_inverters
 from arinv.errors import UserError
 from arinv.experiment import report
 from arinv.experiment.cache import ResultCache
-from arinv.experiment.figures import labelled_grid
+from arinv.experiment.figures import labeled_grid
 from arinv.experiment.run import Run, check_fields
 from arinv.experiment.trained import Trained
 from arinv.experiment.writer import progress_bar, write_arrays, write_png
@@ -66,7 +66,7 @@ def check(config: ConfigDict) -> None:
 
 
 def run(run: Run) -> dict[str, Any]:
-    """Inverts the test images by config.inverters (name -> workdir) and by optimisation, and returns the results.
+    """Inverts the test images by config.inverters (name -> workdir) and by optimization, and returns the results.
 
     Args:
       run: of configs/compare_inversion.py.
@@ -114,7 +114,7 @@ def _generate(run: Run, name: str, inverter: Trained, batches: Iterable[Batch], 
 
 
 def _optimize(run: Run, name: str, inverter: Trained, batches: Iterable[Batch], cache: ResultCache) -> Iterator[Part]:
-    """Yields the part of each batch, by optimisation of the pixels."""
+    """Yields the part of each batch, by optimization of the pixels."""
     config, search = run.config, run.config.optimization
     rows = parallel.place_batch({"row": np.arange(config.batch_size)}, run.mesh)["row"].sharding
     shape = (config.data.image_size, config.data.image_size, 3)
@@ -237,7 +237,7 @@ def _write(run: Run, results: Mapping[str, Any], values: Mapping[str, Mapping], 
     count = min(run.config.log.num_images, len(images))
     if count:
         rows = {"image": images[:count]} | {name: part["reconstruction"] for name, part in values.items()}
-        write_png(run.workdir / "reconstructions.png", labelled_grid(rows))
+        write_png(run.workdir / "reconstructions.png", labeled_grid(rows))
 
 
 def _table(results: Mapping[str, Any]) -> report.Table:

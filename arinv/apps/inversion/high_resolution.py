@@ -23,7 +23,7 @@ from arinv.apps.evaluation.measurement import Measurement
 from arinv.apps.inversion.inverters import check_inverters, load_inverters
 from arinv.errors import UserError, unknown
 from arinv.experiment import figures, report
-from arinv.experiment.figures import labelled_grid, zoom
+from arinv.experiment.figures import labeled_grid, zoom
 from arinv.experiment.run import Run, check_fields
 from arinv.experiment.trained import Trained
 from arinv.experiment.writer import progress_bar, write_arrays, write_png
@@ -229,4 +229,4 @@ def _figure(config: ConfigDict, names: list[str], parts: Parts, images: np.ndarr
             rows[f"{name}{suffix}"] = np.stack([parts[name, scale][_TILES][i] for scale in _scales(config)])
     size = config.data.image_size
     columns = [f"x{scale}\n{scale * size} px" for scale in _scales(config)]
-    return labelled_grid(rows, columns=columns)
+    return labeled_grid(rows, columns=columns)

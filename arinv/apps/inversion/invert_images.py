@@ -28,7 +28,7 @@ from arinv.apps.evaluation.measurement import Measurement
 from arinv.errors import UserError
 from arinv.experiment import report, workdirs
 from arinv.experiment.cache import ResultCache, cache_key
-from arinv.experiment.figures import fit, labelled_grid
+from arinv.experiment.figures import fit, labeled_grid
 from arinv.experiment.run import Run, check_num_images, dtype_of
 from arinv.experiment.trained import Trained
 from arinv.experiment.writer import progress_bar, write_png, write_text
@@ -217,7 +217,7 @@ class _OtherMetrics:
 
     Attributes:
       variants: metric -> exact formula.
-      weights: fingerprints of the networks that they look through.
+      weights: fingerprints of the networks whose features they compare.
     """
 
     def __init__(self, run: Run, inverter: Trained):
@@ -290,7 +290,7 @@ def _overview(
         shortened = text if len(text) <= _LETTERS else f"...{text[3 - _LETTERS :]}"
         decibels = [f"{inverter} {rows[inverter][i]['psnr']:.1f} dB" for inverter in rows]
         columns.append("\n".join([shortened, *decibels]))
-    return labelled_grid({name: np.stack(row) for name, row in tiles.items()}, columns=columns, font_size=16)
+    return labeled_grid({name: np.stack(row) for name, row in tiles.items()}, columns=columns, font_size=16)
 
 
 def _write_report(run: Run, inverters: Mapping[str, Trained], results: Mapping[str, Any]) -> None:

@@ -1,6 +1,6 @@
 """Representation inversion (RI): gradient descent on the pixels of an image until its features equal the targets.
 
-There is no generator: from grey with noise, each image takes normalised-gradient steps towards its target features.
+There is no generator: from grey with noise, each image takes normalized-gradient steps towards its target features.
 With a robust encoder the result resembles the image; with a standard one it does not. Images are float32 [B, H, W, C]
 in [0, 1], rows independent. The iteration has no state but the images, so that it can be split anywhere into calls with
 the same result.

@@ -98,7 +98,7 @@ def _edges(windows: np.ndarray) -> np.ndarray:
 STATISTICS: Mapping[str, Callable[[np.ndarray], np.ndarray]] = {
     "brightness": _brightness,  # the mean
     "contrast": _contrast,  # the standard deviation
-    "edges": _edges,  # mean absolute differences of neighbouring pixels, down and across
+    "edges": _edges,  # mean absolute differences of neighboring pixels, down and across
 }
 
 
@@ -110,7 +110,7 @@ def make_rule(
     Args:
       statistic: a key of STATISTICS.
       threshold: in units of the statistic.
-      region: top, left, bottom and right of the region that is looked at, as shares of the sides.
+      region: top, left, bottom and right of the region that is measured, as shares of the sides.
 
     Raises:
       UserError: an unknown statistic, a threshold that is not finite, or a region that is empty or leaves the image;

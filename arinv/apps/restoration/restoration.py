@@ -1,7 +1,7 @@
 """Restoration of degraded test images by several methods from the same starts; `methods` lists them.
 
 Writes results.json and table.md (for each method the means and standard deviations of every metric, FID with
-config.metric_encoder, and seconds an image), report.html, restored.png, details.png (the centres of the images,
+config.metric_encoder, and seconds an image), report.html, restored.png, details.png (the centers of the images,
 enlarged), curve.png (the error during the search, with those of methods without a search as level lines), curves.npz,
 per_image.npz ("METHOD/METRIC" [N]) and restored.npz ("image" and each method, uint8 [N, H, W, C], which truth_table and
 volume read). Every finished batch of every method is saved in parts/, so that a run that was killed resumes.
@@ -22,7 +22,7 @@ from arinv.apps.restoration import methods
 from arinv.apps.restoration.methods import SECONDS, Part
 from arinv.errors import UserError
 from arinv.experiment import report
-from arinv.experiment.figures import labelled_grid, write_curves
+from arinv.experiment.figures import labeled_grid, write_curves
 from arinv.experiment.run import Run, check_fields
 from arinv.experiment.trained import CLASSIFIER, Trained
 from arinv.experiment.writer import progress_bar, write_arrays, write_png
@@ -241,11 +241,11 @@ def _write(
     if count:
         rows = {"image": images[:count], _DEGRADED: np.clip(degraded[:count], 0, 1)}
         rows |= {method.replace("_", " "): part["image"][:count] for method, part in parts.items()}
-        write_png(workdir / "restored.png", labelled_grid(rows))
+        write_png(workdir / "restored.png", labeled_grid(rows))
         quarter = images.shape[1] // 4
-        centre = slice(quarter, images.shape[1] - quarter)
-        write_png(workdir / "details.png", labelled_grid({n: row[:, centre, centre] for n, row in rows.items()}))
-        figures = {"Restored images": workdir / "restored.png", "Their centres": workdir / "details.png"}
+        center = slice(quarter, images.shape[1] - quarter)
+        write_png(workdir / "details.png", labeled_grid({n: row[:, center, center] for n, row in rows.items()}))
+        figures = {"Restored images": workdir / "restored.png", "Their centers": workdir / "details.png"}
     curves = {method: part["error"].mean(axis=0) for method, part in parts.items() if "error" in part}
     if curves:
         write_arrays(workdir / "curves.npz", curves)

@@ -1,6 +1,6 @@
 """Restoration of a user's own images: degraded first by an operator, or degraded already.
 
-Images are resized to the size of the networks: the largest square in the centre. Writes METHOD/IMAGE.png and
+Images are resized to the size of the networks: the largest square in the center. Writes METHOD/IMAGE.png and
 degraded/IMAGE.png, overview.png (the first images, degraded, and restored by every method), report.html,
 restorations.csv (PSNR and SSIM of every image where it was degraded here) and results.json. Finished batches are saved
 in parts/; a run that was killed resumes.
@@ -25,7 +25,7 @@ from arinv.apps.restoration.methods import SECONDS, Part
 from arinv.apps.restoration.restoration import restore_all
 from arinv.errors import UserError
 from arinv.experiment import report, workdirs
-from arinv.experiment.figures import labelled_grid, short_names
+from arinv.experiment.figures import labeled_grid, short_names
 from arinv.experiment.run import Run, check_fields
 from arinv.experiment.writer import write_png, write_text
 from arinv.ops.degradations import Operator
@@ -131,7 +131,7 @@ def run(run: Run) -> dict[str, Any]:
 
 
 def read_mask(path: str, size: int) -> np.ndarray:
-    """Returns 0 where an image file is dark and 1 elsewhere, uint8 [size, size, 1], of the square in its centre.
+    """Returns 0 where an image file is dark and 1 elsewhere, uint8 [size, size, 1], of the square in its center.
 
     Raises:
       UserError: a file that cannot be read.
@@ -153,7 +153,7 @@ def masking(known: np.ndarray) -> Operator:
 
 
 def _prepare(image: np.ndarray, size: int, channels: int, factor: int) -> np.ndarray:
-    """Returns the largest square in the centre of an image, uint8 [size, size, channels].
+    """Returns the largest square in the center of an image, uint8 [size, size, channels].
 
     An image that was reduced `factor` times becomes means of as large blocks, what the operator makes of images.
     """
@@ -195,7 +195,7 @@ def _write_report(
     if count:
         grid = {} if run.config.degraded else {"image": images[:count]}
         grid |= {name.replace("_", " "): array[:count] for name, array in rows.items()}
-        write_png(run.workdir / _OVERVIEW, labelled_grid(grid, columns=short_names(names[:count])))
+        write_png(run.workdir / _OVERVIEW, labeled_grid(grid, columns=short_names(names[:count])))
         figures = {"Degraded images, and what is restored from them": run.workdir / _OVERVIEW}
     columns = report.columns([*_METRICS, SECONDS])
     heading = ["method", *(column.heading for column in columns.values())]

@@ -1,6 +1,6 @@
 """The search for the latent of a generator whose image, degraded in the same way, has the code of a degraded image.
 
-Minimises |E(S(G(z))) - E(x+)|^2 + penalty |z|^2 over z for a batch of degraded images x+ at once. The loss is a sum
+Minimizes |E(S(G(z))) - E(x+)|^2 + penalty |z|^2 over z for a batch of degraded images x+ at once. The loss is a sum
 over images, and each image's loss depends on its own latent only, so that a batch gives what its images give one by
 one. With the identity as E it is invertGAN.
 
@@ -67,7 +67,7 @@ def solve(
       project_fn: S, images -> images; rows independent.
       num_steps: updates T, 1 or more.
       learning_rate: of Adam.
-      penalty: weight of |z|^2. It has no effect on the images of a generator that normalises its latents.
+      penalty: weight of |z|^2. It has no effect on the images of a generator that normalizes its latents.
       threshold: an image whose loss is below it is no longer updated; 0 for all updates.
       truth: [B, H, W, C], the images that were degraded, for the curve of the error; None without.
 

@@ -22,7 +22,7 @@ from arinv.apps.restoration.attributes import STATISTICS, TruthTable, compare_at
 from arinv.apps.restoration.restoration import RESTORED
 from arinv.errors import UserError
 from arinv.experiment import report, workdirs
-from arinv.experiment.figures import labelled_grid
+from arinv.experiment.figures import labeled_grid
 from arinv.experiment.run import Run, check_fields
 from arinv.experiment.trained import CLASSIFIER, INVERTER, Trained
 from arinv.experiment.writer import read_arrays, write_png
@@ -202,7 +202,7 @@ def _write(run: Run, table: TruthTable, images: Mapping[str, np.ndarray], attrib
         words = {False: "no", True: "yes"}
         columns = [f"{words[bool(shown[first][i])]} / {words[bool(shown[second][i])]}" for i in indices]
         grid = {name.replace("_", " "): array[indices] for name, array in images.items()}
-        write_png(run.workdir / _IMAGES, labelled_grid(grid, columns=columns))
+        write_png(run.workdir / _IMAGES, labeled_grid(grid, columns=columns))
         figures = {f"Images, with the attribute by {first} / by {second}": run.workdir / _IMAGES}
     note = f"{table.valid} of {table.count} images are valid, {table.invalid} invalid."
     if not np.isnan(table.recovered):

@@ -17,7 +17,7 @@ from arinv.apps.restoration import pores
 from arinv.apps.restoration.truth_table import read_restored
 from arinv.errors import UserError
 from arinv.experiment import report, workdirs
-from arinv.experiment.figures import labelled_grid
+from arinv.experiment.figures import labeled_grid
 from arinv.experiment.run import Run, check_fields
 from arinv.experiment.writer import write_arrays, write_png
 from arinv.ops.images import to_uint8
@@ -66,12 +66,12 @@ def run(run: Run) -> dict[str, Any]:
       run: of configs/volume.py.
 
     Raises:
-      UserError: a restoration that is not finished, lacks a method, or is of images in colour.
+      UserError: a restoration that is not finished, lacks a method, or is of images in color.
     """
     config = run.config
     images = read_restored(run, config.restoration, config.methods)
     if images["image"].shape[-1] != 1:
-        raise UserError(f"{config.restoration} restored images in colour; a volume is stacked from grey slices")
+        raise UserError(f"{config.restoration} restored images in color; a volume is stacked from grey slices")
     run.begin()
     volumes = {name: array[..., 0] for name, array in images.items()}
     true = volumes["image"]
@@ -123,6 +123,6 @@ def _write(run: Run, volumes: Mapping[str, np.ndarray], comparisons: Mapping[str
             f"{name.replace('_', ' ')}, marked": pores.mark(cuts[name], cuts["image"], threshold=config.threshold)
             for name in comparisons
         }
-        write_png(run.workdir / "cuts.png", labelled_grid(grid))
+        write_png(run.workdir / "cuts.png", labeled_grid(grid))
         figures = {f"Cuts across axis {config.axis}; invented pores red, lost pores blue": run.workdir / "cuts.png"}
     report.write(run.workdir, config.title, [report.Table(heading, rows)], [note], images=figures or None)

@@ -280,9 +280,9 @@ def grey(key: Array, encode: Encode, decode: DecodeFn, images: Array, options: O
 
 
 def objects(key: Array, encode: Encode, decode: DecodeFn, images: Array, options: Options) -> Sheet:
-    """Returns the centres of images as objects on a uniform ground, moved and recolored, and their reconstructions.
+    """Returns the centers of images as objects on a uniform ground, moved and recolored, and their reconstructions.
 
-    The offset is the distance between the centres of mass of an object and of its reconstruction, against the image
+    The offset is the distance between the centers of mass of an object and of its reconstruction, against the image
     and the reconstruction of the ground alone, in image widths; the color error that of the mean color of its place.
 
     Args:
@@ -298,7 +298,7 @@ def objects(key: Array, encode: Encode, decode: DecodeFn, images: Array, options
     ground = jnp.broadcast_to(jnp.mean(images, axis=(1, 2), keepdims=True), images.shape)
     empty = decode(encode(ground))
     quarter = images.shape[2] // 4
-    shifts = {"left": -quarter, "centre": 0, "right": quarter}
+    shifts = {"left": -quarter, "center": 0, "right": quarter}
     forms = {name: _place(images, ground, shift) for name, shift in shifts.items()}
     for turn in options.hues:
         forms[f"hue {360 * turn:.0f}"] = _place(shift_hue(images, turn), ground, 0)
@@ -309,7 +309,7 @@ def objects(key: Array, encode: Encode, decode: DecodeFn, images: Array, options
         expected, actual = (_difference(*pair) for pair in ((form, ground), (reconstruction, empty)))
         colors = (_mean_color(pixels, expected) for pixels in (form, reconstruction))
         numbers[f"error, {name}"] = _error(form, reconstruction, options=options)
-        numbers[f"offset, {name}"] = norms.norm(_centre(expected) - _centre(actual), "l2")
+        numbers[f"offset, {name}"] = norms.norm(_center(expected) - _center(actual), "l2")
         numbers[f"color error, {name}"] = norms.norm(jnp.subtract(*colors), "l2")
     return Sheet(rows, numbers)
 
@@ -498,7 +498,7 @@ def _colorfulness(images: Array) -> Array:
 
 
 def _place(images: Array, ground: Array, shift: int) -> Array:
-    """Returns the discs at the centres of images, half as wide as these, moved to the right, on a ground."""
+    """Returns the discs at the centers of images, half as wide as these, moved to the right, on a ground."""
     rows, columns = (jnp.arange(side) - (side - 1) / 2 for side in images.shape[1:3])
     radius = min(images.shape[1:3]) / 4
     disc = jnp.square(rows)[:, None] + jnp.square(columns)[None, :] <= radius**2
@@ -511,8 +511,8 @@ def _difference(images: Array, ground: Array) -> Array:
     return jnp.sum(jnp.square(images - ground), axis=3)
 
 
-def _centre(weights: Array) -> Array:
-    """Returns the centre of mass (row, column) [N, 2] of weights [N, H, W], in image widths; the middle without any."""
+def _center(weights: Array) -> Array:
+    """Returns the center of mass (row, column) [N, 2] of weights [N, H, W], in image widths; the middle without any."""
     total = jnp.sum(weights, axis=(1, 2))
     rows, columns = (jnp.arange(side, dtype=jnp.float32) for side in weights.shape[1:])
     moments = jnp.einsum("nhw,h->n", weights, rows), jnp.einsum("nhw,w->n", weights, columns)

@@ -22,7 +22,7 @@ from arinv import data, metrics, parallel
 from arinv.apps.studies.probes import PROBES, Options, Sheet
 from arinv.errors import UserError, unknown
 from arinv.experiment import report
-from arinv.experiment.figures import caption, fit, labelled_grid, short_names, write_curves
+from arinv.experiment.figures import caption, fit, labeled_grid, short_names, write_curves
 from arinv.experiment.run import Run, check_fields
 from arinv.experiment.trained import Trained
 from arinv.experiment.writer import progress_bar, write_arrays, write_png
@@ -323,7 +323,7 @@ def _draw(sheets: Mapping[str, Sheet], subjects: Mapping[str, _Subject], columns
                 for number, confidence in pairs
             ]
             tiles[label] = caption(fitted, texts) if has_text else fitted
-    return labelled_grid(tiles, columns=[name[:_MOST_LETTERS] for name in columns], min_tile=_TILE, font_size=14)
+    return labeled_grid(tiles, columns=[name[:_MOST_LETTERS] for name in columns], min_tile=_TILE, font_size=14)
 
 
 def _is_same_row(sheet: Sheet, other: Sheet, row: str) -> bool:

@@ -5,8 +5,8 @@ table.md, report.html (the table with the contact sheets) and results.json: mean
 standard and a robust encoder, and for the unchanged contents. A restart skips the contents that are measured, unless
 the images or the weights have changed.
 
-The Gram loss looks through VGG-19 if config.metric_networks.vgg19 names its weights, as in the paper; else through the
-encoder of the entry "robust" (or the last one), which its name then states.
+The Gram loss is of the features of VGG-19 if config.metric_networks.vgg19 names its weights, as in the paper; else of
+the encoder of the entry "robust" (or the last one), which its name then states.
 """
 
 import csv

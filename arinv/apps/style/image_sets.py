@@ -20,7 +20,7 @@ from arinv import data
 from arinv.data.image_files import looked_for, read_tree
 from arinv.errors import UserError, unknown
 from arinv.experiment.cache import cache_key
-from arinv.experiment.figures import fit, labelled_grid
+from arinv.experiment.figures import fit, labeled_grid
 from arinv.experiment.run import open_image_files
 
 _RESIZE_MODES = ("squash", "crop")
@@ -155,7 +155,7 @@ def contact_sheet(
         rows[name] = np.stack([square(contents[i], tile), *cells])
     font_size = 14 if tile >= 128 else 11
     headings = ["", *(_wrap(title, tile, font_size) for title in titles)]
-    return labelled_grid(rows, columns=headings, min_tile=tile, font_size=font_size)
+    return labeled_grid(rows, columns=headings, min_tile=tile, font_size=font_size)
 
 
 def square(image: np.ndarray, side: int) -> np.ndarray:

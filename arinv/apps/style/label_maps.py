@@ -1,9 +1,9 @@
 """Label maps of images, which assign regions of contents to regions of styles.
 
-A map is a PNG with the name of its image, in a folder of its own: a palette, greys or RGB colours, one a label. Maps of
-different kinds are compared by the visible colour: a palette's entry is its colour, a grey v is the colour (v, v, v), a
-pixel of 1 bit is 0 or 255; greys of 16 bits above 255 equal no colour. The colours of all maps together are numbered 0,
-1, ... from the smallest; a region of a content gets the style of the regions with the same colour.
+A map is a PNG with the name of its image, in a folder of its own: a palette, greys or RGB colors, one a label. Maps of
+different kinds are compared by the visible color: a palette's entry is its color, a grey v is the color (v, v, v), a
+pixel of 1 bit is 0 or 255; greys of 16 bits above 255 equal no color. The colors of all maps together are numbered 0,
+1, ... from the smallest; a region of a content gets the style of the regions with the same color.
 """
 
 import itertools
@@ -60,7 +60,7 @@ def read(content_folder: str, content: Sequence[str], style_folder: str, style: 
     if len(values) > _MAX_LABELS:
         raise UserError(
             f"the label maps hold {len(values)} values, more than {_MAX_LABELS}: save them as PNG without smoothing, "
-            "one palette entry, grey or colour a label"
+            "one palette entry, grey or color a label"
         )
     _check_common(content, style, labels)
     numbered = [tuple(np.searchsorted(values, one).astype(np.int32) for one in side) for side in maps]
@@ -92,7 +92,7 @@ def _check_common(content: Sequence[str], style: Sequence[str], labels: Sequence
         if not np.isin(own, others).any():
             raise UserError(
                 f"the label maps of content {name!r} and style {other!r} have no label in common, so that no region "
-                "would get a style: give regions that belong together the same grey or colour in both"
+                "would get a style: give regions that belong together the same grey or color in both"
             )
 
 
@@ -109,7 +109,7 @@ def _find(folder: pathlib.Path, name: str) -> pathlib.Path:
 
 
 def _read(path: pathlib.Path) -> np.ndarray:
-    """Returns the visible colour of each pixel as a number: R * 65536 + G * 256 + B."""
+    """Returns the visible color of each pixel as a number: R * 65536 + G * 256 + B."""
     try:
         with Image.open(path) as image:
             mode, values = image.mode, np.asarray(image).astype(np.int32)
@@ -121,22 +121,22 @@ def _read(path: pathlib.Path) -> np.ndarray:
     if mode == "P":
         return _look_up(values, _number(np.array(palette, np.int32).reshape(-1, 3)), path)
     if mode not in _GREYS:
-        raise UserError(f"{path} has mode {mode}; label maps are palettes, greys or RGB colours")
+        raise UserError(f"{path} has mode {mode}; label maps are palettes, greys or RGB colors")
     values = 255 * values if mode == "1" else values
     return np.where(values < 256, values * 0x010101, values + 0x1000000)
 
 
 def _look_up(entries: np.ndarray, colors: np.ndarray, path: pathlib.Path) -> np.ndarray:
-    """Returns the colours of a palette's entries, after checking that no two are equal."""
+    """Returns the colors of a palette's entries, after checking that no two are equal."""
     first: dict[int, int] = {}
     for entry in np.unique(entries).tolist():
         if entry >= len(colors):
-            raise UserError(f"{path} has no colour for entry {entry} of its palette; give each label a colour")
+            raise UserError(f"{path} has no color for entry {entry} of its palette; give each label a color")
         color = int(colors[entry])
         if color in first:
             raise UserError(
-                f"{path} has the colour #{color:06x} twice in its palette, as entries {first[color]} and {entry}: "
-                "labels differ by their visible colour, so give each a colour of its own"
+                f"{path} has the color #{color:06x} twice in its palette, as entries {first[color]} and {entry}: "
+                "labels differ by their visible color, so give each a color of its own"
             )
         first[color] = entry
     return colors[entries]

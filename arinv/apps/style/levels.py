@@ -25,7 +25,7 @@ from arinv.types import DecodeFn, FeaturesFn
 
 LevelFunctions = tuple[FeaturesFn, DecodeFn]  # pytrees whose leaves are the weights
 Pair = tuple[int, int]  # indices of a content and of a column
-_Item = tuple[int | None, int]  # a style, for the content whose colours it takes, or None for all contents
+_Item = tuple[int | None, int]  # a style, for the content whose colors it takes, or None for all contents
 
 
 @dataclasses.dataclass(frozen=True)

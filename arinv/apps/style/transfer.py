@@ -1,4 +1,4 @@
-"""Style transfer at several levels: encoding, whitening and colouring, and decoding at one level after the other.
+"""Style transfer at several levels: encoding, whitening and coloring, and decoding at one level after the other.
 
 Images are float32 [B, H, W, 3] in [0, 1]; every row is a pair of a content and a style, whose sizes may differ. A level
 is an encoder's layer with the generator that inverts it, as callables.

@@ -1,7 +1,7 @@
 """Import of an encoder, a generator or a denoiser from a PyTorch or Caffe file into a workdir like that of a training.
 
 Inverters can be trained on it and evaluations run on it. Nothing in the file is executed. The task reports on stderr
-what it read, what it skipped, and which pixel normalisation it assumes and why.
+what it read, what it skipped, and which pixel normalization it assumes and why.
 """
 
 import pathlib
@@ -120,7 +120,7 @@ def _read_encoder(run: Run) -> tuple[dict[str, Any], Variables, dict[str, Any]]:
     normalization = models.build(name, **options).normalization
     mean, std = mean_std(normalization)
     label = f"{normalization}, " if isinstance(normalization, str) else ""
-    run.report(f"normalisation of pixels: {label}mean {mean}, standard deviation {std}: {reason}")
+    run.report(f"normalization of pixels: {label}mean {mean}, standard deviation {std}: {reason}")
     class_names = list(config.class_names) or contents["class_names"]
     if class_names and len(class_names) != num_classes:
         raise UserError(f"classes has {len(class_names)} names; {path} has {num_classes} classes: name each of them")

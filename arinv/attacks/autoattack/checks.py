@@ -35,7 +35,7 @@ class Rescored(NamedTuple):
     """A second count.
 
     Attributes:
-      correct: bool [N], the stored images classified as labelled; False in padding and where a logit is NaN.
+      correct: bool [N], the stored images classified as labeled; False in padding and where a logit is NaN.
       correct_8bit: bool [N], the same after rounding to 256 levels.
       distances: float32 [N], from the originals.
       messages: about invalid adversarial images.
@@ -80,7 +80,7 @@ def inspect_model(logits_fn: LogitsFn, images: ArrayLike, labels: ArrayLike) -> 
     again, traced_again = np.asarray(programs[0](model, x)), np.asarray(programs[1](model, x))
     if _difference(logits, again) > _SAME or _difference(logits, traced_again) > _SIMILAR:
         messages.append(
-            "the same images gave other logits the second time: the model is randomised, and a single gradient is "
+            "the same images gave other logits the second time: the model is randomized, and a single gradient is "
             "not informative. Evaluate it without randomness, or average over it."
         )
     elif len(x) > 1:
@@ -89,7 +89,7 @@ def inspect_model(logits_fn: LogitsFn, images: ArrayLike, labels: ArrayLike) -> 
         if _difference(logits[:half], other_batch[:half]) > _SAME:
             messages.append(
                 "the logits of an image change with the other images of its batch: use evaluation mode "
-                "(running averages in batch normalisation)."
+                "(running averages in batch normalization)."
             )
     probable = logits.min() > -1e-5 and logits.max() < 1 + 1e-5 and np.allclose(logits.sum(1), 1, atol=1e-5)
     if probable:

@@ -149,7 +149,7 @@ def autoattack(
       logits_fn: images [B, H, W, C] in [0, 1] -> logits [B, K], in evaluation mode; rows independent. A
         `jax.tree_util.Partial` of a function and its weights passes the weights instead of compiling them in.
       images: float32 [N, H, W, C] in [0, 1].
-      labels: int [N]; images labelled -1 are padding: they are returned unchanged and never count.
+      labels: int [N]; images labeled -1 are padding: they are returned unchanged and never count.
       eps: radius in units of `images` (8/255 is eight grey levels), for "l1" and "l2" over H, W and C together.
       norm: "l1", "l2" or "linf".
       attacks: names from AUTOATTACK, whose order they are run in, or one name.

@@ -2,7 +2,7 @@
 
 Images NHWC in [0, 1] -> (logits, named features). "conv1", "conv2" and "conv5" are taken after ReLU and max-pooling,
 the others after ReLU; AlexNet's "relu1", "relu2" and "relu5" are those three before the pooling. CaffeNet's "conv1"
-and "conv2" are taken after its local response normalisation.
+and "conv2" are taken after its local response normalization.
 
 Source: Krizhevsky 2014 (one weird trick); Rojas-Gomez et al. 2022, section A3.1; Krizhevsky et al. 2012 and the Caffe
 reference network; Dosovitskiy & Brox 2016, Table 1.
@@ -21,7 +21,7 @@ from arinv.models.layers import LinenConv
 from arinv.ops import pooling
 from arinv.types import Array
 
-# He initialisation: without batch normalisation, smaller kernels make the signal of deep layers vanish.
+# He initialization: without batch normalization, smaller kernels make the signal of deep layers vanish.
 _he_normal = nn.initializers.variance_scaling(2.0, "fan_in", "truncated_normal")
 
 

@@ -1,4 +1,4 @@
-"""The base class of encoders, with the facts that each states, and their pixel normalisation.
+"""The base class of encoders, with the facts that each states, and their pixel normalization.
 
 An encoder is one file with a subclass of `Encoder` and one row of `ENCODERS` in arinv/models/registry.py. Generators,
 image sizes, weights from PyTorch, styles and the contract tests follow from what the class states.
@@ -30,7 +30,7 @@ NORMALIZATIONS: dict[str, MeanStd] = {
     "cifar10_pixels": ((0.4914, 0.4822, 0.4465), (0.2471, 0.2435, 0.2616)),  # the deviation of all pixels
     "cifar100_pixels": ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
     "pm1": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
-    # 255 x - mean, the pixels of Caffe, for whose scale CaffeNet's local response normalisation is made
+    # 255 x - mean, the pixels of Caffe, for whose scale CaffeNet's local response normalization is made
     "caffe": ((122.68 / 255, 116.67 / 255, 104.01 / 255), (1 / 255, 1 / 255, 1 / 255)),
     "none": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
 }
@@ -166,7 +166,7 @@ class Encoder(Fitted):
         return {}
 
     def normalize(self, images: Array) -> Array:
-        """Returns the normalised pixels [B, H, W, 3] of images [B, H, W, 3] in [0, 1].
+        """Returns the normalized pixels [B, H, W, 3] of images [B, H, W, 3] in [0, 1].
 
         Raises:
           UserError: images of another layout, dtype or range, or smaller than smallest_side.

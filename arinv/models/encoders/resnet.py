@@ -198,7 +198,7 @@ def conv(
 
 
 def norm(train: bool, dtype, name: str) -> BatchNorm:
-    """Returns a batch normalisation with PyTorch's defaults."""
+    """Returns a batch normalization with PyTorch's defaults."""
     return BatchNorm(use_running_average=not train, momentum=0.9, epsilon=1e-5, dtype=dtype, name=name)
 
 

@@ -36,7 +36,7 @@ class ShallowEncoder(Encoder):
         """Returns logits [B, 0] and the feature of images [B, H, W, 3] in [0, 1].
 
         Raises:
-          UserError: images too small for it, classes, or another normalisation.
+          UserError: images too small for it, classes, or another normalization.
         """
         if self.num_classes or self.normalization != "none":
             raise UserError(

@@ -1,10 +1,10 @@
-"""VGG-16 and VGG-19, plain as in torchvision or with batch normalisation as in Adv-BNN.
+"""VGG-16 and VGG-19, plain as in torchvision or with batch normalization as in Adv-BNN.
 
 Images NHWC in [0, 1] -> (logits, {"conv1_1": ..., "conv5_1": ...}), each feature after its ReLU and before the pooling
 of its stage. A dense head adds "fc6" and "fc7" after their ReLU, and "fc8", the logits.
 
 Source: Simonyan & Zisserman 2015, Table 1 (D and E); Liu et al. 2019 (Adv-BNN) for the network with batch
-normalisation, an average pool and one dense layer, inverted in Rojas-Gomez et al. 2022, section 4.1.
+normalization, an average pool and one dense layer, inverted in Rojas-Gomez et al. 2022, section 4.1.
 """
 
 import itertools
@@ -32,7 +32,7 @@ class VGG(Encoder):
     Attributes:
       num_classes: length of the logits; 0 for the convolutions alone.
       depths: 3x3 convolutions in each of the five stages.
-      batch_norm: normalise after every convolution, which keeps its bias.
+      batch_norm: normalize after every convolution, which keeps its bias.
       head: "dense" (the last stage averaged to 7x7, then fc6, fc7 and fc8) or "pooled" (its mean over all
         positions, then one dense layer).
       width: channels of the first stage; the others have 2, 4, 8 and 8 times as many.
@@ -142,12 +142,12 @@ class VGG(Encoder):
         )
 
     def torch_options(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
-        """Returns depths, widths and head of a state dict, and torchvision's pixels for its normalised networks."""
+        """Returns depths, widths and head of a state dict, and torchvision's pixels for its normalized networks."""
         matches = {match: shape for name, shape in shapes.items() if (match := _CONVOLUTION.fullmatch(name))}
         places = sorted(int(match[1]) for match, shape in matches.items() if len(shape) == 4)
         if not places or places[0] != 0:
             return {}
-        step = 3 if shapes.get("features.1.weight") else 2  # a convolution, its normalisation, its ReLU
+        step = 3 if shapes.get("features.1.weight") else 2  # a convolution, its normalization, its ReLU
         pools = [i for i, (place, after) in enumerate(itertools.pairwise(places), start=1) if after - place != step]
         depths = tuple(b - a for a, b in itertools.pairwise((0, *pools, len(places))))
         options = {"depths": depths, "batch_norm": step == 3, "width": shapes["features.0.weight"][0]}

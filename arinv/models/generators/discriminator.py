@@ -1,4 +1,4 @@
-"""The discriminator of images given features, and the folding of spectral normalisation into weights.
+"""The discriminator of images given features, and the folding of spectral normalization into weights.
 
 Source: Rojas-Gomez et al. 2022, Table A5, and the released code where the table's sizes are impossible
 (7x7 stem, no padding after it, ReLU, dropout); after Dosovitskiy & Brox 2016b (DeePSiM), Table 1.
@@ -24,14 +24,14 @@ class Discriminator(nn.Module):
     """Five convolutions over the image, two dense layers over the features, two over both.
 
     11,372,353 parameters with AlexNet's conv5 at 224 px. DeePSiM's reads no features, and has two outputs, whose
-    difference is the logit: 1,147,714 parameters without spectral normalisation.
+    difference is the logit: 1,147,714 parameters without spectral normalization.
 
     Attributes:
       conditional: whether it reads features; otherwise it is DeePSiM's.
       stem_stride: of the first convolution.
       dropout: rate before the last two layers, in training.
       negative_slope: of the rectifier; 0 is ReLU.
-      spectral_norm: normalise every kernel by its largest singular value.
+      spectral_norm: normalize every kernel by its largest singular value.
       dtype: of the computation; parameters and logits stay float32.
     """
 
@@ -78,14 +78,14 @@ class Discriminator(nn.Module):
 
 
 def fold_spectral_norm(module: nn.Module, variables: Variables) -> tuple[nn.Module, Variables]:
-    """Returns a network without spectral normalisation, and weights for the same outputs in evaluation.
+    """Returns a network without spectral normalization, and weights for the same outputs in evaluation.
 
     Args:
       module: with an attribute spectral_norm, such as a generator or a discriminator.
       variables: its weights.
 
     Returns:
-      The network and its weights, unchanged if it has no spectral normalisation.
+      The network and its weights, unchanged if it has no spectral normalization.
     """
     if "spectral" not in variables:
         return module, variables

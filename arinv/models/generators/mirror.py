@@ -59,9 +59,9 @@ class Generator(Fitted):
     """The network of a plan.
 
     Attributes:
-      plan: steps, normalisation, rectifier and output.
+      plan: steps, normalization, rectifier and output.
       is_vector: whether the feature it inverts is [B, K].
-      spectral_norm: False for weights that are normalised already, whatever the plan says.
+      spectral_norm: False for weights that are normalized already, whatever the plan says.
       image_size: side of the images, for plans whose output has another; 0 otherwise.
       dtype: of the computation; parameters, statistics and images stay float32.
     """

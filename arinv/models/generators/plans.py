@@ -1,7 +1,7 @@
 """Plans of generators as data, and every published one.
 
 A plan lists the steps from a feature of an encoder to the image, with what holds for all of them: slope of the
-rectifier, normalisation, output. `arinv.models.generators.mirror.Generator` carries it out.
+rectifier, normalization, output. `arinv.models.generators.mirror.Generator` carries it out.
 
 Sources: Rojas-Gomez et al. 2022, Tables A4, A6, A7 and the released code, which disagree on where the channels of A4
 shrink; the code's plan has the published 4.7M parameters and is the default. Dosovitskiy & Brox 2016a, Tables 3 to 7;
@@ -41,16 +41,16 @@ class Plan:
     """A generator as data; the defaults are those of Rojas-Gomez et al.
 
     Attributes:
-      steps: before the last one, each followed by normalisation and rectifier.
+      steps: before the last one, each followed by normalization and rectifier.
       last: the step that returns the image, followed by `output`.
       streams: steps of parallel streams from the feature, whose results are concatenated before `steps`.
-      batch_norm: normalise the results of steps with weights by the statistics of the batch.
-      spectral_norm: normalise every kernel by its largest singular value.
+      batch_norm: normalize the results of steps with weights by the statistics of the batch.
+      spectral_norm: normalize every kernel by its largest singular value.
       slope: of the rectifier below 0.
       output: "tanh", scaled to [0, 1], or "linear", to which offset is added.
       offset: of a linear output, for red, green and blue.
       fit: what is done where the output has another side than the image: "" (nothing: the sides are equal), "enlarge"
-        (trained against reduced images, enlarged bilinearly in evaluation) or "crop" (to the centre).
+        (trained against reduced images, enlarged bilinearly in evaluation) or "crop" (to the center).
     """
 
     steps: tuple[Step, ...]

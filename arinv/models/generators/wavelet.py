@@ -109,8 +109,8 @@ class WaveletDecoder(nn.Module):
     Attributes:
       plan: the steps before the last convolution.
       pad_side: "official" (left and bottom, as the released code) or "aligned" (right and bottom).
-      spectral_norm: normalise every kernel by its largest singular value.
-      image_bias: initial bias of the normalisation of three channels. With 0, as in the released code, pixels with
+      spectral_norm: normalize every kernel by its largest singular value.
+      image_bias: initial bias of the normalization of three channels. With 0, as in the released code, pixels with
         three negative values have no gradient; about 2 avoids that in a short training.
       dtype: of the computation; parameters, statistics and images stay float32.
     """
@@ -128,7 +128,7 @@ class WaveletDecoder(nn.Module):
         Args:
           low: the encoder's "conv5" [B, h, w, 256].
           details: by layer, each three of [B, h, w, C].
-          train: whether to normalise by statistics of this batch and to update the running ones.
+          train: whether to normalize by statistics of this batch and to update the running ones.
 
         Raises:
           UserError: bands of different shapes.

@@ -6,7 +6,7 @@ and the released code of Rojas-Gomez et al. 2022 (encoder, generator, discrimina
 executed. Writes .safetensors that PyTorch loads, with torchvision's names where torchvision has the network.
 
 Everything in the network must be in the file, and everything in the file must be used or on a list of extras: counts
-of batches and of averaged models, losses, metrics, optimisers, networks beside the one that is read, and `sub_block1`
+of batches and of averaged models, losses, metrics, optimizers, networks beside the one that is read, and `sub_block1`
 of the wide ResNets, which no forward pass uses. A mismatch shows both sides; on_unknown="report" skips tensors that
 are only in the file. `describe_torch` lists all tensors that are not read. Of several state dicts that fit, the one
 nearest to the top and there at a usual place ("model", "state_dict", ...) is read; two at unusual places are an error.
@@ -63,7 +63,7 @@ def load_torch(
         like, also in dictionaries of dictionaries, their names with any prefix.
       encoder: a key of ENCODERS.
       image_size: side of the images in pixels, where the shape of a weight depends on it; None for the encoder's own.
-      check_normalization: whether the file's pixel normalisation, if it has one, must be the encoder's. The released
+      check_normalization: whether the file's pixel normalization, if it has one, must be the encoder's. The released
         generators of Rojas-Gomez et al. 2022 belong to an encoder with normalization="pm1", which is not that of its
         training.
       on_unknown: for tensors that are neither in the network nor on the list of extras: "error" raises, "report"
@@ -76,7 +76,7 @@ def load_torch(
 
     Raises:
       UserError: a missing or damaged file, one that would run a program if PyTorch loaded it (nothing is run),
-        weights that do not fit the encoder (both sides are shown), or another pixel normalisation than the encoder's.
+        weights that do not fit the encoder (both sides are shown), or another pixel normalization than the encoder's.
 
     Source: torchvision; Engstrom et al. 2019 (robustness); Croce et al. 2021 (RobustBench).
     """
@@ -107,7 +107,7 @@ def load_torch_generator(
       on_unknown: as for `load_torch`.
       report: as for `load_torch`.
       **options: of `build_generator`. The released `conv5_tconv` is AlexNet's default, `conv5_interp` its variant
-        "interpolation"; weights without spectral normalisation need spectral_norm=False.
+        "interpolation"; weights without spectral normalization need spectral_norm=False.
 
     Returns:
       {"params": ..., "batch_stats": ..., "spectral": ...} in float32.
@@ -234,7 +234,7 @@ def load_torch_denoiser(
     The names, as in models/alexnet_skip.py of github.com/renanrojasg/adv_robust_autoencoder at b9ad0c8: in
     `classifier` the convolutions conv1_1, conv2_1, conv3_1, conv3_2 and conv3_3, and in `generator`, of
     upsample_mode="conv5_interp", conv7_1, conv6_1, conv5_1, conv5_2, conv4_1, conv4_2, conv3_1, conv2, conv2_1 and
-    conv1, with a normalisation bn7_1, ..., bn1 behind each, then conv1_1. The constant kernels of the Haar transform
+    conv1, with a normalization bn7_1, ..., bn1 behind each, then conv1_1. The constant kernels of the Haar transform
     (pool1.LL to unpool3.HH) are not read.
 
     Args:
@@ -242,7 +242,7 @@ def load_torch_denoiser(
       encoder: name of the encoder whose convolutions the first half has.
       on_unknown: as for `load_torch`.
       report: as for `load_torch`.
-      **options: of `build_denoiser`; weights without spectral normalisation need spectral_norm=False.
+      **options: of `build_denoiser`; weights without spectral normalization need spectral_norm=False.
 
     Returns:
       {"encoder": {"params": ...}, "decoder": {"params": ..., "batch_stats": ..., "spectral": ...}} in float32, for

@@ -1,6 +1,6 @@
 """PyTorch's checkpoint files, .pt, .pth and .safetensors, opened without PyTorch and without running their code.
 
-Three formats, recognised by their first bytes: a zip archive with a pickle and one raw file for each storage (PyTorch
+Three formats, recognized by their first bytes: a zip archive with a pickle and one raw file for each storage (PyTorch
 since 1.6), the older sequence of pickles followed by the storages, and safetensors; and Caffe's .caffemodel, by its
 name. pickles.py decodes the pickles. Numbers are read on access, in PyTorch's layout (OIHW), any float type.
 

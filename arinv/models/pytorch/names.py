@@ -41,21 +41,21 @@ Layers = tuple[TorchLayer, ...]
 # and EMA.
 UNREAD_LAST = ("num_batches_tracked", "n_averaged", "num_updates")
 # By the first part: a group of blocks that the wide ResNets of TRADES and RobustBench contain but never apply; the
-# constant kernels of the released denoiser; losses, metrics and optimisers that are modules of the saved network.
+# constant kernels of the released denoiser; losses, metrics and optimizers that are modules of the saved network.
 UNREAD_FIRST = re.compile(
     r"sub_block1|(un)?pool[123]|criterion|optimizer|(.*_)?loss(_.*)?|"
     r"(.*_)?(acc|accuracy|top\d|auroc|auc|f1|precision|recall|metrics?|meters?|confusion_matrix|confmat)(_?\d+|_.*)?"
 )
 # Other networks beside the one that is read, such as its second copy in the attacker of robustness.
-NEIGHBOURS = ("attacker", "classifier", "generator", "comparator", "discriminator", "ema", "model_ema", "ema_model")
-# Last parts of the names of the pixel normalisation.
+NEIGHBORS = ("attacker", "classifier", "generator", "comparator", "discriminator", "ema", "model_ema", "ema_model")
+# Last parts of the names of the pixel normalization.
 MEANS, DEVIATIONS = ("new_mean", "mean", "mu"), ("new_std", "std", "sigma")
 # Usual entries for the weights in a file, the most frequent first.
 ENTRIES = ("model", "state_dict", "model_state_dict", "net", "last")
 
 
 def is_normalization(name: str) -> bool:
-    """Returns whether a name is that of a pixel normalisation's mean or deviation."""
+    """Returns whether a name is that of a pixel normalization's mean or deviation."""
     return name.rpartition(".")[2] in (*MEANS, *DEVIATIONS)
 
 
@@ -67,7 +67,7 @@ def generator_layers(plan: Plan) -> Layers:
         another paper.
     """
     if plan.streams or not plan.batch_norm:
-        raise UserError("generators without batch normalisation have no counterpart in the released PyTorch code")
+        raise UserError("generators without batch normalization have no counterpart in the released PyTorch code")
     layers, i = [], 0
     for step, (kind, *_) in enumerate(plan.steps):
         if kind == "dense":
@@ -103,7 +103,7 @@ def wavelet_encoder_layers() -> Layers:
     return tuple(TorchLayer(path, (name,)) for path, name in places.items())
 
 
-# Suffixes of convolutions and normalisations of AlexNetWavGen with upsample_mode="conv5_interp", in its order.
+# Suffixes of convolutions and normalizations of AlexNetWavGen with upsample_mode="conv5_interp", in its order.
 _WAVELET_DECODER = ("7_1", "6_1", "5_1", "5_2", "4_1", "4_2", "3_1", "2", "2_1", "1")
 
 

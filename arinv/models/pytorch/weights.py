@@ -23,7 +23,7 @@ from arinv.models.pytorch.names import (
     DEVIATIONS,
     ENTRIES,
     MEANS,
-    NEIGHBOURS,
+    NEIGHBORS,
     UNREAD_FIRST,
     UNREAD_LAST,
     Entry,
@@ -250,16 +250,16 @@ def abbreviate(items: Iterable[str], *, separator: str = ", ") -> str:
 
 
 def unread(state_dict: StateDict, entries: Sequence[Entry]) -> list[str]:
-    """Returns the names in a state dict that are not read, except those of a normalisation."""
+    """Returns the names in a state dict that are not read, except those of a normalization."""
     read = {name for entry in entries for name in entry.names}
     inside = {name for name in state_dict.weights if name not in read}
     return sorted(name for name in inside | state_dict.outside.keys() if not is_normalization(name))
 
 
 def _extras(state_dict: StateDict) -> set[str]:
-    """Returns the names in a state dict that may be skipped, those of a normalisation included."""
+    """Returns the names in a state dict that may be skipped, those of a normalization included."""
     extras = {name for name in (*state_dict.weights, *state_dict.outside) if is_normalization(name) or _is_unread(name)}
-    return extras | {name for name in state_dict.outside if name.removeprefix("module.").split(".")[0] in NEIGHBOURS}
+    return extras | {name for name in state_dict.outside if name.removeprefix("module.").split(".")[0] in NEIGHBORS}
 
 
 def _is_unread(name: str) -> bool:
@@ -271,7 +271,7 @@ _TOLERANCE = 1e-4  # of means and deviations
 
 
 class FileNormalization(NamedTuple):
-    """The pixel normalisation of a file, for RGB in [0, 1].
+    """The pixel normalization of a file, for RGB in [0, 1].
 
     Attributes:
       mean: three numbers.
@@ -314,7 +314,7 @@ def _precision(dtype: np.dtype) -> float:
 
 
 def name_normalization(normalization: FileNormalization) -> Normalization:
-    """Returns the name of a normalisation, or its numbers if it has no name."""
+    """Returns the name of a normalization, or its numbers if it has no name."""
     for name, numbers in NORMALIZATIONS.items():
         if normalization.is_close(numbers):
             return name
@@ -322,7 +322,7 @@ def name_normalization(normalization: FileNormalization) -> Normalization:
 
 
 def check_normalization(file: TorchFile, state_dict: StateDict, normalization: Normalization) -> None:
-    """Checks that the normalisation of a file, if it has one, is the encoder's.
+    """Checks that the normalization of a file, if it has one, is the encoder's.
 
     Raises:
       UserError: they differ.

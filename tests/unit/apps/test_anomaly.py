@@ -1,4 +1,4 @@
-"""Latent search, nearest neighbours, attacks on scores and heat maps."""
+"""Latent search, nearest neighbors, attacks on scores and heat maps."""
 
 import functools
 
@@ -198,7 +198,7 @@ def test_feature_rows_normalises_and_pools():
     assert not np.isnan(anomaly.feature_rows(np.zeros((1, 3)))).any()
     with pytest.raises(UserError, match="known: flat, mean"):
         anomaly.feature_rows(features, pooling="max")
-    with pytest.raises(UserError, match="k=5 neighbours"):
+    with pytest.raises(UserError, match="k=5 neighbors"):
         anomaly.nearest_neighbor_distances(rows, rows, k=5)
 
 

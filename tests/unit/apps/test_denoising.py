@@ -57,10 +57,10 @@ def mean_of_the_tile(images):
     return jnp.broadcast_to(images.mean((1, 2, 3), keepdims=True), images.shape)
 
 
-def test_denoise_blends_neighbouring_tiles_gradually():
+def test_denoise_blends_neighboring_tiles_gradually():
     ramp = np.broadcast_to(np.linspace(0, 1, 448, dtype=np.float32)[None, None, :, None], (1, 64, 448, 3))
     steps = np.diff(denoise(mean_of_the_tile, ramp, **TILES)[0, 0, :, 0])
-    jump = 64 / 447  # between the means of neighbours, over half of the overlap
+    jump = 64 / 447  # between the means of neighbors, over half of the overlap
     assert steps.min() > -1e-6 and steps.max() < 1.05 * jump / 32
     assert steps.sum() > 0.6
 

@@ -98,7 +98,7 @@ def test_enlarge_is_bilinear_and_invert_scaled_reduces_to_the_original_size():
     images = images_of(2, 4, 6, 3)
     np.testing.assert_array_equal(enlarging.enlarge(images, scale=1), images)
     enlarged = np.asarray(enlarging.enlarge(images, scale=3))
-    np.testing.assert_allclose(enlarged[:, 1::3, 1::3], images, atol=1e-6)  # pixels have their centres in the middle
+    np.testing.assert_allclose(enlarged[:, 1::3, 1::3], images, atol=1e-6)  # pixels have their centers in the middle
     between = (2 * images[:, :-1] + images[:, 1:]) / 3
     np.testing.assert_allclose(enlarged[:, 2:-1:3, 1::3], between, atol=1e-6)
     np.testing.assert_allclose(enlarged[:, 0, 1::3], images[:, 0], atol=1e-6)  # continued beyond the border

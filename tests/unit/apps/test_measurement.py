@@ -1,4 +1,4 @@
-"""Metrics of an evaluation by name, the networks they look through, and the table that shows them."""
+"""Metrics of an evaluation by name, the networks whose features they compare, and the table that shows them."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""Inversion by optimisation: its steps by hand, and properties for any network."""
+"""Inversion by optimization: its steps by hand, and properties for any network."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""Style transfer with toy encoders: identity, order, alpha, batches, mixtures, regions, colours."""
+"""Style transfer with toy encoders: identity, order, alpha, batches, mixtures, regions, colors."""
 
 import functools
 
@@ -13,7 +13,7 @@ from arinv.ops.wct import METHODS, color_moments, keep_chroma, match_colors
 
 
 def random_images(seed, batch=3, height=8, width=8):
-    """Smooth images with a colour cast, away from 0 and 1."""
+    """Smooth images with a color cast, away from 0 and 1."""
     rng = np.random.default_rng(seed)
     mixing = 0.15 * rng.normal(size=(3, 3))
     cast = rng.uniform(0.45, 0.55, size=(batch, 1, 1, 3))
@@ -56,7 +56,7 @@ def test_stylize_in_the_own_style_returns_the_content(variant, method, order):
     np.testing.assert_allclose(run(images, images, variant=variant, method=method, order=order), images, atol=1e-3)
 
 
-def test_stylize_gives_the_mean_colours_of_the_style():
+def test_stylize_gives_the_mean_colors_of_the_style():
     content, style = random_images(0), random_images(1, height=6, width=9)
     got = np.asarray(run(content, style, variant="ust"))
     np.testing.assert_allclose(got.mean((1, 2)), style.mean((1, 2)), atol=2e-3)
@@ -142,7 +142,7 @@ def test_keep_chroma_keeps_the_chroma_of_the_content():
 
 def test_match_colors_gives_mean_and_covariance_of_the_content():
     style, content = random_images(0, height=12, width=12), random_images(1, height=9, width=7)
-    style, content = 0.5 + 0.5 * (style - 0.5), 0.5 + 0.5 * (content - 0.5)  # far from where colours are clipped
+    style, content = 0.5 + 0.5 * (style - 0.5), 0.5 + 0.5 * (content - 0.5)  # far from where colors are clipped
     got = np.asarray(jax.jit(lambda style, content: match_colors(style, color_moments(content)))(style, content))
     for mine, theirs in zip(got.reshape(3, -1, 3), content.reshape(3, -1, 3), strict=True):
         np.testing.assert_allclose(mine.mean(0), theirs.mean(0), atol=1e-4)

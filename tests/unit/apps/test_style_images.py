@@ -142,7 +142,7 @@ def test_read_numbers_the_labels_of_all_maps_together(tmp_path):
     assert label_maps.read("", ["a"], "", ["x"]).num_labels == 0
 
 
-def test_read_takes_palettes_and_colours(tmp_path):
+def test_read_takes_palettes_and_colors(tmp_path):
     save_palette(tmp_path / "p.png", [0, 1, 1, 2], [(0, 0, 0), (0, 0, 1), (0, 0, 2)])
     save_palette(tmp_path / "q.png", [2, 1, 1, 0], [(0, 0, 2), (0, 0, 1), (0, 0, 0), (0, 0, 0)])  # the last is unused
     colors = np.zeros((2, 2, 3), np.uint8)
@@ -154,7 +154,7 @@ def test_read_takes_palettes_and_colours(tmp_path):
     np.testing.assert_array_equal(maps.style[0], [[1, 0], [0, 2]])
 
 
-def test_read_compares_visible_colours_of_different_kinds(tmp_path):
+def test_read_compares_visible_colors_of_different_kinds(tmp_path):
     grey = np.array([[0, 255], [255, 7]], np.uint8)
     images = {
         "eight": Image.fromarray(grey),
@@ -209,11 +209,11 @@ def save_palette(path, entries, colors):
         (lambda folder: save(folder / "a.png", (2, 2, 3), "RGBA"), "has mode RGBA"),
         (
             lambda folder: save_palette(folder / "a.png", [0, 1, 2, 2], [(9, 9, 9), (0, 0, 0), (9, 9, 9)]),
-            "colour #090909 twice in its palette, as entries 0 and 2",
+            "color #090909 twice in its palette, as entries 0 and 2",
         ),
         (
             lambda folder: save_palette(folder / "a.png", [0, 3, 1, 1], [(9, 9, 9), (0, 0, 0), (1, 1, 1)]),
-            "no colour for entry 3",
+            "no color for entry 3",
         ),
     ],
 )

@@ -52,8 +52,8 @@ def make_called_back():
 
 MODELS = {
     "sound": (model.logits_fn, ""),
-    "random when traced": (make_drawn_anew(), "randomised"),
-    "random when run": (make_called_back(), "randomised"),
+    "random when traced": (make_drawn_anew(), "randomized"),
+    "random when run": (make_called_back(), "randomized"),
     "rows depend on one another": (batch_statistics, "change with the other images of its batch"),
     "probabilities": (lambda x: jax.nn.softmax(model.logits_fn(x)), "probabilities"),
     "rounded images": (lambda x: model.logits_fn(jnp.round(x * 4) / 4), "7 of 8 images is exactly zero"),

@@ -33,7 +33,7 @@ def classes(x):
 
 @functools.cache
 def batch():
-    """Images of which two are padding and two are labelled wrongly."""
+    """Images of which two are padding and two are labeled wrongly."""
     x = model.images(COUNT, seed=3)
     labels = classes(x)
     labels[[2, 3]] = (labels[[2, 3]] + 1) % model.CLASSES

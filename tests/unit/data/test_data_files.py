@@ -60,7 +60,7 @@ def test_decode_image_converts_cmyk_jpeg(image):
 
 
 def _png(depth, color, row, transparent):
-    """A PNG of two pixels, written by hand: Pillow writes no transparent colour of 2, 4 or 16 bits."""
+    """A PNG of two pixels, written by hand: Pillow writes no transparent color of 2, 4 or 16 bits."""
 
     def chunk(kind, body):
         return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
@@ -82,7 +82,7 @@ def _png(depth, color, row, transparent):
         (16, 2, struct.pack(">6H", 1000, 2000, 3000, *[170 * 257] * 3), (1000, 2000, 3000), 170),
     ],
 )
-def test_decode_image_makes_a_transparent_colour_white_at_every_depth(depth, color, row, transparent, other):
+def test_decode_image_makes_a_transparent_color_white_at_every_depth(depth, color, row, transparent, other):
     first, second = decode_image(_png(depth, color, row, transparent), name="x")[0].tolist()
     if depth == 1:  # the second is the transparent one
         first, second = second, first
@@ -211,7 +211,7 @@ def test_random_resized_crop_returns_windows_of_the_image():
     areas, shapes, details, squashed = [], [], [], []
     for seed in range(200):
         window = image_files.random_resized_crop([seed], original, size=50).astype(float)
-        height, width = (np.ptp(window[:, :, i]) / 0.98 for i in range(2))  # from centre to centre of its pixels
+        height, width = (np.ptp(window[:, :, i]) / 0.98 for i in range(2))  # from center to center of its pixels
         areas.append(height * width / original[:, :, 0].size)
         shapes.append(width / height)
         details.append(window[:, :, 2].std())
@@ -222,7 +222,7 @@ def test_random_resized_crop_returns_windows_of_the_image():
     assert np.mean(details) > 2 * np.mean(squashed)
 
 
-def test_random_resized_crop_falls_back_to_the_centre():
+def test_random_resized_crop_falls_back_to_the_center():
     image = np.random.default_rng(0).integers(0, 256, (10, 400, 3), dtype=np.uint8)
     result = image_files.random_resized_crop([0], image, size=10, scale=(0.9, 1.0))
     expected = Image.fromarray(image[:, 193:206]).resize((10, 10), Image.Resampling.BILINEAR)

@@ -24,7 +24,7 @@ def test_blobs_are_porous_and_the_same_every_time():
     make_blobs.cache_clear()
     np.testing.assert_array_equal(make_blobs(3, 64), cube)
     assert np.abs(make_blobs(4, 64).astype(int) - cube).mean() > 20
-    # Pores are larger than voxels: neighbours are alike.
+    # Pores are larger than voxels: neighbors are alike.
     assert ((cube[1:] < 128) == (cube[:-1] < 128)).mean() > 0.85
 
 

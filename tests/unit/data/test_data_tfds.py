@@ -127,9 +127,9 @@ def test_tfds_label_is_an_attribute_or_none(tmp_path):
     assert source.read_labels().tolist() == [0, 1] * 5 and source[3]["label"] == 1
     worn = data.open_source("tfds:faces", label="attributes/Eyeglasses", classes=[1], renumber=True, **options)
     assert (worn[1]["image"] == 60).all() and len(worn) == 5
-    unlabelled = data.open_source("tfds:faces", label="none", **options)
-    assert unlabelled.read_labels().tolist() == [0] * 10 and unlabelled[3]["label"] == 0
-    assert unlabelled.info.num_classes == 1
+    unlabeled = data.open_source("tfds:faces", label="none", **options)
+    assert unlabeled.read_labels().tolist() == [0] * 10 and unlabeled[3]["label"] == 0
+    assert unlabeled.info.num_classes == 1
     with pytest.raises(UserError, match="'attributes/Hat'; known: attributes/Eyeglasses, attributes/Smiling, image"):
         data.open_source("tfds:faces", label="attributes/Hat", **options)
     with pytest.raises(UserError, match="data.label=none for images without labels"):
@@ -149,7 +149,7 @@ def test_tfds_crops_a_window_before_it_resizes(tmp_path):
     np.testing.assert_array_equal(image[..., 0], np.arange(48).reshape(6, 8)[0:4, 1:5])
     with pytest.raises(UserError, match="8 x 6 px: the window of 4 px around x=7, y=2 is not inside"):
         data.open_source("tfds:windows", window=(7, 2, 4), **options)[0]
-    with pytest.raises(UserError, match="must be x and y of its centre and its side"):
+    with pytest.raises(UserError, match="must be x and y of its center and its side"):
         data.open_source("tfds:windows", window=(7, 2), **options)
     with pytest.raises(UserError, match="photos has no window"):
         data.open_source("photos", window=(3, 2, 4))

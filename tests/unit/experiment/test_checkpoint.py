@@ -85,7 +85,7 @@ def test_restore_returns_the_same_bits_on_another_number_of_devices(saved):
         assert jax.tree.leaves(restored)[0].sharding.mesh.size == mesh.size
 
 
-def test_load_variables_needs_no_optimiser(saved):
+def test_load_variables_needs_no_optimizer(saved):
     directory, state = saved
     assert checkpoint.load_description(directory) == DESCRIPTION
     abstract = jax.eval_shape(make_init(), KEY).variables

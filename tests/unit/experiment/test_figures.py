@@ -1,4 +1,4 @@
-"""Images of a user at their own sizes, and labelled grids."""
+"""Images of a user at their own sizes, and labeled grids."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ from PIL import Image
 
 from arinv import data
 from arinv.errors import UserError
-from arinv.experiment.figures import labelled_grid
+from arinv.experiment.figures import labeled_grid
 
 
 def _save(path, array):
@@ -47,11 +47,11 @@ def test_open_images_rejects_paths_without_images(tmp_path):
         data.open_images(tmp_path, on_bad_image="skip")
 
 
-def test_labelled_grid_places_names_left_of_and_above_images():
+def test_labeled_grid_places_names_left_of_and_above_images():
     red, blue = np.zeros((2, 8, 8, 3), np.uint8), np.zeros((2, 8, 8, 3), np.uint8)
     red[..., 0], blue[..., 2] = 255, 255
-    image = labelled_grid({"first": red, "second": blue}, columns=("a\nb", "c"), min_tile=16)
-    plain = labelled_grid({"first": red, "second": blue}, min_tile=16)
+    image = labeled_grid({"first": red, "second": blue}, columns=("a\nb", "c"), min_tile=16)
+    plain = labeled_grid({"first": red, "second": blue}, min_tile=16)
     assert image.shape[0] > plain.shape[0] and image.shape[1] == plain.shape[1]
     tiles = image[-2 * 18 - 2 :, -2 * 18 - 2 :]
     assert tuple(tiles[10, 10]) == (255, 0, 0) and tuple(tiles[28, 28]) == (0, 0, 255)

@@ -49,9 +49,9 @@ def test_frechet_distance_with_fewer_images_than_features():
     """Covariances of rank 11 in 48 dimensions: float32 would be wrong in the first digits."""
     a, b = features(12, 48, seed=1), features(12, 48, seed=2)
     covariances = [np.cov(x.astype(np.float64), rowvar=False) for x in (a, b)]
-    # Without any root: the singular values of the centred features' products are those of the two roots' product.
-    centred = [(x - x.mean(0)).astype(np.float64) / np.sqrt(11) for x in (a.astype(np.float64), b.astype(np.float64))]
-    root = np.linalg.svd(centred[0] @ centred[1].T, compute_uv=False).sum()
+    # Without any root: the singular values of the centered features' products are those of the two roots' product.
+    centered = [(x - x.mean(0)).astype(np.float64) / np.sqrt(11) for x in (a.astype(np.float64), b.astype(np.float64))]
+    root = np.linalg.svd(centered[0] @ centered[1].T, compute_uv=False).sum()
     expected = np.sum((a.mean(0, np.float64) - b.mean(0, np.float64)) ** 2)
     expected += sum(np.trace(x) for x in covariances) - 2 * root
     np.testing.assert_allclose(distance(a, b), expected, rtol=1e-6)

@@ -173,7 +173,7 @@ def lpips_package():
             modules += [torch.nn.MaxPool2d(*pool)] if layer == "M" else [torch.nn.Conv2d(*layer), torch.nn.ReLU()]
         features = torch.nn.Sequential(*modules)
         for module in features:
-            if isinstance(module, torch.nn.Conv2d):  # torch's own initialisation lets the signal die
+            if isinstance(module, torch.nn.Conv2d):  # torch's own initialization lets the signal die
                 torch.nn.init.kaiming_normal_(module.weight)
                 torch.nn.init.normal_(module.bias, std=0.1)
         return lambda pretrained: types.SimpleNamespace(features=features)

@@ -37,7 +37,7 @@ TINY = SMALL["wrn28_10"]
 
 
 def random_variables(name, options, side):
-    """Random arrays in the place of an encoder's variables, without running its initialisation."""
+    """Random arrays in the place of an encoder's variables, without running its initialization."""
     module = models.build(name, **options)
     images = jax.ShapeDtypeStruct((1, side, side, 3), np.float32)
     shapes = jax.eval_shape(lambda x: module.init(jax.random.key(0), x), images)
@@ -123,7 +123,7 @@ def test_to_ours_permutes_singular_vectors_with_their_kernel(shape, transposed):
 
 @pytest.mark.long
 def test_load_torch_reads_any_prefix_and_older_or_newer_names(tmp_path):
-    """The same weights under names of robustness, and spectral normalisation as a parametrisation."""
+    """The same weights under names of robustness, and spectral normalization as a parametrisation."""
     variables = random_variables("resnet18", {"depths": (1, 1, 1, 1)}, 8)
     export_safetensors(tmp_path / "a.safetensors", "resnet18", variables, image_size=8, depths=(1, 1, 1, 1))
     state = safetensors.numpy.load_file(tmp_path / "a.safetensors")

@@ -92,7 +92,7 @@ def test_image_bias_changes_only_normalizations_of_three_channels(variant, layer
 
 
 @pytest.fixture(scope="module")
-def analysed():
+def analyzed():
     """AlexNet's features of one image at 224 px, and the wavelet encoder's with the same weights."""
     options = {"normalization": "pm1"}
     alexnet = models.build("alexnet", num_classes=0, **options)
@@ -105,8 +105,8 @@ def analysed():
 
 
 @pytest.mark.long
-def test_wavelet_encoder_accepts_the_weights_of_alexnet(analysed):
-    alexnet, features, details = analysed
+def test_wavelet_encoder_accepts_the_weights_of_alexnet(analyzed):
+    alexnet, features, details = analyzed
     np.testing.assert_array_equal(features["relu1"], alexnet["relu1"])
     assert float(features["relu1"].max()) > 0.1
     assert not np.array_equal(features["conv1"], alexnet["conv1"])  # low bands, not maxima
@@ -124,8 +124,8 @@ def step(kind, value, inputs, details, pad_side="official"):
 
 
 @pytest.mark.parametrize(("layer", "sides"), [("1", (55, 54)), ("2", (27, 26)), ("5", (13, 12))])
-def test_synthesis_inverts_analysis_except_for_the_dropped_border(analysed, layer, sides):
-    _, features, details = analysed
+def test_synthesis_inverts_analysis_except_for_the_dropped_border(analyzed, layer, sides):
+    _, features, details = analyzed
     whole, kept = sides
     before = np.asarray(features[f"relu{layer}"])
     after = np.asarray(step("synthesis", f"conv{layer}", features[f"conv{layer}"], details))
@@ -133,8 +133,8 @@ def test_synthesis_inverts_analysis_except_for_the_dropped_border(analysed, laye
     np.testing.assert_allclose(after, before[:, :kept, :kept], atol=1e-5 * before.max())
 
 
-def test_aligned_padding_restores_positions_and_official_padding_shifts_them(analysed):
-    _, features, details = analysed
+def test_aligned_padding_restores_positions_and_official_padding_shifts_them(analyzed):
+    _, features, details = analyzed
     before, kept = np.asarray(features["relu2"]), slice(0, 26)
     unpooled = step("synthesis", "conv2", features["conv2"], details)
     padded = {side: np.asarray(step("pad", 1, unpooled, details, side)) for side in ("official", "aligned")}

@@ -161,7 +161,7 @@ def test_color_jitter_hue_equals_colorsys(key, monkeypatch):
         np.testing.assert_allclose(got, colorsys.hsv_to_rgb((hue + 0.2) % 1, saturation, value), atol=1e-5)
 
 
-def test_pca_lighting_adds_one_colour(key):
+def test_pca_lighting_adds_one_color(key):
     images = jnp.full((256, 4, 4, 3), 0.5)
     added = np.asarray(_run(augment.random_lighting, key, images, std=0.1)) - 0.5
     np.testing.assert_allclose(added, np.broadcast_to(added[:, :1, :1], added.shape), atol=1e-6)

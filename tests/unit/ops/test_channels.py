@@ -1,4 +1,4 @@
-"""Channel sums, biases and batch normalisation against NumPy and Flax, with gradients."""
+"""Channel sums, biases and batch normalization against NumPy and Flax, with gradients."""
 
 import flax.linen as nn
 import jax

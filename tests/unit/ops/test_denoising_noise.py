@@ -18,8 +18,8 @@ def test_add_gaussian_noise_unclipped_is_white(key):
     error = SIGMA / np.sqrt(noise.size)
     assert abs(noise.mean()) < 4 * error and abs(noise.std() - SIGMA) < 4 * error
     assert abs((noise**4).mean() / SIGMA**4 - 3) < 0.1  # a normal distribution
-    neighbours = [(noise[:, :, 1:], noise[:, :, :-1]), (noise[:, 1:], noise[:, :-1]), (noise[..., 1:], noise[..., :-1])]
-    for a, b in [*neighbours, (noise[1:], noise[:-1])]:
+    neighbors = [(noise[:, :, 1:], noise[:, :, :-1]), (noise[:, 1:], noise[:, :-1]), (noise[..., 1:], noise[..., :-1])]
+    for a, b in [*neighbors, (noise[1:], noise[:-1])]:
         assert abs((a * b).mean()) < 5 * SIGMA**2 / np.sqrt(a.size)
 
 

@@ -9,7 +9,7 @@ from arinv.ops import loops
 
 
 def descend(scan, weights, latents, rates):
-    """Descends on the norm of tanh(latents W), W being the weights normalised and flipped."""
+    """Descends on the norm of tanh(latents W), W being the weights normalized and flipped."""
 
     def loss(carry):
         w = jnp.flip(weights / jnp.linalg.norm(weights), 0)

@@ -1,4 +1,4 @@
-"""Adaptive pooling and local response normalisation against their definitions in NumPy."""
+"""Adaptive pooling and local response normalization against their definitions in NumPy."""
 
 import jax
 import jax.numpy as jnp
@@ -25,8 +25,8 @@ def test_local_response_normalization_equals_numpy(key):
     x = np.asarray(30 * jax.random.normal(key, (2, 3, 3, 8)))
     expected = np.empty_like(x)
     for c in range(8):
-        neighbours = x[..., max(0, c - 2) : c + 3]
-        expected[..., c] = x[..., c] / (1 + 1e-4 / 5 * np.square(neighbours).sum(-1)) ** 0.75
+        neighbors = x[..., max(0, c - 2) : c + 3]
+        expected[..., c] = x[..., c] / (1 + 1e-4 / 5 * np.square(neighbors).sum(-1)) ** 0.75
     got = local_response_normalization(jnp.asarray(x))
     np.testing.assert_allclose(got, expected, rtol=1e-5)
     assert np.abs(got - x).max() > 0.1  # strong enough inputs for the test to see it

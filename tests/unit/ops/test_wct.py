@@ -1,4 +1,4 @@
-"""Whitening and colouring against float64 NumPy, its moments, both methods, regions."""
+"""Whitening and coloring against float64 NumPy, its moments, both methods, regions."""
 
 import functools
 
@@ -28,9 +28,9 @@ def reference(content, style, variant):
     result = []
     for c, s in zip(content.astype(np.float64), style.astype(np.float64), strict=True):
         rows, others = c.reshape(-1, c.shape[-1]), s.reshape(-1, s.shape[-1])
-        centred, style_centred = rows - rows.mean(0), others - others.mean(0)
-        covariance = centred.T @ centred / (len(rows) - 1)
-        style_covariance = style_centred.T @ style_centred / (len(others) - 1)
+        centered, style_centered = rows - rows.mean(0), others - others.mean(0)
+        covariance = centered.T @ centered / (len(rows) - 1)
+        style_covariance = style_centered.T @ style_centered / (len(others) - 1)
         if variant in ("official", "ct"):
             covariance += np.eye(len(covariance))
         if variant == "official":
@@ -40,8 +40,8 @@ def reference(content, style, variant):
         whitening = (vectors[:, kept] / np.sqrt(values[kept])) @ vectors[:, kept].T
         values, vectors = np.linalg.eigh(style_covariance)
         kept = values > 1e-5
-        colouring = (vectors[:, kept] * np.sqrt(values[kept])) @ vectors[:, kept].T
-        out = centred @ whitening @ colouring + others.mean(0)
+        coloring = (vectors[:, kept] * np.sqrt(values[kept])) @ vectors[:, kept].T
+        out = centered @ whitening @ coloring + others.mean(0)
         result.append((np.clip(out, c.min(), c.max()) if variant == "official" else out).reshape(c.shape))
     return np.stack(result)
 
@@ -88,7 +88,7 @@ def test_wct_methods_agree_up_to_variances_of_1e4():
     assert np.abs(exact - fast).max() < 1e-3 * style.std()
 
 
-@pytest.mark.parametrize("variant", ["official", "ust"])  # "ct" whitens with the identity added, colours without
+@pytest.mark.parametrize("variant", ["official", "ust"])  # "ct" whitens with the identity added, colors without
 def test_wct_of_content_with_itself_is_identity(variant):
     content = features(0, 14, 16)
     style = np.roll(content, 3, axis=1)  # the same pixels elsewhere

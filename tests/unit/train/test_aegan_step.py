@@ -43,20 +43,20 @@ def test_step_reports_the_weighted_terms_and_updates_both_networks(learned_varia
     assert learned_variance == bool(jnp.abs(log_variance).max() > 0)
     codes = mean + jnp.exp(log_variance / 2) * draw_latents(keys[6], mean.shape, law="normal")
     decode = jax.jit(lambda z: module.decoder.apply({"params": params["decoder"]}, z))
-    judge = jax.jit(discriminator.apply)
+    discriminate = jax.jit(discriminator.apply)
     squared = np.square(np.asarray(decode(codes)) - x).sum((1, 2, 3)).mean()
     divergence = (mean**2 + jnp.exp(log_variance) - 1 - log_variance).sum(1).mean() / 2
     assert means["loss_reconstruction"] == pytest.approx(2.0 * squared, rel=1e-4)
     assert means["loss_divergence"] == pytest.approx(0.1 * float(divergence), rel=1e-4)
     latents = draw_latents(keys[1], (2, 4, LATENT), law="normal")
-    logits = judge(new.variables["discriminator"], decode(latents[1]))
+    logits = discriminate(new.variables["discriminator"], decode(latents[1]))
     adversarial = 0.5 * float(losses.generator_loss(logits).mean())
     assert means["loss_adversarial"] == pytest.approx(adversarial, rel=1e-4)
     assert means["loss"] == pytest.approx(
         sum(means[f"loss_{name}"] for name in ("adversarial", "reconstruction", "divergence"))
     )
 
-    real, fake = (judge(state.variables["discriminator"], y) for y in (x, decode(latents[0])))
+    real, fake = (discriminate(state.variables["discriminator"], y) for y in (x, decode(latents[0])))
     expected = float(losses.discriminator_loss(real, fake).mean())
     assert means["loss_logistic"] == pytest.approx(expected, rel=1e-4)
     for name in networks:
