@@ -4,6 +4,7 @@ import hashlib
 import pathlib
 import shutil
 import time
+import zlib
 from collections.abc import Mapping, Sequence
 
 import jax
@@ -85,15 +86,16 @@ class ResultCache:
         return self._folder / f"{name}.npz"
 
 
-def cache_key(*parts: str, files: Sequence[pathlib.Path] = ()) -> str:
+def cache_key(*parts: str | np.ndarray, files: Sequence[pathlib.Path] = ()) -> str:
     """Returns a hash of the parts and of the files' names, sizes and modification times.
 
     Args:
-      *parts: such as fingerprints of weights.
+      *parts: such as fingerprints of weights, and images, whose pixels count.
       files: existing files.
     """
     digest = hashlib.sha256()
     for part in parts:
+        part = part if isinstance(part, str) else str(zlib.crc32(np.ascontiguousarray(part)))
         digest.update(f"{len(part)} {part}".encode("utf-8", "surrogateescape"))
     for path in files:
         stat = path.stat()

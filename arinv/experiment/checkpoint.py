@@ -336,8 +336,7 @@ def check_same(path: pathlib.Path, expected: Mapping[str, Variables]) -> None:
 
 
 def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape) for path, leaf in leaves}
+    return {name: tuple(leaf.shape) for name, leaf in exported.flat(tree).items()}
 
 
 def open_reader() -> ocp.Checkpointer:

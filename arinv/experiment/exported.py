@@ -41,7 +41,7 @@ def write(path: pathlib.Path, variables: Variables, description: Mapping[str, An
       UserError: a weight that is not finite in float16, or a file that cannot be written.
     """
     arrays = {}
-    for name, value in _flat(variables).items():
+    for name, value in flat(variables).items():
         array = np.asarray(value, np.float32)
         if half and array.ndim > 1:
             with np.errstate(over="ignore"):
@@ -84,12 +84,12 @@ def load_variables(path: pathlib.Path, expected: Variables) -> Variables:
     Raises:
       UserError: a damaged file, or one of another model; with both sides.
     """
-    flat = _flat(expected)
+    leaves = flat(expected)
     with open_torch(path) as file:
         saved = {name: tuple(tensor.shape) for name, tensor in file.content.items()}
-        if text := differences(saved, {name: tuple(leaf.shape) for name, leaf in flat.items()}):
+        if text := differences(saved, {name: tuple(leaf.shape) for name, leaf in leaves.items()}):
             raise UserError(f"{path} is of another model: {text}")
-        arrays = [file.array(file.content[name]).astype(np.float32) for name in flat]
+        arrays = [file.array(file.content[name]).astype(np.float32) for name in leaves]
     return jax.device_put(jax.tree.unflatten(jax.tree.structure(expected), arrays), jax.local_devices()[0])
 
 
@@ -104,7 +104,7 @@ def differences(saved: Mapping[str, tuple[int, ...]], model: Mapping[str, tuple[
     return "; ".join(texts[:_MAX_DIFFERENCES]) + (f"; and {more} more" if more > 0 else "")
 
 
-def _flat(tree: Variables) -> dict[str, Any]:
+def flat(tree: Variables) -> dict[str, Any]:
     """Returns the leaves by name, in their order in the tree."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}

@@ -13,6 +13,7 @@ from arinv.ops.images import image_grid
 from arinv.types import ArrayLike
 
 _FONT_SIZE = 18
+_CAPTION_SIZE = 13  # px
 _GAP = 12  # pixels around a label
 _MIN_LABEL_WIDTH = 160
 _GRID_GAP = 2
@@ -60,20 +61,19 @@ def labeled_grid(
     return np.asarray(canvas)
 
 
-def caption(images: np.ndarray, texts: Sequence[str], *, font_size: int = 13) -> np.ndarray:
+def caption(images: np.ndarray, texts: Sequence[str]) -> np.ndarray:
     """Returns images with a text on a white strip below each.
 
     Args:
       images: uint8 [N, H, W, 3].
       texts: of the images; empty for strips without text.
-      font_size: in pixels.
 
     Returns:
       uint8 [N, H + a strip, W, 3].
     """
-    strip = round(1.5 * font_size)
+    strip = round(1.5 * _CAPTION_SIZE)
     results = np.pad(images, ((0, 0), (0, strip), (0, 0), (0, 0)), constant_values=255)
-    font, (height, width) = ImageFont.load_default(size=font_size), images.shape[1:3]
+    font, (height, width) = ImageFont.load_default(size=_CAPTION_SIZE), images.shape[1:3]
     for i, text in enumerate(texts):
         canvas = Image.fromarray(results[i])
         ImageDraw.Draw(canvas).text((width / 2, height + strip / 2), text, fill="black", font=font, anchor="mm")

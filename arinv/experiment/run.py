@@ -220,12 +220,12 @@ class Run:
         """
         workdirs.open_workdir(self.config, self.workdir)
 
-    def cache(self, folder: str, *parts: str, files: Sequence[pathlib.Path] = ()) -> ResultCache:
+    def cache(self, folder: str, *parts: str | np.ndarray, files: Sequence[pathlib.Path] = ()) -> ResultCache:
         """Returns the cache of results in a folder of the workdir.
 
         Args:
           folder: its name; empty for the workdir itself.
-          *parts: what determines the results besides the config, such as fingerprints of weights.
+          *parts: what determines the results besides the config, such as fingerprints of weights, and images.
           files: input files, identified by name, size and modification time.
         """
         return ResultCache(self.workdir / folder, cache_key(*parts, files=files))

@@ -63,11 +63,6 @@ def total(operations: Iterable[Operation]) -> int:
     return sum(operation.flops * operation.rounds for operation in operations)
 
 
-def total_as_xla(operations: Iterable[Operation]) -> int:
-    """Returns the floating-point operations as XLA counts them: with element-wise ones, the body of a loop once."""
-    return sum(operation.as_xla for operation in operations)
-
-
 def operations(jaxpr: Any) -> list[Operation]:
     """Returns the convolutions, matrix products and element-wise operations of a traced function.
 

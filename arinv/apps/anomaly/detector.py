@@ -6,7 +6,6 @@ references.npz (features of the normal training images), scores.npz and overview
 
 import functools
 import pathlib
-import zlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -91,8 +90,7 @@ def run(run: Run) -> dict[str, Any]:
     references = data.load_arrays(train, progress=progress_callback("reading normal images"))["image"]
     run.begin()
     variables = scoring.add_references(scorer, variables, references, setting, capacity=len(references))
-    checksums = [str(zlib.crc32(array)) for array in (images, anomalous, references)]
-    cache = run.cache("", inverter.fingerprint, str(len(images)), *checksums).rows("scores")
+    cache = run.cache("", inverter.fingerprint, str(len(images)), images, anomalous, references).rows("scores")
     with progress_bar(None, config.title, total=len(images), unit="image") as bar:
         scores = scoring.score_images(
             scorer,

@@ -5,7 +5,6 @@ Source: Deecke et al. 2018; see `arinv.apps.anomaly.adgan`.
 
 import functools
 import time
-import zlib
 from typing import Any
 
 import jax
@@ -57,7 +56,7 @@ def score(run: Run, label: int, images_u8: np.ndarray) -> dict[str, np.ndarray]:
     """
     config, place = run.config, f"class{label}"
     network = run.load(config.gans[place], kind="gan", image_size=config.data.image_size)
-    cache = run.cache("", network.fingerprint, str(zlib.crc32(images_u8))).rows(f"adgan_{label}")
+    cache = run.cache("", network.fingerprint, images_u8).rows(f"adgan_{label}")
     setting = scoring.Setting(run.key, run.mesh, config.batch_size)
     variables = jax.device_put(network.variables, parallel.replicated(run.mesh))
     key = jax.device_put(run.key, parallel.replicated(run.mesh))

@@ -59,9 +59,7 @@ def map_scales(explanation: Explanation) -> tuple[float, float]:
     return tuple(float(np.mean(values)) for values in explanation.maps)
 
 
-def overview(
-    explanation: Explanation, texts: Sequence[str], *, scales: tuple[float, float], min_tile: int = 96
-) -> np.ndarray:
+def overview(explanation: Explanation, texts: Sequence[str], *, scales: tuple[float, float]) -> np.ndarray:
     """Returns a figure of images, reconstructions and heat maps, in bands one below the other.
 
     Args:
@@ -69,7 +67,6 @@ def overview(
       texts: above each image, with newlines between lines.
       scales: units of the pixel map and of the feature map, see `map_scales`; the two are added. The highest value in
         the figure is white, 0 is black.
-      min_tile: images with shorter sides are enlarged, in pixels.
 
     Returns:
       uint8 [H', W', 3].
@@ -85,7 +82,7 @@ def overview(
             "difference": colors[part],
         }
         columns = ["\n".join(_shorten(line) for line in text.split("\n")) for text in texts[part]]
-        bands.append(labeled_grid(rows, columns=columns, min_tile=min_tile, font_size=_FONT_SIZE))
+        bands.append(labeled_grid(rows, columns=columns, font_size=_FONT_SIZE))
     return _stack(bands)
 
 

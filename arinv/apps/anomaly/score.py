@@ -4,8 +4,6 @@ The score of an image depends on its content only, whatever else is in the folde
 reported, one line each, and skipped.
 """
 
-import csv
-import io
 from typing import Any
 
 import jax
@@ -17,7 +15,7 @@ from arinv.apps.anomaly import detector, overview, scoring
 from arinv.errors import UserError
 from arinv.experiment import workdirs
 from arinv.experiment.run import Run, check_fields, open_image_files
-from arinv.experiment.writer import progress_bar, write_png, write_text
+from arinv.experiment.writer import progress_bar, write_csv, write_png
 
 ONE_PROCESS = True
 
@@ -76,7 +74,7 @@ def run(run: Run) -> dict[str, Any]:
     decisive = scores[decision["score"]].astype(np.float64)
     calibrated = calibration.calibrated(decisive)
     decisions = np.where(decisive > threshold, "anomalous", "normal")
-    write_text(workdir / "scores.csv", _table(images.names, scores, calibrated, decisions))
+    write_csv(workdir / "scores.csv", _table(images.names, scores, calibrated, decisions))
     rows = overview.extremes(decisive, config.log.num_images)
     texts = [f"{images.names[i]}\n{decisive[i]:.4g} ({calibrated[i]:.0%})\n{decisions[i]}" for i in rows]
     shown = None if reconstructions is None else reconstructions[rows]
@@ -110,12 +108,10 @@ def _open(run: Run) -> data.ImageFiles:
     return images
 
 
-def _table(names, scores, calibrated, decisions) -> str:
-    """Returns the table as CSV, in the order of the files."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["file", *scoring.SCORES, "calibrated", "decision"])
+def _table(names, scores, calibrated, decisions) -> list[list[str]]:
+    """Returns the heading and a row of each image, in the order of the files."""
+    rows = [["file", *scoring.SCORES, "calibrated", "decision"]]
     for i, name in enumerate(names):
         numbers = [f"{scores[score][i]:.7g}" for score in scoring.SCORES]
-        writer.writerow([name, *numbers, f"{calibrated[i]:.6g}", decisions[i]])
-    return text.getvalue()
+        rows.append([name, *numbers, f"{calibrated[i]:.6g}", decisions[i]])
+    return rows

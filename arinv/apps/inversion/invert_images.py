@@ -9,9 +9,7 @@ changed.
 Source: Rojas-Gomez et al. 2022, section 4.3, scenario 2.
 """
 
-import csv
 import functools
-import io
 import pathlib
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence, Set
@@ -31,7 +29,7 @@ from arinv.experiment.cache import ResultCache, cache_key
 from arinv.experiment.figures import fit, labeled_grid
 from arinv.experiment.run import Run, check_num_images, dtype_of
 from arinv.experiment.trained import Trained
-from arinv.experiment.writer import progress_bar, write_png, write_text
+from arinv.experiment.writer import progress_bar, write_csv, write_png
 from arinv.ops.images import crop_images, pad_images, padded_size, to_float, to_uint8
 from arinv.types import Array, DecodeFn, FeaturesFn
 
@@ -255,13 +253,11 @@ def _of_others(config: ConfigDict) -> ConfigDict:
 
 def _write_csv(run: Run, names: Sequence[str], sizes: Sizes, rows: Rows) -> None:
     keys = [(inverter, metric) for inverter in rows for metric in _names(rows[inverter])]
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["image", "height", "width", *(f"{metric}_{inverter}" for inverter, metric in keys)])
+    lines = [["image", "height", "width", *(f"{metric}_{inverter}" for inverter, metric in keys)]]
     for i, size in sizes.items():
         numbers = (rows[inverter][i].get(metric) for inverter, metric in keys)
-        writer.writerow([names[i], *size, *("" if number is None else f"{number:.4f}" for number in numbers)])
-    write_text(run.workdir / "reconstructions.csv", text.getvalue())
+        lines.append([names[i], *size, *("" if number is None else f"{number:.4f}" for number in numbers)])
+    write_csv(run.workdir / "reconstructions.csv", lines)
 
 
 def _names(numbers: Mapping[int, Mapping[str, float]]) -> list[str]:

@@ -9,7 +9,6 @@ volume read). Every finished batch of every method is saved in parts/, so that a
 Source: Generative Encoder, Algorithm 1, sections 4.4 to 5.4.
 """
 
-import zlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -113,7 +112,7 @@ def restore_all(
     arrays: Mapping[str, np.ndarray],
     *,
     degraded: bool = False,
-    key: str = "",
+    key: np.ndarray | None = None,
 ) -> Part:
     """Returns what a method returns for all images, with the seconds of each; finished batches are kept in parts/.
 
@@ -124,13 +123,13 @@ def restore_all(
       operator: of the degradation.
       arrays: "image", uint8 [N, H, W, C], and "label" [N].
       degraded: whether the images are degraded already.
-      key: what determines the operator besides the config; empty for nothing.
+      key: an array that determines the operator, such as a mask; None for none.
     """
     restore = methods.build(run, method, networks, operator, degraded=degraded)
     size = run.config.batch_size
     batches = data.eval_batches(arrays, batch_size=size)
-    checksum = str(zlib.crc32(arrays["image"]))
-    cache = run.cache(f"parts/{method}", *methods.fingerprints(method, networks), checksum, *filter(None, [key]))
+    own = (arrays["image"], *([] if key is None else [key]))
+    cache = run.cache(f"parts/{method}", *methods.fingerprints(method, networks), *own)
     rows = []
     for number, batch in enumerate(progress_bar(batches, f"{run.config.title}: {method}", unit="batch")):
         part = cache.load(str(number))

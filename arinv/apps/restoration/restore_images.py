@@ -8,10 +8,7 @@ in parts/; a run that was killed resumes.
 Source: Generative Encoder, Algorithm 1.
 """
 
-import csv
-import io
 import pathlib
-import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -27,7 +24,7 @@ from arinv.errors import UserError
 from arinv.experiment import report, workdirs
 from arinv.experiment.figures import labeled_grid, short_names
 from arinv.experiment.run import Run, check_fields
-from arinv.experiment.writer import write_png, write_text
+from arinv.experiment.writer import write_csv, write_png
 from arinv.ops.degradations import Operator
 from arinv.ops.images import to_float, to_uint8
 
@@ -94,10 +91,10 @@ def run(run: Run) -> dict[str, Any]:
     factor = config.operator.options.get("factor", 4) if config.degraded and config.operator.name == "downsample" else 1
     images_u8 = np.stack([_prepare(files[i], size, channels, factor) for i in range(len(names))])
     operator = methods.operator_of(config)
-    key = ""
+    key = None
     if config.mask:
         known = read_mask(config.mask, size)
-        operator, key = masking(known), str(zlib.crc32(known))
+        operator, key = masking(known), known
         images_u8 = images_u8 * known if config.degraded else images_u8
     run.begin()
     arrays = {"image": images_u8, "label": np.zeros(len(names), np.int32)}
@@ -172,13 +169,11 @@ def _measure(restored: np.ndarray, images: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def _write_csv(run: Run, names: Sequence[str], values: Mapping[str, Mapping[str, np.ndarray]]) -> None:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
     keys = [(method, metric) for method, numbers in values.items() for metric in numbers]
-    writer.writerow(["image", *(f"{metric}_{method}" for method, metric in keys)])
+    rows = [["image", *(f"{metric}_{method}" for method, metric in keys)]]
     for i, name in enumerate(names):
-        writer.writerow([name, *(f"{values[method][metric][i]:.4f}" for method, metric in keys)])
-    write_text(run.workdir / "restorations.csv", text.getvalue())
+        rows.append([name, *(f"{values[method][metric][i]:.4f}" for method, metric in keys)])
+    write_csv(run.workdir / "restorations.csv", rows)
 
 
 def _write_report(

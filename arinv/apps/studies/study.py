@@ -178,8 +178,7 @@ class _Subject:
     def __init__(self, run: Run, name: str, read: Callable[[int], _Images]):
         self.inverter = run.load(run.config.inverters[name], kind="inverter")
         self.data = read(self.inverter.image_size)
-        checksums = (str(zlib.crc32(images)) for images in (self.data.images, self.data.reference))
-        self.key = (self.inverter.fingerprint, *checksums, str(run.config.log.num_images))
+        self.key = (self.inverter.fingerprint, self.data.images, self.data.reference, str(run.config.log.num_images))
         layers = _layers(run.config.layers, self.inverter)
         place = functools.partial(_in_batches, size=run.config.batch_size, mesh=run.mesh)
         features_fn = jax.device_put(self.inverter.features_fn, parallel.replicated(run.mesh))

@@ -9,8 +9,6 @@ The Gram loss is of the features of VGG-19 if config.metric_networks.vgg19 names
 the encoder of the entry "robust" (or the last one), which its name then states.
 """
 
-import csv
-import io
 import itertools
 import pathlib
 import shutil
@@ -29,7 +27,7 @@ from arinv.apps.style.stylize_images import output_path
 from arinv.errors import UserError
 from arinv.experiment import loading, report, workdirs
 from arinv.experiment.run import Run, check_fields
-from arinv.experiment.writer import progress_bar, write_arrays, write_text
+from arinv.experiment.writer import progress_bar, write_arrays, write_csv
 from arinv.ops.images import to_float
 
 _CONTENT = "content as it was"  # the entry of the unchanged contents
@@ -202,14 +200,12 @@ def _variant(key: str, network: MetricNetwork) -> str:
 
 def _write_pairs(workdir: pathlib.Path, contents: Sequence[str], styles: Sequence[str], pairs: Pairs) -> None:
     """Writes the numbers of every pair to per_pair.csv and per_pair.npz."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
     names = list(next(iter(pairs.values())))
-    writer.writerow(["encoder", "content", "style", *names])
+    rows = [["encoder", "content", "style", *names]]
     for entry, values in pairs.items():
         for (i, content), (j, style) in itertools.product(enumerate(contents), enumerate(styles)):
-            writer.writerow([entry, content, style, *(f"{values[name][i, j]:.6g}" for name in names)])
-    write_text(workdir / "per_pair.csv", text.getvalue())
+            rows.append([entry, content, style, *(f"{values[name][i, j]:.6g}" for name in names)])
+    write_csv(workdir / "per_pair.csv", rows)
     arrays = {f"{entry}/{name}": array for entry, values in pairs.items() for name, array in values.items()}
     write_arrays(workdir / "per_pair.npz", arrays | {"contents": np.array(contents), "styles": np.array(styles)})
 
