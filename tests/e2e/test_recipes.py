@@ -101,7 +101,7 @@ def test_watch_detects_overfitting_of_fgsm_but_not_of_pgd(photos):
     assert sum(h[robust.NOTICE][0] for h in history) == 0
 
 
-def test_restore_healthy_restores_or_copies(photos):
+def test_the_copy_is_restored_or_renewed(photos):
     """Checked by itself: healthy, the copy follows; overfitted, the copy comes back and PGD is on."""
     extras = classifier.Extras(watch=robust.Watch(every_steps=1, num_steps=2, threshold=0.0, switch=True))
     state = make_state(ENCODER, optax.adam(1e-3), extras)
@@ -109,7 +109,7 @@ def test_restore_healthy_restores_or_copies(photos):
     moved = {**state.variables[CLASSIFIER]}
     moved["params"] = jax.tree.map(lambda x: x + 1, moved["params"])
     after = state.replace(variables={**state.variables, CLASSIFIER: moved})
-    restore = jax.jit(lambda x, overfitted: robust._restore_healthy(x, CLASSIFIER, overfitted))
+    restore = jax.jit(lambda x, overfitted: robust._restore_copy(x, CLASSIFIER, overfitted))
     healthy = restore(after, False)
     same = jax.tree.map(np.array_equal, healthy.variables[robust.SNAPSHOT]["params"], moved["params"])
     assert all(jax.tree.leaves(same)) and not robust.switched(healthy)
