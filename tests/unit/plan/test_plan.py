@@ -121,7 +121,7 @@ def test_data_parallel_reduces_the_gradients_once_and_fsdp_gathers_the_weights(d
 
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("argument", [0, 1])
-def test_total_as_xla_counts_convolutions_as_xla_does(stride, argument):
+def test_as_xla_counts_convolutions_as_xla_does(stride, argument):
     """Padding left out, for a convolution and its two gradients; exactly, since there is nothing else."""
 
     def convolve(x, w):
