@@ -70,7 +70,7 @@ def check_inputs(run: Run) -> None:
     reference = run.config.start
     if reference and not reference.startswith("stage:"):
         _load_start(run)
-    _load_metric_encoder(run)
+    load_metric_encoder(run)
 
 
 def run(run: Run) -> dict[str, Any]:
@@ -82,7 +82,7 @@ def run(run: Run) -> dict[str, Any]:
     Raises:
       UserError: data or checkpoints that cannot be read or do not fit the config.
     """
-    encoder = _load_metric_encoder(run)
+    encoder = load_metric_encoder(run)
     results = training.train(run, build)
     return run.finish({**results, **(_measure_fid(run, encoder) if encoder else {})})
 
@@ -367,7 +367,7 @@ def make_eval_step(
     return eval_step
 
 
-def _load_metric_encoder(run: Run) -> Trained | None:
+def load_metric_encoder(run: Run) -> Trained | None:
     """Returns the classifier whose features FID compares; None where the config names none.
 
     Raises:

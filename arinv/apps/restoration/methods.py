@@ -22,10 +22,11 @@ from arinv.apps.restoration.solver import Solution, solve
 from arinv.errors import UserError
 from arinv.experiment.run import Run, channels_of
 from arinv.experiment.trained import AUTOENCODER, CLASSIFIER, GAN, INVERTER, Trained
-from arinv.ops.degradations import Operator, build_operator, check_size, image_keys
+from arinv.ops.degradations import Operator, check_size, image_keys
 from arinv.ops.images import to_float, to_rgb
 from arinv.ops.inputs import check_count, check_number
 from arinv.ops.latents import draw_starts
+from arinv.train.autoencoder import operator_of
 from arinv.types import Array
 
 AEGAN, INVERTGAN, SEARCH = "aegan", "invertgan", "generative_encoder"
@@ -85,15 +86,6 @@ def check_inputs(run: Run) -> None:
             run.load(reference, kind=(INVERTER, CLASSIFIER), image_size=size)
     if size:
         check_size(operator_of(config), image_size=size)
-
-
-def operator_of(config: ConfigDict) -> Operator:
-    """Returns the operator of a config.
-
-    Raises:
-      UserError: unknown name or number out of range.
-    """
-    return build_operator(config.operator.name, **config.operator.options.to_dict())
 
 
 def _load_network(run: Run, reference: str, kind: str, size: int | None) -> Trained:

@@ -23,10 +23,12 @@ from arinv.errors import UserError
 from arinv.experiment import report
 from arinv.experiment.figures import labeled_grid, write_curves
 from arinv.experiment.run import Run, check_fields
-from arinv.experiment.trained import CLASSIFIER, Trained
+from arinv.experiment.trained import Trained
 from arinv.experiment.writer import progress_bar, write_arrays, write_png
 from arinv.ops.degradations import Operator
 from arinv.ops.images import to_float, to_rgb, to_uint8
+from arinv.train.autoencoder import operator_of
+from arinv.train.gan import load_metric_encoder
 from arinv.types import Array
 
 RESTORED = "restored.npz"
@@ -69,13 +71,7 @@ def check_inputs(run: Run) -> None:
     """
     methods.check_inputs(run)
     if not run.config.metric_encoder.startswith("stage:"):
-        _load_metric_encoder(run)
-
-
-def _load_metric_encoder(run: Run) -> Trained | None:
-    """Returns the classifier whose features FID compares; None where the config names none."""
-    reference = run.config.metric_encoder
-    return run.load(reference, kind=CLASSIFIER, image_size=run.config.data.image_size) if reference else None
+        load_metric_encoder(run)
 
 
 def run(run: Run) -> dict[str, Any]:
@@ -88,8 +84,8 @@ def run(run: Run) -> dict[str, Any]:
       UserError: a missing network, or images of another size.
     """
     config = run.config
-    operator = methods.operator_of(config)
-    networks, encoder = methods.load(run), _load_metric_encoder(run)
+    operator = operator_of(config)
+    networks, encoder = methods.load(run), load_metric_encoder(run)
     arrays = data.load_arrays(run.open_data("test"))
     run.begin()
     parts = {method: restore_all(run, method, networks, operator, arrays) for method in config.methods}

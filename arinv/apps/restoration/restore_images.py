@@ -27,6 +27,7 @@ from arinv.experiment.run import Run, check_fields
 from arinv.experiment.writer import write_csv, write_png
 from arinv.ops.degradations import Operator
 from arinv.ops.images import to_float, to_uint8
+from arinv.train.autoencoder import operator_of
 
 _OVERVIEW = "overview.png"
 _DEGRADED = "degraded"
@@ -90,7 +91,7 @@ def run(run: Run) -> dict[str, Any]:
     size, channels = network.image_size, network.description.get("channels", 3)
     factor = config.operator.options.get("factor", 4) if config.degraded and config.operator.name == "downsample" else 1
     images_u8 = np.stack([_prepare(files[i], size, channels, factor) for i in range(len(names))])
-    operator = methods.operator_of(config)
+    operator = operator_of(config)
     key = None
     if config.mask:
         known = read_mask(config.mask, size)

@@ -88,17 +88,9 @@ def solve(
 
     def evaluate(latents):
         images = decode_fn(latents)
-        if images.shape != degraded.shape:
-            raise UserError(
-                f"the generator's images have the shape {images.shape}, the degraded ones {degraded.shape}; both must "
-                "be of one size and as many channels"
-            )
+        _check_shapes("images", images, degraded)
         compared = encode_fn(project_fn(images))
-        if compared.shape != codes.shape:
-            raise UserError(
-                f"the codes of generated images {images.shape} have the shape {compared.shape}, those of the degraded "
-                f"{degraded.shape} {codes.shape}; both images must be of one size and as many channels"
-            )
+        _check_shapes("codes", compared, codes)
         differences = (compared - codes).reshape(images.shape[0], -1)
         return jnp.sum(jnp.square(differences), axis=1) + penalty * jnp.sum(jnp.square(latents), axis=1), images
 
@@ -125,6 +117,19 @@ def solve(
     history = jnp.concatenate([history, losses[None]])
     curve = jnp.concatenate([curve, errors(images)[None]])
     return Solution(latents, images, losses, history, curve, count.astype(jnp.int32))
+
+
+def _check_shapes(name: str, generated: Array, degraded: Array) -> None:
+    """Checks that what is of generated images compares with what is of the degraded ones.
+
+    Raises:
+      UserError: the shapes differ.
+    """
+    if generated.shape != degraded.shape:
+        raise UserError(
+            f"the generated {name} have the shape {generated.shape}, the degraded ones {degraded.shape}; both images "
+            "must be of one size and as many channels"
+        )
 
 
 def _as_arrays(degraded: ArrayLike, starts: ArrayLike, truth: ArrayLike | None) -> tuple[Array, Array, Array | None]:

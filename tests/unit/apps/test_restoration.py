@@ -111,7 +111,7 @@ def test_solve_rejects_starts_of_another_batch(images):
         ({"degraded": np.full((3, *SHAPE), 255.0, np.float32)}, "degraded images range from 255"),
         (
             {"degraded": np.zeros((3, 4, 4, 3), np.float32)},
-            r"generator's images have the shape \(3, 4, 4, 1\), the degraded ones \(3, 4, 4, 3\)",
+            r"the generated images have the shape \(3, 4, 4, 1\), the degraded ones \(3, 4, 4, 3\)",
         ),
         ({"starts": np.full((3, LATENT), np.inf)}, "starts have values that are not finite"),
         ({"starts": np.zeros((3, 0, LATENT))}, "of one image or more"),
@@ -149,5 +149,5 @@ def test_solve_rejects_codes_of_another_shape(images):
     def encode_by_size(x):
         return x[:, :2] if isinstance(x, jax.core.Tracer) else x
 
-    with pytest.raises(UserError, match="the codes of generated images"):
+    with pytest.raises(UserError, match="the generated codes have the shape"):
         jax.jit(lambda starts: solve(decode, encode_by_size, images, starts, num_steps=1))(np.zeros((3, LATENT)))
