@@ -68,7 +68,7 @@ def data(args: ConfigDict, name: str = "") -> ConfigDict:
             "classes": labels(args.get("classes", "")),
             "extra": {"name": args.get("extra", ""), "share": 0.5},
             "on_bad_image": args.get("on_bad_image", "error"),
-            "num_workers": 0,
+            "num_workers": -1,  # processes that decode; by the number of cores
         }
     )
 

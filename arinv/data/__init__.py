@@ -1,6 +1,7 @@
 """Datasets as random-access sources of uint8 images, and batches of them."""
 
 from arinv.data.batches import ExtendedBatches, MixedBatches, eval_batches, train_batches
+from arinv.data.cores import count_workers, num_cores
 from arinv.data.image_files import (
     ORIGINAL,
     ImageFiles,
@@ -30,12 +31,14 @@ __all__ = [
     "SourceInfo",
     "check_name",
     "check_window",
+    "count_workers",
     "decoded_side",
     "eval_batches",
     "is_photographs",
     "limit_side",
     "load_arrays",
     "means_u8",
+    "num_cores",
     "open_images",
     "open_photographs",
     "open_source",

@@ -7,7 +7,6 @@ pure function of (seed, t): the same with one process or many, in memory or stre
 
 import dataclasses
 import functools
-import os
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from concurrent import futures
@@ -15,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from arinv.data.cores import count_workers, num_cores
 from arinv.data.image_files import random_resized_crop
 from arinv.data.source import Arrays, Originals, Source, estimate_bytes, load_arrays
 from arinv.errors import UserError
@@ -181,7 +181,8 @@ def train_batches(
       rows: rows of each global batch that belong to this process, ascending, as of `parallel.process_rows`; None: all.
       in_memory: decode once and keep uint8 arrays; None: if that takes 2 GB or less. Otherwise
         images are decoded ahead of time by Grain.
-      num_workers: worker processes of the streamed form; 0: threads of this process.
+      num_workers: worker processes of the streamed form; 0: threads of this process; -1: by the number of cores, as of
+        `cores.count_workers`.
       resized_crop: options of `image_files.random_resized_crop` (scale, ratio): a window of every image, drawn by
         (seed, step, row), is resized to source.info.image_size; for a source opened with resize="original".
         Empty or None: images as in the source.
@@ -191,7 +192,7 @@ def train_batches(
       Iterator with `get_state`, `set_state` and `steps_per_epoch`; see `TrainBatches`.
 
     Raises:
-      UserError: fewer examples than one batch, or a batch_size below 1.
+      UserError: fewer examples than one batch, a batch_size below 1, or num_workers below -1.
     """
     arrays = source if isinstance(source, dict) else None
     num_examples = len(arrays["label"]) if arrays is not None else len(source)
@@ -203,6 +204,7 @@ def train_batches(
         )
     if seed < 0:
         raise UserError(f"seed={seed}; must be 0 or more")
+    num_workers = count_workers(num_workers, num_cores())
     order = TrainOrder(num_examples, batch_size, seed, rows)
     if arrays is None and not len(rows):
         shape = (source.info.image_size, source.info.image_size, source.info.channels)
@@ -235,7 +237,7 @@ def _cropped_batches(source: Source, order, resized_crop, in_memory, num_workers
 def _cropped_by_threads(examples: TrainExamples, step: int) -> Iterator[Batch]:
     """Yields the batches from `step` on; the next one is cropped while the last is used."""
     share = examples.order.share
-    with futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+    with futures.ThreadPoolExecutor(num_cores()) as pool:
 
         def submit(step):
             return [pool.submit(examples.read, step, row) for row in range(share)]
@@ -312,7 +314,7 @@ def _streamed_batches(examples: TrainExamples, num_workers: int, first_step: int
     share = examples.order.share
     positions = grain.MapDataset.source(_Positions(examples, first_step))
     if num_workers == 0:
-        options = grain.ReadOptions(num_threads=min(32, 2 * (os.cpu_count() or 1)), prefetch_buffer_size=4 * share)
+        options = grain.ReadOptions(num_threads=min(32, 2 * num_cores()), prefetch_buffer_size=4 * share)
         return iter(positions.to_iter_dataset(options).batch(share, drop_remainder=True))
     if not flags.FLAGS.is_parsed():
         flags.FLAGS.mark_as_parsed()  # Grain's worker processes read absl flags
@@ -350,7 +352,7 @@ class EvalBatches:
                 rows = self._rows(step)
                 yield self._pad(self._source["image"][rows], self._source["label"][rows])
             return
-        with futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        with futures.ThreadPoolExecutor(num_cores()) as pool:
             submit = functools.partial(pool.submit, self._source.__getitem__)
             ahead = [submit(int(i)) for i in self._rows(0)]
             for step in range(len(self)):

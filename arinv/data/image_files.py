@@ -17,6 +17,7 @@ from concurrent import futures
 import numpy as np
 from PIL import Image, ImageOps, features
 
+from arinv.data.cores import num_cores
 from arinv.errors import UserError, unknown
 
 RESIZE_MODES = ("squash", "crop", "crop_7_8")
@@ -598,7 +599,7 @@ def find_bad_files(
         return None
 
     bad_files = []
-    with futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+    with futures.ThreadPoolExecutor(num_cores()) as pool:
         for done, (path, error) in enumerate(zip(paths, pool.map(error_of, paths), strict=True), 1):
             if error is not None and on_bad_image == "error":
                 pool.shutdown(wait=False, cancel_futures=True)

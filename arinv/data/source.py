@@ -5,7 +5,6 @@ opened with resize="original" returns images [H, W, C] as they are stored.
 """
 
 import dataclasses
-import os
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from concurrent import futures
@@ -13,6 +12,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
+from arinv.data.cores import num_cores
 from arinv.data.image_files import to_grey
 from arinv.errors import UserError, unknown
 
@@ -276,7 +276,7 @@ def _decode_blocks(source: Source, store: Callable[[int, dict], None], progress)
             store(i, example)
         return stop - start
 
-    pool = futures.ThreadPoolExecutor(os.cpu_count())
+    pool = futures.ThreadPoolExecutor(num_cores())
     try:
         done = 0
         for task in futures.as_completed([pool.submit(decode, i) for i in range(0, total, _BLOCK)]):

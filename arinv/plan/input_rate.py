@@ -5,7 +5,6 @@ No dataset is opened: synthetic files of its typical image size are read by the 
 
 import io
 import itertools
-import os
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -84,10 +83,10 @@ def measure(
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     batches.close()
     per_core = count / max(cpu, 1e-9)
-    workers = 0 if in_memory else fields.num_workers
+    workers = 0 if in_memory else data.count_workers(fields.num_workers, data.num_cores())
     path = "memory" if in_memory else "stream"
     per_process = count / wall if host_features or not workers else per_core * workers
-    return InputRate(path, stored, per_core, per_process, workers, os.cpu_count() or 1)
+    return InputRate(path, stored, per_core, per_process, workers, data.num_cores())
 
 
 class _SyntheticSource:

@@ -514,7 +514,7 @@ def _bottleneck(plan: Mapping[str, Any]) -> str:
         return plan["bottleneck"]
     step = plan["seconds_per_step"]["step"]
     rate = f"{plan['batch_size'] / step:,.0f} images/s" if step else ""
-    remedy = " (raise data.num_workers, or take more hosts)" if plan["input"]["path"] == "stream" else ""
+    remedy = " (more cores or hosts, or smaller images: arinv resize)" if plan["input"]["path"] == "stream" else ""
     if plan["input"]["host_features"]:
         remedy = " (the encoder runs on the host, in the process that trains: take more hosts)"
     return f"input, {rate}{remedy}"

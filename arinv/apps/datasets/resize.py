@@ -177,7 +177,7 @@ def _write_split(
     done = sum(length for length, path in zip(lengths, paths, strict=True) if path.exists())
     with (
         progress_bar(None, f"{name} {split}", total=total, initial=done, unit="image") as bar,
-        futures.ThreadPoolExecutor(os.cpu_count()) as pool,
+        futures.ThreadPoolExecutor(data.num_cores()) as pool,
     ):
         for start, length, path in zip(starts, lengths, paths, strict=True):
             if path.exists():
@@ -195,7 +195,7 @@ def _write_split(
 
 def _in_order(pool: futures.Executor, make, numbers: Iterator[int], bar) -> Iterator[bytes]:
     """Yields what `make` returns for each number, a bounded number of them ahead."""
-    ahead = [pool.submit(make, i) for i in itertools.islice(numbers, 4 * (os.cpu_count() or 1))]
+    ahead = [pool.submit(make, i) for i in itertools.islice(numbers, 4 * data.num_cores())]
     while ahead:
         yield ahead.pop(0).result()
         bar.update()

@@ -1,6 +1,7 @@
 """Batches: every example once, equal shares, exact resume, and the same in memory and streamed."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -265,6 +266,8 @@ def test_train_batches_reject_impossible_sizes():
             function(Counting(8), batch_size=0, **options)
     with pytest.raises(UserError, match="seed=-1"):
         data.train_batches(Counting(8), batch_size=4, seed=-1)
+    with pytest.raises(UserError, match="num_workers=-2; must be -1"):
+        data.train_batches(Counting(8), batch_size=4, seed=0, num_workers=-2)
 
 
 @settings(max_examples=25, deadline=None)
@@ -304,3 +307,34 @@ def test_train_batches_of_real_sources_stream_as_from_memory():
     stream = data.train_batches(source, batch_size=16, seed=0, in_memory=False)
     _assert_equal(_take(stream, 3), _take(memory, 3))
     assert stream.get_state() == memory.get_state()
+
+
+@pytest.mark.parametrize(
+    ("num_workers", "cores", "expected"), [(0, 64, 0), (3, 2, 3), (-1, 2, 0), (-1, 12, 0), (-1, 64, 32)]
+)
+def test_workers_are_counted_by_cores(num_workers, cores, expected):
+    assert data.count_workers(num_workers, cores) == expected
+
+
+def test_num_cores_are_those_of_this_process():
+    allowed = os.sched_getaffinity(0)
+    try:
+        os.sched_setaffinity(0, [min(allowed)])
+        assert data.num_cores() == 1
+    finally:
+        os.sched_setaffinity(0, allowed)
+    assert data.num_cores() == len(allowed)
+
+
+@pytest.mark.long
+def test_train_batches_of_worker_processes_are_those_of_threads():
+    source = data.open_source("photos", num_examples=40)
+    memory = data.train_batches(source, batch_size=16, seed=0)
+    stream = data.train_batches(source, batch_size=16, seed=0, in_memory=False, num_workers=2)
+    _assert_equal(_take(stream, 5), _take(memory, 5))
+    assert stream.get_state() == memory.get_state()
+    resumed = data.train_batches(source, batch_size=16, seed=0, in_memory=False, num_workers=2)
+    resumed.set_state(memory.get_state())
+    _assert_equal(_take(resumed, 2), _take(memory, 2))
+    stream.close()
+    resumed.close()

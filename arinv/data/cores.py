@@ -1,0 +1,32 @@
+"""The processor cores that decode images, and how many processes use them."""
+
+import os
+
+from arinv.errors import UserError
+
+BY_CORES = -1  # num_workers
+# Cores that the threads of one process keep busy. Of an ImageNet photograph, decoding takes 2.6 ms of a core; the other
+# 0.2 ms are Python's, in one thread at a time, so that one process reads at most 4,600 images a second.
+_THREADED = 12
+
+
+def num_cores() -> int:
+    """Returns the number of cores that this process may use: fewer than the host's where a scheduler binds it."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def count_workers(num_workers: int, cores: int) -> int:
+    """Returns the number of worker processes that decode; 0: threads of this process do.
+
+    Args:
+      num_workers: the number, or -1 for none on up to 12 cores and one, with two threads, for every two of more.
+      cores: as `num_cores` returns them.
+
+    Raises:
+      UserError: num_workers below -1.
+    """
+    if num_workers < BY_CORES:
+        raise UserError(f"num_workers={num_workers}; must be -1 (chosen by the number of cores), 0 (threads) or more")
+    if num_workers != BY_CORES:
+        return num_workers
+    return 0 if cores <= _THREADED else cores // 2
