@@ -8,7 +8,7 @@ Arguments: dataset, classes, data_dir, on_bad_image, dtype and smoke of configs/
   networks     conv, the published ConvAE; aegan, an autoencoder whose decoder is the generator of a progressive GAN and
                is trained with its discriminator, at the full size at once
   latent_size  length of the codes; 0: the published 256, or 512 of aegan
-  options      of aegan: base_width:1024+max_width:128, learned_variance:true (of the codes; else 1)
+  options      of aegan: base_width:256+max_width:64, learned_variance:true (of the codes; else 1)
   gan          workdir of a GAN (configs/gan.py), whose images are half of each batch; empty: images alone; not of aegan
   operator, operator_options  of configs/restoration.py
   image_size   side of the images, in pixels

@@ -4,7 +4,7 @@
 
 The published schedule shows 600,000 images in each stage. On two CPU cores take narrow networks and short stages:
 
-    python -m arinv --config=configs/gan.py:dataset=cifar10,classes=1,options=base_width:1024+max_width:128 \
+    python -m arinv --config=configs/gan.py:dataset=cifar10,classes=1,options=base_width:256+max_width:64 \
         --workdir=runs/gan '--config.stages.*.num_steps=1000'
 
 The last stage is the GAN that other commands take: runs/gan/size32, or runs/gan/gan where the networks do not grow.
@@ -13,7 +13,7 @@ Arguments: dataset (also celeb_a, lsun_church, blobs and volume:PATH), classes, 
 of configs/classifier.py, and
   networks        progressive (grows), began or dcgan
   latent_size     length of the latents; 0: the published one
-  options         of the networks, such as base_width:1024+max_width:128, or width:32 of the others
+  options         of the networks, such as base_width:256+max_width:64, or width:32 of the others
   image_size      side of the images, in pixels; 0: 32, or 64 of began and dcgan
   metric_encoder  workdir of a classifier or zoo:NAME, whose features FID compares at its image size; empty: no FID
 

@@ -1,6 +1,6 @@
 """Restores the slices of a volume, stacks them, and cuts across another axis: porosity, invented and lost pores.
 
-    python -m arinv --config=configs/volume.py:volume=blobs,options=base_width:1024+max_width:128 --workdir=runs/blobs
+    python -m arinv --config=configs/volume.py:volume=blobs,options=base_width:256+max_width:64 --workdir=runs/blobs
     python -m arinv --config=configs/volume.py:volume=volume:rock.npy,image_size=256 --workdir=runs/rock
 
 The slices across axis 0 of the test part of the volume are restored one by one. blobs is synthetic, not a scan.

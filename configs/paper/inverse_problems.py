@@ -25,7 +25,7 @@ _SMALL = {
 _PAPER = {"dataset": "celeb_a", "image_size": 128}
 # The networks of the zoo are for 32 px.
 _SMOKE = {"dataset": "photos", "classes": "", "image_size": 8, "encoder": "", "metric_encoder": ""}
-_SMALL_OPTIONS = {"progressive": "base_width:1024+max_width:128", "began": "width:32", "dcgan": "width:16"}
+_SMALL_OPTIONS = {"progressive": "base_width:256+max_width:64", "began": "width:32", "dcgan": "width:16"}
 _GAN_STEPS, _EPOCHS = 1000, 10.0  # of scale=small: in each stage; of autoencoders
 
 

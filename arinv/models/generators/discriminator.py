@@ -16,8 +16,8 @@ from arinv.types import Array, Variables
 
 
 def stem_stride(image_size: int) -> int:
-    """Returns the stride of the first convolution: 4 at 224 px, less for smaller images."""
-    return min(4, max(1, image_size // 56))
+    """Returns the stride of the first convolution: 4 at 224 px, less where it would leave too few features."""
+    return min(4, max(1, image_size // 28))
 
 
 class Discriminator(nn.Module):
