@@ -38,6 +38,11 @@ def unknown(kind: str, name: object, known: Iterable[str]) -> UserError:
     return UserError(f"unknown {kind} {name!r}; known: {', '.join(names)}.{hint}")
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Returns whether an exception is a device's lack of memory."""
+    return "RESOURCE_EXHAUSTED" in str(error)
+
+
 def user_line(error: BaseException, workdir: str | os.PathLike | None = None) -> str:
     """Returns one line on an error that a user can fix: a UserError, lack of memory, or an error of a disk.
 
@@ -50,7 +55,7 @@ def user_line(error: BaseException, workdir: str | os.PathLike | None = None) ->
     """
     if isinstance(error, UserError):
         return str(error)
-    if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
+    if isinstance(error, MemoryError) or is_out_of_memory(error):
         lines = str(error).strip().splitlines() or ["the machine has no more"]
         return f"out of memory ({lines[0][:200]}): set a smaller batch, fewer or smaller images, or use more devices"
     if isinstance(error, OSError) and error.errno is not None and error.strerror:

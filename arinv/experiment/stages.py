@@ -10,7 +10,7 @@ import jax
 from ml_collections import ConfigDict
 
 from arinv import distributed
-from arinv.errors import UserError, unknown
+from arinv.errors import UserError, is_out_of_memory, unknown
 from arinv.experiment import lock, workdirs
 from arinv.experiment.run import Run
 
@@ -36,8 +36,34 @@ def run(config: ConfigDict, workdir: pathlib.Path, tasks: Tasks) -> None:
             print(f"[{i}/{len(stages)}] {folder.name}: {state}", file=sys.stderr, flush=True)
         if not complete:
             with lock.hold(folder):
-                tasks[stage.task].run(Run(stage, folder, stages, sources))
+                _run(tasks[stage.task], Run(stage, folder, stages, sources))
             distributed.gather(None)  # other processes may now read the files of process 0
+
+
+def _run(task: ModuleType, run: Run) -> None:
+    """Runs a task; one of independent images again with half the batch where a device lacks the memory for it."""
+    while run is not None:
+        try:
+            task.run(run)
+            return
+        except Exception as error:  # whose traceback keeps arrays of the batch until the end of this block
+            smaller = _half(run) if is_out_of_memory(error) else None
+            if smaller is None:
+                raise
+        run.report(
+            f"batch_size={run.config.batch_size} does not fit into memory; continues with {smaller.config.batch_size}"
+        )
+        run = smaller
+
+
+def _half(run: Run) -> Run | None:
+    """Returns the run with half the batch, shared by its devices; None where the batch cannot change or be halved."""
+    config, share = run.config, run.config.get("batch_size", 0) // 2 // run.mesh.size
+    if config.task not in workdirs.INDEPENDENT or distributed.count() > 1 or not share:
+        return None
+    config = config.copy_and_resolve_references()
+    config.batch_size = share * run.mesh.size
+    return run.beside(config, run.workdir)
 
 
 def check(config: ConfigDict, workdir: pathlib.Path, tasks: Tasks) -> dict[pathlib.Path, ConfigDict]:

@@ -21,6 +21,22 @@ from arinv.experiment.writer import write_json
 
 # Fields that may change when a run is resumed, without changing its results.
 _FREE_FIELDS = ("mesh", "log", "steps_per_call", "data.data_dir", "data.num_workers")
+# Tasks whose images do not depend on each other: their batch_size may change as well.
+INDEPENDENT = (
+    "autoattack",
+    "compare_inversion",
+    "detector",
+    "evaluate_style",
+    "high_resolution",
+    "one_vs_all",
+    "restoration",
+    "restore",
+    "score",
+    "study",
+    "stylize",
+    "truth_table",
+    "volume",
+)
 _STAGE = "stage:"
 _FOLDER, _VOLUME = "folder:", "volume:"
 # Fields that name a folder of images without the prefix "folder:"; of these tasks, data.name does so too.
@@ -165,10 +181,11 @@ def check(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     if not path.exists():
         return
     saved, current = _flatten(read_json(path)), _flatten(plain(config))
+    free = (*_FREE_FIELDS, "batch_size") if config.task in INDEPENDENT else _FREE_FIELDS
     differences = [
         f"{name} (there {saved.get(name, 'missing')!r}, now {current.get(name, 'missing')!r})"
         for name in sorted(saved.keys() | current.keys())
-        if saved.get(name) != current.get(name) and not name.startswith(_FREE_FIELDS)
+        if saved.get(name) != current.get(name) and not name.startswith(free)
     ]
     if differences:
         raise UserError(

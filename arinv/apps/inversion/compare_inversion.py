@@ -81,7 +81,8 @@ def run(run: Run) -> dict[str, Any]:
     methods |= {name: (inverter, _generate) for name, inverter in inverters.items()}
     values, totals = {}, {}
     for name, (inverter, reconstruct) in methods.items():
-        cache = run.cache(f"parts/{name.replace(', ', '_')}", inverter.fingerprint, arrays["image"])
+        key = str(run.config.batch_size), inverter.fingerprint, arrays["image"]
+        cache = run.cache(f"parts/{name.replace(', ', '_')}", *key)
         measures = Measurement(run, inverter.encoder)
         values[name] = _measure(run, inverter, measures, batches, reconstruct(run, name, inverter, batches, cache))
         totals[name] = measures.finish()

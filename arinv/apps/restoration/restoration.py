@@ -125,7 +125,7 @@ def restore_all(
     size = run.config.batch_size
     batches = data.eval_batches(arrays, batch_size=size)
     own = (arrays["image"], *([] if key is None else [key]))
-    cache = run.cache(f"parts/{method}", *methods.fingerprints(method, networks), *own)
+    cache = run.cache(f"parts/{method}", str(size), *methods.fingerprints(method, networks), *own)
     rows = []
     for number, batch in enumerate(progress_bar(batches, f"{run.config.title}: {method}", unit="batch")):
         part = cache.load(str(number))

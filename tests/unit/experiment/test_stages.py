@@ -1,0 +1,59 @@
+"""Stages: batches that do not fit into memory."""
+
+import types
+
+import jax
+import pytest
+from ml_collections import ConfigDict
+
+from arinv.experiment import stages
+
+DEVICES = jax.device_count()
+
+
+def _tasks(task, *, largest, error=RuntimeError):
+    """Returns a table of one task that lacks the memory for batches of more than `largest` images."""
+    sizes = []
+
+    def run(run):
+        run.begin()
+        share = run.config.batch_size // DEVICES
+        sizes.append(share)
+        if share > largest:
+            raise error("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 2147483648 bytes")
+        run.finish({"batch_size": run.config.batch_size})
+
+    return {task: types.SimpleNamespace(check=lambda config: None, run=run)}, sizes
+
+
+def _config(task, share):
+    """Returns the config of a task with `share` images a device."""
+    fields = {"task": task, "title": task, "batch_size": share * DEVICES}
+    return ConfigDict({**fields, "mesh": {"data": -1, "fsdp": 1}, "data": {"name": "photos"}})
+
+
+def test_batches_are_halved_until_they_fit(tmp_path, capsys):
+    tasks, sizes = _tasks("restoration", largest=3)
+    stages.run(_config("restoration", 16), tmp_path, tasks)
+    assert sizes == [16, 8, 4, 2]
+    assert f"batch_size={4 * DEVICES} does not fit into memory; continues with {2 * DEVICES}" in capsys.readouterr().err
+    tasks, sizes = _tasks("restoration", largest=3)
+    stages.run(_config("restoration", 64), tmp_path, tasks)  # complete, with any batch
+    assert not sizes
+
+
+def test_batches_of_one_image_are_not_halved(tmp_path):
+    tasks, sizes = _tasks("restoration", largest=0)
+    with pytest.raises(RuntimeError, match="RESOURCE_EXHAUSTED"):
+        stages.run(_config("restoration", 2), tmp_path, tasks)
+    assert sizes == [2, 1]
+
+
+@pytest.mark.parametrize("task", ["classifier", "evaluate"])
+def test_batches_that_decide_results_are_not_halved(task, tmp_path):
+    tasks, sizes = _tasks(task, largest=3)
+    with pytest.raises(RuntimeError, match="RESOURCE_EXHAUSTED"):
+        stages.run(_config(task, 16), tmp_path, tasks)
+    assert sizes == [16]
+    with pytest.raises(ValueError, match="belongs to another config: batch_size"):
+        stages.run(_config(task, 2), tmp_path, tasks)
