@@ -19,6 +19,7 @@ from arinv.attacks import objectives
 from arinv.attacks.rows import Rows, column, first_success, prepare, select, unit_noise
 from arinv.errors import UserError, unknown
 from arinv.ops import loops, norms
+from arinv.ops.channels import flatten_rows
 from arinv.ops.inputs import as_images, check_count
 from arinv.ops.keys import row_keys
 from arinv.ops.norms import project_l1_ball
@@ -246,7 +247,7 @@ def sparse_rule(images: Array, *, eps: ArrayLike | float, period: ArrayLike | in
 
 def _sparse_direction(gradient: Array, fraction: Array) -> Array:
     """Returns the signs of the largest values, a fraction [B] of all, scaled to an l1 norm of 1."""
-    sizes = jnp.abs(gradient.reshape(gradient.shape[0], -1))
+    sizes = jnp.abs(flatten_rows(gradient))
     count = sizes.shape[1]
     place = jnp.clip((1.0 - fraction) * count, 0, count - 1).astype(jnp.int32)
     least = jnp.take_along_axis(jnp.sort(sizes, axis=1), place[:, None], axis=1)[:, 0]

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from arinv.ops.channels import flatten_rows
 from arinv.ops.inputs import as_vector, check_number
 from arinv.types import Array, ArrayLike
 
@@ -59,7 +60,7 @@ def gradient_penalty(
     shares = as_vector(shares, images.shape[0], "shares").reshape(-1, *[1] * (images.ndim - 1))
     mixtures = images + shares * (fakes - images)
     gradients = jax.grad(lambda mixtures: jnp.sum(scores_fn(mixtures)))(mixtures)
-    squares = jnp.sum(jnp.square(gradients.reshape(images.shape[0], -1)), axis=1)
+    squares = jnp.sum(jnp.square(flatten_rows(gradients)), axis=1)
     lengths = jnp.sqrt(jnp.maximum(squares, 1e-16))  # the root has no gradient at 0
     return jnp.square((lengths - target) / target)
 

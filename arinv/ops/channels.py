@@ -15,6 +15,18 @@ from arinv.ops.conv import use_rewrites
 from arinv.types import Array
 
 
+def flatten_rows(x: Array) -> Array:
+    """Returns the numbers of each row in one axis; unlike `reshape(B, -1)` also of no rows.
+
+    Args:
+      x: [B, ...].
+
+    Returns:
+      [B, N].
+    """
+    return x.reshape(x.shape[0], math.prod(x.shape[1:]))
+
+
 def channel_sums(x: Array) -> Array:
     """Returns the sums over all axes but the last.
 

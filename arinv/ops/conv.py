@@ -332,4 +332,4 @@ def _convolve_blocks(x, w, strides, pads, block, precision):
     y = _convolve_lax(x, w, steps, pads, precision)
     b, rows, columns, channels = y.shape
     y = y.reshape(b, rows, columns, *block, channels // math.prod(block)).transpose(0, 1, 3, 2, 4, 5)
-    return y.reshape(b, block[0] * rows, block[1] * columns, -1)
+    return y.reshape(b, block[0] * rows, block[1] * columns, channels // math.prod(block))

@@ -25,6 +25,7 @@ import jax.numpy as jnp
 
 from arinv.errors import UserError, unknown
 from arinv.ops import pooling
+from arinv.ops.channels import flatten_rows
 from arinv.ops.inputs import LOOSE_BOUNDS, as_images, as_indices, check_count, check_number
 from arinv.ops.keys import fold_in, row_keys, single_key
 from arinv.types import Array, ArrayLike
@@ -257,11 +258,11 @@ def _sensing(*, share: float, sigma: float, seed: int) -> Operator:
 
     def project(keys, images):
         columns = matrix(images)
-        return (images.reshape(images.shape[0], -1) @ columns @ columns.T).reshape(images.shape)
+        return (flatten_rows(images) @ columns @ columns.T).reshape(images.shape)
 
     def degrade(keys, images):
         columns = matrix(images)
-        measured = images.reshape(images.shape[0], -1) @ columns + sigma * _normal(keys, columns.shape[1:])
+        measured = flatten_rows(images) @ columns + sigma * _normal(keys, columns.shape[1:])
         return (measured @ columns.T).reshape(images.shape)
 
     return Operator(degrade, project, f"A^T (A x + {sigma:g} N(0, 1)), {share:g} random orthonormal rows a value")

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from arinv.errors import UserError, unknown
+from arinv.ops.channels import flatten_rows
 from arinv.ops.inputs import as_radius
 from arinv.types import Array, ArrayLike
 
@@ -259,8 +260,8 @@ def move_to_hyperplane(points: ArrayLike, weights: ArrayLike, residuals: ArrayLi
     if norm not in _SHORTEST:
         raise unknown("norm", norm, _SHORTEST)
     points, weights, residuals = (jnp.asarray(a, jnp.float32) for a in (points, weights, residuals))
-    shape, batch = points.shape, points.shape[0]
-    points, weights = points.reshape(batch, -1), weights.reshape(batch, -1)
+    shape = points.shape
+    points, weights = flatten_rows(points), flatten_rows(weights)
     # Scaled to a largest weight of 1, so that small gradients neither overflow nor underflow below.
     largest = jnp.max(jnp.abs(weights), axis=1)
     scale = jnp.where(largest > 0, largest, 1.0)

@@ -19,6 +19,7 @@ Gradients are finite, also for dead channels, constant features and equal eigenv
 Source: Li et al. 2017, "Universal Style Transfer via Feature Transforms", eqs. 2 and 3.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -177,7 +178,7 @@ def transfer(
             raise _mismatch(content.shape, style.mean.shape)
         if (count := style.mean.shape[1]) != (needed := max(1, num_labels)):
             raise UserError(f"moments of {count} region(s), not {needed}: give style_moments num_labels={num_labels}")
-    rows = content.reshape(content.shape[0], -1, content.shape[-1])
+    rows = content.reshape(content.shape[0], math.prod(content.shape[1:3]), content.shape[-1])
     results = [rows] * len(styles)
     for label, mask in enumerate(_masks(labels, num_labels, rows.shape[:2])):
         _, centered, samples = _moments(rows, mask)

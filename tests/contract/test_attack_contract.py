@@ -362,6 +362,22 @@ def test_attacks_reject_labels_that_the_model_does_not_have(key):
             call()
 
 
+@pytest.mark.parametrize("norm", ["l1", "l2", "linf"])
+def test_attacks_of_no_images_return_none(key, norm):
+    options = {"apgd": {"num_steps": 2}, "fab": {"num_steps": 2}, "square": {"num_queries": 2}}
+    options |= {} if norm == "l1" else {"pgd": {"num_steps": 1, "step_size": 0.1}}
+    images = jnp.zeros((0, 8, 8, 3))
+    for name, values in options.items():
+        attack = getattr(attacks, name)
+        shapes = jax.eval_shape(
+            functools.partial(attack, logits_fn=lambda x: x[:, 0, :3, 0], eps=0.1, norm=norm, **values),
+            key,
+            images=images,
+            labels=jnp.zeros(0, jnp.int32),
+        )
+        assert shapes.shape == images.shape, name
+
+
 def test_attacks_clip_images_that_leave_the_range_by_rounding(key):
     x = model.images(4)
     x[0] = 1 + 1e-7

@@ -58,9 +58,9 @@ def classes_of(name):
     return CLASSES if models.build(name).has_weights else 0
 
 
-def structs_of(module, size):
-    """Shapes of the logits and features of two images."""
-    images = jax.ShapeDtypeStruct((2, size, size, 3), jnp.float32)
+def structs_of(module, size, *, count=2):
+    """Shapes of the logits and features of some images."""
+    images = jax.ShapeDtypeStruct((count, size, size, 3), jnp.float32)
     return jax.eval_shape(lambda x: module.init_with_output(jax.random.key(0), x)[0], images)
 
 
@@ -74,6 +74,13 @@ def check_logits_and_features(name):
         side = spec.side(module.image_size)
         shape = features[layer].shape
         assert len(shape) == 2 if spec.is_vector else shape == (2, side, side, spec.stages[-1].width), layer
+
+
+def check_no_images(name):
+    module = models.build(name, num_classes=classes_of(name), **SMALL.get(name, {}))
+    (logits, features), (_, two) = (structs_of(module, module.image_size, count=count) for count in (0, 2))
+    assert logits.shape == (0, classes_of(name))
+    assert {layer: x.shape for layer, x in features.items()} == {layer: (0, *x.shape[1:]) for layer, x in two.items()}
 
 
 def check_features_without_head(name):
@@ -128,6 +135,7 @@ def check_generators_return_the_image_size(name):
 
 CHECKS = (
     check_logits_and_features,
+    check_no_images,
     check_features_without_head,
     check_head_fits_other_sizes,
     check_smallest_side,

@@ -18,6 +18,7 @@ import optax
 
 from arinv.errors import UserError
 from arinv.ops import norms
+from arinv.ops.channels import flatten_rows
 from arinv.ops.descent import descend
 from arinv.ops.inputs import LOOSE_BOUNDS, as_finite, as_images, check_count, check_number
 from arinv.types import Array, ArrayLike, DecodeFn
@@ -91,7 +92,7 @@ def solve(
         _check_shapes("images", images, degraded)
         compared = encode_fn(project_fn(images))
         _check_shapes("codes", compared, codes)
-        differences = (compared - codes).reshape(images.shape[0], -1)
+        differences = flatten_rows(compared - codes)
         return jnp.sum(jnp.square(differences), axis=1) + penalty * jnp.sum(jnp.square(latents), axis=1), images
 
     def errors(images):

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from arinv.errors import UserError
 from arinv.models.layers import LinenConv
 from arinv.ops import pooling
+from arinv.ops.channels import flatten_rows
 from arinv.ops.inputs import LOOSE_BOUNDS, as_images
 from arinv.types import Array
 
@@ -60,7 +61,7 @@ class ConvEncoder(nn.Module):
         for i, width in enumerate(stage_widths(images.shape[1])):
             x = nn.relu(LinenConv(width, (3, 3), dtype=self.dtype, name=f"conv{i}")(x))
             x = pooling.max_pool(x, 2, 2)
-        codes = nn.Dense(self.latent_size, dtype=self.dtype, name="dense")(x.reshape(x.shape[0], -1))
+        codes = nn.Dense(self.latent_size, dtype=self.dtype, name="dense")(flatten_rows(x))
         return codes.astype(jnp.float32)
 
 
@@ -89,7 +90,7 @@ class ConvDecoder(nn.Module):
         widths = stage_widths(self.image_size)
         side = self.image_size >> len(widths)
         x = nn.Dense(side * side * widths[-1], dtype=self.dtype, name="dense")(codes.astype(self.dtype))
-        x = x.reshape(-1, side, side, widths[-1])
+        x = x.reshape(x.shape[0], side, side, widths[-1])
         for i, width in enumerate((*widths[-2::-1], self.channels)):
             x = LinenConv(width, (3, 3), dtype=self.dtype, name=f"conv{i}")(pooling.upsample_nearest(x))
             x = nn.relu(x) if i < len(widths) - 1 else x

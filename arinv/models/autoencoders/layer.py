@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from arinv.errors import unknown
 from arinv.models.encoders.base import Encoder, FeatureSpec
+from arinv.ops.channels import flatten_rows
 from arinv.ops.inputs import check_count
 from arinv.types import Array
 
@@ -91,7 +92,7 @@ class VariationalEncoder(Encoder):
 
     def _run(self, images: Array) -> tuple[Array, dict[str, Array], Gaussian]:
         logits, features = self.encoder(images, train=False)
-        x = features[self.layer].reshape(images.shape[0], -1)
+        x = flatten_rows(features[self.layer])
         mean, log_variance = (head(x).astype(jnp.float32) for head in (self.mean, self.log_variance))
         return logits, features, Gaussian(mean, jnp.clip(log_variance, -_LOG_LIMIT, _LOG_LIMIT))
 

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from arinv.models.encoders.base import Encoder, FeatureSpec, Normalization, Stage, TorchLayer
 from arinv.models.layers import LinenConv
 from arinv.ops import pooling
+from arinv.ops.channels import flatten_rows
 from arinv.types import Array
 
 # He initialization: without batch normalization, smaller kernels make the signal of deep layers vanish.
@@ -47,7 +48,7 @@ def own_names(*, channels: int) -> tuple[TorchLayer, ...]:
 def _classify(x: Array, features: dict, widths: tuple[int, int], num_classes: int, dropout: float, dtype, train: bool):
     """Adds fc6, fc7 and fc8 on top of x [B, h, w, c]. Must be called inside a compact method."""
     dense = functools.partial(nn.Dense, kernel_init=_he_normal, dtype=dtype)
-    x = x.reshape(x.shape[0], -1)
+    x = flatten_rows(x)
     for name, width in zip(("fc6", "fc7"), widths, strict=True):
         x = nn.Dropout(dropout, deterministic=not train)(x)
         x = features[name] = nn.relu(dense(width, name=name)(x))
@@ -251,7 +252,7 @@ class CaffeNet(Encoder):
         x = features["conv5"] = _pool(self._convolve(x, 256, 3, padding=1, groups=2, name="conv5"))
         if not self.num_classes:
             return jnp.zeros((x.shape[0], 0), jnp.float32), features
-        x = x.reshape(x.shape[0], -1)
+        x = flatten_rows(x)
         for name in ("fc6", "fc7"):
             x = nn.Dense(self.dense_width, kernel_init=nn.initializers.he_normal(), dtype=self.dtype, name=name)(x)
             x = features[name] = nn.relu(x)

@@ -19,6 +19,7 @@ from arinv.errors import UserError
 from arinv.models.encoders.base import Encoder, FeatureSpec, Stage, TorchLayer
 from arinv.models.layers import BatchNorm, LinenConv
 from arinv.ops import pooling
+from arinv.ops.channels import flatten_rows
 from arinv.types import Array
 
 _WIDTHS = (64, 128, 256, 512, 512)
@@ -102,7 +103,7 @@ class VGG(Encoder):
             x = jnp.mean(x.astype(jnp.float32), axis=(1, 2)).astype(self.dtype)
             return nn.Dense(self.num_classes, kernel_init=small, dtype=self.dtype, name="fc")(x)
         x = pooling.adaptive_avg_pool(x, 7)
-        x = x.reshape(x.shape[0], -1)
+        x = flatten_rows(x)
         for name in ("fc6", "fc7"):
             x = nn.Dense(self.dense_width, kernel_init=nn.initializers.he_normal(), dtype=self.dtype, name=name)(x)
             x = features[name] = nn.relu(x)

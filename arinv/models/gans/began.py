@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from arinv.errors import UserError
 from arinv.models.layers import Fitted, LinenConv
 from arinv.ops import pooling
+from arinv.ops.channels import flatten_rows
 from arinv.types import Array
 
 _SIDE = 8  # of the smallest features
@@ -59,7 +60,7 @@ class BeganGenerator(Fitted):
             raise UserError(f"this generator has latents [B, {self.latent_size}]; got shape {latents.shape}")
         scales = num_scales(self.image_size)
         x = nn.Dense(_SIDE * _SIDE * self.width, dtype=self.dtype, name="dense")(latents.astype(self.dtype))
-        x = x.reshape(-1, _SIDE, _SIDE, self.width)
+        x = x.reshape(x.shape[0], _SIDE, _SIDE, self.width)
         for scale in range(scales):
             for i in range(2):
                 x = nn.elu(LinenConv(self.width, (3, 3), dtype=self.dtype, name=f"conv{scale}_{i}")(x))
@@ -107,7 +108,7 @@ class BeganDiscriminator(nn.Module):
                 x = nn.elu(LinenConv(width, (3, 3), dtype=self.dtype, name=f"conv{scale}_{i}")(x))
             if scale < scales - 1:
                 x = nn.elu(LinenConv(width, (3, 3), strides=(2, 2), dtype=self.dtype, name=f"down{scale}")(x))
-        code = nn.Dense(self.latent_size, dtype=self.dtype, name="dense")(x.reshape(x.shape[0], -1))
+        code = nn.Dense(self.latent_size, dtype=self.dtype, name="dense")(flatten_rows(x))
         decoder = BeganGenerator(
             self.image_size, self.channels, self.latent_size, self.width, dtype=self.dtype, name="decoder"
         )

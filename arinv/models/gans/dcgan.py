@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from arinv.errors import UserError
 from arinv.models.layers import Conv, ConvTranspose, Dense, Fitted, batch_norm, normal_002
+from arinv.ops.channels import flatten_rows
 from arinv.types import Array
 
 _LARGEST_BASE = 7  # px, of the first map
@@ -68,7 +69,7 @@ class DcganGenerator(Fitted):
         options = {"spectral_norm": False, "kernel_init": normal_002, "dtype": self.dtype}
         side, widths = base_side(self.image_size)[0], _widths(self.image_size, self.width)
         dense = Dense(side * side * widths[0], use_bias=False, name="dense", **options)
-        x = dense(latents.astype(self.dtype), train=train).reshape(-1, side, side, widths[0])
+        x = dense(latents.astype(self.dtype), train=train).reshape(latents.shape[0], side, side, widths[0])
         x = nn.relu(batch_norm("bn0", train=train, dtype=self.dtype)(x))
         for i, width in enumerate(widths[1:], start=1):
             x = ConvTranspose(width, 2, name=f"up{i}", **options)(x, train=train)
@@ -103,5 +104,5 @@ class DcganDiscriminator(nn.Module):
             x = Conv(width, 4, 2, 1, use_bias=i == 0, name=f"conv{i}", **options)(x, train=train)
             x = batch_norm(f"bn{i}", train=train, dtype=self.dtype)(x) if i else x
             x = nn.leaky_relu(x, 0.2)
-        x = x.reshape(x.shape[0], -1)
+        x = flatten_rows(x)
         return Dense(1, name="logit", **options)(x, train=train).astype(jnp.float32)[:, 0]

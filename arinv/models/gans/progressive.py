@@ -22,7 +22,7 @@ import jax.numpy as jnp
 from arinv.errors import UserError
 from arinv.models.layers import Fitted
 from arinv.ops import pooling
-from arinv.ops.channels import add_bias
+from arinv.ops.channels import add_bias, flatten_rows
 from arinv.ops.conv import conv_general_dilated
 from arinv.types import Array, ArrayLike, Variables
 
@@ -202,7 +202,7 @@ class ProgressiveGenerator(_Widths):
             raise UserError(f"this generator has latents [B, {self.latent_size}]; got shape {latents.shape}")
         width = self.width(4)
         dense = EqualizedDense(16 * width, gain=_GAIN / 4, use_bias=False, dtype=self.dtype, name="dense")
-        x = dense(pixel_norm(latents.astype(jnp.float32))).reshape(-1, 4, 4, width)
+        x = dense(pixel_norm(latents.astype(jnp.float32))).reshape(latents.shape[0], 4, 4, width)
         bias = self.param("bias", nn.initializers.zeros, (width,), jnp.float32)
         x = self._activate(add_bias(x, bias.astype(self.dtype)))
         x = self._activate(self._conv("conv4", width)(x))
@@ -262,7 +262,7 @@ class ProgressiveDiscriminator(_Widths):
                 x = smaller + jnp.asarray(fade, self.dtype) * (x - smaller)
         x = minibatch_deviation(x, self.group_size)
         x = self._activate(self._conv("conv4", self.width(4))(x))
-        x = EqualizedDense(self.width(4), dtype=self.dtype, name="dense0")(x.reshape(x.shape[0], -1))
+        x = EqualizedDense(self.width(4), dtype=self.dtype, name="dense0")(flatten_rows(x))
         x = EqualizedDense(1, gain=1.0, dtype=self.dtype, name="dense1")(self._activate(x))
         return x[:, 0].astype(jnp.float32)
 

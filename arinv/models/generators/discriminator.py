@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from arinv.models.layers import Conv, Dense, torch_uniform
+from arinv.ops.channels import flatten_rows
 from arinv.types import Array, Variables
 
 
@@ -66,7 +67,7 @@ class Discriminator(nn.Module):
             x = Dense(2, name="joint1", **options)(x, train=train).astype(jnp.float32)
             return x[:, 0] - x[:, 1]
 
-        y = features.reshape(features.shape[0], -1).astype(self.dtype)
+        y = flatten_rows(features).astype(self.dtype)
         for i, width in enumerate((1024, 512)):
             y = rectify(Dense(width, kernel_init=torch_uniform, name=f"features{i}", **options)(y, train=train))
 

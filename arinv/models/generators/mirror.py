@@ -19,6 +19,7 @@ from arinv.models.encoders.base import FeatureSpec
 from arinv.models.generators.plans import NEAREST, Plan, Step, conv, up
 from arinv.models.layers import Conv, ConvTranspose, Dense, Fitted, batch_norm, rectified_normal
 from arinv.ops import pooling
+from arinv.ops.channels import flatten_rows
 from arinv.ops.images import resize_images
 from arinv.types import Array
 
@@ -129,10 +130,10 @@ class Generator(Fitted):
                 f"{x.shape[2]}: raise the image size"
             )
         if step.kind == "dense":
-            x = x.reshape(x.shape[0], -1)
+            x = flatten_rows(x)
         x = self._layer(step, f"{step.kind}{name}")(x, train=train)
         if step.kind == "dense":
-            x = x.reshape(-1, step.stride, step.stride, step.width)
+            x = x.reshape(x.shape[0], step.stride, step.stride, step.width)
         if self.plan.batch_norm:
             x = batch_norm(f"bn{name}", train=train, dtype=self.dtype)(x)
         return nn.leaky_relu(x, self.plan.slope) if self.plan.slope else nn.relu(x)
