@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from arinv.errors import UserError
-from arinv.ops.inputs import as_labels, as_logits
+from arinv.ops.inputs import as_flags, as_labels, as_logits, as_numbers, check_number
 from arinv.types import Array, ArrayLike
 
 AUROC_VARIANT = (
@@ -46,14 +46,12 @@ def auroc(scores: ArrayLike, positives: ArrayLike) -> float:
       A number in 0 to 1; 0.5 is chance, and below it the ranking is reversed.
 
     Raises:
-      UserError: scores that are not finite or not one per example, or no positive or no negative example.
+      UserError: scores that are not finite numbers or not one per example, positives that are neither true nor false,
+        or no positive or no negative example.
     """
     from sklearn.metrics import roc_auc_score  # slow to import
 
-    scores, positives = np.asarray(scores, np.float64), np.asarray(positives)
-    if positives.dtype != bool and not np.isin(positives, (0, 1)).all():
-        raise UserError("positives must be True or False, or 1 or 0; remove padding such as -1 first.")
-    positives = positives.astype(bool)
+    scores, positives = as_numbers(scores, "scores"), as_flags(positives, "positives")
     if scores.ndim != 1 or scores.shape != positives.shape:
         raise UserError(f"scores {scores.shape} and positives {positives.shape} must be one per example [N].")
     if not np.isfinite(scores).all():
@@ -77,15 +75,17 @@ def summary(values: ArrayLike, mask: ArrayLike | None = None) -> dict[str, float
       {"mean": float, "std": float, "count": int}; mean and std are NaN where the count is 0.
 
     Raises:
-      UserError: values that are not [N], or a mask of another shape.
+      UserError: values that are not numbers [N], or a mask of another shape or with NaN.
     """
-    values = np.asarray(values, np.float64)
+    values = as_numbers(values, "values")
     if values.ndim != 1:
         raise UserError(f"values must be one per example [N], got the shape {values.shape}.")
     if mask is not None:
-        mask = np.asarray(mask)
+        mask = as_numbers(mask, "mask")
         if mask.shape != values.shape:
             raise UserError(f"mask {mask.shape} must have the shape of the values {values.shape}.")
+        if np.isnan(mask).any():
+            raise UserError("mask has NaN; must be 1 for an example that counts and 0 for padding.")
         values = values[mask > 0]
     if not values.size:
         return {"mean": float("nan"), "std": float("nan"), "count": 0}
@@ -104,13 +104,16 @@ def binomial_interval(count: int, total: int, *, confidence: float = 0.95) -> tu
       The lower and the upper bound of the rate, in 0 to 1.
 
     Raises:
-      UserError: a count outside 0 to total, or a confidence outside 0 to 1.
+      UserError: numbers that are not whole, a count outside 0 to total, or a confidence outside 0 to 1.
 
     Source: Clopper & Pearson 1934.
     """
+    for name, value in (("count", count), ("total", total)):
+        if check_number(value, name) != round(value):
+            raise UserError(f"{name} must be a whole number, got {value}; multiply a rate by the number of examples.")
     if not 0 <= count <= total or total < 1:
         raise UserError(f"a rate needs a count from 0 to a total of at least 1, got {count} of {total}.")
-    if not 0 < confidence < 1:
+    if not 0 < check_number(confidence, "confidence") < 1:
         raise UserError(f"confidence must lie between 0 and 1, got {confidence}; 0.95 is 95 %.")
     from scipy import special  # slow to import
 

@@ -16,13 +16,15 @@ import numpy as np
 
 from arinv.errors import UserError
 from arinv.ops import linalg
-from arinv.ops.inputs import as_images, layer_features
+from arinv.ops.inputs import as_images, as_numbers, layer_features
 from arinv.types import Array, ArrayLike, FeaturesFn
 
 FRECHET_VARIANT = (
     "fid: Fréchet distance between Gaussians fitted to the features of reconstructions and images, spatial features "
     "averaged over positions, sample covariances, float64; not comparable with FID of Inception features"
 )
+
+_SYMMETRY = 1e-4  # of the largest value, for matrices that were computed in float32
 
 
 class FeatureMoments:
@@ -118,19 +120,37 @@ def frechet_distance(mean_a: ArrayLike, covariance_a: ArrayLike, mean_b: ArrayLi
       |mean_a - mean_b|^2 + trace(covariance_a + covariance_b - 2 sqrt(covariance_a covariance_b)), 0 or more.
 
     Raises:
-      UserError: inconsistent shapes.
+      UserError: not numbers, inconsistent shapes, or a matrix that is not symmetric or has a negative variance.
 
     Source: Heusel et al. 2017, eq. (6).
     """
-    arrays = [np.asarray(x, np.float64) for x in (mean_a, covariance_a, mean_b, covariance_b)]
+    arguments = {"mean_a": mean_a, "covariance_a": covariance_a, "mean_b": mean_b, "covariance_b": covariance_b}
+    arrays = [as_numbers(x, name) for name, x in arguments.items()]
     mean_a, covariance_a, mean_b, covariance_b = arrays
     size = mean_a.shape[0] if mean_a.ndim == 1 else -1
     if [x.shape for x in arrays] != [(size,), (size, size)] * 2:
         raise UserError(f"means [K] and covariances [K, K] must be of one K, got {[x.shape for x in arrays]}.")
+    for name, covariance in (("covariance_a", covariance_a), ("covariance_b", covariance_b)):
+        _check_covariance(name, covariance)
     with jax.enable_x64(True), jax.default_device(_float64_device()):
         root = float(_trace_of_sqrt_product(covariance_a, covariance_b))
     distance = np.sum(np.square(mean_a - mean_b)) + np.trace(covariance_a) + np.trace(covariance_b) - 2 * root
     return float(np.maximum(distance, 0.0))  # rounding may make equal distributions negative
+
+
+def _check_covariance(name: str, covariance: np.ndarray) -> None:
+    """Checks that a finite matrix may be a covariance; others have the distance NaN.
+
+    Raises:
+      UserError: it is not symmetric, or has a negative variance.
+    """
+    if not np.isfinite(covariance).all():
+        return
+    size = np.abs(covariance).max(initial=0.0)
+    if np.abs(covariance - covariance.T).max(initial=0.0) > _SYMMETRY * size:
+        raise UserError(f"{name} must be symmetric, as a covariance is.")
+    if np.diagonal(covariance).min(initial=0.0) < -_SYMMETRY * size:
+        raise UserError(f"{name} must have variances of 0 or more, got {np.diagonal(covariance).min():g}.")
 
 
 def moments_distance(a: FeatureMoments, b: FeatureMoments) -> float:

@@ -13,7 +13,7 @@ import numpy as np
 
 from arinv.errors import UserError
 from arinv.ops import norms
-from arinv.ops.inputs import as_image_pair, check_images, check_number
+from arinv.ops.inputs import as_image_pair, as_numbers, check_images, check_number
 from arinv.types import Array, ArrayLike
 
 MSE_VARIANT = "mse: mean over H, W and RGB in [0, 1], per image"
@@ -222,7 +222,7 @@ def normalized_error(distances: ArrayLike, mean_pairwise: float) -> np.ndarray:
         raise UserError(
             f"the mean distance between images must be above 0, got {mean_pairwise}; are all images of the set equal?"
         )
-    return np.asarray(distances, np.float64) / mean_pairwise
+    return as_numbers(distances, "distances") / mean_pairwise
 
 
 def _sum_of_distances(left: np.ndarray, right: np.ndarray) -> float:

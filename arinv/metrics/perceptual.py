@@ -11,10 +11,11 @@ import math
 from collections.abc import Sequence
 
 import jax.numpy as jnp
+import numpy as np
 
 from arinv.errors import UserError
 from arinv.ops import norms
-from arinv.ops.inputs import as_image_pair, layer_features
+from arinv.ops.inputs import as_finite, as_image_pair, is_concrete, layer_features
 from arinv.types import Array, ArrayLike, FeaturesFn
 
 # The features of version 0.1, named as in our encoders "alexnet" and "vgg16": all after their ReLU.
@@ -65,12 +66,14 @@ def lpips(
       float32 [B]; 0 for equal images, lower is better. Without heads at most 4 per layer, 2 after a ReLU.
 
     Raises:
-      UserError: different shapes, images outside [0, 1], a layer that is not among the features, or heads of other
-        sizes than the layers.
+      UserError: different shapes, images outside [0, 1], no layer, one that is not among the features, or heads of
+        other sizes than the layers, or with weights that are negative or not finite.
 
     Source: Zhang et al. 2018, eq. (1).
     """
     reconstructions, images = as_image_pair(reconstructions, images)
+    if not len(layers):
+        raise UserError("LPIPS needs at least one layer; LPIPS_LAYERS has those of the published networks.")
     if heads is not None and len(heads) != len(layers):
         raise UserError(f"{len(heads)} head(s) for {len(layers)} layer(s); give one for each, or None.")
     features = (layer_features(features_fn, x, layers) for x in (reconstructions, images))
@@ -93,7 +96,9 @@ def _unit_length(feature: Array) -> Array:
 
 
 def _head(head: ArrayLike, layer: str, size: int) -> Array:
-    head = jnp.asarray(head, jnp.float32)
+    head = as_finite(head, f"the head of {layer}")
+    if is_concrete(head) and np.any(np.asarray(head) < 0):
+        raise UserError(f"the head of {layer} has negative weights; must be 0 or more")
     if head.shape != (size,):
         raise UserError(f"the head of {layer} has shape {head.shape}; must be one weight per channel ({size},).")
     return head

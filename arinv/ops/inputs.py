@@ -10,7 +10,7 @@ import math
 import numbers
 import operator
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -204,6 +204,31 @@ def as_logits(logits: Any, *, batch_size: int | None = None, least: int = 1, nam
     return jnp.asarray(logits, jnp.float32)
 
 
+def call(function: Callable[[Array], Any], images: Array, name: str) -> Any:
+    """Returns what a function of a user returns for images that may be traced.
+
+    Args:
+      function: of images [B, H, W, C].
+      images: its argument.
+      name: of the function in errors.
+
+    Returns:
+      Its result.
+
+    Raises:
+      UserError: not callable, or a function that needs the values of its images, as those of NumPy do.
+    """
+    if not callable(function):
+        raise UserError(f"{name} must be a function of images [B, H, W, C], got {type(function).__name__}.")
+    try:
+        return function(images)
+    except (jax.errors.TracerArrayConversionError, jax.errors.ConcretizationTypeError) as error:
+        raise UserError(
+            f"{name} cannot be traced by JAX ({type(error).__name__}): write it in jax.numpy, without NumPy functions, "
+            "`float` or `if` of values that follow from the images."
+        ) from error
+
+
 def checked_logits_fn(logits_fn: LogitsFn, *, batch_size: int, **classes: ArrayLike | None) -> LogitsFn:
     """Returns a model that checks its logits, and class numbers against their number, when it is traced.
 
@@ -216,13 +241,15 @@ def checked_logits_fn(logits_fn: LogitsFn, *, batch_size: int, **classes: ArrayL
       The same, with float32 logits.
 
     Raises:
-      UserError: not callable; when called, as `as_logits` and `as_labels`.
+      UserError: not callable; when called, as `call`, `as_logits` and `as_labels`.
     """
     if not callable(logits_fn):
         raise UserError(f"logits_fn must be a function from images to logits [B, K], got {type(logits_fn).__name__}.")
 
     def checked(images):
-        logits = as_logits(logits_fn(images), batch_size=batch_size, least=2, name="what logits_fn returns")
+        logits = as_logits(
+            call(logits_fn, images, "logits_fn"), batch_size=batch_size, least=2, name="what logits_fn returns"
+        )
         for name, values in classes.items():
             if values is not None and is_concrete(values):
                 as_labels(values, batch_size=batch_size, num_classes=logits.shape[1], name=name)
@@ -243,9 +270,10 @@ def layer_features(features_fn: FeaturesFn, images: ArrayLike, layers: Sequence[
       float32 [B, ...] for each layer.
 
     Raises:
-      UserError: features that are not a mapping from names to arrays [B, ...], or a layer that is not among them.
+      UserError: as `call`, features that are not a mapping from names to arrays [B, ...], or a layer that is not among
+        them.
     """
-    features = features_fn(images)
+    features = call(features_fn, images, "features_fn")
     if not isinstance(features, Mapping):
         kind, hint = type(features).__name__, ""
         if isinstance(features, tuple):
@@ -278,6 +306,44 @@ def as_vector(values: ArrayLike, count: int, name: str) -> Array:
     if values.shape != (count,):
         raise UserError(f"{name} must be one number per example ({count},), got the shape {values.shape}.")
     return jnp.asarray(values, jnp.float32)
+
+
+def as_numbers(values: ArrayLike, name: str) -> np.ndarray:
+    """Checks that values are real numbers and returns them as float64, on the host.
+
+    Args:
+      values: numbers, of any shape, NaN and infinity among them or not.
+      name: their name in errors.
+
+    Returns:
+      float64, of the same shape.
+
+    Raises:
+      UserError: text, complex numbers, objects or ragged lists.
+    """
+    array = np.asarray(_as_array(values, name))
+    if array.dtype.kind not in "biuf" and not jnp.issubdtype(array.dtype, jnp.floating):  # bfloat16 has kind V
+        raise UserError(f"{name} must be numbers, got {array.dtype}.")
+    return array.astype(np.float64)
+
+
+def as_flags(values: ArrayLike, name: str) -> np.ndarray:
+    """Checks that values are true or false and returns them as bool, on the host.
+
+    Args:
+      values: True or False, or 1 or 0.
+      name: their name in errors.
+
+    Returns:
+      bool, of the same shape.
+
+    Raises:
+      UserError: other values, such as -1 of padding.
+    """
+    array = as_numbers(values, name)
+    if not np.isin(array, (0, 1)).all():
+        raise UserError(f"{name} must be True or False, or 1 or 0; remove padding such as -1 first.")
+    return array.astype(bool)
 
 
 def as_indices(indices: ArrayLike | None, count: int) -> Array:

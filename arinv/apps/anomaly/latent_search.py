@@ -103,8 +103,8 @@ def latent_search(
       The result for each image; of its best start where there are several.
 
     Raises:
-      UserError: images outside [0, 1], an unknown layer, counts below 1, a rate, weight or momentum that is negative,
-        `indices` that are not one per image, or `init` of another shape.
+      UserError: images outside [0, 1], an unknown layer, counts below 1, a rate or weight that is negative, a momentum
+        outside 0 to 1, `indices` that are not one per image, or `init` of another shape.
 
     Source: Rojas-Gomez et al. 2022, section A2: 100 iterations of SGD with momentum 0.9 at a rate that falls from
     0.1 to 0.001. The released code ends at 0.005 and takes the last loss before its update; the rate follows the
@@ -113,8 +113,9 @@ def latent_search(
     images = jax.lax.stop_gradient(as_images(images))
     check_count(num_steps, "num_steps")
     check_count(num_restarts, "num_restarts")
-    for name, value in (("pixel_weight", pixel_weight), ("feature_weight", feature_weight), ("momentum", momentum)):
+    for name, value in (("pixel_weight", pixel_weight), ("feature_weight", feature_weight)):
         check_number(value, name, least=0.0)
+    check_number(momentum, "momentum", least=0.0, most=1.0)
     starts = _starts(key, indices, init, images.shape[0], num_restarts=num_restarts, latent_shape=tuple(latent_shape))
     features = jax.lax.stop_gradient(layer_features(features_fn, images, (layer,))[0])
     # An image's restarts are neighbors, so that the restarts of a sharded batch need no communication.

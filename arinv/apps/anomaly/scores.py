@@ -21,11 +21,14 @@ from arinv.attacks.rows import select
 from arinv.errors import UserError, unknown
 from arinv.ops import norms
 from arinv.ops.inputs import (
+    as_flags,
     as_image_pair,
     as_images,
     as_indices,
     as_labels,
+    as_numbers,
     as_radius,
+    call,
     check_count,
     check_number,
     layer_features,
@@ -59,11 +62,13 @@ def reconstruction_terms(
       float32 [B], float32 [B].
 
     Raises:
-      UserError: shapes that do not match.
+      UserError: shapes that do not match, or a weight that is negative or not finite.
 
     Source: Rojas-Gomez et al. 2022, eqs. 4 and 5; section A2 for the weights, of which the main text and the appendix
     of the first version differ in that of the features (2e-2 and 1e-2): the released code has 1e-2.
     """
+    check_number(pixel_weight, "pixel_weight", least=0.0)
+    check_number(feature_weight, "feature_weight", least=0.0)
     pixel = pixel_weight * losses.pixel_loss(reconstructions, images)
     return pixel, feature_weight * losses.feature_loss(reconstructed, features)
 
@@ -199,7 +204,7 @@ def quantile_threshold(normal_scores: ArrayLike, *, quantile: float = 0.95) -> f
       UserError: no score, one that is not finite, or a quantile out of range.
     """
     scores = _check_scores(normal_scores)
-    if not 0 < quantile <= 1:
+    if not 0 < check_number(quantile, "quantile") <= 1:
         raise UserError(f"quantile must be above 0 and at most 1, got {quantile}; 0.95 accepts 95 % of normal images.")
     return float(np.quantile(scores, quantile, method="inverted_cdf"))
 
@@ -216,9 +221,9 @@ def best_f1_threshold(scores: ArrayLike, anomalous: ArrayLike) -> tuple[float, f
       image as anomalous. Of equally good thresholds the highest, with the fewest false positives.
 
     Raises:
-      UserError: scores that are not finite, or only one kind.
+      UserError: scores that are not finite, labels that are neither true nor false, or only one kind.
     """
-    scores, anomalous = _check_scores(scores), np.asarray(anomalous, bool)
+    scores, anomalous = _check_scores(scores), as_flags(anomalous, "anomalous")
     if anomalous.shape != scores.shape or anomalous.all() or not anomalous.any():
         raise UserError(
             f"best_f1 needs one label for each of the {len(scores)} scores, normal and anomalous ones among them; got "
@@ -246,10 +251,12 @@ def calibrate(scores: ArrayLike, normal_scores: ArrayLike) -> np.ndarray:
       float64 [N] in 0 to 1: 0.99 is a score that one normal image in a hundred exceeds.
 
     Raises:
-      UserError: no normal score, or one that is not finite.
+      UserError: no normal score, one that is not finite, or a score that is NaN.
     """
     normal = np.sort(_check_scores(normal_scores))
-    scores = np.asarray(scores, np.float64)
+    scores = as_numbers(scores, "scores")
+    if np.isnan(scores).any():
+        raise UserError(f"{np.isnan(scores).sum()} of {scores.size} scores are NaN, which has no rank.")
     below, up_to = (np.searchsorted(normal, scores, side=side) for side in ("left", "right"))
     return (below + up_to) / (2 * len(normal))
 
@@ -307,7 +314,7 @@ class Calibration:
 
 
 def _check_scores(scores: ArrayLike) -> np.ndarray:
-    scores = np.asarray(scores, np.float64)
+    scores = as_numbers(scores, "scores")
     if scores.ndim != 1 or not scores.size or not np.isfinite(scores).all():
         raise UserError(f"a threshold needs finite scores [N] of at least one image; got the shape {scores.shape}.")
     return scores
@@ -364,8 +371,8 @@ def attack_scores(
       float32 [B, H, W, C] in [0, 1], within `eps` of `images`, as a constant.
 
     Raises:
-      UserError: images outside [0, 1], an unknown norm, a negative radius, no step, scores that are not [B], or
-        `anomalous` and `indices` that are not one per image.
+      UserError: images outside [0, 1], an unknown norm, a negative radius, no step, a function that JAX cannot trace,
+        scores that are not [B], or `anomalous` and `indices` that are not one per image.
 
     Source: Madry et al. 2018, section 2.1.
     """
@@ -390,7 +397,7 @@ def attack_scores(
     options = {"eps": radius, "step_size": step, "num_steps": num_steps, "norm": norm}
 
     def gains_fn(x):
-        return sign * score_fn(x)
+        return sign * call(score_fn, x, "score_fn")
 
     adversarial = projected_ascent(gains_fn, start, images, use_best=True, **options)
     if random_start:  # few steps may not reach the score of the image itself

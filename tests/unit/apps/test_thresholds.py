@@ -89,8 +89,23 @@ def test_auroc_equals_the_share_of_ordered_pairs():
         ([1.0, 2.0], [True, True], "all 2 are positive"),
         ([1.0, np.nan], [True, False], "1 of 2 scores are not finite"),
         ([1.0], [True, False], "one per example"),
+        (["low", "high"], [True, False], "scores must be an array of numbers"),
+        ([1.0, 2.0], [1, -1], "positives must be True or False"),
+        ([1.0, 2.0], [1, np.nan], "positives must be True or False"),
     ],
 )
 def test_auroc_rejects_scores_without_a_rank(scores, positives, shown):
     with pytest.raises(UserError, match=shown):
         metrics.auroc(scores, positives)
+
+
+@pytest.mark.parametrize("anomalous", ([-1, 0, 1], [np.nan, 0, 1], [2, 0, 1], ["False", "True", "False"]))
+def test_best_f1_threshold_rejects_other_labels(anomalous):
+    with pytest.raises(UserError, match="^anomalous must be "):
+        best_f1_threshold([1.0, 2.0, 3.0], anomalous)
+
+
+def test_calibrate_rejects_scores_without_a_rank():
+    with pytest.raises(UserError, match="1 of 2 scores are NaN"):
+        calibrate([np.nan, 1.0], [1.0, 2.0])
+    assert calibrate([np.inf, -np.inf], [1.0, 2.0]).tolist() == [1.0, 0.0]

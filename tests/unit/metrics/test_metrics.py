@@ -197,6 +197,8 @@ def test_summary_rejects_wrong_shapes():
         metrics.summary(np.ones(3), mask=np.ones(2))
     with pytest.raises(UserError, match=r"one per example \[N\], got the shape \(3, 1\)"):
         metrics.summary(np.ones((3, 1)))
+    with pytest.raises(UserError, match="mask has NaN"):
+        metrics.summary(np.ones(2), mask=[1.0, np.nan])
 
 
 @pytest.mark.parametrize(

@@ -117,6 +117,11 @@ def test_perceptual_metrics_reject_mistakes():
         metrics.lpips(features_fn, x, x, layers=("a", "b"), heads=[np.ones(5)])
     with pytest.raises(UserError, match=r"head of a has shape \(7,\); must be .* \(5,\)"):
         metrics.lpips(features_fn, x, x, layers=("a",), heads=[np.ones(7)])
+    with pytest.raises(UserError, match="LPIPS needs at least one layer"):
+        metrics.lpips(features_fn, x, x, layers=())
+    for weight, message in ((-1.0, "negative weights"), (np.nan, "not finite")):
+        with pytest.raises(UserError, match=f"the head of a ha(s|ve) .*{message}"):
+            metrics.lpips(features_fn, x, x, layers=("a",), heads=[np.full(5, weight)])
     with pytest.raises(UserError, match=r"\(3, 8, 6, 3\) with images \(1, 8, 6, 3\)"):
         metrics.lpips(features_fn, x, x[:1], layers=("a",))
     with pytest.raises(UserError, match="cannot pair 3 images with 1"):

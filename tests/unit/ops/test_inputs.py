@@ -136,3 +136,18 @@ def test_as_images_converts_lists_and_float64():
     for images in ([[[[0.5]]]], np.full((1, 1, 1, 1), 0.5)):
         result = inputs.as_images(images)
         assert result.dtype == jnp.float32 and result.shape == (1, 1, 1, 1)
+
+
+def test_functions_that_jax_cannot_trace_are_named():
+    images = jnp.zeros((2, 4, 4, 3))
+    for function in (lambda x: jnp.asarray(np.asarray(x)[:, 0, 0]), lambda x: x[:, 0, 0] if x.max() > 0 else x):
+        with pytest.raises(UserError, match="^logits_fn cannot be traced by JAX .*write it in jax.numpy"):
+            jax.jit(inputs.checked_logits_fn(function, batch_size=2))(images)
+    with pytest.raises(UserError, match="^features_fn must be a function of images .*got NoneType"):
+        inputs.layer_features(None, images, ("a",))
+
+
+@pytest.mark.parametrize("values", (["a"], [[1], [1, 2]], [1j], None, np.array(["1"])))
+def test_as_numbers_rejects_other_values(values):
+    with pytest.raises(UserError, match="^scores must be "):
+        inputs.as_numbers(values, "scores")
