@@ -57,21 +57,23 @@ def add_gaussian_noise(key: Array, images: Array, *, sigma: float, protocol: str
 
     Args:
       key: PRNG key.
-      images: floating point [B, H, W, C] in [0, 1].
+      images: floating point [B, H, W, C] or one image [H, W, C], in [0, 1].
       sigma: standard deviation of the noise, in units of the images.
       protocol: "clipped" or "unclipped", see the module.
 
     Returns:
-      float32 [B, H, W, C]; in [0, 1] with "clipped".
+      float32, of the same shape; in [0, 1] with "clipped".
 
     Raises:
-      UserError: a level out of range, or an unknown protocol.
+      UserError: images of another layout, dtype or (where values are known) range, a level out of range, an unknown
+        protocol, or not a key.
 
     Source: Rojas-Gomez et al. 2022, section 3.3, where sigma is 50/255.
     """
     check_noise(sigma=sigma, protocol=protocol)
-    images = jnp.asarray(images).astype(jnp.float32)
-    noisy = images + sigma * jax.random.normal(key, images.shape, jnp.float32)
+    shape = jnp.shape(images)
+    images = as_images(images if len(shape) != 3 else jnp.asarray(images)[None], finite=False).reshape(shape)
+    noisy = images + sigma * jax.random.normal(single_key(key), images.shape, jnp.float32)
     return jnp.clip(noisy, 0.0, 1.0) if protocol == "clipped" else noisy
 
 

@@ -48,6 +48,20 @@ def sum_cells(values: Array, cells: tuple[int, int], cell: int) -> Array:
     return jnp.einsum("hy,wx,byxk->bhwk", rows, columns, values, precision=exact)
 
 
+def nan_where_not_finite(features: Array, images: Array) -> Array:
+    """Returns features with NaN for images that are not finite, whose comparisons would give features of others.
+
+    Args:
+      features: float [B, h, w, K].
+      images: float [B, H, W], of which they are.
+
+    Returns:
+      [B, h, w, K].
+    """
+    finite = jnp.all(jnp.isfinite(images), axis=(1, 2))
+    return jnp.where(finite[:, None, None, None], features, jnp.nan)
+
+
 def _num_cells(side: int) -> int:
     """Returns the number of cells along a side in pixels."""
     return (side + CELL // 2) // CELL
@@ -61,7 +75,8 @@ def hog(images: ArrayLike) -> Array:
 
     Returns:
       float32 [B, h, w, 31], h = (H + 4) // 8: 18 directed orientations (k at an angle of 20 k degrees, y downwards), 9
-      undirected ones (k and k + 9), and the texture energies of the blocks up left, up right, down left, down right.
+      undirected ones (k and k + 9), and the texture energies of the blocks up left, up right, down left, down right. NaN for an
+      image that is not finite.
 
     Raises:
       UserError: images of another layout, dtype or (where values are known) range.
@@ -77,7 +92,7 @@ def hog(images: ArrayLike) -> Array:
     clipped_undirected = jnp.minimum(_CLIP, undirected[..., None, :] * scales)
     texture = jnp.sum(clipped_undirected, axis=-1) / math.sqrt(2 * _ORIENTATIONS)
     halves = (0.5 * jnp.sum(x, axis=-2) for x in (clipped_directed, clipped_undirected))
-    return jnp.concatenate([*halves, texture], axis=-1)
+    return nan_where_not_finite(jnp.concatenate([*halves, texture], axis=-1), x)
 
 
 def _gradients(x: Array) -> tuple[Array, Array]:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from arinv.ops.colors import grey_values
-from arinv.ops.hog import sum_cells
+from arinv.ops.hog import nan_where_not_finite, sum_cells
 from arinv.ops.inputs import as_images
 from arinv.types import Array, ArrayLike
 
@@ -40,7 +40,8 @@ def lbp(images: ArrayLike) -> Array:
       images: float [B, H, W, 3] or [B, H, W, 1] in [0, 1], sides of 16 px or more.
 
     Returns:
-      float32 [B, H // 16, W // 16, 58], of Euclidean norm 1 in each cell. They have no gradient.
+      float32 [B, H // 16, W // 16, 58], of Euclidean norm 1 in each cell; NaN for an image that is not finite. They have no
+      gradient.
 
     Raises:
       UserError: images of another layout, dtype or (where values are known) range.
@@ -55,4 +56,5 @@ def lbp(images: ArrayLike) -> Array:
     inner = jax.nn.one_hot(jnp.asarray(codes())[patterns], DIMENSIONS)
     ones = jnp.pad(inner, ((0, 0), (1, 1), (1, 1), (0, 0)))  # a pixel at the border has no pattern
     histograms = sum_cells(ones, (height // CELL, width // CELL), CELL)
-    return jnp.sqrt(histograms / jnp.maximum(jnp.sum(histograms, axis=-1, keepdims=True), 1e-10))
+    features = jnp.sqrt(histograms / jnp.maximum(jnp.sum(histograms, axis=-1, keepdims=True), 1e-10))
+    return nan_where_not_finite(features, x)

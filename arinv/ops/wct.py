@@ -87,8 +87,8 @@ def wct(
       float32 [B, h, w, C].
 
     Raises:
-      UserError: unknown variant or method, features of different rank or channels, labels of content or style only, or
-        alpha outside 0 to 1.
+      UserError: unknown variant or method, features of different rank or channels, labels of content or style only or
+        (if concrete) outside 0..num_labels-1, or alpha outside 0 to 1.
 
     Source: Li et al. 2017, section 3; regions as in Yoo et al. 2019 (WCT2).
     """
@@ -127,8 +127,8 @@ def style_moments(
     """
     _check_options(variant, method, labels, num_labels)
     style = jnp.asarray(style_features, jnp.float32)
-    if style.ndim != 4:
-        raise UserError(f"style features have shape {style.shape}; must be [B, h, w, C]")
+    if style.ndim != 4 or 0 in style.shape[1:]:
+        raise UserError(f"style features have shape {style.shape}; must be [B, h, w, C] without a 0")
     b, h, w, c = style.shape
     rows = style.reshape(b, h * w, c)
     parts = []
@@ -174,7 +174,7 @@ def transfer(
     content = jnp.asarray(content_features, jnp.float32)
     _check_mixture(weights, alpha, len(styles))
     for style in styles:
-        if content.ndim != 4 or content.shape[::3] != style.mean.shape[::2]:
+        if content.ndim != 4 or 0 in content.shape[1:] or content.shape[::3] != style.mean.shape[::2]:
             raise _mismatch(content.shape, style.mean.shape)
         if (count := style.mean.shape[1]) != (needed := max(1, num_labels)):
             raise UserError(f"moments of {count} region(s), not {needed}: give style_moments num_labels={num_labels}")
@@ -272,7 +272,7 @@ def _check_mixture(weights: Sequence[float], alpha: float, num_styles: int) -> N
 
 def _mismatch(content: tuple[int, ...], style: tuple[int, ...]) -> UserError:
     return UserError(
-        f"content features {content} and style features {style} must be [B, h, w, C] with the same "
+        f"content features {content} and style features {style} must be [B, h, w, C], without a 0, with the same "
         "number of images and channels: take them from one layer"
     )
 
@@ -289,6 +289,10 @@ def _masks(labels: ArrayLike | None, num_labels: int, shape: tuple[int, int]) ->
         )
     if not jnp.issubdtype(labels.dtype, jnp.integer):
         raise UserError(f"labels have dtype {labels.dtype}; must be integers")
+    if is_concrete(labels) and labels.size and not 0 <= (low := int(labels.min())) <= int(labels.max()) < num_labels:
+        raise UserError(
+            f"labels go from {low} to {labels.max()}; must be 0 to {num_labels - 1}, as num_labels is {num_labels}"
+        )
     labels = labels.reshape(shape)
     for label in range(num_labels):
         yield (labels == label).astype(jnp.float32)

@@ -55,6 +55,17 @@ def test_check_noise_rejects_mistakes(key, options, message):
         add_gaussian_noise(key, jnp.zeros((1, 2, 2, 3)), **options)
 
 
+def test_add_gaussian_noise_rejects_other_images_and_keys(key):
+    for images, message in (
+        (np.zeros((1, 2, 2, 3), np.uint8), "to_float"),
+        (np.full((2, 2, 3), 99.0), "divide by 255"),
+    ):
+        with pytest.raises(UserError, match=message):
+            add_gaussian_noise(key, images, sigma=SIGMA)
+    with pytest.raises(UserError, match="^key must be"):
+        add_gaussian_noise(0, np.zeros((1, 2, 2, 3)), sigma=SIGMA)
+
+
 def test_random_window_reaches_the_whole_image(key):
     image = np.arange(6 * 7, dtype=np.uint8).reshape(1, 6, 7, 1)
     windows = np.asarray(random_window(key, jnp.asarray(np.repeat(image, 128, axis=0)), size=4))

@@ -109,6 +109,14 @@ def test_features_are_the_same_on_eight_devices(function):
     np.testing.assert_allclose(jax.jit(function)(placed), jax.jit(function)(images), rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("function", [hog, lbp])
+def test_features_of_images_that_are_not_finite_are_nan(function):
+    images = np.full((3, 32, 32, 3), 0.5, np.float32)
+    images[1, 3, 4], images[2, 5, 6, 0] = np.nan, np.inf
+    is_nan = np.isnan(function(images)).reshape(3, -1)
+    assert not is_nan[0].any() and is_nan[1:].all()
+
+
 def test_lbp_codes_of_runs():
     table = codes()
     assert table[0] == table[255] == 56 and table[0b101] == 57
