@@ -98,8 +98,11 @@ class Tfds:
     def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
         """Returns several examples; reading their records together is faster."""
         indices = [check_index(index, len(self)) for index in indices]
-        records = self._records.__getitems__(indices)
+        records = self._read(indices)
         return [self._decode(i, record) for i, record in zip(indices, records, strict=True)]
+
+    def _read(self, indices: Sequence[int]) -> Sequence[bytes]:
+        return read_records(self._records, indices, self.info.name)
 
     def _decode(self, index: int, record: bytes) -> dict[str, Any]:
         features = _parse(record)
@@ -123,7 +126,7 @@ class Tfds:
         labels = np.zeros(len(self), np.int32)
         for start in range(0, len(self) if self._label_name else 0, _BLOCK):
             indices = range(start, min(start + _BLOCK, len(self)))
-            for index, record in zip(indices, self._records.__getitems__(list(indices)), strict=True):
+            for index, record in zip(indices, self._read(list(indices)), strict=True):
                 labels[index] = self._label(_parse(record), f"example {index} of {self.info.name}")
         labels.setflags(write=False)
         return labels
@@ -135,6 +138,26 @@ class Tfds:
         if label not in self._numbers:
             raise UserError(f"{name} has the label {label}, which is none of the {len(self._numbers)} classes")
         return self._numbers[label]
+
+
+def read_records(records: Any, indices: Sequence[int], name: str) -> Sequence[bytes]:
+    """Returns records of a dataset.
+
+    Args:
+      records: of array_record.
+      indices: of the records.
+      name: of the dataset, for messages.
+
+    Raises:
+      UserError: a file that is missing or damaged.
+    """
+    try:
+        values = records.__getitems__(indices)
+    except (RuntimeError, ValueError, OSError) as error:  # array_record has no error of its own
+        raise UserError(f"{name}: a record file is missing or damaged ({_reason(error)}); prepare it again") from None
+    if not all(values):
+        raise UserError(f"{name}: a record file is damaged, which has empty records; prepare it again")
+    return values
 
 
 def _value(values: Sequence, name: str, field: str) -> Any:
@@ -237,7 +260,7 @@ def _number_labels(builder: Any, splits: Sequence[str], label_name: str) -> dict
         records = builder.as_data_source(split=split, deserialize_method=raw).data_source
         for start in range(0, len(records), _BLOCK):
             indices = list(range(start, min(start + _BLOCK, len(records))))
-            for record in records.__getitems__(indices):
+            for record in read_records(records, indices, f"tfds:{builder.info.name}"):
                 labels.update(_parse(record)[label_name].int64_list.value[:1])
     return {label: number for number, label in enumerate(sorted(labels))}
 

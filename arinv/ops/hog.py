@@ -75,8 +75,8 @@ def hog(images: ArrayLike) -> Array:
 
     Returns:
       float32 [B, h, w, 31], h = (H + 4) // 8: 18 directed orientations (k at an angle of 20 k degrees, y downwards), 9
-      undirected ones (k and k + 9), and the texture energies of the blocks up left, up right, down left, down right. NaN for an
-      image that is not finite.
+      undirected ones (k and k + 9), and the texture energies of the blocks up left, up right, down left, down right;
+      NaN for an image that is not finite.
 
     Raises:
       UserError: images of another layout, dtype or (where values are known) range.

@@ -40,8 +40,8 @@ def lbp(images: ArrayLike) -> Array:
       images: float [B, H, W, 3] or [B, H, W, 1] in [0, 1], sides of 16 px or more.
 
     Returns:
-      float32 [B, H // 16, W // 16, 58], of Euclidean norm 1 in each cell; NaN for an image that is not finite. They have no
-      gradient.
+      float32 [B, H // 16, W // 16, 58], of Euclidean norm 1 in each cell; NaN for an image that is not finite. They
+      have no gradient.
 
     Raises:
       UserError: images of another layout, dtype or (where values are known) range.

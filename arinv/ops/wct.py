@@ -25,6 +25,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from arinv.errors import UserError, unknown
 from arinv.ops.colors import grey_values
@@ -289,10 +290,12 @@ def _masks(labels: ArrayLike | None, num_labels: int, shape: tuple[int, int]) ->
         )
     if not jnp.issubdtype(labels.dtype, jnp.integer):
         raise UserError(f"labels have dtype {labels.dtype}; must be integers")
-    if is_concrete(labels) and labels.size and not 0 <= (low := int(labels.min())) <= int(labels.max()) < num_labels:
-        raise UserError(
-            f"labels go from {low} to {labels.max()}; must be 0 to {num_labels - 1}, as num_labels is {num_labels}"
-        )
+    if is_concrete(labels) and labels.size:
+        low, high = (int(limit(np.asarray(labels))) for limit in (np.min, np.max))
+        if low < 0 or high >= num_labels:
+            raise UserError(
+                f"labels go from {low} to {high}; must be 0 to {num_labels - 1}: num_labels is {num_labels}"
+            )
     labels = labels.reshape(shape)
     for label in range(num_labels):
         yield (labels == label).astype(jnp.float32)

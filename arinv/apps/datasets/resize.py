@@ -109,8 +109,8 @@ def resize(
       The folder of the dataset.
 
     Raises:
-      UserError: a number or name out of range, a source that cannot be opened, splits of different classes, or a folder
-        that holds another dataset.
+      UserError: a number or name out of range, a source that cannot be opened, splits of different classes, names of
+        classes that a dataset of TFDS cannot have, or a folder that holds another dataset.
     """
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
         raise UserError(f"name {name!r} must be lowercase letters, digits and '_', such as imagenet256")
@@ -130,6 +130,7 @@ def resize(
         raise UserError(
             f"the splits {', '.join(splits.values())} of {source} have different classes; write one of them"
         )
+    _check_class_names(source, classes[0])
 
     folder = pathlib.Path(out_dir).expanduser() / name / VERSION
     settings = {"source": source, "splits": splits, "side": side, "quality": quality}
@@ -142,6 +143,20 @@ def resize(
     infos = [_write_split(opened, folder, name, new, side, quality) for new, opened in sources.items()]
     _write_facts(folder, name, source, classes[0], infos)
     return folder
+
+
+def _check_class_names(source: str, names: Sequence[str]) -> None:
+    """Checks that TFDS reads the names of classes as they are written, one line each.
+
+    Raises:
+      UserError: a name with a line break, with blanks around it, or that is not UTF-8.
+    """
+    for name in names:
+        if name != name.strip() or len(name.splitlines()) != 1 or name != name.encode(errors="replace").decode():
+            raise UserError(
+                f"class {name!r} of {source} cannot be written: a file of TFDS has one line of UTF-8 for each class, "
+                "without blanks around it; rename its folder"
+            )
 
 
 def _fingerprint(source: data.Source) -> str:

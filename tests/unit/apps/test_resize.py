@@ -10,6 +10,7 @@ from arinv import data
 from arinv.__main__ import _run
 from arinv.apps.datasets import resize as module
 from arinv.apps.datasets.resize import encode, main, resize
+from arinv.errors import UserError
 
 
 def smooth(height, width, seed):
@@ -116,3 +117,23 @@ def test_the_command_refuses_names_sources_and_other_settings(photographs, tmp_p
     smooth(50, 50, 3).save(photographs / "dog" / "new.png")
     assert main([f"folder:{photographs}", "small", out, "--side=32"]) == 2
     assert "another examples" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["big\ndog", " dog", "d\udcffg"])
+def test_resize_refuses_classes_that_a_file_of_labels_cannot_hold(photographs, tmp_path, name):
+    (photographs / "dog").rename(photographs / name)
+    with pytest.raises(UserError, match="one line of UTF-8 for each class.*rename its folder"):
+        write(photographs, tmp_path / "out")
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "missing"])
+def test_damaged_record_files_are_one_line(photographs, tmp_path, damage):
+    folder = write(photographs, tmp_path / "out")
+    for file in folder.glob("*array_record*"):
+        content = file.read_bytes()
+        file.write_bytes(content[: len(content) // 2] if damage == "cut" else b"")
+        if damage == "missing":
+            file.unlink()
+    with pytest.raises(UserError, match="^tfds:small.*(missing or )?damaged.*prepare it again"):
+        source = data.open_source("tfds:small", data_dir=tmp_path / "out")
+        [source[i] for i in range(len(source))]
