@@ -97,6 +97,9 @@ def generative_data(args: ConfigDict, name: str = "") -> ConfigDict:
     return config
 
 
+_MAX_LABELS = 100_000  # in a range of labels
+
+
 def labels(text: str) -> tuple[int, ...]:
     """Returns the labels in a string such as "151-293" or "3+5".
 
@@ -104,11 +107,14 @@ def labels(text: str) -> tuple[int, ...]:
       ValueError: not of that form.
     """
     values: list[int] = []
+    problem = f"classes={text!r} must be labels such as 151-293 or 3+5"
     for part in filter(None, text.split("+")):
         first, dash, last = part.partition("-")
         last = last if dash else first
         if not (first.isdigit() and last.isdigit() and int(first) <= int(last)):
-            raise ValueError(f"classes={text!r} must be labels such as 151-293 or 3+5")
+            raise ValueError(problem)
+        if int(last) - int(first) >= _MAX_LABELS:
+            raise ValueError(f"{problem}, at most {_MAX_LABELS:,} of them")
         values += range(int(first), int(last) + 1)
     return tuple(values)
 

@@ -56,6 +56,8 @@ def check(config: ConfigDict) -> None:
         ("attack_warmup_epochs", config.attack_warmup_epochs),
         ("recipe.geometry_from_epoch", config.recipe.geometry_from_epoch),
     ):
+        if epochs < 0:
+            raise UserError(f"{name} must be 0 or more; got {epochs:g}")
         if not config.num_steps and epochs > config.num_epochs:
             raise UserError(
                 f"{name}={epochs:g} is beyond the end of training, num_epochs={config.num_epochs:g}; lower it, or "

@@ -57,11 +57,15 @@ def make_schedule(spec: Mapping, *, num_steps: int, steps_per_epoch: int) -> opt
       steps_per_epoch: length of an epoch, in steps.
 
     Raises:
-      UserError: unknown name, a learning rate that is not positive, or an option that is unknown or missing.
+      UserError: unknown name, a learning rate that is not positive, a negative warm-up, or an option that is unknown or
+        missing.
     """
     spec = dict(spec)
     name, rate = spec.pop("name"), float(spec.pop("learning_rate"))
-    warmup = round(spec.pop("warmup_epochs", 0) * steps_per_epoch)
+    warmup_epochs = spec.pop("warmup_epochs", 0)
+    if warmup_epochs < 0:
+        raise UserError(f"warmup_epochs must be 0 (none) or more; got {warmup_epochs}")
+    warmup = round(warmup_epochs * steps_per_epoch)
     if name not in _SCHEDULES:
         raise unknown("learning-rate schedule", name, _SCHEDULES)
     if rate <= 0:
@@ -118,12 +122,18 @@ def make_optimizer(spec: Mapping, *, num_steps: int, steps_per_epoch: int) -> op
       steps_per_epoch: length of an epoch, in steps.
 
     Raises:
-      UserError: unknown name, or an option that is unknown or missing.
+      UserError: unknown name, or an option that is unknown, missing or out of range.
     """
     spec = dict(spec)
     name, schedule, clip = spec.pop("name"), spec.pop("schedule"), spec.pop("max_gradient_norm", 0.0)
     if name not in _OPTIMIZERS:
         raise unknown("optimizer", name, _OPTIMIZERS)
+    options = _own_options(name, spec, _OPTIMIZERS)
+    for option, value in options.items():
+        if option == "weight_decay" and value < 0:
+            raise UserError(f"{option} must be 0 (none) or more; got {value}")
+        if option in ("momentum", "b1", "b2") and not 0 <= value < 1:
+            raise UserError(f"{option} must be 0 or more and below 1; got {value}")
     schedule = make_schedule(schedule, num_steps=num_steps, steps_per_epoch=steps_per_epoch)
-    optimizer = _OPTIMIZERS[name](schedule, **_own_options(name, spec, _OPTIMIZERS))
+    optimizer = _OPTIMIZERS[name](schedule, **options)
     return optax.chain(optax.clip_by_global_norm(clip), optimizer) if clip > 0 else optimizer

@@ -88,6 +88,8 @@ def check(config: ConfigDict) -> None:
         raise UserError(f"log.evaluate_every_epochs={config.log.evaluate_every_epochs} must be above 0")
     if not (config.num_steps > 0 or config.num_epochs > 0):
         total_steps(config, 1)
+    if config.get("num_epochs", 0) < 0:
+        raise UserError(f"num_epochs={config.num_epochs} must be 0 or more")
     for spec in [config.optimizer] if "schedule" in config.optimizer else config.optimizer.values():
         optimizers.make_optimizer(spec.to_dict(), num_steps=1000, steps_per_epoch=10)  # raises for unknown options
     check_steps(config.log.get("profile_steps", ()))

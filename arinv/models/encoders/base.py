@@ -198,7 +198,8 @@ def mean_std(normalization: Normalization) -> MeanStd:
         deviation), three of each.
 
     Raises:
-      UserError: unknown name, or other than two times three finite numbers, or a deviation that is not above 0.
+      UserError: unknown name, or other than two times three finite numbers, or a deviation that is not above 0, or
+        numbers above 1, as those of grey levels.
     """
     if isinstance(normalization, str):
         if normalization not in NORMALIZATIONS:
@@ -212,6 +213,11 @@ def mean_std(normalization: Normalization) -> MeanStd:
         raise UserError(
             f"normalization={normalization!r} must be a name ({', '.join(NORMALIZATIONS)}), or mean and standard "
             "deviation of red, green and blue in [0, 1], deviations above 0"
+        )
+    if max(map(abs, (*mean, *std))) > 1:
+        raise UserError(
+            f"normalization={normalization!r} is not of pixels in [0, 1], which have means and deviations up to 1: "
+            "divide those of pixels in 0 to 255 by 255"
         )
     return mean, std
 
