@@ -1,5 +1,6 @@
 """Canonical forms of paths in configs and flags."""
 
+import contextlib
 import os
 import pathlib
 import re
@@ -19,7 +20,7 @@ def canonical(path: str | os.PathLike, *, name: str = "path") -> pathlib.Path:
       name: the flag or field of the path, for messages.
 
     Raises:
-      UserError: an empty path, a URL, an unknown user's home, or links that form a circle.
+      UserError: an empty path, a URL, an unknown user's home, a name that is too long, or links that form a circle.
     """
     text = os.fspath(path)
     if not text.strip():
@@ -27,9 +28,26 @@ def canonical(path: str | os.PathLike, *, name: str = "path") -> pathlib.Path:
     if match := _URL.match(text):
         raise _no_url(name, text, match["scheme"])
     try:
-        return pathlib.Path(text).expanduser().resolve()
+        place = pathlib.Path(text).expanduser().resolve()
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError, PermissionError):
+            place.lstat()
+        return place
     except (RuntimeError, OSError, ValueError) as error:  # no such user, a circle of links, a null character
         raise UserError(f"{name}={text!r} is not a path: {getattr(error, 'strerror', None) or error}") from None
+
+
+def expanded(path: str | os.PathLike, *, name: str = "path") -> pathlib.Path:
+    """Returns the path without `~`, otherwise as the user wrote it.
+
+    Args:
+      path: as of `canonical`.
+      name: as of `canonical`.
+
+    Raises:
+      UserError: as `canonical`.
+    """
+    canonical(path, name=name)
+    return pathlib.Path(path).expanduser()
 
 
 def is_url(text: str) -> bool:

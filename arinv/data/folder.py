@@ -18,6 +18,7 @@ from arinv.data import image_files
 from arinv.data.image_files import Tree, left_out_text, looked_for, read_tree
 from arinv.data.source import SourceInfo, check_index
 from arinv.errors import UserError, unknown
+from arinv.paths import expanded
 
 # split -> names that its folder may have, see _split_of
 _SPLITS = {
@@ -65,7 +66,7 @@ class Folder:
             that may be splits or classes, classes that only the test has, or a damaged image.
         """
         image_files.check_on_bad_image(on_bad_image)
-        root = pathlib.Path(path).expanduser()
+        root = expanded(path)
         check_location(root)
         tree, left_out = read_tree(root)
         class_names, files = _list_split(tree, split, left_out)
@@ -114,7 +115,7 @@ def check_location(location: str | os.PathLike) -> None:
     Raises:
       UserError: it does not.
     """
-    path = pathlib.Path(location).expanduser()
+    path = expanded(location)
     if not path.is_dir():
         raise UserError(f"folder {str(path)!r} does not exist or is not a folder; give the path of one")
 
@@ -229,7 +230,7 @@ def _list_classes(tree: Tree, left_out: collections.Counter[str]) -> list[tuple[
 
 def class_advice(path: str | os.PathLike) -> str:
     """Returns advice for a folder with a single class: a level below with several, or how to sort the images."""
-    root = pathlib.Path(path).expanduser()
+    root = expanded(path)
     level = [read_tree(root)[0]]
     for _ in range(_MAX_DEPTH):
         level = [folder for tree in level for folder in tree.folders.values()]

@@ -19,6 +19,7 @@ from PIL import Image, ImageOps, features
 
 from arinv.data.cores import num_cores
 from arinv.errors import UserError, unknown
+from arinv.paths import expanded
 
 RESIZE_MODES = ("squash", "crop", "crop_7_8")
 ORIGINAL = "original"  # the mode that does not resize
@@ -532,7 +533,7 @@ def open_images(
       UserError: no such path, no image in it, a damaged image, or none that can be read.
     """
     check_on_bad_image(on_bad_image)
-    root = pathlib.Path(path).expanduser()
+    root = expanded(path)
     if not root.exists():
         raise UserError(f"{str(path)!r} does not exist; give an image file or a folder of images")
     paths, left_out = ([root], "") if root.is_file() else _list(root)

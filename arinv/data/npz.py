@@ -14,6 +14,7 @@ import numpy as np
 from arinv.data import image_files
 from arinv.data.source import SourceInfo, check_index, number_classes
 from arinv.errors import UserError, unknown
+from arinv.paths import expanded
 
 _SPLITS = ("train", "test", "all")
 _TEST_EVERY = 5  # one example in five
@@ -38,7 +39,7 @@ class Npz:
         """
         if split not in _SPLITS:
             raise unknown(f"split of npz:{path}", split, _SPLITS)
-        path = pathlib.Path(path).expanduser()
+        path = expanded(path)
         self._read(path)
         self._resize = resize
         self._indices = _split_indices(self._labels, split)
@@ -93,7 +94,7 @@ def check_location(location: str) -> None:
     Raises:
       UserError: it does not.
     """
-    path = pathlib.Path(location).expanduser()
+    path = expanded(location)
     if not path.is_file():
         raise UserError(f"file {str(path)!r} does not exist; give the path of an .npz file")
 

@@ -23,6 +23,7 @@ import numpy as np
 from arinv.data import image_files
 from arinv.data.source import SourceInfo, check_index
 from arinv.errors import UserError, unknown
+from arinv.paths import expanded
 
 AXES = ("axis 0", "axis 1", "axis 2")
 _SPLITS = ("train", "test")
@@ -147,7 +148,7 @@ def open_volume(location: str, split: str, *, image_size: int, resize: str, wind
     """
     if split not in _SPLITS:
         raise unknown(f"split of volume:{location}", split, _SPLITS)
-    volume = _read(pathlib.Path(location).expanduser())
+    volume = _read(expanded(location))
     if len(volume) < 2:
         raise UserError(
             f"{location} has {len(volume)} slice; a volume needs two or more, of which the last are the test"
@@ -177,7 +178,7 @@ def check_location(location: str) -> None:
     Raises:
       UserError: it does not.
     """
-    path = pathlib.Path(location).expanduser()
+    path = expanded(location)
     if not path.is_dir() and not (path.is_file() and path.suffix in (".npy", ".npz")):
         raise UserError(
             f"{location!r} is no volume; give the path of a .npy or .npz file [D, H, W], or of a folder of slices"

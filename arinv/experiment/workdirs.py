@@ -71,8 +71,7 @@ def resolve(reference: str, workdir: pathlib.Path) -> pathlib.Path:
         return zoo.resolve(reference)
     if reference.startswith(_STAGE):
         return pathlib.Path(os.path.normpath(workdir.parent / reference.removeprefix(_STAGE)))
-    paths.canonical(reference, name="the workdir of an earlier run")
-    return pathlib.Path(reference).expanduser()  # as the user wrote it, for messages
+    return paths.expanded(reference, name="the workdir of an earlier run")
 
 
 def check_paths(config: ml_collections.ConfigDict) -> None:

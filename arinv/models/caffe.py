@@ -17,6 +17,7 @@ import numpy as np
 
 from arinv.errors import UserError
 from arinv.models.generators.plans import Step
+from arinv.paths import expanded
 
 SUFFIX, MEAN_SUFFIX = ".caffemodel", ".binaryproto"
 _VARINT, _BYTES = 0, 2  # wire types
@@ -121,7 +122,7 @@ def state_dict(layers: Sequence[Layer], path: str | pathlib.Path) -> dict[str, B
 @contextlib.contextmanager
 def _one_line(path: str | pathlib.Path) -> Iterator[memoryview]:
     """Opens a file, and turns every exception of decoding it into a UserError."""
-    path = pathlib.Path(path).expanduser()
+    path = expanded(path)
     try:
         yield memoryview(np.memmap(path, np.uint8, mode="r"))
     except FileNotFoundError:

@@ -15,6 +15,7 @@ from sklearn.metrics import roc_auc_score
 
 from arinv import data, main, models
 from arinv.apps.anomaly import one_vs_all, scoring
+from arinv.apps.anomaly.detector import check as check_detector
 from arinv.errors import UserError
 from arinv.experiment import cache, loading
 from arinv.experiment.checkpoint import Checkpoints
@@ -343,6 +344,14 @@ def test_score_reports_a_mistake_in_one_line(detected, tmp_path, arg, shown):
     assert "\n" not in str(error.value) and not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("content", ["{}", "[]"])
+def test_score_rejects_a_damaged_detector(detected, tmp_path, content):
+    shutil.copytree(detected / "run" / "detector", tmp_path / "detector")
+    (tmp_path / "detector" / "detector.json").write_text(content)
+    with pytest.raises(UserError, match="detector.json is damaged, it lacks some of inverter_workdir"):
+        main.run(score.get_config(f"smoke=True,detector={tmp_path},images={detected}/noise"), tmp_path / "run")
+
+
 def test_score_rejects_an_inverter_of_other_weights(detected, tmp_path):
     shutil.copytree(detected / "run" / "detector", tmp_path / "detector")
     saved = json.loads((tmp_path / "detector" / "detector.json").read_text())
@@ -381,6 +390,20 @@ def test_detector_rejects_thresholds_from_its_training_images(tmp_path):
     config.stages.detector.data.test_split = "train"
     with pytest.raises(UserError, match="not trained on"):
         main.run(config, tmp_path / "run")
+
+
+def test_detector_rejects_a_wrong_search_and_anomalies_before_any_training(tmp_path):
+    images = tmp_path / "images"
+    images.mkdir()
+    for changes, shown in (
+        ({"search.learning_rate": -1.0}, "search.learning_rate must be 0 or more; got -1.0"),
+        ({"search.momentum": 2.0}, "search.momentum must be 0 to 1; got 2.0"),
+        ({"anomalous": str(images)}, "holds no image"),
+    ):
+        config = detector.get_config(f"smoke=True,dataset=folder:{images},encoder_checkpoint=x").stages.detector
+        config.update_from_flattened_dict(changes)
+        with pytest.raises(UserError, match=shown):
+            check_detector(config)
 
 
 def test_anomaly_config_is_plain_data_and_follows_the_paper():

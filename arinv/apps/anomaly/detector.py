@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 
 from arinv import data, metrics, paths
 from arinv.apps.anomaly import Calibration, overview, scoring
+from arinv.data.image_files import image_paths
 from arinv.errors import UserError, unknown
 from arinv.experiment import loading, workdirs
 from arinv.experiment.run import Run, check_fields, report_left_out
@@ -57,6 +58,8 @@ def check(config: ConfigDict) -> None:
         )
     if config.anomalous and not paths.canonical(config.anomalous, name="anomalous").is_dir():
         raise UserError(f"anomalous={config.anomalous} is no folder; name one of anomalous images, or leave it empty")
+    if config.anomalous:
+        image_paths(paths.canonical(config.anomalous))  # raises where it holds none
     check_decision(config.decision)
     if config.decision.policy == "best_f1" and not config.anomalous:
         raise UserError("policy=best_f1 needs anomalous validation images: name a folder of them with anomalous=")
@@ -191,9 +194,15 @@ def load(workdir: pathlib.Path, setting: scoring.Setting, *, dtype: Any) -> Dete
       dtype: of the computation.
 
     Raises:
-      UserError: an inverter of other weights than the detector's.
+      UserError: a damaged file, or an inverter of other weights than the detector's.
     """
     description = workdirs.read_json(workdir / FILE)
+    needed = ("inverter_workdir", "weights", "search", "knn", "calibrations")
+    if not isinstance(description, dict) or not all(name in description for name in needed):
+        raise UserError(
+            f"{workdir / FILE} is damaged, it lacks some of {', '.join(needed)}; run configs/detector.py again in "
+            "another directory"
+        )
     place = workdirs.follow(description["inverter_workdir"], workdir, what="inverter")
     inverter = loading.load(place, dtype=dtype, kind="inverter")
     if inverter.fingerprint != description["weights"]:

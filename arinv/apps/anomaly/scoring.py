@@ -64,6 +64,11 @@ def check(config: ConfigDict) -> None:
     for name in ("pixel_weight", "feature_weight"):
         if not config.search[name] >= 0:
             raise UserError(f"search.{name} must be 0 or more; got {config.search[name]!r}")
+    for name in ("learning_rate", "end_learning_rate"):
+        if not config.search[name] >= 0:
+            raise UserError(f"search.{name} must be 0 or more; got {config.search[name]!r}")
+    if not 0 <= config.search.momentum <= 1:
+        raise UserError(f"search.momentum must be 0 to 1; got {config.search.momentum!r}")
     check_overview(config)
     if config.knn.pooling not in POOLINGS:
         raise unknown("knn.pooling", config.knn.pooling, POOLINGS)

@@ -23,6 +23,7 @@ from PIL import Image
 from arinv import data
 from arinv.errors import MISTAKE, UserError, user_line
 from arinv.experiment.writer import progress_bar, progress_callback, replacing, write_json, write_text
+from arinv.paths import expanded
 
 VERSION = "1.0.0"
 _SHARD = 4096  # examples a file
@@ -132,7 +133,7 @@ def resize(
         )
     _check_class_names(source, classes[0])
 
-    folder = pathlib.Path(out_dir).expanduser() / name / VERSION
+    folder = expanded(out_dir) / name / VERSION
     settings = {"source": source, "splits": splits, "side": side, "quality": quality}
     settings["examples"] = {new: _fingerprint(opened) for new, opened in sources.items()}
     _check_folder(folder, settings)

@@ -9,7 +9,6 @@ Source: Rojas-Gomez et al. 2022, section 5.3, Table 10.
 """
 
 import os
-import pathlib
 import shutil
 import zlib
 from collections.abc import Callable, Mapping, Sequence
@@ -33,6 +32,7 @@ from arinv.experiment.writer import progress_bar, write_arrays, write_png
 from arinv.models.generators.wavelet import MULTIPLE
 from arinv.ops import degradations
 from arinv.ops.images import to_float, to_uint8
+from arinv.paths import expanded
 
 METRICS = [name for name, metric in metrics.METRICS.items() if not metric.needs_set]  # those of single images
 NOISY = "noisy"
@@ -89,7 +89,7 @@ def check_sets(config: ConfigDict) -> None:
     for reference in references:
         if not reference.startswith(_FOLDER):
             data.check_name(reference)
-        elif not pathlib.Path(reference.removeprefix(_FOLDER)).expanduser().exists():
+        elif not expanded(reference.removeprefix(_FOLDER)).exists():
             raise UserError(f"{reference} does not exist; name a folder of clean images")
     if config.data.num_images < 0:
         raise UserError(f"data.num_images={config.data.num_images} must be 0 (all) or more")
@@ -167,7 +167,7 @@ def _references(config: ConfigDict) -> list[str]:
 def _open(config: ConfigDict, reference: str, split: str) -> ImageSet:
     fields = config.data
     if reference.startswith(_FOLDER):
-        path = pathlib.Path(reference.removeprefix(_FOLDER)).expanduser()
+        path = expanded(reference.removeprefix(_FOLDER))
         images = open_image_files(path, on_bad_image=fields.on_bad_image)
         image_set = ImageSet(path.absolute().name, images.names, images.__getitem__)
     else:

@@ -31,6 +31,7 @@ from arinv.experiment.run import Run, check_num_images, dtype_of
 from arinv.experiment.trained import Trained
 from arinv.experiment.writer import progress_bar, write_csv, write_png
 from arinv.ops.images import crop_images, pad_images, padded_size, to_float, to_uint8
+from arinv.paths import expanded
 from arinv.types import Array, DecodeFn, FeaturesFn
 
 _OVERVIEW = "overview.png"
@@ -86,7 +87,7 @@ def run(run: Run) -> dict[str, Any]:
         images.
     """
     config, workdir = run.config, run.workdir
-    root = pathlib.Path(config.data.name).expanduser()
+    root = expanded(config.data.name)
     workdirs.check_apart(config, workdir)
     check_outputs(config, root.resolve(), workdir.resolve())
     images = run.open_images()

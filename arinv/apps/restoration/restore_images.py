@@ -8,7 +8,6 @@ in parts/; a run that was killed resumes.
 Source: Generative Encoder, Algorithm 1.
 """
 
-import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -27,6 +26,7 @@ from arinv.experiment.run import Run, check_fields
 from arinv.experiment.writer import write_csv, write_png
 from arinv.ops.degradations import Operator
 from arinv.ops.images import to_float, to_uint8
+from arinv.paths import expanded
 from arinv.train.autoencoder import operator_of
 
 _OVERVIEW = "overview.png"
@@ -82,7 +82,7 @@ def run(run: Run) -> dict[str, Any]:
     config, workdir = run.config, run.workdir
     workdirs.check_apart(config, workdir)
     folders = (*config.methods, _DEGRADED)
-    root = pathlib.Path(config.data.name).expanduser()
+    root = expanded(config.data.name)
     check_outputs(ConfigDict({"order": folders, "data": {"name": config.data.name}}), root.resolve(), workdir.resolve())
     files = run.open_images()
     names = files.names[: config.limit or None]

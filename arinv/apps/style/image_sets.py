@@ -22,6 +22,7 @@ from arinv.errors import UserError, unknown
 from arinv.experiment.cache import cache_key
 from arinv.experiment.figures import fit, labeled_grid
 from arinv.experiment.run import open_image_files
+from arinv.paths import expanded
 
 _RESIZE_MODES = ("squash", "crop")
 _LONGEST_SIDE = 12_000  # px, of a contact sheet
@@ -93,7 +94,7 @@ def check(fields: ConfigDict) -> None:
         if data.is_photographs(reference):
             data.photograph_names(reference)
             continue
-        path = pathlib.Path(reference).expanduser()
+        path = expanded(reference)
         if not path.exists():
             raise UserError(f"data.{which}={reference!r} does not exist; name an image file or a folder of images")
         if path.is_dir() and not read_tree(path)[0].images():

@@ -16,6 +16,7 @@ from PIL import Image
 
 from arinv.data.image_files import suffixes
 from arinv.errors import UserError
+from arinv.paths import expanded
 
 _MAX_LABELS = 32
 _GREYS = ("L", "1", "I", "I;16")
@@ -53,7 +54,7 @@ def read(content_folder: str, content: Sequence[str], style_folder: str, style: 
     if not content_folder:
         return LabelMaps()
     pairs = (content_folder, content), (style_folder, style)
-    files = [[_find(pathlib.Path(folder).expanduser(), name) for name in names] for folder, names in pairs]
+    files = [[_find(expanded(folder), name) for name in names] for folder, names in pairs]
     maps = [[_read(path) for path in paths] for paths in files]
     labels = [[np.unique(one) for one in side] for side in maps]
     values = np.unique(np.concatenate([*labels[0], *labels[1]]))

@@ -24,6 +24,7 @@ from arinv.models.pytorch import recognition, weights
 from arinv.models.pytorch.convert import class_names
 from arinv.models.pytorch.files import TorchFile, open_torch
 from arinv.models.pytorch.recognition import Fit
+from arinv.paths import expanded
 
 _USAGE = """usage: python -m arinv info PATH ...
 
@@ -64,7 +65,7 @@ def lines(path: str | pathlib.Path) -> list[str]:
     Raises:
       UserError: missing, damaged, or of another kind.
     """
-    path = zoo.resolve(path) if zoo.is_reference(path) else pathlib.Path(path).expanduser()
+    path = zoo.resolve(path) if zoo.is_reference(path) else expanded(path)
     if zoo.reference(path):
         return zoo.card_text((path if path.is_dir() else path.parent).name).splitlines()
     if path.is_dir():

@@ -41,6 +41,7 @@ from arinv.models.pytorch.names import (
     to_torch,
 )
 from arinv.models.pytorch.weights import StateDict, abbreviate
+from arinv.paths import expanded
 from arinv.types import Variables
 
 Report = Callable[[str], None]
@@ -457,7 +458,7 @@ def _write(path, variables: Variables, entries: Sequence[Entry], metadata: Mappi
         arrays[entry.names[0]] = np.ascontiguousarray(to_torch(entry, array))
         if entry.path[0] == "batch_stats":  # PyTorch counts batches
             arrays[f"{entry.names[0].rpartition('.')[0]}.num_batches_tracked"] = np.zeros((), np.int64)
-    path = pathlib.Path(path).expanduser()
+    path = expanded(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         safetensors.numpy.save_file(arrays, temporary, {"format": "pt", **metadata})

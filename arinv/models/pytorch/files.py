@@ -22,6 +22,7 @@ import safetensors
 from arinv.errors import UserError
 from arinv.models import caffe
 from arinv.models.pytorch.pickles import Storage, Tensor, load_pickle
+from arinv.paths import expanded
 
 _ZIP, _PICKLE = b"PK\x03\x04", b"\x80"
 _LEGACY_MAGIC, _LEGACY_PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
@@ -74,7 +75,7 @@ def open_torch(path: str | pathlib.Path) -> Iterator[TorchFile]:
     Raises:
       UserError: a missing or damaged file, another format, or a file that could run a program when PyTorch loads it.
     """
-    path = pathlib.Path(path).expanduser()
+    path = expanded(path)
     with contextlib.ExitStack() as stack:
         if path.suffix == caffe.SUFFIX:
             yield _open_caffe(path)

@@ -14,7 +14,8 @@ import optax
 import pytest
 from ml_collections import ConfigDict
 
-from arinv import models, parallel, paths
+import arinv
+from arinv import data, models, parallel, paths
 from arinv.errors import UserError
 from arinv.experiment import checkpoint, workdirs
 from arinv.experiment.checkpoint import Checkpoints
@@ -188,10 +189,25 @@ def test_follow_finds_runs_moved_together_or_behind_a_link(tmp_path):
         workdirs.follow(reference, tmp_path / "large_disk")
 
 
-@pytest.mark.parametrize("path", ["", " ", "gs://bucket/x", "s3:/bucket", "file:///x", "~no_such_user/x", "a\0b"])
+@pytest.mark.parametrize(
+    "path", ["", " ", "gs://bucket/x", "s3:/bucket", "file:///x", "~no_such_user/x", "a\0b", "a" * 300]
+)
 def test_canonical_rejects_what_is_no_local_path(path):
-    with pytest.raises(UserError, match="^checkpoint"):
-        paths.canonical(path, name="checkpoint")
+    for function in (paths.canonical, paths.expanded):
+        with pytest.raises(UserError, match="^checkpoint"):
+            function(path, name="checkpoint")
+
+
+@pytest.mark.parametrize("path", ["~no_such_user/x", "/" + "a" * 300])
+def test_public_functions_name_a_path_that_is_none(path):
+    for function in (
+        arinv.load,
+        data.open_images,
+        functools.partial(models.convert.load_torch, encoder="alexnet"),
+        *(lambda x, scheme=scheme: data.open_source(f"{scheme}:{x}") for scheme in ("folder", "npz", "volume")),
+    ):
+        with pytest.raises(UserError, match="is not a path"):
+            function(path)
 
 
 def test_canonical_resolves_home_dots_and_links(tmp_path, monkeypatch):
