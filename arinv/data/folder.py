@@ -156,7 +156,8 @@ def _split_folders(tree: Tree) -> dict[str, str]:
     """Returns split -> name of its folder; {} where the subfolders are classes.
 
     Raises:
-      UserError: two folders of one split, a single split, or names that may be splits or classes.
+      UserError: two folders of one split, a split that is a link to the training split, a single split, or names that
+        may be splits or classes.
     """
     root = str(tree.path)
     kinds = {name: _split_of(name) for name in tree.folders}
@@ -165,6 +166,12 @@ def _split_folders(tree: Tree) -> dict[str, str]:
     folders = {kind: name for kind in _SPLITS for name in named if kinds[name] == kind}
     if len(folders) < len(named):
         raise UserError(f"folder {root!r} has {' and '.join(named)}, two folders of one split; keep one of them")
+    same = [name for name in named if "train" in folders and name != folders["train"] and _are_one(tree, name, folders)]
+    if same:
+        raise UserError(
+            f"folder {root!r}: {same[0]} is {folders['train']}, through a link, so that tests would be of training "
+            "images; give each split images of its own"
+        )
     if "train" in folders and len(folders) > 1 and not (others and _AMBIGUOUS & {name.lower() for name in named}):
         return folders
     if named and not others:  # never the names of classes
@@ -181,6 +188,11 @@ def _split_folders(tree: Tree) -> dict[str, str]:
             "folders of splits train and test (or val), with nothing beside them, or rename those that are classes"
         )
     return {}
+
+
+def _are_one(tree: Tree, name: str, folders: dict[str, str]) -> bool:
+    """Returns whether a folder is that of the training split."""
+    return os.path.samefile(tree.path / name, tree.path / folders["train"])
 
 
 def _split_of(name: str) -> str | None:

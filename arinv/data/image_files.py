@@ -43,6 +43,7 @@ _SYSTEM_NAMES = {
     *("desktop.ini", "lost+found", "lost.dir", "__pycache__"),
 }
 _SYSTEM_PREFIXES = (".", "@syno", "._")
+_BITS, _PHOTOMETRIC, _SAMPLE_FORMAT, _SIGNED = 258, 262, 339, 2  # tags of TIFF, and a value of the last
 _MAX_KINDS = 12  # in a text about skipped entries
 
 
@@ -73,7 +74,7 @@ def read_levels(path: str | pathlib.Path) -> np.ndarray:
       [H, W], uint8, or of the file's own type where it has more than 8 bits.
 
     Raises:
-      UserError: a missing, damaged, truncated or far too large file.
+      UserError: a missing, damaged, truncated or far too large file, or one of several pages.
     """
     return _decode(_read_bytes(path), str(path), _to_levels)
 
@@ -136,8 +137,10 @@ def _too_large(name: str, size: str) -> str:
 
 def _to_levels(image: Image.Image, name: str) -> np.ndarray:
     """Returns the grey levels [H, W] of the first frame, upright, not scaled."""
+    if getattr(image, "n_frames", 1) > 1:
+        raise UserError(f"{name} has {image.n_frames} pages; a slice is a file of its own: save each by itself")
     _load_upright(image)
-    return np.array(image) if _is_deep(image) else to_grey(np.asarray(_to_rgb(image, name)))
+    return _deep_values(image)[0] if _is_deep(image) else to_grey(np.asarray(_to_rgb(image, name)))
 
 
 def _load_upright(image: Image.Image) -> None:
@@ -153,12 +156,33 @@ def _is_deep(image: Image.Image) -> bool:
     return image.mode in ("I", "F") or image.mode.startswith("I;16")
 
 
+def _tiff_number(image: Image.Image, tag: int, default: int) -> int:
+    """Returns the number of a tag of a TIFF, or a default, also for other formats."""
+    value = getattr(image, "tag_v2", {}).get(tag, default)
+    return value[0] if isinstance(value, tuple) else value
+
+
+def _deep_values(image: Image.Image) -> tuple[np.ndarray, int]:
+    """Returns the grey levels of an image of more than 8 bits, white the highest, and the highest of 16 bits or less.
+
+    Pillow returns 12 bits unscaled, and those of a TIFF whose white is 0 as they are stored.
+    """
+    values, highest = np.array(image), (1 << 16) - 1
+    if image.mode.startswith("I;16"):
+        highest = (1 << min(_tiff_number(image, _BITS, 16), 16)) - 1
+        if _tiff_number(image, _PHOTOMETRIC, 1) == 0:
+            values = (highest - values.astype(np.int32)).astype(np.uint16)
+    return values, highest
+
+
 def _to_rgb(image: Image.Image, name: str) -> Image.Image:
     """Returns the first frame, upright, as mode RGB.
 
     Raises:
-      UserError: 32 bits a pixel.
+      UserError: 32 bits a pixel, or signed ones.
     """
+    if _tiff_number(image, _SAMPLE_FORMAT, 1) == _SIGNED and not _is_deep(image):
+        raise UserError(f"{name} has signed values, of no standard range; save it with 8 or 16 bits without a sign")
     _scale_transparency(image)
     _load_upright(image)
     if _is_deep(image):
@@ -185,13 +209,13 @@ def _deep_grey_to_rgb(image: Image.Image, name: str) -> Image.Image:
     Raises:
       UserError: 32 bits a pixel, whose range is not standardized.
     """
-    values = np.asarray(image)
+    values, highest = _deep_values(image)
     if not (image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM")):  # PPM: at most 16
         raise UserError(
             f"{name} has 32 bits a pixel, values {values.min():g} to {values.max():g} of no standard range; save it "
             "with 8 or 16 bits"
         )
-    grey = ((values.astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8)
+    grey = ((values.astype(np.uint32) * 255 + highest // 2) // highest).astype(np.uint8)
     if isinstance(transparent := image.info.get("transparency"), int):
         grey = np.where(values == transparent, np.uint8(255), grey)
     return Image.fromarray(grey).convert("RGB")

@@ -224,7 +224,7 @@ def _read_file(path: pathlib.Path, modified: int) -> np.ndarray:
 def _number_order(name: str) -> list[tuple[int, str]]:
     """Returns a key that sorts names by the numbers in them: slice9 before slice10."""
     parts = re.split(r"(\d+)", name)
-    return [(int(part), "") if part.isdigit() else (0, part) for part in parts]
+    return [(int(part), "") if part.isdecimal() else (0, part) for part in parts]
 
 
 def _read(path: pathlib.Path) -> np.ndarray:
@@ -239,4 +239,6 @@ def _to_uint8(volume: np.ndarray, path: pathlib.Path) -> np.ndarray:
     low, high = float(volume.min()), float(volume.max())
     if not np.isfinite([low, high]).all():
         raise UserError(f"{path} has values that are not finite; a volume has finite numbers")
-    return np.rint((volume - low) * (255 / ((high - low) or 1.0))).astype(np.uint8)
+    if low == high:
+        raise UserError(f"{path} has the value {low:g} everywhere; a volume has lower and higher ones")
+    return np.rint((volume - low) * (255 / (high - low))).astype(np.uint8)

@@ -98,6 +98,33 @@ def test_decode_image_rejects_32_bits_and_reads_16_bit_pgm():
     assert decode_image(pgm, name="x").tolist() == [[[170] * 3, [255] * 3]]
 
 
+def _tiff(row, bits, photometric=1, sample_format=1):
+    """A grey TIFF of one row, written by hand: Pillow writes neither 12 bits nor a white of 0."""
+    tags = {256: 2, 257: 1, 258: bits, 259: 1, 262: photometric, 273: 8, 277: 1, 278: 1, 279: len(row)}
+    tags |= {339: sample_format}
+    row = row.ljust(4, b"\0")
+    entries = b"".join(struct.pack("<HHIHH", tag, 3, 1, value, 0) for tag, value in tags.items())
+    return b"II*\0" + struct.pack("<I", 8 + len(row)) + row + struct.pack("<H", len(tags)) + entries + bytes(4)
+
+
+@pytest.mark.parametrize(
+    ("row", "options"),
+    [
+        (struct.pack("<2H", 0, 170 * 257), {"bits": 16}),
+        (struct.pack("<2H", 65535, 85 * 257), {"bits": 16, "photometric": 0}),
+        (bytes([0x00, 0x0A, 0xAA]), {"bits": 12}),
+        (bytes([255, 85]), {"bits": 8, "photometric": 0}),
+    ],
+)
+def test_decode_image_reads_grey_tiff_of_any_depth_and_white(row, options):
+    assert decode_image(_tiff(row, **options), name="x").tolist() == [[[0] * 3, [170] * 3]]
+
+
+def test_decode_image_rejects_signed_bytes():
+    with pytest.raises(UserError, match="^a.tif has signed values"):
+        decode_image(_tiff(bytes([0, 200]), 8, sample_format=2), name="a.tif")
+
+
 def test_decode_image_applies_orientation_of_text_chunks_and_xmp(image):
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -354,6 +381,13 @@ def test_folder_rejects_classes_without_training_images(test, message, tmp_path)
     for split in ("train", "test"):
         with pytest.raises(UserError, match=f"test holds {message}.*/train'"):
             data.open_source(f"folder:{tmp_path}", split=split)
+
+
+def test_folder_rejects_a_test_split_that_links_to_the_training_split(tmp_path):
+    _fill(tmp_path / "train" / "cat", 2)
+    (tmp_path / "test").symlink_to("train")
+    with pytest.raises(UserError, match="test is train, through a link"):
+        data.open_source(f"folder:{tmp_path}")
 
 
 def test_folder_errors_are_one_line_for_any_name(tmp_path):

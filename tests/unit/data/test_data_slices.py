@@ -76,11 +76,13 @@ def test_volume_errors_are_one_line(tmp_path):
     np.save(tmp_path / "objects.npy", np.array([{}], object), allow_pickle=True)
     np.savez(tmp_path / "two.npz", a=np.zeros((2, 2, 2)), b=np.zeros((2, 2, 2)))
     np.save(tmp_path / "nan.npy", np.full((3, 4, 4), np.nan))
+    np.save(tmp_path / "constant.npy", np.full((3, 4, 4), 7.0))
     for name, message in (
         ("flat.npy", r"float64 \(4, 4\); a volume has numbers"),
         ("objects.npy", "cannot be read as a NumPy file"),
         ("two.npz", "arrays a, b; name the volume's"),
         ("nan.npy", "not finite"),
+        ("constant.npy", "value 7 everywhere"),
         ("none.npy", "is no volume"),
     ):
         with pytest.raises(UserError, match=message) as error:
@@ -109,6 +111,14 @@ def test_slices_of_different_kinds_are_refused(tmp_path):
     Image.fromarray(np.zeros((4, 5), np.uint8)).save(tmp_path / "1.png")
     with pytest.raises(UserError, match="slices of different sizes, 4x4 px, 5x4 px"):
         data.open_source(f"volume:{tmp_path}", image_size=5)
+
+
+def test_slices_of_several_pages_are_refused(tmp_path):
+    pages = [Image.fromarray(np.full((4, 4), i, np.uint16)) for i in range(3)]
+    for name in ("0.tif", "1.tif"):
+        pages[0].save(tmp_path / name, save_all=True, append_images=pages[1:])
+    with pytest.raises(UserError, match="0.tif has 3 pages"):
+        data.open_source(f"volume:{tmp_path}", image_size=4)
 
 
 def test_a_workdir_among_the_slices_is_refused(tmp_path):
