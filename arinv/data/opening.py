@@ -4,12 +4,15 @@ import dataclasses
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from arinv.data import folder, image_files, npz, photos, slices, tfds
 from arinv.data.source import Published, Recolored, Renumbered, Source, SourceInfo, Subset, class_labels
 from arinv.errors import UserError, unknown
+
+_LARGEST_SIDE = 65_536  # of images, in pixels
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,6 +105,8 @@ def split_name(name: str) -> tuple[Scheme, str]:
     Raises:
       UserError: no scheme of that name, a location that is missing, or one that the scheme does not have.
     """
+    if not isinstance(name, str):
+        raise UserError(f"the name of a dataset must be text such as 'photos', got {name!r}")
     scheme_name, _, location = name.partition(":")
     scheme = SCHEMES.get(scheme_name)
     if scheme is None or (not location if scheme.location else name != scheme_name):
@@ -168,12 +173,13 @@ def open_source(
       int}; "original": images of any height and width.
 
     Raises:
-      UserError: unknown name, split, class or mode; missing files; damaged images.
+      UserError: unknown name, split, class or mode; a number out of range; missing files; damaged images.
     """
-    if image_size < 1:
-        raise UserError(f"image_size={image_size}; must be 1 or more pixels")
-    if num_examples is not None and num_examples < 1:
-        raise UserError(f"num_examples={num_examples}; must be 1 or more, or None for all")
+    _check_whole("image_size", image_size, 1, _LARGEST_SIDE, "pixels")
+    if num_examples is not None:
+        _check_whole("num_examples", num_examples, 1, None, "or None for all")
+    if channels not in (0, 1, 3):
+        raise UserError(f"channels={channels!r}; must be 3, 1 for grey images, or 0 for those of the dataset")
     if resize not in (*image_files.RESIZE_MODES, image_files.ORIGINAL):
         raise unknown("resize", resize, (*image_files.RESIZE_MODES, image_files.ORIGINAL))
     check_name(name)
@@ -199,6 +205,18 @@ def open_source(
     if channels and channels != source.info.channels:
         source = Recolored(source, channels)
     return _renumber(source, classes) if renumber and classes else source
+
+
+def _check_whole(name: str, value: Any, least: int, most: int | None, text: str) -> None:
+    """Checks a whole number.
+
+    Raises:
+      UserError: another type, or a number out of range.
+    """
+    whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    if not whole or value < least or (most is not None and value > most):
+        bounds = f"{least} or more" if most is None else f"{least} to {most}"
+        raise UserError(f"{name}={value!r}; must be {bounds}, a whole number, {text}")
 
 
 def _renumber(source: Source, classes: Sequence[int | str]) -> Source:

@@ -164,6 +164,8 @@ def class_labels(classes: Sequence[int | str], info: SourceInfo) -> list[int]:
             item = info.class_names.index(item)
         if isinstance(item, str):
             raise unknown(f"class of {info.name}", item, info.class_names)
+        if isinstance(item, bool) or not isinstance(item, int | np.integer):
+            raise UserError(f"classes: {item!r} is neither a label, a whole number, nor the name of a class")
         if not 0 <= item < info.num_classes:
             names = ", ".join(info.class_names[:10]) + (", ..." if info.num_classes > 10 else "")
             raise UserError(

@@ -133,6 +133,8 @@ def train(
         description[descriptions.WEIGHTS] = encoder.fingerprint
     run.begin()
     run.report(_summary(config, train, test, setup.normalization))
+    if text := shared_images(train.info.split, test.info.split):
+        run.report(text)
     init_key, train_key, evaluate_key = (jax.random.fold_in(run.key, stream) for stream in (_INIT, _TRAIN, _EVALUATE))
     names = jax.eval_shape(setup.init, run.key).variables
     num_steps = total_steps(config, batches.steps_per_epoch)
@@ -308,6 +310,21 @@ def _summary(config: ConfigDict, train: data.Source, test: data.Source, normaliz
     return (
         f"{train.info.name}{second}, {_classes(train)}, {len(train):,} training and {len(test):,} test images of "
         f"{train.info.image_size} px, normalization {name}mean {mean}, standard deviation {std}"
+    )
+
+
+def shared_images(train_split: str, test_split: str) -> str:
+    """Returns a warning where the images of a test are among those of the training; empty elsewhere.
+
+    Args:
+      train_split: of the dataset.
+      test_split: of the same dataset.
+    """
+    if train_split != test_split and "all" not in (train_split, test_split):
+        return ""
+    return (
+        f"warning: test images (data.test_split={test_split!r}) are among the training images "
+        f"(data.train_split={train_split!r}): the results are not those of new images"
     )
 
 

@@ -164,6 +164,24 @@ def test_unknown_name_is_one_line_with_the_known_ones(function, name):
     assert "known: blobs, folder:PATH, npz:PATH, photos, tfds:NAME, toy:NAME, volume:PATH" in message
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"image_size": 0}, "image_size=0; must be 1 to 65536, a whole number, pixels"),
+        ({"image_size": 32.0}, "image_size=32.0; must be"),
+        ({"image_size": 100_000}, "image_size=100000; must be"),
+        ({"num_examples": 2.5}, "num_examples=2.5; must be 1 or more"),
+        ({"channels": 2}, "channels=2; must be 3, 1 for grey"),
+        ({"classes": [1.5]}, "1.5 is neither a label"),
+        ({"classes": [True]}, "True is neither a label"),
+        ({"name": None}, "name of a dataset must be text"),
+    ],
+)
+def test_open_source_rejects_other_numbers(options, message):
+    with pytest.raises(UserError, match=message):
+        data.open_source(**{"name": "photos", **options})
+
+
 def test_toy_dataset_streams_as_from_memory():
     source = data.open_source("toy:here", image_size=SIZE)
     streams = [data.train_batches(source, batch_size=3, seed=1, in_memory=flag) for flag in (True, False)]

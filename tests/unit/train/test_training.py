@@ -9,6 +9,7 @@ import pytest
 from arinv import parallel
 from arinv.errors import UserError
 from arinv.experiment.state import TrainState
+from arinv.train import training
 from arinv.train.optimizers import make_optimizer, make_schedule
 
 
@@ -75,3 +76,9 @@ def test_apply_gradients_rejects_gradients_of_another_shape():
     np.testing.assert_allclose(stepped.variables["net"]["params"]["a"], 0.9)
     with pytest.raises(AssertionError):
         state.apply_gradients("net", {"a": jnp.ones(1)}, {}, optimizer)
+
+
+def test_shared_images_of_the_splits_are_reported():
+    assert not training.shared_images("train", "test") and not training.shared_images("train[:80%]", "train[80%:]")
+    for splits in (("train", "train"), ("all", "test"), ("train", "all")):
+        assert "warning: test images" in training.shared_images(*splits)
