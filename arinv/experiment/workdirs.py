@@ -8,7 +8,7 @@ import json
 import os
 import pathlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -228,23 +228,30 @@ def read_results(workdir: pathlib.Path) -> dict[str, Any]:
     """Returns the results of a complete task.
 
     Raises:
-      UserError: there are none.
+      UserError: there are none, or they are damaged.
     """
     if not is_complete(workdir):
         raise UserError(f"no results in {workdir}: run that task to its end first")
     return read_json(workdir / "results.json")
 
 
-def read_json(path: pathlib.Path) -> Any:
-    """Returns the content of a JSON file.
+def read_json(path: pathlib.Path, *, needed: Sequence[str] = ()) -> dict[str, Any]:
+    """Returns the content of a JSON file that a run has written.
+
+    Args:
+      path: of the file.
+      needed: names that it must have.
 
     Raises:
       UserError: the file is damaged.
     """
     try:
-        return json.loads(path.read_text())
+        content = json.loads(path.read_text())
+        if not isinstance(content, dict) or (missing := [name for name in needed if name not in content]):
+            raise ValueError(f"it lacks {', '.join(missing)}" if isinstance(content, dict) else "it holds no names")
     except ValueError as error:
         raise UserError(f"{path} is damaged ({error}); delete {path.parent} to start again") from error
+    return content
 
 
 def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:

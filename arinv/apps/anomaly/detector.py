@@ -196,13 +196,8 @@ def load(workdir: pathlib.Path, setting: scoring.Setting, *, dtype: Any) -> Dete
     Raises:
       UserError: a damaged file, or an inverter of other weights than the detector's.
     """
-    description = workdirs.read_json(workdir / FILE)
     needed = ("inverter_workdir", "weights", "search", "knn", "calibrations")
-    if not isinstance(description, dict) or not all(name in description for name in needed):
-        raise UserError(
-            f"{workdir / FILE} is damaged, it lacks some of {', '.join(needed)}; run configs/detector.py again in "
-            "another directory"
-        )
+    description = workdirs.read_json(workdir / FILE, needed=needed)
     place = workdirs.follow(description["inverter_workdir"], workdir, what="inverter")
     inverter = loading.load(place, dtype=dtype, kind="inverter")
     if inverter.fingerprint != description["weights"]:

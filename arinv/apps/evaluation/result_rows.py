@@ -37,7 +37,10 @@ def read(source: pathlib.Path) -> dict[str, Row]:
     if task not in _READERS:
         raise UserError(f"{source} is no evaluation but {task}; a report reads {', '.join(sorted(_READERS))}")
     try:
-        return dict(_READERS[task][0](results))
+        rows = dict(_READERS[task][0](results))
+        for row in rows.values():
+            _ = row["setting"], row["num_examples"]  # of the note below a table
+        return rows
     except (KeyError, TypeError, IndexError) as error:
         raise UserError(f"{source / 'results.json'} lacks {error}: it is damaged or of another version") from error
 

@@ -102,6 +102,7 @@ def test_every_task_that_evaluates_is_read():
         ("evaluate", None, "no results in .*: run that task to its end first"),
         ("inverter", {}, "is no evaluation but inverter; a report reads autoattack, compare_inversion"),
         ("high_resolution", {"scales": [1]}, "results.json lacks 'curves'"),
+        ("evaluate", {}, "results.json lacks 'setting'"),
     ],
 )
 def test_read_rejects_what_is_no_finished_evaluation(task, results, shown, tmp_path):

@@ -210,6 +210,13 @@ def test_public_functions_name_a_path_that_is_none(path):
             function(path)
 
 
+@pytest.mark.parametrize("content", ["", "{", "[]", "3", "\xff"])
+def test_read_results_names_a_damaged_file(tmp_path, content):
+    (tmp_path / "results.json").write_text(content, encoding="latin-1")
+    with pytest.raises(UserError, match=r"results.json is damaged \(.*\); delete "):
+        workdirs.read_results(tmp_path)
+
+
 def test_canonical_resolves_home_dots_and_links(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
