@@ -14,11 +14,21 @@ from arinv.data.image_files import (
     resize_u8,
     to_grey,
 )
-from arinv.data.opening import SCHEMES, Scheme, check_name, open_source, published, split_name, stored_side
+from arinv.data.opening import (
+    LARGEST_SIDE,
+    SCHEMES,
+    Scheme,
+    check_name,
+    open_source,
+    published,
+    split_name,
+    stored_side,
+)
 from arinv.data.photos import is_photographs, open_photographs, photograph_names, read_photograph
 from arinv.data.source import Published, Renumbered, Source, SourceInfo, load_arrays
 
 __all__ = [
+    "LARGEST_SIDE",
     "ORIGINAL",
     "SCHEMES",
     "ExtendedBatches",

@@ -12,7 +12,7 @@ from arinv.data import folder, image_files, npz, photos, slices, tfds
 from arinv.data.source import Published, Recolored, Renumbered, Source, SourceInfo, Subset, class_labels
 from arinv.errors import UserError, unknown
 
-_LARGEST_SIDE = 65_536  # of images, in pixels
+LARGEST_SIDE = 2**16  # of images, in pixels
 
 
 @dataclasses.dataclass(frozen=True)
@@ -175,7 +175,7 @@ def open_source(
     Raises:
       UserError: unknown name, split, class or mode; a number out of range; missing files; damaged images.
     """
-    _check_whole("image_size", image_size, 1, _LARGEST_SIDE, "pixels")
+    _check_whole("image_size", image_size, 1, LARGEST_SIDE, "pixels")
     if num_examples is not None:
         _check_whole("num_examples", num_examples, 1, None, "or None for all")
     if channels not in (0, 1, 3):

@@ -26,7 +26,6 @@ from arinv.experiment.writer import progress_callback
 from arinv.ops import norms
 from arinv.ops.inputs import far_radius
 
-_LARGEST_SIDE = 2**16  # of images, in pixels
 _DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
@@ -260,8 +259,8 @@ def check_fields(config: ConfigDict) -> None:
     dtype_of(config)
     _mesh_of(config)
     image_size = config.data.get("image_size", 1)
-    if not 1 <= image_size <= _LARGEST_SIDE:
-        raise UserError(f"data.image_size={image_size} must be 1 to {_LARGEST_SIDE} px")
+    if not 1 <= image_size <= data.LARGEST_SIDE:
+        raise UserError(f"data.image_size={image_size} must be 1 to {data.LARGEST_SIDE} px")
     channels_of(config)
     if window := config.data.get("window", ()):
         data.check_window(window)
