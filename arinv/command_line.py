@@ -445,6 +445,9 @@ def parse(argv: Sequence[str]) -> Command:
         raise UserError(f"unexpected argument {rest[1]!r}; options are written --name=value, see --help")
     if values.config is None or (values.workdir is None and not values.plan):
         raise UserError("needs --config=FILE[:name=value,...] and --workdir=DIRECTORY; see --help")
+    for name in ("start_seconds", "lost_seconds"):
+        if not math.isfinite(values[name].value):
+            raise UserError(f"--{name}={values[name].value} must be a finite number of seconds")
     if not values.plan and (values.devices or values.accelerator):
         raise UserError("--devices and --accelerator are for --plan; a run uses the devices of the machine")
     workdir = None if values.workdir is None else paths.canonical(values.workdir, name="--workdir")

@@ -27,9 +27,9 @@ def make_mesh(*, data: int = -1, fsdp: int = 1) -> Mesh:
       fsdp: number of devices that share a copy of the parameters.
 
     Raises:
-      UserError: data x fsdp is not the number of devices.
+      UserError: data x fsdp is not the number of devices, or the platform that JAX_PLATFORMS names has none.
     """
-    count = jax.device_count()
+    count = _count_devices()
     if fsdp < 1 or (data < 1 and data != -1) or count % fsdp or data not in (-1, count // fsdp):
         raise UserError(
             f"mesh data={data}, fsdp={fsdp} does not fit {count} device(s): data x fsdp must be {count} "
@@ -37,6 +37,23 @@ def make_mesh(*, data: int = -1, fsdp: int = 1) -> Mesh:
         )
     auto = (AxisType.Auto,) * 2  # explicit axes break gathers and reshapes
     return jax.make_mesh((count // fsdp, fsdp), ("data", "fsdp"), axis_types=auto)
+
+
+def _count_devices() -> int:
+    """Returns the number of devices of all processes.
+
+    Raises:
+      UserError: the platform that JAX_PLATFORMS names is unknown, or has no device.
+    """
+    try:
+        return jax.device_count()
+    except (RuntimeError, AssertionError) as error:  # JAX asserts that a known platform is installed
+        if not (platforms := jax.config.jax_platforms):
+            raise
+        raise UserError(
+            f"JAX finds no device of JAX_PLATFORMS={platforms!r}: install JAX for that platform (in requirements.txt), "
+            "or unset JAX_PLATFORMS"
+        ) from error
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

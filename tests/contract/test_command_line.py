@@ -122,6 +122,8 @@ def test_load_names_file_and_line_of_a_config_s_own_error(text, shown, tmp_path)
         (["--config=classifier", "--workdir=x", "more"], "unexpected argument 'more'"),
         (["--config=classifier", "--workdir=x", "--devices=2"], "are for --plan"),
         (["--config=classifier", "--plan", "--devices=x"], "--devices=x"),
+        (["--config=classifier", "--workdir=x", "--start_seconds=nan"], "--start_seconds=nan must be a finite number"),
+        (["--config=classifier", "--workdir=x", "--lost_seconds=inf"], "--lost_seconds=inf must be a finite number"),
         (["--flagfile={tmp}/none", "--workdir=x"], "none"),
     ],
 )

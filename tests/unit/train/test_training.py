@@ -29,6 +29,13 @@ def test_make_mesh_rejects_sizes_that_do_not_fit(layout):
         parallel.make_mesh(**layout)
 
 
+@pytest.mark.parametrize("error", [AssertionError(), RuntimeError("Backend 'foo' is not in the list")])
+def test_make_mesh_names_a_platform_without_devices(error, monkeypatch):
+    monkeypatch.setattr(jax, "device_count", lambda: (_ for _ in ()).throw(error))
+    with pytest.raises(UserError, match="no device of JAX_PLATFORMS='cpu'"):
+        parallel.make_mesh()
+
+
 def test_check_batch_size_rejects_a_batch_that_devices_do_not_divide():
     with pytest.raises(UserError, match="batch_size 12 .* use 8"):
         parallel.check_batch_size(12, parallel.make_mesh())
