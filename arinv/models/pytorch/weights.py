@@ -191,7 +191,7 @@ def convert(
         them unless they belong to parts of the network, such as the blocks of a deeper one.
 
     Raises:
-      UserError: names or shapes differ, or a weight is not a tensor of real, finite numbers.
+      UserError: names or shapes differ, a weight is not a tensor of real, finite numbers, or a variance is negative.
     """
     if on_unknown not in ON_UNKNOWN:
         raise unknown("on_unknown", on_unknown, ON_UNKNOWN)
@@ -206,6 +206,8 @@ def convert(
             array = array.astype(np.float32)
         if not np.isfinite(array).all():
             raise UserError(f"{file.path} has NaN or infinity in {name} (in float32); take another checkpoint")
+        if entry.path[-1] == "var" and (array < 0).any():
+            raise UserError(f"{file.path} has negative variances in {name}; take another checkpoint")
         flat[entry.path] = np.ascontiguousarray(to_ours(entry, array))
     return traverse_util.unflatten_dict(flat)
 

@@ -17,7 +17,8 @@ from arinv.models.pytorch.names import encoder_entries, generator_entries
 
 def arrays(entries, prefix=""):
     rng = np.random.default_rng(0)
-    return {prefix + entry.names[0]: rng.standard_normal(entry.torch_shape, np.float32) for entry in entries}
+    arrays = {prefix + entry.names[0]: rng.standard_normal(entry.torch_shape, np.float32) for entry in entries}
+    return {name: np.abs(x) if name.endswith("running_var") else x for name, x in arrays.items()}
 
 
 @pytest.fixture

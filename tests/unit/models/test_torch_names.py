@@ -42,7 +42,13 @@ def random_variables(name, options, side):
     images = jax.ShapeDtypeStruct((1, side, side, 3), np.float32)
     shapes = jax.eval_shape(lambda x: module.init(jax.random.key(0), x), images)
     rng = np.random.default_rng(0)
-    return jax.tree.map(lambda leaf: rng.standard_normal(leaf.shape, np.float32), shapes)
+    return jax.tree_util.tree_map_with_path(lambda path, leaf: draw(rng, path[-1].key, leaf.shape), shapes)
+
+
+def draw(rng, name, shape):
+    """Random numbers, none below 0 for a variance."""
+    numbers = rng.standard_normal(shape, np.float32)
+    return np.abs(numbers) if name.rpartition(".")[2] in ("var", "running_var") else numbers
 
 
 @pytest.mark.parametrize("name", [name for name in models.ENCODERS if models.build(name).has_weights])
@@ -137,7 +143,7 @@ def test_load_torch_reads_any_prefix_and_older_or_newer_names(tmp_path):
 
     rng = np.random.default_rng(0)
     entries = generator_entries("alexnet", "conv1", {"image_size": 64})
-    state = {entry.names[-1]: rng.standard_normal(entry.torch_shape, np.float32) for entry in entries}
+    state = {entry.names[-1]: draw(rng, entry.names[0], entry.torch_shape) for entry in entries}
     assert "gen.0.parametrizations.weight.original" in state
     safetensors.numpy.save_file(state, tmp_path / "c.safetensors")
     generator = load_torch_generator(tmp_path / "c.safetensors", "alexnet", "conv1", image_size=64)
@@ -158,6 +164,15 @@ def test_load_torch_raises_one_line(tmp_path):
     safetensors.numpy.save_file({"a": np.zeros(1, np.float32)}, path)
     with pytest.raises(UserError, match="missing in the file: conv1.weight.*and .* more; only in the file: a$"):
         load_torch(path, "wrn28_10", depth=10, width=1)
+
+
+def test_load_torch_rejects_negative_variances(tmp_path):
+    state = {entry.names[0]: np.zeros(entry.torch_shape, np.float32) for entry in small_entries()}
+    name = next(name for name in state if name.endswith("running_var"))
+    state[name][0] = -1e-3
+    safetensors.numpy.save_file(state, tmp_path / "a.safetensors")
+    with pytest.raises(UserError, match=f"negative variances in {name}"):
+        load_torch(tmp_path / "a.safetensors", "wrn28_10", **TINY)
 
 
 @pytest.mark.parametrize(("dtype", "value"), [("f4", np.nan), ("f4", -np.inf), ("f8", 1e39)])
@@ -203,7 +218,7 @@ def test_import_rejects_an_unknown_norm_before_reading(arg):
 def weights(prefix="", dtype=np.float32, **others):
     """The arrays of a small wide ResNet by name, and others beside them."""
     rng = np.random.default_rng(0)
-    arrays = {f"{prefix}{e.names[0]}": rng.standard_normal(e.torch_shape).astype(dtype) for e in small_entries()}
+    arrays = {f"{prefix}{e.names[0]}": draw(rng, e.names[0], e.torch_shape).astype(dtype) for e in small_entries()}
     return arrays | {key.replace("/", "."): np.asarray(value) for key, value in others.items()}
 
 
