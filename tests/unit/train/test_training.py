@@ -85,7 +85,22 @@ def test_apply_gradients_rejects_gradients_of_another_shape():
         state.apply_gradients("net", {"a": jnp.ones(1)}, {}, optimizer)
 
 
-def test_shared_images_of_the_splits_are_reported():
-    assert not training.shared_images("train", "test") and not training.shared_images("train[:80%]", "train[80%:]")
-    for splits in (("train", "train"), ("all", "test"), ("train", "all")):
-        assert "warning: test images" in training.shared_images(*splits)
+@pytest.mark.parametrize(
+    ("train", "test", "shared"),
+    [
+        ("train", "test", False),
+        ("train[:80%]", "train[80%:]", False),
+        ("train[:-20%]", "train[-20%:]", False),
+        ("train[:-100]", "train[-100:]", False),
+        ("train[:500]", "train[500:]", False),
+        ("train", "train", True),
+        ("all", "test", True),
+        ("train", "all", True),
+        ("train", "train[80%:]", True),
+        ("train[:80%]", "train[50%:]", True),
+        ("train[:600]", "train[500:]", True),
+        ("train+test", "test", True),
+    ],
+)
+def test_shared_images_of_the_splits_are_reported(train, test, shared):
+    assert ("warning: test images" in training.shared_images(train, test)) == shared
