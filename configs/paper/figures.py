@@ -61,6 +61,6 @@ def _denoise(args, workdirs):
     if args.encoder == "alexnet":
         own |= {f"{name}_encoder": workdir for name, workdir in workdirs.items()}
         return table10.denoise(ConfigDict({**args.to_dict(), **own}), prefix="denoising_")
-    own |= {"encoder": "alexnet", "options": "", "dataset": "photos", "image_size": 64, "eps": -1.0, "norm": ""}
-    own |= {"options": setting.SMALL_OPTIONS["alexnet"], **setting.PAIR}
+    own |= {"encoder": "alexnet", "options": "", "dataset": "photos", "image_size": 64, "norm": ""}
+    own |= {"options": setting.SMALL_OPTIONS["alexnet"], "eps": table10.SMALL_EPS, **setting.PAIR}
     return table10.denoise(encoders.resolve(ConfigDict({**args.to_dict(), **own})), prefix="denoising_")
