@@ -463,3 +463,12 @@ def test_image_ids_depend_on_content_only():
     images = np.random.default_rng(0).integers(0, 256, (4, 3, 3, 3), dtype=np.uint8)
     ids = scoring.image_ids(images)
     assert len(set(ids.tolist())) == 4 and ids[2] == scoring.image_ids(images[2:3].copy())[0]
+
+
+@pytest.mark.parametrize(("num_classes", "text"), [(1, "one class, and AUROC needs"), (2, "4 of the 4 test images")])
+def test_one_vs_all_needs_images_of_several_classes(num_classes, text):
+    config = anomaly.get_config("smoke=True").stages.standard_evaluation
+    config.classes = (0,)
+    info = data.SourceInfo("folder:/mine", "test", 4, num_classes, (), 32)
+    with pytest.raises(UserError, match=text):
+        one_vs_all._check_classes(config, info, np.zeros(4, np.int32))

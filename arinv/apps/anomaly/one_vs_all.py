@@ -201,6 +201,11 @@ def _check_classes(config: ConfigDict, info: data.SourceInfo, labels: np.ndarray
     Raises:
       UserError: one has not.
     """
+    if info.num_classes < 2:
+        raise UserError(
+            f"{info.name} has one class, and AUROC needs anomalous images of others; name a dataset of several classes, "
+            "or train a detector (configs/detector.py)"
+        )
     for label in config.classes:
         if not 0 <= label < info.num_classes:
             raise UserError(f"classes: label {label} is not in {info.name}; it has 0 to {info.num_classes - 1}")
