@@ -35,7 +35,8 @@ SMALL_OPTIONS = {
     "wrn28_10": "depth:10+width:1",
 }
 # Of scale=small: as the run of CIFAR-10 in launch/records.
-_ENCODER_EPOCHS, _INVERTER_EPOCHS, _GAN_EPOCHS, _CLASS_EPOCHS = 4.0, 2.0, 0.5, 4.0
+_ENCODER_EPOCHS, _INVERTER_EPOCHS, _GAN_EPOCHS = 4.0, 2.0, 0.5
+_EPOCHS_OF = {"class_inverters": 4.0, "denoiser": 8.0}
 _NUM_TEST = {"autoattack": 256, "high_resolution": 128}
 _SMOKE = {  # image_size, options
     "alexnet": (64, "dense_width:16+head_side:1"),
@@ -95,7 +96,7 @@ def finish(
       stages: name -> config.
       report: the comparison.
       name: of its stage.
-      inverter_epochs: of inverters and denoisers without a discriminator at scale=small.
+      inverter_epochs: of inverters without a discriminator at scale=small.
     """
     for stage in stages.values():
         if args.scale == "small" and not args.smoke:
@@ -241,8 +242,8 @@ def _shorten(stage: ConfigDict, inverter_epochs: float) -> None:
         stage.num_epochs, stage.batch_size, stage.attack.num_steps = _ENCODER_EPOCHS, 64, 3
     elif stage.task in ("inverter", "class_inverters", "denoiser"):
         stage.num_epochs = _GAN_EPOCHS if stage.loss.adversarial else inverter_epochs
-        if stage.task == "class_inverters":
-            stage.num_epochs = _CLASS_EPOCHS
+        if stage.task in _EPOCHS_OF:
+            stage.num_epochs = _EPOCHS_OF[stage.task]
         stage.batch_size = 64
         schedule = stage.optimizer.generator.schedule
         schedule.name, schedule.learning_rate = "cosine", 1e-3
