@@ -241,9 +241,8 @@ def _shorten(stage: ConfigDict, inverter_epochs: float) -> None:
     if stage.task == "classifier":
         stage.num_epochs, stage.batch_size, stage.attack.num_steps = _ENCODER_EPOCHS, 64, 3
     elif stage.task in ("inverter", "class_inverters", "denoiser"):
-        stage.num_epochs = _GAN_EPOCHS if stage.loss.adversarial else inverter_epochs
-        if stage.task in _EPOCHS_OF:
-            stage.num_epochs = _EPOCHS_OF[stage.task]
+        epochs = _EPOCHS_OF.get(stage.task, inverter_epochs)
+        stage.num_epochs = _GAN_EPOCHS if stage.loss.adversarial else epochs
         stage.batch_size = 64
         schedule = stage.optimizer.generator.schedule
         schedule.name, schedule.learning_rate = "cosine", 1e-3

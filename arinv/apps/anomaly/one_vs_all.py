@@ -203,7 +203,7 @@ def _check_classes(config: ConfigDict, info: data.SourceInfo, labels: np.ndarray
     """
     if info.num_classes < 2:
         raise UserError(
-            f"{info.name} has one class, and AUROC needs anomalous images of others; name a dataset of several classes, "
+            f"{info.name} has one class, and AUROC needs anomalous images of others; name a dataset of several, "
             "or train a detector (configs/detector.py)"
         )
     for label in config.classes:
