@@ -42,7 +42,7 @@ def run(config: ConfigDict, workdir: pathlib.Path, tasks: Tasks) -> None:
 
 def _run(task: ModuleType, run: Run) -> None:
     """Runs a task; one of independent images again with half the batch where a device lacks the memory for it."""
-    while run is not None:
+    while True:
         try:
             task.run(run)
             return
@@ -58,12 +58,11 @@ def _run(task: ModuleType, run: Run) -> None:
 
 def _half(run: Run) -> Run | None:
     """Returns the run with half the batch, shared by its devices; None where the batch cannot change or be halved."""
-    config, share = run.config, run.config.get("batch_size", 0) // 2 // run.mesh.size
-    if config.task not in workdirs.INDEPENDENT or distributed.count() > 1 or not share:
+    if run.config.task not in workdirs.INDEPENDENT or distributed.count() > 1:
         return None
-    config = config.copy_and_resolve_references()
-    config.batch_size = share * run.mesh.size
-    return run.beside(config, run.workdir)
+    config, devices = run.config.copy_and_resolve_references(), run.mesh.size
+    config.batch_size = config.batch_size // 2 // devices * devices
+    return run.beside(config, run.workdir) if config.batch_size else None
 
 
 def check(config: ConfigDict, workdir: pathlib.Path, tasks: Tasks) -> dict[pathlib.Path, ConfigDict]:
