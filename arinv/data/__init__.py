@@ -21,6 +21,7 @@ from arinv.data.opening import (
     check_name,
     open_source,
     published,
+    share_images,
     split_name,
     stored_side,
 )
@@ -57,6 +58,7 @@ __all__ = [
     "read_image",
     "read_photograph",
     "resize_u8",
+    "share_images",
     "split_name",
     "stored_side",
     "to_grey",

@@ -1,18 +1,20 @@
 """The table of dataset schemes, and the function that opens a dataset by its name, such as "tfds:cifar10"."""
 
 import dataclasses
+import itertools
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
 from arinv.data import folder, image_files, npz, photos, slices, tfds
 from arinv.data.source import Published, Recolored, Renumbered, Source, SourceInfo, Subset, class_labels
 from arinv.errors import UserError, unknown
+from arinv.ops.inputs import check_count
 
 LARGEST_SIDE = 2**16  # of images, in pixels
+_MANY = 10**12  # images, where the number of a dataset is not known
 
 
 @dataclasses.dataclass(frozen=True)
@@ -175,9 +177,10 @@ def open_source(
     Raises:
       UserError: unknown name, split, class or mode; a number out of range; missing files; damaged images.
     """
-    _check_whole("image_size", image_size, 1, LARGEST_SIDE, "pixels")
-    if num_examples is not None:
-        _check_whole("num_examples", num_examples, 1, None, "or None for all")
+    if check_count(image_size, "image_size") > LARGEST_SIDE:
+        raise UserError(f"image_size must be 1 to {LARGEST_SIDE} px, got {image_size}")
+    if num_examples is not None:  # all
+        check_count(num_examples, "num_examples")
     if channels not in (0, 1, 3):
         raise UserError(f"channels={channels!r}; must be 3, 1 for grey images, or 0 for those of the dataset")
     if resize not in (*image_files.RESIZE_MODES, image_files.ORIGINAL):
@@ -205,18 +208,6 @@ def open_source(
     if channels and channels != source.info.channels:
         source = Recolored(source, channels)
     return _renumber(source, classes) if renumber and classes else source
-
-
-def _check_whole(name: str, value: Any, least: int, most: int | None, text: str) -> None:
-    """Checks a whole number.
-
-    Raises:
-      UserError: another type, or a number out of range.
-    """
-    whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
-    if not whole or value < least or (most is not None and value > most):
-        bounds = f"{least} or more" if most is None else f"{least} to {most}"
-        raise UserError(f"{name}={value!r}; must be {bounds}, a whole number, {text}")
 
 
 def _renumber(source: Source, classes: Sequence[int | str]) -> Source:
@@ -254,10 +245,28 @@ def published(name: str, split: str, *, image_size: int) -> SourceInfo | None:
     if facts is None or base not in facts.num_examples:
         return None
     num_examples = facts.num_examples[base]
-    if bounds:
-        num_examples = _slice_length(num_examples, bounds)
+    ends = _slice(num_examples, bounds) if bounds else (0, num_examples)
     name = f"{scheme}:{location}" if location else scheme
-    return None if num_examples is None else SourceInfo(name, split, num_examples, facts.num_classes, (), image_size)
+    return None if ends is None else SourceInfo(name, split, ends[1] - ends[0], facts.num_classes, (), image_size)
+
+
+def share_images(first: str, second: str) -> bool:
+    """Returns whether two splits of a dataset, or slices of splits joined by "+", have images in common.
+
+    Args:
+      first: such as "train[:80%]" or "train+validation".
+      second: likewise; where one is in percent and the other in images, the dataset counts as large.
+    """
+    parts = itertools.product(*([part.strip() for part in split.split("+")] for split in (first, second)))
+    return any(_share(*pair) for pair in parts)
+
+
+def _share(first: str, second: str) -> bool:
+    names, bounds = zip(*(part.partition("[")[::2] for part in (first, second)), strict=True)
+    if names[0] != names[1]:
+        return "all" in names
+    ends = [_slice(_MANY, text) if text else (0, _MANY) for text in bounds]
+    return None not in ends and max(start for start, _ in ends) < min(end for _, end in ends)
 
 
 def stored_side(name: str, image_size: int) -> int:
@@ -280,8 +289,8 @@ def _published(name: str) -> tuple[str, str, Published | None]:
     return scheme, location, SCHEMES[scheme].published.get(location) if scheme in SCHEMES else None
 
 
-def _slice_length(total: int, bounds: str) -> int | None:
-    """Returns the length of a slice such as "20%:80%]"; None for text that TFDS would not read as a slice."""
+def _slice(total: int, bounds: str) -> tuple[int, int] | None:
+    """Returns start and end of a slice such as "20%:80%]"; None for text that TFDS would not read as a slice."""
     match = re.fullmatch(r"(-?\d+%?)?:(-?\d+%?)?\]", bounds)
     if not match:
         return None
@@ -290,7 +299,7 @@ def _slice_length(total: int, bounds: str) -> int | None:
         return None
     first, last = match.groups()
     start, end = _bound(first, total) if first else 0, _bound(last, total) if last else total
-    return None if start is None or end is None or end <= start else end - start
+    return None if start is None or end is None or end <= start else (start, end)
 
 
 def _bound(text: str, total: int) -> int | None:

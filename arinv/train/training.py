@@ -2,8 +2,6 @@
 
 import contextlib
 import dataclasses
-import itertools
-import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -135,8 +133,11 @@ def train(
         description[descriptions.WEIGHTS] = encoder.fingerprint
     run.begin()
     run.report(_summary(config, train, test, setup.normalization))
-    if text := shared_images(train.info.split, test.info.split):
-        run.report(text)
+    if data.share_images(train.info.split, test.info.split):
+        run.report(
+            f"warning: images of data.test_split={test.info.split!r} are among those of "
+            f"data.train_split={train.info.split!r}: the results are not those of new images"
+        )
     init_key, train_key, evaluate_key = (jax.random.fold_in(run.key, stream) for stream in (_INIT, _TRAIN, _EVALUATE))
     names = jax.eval_shape(setup.init, run.key).variables
     num_steps = total_steps(config, batches.steps_per_epoch)
@@ -313,54 +314,6 @@ def _summary(config: ConfigDict, train: data.Source, test: data.Source, normaliz
         f"{train.info.name}{second}, {_classes(train)}, {len(train):,} training and {len(test):,} test images of "
         f"{train.info.image_size} px, normalization {name}mean {mean}, standard deviation {std}"
     )
-
-
-def shared_images(train_split: str, test_split: str) -> str:
-    """Returns a warning where the images of a test are among those of the training; empty elsewhere.
-
-    Args:
-      train_split: of the dataset, such as "train[:80%]" or "train+validation".
-      test_split: of the same dataset.
-    """
-    pairs = itertools.product(train_split.split("+"), test_split.split("+"))
-    if not any(_overlap(first.strip(), second.strip()) for first, second in pairs):
-        return ""
-    return (
-        f"warning: test images (data.test_split={test_split!r}) are among the training images "
-        f"(data.train_split={train_split!r}): the results are not those of new images"
-    )
-
-
-def _overlap(first: str, second: str) -> bool:
-    """Returns whether two splits, or slices of splits, share images; False where their bounds cannot be compared."""
-    (base, _, own), (other, _, others) = first.partition("["), second.partition("[")
-    if base != other:
-        return "all" in (base, other)
-    if not own or not others:
-        return True
-    bounds = [[bound.strip() for bound in text.rstrip("]").partition(":")[::2]] for text in (own, others)]
-    units = {bound.endswith("%") for pair in bounds for bound in pair if bound}
-    try:
-        (low, high), (other_low, other_high) = (
-            [_position(bound, default) for bound, default in zip(pair, (0, math.inf), strict=True)] for pair in bounds
-        )
-    except ValueError:
-        return False
-    return len(units) < 2 and max(low, other_low) < min(high, other_high)
-
-
-def _position(bound: str, default: float) -> float:
-    """Returns the place of a bound of a slice, in images or percent.
-
-    Raises:
-      ValueError: a number of images from the end, whose place is unknown.
-    """
-    if not bound:
-        return default
-    place = int(bound.removesuffix("%"))
-    if place < 0 and not bound.endswith("%"):
-        raise ValueError(bound)
-    return place + 100 if place < 0 else place
 
 
 def _classes(source: data.Source) -> str:

@@ -507,3 +507,26 @@ def test_window_of_a_folder_is_cropped_from_the_full_size(tmp_path):
     assert source[0]["image"].shape == (16, 16, 3) and source[0]["image"].mean() > 250
     with pytest.raises(UserError, match="800 x 600 px: the window of 64 px around x=10, y=332 is not inside"):
         data.open_source(f"folder:{tmp_path}", split="all", image_size=16, window=(10, 332, 64))
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "shared"),
+    [
+        ("train", "test", False),
+        ("train[:80%]", "train[80%:]", False),
+        ("train[:-20%]", "train[-20%:]", False),
+        ("train[:-100]", "train[-100:]", False),
+        ("train[:500]", "train[500:]", False),
+        ("train", "train", True),
+        ("all", "test", True),
+        ("train", "all", True),
+        ("train", "train[80%:]", True),
+        ("train[:80%]", "train[50%:]", True),
+        ("train[:600]", "train[500:]", True),
+        ("train+test", "test", True),
+        ("train[:500]", "train[80%:]", False),
+        ("train[5%:]", "train[:80%]", True),
+    ],
+)
+def test_splits_that_share_images(train, test, shared):
+    assert data.share_images(train, test) == data.share_images(test, train) == shared

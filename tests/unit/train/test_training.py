@@ -9,7 +9,6 @@ import pytest
 from arinv import parallel
 from arinv.errors import UserError
 from arinv.experiment.state import TrainState
-from arinv.train import training
 from arinv.train.optimizers import make_optimizer, make_schedule
 
 
@@ -83,24 +82,3 @@ def test_apply_gradients_rejects_gradients_of_another_shape():
     np.testing.assert_allclose(stepped.variables["net"]["params"]["a"], 0.9)
     with pytest.raises(AssertionError):
         state.apply_gradients("net", {"a": jnp.ones(1)}, {}, optimizer)
-
-
-@pytest.mark.parametrize(
-    ("train", "test", "shared"),
-    [
-        ("train", "test", False),
-        ("train[:80%]", "train[80%:]", False),
-        ("train[:-20%]", "train[-20%:]", False),
-        ("train[:-100]", "train[-100:]", False),
-        ("train[:500]", "train[500:]", False),
-        ("train", "train", True),
-        ("all", "test", True),
-        ("train", "all", True),
-        ("train", "train[80%:]", True),
-        ("train[:80%]", "train[50%:]", True),
-        ("train[:600]", "train[500:]", True),
-        ("train+test", "test", True),
-    ],
-)
-def test_shared_images_of_the_splits_are_reported(train, test, shared):
-    assert ("warning: test images" in training.shared_images(train, test)) == shared
