@@ -56,10 +56,13 @@ def check(config: ConfigDict) -> None:
             f"data.train_split and data.test_split are both {config.data.test_split!r}; thresholds need normal images "
             "that the detector was not trained on"
         )
-    if config.anomalous and not paths.canonical(config.anomalous, name="anomalous").is_dir():
-        raise UserError(f"anomalous={config.anomalous} is no folder; name one of anomalous images, or leave it empty")
     if config.anomalous:
-        image_paths(paths.canonical(config.anomalous))  # raises where it holds none
+        folder = paths.canonical(config.anomalous, name="anomalous")
+        if not folder.is_dir():
+            raise UserError(
+                f"anomalous={config.anomalous} is no folder; name one of anomalous images, or leave it empty"
+            )
+        image_paths(folder)  # raises where it holds none
     check_decision(config.decision)
     if config.decision.policy == "best_f1" and not config.anomalous:
         raise UserError("policy=best_f1 needs anomalous validation images: name a folder of them with anomalous=")

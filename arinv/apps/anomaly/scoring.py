@@ -61,10 +61,7 @@ def check(config: ConfigDict) -> None:
     ):
         if config[section][name] < 1:
             raise UserError(f"{section}.{name} must be 1 or more; got {config[section][name]}")
-    for name in ("pixel_weight", "feature_weight"):
-        if not config.search[name] >= 0:
-            raise UserError(f"search.{name} must be 0 or more; got {config.search[name]!r}")
-    for name in ("learning_rate", "end_learning_rate"):
+    for name in ("pixel_weight", "feature_weight", "learning_rate", "end_learning_rate"):
         if not config.search[name] >= 0:
             raise UserError(f"search.{name} must be 0 or more; got {config.search[name]!r}")
     if not 0 <= config.search.momentum <= 1:
