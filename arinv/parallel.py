@@ -29,7 +29,7 @@ def make_mesh(*, data: int = -1, fsdp: int = 1) -> Mesh:
     Raises:
       UserError: data x fsdp is not the number of devices, or the platform that JAX_PLATFORMS names has none.
     """
-    count = _count_devices()
+    count = count_devices()
     if fsdp < 1 or (data < 1 and data != -1) or count % fsdp or data not in (-1, count // fsdp):
         raise UserError(
             f"mesh data={data}, fsdp={fsdp} does not fit {count} device(s): data x fsdp must be {count} "
@@ -39,7 +39,7 @@ def make_mesh(*, data: int = -1, fsdp: int = 1) -> Mesh:
     return jax.make_mesh((count // fsdp, fsdp), ("data", "fsdp"), axis_types=auto)
 
 
-def _count_devices() -> int:
+def count_devices() -> int:
     """Returns the number of devices of all processes.
 
     Raises:

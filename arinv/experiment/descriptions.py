@@ -5,6 +5,7 @@ network is rebuilt from; of a classifier also "num_classes" and "class_names", o
 the fingerprint of its weights (`WEIGHTS`).
 """
 
+import math
 import pathlib
 import sys
 from collections.abc import Mapping
@@ -129,3 +130,23 @@ def class_difference(description: Mapping[str, Any], info: data.SourceInfo) -> s
     if len(classes) != num_classes:  # an imported encoder may have no class names
         return f"{info.name} has {len(classes)} classes, but the checkpoint was trained on {num_classes}"
     return ""
+
+
+def attack_difference(description: Mapping[str, Any], *, eps: float, norm: str) -> str:
+    """Returns how an evaluation's attack differs from that of an encoder's training, since both are fields of configs.
+
+    Args:
+      description: of the encoder.
+      eps: radius of the evaluation, 0 for none.
+      norm: of the radius.
+
+    Returns:
+      A line; empty if they are the same, or one of them is without attack.
+    """
+    trained = description.get("attack") or {}
+    trained_eps, trained_norm = trained.get("eps", 0.0), trained.get("norm", norm)
+    if not (eps and trained_eps) or (math.isclose(eps, trained_eps, rel_tol=1e-6) and norm == trained_norm):
+        return ""
+    return (
+        f"the encoder was trained with {trained_norm} eps {trained_eps:.5g} and is attacked with {norm} eps {eps:.5g}"
+    )

@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from arinv import models, zoo
+from arinv import models, parallel, zoo
 from arinv.errors import UserError
 from arinv.experiment import checkpoint, descriptions, workdirs
 from arinv.experiment.state import AVERAGE
@@ -46,11 +46,13 @@ def load(
 
     Raises:
       UserError: not a path or a dtype, no checkpoint of the network or of its encoder, a damaged one, one of another
-        kind, image size or number of channels, or an encoder of other weights than the network was trained on.
+        kind, image size or number of channels, an encoder of other weights than the network was trained on, or
+        JAX_PLATFORMS names a platform without devices.
     """
     if not isinstance(reference, str | os.PathLike):
         raise UserError(f"load needs a workdir or 'zoo:NAME', got {reference!r}")
     kinds, dtype = (kind,) if isinstance(kind, str) else kind, as_dtype(dtype)
+    parallel.count_devices()  # raises
     workdir = zoo.resolve(reference) if zoo.is_reference(reference) else pathlib.Path(reference)
     workdir = zoo.network(workdir, kinds)
     description = checkpoint.load_description(workdir)

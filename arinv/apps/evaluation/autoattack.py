@@ -95,6 +95,8 @@ def run(run: Run) -> dict[str, Any]:
         images, labels = images[index], labels[index]
     logits_fn = jax.device_put(encoder.logits_fn, parallel.replicated(run.mesh))
     run.begin()
+    if line := descriptions.attack_difference(encoder.description, eps=config.attack.eps, norm=config.attack.norm):
+        run.report(line)
     cache = run.cache("", encoder.fingerprint, arrays["image"])
     saved = cache.load(_STATE)
     state = None if saved is None else attacks.AutoAttackState.from_arrays(saved)

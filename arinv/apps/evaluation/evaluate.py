@@ -85,6 +85,8 @@ def run(run: Run) -> dict[str, Any]:
 
     run.begin()
     if figures is None:
+        if line := descriptions.attack_difference(encoder.description, eps=attack["eps"], norm=attack["norm"]):
+            run.report(line)
         step = classifier.make_eval_step(encoder.module, attack=attack)
         figures, _ = run_pass("attacking", step, encoder.variables)
         names = _NAMES | {"robust_correct": f"{attack_name}_accuracy"}

@@ -49,10 +49,12 @@ def main(argv: Sequence[str]) -> int:
     code = 0
     for path in argv:
         try:
-            print("\n".join(lines(path)))
+            text = "\n".join(lines(path))
         except (UserError, OSError) as error:
             print(f"arinv: {user_line(error, path) or error}", file=sys.stderr)
             code = 1
+        else:
+            print(text)
     return code
 
 

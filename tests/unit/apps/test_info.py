@@ -39,6 +39,17 @@ def test_info_prints_the_card_of_the_zoo(reference):
     assert info.lines(reference)[0].startswith("zoo:alexnet_small_l2_1: alexnet_small, 10 classes")
 
 
+def test_info_passes_on_that_its_reader_has_ended(monkeypatch):
+    """As of `arinv info PATH | head -1`: the command ends without a message."""
+
+    def write(*args, **options):
+        raise BrokenPipeError
+
+    monkeypatch.setattr("builtins.print", write)
+    with pytest.raises(BrokenPipeError):
+        info.main(["zoo:alexnet_small_l2_1"])
+
+
 @pytest.mark.long
 def test_info_describes_a_file_and_its_command_imports_it(robustness, tmp_path):
     lines = info.lines(robustness)

@@ -8,7 +8,7 @@ import pytest
 import arinv
 from arinv import models
 from arinv.errors import UserError
-from arinv.experiment import loading
+from arinv.experiment import descriptions, loading
 
 
 def images(count, height=16, width=16):
@@ -145,3 +145,19 @@ def test_mistakes_of_those_who_load_and_build_are_one_line(call, message):
     with pytest.raises(UserError, match=message) as error:
         call()
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("error", [AssertionError(), RuntimeError("Unknown backend foo")])
+def test_load_names_a_platform_without_devices(error, monkeypatch, untrained):
+    monkeypatch.setattr(jax, "device_count", lambda: (_ for _ in ()).throw(error))
+    with pytest.raises(UserError, match="no device of JAX_PLATFORMS='cpu'"):
+        arinv.load(untrained / "robust_encoder")
+
+
+def test_attack_difference_names_both_attacks_where_they_differ():
+    trained = {"attack": {"eps": 1.0, "norm": "l2"}}
+    line = descriptions.attack_difference(trained, eps=8 / 255, norm="linf")
+    assert line == "the encoder was trained with l2 eps 1 and is attacked with linf eps 0.031373"
+    assert "eps 0.5" in descriptions.attack_difference(trained, eps=0.5, norm="l2")
+    for description, eps in [(trained, 1.0), (trained, 0.0), ({"attack": {"eps": 0.0, "norm": "l2"}}, 0.5), ({}, 0.5)]:
+        assert descriptions.attack_difference(description, eps=eps, norm="l2") == ""
