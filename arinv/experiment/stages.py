@@ -85,6 +85,7 @@ def check(config: ConfigDict, workdir: pathlib.Path, tasks: Tasks) -> dict[pathl
             raise UserError(f"task {stage.task} runs in one process, on all of its devices; start it on one host")
         tasks[stage.task].check(stage)
     if distributed.index() == 0:
+        _check_level(config, workdir)
         _check_order(stages)
         if len(stages) > 1:  # a single task starts with reading its inputs
             pending = {folder: stage for folder, stage in stages.items() if not workdirs.is_complete(folder)}
@@ -93,6 +94,27 @@ def check(config: ConfigDict, workdir: pathlib.Path, tasks: Tasks) -> dict[pathl
                 if check_inputs := getattr(tasks[stage.task], "check_inputs", None):
                     check_inputs(Run(stage, folder, stages))
     return stages
+
+
+def _check_level(config: ConfigDict, workdir: pathlib.Path) -> None:
+    """Checks that a single task is not run in a folder of runs, and no experiment in the folder of a single task.
+
+    Raises:
+      UserError: it is.
+    """
+    is_run, is_experiment = (workdir / "config.json").exists(), "stages" in config
+    if is_experiment and is_run:
+        task = workdirs.read_json(workdir / "config.json").get("task", "")
+        raise UserError(f"workdir {workdir} belongs to a single task ({task}), not to an experiment; name another")
+    if (
+        not is_experiment
+        and not is_run
+        and (runs := sorted(path.parent.name for path in workdir.glob("*/config.json")))
+    ):
+        others = ", ".join(runs[:5]) + (", ..." if len(runs) > 5 else "")
+        raise UserError(
+            f"workdir {workdir} holds other runs ({others}); name a directory of its own, such as {workdir}/new"
+        )
 
 
 def of(config: ConfigDict, workdir: pathlib.Path, tasks: Tasks) -> dict[pathlib.Path, ConfigDict]:

@@ -1,4 +1,4 @@
-"""Stages: batches that do not fit into memory."""
+"""Stages: their place, and batches that do not fit into memory."""
 
 import types
 
@@ -57,3 +57,18 @@ def test_batches_that_decide_results_are_not_halved(task, tmp_path):
     assert sizes == [16]
     with pytest.raises(ValueError, match="belongs to another config: batch_size"):
         stages.run(_config(task, 2), tmp_path, tasks)
+
+
+def test_tasks_and_experiments_have_directories_of_their_own(tmp_path):
+    tasks, _ = _tasks("restoration", largest=8)
+    config = _config("restoration", 1)
+    experiment = ConfigDict({"stages": {"first": config.to_dict()}, "order": ["first"]})
+    stages.run(experiment, tmp_path / "experiment", tasks)
+    stages.run(experiment, tmp_path / "experiment", tasks)
+    with pytest.raises(ValueError, match=r"experiment holds other runs \(first\); name a directory of its own"):
+        stages.check(config, tmp_path / "experiment", tasks)
+    stages.run(config, tmp_path / "task", tasks)
+    stages.run(config, tmp_path / "task" / "inner", tasks)
+    stages.check(config, tmp_path / "task", tasks)  # it has a config of its own
+    with pytest.raises(ValueError, match=r"task belongs to a single task \(restoration\)"):
+        stages.check(experiment, tmp_path / "task", tasks)
