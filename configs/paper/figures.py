@@ -4,8 +4,8 @@
     python -m arinv --config=configs/paper/figures.py:scale=paper,images=photographs,content=photographs,style=art \
         --workdir=runs/figures
 
-report/report.html shows them all: Figure 3 (three losses), 4 (enlarged images), 5 (images at their own sizes), 6 (style
-transfer) and 7 (denoising); Figures 1 and 2 combine images of the others with drawings. scale=paper: AlexNet on
+figures/report.html shows them all: Figure 3 (three losses), 4 (enlarged images), 5 (images at their own sizes), 6
+(style transfer) and 7 (denoising); Figures 1 and 2 combine images of the others with drawings. scale=paper: AlexNet on
 ImageNet; scale=small: alexnet_small on CIFAR-10, and for Figure 7 AlexNet with a small head on patches of photographs.
 
 Arguments: scale, encoder, options, dataset, data_dir, eps, metrics, lpips, dtype and smoke of configs/paper/README.md,
@@ -17,7 +17,8 @@ and
   train, window, test               of configs/paper/table10.py
   on_bad_image                      error, or skip
 
-Stages: those of Tables 1, 9 and 10 (denoising_standard_encoder), scales, images; report.
+Stages: those of Tables 1, 9 and 10 without their reports, so that in the workdir of one of them only the others' are
+run; scales, images; figures.
 """
 
 from ml_collections import ConfigDict
@@ -49,10 +50,10 @@ def get_config(arg=None):
         "Figure 4: enlarged images": "stage:scales/images.png",
         "Figure 5: images at their own sizes": "stage:images",
         "Figure 6: style transfer": "stage:stylization/side_by_side.png",
-        "Figure 7: denoising": "stage:denoising_evaluation/crops.png",
+        "Figure 7: denoising": f"stage:{table10.PREFIX}evaluation/crops.png",
     }
     report = tasks.comparison(entries, title="The figures of the paper", text=_TEXT, figures=figures)
-    return setting.finish(args, stages, report)
+    return setting.finish(args, stages, report, name="figures")
 
 
 def _denoise(args, workdirs):
@@ -60,7 +61,7 @@ def _denoise(args, workdirs):
     own = {"loss": "feature" if args.scale == "paper" else "pixel_balanced"}
     if args.encoder == "alexnet":
         own |= {f"{name}_encoder": workdir for name, workdir in workdirs.items()}
-        return table10.denoise(ConfigDict({**args.to_dict(), **own}), prefix="denoising_")
+        return table10.denoise(ConfigDict({**args.to_dict(), **own}))
     own |= {"encoder": "alexnet", "options": "", "dataset": "photos", "image_size": 64, "norm": ""}
     own |= {"options": setting.SMALL_OPTIONS["alexnet"], "eps": table10.SMALL_EPS, **setting.PAIR}
-    return table10.denoise(encoders.resolve(ConfigDict({**args.to_dict(), **own})), prefix="denoising_")
+    return table10.denoise(encoders.resolve(ConfigDict({**args.to_dict(), **own})))

@@ -18,8 +18,8 @@ and
   test                              folder:PATH or other datasets, joined by "+"
   on_bad_image                      error, or skip
 
-Stages: standard_encoder, robust_encoder, standard_denoiser, robust_denoiser, evaluation, report. Fields that are often
-set: those of configs/denoising.py.
+Stages: denoising_standard_encoder, denoising_robust_encoder, denoising_standard_denoiser, denoising_robust_denoiser,
+denoising_evaluation, report. Fields that are often set: those of configs/denoising.py.
 """
 
 from configs import denoising
@@ -28,6 +28,7 @@ from configs.paper import setting
 SMALL_EPS = 1.0  # l2 at 64 px: with the 3 of 224 px a short training stays at chance
 _PAPER = {**setting.ALEXNET, "train": "imagenet2012", "loss": "feature"}
 _SMALL = {"encoder": "alexnet", "dataset": "photos", "image_size": 64, "eps": SMALL_EPS, "loss": "pixel_balanced"}
+PREFIX = "denoising_"  # of the stages, so that Figure 7 is made in the same workdir
 INPUTS = {"train": "photos", "window": 0, "test": "photos"}
 _TEXT = "Clean images with added noise, restored by denoisers on a standard and on a robust encoder."
 
@@ -35,18 +36,18 @@ _TEXT = "Clean images with added noise, restored by denoisers on a standard and 
 def get_config(arg=None):
     """Returns the stages: two encoders, a denoiser on each, their evaluation, the report."""
     args = setting.parse(arg, paper=_PAPER, small=_SMALL, **setting.PAIR, **INPUTS, loss="", on_bad_image="error")
-    stages = denoise(args)
-    return setting.finish(args, stages, setting.report("10", {"evaluation": "stage:evaluation"}, text=_TEXT))
+    report = setting.report("10", {"evaluation": f"stage:{PREFIX}evaluation"}, text=_TEXT)
+    return setting.finish(args, denoise(args), report)
 
 
-def denoise(args, *, prefix=""):
+def denoise(args):
     """Returns the stages of `denoising.denoise`, at the scale of the arguments."""
     if args.smoke:
         args.train = "photos"
-    stages = denoising.denoise(args, prefix=prefix)
+    stages = denoising.denoise(args, prefix=PREFIX)
     if args.scale == "small":
         for name in ("standard", "robust"):
-            stage = stages[f"{prefix}{name}_denoiser"]
+            stage = stages[f"{PREFIX}{name}_denoiser"]
             stage.decoder.image_bias = 2.0  # for a short training
             stage.data.image_size = 224 if args.window else args.image_size
     return stages

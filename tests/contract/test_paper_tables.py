@@ -13,6 +13,7 @@ from configs.paper import (
     deepsim_vae,
     dosovitskiy_brox_layers,
     dosovitskiy_brox_table2,
+    figures,
     generative_encoder_figures,
     generative_encoder_table2,
     generative_encoder_table3,
@@ -308,9 +309,21 @@ def test_layers_of_deepsim_stand_beside_generators_of_pixels():
 
 def test_small_denoisers_are_trained_at_their_encoders_size():
     stages = table10.get_config("").stages
-    assert stages.robust_encoder.data.image_size == stages.robust_denoiser.data.image_size == 64
-    assert stages.robust_encoder.encoder.options.to_dict() == {"dense_width": 512, "head_side": 1}
-    assert table10.get_config("scale=paper,test=folder:x").stages.robust_denoiser.data.image_size == 224
+    encoder, denoiser = stages.denoising_robust_encoder, stages.denoising_robust_denoiser
+    assert encoder.data.image_size == denoiser.data.image_size == 64
+    assert encoder.encoder.options.to_dict() == {"dense_width": 512, "head_side": 1}
+    paper = table10.get_config("scale=paper,test=folder:x").stages
+    assert paper.denoising_robust_denoiser.data.image_size == 224
+
+
+@pytest.mark.parametrize("scale", ["small", "paper"])
+def test_figures_run_in_the_workdir_of_the_tables_whose_stages_they_have(scale):
+    ours = figures.get_config(f"scale={scale},content=a,style=b,test=folder:x").stages
+    theirs = table1.get_config(f"scale={scale}").stages
+    if scale == "small":  # the published AlexNets are those of Table 1
+        theirs = {**theirs, **table10.get_config("test=folder:x").stages}
+    for name, stage in theirs.items():
+        assert name == "report" or stage.to_json() == ours[name].to_json(), name
 
 
 def test_readme_has_a_row_for_every_table():
