@@ -270,7 +270,7 @@ def _results(
         "encoder": dict(encoder),
         "encoder_weights": inverter.encoder.fingerprint,
         "training_classes": sorted(set(test.names) & set(encoder["class_names"])),
-        "num_examples": len(test.labels),
+        "num_examples": len(test.indices),
         "num_normal": config.num_normal or None,
         "num_anomalous": config.num_anomalous or None,
         "variants": {"auroc": metrics.AUROC_VARIANT} | {name: variants[name] for name in scores},
