@@ -36,7 +36,8 @@ SMALL_OPTIONS = {
 }
 # Of scale=small: as the run of CIFAR-10 in launch/records.
 _ENCODER_EPOCHS, _INVERTER_EPOCHS, _GAN_EPOCHS = 4.0, 2.0, 0.5
-_EPOCHS_OF = {"class_inverters": 4.0, "denoiser": 8.0}
+_EPOCHS_OF = {"class_inverters": 4.0}
+_DENOISER_BATCH = 16  # of larger images than the others'
 _NUM_TEST = {"autoattack": 256, "high_resolution": 128}
 _SMOKE = {  # image_size, options
     "alexnet": (64, "dense_width:16+head_side:1"),
@@ -243,7 +244,7 @@ def _shorten(stage: ConfigDict, inverter_epochs: float) -> None:
     elif stage.task in ("inverter", "class_inverters", "denoiser"):
         epochs = _EPOCHS_OF.get(stage.task, inverter_epochs)
         stage.num_epochs = _GAN_EPOCHS if stage.loss.adversarial else epochs
-        stage.batch_size = 64
+        stage.batch_size = _DENOISER_BATCH if stage.task == "denoiser" else 64
         schedule = stage.optimizer.generator.schedule
         schedule.name, schedule.learning_rate = "cosine", 1e-3
     elif stage.task in _NUM_TEST:

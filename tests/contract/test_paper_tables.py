@@ -307,10 +307,10 @@ def test_layers_of_deepsim_stand_beside_generators_of_pixels():
     assert stages.report.figures["Study: reencode"] == "stage:study/reencode.png"
 
 
-def test_small_denoisers_are_trained_at_their_encoders_size():
+def test_small_denoisers_are_trained_on_larger_images_than_their_encoders():
     stages = table10.get_config("").stages
     encoder, denoiser = stages.denoising_robust_encoder, stages.denoising_robust_denoiser
-    assert encoder.data.image_size == denoiser.data.image_size == 64
+    assert (encoder.data.image_size, denoiser.data.image_size, denoiser.batch_size) == (64, 128, 16)
     assert encoder.encoder.options.to_dict() == {"dense_width": 512, "head_side": 1}
     paper = table10.get_config("scale=paper,test=folder:x").stages
     assert paper.denoising_robust_denoiser.data.image_size == 224
