@@ -196,7 +196,7 @@ def load_variables(workdir: pathlib.Path, abstract: Mapping[str, Variables]) -> 
       abstract: network name -> shapes and dtypes of its variables.
 
     Raises:
-      UserError: no checkpoint, one of another model, or none that can be read.
+      UserError: no checkpoint, one of another model, none that can be read, or weights that are not finite.
     """
     if exported.is_file(workdir):
         return {name: exported.load_variables(workdir, shapes) for name, shapes in abstract.items()}
@@ -208,7 +208,10 @@ def load_variables(workdir: pathlib.Path, abstract: Mapping[str, Variables]) -> 
         with open_reader() as reader:
             return {name: restore_items(reader, path / name, value) for name, value in target.items()}
 
-    return newest_readable(_of_run(workdir), read)[0]
+    networks = newest_readable(_of_run(workdir), read)[0]
+    for variables in networks.values():
+        exported.check_values(variables, workdir)
+    return networks
 
 
 def check_run(workdir: pathlib.Path, *, name: str = "") -> None:

@@ -18,9 +18,44 @@ from arinv.errors import UserError
 
 WEIGHTS = "encoder_weights"
 
+_NETWORKS = {"encoder": str, "image_size": int, "variant": str}
+_FIELDS = {  # kind -> what its networks cannot be rebuilt without
+    "classifier": {"encoder": str, "options": dict, "num_classes": int, "class_names": list, "image_size": int},
+    "inverter": {**_NETWORKS, "layer": str},
+    "denoiser": {**_NETWORKS, "pad_side": str},
+    "autoencoder": {"autoencoder": dict, "image_size": int},
+    "gan": {"gan": dict, "image_size": int},
+}
+
 
 class OtherSize(UserError):
     """A network applied to images of another size than it was trained on."""
+
+
+def check_fields(description: Any, place: pathlib.Path) -> dict[str, Any]:
+    """Returns a description that was read, if a network can be rebuilt from it.
+
+    Args:
+      description: as it was read.
+      place: where, for the message.
+
+    Raises:
+      UserError: it is none of a network, or lacks a field.
+    """
+    kind = description.get("kind") if isinstance(description, dict) else None
+    if not isinstance(kind, str) or kind not in _FIELDS:
+        raise UserError(
+            f"{place} holds no trained network of arinv; configs/import_torch.py:path=FILE reads PyTorch's weights"
+        )
+    fields = dict(_FIELDS[kind])
+    if kind in ("inverter", "denoiser") and not description.get("initial"):
+        fields["encoder_workdir"] = str
+    for name, form in fields.items():
+        value = description.get(name)
+        if type(value) is not form or (name == "image_size" and value < 1):
+            problem = f"lacks {name}" if name not in description else f"has {name}={value!r}"
+            raise UserError(f"the description of the {kind} in {place} {problem}; write it again with this version")
+    return description
 
 
 def check_encoder(description: Mapping[str, Any], encoder: str, place: str | pathlib.Path) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 import safetensors.numpy
 
 from arinv.errors import UserError
+from arinv.experiment.descriptions import check_fields
 from arinv.experiment.writer import write_atomically
 from arinv.models.pytorch.files import open_torch
 from arinv.types import Variables
@@ -66,12 +67,9 @@ def load_description(path: pathlib.Path) -> dict[str, Any]:
         metadata = file.metadata
     try:
         description = json.loads(metadata["description"])
-        description["kind"] + description["encoder"]
     except (KeyError, TypeError, ValueError):
-        raise UserError(
-            f"{path} holds no trained network of arinv; configs/import_torch.py:path=FILE reads PyTorch's weights"
-        ) from None
-    return description
+        description = None
+    return check_fields(description, path)
 
 
 def load_variables(path: pathlib.Path, expected: Variables) -> Variables:
@@ -82,7 +80,7 @@ def load_variables(path: pathlib.Path, expected: Variables) -> Variables:
       expected: shapes of the variables.
 
     Raises:
-      UserError: a damaged file, or one of another model; with both sides.
+      UserError: a damaged file, one of another model, with both sides, or weights that are not finite.
     """
     leaves = flat(expected)
     with open_torch(path) as file:
@@ -90,7 +88,27 @@ def load_variables(path: pathlib.Path, expected: Variables) -> Variables:
         if text := differences(saved, {name: tuple(leaf.shape) for name, leaf in leaves.items()}):
             raise UserError(f"{path} is of another model: {text}")
         arrays = [file.array(file.content[name]).astype(np.float32) for name in leaves]
-    return jax.device_put(jax.tree.unflatten(jax.tree.structure(expected), arrays), jax.local_devices()[0])
+    variables = jax.tree.unflatten(jax.tree.structure(expected), arrays)
+    check_values(variables, path)
+    return jax.device_put(variables, jax.local_devices()[0])
+
+
+def check_values(variables: Variables, place: pathlib.Path) -> None:
+    """Checks that the weights of a network are finite and its variances not negative.
+
+    Args:
+      variables: of the network.
+      place: where they were read, for the message.
+
+    Raises:
+      UserError: naming the first weight that is not.
+    """
+    for name, value in flat(variables).items():
+        array = np.asarray(value)
+        if not np.isfinite(array).all():
+            raise UserError(f"{place} has NaN or infinity in {name}; take another checkpoint, or train again")
+        if name.endswith("/var") and array.min() < 0:
+            raise UserError(f"{place} has a negative variance in {name}; take another checkpoint, or train again")
 
 
 def differences(saved: Mapping[str, tuple[int, ...]], model: Mapping[str, tuple[int, ...]]) -> str:

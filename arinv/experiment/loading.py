@@ -58,6 +58,7 @@ def load(
     description = checkpoint.load_description(workdir)
     if any(kinds) and description.get("kind") not in kinds:
         description = checkpoint.load_description(workdir, kind=kinds[-1])  # raises
+    descriptions.check_fields(description, workdir)
     if image_size is not None and not other_size:
         descriptions.check_trained_size(description, image_size, workdir)
     if channels not in (None, own := description.get("channels", 3)):

@@ -193,3 +193,53 @@ def test_training_command_trains_the_same_again(arguments, stage):
     saved.new_field = 1
     with one_line("fields that no flag sets: new_field"):
         maintenance.training_command(saved)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda description: description.pop("image_size"), "inverter in .* lacks image_size"),
+        (lambda description: description.update(image_size="16"), "has image_size='16'"),
+        (lambda description: description.update(image_size=0), "has image_size=0"),
+        (lambda description: description.pop("variant"), "lacks variant"),
+        (lambda description: description.pop("encoder_workdir"), "lacks encoder_workdir"),
+        (lambda description: description.update(kind="foo"), "holds no trained network of arinv"),
+    ],
+)
+def test_description_without_a_field_is_refused_in_one_line(tmp_path, folder, change, message):
+    loaded = loading.load(folder / NAME / "conv5.safetensors")
+    description = dict(loaded.description)
+    change(description)
+    exported.write(tmp_path / "x.safetensors", loaded.variables, description)
+    with one_line(message):
+        arinv.load(tmp_path / "x.safetensors")
+
+
+def with_value(variables, name, value):
+    return jax.tree_util.tree_map_with_path(
+        lambda path, x: np.full_like(x, value) if jax.tree_util.keystr(path, simple=True, separator="/") == name else x,
+        variables,
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("params/conv1/kernel", np.nan, "has NaN or infinity in params/conv1/kernel"),
+        ("params/conv1/bias", -np.inf, "has NaN or infinity in params/conv1/bias"),
+        ("params/x/var", -1.0, "has a negative variance in params/x/var"),
+    ],
+)
+def test_weights_that_are_not_finite_are_refused(tmp_path, runs, name, value, message):
+    encoder = loading.load(runs / "encoder")
+    variables = {"params": {**encoder.variables["params"], "x": {"var": np.ones(2)}}}
+    with one_line(message):
+        exported.check_values(with_value(variables, name, value), tmp_path)
+
+
+def test_file_with_nan_is_refused_where_it_is_loaded(tmp_path, runs):
+    encoder = loading.load(runs / "encoder")
+    spoiled = jax.tree.map(lambda x: x * np.nan, encoder.variables)
+    exported.write(tmp_path / "e.safetensors", spoiled, encoder.description)
+    with one_line("e.safetensors has NaN or infinity in params/"):
+        arinv.load(tmp_path / "e.safetensors")
