@@ -3,7 +3,8 @@
 "blobs"        a synthetic volume, not a scan: a Gaussian random field, thresholded so that 24% are pores (dark),
                blurred, with noise. It is made while it is read, and the same every time.
 "volume:PATH"  a .npy file, a .npz file with one array or "volume", both [D, H, W], or a folder of slices in the order
-               of their names. Values other than uint8 are scaled from the volume's smallest and largest to 0 to 255.
+               of their names. Values other than uint8, and those of a volume with two values, are scaled from the
+               volume's smallest and largest to 0 to 255.
 
 A slice is the largest square in the center, or data.window, resized. The class of a slice is the axis across which it
 was cut. Test slices are cut across axis 0 only, in their order, so that they form a volume again.
@@ -36,6 +37,8 @@ _SCALE = 1 / 24  # standard deviation of the field's filter, in sides of the cub
 _BLUR, _NOISE = 0.7, 0.03  # voxels; standard deviation in units of [0, 1] images
 _PORE, _SOLID = 0.15, 0.85  # grey levels
 
+_FEWEST_LEVELS = 16  # from the darkest to the brightest voxel of a scan; labels of phases are fewer
+
 
 class Slices:
     """Slices of volumes, by volume, axis and position."""
@@ -49,6 +52,7 @@ class Slices:
         *,
         image_size: int,
         resize: str,
+        left_out: str = "",
     ):
         """Stores what the slices are cut from.
 
@@ -59,10 +63,11 @@ class Slices:
           index: int [N, 3], the number of the volume, the axis and the position on it of each slice.
           image_size: side of the images, in pixels.
           resize: "original" for squares as they are; all other modes of `image_files.resize_u8` crop squares.
+          left_out: what is beside the slices, or missing among them, as text.
         """
         self._volume_fn, self._index = volume_fn, index
         self._mode = resize if resize == image_files.ORIGINAL else "crop"
-        self.info = SourceInfo(name, split, len(index), len(AXES), AXES, image_size, channels=1)
+        self.info = SourceInfo(name, split, len(index), len(AXES), AXES, image_size, left_out, channels=1)
         self.num_skipped = 0
 
     def __len__(self) -> int:
@@ -144,11 +149,12 @@ def open_volume(location: str, split: str, *, image_size: int, resize: str, wind
       window: of the slices across axis 0, see `image_files.crop_window`; empty for the largest square in the center.
 
     Raises:
-      UserError: a missing or damaged file, no volume in it, an unknown split, or a window that is not inside.
+      UserError: a missing or damaged file, no volume in it, one value everywhere, slices in several folders, an unknown
+        split, or a window that is not inside.
     """
     if split not in _SPLITS:
         raise unknown(f"split of volume:{location}", split, _SPLITS)
-    volume = _read(expanded(location))
+    volume, left_out = _read(expanded(location))
     if len(volume) < 2:
         raise UserError(
             f"{location} has {len(volume)} slice; a volume needs two or more, of which the last are the test"
@@ -169,7 +175,8 @@ def open_volume(location: str, split: str, *, image_size: int, resize: str, wind
         else:
             index = [(0, 0, position) for position in range(len(volume))]
     name = f"volume:{location}"
-    return Slices(name, split, (volume,).__getitem__, np.array(index), image_size=image_size, resize=resize)
+    volume_fn, options = (volume,).__getitem__, {"image_size": image_size, "resize": resize, "left_out": left_out}
+    return Slices(name, split, volume_fn, np.array(index), **options)
 
 
 def check_location(location: str) -> None:
@@ -186,10 +193,10 @@ def check_location(location: str) -> None:
 
 
 @functools.lru_cache(maxsize=1)
-def _read_file(path: pathlib.Path, modified: int) -> np.ndarray:
-    """Returns the volume of a file or a folder, uint8 [D, H, W]."""
+def _read_file(path: pathlib.Path, modified: int) -> tuple[np.ndarray, str]:
+    """Returns the volume of a file or a folder, uint8 [D, H, W], and what is beside or missing among its slices."""
     if path.is_dir():
-        paths = sorted(image_files.image_paths(path), key=lambda file: _number_order(str(file.relative_to(path))))
+        paths, left_out = _list_slices(path)
         slices = [image_files.read_levels(file) for file in paths]
         for kind, values in (
             ("sizes", {f"{image.shape[1]}x{image.shape[0]} px" for image in slices}),
@@ -197,7 +204,7 @@ def _read_file(path: pathlib.Path, modified: int) -> np.ndarray:
         ):
             if len(values) != 1:
                 raise UserError(f"{path} has slices of different {kind}, {', '.join(sorted(values))}; give all one")
-        return _to_uint8(np.stack(slices), path)
+        return _to_uint8(np.stack(slices), path), left_out
     try:
         arrays = np.load(path, allow_pickle=False)
         if isinstance(arrays, np.ndarray):
@@ -218,7 +225,28 @@ def _read_file(path: pathlib.Path, modified: int) -> np.ndarray:
         volume = volume[..., 0]
     if volume.ndim != 3 or 0 in volume.shape or volume.dtype.kind not in "buif":
         raise UserError(f"{path} has {volume.dtype} {volume.shape}; a volume has numbers [D, H, W]")
-    return _to_uint8(volume, path)
+    return _to_uint8(volume, path), ""
+
+
+def _list_slices(path: pathlib.Path) -> tuple[list[pathlib.Path], str]:
+    """Returns the slices of a folder in their order, and what is beside or missing among them.
+
+    Raises:
+      UserError: no image, or images in several folders.
+    """
+    images = image_files.image_paths(path)
+    folders = sorted({str(image.parent.relative_to(path)) for image in images})
+    if len(folders) > 1:
+        raise UserError(
+            f"{path} has images in several folders ({', '.join(folders[:5])}), of which each may be a volume; name one"
+        )
+    left_out = image_files.read_tree(path)[1]
+    paths = sorted(images, key=lambda file: _number_order(file.name))
+    numbers = [int(parts[-1]) if (parts := re.findall(r"\d+", file.stem)) else 0 for file in paths]
+    steps = np.diff(numbers)
+    if len(steps) and steps.min() > 0 and steps.max() > steps.min():
+        left_out["missing number among the slices"] = int(np.sum(steps // steps.min() - 1))
+    return paths, image_files.left_out_text(left_out)
 
 
 def _number_order(name: str) -> list[tuple[int, str]]:
@@ -227,14 +255,26 @@ def _number_order(name: str) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdecimal() else (0, part) for part in parts]
 
 
-def _read(path: pathlib.Path) -> np.ndarray:
+def _read(path: pathlib.Path) -> tuple[np.ndarray, str]:
     check_location(str(path))
     return _read_file(path, os.stat(path).st_mtime_ns)
 
 
 def _to_uint8(volume: np.ndarray, path: pathlib.Path) -> np.ndarray:
+    """Returns a volume as grey levels; see the module's docstring.
+
+    Raises:
+      UserError: values that are not finite, one value everywhere, or a few grey levels that may be labels.
+    """
     if volume.dtype == np.uint8:
-        return volume
+        levels = np.flatnonzero(np.bincount(volume.ravel(), minlength=256))
+        if len(levels) > 2:
+            if levels[-1] - levels[0] < _FEWEST_LEVELS:
+                raise UserError(
+                    f"{path} has the values {levels[0]} to {levels[-1]} of uint8, nearly equal ones of 0 to 255; "
+                    "save it as another type, whose values are scaled, or keep two of the values"
+                )
+            return volume
     volume = volume.astype(np.float32)
     low, high = float(volume.min()), float(volume.max())
     if not np.isfinite([low, high]).all():

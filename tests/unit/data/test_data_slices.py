@@ -125,3 +125,43 @@ def test_a_workdir_among_the_slices_is_refused(tmp_path):
     config = ConfigDict({"task": "gan", "data": {"name": f"volume:{tmp_path}"}})
     with pytest.raises(UserError, match="so it would read its own outputs"):
         workdirs.check_apart(config, tmp_path / "run")
+
+
+def test_segmented_volumes_of_every_type_are_the_same(tmp_path):
+    pores = np.random.default_rng(0).random((10, 6, 6)) < 0.3
+    pores[0, 0, :2] = True, False
+    (tmp_path / "folder").mkdir()
+    for i, image in enumerate(pores):
+        Image.fromarray(image.astype(np.uint8)).save(tmp_path / "folder" / f"{i}.png")
+    names = ["folder"]
+    for dtype in (np.uint8, bool, np.int32, np.float64):
+        names.append(f"{np.dtype(dtype).name}.npy")
+        np.save(tmp_path / names[-1], pores.astype(dtype))
+    for name in names:
+        images, _ = images_of(f"volume:{tmp_path / name}", "test", image_size=6)
+        np.testing.assert_array_equal(images[..., 0], 255 * pores[8:], err_msg=name)
+
+
+@pytest.mark.parametrize("value", [0, 7, 255])
+def test_constant_volume_and_labels_of_phases_are_refused(tmp_path, value):
+    np.save(tmp_path / "a.npy", np.full((10, 6, 6), value, np.uint8))
+    with pytest.raises(UserError, match=f"has the value {value} everywhere"):
+        data.open_source(f"volume:{tmp_path / 'a.npy'}", split="test")
+    phases = np.random.default_rng(0).integers(0, 4, (10, 6, 6)).astype(np.uint8)
+    np.save(tmp_path / "b.npy", phases)
+    with pytest.raises(UserError, match="has the values 0 to 3 of uint8, nearly equal ones"):
+        data.open_source(f"volume:{tmp_path / 'b.npy'}", split="test")
+
+
+def test_folder_of_slices_is_one_volume_and_reports_the_rest(tmp_path):
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (6, 6)).astype(np.uint8))
+    (tmp_path / "raw").mkdir()
+    for i in (1, 2, 3, 4, 7, 8, 9, 10):
+        image.save(tmp_path / "raw" / f"scan2_{i}.png")
+    (tmp_path / "raw" / "5.dcm").write_bytes(b"")
+    source = data.open_source(f"volume:{tmp_path}", split="train")
+    assert source.info.left_out == "missing number among the slices (2), .dcm (1)"
+    (tmp_path / "labels").mkdir()
+    image.save(tmp_path / "labels" / "1.png")
+    with pytest.raises(UserError, match=r"has images in several folders \(labels, raw\)"):
+        data.open_source(f"volume:{tmp_path}", split="train")
