@@ -346,11 +346,13 @@ def test_the_classifier_of_a_truth_table_is_checked_first(untrained, tmp_path, r
 def test_mask_of_a_file_is_the_operator(tmp_path):
     mask = np.full((40, 60, 3), 255, np.uint8)
     mask[:20, 10:30] = 0  # the upper left quarter of the square in the center
-    Image.fromarray(mask).save(tmp_path / "mask.png")
-    known = restore_images.read_mask(str(tmp_path / "mask.png"), 8)
+    known = restore_images.known_pixels(mask, 8, "mask.png")
     expected = np.ones((8, 8, 1))
     expected[:4, :4] = 0
     np.testing.assert_array_equal(known, expected)
+    for level, message in ((0, "hides the whole image"), (1, "hides the whole image"), (255, "hides nothing")):
+        with pytest.raises(UserError, match=f"mask=mask.png {message}: .* levels {level} to {level}"):
+            restore_images.known_pixels(np.full((40, 60, 3), level, np.uint8), 8, "mask.png")
     operator, images = restore_images.masking(known), jnp.full((2, 8, 8, 3), 0.5)
     np.testing.assert_array_equal(operator.project(None, images), np.broadcast_to(0.5 * expected, images.shape))
 

@@ -31,6 +31,7 @@ from arinv.train.autoencoder import operator_of
 
 _OVERVIEW = "overview.png"
 _DEGRADED = "degraded"
+_MAX_ASPECT_DIFFERENCE = 0.02
 _METRICS = {"psnr": metrics.psnr, "ssim": metrics.ssim}
 
 ONE_PROCESS = True
@@ -77,7 +78,8 @@ def run(run: Run) -> dict[str, Any]:
       run: of configs/restore.py.
 
     Raises:
-      UserError: an image or a network that cannot be read, or a workdir among the images.
+      UserError: an image or a network that cannot be read, a workdir among the images, or a mask that hides all or
+        nothing, or has another aspect ratio than an image.
     """
     config, workdir = run.config, run.workdir
     workdirs.check_apart(config, workdir)
@@ -90,11 +92,18 @@ def run(run: Run) -> dict[str, Any]:
     network = next(iter(networks.values()))
     size, channels = network.image_size, network.description.get("channels", 3)
     factor = config.operator.options.get("factor", 4) if config.degraded and config.operator.name == "downsample" else 1
-    images_u8 = np.stack([_prepare(files[i], size, channels, factor) for i in range(len(names))])
+    mask = data.read_image(config.mask) if config.mask else None
+    prepared = []
+    for i in range(len(names)):
+        image = files[i]
+        if mask is not None:
+            _check_mask_shape(mask, image, config.mask, names[i])
+        prepared.append(_prepare(image, size, channels, factor))
+    images_u8 = np.stack(prepared)
     operator = operator_of(config)
     key = None
-    if config.mask:
-        known = read_mask(config.mask, size)
+    if mask is not None:
+        known = known_pixels(mask, size, config.mask)
         operator, key = masking(known), known
         images_u8 = images_u8 * known if config.degraded else images_u8
     run.begin()
@@ -120,6 +129,7 @@ def run(run: Run) -> dict[str, Any]:
         "entries": {name: report.summarize(numbers) for name, numbers in values.items()},
         SECONDS: {method: float(part[SECONDS].mean()) for method, part in parts.items()},
         "operator": {**config.operator.to_dict(), "formula": operator.formula},
+        **({} if key is None else {"masked_share": float(1 - key.mean())}),
         "solver": config.solver.to_dict(),
         "networks": {name: network.fingerprint for name, network in networks.items()},
         "variants": {name: metrics.VARIANTS[name] for name in _METRICS},
@@ -128,13 +138,41 @@ def run(run: Run) -> dict[str, Any]:
     return run.finish(results)
 
 
-def read_mask(path: str, size: int) -> np.ndarray:
-    """Returns 0 where an image file is dark and 1 elsewhere, uint8 [size, size, 1], of the square in its center.
+def known_pixels(mask: np.ndarray, size: int, name: str) -> np.ndarray:
+    """Returns 0 where a mask is dark and 1 elsewhere, uint8 [size, size, 1], of the square in its center.
+
+    Args:
+      mask: uint8 [H, W, 3].
+      size: of the result in pixels.
+      name: of its file, for the message.
 
     Raises:
-      UserError: a file that cannot be read.
+      UserError: it is dark or bright everywhere.
     """
-    return (data.to_grey(data.resize_u8(data.read_image(path), size, "crop")) > 127).astype(np.uint8)[..., None]
+    levels = data.to_grey(data.resize_u8(mask, size, "crop"))
+    known = (levels > 127).astype(np.uint8)[..., None]
+    if known.min() == known.max():
+        everything = "hides the whole image" if not known.max() else "hides nothing"
+        raise UserError(
+            f"mask={name} {everything}: its square in the center has the grey levels {levels.min()} to {levels.max()}; "
+            "paint what is missing black (below 128) and the rest white"
+        )
+    return known
+
+
+def _check_mask_shape(mask: np.ndarray, image: np.ndarray, mask_name: str, name: str) -> None:
+    """Checks that a mask is square, for the square in the center of an image, or has the image's aspect ratio.
+
+    Raises:
+      UserError: neither.
+    """
+    (mask_height, mask_width), (height, width) = mask.shape[:2], image.shape[:2]
+    difference = abs(mask_width * height / (mask_height * width) - 1)
+    if mask_width != mask_height and difference > _MAX_ASPECT_DIFFERENCE:
+        raise UserError(
+            f"mask={mask_name} of {mask_width}x{mask_height} px has another aspect ratio than {name} of "
+            f"{width}x{height} px; give a mask of the image's size, or a square one for the square in its center"
+        )
 
 
 def masking(known: np.ndarray) -> Operator:
@@ -202,6 +240,7 @@ def _write_report(
             entry[SECONDS] = results[SECONDS][name]
         lines.append([name.replace("_", " "), *(column.cell(entry, metric) for metric, column in columns.items())])
     size, formula = results["image_size"], results["operator"]["formula"]
-    note = f"{len(names)} images of {run.config.data.name} at {size} px: {formula}."
+    masked = f" ({results['masked_share']:.1%} of the pixels)" if "masked_share" in results else ""
+    note = f"{len(names)} images of {run.config.data.name} at {size} px: {formula}{masked}."
     report.write(run.workdir, run.config.title, [report.Table(heading, lines)], [note], images=figures or None)
     run.report(f"the report is {run.workdir / 'report.html'}")

@@ -76,6 +76,10 @@ class Collection:
             self.reduced.add(self.names[index])
         return data.limit_side(image, fields.max_side)
 
+    def originals(self) -> Iterator[np.ndarray]:
+        """Yields the images at the size of their files, uint8 [H, W, 3]."""
+        return (self._images[i] for i in range(len(self)))
+
     def identity(self) -> str:
         """Returns a text that differs for other images, or files of another size or time."""
         return cache_key(*self.names, files=self._files)

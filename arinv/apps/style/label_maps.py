@@ -8,7 +8,7 @@ pixel of 1 bit is 0 or 255; greys of 16 bits above 255 equal no color. The color
 
 import itertools
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -19,6 +19,7 @@ from arinv.errors import UserError
 from arinv.paths import expanded
 
 _MAX_LABELS = 32
+_MAX_ASPECT_DIFFERENCE = 0.02
 _GREYS = ("L", "1", "I", "I;16")
 
 
@@ -66,6 +67,27 @@ def read(content_folder: str, content: Sequence[str], style_folder: str, style: 
     _check_common(content, style, labels)
     numbered = [tuple(np.searchsorted(values, one).astype(np.int32) for one in side) for side in maps]
     return LabelMaps(*numbered, len(values), (*files[0], *files[1]))
+
+
+def check_shapes(maps: Sequence[np.ndarray], names: Sequence[str], images: Iterable[np.ndarray]) -> None:
+    """Checks that label maps have the aspect ratios of their images.
+
+    Args:
+      maps: [H, W], one an image.
+      names: of the images.
+      images: [H, W, 3] of any size, upright.
+
+    Raises:
+      UserError: one has another, as the map of an image whose file says that it is shown rotated.
+    """
+    for labels, name, image in zip(maps, names, images, strict=True):
+        (height, width), (image_height, image_width) = labels.shape, image.shape[:2]
+        expected = width * image_height / image_width
+        if abs(height - expected) > max(1.0, _MAX_ASPECT_DIFFERENCE * expected):
+            raise UserError(
+                f"the label map of {name!r} has {width}x{height} px and its image, as it is shown, "
+                f"{image_width}x{image_height} px; draw the map on the image as it is shown"
+            )
 
 
 def resize(labels: np.ndarray, height: int, width: int, *, crop: bool = False) -> np.ndarray:

@@ -79,6 +79,9 @@ def run(run: Run) -> dict[str, Any]:
     if config.mix and len(config.mix) != len(style):
         raise UserError(f"mix has {len(config.mix)} weights for {len(style)} styles: {', '.join(style.names)}")
     maps = label_maps.read(fields.content_labels, content.names, fields.style_labels, style.names)
+    if maps.num_labels:
+        label_maps.check_shapes(maps.content, content.names, content.originals())
+        label_maps.check_shapes(maps.style, style.names, style.originals())
     for name in config.order:
         check_levels([run.resolve(reference) for reference in config.entries[name]])
     run.begin()

@@ -265,3 +265,10 @@ def test_contact_sheet_of_many_images_has_smaller_tiles():
     assert sheet.shape[1] < 100 * 125 + 300
     assert image_sets.square(np.zeros((4, 9, 3), np.uint8), 20).shape == (20, 20, 3)
     assert (image_sets.square(np.zeros((4, 9, 3), np.uint8), 20) == 0).all(-1).sum() == 8 * 18
+
+
+def test_label_map_of_another_shape_than_its_image_is_refused():
+    maps = [np.zeros((64, 96), np.int32), np.zeros((33, 50), np.int32)]
+    label_maps.check_shapes(maps, ["a", "b"], [np.zeros((128, 192, 3)), np.zeros((427, 640, 3))])
+    with pytest.raises(UserError, match="label map of 'a' has 96x64 px and its image, as it is shown, 64x96 px"):
+        label_maps.check_shapes(maps[:1], ["a"], [np.zeros((96, 64, 3))])
