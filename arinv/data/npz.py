@@ -46,7 +46,9 @@ class Npz:
         if not len(self._indices):
             raise UserError(f"{path} has no example for split {split!r}; add examples, or take split='all'")
         names = self._class_names
-        self.info = SourceInfo(f"npz:{path}", split, len(self._indices), len(names), names, image_size)
+        count = len(self._indices)
+        parts = tuple((name, 0, count) for name in (("train", "test") if split == "all" else (split,)))
+        self.info = SourceInfo(f"npz:{path}", split, count, len(names), names, image_size, parts=parts)
         self.num_skipped = 0
 
     def _read(self, path: pathlib.Path) -> None:
@@ -74,6 +76,8 @@ class Npz:
             raise UserError(f"{path}: image must be uint8 [N, H, W, 3]; got {dtype} {shape}")
         if not shape[0]:
             raise UserError(f"{path}: needs at least one example")
+        if self._images.max() <= 1:
+            raise UserError(f"{path}: image has values of 0 and 1 only; uint8 images are in 0..255, so multiply by 255")
 
     def __len__(self) -> int:
         return self.info.num_examples

@@ -14,7 +14,6 @@ from arinv.errors import UserError, unknown
 from arinv.ops.inputs import check_count
 
 LARGEST_SIDE = 2**16  # of images, in pixels
-_MANY = 10**12  # images, where the number of a dataset is not known
 
 
 @dataclasses.dataclass(frozen=True)
@@ -250,23 +249,15 @@ def published(name: str, split: str, *, image_size: int) -> SourceInfo | None:
     return None if ends is None else SourceInfo(name, split, ends[1] - ends[0], facts.num_classes, (), image_size)
 
 
-def share_images(first: str, second: str) -> bool:
+def share_images(first: SourceInfo, second: SourceInfo) -> bool:
     """Returns whether two splits of a dataset, or slices of splits joined by "+", have images in common.
 
     Args:
-      first: such as "train[:80%]" or "train+validation".
-      second: likewise; where one is in percent and the other in images, the dataset counts as large.
+      first: facts of one split.
+      second: of another one of the same dataset.
     """
-    parts = itertools.product(*([part.strip() for part in split.split("+")] for split in (first, second)))
-    return any(_share(*pair) for pair in parts)
-
-
-def _share(first: str, second: str) -> bool:
-    names, bounds = zip(*(part.partition("[")[::2] for part in (first, second)), strict=True)
-    if names[0] != names[1]:
-        return "all" in names
-    ends = [_slice(_MANY, text) if text else (0, _MANY) for text in bounds]
-    return None not in ends and max(start for start, _ in ends) < min(end for _, end in ends)
+    pairs = itertools.product(*(info.parts or ((info.split, 0, info.num_examples),) for info in (first, second)))
+    return any(a[0] == b[0] and max(a[1], b[1]) < min(a[2], b[2]) for a, b in pairs)
 
 
 def stored_side(name: str, image_size: int) -> int:

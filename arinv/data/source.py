@@ -30,6 +30,8 @@ class SourceInfo:
       image_size: side S of the images, in pixels.
       left_out: entries of a folder that are not readable images, as text; empty for none.
       channels: C of the images, 3 or 1 for grey ones.
+      parts: ranges of the stored splits that the split consists of, (name, first example, end); empty for all of the
+        split of this name.
     """
 
     name: str
@@ -40,6 +42,7 @@ class SourceInfo:
     image_size: int
     left_out: str = ""
     channels: int = 3
+    parts: tuple[tuple[str, int, int], ...] = ()
 
 
 class Published(NamedTuple):

@@ -70,7 +70,7 @@ class Tfds:
         self._shape = _stored_shape(name, features)
         self._label_name = _label_name(name, features, label)
         _check_split(name, split, splits)
-        _check_slices(name, split, builder.info.splits)
+        parts = _parts(name, split, builder.info.splits)
         try:
             records = builder.as_data_source(split=split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES)
         except NotImplementedError:
@@ -85,7 +85,13 @@ class Tfds:
         self._min_side = None if window else image_files.decoded_side(image_size, resize)
         self._numbers, class_names = _classes(builder, splits, features, self._label_name)
         self.info = SourceInfo(
-            f"tfds:{name}", split, len(self._records), len(class_names), tuple(class_names), image_size
+            f"tfds:{name}",
+            split,
+            len(self._records),
+            len(class_names),
+            tuple(class_names),
+            image_size,
+            parts=parts,
         )
         self.num_skipped = 0
 
@@ -308,11 +314,11 @@ def _reason(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[-1][:160]
 
 
-def _check_slices(name: str, split: str, infos) -> None:
-    """Checks that the slices of a split can be parsed, run forwards and are not all empty.
+def _parts(name: str, split: str, infos) -> tuple[tuple[str, int, int], ...]:
+    """Returns the ranges of stored splits that a split consists of, as `SourceInfo.parts`.
 
     Raises:
-      UserError: they are not.
+      UserError: slices that cannot be parsed, that run backwards, or that are all empty.
     """
     from tensorflow_datasets.core import splits as tfds_splits
 
@@ -322,11 +328,13 @@ def _check_slices(name: str, split: str, infos) -> None:
         raise UserError(
             f"tfds:{name} cannot parse split {split!r} ({_reason(error)}); write it as in 'train' or 'train[:80%]'"
         ) from None
-    ends = [(part.from_ or 0, infos[part.splitname].num_examples if part.to is None else part.to) for part in parts]
-    lengths = [last - first for first, last in ends]
+    parts = [(part.splitname, part.from_ or 0, part.to) for part in parts]
+    parts = [(key, first, infos[key].num_examples if last is None else last) for key, first, last in parts]
+    lengths = [last - first for _, first, last in parts]
     if min(lengths) < 0 or not sum(lengths):
-        text = ", ".join(f"{first} to {last}" for first, last in ends)
+        text = ", ".join(f"{first} to {last}" for _, first, last in parts)
         raise UserError(f"tfds:{name} split {split!r} has no example ({text}); take a larger slice")
+    return tuple(parts)
 
 
 def _check_split(name: str, split: str, splits: list[str]) -> None:

@@ -234,6 +234,14 @@ class Run:
         if jax.process_index() == 0:
             print(f"{self.config.title}: {line}", file=sys.stderr, flush=True)
 
+    def report_shared(self, train: data.SourceInfo, test: data.SourceInfo) -> None:
+        """Prints a warning where test images are among the training images."""
+        if data.share_images(train, test):
+            self.report(
+                f"warning: images of data.test_split={test.split!r} are among those of "
+                f"data.train_split={train.split!r}: the results are not those of new images"
+            )
+
     def finish(self, results: Mapping[str, Any]) -> dict[str, Any]:
         """Writes results.json, which marks the task as complete, and returns its content.
 

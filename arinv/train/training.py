@@ -133,11 +133,7 @@ def train(
         description[descriptions.WEIGHTS] = encoder.fingerprint
     run.begin()
     run.report(_summary(config, train, test, setup.normalization))
-    if data.share_images(train.info.split, test.info.split):
-        run.report(
-            f"warning: images of data.test_split={test.info.split!r} are among those of "
-            f"data.train_split={train.info.split!r}: the results are not those of new images"
-        )
+    run.report_shared(train.info, test.info)
     init_key, train_key, evaluate_key = (jax.random.fold_in(run.key, stream) for stream in (_INIT, _TRAIN, _EVALUATE))
     names = jax.eval_shape(setup.init, run.key).variables
     num_steps = total_steps(config, batches.steps_per_epoch)

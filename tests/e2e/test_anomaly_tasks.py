@@ -16,6 +16,7 @@ from sklearn.metrics import roc_auc_score
 from arinv import data, main, models
 from arinv.apps.anomaly import one_vs_all, scoring
 from arinv.apps.anomaly.detector import check as check_detector
+from arinv.apps.anomaly.detector import check_inputs as check_detector_inputs
 from arinv.errors import UserError
 from arinv.experiment import cache, loading
 from arinv.experiment.checkpoint import Checkpoints
@@ -391,6 +392,11 @@ def test_detector_rejects_thresholds_from_its_training_images(tmp_path):
     config.stages.detector.data.test_split = "train"
     with pytest.raises(UserError, match="not trained on"):
         main.run(config, tmp_path / "run")
+    for i in range(5):
+        Image.fromarray(np.full((32, 32, 3), i, np.uint8)).save(images / f"{i}.png")
+    config.stages.detector.data.update(train_split="all", test_split="test")
+    with pytest.raises(UserError, match="have images in common; thresholds need normal images"):
+        check_detector_inputs(Run(config.stages.detector, tmp_path / "run"))
 
 
 def test_detector_rejects_a_wrong_search_and_anomalies_before_any_training(tmp_path):

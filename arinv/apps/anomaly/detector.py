@@ -23,6 +23,10 @@ from arinv.experiment.writer import progress_bar, progress_callback, read_arrays
 
 FILE = "detector.json"
 _REFERENCES = "references.npz"
+_FIELDS = (
+    *("inverter_workdir", "weights", "image_size", "resize", "data", "seed", "search", "knn", "decision"),
+    *("calibrations", "map_scales"),
+)
 
 
 class Detector(NamedTuple):
@@ -79,6 +83,20 @@ def check_decision(decision: ConfigDict) -> None:
     Calibration((0.0,), (0.0, 1.0)).threshold(policy=decision.policy, quantile=decision.quantile)
 
 
+def check_inputs(run: Run) -> None:
+    """Checks that no held-out image is among those that the detector is trained on.
+
+    Raises:
+      UserError: one is, or images that cannot be read.
+    """
+    train, held_out = run.open_data("train"), run.open_data("test")
+    if data.share_images(train.info, held_out.info):
+        raise UserError(
+            f"data.train_split={train.info.split!r} and data.test_split={held_out.info.split!r} have images in common; "
+            "thresholds need normal images that the detector was not trained on"
+        )
+
+
 def run(run: Run) -> dict[str, Any]:
     """Measures the detector on held-out images, saves it, and returns the results.
 
@@ -92,6 +110,7 @@ def run(run: Run) -> dict[str, Any]:
     setting = scoring.Setting(run.key, run.mesh, config.batch_size)
     inverter = run.load(config.inverter, kind="inverter", image_size=config.data.image_size)
     scorer, variables = scoring.make_scorer(inverter, config)
+    check_inputs(run)
     train, (images, anomalous) = run.open_data("train"), _read_validation(run)
     references = data.load_arrays(train, progress=progress_callback("reading normal images"))["image"]
     run.begin()
@@ -199,8 +218,7 @@ def load(workdir: pathlib.Path, setting: scoring.Setting, *, dtype: Any) -> Dete
     Raises:
       UserError: a damaged file, or an inverter of other weights than the detector's.
     """
-    needed = ("inverter_workdir", "weights", "search", "knn", "calibrations")
-    description = workdirs.read_json(workdir / FILE, needed=needed)
+    description = workdirs.read_json(workdir / FILE, needed=_FIELDS)
     place = workdirs.follow(description["inverter_workdir"], workdir, what="inverter")
     inverter = loading.load(place, dtype=dtype, kind="inverter")
     if inverter.fingerprint != description["weights"]:

@@ -76,6 +76,7 @@ def run(run: Run) -> dict[str, Any]:
     test, selection = _read_test(run)
     train = _TrainImages(run)
     run.begin()
+    run.report_shared(train.info, run.open_data("test").info)
     classes, seconds = {}, []
     with progress_bar(None, config.title, total=sum(map(len, selection.values())), unit="image") as bar:
         for label in config.classes:
@@ -124,6 +125,7 @@ class _TrainImages:
 
     Attributes:
       largest: number of images of the largest class.
+      info: facts of the first class's.
     """
 
     def __init__(self, run: Run):
@@ -137,6 +139,7 @@ class _TrainImages:
                 raise UserError(f"{config.data.name} has no training image of the classes {missing}")
             self._sources = {label: Subset(source, np.flatnonzero(labels == label)) for label in config.classes}
         self.largest = max(map(len, self._sources.values()))
+        self.info = next(iter(self._sources.values())).info
 
     def images(self, label: int) -> np.ndarray:
         """Returns those of one class, uint8 [N, S, S, 3]."""

@@ -162,7 +162,9 @@ def _read(run: Run, size: int) -> _Images:
             f"all images of {run.config.images or run.config.data.name} are equal; errors are relative to the distance "
             "between two of them"
         )
-    reference = data.load_arrays(sized.open_data("train"))["image"]
+    reference = data.load_arrays(train := sized.open_data("train"))["image"]
+    if not run.config.images:
+        run.report_shared(train.info, info)
     return _Images(images, names, reference, mean_distance)
 
 

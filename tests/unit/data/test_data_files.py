@@ -509,24 +509,26 @@ def test_window_of_a_folder_is_cropped_from_the_full_size(tmp_path):
         data.open_source(f"folder:{tmp_path}", split="all", image_size=16, window=(10, 332, 64))
 
 
-@pytest.mark.parametrize(
-    ("train", "test", "shared"),
-    [
-        ("train", "test", False),
-        ("train[:80%]", "train[80%:]", False),
-        ("train[:-20%]", "train[-20%:]", False),
-        ("train[:-100]", "train[-100:]", False),
-        ("train[:500]", "train[500:]", False),
-        ("train", "train", True),
-        ("all", "test", True),
-        ("train", "all", True),
-        ("train", "train[80%:]", True),
-        ("train[:80%]", "train[50%:]", True),
-        ("train[:600]", "train[500:]", True),
-        ("train+test", "test", True),
-        ("train[:500]", "train[80%:]", False),
-        ("train[5%:]", "train[:80%]", True),
-    ],
-)
-def test_splits_that_share_images(train, test, shared):
-    assert data.share_images(train, test) == data.share_images(test, train) == shared
+@pytest.mark.parametrize("kind", ["class", "file", "hard link", "flat"])
+def test_split_with_links_to_files_of_another_is_refused(tmp_path, kind):
+    for name in ("a", "b"):
+        folder = tmp_path / ("" if kind == "flat" else f"train/{name}")
+        for i in range(5):
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(np.full((4, 4, 3), i, np.uint8)).save(folder / f"{name}{i}.png")
+    if kind == "class":
+        (tmp_path / "test").mkdir()
+        for name in ("a", "b"):
+            (tmp_path / "test" / name).symlink_to(tmp_path / "train" / name)
+    elif kind == "flat":
+        for i in range(8):
+            (tmp_path / f"copy{i}.png").symlink_to(tmp_path / "a0.png")
+    else:
+        link = (lambda new, old: new.symlink_to(old)) if kind == "file" else (lambda new, old: new.hardlink_to(old))
+        for name in ("a", "b"):
+            (tmp_path / "test" / name).mkdir(parents=True)
+            link(tmp_path / "test" / name / "x.png", tmp_path / "train" / name / f"{name}0.png")
+    for split in ("train", "test"):
+        with pytest.raises(UserError, match=r"are one file, through a link; give each split images of its own"):
+            data.open_source(f"folder:{tmp_path}", split=split)
+    assert len(data.open_source(f"folder:{tmp_path}", split="all"))

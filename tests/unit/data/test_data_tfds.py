@@ -44,20 +44,22 @@ def png(index):
     return buffer.getvalue()
 
 
-def prepare(root, name, features, write, count=10):
+def prepare(root, name, features, write, count=10, splits=("train",)):
     """Leaves a prepared set: `write` fills the features of an example, by its number."""
     folder = root / name / "1.0.0"
     folder.mkdir(parents=True)
-    path = folder / f"{name}-train.array_record-00000-of-00001"
-    writer = array_record_module.ArrayRecordWriter(str(path), "group_size:1")
-    for index in range(count):
-        example = tf_example_pb2.Example()
-        write(example.features.feature, index)
-        writer.write(example.SerializeToString())
-    writer.close()
-    split = {"name": "train", "numBytes": "1000", "shardLengths": [str(count)]}
-    split["filepathTemplate"] = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
-    info = {"name": name, "version": "1.0.0", "fileFormat": "array_record", "splits": [split]}
+    facts = []
+    for split in splits:
+        path = folder / f"{name}-{split}.array_record-00000-of-00001"
+        writer = array_record_module.ArrayRecordWriter(str(path), "group_size:1")
+        for index in range(count):
+            example = tf_example_pb2.Example()
+            write(example.features.feature, index)
+            writer.write(example.SerializeToString())
+        writer.close()
+        fact = {"name": split, "numBytes": "1000", "shardLengths": [str(count)]}
+        facts.append(fact | {"filepathTemplate": "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"})
+    info = {"name": name, "version": "1.0.0", "fileFormat": "array_record", "splits": facts}
     (folder / "dataset_info.json").write_text(json.dumps(info))
     tree = {"pythonClassName": f"{_PACKAGE}.features_dict.FeaturesDict", "featuresDict": {"features": features}}
     (folder / "features.json").write_text(json.dumps(tree))
@@ -177,7 +179,8 @@ def test_tfds_reads_uint8_tensors_only(tmp_path):
 
 def test_tfds_examples_and_info(prepared):
     source = data.open_source("tfds:tiny", data_dir=prepared, image_size=4)
-    assert source.info == data.SourceInfo("tfds:tiny", "train", 10, 3, ("ant", "bee", "cow"), 4)
+    parts = (("train", 0, 10),)
+    assert source.info == data.SourceInfo("tfds:tiny", "train", 10, 3, ("ant", "bee", "cow"), 4, parts=parts)
     for index in (0, 7, -1):
         example = source[index]
         assert (example["image"] == index % 10 * 20).all() and example["image"].shape == (4, 4, 3)
@@ -303,3 +306,45 @@ def test_a_large_photograph_has_the_pixels_that_it_has_in_a_folder(tmp_path):
     from_records = data.open_source("tfds:large", data_dir=tmp_path, image_size=32)[0]["image"]
     from_file = data.open_source(f"folder:{tmp_path}/images", split="all", image_size=32)[0]["image"]
     np.testing.assert_array_equal(from_records, from_file)
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory):
+    """A data_dir with the set "both": a hundred images in each of the splits train and test."""
+    root = tmp_path_factory.mktemp("tfds")
+
+    def write(fields, index):
+        fields["image"].bytes_list.value.append(png(0))
+        fields["label"].int64_list.value.append(index % 3)
+
+    prepare(root, "both", {"image": IMAGE, "label": LABEL}, write, count=100, splits=("train", "test"))
+    return root
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "shared"),
+    [
+        ("train", "test", False),
+        ("train[:80%]", "train[80%:]", False),
+        ("train[:-20%]", "train[-20%:]", False),
+        ("train[:-10]", "train[-10:]", False),
+        ("train[:50]", "train[50:]", False),
+        ("train", "train", True),
+        ("all", "test", True),
+        ("train", "all", True),
+        ("train", "train[80%:]", True),
+        ("train[:80%]", "train[50%:]", True),
+        ("train[:60]", "train[50:]", True),
+        ("train+test", "test", True),
+        ("train[:50]", "train[80%:]", False),
+        ("train[5%:]", "train[:80%]", True),
+        ("train[:80]", "train[-30:]", True),
+        ("train[:62.5%]", "train[50%:]", True),
+        ("train[:9_0]", "train[80%:]", True),
+        ("train[:1shard]", "train[:50%]", True),
+        ("train[:80]", "train[80%:]", False),
+    ],
+)
+def test_splits_that_share_images(both, train, test, shared):
+    first, second = (data.open_source("tfds:both", split=split, data_dir=both).info for split in (train, test))
+    assert data.share_images(first, second) == data.share_images(second, first) == shared
