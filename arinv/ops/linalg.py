@@ -7,6 +7,7 @@ of a root, uses the eigendecomposition.
 
 import functools
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +17,6 @@ from arinv.types import Array, ArrayLike
 # An eigenvalue l (relative to the norm) converges after 6 + ln(1 / l) / ln(2.25) iterations, and a vanishing one has an
 # inverse root of 1.5^18 = 1,478. With a few more iterations eigenvalues that float32 rounds below zero would diverge.
 _NUM_ITERATIONS = 18
-_CLOSE = 1e-3  # relative difference of eigenvalues below which a divided difference is replaced by a derivative
 
 
 def sqrt_and_inverse_sqrt(matrices: ArrayLike, *, ridge: float = 0.0) -> tuple[Array, Array]:
@@ -79,15 +79,28 @@ def inverse_near_identity(matrices: ArrayLike) -> Array:
     return inverse
 
 
+class ValueFunction(NamedTuple):
+    """A function of eigenvalues.
+
+    Attributes:
+      values: eigenvalues -> values of the same shape, elementwise.
+      quotient: (a, b) -> divided difference (f(a) - f(b)) / (a - b), elementwise and without cancellation; the
+        derivative where a = b.
+    """
+
+    values: Callable[[Array], Array]
+    quotient: Callable[[Array, Array], Array]
+
+
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
-def matrix_function(function: Callable[[Array], Array], matrices: Array) -> Array:
+def matrix_function(function: ValueFunction, matrices: Array) -> Array:
     """Returns a function of symmetric matrices, applied to their eigenvalues.
 
     The derivative uses divided differences of the function instead of derivatives of the eigenvectors: it is finite
     also for equal eigenvalues, such as those of dead channels or of a constant.
 
     Args:
-      function: eigenvalues -> values of the same shape, elementwise, with a finite derivative.
+      function: of the eigenvalues.
       matrices: float32 [B, n, n], symmetric.
 
     Returns:
@@ -97,21 +110,18 @@ def matrix_function(function: Callable[[Array], Array], matrices: Array) -> Arra
     """
     values, vectors = _eigh(matrices)
     with jax.default_matmul_precision("highest"):
-        return (vectors * function(values)[:, None, :]) @ jnp.swapaxes(vectors, 1, 2)
+        return (vectors * function.values(values)[:, None, :]) @ jnp.swapaxes(vectors, 1, 2)
 
 
 @matrix_function.defjvp
 def _matrix_function_jvp(function, primals, tangents):
     values, vectors = _eigh(*primals)
-    results, derivatives = jax.jvp(function, (values,), (jnp.ones_like(values),))
-    gaps = values[:, :, None] - values[:, None, :]
-    are_close = jnp.abs(gaps) <= _CLOSE * jnp.max(jnp.abs(values), axis=1)[:, None, None]
-    means = 0.5 * (derivatives[:, :, None] + derivatives[:, None, :])
-    quotients = (results[:, :, None] - results[:, None, :]) / jnp.where(are_close, 1.0, gaps)
+    quotients = function.quotient(values[:, :, None], values[:, None, :])
     transposed = jnp.swapaxes(vectors, 1, 2)
     with jax.default_matmul_precision("highest"):
-        changes = jnp.where(are_close, means, quotients) * (transposed @ tangents[0] @ vectors)
-        return (vectors * results[:, None, :]) @ transposed, vectors @ changes @ transposed
+        changes = quotients * (transposed @ tangents[0] @ vectors)
+        results = (vectors * function.values(values)[:, None, :]) @ transposed
+        return results, vectors @ changes @ transposed
 
 
 def _eigh(matrices: Array) -> tuple[Array, Array]:

@@ -20,7 +20,7 @@ Source: Li et al. 2017, "Universal Style Transfer via Feature Transforms", eqs. 
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import jax
@@ -30,7 +30,7 @@ import numpy as np
 from arinv.errors import UserError, unknown
 from arinv.ops.colors import grey_values
 from arinv.ops.inputs import as_image_pair, as_images, check_number, is_concrete
-from arinv.ops.linalg import inverse_near_identity, matrix_function, sqrt_and_inverse_sqrt
+from arinv.ops.linalg import ValueFunction, inverse_near_identity, matrix_function, sqrt_and_inverse_sqrt
 from arinv.types import Array, ArrayLike
 
 VARIANTS = ("official", "ust", "ct")
@@ -358,7 +358,7 @@ def _root(samples: Array, method: str, *, regular: bool, inverse: bool) -> Array
         size = jax.lax.stop_gradient(jnp.linalg.norm(covariance, axis=(1, 2), keepdims=True))
         is_small = size <= _SMALLEST_EIGENVALUE  # and so is every eigenvalue
         return jnp.where(is_small, 0.0, sqrt_and_inverse_sqrt(covariance, ridge=1e-6)[int(inverse)])
-    return matrix_function(_inverse_root_of_values if inverse else _root_of_values, covariance)
+    return matrix_function(_INVERSE_ROOT if inverse else _ROOT, covariance)
 
 
 def _root_of_few(samples: Array, method: str, *, inverse: bool) -> Array:
@@ -373,25 +373,45 @@ def _root_of_few(samples: Array, method: str, *, inverse: bool) -> Array:
         s = sqrt_and_inverse_sqrt(matrices)[1]
         result = s @ inverse_near_identity(identity + s)
         return -s @ result if inverse else result
-    return matrix_function(_inverse_root_of_few_values if inverse else _root_of_few_values, matrices)
+    return matrix_function(_INVERSE_ROOT_OF_FEW if inverse else _ROOT_OF_FEW, matrices)
 
 
-def _root_of_values(values: Array) -> Array:
-    return jnp.where(values > _SMALLEST_EIGENVALUE, jnp.sqrt(jnp.maximum(values, _SMALLEST_EIGENVALUE)), 0.0)
+def _of_kept(value: Callable[[Array], Array], quotient: Callable[[Array, Array], Array]) -> ValueFunction:
+    """Returns a function of the eigenvalues above the smallest that count, which is 0 for the others.
+
+    Args:
+      value: eigenvalues -> values.
+      quotient: the divided difference for the roots of two eigenvalues.
+    """
+
+    def values(x: Array) -> Array:
+        return jnp.where(x > _SMALLEST_EIGENVALUE, value(jnp.maximum(x, _SMALLEST_EIGENVALUE)), 0.0)
+
+    def quotients(a: Array, b: Array) -> Array:
+        kept_a, kept_b = a > _SMALLEST_EIGENVALUE, b > _SMALLEST_EIGENVALUE
+        roots = (jnp.sqrt(jnp.maximum(x, _SMALLEST_EIGENVALUE)) for x in (a, b))
+        gap = jnp.maximum(jnp.abs(a - b), _SMALLEST_EIGENVALUE)  # across the step, where smaller ones are rounding
+        step = (values(a) - values(b)) * jnp.sign(a - b) / gap
+        return jnp.where(kept_a & kept_b, quotient(*roots), jnp.where(kept_a | kept_b, step, 0.0))
+
+    return ValueFunction(values, quotients)
 
 
-def _inverse_root_of_values(values: Array) -> Array:
-    return jnp.where(values > _SMALLEST_EIGENVALUE, jax.lax.rsqrt(jnp.maximum(values, _SMALLEST_EIGENVALUE)), 0.0)
+def _of_few(value: Callable[[Array], Array], quotient: Callable[[Array, Array], Array]) -> ValueFunction:
+    """Returns a function of the roots x, y, 1 or more, of eigenvalues of I + S S^T, of value and divided difference."""
+
+    def root(x: Array) -> Array:
+        return jnp.sqrt(jnp.maximum(x, 1.0))
+
+    return ValueFunction(lambda x: value(root(x)), lambda a, b: quotient(root(a), root(b)))
 
 
-def _root_of_few_values(values: Array) -> Array:
-    s = jax.lax.rsqrt(jnp.maximum(values, 1.0))
-    return s / (1 + s)
-
-
-def _inverse_root_of_few_values(values: Array) -> Array:
-    s = jax.lax.rsqrt(jnp.maximum(values, 1.0))
-    return -s * s / (1 + s)
+_ROOT = _of_kept(jnp.sqrt, lambda x, y: 1 / (x + y))
+_INVERSE_ROOT = _of_kept(jax.lax.rsqrt, lambda x, y: -1 / (x * y * (x + y)))
+_ROOT_OF_FEW = _of_few(lambda x: 1 / (x + 1), lambda x, y: -1 / ((x + 1) * (y + 1) * (x + y)))
+_INVERSE_ROOT_OF_FEW = _of_few(
+    lambda x: -1 / (x * (x + 1)), lambda x, y: (x + y + 1) / ((x + y) * x * (x + 1) * y * (y + 1))
+)
 
 
 def _transpose(matrices: Array) -> Array:

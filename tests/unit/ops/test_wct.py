@@ -9,6 +9,7 @@ import pytest
 from jax.extend.core import jaxprs_in_params
 
 from arinv.errors import UserError
+from arinv.ops import wct as wct_module
 from arinv.ops.wct import METHODS, VARIANTS, StyleMoments, style_moments, transfer, wct
 
 transform = jax.jit(wct, static_argnames=("variant", "method", "num_labels"))
@@ -258,6 +259,51 @@ def test_wct_gradient_equals_finite_differences():
     with jax.enable_x64(True):
         before, after = (reference(content + sign * 1e-4 * direction, style, "ct") for sign in (-1, 1))
     np.testing.assert_allclose(slope, (np.sin(after).sum() - np.sin(before).sum()) / 2e-4, rtol=2e-3)
+
+
+@pytest.mark.parametrize("deviations", [(0.1, 1, 10), (1, 5, 100)])
+@pytest.mark.parametrize(
+    ("variant", "height"), [("ust", 8), ("ct", 8), ("ct", 2)]
+)  # 2 positions are fewer than channels
+def test_wct_gradient_of_unlike_channels_equals_finite_differences(variant, height, deviations):
+    rng = np.random.default_rng(0)
+    content, style = (rng.normal(size=(1, height, 1, 3)) * scales for scales in (deviations, (1, 2, 3)))
+    style = np.concatenate([style, 2 * style[:, ::-1], rng.normal(size=style.shape)], axis=1)
+    weight = rng.normal(size=content.shape)
+
+    def total(content):
+        return (weight * reference(content, style, variant)).sum()
+
+    gradient = jax.grad(lambda x: jnp.sum(weight * wct(x, style.astype(np.float32), variant=variant)))
+    exact = np.zeros(content.shape)
+    for index in np.ndindex(content.shape):
+        step = np.zeros(content.shape)
+        step[index] = 1e-5 * deviations[index[-1]]
+        exact[index] = (total(content + step) - total(content - step)) / (2 * step[index])
+    scale = np.abs(exact).max(axis=(0, 1, 2))
+    found = np.asarray(gradient(content.astype(np.float32)))
+    np.testing.assert_allclose(found / scale, exact / scale, atol=0.02)
+
+
+@pytest.mark.parametrize("spectrum", [(1e-4, 1e-2, 1, 100), (2, 5, 26, 1e4), (1, 1, 1 + 1e-6, 3)])
+@pytest.mark.parametrize(
+    ("function", "exact"),
+    [
+        (wct_module._ROOT, np.sqrt),
+        (wct_module._INVERSE_ROOT, lambda x: 1 / np.sqrt(x)),
+        (wct_module._ROOT_OF_FEW, lambda x: 1 / (np.sqrt(x) + 1)),
+        (wct_module._INVERSE_ROOT_OF_FEW, lambda x: -1 / (x + np.sqrt(x))),
+    ],
+)
+def test_divided_differences_are_exact_for_any_spectrum(spectrum, function, exact):
+    a, b = np.meshgrid(spectrum, spectrum)
+    if exact(1.0) in (0.5, -0.5):  # of eigenvalues of I + S S^T
+        a, b = np.maximum(a, 1), np.maximum(b, 1)
+    quotients = function.quotient(jnp.asarray(a, jnp.float32), jnp.asarray(b, jnp.float32))
+    h = 1e-6 * a
+    slopes = (exact(a + h) - exact(a - h)) / (2 * h)
+    expected = np.where(np.abs(a - b) < 1e-4, slopes, (exact(a) - exact(b)) / np.where(a == b, 1, a - b))
+    np.testing.assert_allclose(quotients, expected, rtol=1e-4)
 
 
 @pytest.mark.parametrize("options", [{"alpha": 2.0}, {"alpha": -1.0}, {"alpha": np.nan}, {"weights": (2.0,)}])
