@@ -16,7 +16,16 @@ import numpy as np
 from arinv.attacks import objectives
 from arinv.errors import UserError
 from arinv.ops import norms
-from arinv.ops.inputs import as_images, as_labels, as_logits, as_radius, check_count, check_images, checked_logits_fn
+from arinv.ops.inputs import (
+    as_images,
+    as_labels,
+    as_logits,
+    as_radius,
+    call,
+    check_count,
+    check_images,
+    checked_logits_fn,
+)
 from arinv.ops.keys import fold_in
 from arinv.types import Array, ArrayLike, LogitsFn
 
@@ -267,7 +276,7 @@ def largest_classes(model: LogitsFn, images: Array, *, count: int) -> Array:
     Returns:
       int32 [B, count], the prediction first; -1 in rows with NaN, which predict no class.
     """
-    logits = as_logits(model(images), batch_size=images.shape[0], name="what logits_fn returns")
+    logits = as_logits(call(model, images, "logits_fn"), batch_size=images.shape[0], name="what logits_fn returns")
     undefined = jnp.any(jnp.isnan(logits), axis=1, keepdims=True)  # the largest would be the first NaN: class 0
     return jnp.where(undefined, -1, jax.lax.top_k(logits, count)[1])
 
@@ -287,7 +296,7 @@ def count_classes(model: LogitsFn, images: np.ndarray) -> int:
     """
 
     def logits(x):
-        return as_logits(model(x), batch_size=1, name="what logits_fn returns")
+        return as_logits(call(model, x, "logits_fn"), batch_size=1, name="what logits_fn returns")
 
     return jax.eval_shape(logits, jax.ShapeDtypeStruct((1, *images.shape[1:]), jnp.float32)).shape[1]
 
@@ -335,7 +344,9 @@ def margins(logits_fn: LogitsFn, images: np.ndarray, labels: np.ndarray, buckets
 
 @jax.jit
 def _margins(model: LogitsFn, images: Array, labels: Array) -> Array:
-    logits = as_logits(model(images), batch_size=images.shape[0], least=2, name="what logits_fn returns")
+    logits = as_logits(
+        call(model, images, "logits_fn"), batch_size=images.shape[0], least=2, name="what logits_fn returns"
+    )
     return objectives.margin(logits, jnp.maximum(labels, 0))
 
 

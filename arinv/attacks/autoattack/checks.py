@@ -21,7 +21,7 @@ from arinv.attacks.square import square
 from arinv.errors import UserError
 from arinv.ops import norms
 from arinv.ops.images import to_float, to_uint8
-from arinv.ops.inputs import as_images, as_labels, as_logits, as_radius, check_images
+from arinv.ops.inputs import as_images, as_labels, as_logits, as_radius, call, check_images
 from arinv.types import Array, ArrayLike, LogitsFn
 
 _SAME = 1e-4  # relative difference of logits between two runs of one program
@@ -70,7 +70,7 @@ def inspect_model(logits_fn: LogitsFn, images: ArrayLike, labels: ArrayLike) -> 
         return []
 
     def program():  # traced by every call
-        return jax.jit(lambda model, x: as_logits(model(x), batch_size=len(x)))
+        return jax.jit(lambda model, x: as_logits(call(model, x, "logits_fn"), batch_size=len(x)))
 
     programs = [program(), program()]
     logits = np.asarray(programs[0](model, x))
@@ -233,7 +233,7 @@ def _unusable_gradients(model: LogitsFn, images: Array, labels: Array, num_class
     real = labels >= 0
 
     def total(x, model):
-        return jnp.sum(jnp.where(real, loss(model(x), jnp.where(real, labels, 0)), 0.0))
+        return jnp.sum(jnp.where(real, loss(as_logits(call(model, x, "logits_fn")), jnp.where(real, labels, 0)), 0.0))
 
     largest = norms.norm(jax.jit(jax.grad(total))(images, model), "linf")
     zero, undefined = (int(jnp.sum(real & mask)) for mask in (largest == 0, ~jnp.isfinite(largest)))

@@ -60,8 +60,10 @@ def count_rounds(
       Attack -> number, in the order of AUTOATTACK.
 
     Raises:
-      UserError: an unknown attack, or too few classes.
+      UserError: no attack, an unknown one, or too few classes.
     """
+    if not attacks or not isinstance(attacks, Sequence):
+        raise UserError(f"attacks={attacks!r} must be one or more of {', '.join(AUTOATTACK)}.")
     attacks = (attacks,) if isinstance(attacks, str) else tuple(attacks)
     for name in attacks:
         if name not in AUTOATTACK:

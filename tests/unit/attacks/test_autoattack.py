@@ -384,6 +384,9 @@ def test_autoattack_accepts_legacy_keys_and_a_single_name(key):
         ({"attacks": ("pgd",)}, "unknown attack 'pgd'; known: apgd-ce, apgd-t, fab-t, square"),
         ({"num_queries": 0}, "num_queries must be at least 1, got 0; to skip an attack, use `attacks`"),
         ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
+        ({"attacks": []}, "attacks=[] must be one or more of apgd-ce, apgd-t, fab-t, square"),
+        ({"attacks": None}, "attacks=None must be one or more of apgd-ce"),
+        ({"logits_fn": lambda x: np.asarray(logits_fn(np.asarray(x)))}, "logits_fn cannot be traced by JAX"),
         (
             {"logits_fn": lambda x: logits_fn(x)[:, :3]},
             "needs 4 classes, the model has 3; leave it out: attacks=('apgd-ce', 'fab-t', 'square')",
