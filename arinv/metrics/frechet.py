@@ -16,7 +16,7 @@ import numpy as np
 
 from arinv.errors import UserError
 from arinv.ops import linalg
-from arinv.ops.inputs import as_images, as_numbers, layer_features
+from arinv.ops.inputs import as_flags, as_images, as_numbers, layer_features
 from arinv.types import Array, ArrayLike, FeaturesFn
 
 FRECHET_VARIANT = (
@@ -47,16 +47,16 @@ class FeatureMoments:
           mask: [B], 1 for an example that counts and 0 for padding; None counts all.
 
         Raises:
-          UserError: features that are not one vector per image, or a mask of another length.
+          UserError: features that are not one vector of numbers per image, or a mask of another length or values.
         """
-        rows = np.asarray(features, np.float64)
+        rows = as_numbers(features, "features")
         if rows.ndim != 2:
             raise UserError(f"features must be one vector per image [B, K], got {rows.shape}; average their positions.")
         if mask is not None:
-            mask = np.asarray(mask)
+            mask = as_flags(mask, "mask")
             if mask.shape != rows.shape[:1]:
                 raise UserError(f"mask must be one number per image {rows.shape[:1]}, got the shape {mask.shape}.")
-            rows = rows[mask > 0]
+            rows = rows[mask]
         if not len(rows):
             return
         if self.count and rows.shape[1:] != np.shape(self._mean):

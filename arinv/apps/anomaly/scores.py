@@ -28,9 +28,11 @@ from arinv.ops.inputs import (
     as_labels,
     as_numbers,
     as_radius,
+    as_vector,
     call,
     check_count,
     check_number,
+    decode,
     layer_features,
 )
 from arinv.ops.keys import fold_in, single_key
@@ -102,7 +104,7 @@ def amortized_scores(
     """
     images = as_images(images)
     (features,) = layer_features(features_fn, images, (layer,))
-    reconstructions = decode_fn(features)
+    reconstructions = decode(decode_fn, features)
     (reconstructed,) = layer_features(features_fn, reconstructions, (layer,))
     weights = {"pixel_weight": pixel_weight, "feature_weight": feature_weight}
     return sum(reconstruction_terms(reconstructions, reconstructed, images, features, **weights))
@@ -230,7 +232,9 @@ def best_f1_threshold(scores: ArrayLike, anomalous: ArrayLike) -> tuple[float, f
             f"the shape {anomalous.shape} with {int(anomalous.sum())} anomalous."
         )
     levels = np.unique(scores)
-    thresholds = np.concatenate([[np.nextafter(levels[0], -np.inf)], (levels[:-1] + levels[1:]) / 2])
+    middles = levels[:-1] + (levels[1:] / 2 - levels[:-1] / 2)  # in halves, which cannot overflow
+    middles = np.where(middles < levels[1:], middles, levels[:-1])  # of neighboring numbers the middle is the upper one
+    thresholds = np.concatenate([[np.nextafter(levels[0], -np.inf)], middles])
     # Scores above a threshold count as anomalous: those from the lowest level on, from the second, ...
     positives = np.sort(scores[anomalous])
     predicted = len(scores) - np.searchsorted(np.sort(scores), levels, side="left")
@@ -275,8 +279,14 @@ class Calibration:
 
     @classmethod
     def measure(cls, scores: ArrayLike, anomalous: ArrayLike) -> "Calibration":
-        """Returns the calibration from scores [N] of validation images, of which bool [N] are anomalous."""
-        scores, anomalous = np.asarray(scores, np.float64), np.asarray(anomalous, bool)
+        """Returns the calibration from scores [N] of validation images, of which bool [N] are anomalous.
+
+        Raises:
+          UserError: scores that are not finite, labels that are neither true nor false, or another number of them.
+        """
+        scores, anomalous = _check_scores(scores), as_flags(anomalous, "anomalous")
+        if anomalous.shape != scores.shape:
+            raise UserError(f"anomalous must be one per score {scores.shape}, got the shape {anomalous.shape}.")
         best = best_f1_threshold(scores, anomalous) if anomalous.any() else None
         return cls(tuple(np.sort(_check_scores(scores[~anomalous])).tolist()), best)
 
@@ -397,7 +407,7 @@ def attack_scores(
     options = {"eps": radius, "step_size": step, "num_steps": num_steps, "norm": norm}
 
     def gains_fn(x):
-        return sign * call(score_fn, x, "score_fn")
+        return sign * as_vector(call(score_fn, x, "score_fn"), count, "what score_fn returns")
 
     adversarial = projected_ascent(gains_fn, start, images, use_best=True, **options)
     if random_start:  # few steps may not reach the score of the image itself

@@ -340,3 +340,10 @@ def test_latent_search_continues_after_a_gradient_that_is_not_finite(key):
     options = {"latent_shape": (LATENT,), "layer": "code", "num_steps": 3, "init": np.zeros((5, LATENT)), **WEIGHTS}
     result = anomaly.latent_search(key, linear_decode, features, IMAGES, **options)
     assert np.isfinite(result.latents).all() and np.isfinite(result.scores).all() and np.any(result.latents != 0)
+
+
+@pytest.mark.parametrize("score_fn", [jnp.mean, lambda x: (x.sum((1, 2, 3)), x), lambda x: x.sum((1, 2, 3))[:1]])
+def test_attack_scores_rejects_scores_that_are_not_one_per_image(key, score_fn):
+    images = np.random.default_rng(0).random((4, 4, 4, 3), np.float32)
+    with pytest.raises(UserError, match="what score_fn returns must be"):
+        anomaly.attack_scores(key, score_fn, images, np.array([0, 1, 0, 1]), eps=1.0, num_steps=2)

@@ -109,3 +109,15 @@ def test_calibrate_rejects_scores_without_a_rank():
     with pytest.raises(UserError, match="1 of 2 scores are NaN"):
         calibrate([np.nan, 1.0], [1.0, 2.0])
     assert calibrate([np.inf, -np.inf], [1.0, 2.0]).tolist() == [1.0, 0.0]
+
+
+@pytest.mark.parametrize("scores", [[0.1, 0.3, 0.1 + 0.2], [1e300, 1.6e308, 1.7e308], [-1.7e308, 0.0, 1.7e308]])
+def test_best_f1_threshold_has_its_f1_for_neighboring_and_large_scores(scores):
+    threshold, f1 = best_f1_threshold(scores, [0, 0, 1])
+    assert f1 == 1.0 and (np.array(scores) > threshold).tolist() == [False, False, True]
+
+
+@pytest.mark.parametrize("anomalous", [[0, 0, -1], [0, 0], [0, 0, 2]])
+def test_calibration_rejects_padding_and_other_lengths(anomalous):
+    with pytest.raises(UserError, match="anomalous must be"):
+        Calibration.measure([1.0, 2.0, 3.0], anomalous)
