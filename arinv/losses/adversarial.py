@@ -8,8 +8,9 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from arinv.errors import UserError
 from arinv.ops.channels import flatten_rows
-from arinv.ops.inputs import as_vector, check_number
+from arinv.ops.inputs import as_vector, call, check_number
 from arinv.types import Array, ArrayLike
 
 
@@ -50,16 +51,27 @@ def gradient_penalty(
       float32 [B]; it is differentiable in what scores_fn depends on.
 
     Raises:
-      UserError: shares that are not one for each image, or a target that is not positive.
+      UserError: images and fakes of different shapes or not floating point, scores that are not one for each image,
+        shares that are not, or a target that is not positive.
 
     Source: Gulrajani et al. 2017, eq. 3; weight 10 and target 1 in Karras et al. 2018, with images in [-1, 1]: a
     gradient with respect to images in [0, 1] is twice as long, so that target 2 is theirs here.
     """
     check_number(target, "target", least=1e-6)
-    images, fakes = jnp.asarray(images, jnp.float32), jnp.asarray(fakes, jnp.float32)
+    images, fakes = jnp.asarray(images), jnp.asarray(fakes)
+    if images.shape != fakes.shape or not all(jnp.issubdtype(x.dtype, jnp.floating) for x in (images, fakes)):
+        raise UserError(
+            f"images {images.dtype} {images.shape} and fakes {fakes.dtype} {fakes.shape} must be floating point of one "
+            "shape [B, H, W, C]."
+        )
+    images, fakes = images.astype(jnp.float32), fakes.astype(jnp.float32)
     shares = as_vector(shares, images.shape[0], "shares").reshape(-1, *[1] * (images.ndim - 1))
     mixtures = images + shares * (fakes - images)
-    gradients = jax.grad(lambda mixtures: jnp.sum(scores_fn(mixtures)))(mixtures)
+
+    def total(x):
+        return jnp.sum(as_vector(call(scores_fn, x, "scores_fn"), x.shape[0], "what scores_fn returns"))
+
+    gradients = jax.grad(total)(mixtures)
     squares = jnp.sum(jnp.square(flatten_rows(gradients)), axis=1)
     lengths = jnp.sqrt(jnp.maximum(squares, 1e-16))  # the root has no gradient at 0
     return jnp.square((lengths - target) / target)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from arinv.errors import UserError, unknown
-from arinv.ops.inputs import as_labels, as_logits, as_vector, check_count, check_number
+from arinv.ops.inputs import as_flags, as_labels, as_logits, as_vector, check_count, check_number, is_concrete
 from arinv.types import Array, ArrayLike
 
 WEIGHTINGS = ("tanh", "sigmoid", "discrete")
@@ -20,7 +20,7 @@ def cross_entropy(logits: ArrayLike, labels: ArrayLike) -> Array:
     Args:
       logits: [B, K].
       labels: int [B] in 0..K-1; rows labeled -1 are padding, with zero loss and zero gradient. A traced label of K or
-        more gives NaN.
+        more gives NaN. A model that gives NaN for a padding image may still have NaN gradients in its weights.
 
     Returns:
       float32 [B], at least 0.
@@ -31,8 +31,16 @@ def cross_entropy(logits: ArrayLike, labels: ArrayLike) -> Array:
     logits = as_logits(logits)
     labels = as_labels(labels, batch_size=logits.shape[0], num_classes=logits.shape[1])
     real = labels >= 0
+    logits = jnp.where(real[:, None], logits, 0.0)  # before the softmax, whose gradient at NaN is NaN
     losses = optax.losses.softmax_cross_entropy_with_integer_labels(logits, jnp.where(real, labels, 0))
     return jnp.where(real, losses, 0.0)
+
+
+def _real_rows(labels: ArrayLike, *logits: ArrayLike) -> list[Array]:
+    """Returns logits [B, K] with zeros in rows of padding, between which there is no divergence."""
+    all_logits = [as_logits(rows) for rows in logits]
+    real = as_labels(labels, batch_size=all_logits[0].shape[0]) >= 0
+    return [jnp.where(real[:, None], rows, 0.0) for rows in all_logits]
 
 
 def kl_divergence(logits: ArrayLike, other_logits: ArrayLike) -> Array:
@@ -73,8 +81,8 @@ def trades_loss(logits: ArrayLike, adversarial_logits: ArrayLike, labels: ArrayL
     Source: Zhang et al. 2019, eq. 5.
     """
     beta = check_number(beta, "beta", least=0.0)
-    divergence = kl_divergence(logits, adversarial_logits)
-    return cross_entropy(logits, labels) + beta * jnp.where(jnp.asarray(labels) >= 0, divergence, 0.0)
+    divergence = kl_divergence(*_real_rows(labels, logits, adversarial_logits))
+    return cross_entropy(logits, labels) + beta * divergence
 
 
 def gair_rst_loss(
@@ -106,10 +114,11 @@ def gair_rst_loss(
     Source: the released code of Zhang et al. 2021, GAIR-RST.
     """
     beta = check_number(beta, "beta", least=0.0)
-    near, far = kl_divergence(logits, adversarial_logits), kl_divergence(logits, margin_logits)
+    clean, near, far = _real_rows(labels, logits, adversarial_logits, margin_logits)
+    near, far = kl_divergence(clean, near), kl_divergence(clean, far)
     weights = as_vector(weights, near.shape[0], "weights")
     divergence = weights * near + (1 - weights) * far
-    return cross_entropy(logits, labels) + beta * jnp.where(jnp.asarray(labels) >= 0, divergence, 0.0)
+    return cross_entropy(logits, labels) + beta * divergence
 
 
 def margin_loss(logits: ArrayLike, labels: ArrayLike, *, confidence: float = 50.0) -> Array:
@@ -152,24 +161,28 @@ def geometry_weights(kappa: ArrayLike, mask: ArrayLike, *, num_steps: int, kind:
       float32 [B], 0 for padding.
 
     Raises:
-      UserError: another kind, fewer than 1 step, or kappa and mask that are not [B].
+      UserError: another kind, fewer than 1 step, kappa and mask that are not [B], (if concrete) kappa outside 0 to K or
+        a mask other than 0 and 1, or an offset that is not finite.
 
     Source: Zhang et al. 2021, section 3, normalized as in the released code.
     """
     if kind not in WEIGHTINGS:
         raise unknown("weighting", kind, WEIGHTINGS)
     check_count(num_steps, "num_steps")
-    kappa = as_vector(kappa, jnp.shape(kappa)[0] if jnp.ndim(kappa) else 0, "kappa")
+    check_number(offset, "offset")
+    kappa = _as_kappa(kappa, num_steps)
     mask = as_vector(mask, kappa.shape[0], "mask")
+    if is_concrete(mask):
+        as_flags(mask, "mask")
     argument = offset + 5 * (1 - 2 * kappa / num_steps)
-    if kind == "tanh":
-        weights = (1 + jnp.tanh(argument)) / 2
-    elif kind == "sigmoid":
-        weights = jax.nn.sigmoid(argument)
-    else:
-        weights = (num_steps + 1 - kappa) / (num_steps + 1)
-    weights = weights * mask
-    return weights * jnp.sum(mask) / jnp.maximum(jnp.sum(weights), 1e-12)
+    if kind == "discrete":
+        logs = jnp.log(num_steps + 1 - kappa)
+    else:  # (1 + tanh a) / 2 is sigmoid(2 a)
+        logs = jax.nn.log_sigmoid(2 * argument if kind == "tanh" else argument)
+    logs = jnp.where(mask > 0, logs, -jnp.inf)
+    largest = jnp.max(logs, initial=-jnp.inf)
+    weights = jnp.exp(logs - jnp.where(jnp.isfinite(largest), largest, 0.0))  # none underflows to a sum of 0
+    return weights * jnp.sum(mask) / jnp.maximum(jnp.sum(weights), 1.0)
 
 
 def divergence_share(kappa: ArrayLike, *, num_steps: int, offset: float) -> Array:
@@ -183,6 +196,24 @@ def divergence_share(kappa: ArrayLike, *, num_steps: int, offset: float) -> Arra
     Returns:
       float32 [B] in [0, 1], not normalized.
 
+    Raises:
+      UserError: fewer than 1 step, kappa that is not [B] or (if concrete) not in 0 to K, or an offset that is not a
+        finite number.
+
     Source: the released code of Zhang et al. 2021, GAIR-RST.
     """
-    return (1 + jnp.tanh(offset + num_steps / 2 - jnp.asarray(kappa, jnp.float32))) / 2
+    check_count(num_steps, "num_steps")
+    check_number(offset, "offset")
+    return (1 + jnp.tanh(offset + num_steps / 2 - _as_kappa(kappa, num_steps))) / 2
+
+
+def _as_kappa(kappa: ArrayLike, num_steps: int) -> Array:
+    """Returns numbers of attack steps as float32 [B].
+
+    Raises:
+      UserError: another shape, or (if concrete) numbers outside 0 to num_steps.
+    """
+    kappa = as_vector(kappa, jnp.shape(kappa)[0] if jnp.ndim(kappa) else 0, "kappa")
+    if is_concrete(kappa) and not ((kappa >= 0) & (kappa <= num_steps)).all():
+        raise UserError(f"kappa must be numbers of steps from 0 to num_steps={num_steps}.")
+    return kappa

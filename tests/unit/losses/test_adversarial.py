@@ -49,3 +49,16 @@ def test_equilibrium_and_its_balance_by_hand():
     assert losses.update_balance(1.0, 4.0, 0.1, ratio=0.5, rate=0.1) == 1.0
     with pytest.raises(UserError, match="ratio"):
         losses.update_balance(0.5, 0.4, 0.1, ratio=1.5, rate=0.1)
+
+
+@pytest.mark.parametrize(
+    ("images", "fakes", "scores_fn", "message"),
+    [
+        (np.zeros((4, 2, 2, 3)), np.zeros((1, 2, 2, 3)), lambda x: x.sum((1, 2, 3)), "of one shape"),
+        (np.zeros((4, 2, 2, 3), np.uint8), np.zeros((4, 2, 2, 3), np.uint8), lambda x: x.sum((1, 2, 3)), "uint8"),
+        (np.zeros((4, 2, 2, 3)), np.zeros((4, 2, 2, 3)), jnp.mean, "what scores_fn returns must be one number per"),
+    ],
+)
+def test_gradient_penalty_rejects_wrong_arguments(images, fakes, scores_fn, message):
+    with pytest.raises(UserError, match=message):
+        losses.gradient_penalty(scores_fn, images, fakes, np.full(4, 0.5))

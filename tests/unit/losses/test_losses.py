@@ -185,3 +185,14 @@ def test_gaussian_divergence_is_the_integral():
     expected = (p * np.log(np.maximum(p, 1e-300) / q)).sum() * (x[1] - x[0])
     result = losses.gaussian_divergence(means.astype(np.float32), 2 * np.log(deviation[None]).astype(np.float32))
     np.testing.assert_allclose(result, [expected], rtol=1e-4)
+
+
+def test_padding_has_no_gradient_whatever_its_logits_are():
+    logits, labels = jnp.array([[jnp.nan, 1.0, jnp.inf], [0.0, 1.0, 2.0]]), np.array([-1, 0])
+    for total in (
+        lambda x: losses.cross_entropy(x, labels).sum(),
+        lambda x: losses.trades_loss(x, 2 * x, labels, beta=6.0).sum(),
+        lambda x: losses.gair_rst_loss(x, 2 * x, 3 * x, labels, np.full(2, 0.5), beta=6.0).sum(),
+    ):
+        gradient = np.asarray(jax.grad(total)(logits))
+        assert (gradient[0] == 0).all() and (gradient[1] != 0).any()

@@ -121,3 +121,34 @@ def test_projected_ascent_counts_the_iterates_it_steps_from(key):
     x, tallies = attacks.projected_ascent(losses_fn, images, images, has_aux=True, **options)
     np.testing.assert_allclose(x, 0.65, rtol=1e-6)  # from 0.5, 0.525 and 0.55 below the mark, then from 0.575 on above
     np.testing.assert_array_equal(tallies, [3.0, 3.0])
+
+
+@pytest.mark.parametrize("kind", ["tanh", "sigmoid", "discrete"])
+@pytest.mark.parametrize("offset", [-30.0, -3.0, 0.0, 30.0])
+def test_geometry_weights_have_mean_1_also_where_all_are_robust(kind, offset):
+    mask = jnp.array([1.0, 1.0, 1.0, 0.0])
+    for kappa in ([10.0, 10, 10, 10], [0, 0, 0, 0], [10, 10, 9, 3]):
+        weights = losses.geometry_weights(jnp.array(kappa), mask, num_steps=10, kind=kind, offset=offset)
+        assert float(weights.sum()) == pytest.approx(3.0, rel=1e-5) and weights[3] == 0 and (weights >= 0).all()
+    nothing = losses.geometry_weights(jnp.zeros(3), jnp.zeros(3), num_steps=10, kind=kind, offset=offset)
+    assert (nothing == 0).all()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"kappa": [12.0, 1]}, "kappa must be numbers of steps from 0 to num_steps=10"),
+        ({"kappa": [-1.0, 1]}, "kappa must be numbers of steps from 0"),
+        ({"mask": [1.0, 2.0]}, "mask must be True or False"),
+        ({"offset": np.nan}, "offset must be a finite number"),
+        ({"num_steps": -4}, "num_steps must be at least 1"),
+    ],
+)
+def test_geometry_weights_reject_what_they_cannot_mean(change, message):
+    options = {"kappa": [0.0, 1], "mask": [1.0, 1.0], "num_steps": 10, "offset": 0.0, **change}
+    kappa, mask = jnp.array(options.pop("kappa")), jnp.array(options.pop("mask"))
+    with pytest.raises(UserError, match=message):
+        losses.geometry_weights(kappa, mask, kind="tanh", **options)
+    if "mask" not in change:
+        with pytest.raises(UserError, match=message):
+            losses.divergence_share(kappa, **options)
