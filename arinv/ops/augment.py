@@ -4,6 +4,8 @@ Images are float32 [B, H, W, C] in [0, 1] and stay in that range; crops and flip
 strength 0 is the identity.
 """
 
+import math
+
 import jax
 import jax.numpy as jnp
 from jax.scipy import ndimage
@@ -11,6 +13,7 @@ from jax.scipy import ndimage
 from arinv.errors import UserError
 from arinv.ops.colors import grey_values, shift_hue
 from arinv.ops.images import to_float
+from arinv.ops.inputs import check_number
 from arinv.types import Array
 
 # Principal components of the RGB values of ImageNet, in units of [0, 1].
@@ -57,7 +60,8 @@ def augment(
       float32 [B, H, W, C] in [0, 1]; [B, H, H, C] with a resized crop, [B, window, window, C] with a window.
 
     Raises:
-      UserError: a negative strength, or images smaller than the window.
+      UserError: a strength that is negative or not finite, limits of the resized crop out of order or range, grey
+        images with lighting, or images smaller than the window.
     """
     strengths = {
         "crop_padding": crop_padding,
@@ -68,8 +72,7 @@ def augment(
         "window": window,
     }
     for name, strength in strengths.items():
-        if strength < 0:
-            raise UserError(f"{name}={strength}; must be 0 (off) or more")
+        check_number(strength, name, least=0.0, most=0.5 if name == "hue" else math.inf)
     keys = jax.random.split(key, 6)
     if window:
         images = random_window(jax.random.fold_in(key, 6), images, size=window)
@@ -88,7 +91,7 @@ def augment(
         images = random_rotate(keys[4], images, degrees=rotate_degrees)
     if lighting:
         images = random_lighting(keys[5], images, std=lighting)
-    return images
+    return images.astype(jnp.float32)
 
 
 def random_crop(key: Array, images: Array, *, padding: int) -> Array:
@@ -151,8 +154,15 @@ def random_resized_crop(
     Returns:
       float32 [B, size, size, C] in [0, 1].
 
+    Raises:
+      UserError: limits that are not in order, areas outside 0 to 1, or ratios that are not above 0.
+
     Source: Szegedy et al. 2015, section 6; a window longer than the image is cropped to its side.
     """
+    for name, (low, high), most in (("scale", scale, 1.0), ("ratio", ratio, math.inf)):
+        if not 0 < low <= high <= most or not math.isfinite(high):
+            limit = " of at most 1" if most == 1.0 else ""
+            raise UserError(f"{name} must be two numbers above 0{limit}, the smaller first; got {(low, high)}")
     images = to_float(images)
     batch, height, width, channels = images.shape
     keys = jax.random.split(key, 3)
@@ -280,9 +290,14 @@ def random_lighting(key: Array, images: Array, *, std: float) -> Array:
     Returns:
       float32 [B, H, W, 3] in [0, 1], clipped.
 
+    Raises:
+      UserError: grey images.
+
     Source: Krizhevsky et al. 2012, section 4.1.
     """
     images = to_float(images)
+    if images.shape[-1] != 3:
+        raise UserError(f"images have shape {images.shape}; lighting adds colors and needs 3 channels")
     alpha = std * jax.random.normal(key, (images.shape[0], 3))
     color = (alpha * jnp.array(_PCA_VALUES)[None, :]) @ jnp.array(_PCA_VECTORS).T
     return jnp.clip(images + color[:, None, None, :], 0.0, 1.0)

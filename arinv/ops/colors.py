@@ -29,12 +29,14 @@ def shift_hue(images: ArrayLike, shift: ArrayLike | float) -> Array:
     """Returns images with the hue of each pixel shifted; saturation and value (HSV) are kept.
 
     Args:
-      images: [B, H, W, 3] in [0, 1].
+      images: [B, H, W, 3] in [0, 1]; [B, H, W, 1], which has no hue, is returned unchanged.
       shift: in turns of the color wheel: 1/3 makes red green, green blue and blue red; a number or [B, 1, 1].
 
     Returns:
       [B, H, W, 3] in [0, 1], clipped.
     """
+    if images.shape[-1] == 1:
+        return images
     red, green, blue = images[..., 0], images[..., 1], images[..., 2]
     value = images.max(axis=-1)
     chroma = value - images.min(axis=-1)

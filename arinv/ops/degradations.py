@@ -16,6 +16,7 @@ there without an experiment, and their strengths are ours. The paper states its 
 [-1, 1], where sigma 0.5 is 0.25 here.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -250,7 +251,7 @@ def _sensing(*, share: float, sigma: float, seed: int) -> Operator:
     check_count(seed, "seed", least=0)
 
     def matrix(images):
-        size = images[0].size
+        size = math.prod(images.shape[1:])
         if size > _MOST_SENSED:
             raise UserError(
                 f"an image of {size:,} values needs too large a matrix; at most {_MOST_SENSED:,} are sensed"

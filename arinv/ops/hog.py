@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from arinv.errors import UserError
 from arinv.ops.colors import grey_values
 from arinv.ops.inputs import as_images
 from arinv.types import Array, ArrayLike
@@ -62,6 +63,22 @@ def nan_where_not_finite(features: Array, images: Array) -> Array:
     return jnp.where(finite[:, None, None, None], features, jnp.nan)
 
 
+def grey_maps(images: ArrayLike, *, least: int) -> Array:
+    """Returns the grey values of images, float32 [B, H, W].
+
+    Args:
+      images: float [B, H, W, 3] or [B, H, W, 1] in [0, 1], finite or not.
+      least: smallest side, in pixels.
+
+    Raises:
+      UserError: images of another layout, dtype or (where values are known) range, or too small.
+    """
+    x = grey_values(as_images(images, finite=False).astype(jnp.float32))[..., 0]
+    if min(x.shape[1:]) < least:
+        raise UserError(f"images have {x.shape[2]}x{x.shape[1]} px; these features need sides of {least} px or more")
+    return x
+
+
 def _num_cells(side: int) -> int:
     """Returns the number of cells along a side in pixels."""
     return (side + CELL // 2) // CELL
@@ -79,9 +96,9 @@ def hog(images: ArrayLike) -> Array:
       NaN for an image that is not finite.
 
     Raises:
-      UserError: images of another layout, dtype or (where values are known) range.
+      UserError: images of another layout, dtype or (where values are known) range, or too small.
     """
-    x = grey_values(as_images(images, finite=False).astype(jnp.float32))[..., 0]
+    x = grey_maps(images, least=CELL // 2)
     magnitude, bins = _gradients(x)
     cells = _num_cells(x.shape[1]), _num_cells(x.shape[2])
     directed = sum_cells(magnitude[..., None] * jax.nn.one_hot(bins, 2 * _ORIENTATIONS), cells, CELL)
@@ -92,7 +109,7 @@ def hog(images: ArrayLike) -> Array:
     clipped_undirected = jnp.minimum(_CLIP, undirected[..., None, :] * scales)
     texture = jnp.sum(clipped_undirected, axis=-1) / math.sqrt(2 * _ORIENTATIONS)
     halves = (0.5 * jnp.sum(x, axis=-2) for x in (clipped_directed, clipped_undirected))
-    return nan_where_not_finite(jnp.concatenate([*halves, texture], axis=-1), x)
+    return nan_where_not_finite(jnp.concatenate([*halves, texture], axis=-1), x).astype(jnp.float32)
 
 
 def _gradients(x: Array) -> tuple[Array, Array]:

@@ -204,13 +204,14 @@ def as_logits(logits: Any, *, batch_size: int | None = None, least: int = 1, nam
     return jnp.asarray(logits, jnp.float32)
 
 
-def call(function: Callable[[Array], Any], images: Array, name: str) -> Any:
+def call(function: Callable[[Array], Any], images: Array, name: str, *, of: str = "images [B, H, W, C]") -> Any:
     """Returns what a function of a user returns for images that may be traced.
 
     Args:
       function: of images [B, H, W, C].
       images: its argument.
       name: of the function in errors.
+      of: what it is a function of, where that is something else.
 
     Returns:
       Its result.
@@ -219,14 +220,38 @@ def call(function: Callable[[Array], Any], images: Array, name: str) -> Any:
       UserError: not callable, or a function that needs the values of its images, as those of NumPy do.
     """
     if not callable(function):
-        raise UserError(f"{name} must be a function of images [B, H, W, C], got {type(function).__name__}.")
+        raise UserError(f"{name} must be a function of {of}, got {type(function).__name__}.")
     try:
         return function(images)
     except (jax.errors.TracerArrayConversionError, jax.errors.ConcretizationTypeError) as error:
         raise UserError(
             f"{name} cannot be traced by JAX ({type(error).__name__}): write it in jax.numpy, without NumPy functions, "
-            "`float` or `if` of values that follow from the images."
+            f"`float` or `if` of values that follow from the {of.split()[0]}."
         ) from error
+
+
+def decode(decode_fn: Callable[[Array], Any], features: Array, name: str = "decode_fn") -> Array:
+    """Returns the images that a function of a user makes of features that may be traced.
+
+    Args:
+      decode_fn: features [B, ...] -> images [B, H, W, C] in [0, 1].
+      features: its argument.
+      name: of the function in errors.
+
+    Returns:
+      float32 [B, H, W, C].
+
+    Raises:
+      UserError: as `call`, or a result that is not [B, H, W, C], floating point and (if concrete) in [0, 1].
+    """
+    images = call(decode_fn, features, name, of="features [B, ...]")
+    result = f"what {name} returns"
+    if isinstance(images, tuple | list | dict) or not hasattr(images, "shape"):
+        raise UserError(f"{result} must be images [B, H, W, C] in [0, 1], got a {type(images).__name__}.")
+    images = as_images(images, result, finite=False)
+    if images.shape[0] != features.shape[0]:
+        raise UserError(f"{result} must be {features.shape[0]} images, one for each row, got {images.shape[0]}.")
+    return images
 
 
 def checked_logits_fn(logits_fn: LogitsFn, *, batch_size: int, **classes: ArrayLike | None) -> LogitsFn:

@@ -7,9 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from arinv.ops.colors import grey_values
-from arinv.ops.hog import nan_where_not_finite, sum_cells
-from arinv.ops.inputs import as_images
+from arinv.ops.hog import grey_maps, nan_where_not_finite, sum_cells
 from arinv.types import Array, ArrayLike
 
 CELL = 16
@@ -44,9 +42,9 @@ def lbp(images: ArrayLike) -> Array:
       have no gradient.
 
     Raises:
-      UserError: images of another layout, dtype or (where values are known) range.
+      UserError: images of another layout, dtype or (where values are known) range, or too small.
     """
-    x = grey_values(as_images(images, finite=False).astype(jnp.float32))[..., 0]
+    x = grey_maps(images, least=CELL)
     height, width = x.shape[1:]
     center = x[:, 1:-1, 1:-1]
     patterns = jnp.zeros(center.shape, jnp.int32)
@@ -57,4 +55,4 @@ def lbp(images: ArrayLike) -> Array:
     ones = jnp.pad(inner, ((0, 0), (1, 1), (1, 1), (0, 0)))  # a pixel at the border has no pattern
     histograms = sum_cells(ones, (height // CELL, width // CELL), CELL)
     features = jnp.sqrt(histograms / jnp.maximum(jnp.sum(histograms, axis=-1, keepdims=True), 1e-10))
-    return nan_where_not_finite(features, x)
+    return nan_where_not_finite(features, x).astype(jnp.float32)

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from arinv.errors import UserError, unknown
 from arinv.ops.images import crop_images, pad_images
-from arinv.ops.inputs import as_images, check_count, layer_features
+from arinv.ops.inputs import as_images, check_count, decode, layer_features
 from arinv.types import Array, ArrayLike, DecodeFn, FeaturesFn
 
 COMPARISONS = ("enlarged", "original")  # sizes at which an enlarged image is compared with its reconstruction
@@ -45,13 +45,14 @@ def invert(decode_fn: DecodeFn, features_fn: FeaturesFn, images: ArrayLike, *, l
       [B, H, W, C] in [0, 1].
 
     Raises:
-      UserError: images outside [0, 1], an unknown layer, or reconstructions of another size than the images.
+      UserError: images or reconstructions outside [0, 1], an unknown layer, or reconstructions of another size than the
+        images.
 
     Source: Rojas-Gomez et al. 2022, section 3.1.
     """
     images = as_images(images)
     (features,) = layer_features(features_fn, images, (layer,))
-    reconstructions = decode_fn(features)
+    reconstructions = decode(decode_fn, features)
     if reconstructions.shape != images.shape:
         sizes = (f"{x.shape[1]} x {x.shape[2]} px" for x in (images, reconstructions))
         raise UserError("inverting {} of images of {} gives {}; pad them first".format(layer, *sizes))

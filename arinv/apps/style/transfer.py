@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from arinv.errors import UserError, unknown
-from arinv.ops.inputs import as_images, layer_features
+from arinv.ops.inputs import as_images, decode, layer_features
 from arinv.ops.wct import StyleMoments, style_moments, transfer
 from arinv.types import Array, ArrayLike, DecodeFn, FeaturesFn
 
@@ -175,7 +175,7 @@ def stylize_with(
         features = _features(levels[i], images)
         regions = _resize_labels(labels, features)
         features = transfer(features, [code[i] for code in codes], labels=regions, **options)
-        decoded = jnp.asarray(levels[i].decode_fn(features), jnp.float32)
+        decoded = decode(levels[i].decode_fn, features)
         if decoded.shape != images.shape:
             sizes = (f"{x.shape[1]} x {x.shape[2]} px" for x in (images, decoded))
             raise UserError(

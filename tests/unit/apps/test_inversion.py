@@ -177,6 +177,13 @@ def test_invert_padded_depends_on_the_padding_near_the_end_only(small):
     [
         (lambda x: enlarging.invert(lambda f: f, identity, x, layer="conv9"), "unknown layer 'conv9'; known: same"),
         (lambda x: enlarging.invert(lambda f: f[:, 1:], identity, x, layer="same"), "8 x 8 px gives 7 x 8 px; pad"),
+        (lambda x: enlarging.invert(lambda f: 2 * f - 1, identity, x, layer="same"), "decode_fn returns range from -"),
+        (lambda x: enlarging.invert(lambda f: 255 * f, identity, x, layer="same"), r"in \[0, 1\]: divide by 255"),
+        (lambda x: enlarging.invert(lambda f: (f, 0), identity, x, layer="same"), "must be images .* got a tuple"),
+        (
+            lambda x: enlarging.invert(lambda f: f[:1], identity, x[[0, 0]], layer="same"),
+            "must be 2 images, one for each",
+        ),
         (lambda x: enlarging.invert_scaled(lambda f: f, identity, x, layer="same", scale=0), "scale .* got 0"),
         (lambda x: enlarging.invert_scaled(lambda f: f, identity, x, layer="same", scale=2.0), "whole number"),
         (lambda x: enlarging.enlarge(x, scale=True), "whole number of 1 or more; got True"),

@@ -10,6 +10,7 @@ import pytest
 
 from arinv.errors import UserError
 from arinv.ops import augment
+from arinv.ops.colors import shift_hue
 
 ALL = {
     "random_crop": lambda key, x: augment.random_crop(key, x, padding=3),
@@ -172,5 +173,29 @@ def test_pca_lighting_adds_one_color(key):
 
 
 def test_augment_rejects_negative_strength(key, images):
-    with pytest.raises(UserError, match="crop_padding=-1"):
+    with pytest.raises(UserError, match="crop_padding must be .* of at least 0, got -1"):
         augment.augment(key, images, crop_padding=-1)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"color_jitter": np.nan}, "color_jitter must be a finite number"),
+        ({"hue": 0.7}, "hue must be a finite number from 0 to 0.5"),
+        ({"resized_crop_scale": (1, 0.08)}, "scale must be two numbers above 0 of at most 1, the smaller first"),
+        ({"resized_crop_scale": (2, 3)}, "scale must be two numbers above 0 of at most 1"),
+        ({"resized_crop_scale": (0.1, 1), "resized_crop_ratio": (0, 1)}, "ratio must be two numbers above 0"),
+    ],
+)
+def test_augment_rejects_numbers_out_of_range(key, images, options, message):
+    with pytest.raises(UserError, match=message):
+        augment.augment(key, images, **options)
+
+
+def test_grey_images_stay_grey(key):
+    grey = np.random.default_rng(0).random((2, 8, 8, 1), np.float32)
+    options = {"crop_padding": 1, "flip": True, "color_jitter": 0.2, "hue": 0.1, "rotate_degrees": 5.0}
+    assert augment.augment(key, grey, **options).shape == grey.shape
+    np.testing.assert_array_equal(shift_hue(grey, 0.3), grey)
+    with pytest.raises(UserError, match="lighting adds colors and needs 3 channels"):
+        augment.augment(key, grey, lighting=0.1)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from arinv import parallel
+from arinv.errors import UserError
 from arinv.ops.hog import hog
 from arinv.ops.lbp import codes, lbp
 
@@ -122,3 +123,10 @@ def test_lbp_codes_of_runs():
     assert table[0] == table[255] == 56 and table[0b101] == 57
     assert table[0b1] == 0 and table[0b10] == 7 and table[0b11] == 1 and table[0b10000001] == 50
     assert np.bincount(table, minlength=58)[:56].tolist() == [1] * 56
+
+
+@pytest.mark.parametrize(("features", "least"), [(hog, 4), (lbp, 16)])
+def test_images_without_a_cell_are_refused(features, least):
+    assert 0 not in features(np.zeros((1, least, least, 3), np.float32)).shape
+    with pytest.raises(UserError, match=f"these features need sides of {least} px or more"):
+        features(np.zeros((1, 2 * least, least - 1, 3), np.float32))
