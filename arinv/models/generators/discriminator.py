@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from arinv.errors import UserError
 from arinv.models.layers import Conv, Dense, torch_uniform
 from arinv.ops.channels import flatten_rows
 from arinv.types import Array, Variables
@@ -45,7 +46,16 @@ class Discriminator(nn.Module):
 
     @nn.compact
     def __call__(self, images: Array, features: Array | None = None, *, train: bool = False) -> Array:
-        """Returns logits [B] (positive: real) of images [B, H, W, 3] in [0, 1] with target features [B, ...]."""
+        """Returns logits [B] (positive: real) of images [B, H, W, 3] in [0, 1] with target features [B, ...].
+
+        Raises:
+          UserError: images that are integers or too small, or no features of as many images where it reads them.
+        """
+        if not jnp.issubdtype(images.dtype, jnp.floating):
+            raise UserError(f"images have dtype {images.dtype}; must be floating point in [0, 1]")
+        if self.conditional and (features is None or features.shape[0] != images.shape[0]):
+            given = "none" if features is None else f"{features.shape[0]}"
+            raise UserError(f"this discriminator needs the features of {images.shape[0]} images; got {given}")
         options = {"use_bias": True, "spectral_norm": self.spectral_norm, "dtype": self.dtype}
 
         def rectify(x):
@@ -57,6 +67,11 @@ class Discriminator(nn.Module):
             (stem, (64, 5, 1, 0), (128, 3, 2, 0), (256, 3, 1, 0), (256, 3, 2, 0))
         ):
             conv = Conv(width, size, stride, padding, name=f"conv{i}", **options)
+            if min(x.shape[1:3]) + 2 * padding < size:
+                raise UserError(
+                    f"images of {images.shape[2]}x{images.shape[1]} px are too small for this discriminator; build it "
+                    "for their size"
+                )
             x = rectify(conv(x, train=train))
         x = jnp.mean(x.astype(jnp.float32), axis=(1, 2)).astype(self.dtype)
 

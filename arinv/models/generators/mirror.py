@@ -37,11 +37,19 @@ def mirror_plan(spec: FeatureSpec, *, image_size: int, upsampling: str = "transp
     Returns:
       The steps before the last convolution to RGB.
 
+    Raises:
+      UserError: for a vector, images whose side is no multiple of the stride of that spatial feature.
+
     Source: Rojas-Gomez et al. 2022, Table A4 and, of "nearest", the variant of the released code that interpolates.
     """
     deepest = spec.stages[-1]
     steps: tuple[Step, ...] = ()
     if spec.is_vector:
+        if image_size % deepest.stride or spec.side(image_size) < 1:
+            raise UserError(
+                f"this generator makes images of multiples of {deepest.stride} px, at least "
+                f"{(1 + spec.offset) * deepest.stride}; got image_size={image_size}"
+            )
         steps += (Step("dense", deepest.width, spec.side(image_size)),)
     steps += conv(deepest.width)
     for _ in range(spec.offset):

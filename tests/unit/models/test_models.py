@@ -306,3 +306,23 @@ def test_encoder_rejects_images_of_another_range():
     for images, message in (((255 * x).astype(np.uint8), "dtype uint8"), (255 * x, "divide by 255")):
         with pytest.raises(UserError, match=message):
             encoder.apply(variables, images)
+
+
+def test_discriminator_rejects_images_and_features_that_do_not_fit(key):
+    module, features = models.build_discriminator(image_size=32), jnp.ones((2, 2, 2, 4))
+    shapes = jax.eval_shape(module.init, key, jnp.zeros((2, 32, 32, 3)), features)
+    for arguments, message in (
+        ((jnp.zeros((2, 18, 18, 3)), features), "images of 18x18 px are too small for this discriminator"),
+        ((jnp.zeros((2, 32, 32, 3), jnp.uint8), features), "images have dtype uint8"),
+        ((jnp.zeros((2, 32, 32, 3)),), "needs the features of 2 images; got none"),
+        ((jnp.zeros((2, 32, 32, 3)), features[:1]), "needs the features of 2 images; got 1"),
+    ):
+        with pytest.raises(UserError, match=message):
+            jax.eval_shape(module.apply, shapes, *arguments)
+
+
+@pytest.mark.parametrize(("layer", "latent"), [("fc6", False), ("conv5", True)])
+@pytest.mark.parametrize("image_size", [7, 36, 33])
+def test_generators_of_vectors_reject_sizes_that_they_do_not_return(layer, latent, image_size):
+    with pytest.raises(UserError, match=f"makes images of multiples of .* px, .*; got image_size={image_size}"):
+        models.build_generator("alexnet_small", layer, image_size=image_size, latent=latent)
