@@ -99,6 +99,11 @@ class Folder:
         path, label = self._files[check_index(index, len(self))]
         return {"image": self._read(path), "label": label}
 
+    @property
+    def files(self) -> list[pathlib.Path]:
+        """The files of the images, in their order."""
+        return [path for path, _ in self._files]
+
     def read_labels(self) -> np.ndarray:
         """Returns the label of every image, int32 [N]."""
         return np.array([label for _, label in self._files], np.int32)

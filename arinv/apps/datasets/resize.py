@@ -22,7 +22,15 @@ from PIL import Image
 
 from arinv import data
 from arinv.errors import MISTAKE, UserError, user_line
-from arinv.experiment.writer import progress_bar, progress_callback, replacing, write_json, write_text
+from arinv.experiment.run import report_left_out
+from arinv.experiment.writer import (
+    TEMPORARY,
+    progress_bar,
+    progress_callback,
+    replacing,
+    write_json,
+    write_text,
+)
 from arinv.paths import expanded
 
 VERSION = "1.0.0"
@@ -30,6 +38,7 @@ _SHARD = 4096  # examples a file
 _FEATURES = "tensorflow_datasets.core.features"
 _FILE = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
 _SETTINGS = "resize.json"
+_COMPARED = 64  # images by which a source is recognized
 
 
 def main(argv: Sequence[str]) -> int:
@@ -110,8 +119,8 @@ def resize(
       The folder of the dataset.
 
     Raises:
-      UserError: a number or name out of range, a source that cannot be opened, splits of different classes, names of
-        classes that a dataset of TFDS cannot have, or a folder that holds another dataset.
+      UserError: a number or name out of range, a source that cannot be opened, splits of different classes or with
+        images in common, names of classes that a dataset of TFDS cannot have, or a folder that holds another dataset.
     """
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
         raise UserError(f"name {name!r} must be lowercase letters, digits and '_', such as imagenet256")
@@ -126,6 +135,15 @@ def resize(
         new: data.open_source(source, split=old, progress=progress_callback(f"checking {source} {old}"), **options)
         for new, old in splits.items()
     }
+    for opened in sources.values():
+        report_left_out(f"{source} {opened.info.split}", opened.num_skipped)
+        report_left_out(source, 0, opened.info.left_out)
+    for first, second in itertools.combinations(sources.values(), 2):
+        if data.share_images(first.info, second.info):
+            raise UserError(
+                f"the splits {first.info.split} and {second.info.split} of {source} have images in common; name splits "
+                "without"
+            )
     classes = [source.info.class_names for source in sources.values()]
     if any(names != classes[0] for names in classes):
         raise UserError(
@@ -135,10 +153,10 @@ def resize(
 
     folder = expanded(out_dir) / name / VERSION
     settings = {"source": source, "splits": splits, "side": side, "quality": quality}
-    settings["examples"] = {new: _fingerprint(opened) for new, opened in sources.items()}
+    settings["images"] = {new: _fingerprint(opened) for new, opened in sources.items()}
     _check_folder(folder, settings)
     folder.mkdir(parents=True, exist_ok=True)
-    for left in folder.glob(f".{name}-*"):  # of a run that was killed
+    for left in folder.glob(f"{TEMPORARY}*"):  # of a run that was killed
         left.unlink()
     write_json(folder / _SETTINGS, settings)
     infos = [_write_split(opened, folder, name, new, side, quality) for new, opened in sources.items()]
@@ -161,7 +179,15 @@ def _check_class_names(source: str, names: Sequence[str]) -> None:
 
 
 def _fingerprint(source: data.Source) -> str:
-    return f"{len(source)} {hashlib.sha256(source.read_labels().tobytes()).hexdigest()[:16]}"
+    """Returns a hash of the labels of a source, of some of its images, and of the sizes and times of its files."""
+    digest = hashlib.sha256(source.read_labels().tobytes())
+    count = min(len(source), _COMPARED)
+    for i in range(count):
+        digest.update(np.ascontiguousarray(source[i * len(source) // count]["image"]))
+    for path in getattr(source, "files", ()):
+        stat = path.stat()
+        digest.update(f"{stat.st_size} {stat.st_mtime_ns}\n".encode())
+    return f"{len(source)} {digest.hexdigest()[:16]}"
 
 
 def _check_folder(folder: pathlib.Path, settings: dict) -> None:

@@ -64,7 +64,7 @@ def test_a_stopped_run_resumes_to_the_same_files(photographs, tmp_path, monkeypa
     shard = folder / "small-train.array_record-00002-of-00006"
     shard.unlink()
     (folder / "dataset_info.json").unlink()
-    (folder / f".{shard.name}.123").write_bytes(b"left behind by a kill")
+    (folder / ".tmp-123-4").write_bytes(b"left behind by a kill")
     kept = folder / "small-train.array_record-00001-of-00006"
     changed = kept.stat().st_mtime_ns
     write(photographs, tmp_path / "out")
@@ -116,7 +116,21 @@ def test_the_command_refuses_names_sources_and_other_settings(photographs, tmp_p
         assert part in capsys.readouterr().err
     smooth(50, 50, 3).save(photographs / "dog" / "new.png")
     assert main([f"folder:{photographs}", "small", out, "--side=32"]) == 2
-    assert "another examples" in capsys.readouterr().err
+    assert "another images" in capsys.readouterr().err
+
+
+def test_images_that_have_changed_and_splits_in_common_are_refused(photographs, tmp_path, capsys):
+    (photographs / "dog" / "notes.heic").write_bytes(b"")
+    (photographs / "dog" / "bad.png").write_bytes(b"no image")
+    write(photographs, tmp_path / "out", on_bad_image="skip")
+    assert "skipped 1 unreadable" in (text := capsys.readouterr().err) and ".heic" in text
+    changed = photographs / "dog" / "3.png"
+    with Image.open(changed) as image:
+        Image.new("RGB", image.size).save(changed)
+    with pytest.raises(UserError, match="was written with another images"):
+        write(photographs, tmp_path / "out", on_bad_image="skip")
+    with pytest.raises(UserError, match="the splits all and test of .* have images in common"):
+        write(photographs, tmp_path / "other", on_bad_image="skip", splits={"train": "all", "test": "test"})
 
 
 @pytest.mark.parametrize("name", ["big\ndog", " dog", "d\udcffg"])
