@@ -189,8 +189,8 @@ def classifier(
         recipe, eps=attack.get_ref("eps"), norm=attack.norm, num_steps=attack.get_ref("num_steps")
     )
     config.test_attack = {
-        "eps": attack.eps if test_eps is None else float(test_eps),
-        "norm": attack.norm,
+        "eps": attack.get_ref("eps").identity() if test_eps is None else float(test_eps),
+        "norm": attack.get_ref("norm").identity(),
         "num_steps": attack.get_ref("num_steps").identity(),
         "step_size": 0.0,
         "random_start": False,
@@ -544,14 +544,16 @@ def compare_losses(args: ConfigDict) -> tuple[dict[str, ConfigDict], dict[str, s
 def experiment(stages: dict[str, ConfigDict]) -> ConfigDict:
     """Returns the config of stages that run one after the other, each in a folder of its name.
 
-    seed, dtype and mesh are fields of the experiment and apply to all stages (`--config.seed=1`).
+    seed, dtype and mesh are fields of the experiment and apply to all stages (`--config.seed=1`), unless a stage has
+    its own (`--config.stages.evaluation.dtype=float32`).
     """
     first = next(iter(stages.values()))
     config = ConfigDict({"seed": first.seed, "dtype": first.dtype, "mesh": first.mesh.to_dict()})
     for stage in stages.values():
         if "seed" in stage:
-            stage.seed, stage.dtype = config.get_ref("seed"), config.get_ref("dtype")
-            stage.mesh.data, stage.mesh.fsdp = config.mesh.get_ref("data"), config.mesh.get_ref("fsdp")
+            # Identities, so that a stage's own field changes that stage alone.
+            stage.seed, stage.dtype = (config.get_ref(name).identity() for name in ("seed", "dtype"))
+            stage.mesh.data, stage.mesh.fsdp = (config.mesh.get_ref(name).identity() for name in ("data", "fsdp"))
     config.stages = stages
     config.order = tuple(stages)
     return config
@@ -567,6 +569,10 @@ def shorten(config: ConfigDict) -> ConfigDict:
     config.log.num_images = 4
     if "num_steps" in config:
         config.num_steps = 2
+        for spec in [config.optimizer] if "schedule" in config.optimizer else config.optimizer.values():
+            spec.schedule.warmup_epochs = 0.0
+    if "attack_warmup_epochs" in config:
+        config.attack_warmup_epochs, config.recipe.geometry_from_epoch = 0.0, 0.0
     for name in ("attack", "test_attack"):
         if name in config:
             config[name].num_steps = 2

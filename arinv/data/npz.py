@@ -76,7 +76,7 @@ class Npz:
             raise UserError(f"{path}: image must be uint8 [N, H, W, 3]; got {dtype} {shape}")
         if not shape[0]:
             raise UserError(f"{path}: needs at least one example")
-        if self._images.max() <= 1:
+        if self._images.max() == 1:
             raise UserError(f"{path}: image has values of 0 and 1 only; uint8 images are in 0..255, so multiply by 255")
 
     def __len__(self) -> int:

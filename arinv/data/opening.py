@@ -35,6 +35,7 @@ class Scheme:
       extra_split: the split to take as additional training data.
       decoded: images are stored as arrays, at about the size they are used at.
       reduces_large_images: large JPEG files are decoded at a reduced size.
+      splits: names of all splits that any of its datasets may have; empty for those of each dataset.
     """
 
     open: Callable[..., Source]
@@ -50,6 +51,7 @@ class Scheme:
     extra_split: str = "train"
     decoded: bool = False
     reduces_large_images: bool = False
+    splits: tuple[str, ...] = ()
 
     @property
     def selects_examples(self) -> bool:
@@ -58,7 +60,12 @@ class Scheme:
 
 
 SCHEMES: dict[str, Scheme] = {
-    "photos": Scheme(photos.open_photos, options=("num_examples", "classes"), published=photos.PUBLISHED),
+    "photos": Scheme(
+        photos.open_photos,
+        options=("num_examples", "classes"),
+        published=photos.PUBLISHED,
+        splits=("train", "test"),
+    ),
     "tfds": Scheme(
         tfds.Tfds,
         "NAME",
@@ -76,6 +83,7 @@ SCHEMES: dict[str, Scheme] = {
         sorted_by_class=True,
         user_data=True,
         reduces_large_images=True,
+        splits=("train", "test", "val", "all"),
     ),
     "npz": Scheme(
         npz.Npz,
@@ -85,14 +93,16 @@ SCHEMES: dict[str, Scheme] = {
         numbered_classes=True,
         extra_split="all",
         decoded=True,
+        splits=("train", "test", "all"),
     ),
-    "blobs": Scheme(slices.open_blobs, decoded=True),
+    "blobs": Scheme(slices.open_blobs, decoded=True, splits=("train", "test")),
     "volume": Scheme(
         slices.open_volume,
         "PATH",
         options=("window",),
         check=slices.check_location,
         decoded=True,
+        splits=("train", "test"),
     ),
 }
 
@@ -124,6 +134,22 @@ def check_name(name: str) -> None:
     """
     scheme, location = split_name(name)
     scheme.check(location)
+
+
+def check_split(name: str, split: str, *, field: str = "split") -> None:
+    """Checks the name of a split where it follows from the kind of dataset, without reading data.
+
+    Args:
+      name: of the dataset.
+      split: as `open_source` takes it.
+      field: its name in errors.
+
+    Raises:
+      UserError: no such split.
+    """
+    scheme = SCHEMES.get(name.partition(":")[0])
+    if scheme and scheme.splits and split not in scheme.splits:
+        raise unknown(f"{field} of {name}", split, scheme.splits)
 
 
 def open_source(

@@ -94,6 +94,25 @@ def check_weights(description: Mapping[str, Any], weights: str | None, place: pa
         )
 
 
+def check_resumed(saved: Mapping[str, Any], current: Mapping[str, Any], workdir: pathlib.Path) -> None:
+    """Checks that a training resumes on data with the classes that it began with.
+
+    Args:
+      saved: description in its checkpoint.
+      current: its description now.
+      workdir: of the training, for the message.
+
+    Raises:
+      UserError: the data has other classes.
+    """
+    for name in ("num_classes", "class_names"):
+        if name in saved and saved[name] != current.get(name):
+            raise UserError(
+                f"{workdir} began its training with {name}={saved[name]}, and the data now has {current.get(name)}; "
+                "restore the data, or train again in another directory"
+            )
+
+
 def check_trained_size(
     description: Mapping[str, Any], image_size: int, place: pathlib.Path | str, *, verb: str = "was"
 ) -> None:

@@ -58,6 +58,7 @@ class Run:
         self.config, self.workdir = config, workdir
         self.stages = {workdir: config} if stages is None else stages
         self._sources = {} if sources is None else sources
+        self._unfinished: list[str] = []  # references of trainings that were loaded before their end
 
     def beside(self, config: ConfigDict, workdir: pathlib.Path) -> "Run":
         """Returns the run of another config in another directory, with the stages and datasets of this one."""
@@ -129,6 +130,9 @@ class Run:
           UserError: as `loading.load`.
         """
         workdir = self.resolve(reference)
+        if place := workdirs.unfinished(workdir):
+            self.report(f"warning: the training in {place} is not complete; its newest checkpoint is used")
+            self._unfinished.append(str(reference))
         options = {"image_size": image_size, "other_size": other_size, "channels": channels}
         return loading.load(workdir, kind=kind, dtype=self.dtype, **options)
 
@@ -253,6 +257,8 @@ class Run:
         """
         if "seed" in self.config:
             results = {**results, "setting": results.get("setting") or self.provenance}
+        if self._unfinished:
+            results = {**results, "unfinished": self._unfinished}
         workdirs.write_results(self.workdir, results)
         return results
 
@@ -262,10 +268,18 @@ def check_fields(config: ConfigDict) -> None:
 
     Raises:
       UserError: unknown dtype, batch size that the devices do not divide, image size out of range, unknown channels
-        or window, or negative number of images.
+        or window, an unknown split, or a negative seed or number of images.
     """
     dtype_of(config)
     _mesh_of(config)
+    if config.get("seed", 0) < 0:
+        raise UserError(f"seed={config.seed} must be 0 or more")
+    for name in ("num_train", "num_test"):
+        if config.data.get(name, 0) < 0:
+            raise UserError(f"data.{name}={config.data[name]} must be 0 (all images) or more")
+    for name in ("train_split", "test_split"):
+        if split := config.data.get(name):
+            data.check_split(config.data.name, split, field=f"data.{name}")
     image_size = config.data.get("image_size", 1)
     if not 1 <= image_size <= data.LARGEST_SIDE:
         raise UserError(f"data.image_size={image_size} must be 1 to {data.LARGEST_SIDE} px")

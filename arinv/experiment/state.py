@@ -78,6 +78,18 @@ class TrainState:
         """
         return self.replace(variables={**self.variables, AVERAGE: self.variables[name]})
 
+    def restart_average(self, name: str, where: Array) -> "TrainState":
+        """Returns the state with the average set to a network's weights.
+
+        Args:
+          name: of the network.
+          where: bool scalar, whether to.
+        """
+        average = jax.tree.map(
+            lambda old, new: jnp.where(where, new, old), self.variables[AVERAGE], self.variables[name]
+        )
+        return self.replace(variables={**self.variables, AVERAGE: average})
+
     def update_average(self, name: str, decay: float) -> "TrainState":
         """Returns the state, after the network's update but before `step` is incremented, with the average updated.
 

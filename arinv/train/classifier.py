@@ -22,6 +22,7 @@ from arinv.experiment.state import AVERAGE, TrainState, apply_train
 from arinv.experiment.trained import CLASSIFIER
 from arinv.ops.augment import augment
 from arinv.ops.images import image_grid, to_float
+from arinv.ops.inputs import check_number
 from arinv.train import robust, training
 from arinv.types import Array, Batch, LogitsFn, Metrics, Network, Variables
 
@@ -52,10 +53,7 @@ def check(config: ConfigDict) -> None:
         )
     _recipe(config)
     _watch(config, 1)
-    for name, epochs in (
-        ("attack_warmup_epochs", config.attack_warmup_epochs),
-        ("recipe.geometry_from_epoch", config.recipe.geometry_from_epoch),
-    ):
+    for name, epochs in _recipe_epochs(config):
         if epochs < 0:
             raise UserError(f"{name} must be 0 or more; got {epochs:g}")
         if not config.num_steps and epochs > config.num_epochs:
@@ -63,6 +61,14 @@ def check(config: ConfigDict) -> None:
                 f"{name}={epochs:g} is beyond the end of training, num_epochs={config.num_epochs:g}; lower it, or "
                 "train longer"
             )
+
+
+def _recipe_epochs(config: ConfigDict) -> tuple[tuple[str, float], ...]:
+    """Returns the fields of a recipe that count epochs from the start, and their values."""
+    return (
+        ("attack_warmup_epochs", config.attack_warmup_epochs),
+        ("recipe.geometry_from_epoch", config.recipe.geometry_from_epoch),
+    )
 
 
 def run(run: Run) -> dict[str, Any]:
@@ -91,6 +97,9 @@ def build(run: Run, encoder: None, info: data.SourceInfo, steps_per_epoch: int) 
       UserError: the config names something unknown or has a number out of range.
     """
     config = run.config
+    recipe_steps = {
+        name: training.steps_within(config, name, epochs, steps_per_epoch) for name, epochs in _recipe_epochs(config)
+    }
     description = describe(config, info)
     encoder = models.build(config.encoder.name, num_classes=info.num_classes, dtype=run.dtype, **description["options"])
     optimizers = training.make_optimizers(config, (CLASSIFIER,), steps_per_epoch)
@@ -101,8 +110,8 @@ def build(run: Run, encoder: None, info: data.SourceInfo, steps_per_epoch: int) 
         attack=attack_options(config.attack),
         augmentation=config.augmentation.to_dict(),
         recipe=_recipe(config),
-        attack_warmup_steps=round(config.attack_warmup_epochs * steps_per_epoch),
-        geometry_from_step=round(config.recipe.geometry_from_epoch * steps_per_epoch),
+        attack_warmup_steps=recipe_steps["attack_warmup_epochs"],
+        geometry_from_step=recipe_steps["recipe.geometry_from_epoch"],
         extras=extras,
     )
     eval_step = make_eval_step(encoder, attack=attack_options(config.test_attack))
@@ -235,6 +244,9 @@ def _watch(config: ConfigDict, steps_per_epoch: int) -> robust.Watch | None:
         raise UserError(
             f"watch.action=switch needs one of the recipes {allowed}; got recipe.name={config.recipe.name!r}"
         )
+    for name, value, least in (("every_epochs", watch.every_epochs, 1e-9), ("num_steps", watch.num_steps, 1)):
+        check_number(value, f"watch.{name}", least=least)
+    check_number(watch.threshold, "watch.threshold")
     every_steps = max(1, round(watch.every_epochs * steps_per_epoch))
     return robust.Watch(every_steps, watch.num_steps, watch.threshold, switch=watch.action == "switch")
 
@@ -347,6 +359,8 @@ def make_train_step(
             report |= overfitting
         if extras.average_decay > 0:
             state = state.update_average(CLASSIFIER, extras.average_decay)
+            if extras.watch and extras.watch.switch:  # the average begins again where the weights were restored
+                state = state.restart_average(CLASSIFIER, overfitting[robust.NOTICE][0] > 0)
         return state.replace(step=state.step + 1), report
 
     return train_step

@@ -113,7 +113,7 @@ def fit(
       profile: of some steps; None for none.
 
     Raises:
-      UserError: a metric is not finite; names the step and the last good checkpoint.
+      UserError: a metric or the state that is to be saved is not finite; names the step and the last checkpoint.
       SystemExit: after SIGTERM on any process, with the state saved; exit code 143.
     """
     step, meter = int(state.step), Meter()
@@ -149,9 +149,10 @@ def fit(
                     values = evaluate(state, step)
                 writer.scalars(step, {f"test/{name}": value for name, value in values.items()})
             if stop := has_to_stop(step) and not last:  # only a finite state is worth saving
-                _check_finite(meter.flush(), step, checkpoints)
+                check_finite(meter.flush(), step, checkpoints)
             if last or stop or step % every.checkpoint == 0:
                 with watch.paused():
+                    check_finite(_are_finite(state.variables), step, checkpoints)
                     checkpoints.save(state, data_state=prepared.position, description=description, wait=last or stop)
             if stop:
                 _stop(step)
@@ -317,7 +318,7 @@ class _Log:
         self._has_reported_memory = False
 
     def __call__(self, step: int, values: Mapping[str, float], rates: Mapping[str, float]) -> None:
-        _check_finite(values, step, self._checkpoints)
+        check_finite(values, step, self._checkpoints)
         memory = speed.device_memory()
         metrics = {f"train/{name}": value for name, value in values.items()}
         self._writer.scalars(step, metrics | {f"speed/{name}": value for name, value in {**rates, **memory}.items()})
@@ -334,11 +335,37 @@ class _Log:
             print(f"\n{self._title}, {text}", file=sys.stderr, flush=True)
 
 
-def _check_finite(values: Mapping[str, float], step: int, checkpoints: Checkpoints) -> None:
+@jax.jit
+def _sums(variables: Mapping[str, Any]) -> Mapping[str, Array]:
+    """Returns 0 for each network whose weights are finite, and NaN for others."""
+
+    def total(network):
+        leaves = [x for x in jax.tree.leaves(network) if jnp.issubdtype(x.dtype, jnp.inexact)]
+        return sum((jnp.sum(jnp.where(jnp.isfinite(x), 0.0, jnp.nan)) for x in leaves), jnp.zeros(()))
+
+    return {name: total(network) for name, network in variables.items()}
+
+
+def _are_finite(variables: Mapping[str, Any]) -> dict[str, float]:
+    sums = parallel.to_host(_sums(dict(variables)))
+    return {f"the weights of the {name}": float(value) for name, value in sums.items()}
+
+
+def check_finite(values: Mapping[str, float], step: int, checkpoints: Checkpoints) -> None:
+    """Checks metrics of a step.
+
+    Args:
+      values: by name.
+      step: after which they were measured.
+      checkpoints: of the run.
+
+    Raises:
+      UserError: one is not finite; names the step and the last checkpoint.
+    """
     bad = [name for name, value in values.items() if not math.isfinite(value)]
     if bad:
         good = checkpoints.latest_step()
-        where = f"the last good checkpoint is step {good}" if good is not None else "no checkpoint was saved yet"
+        where = f"the last checkpoint is step {good}" if good is not None else "no checkpoint was saved yet"
         raise UserError(
             f"{', '.join(bad)} became non-finite at step {step} or shortly before; {where} in "
             f"{checkpoints.directory}. Lower the learning rate or clip gradients (optimizer.max_gradient_norm)"

@@ -8,15 +8,28 @@ import optax
 
 from arinv.errors import UserError, unknown
 
+# A schedule's function takes the rate, the steps of the run, those of its warm-up, and those of an epoch, and returns
+# the rate as a function of the step after the warm-up. Epochs count from the start of the run.
 
-def _step_decay(rate: float, total: int, per_epoch: int, *, every_epochs: float, factor: float = 0.1):
-    if not every_epochs > 0:
-        raise UserError(f"schedule.every_epochs={every_epochs} must be above 0: epochs between steps of the rate")
+
+def _step_decay(rate: float, total: int, warmup: int, per_epoch: int, *, every_epochs: float, factor: float = 0.1):
+    if not every_epochs * per_epoch >= 1:
+        raise UserError(
+            f"schedule.every_epochs={every_epochs} must be above 0, epochs between steps of the rate, and at least "
+            f"one step of the training, 1/{per_epoch} of an epoch"
+        )
     _check_factors([factor])
-    boundaries, epoch = {}, every_epochs
-    while epoch * per_epoch < total:
-        boundaries[round(epoch * per_epoch)] = factor
-        epoch += every_epochs
+    epochs = [every_epochs]
+    while epochs[-1] * per_epoch < total:
+        epochs.append(epochs[-1] + every_epochs)
+    return _piecewise(rate, warmup, per_epoch, epochs[:-1], [factor] * (len(epochs) - 1))
+
+
+def _piecewise(rate: float, warmup: int, per_epoch: int, epochs: Sequence[float], factors: Sequence[float]):
+    boundaries: dict[int, float] = {}
+    for epoch, factor in zip(epochs, factors, strict=True):
+        step = round(epoch * per_epoch) - warmup
+        boundaries[step] = boundaries.get(step, 1.0) * factor  # several may round to one step
     return optax.piecewise_constant_schedule(rate, boundaries)
 
 
@@ -25,22 +38,21 @@ def _check_factors(factors: Sequence[float]) -> None:
         raise UserError(f"factors of the learning rate must be 0 or more; got {tuple(factors)}")
 
 
-def _milestones(rate: float, total: int, per_epoch: int, *, epochs, factors):
+def _milestones(rate: float, total: int, warmup: int, per_epoch: int, *, epochs, factors):
     if len(epochs) != len(factors) or not all(epoch > 0 for epoch in epochs):
         raise UserError(
             f"schedule.epochs={tuple(epochs)} and schedule.factors={tuple(factors)} must be equally many, with epochs "
             "above 0"
         )
     _check_factors(factors)
-    boundaries = {round(epoch * per_epoch): factor for epoch, factor in zip(epochs, factors, strict=True)}
-    return optax.piecewise_constant_schedule(rate, boundaries)
+    return _piecewise(rate, warmup, per_epoch, epochs, factors)
 
 
-def _cosine(rate: float, total: int, per_epoch: int):
-    return optax.cosine_decay_schedule(rate, total)
+def _cosine(rate: float, total: int, warmup: int, per_epoch: int):
+    return optax.cosine_decay_schedule(rate, max(1, total - warmup))
 
 
-def _constant(rate: float, total: int, per_epoch: int):
+def _constant(rate: float, total: int, warmup: int, per_epoch: int):
     return optax.constant_schedule(rate)
 
 
@@ -71,7 +83,7 @@ def make_schedule(spec: Mapping, *, num_steps: int, steps_per_epoch: int) -> opt
     if rate <= 0:
         raise UserError(f"learning_rate must be positive; got {rate}")
     options = _own_options(name, spec, _SCHEDULES)
-    schedule = _SCHEDULES[name](rate, max(1, num_steps - warmup), steps_per_epoch, **options)
+    schedule = _SCHEDULES[name](rate, num_steps, warmup, steps_per_epoch, **options)
     if warmup:
         schedule = optax.join_schedules([optax.linear_schedule(0.0, rate, warmup), schedule], [warmup])
     return schedule

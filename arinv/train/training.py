@@ -76,6 +76,8 @@ def check(config: ConfigDict) -> None:
       UserError: number out of range, unknown optimizer or schedule, or dataset that is unknown or does not exist.
     """
     data.check_name(config.data.name)
+    if config.num_steps < 0:
+        raise UserError(f"num_steps={config.num_steps} must be 0 (num_epochs decides) or more")
     if config.data.extra.name:
         data.check_name(config.data.extra.name)
     _resized_crop(config)
@@ -91,7 +93,7 @@ def check(config: ConfigDict) -> None:
     if config.get("num_epochs", 0) < 0:
         raise UserError(f"num_epochs={config.num_epochs} must be 0 or more")
     for spec in [config.optimizer] if "schedule" in config.optimizer else config.optimizer.values():
-        optimizers.make_optimizer(spec.to_dict(), num_steps=1000, steps_per_epoch=10)  # raises for unknown options
+        optimizers.make_optimizer(spec.to_dict(), num_steps=10_000, steps_per_epoch=1_000)  # raises for its options
     check_steps(config.log.get("profile_steps", ()))
     if not 0 <= config.get("average_decay", 0.0) < 1:
         raise UserError(
@@ -143,6 +145,7 @@ def train(
         if checkpoints.latest_step() is not None:
             saved = checkpoint.load_description(run.workdir)
             descriptions.check_weights(saved, description.get(descriptions.WEIGHTS), run.workdir)
+            descriptions.check_resumed(saved, description, run.workdir)
         state = loop.restore_or_create(setup.init, init_key, mesh, checkpoints, batches, start=setup.start)
         writer = stack.enter_context(Writer(run.workdir, resumed_step=int(state.step)))
         writer.parameters(state.variables)
@@ -167,6 +170,7 @@ def train(
             profile=Profile(run.workdir / "profile", config.log.get("profile_steps", ())),
         )
         results = evaluate(state, num_steps)
+        loop.check_finite(results, num_steps, checkpoints)
         writer.scalars(num_steps, {f"test/{name}": value for name, value in results.items()})
     return results
 
@@ -249,6 +253,27 @@ def total_steps(config: ConfigDict, steps_per_epoch: int) -> int:
     return num_steps
 
 
+def steps_within(config: ConfigDict, name: str, epochs: float, steps_per_epoch: int) -> int:
+    """Returns a number of epochs from the start of a run in steps.
+
+    Args:
+      config: of the training.
+      name: of the field, for the message.
+      epochs: its value.
+      steps_per_epoch: length of an epoch, in steps.
+
+    Raises:
+      UserError: they are more than the run, so that what begins behind them never would.
+    """
+    steps, total = round(epochs * steps_per_epoch), total_steps(config, steps_per_epoch)
+    if steps > total:
+        raise UserError(
+            f"{name}={epochs:g} is {steps:,} steps, beyond the end of the training of {total:,} steps; set it to "
+            f"{total / steps_per_epoch:.3g} or less, or train longer"
+        )
+    return steps
+
+
 def intervals(config: ConfigDict, steps_per_epoch: int) -> loop.Intervals:
     """Returns the steps between logs, evaluations and checkpoints of a run."""
     return loop.Intervals(
@@ -259,16 +284,19 @@ def intervals(config: ConfigDict, steps_per_epoch: int) -> loop.Intervals:
 
 
 def make_optimizers(config: ConfigDict, names: tuple[str, ...], steps_per_epoch: int) -> dict[str, Any]:
-    """Returns an optimizer for each network, from config.optimizer or config.optimizer.NAME."""
-    num_steps = total_steps(config, steps_per_epoch)
-    return {
-        name: optimizers.make_optimizer(
-            (config.optimizer[name] if name in config.optimizer else config.optimizer).to_dict(),
-            num_steps=num_steps,
-            steps_per_epoch=steps_per_epoch,
-        )
-        for name in names
-    }
+    """Returns an optimizer for each network, from config.optimizer or config.optimizer.NAME.
+
+    Raises:
+      UserError: as `optimizers.make_optimizer`, or a warm-up that is longer than the run.
+    """
+    made, num_steps = {}, total_steps(config, steps_per_epoch)
+    for name in names:
+        prefix = f"optimizer.{name}" if name in config.optimizer else "optimizer"
+        spec = config.optimizer[name] if name in config.optimizer else config.optimizer
+        warmup = spec.schedule.get("warmup_epochs", 0.0)
+        steps_within(config, f"{prefix}.schedule.warmup_epochs", warmup, steps_per_epoch)
+        made[name] = optimizers.make_optimizer(spec.to_dict(), num_steps=num_steps, steps_per_epoch=steps_per_epoch)
+    return made
 
 
 def _peak_flops(config: ConfigDict, mesh: jax.sharding.Mesh) -> float | None:

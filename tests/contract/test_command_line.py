@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from configured import configure
 
@@ -335,3 +336,37 @@ def test_a_wrong_schedule_is_refused_before_any_work(arg, override, shown, tmp_p
     command = parse(f"--config=classifier:smoke=True,{arg}", f"--workdir={tmp_path}/run", f"--config.{override}")
     with pytest.raises(UserError, match=shown):
         main.check(command.config, command.workdir)
+
+
+def test_a_stage_has_a_seed_a_dtype_and_a_mesh_of_its_own():
+    config = configure(
+        quickstart,
+        "smoke=True --config.stages.standard_encoder.seed=7 --config.stages.standard_encoder.dtype=bfloat16 "
+        "--config.stages.standard_encoder.mesh.fsdp=4 --config.seed=3",
+    )
+    others = [stage for name, stage in config.stages.items() if name != "standard_encoder" and "seed" in stage]
+    own = config.stages.standard_encoder
+    assert (own.seed, own.dtype, own.mesh.fsdp) == (7, "bfloat16", 4)
+    assert others and all((stage.seed, stage.dtype, stage.mesh.fsdp) == (3, "float32", 1) for stage in others)
+
+
+def test_the_test_attack_follows_the_training_attack():
+    config = configure(classifier, "eps=0.5,norm=l2 --config.attack.eps=8/255 --config.attack.norm=linf")
+    assert (config.test_attack.eps, config.test_attack.norm) == (8 / 255, "linf")
+    own = configure(classifier, "eps=0.5 --config.test_attack.eps=1.0")
+    assert (own.attack.eps, own.test_attack.eps) == (0.5, 1.0)
+
+
+def test_smoke_runs_are_without_warm_ups():
+    config = configure(classifier, "encoder=alexnet_small,dataset=cifar10,recipe=gairat,eps=1.0,smoke=True")
+    assert (config.attack_warmup_epochs, config.recipe.geometry_from_epoch) == (0.0, 0.0)
+    assert config.optimizer.schedule.get("warmup_epochs", 0.0) == 0.0
+
+
+def test_numbers_of_numpy_in_a_config_are_plain():
+    config = classifier.get_config("")
+    config.data.classes = tuple(np.arange(3))
+    assert workdirs.plain(config)["data"]["classes"] == [0, 1, 2]
+    config.data.classes = (np.arange(3),)
+    with pytest.raises(UserError, match="a config has a field of type ndarray"):
+        workdirs.plain(config)

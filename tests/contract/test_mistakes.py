@@ -254,6 +254,34 @@ def test_run_stops_at_a_non_finite_loss(tmp_path):
     assert not (tmp_path / "results.json").exists()
 
 
+@pytest.mark.long
+def test_run_stops_at_results_that_are_not_finite(tmp_path):
+    config = classifier.get_config("smoke=True,options=width:4")
+    config.optimizer.schedule.learning_rate, config.num_steps = 1e30, 1  # whose metrics are from before the update
+    with pytest.raises(UserError, match="non-finite at step 1 .*the last checkpoint is step 1"):
+        main.run(config, tmp_path)
+    assert not (tmp_path / "results.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"seed": -1}, "seed=-1 must be 0 or more"),
+        ({"data.num_train": -3}, r"data.num_train=-3 must be 0 \(all images\) or more"),
+        ({"data.num_test": -3}, "data.num_test=-3 must be 0"),
+        ({"data.test_split": "tets"}, "unknown data.test_split of photos 'tets'"),
+        ({"num_steps": -7}, "num_steps=-7 must be 0"),
+        ({"watch.num_steps": 0, "watch.action": "notice"}, "watch.num_steps must be a finite number of at least 1"),
+        ({"watch.every_epochs": -1.0, "watch.action": "notice"}, "watch.every_epochs"),
+    ],
+)
+def test_mistakes_of_a_training_are_found_before_any_work(changes, message):
+    config = classifier.get_config("eps=1.0")
+    config.update_from_flattened_dict(changes)
+    with pytest.raises(UserError, match=message):
+        task.check(config)
+
+
 @pytest.mark.parametrize(
     "images", [np.full((1, 4, 4, 3), 255.0, np.float32), np.full((1, 4, 4, 3), np.nan, np.float32)]
 )

@@ -122,8 +122,10 @@ def test_the_copy_is_restored_or_renewed(photos):
 def test_train_step_switches_to_pgd(photos):
     extras = {"watch": robust.Watch(every_steps=4, threshold=-2.0, switch=True)}  # fires at the first look
     fgsm = robust.make_recipe("fgsm", num_steps=1, noise=0.0)
-    state, history = train(photos, fgsm, eps=8 / 255, steps=4, **extras)
+    state, history = train(photos, fgsm, eps=8 / 255, steps=4, average_decay=0.9, **extras)
     assert history[3][robust.NOTICE] == (1.0, 1.0) and robust.switched(state)
+    restored, mean = (jax.tree.leaves(state.variables[name]) for name in (CLASSIFIER, AVERAGE))
+    assert all((a == b).all() for a, b in zip(restored, mean, strict=True)), "the average is without what was undone"
 
 
 def test_average_follows_the_weights(photos):

@@ -5,10 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from ml_collections import ConfigDict
 
 from arinv import parallel
 from arinv.errors import UserError
 from arinv.experiment.state import TrainState
+from arinv.train import training
 from arinv.train.optimizers import make_optimizer, make_schedule
 
 
@@ -49,6 +51,37 @@ def test_make_schedule_returns_step_and_cosine_rates():
         {"name": "cosine", "learning_rate": 1.0, "warmup_epochs": 1.0}, num_steps=100, steps_per_epoch=10
     )
     np.testing.assert_allclose([warm(0), warm(5), warm(10), warm(100)], [0.0, 0.5, 1.0, 0.0], atol=1e-6)
+
+
+def rates(spec, num_steps=2000):
+    """Step -> rate where it changes after the warm-up."""
+    schedule = make_schedule({"learning_rate": 1.0, **spec}, num_steps=num_steps, steps_per_epoch=10)
+    values = [float(schedule(step)) for step in range(num_steps)]
+    return {step: values[step] for step in range(51, num_steps) if values[step] != values[step - 1]}
+
+
+@pytest.mark.parametrize("warmup", [0.0, 5.0])
+def test_milestones_count_from_the_start_of_the_run(warmup):
+    milestones = {"name": "milestones", "epochs": (100, 150), "factors": (0.1, 0.1), "warmup_epochs": warmup}
+    assert rates(milestones) == pytest.approx({1000: 0.1, 1500: 0.01})
+    assert rates({"name": "step", "every_epochs": 50, "warmup_epochs": warmup}) == pytest.approx(
+        {500: 0.1, 1000: 0.01, 1500: 0.001}
+    )
+
+
+def test_milestones_at_one_step_multiply_and_steps_of_less_than_one_are_refused():
+    assert rates({"name": "milestones", "epochs": (100, 100.01), "factors": (0.1, 0.5)}) == pytest.approx({1000: 0.05})
+    for every_epochs in (1e-7, 0.09, 0, -1):
+        with pytest.raises(UserError, match=f"every_epochs={every_epochs} must be above 0.* 1/10 of an epoch"):
+            rates({"name": "step", "every_epochs": every_epochs})
+
+
+@pytest.mark.parametrize("name", ["attack_warmup_epochs", "optimizer.schedule.warmup_epochs"])
+def test_epochs_beyond_the_steps_of_a_run_are_refused(name):
+    config = ConfigDict({"num_steps": 20, "num_epochs": 90.0})
+    assert training.steps_within(config, name, 2.0, steps_per_epoch=10) == 20
+    with pytest.raises(UserError, match=f"{name}=2.5 is 25 steps, beyond the end .* of 20 steps; set it to 2 or less"):
+        training.steps_within(config, name, 2.5, steps_per_epoch=10)
 
 
 def test_make_schedule_ignores_options_of_other_names_and_rejects_unknown_ones():
