@@ -12,7 +12,7 @@ import jax
 from absl import flags, logging
 from ml_collections import ConfigDict
 
-from arinv import _programs, distributed, interrupts
+from arinv import _programs, distributed, interrupts, parallel
 from arinv.command_line import Command
 from arinv.errors import MISTAKE, UserError, user_line
 from arinv.experiment import stages
@@ -59,7 +59,12 @@ def execute(command: Command, arguments: list[str]) -> None:
 
     _keep_compilations(command.workdir)
     interrupts.let_finish(distributed.AGAIN)
-    _guard(command, lambda: run(command.config, command.workdir))
+
+    def run_checked() -> None:
+        parallel.count_devices()  # raises where JAX_PLATFORMS names a platform without devices
+        run(command.config, command.workdir)
+
+    _guard(command, run_checked)
     distributed.finish()
 
 
@@ -75,6 +80,7 @@ def _print_plan(command: Command) -> None:
     if command.options["devices"]:
         jax.config.update("jax_platforms", "cpu")
         jax.config.update("jax_num_cpu_devices", command.options["devices"])
+    parallel.count_devices()  # raises
     accelerator, utilization = command.options["accelerator"] or "", command.options["utilization"]
 
     def show(line: str) -> None:

@@ -81,6 +81,8 @@ def check(config: ConfigDict, workdir: pathlib.Path, tasks: Tasks) -> dict[pathl
         if distributed.index() == 0:  # on other hosts, network file systems may cache that a file was missing
             workdirs.check_paths(stage)
             workdirs.check(stage, folder)
+            if workdirs.is_complete(folder):
+                workdirs.check_inputs(stage, folder)
         if getattr(tasks[stage.task], "ONE_PROCESS", False) and distributed.count() > 1:
             raise UserError(f"task {stage.task} runs in one process, on all of its devices; start it on one host")
         tasks[stage.task].check(stage)

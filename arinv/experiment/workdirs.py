@@ -1,9 +1,12 @@
 """Workdirs: the config and results of a task, references between workdirs, and checks of paths in configs.
 
 config.json      the config, written first; a run with another config is refused
+inputs.json      what the earlier runs and images were that the config names
 results.json     written last, so it marks the task as complete
 """
 
+import contextlib
+import hashlib
 import json
 import os
 import pathlib
@@ -13,8 +16,10 @@ from typing import Any
 
 import jax
 import ml_collections
+import numpy as np
 
 from arinv import data, paths, zoo
+from arinv.data.image_files import image_paths
 from arinv.errors import UserError
 from arinv.experiment import checkpoint
 from arinv.experiment.writer import write_json
@@ -47,6 +52,7 @@ _JOINED = re.compile(rf"\+(?={'|'.join(_SCHEMES)})")  # between data sets; paths
 # Fields that name other runs, or hold such names: first those of trainings, then those of other tasks.
 _TRAINED = ("checkpoint", "encoder_checkpoint", "inverter", "inverters", "denoiser", "gans")
 _SOURCES = (*_TRAINED, "entries", "figures", "attack_from", "detector")
+_FILES = ("path", "mask")  # fields that name a file
 _PROSE = ("title", "text")  # fields printed in reports
 
 
@@ -54,7 +60,14 @@ def plain(config: Any) -> Any:
     """Returns a config as plain JSON values."""
     if isinstance(config, ml_collections.ConfigDict):
         config = config.to_dict()
-    return json.loads(json.dumps(config))
+    return json.loads(json.dumps(config, default=_scalar))
+
+
+def _scalar(value: Any) -> Any:
+    """Returns a NumPy number as a plain one."""
+    if isinstance(value, np.generic):
+        return value.item()
+    raise UserError(f"a config has a field of type {type(value).__name__}, {value!r}; use numbers, texts, and tuples")
 
 
 def resolve(reference: str, workdir: pathlib.Path) -> pathlib.Path:
@@ -208,8 +221,18 @@ def open_workdir(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> No
 
 
 def is_complete(workdir: pathlib.Path) -> bool:
-    """Returns whether the task in a workdir has finished."""
-    return (workdir / "results.json").exists()
+    """Returns whether the task in a workdir has finished; results that a lost machine left empty do not count."""
+    try:
+        return isinstance(json.loads((workdir / "results.json").read_bytes()), dict)
+    except (OSError, ValueError):
+        return False
+
+
+def unfinished(workdir: pathlib.Path) -> pathlib.Path | None:
+    """Returns the workdir of a training that has checkpoints and no results yet; None for any other place."""
+    place = paths.canonical(workdir)
+    is_training = (place / checkpoint.FOLDER).is_dir() and (place / "config.json").exists()
+    return place if is_training and not is_complete(place) else None
 
 
 def write_results(workdir: pathlib.Path, results: Mapping[str, Any]) -> None:
@@ -221,7 +244,64 @@ def write_results(workdir: pathlib.Path, results: Mapping[str, Any]) -> None:
     if jax.process_index() == 0:
         if not (workdir / "config.json").exists():
             raise UserError(f"workdir {workdir} has vanished: it was deleted or moved during the run")
+        write_json(workdir / "inputs.json", _inputs(read_json(workdir / "config.json"), workdir))
         write_json(workdir / "results.json", results)
+
+
+def check_inputs(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
+    """Checks that the earlier runs and images that a complete task has used are the same today, where they exist.
+
+    Raises:
+      UserError: naming those that are not.
+    """
+    path = workdir / "inputs.json"
+    if not path.exists():  # written by an earlier version
+        return
+    saved, current = read_json(path), _inputs(plain(config), workdir)
+    changed = [name for name, value in current.items() if saved.get(name, value) != value]
+    if changed:
+        raise UserError(
+            f"{workdir} is complete, but what it was made of has changed since: {', '.join(changed[:5])}"
+            f"{' and more' if len(changed) > 5 else ''}; delete {workdir} to run it again, or name another --workdir"
+        )
+
+
+def _inputs(config: Mapping[str, Any], workdir: pathlib.Path) -> dict[str, str]:
+    """Returns "field=value" -> a hash of the earlier run, the images or the file that the field of a config names."""
+    plain_paths = _FOLDERS + (("data.name",) if config.get("task") in _PATH_TASKS else ())
+    inputs = {}
+    for name, value in _flatten(config).items():
+        is_run = any(part in _SOURCES for part in name.split("."))
+        for text in value if isinstance(value, list) else [value]:
+            if not isinstance(text, str) or not text or zoo.is_reference(text) or data.is_photographs(text):
+                continue
+            with contextlib.suppress(OSError, UserError):  # moved or deleted since, or not readable
+                if is_run:
+                    inputs[f"{name}={text}"] = _hash_of_run(resolve(text, workdir))
+                elif name.endswith(plain_paths):
+                    inputs[f"{name}={text}"] = _hash_of_images(paths.expanded(text))
+                elif name.rpartition(".")[2] in _FILES:
+                    inputs[f"{name}={text}"] = _hash(paths.expanded(text).read_bytes())
+    return inputs
+
+
+def _hash_of_run(place: pathlib.Path) -> str:
+    if place.is_file():
+        return _hash(place.read_bytes())
+    if not place.is_dir():
+        raise FileNotFoundError(place)
+    return _hash((place / "results.json").read_bytes()) if is_complete(place) else "not complete"
+
+
+def _hash_of_images(place: pathlib.Path) -> str:
+    """Returns a hash of the names, sizes and times of the images of a folder, or of one."""
+    files = [place] if place.is_file() else image_paths(place)
+    facts = [(os.path.relpath(file, place), (stat := file.stat()).st_size, stat.st_mtime_ns) for file in files]
+    return _hash(repr(facts).encode("utf-8", "surrogateescape"))
+
+
+def _hash(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]
 
 
 def read_results(workdir: pathlib.Path) -> dict[str, Any]:
@@ -230,9 +310,12 @@ def read_results(workdir: pathlib.Path) -> dict[str, Any]:
     Raises:
       UserError: there are none, or they are damaged.
     """
-    if not is_complete(workdir):
+    path = workdir / "results.json"
+    if not path.exists():
         raise UserError(f"no results in {workdir}: run that task to its end first")
-    return read_json(workdir / "results.json")
+    if not is_complete(workdir):
+        raise UserError(f"{path} is damaged (not JSON); delete it and start that task again, which resumes")
+    return read_json(path)
 
 
 def read_json(path: pathlib.Path, *, needed: Sequence[str] = ()) -> dict[str, Any]:

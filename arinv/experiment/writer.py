@@ -7,6 +7,7 @@ import contextlib
 import csv
 import errno
 import io
+import itertools
 import json
 import os
 import pathlib
@@ -22,11 +23,16 @@ from PIL import Image
 
 from arinv.errors import DISK_ADVICE, UserError
 
+TEMPORARY = ".tmp-"  # how the names of files begin that are being written
+_numbers = itertools.count()
+
 
 def write_atomically(path: pathlib.Path, content: bytes) -> None:
     """Writes a file so that after a kill at any moment it is the old or the new one."""
-    with replacing(path) as temporary:
-        temporary.write_bytes(content)
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())  # before it gets its name, for a machine that loses its power
 
 
 def write_text(path: pathlib.Path, text: str) -> None:
@@ -38,7 +44,7 @@ def write_text(path: pathlib.Path, text: str) -> None:
 def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
     """Yields a temporary path, which replaces `path` on success and is deleted on failure."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{next(_numbers)}")  # short, whatever the name
     try:
         yield temporary
         os.replace(temporary, path)
@@ -65,6 +71,14 @@ def write_png(path: pathlib.Path, image_u8: np.ndarray) -> None:
         Image.fromarray(image_u8).save(temporary, format="PNG")
 
 
+def _step_of(line: bytes) -> int:
+    """Returns the step of a line of metrics.jsonl; -1 for a damaged one."""
+    try:
+        return int(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):  # UnicodeDecodeError among them
+        return -1
+
+
 class Writer:
     """Log of one run: `metrics.jsonl`, TensorBoard event files and images in `images/`. A context manager.
 
@@ -82,7 +96,7 @@ class Writer:
         self._images = workdir / "images"
         self._path = workdir / "metrics.jsonl"
         workdir.mkdir(parents=True, exist_ok=True)
-        kept = [line for line in self._complete_lines() if json.loads(line)["step"] <= resumed_step]
+        kept = [line for line in self._complete_lines() if _step_of(line) <= resumed_step]
         write_atomically(self._path, b"".join(line + b"\n" for line in kept))
         self._file = self._path.open("ab", buffering=0)
         import tensorboardX  # imports PyTorch where that is installed, which takes seconds
@@ -94,7 +108,11 @@ class Writer:
     def _complete_lines(self) -> list[bytes]:
         if not self._path.exists():
             return []
-        return self._path.read_bytes().split(b"\n")[:-1]  # a line cut short by a kill has no newline
+        lines = self._path.read_bytes().split(b"\n")[:-1]  # a line cut short by a kill has no newline
+        good = [line for line in lines if _step_of(line) >= 0]
+        if len(good) < len(lines):
+            print(f"{self._path}: dropped {len(lines) - len(good)} damaged line(s)", file=sys.stderr, flush=True)
+        return good
 
     def parameters(self, variables: Mapping[str, Mapping[str, Any]]) -> None:
         """Writes names, shapes and counts of the networks' parameters to parameters.txt."""

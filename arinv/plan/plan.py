@@ -383,7 +383,12 @@ def _num_test(config: ConfigDict) -> int:
 
 
 def _steps_per_epoch(config: ConfigDict, info: data.SourceInfo) -> int | None:
-    return max(1, info.num_examples // config.batch_size) if info.num_examples else None
+    if 0 < info.num_examples < config.batch_size:
+        raise UserError(
+            f"batch_size={config.batch_size} is more than the {info.num_examples} training examples, so no batch would "
+            f"ever be full; set batch_size to {info.num_examples} or less"
+        )
+    return info.num_examples // config.batch_size or None
 
 
 def _frozen(run: Run) -> Trained | None:

@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 from arinv import data, metrics
 from arinv.apps.denoising import tiles
 from arinv.apps.denoising.evaluate_denoising import check_tiles, noise_key
+from arinv.apps.inversion.invert_images import output_files
 from arinv.errors import UserError
 from arinv.experiment import workdirs
 from arinv.experiment.figures import center_window, evenly, labeled_grid, short_names
@@ -82,7 +83,8 @@ def _files(names: tuple[str, ...]) -> dict[str, str]:
     files = {name: stem if count[stem] == 1 else name for name, stem in stems.items()}
     if len(set(files.values())) < len(files):  # such as x.jpg and x.png beside x.jpg.jpg
         files = {name: name for name in names}
-    return {name: f"{_FOLDER}/{file}.png" for name, file in files.items()}
+    paths = output_files(list(files.values()))
+    return {name: f"{_FOLDER}/{path}" for name, path in zip(files, paths, strict=True)}
 
 
 def _input(config: ConfigDict, name: str, image: np.ndarray) -> np.ndarray:

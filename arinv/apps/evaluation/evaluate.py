@@ -6,6 +6,7 @@ evaluation of the same encoder, the accuracies are read from there and no attack
 its encoder's an inverter is evaluated without accuracies.
 """
 
+import zlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -27,6 +28,7 @@ from arinv.train.feed import collect
 
 _NAMES = {"correct": "clean_accuracy", "loss": "cross_entropy"}
 _DECISIVE = ("attack", "batch_size", "data", "dtype", "seed")  # fields that decide an encoder's figures
+_IMAGES = "images"  # name of their hash in the results
 _FREE = ("data_dir", "num_workers")  # of the data
 
 
@@ -68,8 +70,10 @@ def run(run: Run) -> dict[str, Any]:
     encoder = network.encoder
     measure = Measurement(run, encoder) if network.kind == INVERTER else None
     resize = descriptions.resize_of(config, network.description)
-    figures = encoder_figures(run, encoder.fingerprint, resize) if config.attack_from else None
     test = run.open_data("test", resize=resize)
+    arrays = data.load_arrays(test)
+    own = {"the encoder's weights": encoder.fingerprint, "data.resize": resize, _IMAGES: _hash_of(arrays["image"])}
+    figures = encoder_figures(run, own) if config.attack_from else None
     if not encoder.module.has_weights:
         figures, attack = {}, {**attack, "eps": 0.0}
     elif difference := descriptions.class_difference(encoder.description, test.info):
@@ -80,7 +84,6 @@ def run(run: Run) -> dict[str, Any]:
             f"{difference}: reconstructions of its {len(test)} images (data.test_split={test.info.split!r}) are "
             "measured, accuracies are not"
         )
-    arrays = data.load_arrays(test)
     run_pass = _make_pass(run, arrays, encoder.module)
 
     run.begin()
@@ -109,6 +112,7 @@ def run(run: Run) -> dict[str, Any]:
         "checkpoint": dict(network.description),
         "encoder_figures": list(figures),
         "encoder_weights": encoder.fingerprint,
+        _IMAGES: own[_IMAGES],
         "num_examples": test.info.num_examples,
         "resize": resize,
         **descriptions.report_size(encoder.description, config.data.image_size, config.title),
@@ -118,23 +122,24 @@ def run(run: Run) -> dict[str, Any]:
     return run.finish(results)
 
 
-def encoder_figures(run: Run, weights: str, resize: str = "") -> dict[str, np.ndarray]:
+def encoder_figures(run: Run, inputs: Mapping[str, str]) -> dict[str, np.ndarray]:
     """Returns the accuracies of each image from config.attack_from, if everything that decides them is the same.
 
     Args:
       run: of this evaluation; config.attack_from is the workdir of the other, or "stage:NAME".
-      weights: fingerprint of the encoder's variables.
-      resize: how images get their size; empty for data.resize.
+      inputs: what decides them besides the config: "the encoder's weights", "data.resize" and "images", hashes of
+        weights and of all images.
 
     Raises:
-      UserError: no finished evaluation there, or one of another encoder, attack, dataset, dtype or seed.
+      UserError: no finished evaluation there, or one of another encoder, attack, dataset, dtype or seed, or of other
+        images.
     """
     source = run.resolve(run.config.attack_from)
     results = workdirs.read_results(source)
     theirs, own = _decisive(workdirs.read_json(source / "config.json")), _decisive(workdirs.plain(run.config))
-    if resize:
-        theirs["data.resize"], own["data.resize"] = results.get("resize"), resize
-    theirs["the encoder's weights"], own["the encoder's weights"] = results.get("encoder_weights"), weights
+    theirs |= {"data.resize": results.get("resize"), "the encoder's weights": results.get("encoder_weights")}
+    theirs[_IMAGES] = results.get(_IMAGES, inputs[_IMAGES])  # results of earlier versions have none
+    own |= inputs
     differences = [
         f"{name} (there {theirs.get(name)!r}, now {own[name]!r})" for name in own if theirs.get(name) != own[name]
     ]
@@ -144,6 +149,10 @@ def encoder_figures(run: Run, weights: str, resize: str = "") -> dict[str, np.nd
         )
     arrays = read_arrays(source / "per_image.npz")
     return {name: arrays[name] for name in results["encoder_figures"]}
+
+
+def _hash_of(images: np.ndarray) -> str:
+    return f"{zlib.crc32(np.ascontiguousarray(images)):08x} of {len(images)}"
 
 
 def _decisive(config: dict) -> dict:

@@ -10,6 +10,8 @@ Source: Rojas-Gomez et al. 2022, section 4.3, scenario 2.
 """
 
 import functools
+import hashlib
+import os
 import pathlib
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence, Set
@@ -37,6 +39,7 @@ from arinv.types import Array, DecodeFn, FeaturesFn
 _OVERVIEW = "overview.png"
 _SMALLEST_SIDE = 64  # px, of images that the networks of other metrics take
 _MOST_IN_BATCH = 16
+_LONGEST_NAME = 255  # bytes of a file's name
 _LETTERS = 26  # of an image's name above its column
 
 ONE_PROCESS = True
@@ -141,8 +144,17 @@ def output_files(names: Sequence[str]) -> list[str]:
         file = name
         while not file.endswith(".png") or (file != name and file in taken):
             file += ".png"
-        files.append(file)
+        files.append(_shortened(file))
     return files
+
+
+def _shortened(file: str) -> str:
+    """Returns a path whose last part is no longer than file systems allow, by a hash in place of its end."""
+    folder, slash, name = file.rpartition("/")
+    content = os.fsencode(name)
+    if len(content) <= _LONGEST_NAME:
+        return file
+    return f"{folder}{slash}{os.fsdecode(content[:200])}_{hashlib.sha256(content).hexdigest()[:16]}.png"
 
 
 def _read_sizes(config: ConfigDict, images: data.ImageFiles) -> tuple[Sizes, list[str]]:

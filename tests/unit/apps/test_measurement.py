@@ -171,15 +171,20 @@ def write_evaluation(workdir, config, weights):
     workdirs.open_workdir(config, workdir)
     arrays = {"clean_accuracy": np.array([1.0, 0.0]), "pgd_accuracy": np.zeros(2), "psnr": np.ones(2)}
     np.savez(workdir / "per_image.npz", **arrays)
-    results = {"encoder_weights": weights, "encoder_figures": ["clean_accuracy", "pgd_accuracy"]}
+    results = {"encoder_weights": weights, "encoder_figures": ["clean_accuracy", "pgd_accuracy"], "resize": "squash"}
+    results["images"] = "same"
     workdirs.write_results(workdir, results)
+
+
+def inputs(weights):
+    return {"the encoder's weights": weights, "data.resize": "squash", "images": "same"}
 
 
 def test_encoder_figures_reads_those_of_the_same_encoder(tmp_path):
     write_evaluation(tmp_path / "first", make_config("psnr"), "abc")
     config = make_config("ssim", attack_from="stage:first")
     config.data.data_dir, config.title, config.checkpoint = "elsewhere", "second", "another inverter"
-    figures = evaluate.encoder_figures(Run(config, tmp_path / "second"), "abc")
+    figures = evaluate.encoder_figures(Run(config, tmp_path / "second"), inputs("abc"))
     assert set(figures) == {"clean_accuracy", "pgd_accuracy"}
     np.testing.assert_array_equal(figures["clean_accuracy"], [1, 0])
 
@@ -202,7 +207,10 @@ def test_encoder_figures_rejects_another_evaluation(changes, weights, shown, tmp
     config = make_config("psnr", attack_from="stage:first")
     config.update_from_flattened_dict(changes)
     with pytest.raises(UserError, match=shown) as error:
-        evaluate.encoder_figures(Run(config, tmp_path / "second"), weights)
+        evaluate.encoder_figures(Run(config, tmp_path / "second"), inputs(weights))
+    changed = inputs("abc") | {"images": "other"}
+    with pytest.raises(UserError, match="images .there 'same', now 'other'.|no results in"):
+        evaluate.encoder_figures(Run(make_config("psnr", attack_from=config.attack_from), tmp_path / "second"), changed)
     assert "\n" not in str(error.value)
 
 

@@ -1,12 +1,16 @@
 """Stages: their place, and batches that do not fit into memory."""
 
+import shutil
 import types
 
 import jax
+import numpy as np
 import pytest
 from ml_collections import ConfigDict
+from PIL import Image
 
-from arinv.experiment import stages
+from arinv.errors import UserError
+from arinv.experiment import stages, workdirs
 
 DEVICES = jax.device_count()
 
@@ -72,3 +76,47 @@ def test_tasks_and_experiments_have_directories_of_their_own(tmp_path):
     stages.check(config, tmp_path / "task", tasks)  # it has a config of its own
     with pytest.raises(ValueError, match=r"task belongs to a single task \(restoration\)"):
         stages.check(experiment, tmp_path / "task", tasks)
+
+
+def _finished(tmp_path, name, tasks, **fields):
+    config = _config("evaluate", 1)
+    config.update(fields)
+    stages.run(config, tmp_path / name, tasks)
+    return config
+
+
+def test_complete_tasks_whose_inputs_have_changed_are_refused(tmp_path, capsys):
+    """An earlier run, images of a folder, and a file."""
+    tasks, sizes = _tasks("evaluate", largest=99)
+    (tmp_path / "images").mkdir()
+    for i in range(2):
+        Image.fromarray(np.full((4, 4, 3), i, np.uint8)).save(tmp_path / "images" / f"{i}.png")
+    (tmp_path / "weights.pth").write_bytes(b"1")
+    _finished(tmp_path, "first", tasks)
+    fields = {"checkpoint": "first", "images": "images", "path": "weights.pth"}
+    fields = {name: str(tmp_path / value) for name, value in fields.items()}
+    config = _finished(tmp_path, "second", tasks, **fields)
+    stages.run(config, tmp_path / "second", tasks)
+    assert len(sizes) == 2 and "second: is complete" in capsys.readouterr().err
+    shutil.copytree(tmp_path / "second", tmp_path / "copy")
+    changes = {
+        "checkpoint": lambda: (tmp_path / "first" / "results.json").write_text("{}"),
+        "images": lambda: (tmp_path / "images" / "1.png").unlink(),
+        "path": lambda: (tmp_path / "weights.pth").write_bytes(b"2"),
+    }
+    for name, change in changes.items():
+        change()
+        with pytest.raises(UserError, match=rf"is complete, but what it was made of has changed since:.* {name}="):
+            stages.run(config, tmp_path / "copy", tasks)
+    shutil.rmtree(tmp_path / "first")
+    shutil.rmtree(tmp_path / "images")
+    (tmp_path / "weights.pth").unlink()
+    stages.run(config, tmp_path / "second", tasks)  # what is not there any more cannot be compared
+
+
+def test_results_that_were_lost_are_written_again(tmp_path):
+    tasks, sizes = _tasks("evaluate", largest=99)
+    config = _finished(tmp_path, "run", tasks)
+    (tmp_path / "run" / "results.json").write_bytes(b"")
+    stages.run(config, tmp_path / "run", tasks)
+    assert len(sizes) == 2 and workdirs.read_results(tmp_path / "run")

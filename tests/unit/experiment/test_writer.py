@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from arinv.errors import UserError
-from arinv.experiment.writer import read_arrays, write_arrays
+from arinv.experiment.writer import Writer, read_arrays, write_arrays, write_csv
 
 
 @pytest.mark.parametrize("compressed", [True, False])
@@ -40,3 +40,18 @@ def test_read_arrays_rejects_missing_damaged_and_pickled_files(tmp_path):
     np.savez(path, a=np.array([{"an": "object"}], dtype=object))
     with pytest.raises(UserError, match="cannot be read .*allow_pickle"):
         read_arrays(path)
+
+
+def test_damaged_lines_of_the_log_are_dropped(tmp_path, capsys):
+    log = tmp_path / "metrics.jsonl"
+    log.write_bytes(b'{"step": 1, "a": 2}\n\0\0\0\n{"step": "x"}\n[1]\n{"step": 2}\n{"step": 3}\n{"step"')
+    with Writer(tmp_path, resumed_step=2):
+        pass
+    assert log.read_text() == '{"step": 1, "a": 2}\n{"step": 2}\n'
+    assert f"{log}: dropped 3 damaged line(s)" in capsys.readouterr().err
+
+
+def test_files_of_the_longest_names_are_written(tmp_path):
+    path = tmp_path / ("n" * 251 + ".csv")
+    write_csv(path, [["a"], [1]])
+    assert path.read_text() == "a\n1\n" and [p.name for p in tmp_path.iterdir()] == [path.name]
