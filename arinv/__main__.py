@@ -21,6 +21,9 @@ if multiprocessing.parent_process() is not None:  # a worker importing the main 
 
 def console() -> None:
     """Runs the command."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by the shell, as by `>&-`
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
     faulthandler.enable()
     interrupts.watch()
     try:

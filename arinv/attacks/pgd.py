@@ -20,7 +20,7 @@ from arinv.attacks.objectives import cross_entropy, misclassified
 from arinv.attacks.rows import Rows, prepare, select
 from arinv.errors import UserError
 from arinv.ops import loops, norms
-from arinv.ops.inputs import as_radius, check_count, check_number
+from arinv.ops.inputs import as_radius, check_count, check_number, is_concrete
 from arinv.ops.keys import single_key
 from arinv.types import Array, ArrayLike, LogitsFn
 
@@ -154,7 +154,7 @@ def fgsm(
         return jnp.sum(jnp.where(rows.real, losses, 0.0))
 
     start = images
-    if noise > 0:
+    if not is_concrete(noise) or noise > 0:
         radius = noise * rows.eps
         perturbation = norms.random_perturbation(single_key(key), images.shape, eps=radius, norm=norm)
         start = jnp.clip(images + perturbation, 0.0, 1.0)

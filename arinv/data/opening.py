@@ -1,5 +1,6 @@
 """The table of dataset schemes, and the function that opens a dataset by its name, such as "tfds:cifar10"."""
 
+import contextlib
 import dataclasses
 import itertools
 import os
@@ -12,6 +13,7 @@ from arinv.data import folder, image_files, npz, photos, slices, tfds
 from arinv.data.source import Published, Recolored, Renumbered, Source, SourceInfo, Subset, class_labels
 from arinv.errors import UserError, unknown
 from arinv.ops.inputs import check_count
+from arinv.paths import expanded
 
 LARGEST_SIDE = 2**16  # of images, in pixels
 
@@ -134,6 +136,16 @@ def check_name(name: str) -> None:
     """
     scheme, location = split_name(name)
     scheme.check(location)
+
+
+def are_one(first: str, second: str) -> bool:
+    """Returns whether two names are of one dataset, however its path is written."""
+    schemes, locations = zip(*(name.partition(":")[::2] for name in (first, second)), strict=True)
+    if first == second or schemes[0] != schemes[1] or not all(locations):
+        return first == second
+    with contextlib.suppress(OSError):
+        return SCHEMES[schemes[0]].user_data and os.path.samefile(*map(expanded, locations))
+    return False
 
 
 def check_split(name: str, split: str, *, field: str = "split") -> None:

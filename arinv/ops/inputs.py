@@ -579,7 +579,7 @@ def _check_range(images: ArrayLike, name: str, finite: bool, bounds: tuple[float
         values = values[np.isfinite(values)]
         low, high = (float(values.min()), float(values.max())) if values.size else bounds
     if low < bounds[0] - _TOLERANCE or high > bounds[1] + _TOLERANCE:
-        advice = "divide by 255" if high > 1.5 else "map them from [-1, 1] with arinv.ops.images.from_pm1"
-        if high <= 1.5 and low >= -0.5:
-            advice = "clip them"
+        advice = "clip them"
+        if (high > 1.5) != (low < -0.5):
+            advice = "divide by 255" if high > 1.5 else "map them from [-1, 1] with arinv.ops.images.from_pm1"
         raise UserError(f"{name} range from {low:.6g} to {high:.6g}; must be in [0, 1]: {advice}")

@@ -370,3 +370,11 @@ def test_numbers_of_numpy_in_a_config_are_plain():
     config.data.classes = (np.arange(3),)
     with pytest.raises(UserError, match="a config has a field of type ndarray"):
         workdirs.plain(config)
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+def test_command_runs_with_closed_streams(closed):
+    result = subprocess.run(
+        ["sh", "-c", f"{sys.executable} -m arinv zoo {closed}"], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+    assert result.returncode == 0, result.stderr

@@ -95,6 +95,10 @@ def run(run: Run) -> dict[str, Any]:
         names = _NAMES | {"robust_correct": f"{attack_name}_accuracy"}
         figures = {names.get(name, name): values for name, values in figures.items()}
     per_image, images, totals = dict(figures), {}, {"variants": {}}
+    undefined = int(np.sum(~np.isfinite(figures.get("cross_entropy", np.zeros(1)))))
+    if undefined:
+        run.report(f"warning: the logits of {undefined} of {len(test)} images are not finite; they count as wrong")
+        totals["num_undefined"] = undefined
     if measure is not None:
         numbers, images = _reconstruct(network, measure, run_pass)
         for name in numbers.keys() & metrics.METRICS.keys():

@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 
 from arinv import metrics, models, parallel, paths, zoo
 from arinv.errors import UserError, unknown
+from arinv.experiment import checkpoint
 from arinv.experiment.cache import fingerprint
 from arinv.experiment.run import Run
 from arinv.experiment.trained import Trained, make_features_fn
@@ -165,7 +166,8 @@ def check_network(config: ConfigDict, field: str, metric: str) -> None:
         )
     is_stage = reference.startswith("stage:")  # which may not have run yet
     is_known = is_stage or zoo.is_reference(reference)
-    if reference and not is_known and not paths.canonical(reference, name=f"metric_networks.{field}").exists():
+    place = None if is_known or not reference else paths.canonical(reference, name=f"metric_networks.{field}")
+    if place is not None and not place.exists():
         raise UserError(f"metric_networks.{field}={reference} does not exist; metric {metric} needs it")
     smallest = 1 if field == OWN else models.build(field, num_classes=0).smallest_side
     if config.data.image_size < smallest:
@@ -173,6 +175,8 @@ def check_network(config: ConfigDict, field: str, metric: str) -> None:
             f"metric {metric} needs images of at least {smallest} px; data.image_size is "
             f"{config.data.image_size}: use robust_lpips"
         )
+    if place is not None and place.is_dir():
+        checkpoint.load_description(place, kind="classifier")  # raises where it holds none
 
 
 def load_network(run: Run, field: str, own: Trained) -> MetricNetwork:

@@ -20,7 +20,7 @@ from arinv.errors import UserError
 from arinv.ops import norms
 from arinv.ops.channels import flatten_rows
 from arinv.ops.descent import descend
-from arinv.ops.inputs import LOOSE_BOUNDS, as_finite, as_images, check_count, check_number
+from arinv.ops.inputs import LOOSE_BOUNDS, as_finite, as_images, check_count, check_number, is_concrete
 from arinv.types import Array, ArrayLike, DecodeFn
 
 
@@ -85,6 +85,7 @@ def solve(
         if not callable(function):
             raise UserError(f"{name} must be a function, got {type(function).__name__}")
     degraded, starts, truth = _as_arrays(degraded, starts, truth)
+    stops = not is_concrete(threshold) or threshold > 0
     codes = jax.lax.stop_gradient(encode_fn(degraded))
 
     def evaluate(latents):
@@ -111,10 +112,10 @@ def solve(
         optax.adam(learning_rate),
         num_steps=num_steps,
         repair=norms.finite_gradient,
-        finished=(lambda values: values[0] < threshold) if threshold else None,
+        finished=(lambda values: values[0] < threshold) if stops else None,
     )
     losses, images = evaluate(latents)
-    count = jnp.sum(jnp.cumprod(~(history < threshold), axis=0) if threshold else jnp.ones_like(history), axis=0)
+    count = jnp.sum(jnp.cumprod(~(history < threshold), axis=0) if stops else jnp.ones_like(history), axis=0)
     history = jnp.concatenate([history, losses[None]])
     curve = jnp.concatenate([curve, errors(images)[None]])
     return Solution(latents, images, losses, history, curve, count.astype(jnp.int32))

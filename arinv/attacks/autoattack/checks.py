@@ -180,7 +180,12 @@ def rescore(
 
     Returns:
       The second count.
+
+    Raises:
+      UserError: an unknown norm, images outside [0, 1], labels that the model does not have, or adversarial images of
+        another shape.
     """
+    norms.check_norm(norm)
     model, images = as_pytree(logits_fn), np.asarray(check_images(images), np.float32)
     labels = np.asarray(as_labels(labels, batch_size=len(images), num_classes=count_classes(model, images)))
     eps, adversarial = float(as_radius(eps, batch_size=None)), np.asarray(adversarial, np.float32)

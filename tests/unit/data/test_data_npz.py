@@ -224,3 +224,17 @@ def test_mixed_batches_hold_both_sources_and_resume(path, tmp_path):
     np.testing.assert_array_equal(next(second)["image"], seen[3]["image"])
     with pytest.raises(UserError, match="cannot resume"):
         second.set_state({})
+
+
+def test_names_of_one_archive_are_recognized(tmp_path):
+    np.savez(tmp_path / "a.npz", image=np.zeros(1))
+    (tmp_path / "b").mkdir()
+    assert data.are_one(f"npz:{tmp_path}/a.npz", f"npz:{tmp_path}/b/../a.npz")
+    assert not data.are_one(f"npz:{tmp_path}/a.npz", f"npz:{tmp_path}/none.npz")
+    assert data.are_one("photos", "photos") and not data.are_one("tfds:cifar10", "tfds:cifar100")
+
+
+def test_images_of_zeros_and_ones_are_refused(tmp_path):
+    np.savez(tmp_path / "a.npz", image=np.ones((4, 2, 2, 3), np.uint8), label=np.arange(4) % 2)
+    with pytest.raises(UserError, match="values of 0 and 1 only; uint8 images are in 0..255"):
+        data.open_source(f"npz:{tmp_path / 'a.npz'}")
