@@ -64,11 +64,14 @@ def nan_where_not_finite(features: Array, images: Array) -> Array:
 
 
 def grey_maps(images: ArrayLike, *, least: int) -> Array:
-    """Returns the grey values of images, float32 [B, H, W].
+    """Returns the grey values of images.
 
     Args:
       images: float [B, H, W, 3] or [B, H, W, 1] in [0, 1], finite or not.
       least: smallest side, in pixels.
+
+    Returns:
+      float32 [B, H, W].
 
     Raises:
       UserError: images of another layout, dtype or (where values are known) range, or too small.

@@ -132,7 +132,7 @@ def fit(
         following = prepare_next() if step < num_steps else None
         while step < num_steps:
             prepared = following
-            profile.before(step + 1)
+            profile.before(step + 1, step + prepared.num_steps)
             state, metrics = steps(state, prepared, watch)
             meter.add(metrics)
             step += prepared.num_steps

@@ -138,9 +138,9 @@ class Profile:
         self._directory = directory
         self._running = False
 
-    def before(self, step: int) -> None:
-        """Starts the trace if `step`, which is about to be dispatched, is in the range."""
-        if not self._running and self._first <= step <= self._last:
+    def before(self, first: int, last: int) -> None:
+        """Starts the trace if one of the steps from `first` to `last`, about to be dispatched, is in the range."""
+        if not self._running and first <= self._last and self._first <= last:
             jax.profiler.start_trace(str(self._directory))
             self._running = True
 

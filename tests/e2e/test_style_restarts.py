@@ -10,6 +10,7 @@ from PIL import Image
 
 from arinv import main
 from arinv.apps.style import evaluate_style, levels
+from arinv.errors import UserError
 from configs import stylize
 
 FOLDERS = {"content": "ab", "style": "x", "content_labels": "ab", "style_labels": "x"}
@@ -109,6 +110,9 @@ def test_evaluation_restarts_after_a_change(config, pairs, tmp_path, monkeypatch
         draw(folder / "a" / "x.png", [9])
     elif changed == "style":
         draw(tmp_path / "style" / "x.png", [9])
+        with pytest.raises(UserError, match="stylization is complete, but what it was made of has changed since"):
+            main.run(config, tmp_path / "run")
+        return
     main.run(config, tmp_path / "run")
     assert Measurement.measured == [0, 1] + ([1] if changed == "nothing" else [0, 1])
     assert pairs == [(0, 0), (1, 0)] and not (tmp_path / "run" / "evaluation" / "parts").exists()

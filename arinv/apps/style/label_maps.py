@@ -70,7 +70,7 @@ def read(content_folder: str, content: Sequence[str], style_folder: str, style: 
 
 
 def check_shapes(maps: Sequence[np.ndarray], names: Sequence[str], images: Iterable[np.ndarray]) -> None:
-    """Checks that label maps have the aspect ratios of their images.
+    """Checks that label maps have the aspect ratios of their images, or are square, as those of squashed images are.
 
     Args:
       maps: [H, W], one an image.
@@ -83,10 +83,10 @@ def check_shapes(maps: Sequence[np.ndarray], names: Sequence[str], images: Itera
     for labels, name, image in zip(maps, names, images, strict=True):
         (height, width), (image_height, image_width) = labels.shape, image.shape[:2]
         expected = width * image_height / image_width
-        if abs(height - expected) > max(1.0, _MAX_ASPECT_DIFFERENCE * expected):
+        if height != width and abs(height - expected) > max(1.0, _MAX_ASPECT_DIFFERENCE * expected):
             raise UserError(
                 f"the label map of {name!r} has {width}x{height} px and its image, as it is shown, "
-                f"{image_width}x{image_height} px; draw the map on the image as it is shown"
+                f"{image_width}x{image_height} px; draw it on the image as it is shown, or give a square one of the whole"
             )
 
 

@@ -268,7 +268,8 @@ def test_contact_sheet_of_many_images_has_smaller_tiles():
 
 
 def test_label_map_of_another_shape_than_its_image_is_refused():
-    maps = [np.zeros((64, 96), np.int32), np.zeros((33, 50), np.int32)]
-    label_maps.check_shapes(maps, ["a", "b"], [np.zeros((128, 192, 3)), np.zeros((427, 640, 3))])
+    maps = [np.zeros((64, 96), np.int32), np.zeros((33, 50), np.int32), np.zeros((8, 8), np.int32)]
+    sides = (128, 192), (427, 640), (37, 50)
+    label_maps.check_shapes(maps, ["a", "b", "c"], [np.zeros((*shape, 3)) for shape in sides])
     with pytest.raises(UserError, match="label map of 'a' has 96x64 px and its image, as it is shown, 64x96 px"):
         label_maps.check_shapes(maps[:1], ["a"], [np.zeros((96, 64, 3))])

@@ -196,3 +196,17 @@ def test_bfloat16_step_keeps_state_and_metrics_in_float32():
     kinds = {str(leaf.dtype) for leaf in jax.tree.leaves((state, metrics))}
     assert kinds == {"float32", "int32"}, "int32 are the counts of steps"
     assert "bf16" in str(jaxpr) and flops.total(flops.operations(jaxpr)) > 0
+
+
+@pytest.mark.parametrize(
+    ("calls", "traced"), [([(1, 4), (5, 8)], [(5, 8)]), ([(1, 5), (6, 6), (7, 7), (8, 8)], [(6, 7)])]
+)
+def test_profile_starts_with_the_call_that_has_its_first_step(tmp_path, monkeypatch, calls, traced):
+    starts, stops = [], []
+    monkeypatch.setattr(jax.profiler, "start_trace", lambda folder: starts.append(first))
+    monkeypatch.setattr(jax.profiler, "stop_trace", lambda: stops.append(last))
+    with Profile(tmp_path, (6, 7)) as profile:
+        for first, last in calls:
+            profile.before(first, last)
+            profile.after(last, ())
+    assert list(zip(starts, stops, strict=True)) == traced
