@@ -86,7 +86,7 @@ def check_shapes(maps: Sequence[np.ndarray], names: Sequence[str], images: Itera
         if height != width and abs(height - expected) > max(1.0, _MAX_ASPECT_DIFFERENCE * expected):
             raise UserError(
                 f"the label map of {name!r} has {width}x{height} px and its image, as it is shown, "
-                f"{image_width}x{image_height} px; draw it on the image as it is shown, or give a square one of the whole"
+                f"{image_width}x{image_height} px; draw it on the image as it is shown, or give a square one of all"
             )
 
 
