@@ -5,7 +5,6 @@ damaged image raises at the start of a run and not in the middle of it.
 """
 
 import collections
-import contextlib
 import hashlib
 import os
 import pathlib
@@ -64,14 +63,13 @@ class Folder:
 
         Raises:
           UserError: folder missing or empty, unknown split, a split's folder without another one, folders
-            that may be splits or classes, classes that only the test has, links from one split to a file of another,
-            or a damaged image.
+            that may be splits or classes, classes that only the test has, or a damaged image.
         """
         image_files.check_on_bad_image(on_bad_image)
         root = expanded(path)
         check_location(root)
         tree, left_out = read_tree(root)
-        class_names, files, kinds = _list_split(tree, split, left_out)
+        class_names, files, parts = _list_split(tree, split, left_out)
         self._size, self._resize, self._window = image_size, resize, window
         self.bad_files = image_files.find_bad_files(
             [file for file, _ in files], self._read, on_bad_image=on_bad_image, progress=progress
@@ -89,7 +87,7 @@ class Folder:
             class_names,
             image_size,
             left_out_text(left_out),
-            parts=tuple((kind, 0, len(self._files)) for kind in kinds),
+            parts=tuple((part, 0, len(self._files)) for part in parts),
         )
 
     def __len__(self) -> int:
@@ -131,7 +129,7 @@ def check_location(location: str | os.PathLike) -> None:
 def _list_split(
     tree: Tree, split: str, left_out: collections.Counter[str]
 ) -> tuple[tuple[str, ...], list[tuple[pathlib.Path, int]], Sequence[str]]:
-    """Returns the class names of the folder, the (file, label) pairs of one split, and the splits in it."""
+    """Returns the class names of the folder, the (file, label) pairs of one split, and what it shares with others."""
     root, folders = tree.path, _split_folders(tree)
     if folders:
         if split == "test" and "test" not in folders:
@@ -154,31 +152,22 @@ def _list_split(
         test = _test_files(root, pairs)
         listed = {kind: [pair for pair in pairs if (pair[0] in test) == (kind == "test")] for kind in ("train", "test")}
     kinds, files = (list(listed), pairs) if split == "all" else ([split], listed[split])
-    if split != "all":
-        _check_separate(root, listed)
+    if tree.has_links() and set(kinds) & _linked_splits(listed):
+        kinds = [*kinds, "linked files"]
     if not files:
         raise UserError(f"folder {str(root)!r} has no image for split {split!r}; add images, or take split='all'")
     numbers = {name: number for number, name in enumerate(class_names)}
     return class_names, [(path, numbers[name]) for path, name in files], kinds
 
 
-def _check_separate(root: pathlib.Path, listed: Mapping[str, list[tuple[pathlib.Path, str]]]) -> None:
-    """Checks that no file is in two splits.
-
-    Raises:
-      UserError: naming one that is, through a link.
-    """
-    owners: dict[tuple[int, int], tuple[str, pathlib.Path]] = {}
+def _linked_splits(listed: Mapping[str, list[tuple[pathlib.Path, str]]]) -> set[str]:
+    """Returns the splits that have a file in common with the training split, through links, and that split itself."""
+    numbers = {}
     for kind, pairs in listed.items():
-        for path, _ in pairs:
-            with contextlib.suppress(OSError):  # a file that is gone is reported where it is read
-                stat = path.stat()
-                owner, other = owners.setdefault((stat.st_dev, stat.st_ino), (kind, path))
-                if owner != kind:
-                    raise UserError(
-                        f"folder {str(root)!r}: {path.relative_to(root)} ({kind}) and {other.relative_to(root)} "
-                        f"({owner}) are one file, through a link; give each split images of its own"
-                    )
+        stats = (path.stat() for path, _ in pairs if path.exists())
+        numbers[kind] = {(stat.st_dev, stat.st_ino) for stat in stats}
+    others = {kind for kind in numbers.keys() - {"train"} if numbers[kind] & numbers["train"]}
+    return others | {"train"} if others else others
 
 
 def _split_folders(tree: Tree) -> dict[str, str]:

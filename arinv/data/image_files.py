@@ -406,11 +406,17 @@ class Tree:
       path: of the folder.
       files: images in the folder itself, sorted.
       folders: name -> its visible subfolders, sorted.
+      num_links: number of links among both.
     """
 
     path: pathlib.Path
     files: list[pathlib.Path] = dataclasses.field(default_factory=list)
     folders: dict[str, "Tree"] = dataclasses.field(default_factory=dict)
+    num_links: int = 0
+
+    def has_links(self) -> bool:
+        """Returns whether a file or a folder in it is a link."""
+        return self.num_links > 0 or any(tree.has_links() for tree in self.folders.values())
 
     def images(self) -> list[pathlib.Path]:
         """Returns the images of the folder and its subfolders, sorted."""
@@ -438,6 +444,7 @@ def _read_tree(folder: pathlib.Path, left_out: collections.Counter[str], outer: 
     outer = (*outer, (own.st_dev, own.st_ino))
     for entry in entries:
         path = folder / entry.name
+        tree.num_links += entry.is_symlink()
         is_folder, looks_like_image = os.path.isdir(path), path.suffix.lower() in suffixes()
         if _is_system_entry(entry.name):
             if is_folder or looks_like_image:

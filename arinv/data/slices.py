@@ -267,14 +267,17 @@ def _to_uint8(volume: np.ndarray, path: pathlib.Path) -> np.ndarray:
       UserError: values that are not finite, one value everywhere, or a few grey levels that may be labels.
     """
     if volume.dtype == np.uint8:
-        levels = np.flatnonzero(np.bincount(volume.ravel(), minlength=256))
+        seen = np.zeros(256, bool)
+        for image in volume:
+            seen[image] = True
+            levels = np.flatnonzero(seen)
+            if len(levels) > 2 and levels[-1] - levels[0] >= _FEWEST_LEVELS:
+                return volume
         if len(levels) > 2:
-            if levels[-1] - levels[0] < _FEWEST_LEVELS:
-                raise UserError(
-                    f"{path} has the values {levels[0]} to {levels[-1]} of uint8, nearly equal ones of 0 to 255; "
-                    "save it as another type, whose values are scaled, or keep two of the values"
-                )
-            return volume
+            raise UserError(
+                f"{path} has the values {levels[0]} to {levels[-1]} of uint8, nearly equal ones of 0 to 255; "
+                "save it as another type, whose values are scaled, or keep two of the values"
+            )
     volume = volume.astype(np.float32)
     low, high = float(volume.min()), float(volume.max())
     if not np.isfinite([low, high]).all():

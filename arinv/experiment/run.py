@@ -131,7 +131,8 @@ class Run:
         """
         workdir = self.resolve(reference)
         if place := workdirs.unfinished(workdir):
-            self.report(f"warning: the training in {place} is not complete; its newest checkpoint is used")
+            if jax.process_index() == 0:
+                _print_once(f"warning: the training in {place} is not complete; its newest checkpoint is used")
             self._unfinished.append(str(reference))
         options = {"image_size": image_size, "other_size": other_size, "channels": channels}
         return loading.load(workdir, kind=kind, dtype=self.dtype, **options)

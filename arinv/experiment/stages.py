@@ -9,7 +9,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from arinv import distributed
+from arinv import data, distributed
 from arinv.errors import UserError, is_out_of_memory, unknown
 from arinv.experiment import lock, workdirs
 from arinv.experiment.run import Run
@@ -28,7 +28,8 @@ def run(config: ConfigDict, workdir: pathlib.Path, tasks: Tasks) -> None:
     Raises:
       UserError: a mistake in the config or in what it names.
     """
-    stages, sources = check(config, workdir, tasks), {}
+    sources: dict[str, data.Source] = {}
+    stages = check(config, workdir, tasks, sources)
     for i, (folder, stage) in enumerate(stages.items(), start=1):
         complete = distributed.first(distributed.index() == 0 and workdirs.is_complete(folder))
         if jax.process_index() == 0 and (complete or len(stages) > 1):
@@ -65,13 +66,16 @@ def _half(run: Run) -> Run | None:
     return run.beside(config, run.workdir) if config.batch_size else None
 
 
-def check(config: ConfigDict, workdir: pathlib.Path, tasks: Tasks) -> dict[pathlib.Path, ConfigDict]:
+def check(
+    config: ConfigDict, workdir: pathlib.Path, tasks: Tasks, sources: dict[str, data.Source] | None = None
+) -> dict[pathlib.Path, ConfigDict]:
     """Checks everything that can be checked before any work, and returns workdir -> config of each stage.
 
     Args:
       config: as of `run`.
       workdir: of the run; nothing is written.
       tasks: as of `run`.
+      sources: gets the datasets that are opened, see `Run`; None to forget them.
 
     Raises:
       UserError: a mistake in the config or in what it names.
@@ -94,7 +98,7 @@ def check(config: ConfigDict, workdir: pathlib.Path, tasks: Tasks) -> dict[pathl
             workdirs.check_sources(pending)
             for folder, stage in pending.items():
                 if check_inputs := getattr(tasks[stage.task], "check_inputs", None):
-                    check_inputs(Run(stage, folder, stages))
+                    check_inputs(Run(stage, folder, stages, sources))
     return stages
 
 

@@ -53,6 +53,7 @@ _JOINED = re.compile(rf"\+(?={'|'.join(_SCHEMES)})")  # between data sets; paths
 _TRAINED = ("checkpoint", "encoder_checkpoint", "inverter", "inverters", "denoiser", "gans")
 _SOURCES = (*_TRAINED, "entries", "figures", "attack_from", "detector")
 _FILES = ("path", "mask")  # fields that name a file
+_BEGINNING = 2**16  # bytes of an image by which it is recognized
 _PROSE = ("title", "text")  # fields printed in reports
 
 
@@ -216,6 +217,7 @@ def open_workdir(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> No
         check(config, workdir)
         try:
             write_json(workdir / "config.json", plain(config))
+            write_json(workdir / "inputs.json", _inputs(plain(config), workdir))
         except OSError as error:
             raise UserError(f"workdir {workdir} cannot be written: {error.strerror}") from error
 
@@ -244,7 +246,6 @@ def write_results(workdir: pathlib.Path, results: Mapping[str, Any]) -> None:
     if jax.process_index() == 0:
         if not (workdir / "config.json").exists():
             raise UserError(f"workdir {workdir} has vanished: it was deleted or moved during the run")
-        write_json(workdir / "inputs.json", _inputs(read_json(workdir / "config.json"), workdir))
         write_json(workdir / "results.json", results)
 
 
@@ -294,10 +295,13 @@ def _hash_of_run(place: pathlib.Path) -> str:
 
 
 def _hash_of_images(place: pathlib.Path) -> str:
-    """Returns a hash of the names, sizes and times of the images of a folder, or of one."""
-    files = [place] if place.is_file() else image_paths(place)
-    facts = [(os.path.relpath(file, place), (stat := file.stat()).st_size, stat.st_mtime_ns) for file in files]
-    return _hash(repr(facts).encode("utf-8", "surrogateescape"))
+    """Returns a hash of the names, sizes and beginnings of the images of a folder, or of one."""
+    digest = hashlib.sha256()
+    for path in [place] if place.is_file() else image_paths(place):
+        digest.update(os.fsencode(f"{os.path.relpath(path, place)} {path.stat().st_size}\n"))
+        with path.open("rb") as file:
+            digest.update(file.read(_BEGINNING))
+    return digest.hexdigest()[:16]
 
 
 def _hash(content: bytes) -> str:

@@ -7,7 +7,6 @@ import contextlib
 import csv
 import errno
 import io
-import itertools
 import json
 import os
 import pathlib
@@ -24,7 +23,6 @@ from PIL import Image
 from arinv.errors import DISK_ADVICE, UserError
 
 TEMPORARY = ".tmp-"  # how the names of files begin that are being written
-_numbers = itertools.count()
 
 
 def write_atomically(path: pathlib.Path, content: bytes) -> None:
@@ -44,7 +42,7 @@ def write_text(path: pathlib.Path, text: str) -> None:
 def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
     """Yields a temporary path, which replaces `path` on success and is deleted on failure."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{next(_numbers)}")  # short, whatever the name
+    temporary = path.with_name(f"{TEMPORARY}{os.urandom(6).hex()}")  # short, whatever the name
     try:
         yield temporary
         os.replace(temporary, path)

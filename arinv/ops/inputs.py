@@ -230,25 +230,32 @@ def call(function: Callable[[Array], Any], images: Array, name: str, *, of: str 
         ) from error
 
 
-def decode(decode_fn: Callable[[Array], Any], features: Array, name: str = "decode_fn") -> Array:
+def decode(
+    decode_fn: Callable[[Array], Any],
+    features: Array,
+    name: str = "decode_fn",
+    *,
+    bounds: tuple[float, float] = (0.0, 1.0),
+) -> Array:
     """Returns the images that a function of a user makes of features that may be traced.
 
     Args:
       decode_fn: features [B, ...] -> images [B, H, W, C] in [0, 1].
       features: its argument.
       name: of the function in errors.
+      bounds: the allowed range.
 
     Returns:
       float32 [B, H, W, C].
 
     Raises:
-      UserError: as `call`, or a result that is not [B, H, W, C], floating point and (if concrete) in [0, 1].
+      UserError: as `call`, or a result that is not [B, H, W, C], floating point and (if concrete) in the range.
     """
     images = call(decode_fn, features, name, of="features [B, ...]")
     result = f"what {name} returns"
     if isinstance(images, tuple | list | dict) or not hasattr(images, "shape"):
         raise UserError(f"{result} must be images [B, H, W, C] in [0, 1], got a {type(images).__name__}.")
-    images = as_images(images, result, finite=False)
+    images = as_images(images, result, finite=False, bounds=bounds)
     if images.shape[0] != features.shape[0]:
         raise UserError(f"{result} must be {features.shape[0]} images, one for each row, got {images.shape[0]}.")
     return images

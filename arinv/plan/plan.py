@@ -136,6 +136,13 @@ def plan_stages(
     return plans
 
 
+def _long(run: Run) -> Run:
+    """Returns a run of unknown length as one of epochs, which is as long as its schedules."""
+    config = run.config.copy_and_resolve_references()
+    config.num_steps, config.num_epochs = 0, config.num_epochs or 100.0
+    return run.beside(config, run.workdir)
+
+
 def _by_class(stages: Mapping[pathlib.Path, ConfigDict]) -> dict[pathlib.Path, ConfigDict]:
     """Returns the stages, those that train an inverter for each class split into them."""
     split = {}
@@ -150,7 +157,8 @@ def _plan(run: Run, assumptions: Assumptions, cache: dict[str, Any]) -> dict[str
     info, notes = _train_info(config)
     steps_per_epoch = _steps_per_epoch(config, info)
     encoder = _frozen(run)
-    setup = TRAINING[config.task].build(run, encoder, info, steps_per_epoch or 1)
+    build = TRAINING[config.task].build
+    setup = build(run, encoder, info, steps_per_epoch) if steps_per_epoch else build(_long(run), encoder, info, 1_000)
     mesh, accelerator = run.mesh, assumptions.accelerator
     key = _step_key(config, setup)
     if key not in cache:

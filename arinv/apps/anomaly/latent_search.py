@@ -28,7 +28,16 @@ from arinv.apps.anomaly.scores import reconstruction_terms
 from arinv.errors import UserError
 from arinv.ops import norms
 from arinv.ops.descent import descend
-from arinv.ops.inputs import as_finite, as_images, as_indices, check_count, check_number, decode, layer_features
+from arinv.ops.inputs import (
+    LOOSE_BOUNDS,
+    as_finite,
+    as_images,
+    as_indices,
+    check_count,
+    check_number,
+    decode,
+    layer_features,
+)
 from arinv.ops.keys import single_key
 from arinv.types import Array, ArrayLike, DecodeFn, FeaturesFn
 
@@ -122,7 +131,7 @@ def latent_search(
     images, features = (jnp.repeat(x, num_restarts, axis=0) for x in (images, features))
 
     def evaluate(latents):
-        reconstructions = decode(decode_fn, latents)
+        reconstructions = decode(decode_fn, latents, bounds=LOOSE_BOUNDS)
         (reconstructed,) = layer_features(features_fn, reconstructions, (layer,))
         weights = {"pixel_weight": pixel_weight, "feature_weight": feature_weight}
         return reconstructions, *reconstruction_terms(reconstructions, reconstructed, images, features, **weights)

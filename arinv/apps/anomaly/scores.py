@@ -21,6 +21,7 @@ from arinv.attacks.rows import select
 from arinv.errors import UserError, unknown
 from arinv.ops import norms
 from arinv.ops.inputs import (
+    LOOSE_BOUNDS,
     as_flags,
     as_image_pair,
     as_images,
@@ -104,7 +105,7 @@ def amortized_scores(
     """
     images = as_images(images)
     (features,) = layer_features(features_fn, images, (layer,))
-    reconstructions = decode(decode_fn, features)
+    reconstructions = decode(decode_fn, features, bounds=LOOSE_BOUNDS)
     (reconstructed,) = layer_features(features_fn, reconstructions, (layer,))
     weights = {"pixel_weight": pixel_weight, "feature_weight": feature_weight}
     return sum(reconstruction_terms(reconstructions, reconstructed, images, features, **weights))

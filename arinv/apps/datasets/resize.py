@@ -156,7 +156,7 @@ def resize(
     settings["images"] = {new: _fingerprint(opened) for new, opened in sources.items()}
     _check_folder(folder, settings)
     folder.mkdir(parents=True, exist_ok=True)
-    for left in folder.glob(f"{TEMPORARY}*"):  # of a run that was killed
+    for left in (*folder.glob(f"{TEMPORARY}*"), *folder.glob(f".{name}-*")):  # of a run that was killed
         left.unlink()
     write_json(folder / _SETTINGS, settings)
     infos = [_write_split(opened, folder, name, new, side, quality) for new, opened in sources.items()]
@@ -202,6 +202,7 @@ def _check_folder(folder: pathlib.Path, settings: dict) -> None:
         found = json.loads((folder / _SETTINGS).read_text())
     except (OSError, ValueError):
         raise UserError(f"{folder} holds a dataset of another origin; give another name") from None
+    found.setdefault("images", settings["images"])  # earlier versions did not hash them
     if different := [name for name in settings if found.get(name) != settings[name]]:
         raise UserError(
             f"{folder} was written with another {' and '.join(different)}: give another name, or remove the folder"

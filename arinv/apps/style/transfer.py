@@ -9,6 +9,7 @@ is an encoder's layer with the generator that inverts it, as callables.
 Source: Li et al. 2017, "Universal Style Transfer via Feature Transforms"; Rojas-Gomez et al. 2022, section 3.3.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -175,7 +176,7 @@ def stylize_with(
         features = _features(levels[i], images)
         regions = _resize_labels(labels, features)
         features = transfer(features, [code[i] for code in codes], labels=regions, **options)
-        decoded = decode(levels[i].decode_fn, features)
+        decoded = decode(levels[i].decode_fn, features, bounds=(-math.inf, math.inf))  # clipped below
         if decoded.shape != images.shape:
             sizes = (f"{x.shape[1]} x {x.shape[2]} px" for x in (images, decoded))
             raise UserError(

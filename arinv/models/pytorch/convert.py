@@ -459,7 +459,7 @@ def _write(path, variables: Variables, entries: Sequence[Entry], metadata: Mappi
         if entry.path[0] == "batch_stats":  # PyTorch counts batches
             arrays[f"{entry.names[0].rpartition('.')[0]}.num_batches_tracked"] = np.zeros((), np.int64)
     path = expanded(path)
-    temporary = path.with_name(f".tmp-{os.getpid()}")
+    temporary = path.with_name(f".tmp-{os.urandom(6).hex()}")
     try:
         safetensors.numpy.save_file(arrays, temporary, {"format": "pt", **metadata})
         temporary.replace(path)

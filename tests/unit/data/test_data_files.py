@@ -509,26 +509,34 @@ def test_window_of_a_folder_is_cropped_from_the_full_size(tmp_path):
         data.open_source(f"folder:{tmp_path}", split="all", image_size=16, window=(10, 332, 64))
 
 
-@pytest.mark.parametrize("kind", ["class", "file", "hard link", "flat"])
-def test_split_with_links_to_files_of_another_is_refused(tmp_path, kind):
+@pytest.mark.parametrize("kind", ["class", "file", "flat"])
+def test_links_from_one_split_to_files_of_another_are_images_in_common(tmp_path, kind):
     for name in ("a", "b"):
         folder = tmp_path / ("" if kind == "flat" else f"train/{name}")
+        folder.mkdir(parents=True, exist_ok=True)
         for i in range(5):
-            folder.mkdir(parents=True, exist_ok=True)
             Image.fromarray(np.full((4, 4, 3), i, np.uint8)).save(folder / f"{name}{i}.png")
-    if kind == "class":
-        (tmp_path / "test").mkdir()
-        for name in ("a", "b"):
-            (tmp_path / "test" / name).symlink_to(tmp_path / "train" / name)
-    elif kind == "flat":
+    if kind == "flat":
         for i in range(8):
             (tmp_path / f"copy{i}.png").symlink_to(tmp_path / "a0.png")
-    else:
-        link = (lambda new, old: new.symlink_to(old)) if kind == "file" else (lambda new, old: new.hardlink_to(old))
+    for name in ("a", "b") if kind != "flat" else ():
+        (tmp_path / "test").mkdir(exist_ok=True)
+        if kind == "class":
+            (tmp_path / "test" / name).symlink_to(tmp_path / "train" / name)
+        else:
+            (tmp_path / "test" / name).mkdir()
+            (tmp_path / "test" / name / "x.png").symlink_to(tmp_path / "train" / name / f"{name}0.png")
+    train, test = (data.open_source(f"folder:{tmp_path}", split=split).info for split in ("train", "test"))
+    assert data.share_images(train, test)
+
+
+def test_links_inside_of_a_split_and_between_test_and_val_are_none(tmp_path):
+    for split in ("train", "val"):
         for name in ("a", "b"):
-            (tmp_path / "test" / name).mkdir(parents=True)
-            link(tmp_path / "test" / name / "x.png", tmp_path / "train" / name / f"{name}0.png")
-    for split in ("train", "test"):
-        with pytest.raises(UserError, match=r"are one file, through a link; give each split images of its own"):
-            data.open_source(f"folder:{tmp_path}", split=split)
-    assert len(data.open_source(f"folder:{tmp_path}", split="all"))
+            (tmp_path / split / name).mkdir(parents=True)
+            for i in range(3):
+                Image.fromarray(np.full((4, 4, 3), i, np.uint8)).save(tmp_path / split / name / f"{i}.png")
+    (tmp_path / "test").symlink_to("val")
+    (tmp_path / "train" / "a" / "again.png").symlink_to("0.png")
+    infos = {split: data.open_source(f"folder:{tmp_path}", split=split).info for split in ("train", "test", "val")}
+    assert not data.share_images(infos["train"], infos["test"]) and not data.share_images(infos["train"], infos["val"])

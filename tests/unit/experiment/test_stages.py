@@ -99,9 +99,12 @@ def test_complete_tasks_whose_inputs_have_changed_are_refused(tmp_path, capsys):
     stages.run(config, tmp_path / "second", tasks)
     assert len(sizes) == 2 and "second: is complete" in capsys.readouterr().err
     shutil.copytree(tmp_path / "second", tmp_path / "copy")
+    for path in (tmp_path / "images").iterdir():  # a copy, with another time
+        path.write_bytes(path.read_bytes())
+    stages.run(config, tmp_path / "second", tasks)
     changes = {
         "checkpoint": lambda: (tmp_path / "first" / "results.json").write_text("{}"),
-        "images": lambda: (tmp_path / "images" / "1.png").unlink(),
+        "images": lambda: Image.new("RGB", (4, 4)).save(tmp_path / "images" / "1.png"),
         "path": lambda: (tmp_path / "weights.pth").write_bytes(b"2"),
     }
     for name, change in changes.items():

@@ -379,3 +379,11 @@ def test_name_of_matches_names_of_devices():
         assert accelerators.name_of(device) == name
     assert all(a.peak("bfloat16") >= a.peak("float32") for a in accelerators.ACCELERATORS.values())
     assert math.isclose(accelerators.accelerator("tpu_v4").memory, 32 * 2**30)
+
+
+def test_plan_of_a_dataset_of_unknown_size_accepts_every_schedule(tmp_path):
+    arguments = f"dataset=folder:{tmp_path},encoder=alexnet_small,options=width:2,image_size=16"
+    config = classifier.get_config(arguments)
+    config.optimizer.schedule.update(name="step", every_epochs=0.5, factor=0.1)
+    config.num_steps = 5
+    assert any("the size of folder" in line for line in main.plan(config, None))
