@@ -22,6 +22,7 @@ from arinv.tasks import TASKS
 
 def run(config: ConfigDict, workdir: pathlib.Path) -> None:
     """Runs a task, or every stage of an experiment that is not complete yet: `stages.run` with arinv's tasks."""
+    parallel.count_devices()  # raises where JAX_PLATFORMS names a platform without devices
     stages.run(config, workdir, TASKS)
 
 
@@ -59,12 +60,7 @@ def execute(command: Command, arguments: list[str]) -> None:
 
     _keep_compilations(command.workdir)
     interrupts.let_finish(distributed.AGAIN)
-
-    def run_checked() -> None:
-        parallel.count_devices()  # raises where JAX_PLATFORMS names a platform without devices
-        run(command.config, command.workdir)
-
-    _guard(command, run_checked)
+    _guard(command, lambda: run(command.config, command.workdir))
     distributed.finish()
 
 

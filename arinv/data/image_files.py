@@ -44,6 +44,7 @@ _SYSTEM_NAMES = {
 }
 _SYSTEM_PREFIXES = (".", "@syno", "._")
 _BITS, _PHOTOMETRIC, _SAMPLE_FORMAT, _SIGNED = 258, 262, 339, 2  # tags of TIFF, and a value of the last
+_MAX_ASPECT_DIFFERENCE = 0.02
 _MAX_KINDS = 12  # in a text about skipped entries
 
 
@@ -313,6 +314,17 @@ def to_grey(image: np.ndarray) -> np.ndarray:
     return np.rint(image.astype(np.float32) @ _LUMA).astype(np.uint8)
 
 
+def fits(shape: Sequence[int], image_shape: Sequence[int]) -> bool:
+    """Returns whether a mask or a label map fits an image: square, or of the same aspect ratio up to rounding.
+
+    Args:
+      shape: of the map, [H, W, ...].
+      image_shape: of the image, [H, W, ...].
+    """
+    height, expected = shape[0], shape[1] * image_shape[0] / image_shape[1]
+    return height == shape[1] or abs(height - expected) <= max(1.0, _MAX_ASPECT_DIFFERENCE * expected)
+
+
 def crop_box(height: int, width: int, size: int, mode: str) -> tuple[float, float, float, float]:
     """Returns (left, top, right, bottom) of the part of an image that `resize_u8` resizes to `size`, in its pixels.
 
@@ -528,10 +540,10 @@ def image_paths(folder: pathlib.Path) -> list[pathlib.Path]:
     Raises:
       UserError: a folder that cannot be read, or without an image.
     """
-    return _list(folder)[0]
+    return list_images(folder)[0]
 
 
-def _list(folder: pathlib.Path) -> tuple[list[pathlib.Path], str]:
+def list_images(folder: pathlib.Path) -> tuple[list[pathlib.Path], str]:
     """Returns the images of a folder, and its other entries as text.
 
     Raises:
@@ -567,7 +579,7 @@ def open_images(
     root = expanded(path)
     if not root.exists():
         raise UserError(f"{str(path)!r} does not exist; give an image file or a folder of images")
-    paths, left_out = ([root], "") if root.is_file() else _list(root)
+    paths, left_out = ([root], "") if root.is_file() else list_images(root)
     bad_files = find_bad_files(paths, read_image, on_bad_image=on_bad_image, progress=progress)
     if len(bad_files) == len(paths):
         raise UserError(f"none of the {len(paths)} images in {str(path)!r} can be read")

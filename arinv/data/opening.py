@@ -138,7 +138,7 @@ def check_name(name: str) -> None:
     scheme.check(location)
 
 
-def are_one(first: str, second: str) -> bool:
+def same_dataset(first: str, second: str) -> bool:
     """Returns whether two names are of one dataset, however its path is written."""
     schemes, locations = zip(*(name.partition(":")[::2] for name in (first, second)), strict=True)
     if first == second or schemes[0] != schemes[1] or not all(locations):

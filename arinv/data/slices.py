@@ -234,19 +234,19 @@ def _list_slices(path: pathlib.Path) -> tuple[list[pathlib.Path], str]:
     Raises:
       UserError: no image, or images in several folders.
     """
-    images = image_files.image_paths(path)
+    images, left_out = image_files.list_images(path)
     folders = sorted({str(image.parent.relative_to(path)) for image in images})
     if len(folders) > 1:
         raise UserError(
             f"{path} has images in several folders ({', '.join(folders[:5])}), of which each may be a volume; name one"
         )
-    left_out = image_files.read_tree(path)[1]
     paths = sorted(images, key=lambda file: _number_order(file.name))
     numbers = [int(parts[-1]) if (parts := re.findall(r"\d+", file.stem)) else 0 for file in paths]
     steps = np.diff(numbers)
     if len(steps) and steps.min() > 0 and steps.max() > steps.min():
-        left_out["missing number among the slices"] = int(np.sum(steps // steps.min() - 1))
-    return paths, image_files.left_out_text(left_out)
+        missing = f"missing number among the slices ({np.sum(steps // steps.min() - 1)})"
+        left_out = f"{left_out}, {missing}" if left_out else missing
+    return paths, left_out
 
 
 def _number_order(name: str) -> list[tuple[int, str]]:

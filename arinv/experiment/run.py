@@ -186,7 +186,7 @@ class Run:
         name, class_names = fields.extra.name, train.info.class_names
         scheme, _ = data.split_name(name)
         # An archive of its own is used for training as a whole: none of it is a test set.
-        split = "train" if data.are_one(name, fields.name) else scheme.extra_split
+        split = "train" if data.same_dataset(name, fields.name) else scheme.extra_split
         resize = data.ORIGINAL if fields.get("resized_crop") else fields.resize
         extra = data.open_source(name, split=split, image_size=fields.image_size, resize=resize)
         report_left_out(f"{name} {split}", extra.num_skipped, extra.info.left_out)

@@ -262,7 +262,7 @@ def check_inputs(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> No
     changed = [name for name, value in current.items() if saved.get(name, value) != value]
     if changed:
         raise UserError(
-            f"{workdir} is complete, but what it was made of has changed since: {', '.join(changed[:5])}"
+            f"{workdir} is complete, but its inputs have changed: {', '.join(changed[:5])}"
             f"{' and more' if len(changed) > 5 else ''}; delete {workdir} to run it again, or name another --workdir"
         )
 

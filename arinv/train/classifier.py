@@ -274,6 +274,14 @@ class Extras(NamedTuple):
             state = state.start_average(CLASSIFIER)
         return robust.with_snapshot(state, CLASSIFIER) if self.watch else state
 
+    def update_average(self, state: TrainState, report: Metrics) -> TrainState:
+        """Returns the state with the average updated, or begun again where the watch has restored the weights."""
+        if self.average_decay > 0:
+            state = state.update_average(CLASSIFIER, self.average_decay)
+            if self.watch and self.watch.switch:
+                state = state.restart_average(CLASSIFIER, report[robust.NOTICE][0] > 0)
+        return state
+
     @property
     def weights(self) -> str:
         """Name of the weights in the state that are evaluated."""
@@ -357,10 +365,7 @@ def make_train_step(
                 watch_key, state, CLASSIFIER, extras.watch, recipe, logits_fn_of, images, labels, attack
             )
             report |= overfitting
-        if extras.average_decay > 0:
-            state = state.update_average(CLASSIFIER, extras.average_decay)
-            if extras.watch and extras.watch.switch:  # the average begins again where the weights were restored
-                state = state.restart_average(CLASSIFIER, overfitting[robust.NOTICE][0] > 0)
+        state = extras.update_average(state, report)
         return state.replace(step=state.step + 1), report
 
     return train_step

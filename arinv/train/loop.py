@@ -152,11 +152,17 @@ def fit(
                 check_finite(meter.flush(), step, checkpoints)
             if last or stop or step % every.checkpoint == 0:
                 with watch.paused():
-                    check_finite(_are_finite(state.variables), step, checkpoints)
-                    checkpoints.save(state, data_state=prepared.position, description=description, wait=last or stop)
+                    saved = {"data_state": prepared.position, "description": description}
+                    _save(checkpoints, state, step, **saved, wait=last or stop)
             if stop:
                 _stop(step)
     return state
+
+
+def _save(checkpoints: Checkpoints, state: TrainState, step: int, **options: Any) -> None:
+    """Saves a state of finite weights; options as of `Checkpoints.save`."""
+    check_finite(_are_finite(state.variables), step, checkpoints)
+    checkpoints.save(state, **options)
 
 
 def _stop(step: int) -> NoReturn:

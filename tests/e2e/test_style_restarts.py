@@ -110,7 +110,7 @@ def test_evaluation_restarts_after_a_change(config, pairs, tmp_path, monkeypatch
         draw(folder / "a" / "x.png", [9])
     elif changed == "style":
         draw(tmp_path / "style" / "x.png", [9])
-        with pytest.raises(UserError, match="stylization is complete, but what it was made of has changed since"):
+        with pytest.raises(UserError, match="stylization is complete, but its inputs have changed"):
             main.run(config, tmp_path / "run")
         return
     main.run(config, tmp_path / "run")

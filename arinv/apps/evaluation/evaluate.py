@@ -95,10 +95,6 @@ def run(run: Run) -> dict[str, Any]:
         names = _NAMES | {"robust_correct": f"{attack_name}_accuracy"}
         figures = {names.get(name, name): values for name, values in figures.items()}
     per_image, images, totals = dict(figures), {}, {"variants": {}}
-    undefined = int(np.sum(~np.isfinite(figures.get("cross_entropy", np.zeros(1)))))
-    if undefined:
-        run.report(f"warning: the logits of {undefined} of {len(test)} images are not finite; they count as wrong")
-        totals["num_undefined"] = undefined
     if measure is not None:
         numbers, images = _reconstruct(network, measure, run_pass)
         for name in numbers.keys() & metrics.METRICS.keys():
@@ -112,6 +108,7 @@ def run(run: Run) -> dict[str, Any]:
             totals["variants"]["keypoints"] = text
     results = _summarize(per_image) | {
         **totals,
+        **_report_undefined(run, figures),
         "attack": {**attacks.make_attack(**attack).keywords, "name": attack_name} if attack["eps"] > 0 else None,
         "checkpoint": dict(network.description),
         "encoder_figures": list(figures),
@@ -153,6 +150,15 @@ def encoder_figures(run: Run, inputs: Mapping[str, str]) -> dict[str, np.ndarray
         )
     arrays = read_arrays(source / "per_image.npz")
     return {name: arrays[name] for name in results["encoder_figures"]}
+
+
+def _report_undefined(run: Run, figures: Mapping[str, np.ndarray]) -> dict[str, int]:
+    """Prints how many images have logits that are not finite, and returns it as results; nothing where none has."""
+    losses = figures.get("cross_entropy", np.zeros(0))
+    if not (count := int(np.sum(~np.isfinite(losses)))):
+        return {}
+    run.report(f"warning: the logits of {count} of {len(losses)} images are not finite; they count as misclassified")
+    return {"num_undefined": count}
 
 
 def _hash_of(images: np.ndarray) -> str:

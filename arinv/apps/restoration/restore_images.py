@@ -19,6 +19,7 @@ from arinv.apps.inversion.invert_images import check_outputs, output_files
 from arinv.apps.restoration import methods
 from arinv.apps.restoration.methods import SECONDS, Part
 from arinv.apps.restoration.restoration import restore_all
+from arinv.data.image_files import fits
 from arinv.errors import UserError
 from arinv.experiment import report, workdirs
 from arinv.experiment.figures import labeled_grid, short_names
@@ -31,7 +32,6 @@ from arinv.train.autoencoder import operator_of
 
 _OVERVIEW = "overview.png"
 _DEGRADED = "degraded"
-_MAX_ASPECT_DIFFERENCE = 0.02
 _METRICS = {"psnr": metrics.psnr, "ssim": metrics.ssim}
 
 ONE_PROCESS = True
@@ -167,8 +167,7 @@ def _check_mask_shape(mask: np.ndarray, image: np.ndarray, mask_name: str, name:
       UserError: neither.
     """
     (mask_height, mask_width), (height, width) = mask.shape[:2], image.shape[:2]
-    difference = abs(mask_width * height / (mask_height * width) - 1)
-    if mask_width != mask_height and difference > _MAX_ASPECT_DIFFERENCE:
+    if not fits(mask.shape, image.shape):
         raise UserError(
             f"mask={mask_name} of {mask_width}x{mask_height} px has another aspect ratio than {name} of "
             f"{width}x{height} px; give a mask of the image's size, or a square one for the square in its center"

@@ -14,12 +14,11 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from arinv.data.image_files import suffixes
+from arinv.data.image_files import fits, suffixes
 from arinv.errors import UserError
 from arinv.paths import expanded
 
 _MAX_LABELS = 32
-_MAX_ASPECT_DIFFERENCE = 0.02
 _GREYS = ("L", "1", "I", "I;16")
 
 
@@ -82,8 +81,7 @@ def check_shapes(maps: Sequence[np.ndarray], names: Sequence[str], images: Itera
     """
     for labels, name, image in zip(maps, names, images, strict=True):
         (height, width), (image_height, image_width) = labels.shape, image.shape[:2]
-        expected = width * image_height / image_width
-        if height != width and abs(height - expected) > max(1.0, _MAX_ASPECT_DIFFERENCE * expected):
+        if not fits(labels.shape, image.shape):
             raise UserError(
                 f"the label map of {name!r} has {width}x{height} px and its image, as it is shown, "
                 f"{image_width}x{image_height} px; draw it on the image as it is shown, or give a square one of all"

@@ -229,9 +229,9 @@ def test_mixed_batches_hold_both_sources_and_resume(path, tmp_path):
 def test_names_of_one_archive_are_recognized(tmp_path):
     np.savez(tmp_path / "a.npz", image=np.zeros(1))
     (tmp_path / "b").mkdir()
-    assert data.are_one(f"npz:{tmp_path}/a.npz", f"npz:{tmp_path}/b/../a.npz")
-    assert not data.are_one(f"npz:{tmp_path}/a.npz", f"npz:{tmp_path}/none.npz")
-    assert data.are_one("photos", "photos") and not data.are_one("tfds:cifar10", "tfds:cifar100")
+    assert data.same_dataset(f"npz:{tmp_path}/a.npz", f"npz:{tmp_path}/b/../a.npz")
+    assert not data.same_dataset(f"npz:{tmp_path}/a.npz", f"npz:{tmp_path}/none.npz")
+    assert data.same_dataset("photos", "photos") and not data.same_dataset("tfds:cifar10", "tfds:cifar100")
 
 
 def test_images_of_zeros_and_ones_are_refused(tmp_path):

@@ -160,7 +160,7 @@ def test_folder_of_slices_is_one_volume_and_reports_the_rest(tmp_path):
         image.save(tmp_path / "raw" / f"scan2_{i}.png")
     (tmp_path / "raw" / "5.dcm").write_bytes(b"")
     source = data.open_source(f"volume:{tmp_path}", split="train")
-    assert source.info.left_out == "missing number among the slices (2), .dcm (1)"
+    assert source.info.left_out == ".dcm (1), missing number among the slices (2)"
     (tmp_path / "labels").mkdir()
     image.save(tmp_path / "labels" / "1.png")
     with pytest.raises(UserError, match=r"has images in several folders \(labels, raw\)"):

@@ -109,7 +109,7 @@ def test_complete_tasks_whose_inputs_have_changed_are_refused(tmp_path, capsys):
     }
     for name, change in changes.items():
         change()
-        with pytest.raises(UserError, match=rf"is complete, but what it was made of has changed since:.* {name}="):
+        with pytest.raises(UserError, match=rf"is complete, but its inputs have changed:.* {name}="):
             stages.run(config, tmp_path / "copy", tasks)
     shutil.rmtree(tmp_path / "first")
     shutil.rmtree(tmp_path / "images")
