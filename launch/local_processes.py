@@ -17,7 +17,9 @@ import sys
 import time
 from collections.abc import Mapping
 
-_NOISE = b"[Gloo] Rank "  # begins a line for each connection between CPU devices
+# Several threads print "[Gloo] Rank 0 is connected to 7 peer ranks. Expected number of connected peer ranks is : 7" at
+# once, and the pieces mix.
+_GLOO = re.compile(rb"(?:\[Gloo\]|Rank|is|connected|to|peer|ranks\.?|Expected|number|of|:|\d+|\s)+")
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 
@@ -124,7 +126,7 @@ class Output:
             # A progress bar goes back to the start of its line, where several of them would overwrite each other.
             *lines, self._rest[key.fd] = re.split(rb"[\r\n]", rest + (data or b""))
             for line in lines:
-                if line.strip() and not line.startswith(_NOISE):
+                if not is_noise(line):
                     sys.stdout.buffer.write(b"[%d] %s\n" % (key.data, line.rstrip()))
             sys.stdout.buffer.flush()
         return bool(events)
@@ -136,6 +138,11 @@ class Output:
         for key in list(self._selector.get_map().values()):
             key.fileobj.close()
         self._selector.close()
+
+
+def is_noise(line: bytes) -> bool:
+    """Returns whether a line is empty, or part of what the connections between CPU devices print."""
+    return not line.strip() or bool(_GLOO.fullmatch(line))
 
 
 def shell_code(code: int) -> int:

@@ -4,7 +4,6 @@ import atexit
 import json
 import os
 import pathlib
-import re
 import subprocess
 import sys
 import time
@@ -17,9 +16,8 @@ sys.path.insert(0, str(ROOT))  # for scripts; pytest has it there
 
 import quick_compilation  # noqa: E402
 
-from launch.local_processes import environments  # noqa: E402
+from launch.local_processes import environments, is_noise  # noqa: E402
 
-_GLOO = re.compile(r"\[Gloo\]|connected peer ranks")  # processes write over each other's lines
 END_SECONDS = 600.0
 _STAGES = ("encoder", "evaluation")
 
@@ -85,8 +83,8 @@ class Run:
 
     def said(self, index: int) -> list[str]:
         """Returns the lines that a process has written."""
-        text = (self.workdir / f"output{index}").read_text(errors="replace").replace("\r", "\n")
-        return [line for line in text.splitlines() if line.strip() and not _GLOO.search(line)]
+        lines = (self.workdir / f"output{index}").read_bytes().replace(b"\r", b"\n").split(b"\n")
+        return [line.decode(errors="replace") for line in lines if not is_noise(line)]
 
     def story(self) -> str:
         """Returns how the processes ended and what they said last."""

@@ -218,8 +218,10 @@ def test_output_has_the_process_in_front(capfdbinary):
 
 
 def test_noise_of_the_collectives_is_left_out(capfdbinary):
-    local.run(*shell("echo '[Gloo] Rank 0 is connected'; echo x"), 5.0)
-    assert capfdbinary.readouterr().out == b"[0] x\n"
+    line = "[Gloo] Rank 0 is connected to 7 peer ranks. Expected number of connected peer ranks is : 7"
+    pieces = "[Gloo] Rank [Gloo] Rank 13 is connected to  is connected to 77 peer ranks. "
+    local.run(*shell(f"echo '{line}'; echo '{pieces}'; echo 7; echo x; echo 'Rank 7 of the images'"), 5.0)
+    assert capfdbinary.readouterr().out == b"[0] x\n[0] Rank 7 of the images\n"
 
 
 def test_when_one_ends_badly_the_others_do_too(capfd):
