@@ -1,13 +1,14 @@
 """Adds entries to the zoo and writes its table into README.md.
 
     python -m launch.zoo add NAME --encoder=WORKDIR --inverters=WORKDIR+WORKDIR --workdir=runs/zoo
+    python -m launch.zoo add NAME --gan=WORKDIR --autoencoders=WORKDIR+WORKDIR --images=64 --workdir=runs/zoo
     python -m launch.zoo measure NAME --images=1000 --workdir=runs/zoo
     python -m launch.zoo table
 
 `add` writes the networks of finished trainings into arinv/zoo/NAME, measures them as written (PGD, AutoAttack,
-reconstructions of test images and of photographs), and makes card.json from the runs' own files. `measure` measures an
-entry again, such as on more images. Killed and started again both resume. Nothing of a card is written by hand, except
---note, a remark on the data.
+reconstructions of test images and of photographs; of a GAN FID, and what it restores), and makes card.json from the
+runs' own files. `measure` measures an entry again, such as on more images. Killed and started again both resume.
+Nothing of a card is written by hand, except --note, a remark on the data.
 """
 
 import argparse
@@ -25,20 +26,40 @@ from ml_collections import ConfigDict
 
 import arinv
 from arinv import command_line, data, metrics, paths, zoo
+from arinv.apps.restoration.methods import INVERTGAN, SEARCH
 from arinv.errors import MISTAKE, UserError
-from arinv.experiment import exported, loading, workdirs
+from arinv.experiment import exported, loading, trained, workdirs
 from arinv.experiment.descriptions import WEIGHTS
+from arinv.experiment.run import Run
 from arinv.experiment.trained import CLASSIFIER, INVERTER, Trained
 from arinv.experiment.writer import write_json, write_text
 from arinv.main import run
 from arinv.ops.images import to_float
 from arinv.plan import plan
+from arinv.train.gan import fid
 
 README = pathlib.Path(__file__).resolve().parents[1] / "README.md"
 PHOTOGRAPHS, MAX_SIDE = "photos:astronaut+chelsea+china+coffee+flower", 256
+# Fields of a network's description in its card, by kind.
+_FIELDS = {
+    CLASSIFIER: ("encoder", "options", "num_classes"),
+    INVERTER: ("variant", "loss"),
+    trained.GAN: ("networks", "options"),
+    trained.AUTOENCODER: ("networks", "operator"),
+}
 _BEGIN, _END = "<!-- zoo: written by `python -m launch.zoo table` -->\n", "<!-- end of zoo -->\n"
 _STANDARD_ATTACK = {"norm": "l2", "eps": 0.5}  # on encoders that were trained without an attack
-_SILENT = ("title", "log", "mesh", "reference", "data.data_dir", "data.num_workers")  # fields that change no result
+_SILENT = (
+    "title",
+    "log",
+    "mesh",
+    "reference",
+    "metric_encoder",
+    "start",
+    "gan",
+    "data.data_dir",
+    "data.num_workers",
+)  # fields that change no result
 
 
 def main(argv: Sequence[str]) -> None:
@@ -66,8 +87,12 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
         command.add_argument("--workdir", default="runs/zoo", help="of the measurements (%(default)s)")
         command.add_argument("--images", type=int, default=1000, help="test images that are measured (%(default)s)")
         command.add_argument("--data_dir", default="", help="where TFDS datasets are")
-    adding.add_argument("--encoder", required=True, help="workdir of a finished classifier's training")
+        command.add_argument("--metric_encoder", default="zoo:alexnet_small_l2_1",
+                             help="whose features the FID of a GAN compares (%(default)s)")  # fmt: skip
+    adding.add_argument("--encoder", default="", help="workdir of a finished classifier's training")
     adding.add_argument("--inverters", default="", help='workdirs of its inverters\' trainings, joined by "+"')
+    adding.add_argument("--gan", default="", help="workdir of a finished GAN's training, in an encoder's place")
+    adding.add_argument("--autoencoders", default="", help='workdirs of autoencoders\' trainings, joined by "+"')
     adding.add_argument("--kernels", choices=("float16", "float32"), default="float16", help="as stored (%(default)s)")
     adding.add_argument("--eps", type=float, help="of the measured attacks; without: of the training, or 0.5")
     adding.add_argument("--norm", choices=("l2", "linf"), help="of the measured attacks; without: as eps, or l2")
@@ -78,8 +103,11 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
 def _command(args: argparse.Namespace) -> str:
     """Returns the command of these arguments for a card, without the places of a machine."""
     flags = {
-        "encoder": "ENCODER",
+        "encoder": "ENCODER" if args.encoder else "",
         "inverters": "INVERTERS" if args.inverters else "",
+        "gan": "GAN" if args.gan else "",
+        "autoencoders": "AUTOENCODERS" if args.autoencoders else "",
+        "metric_encoder": args.metric_encoder if args.gan else "",
         "eps": args.eps,
         "norm": args.norm,
         "note": args.note,
@@ -97,41 +125,43 @@ def add(args: argparse.Namespace) -> None:
       args: as parsed.
 
     Raises:
-      UserError: a run that is not finished, an inverter of another encoder, or a file that is too large.
+      UserError: neither an encoder nor a GAN or both, a run that is not finished, networks that do not belong
+        together, or a file that is too large.
     """
-    sources = [pathlib.Path(args.encoder), *map(pathlib.Path, filter(None, args.inverters.split("+")))]
-    for source in sources:
+    if bool(args.encoder) == bool(args.gan):
+        raise UserError("an entry has an encoder (--encoder, --inverters) or a GAN (--gan, --autoencoders): name one")
+    if wrong := args.autoencoders if args.encoder else args.inverters:
+        raise UserError(
+            f"{wrong} does not belong to this entry: --inverters go with --encoder, --autoencoders with --gan"
+        )
+    first = pathlib.Path(args.encoder or args.gan)
+    others = [pathlib.Path(path) for path in filter(None, (args.inverters or args.autoencoders).split("+"))]
+    for source in (first, *others):
         workdirs.read_results(source)  # finished
-    networks = export(zoo.FOLDER / args.name, sources[0], sources[1:], half=args.kernels == "float16")
-    encoder = networks[zoo.ENCODER]
-    trained_with = encoder.description["attack"]
-    default = trained_with if trained_with["eps"] else _STANDARD_ATTACK
-    attack = {"norm": args.norm or default["norm"], "eps": default["eps"] if args.eps is None else args.eps}
+    export = export_encoder if args.encoder else export_gan
+    networks = export(zoo.FOLDER / args.name, first, others, half=args.kernels == "float16")
+    sources = zip(networks.items(), (first, *others), strict=True)
     card = {
         "name": args.name,
-        "encoder": {
-            **_describe(args.name, zoo.ENCODER, encoder, sources[0], args.kernels),
-            **{name: encoder.description[name] for name in ("encoder", "options", "num_classes", "image_size")},
-        },
-        "inverters": {
-            layer: {
-                **_describe(args.name, layer, network, source, args.kernels),
-                **{name: network.description[name] for name in ("variant", "loss")},
-            }
-            for (layer, network), source in zip(list(networks.items())[1:], sources[1:], strict=True)
-        },
+        "networks": {name: _describe(args, name, network, source) for (name, network), source in sources},
         "note": args.note,
         "arinv": arinv.__version__,
         "date": datetime.date.today().isoformat(),
         "command": _command(args),
     }
-    _add_measurements(card, networks, attack, args)
+    if args.encoder:
+        trained_with = networks[zoo.ENCODER].description["attack"]
+        default = trained_with if trained_with["eps"] else _STANDARD_ATTACK
+        attack = {"norm": args.norm or default["norm"], "eps": default["eps"] if args.eps is None else args.eps}
+        _add_measurements(card, networks, attack, args)
+    else:
+        _add_generative_measurements(card, networks, args)
     write_json(zoo.FOLDER / args.name / zoo.CARD, card)
     check_sizes()
 
 
 def measure(args: argparse.Namespace) -> None:
-    """Measures the networks of an entry again, by the attack of its card, and writes the new figures into the card.
+    """Measures the networks of an entry again, as its card says, and writes the new figures into the card.
 
     Args:
       args: as parsed.
@@ -140,30 +170,59 @@ def measure(args: argparse.Namespace) -> None:
       UserError: no entry of that name.
     """
     card = zoo.card(args.name)
-    networks = {network: loading.load(f"zoo:{args.name}/{network}") for network in (zoo.ENCODER, *card["inverters"])}
-    _add_measurements(card, networks, card["encoder"]["measured"]["attack"], args)
+    networks = {network: loading.load(f"zoo:{args.name}/{network}") for network in card["networks"]}
+    if zoo.ENCODER in networks:
+        _add_measurements(card, networks, card["networks"][zoo.ENCODER]["measured"]["attack"], args)
+    else:
+        _add_generative_measurements(card, networks, args)
     write_json(zoo.FOLDER / args.name / zoo.CARD, card)
 
 
 def _add_measurements(
     card: dict[str, Any], networks: Mapping[str, Trained], attack: Mapping[str, Any], args: argparse.Namespace
 ) -> None:
-    """Measures the networks of an entry, and adds the figures to its card."""
-    last = list(networks.values())[-1].fingerprint
-    # Of other weights or on other images, other measurements.
-    workdir = paths.canonical(args.workdir) / f"{args.name}-{last}-{args.images}"
+    """Measures an encoder and its inverters, and adds the figures to their card."""
+    workdir = _measurements_workdir(networks, args)
     run(_measurements(card, attack, args), workdir)
-    for layer, inverter in card["inverters"].items():
+    layers = [name for name in networks if name != zoo.ENCODER]
+    for layer in layers:
         measured = workdirs.read_results(workdir / layer)
-        inverter["measured"] = {
+        card["networks"][layer]["measured"] = {
             **{name: measured[name] for name in measured["variants"]},
             "num_images": measured["num_examples"],
             "photographs": photographs_psnr(networks[layer]),
+            "setting": measured["setting"],
         }
-    card["encoder"]["measured"] = _measured(workdir, list(card["inverters"]))
+    card["networks"][zoo.ENCODER]["measured"] = _measured(workdir, layers)
 
 
-def export(
+def _add_generative_measurements(
+    card: dict[str, Any], networks: Mapping[str, Trained], args: argparse.Namespace
+) -> None:
+    """Measures a GAN and its autoencoders, and adds the figures to their card."""
+    workdir = _measurements_workdir(networks, args)
+    config = _restorations(card, args)
+    run(config, workdir)
+    for network, row in card["networks"].items():
+        measured = workdirs.read_results(workdir / network)
+        row["measured"] = {
+            "psnr": {method: entry["psnr"] for method, entry in measured["entries"].items()},
+            "num_images": measured["num_examples"],
+            "setting": measured["setting"],
+        }
+    generator, encoder = networks[trained.GAN], loading.load(args.metric_encoder, kind=CLASSIFIER)
+    opened = Run(config.stages[trained.GAN], workdir / trained.GAN)
+    distance = fid(generator, encoder, opened.open_data("test"), key=jax.random.key(0))
+    card["networks"][trained.GAN]["measured"] |= distance | {"metric_encoder": args.metric_encoder}
+
+
+def _measurements_workdir(networks: Mapping[str, Trained], args: argparse.Namespace) -> pathlib.Path:
+    """Returns the workdir of the measurements: of other weights or on other images it is another one."""
+    last = list(networks.values())[-1].fingerprint
+    return paths.canonical(args.workdir) / f"{args.name}-{last}-{args.images}"
+
+
+def export_encoder(
     folder: pathlib.Path, encoder: pathlib.Path, inverters: Sequence[pathlib.Path], *, half: bool
 ) -> dict[str, Trained]:
     """Writes an encoder and its inverters as files, and returns them as they are read from there.
@@ -192,32 +251,106 @@ def export(
             raise UserError(f"{workdir} inverts another encoder than that of {encoder}; name inverters of this one")
     if len({source.layer for source in sources}) < len(sources):
         raise UserError(f"two of {', '.join(map(str, inverters))} invert the same layer; name one of each")
-    for path in (*folder.glob(f"*{exported.SUFFIX}"), folder / zoo.CARD):  # of an earlier entry of that name
+    _remove(folder)
+    written = {zoo.ENCODER: _write(folder, zoo.ENCODER, original, half=half)}
+    own = {"encoder_workdir": f"../{zoo.ENCODER}{exported.SUFFIX}", WEIGHTS: written[zoo.ENCODER].fingerprint}
+    for source in sources:  # the path is relative to the inverter's file
+        written[source.layer] = _write(folder, source.layer, source, half=half, **own)
+    return written
+
+
+def export_gan(
+    folder: pathlib.Path, gan: pathlib.Path, autoencoders: Sequence[pathlib.Path], *, half: bool
+) -> dict[str, Trained]:
+    """Writes a GAN and autoencoders of such images as files, and returns them as they are read from there.
+
+    Args:
+      folder: of the files.
+      gan: workdir of its training, or of the last stage of it.
+      autoencoders: workdirs of their trainings.
+      half: store kernels as float16.
+
+    Returns:
+      "gan" and "autoencoder", or "autoencoder_OPERATOR", -> networks.
+
+    Raises:
+      UserError: no checkpoint in a workdir, images of another size, or two autoencoders of one operator.
+    """
+    sources = {trained.GAN: loading.load(gan, kind=trained.GAN)}
+    size = sources[trained.GAN].image_size
+    for workdir in autoencoders:
+        source = loading.load(workdir, kind=trained.AUTOENCODER, image_size=size)
+        operator = source.description["operator"]["name"]
+        name = trained.AUTOENCODER if operator == "identity" else f"{trained.AUTOENCODER}_{operator}"
+        if name in sources:
+            raise UserError(
+                f"two of {', '.join(map(str, autoencoders))} have the operator {operator}; name one of each"
+            )
+        sources[name] = source
+    _remove(folder)
+    return {name: _write(folder, name, source, half=half) for name, source in sources.items()}
+
+
+def _remove(folder: pathlib.Path) -> None:
+    """Removes the files of an earlier entry of that name."""
+    for path in (*folder.glob(f"*{exported.SUFFIX}"), folder / zoo.CARD):
         path.unlink(missing_ok=True)
-    files = {zoo.ENCODER: folder / f"{zoo.ENCODER}{exported.SUFFIX}"}
-    description = {name: value for name, value in original.description.items() if name != "weights"}  # of a train state
-    exported.write(files[zoo.ENCODER], original.variables, description, half=half)
-    weights = loading.load(files[zoo.ENCODER]).fingerprint
-    for source in sources:
-        files[source.layer] = folder / f"{source.layer}{exported.SUFFIX}"
-        own = {"encoder_workdir": f"../{files[zoo.ENCODER].name}", WEIGHTS: weights}  # relative to the inverter's file
-        exported.write(files[source.layer], source.variables, {**source.description, **own}, half=half)
-    return {name: loading.load(file) for name, file in files.items()}
+
+
+def _write(folder: pathlib.Path, name: str, network: Trained, *, half: bool, **own: str) -> Trained:
+    """Writes one network of an entry, and returns it as it is read from there.
+
+    Args:
+      folder: of the files.
+      name: of the network.
+      network: as trained.
+      half: store kernels as float16.
+      **own: fields of the description that replace those of the training's.
+    """
+    path = folder / f"{name}{exported.SUFFIX}"
+    # Names of networks in a train state, and of other workdirs.
+    description = {key: value for key, value in network.description.items() if key not in ("weights", "gan_workdir")}
+    exported.write(path, network.variables, {**description, **own}, half=half)
+    return loading.load(path)
 
 
 def _measurements(card: Mapping[str, Any], attack: Mapping[str, Any], args: argparse.Namespace) -> ConfigDict:
-    """Returns the experiment that measures the networks of an entry."""
-    encoder = card["encoder"]
+    """Returns the experiment that measures an encoder and its inverters."""
+    encoder = card["networks"][zoo.ENCODER]
     shared = (
         f"encoder={encoder['encoder']},dataset={encoder['training']['data']},image_size={encoder['image_size']},"
         f"eps={attack['eps']!r},norm={attack['norm']},data_dir={args.data_dir}"
     )
     stages, attack_from = {}, ""
-    for network in card["inverters"] or [zoo.ENCODER]:
+    for network in [name for name in card["networks"] if name != zoo.ENCODER] or [zoo.ENCODER]:
         extra = f",attack_from={attack_from}" if attack_from else ""
         stages[network] = command_line.load(f"evaluate:checkpoint=zoo:{args.name}/{network},{shared}{extra}")
         attack_from = attack_from or f"stage:{network}"
     stages["autoattack"] = command_line.load(f"autoattack:checkpoint=zoo:{args.name}/{zoo.ENCODER},{shared}")
+    return _experiment(stages, args)
+
+
+def _restorations(card: Mapping[str, Any], args: argparse.Namespace) -> ConfigDict:
+    """Returns the experiment that measures a GAN and its autoencoders: by the images that they restore."""
+    gan, stages = card["networks"][trained.GAN], {}
+    classes = "+".join(map(str, gan["training"]["classes"]))
+    shared = (
+        f"dataset={gan['training']['data']},classes={classes},image_size={gan['image_size']},data_dir={args.data_dir},"
+        f"gan=zoo:{args.name}/{trained.GAN}"
+    )
+    for name, row in card["networks"].items():
+        operator = row.get("operator", {"name": "identity", "options": {}})
+        options = "+".join(f"{option}:{value}" for option, value in operator["options"].items())
+        argument = f"restoration:{shared},operator={operator['name']},operator_options={options}"
+        # The GAN's own measurement has no autoencoder, and the argument needs one that exists.
+        stage = command_line.load(f"{argument},autoencoder=zoo:{args.name}/{name}").stages.restoration
+        stage.methods = (INVERTGAN,) if name == trained.GAN else (trained.AUTOENCODER, SEARCH)
+        stage.autoencoder = "" if name == trained.GAN else stage.autoencoder
+        stages[name] = stage
+    return _experiment(stages, args)
+
+
+def _experiment(stages: Mapping[str, ConfigDict], args: argparse.Namespace) -> ConfigDict:
     for stage in stages.values():
         stage.data.num_test = args.images
     return ConfigDict({"stages": stages, "order": tuple(stages)})
@@ -246,76 +379,153 @@ def _measured(workdir: pathlib.Path, layers: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def _describe(name: str, network: str, loaded: Trained, source: pathlib.Path, kernels: str) -> dict[str, Any]:
-    """Returns what a card says of one network, from its file and its training."""
-    size = (zoo.FOLDER / name / f"{network}{exported.SUFFIX}").stat().st_size
-    parameters = sum(leaf.size for leaf in jax.tree.leaves(loaded.variables["params"]))
+def _describe(args: argparse.Namespace, name: str, network: Trained, source: pathlib.Path) -> dict[str, Any]:
+    """Returns what a card has of one network, from its file and its training."""
+    description = network.description
+    fields = _FIELDS[network.kind]
+    own = description.get(network.kind, {})  # of a GAN or an autoencoder
     return {
-        "bytes": size,
-        "kernels": kernels,
-        "weights": loaded.fingerprint,
-        "parameters": parameters,
+        "kind": network.kind,
+        "bytes": (zoo.FOLDER / args.name / f"{name}{exported.SUFFIX}").stat().st_size,
+        "kernels": args.kernels,
+        "weights": network.fingerprint,
+        "parameters": sum(leaf.size for leaf in jax.tree.leaves(network.variables["params"])),
+        "image_size": network.image_size,
+        **{field: own[field] if field in own else description[field] for field in fields},
+        **({"latent_size": network.module.latent_size} if network.kind == trained.GAN else {}),
         "training": _training(source),
     }
 
 
 def _training(workdir: pathlib.Path) -> dict[str, Any]:
-    """Returns how a network was trained, from the files of its workdir."""
-    config, results = workdirs.read_json(workdir / "config.json"), workdirs.read_results(workdir)
-    own = ConfigDict(config)
-    [cost] = plan.plan_stages({paths.canonical(workdir): own}, plan.Assumptions())
-    steps, fields = cost["run"]["steps"], config["data"]
-    info = data.published(fields["name"], fields["train_split"], image_size=fields["image_size"])
-    optional = ("attack", "recipe", "average_decay", "loss", "attack_warmup_epochs")
+    """Returns how a network was trained, from the files of its workdir, and of those that it continues."""
+    configs, results = _continued(workdir), workdirs.read_results(workdir)
+    costs = plan.plan_stages(configs, plan.Assumptions())
+    [*_, config], steps = configs.values(), [cost["run"]["steps"] for cost in costs]
+    fields = config.data
+    info = data.published(fields.name, fields.train_split, image_size=fields.image_size)
+    optional = ("attack", "recipe", "average_decay", "loss", "attack_warmup_epochs", "game", "operator")
     return {
-        "task": config["task"],
-        "data": config["data"]["name"],
-        "num_train": fields["num_train"] or (info.num_examples if info else None),
-        "epochs": round(steps / cost["run"]["steps_per_epoch"], 2),
-        "steps": steps,
-        "batch_size": config["batch_size"],
-        "optimizer": config["optimizer"],
-        **{name: config[name] for name in optional if name in config},
-        "flops": cost["flops"]["per_step"] * steps,
+        "task": config.task,
+        "data": fields.name,
+        "classes": list(fields.classes),
+        "num_train": fields.num_train or (info.num_examples if info else None),
+        "epochs": round(steps[-1] / costs[-1]["run"]["steps_per_epoch"], 2),
+        "steps": sum(steps),
+        "stages": len(steps),
+        "batch_size": config.batch_size,
+        "optimizer": config.optimizer.to_dict(),
+        **{name: workdirs.plain(config)[name] for name in optional if name in config},
+        "flops": sum(cost["flops"]["per_step"] * count for cost, count in zip(costs, steps, strict=True)),
         "setting": results["setting"],
         "date": datetime.date.fromtimestamp((workdir / "results.json").stat().st_mtime).isoformat(),
-        "command": training_command(own),
+        "command": training_command(list(configs.values())),
     }
 
 
-def training_command(config: ConfigDict) -> str:
+def _continued(workdir: pathlib.Path) -> dict[pathlib.Path, ConfigDict]:
+    """Returns the workdirs and configs of a training and of the stages that it continues, the first one first."""
+    path = paths.canonical(workdir)
+    config = ConfigDict(workdirs.read_json(path / "config.json"))
+    start = config.get("start", "")
+    return {**(_continued(workdirs.resolve(start, path)) if start else {}), path: config}
+
+
+def training_command(configs: Sequence[ConfigDict]) -> str:
     """Returns the command that trains a network again: arguments and fields that differ from their defaults.
 
     Args:
-      config: of a finished training, as its workdir holds it.
+      configs: of a finished training, as its workdir holds it; of a GAN that grows those of its stages, in order.
 
     Raises:
       UserError: fields that no flag sets.
     """
-    if config.task == "classifier":
-        options = "+".join(f"{name}:{value}" for name, value in config.encoder.options.items())
-        argument = (
-            f"classifier:encoder={config.encoder.name},options={options},dataset={config.data.name},"
-            f"image_size={config.data.image_size},eps={config.attack.eps!r},norm={config.attack.norm},"
-            f"recipe={config.recipe.name},dtype={config.dtype}"
-        )
-        prefix = ""
-    else:
-        argument = (
-            f"inverter:encoder={config.encoder.name},layer={config.encoder.layer},dataset={config.data.name},"
-            f"image_size={config.data.image_size},encoder_checkpoint=ENCODER,dtype={config.dtype}"
-        )
-        prefix = "stages.inverter."
+    argument = _ARGUMENTS[configs[-1].task](configs[-1])
     base = command_line.load(argument)
-    base = base.stages.inverter if prefix else base
-    saved, default = (_fields(fields) for fields in (config, base))
+    stages = base.get("stages", {"": base})
+    names: dict[str, list[str]] = {}  # of the stages that a flag is for
+    for config in configs:
+        name = next((name for name, default in stages.items() if _key(default) == _key(config)), None)
+        if name is None:
+            raise UserError(f"--config={argument} has no stage of {_key(config)}; train with a config of this version")
+        for flag in _changes(config, stages[name]):
+            names.setdefault(flag, []).append(name)
+    words = []
+    if len(configs) < len(stages):
+        words.append(f"--config.order={configs[-1].task}")
+    for flag, own in names.items():
+        places = ["*"] if len(own) == len(stages) > 1 else own
+        words += [f"--config.{f'stages.{place}.' if place else ''}{flag}" for place in places]
+    return shlex.join(["python", "-m", "arinv", f"--config={argument}", *words, "--workdir=WORKDIR"])
+
+
+def _key(config: ConfigDict) -> tuple[str, int, bool]:
+    """Returns what distinguishes the stages of a training."""
+    return config.task, config.get("data", {}).get("image_size", 0), config.get("fade", False)
+
+
+def _changes(config: ConfigDict, default: ConfigDict) -> list[str]:
+    """Returns the fields that differ from their defaults, as flags without the stage.
+
+    Raises:
+      UserError: fields that no flag sets.
+    """
+    saved, default = (_fields(fields) for fields in (config, default))
     changes = {name: value for name, value in saved.items() if default.get(name) != value}
     changes.pop("encoder.checkpoint", None)
     if missing := sorted(changes.keys() - default.keys()):
         raise UserError(f"fields that no flag sets: {', '.join(missing)}; train with a config of this version")
-    flags = [f"--config.{prefix}{name}={_text(value)}" for name, value in changes.items()]
-    order = ["--config.order=inverter"] if prefix else []
-    return shlex.join(["python", "-m", "arinv", f"--config={argument}", *order, *flags, "--workdir=WORKDIR"])
+    return [f"{name}={_text(value)}" for name, value in changes.items()]
+
+
+def _classifier_argument(config: ConfigDict) -> str:
+    options = _options(config.encoder.options)
+    return (
+        f"classifier:encoder={config.encoder.name},options={options},dataset={config.data.name},"
+        f"image_size={config.data.image_size},eps={config.attack.eps!r},norm={config.attack.norm},"
+        f"recipe={config.recipe.name},dtype={config.dtype}"
+    )
+
+
+def _inverter_argument(config: ConfigDict) -> str:
+    return (
+        f"inverter:encoder={config.encoder.name},layer={config.encoder.layer},dataset={config.data.name},"
+        f"image_size={config.data.image_size},encoder_checkpoint=ENCODER,dtype={config.dtype}"
+    )
+
+
+def _gan_argument(config: ConfigDict) -> str:
+    return (
+        f"gan:networks={config.gan.networks},latent_size={config.gan.latent_size},options={_options(config.gan.options)},"
+        f"{_images(config)}"
+    )
+
+
+def _autoencoder_argument(config: ConfigDict) -> str:
+    operator = config.operator
+    return (
+        f"autoencoder:networks={config.autoencoder.networks},latent_size={config.autoencoder.latent_size},"
+        f"{'gan=GAN,' if config.gan else ''}operator={operator.name},operator_options={_options(operator.options)},"
+        f"{_images(config)}"
+    )
+
+
+def _images(config: ConfigDict) -> str:
+    classes = "+".join(map(str, config.data.classes))
+    return f"dataset={config.data.name},classes={classes},image_size={config.data.image_size},dtype={config.dtype}"
+
+
+def _options(options: Mapping[str, Any]) -> str:
+    return "+".join(f"{name}:{value}" for name, value in options.items())
+
+
+# Task -> the config that trains such a network, with its arguments.
+_ARGUMENTS = {
+    "classifier": _classifier_argument,
+    "inverter": _inverter_argument,
+    "gan": _gan_argument,
+    "autoencoder": _autoencoder_argument,
+}
 
 
 def _fields(config: ConfigDict) -> dict[str, Any]:

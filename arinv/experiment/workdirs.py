@@ -52,6 +52,10 @@ _JOINED = re.compile(rf"\+(?={'|'.join(_SCHEMES)})")  # between data sets; paths
 # Fields that name other runs, or hold such names: first those of trainings, then those of other tasks.
 _TRAINED = ("checkpoint", "encoder_checkpoint", "inverter", "inverters", "denoiser", "gans")
 _SOURCES = (*_TRAINED, "entries", "figures", "attack_from", "detector")
+# Fields that name other runs whose tasks look for them themselves, or that do so in some tasks only.
+_OTHER_SOURCES = ("encoders", "metric_networks", "metric_encoder", "start", "comparator", "restoration", "attribute",
+                  "stylized")  # fmt: skip
+_NETWORKS = ("gan", "autoencoder", "aegan")  # of restorations; of their trainings these are groups of fields
 _FILES = ("path", "mask")  # fields that name a file
 _BEGINNING = 2**16  # bytes of an image by which it is recognized
 _PROSE = ("title", "text")  # fields printed in reports
@@ -272,25 +276,25 @@ def _inputs(config: Mapping[str, Any], workdir: pathlib.Path) -> dict[str, str]:
     plain_paths = _FOLDERS + (("data.name",) if config.get("task") in _PATH_TASKS else ())
     inputs = {}
     for name, value in _flatten(config).items():
-        is_run = any(part in _SOURCES for part in name.split("."))
+        parts = name.split(".")
+        is_run = parts[-1] in _NETWORKS or any(part in _SOURCES or part in _OTHER_SOURCES for part in parts)
         for text in value if isinstance(value, list) else [value]:
             if not isinstance(text, str) or not text or zoo.is_reference(text) or data.is_photographs(text):
                 continue
             with contextlib.suppress(OSError, UserError):  # moved or deleted since, or not readable
-                if is_run:
-                    inputs[f"{name}={text}"] = _hash_of_run(resolve(text, workdir))
+                place = resolve(text, workdir) if is_run else paths.expanded(text)
+                if is_run and place.is_dir():
+                    own = paths.canonical(workdir)
+                    if paths.canonical(place) not in (own, *own.parents):  # a word such as edges, not a run
+                        inputs[f"{name}={text}"] = _hash_of_run(place)
+                elif is_run or set(parts) & {*_FILES}:
+                    inputs[f"{name}={text}"] = _hash(place.read_bytes())
                 elif name.endswith(plain_paths):
-                    inputs[f"{name}={text}"] = _hash_of_images(paths.expanded(text))
-                elif name.rpartition(".")[2] in _FILES:
-                    inputs[f"{name}={text}"] = _hash(paths.expanded(text).read_bytes())
+                    inputs[f"{name}={text}"] = _hash_of_images(place)
     return inputs
 
 
 def _hash_of_run(place: pathlib.Path) -> str:
-    if place.is_file():
-        return _hash(place.read_bytes())
-    if not place.is_dir():
-        raise FileNotFoundError(place)
     return _hash((place / "results.json").read_bytes()) if is_complete(place) else "not complete"
 
 

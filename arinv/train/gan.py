@@ -379,16 +379,34 @@ def load_metric_encoder(run: Run) -> Trained | None:
 
 def _measure_fid(run: Run, encoder: Trained) -> dict[str, Any]:
     """Returns the distance of as many samples as test images in the features of an encoder."""
-    config = run.config
-    layer = encoder.module.default_layer
-    arrays = data.load_arrays(run.open_data("test"))
     generator = loading.load(run.workdir, kind=GAN, dtype=run.dtype)
+    size = run.config.batch_size
+    measured = fid(generator, encoder, run.open_data("test"), key=run.key, batch_size=size)
+    place = workdirs.relative(run.resolve(run.config.metric_encoder), run.workdir)
+    return {measured["variant"]: measured["fid"], "metric_encoder": place}
+
+
+def fid(
+    generator: Trained, encoder: Trained, source: data.Source, *, key: Array, batch_size: int = 64
+) -> dict[str, float | str]:
+    """Returns the Fréchet distance of samples of a GAN from as many images, in the features of an encoder.
+
+    Args:
+      generator: the GAN.
+      encoder: a classifier; of its default layer the means over positions are compared.
+      source: of the images.
+      key: PRNG key of the samples.
+      batch_size: of images and of samples.
+
+    Returns:
+      {"fid": the distance, "variant": its name, with the encoder, the layer and the number of images}.
+    """
+    layer = encoder.module.default_layer
     real, fake = metrics.FeatureMoments(), metrics.FeatureMoments()
     vectors = jax.jit(lambda images: metrics.feature_vectors(encoder.features_fn, to_rgb(images), layer=layer))
-    sample = jax.jit(lambda key: jnp.clip(generator.sample(key, config.batch_size), 0, 1))
-    for i, batch in enumerate(data.eval_batches(arrays, batch_size=config.batch_size)):
+    sample = jax.jit(lambda key: jnp.clip(generator.sample(key, batch_size), 0, 1))
+    for i, batch in enumerate(data.eval_batches(data.load_arrays(source), batch_size=batch_size)):
         real.update(vectors(to_float(batch["image"])), batch["mask"])
-        fake.update(vectors(sample(jax.random.fold_in(run.key, i))), batch["mask"])
+        fake.update(vectors(sample(jax.random.fold_in(key, i))), batch["mask"])
     name = f"fid_{encoder.description['encoder']}_{layer}_n{real.count}"
-    distance = metrics.moments_distance(fake, real)
-    return {name: distance, "metric_encoder": workdirs.relative(run.resolve(config.metric_encoder), run.workdir)}
+    return {"fid": metrics.moments_distance(fake, real), "variant": name}

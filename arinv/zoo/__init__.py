@@ -1,11 +1,14 @@
 """The zoo: trained networks that are installed with the package, each with a card made from its runs.
 
-zoo/NAME/encoder.safetensors   a classifier
-zoo/NAME/LAYER.safetensors     an inverter of its feature LAYER, such as conv5; any number of them
-zoo/NAME/card.json             how they were trained, and how they measure
+zoo/NAME/encoder.safetensors      a classifier
+zoo/NAME/LAYER.safetensors        an inverter of its feature LAYER, such as conv5; any number of them
+zoo/NAME/gan.safetensors          a generator of images from noise; an entry has a classifier or a GAN
+zoo/NAME/autoencoder.safetensors  an autoencoder of such images; autoencoder_mask of masked ones, of any operator so
+zoo/NAME/card.json                how they were trained, and how they measure
 
-"zoo:NAME" stands for the inverter of the deepest layer where an inverter is allowed, else for the encoder;
-"zoo:NAME/LAYER" and "zoo:NAME/encoder" name one of them. `python -m launch.zoo add` writes entries.
+"zoo:NAME" stands for the network of the kind that is needed: of inverters for that of the deepest layer, and for an
+inverter before its encoder where both will do. "zoo:NAME/LAYER" and "zoo:NAME/encoder" name one of them.
+`python -m launch.zoo add` writes entries.
 """
 
 import json
@@ -23,12 +26,15 @@ ENCODER = "encoder"
 CARD = "card.json"
 MAX_FILE_BYTES, MAX_TOTAL_BYTES = 16 * 2**20, 40 * 2**20
 _SUFFIX = ".safetensors"
-_HEADING = ("network", "encoder", "training", "clean accuracy", "AutoAttack accuracy", "PSNR (dB)", "size")
+_KINDS = {ENCODER: "classifier", "gan": "gan", "autoencoder": "autoencoder"}  # first word of a file's name -> kind
+_INVERTER = "inverter"  # of every other name
+_PREFERENCE = (_INVERTER, *_KINDS.values())
+_HEADING = ("entry", "networks", "training", "clean accuracy", "AutoAttack accuracy", "PSNR (dB)", "size")
 
 
 def names() -> tuple[str, ...]:
     """Returns the names of the entries."""
-    return tuple(sorted(path.parent.name for path in FOLDER.glob(f"*/{ENCODER}{_SUFFIX}")))
+    return tuple(sorted({path.parent.name for path in FOLDER.glob(f"*/*{_SUFFIX}")}))
 
 
 def is_reference(reference: str | os.PathLike) -> bool:
@@ -40,7 +46,7 @@ def resolve(reference: str) -> pathlib.Path:
     """Returns the folder of an entry, or the file of one of its networks.
 
     Args:
-      reference: "zoo:NAME" or "zoo:NAME/NETWORK", the network "encoder" or the layer of an inverter.
+      reference: "zoo:NAME" or "zoo:NAME/NETWORK", such as "encoder", "gan" or the layer of an inverter.
 
     Raises:
       UserError: unknown entry or network.
@@ -64,9 +70,13 @@ def reference(place: pathlib.Path) -> str:
 
 
 def networks(name: str) -> tuple[str, ...]:
-    """Returns the networks of an entry: "encoder", then the layers of its inverters, the deepest last."""
-    layers = {path.stem for path in (FOLDER / name).glob(f"*{_SUFFIX}")} - {ENCODER}
-    return (ENCODER, *sorted(layers, key=_depth))
+    """Returns the networks of an entry: the encoder and its inverters, the deepest last; the GAN and autoencoders."""
+    return tuple(sorted((path.stem for path in (FOLDER / name).glob(f"*{_SUFFIX}")), key=_order))
+
+
+def kind_of(network: str) -> str:
+    """Returns the kind of a network of an entry: "classifier", "inverter", "gan" or "autoencoder"."""
+    return _KINDS.get(network.partition("_")[0], _INVERTER)
 
 
 def network(place: pathlib.Path, kinds: Collection[str] = ()) -> pathlib.Path:
@@ -74,20 +84,19 @@ def network(place: pathlib.Path, kinds: Collection[str] = ()) -> pathlib.Path:
 
     Args:
       place: the folder of an entry, or any other path.
-      kinds: allowed kinds of networks, "classifier" and "inverter" among them; empty for any.
+      kinds: allowed kinds of networks; empty for any.
 
     Raises:
       UserError: the entry has no network of these kinds.
     """
     if not reference(place) or place.is_file():
         return place
-    kinds = set(filter(None, kinds)) or {"classifier", "inverter"}
-    *others, deepest = networks(place.name)
-    if "inverter" in kinds and others:
-        return place / f"{deepest}{_SUFFIX}"
-    if "classifier" in kinds:
-        return place / f"{ENCODER}{_SUFFIX}"
-    raise UserError(f"{SCHEME}{place.name} has no {' or '.join(sorted(kinds))}; it has {', '.join((*others, deepest))}")
+    own, kinds = networks(place.name), set(filter(None, kinds))
+    for kind in _PREFERENCE:
+        fitting = [network for network in own if kind_of(network) == kind]
+        if fitting and kind in (kinds or _PREFERENCE):
+            return place / f"{fitting[-1 if kind == _INVERTER else 0]}{_SUFFIX}"
+    raise UserError(f"{SCHEME}{place.name} has no {' or '.join(sorted(kinds))}; it has {', '.join(own)}")
 
 
 def card(name: str) -> dict[str, Any]:
@@ -98,8 +107,9 @@ def card(name: str) -> dict[str, Any]:
     """
     path = resolve(f"{SCHEME}{name}") / CARD
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        entry = json.loads(path.read_text(encoding="utf-8"))
+        return entry | {"networks": {name: entry["networks"][name] for name in sorted(entry["networks"], key=_order)}}
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} is damaged ({error}); install arinv again") from None
 
 
@@ -131,38 +141,63 @@ def card_text(name: str) -> str:
       UserError: unknown entry, or a damaged card.
     """
     entry = card(name)
-    encoder = entry["encoder"]
-    training, measured, setting = encoder["training"], encoder["measured"], encoder["measured"]["setting"]
-    clean, robust = (
-        f"{measured[key]:.1%} [{measured[f'{key}_95'][0]:.1%}, {measured[f'{key}_95'][1]:.1%}]"
-        for key in ("clean_accuracy", "autoattack_accuracy")
-    )
-    lines = [
-        f"zoo:{name}: {_encoder_text(encoder)}, {encoder['num_classes']} classes, images of {encoder['image_size']} px",
-        *([entry["note"]] if entry["note"] else []),
-        "",
-        f"encoder     {encoder['parameters']:,} parameters, weights {encoder['weights']}",
-        f"  training  {training_text(training)}, {training['num_train']:,} images, {training['flops']:.2e} FLOPs, "
-        f"seed {training['setting']['seed']}, {training['date']}",
-        f"  clean     {clean} of {measured['num_images']:,} test images",
-        f"  attacked  {robust} by AutoAttack, {radius_text(measured['attack'])}",
-        f"  measured  {setting['device']}, {setting['dtype']}, jax {setting['packages']['jax']}",
-        *(f"  warning   {warning}" for warning in measured["warnings"]),
-        f"  command   {training['command']}",
-    ]
-    for layer, row in entry["inverters"].items():
-        figures = row["measured"]
+    size = next(iter(entry["networks"].values()))["image_size"]
+    lines = [f"zoo:{name}: {_networks_text(entry)}, images of {size} px", *([entry["note"]] if entry["note"] else [])]
+    for network, row in entry["networks"].items():
+        measured = row["measured"]
         lines += [
             "",
-            f"{layer:11s} inverter, {row['parameters']:,} parameters, generator {row['variant']}, "
-            f"weights {row['weights']}",
-            f"  training  {row['training']['epochs']:g} epochs, {row['training']['flops']:.2e} FLOPs, "
-            f"{row['training']['date']}",
-            f"  measured  PSNR {figures['psnr']:.2f} dB, SSIM {figures['ssim']:.3f}, normalized error "
-            f"{figures['normalized_error']:.3f} of {figures['num_images']:,} test images",
+            f"{network:11s} {_summary(row)}, {row['parameters']:,} parameters, weights {row['weights']}",
+            f"  training  {_training_text(row)}",
+            *_measured_lines(row),
+            *(f"  warning   {warning}" for warning in measured.get("warnings", ())),
             f"  command   {row['training']['command']}",
         ]
     return "\n".join([*lines, "", f"all figures: {resolve(f'{SCHEME}{name}') / CARD}"])
+
+
+def _summary(row: Mapping[str, Any]) -> str:
+    """Returns what a network is, such as "inverter, generator nearest"."""
+    if row["kind"] == "classifier":
+        return f"{_encoder_text(row)}, {row['num_classes']} classes"
+    if row["kind"] == _INVERTER:
+        return f"inverter, generator {row['variant']}"
+    if row["kind"] == "gan":
+        return f"{_gan_text(row)}, latents of {row['latent_size']} numbers"
+    return f"autoencoder ({row['networks']}) of images degraded by {row['operator']['name']}"
+
+
+def _training_text(row: Mapping[str, Any]) -> str:
+    """Returns how a network was trained."""
+    training = row["training"]
+    extent = f"{training['flops']:.2e} FLOPs, seed {training['setting']['seed']}, {training['date']}"
+    if row["kind"] == "classifier":
+        return f"{training_text(training)}, {training['num_train']:,} images, {extent}"
+    stages = f" in {training['stages']} stages" if training.get("stages", 1) > 1 else ""
+    length = f"{training['steps']:,} steps{stages}" if row["kind"] == "gan" else f"{training['epochs']:g} epochs"
+    return f"{_data_text(training)}, {length}, {extent}"
+
+
+def _measured_lines(row: Mapping[str, Any]) -> list[str]:
+    """Returns the figures of a network, and on what they were measured."""
+    measured, setting = row["measured"], row["measured"]["setting"]
+    images = f"{measured['num_images']:,} test images"
+    if row["kind"] == "classifier":
+        clean, robust = (
+            f"{measured[key]:.1%} [{measured[f'{key}_95'][0]:.1%}, {measured[f'{key}_95'][1]:.1%}]"
+            for key in ("clean_accuracy", "autoattack_accuracy")
+        )
+        attack = radius_text(measured["attack"])
+        lines = [f"  clean     {clean} of {images}", f"  attacked  {robust} by AutoAttack, {attack}"]
+    elif row["kind"] == "gan":
+        lines = [f"  figures   FID {measured['fid']:.2f} ({measured['variant']}) to {images}"]
+    elif row["kind"] == _INVERTER:
+        error = f"normalized error {measured['normalized_error']:.3f}"
+        lines = [f"  figures   PSNR {measured['psnr']:.2f} dB, SSIM {measured['ssim']:.3f}, {error} of {images}"]
+    else:
+        psnr = ", ".join(f"{value:.2f} ({name})" for name, value in measured["psnr"].items())
+        lines = [f"  figures   PSNR in dB {psnr} of {images}"]
+    return [*lines, f"  measured  {setting['device']}, {setting['dtype']}, jax {setting['packages']['jax']}"]
 
 
 def main(argv: Sequence[str]) -> int:
@@ -190,12 +225,18 @@ def main(argv: Sequence[str]) -> int:
 
 
 def training_text(training: Mapping[str, Any]) -> str:
-    """Returns how the encoder of a card was trained, such as "CIFAR-10, l2 eps 0.5, 12 epochs of pgd"."""
+    """Returns how the encoder of a card was trained, such as "cifar10, l2 eps 0.5, 12 epochs of pgd"."""
     attack = training["attack"]
-    dataset = training["data"].partition(":")[2] or training["data"]
     if not attack["eps"]:
-        return f"{dataset}, standard, {training['epochs']:g} epochs"
-    return f"{dataset}, {radius_text(attack)}, {training['epochs']:g} epochs of {training['recipe']['name']}"
+        return f"{_data_text(training)}, standard, {training['epochs']:g} epochs"
+    return (
+        f"{_data_text(training)}, {radius_text(attack)}, {training['epochs']:g} epochs of {training['recipe']['name']}"
+    )
+
+
+def _data_text(training: Mapping[str, Any]) -> str:
+    dataset, classes = training["data"].partition(":")[2] or training["data"], training.get("classes")
+    return f"{dataset} ({', '.join(map(str, classes))})" if classes else dataset
 
 
 def radius_text(attack: Mapping[str, Any]) -> str:
@@ -206,15 +247,32 @@ def radius_text(attack: Mapping[str, Any]) -> str:
 
 
 def _row(name: str, entry: Mapping[str, Any]) -> Sequence[str]:
-    measured = entry["encoder"]["measured"]
-    low, high = measured["autoattack_accuracy_95"]
-    robust = f"{measured['autoattack_accuracy']:.1%} [{low:.1%}, {high:.1%}], {radius_text(measured['attack'])}"
-    psnr = ", ".join(f"{layer} {row['measured']['psnr']:.2f}" for layer, row in entry["inverters"].items())
-    encoder = _encoder_text(entry["encoder"])
-    training = training_text(entry["encoder"]["training"])
-    size = sum(row["bytes"] for row in (entry["encoder"], *entry["inverters"].values()))
-    clean = f"{measured['clean_accuracy']:.1%}"
-    return name, encoder, training, clean, robust, psnr or "-", f"{size / 2**20:.1f} MB"
+    rows = entry["networks"]
+    size = f"{sum(row['bytes'] for row in rows.values()) / 2**20:.1f} MB"
+    clean = robust = "-"
+    if ENCODER in rows:
+        measured, training = rows[ENCODER]["measured"], training_text(rows[ENCODER]["training"])
+        low, high = measured["autoattack_accuracy_95"]
+        clean = f"{measured['clean_accuracy']:.1%}"
+        robust = f"{measured['autoattack_accuracy']:.1%} [{low:.1%}, {high:.1%}], {radius_text(measured['attack'])}"
+        psnr = {network: row["measured"]["psnr"] for network, row in rows.items() if network != ENCODER}
+    else:
+        training = _data_text(rows["gan"]["training"]) + f", {rows['gan']['training']['steps']:,} steps"
+        autoencoders = {network: row for network, row in rows.items() if row["kind"] == "autoencoder"}
+        psnr = {network: row["measured"]["psnr"]["autoencoder"] for network, row in autoencoders.items()}
+    psnr_text = ", ".join(f"{network} {value:.2f}" for network, value in psnr.items()) or "-"
+    return name, _networks_text(entry), training, clean, robust, psnr_text, size
+
+
+def _networks_text(entry: Mapping[str, Any]) -> str:
+    rows = entry["networks"]
+    if ENCODER in rows:
+        return _encoder_text(rows[ENCODER])
+    return f"{_gan_text(rows['gan'])}{', autoencoders' if len(rows) > 1 else ''}"
+
+
+def _gan_text(row: Mapping[str, Any]) -> str:
+    return f"{row['networks']} GAN"
 
 
 def _encoder_text(encoder: Mapping[str, Any]) -> str:
@@ -222,5 +280,6 @@ def _encoder_text(encoder: Mapping[str, Any]) -> str:
     return f"{encoder['encoder']}{f' ({options})' if options else ''}"
 
 
-def _depth(layer: str) -> list[int]:
-    return [int(number) for number in re.findall(r"\d+", layer)]
+def _order(network: str) -> tuple:
+    kinds = (_KINDS[ENCODER], _INVERTER, "gan", "autoencoder")
+    return kinds.index(kind_of(network)), [int(number) for number in re.findall(r"\d+", network)], network

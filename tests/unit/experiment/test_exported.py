@@ -33,7 +33,7 @@ def runs(tmp_path_factory):
 def folder(runs, tmp_path_factory):
     """A zoo of one entry."""
     folder = tmp_path_factory.mktemp("zoo")
-    maintenance.export(folder / NAME, runs / "encoder", [runs / "conv5", runs / "conv1"], half=True)
+    maintenance.export_encoder(folder / NAME, runs / "encoder", [runs / "conv5", runs / "conv1"], half=True)
     return folder
 
 
@@ -133,7 +133,7 @@ def test_zoo_rejects_inverters_with_an_encoder_of_their_own(tmp_path, runs, monk
     own = dataclasses.replace(inverter, description={**inverter.description, "trained_encoder": True})
     monkeypatch.setattr(loading, "load", lambda place, kind="": own if kind == "inverter" else inverter.encoder)
     with pytest.raises(UserError, match="conv5 has an encoder of its own .*name inverters of a frozen encoder"):
-        maintenance.export(tmp_path / "x", runs / "encoder", [runs / "conv5"], half=True)
+        maintenance.export_encoder(tmp_path / "x", runs / "encoder", [runs / "conv5"], half=True)
     assert not (tmp_path / "x").exists()
 
 
@@ -148,12 +148,12 @@ def measured(**more):
 
 
 def test_table_shows_the_cards(folder, monkeypatch, capsys):
-    encoder = {"encoder": "alexnet_small", "options": {"width": 2}, "bytes": 2**20}
+    encoder = {"kind": "classifier", "encoder": "alexnet_small", "options": {"width": 2}, "bytes": 2**20}
     encoder["training"] = {"data": "tfds:cifar10", "attack": {"norm": "l2", "eps": 0.5}, "epochs": 12.0}
     encoder["training"]["recipe"] = {"name": "n_fgsm"}
     encoder["measured"] = measured(autoattack_accuracy=0.5, autoattack_accuracy_95=[0.468, 0.532])
-    inverters = {"conv5": {"bytes": 2**19, "measured": {"psnr": 19.5}}}
-    (folder / NAME / "card.json").write_text(json.dumps({"encoder": encoder, "inverters": inverters}))
+    networks = {"conv5": {"kind": "inverter", "bytes": 2**19, "measured": {"psnr": 19.5}}, "encoder": encoder}
+    (folder / NAME / "card.json").write_text(json.dumps({"networks": networks}))
     row = (
         f"| {NAME} | alexnet_small (width 2) | cifar10, l2 eps 0.5, 12 epochs of n_fgsm | 75.0% "
         "| 50.0% [46.8%, 53.2%], linf eps 8/255 | conv5 19.50 | 1.5 MB |"
@@ -184,7 +184,7 @@ def test_table_shows_the_cards(folder, monkeypatch, capsys):
 def test_training_command_trains_the_same_again(arguments, stage):
     config = command_line.parse(["arinv", *arguments.split(), "--workdir=x"]).config.stages[stage]
     saved = ConfigDict(json.loads(json.dumps(workdirs.plain(config))))
-    program, _, _, *words = shlex.split(maintenance.training_command(saved))
+    program, _, _, *words = shlex.split(maintenance.training_command([saved]))
     again = command_line.parse(["arinv", *words]).config
     again = again.stages.inverter if "inverter" in stage else again
     fields, expected = maintenance._fields(again), maintenance._fields(saved)
@@ -192,7 +192,30 @@ def test_training_command_trains_the_same_again(arguments, stage):
     assert fields == expected and program == "python"
     saved.new_field = 1
     with one_line("fields that no flag sets: new_field"):
-        maintenance.training_command(saved)
+        maintenance.training_command([saved])
+
+
+@pytest.mark.parametrize("extra", ["", ",options=base_width:32+max_width:8,classes=1"])
+def test_training_command_of_a_gan_has_the_flags_of_all_its_stages(extra):
+    arguments = f"gan:dataset=cifar10,image_size=16{extra}"
+    flags = ["--config.stages.*.num_steps=20", "--config.stages.size8.batch_size=4"]
+    given = command_line.parse(["arinv", f"--config={arguments}", *flags, "--workdir=x"]).config
+    saved = [ConfigDict(json.loads(json.dumps(workdirs.plain(given.stages[name])))) for name in given.order]
+    _, _, _, *words = shlex.split(maintenance.training_command(saved))
+    assert len(words) == 4 and set(flags) < set(words)
+    again = command_line.parse(["arinv", *words]).config
+    assert [*again.order] == [*given.order] == ["size4", "size8_fade", "size8", "size16_fade", "size16"]
+    for name, config in zip(given.order, saved, strict=True):
+        assert maintenance._fields(again.stages[name]) == maintenance._fields(config)
+
+
+def test_training_command_of_an_autoencoder_names_its_operator():
+    argument = "autoencoder:dataset=cifar10,classes=1,gan=runs/gan,operator=mask,operator_options=share:0.4"
+    given = command_line.parse(["arinv", f"--config={argument}", "--config.num_epochs=3", "--workdir=x"]).config
+    saved = ConfigDict(json.loads(json.dumps(workdirs.plain(given))))
+    _, _, _, *words = shlex.split(maintenance.training_command([saved]))
+    assert "gan=GAN" in words[0] and words[1:] == ["--config.num_epochs=3.0", "--workdir=WORKDIR"]
+    assert maintenance._fields(command_line.parse(["arinv", *words]).config) == maintenance._fields(saved)
 
 
 @pytest.mark.parametrize(

@@ -117,6 +117,41 @@ def test_complete_tasks_whose_inputs_have_changed_are_refused(tmp_path, capsys):
     stages.run(config, tmp_path / "second", tasks)  # what is not there any more cannot be compared
 
 
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("gan", "first"),
+        ("encoders", {"features": "first"}),
+        ("metric_encoder", "first"),
+        ("metric_networks", {"lpips": "first"}),
+        ("start", "first"),
+        ("restoration", "first"),
+        ("metric_networks", {"lpips": "weights.pth"}),
+        ("loss", {"comparator": "weights.pth"}),
+    ],
+)
+def test_every_field_that_names_a_run_is_an_input(tmp_path, monkeypatch, field, value):
+    monkeypatch.chdir(tmp_path)
+    tasks, _ = _tasks("evaluate", largest=99)
+    (tmp_path / "weights.pth").write_bytes(b"1")
+    _finished(tmp_path, "first", tasks)
+    config = _finished(tmp_path, "second", tasks, **{field: value})
+    stages.run(config, tmp_path / "second", tasks)
+    (tmp_path / "first" / "results.json").write_text("{}")
+    (tmp_path / "weights.pth").write_bytes(b"2")
+    with pytest.raises(UserError, match=f"its inputs have changed: {field}"):
+        stages.run(config, tmp_path / "second", tasks)
+
+
+def test_words_that_are_also_the_name_of_the_workdir_are_no_inputs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    tasks, _ = _tasks("evaluate", largest=99)
+    fields = {"attribute": "edges", "gan": {"networks": "dcgan"}}
+    for name in ("edges", "dcgan"):
+        config = _finished(tmp_path, name, tasks, **fields)
+        stages.run(config, tmp_path / name, tasks)
+
+
 def test_results_that_were_lost_are_written_again(tmp_path):
     tasks, sizes = _tasks("evaluate", largest=99)
     config = _finished(tmp_path, "run", tasks)
