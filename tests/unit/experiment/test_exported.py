@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
-from untrained import write_encoder, write_inverter
+from untrained import write_autoencoder, write_encoder, write_gan, write_inverter
 
 import arinv
 from arinv import command_line, zoo
@@ -135,6 +135,60 @@ def test_zoo_rejects_inverters_with_an_encoder_of_their_own(tmp_path, runs, monk
     with pytest.raises(UserError, match="conv5 has an encoder of its own .*name inverters of a frozen encoder"):
         maintenance.export_encoder(tmp_path / "x", runs / "encoder", [runs / "conv5"], half=True)
     assert not (tmp_path / "x").exists()
+
+
+@pytest.fixture(scope="module")
+def generative(tmp_path_factory):
+    """Workdirs of a GAN and of autoencoders of whole and of masked images."""
+    root = tmp_path_factory.mktemp("generative")
+    write_gan(root / "gan", seed=0)
+    for name, operator in (("identity", {}), ("mask", {"share": 0.5}), ("mask_again", {"share": 0.3})):
+        own = {"name": name.partition("_")[0], "options": operator}
+        write_autoencoder(root / name, seed=1, operator=own, gan_workdir="../gan")
+    return root
+
+
+def test_gan_and_its_autoencoders_are_an_entry(tmp_path, generative, monkeypatch):
+    folder = tmp_path / "generative"
+    written = maintenance.export_gan(
+        folder, generative / "gan", [generative / "mask", generative / "identity"], half=True
+    )
+    assert [*written] == ["gan", "autoencoder_mask", "autoencoder"]
+    monkeypatch.setattr(zoo, "FOLDER", tmp_path)
+    assert zoo.networks("generative") == ("gan", "autoencoder", "autoencoder_mask")
+    assert arinv.load("zoo:generative").kind == "gan"
+    loaded = arinv.load("zoo:generative", kind="autoencoder")
+    assert loaded.description["operator"]["name"] == "identity" and "gan_workdir" not in loaded.description
+    assert arinv.load("zoo:generative/autoencoder_mask").description["operator"]["options"] == {"share": 0.5}
+    original = loading.load(generative / "gan")
+    for a, b in zip(jax.tree.leaves(original.variables), jax.tree.leaves(written["gan"].variables), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-7)
+    with one_line("zoo:generative has no classifier; it has gan, autoencoder, autoencoder_mask"):
+        arinv.load("zoo:generative", kind="classifier")
+
+
+def test_zoo_rejects_two_autoencoders_of_an_operator_and_another_kind(tmp_path, generative):
+    with one_line("two of .*mask.* have the operator mask; name one of each"):
+        maintenance.export_gan(
+            tmp_path / "x", generative / "gan", [generative / "mask", generative / "mask_again"], half=True
+        )
+    with one_line("holds a gan; name the workdir of an autoencoder"):
+        maintenance.export_gan(tmp_path / "x", generative / "gan", [generative / "gan"], half=True)
+    assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ([], "an entry has an encoder .* or a GAN"),
+        (["--encoder=a", "--gan=b"], "name one"),
+        (["--encoder=a", "--autoencoders=b"], "b does not belong to this entry"),
+        (["--gan=a", "--inverters=b"], "b does not belong to this entry"),
+    ],
+)
+def test_zoo_add_takes_an_encoder_or_a_gan(flags, message):
+    with one_line(message):
+        maintenance.add(maintenance._arguments(["add", "x", *flags]))
 
 
 def test_write_rejects_values_beyond_float16(tmp_path):
