@@ -4,14 +4,14 @@
     reconstructions = robust.reconstruct(images)  # float32 [N, H, W, 3] in [0, 1]
 
 Import it before the first computation of a program: it sets the XLA_FLAGS that the installed jaxlib needs on CPUs
-(`arinv._xla`), and XLA reads them once. Compiled programs are kept for later runs (`arinv._programs`). Everything else
-is imported when it is first used.
+(`arinv._xla`), and XLA reads them once. Compiled programs are kept for later runs (`arinv._compilation_cache`).
+Everything else is imported when it is first used.
 """
 
 import importlib
 from typing import Any
 
-from arinv import _programs, _xla  # noqa: F401
+from arinv import _compilation_cache, _xla  # noqa: F401
 
 __version__ = "0.1.0"
 

@@ -25,7 +25,7 @@ def console() -> None:
         if getattr(sys, name) is None:  # closed by the shell, as by `>&-`
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
     faulthandler.enable()
-    interrupts.watch()
+    interrupts.install_handler()
     try:
         _run(sys.argv)
         sys.stdout.flush()

@@ -181,7 +181,7 @@ def override(config: ConfigDict, field: str, text: str | None) -> None:
     holder = config
     for depth, name in enumerate([*parents, last]):
         if not isinstance(holder, ConfigDict):
-            raise UserError(f"--config.{'.'.join(parents[:depth])} is {holder!r} and has no fields")
+            raise UserError(f"--config.{'.'.join(parents[:depth])} is a value ({holder!r}), not a group of fields")
         if name not in holder:
             raise _unknown_field(config, field, ".".join(parents[:depth]), holder)
         holder, parent = holder[name], holder
@@ -339,8 +339,8 @@ class Command:
     Attributes:
       config: with all overrides, locked.
       workdir: of the run; None where --plan needs none.
-      options: the other flags by name: plan, devices, accelerator, utilization, distributed, start_seconds,
-        lost_seconds.
+      options: the other flags by name: plan, devices, accelerator, utilization, distributed, initialization_timeout,
+        heartbeat_timeout.
     """
 
     config: ConfigDict
@@ -359,8 +359,12 @@ def _flags() -> flags.FlagValues:
         "JAX_PROCESS_ID, SLURM, Open MPI, a TPU pod or Kubernetes name; on: raises if there is none; off: one process.",
         flag_values=values,
     )
-    flags.DEFINE_float("start_seconds", 300.0, "How long to wait for the other processes.", 1.0, flag_values=values)
-    flags.DEFINE_float("lost_seconds", 60.0, "Silence after which a process counts as lost.", 4.0, flag_values=values)
+    flags.DEFINE_float(
+        "initialization_timeout", 300.0, "How long to wait for the other processes.", 1.0, flag_values=values
+    )
+    flags.DEFINE_float(
+        "heartbeat_timeout", 60.0, "Silence after which a process counts as lost.", 4.0, flag_values=values
+    )
     flags.DEFINE_bool(
         "plan",
         False,
@@ -445,7 +449,7 @@ def parse(argv: Sequence[str]) -> Command:
         raise UserError(f"unexpected argument {rest[1]!r}; options are written --name=value, see --help")
     if values.config is None or (values.workdir is None and not values.plan):
         raise UserError("needs --config=FILE[:name=value,...] and --workdir=DIRECTORY; see --help")
-    for name in ("start_seconds", "lost_seconds"):
+    for name in ("initialization_timeout", "heartbeat_timeout"):
         if not math.isfinite(values[name].value):
             raise UserError(f"--{name}={values[name].value} must be a finite number of seconds")
     if not values.plan and (values.devices or values.accelerator):
@@ -454,7 +458,15 @@ def parse(argv: Sequence[str]) -> Command:
     config = load(values.config)
     for field, text in overrides:
         override(config, field, text)
-    names = ("plan", "devices", "accelerator", "utilization", "distributed", "start_seconds", "lost_seconds")
+    names = (
+        "plan",
+        "devices",
+        "accelerator",
+        "utilization",
+        "distributed",
+        "initialization_timeout",
+        "heartbeat_timeout",
+    )
     return Command(config, workdir, {name: values[name].value for name in names})
 
 

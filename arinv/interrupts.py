@@ -22,7 +22,7 @@ _received = _reported = False
 _message = "arinv: interrupted\n"
 
 
-def watch() -> None:
+def install_handler() -> None:
     """Makes SIGINT end the process, from now on; call it from the main thread of the command.
 
     If the process was started with SIGINT ignored, as by nohup, it stays ignored.
@@ -39,7 +39,7 @@ def watch() -> None:
     threading.Thread(target=_listen, args=(receiver, sender), name="interrupts", daemon=True).start()
 
 
-def let_finish(message: str) -> None:
+def allow_cleanup(message: str) -> None:
     """Makes SIGINT raise KeyboardInterrupt in the main thread, which then has some seconds to exit.
 
     A second SIGINT ends the process at once.

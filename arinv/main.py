@@ -12,7 +12,7 @@ import jax
 from absl import flags, logging
 from ml_collections import ConfigDict
 
-from arinv import _programs, distributed, interrupts, parallel
+from arinv import _compilation_cache, distributed, interrupts, parallel
 from arinv.command_line import Command
 from arinv.errors import MISTAKE, UserError, user_line
 from arinv.experiment import stages
@@ -33,7 +33,7 @@ def check(config: ConfigDict, workdir: pathlib.Path) -> dict[pathlib.Path, Confi
 
 def plan(config: ConfigDict, workdir: pathlib.Path | None, **options: Any) -> list[str]:
     """Plans a run and returns the lines of the plan: `plan.write` with arinv's tasks."""
-    return plans.write(stages.of(config, workdir or pathlib.Path.cwd(), TASKS), workdir, **options)
+    return plans.write(stages.expand(config, workdir or pathlib.Path.cwd(), TASKS), workdir, **options)
 
 
 def execute(command: Command, arguments: list[str]) -> None:
@@ -51,7 +51,7 @@ def execute(command: Command, arguments: list[str]) -> None:
         flags.FLAGS.mark_as_parsed()  # Grain's workers read them
     if command.options["plan"]:
         return _guard(command, lambda: _print_plan(command))
-    seconds = {name: command.options[name] for name in ("start_seconds", "lost_seconds")}
+    seconds = {name: command.options[name] for name in ("initialization_timeout", "heartbeat_timeout")}
     try:
         distributed.start(command.options["distributed"], **seconds, arguments=arguments)
     except UserError as error:
@@ -59,15 +59,15 @@ def execute(command: Command, arguments: list[str]) -> None:
         distributed.fail(distributed.LOST if is_lost else MISTAKE, str(error))
 
     _keep_compilations(command.workdir)
-    interrupts.let_finish(distributed.AGAIN)
+    interrupts.allow_cleanup(distributed.AGAIN)
     _guard(command, lambda: run(command.config, command.workdir))
     distributed.finish()
 
 
 def _keep_compilations(workdir: pathlib.Path) -> None:
     """Keeps compiled programs of several processes in the workdir, which all hosts see: process 0 alone writes them."""
-    if distributed.count() > 1 and _programs.is_default(jax.config.jax_compilation_cache_dir):
-        folder = workdir / "compilation_cache" / _programs.kind()
+    if distributed.count() > 1 and _compilation_cache.is_default(jax.config.jax_compilation_cache_dir):
+        folder = workdir / "compilation_cache" / _compilation_cache.kind()
         jax.config.update("jax_compilation_cache_dir", str(folder))
 
 

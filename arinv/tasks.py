@@ -2,7 +2,7 @@
 
 A task's module has check(config), which raises for mistakes that need no data, and run(run: Run), which returns the
 results. Optional are check_inputs(run), which checks earlier runs and data before any stage of an experiment, and
-ONE_PROCESS = True for tasks that run in a single process.
+SINGLE_PROCESS = True for tasks that run in a single process.
 """
 
 from arinv.apps.anomaly import detector, one_vs_all, overview, score

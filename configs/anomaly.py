@@ -26,7 +26,7 @@ stages.*.data.num_train and .num_test (of each class, and of all; 0: all), stage
 images that are scored against each class, evenly of the others; 0: all), .attack.eps (0: no attack) and
 .attack.num_steps, .search.num_steps and .num_restarts, .knn.k and .knn.pooling (flat or mean), .batch_size. With adgan:
 stages.gans.num_epochs, .gan.width and .gan.latent_size; stages.standard_evaluation.adgan.num_seeds (64), .num_steps
-(5), .latent_rate, .weight_rate and .at_a_time (images that are searched for together).
+(5), .latent_rate, .weight_rate and .chunk_size (images that are searched for together).
 """
 
 from ml_collections import ConfigDict
@@ -89,7 +89,7 @@ def add_adgan(config: ConfigDict, args: ConfigDict) -> None:
       args: resolved arguments.
     """
     config.gans = {f"class{label}": f"stage:gans/class{label}" for label in config.classes}
-    config.adgan = {"num_seeds": 64, "num_steps": 5, "latent_rate": 0.25, "weight_rate": 5e-5, "at_a_time": 1}
+    config.adgan = {"num_seeds": 64, "num_steps": 5, "latent_rate": 0.25, "weight_rate": 5e-5, "chunk_size": 1}
     if args.smoke:
         config.adgan.num_seeds, config.adgan.num_steps = 3, 2
 

@@ -72,7 +72,7 @@ def _split(arg: str, defaults: dict) -> list[tuple[str, str | None]]:
             pairs[-1] = (last, f"{before},{',' * commas}{part.rstrip()}")
             commas = 0
         else:
-            raise ValueError(f"{part.strip()!r} is no config argument; arguments are name=value, joined by commas")
+            raise ValueError(f"{part.strip()!r} is not a config argument; arguments are name=value, joined by commas")
         position = end + 1
     return pairs
 

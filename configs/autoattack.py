@@ -12,7 +12,7 @@ Arguments:
   norm         l1, l2 or linf
 
 Fields that are often set: batch_size, data.num_test (0: all), attack.attacks, attack.num_queries (of Square),
-attack.decide (0.05: images in random order until the exact 95 % interval is +-0.05 wide; 0: all images).
+attack.decide (0.05: images in random order until the exact 95 % interval has a half-width of 0.05; 0: all images).
 """
 
 from configs import arguments, encoders, tasks

@@ -14,7 +14,7 @@ Arguments: dataset, classes, data_dir, on_bad_image, dtype and smoke of configs/
   image_size   side of the images, in pixels
 
 Fields that are often set: num_epochs, loss.restoration (weight of the error of restored images; 0: reconstruction
-alone); of aegan loss.adversarial, loss.reconstruction, loss.divergence and average_decay.
+alone); of aegan loss.adversarial, loss.reconstruction, loss.divergence and ema_decay.
 """
 
 from configs import arguments, tasks
@@ -84,7 +84,7 @@ def aegan(args, *, title):
     }
     # 1 for images in [-1, 1], which the paper's are; squared errors of images in [0, 1] are a quarter of theirs.
     config.loss = {"adversarial": 1.0, "reconstruction": 4.0, "divergence": 1.0, "restoration": 4 * _restoration(args)}
-    config.average_decay = 0.999
+    config.ema_decay = 0.999
     config.optimizer = {name: _adam(1e-3, b1=0.0, b2=0.99) for name in ("autoencoder", "discriminator")}  # as of pGAN
     return tasks.shorten(config) if args.smoke else config
 

@@ -4,7 +4,7 @@
 
 Attack, method, schedule, augmentation and image transforms are those of the encoder's recipe (configs/encoders.py)
 unless an argument or a field sets them. Differences from the recipe are printed, and are in results.json as
-departs_from_recipe.
+recipe_differences.
 
 Arguments:
   encoder       alexnet, alexnet_small, caffenet, resnet18, resnet50, preact_resnet18, preact_resnet18_silu,
@@ -24,7 +24,7 @@ Arguments:
   smoke         two steps on a few images
 
 Fields that are often set: num_epochs, batch_size, attack.num_steps, attack.step_size (0: 2.5 eps / num_steps),
-attack_warmup_epochs (over which eps grows), average_decay (of a moving average of the weights), watch.action (notice,
+attack_warmup_epochs (over which eps grows), ema_decay (of a moving average of the weights), watch.action (notice,
 switch or ignore catastrophic overfitting), recipe.options.weighting (gairat: tanh, sigmoid or discrete),
 optimizer.schedule.learning_rate, data.num_train and data.num_test (0: all images), log.profile_steps, steps_per_call.
 """

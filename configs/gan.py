@@ -18,7 +18,7 @@ of configs/classifier.py, and
   metric_encoder  workdir of a classifier or zoo:NAME, whose features FID compares at its image size; empty: no FID
 
 Stages: of networks that grow size4, size8_fade, size8, size16_fade, ...; else gan. Fields that are often set:
-stages.*.num_steps, .batch_size, .average_decay, .game (name, penalty, drift; ratio and rate of began).
+stages.*.num_steps, .batch_size, .ema_decay, .game (name, penalty, drift; ratio and rate of began).
 """
 
 from configs import arguments, tasks
@@ -106,7 +106,7 @@ def network(args, title, image_size, *, start="", fade=False):
     config.data.image_size = image_size
     config.game = {"name": game, **_GAME}
     config.augmentation = {"flip": True}
-    config.average_decay = 0.999 if args.networks == "progressive" else 0.0
+    config.ema_decay = 0.999 if args.networks == "progressive" else 0.0
     config.batch_size = batch_size or _BATCH.get(image_size, 8)
     config.num_steps = _STAGE_IMAGES // config.batch_size
     config.num_epochs = 0.0

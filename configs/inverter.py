@@ -9,10 +9,10 @@ Arguments: those of configs/classifier.py, for the encoder, and
   loss                pixel, feature, gan, pixel_balanced, euclidean (squared differences; Adam of Dosovitskiy & Brox),
                       deepsim or deepsim_raw
   encoder_checkpoint  workdir of a trained classifier, which is inverted instead of a new one
-  other_size          true: that classifier may have been trained on images of another size, as VGG-16's of 64 px that
-                      the paper inverts at 224 px
+  allow_other_size    true: that classifier may have been trained on images of another size, as VGG-16's of 64 px
+                      that the paper inverts at 224 px
   train_encoder       true: a copy of the encoder is trained with the generator, an autoencoder
-  latent_size         above 0: with as many latents behind the layer, a variational autoencoder (loss.divergence is the
+  latent_size         above 0: with as many latents after the layer, a variational autoencoder (loss.divergence is the
                       weight of their divergence from N(0, I))
   metrics             of configs/evaluate.py
 
@@ -28,7 +28,7 @@ _INVERTER = {
     "layer": "",
     "loss": "feature",
     "encoder_checkpoint": "",
-    "other_size": False,
+    "allow_other_size": False,
     "train_encoder": False,
     "latent_size": 0,
     "metrics": "psnr+ssim+normalized_error",
@@ -44,7 +44,7 @@ def get_config(arg=None):
         stages, checkpoint = {"encoder": tasks.classifier(args, title="encoder")}, "stage:encoder"
     stages["inverter"] = tasks.inverter(args, checkpoint)
     trains = args.train_encoder or args.latent_size > 0
-    own = {"other_size": args.other_size, "train": trains, "latent_size": args.latent_size}
+    own = {"allow_other_size": args.allow_other_size, "train": trains, "latent_size": args.latent_size}
     stages["inverter"].encoder.update(own if has_weights else {"options": arguments.options(args.options)} | own)
     stages["inverter"].loss.divergence = 1.0 if args.latent_size > 0 else 0.0
     stages["evaluation"] = tasks.evaluate(args, "stage:inverter")

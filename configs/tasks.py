@@ -199,7 +199,7 @@ def classifier(
     config.steps_per_call = 1  # steps that are dispatched to the devices together; results are bit-identical
     config.update(encoders.schedule_of(recipe, learning_rate=recipe["safe_learning_rate"]))
     config.update(_robust(args.recipe or recipe["method"], num_epochs=config.get_ref("num_epochs")))
-    config.average_decay = 0.0  # of a moving average of the weights, which is evaluated and kept; 0: none
+    config.ema_decay = 0.0  # of a moving average of the weights, which is evaluated and kept; 0: none
     config.reference = _reference(recipe, eps=attack.eps)
     return shorten(config) if args.smoke else config
 
@@ -221,7 +221,7 @@ def _reference(recipe: dict, *, eps: float) -> ConfigDict:
     fields.recipe = _robust(recipe["method"], num_epochs=fields.get_ref("num_epochs"))["recipe"]
     fields.attack = encoders.attack_of(recipe, eps=eps)
     fields.data, fields.encoder = recipe["data"], {"options": recipe["options"]}
-    fields.average_decay, fields.num_steps = 0.0, 0
+    fields.ema_decay, fields.num_steps = 0.0, 0
     return ConfigDict(
         {"name": recipe["name"], "source": recipe["source"], "fields": fields.copy_and_resolve_references()}
     )
@@ -302,11 +302,11 @@ def inverter(args: ConfigDict, checkpoint: str, *, title: str = "inverter", loss
         "layer": args.layer or encoders.layer(args.encoder),
         "checkpoint": checkpoint,
         "generator": "default",
-        "other_size": False,  # whether the encoder may have been trained on images of another size
+        "allow_other_size": False,  # whether the encoder may have been trained on images of another size
         "train": False,  # whether a copy of the encoder is trained with the generator, as an autoencoder
         "start": "checkpoint",  # of that copy; "random": random weights, and no checkpoint
         "options": {},  # of an encoder of random weights or without; else they are those of the checkpoint
-        "latent_size": 0,  # above 0: a variational autoencoder, with as many latents behind the layer
+        "latent_size": 0,  # above 0: a variational autoencoder, with as many latents after the layer
     }
     config.data = data(args)
     config.loss = loss(loss_name or args.loss)

@@ -16,7 +16,7 @@ aegan, encoder, metric_encoder, operator, operator_options, dataset, classes, da
 
 Stages: those of configs/restoration.py unless restoration= is given, truth_table. Fields of truth_table that are often
 set: methods (generative_encoder, invertgan), label (of the classifier), threshold and region (top, left, bottom, right,
-shares of the sides), most_error and confidence, which decide what is invalid; stages.restoration.data.test_split and
+shares of the sides), max_error and confidence, which decide what is invalid; stages.restoration.data.test_split and
 num_test for images of the training set, as in the paper.
 """
 
@@ -47,7 +47,7 @@ def truth_table(args, workdir):
     config.label = 1
     config.threshold = 0.1 if args.attribute == "edges" else 0.5
     config.region = (0.0, 0.0, 1.0, 1.0)
-    config.most_error, config.confidence = 0.0, 0.0  # 0: all images are valid
+    config.max_error, config.confidence = 0.0, 0.0  # 0: all images are valid
     config.data = {"name": args.dataset}
     config.batch_size = 64
     return config

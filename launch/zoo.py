@@ -404,7 +404,7 @@ def _training(workdir: pathlib.Path) -> dict[str, Any]:
     [*_, config], steps = configs.values(), [cost["run"]["steps"] for cost in costs]
     fields = config.data
     info = data.published(fields.name, fields.train_split, image_size=fields.image_size)
-    optional = ("attack", "recipe", "average_decay", "loss", "attack_warmup_epochs", "game", "operator")
+    optional = ("attack", "recipe", "ema_decay", "loss", "attack_warmup_epochs", "game", "operator")
     return {
         "task": config.task,
         "data": fields.name,

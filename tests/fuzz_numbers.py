@@ -235,7 +235,9 @@ def _metric(rng):
         "amortized_scores": lambda: anomaly.amortized_scores(
             _decode, features_fn, x, layer="a", pixel_weight=1.0, feature_weight=1.0
         ),
-        "held_scores": lambda: anomaly.held_scores(features_fn, x, y, layer="a", pixel_weight=1.0, feature_weight=1.0),
+        "fixed_reconstruction_scores": lambda: anomaly.fixed_reconstruction_scores(
+            features_fn, x, y, layer="a", pixel_weight=1.0, feature_weight=1.0
+        ),
     }  # fmt: skip
     name = str(rng.choice(list(table)))
 

@@ -1,7 +1,7 @@
 """Adversarial attacks: functions of a key, a model's logits function, images and labels."""
 
 from arinv.attacks.apgd import apgd
-from arinv.attacks.autoattack.checks import inspect_model, rescore, square_gain, unmoved_at_radius_zero
+from arinv.attacks.autoattack.checks import check_radius_zero, check_square_gain, inspect_model, reclassify
 from arinv.attacks.autoattack.progress import AUTOATTACK, AttackRecord, AutoAttackResult, AutoAttackState, Progress
 from arinv.attacks.autoattack.standard import autoattack
 from arinv.attacks.fab import fab
@@ -29,8 +29,8 @@ __all__ = [
     "margins",
     "pgd",
     "projected_ascent",
-    "rescore",
+    "reclassify",
     "square",
-    "square_gain",
-    "unmoved_at_radius_zero",
+    "check_square_gain",
+    "check_radius_zero",
 ]

@@ -20,7 +20,7 @@ from arinv.ops.keys import row_keys
 from arinv.ops.norms import move_to_hyperplane
 from arinv.types import Array, ArrayLike, LogitsFn
 
-_LEAST_LENGTH = 1e-8
+_MIN_LENGTH = 1e-8
 
 
 class _Run(NamedTuple):
@@ -78,9 +78,9 @@ def fab(
     """
     check_count(num_steps, "num_steps")
     constants = (
-        check_number(max_bias, "max_bias", least=0.0, most=1.0),
-        check_number(overshoot, "overshoot", least=0.0),
-        check_number(backward_step, "backward_step", least=0.0, most=1.0),
+        check_number(max_bias, "max_bias", minimum=0.0, maximum=1.0),
+        check_number(overshoot, "overshoot", minimum=0.0),
+        check_number(backward_step, "backward_step", minimum=0.0, maximum=1.0),
     )
     rows = prepare(logits_fn, images, labels, eps=eps, norm=norm, targets=targets, any_radius=True)
     if targets is None:
@@ -122,7 +122,7 @@ def _step(rows: Rows, norm: str, constants: tuple[float, float, float]) -> Calla
 
         points, residuals = jnp.stack([run.x, images]), jnp.stack([differences, from_image])
         x_move, image_move = jax.vmap(move)(points, residuals)
-        x_length, image_length = (jnp.maximum(norms.norm(d, norm), _LEAST_LENGTH) for d in (x_move, image_move))
+        x_length, image_length = (jnp.maximum(norms.norm(d, norm), _MIN_LENGTH) for d in (x_move, image_move))
         bias = column(jnp.minimum(x_length / (x_length + image_length), max_bias))
         x = (1 - bias) * (run.x + overshoot * x_move) + bias * (images + overshoot * image_move)
         x = jnp.where(jnp.isfinite(x), jnp.clip(x, 0.0, 1.0), run.x)  # differences of logits may not be finite

@@ -147,7 +147,7 @@ def fgsm(
     rows = prepare(logits_fn, images, labels, eps=eps, norm=norm)
     images = rows.images
     step_size = rows.eps if step_size is None else as_radius(step_size, batch_size=len(images), name="step_size")
-    noise = check_number(noise, "noise", least=0.0, most=1e6)
+    noise = check_number(noise, "noise", minimum=0.0, maximum=1e6)
 
     def loss(x):
         losses = cross_entropy(rows.logits_fn(x), rows.labels)

@@ -345,7 +345,7 @@ def margins(logits_fn: LogitsFn, images: np.ndarray, labels: np.ndarray, buckets
 @jax.jit
 def _margins(model: LogitsFn, images: Array, labels: Array) -> Array:
     logits = as_logits(
-        call(model, images, "logits_fn"), batch_size=images.shape[0], least=2, name="what logits_fn returns"
+        call(model, images, "logits_fn"), batch_size=images.shape[0], minimum=2, name="what logits_fn returns"
     )
     return objectives.margin(logits, jnp.maximum(labels, 0))
 

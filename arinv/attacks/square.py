@@ -77,7 +77,7 @@ def square(
 
     Source: Andriushchenko et al. 2020 (Square Attack), algorithm 1.
     """
-    check_count(num_queries, "num_queries", least=0)
+    check_count(num_queries, "num_queries", minimum=0)
     options = {"eps": eps, "norm": norm}
     search = square_start(key, logits_fn, images, labels, **options)
     return square_continue(key, logits_fn, images, labels, search, num_queries=num_queries, **options).images

@@ -155,7 +155,7 @@ def _list_split(
     if tree.has_links() and set(kinds) & _linked_splits(listed):
         kinds = [*kinds, "linked files"]
     if not files:
-        raise UserError(f"folder {str(root)!r} has no image for split {split!r}; add images, or take split='all'")
+        raise UserError(f"folder {str(root)!r} has no image for split {split!r}; add images, or use split='all'")
     numbers = {name: number for number, name in enumerate(class_names)}
     return class_names, [(path, numbers[name]) for path, name in files], kinds
 

@@ -509,7 +509,7 @@ class ImageFiles:
         names: Sequence[str] = (),
         max_side: int = 0,
     ):
-        """Names the files.
+        """Stores the paths and names.
 
         Args:
           root: the file or folder that was opened.

@@ -1,4 +1,4 @@
-"""Slices of volumes as datasets of grey images [S, S, 1]: synthetic porous volumes, or one of a user.
+"""Slices of volumes as datasets of grey images [S, S, 1]: synthetic porous volumes, or a user-supplied one.
 
 "blobs"        a synthetic volume, not a scan: a Gaussian random field, thresholded so that 24% are pores (dark),
                blurred, with noise. It is made while it is read, and the same every time.
@@ -138,7 +138,7 @@ def _filtered(values: np.ndarray, deviation: float) -> np.ndarray:
 
 
 def open_volume(location: str, split: str, *, image_size: int, resize: str, window: tuple[int, ...] = ()) -> Slices:
-    """Returns slices of a user's volume.
+    """Returns slices of a user-supplied volume.
 
     Args:
       location: path of a .npy or .npz file, or of a folder of slices.
@@ -188,7 +188,7 @@ def check_location(location: str) -> None:
     path = expanded(location)
     if not path.is_dir() and not (path.is_file() and path.suffix in (".npy", ".npz")):
         raise UserError(
-            f"{location!r} is no volume; give the path of a .npy or .npz file [D, H, W], or of a folder of slices"
+            f"{location!r} is not a volume; give the path of a .npy or .npz file [D, H, W], or of a folder of slices"
         )
 
 
@@ -203,7 +203,10 @@ def _read_file(path: pathlib.Path, modified: int) -> tuple[np.ndarray, str]:
             ("types", {str(image.dtype) for image in slices}),
         ):
             if len(values) != 1:
-                raise UserError(f"{path} has slices of different {kind}, {', '.join(sorted(values))}; give all one")
+                raise UserError(
+                    f"{path} has slices of different {kind}, {', '.join(sorted(values))}; all slices must have "
+                    f"the same {kind}"
+                )
         return _to_uint8(np.stack(slices), path), left_out
     try:
         arrays = np.load(path, allow_pickle=False)

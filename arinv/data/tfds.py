@@ -142,7 +142,7 @@ class Tfds:
             return 0
         label = _value(features[self._label_name].int64_list.value, name, self._label_name)
         if label not in self._numbers:
-            raise UserError(f"{name} has the label {label}, which is none of the {len(self._numbers)} classes")
+            raise UserError(f"{name} has the label {label}, which is not one of the {len(self._numbers)} classes")
         return self._numbers[label]
 
 
@@ -210,7 +210,7 @@ def _label_name(name: str, features: Mapping[str, Any], label: str) -> str:
     """Returns the name of the feature with the label, with a slash before each part of a nested one; empty for none.
 
     Raises:
-      UserError: no such feature, or one that is no integer.
+      UserError: no such feature, or one that is not an integer.
     """
     if label == UNLABELED:
         return ""

@@ -32,25 +32,29 @@ __all__ = [
     "crash",
     "fail",
     "finish",
-    "first",
+    "broadcast",
     "gather",
     "index",
     "start",
-    "stoppable",
+    "preemption_guard",
 ]
 
 _lifeline: Lifeline | None = None
 
 
 def start(
-    mode: str = "auto", *, start_seconds: float = 300.0, lost_seconds: float = 60.0, arguments: Sequence[str] = ()
+    mode: str = "auto",
+    *,
+    initialization_timeout: float = 300.0,
+    heartbeat_timeout: float = 60.0,
+    arguments: Sequence[str] = (),
 ) -> None:
     """Connects to the other processes of the run, if any; call it before JAX initializes devices.
 
     Args:
       mode: "auto", "on" (a single process is a mistake) or "off".
-      start_seconds: timeout of the rendezvous.
-      lost_seconds: time without data after which a process counts as lost.
+      initialization_timeout: timeout of the rendezvous.
+      heartbeat_timeout: time without data after which a process counts as lost.
       arguments: of the command line, which must be the same in all processes.
 
     Raises:
@@ -61,8 +65,8 @@ def start(
     cluster = clusters.find(mode)
     if cluster is None:
         return
-    connections = meet(cluster, seconds=start_seconds, arguments=arguments)
-    _lifeline = Lifeline(cluster.index, cluster.count, connections, lost_after=lost_seconds)
+    connections = meet(cluster, seconds=initialization_timeout, arguments=arguments)
+    _lifeline = Lifeline(cluster.index, cluster.count, connections, lost_after=heartbeat_timeout)
     _bypass_proxies(cluster.address)
     jax.distributed.initialize(
         cluster.address if cluster.index == 0 else open_relay(cluster.address),
@@ -70,8 +74,8 @@ def start(
         cluster.index,
         list(cluster.devices) if cluster.devices is not None else None,
         cluster_detection_method="deactivate",
-        initialization_timeout=max(60, int(start_seconds)),
-        heartbeat_timeout_seconds=int(2 * lost_seconds) + 10,  # ours is faster, and ends in one line
+        initialization_timeout=max(60, int(initialization_timeout)),
+        heartbeat_timeout_seconds=int(2 * heartbeat_timeout) + 10,  # ours is faster, and ends in one line
     )
     # JAX has just installed its own handler of SIGTERM.
     _lifeline.take_signals()
@@ -106,7 +110,7 @@ def gather(value: Any) -> list:
     return _lifeline.gather(value) if _lifeline else [value]
 
 
-def first(value: Any) -> Any:
+def broadcast(value: Any) -> Any:
     """Returns process 0's value, once all processes have called.
 
     Args:
@@ -116,7 +120,7 @@ def first(value: Any) -> Any:
 
 
 @contextlib.contextmanager
-def stoppable(step: int) -> Iterator[Callable[[int], bool]]:
+def preemption_guard(step: int) -> Iterator[Callable[[int], bool]]:
     """Makes SIGTERM on any process stop all of them after the same step of a training loop.
 
     Args:

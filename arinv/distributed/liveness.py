@@ -133,7 +133,7 @@ def _accept(server: socket.socket, cluster: Cluster, hello: dict, connections: d
     caller.name = f"process {index} ({other['host']}, pid {other['pid']})"
     before, connections[index] = connections.get(index), caller
     if other["count"] != cluster.count:
-        raise UserError(f"{caller.name} counts {other['count']} processes, process 0 counts {cluster.count}")
+        raise UserError(f"{caller.name} was configured for {other['count']} processes, process 0 for {cluster.count}")
     if before is not None and before.is_open():
         problem = f"two processes have the same number: {before.name} and {caller.name}"
         before.send(kind="refused", message=problem, missing=False)

@@ -73,7 +73,7 @@ class Checkpoints:
 
     def latest_step(self) -> int | None:
         """Returns the step of the newest complete checkpoint, read by process 0; None without one."""
-        return distributed.first(next(iter(saved_steps(self.directory)), None))
+        return distributed.broadcast(next(iter(saved_steps(self.directory)), None))
 
     def save(self, state: TrainState, *, data_state: Mapping, description: Mapping, wait: bool = False) -> None:
         """Saves in the background; returns once the arrays are copied from the devices.
@@ -134,7 +134,7 @@ class Checkpoints:
         if damaged:
             if distributed.index() == 0:
                 for path in damaged:
-                    put_aside(path)
+                    rename_damaged(path)
             distributed.gather(None)
             self._manager.reload()
         return result
@@ -265,7 +265,7 @@ def newest_readable(
     damaged: list[pathlib.Path] = []
     newest = None
     # Listed each time: a run in progress saves new checkpoints and deletes old ones.
-    while (step := distributed.first(_newest(directory, without=damaged))) is not None:
+    while (step := distributed.broadcast(_newest(directory, without=damaged))) is not None:
         path = directory / str(step)
         value, problem = None, None
         try:
@@ -294,19 +294,19 @@ def _report(text: str) -> None:
         print(text, file=sys.stderr, flush=True)
 
 
-def put_aside(path: pathlib.Path) -> None:
+def rename_damaged(path: pathlib.Path) -> None:
     """Renames a damaged checkpoint, so that it is no longer read.
 
     Raises:
       UserError: the directory cannot be written.
     """
-    aside = path.with_name(f"{path.name}.damaged")
+    target = path.with_name(f"{path.name}.damaged")
     for number in range(2, 100):
-        if not aside.exists():
+        if not target.exists():
             break
-        aside = path.with_name(f"{path.name}.damaged{number}")
+        target = path.with_name(f"{path.name}.damaged{number}")
     try:
-        path.rename(aside)
+        path.rename(target)
     except FileNotFoundError:  # deleted since it was listed
         pass
     except OSError as error:
@@ -344,10 +344,12 @@ def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
 
 def open_reader() -> ocp.Checkpointer:
     """Returns a reader that does not synchronize with other processes."""
-    alone = ocp.options.MultiprocessingOptions(
+    options = ocp.options.MultiprocessingOptions(
         primary_host=jax.process_index(), active_processes={jax.process_index()}, barrier_sync_key_prefix="alone"
     )
-    return ocp.Checkpointer(ocp.StandardCheckpointHandler(multiprocessing_options=alone), multiprocessing_options=alone)
+    return ocp.Checkpointer(
+        ocp.StandardCheckpointHandler(multiprocessing_options=options), multiprocessing_options=options
+    )
 
 
 def restore_items(reader: ocp.Checkpointer, path: pathlib.Path, target: Any) -> Any:

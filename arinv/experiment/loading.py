@@ -29,7 +29,7 @@ def load(
     kind: str | tuple[str, ...] = "",
     dtype: jax.typing.DTypeLike = jnp.float32,
     image_size: int | None = None,
-    other_size: bool = False,
+    allow_other_size: bool = False,
     channels: int | None = None,
 ) -> Trained:
     """Returns a trained network, with the encoder that it was trained on.
@@ -41,8 +41,12 @@ def load(
         empty for any.
       dtype: of the computation.
       image_size: side of the images that it is applied to, in pixels; None for any size.
-      other_size: whether this may differ from the size that the network was trained on.
+      allow_other_size: whether this may differ from the size that the network was trained on.
       channels: of the images that it is applied to; None for any number.
+
+    Returns:
+      A `Trained` with `.logits_fn`, `.features_fn`, `.decode_fn`, `.encode_fn`, `.denoise_fn`, `.reconstruct` and
+      `.sample`, each for the kinds of networks that have it.
 
     Raises:
       UserError: not a path or a dtype, no checkpoint of the network or of its encoder, a damaged one, one of another
@@ -59,7 +63,7 @@ def load(
     if any(kinds) and description.get("kind") not in kinds:
         description = checkpoint.load_description(workdir, kind=kinds[-1])  # raises
     descriptions.check_fields(description, workdir)
-    if image_size is not None and not other_size:
+    if image_size is not None and not allow_other_size:
         descriptions.check_trained_size(description, image_size, workdir)
     if channels not in (None, own := description.get("channels", 3)):
         raise UserError(
@@ -150,7 +154,7 @@ def new_encoder(
 
 
 def with_latents(encoder: Trained, layer: str, latent_size: int, *, image_size: int) -> Trained:
-    """Returns a classifier with the latents of a variational autoencoder behind a layer, with shapes for weights.
+    """Returns a classifier with the latents of a variational autoencoder after a layer, with shapes for weights.
 
     Args:
       encoder: the classifier.

@@ -45,10 +45,10 @@ def hold(workdir: pathlib.Path) -> Iterator[None]:
             lock = _Lock(workdir)
         except UserError as error:
             problem = str(error)
-    if problem := distributed.first(problem):
+    if problem := distributed.broadcast(problem):
         raise UserError(problem)
     try:
-        _check_shared(workdir, distributed.first(lock and lock.token))
+        _check_shared(workdir, distributed.broadcast(lock and lock.token))
         yield
     finally:
         if lock is not None:

@@ -24,7 +24,7 @@ from arinv.experiment.cache import ResultCache, cache_key
 from arinv.experiment.trained import Trained
 from arinv.experiment.writer import progress_callback
 from arinv.ops import norms
-from arinv.ops.inputs import far_radius
+from arinv.ops.inputs import radius_warning
 
 _DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
@@ -38,7 +38,7 @@ class Run:
       stages: workdir -> config of every stage of the same experiment, this one included.
     """
 
-    _MOST_SOURCES = 4  # training and test images of two kinds
+    _MAX_SOURCES = 4  # training and test images of two kinds
 
     def __init__(
         self,
@@ -47,7 +47,7 @@ class Run:
         stages: Mapping[pathlib.Path, ConfigDict] | None = None,
         sources: dict[str, data.Source] | None = None,
     ):
-        """Makes a run.
+        """Initializes the run.
 
         Args:
           config: of the task.
@@ -60,7 +60,7 @@ class Run:
         self._sources = {} if sources is None else sources
         self._unfinished: list[str] = []  # references of trainings that were loaded before their end
 
-    def beside(self, config: ConfigDict, workdir: pathlib.Path) -> "Run":
+    def with_config(self, config: ConfigDict, workdir: pathlib.Path) -> "Run":
         """Returns the run of another config in another directory, with the stages and datasets of this one."""
         return Run(config, workdir, self.stages, self._sources)
 
@@ -113,7 +113,7 @@ class Run:
         *,
         kind: str | tuple[str, ...] = "",
         image_size: int | None = None,
-        other_size: bool = False,
+        allow_other_size: bool = False,
         channels: int | None = None,
     ) -> Trained:
         """Returns the trained network that a field names, in the config's dtype.
@@ -123,7 +123,7 @@ class Run:
           kind: required kind, "classifier", "inverter", "denoiser", "gan" or "autoencoder", or a tuple of kinds; empty
             for any.
           image_size: side of the images that it is applied to, in pixels; None for any size.
-          other_size: whether this may differ from the size that the network was trained on.
+          allow_other_size: whether this may differ from the size that the network was trained on.
           channels: of the images; None for any number.
 
         Raises:
@@ -134,7 +134,7 @@ class Run:
             if jax.process_index() == 0:
                 _print_once(f"warning: the training in {place} is not complete; its newest checkpoint is used")
             self._unfinished.append(str(reference))
-        options = {"image_size": image_size, "other_size": other_size, "channels": channels}
+        options = {"image_size": image_size, "allow_other_size": allow_other_size, "channels": channels}
         return loading.load(workdir, kind=kind, dtype=self.dtype, **options)
 
     def check_planned_size(self, reference: str) -> None:
@@ -167,7 +167,7 @@ class Run:
         key = json.dumps([split, resize, {name: fields[name] for name in sorted(fields) if name not in names}])
         source = self._sources.pop(key, None) or open_source(self.config, split, resize=resize)
         self._sources[key] = source  # the last is the newest
-        while len(self._sources) > self._MOST_SOURCES:
+        while len(self._sources) > self._MAX_SOURCES:
             del self._sources[next(iter(self._sources))]
         return source
 
@@ -189,7 +189,7 @@ class Run:
         split = "train" if data.same_dataset(name, fields.name) else scheme.extra_split
         resize = data.ORIGINAL if fields.get("resized_crop") else fields.resize
         extra = data.open_source(name, split=split, image_size=fields.image_size, resize=resize)
-        report_left_out(f"{name} {split}", extra.num_skipped, extra.info.left_out)
+        report_skipped(f"{name} {split}", extra.num_skipped, extra.info.left_out)
         labels = extra.info.class_names
         if scheme.numbered_classes and not any(label.isdecimal() for label in class_names):
             numbers = {str(i): name for i, name in enumerate(class_names)}
@@ -239,7 +239,7 @@ class Run:
         if jax.process_index() == 0:
             print(f"{self.config.title}: {line}", file=sys.stderr, flush=True)
 
-    def report_shared(self, train: data.SourceInfo, test: data.SourceInfo) -> None:
+    def warn_overlap(self, train: data.SourceInfo, test: data.SourceInfo) -> None:
         """Prints a warning where test images are among the training images."""
         if data.share_images(train, test):
             self.report(
@@ -262,6 +262,18 @@ class Run:
             results = {**results, "unfinished": self._unfinished}
         workdirs.write_results(self.workdir, results)
         return results
+
+
+def check_images(config: ConfigDict) -> None:
+    """Checks that config.data.name can name user-supplied images: a file, a folder or photographs.
+
+    Raises:
+      UserError: it is empty, or names photographs that there are not.
+    """
+    if not config.data.name:
+        raise UserError("images is empty; name an image file, a folder of images, or photos")
+    if data.is_photographs(config.data.name):
+        data.photograph_names(config.data.name)  # raises
 
 
 def check_fields(config: ConfigDict) -> None:
@@ -335,13 +347,13 @@ def attack_options(config: Mapping[str, Any]) -> dict[str, Any]:
 
 @functools.cache
 def report_radius(eps: float, norm: str) -> None:
-    """Warns, once, about a radius that includes every image, such as eps=8 in linf.
+    """Warns, once a process, about a radius that includes every image, such as eps=8 in linf.
 
     Args:
       eps: attack.eps of a config.
       norm: attack.norm.
     """
-    if text := far_radius(eps, norm):
+    if (text := radius_warning(eps, norm)) and jax.process_index() == 0:
         print(f"warning: attack.eps={text}", file=sys.stderr, flush=True)
         warnings.simplefilter("ignore", RadiusWarning)  # already reported
 
@@ -391,8 +403,8 @@ def open_source(config: ConfigDict, split: str, *, resize: str = "") -> data.Sou
         renumber=True,
         progress=progress_callback(f"checking {fields.name}"),
     )
-    report_left_out(f"{fields.name} {split}", source.num_skipped)
-    report_left_out(fields.name, 0, source.info.left_out)
+    report_skipped(f"{fields.name} {split}", source.num_skipped)
+    report_skipped(fields.name, 0, source.info.left_out)
     return source
 
 
@@ -410,11 +422,11 @@ def open_image_files(reference: str | os.PathLike, *, on_bad_image: str, max_sid
     images = data.open_images(
         reference, on_bad_image=on_bad_image, max_side=max_side, progress=progress_callback(f"checking {reference}")
     )
-    report_left_out(str(reference), len(images.bad_files), images.left_out, files=images.bad_files)
+    report_skipped(str(reference), len(images.bad_files), images.left_out, files=images.bad_files)
     return images
 
 
-def report_left_out(name: str, num_skipped: int, left_out: str = "", *, files: Sequence[os.PathLike] = ()) -> None:
+def report_skipped(name: str, num_skipped: int, left_out: str = "", *, files: Sequence[os.PathLike] = ()) -> None:
     """Prints on stderr which files of a folder are skipped; on process 0 only.
 
     Args:

@@ -31,7 +31,7 @@ def run(config: ConfigDict, workdir: pathlib.Path, tasks: Tasks) -> None:
     sources: dict[str, data.Source] = {}
     stages = check(config, workdir, tasks, sources)
     for i, (folder, stage) in enumerate(stages.items(), start=1):
-        complete = distributed.first(distributed.index() == 0 and workdirs.is_complete(folder))
+        complete = distributed.broadcast(distributed.index() == 0 and workdirs.is_complete(folder))
         if jax.process_index() == 0 and (complete or len(stages) > 1):
             state = "is complete" if complete else stage.task
             print(f"[{i}/{len(stages)}] {folder.name}: {state}", file=sys.stderr, flush=True)
@@ -63,7 +63,7 @@ def _half(run: Run) -> Run | None:
         return None
     config, devices = run.config.copy_and_resolve_references(), run.mesh.size
     config.batch_size = config.batch_size // 2 // devices * devices
-    return run.beside(config, run.workdir) if config.batch_size else None
+    return run.with_config(config, run.workdir) if config.batch_size else None
 
 
 def check(
@@ -80,14 +80,14 @@ def check(
     Raises:
       UserError: a mistake in the config or in what it names.
     """
-    stages = of(config, workdir, tasks)
+    stages = expand(config, workdir, tasks)
     for folder, stage in stages.items():
         if distributed.index() == 0:  # on other hosts, network file systems may cache that a file was missing
             workdirs.check_paths(stage)
             workdirs.check(stage, folder)
             if workdirs.is_complete(folder):
                 workdirs.check_inputs(stage, folder)
-        if getattr(tasks[stage.task], "ONE_PROCESS", False) and distributed.count() > 1:
+        if getattr(tasks[stage.task], "SINGLE_PROCESS", False) and distributed.count() > 1:
             raise UserError(f"task {stage.task} runs in one process, on all of its devices; start it on one host")
         tasks[stage.task].check(stage)
     if distributed.index() == 0:
@@ -123,7 +123,7 @@ def _check_level(config: ConfigDict, workdir: pathlib.Path) -> None:
         )
 
 
-def of(config: ConfigDict, workdir: pathlib.Path, tasks: Tasks) -> dict[pathlib.Path, ConfigDict]:
+def expand(config: ConfigDict, workdir: pathlib.Path, tasks: Tasks) -> dict[pathlib.Path, ConfigDict]:
     """Returns workdir -> config of each stage, in order; for a single task of that task.
 
     Raises:

@@ -38,7 +38,7 @@ class Trained:
       variables: weights of the encoder, the generator (of a GAN the averaged one) or the decoder; their shapes before
         training.
       description: what the network is rebuilt from, see `arinv.experiment.descriptions`.
-      parent: the frozen classifier below an inverter or a denoiser, None for others.
+      parent: the classifier below an inverter or a denoiser, frozen or trained with the inverter; None for others.
     """
 
     kind: str
@@ -128,8 +128,8 @@ class Trained:
     def decode_fn(self) -> DecodeFn:
         """Features of `layer` [B, ...] -> images [B, H, W, 3] in [0, 1] of an inverter, in evaluation mode.
 
-        Of a GAN, latents [B, K] -> images, near [0, 1]: its last layer may be linear. Of an autoencoder, codes [B, K]
-        -> images.
+        Of a GAN, latents [B, K] -> images [B, H, W, C], near [0, 1]: its last layer may be linear. Of an autoencoder,
+        codes [B, K] -> images.
         """
         if self.kind == AUTOENCODER:
             return jax.tree_util.Partial(_method(self.module, "decode"), self.variables)
@@ -140,7 +140,7 @@ class Trained:
 
     @property
     def encode_fn(self) -> Callable[[Array], Array]:
-        """Images [B, H, W, 3] in [0, 1] -> codes, [B, ...].
+        """Images [B, H, W, C] in [0, 1] -> codes, [B, ...].
 
         Of an autoencoder its own; of an inverter the features it inverts, of a classifier those of its default layer.
         """
@@ -151,14 +151,14 @@ class Trained:
         return jax.tree_util.Partial(_method(self.module, "encode"), self.variables)
 
     def sample(self, key: Array, count: int) -> Array:
-        """Returns images of a GAN or a variational autoencoder, drawn from the law of its latents.
+        """Returns images of a GAN or a variational autoencoder, drawn from the prior of its latents.
 
         Args:
           key: PRNG key.
           count: number of images.
 
         Returns:
-          float32 [count, H, W, 3], near [0, 1].
+          float32 [count, H, W, C], near [0, 1].
 
         Raises:
           UserError: neither.
@@ -170,7 +170,7 @@ class Trained:
 
     @property
     def denoise_fn(self) -> Callable[[Array], Array]:
-        """Images [B, H, W, 3] with sides that are multiples of 32 -> denoised images of a denoiser."""
+        """Images [B, H, W, 3], sides multiples of 32 from 64 px up -> denoised images of a denoiser, near [0, 1]."""
         self._check_kind(DENOISER, "denoise_fn")
         weights = convolutions(self.encoder.variables), self.variables
         return jax.tree_util.Partial(make_denoise_fn(*self.module), weights)
@@ -197,7 +197,7 @@ class Trained:
         compiled once.
 
         Args:
-          images: float32 [N, H, W, 3] in [0, 1], of any number and size.
+          images: float32 [N, H, W, C] in [0, 1], of any number and size; of an autoencoder of its own size.
           batch_size: largest number of images in a batch.
 
         Returns:
@@ -240,11 +240,12 @@ class Trained:
           batch_size: largest number of images in a batch.
 
         Returns:
-          Name -> [N]: "clean_accuracy" (0 or 1) with labels; "psnr" (dB), "ssim" and "mse" of an inverter's
-          reconstructions or a denoiser's outputs.
+          Name -> [N]: "clean_accuracy" (0 or 1) with labels; "psnr" (dB), "ssim" and "mse" of the reconstructions of
+          an inverter or an autoencoder, or of a denoiser's outputs.
 
         Raises:
-          UserError: images outside [0, 1], another number of labels than images, a classifier without labels, or a GAN.
+          UserError: images outside [0, 1], of less than 11 px (SSIM), another number of labels than images, a
+            classifier without labels, an autoencoder with them, or a GAN.
         """
         if self.kind == GAN:
             raise UserError("a trained gan does not reconstruct images; evaluate an inverter or a denoiser")

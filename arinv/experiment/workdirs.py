@@ -165,7 +165,7 @@ def follow(reference: str, workdir: pathlib.Path, *, what: str = "encoder") -> p
     )
 
 
-def check_apart(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
+def check_outside_inputs(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     """Checks that a workdir is not in a folder of images that the task reads, since it writes images itself.
 
     Raises:
@@ -190,7 +190,7 @@ def check(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     Raises:
       UserError: naming the fields that differ; nothing is written.
     """
-    check_apart(config, workdir)
+    check_outside_inputs(config, workdir)
     place = next((folder for folder in (workdir, *workdir.parents) if folder.exists()), workdir)
     if place.exists() and not place.is_dir():
         raise UserError(f"workdir {workdir}: {place} is a file; name a directory")

@@ -30,7 +30,7 @@ def wasserstein_loss(real_scores: ArrayLike, fake_scores: ArrayLike, *, drift: f
 
     Source: Karras et al. 2018, section A.1, with drift 1e-3.
     """
-    check_number(drift, "drift", least=0.0)
+    check_number(drift, "drift", minimum=0.0)
     real, fake = _pair(real_scores, fake_scores, "scores")
     return fake - real + drift * jnp.square(real)
 
@@ -57,7 +57,7 @@ def gradient_penalty(
     Source: Gulrajani et al. 2017, eq. 3; weight 10 and target 1 in Karras et al. 2018, with images in [-1, 1]: a
     gradient with respect to images in [0, 1] is twice as long, so that target 2 is theirs here.
     """
-    check_number(target, "target", least=1e-6)
+    check_number(target, "target", minimum=1e-6)
     images, fakes = jnp.asarray(images), jnp.asarray(fakes)
     if images.shape != fakes.shape or not all(jnp.issubdtype(x.dtype, jnp.floating) for x in (images, fakes)):
         raise UserError(
@@ -117,8 +117,8 @@ def update_balance(
 
     Source: Berthelot et al. 2017, section 3.4.
     """
-    check_number(ratio, "ratio", least=0.0, most=1.0)
-    check_number(rate, "rate", least=0.0)
+    check_number(ratio, "ratio", minimum=0.0, maximum=1.0)
+    check_number(rate, "rate", minimum=0.0)
     return jnp.clip(balance + rate * (ratio * real_error - fake_error), 0.0, 1.0)
 
 

@@ -80,7 +80,7 @@ def trades_loss(logits: ArrayLike, adversarial_logits: ArrayLike, labels: ArrayL
 
     Source: Zhang et al. 2019, eq. 5.
     """
-    beta = check_number(beta, "beta", least=0.0)
+    beta = check_number(beta, "beta", minimum=0.0)
     divergence = kl_divergence(*_real_rows(labels, logits, adversarial_logits))
     return cross_entropy(logits, labels) + beta * divergence
 
@@ -113,7 +113,7 @@ def gair_rst_loss(
 
     Source: the released code of Zhang et al. 2021, GAIR-RST.
     """
-    beta = check_number(beta, "beta", least=0.0)
+    beta = check_number(beta, "beta", minimum=0.0)
     clean, near, far = _real_rows(labels, logits, adversarial_logits, margin_logits)
     near, far = kl_divergence(clean, near), kl_divergence(clean, far)
     weights = as_vector(weights, near.shape[0], "weights")
@@ -138,7 +138,7 @@ def margin_loss(logits: ArrayLike, labels: ArrayLike, *, confidence: float = 50.
 
     Source: Carlini & Wagner 2017, eq. 8, as in the released code of Zhang et al. 2021.
     """
-    logits = as_logits(logits, least=2)
+    logits = as_logits(logits, minimum=2)
     labels = as_labels(labels, batch_size=logits.shape[0], num_classes=logits.shape[1], padding=False)
     is_label = jax.nn.one_hot(labels, logits.shape[-1], dtype=bool)
     own = jnp.max(jnp.where(is_label, logits, -jnp.inf), axis=-1)

@@ -129,7 +129,9 @@ def frechet_distance(mean_a: ArrayLike, covariance_a: ArrayLike, mean_b: ArrayLi
     mean_a, covariance_a, mean_b, covariance_b = arrays
     size = mean_a.shape[0] if mean_a.ndim == 1 else -1
     if [x.shape for x in arrays] != [(size,), (size, size)] * 2:
-        raise UserError(f"means [K] and covariances [K, K] must be of one K, got {[x.shape for x in arrays]}.")
+        raise UserError(
+            f"means [K] and covariances [K, K] must have the same feature size K, got {[x.shape for x in arrays]}."
+        )
     for name, covariance in (("covariance_a", covariance_a), ("covariance_b", covariance_b)):
         _check_covariance(name, covariance)
     with jax.enable_x64(True), jax.default_device(_float64_device()):

@@ -135,7 +135,7 @@ def _one_line(path: str | pathlib.Path) -> Iterator[memoryview]:
 
 
 def _varint(message: memoryview, position: int) -> tuple[int, int]:
-    """Returns a number and the position behind it."""
+    """Returns a number and the position after it."""
     value = 0
     for i in range(_LONGEST_VARINT):
         if position + i >= len(message):
@@ -164,7 +164,7 @@ def _fields(message: memoryview) -> Iterator[tuple[int, int, int | memoryview]]:
         else:
             raise ValueError(f"wire type {kind} is unknown")
         if not number or size > len(message) - position:
-            raise ValueError("a field ends behind its message")
+            raise ValueError("a field ends after its message")
         yield number, kind, message[position : position + size]
         position += size
 

@@ -25,7 +25,7 @@ from arinv.ops.conv import use_rewrites
 from arinv.types import Array, Variables
 
 
-class Fitted(nn.Module):
+class ShapeChecked(nn.Module):
     """A network whose weights fit inputs of certain shapes only."""
 
     @nn.nowrap
@@ -38,10 +38,10 @@ class Fitted(nn.Module):
         try:
             return super().apply(variables, *inputs, **options)
         except (flax.errors.ScopeParamShapeError, flax.errors.ScopeParamNotFoundError) as error:
-            raise UserError(self.misfit(*inputs)) from error
+            raise UserError(self.shape_error(*inputs)) from error
 
     @nn.nowrap
-    def misfit(self, *inputs: Any) -> str:
+    def shape_error(self, *inputs: Any) -> str:
         """Returns what does not fit, given the inputs of `apply`."""
         shapes = ", ".join(str(jnp.shape(x)) for x in inputs if hasattr(x, "shape"))
         return (

@@ -69,7 +69,7 @@ ENCODERS: dict[str, Architecture] = {
     "wrn70_16_silu": Architecture(WideResNet, {**_DEEPMIND, "depth": 70, "width": 16}),
 }
 
-_LEAST = {"num_classes": 0, "width": 1, "depth": 1, "bottleneck_width": 1}  # of an encoder's options
+_MINIMUM = {"num_classes": 0, "width": 1, "depth": 1, "bottleneck_width": 1}  # of an encoder's options
 
 
 class Denoiser(NamedTuple):
@@ -112,8 +112,8 @@ def build(name: str, *, num_classes: int | None = None, **options) -> Encoder:
             raise unknown(f"option of encoder {name!r}", option, allowed)
     if "dtype" in options:
         as_dtype(options["dtype"])
-    for option in _LEAST.keys() & options.keys():
-        value, least = options[option], _LEAST[option]
+    for option in _MINIMUM.keys() & options.keys():
+        value, least = options[option], _MINIMUM[option]
         if not isinstance(value, numbers.Integral) or value < least:
             raise UserError(f"{option} of encoder {name!r} must be a whole number of {least} or more; got {value!r}")
     options = {**defaults, **options}
@@ -226,6 +226,9 @@ def build_denoiser(
       dtype: of the computation.
       encoder_options: options of `build`, of which only the pixel normalization matters.
 
+    Returns:
+      A `Denoiser`, two Flax modules.
+
     Raises:
       UserError: unknown encoder, variant or side.
     """
@@ -249,6 +252,9 @@ def build_discriminator(*, image_size: int, **options) -> Discriminator:
     Args:
       image_size: side of the images in pixels, at least 24.
       **options: attributes of Discriminator.
+
+    Returns:
+      A Flax module, images [B, S, S, 3] -> logits [B].
 
     Raises:
       UserError: images too small for its five convolutions.

@@ -72,7 +72,7 @@ def augment(
         "window": window,
     }
     for name, strength in strengths.items():
-        check_number(strength, name, least=0.0, most=0.5 if name == "hue" else math.inf)
+        check_number(strength, name, minimum=0.0, maximum=0.5 if name == "hue" else math.inf)
     keys = jax.random.split(key, 6)
     if window:
         images = random_window(jax.random.fold_in(key, 6), images, size=window)

@@ -24,7 +24,7 @@ from arinv.types import Array
 
 LAYOUT = lax.ConvDimensionNumbers((0, 3, 1, 2), (3, 2, 0, 1), (0, 3, 1, 2))  # NHWC, HWIO, NHWC
 # Blocks pay off for kernels with few channels on one side and a limited number on the other; measured.
-_FEW_CHANNELS, _MOST_OUTPUTS, _MOST_INPUTS = 4, 32, 16
+_FEW_CHANNELS, _MAX_OUTPUTS, _MAX_INPUTS = 4, 32, 16
 
 Pads = tuple[tuple[int, int], tuple[int, int]]
 # Strides -> rows and columns that are computed together; measured.
@@ -319,7 +319,7 @@ def _is_narrow(w):
     """Returns whether a kernel reads or writes an image, or has as few channels."""
     c_in, c_out = w.shape[2:]
     from_image, to_image = c_in <= _FEW_CHANNELS, c_out <= _FEW_CHANNELS
-    return min(w.shape[:2]) > 1 and (from_image and c_out <= _MOST_OUTPUTS or to_image and c_in <= _MOST_INPUTS)
+    return min(w.shape[:2]) > 1 and (from_image and c_out <= _MAX_OUTPUTS or to_image and c_in <= _MAX_INPUTS)
 
 
 def _convolve_blocks(x, w, strides, pads, block, precision):

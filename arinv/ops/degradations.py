@@ -176,7 +176,7 @@ def _identity() -> Operator:
 
 
 def _noise(*, sigma: float) -> Operator:
-    check_number(sigma, "sigma", least=0.0, most=1.0)
+    check_number(sigma, "sigma", minimum=0.0, maximum=1.0)
 
     def degrade(keys, images):
         return images + sigma * _normal(keys, images.shape[1:])
@@ -185,7 +185,7 @@ def _noise(*, sigma: float) -> Operator:
 
 
 def _multiplicative_noise(*, sigma: float) -> Operator:
-    check_number(sigma, "sigma", least=0.0, most=1.0)
+    check_number(sigma, "sigma", minimum=0.0, maximum=1.0)
 
     def degrade(keys, images):
         return images * (1 + sigma * _normal(keys, images.shape[1:]))
@@ -194,7 +194,7 @@ def _multiplicative_noise(*, sigma: float) -> Operator:
 
 
 def _mask(*, share: float) -> Operator:
-    check_number(share, "share", least=0.0, most=1.0)
+    check_number(share, "share", minimum=0.0, maximum=1.0)
 
     def apply(keys, images):
         return images * (1 - _blocks(keys, images.shape, share))
@@ -219,7 +219,7 @@ def _blocks(keys: Array, shape: tuple[int, ...], share: float) -> Array:
 
 
 def _blur(*, sigma: float, window: int) -> Operator:
-    check_number(sigma, "sigma", least=1e-3)
+    check_number(sigma, "sigma", minimum=1e-3)
     check_count(window, "window")
     if window % 2 == 0:
         raise UserError(f"window={window} must be odd, the pixels of a symmetric filter")
@@ -235,7 +235,7 @@ def _blur(*, sigma: float, window: int) -> Operator:
 
 
 def _downsample(*, factor: int) -> Operator:
-    check_count(factor, "factor", least=2)
+    check_count(factor, "factor", minimum=2)
 
     def apply(keys, images):
         if images.shape[1] % factor or images.shape[2] % factor:
@@ -246,16 +246,14 @@ def _downsample(*, factor: int) -> Operator:
 
 
 def _sensing(*, share: float, sigma: float, seed: int) -> Operator:
-    check_number(share, "share", least=1e-6, most=1.0)
-    check_number(sigma, "sigma", least=0.0)
-    check_count(seed, "seed", least=0)
+    check_number(share, "share", minimum=1e-6, maximum=1.0)
+    check_number(sigma, "sigma", minimum=0.0)
+    check_count(seed, "seed", minimum=0)
 
     def matrix(images):
         size = math.prod(images.shape[1:])
-        if size > _MOST_SENSED:
-            raise UserError(
-                f"an image of {size:,} values needs too large a matrix; at most {_MOST_SENSED:,} are sensed"
-            )
+        if size > _MAX_SENSED:
+            raise UserError(f"an image of {size:,} values needs too large a matrix; at most {_MAX_SENSED:,} are sensed")
         entries = jax.random.normal(jax.random.key(seed), (size, max(1, round(share * size))), jnp.float32)
         return jnp.linalg.qr(entries)[0]  # orthonormal, so that its transpose is the inverse on what it measures
 
@@ -271,7 +269,7 @@ def _sensing(*, share: float, sigma: float, seed: int) -> Operator:
     return Operator(degrade, project, f"A^T (A x + {sigma:g} N(0, 1)), {share:g} random orthonormal rows a value")
 
 
-_MOST_SENSED = 64 * 64 * 3
+_MAX_SENSED = 64 * 64 * 3
 
 # name -> (function, its options with their defaults: the paper's where it states them)
 OPERATORS: Mapping[str, tuple[Callable[..., Operator], Mapping[str, Any]]] = {

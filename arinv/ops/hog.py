@@ -63,12 +63,12 @@ def nan_where_not_finite(features: Array, images: Array) -> Array:
     return jnp.where(finite[:, None, None, None], features, jnp.nan)
 
 
-def grey_maps(images: ArrayLike, *, least: int) -> Array:
+def grey_maps(images: ArrayLike, *, minimum: int) -> Array:
     """Returns the grey values of images.
 
     Args:
       images: float [B, H, W, 3] or [B, H, W, 1] in [0, 1], finite or not.
-      least: smallest side, in pixels.
+      minimum: smallest side, in pixels.
 
     Returns:
       float32 [B, H, W].
@@ -77,8 +77,8 @@ def grey_maps(images: ArrayLike, *, least: int) -> Array:
       UserError: images of another layout, dtype or (where values are known) range, or too small.
     """
     x = grey_values(as_images(images, finite=False).astype(jnp.float32))[..., 0]
-    if min(x.shape[1:]) < least:
-        raise UserError(f"images have {x.shape[2]}x{x.shape[1]} px; these features need sides of {least} px or more")
+    if min(x.shape[1:]) < minimum:
+        raise UserError(f"images have {x.shape[2]}x{x.shape[1]} px; these features need sides of {minimum} px or more")
     return x
 
 
@@ -101,7 +101,7 @@ def hog(images: ArrayLike) -> Array:
     Raises:
       UserError: images of another layout, dtype or (where values are known) range, or too small.
     """
-    x = grey_maps(images, least=CELL // 2)
+    x = grey_maps(images, minimum=CELL // 2)
     magnitude, bins = _gradients(x)
     cells = _num_cells(x.shape[1]), _num_cells(x.shape[2])
     directed = sum_cells(magnitude[..., None] * jax.nn.one_hot(bins, 2 * _ORIENTATIONS), cells, CELL)

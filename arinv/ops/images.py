@@ -143,7 +143,7 @@ def padded_size(size: tuple[int, int], *, multiple: int, edge: int = 0) -> tuple
       UserError: a multiple below 1, or a negative edge.
     """
     check_count(multiple, "multiple")
-    check_count(edge, "edge", least=0)
+    check_count(edge, "edge", minimum=0)
     return tuple(-(-(side + 2 * edge) // multiple) * multiple for side in size)
 
 

@@ -170,20 +170,20 @@ def as_labels(
     return jnp.asarray(labels, jnp.int32)
 
 
-def as_logits(logits: Any, *, batch_size: int | None = None, least: int = 1, name: str = "logits") -> Array:
+def as_logits(logits: Any, *, batch_size: int | None = None, minimum: int = 1, name: str = "logits") -> Array:
     """Checks the shape and dtype of logits and returns them as float32.
 
     Args:
       logits: floating point [B, K].
       batch_size: B; None: not checked.
-      least: the smallest allowed K.
+      minimum: the smallest allowed K.
       name: their name in errors, such as the function that returns them.
 
     Returns:
       float32 [B, K].
 
     Raises:
-      UserError: a tuple, a dict or another type that is no array, another shape, or not floating point.
+      UserError: a tuple, a dict or another type that is not an array, another shape, or not floating point.
     """
     if isinstance(logits, tuple | list | dict) or not hasattr(logits, "shape"):
         kind, hint = type(logits).__name__, ""
@@ -198,14 +198,14 @@ def as_logits(logits: Any, *, batch_size: int | None = None, least: int = 1, nam
         raise UserError(f"{name} must have the shape [B, K], here ({rows}, K); got {shape}.")
     if not jnp.issubdtype(logits.dtype, jnp.floating):
         raise UserError(f"{name} must be floating point, got {logits.dtype}.")
-    if shape[1] < least:
+    if shape[1] < minimum:
         hint = "; write a single logit z of two classes as (0, z)" if shape[1] == 1 else ""
-        raise UserError(f"{name} must be of {least} classes or more, got {shape[1]}{hint}.")
+        raise UserError(f"{name} must be of {minimum} classes or more, got {shape[1]}{hint}.")
     return jnp.asarray(logits, jnp.float32)
 
 
 def call(function: Callable[[Array], Any], images: Array, name: str, *, of: str = "images [B, H, W, C]") -> Any:
-    """Returns what a function of a user returns for images that may be traced.
+    """Returns what a user-supplied function returns for images that may be traced.
 
     Args:
       function: of images [B, H, W, C].
@@ -237,7 +237,7 @@ def decode(
     *,
     bounds: tuple[float, float] = (0.0, 1.0),
 ) -> Array:
-    """Returns the images that a function of a user makes of features that may be traced.
+    """Returns the images that a user-supplied function returns for features that may be traced.
 
     Args:
       decode_fn: features [B, ...] -> images [B, H, W, C] in [0, 1].
@@ -280,7 +280,7 @@ def checked_logits_fn(logits_fn: LogitsFn, *, batch_size: int, **classes: ArrayL
 
     def checked(images):
         logits = as_logits(
-            call(logits_fn, images, "logits_fn"), batch_size=batch_size, least=2, name="what logits_fn returns"
+            call(logits_fn, images, "logits_fn"), batch_size=batch_size, minimum=2, name="what logits_fn returns"
         )
         for name, values in classes.items():
             if values is not None and is_concrete(values):
@@ -445,12 +445,12 @@ def as_radius(value: ArrayLike | float, *, batch_size: int | None, name: str = "
             raise UserError(
                 f"{name} must be finite and at least 0, got {value}; give it in units of the images, such as 8/255."
             )
-        if norm and (text := far_radius(values, norm)):
+        if norm and (text := radius_warning(values, norm)):
             warnings.warn(f"{name}={text}", RadiusWarning, stacklevel=4)
     return jnp.asarray(radius, jnp.float32)
 
 
-def far_radius(eps: ArrayLike | float, norm: str) -> str:
+def radius_warning(eps: ArrayLike | float, norm: str) -> str:
     """Returns why a radius does not restrict an attack, or "" where it does.
 
     Args:
@@ -485,13 +485,13 @@ def check_flag(value: Any, name: str) -> bool:
     return bool(value)
 
 
-def check_count(value: Any, name: str, *, least: int = 1) -> int:
+def check_count(value: Any, name: str, *, minimum: int = 1) -> int:
     """Checks an integer and returns it.
 
     Args:
       value: such as a number of steps.
       name: its name in errors.
-      least: the smallest allowed value.
+      minimum: the smallest allowed value.
 
     Returns:
       The number as an int.
@@ -504,20 +504,20 @@ def check_count(value: Any, name: str, *, least: int = 1) -> int:
     except TypeError:
         count = None
     if count is None:
-        raise UserError(f"{name} must be a whole number of {least} or more; got {value!r}.")
-    if count < least:
-        raise UserError(f"{name} must be at least {least}, got {value!r}.")
+        raise UserError(f"{name} must be a whole number of {minimum} or more; got {value!r}.")
+    if count < minimum:
+        raise UserError(f"{name} must be at least {minimum}, got {value!r}.")
     return count
 
 
-def check_number(value: Any, name: str, *, least: float = -math.inf, most: float = math.inf) -> Any:
+def check_number(value: Any, name: str, *, minimum: float = -math.inf, maximum: float = math.inf) -> Any:
     """Checks that a number is finite and in a range and returns it; a traced one is not checked.
 
     Args:
       value: such as a weight.
       name: its name in errors.
-      least: the smallest allowed value.
-      most: the largest allowed value.
+      minimum: the smallest allowed value.
+      maximum: the largest allowed value.
 
     Returns:
       The number, unchanged.
@@ -530,9 +530,13 @@ def check_number(value: Any, name: str, *, least: float = -math.inf, most: float
     is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
     if isinstance(value, np.ndarray | jax.Array) and value.shape == () and jnp.issubdtype(value.dtype, jnp.number):
         is_number, value = True, value.item()
-    if not is_number or not math.isfinite(value) or not least <= value <= most:
-        limits = {(True, True): "", (False, True): f" of at least {least:g}", (True, False): f" of at most {most:g}"}
-        limit = limits.get((least == -math.inf, most == math.inf), f" from {least:g} to {most:g}")
+    if not is_number or not math.isfinite(value) or not minimum <= value <= maximum:
+        limits = {
+            (True, True): "",
+            (False, True): f" of at least {minimum:g}",
+            (True, False): f" of at most {maximum:g}",
+        }
+        limit = limits.get((minimum == -math.inf, maximum == math.inf), f" from {minimum:g} to {maximum:g}")
         raise UserError(f"{name} must be a finite number{limit}, got {value!r}.")
     return value
 

@@ -8,46 +8,48 @@ from arinv.ops.inputs import check_count
 from arinv.ops.keys import single_key
 from arinv.types import Array, ArrayLike
 
-LAWS = ("normal", "uniform")  # N(0, 1), or uniform in (-1, 1)
+PRIORS = ("normal", "uniform")  # N(0, 1), or uniform in (-1, 1)
 
 
-def draw_latents(key: Array, shape: tuple[int, ...], *, law: str) -> Array:
-    """Returns latents of a law.
+def draw_latents(key: Array, shape: tuple[int, ...], *, prior: str) -> Array:
+    """Returns latents of a prior.
 
     Args:
       key: PRNG key.
       shape: of the latents, counts of 0 or more.
-      law: "normal", N(0, 1), or "uniform", in (-1, 1).
+      prior: "normal", N(0, 1), or "uniform", in (-1, 1).
 
     Returns:
       float32, of that shape.
 
     Raises:
-      UserError: unknown law, not a key, or a negative count.
+      UserError: unknown prior, not a key, or a negative count.
     """
-    if law not in LAWS:
-        raise unknown("law of latents", law, LAWS)
-    key, shape = single_key(key), tuple(check_count(count, "a count of latents", least=0) for count in shape)
-    if law == "normal":
+    if prior not in PRIORS:
+        raise unknown("prior of latents", prior, PRIORS)
+    key, shape = single_key(key), tuple(check_count(count, "a count of latents", minimum=0) for count in shape)
+    if prior == "normal":
         return jax.random.normal(key, shape, jnp.float32)
     return jax.random.uniform(key, shape, jnp.float32, -1, 1)
 
 
-def draw_starts(key: Array, indices: ArrayLike, *, latent_size: int, law: str, num_starts: int = 1) -> Array:
+def draw_starts(key: Array, indices: ArrayLike, *, latent_size: int, prior: str, num_starts: int = 1) -> Array:
     """Returns latents for each image, the same in every batch.
 
     Args:
       key: PRNG key.
       indices: integer [B], the images' numbers.
       latent_size: K.
-      law: "normal" or "uniform".
+      prior: "normal" or "uniform".
       num_starts: R, of each image.
 
     Returns:
       float32 [B, R, K].
 
     Raises:
-      UserError: an unknown law, not a key, or counts below 1.
+      UserError: an unknown prior, not a key, or counts below 1.
     """
     key, shape = single_key(key), (check_count(num_starts, "num_starts"), check_count(latent_size, "latent_size"))
-    return jax.vmap(lambda index: draw_latents(jax.random.fold_in(key, index), shape, law=law))(jnp.asarray(indices))
+    return jax.vmap(lambda index: draw_latents(jax.random.fold_in(key, index), shape, prior=prior))(
+        jnp.asarray(indices)
+    )

@@ -44,7 +44,7 @@ def lbp(images: ArrayLike) -> Array:
     Raises:
       UserError: images of another layout, dtype or (where values are known) range, or too small.
     """
-    x = grey_maps(images, least=CELL)
+    x = grey_maps(images, minimum=CELL)
     height, width = x.shape[1:]
     center = x[:, 1:-1, 1:-1]
     patterns = jnp.zeros(center.shape, jnp.int32)

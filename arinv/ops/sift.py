@@ -207,8 +207,8 @@ def sift_grid(images: ArrayLike, *, library: str, first_octave: int = 0) -> Sift
 class _Cache:
     """Cells of images, of which the first are dropped where they take more memory than allowed."""
 
-    def __init__(self, most_bytes: int):
-        self._most_bytes, self._num_bytes = most_bytes, 0
+    def __init__(self, max_bytes: int):
+        self._most_bytes, self._num_bytes = max_bytes, 0
         self._values: dict[tuple, tuple[np.ndarray, np.ndarray, int]] = {}
 
     def get(self, key: tuple, compute: Callable[[], tuple[np.ndarray, np.ndarray, int]]) -> tuple:

@@ -262,11 +262,11 @@ def _check_options(variant: str, method: str, labels: ArrayLike | None, num_labe
 
 
 def _check_mixture(weights: Sequence[float], alpha: float, num_styles: int) -> None:
-    check_number(alpha, "alpha", least=0.0, most=1.0)
+    check_number(alpha, "alpha", minimum=0.0, maximum=1.0)
     if not num_styles or len(weights) != num_styles:
         raise UserError(f"{num_styles} styles need as many weights; got {len(weights)}")
     for weight in weights:
-        check_number(weight, "a style's weight", least=0.0)
+        check_number(weight, "a style's weight", minimum=0.0)
     if all(map(is_concrete, weights)) and abs(float(sum(weights)) - 1.0) > _WEIGHT_TOLERANCE:
         raise UserError(f"weights of styles must sum to 1, got {tuple(map(float, weights))}; divide them by their sum")
 

@@ -79,7 +79,7 @@ def write(
     """Plans a run on the devices of JAX, writes plan.json to the workdir, and returns the plan as lines of text.
 
     Args:
-      stages: workdir -> config of every stage, as of `stages.of`.
+      stages: workdir -> config of every stage, as of `stages.expand`.
       workdir: of the run; None to write no file.
       accelerator: a key of arinv.train.accelerators; empty for the local device, or an H100 where that is unknown.
       utilization: share of its peak that is reached, 0 to 1.
@@ -140,7 +140,7 @@ def _long(run: Run) -> Run:
     """Returns a run of unknown length as one of epochs, which is as long as its schedules."""
     config = run.config.copy_and_resolve_references()
     config.num_steps, config.num_epochs = 0, config.num_epochs or 100.0
-    return run.beside(config, run.workdir)
+    return run.with_config(config, run.workdir)
 
 
 def _by_class(stages: Mapping[pathlib.Path, ConfigDict]) -> dict[pathlib.Path, ConfigDict]:

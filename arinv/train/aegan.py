@@ -44,7 +44,7 @@ def check(config: ConfigDict) -> None:
     autoencoder.check_shared(config)
     _build(config, jnp.float32)
     for name in _TERMS:
-        check_number(config.loss[name], f"loss.{name}", least=0.0)
+        check_number(config.loss[name], f"loss.{name}", minimum=0.0)
 
 
 def run(run: Run) -> dict[str, Any]:
@@ -83,7 +83,7 @@ def build(run: Run, encoder: Trained | None, info: data.SourceInfo, steps_per_ep
         optimizers,
         operator=operator,
         weights=config.loss.to_dict(),
-        average_decay=config.average_decay,
+        ema_decay=config.ema_decay,
         augmentation=config.augmentation.to_dict(),
     )
     evaluate = autoencoder.make_eval_step(module, operator)
@@ -117,7 +117,7 @@ def make_train_step(
     *,
     operator: Operator,
     weights: Mapping[str, float],
-    average_decay: float = 0.999,
+    ema_decay: float = 0.999,
     augmentation: Mapping[str, Any],
 ) -> Callable[[TrainState, Batch, Array], tuple[TrainState, Metrics]]:
     """Returns the pure step (state, batch, key) -> (state, metrics).
@@ -128,7 +128,7 @@ def make_train_step(
       optimizers: one for "autoencoder" and one for "discriminator".
       operator: of the degraded images.
       weights: of the terms "adversarial", "reconstruction", "divergence" and "restoration"; 0 omits the last.
-      average_decay: of the moving average of the autoencoder.
+      ema_decay: of the moving average of the autoencoder.
       augmentation: options of ops.augment.augment.
 
     Returns:
@@ -140,7 +140,7 @@ def make_train_step(
         keys = jax.random.split(jax.random.fold_in(key, state.step), 8)
         images = augment(keys[0], batch["image"], **augmentation)
         count = images.shape[0]
-        latents = draw_latents(keys[1], (2, count, module.decoder.latent_size), law="normal")
+        latents = draw_latents(keys[1], (2, count, module.decoder.latent_size), prior="normal")
         degraded = operator.degrade(image_keys(keys[2], jnp.arange(count)), images)
         before = state.variables[AUTOENCODER]["params"]
         fakes = _decode(module, before, latents[0])
@@ -167,7 +167,7 @@ def make_train_step(
 
         gradients, terms = jax.grad(loss_fn, has_aux=True)(before)
         state = state.apply_gradients(AUTOENCODER, gradients, {}, optimizers[AUTOENCODER])
-        state = state.update_average(AUTOENCODER, average_decay)
+        state = state.update_average(AUTOENCODER, ema_decay)
         report |= {"loss": sum(terms.values())} | {f"loss_{name}": term for name, term in terms.items()}
         report = {name: (jnp.sum(value), jnp.asarray(count, jnp.float32)) for name, value in report.items()}
         return state.replace(step=state.step + 1), report
@@ -182,5 +182,5 @@ def _decode(module: models.Autoencoder, params: Any, codes: Array) -> Array:
 def _reconstruct(module: models.Autoencoder, params: Any, images: Array, key: Array) -> tuple[Array, Array]:
     """Returns the images of codes drawn around their means, and the divergence of the codes [B]."""
     means, log_variances = module.encoder.apply({"params": params["encoder"]}, images, method="moments")
-    codes = means + jnp.exp(log_variances / 2) * draw_latents(key, means.shape, law="normal")
+    codes = means + jnp.exp(log_variances / 2) * draw_latents(key, means.shape, prior="normal")
     return _decode(module, params, codes), losses.gaussian_divergence(means, log_variances)

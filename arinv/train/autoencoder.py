@@ -36,7 +36,7 @@ def check(config: ConfigDict) -> None:
     """
     check_shared(config)
     loading.build_autoencoder(describe(config))
-    check_number(config.loss.restoration, "loss.restoration", least=0.0)
+    check_number(config.loss.restoration, "loss.restoration", minimum=0.0)
 
 
 def check_shared(config: ConfigDict) -> None:

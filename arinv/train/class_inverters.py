@@ -64,12 +64,12 @@ def run(run: Run) -> dict[str, Any]:
     run.begin()
     results = {}
     for number, (folder, config) in enumerate(split(run.workdir, run.config).items(), start=1):
-        complete = distributed.first(distributed.index() == 0 and workdirs.is_complete(folder))
+        complete = distributed.broadcast(distributed.index() == 0 and workdirs.is_complete(folder))
         if jax.process_index() == 0:
             state = "is complete" if complete else run.config.single
             print(f"[{number}/{len(run.config.classes)}] {folder.name}: {state}", file=sys.stderr, flush=True)
         if not complete:
-            _task(run.config).run(run.beside(config, folder))
+            _task(run.config).run(run.with_config(config, folder))
             distributed.gather(None)  # the files of process 0 are there before another process reads them
         results[folder.name] = workdirs.read_results(folder)
     return run.finish(results)

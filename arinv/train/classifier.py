@@ -103,7 +103,7 @@ def build(run: Run, encoder: None, info: data.SourceInfo, steps_per_epoch: int) 
     description = describe(config, info)
     encoder = models.build(config.encoder.name, num_classes=info.num_classes, dtype=run.dtype, **description["options"])
     optimizers = training.make_optimizers(config, (CLASSIFIER,), steps_per_epoch)
-    extras = Extras(config.average_decay, _watch(config, steps_per_epoch))
+    extras = StepOptions(config.ema_decay, _watch(config, steps_per_epoch))
     step = make_train_step(
         encoder,
         optimizers[CLASSIFIER],
@@ -145,7 +145,7 @@ def describe(config: ConfigDict, info: data.SourceInfo) -> dict[str, Any]:
         "resize": config.data.resize,
         "attack": config.attack.to_dict(),
         "recipe": config.recipe.to_dict(),
-        "departs_from_recipe": departures(config),
+        "recipe_differences": recipe_differences(config),
     }
 
 
@@ -175,7 +175,7 @@ def check_classes(config: ConfigDict, train: data.Source, test: data.Source) -> 
         )
 
 
-def departures(config: ConfigDict) -> dict[str, list]:
+def recipe_differences(config: ConfigDict) -> dict[str, list]:
     """Returns how a config differs from the published recipe that it refers to.
 
     Args:
@@ -208,15 +208,15 @@ def _report_departures(run: Run) -> dict[str, Any]:
     """Prints how a run differs from its published recipe, and returns that as fields of the results.
 
     Returns:
-      {"recipe": {"name", "source"}, "departs_from_recipe": see `departures`}; empty without a reference.
+      {"recipe": {"name", "source"}, "recipe_differences": see `recipe_differences`}; empty without a reference.
     """
     if "reference" not in run.config:
         return {}
-    differences, reference = departures(run.config), run.config.reference
+    differences, reference = recipe_differences(run.config), run.config.reference
     if differences:
         listed = ", ".join(f"{name} {used} (recipe: {published})" for name, (used, published) in differences.items())
         run.report(f"departs from the recipe {reference.name} ({reference.source}): {listed}")
-    return {"recipe": {"name": reference.name, "source": reference.source}, "departs_from_recipe": differences}
+    return {"recipe": {"name": reference.name, "source": reference.source}, "recipe_differences": differences}
 
 
 def _recipe(config: ConfigDict) -> robust.Recipe:
@@ -245,7 +245,7 @@ def _watch(config: ConfigDict, steps_per_epoch: int) -> robust.Watch | None:
             f"watch.action=switch needs one of the recipes {allowed}; got recipe.name={config.recipe.name!r}"
         )
     for name, value, least in (("every_epochs", watch.every_epochs, 1e-9), ("num_steps", watch.num_steps, 1)):
-        check_number(value, f"watch.{name}", least=least)
+        check_number(value, f"watch.{name}", minimum=least)
     check_number(watch.threshold, "watch.threshold")
     every_steps = max(1, round(watch.every_epochs * steps_per_epoch))
     return robust.Watch(every_steps, watch.num_steps, watch.threshold, switch=watch.action == "switch")
@@ -257,27 +257,27 @@ def _figure(images: Mapping[str, Any]) -> Any:
     return image_grid(rows)
 
 
-class Extras(NamedTuple):
+class StepOptions(NamedTuple):
     """What a training step does besides training.
 
     Attributes:
-      average_decay: of the moving average of the weights; 0 for none.
+      ema_decay: of the moving average of the weights; 0 for none.
       watch: on catastrophic overfitting; None for none.
     """
 
-    average_decay: float = 0.0
+    ema_decay: float = 0.0
     watch: robust.Watch | None = None
 
     def extend(self, state: TrainState) -> TrainState:
         """Returns the state at step 0 with what the step keeps besides the network."""
-        if self.average_decay > 0:
+        if self.ema_decay > 0:
             state = state.start_average(CLASSIFIER)
         return robust.with_snapshot(state, CLASSIFIER) if self.watch else state
 
     def update_average(self, state: TrainState, report: Metrics) -> TrainState:
         """Returns the state with the average updated, or begun again where the watch has restored the weights."""
-        if self.average_decay > 0:
-            state = state.update_average(CLASSIFIER, self.average_decay)
+        if self.ema_decay > 0:
+            state = state.update_average(CLASSIFIER, self.ema_decay)
             if self.watch and self.watch.switch:
                 state = state.restart_average(CLASSIFIER, report[robust.NOTICE][0] > 0)
         return state
@@ -285,7 +285,7 @@ class Extras(NamedTuple):
     @property
     def weights(self) -> str:
         """Name of the weights in the state that are evaluated."""
-        return AVERAGE if self.average_decay > 0 else CLASSIFIER
+        return AVERAGE if self.ema_decay > 0 else CLASSIFIER
 
 
 def make_logits_fn(encoder: Network, variables: Variables) -> LogitsFn:
@@ -302,7 +302,7 @@ def make_train_step(
     recipe: robust.Recipe | None = None,
     attack_warmup_steps: int = 0,
     geometry_from_step: int = 0,
-    extras: Extras | None = None,
+    extras: StepOptions | None = None,
 ) -> Callable[[TrainState, Batch, Array], tuple[TrainState, Metrics]]:
     """Returns the pure step (state, batch, key) -> (state, metrics).
 
@@ -321,7 +321,7 @@ def make_train_step(
       A function of the state, a batch ("image" uint8 or float32 [B, H, W, C], "label" int32 [B], "mask"
       float32 [B]) and the run's key, from which it derives the step's by state.step.
     """
-    extras = extras or Extras()
+    extras = extras or StepOptions()
     pgd = robust.make_recipe("pgd", num_steps=attack["num_steps"])
     recipe = recipe or pgd
 

@@ -30,7 +30,7 @@ from arinv.ops.augment import augment
 from arinv.ops.degradations import add_gaussian_noise
 from arinv.ops.images import image_grid, to_float
 from arinv.train import training
-from arinv.train.generator_update import Goal, check_loss, loss_weights, make_update
+from arinv.train.generator_update import ReconstructionTargets, check_loss, loss_weights, make_update
 from arinv.train.inverter import check_checkpoint
 from arinv.types import Array, Batch, Metrics, Network, Variables
 
@@ -181,7 +181,7 @@ def make_train_step(
         features, details = jax.lax.stop_gradient(encoder.apply(classifier_variables, noisy))
         features_fn = make_features_fn(comparator, classifier_variables)
         targets = jax.lax.stop_gradient(features_fn(images))
-        goal = Goal(images, targets, features_fn, targets[feature_layer], batch["mask"])
+        goal = ReconstructionTargets(images, targets, features_fn, targets[feature_layer], batch["mask"])
         return update(keys, state, (features["conv5"], details), goal)
 
     return train_step

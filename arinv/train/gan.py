@@ -12,7 +12,7 @@ then the generator.
 Source: Karras et al. 2018, sections 2 and A.1; Berthelot et al. 2017, section 3; as used by the Generative Encoder.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
@@ -34,7 +34,7 @@ from arinv.ops.augment import augment
 from arinv.ops.images import image_grid, to_float, to_rgb
 from arinv.ops.inputs import check_number
 from arinv.train import training
-from arinv.types import Array, Batch, Metrics, Network, Variables
+from arinv.types import Array, ArrayLike, Batch, Metrics, Network, Variables
 
 _BALANCE = "balance"  # of the equilibrium game, beside the networks in the state
 
@@ -54,7 +54,7 @@ def check(config: ConfigDict) -> None:
     if (game.name == "equilibrium") != (gan.game == "equilibrium"):
         raise UserError(f"networks {config.gan.networks!r} are trained in the game {gan.game!r}; got {game.name!r}")
     for name, least, most in (("penalty", 0.0, np.inf), ("drift", 0.0, np.inf), ("ratio", 0.0, 1.0)):
-        check_number(game[name], f"game.{name}", least=least, most=most)
+        check_number(game[name], f"game.{name}", minimum=least, maximum=most)
     if (config.fade or config.start) and not gan.grows:
         raise UserError(f"networks {config.gan.networks!r} do not grow: start must be empty and fade False")
     if config.fade and not config.start:
@@ -112,7 +112,7 @@ def build(run: Run, encoder: Trained | None, info: data.SourceInfo, steps_per_ep
         optimizers,
         game=config.game.to_dict(),
         fade_steps=fade_steps,
-        average_decay=config.average_decay,
+        ema_decay=config.ema_decay,
         augmentation=config.augmentation.to_dict(),
     )
 
@@ -183,7 +183,7 @@ def make_train_step(
     *,
     game: Mapping[str, Any],
     fade_steps: int = 0,
-    average_decay: float = 0.999,
+    ema_decay: float = 0.999,
     augmentation: Mapping[str, Any],
 ) -> Callable[[TrainState, Batch, Array], tuple[TrainState, Metrics]]:
     """Returns the pure step (state, batch, key) -> (state, metrics).
@@ -193,7 +193,7 @@ def make_train_step(
       optimizers: one for "generator" and one for "discriminator".
       game: {"name": one of GAMES, "penalty", "drift": of wasserstein_gp, "ratio", "rate": of equilibrium}.
       fade_steps: steps over which the share of the last block rises from 0 to 1; 0: it is 1.
-      average_decay: of the moving average of the generator.
+      ema_decay: of the moving average of the generator.
       augmentation: options of ops.augment.augment.
 
     Returns:
@@ -216,7 +216,7 @@ def make_train_step(
         state, report = update_discriminator(
             state, gan.discriminator, optimizers[DISCRIMINATOR], images, fakes, keys[3:], game=game, fade=fade
         )
-        state = state.update_average(GENERATOR, average_decay)
+        state = state.update_average(GENERATOR, ema_decay)
         state, report["loss_generator"] = _update_generator(
             state, gan, optimizers[GENERATOR], keys[1], count, game=game["name"], fade=fade
         )
@@ -393,7 +393,7 @@ def fid(
 
     Args:
       generator: the GAN.
-      encoder: a classifier; of its default layer the means over positions are compared.
+      encoder: a classifier, whose default layer gives the features.
       source: of the images.
       key: PRNG key of the samples.
       batch_size: of images and of samples.
@@ -401,12 +401,31 @@ def fid(
     Returns:
       {"fid": the distance, "variant": its name, with the encoder, the layer and the number of images}.
     """
-    layer = encoder.module.default_layer
-    real, fake = metrics.FeatureMoments(), metrics.FeatureMoments()
-    vectors = jax.jit(lambda images: metrics.feature_vectors(encoder.features_fn, to_rgb(images), layer=layer))
     sample = jax.jit(lambda key: jnp.clip(generator.sample(key, batch_size), 0, 1))
-    for i, batch in enumerate(data.eval_batches(data.load_arrays(source), batch_size=batch_size)):
-        real.update(vectors(to_float(batch["image"])), batch["mask"])
-        fake.update(vectors(sample(jax.random.fold_in(key, i))), batch["mask"])
-    name = f"fid_{encoder.description['encoder']}_{layer}_n{real.count}"
-    return {"fid": metrics.moments_distance(fake, real), "variant": name}
+    batches = data.eval_batches(data.load_arrays(source), batch_size=batch_size)
+    masks = [batch["mask"] for batch in batches]
+    real = feature_moments(encoder, ((to_float(batch["image"]), batch["mask"]) for batch in batches))
+    samples = ((sample(jax.random.fold_in(key, i)), mask) for i, mask in enumerate(masks))
+    return {
+        "fid": metrics.moments_distance(feature_moments(encoder, samples), real),
+        "variant": fid_name(encoder, real),
+    }
+
+
+def feature_moments(encoder: Trained, batches: Iterable[tuple[ArrayLike, ArrayLike]]) -> metrics.FeatureMoments:
+    """Returns the mean and the covariance of the features of images, averaged over positions, for FID.
+
+    Args:
+      encoder: a classifier, whose default layer gives the features.
+      batches: of images float32 [B, H, W, C] in [0, 1] and masks [B], 0 for padding.
+    """
+    layer, result = encoder.module.default_layer, metrics.FeatureMoments()
+    vectors = jax.jit(lambda images: metrics.feature_vectors(encoder.features_fn, to_rgb(images), layer=layer))
+    for images, mask in batches:
+        result.update(vectors(images), mask)
+    return result
+
+
+def fid_name(encoder: Trained, moments: metrics.FeatureMoments) -> str:
+    """Returns the name of FID in results, with the encoder, its layer and the number of images."""
+    return f"fid_{encoder.description['encoder']}_{encoder.module.default_layer}_n{moments.count}"

@@ -32,7 +32,10 @@ def check_loss(loss: ConfigDict) -> None:
         if not loss[name] >= 0:
             raise UserError(f"loss.{name} must be 0 or more; got {loss[name]!r}")
     if not any(loss[name] > 0 for name in ("pixel", "feature")):
-        raise UserError("loss.pixel and loss.feature are both 0, so nothing compares with the image; set one of them")
+        raise UserError(
+            "loss.pixel and loss.feature are both 0, so no term compares the reconstruction with the image; set one "
+            "of them"
+        )
     if not loss.get("pause", 0.0) >= 0:
         raise UserError(f"loss.pause={loss.pause!r} must be 0 (no pause) or more: a ratio of two losses, such as 0.1")
     if loss.pixel_order not in (1, 2):
@@ -44,7 +47,7 @@ def loss_weights(loss: ConfigDict) -> dict[str, float]:
     return {name: loss[name] for name in (*_TERMS, "discriminator")}
 
 
-class Goal(NamedTuple):
+class ReconstructionTargets(NamedTuple):
     """What a batch of reconstructions is compared with; all constant in the gradient.
 
     Attributes:
@@ -71,7 +74,7 @@ def make_update(
     weights: Mapping[str, float],
     pixel_order: int = 1,
     pause: float = 0.0,
-) -> Callable[[Array, TrainState, tuple, Goal], tuple[TrainState, Metrics]]:
+) -> Callable[[Array, TrainState, tuple, ReconstructionTargets], tuple[TrainState, Metrics]]:
     """Returns the pure update (keys [3], state, inputs of the generator, goal) -> (state one step on, metrics).
 
     Args:
@@ -96,7 +99,7 @@ def make_update(
         _reconstruction_loss, feature_layer=feature_layer, weights=weights, pixel_order=pixel_order
     )
 
-    def update(keys: Array, state: TrainState, inputs: tuple, goal: Goal):
+    def update(keys: Array, state: TrainState, inputs: tuple, goal: ReconstructionTargets):
         variables = state.variables[GENERATOR]
 
         def generate(params):
@@ -147,7 +150,9 @@ def _masked_mean(values: Array, mask: Array) -> Array:
     return jnp.sum(values * mask) / jnp.maximum(jnp.sum(mask), 1)
 
 
-def _reconstruction_loss(reconstructions: Array, goal: Goal, discriminate, *, feature_layer, weights, pixel_order):
+def _reconstruction_loss(
+    reconstructions: Array, goal: ReconstructionTargets, discriminate, *, feature_layer, weights, pixel_order
+):
     """Returns the mean loss, and its weighted terms per image with the discriminator's new collections."""
     terms, collections = {}, None
     if weights["pixel"] > 0:
@@ -164,7 +169,7 @@ def _reconstruction_loss(reconstructions: Array, goal: Goal, discriminate, *, fe
 
 
 def _discriminator_step(
-    key, state, discriminator, optimizer, weight, reconstructions, goal: Goal, pause: float
+    key, state, discriminator, optimizer, weight, reconstructions, goal: ReconstructionTargets, pause: float
 ) -> tuple[TrainState, Array]:
     """Returns the state after the discriminator's update, and its weighted loss per image [B].
 

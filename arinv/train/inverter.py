@@ -1,4 +1,6 @@
-"""Training of an inverter: a generator that reconstructs images from one layer of a trained, frozen encoder.
+"""Training of an inverter: a generator that reconstructs images from one layer of an encoder.
+
+The encoder is trained and frozen; with encoder.train a copy of it is trained too, an autoencoder.
 
 Source: Rojas-Gomez et al. 2022, sections 3.2 and A3.1.
 """
@@ -22,7 +24,7 @@ from arinv.ops.augment import augment
 from arinv.ops.images import image_grid, resize_images, to_float
 from arinv.ops.inputs import check_count
 from arinv.train import classifier, training
-from arinv.train.generator_update import Goal, check_loss, loss_weights, make_update
+from arinv.train.generator_update import ReconstructionTargets, check_loss, loss_weights, make_update
 from arinv.types import Array, Batch, Metrics, Network, Variables
 
 _STARTS = ("checkpoint", "random")  # weights of a trained encoder at the start
@@ -59,7 +61,7 @@ def check_inputs(run: Run) -> None:
     config, reference = run.config, run.config.encoder.checkpoint
     if not reference or not reference.startswith("stage:"):
         _load_encoder(run)
-    elif not config.encoder.other_size:
+    elif not config.encoder.allow_other_size:
         run.check_planned_size(reference)
 
 
@@ -204,7 +206,7 @@ class _Pair:
 
 
 def check_checkpoint(config: ConfigDict) -> None:
-    """Checks that a config names an encoder.
+    """Checks that a config names an encoder that can be inverted: its checkpoint, start, training and installation.
 
     Raises:
       UserError: it does not.
@@ -241,7 +243,7 @@ def _check_latents(config: ConfigDict) -> None:
       UserError: latents without an encoder that is trained, or without the divergence from their prior.
     """
     latent_size, weight = _latent_size(config), config.loss.get("divergence", 0.0)
-    check_count(latent_size, "encoder.latent_size", least=0)
+    check_count(latent_size, "encoder.latent_size", minimum=0)
     if latent_size and not config.encoder.get("train", False):
         raise UserError(
             f"encoder.latent_size={latent_size} needs encoder.train=True: a variational autoencoder trains its encoder"
@@ -257,7 +259,7 @@ def _check_random(config: ConfigDict, module: models.Encoder) -> None:
     """Checks the fields of an encoder that starts with random weights.
 
     Raises:
-      UserError: one that is not trained or has a checkpoint, or a layer behind its convolutions.
+      UserError: one that is not trained or has a checkpoint, or a layer after its convolutions.
     """
     layer, specs = config.encoder.layer, module.feature_specs()
     if not config.encoder.get("train", False) or config.encoder.checkpoint:
@@ -304,7 +306,7 @@ def _planned(run: Run, stage: ConfigDict, info: data.SourceInfo) -> Trained:
     if stage.task == "classifier":
         return loading.abstract_encoder(classifier.describe(stage, info), dtype=run.dtype)
     if not stage.encoder.checkpoint:
-        return initial_encoder(run.beside(stage, run.workdir))
+        return initial_encoder(run.with_config(stage, run.workdir))
     parent = run.stages.get(run.resolve(stage.encoder.checkpoint))
     return _planned(run, parent, info) if parent is not None else run.load(stage.encoder.checkpoint, kind=CLASSIFIER)
 
@@ -320,11 +322,11 @@ def _load_encoder(run: Run) -> Trained:
         encoder = initial_encoder(run)
         _Pair.build(run, encoder)  # raises
         return encoder
-    options = {"image_size": size, "other_size": config.encoder.get("other_size", False)}
+    options = {"image_size": size, "allow_other_size": config.encoder.get("allow_other_size", False)}
     try:
         encoder = run.load(config.encoder.checkpoint, kind=CLASSIFIER, **options)
     except descriptions.OtherSize as error:
-        raise UserError(f"{error}, or encoder.other_size=True to invert it at {size} px anyway") from error
+        raise UserError(f"{error}, or encoder.allow_other_size=True to invert it at {size} px anyway") from error
     _Pair.build(run, encoder)  # raises
     return encoder
 
@@ -419,10 +421,10 @@ def make_train_step(
 
     def train_step(state: TrainState, batch: Batch, key: Array, encoder_variables: Variables, *compared: Variables):
         augment_key, *keys = jax.random.split(jax.random.fold_in(key, state.step), 4)
-        given = _given_features(batch)
-        if given is not None:
+        host_features = _given_features(batch)
+        if host_features is not None:
             images, features_fn = to_float(batch["image"]), None
-            targets = {layer: given}
+            targets = {layer: host_features}
         else:
             images = augment(augment_key, batch["image"], **augmentation)
             features_fn = make_features_fn(encoder, encoder_variables)
@@ -433,7 +435,7 @@ def make_train_step(
         if comparator is not None:
             features_fn = make_features_fn(comparator, *compared)
             targets = jax.lax.stop_gradient(features_fn(images))
-        goal = Goal(images, targets, features_fn, condition, batch["mask"])
+        goal = ReconstructionTargets(images, targets, features_fn, condition, batch["mask"])
         return update(keys, state, inputs, goal)
 
     return train_step

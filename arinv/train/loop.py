@@ -124,7 +124,7 @@ def fit(
         return prepare(batches, call_length(step, **options), mesh)
 
     with contextlib.ExitStack() as stack:
-        has_to_stop = stack.enter_context(distributed.stoppable(step))
+        has_to_stop = stack.enter_context(distributed.preemption_guard(step))
         watch = stack.enter_context(speed.Speed(peak_flops))
         profile = stack.enter_context(profile or Profile(checkpoints.directory, ()))
         bar = stack.enter_context(progress_bar(None, title, initial=step, total=num_steps, unit="step"))

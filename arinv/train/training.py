@@ -95,10 +95,8 @@ def check(config: ConfigDict) -> None:
     for spec in [config.optimizer] if "schedule" in config.optimizer else config.optimizer.values():
         optimizers.make_optimizer(spec.to_dict(), num_steps=10_000, steps_per_epoch=1_000)  # raises for its options
     check_steps(config.log.get("profile_steps", ()))
-    if not 0 <= config.get("average_decay", 0.0) < 1:
-        raise UserError(
-            f"average_decay must be 0 (none) or more and below 1, such as 0.995; got {config.average_decay}"
-        )
+    if not 0 <= config.get("ema_decay", 0.0) < 1:
+        raise UserError(f"ema_decay must be 0 (none) or more and below 1, such as 0.995; got {config.ema_decay}")
     if steps_per_call(config) < 1:
         raise UserError(f"steps_per_call must be 1 or more; got {steps_per_call(config)}")
 
@@ -135,7 +133,7 @@ def train(
         description[descriptions.WEIGHTS] = encoder.fingerprint
     run.begin()
     run.report(_summary(config, train, test, setup.normalization))
-    run.report_shared(train.info, test.info)
+    run.warn_overlap(train.info, test.info)
     init_key, train_key, evaluate_key = (jax.random.fold_in(run.key, stream) for stream in (_INIT, _TRAIN, _EVALUATE))
     names = jax.eval_shape(setup.init, run.key).variables
     num_steps = total_steps(config, batches.steps_per_epoch)
@@ -249,7 +247,9 @@ def total_steps(config: ConfigDict, steps_per_epoch: int) -> int:
     """
     num_steps = config.num_steps or round(config.num_epochs * steps_per_epoch)
     if num_steps < 1:
-        raise UserError(f"num_epochs={config.num_epochs}, num_steps={config.num_steps} make no step; set one of them")
+        raise UserError(
+            f"num_epochs={config.num_epochs}, num_steps={config.num_steps} give a run of 0 steps; set one of them"
+        )
     return num_steps
 
 
@@ -263,7 +263,7 @@ def steps_within(config: ConfigDict, name: str, epochs: float, steps_per_epoch: 
       steps_per_epoch: length of an epoch, in steps.
 
     Raises:
-      UserError: they are more than the run, so that what begins behind them never would.
+      UserError: they are longer than the run.
     """
     steps, total = round(epochs * steps_per_epoch), total_steps(config, steps_per_epoch)
     if steps > total:
@@ -289,14 +289,14 @@ def make_optimizers(config: ConfigDict, names: tuple[str, ...], steps_per_epoch:
     Raises:
       UserError: as `optimizers.make_optimizer`, or a warm-up that is longer than the run.
     """
-    made, num_steps = {}, total_steps(config, steps_per_epoch)
+    result, num_steps = {}, total_steps(config, steps_per_epoch)
     for name in names:
         prefix = f"optimizer.{name}" if name in config.optimizer else "optimizer"
         spec = config.optimizer[name] if name in config.optimizer else config.optimizer
         warmup = spec.schedule.get("warmup_epochs", 0.0)
         steps_within(config, f"{prefix}.schedule.warmup_epochs", warmup, steps_per_epoch)
-        made[name] = optimizers.make_optimizer(spec.to_dict(), num_steps=num_steps, steps_per_epoch=steps_per_epoch)
-    return made
+        result[name] = optimizers.make_optimizer(spec.to_dict(), num_steps=num_steps, steps_per_epoch=steps_per_epoch)
+    return result
 
 
 def _peak_flops(config: ConfigDict, mesh: jax.sharding.Mesh) -> float | None:

@@ -23,7 +23,7 @@ def invert_pair(
     for name, workdir in workdirs.items():
         inverted = ConfigDict({**args.to_dict(), "image_size": inverted_size or args.image_size})
         inverter = tasks.inverter(inverted, workdir, title=f"{name} inverter")
-        inverter.encoder.other_size = bool(inverted_size)
+        inverter.encoder.allow_other_size = bool(inverted_size)
         stages[f"{name}_inverter"] = inverter
         parts = [f"{name}_evaluation"]
         if inverted_size:  # accuracies at the size of the encoder's training

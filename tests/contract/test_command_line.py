@@ -123,8 +123,14 @@ def test_load_names_file_and_line_of_a_config_s_own_error(text, shown, tmp_path)
         (["--config=classifier", "--workdir=x", "more"], "unexpected argument 'more'"),
         (["--config=classifier", "--workdir=x", "--devices=2"], "are for --plan"),
         (["--config=classifier", "--plan", "--devices=x"], "--devices=x"),
-        (["--config=classifier", "--workdir=x", "--start_seconds=nan"], "--start_seconds=nan must be a finite number"),
-        (["--config=classifier", "--workdir=x", "--lost_seconds=inf"], "--lost_seconds=inf must be a finite number"),
+        (
+            ["--config=classifier", "--workdir=x", "--initialization_timeout=nan"],
+            "--initialization_timeout=nan must be a finite number",
+        ),
+        (
+            ["--config=classifier", "--workdir=x", "--heartbeat_timeout=inf"],
+            "--heartbeat_timeout=inf must be a finite number",
+        ),
         (["--flagfile={tmp}/none", "--workdir=x"], "none"),
     ],
 )
@@ -144,7 +150,7 @@ def test_mistakes_in_flags_are_one_line(arguments, shown, tmp_path):
         ("encoder.options.depth=16", "config.encoder.options has width.*argument of the config file: options=NAME"),
         ("num-epochs=1", "Did you mean --config.num_epochs?"),
         ("epochs=1", "Did you mean --config.num_epochs?"),
-        ("attack.eps.x=1", "--config.attack.eps is .* and has no fields"),
+        ("attack.eps.x=1", "--config.attack.eps is a value .*, not a group of fields"),
         (".eps=1", "unknown field --config..eps"),
         ("keys=1", "unknown field --config.keys"),
         ("=1", "unknown field --config.; the config has"),

@@ -150,7 +150,7 @@ def test_toy_metric_is_one_row(kind, monkeypatch, tmp_path):
     evaluate.check(config)
     measured = measurement.Measurement(Run(config, tmp_path), _own())
     x, y, mask = images(), noisy(images(), 0.1), np.ones(4, np.float32)
-    numbers = measured.absorb(jax.jit(measured.measure)(measured.variables, y, x), mask)
+    numbers = measured.accumulate(jax.jit(measured.measure)(measured.variables, y, x), mask)
     totals = measured.finish()
     key = {"network": "toy_alexnet_small", "set": "toy_alexnet_small_conv5_n4"}.get(kind, "toy")
     assert set(totals["variants"]) == {"psnr", key} and totals["variants"][key].startswith(f"{key}: ")

@@ -64,7 +64,7 @@ def run(config, workdir):
         ("", {"optimizer.name": "sdg"}, "sgd"),
         ("", {"optimizer.schedule.name": "steps"}, "step"),
         ("", {"optimizer.schedule.learning_rate": 0.0}, "positive"),
-        ("", {"num_steps": 0, "num_epochs": 0.0}, "no step"),
+        ("", {"num_steps": 0, "num_epochs": 0.0}, "a run of 0 steps"),
         ("", {"num_epochs": -1.0}, "num_epochs=-1.0 must be 0 or more"),
         ("", {"optimizer.weight_decay": -1.0}, "weight_decay must be 0 (none) or more; got -1.0"),
         ("", {"optimizer.momentum": 2.0}, "momentum must be 0 or more and below 1; got 2.0"),
@@ -130,7 +130,7 @@ def test_check_rejects_stages_of_different_image_sizes(tmp_path):
         config = inverter.get_config("smoke=True,options=width:4")
         config.stages[name].data.image_size = 64
         assert "px, but data.image_size is" in run(config, tmp_path / "run")
-    config.stages.inverter.encoder.other_size = config.stages.evaluation.data.image_size == 32
+    config.stages.inverter.encoder.allow_other_size = config.stages.evaluation.data.image_size == 32
     assert "stage:inverter is trained on images of 64 px" in run(config, tmp_path / "run")
 
 

@@ -191,7 +191,7 @@ def test_scales_set_the_encoder_the_dataset_and_the_length():
 def test_table2_inverts_at_another_size_than_it_trains_at():
     stages = table2.get_config("scale=paper").stages
     assert (stages.robust_encoder.data.image_size, stages.robust_inverter.data.image_size) == (64, 224)
-    assert stages.robust_inverter.encoder.other_size and stages.robust_evaluation.attack.eps == 0
+    assert stages.robust_inverter.encoder.allow_other_size and stages.robust_evaluation.attack.eps == 0
     assert stages.report.entries.robust == ("stage:robust_accuracy", "stage:robust_evaluation")
     assert stages.robust_encoder.data.classes == tuple(range(151, 294)) and stages.robust_encoder.attack.eps == 0.01
 

@@ -189,10 +189,10 @@ def test_meet_names_port_in_use():
 SCENARIO = """
 import sys, time
 from arinv import distributed
-distributed.start("on", lost_seconds=float(sys.argv[2]))
+distributed.start("on", heartbeat_timeout=float(sys.argv[2]))
 index, count = distributed.index(), distributed.count()
 print("here", flush=True)
-assert distributed.gather(index * 10) == [0, 10, 20][:count] and distributed.first("x" * index) == ""
+assert distributed.gather(index * 10) == [0, 10, 20][:count] and distributed.broadcast("x" * index) == ""
 if sys.argv[1] == "fail":
     if index == 1:
         distributed.fail(2, "no such thing")
@@ -210,7 +210,7 @@ elif sys.argv[1] == "wait":
     distributed.gather(sys.stdin.read())
 elif sys.argv[1] == "train":
     try:
-        with distributed.stoppable(0) as has_to_stop:
+        with distributed.preemption_guard(0) as has_to_stop:
             for step in range(1, 100_000):
                 time.sleep(0.001 * (1 + index))  # the others are ahead
                 if step % 10 == 0:
@@ -227,11 +227,11 @@ elif sys.argv[1] == "train":
 class Run:
     """Some processes in a scenario."""
 
-    def __init__(self, scenario, count=2, lost_seconds=30.0):
+    def __init__(self, scenario, count=2, heartbeat_timeout=30.0):
         variables = {"JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{free_port()}", "JAX_NUM_PROCESSES": str(count)}
         variables |= {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        command = [sys.executable, "-c", SCENARIO, scenario, str(lost_seconds)]
+        command = [sys.executable, "-c", SCENARIO, scenario, str(heartbeat_timeout)]
         environments = [{**os.environ, **variables, "JAX_PROCESS_ID": str(i)} for i in range(count)]
         self.all = [subprocess.Popen(command, env=environment, **pipes) for environment in environments]
 
@@ -279,7 +279,7 @@ def test_killed_process_ends_the_others_with_one_line(victim):
 
 
 def test_silent_process_counts_as_lost():
-    run = Run("wait", lost_seconds=4.0)
+    run = Run("wait", heartbeat_timeout=4.0)
     run.wait_until_here()
     run.all[1].send_signal(signal.SIGSTOP)
     started = time.monotonic()

@@ -42,12 +42,12 @@ def eight_devices(tmp_path_factory):
 @contextlib.contextmanager
 def stopping_behind(step):
     """Simulates SIGTERM during a step."""
-    real = distributed.stoppable
-    distributed.stoppable = lambda _: contextlib.nullcontext(lambda done: done >= step)
+    real = distributed.preemption_guard
+    distributed.preemption_guard = lambda _: contextlib.nullcontext(lambda done: done >= step)
     try:
         yield
     finally:
-        distributed.stoppable = real
+        distributed.preemption_guard = real
 
 
 @pytest.fixture(scope="module")

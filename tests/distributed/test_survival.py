@@ -246,7 +246,7 @@ def test_live_lock_of_another_machine_is_respected(from_elsewhere, tmp_path):
 
 
 def test_sigterm_after_the_last_step_stops_the_run():
-    with pytest.raises(SystemExit) as stop, distributed.stoppable(0) as has_to_stop:
+    with pytest.raises(SystemExit) as stop, distributed.preemption_guard(0) as has_to_stop:
         assert not has_to_stop(1)
         signal.raise_signal(signal.SIGTERM)
     assert stop.value.code == 143

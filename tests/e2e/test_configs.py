@@ -135,19 +135,21 @@ def test_encoders_of_public_weights_are_trained_by_their_origins_recipes(encoder
         config.num_epochs, config.batch_size, optimizer.schedule.learning_rate, optimizer.weight_decay
     )  # fmt: skip
     assert config.recipe.name == recipe and bool(config.data.resized_crop) == (config.data.image_size == 224)
-    assert tasks.TASKS["classifier"].departures(config) == {}
+    assert tasks.TASKS["classifier"].recipe_differences(config) == {}
 
 
 def test_departures_are_what_differs_from_the_published_recipe():
-    departures = tasks.TASKS["classifier"].departures
-    assert departures(get_config("classifier", "encoder=resnet18,eps=2.5")) == {}
-    assert departures(get_config("classifier", "encoder=wrn28_10,eps=-1")) == {}
-    assert departures(get_config("quickstart", "").stages.robust_encoder) == {}
-    assert departures(get_config("classifier", "encoder=alexnet")) == {"optimizer.schedule.learning_rate": [0.01, 0.1]}
+    recipe_differences = tasks.TASKS["classifier"].recipe_differences
+    assert recipe_differences(get_config("classifier", "encoder=resnet18,eps=2.5")) == {}
+    assert recipe_differences(get_config("classifier", "encoder=wrn28_10,eps=-1")) == {}
+    assert recipe_differences(get_config("quickstart", "").stages.robust_encoder) == {}
+    assert recipe_differences(get_config("classifier", "encoder=alexnet")) == {
+        "optimizer.schedule.learning_rate": [0.01, 0.1]
+    }
     config = get_config("classifier", "encoder=resnet18,eps=0.3,recipe=trades,options=width:8")
     config.attack.step_size, config.num_epochs = 0.1, 10.0
     config.augmentation.flip, config.data.resize = False, "crop"
-    assert departures(config) == {
+    assert recipe_differences(config) == {
         "attack.eps": [0.3, 1.0],
         "attack.step_size": [0.1, 0.0],
         "recipe.name": ["trades", "pgd"],
@@ -159,7 +161,7 @@ def test_departures_are_what_differs_from_the_published_recipe():
     }
     standard = get_config("classifier", "encoder=wrn28_10,recipe=trades")
     standard.attack.step_size = 1.0
-    assert departures(standard) == {}, "nothing is attacked in standard training"
+    assert recipe_differences(standard) == {}, "nothing is attacked in standard training"
 
 
 def test_classifiers_of_imagenet_are_trained_on_windows_of_originals(tmp_path):
@@ -271,7 +273,7 @@ def test_what_follows_the_length_of_a_training_goes_along_with_it():
         ("eps=1e999", "a number or a fraction"),
         ("image_size=99999999999999999999", "a whole number"),
         ("dataset=photos,smoke", "'smoke' needs a value: smoke="),
-        ("smoke=True,b/c.png", "'b/c.png' is no config argument; arguments are name=value"),
+        ("smoke=True,b/c.png", "'b/c.png' is not a config argument; arguments are name=value"),
         ("dataset=folder:/a,b=c/d", "unknown config argument 'b'.*quote that: dataset='...'"),
     ],
 )
@@ -321,7 +323,7 @@ def test_smoke_quickstart_leaves_a_report(quickstart):
     with np.load(workdir / "robust_evaluation" / "per_image.npz", allow_pickle=False) as arrays:
         assert arrays["psnr"].shape == (config.stages.robust_evaluation.data.num_test,)
     results = json.loads((workdir / "robust_encoder" / "results.json").read_text())
-    assert results["recipe"]["name"] == "quickstart" and results["departs_from_recipe"]["num_steps"] == [2, 0]
+    assert results["recipe"]["name"] == "quickstart" and results["recipe_differences"]["num_steps"] == [2, 0]
     lines = (workdir / "robust_encoder" / "metrics.jsonl").read_text().splitlines()
     assert json.loads(lines[-1])["step"] == 2
     assert list((workdir / "robust_inverter" / "images").glob("*.png"))
@@ -386,11 +388,13 @@ def test_an_evaluation_at_another_size_is_refused(quickstart, tmp_path):
     with pytest.raises(UserError, match="trained on images of 32 px, but data.image_size is 40"):
         main.run(get_config("evaluate", f"smoke=True,image_size=40,checkpoint={workdir}/robust_encoder"), tmp_path)
     arg = f"smoke=True,options=width:4,image_size=64,encoder_checkpoint={workdir}/robust_encoder"
-    with pytest.raises(UserError, match="trained on images of 32 px, but data.image_size is 64; .*other_size=True"):
+    with pytest.raises(
+        UserError, match="trained on images of 32 px, but data.image_size is 64; .*allow_other_size=True"
+    ):
         main.run(get_config("inverter", arg), tmp_path / "inverter")
     assert not (tmp_path / "inverter").exists()
     with pytest.raises(UserError, match="was trained on images of 32 px and does not take 64 px"):
-        main.run(get_config("inverter", f"{arg},other_size=True"), tmp_path / "inverter")
+        main.run(get_config("inverter", f"{arg},allow_other_size=True"), tmp_path / "inverter")
 
 
 def test_smoke_export_to_pytorch_and_import_again(quickstart, tmp_path):

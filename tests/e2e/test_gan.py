@@ -45,9 +45,7 @@ def make(game):
     }
     state = TrainState.create(jax.random.key(1), networks, optimizers).start_average("generator")
     state = state.replace(variables={**state.variables, "balance": {"params": {"k": jnp.asarray(0.3)}}})
-    step = gan_training.make_train_step(
-        gan, optimizers, game={"name": game, **GAME}, average_decay=0.5, augmentation={}
-    )
+    step = gan_training.make_train_step(gan, optimizers, game={"name": game, **GAME}, ema_decay=0.5, augmentation={})
     return gan, state, step
 
 
@@ -142,7 +140,7 @@ def test_load_returns_the_averaged_generator(grown):
         ({"game.name": "equilibrium"}, "trained in the game 'wasserstein_gp'; got 'equilibrium'"),
         ({"game.penalty": -1.0}, "game.penalty"),
         ({"fade": True, "start": ""}, "fade=True needs start"),
-        ({"average_decay": 1.0}, "average_decay must be 0 .* and below 1"),
+        ({"ema_decay": 1.0}, "ema_decay must be 0 .* and below 1"),
         ({"data.image_size": 12}, "got 12"),
         ({"gan.options": {"base_width": 1}}, "base_width=1 leaves no feature at 4 px; take 2 or more"),
         ({"gan.options": {"max_width": "4,latent_size:4"}}, "max_width of 'progressive'"),

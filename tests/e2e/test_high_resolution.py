@@ -186,7 +186,7 @@ def run(config, workdir):
         (
             compare_inversion,
             "--config.stages.comparison.optimization.encoders=robust,best",
-            "'best' is none of the inverters standard, robust",
+            "'best' is not one of the inverters standard, robust",
         ),
         (
             compare_inversion,

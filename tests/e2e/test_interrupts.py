@@ -13,12 +13,12 @@ import signal, sys, time
 signal.signal(signal.SIGINT, HANDLER)
 from arinv import interrupts
 interrupts._LINE_SECONDS = interrupts._GRACE_SECONDS = 0.2
-interrupts.watch()
+interrupts.install_handler()
 def wait():
     print("ready", flush=True)
     time.sleep(60)
 """
-IN_RUN = 'interrupts.let_finish("start again")\n'
+IN_RUN = 'interrupts.allow_cleanup("start again")\n'
 SWALLOW = """
 class Swallow:
     def __del__(self):

@@ -43,7 +43,7 @@ def batch_of(arrays, i, rows):
 def train(photos, recipe, *, eps, steps, rows=32, encoder=ENCODER, optimizer=None, **extras):
     """Returns the last state and the metrics of each step."""
     optimizer = optimizer or optax.adam(3e-3)
-    extras = classifier.Extras(**extras)
+    extras = classifier.StepOptions(**extras)
     attack = {"eps": eps, "norm": "linf", "num_steps": 3, "step_size": None, "random_start": False}
     step = classifier.make_train_step(
         encoder, optimizer, attack=attack, augmentation={}, recipe=recipe, geometry_from_step=1, extras=extras
@@ -103,7 +103,7 @@ def test_watch_detects_overfitting_of_fgsm_but_not_of_pgd(photos):
 
 def test_the_copy_is_restored_or_renewed(photos):
     """Checked by itself: healthy, the copy follows; overfitted, the copy comes back and PGD is on."""
-    extras = classifier.Extras(watch=robust.Watch(every_steps=1, num_steps=2, threshold=0.0, switch=True))
+    extras = classifier.StepOptions(watch=robust.Watch(every_steps=1, num_steps=2, threshold=0.0, switch=True))
     state = make_state(ENCODER, optax.adam(1e-3), extras)
     assert not robust.switched(state)
     moved = {**state.variables[CLASSIFIER]}
@@ -122,14 +122,14 @@ def test_the_copy_is_restored_or_renewed(photos):
 def test_train_step_switches_to_pgd(photos):
     extras = {"watch": robust.Watch(every_steps=4, threshold=-2.0, switch=True)}  # fires at the first look
     fgsm = robust.make_recipe("fgsm", num_steps=1, noise=0.0)
-    state, history = train(photos, fgsm, eps=8 / 255, steps=4, average_decay=0.9, **extras)
+    state, history = train(photos, fgsm, eps=8 / 255, steps=4, ema_decay=0.9, **extras)
     assert history[3][robust.NOTICE] == (1.0, 1.0) and robust.switched(state)
     restored, mean = (jax.tree.leaves(state.variables[name]) for name in (CLASSIFIER, AVERAGE))
     assert all((a == b).all() for a, b in zip(restored, mean, strict=True)), "the average is without what was undone"
 
 
 def test_average_follows_the_weights(photos):
-    state, _ = train(photos, robust.make_recipe("pgd", num_steps=3), eps=0.0, steps=3, average_decay=0.9)
+    state, _ = train(photos, robust.make_recipe("pgd", num_steps=3), eps=0.0, steps=3, ema_decay=0.9)
     trained, mean = (jax.tree.leaves(state.variables[name]["params"]) for name in (CLASSIFIER, AVERAGE))
     gaps = [float(np.abs(a - b).max()) for a, b in zip(trained, mean, strict=True)]
     assert 0 < max(gaps) < 0.1
@@ -145,7 +145,7 @@ def test_smoke_run_with_everything(tmp_path):
     np.savez(tmp_path / "extra.npz", **arrays)
     arg = "smoke=True,options=width:4,image_size=16,eps=8/255,norm=linf,recipe=n_fgsm"
     config = classifier_config.get_config(f"{arg},classes=1+3-5,extra=npz:{tmp_path}/extra.npz")
-    config.watch.action, config.average_decay = "switch", 0.9
+    config.watch.action, config.ema_decay = "switch", 0.9
     main.run(config, tmp_path / "run")
     encoder = loading.load(tmp_path / "run", kind="classifier")
     assert encoder.description["weights"] == "average" and encoder.description["num_classes"] == 4

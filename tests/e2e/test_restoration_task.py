@@ -219,10 +219,10 @@ def test_truth_table_counts_a_class_and_a_statistic(restored, untrained, tmp_pat
     config = truth_table.get_config(f"restoration={restored},attribute=brightness").stages.truth_table
     errors = np.square(images["invertgan"] - images["image"]).mean((1, 2, 3))
     other = np.square(images["generative_encoder"] - images["image"]).mean((1, 2, 3))
-    config.most_error = float(np.median(errors))
+    config.max_error = float(np.median(errors))
     main.run(config, tmp_path / "rule")
     results = json.loads((tmp_path / "rule" / "results.json").read_text())
-    assert results["valid"] == int((np.maximum(errors, other) <= config.most_error).sum()) < results["n"] == 8
+    assert results["valid"] == int((np.maximum(errors, other) <= config.max_error).sum()) < results["n"] == 8
     assert "generative_encoder: yes" in (tmp_path / "rule" / "table.md").read_text()
     config.methods = ("invertgan", "dream")
     with pytest.raises(UserError, match="has no method 'dream'; it has: aegan, autoencoder, features"):
@@ -332,7 +332,7 @@ def test_a_reduced_picture_has_blocks_as_the_operator_makes_them():
     ("changes", "message"),
     [
         ({"label": 77}, "label=77 must be 0 to 2"),
-        ({"attribute": "edge"}, "attribute=edge is none of brightness, contrast, edges, and no checkpoint"),
+        ({"attribute": "edge"}, "attribute=edge is not one of brightness, contrast, edges, and no checkpoint"),
         ({"attribute": "zoo:alexnet_small_l2_1"}, "trained on images of 32 px, the restored ones have 16 px"),
     ],
 )
@@ -361,7 +361,7 @@ def test_mask_of_a_file_is_the_operator(tmp_path):
     ("changes", "message"),
     [
         ({"data.name": ""}, "images is empty"),
-        ({"degraded": True}, "the place of what is missing is not known"),
+        ({"degraded": True}, "degraded=true with operator=mask needs mask="),
         ({"limit": -1}, "limit must be 0"),
         ({"mask": "hole.png", "operator.name": "noise"}, "mask=hole.png needs operator=mask"),
         ({"methods": ()}, "methods is empty"),

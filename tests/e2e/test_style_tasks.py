@@ -242,7 +242,7 @@ def test_stylize_luminance_keeps_the_colors_of_the_content(levels, folders, tmp_
     ("changes", "shown"),
     [
         ({"inverters": ""}, "no inverters"),
-        ({"inverters": "{inverters}+{inverters}"}, "conv1.conv1 name a layer twice"),
+        ({"inverters": "{inverters}+{inverters}"}, "conv1.conv1 include a layer twice"),
         ({"inverters": "no/such"}, "no checkpoint in no/such"),
         ({"inverters": "{encoder}"}, "holds a classifier"),
         ({"content": "{empty}"}, "holds no image"),

@@ -47,7 +47,7 @@ def test_encoder_moves_with_its_generator_and_is_loaded(untrained, trained):
 def test_trained_encoder_resumes_from_its_checkpoint(untrained, trained, tmp_path, monkeypatch):
     """Stopped by SIGTERM after the first of two steps."""
     with monkeypatch.context() as patch, pytest.raises(SystemExit):
-        patch.setattr(distributed, "stoppable", lambda _: contextlib.nullcontext(lambda done: done >= 1))
+        patch.setattr(distributed, "preemption_guard", lambda _: contextlib.nullcontext(lambda done: done >= 1))
         main.run(config_of(untrained), tmp_path)
     first = arinv.load(tmp_path).fingerprint
     main.run(config_of(untrained), tmp_path)

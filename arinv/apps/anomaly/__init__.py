@@ -15,8 +15,8 @@ from arinv.apps.anomaly.scores import (
     attack_scores,
     best_f1_threshold,
     calibrate,
+    fixed_reconstruction_scores,
     heat_maps,
-    held_scores,
     quantile_threshold,
     reconstruction_terms,
 )
@@ -33,7 +33,7 @@ __all__ = [
     "calibrate",
     "feature_rows",
     "heat_maps",
-    "held_scores",
+    "fixed_reconstruction_scores",
     "latent_search",
     "linear_rates",
     "nearest_neighbor_distances",

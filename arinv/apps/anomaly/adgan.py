@@ -46,7 +46,7 @@ def adgan_search(
     num_steps: int = 5,
     latent_rate: float = 0.25,
     weight_rate: float = 5e-5,
-    at_a_time: int = 1,
+    chunk_size: int = 1,
     indices: ArrayLike | None = None,
 ) -> AdganResult:
     """Returns how well a generator, adapted to each image by a few steps, reconstructs it from random starts.
@@ -56,13 +56,16 @@ def adgan_search(
       generate_fn: (weights, latents [S, K]) -> images [S, H, W, C] in [0, 1], in evaluation mode, rows independent.
       weights: a tree of float32 arrays, the generator's; not changed.
       images: [B, H, W, C] in [0, 1].
-      sample_fn: (key, count) -> latents [count, K] of the generator's law.
+      sample_fn: (key, count) -> latents [count, K] of the generator's prior.
       num_seeds: starts of each image.
       num_steps: updates.
       latent_rate: learning rate of the latents, of Adam.
       weight_rate: learning rate of the weights, of Adam; 0 leaves them as they are.
-      at_a_time: images that are searched for together; each holds a copy of the weights with its gradient and moments.
+      chunk_size: images that are searched for together; each holds a copy of the weights with its gradient and moments.
       indices: integer [B]; an image's starts follow from `key` and its index. None for 0, 1, ..., B - 1.
+
+    Returns:
+      An `AdganResult` with a row for each image.
 
     Raises:
       UserError: images outside [0, 1], counts below 1, negative rates, or `indices` that are not one per image.
@@ -71,10 +74,10 @@ def adgan_search(
     start has a copy of the weights; here an image's starts share one, whose loss is their mean.
     """
     images = jax.lax.stop_gradient(as_images(images))
-    for name, value in (("num_seeds", num_seeds), ("num_steps", num_steps), ("at_a_time", at_a_time)):
+    for name, value in (("num_seeds", num_seeds), ("num_steps", num_steps), ("chunk_size", chunk_size)):
         check_count(value, name)
     for name, value in (("latent_rate", latent_rate), ("weight_rate", weight_rate)):
-        check_number(value, name, least=0.0)
+        check_number(value, name, minimum=0.0)
     count = images.shape[0]
     indices = as_indices(indices, count)
     optimizer = optax.partition(
@@ -105,5 +108,5 @@ def adgan_search(
         return errors, generated[jnp.argmin(errors)]
 
     keys = fold_in(single_key(key), indices)
-    errors, reconstructions = jax.lax.map(search, (images, keys), batch_size=min(at_a_time, count))
+    errors, reconstructions = jax.lax.map(search, (images, keys), batch_size=min(chunk_size, count))
     return AdganResult(jnp.mean(errors, axis=1), reconstructions, errors)

@@ -17,7 +17,7 @@ from arinv.apps.anomaly import Calibration, overview, scoring
 from arinv.data.image_files import image_paths
 from arinv.errors import UserError, unknown
 from arinv.experiment import loading, workdirs
-from arinv.experiment.run import Run, check_fields, report_left_out
+from arinv.experiment.run import Run, check_fields, report_skipped
 from arinv.experiment.trained import Trained
 from arinv.experiment.writer import progress_bar, progress_callback, read_arrays, write_arrays, write_json, write_png
 
@@ -64,7 +64,7 @@ def check(config: ConfigDict) -> None:
         folder = paths.canonical(config.anomalous, name="anomalous")
         if not folder.is_dir():
             raise UserError(
-                f"anomalous={config.anomalous} is no folder; name one of anomalous images, or leave it empty"
+                f"anomalous={config.anomalous} is not a folder; name one of anomalous images, or leave it empty"
             )
         image_paths(folder)  # raises where it holds none
     check_decision(config.decision)
@@ -149,7 +149,7 @@ def _read_validation(run: Run) -> tuple[np.ndarray, np.ndarray]:
             resize=config.data.resize,
             on_bad_image=config.data.on_bad_image,
         )
-        report_left_out(f"folder:{config.anomalous}", source.num_skipped, source.info.left_out)
+        report_skipped(f"folder:{config.anomalous}", source.num_skipped, source.info.left_out)
         anomalous = data.load_arrays(source)["image"]
     return np.concatenate([held_out, anomalous]), np.arange(len(held_out) + len(anomalous)) >= len(held_out)
 

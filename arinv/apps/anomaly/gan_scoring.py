@@ -35,7 +35,7 @@ def check(config: ConfigDict) -> None:
         return
     if missing := [label for label in config.classes if f"class{label}" not in config.gans]:
         raise UserError(f"gans has no workdir for the classes {missing}")
-    for name in ("num_seeds", "num_steps", "at_a_time"):
+    for name in ("num_seeds", "num_steps", "chunk_size"):
         if config.adgan[name] < 1:
             raise UserError(f"adgan.{name} must be 1 or more; got {config.adgan[name]}")
     for name in ("latent_rate", "weight_rate"):

@@ -123,8 +123,8 @@ def latent_search(
     check_count(num_steps, "num_steps")
     check_count(num_restarts, "num_restarts")
     for name, value in (("pixel_weight", pixel_weight), ("feature_weight", feature_weight)):
-        check_number(value, name, least=0.0)
-    check_number(momentum, "momentum", least=0.0, most=1.0)
+        check_number(value, name, minimum=0.0)
+    check_number(momentum, "momentum", minimum=0.0, maximum=1.0)
     starts = _starts(key, indices, init, images.shape[0], num_restarts=num_restarts, latent_shape=tuple(latent_shape))
     features = jax.lax.stop_gradient(layer_features(features_fn, images, (layer,))[0])
     # An image's restarts are neighbors, so that the restarts of a sharded batch need no communication.
@@ -168,8 +168,8 @@ def linear_rates(*, num_steps: int, start: float, end: float, end_inclusive: boo
       UserError: fewer than 1 step, or a rate that is negative or not finite.
     """
     check_count(num_steps, "num_steps")
-    check_number(start, "learning_rate", least=0.0)
-    check_number(end, "end_learning_rate", least=0.0)
+    check_number(start, "learning_rate", minimum=0.0)
+    check_number(end, "end_learning_rate", minimum=0.0)
     intervals = max(1, num_steps - 1) if end_inclusive else num_steps
     return jnp.asarray(start + (end - start) * np.arange(num_steps) / intervals, jnp.float32)
 

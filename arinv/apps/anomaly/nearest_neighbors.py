@@ -81,7 +81,9 @@ def nearest_neighbor_distances(
     """
     rows, references = jnp.asarray(rows, jnp.float32), jnp.asarray(references, jnp.float32)
     if rows.ndim != 2 or references.ndim != 2 or rows.shape[1] != references.shape[1] or not rows.shape[1]:
-        raise UserError(f"rows {rows.shape} and references {references.shape} must be [B, K] and [M, K] of one K.")
+        raise UserError(
+            f"rows {rows.shape} and references {references.shape} must be [B, K] and [M, K] with the same K."
+        )
     check_count(k, "k")
     check_count(block_size, "block_size")
     count = least = references.shape[0]

@@ -76,7 +76,7 @@ def run(run: Run) -> dict[str, Any]:
     test, selection = _read_test(run)
     train = _TrainImages(run)
     run.begin()
-    run.report_shared(train.info, run.open_data("test").info)
+    run.warn_overlap(train.info, run.open_data("test").info)
     classes, seconds = {}, []
     with progress_bar(None, config.title, total=sum(map(len, selection.values())), unit="image") as bar:
         for label in config.classes:

@@ -131,7 +131,7 @@ def run(run: Run) -> dict[str, Any]:
     results = {name: workdirs.read_results(source) for name, source in sources.items()}
     for name, result in results.items():
         if not {"classes", "mean"} <= result.keys():
-            raise UserError(f"{sources[name]} is no one-vs-all evaluation of anomaly detection")
+            raise UserError(f"{sources[name]} is not a one-vs-all evaluation of anomaly detection")
     run.begin()
     if jax.process_index() == 0:
         _write(run, sources, results)

@@ -1,4 +1,4 @@
-"""Scores of a user's own images by a detector: scores.csv, and an overview with the most anomalous images first.
+"""Scores of user-supplied images by a detector: scores.csv, and an overview with the most anomalous images first.
 
 The score of an image depends on its content only, whatever else is in the folder. Images that cannot be read are
 reported, one line each, and skipped.
@@ -17,7 +17,7 @@ from arinv.experiment import workdirs
 from arinv.experiment.run import Run, check_fields, open_image_files
 from arinv.experiment.writer import progress_bar, write_csv, write_png
 
-ONE_PROCESS = True
+SINGLE_PROCESS = True
 
 
 def check(config: ConfigDict) -> None:
@@ -46,12 +46,12 @@ def run(run: Run) -> dict[str, Any]:
         images.
     """
     config, workdir = run.config, run.workdir
-    workdirs.check_apart(config, workdir)
+    workdirs.check_outside_inputs(config, workdir)
     place = detector.find(run.resolve(config.detector))
     images = _open(run)
     setting = scoring.Setting(run.key, run.mesh, config.batch_size)
     scorer, variables, calibrations, description = detector.load(place, setting, dtype=run.dtype)
-    setting = setting._replace(key=jax.random.key(description["seed"])).for_few(len(images))
+    setting = setting._replace(key=jax.random.key(description["seed"])).with_batch_at_most(len(images))
     decision = description["decision"] | {name: value for name, value in config.decision.items() if value}
     calibration = calibrations[decision["score"]]
     threshold = calibration.threshold(policy=decision["policy"], quantile=decision["quantile"])

@@ -2,7 +2,7 @@
 
 Images are [B, H, W, C] in [0, 1]. The pixel and the feature term are sums over an image, so that the papers' weights
 apply. Thresholds and calibration run on the host, in NumPy. A latent search is too expensive to differentiate at every
-step of an attack: attack `held_scores` or `amortized_scores` instead, and report that.
+step of an attack: attack `fixed_reconstruction_scores` or `amortized_scores` instead, and report that.
 
 Source: Rojas-Gomez et al. 2022, section 3.3; Madry et al. 2018, section 2.1, with the score as the objective.
 """
@@ -70,8 +70,8 @@ def reconstruction_terms(
     Source: Rojas-Gomez et al. 2022, eqs. 4 and 5; section A2 for the weights, of which the main text and the appendix
     of the first version differ in that of the features (2e-2 and 1e-2): the released code has 1e-2.
     """
-    check_number(pixel_weight, "pixel_weight", least=0.0)
-    check_number(feature_weight, "feature_weight", least=0.0)
+    check_number(pixel_weight, "pixel_weight", minimum=0.0)
+    check_number(feature_weight, "feature_weight", minimum=0.0)
     pixel = pixel_weight * losses.pixel_loss(reconstructions, images)
     return pixel, feature_weight * losses.feature_loss(reconstructed, features)
 
@@ -111,7 +111,7 @@ def amortized_scores(
     return sum(reconstruction_terms(reconstructions, reconstructed, images, features, **weights))
 
 
-def held_scores(
+def fixed_reconstruction_scores(
     features_fn: FeaturesFn,
     images: ArrayLike,
     reconstructions: ArrayLike,
@@ -337,7 +337,7 @@ def _smooth(maps: Array, sigma: float) -> Array:
     Raises:
       UserError: a negative sigma.
     """
-    if check_number(sigma, "sigma", least=0.0) == 0:
+    if check_number(sigma, "sigma", minimum=0.0) == 0:
         return maps
     rows, columns = (_gaussian_matrix(side, sigma) for side in maps.shape[1:])
     return jnp.einsum("ij,bjk,lk->bil", rows, maps, columns)

@@ -163,9 +163,9 @@ class Scorer:
             random_start=random_start,
         )
 
-        def held_scores(images):
+        def fixed_reconstruction_scores(images):
             options = {"layer": self.layer, **variables["weights"]}
-            return anomaly.held_scores(variables["features_fn"], images, reconstructions, **options)
+            return anomaly.fixed_reconstruction_scores(variables["features_fn"], images, reconstructions, **options)
 
         def attack_on(score_fn):
             adversarial = attack_fn(score_fn, batch["image"], batch["anomalous"])
@@ -173,7 +173,7 @@ class Scorer:
 
         knn, _ = attack_on(lambda images: self._distances(variables, images))
         amortized, _ = attack_on(lambda images: self._amortized(variables, images))
-        held, adversarial = attack_on(held_scores)
+        held, adversarial = attack_on(fixed_reconstruction_scores)
         return {"attacked_knn": knn, "attacked_amortized": amortized, "attacked_held": held}, adversarial
 
     @_jit
@@ -217,7 +217,7 @@ class Setting(NamedTuple):
     batch_size: int
     attack: Mapping[str, Any] = {}
 
-    def for_few(self, count: int) -> "Setting":
+    def with_batch_at_most(self, count: int) -> "Setting":
         """Returns the setting with a batch no larger than `count` images, rounded up to a multiple of the devices."""
         devices = self.mesh.devices.size
         return self._replace(batch_size=min(self.batch_size, -(-count // devices) * devices))

@@ -22,7 +22,7 @@ from PIL import Image
 
 from arinv import data
 from arinv.errors import MISTAKE, UserError, user_line
-from arinv.experiment.run import report_left_out
+from arinv.experiment.run import report_skipped
 from arinv.experiment.writer import (
     TEMPORARY,
     progress_bar,
@@ -136,8 +136,8 @@ def resize(
         for new, old in splits.items()
     }
     for opened in sources.values():
-        report_left_out(f"{source} {opened.info.split}", opened.num_skipped)
-        report_left_out(source, 0, opened.info.left_out)
+        report_skipped(f"{source} {opened.info.split}", opened.num_skipped)
+        report_skipped(source, 0, opened.info.left_out)
     for first, second in itertools.combinations(sources.values(), 2):
         if data.share_images(first.info, second.info):
             raise UserError(

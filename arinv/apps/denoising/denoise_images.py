@@ -1,4 +1,4 @@
-"""Denoising of a user's own image, or of all images in a folder, at the sizes they have.
+"""Denoising of a user-supplied image, or of all images in a folder, at the sizes they have.
 
 Writes denoised/NAME.png for each, results.json, and before_after.png with the middle of the first few. A restart skips
 images that are denoised already. With config.noise.sigma noise is added first, to show on a clean image what the
@@ -19,7 +19,7 @@ from arinv.apps.inversion.invert_images import output_files
 from arinv.errors import UserError
 from arinv.experiment import workdirs
 from arinv.experiment.figures import center_window, evenly, labeled_grid, short_names
-from arinv.experiment.run import Run, dtype_of
+from arinv.experiment.run import Run, check_images, dtype_of
 from arinv.experiment.writer import progress_bar, write_png
 from arinv.ops import degradations
 from arinv.ops.images import to_float, to_uint8
@@ -27,7 +27,7 @@ from arinv.ops.images import to_float, to_uint8
 _FOLDER = "denoised"
 _WINDOW = 256  # px, of the images in before_after.png
 
-ONE_PROCESS = True
+SINGLE_PROCESS = True
 
 
 def check(config: ConfigDict) -> None:
@@ -41,8 +41,7 @@ def check(config: ConfigDict) -> None:
     check_tiles(config.tiles)
     if not config.denoiser:
         raise UserError("denoiser is empty; name the workdir of a denoiser's training")
-    if not config.data.name:
-        raise UserError("images is empty; name an image or a folder of images")
+    check_images(config)
 
 
 def run(run: Run) -> dict[str, Any]:
@@ -55,7 +54,7 @@ def run(run: Run) -> dict[str, Any]:
       UserError: no usable checkpoint or images, or a workdir among the images.
     """
     config = run.config
-    workdirs.check_apart(config, run.workdir)
+    workdirs.check_outside_inputs(config, run.workdir)
     denoiser = run.load(config.denoiser, kind="denoiser")
     images = run.open_images()
     run.begin()

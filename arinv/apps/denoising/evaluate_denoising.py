@@ -40,7 +40,7 @@ _FOLDER = "folder:"
 _WINDOW = 160  # px, of the images in crops.png
 _WINDOWS = "windows"
 
-ONE_PROCESS = True
+SINGLE_PROCESS = True
 
 
 def check(config: ConfigDict) -> None:

@@ -52,7 +52,7 @@ def denoise(
       progress: called with (tiles done, number of tiles).
 
     Returns:
-      float32 [B, H, W, C].
+      float32 [B, H, W, C], not clipped.
 
     Raises:
       UserError: images of another rank or dtype or far outside [0, 1], sizes that do not match, or a denoise_fn that
@@ -97,7 +97,7 @@ def check_tiles(*, multiple: int, tile: int, overlap: int, smallest: int = 64) -
     for name, value in (("multiple", multiple), ("smallest", smallest)):
         check_count(value, name)
     for name, value in (("tile", tile), ("overlap", overlap)):
-        check_count(value, name, least=0)
+        check_count(value, name, minimum=0)
     if tile and (tile % multiple or tile < smallest):
         raise UserError(f"tile={tile} must be a multiple of {multiple} from {smallest} up, or 0 for the whole image")
     if tile and (overlap % multiple or not 0 <= overlap <= tile // 2):

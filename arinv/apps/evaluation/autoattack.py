@@ -30,7 +30,7 @@ _SAVE_EVERY_SECONDS = 30.0
 _STATE = "state"  # part of the cache
 _STANDARD = {"num_steps": 100, "num_targets": 9, "num_queries": 5000}
 
-ONE_PROCESS = True
+SINGLE_PROCESS = True
 
 
 def check(config: ConfigDict) -> None:
@@ -113,7 +113,7 @@ def run(run: Run) -> dict[str, Any]:
         state=state,
         save=_saver(cache),
         on_progress=bar,
-        enough=_narrow(config.attack.decide) if config.attack.decide else None,
+        should_stop=_stop_when_narrow(config.attack.decide) if config.attack.decide else None,
         **{name: value for name, value in config.attack.items() if name not in ("name", "attacks", "decide")},
     )
     bar.close()
@@ -138,7 +138,7 @@ def _check_num_classes(config: ConfigDict, num_classes: int, *, stage: str) -> N
     )
 
 
-def _narrow(half_width: float) -> Callable[[int, int], bool]:
+def _stop_when_narrow(half_width: float) -> Callable[[int, int], bool]:
     """Returns the function (number of robust images, number of images) -> whether the accuracy's interval is narrow."""
 
     def narrow(robust: int, count: int) -> bool:
@@ -160,15 +160,15 @@ def _results(
     """Returns the results, with an independent count of robust images, and the arrays of adversarial.npz."""
     attack = run.config.attack
     buckets = attacks.make_buckets(batch_size=run.config.batch_size)
-    again = attacks.rescore(
+    reclassified = attacks.reclassify(
         logits_fn, images, result.adversarial, labels, buckets=buckets, eps=attack.eps, norm=attack.norm
     )
-    still = attacks.unmoved_at_radius_zero(run.key, logits_fn, images[:8], labels[:8], norm=attack.norm)
-    warnings = [*result.messages, *again.messages, *still]
-    if again.correct.sum() != result.robust.sum():
+    radius_messages = attacks.check_radius_zero(run.key, logits_fn, images[:8], labels[:8], norm=attack.norm)
+    warnings = [*result.messages, *reclassified.messages, *radius_messages]
+    if reclassified.correct.sum() != result.robust.sum():
         warnings.append(
-            f"a second count finds {again.correct.sum()} images robust, the attack {result.robust.sum()}: rounding "
-            "decides some of them"
+            f"a second count finds {reclassified.correct.sum()} images robust, the attack {result.robust.sum()}: "
+            "rounding decides some of them"
         )
     low, high = metrics.binomial_interval(int(result.robust.sum()), len(labels))
     records = {name: vars(record) for name, record in result.per_attack.items()}
@@ -177,7 +177,7 @@ def _results(
         "clean_accuracy": result.clean_accuracy,
         "autoattack_accuracy": result.robust_accuracy,
         "autoattack_accuracy_95": [low, high],
-        "autoattack_accuracy_8bit": float(np.mean(again.correct_8bit)),
+        "autoattack_accuracy_8bit": float(np.mean(reclassified.correct_8bit)),
         "attack": attack.to_dict(),
         "per_attack": records,
         "seconds": sum(record["seconds"] for record in records.values()),
@@ -198,7 +198,7 @@ def _results(
         "prediction": result.predictions,
         "label": labels,
         "index": index[: len(labels)],
-        "distance": again.distances,
+        "distance": reclassified.distances,
     }
     return results, adversarial
 
@@ -206,8 +206,8 @@ def _results(
 def _version(attack: ConfigDict, count: int, available: int) -> str:
     """Returns "standard", whose figures compare with published ones, or the attacks and options that differ from it."""
     if attack.decide:
-        some = f"{count:,} of {available:,} images in random order, decided at a half-width of {attack.decide:g}"
-        return f"{_attacks_version(attack)}, {some}"
+        subset = f"{count:,} of {available:,} images in random order, decided at a half-width of {attack.decide:g}"
+        return f"{_attacks_version(attack)}, {subset}"
     return _attacks_version(attack)
 
 

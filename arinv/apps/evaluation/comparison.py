@@ -44,7 +44,7 @@ def run(run: Run) -> dict[str, Any]:
         (heading -> PNG file, or the workdir of inverted images, whose overview is shown).
 
     Raises:
-      UserError: missing results, a run that is no evaluation, or a figure that does not exist.
+      UserError: missing results, a run that is not an evaluation, or a figure that does not exist.
     """
     config = run.config
     sources = entry_sources(run)
@@ -74,7 +74,7 @@ def entry_sources(run: Run) -> dict[str, tuple[pathlib.Path, ...]]:
     """Returns the workdirs of config.entries, by name in config.order.
 
     Raises:
-      UserError: an entry that is no path.
+      UserError: an entry that is not a path.
     """
     entries = {name: run.config.entries[name] for name in run.config.order}
     return {

@@ -72,8 +72,8 @@ def run(run: Run) -> dict[str, Any]:
     resize = descriptions.resize_of(config, network.description)
     test = run.open_data("test", resize=resize)
     arrays = data.load_arrays(test)
-    own = {"the encoder's weights": encoder.fingerprint, "data.resize": resize, _IMAGES: _hash_of(arrays["image"])}
-    figures = encoder_figures(run, own) if config.attack_from else None
+    inputs = {"the encoder's weights": encoder.fingerprint, "data.resize": resize, _IMAGES: _hash_of(arrays["image"])}
+    figures = encoder_figures(run, inputs) if config.attack_from else None
     if not encoder.module.has_weights:
         figures, attack = {}, {**attack, "eps": 0.0}
     elif difference := descriptions.class_difference(encoder.description, test.info):
@@ -113,7 +113,7 @@ def run(run: Run) -> dict[str, Any]:
         "checkpoint": dict(network.description),
         "encoder_figures": list(figures),
         "encoder_weights": encoder.fingerprint,
-        _IMAGES: own[_IMAGES],
+        _IMAGES: inputs[_IMAGES],
         "num_examples": test.info.num_examples,
         "resize": resize,
         **descriptions.report_size(encoder.description, config.data.image_size, config.title),
@@ -137,16 +137,19 @@ def encoder_figures(run: Run, inputs: Mapping[str, str]) -> dict[str, np.ndarray
     """
     source = run.resolve(run.config.attack_from)
     results = workdirs.read_results(source)
-    theirs, own = _decisive(workdirs.read_json(source / "config.json")), _decisive(workdirs.plain(run.config))
-    theirs |= {"data.resize": results.get("resize"), "the encoder's weights": results.get("encoder_weights")}
-    theirs[_IMAGES] = results.get(_IMAGES, inputs[_IMAGES])  # results of earlier versions have none
-    own |= inputs
+    saved, current = _decisive(workdirs.read_json(source / "config.json")), _decisive(workdirs.plain(run.config))
+    saved |= {"data.resize": results.get("resize"), "the encoder's weights": results.get("encoder_weights")}
+    saved[_IMAGES] = results.get(_IMAGES, inputs[_IMAGES])  # results of earlier versions have none
+    current |= inputs
     differences = [
-        f"{name} (there {theirs.get(name)!r}, now {own[name]!r})" for name in own if theirs.get(name) != own[name]
+        f"{name} (there {saved.get(name)!r}, now {value!r})"
+        for name, value in current.items()
+        if saved.get(name) != value
     ]
     if differences:
         raise UserError(
-            f"attack_from={run.config.attack_from} measured something else: {', '.join(differences)}; leave it empty"
+            f"attack_from={run.config.attack_from} used other settings: {', '.join(differences)}; leave it empty to "
+            "attack again"
         )
     arrays = read_arrays(source / "per_image.npz")
     return {name: arrays[name] for name in results["encoder_figures"]}
@@ -182,11 +185,11 @@ def _make_pass(run: Run, arrays: Mapping[str, np.ndarray], encoder: Any) -> Call
     if encoder.has_host_features:
         batches = data.ExtendedBatches(batches, encoder.host_features)
 
-    def run_pass(title, eval_step, variables, absorb=lambda results, mask: results):
+    def run_pass(title, eval_step, variables, accumulate=lambda results, mask: results):
         jitted = jax.jit(eval_step)
         variables = parallel.replicate(variables, mesh)
         return collect(
-            lambda batch, key: absorb(jitted(variables, batch, key), batch["mask"]),
+            lambda batch, key: accumulate(jitted(variables, batch, key), batch["mask"]),
             batches,
             key=run.key,
             mesh=mesh,
@@ -204,7 +207,7 @@ def _reconstruct(network: Trained, measure: Measurement, run_pass: Callable) -> 
         "inverting",
         lambda variables, batch, key: step(variables[0], batch, *variables[1:]),
         (network.variables, network.encoder.variables, measure.variables),
-        absorb=measure.absorb,
+        accumulate=measure.accumulate,
     )
 
 

@@ -67,7 +67,7 @@ class Measurement:
                 self._of_images.append(_image_metric(name, field, network))
 
     def measure(self, variables: Mapping[str, Variables], reconstructions: Array, images: Array) -> dict[str, Any]:
-        """Returns the metrics of a batch, and features for `absorb`; to be jitted.
+        """Returns the metrics of a batch, and features for `accumulate`; to be jitted.
 
         Args:
           variables: the attribute, an argument so that jit does not embed the weights.
@@ -80,7 +80,7 @@ class Measurement:
                 results[_FEATURES] = [_vectors(metric, variables, reconstructions, images) for metric in self._of_set]
         return results
 
-    def absorb(self, results: Mapping[str, Any], mask: Array) -> dict[str, Array]:
+    def accumulate(self, results: Mapping[str, Any], mask: Array) -> dict[str, Array]:
         """Returns a batch's results without the features, which are added to the statistics of the whole set."""
         results = dict(results)
         if _FEATURES in results:

@@ -40,7 +40,7 @@ def check(published: Mapping[str, Any]) -> None:
         names.append(row["row"])
     for name in (name for pair in published["pairs"] for name in pair):
         if name not in names:
-            raise UserError(f"published.pairs: {name!r} is none of the rows {', '.join(names)}")
+            raise UserError(f"published.pairs: {name!r} is not one of the rows {', '.join(names)}")
 
 
 def plain(published: Mapping[str, Any]) -> dict[str, Any]:

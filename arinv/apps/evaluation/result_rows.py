@@ -35,7 +35,8 @@ def read(source: pathlib.Path) -> dict[str, Row]:
     results = workdirs.read_results(source)
     task = _task(source)
     if task not in _READERS:
-        raise UserError(f"{source} is no evaluation but {task}; a report reads {', '.join(sorted(_READERS))}")
+        what = task if " " in task else f"of the task {task}"
+        raise UserError(f"{source} is {what}, which a report cannot read; supported: {', '.join(sorted(_READERS))}")
     try:
         rows = dict(_READERS[task][0](results))
         for row in rows.values():

@@ -36,7 +36,7 @@ _DISTANCE, _SECONDS = "feature_distance", "seconds_per_image"
 _DISTANCE_VARIANT = "feature_distance: ||F(reconstruction) - F(image)||_2 / ||F(image)||_2 at the inverted layer"
 _WHOLE_SET = ("normalized_error", "fid")  # metrics of the evaluation task only
 
-ONE_PROCESS = True
+SINGLE_PROCESS = True
 
 Part = Mapping[str, np.ndarray]  # of a batch: {"reconstruction": [B, H, W, 3], "seconds": []}
 
@@ -56,7 +56,7 @@ def check(config: ConfigDict) -> None:
     search = config.optimization
     for name in search.encoders:
         if name not in config.order:
-            raise UserError(f"optimization.encoders: {name!r} is none of the inverters {', '.join(config.order)}")
+            raise UserError(f"optimization.encoders: {name!r} is not one of the inverters {', '.join(config.order)}")
     for name in ("num_steps", "steps_per_call"):
         if search[name] < 1:
             raise UserError(f"optimization.{name} must be 1 or more; got {search[name]}")

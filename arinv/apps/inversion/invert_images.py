@@ -1,4 +1,4 @@
-"""Inversion of a user's own images at their own sizes, by one trained inverter or by several side by side.
+"""Inversion of user-supplied images at their own sizes, by one trained inverter or by several side by side.
 
 Writes NAME/IMAGE.png (the reconstruction of every image at full size, by the inverter of that name), overview.png (the
 first images above their reconstructions), report.html (that, with the means of each inverter), reconstructions.csv
@@ -29,7 +29,7 @@ from arinv.errors import UserError
 from arinv.experiment import report, workdirs
 from arinv.experiment.cache import ResultCache, cache_key
 from arinv.experiment.figures import fit, labeled_grid
-from arinv.experiment.run import Run, check_num_images, dtype_of
+from arinv.experiment.run import Run, check_images, check_num_images, dtype_of
 from arinv.experiment.trained import Trained
 from arinv.experiment.writer import progress_bar, write_csv, write_png
 from arinv.ops.images import crop_images, pad_images, padded_size, to_float, to_uint8
@@ -38,11 +38,11 @@ from arinv.types import Array, DecodeFn, FeaturesFn
 
 _OVERVIEW = "overview.png"
 _SMALLEST_SIDE = 64  # px, of images that the networks of other metrics take
-_MOST_IN_BATCH = 16
+_MAX_BATCH = 16
 _LONGEST_NAME = 255  # bytes of a file's name
 _LETTERS = 26  # of an image's name above its column
 
-ONE_PROCESS = True
+SINGLE_PROCESS = True
 
 Sizes = Mapping[int, tuple[int, int]]  # index of an image -> (height, width)
 Rows = Mapping[str, Mapping[int, Mapping[str, float]]]  # inverter -> index of an image -> metric -> number
@@ -56,10 +56,7 @@ def check(config: ConfigDict) -> None:
     """
     dtype_of(config)
     check_num_images(config)
-    if not config.data.name:
-        raise UserError("images is empty; name an image file, a folder of images, or photos")
-    if data.is_photographs(config.data.name):
-        data.photograph_names(config.data.name)
+    check_images(config)
     if config.data.max_side < 0:
         raise UserError(f"data.max_side must be 0 (no limit) or more; got {config.data.max_side}")
     if not config.order or not all(config.inverters[name] for name in config.order):
@@ -91,7 +88,7 @@ def run(run: Run) -> dict[str, Any]:
     """
     config, workdir = run.config, run.workdir
     root = expanded(config.data.name)
-    workdirs.check_apart(config, workdir)
+    workdirs.check_outside_inputs(config, workdir)
     check_outputs(config, root.resolve(), workdir.resolve())
     images = run.open_images()
     files = output_files(images.names)
@@ -138,11 +135,11 @@ def check_outputs(config: ConfigDict, root: pathlib.Path, workdir: pathlib.Path)
 
 def output_files(names: Sequence[str]) -> list[str]:
     """Returns the path of the reconstruction of every image, below the folder of the inverter; no two are equal."""
-    taken = {str(folder) for name in names for folder in pathlib.PurePosixPath(name).parents}.union(names)
+    used_paths = {str(folder) for name in names for folder in pathlib.PurePosixPath(name).parents}.union(names)
     files = []
     for name in names:
         file = name
-        while not file.endswith(".png") or (file != name and file in taken):
+        while not file.endswith(".png") or (file != name and file in used_paths):
             file += ".png"
         files.append(_shortened(file))
     return files
@@ -200,7 +197,7 @@ def _reconstruct(
     for i, size in sizes.items():
         groups[padded_size(size, **padding)].append(i)
     for (height, width), members in groups.items():
-        count = max(1, min(len(members), _MOST_IN_BATCH, config.batch_pixels // (height * width)))
+        count = max(1, min(len(members), _MAX_BATCH, config.batch_pixels // (height * width)))
         for start in range(0, len(members), count):
             numbers = members[start : start + count]
             if missing.isdisjoint(numbers):
@@ -232,7 +229,7 @@ class _OtherMetrics:
     """
 
     def __init__(self, run: Run, inverter: Trained):
-        measures = Measurement(run.beside(_of_others(run.config), run.workdir), inverter.encoder)
+        measures = Measurement(run.with_config(_of_others(run.config), run.workdir), inverter.encoder)
         totals = measures.finish()
         self.variants, self.weights = totals["variants"], tuple(totals["metric_weights"].values())
         self._measure, self._variables = jax.jit(measures.measure), measures.variables

@@ -61,7 +61,7 @@ def relative_distance(features: ArrayLike, targets: ArrayLike) -> Array:
     """
     features, targets = jnp.asarray(features, jnp.float32), jnp.asarray(targets, jnp.float32)
     if features.shape != targets.shape or features.ndim < 2:
-        raise UserError(f"features {features.shape} and targets {targets.shape} must be [B, ...] of one shape.")
+        raise UserError(f"features {features.shape} and targets {targets.shape} must be [B, ...] of the same shape.")
     length = norms.norm(targets, "l2")
     return norms.norm(features - targets, "l2") / jnp.where(length > 0, length, 1.0)
 
@@ -102,7 +102,7 @@ def invert_by_optimization(
     if is_concrete(targets) and not bool(jnp.all(jnp.isfinite(targets))):
         raise UserError("targets hold values that are not finite (NaN or infinity).")
     if not isinstance(num_steps, jax.core.Tracer):
-        check_count(num_steps, "num_steps", least=0)
+        check_count(num_steps, "num_steps", minimum=0)
     step_size = as_radius(step_size, batch_size=start.shape[0], name="step_size")
 
     def closeness(images):

@@ -65,6 +65,9 @@ def compare_attribute(
       attribute_fn: images [N, H, W, C] -> bool [N], whether each shows the attribute.
       valid: bool [N], the images that are decided; None for all.
 
+    Returns:
+      A `TruthTable`.
+
     Raises:
       UserError: other shapes, or images outside [0, 1].
     """
@@ -111,6 +114,9 @@ def make_rule(
       statistic: a key of STATISTICS.
       threshold: in units of the statistic.
       region: top, left, bottom and right of the region that is measured, as shares of the sides.
+
+    Returns:
+      A function for `compare_attribute`.
 
     Raises:
       UserError: an unknown statistic, a threshold that is not finite, or a region that is empty or leaves the image;

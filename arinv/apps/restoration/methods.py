@@ -50,7 +50,7 @@ def check(config: ConfigDict) -> None:
     for name in ("num_steps", "num_starts"):
         check_count(solver[name], f"solver.{name}")
     for name in ("learning_rate", "penalty", "threshold"):
-        check_number(solver[name], f"solver.{name}", least=0.0)
+        check_number(solver[name], f"solver.{name}", minimum=0.0)
     methods, known = set(config.methods), (*PASSES, INVERTGAN, SEARCH, *config.encoders)
     for name in config.methods:
         if name not in known:
@@ -216,7 +216,7 @@ def _search(
         jax.random.fold_in(run.key, _START),
         indices,
         latent_size=gan.latent_size,
-        law=gan.law,
+        prior=gan.prior,
         num_starts=solver.num_starts,
     )
     return solve(

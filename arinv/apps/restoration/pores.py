@@ -50,10 +50,13 @@ def compare_pores(restored: ArrayLike, volume: ArrayLike, *, threshold: float = 
       volume: [D, H, W] in [0, 1], the true one.
       threshold: voxels below it are pores.
 
+    Returns:
+      A `Pores`: porosities, and counts of invented and lost voxels and pores.
+
     Raises:
       UserError: volumes of different shapes or outside [0, 1], or a threshold outside [0, 1].
     """
-    check_number(threshold, "threshold", least=0.0, most=1.0)
+    check_number(threshold, "threshold", minimum=0.0, maximum=1.0)
     restored, volume = _pair(restored, volume)
     own, true = restored < threshold, volume < threshold
     return Pores(

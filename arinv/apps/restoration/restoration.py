@@ -9,10 +9,9 @@ volume read). Every finished batch of every method is saved in parts/, so that a
 Source: Generative Encoder, Algorithm 1, sections 4.4 to 5.4.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-import jax
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -26,9 +25,9 @@ from arinv.experiment.run import Run, check_fields
 from arinv.experiment.trained import Trained
 from arinv.experiment.writer import progress_bar, write_arrays, write_png
 from arinv.ops.degradations import Operator
-from arinv.ops.images import to_float, to_rgb, to_uint8
+from arinv.ops.images import to_float, to_uint8
+from arinv.train import gan
 from arinv.train.autoencoder import operator_of
-from arinv.train.gan import load_metric_encoder
 from arinv.types import Array
 
 RESTORED = "restored.npz"
@@ -47,7 +46,7 @@ _VARIANTS = {
     _DETAIL: "detail: mean power of the Fourier coefficients above half of the band, over that of the test images",
 }
 
-ONE_PROCESS = True
+SINGLE_PROCESS = True
 
 
 def check(config: ConfigDict) -> None:
@@ -71,7 +70,7 @@ def check_inputs(run: Run) -> None:
     """
     methods.check_inputs(run)
     if not run.config.metric_encoder.startswith("stage:"):
-        load_metric_encoder(run)
+        gan.load_metric_encoder(run)
 
 
 def run(run: Run) -> dict[str, Any]:
@@ -85,7 +84,7 @@ def run(run: Run) -> dict[str, Any]:
     """
     config = run.config
     operator = operator_of(config)
-    networks, encoder = methods.load(run), load_metric_encoder(run)
+    networks, encoder = methods.load(run), gan.load_metric_encoder(run)
     arrays = data.load_arrays(run.open_data("test"))
     run.begin()
     parts = {method: restore_all(run, method, networks, operator, arrays) for method in config.methods}
@@ -199,23 +198,24 @@ def _add_fid(
     run: Run, encoder: Trained, results: dict[str, Any], parts: Mapping[str, Part], images: np.ndarray
 ) -> None:
     """Adds the distance of restored images from the test images in the features of an encoder."""
-    layer, size = encoder.module.default_layer, run.config.batch_size
-    vectors = jax.jit(lambda images: metrics.feature_vectors(encoder.features_fn, to_rgb(images), layer=layer))
 
     def moments(images):
-        result = metrics.FeatureMoments()
-        for start in range(0, len(images), size):
-            batch = images[start : start + size]
-            padding = np.zeros((size - len(batch), *batch.shape[1:]), np.float32)
-            result.update(vectors(np.concatenate([batch, padding])), np.arange(size) < len(batch))
-        return result
+        return gan.feature_moments(encoder, _padded_batches(images, run.config.batch_size))
 
     real = moments(images)
-    name = f"fid_{encoder.description['encoder']}_{layer}_n{real.count}"
+    name = gan.fid_name(encoder, real)
     for method, part in parts.items():
         results["entries"][method][name] = metrics.moments_distance(moments(part["image"]), real)
     results["variants"][name] = metrics.VARIANTS["fid"]
     results["metric_weights"] = {method: {name: encoder.fingerprint} for method in parts}
+
+
+def _padded_batches(images: np.ndarray, size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yields batches of images [size, H, W, C], the last one padded, and their masks [size]."""
+    for start in range(0, len(images), size):
+        batch = images[start : start + size]
+        padding = np.zeros((size - len(batch), *batch.shape[1:]), batch.dtype)
+        yield np.concatenate([batch, padding]), np.arange(size) < len(batch)
 
 
 def _write(

@@ -1,4 +1,4 @@
-"""Restoration of a user's own images: degraded first by an operator, or degraded already.
+"""Restoration of user-supplied images: degraded first by an operator, or degraded already.
 
 Images are resized to the size of the networks: the largest square in the center. Writes METHOD/IMAGE.png and
 degraded/IMAGE.png, overview.png (the first images, degraded, and restored by every method), report.html,
@@ -23,7 +23,7 @@ from arinv.data.image_files import fits
 from arinv.errors import UserError
 from arinv.experiment import report, workdirs
 from arinv.experiment.figures import labeled_grid, short_names
-from arinv.experiment.run import Run, check_fields
+from arinv.experiment.run import Run, check_fields, check_images
 from arinv.experiment.writer import write_csv, write_png
 from arinv.ops.degradations import Operator
 from arinv.ops.images import to_float, to_uint8
@@ -34,7 +34,7 @@ _OVERVIEW = "overview.png"
 _DEGRADED = "degraded"
 _METRICS = {"psnr": metrics.psnr, "ssim": metrics.ssim}
 
-ONE_PROCESS = True
+SINGLE_PROCESS = True
 
 
 def check(config: ConfigDict) -> None:
@@ -44,17 +44,13 @@ def check(config: ConfigDict) -> None:
       UserError: no images, an unknown name, or a number out of range.
     """
     check_fields(config)
-    if not config.data.name:
-        raise UserError("images is empty; name an image file, a folder of images, or photos")
-    if data.is_photographs(config.data.name):
-        data.photograph_names(config.data.name)
+    check_images(config)
     methods.check(config)
     if config.mask and config.operator.name != "mask":
         raise UserError(f"mask={config.mask} needs operator=mask; got operator={config.operator.name}")
     if config.degraded and config.operator.name == "mask" and not config.mask:
         raise UserError(
-            "degraded=true with operator=mask: the place of what is missing is not known; name an image that is black "
-            "there by mask="
+            "degraded=true with operator=mask needs mask=, an image file that is black where pixels are missing"
         )
     if config.limit < 0:
         raise UserError(f"limit must be 0 (all images) or more; got {config.limit}")
@@ -82,7 +78,7 @@ def run(run: Run) -> dict[str, Any]:
         nothing, or has another aspect ratio than an image.
     """
     config, workdir = run.config, run.workdir
-    workdirs.check_apart(config, workdir)
+    workdirs.check_outside_inputs(config, workdir)
     folders = (*config.methods, _DEGRADED)
     root = expanded(config.data.name)
     check_outputs(ConfigDict({"order": folders, "data": {"name": config.data.name}}), root.resolve(), workdir.resolve())

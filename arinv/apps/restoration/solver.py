@@ -72,6 +72,9 @@ def solve(
       threshold: an image whose loss is below it is no longer updated; 0 for all updates.
       truth: [B, H, W, C], the images that were degraded, for the curve of the error; None without.
 
+    Returns:
+      A `Solution` with a row for each image.
+
     Raises:
       UserError: shapes that do not match, images of another range or not finite, or a number out of range.
 
@@ -80,7 +83,7 @@ def solve(
     """
     check_count(num_steps, "num_steps")
     for name, value in (("learning_rate", learning_rate), ("penalty", penalty), ("threshold", threshold)):
-        check_number(value, name, least=0.0)
+        check_number(value, name, minimum=0.0)
     for name, function in (("decode_fn", decode_fn), ("encode_fn", encode_fn), ("project_fn", project_fn)):
         if not callable(function):
             raise UserError(f"{name} must be a function, got {type(function).__name__}")

@@ -1,7 +1,7 @@
 """Truth table of an attribute in the images of a finished restoration: what one method shows that another does not.
 
 The attribute is the class of a classifier, or a statistic of a region above a threshold. An image is invalid where one
-of the two restored images has a larger error than config.most_error, or where the classifier's probability of its
+of the two restored images has a larger error than config.max_error, or where the classifier's probability of its
 class is below config.confidence, for either.
 
 Writes results.json and table.md, report.html, and images.png: the first images of each of the four cells.
@@ -31,7 +31,7 @@ from arinv.ops.inputs import check_number
 
 _IMAGES = "images.png"
 
-ONE_PROCESS = True
+SINGLE_PROCESS = True
 
 
 def check(config: ConfigDict) -> None:
@@ -47,8 +47,8 @@ def check(config: ConfigDict) -> None:
         raise UserError("restoration is empty; name the workdir of a finished restoration")
     if not config.attribute:
         raise UserError(f"attribute is empty; name the workdir of a classifier, or one of {', '.join(STATISTICS)}")
-    check_number(config.most_error, "most_error", least=0.0)
-    check_number(config.confidence, "confidence", least=0.0, most=1.0)
+    check_number(config.max_error, "max_error", minimum=0.0)
+    check_number(config.confidence, "confidence", minimum=0.0, maximum=1.0)
     if config.attribute in STATISTICS:
         make_rule(statistic=config.attribute, threshold=config.threshold, region=tuple(config.region))
 
@@ -85,8 +85,8 @@ def run(run: Run) -> dict[str, Any]:
     first, second = (images[method] for method in config.methods)
     valid = np.ones(len(first), bool)
     for restored in (first, second):
-        if config.most_error:
-            valid &= np.square(restored - images["image"]).mean(axis=(1, 2, 3)) <= config.most_error
+        if config.max_error:
+            valid &= np.square(restored - images["image"]).mean(axis=(1, 2, 3)) <= config.max_error
         valid &= confidence_fn(restored) >= config.confidence
     table = compare_attribute(first, second, attribute_fn, valid=valid)
     own = attribute_fn(images["image"])
@@ -139,7 +139,7 @@ def _load_classifier(run: Run, image_size: int) -> Trained:
     try:
         classifier = run.load(config.attribute, kind=(INVERTER, CLASSIFIER)).encoder
     except UserError as error:
-        raise UserError(f"attribute={config.attribute} is none of {', '.join(STATISTICS)}, and {error}") from None
+        raise UserError(f"attribute={config.attribute} is not one of {', '.join(STATISTICS)}, and {error}") from None
     if classifier.image_size != image_size:
         raise UserError(
             f"{config.attribute} was trained on images of {classifier.image_size} px, the restored ones have "

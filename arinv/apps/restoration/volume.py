@@ -30,7 +30,7 @@ _VARIANTS = {
     "lost_share": "lost_share: share of the voxels that are pores in the true volume alone",
 }
 
-ONE_PROCESS = True
+SINGLE_PROCESS = True
 
 
 def check(config: ConfigDict) -> None:
@@ -46,7 +46,7 @@ def check(config: ConfigDict) -> None:
         raise UserError("restoration is empty; name the workdir of a finished restoration of slices")
     if config.axis not in (1, 2):
         raise UserError(f"axis={config.axis!r} must be 1 or 2; the slices were cut across axis 0")
-    check_number(config.threshold, "threshold", least=0.0, most=1.0)
+    check_number(config.threshold, "threshold", minimum=0.0, maximum=1.0)
 
 
 def check_inputs(run: Run) -> None:

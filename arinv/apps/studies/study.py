@@ -32,9 +32,9 @@ from arinv.types import Array, DecodeFn, FeaturesFn, LogitsFn
 _TILE = 96  # px, least side of an image in a sheet
 _NUM_LAYERS = 3  # where neighbors are searched for, unless named
 _LETTERS = 9  # of a class's name below an image
-_MOST_LETTERS = 13  # of an image's name above it
+_MAX_LETTERS = 13  # of an image's name above it
 
-ONE_PROCESS = True
+SINGLE_PROCESS = True
 
 
 def check(config: ConfigDict) -> None:
@@ -143,7 +143,7 @@ def _read(run: Run, size: int) -> _Images:
     Raises:
       UserError: an unreadable image, or fewer than two.
     """
-    sized, limit = run.beside(_at_size(run.config, size), run.workdir), run.config.data.num_test
+    sized, limit = run.with_config(_at_size(run.config, size), run.workdir), run.config.data.num_test
     if run.config.images:
         files = sized.open_images(run.config.images)
         count = min(limit or len(files), len(files))
@@ -164,7 +164,7 @@ def _read(run: Run, size: int) -> _Images:
         )
     reference = data.load_arrays(train := sized.open_data("train"))["image"]
     if not run.config.images:
-        run.report_shared(train.info, info)
+        run.warn_overlap(train.info, info)
     return _Images(images, names, reference, mean_distance)
 
 
@@ -324,7 +324,7 @@ def _draw(sheets: Mapping[str, Sheet], subjects: Mapping[str, _Subject], columns
                 for number, confidence in pairs
             ]
             tiles[label] = caption(fitted, texts) if has_text else fitted
-    return labeled_grid(tiles, columns=[name[:_MOST_LETTERS] for name in columns], min_tile=_TILE, font_size=14)
+    return labeled_grid(tiles, columns=[name[:_MAX_LETTERS] for name in columns], min_tile=_TILE, font_size=14)
 
 
 def _is_same_row(sheet: Sheet, other: Sheet, row: str) -> bool:

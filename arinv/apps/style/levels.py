@@ -80,7 +80,7 @@ def check_levels(workdirs: Sequence[pathlib.Path]) -> None:
         raise UserError("no level: name the workdirs of inverters' trainings, such as A+B+C for conv5, conv2 and conv1")
     layers = [checkpoint.load_description(workdir, kind="inverter")["layer"] for workdir in workdirs]
     if len(set(layers)) < len(layers):
-        raise UserError(f"levels {'+'.join(layers)} name a layer twice; give each layer's inverter once")
+        raise UserError(f"the inverters of {'+'.join(layers)} include a layer twice; pass one inverter for each layer")
 
 
 def load_levels(run: Run, references: Sequence[str]) -> StyleNetworks:

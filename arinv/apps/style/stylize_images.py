@@ -31,7 +31,7 @@ from arinv.ops import wct
 KEEP_COLOR = ("no", "luminance", "match")
 _MIXTURE = "mixture"
 
-ONE_PROCESS = True
+SINGLE_PROCESS = True
 
 
 def check(config: ConfigDict) -> None:

@@ -123,7 +123,9 @@ def _read_encoder(run: Run) -> tuple[dict[str, Any], Variables, dict[str, Any]]:
     run.report(f"normalization of pixels: {label}mean {mean}, standard deviation {std}: {reason}")
     class_names = list(config.class_names) or contents["class_names"]
     if class_names and len(class_names) != num_classes:
-        raise UserError(f"classes has {len(class_names)} names; {path} has {num_classes} classes: name each of them")
+        raise UserError(
+            f"class_names has {len(class_names)} names; {path} has {num_classes} classes: name each of them"
+        )
     description = {
         "kind": CLASSIFIER,
         "encoder": name,

@@ -100,7 +100,7 @@ def inspect_model(logits_fn: LogitsFn, images: ArrayLike, labels: ArrayLike) -> 
     return messages + _unusable_gradients(model, x, labels, logits.shape[1])
 
 
-def square_gain(accuracies: Mapping[str, float]) -> list[str]:
+def check_square_gain(accuracies: Mapping[str, float]) -> list[str]:
     """Returns a message if the Square Attack, which uses no gradient, breaks images that the others did not.
 
     Args:
@@ -121,9 +121,7 @@ def square_gain(accuracies: Mapping[str, float]) -> list[str]:
     ]
 
 
-def unmoved_at_radius_zero(
-    key: Array, logits_fn: LogitsFn, images: ArrayLike, labels: ArrayLike, *, norm: str
-) -> list[str]:
+def check_radius_zero(key: Array, logits_fn: LogitsFn, images: ArrayLike, labels: ArrayLike, *, norm: str) -> list[str]:
     """Returns a message for each attack that changes an image within a radius of 0.
 
     Robust accuracy at radius 0 is then the clean accuracy, to the last image.
@@ -154,7 +152,7 @@ def unmoved_at_radius_zero(
     ]
 
 
-def rescore(
+def reclassify(
     logits_fn: LogitsFn,
     images: np.ndarray,
     adversarial: np.ndarray,

@@ -116,7 +116,7 @@ class _Run(NamedTuple):
     rounds: Mapping[str, int]  # attack -> number of rounds
     buckets: Buckets
     group_size: int
-    enough: Callable[[int, int], bool] | None
+    should_stop: Callable[[int, int], bool] | None
 
 
 def autoattack(
@@ -136,7 +136,7 @@ def autoattack(
     smallest_batch: int = 8,
     multiple_of: int = 1,
     place: PlaceFn | None = None,
-    enough: Callable[[int, int], bool] | None = None,
+    should_stop: Callable[[int, int], bool] | None = None,
     group_size: int = 128,
     state: AutoAttackState | None = None,
     save: Callable[[AutoAttackState], None] | None = None,
@@ -166,9 +166,9 @@ def autoattack(
       multiple_of: divisor of every batch: the number of devices that `place` splits it over.
       place: moves a host batch {name: [B, ...]} to the devices of one process, split by rows; to the default device
         if None.
-      enough: (number of robust images, number of attacked images) -> whether to stop. With it the images are attacked
-        in groups, and the rest is left out of the result; the images should be in random order. Without it all images
-        are attacked at once.
+      should_stop: (number of robust images, number of attacked images) -> whether to stop. With it the images are
+        attacked in groups, and the rest is left out of the result; the images should be in random order. Without it all
+        images are attacked at once.
       group_size: number of images in a group.
       state: an argument of `save` to resume from.
       save: called after each batch with the state, which changes afterwards: write or copy it. Any state can be
@@ -176,7 +176,8 @@ def autoattack(
       on_progress: called after each batch.
 
     Returns:
-      The result.
+      An `AutoAttackResult`: `.adversarial`, `.robust`, `.robust_accuracy`, `.per_attack`, ... of the images that were
+      attacked, all of them unless `should_stop` has ended it.
 
     Raises:
       UserError: no PRNG key, images outside [0, 1], labels that the model does not have, a model that does not return
@@ -201,7 +202,7 @@ def autoattack(
     rounds = count_rounds(attacks, norm=norm, num_classes=num_classes, num_targets=num_targets, pieces=pieces)
     labels = _checked_labels(labels, len(images), num_classes)
     run = _Run(key, model, images, labels, float(eps), norm, num_steps, num_queries, queries_per_round, rounds,
-               buckets, group_size if enough else len(images), enough)  # fmt: skip
+               buckets, group_size if should_stop else len(images), should_stop)  # fmt: skip
     count = 1 + max((n for name, n in rounds.items() if name in ("apgd-t", "fab-t")), default=0)
     state = _begin(run, count) if state is None else _resume(run, state)
     while state.attack < len(rounds):
@@ -246,11 +247,11 @@ def _resume(run: _Run, state: AutoAttackState) -> AutoAttackState:
     for name, value in current.items():
         if saved.get(name) != value:
             raise UserError(f"the saved state has {name} {saved.get(name)}, this run {value}; start without it.")
-    some = run.images[:_COMPARED]
-    other = np.sum(rank(run.model, some, run.buckets)[:, 0] != state.classes[: len(some), 0])
-    if other > max(1, 0.02 * len(some)):
+    sample = run.images[:_COMPARED]
+    other = np.sum(rank(run.model, sample, run.buckets)[:, 0] != state.classes[: len(sample), 0])
+    if other > max(1, 0.02 * len(sample)):
         raise UserError(
-            f"the saved state is of another model, which classifies {other} of {len(some)} images differently; start "
+            f"the saved state is of another model, which classifies {other} of {len(sample)} images differently; start "
             "without it."
         )
     return state.copy()
@@ -321,7 +322,9 @@ def _end_round(run: _Run, state: AutoAttackState) -> None:
 def _has_another_group(run: _Run, state: AutoAttackState) -> bool:
     """Whether another group is to be attacked."""
     robust, count = _robust_and_count(run, state)
-    return _group(run, state).stop < len(run.images) and not (run.enough and count and run.enough(robust, count))
+    return _group(run, state).stop < len(run.images) and not (
+        run.should_stop and count and run.should_stop(robust, count)
+    )
 
 
 def _batch(run: _Run, state: AutoAttackState, name: str, rows: np.ndarray, size: int) -> Mapping[str, Array]:
@@ -379,7 +382,7 @@ def _result(run: _Run, state: AutoAttackState) -> AutoAttackResult:
     columns = (state.survivors / count, state.seconds, state.forward_passes, state.backward_passes)
     records = [AttackRecord(*(a.item() for a in row)) for row in zip(*columns, strict=True)]
     per_attack = dict(zip(run.rounds, records, strict=True))
-    gain = checks.square_gain({name: record.robust_accuracy for name, record in per_attack.items()})
+    gain = checks.check_square_gain({name: record.robust_accuracy for name, record in per_attack.items()})
     return AutoAttackResult(
         adversarial=state.adversarial[:stop],
         robust=state.robust[:stop],

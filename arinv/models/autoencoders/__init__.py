@@ -17,7 +17,7 @@ from arinv.models.autoencoders.layer import (
     variational_encoder,
 )
 from arinv.models.gans.progressive import ProgressiveGenerator, sizes
-from arinv.models.layers import Fitted
+from arinv.models.layers import ShapeChecked
 from arinv.ops.inputs import as_dtype, check_count, check_flag
 from arinv.types import Array
 
@@ -34,7 +34,7 @@ __all__ = [
 ]
 
 
-class Autoencoder(Fitted):
+class Autoencoder(ShapeChecked):
     """An encoder and a decoder, whose variables are under their names.
 
     Attributes:
@@ -90,6 +90,9 @@ def build_autoencoder(
       latent_size: K of the codes; 0 for the published one.
       dtype: of the computation.
       **options: of "aegan" base_width and max_width of the generator and learned_variance of the encoder.
+
+    Returns:
+      A Flax module, images [B, S, S, C] -> reconstructions; its methods `encode` and `decode` are the halves.
 
     Raises:
       UserError: unknown networks or option, or a size that they do not have.

@@ -113,7 +113,7 @@ class GaussianEncoder(nn.Module):
     dtype: jax.typing.DTypeLike = jnp.float32
 
     def setup(self):
-        """Makes the network."""
+        """Builds the network."""
         self.conv = ConvEncoder(self.latent_size * (2 if self.learned_variance else 1), dtype=self.dtype)
 
     def __call__(self, images: Array, *, train: bool = False) -> Array:

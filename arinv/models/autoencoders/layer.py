@@ -1,4 +1,4 @@
-"""Autoencoders of an encoder's layer: the encoder up to there and a generator, plain or with latents of a known law.
+"""Autoencoders of an encoder's layer: the encoder up to there and a generator, plain or with latents of a known prior.
 
 Source: Dosovitskiy & Brox 2016a, section 5.2; Kingma & Welling 2014 and Dosovitskiy & Brox 2016b (DeePSiM) for the
 variational form.
@@ -54,7 +54,7 @@ class LayerAutoencoder(nn.Module):
 
 
 class VariationalEncoder(Encoder):
-    """An encoder with one more feature, "latent": the mean of a normal distribution behind one of its layers.
+    """An encoder with one more feature, "latent": the mean of a normal distribution after one of its layers.
 
     Mean and log-variance are linear in the layer's feature. `variational_encoder` makes one.
 
@@ -86,7 +86,7 @@ class VariationalEncoder(Encoder):
         return self.encoder.style_layers
 
     def setup(self) -> None:
-        """Makes the two layers behind the encoder; the variances begin at 1."""
+        """Builds the two layers after the encoder; the variances begin at 1."""
         self.mean = nn.Dense(self.latent_size, dtype=self.dtype)
         self.log_variance = nn.Dense(self.latent_size, kernel_init=nn.initializers.zeros, dtype=self.dtype)
 
@@ -106,13 +106,13 @@ class VariationalEncoder(Encoder):
         return self._run(images)[2]
 
     def feature_specs(self) -> dict[str, FeatureSpec]:
-        """Returns the place of every named feature; that of the latents is a vector behind the layer."""
+        """Returns the place of every named feature; that of the latents is a vector after the layer."""
         specs = self.encoder.feature_specs()
         return {**specs, LATENT: dataclasses.replace(specs[self.layer], is_vector=True)}
 
 
 def variational_encoder(encoder: Encoder, layer: str, *, latent_size: int = 256) -> VariationalEncoder:
-    """Returns an encoder with the normal distribution of latents behind one of its layers.
+    """Returns an encoder with the normal distribution of latents after one of its layers.
 
     Args:
       encoder: the encoder.

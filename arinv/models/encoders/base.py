@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from arinv.errors import UserError, unknown
-from arinv.models.layers import Fitted
+from arinv.models.layers import ShapeChecked
 from arinv.ops.inputs import as_images
 from arinv.types import Array
 
@@ -56,7 +56,7 @@ class FeatureSpec:
       stages: from full resolution to the feature itself (for a vector: to the last spatial feature
         before it). Strides grow by factors of two, or stay for one more layer of another width.
       offset: side of the feature = image side / stride - offset (1 in AlexNet, whose pools round down).
-      is_vector: whether the feature is [B, K] behind a fully connected layer.
+      is_vector: whether the feature is [B, K] after a fully connected layer.
     """
 
     stages: tuple[Stage, ...]
@@ -85,7 +85,7 @@ class TorchLayer(NamedTuple):
     channels: int = 0
 
 
-class Encoder(Fitted):
+class Encoder(ShapeChecked):
     """An image classifier that also returns its features: images [B, H, W, 3] in [0, 1] -> (logits, features).
 
     A subclass defines `__call__(images, *, train=False)`, which begins with `self.normalize(images)` and returns
@@ -120,10 +120,10 @@ class Encoder(Fitted):
     style_layers: ClassVar[tuple[str, ...]]
 
     @nn.nowrap
-    def misfit(self, images: Array, *others: Any) -> str:
+    def shape_error(self, images: Array, *others: Any) -> str:
         """Returns what does not fit: the size of images, where a head has weights for another, or the weights."""
         if not self.has_fixed_head:
-            return super().misfit(images, *others)
+            return super().shape_error(images, *others)
         height, width = images.shape[1:3]
         return (
             f"images of {height} x {width} px do not fit the dense layers of this {type(self).__name__}, trained "

@@ -1,6 +1,6 @@
 """Generators of images from noise, and the discriminators they are trained against.
 
-A GAN is a row of the table GANS: its two networks, the law of its latents, and the game in which they are trained.
+A GAN is a row of the table GANS: its two networks, the prior of its latents, and the game in which they are trained.
 """
 
 from typing import Any, NamedTuple
@@ -23,7 +23,7 @@ GAMES = ("wasserstein_gp", "equilibrium", "logistic")
 class _Row(NamedTuple):
     generator: type[nn.Module]
     discriminator: type[nn.Module]
-    law: str
+    prior: str
     latent_size: int
     game: str
     grows: bool
@@ -44,7 +44,7 @@ class Gan(NamedTuple):
       discriminator: images -> scores or logits [B], or of the equilibrium game their reconstructions; with the fade as
         a second input where it grows.
       latent_size: K.
-      law: of the latents, "normal" or "uniform" in (-1, 1).
+      prior: of the latents, "normal" or "uniform" in (-1, 1).
       game: one of GAMES, the one it was published with.
       grows: whether its networks hold those of half the size.
     """
@@ -52,13 +52,13 @@ class Gan(NamedTuple):
     generator: nn.Module
     discriminator: nn.Module
     latent_size: int
-    law: str
+    prior: str
     game: str
     grows: bool
 
     def draw(self, key: Array, count: int) -> Array:
         """Returns latents, float32 [count, K]."""
-        return draw_latents(key, (count, self.latent_size), law=self.law)
+        return draw_latents(key, (count, self.latent_size), prior=self.prior)
 
 
 def build_gan(
@@ -80,6 +80,9 @@ def build_gan(
       dtype: of the computation.
       **options: attributes that both networks have, such as their widths.
 
+    Returns:
+      A `Gan`: two Flax modules, the length and the prior of the latents.
+
     Raises:
       UserError: unknown networks or option, or a size that they do not have.
     """
@@ -96,8 +99,8 @@ def build_gan(
     image_size = check_count(image_size, "image_size")
     if channels not in (1, 3):
         raise UserError(f"channels={channels} must be 1 or 3")
-    latent_size = check_count(latent_size, "latent_size", least=0) or row.latent_size
+    latent_size = check_count(latent_size, "latent_size", minimum=0) or row.latent_size
     shared = {**options, "image_size": image_size, "channels": channels, "latent_size": latent_size, "dtype": dtype}
-    gan = Gan(row.generator(**shared), row.discriminator(**shared), latent_size, row.law, row.game, row.grows)
+    gan = Gan(row.generator(**shared), row.discriminator(**shared), latent_size, row.prior, row.game, row.grows)
     jax.eval_shape(lambda: gan.generator.init(jax.random.key(0), jnp.zeros((1, latent_size))))  # raises for its size
     return gan

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from arinv.errors import UserError
-from arinv.models.layers import Fitted, LinenConv
+from arinv.models.layers import LinenConv, ShapeChecked
 from arinv.ops import pooling
 from arinv.ops.channels import flatten_rows
 from arinv.types import Array
@@ -30,7 +30,7 @@ def num_scales(image_size: int) -> int:
     return scales.bit_length()
 
 
-class BeganGenerator(Fitted):
+class BeganGenerator(ShapeChecked):
     """Latents [B, K], uniform in (-1, 1) -> images [B, H, W, C], near [0, 1]: its last layer is linear.
 
     1,716,611 parameters at 64 px.

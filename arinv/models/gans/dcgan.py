@@ -13,12 +13,12 @@ import jax
 import jax.numpy as jnp
 
 from arinv.errors import UserError
-from arinv.models.layers import Conv, ConvTranspose, Dense, Fitted, batch_norm, normal_002
+from arinv.models.layers import Conv, ConvTranspose, Dense, ShapeChecked, batch_norm, normal_002
 from arinv.ops.channels import flatten_rows
 from arinv.types import Array
 
 _LARGEST_BASE = 7  # px, of the first map
-_MOST_WIDTHS = 8
+_MAX_WIDTHS = 8
 
 
 def base_side(image_size: int) -> tuple[int, int]:
@@ -37,10 +37,10 @@ def base_side(image_size: int) -> tuple[int, int]:
 
 def _widths(image_size: int, width: int) -> list[int]:
     """Returns the channels of the maps from the first to the last but one."""
-    return [min(_MOST_WIDTHS, 2**i) * width for i in reversed(range(base_side(image_size)[1]))]
+    return [min(_MAX_WIDTHS, 2**i) * width for i in reversed(range(base_side(image_size)[1]))]
 
 
-class DcganGenerator(Fitted):
+class DcganGenerator(ShapeChecked):
     """Latents [B, K] -> images [B, S, S, C] in [0, 1].
 
     Attributes:

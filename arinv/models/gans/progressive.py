@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 
 from arinv.errors import UserError
-from arinv.models.layers import Fitted
+from arinv.models.layers import ShapeChecked
 from arinv.ops import pooling
 from arinv.ops.channels import add_bias, flatten_rows
 from arinv.ops.conv import conv_general_dilated
@@ -146,7 +146,7 @@ class EqualizedDense(nn.Module):
         return add_bias(y, self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32).astype(self.dtype))
 
 
-class _Widths(Fitted):
+class _Widths(ShapeChecked):
     """What both networks have in common.
 
     Attributes:

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from arinv.errors import UserError
 from arinv.models.encoders.base import FeatureSpec
 from arinv.models.generators.plans import NEAREST, Plan, Step, conv, up
-from arinv.models.layers import Conv, ConvTranspose, Dense, Fitted, batch_norm, rectified_normal
+from arinv.models.layers import Conv, ConvTranspose, Dense, ShapeChecked, batch_norm, rectified_normal
 from arinv.ops import pooling
 from arinv.ops.channels import flatten_rows
 from arinv.ops.images import resize_images
@@ -32,13 +32,13 @@ def mirror_plan(spec: FeatureSpec, *, image_size: int, upsampling: str = "transp
       image_size: side of the square images; used for a vector feature, whose plan begins with a dense layer to the
         shape of the encoder's last spatial feature.
       upsampling: between two resolutions: "transposed", a 4x4 transposed convolution of stride 2, or "nearest", every
-        pixel twice along both sides, so that the 3x3 convolution behind it is the only one at its resolution.
+        pixel twice along both sides, so that the 3x3 convolution after it is the only one at its resolution.
 
     Returns:
       The steps before the last convolution to RGB.
 
     Raises:
-      UserError: for a vector, images whose side is no multiple of the stride of that spatial feature.
+      UserError: for a vector, images whose side is not a multiple of the stride of that spatial feature.
 
     Source: Rojas-Gomez et al. 2022, Table A4 and, of "nearest", the variant of the released code that interpolates.
     """
@@ -64,7 +64,7 @@ def mirror_plan(spec: FeatureSpec, *, image_size: int, upsampling: str = "transp
     return Plan(steps)
 
 
-class Generator(Fitted):
+class Generator(ShapeChecked):
     """The network of a plan.
 
     Attributes:

@@ -216,7 +216,7 @@ PAPER_PLANS: dict[tuple[str, str, str], Plan] = {
 def shorten(plan: Plan, image_size: int) -> Plan:
     """Returns a plan that begins with dense layers without the first up-convolutions, for smaller images.
 
-    As between CONV5 and CONV1, the last up-convolutions stay. They are left out, each with the steps behind it at its
+    As between CONV5 and CONV1, the last up-convolutions stay. They are left out, each with the steps after it at its
     resolution, as long as the output has twice the side of the images or more.
 
     Args:

@@ -235,7 +235,7 @@ def load_torch_denoiser(
     The names, as in models/alexnet_skip.py of github.com/renanrojasg/adv_robust_autoencoder at b9ad0c8: in
     `classifier` the convolutions conv1_1, conv2_1, conv3_1, conv3_2 and conv3_3, and in `generator`, of
     upsample_mode="conv5_interp", conv7_1, conv6_1, conv5_1, conv5_2, conv4_1, conv4_2, conv3_1, conv2, conv2_1 and
-    conv1, with a normalization bn7_1, ..., bn1 behind each, then conv1_1. The constant kernels of the Haar transform
+    conv1, with a normalization bn7_1, ..., bn1 after each, then conv1_1. The constant kernels of the Haar transform
     (pool1.LL to unpool3.HH) are not read.
 
     Args:

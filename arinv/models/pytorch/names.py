@@ -71,7 +71,7 @@ def generator_layers(plan: Plan) -> Layers:
     layers, i = [], 0
     for step, (kind, *_) in enumerate(plan.steps):
         if kind == "dense":
-            raise UserError("generators of the features behind a dense layer have no counterpart in PyTorch")
+            raise UserError("generators of the features after a dense layer have no counterpart in PyTorch")
         if kind == "nearest":
             i += 1
             continue
@@ -268,7 +268,7 @@ def generator_entries(encoder: str, layer: str, options: Mapping[str, Any]) -> l
     """Returns the entries of a generator's variables; options are those of `build_generator`.
 
     Raises:
-      UserError: unknown encoder, layer or variant, or a feature behind a dense layer.
+      UserError: unknown encoder, layer or variant, or a feature after a dense layer.
     """
     layers = generator_layers(build_generator(encoder, layer, **options).plan)
     return entries(generator_shapes(encoder, layer, options)[1], layers)

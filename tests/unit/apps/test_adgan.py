@@ -26,19 +26,19 @@ def sample(key, count):
     return jax.random.normal(key, (count, LATENT))
 
 
-@functools.partial(jax.jit, static_argnames=("num_steps", "at_a_time", "weight_rate"))
-def search(key, images, indices=None, *, num_steps=4, at_a_time=1, weight_rate=0.05):
+@functools.partial(jax.jit, static_argnames=("num_steps", "chunk_size", "weight_rate"))
+def search(key, images, indices=None, *, num_steps=4, chunk_size=1, weight_rate=0.05):
     return anomaly.adgan_search(
         key, generate, jax.tree.map(jnp.asarray, WEIGHTS), images, sample_fn=sample, num_seeds=SEEDS,
-        num_steps=num_steps, at_a_time=at_a_time, weight_rate=weight_rate, indices=indices,
+        num_steps=num_steps, chunk_size=chunk_size, weight_rate=weight_rate, indices=indices,
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("at_a_time", [1, 2, 3])
+@pytest.mark.parametrize("chunk_size", [1, 2, 3])
 @pytest.mark.long
-def test_batch_equals_images_one_by_one(key, at_a_time):
+def test_batch_equals_images_one_by_one(key, chunk_size):
     """Each starts from the same weights, whatever was searched for before."""
-    together = search(key, IMAGES, jnp.array([4, 0, 7]), at_a_time=at_a_time)
+    together = search(key, IMAGES, jnp.array([4, 0, 7]), chunk_size=chunk_size)
     for row, index in enumerate((4, 0, 7)):
         single = search(key, IMAGES[row : row + 1], jnp.array([index]))
         for one, many in zip(single, together, strict=True):

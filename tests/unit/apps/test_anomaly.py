@@ -246,7 +246,7 @@ def test_held_scores_equal_those_of_the_search_without_gradient_in_reconstructio
     @jax.jit
     @functools.partial(jax.value_and_grad, has_aux=True)
     def held(reconstructions):
-        scores = anomaly.held_scores(curved_features, IMAGES, reconstructions, **options)
+        scores = anomaly.fixed_reconstruction_scores(curved_features, IMAGES, reconstructions, **options)
         return jnp.sum(scores), scores
 
     (_, scores), gradient = held(result.reconstructions)

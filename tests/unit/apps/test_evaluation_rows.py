@@ -100,7 +100,11 @@ def test_every_task_that_evaluates_is_read():
     [
         ("", None, "does not exist; name the workdir of a finished evaluation"),
         ("evaluate", None, "no results in .*: run that task to its end first"),
-        ("inverter", {}, "is no evaluation but inverter; a report reads autoattack, compare_inversion"),
+        (
+            "inverter",
+            {},
+            "is of the task inverter, which a report cannot read; supported: autoattack, ",
+        ),
         ("high_resolution", {"scales": [1]}, "results.json lacks 'curves'"),
         ("evaluate", {}, "results.json lacks 'setting'"),
     ],
@@ -118,7 +122,7 @@ def test_read_rejects_what_is_no_finished_evaluation(task, results, shown, tmp_p
 
 def test_read_rejects_a_folder_of_another_program(tmp_path):
     (tmp_path / "results.json").write_text("{}")
-    with pytest.raises(UserError, match="is no evaluation but a folder without config.json"):
+    with pytest.raises(UserError, match="is a folder without config.json, which a report cannot read"):
         result_rows.read(tmp_path)
 
 
@@ -198,7 +202,7 @@ def test_changes_of_a_gram_loss_go_through_any_network():
     ("changes", "shown"),
     [
         ({"rows": ({"row": "a"},)}, "needs row, quoted, note and values"),
-        ({"pairs": (("standard", "none"),)}, "'none' is none of the rows standard, robust, other"),
+        ({"pairs": (("standard", "none"),)}, "'none' is not one of the rows standard, robust, other"),
     ],
 )
 def test_check_rejects_published_figures_of_another_form(changes, shown):

@@ -46,7 +46,7 @@ def measure(config, own, workdir, x, y, batches=((0, 4), (4, 8))):
         pad = ((0, max(0, stop - len(x))), (0, 0), (0, 0), (0, 0))
         mask = (np.arange(start, stop) < len(x)).astype(np.float32)
         results = step(measures.variables, *(np.pad(z[start:stop], pad) for z in (x, y)))
-        results = measures.absorb(results, mask)
+        results = measures.accumulate(results, mask)
         rows.append({name: np.asarray(values)[mask > 0] for name, values in results.items()})
     totals = measures.finish()
     variants, weights = totals.pop("variants"), totals.pop("metric_weights")

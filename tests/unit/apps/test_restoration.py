@@ -62,7 +62,7 @@ def test_solve_compares_projected_images(images):
 
 @pytest.mark.long
 def test_solve_gives_a_batch_what_its_images_give_alone(images, key):
-    starts = draw_starts(key, jnp.array([3, 5, 9]), latent_size=LATENT, law="normal")[:, 0]
+    starts = draw_starts(key, jnp.array([3, 5, 9]), latent_size=LATENT, prior="normal")[:, 0]
     whole = solve(decode, encode, images, starts, num_steps=20, truth=images)
     alone = solve(decode, encode, images[1:2], starts[1:2], num_steps=20, truth=images[1:2])
     np.testing.assert_allclose(whole.latents[1:2], alone.latents, atol=1e-6)
@@ -90,12 +90,12 @@ def test_solve_starts_from_the_best_of_several_starts(images):
 
 
 def test_draw_starts_depend_on_the_number_of_an_image_only(key):
-    options = {"latent_size": 4, "law": "uniform", "num_starts": 2}
+    options = {"latent_size": 4, "prior": "uniform", "num_starts": 2}
     whole = draw_starts(key, jnp.array([7, 2, 11]), **options)
     np.testing.assert_array_equal(whole[1:2], draw_starts(key, jnp.array([2]), **options))
     assert whole.shape == (3, 2, 4) and np.abs(whole).max() <= 1 and len(np.unique(whole)) == 24
     with pytest.raises(UserError, match="'cauchy'"):
-        draw_starts(key, jnp.arange(2), latent_size=4, law="cauchy")
+        draw_starts(key, jnp.arange(2), latent_size=4, prior="cauchy")
 
 
 def test_solve_rejects_starts_of_another_batch(images):

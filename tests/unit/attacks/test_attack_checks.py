@@ -71,35 +71,35 @@ def test_inspect_model_reports_models_that_mislead_attacks(logits_fn, message):
 
 def test_square_gain_is_reported():
     gradients = {"apgd-ce": 0.6, "apgd-t": 0.5, "fab-t": 0.5}
-    assert checks.square_gain(gradients) == checks.square_gain({"square": 0.1}) == []
-    assert checks.square_gain({**gradients, "square": 0.4985}) == []
-    (message,) = checks.square_gain({**gradients, "square": 0.4975})
+    assert checks.check_square_gain(gradients) == checks.check_square_gain({"square": 0.1}) == []
+    assert checks.check_square_gain({**gradients, "square": 0.4985}) == []
+    (message,) = checks.check_square_gain({**gradients, "square": 0.4975})
     assert "by 0.25 points" in message
 
 
-def test_unmoved_at_radius_zero_reports_an_attack_that_moves(key, monkeypatch):
+def test_check_radius_zero_reports_an_attack_that_moves(key, monkeypatch):
     def still(key, logits_fn, x, labels, **options):
         assert options["eps"] == 0 and options["norm"] == "linf"
         return x
 
     for name in ("apgd", "fab", "square"):
         monkeypatch.setattr(checks, name, still)
-    assert checks.unmoved_at_radius_zero(key, model.logits_fn, *batch(), norm="linf") == []
+    assert checks.check_radius_zero(key, model.logits_fn, *batch(), norm="linf") == []
     monkeypatch.setattr(checks, "square", lambda key, logits_fn, x, labels, **options: x + 1e-6)
-    result = checks.unmoved_at_radius_zero(key, model.logits_fn, *batch(), norm="linf")
+    result = checks.check_radius_zero(key, model.logits_fn, *batch(), norm="linf")
     assert result == ["Square Attack in linf moved an image within a radius of 0."]
 
 
-def rescore(adversarial, logits_fn=model.logits_fn):
+def reclassify(adversarial, logits_fn=model.logits_fn):
     x, labels = batch()
-    return checks.rescore(
+    return checks.reclassify(
         logits_fn, x, adversarial.astype(np.float32), labels, eps=EPS, norm="linf", buckets=make_buckets(batch_size=8)
     )
 
 
 def test_rescore_counts_images_as_they_are_and_rounded():
     x, labels = batch()
-    result = rescore(x)
+    result = reclassify(x)
     np.testing.assert_array_equal(result.correct, labels >= 0)
     assert result.messages == [] and not np.any(result.distances)
 
@@ -110,7 +110,7 @@ def test_rescore_counts_images_as_they_are_and_rounded():
 
     moved = np.round(x * 255) / 255
     moved[0, 0, 0, 0] = 100.4 / 255
-    result = rescore(moved, between_levels)
+    result = reclassify(moved, between_levels)
     expected = labels == np.where(np.arange(8) == 0, 1, 0)
     np.testing.assert_array_equal(result.correct, expected)
     np.testing.assert_array_equal(result.correct_8bit, labels == 0)
@@ -133,5 +133,5 @@ def test_rescore_reports_invalid_images(change, message):
     value = x.min() if change < 0 else 0.5
     place = np.argwhere(x == value)[0] if change < 0 else np.argwhere(np.abs(x - 0.5) < 0.3)[0]
     adversarial[tuple(place)] += change
-    (result,) = rescore(adversarial).messages
+    (result,) = reclassify(adversarial).messages
     assert message in result

@@ -177,9 +177,9 @@ def test_groups_of_images_have_the_same_result_and_stop_when_that_is_enough(key)
         return count >= 12
 
     (_, labels), (expected, _) = batch(), whole()
-    result = run(key, enough=lambda robust, count: False, group_size=8)
+    result = run(key, should_stop=lambda robust, count: False, group_size=8)
     same(result, expected)
-    first = run(key, enough=enough, group_size=8)
+    first = run(key, should_stop=enough, group_size=8)
     assert len(first.robust) == len(first.adversarial) == len(first.predictions) == len(first.clean) == 16
     np.testing.assert_array_equal(first.robust, expected.robust[:16])
     np.testing.assert_array_equal(first.adversarial, expected.adversarial[:16])
@@ -345,7 +345,7 @@ def test_autoattack_counts_nan_logits_as_wrong(key):
     buckets = make_buckets(batch_size=8)
     classes_of = rank(jax.tree_util.Partial(some_nan), x, buckets, count=2)
     np.testing.assert_array_equal(classes_of[:, 0], [-1, -1, 0, 0, -1, -1])
-    again = attacks.rescore(some_nan, x, x, labels, eps=EPS, norm="linf", buckets=buckets)
+    again = attacks.reclassify(some_nan, x, x, labels, eps=EPS, norm="linf", buckets=buckets)
     np.testing.assert_array_equal(again.correct, expected)
     np.testing.assert_array_equal(again.correct_8bit, expected)
     options = {"eps": 0.0, "attacks": ("square",), "num_queries": 1, "batch_size": 8}

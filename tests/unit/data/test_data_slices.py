@@ -83,7 +83,7 @@ def test_volume_errors_are_one_line(tmp_path):
         ("two.npz", "arrays a, b; name the volume's"),
         ("nan.npy", "not finite"),
         ("constant.npy", "value 7 everywhere"),
-        ("none.npy", "is no volume"),
+        ("none.npy", "is not a volume"),
     ):
         with pytest.raises(UserError, match=message) as error:
             data.open_source(f"volume:{tmp_path / name}", image_size=4)
@@ -124,7 +124,7 @@ def test_slices_of_several_pages_are_refused(tmp_path):
 def test_a_workdir_among_the_slices_is_refused(tmp_path):
     config = ConfigDict({"task": "gan", "data": {"name": f"volume:{tmp_path}"}})
     with pytest.raises(UserError, match="so it would read its own outputs"):
-        workdirs.check_apart(config, tmp_path / "run")
+        workdirs.check_outside_inputs(config, tmp_path / "run")
 
 
 def test_segmented_volumes_of_every_type_are_the_same(tmp_path):

@@ -108,7 +108,7 @@ def test_tfds_rejects_missing_or_other_labels(tmp_path):
     source = data.open_source("tfds:hidden", data_dir=tmp_path, image_size=4)
     with pytest.raises(UserError, match="example 0 of tfds:hidden .* 0 values of 'label'"):
         source[0]
-    with pytest.raises(UserError, match="the label -1, which is none of the 3 classes"):
+    with pytest.raises(UserError, match="the label -1, which is not one of the 3 classes"):
         source[1]
 
 

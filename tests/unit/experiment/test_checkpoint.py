@@ -276,7 +276,7 @@ def test_put_aside_reports_a_read_only_directory_in_one_line(tmp_path, monkeypat
     (tmp_path / "7").mkdir()
     monkeypatch.setattr(pathlib.Path, "rename", refuse)
     with pytest.raises(UserError, match=r"7 is damaged and cannot be renamed \(Read-only file system\): make "):
-        checkpoint.put_aside(tmp_path / "7")
+        checkpoint.rename_damaged(tmp_path / "7")
 
 
 def no_checkpoint(path):

@@ -113,7 +113,7 @@ def test_frechet_distance_keeps_float32_outside():
 def test_frechet_distance_rejects_mistakes():
     with pytest.raises(UserError, match="at least 2 image"):
         distance(features(1, 4, seed=1), features(20, 4, seed=2))
-    with pytest.raises(UserError, match="of one K"):
+    with pytest.raises(UserError, match="the same feature size K"):
         metrics.frechet_distance(np.zeros(3), np.eye(3), np.zeros(4), np.eye(4))
     with pytest.raises(UserError, match=r"one vector per image \[B, K\], got \(2, 3, 3, 4\)"):
         metrics.FeatureMoments().update(np.zeros((2, 3, 3, 4)))

@@ -1,4 +1,4 @@
-"""The DCGAN: shapes at every size, the law of its latents, mistakes."""
+"""The DCGAN: shapes at every size, the prior of its latents, mistakes."""
 
 import jax
 import jax.numpy as jnp
@@ -38,7 +38,7 @@ def test_base_side(size, expected):
 
 
 def test_laws_of_the_latents(key):
-    normal, uniform = (draw_latents(key, (50, 256), law=law) for law in ("normal", "uniform"))
+    normal, uniform = (draw_latents(key, (50, 256), prior=prior) for prior in ("normal", "uniform"))
     assert np.abs(normal).max() > 3 and normal.std() == pytest.approx(1, abs=0.05)
     assert np.abs(uniform).max() <= 1 and uniform.std() == pytest.approx(3**-0.5, abs=0.02)
 

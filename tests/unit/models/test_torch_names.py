@@ -159,7 +159,7 @@ def test_load_torch_raises_one_line(tmp_path):
     with pytest.raises(UserError, match="cannot be written"):
         export_safetensors(tmp_path / "no" / "a", "wrn28_10", variables, depth=10, width=1)
     assert not list(tmp_path.iterdir())
-    with pytest.raises(UserError, match="behind a dense layer"):
+    with pytest.raises(UserError, match="after a dense layer"):
         load_torch_generator(path, "alexnet", "fc6")
     safetensors.numpy.save_file({"a": np.zeros(1, np.float32)}, path)
     with pytest.raises(UserError, match="missing in the file: conv1.weight.*and .* more; only in the file: a$"):

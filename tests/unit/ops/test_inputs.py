@@ -111,7 +111,7 @@ def test_check_count_rejects_other_values(value):
 @pytest.mark.parametrize("value", (-0.1, 1.1, np.nan, np.inf, "1", True, None, [0.5]))
 def test_check_number_rejects_out_of_range(value):
     with pytest.raises(UserError, match="^alpha must be a finite number from 0 to 1, got "):
-        inputs.check_number(value, "alpha", least=0.0, most=1.0)
+        inputs.check_number(value, "alpha", minimum=0.0, maximum=1.0)
 
 
 def test_layer_features_names_the_mistake():

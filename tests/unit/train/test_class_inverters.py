@@ -35,7 +35,7 @@ def test_check_refuses_no_class():
 
 
 def test_plan_covers_every_class():
-    planned = plan._by_class(stages.of(anomaly.get_config(ARGUMENTS), pathlib.Path("runs/x"), TASKS))
+    planned = plan._by_class(stages.expand(anomaly.get_config(ARGUMENTS), pathlib.Path("runs/x"), TASKS))
     inverters = [folder.as_posix() for folder, stage in planned.items() if stage.task == "inverter"]
     assert inverters == [f"runs/x/{name}_inverters/class{label}" for name in ("standard", "robust") for label in (0, 3)]
     assert all(stage.task in plan.TRAINING for stage in planned.values() if "optimizer" in stage)

@@ -14,13 +14,15 @@ import sys
 from collections.abc import MutableMapping
 from typing import Any
 
-_DIRECTORY, _LEAST_SECONDS = "JAX_COMPILATION_CACHE_DIR", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"
+_DIRECTORY, _MIN_SECONDS = "JAX_COMPILATION_CACHE_DIR", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"
 _SECONDS = 0.5  # of compilation, for a program that is kept
-_MOST_BYTES = 2 << 30  # in the default directory
+_MAX_BYTES = 2 << 30  # in the default directory
 
 
-def keep(environment: MutableMapping[str, str], config: Any = None) -> None:
-    """Has JAX keep programs in the default directory, unless the user names one or it cannot be written.
+def enable(environment: MutableMapping[str, str], config: Any = None) -> None:
+    """Enables JAX's persistent compilation cache, in the default directory.
+
+    Nothing is done where the user names another one, or it cannot be written.
 
     Args:
       environment: os.environ.
@@ -37,28 +39,28 @@ def keep(environment: MutableMapping[str, str], config: Any = None) -> None:
         return
     if not os.access(folder, os.W_OK):
         return
-    remove_oldest(folder, most_bytes=_MOST_BYTES)
+    remove_oldest(folder, max_bytes=_MAX_BYTES)
     environment[_DIRECTORY] = str(folder)
-    environment.setdefault(_LEAST_SECONDS, str(_SECONDS))
+    environment.setdefault(_MIN_SECONDS, str(_SECONDS))
     if config:
         config.update(_DIRECTORY.lower(), str(folder))
-        config.update(_LEAST_SECONDS.lower(), float(environment[_LEAST_SECONDS]))
+        config.update(_MIN_SECONDS.lower(), float(environment[_MIN_SECONDS]))
 
 
-def remove_oldest(folder: pathlib.Path, *, most_bytes: int) -> None:
+def remove_oldest(folder: pathlib.Path, *, max_bytes: int) -> None:
     """Removes the least recently used files until the others fit.
 
     JAX's own limit is of no use for runs that may be killed: an entry that was cut short makes each later one fail.
 
     Args:
       folder: of compiled programs.
-      most_bytes: that may stay.
+      max_bytes: that may stay.
     """
     try:
         files = [(entry.stat().st_atime, entry.stat().st_size, entry.path) for entry in os.scandir(folder)]
         total = sum(size for _, size, _ in files)
         for _, size, path in sorted(files):
-            if total <= most_bytes:
+            if total <= max_bytes:
                 break
             os.unlink(path)
             total -= size
@@ -101,4 +103,4 @@ def _processor() -> str:
     return next((line for line in lines if line.startswith(("flags", "Features"))), "")
 
 
-keep(os.environ, sys.modules["jax"].config if "jax" in sys.modules else None)
+enable(os.environ, sys.modules["jax"].config if "jax" in sys.modules else None)

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from arinv import _programs
+from arinv import _compilation_cache
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 CODE = """
@@ -21,19 +21,21 @@ print(jax.config.jax_compilation_cache_dir)
 
 def test_default_directory_is_of_the_user_the_python_and_the_processor(tmp_path):
     environment = {"HOME": str(tmp_path)}
-    _programs.keep(environment)
+    _compilation_cache.enable(environment)
     folder = pathlib.Path(environment["JAX_COMPILATION_CACHE_DIR"])
     assert folder.is_dir() and folder.parent == tmp_path / ".cache/arinv/programs"
     assert folder.name.startswith(sys.implementation.cache_tag)
-    assert _programs.default_directory({"XDG_CACHE_HOME": "/x"}) == pathlib.Path("/x/arinv/programs", folder.name)
+    assert _compilation_cache.default_directory({"XDG_CACHE_HOME": "/x"}) == pathlib.Path(
+        "/x/arinv/programs", folder.name
+    )
 
 
 def test_what_the_user_sets_is_kept(tmp_path):
     environment = {"HOME": str(tmp_path), "JAX_COMPILATION_CACHE_DIR": ""}
-    _programs.keep(environment)
+    _compilation_cache.enable(environment)
     assert environment == {"HOME": str(tmp_path), "JAX_COMPILATION_CACHE_DIR": ""} and not list(tmp_path.iterdir())
     environment = {"HOME": str(tmp_path), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "5"}
-    _programs.keep(environment)
+    _compilation_cache.enable(environment)
     assert environment["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] == "5"
     assert "JAX_COMPILATION_CACHE_DIR" in environment
 
@@ -42,9 +44,9 @@ def test_programs_that_were_not_used_for_longest_are_removed(tmp_path):
     for i, name in enumerate(("b", "a", "c")):
         (tmp_path / name).write_bytes(bytes(100))
         os.utime(tmp_path / name, (1000 + i, 5000 - i))
-    _programs.remove_oldest(tmp_path, most_bytes=300)
+    _compilation_cache.remove_oldest(tmp_path, max_bytes=300)
     assert len(list(tmp_path.iterdir())) == 3
-    _programs.remove_oldest(tmp_path, most_bytes=250)
+    _compilation_cache.remove_oldest(tmp_path, max_bytes=250)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "c"]
 
 
@@ -53,14 +55,14 @@ def test_a_user_without_a_home_keeps_no_programs(tmp_path, monkeypatch):
     monkeypatch.setattr(os.path, "expanduser", lambda path: path)
     for environment in ({}, {"HOME": "", "XDG_CACHE_HOME": "cache"}):
         before = dict(environment)
-        _programs.keep(environment)
+        _compilation_cache.enable(environment)
         assert environment == before and not list(tmp_path.iterdir())
 
 
 def test_a_directory_that_cannot_be_made_is_left_out(tmp_path):
     (tmp_path / "file").touch()
     environment = {"HOME": str(tmp_path / "file")}
-    _programs.keep(environment)
+    _compilation_cache.enable(environment)
     assert environment == {"HOME": str(tmp_path / "file")}
 
 
@@ -72,6 +74,6 @@ def test_programs_are_written_to_it_whatever_is_imported_first(imports, tmp_path
     environment.pop("XDG_CACHE_HOME", None)
     command = [sys.executable, "-c", CODE.format(imports=imports)]
     shown = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout.split()
-    folder = _programs.default_directory(environment)
+    folder = _compilation_cache.default_directory(environment)
     assert shown == [str(folder)]
     assert any(path.name.startswith("jit_") for path in folder.iterdir())
