@@ -33,8 +33,9 @@ def unknown(kind: str, name: object, known: Iterable[str]) -> UserError:
       known: the names in the table.
     """
     names = sorted(known)
-    close = difflib.get_close_matches(str(name), names, n=1)
-    hint = f" Did you mean {close[0]!r}?" if close else ""
+    lower = {name.lower(): name for name in names}
+    close = difflib.get_close_matches(str(name).lower(), lower, n=1)
+    hint = f" Did you mean {lower[close[0]]!r}?" if close else ""
     return UserError(f"unknown {kind} {name!r}; known: {', '.join(names)}.{hint}")
 
 

@@ -1,12 +1,14 @@
 """Canonical forms of paths in configs and flags."""
 
 import contextlib
+import hashlib
 import os
 import pathlib
 import re
 
 from arinv.errors import UserError
 
+_LONGEST_STEM = 251  # bytes of a file's name, without an ending of four
 # gs://bucket, and gs:/bucket, its form in pathlib.
 _URL = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]+):/")
 _URL_INSIDE = re.compile(r"(?:^|[:+])(?P<scheme>[A-Za-z][A-Za-z0-9+.-]+)://")
@@ -72,3 +74,11 @@ def check_local(text: str, *, name: str) -> None:
 def _no_url(name: str, text: str, scheme: str) -> UserError:
     advice = "write the path alone" if scheme.lower() == "file" else "mount it, or copy it to or from a local directory"
     return UserError(f"{name}={text!r} is a URL ({scheme}:), but only local paths are read and written: {advice}")
+
+
+def shortened(name: str) -> str:
+    """Returns the name of a file without its ending, by a hash in place of its end where file systems allow no more."""
+    content = os.fsencode(name)
+    if len(content) <= _LONGEST_STEM:
+        return name
+    return f"{os.fsdecode(content[:200])}_{hashlib.sha256(content).hexdigest()[:16]}"

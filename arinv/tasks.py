@@ -1,7 +1,7 @@
 """The table of tasks that a config can name: name -> module.
 
 A task's module has check(config), which raises for mistakes that need no data, and run(run: Run), which returns the
-results. Optional are check_inputs(run), which checks earlier runs and data before any stage of an experiment, and
+results. Optional are check_inputs(run), which checks earlier runs and data before any stage runs, and
 SINGLE_PROCESS = True for tasks that run in a single process.
 """
 

@@ -127,6 +127,8 @@ def _decode(
         raise UserError(_too_large(name, "very many pixels")) from None
     except Image.UnidentifiedImageError:
         raise UserError(f"{name} is not a readable image, or its start is damaged") from None
+    except ImportError:  # nothing that the file is to blame for
+        raise
     except Exception as error:  # Pillow's decoders raise many kinds of errors, all for damaged files
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"{name} is damaged or truncated ({reason})") from None

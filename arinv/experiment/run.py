@@ -17,7 +17,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 import arinv
-from arinv import attacks, data, parallel
+from arinv import attacks, data, distributed, parallel
 from arinv.errors import RadiusWarning, UserError, unknown
 from arinv.experiment import descriptions, loading, workdirs
 from arinv.experiment.cache import ResultCache, cache_key
@@ -58,6 +58,7 @@ class Run:
         self.config, self.workdir = config, workdir
         self.stages = {workdir: config} if stages is None else stages
         self._sources = {} if sources is None else sources
+        self._origin = ""  # hash of the earlier runs that the config names
         self._unfinished: list[str] = []  # references of trainings that were loaded before their end
 
     def with_config(self, config: ConfigDict, workdir: pathlib.Path) -> "Run":
@@ -222,17 +223,18 @@ class Run:
         Raises:
           UserError: the workdir belongs to another config or cannot be written.
         """
-        workdirs.open_workdir(self.config, self.workdir)
+        self._origin = distributed.broadcast(workdirs.open_workdir(self.config, self.workdir))
 
     def cache(self, folder: str, *parts: str | np.ndarray, files: Sequence[pathlib.Path] = ()) -> ResultCache:
         """Returns the cache of results in a folder of the workdir.
 
         Args:
           folder: its name; empty for the workdir itself.
-          *parts: what determines the results besides the config, such as fingerprints of weights, and images.
+          *parts: what determines the results besides the config and the earlier runs that it names, such as
+            fingerprints of weights, and images.
           files: input files, identified by name, size and modification time.
         """
-        return ResultCache(self.workdir / folder, cache_key(*parts, files=files))
+        return ResultCache(self.workdir / folder, cache_key(self._origin, *parts, files=files))
 
     def report(self, line: str) -> None:
         """Prints a line on stderr, after the task's title; on process 0 only."""
@@ -285,8 +287,8 @@ def check_fields(config: ConfigDict) -> None:
     """
     dtype_of(config)
     _mesh_of(config)
-    if config.get("seed", 0) < 0:
-        raise UserError(f"seed={config.seed} must be 0 or more")
+    if not 0 <= config.get("seed", 0) < 2**32:  # of more bits JAX would drop some without a word
+        raise UserError(f"seed={config.seed} must be 0 to {2**32 - 1}")
     for name in ("num_train", "num_test"):
         if config.data.get(name, 0) < 0:
             raise UserError(f"data.{name}={config.data[name]} must be 0 (all images) or more")

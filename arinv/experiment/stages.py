@@ -93,12 +93,11 @@ def check(
     if distributed.index() == 0:
         _check_level(config, workdir)
         _check_order(stages)
-        if len(stages) > 1:  # a single task starts with reading its inputs
-            pending = {folder: stage for folder, stage in stages.items() if not workdirs.is_complete(folder)}
-            workdirs.check_sources(pending)
-            for folder, stage in pending.items():
-                if check_inputs := getattr(tasks[stage.task], "check_inputs", None):
-                    check_inputs(Run(stage, folder, stages, sources))
+        pending = {folder: stage for folder, stage in stages.items() if not workdirs.is_complete(folder)}
+        workdirs.check_sources(pending)
+        for folder, stage in pending.items():
+            if check_inputs := getattr(tasks[stage.task], "check_inputs", None):
+                check_inputs(Run(stage, folder, stages, sources))
     return stages
 
 

@@ -47,6 +47,7 @@ _FOLDER, _VOLUME = "folder:", "volume:"
 # Fields that name a folder of images without the prefix "folder:"; of these tasks, data.name does so too.
 _FOLDERS = ("images", "anomalous", "data.content", "data.style", "data.content_labels", "data.style_labels")
 _PATH_TASKS = ("invert", "denoise", "restore")
+_DATA = ("folder", "npz", "volume")  # schemes of data on disk
 _SCHEMES = (f"{name}:" if scheme.location else name for name, scheme in data.SCHEMES.items())
 _JOINED = re.compile(rf"\+(?={'|'.join(_SCHEMES)})")  # between data sets; paths may have a + in them
 # Fields that name other runs, or hold such names: first those of trainings, then those of other tasks.
@@ -58,6 +59,7 @@ _OTHER_SOURCES = ("encoders", "metric_networks", "metric_encoder", "start", "com
 _NETWORKS = ("gan", "autoencoder", "aegan")  # of restorations; of their trainings these are groups of fields
 _FILES = ("path", "mask")  # fields that name a file
 _BEGINNING = 2**16  # bytes of an image by which it is recognized
+_MAX_READ = 20_000  # images of a folder that are read for it
 _PROSE = ("title", "text")  # fields printed in reports
 
 
@@ -211,19 +213,26 @@ def check(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
         )
 
 
-def open_workdir(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
+def open_workdir(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> str:
     """Checks the workdir and writes the config into it; on process 0 only.
+
+    Returns:
+      A hash of the earlier runs and files that the config names; on other processes "".
 
     Raises:
       UserError: it belongs to another config or cannot be written.
     """
-    if jax.process_index() == 0:
-        check(config, workdir)
-        try:
-            write_json(workdir / "config.json", plain(config))
-            write_json(workdir / "inputs.json", _inputs(plain(config), workdir))
-        except OSError as error:
-            raise UserError(f"workdir {workdir} cannot be written: {error.strerror}") from error
+    if jax.process_index() != 0:
+        return ""
+    check(config, workdir)
+    fields = plain(config)
+    runs = _runs(fields, workdir)
+    try:
+        write_json(workdir / "config.json", fields)
+        write_json(workdir / "inputs.json", runs | _images(fields))
+    except OSError as error:
+        raise UserError(f"workdir {workdir} cannot be written: {error.strerror}") from error
+    return _hash(json.dumps(runs, sort_keys=True).encode())
 
 
 def is_complete(workdir: pathlib.Path) -> bool:
@@ -262,7 +271,8 @@ def check_inputs(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> No
     path = workdir / "inputs.json"
     if not path.exists():  # written by an earlier version
         return
-    saved, current = read_json(path), _inputs(plain(config), workdir)
+    fields = plain(config)
+    saved, current = read_json(path), _runs(fields, workdir) | _images(fields)
     changed = [name for name, value in current.items() if saved.get(name, value) != value]
     if changed:
         raise UserError(
@@ -271,40 +281,64 @@ def check_inputs(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> No
         )
 
 
-def _inputs(config: Mapping[str, Any], workdir: pathlib.Path) -> dict[str, str]:
-    """Returns "field=value" -> a hash of the earlier run, the images or the file that the field of a config names."""
-    plain_paths = _FOLDERS + (("data.name",) if config.get("task") in _PATH_TASKS else ())
-    inputs = {}
-    for name, value in _flatten(config).items():
+def _runs(config: Mapping[str, Any], workdir: pathlib.Path) -> dict[str, str]:
+    """Returns "field=value" -> a hash of the earlier run or the file that the field of a config names."""
+    inputs, own = {}, paths.canonical(workdir)
+    for name, text in _texts(config):
         parts = name.split(".")
         is_run = parts[-1] in _NETWORKS or any(part in _SOURCES or part in _OTHER_SOURCES for part in parts)
-        for text in value if isinstance(value, list) else [value]:
-            if not isinstance(text, str) or not text or zoo.is_reference(text) or data.is_photographs(text):
-                continue
-            with contextlib.suppress(OSError, UserError):  # moved or deleted since, or not readable
-                place = resolve(text, workdir) if is_run else paths.expanded(text)
-                if is_run and place.is_dir():
-                    own = paths.canonical(workdir)
-                    if paths.canonical(place) not in (own, *own.parents):  # a word such as edges, not a run
-                        inputs[f"{name}={text}"] = _hash_of_run(place)
-                elif is_run or set(parts) & {*_FILES}:
-                    inputs[f"{name}={text}"] = _hash(place.read_bytes())
-                elif name.endswith(plain_paths):
-                    inputs[f"{name}={text}"] = _hash_of_images(place)
+        if zoo.is_reference(text) or not (is_run or set(parts) & {*_FILES}):
+            continue
+        with contextlib.suppress(OSError, UserError):  # moved or deleted since, or not readable
+            place = resolve(text, workdir) if is_run else paths.expanded(text)
+            if place.is_file():
+                inputs[f"{name}={text}"] = _hash(place.read_bytes())
+            elif is_run and paths.canonical(place) not in (own, *own.parents):  # else a word such as edges
+                inputs[f"{name}={text}"] = _hash_of_run(place)
     return inputs
 
 
+def _images(config: Mapping[str, Any]) -> dict[str, str]:
+    """Returns "field=value" -> a hash of the images that the field of a config names."""
+    plain_paths = _FOLDERS + (("data.name",) if config.get("task") in _PATH_TASKS else ())
+    inputs = {}
+    for name, text in _texts(config):
+        for part in _JOINED.split(text):
+            scheme, _, location = part.partition(":")
+            is_data = scheme in _DATA and location
+            if not is_data and (data.is_photographs(text) or not name.endswith(plain_paths)):
+                continue
+            with contextlib.suppress(OSError, UserError):  # moved or deleted since, or not readable
+                inputs[f"{name}={part}"] = _hash_of_images(paths.expanded(location if is_data else part))
+    return inputs
+
+
+def _texts(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yields the name and the text of each field that may name something."""
+    for name, value in _flatten(config).items():
+        if name.rpartition(".")[2] not in _PROSE:
+            yield from ((name, text) for text in (value if isinstance(value, list) else [value])
+                        if isinstance(text, str) and text)  # fmt: skip
+
+
 def _hash_of_run(place: pathlib.Path) -> str:
+    if not place.is_dir():
+        raise FileNotFoundError(place)
     return _hash((place / "results.json").read_bytes()) if is_complete(place) else "not complete"
 
 
 def _hash_of_images(place: pathlib.Path) -> str:
-    """Returns a hash of the names, sizes and beginnings of the images of a folder, or of one."""
+    """Returns a hash of the names, sizes and beginnings of the images of a folder, or of one file.
+
+    Of very many images the names and sizes alone count.
+    """
     digest = hashlib.sha256()
-    for path in [place] if place.is_file() else image_paths(place):
+    files = [place] if place.is_file() else image_paths(place)
+    for path in files:
         digest.update(os.fsencode(f"{os.path.relpath(path, place)} {path.stat().st_size}\n"))
-        with path.open("rb") as file:
-            digest.update(file.read(_BEGINNING))
+        if len(files) <= _MAX_READ:
+            with path.open("rb") as file:
+                digest.update(file.read(_BEGINNING))
     return digest.hexdigest()[:16]
 
 

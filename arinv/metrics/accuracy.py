@@ -75,18 +75,16 @@ def summary(values: ArrayLike, mask: ArrayLike | None = None) -> dict[str, float
       {"mean": float, "std": float, "count": int}; mean and std are NaN where the count is 0.
 
     Raises:
-      UserError: values that are not numbers [N], or a mask of another shape or with NaN.
+      UserError: values that are not numbers [N], or a mask of another shape or with other values.
     """
     values = as_numbers(values, "values")
     if values.ndim != 1:
         raise UserError(f"values must be one per example [N], got the shape {values.shape}.")
     if mask is not None:
-        mask = as_numbers(mask, "mask")
+        mask = as_flags(mask, "mask")
         if mask.shape != values.shape:
             raise UserError(f"mask {mask.shape} must have the shape of the values {values.shape}.")
-        if np.isnan(mask).any():
-            raise UserError("mask has NaN; must be 1 for an example that counts and 0 for padding.")
-        values = values[mask > 0]
+        values = values[mask]
     if not values.size:
         return {"mean": float("nan"), "std": float("nan"), "count": 0}
     return {"mean": float(values.mean()), "std": float(values.std()), "count": int(values.size)}

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 
 from arinv.errors import UserError, unknown
-from arinv.ops.inputs import as_images, layer_features
+from arinv.ops.inputs import as_images, layer_features, without_infinity
 from arinv.types import Array, ArrayLike, FeaturesFn
 
 GRAM_LAYERS = ("conv1_1", "conv2_1", "conv3_1", "conv4_1", "conv5_1")  # of VGG-19
@@ -70,7 +70,8 @@ def gram_loss(
 
     Source: Rojas-Gomez et al. 2022, released code of the style transfer; Gatys et al. 2016, eqs. 4 and 5.
     """
-    images_a, images_b = as_images(images_a, "images_a", finite=False), as_images(images_b, "images_b", finite=False)
+    pair = (("images_a", images_a), ("images_b", images_b))
+    images_a, images_b = (without_infinity(as_images(images, name, finite=False)) for name, images in pair)
     if images_a.shape[0] != images_b.shape[0]:
         raise UserError(f"cannot pair {images_a.shape[0]} images with {images_b.shape[0]}; give as many of each.")
     statistics = (gram_statistics(features_fn, images, layers=layers) for images in (images_a, images_b))

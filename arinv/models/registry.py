@@ -20,7 +20,7 @@ from arinv.models.generators.discriminator import Discriminator, stem_stride
 from arinv.models.generators.mirror import Generator, mirror_plan
 from arinv.models.generators.plans import PAPER_PLANS, shorten
 from arinv.models.generators.wavelet import DECODER_PLANS, PAD_SIDES, WaveletAlexNet, WaveletDecoder
-from arinv.ops.inputs import as_dtype, check_count
+from arinv.ops.inputs import as_dtype, check_count, check_flag, check_number
 
 
 class Architecture(NamedTuple):
@@ -69,7 +69,7 @@ ENCODERS: dict[str, Architecture] = {
     "wrn70_16_silu": Architecture(WideResNet, {**_DEEPMIND, "depth": 70, "width": 16}),
 }
 
-_MINIMUM = {"num_classes": 0, "width": 1, "depth": 1, "bottleneck_width": 1}  # of an encoder's options
+_MINIMUM = {"num_classes": 0, "first_octave": -1}  # of whole numbers; 1 of the others
 
 
 class Denoiser(NamedTuple):
@@ -106,16 +106,7 @@ def build(name: str, *, num_classes: int | None = None, **options) -> Encoder:
     if num_classes is not None:
         options["num_classes"] = num_classes
     module, defaults = ENCODERS[name].module, ENCODERS[name].options
-    allowed = {f.name for f in dataclasses.fields(module)} - {"parent", "name"}
-    for option in options:
-        if option not in allowed:
-            raise unknown(f"option of encoder {name!r}", option, allowed)
-    if "dtype" in options:
-        as_dtype(options["dtype"])
-    for option in _MINIMUM.keys() & options.keys():
-        value, least = options[option], _MINIMUM[option]
-        if not isinstance(value, numbers.Integral) or value < least:
-            raise UserError(f"{option} of encoder {name!r} must be a whole number of {least} or more; got {value!r}")
+    _check_options(f"encoder {name!r}", module, options)
     options = {**defaults, **options}
     if not module.has_weights and options.get("num_classes"):
         raise UserError(
@@ -128,6 +119,32 @@ def build(name: str, *, num_classes: int | None = None, **options) -> Encoder:
         pixels = mean_std(options["normalization"])
         options["normalization"] = options["normalization"] if isinstance(options["normalization"], str) else pixels
     return module(**options)
+
+
+def _check_options(owner: str, module: type[nn.Module], options: Mapping[str, Any]) -> None:
+    """Checks that options are attributes of a module, and have their types and ranges.
+
+    Raises:
+      UserError: naming the first that is not.
+    """
+    fields = {field.name: field.type for field in dataclasses.fields(module) if field.name not in ("parent", "name")}
+    for option, value in options.items():
+        name = f"{option} of {owner}"
+        if option not in fields:
+            raise unknown(f"option of {owner}", option, fields)
+        if option == "dtype":
+            as_dtype(value)
+        elif option == "dropout":
+            if check_number(value, name, minimum=0.0) >= 1:
+                raise UserError(f"{name} must be 0 (none) or more and below 1; got {value!r}")
+        elif fields[option] is bool:
+            check_flag(value, name)
+        elif fields[option] is int:
+            check_count(value, name, minimum=_MINIMUM.get(option, 1))
+        elif fields[option] is float:
+            check_number(value, name)
+        elif fields[option] is str and not isinstance(value, str):
+            raise UserError(f"{name} must be text; got {value!r}")
 
 
 def _depths(name: str, depths: Any, stages: int) -> tuple[int, ...]:
@@ -257,9 +274,9 @@ def build_discriminator(*, image_size: int, **options) -> Discriminator:
       A Flax module, images [B, S, S, 3] -> logits [B].
 
     Raises:
-      UserError: images too small for its five convolutions.
+      UserError: images too small for its five convolutions, an unknown option, or one out of range.
     """
+    _check_options("the discriminator", Discriminator, options)
     if check_count(image_size, "image_size") < 24:
         raise UserError(f"the discriminator needs images of at least 24 px; got {image_size}")
-    as_dtype(options.get("dtype", jnp.float32))
     return Discriminator(stem_stride=stem_stride(image_size), **options)

@@ -129,7 +129,20 @@ def as_image_pair(
             "one size; resize one of them first."
         )
     ranges = (bounds, (0.0, 1.0))
-    return tuple(as_images(x, n, finite=False, bounds=b) for x, n, b in zip(pair, names, ranges, strict=True))
+    pair = (as_images(x, n, finite=False, bounds=b) for x, n, b in zip(pair, names, ranges, strict=True))
+    return tuple(without_infinity(x) for x in pair)
+
+
+def without_infinity(values: Array) -> Array:
+    """Returns an array with NaN in place of infinity, so that what is computed from it is NaN.
+
+    Args:
+      values: floating point, of any shape.
+
+    Returns:
+      An array of the same shape.
+    """
+    return jnp.where(jnp.isinf(values), jnp.nan, values)
 
 
 def as_labels(
@@ -416,6 +429,55 @@ def as_finite(values: ArrayLike, name: str) -> Array:
     if is_concrete(values) and not np.isfinite(np.asarray(values)).all():
         raise UserError(f"{name} have values that are not finite (NaN or infinity)")
     return values
+
+
+def as_floats(values: ArrayLike, name: str) -> Array:
+    """Checks that an array has numbers, NaN among them or not, and returns it as float32.
+
+    Args:
+      values: numbers, of any shape; may be traced.
+      name: their name in errors.
+
+    Returns:
+      float32, of the same shape.
+
+    Raises:
+      UserError: text, objects or ragged lists.
+    """
+    return jnp.asarray(_as_array(values, name), jnp.float32)
+
+
+def check_callable(function: Any, name: str) -> None:
+    """Checks that an argument is a function.
+
+    Args:
+      function: the argument.
+      name: its name in errors.
+
+    Raises:
+      UserError: it is not.
+    """
+    if not callable(function):
+        raise UserError(f"{name} must be a function, got {type(function).__name__}")
+
+
+def check_shape(value: Any, name: str) -> tuple[int, ...]:
+    """Checks the shape of an array and returns it.
+
+    Args:
+      value: whole numbers of 1 or more.
+      name: its name in errors.
+
+    Returns:
+      The numbers as a tuple of int.
+
+    Raises:
+      UserError: another type, or a number below 1.
+    """
+    try:
+        return tuple(check_count(side, name) for side in value)
+    except (TypeError, UserError):
+        raise UserError(f"{name} must be whole numbers of 1 or more, such as (4, 4, 128); got {value!r}.") from None
 
 
 def as_radius(value: ArrayLike | float, *, batch_size: int | None, name: str = "eps", norm: str | None = None) -> Array:

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from arinv.errors import unknown
-from arinv.ops.inputs import check_count
+from arinv.ops.inputs import as_indices, check_count
 from arinv.ops.keys import single_key
 from arinv.types import Array, ArrayLike
 
@@ -47,9 +47,9 @@ def draw_starts(key: Array, indices: ArrayLike, *, latent_size: int, prior: str,
       float32 [B, R, K].
 
     Raises:
-      UserError: an unknown prior, not a key, or counts below 1.
+      UserError: an unknown prior, not a key, or counts below 1, or indices that are not integers.
     """
     key, shape = single_key(key), (check_count(num_starts, "num_starts"), check_count(latent_size, "latent_size"))
     return jax.vmap(lambda index: draw_latents(jax.random.fold_in(key, index), shape, prior=prior))(
-        jnp.asarray(indices)
+        as_indices(indices, len(indices))
     )

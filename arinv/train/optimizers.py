@@ -140,6 +140,8 @@ def make_optimizer(spec: Mapping, *, num_steps: int, steps_per_epoch: int) -> op
     name, schedule, clip = spec.pop("name"), spec.pop("schedule"), spec.pop("max_gradient_norm", 0.0)
     if name not in _OPTIMIZERS:
         raise unknown("optimizer", name, _OPTIMIZERS)
+    if not clip >= 0:
+        raise UserError(f"max_gradient_norm must be 0 (none) or more; got {clip}")
     options = _own_options(name, spec, _OPTIMIZERS)
     for option, value in options.items():
         if option == "weight_decay" and value < 0:

@@ -15,6 +15,7 @@ The watch compares the accuracy under the training attack with that under PGD ev
 catastrophic overfitting (Wong et al. 2020), after which training may continue with PGD from the last state before it.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -25,6 +26,7 @@ from arinv import attacks, losses, metrics
 from arinv.errors import UserError, unknown
 from arinv.experiment.state import TrainState
 from arinv.ops import norms
+from arinv.ops.inputs import check_number
 from arinv.types import Array, LogitsFn, Metrics
 
 
@@ -63,7 +65,7 @@ def make_recipe(name: str, *, num_steps: int, **options: Any) -> Recipe:
         step_factor (fgsm, n_fgsm).
 
     Raises:
-      UserError: unknown recipe or option.
+      UserError: unknown recipe or option, or a number out of range.
     """
     if name not in RECIPES:
         raise unknown("recipe", name, RECIPES)
@@ -71,6 +73,9 @@ def make_recipe(name: str, *, num_steps: int, **options: Any) -> Recipe:
     for option in options:
         if option not in allowed:
             raise UserError(f"recipe {name!r} has no option {option!r}; it has: {', '.join(allowed) or 'none'}")
+        if option != "weighting":
+            minimum = -math.inf if option == "offset" else 0.0
+            check_number(options[option], f"recipe.options.{option}", minimum=minimum)
     return RECIPES[name](num_steps=num_steps, **options)
 
 

@@ -100,12 +100,13 @@ def network(place: pathlib.Path, kinds: Collection[str] = ()) -> pathlib.Path:
 
 
 def card(name: str) -> dict[str, Any]:
-    """Returns the card of an entry.
+    """Returns the card of an entry, or of the entry of one of its networks.
 
     Raises:
       UserError: unknown entry, or a damaged card.
     """
-    path = resolve(f"{SCHEME}{name}") / CARD
+    place = resolve(f"{SCHEME}{name}")
+    path = (place if place.is_dir() else place.parent) / CARD
     try:
         entry = json.loads(path.read_text(encoding="utf-8"))
         return entry | {"networks": {name: entry["networks"][name] for name in sorted(entry["networks"], key=_order)}}
@@ -135,12 +136,12 @@ def text() -> str:
 
 
 def card_text(name: str) -> str:
-    """Returns the card of an entry in lines, for a terminal.
+    """Returns the card of an entry, or of the entry of one of its networks, in lines for a terminal.
 
     Raises:
       UserError: unknown entry, or a damaged card.
     """
-    entry = card(name)
+    entry, name = card(name), name.partition("/")[0]
     size = next(iter(entry["networks"].values()))["image_size"]
     lines = [f"zoo:{name}: {_networks_text(entry)}, images of {size} px", *([entry["note"]] if entry["note"] else [])]
     for network, row in entry["networks"].items():

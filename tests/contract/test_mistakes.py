@@ -67,6 +67,11 @@ def run(config, workdir):
         ("", {"num_steps": 0, "num_epochs": 0.0}, "a run of 0 steps"),
         ("", {"num_epochs": -1.0}, "num_epochs=-1.0 must be 0 or more"),
         ("", {"optimizer.weight_decay": -1.0}, "weight_decay must be 0 (none) or more; got -1.0"),
+        ("", {"optimizer.max_gradient_norm": -1.0}, "max_gradient_norm must be 0 (none) or more; got -1.0"),
+        ("", {"seed": 2**32}, "seed=4294967296 must be 0 to 4294967295"),
+        ("eps=1,recipe=trades", {"recipe.options.beta": -1.0}, "recipe.options.beta must be a finite number"),
+        ("eps=1,recipe=n_fgsm", {"recipe.options.noise": -1.0}, "recipe.options.noise must be a finite number"),
+        ("options=dropout:2", {}, "dropout of encoder 'alexnet_small' must be 0 (none) or more and below 1; got 2"),
         ("", {"optimizer.momentum": 2.0}, "momentum must be 0 or more and below 1; got 2.0"),
         ("", {"optimizer.schedule.warmup_epochs": -1.0}, "warmup_epochs must be 0 (none) or more; got -1.0"),
         ("", {"attack_warmup_epochs": -1.0}, "attack_warmup_epochs must be 0 or more; got -1"),
@@ -146,7 +151,9 @@ def _with(config, name, value):
 
 
 def test_run_rejects_a_missing_checkpoint(tmp_path):
-    assert "no checkpoint in" in run(evaluate.get_config(f"checkpoint={tmp_path}/none"), tmp_path / "run")
+    assert "none' does not exist; name the workdir" in run(
+        evaluate.get_config(f"checkpoint={tmp_path}/none"), tmp_path / "run"
+    )
     assert "checkpoint is empty" in run(evaluate.get_config(), tmp_path / "run")
 
 
@@ -266,7 +273,7 @@ def test_run_stops_at_results_that_are_not_finite(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"seed": -1}, "seed=-1 must be 0 or more"),
+        ({"seed": -1}, "seed=-1 must be 0 to 4294967295"),
         ({"data.num_train": -3}, r"data.num_train=-3 must be 0 \(all images\) or more"),
         ({"data.num_test": -3}, "data.num_test=-3 must be 0"),
         ({"data.test_split": "tets"}, "unknown data.test_split of photos 'tets'"),
@@ -311,7 +318,10 @@ def command(*arguments, cwd=ROOT):
         (["--config={root}/configs/nothing.py", "--workdir={tmp}/x"], "nothing.py"),
         (["--config={root}/configs/quickstart.py"], "--workdir"),
         (["--config={root}/configs/classifier.py:encoder=vgg11", "--workdir={tmp}/x"], "unknown encoder 'vgg11'"),
-        (["--config={root}/configs/evaluate.py:checkpoint={tmp}/none", "--workdir={tmp}/x"], "no checkpoint in"),
+        (
+            ["--config={root}/configs/evaluate.py:checkpoint={tmp}/none", "--workdir={tmp}/x"],
+            "none' does not exist; name the",
+        ),
         (["--config={root}/configs/classifier.py:dataset=folder:{tmp}/none", "--workdir={tmp}/x"], "none"),
     ],
 )

@@ -19,6 +19,7 @@ from arinv.apps.anomaly.detector import check as check_detector
 from arinv.apps.anomaly.detector import check_inputs as check_detector_inputs
 from arinv.errors import UserError
 from arinv.experiment import cache, loading
+from arinv.experiment.cache import CachedRows
 from arinv.experiment.checkpoint import Checkpoints
 from arinv.experiment.run import Run, open_source
 from arinv.experiment.state import TrainState
@@ -149,8 +150,9 @@ def test_one_vs_all_scores_num_anomalous_images_only(finished, tmp_path):
     config.inverters = {"class3": str(finished / "robust_inverters" / "class3")}
     main.run(config, tmp_path / "some")
     with config.unlocked():
-        config.num_anomalous = 0
+        config.num_anomalous = 100_000  # more than there are
     main.run(config, tmp_path / "all")
+    assert json.loads((tmp_path / "all" / "results.json").read_text())["num_anomalous"] is None
     images, scores = (np.load(tmp_path / "some" / f"{name}_3.npz") for name in ("images", "scores"))
     # The classes take turns; by class the others are 0 10 1 11 2 12 4 14 5 15 6 7 8 9, of which every third or so.
     assert images["index"].tolist() == [0, 1, 3, 5, 7, 12, 13]
@@ -293,6 +295,40 @@ def test_score_decides_by_score_and_policy(detected, tmp_path, monkeypatch):
     assert run_score(detected, tmp_path / "images" / "normal.png", tmp_path / "again") == alone
     overviews = [np.asarray(Image.open(tmp_path / name / "overview.png"), np.int32) for name in ("alone", "again")]
     assert np.mean(np.abs(overviews[0] - overviews[1])) < 2 and np.std(overviews[0]) > 2
+
+
+def test_score_refuses_a_quantile_that_has_no_effect(detected, tmp_path):
+    fields = " --config.decision.policy=best_f1 --config.decision.quantile=0.5"
+    with pytest.raises(UserError, match="decision.quantile=0.5 has no effect with the policy best_f1"):
+        run_score(detected, detected / "noise", tmp_path / "out", fields)
+    assert not (tmp_path / "out").exists()
+
+
+def test_score_cut_short_scores_again_by_a_detector_that_was_trained_again(detected, tmp_path, monkeypatch):
+    def cut(self, results):
+        raise Cut
+
+    shutil.copytree(detected / "run", tmp_path / "run")
+    with monkeypatch.context() as patch, pytest.raises(Cut):
+        patch.setattr(Run, "finish", cut)
+        run_score(tmp_path, detected / "noise", tmp_path / "out")
+    assert (tmp_path / "out" / "state.npz").exists()
+    kept = []
+    monkeypatch.setattr(CachedRows, "__init__", record_count(CachedRows.__init__, kept))
+    path = tmp_path / "run" / "detector" / "detector.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"seed": 5}))
+    run_score(tmp_path, detected / "noise", tmp_path / "out")
+    assert kept == [0] and not (tmp_path / "out" / "state.npz").exists()
+
+
+def record_count(init, counts):
+    """Records how many finished images a cache begins with."""
+
+    def recording(self, *args):
+        init(self, *args)
+        counts.append(self.count)
+
+    return recording
 
 
 def scorer_names(rows):

@@ -93,6 +93,24 @@ def test_autoattack_resumes_to_the_same_bytes(finished, tmp_path, monkeypatch):
             np.testing.assert_array_equal(cut[name], whole[name])
 
 
+def test_autoattack_killed_before_its_results_attacks_no_image_again(finished, tmp_path, monkeypatch):
+    config = attack_config(finished, attacks="apgd-ce", num_steps=1)
+
+    def cut(self, results):
+        raise Cut
+
+    monkeypatch.setattr(autoattack, "_SAVE_EVERY_SECONDS", 0.0)
+    with monkeypatch.context() as patch, pytest.raises(Cut):
+        patch.setattr(Run, "finish", cut)
+        main.run(config, tmp_path)
+    states, attack = [], attacks.autoattack
+    monkeypatch.setattr(
+        attacks, "autoattack", lambda *args, **options: states.append(options["state"]) or attack(*args, **options)
+    )
+    main.run(config, tmp_path)
+    assert states[0] is not None and not (tmp_path / "state.npz").exists()
+
+
 @pytest.mark.parametrize("change", ["damage", "weights"])
 def test_autoattack_restarts_without_a_usable_state(finished, tmp_path, monkeypatch, change):
     config = attack_config(finished, attacks="apgd-ce", num_steps=1)

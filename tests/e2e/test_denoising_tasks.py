@@ -11,10 +11,11 @@ from configured import configure
 from PIL import Image
 
 from arinv import main, models
-from arinv.apps.denoising import evaluate_denoising
+from arinv.apps.denoising import evaluate_denoising, tiles
 from arinv.errors import UserError
 from arinv.experiment import cache
 from arinv.experiment.checkpoint import Checkpoints
+from arinv.experiment.run import Run
 from arinv.experiment.state import TrainState
 from arinv.experiment.writer import read_arrays, write_arrays
 from arinv.models.generators.wavelet import DECODER_PLANS, Step
@@ -146,6 +147,32 @@ def test_evaluation_resumes_to_the_same_bytes(finished, tmp_path, monkeypatch):
         assert (tmp_path / name).read_bytes() == (whole / "evaluation" / name).read_bytes(), name
 
 
+def test_evaluation_killed_at_its_end_measures_changed_images_anew(finished, tmp_path, monkeypatch):
+    """Of three images that are computed, one has changed."""
+    config, whole = finished
+    config = config.stages.evaluation.copy_and_resolve_references()
+    config.entries = {name: f"{whole}/{name}_denoiser" for name in config.order}
+    config.metric_networks.encoder = ""
+    for i in range(3):
+        save(tmp_path / "set" / f"{i}.png", pixels(50, 60))
+    config.data.name = f"folder:{tmp_path}/set"
+
+    def cut(self, results):
+        raise Cut
+
+    with monkeypatch.context() as patch, pytest.raises(Cut):
+        patch.setattr(Run, "finish", cut)
+        main.run(config, tmp_path / "run")
+    assert len(list((tmp_path / "run" / "parts").glob("*.npz"))) == 3
+    save(tmp_path / "set" / "1.png", 255 - pixels(50, 60))
+    computed, denoise_tiles = [], tiles.denoise
+    monkeypatch.setattr(
+        tiles, "denoise", lambda *args, **options: computed.append(1) or denoise_tiles(*args, **options)
+    )
+    main.run(config, tmp_path / "run")
+    assert len(computed) == 2 and not (tmp_path / "run" / "parts").exists()  # by two denoisers
+
+
 def test_noise_key_depends_on_the_name():
     keys = [jax.random.key_data(evaluate_denoising.noise_key(0, name)).tolist() for name in ("a.png", "b.png")]
     assert keys[0] != keys[1]
@@ -173,11 +200,11 @@ def test_denoise_keeps_the_size_of_every_kind_of_image(finished, photographs, tm
     _, whole = finished
     (photographs / "broken.jpg").write_bytes((photographs / "print.jpg").read_bytes()[:500])
     arg = f"denoiser={whole}/robust_denoiser,images={photographs}"
-    tiles = " --config.tiles.tile=64 --config.tiles.overlap=32"
+    sizes = " --config.tiles.tile=64 --config.tiles.overlap=32"
     with pytest.raises(UserError, match="broken.jpg is damaged or truncated.*on_bad_image='skip'"):
-        main.run(configure(denoise, arg + tiles), tmp_path / "none")
+        main.run(configure(denoise, arg + sizes), tmp_path / "none")
     assert not (tmp_path / "none").exists()
-    config = configure(denoise, f"{arg},on_bad_image=skip{tiles}")
+    config = configure(denoise, f"{arg},on_bad_image=skip{sizes}")
     main.run(config, tmp_path)
     results = read_results(tmp_path)
     assert results["skipped"] == [str(photographs / "broken.jpg")]
@@ -196,8 +223,9 @@ def test_denoise_keeps_the_size_of_every_kind_of_image(finished, photographs, tm
 def test_denoise_measures_added_noise_and_skips_finished_images(finished, photographs, tmp_path, monkeypatch):
     _, whole = finished
     arg = f"denoiser={whole}/robust_denoiser,images={photographs}/odd.png --config.noise.sigma=50/255"
-    config = configure(denoise, arg)
+    config = configure(denoise, f"{arg} --config.log.num_images=0")
     main.run(config, tmp_path)
+    assert not (tmp_path / "before_after.png").exists()
     before = (tmp_path / "results.json").read_bytes()
     described = read_results(tmp_path)["photographs"]["odd.png"]
     assert 13.0 < described["psnr_noisy"] < 16.0 and 0 < described["psnr"] < 40
@@ -228,7 +256,9 @@ def test_denoise_restarts_with_a_replaced_image(finished, tmp_path):
     [
         ("images=x.png", "denoiser is empty"),
         ("denoiser=x", "images is empty"),
-        ("denoiser={tmp}/none,images=x.png", "no checkpoint in"),
+        ("denoiser={tmp}/none,images=x.png", "none' does not exist; name the workdir"),
+        ("denoiser=x,images=x.png --config.log.num_images=-1", "num_images=-1 must be 0"),
+        ("denoiser=x,images=photos:nobody", "unknown photograph 'nobody'"),
         ("denoiser={whole}/../robust,images=x.png", "holds a classifier; name the workdir of a denoiser's"),
         ("denoiser={whole}/robust_denoiser,images={tmp}/none.png", "does not exist"),
         ("denoiser={whole}/robust_denoiser,images={tmp}/empty", "holds no image"),

@@ -16,7 +16,7 @@ import optax
 
 from arinv.errors import UserError
 from arinv.ops.descent import descend
-from arinv.ops.inputs import as_images, as_indices, check_count, check_number
+from arinv.ops.inputs import as_floats, as_images, as_indices, check_callable, check_count, check_number
 from arinv.ops.keys import fold_in, single_key
 from arinv.types import Array, ArrayLike
 
@@ -78,6 +78,9 @@ def adgan_search(
         check_count(value, name)
     for name, value in (("latent_rate", latent_rate), ("weight_rate", weight_rate)):
         check_number(value, name, minimum=0.0)
+    for name, function in (("generate_fn", generate_fn), ("sample_fn", sample_fn)):
+        check_callable(function, name)
+    weights = jax.tree.map(lambda leaf: as_floats(leaf, "weights"), weights)
     count = images.shape[0]
     indices = as_indices(indices, count)
     optimizer = optax.partition(

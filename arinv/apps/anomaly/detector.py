@@ -110,7 +110,6 @@ def run(run: Run) -> dict[str, Any]:
     setting = scoring.Setting(run.key, run.mesh, config.batch_size)
     inverter = run.load(config.inverter, kind="inverter", image_size=config.data.image_size)
     scorer, variables = scoring.make_scorer(inverter, config)
-    check_inputs(run)
     train, (images, anomalous) = run.open_data("train"), _read_validation(run)
     references = data.load_arrays(train, progress=progress_callback("reading normal images"))["image"]
     run.begin()

@@ -35,6 +35,7 @@ from arinv.ops.inputs import (
     as_indices,
     check_count,
     check_number,
+    check_shape,
     decode,
     layer_features,
 )
@@ -125,7 +126,8 @@ def latent_search(
     for name, value in (("pixel_weight", pixel_weight), ("feature_weight", feature_weight)):
         check_number(value, name, minimum=0.0)
     check_number(momentum, "momentum", minimum=0.0, maximum=1.0)
-    starts = _starts(key, indices, init, images.shape[0], num_restarts=num_restarts, latent_shape=tuple(latent_shape))
+    latent_shape = check_shape(latent_shape, "latent_shape")
+    starts = _starts(key, indices, init, images.shape[0], num_restarts=num_restarts, latent_shape=latent_shape)
     features = jax.lax.stop_gradient(layer_features(features_fn, images, (layer,))[0])
     # An image's restarts are neighbors, so that the restarts of a sharded batch need no communication.
     images, features = (jnp.repeat(x, num_restarts, axis=0) for x in (images, features))

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from arinv.errors import UserError, unknown
 from arinv.ops import norms
-from arinv.ops.inputs import check_count
+from arinv.ops.inputs import as_floats, check_count
 from arinv.types import Array, ArrayLike
 
 POOLINGS = ("flat", "mean")
@@ -79,7 +79,7 @@ def nearest_neighbor_distances(
 
     Source: Bergman, Cohen & Hoshen 2020, section 3.
     """
-    rows, references = jnp.asarray(rows, jnp.float32), jnp.asarray(references, jnp.float32)
+    rows, references = (as_floats(x, name) for x, name in ((rows, "rows"), (references, "references")))
     if rows.ndim != 2 or references.ndim != 2 or rows.shape[1] != references.shape[1] or not rows.shape[1]:
         raise UserError(
             f"rows {rows.shape} and references {references.shape} must be [B, K] and [M, K] with the same K."
@@ -88,6 +88,8 @@ def nearest_neighbor_distances(
     check_count(block_size, "block_size")
     count = least = references.shape[0]
     if num_references is not None:
+        if not isinstance(num_references, jax.core.Tracer):
+            check_count(num_references, "num_references", minimum=0)
         count = jnp.minimum(num_references, least).astype(jnp.int32)
         least = least if isinstance(num_references, jax.core.Tracer) else int(count)
     if least < k:

@@ -115,6 +115,12 @@ class _TestImages(NamedTuple):
     labels: np.ndarray
     names: tuple[str, ...]
 
+    def counts(self, config: ConfigDict) -> dict[str, int | None]:
+        """Returns how many images of the normal class and of the others are scored at most; None for all of them."""
+        sizes = np.array([np.sum(self.labels == label) for label in config.classes])
+        available = {"num_normal": sizes.max(), "num_anomalous": (len(self.labels) - sizes).max()}
+        return {name: config[name] if 0 < config[name] < most else None for name, most in available.items()}
+
     def select(self, indices: np.ndarray) -> "_TestImages":
         """Returns some of them, by their indices among all test images."""
         return self._replace(images=self.images[np.searchsorted(self.indices, indices)], indices=indices)
@@ -274,7 +280,6 @@ def _results(
         "encoder_weights": inverter.encoder.fingerprint,
         "training_classes": sorted(set(test.names) & set(encoder["class_names"])),
         "num_examples": len(test.indices),
-        "num_normal": config.num_normal or None,
-        "num_anomalous": config.num_anomalous or None,
+        **test.counts(config),
         "variants": {"auroc": metrics.AUROC_VARIANT} | {name: variants[name] for name in scores},
     }

@@ -4,6 +4,8 @@ The score of an image depends on its content only, whatever else is in the folde
 reported, one line each, and skipped.
 """
 
+import json
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -12,6 +14,7 @@ from ml_collections import ConfigDict
 
 from arinv import data
 from arinv.apps.anomaly import detector, overview, scoring
+from arinv.apps.anomaly.scores import QUANTILE
 from arinv.errors import UserError
 from arinv.experiment import workdirs
 from arinv.experiment.run import Run, check_fields, open_image_files
@@ -31,7 +34,7 @@ def check(config: ConfigDict) -> None:
         if not config[name]:
             raise UserError(f"{name} is empty; name {what}")
     decision = {name: value for name, value in config.decision.items() if value}
-    detector.check_decision(ConfigDict({"score": "total", "policy": "quantile", "quantile": 0.95} | decision))
+    detector.check_decision(ConfigDict({"score": "total", "policy": QUANTILE, "quantile": 0.95} | decision))
     scoring.check_overview(config)
 
 
@@ -52,7 +55,7 @@ def run(run: Run) -> dict[str, Any]:
     setting = scoring.Setting(run.key, run.mesh, config.batch_size)
     scorer, variables, calibrations, description = detector.load(place, setting, dtype=run.dtype)
     setting = setting._replace(key=jax.random.key(description["seed"])).with_batch_at_most(len(images))
-    decision = description["decision"] | {name: value for name, value in config.decision.items() if value}
+    decision = _decision(config, description["decision"])
     calibration = calibrations[decision["score"]]
     threshold = calibration.threshold(policy=decision["policy"], quantile=decision["quantile"])
 
@@ -65,7 +68,7 @@ def run(run: Run) -> dict[str, Any]:
         return np.stack([data.resize_u8(image, size, resize) for image in originals])
 
     run.begin()
-    cache = run.cache("", description["weights"], files=images.paths).rows("state")
+    cache = run.cache("", json.dumps(description, sort_keys=True), files=images.paths).rows("state")
     with progress_bar(None, config.title, total=len(images), unit="image") as bar:
         scores = scoring.score_images(
             scorer, variables, read, len(images), setting, cache=cache, keep=True, progress=bar.update
@@ -81,7 +84,6 @@ def run(run: Run) -> dict[str, Any]:
     explanation = scoring.explain(scorer, variables, read(rows), setting, reconstructions_u8=shown)
     figure = overview.overview(explanation, texts, scales=tuple(description["map_scales"]))
     write_png(workdir / "overview.png", figure)
-    (workdir / "state.npz").unlink(missing_ok=True)
     results = {
         "num_images": len(images),
         "num_anomalous": int(np.sum(decisions == "anomalous")),
@@ -94,7 +96,24 @@ def run(run: Run) -> dict[str, Any]:
             "calibrated": f"share of held-out normal images with a lower {decision['score']} score, ties by half",
         },
     }
-    return run.finish(results)
+    results = run.finish(results)
+    (workdir / "state.npz").unlink(missing_ok=True)
+    return results
+
+
+def _decision(config: ConfigDict, own: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns what decides: the fields of config.decision that are set, and else those of the detector.
+
+    Raises:
+      UserError: a quantile for a policy that has none.
+    """
+    decision = {**own, **{name: value for name, value in config.decision.items() if value}}
+    if config.decision.quantile and decision["policy"] != QUANTILE:
+        raise UserError(
+            f"decision.quantile={config.decision.quantile:g} has no effect with the policy {decision['policy']} of the "
+            f"detector; set decision.policy={QUANTILE} too"
+        )
+    return decision
 
 
 def _open(run: Run) -> data.ImageFiles:

@@ -16,6 +16,7 @@ import re
 import sys
 from collections.abc import Iterator, Sequence
 from concurrent import futures
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -35,6 +36,7 @@ from arinv.paths import expanded
 
 VERSION = "1.0.0"
 _SHARD = 4096  # examples a file
+_LONGEST_JPEG = 65_500  # px a side
 _FEATURES = "tensorflow_datasets.core.features"
 _FILE = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
 _SETTINGS = "resize.json"
@@ -213,6 +215,13 @@ def _write_split(
     source: data.Source, folder: pathlib.Path, name: str, split: str, side: int, quality: int
 ) -> dict[str, object]:
     """Writes the files of a split that do not exist yet, and returns its entry of dataset_info.json."""
+    # Imported by this thread alone: modules that load when they are first used block each other in the pool.
+    from tensorflow_datasets.proto import tf_example_pb2
+
+    def make(index: int) -> bytes:
+        return _record(tf_example_pb2.Example(), source, index, side, quality)
+
+    tf_example_pb2.Example()
     total = len(source)
     starts = range(0, total, _SHARD)
     lengths = [min(_SHARD, total - start) for start in starts]
@@ -227,7 +236,7 @@ def _write_split(
                 continue
             numbers = iter(range(start, start + length))
             with replacing(path) as temporary:
-                _write_records(temporary, _in_order(pool, lambda i: _record(source, i, side, quality), numbers, bar))
+                _write_records(temporary, _in_order(pool, make, numbers, bar))
     return {
         "name": split,
         "filepathTemplate": _FILE,
@@ -256,19 +265,16 @@ def _write_records(path: pathlib.Path, records: Iterator[bytes]) -> None:
         writer.close()
 
 
-def _record(source: data.Source, index: int, side: int, quality: int) -> bytes:
-    """Returns an example as TFDS stores it."""
-    from tensorflow_datasets.proto import tf_example_pb2
-
+def _record(record: Any, source: data.Source, index: int, side: int, quality: int) -> bytes:
+    """Returns an example as TFDS stores it, in an empty record."""
     example = source[index]
-    record = tf_example_pb2.Example()
     record.features.feature["image"].bytes_list.value.append(encode(example["image"], side, quality))
     record.features.feature["label"].int64_list.value.append(int(example["label"]))
     return record.SerializeToString(deterministic=True)
 
 
 def encode(image: np.ndarray, side: int, quality: int) -> bytes:
-    """Returns an image as a file: JPEG of a reduced image, PNG of one that is small enough.
+    """Returns an image as a file: JPEG of a reduced image, PNG of one that is small enough or too long for JPEG.
 
     Args:
       image: uint8 [H, W, C], C 1 or 3.
@@ -277,12 +283,14 @@ def encode(image: np.ndarray, side: int, quality: int) -> bytes:
     """
     height, width = image.shape[:2]
     picture, file = Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image), io.BytesIO()
-    if min(height, width) <= side:
-        picture.save(file, "PNG")
-        return file.getvalue()
-    factor = side / min(height, width)
-    size = (max(side, round(width * factor)), max(side, round(height * factor)))
-    picture.resize(size, Image.Resampling.BILINEAR).save(file, "JPEG", quality=quality, subsampling=0)
+    if min(height, width) > side:
+        factor = side / min(height, width)
+        size = (max(side, round(width * factor)), max(side, round(height * factor)))
+        picture = picture.resize(size, Image.Resampling.BILINEAR)
+        if max(size) <= _LONGEST_JPEG:
+            picture.save(file, "JPEG", quality=quality, subsampling=0)
+            return file.getvalue()
+    picture.save(file, "PNG")
     return file.getvalue()
 
 

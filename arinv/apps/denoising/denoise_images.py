@@ -19,7 +19,7 @@ from arinv.apps.inversion.invert_images import output_files
 from arinv.errors import UserError
 from arinv.experiment import workdirs
 from arinv.experiment.figures import center_window, evenly, labeled_grid, short_names
-from arinv.experiment.run import Run, check_images, dtype_of
+from arinv.experiment.run import Run, check_images, check_num_images, dtype_of
 from arinv.experiment.writer import progress_bar, write_png
 from arinv.ops import degradations
 from arinv.ops.images import to_float, to_uint8
@@ -42,6 +42,7 @@ def check(config: ConfigDict) -> None:
     if not config.denoiser:
         raise UserError("denoiser is empty; name the workdir of a denoiser's training")
     check_images(config)
+    check_num_images(config)
 
 
 def run(run: Run) -> dict[str, Any]:
@@ -71,7 +72,8 @@ def run(run: Run) -> dict[str, Any]:
         "noise": {**config.noise, "variant": degradations.NOISE_PROTOCOLS[config.noise.protocol]},
         "denoiser": dict(denoiser.description),
     }
-    _write_figure(run, images, files)
+    if config.log.num_images:
+        _write_figure(run, images, files)
     return run.finish(results)
 
 

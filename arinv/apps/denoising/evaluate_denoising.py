@@ -39,6 +39,7 @@ NOISY = "noisy"
 _FOLDER = "folder:"
 _WINDOW = 160  # px, of the images in crops.png
 _WINDOWS = "windows"
+_CHECKSUM = "checksum"  # of an image, in its part
 
 SINGLE_PROCESS = True
 
@@ -123,8 +124,9 @@ def run(run: Run) -> dict[str, Any]:
     if bm3d.NAME in restoration.rows:
         results["bm3d"] = bm3d.variant()
     _write(run, results, per_image, windows, restoration.rows)
+    results = run.finish(results)
     shutil.rmtree(run.workdir / "parts")
-    return run.finish(results)
+    return results
 
 
 def noise_key(seed: int, name: str) -> jax.Array:
@@ -217,16 +219,17 @@ def _measure_sets(
     windows = {}
     for number, (image_set, i) in enumerate(progress_bar(images, run.config.title, unit="image")):
         name = f"{image_set.name}/{image_set.names[i]}"
+        image = image_set.read(i)
         part = parts.load(f"{number:06d}")
-        if part is None or str(part["name"]) != name:
-            image = image_set.read(i)
+        checksum = zlib.crc32(np.ascontiguousarray(image))
+        if part is None or (str(part["name"]), int(part[_CHECKSUM])) != (name, checksum):
             restored = restoration(image_set.names[i], image)
             clean = np.broadcast_to(np.asarray(to_float(image)), restored.shape)
             try:
                 part = jax.device_get(measure(measures.variables, restored, clean))
             except UserError as error:  # an image smaller than a metric's window
                 raise UserError(f"{name}: {error}") from error
-            part = {"name": np.array(name), **part}
+            part = {"name": np.array(name), _CHECKSUM: np.array(checksum), **part}
             if number in cropped:
                 part[_WINDOWS] = _crop(image, restored)
             parts.save(f"{number:06d}", part)
@@ -244,7 +247,7 @@ def _crop(image: np.ndarray, restored: np.ndarray) -> np.ndarray:
 
 def _summarize(numbers: Mapping[str, np.ndarray], rows: Sequence[str]) -> dict[str, Any]:
     """Returns {"num_images", row -> {metric, metric_std}} of metric -> [images, rows]."""
-    values = {metric: array for metric, array in numbers.items() if metric != "name"}
+    values = {metric: array for metric, array in numbers.items() if metric not in ("name", _CHECKSUM)}
     summaries = {row: report.summarize({m: array[:, i] for m, array in values.items()}) for i, row in enumerate(rows)}
     return {"num_images": len(numbers["name"]), **summaries}
 

@@ -22,7 +22,7 @@ import numpy as np
 
 from arinv.errors import UserError
 from arinv.ops.images import to_float
-from arinv.ops.inputs import LOOSE_BOUNDS, check_count, check_images
+from arinv.ops.inputs import LOOSE_BOUNDS, check_callable, check_count, check_images
 from arinv.types import Array, ArrayLike
 
 # images [B, H, W, C] -> images of the same shape; rows are independent.
@@ -56,8 +56,9 @@ def denoise(
 
     Raises:
       UserError: images of another rank or dtype or far outside [0, 1], sizes that do not match, or a denoise_fn that
-        changes the shape.
+        changes the shape or returns NaN.
     """
+    check_callable(denoise_fn, "denoise_fn")
     images = _check_images(images)
     check_tiles(multiple=multiple, smallest=smallest, tile=tile, overlap=overlap)
     smallest = -(-smallest // multiple) * multiple
@@ -71,6 +72,8 @@ def denoise(
         result = np.asarray(_apply(denoise_fn, to_float(piece)))
         if result.shape != piece.shape:
             raise UserError(f"denoise_fn returned {result.shape} for {piece.shape}; it must keep the shape")
+        if not np.isfinite(result).all():
+            raise UserError("denoise_fn returned NaN or infinity; check its weights and its range of images, [0, 1]")
         if progress:
             progress(next(count), len(rows.starts) * len(columns.starts))
         return result

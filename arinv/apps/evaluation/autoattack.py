@@ -124,8 +124,9 @@ def run(run: Run) -> dict[str, Any]:
         run.report(message)
     write_arrays(workdir / "adversarial.npz", adversarial)
     _write_figures(run, logits_fn, adversarial, images, labels)
+    results = run.finish(results)
     cache.remove(_STATE)
-    return run.finish(results)
+    return results
 
 
 def _check_num_classes(config: ConfigDict, num_classes: int, *, stage: str) -> None:

@@ -30,7 +30,7 @@ def check(config: ConfigDict) -> None:
       UserError: neither, or a wrong form.
     """
     if not config.order and not config.get("figures"):
-        raise UserError("order is empty; a report needs at least one entry")
+        raise UserError('evaluations is empty; name the workdirs of finished evaluations, joined by "+"')
     published.check(config.get("published") or {})
 
 

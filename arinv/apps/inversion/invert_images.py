@@ -10,8 +10,6 @@ Source: Rojas-Gomez et al. 2022, section 4.3, scenario 2.
 """
 
 import functools
-import hashlib
-import os
 import pathlib
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence, Set
@@ -33,13 +31,12 @@ from arinv.experiment.run import Run, check_images, check_num_images, dtype_of
 from arinv.experiment.trained import Trained
 from arinv.experiment.writer import progress_bar, write_csv, write_png
 from arinv.ops.images import crop_images, pad_images, padded_size, to_float, to_uint8
-from arinv.paths import expanded
+from arinv.paths import expanded, shortened
 from arinv.types import Array, DecodeFn, FeaturesFn
 
 _OVERVIEW = "overview.png"
 _SMALLEST_SIDE = 64  # px, of images that the networks of other metrics take
 _MAX_BATCH = 16
-_LONGEST_NAME = 255  # bytes of a file's name
 _LETTERS = 26  # of an image's name above its column
 
 SINGLE_PROCESS = True
@@ -141,17 +138,9 @@ def output_files(names: Sequence[str]) -> list[str]:
         file = name
         while not file.endswith(".png") or (file != name and file in used_paths):
             file += ".png"
-        files.append(_shortened(file))
+        folder, slash, name = file.rpartition("/")
+        files.append(f"{folder}{slash}{shortened(name.removesuffix('.png'))}.png")
     return files
-
-
-def _shortened(file: str) -> str:
-    """Returns a path whose last part is no longer than file systems allow, by a hash in place of its end."""
-    folder, slash, name = file.rpartition("/")
-    content = os.fsencode(name)
-    if len(content) <= _LONGEST_NAME:
-        return file
-    return f"{folder}{slash}{os.fsdecode(content[:200])}_{hashlib.sha256(content).hexdigest()[:16]}.png"
 
 
 def _read_sizes(config: ConfigDict, images: data.ImageFiles) -> tuple[Sizes, list[str]]:
@@ -311,6 +300,11 @@ def _write_report(run: Run, inverters: Mapping[str, Trained], results: Mapping[s
         rows.append([name, network, run.config.inverters[name], *cells])
     heading = ["", "network", "from", *(column.heading for column in columns.values())]
     note = f"Means over {results['num_images']} images at their own sizes: {run.config.data.name}."
+    counts = {
+        metric: results["means"].get(f"{metric}_{next(iter(inverters))}", {}).get("count", 0) for metric in columns
+    }
+    if smaller := [f"{metric} over {count}" for metric, count in counts.items() if count < results["num_images"]]:
+        note += f" Images that are too small for a metric do not count for it: {', '.join(smaller)}."
     images = {"Images, and their reconstructions from features": run.workdir / _OVERVIEW}
     report.write(run.workdir, run.config.title, [report.Table(heading, rows)], [note], images=images)
     run.report(f"the report is {run.workdir / 'report.html'}")

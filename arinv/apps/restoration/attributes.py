@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from arinv.errors import UserError, unknown
-from arinv.ops.inputs import as_images, check_number
+from arinv.ops.inputs import as_images, check_callable, check_number
 from arinv.types import ArrayLike
 
 
@@ -74,6 +74,7 @@ def compare_attribute(
     first, second = (np.asarray(as_images(images, "restored images")) for images in (first, second))
     if first.shape != second.shape:
         raise UserError(f"both methods need the same images [N, H, W, C]; got {first.shape} and {second.shape}")
+    check_callable(attribute_fn, "attribute_fn")
     flags = [np.asarray(attribute_fn(images)) for images in (first, second)]
     is_valid = np.ones(len(first), bool) if valid is None else np.asarray(valid)
     for name, values in (("attribute_fn", flags[0]), ("attribute_fn", flags[1]), ("valid", is_valid)):

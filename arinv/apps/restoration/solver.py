@@ -20,7 +20,7 @@ from arinv.errors import UserError
 from arinv.ops import norms
 from arinv.ops.channels import flatten_rows
 from arinv.ops.descent import descend
-from arinv.ops.inputs import LOOSE_BOUNDS, as_finite, as_images, check_count, check_number, is_concrete
+from arinv.ops.inputs import LOOSE_BOUNDS, as_finite, as_images, check_callable, check_count, check_number, is_concrete
 from arinv.types import Array, ArrayLike, DecodeFn
 
 
@@ -85,8 +85,7 @@ def solve(
     for name, value in (("learning_rate", learning_rate), ("penalty", penalty), ("threshold", threshold)):
         check_number(value, name, minimum=0.0)
     for name, function in (("decode_fn", decode_fn), ("encode_fn", encode_fn), ("project_fn", project_fn)):
-        if not callable(function):
-            raise UserError(f"{name} must be a function, got {type(function).__name__}")
+        check_callable(function, name)
     degraded, starts, truth = _as_arrays(degraded, starts, truth)
     stops = not is_concrete(threshold) or threshold > 0
     codes = jax.lax.stop_gradient(encode_fn(degraded))

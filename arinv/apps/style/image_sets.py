@@ -22,7 +22,7 @@ from arinv.errors import UserError, unknown
 from arinv.experiment.cache import cache_key
 from arinv.experiment.figures import fit, labeled_grid
 from arinv.experiment.run import open_image_files
-from arinv.paths import expanded
+from arinv.paths import expanded, shortened
 
 _RESIZE_MODES = ("squash", "crop")
 _LONGEST_SIDE = 12_000  # px, of a contact sheet
@@ -184,4 +184,4 @@ def _short_names(names: Sequence[str]) -> tuple[str, ...]:
     short = [stem if stems.count(stem) == 1 else name for stem, name in zip(stems, flat, strict=True)]
     if len(set(short)) < len(short):  # such as "a/b.png" beside "a_b.png"
         short = [f"{i:04d}_{name}" for i, name in enumerate(short)]
-    return tuple(short)
+    return tuple(map(shortened, short))

@@ -68,17 +68,24 @@ def read(content_folder: str, content: Sequence[str], style_folder: str, style: 
     return LabelMaps(*numbered, len(values), (*files[0], *files[1]))
 
 
-def check_shapes(maps: Sequence[np.ndarray], names: Sequence[str], images: Iterable[np.ndarray]) -> None:
-    """Checks that label maps have the aspect ratios of their images, or are square, as those of squashed images are.
+def fit(
+    maps: Sequence[np.ndarray], names: Sequence[str], images: Iterable[np.ndarray], *, crop: bool = False
+) -> tuple[np.ndarray, ...]:
+    """Returns label maps of what is read of their images, whose aspect ratios they have, or are square.
 
     Args:
-      maps: [H, W], one an image.
+      maps: [H, W], one an image; a square one is the whole image, squashed.
       names: of the images.
       images: [H, W, 3] of any size, upright.
+      crop: whether the square in the middle of an image is read, and else all of it.
+
+    Returns:
+      The maps, with `crop` the part of each that the square covers.
 
     Raises:
-      UserError: one has another, as the map of an image whose file says that it is shown rotated.
+      UserError: one has another aspect ratio, as the map of an image whose file says that it is shown rotated.
     """
+    fitted = []
     for labels, name, image in zip(maps, names, images, strict=True):
         (height, width), (image_height, image_width) = labels.shape, image.shape[:2]
         if not fits(labels.shape, image.shape):
@@ -86,24 +93,31 @@ def check_shapes(maps: Sequence[np.ndarray], names: Sequence[str], images: Itera
                 f"the label map of {name!r} has {width}x{height} px and its image, as it is shown, "
                 f"{image_width}x{image_height} px; draw it on the image as it is shown, or give a square one of all"
             )
+        fitted.append(labels)
+        if crop:
+            rows, columns = (
+                _middle(length, min(image_height, image_width) / side)
+                for length, side in ((height, image_height), (width, image_width))
+            )
+            fitted[-1] = labels[rows, columns]
+    return tuple(fitted)
 
 
-def resize(labels: np.ndarray, height: int, width: int, *, crop: bool = False) -> np.ndarray:
+def _middle(length: int, share: float) -> slice:
+    """Returns the middle of a side, a share of it."""
+    size = max(1, round(share * length))
+    return slice((length - size) // 2, (length - size) // 2 + size)
+
+
+def resize(labels: np.ndarray, height: int, width: int) -> np.ndarray:
     """Returns a label map at the size of its image, by the nearest label.
 
     Args:
       labels: int32 [H, W].
       height: of the image, in pixels.
       width: of the image, in pixels.
-      crop: whether the image is the square in the middle of its file.
     """
-    image = Image.fromarray(labels)
-    box = (0.0, 0.0, float(image.width), float(image.height))
-    if crop:
-        side = min(image.size)
-        left, top = (image.width - side) / 2, (image.height - side) / 2
-        box = (left, top, left + side, top + side)
-    return np.asarray(image.resize((width, height), Image.Resampling.NEAREST, box=box))
+    return np.asarray(Image.fromarray(labels).resize((width, height), Image.Resampling.NEAREST))
 
 
 def _check_common(content: Sequence[str], style: Sequence[str], labels: Sequence[Sequence[np.ndarray]]) -> None:

@@ -231,9 +231,7 @@ class PairStylizer:
         image = collection[index]
         row = {"image": self._pad(image)}
         if maps:
-            fields = self._config.data
-            crop = bool(fields.size) and fields.resize == "crop"
-            row["labels"] = self._pad(label_maps.resize(maps[index], *image.shape[:2], crop=crop))
+            row["labels"] = self._pad(label_maps.resize(maps[index], *image.shape[:2]))
         return image.shape, row
 
     def _pad(self, image: np.ndarray) -> np.ndarray:

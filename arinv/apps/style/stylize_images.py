@@ -80,8 +80,11 @@ def run(run: Run) -> dict[str, Any]:
         raise UserError(f"mix has {len(config.mix)} weights for {len(style)} styles: {', '.join(style.names)}")
     maps = label_maps.read(fields.content_labels, content.names, fields.style_labels, style.names)
     if maps.num_labels:
-        label_maps.check_shapes(maps.content, content.names, content.originals())
-        label_maps.check_shapes(maps.style, style.names, style.originals())
+        crop = bool(fields.size) and fields.resize == "crop"
+        maps = maps._replace(
+            content=label_maps.fit(maps.content, content.names, content.originals(), crop=crop),
+            style=label_maps.fit(maps.style, style.names, style.originals(), crop=crop),
+        )
     for name in config.order:
         check_levels([run.resolve(reference) for reference in config.entries[name]])
     run.begin()

@@ -92,6 +92,11 @@ class Generator(ShapeChecked):
           UserError: features of the wrong rank, or a map that is too small.
         """
         rank = 2 if self.is_vector else 4
+        if not hasattr(features, "ndim"):
+            raise UserError(
+                f"this generator inverts the array of one feature, got a {type(features).__name__}; take that of its "
+                'layer, such as features["conv5"]'
+            )
         if features.ndim != rank:
             expected = "[B, K]" if self.is_vector else "[B, H, W, C]"
             raise UserError(f"this generator inverts features {expected}; got shape {features.shape}")

@@ -196,7 +196,16 @@ def _open_safetensors(path: pathlib.Path, file: Any) -> TorchFile:
         shape = tuple(part.get_shape())
         content[name] = Tensor(Storage(part.get_dtype(), name, math.prod(shape)), 0, shape, ())
     metadata = file.metadata() or {}
-    return TorchFile(path, content, lambda tensor: file.get_tensor(tensor.storage.key), metadata, "safetensors")
+
+    def read(tensor: Tensor) -> np.ndarray:
+        if tensor.storage.dtype.startswith("F8"):
+            raise UserError(
+                f"{path} has {tensor.storage.key} in 8-bit floating point ({tensor.storage.dtype}); save it as "
+                "float16, bfloat16 or float32"
+            )
+        return file.get_tensor(tensor.storage.key)
+
+    return TorchFile(path, content, read, metadata, "safetensors")
 
 
 def _open_caffe(path: pathlib.Path) -> TorchFile:

@@ -93,12 +93,13 @@ def test_descend_returns_the_history_before_each_update():
     [
         ({"num_seeds": 0}, "num_seeds"),
         ({"weight_rate": -1.0}, "weight_rate"),
+        ({"sample_fn": None}, "sample_fn must be a function"),
         ({"indices": jnp.zeros(2, jnp.int32)}, r"one per image \(3,\)"),
     ],
 )
 def test_mistakes(key, options, message):
     with pytest.raises(UserError, match=message):
-        anomaly.adgan_search(key, generate, WEIGHTS, IMAGES, sample_fn=sample, **options)
+        anomaly.adgan_search(key, generate, WEIGHTS, IMAGES, **{"sample_fn": sample, **options})
 
 
 @pytest.mark.parametrize(

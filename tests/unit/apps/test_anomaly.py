@@ -156,6 +156,8 @@ def test_linear_rates_end_as_in_paper_and_code():
         ({"num_steps": 0}, "must be at least 1"),
         ({"num_restarts": 0}, "must be at least 1"),
         ({"indices": np.arange(4)}, "one per image"),
+        ({"latent_shape": 4}, "latent_shape must be whole numbers of 1 or more, .* got 4"),
+        ({"latent_shape": (-1, 4)}, "latent_shape must be whole numbers of 1 or more"),
     ],
 )
 def test_latent_search_rejects_wrong_options(key, changes, shown):

@@ -118,6 +118,10 @@ def test_denoise_rejects_wrong_images_and_sizes(images, options, shown):
 def test_denoise_rejects_a_function_that_changes_the_shape():
     with pytest.raises(UserError, match=r"denoise_fn returned \(1, 32, 64, 3\) for \(1, 64, 64, 3\)"):
         denoise(lambda images: images[:, ::2], random_images(64, 64))
+    with pytest.raises(UserError, match="denoise_fn returned NaN or infinity"):
+        denoise(lambda images: images / 0, random_images(64, 64))
+    with pytest.raises(UserError, match="denoise_fn must be a function, got NoneType"):
+        denoise(None, random_images(64, 64))
 
 
 @pytest.fixture(scope="module")

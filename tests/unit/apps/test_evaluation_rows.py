@@ -255,7 +255,7 @@ def test_run_shows_figures(tmp_path):
     (tmp_path / "images" / "overview.png").write_bytes(b"png")
     report(tmp_path, {}, figures={"Figure 5": "stage:images"})
     assert "<h2>Figure 5</h2>" in (tmp_path / "report" / "report.html").read_text()
-    with pytest.raises(UserError, match="order is empty"):
+    with pytest.raises(UserError, match="evaluations is empty"):
         comparison.check(tasks.comparison({}, title="", text=""))
 
 

@@ -7,8 +7,9 @@ import pytest
 import safetensors.numpy
 from small_encoders import SMALL
 
-from arinv import command_line, models
+from arinv import command_line, models, zoo
 from arinv.apps.weights import import_torch, info
+from arinv.errors import UserError
 from arinv.experiment import loading
 from arinv.experiment.run import Run
 from arinv.models.encoders.base import NORMALIZATIONS
@@ -36,7 +37,13 @@ def robustness(tmp_path):
 
 @pytest.mark.parametrize("reference", ["zoo:alexnet_small_l2_1", "zoo:alexnet_small_l2_1/conv5"])
 def test_info_prints_the_card_of_the_zoo(reference):
-    assert info.lines(reference)[0].startswith("zoo:alexnet_small_l2_1: alexnet_small, 10 classes")
+    assert info.lines(reference)[0].startswith("zoo:alexnet_small_l2_1: alexnet_small, images of 32 px")
+
+
+def test_zoo_prints_the_card_of_an_entry_for_each_of_its_networks():
+    assert zoo.card_text("alexnet_small_l2_1/encoder") == zoo.card_text("alexnet_small_l2_1")
+    with pytest.raises(UserError, match="unknown network of zoo:alexnet_small_l2_1 'conv9'"):
+        zoo.card_text("alexnet_small_l2_1/conv9")
 
 
 def test_info_passes_on_that_its_reader_has_ended(monkeypatch):

@@ -97,6 +97,8 @@ def test_analyses_reject_images_that_are_no_images_in_0_1():
             pores.mark(wrong[..., 0], x[..., 0])
     with pytest.raises(UserError, match="volumes must be of one shape"):
         pores.compare_pores(x[:0, ..., 0], x[:0, ..., 0])
+    with pytest.raises(UserError, match="attribute_fn must be a function, got NoneType"):
+        attributes.compare_attribute(x, x, None)
     with pytest.raises(UserError, match="count must be at least 1"):
         pores.cut(x[..., 0], axis=0, count=0)
     with pytest.raises(UserError, match="threshold must be a finite number"):

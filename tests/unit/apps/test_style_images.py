@@ -227,8 +227,14 @@ def test_read_reports_a_wrong_map_in_one_line(tmp_path, prepare, shown):
 def test_resize_crops_label_maps_like_their_images():
     labels = np.zeros((4, 8), np.int32)
     labels[:, 4:] = 70_000
-    np.testing.assert_array_equal(label_maps.resize(labels, 2, 4, crop=False), [[0, 0, 70_000, 70_000]] * 2)
-    np.testing.assert_array_equal(label_maps.resize(labels, 2, 2, crop=True), [[0, 70_000]] * 2)
+    np.testing.assert_array_equal(label_maps.resize(labels, 2, 4), [[0, 0, 70_000, 70_000]] * 2)
+    [middle] = label_maps.fit([labels], ["a"], [np.zeros((40, 80, 3))], crop=True)
+    np.testing.assert_array_equal(label_maps.resize(middle, 2, 2), [[0, 70_000]] * 2)
+    stripes = np.repeat(np.arange(4, dtype=np.int32)[None], 100, axis=0).repeat(25, axis=1)
+    [middle] = label_maps.fit([stripes], ["a"], [np.zeros((100, 200, 3))], crop=True)  # a square map of all of it
+    assert np.unique(middle).tolist() == [1, 2] and middle.shape == (100, 50)
+    [whole] = label_maps.fit([stripes], ["a"], [np.zeros((100, 200, 3))])
+    assert whole is stripes
 
 
 def test_contact_sheet_has_a_row_for_each_content_and_a_column_for_each_style():
@@ -270,6 +276,11 @@ def test_contact_sheet_of_many_images_has_smaller_tiles():
 def test_label_map_of_another_shape_than_its_image_is_refused():
     maps = [np.zeros((64, 96), np.int32), np.zeros((33, 50), np.int32), np.zeros((8, 8), np.int32)]
     sides = (128, 192), (427, 640), (37, 50)
-    label_maps.check_shapes(maps, ["a", "b", "c"], [np.zeros((*shape, 3)) for shape in sides])
+    label_maps.fit(maps, ["a", "b", "c"], [np.zeros((*shape, 3)) for shape in sides])
     with pytest.raises(UserError, match="label map of 'a' has 96x64 px and its image, as it is shown, 64x96 px"):
-        label_maps.check_shapes(maps[:1], ["a"], [np.zeros((96, 64, 3))])
+        label_maps.fit(maps[:1], ["a"], [np.zeros((96, 64, 3))])
+
+
+def test_long_names_are_shortened_and_stay_apart():
+    names = image_sets._short_names([f"{folder}/{'c' * 200}.png" for folder in ("p" * 150, "q" * 150)])
+    assert len(set(names)) == 2 and all(len(f"{name}.png") < 256 for name in names)

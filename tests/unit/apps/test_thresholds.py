@@ -17,6 +17,11 @@ def test_quantile_threshold_accepts_at_least_its_share(quantile, expected):
     assert threshold == expected and np.mean(scores <= threshold) >= quantile
 
 
+@pytest.mark.parametrize("quantile", [0.07, 0.28, 0.55, 0.56, 0.57, 0.95])
+def test_quantile_threshold_accepts_exactly_its_share_of_a_hundred(quantile):
+    assert quantile_threshold(np.arange(1.0, 101.0), quantile=quantile) == round(100 * quantile)
+
+
 def test_best_f1_threshold_by_hand():
     # above 2.5: two true positives of three, no false one (F1 0.8); above 1.5: three and one (F1 6/7)
     threshold, f1 = best_f1_threshold([1.0, 2.0, 2.0, 3.0, 4.0], [False, False, True, True, True])

@@ -192,7 +192,7 @@ def test_groups_of_images_have_the_same_result_and_stop_when_that_is_enough(key)
 
 
 def test_groups_resume_to_the_same_result(key):
-    saved, stop = [], {"enough": lambda robust, count: count >= 12, "group_size": 8}
+    saved, stop = [], {"should_stop": lambda robust, count: count >= 12, "group_size": 8}
     expected = run(key, save=lambda state: saved.append(state.copy()), **stop)
     second = [state for state in saved if state.group == 1]
     for state in (saved[5], second[0], second[-1]):

@@ -40,6 +40,17 @@ def test_decode_image_converts_grey_and_16_bit_to_rgb(image):
         np.testing.assert_array_equal(decoded, np.repeat(grey[..., None], 3, axis=-1))
 
 
+def test_decode_image_passes_on_what_is_no_fault_of_the_file(monkeypatch):
+    def fail(*args):
+        raise ImportError("a module of Pillow is missing")
+
+    monkeypatch.setattr(image_files, "_load_upright", fail)
+    file = io.BytesIO()
+    Image.new("RGB", (4, 4)).save(file, "PNG")
+    with pytest.raises(ImportError, match="a module of Pillow"):
+        image_files.decode_image(file.getvalue(), name="a.png")
+
+
 def test_decode_image_makes_transparent_pixels_white(image):
     alpha = np.full((24, 40, 1), 255, np.uint8)
     alpha[:, :20] = 0

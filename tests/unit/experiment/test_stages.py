@@ -88,13 +88,16 @@ def _finished(tmp_path, name, tasks, **fields):
 def test_complete_tasks_whose_inputs_have_changed_are_refused(tmp_path, capsys):
     """An earlier run, images of a folder, and a file."""
     tasks, sizes = _tasks("evaluate", largest=99)
-    (tmp_path / "images").mkdir()
-    for i in range(2):
-        Image.fromarray(np.full((4, 4, 3), i, np.uint8)).save(tmp_path / "images" / f"{i}.png")
+    for folder, count in (("images", 2), ("classes/a", 2), ("classes/b", 2)):
+        (tmp_path / folder).mkdir(parents=True)
+        for i in range(count):
+            Image.fromarray(np.full((4, 4, 3), i, np.uint8)).save(tmp_path / folder / f"{i}.png")
     (tmp_path / "weights.pth").write_bytes(b"1")
     _finished(tmp_path, "first", tasks)
+    (tmp_path / "first" / "checkpoints").mkdir()
     fields = {"checkpoint": "first", "images": "images", "path": "weights.pth"}
     fields = {name: str(tmp_path / value) for name, value in fields.items()}
+    fields["test"] = f"photos+folder:{tmp_path / 'classes'}"
     config = _finished(tmp_path, "second", tasks, **fields)
     stages.run(config, tmp_path / "second", tasks)
     assert len(sizes) == 2 and "second: is complete" in capsys.readouterr().err
@@ -106,13 +109,14 @@ def test_complete_tasks_whose_inputs_have_changed_are_refused(tmp_path, capsys):
         "checkpoint": lambda: (tmp_path / "first" / "results.json").write_text("{}"),
         "images": lambda: Image.new("RGB", (4, 4)).save(tmp_path / "images" / "1.png"),
         "path": lambda: (tmp_path / "weights.pth").write_bytes(b"2"),
+        "test": lambda: (tmp_path / "classes" / "b" / "1.png").unlink(),
     }
     for name, change in changes.items():
         change()
         with pytest.raises(UserError, match=rf"is complete, but its inputs have changed:.* {name}="):
             stages.run(config, tmp_path / "copy", tasks)
-    shutil.rmtree(tmp_path / "first")
-    shutil.rmtree(tmp_path / "images")
+    for folder in ("first", "images", "classes"):
+        shutil.rmtree(tmp_path / folder)
     (tmp_path / "weights.pth").unlink()
     stages.run(config, tmp_path / "second", tasks)  # what is not there any more cannot be compared
 

@@ -135,6 +135,15 @@ def test_no_images_give_no_results():
         (lambda: models.build_generator("resnet18", "block4", image_size=0), "image_size must be at least 1"),
         (lambda: models.build_discriminator(image_size="32"), "image_size must be a whole number"),
         (
+            lambda: models.build_discriminator(image_size=32, foo=1),
+            "unknown option of the discriminator 'foo'",
+        ),
+        (lambda: models.build_discriminator(image_size=32, dropout=1.0), "dropout of the discriminator must be 0"),
+        (
+            lambda: arinv.load("zoo:alexnet_small_l2_1").decode_fn({"conv5": np.ones((2, 4, 4, 128), np.float32)}),
+            r"inverts the array of one feature, got a dict; take that of its layer, such as features\[\"conv5\"\]",
+        ),
+        (
             lambda: arinv.load("zoo:alexnet_small_l2_1").decode_fn(np.ones((2, 3, 3, 7), np.float32)),
             r"inputs of shape \(2, 3, 3, 7\) do not fit the weights of this Generator",
         ),

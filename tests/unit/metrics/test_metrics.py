@@ -197,8 +197,10 @@ def test_summary_rejects_wrong_shapes():
         metrics.summary(np.ones(3), mask=np.ones(2))
     with pytest.raises(UserError, match=r"one per example \[N\], got the shape \(3, 1\)"):
         metrics.summary(np.ones((3, 1)))
-    with pytest.raises(UserError, match="mask has NaN"):
+    with pytest.raises(UserError, match="mask must be True or False"):
         metrics.summary(np.ones(2), mask=[1.0, np.nan])
+    with pytest.raises(UserError, match="mask must be True or False"):
+        metrics.summary(np.ones(2), mask=[1.0, 0.5])
 
 
 @pytest.mark.parametrize(
@@ -230,9 +232,12 @@ def test_image_metrics_reject_other_ranges(change, message):
             metric(x, x)
 
 
-def test_image_metrics_of_non_finite_images_are_nan():
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_image_metrics_of_non_finite_images_are_nan(value):
     x, y = images(0, (2, 12, 12, 3)), images(1, (2, 12, 12, 3))
-    x[0, 0, 0, 0] = np.nan
+    x[0, 0, 0, 0] = value
+    gram = metrics.gram_loss(lambda x: {"a": x}, x, y, layers=("a",))
+    assert np.isnan(gram[0]) and np.isfinite(gram[1])
     for metric in (metrics.psnr, metrics.ssim, metrics.mean_squared_error, metrics.euclidean_distance):
         result = np.asarray(metric(x, y))
         assert np.isnan(result[0]) and np.isfinite(result[1])

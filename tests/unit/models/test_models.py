@@ -260,11 +260,16 @@ def test_encoder_rejects_images_below_the_smallest_side(name, classes, smallest)
         ("vgg16", {"width": 0}),
         ("alexnet_small", {"width": -4}),
         ("wrn28_10", {"depth": 0}),
+        ("alexnet_small", {"dropout": 1}),
+        ("alexnet_small", {"dropout": -0.5}),
+        ("vgg16", {"dense_width": 0}),
+        ("vgg16", {"batch_norm": "yes"}),
+        ("wrn28_10", {"activation": 3}),
     ],
 )
 def test_build_rejects_impossible_numbers(name, options):
     ((option, value),) = options.items()
-    with pytest.raises(UserError, match=f"{option} of encoder {name!r} must be a whole number .*; got {value}"):
+    with pytest.raises(UserError, match=f"{option} of encoder {name!r} must be .*got '?{value}"):
         models.build(name, **options)
 
 

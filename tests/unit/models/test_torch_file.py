@@ -2,6 +2,7 @@
 
 import copyreg
 import io
+import json
 import os
 import pathlib
 import pickle
@@ -102,6 +103,14 @@ def test_open_torch_reads_safetensors(tmp_path):
         assert file.metadata["encoder"] == "alexnet" and file.content["x"].shape == (2, 3)
     path.write_bytes(path.read_bytes()[:-5])
     fails(path, "cut short or damaged")
+
+
+def test_open_torch_names_weights_in_8_bits(tmp_path):
+    header = json.dumps({"x": {"dtype": "F8_E4M3", "shape": [6], "data_offsets": [0, 6]}}).encode()
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(6))
+    with pytest.raises(UserError, match="has x in 8-bit floating point .F8_E4M3.; save it as float16"):
+        read(path, "x")
 
 
 def test_open_torch_reads_safetensors_whose_first_byte_is_that_of_a_pickle(tmp_path):

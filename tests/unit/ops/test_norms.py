@@ -134,6 +134,11 @@ def test_project_takes_radii_per_example_and_traced(norm):
         np.testing.assert_allclose(together[i : i + 1], alone, rtol=1e-6)
 
 
+def test_unknown_norm_suggests_the_same_name_in_other_letters():
+    with pytest.raises(UserError, match="Did you mean 'l2'"):
+        norms.check_norm("L2")
+
+
 def test_unknown_norm_lists_known_norms():
     with pytest.raises(UserError, match=r"unknown norm 'l3'; known: l1, l2, linf"):
         norms.project(np.zeros(SHAPE), eps=1.0, norm="l3")
