@@ -116,6 +116,8 @@ def _file_lines(file: TorchFile) -> list[str]:
     if recognition.is_denoiser(file):
         rows.append(("network", "a denoiser on alexnet"))
         return _format([*rows, _import_row(file, "encoder=alexnet,denoiser=true", _PARENT)])
+    if nearest := recognition.explain(file):
+        raise UserError(nearest)
     raise UserError(
         f"{file.path} fits no network of arinv: its tensors are {weights.abbreviate(tensors)}; encoders: "
         f"{', '.join(models.ENCODERS)}"

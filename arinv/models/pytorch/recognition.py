@@ -41,6 +41,36 @@ def recognize(file: TorchFile) -> list[Fit]:
     Raises:
       UserError: the file contains no weights, or several networks that fit equally well.
     """
+    candidates, error = _candidates(file)
+    if error and not candidates:
+        raise error
+    fits: list[Fit] = []
+    for fit in sorted(candidates, key=lambda fit: _rank(fit.options)):
+        if fits and _rank(fit.options) > _rank(fits[0].options):
+            break
+        entries = _entries(fit)
+        if weights.fits(file, fit.state_dict, entries):
+            fits.append(fit._replace(entries=entries))
+    return fits
+
+
+def explain(file: TorchFile) -> str:
+    """Returns how a checkpoint that fits no encoder differs from the one with most of its names; empty for none."""
+    best, text = 0.5, ""  # share of the names
+    for fit in _candidates(file)[0]:
+        entries = _entries(fit)
+        share = sum(any(name in fit.state_dict.weights for name in entry.names) for entry in entries) / len(entries)
+        if share > best:
+            best, text = share, weights.difference(file, fit.state_dict, entries, what=f"encoder {fit.encoder!r}")
+    return text
+
+
+def _entries(fit: Fit) -> list[Entry]:
+    return encoder_entries(fit.encoder, fit.image_size, {**fit.options, "num_classes": fit.num_classes})[1]
+
+
+def _candidates(file: TorchFile) -> tuple[list[Fit], UserError | None]:
+    """Returns the encoders that have a classifier's head in a checkpoint, and why one has no weights there."""
     candidates: list[Fit] = []
     error = None
     for name in ENCODERS:
@@ -64,17 +94,7 @@ def recognize(file: TorchFile) -> list[Fit]:
         if classes:
             size = _image_size(module, weights.shapes(state_dict))
             candidates.append(Fit(name, options, classes, size, [], state_dict))
-    if error and not candidates:
-        raise error
-    fits: list[Fit] = []
-    for fit in sorted(candidates, key=lambda fit: _rank(fit.options)):
-        if fits and _rank(fit.options) > _rank(fits[0].options):
-            break
-        options = {**fit.options, "num_classes": fit.num_classes}
-        entries = encoder_entries(fit.encoder, fit.image_size, options)[1]
-        if weights.fits(file, fit.state_dict, entries):
-            fits.append(fit._replace(entries=entries))
-    return fits
+    return candidates, error
 
 
 def recognize_generator(file: TorchFile) -> tuple[str, str, str] | None:

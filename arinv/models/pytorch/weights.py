@@ -169,12 +169,24 @@ def shapes(state_dict: StateDict) -> dict[str, tuple[int, ...]]:
 
 def fits(file: TorchFile, state_dict: StateDict, entries: Sequence[Entry]) -> bool:
     """Returns whether the names and shapes of a state dict are those of a network, as `convert` compares them."""
+    return not difference(file, state_dict, entries)
+
+
+def difference(file: TorchFile, state_dict: StateDict, entries: Sequence[Entry], *, what: str = "it") -> str:
+    """Returns how the names and shapes of a state dict differ from those of a network; empty where it fits.
+
+    Args:
+      file: the open checkpoint.
+      state_dict: from `locate`.
+      entries: one for each array of the network.
+      what: description of the network in the text.
+    """
     names = {entry: next((name for name in entry.names if name in state_dict.weights), None) for entry in entries}
     try:
-        _compare(file.path, state_dict, names, "it", "report")
-    except UserError:
-        return False
-    return True
+        _compare(file.path, state_dict, names, what, "report")
+    except UserError as error:
+        return str(error)
+    return ""
 
 
 def convert(

@@ -35,6 +35,28 @@ def robustness(tmp_path):
     return path
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda state: state.update({"fc.weight": state["fc.weight"].T.copy()}),
+            r"fc.weight is \(\d+, \d+\) in the file",
+        ),
+        (
+            lambda state: state.update({"conv1.weight": state["conv1.weight"].transpose(2, 3, 1, 0).copy()}),
+            "conv1.weight is",
+        ),
+        (lambda state: state.pop("fc.bias"), "missing in the file: fc.bias"),
+    ],
+)
+def test_info_explains_a_file_that_nearly_fits(tmp_path, change, message):
+    state = arrays(encoder_entries("wrn28_10", None, SMALL["wrn28_10"])[1])
+    change(state)
+    safetensors.numpy.save_file(state, tmp_path / "a.safetensors")
+    with pytest.raises(UserError, match=f"does not fit encoder 'wrn28_10'; .*{message}"):
+        info.lines(tmp_path / "a.safetensors")
+
+
 @pytest.mark.parametrize("reference", ["zoo:alexnet_small_l2_1", "zoo:alexnet_small_l2_1/conv5"])
 def test_info_prints_the_card_of_the_zoo(reference):
     assert info.lines(reference)[0].startswith("zoo:alexnet_small_l2_1: alexnet_small, images of 32 px")
