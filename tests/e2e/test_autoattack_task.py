@@ -157,7 +157,7 @@ def test_decided_attack_stops_at_a_narrow_interval_and_says_so(finished, tmp_pat
         assert sorted(arrays["index"]) == list(range(8)) and list(arrays["index"]) != list(range(8))
         np.testing.assert_array_equal(arrays["label"], all_["label"][arrays["index"]])
         np.testing.assert_array_equal(arrays["clean"], all_["clean"][arrays["index"]])
-    narrow = autoattack._narrow(0.05)
+    narrow = autoattack._stop_when_narrow(0.05)
     assert not narrow(50, 100) and narrow(210, 420) and narrow(0, 40) and not narrow(0, 20)
     for bad in (-0.1, 0.5):
         with pytest.raises(UserError, match="attack.decide must be the half-width"):

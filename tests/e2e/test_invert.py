@@ -201,7 +201,7 @@ def run(config, workdir):
         ("images={folder} --config.edge=-1", "edge must be 0 or more"),
         ("images={folder} --config.log.num_images=-1", "num_images=-1 must be 0"),
         ("images={tmp}", "is in the folder of images"),
-        ("images={folder},robust_inverter={tmp}/none", "no checkpoint in"),
+        ("images={folder},robust_inverter={tmp}/none", "none' does not exist; name the workdir"),
         (
             "images={folder},robust_inverter={encoder}",
             "holds a classifier; name the workdir of an inverter",
