@@ -23,9 +23,10 @@ of the content); mix (weights of all styles in the order of their names, such as
 data.size (0: each image's own; 224: squashed to 224 x 224, the paper's), data.resize (squash or crop, for size),
 data.max_side (longer images are reduced to it; 0: none), data.border (px of reflection around an image, against the
 frame that convolutions draw; the paper's is 0), data.num_content and data.num_style (0: all), data.content_labels and
-data.style_labels (folders of label maps, PNGs of the images' names: each region takes the style of the region with its
-label); tile (px of a cell of the sheets), batch_size (images at a time); of evaluation metric_networks.vgg19 and
-metric_networks.encoder (the features of the Gram loss; both empty: the robust encoder's).
+data.style_labels (folders of label maps, PNGs of the images' names, each of a whole image, or a square of it squashed:
+each region takes the style of the region with its label); tile (px of a cell of the sheets), batch_size (images at a
+time); of evaluation metric_networks.vgg19 and metric_networks.encoder (the features of the Gram loss; both empty: the
+robust encoder's).
 """
 
 from configs import arguments, tasks

@@ -19,7 +19,7 @@ from collections.abc import Mapping
 
 # Several threads print "[Gloo] Rank 0 is connected to 7 peer ranks. Expected number of connected peer ranks is : 7" at
 # once, and the pieces mix.
-_GLOO = re.compile(rb"(?:\[Gloo\]|Rank|is|connected|to|peer|ranks\.?|Expected|number|of|:|\d+|\s)+")
+_GLOO = re.compile(rb"(?:\[Gloo\]|Rank|is|connected|to|peer|ranks\.?|Expected|number|of|:|\d|\s)+")
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 

@@ -59,7 +59,7 @@ _SILENT = (
     "gan",
     "data.data_dir",
     "data.num_workers",
-)  # fields that change no result
+)  # fields that change no result, or name other runs
 
 
 def main(argv: Sequence[str]) -> None:
@@ -136,14 +136,14 @@ def add(args: argparse.Namespace) -> None:
         )
     first = pathlib.Path(args.encoder or args.gan)
     others = [pathlib.Path(path) for path in filter(None, (args.inverters or args.autoencoders).split("+"))]
-    for source in (first, *others):
-        workdirs.read_results(source)  # finished
+    encoder = load_metric_encoder(args, first) if args.gan else None
+    trainings = [_training(source) for source in (first, *others)]
     export = export_encoder if args.encoder else export_gan
     networks = export(zoo.FOLDER / args.name, first, others, half=args.kernels == "float16")
-    sources = zip(networks.items(), (first, *others), strict=True)
+    rows = zip(networks.items(), trainings, strict=True)
     card = {
         "name": args.name,
-        "networks": {name: _describe(args, name, network, source) for (name, network), source in sources},
+        "networks": {name: _describe(args, name, network, training) for (name, network), training in rows},
         "note": args.note,
         "arinv": arinv.__version__,
         "date": datetime.date.today().isoformat(),
@@ -155,7 +155,7 @@ def add(args: argparse.Namespace) -> None:
         attack = {"norm": args.norm or default["norm"], "eps": default["eps"] if args.eps is None else args.eps}
         _add_measurements(card, networks, attack, args)
     else:
-        _add_generative_measurements(card, networks, args)
+        _add_generative_measurements(card, networks, encoder, args)
     write_json(zoo.FOLDER / args.name / zoo.CARD, card)
     check_sizes()
 
@@ -174,7 +174,9 @@ def measure(args: argparse.Namespace) -> None:
     if zoo.ENCODER in networks:
         _add_measurements(card, networks, card["networks"][zoo.ENCODER]["measured"]["attack"], args)
     else:
-        _add_generative_measurements(card, networks, args)
+        reference = card["networks"][trained.GAN]["measured"]["metric_encoder"]
+        encoder = loading.load(reference, kind=CLASSIFIER, image_size=networks[trained.GAN].image_size)
+        _add_generative_measurements(card, networks, encoder, args, reference=reference)
     write_json(zoo.FOLDER / args.name / zoo.CARD, card)
 
 
@@ -196,8 +198,27 @@ def _add_measurements(
     card["networks"][zoo.ENCODER]["measured"] = _measured(workdir, layers)
 
 
+def load_metric_encoder(args: argparse.Namespace, gan: pathlib.Path) -> Trained:
+    """Returns the classifier whose features FID compares.
+
+    Args:
+      args: as parsed.
+      gan: workdir of the GAN.
+
+    Raises:
+      UserError: none there, or one of images of another size.
+    """
+    size = loading.load(gan, kind=trained.GAN).image_size
+    return loading.load(args.metric_encoder, kind=CLASSIFIER, image_size=size)
+
+
 def _add_generative_measurements(
-    card: dict[str, Any], networks: Mapping[str, Trained], args: argparse.Namespace
+    card: dict[str, Any],
+    networks: Mapping[str, Trained],
+    encoder: Trained,
+    args: argparse.Namespace,
+    *,
+    reference: str = "",
 ) -> None:
     """Measures a GAN and its autoencoders, and adds the figures to their card."""
     workdir = _measurements_workdir(networks, args)
@@ -210,10 +231,9 @@ def _add_generative_measurements(
             "num_images": measured["num_examples"],
             "setting": measured["setting"],
         }
-    generator, encoder = networks[trained.GAN], loading.load(args.metric_encoder, kind=CLASSIFIER)
-    opened = Run(config.stages[trained.GAN], workdir / trained.GAN)
-    distance = fid(generator, encoder, opened.open_data("test"), key=jax.random.key(0))
-    card["networks"][trained.GAN]["measured"] |= distance | {"metric_encoder": args.metric_encoder}
+    source = Run(config.stages[trained.GAN], workdir / trained.GAN).open_data("test")
+    distance = fid(networks[trained.GAN], encoder, source, key=jax.random.key(0))
+    card["networks"][trained.GAN]["measured"] |= distance | {"metric_encoder": reference or args.metric_encoder}
 
 
 def _measurements_workdir(networks: Mapping[str, Trained], args: argparse.Namespace) -> pathlib.Path:
@@ -379,7 +399,7 @@ def _measured(workdir: pathlib.Path, layers: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def _describe(args: argparse.Namespace, name: str, network: Trained, source: pathlib.Path) -> dict[str, Any]:
+def _describe(args: argparse.Namespace, name: str, network: Trained, training: Mapping[str, Any]) -> dict[str, Any]:
     """Returns what a card has of one network, from its file and its training."""
     description = network.description
     fields = _FIELDS[network.kind]
@@ -393,13 +413,19 @@ def _describe(args: argparse.Namespace, name: str, network: Trained, source: pat
         "image_size": network.image_size,
         **{field: own[field] if field in own else description[field] for field in fields},
         **({"latent_size": network.module.latent_size} if network.kind == trained.GAN else {}),
-        "training": _training(source),
+        "training": training,
     }
 
 
 def _training(workdir: pathlib.Path) -> dict[str, Any]:
-    """Returns how a network was trained, from the files of its workdir, and of those that it continues."""
+    """Returns how a network was trained, from the files of its workdir, and of those that it continues.
+
+    Raises:
+      UserError: a training that is not finished, or a run of another task.
+    """
     configs, results = _continued(workdir), workdirs.read_results(workdir)
+    if (task := list(configs.values())[-1].task) not in _ARGUMENTS:
+        raise UserError(f"{workdir} is a run of {task}; the zoo has networks of {', '.join(_ARGUMENTS)}")
     costs = plan.plan_stages(configs, plan.Assumptions())
     [*_, config], steps = configs.values(), [cost["run"]["steps"] for cost in costs]
     fields = config.data
@@ -426,7 +452,7 @@ def _training(workdir: pathlib.Path) -> dict[str, Any]:
 def _continued(workdir: pathlib.Path) -> dict[pathlib.Path, ConfigDict]:
     """Returns the workdirs and configs of a training and of the stages that it continues, the first one first."""
     path = paths.canonical(workdir)
-    config = ConfigDict(workdirs.read_json(path / "config.json"))
+    config = ConfigDict(workdirs.read_config(path))
     start = config.get("start", "")
     return {**(_continued(workdirs.resolve(start, path)) if start else {}), path: config}
 
@@ -510,6 +536,14 @@ def _autoencoder_argument(config: ConfigDict) -> str:
     )
 
 
+def _aegan_argument(config: ConfigDict) -> str:
+    operator, spec = config.operator, config.autoencoder
+    return (
+        f"autoencoder:networks=aegan,latent_size={spec.latent_size},options={_options(spec.options)},"
+        f"operator={operator.name},operator_options={_options(operator.options)},{_images(config)}"
+    )
+
+
 def _images(config: ConfigDict) -> str:
     classes = "+".join(map(str, config.data.classes))
     return f"dataset={config.data.name},classes={classes},image_size={config.data.image_size},dtype={config.dtype}"
@@ -525,6 +559,7 @@ _ARGUMENTS = {
     "inverter": _inverter_argument,
     "gan": _gan_argument,
     "autoencoder": _autoencoder_argument,
+    "aegan": _aegan_argument,
 }
 
 

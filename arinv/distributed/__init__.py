@@ -28,18 +28,20 @@ __all__ = [
     "MODES",
     "TERMINATED",
     "MissingProcesses",
+    "alone",
+    "broadcast",
     "count",
     "crash",
     "fail",
     "finish",
-    "broadcast",
     "gather",
     "index",
-    "start",
     "preemption_guard",
+    "start",
 ]
 
 _lifeline: Lifeline | None = None
+_is_alone = False  # see `alone`
 
 
 def start(
@@ -107,7 +109,18 @@ def gather(value: Any) -> list:
     Args:
       value: a small plain JSON value.
     """
-    return _lifeline.gather(value) if _lifeline else [value]
+    return _lifeline.gather(value) if _lifeline and not _is_alone else [value]
+
+
+@contextlib.contextmanager
+def alone() -> Iterator[None]:
+    """Lets functions that several processes call together run on this process alone: nothing is exchanged in them."""
+    global _is_alone
+    before, _is_alone = _is_alone, True
+    try:
+        yield
+    finally:
+        _is_alone = before
 
 
 def broadcast(value: Any) -> Any:

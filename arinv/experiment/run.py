@@ -349,14 +349,15 @@ def attack_options(config: Mapping[str, Any]) -> dict[str, Any]:
 
 @functools.cache
 def report_radius(eps: float, norm: str) -> None:
-    """Warns, once a process, about a radius that includes every image, such as eps=8 in linf.
+    """Warns, once and on process 0, about a radius that includes every image, such as eps=8 in linf.
 
     Args:
       eps: attack.eps of a config.
       norm: attack.norm.
     """
-    if (text := radius_warning(eps, norm)) and jax.process_index() == 0:
-        print(f"warning: attack.eps={text}", file=sys.stderr, flush=True)
+    if text := radius_warning(eps, norm):
+        if jax.process_index() == 0:
+            print(f"warning: attack.eps={text}", file=sys.stderr, flush=True)
         warnings.simplefilter("ignore", RadiusWarning)  # already reported
 
 

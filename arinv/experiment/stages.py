@@ -95,9 +95,10 @@ def check(
         _check_order(stages)
         pending = {folder: stage for folder, stage in stages.items() if not workdirs.is_complete(folder)}
         workdirs.check_sources(pending)
-        for folder, stage in pending.items():
-            if check_inputs := getattr(tasks[stage.task], "check_inputs", None):
-                check_inputs(Run(stage, folder, stages, sources))
+        with distributed.alone():
+            for folder, stage in pending.items():
+                if check_inputs := getattr(tasks[stage.task], "check_inputs", None):
+                    check_inputs(Run(stage, folder, stages, sources))
     return stages
 
 

@@ -56,10 +56,17 @@ _SOURCES = (*_TRAINED, "entries", "figures", "attack_from", "detector")
 # Fields that name other runs whose tasks look for them themselves, or that do so in some tasks only.
 _OTHER_SOURCES = ("encoders", "metric_networks", "metric_encoder", "start", "comparator", "restoration", "attribute",
                   "stylized")  # fmt: skip
+_WORDS = ("optimization.encoders", "encoder.start")  # fields of such names that hold words
 _NETWORKS = ("gan", "autoencoder", "aegan")  # of restorations; of their trainings these are groups of fields
 _FILES = ("path", "mask")  # fields that name a file
 _BEGINNING = 2**16  # bytes of an image by which it is recognized
 _MAX_READ = 20_000  # images of a folder that are read for it
+_PARTS = 16  # of a single file, such as an archive, of which as much is read
+_hashes: dict[tuple, str] = {}  # of the images that were hashed last, which several stages may name
+# Fields that had other names.
+_RENAMED = {
+    "average_decay": "ema_decay", "other_size": "allow_other_size", "at_a_time": "chunk_size", "most_error": "max_error"
+}  # fmt: skip
 _PROSE = ("title", "text")  # fields printed in reports
 
 
@@ -199,7 +206,7 @@ def check(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     path = workdir / "config.json"
     if not path.exists():
         return
-    saved, current = _flatten(read_json(path)), _flatten(plain(config))
+    saved, current = _flatten(read_config(workdir)), _flatten(plain(config))
     free = (*_FREE_FIELDS, "batch_size") if config.task in INDEPENDENT else _FREE_FIELDS
     differences = [
         f"{name} (there {saved.get(name, 'missing')!r}, now {current.get(name, 'missing')!r})"
@@ -217,7 +224,7 @@ def open_workdir(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> st
     """Checks the workdir and writes the config into it; on process 0 only.
 
     Returns:
-      A hash of the earlier runs and files that the config names; on other processes "".
+      A hash of the earlier runs and files that the config names; "" for none, and on other processes.
 
     Raises:
       UserError: it belongs to another config or cannot be written.
@@ -232,7 +239,7 @@ def open_workdir(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> st
         write_json(workdir / "inputs.json", runs | _images(fields))
     except OSError as error:
         raise UserError(f"workdir {workdir} cannot be written: {error.strerror}") from error
-    return _hash(json.dumps(runs, sort_keys=True).encode())
+    return _hash(json.dumps(runs, sort_keys=True).encode()) if runs else ""
 
 
 def is_complete(workdir: pathlib.Path) -> bool:
@@ -287,7 +294,7 @@ def _runs(config: Mapping[str, Any], workdir: pathlib.Path) -> dict[str, str]:
     for name, text in _texts(config):
         parts = name.split(".")
         is_run = parts[-1] in _NETWORKS or any(part in _SOURCES or part in _OTHER_SOURCES for part in parts)
-        if zoo.is_reference(text) or not (is_run or set(parts) & {*_FILES}):
+        if name in _WORDS or zoo.is_reference(text) or not (is_run or set(parts) & {*_FILES}):
             continue
         with contextlib.suppress(OSError, UserError):  # moved or deleted since, or not readable
             place = resolve(text, workdir) if is_run else paths.expanded(text)
@@ -332,14 +339,21 @@ def _hash_of_images(place: pathlib.Path) -> str:
 
     Of very many images the names and sizes alone count.
     """
-    digest = hashlib.sha256()
     files = [place] if place.is_file() else image_paths(place)
-    for path in files:
-        digest.update(os.fsencode(f"{os.path.relpath(path, place)} {path.stat().st_size}\n"))
-        if len(files) <= _MAX_READ:
-            with path.open("rb") as file:
-                digest.update(file.read(_BEGINNING))
-    return digest.hexdigest()[:16]
+    stats = [path.stat() for path in files]
+    key = tuple((path, stat.st_size, stat.st_mtime_ns) for path, stat in zip(files, stats, strict=True))
+    if key not in _hashes:
+        digest = hashlib.sha256()
+        for path, stat in zip(files, stats, strict=True):
+            digest.update(os.fsencode(f"{os.path.relpath(path, place)} {stat.st_size}\n"))
+            if len(files) <= _MAX_READ:
+                with path.open("rb") as file:
+                    for part in range(1 if len(files) > 1 else _PARTS):
+                        file.seek(part * max(0, stat.st_size - _BEGINNING) // _PARTS)
+                        digest.update(file.read(_BEGINNING))
+        _hashes.clear()
+        _hashes[key] = digest.hexdigest()[:16]
+    return _hashes[key]
 
 
 def _hash(content: bytes) -> str:
@@ -358,6 +372,21 @@ def read_results(workdir: pathlib.Path) -> dict[str, Any]:
     if not is_complete(workdir):
         raise UserError(f"{path} is damaged (not JSON); delete it and start that task again, which resumes")
     return read_json(path)
+
+
+def read_config(workdir: pathlib.Path) -> dict[str, Any]:
+    """Returns the config of a run as plain JSON values, with today's names of its fields.
+
+    Raises:
+      UserError: the file is damaged.
+    """
+    return _renamed(read_json(workdir / "config.json"))
+
+
+def _renamed(value: Any) -> Any:
+    if not isinstance(value, dict):
+        return value
+    return {_RENAMED.get(name, name): _renamed(part) for name, part in value.items()}
 
 
 def read_json(path: pathlib.Path, *, needed: Sequence[str] = ()) -> dict[str, Any]:

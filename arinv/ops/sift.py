@@ -208,7 +208,7 @@ class _Cache:
     """Cells of images, of which the first are dropped where they take more memory than allowed."""
 
     def __init__(self, max_bytes: int):
-        self._most_bytes, self._num_bytes = max_bytes, 0
+        self._max_bytes, self._num_bytes = max_bytes, 0
         self._values: dict[tuple, tuple[np.ndarray, np.ndarray, int]] = {}
 
     def get(self, key: tuple, compute: Callable[[], tuple[np.ndarray, np.ndarray, int]]) -> tuple:
@@ -216,7 +216,7 @@ class _Cache:
         if key not in self._values:
             value = self._values[key] = compute()
             self._num_bytes += value[1].nbytes
-            while self._num_bytes > self._most_bytes and len(self._values) > 1:
+            while self._num_bytes > self._max_bytes and len(self._values) > 1:
                 self._num_bytes -= self._values.pop(next(iter(self._values)))[1].nbytes
             return value
         return self._values[key]

@@ -80,7 +80,7 @@ def run(run: Run) -> dict[str, Any]:
     Raises:
       UserError: data or checkpoints that cannot be read or do not fit the config.
     """
-    recipe = _report_departures(run)
+    recipe = _report_differences(run)
     return run.finish({**training.train(run, build, check_data=check_classes), **recipe})
 
 
@@ -204,7 +204,7 @@ def _differences(used: Any, published: Any, name: str) -> dict[str, list]:
     return differences
 
 
-def _report_departures(run: Run) -> dict[str, Any]:
+def _report_differences(run: Run) -> dict[str, Any]:
     """Prints how a run differs from its published recipe, and returns that as fields of the results.
 
     Returns:

@@ -12,6 +12,7 @@ then the generator.
 Source: Karras et al. 2018, sections 2 and A.1; Berthelot et al. 2017, section 3; as used by the Generative Encoder.
 """
 
+import functools
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -34,7 +35,7 @@ from arinv.ops.augment import augment
 from arinv.ops.images import image_grid, to_float, to_rgb
 from arinv.ops.inputs import check_number
 from arinv.train import training
-from arinv.types import Array, ArrayLike, Batch, Metrics, Network, Variables
+from arinv.types import Array, ArrayLike, Batch, FeaturesFn, Metrics, Network, Variables
 
 _BALANCE = "balance"  # of the equilibrium game, beside the networks in the state
 
@@ -419,11 +420,15 @@ def feature_moments(encoder: Trained, batches: Iterable[tuple[ArrayLike, ArrayLi
       encoder: a classifier, whose default layer gives the features.
       batches: of images float32 [B, H, W, C] in [0, 1] and masks [B], 0 for padding.
     """
-    layer, result = encoder.module.default_layer, metrics.FeatureMoments()
-    vectors = jax.jit(lambda images: metrics.feature_vectors(encoder.features_fn, to_rgb(images), layer=layer))
+    result = metrics.FeatureMoments()
     for images, mask in batches:
-        result.update(vectors(images), mask)
+        result.update(_vectors(encoder.features_fn, images, layer=encoder.module.default_layer), mask)
     return result
+
+
+@functools.partial(jax.jit, static_argnames="layer")
+def _vectors(features_fn: FeaturesFn, images: Array, *, layer: str) -> Array:
+    return metrics.feature_vectors(features_fn, to_rgb(images), layer=layer)
 
 
 def fid_name(encoder: Trained, moments: metrics.FeatureMoments) -> str:

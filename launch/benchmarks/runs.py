@@ -13,7 +13,7 @@ _CIFAR10_TRAIN = 50_000
 _CLASSIFIER_EPOCHS = 1.0 + 0.3 + 2 * 0.2  # robust, standard, and for both an evaluation under attack
 _INVERTER_EPOCHS = 2 * (0.2 + 0.35 + 0.45)  # pixel, feature and gan loss, of two encoders
 _INVERTER_SHARE = 0.6  # inverter epochs for each epoch of the classifiers: 90 for 150, as published
-_MAX_CLASSIFIER_MINUTES = 150
+_MAX_CLASSIFIER_EPOCHS = 150
 _FEWEST_EPOCHS = 3
 _FIXED_MINUTES = 6.0  # compilation, reading the data, last evaluations
 _ASSUMED_IMAGES_PER_SECOND = 4000.0  # of the robust step, where it has not been measured
@@ -89,7 +89,7 @@ def cifar10_epochs(minutes: float, images_per_second: float) -> int:
     """
     epoch = _CIFAR10_TRAIN / images_per_second / 60
     each = epoch * (_CLASSIFIER_EPOCHS + _INVERTER_SHARE * _INVERTER_EPOCHS)
-    return max(1, min(_MAX_CLASSIFIER_MINUTES, int((0.85 * minutes - _FIXED_MINUTES) / each)))
+    return max(1, min(_MAX_CLASSIFIER_EPOCHS, int((0.85 * minutes - _FIXED_MINUTES) / each)))
 
 
 def _measured_speed(context: Context) -> float:

@@ -88,7 +88,7 @@ def test_evaluation_writes_every_number_of_every_image(finished):
     _, workdir = finished
     results = read_results(workdir / "evaluation")
     with np.load(workdir / "evaluation" / "per_image.npz", allow_pickle=False) as arrays:
-        assert tuple(arrays["rows"]) == ROWS
+        assert tuple(arrays["rows"]) == ROWS and "set/checksum" not in arrays
         assert list(arrays["set/name"]) == ["set/0.png", "set/1.png", "set/2.png"]
         for i, row in enumerate(ROWS):
             np.testing.assert_allclose(results["sets"]["set"][row]["psnr"], arrays["set/psnr"][:, i].mean(), rtol=1e-6)

@@ -219,6 +219,7 @@ def test_output_has_the_process_in_front(capfdbinary):
 
 def test_noise_of_the_collectives_is_left_out(capfdbinary):
     line = "[Gloo] Rank 0 is connected to 7 peer ranks. Expected number of connected peer ranks is : 7"
+    assert not local.is_noise(b"7" * 5000 + b"x") and local.is_noise(b"  ")
     pieces = "[Gloo] Rank [Gloo] Rank 13 is connected to  is connected to 77 peer ranks. "
     local.run(*shell(f"echo '{line}'; echo '{pieces}'; echo 7; echo x; echo 'Rank 7 of the images'"), 5.0)
     assert capfdbinary.readouterr().out == b"[0] x\n[0] Rank 7 of the images\n"

@@ -109,9 +109,10 @@ def _decision(config: ConfigDict, own: Mapping[str, Any]) -> dict[str, Any]:
     """
     decision = {**own, **{name: value for name, value in config.decision.items() if value}}
     if config.decision.quantile and decision["policy"] != QUANTILE:
+        owner = "" if config.decision.policy else " of the detector"
         raise UserError(
-            f"decision.quantile={config.decision.quantile:g} has no effect with the policy {decision['policy']} of the "
-            f"detector; set decision.policy={QUANTILE} too"
+            f"decision.quantile={config.decision.quantile:g} has no effect with the policy "
+            f"{decision['policy']}{owner}; set decision.policy={QUANTILE}"
         )
     return decision
 

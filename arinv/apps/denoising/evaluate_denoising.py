@@ -235,6 +235,7 @@ def _measure_sets(
             parts.save(f"{number:06d}", part)
         if _WINDOWS in part:
             windows[name] = part.pop(_WINDOWS)
+        part.pop(_CHECKSUM)
         numbers[image_set.name].append(part)
     per_image = {name: {key: np.stack([p[key] for p in group]) for key in group[0]} for name, group in numbers.items()}
     return per_image, windows
@@ -247,7 +248,7 @@ def _crop(image: np.ndarray, restored: np.ndarray) -> np.ndarray:
 
 def _summarize(numbers: Mapping[str, np.ndarray], rows: Sequence[str]) -> dict[str, Any]:
     """Returns {"num_images", row -> {metric, metric_std}} of metric -> [images, rows]."""
-    values = {metric: array for metric, array in numbers.items() if metric not in ("name", _CHECKSUM)}
+    values = {metric: array for metric, array in numbers.items() if metric != "name"}
     summaries = {row: report.summarize({m: array[:, i] for m, array in values.items()}) for i, row in enumerate(rows)}
     return {"num_images": len(numbers["name"]), **summaries}
 

@@ -272,6 +272,14 @@ def test_training_command_of_an_autoencoder_names_its_operator():
     assert maintenance._fields(command_line.parse(["arinv", *words]).config) == maintenance._fields(saved)
 
 
+def test_training_command_of_an_aegan_has_its_options(monkeypatch):
+    argument = "autoencoder:networks=aegan,dataset=cifar10,options=base_width:32+max_width:16"
+    given = command_line.parse(["arinv", f"--config={argument}", "--workdir=x"]).config
+    saved = ConfigDict(json.loads(json.dumps(workdirs.plain(given))))
+    _, _, _, *words = shlex.split(maintenance.training_command([saved]))
+    assert maintenance._fields(command_line.parse(["arinv", *words]).config) == maintenance._fields(saved)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

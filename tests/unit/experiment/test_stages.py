@@ -9,6 +9,7 @@ import pytest
 from ml_collections import ConfigDict
 from PIL import Image
 
+from arinv import distributed
 from arinv.errors import UserError
 from arinv.experiment import stages, workdirs
 
@@ -147,10 +148,37 @@ def test_every_field_that_names_a_run_is_an_input(tmp_path, monkeypatch, field, 
         stages.run(config, tmp_path / "second", tasks)
 
 
+def test_inputs_are_checked_by_process_0_without_the_others(tmp_path, monkeypatch):
+    """The others would answer a later exchange."""
+
+    def exchange(value):
+        raise AssertionError("exchanged with a process that does not take part")
+
+    monkeypatch.setattr(distributed, "_lifeline", types.SimpleNamespace(index=0, count=2, gather=exchange))
+    read = []
+    task = types.SimpleNamespace(
+        check=lambda config: None, check_inputs=lambda run: read.append(distributed.broadcast(3))
+    )
+    stages.check(_config("evaluate", 1), tmp_path / "run", {"evaluate": task})
+    assert read == [3]
+    with pytest.raises(AssertionError, match="exchanged"):
+        distributed.broadcast(3)
+
+
+def test_configs_with_earlier_names_of_fields_are_those_of_today(tmp_path):
+    tasks, sizes = _tasks("evaluate", largest=99)
+    config = _finished(tmp_path, "run", tasks, ema_decay=0.5, encoder={"allow_other_size": True})
+    path = tmp_path / "run" / "config.json"
+    path.write_text(path.read_text().replace("ema_decay", "average_decay").replace("allow_other_size", "other_size"))
+    stages.run(config, tmp_path / "run", tasks)
+    assert len(sizes) == 1 and workdirs.read_config(tmp_path / "run")["ema_decay"] == 0.5
+
+
 def test_words_that_are_also_the_name_of_the_workdir_are_no_inputs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     tasks, _ = _tasks("evaluate", largest=99)
-    fields = {"attribute": "edges", "gan": {"networks": "dcgan"}}
+    fields = {"attribute": "edges", "gan": {"networks": "dcgan"}, "optimization": {"encoders": ("robust",)}}
+    (tmp_path / "robust").mkdir()
     for name in ("edges", "dcgan"):
         config = _finished(tmp_path, name, tasks, **fields)
         stages.run(config, tmp_path / name, tasks)
