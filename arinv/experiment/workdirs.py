@@ -52,6 +52,7 @@ _SCHEMES = (f"{name}:" if scheme.location else name for name, scheme in data.SCH
 _JOINED = re.compile(rf"\+(?={'|'.join(_SCHEMES)})")  # between data sets; paths may have a + in them
 # Fields that name other runs, or hold such names: first those of trainings, then those of other tasks.
 _TRAINED = ("checkpoint", "encoder_checkpoint", "inverter", "inverters", "denoiser", "gans")
+_GROUPS = ("inverters", "gans", "entries", "figures", "encoders", "metric_networks")  # of them, those that hold names
 _SOURCES = (*_TRAINED, "entries", "figures", "attack_from", "detector")
 # Fields that name other runs whose tasks look for them themselves, or that do so in some tasks only.
 _OTHER_SOURCES = ("encoders", "metric_networks", "metric_encoder", "start", "comparator", "restoration", "attribute",
@@ -128,17 +129,23 @@ def check_sources(stages: Mapping[pathlib.Path, ml_collections.ConfigDict]) -> N
         if not path.exists():
             raise UserError(f"{name}={reference!r} does not exist; name the workdir of an earlier run")
     for name, _, path in references:
-        if any(part in _TRAINED for part in name.split(".")):
+        if _is_one_of(name, _TRAINED):
             checkpoint.check_run(path, name=name)
 
 
 def _references(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> Iterator[tuple[str, str, pathlib.Path]]:
     """Yields field, value and path of every earlier run that a config names, without stages."""
     for name, value in _flatten(plain(config)).items():
-        if value and any(part in _SOURCES for part in name.split(".")):
+        if value and _is_one_of(name, _SOURCES):
             for reference in [value] if isinstance(value, str) else value:
                 if not reference.startswith(_STAGE):
                     yield name, reference, resolve(reference, workdir)
+
+
+def _is_one_of(name: str, fields: Sequence[str]) -> bool:
+    """Returns whether a field is one of those named, or in a group of that name, such as inverters.robust."""
+    *groups, last = name.split(".")
+    return last in fields or any(group in fields and group in _GROUPS for group in groups)
 
 
 def relative(target: pathlib.Path, workdir: pathlib.Path) -> str:
@@ -293,7 +300,7 @@ def _runs(config: Mapping[str, Any], workdir: pathlib.Path) -> dict[str, str]:
     inputs, own = {}, paths.canonical(workdir)
     for name, text in _texts(config):
         parts = name.split(".")
-        is_run = parts[-1] in _NETWORKS or any(part in _SOURCES or part in _OTHER_SOURCES for part in parts)
+        is_run = _is_one_of(name, (*_SOURCES, *_OTHER_SOURCES, *_NETWORKS))
         if name in _WORDS or zoo.is_reference(text) or not (is_run or set(parts) & {*_FILES}):
             continue
         with contextlib.suppress(OSError, UserError):  # moved or deleted since, or not readable
