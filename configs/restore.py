@@ -1,7 +1,7 @@
 """Restores images of your own: degraded first, to see how far a method gets, or degraded already.
 
-    python -m arinv --config=configs/restore.py:gan=runs/gan/size32,autoencoder=runs/mask/autoencoder,operator=mask,\
-images=/my/photographs --workdir=runs/mine
+    python -m arinv --config=configs/restore.py:gan=zoo:progressive_automobile,autoencoder=zoo:progressive_automobile,\
+operator=mask,images=/my/cars --workdir=runs/mine
     python -m arinv --config=configs/restore.py:gan=runs/gan/size32,autoencoder=runs/blur/autoencoder,operator=blur,\
 images=blurred.png,degraded=true --workdir=runs/sharp
 

@@ -227,7 +227,11 @@ def _add_generative_measurements(
     for network, row in card["networks"].items():
         measured = workdirs.read_results(workdir / network)
         row["measured"] = {
-            "psnr": {method: entry["psnr"] for method, entry in measured["entries"].items()},
+            "psnr": {
+                method: entry["psnr"]
+                for method, entry in measured["entries"].items()
+                if network != trained.GAN or method == INVERTGAN  # whose images are not degraded
+            },
             "num_images": measured["num_examples"],
             "setting": measured["setting"],
         }

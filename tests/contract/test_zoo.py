@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import arinv
-from arinv import attacks, data, main, zoo
+from arinv import attacks, data, main, metrics, zoo
 from arinv.command_line import load
 from configs import arguments
 from launch import zoo as maintenance
@@ -19,6 +19,7 @@ TOLERANCE = 0.1  # dB, between versions of jaxlib and machines
 
 
 ENCODERS = [name for name in zoo.names() if zoo.ENCODER in zoo.networks(name)]
+GANS = [name for name in zoo.names() if "gan" in zoo.networks(name)]
 
 
 @pytest.fixture(params=zoo.names())
@@ -146,6 +147,23 @@ def test_entry_inverts_a_photograph(encoder_name):
         assert maintenance.photograph_psnr(arinv.load(f"zoo:{encoder_name}/{layer}"), image) > expected - TOLERANCE
 
 
+@pytest.mark.parametrize("name", GANS)
+@pytest.mark.long
+def test_entry_of_a_gan_draws_images_and_restores_them(name):
+    gan, networks = arinv.load(f"zoo:{name}"), zoo.card(name)["networks"]
+    samples = np.clip(gan.sample(jax.random.key(0), 16), 0, 1)
+    assert samples.shape == (16, gan.image_size, gan.image_size, 3)
+    assert 0.1 < samples.std() < 0.5 and samples.std(axis=0).mean() > 0.1  # images, of which no two are equal
+    for network, row in networks.items():
+        if row["kind"] == "autoencoder":
+            autoencoder = arinv.load(f"zoo:{name}/{network}")
+            assert (
+                metrics.psnr(autoencoder.reconstruct(samples), samples).mean()
+                > row["measured"]["psnr"]["autoencoder"] - 3
+            )
+            assert row["measured"]["psnr"]["generative_encoder"] > 10
+
+
 @pytest.mark.parametrize(
     "config",
     [
@@ -155,6 +173,7 @@ def test_entry_inverts_a_photograph(encoder_name):
         "evaluate:checkpoint=zoo:alexnet_small_l2_1/conv2",
         "inverter:encoder_checkpoint=zoo:alexnet_small_l2_1",
         "invert:robust_inverter=zoo:alexnet_small_l2_1,images=photos",
+        "restore:gan=zoo:progressive_automobile,autoencoder=zoo:progressive_automobile,operator=mask,images=photos",
         "style:content=photos:coffee",
         "style:robust_encoder=zoo:alexnet_small_l2_1/encoder",
     ],
