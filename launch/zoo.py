@@ -87,12 +87,12 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
         command.add_argument("--workdir", default="runs/zoo", help="of the measurements (%(default)s)")
         command.add_argument("--images", type=int, default=1000, help="test images that are measured (%(default)s)")
         command.add_argument("--data_dir", default="", help="where TFDS datasets are")
-        command.add_argument("--metric_encoder", default="zoo:alexnet_small_l2_1",
-                             help="whose features the FID of a GAN compares (%(default)s)")  # fmt: skip
     adding.add_argument("--encoder", default="", help="workdir of a finished classifier's training")
     adding.add_argument("--inverters", default="", help='workdirs of its inverters\' trainings, joined by "+"')
     adding.add_argument("--gan", default="", help="workdir of a finished GAN's training, in an encoder's place")
     adding.add_argument("--autoencoders", default="", help='workdirs of autoencoders\' trainings, joined by "+"')
+    adding.add_argument("--metric_encoder", default="zoo:alexnet_small_l2_1",
+                        help="whose features the FID of a GAN compares (%(default)s)")  # fmt: skip
     adding.add_argument("--kernels", choices=("float16", "float32"), default="float16", help="as stored (%(default)s)")
     adding.add_argument("--eps", type=float, help="of the measured attacks; without: of the training, or 0.5")
     adding.add_argument("--norm", choices=("l2", "linf"), help="of the measured attacks; without: as eps, or l2")

@@ -81,7 +81,7 @@ def test_table_a1_adds_its_report_to_the_workdir_of_table5(scales, untrained, ca
 def test_report_puts_finished_evaluations_side_by_side(scales, untrained, tmp_path):
     main.run(report.get_config(f"evaluations={scales}/scales,title=Mine"), tmp_path / "one")
     assert (tmp_path / "one" / "table.md").read_text().startswith("# Mine\n\n| encoder | PSNR (dB) | SSIM |")
-    with pytest.raises(UserError, match="order is empty"):
+    with pytest.raises(UserError, match="evaluations is empty"):
         main.run(report.get_config(""), tmp_path / "none")
     for place, shown in (
         (untrained / "robust_encoder", "no results in"),
