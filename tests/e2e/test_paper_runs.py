@@ -85,7 +85,7 @@ def test_report_puts_finished_evaluations_side_by_side(scales, untrained, tmp_pa
         main.run(report.get_config(""), tmp_path / "none")
     for place, shown in (
         (untrained / "robust_encoder", "no results in"),
-        (scales / "report", "no evaluation but comparison"),
+        (scales / "report", "is of the task comparison, which a report cannot read"),
     ):
         with pytest.raises(UserError, match=shown):
             main.run(report.get_config(f"evaluations={scales}/scales+{place}"), tmp_path / "two")
