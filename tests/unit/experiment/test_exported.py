@@ -189,6 +189,7 @@ def test_zoo_rejects_two_autoencoders_of_an_operator_and_another_kind(tmp_path, 
 def test_zoo_add_takes_an_encoder_or_a_gan(flags, message):
     with one_line(message):
         maintenance.add(maintenance._arguments(["add", "x", *flags]))
+    assert not (zoo.FOLDER / "x").exists()
 
 
 def test_write_rejects_values_beyond_float16(tmp_path):

@@ -176,12 +176,15 @@ def test_configs_with_earlier_names_of_fields_are_those_of_today(tmp_path):
 
 def test_words_that_are_also_the_name_of_the_workdir_are_no_inputs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    tasks, _ = _tasks("evaluate", largest=99)
+    tasks, sizes = _tasks("evaluate", largest=99)
     fields = {"attribute": "edges", "gan": {"networks": "dcgan"}, "optimization": {"encoders": ("robust",)}}
     (tmp_path / "robust").mkdir()
     for name in ("edges", "dcgan"):
         config = _finished(tmp_path, name, tasks, **fields)
+        inputs = workdirs.read_json(tmp_path / name / "inputs.json")
+        assert not [field for field in inputs if field.endswith((f"={name}", "=robust"))]
         stages.run(config, tmp_path / name, tasks)
+    assert len(sizes) == 2, "each is complete, and not refused"
 
 
 def test_results_that_were_lost_are_written_again(tmp_path):
