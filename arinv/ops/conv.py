@@ -25,6 +25,8 @@ from arinv.types import Array
 LAYOUT = lax.ConvDimensionNumbers((0, 3, 1, 2), (3, 2, 0, 1), (0, 3, 1, 2))  # NHWC, HWIO, NHWC
 # Blocks pay off for kernels with few channels on one side and a limited number on the other; measured.
 _FEW_CHANNELS, _MAX_OUTPUTS, _MAX_INPUTS = 4, 32, 16
+# Two groups one by one take a fifth to a twelfth of the time of XLA's grouped convolution, forward and backward.
+_MAX_GROUPS = 4
 
 Pads = tuple[tuple[int, int], tuple[int, int]]
 # Strides -> rows and columns that are computed together; measured.
@@ -49,8 +51,9 @@ def conv_general_dilated(
     """Returns `lax.conv_general_dilated` of the arguments, with a gradient that is fast inside loops.
 
     Fits the `conv_general_dilated` argument of `flax.linen.Conv`. Two-dimensional convolutions of
-    [B, H, W, C] with [kh, kw, in, out], undilated, in one group, use the rewritten gradient;
-    everything else is the plain function. The rewritten form has no forward-mode derivative.
+    [B, H, W, C] with [kh, kw, in, out], undilated, in few groups, use the rewritten gradient, one
+    group after another; everything else is the plain function. The rewritten form has no
+    forward-mode derivative.
 
     Args:
       lhs: [B, H, W, in].
@@ -70,15 +73,17 @@ def conv_general_dilated(
     """
     numbers = lax.conv_dimension_numbers(lhs.shape, rhs.shape, dimension_numbers)
     undilated = all(d == 1 for d in (*(lhs_dilation or ()), *(rhs_dilation or ())))
-    ungrouped = feature_group_count == 1 and batch_group_count == 1
+    has_few_groups = feature_group_count <= _MAX_GROUPS and batch_group_count == 1
     kwargs = {name: value for name, value in kwargs.items() if value is not None}
-    if use_rewrites() and numbers == LAYOUT and undilated and ungrouped and not kwargs:
+    if use_rewrites() and numbers == LAYOUT and undilated and has_few_groups and not kwargs:
         strides, kernel, size = tuple(window_strides), rhs.shape[:2], lhs.shape[1:3]
         if isinstance(padding, str):
             padding = lax.padtype_to_pads(size, kernel, strides, padding)
         pads = tuple((int(low), int(high)) for low, high in padding)
         if all(0 <= pad < k for pair, k in zip(pads, kernel, strict=True) for pad in pair):
-            return _down(_Geometry(strides, pads, kernel, size, precision), lhs, rhs)
+            geometry = _Geometry(strides, pads, kernel, size, precision)
+            groups = (jnp.split(x, feature_group_count, axis=-1) for x in (lhs, rhs))
+            return jnp.concatenate([_down(geometry, x, w) for x, w in zip(*groups, strict=True)], axis=-1)
     return lax.conv_general_dilated(
         lhs, rhs, window_strides, padding, lhs_dilation, rhs_dilation, dimension_numbers,
         feature_group_count, batch_group_count, precision, **kwargs,

@@ -43,4 +43,5 @@ def get_config(arg=None):
         rows[part] = setting.Inversion(fields={"encoder": shared, "loss": {"feature_layer": "conv5", **left_out}})
     trainings, entries = setting.inversions(standard, checkpoint, rows)
     title = f"Parts of DeePSiM's loss, {args.layer} (Dosovitskiy & Brox 2016)"
-    return setting.finish(args, stages | trainings, tasks.comparison(entries, title=title, text=_TEXT))
+    report = tasks.comparison(entries, title=title, text=_TEXT)
+    return setting.finish(args, stages | trainings, report, inverter_epochs=1.0)

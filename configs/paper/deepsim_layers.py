@@ -50,4 +50,4 @@ def get_config(arg=None):
     title = "Reconstructions by DeePSiM (Dosovitskiy & Brox 2016)"
     study = setting.studied(args, trainings, probes=args.probes, title="Study of DeePSiM")
     report = tasks.comparison(entries, title=title, text=_TEXT, figures=setting.sheets(study))
-    return setting.finish(args, {**stages, **trainings, "study": study}, report)
+    return setting.finish(args, {**stages, **trainings, "study": study}, report, inverter_epochs=1.0)

@@ -72,7 +72,7 @@ def get_config(arg=None):
     study = setting.studied(args, trainings, probes="sample+interpolate", title="Samples and interpolations")
     title = "Variational autoencoders with DeePSiM's loss (Dosovitskiy & Brox 2016)"
     report = tasks.comparison(entries, title=title, text=_TEXT, figures=setting.sheets(study))
-    return setting.finish(args, {**stages, **trainings, "study": study}, report)
+    return setting.finish(args, {**stages, **trainings, "study": study}, report, inverter_epochs=1.0)
 
 
 def _fields(args, name):

@@ -6,7 +6,7 @@
 Inverting Visual Representations with Convolutional Networks: a generator for each layer, whose images are smaller than
 the encoder's; they are trained against reduced images, and enlarged before they are measured. The paper has these as
 curves only (Figure 7), without numbers. scale=paper: ImageNet at 227 px, 15 epochs, an accelerator; scale=small:
-CIFAR-10 at 64 px, a CaffeNet with 512 units in fc6 and fc7, 2 epochs on two cores. Time and result: not recorded yet.
+CIFAR-10 at 64 px, a CaffeNet with 512 units in fc6 and fc7, 1 epoch on two cores. Time and result: not recorded yet.
 
 Arguments: scale, encoder (caffenet), options, dataset, data_dir, metrics, lpips, dtype and smoke of
 configs/paper/README.md (eps has no effect), and
@@ -47,4 +47,5 @@ def get_config(arg=None):
             rows[f"{layer}_autoencoder"] = setting.Inversion(fields={"encoder": {**own, "train": True}})
     trainings, entries = setting.inversions(standard, checkpoint, rows)
     title = "Reconstructions from every layer (Dosovitskiy & Brox 2016)"
-    return setting.finish(args, stages | trainings, tasks.comparison(entries, title=title, text=_TEXT))
+    report = tasks.comparison(entries, title=title, text=_TEXT)
+    return setting.finish(args, stages | trainings, report, inverter_epochs=1.0)

@@ -160,6 +160,16 @@ def test_discriminator_parameter_count():
     assert count(variables) == 11_372_353
 
 
+@pytest.mark.parametrize("normalization", ["caffe", "imagenet"])
+def test_features_of_a_new_caffenet_have_a_moderate_scale_whatever_that_of_pixels(normalization, key):
+    images = jax.random.uniform(key, (8, 64, 64, 3))
+    encoder = models.build("caffenet", num_classes=10, dense_width=256, normalization=normalization)
+    (logits, features), _ = encoder.init_with_output(key, images)
+    scales = {name: float(jnp.sqrt(jnp.mean(x**2))) for name, x in features.items()}
+    assert 0.3 < scales["fc6"] < 10 and 0.3 < scales["fc7"] < 10, scales  # 60 with He initialization of Caffe's pixels
+    assert jnp.std(logits) < 2
+
+
 def test_alexnet_has_the_same_parameters_at_every_image_size():
     encoder = models.build("alexnet")
     sizes = [jax.tree.map(lambda x: x.shape, abstract(encoder, images_of(size))) for size in (64, 224, 448)]
