@@ -39,8 +39,8 @@ def get_config(arg=None):
     shared = {"generator": setting.deepsim_generator(args.encoder, args.layer, args.image_size)}
     rows = {}
     for part in setting.choose(args.parts, tuple(_PARTS), "parts"):
-        left_out = {_PARTS[part]: 0.0} if _PARTS[part] else {}
-        rows[part] = setting.Inversion(fields={"encoder": shared, "loss": {"feature_layer": "conv5", **left_out}})
+        weights = setting.deepsim_weights(args, left_out=_PARTS[part])
+        rows[part] = setting.Inversion(fields={"encoder": shared, "loss": {"feature_layer": "conv5", **weights}})
     trainings, entries = setting.inversions(standard, checkpoint, rows)
     title = f"Parts of DeePSiM's loss, {args.layer} (Dosovitskiy & Brox 2016)"
     report = tasks.comparison(entries, title=title, text=_TEXT)

@@ -43,7 +43,8 @@ def get_config(arg=None):
     rows = {}
     for layer in setting.choose(args.layers, _LAYERS, "layers"):
         encoder = {"layer": layer, "generator": setting.deepsim_generator(args.encoder, layer, args.image_size)}
-        rows[layer] = setting.Inversion(fields={"encoder": encoder, "loss": {"feature_layer": "conv5"}})
+        weights = setting.deepsim_weights(args)
+        rows[layer] = setting.Inversion(fields={"encoder": encoder, "loss": {"feature_layer": "conv5", **weights}})
         if args.pixels:
             rows[f"{layer}_pixels"] = setting.Inversion("euclidean", {"encoder": encoder})
     trainings, entries = setting.inversions(standard, checkpoint, rows)

@@ -82,7 +82,12 @@ def _fields(args, name):
     encoder["generator"] = "deepsim" if args.encoder == "caffenet" else "default"
     if name == "unsupervised_random":
         encoder |= _random(args)
-    loss = {"feature_layer": layer, "divergence": 1.0, **{term: 0.0 for term in _TERMS if term not in terms}}
+    weights = setting.deepsim_weights(args)
+    loss = {
+        "feature_layer": layer,
+        "divergence": 1.0,
+        **{term: weights[term] if term in terms else 0.0 for term in _TERMS},
+    }
     if terms == ("pixel",):
         loss["pixel"] = 1.0
     if is_unsupervised:

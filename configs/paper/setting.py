@@ -182,6 +182,22 @@ def deepsim_generator(encoder: str, layer: str, image_size: int) -> str:
     return "deepsim" if encoder == "caffenet" and fits else "default"
 
 
+def deepsim_weights(args: ConfigDict, *, left_out: str = "") -> dict[str, float]:
+    """Returns the weights of DeePSiM's loss, in the balance that they have at 227 px.
+
+    Those of sums over pixels and over CaffeNet's conv5 grow as the numbers of their terms fall; the adversarial loss is
+    one number for each image at any size.
+
+    Args:
+      args: encoder and image_size (0: the encoder's) are read.
+      left_out: term whose weight is 0: pixel, feature or adversarial.
+    """
+    size, published = args.image_size or encoders.image_size(args.encoder), tasks.LOSSES["deepsim"]
+    conv5 = max(1, size // 32 - 1)  # side of the feature, 6 at 227 px
+    weights = {"pixel": published["pixel"] * (227 / size) ** 2, "feature": published["feature"] * (6 / conv5) ** 2}
+    return {**weights, "adversarial": published["adversarial"]} | ({left_out: 0.0} if left_out else {})
+
+
 def studied(args: ConfigDict, stages: dict[str, ConfigDict], *, probes: str, title: str) -> ConfigDict:
     """Returns the study of all inverters among the stages.
 
