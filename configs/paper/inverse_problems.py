@@ -7,7 +7,7 @@ networks: hours on two cores.
 from ml_collections import ConfigDict
 
 from configs import arguments, autoencoder, restoration, tasks
-from configs.paper import published
+from configs.paper import published, setting
 
 _FIXED = {"autoencoder": "", "aegan": "", "operator": "identity", "operator_options": "", "on_bad_image": "error"}
 # Arguments of every table, besides those that only some have.
@@ -44,15 +44,13 @@ def parse(
     Raises:
       ValueError: an unknown scale, or as `arguments.parse`.
     """
-    known = {**_ARGUMENTS, **own}
-    first = arguments.parse(arg, **known)
-    scales = {"small": {**_SMALL, **(small or {})}, "paper": {**_PAPER, **(paper or {})}}
-    if first.scale not in scales:
-        raise ValueError(f"unknown scale {first.scale!r}; known: {', '.join(scales)}")
-    defaults = {**known, **scales[first.scale]}
-    if first.smoke:
-        defaults |= {**_SMOKE, **(smoke or {})}
-    args = ConfigDict({**_FIXED, **arguments.parse(arg, **defaults).to_dict()})
+    args, _ = setting.parse_at_scale(
+        arg,
+        scales={"small": {**_SMALL, **(small or {})}, "paper": {**_PAPER, **(paper or {})}},
+        smoke_values={**_SMOKE, **(smoke or {})},
+        fixed=_FIXED,
+        **{**_ARGUMENTS, **own},
+    )
     if args.scale == "small" and not args.smoke:
         args.options = args.options or _SMALL_OPTIONS.get(args.networks, "")
     return args

@@ -31,7 +31,7 @@ _FIXED = {name: value for name, value in arguments.ENCODER.items() if name not i
 SMALL_OPTIONS = {
     "alexnet": "dense_width:512+head_side:1",
     "alexnet_small": "width:16",
-    "caffenet": "dense_width:512",
+    "caffenet": "dense_width:512+normalization:imagenet",
     "wrn28_10": "depth:10+width:1",
 }
 # Of scale=small: as the run of CIFAR-10 in launch/records.
@@ -63,23 +63,43 @@ def parse(arg: str | None, *, paper: dict, small: dict | None = None, smoke: dic
     Raises:
       ValueError: an unknown scale, or as `arguments.parse`.
     """
-    scales, known = {"small": small or {}, "paper": paper}, {**_ARGUMENTS, **own}
-    first = arguments.parse(arg, **known)
-    if first.scale not in scales:
-        raise ValueError(f"unknown scale {first.scale!r}; known: {', '.join(scales)}")
-    hidden = {name: value for name, value in {**_FIXED, **scales[first.scale]}.items() if name not in known}
-    shown = {**known, **{name: value for name, value in scales[first.scale].items() if name in known}}
-    if first.smoke:
-        shown |= {"dataset": "photos", **(smoke or {})}  # everybody has the photographs
-        hidden["classes"] = ""
-    args = ConfigDict({**hidden, **arguments.parse(arg, **shown).to_dict()})
+    args, given = parse_at_scale(
+        arg,
+        scales={"small": small or {}, "paper": paper},
+        smoke_values={"dataset": "photos", "classes": "", **(smoke or {})},  # everybody has the photographs
+        fixed=_FIXED,
+        **{**_ARGUMENTS, **own},
+    )
     if args.scale == "small":
         args.options = args.options or SMALL_OPTIONS.get(args.encoder, "")
         args.num_test = 2000
     if args.smoke and args.encoder in _SMOKE:
         side, options = _SMOKE[args.encoder]
-        args.image_size, args.options = args.image_size or side, first.options or options
+        args.image_size, args.options = args.image_size or side, given.options or options
     return encoders.resolve(args)
+
+
+def parse_at_scale(
+    arg: str | None, *, scales: dict[str, dict], smoke_values: dict, fixed: dict, **known
+) -> tuple[ConfigDict, ConfigDict]:
+    """Returns the arguments with the defaults of their scale, and those with the defaults of all scales.
+
+    Args:
+      arg: as of `arguments.parse`.
+      scales: scale -> values, defaults of arguments and others.
+      smoke_values: likewise, of a smoke run.
+      fixed: values that are no arguments.
+      **known: arguments with their defaults, scale and smoke among them.
+
+    Raises:
+      ValueError: an unknown scale, or as `arguments.parse`.
+    """
+    given = arguments.parse(arg, **known)
+    if given.scale not in scales:
+        raise ValueError(f"unknown scale {given.scale!r}; known: {', '.join(scales)}")
+    values = {**scales[given.scale], **(smoke_values if given.smoke else {})}
+    defaults = {**known, **{name: value for name, value in values.items() if name in known}}
+    return ConfigDict({**fixed, **values, **arguments.parse(arg, **defaults).to_dict()}), given
 
 
 def finish(
