@@ -96,6 +96,7 @@ def study(args: ConfigDict, inverters: dict[str, str], *, title: str) -> ConfigD
     config.data.image_size = 0  # each inverter's own
     config.probes = tuple(filter(None, args.probes.split("+"))) or PROBES
     config.layers = ()
+    config.groups = {}  # name -> inverters of several layers, whose errors are drawn as a curve over the layers
     config.options = {
         "strengths": (10, 30, 50, 70, 90),
         "steps": (0, 25, 50, 75, 100),

@@ -162,6 +162,7 @@ def write_curves(
     x: Sequence[float],
     x_label: str,
     title: str,
+    ticks: Sequence[str] = (),
 ) -> None:
     """Draws a panel for each quantity with a curve for each name, and writes a PNG atomically.
 
@@ -171,6 +172,7 @@ def write_curves(
       x: whole numbers, the positions of the values.
       x_label: label of the x axes.
       title: above the panels.
+      ticks: names of the positions; empty for their numbers.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -180,7 +182,8 @@ def write_curves(
     for axis, (quantity, curves) in zip(axes, panels.items(), strict=True):
         for name, values in curves.items():
             axis.plot(x, values, marker="o", markersize=4, label=name)
-        axis.set(xlabel=x_label, ylabel=quantity, xticks=list(x))
+        axis.set(xlabel=x_label, ylabel=quantity)
+        axis.set_xticks(list(x), labels=ticks or None)
         axis.grid(alpha=0.3)
         axis.legend()
     figure.suptitle(title)

@@ -1,4 +1,4 @@
-"""Latents of generators: their laws, and draws that depend on an image's number only."""
+"""Latents of generators: their priors, and draws that depend on an image's number only."""
 
 import jax
 import jax.numpy as jnp

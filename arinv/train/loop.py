@@ -146,8 +146,7 @@ def fit(
                 log(step, meter.flush(), watch.rates())
             if step % every.evaluate == 0 and not last:
                 with watch.paused():
-                    values = evaluate(state, step)
-                writer.scalars(step, {f"test/{name}": value for name, value in values.items()})
+                    writer.scalars(step, {f"test/{name}": value for name, value in evaluate(state, step).items()})
             if stop := has_to_stop(step) and not last:  # only a finite state is worth saving
                 check_finite(meter.flush(), step, checkpoints)
             if last or stop or step % every.checkpoint == 0:

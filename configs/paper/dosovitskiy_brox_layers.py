@@ -5,18 +5,20 @@
 
 Inverting Visual Representations with Convolutional Networks: a generator for each layer, whose images are smaller than
 the encoder's; they are trained against reduced images, and enlarged before they are measured. The paper has these as
-curves only (Figure 7), without numbers. scale=paper: ImageNet at 227 px, 15 epochs, an accelerator; scale=small:
-CIFAR-10 at 64 px, a CaffeNet with 512 units in fc6 and fc7, 1 epoch on two cores. Time and result: not recorded yet.
+curves only (Figure 7: error by layer, of intact and of perturbed features), without numbers: study/perturb_layers.png
+is that figure. scale=paper: ImageNet at 227 px, 15 epochs, an accelerator; scale=small: CIFAR-10 at 64 px, a CaffeNet
+with 512 units in fc6 and fc7 and ImageNet's normalization, 1 epoch on two cores. Time and result: not recorded yet.
 
 Arguments: scale, encoder (caffenet), options, dataset, data_dir, metrics, lpips, dtype and smoke of
 configs/paper/README.md (eps has no effect), and
   layers            joined by "+": conv1 to conv5, fc6, fc7, fc8
   autoencoders      false: fixed encoders alone; true: beside them those that are trained with their generators
+  probes            of the study, as of configs/study.py, joined by "+"; empty: all
   standard_encoder  trained CaffeNet, which is used instead of a new one
   image_size        side in pixels; 0: the scale's
 
 Stages: standard_encoder; for each layer LAYER_inverter, LAYER_evaluation, LAYER_autoencoder and
-LAYER_autoencoder_evaluation; report.
+LAYER_autoencoder_evaluation; study; report.
 """
 
 from configs import tasks
@@ -24,7 +26,7 @@ from configs.paper import setting
 
 _PAPER = {"dataset": "imagenet2012", "image_size": 227, "loss": "euclidean"}
 _SMALL = {"dataset": "cifar10", "image_size": 64, "loss": "euclidean"}
-_SMOKE = {"layers": "conv5", "image_size": 64, "options": "dense_width:16"}
+_SMOKE = {"layers": "conv5", "probes": "perturb", "image_size": 64, "options": "dense_width:16"}
 _TEXT = (
     "Images were reconstructed from each layer of one encoder, by one generator for each; of an autoencoder, a copy of "
     "the encoder was trained with its generator."
@@ -33,8 +35,9 @@ _LAYERS = ("conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7", "fc8")
 
 
 def get_config(arg=None):
-    """Returns the stages: the encoder, an inverter and its evaluation for each layer, the report."""
-    own = {"layers": "+".join(_LAYERS), "autoencoders": True, "standard_encoder": "", "image_size": 0}
+    """Returns the stages: the encoder, an inverter and its evaluation for each layer, the study, the report."""
+    own = {"layers": "+".join(_LAYERS), "autoencoders": True, "probes": "perturb+interpolate+sample+hue"}
+    own |= {"standard_encoder": "", "image_size": 0}
     args = setting.parse(
         arg, paper={**_PAPER, "encoder": "caffenet"}, small={**_SMALL, "encoder": "caffenet"}, smoke=_SMOKE, **own
     )
@@ -47,5 +50,12 @@ def get_config(arg=None):
             rows[f"{layer}_autoencoder"] = setting.Inversion(fields={"encoder": {**own, "train": True}})
     trainings, entries = setting.inversions(standard, checkpoint, rows)
     title = "Reconstructions from every layer (Dosovitskiy & Brox 2016)"
-    report = tasks.comparison(entries, title=title, text=_TEXT)
-    return setting.finish(args, stages | trainings, report, inverter_epochs=1.0)
+    study = setting.studied(args, trainings, probes=args.probes, title="Study of every layer")
+    fixed = tuple(name for name in study.order if name.endswith("_inverter"))
+    groups = {"fixed encoder": fixed, "autoencoder": tuple(name for name in study.order if name not in fixed)}
+    study.groups = {name: members for name, members in groups.items() if members}
+    figures = setting.sheets(study)
+    if "perturb" in study.probes:
+        figures["Figure 7: error by layer"] = "stage:study/perturb_layers.png"
+    report = tasks.comparison(entries, title=title, text=_TEXT, figures=figures)
+    return setting.finish(args, {**stages, **trainings, "study": study}, report, inverter_epochs=1.0)

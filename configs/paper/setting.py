@@ -37,6 +37,8 @@ SMALL_OPTIONS = {
 # Of scale=small: as the run of CIFAR-10 in launch/records.
 _ENCODER_EPOCHS, _INVERTER_EPOCHS, _GAN_EPOCHS = 4.0, 2.0, 0.5
 _EPOCHS_OF = {"class_inverters": 4.0}
+# Of DeePSiM: two images of CIFAR-10 then differ as much in conv5 as in pixels, both weighted (2,400, measured).
+_SMALL_FEATURE_WEIGHT = 40.0
 _DENOISER_BATCH = 16  # of larger images than the others'
 _NUM_TEST = {"autoattack": 256, "high_resolution": 128}
 _SMOKE = {  # image_size, options
@@ -203,19 +205,20 @@ def deepsim_generator(encoder: str, layer: str, image_size: int) -> str:
 
 
 def deepsim_weights(args: ConfigDict, *, left_out: str = "") -> dict[str, float]:
-    """Returns the weights of DeePSiM's loss, in the balance that they have at 227 px.
+    """Returns the weights of DeePSiM's loss; at scale=small with pixels and features in balance with the discriminator.
 
-    Those of sums over pixels and over CaffeNet's conv5 grow as the numbers of their terms fall; the adversarial loss is
-    one number for each image at any size.
+    Sums over fewer pixels, and over fewer and smaller features than those of the published network, are small beside
+    the adversarial loss, which is one number for each image.
 
     Args:
-      args: encoder and image_size (0: the encoder's) are read.
+      args: scale and image_size are read.
       left_out: term whose weight is 0: pixel, feature or adversarial.
     """
-    size, published = args.image_size or encoders.image_size(args.encoder), tasks.LOSSES["deepsim"]
-    conv5 = max(1, size // 32 - 1)  # side of the feature, 6 at 227 px
-    weights = {"pixel": published["pixel"] * (227 / size) ** 2, "feature": published["feature"] * (6 / conv5) ** 2}
-    return {**weights, "adversarial": published["adversarial"]} | ({left_out: 0.0} if left_out else {})
+    weights = {name: tasks.LOSSES["deepsim"][name] for name in ("pixel", "feature", "adversarial")}
+    if args.scale == "small" and args.image_size:
+        weights["pixel"] *= (227 / args.image_size) ** 2
+        weights["feature"] = _SMALL_FEATURE_WEIGHT
+    return weights | ({left_out: 0.0} if left_out else {})
 
 
 def studied(args: ConfigDict, stages: dict[str, ConfigDict], *, probes: str, title: str) -> ConfigDict:

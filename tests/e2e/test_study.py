@@ -132,12 +132,21 @@ def test_study_of_a_folder_of_images(untrained, tmp_path):
         main.run(config, tmp_path / "one")
 
 
-def test_study_of_a_vector_beside_a_map_of_another_image_size(untrained, tmp_path):
-    """Of the vector also from its largest entries and from the rest; each at its own size."""
+def test_study_of_a_vector_beside_a_map_of_another_image_size(untrained, tmp_path, monkeypatch):
+    """Of the vector also from its largest entries and from the rest; each at its own size; errors by layer."""
+    drawn, write_curves = {}, task.write_curves
+
+    def write(path, panels, **options):
+        drawn.update(panels, **options)
+        write_curves(path, panels, **options)
+
+    monkeypatch.setattr(task, "write_curves", write)
     write_encoder(tmp_path / "encoder", seed=5, image_size=32)
     write_inverter(tmp_path / "vector", tmp_path / "encoder", seed=6, layer="fc6", image_size=32)
     inverters = f"{tmp_path / 'vector'}+{untrained}/robust_inverter"
-    main.run(configure(study, f"smoke=True,probes=hue,inverters={inverters}"), tmp_path / "out")
+    config = configure(study, f"smoke=True,probes=hue,inverters={inverters}")
+    config.groups = {"both": ("vector", "robust_inverter")}
+    main.run(config, tmp_path / "out")
     numbers = {
         name: entry["probes"]["hue"]
         for name, entry in json.loads((tmp_path / "out" / "results.json").read_text())["inverters"].items()
@@ -145,6 +154,19 @@ def test_study_of_a_vector_beside_a_map_of_another_image_size(untrained, tmp_pat
     assert "error, hue 0, rest" in numbers["vector"] and "error, hue 0, top 5" in numbers["vector"]
     assert "error, hue 0, rest" not in numbers["robust_inverter"]
     assert "| hue: error, hue 120, rest | " in (tmp_path / "out" / "table.md").read_text()
+    assert drawn["ticks"] == ["fc6", "conv5"]
+    for number in ("error, hue 120, all", "error, hue 120, rest"):
+        expected = [numbers[name].get(number, np.nan) for name in ("vector", "robust_inverter")]
+        np.testing.assert_allclose(drawn["both"][number], expected, rtol=1e-6)
+
+
+def test_groups_name_inverters_of_the_study(untrained):
+    config = short(untrained)
+    config.groups = {"fixed encoder": ("standard_inverter", "other")}
+    with pytest.raises(
+        UserError, match=r"groups.fixed encoder=.* must name inverters of this study: standard_inverter"
+    ):
+        task.check(config)
 
 
 @pytest.mark.parametrize(

@@ -1,14 +1,16 @@
 """Study of inverters: probes of any number of them, side by side.
 
-Writes PROBE.png (the sheet of each probe), PROBE_curves.png where it has curves, table.md and report.html (the means of
-every number), per_image.npz ("INVERTER/PROBE/NUMBER" [N]) and results.json. Every finished probe of every inverter is
-saved in parts/.
+Writes PROBE.png (the sheet of each probe), PROBE_curves.png where it has curves, PROBE_layers.png (errors by layer)
+where config.groups names inverters of several layers, table.md and report.html (the means of every number),
+per_image.npz ("INVERTER/PROBE/NUMBER" [N]) and results.json. Every finished probe of every inverter is saved in parts/.
 
 Sources: Dosovitskiy & Brox 2016, "Inverting visual representations with convolutional networks" and "Generating images
 with perceptual similarity metrics based on deep networks".
 """
 
 import functools
+import math
+import pathlib
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -53,6 +55,11 @@ def check(config: ConfigDict) -> None:
     for probe in config.probes:
         if probe not in PROBES:
             raise unknown("probe", probe, PROBES)
+    for group, names in config.groups.items():
+        if not names or any(name not in config.order for name in names):
+            raise UserError(
+                f"groups.{group}={tuple(names)} must name inverters of this study: {', '.join(config.order)}"
+            )
     if config.data.num_test == 1 or config.data.num_test < 0:
         raise UserError(f"data.num_test={config.data.num_test} must be 0 (all) or 2 and more: errors are relative")
     _check_options(config.options)
@@ -303,7 +310,26 @@ def _write_figures(
         }
         write_curves(path, panels, x=first.x, x_label=row.x_label, title=row.text)
         images[f"{row.text}: curves"] = path
+    errors = dict.fromkeys(name for sheet in sheets.values() for name in sheet.numbers if name.startswith("error"))
+    if errors and run.config.groups:
+        images[f"{row.text}: by layer"] = _write_layers(run, probe, sheets, subjects, tuple(errors))
     return images
+
+
+def _write_layers(
+    run: Run, probe: str, sheets: Mapping[str, Sheet], subjects: Mapping[str, _Subject], errors: Sequence[str]
+) -> pathlib.Path:
+    """Writes the mean errors of a probe over the layers, a panel for each group, and returns the file."""
+    path, groups = run.workdir / f"{probe}_layers.png", run.config.groups.to_dict()
+    layers = list(dict.fromkeys(subjects[name].inverter.layer for names in groups.values() for name in names))
+
+    def curve(names: Sequence[str], number: str) -> list[float]:
+        of_layer = {subjects[name].inverter.layer: sheets[name].numbers.get(number) for name in names}
+        return [math.nan if of_layer.get(layer) is None else float(of_layer[layer].mean()) for layer in layers]
+
+    panels = {group: {number: curve(names, number) for number in errors} for group, names in groups.items()}
+    write_curves(path, panels, x=range(len(layers)), x_label="layer", title=PROBES[probe].text, ticks=layers)
+    return path
 
 
 def _draw(sheets: Mapping[str, Sheet], subjects: Mapping[str, _Subject], columns: Sequence[str]) -> np.ndarray:
