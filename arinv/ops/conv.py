@@ -82,6 +82,8 @@ def conv_general_dilated(
         pads = tuple((int(low), int(high)) for low, high in padding)
         if all(0 <= pad < k for pair, k in zip(pads, kernel, strict=True) for pad in pair):
             geometry = _Geometry(strides, pads, kernel, size, precision)
+            if feature_group_count == 1:
+                return _down(geometry, lhs, rhs)
             groups = (jnp.split(x, feature_group_count, axis=-1) for x in (lhs, rhs))
             return jnp.concatenate([_down(geometry, x, w) for x, w in zip(*groups, strict=True)], axis=-1)
     return lax.conv_general_dilated(
