@@ -5,6 +5,7 @@ second. JAX_COMPILATION_CACHE_DIR names another directory, JAX_ENABLE_COMPILATIO
 its variables once, when it is imported.
 """
 
+import contextlib
 import functools
 import hashlib
 import os
@@ -56,16 +57,18 @@ def remove_oldest(folder: pathlib.Path, *, max_bytes: int) -> None:
       folder: of compiled programs.
       max_bytes: that may stay.
     """
-    try:
-        files = [(entry.stat().st_atime, entry.stat().st_size, entry.path) for entry in os.scandir(folder)]
-        total = sum(size for _, size, _ in files)
-        for _, size, path in sorted(files):
-            if total <= max_bytes:
-                break
-            os.unlink(path)
+    files = []
+    for path in pathlib.Path(folder).rglob("*"):  # JAX keeps GPUs' autotuning in a folder below
+        with contextlib.suppress(OSError):  # another process removes them too
+            if path.is_file():
+                files.append((path.stat().st_atime, path.stat().st_size, path))
+    total = sum(size for _, size, _ in files)
+    for _, size, path in sorted(files):
+        if total <= max_bytes:
+            break
+        with contextlib.suppress(OSError):
+            path.unlink()
             total -= size
-    except OSError:
-        pass  # another process removes them too
 
 
 def default_directory(environment: MutableMapping[str, str]) -> pathlib.Path:

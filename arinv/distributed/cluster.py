@@ -145,17 +145,34 @@ def _devices(kind: Any, environment: Mapping[str, str]) -> tuple[int, ...] | Non
         return tuple(int(number) for number in environment[_DEVICES].split(","))
     if kind is None or "Tpu" in kind.__name__ or _is_alone_on_host(environment):
         return None
-    visible = environment.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None and "," not in visible:  # the launcher has assigned one to each process
+    visible, local = environment.get("CUDA_VISIBLE_DEVICES"), kind.get_local_process_id()
+    on_host, processes = _number(environment, "SLURM_GPUS_ON_NODE") or 0, _processes_on_host(environment)
+    count = on_host if visible is None else len(visible.split(","))
+    if local is None or visible is not None and (count == 1 or count < on_host):  # the launcher has assigned them
         return None
-    local = kind.get_local_process_id()
-    return None if local is None else (local,)
+    if count % max(processes, 1):
+        raise UserError(
+            f"{processes} processes cannot share the {count} GPUs of this host evenly; start one process a host, or "
+            f"set {_DEVICES} of each"
+        )
+    share = max(1, count // max(processes, 1))
+    return tuple(range(local * share, (local + 1) * share))
 
 
 def _is_alone_on_host(environment: Mapping[str, str]) -> bool:
-    if tasks := environment.get("SLURM_STEP_TASKS_PER_NODE"):  # such as 1(x4) or 8(x2),4
-        return all(re.fullmatch(r"1(\(x\d+\))?", part) for part in tasks.split(","))
-    return environment.get("OMPI_COMM_WORLD_LOCAL_SIZE") == "1"
+    return _processes_on_host(environment) == 1
+
+
+def _processes_on_host(environment: Mapping[str, str]) -> int:
+    """Returns the number of processes that the launcher has started on this host; 0 where it is unknown."""
+    tasks = environment.get("SLURM_STEP_TASKS_PER_NODE")  # such as 1(x4) or 8(x2),4
+    if tasks is None:
+        return _number(environment, "OMPI_COMM_WORLD_LOCAL_SIZE") or 0
+    hosts: list[int] = []
+    for part in tasks.split(","):
+        number, times = re.fullmatch(r"(\d+)(?:\(x(\d+)\))?", part).groups()
+        hosts += [int(number)] * int(times or 1)
+    return hosts[min(_number(environment, "SLURM_NODEID") or 0, len(hosts) - 1)]
 
 
 def _line(error: Exception) -> str:

@@ -60,6 +60,11 @@ TWO_A_NODE = {"SLURM_STEP_TASKS_PER_NODE": "2(x2)", "SLURM_LOCALID": "1"}
         ({"JAX_COORDINATOR_PORT": "99"}, "node03:99", None),
         (TWO_A_NODE, "node03:61517", (1,)),
         (TWO_A_NODE | {"CUDA_VISIBLE_DEVICES": "5"}, "node03:61517", None),
+        (TWO_A_NODE | {"CUDA_VISIBLE_DEVICES": ""}, "node03:61517", None),
+        (TWO_A_NODE | {"CUDA_VISIBLE_DEVICES": "0,1,2,3"}, "node03:61517", (2, 3)),
+        (TWO_A_NODE | {"CUDA_VISIBLE_DEVICES": "4,5", "SLURM_GPUS_ON_NODE": "4"}, "node03:61517", None),
+        (TWO_A_NODE | {"SLURM_GPUS_ON_NODE": "8"}, "node03:61517", (4, 5, 6, 7)),
+        (TWO_A_NODE | {"SLURM_STEP_TASKS_PER_NODE": "3,1", "SLURM_NODEID": "1"}, "node03:61517", None),
         ({"JAX_COORDINATOR_ADDRESS": "10.0.0.9:1"}, "10.0.0.9:1", None),
     ],
 )
@@ -68,6 +73,13 @@ def test_find_reads_slurm(changes, address, devices, monkeypatch):
         monkeypatch.setenv(name, value)
     results = cluster.find("auto", os.environ)
     assert (results.address, results.count, results.index, results.devices) == (address, 4, 1, devices)
+
+
+def test_processes_that_cannot_share_the_gpus_of_a_host_are_refused(monkeypatch):
+    for name, value in (SLURM | TWO_A_NODE | {"CUDA_VISIBLE_DEVICES": "0,1,2"}).items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match="2 processes cannot share the 3 GPUs of this host evenly"):
+        cluster.find("auto", os.environ)
 
 
 def test_find_returns_none_for_one_task_of_slurm(monkeypatch):

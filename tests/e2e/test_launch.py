@@ -1,5 +1,6 @@
 """The launchers: syntax, fields, and what launch/local does with its processes."""
 
+import importlib.util
 import os
 import pathlib
 import re
@@ -118,7 +119,7 @@ def test_sbatch_lines_are_options_of_sbatch():
     assert f"{distributed.LOST} | 137 | {distributed.TERMINATED})" in body
 
 
-def sbatch(tmp_path, codes, *arguments, restarts=0):
+def sbatch(tmp_path, codes, *arguments, restarts=0, **more):
     """Runs the batch script with an srun and an scontrol that only print their arguments."""
     for name, code in (("srun", codes), ("scontrol", 0)):
         script = tmp_path / name
@@ -128,7 +129,7 @@ def sbatch(tmp_path, codes, *arguments, restarts=0):
     python.parent.mkdir(parents=True)
     python.symlink_to(sys.executable)
     variables = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_JOB_ID": "7", "SLURM_SUBMIT_DIR": str(tmp_path)}
-    variables |= {"SLURM_RESTART_COUNT": str(restarts)}
+    variables |= {"SLURM_RESTART_COUNT": str(restarts), **more}
     command = ["bash", LAUNCH / "slurm.sbatch", *arguments]
     return subprocess.run(command, env=variables, capture_output=True, text=True, timeout=20)
 
@@ -148,6 +149,40 @@ def test_the_batch_job_is_not_queued_again_for_ever(tmp_path):
 def test_the_batch_job_needs_arguments(tmp_path):
     done = sbatch(tmp_path, 0)
     assert done.returncode == 2 and "arguments are missing" in done.stderr
+
+
+def test_the_batch_job_does_not_compute_on_the_processors_of_nodes_with_gpus(tmp_path):
+    done = sbatch(tmp_path, 0, "--config=a.py", SLURM_GPUS_ON_NODE="8")
+    if importlib.util.find_spec("jax_plugins") is None:
+        assert done.returncode == 2 and 'pip install ".[cuda]"' in done.stderr and "srun" not in done.stdout
+    else:
+        assert done.returncode == 0 and "srun" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("plugin", "what", "expected"),
+    [
+        ("", "run", "--editable ."),
+        ("", "test", "--editable .[test]"),
+        ("jax_cuda12_plugin", "run", "--editable .[cuda]"),
+        ("libtpu", "test", "--editable .[test,tpu]"),
+    ],
+)
+def test_the_plugin_of_an_accelerator_is_installed_again_with_jax(tmp_path, plugin, what, expected):
+    """With a Python that imports the plugin, and prints what pip is asked for."""
+    (tmp_path / "modules").mkdir()
+    if plugin:
+        (tmp_path / "modules" / f"{plugin}.py").touch()
+    python = tmp_path / "python"
+    python.write_text(
+        f'#!/bin/sh\nif [ "$1" = -m ]; then echo "$*"; else PYTHONPATH={tmp_path}/modules {sys.executable} "$@"; fi\n'
+    )
+    python.chmod(0o755)
+    script = (
+        f"source {LAUNCH}/environment; venv={tmp_path}; python={python}; has() {{ false; }}; install_packages {what}"
+    )
+    subprocess.run(["bash", "-c", script], check=True, timeout=20)
+    assert (tmp_path / "install.log").read_text().strip().endswith(expected)
 
 
 def tpu_pod(*arguments):

@@ -50,6 +50,18 @@ def test_programs_that_were_not_used_for_longest_are_removed(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "c"]
 
 
+def test_folders_among_the_programs_are_counted_and_do_not_end_the_removal(tmp_path):
+    (tmp_path / "autotuning").mkdir()
+    for i, name in enumerate(("autotuning/a", "b", "c")):
+        (tmp_path / name).write_bytes(bytes(100))
+        os.utime(tmp_path / name, (1000 + i, 1000))
+    os.utime(tmp_path / "autotuning", (1, 1))
+    _compilation_cache.remove_oldest(tmp_path, max_bytes=250)
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["autotuning", "b", "c"]
+    _compilation_cache.remove_oldest(tmp_path, max_bytes=150)
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["autotuning", "c"]
+
+
 def test_a_user_without_a_home_keeps_no_programs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(os.path, "expanduser", lambda path: path)
