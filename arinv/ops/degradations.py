@@ -259,12 +259,14 @@ def _sensing(*, share: float, sigma: float, seed: int) -> Operator:
 
     def project(keys, images):
         columns = matrix(images)
-        return (flatten_rows(images) @ columns @ columns.T).reshape(images.shape)
+        with jax.default_matmul_precision("highest"):  # a second projection then changes nothing, on any device
+            return (flatten_rows(images) @ columns @ columns.T).reshape(images.shape)
 
     def degrade(keys, images):
         columns = matrix(images)
-        measured = flatten_rows(images) @ columns + sigma * _normal(keys, columns.shape[1:])
-        return (measured @ columns.T).reshape(images.shape)
+        with jax.default_matmul_precision("highest"):
+            measured = flatten_rows(images) @ columns + sigma * _normal(keys, columns.shape[1:])
+            return (measured @ columns.T).reshape(images.shape)
 
     return Operator(degrade, project, f"A^T (A x + {sigma:g} N(0, 1)), {share:g} random orthonormal rows a value")
 

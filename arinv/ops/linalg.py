@@ -125,9 +125,10 @@ def _matrix_function_jvp(function, primals, tangents):
 
 
 def _eigh(matrices: Array) -> tuple[Array, Array]:
-    # One matrix at a time: on a CPU two batched eigendecompositions in one program can deadlock, waiting for each
-    # other's threads, as happened with those of 64 channels of content and style.
-    return jax.lax.map(jnp.linalg.eigh, matrices)
+    # One matrix at a time on a CPU: there two batched eigendecompositions in one program can deadlock, waiting for each
+    # other's threads, as happened with those of 64 channels of content and style. Elsewhere a batch stays split over
+    # the devices, which a loop would gather on each.
+    return jax.lax.map(jnp.linalg.eigh, matrices) if jax.default_backend() == "cpu" else jnp.linalg.eigh(matrices)
 
 
 def trace_of_sqrt_product(a: ArrayLike, b: ArrayLike) -> Array:

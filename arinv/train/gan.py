@@ -428,7 +428,8 @@ def feature_moments(encoder: Trained, batches: Iterable[tuple[ArrayLike, ArrayLi
 
 @functools.partial(jax.jit, static_argnames="layer")
 def _vectors(features_fn: FeaturesFn, images: Array, *, layer: str) -> Array:
-    return metrics.feature_vectors(features_fn, to_rgb(images), layer=layer)
+    with jax.default_matmul_precision("highest"):  # as of the other metrics: TF32 would show in the third digit
+        return metrics.feature_vectors(features_fn, to_rgb(images), layer=layer)
 
 
 def fid_name(encoder: Trained, moments: metrics.FeatureMoments) -> str:

@@ -5,6 +5,7 @@ doubt the figure), adversarial.npz, hardest.png (the robust images with the smal
 smallest successful perturbations); rows: image, adversarial image, their difference.
 """
 
+import functools
 import time
 from collections.abc import Callable
 from typing import Any
@@ -107,9 +108,7 @@ def run(run: Run) -> dict[str, Any]:
         images,
         labels,
         attacks=tuple(config.attack.attacks.split("+")),
-        batch_size=config.batch_size,
-        multiple_of=run.mesh.size,
-        place=lambda batch: parallel.place_batch(batch, run.mesh),
+        **_batches(run),
         state=state,
         save=_saver(cache),
         on_progress=bar,
@@ -127,6 +126,12 @@ def run(run: Run) -> dict[str, Any]:
     results = run.finish(results)
     cache.remove(_STATE)
     return results
+
+
+def _batches(run: Run) -> dict[str, Any]:
+    """Returns how images are split into batches and over the devices."""
+    place = functools.partial(parallel.place_batch, mesh=run.mesh)
+    return {"batch_size": run.config.batch_size, "multiple_of": run.mesh.size, "place": place}
 
 
 def _check_num_classes(config: ConfigDict, num_classes: int, *, stage: str) -> None:
@@ -160,7 +165,7 @@ def _results(
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Returns the results, with an independent count of robust images, and the arrays of adversarial.npz."""
     attack = run.config.attack
-    buckets = attacks.make_buckets(batch_size=run.config.batch_size)
+    buckets = attacks.make_buckets(**_batches(run))
     reclassified = attacks.reclassify(
         logits_fn, images, result.adversarial, labels, buckets=buckets, eps=attack.eps, norm=attack.norm
     )
@@ -230,8 +235,7 @@ def _write_figures(
     broken = broken[np.argsort(arrays["distance"][broken], kind="stable")][:count]
     robust = np.flatnonzero(arrays["robust"])
     if len(robust):
-        buckets = attacks.make_buckets(batch_size=128)
-        margins = attacks.margins(logits_fn, images[robust], labels[robust], buckets)
+        margins = attacks.margins(logits_fn, images[robust], labels[robust], attacks.make_buckets(**_batches(run)))
         robust = robust[np.argsort(margins, kind="stable")][:count]
     for name, rows in (("smallest", broken), ("hardest", robust)):
         if len(rows):
