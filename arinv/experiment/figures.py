@@ -185,7 +185,11 @@ def write_curves(
         axis.set(xlabel=x_label, ylabel=quantity)
         axis.set_xticks(list(x), labels=ticks or None)
         axis.grid(alpha=0.3)
-        axis.legend()
+    if len({tuple(curves) for curves in panels.values()}) == 1:
+        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=min(3, len(panels) + 1))
+    else:
+        for axis in axes:
+            axis.legend()
     figure.suptitle(title)
     buffer = io.BytesIO()
     FigureCanvasAgg(figure).print_figure(buffer, format="png", dpi=_DOTS_PER_INCH)
