@@ -5,8 +5,8 @@
 
 Generative Imaging and Image Processing via Generative Encoder (Ong and Yang). Beside the paper's methods stands the
 search that compares features of a robust encoder. FID is of that encoder's features, not Inception's. scale=paper:
-CelebA at 128 px (tfds:celeb_a), an accelerator; scale=small: a class of CIFAR-10 at 32 px, narrow networks. Time and
-result: not recorded yet.
+CelebA at 128 px (tfds:celeb_a), an accelerator; scale=small: a class of CIFAR-10 at 32 px, narrow networks. Recorded
+with the GAN of the zoo: arinv/apps/restoration/README.md.
 
 Arguments: scale, data_dir, dtype and smoke of configs/paper/README.md, and
   networks, options  of the GAN: progressive, began or dcgan
