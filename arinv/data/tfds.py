@@ -292,14 +292,18 @@ def _open_builder(name: str, data_dir: str | os.PathLike | None):
         f"--data_dir={root}` (that step alone needs tensorflow), or set data_dir"
     )
     datasets = sorted(p.name for p in root.iterdir() if _is_prepared(p)) if root.is_dir() else []
-    if re.split(r"[/:]", name)[0] not in datasets:
+    own = re.split(r"[/:]", name)[0]
+    if own not in datasets:
+        near = [root] * (root.name == own) + sorted(root.glob(f"*/{own}"))
+        if place := next((folder.parent for folder in near if _is_prepared(folder)), None):
+            raise UserError(f"tfds:{name} is not in {root} but in {place}: set data_dir={place}")
         if not datasets:
             raise UserError(f"tfds:{name} is not on this machine: {advice}")
         raise UserError(f"{unknown('TFDS dataset', name, datasets)} ({advice})")
     try:
         return read_only_builder.builder_from_files(name, data_dir=str(root))
     except Exception:  # TFDS has no common error for a missing version or config
-        folder = root / re.split(r"[/:]", name)[0]
+        folder = root / own
         prepared = [*folder.glob("*/dataset_info.json"), *folder.glob("*/*/dataset_info.json")]
         versions = ", ".join(sorted(str(p.parent.relative_to(root)) for p in prepared))
         raise UserError(f"tfds:{name} cannot be opened; found {versions} ({advice})") from None

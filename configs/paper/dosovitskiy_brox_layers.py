@@ -7,7 +7,7 @@ Inverting Visual Representations with Convolutional Networks: a generator for ea
 the encoder's; they are trained against reduced images, and enlarged before they are measured. The paper has these as
 curves only (Figure 7: error by layer, of intact and of perturbed features), without numbers: study/perturb_layers.png
 is that figure. scale=paper: ImageNet at 227 px, 15 epochs, an accelerator; scale=small: CIFAR-10 at 64 px, a CaffeNet
-with 512 units in fc6 and fc7 and ImageNet's normalization, 1 epoch. Recorded at scale=small: arinv/apps/studies/README.md.
+with 512 units in fc6 and fc7 and ImageNet's normalization, 1 epoch. A recorded run: arinv/apps/studies/README.md.
 
 Arguments: scale, encoder (caffenet), options, dataset, data_dir, metrics, lpips, dtype and smoke of
 configs/paper/README.md (eps has no effect), and

@@ -258,6 +258,13 @@ def test_tfds_missing_dataset_names_directory(tmp_path, monkeypatch):
         data.open_source("tfds:cifar10")
 
 
+def test_a_data_dir_beside_the_datasets_is_corrected(prepared, tmp_path):
+    shutil.copytree(prepared, root := tmp_path / "sets")
+    for place in (root / "tiny", tmp_path):
+        with pytest.raises(UserError, match=f"is not in {place} but in {root}: set data_dir={root}$"):
+            data.open_source("tfds:tiny", data_dir=place)
+
+
 def test_open_source_rejects_incomplete_names():
     for name in ("cifar10", "tfds:", "folder:", "tfds"):
         with pytest.raises(UserError, match="folder:PATH, npz:PATH, photos, tfds:NAME"):
