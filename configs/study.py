@@ -6,7 +6,8 @@
     python -m arinv --config=configs/study.py:inverters=zoo:alexnet_small_l2_1/conv2+zoo:alexnet_small_l2_1/conv5,\
 images=photos,probes=perturb+reencode --workdir=runs/layers
 
-Writes a sheet of images for each probe, its curves, table.md and report.html with the mean of every number,
+Writes a sheet of images for each probe, its curves, its errors by layer where the names of inverters differ by the
+layer alone (such as zoo:NAME/conv1+zoo:NAME/conv5), table.md and report.html with the mean of every number,
 per_image.npz and results.json. A run that was killed resumes.
 
 Arguments:
@@ -96,7 +97,6 @@ def study(args: ConfigDict, inverters: dict[str, str], *, title: str) -> ConfigD
     config.data.image_size = 0  # each inverter's own
     config.probes = tuple(filter(None, args.probes.split("+"))) or PROBES
     config.layers = ()
-    config.groups = {}  # name -> inverters of several layers, whose errors are drawn as a curve over the layers
     config.options = {
         "strengths": (10, 30, 50, 70, 90),
         "steps": (0, 25, 50, 75, 100),

@@ -150,12 +150,14 @@ def _devices(kind: Any, environment: Mapping[str, str]) -> tuple[int, ...] | Non
     count = on_host if visible is None else len(visible.split(","))
     if local is None or visible is not None and (count == 1 or count < on_host):  # the launcher has assigned them
         return None
-    if count % max(processes, 1):
+    if not processes or not count or environment.get("JAX_PLATFORMS") == "cpu":
+        return (local,)
+    if count % processes:
         raise UserError(
             f"{processes} processes cannot share the {count} GPUs of this host evenly; start one process a host, or "
             f"set {_DEVICES} of each"
         )
-    share = max(1, count // max(processes, 1))
+    share = count // processes
     return tuple(range(local * share, (local + 1) * share))
 
 
@@ -165,13 +167,13 @@ def _is_alone_on_host(environment: Mapping[str, str]) -> bool:
 
 def _processes_on_host(environment: Mapping[str, str]) -> int:
     """Returns the number of processes that the launcher has started on this host; 0 where it is unknown."""
-    tasks = environment.get("SLURM_STEP_TASKS_PER_NODE")  # such as 1(x4) or 8(x2),4
-    if tasks is None:
-        return _number(environment, "OMPI_COMM_WORLD_LOCAL_SIZE") or 0
+    if own := _number(environment, "OMPI_COMM_WORLD_LOCAL_SIZE"):  # also where SLURM has started Open MPI
+        return own
     hosts: list[int] = []
-    for part in tasks.split(","):
-        number, times = re.fullmatch(r"(\d+)(?:\(x(\d+)\))?", part).groups()
-        hosts += [int(number)] * int(times or 1)
+    for part in environment.get("SLURM_STEP_TASKS_PER_NODE", "").split(","):  # such as 1(x4) or 8(x2),4
+        if (match := re.fullmatch(r"\s*(\d+)(?:\(x(\d+)\))?\s*", part)) is None:
+            return 0
+        hosts += [int(match[1])] * int(match[2] or 1)
     return hosts[min(_number(environment, "SLURM_NODEID") or 0, len(hosts) - 1)]
 
 

@@ -162,6 +162,7 @@ def write_curves(
     x: Sequence[float],
     x_label: str,
     title: str,
+    y_label: str = "",
     ticks: Sequence[str] = (),
 ) -> None:
     """Draws a panel for each quantity with a curve for each name, and writes a PNG atomically.
@@ -172,17 +173,18 @@ def write_curves(
       x: whole numbers, the positions of the values.
       x_label: label of the x axes.
       title: above the panels.
+      y_label: label of the y axes, which the panels then share; empty for the panels' own names.
       ticks: names of the positions; empty for their numbers.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(_PANEL[0] * len(panels), _PANEL[1] + 0.4), layout="constrained")
-    axes = figure.subplots(1, len(panels), squeeze=False)[0]
+    axes = figure.subplots(1, len(panels), squeeze=False, sharey=bool(y_label))[0]
     for axis, (quantity, curves) in zip(axes, panels.items(), strict=True):
         for name, values in curves.items():
             axis.plot(x, values, marker="o", markersize=4, label=name)
-        axis.set(xlabel=x_label, ylabel=quantity)
+        axis.set(xlabel=x_label, ylabel=y_label or quantity, title=quantity if y_label else "")
         axis.set_xticks(list(x), labels=ticks or None)
         axis.grid(alpha=0.3)
     if len({tuple(curves) for curves in panels.values()}) == 1:

@@ -26,7 +26,7 @@ LAYOUT = lax.ConvDimensionNumbers((0, 3, 1, 2), (3, 2, 0, 1), (0, 3, 1, 2))  # N
 # Blocks pay off for kernels with few channels on one side and a limited number on the other; measured.
 _FEW_CHANNELS, _MAX_OUTPUTS, _MAX_INPUTS = 4, 32, 16
 # Two groups one by one take a fifth to a twelfth of the time of XLA's grouped convolution, forward and backward.
-_MAX_GROUPS = 4
+_MAX_GROUPS = 2
 
 Pads = tuple[tuple[int, int], tuple[int, int]]
 # Strides -> rows and columns that are computed together; measured.

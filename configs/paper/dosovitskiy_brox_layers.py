@@ -42,8 +42,8 @@ def get_config(arg=None):
         arg, paper={**_PAPER, "encoder": "caffenet"}, small={**_SMALL, "encoder": "caffenet"}, smoke=_SMOKE, **own
     )
     standard, stages, checkpoint = setting.standard_encoder(args)
-    rows = {}
-    for layer in setting.choose(args.layers, _LAYERS, "layers"):
+    rows, layers = {}, setting.choose(args.layers, _LAYERS, "layers")
+    for layer in layers:
         own = {"layer": layer, "generator": "dosovitskiy_brox"}
         rows[layer] = setting.Inversion(fields={"encoder": own})
         if args.autoencoders:
@@ -51,11 +51,8 @@ def get_config(arg=None):
     trainings, entries = setting.inversions(standard, checkpoint, rows)
     title = "Reconstructions from every layer (Dosovitskiy & Brox 2016)"
     study = setting.studied(args, trainings, probes=args.probes, title="Study of every layer")
-    fixed = tuple(name for name in study.order if name.endswith("_inverter"))
-    groups = {"fixed encoder": fixed, "autoencoder": tuple(name for name in study.order if name not in fixed)}
-    study.groups = {name: members for name, members in groups.items() if members}
     figures = setting.sheets(study)
-    if "perturb" in study.probes:
+    if "perturb" in study.probes and len(layers) > 1:
         figures["Figure 7: error by layer"] = "stage:study/perturb_layers.png"
     report = tasks.comparison(entries, title=title, text=_TEXT, figures=figures)
     return setting.finish(args, {**stages, **trainings, "study": study}, report, inverter_epochs=1.0)

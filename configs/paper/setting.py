@@ -101,7 +101,10 @@ def parse_at_scale(
         raise ValueError(f"unknown scale {given.scale!r}; known: {', '.join(scales)}")
     values = {**scales[given.scale], **(smoke_values if given.smoke else {})}
     defaults = {**known, **{name: value for name, value in values.items() if name in known}}
-    return ConfigDict({**fixed, **values, **arguments.parse(arg, **defaults).to_dict()}), given
+    args = ConfigDict({**fixed, **values, **arguments.parse(arg, **defaults).to_dict()})
+    if "image_size" in values and not args.image_size:
+        args.image_size = values["image_size"]
+    return args, given
 
 
 def finish(
@@ -205,19 +208,18 @@ def deepsim_generator(encoder: str, layer: str, image_size: int) -> str:
 
 
 def deepsim_weights(args: ConfigDict, *, left_out: str = "") -> dict[str, float]:
-    """Returns the weights of DeePSiM's loss; at scale=small with pixels and features in balance with the discriminator.
+    """Returns the weights of DeePSiM's loss; those of pixels and features are larger for the small CaffeNet.
 
-    Sums over fewer pixels, and over fewer and smaller features than those of the published network, are small beside
-    the adversarial loss, which is one number for each image.
+    Sums over fewer pixels, and over fewer and smaller features than those of the published network, would be small
+    beside the adversarial loss, which is one number for each image.
 
     Args:
-      args: scale and image_size are read.
+      args: scale, encoder and image_size are read.
       left_out: term whose weight is 0: pixel, feature or adversarial.
     """
     weights = {name: tasks.LOSSES["deepsim"][name] for name in ("pixel", "feature", "adversarial")}
-    if args.scale == "small" and args.image_size:
-        weights["pixel"] *= (227 / args.image_size) ** 2
-        weights["feature"] = _SMALL_FEATURE_WEIGHT
+    if (args.scale, args.encoder, args.image_size) == ("small", "caffenet", 64):
+        weights |= {"pixel": weights["pixel"] * (227 / 64) ** 2, "feature": _SMALL_FEATURE_WEIGHT}
     return weights | ({left_out: 0.0} if left_out else {})
 
 

@@ -4,6 +4,7 @@ import json
 import pathlib
 import re
 
+import numpy as np
 import pytest
 
 from arinv import command_line, main, tasks
@@ -216,6 +217,12 @@ def test_layers_of_dosovitskiy_brox_have_their_generators_and_training():
     for module, arg in ((dosovitskiy_brox_layers, "layers=conv6"), (dosovitskiy_brox_table2, "features=surf")):
         with pytest.raises(ValueError, match="unknown (layer|feature) '(conv6|surf)'"):
             module.get_config(arg)
+    stages = dosovitskiy_brox_layers.get_config("").stages
+    assert stages.standard_encoder.encoder.options.normalization == "imagenet" and stages.fc6_inverter.num_epochs == 1
+    assert stages.study.order[:3] == ("conv1_inverter", "conv1_autoencoder", "conv2_inverter")
+    assert stages.report.figures["Figure 7: error by layer"] == "stage:study/perturb_layers.png"
+    for arg in ("probes=hue", "layers=fc6"):
+        assert "Figure 7: error by layer" not in dosovitskiy_brox_layers.get_config(arg).stages.report.figures
     config = dosovitskiy_brox_table2.get_config("")
     assert config.stages.hog_inverter.encoder.checkpoint == "" and config.stages.report.published.rows
 
@@ -229,6 +236,16 @@ def test_parts_of_deepsim_leave_out_one_term_each():
     for part in terms:
         loss = stages[f"no_{part}_inverter"].loss
         assert [loss[term] == 0 for term in terms] == [term == part for term in terms]
+    published, pixel = [2e-6 * 255**2, 1e-2, 100.0], 2e-6 * 255**2 * (227 / 64) ** 2
+    for arg, expected in (
+        ("scale=paper", published),
+        ("", [pixel, 40.0, 100.0]),
+        ("image_size=0", [pixel, 40.0, 100.0]),
+        ("image_size=224", published),
+        ("encoder=alexnet", published),
+    ):
+        loss = deepsim_ablation.get_config(arg).stages.all_inverter.loss
+        np.testing.assert_allclose([loss[term] for term in terms], expected)
     with pytest.raises(ValueError, match="unknown part 'no_image'"):
         deepsim_ablation.get_config("parts=no_image")
 

@@ -65,10 +65,14 @@ TWO_A_NODE = {"SLURM_STEP_TASKS_PER_NODE": "2(x2)", "SLURM_LOCALID": "1"}
         (TWO_A_NODE | {"CUDA_VISIBLE_DEVICES": "4,5", "SLURM_GPUS_ON_NODE": "4"}, "node03:61517", None),
         (TWO_A_NODE | {"SLURM_GPUS_ON_NODE": "8"}, "node03:61517", (4, 5, 6, 7)),
         (TWO_A_NODE | {"SLURM_STEP_TASKS_PER_NODE": "3,1", "SLURM_NODEID": "1"}, "node03:61517", None),
+        (TWO_A_NODE | {"SLURM_STEP_TASKS_PER_NODE": "2(x2", "SLURM_GPUS_ON_NODE": "8"}, "node03:61517", (1,)),
+        (TWO_A_NODE | {"CUDA_VISIBLE_DEVICES": "0,1,2", "JAX_PLATFORMS": "cpu"}, "node03:61517", (1,)),
+        (TWO_A_NODE | {"OMPI_COMM_WORLD_LOCAL_SIZE": "4", "SLURM_GPUS_ON_NODE": "8"}, "node03:61517", (2, 3)),
         ({"JAX_COORDINATOR_ADDRESS": "10.0.0.9:1"}, "10.0.0.9:1", None),
     ],
 )
 def test_find_reads_slurm(changes, address, devices, monkeypatch):
+    monkeypatch.delenv("JAX_PLATFORMS", raising=False)
     for name, value in (SLURM | changes).items():
         monkeypatch.setenv(name, value)
     results = cluster.find("auto", os.environ)
@@ -76,6 +80,7 @@ def test_find_reads_slurm(changes, address, devices, monkeypatch):
 
 
 def test_processes_that_cannot_share_the_gpus_of_a_host_are_refused(monkeypatch):
+    monkeypatch.delenv("JAX_PLATFORMS", raising=False)
     for name, value in (SLURM | TWO_A_NODE | {"CUDA_VISIBLE_DEVICES": "0,1,2"}).items():
         monkeypatch.setenv(name, value)
     with pytest.raises(UserError, match="2 processes cannot share the 3 GPUs of this host evenly"):

@@ -1,6 +1,5 @@
 """The launchers: syntax, fields, and what launch/local does with its processes."""
 
-import importlib.util
 import os
 import pathlib
 import re
@@ -119,7 +118,7 @@ def test_sbatch_lines_are_options_of_sbatch():
     assert f"{distributed.LOST} | 137 | {distributed.TERMINATED})" in body
 
 
-def sbatch(tmp_path, codes, *arguments, restarts=0, **more):
+def sbatch(tmp_path, codes, *arguments, restarts=0, plugin="", **more):
     """Runs the batch script with an srun and an scontrol that only print their arguments."""
     for name, code in (("srun", codes), ("scontrol", 0)):
         script = tmp_path / name
@@ -127,7 +126,7 @@ def sbatch(tmp_path, codes, *arguments, restarts=0, **more):
         script.chmod(0o755)
     python = tmp_path / ".venv" / "bin" / "python"
     python.parent.mkdir(parents=True)
-    python.symlink_to(sys.executable)
+    write_python(python, plugin)
     variables = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_JOB_ID": "7", "SLURM_SUBMIT_DIR": str(tmp_path)}
     variables |= {"SLURM_RESTART_COUNT": str(restarts), **more}
     command = ["bash", LAUNCH / "slurm.sbatch", *arguments]
@@ -151,12 +150,11 @@ def test_the_batch_job_needs_arguments(tmp_path):
     assert done.returncode == 2 and "arguments are missing" in done.stderr
 
 
-def test_the_batch_job_does_not_compute_on_the_processors_of_nodes_with_gpus(tmp_path):
-    done = sbatch(tmp_path, 0, "--config=a.py", SLURM_GPUS_ON_NODE="8")
-    if importlib.util.find_spec("jax_plugins") is None:
-        assert done.returncode == 2 and 'pip install ".[cuda]"' in done.stderr and "srun" not in done.stdout
-    else:
-        assert done.returncode == 0 and "srun" in done.stdout
+@pytest.mark.parametrize(("plugin", "platforms", "code"), [("", "", 2), ("", "cpu", 0), ("jax_plugins", "", 0)])
+def test_the_batch_job_refuses_jax_for_cpus_on_nodes_with_gpus(tmp_path, plugin, platforms, code):
+    done = sbatch(tmp_path, 0, "--config=a.py", plugin=plugin, SLURM_GPUS_ON_NODE="8", JAX_PLATFORMS=platforms)
+    assert done.returncode == code and ("srun" in done.stdout) == (code == 0)
+    assert ("pip install --editable" in done.stderr) == (code == 2)
 
 
 @pytest.mark.parametrize(
@@ -169,20 +167,29 @@ def test_the_batch_job_does_not_compute_on_the_processors_of_nodes_with_gpus(tmp
     ],
 )
 def test_the_plugin_of_an_accelerator_is_installed_again_with_jax(tmp_path, plugin, what, expected):
-    """With a Python that imports the plugin, and prints what pip is asked for."""
-    (tmp_path / "modules").mkdir()
-    if plugin:
-        (tmp_path / "modules" / f"{plugin}.py").touch()
-    python = tmp_path / "python"
-    python.write_text(
-        f'#!/bin/sh\nif [ "$1" = -m ]; then echo "$*"; else PYTHONPATH={tmp_path}/modules {sys.executable} "$@"; fi\n'
-    )
-    python.chmod(0o755)
+    """What pip is asked for after a first installation has failed, and has left an environment without the plugin."""
+    asked, python = tmp_path / "asked", tmp_path / "python"
     script = (
-        f"source {LAUNCH}/environment; venv={tmp_path}; python={python}; has() {{ false; }}; install_packages {what}"
+        f"set -euo pipefail; source {LAUNCH}/environment; venv={tmp_path}; python={python}; "
+        f"has() {{ false; }}; is_usable() {{ false; }}; create() {{ rm -f {tmp_path}/modules/*; }}; "
+        f"ensure_environment {what}"
     )
-    subprocess.run(["bash", "-c", script], check=True, timeout=20)
-    assert (tmp_path / "install.log").read_text().strip().endswith(expected)
+    for pip, code in (("exit 1", 1), (f'echo "$*" >{asked}', 0)):
+        write_python(python, plugin if code else "", pip=pip)
+        done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=20)
+        assert done.returncode == code, done.stderr
+    assert asked.read_text().strip().endswith(expected)
+
+
+def write_python(path, plugin="", *, pip="exit 0"):
+    """Writes a Python without packages but for an empty plugin, and with a command in place of `-m`."""
+    modules = path.parent / "modules"
+    modules.mkdir(exist_ok=True)
+    if plugin:
+        (modules / f"{plugin}.py").touch()
+    call = f'PYTHONPATH={modules} exec {sys.executable} -S "$@"'
+    path.write_text(f'#!/bin/sh\nif [ "$1" = -m ]; then {pip}; else {call}; fi\n')
+    path.chmod(0o755)
 
 
 def tpu_pod(*arguments):

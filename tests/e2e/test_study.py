@@ -145,28 +145,20 @@ def test_study_of_a_vector_beside_a_map_of_another_image_size(untrained, tmp_pat
     write_inverter(tmp_path / "vector", tmp_path / "encoder", seed=6, layer="fc6", image_size=32)
     inverters = f"{tmp_path / 'vector'}+{untrained}/robust_inverter"
     config = configure(study, f"smoke=True,probes=hue,inverters={inverters}")
-    config.groups = {"both": ("vector", "robust_inverter")}
+    config.inverters = {"fc6_mine": str(tmp_path / "vector"), "mine_conv5": f"{untrained}/robust_inverter"}
+    config.order = ("fc6_mine", "mine_conv5")
     main.run(config, tmp_path / "out")
     numbers = {
         name: entry["probes"]["hue"]
         for name, entry in json.loads((tmp_path / "out" / "results.json").read_text())["inverters"].items()
     }
-    assert "error, hue 0, rest" in numbers["vector"] and "error, hue 0, top 5" in numbers["vector"]
-    assert "error, hue 0, rest" not in numbers["robust_inverter"]
+    assert "error, hue 0, rest" in numbers["fc6_mine"] and "error, hue 0, top 5" in numbers["fc6_mine"]
+    assert "error, hue 0, rest" not in numbers["mine_conv5"]
     assert "| hue: error, hue 120, rest | " in (tmp_path / "out" / "table.md").read_text()
-    assert drawn["ticks"] == ["fc6", "conv5"]
+    assert drawn["ticks"] == ["conv5", "fc6"] and (tmp_path / "out" / "hue_layers.png").exists()
     for number in ("error, hue 120, all", "error, hue 120, rest"):
-        expected = [numbers[name].get(number, np.nan) for name in ("vector", "robust_inverter")]
-        np.testing.assert_allclose(drawn["both"][number], expected, rtol=1e-6)
-
-
-def test_groups_name_inverters_of_the_study(untrained):
-    config = short(untrained)
-    config.groups = {"fixed encoder": ("standard_inverter", "other")}
-    with pytest.raises(
-        UserError, match=r"groups.fixed encoder=.* must name inverters of this study: standard_inverter"
-    ):
-        task.check(config)
+        expected = [numbers[name].get(number, np.nan) for name in ("mine_conv5", "fc6_mine")]
+        np.testing.assert_allclose(drawn["mine"][number], expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """Study of inverters: probes of any number of them, side by side.
 
 Writes PROBE.png (the sheet of each probe), PROBE_curves.png where it has curves, PROBE_layers.png (errors by layer)
-where config.groups names inverters of several layers, table.md and report.html (the means of every number),
+where the names of inverters differ by their layer alone, table.md and report.html (the means of every number),
 per_image.npz ("INVERTER/PROBE/NUMBER" [N]) and results.json. Every finished probe of every inverter is saved in parts/.
 
 Sources: Dosovitskiy & Brox 2016, "Inverting visual representations with convolutional networks" and "Generating images
@@ -10,7 +10,6 @@ with perceptual similarity metrics based on deep networks".
 
 import functools
 import math
-import pathlib
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -55,11 +54,6 @@ def check(config: ConfigDict) -> None:
     for probe in config.probes:
         if probe not in PROBES:
             raise unknown("probe", probe, PROBES)
-    for group, names in config.groups.items():
-        if not names or any(name not in config.order for name in names):
-            raise UserError(
-                f"groups.{group}={tuple(names)} must name inverters of this study: {', '.join(config.order)}"
-            )
     if config.data.num_test == 1 or config.data.num_test < 0:
         raise UserError(f"data.num_test={config.data.num_test} must be 0 (all) or 2 and more: errors are relative")
     _check_options(config.options)
@@ -310,26 +304,47 @@ def _write_figures(
         }
         write_curves(path, panels, x=first.x, x_label=row.x_label, title=row.text)
         images[f"{row.text}: curves"] = path
-    errors = dict.fromkeys(name for sheet in sheets.values() for name in sheet.numbers if name.startswith("error"))
-    if errors and run.config.groups:
-        images[f"{row.text}: by layer"] = _write_layers(run, probe, sheets, subjects, tuple(errors))
+    if panels := _errors_by_layer(sheets, subjects):
+        path, layers = run.workdir / f"{probe}_layers.png", _common_layers(subjects)
+        write_curves(path, panels, x=range(len(layers)), x_label="layer", title=row.text, y_label="error", ticks=layers)
+        images[f"{row.text}: by layer"] = path
     return images
 
 
-def _write_layers(
-    run: Run, probe: str, sheets: Mapping[str, Sheet], subjects: Mapping[str, _Subject], errors: Sequence[str]
-) -> pathlib.Path:
-    """Writes the mean errors of a probe over the layers, a panel for each group, and returns the file."""
-    path, groups = run.workdir / f"{probe}_layers.png", run.config.groups.to_dict()
-    layers = list(dict.fromkeys(subjects[name].inverter.layer for names in groups.values() for name in names))
+def _common_layers(subjects: Mapping[str, _Subject]) -> list[str]:
+    """Returns the layers of the inverters, in the order of their encoders."""
+    own = {subject.inverter.layer for subject in subjects.values()}
+    known = (name for subject in subjects.values() for name in subject.inverter.encoder.module.feature_specs())
+    return [name for name in dict.fromkeys(known) if name in own]
 
-    def curve(names: Sequence[str], number: str) -> list[float]:
-        of_layer = {subjects[name].inverter.layer: sheets[name].numbers.get(number) for name in names}
-        return [math.nan if of_layer.get(layer) is None else float(of_layer[layer].mean()) for layer in layers]
 
-    panels = {group: {number: curve(names, number) for number in errors} for group, names in groups.items()}
-    write_curves(path, panels, x=range(len(layers)), x_label="layer", title=PROBES[probe].text, ticks=layers)
-    return path
+def _errors_by_layer(
+    sheets: Mapping[str, Sheet], subjects: Mapping[str, _Subject]
+) -> dict[str, dict[str, list[float]]]:
+    """Returns the mean errors of a probe over `_common_layers`, NaN where there is none.
+
+    Args:
+      sheets: of the inverters.
+      subjects: the inverters by name.
+
+    Returns:
+      A panel for all inverters with the same name but for their layer, such as conv1_inverter and conv5_inverter: name
+      of an error -> values. Empty where no two of different layers have such names, or the probe has no errors.
+    """
+    groups: dict[str, dict[str, Sheet]] = {}
+    for name, subject in subjects.items():
+        layer = subject.inverter.layer
+        rest = name.replace(layer, "").strip("_") or subject.inverter.encoder.description["encoder"]
+        groups.setdefault(rest, {})[layer] = sheets[name]
+    groups = {name: members for name, members in groups.items() if len(members) > 1}
+    errors = dict.fromkeys(name for sheet in sheets.values() for name in sheet.numbers if name.startswith("error"))
+    layers = _common_layers(subjects)
+
+    def curve(members: Mapping[str, Sheet], error: str) -> list[float]:
+        values = [members[layer].numbers.get(error) if layer in members else None for layer in layers]
+        return [math.nan if value is None else float(value.mean()) for value in values]
+
+    return {name: {error: curve(members, error) for error in errors} for name, members in groups.items() if errors}
 
 
 def _draw(sheets: Mapping[str, Sheet], subjects: Mapping[str, _Subject], columns: Sequence[str]) -> np.ndarray:

@@ -264,12 +264,12 @@ class CaffeNet(Encoder):
         return logits, features
 
     def _kernel_init(self) -> nn.initializers.Initializer:
-        """Returns He initialization, less where pixels have a large scale.
+        """Returns He initialization for the scale of the pixels.
 
-        Each of the eight layers takes an equal part of the pixels' scale away: were one to do it alone, or none, SGD
-        would diverge at the rates that AlexNet is trained with. Caffe's Gaussians of 0.01 and 0.005 do as much.
+        Each layer up to fc7 takes the eighth root of that scale away: were one to take all, or none, SGD would diverge
+        at the rates that AlexNet is trained with. Caffe's Gaussians of 0.01 and 0.005 do as much.
         """
-        pixel_scale = 0.25 / np.mean(mean_std(self.normalization)[1])  # 1 for images of unit deviation
+        pixel_scale = 0.25 / np.mean(mean_std(self.normalization)[1])  # pixels in [0, 1] deviate by about 0.25
         return nn.initializers.variance_scaling(2 * pixel_scale ** (-2 / 8), "fan_in", "truncated_normal")
 
     def _convolve(self, x: Array, width: int, size: int, *, padding: int, name: str, stride=1, groups=1) -> Array:

@@ -176,6 +176,15 @@ def test_conv_general_dilated_fits_linen_conv(key, options):
     assert_close(*both(variables, x), 2e-2 if "dtype" in options else 1e-4)
 
 
+@pytest.mark.parametrize(("groups", "expected"), [(1, 1), (2, 1), (4, 4)])
+def test_two_groups_are_convolved_one_by_one(key, groups, expected):
+    x, w = normal(key, 2, 8, 8, 4), normal(key, 3, 3, 4 // groups, 8)
+    conv.set_rewrites(True)
+    options = {"dimension_numbers": LAYOUT, "feature_group_count": groups}
+    text = str(jax.make_jaxpr(lambda x, w: conv.conv_general_dilated(x, w, (1, 1), "SAME", **options))(x, w))
+    assert set(re.findall(r"feature_group_count=(\d+)", text)) == {str(expected)}
+
+
 def test_conv_general_dilated_channels_first_is_plain(key):
     x, w = normal(key, 2, 3, 8, 8), normal(key, 4, 3, 3, 3)
     expected = lax.conv_general_dilated(x, w, (1, 1), "SAME")
