@@ -218,7 +218,8 @@ def check(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     differences = [
         f"{name} (there {saved.get(name, 'missing')!r}, now {current.get(name, 'missing')!r})"
         for name in sorted(saved.keys() | current.keys())
-        if saved.get(name) != current.get(name) and not name.startswith(free)
+        if saved.get(name, {}) != current.get(name, {})
+        and not name.startswith(free)  # {}: a new, empty group of fields
     ]
     if differences:
         raise UserError(

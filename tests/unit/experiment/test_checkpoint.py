@@ -147,6 +147,9 @@ def test_open_workdir_rejects_another_config_by_field(tmp_path):
         workdirs.open_workdir(make_config(seed=1, attack={"eps": 2.0}), tmp_path)
     assert (tmp_path / "config.json").read_bytes() == before
     workdirs.check(make_config(mesh={"data": 8}), tmp_path)  # devices may change
+    workdirs.check(make_config(options={}), tmp_path)  # as may fields that are new and empty
+    with pytest.raises(UserError, match=r"options.width \(there 'missing', now 0\)"):
+        workdirs.check(make_config(options={"width": 0}), tmp_path)
 
 
 def test_check_rejects_a_workdir_that_is_a_file_or_damaged(tmp_path):
