@@ -6,8 +6,8 @@
 Generating Images with Perceptual Similarity Metrics based on Deep Networks (Dosovitskiy & Brox 2016), Figure 3: pixels
 in [0, 1], squared differences of CONV5's features, and a discriminator that sees images alone and pauses while it is
 ahead. The paper shows images without numbers. scale=paper: CaffeNet's fc6 on ImageNet at 227 px, with the generator of
-the released weights; scale=small: CIFAR-10 at 64 px, a CaffeNet with 512 units in fc6 and fc7 and
-ImageNet's normalization. Time and result: not recorded yet.
+the released weights; scale=small: CIFAR-10 at 64 px, a CaffeNet with 512 units in fc6 and fc7 and ImageNet's
+normalization. A recorded run: arinv/apps/studies/README.md.
 
 Arguments: scale, encoder (caffenet), options, dataset, data_dir, metrics, lpips, dtype and smoke of
 configs/paper/README.md (eps has no effect), and
