@@ -5,6 +5,7 @@ ends in the same bits as an uninterrupted one.
 """
 
 import contextlib
+import functools
 import math
 import sys
 from collections.abc import Callable, Iterable, Mapping
@@ -12,6 +13,7 @@ from typing import Any, NamedTuple, NoReturn
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from arinv import _xla, distributed, parallel
 from arinv.errors import UserError
@@ -65,10 +67,25 @@ def restore_or_create(
     if checkpoints.latest_step() is None:
         # Random initializers are slow to compile and fast to run.
         state = jax.jit(init, out_shardings=shardings, compiler_options=_xla.quick_options())(key)
-        return state if start is None else jax.device_put(start(state), shardings)
+        return state if start is None else _place_copies(start(state), shardings)
     state, data_state = checkpoints.restore(abstract, shardings)
     batches.set_state(data_state)
     return state
+
+
+def _place_copies(state: TrainState, shardings: TrainState) -> TrainState:
+    """Returns a state on the mesh, with weights of its own.
+
+    Those of earlier trainings are on a device of this process, and the first step, which donates the state, may read
+    them as well.
+    """
+
+    def to_mesh(leaf, sharding):
+        is_local = not isinstance(leaf, jax.Array) or leaf.is_fully_addressable
+        return jax.device_put(np.asarray(leaf) if is_local else leaf, sharding)
+
+    copy = jax.jit(functools.partial(jax.tree.map, jnp.copy), out_shardings=shardings)
+    return copy(jax.tree.map(to_mesh, state, shardings))
 
 
 def fit(

@@ -7,6 +7,7 @@ middle of an epoch, and resumed in two processes to its end. kill_matrix.py cove
 import contextlib
 import json
 import signal
+import subprocess
 
 import jax
 import numpy as np
@@ -16,6 +17,8 @@ from disturbed_runs import END_SECONDS, Run, arrays_of, last_step, log_of, saved
 
 from arinv import distributed, main
 from arinv.experiment import loading
+from configs import inverter
+from launch.local_processes import ROOT
 
 STEPS, EPOCH = 14, 6
 CONFIG = f"num_steps={STEPS}"
@@ -109,3 +112,18 @@ def test_two_processes_equal_one(disturbed, other, request):
 def test_results_count_all_devices(disturbed):
     results = json.loads((disturbed[0] / "evaluation" / "results.json").read_text())
     assert results["setting"]["device"].startswith("8 x cpu") and results["num_examples"] == 20
+
+
+def test_an_encoder_is_trained_on_in_two_processes(untrained, tmp_path):
+    """Weights of an earlier run, and the same weights beside them, with which features are compared."""
+    arguments = (
+        f"smoke=True,image_size=16,train_encoder=True,loss=feature,encoder_checkpoint={untrained}/robust_encoder"
+    )
+    config = f"--config={ROOT}/configs/inverter.py:{arguments}"
+    both = [ROOT / "launch" / "local", "-n", "2", "--devices", "4", config, f"--workdir={tmp_path / 'two'}"]
+    done = subprocess.run(both, capture_output=True, text=True, timeout=END_SECONDS)
+    assert done.returncode == 0, done.stdout
+    main.run(inverter.get_config(arguments), tmp_path / "one")
+    mine, theirs = (loading.load(tmp_path / name / "inverter").parent.variables for name in ("two", "one"))
+    for a, b in zip(jax.tree.leaves(mine), jax.tree.leaves(theirs), strict=True):
+        np.testing.assert_allclose(a, b, rtol=TOLERANCE, atol=TOLERANCE)

@@ -54,6 +54,14 @@ def test_trained_encoder_resumes_from_its_checkpoint(untrained, trained, tmp_pat
     assert arinv.load(tmp_path).fingerprint == arinv.load(trained).fingerprint != first
 
 
+def test_features_are_compared_by_the_encoder_as_it_was(untrained, tmp_path):
+    """The encoder's own weights stay beside the copy that is trained."""
+    main.run(config_of(untrained, **{"loss.feature": 1e-2}), tmp_path)
+    before, after = arinv.load(untrained / "robust_encoder"), arinv.load(tmp_path)
+    weights = (network.variables["params"]["conv1"]["kernel"] for network in (before, after.parent))
+    assert np.ptp(np.subtract(*weights)) > 0
+
+
 def test_encoders_without_weights_are_not_trained():
     config = configure(inverter, "smoke=True,encoder=hog,loss=euclidean,train_encoder=True").stages.inverter
     with pytest.raises(UserError, match="encoder.train must be False: encoder 'hog' has no weights"):
