@@ -83,7 +83,7 @@ def _fields(args, name):
     encoder["generator"] = "deepsim" if args.encoder == "caffenet" else "default"
     if name == "unsupervised_random":
         encoder |= _random(args)
-    weights = setting.deepsim_weights(args)
+    weights = setting.deepsim_weights(args, is_unsupervised=is_unsupervised)
     loss = {
         "feature_layer": layer,
         "divergence": 1.0,

@@ -37,8 +37,9 @@ SMALL_OPTIONS = {
 # Of scale=small: as the run of CIFAR-10 in launch/records.
 _ENCODER_EPOCHS, _INVERTER_EPOCHS, _GAN_EPOCHS = 4.0, 2.0, 0.5
 _EPOCHS_OF = {"class_inverters": 4.0}
-# Of DeePSiM: two images of CIFAR-10 then differ as much in conv5 as in pixels, both weighted (2,400, measured).
-_SMALL_FEATURE_WEIGHT = 40.0
+# Of DeePSiM: two images of CIFAR-10 then differ as much in conv5 as in pixels, both weighted (2,400, measured), by the
+# classifier's conv5 and by that of the comparator without labels.
+_SMALL_FEATURE_WEIGHT, _SMALL_COMPARATOR_WEIGHT = 40.0, 2.7
 _DENOISER_BATCH = 16  # of larger images than the others'
 _NUM_TEST = {"autoattack": 256, "high_resolution": 128}
 _SMOKE = {  # image_size, options
@@ -207,7 +208,7 @@ def deepsim_generator(encoder: str, layer: str, image_size: int) -> str:
     return "deepsim" if encoder == "caffenet" and fits else "default"
 
 
-def deepsim_weights(args: ConfigDict, *, left_out: str = "") -> dict[str, float]:
+def deepsim_weights(args: ConfigDict, *, left_out: str = "", is_unsupervised: bool = False) -> dict[str, float]:
     """Returns the weights of DeePSiM's loss; those of pixels and features are larger for the small CaffeNet.
 
     Sums over fewer pixels, and over fewer and smaller features than those of the published network, would be small
@@ -216,10 +217,14 @@ def deepsim_weights(args: ConfigDict, *, left_out: str = "") -> dict[str, float]
     Args:
       args: scale, encoder and image_size are read.
       left_out: term whose weight is 0: pixel, feature or adversarial.
+      is_unsupervised: whether the comparator is the one without labels.
     """
     weights = {name: tasks.LOSSES["deepsim"][name] for name in ("pixel", "feature", "adversarial")}
     if (args.scale, args.encoder, args.image_size) == ("small", "caffenet", 64):
-        weights |= {"pixel": weights["pixel"] * (227 / 64) ** 2, "feature": _SMALL_FEATURE_WEIGHT}
+        weights |= {
+            "pixel": weights["pixel"] * (227 / 64) ** 2,
+            "feature": _SMALL_COMPARATOR_WEIGHT if is_unsupervised else _SMALL_FEATURE_WEIGHT,
+        }
     return weights | ({left_out: 0.0} if left_out else {})
 
 

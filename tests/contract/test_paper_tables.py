@@ -290,6 +290,8 @@ def test_deepsim_s_variational_autoencoders_have_the_terms_of_their_set_ups():
     assert (random.start, random.checkpoint, random.latent_size) == ("random", "", 256)
     assert stages["comparator"].encoder.start == "random" and not stages["comparator"].loss.feature
     assert tuple(stages["study"].probes) == ("sample", "interpolate") and len(stages["study"].order) == 7
+    small = deepsim_vae.get_config("").stages
+    assert (small.unsupervised_vae.loss.feature, small.conv5_vae.loss.feature) == (2.7, 40.0)
     alone = deepsim_vae.get_config("setups=unsupervised_random")
     assert alone.order[:2] == ("comparator", "unsupervised_random_vae"), "no label is read"
     assert "comparator" not in deepsim_vae.get_config("setups=pixel+conv5").order

@@ -349,7 +349,8 @@ def _errors_by_layer(
 
 def _draw(sheets: Mapping[str, Sheet], subjects: Mapping[str, _Subject], columns: Sequence[str]) -> np.ndarray:
     """Returns the rows of all inverters as one image; those that all share, such as the images, are there once."""
-    tile = max(_TILE, *(subject.inverter.image_size for subject in subjects.values()))
+    sizes = {subject.inverter.image_size for subject in subjects.values()}
+    tile = max(-(-_TILE // size) * size for size in sizes)  # images are enlarged by whole factors
     has_text, tiles = any(sheet.predictions for sheet in sheets.values()), {}
     for name, sheet in sheets.items():
         classes = subjects[name].inverter.encoder.description["class_names"] if sheet.predictions else ()
