@@ -218,8 +218,7 @@ def check(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     differences = [
         f"{name} (there {saved.get(name, 'missing')!r}, now {current.get(name, 'missing')!r})"
         for name in sorted(saved.keys() | current.keys())
-        if saved.get(name, {}) != current.get(name, {})
-        and not name.startswith(free)  # {}: a new, empty group of fields
+        if saved.get(name) != current.get(name) and not name.startswith(free)
     ]
     if differences:
         raise UserError(
@@ -417,9 +416,9 @@ def read_json(path: pathlib.Path, *, needed: Sequence[str] = ()) -> dict[str, An
 
 
 def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(value, Mapping) or not value:
+    if not isinstance(value, Mapping):
         return {prefix.removesuffix("."): value}
-    flat = {}
+    flat = {}  # of an empty group too, which earlier versions may not have had
     for name, part in value.items():
         flat |= _flatten(part, f"{prefix}{name}.")
     return flat
