@@ -95,9 +95,9 @@ def collect(
     numbers: dict[str, list] = {}
     first_images: dict[str, list] = {}
     missing = num_images
-    for i, batch in enumerate(progress(batches)):
-        placed = parallel.place_batch(batch, mesh)
-        results = dict(eval_step(placed, jax.random.fold_in(key, i)))
+
+    def store(placed: Batch, results: dict[str, Array]) -> None:
+        nonlocal missing
         images = {name: results.pop(name) for name in list(results) if results[name].ndim > 1}
         mask, results = parallel.to_host((placed["mask"], results))
         for name, values in results.items():
@@ -106,6 +106,16 @@ def collect(
             for name, values in parallel.to_host({**images, "image": placed["image"]}).items():
                 first_images.setdefault(name, []).append(np.asarray(values)[mask > 0][:missing])
             missing -= int(np.sum(mask > 0))
+
+    previous = None
+    for i, batch in enumerate(progress(batches)):
+        placed = parallel.place_batch(batch, mesh)
+        current = placed, dict(eval_step(placed, jax.random.fold_in(key, i)))
+        if previous:  # one batch late, so that the devices compute while the host reads the next
+            store(*previous)
+        previous = current
+    if previous:
+        store(*previous)
     return (
         {name: np.concatenate(parts) for name, parts in numbers.items()},
         {name: np.concatenate(parts) for name, parts in first_images.items()},
