@@ -1,6 +1,6 @@
 """The command `python -m arinv` and the console script `arinv`.
 
-JAX is imported after the command line has been parsed, so that help, mistakes and Ctrl-C need no seconds.
+JAX is imported after the command line has been parsed, so that help, errors and Ctrl-C respond at once.
 """
 
 import faulthandler
@@ -13,7 +13,7 @@ import sys
 from arinv import interrupts
 from arinv.errors import MISTAKE, UserError
 
-_BROKEN_PIPE = 128 + signal.SIGPIPE  # exit code in shells of a program whose reader has ended
+_BROKEN_PIPE = 128 + signal.SIGPIPE  # a shell's exit code for a program that writes to a closed pipe
 
 if multiprocessing.parent_process() is not None:  # a worker importing the main module; its parent stops it
     signal.signal(signal.SIGINT, signal.SIG_IGN)

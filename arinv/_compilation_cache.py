@@ -1,7 +1,7 @@
-"""The directory in which compiled programs are kept for later runs: by default one of the user, for all workdirs.
+"""The directory in which compiled programs are kept for later runs: by default one per user, for all workdirs.
 
 A program that was compiled before, by the same versions for the same kind of device, is loaded in a fraction of a
-second. JAX_COMPILATION_CACHE_DIR names another directory, JAX_ENABLE_COMPILATION_CACHE=false keeps nothing. JAX reads
+second. JAX_COMPILATION_CACHE_DIR names another directory, JAX_ENABLE_COMPILATION_CACHE=false disables it. JAX reads
 its variables once, when it is imported.
 """
 
@@ -16,18 +16,18 @@ from collections.abc import MutableMapping
 from typing import Any
 
 _DIRECTORY, _MIN_SECONDS = "JAX_COMPILATION_CACHE_DIR", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"
-_SECONDS = 0.5  # of compilation, for a program that is kept
+_SECONDS = 0.5  # shortest compilation whose program is kept
 _MAX_BYTES = 2 << 30  # in the default directory
 
 
 def enable(environment: MutableMapping[str, str], config: Any = None) -> None:
     """Enables JAX's persistent compilation cache, in the default directory.
 
-    Nothing is done where the user names another one, or it cannot be written.
+    Does nothing if the user names another directory, or if the default one cannot be written.
 
     Args:
       environment: os.environ.
-      config: jax.config, of a JAX that was imported before and has read its variables.
+      config: jax.config if JAX was imported before and has read its variables; else None.
     """
     if _DIRECTORY in environment or (config and config.jax_compilation_cache_dir):
         return
@@ -54,8 +54,8 @@ def remove_oldest(folder: pathlib.Path, *, max_bytes: int) -> None:
     JAX's own limit is of no use for runs that may be killed: an entry that was cut short makes each later one fail.
 
     Args:
-      folder: of compiled programs.
-      max_bytes: that may stay.
+      folder: directory of compiled programs.
+      max_bytes: largest total size of the files that are kept.
     """
     files = []
     for path in pathlib.Path(folder).rglob("*"):  # JAX keeps GPUs' autotuning in a folder below
@@ -83,7 +83,7 @@ def default_directory(environment: MutableMapping[str, str]) -> pathlib.Path:
 
 
 def is_default(folder: str | None) -> bool:
-    """Whether compiled programs are kept in the default directory, or nowhere."""
+    """Returns whether compiled programs are kept in the default directory, or nowhere."""
     return not folder or pathlib.Path(folder) == default_directory(os.environ)
 
 

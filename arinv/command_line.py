@@ -137,7 +137,7 @@ def load(spec: str) -> ConfigDict:
 
 
 def _fault(path: pathlib.Path, error: BaseException) -> str:
-    """Returns one line on an error in a config file, without its place for arguments that arinv's configs reject."""
+    """Returns one line on an error in a config file, with its place unless arinv's own config rejects an argument."""
     if isinstance(error, SyntaxError):
         return f"{error.filename}:{error.lineno}: {type(error).__name__}: {error.msg}"
     frames = []  # of config files, not of the libraries that they call
@@ -162,7 +162,7 @@ def override(config: ConfigDict, field: str, text: str | None) -> None:
     """Sets a field of a config, or every field that a pattern matches, to a value of the type of the field.
 
     Args:
-      config: is changed.
+      config: changed in place.
       field: path of the field, such as "attack.eps"; in each of its names "*" stands for any characters, as in
         "stages.*_encoder.num_epochs".
       text: the value; None stands for true.
@@ -246,7 +246,7 @@ def _dictionary(field: str, text: str) -> dict:
 
 
 def _literal(text: str) -> Any:
-    """Returns the value of a Python literal; of any other text the text itself."""
+    """Returns the value of a Python literal, and any other text unchanged."""
     try:
         return ast.literal_eval(text.strip())
     except (ValueError, SyntaxError, MemoryError, RecursionError, TypeError):
@@ -254,7 +254,7 @@ def _literal(text: str) -> Any:
 
 
 def _convert(name: str, text: str, old: Any) -> Any:
-    """Returns the value of a text, of the type of an old value."""
+    """Returns a text converted to the type of an old value."""
     try:
         if isinstance(old, bool):
             return _WORDS[text.strip().lower()]

@@ -143,7 +143,13 @@ def batch_sharding(mesh: Mesh, *, stacked: bool = False) -> NamedSharding:
 
 
 def place_batch(batch: Batch, mesh: Mesh, *, stacked: bool = False) -> Mapping[str, jax.Array]:
-    """Returns a global batch, of which each process passes its rows, as arrays split over all devices of the mesh."""
+    """Returns a global batch as arrays split by rows over all devices of the mesh.
+
+    Args:
+      batch: this process's rows of the batch, each array [rows, ...], or [K, rows, ...] of K stacked batches.
+      mesh: of the devices.
+      stacked: whether a leading axis stacks several batches.
+    """
     sharding = batch_sharding(mesh, stacked=stacked)
     return {k: jax.make_array_from_process_local_data(sharding, np.asarray(v)) for k, v in batch.items()}
 

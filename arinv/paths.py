@@ -8,14 +8,14 @@ import re
 
 from arinv.errors import UserError
 
-_LONGEST_STEM = 251  # bytes of a file's name, without an ending of four
+_LONGEST_STEM = 251  # bytes of a file name without a suffix of four bytes
 # gs://bucket, and gs:/bucket, its form in pathlib.
 _URL = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]+):/")
 _URL_INSIDE = re.compile(r"(?:^|[:+])(?P<scheme>[A-Za-z][A-Za-z0-9+.-]+)://")
 
 
 def canonical(path: str | os.PathLike, *, name: str = "path") -> pathlib.Path:
-    """Returns the absolute path without `~`, `..` and symbolic links.
+    """Returns the absolute path with `~`, `..` and symbolic links resolved.
 
     Args:
       path: relative to the current directory, or absolute; it does not have to exist.
@@ -39,7 +39,7 @@ def canonical(path: str | os.PathLike, *, name: str = "path") -> pathlib.Path:
 
 
 def expanded(path: str | os.PathLike, *, name: str = "path") -> pathlib.Path:
-    """Returns the path without `~`, otherwise as the user wrote it.
+    """Returns the path with `~` expanded, otherwise as the user wrote it.
 
     Args:
       path: as of `canonical`.
@@ -77,7 +77,7 @@ def _no_url(name: str, text: str, scheme: str) -> UserError:
 
 
 def shortened(name: str) -> str:
-    """Returns the name of a file without its ending, by a hash in place of its end where file systems allow no more."""
+    """Returns a file name without its suffix; a hash replaces the end of a name that is too long for file systems."""
     content = os.fsencode(name)
     if len(content) <= _LONGEST_STEM:
         return name

@@ -7,9 +7,9 @@ name of the protocol.
 "clipped"    clip(x + sigma N(0, 1), 0, 1), as Rojas-Gomez et al. 2022, section 3.3
 "unclipped"  x + sigma N(0, 1), as most tables of denoisers; values leave [0, 1]
 
-An operator degrades images, x+ = degrade(x), and projects the images of a generator, S, so that they compare with x+.
-Degradations that are unknown when they are undone, such as noise, have the identity as S. Each image has a PRNG key of
-its own, so that its noise or mask does not depend on its batch; S with the same keys has the same masks.
+An operator has two maps: `degrade`, x+ = degrade(x), and `project`, S, after which a generator's images compare with
+x+. S is the identity for degradations that are not known to the solver, such as noise. Each image has its own PRNG key,
+so that its noise or mask does not depend on its batch; S with the same keys uses the same masks.
 
 Source of the operators: Generative Encoder, sections 3.2 and 4.3; multiplicative noise and compressed sensing are named
 there without an experiment, and their strengths are ours. The paper states its noise in units of its images, probably

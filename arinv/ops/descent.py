@@ -1,4 +1,4 @@
-"""Gradient descent on the inputs, and on the weights, of a function: the loop that searches for latents share."""
+"""Gradient descent on the inputs of a function, its weights or both: the loop shared by all searches for latents."""
 
 from collections.abc import Callable
 from typing import Any
@@ -24,11 +24,11 @@ def descend(
     Args:
       loss_fn: variables -> (loss, a scalar; a tree of arrays).
       start: a tree of float32 arrays.
-      optimizer: of the steps; for several rates see `optax.partition`.
+      optimizer: computes the steps; for several rates see `optax.partition`.
       num_steps: updates, 0 or more.
-      repair: of each gradient, before the optimizer.
-      finished: what `loss_fn` returns beside the loss -> bool [B], rows of the variables [B, ...] that are not updated
-        from then on; None where all are.
+      repair: applied to each gradient before the optimizer.
+      finished: (what `loss_fn` returns beside the loss) -> bool [B], rows of the variables [B, ...] that are no longer
+        updated; None to update all rows to the end.
 
     Returns:
       The variables after the last update, and what `loss_fn` returned before each update, stacked [num_steps, ...].

@@ -50,11 +50,11 @@ def sum_cells(values: Array, cells: tuple[int, int], cell: int) -> Array:
 
 
 def nan_where_not_finite(features: Array, images: Array) -> Array:
-    """Returns features with NaN for images that are not finite, whose comparisons would give features of others.
+    """Returns features, with NaN for images that are not finite: comparisons with NaN would give finite features.
 
     Args:
       features: float [B, h, w, K].
-      images: float [B, H, W], of which they are.
+      images: float [B, H, W], the images of the features.
 
     Returns:
       [B, h, w, K].

@@ -148,12 +148,12 @@ def padded_size(size: tuple[int, int], *, multiple: int, edge: int = 0) -> tuple
 
 
 def pad_images(images: ArrayLike, *, multiple: int, edge: int = 0) -> ArrayLike:
-    """Returns images reflected beyond all four sides, then continued to the right and downwards by their last pixels.
+    """Returns images padded by reflection on all four sides, then by edge replication at the right and bottom.
 
     Args:
       images: [B, H, W, C], of any dtype.
-      multiple: what both sides become a multiple of.
-      edge: pixels of reflection on each side; images smaller than that are reflected again and again.
+      multiple: divisor of both sides of the result.
+      edge: pixels of reflection on each side; images smaller than that are reflected repeatedly.
 
     Returns:
       [B, H', W', C] of the same dtype; a NumPy array stays one.
@@ -177,12 +177,12 @@ def pad_images(images: ArrayLike, *, multiple: int, edge: int = 0) -> ArrayLike:
 
 
 def crop_images(images: ArrayLike, size: tuple[int, int], *, edge: int = 0) -> ArrayLike:
-    """Returns what of padded images lies where the images were.
+    """Returns images without the padding that `pad_images` added.
 
     Args:
       images: [B, H', W', C].
       size: height and width before the padding, in pixels.
-      edge: that they were padded with.
+      edge: as passed to `pad_images`.
 
     Returns:
       [B, H, W, C].

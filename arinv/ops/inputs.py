@@ -224,7 +224,7 @@ def call(function: Callable[[Array], Any], images: Array, name: str, *, of: str 
       function: of images [B, H, W, C].
       images: its argument.
       name: of the function in errors.
-      of: what it is a function of, where that is something else.
+      of: description of its argument in errors.
 
     Returns:
       Its result.
@@ -357,7 +357,7 @@ def as_numbers(values: ArrayLike, name: str) -> np.ndarray:
     """Checks that values are real numbers and returns them as float64, on the host.
 
     Args:
-      values: numbers, of any shape, NaN and infinity among them or not.
+      values: numbers, of any shape; NaN and infinity are allowed.
       name: their name in errors.
 
     Returns:
@@ -392,7 +392,7 @@ def as_flags(values: ArrayLike, name: str) -> np.ndarray:
 
 
 def as_indices(indices: ArrayLike | None, count: int) -> Array:
-    """Checks the numbers of images in their dataset, which their random starts follow from.
+    """Checks the dataset indices of images, which determine their random starts.
 
     Args:
       indices: integers [B]; None for 0, 1, ..., B - 1.
@@ -432,7 +432,7 @@ def as_finite(values: ArrayLike, name: str) -> Array:
 
 
 def as_floats(values: ArrayLike, name: str) -> Array:
-    """Checks that an array has numbers, NaN among them or not, and returns it as float32.
+    """Checks that an array has numbers and returns it as float32; NaN is allowed.
 
     Args:
       values: numbers, of any shape; may be traced.

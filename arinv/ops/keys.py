@@ -9,10 +9,10 @@ from arinv.types import Array, ArrayLike
 
 
 def typed_key(key: Array) -> Array:
-    """Returns keys as those of `jax.random.key`.
+    """Returns keys as typed keys, those of `jax.random.key`.
 
     Args:
-      key: one or more, of `jax.random.key` or `jax.random.PRNGKey`.
+      key: one or more keys, from `jax.random.key` or `jax.random.PRNGKey`.
 
     Returns:
       The same keys.
@@ -31,10 +31,10 @@ def typed_key(key: Array) -> Array:
 
 
 def single_key(key: Array) -> Array:
-    """Returns one key as that of `jax.random.key`.
+    """Returns one key as a typed key, that of `jax.random.key`.
 
     Args:
-      key: of `jax.random.key` or `jax.random.PRNGKey`.
+      key: one key, from `jax.random.key` or `jax.random.PRNGKey`.
 
     Returns:
       The same key.
@@ -52,8 +52,7 @@ def row_keys(key: Array, *, batch_size: int) -> Array:
     """Returns a key for each row.
 
     Args:
-      key: one key, from which those of the rows follow by their places in the batch, or one per row [B],
-        which are returned as they are.
+      key: one key, folded with each row's position in the batch; or one key per row [B], returned unchanged.
       batch_size: number of rows.
 
     Returns:

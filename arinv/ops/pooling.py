@@ -105,6 +105,8 @@ def local_response_normalization(
 
     Returns:
       [..., C], of the dtype of `inputs`; the sum is taken in float32.
+
+    Source: Krizhevsky et al. 2012, section 3.3, with alpha divided by the window as in Caffe.
     """
     half = window // 2
     squares = jnp.square(inputs.astype(jnp.float32))

@@ -2,8 +2,8 @@
 
 Each cell holds one of its keypoints: descriptor (128 values of Euclidean norm 1), place inside of the cell, sine and
 cosine of the orientation, logarithm of the scale; zeros where there is none. Networks for the features of one library
-cannot read those of another, whose orientations differ by half a bin, so a checkpoint must name the library. As few
-cells have one, images come with theirs alone, which are spread on the grid on the device.
+cannot read those of another, whose orientations differ by half a bin, so a checkpoint must name the library. Few cells
+have a keypoint: images come with the filled cells only, and the device spreads them on the grid.
 
 Source: Lowe 2004 as in VLFeat 0.9.21 (`vlsift`); Dosovitskiy & Brox 2016a, section 4.
 """
@@ -121,7 +121,7 @@ class SiftCells(NamedTuple):
     """Features of images without the empty cells.
 
     Attributes:
-      places: int32 [N, C], of the cells, row by row; H / 4 x W / 4 where an image has no further one.
+      places: int32 [N, C], indices of the cells, row by row; H / 4 x W / 4 where an image has fewer than C.
       vectors: float32 [N, C, 133].
       num_keypoints: int [N], before those that share a cell are left out.
       library: that computed them.
@@ -137,13 +137,13 @@ def sift_cells(images: ArrayLike, *, library: str, first_octave: int = 0) -> Sif
     """Returns the features of images without the empty cells.
 
     Args:
-      images: float [N, H, W, 3] in [0, 1], sides of 16 px or more; what is beyond a multiple of 4 has no cell.
+      images: float [N, H, W, 3] in [0, 1], sides of 16 px or more; pixels beyond a multiple of 4 are in no cell.
       library: a key of LIBRARIES.
       first_octave: as of `keypoints`.
 
     Returns:
-      Of keypoints that share a cell, one at random, and of an image at most as many as a quarter of its cells (half of
-      them with first_octave=-1); the same ones whenever the same image comes.
+      One keypoint per cell, random where several share it, for at most a quarter of an image's cells (half of them with
+      first_octave=-1). The choice depends on the image alone.
 
     Raises:
       UserError: as `keypoints`, or another layout.
@@ -205,7 +205,7 @@ def sift_grid(images: ArrayLike, *, library: str, first_octave: int = 0) -> Sift
 
 
 class _Cache:
-    """Cells of images, of which the first are dropped where they take more memory than allowed."""
+    """A cache of images' cells that drops the oldest entries above its limit of memory."""
 
     def __init__(self, max_bytes: int):
         self._max_bytes, self._num_bytes = max_bytes, 0
@@ -273,7 +273,7 @@ def _check_octave(first_octave: int) -> None:
 
 
 def sift(images: Array, *, library: str, first_octave: int = 0) -> Array:
-    """Returns the features of images, also inside of a compiled function, which calls the host for them.
+    """Returns the features of images on the grid; a compiled function calls the host for them.
 
     Args:
       images: float [B, H, W, 3] in [0, 1], sides of 16 px or more.

@@ -377,7 +377,7 @@ def _root_of_few(samples: Array, method: str, *, inverse: bool) -> Array:
 
 
 def _of_kept(value: Callable[[Array], Array], quotient: Callable[[Array, Array], Array]) -> ValueFunction:
-    """Returns a function of the eigenvalues above the smallest that count, which is 0 for the others.
+    """Returns a function of eigenvalues that is 0 below the smallest one that counts.
 
     Args:
       value: eigenvalues -> values.
@@ -398,7 +398,7 @@ def _of_kept(value: Callable[[Array], Array], quotient: Callable[[Array, Array],
 
 
 def _of_few(value: Callable[[Array], Array], quotient: Callable[[Array, Array], Array]) -> ValueFunction:
-    """Returns a function of the roots x, y, 1 or more, of eigenvalues of I + S S^T, of value and divided difference."""
+    """Returns a function of eigenvalues of I + S S^T from its value and divided difference at their roots, 1 or more."""
 
     def root(x: Array) -> Array:
         return jnp.sqrt(jnp.maximum(x, 1.0))
