@@ -46,8 +46,8 @@ def fab(
 ) -> Array:
     """Returns the nearest misclassified images on the path of FAB.
 
-    A step goes to the plane on which class and target have equal logits in the linearised model, with a bias towards
-    the point of that plane nearest to the image. Behind the boundary, part of the way back to the image follows.
+    Each step moves to the plane on which label and target have equal logits in the linearized model, biased towards the
+    point of that plane nearest to the image. A misclassified iterate then moves part of the way back to the image.
 
     Args:
       key: PRNG key of the random starts, or one per example [B]; the first restart starts at the image.
@@ -60,10 +60,10 @@ def fab(
         largest other logit, at the cost of one forward pass.
       norm: of the distance: "l1", "l2" or "linf".
       num_steps: number of steps, at least 1.
-      num_restarts: number of starts, the others at random at half of `eps`. For each example the first that
-        succeeds is returned.
-      max_bias: the most weight that the image has against the iterate, 0 to 1.
-      overshoot: how far to step, where 1 is onto the linearised boundary.
+      num_restarts: number of starts: the image, then random points at half of `eps` from it. For each example the
+        first that succeeds is returned.
+      max_bias: largest weight of the image against the iterate, 0 to 1.
+      overshoot: length of a step, in units of the distance to the linearized boundary.
       backward_step: the distance from the image after a step back, as a fraction of that before.
 
     Returns:

@@ -1,7 +1,7 @@
 """The table of attacks that an evaluation chooses from by name.
 
 An attack is a function (key, logits_fn, images, labels, *, eps, norm, **options) -> adversarial images and one row of
-ATTACKS. The functions have further options of their own; AutoAttack, which returns more than images, is not among them.
+ATTACKS. The functions have further options of their own. AutoAttack returns more than images and is not in the table.
 """
 
 import functools
@@ -28,8 +28,8 @@ class Attack(NamedTuple):
 
     Attributes:
       function: (key, logits_fn, images, labels, *, eps, norm, **options) -> adversarial images within eps of the
-        images and in [0, 1]; rows labeled -1 come back unchanged.
-      norms: that it takes.
+        images and in [0, 1]; rows labeled -1 are unchanged.
+      norms: names of the norms that it takes.
     """
 
     function: Callable[..., Array]

@@ -67,7 +67,7 @@ def pgd(
         than the label, or the target class) is returned, and the first of all where none does.
       targets: int [B]: classes to approach instead of leaving the label's; -1 is padding as above.
       loss_fn: (logits, labels or targets) -> losses [B], raised for labels and lowered for targets;
-        cross-entropy if None. In rows of padding it sees label 0 and its value is ignored.
+        cross-entropy if None. Rows of padding have label 0, and their losses are ignored.
 
     Returns:
       float32 [B, H, W, C] in [0, 1], within `eps` of `images`, as a constant: no gradient flows

@@ -258,6 +258,9 @@ def as_pytree(logits_fn: LogitsFn) -> jax.tree_util.Partial:
 
     Returns:
       The same, as a `jax.tree_util.Partial`.
+
+    Raises:
+      UserError: not callable.
     """
     if not callable(logits_fn):
         raise UserError(f"logits_fn must be a function from images to logits [B, K], got {type(logits_fn).__name__}.")

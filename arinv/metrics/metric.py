@@ -24,9 +24,9 @@ class Metric:
       heading: of its column in a table, with the unit.
       format: of its values in a table.
       higher_is_better: the direction.
-      networks: the fields of config.metric_networks of which the first that is set gives the features; the last needs
-        not be set if it is `OWN`. Empty: the metric compares pixels. A metric with networks is reported under a longer
-        name, with that of the network.
+      networks: fields of config.metric_networks; the first one that is set gives the features. The last need not be set
+        if it is `OWN`. Empty: the metric compares pixels. A metric with networks is reported under a longer name, with
+        that of the network.
       layers: the features that are compared: "layers" (those of LPIPS) or "style_layers" (those of the Gram loss).
       heads: LPIPS's learned weights of channels, "alex" or "vgg"; empty: none.
       of_set: one number for the whole set of images, from the features of the last spatial layer.
@@ -46,7 +46,7 @@ class Metric:
 
     @property
     def needs_set(self) -> bool:
-        """Whether an image alone has no value."""
+        """Whether the value of an image depends on the whole set, or only the set has one."""
         return self.of_set or self.finish is not None
 
 

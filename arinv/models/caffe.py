@@ -34,7 +34,7 @@ class Blob(NamedTuple):
 
     Attributes:
       shape: of the numbers.
-      parts: one-dimensional arrays whose concatenation they are.
+      parts: one-dimensional arrays that hold the numbers, in order.
     """
 
     shape: tuple[int, ...]
@@ -224,7 +224,7 @@ def weighted(path: str | pathlib.Path, count: int) -> list[Layer]:
 
     Args:
       path: of a .caffemodel file.
-      count: the number that a network has.
+      count: expected number of such layers.
 
     Raises:
       UserError: as `read_network`, or another number.

@@ -1,6 +1,6 @@
-"""What networks are built from: batch normalization as in PyTorch, convolutions and dense layers.
+"""Layers of networks: batch normalization as in PyTorch; convolutions and dense layers.
 
-The latter have optional spectral normalization.
+Convolutions and dense layers have optional spectral normalization.
 
 Spectral normalization has the form of the original: one power iteration per training forward pass on the matrix
 [rest, output channels], both singular vectors kept, so that PyTorch's checkpoints can be read. The vectors are state,

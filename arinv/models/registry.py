@@ -195,8 +195,8 @@ def build_generator(
       spectral_norm: normalize every kernel by its largest singular value, where the plan does.
       dtype: of the computation.
       encoder_options: options of `build`; the encoder's width decides the generator's.
-      latent: from a vector of any length that stands for the feature, such as the latents of a variational autoencoder;
-        published plans are those of fc6, which begin with dense layers.
+      latent: generate from a vector of any length in place of the feature, such as a variational autoencoder's latents;
+        published plans are then those of fc6, which begin with dense layers.
 
     Returns:
       A module: features [B, ...] -> images [B, H, W, 3] in [0, 1].

@@ -124,7 +124,7 @@ def check_size(operator: Operator, *, image_size: int, channels: int = 3) -> Non
     """Checks that an operator takes images of a size, without computing anything.
 
     Args:
-      operator: as of `build_operator`.
+      operator: as returned by `build_operator`.
       image_size: side of the images, in pixels.
       channels: of the images.
 

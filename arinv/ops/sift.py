@@ -139,7 +139,7 @@ def sift_cells(images: ArrayLike, *, library: str, first_octave: int = 0) -> Sif
     Args:
       images: float [N, H, W, 3] in [0, 1], sides of 16 px or more; pixels beyond a multiple of 4 are in no cell.
       library: a key of LIBRARIES.
-      first_octave: as of `keypoints`.
+      first_octave: see `keypoints`.
 
     Returns:
       One keypoint per cell, random where several share it, for at most a quarter of an image's cells (half of them with
@@ -186,9 +186,9 @@ def sift_grid(images: ArrayLike, *, library: str, first_octave: int = 0) -> Sift
     """Returns the features of images on the grid.
 
     Args:
-      images: as of `sift_cells`.
+      images: see `sift_cells`.
       library: a key of LIBRARIES.
-      first_octave: as of `keypoints`.
+      first_octave: see `keypoints`.
 
     Returns:
       Those of `sift_cells`, and zeros in the other cells.
@@ -258,7 +258,7 @@ def check_library(library: str, first_octave: int = 0) -> None:
 
     Args:
       library: a key of LIBRARIES.
-      first_octave: as of `keypoints`.
+      first_octave: see `keypoints`.
 
     Raises:
       UserError: it is not, or another octave.
@@ -278,7 +278,7 @@ def sift(images: Array, *, library: str, first_octave: int = 0) -> Array:
     Args:
       images: float [B, H, W, 3] in [0, 1], sides of 16 px or more.
       library: a key of LIBRARIES.
-      first_octave: as of `keypoints`.
+      first_octave: see `keypoints`.
 
     Returns:
       float32 [B, H / 4, W / 4, 133], without a gradient.

@@ -398,7 +398,7 @@ def _of_kept(value: Callable[[Array], Array], quotient: Callable[[Array, Array],
 
 
 def _of_few(value: Callable[[Array], Array], quotient: Callable[[Array, Array], Array]) -> ValueFunction:
-    """Returns a function of eigenvalues of I + S S^T from its value and divided difference at their roots, 1 or more."""
+    """Returns a function of eigenvalues of I + S S^T from its value and divided difference at their roots."""
 
     def root(x: Array) -> Array:
         return jnp.sqrt(jnp.maximum(x, 1.0))

@@ -1,4 +1,4 @@
-"""Checks of a robust accuracy: signs of a model that misleads attacks, and a second count of stored images.
+"""Checks of a robust accuracy: signs of a model that misleads attacks, and a recount of stored images.
 
 Each function returns messages, one line each; an empty list means that no problem was detected. Images are float32
 [N, H, W, C] in [0, 1], labels int [N] with -1 for padding.

@@ -25,8 +25,8 @@ class AutoAttackState:
     """The resumable state of AutoAttack: NumPy arrays, numbers and text.
 
     Attributes:
-      settings: that a resumed run must have, as text.
-      messages: of the checks of the model.
+      settings: of the run, as text; a resumed run must have the same.
+      messages: reasons to doubt the result, from the checks of the model.
       classes: int32 [N, R], the classes of the largest logits of the images, the prediction first.
       robust: bool [N], whether no attack has succeeded; False where the clean image is misclassified, and in padding.
       adversarial: float32 [N, H, W, C], the image where none has succeeded; while the Square Attack runs, its
@@ -38,7 +38,7 @@ class AutoAttackState:
       round: number of the current round.
       queue: int64 [M], the images of this round.
       position: number of images of the queue that are done.
-      survivors: int64 [A], the number of images, of all groups until now, that each attack has left robust.
+      survivors: int64 [A], the number of images of all groups until now that are robust after each attack.
       seconds: float64 [A] of each attack, compilation included.
       forward_passes: int64 [A] of each attack, counted in images, padding included.
       backward_passes: int64 [A] of each attack, counted in images, padding included.

@@ -160,7 +160,7 @@ def autoattack(
         at most K - 1, and at most 5 by APGD for "l1".
       num_queries: of the Square Attack.
       queries_per_round: number of queries after which the Square Attack drops broken images and can be saved.
-      batch_size: largest batch, as of `make_buckets`; the remaining images are split into batches of half, a quarter
+      batch_size: largest batch, see `make_buckets`; the remaining images are split into batches of half, a quarter
         and so on.
       smallest_batch: smallest batch.
       multiple_of: divisor of every batch: the number of devices that `place` splits it over.

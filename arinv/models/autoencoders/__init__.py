@@ -1,4 +1,4 @@
-"""Autoencoders: an encoder to a vector and a decoder from it; and those of an encoder's layer."""
+"""Autoencoders with a vector as the code, and autoencoders of an encoder's layer."""
 
 from typing import Any, NamedTuple
 
@@ -35,7 +35,7 @@ __all__ = [
 
 
 class Autoencoder(ShapeChecked):
-    """An encoder and a decoder, whose variables are under their names.
+    """An encoder and a decoder; their variables are under "encoder" and "decoder".
 
     Attributes:
       encoder: images [B, H, W, C] in [0, 1] -> codes [B, K].

@@ -34,9 +34,9 @@ class Gaussian(NamedTuple):
 
 
 class LayerAutoencoder(nn.Module):
-    """An encoder up to a layer and the generator from there, whose variables are under their names.
+    """An encoder up to a layer and the generator from there; their variables are under "encoder" and "generator".
 
-    The encoder runs in evaluation mode always: without dropout, and with the statistics it has.
+    The encoder always runs in evaluation mode: without dropout, and with its running statistics.
 
     Attributes:
       encoder: images [B, H, W, C] in [0, 1] -> (logits, named features).
@@ -59,7 +59,7 @@ class VariationalEncoder(Encoder):
     Mean and log-variance are linear in the layer's feature. `variational_encoder` makes one.
 
     Attributes:
-      encoder: images [B, H, W, 3] in [0, 1] -> (logits, named features), in evaluation mode always.
+      encoder: images [B, H, W, 3] in [0, 1] -> (logits, named features), always in evaluation mode.
       layer: name of the feature.
       latent_size: K, entries of the distribution.
     """
@@ -131,7 +131,7 @@ def variational_encoder(encoder: Encoder, layer: str, *, latent_size: int = 256)
 
 
 class VariationalAutoencoder(nn.Module):
-    """A variational encoder and the generator from its latents, whose variables are under their names.
+    """A variational encoder and the generator from its latents; their variables are under "encoder" and "generator".
 
     Attributes:
       encoder: images -> distribution of the latents.

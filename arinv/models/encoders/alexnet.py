@@ -266,8 +266,8 @@ class CaffeNet(Encoder):
     def _kernel_init(self) -> nn.initializers.Initializer:
         """Returns He initialization for the scale of the pixels.
 
-        Each layer up to fc7 takes the eighth root of that scale away: were one to take all, or none, SGD would diverge
-        at the rates that AlexNet is trained with. Caffe's Gaussians of 0.01 and 0.005 do as much.
+        Each layer up to fc7 divides by the eighth root of that scale. If one layer divided by all of it, or none did,
+        SGD would diverge at AlexNet's learning rates. Caffe's Gaussians of 0.01 and 0.005 have a similar effect.
         """
         pixel_scale = 0.25 / np.mean(mean_std(self.normalization)[1])  # pixels in [0, 1] deviate by about 0.25
         return nn.initializers.variance_scaling(2 * pixel_scale ** (-2 / 8), "fan_in", "truncated_normal")

@@ -96,7 +96,7 @@ class Encoder(ShapeChecked):
       image_size: side in pixels of the images that it was designed for.
       smallest_side: side in pixels of the smallest images that it takes.
       has_fixed_head: whether weights with a head fit images of one size only.
-      has_host_features: whether `host_features` computes them, which come with a batch then.
+      has_host_features: whether its features are computed by `host_features` and come with the batch.
       has_weights: False for a fixed function of the image, which has no classes either and is never trained.
       default_layer: the feature that is inverted unless another is named.
       style_layers: the features that styles are transferred at, the deepest first.
@@ -131,14 +131,14 @@ class Encoder(ShapeChecked):
         )
 
     def check_installed(self) -> None:
-        """Checks that the packages are installed that it needs beside arinv's.
+        """Checks that the optional packages that it needs are installed.
 
         Raises:
           UserError: one is missing.
         """
 
     def host_features(self, images: np.ndarray) -> dict[str, np.ndarray]:
-        """Returns what a batch has of features that are computed on the host.
+        """Returns the arrays that a batch has for features computed on the host.
 
         Args:
           images: uint8 [B, H, W, 3].
@@ -198,8 +198,8 @@ def mean_std(normalization: Normalization) -> MeanStd:
         deviation), three of each.
 
     Raises:
-      UserError: unknown name, or other than two times three finite numbers, or a deviation that is not above 0, or
-        numbers above 1, as those of grey levels.
+      UserError: unknown name, not two times three finite numbers, a deviation that is not above 0, or numbers above 1,
+        as those of grey levels.
     """
     if isinstance(normalization, str):
         if normalization not in NORMALIZATIONS:

@@ -3,8 +3,8 @@
 Images NHWC in [0, 1] -> (logits, {"block1": ..., "block2": ...}), each feature the output of a stage of blocks, a sum.
 
 Both have a variant of DeepMind's, whose convolutions of stride 2 pad below and on the right only, and which applies
-SiLU (its `_silu` rows). Weights of one variant in another have other logits and raise no error by their shapes, so each
-variant has the names of its own origin only.
+SiLU (its `_silu` rows). Weights of one variant fit the shapes of another but give other logits, so each variant reads
+the names of its own origin only.
 
 Source: Zagoruyko & Komodakis 2016; He et al. 2016 (Identity mappings); TRADES and RobustBench (WideResNet and
 PreActResNet); Gowal et al. 2020 and Rebuffi et al. 2021, released code (in RobustBench DMWideResNet, DMPreActResNet).

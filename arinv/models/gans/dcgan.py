@@ -1,7 +1,8 @@
 """DCGAN: a generator of transposed convolutions and a discriminator of strided ones.
 
-A side of 7 px at most is doubled k times; width * 2**(k - 1) channels, at most eight widths, are halved as often. At
-64 px, of width 64, that is 512, 256, 128 and 64 channels at 4, 8, 16 and 32 px.
+The generator doubles the side of a first map of at most 7 px until it is the image's. The last map before the image has
+`width` channels and each smaller one twice as many, up to 8 * width: at 64 px with width 64, 512, 256, 128 and 64
+channels at 4, 8, 16 and 32 px.
 
 Source: Radford et al. 2016, "Unsupervised representation learning with deep convolutional generative adversarial
 networks", figure 1 and section 3: batch normalization in all layers but the generator's last and the discriminator's
@@ -25,7 +26,7 @@ def base_side(image_size: int) -> tuple[int, int]:
     """Returns the side of the generator's first map, in pixels, and how often it is doubled.
 
     Raises:
-      UserError: an image size that no such side leads to.
+      UserError: an image size that is not 4, 5, 6 or 7 px times a power of two.
     """
     side, doublings = image_size, 0
     while side > _LARGEST_BASE and side % 2 == 0:
@@ -84,7 +85,7 @@ class DcganDiscriminator(nn.Module):
     Attributes:
       image_size: side S of the images, in pixels.
       channels: C of the images.
-      latent_size: without effect, as of every discriminator.
+      latent_size: without effect; both networks of a GAN are built with the same attributes.
       width: channels of the first map.
       dtype: of the computation; parameters, statistics and logits stay float32.
     """

@@ -42,12 +42,12 @@ def sizes(image_size: int) -> tuple[int, ...]:
 
 
 def pixel_norm(x: Array) -> Array:
-    """Returns x [..., C] over the root mean square of its last axis, x / sqrt(mean(x^2) + 1e-8)."""
+    """Returns x [..., C] over the root mean square of its last axis, x / sqrt(mean(x^2) + 1e-8) (section 4.2)."""
     return x * jax.lax.rsqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + 1e-8)
 
 
 def minibatch_deviation(x: Array, group_size: int = 4) -> Array:
-    """Returns x [B, H, W, C] with one more channel, the deviation within groups of the batch.
+    """Returns x [B, H, W, C] with one more channel, the deviation within groups of the batch (section 3).
 
     Example i belongs to group i mod (B / group_size). Of each group the standard deviation over its examples is
     averaged over positions and channels.
@@ -169,7 +169,7 @@ class _Widths(ShapeChecked):
         """Returns the number of features at a side in pixels.
 
         Raises:
-          UserError: none.
+          UserError: base_width leaves no feature at that side.
         """
         width = min(2 * self.base_width // side, self.max_width)
         if width < 1:

@@ -85,8 +85,8 @@ class Generator(ShapeChecked):
     def __call__(self, features: Array, *, train: bool = False) -> Array:
         """Returns images [B, H, W, 3] of features [B, h, w, c] or [B, K].
 
-        In evaluation they are in [0, 1] and, of a plan that fits "enlarge", of image_size. In training a linear output
-        is neither clipped nor enlarged.
+        In evaluation they are in [0, 1] and, with the plan's fit "enlarge", have image_size. In training a linear
+        output is neither clipped nor enlarged.
 
         Raises:
           UserError: features of the wrong rank, or a map that is too small.

@@ -1,7 +1,7 @@
 """Plans of generators as data, and every published one.
 
-A plan lists the steps from a feature of an encoder to the image, with what holds for all of them: slope of the
-rectifier, normalization, output. `arinv.models.generators.mirror.Generator` carries it out.
+A plan lists the steps from a feature of an encoder to the image, and the options that all steps share: slope of the
+rectifier, normalization, output. `arinv.models.generators.mirror.Generator` is the network of a plan.
 
 Sources: Rojas-Gomez et al. 2022, Tables A4, A6, A7 and the released code, which disagree on where the channels of A4
 shrink; the code's plan has the published 4.7M parameters and is the default. Dosovitskiy & Brox 2016a, Tables 3 to 7;
@@ -64,7 +64,7 @@ class Plan:
     fit: str = ""
 
     def growth(self) -> int:
-        """Returns the side of the output per side of the map that the last dense layer, or the feature, is."""
+        """Returns the output's side over that of the feature, or of the map after the last dense layer."""
         steps = (*self.steps, self.last)
         start = max((i for i, step in enumerate(steps) if step.kind == "dense"), default=0)
         factor = 1
@@ -214,10 +214,10 @@ PAPER_PLANS: dict[tuple[str, str, str], Plan] = {
 
 
 def shorten(plan: Plan, image_size: int) -> Plan:
-    """Returns a plan that begins with dense layers without the first up-convolutions, for smaller images.
+    """Returns a plan for smaller images: one that begins with dense layers loses its first up-convolutions.
 
-    As between CONV5 and CONV1, the last up-convolutions stay. They are left out, each with the steps after it at its
-    resolution, as long as the output has twice the side of the images or more.
+    Each is dropped with the steps after it at its resolution, while the output's side is at least twice the images'.
+    The last up-convolutions stay, as in the plans of CONV5 to CONV1.
 
     Args:
       plan: a published one.

@@ -127,9 +127,9 @@ def load_torch_generator(
 def load_caffe_generator(path: str | pathlib.Path, encoder: str, layer: str, **options) -> Variables:
     """Returns the variables of one of DeePSiM's generators from a .caffemodel file.
 
-    Layers are taken in their order; names do not matter. Caffe's images are BGR in 0..255 without the mean, ours RGB in
-    [0, 1], so that the last layer is divided by 255 and its channels change places; a dense layer in front of a map has
-    channels first there.
+    Layers are matched by their order, not by name. Caffe's images are BGR in 0..255 minus the mean and ours RGB in
+    [0, 1]: the last layer is divided by 255 and its channels are reversed. Outputs of a dense layer before a map are
+    reordered from channels first to channels last.
 
     Args:
       path: of the file.

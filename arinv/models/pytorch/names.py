@@ -144,7 +144,7 @@ class Entry(NamedTuple):
       path: in our variables, collection first.
       shape: in our variables.
       names: in PyTorch; the first is written.
-      layer: that the array is part of.
+      layer: the layer that the array is part of.
       kernel: shape of the layer's kernel in our variables, None if it has none.
     """
 

@@ -61,7 +61,7 @@ class Inert:
 
     Attributes:
       name: of its class, or of the function that would return it.
-      items: that the file sets in the object, as in a subclass of dict.
+      items: the items that the file sets in the object, as in a subclass of dict.
     """
 
     name: str

@@ -22,7 +22,7 @@ class Fit(NamedTuple):
       encoder: a key of ENCODERS.
       options: where the network differs from that row; num_classes is not among them.
       num_classes: length of the logits.
-      image_size: side in pixels that the weights are of; the encoder's own where they fit every size.
+      image_size: side of the images that the weights fit, in pixels; the encoder's own where they fit every size.
       entries: of its variables.
       state_dict: with its weights.
     """
