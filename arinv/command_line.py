@@ -97,7 +97,7 @@ def load(spec: str) -> ConfigDict:
     """Returns the config of a file, locked.
 
     Args:
-      spec: as of `find`.
+      spec: see `find`.
 
     Raises:
       UserError: no such file, a wrong argument, or an error in the file itself, with file and line.

@@ -42,8 +42,8 @@ def expanded(path: str | os.PathLike, *, name: str = "path") -> pathlib.Path:
     """Returns the path with `~` expanded, otherwise as the user wrote it.
 
     Args:
-      path: as of `canonical`.
-      name: as of `canonical`.
+      path: see `canonical`.
+      name: see `canonical`.
 
     Raises:
       UserError: as `canonical`.

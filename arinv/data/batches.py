@@ -178,10 +178,10 @@ def train_batches(
       source: from `open_source`, or arrays from `load_arrays`.
       batch_size: examples of the global batch, over all processes.
       seed: of the order.
-      rows: rows of each global batch that belong to this process, ascending, as of `parallel.process_rows`; None: all.
+      rows: rows of each global batch that belong to this process, ascending (`parallel.process_rows`); None: all.
       in_memory: decode once and keep uint8 arrays; None: if that takes 2 GB or less. Otherwise
         images are decoded ahead of time by Grain.
-      num_workers: worker processes of the streamed form; 0: threads of this process; -1: by the number of cores, as of
+      num_workers: worker processes of the streamed form; 0: threads of this process; -1: by the number of cores, see
         `cores.count_workers`.
       resized_crop: options of `image_files.random_resized_crop` (scale, ratio): a window of every image, drawn by
         (seed, step, row), is resized to source.info.image_size; for a source opened with resize="original".
@@ -390,7 +390,7 @@ def eval_batches(
     Args:
       source: from `open_source` (decoded on every pass), or arrays from `load_arrays`.
       batch_size: examples of the global batch, over all processes.
-      rows: rows of each global batch that belong to this process, ascending, as of `parallel.process_rows`; None: all.
+      rows: rows of each global batch that belong to this process, ascending (`parallel.process_rows`); None: all.
 
     Returns:
       An iterable with a length, the same in every process. The last batch is padded with black
@@ -447,7 +447,7 @@ class MixedBatches:
 
 
 class ExtendedBatches:
-    """Batches of training or evaluation with arrays that are computed from the images of each, on the host."""
+    """Batches of training or evaluation with further arrays that the host computes from their images."""
 
     def __init__(self, batches: Any, function: Callable[[np.ndarray], Mapping[str, np.ndarray]]):
         """Stores the batches, and the function from images uint8 [b, S, S, 3] to arrays of b rows by name."""

@@ -1,8 +1,8 @@
 """Image files on the host: decoding, resizing and cropping, and finding the images of a folder.
 
 Images are uint8 RGB [H, W, 3]. The images of a folder are its visible files with the ending of a format that Pillow
-decodes, in any case, also through links. Skipped and counted are hidden files, folders that file servers, archives and
-desktops create, such as @eaDir, broken links, and files with other endings.
+decodes, in any case, also through links. Hidden files, folders that file servers, archives and desktops create (such as
+@eaDir), broken links, and files with other endings are skipped and counted.
 """
 
 import collections
@@ -110,7 +110,7 @@ def _decode(
     """Returns what `convert` makes of an opened image.
 
     Raises:
-      UserError: as of `decode_image`.
+      UserError: as for `decode_image`.
     """
     if not data:
         raise UserError(f"{name} is empty: 0 bytes")
@@ -127,7 +127,7 @@ def _decode(
         raise UserError(_too_large(name, "very many pixels")) from None
     except Image.UnidentifiedImageError:
         raise UserError(f"{name} is not a readable image, or its start is damaged") from None
-    except ImportError:  # nothing that the file is to blame for
+    except ImportError:  # not the file's fault
         raise
     except Exception as error:  # Pillow's decoders raise many kinds of errors, all for damaged files
         reason = " ".join(str(error).split()) or type(error).__name__
@@ -166,9 +166,9 @@ def _tiff_number(image: Image.Image, tag: int, default: int) -> int:
 
 
 def _deep_values(image: Image.Image) -> tuple[np.ndarray, int]:
-    """Returns the grey levels of an image of more than 8 bits, white the highest, and the highest of 16 bits or less.
+    """Returns the grey levels of an image of more than 8 bits, with white as the highest, and the highest level.
 
-    Pillow returns 12 bits unscaled, and those of a TIFF whose white is 0 as they are stored.
+    Pillow neither scales 12 bits to 16 nor inverts a TIFF whose white is 0.
     """
     values, highest = np.array(image), (1 << 16) - 1
     if image.mode.startswith("I;16"):
@@ -251,14 +251,14 @@ def resize_u8(image: np.ndarray, size: int, mode: str = "squash") -> np.ndarray:
 
 
 def means_u8(image: np.ndarray, size: int) -> np.ndarray:
-    """Returns the largest square in the center of an image with both sides `size`, each pixel the mean of its block.
+    """Returns the largest square in the center of an image, reduced to sides of `size` by means of blocks.
 
     Args:
       image: uint8 [H, W, 3].
       size: side of the result, in pixels.
 
     Returns:
-      uint8 [size, size, 3]; of a smaller image with repeated pixels.
+      uint8 [size, size, 3]; pixels of a smaller image are repeated.
     """
     box = crop_box(*image.shape[:2], size, "crop")
     return np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BOX, box=box))
@@ -282,7 +282,7 @@ def crop_window(image: np.ndarray, window: Sequence[int], *, name: str) -> np.nd
 
     Args:
       image: uint8 [H, W, C].
-      window: x and y of its center, which of an even side is the pixel right of it and below, and its side, in pixels.
+      window: x and y of its center and its side, in pixels; an even side extends one pixel further to the top left.
       name: of the image in errors.
 
     Returns:
@@ -549,7 +549,7 @@ def list_images(folder: pathlib.Path) -> tuple[list[pathlib.Path], str]:
     """Returns the images of a folder, and its other entries as text.
 
     Raises:
-      UserError: as of `image_paths`.
+      UserError: as for `image_paths`.
     """
     tree, others = read_tree(folder)
     paths, left_out = tree.images(), left_out_text(others)

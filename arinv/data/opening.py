@@ -139,7 +139,7 @@ def check_name(name: str) -> None:
 
 
 def same_dataset(first: str, second: str) -> bool:
-    """Returns whether two names are of one dataset, however its path is written."""
+    """Returns whether two names stand for the same dataset, however its path is written."""
     schemes, locations = zip(*(name.partition(":")[::2] for name in (first, second)), strict=True)
     if first == second or schemes[0] != schemes[1] or not all(locations):
         return first == second

@@ -88,8 +88,8 @@ def open_blobs(location: str, split: str, *, image_size: int, resize: str) -> Sl
 
     Args:
       location: "".
-      split: "train", slices of sixteen cubes across all axes, or "test", as many slices of another cube as the images
-        have pixels on a side.
+      split: "train", slices of sixteen cubes across all axes; or "test", image_size slices of another cube across
+        axis 0.
       image_size: side of the images, in pixels.
       resize: see `Slices`.
 

@@ -114,7 +114,7 @@ def gather(value: Any) -> list:
 
 @contextlib.contextmanager
 def alone() -> Iterator[None]:
-    """Lets functions that several processes call together run on this process alone: nothing is exchanged in them."""
+    """Runs functions that all processes call together on this process alone, without messages to the others."""
     global _is_alone
     before, _is_alone = _is_alone, True
     try:
@@ -186,7 +186,7 @@ def fail(code: int, message: str) -> NoReturn:
 def crash(error: Exception) -> NoReturn:
     """Ends the run in all processes after an unexpected exception.
 
-    A collective that fails because a process is gone raises one too; then the lost process is reported instead.
+    The loss of a process also makes collectives raise: then the lost process is reported instead.
 
     Raises:
       Exception: the error, in a single process.

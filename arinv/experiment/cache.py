@@ -42,7 +42,7 @@ class ResultCache:
         return arrays if str(arrays.pop(_KEY, "")) == self._key else None
 
     def save(self, name: str, arrays: Mapping[str, np.ndarray], *, compressed: bool = True) -> None:
-        """Writes a part, on process 0 only; `compressed=False` is for one that is written often."""
+        """Writes named arrays, on process 0 only; `compressed=False` is for arrays that are written often."""
         if jax.process_index() == 0:
             write_arrays(self._path(name), {_KEY: np.array(self._key), **arrays}, compressed=compressed)
 

@@ -1,8 +1,8 @@
 """Descriptions of trained networks, and checks that a network fits a config, images or classes.
 
-A description is plain JSON saved in every checkpoint: "kind", "encoder", "image_size", "resize" and what else the
-network is rebuilt from; of a classifier also "num_classes" and "class_names", of what was trained on a classifier
-the fingerprint of its weights (`WEIGHTS`).
+A description is plain JSON saved in every checkpoint: "kind", "encoder", "image_size", "resize" and whatever else the
+network is rebuilt from. A classifier's also has "num_classes" and "class_names", and that of a network trained on a
+classifier the fingerprint of the classifier's weights (`WEIGHTS`).
 """
 
 import math
@@ -40,7 +40,7 @@ def check_fields(description: Any, place: pathlib.Path) -> dict[str, Any]:
       place: where, for the message.
 
     Raises:
-      UserError: it is none of a network, or lacks a field.
+      UserError: it does not describe a network, or lacks a field.
     """
     kind = description.get("kind") if isinstance(description, dict) else None
     if not isinstance(kind, str) or kind not in _FIELDS:

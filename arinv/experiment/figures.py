@@ -1,4 +1,4 @@
-"""Figures: labeled grids of images, tiles of one size for images of several, and curves."""
+"""Figures: labeled grids of images, images of several sizes fitted into equal tiles, and curves."""
 
 import io
 import math

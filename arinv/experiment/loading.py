@@ -100,7 +100,7 @@ def load(
 
 
 def _load_parent(description: Mapping[str, Any], workdir: pathlib.Path, dtype: jax.typing.DTypeLike) -> Trained:
-    """Returns the encoder that an inverter or a denoiser was trained on; with shapes for weights that it has itself."""
+    """Returns the encoder of an inverter or a denoiser; shapes stand for weights that the inverter itself holds."""
     if description.get("initial"):
         encoder = abstract_encoder(description["initial"], dtype=dtype)
     elif description["encoder_workdir"]:

@@ -155,7 +155,7 @@ def setting_text(setting: Mapping[str, Any]) -> str:
 
 
 def weights_note(weights: Mapping[str, Mapping[str, str]]) -> str:
-    """Returns a warning for each metric that entries were measured by through different networks; empty for none.
+    """Returns a warning for each metric whose entries were measured with different networks; empty for none.
 
     Args:
       weights: entry -> metric -> fingerprint of the network whose features the metric compares.

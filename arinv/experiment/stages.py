@@ -42,7 +42,7 @@ def run(config: ConfigDict, workdir: pathlib.Path, tasks: Tasks) -> None:
 
 
 def _run(task: ModuleType, run: Run) -> None:
-    """Runs a task; one of independent images again with half the batch where a device lacks the memory for it."""
+    """Runs a task; if a device runs out of memory and images are independent, runs it again with half the batch."""
     while True:
         try:
             task.run(run)
@@ -72,10 +72,10 @@ def check(
     """Checks everything that can be checked before any work, and returns workdir -> config of each stage.
 
     Args:
-      config: as of `run`.
+      config: see `run`.
       workdir: of the run; nothing is written.
-      tasks: as of `run`.
-      sources: gets the datasets that are opened, see `Run`; None to forget them.
+      tasks: see `run`.
+      sources: filled with the datasets that are opened, see `Run`; None to discard them.
 
     Raises:
       UserError: a mistake in the config or in what it names.
@@ -124,7 +124,7 @@ def _check_level(config: ConfigDict, workdir: pathlib.Path) -> None:
 
 
 def expand(config: ConfigDict, workdir: pathlib.Path, tasks: Tasks) -> dict[pathlib.Path, ConfigDict]:
-    """Returns workdir -> config of each stage, in order; for a single task of that task.
+    """Returns workdir -> config of each stage, in order; a single task is the only stage.
 
     Raises:
       UserError: an unknown stage or task.

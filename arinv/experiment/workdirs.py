@@ -1,7 +1,7 @@
 """Workdirs: the config and results of a task, references between workdirs, and checks of paths in configs.
 
 config.json      the config, written first; a run with another config is refused
-inputs.json      what the earlier runs and images were that the config names
+inputs.json      hashes of the earlier runs and images that the config names
 results.json     written last, so it marks the task as complete
 """
 
@@ -57,12 +57,12 @@ _SOURCES = (*_TRAINED, "entries", "figures", "attack_from", "detector")
 # Fields that name other runs whose tasks look for them themselves, or that do so in some tasks only.
 _OTHER_SOURCES = ("encoders", "metric_networks", "metric_encoder", "start", "comparator", "restoration", "attribute",
                   "stylized")  # fmt: skip
-_WORDS = ("optimization.encoders", "encoder.start")  # fields of such names that hold words
+_WORDS = ("optimization.encoders", "encoder.start")  # fields with such a name that name no run
 _NETWORKS = ("gan", "autoencoder", "aegan")  # of restorations; of their trainings these are groups of fields
 _FILES = ("path", "mask")  # fields that name a file
 _BEGINNING = 2**16  # bytes of an image by which it is recognized
-_MAX_READ = 20_000  # images of a folder that are read for it
-_PARTS = 16  # of a single file, such as an archive, of which as much is read
+_MAX_READ = 20_000  # larger folders are recognized by names and sizes alone
+_PARTS = 16  # places at which a single file, such as an archive, is read
 _hashes: dict[tuple, str] = {}  # of the images that were hashed last, which several stages may name
 # Fields that had other names.
 _RENAMED = {
@@ -344,7 +344,7 @@ def _hash_of_run(place: pathlib.Path) -> str:
 def _hash_of_images(place: pathlib.Path) -> str:
     """Returns a hash of the names, sizes and beginnings of the images of a folder, or of one file.
 
-    Of very many images the names and sizes alone count.
+    For very many images only names and sizes count.
     """
     files = [place] if place.is_file() else image_paths(place)
     stats = [path.stat() for path in files]

@@ -22,7 +22,7 @@ from PIL import Image
 
 from arinv.errors import DISK_ADVICE, UserError
 
-TEMPORARY = ".tmp-"  # how the names of files begin that are being written
+TEMPORARY = ".tmp-"  # prefix of the names of files that are being written
 
 
 def write_atomically(path: pathlib.Path, content: bytes) -> None:

@@ -218,7 +218,7 @@ def compute_seconds(
 
 
 def flops_as_xla(at_batch: Sequence[Operation], at_twice: Sequence[Operation], num_devices: int) -> float:
-    """Returns the operations of each device as XLA counts them; arguments as of `compute_seconds`."""
+    """Returns the operations of each device as XLA counts them; for the arguments see `compute_seconds`."""
     pairs = zip(at_batch, at_twice, strict=True)
     return sum(_share(one.as_xla, two.as_xla, num_devices) for one, two in pairs)
 

@@ -54,8 +54,8 @@ def measure(
     Args:
       config: of a training task.
       num_examples: number of training images; 0 if unknown, which counts as too many for memory.
-      host_features: images uint8 [b, S, S, 3] -> what batches have besides, such as SIFT; computed in the process that
-        trains, at the first access of each image. None for none.
+      host_features: images uint8 [b, S, S, 3] -> further arrays of the batches, such as SIFT; computed in the process
+        that trains, at the first access of each image. None for none.
       seconds: duration of the measurement; None for one second.
     """
     fields = config.data

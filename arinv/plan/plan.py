@@ -79,7 +79,7 @@ def write(
     """Plans a run on the devices of JAX, writes plan.json to the workdir, and returns the plan as lines of text.
 
     Args:
-      stages: workdir -> config of every stage, as of `stages.expand`.
+      stages: workdir -> config of every stage, as returned by `stages.expand`.
       workdir: of the run; None to write no file.
       accelerator: a key of arinv.train.accelerators; empty for the local device, or an H100 where that is unknown.
       utilization: share of its peak that is reached, 0 to 1.
@@ -137,14 +137,14 @@ def plan_stages(
 
 
 def _long(run: Run) -> Run:
-    """Returns a run of unknown length as one of epochs, which is as long as its schedules."""
+    """Returns a run that is long enough for its schedules where the length of an epoch is unknown."""
     config = run.config.copy_and_resolve_references()
     config.num_steps, config.num_epochs = 0, config.num_epochs or 100.0
     return run.with_config(config, run.workdir)
 
 
 def _by_class(stages: Mapping[pathlib.Path, ConfigDict]) -> dict[pathlib.Path, ConfigDict]:
-    """Returns the stages, those that train an inverter for each class split into them."""
+    """Returns the stages; one that trains an inverter for each class is split into these trainings."""
     split = {}
     for folder, stage in stages.items():
         split |= class_inverters.split(folder, stage) if stage.task == "class_inverters" else {folder: stage}
@@ -430,7 +430,7 @@ def summary_lines(plans: Sequence[Mapping[str, Any]], others: Sequence[str] = ()
     """Returns the lines on all stages together.
 
     Args:
-      plans: of the training stages, as of `plan_stages`.
+      plans: of the training stages, as returned by `plan_stages`.
       others: names of the stages that train nothing.
     """
     if not plans:

@@ -1,9 +1,9 @@
 """Training of an AEGAN: an autoencoder whose decoder is the generator of a GAN, trained against a discriminator.
 
-The discriminator sees images and what the decoder generates from N(0, I), in the logistic game. The autoencoder's loss
+The discriminator gets images and what the decoder generates from N(0, I), in the logistic game. The autoencoder's loss
 has the adversarial term of generated images, the squared error of reconstructed images, the divergence of their codes
-from N(0, I), and where an operator is given the squared error of restored images. A code is drawn around its mean in
-training; applied, the encoder returns the mean. Terms are sums over an image, or a code, and means over the batch.
+from N(0, I), and where an operator is given the squared error of restored images. In training a code is drawn around
+its mean; in evaluation the encoder returns the mean. Terms are sums over an image, or a code, and means over the batch.
 
 Source: Generative Encoder, eq. 6 and section 4.5. Weights of the terms are not stated there: all are 1 for images in
 [-1, 1], whose squared errors are 4 times those of images in [0, 1].

@@ -1,6 +1,6 @@
 """Training of an autoencoder on images, on those of a GAN, and on degraded images that it restores.
 
-Its encoder is what the Generative Encoder compares images by. Real and generated images are as many in a batch.
+The Generative Encoder compares images by this encoder's codes. A batch has as many generated images as real ones.
 
 Source: Generative Encoder, sections 3.1, 3.2 and 4.3; optimizer, rate and batch are not stated there.
 """

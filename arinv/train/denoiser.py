@@ -163,7 +163,7 @@ def make_train_step(
       optimizers: one for "generator" and one for "discriminator" where there is one.
       noise: options of ops.degradations.add_gaussian_noise.
       feature_layer: the comparator's feature that the feature loss compares.
-      weights: of the terms, as of `generator_update.make_update`.
+      weights: of the terms, see `generator_update.make_update`.
       pixel_order: 1 for l1, 2 for squared l2.
       augmentation: options of ops.augment.augment.
 

@@ -1,9 +1,9 @@
 """Floating-point operations of a function, counted from its jaxpr.
 
-Convolutions and matrix products only, two operations for each multiplication with its addition, without dead code,
-every iteration of a loop counted, of alternatives (`lax.cond`) the cheapest. Padding is included, the convention of
-PyTorch's counter and of MFU. XLA's cost analysis differs in three ways: it excludes padding, counts the body of a loop
-once, and includes element-wise operations; that count is available too, for comparison.
+Only convolutions and matrix products count, as two operations for each multiplication with its addition. Dead code does
+not count; every iteration of a loop does, and of alternatives (`lax.cond`) the cheapest. Padding is included, the
+convention of PyTorch's counter and of MFU. XLA's cost analysis differs in three ways: it excludes padding, counts the
+body of a loop once, and includes element-wise operations; that count is available too, for comparison.
 """
 
 import math

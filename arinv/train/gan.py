@@ -63,7 +63,7 @@ def check(config: ConfigDict) -> None:
 
 
 def check_inputs(run: Run) -> None:
-    """Checks, before any stage runs, that the GAN it starts from and the encoder of the metric exist, or will.
+    """Checks, before any stage runs, that the GAN it starts from and the metric's encoder exist or are earlier stages.
 
     Raises:
       UserError: no checkpoint, or one of other networks or of another image size.
@@ -247,7 +247,7 @@ def update_discriminator(
       images: [B, H, W, C] in [0, 1].
       fakes: of the same shape, generated.
       keys: three PRNG keys, of its dropout for each batch and of the gradient penalty.
-      game: as of `make_train_step`.
+      game: see `make_train_step`.
       fade: second input of a network that grows; empty for others.
 
     Returns:
@@ -428,7 +428,7 @@ def feature_moments(encoder: Trained, batches: Iterable[tuple[ArrayLike, ArrayLi
 
 @functools.partial(jax.jit, static_argnames="layer")
 def _vectors(features_fn: FeaturesFn, images: Array, *, layer: str) -> Array:
-    with jax.default_matmul_precision("highest"):  # as of the other metrics: TF32 would show in the third digit
+    with jax.default_matmul_precision("highest"):  # as for the other metrics: TF32 would show in the third digit
         return metrics.feature_vectors(features_fn, to_rgb(images), layer=layer)
 
 

@@ -78,8 +78,8 @@ def make_update(
     """Returns the pure update (keys [3], state, inputs of the generator, goal) -> (state one step on, metrics).
 
     Args:
-      generator: inputs -> images; with weights["divergence"] above 0 in training (images, normal distribution of
-        latents), as a `models.VariationalAutoencoder`.
+      generator: inputs -> images; with weights["divergence"] above 0 it returns (images, normal distribution of
+        latents) in training, as a `models.VariationalAutoencoder` does.
       discriminator: (images, condition) -> logits; None to train without.
       optimizers: one for "generator" and one for "discriminator" where there is one.
       feature_layer: the feature that the feature loss compares.

@@ -176,7 +176,7 @@ def fit(
 
 
 def _save(checkpoints: Checkpoints, state: TrainState, step: int, **options: Any) -> None:
-    """Saves a state of finite weights; options as of `Checkpoints.save`."""
+    """Saves a state of finite weights; for the options see `Checkpoints.save`."""
     check_finite(_are_finite(state.variables), step, checkpoints)
     checkpoints.save(state, **options)
 

@@ -44,7 +44,7 @@ class TrainSetup:
       start: puts the weights of earlier trainings into a new state; not called where a run resumes.
       notices: name of a metric -> message for when it is above 0.
       normalization: of the encoder's pixels, for the report.
-      host_features: images uint8 [b, S, S, 3] -> arrays by name that batches have besides; None for none.
+      host_features: images uint8 [b, S, S, 3] -> further arrays of the batches, by name; None for none.
     """
 
     networks: Mapping[str, tuple[Any, tuple[jax.ShapeDtypeStruct, ...]]]

@@ -3,11 +3,11 @@
 zoo/NAME/encoder.safetensors      a classifier
 zoo/NAME/LAYER.safetensors        an inverter of its feature LAYER, such as conv5; any number of them
 zoo/NAME/gan.safetensors          a generator of images from noise; an entry has a classifier or a GAN
-zoo/NAME/autoencoder.safetensors  an autoencoder of such images; autoencoder_mask of masked ones, of any operator so
+zoo/NAME/autoencoder.safetensors  an autoencoder of such images; autoencoder_OPERATOR restores degraded ones
 zoo/NAME/card.json                how they were trained, and how they measure
 
-"zoo:NAME" stands for the network of the kind that is needed: of inverters for that of the deepest layer, and for an
-inverter before its encoder where both will do. "zoo:NAME/LAYER" and "zoo:NAME/encoder" name one of them.
+"zoo:NAME" stands for the entry's network of the kind that is needed: among inverters that of the deepest layer, and an
+inverter rather than the encoder where either fits. "zoo:NAME/LAYER" and "zoo:NAME/encoder" name one network.
 `python -m launch.zoo add` writes entries.
 """
 
@@ -27,7 +27,7 @@ CARD = "card.json"
 MAX_FILE_BYTES, MAX_TOTAL_BYTES = 16 * 2**20, 40 * 2**20
 _SUFFIX = ".safetensors"
 _KINDS = {ENCODER: "classifier", "gan": "gan", "autoencoder": "autoencoder"}  # first word of a file's name -> kind
-_INVERTER = "inverter"  # of every other name
+_INVERTER = "inverter"  # the kind of files with any other name
 _PREFERENCE = (_INVERTER, *_KINDS.values())
 _HEADING = ("entry", "networks", "training", "clean accuracy", "AutoAttack accuracy", "PSNR (dB)", "size")
 
