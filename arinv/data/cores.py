@@ -5,8 +5,8 @@ import os
 from arinv.errors import UserError
 
 BY_CORES = -1  # num_workers
-# Cores that the threads of one process keep busy. Decoding an ImageNet photograph takes 2.6 ms of a core, and 0.2 ms more
-# of Python, which one thread at a time executes, so that one process reads at most 4,600 images a second.
+# Cores that the threads of one process keep busy. Decoding an ImageNet photograph takes 2.6 ms of a core, and 0.2 ms
+# more of Python, which one thread at a time executes, so that one process reads at most 4,600 images a second.
 _THREADED = 12
 
 
