@@ -1,7 +1,7 @@
 """ADGAN: anomaly scores by descent on a GAN's latent and on a copy of its generator's weights.
 
-Images are float32 [B, H, W, C] in [0, 1]. Every image gets a copy of the weights of its own, which its starts share, so
-that a batch gives what its images give alone, and no image changes the generator that the next one starts from.
+Images are float32 [B, H, W, C] in [0, 1]. Each image has its own copy of the weights, shared by its starts: the result
+of an image does not depend on its batch, and no image changes the generator that the next one starts from.
 
 Source: Deecke et al. 2018, "Image anomaly detection with generative adversarial networks"; Rojas-Gomez et al. 2022,
 section 5.1, compares with its published figures.
@@ -70,8 +70,8 @@ def adgan_search(
     Raises:
       UserError: images outside [0, 1], counts below 1, negative rates, or `indices` that are not one per image.
 
-    Source: Deecke et al. 2018, algorithm 1, as Rojas-Gomez et al. 2022 run its code: 64 starts, 5 steps. There each
-    start has a copy of the weights; here an image's starts share one, whose loss is their mean.
+    Source: Deecke et al. 2018, algorithm 1. There each start has a copy of the weights; here an image's starts share
+    one, whose loss is their mean.
     """
     images = jax.lax.stop_gradient(as_images(images))
     for name, value in (("num_seeds", num_seeds), ("num_steps", num_steps), ("chunk_size", chunk_size)):

@@ -1,7 +1,7 @@
 """Latent search: gradient descent on a generator's input until its output resembles an image.
 
 All images of a batch are searched at once. The loss is a sum over images and each image's loss depends on its own
-latent only, so that the gradient of the sum holds every image's own, and a batch gives what its images give alone.
+latent only, so that the gradient of the sum holds every image's own, and results do not depend on the batch.
 Images are float32 [B, H, W, C] in [0, 1].
 
 Only the latents have a gradient. Weights that belong to the callables should be arguments of the function that is

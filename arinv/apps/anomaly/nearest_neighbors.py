@@ -18,7 +18,7 @@ from arinv.ops.inputs import as_floats, check_count
 from arinv.types import Array, ArrayLike
 
 POOLINGS = ("flat", "mean")
-_SPARE_CANDIDATES = 6  # beyond k
+_SPARE_CANDIDATES = 6  # beyond the k nearest, against rounding
 _ROUNDING = 2.0**-21  # upper bound for squares in matrix products
 
 

@@ -131,12 +131,12 @@ class _TrainImages:
 
     Attributes:
       largest: number of images of the largest class.
-      info: facts of the first class's.
+      info: facts of the first class's images.
     """
 
     def __init__(self, run: Run):
         config = run.config
-        if config.data.num_train:  # which images are taken of how many depends on the kind of dataset
+        if config.data.num_train:  # the selection depends on the kind of dataset
             self._sources = {label: _open_class(config, label) for label in config.classes}
         else:
             source = run.open_data("train")
@@ -148,7 +148,7 @@ class _TrainImages:
         self.info = next(iter(self._sources.values())).info
 
     def images(self, label: int) -> np.ndarray:
-        """Returns those of one class, uint8 [N, S, S, 3]."""
+        """Returns the images of one class, uint8 [N, S, S, 3]."""
         return data.load_arrays(self._sources[label])["image"]
 
 
@@ -185,7 +185,7 @@ def _read_test(run: Run) -> tuple[_TestImages, dict[int, np.ndarray]]:
 def select_images(labels: np.ndarray, normal: int, num_anomalous: int, num_normal: int = 0) -> np.ndarray:
     """Returns the indices of the test images that one class's inverter scores, ascending.
 
-    AUROC does not depend on the share of anomalous images, and its variance is about a / normal + b / anomalous: of
+    AUROC does not depend on the share of anomalous images, and its variance is about a / normal + b / anomalous. With
     nine anomalous images for each normal one, as in CIFAR-10, eight add less to its precision than the first.
 
     Args:

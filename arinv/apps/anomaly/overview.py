@@ -41,11 +41,11 @@ _MAX_TEXT = 15  # letters above an image
 
 
 def extremes(scores: np.ndarray, count: int) -> np.ndarray:
-    """Returns the indices of the highest and the lowest scores, highest first: `count` at most, half of them each.
+    """Returns the indices of the highest and of the lowest scores, half of `count` each, highest first.
 
     Args:
       scores: [N].
-      count: of indices; all where there are no more.
+      count: number of indices; all of them where there are no more scores.
     """
     order = np.argsort(-scores, kind="stable")
     if len(order) <= count:
@@ -55,7 +55,7 @@ def extremes(scores: np.ndarray, count: int) -> np.ndarray:
 
 
 def map_scales(explanation: Explanation) -> tuple[float, float]:
-    """Returns the means of the pixel maps and of the feature maps."""
+    """Returns the mean of the pixel maps and the mean of the feature maps."""
     return tuple(float(np.mean(values)) for values in explanation.maps)
 
 

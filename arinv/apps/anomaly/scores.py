@@ -195,7 +195,7 @@ def heat_maps(
 
 
 def quantile_threshold(normal_scores: ArrayLike, *, quantile: float = 0.95) -> float:
-    """Returns the lowest of the scores that at least a given share of them does not exceed.
+    """Returns the lowest score that is at least as high as a given share of the scores.
 
     Args:
       normal_scores: [N], of normal images.
@@ -211,7 +211,7 @@ def quantile_threshold(normal_scores: ArrayLike, *, quantile: float = 0.95) -> f
     scores = _check_scores(normal_scores)
     if not 0 < check_number(quantile, "quantile") <= 1:
         raise UserError(f"quantile must be above 0 and at most 1, got {quantile}; 0.95 accepts 95 % of normal images.")
-    index = math.ceil(quantile * len(scores) - 1e-9) - 1  # of 0.55 * 100, which is a little more than 55
+    index = math.ceil(quantile * len(scores) - 1e-9) - 1  # 0.55 * 100 is a little more than 55
     return float(np.sort(scores)[max(index, 0)])
 
 

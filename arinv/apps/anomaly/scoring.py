@@ -1,7 +1,7 @@
 """Scores of images by an inverter of one class: compiled functions that such inverters share, and loops over images.
 
-Weights are arguments of the compiled functions; modules and settings are what they are compiled for. So the inverters
-of all classes, of a standard and of a robust encoder, share one compilation.
+Weights are arguments of the compiled functions, and modules and settings are static: the inverters of all classes, of a
+standard and of a robust encoder, share one compilation.
 """
 
 import dataclasses
@@ -260,7 +260,14 @@ def make_scorer(inverter: Trained, config: ConfigDict) -> tuple[Scorer, dict[str
 def add_references(
     scorer: Scorer, variables: Mapping[str, Any], images_u8: np.ndarray, setting: Setting, *, capacity: int
 ) -> dict[str, Any]:
-    """Returns variables with the features of normal images, padded to `capacity`, placed on the devices.
+    """Returns variables with the features of normal images as references, placed on the devices.
+
+    Args:
+      scorer: of the inverter.
+      variables: of the scorer.
+      images_u8: uint8 [N, S, S, 3], the normal images.
+      setting: of the loop over images.
+      capacity: number of rows that references are padded to, so that classes of different sizes share programs.
 
     Raises:
       UserError: fewer images than neighbors.
@@ -276,7 +283,7 @@ def add_references(
 def with_references(
     scorer: Scorer, variables: Mapping[str, Any], rows: np.ndarray, setting: Setting, *, capacity: int
 ) -> dict[str, Any]:
-    """Returns variables with rows [N, K] as references, padded to `capacity`, placed on the devices.
+    """Returns variables with rows [N, K] as references, placed on the devices; arguments as for `add_references`.
 
     Raises:
       UserError: fewer rows than neighbors.

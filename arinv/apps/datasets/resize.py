@@ -1,7 +1,7 @@
 """The command `arinv resize`: writes a dataset again with smaller images, in TFDS's layout of array_record files.
 
-A training that reads photographs decodes every image in every epoch. Of images that were reduced once a core decodes
-several times as many, and record files are read faster than a folder of a million files. The result is opened as
+Training on photographs decodes every image in every epoch. A core decodes several times as many images a second once
+they are reduced, and record files are read faster than a folder of a million files. The result is opened as
 "tfds:NAME", without TensorFlow.
 """
 
@@ -108,14 +108,14 @@ def resize(
     kept, so that a stopped run resumes.
 
     Args:
-      source: of the images, as of `data.open_source`.
+      source: name of a dataset, see `data.open_source`.
       name: of the new dataset, in lowercase letters, digits and "_".
       out_dir: gets NAME/1.0.0.
       splits: name of a new split -> split of the source.
       side: of the shorter side, in pixels.
       quality: of the JPEG files, 1 to 100.
       data_dir: of TFDS datasets.
-      on_bad_image: as of `data.open_source`.
+      on_bad_image: see `data.open_source`.
 
     Returns:
       The folder of the dataset.

@@ -86,7 +86,7 @@ def entry_sources(run: Run) -> dict[str, tuple[pathlib.Path, ...]]:
 def read_rows(config: ConfigDict, sources: Mapping[str, Sequence[pathlib.Path]]) -> dict[str, result_rows.Row]:
     """Returns the rows of all entries: under the entry's name where an evaluation has one row, else "ENTRY: ROW".
 
-    The name of a report's only entry is left out before those of its rows.
+    If the report has a single entry, its rows have their own names alone.
 
     Raises:
       UserError: missing results, or evaluations that cannot be joined.

@@ -105,7 +105,7 @@ def table(measured: Mapping[str, result_rows.Row], published: Mapping[str, Any])
 def changes(measured: Mapping[str, result_rows.Row], published: Mapping[str, Any]) -> list[Change]:
     """Returns the differences of the published pairs that are measured too, metric by metric, where there is one.
 
-    A Gram loss is compared with one through another network: of such only the direction can be the same.
+    Gram losses of different networks are compared, of which only the direction can agree.
     """
     result = []
     quoted = {row["row"]: row["values"] for row in published["rows"]} if published else {}
@@ -140,7 +140,7 @@ def notes(published: Mapping[str, Any], changes: Sequence[Change], *, is_marked:
 
     Args:
       published: the config's field, not empty.
-      changes: as of `changes`.
+      changes: as returned by `changes`.
       is_marked: whether a row is published only.
     """
     text = f"Published: {published['source']}: {published['setting']}."

@@ -58,7 +58,7 @@ def _task(source: pathlib.Path) -> str:
 
 
 def join(rows: Sequence[Row]) -> Row:
-    """Returns one row of several on the same network; of a figure that several have, the first is taken.
+    """Joins the rows of evaluations of one network into one; of a figure in several rows the first is used.
 
     Raises:
       UserError: they were measured on encoders of different weights.

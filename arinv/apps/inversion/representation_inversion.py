@@ -57,6 +57,9 @@ def relative_distance(features: ArrayLike, targets: ArrayLike) -> Array:
     Returns:
       float32 [B].
 
+    Raises:
+      UserError: different shapes.
+
     Source: Engstrom et al. 2019; divided by the length of the target as in their released code.
     """
     features, targets = jnp.asarray(features, jnp.float32), jnp.asarray(targets, jnp.float32)
@@ -92,8 +95,8 @@ def invert_by_optimization(
       UserError: images outside [0, 1], an unknown layer, targets that are not finite or of another shape, or a negative
         step size.
 
-    Source: Engstrom et al. 2019; 10,000 steps of length 1 and the last iterate as in their released code, whose radius
-    of 1,000 restricts nothing at 224 px, as the one here.
+    Source: Engstrom et al. 2019; 10,000 steps of length 1 and the last iterate as in their released code. Its radius of
+    1,000 restricts nothing at 224 px, nor does the one here.
     """
     start, targets = (
         jnp.clip(as_images(start, "start"), 0.0, 1.0),

@@ -145,7 +145,7 @@ def fingerprints(method: str, networks: Mapping[str, Trained]) -> list[str]:
 
 
 def degrade(run: Run, operator: Operator, images: Array, indices: Array) -> Array:
-    """Returns x+ of images [B, H, W, C], which depends on the seed and the numbers of the images [B] alone."""
+    """Returns x+ of images [B, H, W, C], drawn from the seed and the indices of the images [B] alone."""
     return operator.degrade(_keys(run, indices), jnp.asarray(images))
 
 
@@ -157,9 +157,9 @@ def build(
     Args:
       run: of a task with the fields of `check`.
       method: one of config.methods.
-      networks: as of `load`.
-      operator: what degrades the images, and is known of it.
-      degraded: whether the function's images are degraded already, and not yet otherwise.
+      networks: as returned by `load`.
+      operator: the degradation, and its projection S.
+      degraded: whether the function's images are degraded already; otherwise it degrades them first.
 
     Returns:
       (images uint8 [B, H, W, C], their numbers [B]) -> {"image": float32 [B, H, W, C] in [0, 1], "seconds_per_image":

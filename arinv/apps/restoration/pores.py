@@ -117,7 +117,7 @@ def mark(restored: ArrayLike, volume: ArrayLike, *, threshold: float = 0.5) -> n
     Args:
       restored: [N, h, w] in [0, 1].
       volume: likewise, the true one.
-      threshold: as of `compare_pores`.
+      threshold: see `compare_pores`.
 
     Returns:
       float32 [N, h, w, 3] in [0, 1].

@@ -114,7 +114,7 @@ def restore_all(
     Args:
       run: of a task with the fields of `methods.check`.
       method: one of config.methods.
-      networks: as of `methods.load`.
+      networks: as returned by `methods.load`.
       operator: of the degradation.
       arrays: "image", uint8 [N, H, W, C], and "label" [N].
       degraded: whether the images are degraded already.
@@ -188,7 +188,7 @@ def _results(
 
 
 def _curve(config: ConfigDict, parts: Mapping[str, Part]) -> dict[str, Any]:
-    """Returns the mean squared errors at config.curve_steps, those that the search has, of every search."""
+    """Returns the mean squared errors of every search at those of config.curve_steps that it reaches."""
     steps = [step for step in config.curve_steps if step <= config.solver.num_steps]
     errors = {method: part["error"].mean(axis=0) for method, part in parts.items() if "error" in part}
     return {"steps": steps, "mse": {name: [float(error[step]) for step in steps] for name, error in errors.items()}}

@@ -186,7 +186,7 @@ def masking(known: np.ndarray) -> Operator:
 def _prepare(image: np.ndarray, size: int, channels: int, factor: int) -> np.ndarray:
     """Returns the largest square in the center of an image, uint8 [size, size, channels].
 
-    An image that was reduced `factor` times becomes means of as large blocks, what the operator makes of images.
+    With a factor above 1, pixels are means of blocks of that size, repeated, as the operator downsample returns them.
     """
     if factor == 1:
         resized = data.resize_u8(image, size, "crop")

@@ -1,8 +1,8 @@
 """The search for the latent of a generator whose image, degraded in the same way, has the code of a degraded image.
 
 Minimizes |E(S(G(z))) - E(x+)|^2 + penalty |z|^2 over z for a batch of degraded images x+ at once. The loss is a sum
-over images, and each image's loss depends on its own latent only, so that a batch gives what its images give one by
-one. With the identity as E it is invertGAN.
+over images, and each image's loss depends on its own latent only, so that results do not depend on the batch. With the
+identity as E it is invertGAN.
 
 Weights that belong to the callables should be arguments of the function that is compiled, as in `latent_search`.
 
@@ -124,7 +124,7 @@ def solve(
 
 
 def _check_shapes(name: str, generated: Array, degraded: Array) -> None:
-    """Checks that what is of generated images compares with what is of the degraded ones.
+    """Checks that images or codes of the generator have the shape of those of the degraded images.
 
     Raises:
       UserError: the shapes differ.

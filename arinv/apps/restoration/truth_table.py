@@ -155,7 +155,7 @@ def _attribute(run: Run, image_size: int) -> tuple[Callable, Callable, Mapping[s
     """Returns images -> bool [N], images -> confidences [N], and what decides, for results.
 
     Raises:
-      UserError: as of `_load_classifier`.
+      UserError: as for `_load_classifier`.
     """
     config = run.config
     if config.attribute in STATISTICS:

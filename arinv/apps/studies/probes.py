@@ -3,7 +3,7 @@
 A probe is a pure function (key, encode, decode, images, options) -> Sheet, and a row of PROBES. Images are float32
 [N, H, W, 3] in [0, 1]; the features are [N, ...] of any rank. Error is the normalized error everywhere: the Euclidean
 distance between two images over `options.mean_distance`. Random numbers follow from the key alone, so that all pairs
-see the same.
+get the same.
 """
 
 import dataclasses
@@ -39,7 +39,7 @@ class Options:
       top: number of the largest entries of a vector that are kept, or set to zero.
       factors: of the brightness.
       iterations: of re-encoding that are shown, ascending.
-      has_prior: whether N(0, I) is the prior of the features, as of a variational autoencoder's latents.
+      has_prior: whether N(0, I) is the prior of the features, as for a variational autoencoder's latents.
     """
 
     mean_distance: float
@@ -393,19 +393,28 @@ PROBES: dict[str, Probe] = {
 
 
 def binarize(features: Array) -> Array:
-    """Returns features whose nonzero entries have equal magnitudes, with the signs and each feature's norm kept."""
+    """Returns features [N, ...] whose nonzero entries have equal magnitudes, with signs and each feature's norm kept.
+
+    Source: Dosovitskiy & Brox 2016, section 5.4.
+    """
     signs = jnp.sign(features)
     return signs * _per_row(_norm(features) / jnp.maximum(_norm(signs), 1e-12), features)
 
 
 def dropout(key: Array, features: Array, *, rate: float) -> Array:
-    """Returns features with a random share of their entries set to zero, rescaled to each feature's norm."""
+    """Returns features [N, ...] with entries set to zero with probability `rate`, rescaled to each feature's norm.
+
+    Source: Dosovitskiy & Brox 2016, section 5.4.
+    """
     kept = jnp.where(jax.random.uniform(key, features.shape) >= rate, features, 0.0)
     return kept * _per_row(_norm(features) / jnp.maximum(_norm(kept), 1e-12), features)
 
 
 def drop_smallest(features: Array, *, share: float) -> Array:
-    """Returns features with the smallest share of each one's nonzero entries, by magnitude, set to zero."""
+    """Returns features [N, ...] with the smallest share of each one's nonzero entries, by magnitude, set to zero.
+
+    Source: Dosovitskiy & Brox 2016, section 5.4.
+    """
     flat = jnp.abs(_flat(features))
     counts = jnp.sum(flat > 0, axis=1)
     ranks = jnp.argsort(jnp.argsort(-flat, axis=1), axis=1)  # 0 for the largest
@@ -418,6 +427,8 @@ def sample_histogram(key: Array, reference: Array, *, count: int) -> Array:
 
     Each has as many nonzero entries as one of the reference's features, drawn at random; which ones they are follows
     from how often each is nonzero.
+
+    Source: Dosovitskiy & Brox 2016, section 5.5; the choice of the nonzero entries is ours.
     """
     flat = _flat(reference)
     keys = jax.random.split(key, 3)
@@ -438,6 +449,8 @@ def sample_gaussian(key: Array, reference: Array, *, count: int) -> Array:
     """Returns features [count, ...] of max(0, N(m, s)), with m and s fitted to the first two moments of reference.
 
     One distribution for all entries; a plain Gaussian where the reference has negative entries.
+
+    Source: Dosovitskiy & Brox 2016, section 5.5, which states no formula for its shifted truncated Gaussian.
     """
     noise = jax.random.normal(key, (count, *reference.shape[1:]))
     mean, square = jnp.mean(reference), jnp.mean(jnp.square(reference))

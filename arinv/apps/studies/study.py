@@ -328,8 +328,8 @@ def _errors_by_layer(
       subjects: the inverters by name.
 
     Returns:
-      A panel for all inverters with the same name but for their layer, such as conv1_inverter and conv5_inverter: name
-      of an error -> values. Empty where no two of different layers have such names, or the probe has no errors.
+      A panel for all inverters whose names differ by their layer only, such as conv1_inverter and conv5_inverter: name
+      of an error -> values. Empty where there are no two such inverters, or the probe has no errors.
     """
     groups: dict[str, dict[str, Sheet]] = {}
     for name, subject in subjects.items():

@@ -113,9 +113,9 @@ def check(fields: ConfigDict) -> None:
 
 
 def pad(image: np.ndarray, *, multiple: int, smallest: int, border: int = 0) -> np.ndarray:
-    """Returns an image or label map continued by its mirror image to sides that networks take.
+    """Returns an image or label map padded by reflection to sides that networks take.
 
-    A mirror image hardly changes the statistics of the features, which are the style; a repeated edge would add flat
+    Reflection hardly changes the statistics of the features, which are the style; a repeated edge would add flat
     stripes.
 
     Args:
@@ -178,7 +178,7 @@ def _wrap(title: str, tile: int, font_size: int) -> str:
 
 
 def _short_names(names: Sequence[str]) -> tuple[str, ...]:
-    """Returns names with "_" for "/", without endings unless two names differ in them only."""
+    """Returns names with "_" for "/", without suffixes unless two names differ by their suffix only."""
     flat = [name.replace("/", "_") for name in names]
     stems = [name.rpartition(".")[0] or name for name in flat]
     short = [stem if stems.count(stem) == 1 else name for stem, name in zip(stems, flat, strict=True)]

@@ -71,13 +71,13 @@ def read(content_folder: str, content: Sequence[str], style_folder: str, style: 
 def fit(
     maps: Sequence[np.ndarray], names: Sequence[str], images: Iterable[np.ndarray], *, crop: bool = False
 ) -> tuple[np.ndarray, ...]:
-    """Returns label maps of what is read of their images, whose aspect ratios they have, or are square.
+    """Returns the parts of label maps that belong to the parts of their images that are read.
 
     Args:
-      maps: [H, W], one an image; a square one is the whole image, squashed.
+      maps: [H, W], one an image, of its aspect ratio; a square one is of the whole image, squashed.
       names: of the images.
       images: [H, W, 3] of any size, upright.
-      crop: whether the square in the middle of an image is read, and else all of it.
+      crop: whether only the square in the middle of an image is read.
 
     Returns:
       The maps, with `crop` the part of each that the square covers.
@@ -104,7 +104,7 @@ def fit(
 
 
 def _middle(length: int, share: float) -> slice:
-    """Returns the middle of a side, a share of it."""
+    """Returns the slice of the middle `share` of a side."""
     size = max(1, round(share * length))
     return slice((length - size) // 2, (length - size) // 2 + size)
 

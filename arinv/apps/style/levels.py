@@ -242,7 +242,7 @@ class PairStylizer:
         return self._pad(image[..., :1]).shape[:2]
 
     def _batches(self, items: Sequence[Any], size_of: Callable[[Any], Hashable]) -> list[Batch]:
-        """Returns items of one size together, in as few batches as allowed, of lengths that differ by one at most."""
+        """Returns the items of each size in as few batches as allowed, of equal lengths except the last."""
         groups: dict[Hashable, list] = {}
         for item in items:
             groups.setdefault(size_of(item), []).append(item)
