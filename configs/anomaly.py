@@ -85,7 +85,7 @@ def add_adgan(config: ConfigDict, args: ConfigDict) -> None:
     """Adds ADGAN to an evaluation, by the networks of the stage gans.
 
     Args:
-      config: of an evaluation; is changed.
+      config: of an evaluation; changed in place.
       args: resolved arguments.
     """
     config.gans = {f"class{label}": f"stage:gans/class{label}" for label in config.classes}

@@ -85,7 +85,7 @@ def aegan(args, *, title):
     # 1 for images in [-1, 1], which the paper's are; squared errors of images in [0, 1] are a quarter of theirs.
     config.loss = {"adversarial": 1.0, "reconstruction": 4.0, "divergence": 1.0, "restoration": 4 * _restoration(args)}
     config.ema_decay = 0.999
-    config.optimizer = {name: _adam(1e-3, b1=0.0, b2=0.99) for name in ("autoencoder", "discriminator")}  # as of pGAN
+    config.optimizer = {name: _adam(1e-3, b1=0.0, b2=0.99) for name in ("autoencoder", "discriminator")}  # pGAN's
     return tasks.shorten(config) if args.smoke else config
 
 

@@ -87,7 +87,7 @@ def add_scoring(config: ConfigDict, args: ConfigDict, *, weights: Sequence[float
     """Adds the fields of the latent search and of the nearest neighbors to a config.
 
     Args:
-      config: of a task that scores images; is changed.
+      config: of a task that scores images; changed in place.
       args: parsed arguments; smoke is read.
       weights: of the pixel and the feature term of the score.
     """

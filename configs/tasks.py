@@ -81,8 +81,8 @@ def generative_data(args: ConfigDict, name: str = "") -> ConfigDict:
     """Returns the data fields of a task on a generator of images: those of data, and channels, window and label.
 
     Args:
-      args: as of data.
-      name: as of data; also "celeb_a", "lsun_church", "blobs" and "volume:PATH".
+      args: see data.
+      name: see data; also "celeb_a", "lsun_church", "blobs" and "volume:PATH".
     """
     name, window = _UNLABELED.get(name or args.dataset, (name or args.dataset, ()))
     config = data(args, name)

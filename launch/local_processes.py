@@ -112,7 +112,7 @@ class Output:
             self._rest[stream.fileno()] = b""
 
     def serve(self, seconds: float) -> bool:
-        """Prints what comes, for at most so long; returns whether anything came."""
+        """Prints the output of at most `seconds`; returns whether there was any."""
         if not self._selector.get_map():
             time.sleep(seconds)
             return False
@@ -132,7 +132,7 @@ class Output:
         return bool(events)
 
     def close(self) -> None:
-        """Prints what is still to come, and listens no more."""
+        """Prints the remaining output, and stops listening."""
         while self.serve(0.1):
             pass
         for key in list(self._selector.get_map().values()):

@@ -7,8 +7,8 @@
 
 `add` writes the networks of finished trainings into arinv/zoo/NAME, measures them as written (PGD, AutoAttack,
 reconstructions of test images and of photographs; of a GAN FID, and what it restores), and makes card.json from the
-runs' own files. `measure` measures an entry again, such as on more images. Killed and started again both resume.
-Nothing of a card is written by hand, except --note, a remark on the data.
+runs' own files. `measure` measures an entry again, such as on more images. Both resume after a kill. Nothing of a card
+is written by hand, except --note, a remark on the data.
 """
 
 import argparse
@@ -241,7 +241,7 @@ def _add_generative_measurements(
 
 
 def _measurements_workdir(networks: Mapping[str, Trained], args: argparse.Namespace) -> pathlib.Path:
-    """Returns the workdir of the measurements: of other weights or on other images it is another one."""
+    """Returns the workdir of the measurements, which depends on the weights and the images."""
     last = list(networks.values())[-1].fingerprint
     return paths.canonical(args.workdir) / f"{args.name}-{last}-{args.images}"
 

@@ -4,7 +4,7 @@
     python -m arinv --config=configs/paper/deepsim_ablation.py:scale=paper,dtype=bfloat16 --workdir=runs/deepsim_paper
 
 Generating Images with Perceptual Similarity Metrics based on Deep Networks (Dosovitskiy & Brox 2016), Figure 3: pixels
-in [0, 1], squared differences of CONV5's features, and a discriminator that sees images alone and pauses while it is
+in [0, 1], squared differences of CONV5's features, and a discriminator that gets images alone and pauses while it is
 ahead. The paper shows images without numbers. scale=paper: CaffeNet's fc6 on ImageNet at 227 px, with the generator of
 the released weights; scale=small: CIFAR-10 at 64 px, a CaffeNet with 512 units in fc6 and fc7 and ImageNet's
 normalization. A recorded run: arinv/apps/studies/README.md.

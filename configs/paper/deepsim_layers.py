@@ -13,7 +13,7 @@ Arguments: scale, encoder (caffenet), options, dataset, data_dir, metrics, lpips
 configs/paper/README.md (eps has no effect), and
   layers            joined by "+": conv5, fc6, fc7, fc8
   pixels            true: beside DeePSiM's the same generators trained with squared differences of pixels
-  probes            of the study, as of configs/study.py, joined by "+"; empty: all
+  probes            of the study, see configs/study.py, joined by "+"; empty: all
   standard_encoder  trained CaffeNet, which is used instead of a new one
   image_size        side in pixels; 0: the scale's
 

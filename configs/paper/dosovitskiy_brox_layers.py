@@ -13,7 +13,7 @@ Arguments: scale, encoder (caffenet), options, dataset, data_dir, metrics, lpips
 configs/paper/README.md (eps has no effect), and
   layers            joined by "+": conv1 to conv5, fc6, fc7, fc8
   autoencoders      false: fixed encoders alone; true: beside them those that are trained with their generators
-  probes            of the study, as of configs/study.py, joined by "+"; empty: all
+  probes            of the study, see configs/study.py, joined by "+"; empty: all
   standard_encoder  trained CaffeNet, which is used instead of a new one
   image_size        side in pixels; 0: the scale's
 

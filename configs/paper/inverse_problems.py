@@ -35,7 +35,7 @@ def parse(
     """Returns the arguments of a table, with those of configs/restoration.py that tables do not have.
 
     Args:
-      arg: as of `arguments.parse`.
+      arg: see `arguments.parse`.
       small: defaults of scale=small, where they differ from those of all tables.
       paper: likewise of scale=paper.
       smoke: likewise of a smoke run.
@@ -86,8 +86,8 @@ def report(number: str, entries: dict, *, names: dict[str, str] | None = None, t
 
     Args:
       number: of the table, such as "2".
-      entries: as of `tasks.comparison`.
-      names: as of `published.table`.
+      entries: see `tasks.comparison`.
+      names: see `published.table`.
       text: above the table.
       **options: of `tasks.comparison`.
     """

@@ -57,7 +57,7 @@ def parse(arg: str | None, *, paper: dict, small: dict | None = None, smoke: dic
     """Returns the resolved arguments of a table, with those of a classifier that tables do not have.
 
     Args:
-      arg: as of `arguments.parse`.
+      arg: see `arguments.parse`.
       paper: defaults of scale=paper.
       small: defaults of scale=small, where they differ from those of all tables.
       smoke: defaults of a smoke run, where they differ from those of the scale.
@@ -88,7 +88,7 @@ def parse_at_scale(
     """Returns the arguments with the defaults of their scale, and those with the defaults of all scales.
 
     Args:
-      arg: as of `arguments.parse`.
+      arg: see `arguments.parse`.
       scales: scale -> values, defaults of arguments and others.
       smoke_values: likewise, of a smoke run.
       fixed: values that are no arguments.
@@ -274,8 +274,8 @@ def report(number: str, entries: dict, *, names: dict[str, str] | None = None, t
 
     Args:
       number: of the table, such as "1" or "A2".
-      entries: as of `tasks.comparison`.
-      names: as of `published.table`.
+      entries: see `tasks.comparison`.
+      names: see `published.table`.
       text: above the table.
       **options: of `tasks.comparison`.
     """

@@ -30,7 +30,7 @@ _SMALL_SIDE = 128  # px: of 64, the encoders', every view has borders, and large
 SMALL_EPS = 1.0  # l2 at 64 px: with the 3 of 224 px a short training stays at chance
 _PAPER = {**setting.ALEXNET, "train": "imagenet2012", "loss": "feature"}
 _SMALL = {"encoder": "alexnet", "dataset": "photos", "image_size": 64, "eps": SMALL_EPS, "loss": "pixel_balanced"}
-PREFIX = "denoising_"  # of the stages, so that Figure 7 is made in the same workdir
+PREFIX = "denoising_"  # of the stages, the same as Figure 7's, so that both can share a workdir
 INPUTS = {"train": "photos", "window": 0, "test": "photos"}
 _TEXT = "Clean images with added noise, restored by denoisers on a standard and on a robust encoder."
 

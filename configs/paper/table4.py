@@ -11,7 +11,7 @@ Arguments: scale, encoder, options, dataset, data_dir, eps, metrics, lpips, dtyp
 (eps has no effect), and
   radii     of the trainings, joined by "+", 0 for the standard one
   encoders  trained classifiers in the order of radii, joined by "+", which are used instead of new ones
-  recipe    of the robust trainings, as of configs/classifier.py; empty: the encoder's
+  recipe    of the robust trainings, see configs/classifier.py; empty: the encoder's
   loss      of the inverters: pixel, feature, gan or pixel_balanced
 
 Stages: for each radius eps_RADIUS_encoder (eps_0_5_encoder for 0.5), eps_RADIUS_inverter, eps_RADIUS_evaluation and

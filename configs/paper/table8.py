@@ -4,8 +4,8 @@
     python -m arinv --config=configs/paper/table8.py:scale=paper,dtype=bfloat16 --workdir=runs/table8
 
 ADGAN is a published row. scale=paper: AlexNets trained on ImageNet, images of 224 px; scale=small: alexnet_small
-trained on CIFAR-10, images of 32 px, 720 anomalous images a class. Encoders that were trained on
-CIFAR-10 have seen its classes, the anomalous ones among them; those of ImageNet have not.
+trained on CIFAR-10, images of 32 px, 720 anomalous images a class. Encoders trained on CIFAR-10 have learned its
+classes, the anomalous ones among them; those trained on ImageNet have not.
 
 Arguments: scale, encoder, options, dataset, data_dir, eps, metrics, lpips, dtype and smoke of configs/paper/README.md
 (dataset is the encoders'; metrics and lpips have no effect), and

@@ -67,7 +67,7 @@ def _ours(case: str, options: Options) -> Prepared:
     generator_variables = random_variables(generator, latents, seed=1)
     parameters = jax_steps.count_parameters(generator=generator_variables, comparator=comparator_variables)
     arguments = (jax.random.key(0), images, generator_variables, comparator_variables)
-    # The last of our steps ends with the loss: of three steps, other than of a hundred, a gradient less would show.
+    # Our last step computes no gradient, which shows in the count for three steps, but not for a hundred.
     return jax_steps.prepare_call(search, arguments, counted=not options.tiny, images=batch, parameters=parameters)
 
 

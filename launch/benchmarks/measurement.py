@@ -248,10 +248,10 @@ def measure_growth(
 
     Args:
       name: of the benchmark.
-      variants: as of `measure`.
-      options: as of `measure`.
+      variants: see `measure`.
+      options: see `measure`.
       repeats: rounds of turns.
-      report: as of `measure`.
+      report: see `measure`.
 
     Returns:
       {"batch": rows, "size": rows}, each row {"value": the batch or size, "variants": ..., "ratios": ...}.
@@ -288,7 +288,7 @@ def ratios(results: Mapping[str, Mapping]) -> dict[str, dict]:
 
 
 def summarize_best(results: Mapping[str, Any]) -> list[str]:
-    """Returns a line with the fastest of the cases, by our images a second, and what it gains over the others.
+    """Returns a line with the case in which ours is fastest, and its speed relative to the other variants.
 
     Args:
       results: what `measure` returned.

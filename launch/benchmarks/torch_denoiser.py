@@ -30,7 +30,7 @@ class _Haar(nn.Module):
         return low, rest
 
     def inverse(self, low, rest):
-        """Returns what the four bands are of."""
+        """Returns x [B, C, H, W] of its four bands."""
         bands = zip((low, *rest), self._bands(), strict=True)
         return sum(conv_transpose2d(x, band.to(x.dtype), stride=2, groups=self._channels) for x, band in bands)
 
