@@ -184,10 +184,10 @@ def _split_folders(tree: Tree) -> dict[str, str]:
     folders = {kind: name for kind in _SPLITS for name in named if kinds[name] == kind}
     if len(folders) < len(named):
         raise UserError(f"folder {root!r} has {' and '.join(named)}, two folders of one split; keep one of them")
-    same = [name for name in named if "train" in folders and name != folders["train"] and _are_one(tree, name, folders)]
-    if same:
+    linked = [n for n in named if "train" in folders and n != folders["train"] and _are_one(tree, n, folders)]
+    if linked:
         raise UserError(
-            f"folder {root!r}: {same[0]} is {folders['train']}, through a link, so that tests would be of training "
+            f"folder {root!r}: {linked[0]} is {folders['train']}, through a link, so that tests would be of training "
             "images; give each split images of its own"
         )
     if "train" in folders and len(folders) > 1 and not (others and _AMBIGUOUS & {name.lower() for name in named}):
@@ -198,9 +198,9 @@ def _split_folders(tree: Tree) -> dict[str, str]:
             f"{str(tree.path / named[0])!r}, of which a fifth is kept for the test"
         )
     # Such as my_test beside Train, or seg_train beside seg_test; and the folder of a class has no classes itself.
-    alike = [word[0] for name in others if (word := _SPLIT_WORD.search(name.lower()))]
-    whole = any(inner.images() for name in named for inner in tree.folders[name].folders.values())
-    if whole or len(named) > 1 or (named and alike) or len(set(alike)) > 1:
+    split_words = [word[0] for name in others if (word := _SPLIT_WORD.search(name.lower()))]
+    has_classes = any(inner.images() for name in named for inner in tree.folders[name].folders.values())
+    if has_classes or len(named) > 1 or (named and split_words) or len(set(split_words)) > 1:
         raise UserError(
             f"folder {root!r} holds {', '.join([*named, *others][:6])}, which may be splits or classes; call the "
             "folders of splits train and test (or val), with nothing beside them, or rename those that are classes"

@@ -294,8 +294,8 @@ def _open_builder(name: str, data_dir: str | os.PathLike | None):
     datasets = sorted(p.name for p in root.iterdir() if _is_prepared(p)) if root.is_dir() else []
     own = re.split(r"[/:]", name)[0]
     if own not in datasets:
-        near = [root] * (root.name == own) + sorted(root.glob(f"*/{own}"))
-        if place := next((folder.parent for folder in near if _is_prepared(folder)), None):
+        folders = [root] * (root.name == own) + sorted(root.glob(f"*/{own}"))
+        if place := next((folder.parent for folder in folders if _is_prepared(folder)), None):
             raise UserError(f"tfds:{name} is not in {root} but in {place}: set data_dir={place}")
         if not datasets:
             raise UserError(f"tfds:{name} is not on this machine: {advice}")

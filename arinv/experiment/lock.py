@@ -160,24 +160,24 @@ def _read(path: pathlib.Path) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _await_silence(path: pathlib.Path, before: dict[str, Any]) -> None:
+def _await_silence(path: pathlib.Path, owner: dict[str, Any]) -> None:
     """Waits until a lock from another machine has had no heartbeat for long enough.
 
     Raises:
       UserError: there was a heartbeat.
     """
     print(
-        f"{path.parent} was locked by {_name(before)}; waiting {_PATIENCE_SECONDS:.0f} s for a heartbeat",
+        f"{path.parent} was locked by {_name(owner)}; waiting {_PATIENCE_SECONDS:.0f} s for a heartbeat",
         file=sys.stderr,
         flush=True,
     )
     deadline = time.monotonic() + _PATIENCE_SECONDS
     while time.monotonic() < deadline:
         time.sleep(min(1.0, _BEAT_SECONDS))
-        now = _read(path)
-        if not now:  # released
+        current = _read(path)
+        if not current:  # released
             return
-        if (now.get("token"), now.get("beats")) != (before.get("token"), before.get("beats")):
+        if (current.get("token"), current.get("beats")) != (owner.get("token"), owner.get("beats")):
             raise UserError(_busy(path))
 
 

@@ -148,8 +148,8 @@ def _check_order(stages: Mapping[pathlib.Path, ConfigDict]) -> None:
     """
     names = {f"stage:{folder.name}": folder for folder in stages}
     for folder, stage in stages.items():
-        used = {part for value in _texts(workdirs.plain(stage)) for part in value.split("+")}
-        for name in sorted(part.partition("/")[0] for part in used if part.startswith("stage:")):
+        references = {part for value in _texts(workdirs.plain(stage)) for part in value.split("+")}
+        for name in sorted(part.partition("/")[0] for part in references if part.startswith("stage:")):
             if name in names and workdirs.is_complete(folder) and not workdirs.is_complete(names[name]):
                 raise UserError(
                     f"{names[name]} has to run, but {folder}, which depends on it, is complete: delete {folder} "

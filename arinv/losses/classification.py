@@ -114,10 +114,10 @@ def gair_rst_loss(
     Source: the released code of Zhang et al. 2021, GAIR-RST.
     """
     beta = check_number(beta, "beta", minimum=0.0)
-    clean, near, far = _real_rows(labels, logits, adversarial_logits, margin_logits)
-    near, far = kl_divergence(clean, near), kl_divergence(clean, far)
-    weights = as_vector(weights, near.shape[0], "weights")
-    divergence = weights * near + (1 - weights) * far
+    clean, adversarial, margin = _real_rows(labels, logits, adversarial_logits, margin_logits)
+    adversarial_divergence, margin_divergence = kl_divergence(clean, adversarial), kl_divergence(clean, margin)
+    weights = as_vector(weights, adversarial_divergence.shape[0], "weights")
+    divergence = weights * adversarial_divergence + (1 - weights) * margin_divergence
     return cross_entropy(logits, labels) + beta * divergence
 
 

@@ -85,8 +85,8 @@ def augment(
         images = random_flip(keys[2], images)
     images = jnp.clip(to_float(images), 0.0, 1.0)
     if color_jitter or hue:
-        alike = dict.fromkeys(("brightness", "contrast", "saturation"), color_jitter)
-        images = random_color_jitter(keys[3], images, **alike, hue=hue)
+        factors = dict.fromkeys(("brightness", "contrast", "saturation"), color_jitter)
+        images = random_color_jitter(keys[3], images, **factors, hue=hue)
     if rotate_degrees:
         images = random_rotate(keys[4], images, degrees=rotate_degrees)
     if lighting:

@@ -245,8 +245,8 @@ def _choose(points: Keypoints, size: tuple[int, int], rng: np.random.Generator) 
     rows, columns, scales, angles = (np.asarray(x, np.float64)[order] for x in points[:4])
     cells = [np.maximum(0, np.floor(x / CELL).astype(int)) for x in (rows, columns)]
     places = (columns - CELL * cells[1], rows - CELL * cells[0])
-    extra = np.stack([*places, np.sin(angles), np.cos(angles), np.log(scales)], axis=-1)
-    vectors = np.concatenate([points.descriptors[order], extra], axis=-1).astype(np.float32)
+    geometry = np.stack([*places, np.sin(angles), np.cos(angles), np.log(scales)], axis=-1)
+    vectors = np.concatenate([points.descriptors[order], geometry], axis=-1).astype(np.float32)
     inside = (cells[0] < size[0]) & (cells[1] < size[1])
     _, first = np.unique((cells[0] * size[1] + cells[1])[inside], return_index=True)
     chosen = np.flatnonzero(inside)[first]

@@ -101,8 +101,8 @@ def _of_equation(equation: Any, outputs: Sequence[bool]) -> list[Operation]:
         for part in value if isinstance(value, (tuple, list)) else (value,):
             inner = getattr(part, "jaxpr", part)
             if hasattr(inner, "eqns"):
-                same = len(inner.outvars) == len(outputs) and name != "scan"
-                parts.append(_walk(inner, outputs if same else [True] * len(inner.outvars)))
+                has_same_outputs = len(inner.outvars) == len(outputs) and name != "scan"
+                parts.append(_walk(inner, outputs if has_same_outputs else [True] * len(inner.outvars)))
     if name == "cond":
         return min(parts, key=total)  # the others are exceptions: the watch's attack runs once an epoch
     rounds = parameters.get("length", 1) if name == "scan" else 1

@@ -54,8 +54,8 @@ def check(config: ConfigDict) -> None:
         raise unknown("game", game.name, GAMES)
     if (game.name == "equilibrium") != (gan.game == "equilibrium"):
         raise UserError(f"networks {config.gan.networks!r} are trained in the game {gan.game!r}; got {game.name!r}")
-    for name, least, most in (("penalty", 0.0, np.inf), ("drift", 0.0, np.inf), ("ratio", 0.0, 1.0)):
-        check_number(game[name], f"game.{name}", minimum=least, maximum=most)
+    for name, maximum in (("penalty", np.inf), ("drift", np.inf), ("ratio", 1.0)):
+        check_number(game[name], f"game.{name}", minimum=0.0, maximum=maximum)
     if (config.fade or config.start) and not gan.grows:
         raise UserError(f"networks {config.gan.networks!r} do not grow: start must be empty and fade False")
     if config.fade and not config.start:

@@ -158,14 +158,14 @@ def _gair_rst(*, num_steps: int, beta: float = 6.0, offset: float = 3.0) -> Reci
             return losses.margin_loss(logits, safe), _correct(logits, safe)
 
         start = _add_noise(margin_key, images)
-        far = _restore_padding(labels, _ascend(margin, start, images, attack)[0], images)
-        near, kappa = _divergence_attack(divergence_key, logits_fn, images, labels, attack)
-        return Views((images, far, near), kappa)
+        margin_images = _restore_padding(labels, _ascend(margin, start, images, attack)[0], images)
+        adversarial, kappa = _divergence_attack(divergence_key, logits_fn, images, labels, attack)
+        return Views((images, margin_images, adversarial), kappa)
 
     def loss(logits, labels, mask, kappa, active):
         share = losses.divergence_share(kappa, num_steps=num_steps, offset=offset)
-        natural, far, near = logits
-        return losses.gair_rst_loss(natural, near, far, labels, jnp.where(active, share, 1.0), beta=beta)
+        clean, margin, adversarial = logits
+        return losses.gair_rst_loss(clean, adversarial, margin, labels, jnp.where(active, share, 1.0), beta=beta)
 
     return Recipe(perturb, loss)
 

@@ -158,8 +158,8 @@ def resize(
     settings["images"] = {new: _fingerprint(opened) for new, opened in sources.items()}
     _check_folder(folder, settings)
     folder.mkdir(parents=True, exist_ok=True)
-    for left in (*folder.glob(f"{TEMPORARY}*"), *folder.glob(f".{name}-*")):  # of a run that was killed
-        left.unlink()
+    for leftover in (*folder.glob(f"{TEMPORARY}*"), *folder.glob(f".{name}-*")):  # of a run that was killed
+        leftover.unlink()
     write_json(folder / _SETTINGS, settings)
     infos = [_write_split(opened, folder, name, new, side, quality) for new, opened in sources.items()]
     _write_facts(folder, name, source, classes[0], infos)
@@ -201,13 +201,13 @@ def _check_folder(folder: pathlib.Path, settings: dict) -> None:
     if not folder.exists() or not any(folder.iterdir()):
         return
     try:
-        found = json.loads((folder / _SETTINGS).read_text())
+        saved = json.loads((folder / _SETTINGS).read_text())
     except (OSError, ValueError):
         raise UserError(f"{folder} holds a dataset of another origin; give another name") from None
-    found.setdefault("images", settings["images"])  # earlier versions did not hash them
-    if different := [name for name in settings if found.get(name) != settings[name]]:
+    saved.setdefault("images", settings["images"])  # earlier versions did not hash them
+    if changes := [name for name in settings if saved.get(name) != settings[name]]:
         raise UserError(
-            f"{folder} was written with another {' and '.join(different)}: give another name, or remove the folder"
+            f"{folder} was written with another {' and '.join(changes)}: give another name, or remove the folder"
         )
 
 

@@ -77,8 +77,8 @@ def inspect_model(logits_fn: LogitsFn, images: ArrayLike, labels: ArrayLike) -> 
     if not np.isfinite(logits).all():
         return ["some logits are not finite (NaN or infinity): attacks cannot follow them."]
     messages = []
-    again, traced_again = np.asarray(programs[0](model, x)), np.asarray(programs[1](model, x))
-    if _difference(logits, again) > _SAME or _difference(logits, traced_again) > _SIMILAR:
+    repeated_logits, retraced_logits = (np.asarray(compiled(model, x)) for compiled in programs)
+    if _difference(logits, repeated_logits) > _SAME or _difference(logits, retraced_logits) > _SIMILAR:
         messages.append(
             "the same images gave other logits the second time: the model is randomized, and a single gradient is "
             "not informative. Evaluate it without randomness, or average over it."

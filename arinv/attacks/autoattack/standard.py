@@ -298,9 +298,9 @@ def _passes_left(run: _Run, state: AutoAttackState) -> int:
     costs = [run.queries_per_round if name == "square" else 2 * run.num_steps for name in run.rounds]
     rounds = [0] * state.attack + list(run.rounds.values())[state.attack :]
     rounds[state.attack] -= state.round + 1
-    later = sum(count * cost for count, cost in zip(rounds, costs, strict=True))
+    later_costs = sum(count * cost for count, cost in zip(rounds, costs, strict=True))
     robust = int(state.robust[_group(run, state)].sum())
-    return (len(state.queue) - state.position) * costs[state.attack] + robust * later
+    return (len(state.queue) - state.position) * costs[state.attack] + robust * later_costs
 
 
 def _end_round(run: _Run, state: AutoAttackState) -> None:

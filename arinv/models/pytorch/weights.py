@@ -72,12 +72,12 @@ def locate(file: TorchFile, entries: Sequence[Entry]) -> StateDict:
     if not states:
         content = file.content if isinstance(file.content, dict) else [type(file.content).__name__]
         raise UserError(f"{file.path} contains no weights, only {abbreviate(map(str, content)) or 'nothing'}")
-    alike = [place for place, (score, _) in fits.items() if score == best]
-    place = alike[0]
-    if best and len([other for other in alike if _order(other) == _order(place)]) > 1:
+    best_places = [place for place, (score, _) in fits.items() if score == best]
+    place = best_places[0]
+    if best and len([other for other in best_places if _order(other) == _order(place)]) > 1:
         keys = "".join(f"[{part!r}]" for part in place.split("/"))
         raise UserError(
-            f"{file.path} contains several networks that fit equally well: {abbreviate(alike)}; save one of them "
+            f"{file.path} contains several networks that fit equally well: {abbreviate(best_places)}; save one of them "
             f"by itself, torch.save(torch.load(PATH){keys}, NEW_PATH)"
         )
     state, prefix = states[place], fits[place][1]
