@@ -1,4 +1,4 @@
-"""Encoders, their inverting generators, denoisers, discriminators and GANs, as flax linen modules."""
+"""Encoders, generators that invert them, denoisers, discriminators, GANs and autoencoders, as Flax Linen modules."""
 
 from arinv.models.autoencoders import (
     AUTOENCODERS,

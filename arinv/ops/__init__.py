@@ -1,1 +1,1 @@
-"""Pure jnp functions: the bottom layer, independent of models and datasets."""
+"""Pure jnp functions, and SIFT on the host: the bottom layer, independent of models and datasets."""

@@ -1,1 +1,1 @@
-"""Mirror generators, the discriminator of their training, and the wavelet networks of the denoiser."""
+"""Generators that invert features, published or mirrored, their discriminator, and the denoiser's wavelet networks."""
