@@ -126,6 +126,9 @@ def _take(path: pathlib.Path) -> int:
             owner = _read(path)
             if owner and not (has_kernel_lock and owner.get("boot") == _boot() != ""):
                 _await_silence(path, owner)
+                if not _is_at(path, file):  # the owner has released and deleted it meanwhile
+                    os.close(file)
+                    continue
             return file
         except BaseException:
             with contextlib.suppress(OSError):
