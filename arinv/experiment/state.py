@@ -101,9 +101,7 @@ class TrainState:
         """
         step = self.step.astype(jnp.float32)
         decay = jnp.minimum(decay, step / (step + 10))
-        average = jax.tree.map(
-            lambda old, new: decay * old + (1 - decay) * new, self.variables[AVERAGE], self.variables[name]
-        )
+        average = optax.incremental_update(self.variables[name], self.variables[AVERAGE], 1 - decay)
         return self.replace(variables={**self.variables, AVERAGE: average})
 
 

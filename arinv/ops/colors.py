@@ -3,6 +3,7 @@
 Images are float [B, H, W, 3] in [0, 1].
 """
 
+import dm_pix as pix
 import jax.numpy as jnp
 
 from arinv.types import Array, ArrayLike
@@ -37,17 +38,4 @@ def shift_hue(images: ArrayLike, shift: ArrayLike | float) -> Array:
     """
     if images.shape[-1] == 1:
         return images
-    red, green, blue = images[..., 0], images[..., 1], images[..., 2]
-    value = images.max(axis=-1)
-    chroma = value - images.min(axis=-1)
-    safe = jnp.where(chroma > 0, chroma, 1.0)
-    sextant = jnp.where(
-        value == red,
-        (green - blue) / safe,
-        jnp.where(value == green, 2.0 + (blue - red) / safe, 4.0 + (red - green) / safe),
-    )
-    channels = []
-    for offset in (5.0, 3.0, 1.0):
-        k = (offset + sextant + 6.0 * shift) % 6.0
-        channels.append(value - chroma * jnp.clip(jnp.minimum(k, 4.0 - k), 0.0, 1.0))
-    return jnp.clip(jnp.stack(channels, axis=-1), 0.0, 1.0)
+    return jnp.clip(pix.adjust_hue(images, shift), 0.0, 1.0)
