@@ -39,6 +39,11 @@ def unknown(kind: str, name: object, known: Iterable[str]) -> UserError:
     return UserError(f"unknown {kind} {name!r}; known: {', '.join(names)}.{hint}")
 
 
+def first_line(error: BaseException, *, limit: int = 100) -> str:
+    """Returns the first line of an error's text, or its kind where it has none, of at most `limit` characters."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:limit]
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Returns whether an exception is a device's lack of memory."""
     return "RESOURCE_EXHAUSTED" in str(error)
@@ -57,8 +62,8 @@ def user_line(error: BaseException, workdir: str | os.PathLike | None = None) ->
     if isinstance(error, UserError):
         return str(error)
     if isinstance(error, MemoryError) or is_out_of_memory(error):
-        lines = str(error).strip().splitlines() or ["the machine has no more"]
-        return f"out of memory ({lines[0][:200]}): set a smaller batch, fewer or smaller images, or use more devices"
+        reason = first_line(error, limit=200)
+        return f"out of memory ({reason}): set a smaller batch, fewer or smaller images, or use more devices"
     if isinstance(error, OSError) and error.errno is not None and error.strerror:
         place = error.filename if isinstance(error.filename, (str, bytes)) else workdir
         line = f"{place}: {error.strerror}" if place else error.strerror

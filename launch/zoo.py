@@ -30,9 +30,9 @@ from arinv.apps.restoration.methods import INVERTGAN, SEARCH
 from arinv.errors import MISTAKE, UserError
 from arinv.experiment import exported, loading, trained, workdirs
 from arinv.experiment.descriptions import WEIGHTS
+from arinv.experiment.files import write_json, write_text
 from arinv.experiment.run import Run
 from arinv.experiment.trained import CLASSIFIER, INVERTER, Trained
-from arinv.experiment.writer import write_json, write_text
 from arinv.main import run
 from arinv.ops.images import to_float
 from arinv.plan import plan

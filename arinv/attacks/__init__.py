@@ -5,9 +5,9 @@ from arinv.attacks.autoattack.checks import check_radius_zero, check_square_gain
 from arinv.attacks.autoattack.progress import AUTOATTACK, AttackRecord, AutoAttackResult, AutoAttackState, Progress
 from arinv.attacks.autoattack.standard import autoattack
 from arinv.attacks.fab import fab
+from arinv.attacks.host_batches import make_buckets, margins
 from arinv.attacks.named import ATTACKS, Attack, check_attack, make_attack
 from arinv.attacks.pgd import fgsm, pgd, projected_ascent
-from arinv.attacks.rows import make_buckets, margins
 from arinv.attacks.square import square
 
 __all__ = [

@@ -2,18 +2,17 @@
 
 from arinv.data.batches import ExtendedBatches, MixedBatches, eval_batches, train_batches
 from arinv.data.cores import count_workers, num_cores
-from arinv.data.image_files import (
+from arinv.data.decoding import (
     ORIGINAL,
-    ImageFiles,
     check_window,
     decoded_side,
     limit_side,
     means_u8,
-    open_images,
     read_image,
     resize_u8,
     to_grey,
 )
+from arinv.data.image_files import ImageFiles, open_images
 from arinv.data.opening import (
     LARGEST_SIDE,
     SCHEMES,

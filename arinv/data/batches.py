@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from arinv.data.cores import count_workers, num_cores
-from arinv.data.image_files import random_resized_crop
+from arinv.data.decoding import random_resized_crop
 from arinv.data.source import Arrays, Originals, Source, estimate_bytes, load_arrays
 from arinv.errors import UserError
 
@@ -72,7 +72,7 @@ class TrainExamples:
     Attributes:
       source: of the images; opened with resize="original" where windows are cropped.
       order: of the examples.
-      resized_crop: options of `image_files.random_resized_crop`; empty: images as in the source.
+      resized_crop: options of `decoding.random_resized_crop`; empty: images as in the source.
     """
 
     source: Source
@@ -183,7 +183,7 @@ def train_batches(
         images are decoded ahead of time by Grain.
       num_workers: worker processes of the streamed form; 0: threads of this process; -1: by the number of cores, see
         `cores.count_workers`.
-      resized_crop: options of `image_files.random_resized_crop` (scale, ratio): a window of every image, drawn by
+      resized_crop: options of `decoding.random_resized_crop` (scale, ratio): a window of every image, drawn by
         (seed, step, row), is resized to source.info.image_size; for a source opened with resize="original".
         Empty or None: images as in the source.
       progress: called with (done, total) while the arrays are decoded.

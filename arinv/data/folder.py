@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from arinv.data import image_files
+from arinv.data import decoding, image_files
 from arinv.data.image_files import Tree, left_out_text, looked_for, read_tree
 from arinv.data.source import SourceInfo, check_index
 from arinv.errors import UserError, unknown
@@ -56,10 +56,10 @@ class Folder:
             that are no images are skipped, see `image_files`, and listed in `info.left_out`.
           split: "train", "test", "val", or "all".
           image_size: side of the images, in pixels.
-          resize: see `image_files.resize_u8`.
+          resize: see `decoding.resize_u8`.
           on_bad_image: "error" raises at a damaged image, "skip" skips and counts it.
           progress: called with (files checked, number of files).
-          window: see `image_files.crop_window`; empty for whole images.
+          window: see `decoding.crop_window`; empty for whole images.
 
         Raises:
           UserError: folder missing or empty, unknown split, a split's folder without another one, folders
@@ -108,11 +108,11 @@ class Folder:
 
     def _read(self, path: pathlib.Path) -> np.ndarray:
         # Large photographs decode faster this way.
-        side = None if self._window else image_files.decoded_side(self._size, self._resize)
-        image = image_files.read_image(path, min_side=side)
+        side = None if self._window else decoding.decoded_side(self._size, self._resize)
+        image = decoding.read_image(path, min_side=side)
         if self._window:
-            image = image_files.crop_window(image, self._window, name=str(path))
-        return image_files.resize_u8(image, self._size, self._resize)
+            image = decoding.crop_window(image, self._window, name=str(path))
+        return decoding.resize_u8(image, self._size, self._resize)
 
 
 def check_location(location: str | os.PathLike) -> None:

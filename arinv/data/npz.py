@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from arinv.data import image_files
+from arinv.data import decoding
 from arinv.data.source import SourceInfo, check_index, number_classes
-from arinv.errors import UserError, unknown
+from arinv.errors import UserError, first_line, unknown
 from arinv.paths import expanded
 
 _SPLITS = ("train", "test", "all")
@@ -31,7 +31,7 @@ class Npz:
           split: "test" (every fifth example of each class, and one of a class of two to four), "train" (the
             others) or "all".
           image_size: side of the images, in pixels.
-          resize: see `image_files.resize_u8`.
+          resize: see `decoding.resize_u8`.
 
         Raises:
           UserError: a missing or damaged file, other arrays than described above, or a split that is unknown
@@ -65,9 +65,9 @@ class Npz:
         except FileNotFoundError:
             raise UserError(f"{path} does not exist; give the path of a .npz file") from None
         except Exception as error:  # zip, deflate and NumPy's header parser raise many kinds of errors
-            reason = (str(error).splitlines() or [""])[0][:100]
             raise UserError(
-                f"{path} cannot be read as a .npz file ({type(error).__name__}: {reason}); write it with numpy.savez"
+                f"{path} cannot be read as a .npz file ({type(error).__name__}: {first_line(error)}); write it with "
+                "numpy.savez"
             ) from None
 
     def _check(self, path: pathlib.Path) -> None:
@@ -84,7 +84,7 @@ class Npz:
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         index = check_index(index, len(self))
-        image = image_files.resize_u8(self._images[self._indices[index]], self.info.image_size, self._resize)
+        image = decoding.resize_u8(self._images[self._indices[index]], self.info.image_size, self._resize)
         return {"image": image, "label": int(self._labels[self._indices[index]])}
 
     def read_labels(self) -> np.ndarray:

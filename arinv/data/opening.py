@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from arinv.data import folder, image_files, npz, photos, slices, tfds
+from arinv.data import decoding, folder, npz, photos, slices, tfds
 from arinv.data.source import Published, Recolored, Renumbered, Source, SourceInfo, Subset, class_labels
 from arinv.errors import UserError, unknown
 from arinv.ops.inputs import check_count
@@ -220,15 +220,15 @@ def open_source(
         check_count(num_examples, "num_examples")
     if channels not in (0, 1, 3):
         raise UserError(f"channels={channels!r}; must be 3, 1 for grey images, or 0 for those of the dataset")
-    if resize not in (*image_files.RESIZE_MODES, image_files.ORIGINAL):
-        raise unknown("resize", resize, (*image_files.RESIZE_MODES, image_files.ORIGINAL))
+    if resize not in (*decoding.RESIZE_MODES, decoding.ORIGINAL):
+        raise unknown("resize", resize, (*decoding.RESIZE_MODES, decoding.ORIGINAL))
     check_name(name)
     scheme, location = split_name(name)
     for option, value in (("window", window), ("label", label)):
         if value and option not in scheme.options:
             raise UserError(f"{name} has no {option}; leave data.{option} empty")
     if window:
-        image_files.check_window(window)
+        decoding.check_window(window)
     options = {
         "data_dir": data_dir,
         "on_bad_image": on_bad_image,

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from arinv.data import image_files
+from arinv.data import decoding, image_files
 from arinv.data.source import Published, Source, SourceInfo, Subset, check_index, class_labels
 from arinv.errors import UserError, unknown
 
@@ -59,7 +59,7 @@ class Photos:
         Args:
           split: "train" or "test".
           image_size: side of the patches, in pixels.
-          resize: see `image_files.resize_u8`; patches are square, so "squash" and "crop" are the same. Interpolation is
+          resize: see `decoding.resize_u8`; patches are square, so "squash" and "crop" are the same. Interpolation is
             bicubic.
           num_examples: how many patches; None: 10,000 for training, 1,000 for testing.
 
@@ -84,8 +84,8 @@ class Photos:
         top, left, side = self.window(index)
         # Cropped before resizing: the filter must not reach pixels outside of the window.
         patch = self._photographs[label][1].crop((left, top, left + side, top + side))
-        if self._resize != image_files.ORIGINAL:
-            box = image_files.crop_box(side, side, size, self._resize)
+        if self._resize != decoding.ORIGINAL:
+            box = decoding.crop_box(side, side, size, self._resize)
             patch = patch.resize((size, size), Image.Resampling.BICUBIC, box=box, reducing_gap=2.0)
         return {"image": np.asarray(patch), "label": label}
 
@@ -143,7 +143,7 @@ def read_photograph(name: str) -> np.ndarray:
     """
     if name not in _PHOTOGRAPHS:
         raise unknown("photograph", name, _PHOTOGRAPHS)
-    photograph = image_files.read_image(_path(name))
+    photograph = decoding.read_image(_path(name))
     photograph.flags.writeable = False
     return photograph
 

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from arinv.data import image_files
+from arinv.data import decoding, image_files
 from arinv.data.source import SourceInfo, check_index
 from arinv.errors import UserError, unknown
 from arinv.paths import expanded
@@ -62,11 +62,11 @@ class Slices:
           volume_fn: number of a volume -> uint8 [D, H, W].
           index: int [N, 3], the number of the volume, the axis and the position on it of each slice.
           image_size: side of the images, in pixels.
-          resize: "original" for squares as they are; all other modes of `image_files.resize_u8` crop squares.
+          resize: "original" for squares as they are; all other modes of `decoding.resize_u8` crop squares.
           left_out: what is beside the slices, or missing among them, as text.
         """
         self._volume_fn, self._index = volume_fn, index
-        self._mode = resize if resize == image_files.ORIGINAL else "crop"
+        self._mode = resize if resize == decoding.ORIGINAL else "crop"
         self.info = SourceInfo(name, split, len(index), len(AXES), AXES, image_size, left_out, channels=1)
         self.num_skipped = 0
 
@@ -76,7 +76,7 @@ class Slices:
     def __getitem__(self, index: int) -> dict[str, Any]:
         number, axis, position = (int(value) for value in self._index[check_index(index, len(self))])
         image = np.take(self._volume_fn(number), position, axis)
-        return {"image": image_files.resize_u8(image, self.info.image_size, self._mode)[..., None], "label": axis}
+        return {"image": decoding.resize_u8(image, self.info.image_size, self._mode)[..., None], "label": axis}
 
     def read_labels(self) -> np.ndarray:
         """Returns the axes of all slices, int32 [N]."""
@@ -146,7 +146,7 @@ def open_volume(location: str, split: str, *, image_size: int, resize: str, wind
         others too where it is long enough for squares of the same size.
       image_size: side of the images, in pixels.
       resize: see `Slices`.
-      window: of the slices across axis 0, see `image_files.crop_window`; empty for the largest square in the center.
+      window: of the slices across axis 0, see `decoding.crop_window`; empty for the largest square in the center.
 
     Raises:
       UserError: a missing or damaged file, no volume in it, one value everywhere, slices in several folders, an unknown
@@ -162,7 +162,7 @@ def open_volume(location: str, split: str, *, image_size: int, resize: str, wind
     height, width = volume.shape[1:]
     side = min(height, width)
     x, y, side = window or (width // 2, height // 2, side)
-    volume = np.moveaxis(image_files.crop_window(np.moveaxis(volume, 0, -1), (x, y, side), name=location), -1, 0)
+    volume = np.moveaxis(decoding.crop_window(np.moveaxis(volume, 0, -1), (x, y, side), name=location), -1, 0)
     first_test = len(volume) - max(1, len(volume) // _TEST_SHARE)
     if split == "test":
         volume = volume[first_test:]
@@ -197,7 +197,7 @@ def _read_file(path: pathlib.Path, modified: int) -> tuple[np.ndarray, str]:
     """Returns the volume of a file or a folder, uint8 [D, H, W], and what is beside or missing among its slices."""
     if path.is_dir():
         paths, left_out = _list_slices(path)
-        slices = [image_files.read_levels(file) for file in paths]
+        slices = [decoding.read_levels(file) for file in paths]
         for kind, values in (
             ("sizes", {f"{image.shape[1]}x{image.shape[0]} px" for image in slices}),
             ("types", {str(image.dtype) for image in slices}),

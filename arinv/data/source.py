@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import numpy as np
 
 from arinv.data.cores import num_cores
-from arinv.data.image_files import to_grey
+from arinv.data.decoding import to_grey
 from arinv.errors import UserError, unknown
 
 

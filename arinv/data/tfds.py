@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from arinv.data import image_files
+from arinv.data import decoding
 from arinv.data.source import Published, SourceInfo, check_index
 from arinv.errors import UserError, unknown
 
@@ -52,9 +52,9 @@ class Tfds:
           name: such as "cifar10", "imagenet2012:5.1.0" or "cifar10_corrupted/fog_1".
           split: a split of the dataset or a slice of it, such as "test" or "train[:80%]".
           image_size: side of the images, in pixels.
-          resize: see `image_files.resize_u8`.
+          resize: see `decoding.resize_u8`.
           data_dir: the directory of prepared datasets; None: TFDS_DATA_DIR, else ~/tensorflow_datasets.
-          window: see `image_files.crop_window`; empty for whole images.
+          window: see `decoding.crop_window`; empty for whole images.
           label: the feature with the label, such as "attributes/Eyeglasses"; empty for label or labels; "none" for
             images without labels, which form one class.
 
@@ -82,7 +82,7 @@ class Tfds:
             raise UserError(f"tfds:{name} split {split!r} cannot be opened ({_reason(error)})") from None
         self._records = records.data_source
         self._resize, self._window = resize, window
-        self._min_side = None if window else image_files.decoded_side(image_size, resize)
+        self._min_side = None if window else decoding.decoded_side(image_size, resize)
         self._numbers, class_names = _classes(builder, splits, features, self._label_name)
         self.info = SourceInfo(
             f"tfds:{name}",
@@ -117,10 +117,10 @@ class Tfds:
             image = _stored_image(features["image"], self._shape, name)
         else:
             file = _value(features["image"].bytes_list.value, name, "image")
-            image = image_files.decode_image(file, name=name, min_side=self._min_side)
+            image = decoding.decode_image(file, name=name, min_side=self._min_side)
         if self._window:
-            image = image_files.crop_window(image, self._window, name=name)
-        image = image_files.resize_u8(image, self.info.image_size, self._resize)
+            image = decoding.crop_window(image, self._window, name=name)
+        image = decoding.resize_u8(image, self.info.image_size, self._resize)
         return {"image": image, "label": self._label(features, name)}
 
     def read_labels(self) -> np.ndarray:

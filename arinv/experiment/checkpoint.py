@@ -23,7 +23,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from arinv import distributed, paths, zoo
-from arinv.errors import DISK_ADVICE, UserError
+from arinv.errors import DISK_ADVICE, UserError, first_line
 from arinv.experiment import exported
 from arinv.experiment.state import TrainState
 from arinv.types import Variables
@@ -383,8 +383,7 @@ def _read(path: pathlib.Path, read: Callable[[], Any]) -> Any:
 
 def reason(error: Exception) -> str:
     """Returns the kind of an error and the first line of its text."""
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0][:200] if lines else 'no reason given'}"
+    return f"{type(error).__name__}: {first_line(error, limit=200)}"
 
 
 def _drop_late_reads(previous: Callable[[Any], None], unraisable: Any) -> None:

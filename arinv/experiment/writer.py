@@ -1,72 +1,24 @@
-"""Files of a run: metrics in JSONL and TensorBoard, images in PNG, arrays and JSON; and progress bars.
+"""What a run reports while it works: metrics in JSONL and TensorBoard, images, and progress bars.
 
-Metrics and progress bars are written by process 0 only. Files that are read back later are written atomically.
+Written by process 0 only.
 """
 
 import contextlib
-import csv
 import errno
-import io
 import json
 import os
 import pathlib
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
 import numpy as np
 import tqdm
 from clu import parameter_overview
-from PIL import Image
 
 from arinv.errors import DISK_ADVICE, UserError
-
-TEMPORARY = ".tmp-"  # prefix of the names of files that are being written
-
-
-def write_atomically(path: pathlib.Path, content: bytes) -> None:
-    """Writes a file so that after a kill at any moment it is the old or the new one."""
-    with replacing(path) as temporary, temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())  # before it gets its name, for a machine that loses its power
-
-
-def write_text(path: pathlib.Path, text: str) -> None:
-    """Writes UTF-8 atomically; file names in the text that are not UTF-8 keep their bytes."""
-    write_atomically(path, text.encode("utf-8", "surrogateescape"))
-
-
-@contextlib.contextmanager
-def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
-    """Yields a temporary path, which replaces `path` on success and is deleted on failure."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{TEMPORARY}{os.urandom(6).hex()}")  # short, whatever the name
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
-def write_csv(path: pathlib.Path, rows: Iterable[Sequence[Any]]) -> None:
-    """Writes rows of cells as CSV, the heading first, atomically."""
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    write_text(path, text.getvalue())
-
-
-def write_json(path: pathlib.Path, value: Any) -> None:
-    """Writes a value as indented JSON with sorted keys, atomically."""
-    write_text(path, json.dumps(value, indent=2, sort_keys=True) + "\n")
-
-
-def write_png(path: pathlib.Path, image_u8: np.ndarray) -> None:
-    """Writes a uint8 [H, W, 3] image as PNG, atomically."""
-    with replacing(path) as temporary:
-        Image.fromarray(image_u8).save(temporary, format="PNG")
+from arinv.experiment.files import write_atomically, write_png, write_text
 
 
 def _step_of(line: bytes) -> int:
@@ -169,36 +121,6 @@ class Writer:
         if self._board_is_alive():
             with contextlib.suppress(OSError) if kind else contextlib.nullcontext():
                 self._board.close()
-
-
-def write_arrays(path: pathlib.Path, arrays: Mapping[str, np.ndarray], *, compressed: bool = True) -> None:
-    """Writes named arrays, atomically.
-
-    Args:
-      path: of the file.
-      arrays: of numbers or texts, not of Python objects.
-      compressed: False for files that are written often.
-    """
-    buffer = io.BytesIO()
-    (np.savez_compressed if compressed else np.savez)(buffer, **arrays)
-    write_atomically(path, buffer.getvalue())
-
-
-def read_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
-    """Returns the arrays of a file.
-
-    Raises:
-      UserError: missing or damaged file.
-    """
-    try:
-        content = io.BytesIO(path.read_bytes())  # np.load leaves a damaged file open
-        with np.load(content, allow_pickle=False) as arrays:
-            return dict(arrays)
-    except Exception as error:  # zip, deflate and NumPy's headers raise many kinds
-        reason = (str(error).splitlines() or [""])[0][:200]
-        raise UserError(
-            f"{path} cannot be read ({type(error).__name__}: {reason}); delete it to compute it again"
-        ) from None
 
 
 def progress_bar(items: Iterable | None, title: str, **options) -> tqdm.tqdm:

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from arinv.errors import UserError
+from arinv.errors import UserError, first_line
 from arinv.models.generators.plans import Step
 from arinv.paths import expanded
 
@@ -130,8 +130,7 @@ def _one_line(path: str | pathlib.Path) -> Iterator[memoryview]:
     except IsADirectoryError:
         raise UserError(f"{path} is a directory; name a .caffemodel or .binaryproto file of Caffe") from None
     except (ValueError, OSError, OverflowError) as error:
-        reason = (str(error).splitlines() or [""])[0][:100]
-        raise UserError(f"{path} cannot be read, it may be cut short or damaged ({reason})") from error
+        raise UserError(f"{path} cannot be read, it may be cut short or damaged ({first_line(error)})") from error
 
 
 def _varint(message: memoryview, position: int) -> tuple[int, int]:

@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from arinv import data
-from arinv.data import image_files
+from arinv.data import decoding
 from arinv.data.batches import MAX_BYTES_IN_MEMORY
 
 _TYPICAL = (375, 500)  # height and width of photographs such as ImageNet's, JPEG
@@ -113,9 +113,9 @@ class _SyntheticSource:
         return self.info.num_examples
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        min_side = image_files.decoded_side(self._size, self._resize)
-        pixels = image_files.decode_image(self._file, name="synthetic", min_side=min_side)
-        return {"image": image_files.resize_u8(pixels, self._size, self._resize), "label": 0}
+        min_side = decoding.decoded_side(self._size, self._resize)
+        pixels = decoding.decode_image(self._file, name="synthetic", min_side=min_side)
+        return {"image": decoding.resize_u8(pixels, self._size, self._resize), "label": 0}
 
     def read_labels(self) -> np.ndarray:
         """Returns all labels, int32 [N]."""

@@ -23,7 +23,7 @@ from arinv.experiment.trained import CLASSIFIER
 from arinv.ops.augment import augment
 from arinv.ops.images import image_grid, to_float
 from arinv.ops.inputs import check_number
-from arinv.train import robust, training
+from arinv.train import overfitting, robust, training
 from arinv.types import Array, Batch, LogitsFn, Metrics, Network, Variables
 
 _OVERFITTING = "catastrophic overfitting: accuracy under the training attack is far above accuracy under PGD; "
@@ -123,7 +123,7 @@ def build(run: Run, encoder: None, info: data.SourceInfo, steps_per_epoch: int) 
         figure=_figure,
         description={**description, "weights": extras.weights},
         extend=extras.extend,
-        notices={robust.NOTICE: _NOTICE[config.watch.action]},
+        notices={overfitting.NOTICE: _NOTICE[config.watch.action]},
         normalization=encoder.normalization,
     )
 
@@ -228,7 +228,7 @@ def _recipe(config: ConfigDict) -> robust.Recipe:
     return robust.make_recipe(config.recipe.name, num_steps=config.attack.num_steps, **config.recipe.options)
 
 
-def _watch(config: ConfigDict, steps_per_epoch: int) -> robust.Watch | None:
+def _watch(config: ConfigDict, steps_per_epoch: int) -> overfitting.Watch | None:
     """Returns the watch on catastrophic overfitting; None where it is off or nothing is attacked.
 
     Raises:
@@ -239,8 +239,8 @@ def _watch(config: ConfigDict, steps_per_epoch: int) -> robust.Watch | None:
         raise unknown("watch.action", watch.action, _NOTICE)
     if watch.action == "ignore" or not config.attack.eps > 0:
         return None
-    if watch.action == "switch" and config.recipe.name not in robust.SWITCHABLE:
-        allowed = ", ".join(robust.SWITCHABLE)
+    if watch.action == "switch" and config.recipe.name not in overfitting.SWITCHABLE:
+        allowed = ", ".join(overfitting.SWITCHABLE)
         raise UserError(
             f"watch.action=switch needs one of the recipes {allowed}; got recipe.name={config.recipe.name!r}"
         )
@@ -248,7 +248,7 @@ def _watch(config: ConfigDict, steps_per_epoch: int) -> robust.Watch | None:
         check_number(value, f"watch.{name}", minimum=least)
     check_number(watch.threshold, "watch.threshold")
     every_steps = max(1, round(watch.every_epochs * steps_per_epoch))
-    return robust.Watch(every_steps, watch.num_steps, watch.threshold, switch=watch.action == "switch")
+    return overfitting.Watch(every_steps, watch.num_steps, watch.threshold, switch=watch.action == "switch")
 
 
 def _figure(images: Mapping[str, Any]) -> Any:
@@ -266,20 +266,20 @@ class StepOptions(NamedTuple):
     """
 
     ema_decay: float = 0.0
-    watch: robust.Watch | None = None
+    watch: overfitting.Watch | None = None
 
     def extend(self, state: TrainState) -> TrainState:
         """Returns the state at step 0 with what the step keeps besides the network."""
         if self.ema_decay > 0:
             state = state.start_average(CLASSIFIER)
-        return robust.with_snapshot(state, CLASSIFIER) if self.watch else state
+        return overfitting.with_snapshot(state, CLASSIFIER) if self.watch else state
 
     def update_average(self, state: TrainState, report: Metrics) -> TrainState:
         """Returns the state with the average updated, or begun again where the watch has restored the weights."""
         if self.ema_decay > 0:
             state = state.update_average(CLASSIFIER, self.ema_decay)
             if self.watch and self.watch.switch:
-                state = state.restart_average(CLASSIFIER, report[robust.NOTICE][0] > 0)
+                state = state.restart_average(CLASSIFIER, report[overfitting.NOTICE][0] > 0)
         return state
 
     @property
@@ -332,7 +332,7 @@ def make_train_step(
         scale = jnp.minimum(1.0, (state.step + 1) / max(1, attack_warmup_steps))
         scaled = _scale_attack(attack, scale)
         if extras.watch and extras.watch.switch:
-            return robust.perturb_or_switch(key, state, recipe, pgd, logits_fn, images, labels, scaled)
+            return overfitting.perturb_or_switch(key, state, recipe, pgd, logits_fn, images, labels, scaled)
         return recipe.perturb(key, logits_fn, images, labels, scaled)
 
     loss_of = recipe.loss if attack["eps"] > 0 else robust.standard_loss
@@ -361,10 +361,10 @@ def make_train_step(
         }
         if extras.watch:
             logits_fn_of = functools.partial(make_logits_fn, encoder)
-            state, overfitting = robust.check_overfitting(
+            state, notices = overfitting.check_overfitting(
                 watch_key, state, CLASSIFIER, extras.watch, recipe, logits_fn_of, images, labels, attack
             )
-            report |= overfitting
+            report |= notices
         state = extras.update_average(state, report)
         return state.replace(step=state.step + 1), report
 

@@ -10,7 +10,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from arinv import data, parallel
-from arinv.data.image_files import RESIZE_MODES
+from arinv.data.decoding import RESIZE_MODES
 from arinv.errors import UserError, unknown
 from arinv.experiment import checkpoint, descriptions
 from arinv.experiment.checkpoint import Checkpoints

@@ -42,7 +42,7 @@ class Images:
         return self.info.num_examples
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        from arinv.data.image_files import decode_image
+        from arinv.data.decoding import decode_image
 
         image = self._images[index]
         if self._as_png:

@@ -18,8 +18,9 @@ from arinv import distributed, parallel
 from arinv.errors import UserError
 from arinv.experiment import checkpoint, lock, workdirs
 from arinv.experiment.checkpoint import Checkpoints
+from arinv.experiment.files import write_atomically
 from arinv.experiment.state import TrainState
-from arinv.experiment.writer import Writer, write_atomically
+from arinv.experiment.writer import Writer
 
 ROOT = pathlib.Path(__file__).parents[2]
 

@@ -15,9 +15,9 @@ from arinv.apps.denoising import evaluate_denoising, tiles
 from arinv.errors import UserError
 from arinv.experiment import cache
 from arinv.experiment.checkpoint import Checkpoints
+from arinv.experiment.files import read_arrays, write_arrays
 from arinv.experiment.run import Run
 from arinv.experiment.state import TrainState
-from arinv.experiment.writer import read_arrays, write_arrays
 from arinv.models.generators.wavelet import DECODER_PLANS, Step
 from configs import denoise, denoising
 

@@ -11,7 +11,7 @@ from arinv.errors import UserError
 from arinv.experiment import loading
 from arinv.experiment.state import AVERAGE, TrainState
 from arinv.experiment.trained import CLASSIFIER
-from arinv.train import classifier, robust
+from arinv.train import classifier, overfitting, robust
 from arinv.train.optimizers import make_schedule
 from configs import classifier as classifier_config
 from configs.recipes import alexnet_imagenet, resnet18_cifar10, vgg16_imagenet143, wrn28_10_cifar10
@@ -89,41 +89,41 @@ def test_make_recipe_rejects_unknown_names_and_options(call, message):
 
 def test_watch_detects_overfitting_of_fgsm_but_not_of_pgd(photos):
     """FGSM without random start and a large step, against PGD of a small radius."""
-    watch = robust.Watch(every_steps=8)
+    watch = overfitting.Watch(every_steps=8)
     encoder, adam = models.build("alexnet_small", num_classes=10, width=8), optax.adam(2e-3)
     options = {"steps": 168, "encoder": encoder, "optimizer": adam, "watch": watch}
     fgsm = robust.make_recipe("fgsm", num_steps=1, noise=0.0, step_factor=1.0)
     _, history = train(photos, fgsm, eps=32 / 255, **options)
-    assert all(h[robust.NOTICE][1] == (i % 8 == 7) for i, h in enumerate(history))
-    assert sum(h[robust.NOTICE][0] for h in history[120:]) >= 3
+    assert all(h[overfitting.NOTICE][1] == (i % 8 == 7) for i, h in enumerate(history))
+    assert sum(h[overfitting.NOTICE][0] for h in history[120:]) >= 3
     options["steps"] = 48
     _, history = train(photos, robust.make_recipe("pgd", num_steps=3), eps=2 / 255, **options)
-    assert sum(h[robust.NOTICE][0] for h in history) == 0
+    assert sum(h[overfitting.NOTICE][0] for h in history) == 0
 
 
 def test_the_copy_is_restored_or_renewed(photos):
     """Checked by itself: healthy, the copy follows; overfitted, the copy comes back and PGD is on."""
-    extras = classifier.StepOptions(watch=robust.Watch(every_steps=1, num_steps=2, threshold=0.0, switch=True))
+    extras = classifier.StepOptions(watch=overfitting.Watch(every_steps=1, num_steps=2, threshold=0.0, switch=True))
     state = make_state(ENCODER, optax.adam(1e-3), extras)
-    assert not robust.switched(state)
+    assert not overfitting.switched(state)
     moved = {**state.variables[CLASSIFIER]}
     moved["params"] = jax.tree.map(lambda x: x + 1, moved["params"])
     after = state.replace(variables={**state.variables, CLASSIFIER: moved})
     restore = jax.jit(lambda x, overfitted: robust._restore_copy(x, CLASSIFIER, overfitted))
     healthy = restore(after, False)
-    same = jax.tree.map(np.array_equal, healthy.variables[robust.SNAPSHOT]["params"], moved["params"])
-    assert all(jax.tree.leaves(same)) and not robust.switched(healthy)
+    same = jax.tree.map(np.array_equal, healthy.variables[overfitting.SNAPSHOT]["params"], moved["params"])
+    assert all(jax.tree.leaves(same)) and not overfitting.switched(healthy)
     back = restore(after, True)
     original = state.variables[CLASSIFIER]["params"]
     same = jax.tree.map(np.array_equal, back.variables[CLASSIFIER]["params"], original)
-    assert all(jax.tree.leaves(same)) and robust.switched(back)
+    assert all(jax.tree.leaves(same)) and overfitting.switched(back)
 
 
 def test_train_step_switches_to_pgd(photos):
-    extras = {"watch": robust.Watch(every_steps=4, threshold=-2.0, switch=True)}  # fires at the first look
+    extras = {"watch": overfitting.Watch(every_steps=4, threshold=-2.0, switch=True)}  # fires at the first look
     fgsm = robust.make_recipe("fgsm", num_steps=1, noise=0.0)
     state, history = train(photos, fgsm, eps=8 / 255, steps=4, ema_decay=0.9, **extras)
-    assert history[3][robust.NOTICE] == (1.0, 1.0) and robust.switched(state)
+    assert history[3][overfitting.NOTICE] == (1.0, 1.0) and overfitting.switched(state)
     restored, mean = (jax.tree.leaves(state.variables[name]) for name in (CLASSIFIER, AVERAGE))
     assert all((a == b).all() for a, b in zip(restored, mean, strict=True)), "the average is without what was undone"
 

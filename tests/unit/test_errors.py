@@ -11,7 +11,7 @@ from arinv.errors import UserError, user_line
     ("error", "line"),
     [
         (UserError("eps=-1\nmust be positive"), "eps=-1\\nmust be positive"),
-        (MemoryError(), "out of memory (the machine has no more): set a smaller batch"),
+        (MemoryError(), "out of memory (MemoryError): set a smaller batch"),
         (RuntimeError("RESOURCE_EXHAUSTED: 9 GiB\nmore"), "out of memory (RESOURCE_EXHAUSTED: 9 GiB): set a smaller"),
         (OSError(errno.ENOSPC, "No space left"), "runs/x: No space left; files saved earlier are complete: free some"),
         (PermissionError(errno.EACCES, "Permission denied", "data.npz"), "data.npz: Permission denied"),

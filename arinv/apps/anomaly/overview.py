@@ -18,8 +18,8 @@ from arinv.apps.evaluation import comparison
 from arinv.errors import UserError
 from arinv.experiment import report, workdirs
 from arinv.experiment.figures import labeled_grid
+from arinv.experiment.files import write_png
 from arinv.experiment.run import Run
-from arinv.experiment.writer import write_png
 
 # score -> heading, in the order of the columns
 _COLUMNS = {

@@ -23,15 +23,9 @@ from PIL import Image
 
 from arinv import data
 from arinv.errors import MISTAKE, UserError, user_line
+from arinv.experiment.files import TEMPORARY, replacing, write_json, write_text
 from arinv.experiment.run import report_skipped
-from arinv.experiment.writer import (
-    TEMPORARY,
-    progress_bar,
-    progress_callback,
-    replacing,
-    write_json,
-    write_text,
-)
+from arinv.experiment.writer import progress_bar, progress_callback
 from arinv.paths import expanded
 
 VERSION = "1.0.0"

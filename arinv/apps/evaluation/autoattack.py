@@ -19,9 +19,10 @@ from arinv.attacks.autoattack.standard import check_num_classes
 from arinv.errors import UserError
 from arinv.experiment import descriptions
 from arinv.experiment.cache import ResultCache
+from arinv.experiment.files import write_arrays, write_png
 from arinv.experiment.run import Run, check_fields, report_radius
 from arinv.experiment.trained import CLASSIFIER, INVERTER, Trained
-from arinv.experiment.writer import progress_bar, write_arrays, write_png
+from arinv.experiment.writer import progress_bar
 from arinv.ops import norms
 from arinv.ops.images import image_grid
 from arinv.ops.inputs import check_number

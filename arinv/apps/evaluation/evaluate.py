@@ -19,9 +19,10 @@ from arinv.apps.evaluation import measurement
 from arinv.apps.evaluation.measurement import Measurement
 from arinv.errors import UserError
 from arinv.experiment import descriptions, report, workdirs
+from arinv.experiment.files import read_arrays, write_arrays, write_png
 from arinv.experiment.run import Run, attack_options, check_fields
 from arinv.experiment.trained import CLASSIFIER, INVERTER, Trained
-from arinv.experiment.writer import progress_bar, read_arrays, write_arrays, write_png
+from arinv.experiment.writer import progress_bar
 from arinv.ops.images import image_grid, to_float
 from arinv.train import classifier, inverter
 from arinv.train.feed import collect

@@ -23,9 +23,10 @@ from arinv.apps.inversion.inverters import check_inverters, load_inverters
 from arinv.errors import UserError, unknown
 from arinv.experiment import figures, report
 from arinv.experiment.figures import labeled_grid, zoom
+from arinv.experiment.files import write_arrays, write_png
 from arinv.experiment.run import Run, check_fields
 from arinv.experiment.trained import Trained
-from arinv.experiment.writer import progress_bar, write_arrays, write_png
+from arinv.experiment.writer import progress_bar
 from arinv.metrics import METRICS
 from arinv.ops.images import to_float, to_uint8
 from arinv.train.feed import collect

@@ -27,9 +27,10 @@ from arinv.errors import UserError
 from arinv.experiment import report, workdirs
 from arinv.experiment.cache import ResultCache, cache_key
 from arinv.experiment.figures import fit, labeled_grid
+from arinv.experiment.files import write_csv, write_png
 from arinv.experiment.run import Run, check_images, check_num_images, dtype_of
 from arinv.experiment.trained import Trained
-from arinv.experiment.writer import progress_bar, write_csv, write_png
+from arinv.experiment.writer import progress_bar
 from arinv.ops.images import crop_images, pad_images, padded_size, to_float, to_uint8
 from arinv.paths import expanded, shortened
 from arinv.types import Array, DecodeFn, FeaturesFn

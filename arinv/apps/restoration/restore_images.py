@@ -19,12 +19,12 @@ from arinv.apps.inversion.invert_images import check_outputs, output_files
 from arinv.apps.restoration import methods
 from arinv.apps.restoration.methods import SECONDS, Part
 from arinv.apps.restoration.restoration import restore_all
-from arinv.data.image_files import fits
+from arinv.data.decoding import fits
 from arinv.errors import UserError
 from arinv.experiment import report, workdirs
 from arinv.experiment.figures import labeled_grid, short_names
+from arinv.experiment.files import write_csv, write_png
 from arinv.experiment.run import Run, check_fields, check_images
-from arinv.experiment.writer import write_csv, write_png
 from arinv.ops.degradations import Operator
 from arinv.ops.images import to_float, to_uint8
 from arinv.paths import expanded

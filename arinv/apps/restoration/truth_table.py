@@ -23,9 +23,9 @@ from arinv.apps.restoration.restoration import RESTORED
 from arinv.errors import UserError
 from arinv.experiment import report, workdirs
 from arinv.experiment.figures import labeled_grid
+from arinv.experiment.files import read_arrays, write_png
 from arinv.experiment.run import Run, check_fields
 from arinv.experiment.trained import CLASSIFIER, INVERTER, Trained
-from arinv.experiment.writer import read_arrays, write_png
 from arinv.ops.images import to_float, to_rgb
 from arinv.ops.inputs import check_number
 

@@ -14,7 +14,8 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from arinv.data.image_files import fits, suffixes
+from arinv.data.decoding import fits
+from arinv.data.image_files import suffixes
 from arinv.errors import UserError
 from arinv.paths import expanded
 

@@ -24,8 +24,9 @@ from arinv.apps.style.levels import PairStylizer, check_levels, columns, load_le
 from arinv.apps.style.transfer import ORDERS
 from arinv.errors import UserError, unknown
 from arinv.experiment import workdirs
+from arinv.experiment.files import write_png
 from arinv.experiment.run import Run, check_fields
-from arinv.experiment.writer import progress_bar, write_png
+from arinv.experiment.writer import progress_bar
 from arinv.ops import wct
 
 KEEP_COLOR = ("no", "luminance", "match")

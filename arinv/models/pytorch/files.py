@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 import safetensors
 
-from arinv.errors import UserError
+from arinv.errors import UserError, first_line
 from arinv.models import caffe
 from arinv.models.pytorch.pickles import Storage, Tensor, load_pickle
 from arinv.paths import expanded
@@ -109,9 +109,8 @@ def _one_line(path: pathlib.Path) -> Iterator[None]:
     except IsADirectoryError:
         raise UserError(f"{path} is a directory; name {_FORMATS}") from None
     except Exception as error:  # the readers of zip, deflate and safetensors raise many kinds
-        reason = (str(error).splitlines() or [""])[0][:100]
         raise UserError(
-            f"{path} cannot be read, it may be cut short or damaged ({type(error).__name__}: {reason}); "
+            f"{path} cannot be read, it may be cut short or damaged ({type(error).__name__}: {first_line(error)}); "
             f"expected {_FORMATS}"
         ) from error
 

@@ -18,7 +18,7 @@ import pickletools
 from collections.abc import Callable
 from typing import Any, BinaryIO, NamedTuple
 
-from arinv.errors import UserError
+from arinv.errors import UserError, first_line
 
 
 class Global(NamedTuple):
@@ -102,9 +102,8 @@ def load_pickle(stream: BinaryIO, source: str, *, storages: dict[str, Storage] |
     except UserError:
         raise
     except Exception as error:  # of any kind: an instruction or its operands are invalid
-        reason = (str(error).splitlines() or [""])[0][:100]
         raise UserError(
-            f"{source} is damaged or not a PyTorch checkpoint ({type(error).__name__}: {reason})"
+            f"{source} is damaged or not a PyTorch checkpoint ({type(error).__name__}: {first_line(error)})"
         ) from error
 
 

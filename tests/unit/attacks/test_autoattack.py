@@ -11,7 +11,7 @@ import pytest
 
 from arinv import attacks
 from arinv.attacks.autoattack.standard import count_rounds as rounds_of
-from arinv.attacks.rows import make_buckets, rank
+from arinv.attacks.host_batches import make_buckets, rank
 from arinv.errors import UserError
 
 COUNT = 22

@@ -9,8 +9,9 @@ import pytest
 from PIL import Image, PngImagePlugin
 
 from arinv import data
-from arinv.data import image_files
-from arinv.data.image_files import decode_image, suffixes
+from arinv.data import decoding
+from arinv.data.decoding import decode_image
+from arinv.data.image_files import suffixes
 from arinv.errors import UserError
 
 
@@ -44,11 +45,11 @@ def test_decode_image_passes_on_what_is_no_fault_of_the_file(monkeypatch):
     def fail(*args):
         raise ImportError("a module of Pillow is missing")
 
-    monkeypatch.setattr(image_files, "_load_upright", fail)
+    monkeypatch.setattr(decoding, "_load_upright", fail)
     file = io.BytesIO()
     Image.new("RGB", (4, 4)).save(file, "PNG")
     with pytest.raises(ImportError, match="a module of Pillow"):
-        image_files.decode_image(file.getvalue(), name="a.png")
+        decoding.decode_image(file.getvalue(), name="a.png")
 
 
 def test_decode_image_makes_transparent_pixels_white(image):
@@ -239,7 +240,7 @@ def test_resize_u8_crop_7_8_equals_resizing_then_cropping(height, width):
     resized = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR))
     top, left = (round((side - 56) / 2) for side in resized.shape[:2])
     expected = resized[top : top + 56, left : left + 56].astype(int)
-    assert np.abs(image_files.resize_u8(image, 56, "crop_7_8") - expected).max() <= 1
+    assert np.abs(decoding.resize_u8(image, 56, "crop_7_8") - expected).max() <= 1
 
 
 def test_random_resized_crop_returns_windows_of_the_image():
@@ -248,12 +249,12 @@ def test_random_resized_crop_returns_windows_of_the_image():
     original = np.stack([rows, columns, 255 * ((rows // 2 + columns // 2) % 2)], -1).astype(np.uint8)
     areas, shapes, details, squashed = [], [], [], []
     for seed in range(200):
-        window = image_files.random_resized_crop([seed], original, size=50).astype(float)
+        window = decoding.random_resized_crop([seed], original, size=50).astype(float)
         height, width = (np.ptp(window[:, :, i]) / 0.98 for i in range(2))  # from center to center of its pixels
         areas.append(height * width / original[:, :, 0].size)
         shapes.append(width / height)
         details.append(window[:, :, 2].std())
-        again = image_files.random_resized_crop([seed], image_files.resize_u8(original, 50), size=50)
+        again = decoding.random_resized_crop([seed], decoding.resize_u8(original, 50), size=50)
         squashed.append(again[:, :, 2].std())
     assert 0.07 < min(areas) < 0.15 and 0.8 < max(areas) < 1.1 and 0.45 < np.mean(areas) < 0.6
     assert 0.72 < min(shapes) < 0.85 and 1.15 < max(shapes) < 1.4
@@ -262,7 +263,7 @@ def test_random_resized_crop_returns_windows_of_the_image():
 
 def test_random_resized_crop_falls_back_to_the_center():
     image = np.random.default_rng(0).integers(0, 256, (10, 400, 3), dtype=np.uint8)
-    result = image_files.random_resized_crop([0], image, size=10, scale=(0.9, 1.0))
+    result = decoding.random_resized_crop([0], image, size=10, scale=(0.9, 1.0))
     expected = Image.fromarray(image[:, 193:206]).resize((10, 10), Image.Resampling.BILINEAR)
     assert np.abs(result.astype(int) - np.asarray(expected)).max() <= 1
 

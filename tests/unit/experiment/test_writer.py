@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from arinv.errors import UserError
-from arinv.experiment.writer import Writer, read_arrays, write_arrays, write_csv
+from arinv.experiment.files import read_arrays, write_arrays, write_csv
+from arinv.experiment.writer import Writer
 
 
 @pytest.mark.parametrize("compressed", [True, False])

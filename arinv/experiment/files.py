@@ -1,0 +1,89 @@
+"""Files of a run, written atomically: text, JSON, CSV, PNG and arrays."""
+
+import contextlib
+import csv
+import io
+import json
+import os
+import pathlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from arinv.errors import UserError, first_line
+
+TEMPORARY = ".tmp-"  # prefix of the names of files that are being written
+
+
+def write_atomically(path: pathlib.Path, content: bytes) -> None:
+    """Writes a file so that after a kill at any moment it is the old or the new one."""
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())  # before it gets its name, for a machine that loses its power
+
+
+def write_text(path: pathlib.Path, text: str) -> None:
+    """Writes UTF-8 atomically; file names in the text that are not UTF-8 keep their bytes."""
+    write_atomically(path, text.encode("utf-8", "surrogateescape"))
+
+
+@contextlib.contextmanager
+def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
+    """Yields a temporary path, which replaces `path` on success and is deleted on failure."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{TEMPORARY}{os.urandom(6).hex()}")  # short, whatever the name
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_csv(path: pathlib.Path, rows: Iterable[Sequence[Any]]) -> None:
+    """Writes rows of cells as CSV, the heading first, atomically."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    write_text(path, text.getvalue())
+
+
+def write_json(path: pathlib.Path, value: Any) -> None:
+    """Writes a value as indented JSON with sorted keys, atomically."""
+    write_text(path, json.dumps(value, indent=2, sort_keys=True) + "\n")
+
+
+def write_png(path: pathlib.Path, image_u8: np.ndarray) -> None:
+    """Writes a uint8 [H, W, 3] image as PNG, atomically."""
+    with replacing(path) as temporary:
+        Image.fromarray(image_u8).save(temporary, format="PNG")
+
+
+def write_arrays(path: pathlib.Path, arrays: Mapping[str, np.ndarray], *, compressed: bool = True) -> None:
+    """Writes named arrays, atomically.
+
+    Args:
+      path: of the file.
+      arrays: of numbers or texts, not of Python objects.
+      compressed: False for files that are written often.
+    """
+    buffer = io.BytesIO()
+    (np.savez_compressed if compressed else np.savez)(buffer, **arrays)
+    write_atomically(path, buffer.getvalue())
+
+
+def read_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
+    """Returns the arrays of a file.
+
+    Raises:
+      UserError: missing or damaged file.
+    """
+    try:
+        content = io.BytesIO(path.read_bytes())  # np.load leaves a damaged file open
+        with np.load(content, allow_pickle=False) as arrays:
+            return dict(arrays)
+    except Exception as error:  # zip, deflate and NumPy's headers raise many kinds
+        reason = f"{type(error).__name__}: {first_line(error)}"
+        raise UserError(f"{path} cannot be read ({reason}); delete it to compute it again") from None
