@@ -109,7 +109,7 @@ def test_the_copy_is_restored_or_renewed(photos):
     moved = {**state.variables[CLASSIFIER]}
     moved["params"] = jax.tree.map(lambda x: x + 1, moved["params"])
     after = state.replace(variables={**state.variables, CLASSIFIER: moved})
-    restore = jax.jit(lambda x, overfitted: robust._restore_copy(x, CLASSIFIER, overfitted))
+    restore = jax.jit(lambda x, overfitted: overfitting._restore_copy(x, CLASSIFIER, overfitted))
     healthy = restore(after, False)
     same = jax.tree.map(np.array_equal, healthy.variables[overfitting.SNAPSHOT]["params"], moved["params"])
     assert all(jax.tree.leaves(same)) and not overfitting.switched(healthy)
