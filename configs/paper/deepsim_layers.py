@@ -7,7 +7,7 @@ Generating Images with Perceptual Similarity Metrics based on Deep Networks (Dos
 Figures 1 (reconstructions), 2 (neighbors), 4 (position and color), 5 and 6 (interpolation), 8 and 9 (re-encoding, with
 DeePSiM's loss and with that of pixels). It has images without numbers. scale=paper: ImageNet at 227 px; scale=small:
 CIFAR-10 at 64 px, a CaffeNet with 512 units in fc6 and fc7 and ImageNet's normalization, and for conv5 the generator
-that mirrors the encoder: the published one returns images of 192 px and more. Time and result: not recorded yet.
+that mirrors the encoder: the published one returns images of 192 px and more.
 
 Arguments: scale, encoder (caffenet), options, dataset, data_dir, metrics, lpips, dtype and smoke of
 configs/paper/README.md (eps has no effect), and
