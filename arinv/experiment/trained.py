@@ -15,7 +15,7 @@ from arinv.experiment import checkpoint
 from arinv.experiment.cache import fingerprint
 from arinv.models.generators.wavelet import MULTIPLE, SMALLEST_SIDE
 from arinv.ops.images import crop_images, pad_images
-from arinv.ops.inputs import as_images, check_count
+from arinv.ops.inputs import as_images, as_labels, check_count
 from arinv.types import Array, ArrayLike, DecodeFn, FeaturesFn, LogitsFn, Network, Variables
 
 CLASSIFIER, INVERTER, DENOISER = "classifier", "inverter", "denoiser"  # kinds of trained networks
@@ -244,17 +244,15 @@ class Trained:
           an inverter or an autoencoder, or of a denoiser's outputs.
 
         Raises:
-          UserError: images outside [0, 1], of less than 11 px (SSIM), another number of labels than images, a
-            classifier without labels, an autoencoder with them, or a GAN.
+          UserError: images outside [0, 1], of less than 11 px (SSIM), labels that are not one class of the encoder for
+            each image, a classifier without labels, an autoencoder with them, or a GAN.
         """
         if self.kind == GAN:
             raise UserError("a trained gan does not reconstruct images; evaluate an inverter or a denoiser")
         images = np.asarray(as_images(images))
         results = {}
         if labels is not None:
-            labels = np.asarray(labels)
-            if labels.shape != (len(images),):
-                raise UserError(f"labels have shape {labels.shape}; must be one for each of the {len(images)} images")
+            labels = as_labels(labels, batch_size=len(images), padding=False)
             logits = _in_batches(functools.partial(_apply, self.logits_fn), images, batch_size)
             results["clean_accuracy"] = np.asarray(metrics.correct(logits, labels))
         elif self.kind == CLASSIFIER:

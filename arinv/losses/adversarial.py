@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from arinv.errors import UserError
 from arinv.ops.channels import flatten_rows
-from arinv.ops.inputs import as_vector, call, check_number
+from arinv.ops.inputs import as_array, as_scalar, as_vector, call, check_number
 from arinv.types import Array, ArrayLike
 
 
@@ -58,13 +58,13 @@ def gradient_penalty(
     gradient with respect to images in [0, 1] is twice as long, so that target 2 is theirs here.
     """
     check_number(target, "target", minimum=1e-6)
-    images, fakes = jnp.asarray(images), jnp.asarray(fakes)
+    images, fakes = as_array(images, "images"), as_array(fakes, "fakes")
     if images.shape != fakes.shape or not all(jnp.issubdtype(x.dtype, jnp.floating) for x in (images, fakes)):
         raise UserError(
             f"images {images.dtype} {images.shape} and fakes {fakes.dtype} {fakes.shape} must be floating point of one "
             "shape [B, H, W, C]."
         )
-    images, fakes = images.astype(jnp.float32), fakes.astype(jnp.float32)
+    images, fakes = jnp.asarray(images, jnp.float32), jnp.asarray(fakes, jnp.float32)
     shares = as_vector(shares, images.shape[0], "shares").reshape(-1, *[1] * (images.ndim - 1))
     mixtures = images + shares * (fakes - images)
 
@@ -89,12 +89,12 @@ def equilibrium_loss(real_errors: ArrayLike, fake_errors: ArrayLike, balance: Ar
       float32 [B].
 
     Raises:
-      UserError: shapes that do not match.
+      UserError: shapes that do not match, or a balance that is not a scalar.
 
     Source: Berthelot et al. 2017, section 3.4.
     """
     real, fake = _pair(real_errors, fake_errors, "errors")
-    return real - balance * fake
+    return real - as_scalar(balance, "balance") * fake
 
 
 def update_balance(
@@ -113,16 +113,20 @@ def update_balance(
       float32 scalar.
 
     Raises:
-      UserError: a ratio or rate out of range.
+      UserError: values that are not scalars, or a ratio or rate out of range.
 
     Source: Berthelot et al. 2017, section 3.4.
     """
     check_number(ratio, "ratio", minimum=0.0, maximum=1.0)
     check_number(rate, "rate", minimum=0.0)
-    return jnp.clip(balance + rate * (ratio * real_error - fake_error), 0.0, 1.0)
+    balance, real, fake = (
+        as_scalar(value, name)
+        for name, value in (("balance", balance), ("real_error", real_error), ("fake_error", fake_error))
+    )
+    return jnp.clip(balance + rate * (ratio * real - fake), 0.0, 1.0)
 
 
 def _pair(real: ArrayLike, fake: ArrayLike, name: str) -> tuple[Array, Array]:
-    real = jnp.asarray(real, jnp.float32)
+    real = as_array(real, f"real_{name}")
     real = as_vector(real, real.size, f"real_{name}")
-    return real, as_vector(jnp.asarray(fake, jnp.float32), real.shape[0], f"fake_{name}")
+    return real, as_vector(fake, real.shape[0], f"fake_{name}")

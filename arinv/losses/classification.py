@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from arinv.errors import UserError, unknown
-from arinv.ops.inputs import as_flags, as_labels, as_logits, as_vector, check_count, check_number, is_concrete
+from arinv.ops.inputs import as_array, as_flags, as_labels, as_logits, as_vector, check_count, check_number, is_concrete
 from arinv.types import Array, ArrayLike
 
 WEIGHTINGS = ("tanh", "sigmoid", "discrete")
@@ -37,8 +37,15 @@ def cross_entropy(logits: ArrayLike, labels: ArrayLike) -> Array:
 
 
 def _real_rows(labels: ArrayLike, *logits: ArrayLike) -> list[Array]:
-    """Returns logits [B, K] with zeros in rows of padding, between which there is no divergence."""
+    """Returns logits [B, K] with zeros in rows of padding, between which there is no divergence.
+
+    Raises:
+      UserError: logits of different shapes, or labels that are not one integer per row.
+    """
     all_logits = [as_logits(rows) for rows in logits]
+    if len({rows.shape for rows in all_logits}) > 1:
+        listed = " and ".join(str(rows.shape) for rows in all_logits)
+        raise UserError(f"logits of the images and of their adversarial versions must have one shape, got {listed}.")
     real = as_labels(labels, batch_size=all_logits[0].shape[0]) >= 0
     return [jnp.where(real[:, None], rows, 0.0) for rows in all_logits]
 
@@ -213,7 +220,8 @@ def _as_kappa(kappa: ArrayLike, num_steps: int) -> Array:
     Raises:
       UserError: another shape, or (if concrete) numbers outside 0 to num_steps.
     """
-    kappa = as_vector(kappa, jnp.shape(kappa)[0] if jnp.ndim(kappa) else 0, "kappa")
+    kappa = as_array(kappa, "kappa")
+    kappa = as_vector(kappa, kappa.shape[0] if kappa.ndim else 0, "kappa")
     if is_concrete(kappa) and not ((kappa >= 0) & (kappa <= num_steps)).all():
         raise UserError(f"kappa must be numbers of steps from 0 to num_steps={num_steps}.")
     return kappa

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from arinv.errors import UserError
-from arinv.ops.inputs import LOOSE_BOUNDS, as_image_pair
+from arinv.ops.inputs import LOOSE_BOUNDS, as_array, as_floats, as_image_pair
 from arinv.types import Array, ArrayLike
 
 _LOG_FLOOR = -100.0
@@ -88,10 +88,10 @@ def discriminator_loss(real_logits: ArrayLike, fake_logits: ArrayLike) -> Array:
 
     Source: Rojas-Gomez et al. 2022, eq. 7.
     """
-    real, fake = jnp.asarray(real_logits), jnp.asarray(fake_logits)
+    real, fake = as_array(real_logits, "real_logits"), as_array(fake_logits, "fake_logits")
     if real.shape != fake.shape:
         raise UserError(f"real logits {real.shape} and fake logits {fake.shape} must have the same shape [B].")
-    return -_log_sigmoid(real) - _log_sigmoid(-fake)
+    return -_log_sigmoid(real) - _log_sigmoid(fake, -1.0)
 
 
 def gaussian_divergence(means: ArrayLike, log_variances: ArrayLike) -> Array:
@@ -109,7 +109,7 @@ def gaussian_divergence(means: ArrayLike, log_variances: ArrayLike) -> Array:
 
     Source: Kingma and Welling 2014, appendix B; of a code in AEGAN, Generative Encoder, section 4.5.
     """
-    log_variances = jnp.asarray(log_variances).astype(jnp.float32)
+    log_variances = as_floats(log_variances, "log_variances")
 
     def per_element(differences):
         return (jnp.square(differences) + jnp.expm1(log_variances) - log_variances) / 2
@@ -118,18 +118,17 @@ def gaussian_divergence(means: ArrayLike, log_variances: ArrayLike) -> Array:
 
 
 def _sum_per_example(predictions, targets, function) -> Array:
-    predictions, targets = jnp.asarray(predictions), jnp.asarray(targets)
+    predictions, targets = as_floats(predictions, "predictions"), as_floats(targets, "targets")
     if predictions.shape != targets.shape or not predictions.ndim:
         raise UserError(f"cannot compare the shapes {predictions.shape} and {targets.shape}: make them equal.")
-    differences = predictions.astype(jnp.float32) - targets.astype(jnp.float32)
+    differences = predictions - targets
     return jnp.sum(function(differences), axis=tuple(range(1, differences.ndim)))
 
 
-def _log_sigmoid(logits: ArrayLike) -> Array:
-    logits = jnp.asarray(logits)
+def _log_sigmoid(logits: ArrayLike, sign: float = 1.0) -> Array:
+    logits = as_array(logits, "discriminator logits")
     if logits.ndim != 1 or not jnp.issubdtype(logits.dtype, jnp.floating):
         raise UserError(
             f"discriminator logits must have the shape [B], one per image, got {logits.shape} of {logits.dtype}."
         )
-    logits = logits.astype(jnp.float32)
-    return jnp.maximum(jax.nn.log_sigmoid(logits), _LOG_FLOOR)
+    return jnp.maximum(jax.nn.log_sigmoid(sign * jnp.asarray(logits, jnp.float32)), _LOG_FLOOR)

@@ -120,7 +120,7 @@ def frechet_distance(mean_a: ArrayLike, covariance_a: ArrayLike, mean_b: ArrayLi
       |mean_a - mean_b|^2 + trace(covariance_a + covariance_b - 2 sqrt(covariance_a covariance_b)), 0 or more.
 
     Raises:
-      UserError: not numbers, inconsistent shapes, or a matrix that is not symmetric or has a negative variance.
+      UserError: not numbers, inconsistent shapes, or a matrix that is not symmetric or not positive semidefinite.
 
     Source: Heusel et al. 2017, eq. (6).
     """
@@ -135,7 +135,9 @@ def frechet_distance(mean_a: ArrayLike, covariance_a: ArrayLike, mean_b: ArrayLi
     for name, covariance in (("covariance_a", covariance_a), ("covariance_b", covariance_b)):
         _check_covariance(name, covariance)
     with jax.enable_x64(True), jax.default_device(_float64_device()):
-        root = float(_trace_of_sqrt_product(covariance_a, covariance_b))
+        root, smallest = jax.device_get(_trace_of_sqrt_product(covariance_a, covariance_b))
+    if (smallest < -_SYMMETRY).any():  # never true of NaN
+        raise UserError("covariance_a and covariance_b must be positive semidefinite; one has a negative eigenvalue.")
     distance = np.sum(np.square(mean_a - mean_b)) + np.trace(covariance_a) + np.trace(covariance_b) - 2 * root
     return float(np.maximum(distance, 0.0))  # rounding may make equal distributions negative
 

@@ -5,6 +5,8 @@ strength 0 is the identity.
 """
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +15,7 @@ from jax.scipy import ndimage
 from arinv.errors import UserError
 from arinv.ops.colors import grey_values, shift_hue
 from arinv.ops.images import to_float
-from arinv.ops.inputs import check_number
+from arinv.ops.inputs import check_count, check_number
 from arinv.types import Array
 
 # Principal components of the RGB values of ImageNet, in units of [0, 1].
@@ -60,7 +62,7 @@ def augment(
       float32 [B, H, W, C] in [0, 1]; [B, H, H, C] with a resized crop, [B, window, window, C] with a window.
 
     Raises:
-      UserError: a strength that is negative or not finite, limits of the resized crop out of order or range, grey
+      UserError: a strength out of range (see `check_strengths`), limits of the resized crop out of order or range, grey
         images with lighting, or images smaller than the window.
     """
     strengths = {
@@ -71,8 +73,7 @@ def augment(
         "lighting": lighting,
         "window": window,
     }
-    for name, strength in strengths.items():
-        check_number(strength, name, minimum=0.0, maximum=0.5 if name == "hue" else math.inf)
+    check_strengths(strengths, image_size=images.shape[1])
     keys = jax.random.split(key, 6)
     if window:
         images = random_window(jax.random.fold_in(key, 6), images, size=window)
@@ -92,6 +93,26 @@ def augment(
     if lighting:
         images = random_lighting(keys[5], images, std=lighting)
     return images.astype(jnp.float32)
+
+
+def check_strengths(options: Mapping[str, Any], *, image_size: int, prefix: str = "") -> None:
+    """Checks the strengths among options of `augment`.
+
+    Args:
+      options: name -> value.
+      image_size: height of the images, in pixels.
+      prefix: of the names in errors.
+
+    Raises:
+      UserError: one that is negative or too large, a padding of more than half of the image among them, or not a
+        number; pixels that are not whole.
+    """
+    limits = {"crop_padding": image_size // 2, "color_jitter": math.inf, "hue": 0.5, "rotate_degrees": 180.0}
+    for name, limit in {**limits, "lighting": math.inf, "window": math.inf}.items():
+        value = options.get(name, 0)
+        if name in ("crop_padding", "window"):
+            check_count(value, f"{prefix}{name}", minimum=0)
+        check_number(value, f"{prefix}{name}", minimum=0.0, maximum=limit)
 
 
 def random_crop(key: Array, images: Array, *, padding: int) -> Array:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from arinv.errors import UserError
-from arinv.ops.inputs import check_count
+from arinv.ops.inputs import as_array, check_count
 from arinv.types import Array, ArrayLike
 
 
@@ -26,7 +26,7 @@ def to_float(images_u8: ArrayLike) -> Array:
     Raises:
       UserError: integers other than uint8, whose range is unspecified.
     """
-    images = jnp.asarray(images_u8)
+    images = jnp.asarray(as_array(images_u8, "images"))
     if images.dtype == jnp.uint8:
         # A product, because XLA may replace a division by one, and compiled and eager calls would then
         # differ in the last bit.
@@ -46,7 +46,7 @@ def from_pm1(images_pm1: ArrayLike) -> Array:
     Raises:
       UserError: integers.
     """
-    return jnp.clip((_floating(jnp.asarray(images_pm1)) + 1.0) * 0.5, 0.0, 1.0)
+    return jnp.clip((_floating(as_array(images_pm1, "images")) + 1.0) * 0.5, 0.0, 1.0)
 
 
 def to_uint8(images: ArrayLike) -> Array:
@@ -61,14 +61,14 @@ def to_uint8(images: ArrayLike) -> Array:
     Raises:
       UserError: integers.
     """
-    levels = jnp.clip(_floating(jnp.asarray(images)).astype(jnp.float32), 0.0, 1.0) * 255.0
+    levels = jnp.clip(_floating(as_array(images, "images")), 0.0, 1.0) * 255.0
     return jnp.nan_to_num(jnp.floor(levels + 0.5)).astype(jnp.uint8)
 
 
 def _floating(images: Array) -> Array:
     if not jnp.issubdtype(images.dtype, jnp.floating):
         raise UserError(f"images have dtype {images.dtype}; must be uint8 in 0..255 or floating point in [0, 1]")
-    return images
+    return jnp.asarray(images)
 
 
 def to_rgb(images: Array) -> Array:

@@ -62,7 +62,7 @@ def check_images(
     Raises:
       UserError: another rank, layout, dtype or range.
     """
-    images = _as_array(images, name)
+    images = as_array(images, name)
     shape, dtype = tuple(images.shape), images.dtype
     if len(shape) != 4:
         raise UserError(f"{name} have shape {shape}; must be [batch, height, width, channels]")
@@ -122,7 +122,7 @@ def as_image_pair(
     Raises:
       UserError: as `as_images`, or different shapes.
     """
-    pair = tuple(_as_array(x, name) for x, name in zip((images_a, images_b), names, strict=True))
+    pair = tuple(as_array(x, name) for x, name in zip((images_a, images_b), names, strict=True))
     if pair[0].shape != pair[1].shape:
         raise UserError(
             f"cannot compare {names[0]} {pair[0].shape} with {names[1]} {pair[1].shape}: both must be [B, H, W, C] of "
@@ -163,7 +163,7 @@ def as_labels(
     Raises:
       UserError: another shape, not integers, or (if concrete) below -1 or not below `num_classes`.
     """
-    labels = _as_array(labels, name)
+    labels = as_array(labels, name)
     if not labels.size and labels.shape == (batch_size,):
         return jnp.zeros((0,), jnp.int32)
     if labels.shape != (batch_size,) or not jnp.issubdtype(labels.dtype, jnp.integer):
@@ -345,12 +345,31 @@ def as_vector(values: ArrayLike, count: int, name: str) -> Array:
       float32 [B].
 
     Raises:
-      UserError: another shape.
+      UserError: not numbers, or another shape.
     """
-    values = _as_array(values, name)
+    values = as_array(values, name)
     if values.shape != (count,):
         raise UserError(f"{name} must be one number per example ({count},), got the shape {values.shape}.")
     return jnp.asarray(values, jnp.float32)
+
+
+def as_scalar(value: ArrayLike, name: str) -> Array:
+    """Checks that a value is one number, which may be traced, and returns it as float32.
+
+    Args:
+      value: a number, or an array of shape [].
+      name: its name in errors.
+
+    Returns:
+      float32 [].
+
+    Raises:
+      UserError: not a number, or an array of another shape.
+    """
+    value = as_floats(value, name)
+    if value.shape:
+        raise UserError(f"{name} must be one number, got the shape {value.shape}.")
+    return value
 
 
 def as_numbers(values: ArrayLike, name: str) -> np.ndarray:
@@ -366,10 +385,7 @@ def as_numbers(values: ArrayLike, name: str) -> np.ndarray:
     Raises:
       UserError: text, complex numbers, objects or ragged lists.
     """
-    array = np.asarray(_as_array(values, name))
-    if array.dtype.kind not in "biuf" and not jnp.issubdtype(array.dtype, jnp.floating):  # bfloat16 has kind V
-        raise UserError(f"{name} must be numbers, got {array.dtype}.")
-    return array.astype(np.float64)
+    return np.asarray(as_array(values, name)).astype(np.float64)
 
 
 def as_flags(values: ArrayLike, name: str) -> np.ndarray:
@@ -404,7 +420,7 @@ def as_indices(indices: ArrayLike | None, count: int) -> Array:
     Raises:
       UserError: another shape, or not integers.
     """
-    indices = jnp.arange(count) if indices is None else jnp.asarray(_as_array(indices, "indices"))
+    indices = jnp.arange(count) if indices is None else jnp.asarray(as_array(indices, "indices"))
     if indices.shape != (count,) or not jnp.issubdtype(indices.dtype, jnp.integer):
         raise UserError(
             f"indices must be integers, one per image ({count},), got {indices.dtype} of shape {indices.shape}."
@@ -425,7 +441,7 @@ def as_finite(values: ArrayLike, name: str) -> Array:
     Raises:
       UserError: not numbers, or NaN or infinity among them.
     """
-    values = jnp.asarray(_as_array(values, name), jnp.float32)
+    values = jnp.asarray(as_array(values, name), jnp.float32)
     if is_concrete(values) and not np.isfinite(np.asarray(values)).all():
         raise UserError(f"{name} have values that are not finite (NaN or infinity)")
     return values
@@ -444,7 +460,7 @@ def as_floats(values: ArrayLike, name: str) -> Array:
     Raises:
       UserError: text, objects or ragged lists.
     """
-    return jnp.asarray(_as_array(values, name), jnp.float32)
+    return jnp.asarray(as_array(values, name), jnp.float32)
 
 
 def check_callable(function: Any, name: str) -> None:
@@ -495,7 +511,7 @@ def as_radius(value: ArrayLike | float, *, batch_size: int | None, name: str = "
     Raises:
       UserError: another shape or dtype, or (if concrete) negative or not finite in float32.
     """
-    radius = _as_array(value, name)
+    radius = as_array(value, name)
     if not (jnp.issubdtype(radius.dtype, jnp.floating) or jnp.issubdtype(radius.dtype, jnp.integer)):
         raise UserError(f"{name} must be a number, such as 8/255, got {value!r}.")
     if radius.shape not in ((), (batch_size,)):
@@ -592,7 +608,7 @@ def check_number(value: Any, name: str, *, minimum: float = -math.inf, maximum: 
     is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
     if isinstance(value, np.ndarray | jax.Array) and value.shape == () and jnp.issubdtype(value.dtype, jnp.number):
         is_number, value = True, value.item()
-    if not is_number or not math.isfinite(value) or not minimum <= value <= maximum:
+    if not is_number or not _is_finite(value) or not minimum <= value <= maximum:
         limits = {
             (True, True): "",
             (False, True): f" of at least {minimum:g}",
@@ -601,6 +617,13 @@ def check_number(value: Any, name: str, *, minimum: float = -math.inf, maximum: 
         limit = limits.get((minimum == -math.inf, maximum == math.inf), f" from {minimum:g} to {maximum:g}")
         raise UserError(f"{name} must be a finite number{limit}, got {value!r}.")
     return value
+
+
+def _is_finite(value: Any) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an integer beyond the largest float
+        return False
 
 
 def as_dtype(dtype: Any) -> np.dtype:
@@ -624,17 +647,38 @@ def as_dtype(dtype: Any) -> np.dtype:
     return value
 
 
-def _as_array(value: Any, name: str) -> ArrayLike:
-    """Returns an array unchanged, and numbers or nested lists as a NumPy array."""
+def as_array(value: Any, name: str) -> ArrayLike:
+    """Checks that a value is an array of real numbers, or can be made one.
+
+    Args:
+      value: a JAX or NumPy array, a number, nested lists, or an array of another library.
+      name: its name in errors.
+
+    Returns:
+      A JAX array unchanged, anything else as a NumPy array.
+
+    Raises:
+      UserError: text, dates, complex numbers, objects, ragged lists, or an array with a mask.
+    """
+    if isinstance(value, np.ma.MaskedArray):
+        raise UserError(f"{name} must be an array without a mask; take the values that count, or fill the others.")
     if isinstance(value, jax.Array | np.ndarray):
-        return value
-    try:
-        array = np.asarray(value)
-    except (ValueError, TypeError):  # ragged lists, or tracers in a list
-        array = None
-    if array is None or array.dtype.kind not in "biuf" and not jnp.issubdtype(array.dtype, jnp.floating):
-        raise UserError(f"{name} must be an array of numbers, got {_short(value)}.")
+        array = value
+    else:
+        try:
+            array = np.asarray(value)
+        except Exception:  # ragged lists, tracers in a list; arrays of other libraries raise errors of their own
+            array = None
+    if array is None or not _is_real(array.dtype):
+        got = f"{array.dtype} of shape {array.shape}" if isinstance(value, jax.Array | np.ndarray) else _short(value)
+        raise UserError(f"{name} must be an array of numbers, got {got}.")
     return array
+
+
+def _is_real(dtype: Any) -> bool:
+    kinds = (jnp.bool_, jnp.integer, jnp.floating)  # those of JAX, which has more than NumPy
+    is_duration = jnp.issubdtype(dtype, np.timedelta64)  # an integer to NumPy
+    return not is_duration and any(jnp.issubdtype(dtype, kind) for kind in kinds)
 
 
 def _short(value: Any) -> str:

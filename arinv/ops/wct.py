@@ -29,7 +29,7 @@ import numpy as np
 
 from arinv.errors import UserError, unknown
 from arinv.ops.colors import grey_values
-from arinv.ops.inputs import as_image_pair, as_images, check_number, is_concrete
+from arinv.ops.inputs import as_floats, as_image_pair, as_images, check_number, is_concrete
 from arinv.ops.linalg import ValueFunction, inverse_near_identity, matrix_function, sqrt_and_inverse_sqrt
 from arinv.types import Array, ArrayLike
 
@@ -93,7 +93,7 @@ def wct(
 
     Source: Li et al. 2017, section 3; regions as in Yoo et al. 2019 (WCT2).
     """
-    content, style = jnp.asarray(content_features, jnp.float32), jnp.asarray(style_features, jnp.float32)
+    content, style = as_floats(content_features, "content features"), as_floats(style_features, "style features")
     if not (content.ndim == style.ndim == 4 and content.shape[::3] == style.shape[::3]):
         raise _mismatch(content.shape, style.shape)
     if not (bool(num_labels) == (content_labels is not None) == (style_labels is not None)):
@@ -127,7 +127,7 @@ def style_moments(
       UserError: unknown variant or method, or only one of labels and num_labels.
     """
     _check_options(variant, method, labels, num_labels)
-    style = jnp.asarray(style_features, jnp.float32)
+    style = as_floats(style_features, "style features")
     if style.ndim != 4 or 0 in style.shape[1:]:
         raise UserError(f"style features have shape {style.shape}; must be [B, h, w, C] without a 0")
     b, h, w, c = style.shape
@@ -172,7 +172,7 @@ def transfer(
     Source: Li et al. 2017, section 3; regions as in Yoo et al. 2019 (WCT2).
     """
     _check_options(variant, method, labels, num_labels)
-    content = jnp.asarray(content_features, jnp.float32)
+    content = as_floats(content_features, "content features")
     _check_mixture(weights, alpha, len(styles))
     for style in styles:
         if content.ndim != 4 or 0 in content.shape[1:] or content.shape[::3] != style.mean.shape[::2]:

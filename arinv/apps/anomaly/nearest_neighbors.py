@@ -38,7 +38,7 @@ def feature_rows(features: ArrayLike, *, pooling: str = "flat", normalize: bool 
     """
     if pooling not in POOLINGS:
         raise unknown("pooling", pooling, POOLINGS)
-    features = jnp.asarray(features, jnp.float32)
+    features = as_floats(features, "features")
     if features.ndim not in (2, 4):
         raise UserError(f"features must be [B, h, w, K] or [B, K], got the shape {features.shape}.")
     rows = features.reshape(features.shape[0], math.prod(features.shape[1:]))

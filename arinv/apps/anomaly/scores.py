@@ -23,6 +23,7 @@ from arinv.errors import UserError, unknown
 from arinv.ops import norms
 from arinv.ops.inputs import (
     LOOSE_BOUNDS,
+    as_array,
     as_flags,
     as_image_pair,
     as_images,
@@ -394,7 +395,7 @@ def attack_scores(
     images = jnp.clip(jax.lax.stop_gradient(as_images(images)), 0.0, 1.0)
     count = images.shape[0]
     eps = as_radius(eps, batch_size=count, norm=norm)
-    anomalous = jnp.asarray(anomalous)
+    anomalous = as_array(anomalous, "anomalous")
     if anomalous.dtype == jnp.bool_:
         anomalous = anomalous.astype(jnp.int32)
     anomalous = as_labels(anomalous, batch_size=count, num_classes=2, name="anomalous")

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from arinv.attacks.pgd import projected_ascent
 from arinv.errors import UserError
 from arinv.ops import norms
-from arinv.ops.inputs import as_images, as_radius, check_count, is_concrete, layer_features
+from arinv.ops.inputs import as_array, as_finite, as_floats, as_images, as_radius, check_count, layer_features
 from arinv.ops.keys import single_key
 from arinv.types import Array, ArrayLike, FeaturesFn
 
@@ -40,7 +40,7 @@ def start_images(key: Array, numbers: ArrayLike, *, shape: tuple[int, int, int])
 
     Source: the released code of Engstrom et al. 2019: 0.5 + N(0, 1) / 20.
     """
-    key, numbers = single_key(key), jnp.asarray(numbers)
+    key, numbers = single_key(key), jnp.asarray(as_array(numbers, "numbers"))
     if numbers.ndim != 1 or not jnp.issubdtype(numbers.dtype, jnp.integer):
         raise UserError(f"numbers must be integers [B], got {numbers.dtype} of shape {numbers.shape}.")
     noise = jax.vmap(lambda number: jax.random.normal(jax.random.fold_in(key, number), shape, jnp.float32))(numbers)
@@ -62,7 +62,7 @@ def relative_distance(features: ArrayLike, targets: ArrayLike) -> Array:
 
     Source: Engstrom et al. 2019; divided by the length of the target as in their released code.
     """
-    features, targets = jnp.asarray(features, jnp.float32), jnp.asarray(targets, jnp.float32)
+    features, targets = as_floats(features, "features"), as_floats(targets, "targets")
     if features.shape != targets.shape or features.ndim < 2:
         raise UserError(f"features {features.shape} and targets {targets.shape} must be [B, ...] of the same shape.")
     length = norms.norm(targets, "l2")
@@ -100,10 +100,8 @@ def invert_by_optimization(
     """
     start, targets = (
         jnp.clip(as_images(start, "start"), 0.0, 1.0),
-        jax.lax.stop_gradient(jnp.asarray(targets, jnp.float32)),
+        jax.lax.stop_gradient(as_finite(targets, "targets")),
     )
-    if is_concrete(targets) and not bool(jnp.all(jnp.isfinite(targets))):
-        raise UserError("targets hold values that are not finite (NaN or infinity).")
     if not isinstance(num_steps, jax.core.Tracer):
         check_count(num_steps, "num_steps", minimum=0)
     step_size = as_radius(step_size, batch_size=start.shape[0], name="step_size")

@@ -87,7 +87,9 @@ def test_evaluate_returns_a_number_for_each_image(inverter):
     [
         (lambda n: n.encoder.reconstruct(images(1)), "a trained classifier has no reconstruct; load .* an inverter"),
         (lambda n: n.encoder.evaluate(images(1)), "needs labels"),
-        (lambda n: n.evaluate(images(2), [1]), r"labels have shape \(1,\); must be one for each of the 2 images"),
+        (lambda n: n.evaluate(images(2), [1]), r"labels must be integers, one per image \(2,\)"),
+        (lambda n: n.evaluate(images(2), [0, -1]), "labels must be classes from 0; the lowest is -1"),
+        (lambda n: arinv.load("zoo:alexnet_small_l2_1", kind=3), "kind=3 must be a kind of network"),
         (lambda n: n.reconstruct(images(1) * 255), r"\[0, 1\]"),
         (lambda n: n.reconstruct(images(1), batch_size=0), "batch_size"),
         (lambda n: n.denoise_fn, "a trained inverter has no denoise_fn"),

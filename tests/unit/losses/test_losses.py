@@ -196,3 +196,19 @@ def test_padding_has_no_gradient_whatever_its_logits_are():
     ):
         gradient = np.asarray(jax.grad(total)(logits))
         assert (gradient[0] == 0).all() and (gradient[1] != 0).any()
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda x: losses.feature_loss(None, x),
+        lambda x: losses.feature_loss(x + 1j, x),
+        lambda x: losses.discriminator_loss(x[:, 0], x[:, 0] > 0),
+        lambda x: losses.equilibrium_loss(x[:, 0], x[:, 0], np.ones((3, 4))),
+        lambda x: losses.equilibrium_loss(x[:, 0], x[:, 0], None),
+        lambda x: losses.update_balance(None, 1.0, 1.0, ratio=0.5, rate=0.1),
+    ],
+)
+def test_losses_refuse_what_is_no_array_of_numbers(call):
+    with pytest.raises(UserError):
+        call(np.ones((4, 5), np.float32))

@@ -121,3 +121,7 @@ def test_frechet_distance_rejects_mistakes():
         metrics.frechet_distance(np.zeros(2), np.eye(2), np.zeros(2), np.array([[1.0, 0.5], [0.0, 1.0]]))
     with pytest.raises(UserError, match="covariance_a must have variances of 0 or more, got -1"):
         metrics.frechet_distance(np.zeros(2), -np.eye(2), np.zeros(2), np.eye(2))
+    indefinite = np.array([[1.0, 2.0], [2.0, 1.0]])
+    for pair in ((indefinite, np.eye(2)), (np.eye(2), indefinite)):
+        with pytest.raises(UserError, match="must be positive semidefinite"):
+            metrics.frechet_distance(np.zeros(2), pair[0], np.zeros(2), pair[1])

@@ -173,7 +173,7 @@ def test_pca_lighting_adds_one_color(key):
 
 
 def test_augment_rejects_negative_strength(key, images):
-    with pytest.raises(UserError, match="crop_padding must be .* of at least 0, got -1"):
+    with pytest.raises(UserError, match="crop_padding must be at least 0, got -1"):
         augment.augment(key, images, crop_padding=-1)
 
 

@@ -151,3 +151,43 @@ def test_functions_that_jax_cannot_trace_are_named():
 def test_as_numbers_rejects_other_values(values):
     with pytest.raises(UserError, match="^scores must be "):
         inputs.as_numbers(values, "scores")
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (np.ma.masked_array([1.0, 2.0], mask=[0, 1]), "without a mask"),
+        (np.array(["1", "2"]), "got <U1 of shape"),
+        (np.zeros(2, "datetime64[s]"), "got datetime64"),
+        (np.zeros(2, "timedelta64[s]"), "got timedelta64"),
+        (np.zeros(2, complex), "got complex128"),
+        (jnp.zeros(2, jnp.complex64), "got complex64"),
+        (np.array([1, None], object), "got object"),
+        (np.zeros(2, [("a", "f4")]), "must be an array of numbers"),
+        (jax.random.key(0), "must be an array of numbers"),
+        (None, "got None"),
+    ],
+)
+@pytest.mark.parametrize("check", [inputs.as_array, inputs.as_floats, inputs.as_finite, inputs.as_numbers])
+def test_arrays_of_anything_but_real_numbers_are_refused(check, value, message):
+    with pytest.raises(UserError, match=message):
+        check(value, "values")
+
+
+def test_arrays_of_other_libraries_may_raise_any_error():
+    class Tensor:
+        def __array__(self, *arguments, **options):
+            raise RuntimeError("call detach() first")
+
+    with pytest.raises(UserError, match="values must be an array of numbers"):
+        inputs.as_floats(Tensor(), "values")
+
+
+def test_real_numbers_of_every_dtype_are_accepted():
+    for dtype in (bool, np.int8, np.uint64, np.float16, np.float64, jnp.bfloat16, jnp.int4, jnp.float8_e4m3fn):
+        assert inputs.as_floats(np.ones(2, dtype), "values").dtype == jnp.float32
+
+
+def test_check_number_refuses_integers_beyond_every_float():
+    with pytest.raises(UserError, match="count must be a finite number"):
+        inputs.check_number(10**400, "count")
