@@ -27,7 +27,7 @@ from arinv.data.opening import (
     stored_side,
 )
 from arinv.data.photos import is_photographs, open_photographs, photograph_names, read_photograph
-from arinv.data.source import Published, Renumbered, Source, SourceInfo, load_arrays
+from arinv.data.source import Published, Renumbered, Source, SourceInfo, count_copies, load_arrays, report_absent
 
 __all__ = [
     "LARGEST_SIDE",
@@ -44,6 +44,7 @@ __all__ = [
     "check_name",
     "check_split",
     "check_window",
+    "count_copies",
     "count_workers",
     "decoded_side",
     "eval_batches",
@@ -59,6 +60,7 @@ __all__ = [
     "published",
     "read_image",
     "read_photograph",
+    "report_absent",
     "resize_u8",
     "same_dataset",
     "share_images",

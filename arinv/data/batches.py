@@ -18,6 +18,7 @@ from arinv.data.cores import count_workers, num_cores
 from arinv.data.decoding import random_resized_crop
 from arinv.data.source import Arrays, Originals, Source, estimate_bytes, load_arrays
 from arinv.errors import UserError
+from arinv.ops.inputs import check_count
 
 Batch = dict[str, np.ndarray]
 
@@ -404,8 +405,7 @@ def eval_batches(
 
 def _rows(batch_size: int, rows: np.ndarray | None) -> np.ndarray:
     """Returns the rows of a global batch that belong to this process."""
-    if batch_size < 1:
-        raise UserError(f"batch_size={batch_size}; must be 1 or more")
+    check_count(batch_size, "batch_size")
     return np.arange(batch_size) if rows is None else np.asarray(rows, np.int64)
 
 

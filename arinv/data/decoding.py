@@ -1,6 +1,7 @@
 """Decoding of image files on the host, as uint8 RGB [H, W, 3]; resizing and cropping."""
 
 import io
+import os
 import pathlib
 from collections.abc import Callable, Sequence
 
@@ -8,6 +9,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from arinv.errors import UserError, unknown
+from arinv.ops.inputs import check_count
 
 RESIZE_MODES = ("squash", "crop", "crop_7_8")
 ORIGINAL = "original"  # the mode that does not resize
@@ -50,6 +52,8 @@ def read_levels(path: str | pathlib.Path) -> np.ndarray:
 
 
 def _read_bytes(path: str | pathlib.Path) -> bytes:
+    if not isinstance(path, str | os.PathLike):
+        raise UserError(f"cannot read image {path!r}: give the path of a file")
     try:
         return pathlib.Path(path).read_bytes()
     except OSError as error:
@@ -83,6 +87,8 @@ def _decode(
     """
     if not data:
         raise UserError(f"{name} is empty: 0 bytes")
+    if min_side is not None:
+        check_count(min_side, "min_side")
     try:
         with Image.open(io.BytesIO(data)) as image:
             if image.width * image.height > (Image.MAX_IMAGE_PIXELS or float("inf")):
@@ -193,6 +199,12 @@ def _deep_grey_to_rgb(image: Image.Image, name: str) -> Image.Image:
     return Image.fromarray(grey).convert("RGB")
 
 
+def _check_u8(image: np.ndarray) -> None:
+    if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim not in (2, 3) or 0 in image.shape:
+        kind = f"{image.dtype} {image.shape}" if hasattr(image, "dtype") else type(image).__name__
+        raise UserError(f"an image must be uint8 [H, W, C] in 0..255, got {kind}")
+
+
 def resize_u8(image: np.ndarray, size: int, mode: str = "squash") -> np.ndarray:
     """Returns an image with both sides `size`, by bilinear interpolation with antialiasing, Pillow's.
 
@@ -207,10 +219,12 @@ def resize_u8(image: np.ndarray, size: int, mode: str = "squash") -> np.ndarray:
       uint8 [size, size, 3]; "original": [H, W, 3].
 
     Raises:
-      UserError: unknown mode.
+      UserError: unknown mode, not an image of uint8, or a side below 1.
     """
     if mode not in (*RESIZE_MODES, ORIGINAL):
         raise unknown("resize", mode, (*RESIZE_MODES, ORIGINAL))
+    _check_u8(image)
+    check_count(size, "size")
     height, width = image.shape[:2]
     if mode == ORIGINAL or (mode != "crop_7_8" and (height, width) == (size, size)):
         return image
@@ -228,7 +242,12 @@ def limit_side(image: np.ndarray, max_side: int) -> np.ndarray:
 
     Returns:
       uint8 [h, w, 3]; the image itself where it is not larger.
+
+    Raises:
+      UserError: not an image of uint8, or a negative limit.
     """
+    _check_u8(image)
+    check_count(max_side, "max_side", minimum=0)
     height, width = image.shape[:2]
     factor = max_side / max(height, width) if max_side else 1.0
     if factor >= 1:
@@ -246,7 +265,12 @@ def means_u8(image: np.ndarray, size: int) -> np.ndarray:
 
     Returns:
       uint8 [size, size, 3]; pixels of a smaller image are repeated.
+
+    Raises:
+      UserError: not an image of uint8, or a side below 1.
     """
+    _check_u8(image)
+    check_count(size, "size")
     box = crop_box(*image.shape[:2], size, "crop")
     return np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BOX, box=box))
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from arinv.data import decoding, image_files
 from arinv.data.image_files import Tree, left_out_text, looked_for, read_tree
-from arinv.data.source import SourceInfo, check_index
+from arinv.data.source import SourceInfo, check_index, digest
 from arinv.errors import UserError, unknown
 from arinv.paths import expanded
 
@@ -71,13 +71,16 @@ class Folder:
         tree, left_out = read_tree(root)
         class_names, files, parts = _list_split(tree, split, left_out)
         self._size, self._resize, self._window = image_size, resize, window
+        self._digests_of: dict[pathlib.Path, int] = {}
         self.bad_files = image_files.find_bad_files(
-            [file for file, _ in files], self._read, on_bad_image=on_bad_image, progress=progress
+            [file for file, _ in files], self._check, on_bad_image=on_bad_image, progress=progress
         )
         skipped = set(self.bad_files)
         self._files = [pair for pair in files if pair[0] not in skipped]
         if not self._files:
             raise UserError(f"none of the {len(files)} images in {str(root)!r} can be read")
+        self._digests = np.array([self._digests_of[path] for path, _ in self._files], np.uint64)
+        self._digests_of.clear()
         self.num_skipped = len(self.bad_files)
         self.info = SourceInfo(
             f"folder:{path}",
@@ -88,6 +91,7 @@ class Folder:
             image_size,
             left_out_text(left_out),
             parts=tuple((part, 0, len(self._files)) for part in parts),
+            note=_nested_note(tree),
         )
 
     def __len__(self) -> int:
@@ -105,6 +109,15 @@ class Folder:
     def read_labels(self) -> np.ndarray:
         """Returns the label of every image, int32 [N]."""
         return np.array([label for _, label in self._files], np.int32)
+
+    def read_digests(self) -> np.ndarray:
+        """Returns a hash of the pixels of each image, uint64 [N]."""
+        return self._digests
+
+    def _check(self, path: pathlib.Path) -> np.ndarray:
+        image = self._read(path)
+        self._digests_of[path] = digest(image)
+        return image
 
     def _read(self, path: pathlib.Path) -> np.ndarray:
         # Large photographs decode faster this way.
@@ -256,6 +269,24 @@ def _list_classes(tree: Tree, left_out: collections.Counter[str]) -> list[tuple[
         reason = f"; found {text}" if (text := left_out_text(left_out)) else ""
         raise UserError(f"folder {str(tree.path)!r} holds no image; looked for {looked_for()}{reason}")
     return [(path, "image") for path in tree.files] or nested
+
+
+def _nested_note(tree: Tree) -> str:
+    """Returns a text on folders of classes that have folders of images themselves; empty where that is no question.
+
+    A single folder in each, such as images/, is none.
+    """
+    roots = [tree.folders[name] for name in _split_folders(tree).values()] or [tree]
+    folders = {name: folder for root in roots for name, folder in root.folders.items()}
+    inner = {name: [sub for sub, part in folder.folders.items() if part.images()] for name, folder in folders.items()}
+    is_mixed = any(inner.values()) and any(folder.files for folder in folders.values())
+    nested = {name: subs for name, subs in inner.items() if len(subs) > 1 or (subs and is_mixed)}
+    if not nested:
+        return ""
+    listed = ", ".join(f"{name} ({', '.join(subs[:3])}{', ...' * (len(subs) > 3)})" for name, subs in nested.items())
+    return (
+        f"images in folders of these classes count to the class: {listed[:300]}; move them up if they are the classes"
+    )
 
 
 def class_advice(path: str | os.PathLike) -> str:

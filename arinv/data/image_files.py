@@ -219,6 +219,8 @@ def open_images(
       UserError: no such path, no image in it, a damaged image, or none that can be read.
     """
     check_on_bad_image(on_bad_image)
+    if not isinstance(path, str | os.PathLike):
+        raise UserError(f"cannot open images {path!r}: give an image file or a folder of images")
     root = expanded(path)
     if not root.exists():
         raise UserError(f"{str(path)!r} does not exist; give an image file or a folder of images")

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from arinv.data import decoding
-from arinv.data.source import SourceInfo, check_index, number_classes
+from arinv.data.source import SourceInfo, check_index, digest, number_classes
 from arinv.errors import UserError, first_line, unknown
 from arinv.paths import expanded
 
@@ -90,6 +90,10 @@ class Npz:
     def read_labels(self) -> np.ndarray:
         """Returns all labels, int32 [N]."""
         return self._labels[self._indices]
+
+    def read_digests(self) -> np.ndarray:
+        """Returns a hash of the pixels of each image, uint64 [N]."""
+        return np.array([digest(self._images[index]) for index in self._indices], np.uint64)
 
 
 def check_location(location: str) -> None:

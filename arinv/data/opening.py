@@ -222,6 +222,8 @@ def open_source(
         raise UserError(f"channels={channels!r}; must be 3, 1 for grey images, or 0 for those of the dataset")
     if resize not in (*decoding.RESIZE_MODES, decoding.ORIGINAL):
         raise unknown("resize", resize, (*decoding.RESIZE_MODES, decoding.ORIGINAL))
+    if data_dir is not None and not isinstance(data_dir, str | os.PathLike):
+        raise UserError(f"data_dir={data_dir!r} must be a directory, or None for the default one")
     check_name(name)
     scheme, location = split_name(name)
     for option, value in (("window", window), ("label", label)):

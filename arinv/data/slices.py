@@ -281,10 +281,16 @@ def _to_uint8(volume: np.ndarray, path: pathlib.Path) -> np.ndarray:
                 f"{path} has the values {levels[0]} to {levels[-1]} of uint8, nearly equal ones of 0 to 255; "
                 "save it as another type, whose values are scaled, or keep two of the values"
             )
-    volume = volume.astype(np.float32)
-    low, high = float(volume.min()), float(volume.max())
-    if not np.isfinite([low, high]).all():
+    low, high = volume.min().item(), volume.max().item()
+    if not np.isfinite([float(low), float(high)]).all():
         raise UserError(f"{path} has values that are not finite; a volume has finite numbers")
     if low == high:
         raise UserError(f"{path} has the value {low:g} everywhere; a volume has lower and higher ones")
-    return np.rint((volume - low) * (255 / (high - low))).astype(np.uint8)
+    levels = np.empty(volume.shape, np.uint8)
+    for image, values in zip(levels, volume, strict=True):  # a float64 copy of the whole would be eight times as large
+        if volume.dtype.kind == "f":  # halves, whose difference does not overflow
+            shares = (0.5 * values.astype(np.float64) - 0.5 * low) / (0.5 * high - 0.5 * low)
+        else:  # differences modulo 2^64 are exact, also of integers that float64 rounds
+            shares = (values.astype(np.uint64) - np.uint64(int(low) % 2**64)) / float(int(high) - int(low))
+        image[...] = np.rint(255.0 * shares)
+    return levels

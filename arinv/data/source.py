@@ -5,8 +5,9 @@ opened with resize="original" returns images [H, W, C] as they are stored.
 """
 
 import dataclasses
+import hashlib
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent import futures
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -29,6 +30,7 @@ class SourceInfo:
       class_names: one name per class, in the order of the labels.
       image_size: side S of the images, in pixels.
       left_out: entries of a folder that are not readable images, as text; empty for none.
+      note: what is unusual about the classes of a folder, as text; empty for nothing.
       channels: C of the images, 3 or 1 for grey ones.
       parts: ranges of the stored splits that the split consists of, (name, first example, end); empty for all of the
         split of this name.
@@ -43,6 +45,7 @@ class SourceInfo:
     left_out: str = ""
     channels: int = 3
     parts: tuple[tuple[str, int, int], ...] = ()
+    note: str = ""
 
 
 class Published(NamedTuple):
@@ -106,6 +109,10 @@ class View:
         """Returns the labels of all examples, int32 [N]."""
         return self._source.read_labels()
 
+    def read_digests(self) -> np.ndarray | None:
+        """Returns a hash of the stored pixels of each example, uint64 [N]; None where that is not quick."""
+        return self._source.read_digests() if hasattr(self._source, "read_digests") else None
+
 
 class Subset(View):
     """Some examples of a source, by their indices; labels keep their numbers."""
@@ -122,6 +129,11 @@ class Subset(View):
     def read_labels(self) -> np.ndarray:
         """Returns the labels of the kept examples, int32 [N]."""
         return super().read_labels()[self._indices]
+
+    def read_digests(self) -> np.ndarray | None:
+        """Returns a hash of the stored pixels of each kept example, uint64 [N]; None where that is not quick."""
+        digests = super().read_digests()
+        return None if digests is None else digests[self._indices]
 
 
 class Renumbered(View):
@@ -161,6 +173,8 @@ def class_labels(classes: Sequence[int | str], info: SourceInfo) -> list[int]:
     Raises:
       UserError: a name or a label that the dataset does not have, or no class at all.
     """
+    if isinstance(classes, str) or not isinstance(classes, Iterable):
+        raise UserError(f"classes={classes!r} must be several labels or names, such as [1] or ['cat', 'dog']")
     labels = []
     for item in classes:
         if isinstance(item, str) and item in info.class_names:
@@ -178,6 +192,35 @@ def class_labels(classes: Sequence[int | str], info: SourceInfo) -> list[int]:
     if not labels:
         raise UserError("classes is empty; name at least one class, or omit it to keep all")
     return sorted(set(labels))
+
+
+def digest(image: np.ndarray) -> int:
+    """Returns a hash of the pixels of an image, 64 bits."""
+    return int.from_bytes(hashlib.blake2b(np.ascontiguousarray(image), digest_size=8).digest(), "little")
+
+
+def count_copies(train: Source, test: Source) -> int:
+    """Returns how many test images have the pixels of a training image; 0 where it is not quick to find out."""
+    train_digests, test_digests = (s.read_digests() if hasattr(s, "read_digests") else None for s in (train, test))
+    return 0 if train_digests is None or test_digests is None else int(np.isin(test_digests, train_digests).sum())
+
+
+def report_absent(source: Source) -> str:
+    """Returns a line on classes of a user's dataset without an example; empty where there is none, or one class.
+
+    Args:
+      source: of a user's data, such as a folder; the labels of others are not read.
+    """
+    names = source.info.class_names
+    if not hasattr(source, "read_digests") or source.read_digests() is None:
+        return ""
+    absent = [names[label] for label in np.setdiff1d(np.arange(len(names)), source.read_labels())]
+    if not absent or len(names) < 2:
+        return ""
+    return (
+        f"warning: {len(absent)} of the {len(names)} classes have no image in split {source.info.split!r} of "
+        f"{source.info.name}: {', '.join(absent[:6])}; accuracies are of the others"
+    )
 
 
 def read_examples(source: Source, indices: Sequence[int]) -> list[dict[str, Any]]:

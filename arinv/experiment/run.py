@@ -408,6 +408,8 @@ def open_source(config: ConfigDict, split: str, *, resize: str = "") -> data.Sou
     )
     report_skipped(f"{fields.name} {split}", source.num_skipped)
     report_skipped(fields.name, 0, source.info.left_out)
+    if source.info.note and jax.process_index() == 0:
+        _print_once(f"{fields.name}: {source.info.note}")
     return source
 
 

@@ -16,9 +16,10 @@ from arinv.experiment import checkpoint, descriptions
 from arinv.experiment.checkpoint import Checkpoints
 from arinv.experiment.run import Run
 from arinv.experiment.state import TrainState
-from arinv.experiment.trained import Trained
+from arinv.experiment.trained import CLASSIFIER, Trained
 from arinv.experiment.writer import Writer, progress_bar, progress_callback
 from arinv.models.encoders.base import Normalization, mean_std
+from arinv.ops.augment import check_strengths
 from arinv.train import accelerators, loop, optimizers
 from arinv.train.feed import Batches, collect
 from arinv.train.speed import Profile, check_steps
@@ -73,7 +74,8 @@ def check(config: ConfigDict) -> None:
     """Checks the fields that every training has.
 
     Raises:
-      UserError: number out of range, unknown optimizer or schedule, or dataset that is unknown or does not exist.
+      UserError: number out of range, also of augmentation, unknown optimizer or schedule, or dataset that is unknown or
+        does not exist.
     """
     data.check_name(config.data.name)
     if config.num_steps < 0:
@@ -81,6 +83,7 @@ def check(config: ConfigDict) -> None:
     if config.data.extra.name:
         data.check_name(config.data.extra.name)
     _resized_crop(config)
+    check_strengths(config.augmentation, image_size=config.data.image_size, prefix="augmentation.")
     if config.data.resize not in RESIZE_MODES:
         raise unknown("data.resize", config.data.resize, RESIZE_MODES)
     for name in ("every_steps", "checkpoint_every_steps", "keep_checkpoints", "num_images"):
@@ -134,6 +137,13 @@ def train(
     run.begin()
     run.report(_summary(config, train, test, setup.normalization))
     run.warn_overlap(train.info, test.info)
+    if copies := data.count_copies(train, test):
+        run.report(
+            f"warning: {copies:,} of {len(test):,} test images are copies of training images: the results are not "
+            "those of new images"
+        )
+    if config.task == CLASSIFIER and (text := data.report_absent(test)):
+        run.report(text)
     init_key, train_key, evaluate_key = (jax.random.fold_in(run.key, stream) for stream in (_INIT, _TRAIN, _EVALUATE))
     names = jax.eval_shape(setup.init, run.key).variables
     num_steps = total_steps(config, batches.steps_per_epoch)

@@ -192,6 +192,9 @@ def _check_folder(folder: pathlib.Path, settings: dict) -> None:
     Raises:
       UserError: it holds something else.
     """
+    others = sorted(path.name for path in folder.parent.glob("*") if path.is_dir() and path != folder)
+    if others:  # TFDS would open one of these
+        raise UserError(f"{folder.parent} holds {', '.join(others[:5])} of another dataset; give another name")
     if not folder.exists() or not any(folder.iterdir()):
         return
     try:

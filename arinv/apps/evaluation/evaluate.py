@@ -85,11 +85,15 @@ def run(run: Run) -> dict[str, Any]:
             f"{difference}: reconstructions of its {len(test)} images (data.test_split={test.info.split!r}) are "
             "measured, accuracies are not"
         )
+    if measure is not None:
+        measurement.check_num_images(config, len(test))
     run_pass = _make_pass(run, arrays, encoder.module)
 
     run.begin()
     if figures is None:
         if line := descriptions.attack_difference(encoder.description, eps=attack["eps"], norm=attack["norm"]):
+            run.report(line)
+        if line := data.report_absent(test):
             run.report(line)
         step = classifier.make_eval_step(encoder.module, attack=attack)
         figures, _ = run_pass("attacking", step, encoder.variables)

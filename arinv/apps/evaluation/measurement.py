@@ -35,6 +35,21 @@ def check(config: ConfigDict) -> None:
             check_network(config, _field(config, name), name)
         if METRICS[name].heads:
             models.load_lpips_heads(METRICS[name].heads)
+    check_num_images(config, config.data.get("num_test", 0) or 2)
+
+
+def check_num_images(config: ConfigDict, count: int) -> None:
+    """Checks that there are images enough for the metrics of the config.
+
+    Args:
+      config: of the task.
+      count: number of test images.
+
+    Raises:
+      UserError: a metric of the whole set, such as FID, and one image.
+    """
+    if count < 2 and (names := [name for name in _names(config) if METRICS[name].needs_set]):
+        raise UserError(f"{', '.join(names)} of one image is undefined; name two or more, such as data.num_test=2")
 
 
 class Measurement:

@@ -1,6 +1,7 @@
 """Image files of every format, and folders of them."""
 
 import io
+import shutil
 import struct
 import zlib
 
@@ -552,3 +553,51 @@ def test_links_inside_of_a_split_and_between_test_and_val_are_none(tmp_path):
     (tmp_path / "train" / "a" / "again.png").symlink_to("0.png")
     infos = {split: data.open_source(f"folder:{tmp_path}", split=split).info for split in ("train", "test", "val")}
     assert not data.share_images(infos["train"], infos["test"]) and not data.share_images(infos["train"], infos["val"])
+
+
+def test_folder_notes_folders_of_classes_that_have_folders_themselves(tmp_path):
+    for fold in ("fold1", "fold2"):
+        for name in ("cat", "dog"):
+            _fill(tmp_path / "folds" / fold / name, 3)
+    for name in ("cat", "dog"):
+        _fill(tmp_path / "plain" / name / "images", 3)
+    note = data.open_source(f"folder:{tmp_path / 'folds'}", image_size=8).info.note
+    assert "fold1 (cat, dog), fold2 (cat, dog)" in note
+    assert not data.open_source(f"folder:{tmp_path / 'plain'}", image_size=8).info.note
+
+
+def test_copies_and_absent_classes_of_a_test_split(tmp_path):
+    for name, seed in (("cat", 1), ("dog", 2)):
+        _fill(tmp_path / "train" / name, 4, seed=seed)
+    (tmp_path / "test" / "cat").mkdir(parents=True)
+    for i, path in enumerate(sorted((tmp_path / "train" / "cat").iterdir())[:2]):
+        shutil.copy(path, tmp_path / "test" / "cat" / f"copy{i}.png")
+    _fill(tmp_path / "test" / "cat", 1, seed=3)
+    train, test = (data.open_source(f"folder:{tmp_path}", split=s, image_size=8) for s in ("train", "test"))
+    assert data.count_copies(train, test) == 2 and data.count_copies(test, train) == 2
+    assert "1 of the 2 classes have no image in split 'test'" in data.report_absent(test)
+    assert ": dog;" in data.report_absent(test) and not data.report_absent(train)
+    one = data.open_source(f"folder:{tmp_path}", split="train", image_size=8, classes=["dog"])
+    assert data.count_copies(one, test) == 0
+    photographs = data.open_source("photos", image_size=8)
+    assert data.count_copies(photographs, test) == 0 and not data.report_absent(photographs)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: data.resize_u8(np.zeros((4, 4, 3), np.float32), 2), "must be uint8 .*, got float32"),
+        (lambda: data.resize_u8([[1]], 2), "got list"),
+        (lambda: data.resize_u8(np.zeros((4, 4, 3), np.uint8), 0), "size must be at least 1, got 0"),
+        (lambda: data.means_u8(np.zeros((4, 4, 3), np.uint8), 0), "size must be at least 1, got 0"),
+        (lambda: data.limit_side(np.zeros((4, 4, 3), np.uint8), -4), "max_side must be at least 0, got -4"),
+        (lambda: data.read_image(None), "cannot read image None"),
+        (lambda: data.open_images(None), "cannot open images None"),
+        (lambda: data.open_source("tfds:cifar10", data_dir=3), "data_dir=3 must be a directory"),
+        (lambda: data.open_source("photos", classes="12"), "classes='12' must be several labels or names"),
+        (lambda: data.open_source("photos", classes=1), "classes=1 must be several labels or names"),
+    ],
+)
+def test_arguments_of_the_wrong_type_are_named(call, message):
+    with pytest.raises(UserError, match=message):
+        call()

@@ -165,3 +165,23 @@ def test_folder_of_slices_is_one_volume_and_reports_the_rest(tmp_path):
     image.save(tmp_path / "labels" / "1.png")
     with pytest.raises(UserError, match=r"has images in several folders \(labels, raw\)"):
         data.open_source(f"volume:{tmp_path}", split="train")
+
+
+@pytest.mark.parametrize(
+    "shifted",
+    [
+        lambda x: x.astype(np.int64) + 2**40,
+        lambda x: x.astype(np.uint64) + 2**63,
+        lambda x: x.astype(np.int64) * (2**55) - 2**62,
+        lambda x: x / 255 + 1e8,
+        lambda x: (x / 127.5 - 1) * 3e38,
+        lambda x: (x / 127.5 - 1) * 1.7e308,
+        lambda x: x * 1e-310,
+    ],
+)
+def test_levels_do_not_depend_on_the_units_of_a_volume(tmp_path, shifted):
+    levels = np.random.default_rng(0).integers(0, 256, (10, 6, 6))
+    levels[0, 0, :2] = 0, 255
+    np.save(tmp_path / "a.npy", shifted(levels))
+    images, _ = images_of(f"volume:{tmp_path / 'a.npy'}", "test", image_size=6)
+    np.testing.assert_array_equal(images[..., 0], levels[8:])
