@@ -21,9 +21,10 @@ def parse(arg: str | None, **defaults) -> ConfigDict:
       **defaults: every argument with its default.
 
     Raises:
-      ValueError: an unknown name, or a value of another type; one line that lists what is allowed.
+      ValueError: an unknown name, one that is given twice, or a value of another type; one line that lists what is
+        allowed.
     """
-    values, before = dict(defaults), ""
+    values, given, before = dict(defaults), {}, ""
     for name, text in _split(arg or "", defaults):
         if name not in defaults:
             close = difflib.get_close_matches(name, defaults, n=1)
@@ -35,6 +36,9 @@ def parse(arg: str | None, **defaults) -> ConfigDict:
             raise ValueError(f"unknown config argument {name!r}; known: {known}. {fields}{hint}")
         if text is None:
             raise ValueError(f"config argument {name!r} needs a value: {name}=...")
+        if name in given:
+            raise ValueError(f"config argument {name!r} is given twice, {given[name]!r} and {text!r}; give it once")
+        given[name] = text
         values[name], before = _convert(name, text, defaults[name]), name
     return ConfigDict(values)
 

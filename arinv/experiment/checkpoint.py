@@ -176,7 +176,7 @@ def load_description(workdir: pathlib.Path, *, kind: str = "") -> Mapping[str, A
     if exported.is_file(workdir):
         description = exported.load_description(workdir)
     else:
-        description = newest_readable(_of_run(workdir), lambda path: read_json(path / "description"))[0]
+        description = newest_readable(_of_run(workdir), _read_description)[0]
     if kind and description.get("kind") != kind:
         encoder = (paths.canonical(workdir) / str(description.get("encoder_workdir", ""))).resolve()
         runs = [encoder, *(path for path, _ in _runs_near(workdir))]
@@ -185,6 +185,18 @@ def load_description(workdir: pathlib.Path, *, kind: str = "") -> Mapping[str, A
             f"{workdir} holds {article(description.get('kind'))}; name the workdir of "
             f"{article(kind)}'s training{example}"
         )
+    return description
+
+
+def _read_description(path: pathlib.Path) -> dict[str, Any]:
+    """Returns the description in a checkpoint.
+
+    Raises:
+      DamagedCheckpoint: it cannot be read, or is that of no network.
+    """
+    description = read_json(path / "description")
+    if not isinstance(description.get("kind"), str):
+        raise DamagedCheckpoint(f"checkpoint {path} cannot be read (its description names no kind of network)")
     return description
 
 
@@ -361,13 +373,16 @@ def restore_items(reader: ocp.Checkpointer, path: pathlib.Path, target: Any) -> 
     return _read(path.parent, lambda: reader.restore(path, args=ocp.args.StandardRestore(target)))
 
 
-def read_json(path: pathlib.Path) -> Any:
+def read_json(path: pathlib.Path) -> dict[str, Any]:
     """Returns the plain JSON of one item of a checkpoint.
 
     Raises:
-      DamagedCheckpoint: it cannot be read.
+      DamagedCheckpoint: it cannot be read, or is no object.
     """
-    return _read(path.parent, lambda: json.loads((path / "metadata").read_bytes()))
+    value = _read(path.parent, lambda: json.loads((path / "metadata").read_bytes()))
+    if not isinstance(value, dict):
+        raise DamagedCheckpoint(f"checkpoint {path.parent} cannot be read ({path.name} is no JSON object)")
+    return value
 
 
 def _read(path: pathlib.Path, read: Callable[[], Any]) -> Any:

@@ -26,6 +26,7 @@ _FIELDS = {  # kind -> what its networks cannot be rebuilt without
     "autoencoder": {"autoencoder": dict, "image_size": int},
     "gan": {"gan": dict, "image_size": int},
 }
+_OPTIONAL = {"attack": dict, "recipe": dict, "resize": str, "variant": str, "weights": str}
 
 
 class OtherSize(UserError):
@@ -50,6 +51,7 @@ def check_fields(description: Any, place: pathlib.Path) -> dict[str, Any]:
     fields = dict(_FIELDS[kind])
     if kind in ("inverter", "denoiser") and not description.get("initial"):
         fields["encoder_workdir"] = str
+    fields |= {name: form for name, form in _OPTIONAL.items() if description.get(name) is not None}
     for name, form in fields.items():
         value = description.get(name)
         if type(value) is not form or (name == "image_size" and value < 1):

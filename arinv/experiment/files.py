@@ -61,6 +61,16 @@ def write_png(path: pathlib.Path, image_u8: np.ndarray) -> None:
         Image.fromarray(image_u8).save(temporary, format="PNG")
 
 
+def is_image(path: pathlib.Path) -> bool:
+    """Returns whether a file exists and holds a complete image, as those do that `write_png` wrote."""
+    try:
+        with Image.open(path) as image:
+            image.load()
+    except Exception:  # Pillow's decoders raise many kinds of errors
+        return False
+    return True
+
+
 def write_arrays(path: pathlib.Path, arrays: Mapping[str, np.ndarray], *, compressed: bool = True) -> None:
     """Writes named arrays, atomically.
 

@@ -56,6 +56,8 @@ def load(
     if not isinstance(reference, str | os.PathLike):
         raise UserError(f"load needs a workdir or 'zoo:NAME', got {reference!r}")
     kinds, dtype = (kind,) if isinstance(kind, str) else kind, as_dtype(dtype)
+    if not isinstance(kinds, tuple | list) or not all(isinstance(name, str) for name in kinds):
+        raise UserError(f"kind={kind!r} must be a kind of network, such as 'inverter', or a tuple of kinds")
     parallel.count_devices()  # raises
     workdir = zoo.resolve(reference) if zoo.is_reference(reference) else pathlib.Path(reference)
     workdir = zoo.network(workdir, kinds)

@@ -70,6 +70,7 @@ ENCODERS: dict[str, Architecture] = {
 }
 
 _MINIMUM = {"num_classes": 0, "first_octave": -1}  # of whole numbers; 1 of the others
+_MAXIMUM = 1_000_000  # of whole numbers; no memory holds wider or deeper networks
 
 
 class Denoiser(NamedTuple):
@@ -140,7 +141,8 @@ def _check_options(owner: str, module: type[nn.Module], options: Mapping[str, An
         elif fields[option] is bool:
             check_flag(value, name)
         elif fields[option] is int:
-            check_count(value, name, minimum=_MINIMUM.get(option, 1))
+            if check_count(value, name, minimum=_MINIMUM.get(option, 1)) > _MAXIMUM:
+                raise UserError(f"{name} must be at most {_MAXIMUM:,}; got {value}")
         elif fields[option] is float:
             check_number(value, name)
         elif fields[option] is str and not isinstance(value, str):

@@ -73,17 +73,20 @@ def test_invert_keeps_the_size_of_every_kind_of_image(inverted, folder):
 
 
 def test_invert_resumes_to_the_same_bytes(untrained, folder, inverted, tmp_path):
-    """Without results.json, one reconstruction and the numbers of another."""
+    """Without results.json and one reconstruction, with a damaged one and damaged numbers of another."""
     workdir = tmp_path / "out"
     shutil.copytree(inverted, workdir)
     lost, kept = workdir / "robust" / "rgb.png", workdir / "robust" / "cmyk.jpg.png"
     before, time = lost.read_bytes(), kept.stat().st_mtime_ns
     lost.unlink()
+    damaged = workdir / "standard" / "rgb.png"
+    whole = damaged.read_bytes()
+    damaged.write_bytes(whole[:100])
     (workdir / "results.json").unlink()
     part = next((workdir / "parts" / "standard").glob("*.npz"))
     part.write_bytes(part.read_bytes()[:-7])
     main.run(configure(invert, own(untrained, folder)), workdir)
-    assert lost.read_bytes() == before and kept.stat().st_mtime_ns == time
+    assert damaged.read_bytes() == whole and lost.read_bytes() == before and kept.stat().st_mtime_ns == time
     for name in ("reconstructions.csv", "overview.png"):
         assert (workdir / name).read_bytes() == (inverted / name).read_bytes()
 

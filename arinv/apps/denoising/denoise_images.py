@@ -19,7 +19,7 @@ from arinv.apps.inversion.invert_images import output_files
 from arinv.errors import UserError
 from arinv.experiment import workdirs
 from arinv.experiment.figures import center_window, evenly, labeled_grid, short_names
-from arinv.experiment.files import write_png
+from arinv.experiment.files import is_image, write_png
 from arinv.experiment.run import Run, check_images, check_num_images, dtype_of
 from arinv.experiment.writer import progress_bar
 from arinv.ops import degradations
@@ -64,7 +64,7 @@ def run(run: Run) -> dict[str, Any]:
     run.cache(_FOLDER, denoiser.fingerprint, files=images.paths).claim()
     for i, name in enumerate(progress_bar(images.names, config.title, unit="image")):
         path = run.workdir / files[name]
-        if not path.exists():
+        if not is_image(path):
             denoised = tiles.denoise(denoiser.denoise_fn, _input(config, name, images[i])[None], **config.tiles)
             write_png(path, np.asarray(to_uint8(denoised[0])))
     results = {

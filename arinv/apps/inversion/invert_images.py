@@ -27,7 +27,7 @@ from arinv.errors import UserError
 from arinv.experiment import report, workdirs
 from arinv.experiment.cache import ResultCache, cache_key
 from arinv.experiment.figures import fit, labeled_grid
-from arinv.experiment.files import write_csv, write_png
+from arinv.experiment.files import is_image, write_csv, write_png
 from arinv.experiment.run import Run, check_images, check_num_images, dtype_of
 from arinv.experiment.trained import Trained
 from arinv.experiment.writer import progress_bar
@@ -169,8 +169,8 @@ def _read_sizes(config: ConfigDict, images: data.ImageFiles) -> tuple[Sizes, lis
 def _load_rows(
     caches: Mapping[int, ResultCache], names: Sequence[str], folder: pathlib.Path, files: Sequence[str]
 ) -> dict[int, dict[str, float]]:
-    """Returns the numbers of the images that are finished and whose reconstructions exist."""
-    parts = {i: cache.load(cache_key(names[i])) for i, cache in caches.items() if (folder / files[i]).exists()}
+    """Returns the numbers of the images that are finished and whose reconstructions can be read."""
+    parts = {i: cache.load(cache_key(names[i])) for i, cache in caches.items() if is_image(folder / files[i])}
     return {i: {m: float(value) for m, value in part.items()} for i, part in parts.items() if part is not None}
 
 

@@ -24,7 +24,7 @@ from arinv.apps.style.levels import PairStylizer, check_levels, columns, load_le
 from arinv.apps.style.transfer import ORDERS
 from arinv.errors import UserError, unknown
 from arinv.experiment import workdirs
-from arinv.experiment.files import write_png
+from arinv.experiment.files import is_image, write_png
 from arinv.experiment.run import Run, check_fields
 from arinv.experiment.writer import progress_bar
 from arinv.ops import wct
@@ -131,7 +131,7 @@ def _write_images(run: Run, stylizer: PairStylizer, entry: str, contents: Sequen
     with progress_bar(None, title, total=sum(len(batch.items) for batch in batches), unit="image") as bar:
         for batch in batches:
             paths = [output_path(run.workdir, entry, contents[i], names[k]) for i, k in batch.items]
-            if not all(path.exists() for path in paths):
+            if not all(is_image(path) for path in paths):
                 for path, image in zip(paths, stylizer.make(batch), strict=True):
                     write_png(path, image)
             bar.update(len(batch.items))

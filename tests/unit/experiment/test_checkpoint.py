@@ -327,3 +327,15 @@ def test_check_sources_names_the_field(saved, tmp_path):
         workdirs.check_sources({tmp_path / "run": config})
     config.encoder.checkpoint = str(tmp_path / "exp" / "encoder")
     workdirs.check_sources({tmp_path / "run": config})
+
+
+@pytest.mark.parametrize("text", ["[]", "null", "{}", '{"kind": 3}'])
+def test_descriptions_and_positions_that_are_no_objects_are_damaged(tmp_path, text):
+    save(tmp_path, one_device_mesh())
+    for name in ("description", "data"):
+        (tmp_path / "checkpoints" / "7" / name / "metadata").write_text(text)
+    with pytest.raises(UserError, match="description .*no JSON object|description names no kind of network"):
+        checkpoint.load_description(tmp_path)
+    if text in ("[]", "null"):
+        with pytest.raises(UserError, match="data is no JSON object"):
+            restore(tmp_path, one_device_mesh())
