@@ -21,13 +21,14 @@ from arinv.data.opening import (
     check_split,
     open_source,
     published,
+    report_absent,
     same_dataset,
     share_images,
     split_name,
     stored_side,
 )
 from arinv.data.photos import is_photographs, open_photographs, photograph_names, read_photograph
-from arinv.data.source import Published, Renumbered, Source, SourceInfo, count_copies, load_arrays, report_absent
+from arinv.data.source import Published, Renumbered, Source, SourceInfo, count_copies, load_arrays
 
 __all__ = [
     "LARGEST_SIDE",

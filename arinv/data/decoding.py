@@ -200,9 +200,10 @@ def _deep_grey_to_rgb(image: Image.Image, name: str) -> Image.Image:
 
 
 def _check_u8(image: np.ndarray) -> None:
-    if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim not in (2, 3) or 0 in image.shape:
+    is_u8 = isinstance(image, np.ndarray) and image.dtype == np.uint8 and 0 not in image.shape
+    if not is_u8 or not (image.ndim == 2 or image.ndim == 3 and image.shape[-1] == 3):
         kind = f"{image.dtype} {image.shape}" if hasattr(image, "dtype") else type(image).__name__
-        raise UserError(f"an image must be uint8 [H, W, C] in 0..255, got {kind}")
+        raise UserError(f"an image must be uint8 [H, W, 3] or [H, W] in 0..255, got {kind}")
 
 
 def resize_u8(image: np.ndarray, size: int, mode: str = "squash") -> np.ndarray:

@@ -111,12 +111,12 @@ class Folder:
         return np.array([label for _, label in self._files], np.int32)
 
     def read_digests(self) -> np.ndarray:
-        """Returns a hash of the pixels of each image, uint64 [N]."""
+        """Returns a hash of each image's file, uint64 [N]."""
         return self._digests
 
     def _check(self, path: pathlib.Path) -> np.ndarray:
         image = self._read(path)
-        self._digests_of[path] = digest(image)
+        self._digests_of[path] = digest(np.fromfile(path, np.uint8))  # of the file: images may have several sizes
         return image
 
     def _read(self, path: pathlib.Path) -> np.ndarray:

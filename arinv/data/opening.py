@@ -300,6 +300,24 @@ def share_images(first: SourceInfo, second: SourceInfo) -> bool:
     return any(a[0] == b[0] and max(a[1], b[1]) < min(a[2], b[2]) for a, b in pairs)
 
 
+def report_absent(source: Source) -> str:
+    """Returns a line on classes of a user's dataset without an example; empty where there is none, or one class.
+
+    Args:
+      source: of a user's data, such as a folder, with all its classes or numbered anew; others give no line.
+    """
+    names = source.info.class_names
+    if not split_name(source.info.name)[0].user_data:
+        return ""
+    absent = [names[label] for label in np.setdiff1d(np.arange(len(names)), source.read_labels())]
+    if not absent or len(names) < 2:
+        return ""
+    return (
+        f"warning: {len(absent)} of the {len(names)} classes have no image in split {source.info.split!r} of "
+        f"{source.info.name}: {', '.join(absent[:6])}; accuracies are of the others"
+    )
+
+
 def stored_side(name: str, image_size: int) -> int:
     """Returns the side of the images of a dataset as they are stored, in pixels; 0 for photographs of any size.
 

@@ -7,7 +7,7 @@ opened with resize="original" returns images [H, W, C] as they are stored.
 import dataclasses
 import hashlib
 import weakref
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent import futures
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -110,7 +110,7 @@ class View:
         return self._source.read_labels()
 
     def read_digests(self) -> np.ndarray | None:
-        """Returns a hash of the stored pixels of each example, uint64 [N]; None where that is not quick."""
+        """Returns a hash of each example as it is stored, uint64 [N]; None where that is not quick."""
         return self._source.read_digests() if hasattr(self._source, "read_digests") else None
 
 
@@ -131,7 +131,7 @@ class Subset(View):
         return super().read_labels()[self._indices]
 
     def read_digests(self) -> np.ndarray | None:
-        """Returns a hash of the stored pixels of each kept example, uint64 [N]; None where that is not quick."""
+        """Returns a hash of each kept example as it is stored, uint64 [N]; None where that is not quick."""
         digests = super().read_digests()
         return None if digests is None else digests[self._indices]
 
@@ -173,7 +173,7 @@ def class_labels(classes: Sequence[int | str], info: SourceInfo) -> list[int]:
     Raises:
       UserError: a name or a label that the dataset does not have, or no class at all.
     """
-    if isinstance(classes, str) or not isinstance(classes, Iterable):
+    if isinstance(classes, str) or not np.ndim(classes):
         raise UserError(f"classes={classes!r} must be several labels or names, such as [1] or ['cat', 'dog']")
     labels = []
     for item in classes:
@@ -194,33 +194,15 @@ def class_labels(classes: Sequence[int | str], info: SourceInfo) -> list[int]:
     return sorted(set(labels))
 
 
-def digest(image: np.ndarray) -> int:
-    """Returns a hash of the pixels of an image, 64 bits."""
-    return int.from_bytes(hashlib.blake2b(np.ascontiguousarray(image), digest_size=8).digest(), "little")
+def digest(values: np.ndarray) -> int:
+    """Returns a hash of an array's bytes, 64 bits."""
+    return int.from_bytes(hashlib.blake2b(np.ascontiguousarray(values), digest_size=8).digest(), "little")
 
 
 def count_copies(train: Source, test: Source) -> int:
-    """Returns how many test images have the pixels of a training image; 0 where it is not quick to find out."""
+    """Returns how many test images have the bytes of a training image; 0 for datasets whose bytes are slow to read."""
     train_digests, test_digests = (s.read_digests() if hasattr(s, "read_digests") else None for s in (train, test))
     return 0 if train_digests is None or test_digests is None else int(np.isin(test_digests, train_digests).sum())
-
-
-def report_absent(source: Source) -> str:
-    """Returns a line on classes of a user's dataset without an example; empty where there is none, or one class.
-
-    Args:
-      source: of a user's data, such as a folder; the labels of others are not read.
-    """
-    names = source.info.class_names
-    if not hasattr(source, "read_digests") or source.read_digests() is None:
-        return ""
-    absent = [names[label] for label in np.setdiff1d(np.arange(len(names)), source.read_labels())]
-    if not absent or len(names) < 2:
-        return ""
-    return (
-        f"warning: {len(absent)} of the {len(names)} classes have no image in split {source.info.split!r} of "
-        f"{source.info.name}: {', '.join(absent[:6])}; accuracies are of the others"
-    )
 
 
 def read_examples(source: Source, indices: Sequence[int]) -> list[dict[str, Any]]:

@@ -63,7 +63,6 @@ class _Lock:
         self._created = [folder for folder in (workdir, *workdir.parents) if not folder.exists()]
         self.token = uuid.uuid4().hex
         try:
-            workdir.mkdir(parents=True, exist_ok=True)
             self._file = _take(self._path)
             self._beats = 0
             self._write()
@@ -115,6 +114,7 @@ def _take(path: pathlib.Path) -> int:
       UserError: a running process has locked it.
     """
     while True:
+        path.parent.mkdir(parents=True, exist_ok=True)  # the previous run deletes one that it left empty
         file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
             has_kernel_lock = _flock(file)

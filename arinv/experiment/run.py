@@ -408,8 +408,7 @@ def open_source(config: ConfigDict, split: str, *, resize: str = "") -> data.Sou
     )
     report_skipped(f"{fields.name} {split}", source.num_skipped)
     report_skipped(fields.name, 0, source.info.left_out)
-    if source.info.note and jax.process_index() == 0:
-        _print_once(f"{fields.name}: {source.info.note}")
+    report_note(fields.name, source.info.note)
     return source
 
 
@@ -446,6 +445,12 @@ def report_skipped(name: str, num_skipped: int, left_out: str = "", *, files: Se
         print(f"{name}: skipped {num_skipped} unreadable image(s){names}{more}", file=sys.stderr, flush=True)
     if left_out and jax.process_index() == 0:
         _print_once(f"{name}: left out {left_out}")
+
+
+def report_note(name: str, note: str) -> None:
+    """Prints on stderr what is unusual about the classes of a dataset, once; on process 0 only."""
+    if note and jax.process_index() == 0:
+        _print_once(f"{name}: {note}")
 
 
 @functools.cache

@@ -135,9 +135,7 @@ def frechet_distance(mean_a: ArrayLike, covariance_a: ArrayLike, mean_b: ArrayLi
     for name, covariance in (("covariance_a", covariance_a), ("covariance_b", covariance_b)):
         _check_covariance(name, covariance)
     with jax.enable_x64(True), jax.default_device(_float64_device()):
-        root, smallest = jax.device_get(_trace_of_sqrt_product(covariance_a, covariance_b))
-    if (smallest < -_SYMMETRY).any():  # never true of NaN
-        raise UserError("covariance_a and covariance_b must be positive semidefinite; one has a negative eigenvalue.")
+        root = float(_trace_of_sqrt_product(covariance_a, covariance_b))
     distance = np.sum(np.square(mean_a - mean_b)) + np.trace(covariance_a) + np.trace(covariance_b) - 2 * root
     return float(np.maximum(distance, 0.0))  # rounding may make equal distributions negative
 
@@ -146,7 +144,7 @@ def _check_covariance(name: str, covariance: np.ndarray) -> None:
     """Checks that a finite matrix may be a covariance; others have the distance NaN.
 
     Raises:
-      UserError: it is not symmetric, or has a negative variance.
+      UserError: it is not symmetric, or has a negative variance or eigenvalue.
     """
     if not np.isfinite(covariance).all():
         return
@@ -155,6 +153,10 @@ def _check_covariance(name: str, covariance: np.ndarray) -> None:
         raise UserError(f"{name} must be symmetric, as a covariance is.")
     if np.diagonal(covariance).min(initial=0.0) < -_SYMMETRY * size:
         raise UserError(f"{name} must have variances of 0 or more, got {np.diagonal(covariance).min():g}.")
+    with jax.enable_x64(True), jax.default_device(_float64_device()):
+        smallest = float(_smallest_eigenvalue(covariance)) if covariance.size else 0.0
+    if smallest < -_SYMMETRY * size:
+        raise UserError(f"{name} must be positive semidefinite, as a covariance is; an eigenvalue is {smallest:g}.")
 
 
 def moments_distance(a: FeatureMoments, b: FeatureMoments) -> float:
@@ -174,6 +176,7 @@ def moments_distance(a: FeatureMoments, b: FeatureMoments) -> float:
 
 
 _trace_of_sqrt_product = jax.jit(linalg.trace_of_sqrt_product)
+_smallest_eigenvalue = jax.jit(lambda matrix: jnp.linalg.eigvalsh(matrix)[0])
 
 
 def _float64_device() -> jax.Device:

@@ -61,7 +61,7 @@ def to_uint8(images: ArrayLike) -> Array:
     Raises:
       UserError: integers.
     """
-    levels = jnp.clip(_floating(as_array(images, "images")), 0.0, 1.0) * 255.0
+    levels = jnp.clip(_floating(as_array(images, "images")).astype(jnp.float32), 0.0, 1.0) * 255.0
     return jnp.nan_to_num(jnp.floor(levels + 0.5)).astype(jnp.uint8)
 
 

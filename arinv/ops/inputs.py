@@ -655,7 +655,7 @@ def as_array(value: Any, name: str) -> ArrayLike:
       name: its name in errors.
 
     Returns:
-      A JAX array unchanged, anything else as a NumPy array.
+      A JAX array unchanged, a list of traced numbers as one, anything else as a NumPy array.
 
     Raises:
       UserError: text, dates, complex numbers, objects, ragged lists, or an array with a mask.
@@ -666,13 +666,18 @@ def as_array(value: Any, name: str) -> ArrayLike:
         array = value
     else:
         try:
-            array = np.asarray(value)
-        except Exception:  # ragged lists, tracers in a list; arrays of other libraries raise errors of their own
+            array = jnp.asarray(value) if _is_traced(value) else np.asarray(value)
+        except Exception:  # ragged lists; arrays of other libraries raise errors of their own
             array = None
     if array is None or not _is_real(array.dtype):
         got = f"{array.dtype} of shape {array.shape}" if isinstance(value, jax.Array | np.ndarray) else _short(value)
         raise UserError(f"{name} must be an array of numbers, got {got}.")
     return array
+
+
+def _is_traced(value: Any) -> bool:
+    """Returns whether a value is a list with traced numbers, or an object that JAX alone makes an array of."""
+    return hasattr(value, "__jax_array__") or any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(value))
 
 
 def _is_real(dtype: Any) -> bool:

@@ -131,7 +131,7 @@ def _eigh(matrices: Array) -> tuple[Array, Array]:
     return jax.lax.map(jnp.linalg.eigh, matrices) if jax.default_backend() == "cpu" else jnp.linalg.eigh(matrices)
 
 
-def trace_of_sqrt_product(a: ArrayLike, b: ArrayLike) -> tuple[Array, Array]:
+def trace_of_sqrt_product(a: ArrayLike, b: ArrayLike) -> Array:
     """Returns the trace of the square root of a b, for symmetric, positive semidefinite a and b.
 
     The eigenvalues of a b are those of sqrt(a) b sqrt(a), which is symmetric, so that two symmetric
@@ -143,13 +143,10 @@ def trace_of_sqrt_product(a: ArrayLike, b: ArrayLike) -> tuple[Array, Array]:
       b: [n, n].
 
     Returns:
-      The trace, 0 or more, and the smallest eigenvalues [2] of a and of sqrt(a) b sqrt(a) over the largest magnitude
-      of each: clearly below 0 where a or b is not positive semidefinite.
+      A scalar, 0 or more.
     """
     with jax.default_matmul_precision("highest"):
         values, vectors = jnp.linalg.eigh(jnp.asarray(a))
         root = (vectors * jnp.sqrt(jnp.maximum(values, 0))[None, :]) @ vectors.T
-        products = jnp.linalg.eigvalsh(root @ jnp.asarray(b) @ root)
-    largest = jnp.stack([jnp.max(jnp.abs(x)) for x in (values, products)])
-    smallest = jnp.stack([values[0], products[0]]) / jnp.where(largest > 0, largest, 1.0)
-    return jnp.sum(jnp.sqrt(jnp.maximum(products, 0))), smallest
+        values = jnp.linalg.eigvalsh(root @ jnp.asarray(b) @ root)
+    return jnp.sum(jnp.sqrt(jnp.maximum(values, 0)))

@@ -225,6 +225,18 @@ def test_stale_lock_of_another_machine_is_replaced(from_elsewhere, tmp_path, cap
     assert "was locked by process 7 on other" in capsys.readouterr().err
 
 
+def test_lock_that_is_released_during_the_wait_is_taken_again(from_elsewhere, tmp_path):
+    def release():
+        (tmp_path / ".lock").unlink()
+        tmp_path.rmdir()  # as a run does that has written nothing
+
+    timer = threading.Timer(0.1, release)
+    timer.start()
+    with lock.hold(tmp_path):
+        timer.join()
+        assert json.loads((tmp_path / ".lock").read_text())["host"] != "other"
+
+
 def test_live_lock_of_another_machine_is_respected(from_elsewhere, tmp_path):
     dead = threading.Event()
 

@@ -24,7 +24,7 @@ from PIL import Image
 from arinv import data
 from arinv.errors import MISTAKE, UserError, user_line
 from arinv.experiment.files import TEMPORARY, replacing, write_json, write_text
-from arinv.experiment.run import report_skipped
+from arinv.experiment.run import report_note, report_skipped
 from arinv.experiment.writer import progress_bar, progress_callback
 from arinv.paths import expanded
 
@@ -134,6 +134,7 @@ def resize(
     for opened in sources.values():
         report_skipped(f"{source} {opened.info.split}", opened.num_skipped)
         report_skipped(source, 0, opened.info.left_out)
+        report_note(source, opened.info.note)
     for first, second in itertools.combinations(sources.values(), 2):
         if data.share_images(first.info, second.info):
             raise UserError(
@@ -192,7 +193,8 @@ def _check_folder(folder: pathlib.Path, settings: dict) -> None:
     Raises:
       UserError: it holds something else.
     """
-    others = sorted(path.name for path in folder.parent.glob("*") if path.is_dir() and path != folder)
+    facts = [*folder.parent.glob("*/dataset_info.json"), *folder.parent.glob("*/*/dataset_info.json")]
+    others = sorted({path.relative_to(folder.parent).parts[0] for path in facts} - {folder.name})
     if others:  # TFDS would open one of these
         raise UserError(f"{folder.parent} holds {', '.join(others[:5])} of another dataset; give another name")
     if not folder.exists() or not any(folder.iterdir()):

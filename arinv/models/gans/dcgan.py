@@ -26,7 +26,7 @@ def base_side(image_size: int) -> tuple[int, int]:
     """Returns the side of the generator's first map, in pixels, and how often it is doubled.
 
     Raises:
-      UserError: an image size that is not 4, 5, 6 or 7 px times a power of two.
+      UserError: an image size that is not 4, 5, 6 or 7 px times 2, 4, 8, ...
     """
     side, doublings = image_size, 0
     while side > _LARGEST_BASE and side % 2 == 0:

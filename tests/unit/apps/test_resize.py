@@ -114,7 +114,11 @@ def test_the_command_refuses_names_sources_and_other_settings(photographs, tmp_p
     ):
         assert main(arguments) == 2
         assert part in capsys.readouterr().err
+    (tmp_path / "out" / "small" / ".ipynb_checkpoints").mkdir()  # no dataset
+    assert main([f"folder:{photographs}", "small", out, "--side=32"]) == 0
     (tmp_path / "out" / "public" / "3.0.2").mkdir(parents=True)
+    (tmp_path / "out" / "public" / "3.0.2" / "dataset_info.json").write_text("{}")
+    capsys.readouterr()
     assert main([f"folder:{photographs}", "public", out, "--side=32"]) == 2
     assert "public holds 3.0.2 of another dataset" in capsys.readouterr().err
     smooth(50, 50, 3).save(photographs / "dog" / "new.png")

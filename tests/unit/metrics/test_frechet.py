@@ -121,7 +121,18 @@ def test_frechet_distance_rejects_mistakes():
         metrics.frechet_distance(np.zeros(2), np.eye(2), np.zeros(2), np.array([[1.0, 0.5], [0.0, 1.0]]))
     with pytest.raises(UserError, match="covariance_a must have variances of 0 or more, got -1"):
         metrics.frechet_distance(np.zeros(2), -np.eye(2), np.zeros(2), np.eye(2))
-    indefinite = np.array([[1.0, 2.0], [2.0, 1.0]])
-    for pair in ((indefinite, np.eye(2)), (np.eye(2), indefinite)):
-        with pytest.raises(UserError, match="must be positive semidefinite"):
-            metrics.frechet_distance(np.zeros(2), pair[0], np.zeros(2), pair[1])
+    indefinite = np.array([[1.0, 0.0, 0.0], [0.0, 1.0, 2.0], [0.0, 2.0, 1.0]])
+    with pytest.raises(UserError, match="covariance_a must be positive semidefinite.*; an eigenvalue is -1"):
+        metrics.frechet_distance(np.zeros(3), indefinite, np.zeros(3), np.diag([1.0, 0.0, 0.0]))
+    with pytest.raises(UserError, match="covariance_b must be positive semidefinite"):
+        metrics.frechet_distance(np.zeros(3), np.diag([1.0, 0.0, 0.0]), np.zeros(3), indefinite)
+
+
+@pytest.mark.parametrize("size", [2, 8, 64])
+def test_frechet_distance_of_orthogonal_subspaces(size):
+    basis = np.linalg.qr(np.random.default_rng(size).normal(size=(size, size)))[0]
+    halves = np.split(basis.astype(np.float32), 2, axis=1)
+    a, b = (half @ half.T for half in halves)
+    mean = np.zeros(size)
+    assert metrics.frechet_distance(mean, a, mean, b) == pytest.approx(size, rel=1e-3)
+    assert metrics.frechet_distance(mean, 0 * a, mean, b) == pytest.approx(size / 2, rel=1e-3)

@@ -191,3 +191,9 @@ def test_real_numbers_of_every_dtype_are_accepted():
 def test_check_number_refuses_integers_beyond_every_float():
     with pytest.raises(UserError, match="count must be a finite number"):
         inputs.check_number(10**400, "count")
+
+
+def test_lists_of_traced_numbers_are_arrays():
+    doubled = jax.jit(lambda x: inputs.as_floats([x, 2 * x], "values"))(1.5)
+    assert doubled.tolist() == [1.5, 3.0]
+    assert jax.grad(lambda x: inputs.as_floats([x, x], "values").sum())(1.5) == 2.0

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from arinv.ops.images import to_uint8
 from arinv.ops.pooling import adaptive_avg_pool, local_response_normalization
 
 
@@ -30,3 +31,11 @@ def test_local_response_normalization_equals_numpy(key):
     got = local_response_normalization(jnp.asarray(x))
     np.testing.assert_allclose(got, expected, rtol=1e-5)
     assert np.abs(got - x).max() > 0.1  # strong enough inputs for the test to see it
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
+def test_to_uint8_rounds_in_float32(dtype):
+    values = jnp.arange(256, dtype=jnp.float32) / 255
+    rounded = values.astype(dtype)
+    expected = np.floor(np.asarray(rounded.astype(jnp.float32)) * np.float32(255) + np.float32(0.5))
+    np.testing.assert_array_equal(to_uint8(rounded), expected.astype(np.uint8))
