@@ -371,7 +371,7 @@ def _flags() -> flags.FlagValues:
         "Trains nothing; prints memory, FLOPs, collectives and time of every training.",
         flag_values=values,
     )
-    flags.DEFINE_integer("devices", None, "Of --plan: number of virtual devices.", 1, flag_values=values)
+    flags.DEFINE_integer("devices", None, "Of --plan: number of virtual devices.", 1, 65_536, flag_values=values)
     flags.DEFINE_string("accelerator", None, "Of --plan: whose time is estimated, such as h100.", flag_values=values)
     flags.DEFINE_float(
         "utilization", 0.3, "Of --plan: assumed share of the peak FLOP/s.", 0.01, 1.0, flag_values=values
@@ -449,9 +449,9 @@ def parse(argv: Sequence[str]) -> Command:
         raise UserError(f"unexpected argument {rest[1]!r}; options are written --name=value, see --help")
     if values.config is None or (values.workdir is None and not values.plan):
         raise UserError("needs --config=FILE[:name=value,...] and --workdir=DIRECTORY; see --help")
-    for name in ("initialization_timeout", "heartbeat_timeout"):
+    for name in ("initialization_timeout", "heartbeat_timeout", "utilization"):
         if not math.isfinite(values[name].value):
-            raise UserError(f"--{name}={values[name].value} must be a finite number of seconds")
+            raise UserError(f"--{name}={values[name].value} must be a finite number")
     if not values.plan and (values.devices or values.accelerator):
         raise UserError("--devices and --accelerator are for --plan; a run uses the devices of the machine")
     workdir = None if values.workdir is None else paths.canonical(values.workdir, name="--workdir")

@@ -40,6 +40,8 @@ def get_config(arg=None):
     """Returns the task."""
     args = arguments.parse(arg, **_OWN)
     if args.networks != "aegan":
+        if args.options:
+            raise ValueError(f"options={args.options} has no effect on networks={args.networks}; leave it out")
         config = autoencoder(args, title="autoencoder")
         config.autoencoder = {"networks": args.networks, "latent_size": args.latent_size}
         return config

@@ -53,7 +53,7 @@ def load(
         kind, image size or number of channels, an encoder of other weights than the network was trained on, or
         JAX_PLATFORMS names a platform without devices.
     """
-    if not isinstance(reference, str | os.PathLike):
+    if not isinstance(reference, str | os.PathLike) or not os.fspath(reference):
         raise UserError(f"load needs a workdir or 'zoo:NAME', got {reference!r}")
     kinds, dtype = (kind,) if isinstance(kind, str) else kind, as_dtype(dtype)
     if not isinstance(kinds, tuple | list) or not all(isinstance(name, str) for name in kinds):

@@ -21,11 +21,17 @@ from arinv import attacks, data, distributed, parallel
 from arinv.errors import RadiusWarning, UserError, unknown
 from arinv.experiment import descriptions, loading, workdirs
 from arinv.experiment.cache import ResultCache, cache_key
+from arinv.experiment.checkpoint import article
 from arinv.experiment.trained import Trained
 from arinv.experiment.writer import progress_callback
 from arinv.ops import norms
 from arinv.ops.inputs import radius_warning
 
+# Task -> the kind of network that it trains.
+_TRAINED_BY = {
+    **{kind: kind for kind in ("autoencoder", "classifier", "denoiser", "gan", "inverter")},
+    "aegan": "autoencoder",
+}
 _DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
@@ -138,20 +144,52 @@ class Run:
         options = {"image_size": image_size, "allow_other_size": allow_other_size, "channels": channels}
         return loading.load(workdir, kind=kind, dtype=self.dtype, **options)
 
-    def check_planned_size(self, reference: str) -> None:
-        """Checks that a stage of the same experiment trains on images of this task's size.
+    def planned(self, reference: str) -> ConfigDict | None:
+        """Returns the config of the stage of the same experiment that a field names; None where it names none."""
+        place = self.resolve(reference)
+        stage = self.stages.get(place) or self.stages.get(place.parent)  # that of all classes
+        return None if stage is self.config else stage
+
+    def check_planned(self, reference: str, *, kind: str | Sequence[str] = "") -> None:
+        """Checks that a stage of the same experiment trains a network that fits this task.
 
         Args:
           reference: the field's value; references that are not stages are not checked.
+          kind: required kind of network, or several; empty for any.
 
         Raises:
-          OtherSize: the stage trains on another size.
+          UserError: the stage trains a network of another kind, on images of another size (`OtherSize`), or of another
+            number of channels.
         """
-        place = self.resolve(reference)
-        stage = self.stages.get(place) or self.stages.get(place.parent)  # that of all classes
-        if stage is not None and stage is not self.config:
-            planned = {"image_size": stage.data.image_size}
-            descriptions.check_trained_size(planned, self.config.data.image_size, reference, verb="is")
+        stage, kinds = self.planned(reference), (kind,) if isinstance(kind, str) else tuple(kind)
+        if stage is None:
+            return
+        if any(kinds) and (trained := _TRAINED_BY.get(stage.task, kinds[0])) not in kinds:
+            raise UserError(f"{reference} trains {article(trained)}; name a stage that trains {article(kinds[0])}")
+        own, other = self.config.get("data", {}), stage.get("data", {})
+        if own.get("image_size") and other.get("image_size"):
+            planned = {"image_size": other.image_size}
+            descriptions.check_trained_size(planned, own.image_size, reference, verb="is")
+        if own.get("channels") and other.get("channels") and own.channels != other.channels:
+            raise UserError(
+                f"{reference} is of images of {other.channels} channels, data.channels is {own.channels}; give both one"
+            )
+
+    def check_network(self, reference: str, *, kind: str | Sequence[str], image_size: int | None = None) -> None:
+        """Checks, before any stage runs, that a field names a network of a kind, or a stage that trains one.
+
+        Args:
+          reference: the field's value.
+          kind: required kind of network, or several.
+          image_size: side of the images that a finished network is applied to, in pixels; None for any.
+
+        Raises:
+          UserError: as `load` and `check_planned`.
+        """
+        if self.planned(reference) is not None:
+            self.check_planned(reference, kind=kind)
+        else:
+            self.load(reference, kind=kind, image_size=image_size)
 
     def open_data(self, split: str, *, resize: str = "") -> data.Source:
         """Returns the images of config.data.

@@ -141,16 +141,24 @@ def expand(config: ConfigDict, workdir: pathlib.Path, tasks: Tasks) -> dict[path
 
 
 def _check_order(stages: Mapping[pathlib.Path, ConfigDict]) -> None:
-    """Checks that no stage is complete whose predecessor has to run again.
+    """Checks that each stage reads others that run before it, and that none is complete that reads an incomplete one.
 
     Raises:
       UserError: naming both.
     """
     names = {f"stage:{folder.name}": folder for folder in stages}
+    order = list(stages)
     for folder, stage in stages.items():
         references = {part for value in _texts(workdirs.plain(stage)) for part in value.split("+")}
         for name in sorted(part.partition("/")[0] for part in references if part.startswith("stage:")):
-            if name in names and workdirs.is_complete(folder) and not workdirs.is_complete(names[name]):
+            if name not in names:
+                if len(stages) > 1 and not (folder.parent / name.removeprefix("stage:")).is_dir():
+                    known = unknown("stage", name.removeprefix("stage:"), [place.name for place in order])
+                    raise UserError(f"stage {folder.name}: {known}")
+                continue
+            if order.index(names[name]) > order.index(folder) and not workdirs.is_complete(names[name]):
+                raise UserError(f"stage {folder.name} reads {name}, which runs after it; name an earlier one")
+            if workdirs.is_complete(folder) and not workdirs.is_complete(names[name]):
                 raise UserError(
                     f"{names[name]} has to run, but {folder}, which depends on it, is complete: delete {folder} "
                     f"too, or restore {names[name]}"

@@ -89,6 +89,8 @@ def read_mean(path: str | pathlib.Path) -> tuple[float, float, float]:
         image = _blob(content).array()
     if image.ndim < 3 or image.size == 0 or image.shape[-3] != 3 or image.size != math.prod(image.shape[-3:]):
         raise UserError(f"{path} has a blob of shape {image.shape}; expected one mean image [3, H, W]")
+    if not np.isfinite(image).all() or image.min() < 0 or not 1 <= image.max() <= 255:
+        raise UserError(f"{path} has values from {image.min():g} to {image.max():g}; expected a mean image in 0..255")
     blue, green, red = image.reshape(3, -1).mean(axis=1, dtype=np.float64) / 255
     return float(red), float(green), float(blue)
 

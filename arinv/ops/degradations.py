@@ -160,7 +160,7 @@ def image_keys(key: Array, indices: Array) -> Array:
     Raises:
       UserError: not a key, or indices that are not integers.
     """
-    return fold_in(single_key(key), as_indices(indices, len(indices)))
+    return fold_in(single_key(key), as_indices(indices))
 
 
 def _unchanged(keys: Array, images: Array) -> Array:

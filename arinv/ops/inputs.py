@@ -407,12 +407,12 @@ def as_flags(values: ArrayLike, name: str) -> np.ndarray:
     return array.astype(bool)
 
 
-def as_indices(indices: ArrayLike | None, count: int) -> Array:
+def as_indices(indices: ArrayLike | None, count: int | None = None) -> Array:
     """Checks the dataset indices of images, which determine their random starts.
 
     Args:
-      indices: integers [B]; None for 0, 1, ..., B - 1.
-      count: number of images, B.
+      indices: integers [B]; None for 0, 1, ..., B - 1, with a count.
+      count: number of images, B; None for any.
 
     Returns:
       Integers [B].
@@ -420,7 +420,10 @@ def as_indices(indices: ArrayLike | None, count: int) -> Array:
     Raises:
       UserError: another shape, or not integers.
     """
-    indices = jnp.arange(count) if indices is None else jnp.asarray(as_array(indices, "indices"))
+    is_default = indices is None and count is not None
+    indices = jnp.arange(count) if is_default else jnp.asarray(as_array(indices, "indices"))
+    if count is None:
+        count = indices.size
     if indices.shape != (count,) or not jnp.issubdtype(indices.dtype, jnp.integer):
         raise UserError(
             f"indices must be integers, one per image ({count},), got {indices.dtype} of shape {indices.shape}."

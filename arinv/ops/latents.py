@@ -50,6 +50,4 @@ def draw_starts(key: Array, indices: ArrayLike, *, latent_size: int, prior: str,
       UserError: an unknown prior, not a key, counts below 1, or indices that are not integers.
     """
     key, shape = single_key(key), (check_count(num_starts, "num_starts"), check_count(latent_size, "latent_size"))
-    return jax.vmap(lambda index: draw_latents(jax.random.fold_in(key, index), shape, prior=prior))(
-        as_indices(indices, len(indices))
-    )
+    return jax.vmap(lambda index: draw_latents(jax.random.fold_in(key, index), shape, prior=prior))(as_indices(indices))

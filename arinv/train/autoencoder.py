@@ -66,7 +66,7 @@ def check_inputs(run: Run) -> None:
       UserError: no checkpoint, or one of another image size.
     """
     if run.config.gan.startswith("stage:"):
-        run.check_planned_size(run.config.gan)
+        run.check_planned(run.config.gan, kind=GAN)
     else:
         _load_gan(run)
 

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from arinv import data, metrics, models
 from arinv.errors import UserError
-from arinv.experiment import descriptions, loading, workdirs
+from arinv.experiment import checkpoint, descriptions, loading, workdirs
 from arinv.experiment.run import Run, check_fields
 from arinv.experiment.state import TrainState
 from arinv.experiment.trained import (
@@ -54,6 +54,20 @@ def check(config: ConfigDict) -> None:
     if window > size:
         raise UserError(f"augmentation.window={window} is more than data.image_size={size}; cut smaller windows")
     check_checkpoint(config)
+
+
+def check_inputs(run: Run) -> None:
+    """Checks, before any stage runs, that the classifier exists or is trained by one, and that there are images.
+
+    Raises:
+      UserError: another network or architecture, or data that cannot be read.
+    """
+    reference = run.config.encoder.checkpoint
+    run.check_network(reference, kind=CLASSIFIER)
+    if run.planned(reference) is None:
+        description = checkpoint.load_description(run.resolve(reference), kind=CLASSIFIER)
+        descriptions.check_encoder(description, run.config.encoder.name, run.resolve(reference))
+    run.open_data("train"), run.open_data("test")
 
 
 def run(run: Run) -> dict[str, Any]:

@@ -69,7 +69,11 @@ def check_inputs(run: Run) -> None:
       UserError: no checkpoint, or one of other networks or of another image size.
     """
     reference = run.config.start
-    if reference and not reference.startswith("stage:"):
+    if reference and (planned := run.planned(reference)) is not None:
+        if planned.task != GAN:
+            raise UserError(f"start={reference} trains no GAN; name the stage of the GAN of the size before")
+        _check_start(run.config, planned.gan.to_dict(), planned.data.image_size)
+    elif reference:
         _load_start(run)
     load_metric_encoder(run)
 
@@ -153,15 +157,27 @@ def _load_start(run: Run) -> Trained:
     """
     config = run.config
     start = run.load(config.start, kind=GAN)
-    size, before = config.data.image_size, start.image_size
-    if start.description["gan"] != config.gan.to_dict():
-        raise UserError(
-            f"{config.start} has gan={start.description['gan']}, the config {config.gan.to_dict()}; give both the same"
-        )
+    _check_start(config, start.description["gan"], start.image_size)
+    return start
+
+
+def _check_start(config: ConfigDict, networks: Mapping[str, Any], before: int) -> None:
+    """Checks that the GAN that config.start names can be continued.
+
+    Args:
+      config: of the training.
+      networks: config.gan of that GAN.
+      before: side of its images, in pixels.
+
+    Raises:
+      UserError: other networks, or an image size that is not that before.
+    """
+    size = config.data.image_size
+    if networks != config.gan.to_dict():
+        raise UserError(f"{config.start} has gan={networks}, the config {config.gan.to_dict()}; give both the same")
     expected = size // 2 if config.fade else size
     if before != expected:
         raise UserError(f"{config.start} has images of {before} px; data.image_size={size} continues {expected} px")
-    return start
 
 
 def _make_start(run: Run) -> Callable[[TrainState], TrainState]:

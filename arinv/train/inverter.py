@@ -62,7 +62,7 @@ def check_inputs(run: Run) -> None:
     if not reference or not reference.startswith("stage:"):
         _load_encoder(run)
     elif not config.encoder.allow_other_size:
-        run.check_planned_size(reference)
+        run.check_planned(reference)
 
 
 def run(run: Run) -> dict[str, Any]:

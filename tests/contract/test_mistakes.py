@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from arinv import attacks, data, main
+from arinv import attacks, command_line, data, main
 from arinv.data.source import Subset
 from arinv.errors import UserError
 from arinv.experiment import run as experiment_run
@@ -140,6 +140,37 @@ def test_check_rejects_stages_of_different_image_sizes(tmp_path):
         assert "px, but data.image_size is" in run(config, tmp_path / "run")
     config.stages.inverter.encoder.allow_other_size = config.stages.evaluation.data.image_size == 32
     assert "stage:inverter is trained on images of 64 px" in run(config, tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "message"),
+    [
+        ("denoising:smoke=true,standard_encoder=zoo:alexnet_small_standard", {}, "is of another model"),
+        ("denoising:smoke=true,test=folder:{empty}", {}, "holds no image"),
+        ("denoising:smoke=true,train=folder:{empty}", {}, "holds no image"),
+        ("restoration:smoke=true", {"restoration.gan": "stage:nosuch"}, "unknown stage 'nosuch'; known: autoencoder"),
+        ("restoration:smoke=true", {"restoration.gan": "stage:autoencoder"}, "stage:autoencoder trains an autoencoder"),
+        ("restoration:smoke=true", {"size4.start": "stage:size8"}, "size4 reads stage:size8, which runs after it"),
+        ("gan:smoke=true", {"size8.fade": True}, "data.image_size=8 continues 4 px"),
+        ("volume:smoke=true", {"volume.methods": ("nosuch",)}, "unknown method of stage:restoration 'nosuch'"),
+        ("paper/table7:smoke=true,standard_inverter=zoo:alexnet_small_standard/encoder", {}, "holds a classifier"),
+        ("style:smoke=true,content=photos,style=photos,layers=fc6", {}, "fc6 has no positions"),
+        ("autoencoder:smoke=true,options=base_width:32", None, "options=base_width:32 has no effect"),
+    ],
+)
+def test_mistakes_in_later_stages_are_found_before_the_first(name, changes, message, tmp_path):
+    (tmp_path / "empty").mkdir()
+    name = name.format(empty=tmp_path / "empty")
+    if changes is None:
+        with pytest.raises(UserError, match=message):
+            command_line.load(name)
+        return
+    config = command_line.load(name)
+    with config.unlocked():
+        for field, value in changes.items():
+            config.stages.update_from_flattened_dict({field: value})
+    assert message in run(config, tmp_path / "run")
+    assert not list((tmp_path / "run").glob("*/checkpoints"))
 
 
 def test_check_rejects_a_negative_number_of_images(tmp_path):

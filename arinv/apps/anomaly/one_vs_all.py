@@ -53,9 +53,9 @@ def check_inputs(run: Run) -> None:
     """
     config = run.config
     for label in config.classes:
-        run.check_planned_size(config.inverters[f"class{label}"])
+        run.check_planned(config.inverters[f"class{label}"])
         if config.get("gans"):
-            run.check_planned_size(config.gans[f"class{label}"])
+            run.check_planned(config.gans[f"class{label}"], kind="gan")
     test = run.open_data("test")
     _check_classes(config, test.info, test.read_labels())
     _TrainImages(run)

@@ -22,6 +22,7 @@ from arinv import data, metrics
 from arinv.apps.denoising import bm3d, tiles
 from arinv.apps.evaluation import measurement
 from arinv.apps.evaluation.measurement import Measurement
+from arinv.data.image_files import image_paths
 from arinv.errors import UserError
 from arinv.experiment import report
 from arinv.experiment.cache import fingerprint
@@ -95,6 +96,20 @@ def check_sets(config: ConfigDict) -> None:
             raise UserError(f"{reference} does not exist; name a folder of clean images")
     if config.data.num_images < 0:
         raise UserError(f"data.num_images={config.data.num_images} must be 0 (all) or more")
+
+
+def check_inputs(run: Run) -> None:
+    """Checks, before any stage runs, that the denoisers exist or are trained by one, and that folders hold images.
+
+    Raises:
+      UserError: another network, or a folder without an image.
+    """
+    for name in run.config.order:
+        run.check_network(run.config.entries[name], kind="denoiser")
+    for reference in _references(run.config):
+        place = expanded(reference.removeprefix(_FOLDER))
+        if reference.startswith(_FOLDER) and place.is_dir():
+            image_paths(place)  # raises where there is none
 
 
 def run(run: Run) -> dict[str, Any]:

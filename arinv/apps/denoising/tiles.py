@@ -74,6 +74,7 @@ def denoise(
             raise UserError(f"denoise_fn returned {result.shape} for {piece.shape}; it must keep the shape")
         if not np.isfinite(result).all():
             raise UserError("denoise_fn returned NaN or infinity; check its weights and its range of images, [0, 1]")
+        check_images(result, "what denoise_fn returns", bounds=LOOSE_BOUNDS)
         if progress:
             progress(next(count), len(rows.starts) * len(columns.starts))
         return result

@@ -52,7 +52,7 @@ def check_inputs(run: Run) -> None:
     Raises:
       UserError: it uses another size.
     """
-    run.check_planned_size(run.config.checkpoint)
+    run.check_network(run.config.checkpoint, kind=(CLASSIFIER, INVERTER))
 
 
 def run(run: Run) -> dict[str, Any]:

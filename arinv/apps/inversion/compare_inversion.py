@@ -20,7 +20,7 @@ from arinv import data, parallel
 from arinv.apps import inversion
 from arinv.apps.evaluation import measurement
 from arinv.apps.evaluation.measurement import Measurement
-from arinv.apps.inversion.inverters import check_inverters, load_inverters
+from arinv.apps.inversion.inverters import check_inverters, check_networks, load_inverters
 from arinv.errors import UserError
 from arinv.experiment import report
 from arinv.experiment.cache import ResultCache
@@ -63,6 +63,9 @@ def check(config: ConfigDict) -> None:
             raise UserError(f"optimization.{name} must be 1 or more; got {search[name]}")
     if not search.step_size > 0:
         raise UserError(f"optimization.step_size must be above 0, in units of [0, 1] images; got {search.step_size}")
+
+
+check_inputs = check_networks
 
 
 def run(run: Run) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from arinv import data, parallel
 from arinv.apps import inversion
 from arinv.apps.evaluation import measurement
 from arinv.apps.evaluation.measurement import Measurement
-from arinv.apps.inversion.inverters import check_inverters, load_inverters
+from arinv.apps.inversion.inverters import check_inverters, check_networks, load_inverters
 from arinv.errors import UserError, unknown
 from arinv.experiment import figures, report
 from arinv.experiment.figures import labeled_grid, zoom
@@ -57,6 +57,9 @@ def check(config: ConfigDict) -> None:
     if config.scales < 1:
         raise UserError(f"scales must be 1 or more: the largest factor; got {config.scales}")
     check_inverters(config)
+
+
+check_inputs = check_networks
 
 
 def run(run: Run) -> dict[str, Any]:

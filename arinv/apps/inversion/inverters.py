@@ -30,4 +30,18 @@ def load_inverters(run: Run) -> dict[str, Trained]:
         inverters[name].check_side(config.data.image_size, "data.image_size")
         place = run.resolve(config.inverters[name])
         check_trained_size(inverters[name].description, config.data.image_size, place)
+    layers = {name: inverter.layer for name, inverter in inverters.items()}
+    if len(set(layers.values())) > 1:
+        listed = ", ".join(f"{name} {layer}" for name, layer in layers.items())
+        run.report(f"warning: the inverters are of different layers, which differ by themselves: {listed}")
     return inverters
+
+
+def check_networks(run: Run) -> None:
+    """Checks, before any stage runs, that every inverter exists, or is trained by an earlier stage.
+
+    Raises:
+      UserError: one does not, or is another network.
+    """
+    for name in run.config.order:
+        run.check_network(run.config.inverters[name], kind="inverter")

@@ -75,27 +75,38 @@ def check_inputs(run: Run) -> None:
     config, size = run.config, run.config.data.get("image_size")
     for name, kind in (("gan", GAN), ("autoencoder", AUTOENCODER), ("aegan", AUTOENCODER)):
         if config[name].startswith("stage:"):
-            run.check_planned_size(config[name])
+            run.check_planned(config[name], kind=kind)
         elif config[name]:
-            network = _load_network(run, config[name], kind, size)
+            network = _load_network(run, name, kind, size)
             size = network.image_size
     for reference in config.encoders.values():
         if reference.startswith("stage:"):
-            run.check_planned_size(reference)
+            run.check_planned(reference, kind=(INVERTER, CLASSIFIER))
         elif reference:
             run.load(reference, kind=(INVERTER, CLASSIFIER), image_size=size)
     if size:
         check_size(operator_of(config), image_size=size)
 
 
-def _load_network(run: Run, reference: str, kind: str, size: int | None) -> Trained:
-    config = run.config
+def _load_network(run: Run, name: str, kind: str, size: int | None) -> Trained:
+    """Returns the network that a field of the config names.
+
+    Raises:
+      UserError: as `load`.
+    """
+    config, reference = run.config, run.config[name]
     channels = channels_of(config) if "channels" in config.data else None
     network = run.load(reference, kind=kind, image_size=size, channels=channels)
     length = config.get("latent_size", 0)
     if kind == GAN and length and network.module.latent_size != length:
         raise UserError(f"{reference} has latents of {network.module.latent_size} numbers; name a GAN with {length}")
+    if kind == AUTOENCODER and ((own := network.description["autoencoder"]["networks"]) == AEGAN) != (name == AEGAN):
+        raise UserError(f"{name}={reference} is an autoencoder of networks {own!r}; {_other_field(name)}")
     return network
+
+
+def _other_field(name: str) -> str:
+    return f"give it as {AUTOENCODER}=" if name == AEGAN else f"give it as {AEGAN}="
 
 
 def load(run: Run) -> dict[str, Trained]:
@@ -107,11 +118,11 @@ def load(run: Run) -> dict[str, Trained]:
     config, size = run.config, run.config.data.get("image_size")
     methods, networks = set(config.methods), {}
     if methods - set(PASSES):
-        networks[GAN] = _load_network(run, config.gan, GAN, size)
+        networks[GAN] = _load_network(run, "gan", GAN, size)
     if {AUTOENCODER, SEARCH} & methods:
-        networks[AUTOENCODER] = _load_network(run, config.autoencoder, AUTOENCODER, size)
+        networks[AUTOENCODER] = _load_network(run, "autoencoder", AUTOENCODER, size)
     if AEGAN in methods:
-        networks[AEGAN] = _load_network(run, config.aegan, AUTOENCODER, size)
+        networks[AEGAN] = _load_network(run, "aegan", AUTOENCODER, size)
     sizes = {network.image_size for network in networks.values()}
     if len(sizes) > 1:
         raise UserError(

@@ -20,7 +20,17 @@ from arinv.errors import UserError
 from arinv.ops import norms
 from arinv.ops.channels import flatten_rows
 from arinv.ops.descent import descend
-from arinv.ops.inputs import LOOSE_BOUNDS, as_finite, as_images, check_callable, check_count, check_number, is_concrete
+from arinv.ops.inputs import (
+    LOOSE_BOUNDS,
+    as_finite,
+    as_images,
+    call,
+    check_callable,
+    check_count,
+    check_number,
+    decode,
+    is_concrete,
+)
 from arinv.types import Array, ArrayLike, DecodeFn
 
 
@@ -82,18 +92,19 @@ def solve(
     and for the threshold. The penalty is unstated there; 0 is our default.
     """
     check_count(num_steps, "num_steps")
-    for name, value in (("learning_rate", learning_rate), ("penalty", penalty), ("threshold", threshold)):
+    check_number(learning_rate, "learning_rate", minimum=1e-12)
+    for name, value in (("penalty", penalty), ("threshold", threshold)):
         check_number(value, name, minimum=0.0)
     for name, function in (("decode_fn", decode_fn), ("encode_fn", encode_fn), ("project_fn", project_fn)):
         check_callable(function, name)
     degraded, starts, truth = _as_arrays(degraded, starts, truth)
     stops = not is_concrete(threshold) or threshold > 0
-    codes = jax.lax.stop_gradient(encode_fn(degraded))
+    codes = jax.lax.stop_gradient(_codes(encode_fn, degraded))
 
     def evaluate(latents):
-        images = decode_fn(latents)
+        images = decode(decode_fn, latents, bounds=(-jnp.inf, jnp.inf))
         _check_shapes("images", images, degraded)
-        compared = encode_fn(project_fn(images))
+        compared = _codes(encode_fn, call(project_fn, images, "project_fn"))
         _check_shapes("codes", compared, codes)
         differences = flatten_rows(compared - codes)
         return jnp.sum(jnp.square(differences), axis=1) + penalty * jnp.sum(jnp.square(latents), axis=1), images
@@ -121,6 +132,23 @@ def solve(
     history = jnp.concatenate([history, losses[None]])
     curve = jnp.concatenate([curve, errors(images)[None]])
     return Solution(latents, images, losses, history, curve, count.astype(jnp.int32))
+
+
+def _codes(encode_fn: Callable[[Array], Array], images: Array) -> Array:
+    """Returns the codes of images.
+
+    Raises:
+      UserError: they are not one array with a row for each image.
+    """
+    codes = call(encode_fn, images, "encode_fn")
+    if isinstance(codes, tuple | list | dict) or not hasattr(codes, "shape"):
+        hint = '; take one feature, such as `lambda x: features_fn(x)["conv5"]`' if isinstance(codes, dict) else ""
+        raise UserError(f"encode_fn must return one array of codes [B, ...], got a {type(codes).__name__}{hint}")
+    if len(codes.shape) < 2 or codes.shape[0] != images.shape[0]:
+        raise UserError(
+            f"encode_fn must return codes [B, ...], one for each of the {images.shape[0]} images; got {codes.shape}"
+        )
+    return codes
 
 
 def _check_shapes(name: str, generated: Array, degraded: Array) -> None:

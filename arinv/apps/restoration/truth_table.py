@@ -10,7 +10,7 @@ Source: Generative Encoder, section 5.5, Table 4 and Figure 13; invalid reconstr
 """
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -20,7 +20,7 @@ from ml_collections import ConfigDict
 
 from arinv.apps.restoration.attributes import STATISTICS, TruthTable, compare_attribute, make_rule
 from arinv.apps.restoration.restoration import RESTORED
-from arinv.errors import UserError
+from arinv.errors import UserError, unknown
 from arinv.experiment import report, workdirs
 from arinv.experiment.figures import labeled_grid
 from arinv.experiment.files import read_arrays, write_png
@@ -60,7 +60,8 @@ def check_inputs(run: Run) -> None:
       UserError: one does not.
     """
     config = run.config
-    planned = run.stages.get(run.resolve(config.restoration))
+    planned = run.planned(config.restoration)
+    check_restored(run, config.restoration, config.methods)
     if planned is None:
         image_size = read_restored(run, config.restoration, config.methods)["image"].shape[1]
     else:
@@ -103,6 +104,24 @@ def run(run: Run) -> dict[str, Any]:
             "restoration": workdirs.relative(run.resolve(config.restoration), run.workdir),
         }
     )
+
+
+def check_restored(run: Run, reference: str, methods: Sequence[str]) -> None:
+    """Checks, before any stage runs, that a restoration has images of methods, or will.
+
+    Args:
+      run: of the task that reads them.
+      reference: workdir of a restoration, or "stage:NAME".
+      methods: their names.
+
+    Raises:
+      UserError: it is not finished, is none, or lacks a method.
+    """
+    planned = run.planned(reference)
+    if planned is None:
+        read_restored(run, reference, methods)
+    elif missing := sorted(set(methods) - set(planned.get("methods", ()))):
+        raise unknown(f"method of {reference}", missing[0], planned.get("methods", ()))
 
 
 def read_restored(run: Run, reference: str, names: tuple[str, ...]) -> dict[str, np.ndarray]:

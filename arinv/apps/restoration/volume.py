@@ -14,7 +14,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from arinv.apps.restoration import pores
-from arinv.apps.restoration.truth_table import read_restored
+from arinv.apps.restoration.truth_table import check_restored, read_restored
 from arinv.errors import UserError
 from arinv.experiment import report, workdirs
 from arinv.experiment.figures import labeled_grid
@@ -55,8 +55,7 @@ def check_inputs(run: Run) -> None:
     Raises:
       UserError: it is not finished, or lacks a method.
     """
-    if not run.config.restoration.startswith("stage:"):
-        read_restored(run, run.config.restoration, run.config.methods)
+    check_restored(run, run.config.restoration, run.config.methods)
 
 
 def run(run: Run) -> dict[str, Any]:

@@ -83,6 +83,22 @@ def check_levels(workdirs: Sequence[pathlib.Path]) -> None:
         raise UserError(f"the inverters of {'+'.join(layers)} include a layer twice; pass one inverter for each layer")
 
 
+def check_has_positions(encoder: Any, layer: str) -> None:
+    """Checks that a feature has positions, which a style needs.
+
+    Args:
+      encoder: the network.
+      layer: name of the feature.
+
+    Raises:
+      UserError: it is a vector.
+    """
+    specs = encoder.feature_specs()
+    if layer in specs and specs[layer].is_vector:
+        known = ", ".join(name for name, spec in specs.items() if not spec.is_vector)
+        raise UserError(f"{layer} has no positions to transfer a style to; take inverters of {known}")
+
+
 def load_levels(run: Run, references: Sequence[str]) -> StyleNetworks:
     """Returns the levels of inverters.
 
@@ -97,10 +113,7 @@ def load_levels(run: Run, references: Sequence[str]) -> StyleNetworks:
     inverters, encoders = [], {}
     for reference in references:
         inverter = run.load(reference, kind="inverter")
-        specs = inverter.encoder.module.feature_specs()
-        if specs[inverter.layer].is_vector:
-            known = ", ".join(name for name, spec in specs.items() if not spec.is_vector)
-            raise UserError(f"{inverter.layer} has no positions to transfer a style to; take inverters of {known}")
+        check_has_positions(inverter.encoder.module, inverter.layer)
         # Levels of one encoder share its weights in memory.
         encoder = encoders.setdefault(inverter.encoder.fingerprint, inverter.encoder)
         inverters.append(dataclasses.replace(inverter, parent=encoder))

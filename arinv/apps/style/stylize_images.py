@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from arinv import data
+from arinv import data, models
 from arinv.apps.style import image_sets, label_maps
 from arinv.apps.style.image_sets import Collection
-from arinv.apps.style.levels import PairStylizer, check_levels, columns, load_levels, shares
+from arinv.apps.style.levels import PairStylizer, check_has_positions, check_levels, columns, load_levels, shares
 from arinv.apps.style.transfer import ORDERS
 from arinv.errors import UserError, unknown
 from arinv.experiment import workdirs
@@ -64,6 +64,21 @@ def check(config: ConfigDict) -> None:
     for name in config.order:
         if not any(reference.startswith("stage:") for reference in config.entries[name]):
             check_levels([workdirs.resolve(reference, pathlib.Path()) for reference in config.entries[name]])
+
+
+def check_inputs(run: Run) -> None:
+    """Checks, before any stage runs, that stages train inverters of layers with positions.
+
+    Raises:
+      UserError: one trains another network, or an inverter of a fully connected layer.
+    """
+    for name in run.config.order:
+        for reference in run.config.entries[name]:
+            if (planned := run.planned(reference)) is None:
+                continue
+            run.check_planned(reference, kind="inverter")
+            if planned.task == "inverter":
+                check_has_positions(models.build(planned.encoder.name), planned.encoder.layer)
 
 
 def run(run: Run) -> dict[str, Any]:

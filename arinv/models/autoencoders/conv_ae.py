@@ -85,8 +85,10 @@ class ConvDecoder(nn.Module):
         """Returns the images of codes [B, K].
 
         Raises:
-          UserError: an image size that cannot be halved.
+          UserError: codes of another rank, or an image size that cannot be halved.
         """
+        if getattr(codes, "ndim", 0) != 2:
+            raise UserError(f"this decoder takes codes [B, K], got {getattr(codes, 'shape', type(codes).__name__)}")
         widths = stage_widths(self.image_size)
         side = self.image_size >> len(widths)
         x = nn.Dense(side * side * widths[-1], dtype=self.dtype, name="dense")(codes.astype(self.dtype))

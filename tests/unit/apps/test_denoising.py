@@ -161,3 +161,11 @@ def test_denoise_in_tiles_equals_the_whole_image_beyond_the_receptive_field(netw
 def test_make_denoise_fn_returns_one_function_for_equal_networks():
     assert make_denoise_fn(*models.build_denoiser()) is make_denoise_fn(*models.build_denoiser())
     assert make_denoise_fn(*models.build_denoiser(pad_side="aligned")) is not make_denoise_fn(*models.build_denoiser())
+
+
+def test_denoise_rejects_results_of_another_range_or_dtype():
+    image = np.full((1, 64, 64, 3), 0.5, np.float32)
+    with pytest.raises(UserError, match="what denoise_fn returns have dtype uint8"):
+        denoise(lambda x: (255 * x).astype(np.uint8), image)
+    with pytest.raises(UserError, match="what denoise_fn returns range from 127.5"):
+        denoise(lambda x: 255 * x, image)

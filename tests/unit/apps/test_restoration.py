@@ -151,3 +151,25 @@ def test_solve_rejects_codes_of_another_shape(images):
 
     with pytest.raises(UserError, match="the generated codes have the shape"):
         jax.jit(lambda starts: solve(decode, encode_by_size, images, starts, num_steps=1))(np.zeros((3, LATENT)))
+
+
+@pytest.mark.parametrize(
+    ("encode_fn", "message"),
+    [
+        (lambda x: encode(x)[:1], r"one for each of the 3 images; got \(1, 8\)"),
+        (lambda x: encode(x).mean(0), r"got \(8,\)"),
+        (lambda x: {"conv5": encode(x)}, "got a dict; take one feature, such as `lambda x: features_fn"),
+        (lambda x: (encode(x), x), "got a tuple"),
+    ],
+)
+def test_solve_rejects_codes_that_are_not_one_row_for_each_image(images, encode_fn, message):
+    with pytest.raises(UserError, match=message):
+        solve(decode, encode_fn, images, np.zeros((3, LATENT), np.float32), num_steps=2)
+
+
+@pytest.mark.parametrize("indices", [3, None, [0.5]])
+def test_draw_starts_names_indices_that_are_no_integers(key, indices):
+    with pytest.raises(UserError, match="indices must be"):
+        draw_starts(key, indices, latent_size=2, prior="normal")
+    with pytest.raises(UserError, match="indices must be"):
+        image_keys(key, indices)
