@@ -15,7 +15,7 @@ from arinv.experiment import checkpoint
 from arinv.experiment.cache import fingerprint
 from arinv.models.generators.wavelet import MULTIPLE, SMALLEST_SIDE
 from arinv.ops.images import crop_images, pad_images
-from arinv.ops.inputs import as_images, as_labels, check_count
+from arinv.ops.inputs import LOOSE_BOUNDS, as_floats, as_images, as_labels, check_count
 from arinv.types import Array, ArrayLike, DecodeFn, FeaturesFn, LogitsFn, Network, Variables
 
 CLASSIFIER, INVERTER, DENOISER = "classifier", "inverter", "denoiser"  # kinds of trained networks
@@ -134,7 +134,7 @@ class Trained:
         if self.kind == AUTOENCODER:
             return jax.tree_util.Partial(_method(self.module, "decode"), self.variables)
         if self.kind == GAN:
-            return jax.tree_util.Partial(_decode_function(self.module.generator), self.variables)
+            return jax.tree_util.Partial(_method(self.module.generator, "__call__"), self.variables)
         self._check_kind(INVERTER, "decode_fn")
         return jax.tree_util.Partial(_decode_function(self.module), self.variables)
 
@@ -325,6 +325,7 @@ def make_denoise_fn(encoder: Network, decoder: Network) -> Callable[[tuple[Varia
     """
 
     def denoise_fn(variables: tuple[Variables, Variables], images: Array) -> Array:
+        images = as_images(images, finite=False, bounds=LOOSE_BOUNDS)
         features, details = encoder.apply(variables[0], images)
         return decoder.apply(variables[1], features["conv5"], details, train=False)
 
@@ -351,7 +352,7 @@ def _decode_function(generator: Network) -> Callable[[Variables, Array], Array]:
 
 @functools.lru_cache(maxsize=8)
 def _method(module: Network, name: str) -> Callable[[Variables, Array], Array]:
-    return lambda variables, inputs: module.apply(variables, inputs, method=name)
+    return lambda variables, inputs: module.apply(variables, as_floats(inputs, "inputs"), method=name)
 
 
 @functools.lru_cache(maxsize=8)

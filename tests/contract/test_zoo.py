@@ -11,6 +11,7 @@ import pytest
 import arinv
 from arinv import attacks, data, main, metrics, zoo
 from arinv.command_line import load
+from arinv.errors import UserError
 from configs import arguments
 from launch import zoo as maintenance
 
@@ -184,3 +185,17 @@ def test_configs_accept_the_zoo(config, tmp_path):
     assert trained == (["standard_encoder"] if config.startswith("style:robust") else [])
     trains_inverters = "style:robust" in config or config.partition(":")[0] in ("anomaly", "detector", "inverter")
     assert any(stage.task in ("inverter", "class_inverters") for stage in stages.values()) == trains_inverters
+
+
+def test_functions_of_a_gan_and_an_autoencoder_name_wrong_inputs():
+    gan = arinv.load("zoo:progressive_automobile", kind="gan")
+    autoencoder = arinv.load("zoo:progressive_automobile/autoencoder_mask")
+    for function, value, message in (
+        (gan.decode_fn, {"latents": 1}, "inputs must be an array of numbers"),
+        (gan.decode_fn, np.zeros((2, 512)) + 1j, "got complex128"),
+        (gan.decode_fn, np.zeros((2, 7), np.float32), r"has latents \[B, 512\]; got shape \(2, 7\)"),
+        (autoencoder.decode_fn, np.zeros(256, np.float32), r"takes codes \[B, K\], got \(256,\)"),
+        (autoencoder.decode_fn, "codes", "inputs must be an array of numbers, got 'codes'"),
+    ):
+        with pytest.raises(UserError, match=message):
+            function(value)

@@ -49,8 +49,8 @@ def check(config: ConfigDict) -> None:
     solver = config.solver
     for name in ("num_steps", "num_starts"):
         check_count(solver[name], f"solver.{name}")
-    for name in ("learning_rate", "penalty", "threshold"):
-        check_number(solver[name], f"solver.{name}", minimum=0.0)
+    for name, least in (("learning_rate", 1e-12), ("penalty", 0.0), ("threshold", 0.0)):
+        check_number(solver[name], f"solver.{name}", minimum=least)
     methods, known = set(config.methods), (*PASSES, INVERTGAN, SEARCH, *config.encoders)
     for name in config.methods:
         if name not in known:

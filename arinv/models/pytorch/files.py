@@ -76,6 +76,8 @@ def open_torch(path: str | pathlib.Path) -> Iterator[TorchFile]:
       UserError: a missing or damaged file, another format, or a file that could run a program when PyTorch loads it.
     """
     path = expanded(path)
+    if path.is_fifo() or path.is_socket():
+        raise UserError(f"{path} is a pipe or a socket; give the path of a file")
     with contextlib.ExitStack() as stack:
         if path.suffix == caffe.SUFFIX:
             yield _open_caffe(path)
