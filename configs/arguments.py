@@ -17,14 +17,13 @@ def parse(arg: str | None, **defaults) -> ConfigDict:
     Args:
       arg: "name=value,name=value", or None. Numbers may be fractions such as 8/255. A string may contain commas, as
         paths do: what follows a comma belongs to it unless it is another argument. A quoted string may contain
-        anything.
+        anything. Of an argument that is given twice the last value counts, as with flags.
       **defaults: every argument with its default.
 
     Raises:
-      ValueError: an unknown name, one that is given twice, or a value of another type; one line that lists what is
-        allowed.
+      ValueError: an unknown name, or a value of another type; one line that lists what is allowed.
     """
-    values, given, before = dict(defaults), {}, ""
+    values, before = dict(defaults), ""
     for name, text in _split(arg or "", defaults):
         if name not in defaults:
             close = difflib.get_close_matches(name, defaults, n=1)
@@ -36,9 +35,6 @@ def parse(arg: str | None, **defaults) -> ConfigDict:
             raise ValueError(f"unknown config argument {name!r}; known: {known}. {fields}{hint}")
         if text is None:
             raise ValueError(f"config argument {name!r} needs a value: {name}=...")
-        if name in given:
-            raise ValueError(f"config argument {name!r} is given twice, {given[name]!r} and {text!r}; give it once")
-        given[name] = text
         values[name], before = _convert(name, text, defaults[name]), name
     return ConfigDict(values)
 
