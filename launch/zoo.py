@@ -30,7 +30,7 @@ from arinv.apps.restoration.methods import INVERTGAN, SEARCH
 from arinv.errors import MISTAKE, UserError
 from arinv.experiment import exported, loading, trained, workdirs
 from arinv.experiment.descriptions import WEIGHTS
-from arinv.experiment.files import write_json, write_text
+from arinv.experiment.output_files import write_json, write_text
 from arinv.experiment.run import Run
 from arinv.experiment.trained import CLASSIFIER, INVERTER, Trained
 from arinv.main import run

@@ -304,7 +304,7 @@ def report_absent(source: Source) -> str:
     """Returns a line on classes of a user's dataset without an example; empty where there is none, or one class.
 
     Args:
-      source: of a user's data, such as a folder, with all its classes or numbered anew; others give no line.
+      source: of a user's data, such as a folder, with all its classes or renumbered ones; others give no line.
     """
     names = source.info.class_names
     if not split_name(source.info.name)[0].user_data:

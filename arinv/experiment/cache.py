@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from arinv.errors import UserError
-from arinv.experiment.files import read_arrays, write_arrays, write_text
+from arinv.experiment.output_files import read_arrays, write_arrays, write_text
 from arinv.types import Variables
 
 _KEY, _MARK = "cache_key", ".cache_key"

@@ -15,7 +15,7 @@ import safetensors.numpy
 
 from arinv.errors import UserError
 from arinv.experiment.descriptions import check_fields
-from arinv.experiment.files import write_atomically
+from arinv.experiment.output_files import write_atomically
 from arinv.models.pytorch.files import open_torch
 from arinv.types import Variables
 

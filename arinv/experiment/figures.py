@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from arinv.experiment.files import write_atomically
+from arinv.experiment.output_files import write_atomically
 from arinv.ops.images import image_grid
 from arinv.types import ArrayLike
 

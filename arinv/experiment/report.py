@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from arinv import metrics
-from arinv.experiment.files import write_text
+from arinv.experiment.output_files import write_text
 from arinv.types import ArrayLike
 
 # metric -> (heading, format), in the order of the columns. A longer name, such as robust_lpips_resnet18, has one of

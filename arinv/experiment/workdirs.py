@@ -22,7 +22,7 @@ from arinv import data, paths, zoo
 from arinv.data.image_files import image_paths
 from arinv.errors import UserError
 from arinv.experiment import checkpoint
-from arinv.experiment.files import write_json
+from arinv.experiment.output_files import write_json
 
 # Fields that may change when a run is resumed, without changing its results.
 _FREE_FIELDS = ("mesh", "log", "steps_per_call", "data.data_dir", "data.num_workers")

@@ -18,7 +18,7 @@ import tqdm
 from clu import parameter_overview
 
 from arinv.errors import DISK_ADVICE, UserError
-from arinv.experiment.files import write_atomically, write_png, write_text
+from arinv.experiment.output_files import write_atomically, write_png, write_text
 
 
 def _step_of(line: bytes) -> int:

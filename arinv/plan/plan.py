@@ -20,7 +20,7 @@ from ml_collections import ConfigDict
 from arinv import _xla, data, models
 from arinv.errors import UserError
 from arinv.experiment import checkpoint, loading, workdirs
-from arinv.experiment.files import write_json
+from arinv.experiment.output_files import write_json
 from arinv.experiment.run import Run, channels_of
 from arinv.experiment.trained import Trained
 from arinv.ops import conv

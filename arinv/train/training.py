@@ -135,15 +135,7 @@ def train(
     if encoder is not None:
         description[descriptions.WEIGHTS] = encoder.fingerprint
     run.begin()
-    run.report(_summary(config, train, test, setup.normalization))
-    run.warn_overlap(train.info, test.info)
-    if copies := data.count_copies(train, test):
-        run.report(
-            f"warning: {copies:,} of {len(test):,} test images are copies of training images: the results are not "
-            "those of new images"
-        )
-    if config.task == CLASSIFIER and (text := data.report_absent(test)):
-        run.report(text)
+    _report_data(run, train, test, setup.normalization)
     init_key, train_key, evaluate_key = (jax.random.fold_in(run.key, stream) for stream in (_INIT, _TRAIN, _EVALUATE))
     names = jax.eval_shape(setup.init, run.key).variables
     num_steps = total_steps(config, batches.steps_per_epoch)
@@ -181,6 +173,19 @@ def train(
         loop.check_finite(results, num_steps, checkpoints)
         writer.scalars(num_steps, {f"test/{name}": value for name, value in results.items()})
     return results
+
+
+def _report_data(run: Run, train: data.Source, test: data.Source, normalization: Normalization) -> None:
+    """Prints a line on the data of a training, and warnings about its test split."""
+    run.report(_summary(run.config, train, test, normalization))
+    run.warn_overlap(train.info, test.info)
+    if copies := data.count_copies(train, test):
+        run.report(
+            f"warning: {copies:,} of {len(test):,} test images are copies of training images: the results are not "
+            "those of new images"
+        )
+    if run.config.task == CLASSIFIER and (text := data.report_absent(test)):
+        run.report(text)
 
 
 def _extend(batches: Any, setup: TrainSetup) -> Any:

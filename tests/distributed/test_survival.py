@@ -18,7 +18,7 @@ from arinv import distributed, parallel
 from arinv.errors import UserError
 from arinv.experiment import checkpoint, lock, workdirs
 from arinv.experiment.checkpoint import Checkpoints
-from arinv.experiment.files import write_atomically
+from arinv.experiment.output_files import write_atomically
 from arinv.experiment.state import TrainState
 from arinv.experiment.writer import Writer
 

@@ -15,7 +15,7 @@ from arinv.apps.denoising import evaluate_denoising, tiles
 from arinv.errors import UserError
 from arinv.experiment import cache
 from arinv.experiment.checkpoint import Checkpoints
-from arinv.experiment.files import read_arrays, write_arrays
+from arinv.experiment.output_files import read_arrays, write_arrays
 from arinv.experiment.run import Run
 from arinv.experiment.state import TrainState
 from arinv.models.generators.wavelet import DECODER_PLANS, Step

@@ -17,7 +17,7 @@ from arinv.apps.anomaly import Calibration, overview, scoring
 from arinv.data.image_files import image_paths
 from arinv.errors import UserError, unknown
 from arinv.experiment import loading, workdirs
-from arinv.experiment.files import read_arrays, write_arrays, write_json, write_png
+from arinv.experiment.output_files import read_arrays, write_arrays, write_json, write_png
 from arinv.experiment.run import Run, check_fields, report_skipped
 from arinv.experiment.trained import Trained
 from arinv.experiment.writer import progress_bar, progress_callback

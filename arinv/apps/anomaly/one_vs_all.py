@@ -19,7 +19,7 @@ from arinv import data, metrics
 from arinv.apps.anomaly import gan_scoring, overview, scoring
 from arinv.data.source import Subset
 from arinv.errors import UserError
-from arinv.experiment.files import write_arrays, write_png
+from arinv.experiment.output_files import write_arrays, write_png
 from arinv.experiment.run import Run, attack_options, check_fields, open_source
 from arinv.experiment.trained import Trained
 from arinv.experiment.writer import progress_bar, progress_callback

@@ -18,7 +18,7 @@ from arinv.apps.evaluation import comparison
 from arinv.errors import UserError
 from arinv.experiment import report, workdirs
 from arinv.experiment.figures import labeled_grid
-from arinv.experiment.files import write_png
+from arinv.experiment.output_files import write_png
 from arinv.experiment.run import Run
 
 # score -> heading, in the order of the columns

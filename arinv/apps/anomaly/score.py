@@ -17,7 +17,7 @@ from arinv.apps.anomaly import detector, overview, scoring
 from arinv.apps.anomaly.scores import QUANTILE
 from arinv.errors import UserError
 from arinv.experiment import workdirs
-from arinv.experiment.files import write_csv, write_png
+from arinv.experiment.output_files import write_csv, write_png
 from arinv.experiment.run import Run, check_fields, open_image_files
 from arinv.experiment.writer import progress_bar
 

@@ -23,7 +23,7 @@ from PIL import Image
 
 from arinv import data
 from arinv.errors import MISTAKE, UserError, user_line
-from arinv.experiment.files import TEMPORARY, replacing, write_json, write_text
+from arinv.experiment.output_files import TEMPORARY, replacing, write_json, write_text
 from arinv.experiment.run import report_note, report_skipped
 from arinv.experiment.writer import progress_bar, progress_callback
 from arinv.paths import expanded

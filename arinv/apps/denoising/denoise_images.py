@@ -19,7 +19,7 @@ from arinv.apps.inversion.invert_images import output_files
 from arinv.errors import UserError
 from arinv.experiment import workdirs
 from arinv.experiment.figures import center_window, evenly, labeled_grid, short_names
-from arinv.experiment.files import is_image, write_png
+from arinv.experiment.output_files import is_image, write_png
 from arinv.experiment.run import Run, check_images, check_num_images, dtype_of
 from arinv.experiment.writer import progress_bar
 from arinv.ops import degradations

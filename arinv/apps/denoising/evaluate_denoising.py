@@ -27,7 +27,7 @@ from arinv.errors import UserError
 from arinv.experiment import report
 from arinv.experiment.cache import fingerprint
 from arinv.experiment.figures import center_window, evenly, labeled_grid, short_names
-from arinv.experiment.files import write_arrays, write_png
+from arinv.experiment.output_files import write_arrays, write_png
 from arinv.experiment.run import Run, dtype_of, open_image_files
 from arinv.experiment.trained import Trained
 from arinv.experiment.writer import progress_bar

@@ -19,7 +19,7 @@ from arinv.attacks.autoattack.standard import check_num_classes
 from arinv.errors import UserError
 from arinv.experiment import descriptions
 from arinv.experiment.cache import ResultCache
-from arinv.experiment.files import write_arrays, write_png
+from arinv.experiment.output_files import write_arrays, write_png
 from arinv.experiment.run import Run, check_fields, report_radius
 from arinv.experiment.trained import CLASSIFIER, INVERTER, Trained
 from arinv.experiment.writer import progress_bar

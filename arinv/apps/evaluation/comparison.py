@@ -16,7 +16,7 @@ from arinv.apps.evaluation import published, result_rows
 from arinv.errors import UserError
 from arinv.experiment import report
 from arinv.experiment.figures import labeled_grid
-from arinv.experiment.files import read_arrays, write_json, write_png
+from arinv.experiment.output_files import read_arrays, write_json, write_png
 from arinv.experiment.run import Run
 from arinv.ops.images import to_float
 

@@ -19,7 +19,7 @@ from arinv.apps.evaluation import measurement
 from arinv.apps.evaluation.measurement import Measurement
 from arinv.errors import UserError
 from arinv.experiment import descriptions, report, workdirs
-from arinv.experiment.files import read_arrays, write_arrays, write_png
+from arinv.experiment.output_files import read_arrays, write_arrays, write_png
 from arinv.experiment.run import Run, attack_options, check_fields
 from arinv.experiment.trained import CLASSIFIER, INVERTER, Trained
 from arinv.experiment.writer import progress_bar
@@ -91,9 +91,8 @@ def run(run: Run) -> dict[str, Any]:
 
     run.begin()
     if figures is None:
-        if line := descriptions.attack_difference(encoder.description, eps=attack["eps"], norm=attack["norm"]):
-            run.report(line)
-        if line := data.report_absent(test):
+        difference = descriptions.attack_difference(encoder.description, eps=attack["eps"], norm=attack["norm"])
+        for line in filter(None, (difference, data.report_absent(test))):
             run.report(line)
         step = classifier.make_eval_step(encoder.module, attack=attack)
         figures, _ = run_pass("attacking", step, encoder.variables)

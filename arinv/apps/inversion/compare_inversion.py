@@ -25,7 +25,7 @@ from arinv.errors import UserError
 from arinv.experiment import report
 from arinv.experiment.cache import ResultCache
 from arinv.experiment.figures import labeled_grid
-from arinv.experiment.files import write_arrays, write_png
+from arinv.experiment.output_files import write_arrays, write_png
 from arinv.experiment.run import Run, check_fields
 from arinv.experiment.trained import Trained
 from arinv.experiment.writer import progress_bar

@@ -23,7 +23,7 @@ from arinv.apps.inversion.inverters import check_inverters, check_networks, load
 from arinv.errors import UserError, unknown
 from arinv.experiment import figures, report
 from arinv.experiment.figures import labeled_grid, zoom
-from arinv.experiment.files import write_arrays, write_png
+from arinv.experiment.output_files import write_arrays, write_png
 from arinv.experiment.run import Run, check_fields
 from arinv.experiment.trained import Trained
 from arinv.experiment.writer import progress_bar

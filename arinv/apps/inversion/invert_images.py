@@ -27,7 +27,7 @@ from arinv.errors import UserError
 from arinv.experiment import report, workdirs
 from arinv.experiment.cache import ResultCache, cache_key
 from arinv.experiment.figures import fit, labeled_grid
-from arinv.experiment.files import is_image, write_csv, write_png
+from arinv.experiment.output_files import is_image, write_csv, write_png
 from arinv.experiment.run import Run, check_images, check_num_images, dtype_of
 from arinv.experiment.trained import Trained
 from arinv.experiment.writer import progress_bar

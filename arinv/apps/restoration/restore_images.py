@@ -23,7 +23,7 @@ from arinv.data.decoding import fits
 from arinv.errors import UserError
 from arinv.experiment import report, workdirs
 from arinv.experiment.figures import labeled_grid, short_names
-from arinv.experiment.files import write_csv, write_png
+from arinv.experiment.output_files import write_csv, write_png
 from arinv.experiment.run import Run, check_fields, check_images
 from arinv.ops.degradations import Operator
 from arinv.ops.images import to_float, to_uint8

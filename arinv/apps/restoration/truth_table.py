@@ -23,7 +23,7 @@ from arinv.apps.restoration.restoration import RESTORED
 from arinv.errors import UserError, unknown
 from arinv.experiment import report, workdirs
 from arinv.experiment.figures import labeled_grid
-from arinv.experiment.files import read_arrays, write_png
+from arinv.experiment.output_files import read_arrays, write_png
 from arinv.experiment.run import Run, check_fields
 from arinv.experiment.trained import CLASSIFIER, INVERTER, Trained
 from arinv.ops.images import to_float, to_rgb

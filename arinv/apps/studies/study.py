@@ -24,7 +24,7 @@ from arinv.apps.studies.probes import PROBES, Options, Sheet
 from arinv.errors import UserError, unknown
 from arinv.experiment import report
 from arinv.experiment.figures import caption, fit, labeled_grid, short_names, write_curves
-from arinv.experiment.files import write_arrays, write_png
+from arinv.experiment.output_files import write_arrays, write_png
 from arinv.experiment.run import Run, check_fields
 from arinv.experiment.trained import Trained
 from arinv.experiment.writer import progress_bar

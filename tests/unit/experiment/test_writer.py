@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from arinv.errors import UserError
-from arinv.experiment.files import read_arrays, write_arrays, write_csv
+from arinv.experiment.output_files import read_arrays, write_arrays, write_csv
 from arinv.experiment.writer import Writer
 
 
