@@ -1,6 +1,7 @@
 """Runs of tests/short_run.py in several processes, to stop and to kill, and what they leave behind."""
 
 import atexit
+import contextlib
 import json
 import os
 import pathlib
@@ -16,6 +17,7 @@ sys.path.insert(0, str(ROOT))  # for scripts; pytest has it there
 
 import quick_compilation  # noqa: E402
 
+from arinv import distributed  # noqa: E402
 from launch.local_processes import environments, is_noise  # noqa: E402
 
 END_SECONDS = 600.0
@@ -97,6 +99,17 @@ def log_of(workdir: pathlib.Path) -> list[dict]:
     path = workdir / "encoder" / "metrics.jsonl"
     lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
     return [{k: v for k, v in json.loads(line).items() if not k.startswith("speed/")} for line in lines]
+
+
+@contextlib.contextmanager
+def stopping_behind(step):
+    """Simulates SIGTERM during a step."""
+    real = distributed.preemption_guard
+    distributed.preemption_guard = lambda _: contextlib.nullcontext(lambda done: done >= step)
+    try:
+        yield
+    finally:
+        distributed.preemption_guard = real
 
 
 def last_step(workdir: pathlib.Path) -> int:

@@ -1,4 +1,4 @@
-"""Checkpoints of a run, through Orbax: networks, optimizers, data position and description, each an item of its own.
+"""Checkpoints of a run, through Orbax: networks, optimizers, positions of data and log, description, each an item.
 
 A checkpoint appears under its final name only when it is complete, so a kill keeps the one before. Arrays are stored
 without their placement and restored onto any mesh. Nothing in a checkpoint is executed when it is read.
@@ -16,6 +16,7 @@ import pathlib
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import jax
@@ -31,7 +32,7 @@ from arinv.types import Variables
 FOLDER = "checkpoints"  # in a run's workdir
 # Items of a checkpoint, besides one for each network.
 _OTHER_TREES = ("optimizers",)
-_TEXTS = ("data", "description")
+_TEXTS = ("data", "log", "description")
 _MIN_BYTES_WRITTEN_TOGETHER = 64 * 2**20
 _USED = ("checkpoint", "inverter", "detector", "denoiser", "stylized")  # fields of configs that name another run
 _MAX_RUNS = 6  # in a message
@@ -75,13 +76,22 @@ class Checkpoints:
         """Returns the step of the newest complete checkpoint, read by process 0; None without one."""
         return distributed.broadcast(next(iter(saved_steps(self.directory)), None))
 
-    def save(self, state: TrainState, *, data_state: Mapping, description: Mapping, wait: bool = False) -> None:
+    def save(
+        self,
+        state: TrainState,
+        *,
+        data_state: Mapping,
+        description: Mapping,
+        log_state: Mapping = MappingProxyType({}),
+        wait: bool = False,
+    ) -> None:
         """Saves in the background; returns once the arrays are copied from the devices.
 
         Args:
           state: the train state.
           data_state: position of the data iterator, plain JSON.
           description: what the networks are rebuilt from, plain JSON.
+          log_state: sums of the metrics since the last line of the log, plain JSON.
           wait: whether to return only when the checkpoint is complete on disk.
 
         Raises:
@@ -93,6 +103,7 @@ class Checkpoints:
                 **{name: ocp.args.PyTreeSave(value) for name, value in state.variables.items()},
                 "optimizers": ocp.args.PyTreeSave(state.opt_states),
                 "data": ocp.args.JsonSave(dict(data_state)),
+                "log": ocp.args.JsonSave(dict(log_state)),
                 "description": ocp.args.JsonSave(dict(description)),
             }
             if distributed.index() == 0 and not self.directory.is_dir():
@@ -101,8 +112,8 @@ class Checkpoints:
         if wait:
             self._writing(self._manager.wait_until_finished)
 
-    def restore(self, abstract_state: TrainState, shardings: TrainState) -> tuple[TrainState, Mapping]:
-        """Returns the newest readable state, placed on devices, and the data position saved with it.
+    def restore(self, abstract_state: TrainState, shardings: TrainState) -> tuple[TrainState, Mapping, Mapping]:
+        """Returns the newest readable state, placed on devices, and the positions of data and log saved with it.
 
         Damaged checkpoints are reported and renamed to STEP.damaged.
 
@@ -117,7 +128,7 @@ class Checkpoints:
             lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract_state, shardings
         )
 
-        def read(path: pathlib.Path) -> tuple[TrainState, Mapping]:
+        def read(path: pathlib.Path) -> tuple[TrainState, Mapping, Mapping]:
             check_same(path, target.variables)
             with open_reader() as reader:
                 variables = {
@@ -128,7 +139,9 @@ class Checkpoints:
             count = jax.make_array_from_callback(
                 (), target.step.sharding, lambda _: np.asarray(step, target.step.dtype)
             )
-            return TrainState(count, variables, opt_states), read_json(path / "data")
+            # Earlier versions saved no item for the log.
+            log_state = read_json(path / "log") if (path / "log").is_dir() else {}
+            return TrainState(count, variables, opt_states), read_json(path / "data"), log_state
 
         result, damaged = newest_readable(self.directory, read)
         if damaged:

@@ -9,6 +9,7 @@ import functools
 import math
 import sys
 from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple, NoReturn
 
 import jax
@@ -51,8 +52,10 @@ def restore_or_create(
     batches: Batches,
     *,
     start: Callable[[TrainState], TrainState] | None = None,
-) -> TrainState:
+) -> tuple[TrainState, Mapping]:
     """Returns the state of the newest checkpoint, after setting the position of the batches, or else a new state.
+
+    The second value is that of the log at this checkpoint, for `fit`; empty for a new state.
 
     Args:
       init: key -> state at step 0.
@@ -67,10 +70,10 @@ def restore_or_create(
     if checkpoints.latest_step() is None:
         # Random initializers are slow to compile and fast to run.
         state = jax.jit(init, out_shardings=shardings, compiler_options=_xla.quick_options())(key)
-        return state if start is None else _place_copies(start(state), shardings)
-    state, data_state = checkpoints.restore(abstract, shardings)
+        return (state if start is None else _place_copies(start(state), shardings)), {}
+    state, data_state, log_state = checkpoints.restore(abstract, shardings)
     batches.set_state(data_state)
-    return state
+    return state, log_state
 
 
 def _place_copies(state: TrainState, shardings: TrainState) -> TrainState:
@@ -102,6 +105,7 @@ def fit(
     writer: Writer,
     description: Mapping[str, Any],
     title: str,
+    log_state: Mapping = MappingProxyType({}),
     frozen: tuple = (),
     notices: Mapping[str, str] | None = None,
     steps_per_call: int = 1,
@@ -123,6 +127,7 @@ def fit(
       writer: of the run.
       description: what the networks are rebuilt from, saved in every checkpoint, plain JSON.
       title: in front of the progress bar.
+      log_state: saved with the state, so that the next line of the log covers the steps before the stop as well.
       frozen: further arguments of the step, placed on the mesh.
       notices: name of a metric -> message to print whenever its mean over a line of the log is above 0.
       steps_per_call: steps in one call of the compiled program, where nothing is due between them.
@@ -133,7 +138,7 @@ def fit(
       UserError: a metric or the state that is to be saved is not finite; names the step and the last checkpoint.
       SystemExit: after SIGTERM on any process, with the state saved; exit code 143.
     """
-    step, meter = int(state.step), Meter()
+    step, meter = int(state.step), Meter(log_state)
     steps = _Steps(train_step, jax.eval_shape(lambda x: x, state), mesh, key, frozen)
 
     def prepare_next():
@@ -165,11 +170,11 @@ def fit(
                 with watch.paused():
                     writer.scalars(step, {f"test/{name}": value for name, value in evaluate(state, step).items()})
             if stop := has_to_stop(step) and not last:  # only a finite state is worth saving
-                check_finite(meter.flush(), step, checkpoints)
+                check_finite(meter.means(), step, checkpoints)
             if last or stop or step % every.checkpoint == 0:
                 with watch.paused():
-                    saved = {"data_state": prepared.position, "description": description}
-                    _save(checkpoints, state, step, **saved, wait=last or stop)
+                    positions = {"data_state": prepared.position, "log_state": meter.state()}
+                    _save(checkpoints, state, step, **positions, description=description, wait=last or stop)
             if stop:
                 _stop(step)
     return state
@@ -304,20 +309,43 @@ class _Steps:
 
 
 class Meter:
-    """Sums of metrics on the devices, which the host waits for only when it reads them."""
+    """Sums of metrics on the devices, which the host waits for only when it reads them.
 
-    def __init__(self):
+    Args:
+      state: sums to start from, as `Meter.state` returned them.
+    """
+
+    def __init__(self, state: Mapping[str, tuple[float, float]] = MappingProxyType({})):
+        self._resumed = dict(state)
         self._sums: tuple[Metrics, ...] = ()  # none yet, or one
         self._add = jax.jit(_add_in_order)
 
     def add(self, metrics: Metrics) -> None:
         """Adds the metrics of one call."""
+        if self._resumed:
+            self._sums = ({name: self._resumed_sums(name, metric) for name, metric in metrics.items()},)
+            self._resumed = {}
         self._sums = (self._add(dict(metrics), *self._sums),)
 
-    def flush(self) -> dict[str, float]:
+    def _resumed_sums(self, name: str, metric: tuple[Array, Array]) -> tuple[np.ndarray, ...]:
+        pairs = zip(self._resumed.get(name, (0, 0)), metric, strict=True)
+        return tuple(np.asarray(value, sums.dtype) for value, sums in pairs)
+
+    def means(self) -> dict[str, float]:
         """Returns the means since the last flush, by name, without metrics of count 0."""
-        sums, self._sums = parallel.to_host(self._sums[0]) if self._sums else {}, ()
-        return {name: float(total) / float(count) for name, (total, count) in sums.items() if count > 0}
+        return {name: total / count for name, (total, count) in self.state().items() if count > 0}
+
+    def flush(self) -> dict[str, float]:
+        """Returns `means` and starts again from zero."""
+        means, self._sums, self._resumed = self.means(), (), {}
+        return means
+
+    def state(self) -> dict[str, tuple[float, float]]:
+        """Returns sum and count of each metric since the last flush, plain JSON that is exact."""
+        if not self._sums:
+            return self._resumed
+        sums = parallel.to_host(self._sums[0])
+        return {name: (float(total), float(count)) for name, (total, count) in sums.items()}
 
 
 def _add_in_order(metrics: Metrics, *sums: Metrics) -> Metrics:

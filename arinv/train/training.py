@@ -146,7 +146,7 @@ def train(
             saved = checkpoint.load_description(run.workdir)
             descriptions.check_weights(saved, description.get(descriptions.WEIGHTS), run.workdir)
             descriptions.check_resumed(saved, description, run.workdir)
-        state = loop.restore_or_create(setup.init, init_key, mesh, checkpoints, batches, start=setup.start)
+        state, log_state = loop.restore_or_create(setup.init, init_key, mesh, checkpoints, batches, start=setup.start)
         writer = stack.enter_context(Writer(run.workdir, resumed_step=int(state.step)))
         writer.parameters(state.variables)
         evaluate = _make_evaluate(run, setup, frozen, test, writer, evaluate_key)
@@ -163,6 +163,7 @@ def train(
             writer=writer,
             description=description,
             title=config.title,
+            log_state=log_state,
             frozen=frozen,
             notices=setup.notices,
             steps_per_call=steps_per_call(config),

@@ -4,7 +4,6 @@ One run is started in two processes, stopped by SIGTERM on one of them, resumed 
 middle of an epoch, and resumed in two processes to its end. kill_matrix.py covers more cases.
 """
 
-import contextlib
 import json
 import signal
 import subprocess
@@ -13,9 +12,9 @@ import jax
 import numpy as np
 import pytest
 import short_run
-from disturbed_runs import END_SECONDS, Run, arrays_of, last_step, log_of, saved_step
+from disturbed_runs import END_SECONDS, Run, arrays_of, last_step, log_of, saved_step, stopping_behind
 
-from arinv import distributed, main
+from arinv import main
 from arinv.experiment import loading
 from configs import inverter
 from launch.local_processes import ROOT
@@ -40,17 +39,6 @@ def eight_devices(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("eight_devices")
     main.run(short_run.get_config(CONFIG), workdir)
     return workdir
-
-
-@contextlib.contextmanager
-def stopping_behind(step):
-    """Simulates SIGTERM during a step."""
-    real = distributed.preemption_guard
-    distributed.preemption_guard = lambda _: contextlib.nullcontext(lambda done: done >= step)
-    try:
-        yield
-    finally:
-        distributed.preemption_guard = real
 
 
 @pytest.fixture(scope="module")

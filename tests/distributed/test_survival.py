@@ -43,7 +43,7 @@ def restore(directory):
     state = make_state(0)
     shardings = jax.tree.map(lambda x: x.sharding, state)
     with Checkpoints(directory, ["net"]) as checkpoints:
-        restored, data_state = checkpoints.restore(jax.eval_shape(lambda: state), shardings)
+        restored, data_state, _ = checkpoints.restore(jax.eval_shape(lambda: state), shardings)
         checkpoints.save(make_state(9), data_state={"step": 9}, description={"kind": "test"}, wait=True)
         return int(restored.step), data_state
 

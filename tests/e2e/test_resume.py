@@ -10,6 +10,10 @@ import time
 
 import pytest
 import quick_compilation
+from disturbed_runs import stopping_behind
+
+from arinv import main
+from configs import classifier
 
 ROOT = pathlib.Path(__file__).parents[2]
 CONFIG = f"--config={ROOT}/configs/classifier.py:smoke=True,options=width:4,eps=0.5"
@@ -84,3 +88,16 @@ def test_sigterm_saves_and_exits_with_143(tmp_path, uninterrupted):
     output, _ = process.communicate(timeout=300)
     assert process.returncode == 0, output
     assert_same(tmp_path, uninterrupted)
+
+
+def test_stops_between_lines_of_the_log_change_no_line(tmp_path):
+    """A line covers all steps since the one before, those before a stop as well."""
+    config = classifier.get_config("smoke=True,options=width:4,eps=0.5")
+    config.num_steps, config.log.every_steps, config.log.checkpoint_every_steps = 20, 6, 9
+    main.run(config, tmp_path / "uninterrupted")
+    for step in (2, 4, 5, 10, 17):  # twice in one line, and on both sides of a checkpoint
+        with pytest.raises(SystemExit) as stop, stopping_behind(step):
+            main.run(config, tmp_path / "stopped")
+        assert stop.value.code == 143
+    main.run(config, tmp_path / "stopped")
+    assert_same(tmp_path / "stopped", tmp_path / "uninterrupted")

@@ -57,7 +57,7 @@ def one_device_mesh():
 
 def save(directory, mesh, step=7, width=4):
     with Checkpoints(directory, ["classifier"]) as checkpoints:
-        state = loop.restore_or_create(make_init(width), KEY, mesh, checkpoints, Position())
+        state, _ = loop.restore_or_create(make_init(width), KEY, mesh, checkpoints, Position())
         state = state.replace(step=state.step + step)
         checkpoints.save(state, data_state={"step": step}, description=DESCRIPTION, wait=True)
     return jax.device_get(state)
@@ -66,7 +66,8 @@ def save(directory, mesh, step=7, width=4):
 def restore(directory, mesh, width=4):
     position = Position()
     with Checkpoints(directory, ["classifier"]) as checkpoints:
-        return loop.restore_or_create(make_init(width), KEY, mesh, checkpoints, position), position
+        state, _ = loop.restore_or_create(make_init(width), KEY, mesh, checkpoints, position)
+        return state, position
 
 
 @pytest.fixture(scope="module")
