@@ -7,7 +7,7 @@ Without gan= it is grown first (configs/gan.py), and without autoencoder= that i
 
 Arguments: dataset, classes, data_dir, on_bad_image, dtype and smoke of configs/classifier.py, and
   networks     of the GAN that is trained here: progressive, began or dcgan
-  options      of those networks
+  options      of those networks; not with gan=
   gan          workdir of a GAN, which is used instead of a new one
   autoencoder  workdir of an autoencoder (configs/autoencoder.py), which is used instead of a new one
   aegan        workdir of an AEGAN (configs/autoencoder.py:networks=aegan), one more method; empty: none
@@ -82,6 +82,8 @@ def gan_of(args, *, prefix="", latent_size=0):
         raise ValueError(f"unknown networks {args.networks!r}; known: {', '.join(gan.SIZES)}")
     args.image_size = args.image_size or (8 if args.smoke else gan.SIZES[args.networks][0])
     if args.gan:
+        if args.options:
+            raise ValueError(f"options={args.options} has no effect on gan={args.gan}; leave it out")
         return {}, args.gan
     own = {"latent_size": latent_size, "metric_encoder": ""}
     stages = gan.gan_stages(ConfigDict({**args.to_dict(), **own}), prefix=prefix)

@@ -382,6 +382,7 @@ def test_restore_rejects_configs_in_one_line(changes, message):
         (truth_table, {"attribute": ""}, "attribute is empty"),
         (truth_table, {"region": (0.0, 0.5, 1.0, 0.5)}, "region="),
         (truth_table, {"confidence": 2.0}, "confidence"),
+        (truth_table, {"attribute": "edges", "confidence": 0.5}, "is that of a classifier, edges has none"),
         (truth_table, {"restoration": ""}, "restoration is empty"),
         (volume, {"axis": 0}, "axis=0 must be 1 or 2"),
         (volume, {"threshold": 128.0}, "threshold"),

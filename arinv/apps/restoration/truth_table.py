@@ -38,7 +38,7 @@ def check(config: ConfigDict) -> None:
     """Checks everything that needs no finished run.
 
     Raises:
-      UserError: not two methods, or a number out of range.
+      UserError: not two methods, a number out of range, or a confidence of a statistic, which has none.
     """
     check_fields(config)
     if len(config.methods) != 2 or len(set(config.methods)) != 2:
@@ -50,6 +50,10 @@ def check(config: ConfigDict) -> None:
     check_number(config.max_error, "max_error", minimum=0.0)
     check_number(config.confidence, "confidence", minimum=0.0, maximum=1.0)
     if config.attribute in STATISTICS:
+        if config.confidence:
+            raise UserError(
+                f"confidence={config.confidence:g} is that of a classifier, {config.attribute} has none; set it to 0"
+            )
         make_rule(statistic=config.attribute, threshold=config.threshold, region=tuple(config.region))
 
 
