@@ -5,7 +5,7 @@ plain data parallelism. One jitted step works for every mesh: XLA derives the co
 arguments.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -166,3 +166,35 @@ def to_host(arrays: Any) -> Any:
             lambda array: multihost_utils.process_allgather(array, tiled=True) if is_split(array) else array, arrays
         )
     return jax.device_get(arrays)
+
+
+def padded_batches(rows: np.ndarray, *, size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yields batches of rows [size, ...] and masks bool [size]; copies of the last row fill the last batch.
+
+    Args:
+      rows: [N, ...].
+      size: number of rows in a batch, so that a function of batches is compiled once.
+    """
+    for start in range(0, len(rows), size):
+        batch = rows[start : start + size]
+        padding = np.repeat(batch[-1:], size - len(batch), axis=0)
+        yield np.concatenate([batch, padding]), np.arange(size) < len(batch)
+
+
+def map_batches(function: Callable[[Any], Any], rows: np.ndarray, *, size: int, mesh: Mesh | None = None) -> np.ndarray:
+    """Returns the results of a function of batches for all rows, [N, ...].
+
+    Args:
+      function: [size, ...] -> [size, ...], rows independent.
+      rows: [N, ...].
+      size: number of rows in a batch.
+      mesh: devices that batches are split over; None to leave the placement to the function.
+    """
+    if not len(rows):
+        struct = jax.eval_shape(function, jax.ShapeDtypeStruct((1, *rows.shape[1:]), rows.dtype))
+        return np.zeros((0, *struct.shape[1:]), struct.dtype)
+    results = []
+    for batch, mask in padded_batches(rows, size=size):
+        placed = batch if mesh is None else place_batch({"rows": batch}, mesh)["rows"]
+        results.append(np.asarray(function(placed))[mask])
+    return np.concatenate(results)

@@ -28,7 +28,7 @@ import arinv
 from arinv import command_line, data, metrics, paths, zoo
 from arinv.apps.restoration.methods import INVERTGAN, SEARCH
 from arinv.errors import MISTAKE, UserError
-from arinv.experiment import exported, loading, trained, workdirs
+from arinv.experiment import exported, fid, loading, trained, workdirs
 from arinv.experiment.descriptions import WEIGHTS
 from arinv.experiment.output_files import write_json, write_text
 from arinv.experiment.run import Run
@@ -36,7 +36,6 @@ from arinv.experiment.trained import CLASSIFIER, INVERTER, Trained
 from arinv.main import run
 from arinv.ops.images import to_float
 from arinv.plan import plan
-from arinv.train.gan import fid
 
 README = pathlib.Path(__file__).resolve().parents[1] / "README.md"
 PHOTOGRAPHS, MAX_SIDE = "photos:astronaut+chelsea+china+coffee+flower", 256
@@ -236,7 +235,7 @@ def _add_generative_measurements(
             "setting": measured["setting"],
         }
     source = Run(config.stages[trained.GAN], workdir / trained.GAN).open_data("test")
-    distance = fid(networks[trained.GAN], encoder, source, key=jax.random.key(0))
+    distance = fid.sample_distance(networks[trained.GAN], encoder, source, key=jax.random.key(0))
     card["networks"][trained.GAN]["measured"] |= distance | {"metric_encoder": reference or args.metric_encoder}
 
 

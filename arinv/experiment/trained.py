@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from arinv import metrics
+from arinv import metrics, parallel
 from arinv.errors import UserError
 from arinv.experiment import checkpoint
 from arinv.experiment.cache import fingerprint
@@ -383,14 +383,6 @@ def _pad(images: np.ndarray, *, multiple: int, smallest_side: int) -> np.ndarray
 
 
 def _in_batches(step: Callable[[np.ndarray], Array], images: np.ndarray, batch_size: int) -> np.ndarray:
-    """Returns the results of all images; the last batch is padded, so that each image size is compiled once."""
+    """Returns the results of all images; a single batch has a power of two, so that few sizes are compiled."""
     size = min(check_count(batch_size, "batch_size"), 1 << max(0, len(images) - 1).bit_length())
-    if not len(images):
-        struct = jax.eval_shape(step, jax.ShapeDtypeStruct((1, *images.shape[1:]), images.dtype))
-        return np.zeros((0, *struct.shape[1:]), struct.dtype)
-    results = []
-    for start in range(0, len(images), size):
-        batch = images[start : start + size]
-        padded = np.concatenate([batch, np.repeat(batch[-1:], size - len(batch), axis=0)])
-        results.append(np.asarray(step(padded))[: len(batch)])
-    return np.concatenate(results)
+    return parallel.map_batches(step, images, size=size)

@@ -10,7 +10,7 @@ from arinv.models.autoencoders import (
     build_autoencoder,
     variational_encoder,
 )
-from arinv.models.encoders.base import Encoder, FeatureSpec, Stage, TorchLayer
+from arinv.models.encoders.base import Encoder, FeatureSpec, Stage, TorchLayer, spatial_layers
 from arinv.models.gans import GANS, Gan, build_gan
 from arinv.models.pytorch import convert
 from arinv.models.pytorch.convert import load_lpips_heads
@@ -48,5 +48,6 @@ __all__ = [
     "convert",
     "feature_spec",
     "load_lpips_heads",
+    "spatial_layers",
     "variational_encoder",
 ]

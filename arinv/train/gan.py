@@ -12,8 +12,7 @@ then the generator.
 Source: Karras et al. 2018, sections 2 and A.1; Berthelot et al. 2017, section 3; as used by the Generative Encoder.
 """
 
-import functools
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -22,20 +21,20 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
-from arinv import data, losses, metrics, models
+from arinv import data, losses, models
 from arinv.errors import UserError, unknown
-from arinv.experiment import checkpoint, loading, workdirs
+from arinv.experiment import checkpoint, fid, loading, workdirs
 from arinv.experiment.loading import abstract_gan, image_struct
 from arinv.experiment.run import Run, channels_of, check_fields
 from arinv.experiment.state import AVERAGE, TrainState, apply_train
-from arinv.experiment.trained import CLASSIFIER, DISCRIMINATOR, GAN, GENERATOR, Trained
+from arinv.experiment.trained import DISCRIMINATOR, GAN, GENERATOR, Trained
 from arinv.models.gans import GAMES
 from arinv.models.gans.progressive import fade_images, grow
 from arinv.ops.augment import augment
-from arinv.ops.images import image_grid, to_float, to_rgb
+from arinv.ops.images import image_grid, to_float
 from arinv.ops.inputs import check_number
 from arinv.train import training
-from arinv.types import Array, ArrayLike, Batch, FeaturesFn, Metrics, Network, Variables
+from arinv.types import Array, Batch, Metrics, Network, Variables
 
 _BALANCE = "balance"  # of the equilibrium game, beside the networks in the state
 
@@ -75,7 +74,7 @@ def check_inputs(run: Run) -> None:
         _check_start(run.config, planned.gan.to_dict(), planned.data.image_size)
     elif reference:
         _load_start(run)
-    load_metric_encoder(run)
+    fid.check_encoder(run)
 
 
 def run(run: Run) -> dict[str, Any]:
@@ -87,7 +86,7 @@ def run(run: Run) -> dict[str, Any]:
     Raises:
       UserError: data or checkpoints that cannot be read or do not fit the config.
     """
-    encoder = load_metric_encoder(run)
+    encoder = fid.load_encoder(run)
     results = training.train(run, build)
     return run.finish({**results, **(_measure_fid(run, encoder) if encoder else {})})
 
@@ -384,70 +383,10 @@ def make_eval_step(
     return eval_step
 
 
-def load_metric_encoder(run: Run) -> Trained | None:
-    """Returns the classifier whose features FID compares; None where the config names none.
-
-    Raises:
-      UserError: none there, or one of another image size.
-    """
-    reference = run.config.metric_encoder
-    return run.load(reference, kind=CLASSIFIER, image_size=run.config.data.image_size) if reference else None
-
-
 def _measure_fid(run: Run, encoder: Trained) -> dict[str, Any]:
     """Returns the distance of as many samples as test images in the features of an encoder."""
     generator = loading.load(run.workdir, kind=GAN, dtype=run.dtype)
     size = run.config.batch_size
-    measured = fid(generator, encoder, run.open_data("test"), key=run.key, batch_size=size)
+    measured = fid.sample_distance(generator, encoder, run.open_data("test"), key=run.key, batch_size=size)
     place = workdirs.relative(run.resolve(run.config.metric_encoder), run.workdir)
     return {measured["variant"]: measured["fid"], "metric_encoder": place}
-
-
-def fid(
-    generator: Trained, encoder: Trained, source: data.Source, *, key: Array, batch_size: int = 64
-) -> dict[str, float | str]:
-    """Returns the Fréchet distance of samples of a GAN from as many images, in the features of an encoder.
-
-    Args:
-      generator: the GAN.
-      encoder: a classifier, whose default layer gives the features.
-      source: of the images.
-      key: PRNG key of the samples.
-      batch_size: of images and of samples.
-
-    Returns:
-      {"fid": the distance, "variant": its name, with the encoder, the layer and the number of images}.
-    """
-    sample = jax.jit(lambda key: jnp.clip(generator.sample(key, batch_size), 0, 1))
-    batches = data.eval_batches(data.load_arrays(source), batch_size=batch_size)
-    masks = [batch["mask"] for batch in batches]
-    real = feature_moments(encoder, ((to_float(batch["image"]), batch["mask"]) for batch in batches))
-    samples = ((sample(jax.random.fold_in(key, i)), mask) for i, mask in enumerate(masks))
-    return {
-        "fid": metrics.moments_distance(feature_moments(encoder, samples), real),
-        "variant": fid_name(encoder, real),
-    }
-
-
-def feature_moments(encoder: Trained, batches: Iterable[tuple[ArrayLike, ArrayLike]]) -> metrics.FeatureMoments:
-    """Returns the mean and the covariance of the features of images, averaged over positions, for FID.
-
-    Args:
-      encoder: a classifier, whose default layer gives the features.
-      batches: of images float32 [B, H, W, C] in [0, 1] and masks [B], 0 for padding.
-    """
-    result = metrics.FeatureMoments()
-    for images, mask in batches:
-        result.update(_vectors(encoder.features_fn, images, layer=encoder.module.default_layer), mask)
-    return result
-
-
-@functools.partial(jax.jit, static_argnames="layer")
-def _vectors(features_fn: FeaturesFn, images: Array, *, layer: str) -> Array:
-    with jax.default_matmul_precision("highest"):  # as for the other metrics: TF32 would show in the third digit
-        return metrics.feature_vectors(features_fn, to_rgb(images), layer=layer)
-
-
-def fid_name(encoder: Trained, moments: metrics.FeatureMoments) -> str:
-    """Returns the name of FID in results, with the encoder, its layer and the number of images."""
-    return f"fid_{encoder.description['encoder']}_{encoder.module.default_layer}_n{moments.count}"

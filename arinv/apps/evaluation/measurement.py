@@ -146,20 +146,18 @@ class MetricNetwork:
     @property
     def layers(self) -> tuple[str, ...]:
         """The features that a perceptual distance compares: those of LPIPS where it has any, else all spatial ones."""
-        return _LPIPS_LAYERS.get(self.name) or self._spatial()
+        return _LPIPS_LAYERS.get(self.name) or models.spatial_layers(self.module)
 
     @property
     def style_layers(self) -> tuple[str, ...]:
         """The features that the Gram loss compares: the paper's in a VGG, else those of `layers`."""
-        return metrics.GRAM_LAYERS if set(metrics.GRAM_LAYERS) <= set(self._spatial()) else self.layers
+        spatial = models.spatial_layers(self.module)
+        return metrics.GRAM_LAYERS if set(metrics.GRAM_LAYERS) <= set(spatial) else self.layers
 
     @property
     def last_layer(self) -> str:
         """The last spatial feature."""
-        return self._spatial()[-1]
-
-    def _spatial(self) -> tuple[str, ...]:
-        return tuple(name for name, spec in self.module.feature_specs().items() if not spec.is_vector)
+        return models.spatial_layers(self.module)[-1]
 
 
 def check_network(config: ConfigDict, field: str, metric: str) -> None:

@@ -9,17 +9,17 @@ volume read). Every finished batch of every method is saved in parts/, so that a
 Source: Generative Encoder, Algorithm 1, sections 4.4 to 5.4.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
 
-from arinv import data, metrics
+from arinv import data, metrics, parallel
 from arinv.apps.restoration import methods
 from arinv.apps.restoration.methods import SECONDS, Part
 from arinv.errors import UserError
-from arinv.experiment import report
+from arinv.experiment import fid, report
 from arinv.experiment.figures import labeled_grid, write_curves
 from arinv.experiment.output_files import write_arrays, write_png
 from arinv.experiment.run import Run, check_fields
@@ -27,7 +27,6 @@ from arinv.experiment.trained import Trained
 from arinv.experiment.writer import progress_bar
 from arinv.ops.degradations import Operator
 from arinv.ops.images import to_float, to_uint8
-from arinv.train import gan
 from arinv.train.autoencoder import operator_of
 from arinv.types import Array
 
@@ -70,8 +69,7 @@ def check_inputs(run: Run) -> None:
       UserError: no checkpoint, or one of another kind or image size.
     """
     methods.check_inputs(run)
-    if not run.config.metric_encoder.startswith("stage:"):
-        gan.load_metric_encoder(run)
+    fid.check_encoder(run)
 
 
 def run(run: Run) -> dict[str, Any]:
@@ -85,7 +83,7 @@ def run(run: Run) -> dict[str, Any]:
     """
     config = run.config
     operator = operator_of(config)
-    networks, encoder = methods.load(run), gan.load_metric_encoder(run)
+    networks, encoder = methods.load(run), fid.load_encoder(run)
     arrays = data.load_arrays(run.open_data("test"))
     run.begin()
     parts = {method: restore_all(run, method, networks, operator, arrays) for method in config.methods}
@@ -201,22 +199,14 @@ def _add_fid(
     """Adds the distance of restored images from the test images in the features of an encoder."""
 
     def moments(images):
-        return gan.feature_moments(encoder, _padded_batches(images, run.config.batch_size))
+        return fid.feature_moments(encoder, parallel.padded_batches(images, size=run.config.batch_size))
 
     real = moments(images)
-    name = gan.fid_name(encoder, real)
+    name = fid.variant_name(encoder, real)
     for method, part in parts.items():
         results["entries"][method][name] = metrics.moments_distance(moments(part["image"]), real)
     results["variants"][name] = metrics.VARIANTS["fid"]
     results["metric_weights"] = {method: {name: encoder.fingerprint} for method in parts}
-
-
-def _padded_batches(images: np.ndarray, size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yields batches of images [size, H, W, C], the last one padded, and their masks [size]."""
-    for start in range(0, len(images), size):
-        batch = images[start : start + size]
-        padding = np.zeros((size - len(batch), *batch.shape[1:]), batch.dtype)
-        yield np.concatenate([batch, padding]), np.arange(size) < len(batch)
 
 
 def _write(

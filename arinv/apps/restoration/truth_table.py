@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
+from arinv import parallel
 from arinv.apps.restoration.attributes import STATISTICS, TruthTable, compare_attribute, make_rule
 from arinv.apps.restoration.restoration import RESTORED
 from arinv.errors import UserError, unknown
@@ -190,10 +191,7 @@ def _attribute(run: Run, image_size: int) -> tuple[Callable, Callable, Mapping[s
     step = functools.partial(_probabilities, classifier.logits_fn)
 
     def probabilities(images):
-        size = config.batch_size
-        parts = [images[i : i + size] for i in range(0, len(images), size)]
-        padded = [np.concatenate([x, np.zeros((size - len(x), *x.shape[1:]), np.float32)]) for x in parts]
-        return np.concatenate([np.asarray(step(x))[: len(part)] for x, part in zip(padded, parts, strict=True)])
+        return parallel.map_batches(step, images, size=config.batch_size)
 
     about = {"classifier": classifier.fingerprint, "label": config.label, "class": names[config.label] if names else ""}
     return (

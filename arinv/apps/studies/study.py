@@ -184,7 +184,7 @@ class _Subject:
         self.data = read(self.inverter.image_size)
         self.key = (self.inverter.fingerprint, self.data.images, self.data.reference, str(run.config.log.num_images))
         layers = _layers(run.config.layers, self.inverter)
-        place = functools.partial(_in_batches, size=run.config.batch_size, mesh=run.mesh)
+        place = functools.partial(_map_batches, size=run.config.batch_size, mesh=run.mesh)
         features_fn = jax.device_put(self.inverter.features_fn, parallel.replicated(run.mesh))
         all_features_fn = jax.device_put(self.inverter.encoder.features_fn, parallel.replicated(run.mesh))
         decode_fn = jax.device_put(self.inverter.decode_fn, parallel.replicated(run.mesh))
@@ -259,14 +259,8 @@ def _at_size(config: ConfigDict, size: int) -> ConfigDict:
     return copy
 
 
-def _in_batches(function: Callable[[Array], Array], rows: Array, *, size: int, mesh: jax.sharding.Mesh) -> Array:
-    """Returns the results of all rows, a batch at a time; the last is padded, so that one size is compiled."""
-    rows, results = np.asarray(rows), []
-    for start in range(0, len(rows), size):
-        batch = rows[start : start + size]
-        padded = np.concatenate([batch, np.repeat(batch[-1:], size - len(batch), axis=0)])
-        results.append(np.asarray(function(parallel.place_batch({"x": padded}, mesh)["x"]))[: len(batch)])
-    return jnp.asarray(np.concatenate(results))
+def _map_batches(function: Callable[[Array], Array], rows: Array, *, size: int, mesh: jax.sharding.Mesh) -> Array:
+    return jnp.asarray(parallel.map_batches(function, np.asarray(rows), size=size, mesh=mesh))
 
 
 @functools.partial(jax.jit, static_argnames="layer")

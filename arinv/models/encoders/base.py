@@ -182,6 +182,11 @@ class Encoder(ShapeChecked):
         return x
 
 
+def spatial_layers(encoder: Encoder) -> tuple[str, ...]:
+    """Returns the names of the features [B, h, w, K] of an encoder, from the image on."""
+    return tuple(name for name, spec in encoder.feature_specs().items() if not spec.is_vector)
+
+
 def count_blocks(names: Iterable[str], prefix: str) -> int:
     """Returns the number of different numbers that follow a prefix in names such as "layer1.0.conv1.weight"."""
     numbers = {name.removeprefix(prefix).partition(".")[0] for name in names if name.startswith(prefix)}
