@@ -139,6 +139,7 @@ class ImageFiles:
       paths: of the files that can be read.
       names: of the images: paths relative to the folder, with "/".
       bad_files: files that cannot be read and were skipped.
+      bad_names: their names, as those of the images.
       left_out: other entries of the folder that are not readable images, as text; empty for none.
     """
 
@@ -166,6 +167,7 @@ class ImageFiles:
         base = root if root.is_dir() else root.parent
         self.paths, self.bad_files = tuple(paths), tuple(bad_files)
         self.names = tuple(names) or tuple(path.relative_to(base).as_posix() for path in paths)
+        self.bad_names = tuple(path.relative_to(base).as_posix() for path in bad_files)
 
     def __len__(self) -> int:
         return len(self.paths)

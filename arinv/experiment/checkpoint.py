@@ -34,7 +34,8 @@ FOLDER = "checkpoints"  # in a run's workdir
 _OTHER_TREES = ("optimizers",)
 _TEXTS = ("data", "log", "description")
 _MIN_BYTES_WRITTEN_TOGETHER = 64 * 2**20
-_USED = ("checkpoint", "inverter", "detector", "denoiser", "stylized")  # fields of configs that name another run
+# Fields of configs that name another run.
+_USED = ("checkpoint", "inverter", "detector", "denoiser", "stylized", "restoration", "gan", "autoencoder")
 _MAX_RUNS = 6  # in a message
 _MAX_FOLDERS = 300  # searched for runs
 _Value = TypeVar("_Value")

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from arinv import paths
 from arinv.errors import UserError, first_line
 
 TEMPORARY = ".tmp-"  # prefix of the names of files that are being written
@@ -59,6 +60,39 @@ def write_png(path: pathlib.Path, image_u8: np.ndarray) -> None:
     """Writes a uint8 [H, W, 3] image as PNG, atomically."""
     with replacing(path) as temporary:
         Image.fromarray(image_u8).save(temporary, format="PNG")
+
+
+def check_overwrites_none(workdir: pathlib.Path, outputs: Iterable[str], *, images: str) -> None:
+    """Checks that no file of a run would overwrite an image that it reads.
+
+    Args:
+      workdir: the run's directory.
+      outputs: names of the folders and files in it that are written.
+      images: path of the file or folder of images that is read.
+
+    Raises:
+      UserError: the images are where files would be written.
+    """
+    root = paths.expanded(images).resolve()
+    if any(root.is_relative_to(workdir.resolve() / name) for name in outputs):
+        raise UserError(f"workdir {workdir} would overwrite the images {images}; name another --workdir")
+
+
+def png_names(names: Sequence[str]) -> list[str]:
+    """Returns a relative path of a PNG file for each image of a folder, no two equal.
+
+    Args:
+      names: paths of the images relative to the folder, with "/".
+    """
+    used_paths = {str(folder) for name in names for folder in pathlib.PurePosixPath(name).parents}.union(names)
+    files = []
+    for name in names:
+        file = name
+        while not file.endswith(".png") or (file != name and file in used_paths):
+            file += ".png"
+        folder, slash, stem = file.removesuffix(".png").rpartition("/")
+        files.append(f"{folder}{slash}{paths.shortened(stem)}.png")
+    return files
 
 
 def is_image(path: pathlib.Path) -> bool:

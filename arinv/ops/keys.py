@@ -1,5 +1,8 @@
 """Checks of PRNG keys, and keys for the rows of a batch."""
 
+import os
+import zlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -67,6 +70,19 @@ def row_keys(key: Array, *, batch_size: int) -> Array:
     if key.shape:
         raise UserError(f"key must be one key, or one per image ({batch_size},), got the shape {key.shape}.")
     return fold_in(key, jnp.arange(batch_size))
+
+
+def name_key(seed: int, name: str) -> Array:
+    """Returns a key that depends on an image's name and not on its place among others.
+
+    Args:
+      seed: 0 or more.
+      name: any text, also one that is no valid Unicode, as file names may be.
+
+    Returns:
+      One key.
+    """
+    return jax.random.fold_in(jax.random.key(seed), zlib.crc32(os.fsencode(name)))
 
 
 def fold_in(keys: Array, data: ArrayLike) -> Array:

@@ -11,7 +11,7 @@ from configured import configure
 from PIL import Image
 
 from arinv import main, models
-from arinv.apps.denoising import evaluate_denoising, tiles
+from arinv.apps.denoising import tiles
 from arinv.errors import UserError
 from arinv.experiment import cache
 from arinv.experiment.checkpoint import Checkpoints
@@ -19,6 +19,7 @@ from arinv.experiment.output_files import read_arrays, write_arrays
 from arinv.experiment.run import Run
 from arinv.experiment.state import TrainState
 from arinv.models.generators.wavelet import DECODER_PLANS, Step
+from arinv.ops.keys import name_key
 from configs import denoise, denoising
 
 # In the place of the decoder, which takes long to compile: one skip and two convolutions, for the same sizes.
@@ -173,10 +174,10 @@ def test_evaluation_killed_at_its_end_measures_changed_images_anew(finished, tmp
     assert len(computed) == 2 and not (tmp_path / "run" / "parts").exists()  # by two denoisers
 
 
-def test_noise_key_depends_on_the_name():
-    keys = [jax.random.key_data(evaluate_denoising.noise_key(0, name)).tolist() for name in ("a.png", "b.png")]
+def test_name_key_depends_on_the_name():
+    keys = [jax.random.key_data(name_key(0, name)).tolist() for name in ("a.png", "b.png")]
     assert keys[0] != keys[1]
-    assert keys[0] == jax.random.key_data(evaluate_denoising.noise_key(0, "a.png")).tolist()
+    assert keys[0] == jax.random.key_data(name_key(0, "a.png")).tolist()
 
 
 @pytest.fixture(scope="module")
@@ -207,8 +208,8 @@ def test_denoise_keeps_the_size_of_every_kind_of_image(finished, photographs, tm
     config = configure(denoise, f"{arg},on_bad_image=skip{sizes}")
     main.run(config, tmp_path)
     results = read_results(tmp_path)
-    assert results["skipped"] == [str(photographs / "broken.jpg")]
-    found = {file["file"]: (file["height"], file["width"]) for file in results["photographs"].values()}
+    assert results["skipped"] == ["broken.jpg"]
+    found = {file["file"]: (file["height"], file["width"]) for file in results["images"].values()}
     names = ("odd", "dot", "grey", "clear", "deep", "print.jpg", "print.webp", "moving", "far/panorama")
     assert set(found) == {f"denoised/{name}.png" for name in names}
     for file, size in found.items():
@@ -217,7 +218,7 @@ def test_denoise_keeps_the_size_of_every_kind_of_image(finished, photographs, tm
     assert found["denoised/far/panorama.png"] == (40, 800) and found["denoised/dot.png"] == (1, 1)
     with Image.open(tmp_path / "before_after.png") as image:
         assert image.size[1] > 2 * 256
-    assert "psnr" not in results["photographs"]["odd.png"]
+    assert "psnr" not in results["images"]["odd.png"]
 
 
 def test_denoise_measures_added_noise_and_skips_finished_images(finished, photographs, tmp_path, monkeypatch):
@@ -227,7 +228,7 @@ def test_denoise_measures_added_noise_and_skips_finished_images(finished, photog
     main.run(config, tmp_path)
     assert not (tmp_path / "before_after.png").exists()
     before = (tmp_path / "results.json").read_bytes()
-    described = read_results(tmp_path)["photographs"]["odd.png"]
+    described = read_results(tmp_path)["images"]["odd.png"]
     assert 13.0 < described["psnr_noisy"] < 16.0 and 0 < described["psnr"] < 40
     (tmp_path / "results.json").unlink()
     with monkeypatch.context() as patch:
@@ -242,7 +243,7 @@ def test_denoise_restarts_with_a_replaced_image(finished, tmp_path):
         save(tmp_path / "photographs" / name, pixels(20, 30))
     config = denoise.get_config(f"denoiser={whole}/robust_denoiser,images={tmp_path}/photographs")
     main.run(config, tmp_path / "run")
-    files = {name: described["file"] for name, described in read_results(tmp_path / "run")["photographs"].items()}
+    files = {name: described["file"] for name, described in read_results(tmp_path / "run")["images"].items()}
     assert len(set(files.values())) == 3
     (tmp_path / "run" / "results.json").unlink()
     save(tmp_path / "photographs" / "x.png", pixels(40, 25))

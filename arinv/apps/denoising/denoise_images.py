@@ -14,16 +14,15 @@ from ml_collections import ConfigDict
 
 from arinv import data, metrics
 from arinv.apps.denoising import tiles
-from arinv.apps.denoising.evaluate_denoising import check_tiles, noise_key
-from arinv.apps.inversion.invert_images import output_files
+from arinv.apps.denoising.evaluate_denoising import check_tiles
 from arinv.errors import UserError
-from arinv.experiment import workdirs
 from arinv.experiment.figures import center_window, evenly, labeled_grid, short_names
-from arinv.experiment.output_files import is_image, write_png
+from arinv.experiment.output_files import is_image, png_names, write_png
 from arinv.experiment.run import Run, check_images, check_num_images, dtype_of
 from arinv.experiment.writer import progress_bar
 from arinv.ops import degradations
 from arinv.ops.images import to_float, to_uint8
+from arinv.ops.keys import name_key
 
 _FOLDER = "denoised"
 _WINDOW = 256  # px, of the images in before_after.png
@@ -56,7 +55,6 @@ def run(run: Run) -> dict[str, Any]:
       UserError: no usable checkpoint or images, or a workdir among the images.
     """
     config = run.config
-    workdirs.check_outside_inputs(config, run.workdir)
     denoiser = run.load(config.denoiser, kind="denoiser")
     images = run.open_images()
     run.begin()
@@ -68,8 +66,8 @@ def run(run: Run) -> dict[str, Any]:
             denoised = tiles.denoise(denoiser.denoise_fn, _input(config, name, images[i])[None], **config.tiles)
             write_png(path, np.asarray(to_uint8(denoised[0])))
     results = {
-        "photographs": {name: _describe(run, name, file, images[i]) for i, (name, file) in enumerate(files.items())},
-        "skipped": [str(path) for path in images.bad_files],
+        "images": {name: _describe(run, name, file, images[i]) for i, (name, file) in enumerate(files.items())},
+        "skipped": list(images.bad_names),
         "noise": {**config.noise, "variant": degradations.NOISE_PROTOCOLS[config.noise.protocol]},
         "denoiser": dict(denoiser.description),
     }
@@ -85,7 +83,7 @@ def _files(names: tuple[str, ...]) -> dict[str, str]:
     files = {name: stem if count[stem] == 1 else name for name, stem in stems.items()}
     if len(set(files.values())) < len(files):  # such as x.jpg and x.png beside x.jpg.jpg
         files = {name: name for name in names}
-    paths = output_files(list(files.values()))
+    paths = png_names(list(files.values()))
     return {name: f"{_FOLDER}/{path}" for name, path in zip(files, paths, strict=True)}
 
 
@@ -93,7 +91,7 @@ def _input(config: ConfigDict, name: str, image: np.ndarray) -> np.ndarray:
     """Returns the image to denoise: the user's, or its noisy version as float32."""
     if not config.noise.sigma:
         return image
-    key = noise_key(config.seed, name)
+    key = name_key(config.seed, name)
     return np.asarray(degradations.add_gaussian_noise(key, to_float(image), **config.noise))
 
 

@@ -8,7 +8,6 @@ of images, padded to multiples of 32, is compiled once; with config.tiles.tile a
 Source: Rojas-Gomez et al. 2022, section 5.3, Table 10.
 """
 
-import os
 import shutil
 import zlib
 from collections.abc import Callable, Mapping, Sequence
@@ -34,6 +33,7 @@ from arinv.experiment.writer import progress_bar
 from arinv.models.generators.wavelet import MULTIPLE
 from arinv.ops import degradations
 from arinv.ops.images import to_float, to_uint8
+from arinv.ops.keys import name_key
 from arinv.paths import expanded
 
 METRICS = [name for name, metric in metrics.METRICS.items() if not metric.needs_set]  # those of single images
@@ -145,11 +145,6 @@ def run(run: Run) -> dict[str, Any]:
     return results
 
 
-def noise_key(seed: int, name: str) -> jax.Array:
-    """Returns the PRNG key of an image's noise, which depends on its name and not on the other images."""
-    return jax.random.fold_in(jax.random.key(seed), zlib.crc32(os.fsencode(name)))
-
-
 class ImageSet(NamedTuple):
     """A set of images.
 
@@ -215,7 +210,7 @@ class _Restoration:
 
     def __call__(self, name: str, image: np.ndarray) -> np.ndarray:
         """Returns [rows, H, W, 3] of a clean image, uint8 [H, W, 3]."""
-        key = noise_key(self._seed, name)
+        key = name_key(self._seed, name)
         noisy = np.asarray(degradations.add_gaussian_noise(key, to_float(image)[None], **self._noise))
         results = [noisy, *(tiles.denoise(fn, noisy, **self._tiles) for fn in self._denoise_fns.values())]
         if self._bm3d:

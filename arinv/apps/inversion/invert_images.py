@@ -23,16 +23,16 @@ from arinv import data, metrics
 from arinv.apps import inversion
 from arinv.apps.evaluation import measurement
 from arinv.apps.evaluation.measurement import Measurement
+from arinv.apps.inversion.inverters import check_networks
 from arinv.errors import UserError
-from arinv.experiment import report, workdirs
+from arinv.experiment import report
 from arinv.experiment.cache import ResultCache, cache_key
 from arinv.experiment.figures import fit, labeled_grid
-from arinv.experiment.output_files import is_image, write_csv, write_png
+from arinv.experiment.output_files import check_overwrites_none, is_image, png_names, write_csv, write_png
 from arinv.experiment.run import Run, check_images, check_num_images, dtype_of
 from arinv.experiment.trained import Trained
 from arinv.experiment.writer import progress_bar
 from arinv.ops.images import crop_images, pad_images, padded_size, to_float, to_uint8
-from arinv.paths import expanded, shortened
 from arinv.types import Array, DecodeFn, FeaturesFn
 
 _OVERVIEW = "overview.png"
@@ -74,6 +74,9 @@ def check(config: ConfigDict) -> None:
             raise UserError(f"{name} must be 1 or more; got {config[name]}")
 
 
+check_inputs = check_networks
+
+
 def run(run: Run) -> dict[str, Any]:
     """Inverts the images of config.data.name by config.inverters (name -> workdir) and returns the results.
 
@@ -85,17 +88,15 @@ def run(run: Run) -> dict[str, Any]:
         images.
     """
     config, workdir = run.config, run.workdir
-    root = expanded(config.data.name)
-    workdirs.check_outside_inputs(config, workdir)
-    check_outputs(config, root.resolve(), workdir.resolve())
+    check_overwrites_none(workdir, [*config.order, _OVERVIEW], images=config.data.name)
     images = run.open_images()
-    files = output_files(images.names)
+    files = png_names(images.names)
     sizes, too_large = _read_sizes(config, images)
     inverters = {name: run.load(config.inverters[name], kind="inverter") for name in config.order}
     for inverter in inverters.values():
         inverter.check_side(config.multiple or inverter.image_size, "multiple")
     run.begin()
-    skipped = [path.relative_to(root).as_posix() for path in images.bad_files] + too_large
+    skipped = [*images.bad_names, *too_large]
     if skipped:
         run.report(f"skipped {len(skipped)} images, unreadable or too large: {', '.join(skipped[:5])}")
     rows, variants = {}, {}
@@ -119,29 +120,6 @@ def run(run: Run) -> dict[str, Any]:
         write_png(workdir / _OVERVIEW, _overview(run, images, first, rows, files))
         _write_report(run, inverters, results)
     return run.finish(results)
-
-
-def check_outputs(config: ConfigDict, root: pathlib.Path, workdir: pathlib.Path) -> None:
-    """Checks that no reconstruction would overwrite an image.
-
-    Raises:
-      UserError: images are where reconstructions would be written.
-    """
-    if any(root.is_relative_to(workdir / name) for name in (*config.order, _OVERVIEW)):
-        raise UserError(f"workdir {workdir} would overwrite the images {config.data.name}; name another --workdir")
-
-
-def output_files(names: Sequence[str]) -> list[str]:
-    """Returns the path of the reconstruction of every image, below the folder of the inverter; no two are equal."""
-    used_paths = {str(folder) for name in names for folder in pathlib.PurePosixPath(name).parents}.union(names)
-    files = []
-    for name in names:
-        file = name
-        while not file.endswith(".png") or (file != name and file in used_paths):
-            file += ".png"
-        folder, slash, name = file.rpartition("/")
-        files.append(f"{folder}{slash}{shortened(name.removesuffix('.png'))}.png")
-    return files
 
 
 def _read_sizes(config: ConfigDict, images: data.ImageFiles) -> tuple[Sizes, list[str]]:

@@ -79,11 +79,8 @@ def check_inputs(run: Run) -> None:
         elif config[name]:
             network = _load_network(run, name, kind, size)
             size = network.image_size
-    for reference in config.encoders.values():
-        if reference.startswith("stage:"):
-            run.check_planned(reference, kind=(INVERTER, CLASSIFIER))
-        elif reference:
-            run.load(reference, kind=(INVERTER, CLASSIFIER), image_size=size)
+    for reference in filter(None, config.encoders.values()):
+        run.check_network(reference, kind=(INVERTER, CLASSIFIER), image_size=size)
     if size:
         check_size(operator_of(config), image_size=size)
 

@@ -15,19 +15,17 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from arinv import data, metrics
-from arinv.apps.inversion.invert_images import check_outputs, output_files
 from arinv.apps.restoration import methods
 from arinv.apps.restoration.methods import SECONDS, Part
 from arinv.apps.restoration.restoration import restore_all
 from arinv.data.decoding import fits
 from arinv.errors import UserError
-from arinv.experiment import report, workdirs
+from arinv.experiment import report
 from arinv.experiment.figures import labeled_grid, short_names
-from arinv.experiment.output_files import write_csv, write_png
+from arinv.experiment.output_files import check_overwrites_none, png_names, write_csv, write_png
 from arinv.experiment.run import Run, check_fields, check_images
 from arinv.ops.degradations import Operator
 from arinv.ops.images import to_float, to_uint8
-from arinv.paths import expanded
 from arinv.train.autoencoder import operator_of
 
 _OVERVIEW = "overview.png"
@@ -78,10 +76,7 @@ def run(run: Run) -> dict[str, Any]:
         nothing, or has another aspect ratio than an image.
     """
     config, workdir = run.config, run.workdir
-    workdirs.check_outside_inputs(config, workdir)
-    folders = (*config.methods, _DEGRADED)
-    root = expanded(config.data.name)
-    check_outputs(ConfigDict({"order": folders, "data": {"name": config.data.name}}), root.resolve(), workdir.resolve())
+    check_overwrites_none(workdir, [*config.methods, _DEGRADED, _OVERVIEW], images=config.data.name)
     files = run.open_images()
     names = files.names[: config.limit or None]
     networks = methods.load(run)
@@ -114,13 +109,13 @@ def run(run: Run) -> dict[str, Any]:
         degraded = np.clip(np.asarray(methods.degrade(run, operator, images, np.arange(len(images)))), 0, 1)
     rows = {_DEGRADED: degraded} | {method: part["image"] for method, part in parts.items()}
     for folder, restored in rows.items():
-        for file, image in zip(output_files(names), np.asarray(to_uint8(restored)), strict=True):
+        for file, image in zip(png_names(names), np.asarray(to_uint8(restored)), strict=True):
             write_png(workdir / folder / file, np.repeat(image, 3, axis=-1) if channels == 1 else image)
     values = {} if config.degraded else {name: _measure(restored, images) for name, restored in rows.items()}
     _write_csv(run, names, values)
     results = {
         "num_images": len(names),
-        "skipped": [path.name for path in files.bad_files],
+        "skipped": list(files.bad_names),
         "image_size": size,
         "entries": {name: report.summarize(numbers) for name, numbers in values.items()},
         SECONDS: {method: float(part[SECONDS].mean()) for method, part in parts.items()},

@@ -60,6 +60,16 @@ def check(config: ConfigDict) -> None:
     _check_options(config.options)
 
 
+def check_inputs(run: Run) -> None:
+    """Checks, before any stage runs, that every inverter exists, or is trained by an earlier stage.
+
+    Raises:
+      UserError: one does not, or is another network.
+    """
+    for name in run.config.order:
+        run.check_network(run.config.inverters[name], kind="inverter")
+
+
 def _check_options(options: ConfigDict) -> None:
     """Checks the numbers of the probes.
 
