@@ -302,6 +302,11 @@ def convolutions(variables: Variables) -> Variables:
     return {"params": {name: value for name, value in variables["params"].items() if name.startswith("conv")}}
 
 
+def make_logits_fn(encoder: Network, variables: Variables) -> LogitsFn:
+    """Returns images [B, H, W, C] in [0, 1] -> logits [B, K], in evaluation mode."""
+    return lambda images: encoder.apply(variables, images, train=False)[0]
+
+
 def make_features_fn(encoder: Network, variables: Variables) -> FeaturesFn:
     """Returns images [B, H, W, C] in [0, 1] -> named features, in evaluation mode, in float32."""
 
@@ -337,7 +342,7 @@ def make_denoise_fn(encoder: Network, decoder: Network) -> Callable[[tuple[Varia
 
 @functools.lru_cache(maxsize=8)
 def _logits_function(encoder: Network) -> Callable[[Variables, Array], Array]:
-    return lambda variables, images: encoder.apply(variables, images, train=False)[0]
+    return lambda variables, images: make_logits_fn(encoder, variables)(images)
 
 
 @functools.lru_cache(maxsize=8)

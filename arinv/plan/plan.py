@@ -421,8 +421,8 @@ def _encoder(run: Run) -> Trained:
         return inverter.initial_encoder(run)
     workdir = run.resolve(run.config.encoder.checkpoint)
     stage = run.stages.get(workdir)
-    if stage is not None and stage.task == "classifier":
-        return loading.abstract_encoder(classifier.describe(stage, _train_info(stage)[0]), dtype=run.dtype)
+    if stage is not None:
+        return inverter.planned_encoder(run, stage, _train_info(stage)[0])
     return loading.abstract_encoder(checkpoint.load_description(workdir, kind="classifier"), dtype=run.dtype)
 
 

@@ -19,12 +19,12 @@ from arinv.errors import UserError, unknown
 from arinv.experiment.loading import image_struct
 from arinv.experiment.run import Run, attack_options, check_fields
 from arinv.experiment.state import AVERAGE, TrainState, apply_train
-from arinv.experiment.trained import CLASSIFIER
+from arinv.experiment.trained import CLASSIFIER, make_logits_fn
 from arinv.ops.augment import augment
 from arinv.ops.images import image_grid, to_float
 from arinv.ops.inputs import check_number
 from arinv.train import overfitting, robust, training
-from arinv.types import Array, Batch, LogitsFn, Metrics, Network, Variables
+from arinv.types import Array, Batch, Metrics, Network, Variables
 
 _OVERFITTING = "catastrophic overfitting: accuracy under the training attack is far above accuracy under PGD; "
 _NOTICE = {
@@ -286,11 +286,6 @@ class StepOptions(NamedTuple):
     def weights(self) -> str:
         """Name of the weights in the state that are evaluated."""
         return AVERAGE if self.ema_decay > 0 else CLASSIFIER
-
-
-def make_logits_fn(encoder: Network, variables: Variables) -> LogitsFn:
-    """Returns images [B, H, W, C] in [0, 1] -> logits [B, K] in evaluation mode."""
-    return lambda images: encoder.apply(variables, images, train=False)[0]
 
 
 def make_train_step(

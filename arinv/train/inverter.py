@@ -291,7 +291,7 @@ def _comparator(run: Run, info: data.SourceInfo) -> Trained | None:
     workdir = run.resolve(config.loss.comparator)
     stage = run.stages.get(workdir)
     if stage is not None and not workdirs.is_complete(workdir):
-        comparator = _planned(run, stage, info)
+        comparator = planned_encoder(run, stage, info)
     else:
         comparator = run.load(config.loss.comparator, kind=(CLASSIFIER, INVERTER), image_size=size).encoder
     module = comparator.module
@@ -301,14 +301,27 @@ def _comparator(run: Run, info: data.SourceInfo) -> Trained | None:
     return comparator
 
 
-def _planned(run: Run, stage: ConfigDict, info: data.SourceInfo) -> Trained:
-    """Returns the encoder that a stage will train, with the shapes of its weights."""
+def planned_encoder(run: Run, stage: ConfigDict, info: data.SourceInfo) -> Trained:
+    """Returns the encoder of a classifier or an inverter that a stage will train, with the shapes of its weights.
+
+    Args:
+      run: the run that reads it.
+      stage: config of the training.
+      info: its training images.
+
+    Raises:
+      UserError: the stage starts from a network that does not exist.
+    """
     if stage.task == "classifier":
         return loading.abstract_encoder(classifier.describe(stage, info), dtype=run.dtype)
     if not stage.encoder.checkpoint:
         return initial_encoder(run.with_config(stage, run.workdir))
     parent = run.stages.get(run.resolve(stage.encoder.checkpoint))
-    return _planned(run, parent, info) if parent is not None else run.load(stage.encoder.checkpoint, kind=CLASSIFIER)
+    return (
+        planned_encoder(run, parent, info)
+        if parent is not None
+        else run.load(stage.encoder.checkpoint, kind=CLASSIFIER)
+    )
 
 
 def _load_encoder(run: Run) -> Trained:

@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 
 from arinv import attacks, losses
+from arinv.attacks.rows import select
 from arinv.errors import UserError, unknown
 from arinv.ops import norms
 from arinv.ops.inputs import check_number
@@ -135,7 +136,7 @@ def _gairat(*, num_steps: int, weighting: str = "tanh", offset: float = -1.0) ->
 
         noise = norms.random_perturbation(key, images.shape, eps=attack["eps"], norm=attack["norm"])
         adversarial, kappa = _ascend(objective, jnp.clip(images + noise, 0.0, 1.0), images, attack)
-        return Views((_restore_padding(labels, adversarial, images),), kappa)
+        return Views((select(labels >= 0, adversarial, images),), kappa)
 
     def loss(logits, labels, mask, kappa, active):
         weights = losses.geometry_weights(kappa, mask, num_steps=num_steps, kind=weighting, offset=offset)
@@ -154,7 +155,7 @@ def _gair_rst(*, num_steps: int, beta: float = 6.0, offset: float = 3.0) -> Reci
             return losses.margin_loss(logits, safe), _correct(logits, safe)
 
         start = _add_noise(margin_key, images)
-        margin_images = _restore_padding(labels, _ascend(margin, start, images, attack)[0], images)
+        margin_images = select(labels >= 0, _ascend(margin, start, images, attack)[0], images)
         adversarial, kappa = _divergence_attack(divergence_key, logits_fn, images, labels, attack)
         return Views((images, margin_images, adversarial), kappa)
 
@@ -193,7 +194,7 @@ def _divergence_attack(key, logits_fn, images, labels, attack) -> tuple[Array, A
         return losses.kl_divergence(natural, logits), _correct(logits, safe)
 
     adversarial, kappa = _ascend(objective, _add_noise(key, images), images, attack)
-    return _restore_padding(labels, adversarial, images), kappa
+    return select(labels >= 0, adversarial, images), kappa
 
 
 def _ascend(objective, start: Array, images: Array, attack: Mapping) -> tuple[Array, Array]:
@@ -214,8 +215,3 @@ def _add_noise(key: Array, images: Array) -> Array:
 
 def _correct(logits: Array, labels: Array) -> Array:
     return (jax.lax.argmax(logits, 1, jnp.int32) == labels).astype(jnp.float32)
-
-
-def _restore_padding(labels: Array, adversarial: Array, images: Array) -> Array:
-    """Returns the adversarial images, with padding rows (label -1) unperturbed."""
-    return jnp.where((labels >= 0)[:, None, None, None], adversarial, images)

@@ -116,7 +116,7 @@ class Measurement:
         for name, _, network, moments in self._of_set:
             key = f"{name}_{network.name}_{network.last_layer}_n{moments[0].count}"
             totals[key] = METRICS[name].function(*moments)
-            variants[key] = _variant(name, key, (network.last_layer,), network)
+            variants[key] = variant_text(name, key, (network.last_layer,), network)
             weights[key] = network.weights
         return {**totals, "variants": variants, "metric_weights": weights}
 
@@ -270,7 +270,7 @@ def _image_metric(name: str, field: str | None, network: MetricNetwork | None) -
     def function(variables, *images):
         return row.function(network.features_fn(variables[field]), *images, layers=layers, **options)
 
-    return _ImageMetric(key, _variant(name, key, layers, network), network.weights, function)
+    return _ImageMetric(key, variant_text(name, key, layers, network), network.weights, function)
 
 
 def _vectors(metric: _SetMetric, variables: Mapping[str, Variables], *images: Array) -> tuple[Array, ...]:
@@ -279,8 +279,15 @@ def _vectors(metric: _SetMetric, variables: Mapping[str, Variables], *images: Ar
     return tuple(metrics.feature_vectors(features_fn, batch, layer=layer) for batch in images)
 
 
-def _variant(name: str, key: str, layers: tuple[str, ...], network: MetricNetwork) -> str:
-    """Returns the exact text of a metric under its longer name, with the network that it was measured through."""
+def variant_text(name: str, key: str, layers: tuple[str, ...], network: MetricNetwork) -> str:
+    """Returns the exact text of a metric, with the network that it was measured through.
+
+    Args:
+      name: the metric.
+      key: its longer name in results.
+      layers: the compared features.
+      network: that gives them.
+    """
     text = METRICS[name].variant.removeprefix(name)
     return f"{key}{text}; {', '.join(layers)} of {network.name} ({network.origin}, weights {network.weights})"
 

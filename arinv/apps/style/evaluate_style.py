@@ -20,7 +20,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from arinv import data, metrics
-from arinv.apps.evaluation.measurement import OWN, MetricNetwork, check_network, load_network
+from arinv.apps.evaluation.measurement import OWN, MetricNetwork, check_network, load_network, variant_text
 from arinv.apps.style.image_sets import Collection
 from arinv.apps.style.levels import sides
 from arinv.apps.style.stylize_images import output_path
@@ -83,7 +83,10 @@ def run(run: Run) -> dict[str, Any]:
             entry: report.summarize({metric: array.ravel() for metric, array in values.items()})
             for entry, values in pairs.items()
         },
-        "variants": {key: _variant(key, network), "ssim": metrics.VARIANTS["ssim"] + ", content against image"},
+        "variants": {
+            key: f"{variant_text('gram', key, network.style_layers, network)}, style against image",
+            "ssim": metrics.VARIANTS["ssim"] + ", content against image",
+        },
         "metric_weights": {key: network.weights},
         "num_pairs": len(content) * len(style),
         "num_contents": len(content),
@@ -191,12 +194,6 @@ def _measure_all(
             cache.save(f"{entry}/{name}", part)
         parts[entry].append(part)
     return {entry: {m: np.stack([part[m] for part in group]) for m in group[0]} for entry, group in parts.items()}
-
-
-def _variant(key: str, network: MetricNetwork) -> str:
-    text = metrics.VARIANTS["gram"].removeprefix("gram")
-    layers = ", ".join(network.style_layers)
-    return f"{key}{text}; {layers} of {network.name} ({network.origin}, weights {network.weights}), style against image"
 
 
 def _write_pairs(workdir: pathlib.Path, contents: Sequence[str], styles: Sequence[str], pairs: Pairs) -> None:
