@@ -181,7 +181,7 @@ def abstract_encoder(description: Mapping[str, Any], *, dtype: jax.typing.DTypeL
 
 
 def joined(encoder: Variables, generator: Variables) -> Variables:
-    """Returns the variables of a `models.LayerAutoencoder` of those of its two networks."""
+    """Combines the variables of an encoder and a generator into those of a `models.LayerAutoencoder`."""
     collections = {*encoder, *generator}
     pair = {"encoder": encoder, GENERATOR: generator}
     return {
@@ -190,12 +190,12 @@ def joined(encoder: Variables, generator: Variables) -> Variables:
 
 
 def part_of(variables: Variables, part: str) -> Variables:
-    """Returns the variables of "encoder" or "generator" of those of a `models.LayerAutoencoder`."""
+    """Returns the variables of one part, "encoder" or "generator", of a `models.LayerAutoencoder`."""
     return {name: value[part] for name, value in variables.items() if part in value}
 
 
 def with_encoder(variables: Variables, encoder: Variables) -> Variables:
-    """Returns the variables of a `models.VariationalEncoder` with others for the encoder inside of it."""
+    """Replaces the variables of the encoder inside a `models.VariationalEncoder`."""
     return {
         name: {**value, "encoder": encoder[name]} if name in encoder else value for name, value in variables.items()
     }

@@ -1,4 +1,4 @@
-"""`Run`: the config and workdir of a task, with what every task does with them, and checks of the fields they share."""
+"""`Run`: a task with its config and workdir, which opens data, loads networks, caches and finishes; shared checks."""
 
 import functools
 import json

@@ -317,11 +317,9 @@ def planned_encoder(run: Run, stage: ConfigDict, info: data.SourceInfo) -> Train
     if not stage.encoder.checkpoint:
         return initial_encoder(run.with_config(stage, run.workdir))
     parent = run.stages.get(run.resolve(stage.encoder.checkpoint))
-    return (
-        planned_encoder(run, parent, info)
-        if parent is not None
-        else run.load(stage.encoder.checkpoint, kind=CLASSIFIER)
-    )
+    if parent is None:
+        return run.load(stage.encoder.checkpoint, kind=CLASSIFIER)
+    return planned_encoder(run, parent, info)
 
 
 def _load_encoder(run: Run) -> Trained:
