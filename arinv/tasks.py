@@ -5,7 +5,7 @@ results. Optional are check_inputs(run), which checks earlier runs and data befo
 SINGLE_PROCESS = True for tasks that run in a single process.
 """
 
-from arinv.apps.anomaly import detector, one_vs_all, overview, score
+from arinv.apps.anomaly import detector, one_vs_all, overview, score_images
 from arinv.apps.denoising import denoise_images, evaluate_denoising
 from arinv.apps.evaluation import autoattack, comparison, evaluate
 from arinv.apps.inversion import compare_inversion, high_resolution, invert_images
@@ -28,7 +28,7 @@ TASKS = {
     "inverter": inverter,
     "evaluate": evaluate,
     "comparison": comparison,
-    "score": score,
+    "score": score_images,
     "import_torch": import_torch,
     "export_torch": export_torch,
     "high_resolution": high_resolution,

@@ -10,7 +10,7 @@ from sklearn.metrics import roc_auc_score
 
 import arinv
 from arinv import main
-from arinv.apps.anomaly import gan_scoring, overview
+from arinv.apps.anomaly import adgan_scores, overview
 from arinv.apps.weights import info
 from arinv.errors import UserError
 from arinv.experiment import cache
@@ -71,7 +71,7 @@ def test_evaluation_has_the_auroc_of_adgan_and_its_seconds(evaluated):
     assert scores.shape == labels.shape == (8,) and np.ptp(scores) > 0
     assert results["mean"]["adgan"] == pytest.approx(roc_auc_score(labels != 3, scores))
     assert results["adgan"]["seconds_per_image"] > 0 and results["adgan"]["num_seeds"] == 3
-    assert results["variants"]["adgan"] == gan_scoring.VARIANT
+    assert results["variants"]["adgan"] == adgan_scores.VARIANT
 
 
 def test_evaluation_resumes_to_the_same_scores(untrained, gans, evaluated, tmp_path, monkeypatch):
@@ -108,7 +108,7 @@ def test_report_has_a_column_of_adgan_in_every_row(evaluated):
 def test_mistakes(untrained):
     config = make_config(untrained, " --config.stages.standard_evaluation.adgan.num_seeds=0")
     with pytest.raises(UserError, match="adgan.num_seeds must be 1 or more; got 0"):
-        gan_scoring.check(config.stages.standard_evaluation)
+        adgan_scores.check(config.stages.standard_evaluation)
     config.stages.gans.single = "encoder"
     with pytest.raises(UserError, match="unknown task of each class, single 'encoder'; known: gan, inverter"):
         main.check(config.stages.gans, untrained / "none")

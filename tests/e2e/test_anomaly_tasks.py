@@ -14,7 +14,7 @@ from PIL import Image
 from sklearn.metrics import roc_auc_score
 
 from arinv import data, main, models
-from arinv.apps.anomaly import one_vs_all, scoring
+from arinv.apps.anomaly import one_vs_all, scorer
 from arinv.apps.anomaly.detector import check as check_detector
 from arinv.apps.anomaly.detector import check_inputs as check_detector_inputs
 from arinv.errors import UserError
@@ -291,7 +291,7 @@ def test_score_decides_by_score_and_policy(detected, tmp_path, monkeypatch):
     alone = run_score(detected, tmp_path / "images" / "normal.png", tmp_path / "alone")
     for name in scorer_names(rows):
         assert float(alone[0][name]) == pytest.approx(float(rows[-1][name]), rel=1e-4)
-    monkeypatch.setattr(scoring, "_MAX_KEPT_BYTES", 0)  # the overview searches again
+    monkeypatch.setattr(scorer, "_MAX_KEPT_BYTES", 0)  # the overview searches again
     assert run_score(detected, tmp_path / "images" / "normal.png", tmp_path / "again") == alone
     overviews = [np.asarray(Image.open(tmp_path / name / "overview.png"), np.int32) for name in ("alone", "again")]
     assert np.mean(np.abs(overviews[0] - overviews[1])) < 2 and np.std(overviews[0]) > 2
@@ -504,8 +504,8 @@ def test_check_inputs_rejects_a_class_without_test_images(tmp_path):
 
 def test_image_ids_depend_on_content_only():
     images = np.random.default_rng(0).integers(0, 256, (4, 3, 3, 3), dtype=np.uint8)
-    ids = scoring.image_ids(images)
-    assert len(set(ids.tolist())) == 4 and ids[2] == scoring.image_ids(images[2:3].copy())[0]
+    ids = scorer.image_ids(images)
+    assert len(set(ids.tolist())) == 4 and ids[2] == scorer.image_ids(images[2:3].copy())[0]
 
 
 @pytest.mark.parametrize(("num_classes", "text"), [(1, "one class, and AUROC needs"), (2, "4 of the 4 test images")])

@@ -9,11 +9,26 @@ import pathlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 from ml_collections import ConfigDict
 
 from arinv import data, metrics, paths
-from arinv.apps.anomaly import Calibration, overview, scoring
+from arinv.apps.anomaly import Calibration
+from arinv.apps.anomaly.heat_map_figures import draw_overview, extremes, map_scales
+from arinv.apps.anomaly.scorer import (
+    RECONSTRUCTION,
+    SCORES,
+    Batching,
+    Explanation,
+    Scorer,
+    add_references,
+    check_scorer,
+    compute_scores,
+    explain,
+    make_scorer,
+    with_references,
+)
 from arinv.data.image_files import image_paths
 from arinv.errors import UserError, unknown
 from arinv.experiment import loading, workdirs
@@ -40,7 +55,7 @@ class Detector(NamedTuple):
       description: the content of detector.json.
     """
 
-    scorer: scoring.Scorer
+    scorer: Scorer
     variables: dict[str, Any]
     calibrations: dict[str, Calibration]
     description: dict[str, Any]
@@ -53,7 +68,7 @@ def check(config: ConfigDict) -> None:
       UserError: an unknown name or a number out of range.
     """
     check_fields(config)
-    scoring.check(config)
+    check_scorer(config)
     if not config.inverter:
         raise UserError("inverter is empty; name the workdir of an inverter's training")
     if config.data.train_split == config.data.test_split:
@@ -79,8 +94,8 @@ def check_decision(decision: ConfigDict) -> None:
     Raises:
       UserError: an unknown score or policy, or a quantile out of range.
     """
-    if decision.score not in scoring.SCORES:
-        raise unknown("score", decision.score, scoring.SCORES)
+    if decision.score not in SCORES:
+        raise unknown("score", decision.score, SCORES)
     Calibration((0.0,), (0.0, 1.0)).threshold(policy=decision.policy, quantile=decision.quantile)
 
 
@@ -108,29 +123,30 @@ def run(run: Run) -> dict[str, Any]:
       UserError: no usable checkpoint there, or no images.
     """
     config, workdir = run.config, run.workdir
-    setting = scoring.Setting(run.key, run.mesh, config.batch_size)
+    batching = Batching(run.mesh, config.batch_size)
     inverter = run.load(config.inverter, kind="inverter", image_size=config.data.image_size)
-    scorer, variables = scoring.make_scorer(inverter, config)
+    scorer, variables = make_scorer(inverter, config)
     train, (images, anomalous) = run.open_data("train"), _read_validation(run)
     references = data.load_arrays(train, progress=progress_callback("reading normal images"))["image"]
     run.begin()
-    variables = scoring.add_references(scorer, variables, references, setting, capacity=len(references))
+    variables = add_references(scorer, variables, references, batching, capacity=len(references))
     cache = run.cache("", inverter.fingerprint, str(len(images)), images, anomalous, references).rows("scores")
     with progress_bar(None, config.title, total=len(images), unit="image") as bar:
-        scores = scoring.score_images(
+        scores = compute_scores(
+            run.key,
             scorer,
             variables,
             images.__getitem__,
             len(images),
-            setting,
+            batching,
             cache=cache,
             keep=True,
             progress=bar.update,
         )
-    reconstructions = scores.pop(scoring.RECONSTRUCTION, None)
+    reconstructions = scores.pop(RECONSTRUCTION, None)
     calibrations = {name: Calibration.measure(values, anomalous) for name, values in scores.items()}
-    explain = functools.partial(_explain, scorer, variables, images, setting, reconstructions)
-    scales = _write_overview(run, explain, scores[config.decision.score], anomalous)
+    explain_rows = functools.partial(_explain, run.key, scorer, variables, images, batching, reconstructions)
+    scales = _write_overview(run, explain_rows, scores[config.decision.score], anomalous)
     write_arrays(workdir / _REFERENCES, {"references": np.asarray(variables["references"])})
     write_json(workdir / FILE, _describe(run, inverter, calibrations, scales))
     return run.finish(_results(config, scores, anomalous, calibrations, len(references)))
@@ -154,20 +170,20 @@ def _read_validation(run: Run) -> tuple[np.ndarray, np.ndarray]:
     return np.concatenate([held_out, anomalous]), np.arange(len(held_out) + len(anomalous)) >= len(held_out)
 
 
-def _explain(scorer, variables, images, setting, reconstructions, rows: np.ndarray) -> scoring.Explanation:
+def _explain(key, scorer, variables, images, batching, reconstructions, rows: np.ndarray) -> Explanation:
     """Returns the explanation of some of the images."""
     shown = None if reconstructions is None else reconstructions[rows]
-    return scoring.explain(scorer, variables, images[rows], setting, reconstructions_u8=shown)
+    return explain(key, scorer, variables, images[rows], batching, reconstructions_u8=shown)
 
 
 def _write_overview(
-    run: Run, explain: Callable[[np.ndarray], scoring.Explanation], scores: np.ndarray, anomalous: np.ndarray
+    run: Run, explain_rows: Callable[[np.ndarray], Explanation], scores: np.ndarray, anomalous: np.ndarray
 ) -> tuple[float, float]:
     """Writes the overview of the validation images; returns the scales of the normal ones' heat maps."""
-    rows = overview.extremes(scores, run.config.log.num_images)
-    scales = overview.map_scales(explain(np.flatnonzero(~anomalous)[: run.config.batch_size]))
+    rows = extremes(scores, run.config.log.num_images)
+    scales = map_scales(explain_rows(np.flatnonzero(~anomalous)[: run.config.batch_size]))
     texts = [f"{'anomalous' if anomalous[i] else 'normal'}\n{scores[i]:.4g}" for i in rows]
-    write_png(run.workdir / "overview.png", overview.overview(explain(rows), texts, scales=scales))
+    write_png(run.workdir / "overview.png", draw_overview(explain_rows(rows), texts, scales=scales))
     return scales
 
 
@@ -199,7 +215,7 @@ def _results(config, scores, anomalous, calibrations, num_references: int) -> di
         "num_anomalous": int(np.sum(anomalous)),
         "decision": config.decision.to_dict(),
         "quantile_thresholds": {name: c.threshold(quantile=quantile) for name, c in calibrations.items()},
-        "variants": {**scoring.SCORES, "auroc": metrics.AUROC_VARIANT},
+        "variants": {**SCORES, "auroc": metrics.AUROC_VARIANT},
     }
     if anomalous.any():
         results["auroc"] = {name: metrics.auroc(values, anomalous) for name, values in scores.items()}
@@ -207,12 +223,12 @@ def _results(config, scores, anomalous, calibrations, num_references: int) -> di
     return results
 
 
-def load(workdir: pathlib.Path, setting: scoring.Setting, *, dtype: Any) -> Detector:
+def load(workdir: pathlib.Path, mesh: jax.sharding.Mesh, *, dtype: Any) -> Detector:
     """Returns a saved detector.
 
     Args:
       workdir: of the detector, see `find`.
-      setting: with the mesh that the weights are placed on.
+      mesh: the devices that the weights are placed on.
       dtype: of the computation.
 
     Raises:
@@ -227,9 +243,9 @@ def load(workdir: pathlib.Path, setting: scoring.Setting, *, dtype: Any) -> Dete
             "configs/detector.py again in another directory"
         )
     settings = ConfigDict({name: description[name] for name in ("search", "knn")})
-    scorer, variables = scoring.make_scorer(inverter, settings)
+    scorer, variables = make_scorer(inverter, settings)
     rows = read_arrays(workdir / _REFERENCES)["references"]
-    variables = scoring.with_references(scorer, variables, rows, setting, capacity=len(rows))
+    variables = with_references(scorer, variables, rows, mesh, capacity=len(rows))
     calibrations = {name: Calibration.from_json(value) for name, value in description["calibrations"].items()}
     return Detector(scorer, variables, calibrations, description)
 

@@ -16,7 +16,18 @@ import tqdm
 from ml_collections import ConfigDict
 
 from arinv import data, metrics
-from arinv.apps.anomaly import gan_scoring, overview, scoring
+from arinv.apps.anomaly import adgan_scores
+from arinv.apps.anomaly.heat_map_figures import draw_overview, extremes, map_scales, titled
+from arinv.apps.anomaly.scorer import (
+    ATTACKED_SCORES,
+    SCORES,
+    Batching,
+    add_references,
+    check_scorer,
+    compute_scores,
+    explain,
+    make_scorer,
+)
 from arinv.data.source import Subset
 from arinv.errors import UserError
 from arinv.experiment.output_files import write_arrays, write_png
@@ -33,7 +44,7 @@ def check(config: ConfigDict) -> None:
     """
     check_fields(config)
     attack_options(config.attack)
-    scoring.check(config)
+    check_scorer(config)
     if not config.classes:
         raise UserError("classes is empty; name the labels of the classes to take as the normal one in turn")
     for name in ("normal", "anomalous"):
@@ -41,7 +52,7 @@ def check(config: ConfigDict) -> None:
             raise UserError(f"num_{name}={config[f'num_{name}']} must be 0 (all {name} test images) or more")
     if missing := [label for label in config.classes if f"class{label}" not in config.inverters]:
         raise UserError(f"inverters has no workdir for the classes {missing}")
-    gan_scoring.check(config)
+    adgan_scores.check(config)
 
 
 def check_inputs(run: Run) -> None:
@@ -72,7 +83,6 @@ def run(run: Run) -> dict[str, Any]:
     """
     config = run.config
     attack = _with_step_size(attack_options(config.attack))
-    setting = scoring.Setting(run.key, run.mesh, config.batch_size, attack)
     first = _load(run, config.classes[0])
     test, selection = _read_test(run)
     train = _TrainImages(run)
@@ -88,10 +98,10 @@ def run(run: Run) -> dict[str, Any]:
             write_arrays(
                 run.workdir / f"images_{label}.npz", {"index": subset.indices, "label": subset.labels[subset.indices]}
             )
-            scores = _score_class(run, label, inverter, train, subset, setting, bar)
+            scores = _score_class(run, label, inverter, train, subset, attack, bar)
             anomalous = subset.labels[subset.indices] != label
             if config.get("gans"):
-                by_gan = gan_scoring.score(run, label, subset.images)
+                by_gan = adgan_scores.score(run, label, subset.images)
                 scores = {**scores, "adgan": by_gan["adgan"]}
                 seconds.append(by_gan["seconds"])
             classes[test.names[label]] = {name: metrics.auroc(values, anomalous) for name, values in scores.items()}
@@ -233,7 +243,7 @@ def _score_class(
     inverter: Trained,
     train: _TrainImages,
     test: _TestImages,
-    setting: scoring.Setting,
+    attack: Mapping[str, Any],
     bar: tqdm.tqdm,
 ) -> dict[str, np.ndarray]:
     """Returns the scores [N] of the test images with one class as the normal one, and writes their overview."""
@@ -243,23 +253,26 @@ def _score_class(
     if cache.count == len(labels) and path.exists():
         bar.update(cache.count)
         return cache.arrays()
-    scorer, variables = scoring.make_scorer(inverter, run.config)
-    variables = scoring.add_references(scorer, variables, references, setting, capacity=train.largest)
-    scores = scoring.score_images(
+    batching = Batching(run.mesh, run.config.batch_size)
+    scorer, variables = make_scorer(inverter, run.config)
+    variables = add_references(scorer, variables, references, batching, capacity=train.largest)
+    scores = compute_scores(
+        run.key,
         scorer,
         variables,
         test.images.__getitem__,
         len(labels),
-        setting,
+        batching,
         cache=cache,
+        attack=attack,
         anomalous=labels != label,
         progress=bar.update,
     )
-    rows = overview.extremes(scores["total"], run.config.log.num_images)
-    explanation = scoring.explain(scorer, variables, test.images[rows], setting)
+    rows = extremes(scores["total"], run.config.log.num_images)
+    explanation = explain(run.key, scorer, variables, test.images[rows], batching)
     texts = [f"{test.names[labels[i]]}\n{scores['total'][i]:.4g}" for i in rows]
-    figure = overview.overview(explanation, texts, scales=overview.map_scales(explanation))
-    write_png(path, overview.titled(figure, f"normal: {test.names[label]}"))
+    figure = draw_overview(explanation, texts, scales=map_scales(explanation))
+    write_png(path, titled(figure, f"normal: {test.names[label]}"))
     return scores
 
 
@@ -268,7 +281,7 @@ def _results(
 ) -> dict[str, Any]:
     """Returns the AUROC of each class and their means, with everything that they depend on."""
     scores = list(next(iter(classes.values())))
-    variants = {**scoring.SCORES, **scoring.ATTACKED_SCORES, "adgan": gan_scoring.VARIANT}
+    variants = {**SCORES, **ATTACKED_SCORES, "adgan": adgan_scores.VARIANT}
     encoder = inverter.encoder.description
     return {
         "classes": classes,

@@ -1,23 +1,16 @@
-"""Overviews of anomaly detection: figures of images with their heat maps, and the report on one-vs-all evaluations.
+"""The report of one-vs-all evaluations: table.md, results.json, overview.png and report.html."""
 
-The report, as a task, writes table.md, results.json, overview.png and report.html.
-"""
-
-import math
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import jax
-import numpy as np
-from PIL import Image, ImageDraw, ImageFont
 
 from arinv import data
-from arinv.apps.anomaly.scoring import Explanation
+from arinv.apps.anomaly.heat_map_figures import stack, titled
 from arinv.apps.evaluation import comparison
 from arinv.errors import UserError
 from arinv.experiment import report, workdirs
-from arinv.experiment.figures import labeled_grid
 from arinv.experiment.output_files import write_png
 from arinv.experiment.run import Run
 
@@ -34,86 +27,6 @@ _COLUMNS = {
     "attacked_amortized": "without search, attacked",
     "attacked_knn": "nearest neighbors, attacked",
 }
-_PER_BAND = 8  # images side by side
-_FONT_SIZE = 12
-_TITLE_SIZE = 18
-_MAX_TEXT = 15  # letters above an image
-
-
-def extremes(scores: np.ndarray, count: int) -> np.ndarray:
-    """Returns the indices of the highest and of the lowest scores, half of `count` each, highest first.
-
-    Args:
-      scores: [N].
-      count: number of indices; all of them where there are no more scores.
-    """
-    order = np.argsort(-scores, kind="stable")
-    if len(order) <= count:
-        return order
-    half = count // 2
-    return np.concatenate([order[: count - half], order[len(order) - half :]])
-
-
-def map_scales(explanation: Explanation) -> tuple[float, float]:
-    """Returns the mean of the pixel maps and the mean of the feature maps."""
-    return tuple(float(np.mean(values)) for values in explanation.maps)
-
-
-def overview(explanation: Explanation, texts: Sequence[str], *, scales: tuple[float, float]) -> np.ndarray:
-    """Returns a figure of images, reconstructions and heat maps, in bands one below the other.
-
-    Args:
-      explanation: of the images, in their order.
-      texts: above each image, with newlines between lines.
-      scales: units of the pixel map and of the feature map, see `map_scales`; the two are added. The highest value in
-        the figure is white, 0 is black.
-
-    Returns:
-      uint8 [H', W', 3].
-    """
-    heat = sum(values / scale for values, scale in zip(explanation.maps, scales, strict=True) if scale > 0)
-    colors = _colors(heat / max(float(np.max(heat)), 1e-12))
-    bands = []
-    for first in range(0, len(texts), _PER_BAND):
-        part = slice(first, first + _PER_BAND)
-        rows = {
-            "image": explanation.images[part],
-            "reconstruction": explanation.reconstructions[part],
-            "difference": colors[part],
-        }
-        columns = ["\n".join(_shorten(line) for line in text.split("\n")) for text in texts[part]]
-        bands.append(labeled_grid(rows, columns=columns, font_size=_FONT_SIZE))
-    return _stack(bands)
-
-
-def titled(image: np.ndarray, title: str) -> np.ndarray:
-    """Returns a uint8 image with a line of text above it."""
-    font = ImageFont.load_default(size=_TITLE_SIZE)
-    line = Image.new("RGB", (max(image.shape[1], math.ceil(font.getlength(title)) + 24), 2 * _TITLE_SIZE), "white")
-    ImageDraw.Draw(line).text((12, _TITLE_SIZE), title, fill="black", font=font, anchor="lm")
-    return _stack([np.asarray(line), image], gap=0)
-
-
-def _stack(images: Sequence[np.ndarray], *, gap: int = 16) -> np.ndarray:
-    """Returns uint8 images one below the other, left-aligned on white."""
-    height = sum(len(image) for image in images) + gap * (len(images) - 1)
-    canvas = np.full((height, max(image.shape[1] for image in images), 3), 255, np.uint8)
-    top = 0
-    for image in images:
-        canvas[top : top + image.shape[0], : image.shape[1]] = image
-        top += image.shape[0] + gap
-    return canvas
-
-
-def _shorten(text: str) -> str:
-    """Returns a text without its beginning where it is too long to stand above an image."""
-    return text if len(text) <= _MAX_TEXT else "\N{HORIZONTAL ELLIPSIS}" + text[1 - _MAX_TEXT :]
-
-
-def _colors(values: np.ndarray) -> np.ndarray:
-    """Returns 0 to 1 as black, red, yellow, white."""
-    return np.clip(3 * values[..., None] - np.arange(3, dtype=np.float32)[None, None, None, :], 0, 1)
-
 
 check = comparison.check
 
@@ -144,10 +57,10 @@ def _write(run: Run, sources: Mapping[str, pathlib.Path], results: Mapping[str, 
         paths = sorted(source.glob("class_*.png"), key=lambda path: int(path.stem.removeprefix("class_")))
         if not paths:
             raise UserError(f"no images in {source}; delete {source / 'results.json'} and start again")
-        figures[name] = _stack([data.read_image(path) for path in paths[: config.num_classes_shown]])
+        figures[name] = stack([data.read_image(path) for path in paths[: config.num_classes_shown]])
         write_png(run.workdir / f"{name}.png", figures[name])
     titles = [titled(figure, f"{name} encoder") for name, figure in figures.items()]
-    write_png(run.workdir / "overview.png", _stack(titles))
+    write_png(run.workdir / "overview.png", stack(titles))
     images = {name: run.workdir / f"{name}.png" for name in figures}
     report.write(run.workdir, config.title, _tables(results), _notes(results), text=config.text, images=images)
 

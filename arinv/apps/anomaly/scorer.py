@@ -49,7 +49,7 @@ _SEARCH, _ATTACK = range(2)  # uses of the seed, folded into its key
 _jit = functools.partial(jax.jit, static_argnums=0)
 
 
-def check(config: ConfigDict) -> None:
+def check_scorer(config: ConfigDict) -> None:
     """Checks config.search, config.knn and config.log.num_images.
 
     Raises:
@@ -202,23 +202,19 @@ class Scorer:
         return anomaly.feature_rows(feature, pooling=options["pooling"], normalize=options["normalize"])
 
 
-class Setting(NamedTuple):
-    """How a set of images is processed.
+class Batching(NamedTuple):
+    """How a set of images is divided.
 
     Attributes:
-      key: PRNG key; the random numbers of an image depend on it and on the image's content.
-      mesh: the devices.
+      mesh: the devices, over which the rows of a batch are split.
       batch_size: number of images at a time.
-      attack: options of anomaly.attack_scores; empty for no attack.
     """
 
-    key: Array
     mesh: jax.sharding.Mesh
     batch_size: int
-    attack: Mapping[str, Any] = {}
 
-    def with_batch_at_most(self, count: int) -> "Setting":
-        """Returns the setting with a batch no larger than `count` images, rounded up to a multiple of the devices."""
+    def at_most(self, count: int) -> "Batching":
+        """Returns the same with batches no larger than `count` images, rounded up to a multiple of the devices."""
         devices = self.mesh.devices.size
         return self._replace(batch_size=min(self.batch_size, -(-count // devices) * devices))
 
@@ -258,7 +254,7 @@ def make_scorer(inverter: Trained, config: ConfigDict) -> tuple[Scorer, dict[str
 
 
 def add_references(
-    scorer: Scorer, variables: Mapping[str, Any], images_u8: np.ndarray, setting: Setting, *, capacity: int
+    scorer: Scorer, variables: Mapping[str, Any], images_u8: np.ndarray, batching: Batching, *, capacity: int
 ) -> dict[str, Any]:
     """Returns variables with the features of normal images as references, placed on the devices.
 
@@ -266,24 +262,31 @@ def add_references(
       scorer: of the inverter.
       variables: of the scorer.
       images_u8: uint8 [N, S, S, 3], the normal images.
-      setting: of the loop over images.
+      batching: of the images.
       capacity: number of rows that references are padded to, so that classes of different sizes share programs.
 
     Raises:
       UserError: fewer images than neighbors.
     """
-    placed = jax.device_put(dict(variables), parallel.replicated(setting.mesh))
+    placed = jax.device_put(dict(variables), parallel.replicated(batching.mesh))
     rows = [
         parallel.to_host(scorer.rows(placed, batch["image"]))[:size]
-        for batch, size in batches(images_u8.__getitem__, len(images_u8), setting)
+        for batch, size in batches(images_u8.__getitem__, len(images_u8), batching)
     ]
-    return with_references(scorer, placed, np.concatenate(rows), setting, capacity=capacity)
+    return with_references(scorer, placed, np.concatenate(rows), batching.mesh, capacity=capacity)
 
 
 def with_references(
-    scorer: Scorer, variables: Mapping[str, Any], rows: np.ndarray, setting: Setting, *, capacity: int
+    scorer: Scorer, variables: Mapping[str, Any], rows: np.ndarray, mesh: jax.sharding.Mesh, *, capacity: int
 ) -> dict[str, Any]:
-    """Returns variables with rows [N, K] as references, placed on the devices; arguments as for `add_references`.
+    """Returns variables with rows of features as references, placed on the devices.
+
+    Args:
+      scorer: of the inverter.
+      variables: of the scorer.
+      rows: float32 [N, K], of `Scorer.rows`.
+      mesh: the devices.
+      capacity: as for `add_references`.
 
     Raises:
       UserError: fewer rows than neighbors.
@@ -293,30 +296,34 @@ def with_references(
     padded = np.zeros((capacity, rows.shape[1]), np.float32)
     padded[: len(rows)] = rows
     references = {"references": padded, "num_references": np.int32(len(rows))}
-    return jax.device_put({**variables, **references}, parallel.replicated(setting.mesh))
+    return jax.device_put({**variables, **references}, parallel.replicated(mesh))
 
 
-def score_images(
+def compute_scores(
+    key: Array,
     scorer: Scorer,
     variables: Mapping[str, Any],
     read: Callable[[Sequence[int]], np.ndarray],
     count: int,
-    setting: Setting,
+    batching: Batching,
     *,
     cache: CachedRows,
+    attack: Mapping[str, Any] | None = None,
     anomalous: np.ndarray | None = None,
     keep: bool = False,
     progress: Callable[[int], Any] = lambda count: None,
 ) -> dict[str, np.ndarray]:
-    """Returns every score of every image, those under attack too if setting.attack is not empty.
+    """Returns every score of every image, those under attack too if there is one.
 
     Args:
+      key: PRNG key; the random numbers of an image follow from it and from the image's content.
       scorer: of the inverter.
       variables: with references.
       read: indices of images -> uint8 [n, S, S, 3].
       count: number of images.
-      setting: of the loop.
+      batching: of the images.
       cache: of the scores; images whose scores it holds are skipped.
+      attack: options of anomaly.attack_scores; None or empty for no attack.
       anomalous: bool [count]; for attacks only.
       keep: whether to return the reconstructions of the search too, unless they take more than 128 MiB.
       progress: called with the number of images that were finished since the last call.
@@ -325,8 +332,8 @@ def score_images(
       Name of the score -> float32 [count]; with `keep`, "reconstruction" -> uint8 [count, S, S, 3].
     """
     progress(cache.count)
-    for batch, size in batches(read, count, setting, first=cache.count, anomalous=anomalous):
-        results = parallel.to_host(_score_batch(scorer, variables, batch, setting))
+    for batch, size in batches(read, count, batching, first=cache.count, anomalous=anomalous):
+        results = parallel.to_host(_score_batch(key, scorer, variables, batch, attack or {}))
         reconstructions = results.pop(RECONSTRUCTION)
         if keep and count * reconstructions[0].size <= _MAX_KEPT_BYTES:
             results[RECONSTRUCTION] = np.floor(reconstructions * 255 + 0.5).astype(np.uint8)
@@ -337,17 +344,18 @@ def score_images(
 
 
 def explain(
+    key: Array,
     scorer: Scorer,
     variables: Mapping[str, Any],
     images_u8: np.ndarray,
-    setting: Setting,
+    batching: Batching,
     *,
     reconstructions_u8: np.ndarray | None = None,
 ) -> Explanation:
     """Returns the reconstructions of uint8 images [n, S, S, 3], searched unless given, and the heat maps."""
-    key, parts = jax.random.fold_in(setting.key, _SEARCH), []
+    key, parts = jax.random.fold_in(key, _SEARCH), []
     sources = (images_u8, images_u8 if reconstructions_u8 is None else reconstructions_u8)
-    parts_of = (batches(array.__getitem__, len(array), setting) for array in sources)
+    parts_of = (batches(array.__getitem__, len(array), batching) for array in sources)
     for (batch, size), (other, _) in zip(*parts_of, strict=True):
         reconstructions = other["image"]
         if reconstructions_u8 is None:
@@ -364,17 +372,18 @@ def image_ids(images_u8: np.ndarray) -> np.ndarray:
     return np.array([zlib.crc32(np.ascontiguousarray(image)) for image in images_u8], np.uint32)
 
 
-def _score_batch(scorer: Scorer, variables: Mapping, batch: Batch, setting: Setting) -> dict[str, Array]:
-    key = jax.random.fold_in(setting.key, _SEARCH)
-    search = scorer.search_latents(variables, key, batch["image"], batch["id"])
+def _score_batch(
+    key: Array, scorer: Scorer, variables: Mapping, batch: Batch, attack: Mapping[str, Any]
+) -> dict[str, Array]:
+    search_key, attack_key = (jax.random.fold_in(key, use) for use in (_SEARCH, _ATTACK))
+    search = scorer.search_latents(variables, search_key, batch["image"], batch["id"])
     results = {"total": search.scores, "pixel": search.pixel, "feature": search.feature}
     results[RECONSTRUCTION] = search.reconstructions
     results |= scorer.direct_scores(variables, batch["image"])
-    if setting.attack:
-        attack_key = jax.random.fold_in(setting.key, _ATTACK)
-        scores, adversarial = scorer.attack(variables, attack_key, batch, search.reconstructions, **setting.attack)
+    if attack:
+        scores, adversarial = scorer.attack(variables, attack_key, batch, search.reconstructions, **attack)
         adversarial = jax.device_put(adversarial, batch["image"].sharding)
-        transferred = scorer.search_latents(variables, key, adversarial, batch["id"])
+        transferred = scorer.search_latents(variables, search_key, adversarial, batch["id"])
         results |= {**scores, "attacked_total": transferred.scores}
     return results
 
@@ -382,22 +391,22 @@ def _score_batch(scorer: Scorer, variables: Mapping, batch: Batch, setting: Sett
 def batches(
     read: Callable[[Sequence[int]], np.ndarray],
     count: int,
-    setting: Setting,
+    batching: Batching,
     *,
     first: int = 0,
     anomalous: np.ndarray | None = None,
 ) -> Iterator[tuple[Batch, int]]:
     """Yields (batch on the devices, number of real images in it), all of one size, from the image `first` on."""
-    for start in range(first, count, setting.batch_size):
-        rows = range(start, min(start + setting.batch_size, count))
+    for start in range(first, count, batching.batch_size):
+        rows = range(start, min(start + batching.batch_size, count))
         images = np.asarray(read(rows))
         batch = {
-            "image": np.zeros((setting.batch_size, *images.shape[1:]), np.float32),
-            "id": np.zeros(setting.batch_size, np.uint32),
-            "anomalous": np.full(setting.batch_size, -1, np.int32),
+            "image": np.zeros((batching.batch_size, *images.shape[1:]), np.float32),
+            "id": np.zeros(batching.batch_size, np.uint32),
+            "anomalous": np.full(batching.batch_size, -1, np.int32),
         }
         batch["image"][: len(rows)] = images.astype(np.float32) * np.float32(1 / 255)
         batch["id"][: len(rows)] = image_ids(images)
         if anomalous is not None:
             batch["anomalous"][: len(rows)] = anomalous[rows.start : rows.stop]
-        yield parallel.place_batch(batch, setting.mesh), len(rows)
+        yield parallel.place_batch(batch, batching.mesh), len(rows)

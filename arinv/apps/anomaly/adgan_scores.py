@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from arinv import models, parallel
 from arinv.apps import anomaly
-from arinv.apps.anomaly import scoring
+from arinv.apps.anomaly.scorer import Batching, batches
 from arinv.errors import UserError
 from arinv.experiment.run import Run
 from arinv.experiment.writer import progress_bar
@@ -57,19 +57,19 @@ def score(run: Run, label: int, images_u8: np.ndarray) -> dict[str, np.ndarray]:
     config, place = run.config, f"class{label}"
     network = run.load(config.gans[place], kind="gan", image_size=config.data.image_size)
     cache = run.cache("", network.fingerprint, images_u8).rows(f"adgan_{label}")
-    setting = scoring.Setting(run.key, run.mesh, config.batch_size)
+    batching = Batching(run.mesh, config.batch_size)
     variables = jax.device_put(network.variables, parallel.replicated(run.mesh))
     key = jax.device_put(run.key, parallel.replicated(run.mesh))
     options, compiled = tuple(sorted(config.adgan.to_dict().items())), None
     count = len(images_u8)
     with progress_bar(None, f"ADGAN of {place}", total=count, initial=cache.count, unit="image") as bar:
-        for batch, size in scoring.batches(images_u8.__getitem__, count, setting, first=cache.count):
+        for batch, size in batches(images_u8.__getitem__, count, batching, first=cache.count):
             arguments = key, variables, batch["image"], batch["id"]
             if compiled is None:
                 compiled = _search.lower(network.module, options, *arguments).compile()
             started = time.perf_counter()
             scores = parallel.to_host(compiled(*arguments))
-            seconds = (time.perf_counter() - started) / setting.batch_size
+            seconds = (time.perf_counter() - started) / batching.batch_size
             cache.append({"adgan": scores[:size], "seconds": np.full(size, seconds)})
             bar.update(size)
     cache.save()

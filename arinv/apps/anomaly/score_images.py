@@ -13,7 +13,9 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from arinv import data
-from arinv.apps.anomaly import detector, overview, scoring
+from arinv.apps.anomaly import detector
+from arinv.apps.anomaly.heat_map_figures import draw_overview, extremes
+from arinv.apps.anomaly.scorer import RECONSTRUCTION, SCORES, Batching, check_overview, compute_scores, explain
 from arinv.apps.anomaly.scores import QUANTILE
 from arinv.errors import UserError
 from arinv.experiment import workdirs
@@ -36,7 +38,7 @@ def check(config: ConfigDict) -> None:
             raise UserError(f"{name} is empty; name {what}")
     decision = {name: value for name, value in config.decision.items() if value}
     detector.check_decision(ConfigDict({"score": "total", "policy": QUANTILE, "quantile": 0.95} | decision))
-    scoring.check_overview(config)
+    check_overview(config)
 
 
 def run(run: Run) -> dict[str, Any]:
@@ -53,9 +55,9 @@ def run(run: Run) -> dict[str, Any]:
     workdirs.check_outside_inputs(config, workdir)
     place = detector.find(run.resolve(config.detector))
     images = _open(run)
-    setting = scoring.Setting(run.key, run.mesh, config.batch_size)
-    scorer, variables, calibrations, description = detector.load(place, setting, dtype=run.dtype)
-    setting = setting._replace(key=jax.random.key(description["seed"])).with_batch_at_most(len(images))
+    scorer, variables, calibrations, description = detector.load(place, run.mesh, dtype=run.dtype)
+    key = jax.random.key(description["seed"])
+    batching = Batching(run.mesh, config.batch_size).at_most(len(images))
     decision = _decision(config, description["decision"])
     calibration = calibrations[decision["score"]]
     threshold = calibration.threshold(policy=decision["policy"], quantile=decision["quantile"])
@@ -71,19 +73,19 @@ def run(run: Run) -> dict[str, Any]:
     run.begin()
     cache = run.cache("", json.dumps(description, sort_keys=True), files=images.paths).rows("state")
     with progress_bar(None, config.title, total=len(images), unit="image") as bar:
-        scores = scoring.score_images(
-            scorer, variables, read, len(images), setting, cache=cache, keep=True, progress=bar.update
+        scores = compute_scores(
+            key, scorer, variables, read, len(images), batching, cache=cache, keep=True, progress=bar.update
         )
-    reconstructions = scores.pop(scoring.RECONSTRUCTION, None)
+    reconstructions = scores.pop(RECONSTRUCTION, None)
     decisive = scores[decision["score"]].astype(np.float64)
     calibrated = calibration.calibrated(decisive)
     decisions = np.where(decisive > threshold, "anomalous", "normal")
     write_csv(workdir / "scores.csv", _table(images.names, scores, calibrated, decisions))
-    rows = overview.extremes(decisive, config.log.num_images)
+    rows = extremes(decisive, config.log.num_images)
     texts = [f"{images.names[i]}\n{decisive[i]:.4g} ({calibrated[i]:.0%})\n{decisions[i]}" for i in rows]
     shown = None if reconstructions is None else reconstructions[rows]
-    explanation = scoring.explain(scorer, variables, read(rows), setting, reconstructions_u8=shown)
-    figure = overview.overview(explanation, texts, scales=tuple(description["map_scales"]))
+    explanation = explain(key, scorer, variables, read(rows), batching, reconstructions_u8=shown)
+    figure = draw_overview(explanation, texts, scales=tuple(description["map_scales"]))
     write_png(workdir / "overview.png", figure)
     results = {
         "num_images": len(images),
@@ -93,7 +95,7 @@ def run(run: Run) -> dict[str, Any]:
         "detector": {name: description[name] for name in ("data", "weights", "search", "knn")},
         "setting": run.provenance | {"seed": description["seed"]},
         "variants": {
-            **scoring.SCORES,
+            **SCORES,
             "calibrated": f"share of held-out normal images with a lower {decision['score']} score, ties by half",
         },
     }
@@ -131,8 +133,8 @@ def _open(run: Run) -> data.ImageFiles:
 
 def _table(names, scores, calibrated, decisions) -> list[list[str]]:
     """Returns the heading and a row of each image, in the order of the files."""
-    rows = [["file", *scoring.SCORES, "calibrated", "decision"]]
+    rows = [["file", *SCORES, "calibrated", "decision"]]
     for i, name in enumerate(names):
-        numbers = [f"{scores[score][i]:.7g}" for score in scoring.SCORES]
+        numbers = [f"{scores[score][i]:.7g}" for score in SCORES]
         rows.append([name, *numbers, f"{calibrated[i]:.6g}", decisions[i]])
     return rows
