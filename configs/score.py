@@ -8,8 +8,8 @@ heat maps.
 
 Arguments:
   detector      workdir of the detector: the stage detector of configs/detector.py
-  images        an image file or a folder
-  on_bad_image  skip images that cannot be read, with a line on each; or error
+  images        an image file, a folder, or photos (or photos:NAME+NAME): the photographs in scikit-image
+  on_bad_image  skip, or error
   dtype         float32 or bfloat16
   smoke         batches of 8
 
@@ -26,8 +26,8 @@ def get_config(arg=None):
     args = arguments.parse(arg, detector="", images="", on_bad_image="skip", dtype="float32", smoke=False)
     config = tasks.common(args, "score")  # random numbers are those of the detector's seed
     config.task = "score"
-    config.detector, config.images, config.on_bad_image = args.detector, args.images, args.on_bad_image
-    config.data = {"name": args.images}
+    config.detector = args.detector
+    config.data = {"name": args.images, "on_bad_image": args.on_bad_image}
     config.decision = {"score": "", "policy": "", "quantile": 0.0}
     config.batch_size = 8 if args.smoke else 64
     config.log.num_images = 32

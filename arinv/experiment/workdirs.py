@@ -46,7 +46,7 @@ _STAGE = "stage:"
 _FOLDER, _VOLUME = "folder:", "volume:"
 # Fields that name a folder of images without the prefix "folder:"; of these tasks, data.name does so too.
 _FOLDERS = ("images", "anomalous", "data.content", "data.style", "data.content_labels", "data.style_labels")
-_PATH_TASKS = ("invert", "denoise", "restore")
+_PATH_TASKS = ("invert", "denoise", "restore", "score")
 _DATA = ("folder", "npz", "volume")  # schemes of data on disk
 _SCHEMES = (f"{name}:" if scheme.location else name for name, scheme in data.SCHEMES.items())
 _JOINED = re.compile(rf"\+(?={'|'.join(_SCHEMES)})")  # between data sets; paths may have a + in them

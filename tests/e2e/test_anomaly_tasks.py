@@ -346,17 +346,24 @@ def test_score_scores_every_kind_of_image_and_reports_the_rest(detected, tmp_pat
     save(folder / "one.png", color[:1, :1])
     frames = [Image.fromarray(np.roll(color, i, axis=0)) for i in range(3)]
     frames[0].save(folder / "moving.gif", save_all=True, append_images=frames[1:])
-    (folder / "cut.png").write_bytes((folder / "color.png").read_bytes()[:200])
+    (folder / "more").mkdir()
+    (folder / "more" / "cut.png").write_bytes((folder / "color.png").read_bytes()[:200])
     (folder / "text.jpg").write_text("no image")
     rows = {row["file"]: row for row in run_score(detected, folder, tmp_path / "out")}
     assert set(rows) == {"cmyk.jpg", "color.png", "deep.png", "grey.png", "moving.gif", "one.png", "rgba.png"}
     assert all(np.isfinite(float(row[name])) for row in rows.values() for name in scorer_names([row]))
     assert rows["rgba.png"]["total"] == rows["color.png"]["total"]  # the same pixels
-    lines = [line for line in capfd.readouterr().err.splitlines() if line.startswith("score: skipped: ")]
-    assert len(lines) == 2 and "cut.png" in lines[0] and "text.jpg" in lines[1]
-    assert json.loads((tmp_path / "out" / "results.json").read_text())["unreadable"] == ["cut.png", "text.jpg"]
+    assert f"{folder}: skipped 2 unreadable image(s): cut.png, text.jpg" in capfd.readouterr().err
+    assert json.loads((tmp_path / "out" / "results.json").read_text())["skipped"] == ["more/cut.png", "text.jpg"]
     with pytest.raises(UserError, match="cut.png"):
         run_score(detected, folder, tmp_path / "strict", ",on_bad_image=error")
+
+
+def test_score_scores_built_in_photographs(detected, tmp_path):
+    rows = run_score(detected, "photos:rocket+coffee", tmp_path / "out")
+    assert [row["file"] for row in rows] == ["rocket", "coffee"]
+    assert all(np.isfinite(float(row[name])) for row in rows for name in scorer_names(rows))
+    assert json.loads((tmp_path / "out" / "results.json").read_text())["skipped"] == []
 
 
 @pytest.mark.parametrize(
@@ -366,6 +373,8 @@ def test_score_scores_every_kind_of_image_and_reports_the_rest(detected, tmp_pat
         (",images={tmp}/empty", "holds no image"),
         (",images={tmp}/nothing", "does not exist"),
         (",images=", "images is empty"),
+        (",images=photos:nothing", "unknown photograph 'nothing'"),
+        (",detector=", "detector is empty"),
         (",images={tmp}", "is in the folder of images"),
         (" --config.log.num_images=0", "num_images=0 must be 1 or more"),
         (" --config.decision.score=sum", "unknown score 'sum'; known: amortized, feature"),

@@ -1,7 +1,6 @@
 """Scores of user-supplied images by a detector: scores.csv, and an overview with the most anomalous images first.
 
-The score of an image depends on its content only, whatever else is in the folder. Images that cannot be read are
-reported, one line each, and skipped.
+The score of an image depends on its content only, whatever else is in the folder.
 """
 
 import json
@@ -20,7 +19,7 @@ from arinv.apps.anomaly.scores import QUANTILE
 from arinv.errors import UserError
 from arinv.experiment import workdirs
 from arinv.experiment.output_files import write_csv, write_png
-from arinv.experiment.run import Run, check_fields, open_image_files
+from arinv.experiment.run import Run, check_fields, check_images
 from arinv.experiment.writer import progress_bar
 
 SINGLE_PROCESS = True
@@ -30,31 +29,31 @@ def check(config: ConfigDict) -> None:
     """Checks everything that needs no images and no checkpoint.
 
     Raises:
-      UserError: an unknown name or a number out of range.
+      UserError: an empty field, an unknown name or a number out of range.
     """
     check_fields(config)
-    for name, what in (("detector", "the workdir of a detector"), ("images", "an image or a folder of images")):
-        if not config[name]:
-            raise UserError(f"{name} is empty; name {what}")
+    check_images(config)
+    if not config.detector:
+        raise UserError("detector is empty; name the workdir of a detector")
     decision = {name: value for name, value in config.decision.items() if value}
     detector.check_decision(ConfigDict({"score": "total", "policy": QUANTILE, "quantile": 0.95} | decision))
     check_overview(config)
 
 
 def run(run: Run) -> dict[str, Any]:
-    """Scores config.images, writes the table and the overview, and returns the results.
+    """Scores the images of config.data.name, writes the table and the overview, and returns the results.
 
     Args:
       run: of configs/score.py; config.detector names the detector's workdir.
 
     Raises:
-      UserError: no detector there, no image, a threshold that the detector does not have, or a workdir among the
-        images.
+      UserError: no detector there, no image or one that cannot be read, a threshold that the detector does not have,
+        or a workdir among the images.
     """
     config, workdir = run.config, run.workdir
     workdirs.check_outside_inputs(config, workdir)
     place = detector.find(run.resolve(config.detector))
-    images = _open(run)
+    images = run.open_images()
     scorer, variables, calibrations, description = detector.load(place, run.mesh, dtype=run.dtype)
     key = jax.random.key(description["seed"])
     batching = Batching(run.mesh, config.batch_size).at_most(len(images))
@@ -90,7 +89,7 @@ def run(run: Run) -> dict[str, Any]:
     results = {
         "num_images": len(images),
         "num_anomalous": int(np.sum(decisions == "anomalous")),
-        "unreadable": [path.name for path in images.bad_files],
+        "skipped": list(images.bad_names),
         "decision": {**decision, "threshold": threshold},
         "detector": {name: description[name] for name in ("data", "weights", "search", "knn")},
         "setting": run.provenance | {"seed": description["seed"]},
@@ -118,17 +117,6 @@ def _decision(config: ConfigDict, own: Mapping[str, Any]) -> dict[str, Any]:
             f"{decision['policy']}{owner}; set decision.policy={QUANTILE}"
         )
     return decision
-
-
-def _open(run: Run) -> data.ImageFiles:
-    """Returns the images, after reporting those that cannot be read."""
-    images = open_image_files(run.config.images, on_bad_image=run.config.on_bad_image)
-    for path in images.bad_files:
-        try:
-            data.read_image(path)
-        except UserError as error:
-            run.report(f"skipped: {error}")
-    return images
 
 
 def _table(names, scores, calibrated, decisions) -> list[list[str]]:
