@@ -17,6 +17,7 @@ from arinv.apps.anomaly.scorer import Batching, batches
 from arinv.errors import UserError
 from arinv.experiment.run import Run
 from arinv.experiment.writer import progress_bar
+from arinv.ops.inputs import check_count, check_number
 from arinv.types import Array, Variables
 
 VARIANT = (
@@ -36,11 +37,9 @@ def check(config: ConfigDict) -> None:
     if missing := [label for label in config.classes if f"class{label}" not in config.gans]:
         raise UserError(f"gans has no workdir for the classes {missing}")
     for name in ("num_seeds", "num_steps", "chunk_size"):
-        if config.adgan[name] < 1:
-            raise UserError(f"adgan.{name} must be 1 or more; got {config.adgan[name]}")
+        check_count(config.adgan[name], f"adgan.{name}")
     for name in ("latent_rate", "weight_rate"):
-        if not config.adgan[name] >= 0:
-            raise UserError(f"adgan.{name} must be 0 or more; got {config.adgan[name]!r}")
+        check_number(config.adgan[name], f"adgan.{name}", minimum=0.0)
 
 
 def score(run: Run, label: int, images_u8: np.ndarray) -> dict[str, np.ndarray]:

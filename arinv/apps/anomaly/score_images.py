@@ -14,13 +14,14 @@ from ml_collections import ConfigDict
 from arinv import data
 from arinv.apps.anomaly import detector
 from arinv.apps.anomaly.heat_map_figures import draw_overview, extremes
-from arinv.apps.anomaly.scorer import RECONSTRUCTION, SCORES, Batching, check_overview, compute_scores, explain
+from arinv.apps.anomaly.scorer import RECONSTRUCTION, SCORES, Batching, compute_scores, explain
 from arinv.apps.anomaly.scores import QUANTILE
 from arinv.errors import UserError
 from arinv.experiment import workdirs
 from arinv.experiment.output_files import write_csv, write_png
 from arinv.experiment.run import Run, check_fields, check_images
 from arinv.experiment.writer import progress_bar
+from arinv.ops.inputs import check_count
 
 SINGLE_PROCESS = True
 
@@ -37,7 +38,7 @@ def check(config: ConfigDict) -> None:
         raise UserError("detector is empty; name the workdir of a detector")
     decision = {name: value for name, value in config.decision.items() if value}
     detector.check_decision(ConfigDict({"score": "total", "policy": QUANTILE, "quantile": 0.95} | decision))
-    check_overview(config)
+    check_count(config.log.num_images, "log.num_images")  # the overview is always drawn
 
 
 def run(run: Run) -> dict[str, Any]:

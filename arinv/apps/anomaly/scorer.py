@@ -23,6 +23,7 @@ from arinv.experiment.cache import CachedRows
 from arinv.experiment.loading import feature_structs
 from arinv.experiment.trained import Trained
 from arinv.models.generators.discriminator import fold_spectral_norm
+from arinv.ops.inputs import check_count, check_number
 from arinv.types import Array, Batch
 
 # score -> definition
@@ -55,30 +56,16 @@ def check_scorer(config: ConfigDict) -> None:
     Raises:
       UserError: a number out of range, or an unknown pooling.
     """
-    for section, name in (
-        *(("search", name) for name in ("num_steps", "num_restarts")),
-        *(("knn", name) for name in ("k", "block_size")),
-    ):
-        if config[section][name] < 1:
-            raise UserError(f"{section}.{name} must be 1 or more; got {config[section][name]}")
+    for name in ("num_steps", "num_restarts"):
+        check_count(config.search[name], f"search.{name}")
     for name in ("pixel_weight", "feature_weight", "learning_rate", "end_learning_rate"):
-        if not config.search[name] >= 0:
-            raise UserError(f"search.{name} must be 0 or more; got {config.search[name]!r}")
-    if not 0 <= config.search.momentum <= 1:
-        raise UserError(f"search.momentum must be 0 to 1; got {config.search.momentum!r}")
-    check_overview(config)
+        check_number(config.search[name], f"search.{name}", minimum=0.0)
+    check_number(config.search.momentum, "search.momentum", minimum=0.0, maximum=1.0)
+    for name in ("k", "block_size"):
+        check_count(config.knn[name], f"knn.{name}")
     if config.knn.pooling not in POOLINGS:
         raise unknown("knn.pooling", config.knn.pooling, POOLINGS)
-
-
-def check_overview(config: ConfigDict) -> None:
-    """Checks the number of images in an overview.
-
-    Raises:
-      UserError: less than 1.
-    """
-    if config.log.num_images < 1:
-        raise UserError(f"num_images={config.log.num_images} must be 1 or more: the number of images in the overview")
+    check_count(config.log.num_images, "log.num_images")  # the overview is always drawn
 
 
 @dataclasses.dataclass(frozen=True)
