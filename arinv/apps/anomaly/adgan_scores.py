@@ -43,12 +43,15 @@ def check(config: ConfigDict) -> None:
 
 
 def score(run: Run, label: int, images_u8: np.ndarray) -> dict[str, np.ndarray]:
-    """Returns the score "adgan" [N] of images by the GAN of a class, and "seconds" [N] that each took.
+    """Returns the scores of images by the GAN of a class, and the seconds that each took.
 
     Args:
       run: of a one-vs-all evaluation.
       label: of the normal class.
       images_u8: uint8 [N, S, S, 3].
+
+    Returns:
+      {"adgan": float32 [N], "seconds": float64 [N]}.
 
     Raises:
       UserError: no usable GAN, or one of another image size.

@@ -21,6 +21,9 @@ def extremes(scores: np.ndarray, count: int) -> np.ndarray:
     Args:
       scores: [N].
       count: number of indices; all of them where there are no more scores.
+
+    Returns:
+      integer [min(N, count)].
     """
     order = np.argsort(-scores, kind="stable")
     if len(order) <= count:
@@ -30,7 +33,11 @@ def extremes(scores: np.ndarray, count: int) -> np.ndarray:
 
 
 def map_scales(explanation: Explanation) -> tuple[float, float]:
-    """Returns the mean of the pixel maps and the mean of the feature maps."""
+    """Returns the mean of the pixel maps and the mean of the feature maps.
+
+    Args:
+      explanation: of normal images, or of those that are drawn.
+    """
     return tuple(float(np.mean(values)) for values in explanation.maps)
 
 
@@ -62,7 +69,15 @@ def draw_overview(explanation: Explanation, texts: Sequence[str], *, scales: tup
 
 
 def titled(image: np.ndarray, title: str) -> np.ndarray:
-    """Returns a uint8 image with a line of text above it."""
+    """Returns an image with a line of text above it.
+
+    Args:
+      image: uint8 [H, W, 3].
+      title: the text.
+
+    Returns:
+      uint8 [H', W', 3].
+    """
     font = ImageFont.load_default(size=_TITLE_SIZE)
     line = Image.new("RGB", (max(image.shape[1], math.ceil(font.getlength(title)) + 24), 2 * _TITLE_SIZE), "white")
     ImageDraw.Draw(line).text((12, _TITLE_SIZE), title, fill="black", font=font, anchor="lm")
@@ -70,7 +85,15 @@ def titled(image: np.ndarray, title: str) -> np.ndarray:
 
 
 def stack(images: Sequence[np.ndarray], *, gap: int = 16) -> np.ndarray:
-    """Returns uint8 images one below the other, left-aligned on white."""
+    """Returns images one below the other, left-aligned on white.
+
+    Args:
+      images: uint8 [H, W, 3] each, of any sizes.
+      gap: height of the white between two, in pixels.
+
+    Returns:
+      uint8 [H', W', 3].
+    """
     height = sum(len(image) for image in images) + gap * (len(images) - 1)
     canvas = np.full((height, max(image.shape[1] for image in images), 3), 255, np.uint8)
     top = 0

@@ -72,12 +72,13 @@ def check_scorer(config: ConfigDict) -> None:
 class Scorer:
     """Compiled functions that score images; scorers with equal fields and networks of equal modules share them.
 
-    The methods' `variables` hold "decode_fn", "features_fn", "weights" of the loss, and the nearest neighbors'
-    "references" [capacity, K] with "num_references".
+    The methods' `variables` hold "decode_fn", "features_fn", "weights" ("pixel_weight" and "feature_weight" of the
+    loss), and for the nearest neighbors "references" float32 [capacity, K] with "num_references", how many of them
+    count. Images are float32 [B, H, W, 3] in [0, 1]; their rows are independent.
 
     Attributes:
       layer: the feature that is inverted and compared.
-      latent_shape: shape of one such feature.
+      latent_shape: shape of one such feature, without the batch.
       search: options of anomaly.latent_search except the weights of the loss.
       knn: k, normalize, pooling and block_size.
     """
@@ -89,12 +90,36 @@ class Scorer:
 
     @_jit
     def rows(self, variables: Mapping, images: Array) -> Array:
-        """Returns the features of images [B, H, W, 3] as rows [B, K] for the nearest neighbors."""
+        """Returns the features of images as rows for the nearest neighbors.
+
+        Args:
+          variables: of the scorer; references are not needed.
+          images: float32 [B, H, W, 3] in [0, 1].
+
+        Returns:
+          float32 [B, K].
+
+        Raises:
+          UserError: an unknown pooling.
+        """
         return self._rows(variables, images)
 
     @_jit
     def search_latents(self, variables: Mapping, key: Array, images: Array, ids: Array) -> anomaly.SearchResult:
-        """Returns the latent search of images [B, H, W, 3] in [0, 1] with ids [B]."""
+        """Returns the result of the latent search of each image.
+
+        Args:
+          variables: of the scorer; references are not needed.
+          key: PRNG key of the starts.
+          images: float32 [B, H, W, 3] in [0, 1].
+          ids: uint32 [B]; an image's starts follow from `key` and its id, see `image_ids`.
+
+        Returns:
+          The latents [B, *latent_shape], their reconstructions [B, H, W, 3] and scores [B].
+
+        Raises:
+          UserError: options of the search that anomaly.latent_search refuses.
+        """
         return anomaly.latent_search(
             key,
             variables["decode_fn"],
@@ -109,7 +134,18 @@ class Scorer:
 
     @_jit
     def direct_scores(self, variables: Mapping, images: Array) -> dict[str, Array]:
-        """Returns the scores of images [B, H, W, 3] that need no search."""
+        """Returns the scores of images that need no search.
+
+        Args:
+          variables: of the scorer, with references.
+          images: float32 [B, H, W, 3] in [0, 1].
+
+        Returns:
+          "amortized" and "knn", float32 [B] each; see `SCORES`.
+
+        Raises:
+          UserError: options of the nearest neighbors out of range.
+        """
         return {"amortized": self._amortized(variables, images), "knn": self._distances(variables, images)}
 
     @functools.partial(jax.jit, static_argnums=0, static_argnames=("norm", "num_steps", "random_start"))
@@ -129,15 +165,23 @@ class Scorer:
         """Returns the scores under attacks on each of them, and the images of the attack on the held search.
 
         Args:
-          variables: of the scorer.
-          key: of the random starts.
-          batch: "image", "id" and "anomalous", -1 for padding.
-          reconstructions: of the images, by the latent search.
-          eps: as the other options, see anomaly.attack_scores.
-          step_size: of each step.
-          norm: of the ball.
-          num_steps: of the attack.
-          random_start: of the attack.
+          variables: of the scorer, with references.
+          key: PRNG key of the random starts.
+          batch: "image" float32 [B, H, W, 3] in [0, 1], "id" uint32 [B] and "anomalous" int32 [B]: 1, 0 for normal
+            images, -1 for padding.
+          reconstructions: float32 [B, H, W, 3] in [0, 1], of the images, by the latent search.
+          eps: radius in units of [0, 1] images.
+          step_size: length of a step.
+          norm: "l2" or "linf".
+          num_steps: gradient steps, at least 1.
+          random_start: whether to start from a random point of the ball.
+
+        Returns:
+          "attacked_knn", "attacked_amortized" and "attacked_held", float32 [B] each, see `ATTACKED_SCORES`; and the
+          images [B, H, W, 3] of the last attack.
+
+        Raises:
+          UserError: options that anomaly.attack_scores refuses.
         """
         attack_fn = functools.partial(
             anomaly.attack_scores,
@@ -165,7 +209,19 @@ class Scorer:
 
     @_jit
     def heat_maps(self, variables: Mapping, images: Array, reconstructions: Array) -> anomaly.HeatMaps:
-        """Returns where images differ from their reconstructions."""
+        """Returns where images differ from their reconstructions.
+
+        Args:
+          variables: of the scorer; references are not needed.
+          images: float32 [B, H, W, 3] in [0, 1].
+          reconstructions: float32 [B, H, W, 3] in [0, 1].
+
+        Returns:
+          Maps of pixels, smoothed by a 32nd of the image's height, and of features, float32 [B, H, W] each.
+
+        Raises:
+          UserError: images and reconstructions of different shapes.
+        """
         sigma = images.shape[1] / 32
         return anomaly.heat_maps(variables["features_fn"], images, reconstructions, layer=self.layer, sigma=sigma)
 
@@ -201,7 +257,11 @@ class Batching(NamedTuple):
     batch_size: int
 
     def at_most(self, count: int) -> "Batching":
-        """Returns the same with batches no larger than `count` images, rounded up to a multiple of the devices."""
+        """Returns the same with smaller batches where there are fewer images.
+
+        Args:
+          count: number of images; it is rounded up to a multiple of the devices.
+        """
         devices = self.mesh.devices.size
         return self._replace(batch_size=min(self.batch_size, -(-count // devices) * devices))
 
@@ -212,7 +272,7 @@ class Explanation(NamedTuple):
     Attributes:
       images: float32 [n, S, S, 3] in [0, 1].
       reconstructions: float32 [n, S, S, 3] in [0, 1], of the latent search.
-      maps: float32 [n, S, S] each.
+      maps: of pixels and of features, float32 [n, S, S] each.
     """
 
     images: np.ndarray
@@ -225,7 +285,10 @@ def make_scorer(inverter: Trained, config: ConfigDict) -> tuple[Scorer, dict[str
 
     Args:
       inverter: of the normal class.
-      config: with search and knn.
+      config: with search (options of anomaly.latent_search) and knn (k, normalize, pooling, block_size).
+
+    Returns:
+      The scorer, and "decode_fn", "features_fn" and "weights" of its variables.
     """
     generator, variables = fold_spectral_norm(inverter.module, inverter.variables)
     inverter = dataclasses.replace(inverter, module=generator, variables=variables)
@@ -250,7 +313,11 @@ def add_references(
       variables: of the scorer.
       images_u8: uint8 [N, S, S, 3], the normal images.
       batching: of the images.
-      capacity: number of rows that references are padded to, so that classes of different sizes share programs.
+      capacity: number of rows, at least N, that references are padded to, so that classes of different sizes share
+        compiled functions.
+
+    Returns:
+      The variables with "references" float32 [capacity, K] and "num_references".
 
     Raises:
       UserError: fewer images than neighbors.
@@ -274,6 +341,9 @@ def with_references(
       rows: float32 [N, K], of `Scorer.rows`.
       mesh: the devices.
       capacity: as for `add_references`.
+
+    Returns:
+      As `add_references`.
 
     Raises:
       UserError: fewer rows than neighbors.
@@ -305,18 +375,21 @@ def compute_scores(
     Args:
       key: PRNG key; the random numbers of an image follow from it and from the image's content.
       scorer: of the inverter.
-      variables: with references.
-      read: indices of images -> uint8 [n, S, S, 3].
+      variables: of the scorer, with references.
+      read: indices of n images -> uint8 [n, S, S, 3].
       count: number of images.
       batching: of the images.
       cache: of the scores; images whose scores it holds are skipped.
       attack: options of anomaly.attack_scores; None or empty for no attack.
-      anomalous: bool [count]; for attacks only.
+      anomalous: bool [count], whose scores attacks lower instead of raising them; None without an attack.
       keep: whether to return the reconstructions of the search too, unless they take more than 128 MiB.
       progress: called with the number of images that were finished since the last call.
 
     Returns:
       Name of the score -> float32 [count]; with `keep`, "reconstruction" -> uint8 [count, S, S, 3].
+
+    Raises:
+      UserError: options of the search, the nearest neighbors or the attack out of range.
     """
     progress(cache.count)
     for batch, size in batches(read, count, batching, first=cache.count, anomalous=anomalous):
@@ -339,7 +412,22 @@ def explain(
     *,
     reconstructions_u8: np.ndarray | None = None,
 ) -> Explanation:
-    """Returns the reconstructions of uint8 images [n, S, S, 3], searched unless given, and the heat maps."""
+    """Returns the reconstructions of images and where both differ.
+
+    Args:
+      key: PRNG key, that of `compute_scores` for the same reconstructions.
+      scorer: of the inverter.
+      variables: of the scorer; references are not needed.
+      images_u8: uint8 [n, S, S, 3], n at least 1.
+      batching: of the images.
+      reconstructions_u8: uint8 [n, S, S, 3], those of an earlier search; None to search for them.
+
+    Returns:
+      The images, reconstructions and heat maps, on the host.
+
+    Raises:
+      UserError: options of the search out of range.
+    """
     key, parts = jax.random.fold_in(key, _SEARCH), []
     sources = (images_u8, images_u8 if reconstructions_u8 is None else reconstructions_u8)
     parts_of = (batches(array.__getitem__, len(array), batching) for array in sources)
@@ -355,7 +443,14 @@ def explain(
 
 
 def image_ids(images_u8: np.ndarray) -> np.ndarray:
-    """Returns a number for each image that depends on its content only, uint32 [N]: equal images get equal scores."""
+    """Returns a number for each image that depends on its content only, so that equal images get equal scores.
+
+    Args:
+      images_u8: uint8 [N, H, W, C].
+
+    Returns:
+      uint32 [N].
+    """
     return np.array([zlib.crc32(np.ascontiguousarray(image)) for image in images_u8], np.uint32)
 
 
@@ -383,7 +478,19 @@ def batches(
     first: int = 0,
     anomalous: np.ndarray | None = None,
 ) -> Iterator[tuple[Batch, int]]:
-    """Yields (batch on the devices, number of real images in it), all of one size, from the image `first` on."""
+    """Yields batches of one size on the devices, with the number of images in each; the rest of it is padding.
+
+    Args:
+      read: indices of n images -> uint8 [n, S, S, 3].
+      count: number of images.
+      batching: of the images.
+      first: index of the image to begin with.
+      anomalous: bool [count]; None where it is not known.
+
+    Yields:
+      ({"image": float32 [batch_size, S, S, 3] in [0, 1], "id": uint32 [batch_size] of `image_ids`, "anomalous": int32
+      [batch_size]: 1, 0, or -1 for padding and where it is not known}, number of images).
+    """
     for start in range(first, count, batching.batch_size):
         rows = range(start, min(start + batching.batch_size, count))
         images = np.asarray(read(rows))
