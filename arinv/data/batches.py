@@ -7,6 +7,10 @@ pure function of (seed, t): the same with one process or many, in memory or stre
 
 import dataclasses
 import functools
+import multiprocessing
+import multiprocessing.connection
+import os
+import threading
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from concurrent import futures
@@ -276,11 +280,28 @@ def _empty_batches(shape: tuple[int, ...], step: int) -> Iterator[Batch]:
         }
 
 
+@functools.cache
+def _end_with_parent() -> None:
+    """Makes a worker process end when the process that started it does, which may have been killed."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+
+        def wait() -> None:
+            multiprocessing.connection.wait([parent.sentinel])
+            os._exit(1)
+
+        threading.Thread(target=wait, name="end with parent", daemon=True).start()
+
+
 class _Positions:
     """The examples in the order of training, from one step on."""
 
     def __init__(self, examples: TrainExamples, first_step: int):
         self._examples, self._first_step = examples, first_step
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        _end_with_parent()
 
     def __len__(self) -> int:
         return _ENDLESS

@@ -33,7 +33,7 @@ _TEST_FRACTION = 0.2
 
 
 class Folder:
-    """The images of a folder; `bad_files` are those that cannot be read and are skipped."""
+    """The images of a folder; `bad_files` are those that cannot be read and are skipped -> why."""
 
     def __init__(
         self,
@@ -75,8 +75,7 @@ class Folder:
         self.bad_files = image_files.find_bad_files(
             [file for file, _ in files], self._check, on_bad_image=on_bad_image, progress=progress
         )
-        skipped = set(self.bad_files)
-        self._files = [pair for pair in files if pair[0] not in skipped]
+        self._files = [pair for pair in files if pair[0] not in self.bad_files]
         if not self._files:
             raise UserError(f"none of the {len(files)} images in {str(root)!r} can be read")
         self._digests = np.array([self._digests_of[path] for path, _ in self._files], np.uint64)

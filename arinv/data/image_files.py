@@ -138,7 +138,7 @@ class ImageFiles:
     Attributes:
       paths: of the files that can be read.
       names: of the images: paths relative to the folder, with "/".
-      bad_files: files that cannot be read and were skipped.
+      bad_files: files that cannot be read and were skipped -> why.
       bad_names: their names, as those of the images.
       left_out: other entries of the folder that are not readable images, as text; empty for none.
     """
@@ -147,7 +147,7 @@ class ImageFiles:
         self,
         root: pathlib.Path,
         paths: Sequence[pathlib.Path],
-        bad_files: Sequence[pathlib.Path],
+        bad_files: Mapping[pathlib.Path, str],
         *,
         left_out: str = "",
         names: Sequence[str] = (),
@@ -165,7 +165,7 @@ class ImageFiles:
         """
         self.left_out, self._max_side = left_out, max_side
         base = root if root.is_dir() else root.parent
-        self.paths, self.bad_files = tuple(paths), tuple(bad_files)
+        self.paths, self.bad_files = tuple(paths), dict(bad_files)
         self.names = tuple(names) or tuple(path.relative_to(base).as_posix() for path in paths)
         self.bad_names = tuple(path.relative_to(base).as_posix() for path in bad_files)
 
@@ -230,8 +230,7 @@ def open_images(
     bad_files = find_bad_files(paths, read_image, on_bad_image=on_bad_image, progress=progress)
     if len(bad_files) == len(paths):
         raise UserError(f"none of the {len(paths)} images in {str(path)!r} can be read")
-    skipped = set(bad_files)
-    readable = [file for file in paths if file not in skipped]
+    readable = [file for file in paths if file not in bad_files]
     return ImageFiles(root, readable, bad_files, left_out=left_out, max_side=max_side)
 
 
@@ -251,8 +250,8 @@ def find_bad_files(
     *,
     on_bad_image: str,
     progress: Callable[[int, int], None] | None,
-) -> list[pathlib.Path]:
-    """Reads every file once, in several threads, and returns those that cannot be read, in order.
+) -> dict[pathlib.Path, str]:
+    """Reads every file once, in several threads, and returns those that cannot be read -> why, in order.
 
     Args:
       paths: of the files.
@@ -271,14 +270,14 @@ def find_bad_files(
             return error
         return None
 
-    bad_files = []
+    bad_files = {}
     with futures.ThreadPoolExecutor(num_cores()) as pool:
         for done, (path, error) in enumerate(zip(paths, pool.map(error_of, paths), strict=True), 1):
             if error is not None and on_bad_image == "error":
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise UserError(f"{error}; repair or remove it, or set on_bad_image='skip'")
             if error is not None:
-                bad_files.append(path)
+                bad_files[path] = str(error)
             if progress:
                 progress(done, len(paths))
     return bad_files

@@ -8,10 +8,12 @@ others find none; then all continue from the same checkpoint.
 """
 
 import contextlib
+import errno
 import functools
 import itertools
 import json
 import logging
+import os
 import pathlib
 import re
 import sys
@@ -24,7 +26,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from arinv import distributed, paths, zoo
-from arinv.errors import DISK_ADVICE, UserError, first_line
+from arinv.errors import DISK_ADVICE, UserError, first_line, is_out_of_memory
 from arinv.experiment import exported
 from arinv.experiment.state import TrainState
 from arinv.types import Variables
@@ -36,6 +38,10 @@ _TEXTS = ("data", "log", "description")
 _MIN_BYTES_WRITTEN_TOGETHER = 64 * 2**20
 # Fields of configs that name another run.
 _USED = ("checkpoint", "inverter", "detector", "denoiser", "stylized", "restoration", "gan", "autoencoder")
+# Errors of a process or a file system, which say nothing about a file.
+_NO_DAMAGE = tuple(
+    map(os.strerror, (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EACCES, errno.EPERM, errno.ESTALE))
+)
 _MAX_RUNS = 6  # in a message
 _MAX_FOLDERS = 300  # searched for runs
 _Value = TypeVar("_Value")
@@ -92,7 +98,7 @@ class Checkpoints:
           state: the train state.
           data_state: position of the data iterator, plain JSON.
           description: what the networks are rebuilt from, plain JSON.
-          log_state: sums of the metrics since the last line of the log, plain JSON.
+          log_state: position of the log, plain JSON.
           wait: whether to return only when the checkpoint is complete on disk.
 
         Raises:
@@ -405,6 +411,8 @@ def _read(path: pathlib.Path, read: Callable[[], Any]) -> Any:
     try:
         result = read()
     except Exception as error:  # Orbax and TensorStore raise many kinds for a damaged file
+        if isinstance(error, MemoryError) or is_out_of_memory(error) or any(t in str(error) for t in _NO_DAMAGE):
+            raise UserError(f"checkpoint {path} cannot be read now ({reason(error)}); try again later") from error
         raise DamagedCheckpoint(f"checkpoint {path} cannot be read ({reason(error)})") from error
     sys.unraisablehook = previous
     return result

@@ -44,6 +44,13 @@ def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
         raise
 
 
+def remove_temporary(folder: pathlib.Path) -> None:
+    """Removes the temporary files of writes that a kill has cut short, in a folder that no other run writes to."""
+    for path in folder.rglob(f"{TEMPORARY}*"):
+        with contextlib.suppress(OSError):
+            path.unlink()
+
+
 def write_csv(path: pathlib.Path, rows: Iterable[Sequence[Any]]) -> None:
     """Writes rows of cells as CSV, the heading first, atomically."""
     text = io.StringIO()

@@ -9,6 +9,7 @@ import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from importlib import metadata
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -32,6 +33,7 @@ _TRAINED_BY = {
     **{kind: kind for kind in ("autoencoder", "classifier", "denoiser", "gan", "inverter")},
     "aegan": "autoencoder",
 }
+_MAX_REASONS = 3  # of unreadable images
 _DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
@@ -464,23 +466,25 @@ def open_image_files(reference: str | os.PathLike, *, on_bad_image: str, max_sid
     images = data.open_images(
         reference, on_bad_image=on_bad_image, max_side=max_side, progress=progress_callback(f"checking {reference}")
     )
-    report_skipped(str(reference), len(images.bad_files), images.left_out, files=images.bad_files)
+    report_skipped(str(reference), len(images.bad_files), images.left_out, reasons=images.bad_files)
     return images
 
 
-def report_skipped(name: str, num_skipped: int, left_out: str = "", *, files: Sequence[os.PathLike] = ()) -> None:
-    """Prints on stderr which files of a folder are skipped; on process 0 only.
+def report_skipped(
+    name: str, num_skipped: int, left_out: str = "", *, reasons: Mapping[os.PathLike, str] = MappingProxyType({})
+) -> None:
+    """Prints on stderr which files of a folder are skipped, and why the first; on process 0 only.
 
     Args:
       name: of the folder.
       num_skipped: number of unreadable images.
       left_out: text on files that are not images; reported once, however often the folder is opened.
-      files: the unreadable images, where their names are available.
+      reasons: the unreadable images -> why each is, where that is available.
     """
     if num_skipped and jax.process_index() == 0:
-        names = f": {', '.join(os.path.basename(path) for path in files[:5])}" if files else ""
-        more = ", ..." if len(files) > 5 else ""
-        print(f"{name}: skipped {num_skipped} unreadable image(s){names}{more}", file=sys.stderr, flush=True)
+        texts = [reason.replace(str(path), os.path.basename(path)) for path, reason in reasons.items()][:_MAX_REASONS]
+        shown = f": {'; '.join(texts)}{'; ...' if len(reasons) > len(texts) else ''}" if texts else ""
+        print(f"{name}: skipped {num_skipped} unreadable image(s){shown}", file=sys.stderr, flush=True)
     if left_out and jax.process_index() == 0:
         _print_once(f"{name}: left out {left_out}")
 

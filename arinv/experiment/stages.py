@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 from arinv import data, distributed
 from arinv.errors import UserError, is_out_of_memory, unknown
 from arinv.experiment import lock, workdirs
+from arinv.experiment.output_files import remove_temporary
 from arinv.experiment.run import Run
 
 Tasks = Mapping[str, ModuleType]
@@ -37,7 +38,11 @@ def run(config: ConfigDict, workdir: pathlib.Path, tasks: Tasks) -> None:
             print(f"[{i}/{len(stages)}] {folder.name}: {state}", file=sys.stderr, flush=True)
         if not complete:
             with lock.hold(folder):
-                _run(tasks[stage.task], Run(stage, folder, stages, sources))
+                # Another run of the same command may have completed it meanwhile.
+                if not distributed.broadcast(distributed.index() == 0 and workdirs.is_complete(folder)):
+                    if distributed.index() == 0:
+                        remove_temporary(folder)
+                    _run(tasks[stage.task], Run(stage, folder, stages, sources))
             distributed.gather(None)  # other processes may now read the files of process 0
 
 
@@ -85,8 +90,7 @@ def check(
         if distributed.index() == 0:  # on other hosts, network file systems may cache that a file was missing
             workdirs.check_paths(stage)
             workdirs.check(stage, folder)
-            if workdirs.is_complete(folder):
-                workdirs.check_inputs(stage, folder)
+            workdirs.check_inputs(stage, folder)
         if getattr(tasks[stage.task], "SINGLE_PROCESS", False) and distributed.count() > 1:
             raise UserError(f"task {stage.task} runs in one process, on all of its devices; start it on one host")
         tasks[stage.task].check(stage)

@@ -277,20 +277,27 @@ def write_results(workdir: pathlib.Path, results: Mapping[str, Any]) -> None:
 
 
 def check_inputs(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
-    """Checks that the earlier runs and images that a complete task has used are the same today, where they exist.
+    """Checks that what a task has used is the same today, where it exists.
+
+    Of a complete task these are earlier runs, files and images; of a training that was stopped files and images, since
+    it compares the weights of earlier runs itself. Other tasks that were stopped recognize their finished parts.
 
     Raises:
-      UserError: naming those that are not.
+      UserError: naming what has changed.
     """
-    path = workdir / "inputs.json"
-    if not path.exists():  # written by an earlier version
+    path, complete = workdir / "inputs.json", is_complete(workdir)
+    is_stopped_training = not complete and bool(checkpoint.saved_steps(workdir / checkpoint.FOLDER))
+    if not path.exists() or not (complete or is_stopped_training):  # earlier versions wrote no such file
         return
     fields = plain(config)
-    saved, current = read_json(path), _runs(fields, workdir) | _images(fields)
+    runs = _runs(fields, workdir)
+    current = (runs if complete else {name: runs[name] for name in runs if _names_file(name)}) | _images(fields)
+    saved = read_json(path)
     changed = [name for name, value in current.items() if saved.get(name, value) != value]
     if changed:
+        state = "is complete" if complete else "holds a stopped run"
         raise UserError(
-            f"{workdir} is complete, but its inputs have changed: {', '.join(changed[:5])}"
+            f"{workdir} {state}, but its inputs have changed: {', '.join(changed[:5])}"
             f"{' and more' if len(changed) > 5 else ''}; delete {workdir} to run it again, or name another --workdir"
         )
 
@@ -299,9 +306,8 @@ def _runs(config: Mapping[str, Any], workdir: pathlib.Path) -> dict[str, str]:
     """Returns "field=value" -> a hash of the earlier run or the file that the field of a config names."""
     inputs, own = {}, paths.canonical(workdir)
     for name, text in _texts(config):
-        parts = name.split(".")
         is_run = _is_one_of(name, (*_SOURCES, *_OTHER_SOURCES, *_NETWORKS))
-        if name in _WORDS or zoo.is_reference(text) or not (is_run or set(parts) & {*_FILES}):
+        if name in _WORDS or zoo.is_reference(text) or not (is_run or _names_file(name)):
             continue
         with contextlib.suppress(OSError, UserError):  # moved or deleted since, or not readable
             place = resolve(text, workdir) if is_run else paths.expanded(text)
@@ -310,6 +316,11 @@ def _runs(config: Mapping[str, Any], workdir: pathlib.Path) -> dict[str, str]:
             elif is_run and paths.canonical(place) not in (own, *own.parents):  # else a word such as edges
                 inputs[f"{name}={text}"] = _hash_of_run(place)
     return inputs
+
+
+def _names_file(name: str) -> bool:
+    """Returns whether the field of "field=value" names a file of a user."""
+    return bool(set(name.partition("=")[0].split(".")) & {*_FILES})
 
 
 def _images(config: Mapping[str, Any]) -> dict[str, str]:

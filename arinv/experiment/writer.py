@@ -9,7 +9,8 @@ import json
 import os
 import pathlib
 import sys
-from collections.abc import Callable, Iterable, Mapping
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -19,6 +20,14 @@ from clu import parameter_overview
 
 from arinv.errors import DISK_ADVICE, UserError
 from arinv.experiment.output_files import write_atomically, write_png, write_text
+
+TEST = "test/"  # prefix of the metrics of an evaluation
+_FLUSH_SECONDS = 10.0  # between the moments at which TensorBoard shows new events
+
+
+def _is_evaluation(line: bytes) -> bool:
+    """Returns whether a line of metrics.jsonl is that of an evaluation on test images."""
+    return any(name.startswith(TEST) for name in json.loads(line))
 
 
 def _step_of(line: bytes) -> int:
@@ -37,9 +46,10 @@ class Writer:
     Args:
       workdir: of the run.
       resumed_step: step of the checkpoint that the run resumes from; 0 for a new run.
+      repeats_evaluation: whether the run begins with the evaluation of that step, whose line is dropped as well.
     """
 
-    def __init__(self, workdir: pathlib.Path, *, resumed_step: int = 0):
+    def __init__(self, workdir: pathlib.Path, *, resumed_step: int = 0, repeats_evaluation: bool = False):
         self._active = jax.process_index() == 0
         if not self._active:
             return
@@ -47,13 +57,12 @@ class Writer:
         self._path = workdir / "metrics.jsonl"
         workdir.mkdir(parents=True, exist_ok=True)
         kept = [line for line in self._complete_lines() if _step_of(line) <= resumed_step]
+        if repeats_evaluation:
+            kept = [line for line in kept if _step_of(line) < resumed_step or not _is_evaluation(line)]
         write_atomically(self._path, b"".join(line + b"\n" for line in kept))
         self._file = self._path.open("ab", buffering=0)
-        import tensorboardX  # imports PyTorch where that is installed, which takes seconds
-
-        self._board = tensorboardX.SummaryWriter(
-            str(workdir / "tensorboard"), purge_step=resumed_step + 1, flush_secs=30
-        )
+        with self._reporting(workdir / "tensorboard"):
+            self._board = _EventFile(workdir / "tensorboard", purge_step=resumed_step + 1)
 
     def _complete_lines(self) -> list[bytes]:
         if not self._path.exists():
@@ -83,33 +92,42 @@ class Writer:
         if not self._active:
             return
         values = {name: float(value) for name, value in values.items()}
-        try:
+        with self._reporting(self._path):
             self._path.stat()
             line = (json.dumps({"step": step, **values}) + "\n").encode()
             if self._file.write(line) < len(line):  # the disk is full; a resumed run drops the partial line
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        except FileNotFoundError as error:
-            raise UserError(f"{self._path} has vanished: it was deleted or moved during the run") from error
-        except OSError as error:
-            raise UserError(f"{self._path} cannot be written: {error.strerror}; {DISK_ADVICE}") from error
-        if not self._board_is_alive():
-            return
-        for name, value in values.items():
-            self._board.add_scalar(name, value, step)
+        with self._reporting(self._board.folder):
+            self._board.scalars(step, values)
 
     def image(self, step: int, name: str, image_u8: np.ndarray) -> None:
         """Saves a uint8 [H, W, 3] image as images/NAME_STEP.png and adds it to TensorBoard."""
         if not self._active:
             return
-        write_png(self._images / f"{name}_{step:07d}.png", image_u8)
-        if self._board_is_alive():
-            self._board.add_image(name, image_u8, step, dataformats="HWC")
+        path = self._images / f"{name}_{step:07d}.png"
+        write_png(path, image_u8)
+        with self._reporting(self._board.folder):
+            self._board.image(step, name, path.read_bytes(), image_u8.shape)
 
-    def _board_is_alive(self) -> bool:
-        """Returns whether TensorBoard's thread still runs; after a failure, further events would block forever."""
-        writer = getattr(self._board.file_writer, "event_writer", None)
-        worker = getattr(writer, "_worker", None)
-        return worker is None or worker.is_alive()
+    def flush(self) -> None:
+        """Writes what is buffered, so that a resumed run finds every event before its checkpoint.
+
+        Raises:
+          UserError: the log cannot be written.
+        """
+        if self._active:
+            with self._reporting(self._board.folder):
+                self._board.flush()
+
+    @contextlib.contextmanager
+    def _reporting(self, path: pathlib.Path) -> Iterator[None]:
+        """Raises errors of the disk as those of a user."""
+        try:
+            yield
+        except FileNotFoundError as error:
+            raise UserError(f"{path} has vanished: it was deleted or moved during the run") from error
+        except OSError as error:
+            raise UserError(f"{path} cannot be written: {error.strerror}; {DISK_ADVICE}") from error
 
     def __enter__(self) -> "Writer":
         return self
@@ -118,9 +136,54 @@ class Writer:
         if not self._active:
             return
         self._file.close()
-        if self._board_is_alive():
-            with contextlib.suppress(OSError) if kind else contextlib.nullcontext():
-                self._board.close()
+        with contextlib.suppress(OSError) if kind else self._reporting(self._board.folder):
+            self._board.close()
+
+
+class _EventFile:
+    """A new event file of TensorBoard, written in this thread: a writer of its own might lose the last at a kill.
+
+    Attributes:
+      folder: of the event files.
+    """
+
+    def __init__(self, folder: pathlib.Path, *, purge_step: int):
+        """Opens the file; events of earlier files from `purge_step` on no longer count."""
+        # Imports PyTorch where that is installed, which takes seconds.
+        from tensorboardX import event_file_writer
+        from tensorboardX.proto import event_pb2, summary_pb2
+
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder, self._event, self._summary = folder, event_pb2.Event, summary_pb2.Summary
+        self._events = event_file_writer.EventsWriter(str(folder / "events"), f".{os.getpid()}")
+        self._flushed = time.monotonic()
+        start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+        self._add(purge_step, session_log=start)
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """Adds named numbers of one step."""
+        pairs = [self._summary.Value(tag=name, simple_value=value) for name, value in values.items()]
+        self._add(step, summary=self._summary(value=pairs))
+
+    def image(self, step: int, name: str, png: bytes, shape: Sequence[int]) -> None:
+        """Adds an encoded image [H, W, 3] of one step."""
+        height, width, channels = shape
+        image = self._summary.Image(height=height, width=width, colorspace=channels, encoded_image_string=png)
+        self._add(step, summary=self._summary(value=[self._summary.Value(tag=name, image=image)]))
+
+    def flush(self) -> None:
+        """Writes what is buffered."""
+        self._events.flush()
+        self._flushed = time.monotonic()
+
+    def close(self) -> None:
+        """Writes what is buffered and closes the file."""
+        self._events.close()
+
+    def _add(self, step: int, **content: Any) -> None:
+        self._events.write_event(self._event(wall_time=time.time(), step=step, **content))
+        if time.monotonic() - self._flushed > _FLUSH_SECONDS:
+            self.flush()
 
 
 def progress_bar(items: Iterable | None, title: str, **options) -> tqdm.tqdm:

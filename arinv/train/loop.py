@@ -20,12 +20,14 @@ from arinv import _xla, distributed, parallel
 from arinv.errors import UserError
 from arinv.experiment.checkpoint import Checkpoints
 from arinv.experiment.state import TrainState
-from arinv.experiment.writer import Writer, progress_bar
+from arinv.experiment.writer import TEST, Writer, progress_bar
 from arinv.train import flops, speed
 from arinv.train.feed import Batches, Prepared, prepare
 from arinv.train.speed import Profile
 from arinv.types import Array, Batch, Metrics
 
+# Of the log in a checkpoint: sums of metrics, and whether an evaluation of this step follows.
+SUMS, EVALUATES = "sums", "evaluates"
 # (state, batch or stacked batches, key, *frozen) -> (state, metrics, those of several steps stacked)
 Call = Callable[..., tuple[TrainState, Metrics]]
 
@@ -127,7 +129,8 @@ def fit(
       writer: of the run.
       description: what the networks are rebuilt from, saved in every checkpoint, plain JSON.
       title: in front of the progress bar.
-      log_state: saved with the state, so that the next line of the log covers the steps before the stop as well.
+      log_state: saved with the state, so that the next line of the log covers the steps before the stop as well, and
+        that an evaluation that a stop came before is made up for.
       frozen: further arguments of the step, placed on the mesh.
       notices: name of a metric -> message to print whenever its mean over a line of the log is above 0.
       steps_per_call: steps in one call of the compiled program, where nothing is due between them.
@@ -138,7 +141,7 @@ def fit(
       UserError: a metric or the state that is to be saved is not finite; names the step and the last checkpoint.
       SystemExit: after SIGTERM on any process, with the state saved; exit code 143.
     """
-    step, meter = int(state.step), Meter(log_state)
+    step, meter = int(state.step), Meter(log_state.get(SUMS, {}))
     steps = _Steps(train_step, jax.eval_shape(lambda x: x, state), mesh, key, frozen)
 
     def prepare_next():
@@ -151,7 +154,14 @@ def fit(
         profile = stack.enter_context(profile or Profile(checkpoints.directory, ()))
         bar = stack.enter_context(progress_bar(None, title, initial=step, total=num_steps, unit="step"))
         log = _Log(title, bar, writer, checkpoints, notices or {})
+
+        def evaluate_and_log():
+            with watch.paused():
+                writer.scalars(step, {f"{TEST}{name}": value for name, value in evaluate(state, step).items()})
+
         following = prepare_next() if step < num_steps else None
+        if log_state.get(EVALUATES) and step < num_steps:
+            evaluate_and_log()
         while step < num_steps:
             prepared = following
             profile.before(step + 1, step + prepared.num_steps)
@@ -166,17 +176,20 @@ def fit(
             bar.update(prepared.num_steps)
             if last or step % every.log == 0 or step % every.checkpoint == 0:
                 log(step, meter.flush(), watch.rates())
-            if step % every.evaluate == 0 and not last:
-                with watch.paused():
-                    writer.scalars(step, {f"test/{name}": value for name, value in evaluate(state, step).items()})
+            evaluates = last or step % every.evaluate == 0
             if stop := has_to_stop(step) and not last:  # only a finite state is worth saving
                 check_finite(meter.means(), step, checkpoints)
-            if last or stop or step % every.checkpoint == 0:
+            # Before an evaluation, which may take longer than the time between SIGTERM and SIGKILL.
+            if stop or evaluates or step % every.checkpoint == 0:
                 with watch.paused():
-                    positions = {"data_state": prepared.position, "log_state": meter.state()}
+                    writer.flush()
+                    log_state = {SUMS: meter.state(), EVALUATES: evaluates}
+                    positions = {"data_state": prepared.position, "log_state": log_state}
                     _save(checkpoints, state, step, **positions, description=description, wait=last or stop)
             if stop:
                 _stop(step)
+            if evaluates and not last:
+                evaluate_and_log()
     return state
 
 

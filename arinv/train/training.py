@@ -17,7 +17,7 @@ from arinv.experiment.checkpoint import Checkpoints
 from arinv.experiment.run import Run
 from arinv.experiment.state import TrainState
 from arinv.experiment.trained import CLASSIFIER, Trained
-from arinv.experiment.writer import Writer, progress_bar, progress_callback
+from arinv.experiment.writer import TEST, Writer, progress_bar, progress_callback
 from arinv.models.encoders.base import Normalization, mean_std
 from arinv.ops.augment import check_strengths
 from arinv.train import accelerators, loop, optimizers
@@ -147,7 +147,8 @@ def train(
             descriptions.check_weights(saved, description.get(descriptions.WEIGHTS), run.workdir)
             descriptions.check_resumed(saved, description, run.workdir)
         state, log_state = loop.restore_or_create(setup.init, init_key, mesh, checkpoints, batches, start=setup.start)
-        writer = stack.enter_context(Writer(run.workdir, resumed_step=int(state.step)))
+        options = {"resumed_step": int(state.step), "repeats_evaluation": log_state.get(loop.EVALUATES, False)}
+        writer = stack.enter_context(Writer(run.workdir, **options))
         writer.parameters(state.variables)
         evaluate = _make_evaluate(run, setup, frozen, test, writer, evaluate_key)
         state = loop.fit(
@@ -172,7 +173,7 @@ def train(
         )
         results = evaluate(state, num_steps)
         loop.check_finite(results, num_steps, checkpoints)
-        writer.scalars(num_steps, {f"test/{name}": value for name, value in results.items()})
+        writer.scalars(num_steps, {f"{TEST}{name}": value for name, value in results.items()})
     return results
 
 

@@ -13,6 +13,8 @@ import quick_compilation
 from disturbed_runs import stopping_behind
 
 from arinv import main
+from arinv.experiment import run
+from arinv.train import training
 from configs import classifier
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -99,5 +101,36 @@ def test_stops_between_lines_of_the_log_change_no_line(tmp_path):
         with pytest.raises(SystemExit) as stop, stopping_behind(step):
             main.run(config, tmp_path / "stopped")
         assert stop.value.code == 143
+    main.run(config, tmp_path / "stopped")
+    assert_same(tmp_path / "stopped", tmp_path / "uninterrupted")
+
+
+def test_stops_at_evaluations_change_no_line(tmp_path, monkeypatch):
+    """The state is saved before an evaluation, which a run that was stopped or killed meanwhile repeats."""
+    config = classifier.get_config("smoke=True,options=width:4,eps=0.5")
+    config.num_steps, config.log.every_steps, config.log.checkpoint_every_steps = 12, 5, 100
+    config.log.evaluate_every_epochs = 4 / (config.data.num_train // config.batch_size)
+    main.run(config, tmp_path / "uninterrupted")
+    evaluated = [line["step"] for line in metrics(tmp_path / "uninterrupted") if "test/loss" in line]
+    assert evaluated == [4, 8, 12]
+    with pytest.raises(SystemExit), stopping_behind(4):  # before the evaluation that is due
+        main.run(config, tmp_path / "stopped")
+    assert not any("test/loss" in line for line in metrics(tmp_path / "stopped"))
+    collect, killed = training.collect, []
+
+    def cut(*args, **options):
+        """Stands for a kill in the middle of an evaluation."""
+        killed.append(args)
+        if len(killed) == 2:
+            raise KeyboardInterrupt
+        return collect(*args, **options)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(training, "collect", cut)
+        main.run(config, tmp_path / "stopped")
+    for _ in range(2):  # after the last evaluation
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(run.Run, "finish", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+            main.run(config, tmp_path / "stopped")
     main.run(config, tmp_path / "stopped")
     assert_same(tmp_path / "stopped", tmp_path / "uninterrupted")

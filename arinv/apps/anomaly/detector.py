@@ -100,11 +100,12 @@ def check_decision(decision: ConfigDict) -> None:
 
 
 def check_inputs(run: Run) -> None:
-    """Checks that no held-out image is among those that the detector is trained on.
+    """Checks that the inverter exists, or will, and that no held-out image is among those of its training.
 
     Raises:
-      UserError: one is, or images that cannot be read.
+      UserError: no inverter, an image that is among them, or images that cannot be read.
     """
+    run.check_network(run.config.inverter, kind="inverter", image_size=run.config.data.image_size)
     train, held_out = run.open_data("train"), run.open_data("test")
     if data.share_images(train.info, held_out.info):
         raise UserError(

@@ -17,7 +17,6 @@ from arinv.apps.anomaly.heat_map_figures import draw_overview, extremes
 from arinv.apps.anomaly.scorer import RECONSTRUCTION, SCORES, Batching, compute_scores, explain
 from arinv.apps.anomaly.scores import QUANTILE
 from arinv.errors import UserError
-from arinv.experiment import workdirs
 from arinv.experiment.output_files import write_csv, write_png
 from arinv.experiment.run import Run, check_fields, check_images
 from arinv.experiment.writer import progress_bar
@@ -52,7 +51,6 @@ def run(run: Run) -> dict[str, Any]:
         or a workdir among the images.
     """
     config, workdir = run.config, run.workdir
-    workdirs.check_outside_inputs(config, workdir)
     place = detector.find(run.resolve(config.detector))
     images = run.open_images()
     scorer, variables, calibrations, description = detector.load(place, run.mesh, dtype=run.dtype)

@@ -1,7 +1,12 @@
 """Batches: every example once, equal shares, exact resume, and the same in memory and streamed."""
 
+import contextlib
 import json
 import os
+import pathlib
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
@@ -307,6 +312,47 @@ def test_train_batches_of_real_sources_stream_as_from_memory():
     stream = data.train_batches(source, batch_size=16, seed=0, in_memory=False)
     _assert_equal(_take(stream, 3), _take(memory, 3))
     assert stream.get_state() == memory.get_state()
+
+
+_READER = """
+import sys
+sys.path.insert(0, {tests!r})
+import test_data_batches as tests
+from arinv import data
+
+if __name__ == "__main__":
+    stream = data.train_batches(tests.Counting(64), batch_size=4, seed=0, in_memory=False, num_workers=1)
+    next(stream)
+    print("reading", flush=True)
+    while True:
+        next(stream)
+"""
+
+
+def _parents():
+    """Returns the processes of this machine with their parents."""
+    parents = {}
+    for path in pathlib.Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # it has ended meanwhile
+            text = path.read_text()
+            parents[int(text.split()[0])] = int(text.rpartition(")")[2].split()[1])
+    return parents
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_workers_end_with_a_process_that_is_killed(tmp_path):
+    (tmp_path / "reader.py").write_text(_READER.format(tests=str(pathlib.Path(__file__).parent)))
+    environment = {**os.environ, "PYTHONPATH": str(pathlib.Path(__file__).parents[3])}
+    command = [sys.executable, tmp_path / "reader.py"]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as reader:
+        assert reader.stdout.readline() == "reading\n"
+        workers = {child for child, parent in _parents().items() if parent == reader.pid}
+        assert workers
+        reader.kill()
+    deadline = time.monotonic() + 60
+    while workers & _parents().keys():
+        assert time.monotonic() < deadline, "the workers live on"
+        time.sleep(0.1)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import errno
 import functools
 import json
+import os
 import pathlib
 import shutil
 
@@ -121,6 +122,21 @@ def test_restore_reports_a_damaged_checkpoint_in_one_line(tmp_path, part):
 def test_load_description_rejects_a_directory_without_checkpoint(tmp_path):
     with pytest.raises(UserError, match="no checkpoint in"):
         checkpoint.load_description(tmp_path)
+
+
+@pytest.mark.parametrize("error", [OSError(errno.EMFILE, os.strerror(errno.EMFILE)), MemoryError("of the host")])
+def test_errors_of_the_process_are_not_damage(error, tmp_path, monkeypatch):
+    save(tmp_path, one_device_mesh())
+
+    def fail(*_, **__):
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint.ocp.Checkpointer, "restore", fail)
+        with pytest.raises(UserError, match=r"7 cannot be read now .*try again later"):
+            restore(tmp_path, one_device_mesh())
+    state, position = restore(tmp_path, one_device_mesh())
+    assert int(state.step) == position.state["step"] == 7
 
 
 def test_writer_logs_each_step_of_a_resumed_run_once(tmp_path):

@@ -1,5 +1,6 @@
 """Stages: their place, and batches that do not fit into memory."""
 
+import contextlib
 import shutil
 import types
 
@@ -120,6 +121,56 @@ def test_complete_tasks_whose_inputs_have_changed_are_refused(tmp_path, capsys):
         shutil.rmtree(tmp_path / folder)
     (tmp_path / "weights.pth").unlink()
     stages.run(config, tmp_path / "second", tasks)  # what is not there any more cannot be compared
+
+
+@pytest.mark.parametrize("trains", [True, False])
+def test_stopped_trainings_whose_images_have_changed_are_refused(trains, tmp_path):
+    """A training would mix both; other tasks compare their finished parts themselves."""
+    (tmp_path / "images").mkdir()
+    Image.new("RGB", (4, 4)).save(tmp_path / "images" / "0.png")
+
+    def run(run):
+        run.begin()
+        if trains:
+            (run.workdir / "checkpoints" / "3").mkdir(parents=True, exist_ok=True)
+        if len(runs) < 2:
+            runs.append(run)
+            raise KeyboardInterrupt
+        run.finish({})
+
+    runs, tasks = [], {"evaluate": types.SimpleNamespace(check=lambda config: None, run=run)}
+    config = _config("evaluate", 1)
+    config.data.name = f"folder:{tmp_path / 'images'}"
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            stages.run(config, tmp_path / "run", tasks)
+    Image.new("RGB", (4, 4), "red").save(tmp_path / "images" / "0.png")
+    if trains:
+        with pytest.raises(UserError, match="run holds a stopped run, but its inputs have changed: data.name=folder"):
+            stages.run(config, tmp_path / "run", tasks)
+    else:
+        stages.run(config, tmp_path / "run", tasks)
+
+
+def test_a_stage_that_another_run_completes_meanwhile_is_not_run_again(tmp_path, monkeypatch):
+    tasks, sizes = _tasks("restoration", largest=8)
+
+    @contextlib.contextmanager
+    def hold(folder):
+        workdirs.write_json(folder / "results.json", {})
+        yield
+
+    monkeypatch.setattr(stages.lock, "hold", hold)
+    stages.run(_config("restoration", 1), tmp_path, tasks)
+    assert not sizes
+
+
+def test_temporary_files_of_killed_writes_are_removed(tmp_path):
+    tasks, _ = _tasks("restoration", largest=8)
+    (tmp_path / "parts").mkdir()
+    (tmp_path / "parts" / ".tmp-0123456789ab").write_bytes(b"half")
+    stages.run(_config("restoration", 1), tmp_path, tasks)
+    assert not list((tmp_path / "parts").iterdir())
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,10 @@
 """Arrays in files: round trips, damage, and no unpickling."""
 
+import struct
+
 import numpy as np
 import pytest
+from tensorboardX.proto import event_pb2
 
 from arinv.errors import UserError
 from arinv.experiment.output_files import read_arrays, write_arrays, write_csv
@@ -50,6 +53,50 @@ def test_damaged_lines_of_the_log_are_dropped(tmp_path, capsys):
         pass
     assert log.read_text() == '{"step": 1, "a": 2}\n{"step": 2}\n'
     assert f"{log}: dropped 3 damaged line(s)" in capsys.readouterr().err
+
+
+def test_an_evaluation_that_is_repeated_has_one_line(tmp_path):
+    log, lines = tmp_path / "metrics.jsonl", [{"train/loss": 3.0}, {"test/loss": 2.0}]
+    with Writer(tmp_path) as writer:
+        for step in (1, 2):
+            for values in lines:
+                writer.scalars(step, values)
+    before = log.read_text()
+    with Writer(tmp_path, resumed_step=2, repeats_evaluation=True) as writer:
+        writer.scalars(2, lines[1])
+    assert log.read_text() == before
+    with Writer(tmp_path, resumed_step=2):
+        pass
+    assert log.read_text() == before
+
+
+def read_events(folder):
+    """Returns (step, name, value or size of the image) of all events in TensorBoard's files."""
+    events = []
+    for path in sorted(folder.iterdir()):
+        content = path.read_bytes()
+        while content:
+            (length,) = struct.unpack("<Q", content[:8])
+            event = event_pb2.Event.FromString(content[12 : 12 + length])
+            content = content[16 + length :]
+            for value in event.summary.value:
+                found = (value.image.height, value.image.width) if value.HasField("image") else value.simple_value
+                events.append((event.step, value.tag, found))
+    return events
+
+
+def test_tensorboard_has_every_event_before_a_flush(tmp_path):
+    """A run that is killed at its checkpoint has lost none."""
+    writer = Writer(tmp_path)
+    for step in range(1, 31):
+        writer.scalars(step, {f"train/{i}": i for i in range(20)})
+    writer.image(30, "grid", np.zeros((4, 6, 3), np.uint8))
+    writer.flush()
+    events = read_events(tmp_path / "tensorboard")
+    with writer:  # closes it
+        pass
+    expected = [(step, f"train/{i}", float(i)) for step in range(1, 31) for i in range(20)]
+    assert events == [*expected, (30, "grid", (4, 6))]
 
 
 def test_files_of_the_longest_names_are_written(tmp_path):
