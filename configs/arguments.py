@@ -3,6 +3,7 @@
 import difflib
 import math
 import re
+from collections.abc import Collection
 
 from ml_collections import ConfigDict
 
@@ -107,6 +108,44 @@ def _number(text: str) -> float:
     return value
 
 
+def choice(name: str, value: str, known: Collection[str]) -> str:
+    """Returns the value of an argument that has a fixed set of them.
+
+    Args:
+      name: of the argument.
+      value: its value.
+      known: the allowed ones.
+
+    Raises:
+      ValueError: another value.
+    """
+    if value not in known:
+        raise ValueError(f"unknown {name} {value!r}; known: {', '.join(known)}")
+    return value
+
+
+def choices(name: str, text: str, known: Collection[str]) -> list[str]:
+    """Returns the values in an argument that takes several, each once.
+
+    Args:
+      name: of the argument, in the plural.
+      text: values joined by "+".
+      known: the allowed ones.
+
+    Raises:
+      ValueError: none, or another value.
+    """
+    values = [choice(name.removesuffix("s"), value, known) for value in split(text)]
+    if not values:
+        raise ValueError(f"{name} is empty; name some of {', '.join(known)}")
+    return values
+
+
+def split(text: str) -> list[str]:
+    """Returns the values that an argument joins by "+", each once."""
+    return list(dict.fromkeys(filter(None, text.split("+"))))
+
+
 def check_eps(eps: float) -> float:
     """Returns an attack radius.
 
@@ -166,4 +205,13 @@ ENCODER = {
     "recipe": "",
     "dtype": "float32",
     "smoke": False,
+}
+# Of every config that evaluates a trained encoder.
+EVALUATION = {
+    name: ENCODER[name]
+    for name in ("encoder", "dataset", "data_dir", "on_bad_image", "image_size", "eps", "norm", "dtype", "smoke")
+}
+# Of every config that trains on images alone, without an encoder.
+IMAGES = {
+    name: ENCODER[name] for name in ("dataset", "classes", "data_dir", "on_bad_image", "image_size", "dtype", "smoke")
 }

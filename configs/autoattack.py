@@ -20,6 +20,5 @@ from configs import arguments, encoders, tasks
 
 def get_config(arg=None):
     """Returns the config of the task."""
-    names = ("encoder", "dataset", "data_dir", "on_bad_image", "image_size", "eps", "norm", "dtype", "smoke")
-    args = arguments.parse(arg, checkpoint="", **{name: arguments.ENCODER[name] for name in names})
+    args = arguments.parse(arg, **arguments.EVALUATION, checkpoint="")
     return tasks.autoattack(encoders.resolve(args), args.checkpoint)

@@ -32,6 +32,13 @@ optimizer.schedule.learning_rate, data.num_train and data.num_test (0: all image
 from configs import arguments, encoders, tasks
 
 
-def get_config(arg=None):
-    """Returns the config of the task."""
-    return tasks.classifier(encoders.resolve(arguments.parse(arg, **arguments.ENCODER)))
+def get_config(arg=None, *, title="classifier", **defaults):
+    """Returns the config of the task.
+
+    Args:
+      arg: see `arguments.parse`.
+      title: shown beside the progress bar.
+      **defaults: of arguments, where they differ (configs/recipes).
+    """
+    args = arguments.parse(arg, **arguments.ENCODER | defaults)
+    return tasks.classifier(encoders.resolve(args), title=title)

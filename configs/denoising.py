@@ -93,8 +93,7 @@ def evaluate_denoising(args, denoisers, *, metric_encoder):
     config = tasks.common(args, "evaluation")
     config.task = "evaluate_denoising"
     config.entries, config.order = denoisers, tuple(denoisers)
-    names = dict.fromkeys(filter(None, args.test.split("+")))
-    sets = [tasks.data(args, name) for name in names]
+    sets = [tasks.data(args, name) for name in arguments.split(args.test)]
     config.data = {
         "name": "+".join(one.name for one in sets),
         "splits": tuple(one.test_split for one in sets),
@@ -111,8 +110,7 @@ def evaluate_denoising(args, denoisers, *, metric_encoder):
 
 
 def _loss(name):
-    if name not in _LOSSES:
-        raise ValueError(f"unknown loss {name!r}; known: {', '.join(_LOSSES)}")
+    arguments.choice("loss", name, _LOSSES)
     loss = ConfigDict(_OFFICIAL) if name == "official_script" else tasks.loss(name)
     loss.feature_layer = "conv5"
     return loss

@@ -22,11 +22,8 @@ from configs import arguments, encoders, tasks
 
 def get_config(arg=None):
     """Returns the config of the task."""
-    names = ("encoder", "dataset", "data_dir", "on_bad_image", "image_size", "eps", "norm", "dtype", "smoke")
-    known = {name: arguments.ENCODER[name] for name in names}
-    args = arguments.parse(
-        arg, checkpoint="", **known, metrics="psnr+ssim+normalized_error", attack_from="", attack="pgd"
-    )
+    own = {"checkpoint": "", "metrics": "psnr+ssim+normalized_error", "attack_from": "", "attack": "pgd"}
+    args = arguments.parse(arg, **arguments.EVALUATION, **own)
     config = tasks.evaluate(encoders.resolve(args), args.checkpoint, attack_from=args.attack_from)
     config.attack.name = args.attack
     return config

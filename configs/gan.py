@@ -27,14 +27,7 @@ _OWN = {
     "networks": "progressive",
     "latent_size": 0,
     "options": "",
-    "dataset": "photos",
-    "classes": "",
-    "data_dir": "",
-    "on_bad_image": "error",
-    "image_size": 0,
     "metric_encoder": "",
-    "dtype": "float32",
-    "smoke": False,
 }
 _STAGE_IMAGES = 600_000  # Karras et al. 2018, section A.1
 # Batches of one GPU there.
@@ -48,14 +41,23 @@ _RECIPES = {
     "began": ("equilibrium", _ADAM | {"b1": 0.9, "b2": 0.999}, {"name": "constant", "learning_rate": 8e-5}, 16),
     "dcgan": ("logistic", _ADAM | {"b1": 0.5, "b2": 0.999}, {"name": "constant", "learning_rate": 2e-4}, 128),
 }
-SIZES = {"progressive": (32, 8), "began": (64, 16), "dcgan": (64, 16)}  # image size, and that of a smoke run
+_SIZES = {"progressive": (32, 8), "began": (64, 16), "dcgan": (64, 16)}  # image size, and that of a smoke run
 _SMOKE = {"progressive": "base_width:32+max_width:16", "began": "width:8", "dcgan": "width:4"}
 
 
 def get_config(arg=None):
     """Returns the stages of the growth, or the one stage of networks that do not grow."""
-    args = arguments.parse(arg, **_OWN)
+    args = arguments.parse(arg, **arguments.IMAGES, **_OWN)
     return tasks.experiment(gan_stages(args))
+
+
+def image_sizes(networks: str) -> tuple[int, int]:
+    """Returns the image size of networks, and that of their smoke runs, in pixels.
+
+    Raises:
+      ValueError: unknown networks.
+    """
+    return _SIZES[arguments.choice("networks", networks, _SIZES)]
 
 
 def gan_stages(args, *, prefix=""):
@@ -65,9 +67,7 @@ def gan_stages(args, *, prefix=""):
       args: parsed arguments.
       prefix: of the names of the stages.
     """
-    if args.networks not in _RECIPES:
-        raise ValueError(f"unknown networks {args.networks!r}; known: {', '.join(_RECIPES)}")
-    default, small = SIZES[args.networks]
+    default, small = image_sizes(args.networks)
     args.image_size = args.image_size or (small if args.smoke else default)
     if args.networks != "progressive":
         return {f"{prefix}gan": network(args, "gan", args.image_size)}

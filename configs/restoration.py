@@ -39,13 +39,7 @@ ARGUMENTS = {
     "metric_encoder": "",
     "operator": "identity",
     "operator_options": "",
-    "dataset": "photos",
-    "classes": "",
-    "data_dir": "",
-    "on_bad_image": "error",
-    "image_size": 0,
-    "dtype": "float32",
-    "smoke": False,
+    **arguments.IMAGES,
 }
 
 
@@ -78,9 +72,8 @@ def gan_of(args, *, prefix="", latent_size=0):
       prefix: of the names of the stages.
       latent_size: length of the latents; 0: the published one.
     """
-    if args.networks not in gan.SIZES:
-        raise ValueError(f"unknown networks {args.networks!r}; known: {', '.join(gan.SIZES)}")
-    args.image_size = args.image_size or (8 if args.smoke else gan.SIZES[args.networks][0])
+    default, _ = gan.image_sizes(args.networks)
+    args.image_size = args.image_size or (8 if args.smoke else default)
     if args.gan:
         if args.options:
             raise ValueError(f"options={args.options} has no effect on gan={args.gan}; leave it out")
@@ -99,21 +92,33 @@ def restoration(args, generator, encoder, *, aegan=""):
       encoder: likewise of an autoencoder.
       aegan: likewise of an AEGAN; empty for args.aegan.
     """
-    config = tasks.common(args, f"restoring, {args.operator}")
-    config.task = "restoration"
-    config.gan, config.autoencoder, config.aegan = generator, encoder, aegan or args.aegan
-    config.encoders = {"features": args.encoder} if args.encoder else {}
+    config = search(args, "restoration", networks=(generator, encoder, aegan or args.aegan))
     config.methods = (
         "autoencoder", *(["aegan"] if config.aegan else []), "invertgan", "generative_encoder", *config.encoders
     )  # fmt: skip
     config.latent_size = 0  # that the GAN must have; 0: any
     config.metric_encoder = args.metric_encoder
-    config.operator = {"name": args.operator, "options": arguments.options(args.operator_options, "operator_options")}
-    config.solver = {"num_steps": 1400, "learning_rate": 0.1, "penalty": 0.0, "threshold": 0.0, "num_starts": 1}
     config.curve_steps = (0, 100, 400, 1000, 1400)
     config.data = tasks.generative_data(ConfigDict({**args.to_dict(), "num_test": 64}))
     config.batch_size = 64
     if args.smoke:
         tasks.shorten(config)
         config.solver.num_steps = 3
+    return config
+
+
+def search(args, task, *, networks):
+    """Returns the fields that tasks of restoration share: networks, operator and solver.
+
+    Args:
+      args: parsed arguments; encoder, operator, operator_options and dtype are read.
+      task: its name.
+      networks: workdirs of a GAN, an autoencoder and an AEGAN, or "stage:NAME"; empty for none.
+    """
+    config = tasks.common(args, f"restoring, {args.operator}")
+    config.task = task
+    config.gan, config.autoencoder, config.aegan = networks
+    config.encoders = {"features": args.encoder} if args.encoder else {}
+    config.operator = tasks.operator(args)
+    config.solver = {"num_steps": 1400, "learning_rate": 0.1, "penalty": 0.0, "threshold": 0.0, "num_starts": 1}
     return config

@@ -19,7 +19,7 @@ configs/paper/README.md (eps has no effect), and
 Stages: standard_encoder; for each part PART_inverter and PART_evaluation; report.
 """
 
-from configs import tasks
+from configs import arguments, tasks
 from configs.paper import setting
 
 _PAPER = {"encoder": "caffenet", "dataset": "imagenet2012", "image_size": 227, "loss": "deepsim"}
@@ -34,11 +34,11 @@ def get_config(arg=None):
     """Returns the stages: the encoder, an inverter and its evaluation for each part, the report."""
     own = {"layer": "fc6", "parts": "+".join(_PARTS), "standard_encoder": "", "image_size": 0}
     args = setting.parse(arg, paper=_PAPER, small=_SMALL, smoke=_SMOKE, **own)
-    setting.choose(args.layer, _LAYERS, "layer")
+    arguments.choice("layer", args.layer, _LAYERS)
     standard, stages, checkpoint = setting.standard_encoder(args)
     shared = {"generator": setting.deepsim_generator(args.encoder, args.layer, args.image_size)}
     rows = {}
-    for part in setting.choose(args.parts, tuple(_PARTS), "parts"):
+    for part in arguments.choices("parts", args.parts, _PARTS):
         weights = setting.deepsim_weights(args, left_out=_PARTS[part])
         rows[part] = setting.Inversion(fields={"encoder": shared, "loss": {"feature_layer": "conv5", **weights}})
     trainings, entries = setting.inversions(standard, checkpoint, rows)

@@ -21,7 +21,7 @@ Stages: standard_encoder; for each layer LAYER_inverter, LAYER_evaluation, LAYER
 LAYER_pixels_evaluation; study; report.
 """
 
-from configs import tasks
+from configs import arguments, tasks
 from configs.paper import setting
 
 _PAPER = {"encoder": "caffenet", "dataset": "imagenet2012", "image_size": 227, "loss": "deepsim"}
@@ -41,7 +41,7 @@ def get_config(arg=None):
     args = setting.parse(arg, paper=_PAPER, small=_SMALL, smoke=_SMOKE, **own)
     standard, stages, checkpoint = setting.standard_encoder(args)
     rows = {}
-    for layer in setting.choose(args.layers, _LAYERS, "layers"):
+    for layer in arguments.choices("layers", args.layers, _LAYERS):
         encoder = {"layer": layer, "generator": setting.deepsim_generator(args.encoder, layer, args.image_size)}
         weights = setting.deepsim_weights(args)
         rows[layer] = setting.Inversion(fields={"encoder": encoder, "loss": {"feature_layer": "conv5", **weights}})

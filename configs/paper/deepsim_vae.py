@@ -62,7 +62,7 @@ def get_config(arg=None):
     """Returns the stages: encoder, comparator, a variational autoencoder for each set-up, the study, the report."""
     own = {"setups": "+".join(_SETUPS), "latent_size": 256, "layer": "conv5", "standard_encoder": "", "image_size": 0}
     args = setting.parse(arg, paper=_PAPER, small=_SMALL, smoke=_SMOKE, **own)
-    setups = setting.choose(args.setups, tuple(_SETUPS), "setups")
+    setups = arguments.choices("setups", args.setups, _SETUPS)
     standard, stages, checkpoint = setting.standard_encoder(args)
     if all(name == "unsupervised_random" for name in setups):
         stages = {}

@@ -21,7 +21,7 @@ Stages: standard_encoder; for each layer LAYER_inverter, LAYER_evaluation, LAYER
 LAYER_autoencoder_evaluation; study; report.
 """
 
-from configs import tasks
+from configs import arguments, tasks
 from configs.paper import setting
 
 _PAPER = {"dataset": "imagenet2012", "image_size": 227, "loss": "euclidean"}
@@ -42,7 +42,7 @@ def get_config(arg=None):
         arg, paper={**_PAPER, "encoder": "caffenet"}, small={**_SMALL, "encoder": "caffenet"}, smoke=_SMOKE, **own
     )
     standard, stages, checkpoint = setting.standard_encoder(args)
-    rows, layers = {}, setting.choose(args.layers, _LAYERS, "layers")
+    rows, layers = {}, arguments.choices("layers", args.layers, _LAYERS)
     for layer in layers:
         own = {"layer": layer, "generator": "dosovitskiy_brox"}
         rows[layer] = setting.Inversion(fields={"encoder": own})

@@ -20,7 +20,7 @@ Stages: for each feature FEATURE_inverter and FEATURE_evaluation; report.
 
 from ml_collections import ConfigDict
 
-from configs import tasks
+from configs import arguments, tasks
 from configs.paper import setting
 
 _PAPER = {"encoder": "hog", "dataset": "imagenet2012", "image_size": 256, "loss": "euclidean"}
@@ -35,9 +35,9 @@ def get_config(arg=None):
     """Returns the stages: an inverter and its evaluation for each feature, the report."""
     own = {"features": "hog+lbp", "first_octave": 0, "image_size": 0}
     args = setting.parse(arg, paper=_PAPER, small=_SMALL, smoke=_SMOKE, **own)
-    args.metrics = "+".join(dict.fromkeys([*args.metrics.split("+"), "normalized_error"]))
+    args.metrics = setting.with_metric(args.metrics, "normalized_error")
     stages, entries = {}, {}
-    for name in setting.choose(args.features, _KNOWN, "features"):
+    for name in arguments.choices("features", args.features, _KNOWN):
         feature = ConfigDict({**args.to_dict(), "encoder": name, "eps": 0.0})
         stages[f"{name}_inverter"] = tasks.inverter(feature, "", title=f"{name} inverter")
         if args.first_octave and name.startswith("sift"):

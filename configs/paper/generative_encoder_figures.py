@@ -26,8 +26,8 @@ prefix began_; report.
 
 from ml_collections import ConfigDict
 
-from configs import autoencoder, restoration, tasks, truth_table, volume
-from configs.paper import inverse_problems
+from configs import arguments, autoencoder, restoration, tasks, truth_table, volume
+from configs.paper import inverse_problems, setting
 
 _TEXT = "Images were degraded by several operators and restored by every method, all with one generator."
 _ATTRIBUTE = "An attribute in images restored by the search that compares codes (first) and by invertGAN (second)."
@@ -59,12 +59,7 @@ def get_config(arg=None):
     """Returns the stages: a GAN, what each figure needs, and the report."""
     own = {"figures": "+".join(_HEADINGS), "attribute": "edges", "volume": "blobs"}
     args = inverse_problems.parse(arg, smoke={"figures": "9+13"}, **own)
-    chosen = list(dict.fromkeys(filter(None, args.figures.split("+"))))
-    for figure in chosen:
-        if figure not in _HEADINGS:
-            raise ValueError(f"unknown figure {figure!r} in figures={args.figures}; known: {', '.join(_HEADINGS)}")
-    if not chosen:
-        raise ValueError(f"figures is empty; name some of {', '.join(_HEADINGS)}")
+    chosen = arguments.choices("figures", args.figures, _HEADINGS)
     operators = dict.fromkeys(_RESTORED[figure][0] for figure in chosen if figure in _RESTORED)
     if "13" in chosen:
         operators["identity"] = None
@@ -77,7 +72,7 @@ def get_config(arg=None):
         places["12"] = "stage:rock_volume/cuts.png"
     if "13" in chosen:
         stages["truth_table"] = truth_table.truth_table(args, "stage:identity_restoration")
-        stages["table4"] = inverse_problems.report("4", {"attribute": "stage:truth_table"}, text=_ATTRIBUTE)
+        stages["table4"] = setting.report("Generative Encoder 4", {"attribute": "stage:truth_table"}, text=_ATTRIBUTE)
         places["13"] = "stage:truth_table/images.png"
     if "14" in chosen:
         began = {"networks": "began", "options": "width:32" if args.scale == "small" and not args.smoke else ""}

@@ -20,7 +20,7 @@ Stages: those of the GAN, autoencoder, aegan, restoration, report.
 """
 
 from configs import autoencoder, restoration
-from configs.paper import inverse_problems
+from configs.paper import inverse_problems, setting
 
 _TEXT = "Test images were restored by every method; all searches begin at the same latents of one generator."
 
@@ -33,5 +33,5 @@ def get_config(arg=None):
     stages["aegan"] = inverse_problems.aegan(args)
     stages["restoration"] = restoration.restoration(args, generator, "stage:autoencoder", aegan="stage:aegan")
     rows = ("degraded", *stages["restoration"].methods)[args.operator == "identity" :]
-    report = inverse_problems.report("2", {"restoration": "stage:restoration"}, text=_TEXT, rows=rows)
+    report = setting.report("Generative Encoder 2", {"restoration": "stage:restoration"}, text=_TEXT, rows=rows)
     return inverse_problems.finish(args, stages, report)

@@ -20,8 +20,8 @@ Stages: for each size those of its GAN, with the prefix latentSIZE_, and latentS
 
 from ml_collections import ConfigDict
 
-from configs import autoencoder, restoration
-from configs.paper import inverse_problems
+from configs import arguments, autoencoder, restoration
+from configs.paper import inverse_problems, setting
 
 _TEXT = "Slices were reconstructed by generators with latents of several sizes and one autoencoder."
 _BLOBS = {"dataset": "blobs", "classes": ""}
@@ -31,7 +31,7 @@ def get_config(arg=None):
     """Returns the stages: a GAN and a restoration for each size of the latents, one autoencoder, the report."""
     scales = {"small": _BLOBS, "paper": {**_BLOBS, "image_size": 256}, "smoke": {**_BLOBS, "latent_sizes": "8+4"}}
     args = inverse_problems.parse(arg, **scales, latent_sizes="512+256+128+64")
-    texts = list(dict.fromkeys(filter(None, args.latent_sizes.split("+"))))
+    texts = arguments.split(args.latent_sizes)
     if not texts or not all(text.isdigit() and int(text) for text in texts):
         raise ValueError(f"latent_sizes={args.latent_sizes!r} must be whole numbers joined by '+', such as 512+256")
     stages, first = {}, texts[0]
@@ -53,5 +53,5 @@ def get_config(arg=None):
         names = {name: own.partition(": ")[2] if own.startswith(first) else own for name, own in names.items()}
     prefixes = {text: f"{text}: " if len(texts) > 1 else "" for text in texts}
     rows = tuple(prefixes[text] + name for text in texts for name in stages[f"latent{text}_restoration"].methods)
-    report = inverse_problems.report("3", entries, names=names, text=_TEXT, rows=rows)
+    report = setting.report("Generative Encoder 3", entries, names=names, text=_TEXT, rows=rows)
     return inverse_problems.finish(args, stages, report)

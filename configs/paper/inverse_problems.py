@@ -7,7 +7,7 @@ networks: hours on two cores.
 from ml_collections import ConfigDict
 
 from configs import arguments, autoencoder, restoration, tasks
-from configs.paper import published, setting
+from configs.paper import setting
 
 _FIXED = {"autoencoder": "", "aegan": "", "operator": "identity", "operator_options": "", "on_bad_image": "error"}
 # Arguments of every table, besides those that only some have.
@@ -79,18 +79,3 @@ def finish(args: ConfigDict, stages: dict[str, ConfigDict], report: ConfigDict) 
                 stage.num_epochs = _EPOCHS
     report.title += f": measured with {args.networks} on {args.dataset}"
     return tasks.experiment({**stages, "report": report})
-
-
-def report(number: str, entries: dict, *, names: dict[str, str] | None = None, text: str, **options) -> ConfigDict:
-    """Returns the report of a table, with the paper's figures in columns beside the measured ones.
-
-    Args:
-      number: of the table, such as "2".
-      entries: see `tasks.comparison`.
-      names: see `published.table`.
-      text: above the table.
-      **options: of `tasks.comparison`.
-    """
-    name = f"Generative Encoder {number}"
-    figures = published.table(name, names)
-    return tasks.comparison(entries, title=published.title(name), text=text, published=figures, **options)

@@ -98,9 +98,7 @@ def parse_at_scale(
       ValueError: an unknown scale, or as `arguments.parse`.
     """
     given = arguments.parse(arg, **known)
-    if given.scale not in scales:
-        raise ValueError(f"unknown scale {given.scale!r}; known: {', '.join(scales)}")
-    values = {**scales[given.scale], **(smoke_values if given.smoke else {})}
+    values = {**scales[arguments.choice("scale", given.scale, scales)], **(smoke_values if given.smoke else {})}
     defaults = {**known, **{name: value for name, value in values.items() if name in known}}
     args = ConfigDict({**fixed, **values, **arguments.parse(arg, **defaults).to_dict()})
     if "image_size" in values and not args.image_size:
@@ -129,10 +127,15 @@ def finish(
         if args.scale == "small" and not args.smoke:
             _shorten(stage, inverter_epochs)
         if args.get("lpips") and "metrics" in stage:
-            stage.metrics = "+".join(dict.fromkeys([*stage.metrics.split("+"), "lpips_alex"]))
+            stage.metrics = with_metric(stage.metrics, "lpips_alex")
             stage.metric_networks.alexnet = args.lpips
     report.title += f": measured with {args.encoder} on {args.dataset}"
     return tasks.experiment({**stages, name: report})
+
+
+def with_metric(metrics: str, name: str) -> str:
+    """Returns metrics, joined by "+", with another one unless it is among them."""
+    return "+".join(dict.fromkeys([*metrics.split("+"), name]))
 
 
 def standard_encoder(args: ConfigDict) -> tuple[ConfigDict, dict[str, ConfigDict], str]:
@@ -145,7 +148,7 @@ def standard_encoder(args: ConfigDict) -> tuple[ConfigDict, dict[str, ConfigDict
       The arguments, with eps of 0 and the normalized error among the metrics; stages, empty where the encoder is given;
       and its workdir or "stage:standard_encoder".
     """
-    metrics = "+".join(dict.fromkeys([*args.metrics.split("+"), "normalized_error"]))
+    metrics = with_metric(args.metrics, "normalized_error")
     standard = ConfigDict({**args.to_dict(), "eps": 0.0, "metrics": metrics})
     if args.standard_encoder:
         return standard, {}, args.standard_encoder
@@ -251,29 +254,11 @@ def sheets(stage: ConfigDict) -> dict[str, str]:
     return {f"Study: {probe}": f"stage:study/{probe}.png" for probe in stage.probes}
 
 
-def choose(text: str, known: tuple[str, ...], name: str) -> list[str]:
-    """Returns the names in an argument, each once.
-
-    Args:
-      text: names joined by "+".
-      known: the allowed ones.
-      name: of the argument.
-
-    Raises:
-      ValueError: an unknown name.
-    """
-    names = list(dict.fromkeys(filter(None, text.split("+"))))
-    for value in names:
-        if value not in known:
-            raise ValueError(f"unknown {name.removesuffix('s')} {value!r} in {name}={text}; known: {', '.join(known)}")
-    return names
-
-
 def report(number: str, entries: dict, *, names: dict[str, str] | None = None, text: str = "", **options) -> ConfigDict:
     """Returns the report of a table, with the paper's figures in columns beside the measured ones.
 
     Args:
-      number: of the table, such as "1" or "A2".
+      number: of the table, such as "1" or "A2"; of another paper after its name.
       entries: see `tasks.comparison`.
       names: see `published.table`.
       text: above the table.

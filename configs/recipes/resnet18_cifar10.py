@@ -10,12 +10,11 @@ Arguments: those of configs/classifier.py. The paper's accuracy at eps 1 is 81.1
 Source: Rojas-Gomez et al. 2022, section A1.3; defaults of MadryLab's robustness library.
 """
 
-from configs import arguments, encoders, tasks
+from configs import classifier
 
 _DEFAULTS = {"encoder": "resnet18", "dataset": "cifar10", "eps": -1.0}
 
 
 def get_config(arg=None):
     """Returns the config of the task."""
-    args = arguments.parse(arg, **arguments.ENCODER | _DEFAULTS)
-    return tasks.classifier(encoders.resolve(args), title="ResNet-18, CIFAR-10")
+    return classifier.get_config(arg, title="ResNet-18, CIFAR-10", **_DEFAULTS)

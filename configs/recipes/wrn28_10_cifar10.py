@@ -14,12 +14,11 @@ to its end here; the paper's accuracy is 89.4 %, 59.6 % under AutoAttack.
 Source: the released code of Zhang et al. 2021; Rojas-Gomez et al. 2022, section 4.1 and Table 3.
 """
 
-from configs import arguments, encoders, tasks
+from configs import classifier
 
 _DEFAULTS = {"encoder": "wrn28_10", "dataset": "cifar10", "eps": -1.0}
 
 
 def get_config(arg=None):
     """Returns the config of the task."""
-    args = arguments.parse(arg, **arguments.ENCODER | _DEFAULTS)
-    return tasks.classifier(encoders.resolve(args), title="WRN-28-10, CIFAR-10")
+    return classifier.get_config(arg, title="WRN-28-10, CIFAR-10", **_DEFAULTS)
