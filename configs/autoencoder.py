@@ -36,7 +36,7 @@ def get_config(arg=None):
     if args.networks != "aegan":
         if args.options:
             raise ValueError(f"options={args.options} has no effect on networks={args.networks}; leave it out")
-        config = autoencoder(args, title="autoencoder")
+        config = task(args, title="autoencoder")
         config.autoencoder = {"networks": args.networks, "latent_size": args.latent_size}
         return config
     if args.gan:
@@ -46,7 +46,7 @@ def get_config(arg=None):
     return config
 
 
-def autoencoder(args, *, title, gan=None):
+def task(args, *, title, gan=None):
     """Returns the task that trains an autoencoder.
 
     Args:

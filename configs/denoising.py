@@ -48,10 +48,10 @@ _SMOKE = "dense_width:16+head_side:1"  # options of the encoder in a smoke run t
 def get_config(arg=None):
     """Returns the stages: for standard and robust an encoder, unless there is one, and a denoiser; then evaluation."""
     args = arguments.parse(arg, **arguments.ENCODER | _EXPERIMENT)
-    return tasks.experiment(denoise(encoders.resolve(args)))
+    return tasks.experiment(stages(encoders.resolve(args)))
 
 
-def denoise(args, *, prefix=""):
+def stages(args, *, prefix=""):
     """Returns the stages of the experiment.
 
     Args:
@@ -61,12 +61,12 @@ def denoise(args, *, prefix=""):
     if args.smoke:
         args.image_size = args.image_size or 64
         args.options = args.options or (_SMOKE if args.encoder == "alexnet" else "")
-    stages, workdirs = tasks.encoder_pair(args, prefix=prefix)
+    result, workdirs = tasks.encoder_pair(args, prefix=prefix)
     for name, workdir in workdirs.items():
-        stages[f"{prefix}{name}_denoiser"] = denoiser(args, workdir, title=f"{name} denoiser")
+        result[f"{prefix}{name}_denoiser"] = denoiser(args, workdir, title=f"{name} denoiser")
     denoisers = {name: f"stage:{prefix}{name}_denoiser" for name in workdirs}
-    stages[f"{prefix}evaluation"] = evaluate_denoising(args, denoisers, metric_encoder=workdirs["robust"])
-    return stages
+    result[f"{prefix}evaluation"] = evaluate_denoising(args, denoisers, metric_encoder=workdirs["robust"])
+    return result
 
 
 def denoiser(args, checkpoint, *, title):

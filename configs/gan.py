@@ -48,7 +48,7 @@ _SMOKE = {"progressive": "base_width:32+max_width:16", "began": "width:8", "dcga
 def get_config(arg=None):
     """Returns the stages of the growth, or the one stage of networks that do not grow."""
     args = arguments.parse(arg, **arguments.IMAGES, **_OWN)
-    return tasks.experiment(gan_stages(args))
+    return tasks.experiment(stages(args))
 
 
 def image_sizes(networks: str) -> tuple[int, int]:
@@ -60,7 +60,7 @@ def image_sizes(networks: str) -> tuple[int, int]:
     return _SIZES[arguments.choice("networks", networks, _SIZES)]
 
 
-def gan_stages(args, *, prefix=""):
+def stages(args, *, prefix=""):
     """Returns the stages that train a GAN; the last one is the trained GAN.
 
     Args:
@@ -70,23 +70,23 @@ def gan_stages(args, *, prefix=""):
     default, small = image_sizes(args.networks)
     args.image_size = args.image_size or (small if args.smoke else default)
     if args.networks != "progressive":
-        return {f"{prefix}gan": network(args, "gan", args.image_size)}
+        return {f"{prefix}gan": task(args, "gan", args.image_size)}
     if args.image_size < 4 or args.image_size & (args.image_size - 1):
         raise ValueError(f"image_size={args.image_size} must be 4, 8, 16, ... px for networks that grow")
-    stages = {f"{prefix}size4": network(args, "4 px", 4)}
+    result = {f"{prefix}size4": task(args, "4 px", 4)}
     size, last = 8, f"{prefix}size4"
     while size <= args.image_size:
         for name, title, fade in (
             (f"size{size}_fade", f"fade to {size} px", True),
             (f"size{size}", f"{size} px", False),
         ):
-            stages[prefix + name] = network(args, title, size, start=f"stage:{last}", fade=fade)
+            result[prefix + name] = task(args, title, size, start=f"stage:{last}", fade=fade)
             last = prefix + name
         size *= 2
-    return stages
+    return result
 
 
-def network(args, title, image_size, *, start="", fade=False):
+def task(args, title, image_size, *, start="", fade=False):
     """Returns the task that trains one GAN.
 
     Args:

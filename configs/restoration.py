@@ -45,23 +45,23 @@ ARGUMENTS = {
 
 def get_config(arg=None):
     """Returns the stages: a GAN and an autoencoder, unless there are some, then the restoration."""
-    return tasks.experiment(stages_of(arguments.parse(arg, **ARGUMENTS)))
+    return tasks.experiment(stages(arguments.parse(arg, **ARGUMENTS)))
 
 
-def stages_of(args, *, prefix=""):
+def stages(args, *, prefix=""):
     """Returns the stages of a restoration: a GAN and an autoencoder, unless there are some, then the restoration.
 
     Args:
       args: parsed arguments; image_size is set where it is 0.
       prefix: of the names of the stages.
     """
-    stages, generator = gan_of(args, prefix=prefix)
+    result, generator = gan_of(args, prefix=prefix)
     encoder = args.autoencoder
     if not encoder:
-        stages[f"{prefix}autoencoder"] = autoencoder.autoencoder(args, title="autoencoder", gan=generator)
+        result[f"{prefix}autoencoder"] = autoencoder.task(args, title="autoencoder", gan=generator)
         encoder = f"stage:{prefix}autoencoder"
-    stages[f"{prefix}restoration"] = restoration(args, generator, encoder)
-    return stages
+    result[f"{prefix}restoration"] = task(args, generator, encoder)
+    return result
 
 
 def gan_of(args, *, prefix="", latent_size=0):
@@ -79,11 +79,11 @@ def gan_of(args, *, prefix="", latent_size=0):
             raise ValueError(f"options={args.options} has no effect on gan={args.gan}; leave it out")
         return {}, args.gan
     own = {"latent_size": latent_size, "metric_encoder": ""}
-    stages = gan.gan_stages(ConfigDict({**args.to_dict(), **own}), prefix=prefix)
-    return stages, f"stage:{list(stages)[-1]}"
+    trainings = gan.stages(ConfigDict({**args.to_dict(), **own}), prefix=prefix)
+    return trainings, f"stage:{list(trainings)[-1]}"
 
 
-def restoration(args, generator, encoder, *, aegan=""):
+def task(args, generator, encoder, *, aegan=""):
     """Returns the task that restores test images.
 
     Args:
@@ -107,16 +107,16 @@ def restoration(args, generator, encoder, *, aegan=""):
     return config
 
 
-def search(args, task, *, networks):
+def search(args, name, *, networks):
     """Returns the fields that tasks of restoration share: networks, operator and solver.
 
     Args:
       args: parsed arguments; encoder, operator, operator_options and dtype are read.
-      task: its name.
+      name: of the task.
       networks: workdirs of a GAN, an autoencoder and an AEGAN, or "stage:NAME"; empty for none.
     """
     config = tasks.common(args, f"restoring, {args.operator}")
-    config.task = task
+    config.task = name
     config.gan, config.autoencoder, config.aegan = networks
     config.encoders = {"features": args.encoder} if args.encoder else {}
     config.operator = tasks.operator(args)

@@ -28,12 +28,12 @@ def get_config(arg=None):
     args = arguments.parse(arg, **restoration.ARGUMENTS, restoration="", attribute="edges")
     stages, workdir = {}, args.restoration
     if not workdir:
-        stages, workdir = restoration.stages_of(args), "stage:restoration"
-    stages["truth_table"] = truth_table(args, workdir)
+        stages, workdir = restoration.stages(args), "stage:restoration"
+    stages["truth_table"] = task(args, workdir)
     return tasks.experiment(stages)
 
 
-def truth_table(args, workdir):
+def task(args, workdir):
     """Returns the task that counts.
 
     Args:

@@ -68,15 +68,15 @@ def get_config(arg=None):
         stages |= _operator_stages(args, operator, generator)
     places = {figure: f"stage:{operator}_restoration/{file}" for figure, (operator, file) in _RESTORED.items()}
     if "12" in chosen:
-        stages |= volume.volume_stages(_sized(args, _ROCK_SIZE, {}), prefix="rock_")
+        stages |= volume.stages(_sized(args, _ROCK_SIZE, {}), prefix="rock_")
         places["12"] = "stage:rock_volume/cuts.png"
     if "13" in chosen:
-        stages["truth_table"] = truth_table.truth_table(args, "stage:identity_restoration")
+        stages["truth_table"] = truth_table.task(args, "stage:identity_restoration")
         stages["table4"] = setting.report("Generative Encoder 4", {"attribute": "stage:truth_table"}, text=_ATTRIBUTE)
         places["13"] = "stage:truth_table/images.png"
     if "14" in chosen:
         began = {"networks": "began", "options": "width:32" if args.scale == "small" and not args.smoke else ""}
-        stages |= restoration.stages_of(_sized(args, _BEGAN_SIZE, began), prefix="began_")
+        stages |= restoration.stages(_sized(args, _BEGAN_SIZE, began), prefix="began_")
         places["14"] = "stage:began_restoration/restored.png"
     restorations = [name for name in stages if name.endswith("restoration")]
     report = tasks.comparison(
@@ -92,12 +92,12 @@ def _operator_stages(args, operator, generator):
     """Returns the training of an autoencoder for an operator, and the restoration; of the identity AEGAN as well."""
     options = _SMALL_OPTIONS.get(operator, "") if args.scale == "small" or args.smoke else ""
     own = ConfigDict({**args.to_dict(), "operator": operator, "operator_options": options})
-    stages = {f"{operator}_autoencoder": autoencoder.autoencoder(own, title=f"autoencoder, {operator}", gan=generator)}
+    stages = {f"{operator}_autoencoder": autoencoder.task(own, title=f"autoencoder, {operator}", gan=generator)}
     aegan = ""
     if operator == "identity":
         stages["aegan"], aegan = inverse_problems.aegan(own), "stage:aegan"
     encoder = f"stage:{operator}_autoencoder"
-    stages[f"{operator}_restoration"] = restoration.restoration(own, generator, encoder, aegan=aegan)
+    stages[f"{operator}_restoration"] = restoration.task(own, generator, encoder, aegan=aegan)
     return stages
 
 

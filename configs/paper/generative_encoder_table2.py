@@ -29,9 +29,9 @@ def get_config(arg=None):
     """Returns the stages: a GAN, an autoencoder, an AEGAN, the restoration, the report."""
     args = inverse_problems.parse(arg, operator="identity", operator_options="")
     stages, generator = restoration.gan_of(args)
-    stages["autoencoder"] = autoencoder.autoencoder(args, title="autoencoder", gan=generator)
+    stages["autoencoder"] = autoencoder.task(args, title="autoencoder", gan=generator)
     stages["aegan"] = inverse_problems.aegan(args)
-    stages["restoration"] = restoration.restoration(args, generator, "stage:autoencoder", aegan="stage:aegan")
+    stages["restoration"] = restoration.task(args, generator, "stage:autoencoder", aegan="stage:aegan")
     rows = ("degraded", *stages["restoration"].methods)[args.operator == "identity" :]
     report = setting.report("Generative Encoder 2", {"restoration": "stage:restoration"}, text=_TEXT, rows=rows)
     return inverse_problems.finish(args, stages, report)

@@ -40,8 +40,8 @@ def get_config(arg=None):
         trainings, generator = restoration.gan_of(own, prefix=f"latent{text}_", latent_size=int(text))
         stages |= trainings
         if text == first:
-            stages["autoencoder"] = autoencoder.autoencoder(own, title="autoencoder", gan=generator)
-        stage = restoration.restoration(own, generator, "stage:autoencoder")
+            stages["autoencoder"] = autoencoder.task(own, title="autoencoder", gan=generator)
+        stage = restoration.task(own, generator, "stage:autoencoder")
         stage.latent_size = int(text)
         if text != first:
             stage.methods = ("generative_encoder",)

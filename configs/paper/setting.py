@@ -242,7 +242,7 @@ def studied(args: ConfigDict, stages: dict[str, ConfigDict], *, probes: str, tit
     """
     inverters = {name: f"stage:{name}" for name, stage in stages.items() if stage.task == "inverter"}
     own = ConfigDict({**args.to_dict(), "images": "", "probes": probes})
-    return study.study(own, inverters, title=title)
+    return study.task(own, inverters, title=title)
 
 
 def sheets(stage: ConfigDict) -> dict[str, str]:

@@ -29,24 +29,30 @@ _TEXT = (
 
 def get_config(arg=None):
     """Returns the stages: two encoders, inverters and evaluations for each dataset, the report."""
-    args, stages, entries = detect(arg)
+    args = parse(arg)
+    detections, entries = stages(args)
     shown = tuple(f"{entry}: mean" for entry in entries)
-    return setting.finish(args, stages, setting.report("8", entries, text=_TEXT, rows=shown))
+    return setting.finish(args, detections, setting.report("8", entries, text=_TEXT, rows=shown))
 
 
-def detect(arg):
-    """Returns the resolved arguments, the stages but the report, and where the evaluations are."""
+def parse(arg):
+    """Returns the resolved arguments."""
     args = setting.parse(arg, paper=setting.ALEXNET, **setting.PAIR, datasets="cifar10+cats_vs_dogs")
     if args.smoke:
         args.datasets = "photos"
-    trainings, workdirs = tasks.encoder_pair(args)
-    stages, entries = dict(trainings), {}
+    return args
+
+
+def stages(args):
+    """Returns the stages but the report, and name -> where the evaluation is."""
+    result, workdirs = tasks.encoder_pair(args)
+    entries = {}
     for dataset in args.datasets.split("+"):
         prefix = dataset.replace(":", "_").replace("/", "_").replace(".", "_")
         own = ConfigDict({**args.to_dict(), "dataset": dataset, "classes": "", "extra": "", "num_test": 0})
-        detections, evaluations = anomaly.detect(own, workdirs, prefix=f"{prefix}_")
+        detections, evaluations = anomaly.stages(own, workdirs, prefix=f"{prefix}_")
         for name, workdir in evaluations.items():
             detections[workdir.removeprefix("stage:")].attack.eps = 0.0  # the paper attacks no score
             entries[f"{prefix} {name}"] = workdir
-        stages |= detections
-    return args, stages, entries
+        result |= detections
+    return result, entries

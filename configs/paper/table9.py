@@ -34,7 +34,7 @@ def get_config(arg=None):
     """Returns the stages: two encoders, an inverter for each of their layers, stylization, evaluation, report."""
     inputs = {**setting.PAIR, **stylize.STYLE, "layers": "", "loss": "", "vgg19": "", "on_bad_image": "error"}
     args = setting.parse(arg, paper=_PAPER, small=_SMALL, **inputs)
-    stages = style.transfer(args)
+    stages = style.stages(args)
     stages["evaluation"].metric_networks.vgg19 = args.vgg19
     figures = {"Stylized by both": "stage:stylization/side_by_side.png"}
     report = setting.report("9", {"evaluation": "stage:evaluation"}, text=_TEXT, figures=figures)

@@ -18,5 +18,6 @@ _TEXT = "AUROC of one-vs-all anomaly detection, each class in turn the normal on
 
 def get_config(arg=None):
     """Returns the stages: those of Table 8, with another report."""
-    args, stages, entries = table8.detect(arg)
+    args = table8.parse(arg)
+    stages, entries = table8.stages(args)
     return setting.finish(args, stages, setting.report("A3", entries, text=_TEXT), name="report_a3")
