@@ -12,28 +12,31 @@ _QUOTED = re.compile(r"""(?P<quote>['"])(?P<text>.*?)(?P=quote)\s*(?=,|$)""", re
 _NAME = re.compile(r"\s*(?P<name>[A-Za-z_][\w.-]*)\s*(?P<equals>=)?")
 
 
-def parse(arg: str | None, **defaults) -> ConfigDict:
+def parse(arg: str | None, *, refused: dict[str, str] | None = None, **defaults) -> ConfigDict:
     """Returns the arguments, each of its default's type.
 
     Args:
       arg: "name=value,name=value", or None. Numbers may be fractions such as 8/255. A string may contain commas, as
         paths do: what follows a comma belongs to it unless it is another argument. A quoted string may contain
         anything. Of an argument that is given twice the last value counts, as with flags.
+      refused: argument that has no effect -> why.
       **defaults: every argument with its default.
 
     Raises:
-      ValueError: an unknown name, or a value of another type; one line that lists what is allowed.
+      ValueError: an unknown name, one that is refused, or a value of another type; one line that lists what is allowed.
     """
-    values, before = dict(defaults), ""
+    values, before, refused = dict(defaults), "", refused or {}
     for name, text in _split(arg or "", defaults):
+        if name in refused:
+            raise ValueError(f"{name} has no effect: {refused[name]}; leave it out")
         if name not in defaults:
-            close = difflib.get_close_matches(name, defaults, n=1)
+            allowed = sorted(defaults.keys() - refused.keys())
+            close = difflib.get_close_matches(name, allowed, n=1)
             hint = f" Did you mean {close[0]!r}?" if close else ""
             if "/" in str(values.get(before)):
                 hint += f" If it belongs to the value before, quote that: {before}='...'."
-            known = ", ".join(sorted(defaults))
             fields = "Other settings are fields: --config.FIELD=VALUE."
-            raise ValueError(f"unknown config argument {name!r}; known: {known}. {fields}{hint}")
+            raise ValueError(f"unknown config argument {name!r}; known: {', '.join(allowed)}. {fields}{hint}")
         if text is None:
             raise ValueError(f"config argument {name!r} needs a value: {name}=...")
         values[name], before = _convert(name, text, defaults[name]), name

@@ -13,7 +13,7 @@ Arguments:
   evaluations  workdirs of finished evaluations, or stages of experiments, joined by "+"
   table        of the paper, such as 1 or A2, whose figures are listed below; empty: none
   title        heading of the report
-  smoke        has no effect
+  smoke        changes nothing
 """
 
 import os

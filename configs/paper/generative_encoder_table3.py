@@ -12,7 +12,7 @@ Arguments: scale, data_dir, dtype and smoke of configs/paper/README.md, and
   networks, options  of the GANs: progressive, began or dcgan
   gan                workdir of a GAN with latents of the first size, which is used instead of a new one
   encoder            workdir or zoo:NAME of the robust encoder, for images of image_size; empty: none
-  metric_encoder     likewise of the classifier whose features FID compares; classes has no effect
+  metric_encoder     likewise of the classifier whose features FID compares
   dataset, classes, image_size
 
 Stages: for each size those of its GAN, with the prefix latentSIZE_, and latentSIZE_restoration; autoencoder; report.
@@ -24,13 +24,14 @@ from configs import arguments, autoencoder, restoration
 from configs.paper import inverse_problems, setting
 
 _TEXT = "Slices were reconstructed by generators with latents of several sizes and one autoencoder."
+_WITHOUT = {"classes": "generative_encoder_table3 restores slices of a volume, which have no classes"}
 _BLOBS = {"dataset": "blobs", "classes": ""}
 
 
 def get_config(arg=None):
     """Returns the stages: a GAN and a restoration for each size of the latents, one autoencoder, the report."""
     scales = {"small": _BLOBS, "paper": {**_BLOBS, "image_size": 256}, "smoke": {**_BLOBS, "latent_sizes": "8+4"}}
-    args = inverse_problems.parse(arg, **scales, latent_sizes="512+256+128+64")
+    args = inverse_problems.parse(arg, **scales, without=_WITHOUT, latent_sizes="512+256+128+64")
     texts = arguments.split(args.latent_sizes)
     if not texts or not all(text.isdigit() and int(text) for text in texts):
         raise ValueError(f"latent_sizes={args.latent_sizes!r} must be whole numbers joined by '+', such as 512+256")

@@ -30,7 +30,13 @@ _GAN_STEPS, _EPOCHS = 1000, 10.0  # of scale=small: in each stage; of autoencode
 
 
 def parse(
-    arg: str | None, *, small: dict | None = None, paper: dict | None = None, smoke: dict | None = None, **own
+    arg: str | None,
+    *,
+    small: dict | None = None,
+    paper: dict | None = None,
+    smoke: dict | None = None,
+    without: dict[str, str] | None = None,
+    **own,
 ) -> ConfigDict:
     """Returns the arguments of a table, with those of configs/restoration.py that tables do not have.
 
@@ -39,6 +45,7 @@ def parse(
       small: defaults of scale=small, where they differ from those of all tables.
       paper: likewise of scale=paper.
       smoke: likewise of a smoke run.
+      without: argument of other tables that has no effect on this one -> why.
       **own: arguments that not every table has, with their defaults.
 
     Raises:
@@ -46,6 +53,7 @@ def parse(
     """
     args, _ = setting.parse_at_scale(
         arg,
+        without=without,
         scales={"small": {**_SMALL, **(small or {})}, "paper": {**_PAPER, **(paper or {})}},
         smoke_values={**_SMOKE, **(smoke or {})},
         fixed=_FIXED,

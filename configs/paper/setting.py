@@ -53,7 +53,15 @@ INVERTERS = {"standard_inverter": "", "robust_inverter": ""}
 ALEXNET = {"encoder": "alexnet", "dataset": "imagenet2012"}
 
 
-def parse(arg: str | None, *, paper: dict, small: dict | None = None, smoke: dict | None = None, **own) -> ConfigDict:
+def parse(
+    arg: str | None,
+    *,
+    paper: dict,
+    small: dict | None = None,
+    smoke: dict | None = None,
+    without: dict[str, str] | None = None,
+    **own,
+) -> ConfigDict:
     """Returns the resolved arguments of a table, with those of a classifier that tables do not have.
 
     Args:
@@ -61,6 +69,7 @@ def parse(arg: str | None, *, paper: dict, small: dict | None = None, smoke: dic
       paper: defaults of scale=paper.
       small: defaults of scale=small, where they differ from those of all tables.
       smoke: defaults of a smoke run, where they differ from those of the scale.
+      without: argument of other tables that has no effect on this one -> why.
       **own: arguments that not every table has, with their defaults.
 
     Raises:
@@ -68,6 +77,7 @@ def parse(arg: str | None, *, paper: dict, small: dict | None = None, smoke: dic
     """
     args, given = parse_at_scale(
         arg,
+        without=without,
         scales={"small": small or {}, "paper": paper},
         smoke_values={"dataset": "photos", "classes": "", **(smoke or {})},  # everybody has the photographs
         fixed=_FIXED,
@@ -83,7 +93,13 @@ def parse(arg: str | None, *, paper: dict, small: dict | None = None, smoke: dic
 
 
 def parse_at_scale(
-    arg: str | None, *, scales: dict[str, dict], smoke_values: dict, fixed: dict, **known
+    arg: str | None,
+    *,
+    scales: dict[str, dict],
+    smoke_values: dict,
+    fixed: dict,
+    without: dict[str, str] | None = None,
+    **known,
 ) -> tuple[ConfigDict, ConfigDict]:
     """Returns the arguments with the defaults of their scale, and those with the defaults of all scales.
 
@@ -92,12 +108,13 @@ def parse_at_scale(
       scales: scale -> values, defaults of arguments and others.
       smoke_values: likewise, of a smoke run.
       fixed: values that are no arguments.
+      without: argument that has no effect -> why.
       **known: arguments with their defaults, scale and smoke among them.
 
     Raises:
       ValueError: an unknown scale, or as `arguments.parse`.
     """
-    given = arguments.parse(arg, **known)
+    given = arguments.parse(arg, refused=without, **known)
     values = {**scales[arguments.choice("scale", given.scale, scales)], **(smoke_values if given.smoke else {})}
     defaults = {**known, **{name: value for name, value in values.items() if name in known}}
     args = ConfigDict({**fixed, **values, **arguments.parse(arg, **defaults).to_dict()})
