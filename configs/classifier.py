@@ -11,7 +11,7 @@ Arguments:
                 resnet18_imagenet, resnet34_imagenet, resnet50_imagenet, resnet101_imagenet, wide_resnet50_2, vgg16,
                 vgg16_bn, vgg19, wrn28_10, wrn28_10_silu, wrn34_10 or wrn70_16_silu
   options       of the encoder, such as width:16 or dense_width:512+head_side:1
-  dataset       photos, cifar10, cats_vs_dogs, imagenet2012, tfds:NAME, folder:PATH or npz:PATH
+  dataset       photos (in the package), cifar10, cats_vs_dogs, imagenet2012, tfds:NAME, folder:PATH or npz:PATH
   classes       labels to keep, such as 151-293 or 3+5, renumbered from 0; empty: all
   extra         a second source of training images, half of every batch, such as npz:PATH
   data_dir      where TFDS datasets are; empty: their default

@@ -7,7 +7,7 @@ The convolutions of the encoders are frozen; each denoiser trains a decoder of 2
 
 Arguments: those of configs/classifier.py, for the encoders (alexnet, eps=-1), and
   standard_encoder, robust_encoder  workdirs of trained AlexNets or zoo:NAME, which are used instead of new ones
-  train                             dataset of the denoisers, as dataset
+  train                             dataset that the denoisers are trained on; named as dataset is
   window                            side of the windows that are cut from training images at random, a multiple of 32;
                                     0: the whole image, squashed to 224 px
   loss                              pixel, feature, pixel_balanced, gan or official_script

@@ -4,7 +4,7 @@
 
 Arguments:
   checkpoint   workdir of a trained classifier or inverter, or zoo:NAME (`arinv zoo` lists them)
-  encoder      its encoder, the default of image_size and norm, and of eps where that is -1
+  encoder      name of its encoder, which decides an empty norm, eps=-1 and image_size=0
   dataset, data_dir, on_bad_image, image_size, eps, norm, dtype, smoke: of configs/classifier.py; eps=0: no attack
   metrics      of an inverter, joined by "+": mse, psnr, ssim, normalized_error, lpips_alex, lpips_vgg, robust_lpips,
                gram, fid

@@ -3,7 +3,10 @@
     python -m arinv --config=configs/restoration.py:dataset=cifar10,classes=1,operator=mask,gan=runs/gan/size32 \
         --workdir=runs/restoration
 
-Without gan= it is grown first (configs/gan.py), and without autoencoder= that is trained for the operator.
+invertGAN searches for the latent of a GAN whose image, degraded in the same way, is nearest to the degraded one, pixel
+by pixel; the Generative Encoder compares the codes of both instead, by the autoencoder's encoder.
+
+Without gan= a GAN is trained first (configs/gan.py), and without autoencoder= an autoencoder, for the operator.
 
 Arguments: dataset, classes, data_dir, on_bad_image, dtype and smoke of configs/classifier.py, and
   networks     of the GAN that is trained here: progressive, began or dcgan

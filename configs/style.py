@@ -10,10 +10,10 @@
 Where content or style are named and no encoder, dataset, radius, layer or loss (the second command), nothing is
 trained: the encoders and inverters are those of the zoo, and images keep their own size, up to 320 px.
 
-For each encoder and each of its layers a generator is trained: that of the deepest layer, by the numbers in the layers'
-names, with `loss` (the paper's: gan), the others without a discriminator and with the paper's pixel weight, 2e-4 for
-the standard and 2e-6 for the robust encoder. The stages stylization and evaluation write the contact sheets and
-table.md with report.html.
+For each encoder and each of its layers a generator is trained: that of the deepest layer, the one with the highest
+numbers in its name, with `loss` (the paper's: gan), the others without a discriminator and with the paper's pixel
+weight, 2e-4 for the standard and 2e-6 for the robust encoder. The stages stylization and evaluation write the contact
+sheets and table.md with report.html.
 
 Arguments: those of configs/classifier.py, for the encoders (eps is the robust one's), and
   standard_encoder, robust_encoder  workdirs of trained classifiers, which are used instead of new ones; zoo:NAME uses

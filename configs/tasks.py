@@ -146,7 +146,11 @@ _RECIPE_OPTIONS = {
 
 
 def _robust(recipe: str, *, num_epochs: FieldReference) -> dict:
-    """Returns the fields recipe and watch of robust training; geometry counts from the second half of the training."""
+    """Returns the fields recipe and watch of robust training.
+
+    GAIRAT and GAIR-RST weight examples by their distance to the decision boundary from geometry_from_epoch on, the
+    second half of the training.
+    """
     geometric, single_step = recipe in ("gairat", "gair_rst"), recipe in ("fgsm", "n_fgsm")
     return {
         "recipe": {

@@ -16,8 +16,8 @@ configs/restoration.py; and
 
 Stages: those of configs/restoration.py unless restoration= is given, truth_table. Fields of truth_table that are often
 set: methods (generative_encoder, invertgan), label (of the classifier), threshold and region (top, left, bottom, right,
-shares of the sides), max_error and confidence, which decide what is invalid; stages.restoration.data.test_split and
-num_test for images of the training set, as in the paper.
+shares of the sides), max_error and confidence (images restored with a larger error, or classified with less confidence,
+are invalid; 0: none); stages.restoration.data.test_split and num_test for images of the training set, as in the paper.
 """
 
 from configs import arguments, restoration, tasks

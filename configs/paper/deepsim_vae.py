@@ -18,8 +18,8 @@ and a generator are trained together; the loss is the divergence from N(0, I) an
 The paper's comparator without labels is VideoNet, trained on videos. Here it is the encoder of an autoencoder that is
 trained on the same images from random weights (stage comparator). Sizes and weights are not in the paper: 256 latents
 after conv5, weight 1 of the divergence, and of the pixels where they are alone. scale=paper: CaffeNet on ImageNet at
-227 px; scale=small: CIFAR-10 at 64 px, a CaffeNet with 512 units in fc6 and fc7 and ImageNet's
-normalization. A recorded run: arinv/apps/studies/README.md.
+227 px; scale=small: CIFAR-10 at 64 px, a CaffeNet with 512 units in fc6 and fc7 and ImageNet's normalization. A
+recorded run: arinv/apps/studies/README.md.
 
 Arguments: scale, encoder (caffenet), options, dataset, data_dir, metrics, lpips, dtype and smoke of
 configs/paper/README.md, and

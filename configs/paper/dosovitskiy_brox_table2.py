@@ -5,9 +5,9 @@
 
 Inverting Visual Representations with Convolutional Networks: one generator for each feature, trained with squared
 differences of pixels. The error is the mean distance divided by the mean distance between two test images; of SIFT the
-report has the number of keypoints in an image as well. scale=paper:
-ImageNet at 256 px, 15 epochs, an accelerator; scale=small: the photographs of the package at 64 px, 10 epochs on two
-cores: 36 minutes, errors of 0.475 (HOG) and 0.518 (LBP), the mean image 0.711.
+report has the number of keypoints in an image as well. scale=paper: ImageNet at 256 px, 15 epochs, an accelerator;
+scale=small: the photographs of the package at 64 px, 10 epochs, on two cores 36 minutes, errors of 0.475 (HOG) and
+0.518 (LBP), that of the mean image 0.711.
 
 Arguments: scale, dataset, data_dir, metrics, lpips, dtype and smoke of configs/paper/README.md, and
   features      joined by "+": hog, lbp, sift (needs the extra `sift`; from 128 px) and sift_skimage (another library)

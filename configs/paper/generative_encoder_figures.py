@@ -3,11 +3,11 @@
     python -m arinv --config=configs/paper/generative_encoder_figures.py:data_dir=/data/tfds --workdir=runs/ge
     python -m arinv --config=configs/paper/generative_encoder_figures.py:scale=paper --workdir=runs/ge_paper
 
-5 noise, 6 blur, 7 reduced images, 8 masked blocks, 9 the error during the search, 10 details (as 11 in the paper), 12 a
-volume cut across its slices, 13 images with an attribute by one method alone, 14 another generator. One generator is
-that of Figures 5 to 10 and 13; for each operator an autoencoder is trained. scale=paper: CelebA at 128 px, synthetic
-volumes at 256 px, BEGAN at 64 px, an accelerator; scale=small: a class of CIFAR-10 and volumes at 32 px, narrow
-networks. Time and result: not recorded yet.
+5 noise, 6 blur, 7 reduced images, 8 masked blocks, 9 the error during the search, 10 details (and 11), 12 a volume cut
+across its slices, 13 images with an attribute by one method alone, 14 another generator. Figures 5 to 10 and 13 share
+one generator; for each operator an autoencoder is trained. scale=paper: CelebA at 128 px, synthetic volumes at 256 px,
+BEGAN at 64 px, an accelerator; scale=small: a class of CIFAR-10 and volumes at 32 px, narrow networks. Time and result:
+not recorded yet.
 
 Arguments: scale, data_dir, dtype and smoke of configs/paper/README.md, and
   figures            joined by "+", of 5 to 10 and 12 to 14
@@ -17,7 +17,9 @@ Arguments: scale, data_dir, dtype and smoke of configs/paper/README.md, and
   gan                workdir of a GAN, which is used instead of a new one
   encoder            workdir or zoo:NAME of the robust encoder, for images of image_size; empty: none
   metric_encoder     likewise of the classifier whose features FID compares
-  dataset, classes, image_size
+  dataset, classes   of configs/restoration.py: the images of all figures but 12, and labels to keep (empty: all),
+                     instead of the scale's
+  image_size         side of the images, in pixels; 0: the scale's
 
 Stages: those of the GAN; for each operator OPERATOR_autoencoder and OPERATOR_restoration; aegan; truth_table, table4
 (Table 4 beside the paper's); those of configs/volume.py with the prefix rock_; those of configs/restoration.py with the

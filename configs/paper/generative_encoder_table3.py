@@ -4,8 +4,8 @@
     python -m arinv --config=configs/paper/generative_encoder_table3.py:scale=paper --workdir=runs/ge3_paper
 
 The paper's rock is a scan of Bentheimer sandstone at 256 px; dataset=blobs is a synthetic porous volume, not a scan,
-dataset=volume:rock.npy one of yours.
-scale=paper: 256 px, an accelerator; scale=small: 32 px, narrow networks. Time and result: not recorded yet.
+dataset=volume:rock.npy one of yours. scale=paper: 256 px, an accelerator; scale=small: 32 px, narrow networks. Time and
+result: not recorded yet.
 
 Arguments: scale, data_dir, dtype and smoke of configs/paper/README.md, and
   latent_sizes       joined by "+"; the first one is also that of invertGAN, and its generator the autoencoder's
@@ -13,7 +13,8 @@ Arguments: scale, data_dir, dtype and smoke of configs/paper/README.md, and
   gan                workdir of a GAN with latents of the first size, which is used instead of a new one
   encoder            workdir or zoo:NAME of the robust encoder, for images of image_size; empty: none
   metric_encoder     likewise of the classifier whose features FID compares
-  dataset, classes, image_size
+  dataset            blobs, or volume:PATH of a volume of yours (configs/volume.py)
+  image_size         side of the slices, in pixels; 0: the scale's
 
 Stages: for each size those of its GAN, with the prefix latentSIZE_, and latentSIZE_restoration; autoencoder; report.
 """

@@ -12,7 +12,7 @@ pixel_balanced.
 Arguments: scale, encoder, options, dataset, data_dir, eps, metrics, lpips, dtype and smoke of configs/paper/README.md,
 and
   standard_encoder, robust_encoder  trained classifiers, which are used instead of new ones
-  train                             dataset of the denoisers, as dataset
+  train                             dataset that the denoisers are trained on; named as dataset is
   window                            side of the windows that are cut from training images at random, a multiple of 32;
                                     0: the whole image
   loss                              pixel, feature, pixel_balanced, gan or official_script

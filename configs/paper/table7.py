@@ -17,8 +17,8 @@ and
   deepsim                             true: DeePSiM is trained as well
 
 Stages: standard_encoder, standard_inverter, robust_encoder, robust_inverter, deepsim_encoder and deepsim_inverter with
-deepsim=true, comparison, report. Fields that are often
-set: those of configs/compare_inversion.py, stages.comparison.data.num_test (64) first.
+deepsim=true, comparison, report. Fields that are often set: those of configs/compare_inversion.py,
+stages.comparison.data.num_test (64) first.
 """
 
 from ml_collections import ConfigDict

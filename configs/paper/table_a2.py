@@ -3,9 +3,9 @@
     python -m arinv --config=configs/paper/table_a2.py:data_dir=/data/tfds --workdir=runs/table_a2
     python -m arinv --config=configs/paper/table_a2.py:scale=paper,dtype=bfloat16 --workdir=runs/table_a2
 
-scale=paper: ResNet-18, inverted with pixel and feature losses; scale=small: alexnet_small, trained by N-FGSM
-(two passes a step), with the loss pixel_balanced.
-Both at the radii 0, 0.5, 1, 1.5, 2, 2.5, 3 and 3.5, attacked by PGD at the same radius, the standard encoder at 0.25.
+scale=paper: ResNet-18, inverted with pixel and feature losses; scale=small: alexnet_small, trained by N-FGSM (two
+passes a step), with the loss pixel_balanced. Both at the radii 0, 0.5, 1, 1.5, 2, 2.5, 3 and 3.5, attacked by PGD at
+the same radius, the standard encoder at 0.25.
 
 Arguments: scale, encoder, options, dataset, data_dir, metrics, lpips, dtype and smoke of configs/paper/README.md, and
   radii     of the trainings, joined by "+", 0 for the standard one

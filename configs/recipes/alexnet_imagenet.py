@@ -1,4 +1,4 @@
-"""AlexNet on ImageNet, robust against l2 perturbations of radius 3 (eps=0: standard; the sweep: 0.5, 2, 3, 4).
+"""AlexNet on ImageNet, robust against l2 perturbations of radius 3 (eps=0: standard; the paper's radii: 0.5, 2, 3, 4).
 
     python -m arinv --config=configs/recipes/alexnet_imagenet.py:eps=3,dtype=bfloat16 --workdir=runs/alexnet_eps3
     python -m arinv --config=configs/recipes/alexnet_imagenet.py:dataset=folder:/data/imagenet --workdir=runs/alexnet

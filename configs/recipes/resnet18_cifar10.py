@@ -1,4 +1,4 @@
-"""ResNet-18 on CIFAR-10, robust against l2 perturbations (the paper's sweep: 0, 0.5, 1, ... 3.5).
+"""ResNet-18 on CIFAR-10, robust against l2 perturbations (the paper's radii: 0, 0.5, 1, ... 3.5).
 
     python -m arinv --config=configs/recipes/resnet18_cifar10.py:eps=1.0,dtype=bfloat16 --workdir=runs/resnet18_eps1
     python -m arinv --config=configs/recipes/resnet18_cifar10.py:recipe=trades,norm=linf,eps=8/255 \
