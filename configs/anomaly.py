@@ -54,15 +54,15 @@ def get_config(arg=None):
     """Returns the stages: encoders, inverters of each class, an evaluation for each encoder, the report."""
     args = encoders.resolve(arguments.parse(arg, **arguments.ENCODER | _ANOMALY))
     trainings, workdirs = tasks.encoder_pair(encoder_arguments(args))
-    stages, evaluations = detect(args, workdirs)
+    detections, evaluations = stages(args, workdirs)
     if args.adgan:
-        stages = {"gans": gans(args), **stages}
-        add_adgan(stages["standard_evaluation"], args)
+        detections = {"gans": gans(args), **detections}
+        add_adgan(detections["standard_evaluation"], args)
     report = tasks.comparison(
         evaluations, title=f"Anomaly detection on {args.dataset}, one class against all", text=_TEXT
     )
     report.task, report.num_classes_shown = "overview", 4
-    return tasks.experiment({**trainings, **stages, "report": report})
+    return tasks.experiment({**trainings, **detections, "report": report})
 
 
 def gans(args: ConfigDict) -> ConfigDict:
@@ -73,7 +73,7 @@ def gans(args: ConfigDict) -> ConfigDict:
     """
     own = {"networks": "dcgan", "latent_size": 0, "options": "", "metric_encoder": "", "classes": "", "extra": ""}
     image_size = args.image_size or encoders.image_size(args.encoder)
-    config = gan.network(ConfigDict({**args.to_dict(), **own}), "GAN", image_size)
+    config = gan.task(ConfigDict({**args.to_dict(), **own}), "GAN", image_size)
     config.task, config.single, config.classes = "class_inverters", "gan", _labels(args)
     config.augmentation = ConfigDict()
     if not args.smoke:
@@ -105,7 +105,7 @@ def encoder_arguments(args: ConfigDict) -> ConfigDict:
     return ConfigDict({**args.to_dict(), **detector.encoder_arguments(args).to_dict()})
 
 
-def detect(
+def stages(
     args: ConfigDict, workdirs: dict[str, str], *, prefix: str = ""
 ) -> tuple[dict[str, ConfigDict], dict[str, str]]:
     """Returns the stages that detect anomalies by each encoder, and where the evaluations are.

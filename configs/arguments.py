@@ -3,6 +3,7 @@
 import difflib
 import math
 import re
+from collections.abc import Collection
 
 from ml_collections import ConfigDict
 
@@ -11,28 +12,31 @@ _QUOTED = re.compile(r"""(?P<quote>['"])(?P<text>.*?)(?P=quote)\s*(?=,|$)""", re
 _NAME = re.compile(r"\s*(?P<name>[A-Za-z_][\w.-]*)\s*(?P<equals>=)?")
 
 
-def parse(arg: str | None, **defaults) -> ConfigDict:
+def parse(arg: str | None, *, refused: dict[str, str] | None = None, **defaults) -> ConfigDict:
     """Returns the arguments, each of its default's type.
 
     Args:
       arg: "name=value,name=value", or None. Numbers may be fractions such as 8/255. A string may contain commas, as
         paths do: what follows a comma belongs to it unless it is another argument. A quoted string may contain
         anything. Of an argument that is given twice the last value counts, as with flags.
+      refused: argument that has no effect -> why.
       **defaults: every argument with its default.
 
     Raises:
-      ValueError: an unknown name, or a value of another type; one line that lists what is allowed.
+      ValueError: an unknown name, one that is refused, or a value of another type; one line that lists what is allowed.
     """
-    values, before = dict(defaults), ""
+    values, before, refused = dict(defaults), "", refused or {}
     for name, text in _split(arg or "", defaults):
+        if name in refused:
+            raise ValueError(f"{name} has no effect: {refused[name]}; leave it out")
         if name not in defaults:
-            close = difflib.get_close_matches(name, defaults, n=1)
+            allowed = sorted(defaults.keys() - refused.keys())
+            close = difflib.get_close_matches(name, allowed, n=1)
             hint = f" Did you mean {close[0]!r}?" if close else ""
             if "/" in str(values.get(before)):
                 hint += f" If it belongs to the value before, quote that: {before}='...'."
-            known = ", ".join(sorted(defaults))
             fields = "Other settings are fields: --config.FIELD=VALUE."
-            raise ValueError(f"unknown config argument {name!r}; known: {known}. {fields}{hint}")
+            raise ValueError(f"unknown config argument {name!r}; known: {', '.join(allowed)}. {fields}{hint}")
         if text is None:
             raise ValueError(f"config argument {name!r} needs a value: {name}=...")
         values[name], before = _convert(name, text, defaults[name]), name
@@ -107,6 +111,44 @@ def _number(text: str) -> float:
     return value
 
 
+def choice(name: str, value: str, known: Collection[str]) -> str:
+    """Returns the value of an argument that has a fixed set of them.
+
+    Args:
+      name: of the argument.
+      value: its value.
+      known: the allowed ones.
+
+    Raises:
+      ValueError: another value.
+    """
+    if value not in known:
+        raise ValueError(f"unknown {name} {value!r}; known: {', '.join(known)}")
+    return value
+
+
+def choices(name: str, text: str, known: Collection[str]) -> list[str]:
+    """Returns the values in an argument that takes several, each once.
+
+    Args:
+      name: of the argument, in the plural.
+      text: values joined by "+".
+      known: the allowed ones.
+
+    Raises:
+      ValueError: none, or another value.
+    """
+    values = [choice(name.removesuffix("s"), value, known) for value in split(text)]
+    if not values:
+        raise ValueError(f"{name} is empty; name some of {', '.join(known)}")
+    return values
+
+
+def split(text: str) -> list[str]:
+    """Returns the values that an argument joins by "+", each once."""
+    return list(dict.fromkeys(filter(None, text.split("+"))))
+
+
 def check_eps(eps: float) -> float:
     """Returns an attack radius.
 
@@ -166,4 +208,13 @@ ENCODER = {
     "recipe": "",
     "dtype": "float32",
     "smoke": False,
+}
+# Of every config that evaluates a trained encoder.
+EVALUATION = {
+    name: ENCODER[name]
+    for name in ("encoder", "dataset", "data_dir", "on_bad_image", "image_size", "eps", "norm", "dtype", "smoke")
+}
+# Of every config that trains on images alone, without an encoder.
+IMAGES = {
+    name: ENCODER[name] for name in ("dataset", "classes", "data_dir", "on_bad_image", "image_size", "dtype", "smoke")
 }

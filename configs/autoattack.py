@@ -7,7 +7,7 @@ and images of the hardest survivors and of the smallest perturbations. A run tha
 
 Arguments:
   checkpoint   workdir of a trained classifier or inverter, or zoo:NAME (`arinv zoo` lists them)
-  encoder      its encoder, the default of image_size and norm, and of eps where that is -1
+  encoder      name of its encoder, which decides an empty norm, eps=-1 and image_size=0
   dataset, data_dir, on_bad_image, image_size, eps, dtype, smoke: of configs/classifier.py
   norm         l1, l2 or linf
 
@@ -20,6 +20,5 @@ from configs import arguments, encoders, tasks
 
 def get_config(arg=None):
     """Returns the config of the task."""
-    names = ("encoder", "dataset", "data_dir", "on_bad_image", "image_size", "eps", "norm", "dtype", "smoke")
-    args = arguments.parse(arg, checkpoint="", **{name: arguments.ENCODER[name] for name in names})
+    args = arguments.parse(arg, **arguments.EVALUATION, checkpoint="")
     return tasks.autoattack(encoders.resolve(args), args.checkpoint)

@@ -26,23 +26,17 @@ _OWN = {
     "gan": "",
     "operator": "identity",
     "operator_options": "",
-    "dataset": "photos",
-    "classes": "",
-    "data_dir": "",
-    "on_bad_image": "error",
     "image_size": 32,
-    "dtype": "float32",
-    "smoke": False,
 }
 
 
 def get_config(arg=None):
     """Returns the task."""
-    args = arguments.parse(arg, **_OWN)
+    args = arguments.parse(arg, **arguments.IMAGES | _OWN)
     if args.networks != "aegan":
         if args.options:
             raise ValueError(f"options={args.options} has no effect on networks={args.networks}; leave it out")
-        config = autoencoder(args, title="autoencoder")
+        config = task(args, title="autoencoder")
         config.autoencoder = {"networks": args.networks, "latent_size": args.latent_size}
         return config
     if args.gan:
@@ -52,7 +46,7 @@ def get_config(arg=None):
     return config
 
 
-def autoencoder(args, *, title, gan=None):
+def task(args, *, title, gan=None):
     """Returns the task that trains an autoencoder.
 
     Args:
@@ -93,7 +87,7 @@ def aegan(args, *, title):
 
 def _training(args, title):
     config = tasks.common(args, title)
-    config.operator = {"name": args.operator, "options": arguments.options(args.operator_options, "operator_options")}
+    config.operator = tasks.operator(args)
     config.data = tasks.generative_data(args)
     config.augmentation = {"flip": True}
     config.num_steps = 0

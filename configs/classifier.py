@@ -11,7 +11,7 @@ Arguments:
                 resnet18_imagenet, resnet34_imagenet, resnet50_imagenet, resnet101_imagenet, wide_resnet50_2, vgg16,
                 vgg16_bn, vgg19, wrn28_10, wrn28_10_silu, wrn34_10 or wrn70_16_silu
   options       of the encoder, such as width:16 or dense_width:512+head_side:1
-  dataset       photos, cifar10, cats_vs_dogs, imagenet2012, tfds:NAME, folder:PATH or npz:PATH
+  dataset       photos (in the package), cifar10, cats_vs_dogs, imagenet2012, tfds:NAME, folder:PATH or npz:PATH
   classes       labels to keep, such as 151-293 or 3+5, renumbered from 0; empty: all
   extra         a second source of training images, half of every batch, such as npz:PATH
   data_dir      where TFDS datasets are; empty: their default
@@ -32,6 +32,13 @@ optimizer.schedule.learning_rate, data.num_train and data.num_test (0: all image
 from configs import arguments, encoders, tasks
 
 
-def get_config(arg=None):
-    """Returns the config of the task."""
-    return tasks.classifier(encoders.resolve(arguments.parse(arg, **arguments.ENCODER)))
+def get_config(arg=None, *, title="classifier", **defaults):
+    """Returns the config of the task.
+
+    Args:
+      arg: see `arguments.parse`.
+      title: shown beside the progress bar.
+      **defaults: of arguments, where they differ (configs/recipes).
+    """
+    args = arguments.parse(arg, **arguments.ENCODER | defaults)
+    return tasks.classifier(encoders.resolve(args), title=title)

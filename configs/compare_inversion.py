@@ -24,13 +24,13 @@ from configs import arguments, encoders, tasks
 def get_config(arg=None):
     """Returns the stages: standard and robust encoders and inverters that do not exist yet, then the comparison."""
     args = arguments.parse(arg, **arguments.ENCODER | tasks.INVERTER_PAIR)
-    return tasks.experiment(compare(encoders.resolve(args)))
+    return tasks.experiment(stages(encoders.resolve(args)))
 
 
-def compare(args):
+def stages(args):
     """Returns the stages of the experiment, with resolved arguments."""
     args.num_test = 64
-    stages, inverters, robust_encoder = tasks.inverter_pair(args)
+    result, inverters, robust_encoder = tasks.inverter_pair(args)
     config = tasks.common(args, f"Inverting {args.encoder} on {args.dataset}")
     config.task = "compare_inversion"
     config.inverters, config.order = inverters, tuple(inverters)
@@ -46,4 +46,4 @@ def compare(args):
     if args.smoke:
         tasks.shorten(config)
         config.optimization.update({"num_steps": 4, "steps_per_call": 3})
-    return {**stages, "comparison": config}
+    return {**result, "comparison": config}

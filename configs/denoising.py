@@ -7,7 +7,7 @@ The convolutions of the encoders are frozen; each denoiser trains a decoder of 2
 
 Arguments: those of configs/classifier.py, for the encoders (alexnet, eps=-1), and
   standard_encoder, robust_encoder  workdirs of trained AlexNets or zoo:NAME, which are used instead of new ones
-  train                             dataset of the denoisers, as dataset
+  train                             dataset that the denoisers are trained on; named as dataset is
   window                            side of the windows that are cut from training images at random, a multiple of 32;
                                     0: the whole image, squashed to 224 px
   loss                              pixel, feature, pixel_balanced, gan or official_script
@@ -48,10 +48,10 @@ _SMOKE = "dense_width:16+head_side:1"  # options of the encoder in a smoke run t
 def get_config(arg=None):
     """Returns the stages: for standard and robust an encoder, unless there is one, and a denoiser; then evaluation."""
     args = arguments.parse(arg, **arguments.ENCODER | _EXPERIMENT)
-    return tasks.experiment(denoise(encoders.resolve(args)))
+    return tasks.experiment(stages(encoders.resolve(args)))
 
 
-def denoise(args, *, prefix=""):
+def stages(args, *, prefix=""):
     """Returns the stages of the experiment.
 
     Args:
@@ -61,12 +61,12 @@ def denoise(args, *, prefix=""):
     if args.smoke:
         args.image_size = args.image_size or 64
         args.options = args.options or (_SMOKE if args.encoder == "alexnet" else "")
-    stages, workdirs = tasks.encoder_pair(args, prefix=prefix)
+    result, workdirs = tasks.encoder_pair(args, prefix=prefix)
     for name, workdir in workdirs.items():
-        stages[f"{prefix}{name}_denoiser"] = denoiser(args, workdir, title=f"{name} denoiser")
+        result[f"{prefix}{name}_denoiser"] = denoiser(args, workdir, title=f"{name} denoiser")
     denoisers = {name: f"stage:{prefix}{name}_denoiser" for name in workdirs}
-    stages[f"{prefix}evaluation"] = evaluate_denoising(args, denoisers, metric_encoder=workdirs["robust"])
-    return stages
+    result[f"{prefix}evaluation"] = evaluate_denoising(args, denoisers, metric_encoder=workdirs["robust"])
+    return result
 
 
 def denoiser(args, checkpoint, *, title):
@@ -93,8 +93,7 @@ def evaluate_denoising(args, denoisers, *, metric_encoder):
     config = tasks.common(args, "evaluation")
     config.task = "evaluate_denoising"
     config.entries, config.order = denoisers, tuple(denoisers)
-    names = dict.fromkeys(filter(None, args.test.split("+")))
-    sets = [tasks.data(args, name) for name in names]
+    sets = [tasks.data(args, name) for name in arguments.split(args.test)]
     config.data = {
         "name": "+".join(one.name for one in sets),
         "splits": tuple(one.test_split for one in sets),
@@ -111,8 +110,7 @@ def evaluate_denoising(args, denoisers, *, metric_encoder):
 
 
 def _loss(name):
-    if name not in _LOSSES:
-        raise ValueError(f"unknown loss {name!r}; known: {', '.join(_LOSSES)}")
+    arguments.choice("loss", name, _LOSSES)
     loss = ConfigDict(_OFFICIAL) if name == "official_script" else tasks.loss(name)
     loss.feature_layer = "conv5"
     return loss

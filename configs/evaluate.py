@@ -4,7 +4,7 @@
 
 Arguments:
   checkpoint   workdir of a trained classifier or inverter, or zoo:NAME (`arinv zoo` lists them)
-  encoder      its encoder, the default of image_size and norm, and of eps where that is -1
+  encoder      name of its encoder, which decides an empty norm, eps=-1 and image_size=0
   dataset, data_dir, on_bad_image, image_size, eps, norm, dtype, smoke: of configs/classifier.py; eps=0: no attack
   metrics      of an inverter, joined by "+": mse, psnr, ssim, normalized_error, lpips_alex, lpips_vgg, robust_lpips,
                gram, fid
@@ -22,11 +22,8 @@ from configs import arguments, encoders, tasks
 
 def get_config(arg=None):
     """Returns the config of the task."""
-    names = ("encoder", "dataset", "data_dir", "on_bad_image", "image_size", "eps", "norm", "dtype", "smoke")
-    known = {name: arguments.ENCODER[name] for name in names}
-    args = arguments.parse(
-        arg, checkpoint="", **known, metrics="psnr+ssim+normalized_error", attack_from="", attack="pgd"
-    )
+    own = {"checkpoint": "", "metrics": "psnr+ssim+normalized_error", "attack_from": "", "attack": "pgd"}
+    args = arguments.parse(arg, **arguments.EVALUATION, **own)
     config = tasks.evaluate(encoders.resolve(args), args.checkpoint, attack_from=args.attack_from)
     config.attack.name = args.attack
     return config

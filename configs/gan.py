@@ -27,14 +27,7 @@ _OWN = {
     "networks": "progressive",
     "latent_size": 0,
     "options": "",
-    "dataset": "photos",
-    "classes": "",
-    "data_dir": "",
-    "on_bad_image": "error",
-    "image_size": 0,
     "metric_encoder": "",
-    "dtype": "float32",
-    "smoke": False,
 }
 _STAGE_IMAGES = 600_000  # Karras et al. 2018, section A.1
 # Batches of one GPU there.
@@ -48,45 +41,52 @@ _RECIPES = {
     "began": ("equilibrium", _ADAM | {"b1": 0.9, "b2": 0.999}, {"name": "constant", "learning_rate": 8e-5}, 16),
     "dcgan": ("logistic", _ADAM | {"b1": 0.5, "b2": 0.999}, {"name": "constant", "learning_rate": 2e-4}, 128),
 }
-SIZES = {"progressive": (32, 8), "began": (64, 16), "dcgan": (64, 16)}  # image size, and that of a smoke run
+_SIZES = {"progressive": (32, 8), "began": (64, 16), "dcgan": (64, 16)}  # image size, and that of a smoke run
 _SMOKE = {"progressive": "base_width:32+max_width:16", "began": "width:8", "dcgan": "width:4"}
 
 
 def get_config(arg=None):
     """Returns the stages of the growth, or the one stage of networks that do not grow."""
-    args = arguments.parse(arg, **_OWN)
-    return tasks.experiment(gan_stages(args))
+    args = arguments.parse(arg, **arguments.IMAGES, **_OWN)
+    return tasks.experiment(stages(args))
 
 
-def gan_stages(args, *, prefix=""):
+def image_sizes(networks: str) -> tuple[int, int]:
+    """Returns the image size of networks, and that of their smoke runs, in pixels.
+
+    Raises:
+      ValueError: unknown networks.
+    """
+    return _SIZES[arguments.choice("networks", networks, _SIZES)]
+
+
+def stages(args, *, prefix=""):
     """Returns the stages that train a GAN; the last one is the trained GAN.
 
     Args:
       args: parsed arguments.
       prefix: of the names of the stages.
     """
-    if args.networks not in _RECIPES:
-        raise ValueError(f"unknown networks {args.networks!r}; known: {', '.join(_RECIPES)}")
-    default, small = SIZES[args.networks]
+    default, small = image_sizes(args.networks)
     args.image_size = args.image_size or (small if args.smoke else default)
     if args.networks != "progressive":
-        return {f"{prefix}gan": network(args, "gan", args.image_size)}
+        return {f"{prefix}gan": task(args, "gan", args.image_size)}
     if args.image_size < 4 or args.image_size & (args.image_size - 1):
         raise ValueError(f"image_size={args.image_size} must be 4, 8, 16, ... px for networks that grow")
-    stages = {f"{prefix}size4": network(args, "4 px", 4)}
+    result = {f"{prefix}size4": task(args, "4 px", 4)}
     size, last = 8, f"{prefix}size4"
     while size <= args.image_size:
         for name, title, fade in (
             (f"size{size}_fade", f"fade to {size} px", True),
             (f"size{size}", f"{size} px", False),
         ):
-            stages[prefix + name] = network(args, title, size, start=f"stage:{last}", fade=fade)
+            result[prefix + name] = task(args, title, size, start=f"stage:{last}", fade=fade)
             last = prefix + name
         size *= 2
-    return stages
+    return result
 
 
-def network(args, title, image_size, *, start="", fade=False):
+def task(args, title, image_size, *, start="", fade=False):
     """Returns the task that trains one GAN.
 
     Args:

@@ -23,17 +23,17 @@ from configs import arguments, encoders, tasks
 def get_config(arg=None):
     """Returns the stages: standard and robust encoders and inverters that do not exist yet, then the scales."""
     args = arguments.parse(arg, **arguments.ENCODER | tasks.INVERTER_PAIR, compare="enlarged")
-    return tasks.experiment(enlarge(encoders.resolve(args), scales=6))
+    return tasks.experiment(stages(encoders.resolve(args), scales=6))
 
 
-def enlarge(args, *, scales):
+def stages(args, *, scales):
     """Returns the stages of the experiment.
 
     Args:
       args: resolved arguments.
       scales: the largest factor.
     """
-    stages, inverters, robust_encoder = tasks.inverter_pair(args)
+    result, inverters, robust_encoder = tasks.inverter_pair(args)
     config = tasks.common(args, f"Inverting enlarged images of {args.dataset}")
     config.task = "high_resolution"
     config.inverters, config.order = inverters, tuple(inverters)
@@ -43,4 +43,4 @@ def enlarge(args, *, scales):
     config.update(tasks.metrics(args, encoder=robust_encoder))
     config.batch_size = 32
     config.log.num_images = 2
-    return {**stages, "scales": tasks.shorten(config) if args.smoke else config}
+    return {**result, "scales": tasks.shorten(config) if args.smoke else config}

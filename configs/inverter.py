@@ -6,8 +6,9 @@
 
 Arguments: those of configs/classifier.py, for the encoder, and
   layer               the feature to invert; empty: the encoder's
-  loss                pixel, feature, gan, pixel_balanced, euclidean (squared differences; Adam of Dosovitskiy & Brox),
-                      deepsim or deepsim_raw
+  loss                pixel, feature or gan, the paper's; pixel_balanced (feature with 1,000 times the pixel weight, for
+                      short trainings), euclidean (squared differences; Adam of Dosovitskiy & Brox), deepsim or
+                      deepsim_raw (DeePSiM's pixel weight, converted from pixels in 0..255, or as it stands)
   encoder_checkpoint  workdir of a trained classifier, which is inverted instead of a new one
   allow_other_size    true: that classifier may have been trained on images of another size, as VGG-16's of 64 px
                       that the paper inverts at 224 px

@@ -13,7 +13,7 @@ Arguments:
   evaluations  workdirs of finished evaluations, or stages of experiments, joined by "+"
   table        of the paper, such as 1 or A2, whose figures are listed below; empty: none
   title        heading of the report
-  smoke        has no effect
+  smoke        changes nothing
 """
 
 import os
@@ -25,11 +25,10 @@ from configs.paper import published
 def get_config(arg=None):
     """Returns the config of the task."""
     args = arguments.parse(arg, evaluations="", table="", title="Evaluations side by side", smoke=False)
-    workdirs = list(dict.fromkeys(filter(None, args.evaluations.split("+"))))
+    workdirs = arguments.split(args.evaluations)
     entries = {f"evaluation{i}": workdir for i, workdir in enumerate(workdirs, start=1)}
-    known = published.load()["tables"]
-    if args.table and args.table not in known:
-        raise ValueError(f"table={args.table!r} is not known; known: {', '.join(known)}")
+    if args.table:
+        arguments.choice("table", args.table, published.load()["tables"])
     return tasks.comparison(
         entries,
         title=args.title,

@@ -3,7 +3,10 @@
     python -m arinv --config=configs/restoration.py:dataset=cifar10,classes=1,operator=mask,gan=runs/gan/size32 \
         --workdir=runs/restoration
 
-Without gan= it is grown first (configs/gan.py), and without autoencoder= that is trained for the operator.
+invertGAN searches for the latent of a GAN whose image, degraded in the same way, is nearest to the degraded one, pixel
+by pixel; the Generative Encoder compares the codes of both instead, by the autoencoder's encoder.
+
+Without gan= a GAN is trained first (configs/gan.py), and without autoencoder= an autoencoder, for the operator.
 
 Arguments: dataset, classes, data_dir, on_bad_image, dtype and smoke of configs/classifier.py, and
   networks     of the GAN that is trained here: progressive, began or dcgan
@@ -39,35 +42,29 @@ ARGUMENTS = {
     "metric_encoder": "",
     "operator": "identity",
     "operator_options": "",
-    "dataset": "photos",
-    "classes": "",
-    "data_dir": "",
-    "on_bad_image": "error",
-    "image_size": 0,
-    "dtype": "float32",
-    "smoke": False,
+    **arguments.IMAGES,
 }
 
 
 def get_config(arg=None):
     """Returns the stages: a GAN and an autoencoder, unless there are some, then the restoration."""
-    return tasks.experiment(stages_of(arguments.parse(arg, **ARGUMENTS)))
+    return tasks.experiment(stages(arguments.parse(arg, **ARGUMENTS)))
 
 
-def stages_of(args, *, prefix=""):
+def stages(args, *, prefix=""):
     """Returns the stages of a restoration: a GAN and an autoencoder, unless there are some, then the restoration.
 
     Args:
       args: parsed arguments; image_size is set where it is 0.
       prefix: of the names of the stages.
     """
-    stages, generator = gan_of(args, prefix=prefix)
+    result, generator = gan_of(args, prefix=prefix)
     encoder = args.autoencoder
     if not encoder:
-        stages[f"{prefix}autoencoder"] = autoencoder.autoencoder(args, title="autoencoder", gan=generator)
+        result[f"{prefix}autoencoder"] = autoencoder.task(args, title="autoencoder", gan=generator)
         encoder = f"stage:{prefix}autoencoder"
-    stages[f"{prefix}restoration"] = restoration(args, generator, encoder)
-    return stages
+    result[f"{prefix}restoration"] = task(args, generator, encoder)
+    return result
 
 
 def gan_of(args, *, prefix="", latent_size=0):
@@ -78,19 +75,18 @@ def gan_of(args, *, prefix="", latent_size=0):
       prefix: of the names of the stages.
       latent_size: length of the latents; 0: the published one.
     """
-    if args.networks not in gan.SIZES:
-        raise ValueError(f"unknown networks {args.networks!r}; known: {', '.join(gan.SIZES)}")
-    args.image_size = args.image_size or (8 if args.smoke else gan.SIZES[args.networks][0])
+    default, _ = gan.image_sizes(args.networks)
+    args.image_size = args.image_size or (8 if args.smoke else default)
     if args.gan:
         if args.options:
             raise ValueError(f"options={args.options} has no effect on gan={args.gan}; leave it out")
         return {}, args.gan
     own = {"latent_size": latent_size, "metric_encoder": ""}
-    stages = gan.gan_stages(ConfigDict({**args.to_dict(), **own}), prefix=prefix)
-    return stages, f"stage:{list(stages)[-1]}"
+    trainings = gan.stages(ConfigDict({**args.to_dict(), **own}), prefix=prefix)
+    return trainings, f"stage:{list(trainings)[-1]}"
 
 
-def restoration(args, generator, encoder, *, aegan=""):
+def task(args, generator, encoder, *, aegan=""):
     """Returns the task that restores test images.
 
     Args:
@@ -99,21 +95,33 @@ def restoration(args, generator, encoder, *, aegan=""):
       encoder: likewise of an autoencoder.
       aegan: likewise of an AEGAN; empty for args.aegan.
     """
-    config = tasks.common(args, f"restoring, {args.operator}")
-    config.task = "restoration"
-    config.gan, config.autoencoder, config.aegan = generator, encoder, aegan or args.aegan
-    config.encoders = {"features": args.encoder} if args.encoder else {}
+    config = search(args, "restoration", networks=(generator, encoder, aegan or args.aegan))
     config.methods = (
         "autoencoder", *(["aegan"] if config.aegan else []), "invertgan", "generative_encoder", *config.encoders
     )  # fmt: skip
     config.latent_size = 0  # that the GAN must have; 0: any
     config.metric_encoder = args.metric_encoder
-    config.operator = {"name": args.operator, "options": arguments.options(args.operator_options, "operator_options")}
-    config.solver = {"num_steps": 1400, "learning_rate": 0.1, "penalty": 0.0, "threshold": 0.0, "num_starts": 1}
     config.curve_steps = (0, 100, 400, 1000, 1400)
     config.data = tasks.generative_data(ConfigDict({**args.to_dict(), "num_test": 64}))
     config.batch_size = 64
     if args.smoke:
         tasks.shorten(config)
         config.solver.num_steps = 3
+    return config
+
+
+def search(args, name, *, networks):
+    """Returns the fields that tasks of restoration share: networks, operator and solver.
+
+    Args:
+      args: parsed arguments; encoder, operator, operator_options and dtype are read.
+      name: of the task.
+      networks: workdirs of a GAN, an autoencoder and an AEGAN, or "stage:NAME"; empty for none.
+    """
+    config = tasks.common(args, f"restoring, {args.operator}")
+    config.task = name
+    config.gan, config.autoencoder, config.aegan = networks
+    config.encoders = {"features": args.encoder} if args.encoder else {}
+    config.operator = tasks.operator(args)
+    config.solver = {"num_steps": 1400, "learning_rate": 0.1, "penalty": 0.0, "threshold": 0.0, "num_starts": 1}
     return config

@@ -23,7 +23,7 @@ Fields that are often set: solver (num_steps, num_starts, threshold, ... of conf
 number of images; 0: all), log.num_images (in the overview).
 """
 
-from configs import arguments, tasks
+from configs import arguments, restoration
 
 _OWN = {
     "gan": "",
@@ -46,16 +46,11 @@ def get_config(arg=None):
     args = arguments.parse(arg, **_OWN)
     if args.encoder and not args.gan:
         raise ValueError(f"encoder={args.encoder} needs gan=, the generator whose images are searched for")
-    config = tasks.common(args, f"restoring, {args.operator}")
-    config.task = "restore"
-    config.gan, config.autoencoder, config.aegan = args.gan, args.autoencoder, args.aegan
-    config.encoders = {"features": args.encoder} if args.encoder else {}
+    config = restoration.search(args, "restore", networks=(args.gan, args.autoencoder, args.aegan))
     searches = ("invertgan", *(["generative_encoder"] if args.autoencoder else []), *config.encoders)
     config.methods = (
         *(name for name in ("autoencoder", "aegan") if args[name]), *(searches if args.gan or not args.aegan else ())
     )  # fmt: skip
-    config.operator = {"name": args.operator, "options": arguments.options(args.operator_options, "operator_options")}
-    config.solver = {"num_steps": 1400, "learning_rate": 0.1, "penalty": 0.0, "threshold": 0.0, "num_starts": 1}
     config.mask, config.degraded = args.mask, args.degraded
     config.data = {"name": args.images, "on_bad_image": args.on_bad_image, "max_side": 0}
     config.batch_size = 16

@@ -5,7 +5,7 @@
         --workdir=runs/linf --config.stages.encoder.attack.num_steps=10 --config.stages.encoder.attack.step_size=2/255
 
 Arguments: those of configs/classifier.py; norm and eps are those of the training and of AutoAttack. Their defaults are
-the encoder's recipe; for encoders that no paper trains linf and 8/255, with 10 steps of 2/255.
+those of the encoder's recipe; for encoders that no paper trains linf and 8/255, with 10 steps of 2/255.
 
 Stages: encoder, autoattack.
 """

@@ -65,7 +65,7 @@ def get_config(arg=None):
         smoke=False,
     )
     workdirs = args.inverters.split("+") if args.inverters else arguments.ZOO.values()
-    return study(args, entries(list(filter(None, workdirs))), title="study of inverters")
+    return task(args, entries(list(filter(None, workdirs))), title="study of inverters")
 
 
 def entries(workdirs: list[str]) -> dict[str, str]:
@@ -79,7 +79,7 @@ def entries(workdirs: list[str]) -> dict[str, str]:
     return {f"{name}_{i}": workdir for i, (name, workdir) in enumerate(zip(names, workdirs, strict=True))}
 
 
-def study(args: ConfigDict, inverters: dict[str, str], *, title: str) -> ConfigDict:
+def task(args: ConfigDict, inverters: dict[str, str], *, title: str) -> ConfigDict:
     """Returns the task that studies inverters.
 
     Args:

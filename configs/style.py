@@ -10,10 +10,10 @@
 Where content or style are named and no encoder, dataset, radius, layer or loss (the second command), nothing is
 trained: the encoders and inverters are those of the zoo, and images keep their own size, up to 320 px.
 
-For each encoder and each of its layers a generator is trained: that of the deepest layer, by the numbers in the layers'
-names, with `loss` (the paper's: gan), the others without a discriminator and with the paper's pixel weight, 2e-4 for
-the standard and 2e-6 for the robust encoder. The stages stylization and evaluation write the contact sheets and
-table.md with report.html.
+For each encoder and each of its layers a generator is trained: that of the deepest layer, the one with the highest
+numbers in its name, with `loss` (the paper's: gan), the others without a discriminator and with the paper's pixel
+weight, 2e-4 for the standard and 2e-6 for the robust encoder. The stages stylization and evaluation write the contact
+sheets and table.md with report.html.
 
 Arguments: those of configs/classifier.py, for the encoders (eps is the robust one's), and
   standard_encoder, robust_encoder  workdirs of trained classifiers, which are used instead of new ones; zoo:NAME uses
@@ -48,14 +48,14 @@ def get_config(arg=None):
     given = {name for name, value in defaults.items() if args[name] != value}
     if given & stylize.STYLE.keys() and not given - {*_FREE}:
         args.standard_encoder, args.robust_encoder = arguments.ZOO["standard"], arguments.ZOO["robust"]
-    return tasks.experiment(transfer(encoders.resolve(args)))
+    return tasks.experiment(stages(encoders.resolve(args)))
 
 
-def transfer(args):
+def stages(args):
     """Returns the stages of the experiment, with resolved arguments."""
     layers = list(dict.fromkeys(args.layers.split("+") if args.layers else encoders.style_layers(args.encoder)))
     deepest = max(layers, key=_depth)
-    stages, workdirs = tasks.encoder_pair(args)
+    result, workdirs = tasks.encoder_pair(args)
     entries = {}
     for name, workdir in workdirs.items():
         if _is_entry(workdir):
@@ -70,16 +70,16 @@ def transfer(args):
             )
             if layer != deepest:
                 config.loss.pixel = _PIXEL[name]
-            stages[f"{name}_{layer}_inverter"] = config
+            result[f"{name}_{layer}_inverter"] = config
         entries[name] = "+".join(f"stage:{name}_{layer}_inverter" for layer in layers)
     trains = any(not _is_entry(workdir) for workdir in workdirs.values())
     size = _SIZE if trains else 0
-    stages["stylization"] = stylize.stylize(args, entries, size=size, border=0 if trains else stylize.BORDER)
+    result["stylization"] = stylize.task(args, entries, size=size, border=0 if trains else stylize.BORDER)
     if not trains:
-        stages["stylization"].data.max_side = _ZOO_SIDE
+        result["stylization"].data.max_side = _ZOO_SIDE
     title = f"Style transfer by {args.encoder}, standard and robust"
-    stages["evaluation"] = stylize.evaluate_style(args, "stage:stylization", title=title, size=size)
-    return stages
+    result["evaluation"] = stylize.evaluate_style(args, "stage:stylization", title=title, size=size)
+    return result
 
 
 def _is_entry(workdir: str) -> bool:

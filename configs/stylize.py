@@ -55,13 +55,13 @@ def get_config(arg=None):
         **STYLE,
     )
     levels = {"stylized": args.inverters, "standard": args.standard_inverters, "robust": args.robust_inverters}
-    config = stylize(args, {name: workdirs for name, workdirs in levels.items() if workdirs})
+    config = task(args, {name: workdirs for name, workdirs in levels.items() if workdirs})
     if not args.evaluate:
         return config
     return tasks.experiment({"stylization": config, "evaluation": evaluate_style(args, "stage:stylization")})
 
 
-def stylize(args, entries, *, size=0, border=BORDER):
+def task(args, entries, *, size=0, border=BORDER):
     """Returns the task that stylizes images.
 
     Args:

@@ -97,6 +97,15 @@ def generative_data(args: ConfigDict, name: str = "") -> ConfigDict:
     return config
 
 
+def operator(args: ConfigDict) -> dict:
+    """Returns the field operator, by which images are degraded.
+
+    Args:
+      args: parsed arguments; operator and operator_options are read.
+    """
+    return {"name": args.operator, "options": arguments.options(args.operator_options, "operator_options")}
+
+
 _MAX_LABELS = 100_000  # in a range of labels
 
 
@@ -137,7 +146,11 @@ _RECIPE_OPTIONS = {
 
 
 def _robust(recipe: str, *, num_epochs: FieldReference) -> dict:
-    """Returns the fields recipe and watch of robust training; geometry counts from the second half of the training."""
+    """Returns the fields recipe and watch of robust training.
+
+    GAIRAT and GAIR-RST weight examples by their distance to the decision boundary from geometry_from_epoch on, the
+    second half of the training.
+    """
     geometric, single_step = recipe in ("gairat", "gair_rst"), recipe in ("fgsm", "n_fgsm")
     return {
         "recipe": {
@@ -248,8 +261,7 @@ def loss(name: str) -> ConfigDict:
     Raises:
       ValueError: unknown name.
     """
-    if name not in LOSSES:
-        raise ValueError(f"unknown loss {name!r}; known: {', '.join(LOSSES)}")
+    own = LOSSES[arguments.choice("loss", name, LOSSES)]
     extra = {
         "discriminator": 1.0,
         "pixel_order": 1,
@@ -259,7 +271,7 @@ def loss(name: str) -> ConfigDict:
         "pause": 0.0,  # of the discriminator, below this share of the adversarial loss
         "divergence": 0.0,  # weight of the divergence of a variational autoencoder's latents from N(0, I)
     }
-    return ConfigDict(extra | LOSSES[name])
+    return ConfigDict(extra | own)
 
 
 def generator_training() -> ConfigDict:
@@ -526,7 +538,7 @@ def compare_losses(args: ConfigDict) -> tuple[dict[str, ConfigDict], dict[str, s
     entries = {}
     for name, workdir in workdirs.items():
         attacked = ""  # each encoder is attacked once, whatever the number of its inverters
-        for loss_name in dict.fromkeys(filter(None, args.losses.split("+"))):
+        for loss_name in arguments.split(args.losses):
             title, stage = f"{name} {loss_name}", f"{name}_{loss_name}"
             stages[f"{stage}_inverter"] = inverter(args, workdir, title=f"{title} inverter", loss_name=loss_name)
             stages[f"{stage}_evaluation"] = evaluate(

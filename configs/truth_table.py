@@ -8,16 +8,16 @@
 The attribute is a class of a classifier, or brightness, contrast or edges of a region above a threshold. Without
 restoration= that is run first, with its networks (configs/restoration.py).
 
-Arguments: those of configs/restoration.py, which have no effect with restoration=: networks, options, gan, autoencoder,
-aegan, encoder, metric_encoder, operator, operator_options, dataset, classes, data_dir, on_bad_image and image_size; and
-  restoration  workdir of a finished restoration
+Arguments: dtype and smoke; of a restoration that is run networks, options, gan, autoencoder, aegan, encoder,
+metric_encoder, operator, operator_options, dataset, classes, data_dir, on_bad_image and image_size of
+configs/restoration.py; and
+  restoration  workdir of a finished restoration, whose own arguments hold; empty: one is run
   attribute    workdir of a classifier or zoo:NAME; or brightness, contrast or edges
-  dtype, smoke
 
 Stages: those of configs/restoration.py unless restoration= is given, truth_table. Fields of truth_table that are often
 set: methods (generative_encoder, invertgan), label (of the classifier), threshold and region (top, left, bottom, right,
-shares of the sides), max_error and confidence, which decide what is invalid; stages.restoration.data.test_split and
-num_test for images of the training set, as in the paper.
+shares of the sides), max_error and confidence (images restored with a larger error, or classified with less confidence,
+are invalid; 0: none); stages.restoration.data.test_split and num_test for images of the training set, as in the paper.
 """
 
 from configs import arguments, restoration, tasks
@@ -25,15 +25,19 @@ from configs import arguments, restoration, tasks
 
 def get_config(arg=None):
     """Returns the stages: a restoration, unless there is one, then the table."""
-    args = arguments.parse(arg, **restoration.ARGUMENTS, restoration="", attribute="edges")
+    defaults = {**restoration.ARGUMENTS, "restoration": "", "attribute": "edges"}
+    args = arguments.parse(arg, **defaults)
     stages, workdir = {}, args.restoration
-    if not workdir:
-        stages, workdir = restoration.stages_of(args), "stage:restoration"
-    stages["truth_table"] = truth_table(args, workdir)
+    if workdir:
+        theirs = restoration.ARGUMENTS.keys() - {"dtype", "smoke"}
+        arguments.parse(arg, refused=dict.fromkeys(theirs, f"restoration={workdir} is finished"), **defaults)
+    else:
+        stages, workdir = restoration.stages(args), "stage:restoration"
+    stages["truth_table"] = task(args, workdir)
     return tasks.experiment(stages)
 
 
-def truth_table(args, workdir):
+def task(args, workdir):
     """Returns the task that counts.
 
     Args:

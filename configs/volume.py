@@ -25,10 +25,10 @@ _OWN = {name: value for name, value in restoration.ARGUMENTS.items() if name not
 
 def get_config(arg=None):
     """Returns the stages: those of a restoration, then that of the volume."""
-    return tasks.experiment(volume_stages(arguments.parse(arg, volume="blobs", **_OWN)))
+    return tasks.experiment(stages(arguments.parse(arg, volume="blobs", **_OWN)))
 
 
-def volume_stages(args, *, prefix=""):
+def stages(args, *, prefix=""):
     """Returns the stages of a restoration of slices, and that of the volume.
 
     Args:
@@ -39,8 +39,8 @@ def volume_stages(args, *, prefix=""):
         raise ValueError(f"volume={args.volume!r} must be blobs or volume:PATH")
     fixed = {"dataset": args.volume, "classes": "", "data_dir": "", "on_bad_image": "error", "metric_encoder": ""}
     args = ConfigDict({**args.to_dict(), **fixed})
-    stages = restoration.stages_of(args, prefix=prefix)
-    slices = stages[f"{prefix}restoration"]
+    result = restoration.stages(args, prefix=prefix)
+    slices = result[f"{prefix}restoration"]
     slices.data.num_test = 16 if args.smoke else 0  # a part of the volume would have fewer pores
     config = tasks.common(args, "volume")
     config.task = "volume"
@@ -50,5 +50,5 @@ def volume_stages(args, *, prefix=""):
     config.axis = 1
     config.data = {"name": args.volume}
     config.batch_size = 64
-    stages[f"{prefix}volume"] = config
-    return stages
+    result[f"{prefix}volume"] = config
+    return result

@@ -10,7 +10,7 @@ the released weights; scale=small: CIFAR-10 at 64 px, a CaffeNet with 512 units 
 normalization. A recorded run: arinv/apps/studies/README.md.
 
 Arguments: scale, encoder (caffenet), options, dataset, data_dir, metrics, lpips, dtype and smoke of
-configs/paper/README.md (eps has no effect), and
+configs/paper/README.md, and
   layer             the inverted one: conv5 (below 192 px with the generator that mirrors the encoder), fc6, fc7 or fc8
   parts             joined by "+": all, no_pixel, no_feature, no_adversarial
   standard_encoder  trained CaffeNet, which is used instead of a new one
@@ -19,12 +19,13 @@ configs/paper/README.md (eps has no effect), and
 Stages: standard_encoder; for each part PART_inverter and PART_evaluation; report.
 """
 
-from configs import tasks
+from configs import arguments, tasks
 from configs.paper import setting
 
 _PAPER = {"encoder": "caffenet", "dataset": "imagenet2012", "image_size": 227, "loss": "deepsim"}
 _SMALL = {**_PAPER, "dataset": "cifar10", "image_size": 64}
 _SMOKE = {"parts": "all+no_adversarial", "image_size": 64, "options": "dense_width:16"}
+_WITHOUT = {"eps": "deepsim_ablation inverts a standard encoder"}
 _TEXT = "A layer was inverted with all terms of the loss, and without each of them."
 _PARTS = {"all": "", "no_pixel": "pixel", "no_feature": "feature", "no_adversarial": "adversarial"}
 _LAYERS = ("conv5", "fc6", "fc7", "fc8")
@@ -33,12 +34,12 @@ _LAYERS = ("conv5", "fc6", "fc7", "fc8")
 def get_config(arg=None):
     """Returns the stages: the encoder, an inverter and its evaluation for each part, the report."""
     own = {"layer": "fc6", "parts": "+".join(_PARTS), "standard_encoder": "", "image_size": 0}
-    args = setting.parse(arg, paper=_PAPER, small=_SMALL, smoke=_SMOKE, **own)
-    setting.choose(args.layer, _LAYERS, "layer")
+    args = setting.parse(arg, paper=_PAPER, small=_SMALL, smoke=_SMOKE, without=_WITHOUT, **own)
+    arguments.choice("layer", args.layer, _LAYERS)
     standard, stages, checkpoint = setting.standard_encoder(args)
     shared = {"generator": setting.deepsim_generator(args.encoder, args.layer, args.image_size)}
     rows = {}
-    for part in setting.choose(args.parts, tuple(_PARTS), "parts"):
+    for part in arguments.choices("parts", args.parts, _PARTS):
         weights = setting.deepsim_weights(args, left_out=_PARTS[part])
         rows[part] = setting.Inversion(fields={"encoder": shared, "loss": {"feature_layer": "conv5", **weights}})
     trainings, entries = setting.inversions(standard, checkpoint, rows)

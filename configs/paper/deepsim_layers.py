@@ -10,7 +10,7 @@ CIFAR-10 at 64 px, a CaffeNet with 512 units in fc6 and fc7 and ImageNet's norma
 that mirrors the encoder: the published one returns images of 192 px and more.
 
 Arguments: scale, encoder (caffenet), options, dataset, data_dir, metrics, lpips, dtype and smoke of
-configs/paper/README.md (eps has no effect), and
+configs/paper/README.md, and
   layers            joined by "+": conv5, fc6, fc7, fc8
   pixels            true: beside DeePSiM's the same generators trained with squared differences of pixels
   probes            of the study, see configs/study.py, joined by "+"; empty: all
@@ -21,12 +21,13 @@ Stages: standard_encoder; for each layer LAYER_inverter, LAYER_evaluation, LAYER
 LAYER_pixels_evaluation; study; report.
 """
 
-from configs import tasks
+from configs import arguments, tasks
 from configs.paper import setting
 
 _PAPER = {"encoder": "caffenet", "dataset": "imagenet2012", "image_size": 227, "loss": "deepsim"}
 _SMALL = {**_PAPER, "dataset": "cifar10", "image_size": 64}
 _SMOKE = {"layers": "fc6", "pixels": False, "probes": "reencode", "image_size": 64, "options": "dense_width:16"}
+_WITHOUT = {"eps": "deepsim_layers inverts a standard encoder"}
 _TEXT = (
     "Each layer was inverted with DeePSiM's loss, and by the same generator with squared differences of pixels alone. "
     "The features of DeePSiM's loss are those of conv5."
@@ -38,10 +39,10 @@ def get_config(arg=None):
     """Returns the stages: the encoder, inverters and their evaluations for each layer, the study, the report."""
     own = {"layers": "conv5+fc6", "pixels": True, "probes": "interpolate+objects+neighbors+reencode"}
     own |= {"standard_encoder": "", "image_size": 0}
-    args = setting.parse(arg, paper=_PAPER, small=_SMALL, smoke=_SMOKE, **own)
+    args = setting.parse(arg, paper=_PAPER, small=_SMALL, smoke=_SMOKE, without=_WITHOUT, **own)
     standard, stages, checkpoint = setting.standard_encoder(args)
     rows = {}
-    for layer in setting.choose(args.layers, _LAYERS, "layers"):
+    for layer in arguments.choices("layers", args.layers, _LAYERS):
         encoder = {"layer": layer, "generator": setting.deepsim_generator(args.encoder, layer, args.image_size)}
         weights = setting.deepsim_weights(args)
         rows[layer] = setting.Inversion(fields={"encoder": encoder, "loss": {"feature_layer": "conv5", **weights}})

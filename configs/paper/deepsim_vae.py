@@ -18,11 +18,11 @@ and a generator are trained together; the loss is the divergence from N(0, I) an
 The paper's comparator without labels is VideoNet, trained on videos. Here it is the encoder of an autoencoder that is
 trained on the same images from random weights (stage comparator). Sizes and weights are not in the paper: 256 latents
 after conv5, weight 1 of the divergence, and of the pixels where they are alone. scale=paper: CaffeNet on ImageNet at
-227 px; scale=small: CIFAR-10 at 64 px, a CaffeNet with 512 units in fc6 and fc7 and ImageNet's
-normalization. A recorded run: arinv/apps/studies/README.md.
+227 px; scale=small: CIFAR-10 at 64 px, a CaffeNet with 512 units in fc6 and fc7 and ImageNet's normalization. A
+recorded run: arinv/apps/studies/README.md.
 
 Arguments: scale, encoder (caffenet), options, dataset, data_dir, metrics, lpips, dtype and smoke of
-configs/paper/README.md (eps has no effect), and
+configs/paper/README.md, and
   setups            joined by "+"; the table above
   latent_size       number of the latents
   layer             convolutional layer that the latents are read from
@@ -40,6 +40,7 @@ from configs.paper import setting
 _PAPER = {"encoder": "caffenet", "dataset": "imagenet2012", "image_size": 227, "loss": "deepsim"}
 _SMALL = {**_PAPER, "dataset": "cifar10", "image_size": 64}
 _SMOKE = {"setups": "unsupervised_random", "latent_size": 4, "image_size": 64, "options": "dense_width:16"}
+_WITHOUT = {"eps": "deepsim_vae inverts a standard encoder"}
 _TEXT = (
     "Reconstructions by variational autoencoders with different losses; below them images of random latents and images "
     "on the way between the latents of two images. The comparator without labels is the encoder of an autoencoder of "
@@ -61,8 +62,8 @@ _SETUPS = {
 def get_config(arg=None):
     """Returns the stages: encoder, comparator, a variational autoencoder for each set-up, the study, the report."""
     own = {"setups": "+".join(_SETUPS), "latent_size": 256, "layer": "conv5", "standard_encoder": "", "image_size": 0}
-    args = setting.parse(arg, paper=_PAPER, small=_SMALL, smoke=_SMOKE, **own)
-    setups = setting.choose(args.setups, tuple(_SETUPS), "setups")
+    args = setting.parse(arg, paper=_PAPER, small=_SMALL, smoke=_SMOKE, without=_WITHOUT, **own)
+    setups = arguments.choices("setups", args.setups, _SETUPS)
     standard, stages, checkpoint = setting.standard_encoder(args)
     if all(name == "unsupervised_random" for name in setups):
         stages = {}

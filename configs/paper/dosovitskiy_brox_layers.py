@@ -10,7 +10,7 @@ is that figure. scale=paper: ImageNet at 227 px, 15 epochs, an accelerator; scal
 with 512 units in fc6 and fc7 and ImageNet's normalization, 1 epoch. A recorded run: arinv/apps/studies/README.md.
 
 Arguments: scale, encoder (caffenet), options, dataset, data_dir, metrics, lpips, dtype and smoke of
-configs/paper/README.md (eps has no effect), and
+configs/paper/README.md, and
   layers            joined by "+": conv1 to conv5, fc6, fc7, fc8
   autoencoders      false: fixed encoders alone; true: beside them those that are trained with their generators
   probes            of the study, see configs/study.py, joined by "+"; empty: all
@@ -21,12 +21,13 @@ Stages: standard_encoder; for each layer LAYER_inverter, LAYER_evaluation, LAYER
 LAYER_autoencoder_evaluation; study; report.
 """
 
-from configs import tasks
+from configs import arguments, tasks
 from configs.paper import setting
 
-_PAPER = {"dataset": "imagenet2012", "image_size": 227, "loss": "euclidean"}
-_SMALL = {"dataset": "cifar10", "image_size": 64, "loss": "euclidean"}
+_PAPER = {"encoder": "caffenet", "dataset": "imagenet2012", "image_size": 227, "loss": "euclidean"}
+_SMALL = {**_PAPER, "dataset": "cifar10", "image_size": 64}
 _SMOKE = {"layers": "conv5", "probes": "perturb", "image_size": 64, "options": "dense_width:16"}
+_WITHOUT = {"eps": "dosovitskiy_brox_layers inverts a standard encoder"}
 _TEXT = (
     "Images were reconstructed from each layer of one encoder, by one generator for each; of an autoencoder, a copy of "
     "the encoder was trained with its generator."
@@ -38,11 +39,9 @@ def get_config(arg=None):
     """Returns the stages: the encoder, an inverter and its evaluation for each layer, the study, the report."""
     own = {"layers": "+".join(_LAYERS), "autoencoders": True, "probes": "perturb+interpolate+sample+hue"}
     own |= {"standard_encoder": "", "image_size": 0}
-    args = setting.parse(
-        arg, paper={**_PAPER, "encoder": "caffenet"}, small={**_SMALL, "encoder": "caffenet"}, smoke=_SMOKE, **own
-    )
+    args = setting.parse(arg, paper=_PAPER, small=_SMALL, smoke=_SMOKE, without=_WITHOUT, **own)
     standard, stages, checkpoint = setting.standard_encoder(args)
-    rows, layers = {}, setting.choose(args.layers, _LAYERS, "layers")
+    rows, layers = {}, arguments.choices("layers", args.layers, _LAYERS)
     for layer in layers:
         own = {"layer": layer, "generator": "dosovitskiy_brox"}
         rows[layer] = setting.Inversion(fields={"encoder": own})

@@ -41,9 +41,9 @@ def get_config(arg=None):
     _, workdirs = tasks.encoder_pair(args)
     inverters = {name: f"stage:{name}_gan_inverter" for name in workdirs}
     given = {f"{name}_inverter": workdir for name, workdir in inverters.items()}
-    stages |= high_resolution.enlarge(ConfigDict({**args.to_dict(), **given}), scales=10)
+    stages |= high_resolution.stages(ConfigDict({**args.to_dict(), **given}), scales=10)
     stages["images"] = tasks.invert(args, inverters, args.images)
-    styled = style.transfer(ConfigDict({**args.to_dict(), **{f"{name}_encoder": w for name, w in workdirs.items()}}))
+    styled = style.stages(ConfigDict({**args.to_dict(), **{f"{name}_encoder": w for name, w in workdirs.items()}}))
     del styled["evaluation"]
     stages |= styled | _denoise(args, workdirs)
     figures = {
@@ -61,7 +61,7 @@ def _denoise(args, workdirs):
     own = {"loss": "feature" if args.scale == "paper" else "pixel_balanced"}
     if args.encoder == "alexnet":
         own |= {f"{name}_encoder": workdir for name, workdir in workdirs.items()}
-        return table10.denoise(ConfigDict({**args.to_dict(), **own}))
+        return table10.stages(ConfigDict({**args.to_dict(), **own}))
     own |= {"encoder": "alexnet", "options": "", "dataset": "photos", "image_size": 64, "norm": ""}
     own |= {"options": setting.SMALL_OPTIONS["alexnet"], "eps": table10.SMALL_EPS, **setting.PAIR}
-    return table10.denoise(encoders.resolve(ConfigDict({**args.to_dict(), **own})))
+    return table10.stages(encoders.resolve(ConfigDict({**args.to_dict(), **own})))

@@ -3,11 +3,11 @@
     python -m arinv --config=configs/paper/generative_encoder_figures.py:data_dir=/data/tfds --workdir=runs/ge
     python -m arinv --config=configs/paper/generative_encoder_figures.py:scale=paper --workdir=runs/ge_paper
 
-5 noise, 6 blur, 7 reduced images, 8 masked blocks, 9 the error during the search, 10 details (as 11 in the paper), 12 a
-volume cut across its slices, 13 images with an attribute by one method alone, 14 another generator. One generator is
-that of Figures 5 to 10 and 13; for each operator an autoencoder is trained. scale=paper: CelebA at 128 px, synthetic
-volumes at 256 px, BEGAN at 64 px, an accelerator; scale=small: a class of CIFAR-10 and volumes at 32 px, narrow
-networks. Time and result: not recorded yet.
+5 noise, 6 blur, 7 reduced images, 8 masked blocks, 9 the error during the search, 10 details (and 11), 12 a volume cut
+across its slices, 13 images with an attribute by one method alone, 14 another generator. Figures 5 to 10 and 13 share
+one generator; for each operator an autoencoder is trained. scale=paper: CelebA at 128 px, synthetic volumes at 256 px,
+BEGAN at 64 px, an accelerator; scale=small: a class of CIFAR-10 and volumes at 32 px, narrow networks. Time and result:
+not recorded yet.
 
 Arguments: scale, data_dir, dtype and smoke of configs/paper/README.md, and
   figures            joined by "+", of 5 to 10 and 12 to 14
@@ -17,7 +17,9 @@ Arguments: scale, data_dir, dtype and smoke of configs/paper/README.md, and
   gan                workdir of a GAN, which is used instead of a new one
   encoder            workdir or zoo:NAME of the robust encoder, for images of image_size; empty: none
   metric_encoder     likewise of the classifier whose features FID compares
-  dataset, classes, image_size
+  dataset, classes   of configs/restoration.py: the images of all figures but 12, and labels to keep (empty: all),
+                     instead of the scale's
+  image_size         side of the images, in pixels; 0: the scale's
 
 Stages: those of the GAN; for each operator OPERATOR_autoencoder and OPERATOR_restoration; aegan; truth_table, table4
 (Table 4 beside the paper's); those of configs/volume.py with the prefix rock_; those of configs/restoration.py with the
@@ -26,8 +28,8 @@ prefix began_; report.
 
 from ml_collections import ConfigDict
 
-from configs import autoencoder, restoration, tasks, truth_table, volume
-from configs.paper import inverse_problems
+from configs import arguments, autoencoder, restoration, tasks, truth_table, volume
+from configs.paper import inverse_problems, setting
 
 _TEXT = "Images were degraded by several operators and restored by every method, all with one generator."
 _ATTRIBUTE = "An attribute in images restored by the search that compares codes (first) and by invertGAN (second)."
@@ -59,12 +61,7 @@ def get_config(arg=None):
     """Returns the stages: a GAN, what each figure needs, and the report."""
     own = {"figures": "+".join(_HEADINGS), "attribute": "edges", "volume": "blobs"}
     args = inverse_problems.parse(arg, smoke={"figures": "9+13"}, **own)
-    chosen = list(dict.fromkeys(filter(None, args.figures.split("+"))))
-    for figure in chosen:
-        if figure not in _HEADINGS:
-            raise ValueError(f"unknown figure {figure!r} in figures={args.figures}; known: {', '.join(_HEADINGS)}")
-    if not chosen:
-        raise ValueError(f"figures is empty; name some of {', '.join(_HEADINGS)}")
+    chosen = arguments.choices("figures", args.figures, _HEADINGS)
     operators = dict.fromkeys(_RESTORED[figure][0] for figure in chosen if figure in _RESTORED)
     if "13" in chosen:
         operators["identity"] = None
@@ -73,15 +70,15 @@ def get_config(arg=None):
         stages |= _operator_stages(args, operator, generator)
     places = {figure: f"stage:{operator}_restoration/{file}" for figure, (operator, file) in _RESTORED.items()}
     if "12" in chosen:
-        stages |= volume.volume_stages(_sized(args, _ROCK_SIZE, {}), prefix="rock_")
+        stages |= volume.stages(_sized(args, _ROCK_SIZE, {}), prefix="rock_")
         places["12"] = "stage:rock_volume/cuts.png"
     if "13" in chosen:
-        stages["truth_table"] = truth_table.truth_table(args, "stage:identity_restoration")
-        stages["table4"] = inverse_problems.report("4", {"attribute": "stage:truth_table"}, text=_ATTRIBUTE)
+        stages["truth_table"] = truth_table.task(args, "stage:identity_restoration")
+        stages["table4"] = setting.report("Generative Encoder 4", {"attribute": "stage:truth_table"}, text=_ATTRIBUTE)
         places["13"] = "stage:truth_table/images.png"
     if "14" in chosen:
         began = {"networks": "began", "options": "width:32" if args.scale == "small" and not args.smoke else ""}
-        stages |= restoration.stages_of(_sized(args, _BEGAN_SIZE, began), prefix="began_")
+        stages |= restoration.stages(_sized(args, _BEGAN_SIZE, began), prefix="began_")
         places["14"] = "stage:began_restoration/restored.png"
     restorations = [name for name in stages if name.endswith("restoration")]
     report = tasks.comparison(
@@ -97,12 +94,12 @@ def _operator_stages(args, operator, generator):
     """Returns the training of an autoencoder for an operator, and the restoration; of the identity AEGAN as well."""
     options = _SMALL_OPTIONS.get(operator, "") if args.scale == "small" or args.smoke else ""
     own = ConfigDict({**args.to_dict(), "operator": operator, "operator_options": options})
-    stages = {f"{operator}_autoencoder": autoencoder.autoencoder(own, title=f"autoencoder, {operator}", gan=generator)}
+    stages = {f"{operator}_autoencoder": autoencoder.task(own, title=f"autoencoder, {operator}", gan=generator)}
     aegan = ""
     if operator == "identity":
         stages["aegan"], aegan = inverse_problems.aegan(own), "stage:aegan"
     encoder = f"stage:{operator}_autoencoder"
-    stages[f"{operator}_restoration"] = restoration.restoration(own, generator, encoder, aegan=aegan)
+    stages[f"{operator}_restoration"] = restoration.task(own, generator, encoder, aegan=aegan)
     return stages
 
 

@@ -5,8 +5,8 @@
 
 Generative Imaging and Image Processing via Generative Encoder (Ong and Yang). Beside the paper's methods stands the
 search that compares features of a robust encoder. FID is of that encoder's features, not Inception's. scale=paper:
-CelebA at 128 px (tfds:celeb_a), an accelerator; scale=small: a class of CIFAR-10 at 32 px, narrow networks. Recorded
-with the GAN of the zoo: arinv/apps/restoration/README.md.
+CelebA at 128 px (tfds:celeb_a), an accelerator; scale=small: a class of CIFAR-10 at 32 px, narrow networks. A recorded
+run, with the GAN of the zoo: arinv/apps/restoration/README.md.
 
 Arguments: scale, data_dir, dtype and smoke of configs/paper/README.md, and
   networks, options  of the GAN: progressive, began or dcgan
@@ -14,13 +14,14 @@ Arguments: scale, data_dir, dtype and smoke of configs/paper/README.md, and
   encoder            workdir or zoo:NAME of the robust encoder, for images of image_size; empty: none
   metric_encoder     likewise of the classifier whose features FID compares
   operator, operator_options  what the images are degraded by (configs/restoration.py); the paper's table has identity
-  dataset, classes, image_size
+  dataset, classes   of configs/restoration.py: the images, and labels to keep (empty: all), instead of the scale's
+  image_size         side of the images, in pixels; 0: the scale's
 
 Stages: those of the GAN, autoencoder, aegan, restoration, report.
 """
 
 from configs import autoencoder, restoration
-from configs.paper import inverse_problems
+from configs.paper import inverse_problems, setting
 
 _TEXT = "Test images were restored by every method; all searches begin at the same latents of one generator."
 
@@ -29,9 +30,9 @@ def get_config(arg=None):
     """Returns the stages: a GAN, an autoencoder, an AEGAN, the restoration, the report."""
     args = inverse_problems.parse(arg, operator="identity", operator_options="")
     stages, generator = restoration.gan_of(args)
-    stages["autoencoder"] = autoencoder.autoencoder(args, title="autoencoder", gan=generator)
+    stages["autoencoder"] = autoencoder.task(args, title="autoencoder", gan=generator)
     stages["aegan"] = inverse_problems.aegan(args)
-    stages["restoration"] = restoration.restoration(args, generator, "stage:autoencoder", aegan="stage:aegan")
+    stages["restoration"] = restoration.task(args, generator, "stage:autoencoder", aegan="stage:aegan")
     rows = ("degraded", *stages["restoration"].methods)[args.operator == "identity" :]
-    report = inverse_problems.report("2", {"restoration": "stage:restoration"}, text=_TEXT, rows=rows)
+    report = setting.report("Generative Encoder 2", {"restoration": "stage:restoration"}, text=_TEXT, rows=rows)
     return inverse_problems.finish(args, stages, report)

@@ -7,7 +7,7 @@ networks: hours on two cores.
 from ml_collections import ConfigDict
 
 from configs import arguments, autoencoder, restoration, tasks
-from configs.paper import published, setting
+from configs.paper import setting
 
 _FIXED = {"autoencoder": "", "aegan": "", "operator": "identity", "operator_options": "", "on_bad_image": "error"}
 # Arguments of every table, besides those that only some have.
@@ -30,7 +30,13 @@ _GAN_STEPS, _EPOCHS = 1000, 10.0  # of scale=small: in each stage; of autoencode
 
 
 def parse(
-    arg: str | None, *, small: dict | None = None, paper: dict | None = None, smoke: dict | None = None, **own
+    arg: str | None,
+    *,
+    small: dict | None = None,
+    paper: dict | None = None,
+    smoke: dict | None = None,
+    without: dict[str, str] | None = None,
+    **own,
 ) -> ConfigDict:
     """Returns the arguments of a table, with those of configs/restoration.py that tables do not have.
 
@@ -39,6 +45,7 @@ def parse(
       small: defaults of scale=small, where they differ from those of all tables.
       paper: likewise of scale=paper.
       smoke: likewise of a smoke run.
+      without: argument of other tables that has no effect on this one -> why.
       **own: arguments that not every table has, with their defaults.
 
     Raises:
@@ -46,6 +53,7 @@ def parse(
     """
     args, _ = setting.parse_at_scale(
         arg,
+        without=without,
         scales={"small": {**_SMALL, **(small or {})}, "paper": {**_PAPER, **(paper or {})}},
         smoke_values={**_SMOKE, **(smoke or {})},
         fixed=_FIXED,
@@ -79,18 +87,3 @@ def finish(args: ConfigDict, stages: dict[str, ConfigDict], report: ConfigDict) 
                 stage.num_epochs = _EPOCHS
     report.title += f": measured with {args.networks} on {args.dataset}"
     return tasks.experiment({**stages, "report": report})
-
-
-def report(number: str, entries: dict, *, names: dict[str, str] | None = None, text: str, **options) -> ConfigDict:
-    """Returns the report of a table, with the paper's figures in columns beside the measured ones.
-
-    Args:
-      number: of the table, such as "2".
-      entries: see `tasks.comparison`.
-      names: see `published.table`.
-      text: above the table.
-      **options: of `tasks.comparison`.
-    """
-    name = f"Generative Encoder {number}"
-    figures = published.table(name, names)
-    return tasks.comparison(entries, title=published.title(name), text=text, published=figures, **options)

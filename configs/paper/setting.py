@@ -53,7 +53,15 @@ INVERTERS = {"standard_inverter": "", "robust_inverter": ""}
 ALEXNET = {"encoder": "alexnet", "dataset": "imagenet2012"}
 
 
-def parse(arg: str | None, *, paper: dict, small: dict | None = None, smoke: dict | None = None, **own) -> ConfigDict:
+def parse(
+    arg: str | None,
+    *,
+    paper: dict,
+    small: dict | None = None,
+    smoke: dict | None = None,
+    without: dict[str, str] | None = None,
+    **own,
+) -> ConfigDict:
     """Returns the resolved arguments of a table, with those of a classifier that tables do not have.
 
     Args:
@@ -61,6 +69,7 @@ def parse(arg: str | None, *, paper: dict, small: dict | None = None, smoke: dic
       paper: defaults of scale=paper.
       small: defaults of scale=small, where they differ from those of all tables.
       smoke: defaults of a smoke run, where they differ from those of the scale.
+      without: argument of other tables that has no effect on this one -> why.
       **own: arguments that not every table has, with their defaults.
 
     Raises:
@@ -68,6 +77,7 @@ def parse(arg: str | None, *, paper: dict, small: dict | None = None, smoke: dic
     """
     args, given = parse_at_scale(
         arg,
+        without=without,
         scales={"small": small or {}, "paper": paper},
         smoke_values={"dataset": "photos", "classes": "", **(smoke or {})},  # everybody has the photographs
         fixed=_FIXED,
@@ -83,7 +93,13 @@ def parse(arg: str | None, *, paper: dict, small: dict | None = None, smoke: dic
 
 
 def parse_at_scale(
-    arg: str | None, *, scales: dict[str, dict], smoke_values: dict, fixed: dict, **known
+    arg: str | None,
+    *,
+    scales: dict[str, dict],
+    smoke_values: dict,
+    fixed: dict,
+    without: dict[str, str] | None = None,
+    **known,
 ) -> tuple[ConfigDict, ConfigDict]:
     """Returns the arguments with the defaults of their scale, and those with the defaults of all scales.
 
@@ -92,15 +108,14 @@ def parse_at_scale(
       scales: scale -> values, defaults of arguments and others.
       smoke_values: likewise, of a smoke run.
       fixed: values that are no arguments.
+      without: argument that has no effect -> why.
       **known: arguments with their defaults, scale and smoke among them.
 
     Raises:
       ValueError: an unknown scale, or as `arguments.parse`.
     """
-    given = arguments.parse(arg, **known)
-    if given.scale not in scales:
-        raise ValueError(f"unknown scale {given.scale!r}; known: {', '.join(scales)}")
-    values = {**scales[given.scale], **(smoke_values if given.smoke else {})}
+    given = arguments.parse(arg, refused=without, **known)
+    values = {**scales[arguments.choice("scale", given.scale, scales)], **(smoke_values if given.smoke else {})}
     defaults = {**known, **{name: value for name, value in values.items() if name in known}}
     args = ConfigDict({**fixed, **values, **arguments.parse(arg, **defaults).to_dict()})
     if "image_size" in values and not args.image_size:
@@ -129,10 +144,15 @@ def finish(
         if args.scale == "small" and not args.smoke:
             _shorten(stage, inverter_epochs)
         if args.get("lpips") and "metrics" in stage:
-            stage.metrics = "+".join(dict.fromkeys([*stage.metrics.split("+"), "lpips_alex"]))
+            stage.metrics = with_metric(stage.metrics, "lpips_alex")
             stage.metric_networks.alexnet = args.lpips
     report.title += f": measured with {args.encoder} on {args.dataset}"
     return tasks.experiment({**stages, name: report})
+
+
+def with_metric(metrics: str, name: str) -> str:
+    """Returns metrics, joined by "+", with another one unless it is among them."""
+    return "+".join(dict.fromkeys([*metrics.split("+"), name]))
 
 
 def standard_encoder(args: ConfigDict) -> tuple[ConfigDict, dict[str, ConfigDict], str]:
@@ -145,7 +165,7 @@ def standard_encoder(args: ConfigDict) -> tuple[ConfigDict, dict[str, ConfigDict
       The arguments, with eps of 0 and the normalized error among the metrics; stages, empty where the encoder is given;
       and its workdir or "stage:standard_encoder".
     """
-    metrics = "+".join(dict.fromkeys([*args.metrics.split("+"), "normalized_error"]))
+    metrics = with_metric(args.metrics, "normalized_error")
     standard = ConfigDict({**args.to_dict(), "eps": 0.0, "metrics": metrics})
     if args.standard_encoder:
         return standard, {}, args.standard_encoder
@@ -239,7 +259,7 @@ def studied(args: ConfigDict, stages: dict[str, ConfigDict], *, probes: str, tit
     """
     inverters = {name: f"stage:{name}" for name, stage in stages.items() if stage.task == "inverter"}
     own = ConfigDict({**args.to_dict(), "images": "", "probes": probes})
-    return study.study(own, inverters, title=title)
+    return study.task(own, inverters, title=title)
 
 
 def sheets(stage: ConfigDict) -> dict[str, str]:
@@ -251,29 +271,11 @@ def sheets(stage: ConfigDict) -> dict[str, str]:
     return {f"Study: {probe}": f"stage:study/{probe}.png" for probe in stage.probes}
 
 
-def choose(text: str, known: tuple[str, ...], name: str) -> list[str]:
-    """Returns the names in an argument, each once.
-
-    Args:
-      text: names joined by "+".
-      known: the allowed ones.
-      name: of the argument.
-
-    Raises:
-      ValueError: an unknown name.
-    """
-    names = list(dict.fromkeys(filter(None, text.split("+"))))
-    for value in names:
-        if value not in known:
-            raise ValueError(f"unknown {name.removesuffix('s')} {value!r} in {name}={text}; known: {', '.join(known)}")
-    return names
-
-
 def report(number: str, entries: dict, *, names: dict[str, str] | None = None, text: str = "", **options) -> ConfigDict:
     """Returns the report of a table, with the paper's figures in columns beside the measured ones.
 
     Args:
-      number: of the table, such as "1" or "A2".
+      number: of the table, such as "1" or "A2"; of another paper after its name.
       entries: see `tasks.comparison`.
       names: see `published.table`.
       text: above the table.

@@ -12,7 +12,7 @@ pixel_balanced.
 Arguments: scale, encoder, options, dataset, data_dir, eps, metrics, lpips, dtype and smoke of configs/paper/README.md,
 and
   standard_encoder, robust_encoder  trained classifiers, which are used instead of new ones
-  train                             dataset of the denoisers, as dataset
+  train                             dataset that the denoisers are trained on; named as dataset is
   window                            side of the windows that are cut from training images at random, a multiple of 32;
                                     0: the whole image
   loss                              pixel, feature, pixel_balanced, gan or official_script
@@ -39,18 +39,18 @@ def get_config(arg=None):
     """Returns the stages: two encoders, a denoiser on each, their evaluation, the report."""
     args = setting.parse(arg, paper=_PAPER, small=_SMALL, **setting.PAIR, **INPUTS, loss="", on_bad_image="error")
     report = setting.report("10", {"evaluation": f"stage:{PREFIX}evaluation"}, text=_TEXT)
-    return setting.finish(args, denoise(args), report)
+    return setting.finish(args, stages(args), report)
 
 
-def denoise(args):
-    """Returns the stages of `denoising.denoise`, at the scale of the arguments."""
+def stages(args):
+    """Returns the stages of `denoising.stages`, at the scale of the arguments."""
     if args.smoke:
         args.train = "photos"
-    stages = denoising.denoise(args, prefix=PREFIX)
+    result = denoising.stages(args, prefix=PREFIX)
     if args.scale == "small":
         for name in ("standard", "robust"):
-            stage = stages[f"{PREFIX}{name}_denoiser"]
+            stage = result[f"{PREFIX}{name}_denoiser"]
             stage.decoder.image_bias = 2.0  # for a short training
             if not args.smoke:
                 stage.data.image_size = 224 if args.window else _SMALL_SIDE
-    return stages
+    return result

@@ -28,14 +28,18 @@ _TEXT = "Images enlarged bilinearly, and inverted by generators that were traine
 
 def get_config(arg=None):
     """Returns the stages: encoders and inverters that do not exist yet, the scales, the report."""
-    args, stages = enlarge(arg)
+    args = parse(arg)
     shown = tuple(f"{name} x{scale}" for scale in (1, 4, 7, 10) for name in ("standard", "robust"))
     report = setting.report("5", {"scales": "stage:scales"}, text=_TEXT, rows=() if args.smoke else shown)
-    return setting.finish(args, stages, report)
+    return setting.finish(args, stages(args), report)
 
 
-def enlarge(arg):
-    """Returns the resolved arguments, and the stages but the report."""
+def parse(arg):
+    """Returns the resolved arguments."""
     inputs = {**setting.PAIR, **setting.INVERTERS, "loss": "", "compare": "enlarged"}
-    args = setting.parse(arg, paper=_PAPER, small=_SMALL, **inputs)
-    return args, high_resolution.enlarge(args, scales=10)
+    return setting.parse(arg, paper=_PAPER, small=_SMALL, **inputs)
+
+
+def stages(args):
+    """Returns the stages but the report, with resolved arguments."""
+    return high_resolution.stages(args, scales=10)

@@ -17,8 +17,8 @@ and
   deepsim                             true: DeePSiM is trained as well
 
 Stages: standard_encoder, standard_inverter, robust_encoder, robust_inverter, deepsim_encoder and deepsim_inverter with
-deepsim=true, comparison, report. Fields that are often
-set: those of configs/compare_inversion.py, stages.comparison.data.num_test (64) first.
+deepsim=true, comparison, report. Fields that are often set: those of configs/compare_inversion.py,
+stages.comparison.data.num_test (64) first.
 """
 
 from ml_collections import ConfigDict
@@ -35,7 +35,7 @@ def get_config(arg=None):
     """Returns the stages: encoders and inverters that do not exist yet, the comparison, the report."""
     inputs = {**setting.PAIR, **setting.INVERTERS, "loss": "", "deepsim": False}
     args = setting.parse(arg, paper=_PAPER, small=_SMALL, **inputs)
-    stages = compare_inversion.compare(args)
+    stages = compare_inversion.stages(args)
     if args.deepsim:
         stages = _with_deepsim(args, stages)
     return setting.finish(args, stages, setting.report("7", {"comparison": "stage:comparison"}, text=_TEXT))

@@ -9,8 +9,7 @@ Universal Style Transfer by VGG-19 is a published row. scale=paper: AlexNet on I
 100 styles of WikiArt; scale=small: alexnet_small on CIFAR-10, the loss pixel_balanced for the deepest layer.
 Without vgg19 the Gram loss is of the robust encoder's features: only its differences compare.
 
-Arguments: scale, encoder, options, dataset, data_dir, eps, metrics, lpips, dtype and smoke of configs/paper/README.md
-(metrics and lpips have no effect), and
+Arguments: scale, encoder, options, dataset, data_dir, eps, dtype and smoke of configs/paper/README.md, and
   standard_encoder, robust_encoder  trained classifiers, which are used instead of new ones
   layers                            joined by "+" in any order; empty: the encoder's
   loss                              of the deepest layer: gan, pixel, feature or pixel_balanced
@@ -27,14 +26,15 @@ from configs.paper import setting
 
 _PAPER = {**setting.ALEXNET, "loss": "gan"}
 _SMALL = {"loss": "pixel_balanced"}
+_WITHOUT = dict.fromkeys(("metrics", "lpips"), "table9 measures the Gram loss and SSIM alone")
 _TEXT = "Every content in every style, by whitening and coloring the features of three layers."
 
 
 def get_config(arg=None):
     """Returns the stages: two encoders, an inverter for each of their layers, stylization, evaluation, report."""
     inputs = {**setting.PAIR, **stylize.STYLE, "layers": "", "loss": "", "vgg19": "", "on_bad_image": "error"}
-    args = setting.parse(arg, paper=_PAPER, small=_SMALL, **inputs)
-    stages = style.transfer(args)
+    args = setting.parse(arg, paper=_PAPER, small=_SMALL, without=_WITHOUT, **inputs)
+    stages = style.stages(args)
     stages["evaluation"].metric_networks.vgg19 = args.vgg19
     figures = {"Stylized by both": "stage:stylization/side_by_side.png"}
     report = setting.report("9", {"evaluation": "stage:evaluation"}, text=_TEXT, figures=figures)

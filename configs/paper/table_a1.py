@@ -22,5 +22,6 @@ _TEXT = "Images enlarged bilinearly, and inverted by generators that were traine
 
 def get_config(arg=None):
     """Returns the stages: those of Table 5, with another report."""
-    args, stages = table5.enlarge(arg)
-    return setting.finish(args, stages, setting.report("A1", {"scales": "stage:scales"}, text=_TEXT), name="report_a1")
+    args = table5.parse(arg)
+    report = setting.report("A1", {"scales": "stage:scales"}, text=_TEXT)
+    return setting.finish(args, table5.stages(args), report, name="report_a1")

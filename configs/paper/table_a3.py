@@ -3,8 +3,8 @@
     python -m arinv --config=configs/paper/table_a3.py:data_dir=/data/tfds --workdir=runs/table8
     python -m arinv --config=configs/paper/table_a3.py:scale=paper,dtype=bfloat16 --workdir=runs/table8
 
-Arguments: scale, encoder, options, dataset, data_dir, eps, metrics, lpips, dtype and smoke of configs/paper/README.md
-(dataset is the encoders'; metrics and lpips have no effect), and
+Arguments: scale, encoder, options, dataset, data_dir, eps, dtype and smoke of configs/paper/README.md (dataset is the
+encoders'), and
   datasets                          whose classes are the normal ones in turn, joined by "+"
   standard_encoder, robust_encoder  trained classifiers, which are used instead of new ones
 
@@ -18,5 +18,6 @@ _TEXT = "AUROC of one-vs-all anomaly detection, each class in turn the normal on
 
 def get_config(arg=None):
     """Returns the stages: those of Table 8, with another report."""
-    args, stages, entries = table8.detect(arg)
+    args = table8.parse(arg)
+    stages, entries = table8.stages(args)
     return setting.finish(args, stages, setting.report("A3", entries, text=_TEXT), name="report_a3")

@@ -1,4 +1,4 @@
-"""AlexNet on ImageNet, robust against l2 perturbations of radius 3 (eps=0: standard; the sweep: 0.5, 2, 3, 4).
+"""AlexNet on ImageNet, robust against l2 perturbations of radius 3 (eps=0: standard; the paper's radii: 0.5, 2, 3, 4).
 
     python -m arinv --config=configs/recipes/alexnet_imagenet.py:eps=3,dtype=bfloat16 --workdir=runs/alexnet_eps3
     python -m arinv --config=configs/recipes/alexnet_imagenet.py:dataset=folder:/data/imagenet --workdir=runs/alexnet
@@ -11,12 +11,11 @@ Arguments: those of configs/classifier.py. Not run to its end here; the paper's 
 eps 3. Source: Rojas-Gomez et al. 2022, section A3.1 and Table 4.
 """
 
-from configs import arguments, encoders, tasks
+from configs import classifier
 
 _DEFAULTS = {"encoder": "alexnet", "dataset": "imagenet2012", "eps": -1.0}
 
 
 def get_config(arg=None):
     """Returns the config of the task."""
-    args = arguments.parse(arg, **arguments.ENCODER | _DEFAULTS)
-    return tasks.classifier(encoders.resolve(args), title="AlexNet, ImageNet")
+    return classifier.get_config(arg, title="AlexNet, ImageNet", **_DEFAULTS)

@@ -1,4 +1,4 @@
-"""ResNet-18 on CIFAR-10, robust against l2 perturbations (the paper's sweep: 0, 0.5, 1, ... 3.5).
+"""ResNet-18 on CIFAR-10, robust against l2 perturbations (the paper's radii: 0, 0.5, 1, ... 3.5).
 
     python -m arinv --config=configs/recipes/resnet18_cifar10.py:eps=1.0,dtype=bfloat16 --workdir=runs/resnet18_eps1
     python -m arinv --config=configs/recipes/resnet18_cifar10.py:recipe=trades,norm=linf,eps=8/255 \
@@ -10,12 +10,11 @@ Arguments: those of configs/classifier.py. The paper's accuracy at eps 1 is 81.1
 Source: Rojas-Gomez et al. 2022, section A1.3; defaults of MadryLab's robustness library.
 """
 
-from configs import arguments, encoders, tasks
+from configs import classifier
 
 _DEFAULTS = {"encoder": "resnet18", "dataset": "cifar10", "eps": -1.0}
 
 
 def get_config(arg=None):
     """Returns the config of the task."""
-    args = arguments.parse(arg, **arguments.ENCODER | _DEFAULTS)
-    return tasks.classifier(encoders.resolve(args), title="ResNet-18, CIFAR-10")
+    return classifier.get_config(arg, title="ResNet-18, CIFAR-10", **_DEFAULTS)

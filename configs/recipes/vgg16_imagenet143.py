@@ -11,18 +11,11 @@ Arguments: those of configs/classifier.py. Not run to its end here; the paper's 
 Source: Liu et al. 2019 (Adv-BNN) and its code; Rojas-Gomez et al. 2022, section 4.1.
 """
 
-from configs import arguments, encoders, tasks
+from configs import classifier
 
-_DEFAULTS = {
-    "encoder": "vgg16_bn",
-    "dataset": "imagenet2012",
-    "classes": "151-293",
-    "image_size": 64,
-    "eps": -1.0,
-}
+_DEFAULTS = {"encoder": "vgg16_bn", "dataset": "imagenet2012", "classes": "151-293", "image_size": 64, "eps": -1.0}
 
 
 def get_config(arg=None):
     """Returns the config of the task."""
-    args = arguments.parse(arg, **arguments.ENCODER | _DEFAULTS)
-    return tasks.classifier(encoders.resolve(args), title="VGG-16, ImageNet-143")
+    return classifier.get_config(arg, title="VGG-16, ImageNet-143", **_DEFAULTS)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from arinv import command_line, main, tasks
+from arinv.errors import UserError
 from configs.paper import (
     deepsim_ablation,
     deepsim_layers,
@@ -343,6 +344,33 @@ def test_figures_run_in_the_workdir_of_the_tables_whose_stages_they_have(scale):
         theirs = {**theirs, **table10.get_config("test=folder:x").stages}
     for name, stage in theirs.items():
         assert name == "report" or stage.to_json() == ours[name].to_json(), name
+
+
+@pytest.mark.parametrize(
+    ("name", "names"),
+    [
+        *((name, ("eps",)) for name in ("table4", "table_a2", "dosovitskiy_brox_layers", "deepsim_ablation",
+                                        "deepsim_layers", "deepsim_vae")),
+        *((name, ("metrics", "lpips")) for name in ("table8", "table_a3", "table9")),
+        ("dosovitskiy_brox_table2", ("encoder", "options", "eps")),
+        ("generative_encoder_table3", ("classes",)),
+    ],
+)  # fmt: skip
+def test_arguments_without_effect_are_refused(name, names):
+    known = re.search("known: (.*?)\\.", refusal(name, "nosuch=1"))[1].split(", ")
+    for argument in names:
+        text = refusal(name, f"smoke=True,{argument}=1")
+        assert re.fullmatch(rf"{argument} has no effect: .*\b{name}\b.*; leave it out", text)
+        assert argument not in known
+    docstring = " ".join(command_line.docstring(command_line.shipped()[f"paper/{name}"]).split())
+    (own,) = re.findall(r"Arguments: ([\w, ()]*) of configs/paper/README.md", docstring)
+    assert not {*names} & {*re.findall(r"\w+", own)}, own
+
+
+def refusal(name, arg):
+    with pytest.raises(UserError) as error:
+        load(f"paper/{name}", arg)
+    return str(error.value)
 
 
 def test_readme_has_a_row_for_every_table():

@@ -289,6 +289,13 @@ def test_an_unknown_loss_lists_the_known():
         task_configs.loss("l3")
 
 
+def test_choices_are_known_ones_each_once():
+    assert arguments.choices("layers", "b+a++b", ("a", "b", "c")) == ["b", "a"]
+    for text, shown in (("a+d", "unknown layer 'd'; known: a, b$"), ("+", "layers is empty; name some of a, b$")):
+        with pytest.raises(ValueError, match=shown):
+            arguments.choices("layers", text, ("a", "b"))
+
+
 def smoke(name, arg, workdir) -> ConfigDict:
     config = get_config(name, f"smoke=True,{arg}")
     main.run(config, workdir)

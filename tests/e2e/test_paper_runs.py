@@ -96,7 +96,7 @@ def test_report_names_rows_by_what_differs_in_the_paths():
     config = report.get_config("evaluations=runs/a/evaluation+runs/b.5/evaluation")
     assert [config.labels[entry] for entry in config.order] == ["a/evaluation", "b.5/evaluation"]
     assert report.get_config("evaluations=runs/a,table=A2").published.source.endswith("Table A2 (appendix)")
-    with pytest.raises(ValueError, match="table='11' is not known; known: 1, 2"):
+    with pytest.raises(ValueError, match="unknown table '11'; known: 1, 2"):
         report.get_config("evaluations=runs/a,table=11")
 
 

@@ -200,6 +200,14 @@ def test_smoke_aegan_trains_and_is_an_autoencoder(tmp_path):
         autoencoder_config.get_config("networks=aegan,gan=x")
 
 
+def test_truth_table_of_a_finished_restoration_has_no_arguments_of_a_new_one():
+    assert truth_table.get_config("restoration=runs/r,smoke=True,dtype=bfloat16").order == ("truth_table",)
+    for argument in ("gan=runs/g", "dataset=photos"):
+        shown = f"{argument.partition('=')[0]} has no effect: restoration=runs/r is finished; leave it out"
+        with pytest.raises(ValueError, match=shown):
+            truth_table.get_config(f"restoration=runs/r,{argument}")
+
+
 def test_truth_table_counts_a_class_and_a_statistic(restored, untrained, tmp_path):
     """What a classifier says of restored images, and a rule."""
     with np.load(restored / "restored.npz", allow_pickle=False) as arrays:
@@ -219,9 +227,10 @@ def test_truth_table_counts_a_class_and_a_statistic(restored, untrained, tmp_pat
     config = truth_table.get_config(f"restoration={restored},attribute=brightness").stages.truth_table
     errors = np.square(images["invertgan"] - images["image"]).mean((1, 2, 3))
     other = np.square(images["generative_encoder"] - images["image"]).mean((1, 2, 3))
-    config.max_error = float(np.median(errors))
+    config.max_error, config.data.name = float(np.median(errors)), "cifar10"
     main.run(config, tmp_path / "rule")
     results = json.loads((tmp_path / "rule" / "results.json").read_text())
+    assert results["setting"]["data"] == "photos", "that of the restoration"
     assert results["valid"] == int((np.maximum(errors, other) <= config.max_error).sum()) < results["n"] == 8
     assert "generative_encoder: yes" in (tmp_path / "rule" / "table.md").read_text()
     config.methods = ("invertgan", "dream")

@@ -96,6 +96,7 @@ def run(run: Run) -> dict[str, Any]:
         valid &= confidence_fn(restored) >= config.confidence
     table = compare_attribute(first, second, attribute_fn, valid=valid)
     own = attribute_fn(images["image"])
+    workdir = run.resolve(config.restoration)
     _write(run, table, images, attribute_fn, valid)
     return run.finish(
         {
@@ -106,7 +107,8 @@ def run(run: Run) -> dict[str, Any]:
             "recovered": None if np.isnan(table.recovered) else table.recovered,
             "with_attribute": int(own.sum()),
             "attribute": about,
-            "restoration": workdirs.relative(run.resolve(config.restoration), run.workdir),
+            "restoration": workdirs.relative(workdir, run.workdir),
+            "setting": run.provenance | {"data": workdirs.read_results(workdir)["setting"]["data"]},
         }
     )
 
