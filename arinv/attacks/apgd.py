@@ -335,7 +335,7 @@ def _run_through_radii(evaluate: Callable, images: Array, start: Array, eps: Arr
 def _first_start(init: ArrayLike, images: Array, eps: Array, norm: str) -> Array:
     init = as_images(init, "init")
     if init.shape != images.shape:
-        raise UserError(f"init must have the shape of the images {images.shape}, got {init.shape}.")
+        raise UserError(f"init must have the shape of the images {images.shape}; got {init.shape}")
     delta = jax.lax.stop_gradient(init) - images
     if norm == "l1":
         return jnp.clip(images + project_l1_ball(delta, images, eps=eps), 0.0, 1.0)
@@ -360,6 +360,6 @@ def _check_options(norm: str, loss: str, num_steps: int, targets, large_radii: b
     check_count(num_steps, "num_steps")
     if (targets is not None) != (loss == "dlr_targeted"):
         use = "without targets" if targets is None else "with targets"
-        raise UserError(f'loss "{loss}" {use}: targets go with "dlr_targeted", and only with it.')
+        raise UserError(f'loss "{loss}" {use}: targets go with "dlr_targeted", and only with it')
     if large_radii and norm != "l1":
-        raise UserError(f'large_radii is for norm "l1", got "{norm}".')
+        raise UserError(f'large_radii is for norm "l1"; got "{norm}"')

@@ -76,7 +76,7 @@ def make_buckets(
     check_count(multiple_of, "multiple_of")
     if batch_size % multiple_of:
         nearest = max(1, batch_size // multiple_of) * multiple_of
-        raise UserError(f"batch_size {batch_size} is not a multiple of multiple_of {multiple_of}; use {nearest}.")
+        raise UserError(f"batch_size {batch_size} is not a multiple of multiple_of {multiple_of}; use {nearest}")
     if jax.default_backend() == "cpu":
         batch_size = min(batch_size, max(_CPU_ROWS, -(-smallest_batch // multiple_of)) * multiple_of)
     sizes = [batch_size]
@@ -98,7 +98,7 @@ def as_pytree(logits_fn: LogitsFn) -> jax.tree_util.Partial:
       UserError: not callable.
     """
     if not callable(logits_fn):
-        raise UserError(f"logits_fn must be a function from images to logits [B, K], got {type(logits_fn).__name__}.")
+        raise UserError(f"logits_fn must be a function from images to logits [B, K]; got {type(logits_fn).__name__}")
     return logits_fn if isinstance(logits_fn, jax.tree_util.Partial) else jax.tree_util.Partial(logits_fn)
 
 

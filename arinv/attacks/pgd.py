@@ -82,7 +82,7 @@ def pgd(
     """
     check_count(num_steps, "num_steps")
     if check_count(num_restarts, "num_restarts") > 1 and not random_start:
-        raise UserError(f"num_restarts={num_restarts} needs random_start=True, or every start is the same.")
+        raise UserError(f"num_restarts={num_restarts} needs random_start=True, or every start is the same")
     key = single_key(key) if random_start else None
     rows = prepare(logits_fn, images, labels, eps=eps, norm=norm, targets=targets)
     images, goals = rows.images, rows.labels if targets is None else rows.targets
@@ -259,5 +259,5 @@ def _objective(rows: Rows, loss_fn: LossFn, goals: Array, sign: float) -> Callab
 def _check_losses(losses: Array, shape: tuple[int, ...]) -> Array:
     if getattr(losses, "shape", None) != shape or not jnp.issubdtype(losses.dtype, jnp.floating):
         actual = f"{losses.shape} of {losses.dtype}" if hasattr(losses, "shape") else type(losses).__name__
-        raise UserError(f"the loss must be one number per example {shape}, got {actual}; return it without the mean.")
+        raise UserError(f"the loss must be one number per example {shape}; got {actual}: return it without the mean")
     return losses.astype(jnp.float32)

@@ -26,7 +26,7 @@ def count_workers(num_workers: int, cores: int) -> int:
       UserError: num_workers below -1.
     """
     if num_workers < BY_CORES:
-        raise UserError(f"num_workers={num_workers}; must be -1 (chosen by the number of cores), 0 (threads) or more")
+        raise UserError(f"num_workers must be -1 (by the number of cores), 0 (threads) or more; got {num_workers}")
     if num_workers != BY_CORES:
         return num_workers
     return 0 if cores <= _THREADED else cores // 2

@@ -203,7 +203,7 @@ def _check_u8(image: np.ndarray) -> None:
     is_u8 = isinstance(image, np.ndarray) and image.dtype == np.uint8 and 0 not in image.shape
     if not is_u8 or not (image.ndim == 2 or image.ndim == 3 and image.shape[-1] == 3):
         kind = f"{image.dtype} {image.shape}" if hasattr(image, "dtype") else type(image).__name__
-        raise UserError(f"an image must be uint8 [H, W, 3] or [H, W] in 0..255, got {kind}")
+        raise UserError(f"an image must be uint8 [H, W, 3] or [H, W] in 0..255; got {kind}")
 
 
 def resize_u8(image: np.ndarray, size: int, mode: str = "squash") -> np.ndarray:
@@ -285,7 +285,7 @@ def check_window(window: Sequence[int]) -> None:
     whole = all(isinstance(value, int) and not isinstance(value, bool) for value in window)
     if len(window) != 3 or not whole or window[2] < 1:
         raise UserError(
-            f"window={tuple(window)} must be x and y of its center and its side, in pixels, such as (89, 121, 128)"
+            f"window must be x and y of its center and its side, in pixels, such as (89, 121, 128); got {tuple(window)}"
         )
 
 

@@ -119,7 +119,7 @@ def split_name(name: str) -> tuple[Scheme, str]:
       UserError: no scheme of that name, a location that is missing, or one that the scheme does not have.
     """
     if not isinstance(name, str):
-        raise UserError(f"the name of a dataset must be text such as 'photos', got {name!r}")
+        raise UserError(f"the name of a dataset must be text such as 'photos'; got {name!r}")
     scheme_name, _, location = name.partition(":")
     scheme = SCHEMES.get(scheme_name)
     if scheme is None or (not location if scheme.location else name != scheme_name):
@@ -215,15 +215,15 @@ def open_source(
       UserError: unknown name, split, class or mode; a number out of range; missing files; damaged images.
     """
     if check_count(image_size, "image_size") > LARGEST_SIDE:
-        raise UserError(f"image_size must be 1 to {LARGEST_SIDE} px, got {image_size}")
+        raise UserError(f"image_size must be 1 to {LARGEST_SIDE} px; got {image_size}")
     if num_examples is not None:  # all
         check_count(num_examples, "num_examples")
     if channels not in (0, 1, 3):
-        raise UserError(f"channels={channels!r}; must be 3, 1 for grey images, or 0 for those of the dataset")
+        raise UserError(f"channels must be 3, 1 for grey images, or 0 for those of the dataset; got {channels!r}")
     if resize not in (*decoding.RESIZE_MODES, decoding.ORIGINAL):
         raise unknown("resize", resize, (*decoding.RESIZE_MODES, decoding.ORIGINAL))
     if data_dir is not None and not isinstance(data_dir, str | os.PathLike):
-        raise UserError(f"data_dir={data_dir!r} must be a directory, or None for the default one")
+        raise UserError(f"data_dir must be a directory, or None for the default one; got {data_dir!r}")
     check_name(name)
     scheme, location = split_name(name)
     for option, value in (("window", window), ("label", label)):

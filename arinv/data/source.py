@@ -174,7 +174,7 @@ def class_labels(classes: Sequence[int | str], info: SourceInfo) -> list[int]:
       UserError: a name or a label that the dataset does not have, or no class at all.
     """
     if isinstance(classes, str) or not np.ndim(classes):
-        raise UserError(f"classes={classes!r} must be several labels or names, such as [1] or ['cat', 'dog']")
+        raise UserError(f"classes must be a list of labels or names, such as [1] or ['cat', 'dog']; got {classes!r}")
     labels = []
     for item in classes:
         if isinstance(item, str) and item in info.class_names:

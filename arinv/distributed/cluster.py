@@ -123,9 +123,9 @@ def _read(kind: Any, environment: Mapping[str, str]) -> Cluster | None:
             "--distributed=off runs alone"
         )
     if not re.fullmatch(r".+:\d+", address):
-        raise UserError(f"{_ADDRESS}={address} must be host:port of process 0, such as 10.0.0.1:8476")
+        raise UserError(f"{_ADDRESS} must be host:port of process 0, such as 10.0.0.1:8476; got {address}")
     if not 0 <= index < count:
-        raise UserError(f"{_INDEX}={index} must be from 0 to {_COUNT} - 1, which is {count - 1}")
+        raise UserError(f"{_INDEX} must be 0 to {_COUNT} - 1, which is {count - 1}; got {index}")
     source = kind.__name__ if kind is not None else "the environment"
     return Cluster(address, count, index, _devices(kind, environment), source)
 
@@ -135,7 +135,7 @@ def _number(environment: Mapping[str, str], name: str) -> int | None:
     if not text:
         return None
     if not text.isdigit():
-        raise UserError(f"{name}={text} must be a whole number")
+        raise UserError(f"{name} must be a whole number; got {text}")
     return int(text)
 
 

@@ -62,7 +62,7 @@ def gradient_penalty(
     if images.shape != fakes.shape or not all(jnp.issubdtype(x.dtype, jnp.floating) for x in (images, fakes)):
         raise UserError(
             f"images {images.dtype} {images.shape} and fakes {fakes.dtype} {fakes.shape} must be floating point of one "
-            "shape [B, H, W, C]."
+            "shape [B, H, W, C]"
         )
     images, fakes = jnp.asarray(images, jnp.float32), jnp.asarray(fakes, jnp.float32)
     shares = as_vector(shares, images.shape[0], "shares").reshape(-1, *[1] * (images.ndim - 1))

@@ -45,8 +45,8 @@ class ShapeChecked(nn.Module):
         """Returns what does not fit, given the inputs of `apply`."""
         shapes = ", ".join(str(jnp.shape(x)) for x in inputs if hasattr(x, "shape"))
         return (
-            f"inputs of shape {shapes} do not fit the weights of this {type(self).__name__}, which are for others or "
-            "of another width"
+            f"inputs of shape {shapes} do not fit the weights of this {type(self).__name__}, which are for another "
+            "input shape or width"
         )
 
 

@@ -280,5 +280,5 @@ def build_discriminator(*, image_size: int, **options) -> Discriminator:
     """
     _check_options("the discriminator", Discriminator, options)
     if check_count(image_size, "image_size") < 24:
-        raise UserError(f"the discriminator needs images of at least 24 px; got {image_size}")
+        raise UserError(f"image_size of the discriminator must be at least 24 px; got {image_size}")
     return Discriminator(stem_stride=stem_stride(image_size), **options)

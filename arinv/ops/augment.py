@@ -318,7 +318,7 @@ def random_lighting(key: Array, images: Array, *, std: float) -> Array:
     """
     images = to_float(images)
     if images.shape[-1] != 3:
-        raise UserError(f"images have shape {images.shape}; lighting adds colors and needs 3 channels")
+        raise UserError(f"lighting adds colors: images must have 3 channels; got shape {images.shape}")
     alpha = std * jax.random.normal(key, (images.shape[0], 3))
     color = (alpha * jnp.array(_PCA_VALUES)[None, :]) @ jnp.array(_PCA_VECTORS).T
     return jnp.clip(images + color[:, None, None, :], 0.0, 1.0)

@@ -132,7 +132,7 @@ def conv_transpose(
         ("output_padding", output_padding, 0, stride - 1),
     ]:
         if not low <= value <= high:
-            raise UserError(f"conv_transpose: {name} {value} is not allowed; use {low} to {high}.")
+            raise UserError(f"{name} of conv_transpose must be {low} to {high}; got {value}")
     if not use_rewrites():
         pads = [(k - 1 - padding, k - 1 - padding + output_padding) for k in kernel.shape[:2]]
         return lax.conv_general_dilated(

@@ -48,7 +48,7 @@ def check_noise(*, sigma: float, protocol: str) -> None:
       UserError: a level outside [0, 1], such as one in grey levels, or an unknown protocol.
     """
     if isinstance(sigma, bool) or not isinstance(sigma, (int, float)) or not 0 <= sigma <= 1:
-        raise UserError(f"sigma={sigma!r} must be 0 to 1, in units of [0, 1] images: fifty grey levels are 50/255")
+        raise UserError(f"sigma must be 0 to 1, in units of [0, 1] images; got {sigma!r}: fifty grey levels are 50/255")
     if protocol not in NOISE_PROTOCOLS:
         raise unknown("noise protocol", protocol, NOISE_PROTOCOLS)
 
@@ -222,7 +222,7 @@ def _blur(*, sigma: float, window: int) -> Operator:
     check_number(sigma, "sigma", minimum=1e-3)
     check_count(window, "window")
     if window % 2 == 0:
-        raise UserError(f"window={window} must be odd, the pixels of a symmetric filter")
+        raise UserError(f"window must be odd, for a symmetric filter; got {window}")
     radius = window // 2
 
     def degrade(keys, images):

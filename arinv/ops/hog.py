@@ -78,7 +78,7 @@ def grey_maps(images: ArrayLike, *, minimum: int) -> Array:
     """
     x = grey_values(as_images(images, finite=False).astype(jnp.float32))[..., 0]
     if min(x.shape[1:]) < minimum:
-        raise UserError(f"images have {x.shape[2]}x{x.shape[1]} px; these features need sides of {minimum} px or more")
+        raise UserError(f"image sides must be {minimum} px or more for these features; got {x.shape[2]}x{x.shape[1]}")
     return x
 
 

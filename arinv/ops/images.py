@@ -67,7 +67,7 @@ def to_uint8(images: ArrayLike) -> Array:
 
 def _floating(images: Array) -> Array:
     if not jnp.issubdtype(images.dtype, jnp.floating):
-        raise UserError(f"images have dtype {images.dtype}; must be uint8 in 0..255 or floating point in [0, 1]")
+        raise UserError(f"images must be uint8 in 0..255 or floating point in [0, 1]; got {images.dtype}")
     return jnp.asarray(images)
 
 
@@ -164,9 +164,7 @@ def pad_images(images: ArrayLike, *, multiple: int, edge: int = 0) -> ArrayLike:
     Source: the released code of Rojas-Gomez et al. 2022 (there 224 and, optionally, 224).
     """
     if getattr(images, "ndim", None) != 4 or 0 in images.shape[1:]:
-        raise UserError(
-            f"images of shape {np.shape(images)} cannot be padded; must be [batch, height, width, channels]"
-        )
+        raise UserError(f"images must be [batch, height, width, channels]; got shape {np.shape(images)}")
     numpy = np if isinstance(images, np.ndarray) else jnp
     height, width = images.shape[1:3]
     sides = padded_size((height, width), multiple=multiple, edge=edge)

@@ -137,7 +137,7 @@ def steepest_ascent(gradient: ArrayLike, *, norm: str) -> Array:
     """
     direction = _lookup(norm).steepest_ascent
     if direction is None:
-        raise UserError(f'steepest ascent is for l2 and linf, got "{norm}"; use APGD (arinv.attacks.apgd) for it.')
+        raise UserError(f'steepest ascent is for l2 and linf; got "{norm}": use APGD (arinv.attacks.apgd) for it')
     return direction(finite_gradient(gradient))
 
 

@@ -269,7 +269,7 @@ def check_library(library: str, first_octave: int = 0) -> None:
 
 def _check_octave(first_octave: int) -> None:
     if first_octave not in (0, -1):
-        raise UserError(f"first_octave={first_octave!r} must be 0 or -1")
+        raise UserError(f"first_octave must be 0 or -1; got {first_octave!r}")
 
 
 def sift(images: Array, *, library: str, first_octave: int = 0) -> Array:

@@ -119,7 +119,7 @@ def resize(
         images in common, names of classes that a dataset of TFDS cannot have, or a folder that holds another dataset.
     """
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
-        raise UserError(f"name {name!r} must be lowercase letters, digits and '_', such as imagenet256")
+        raise UserError(f"name must be lowercase letters, digits and '_', such as imagenet256; got {name!r}")
     if side < 1:
         raise UserError(f"side must be 1 pixel or more; got {side}")
     if not 1 <= quality <= 100:

@@ -78,7 +78,7 @@ class AutoAttackState:
         """
         names = [field.name for field in dataclasses.fields(cls)]
         if missing := [name for name in names if name not in arrays]:
-            raise UserError(f"this is not a state of AutoAttack: {', '.join(missing)} missing.")
+            raise UserError(f"this is not a state of AutoAttack: {', '.join(missing)} missing")
         values = {name: np.array(arrays[name]) for name in names}
         values |= {name: int(values[name]) for name in ("group", "attack", "round", "position")}
         return cls(**values | {"settings": str(values["settings"]), "messages": values["messages"].tolist()})

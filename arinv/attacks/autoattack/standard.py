@@ -63,7 +63,7 @@ def count_rounds(
       UserError: no attack, an unknown one, or too few classes.
     """
     if not attacks or not isinstance(attacks, Sequence):
-        raise UserError(f"attacks={attacks!r} must be one or more of {', '.join(AUTOATTACK)}.")
+        raise UserError(f"attacks must be one or more of {', '.join(AUTOATTACK)}; got {attacks!r}")
     attacks = (attacks,) if isinstance(attacks, str) else tuple(attacks)
     for name in attacks:
         if name not in AUTOATTACK:
@@ -93,7 +93,7 @@ def check_num_classes(attacks: Sequence[str], *, num_classes: int, leave_out: Ca
     if num_classes < _MIN_CLASSES:
         raise UserError(
             f"AutoAttack needs a model of at least {_MIN_CLASSES} classes, this one has {num_classes}: there is no "
-            "other class to approach."
+            "other class to approach"
         )
     if num_classes < _MIN_CLASSES_TARGETED and "apgd-t" in attacks:
         others = tuple(name for name in AUTOATTACK if name != "apgd-t" and (name in attacks or len(set(attacks)) == 1))
@@ -246,13 +246,13 @@ def _resume(run: _Run, state: AutoAttackState) -> AutoAttackState:
     saved, current = json.loads(state.settings), json.loads(_settings(run))
     for name, value in current.items():
         if saved.get(name) != value:
-            raise UserError(f"the saved state has {name} {saved.get(name)}, this run {value}; start without it.")
+            raise UserError(f"the saved state has {name} {saved.get(name)}, this run {value}; start without it")
     sample = run.images[:_COMPARED]
     other = np.sum(rank(run.model, sample, run.buckets)[:, 0] != state.classes[: len(sample), 0])
     if other > max(1, 0.02 * len(sample)):
         raise UserError(
             f"the saved state is of another model, which classifies {other} of {len(sample)} images differently; start "
-            "without it."
+            "without it"
         )
     return state.copy()
 
@@ -354,7 +354,7 @@ def _record(run: _Run, state: AutoAttackState, rows: np.ndarray, outcome: Outcom
 def _checked_labels(labels: ArrayLike, count: int, num_classes: int) -> np.ndarray:
     labels = np.asarray(as_labels(labels, batch_size=count, num_classes=num_classes))
     if not np.any(labels >= 0):
-        raise UserError(f"no image to attack: all {count} labels are -1 (padding).")
+        raise UserError(f"no image to attack: all {count} labels are -1 (padding)")
     return labels
 
 
@@ -363,7 +363,7 @@ def _check_counts(**counts: int) -> None:
         try:
             check_count(count, name)
         except UserError as error:
-            raise UserError(f"{str(error).rstrip('.')}; to skip an attack, use `attacks`.") from None
+            raise UserError(f"{str(error).rstrip('.')}: to skip an attack, use `attacks`") from None
 
 
 def _settings(run: _Run) -> str:

@@ -110,7 +110,7 @@ def build_autoencoder(
     as_dtype(dtype)
     image_size = check_count(image_size, "image_size")
     if channels not in (1, 3):
-        raise UserError(f"channels={channels} must be 1 or 3")
+        raise UserError(f"channels must be 1 or 3; got {channels}")
     stage_widths(image_size)
     latent_size = check_count(latent_size or row.latent_size, "latent_size")
     shared = {

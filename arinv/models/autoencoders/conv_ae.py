@@ -56,7 +56,7 @@ class ConvEncoder(nn.Module):
         """
         images = as_images(images, bounds=LOOSE_BOUNDS)
         if images.ndim != 4 or images.shape[1] != images.shape[2]:
-            raise UserError(f"the autoencoder has square images [B, S, S, C]; got shape {images.shape}")
+            raise UserError(f"images must be square [B, S, S, C]; got shape {images.shape}")
         x = (2 * images.astype(jnp.float32) - 1).astype(self.dtype)
         for i, width in enumerate(stage_widths(images.shape[1])):
             x = nn.relu(LinenConv(width, (3, 3), dtype=self.dtype, name=f"conv{i}")(x))
@@ -88,7 +88,7 @@ class ConvDecoder(nn.Module):
           UserError: codes of another rank, or an image size that cannot be halved.
         """
         if getattr(codes, "ndim", 0) != 2:
-            raise UserError(f"this decoder takes codes [B, K], got {getattr(codes, 'shape', type(codes).__name__)}")
+            raise UserError(f"codes must be [B, K]; got {getattr(codes, 'shape', type(codes).__name__)}")
         widths = stage_widths(self.image_size)
         side = self.image_size >> len(widths)
         x = nn.Dense(side * side * widths[-1], dtype=self.dtype, name="dense")(codes.astype(self.dtype))

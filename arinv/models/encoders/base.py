@@ -216,13 +216,13 @@ def mean_std(normalization: Normalization) -> MeanStd:
         mean, std = (), ()
     if len(mean) != 3 or len(std) != 3 or not all(map(math.isfinite, (*mean, *std))) or min(std) <= 0:
         raise UserError(
-            f"normalization={normalization!r} must be a name ({', '.join(NORMALIZATIONS)}), or mean and standard "
-            "deviation of red, green and blue in [0, 1], deviations above 0"
+            f"normalization must be a name ({', '.join(NORMALIZATIONS)}), or mean and standard deviation of red, green "
+            f"and blue in [0, 1], deviations above 0; got {normalization!r}"
         )
     if max(map(abs, (*mean, *std))) > 1:
         raise UserError(
-            f"normalization={normalization!r} is not of pixels in [0, 1], which have means and deviations up to 1: "
-            "divide those of pixels in 0 to 255 by 255"
+            f"normalization must be that of pixels in [0, 1], with means and deviations up to 1; got {normalization!r}"
+            ": divide those of pixels in 0 to 255 by 255"
         )
     return mean, std
 

@@ -147,7 +147,7 @@ class WideResNet(_PreActivationNet):
     def _stages(self) -> tuple[int, tuple[tuple[int, int], ...]]:
         blocks, rest = divmod(self.depth - 4, 6)
         if rest or blocks < 1:
-            raise UserError(f"depth {self.depth} of a wide ResNet must be 6 n + 4, such as 10, 16, 22 or 28")
+            raise UserError(f"depth of a wide ResNet must be 6 n + 4, such as 10, 16, 22 or 28; got {self.depth}")
         return _STEM, tuple((factor * _STEM * self.width, blocks) for factor in (1, 2, 4))
 
     def feature_specs(self) -> dict[str, FeatureSpec]:

@@ -98,7 +98,7 @@ def build_gan(
     as_dtype(dtype)
     image_size = check_count(image_size, "image_size")
     if channels not in (1, 3):
-        raise UserError(f"channels={channels} must be 1 or 3")
+        raise UserError(f"channels must be 1 or 3; got {channels}")
     latent_size = check_count(latent_size, "latent_size", minimum=0) or row.latent_size
     shared = {**options, "image_size": image_size, "channels": channels, "latent_size": latent_size, "dtype": dtype}
     gan = Gan(row.generator(**shared), row.discriminator(**shared), latent_size, row.prior, row.game, row.grows)

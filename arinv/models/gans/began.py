@@ -26,7 +26,7 @@ def num_scales(image_size: int) -> int:
     """
     scales = image_size // _SIDE
     if scales < 1 or image_size % _SIDE or scales & (scales - 1):
-        raise UserError(f"a BEGAN has images of 8, 16, 32, ... px; got {image_size}")
+        raise UserError(f"image_size of a BEGAN must be 8, 16, 32, ... px; got {image_size}")
     return scales.bit_length()
 
 
@@ -57,7 +57,7 @@ class BeganGenerator(ShapeChecked):
           UserError: latents of another shape, or an image size that is not 8 times a power of two.
         """
         if latents.ndim != 2 or latents.shape[1] != self.latent_size:
-            raise UserError(f"this generator has latents [B, {self.latent_size}]; got shape {latents.shape}")
+            raise UserError(f"latents must be [B, {self.latent_size}]; got shape {latents.shape}")
         scales = num_scales(self.image_size)
         x = nn.Dense(_SIDE * _SIDE * self.width, dtype=self.dtype, name="dense")(latents.astype(self.dtype))
         x = x.reshape(x.shape[0], _SIDE, _SIDE, self.width)
@@ -98,7 +98,7 @@ class BeganDiscriminator(nn.Module):
         """
         expected = (self.image_size, self.image_size, self.channels)
         if images.shape[1:] != expected:
-            raise UserError(f"this discriminator has images [B, {', '.join(map(str, expected))}]; got {images.shape}")
+            raise UserError(f"images must be [B, {', '.join(map(str, expected))}]; got shape {images.shape}")
         scales = num_scales(self.image_size)
         x = (2 * images.astype(jnp.float32) - 1).astype(self.dtype)
         x = nn.elu(LinenConv(self.width, (3, 3), dtype=self.dtype, name="stem")(x))

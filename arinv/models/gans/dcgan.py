@@ -66,7 +66,7 @@ class DcganGenerator(ShapeChecked):
           UserError: latents of another shape.
         """
         if latents.ndim != 2 or latents.shape[1] != self.latent_size:
-            raise UserError(f"this generator has latents [B, {self.latent_size}]; got shape {latents.shape}")
+            raise UserError(f"latents must be [B, {self.latent_size}]; got shape {latents.shape}")
         options = {"spectral_norm": False, "kernel_init": normal_002, "dtype": self.dtype}
         side, widths = base_side(self.image_size)[0], _widths(self.image_size, self.width)
         dense = Dense(side * side * widths[0], use_bias=False, name="dense", **options)

@@ -37,7 +37,7 @@ def sizes(image_size: int) -> tuple[int, ...]:
       UserError: a size that is not a power of two of 4 or more.
     """
     if image_size < 4 or image_size & (image_size - 1):
-        raise UserError(f"a progressive GAN has images of 4, 8, 16, ... px; got {image_size}")
+        raise UserError(f"image_size of a progressive GAN must be 4, 8, 16, ... px; got {image_size}")
     return tuple(4 << i for i in range(image_size.bit_length() - 2))
 
 
@@ -199,7 +199,7 @@ class ProgressiveGenerator(_Widths):
           UserError: latents of another shape, or an image size that is not a power of two.
         """
         if latents.ndim != 2 or latents.shape[1] != self.latent_size:
-            raise UserError(f"this generator has latents [B, {self.latent_size}]; got shape {latents.shape}")
+            raise UserError(f"latents must be [B, {self.latent_size}]; got shape {latents.shape}")
         width = self.width(4)
         dense = EqualizedDense(16 * width, gain=_GAIN / 4, use_bias=False, dtype=self.dtype, name="dense")
         x = dense(pixel_norm(latents.astype(jnp.float32))).reshape(latents.shape[0], 4, 4, width)
@@ -248,7 +248,7 @@ class ProgressiveDiscriminator(_Widths):
         """
         expected = (self.image_size, self.image_size, self.channels)
         if images.shape[1:] != expected:
-            raise UserError(f"this discriminator has images [B, {', '.join(map(str, expected))}]; got {images.shape}")
+            raise UserError(f"images must be [B, {', '.join(map(str, expected))}]; got shape {images.shape}")
         images = (2 * images.astype(jnp.float32) - 1).astype(self.dtype)
         sides = sizes(self.image_size)[::-1]
         x = self._from_rgb(images, sides[0])

@@ -52,7 +52,7 @@ class Discriminator(nn.Module):
           UserError: images that are integers or too small, or no features of as many images where it reads them.
         """
         if not jnp.issubdtype(images.dtype, jnp.floating):
-            raise UserError(f"images have dtype {images.dtype}; must be floating point in [0, 1]")
+            raise UserError(f"images must be floating point in [0, 1]; got {images.dtype}")
         if self.conditional and (features is None or features.shape[0] != images.shape[0]):
             given = "none" if features is None else f"{features.shape[0]}"
             raise UserError(f"this discriminator needs the features of {images.shape[0]} images; got {given}")

@@ -47,8 +47,8 @@ def mirror_plan(spec: FeatureSpec, *, image_size: int, upsampling: str = "transp
     if spec.is_vector:
         if image_size % deepest.stride or spec.side(image_size) < 1:
             raise UserError(
-                f"this generator makes images of multiples of {deepest.stride} px, at least "
-                f"{(1 + spec.offset) * deepest.stride}; got image_size={image_size}"
+                f"image_size of this generator must be a multiple of {deepest.stride} px, at least "
+                f"{(1 + spec.offset) * deepest.stride}; got {image_size}"
             )
         steps += (Step("dense", deepest.width, spec.side(image_size)),)
     steps += conv(deepest.width)
@@ -94,12 +94,12 @@ class Generator(ShapeChecked):
         rank = 2 if self.is_vector else 4
         if not hasattr(features, "ndim"):
             raise UserError(
-                f"this generator inverts the array of one feature, got a {type(features).__name__}; take that of its "
+                f"this generator inverts the array of one feature; got a {type(features).__name__}: take that of its "
                 'layer, such as features["conv5"]'
             )
         if features.ndim != rank:
             expected = "[B, K]" if self.is_vector else "[B, H, W, C]"
-            raise UserError(f"this generator inverts features {expected}; got shape {features.shape}")
+            raise UserError(f"features must be {expected} for this generator; got shape {features.shape}")
         x = features.astype(self.dtype)
         if self.plan.streams:
             streams = []
