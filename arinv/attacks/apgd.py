@@ -57,14 +57,14 @@ def apgd(
       labels: int [B]; rows labeled -1 are padding and are returned unchanged.
       eps: radius in units of `images`; a number or one per example [B], which may be traced.
       norm: "l1", "l2" or "linf".
-      loss: to maximize: "ce", "dlr" (from 3 classes) or "dlr_targeted" (from 4 classes, with `targets`).
+      loss: loss to maximize: "ce", "dlr" (3 classes or more) or "dlr_targeted" (4 classes or more, with `targets`).
       num_steps: number of steps, at least 1; the start costs one more forward and backward pass.
       num_restarts: number of random starts. For each example the first that succeeds is returned, and the
         first of all where none does.
-      targets: int [B]: the classes that "dlr_targeted" approaches; may be traced. -1 is padding as above.
-      large_radii: for "l1": spend 30 % of the steps at 3 eps, then 30 % at 2 eps, then the rest at eps, each
-        from the best point before. Two more forward and backward passes.
-      init: float [B, H, W, C] in [0, 1]: the first start, projected onto the ball; random if None.
+      targets: int [B], the classes that "dlr_targeted" approaches; may be traced. -1 is padding as above.
+      large_radii: spend 30 % of the steps at 3 eps, then 30 % at 2 eps, then the rest at eps, each from the best
+        point before; for "l1" only. Costs two more forward and backward passes.
+      init: float [B, H, W, C] in [0, 1], the first start, projected onto the ball; random if None.
       return_losses: also return the highest losses.
 
     Returns:

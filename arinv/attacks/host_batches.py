@@ -59,8 +59,8 @@ def make_buckets(
     """Returns the sizes of batches: `batch_size` and its halves.
 
     Args:
-      batch_size: the largest, at least 1; a power of two, or one times a small number, is best. CPUs are no faster with
-        more than 16 rows a device, and take no more unless `smallest_batch` is larger.
+      batch_size: largest size, at least 1; best a power of two, or a small multiple of one. On CPUs at most 16 rows per
+        device are used, which are as fast as more, unless `smallest_batch` is larger.
       smallest_batch: smallest size.
       multiple_of: divisor of every size: the number of devices that `place` splits a batch over.
       place: moves a host batch to devices; to the default device if None.

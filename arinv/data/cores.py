@@ -19,8 +19,11 @@ def count_workers(num_workers: int, cores: int) -> int:
     """Returns the number of worker processes that decode images; 0 if threads of this process do.
 
     Args:
-      num_workers: the number; -1 for 0 on up to 12 cores and, on more, one worker (of two threads) per two cores.
-      cores: as `num_cores` returns them.
+      num_workers: number of workers; -1 for 0 on up to 12 cores and, on more, one worker of two threads per two cores.
+      cores: number of cores, from `num_cores`.
+
+    Returns:
+      The number, 0 or more.
 
     Raises:
       UserError: num_workers below -1.

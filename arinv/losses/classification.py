@@ -54,8 +54,8 @@ def kl_divergence(logits: ArrayLike, other_logits: ArrayLike) -> Array:
     """Returns KL(softmax(logits) || softmax(other_logits)) for each example; gradients flow into both.
 
     Args:
-      logits: [B, K], of the distribution of the expectation.
-      other_logits: [B, K].
+      logits: [B, K], logits of the distribution over which the expectation is taken.
+      other_logits: [B, K], logits of the other distribution.
 
     Returns:
       float32 [B], at least 0 up to rounding.

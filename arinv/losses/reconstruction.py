@@ -1,7 +1,7 @@
 """Losses of generators: distances in pixels and features, and adversarial losses, per image in float32.
 
-Distances are sums, as in the papers, for whose weights (2e-6 for pixels, 1e-2 for features) a mean
-over elements would be too small; the caller takes the mean over the batch.
+Distances are sums over elements, as in the papers: with their weights (2e-6 for pixels, 1e-2 for features) means would
+be too small. The caller takes the mean over the batch.
 """
 
 import jax

@@ -96,7 +96,7 @@ def binomial_interval(count: int, total: int, *, confidence: float = 0.95) -> tu
     Args:
       count: number of successes, such as correctly classified examples.
       total: number of examples, at least 1.
-      confidence: between 0 and 1.
+      confidence: confidence level, between 0 and 1.
 
     Returns:
       The lower and the upper bound of the rate, in 0 to 1.

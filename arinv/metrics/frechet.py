@@ -163,8 +163,8 @@ def moments_distance(a: FeatureMoments, b: FeatureMoments) -> float:
     """Returns `frechet_distance` between the Gaussians of two sets of features.
 
     Args:
-      a: of one set, at least two vectors.
-      b: of the other.
+      a: moments of one set, of at least two vectors.
+      b: moments of the other set, of at least two vectors.
 
     Returns:
       The squared distance, 0 or more.

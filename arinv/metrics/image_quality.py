@@ -137,7 +137,7 @@ def ssim_uniform7(reconstructions: ArrayLike, images: ArrayLike) -> Array:
     Raises:
       UserError: different shapes, images outside [0, 1], or an image smaller than the window.
 
-    Source: `skimage.metrics.structural_similarity`, which the Generative Encoder states to use.
+    Source: `skimage.metrics.structural_similarity`, the implementation that the Generative Encoder paper names.
     """
     x, y = as_image_pair(reconstructions, images)
     _check_window(y, UNIFORM_WINDOW, "ssim_uniform7")
@@ -210,8 +210,8 @@ def normalized_error(distances: ArrayLike, mean_pairwise: float) -> np.ndarray:
     """Returns the reconstruction error of each image, relative to the distance between images.
 
     Args:
-      distances: [N], from `euclidean_distance`.
-      mean_pairwise: from `mean_pairwise_distance` of the test images, above 0.
+      distances: [N], Euclidean distances, as `euclidean_distance` returns them.
+      mean_pairwise: mean distance between the test images, above 0, as `mean_pairwise_distance` returns it.
 
     Returns:
       float64 [N]; lower is better, and another image of the set has 1 on average.

@@ -59,7 +59,7 @@ def lpips(
       reconstructions: [B, H, W, C] in [0, 1].
       images: [B, H, W, C] in [0, 1].
       layers: names of the features [B, h, w, K] or [B, K]; LPIPS_LAYERS has those of version 0.1.
-      heads: for each layer the weights [K] of its channels, 0 or more; None: all 1, the unweighted baseline of the
+      heads: weights [K] of the channels of each layer, 0 or more; None: all 1, the unweighted baseline of the
         authors' package.
 
     Returns:

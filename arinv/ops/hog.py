@@ -1,7 +1,7 @@
 """Histograms of oriented gradients in the form of UoCTTI: 31 values for each cell of 8 x 8 pixels.
 
 Source: Felzenszwalb et al. 2010, as in VLFeat 0.9.21 (`vl_hog`, UoCTTI variant), which Dosovitskiy & Brox 2016 invert.
-Nothing is interpolated between orientations; cells round to the nearest number, so that a last cell may have 4 pixels.
+Nothing is interpolated between orientations; the number of cells is rounded, so that the last one may have 4 pixels.
 """
 
 import math

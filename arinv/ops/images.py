@@ -87,8 +87,8 @@ def resize_images(images: Array, side: int) -> Array:
     """Returns square images by bilinear interpolation, with antialiasing where they become smaller.
 
     Args:
-      images: float [B, H, W, C].
-      side: of the result in pixels.
+      images: float [B, H, W, C], any value range.
+      side: side of the result, in pixels.
 
     Returns:
       [B, side, side, C], of the same range.
@@ -133,8 +133,8 @@ def padded_size(size: tuple[int, int], *, multiple: int, edge: int = 0) -> tuple
 
     Args:
       size: height and width, in pixels, each 1 or more.
-      multiple: as for `pad_images`.
-      edge: likewise.
+      multiple: divisor of both sides of the result, 1 or more.
+      edge: pixels of reflection on each side, 0 or more.
 
     Returns:
       Height and width, in pixels.
@@ -152,8 +152,8 @@ def pad_images(images: ArrayLike, *, multiple: int, edge: int = 0) -> ArrayLike:
 
     Args:
       images: [B, H, W, C], of any dtype.
-      multiple: divisor of both sides of the result.
-      edge: pixels of reflection on each side; images smaller than that are reflected repeatedly.
+      multiple: divisor of both sides of the result, 1 or more.
+      edge: pixels of reflection on each side, 0 or more; images smaller than that are reflected repeatedly.
 
     Returns:
       [B, H', W', C] of the same dtype; a NumPy array stays one.
@@ -178,9 +178,9 @@ def crop_images(images: ArrayLike, size: tuple[int, int], *, edge: int = 0) -> A
     """Returns images without the padding that `pad_images` added.
 
     Args:
-      images: [B, H', W', C].
+      images: padded images [B, H', W', C].
       size: height and width before the padding, in pixels.
-      edge: as passed to `pad_images`.
+      edge: pixels of reflection on each side, as passed to `pad_images`.
 
     Returns:
       [B, H, W, C].

@@ -112,7 +112,7 @@ def as_image_pair(
 
     Args:
       images_a: floating point [B, H, W, C] in [0, 1].
-      images_b: of the same shape.
+      images_b: floating point, of the same shape and in [0, 1].
       names: their names in errors.
       bounds: the allowed range of the first batch.
 
@@ -221,9 +221,9 @@ def call(function: Callable[[Array], Any], images: Array, name: str, *, of: str 
     """Returns what a user-supplied function returns for images that may be traced.
 
     Args:
-      function: of images [B, H, W, C].
-      images: its argument.
-      name: of the function in errors.
+      function: images [B, H, W, C] -> anything.
+      images: the argument of the function; may be traced.
+      name: name of the function in errors.
       of: description of its argument in errors.
 
     Returns:
@@ -254,8 +254,8 @@ def decode(
 
     Args:
       decode_fn: features [B, ...] -> images [B, H, W, C] in [0, 1].
-      features: its argument.
-      name: of the function in errors.
+      features: [B, ...], the argument of `decode_fn`; may be traced.
+      name: name of the function in errors.
       bounds: the allowed range.
 
     Returns:
@@ -506,7 +506,7 @@ def as_radius(value: ArrayLike | float, *, batch_size: int | None, name: str = "
       value: a number of 0 or more, or one per example [B]; in units of the images.
       batch_size: number of examples, B; None: only a single number is allowed.
       name: its name in errors.
-      norm: of an attack's radius: warns of one without an effect, such as 8 in linf.
+      norm: the attack's norm, to warn of a radius that restricts nothing, such as 8 in linf; None: no warning.
 
     Returns:
       float32 [] or [B].
@@ -552,7 +552,7 @@ def check_flag(value: Any, name: str) -> bool:
     """Checks that a value is true or false and returns it.
 
     Args:
-      value: such as an option.
+      value: the value, such as an option.
       name: its name in errors.
 
     Returns:
@@ -570,7 +570,7 @@ def check_count(value: Any, name: str, *, minimum: int = 1) -> int:
     """Checks an integer and returns it.
 
     Args:
-      value: such as a number of steps.
+      value: the value, such as a number of steps.
       name: its name in errors.
       minimum: the smallest allowed value.
 
@@ -595,7 +595,7 @@ def check_number(value: Any, name: str, *, minimum: float = -math.inf, maximum: 
     """Checks that a number is finite and in a range and returns it; a traced one is not checked.
 
     Args:
-      value: such as a weight.
+      value: the value, such as a weight.
       name: its name in errors.
       minimum: the smallest allowed value.
       maximum: the largest allowed value.
@@ -633,10 +633,10 @@ def as_dtype(dtype: Any) -> np.dtype:
     """Checks the type of a computation and returns it.
 
     Args:
-      dtype: such as jnp.float32 or "bfloat16".
+      dtype: the type, such as jnp.float32 or "bfloat16".
 
     Returns:
-      The same as an object.
+      The same type as a `numpy.dtype`.
 
     Raises:
       UserError: not a floating point type.

@@ -155,7 +155,7 @@ def transfer(
     Args:
       content_features: [B, h, w, C].
       styles: moments of B styles each, all of the same variant and number of labels.
-      weights: of the styles, 0 or more; their sum is 1. May be traced.
+      weights: one number of 0 or more per style, with a sum of 1; may be traced.
       alpha: weight of the transformed features in 0 to 1; 1 - alpha is that of the content's. May be traced.
       variant: see `wct`.
       method: see `wct`.
@@ -239,7 +239,7 @@ def match_colors(images: ArrayLike, colors: StyleMoments) -> Array:
 
     Args:
       images: [B, H, W, 3] in [0, 1].
-      colors: of B other images, from `color_moments`.
+      colors: moments of the colors of B other images, from `color_moments`.
 
     Returns:
       float32 [B, H, W, 3], clipped to [0, 1].

@@ -37,8 +37,8 @@ class Rescored(NamedTuple):
     Attributes:
       correct: bool [N], the stored images classified as labeled; False in padding and where a logit is NaN.
       correct_8bit: bool [N], the same after rounding to 256 levels.
-      distances: float32 [N], from the originals.
-      messages: about invalid adversarial images.
+      distances: float32 [N], distances from the originals.
+      messages: messages about invalid adversarial images.
     """
 
     correct: np.ndarray

@@ -52,9 +52,9 @@ def count_rounds(
     Args:
       attacks: names from AUTOATTACK, or one name.
       norm: "l1", "l2" or "linf".
-      num_classes: of the model.
+      num_classes: number of classes of the model.
       num_targets: number of classes to approach, at most the number of other classes.
-      pieces: of the Square Attack.
+      pieces: number of pieces that the queries of the Square Attack are split into.
 
     Returns:
       Attack -> number, in the order of AUTOATTACK.
@@ -84,8 +84,8 @@ def check_num_classes(attacks: Sequence[str], *, num_classes: int, leave_out: Ca
 
     Args:
       attacks: names from AUTOATTACK.
-      num_classes: of the model.
-      leave_out: possible attacks -> the option that selects them, for the message.
+      num_classes: number of classes of the model.
+      leave_out: (names of the possible attacks) -> the option that selects them, for the message.
 
     Raises:
       UserError: too few classes.
@@ -142,7 +142,7 @@ def autoattack(
     save: Callable[[AutoAttackState], None] | None = None,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> AutoAttackResult:
-    """Attacks images with AutoAttack, and returns the broken ones and the robust accuracy.
+    """Attacks images with AutoAttack, and returns adversarial images and the robust accuracy.
 
     The defaults are those of the standard version; only they give results that compare with published ones.
 
@@ -155,10 +155,10 @@ def autoattack(
       eps: radius in units of `images` (8/255 is eight grey levels), for "l1" and "l2" over H, W and C together.
       norm: "l1", "l2" or "linf".
       attacks: names from AUTOATTACK, whose order they are run in, or one name.
-      num_steps: of each gradient attack.
+      num_steps: number of steps of each gradient attack, at least 1.
       num_targets: number of classes that APGD and FAB approach, those with the largest logits first:
         at most K - 1, and at most 5 by APGD for "l1".
-      num_queries: of the Square Attack.
+      num_queries: number of queries of the Square Attack, at least 1.
       queries_per_round: number of queries after which the Square Attack drops broken images and can be saved.
       batch_size: largest batch, see `make_buckets`; the remaining images are split into batches of half, a quarter
         and so on.

@@ -21,6 +21,12 @@ _SIDE = 8  # of the smallest features
 def num_scales(image_size: int) -> int:
     """Returns the number of sizes between 8 px and the image's.
 
+    Args:
+      image_size: side of the images, in pixels.
+
+    Returns:
+      The number, 1 or more; both ends count.
+
     Raises:
       UserError: a size that is not 8, 16, 32, ... px.
     """
@@ -37,10 +43,10 @@ class BeganGenerator(ShapeChecked):
 
     Attributes:
       image_size: side of the images in pixels, 8 or 8 times a power of two.
-      channels: of the images.
+      channels: number of channels of the images, 1 or 3.
       latent_size: K of the latents.
       width: features of every convolution.
-      dtype: of the computation; parameters and outputs stay float32.
+      dtype: type of the computation; parameters and outputs stay float32.
     """
 
     image_size: int = 64
@@ -77,10 +83,10 @@ class BeganDiscriminator(nn.Module):
 
     Attributes:
       image_size: side of the images in pixels, 8 or 8 times a power of two.
-      channels: of the images.
+      channels: number of channels of the images, 1 or 3.
       latent_size: K of the code.
       width: features n of the decoder; the encoder's are n, 2n, 3n, ...
-      dtype: of the computation; parameters and outputs stay float32.
+      dtype: type of the computation; parameters and outputs stay float32.
     """
 
     image_size: int = 64

@@ -31,8 +31,8 @@ def mirror_plan(spec: FeatureSpec, *, image_size: int, upsampling: str = "transp
       spec: the feature's place in its encoder.
       image_size: side of the square images; used for a vector feature, whose plan begins with a dense layer to the
         shape of the encoder's last spatial feature.
-      upsampling: between two resolutions: "transposed", a 4x4 transposed convolution of stride 2, or "nearest", every
-        pixel twice along both sides, so that the 3x3 convolution after it is the only one at its resolution.
+      upsampling: layer between two resolutions: "transposed", a 4x4 transposed convolution of stride 2, or "nearest",
+        every pixel twice along both sides, so that the 3x3 convolution after it is the only one at its resolution.
 
     Returns:
       The steps before the last convolution to RGB.
@@ -72,7 +72,7 @@ class Generator(ShapeChecked):
       is_vector: whether the feature it inverts is [B, K].
       spectral_norm: False for weights that are normalized already, whatever the plan says.
       image_size: side of the images, for plans whose output has another; 0 otherwise.
-      dtype: of the computation; parameters, statistics and images stay float32.
+      dtype: type of the computation; parameters, statistics and images stay float32.
     """
 
     plan: Plan
