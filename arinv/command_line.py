@@ -42,7 +42,11 @@ def shipped() -> dict[str, pathlib.Path]:
 
 
 def docstring(path: pathlib.Path) -> str:
-    """Returns the docstring of a config file, empty where it has none."""
+    """Returns the docstring of a config file, empty where it has none.
+
+    Args:
+      path: a config file.
+    """
     try:
         return ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
     except (OSError, SyntaxError, ValueError):
@@ -54,6 +58,9 @@ def find(spec: str) -> tuple[pathlib.Path, str | None]:
 
     Args:
       spec: FILE or FILE:ARGUMENTS; instead of a file also the name of a config of the package, such as quickstart.
+
+    Returns:
+      Path of the file; text after the colon, or None.
 
     Raises:
       UserError: there is no such config.
@@ -97,7 +104,7 @@ def load(spec: str) -> ConfigDict:
     """Returns the config of a file, locked.
 
     Args:
-      spec: see `find`.
+      spec: FILE or FILE:ARGUMENTS, see `find`.
 
     Raises:
       UserError: no such file, a wrong argument, or an error in the file itself, with file and line.
@@ -162,7 +169,7 @@ def override(config: ConfigDict, field: str, text: str | None) -> None:
     """Sets a field of a config, or every field that a pattern matches, to a value of the type of the field.
 
     Args:
-      config: changed in place.
+      config: the config, changed in place.
       field: path of the field, such as "attack.eps"; in each of its names "*" stands for any characters, as in
         "stages.*_encoder.num_epochs".
       text: the value; None stands for true.
@@ -229,7 +236,15 @@ def _unknown_field(config: ConfigDict, field: str, place: str, holder: ConfigDic
 
 
 def flat(config: ConfigDict, prefix: str = "") -> dict[str, Any]:
-    """Returns the values of all fields and groups of fields by their paths, such as "attack.eps"."""
+    """Returns the values of all fields and groups of fields by their paths, such as "attack.eps".
+
+    Args:
+      config: the config.
+      prefix: path of the config in a larger one, ending in ".".
+
+    Returns:
+      Path -> value.
+    """
     fields = {}
     for name in config:
         fields[prefix + name] = config[name]
@@ -325,9 +340,9 @@ SUBCOMMANDS = {
     ),
     "resize": (
         "arinv.apps.datasets.resize",
-        "SOURCE NAME: writes a dataset again with smaller images, as record files (arinv resize --help).",
+        "SOURCE NAME: writes a copy of a dataset with smaller images, as record files (arinv resize --help).",
     ),
-    "zoo": ("arinv.zoo", "[NAME]: lists the trained networks that are installed with arinv, or prints a card."),
+    "zoo": ("arinv.zoo", "[NAME]: lists the trained networks that come with arinv, or prints the card of one."),
 }
 _EXAMPLE = "python -m arinv --config=configs/quickstart.py:smoke=True --workdir=runs/smoke"
 
@@ -337,8 +352,8 @@ class Command:
     """A command line.
 
     Attributes:
-      config: with all overrides, locked.
-      workdir: of the run; None where --plan needs none.
+      config: the config with all overrides, locked.
+      workdir: directory of the run; None where --plan needs none.
       options: the other flags by name: plan, devices, accelerator, utilization, distributed, initialization_timeout,
         heartbeat_timeout.
     """
@@ -355,26 +370,36 @@ def _flags() -> flags.FlagValues:
     flags.DEFINE_string(
         "distributed",
         "auto",
-        "Several processes as one run. auto: with those that JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and "
-        "JAX_PROCESS_ID, SLURM, Open MPI, a TPU pod or Kubernetes name; on: raises if there is none; off: one process.",
+        "One run in several processes. auto: those given by JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and "
+        "JAX_PROCESS_ID, SLURM, Open MPI, a TPU pod or Kubernetes; on: fail where none is found; off: one process.",
         flag_values=values,
     )
     flags.DEFINE_float(
-        "initialization_timeout", 300.0, "How long to wait for the other processes.", 1.0, flag_values=values
+        "initialization_timeout",
+        300.0,
+        "Seconds to wait for the other processes to connect.",
+        1.0,
+        flag_values=values,
     )
     flags.DEFINE_float(
-        "heartbeat_timeout", 60.0, "Silence after which a process counts as lost.", 4.0, flag_values=values
+        "heartbeat_timeout",
+        60.0,
+        "Seconds without a message after which a process counts as lost.",
+        4.0,
+        flag_values=values,
     )
     flags.DEFINE_bool(
         "plan",
         False,
-        "Trains nothing; prints memory, FLOPs, collectives and time of every training.",
+        "Prints memory, FLOPs, collectives and time of every training, without training.",
         flag_values=values,
     )
-    flags.DEFINE_integer("devices", None, "Of --plan: number of virtual devices.", 1, 65_536, flag_values=values)
-    flags.DEFINE_string("accelerator", None, "Of --plan: whose time is estimated, such as h100.", flag_values=values)
+    flags.DEFINE_integer("devices", None, "Number of virtual devices for --plan.", 1, 65_536, flag_values=values)
+    flags.DEFINE_string(
+        "accelerator", None, "Accelerator whose step time --plan estimates, such as h100.", flag_values=values
+    )
     flags.DEFINE_float(
-        "utilization", 0.3, "Of --plan: assumed share of the peak FLOP/s.", 0.01, 1.0, flag_values=values
+        "utilization", 0.3, "Share of the peak FLOP/s that --plan assumes.", 0.01, 1.0, flag_values=values
     )
     return values
 
@@ -435,6 +460,9 @@ def parse(argv: Sequence[str]) -> Command:
 
     Args:
       argv: the command line, the program's name first.
+
+    Returns:
+      The config, the workdir and the other flags.
 
     Raises:
       UserError: an error in the flags, in the config file, in its arguments or in an override.

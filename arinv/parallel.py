@@ -23,8 +23,11 @@ def make_mesh(*, data: int = -1, fsdp: int = 1) -> Mesh:
     """Returns the mesh of all devices.
 
     Args:
-      data: number of copies of the parameters, each with its share of the batch; -1: as many as the devices allow.
+      data: number of copies of the parameters, each with its share of the batch; -1: number of devices / fsdp.
       fsdp: number of devices that share a copy of the parameters.
+
+    Returns:
+      Mesh with the axes "data" and "fsdp".
 
     Raises:
       UserError: data x fsdp is not the number of devices, or the platform that JAX_PLATFORMS names has none.
@@ -57,7 +60,11 @@ def count_devices() -> int:
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """Returns the sharding of an array with a copy on every device."""
+    """Returns the sharding of an array with a copy on every device.
+
+    Args:
+      mesh: mesh of devices, from `make_mesh`.
+    """
     return NamedSharding(mesh, PartitionSpec())
 
 
@@ -66,7 +73,7 @@ def state_shardings(abstract_state: Any, mesh: Mesh) -> Any:
 
     Args:
       abstract_state: tree of arrays or ShapeDtypeStructs.
-      mesh: of the devices.
+      mesh: mesh of devices, from `make_mesh`.
 
     Returns:
       The same tree of NamedShardings: large arrays split over "fsdp" along the last axis that it divides,
@@ -87,15 +94,27 @@ def state_shardings(abstract_state: Any, mesh: Mesh) -> Any:
 
 
 def gather(tree: Any, mesh: Mesh) -> Any:
-    """Returns arrays constrained to a copy on every device within a jitted function; unchanged without FSDP."""
+    """Returns arrays constrained to a copy on every device within a jitted function; unchanged without FSDP.
+
+    Args:
+      tree: tree of arrays.
+      mesh: mesh of devices, from `make_mesh`.
+
+    Returns:
+      Tree of arrays of the same shapes.
+    """
     return jax.lax.with_sharding_constraint(tree, replicated(mesh)) if mesh.shape["fsdp"] > 1 else tree
 
 
 def check_batch_size(batch_size: int, mesh: Mesh) -> None:
-    """Checks that the devices divide a batch.
+    """Checks that a batch splits evenly over the devices.
+
+    Args:
+      batch_size: number of examples of the global batch.
+      mesh: mesh of devices, from `make_mesh`.
 
     Raises:
-      UserError: they do not.
+      UserError: batch_size is not a multiple of the number of devices.
     """
     if batch_size < 1 or batch_size % mesh.size:
         raise UserError(
@@ -109,7 +128,7 @@ def process_rows(batch_size: int, mesh: Mesh) -> np.ndarray:
 
     Args:
       batch_size: number of examples of the global batch.
-      mesh: of all devices, in any order.
+      mesh: mesh of all devices, in any order.
 
     Returns:
       int64 [rows of this process], ascending; the rows of all processes are disjoint and complete.
@@ -120,7 +139,15 @@ def process_rows(batch_size: int, mesh: Mesh) -> np.ndarray:
 
 
 def replicate(arrays: Any, mesh: Mesh) -> Any:
-    """Returns a tree of arrays, the same in every process, with a copy on every device of the mesh."""
+    """Returns a tree of arrays, the same in every process, with a copy on every device of the mesh.
+
+    Args:
+      arrays: tree of arrays, equal in all processes.
+      mesh: mesh of devices, from `make_mesh`.
+
+    Returns:
+      Tree of JAX arrays of the same shapes.
+    """
     sharding = replicated(mesh)
     if jax.process_count() == 1:
         return jax.device_put(arrays, sharding)
@@ -136,7 +163,7 @@ def batch_sharding(mesh: Mesh, *, stacked: bool = False) -> NamedSharding:
     """Returns the sharding of a batch's arrays: rows split over all devices.
 
     Args:
-      mesh: of the devices.
+      mesh: mesh of devices, from `make_mesh`.
       stacked: whether a leading axis stacks several batches; it is not split.
     """
     return NamedSharding(mesh, PartitionSpec(None, *_BATCH) if stacked else _BATCH)
@@ -147,15 +174,25 @@ def place_batch(batch: Batch, mesh: Mesh, *, stacked: bool = False) -> Mapping[s
 
     Args:
       batch: this process's rows of the batch, each array [rows, ...], or [K, rows, ...] of K stacked batches.
-      mesh: of the devices.
+      mesh: mesh of devices, from `make_mesh`.
       stacked: whether a leading axis stacks several batches.
+
+    Returns:
+      Arrays [batch_size, ...], or [K, batch_size, ...] of K stacked batches.
     """
     sharding = batch_sharding(mesh, stacked=stacked)
     return {k: jax.make_array_from_process_local_data(sharding, np.asarray(v)) for k, v in batch.items()}
 
 
 def to_host(arrays: Any) -> Any:
-    """Returns a tree of NumPy arrays; arrays that are split over processes are gathered."""
+    """Returns a tree of NumPy arrays; arrays that are split over processes are gathered.
+
+    Args:
+      arrays: tree of JAX arrays; all processes must call with the same tree.
+
+    Returns:
+      Tree of NumPy arrays of the same shapes.
+    """
     if jax.process_count() > 1:
         from jax.experimental import multihost_utils
 

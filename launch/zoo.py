@@ -6,9 +6,9 @@
     python -m launch.zoo table
 
 `add` writes the networks of finished trainings into arinv/zoo/NAME, measures them as written (PGD, AutoAttack,
-reconstructions of test images and of photographs; of a GAN FID, and what it restores), and makes card.json from the
-runs' own files. `measure` measures an entry again, such as on more images. Both resume after a kill. Nothing of a card
-is written by hand, except --note, a remark on the data.
+reconstructions of test images and of photographs; for a GAN, FID and restorations), and makes card.json from the runs'
+own files. `measure` measures an entry again, such as on more images. Both resume after a kill. A card has nothing that
+is written by hand except --note, a remark on the data.
 """
 
 import argparse
@@ -82,20 +82,22 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     adding = commands.add_parser("add", help="write, measure and describe an entry")
     measuring = commands.add_parser("measure", help="measure an entry again")
     for command in (adding, measuring):
-        command.add_argument("name", help="of the entry, such as alexnet_small_l2_1")
-        command.add_argument("--workdir", default="runs/zoo", help="of the measurements (%(default)s)")
-        command.add_argument("--images", type=int, default=1000, help="test images that are measured (%(default)s)")
-        command.add_argument("--data_dir", default="", help="where TFDS datasets are")
+        command.add_argument("name", help="name of the entry, such as alexnet_small_l2_1")
+        command.add_argument("--workdir", default="runs/zoo", help="directory of the measurements (%(default)s)")
+        command.add_argument("--images", type=int, default=1000, help="number of test images to measure (%(default)s)")
+        command.add_argument("--data_dir", default="", help="directory of TFDS datasets")
     adding.add_argument("--encoder", default="", help="workdir of a finished classifier's training")
     adding.add_argument("--inverters", default="", help='workdirs of its inverters\' trainings, joined by "+"')
-    adding.add_argument("--gan", default="", help="workdir of a finished GAN's training, in an encoder's place")
+    adding.add_argument("--gan", default="", help="workdir of a finished GAN's training, in place of an encoder's")
     adding.add_argument("--autoencoders", default="", help='workdirs of autoencoders\' trainings, joined by "+"')
     adding.add_argument("--metric_encoder", default="zoo:alexnet_small_l2_1",
-                        help="whose features the FID of a GAN compares (%(default)s)")  # fmt: skip
-    adding.add_argument("--kernels", choices=("float16", "float32"), default="float16", help="as stored (%(default)s)")
-    adding.add_argument("--eps", type=float, help="of the measured attacks; without: of the training, or 0.5")
-    adding.add_argument("--norm", choices=("l2", "linf"), help="of the measured attacks; without: as eps, or l2")
-    adding.add_argument("--note", default="", help="on the data, such as 'JPEG-compressed copy'")
+                        help="network whose features the FID of a GAN compares (%(default)s)")  # fmt: skip
+    adding.add_argument(
+        "--kernels", choices=("float16", "float32"), default="float16", help="stored type (%(default)s)"
+    )
+    adding.add_argument("--eps", type=float, help="radius of the measured attacks (that of training, or 0.5)")
+    adding.add_argument("--norm", choices=("l2", "linf"), help="norm of the measured attacks (that of training, or l2)")
+    adding.add_argument("--note", default="", help="remark on the data, such as 'JPEG-compressed copy'")
     return parser.parse_args(argv)
 
 
@@ -121,7 +123,7 @@ def add(args: argparse.Namespace) -> None:
     """Writes an entry: its networks, then their measurements, then the card.
 
     Args:
-      args: as parsed.
+      args: parsed arguments of the command.
 
     Raises:
       UserError: neither an encoder nor a GAN or both, a run that is not finished, networks that do not belong
@@ -163,7 +165,7 @@ def measure(args: argparse.Namespace) -> None:
     """Measures the networks of an entry again, as its card says, and writes the new figures into the card.
 
     Args:
-      args: as parsed.
+      args: parsed arguments of the command.
 
     Raises:
       UserError: no entry of that name.
@@ -201,7 +203,7 @@ def load_metric_encoder(args: argparse.Namespace, gan: pathlib.Path) -> Trained:
     """Returns the classifier whose features FID compares.
 
     Args:
-      args: as parsed.
+      args: parsed arguments of the command.
       gan: workdir of the GAN.
 
     Raises:
@@ -251,7 +253,7 @@ def export_encoder(
     """Writes an encoder and its inverters as files, and returns them as they are read from there.
 
     Args:
-      folder: of the files.
+      folder: directory that the files are written to.
       encoder: workdir of its training.
       inverters: workdirs of their trainings.
       half: store kernels as float16.
@@ -288,7 +290,7 @@ def export_gan(
     """Writes a GAN and autoencoders of such images as files, and returns them as they are read from there.
 
     Args:
-      folder: of the files.
+      folder: directory that the files are written to.
       gan: workdir of its training, or of the last stage of it.
       autoencoders: workdirs of their trainings.
       half: store kernels as float16.
@@ -324,9 +326,9 @@ def _write(folder: pathlib.Path, name: str, network: Trained, *, half: bool, **o
     """Writes one network of an entry, and returns it as it is read from there.
 
     Args:
-      folder: of the files.
-      name: of the network.
-      network: as trained.
+      folder: directory that the files are written to.
+      name: name of the network in the entry, such as "encoder".
+      network: the trained network.
       half: store kernels as float16.
       **own: fields of the description that replace those of the training's.
     """
@@ -464,7 +466,11 @@ def training_command(configs: Sequence[ConfigDict]) -> str:
     """Returns the command that trains a network again: arguments and fields that differ from their defaults.
 
     Args:
-      configs: of a finished training, as its workdir holds it; of a GAN that grows those of its stages, in order.
+      configs: config of a finished training, from its workdir; for a GAN that grows, the configs of its stages in
+        order.
+
+    Returns:
+      Text that begins with "python -m arinv".
 
     Raises:
       UserError: fields that no flag sets.
@@ -582,13 +588,28 @@ def _text(value: Any) -> str:
 
 
 def photographs_psnr(inverter: Trained) -> dict[str, float]:
-    """Returns the PSNR of reconstructions of whole photographs, 256 px wide, by name."""
+    """Returns the PSNR of reconstructions of whole photographs, 256 px wide, by name.
+
+    Args:
+      inverter: a trained inverter.
+
+    Returns:
+      Name of a photograph -> PSNR in decibels.
+    """
     images = data.open_photographs(PHOTOGRAPHS, max_side=MAX_SIDE)
     return {name: photograph_psnr(inverter, image) for name, image in zip(images.names, images, strict=True)}
 
 
 def photograph_psnr(inverter: Trained, image_u8: np.ndarray) -> float:
-    """Returns the PSNR of the reconstruction of one image, uint8 [H, W, 3]."""
+    """Returns the PSNR of the reconstruction of one image, uint8 [H, W, 3].
+
+    Args:
+      inverter: a trained inverter.
+      image_u8: uint8 [H, W, 3].
+
+    Returns:
+      PSNR in decibels.
+    """
     image = np.asarray(to_float(image_u8))[None]
     return round(float(metrics.psnr(inverter.reconstruct(image), image)[0]), 3)
 
@@ -611,6 +632,9 @@ def check_sizes() -> None:
 
 def write_table(readme: pathlib.Path) -> None:
     """Writes the table of the zoo between the two marks of a file.
+
+    Args:
+      readme: the file.
 
     Raises:
       UserError: the file has no marks.

@@ -57,14 +57,14 @@ def apgd(
       labels: int [B]; rows labeled -1 are padding and are returned unchanged.
       eps: radius in units of `images`; a number or one per example [B], which may be traced.
       norm: "l1", "l2" or "linf".
-      loss: to maximize: "ce", "dlr" (from 3 classes) or "dlr_targeted" (from 4 classes, with `targets`).
+      loss: loss to maximize: "ce", "dlr" (3 classes or more) or "dlr_targeted" (4 classes or more, with `targets`).
       num_steps: number of steps, at least 1; the start costs one more forward and backward pass.
       num_restarts: number of random starts. For each example the first that succeeds is returned, and the
         first of all where none does.
-      targets: int [B]: the classes that "dlr_targeted" approaches; may be traced. -1 is padding as above.
-      large_radii: for "l1": spend 30 % of the steps at 3 eps, then 30 % at 2 eps, then the rest at eps, each
-        from the best point before. Two more forward and backward passes.
-      init: float [B, H, W, C] in [0, 1]: the first start, projected onto the ball; random if None.
+      targets: int [B], the classes that "dlr_targeted" approaches; may be traced. -1 is padding as above.
+      large_radii: spend 30 % of the steps at 3 eps, then 30 % at 2 eps, then the rest at eps, each from the best
+        point before; for "l1" only. Costs two more forward and backward passes.
+      init: float [B, H, W, C] in [0, 1], the first start, projected onto the ball; random if None.
       return_losses: also return the highest losses.
 
     Returns:
@@ -335,7 +335,7 @@ def _run_through_radii(evaluate: Callable, images: Array, start: Array, eps: Arr
 def _first_start(init: ArrayLike, images: Array, eps: Array, norm: str) -> Array:
     init = as_images(init, "init")
     if init.shape != images.shape:
-        raise UserError(f"init must have the shape of the images {images.shape}, got {init.shape}.")
+        raise UserError(f"init must have the shape of the images {images.shape}; got {init.shape}")
     delta = jax.lax.stop_gradient(init) - images
     if norm == "l1":
         return jnp.clip(images + project_l1_ball(delta, images, eps=eps), 0.0, 1.0)
@@ -360,6 +360,6 @@ def _check_options(norm: str, loss: str, num_steps: int, targets, large_radii: b
     check_count(num_steps, "num_steps")
     if (targets is not None) != (loss == "dlr_targeted"):
         use = "without targets" if targets is None else "with targets"
-        raise UserError(f'loss "{loss}" {use}: targets go with "dlr_targeted", and only with it.')
+        raise UserError(f'loss "{loss}" {use}: targets go with "dlr_targeted", and only with it')
     if large_radii and norm != "l1":
-        raise UserError(f'large_radii is for norm "l1", got "{norm}".')
+        raise UserError(f'large_radii is for norm "l1"; got "{norm}"')

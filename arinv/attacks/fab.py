@@ -44,7 +44,7 @@ def fab(
     overshoot: float = 1.05,
     backward_step: float = 0.9,
 ) -> Array:
-    """Returns the nearest misclassified images on the path of FAB.
+    """Returns the nearest misclassified images that FAB visits.
 
     Each step moves to the plane on which label and target have equal logits in the linearized model, biased towards the
     point of that plane nearest to the image. A misclassified iterate then moves part of the way back to the image.
@@ -56,9 +56,9 @@ def fab(
       labels: int [B]; rows labeled -1 are padding and are returned unchanged.
       eps: the largest distance that counts, in units of `images`; a number or one per example [B], which may
         be traced.
-      targets: int [B]: the classes to approach; may be traced. -1 is padding as above. None for the class of the
+      targets: int [B], the classes to approach; may be traced. -1 is padding as above. None for the class of the
         largest other logit, at the cost of one forward pass.
-      norm: of the distance: "l1", "l2" or "linf".
+      norm: norm of the distance: "l1", "l2" or "linf".
       num_steps: number of steps, at least 1.
       num_restarts: number of starts: the image, then random points at half of `eps` from it. For each example the
         first that succeeds is returned.

@@ -59,8 +59,8 @@ def make_buckets(
     """Returns the sizes of batches: `batch_size` and its halves.
 
     Args:
-      batch_size: the largest, at least 1; a power of two, or one times a small number, is best. CPUs are no faster with
-        more than 16 rows a device, and take no more unless `smallest_batch` is larger.
+      batch_size: largest size, at least 1; best a power of two, or a small multiple of one. On CPUs at most 16 rows per
+        device are used, which are as fast as more, unless `smallest_batch` is larger.
       smallest_batch: smallest size.
       multiple_of: divisor of every size: the number of devices that `place` splits a batch over.
       place: moves a host batch to devices; to the default device if None.
@@ -76,7 +76,7 @@ def make_buckets(
     check_count(multiple_of, "multiple_of")
     if batch_size % multiple_of:
         nearest = max(1, batch_size // multiple_of) * multiple_of
-        raise UserError(f"batch_size {batch_size} is not a multiple of multiple_of {multiple_of}; use {nearest}.")
+        raise UserError(f"batch_size {batch_size} is not a multiple of multiple_of {multiple_of}; use {nearest}")
     if jax.default_backend() == "cpu":
         batch_size = min(batch_size, max(_CPU_ROWS, -(-smallest_batch // multiple_of)) * multiple_of)
     sizes = [batch_size]
@@ -98,7 +98,7 @@ def as_pytree(logits_fn: LogitsFn) -> jax.tree_util.Partial:
       UserError: not callable.
     """
     if not callable(logits_fn):
-        raise UserError(f"logits_fn must be a function from images to logits [B, K], got {type(logits_fn).__name__}.")
+        raise UserError(f"logits_fn must be a function from images to logits [B, K]; got {type(logits_fn).__name__}")
     return logits_fn if isinstance(logits_fn, jax.tree_util.Partial) else jax.tree_util.Partial(logits_fn)
 
 

@@ -29,7 +29,7 @@ class Attack(NamedTuple):
     Attributes:
       function: (key, logits_fn, images, labels, *, eps, norm, **options) -> adversarial images within eps of the
         images and in [0, 1]; rows labeled -1 are unchanged.
-      norms: names of the norms that it takes.
+      norms: names of the norms that it supports.
     """
 
     function: Callable[..., Array]
@@ -55,7 +55,7 @@ def check_attack(*, name: str, norm: str) -> None:
 
     Args:
       name: a key of ATTACKS.
-      norm: of the ball.
+      norm: norm of the ball, "l1", "l2" or "linf".
 
     Raises:
       UserError: unknown name, or a norm that the attack does not take.
@@ -76,9 +76,9 @@ def make_attack(*, name: str = "pgd", eps: ArrayLike | float, norm: str, **optio
     Args:
       name: a key of ATTACKS.
       eps: radius in units of images in [0, 1].
-      norm: of the ball, one that the attack takes.
-      **options: of the attack; num_steps (queries of "square"), step_size and random_start are left out where the
-        attack has no such option.
+      norm: norm of the ball, one that the attack supports.
+      **options: options of the attack; num_steps (queries of "square"), step_size and random_start are ignored where
+        the attack has no such option.
 
     Returns:
       A `functools.partial` (key, logits_fn, images, labels) -> adversarial images; its `keywords` are the options.

@@ -155,4 +155,4 @@ def _others(logits: Array, labels: Array) -> Array:
 
 def _check_classes(logits: Array, least: int, name: str) -> None:
     if logits.shape[1] < least:
-        raise UserError(f"{name} needs at least {least} classes, the model has {logits.shape[1]}.")
+        raise UserError(f"{name} needs at least {least} classes; got {logits.shape[1]}")

@@ -58,14 +58,14 @@ def pgd(
       eps: radius in units of `images` (8/255 is eight grey levels), for "l2" over H, W and C
         together; a number or one per example [B], which may be traced. 0 returns the images.
       num_steps: number of gradient steps, at least 1; each costs one forward and backward pass.
-      step_size: length of a step, in the unit and shapes of `eps`; 2.5 * eps / num_steps if None.
+      step_size: length of a step, in units and shape of `eps`; 2.5 * eps / num_steps if None.
       norm: "l2" or "linf".
       random_start: start from a random point of the ball (for "l2", of its surface).
       use_best: return, for each example, the iterate with the worst loss, first and last included,
         instead of the last one. Costs one forward pass in all.
       num_restarts: number of random starts. For each example the first that succeeds (another class
         than the label, or the target class) is returned, and the first of all where none does.
-      targets: int [B]: classes to approach instead of leaving the label's; -1 is padding as above.
+      targets: int [B], classes to approach instead of moving away from the labels; -1 is padding as above.
       loss_fn: (logits, labels or targets) -> losses [B], raised for labels and lowered for targets;
         cross-entropy if None. Rows of padding have label 0, and their losses are ignored.
 
@@ -82,7 +82,7 @@ def pgd(
     """
     check_count(num_steps, "num_steps")
     if check_count(num_restarts, "num_restarts") > 1 and not random_start:
-        raise UserError(f"num_restarts={num_restarts} needs random_start=True, or every start is the same.")
+        raise UserError(f"num_restarts={num_restarts} needs random_start=True, or every start is the same")
     key = single_key(key) if random_start else None
     rows = prepare(logits_fn, images, labels, eps=eps, norm=norm, targets=targets)
     images, goals = rows.images, rows.labels if targets is None else rows.targets
@@ -131,7 +131,7 @@ def fgsm(
       images: float32 [B, H, W, C] in [0, 1].
       labels: int [B]; rows labeled -1 are padding and are returned unchanged.
       eps: radius in units of `images`; a number or one per example [B], which may be traced.
-      step_size: length of the step, in the unit and shapes of `eps`; eps if None.
+      step_size: length of the step, in units and shape of `eps`; eps if None.
       norm: "l2" or "linf".
       noise: radius of the noise before the step, as a multiple of eps.
       project: project the result onto the ball of radius eps; without it, the result may be outside by the noise.
@@ -188,7 +188,7 @@ def projected_ascent(
       start: float32 [B, H, W, C] in [0, 1], the first iterate.
       images: float32 [B, H, W, C] in [0, 1], the centers of the balls.
       eps: radius, a number or [B].
-      step_size: a number or [B].
+      step_size: length of a step, a number or [B].
       num_steps: number of gradient steps.
       norm: "l2" or "linf".
       use_best: per example the iterate with the highest loss, first and last included; else the
@@ -259,5 +259,5 @@ def _objective(rows: Rows, loss_fn: LossFn, goals: Array, sign: float) -> Callab
 def _check_losses(losses: Array, shape: tuple[int, ...]) -> Array:
     if getattr(losses, "shape", None) != shape or not jnp.issubdtype(losses.dtype, jnp.floating):
         actual = f"{losses.shape} of {losses.dtype}" if hasattr(losses, "shape") else type(losses).__name__
-        raise UserError(f"the loss must be one number per example {shape}, got {actual}; return it without the mean.")
+        raise UserError(f"the loss must be one number per example {shape}; got {actual}: return it without the mean")
     return losses.astype(jnp.float32)

@@ -63,7 +63,7 @@ def prepare(
       eps: radius in units of `images`, a number or one per example [B].
       norm: "l1", "l2" or "linf".
       targets: int [B], classes to approach; -1 is padding too.
-      any_radius: do not warn of a radius that reaches every image.
+      any_radius: whether not to warn of a radius that reaches every image.
 
     Returns:
       The batch.
@@ -94,8 +94,8 @@ def unit_noise(keys: Array, shape: tuple[int, ...], *, norm: str) -> Array:
     """Returns random perturbations on the surface of the unit ball.
 
     Args:
-      keys: [B].
-      shape: (H, W, C).
+      keys: PRNG keys [B].
+      shape: (H, W, C), shape of an image.
       norm: "l1", "l2" or "linf".
 
     Returns:
@@ -129,10 +129,10 @@ def first_success(
     Restarts end once all rows have succeeded.
 
     Args:
-      keys: [B].
+      keys: PRNG keys [B].
       like: arrays [B, ...] of the shapes and dtypes of the result.
       attack: (keys [B], number of the restart) -> (arrays [B, ...] such as images, success [B]).
-      num_restarts: at least 1.
+      num_restarts: largest number of restarts, at least 1.
 
     Returns:
       Arrays like those of `like`.
@@ -163,8 +163,8 @@ def select(mask: Array, x: Array, y: Array) -> Array:
 
     Args:
       mask: bool [B].
-      x: [B, ...].
-      y: of the shape of `x`.
+      x: [B, ...], rows returned where the mask is True.
+      y: [B, ...], rows returned elsewhere; of the shape of `x`.
 
     Returns:
       [B, ...].

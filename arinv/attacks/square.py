@@ -135,7 +135,7 @@ def square_continue(
       logits_fn: as for `square`.
       images: as for `square`, the originals.
       labels: as for `square`.
-      search: its state.
+      search: state of the search, from `square_start` or an earlier call.
       eps: as for `square`.
       num_queries: largest number of further queries; may be traced.
       norm: as for `square`.
@@ -304,8 +304,8 @@ def window_sides(*, height: int, width: int, norm: str) -> np.ndarray:
     """Returns the side of the window at each stage.
 
     Args:
-      height: of the images, in pixels.
-      width: of the images, in pixels.
+      height: height of the images, in pixels.
+      width: width of the images, in pixels.
       norm: "l1", "l2" or "linf".
 
     Returns:
@@ -323,7 +323,7 @@ def patch(*, side: int, norm: str) -> np.ndarray:
     """Returns two hills side by side, one of them upside down, with a norm of one.
 
     Args:
-      side: in pixels, at least 1.
+      side: side of the result, in pixels, at least 1.
       norm: "l1" or "l2".
 
     Returns:
@@ -354,7 +354,7 @@ class Tiling(NamedTuple):
     """The tiles of the first perturbation.
 
     Attributes:
-      side: of a tile, in pixels.
+      side: side of a tile, in pixels.
       rows: number of tiles in a column.
       columns: number of tiles in a row.
       offset: distance of the first tile from both edges, in pixels.
@@ -370,8 +370,8 @@ def tiling(*, height: int, width: int) -> Tiling:
     """Returns the tiles of the first perturbation for l1 and l2, five by five in a square image, at least one.
 
     Args:
-      height: of the images, in pixels.
-      width: of the images, in pixels.
+      height: height of the images, in pixels.
+      width: width of the images, in pixels.
 
     Returns:
       The tiles, all of them inside.

@@ -45,7 +45,7 @@ class TrainOrder:
     Attributes:
       num_examples: number of examples of the source.
       batch_size: number of examples of the global batch.
-      seed: of the order.
+      seed: seed of the order.
       rows: the rows of each global batch that belong to this process, int64.
     """
 
@@ -65,7 +65,12 @@ class TrainOrder:
         return len(self.rows)
 
     def indices(self, step: int, rows: slice = slice(None)) -> np.ndarray:
-        """Returns the indices of this process's examples of global batch `step`, int64 [share], or of some `rows`."""
+        """Returns the indices of this process's examples of global batch `step`, int64 [share], or of some `rows`.
+
+        Args:
+          step: number of the batch, from 0.
+          rows: slice of this process's rows.
+        """
         epoch, step_in_epoch = divmod(step, self.steps_per_epoch)
         return _permutation(self.num_examples, self.seed, epoch)[step_in_epoch * self.batch_size + self.rows[rows]]
 
@@ -75,8 +80,8 @@ class TrainExamples:
     """The examples of training batches, read one by one.
 
     Attributes:
-      source: of the images; opened with resize="original" where windows are cropped.
-      order: of the examples.
+      source: examples to read; opened with resize="original" where windows are cropped.
+      order: order of the examples.
       resized_crop: options of `decoding.random_resized_crop`; empty: images as in the source.
     """
 
@@ -85,7 +90,15 @@ class TrainExamples:
     resized_crop: Mapping[str, Any]
 
     def read(self, step: int, row: int) -> dict[str, Any]:
-        """Returns one example of a batch, by its row among those of this process."""
+        """Returns one example of a batch, by its row among those of this process.
+
+        Args:
+          step: number of the batch, from 0.
+          row: row among those of this process, from 0.
+
+        Returns:
+          {"image": uint8 [S, S, C], "label": int}.
+        """
         (index,) = self.order.indices(step, slice(row, row + 1))
         example = self.source[int(index)]
         if not self.resized_crop:
@@ -140,6 +153,9 @@ class TrainBatches:
     def set_state(self, state: dict[str, Any]) -> None:
         """Moves to the batch at which `get_state` was called, with any number of processes.
 
+        Args:
+          state: state returned by `get_state`.
+
         Raises:
           UserError: the state has another seed, batch size or number of examples.
         """
@@ -180,17 +196,17 @@ def train_batches(
     are dropped for that epoch. Masks are all one.
 
     Args:
-      source: from `open_source`, or arrays from `load_arrays`.
-      batch_size: examples of the global batch, over all processes.
-      seed: of the order.
+      source: examples, from `open_source` or, as arrays, from `load_arrays`.
+      batch_size: number of examples of the global batch, over all processes.
+      seed: seed of the order, 0 or more.
       rows: rows of each global batch that belong to this process, ascending (`parallel.process_rows`); None: all.
-      in_memory: decode once and keep uint8 arrays; None: if that takes 2 GB or less. Otherwise
-        images are decoded ahead of time by Grain.
-      num_workers: worker processes of the streamed form; 0: threads of this process; -1: by the number of cores, see
-        `cores.count_workers`.
-      resized_crop: options of `decoding.random_resized_crop` (scale, ratio): a window of every image, drawn by
-        (seed, step, row), is resized to source.info.image_size; for a source opened with resize="original".
-        Empty or None: images as in the source.
+      in_memory: whether to decode all images once and keep them as uint8 arrays, instead of decoding ahead of time
+        with Grain; None: if the arrays take 2 GB or less.
+      num_workers: number of worker processes that decode ahead; 0: threads of this process; -1: by the number of
+        cores, see `cores.count_workers`.
+      resized_crop: options of `decoding.random_resized_crop` (scale, ratio), for a source opened with
+        resize="original": a window of every image, drawn by (seed, step, row), is resized to
+        source.info.image_size. Empty or None: images as in the source.
       progress: called with (done, total) while the arrays are decoded.
 
     Returns:
@@ -208,7 +224,7 @@ def train_batches(
             f"batch would ever be full; set batch_size to {num_examples} or less"
         )
     if seed < 0:
-        raise UserError(f"seed={seed}; must be 0 or more")
+        raise UserError(f"seed must be 0 or more; got {seed}")
     num_workers = count_workers(num_workers, num_cores())
     order = TrainOrder(num_examples, batch_size, seed, rows)
     if arrays is None and not len(rows):
@@ -323,8 +339,8 @@ def _streamed_batches(examples: TrainExamples, num_workers: int, first_step: int
     """Returns the batches from `first_step` on.
 
     Args:
-      examples: in their order; pickled where there are worker processes.
-      num_workers: processes that decode; 0: threads of this process.
+      examples: examples in the order of training; pickled where there are worker processes.
+      num_workers: number of processes that decode; 0: threads of this process.
       first_step: number of the first batch.
 
     Returns:
@@ -410,8 +426,8 @@ def eval_batches(
     """Returns the batches of one pass in order; all processes together see each example once.
 
     Args:
-      source: from `open_source` (decoded on every pass), or arrays from `load_arrays`.
-      batch_size: examples of the global batch, over all processes.
+      source: examples, from `open_source` (decoded on every pass) or, as arrays, from `load_arrays`.
+      batch_size: number of examples of the global batch, over all processes.
       rows: rows of each global batch that belong to this process, ascending (`parallel.process_rows`); None: all.
 
     Returns:

@@ -19,14 +19,17 @@ def count_workers(num_workers: int, cores: int) -> int:
     """Returns the number of worker processes that decode images; 0 if threads of this process do.
 
     Args:
-      num_workers: the number; -1 for 0 on up to 12 cores and, on more, one worker (of two threads) per two cores.
-      cores: as `num_cores` returns them.
+      num_workers: number of workers; -1 for 0 on up to 12 cores and, on more, one worker of two threads per two cores.
+      cores: number of cores, from `num_cores`.
+
+    Returns:
+      The number, 0 or more.
 
     Raises:
       UserError: num_workers below -1.
     """
     if num_workers < BY_CORES:
-        raise UserError(f"num_workers={num_workers}; must be -1 (chosen by the number of cores), 0 (threads) or more")
+        raise UserError(f"num_workers must be -1 (by the number of cores), 0 (threads) or more; got {num_workers}")
     if num_workers != BY_CORES:
         return num_workers
     return 0 if cores <= _THREADED else cores // 2

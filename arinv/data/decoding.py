@@ -24,8 +24,8 @@ def read_image(path: str | pathlib.Path, *, min_side: int | None = None) -> np.n
 
     Args:
       path: an image file.
-      min_side: allows an image smaller than the stored one, with both sides at least this long, in
-        pixels (JPEG only; decoding is then up to four times faster). None: full size.
+      min_side: length in pixels to which a JPEG may be reduced while it is decoded, which is up to four times faster;
+        both sides stay at least this long. None: full size.
 
     Returns:
       uint8 [H, W, 3].
@@ -102,7 +102,7 @@ def _decode(
         raise UserError(_too_large(name, "very many pixels")) from None
     except Image.UnidentifiedImageError:
         raise UserError(f"{name} is not a readable image, or its start is damaged") from None
-    except ImportError:  # not the file's fault
+    except ImportError:  # a package is missing
         raise
     except Exception as error:  # Pillow's decoders raise many kinds of errors, all for damaged files
         reason = " ".join(str(error).split()) or type(error).__name__
@@ -203,7 +203,7 @@ def _check_u8(image: np.ndarray) -> None:
     is_u8 = isinstance(image, np.ndarray) and image.dtype == np.uint8 and 0 not in image.shape
     if not is_u8 or not (image.ndim == 2 or image.ndim == 3 and image.shape[-1] == 3):
         kind = f"{image.dtype} {image.shape}" if hasattr(image, "dtype") else type(image).__name__
-        raise UserError(f"an image must be uint8 [H, W, 3] or [H, W] in 0..255, got {kind}")
+        raise UserError(f"an image must be uint8 [H, W, 3] or [H, W] in 0..255; got {kind}")
 
 
 def resize_u8(image: np.ndarray, size: int, mode: str = "squash") -> np.ndarray:
@@ -239,7 +239,7 @@ def limit_side(image: np.ndarray, max_side: int) -> np.ndarray:
 
     Args:
       image: uint8 [H, W, 3].
-      max_side: in pixels; 0 for no limit.
+      max_side: largest length of the longer side, in pixels; 0 for no limit.
 
     Returns:
       uint8 [h, w, 3]; the image itself where it is not larger.
@@ -279,13 +279,16 @@ def means_u8(image: np.ndarray, size: int) -> np.ndarray:
 def check_window(window: Sequence[int]) -> None:
     """Checks the numbers of a window of `crop_window`.
 
+    Args:
+      window: x and y of the center and the side of the window, in pixels.
+
     Raises:
       UserError: not three whole numbers, or a side below 1.
     """
     whole = all(isinstance(value, int) and not isinstance(value, bool) for value in window)
     if len(window) != 3 or not whole or window[2] < 1:
         raise UserError(
-            f"window={tuple(window)} must be x and y of its center and its side, in pixels, such as (89, 121, 128)"
+            f"window must be x and y of its center and its side, in pixels, such as (89, 121, 128); got {tuple(window)}"
         )
 
 
@@ -295,7 +298,7 @@ def crop_window(image: np.ndarray, window: Sequence[int], *, name: str) -> np.nd
     Args:
       image: uint8 [H, W, C].
       window: x and y of its center and its side, in pixels; an even side extends one pixel further to the top left.
-      name: of the image in errors.
+      name: name of the image in errors.
 
     Returns:
       uint8 [side, side, C].
@@ -332,8 +335,8 @@ def fits(shape: Sequence[int], image_shape: Sequence[int]) -> bool:
     """Returns whether a mask or a label map fits an image: square, or of the same aspect ratio up to rounding.
 
     Args:
-      shape: of the map, [H, W, ...].
-      image_shape: of the image, [H, W, ...].
+      shape: shape of the map, [H, W, ...].
+      image_shape: shape of the image, [H, W, ...].
     """
     height, expected = shape[0], shape[1] * image_shape[0] / image_shape[1]
     return height == shape[1] or abs(height - expected) <= max(1.0, _MAX_ASPECT_DIFFERENCE * expected)
@@ -343,6 +346,12 @@ def crop_box(height: int, width: int, size: int, mode: str) -> tuple[float, floa
     """Returns (left, top, right, bottom) of the part of an image that `resize_u8` resizes to `size`, in its pixels.
 
     Resizing that part gives the same pixels as resizing first and cropping then, without the cost of a long side.
+
+    Args:
+      height: height of the image, in pixels.
+      width: width of the image, in pixels.
+      size: side of the result, in pixels.
+      mode: see `resize_u8`.
     """
     if mode == "squash":
         return (0.0, 0.0, float(width), float(height))
@@ -365,6 +374,13 @@ def decoded_side(size: int, mode: str) -> int:
 
     Twice the size is enough for the antialiasing filter. "original" images are cropped at random: the smallest
     window of ImageNet's recipe, 8 % of the area, still has about `size` pixels across.
+
+    Args:
+      size: side of the result, in pixels.
+      mode: see `resize_u8`.
+
+    Returns:
+      The side, in pixels.
     """
     return {ORIGINAL: 4, "crop_7_8": 3}.get(mode, 2) * size
 

@@ -271,9 +271,9 @@ def _list_classes(tree: Tree, left_out: collections.Counter[str]) -> list[tuple[
 
 
 def _nested_note(tree: Tree) -> str:
-    """Returns a text on folders of classes that have folders of images themselves; empty where that is no question.
+    """Returns a note on classes whose folders contain several folders of images; empty where there are none.
 
-    A single folder in each, such as images/, is none.
+    A single folder in each, such as images/, is not ambiguous.
     """
     roots = [tree.folders[name] for name in _split_folders(tree).values()] or [tree]
     folders = {name: folder for root in roots for name, folder in root.folders.items()}

@@ -1,8 +1,8 @@
 """Image files of a folder: finding them, checking that each can be read, and reading them on access.
 
 The images of a folder are its visible files with the ending of a format that Pillow decodes, in any case, also through
-links. Skipped and counted are hidden files, folders that file servers, archives and desktops create, such as @eaDir,
-broken links, and files with other endings.
+links. Hidden files, folders that file servers, archives and desktops create, such as @eaDir, broken links, and files
+with other endings are skipped and counted.
 """
 
 import collections
@@ -58,7 +58,7 @@ class Tree:
     """The images of a folder.
 
     Attributes:
-      path: of the folder.
+      path: the folder.
       files: images in the folder itself, sorted.
       folders: name -> its visible subfolders, sorted.
       num_links: number of links among both.
@@ -81,6 +81,12 @@ class Tree:
 
 def read_tree(folder: pathlib.Path) -> tuple[Tree, collections.Counter[str]]:
     """Returns the images of a folder, and how many entries of each other kind it has.
+
+    Args:
+      folder: the folder.
+
+    Returns:
+      The tree of images, and kind of entry -> number of entries.
 
     Raises:
       UserError: a folder that cannot be read.
@@ -136,8 +142,8 @@ class ImageFiles:
     """Image files in the order of their paths, each read on access.
 
     Attributes:
-      paths: of the files that can be read.
-      names: of the images: paths relative to the folder, with "/".
+      paths: paths of the files that can be read.
+      names: names of the images: paths relative to the folder, with "/".
       bad_files: files that cannot be read and were skipped -> why.
       bad_names: their names, as those of the images.
       left_out: other entries of the folder that are not readable images, as text; empty for none.
@@ -157,11 +163,11 @@ class ImageFiles:
 
         Args:
           root: the file or folder that was opened.
-          paths: as the attribute.
-          bad_files: as the attribute.
-          left_out: as the attribute.
-          names: as the attribute; empty for paths relative to the folder.
-          max_side: larger images are reduced until their longer side has it, in pixels; 0 for no limit.
+          paths: see the attributes.
+          bad_files: see the attributes.
+          left_out: see the attributes.
+          names: see the attributes; empty for paths relative to the folder.
+          max_side: largest length of the longer side, in pixels: larger images are reduced; 0 for no limit.
         """
         self.left_out, self._max_side = left_out, max_side
         base = root if root.is_dir() else root.parent
@@ -182,6 +188,12 @@ class ImageFiles:
 def image_paths(folder: pathlib.Path) -> list[pathlib.Path]:
     """Returns the images of a folder and its visible subfolders, sorted, at least one.
 
+    Args:
+      folder: the folder.
+
+    Returns:
+      Paths of images, with an ending that Pillow decodes.
+
     Raises:
       UserError: a folder that cannot be read, or without an image.
     """
@@ -190,6 +202,12 @@ def image_paths(folder: pathlib.Path) -> list[pathlib.Path]:
 
 def list_images(folder: pathlib.Path) -> tuple[list[pathlib.Path], str]:
     """Returns the images of a folder, and its other entries as text.
+
+    Args:
+      folder: the folder.
+
+    Returns:
+      Paths of images, and text such as ".heic (3), broken link (1)".
 
     Raises:
       UserError: as for `image_paths`.
@@ -214,8 +232,11 @@ def open_images(
     Args:
       path: an image file or a folder.
       on_bad_image: "error" raises at a damaged image, "skip" skips it.
-      max_side: larger images are reduced until their longer side has it, in pixels; 0 for no limit.
+      max_side: largest length of the longer side, in pixels: larger images are reduced; 0 for no limit.
       progress: called with (files checked, number of files).
+
+    Returns:
+      A sequence of images, uint8 [H, W, 3].
 
     Raises:
       UserError: no such path, no image in it, a damaged image, or none that can be read.
@@ -237,6 +258,9 @@ def open_images(
 def check_on_bad_image(on_bad_image: str) -> None:
     """Checks the name of a way to handle damaged images.
 
+    Args:
+      on_bad_image: "error" or "skip".
+
     Raises:
       UserError: an unknown one.
     """
@@ -254,9 +278,9 @@ def find_bad_files(
     """Reads every file once, in several threads, and returns those that cannot be read -> why, in order.
 
     Args:
-      paths: of the files.
+      paths: the files to read.
       read: path -> image; raises UserError for a damaged one.
-      on_bad_image: "error" or "skip".
+      on_bad_image: "error" raises at a damaged image, "skip" skips it.
       progress: called with (files read, number of files).
 
     Raises:

@@ -27,7 +27,7 @@ class Npz:
         """Reads the archive into memory.
 
         Args:
-          path: of the .npz file.
+          path: the .npz file.
           split: "test" (every fifth example of each class, and one of a class of two to four), "train" (the
             others) or "all".
           image_size: side of the images, in pixels.

@@ -113,13 +113,16 @@ def split_name(name: str) -> tuple[Scheme, str]:
     """Returns the scheme and the location of a dataset's name.
 
     Args:
-      name: such as "photos", "tfds:cifar10" or "folder:PATH".
+      name: name of a dataset, such as "photos", "tfds:cifar10" or "folder:PATH".
+
+    Returns:
+      The scheme, and what follows its colon in the name; empty for a scheme that is one dataset.
 
     Raises:
       UserError: no scheme of that name, a location that is missing, or one that the scheme does not have.
     """
     if not isinstance(name, str):
-        raise UserError(f"the name of a dataset must be text such as 'photos', got {name!r}")
+        raise UserError(f"the name of a dataset must be text such as 'photos'; got {name!r}")
     scheme_name, _, location = name.partition(":")
     scheme = SCHEMES.get(scheme_name)
     if scheme is None or (not location if scheme.location else name != scheme_name):
@@ -131,6 +134,9 @@ def split_name(name: str) -> tuple[Scheme, str]:
 def check_name(name: str) -> None:
     """Checks the name of a dataset without reading its data.
 
+    Args:
+      name: name of a dataset, see `open_source`.
+
     Raises:
       UserError: an unknown name, or a folder or file that does not exist.
     """
@@ -139,7 +145,12 @@ def check_name(name: str) -> None:
 
 
 def same_dataset(first: str, second: str) -> bool:
-    """Returns whether two names stand for the same dataset, however its path is written."""
+    """Returns whether two names stand for the same dataset, however its path is written.
+
+    Args:
+      first: name of a dataset, see `open_source`.
+      second: name of a dataset, see `open_source`.
+    """
     schemes, locations = zip(*(name.partition(":")[::2] for name in (first, second)), strict=True)
     if first == second or schemes[0] != schemes[1] or not all(locations):
         return first == second
@@ -152,9 +163,9 @@ def check_split(name: str, split: str, *, field: str = "split") -> None:
     """Checks the name of a split where it follows from the kind of dataset, without reading data.
 
     Args:
-      name: of the dataset.
-      split: as `open_source` takes it.
-      field: its name in errors.
+      name: name of the dataset, such as "tfds:cifar10".
+      split: name of a split, see `open_source`.
+      field: name of the split in errors.
 
     Raises:
       UserError: no such split.
@@ -193,19 +204,18 @@ def open_source(
         "crop_7_8" (short side to 8/7 of S, then the center: torchvision's Resize(256) and CenterCrop(224)), or
         "original" (the image as it is stored, for `train_batches(resized_crop=...)`).
       data_dir: the directory of TFDS datasets; None: TFDS_DATA_DIR, else ~/tensorflow_datasets.
-      on_bad_image: for a folder: "error" raises at a damaged image, "skip" skips it
-        (`source.num_skipped` counts them).
-      num_examples: upper limit: the first ones of a TFDS dataset, evenly spread ones of a folder
-        (whose files are sorted by class). For `photos`, which can be cut into any number, the number
-        of patches.
-      classes: keep only these labels or class names; labels keep their numbers.
-      renumber: with `classes`, number those from 0, as if the dataset had no others.
+      on_bad_image: "error" raises at a damaged image of a folder, "skip" skips it (`source.num_skipped` counts
+        them).
+      num_examples: largest number of examples: the first ones of a TFDS dataset, evenly spread ones of a folder (whose
+        files are sorted by class). For `photos`, which can be cut into any number, the number of patches.
+      classes: labels or class names to keep; labels keep their numbers. None: all.
+      renumber: whether to number `classes` from 0, as if the dataset had no others.
       progress: called with (done, total) while the files of a folder are checked.
-      channels: of the images, 3 or 1 for grey ones; 0 for the dataset's own.
+      channels: number of channels C of the images, 3 or 1 (grey); 0 for the dataset's own.
       window: x and y of the center and the side of the window that is cropped before images are resized, in pixels,
         of tfds, folder and volume; empty for whole images.
-      label: with tfds the feature with the label, such as "attributes/Eyeglasses", or "none" for images without
-        labels; empty for "label" or "labels".
+      label: name of the feature of a TFDS dataset that has the label, such as "attributes/Eyeglasses", or "none" for
+        images without labels; empty for "label" or "labels".
 
     Returns:
       A source: `source.info`, `len(source)`, and `source[i]` -> {"image": uint8 [S, S, C], "label":
@@ -215,15 +225,15 @@ def open_source(
       UserError: unknown name, split, class or mode; a number out of range; missing files; damaged images.
     """
     if check_count(image_size, "image_size") > LARGEST_SIDE:
-        raise UserError(f"image_size must be 1 to {LARGEST_SIDE} px, got {image_size}")
+        raise UserError(f"image_size must be 1 to {LARGEST_SIDE} px; got {image_size}")
     if num_examples is not None:  # all
         check_count(num_examples, "num_examples")
     if channels not in (0, 1, 3):
-        raise UserError(f"channels={channels!r}; must be 3, 1 for grey images, or 0 for those of the dataset")
+        raise UserError(f"channels must be 3, 1 for grey images, or 0 for those of the dataset; got {channels!r}")
     if resize not in (*decoding.RESIZE_MODES, decoding.ORIGINAL):
         raise unknown("resize", resize, (*decoding.RESIZE_MODES, decoding.ORIGINAL))
     if data_dir is not None and not isinstance(data_dir, str | os.PathLike):
-        raise UserError(f"data_dir={data_dir!r} must be a directory, or None for the default one")
+        raise UserError(f"data_dir must be a directory, or None for the default one; got {data_dir!r}")
     check_name(name)
     scheme, location = split_name(name)
     for option, value in (("window", window), ("label", label)):
@@ -272,7 +282,7 @@ def published(name: str, split: str, *, image_size: int) -> SourceInfo | None:
     """Returns the facts of one split of a dataset without opening it; None where they are not in the tables.
 
     Args:
-      name: as `open_source` takes it; a version after a second colon is ignored.
+      name: name of the dataset, see `open_source`; a version after a second colon is ignored.
       split: a split, or a slice such as "train[:80%]".
       image_size: side of the images, in pixels.
 
@@ -294,7 +304,7 @@ def share_images(first: SourceInfo, second: SourceInfo) -> bool:
 
     Args:
       first: facts of one split.
-      second: of another one of the same dataset.
+      second: facts of another split of the same dataset.
     """
     pairs = itertools.product(*(info.parts or ((info.split, 0, info.num_examples),) for info in (first, second)))
     return any(a[0] == b[0] and max(a[1], b[1]) < min(a[2], b[2]) for a, b in pairs)
@@ -304,7 +314,7 @@ def report_absent(source: Source) -> str:
     """Returns a line on classes of a user's dataset without an example; empty where there is none, or one class.
 
     Args:
-      source: of a user's data, such as a folder, with all its classes or renumbered ones; others give no line.
+      source: examples of a user's own data, such as a folder; public datasets give an empty line.
     """
     names = source.info.class_names
     if not split_name(source.info.name)[0].user_data:
@@ -322,7 +332,7 @@ def stored_side(name: str, image_size: int) -> int:
     """Returns the side of the images of a dataset as they are stored, in pixels; 0 for photographs of any size.
 
     Args:
-      name: as `open_source` takes it.
+      name: name of the dataset, see `open_source`.
       image_size: side of the images as they are used, in pixels.
     """
     scheme, _, facts = _published(name)

@@ -61,7 +61,7 @@ class Photos:
           image_size: side of the patches, in pixels.
           resize: see `decoding.resize_u8`; patches are square, so "squash" and "crop" are the same. Interpolation is
             bicubic.
-          num_examples: how many patches; None: 10,000 for training, 1,000 for testing.
+          num_examples: number of patches; None: 10,000 for training, 1,000 for testing.
 
         Raises:
           UserError: unknown split, or a photograph missing from its package.
@@ -113,12 +113,15 @@ def open_photos(
     """Returns patches of all photographs, or as many of some of them.
 
     Args:
-      location: "".
+      location: empty; the dataset has no location.
       split: see `Photos`.
       image_size: see `Photos`.
       resize: see `Photos`.
       num_examples: number of patches, of `classes` alone where these are named; None: the default of the split.
       classes: labels or names of photographs; None: all.
+
+    Returns:
+      Examples {"image": uint8 [S, S, 3], "label": int}.
 
     Raises:
       UserError: unknown split or class, or a photograph missing from its package.
@@ -138,6 +141,9 @@ def read_photograph(name: str) -> np.ndarray:
     Args:
       name: one of `CLASS_NAMES`.
 
+    Returns:
+      uint8 [H, W, 3].
+
     Raises:
       UserError: unknown name, or the package or its file is missing.
     """
@@ -152,12 +158,18 @@ def is_photographs(reference: str) -> bool:
     """Returns whether a reference to images names built-in photographs, "photos" or "photos:NAME+NAME".
 
     A file or folder called photos comes first.
+
+    Args:
+      reference: a reference to images, such as a path.
     """
     return reference.startswith(_PREFIX) or (reference == "photos" and not pathlib.Path(reference).exists())
 
 
 def photograph_names(reference: str) -> tuple[str, ...]:
     """Returns the names in a reference to built-in photographs; all of them where it names none.
+
+    Args:
+      reference: "photos", or "photos:NAME+NAME".
 
     Raises:
       UserError: unknown name.
@@ -175,7 +187,10 @@ def open_photographs(reference: str, *, max_side: int = 0) -> image_files.ImageF
 
     Args:
       reference: "photos" for all of them, or "photos:NAME+NAME".
-      max_side: larger ones are reduced until their longer side has it, in pixels; 0 for no limit.
+      max_side: largest length of the longer side, in pixels: larger ones are reduced; 0 for no limit.
+
+    Returns:
+      A sequence of images, uint8 [H, W, 3].
 
     Raises:
       UserError: unknown name, or a photograph missing from its package.

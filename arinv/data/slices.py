@@ -57,13 +57,13 @@ class Slices:
         """Stores what the slices are cut from.
 
         Args:
-          name: of the dataset.
-          split: of it.
+          name: name of the dataset.
+          split: name of the split.
           volume_fn: number of a volume -> uint8 [D, H, W].
           index: int [N, 3], the number of the volume, the axis and the position on it of each slice.
           image_size: side of the images, in pixels.
           resize: "original" for squares as they are; all other modes of `decoding.resize_u8` crop squares.
-          left_out: what is beside the slices, or missing among them, as text.
+          left_out: other files beside the slices and gaps in their numbers, as text.
         """
         self._volume_fn, self._index = volume_fn, index
         self._mode = resize if resize == decoding.ORIGINAL else "crop"
@@ -87,11 +87,14 @@ def open_blobs(location: str, split: str, *, image_size: int, resize: str) -> Sl
     """Returns slices of synthetic porous volumes.
 
     Args:
-      location: "".
+      location: empty; the dataset has no location.
       split: "train", slices of sixteen cubes across all axes; or "test", image_size slices of another cube across
         axis 0.
       image_size: side of the images, in pixels.
       resize: see `Slices`.
+
+    Returns:
+      Examples {"image": uint8 [S, S, 1], "label": int}.
 
     Raises:
       UserError: unknown split.
@@ -114,8 +117,8 @@ def make_blobs(number: int, side: int) -> np.ndarray:
     """Returns a synthetic porous cube: a thresholded Gaussian random field, blurred, with noise.
 
     Args:
-      number: of the cube, which determines it together with the side.
-      side: in voxels.
+      number: number of the cube; number and side determine its contents.
+      side: side of the cube, in voxels.
 
     Returns:
       uint8 [side, side, side], read-only; pores are dark.
@@ -146,7 +149,10 @@ def open_volume(location: str, split: str, *, image_size: int, resize: str, wind
         others too where it is long enough for squares of the same size.
       image_size: side of the images, in pixels.
       resize: see `Slices`.
-      window: of the slices across axis 0, see `decoding.crop_window`; empty for the largest square in the center.
+      window: window of slices across axis 0, see `decoding.crop_window`; empty for the largest square in the center.
+
+    Returns:
+      Examples {"image": uint8 [S, S, 1], "label": int}.
 
     Raises:
       UserError: a missing or damaged file, no volume in it, one value everywhere, slices in several folders, an unknown

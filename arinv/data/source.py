@@ -23,8 +23,8 @@ class SourceInfo:
     """The facts of one split of a dataset.
 
     Attributes:
-      name: as given to `open_source`, such as "photos" or "tfds:cifar10".
-      split: such as "train" or "train[:80%]".
+      name: name given to `open_source`, such as "photos" or "tfds:cifar10".
+      split: name of the split, such as "train" or "train[:80%]".
       num_examples: length of the source.
       num_classes: number of classes of the dataset, including those that `classes=` excludes.
       class_names: one name per class, in the order of the labels.
@@ -54,7 +54,7 @@ class Published(NamedTuple):
     Attributes:
       num_classes: number of classes.
       num_examples: split -> number of examples.
-      side: of the images as they are stored, in pixels; 0 for photographs of any size.
+      side: side of the images as they are stored, in pixels; 0 for photographs of any size.
     """
 
     num_classes: int
@@ -82,8 +82,8 @@ class View:
     """The examples of a source, converted one by one by a subclass.
 
     Attributes:
-      info: that of the source, with the facts that differ.
-      num_skipped: that of the source.
+      info: facts of the source, with those that differ replaced.
+      num_skipped: number of unreadable images that the source has skipped.
     """
 
     def __init__(self, source: Source, **facts: Any):
@@ -170,11 +170,18 @@ class Recolored(View):
 def class_labels(classes: Sequence[int | str], info: SourceInfo) -> list[int]:
     """Returns the label numbers of `classes`, given as labels or as class names.
 
+    Args:
+      classes: labels or class names.
+      info: facts of the dataset.
+
+    Returns:
+      Labels, in the order of `classes`.
+
     Raises:
       UserError: a name or a label that the dataset does not have, or no class at all.
     """
     if isinstance(classes, str) or not np.ndim(classes):
-        raise UserError(f"classes={classes!r} must be several labels or names, such as [1] or ['cat', 'dog']")
+        raise UserError(f"classes must be a list of labels or names, such as [1] or ['cat', 'dog']; got {classes!r}")
     labels = []
     for item in classes:
         if isinstance(item, str) and item in info.class_names:
@@ -195,25 +202,56 @@ def class_labels(classes: Sequence[int | str], info: SourceInfo) -> list[int]:
 
 
 def digest(values: np.ndarray) -> int:
-    """Returns a hash of an array's bytes, 64 bits."""
+    """Returns a hash of an array's bytes, 64 bits.
+
+    Args:
+      values: an array of any shape and dtype.
+
+    Returns:
+      An integer in 0..2^64 - 1.
+    """
     return int.from_bytes(hashlib.blake2b(np.ascontiguousarray(values), digest_size=8).digest(), "little")
 
 
 def count_copies(train: Source, test: Source) -> int:
-    """Returns how many test images have the bytes of a training image; 0 for datasets whose bytes are slow to read."""
+    """Returns how many test images have the bytes of a training image; 0 for datasets whose bytes are slow to read.
+
+    Args:
+      train: examples of the training split.
+      test: examples of the test split.
+
+    Returns:
+      The number, 0 or more.
+    """
     train_digests, test_digests = (s.read_digests() if hasattr(s, "read_digests") else None for s in (train, test))
     return 0 if train_digests is None or test_digests is None else int(np.isin(test_digests, train_digests).sum())
 
 
 def read_examples(source: Source, indices: Sequence[int]) -> list[dict[str, Any]]:
-    """Returns several examples, together where the source has a faster way for that."""
+    """Returns several examples, together where the source has a faster way for that.
+
+    Args:
+      source: examples, from `open_source`.
+      indices: indices of the examples.
+
+    Returns:
+      One {"image": uint8 [S, S, C], "label": int} per index.
+    """
     if hasattr(source, "__getitems__"):
         return source.__getitems__(indices)
     return [source[index] for index in indices]
 
 
 def check_index(index: int, length: int) -> int:
-    """Returns `index` counted from the start; raises an IndexError out of range, which ends a `for` over a source."""
+    """Returns `index` counted from the start; raises an IndexError out of range, which ends a `for` over a source.
+
+    Args:
+      index: an index; negative ones count from the end.
+      length: number of examples.
+
+    Returns:
+      An integer in 0..length - 1.
+    """
     if not -length <= index < length:
         raise IndexError(f"example {index} of {length}")
     return index % length
@@ -257,7 +295,15 @@ class Originals:
 
 
 def estimate_bytes(source: Source, *, num_samples: int = 32) -> int:
-    """Returns the approximate size of the images of a source in memory, in bytes, from evenly spread samples."""
+    """Returns the approximate size of the images of a source in memory, in bytes, from evenly spread samples.
+
+    Args:
+      source: examples, from `open_source`.
+      num_samples: number of images that are decoded for the estimate.
+
+    Returns:
+      The size in bytes.
+    """
     count = min(num_samples, len(source))
     samples = read_examples(source, [i * len(source) // count for i in range(count)])
     return round(len(source) * sum(example["image"].nbytes for example in samples) / count)
@@ -270,7 +316,7 @@ def load_arrays(source: Source, *, progress: Callable[[int, int], None] | None =
     """Returns all examples of a source, decoded in a pool of threads.
 
     Args:
-      source: from `open_source`; must fit into memory (N * S * S * C bytes).
+      source: examples, from `open_source`; they must fit into memory (N * S * S * C bytes).
       progress: called with (examples done, number of examples).
 
     Returns:

@@ -49,14 +49,14 @@ class Tfds:
         """Opens the record files.
 
         Args:
-          name: such as "cifar10", "imagenet2012:5.1.0" or "cifar10_corrupted/fog_1".
+          name: name of the dataset, such as "cifar10", "imagenet2012:5.1.0" or "cifar10_corrupted/fog_1".
           split: a split of the dataset or a slice of it, such as "test" or "train[:80%]".
           image_size: side of the images, in pixels.
           resize: see `decoding.resize_u8`.
           data_dir: the directory of prepared datasets; None: TFDS_DATA_DIR, else ~/tensorflow_datasets.
           window: see `decoding.crop_window`; empty for whole images.
-          label: the feature with the label, such as "attributes/Eyeglasses"; empty for label or labels; "none" for
-            images without labels, which form one class.
+          label: name of the feature with the label, such as "attributes/Eyeglasses"; empty for "label" or "labels";
+            "none" for images without labels, which form one class.
 
         Raises:
           UserError: a dataset that is missing, not in array_record files or without readable images or labels,
@@ -150,9 +150,12 @@ def read_records(records: Any, indices: Sequence[int], name: str) -> Sequence[by
     """Returns records of a dataset.
 
     Args:
-      records: of array_record.
-      indices: of the records.
-      name: of the dataset, for messages.
+      records: array_record data source to read from.
+      indices: indices of the records.
+      name: name of the dataset, for messages.
+
+    Returns:
+      The records, serialized protocol buffers, in the order of `indices`.
 
     Raises:
       UserError: a file that is missing or damaged.

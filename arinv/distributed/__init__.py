@@ -3,7 +3,7 @@
 All functions also work in a single process. They use sockets besides JAX's own coordinator and no arrays, so they do
 not hang in a collective.
 
-Exit codes of the command, also of a single process: 0 done, 2 a user's mistake (a restart would end the same way), 75
+Exit codes of the command, also of a single process: 0 done, 2 invalid input (a restart would fail in the same way), 75
 a process or a machine was lost, 143 stopped by SIGTERM; after the last two, start again.
 """
 
@@ -54,10 +54,10 @@ def start(
     """Connects to the other processes of the run, if any; call it before JAX initializes devices.
 
     Args:
-      mode: "auto", "on" (a single process is a mistake) or "off".
-      initialization_timeout: timeout of the rendezvous.
-      heartbeat_timeout: time without data after which a process counts as lost.
-      arguments: of the command line, which must be the same in all processes.
+      mode: "auto", "on" (raises for a single process) or "off".
+      initialization_timeout: seconds to wait for the other processes to connect.
+      heartbeat_timeout: seconds without a message after which a process counts as lost.
+      arguments: arguments of the command line, which must be the same in all processes.
 
     Raises:
       MissingProcesses: some did not connect in time.
@@ -108,6 +108,9 @@ def gather(value: Any) -> list:
 
     Args:
       value: a small plain JSON value.
+
+    Returns:
+      One value per process.
     """
     return _lifeline.gather(value) if _lifeline and not _is_alone else [value]
 
@@ -137,7 +140,7 @@ def preemption_guard(step: int) -> Iterator[Callable[[int], bool]]:
     """Makes SIGTERM on any process stop all of them after the same step of a training loop.
 
     Args:
-      step: the last step done.
+      step: number of the last step done.
 
     Yields:
       A function of the step just done, to be called after every step: whether to stop, the same in all processes.
@@ -176,7 +179,15 @@ def _flag_of_sigterm() -> Iterator[Callable[[], bool]]:
 
 
 def fail(code: int, message: str) -> NoReturn:
-    """Ends the run in all processes with one line and an exit code."""
+    """Ends the run in all processes with one line and an exit code.
+
+    Args:
+      code: exit code.
+      message: one line, printed to stderr.
+
+    Raises:
+      SystemExit: in a single process.
+    """
     if _lifeline is not None:
         _lifeline.fail(code, message)
     print(f"arinv: {message}", file=sys.stderr, flush=True)
@@ -187,6 +198,9 @@ def crash(error: Exception) -> NoReturn:
     """Ends the run in all processes after an unexpected exception.
 
     The loss of a process also makes collectives raise: then the lost process is reported instead.
+
+    Args:
+      error: the exception.
 
     Raises:
       Exception: the error, in a single process.

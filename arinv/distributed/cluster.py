@@ -37,8 +37,8 @@ class Cluster:
       address: "host:port" of process 0.
       count: number of processes.
       index: number of this process.
-      devices: numbers of the local accelerators of this process; None: all.
-      source: of this information, for messages.
+      devices: numbers of this host's accelerators that belong to this process; None: all.
+      source: where this information comes from, for messages.
     """
 
     address: str
@@ -52,7 +52,7 @@ def find(mode: str, environment: Mapping[str, str] = os.environ) -> Cluster | No
     """Returns the processes of the run, or None for a single process.
 
     Args:
-      mode: "auto", "on" (a single process is a mistake) or "off".
+      mode: "auto", "on" (raises for a single process) or "off".
       environment: environment variables.
 
     Raises:
@@ -123,9 +123,9 @@ def _read(kind: Any, environment: Mapping[str, str]) -> Cluster | None:
             "--distributed=off runs alone"
         )
     if not re.fullmatch(r".+:\d+", address):
-        raise UserError(f"{_ADDRESS}={address} must be host:port of process 0, such as 10.0.0.1:8476")
+        raise UserError(f"{_ADDRESS} must be host:port of process 0, such as 10.0.0.1:8476; got {address}")
     if not 0 <= index < count:
-        raise UserError(f"{_INDEX}={index} must be from 0 to {_COUNT} - 1, which is {count - 1}")
+        raise UserError(f"{_INDEX} must be 0 to {_COUNT} - 1, which is {count - 1}; got {index}")
     source = kind.__name__ if kind is not None else "the environment"
     return Cluster(address, count, index, _devices(kind, environment), source)
 
@@ -135,7 +135,7 @@ def _number(environment: Mapping[str, str], name: str) -> int | None:
     if not text:
         return None
     if not text.isdigit():
-        raise UserError(f"{name}={text} must be a whole number")
+        raise UserError(f"{name} must be a whole number; got {text}")
     return int(text)
 
 
@@ -186,7 +186,7 @@ class Connection:
     """A socket that carries messages.
 
     Attributes:
-      name: of the other process, for messages.
+      name: name of the other process, for messages.
       last_received: time.monotonic() of the last data from it.
       has_finished: whether the other process announced its end.
       pending: messages received before the lifeline started.
@@ -218,7 +218,7 @@ class Connection:
         """Waits for data and returns the complete messages, or None at the end of the connection.
 
         Args:
-          seconds: timeout; None where data are available.
+          seconds: timeout in seconds; None where data are available.
 
         Raises:
           TimeoutError: no data in time.
@@ -275,6 +275,9 @@ def open_relay(address: str) -> str:
 
     Args:
       address: "host:port" of the coordinator, which need not listen yet.
+
+    Returns:
+      "host:port" of the relay.
     """
     server = socket.create_server(("127.0.0.1", 0))
     threading.Thread(target=_serve, args=(server, address), name="relay", daemon=True).start()

@@ -50,9 +50,9 @@ def meet(
 
     Args:
       cluster: the expected processes.
-      seconds: timeout.
-      arguments: of the command line, which must be the same in all processes.
-      report: called with a line about the missing processes from time to time.
+      seconds: timeout in seconds.
+      arguments: arguments of the command line, which must be the same in all processes.
+      report: function called with a line about the missing processes from time to time.
 
     Returns:
       Index -> connection.

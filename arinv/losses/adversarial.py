@@ -18,8 +18,8 @@ def wasserstein_loss(real_scores: ArrayLike, fake_scores: ArrayLike, *, drift: f
     """Returns the discriminator's loss without its gradient penalty, fake - real + drift real^2.
 
     Args:
-      real_scores: [B], of images.
-      fake_scores: [B], of generated images; their negatives are the generator's loss.
+      real_scores: [B], scores of images.
+      fake_scores: [B], scores of generated images; their negatives are the generator's loss.
       drift: weight that keeps the scores near 0.
 
     Returns:
@@ -43,8 +43,8 @@ def gradient_penalty(
     Args:
       scores_fn: images [B, H, W, C] -> scores [B].
       images: [B, H, W, C].
-      fakes: [B, H, W, C], generated.
-      shares: [B] in 0 to 1, of the generated image in the mixture at which the gradient is taken.
+      fakes: [B, H, W, C], generated images.
+      shares: [B] in 0 to 1, weight of the generated image in the mixture at which the gradient is taken.
       target: t, length of the gradient of the sum of scores with respect to one image.
 
     Returns:
@@ -62,7 +62,7 @@ def gradient_penalty(
     if images.shape != fakes.shape or not all(jnp.issubdtype(x.dtype, jnp.floating) for x in (images, fakes)):
         raise UserError(
             f"images {images.dtype} {images.shape} and fakes {fakes.dtype} {fakes.shape} must be floating point of one "
-            "shape [B, H, W, C]."
+            "shape [B, H, W, C]"
         )
     images, fakes = jnp.asarray(images, jnp.float32), jnp.asarray(fakes, jnp.float32)
     shares = as_vector(shares, images.shape[0], "shares").reshape(-1, *[1] * (images.ndim - 1))
@@ -106,8 +106,9 @@ def update_balance(
       balance: k of this step, scalar; 0 at the first.
       real_error: scalar, mean error of images.
       fake_error: scalar, mean error of generated images.
-      ratio: gamma, 0 to 1, of the two errors in equilibrium: lower values give more uniform images.
-      rate: of k; 1e-3 in the paper.
+      ratio: gamma, error of generated images over that of images in equilibrium, 0 to 1; lower values give less
+        diverse images.
+      rate: step size of k, 0 or more; 1e-3 in the paper.
 
     Returns:
       float32 scalar.

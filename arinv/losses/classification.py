@@ -45,7 +45,7 @@ def _real_rows(labels: ArrayLike, *logits: ArrayLike) -> list[Array]:
     all_logits = [as_logits(rows) for rows in logits]
     if len({rows.shape for rows in all_logits}) > 1:
         listed = " and ".join(str(rows.shape) for rows in all_logits)
-        raise UserError(f"logits of the images and of their adversarial versions must have one shape, got {listed}.")
+        raise UserError(f"logits of the images and of their adversarial versions must have one shape; got {listed}")
     real = as_labels(labels, batch_size=all_logits[0].shape[0]) >= 0
     return [jnp.where(real[:, None], rows, 0.0) for rows in all_logits]
 
@@ -54,8 +54,8 @@ def kl_divergence(logits: ArrayLike, other_logits: ArrayLike) -> Array:
     """Returns KL(softmax(logits) || softmax(other_logits)) for each example; gradients flow into both.
 
     Args:
-      logits: [B, K], of the distribution of the expectation.
-      other_logits: [B, K].
+      logits: [B, K], logits of the distribution over which the expectation is taken.
+      other_logits: [B, K], logits of the other distribution.
 
     Returns:
       float32 [B], at least 0 up to rounding.
@@ -65,7 +65,7 @@ def kl_divergence(logits: ArrayLike, other_logits: ArrayLike) -> Array:
     """
     logits, other_logits = as_logits(logits), as_logits(other_logits)
     if logits.shape != other_logits.shape:
-        raise UserError(f"logits {logits.shape} and the others {other_logits.shape} must have the same shape [B, K].")
+        raise UserError(f"logits {logits.shape} and other logits {other_logits.shape} must have the same shape [B, K]")
     log_p, log_q = jax.nn.log_softmax(logits), jax.nn.log_softmax(other_logits)
     return jnp.sum(jnp.exp(log_p) * (log_p - log_q), axis=-1)
 
@@ -223,5 +223,5 @@ def _as_kappa(kappa: ArrayLike, num_steps: int) -> Array:
     kappa = as_array(kappa, "kappa")
     kappa = as_vector(kappa, kappa.shape[0] if kappa.ndim else 0, "kappa")
     if is_concrete(kappa) and not ((kappa >= 0) & (kappa <= num_steps)).all():
-        raise UserError(f"kappa must be numbers of steps from 0 to num_steps={num_steps}.")
+        raise UserError(f"kappa must be numbers of steps from 0 to num_steps={num_steps}")
     return kappa

@@ -1,7 +1,7 @@
 """Losses of generators: distances in pixels and features, and adversarial losses, per image in float32.
 
-Distances are sums, as in the papers, for whose weights (2e-6 for pixels, 1e-2 for features) a mean
-over elements would be too small; the caller takes the mean over the batch.
+Distances are sums over elements, as in the papers: with their weights (2e-6 for pixels, 1e-2 for features) means would
+be too small. The caller takes the mean over the batch.
 """
 
 import jax
@@ -31,7 +31,7 @@ def pixel_loss(reconstructions: ArrayLike, images: ArrayLike, *, order: int = 1)
     Source: Rojas-Gomez et al. 2022, eq. 4 (order 1); Dosovitskiy & Brox 2016, eq. 1 (order 2).
     """
     if order not in (1, 2):
-        raise UserError(f"order must be 1 (absolute) or 2 (squared), got {order!r}.")
+        raise UserError(f"order must be 1 (absolute) or 2 (squared); got {order!r}")
     reconstructions, images = as_image_pair(reconstructions, images, bounds=LOOSE_BOUNDS)
     return _sum_per_example(reconstructions, images, jnp.abs if order == 1 else jnp.square)
 
@@ -90,7 +90,7 @@ def discriminator_loss(real_logits: ArrayLike, fake_logits: ArrayLike) -> Array:
     """
     real, fake = as_array(real_logits, "real_logits"), as_array(fake_logits, "fake_logits")
     if real.shape != fake.shape:
-        raise UserError(f"real logits {real.shape} and fake logits {fake.shape} must have the same shape [B].")
+        raise UserError(f"real logits {real.shape} and fake logits {fake.shape} must have the same shape [B]")
     return -_log_sigmoid(real) - _log_sigmoid(fake, -1.0)
 
 
@@ -120,7 +120,7 @@ def gaussian_divergence(means: ArrayLike, log_variances: ArrayLike) -> Array:
 def _sum_per_example(predictions, targets, function) -> Array:
     predictions, targets = as_floats(predictions, "predictions"), as_floats(targets, "targets")
     if predictions.shape != targets.shape or not predictions.ndim:
-        raise UserError(f"cannot compare the shapes {predictions.shape} and {targets.shape}: make them equal.")
+        raise UserError(f"cannot compare the shapes {predictions.shape} and {targets.shape}: make them equal")
     differences = predictions - targets
     return jnp.sum(function(differences), axis=tuple(range(1, differences.ndim)))
 
@@ -129,6 +129,6 @@ def _log_sigmoid(logits: ArrayLike, sign: float = 1.0) -> Array:
     logits = as_array(logits, "discriminator logits")
     if logits.ndim != 1 or not jnp.issubdtype(logits.dtype, jnp.floating):
         raise UserError(
-            f"discriminator logits must have the shape [B], one per image, got {logits.shape} of {logits.dtype}."
+            f"discriminator logits must have the shape [B], one per image; got {logits.shape} of {logits.dtype}"
         )
     return jnp.maximum(jax.nn.log_sigmoid(sign * jnp.asarray(logits, jnp.float32)), _LOG_FLOOR)

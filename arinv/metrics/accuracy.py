@@ -53,12 +53,12 @@ def auroc(scores: ArrayLike, positives: ArrayLike) -> float:
 
     scores, positives = as_numbers(scores, "scores"), as_flags(positives, "positives")
     if scores.ndim != 1 or scores.shape != positives.shape:
-        raise UserError(f"scores {scores.shape} and positives {positives.shape} must be one per example [N].")
+        raise UserError(f"scores {scores.shape} and positives {positives.shape} must be one per example [N]")
     if not np.isfinite(scores).all():
-        raise UserError(f"{np.sum(~np.isfinite(scores))} of {len(scores)} scores are not finite and cannot be ranked.")
+        raise UserError(f"{np.sum(~np.isfinite(scores))} of {len(scores)} scores are not finite and cannot be ranked")
     if positives.all() or not positives.any():
         kind = "positive" if positives.any() else "negative"
-        raise UserError(f"AUROC needs positive and negative examples; all {len(scores)} are {kind}.")
+        raise UserError(f"AUROC needs positive and negative examples; all {len(scores)} are {kind}")
     return float(roc_auc_score(positives, scores))
 
 
@@ -79,11 +79,11 @@ def summary(values: ArrayLike, mask: ArrayLike | None = None) -> dict[str, float
     """
     values = as_numbers(values, "values")
     if values.ndim != 1:
-        raise UserError(f"values must be one per example [N], got the shape {values.shape}.")
+        raise UserError(f"values must be one per example [N]; got shape {values.shape}")
     if mask is not None:
         mask = as_flags(mask, "mask")
         if mask.shape != values.shape:
-            raise UserError(f"mask {mask.shape} must have the shape of the values {values.shape}.")
+            raise UserError(f"mask {mask.shape} must have the shape of the values {values.shape}")
         values = values[mask]
     if not values.size:
         return {"mean": float("nan"), "std": float("nan"), "count": 0}
@@ -96,7 +96,7 @@ def binomial_interval(count: int, total: int, *, confidence: float = 0.95) -> tu
     Args:
       count: number of successes, such as correctly classified examples.
       total: number of examples, at least 1.
-      confidence: between 0 and 1.
+      confidence: confidence level, between 0 and 1.
 
     Returns:
       The lower and the upper bound of the rate, in 0 to 1.
@@ -108,11 +108,11 @@ def binomial_interval(count: int, total: int, *, confidence: float = 0.95) -> tu
     """
     for name, value in (("count", count), ("total", total)):
         if check_number(value, name) != round(value):
-            raise UserError(f"{name} must be a whole number, got {value}; multiply a rate by the number of examples.")
+            raise UserError(f"{name} must be a whole number; got {value}: multiply a rate by the number of examples")
     if not 0 <= count <= total or total < 1:
-        raise UserError(f"a rate needs a count from 0 to a total of at least 1, got {count} of {total}.")
+        raise UserError(f"a rate needs a count from 0 to a total of at least 1; got {count} of {total}")
     if not 0 < check_number(confidence, "confidence") < 1:
-        raise UserError(f"confidence must lie between 0 and 1, got {confidence}; 0.95 is 95 %.")
+        raise UserError(f"confidence must lie between 0 and 1; got {confidence}: 95 % is 0.95")
     from scipy import special  # slow to import
 
     tail = 0.5 * (1.0 - confidence)

@@ -51,16 +51,16 @@ class FeatureMoments:
         """
         rows = as_numbers(features, "features")
         if rows.ndim != 2:
-            raise UserError(f"features must be one vector per image [B, K], got {rows.shape}; average their positions.")
+            raise UserError(f"features must be one vector per image [B, K]; got {rows.shape}: average their positions")
         if mask is not None:
             mask = as_flags(mask, "mask")
             if mask.shape != rows.shape[:1]:
-                raise UserError(f"mask must be one number per image {rows.shape[:1]}, got the shape {mask.shape}.")
+                raise UserError(f"mask must be one number per image {rows.shape[:1]}; got shape {mask.shape}")
             rows = rows[mask]
         if not len(rows):
             return
         if self.count and rows.shape[1:] != np.shape(self._mean):
-            raise UserError(f"features must be of one length, got {rows.shape[1]} after {np.shape(self._mean)[0]}.")
+            raise UserError(f"features must be of one length; got {rows.shape[1]} after {np.shape(self._mean)[0]}")
         total = self.count + len(rows)
         center = rows.mean(axis=0)
         shift, rows = center - self._mean, rows - center[None, :]
@@ -82,7 +82,7 @@ class FeatureMoments:
 
     def _check(self, least: int) -> None:
         if self.count < least:
-            raise UserError(f"the distribution of features needs at least {least} image(s), got {self.count}.")
+            raise UserError(f"the distribution of features needs at least {least} image(s); got {self.count}")
 
 
 def feature_vectors(features_fn: FeaturesFn, images: ArrayLike, *, layer: str) -> Array:
@@ -130,7 +130,7 @@ def frechet_distance(mean_a: ArrayLike, covariance_a: ArrayLike, mean_b: ArrayLi
     size = mean_a.shape[0] if mean_a.ndim == 1 else -1
     if [x.shape for x in arrays] != [(size,), (size, size)] * 2:
         raise UserError(
-            f"means [K] and covariances [K, K] must have the same feature size K, got {[x.shape for x in arrays]}."
+            f"means [K] and covariances [K, K] must have the same feature size K; got {[x.shape for x in arrays]}"
         )
     for name, covariance in (("covariance_a", covariance_a), ("covariance_b", covariance_b)):
         _check_covariance(name, covariance)
@@ -150,21 +150,21 @@ def _check_covariance(name: str, covariance: np.ndarray) -> None:
         return
     size = np.abs(covariance).max(initial=0.0)
     if np.abs(covariance - covariance.T).max(initial=0.0) > _SYMMETRY * size:
-        raise UserError(f"{name} must be symmetric, as a covariance is.")
+        raise UserError(f"{name} must be symmetric, as a covariance is")
     if np.diagonal(covariance).min(initial=0.0) < -_SYMMETRY * size:
-        raise UserError(f"{name} must have variances of 0 or more, got {np.diagonal(covariance).min():g}.")
+        raise UserError(f"{name} must have variances of 0 or more; got {np.diagonal(covariance).min():g}")
     with jax.enable_x64(True), jax.default_device(_float64_device()):
         smallest = float(_smallest_eigenvalue(covariance)) if covariance.size else 0.0
     if smallest < -_SYMMETRY * size:
-        raise UserError(f"{name} must be positive semidefinite, as a covariance is; an eigenvalue is {smallest:g}.")
+        raise UserError(f"{name} must be positive semidefinite, as a covariance is; an eigenvalue is {smallest:g}")
 
 
 def moments_distance(a: FeatureMoments, b: FeatureMoments) -> float:
     """Returns `frechet_distance` between the Gaussians of two sets of features.
 
     Args:
-      a: of one set, at least two vectors.
-      b: of the other.
+      a: moments of one set, of at least two vectors.
+      b: moments of the other set, of at least two vectors.
 
     Returns:
       The squared distance, 0 or more.

@@ -73,7 +73,7 @@ def gram_loss(
     pair = (("images_a", images_a), ("images_b", images_b))
     images_a, images_b = (without_infinity(as_images(images, name, finite=False)) for name, images in pair)
     if images_a.shape[0] != images_b.shape[0]:
-        raise UserError(f"cannot pair {images_a.shape[0]} images with {images_b.shape[0]}; give as many of each.")
+        raise UserError(f"cannot pair {images_a.shape[0]} images with {images_b.shape[0]}; give as many of each")
     statistics = (gram_statistics(features_fn, images, layers=layers) for images in (images_a, images_b))
     return gram_distance(*statistics, reduction=reduction)
 
@@ -95,7 +95,7 @@ def gram_statistics(
       UserError: images outside [0, 1], no layer, or one that is not among the features or not spatial.
     """
     if not layers:
-        raise UserError("the Gram loss needs at least one layer; GRAM_LAYERS has those of VGG-19.")
+        raise UserError("the Gram loss needs at least one layer; GRAM_LAYERS has those of VGG-19")
     features = layer_features(features_fn, as_images(images, finite=False), layers)
     return tuple(_statistics(feature, layer) for feature, layer in zip(features, layers, strict=True))
 
@@ -118,7 +118,7 @@ def gram_distance(a: Sequence[GramStatistics], b: Sequence[GramStatistics], *, r
         raise unknown("reduction of the Gram loss", reduction, GRAM_VARIANTS)
     shapes = [[one.gram.shape for one in statistics] for statistics in (a, b)]
     if shapes[0] != shapes[1] or not shapes[0]:
-        raise UserError(f"statistics of {shapes[0]} and {shapes[1]} cannot be compared: take as many, of one network.")
+        raise UserError(f"statistics of {shapes[0]} and {shapes[1]} cannot be compared: take as many, of one network")
     total = jnp.zeros(a[0].mean.shape[0], jnp.float32)
     for one, other in zip(a, b, strict=True):
         squares = jnp.square(one.gram - other.gram)
@@ -132,7 +132,7 @@ def gram_distance(a: Sequence[GramStatistics], b: Sequence[GramStatistics], *, r
 
 def _statistics(feature: Array, layer: str) -> GramStatistics:
     if feature.ndim != 4:
-        raise UserError(f"{layer} has shape {feature.shape}; a Gram matrix needs a spatial feature [B, h, w, K].")
+        raise UserError(f"a Gram matrix needs a spatial feature [B, h, w, K]; got shape {feature.shape} for {layer}")
     _, height, width, channels = feature.shape
     gram = jnp.einsum("bhwi,bhwj->bij", feature, feature) / (channels * height * width)
     return GramStatistics(gram, jnp.mean(feature, axis=(1, 2)))

@@ -82,8 +82,8 @@ def _check_window(images: Array, window: int, name: str) -> None:
     height, width = images.shape[1:3]
     if min(height, width) < window:
         raise UserError(
-            f"{name} needs images of at least {window} x {window} pixels, got {height} x {width}; enlarge them or omit "
-            f"{name}."
+            f"{name} needs images of at least {window} x {window} pixels; got {height} x {width}: enlarge them or omit "
+            f"{name}"
         )
 
 
@@ -137,7 +137,7 @@ def ssim_uniform7(reconstructions: ArrayLike, images: ArrayLike) -> Array:
     Raises:
       UserError: different shapes, images outside [0, 1], or an image smaller than the window.
 
-    Source: `skimage.metrics.structural_similarity`, which the Generative Encoder states to use.
+    Source: `skimage.metrics.structural_similarity`, the implementation that the Generative Encoder paper names.
     """
     x, y = as_image_pair(reconstructions, images)
     _check_window(y, UNIFORM_WINDOW, "ssim_uniform7")
@@ -194,7 +194,7 @@ def mean_pairwise_distance(images: ArrayLike) -> float:
     rows = rows if rows.dtype in (np.float32, np.float64) else rows.astype(np.float32)
     count = len(rows)
     if count < 2:
-        raise UserError(f"a mean distance between images needs at least two images, got {count}.")
+        raise UserError(f"a mean distance between images needs at least two images; got {count}")
     block = max(1, min(_BLOCK_ROWS, _BLOCK_VALUES // rows.shape[1]))
     total = 0.0
     center = rows[:1].astype(np.float64)  # subtracted, so that nearly equal images keep their digits
@@ -210,8 +210,8 @@ def normalized_error(distances: ArrayLike, mean_pairwise: float) -> np.ndarray:
     """Returns the reconstruction error of each image, relative to the distance between images.
 
     Args:
-      distances: [N], from `euclidean_distance`.
-      mean_pairwise: from `mean_pairwise_distance` of the test images, above 0.
+      distances: [N], Euclidean distances, as `euclidean_distance` returns them.
+      mean_pairwise: mean distance between the test images, above 0, as `mean_pairwise_distance` returns it.
 
     Returns:
       float64 [N]; lower is better, and another image of the set has 1 on average.
@@ -221,7 +221,7 @@ def normalized_error(distances: ArrayLike, mean_pairwise: float) -> np.ndarray:
     """
     if not check_number(mean_pairwise, "the mean distance between images") > 0:
         raise UserError(
-            f"the mean distance between images must be above 0, got {mean_pairwise}; are all images of the set equal?"
+            f"the mean distance between images must be above 0; got {mean_pairwise}: are all images of the set equal?"
         )
     return as_numbers(distances, "distances") / mean_pairwise
 

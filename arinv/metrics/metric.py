@@ -21,9 +21,9 @@ class Metric:
         -> [B], which also takes `heads=` where `heads` is set; with `of_set`, (moments of the features of the
         reconstructions, those of the images) -> float.
       variant: the exact formula, as text that begins with the metric's name.
-      heading: of its column in a table, with the unit.
-      format: of its values in a table.
-      higher_is_better: the direction.
+      heading: heading of its column in a table, with the unit.
+      format: format string of its values in a table.
+      higher_is_better: whether a larger value is better.
       networks: fields of config.metric_networks; the first one that is set gives the features. The last need not be set
         if it is `OWN`. Empty: the metric compares pixels. A metric with networks is reported under a longer name, with
         that of the network.

@@ -59,7 +59,7 @@ def lpips(
       reconstructions: [B, H, W, C] in [0, 1].
       images: [B, H, W, C] in [0, 1].
       layers: names of the features [B, h, w, K] or [B, K]; LPIPS_LAYERS has those of version 0.1.
-      heads: for each layer the weights [K] of its channels, 0 or more; None: all 1, the unweighted baseline of the
+      heads: weights [K] of the channels of each layer, 0 or more; None: all 1, the unweighted baseline of the
         authors' package.
 
     Returns:
@@ -73,9 +73,9 @@ def lpips(
     """
     reconstructions, images = as_image_pair(reconstructions, images)
     if not len(layers):
-        raise UserError("LPIPS needs at least one layer; LPIPS_LAYERS has those of the published networks.")
+        raise UserError("LPIPS needs at least one layer; LPIPS_LAYERS has those of the published networks")
     if heads is not None and len(heads) != len(layers):
-        raise UserError(f"{len(heads)} head(s) for {len(layers)} layer(s); give one for each, or None.")
+        raise UserError(f"{len(heads)} head(s) for {len(layers)} layer(s); give one for each, or None")
     features = (layer_features(features_fn, x, layers) for x in (reconstructions, images))
     total = jnp.zeros(images.shape[0], jnp.float32)
     for i, (layer, feature, target) in enumerate(zip(layers, *features, strict=True)):
@@ -98,7 +98,7 @@ def _unit_length(feature: Array) -> Array:
 def _head(head: ArrayLike, layer: str, size: int) -> Array:
     head = as_finite(head, f"the head of {layer}")
     if is_concrete(head) and np.any(np.asarray(head) < 0):
-        raise UserError(f"the head of {layer} has negative weights; must be 0 or more")
+        raise UserError(f"the head of {layer} must be 0 or more; got negative weights")
     if head.shape != (size,):
-        raise UserError(f"the head of {layer} has shape {head.shape}; must be one weight per channel ({size},).")
+        raise UserError(f"the head of {layer} must be one weight per channel ({size},); got shape {head.shape}")
     return head

@@ -33,8 +33,8 @@ class Blob(NamedTuple):
     """Numbers of a layer.
 
     Attributes:
-      shape: of the numbers.
-      parts: one-dimensional arrays that hold the numbers, in order.
+      shape: shape of the array.
+      parts: one-dimensional arrays that together hold its numbers, in order.
     """
 
     shape: tuple[int, ...]
@@ -50,8 +50,8 @@ class Layer(NamedTuple):
     """A layer of a network.
 
     Attributes:
-      name: of the layer.
-      kind: its type, such as "Convolution"; empty for other types of old files.
+      name: name of the layer.
+      kind: type of the layer, such as "Convolution"; empty for types of old files that are not read.
       blobs: weight and bias where it has some.
     """
 
@@ -64,7 +64,10 @@ def read_network(path: str | pathlib.Path) -> list[Layer]:
     """Returns the layers of a network in their order.
 
     Args:
-      path: of a .caffemodel file.
+      path: a .caffemodel file.
+
+    Returns:
+      The layers, also those without weights.
 
     Raises:
       UserError: a missing or damaged file, or one without weights.
@@ -80,7 +83,10 @@ def read_mean(path: str | pathlib.Path) -> tuple[float, float, float]:
     """Returns the mean of red, green and blue in [0, 1], over the pixels of a mean image.
 
     Args:
-      path: of a .binaryproto file: one image [3, H, W], BGR in 0..255.
+      path: a .binaryproto file with one image [3, H, W], BGR in 0..255.
+
+    Returns:
+      Means of red, green and blue, in [0, 1].
 
     Raises:
       UserError: a missing or damaged file, or another shape.
@@ -99,6 +105,13 @@ def state_dict(layers: Sequence[Layer], path: str | pathlib.Path) -> dict[str, B
     """Returns "LAYER.weight" and "LAYER.bias" -> blob, in PyTorch's layout; further blobs are LAYER.blob2, ...
 
     Where the first layer with weights is a convolution of three channels, these are in the order RGB.
+
+    Args:
+      layers: layers of the network, in order, as `read_network` returns them.
+      path: the file, for messages.
+
+    Returns:
+      Name -> blob.
 
     Raises:
       ValueError: two layers of one name.
@@ -224,8 +237,11 @@ def weighted(path: str | pathlib.Path, count: int) -> list[Layer]:
     """Returns the layers of a file that have weights.
 
     Args:
-      path: of a .caffemodel file.
+      path: a .caffemodel file.
       count: expected number of such layers.
+
+    Returns:
+      `count` layers, in order.
 
     Raises:
       UserError: as `read_network`, or another number.
@@ -241,9 +257,12 @@ def kernel_and_bias(layer: Layer, step: Step, path: str | pathlib.Path) -> tuple
     """Returns kernel and bias of a layer in the layout of a generator's step.
 
     Args:
-      layer: with a weight, and a bias or none, which stands for zeros.
-      step: of the plan of the generator.
-      path: of the file, for messages.
+      layer: a layer with a weight; a missing bias stands for zeros.
+      step: the corresponding step of the generator's plan.
+      path: the file, for messages.
+
+    Returns:
+      Kernel and bias, float32, in our layout.
 
     Raises:
       UserError: another type of layer than the step's.

@@ -32,6 +32,11 @@ class ShapeChecked(nn.Module):
     def apply(self, variables: Variables, *inputs: Any, **options: Any) -> Any:
         """Returns what `nn.Module.apply` does.
 
+        Args:
+          variables: variables of the network.
+          *inputs: inputs of the network.
+          **options: other arguments of `nn.Module.apply`.
+
         Raises:
           UserError: inputs of a shape that does not fit the weights.
         """
@@ -45,8 +50,8 @@ class ShapeChecked(nn.Module):
         """Returns what does not fit, given the inputs of `apply`."""
         shapes = ", ".join(str(jnp.shape(x)) for x in inputs if hasattr(x, "shape"))
         return (
-            f"inputs of shape {shapes} do not fit the weights of this {type(self).__name__}, which are for others or "
-            "of another width"
+            f"inputs of shape {shapes} do not fit the weights of this {type(self).__name__}, which are for another "
+            "input shape or width"
         )
 
 
@@ -55,8 +60,8 @@ class BatchNorm(nn.BatchNorm):
 
     A batch is normalized by its own biased variance, the mean of squared deviations over the n images and positions of
     the global batch, whatever the number of devices. The running variance averages the unbiased one, n / (n - 1) times
-    that, as in algorithm 2 of the paper and in PyTorch; `flax.linen.BatchNorm` averages the biased one. Every row
-    counts, also one of padding: training batches have none.
+    that, as in algorithm 2 of the paper and in PyTorch; `flax.linen.BatchNorm` averages the biased one. Padding
+    rows count as well; training batches have none.
 
     Where `arinv.ops.conv` chooses the rewritten forms, statistics of a batch and their gradients come from
     `arinv.ops.channels`; axis_name, masks and missing scales or biases are not supported.
@@ -104,7 +109,15 @@ torch_uniform_transposed = nn.initializers.variance_scaling(1 / 3, "fan_in", "un
 
 
 def rectified_normal(slope: float, *, scale: float = 1.0) -> nn.initializers.Initializer:
-    """Returns He's initialization for a leaky rectifier, with the variance times `scale`."""
+    """Returns He's initialization for a leaky rectifier, with the variance times `scale`.
+
+    Args:
+      slope: slope of the rectifier below 0; 0 is ReLU.
+      scale: factor on the variance.
+
+    Returns:
+      A truncated normal initializer, of variance 2 scale / ((1 + slope^2) fan-in).
+    """
     return nn.initializers.variance_scaling(2 * scale / (1 + slope**2), "fan_in", "truncated_normal")
 
 
@@ -150,7 +163,17 @@ def _weights(module: nn.Module, shape: tuple[int, ...], train: bool) -> tuple[Ar
 
 
 def batch_norm(name: str, *, train: bool, dtype: jax.typing.DTypeLike, bias: float = 0.0) -> BatchNorm:
-    """Returns the generators' batch normalization: scales are initialized to N(1, 0.02), biases to `bias`."""
+    """Returns the generators' batch normalization: scales are initialized to N(1, 0.02), biases to `bias`.
+
+    Args:
+      name: name of the layer.
+      train: whether to normalize by the statistics of the batch and to update the running ones.
+      dtype: floating-point type of the computation.
+      bias: initial value of the biases.
+
+    Returns:
+      A layer: [..., C] -> [..., C].
+    """
     return BatchNorm(
         use_running_average=not train,
         momentum=0.9,

@@ -28,7 +28,7 @@ class Architecture(NamedTuple):
 
     Attributes:
       module: the class, which states the facts of the encoder.
-      options: where they differ from the defaults of the class.
+      options: options that differ from the defaults of the class.
       wavelet: the same convolutions between Haar transforms, the encoder of a denoiser; None where there is none.
     """
 
@@ -89,7 +89,7 @@ def build(name: str, *, num_classes: int | None = None, **options) -> Encoder:
     """Returns an encoder.
 
     Args:
-      name: a key of ENCODERS.
+      name: name of the architecture, a key of ENCODERS.
       num_classes: length of the logits; None for the architecture's own, 0 for the spatial features alone, at any
         image size.
       **options: attributes of the architecture, such as width, normalization (a name, or mean and standard
@@ -162,7 +162,15 @@ def _depths(name: str, depths: Any, stages: int) -> tuple[int, ...]:
 
 
 def feature_spec(encoder: str, layer: str, **options) -> FeatureSpec:
-    """Returns the place of one named feature.
+    """Returns the place of one named feature in its encoder.
+
+    Args:
+      encoder: name of the encoder, a key of ENCODERS.
+      layer: name of the feature, such as "conv5".
+      **options: options of `build`.
+
+    Returns:
+      Resolutions from the image to the feature; `side(image_size)` gives its side.
 
     Raises:
       UserError: unknown encoder, or a layer that it does not have.
@@ -188,14 +196,14 @@ def build_generator(
 
     Args:
       encoder: name of the encoder.
-      layer: name of the feature.
+      layer: name of the feature, such as "conv5".
       image_size: side of the images in pixels, used for vector features and for plans whose output has another side;
         None for the encoder's own.
       variant: "default" (the published plan if there is one, else the mirror rule), "mirror" (the rule), "nearest" (the
         rule with nearest upsampling, which draws no checkerboard), or the name of another published plan, such as
         "table_a4" for AlexNet's conv5, "dosovitskiy_brox" or "deepsim" for CaffeNet's layers.
       spectral_norm: normalize every kernel by its largest singular value, where the plan does.
-      dtype: of the computation.
+      dtype: floating-point type of the computation, such as "bfloat16"; parameters stay float32.
       encoder_options: options of `build`; the encoder's width decides the generator's.
       latent: generate from a vector of any length in place of the feature, such as a variational autoencoder's latents;
         published plans are then those of fc6, which begin with dense layers.
@@ -242,7 +250,7 @@ def build_denoiser(
       variant: plan of the second half: "default" (the released code) or "table_a9".
       pad_side: sides on which the second half pads: "official" or "aligned".
       spectral_norm: normalize every kernel of the second half by its largest singular value.
-      dtype: of the computation.
+      dtype: floating-point type of the computation, such as "bfloat16"; parameters stay float32.
       encoder_options: options of `build`, of which only the pixel normalization matters.
 
     Returns:
@@ -280,5 +288,5 @@ def build_discriminator(*, image_size: int, **options) -> Discriminator:
     """
     _check_options("the discriminator", Discriminator, options)
     if check_count(image_size, "image_size") < 24:
-        raise UserError(f"the discriminator needs images of at least 24 px; got {image_size}")
+        raise UserError(f"image_size of the discriminator must be at least 24 px; got {image_size}")
     return Discriminator(stem_stride=stem_stride(image_size), **options)

@@ -53,7 +53,7 @@ def augment(
       crop_padding: `padding` of `random_crop`, in pixels; 0: off.
       flip: mirror half of the images.
       color_jitter: brightness, contrast and saturation of `random_color_jitter`.
-      hue: of `random_color_jitter`.
+      hue: `hue` of `random_color_jitter`, 0 to 0.5.
       rotate_degrees: largest angle of `random_rotate`.
       lighting: std of `random_lighting`.
       window: side of `random_window`, in pixels, for networks whose images are smaller than the source's; 0: off.
@@ -101,7 +101,7 @@ def check_strengths(options: Mapping[str, Any], *, image_size: int, prefix: str 
     Args:
       options: name -> value.
       image_size: height of the images, in pixels.
-      prefix: of the names in errors.
+      prefix: prefix of the names in errors, such as "augmentation.".
 
     Raises:
       UserError: one that is negative or too large, a padding of more than half of the image among them, or not a
@@ -318,7 +318,7 @@ def random_lighting(key: Array, images: Array, *, std: float) -> Array:
     """
     images = to_float(images)
     if images.shape[-1] != 3:
-        raise UserError(f"images have shape {images.shape}; lighting adds colors and needs 3 channels")
+        raise UserError(f"lighting adds colors: images must have 3 channels; got shape {images.shape}")
     alpha = std * jax.random.normal(key, (images.shape[0], 3))
     color = (alpha * jnp.array(_PCA_VALUES)[None, :]) @ jnp.array(_PCA_VECTORS).T
     return jnp.clip(images + color[:, None, None, :], 0.0, 1.0)

@@ -16,7 +16,7 @@ from arinv.types import Array
 
 
 def flatten_rows(x: Array) -> Array:
-    """Returns the numbers of each row in one axis; unlike `reshape(B, -1)` also of no rows.
+    """Returns each row flattened to one axis; unlike `reshape(B, -1)`, also where there are no rows.
 
     Args:
       x: [B, ...].

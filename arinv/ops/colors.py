@@ -31,7 +31,7 @@ def shift_hue(images: ArrayLike, shift: ArrayLike | float) -> Array:
 
     Args:
       images: [B, H, W, 3] in [0, 1]; [B, H, W, 1], which has no hue, is returned unchanged.
-      shift: in turns of the color wheel: 1/3 makes red green, green blue and blue red; a number or [B, 1, 1].
+      shift: turns of the color wheel, a number or [B, 1, 1]; 1/3 maps red to green, green to blue and blue to red.
 
     Returns:
       [B, H, W, 3] in [0, 1], clipped.

@@ -112,7 +112,7 @@ def conv_transpose(
     Args:
       inputs: [B, H, W, in].
       kernel: [kh, kw, in, out].
-      stride: of both axes, at least 1.
+      stride: stride along both axes, at least 1.
       padding: rows and columns removed from each side of the full result; smaller than the kernel.
       output_padding: rows and columns added at the bottom and right; smaller than the stride.
       precision: as in lax.
@@ -132,7 +132,7 @@ def conv_transpose(
         ("output_padding", output_padding, 0, stride - 1),
     ]:
         if not low <= value <= high:
-            raise UserError(f"conv_transpose: {name} {value} is not allowed; use {low} to {high}.")
+            raise UserError(f"{name} of conv_transpose must be {low} to {high}; got {value}")
     if not use_rewrites():
         pads = [(k - 1 - padding, k - 1 - padding + output_padding) for k in kernel.shape[:2]]
         return lax.conv_general_dilated(
@@ -293,7 +293,7 @@ def convolve(x: Array, w: Array, strides: tuple[int, int], pads: Pads, precision
     Args:
       x: [B, H, W, in].
       w: [kh, kw, in, out].
-      strides: of rows and columns.
+      strides: strides along rows and columns.
       pads: ((top, bottom), (left, right)).
       precision: as in lax.
 

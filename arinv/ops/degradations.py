@@ -7,9 +7,10 @@ name of the protocol.
 "clipped"    clip(x + sigma N(0, 1), 0, 1), as Rojas-Gomez et al. 2022, section 3.3
 "unclipped"  x + sigma N(0, 1), as most tables of denoisers; values leave [0, 1]
 
-An operator has two maps: `degrade`, x+ = degrade(x), and `project`, S, after which a generator's images compare with
-x+. S is the identity for degradations that are not known to the solver, such as noise. Each image has its own PRNG key,
-so that its noise or mask does not depend on its batch; S with the same keys uses the same masks.
+An operator has two maps: `degrade`, x+ = degrade(x), and `project`, S, which is applied to a generator's images before
+they are compared with x+. S is the identity for degradations that are not known to the solver, such as noise. Each
+image has its own PRNG key, so that its noise or mask does not depend on its batch; S with the same keys uses the same
+masks.
 
 Source of the operators: Generative Encoder, sections 3.2 and 4.3; multiplicative noise and compressed sensing are named
 there without an experiment, and their strengths are ours. The paper states its noise in units of its images, probably
@@ -48,7 +49,7 @@ def check_noise(*, sigma: float, protocol: str) -> None:
       UserError: a level outside [0, 1], such as one in grey levels, or an unknown protocol.
     """
     if isinstance(sigma, bool) or not isinstance(sigma, (int, float)) or not 0 <= sigma <= 1:
-        raise UserError(f"sigma={sigma!r} must be 0 to 1, in units of [0, 1] images: fifty grey levels are 50/255")
+        raise UserError(f"sigma must be 0 to 1, in units of [0, 1] images; got {sigma!r}: fifty grey levels are 50/255")
     if protocol not in NOISE_PROTOCOLS:
         raise unknown("noise protocol", protocol, NOISE_PROTOCOLS)
 
@@ -85,9 +86,9 @@ class Operator(NamedTuple):
     """A degradation, and what is known of it.
 
     Attributes:
-      degrade: (keys [B], images in [0, 1]) -> x+, which may leave [0, 1].
-      project: (keys [B], images near [0, 1]) -> S(images), differentiable.
-      formula: in words, for results.
+      degrade: (keys [B], images [B, H, W, C] in [0, 1]) -> x+ of the same shape, which may leave [0, 1].
+      project: (keys [B], images [B, H, W, C] near [0, 1]) -> S(images) of the same shape, differentiable.
+      formula: the degradation as text, for results files.
     """
 
     degrade: Map
@@ -100,7 +101,7 @@ def build_operator(name: str, **options: Any) -> Operator:
 
     Args:
       name: a key of OPERATORS.
-      **options: of its row, such as sigma.
+      **options: options of that operator, such as sigma.
 
     Returns:
       Its functions, on images float32 [B, H, W, C] in [0, 1], which raise UserError for others.
@@ -124,9 +125,9 @@ def check_size(operator: Operator, *, image_size: int, channels: int = 3) -> Non
     """Checks that an operator takes images of a size, without computing anything.
 
     Args:
-      operator: as returned by `build_operator`.
+      operator: an operator, from `build_operator`.
       image_size: side of the images, in pixels.
-      channels: of the images.
+      channels: number of channels of the images, 1 or 3.
 
     Raises:
       UserError: it does not.
@@ -222,7 +223,7 @@ def _blur(*, sigma: float, window: int) -> Operator:
     check_number(sigma, "sigma", minimum=1e-3)
     check_count(window, "window")
     if window % 2 == 0:
-        raise UserError(f"window={window} must be odd, the pixels of a symmetric filter")
+        raise UserError(f"window must be odd, for a symmetric filter; got {window}")
     radius = window // 2
 
     def degrade(keys, images):

@@ -1,7 +1,7 @@
 """Histograms of oriented gradients in the form of UoCTTI: 31 values for each cell of 8 x 8 pixels.
 
 Source: Felzenszwalb et al. 2010, as in VLFeat 0.9.21 (`vl_hog`, UoCTTI variant), which Dosovitskiy & Brox 2016 invert.
-Nothing is interpolated between orientations; cells round to the nearest number, so that a last cell may have 4 pixels.
+Nothing is interpolated between orientations; the number of cells is rounded, so that the last one may have 4 pixels.
 """
 
 import math
@@ -78,7 +78,7 @@ def grey_maps(images: ArrayLike, *, minimum: int) -> Array:
     """
     x = grey_values(as_images(images, finite=False).astype(jnp.float32))[..., 0]
     if min(x.shape[1:]) < minimum:
-        raise UserError(f"images have {x.shape[2]}x{x.shape[1]} px; these features need sides of {minimum} px or more")
+        raise UserError(f"image sides must be {minimum} px or more for these features; got {x.shape[2]}x{x.shape[1]}")
     return x
 
 

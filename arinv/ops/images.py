@@ -67,7 +67,7 @@ def to_uint8(images: ArrayLike) -> Array:
 
 def _floating(images: Array) -> Array:
     if not jnp.issubdtype(images.dtype, jnp.floating):
-        raise UserError(f"images have dtype {images.dtype}; must be uint8 in 0..255 or floating point in [0, 1]")
+        raise UserError(f"images must be uint8 in 0..255 or floating point in [0, 1]; got {images.dtype}")
     return jnp.asarray(images)
 
 
@@ -87,8 +87,8 @@ def resize_images(images: Array, side: int) -> Array:
     """Returns square images by bilinear interpolation, with antialiasing where they become smaller.
 
     Args:
-      images: float [B, H, W, C].
-      side: of the result in pixels.
+      images: float [B, H, W, C], any value range.
+      side: side of the result, in pixels.
 
     Returns:
       [B, side, side, C], of the same range.
@@ -133,8 +133,8 @@ def padded_size(size: tuple[int, int], *, multiple: int, edge: int = 0) -> tuple
 
     Args:
       size: height and width, in pixels, each 1 or more.
-      multiple: as for `pad_images`.
-      edge: likewise.
+      multiple: divisor of both sides of the result, 1 or more.
+      edge: pixels of reflection on each side, 0 or more.
 
     Returns:
       Height and width, in pixels.
@@ -152,8 +152,8 @@ def pad_images(images: ArrayLike, *, multiple: int, edge: int = 0) -> ArrayLike:
 
     Args:
       images: [B, H, W, C], of any dtype.
-      multiple: divisor of both sides of the result.
-      edge: pixels of reflection on each side; images smaller than that are reflected repeatedly.
+      multiple: divisor of both sides of the result, 1 or more.
+      edge: pixels of reflection on each side, 0 or more; images smaller than that are reflected repeatedly.
 
     Returns:
       [B, H', W', C] of the same dtype; a NumPy array stays one.
@@ -164,9 +164,7 @@ def pad_images(images: ArrayLike, *, multiple: int, edge: int = 0) -> ArrayLike:
     Source: the released code of Rojas-Gomez et al. 2022 (there 224 and, optionally, 224).
     """
     if getattr(images, "ndim", None) != 4 or 0 in images.shape[1:]:
-        raise UserError(
-            f"images of shape {np.shape(images)} cannot be padded; must be [batch, height, width, channels]"
-        )
+        raise UserError(f"images must be [batch, height, width, channels]; got shape {np.shape(images)}")
     numpy = np if isinstance(images, np.ndarray) else jnp
     height, width = images.shape[1:3]
     sides = padded_size((height, width), multiple=multiple, edge=edge)
@@ -180,9 +178,9 @@ def crop_images(images: ArrayLike, size: tuple[int, int], *, edge: int = 0) -> A
     """Returns images without the padding that `pad_images` added.
 
     Args:
-      images: [B, H', W', C].
+      images: padded images [B, H', W', C].
       size: height and width before the padding, in pixels.
-      edge: as passed to `pad_images`.
+      edge: pixels of reflection on each side, as passed to `pad_images`.
 
     Returns:
       [B, H, W, C].

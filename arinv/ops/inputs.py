@@ -65,18 +65,18 @@ def check_images(
     images = as_array(images, name)
     shape, dtype = tuple(images.shape), images.dtype
     if len(shape) != 4:
-        raise UserError(f"{name} have shape {shape}; must be [batch, height, width, channels]")
+        raise UserError(f"{name} must be [batch, height, width, channels]; got shape {shape}")
     if shape[-1] not in (1, 3):
-        hint = "; transpose them with (0, 2, 3, 1)" if shape[1] in (1, 3) else ""
-        raise UserError(f"{name} have shape {shape}; the last axis must be 1 or 3 channels{hint}")
+        hint = ": transpose them with (0, 2, 3, 1)" if shape[1] in (1, 3) else ""
+        raise UserError(f"{name} must have 1 or 3 channels in the last axis; got shape {shape}{hint}")
     if 0 in shape[1:]:
-        raise UserError(f"{name} have shape {shape}; height and width must be 1 or more")
+        raise UserError(f"{name} must be 1 px or more high and wide; got shape {shape}")
     if uint8 and dtype == np.uint8:
         return images
     if not jnp.issubdtype(dtype, jnp.floating):
-        hint = "; use arinv.ops.images.to_float" if dtype == np.uint8 else ""
+        hint = ": use arinv.ops.images.to_float" if dtype == np.uint8 else ""
         allowed = "uint8, or floating point" if uint8 else "floating point"
-        raise UserError(f"{name} have dtype {dtype}; must be {allowed} in [0, 1]{hint}")
+        raise UserError(f"{name} must be {allowed} in [0, 1]; got {dtype}{hint}")
     if is_concrete(images) and shape[0]:
         _check_range(images, name, finite, bounds)
     return images
@@ -112,7 +112,7 @@ def as_image_pair(
 
     Args:
       images_a: floating point [B, H, W, C] in [0, 1].
-      images_b: of the same shape.
+      images_b: floating point, of the same shape and in [0, 1].
       names: their names in errors.
       bounds: the allowed range of the first batch.
 
@@ -126,7 +126,7 @@ def as_image_pair(
     if pair[0].shape != pair[1].shape:
         raise UserError(
             f"cannot compare {names[0]} {pair[0].shape} with {names[1]} {pair[1].shape}: both must be [B, H, W, C] of "
-            "one size; resize one of them first."
+            "one size; resize one of them first"
         )
     ranges = (bounds, (0.0, 1.0))
     pair = (as_images(x, n, finite=False, bounds=b) for x, n, b in zip(pair, names, ranges, strict=True))
@@ -167,18 +167,18 @@ def as_labels(
     if not labels.size and labels.shape == (batch_size,):
         return jnp.zeros((0,), jnp.int32)
     if labels.shape != (batch_size,) or not jnp.issubdtype(labels.dtype, jnp.integer):
-        one_hot = "; take the argmax of one-hot labels" if labels.ndim == 2 and labels.shape[0] == batch_size else ""
+        one_hot = ": take the argmax of one-hot labels" if labels.ndim == 2 and labels.shape[0] == batch_size else ""
         kind = f"{labels.dtype} of shape {labels.shape}{one_hot}"
-        raise UserError(f"{name} must be integers, one per image ({batch_size},), got {kind}.")
+        raise UserError(f"{name} must be integers, one per image ({batch_size},); got {kind}")
     if is_concrete(labels):
         values, least = np.asarray(labels), -1 if padding else 0
         if values.min() < least:
             allowed = "classes from 0, or -1 for padding" if padding else "classes from 0"
-            raise UserError(f"{name} must be {allowed}; the lowest is {values.min()}.")
+            raise UserError(f"{name} must be {allowed}; got {values.min()}")
         limit = np.iinfo(np.int32).max + 1 if num_classes is None else num_classes
         if values.max() >= limit:
             raise UserError(
-                f"{name} go up to {values.max()}, and there are {limit} classes, 0 to {limit - 1}; number them from 0."
+                f"{name} must be 0 to {limit - 1} for {limit} classes; got {values.max()}: number them from 0"
             )
     return jnp.asarray(labels, jnp.int32)
 
@@ -201,19 +201,19 @@ def as_logits(logits: Any, *, batch_size: int | None = None, minimum: int = 1, n
     if isinstance(logits, tuple | list | dict) or not hasattr(logits, "shape"):
         kind, hint = type(logits).__name__, ""
         if isinstance(logits, tuple | list) and logits:
-            hint = "; where the model returns (logits, features), take `lambda x: model(x)[0]`"
+            hint = ": where the model returns (logits, features), take `lambda x: model(x)[0]`"
         if isinstance(logits, dict) and logits:
-            hint = f"; take one of {', '.join(map(repr, logits))}"
-        raise UserError(f"{name} must be one array [B, K], got a {kind}{hint}.")
+            hint = f": take one of {', '.join(map(repr, logits))}"
+        raise UserError(f"{name} must be one array [B, K]; got a {kind}{hint}")
     shape = tuple(logits.shape)
     rows = "B" if batch_size is None else batch_size
     if len(shape) != 2 or batch_size not in (None, shape[0]):
-        raise UserError(f"{name} must have the shape [B, K], here ({rows}, K); got {shape}.")
+        raise UserError(f"{name} must have shape [B, K], here ({rows}, K); got {shape}")
     if not jnp.issubdtype(logits.dtype, jnp.floating):
-        raise UserError(f"{name} must be floating point, got {logits.dtype}.")
+        raise UserError(f"{name} must be floating point; got {logits.dtype}")
     if shape[1] < minimum:
-        hint = "; write a single logit z of two classes as (0, z)" if shape[1] == 1 else ""
-        raise UserError(f"{name} must be of {minimum} classes or more, got {shape[1]}{hint}.")
+        hint = ": write a single logit z of two classes as (0, z)" if shape[1] == 1 else ""
+        raise UserError(f"{name} must be of {minimum} classes or more; got {shape[1]}{hint}")
     return jnp.asarray(logits, jnp.float32)
 
 
@@ -221,9 +221,9 @@ def call(function: Callable[[Array], Any], images: Array, name: str, *, of: str 
     """Returns what a user-supplied function returns for images that may be traced.
 
     Args:
-      function: of images [B, H, W, C].
-      images: its argument.
-      name: of the function in errors.
+      function: images [B, H, W, C] -> anything.
+      images: the argument of the function; may be traced.
+      name: name of the function in errors.
       of: description of its argument in errors.
 
     Returns:
@@ -233,13 +233,13 @@ def call(function: Callable[[Array], Any], images: Array, name: str, *, of: str 
       UserError: not callable, or a function that needs the values of its images, as those of NumPy do.
     """
     if not callable(function):
-        raise UserError(f"{name} must be a function of {of}, got {type(function).__name__}.")
+        raise UserError(f"{name} must be a function of {of}; got {type(function).__name__}")
     try:
         return function(images)
     except (jax.errors.TracerArrayConversionError, jax.errors.ConcretizationTypeError) as error:
         raise UserError(
             f"{name} cannot be traced by JAX ({type(error).__name__}): write it in jax.numpy, without NumPy functions, "
-            f"`float` or `if` of values that follow from the {of.split()[0]}."
+            f"`float` or `if` of values that follow from the {of.split()[0]}"
         ) from error
 
 
@@ -254,8 +254,8 @@ def decode(
 
     Args:
       decode_fn: features [B, ...] -> images [B, H, W, C] in [0, 1].
-      features: its argument.
-      name: of the function in errors.
+      features: [B, ...], the argument of `decode_fn`; may be traced.
+      name: name of the function in errors.
       bounds: the allowed range.
 
     Returns:
@@ -267,10 +267,10 @@ def decode(
     images = call(decode_fn, features, name, of="features [B, ...]")
     result = f"what {name} returns"
     if isinstance(images, tuple | list | dict) or not hasattr(images, "shape"):
-        raise UserError(f"{result} must be images [B, H, W, C] in [0, 1], got a {type(images).__name__}.")
+        raise UserError(f"{result} must be images [B, H, W, C] in [0, 1]; got a {type(images).__name__}")
     images = as_images(images, result, finite=False, bounds=bounds)
     if images.shape[0] != features.shape[0]:
-        raise UserError(f"{result} must be {features.shape[0]} images, one for each row, got {images.shape[0]}.")
+        raise UserError(f"{result} must be {features.shape[0]} images, one for each row; got {images.shape[0]}")
     return images
 
 
@@ -289,7 +289,7 @@ def checked_logits_fn(logits_fn: LogitsFn, *, batch_size: int, **classes: ArrayL
       UserError: not callable; when called, as `call`, `as_logits` and `as_labels`.
     """
     if not callable(logits_fn):
-        raise UserError(f"logits_fn must be a function from images to logits [B, K], got {type(logits_fn).__name__}.")
+        raise UserError(f"logits_fn must be a function from images to logits [B, K]; got {type(logits_fn).__name__}")
 
     def checked(images):
         logits = as_logits(
@@ -322,14 +322,14 @@ def layer_features(features_fn: FeaturesFn, images: ArrayLike, layers: Sequence[
     if not isinstance(features, Mapping):
         kind, hint = type(features).__name__, ""
         if isinstance(features, tuple):
-            hint = "; where the model returns (logits, features), take `lambda x: model(x)[1]`"
-        raise UserError(f"features_fn must return named features, {{name: [B, ...]}}, got a {kind}{hint}.")
+            hint = ": where the model returns (logits, features), take `lambda x: model(x)[1]`"
+        raise UserError(f"features_fn must return named features, {{name: [B, ...]}}; got a {kind}{hint}")
     for layer in layers:
         if layer not in features:
             raise unknown("layer", layer, features)
         shape = jnp.shape(features[layer])
         if len(shape) < 2 or shape[0] != images.shape[0]:
-            raise UserError(f"feature {layer!r} must be [B, ...] of {images.shape[0]} images, got the shape {shape}.")
+            raise UserError(f"feature {layer!r} must be [B, ...] of {images.shape[0]} images; got shape {shape}")
     return [jnp.asarray(features[layer], jnp.float32) for layer in layers]
 
 
@@ -349,7 +349,7 @@ def as_vector(values: ArrayLike, count: int, name: str) -> Array:
     """
     values = as_array(values, name)
     if values.shape != (count,):
-        raise UserError(f"{name} must be one number per example ({count},), got the shape {values.shape}.")
+        raise UserError(f"{name} must be one number per example ({count},); got shape {values.shape}")
     return jnp.asarray(values, jnp.float32)
 
 
@@ -368,7 +368,7 @@ def as_scalar(value: ArrayLike, name: str) -> Array:
     """
     value = as_floats(value, name)
     if value.shape:
-        raise UserError(f"{name} must be one number, got the shape {value.shape}.")
+        raise UserError(f"{name} must be one number; got shape {value.shape}")
     return value
 
 
@@ -403,7 +403,7 @@ def as_flags(values: ArrayLike, name: str) -> np.ndarray:
     """
     array = as_numbers(values, name)
     if not np.isin(array, (0, 1)).all():
-        raise UserError(f"{name} must be True or False, or 1 or 0; remove padding such as -1 first.")
+        raise UserError(f"{name} must be True or False, or 1 or 0; remove padding such as -1 first")
     return array.astype(bool)
 
 
@@ -426,7 +426,7 @@ def as_indices(indices: ArrayLike | None, count: int | None = None) -> Array:
         count = indices.size
     if indices.shape != (count,) or not jnp.issubdtype(indices.dtype, jnp.integer):
         raise UserError(
-            f"indices must be integers, one per image ({count},), got {indices.dtype} of shape {indices.shape}."
+            f"indices must be integers, one per image ({count},); got {indices.dtype} of shape {indices.shape}"
         )
     return indices
 
@@ -446,7 +446,7 @@ def as_finite(values: ArrayLike, name: str) -> Array:
     """
     values = jnp.asarray(as_array(values, name), jnp.float32)
     if is_concrete(values) and not np.isfinite(np.asarray(values)).all():
-        raise UserError(f"{name} have values that are not finite (NaN or infinity)")
+        raise UserError(f"{name} must be finite; got NaN or infinity")
     return values
 
 
@@ -477,7 +477,7 @@ def check_callable(function: Any, name: str) -> None:
       UserError: it is not.
     """
     if not callable(function):
-        raise UserError(f"{name} must be a function, got {type(function).__name__}")
+        raise UserError(f"{name} must be a function; got {type(function).__name__}")
 
 
 def check_shape(value: Any, name: str) -> tuple[int, ...]:
@@ -496,7 +496,7 @@ def check_shape(value: Any, name: str) -> tuple[int, ...]:
     try:
         return tuple(check_count(side, name) for side in value)
     except (TypeError, UserError):
-        raise UserError(f"{name} must be whole numbers of 1 or more, such as (4, 4, 128); got {value!r}.") from None
+        raise UserError(f"{name} must be whole numbers of 1 or more, such as (4, 4, 128); got {value!r}") from None
 
 
 def as_radius(value: ArrayLike | float, *, batch_size: int | None, name: str = "eps", norm: str | None = None) -> Array:
@@ -506,7 +506,7 @@ def as_radius(value: ArrayLike | float, *, batch_size: int | None, name: str = "
       value: a number of 0 or more, or one per example [B]; in units of the images.
       batch_size: number of examples, B; None: only a single number is allowed.
       name: its name in errors.
-      norm: of an attack's radius: warns of one without an effect, such as 8 in linf.
+      norm: the attack's norm, to warn of a radius that restricts nothing, such as 8 in linf; None: no warning.
 
     Returns:
       float32 [] or [B].
@@ -516,15 +516,15 @@ def as_radius(value: ArrayLike | float, *, batch_size: int | None, name: str = "
     """
     radius = as_array(value, name)
     if not (jnp.issubdtype(radius.dtype, jnp.floating) or jnp.issubdtype(radius.dtype, jnp.integer)):
-        raise UserError(f"{name} must be a number, such as 8/255, got {value!r}.")
+        raise UserError(f"{name} must be a number, such as 8/255; got {value!r}")
     if radius.shape not in ((), (batch_size,)):
         several = "" if batch_size is None else f" or one per example ({batch_size},)"
-        raise UserError(f"{name} must be a number{several}, got the shape {radius.shape}.")
+        raise UserError(f"{name} must be a number{several}; got shape {radius.shape}")
     if is_concrete(radius):
         values = np.asarray(radius, np.float64)
         if not np.all((values >= 0) & (values <= np.finfo(np.float32).max)):
             raise UserError(
-                f"{name} must be finite and at least 0, got {value}; give it in units of the images, such as 8/255."
+                f"{name} must be finite and at least 0; got {value}: give it in units of the images, such as 8/255"
             )
         if norm and (text := radius_warning(values, norm)):
             warnings.warn(f"{name}={text}", RadiusWarning, stacklevel=4)
@@ -552,7 +552,7 @@ def check_flag(value: Any, name: str) -> bool:
     """Checks that a value is true or false and returns it.
 
     Args:
-      value: such as an option.
+      value: the value, such as an option.
       name: its name in errors.
 
     Returns:
@@ -562,7 +562,7 @@ def check_flag(value: Any, name: str) -> bool:
       UserError: it is something else.
     """
     if not isinstance(value, bool | np.bool_):
-        raise UserError(f"{name} must be true or false; got {value!r}.")
+        raise UserError(f"{name} must be true or false; got {value!r}")
     return bool(value)
 
 
@@ -570,7 +570,7 @@ def check_count(value: Any, name: str, *, minimum: int = 1) -> int:
     """Checks an integer and returns it.
 
     Args:
-      value: such as a number of steps.
+      value: the value, such as a number of steps.
       name: its name in errors.
       minimum: the smallest allowed value.
 
@@ -585,9 +585,9 @@ def check_count(value: Any, name: str, *, minimum: int = 1) -> int:
     except TypeError:
         count = None
     if count is None:
-        raise UserError(f"{name} must be a whole number of {minimum} or more; got {value!r}.")
+        raise UserError(f"{name} must be a whole number of {minimum} or more; got {value!r}")
     if count < minimum:
-        raise UserError(f"{name} must be at least {minimum}, got {value!r}.")
+        raise UserError(f"{name} must be at least {minimum}; got {value!r}")
     return count
 
 
@@ -595,7 +595,7 @@ def check_number(value: Any, name: str, *, minimum: float = -math.inf, maximum: 
     """Checks that a number is finite and in a range and returns it; a traced one is not checked.
 
     Args:
-      value: such as a weight.
+      value: the value, such as a weight.
       name: its name in errors.
       minimum: the smallest allowed value.
       maximum: the largest allowed value.
@@ -618,7 +618,7 @@ def check_number(value: Any, name: str, *, minimum: float = -math.inf, maximum: 
             (True, False): f" of at most {maximum:g}",
         }
         limit = limits.get((minimum == -math.inf, maximum == math.inf), f" from {minimum:g} to {maximum:g}")
-        raise UserError(f"{name} must be a finite number{limit}, got {value!r}.")
+        raise UserError(f"{name} must be a finite number{limit}; got {value!r}")
     return value
 
 
@@ -633,10 +633,10 @@ def as_dtype(dtype: Any) -> np.dtype:
     """Checks the type of a computation and returns it.
 
     Args:
-      dtype: such as jnp.float32 or "bfloat16".
+      dtype: the type, such as jnp.float32 or "bfloat16".
 
     Returns:
-      The same as an object.
+      The same type as a `numpy.dtype`.
 
     Raises:
       UserError: not a floating point type.
@@ -646,7 +646,7 @@ def as_dtype(dtype: Any) -> np.dtype:
     except TypeError:
         value = None
     if dtype is None or value is None or not jnp.issubdtype(value, jnp.floating):
-        raise UserError(f"dtype must be floating point, such as 'float32' or 'bfloat16'; got {dtype!r}.")
+        raise UserError(f"dtype must be floating point, such as 'float32' or 'bfloat16'; got {dtype!r}")
     return value
 
 
@@ -664,7 +664,7 @@ def as_array(value: Any, name: str) -> ArrayLike:
       UserError: text, dates, complex numbers, objects, ragged lists, or an array with a mask.
     """
     if isinstance(value, np.ma.MaskedArray):
-        raise UserError(f"{name} must be an array without a mask; take the values that count, or fill the others.")
+        raise UserError(f"{name} must be an array without a mask; take the values that count, or fill the others")
     if isinstance(value, jax.Array | np.ndarray):
         array = value
     else:
@@ -674,7 +674,7 @@ def as_array(value: Any, name: str) -> ArrayLike:
             array = None
     if array is None or not _is_real(array.dtype):
         got = f"{array.dtype} of shape {array.shape}" if isinstance(value, jax.Array | np.ndarray) else _short(value)
-        raise UserError(f"{name} must be an array of numbers, got {got}.")
+        raise UserError(f"{name} must be an array of numbers; got {got}")
     return array
 
 
@@ -699,7 +699,7 @@ def _check_range(images: ArrayLike, name: str, finite: bool, bounds: tuple[float
         low, high = float(images.min()), float(images.max())
     if not np.isfinite([low, high]).all():
         if finite:
-            raise UserError(f"{name} have values that are not finite (NaN or infinity); must be in [0, 1]")
+            raise UserError(f"{name} must be in [0, 1]; got values that are not finite (NaN or infinity)")
         values = np.asarray(images, np.float32)
         values = values[np.isfinite(values)]
         low, high = (float(values.min()), float(values.max())) if values.size else bounds
@@ -707,4 +707,4 @@ def _check_range(images: ArrayLike, name: str, finite: bool, bounds: tuple[float
         advice = "clip them"
         if (high > 1.5) != (low < -0.5):
             advice = "divide by 255" if high > 1.5 else "map them from [-1, 1] with arinv.ops.images.from_pm1"
-        raise UserError(f"{name} range from {low:.6g} to {high:.6g}; must be in [0, 1]: {advice}")
+        raise UserError(f"{name} must be in [0, 1]; got {low:.6g} to {high:.6g}: {advice}")

@@ -24,12 +24,12 @@ def typed_key(key: Array) -> Array:
       UserError: not a key.
     """
     if not isinstance(key, int | float | np.ndarray | jax.Array):
-        raise UserError(f"key must be a PRNG key such as jax.random.key(0), got {key!r}.")
+        raise UserError(f"key must be a PRNG key such as jax.random.key(0); got {key!r}")
     dtype, shape = jnp.result_type(key), jnp.shape(key)
     if jnp.issubdtype(dtype, jax.dtypes.prng_key):
         return key
     if dtype != jnp.uint32 or shape[-1:] != jax.random.key_data(jax.random.key(0)).shape:
-        raise UserError(f"key must be a PRNG key such as jax.random.key(0), got {dtype} of shape {shape}.")
+        raise UserError(f"key must be a PRNG key such as jax.random.key(0); got {dtype} of shape {shape}")
     return jax.random.wrap_key_data(key)
 
 
@@ -47,7 +47,7 @@ def single_key(key: Array) -> Array:
     """
     key = typed_key(key)
     if key.shape:
-        raise UserError(f"key must be one PRNG key, got keys of the shape {key.shape}.")
+        raise UserError(f"key must be one PRNG key; got keys of shape {key.shape}")
     return key
 
 
@@ -68,7 +68,7 @@ def row_keys(key: Array, *, batch_size: int) -> Array:
     if key.shape == (batch_size,):
         return key
     if key.shape:
-        raise UserError(f"key must be one key, or one per image ({batch_size},), got the shape {key.shape}.")
+        raise UserError(f"key must be one key, or one per image ({batch_size},); got shape {key.shape}")
     return fold_in(key, jnp.arange(batch_size))
 
 

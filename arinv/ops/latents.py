@@ -1,4 +1,4 @@
-"""Latents of generators: their priors, and draws that depend on an image's number only."""
+"""Latents of generators: their priors, and random latents that depend only on an image's number."""
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,7 @@ def draw_latents(key: Array, shape: tuple[int, ...], *, prior: str) -> Array:
 
     Args:
       key: PRNG key.
-      shape: of the latents, counts of 0 or more.
+      shape: shape of the latents; sizes of 0 or more.
       prior: "normal", N(0, 1), or "uniform", in (-1, 1).
 
     Returns:
@@ -39,9 +39,9 @@ def draw_starts(key: Array, indices: ArrayLike, *, latent_size: int, prior: str,
     Args:
       key: PRNG key.
       indices: integer [B], the images' numbers.
-      latent_size: K.
+      latent_size: K, length of a latent.
       prior: "normal" or "uniform".
-      num_starts: R, of each image.
+      num_starts: R, number of latents per image.
 
     Returns:
       float32 [B, R, K].

@@ -100,7 +100,7 @@ def matrix_function(function: ValueFunction, matrices: Array) -> Array:
     also for equal eigenvalues, such as those of dead channels or of a constant.
 
     Args:
-      function: of the eigenvalues.
+      function: function of the eigenvalues, with its divided differences.
       matrices: float32 [B, n, n], symmetric.
 
     Returns:

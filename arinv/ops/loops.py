@@ -1,7 +1,7 @@
 """Loops with loop-invariant code moved in front of them.
 
 A loop over a network's inputs rearranges and normalizes the same weights in every step: XLA does not hoist that out of
-loops on a CPU, and on other platforms not where results are larger than their inputs. Any shapes.
+loops on a CPU; on other platforms it does where results are no larger than their inputs.
 """
 
 from collections.abc import Callable

@@ -82,8 +82,8 @@ def shrink_to_sum(magnitudes: Array, total: Array, *, limit: ArrayLike | float =
 
     Args:
       magnitudes: [B, ...], at least 0.
-      total: at least 0, [] or [B, 1, ...].
-      limit: at least 0, [] or [B, ...].
+      total: largest sum, at least 0, [] or [B, 1, ...].
+      limit: largest value, at least 0, [] or [B, ...].
 
     Returns:
       [B, ...]; the sums over all but the first axis are at most `total`, and at least (1 - 2e-6) `total`.
@@ -137,7 +137,7 @@ def steepest_ascent(gradient: ArrayLike, *, norm: str) -> Array:
     """
     direction = _lookup(norm).steepest_ascent
     if direction is None:
-        raise UserError(f'steepest ascent is for l2 and linf, got "{norm}"; use APGD (arinv.attacks.apgd) for it.')
+        raise UserError(f'steepest ascent is for l2 and linf; got "{norm}": use APGD (arinv.attacks.apgd) for it')
     return direction(finite_gradient(gradient))
 
 
@@ -149,7 +149,7 @@ def random_perturbation(key: Array, shape: tuple[int, ...], *, eps: ArrayLike | 
 
     Args:
       key: PRNG key.
-      shape: (B, ...).
+      shape: shape (B, ...) of the result.
       eps: radius, at least 0; a number or one per example [B]; may be traced.
       norm: "l1", "l2" or "linf".
 
@@ -167,7 +167,7 @@ def check_norm(name: str) -> None:
     """Checks the name of a norm.
 
     Args:
-      name: such as "l2".
+      name: name of a norm, such as "l2".
 
     Raises:
       UserError: unknown norm.
@@ -202,7 +202,7 @@ def per_example(value: ArrayLike | float, shape: tuple[int, ...], name: str = "a
 
     Args:
       value: [] or [B], at least 0; may be traced.
-      shape: (B, ...).
+      shape: shape (B, ...) of the arrays.
       name: its name in errors.
 
     Returns:

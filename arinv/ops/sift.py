@@ -34,8 +34,8 @@ class Keypoints(NamedTuple):
     """Keypoints of one image.
 
     Attributes:
-      rows: [K], of the centers, in pixels.
-      columns: [K].
+      rows: [K], row of each center, in pixels.
+      columns: [K], column of each center, in pixels.
       scales: [K], in pixels.
       angles: [K], in radians, as the library counts them.
       descriptors: [K, 128], of Euclidean norm 1.
@@ -54,7 +54,7 @@ class SiftGrid(NamedTuple):
     Attributes:
       features: float32 [N, H / 4, W / 4, 133].
       num_keypoints: int [N], before those that share a cell are left out.
-      library: that computed them.
+      library: name of the library that computed them.
     """
 
     features: np.ndarray
@@ -124,7 +124,7 @@ class SiftCells(NamedTuple):
       places: int32 [N, C], indices of the cells, row by row; H / 4 x W / 4 where an image has fewer than C.
       vectors: float32 [N, C, 133].
       num_keypoints: int [N], before those that share a cell are left out.
-      library: that computed them.
+      library: name of the library that computed them.
     """
 
     places: np.ndarray
@@ -168,10 +168,10 @@ def spread(places: Array, vectors: Array, *, height: int, width: int) -> Array:
     """Returns the features of `sift_cells` on their grid, on the device.
 
     Args:
-      places: int [B, C], of the cells.
-      vectors: [B, C, 133].
-      height: of the grid, in cells.
-      width: of the grid, in cells.
+      places: int [B, C], indices of the cells, row by row; height * width for none.
+      vectors: float [B, C, 133], features of these cells.
+      height: rows of the grid.
+      width: columns of the grid.
 
     Returns:
       float32 [B, height, width, 133], zeros in other cells.
@@ -269,7 +269,7 @@ def check_library(library: str, first_octave: int = 0) -> None:
 
 def _check_octave(first_octave: int) -> None:
     if first_octave not in (0, -1):
-        raise UserError(f"first_octave={first_octave!r} must be 0 or -1")
+        raise UserError(f"first_octave must be 0 or -1; got {first_octave!r}")
 
 
 def sift(images: Array, *, library: str, first_octave: int = 0) -> Array:

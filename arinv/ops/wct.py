@@ -129,7 +129,7 @@ def style_moments(
     _check_options(variant, method, labels, num_labels)
     style = as_floats(style_features, "style features")
     if style.ndim != 4 or 0 in style.shape[1:]:
-        raise UserError(f"style features have shape {style.shape}; must be [B, h, w, C] without a 0")
+        raise UserError(f"style features must be [B, h, w, C], none of them 0; got shape {style.shape}")
     b, h, w, c = style.shape
     rows = style.reshape(b, h * w, c)
     parts = []
@@ -155,7 +155,7 @@ def transfer(
     Args:
       content_features: [B, h, w, C].
       styles: moments of B styles each, all of the same variant and number of labels.
-      weights: of the styles, 0 or more; their sum is 1. May be traced.
+      weights: one number of 0 or more per style, with a sum of 1; may be traced.
       alpha: weight of the transformed features in 0 to 1; 1 - alpha is that of the content's. May be traced.
       variant: see `wct`.
       method: see `wct`.
@@ -214,7 +214,7 @@ def keep_chroma(images: ArrayLike, colored: ArrayLike) -> Array:
     """
     images, colored = as_image_pair(images, colored, ("images", "colored"))
     if images.shape[-1] != 3:
-        raise UserError(f"images have shape {images.shape}; chroma needs 3 channels")
+        raise UserError(f"images must have 3 channels, for their chroma; got shape {images.shape}")
     luminance = grey_values(images - colored)  # of Rec. 601, as in YIQ and YCbCr
     return jnp.clip(colored + luminance, 0.0, 1.0)
 
@@ -239,7 +239,7 @@ def match_colors(images: ArrayLike, colors: StyleMoments) -> Array:
 
     Args:
       images: [B, H, W, 3] in [0, 1].
-      colors: of B other images, from `color_moments`.
+      colors: moments of the colors of B other images, from `color_moments`.
 
     Returns:
       float32 [B, H, W, 3], clipped to [0, 1].
@@ -268,13 +268,13 @@ def _check_mixture(weights: Sequence[float], alpha: float, num_styles: int) -> N
     for weight in weights:
         check_number(weight, "a style's weight", minimum=0.0)
     if all(map(is_concrete, weights)) and abs(float(sum(weights)) - 1.0) > _WEIGHT_TOLERANCE:
-        raise UserError(f"weights of styles must sum to 1, got {tuple(map(float, weights))}; divide them by their sum")
+        raise UserError(f"weights of styles must sum to 1; got {tuple(map(float, weights))}: divide them by their sum")
 
 
 def _mismatch(content: tuple[int, ...], style: tuple[int, ...]) -> UserError:
     return UserError(
-        f"content features {content} and style features {style} must be [B, h, w, C], without a 0, with the same "
-        "number of images and channels: take them from one layer"
+        f"content features {content} and style features {style} must be [B, h, w, C], none of them 0, with "
+        "the same number of images and channels: take them from one layer"
     )
 
 
@@ -285,17 +285,13 @@ def _masks(labels: ArrayLike | None, num_labels: int, shape: tuple[int, int]) ->
         return
     labels = jnp.asarray(labels)
     if labels.ndim != 3 or (labels.shape[0], labels.shape[1] * labels.shape[2]) != shape:
-        raise UserError(
-            f"labels have shape {labels.shape}; must be the label of every position of the features, [B, h, w]"
-        )
+        raise UserError(f"labels must be one per position of the features, [B, h, w]; got shape {labels.shape}")
     if not jnp.issubdtype(labels.dtype, jnp.integer):
-        raise UserError(f"labels have dtype {labels.dtype}; must be integers")
+        raise UserError(f"labels must be integers; got {labels.dtype}")
     if is_concrete(labels) and labels.size:
         low, high = (int(limit(np.asarray(labels))) for limit in (np.min, np.max))
         if low < 0 or high >= num_labels:
-            raise UserError(
-                f"labels go from {low} to {high}; must be 0 to {num_labels - 1}: num_labels is {num_labels}"
-            )
+            raise UserError(f"labels must be 0 to {num_labels - 1}, as num_labels is {num_labels}; got {low} to {high}")
     labels = labels.reshape(shape)
     for label in range(num_labels):
         yield (labels == label).astype(jnp.float32)

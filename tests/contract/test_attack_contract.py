@@ -358,7 +358,7 @@ def test_attacks_reject_labels_that_the_model_does_not_have(key):
         "margins": lambda: attacks.margins(model.logits_fn, x, wrong, attacks.make_buckets(batch_size=2)),
     }
     for call in calls.values():
-        with pytest.raises(UserError, match=r"(labels|targets) go up to 5, and there are 5 classes, 0 to 4"):
+        with pytest.raises(UserError, match=r"(labels|targets) must be 0 to 4 for 5 classes; got 5"):
             call()
 
 

@@ -75,7 +75,7 @@ def run(config, workdir):
         ("", {"optimizer.momentum": 2.0}, "momentum must be 0 or more and below 1; got 2.0"),
         ("", {"optimizer.schedule.warmup_epochs": -1.0}, "warmup_epochs must be 0 (none) or more; got -1.0"),
         ("", {"attack_warmup_epochs": -1.0}, "attack_warmup_epochs must be 0 or more; got -1"),
-        ("", {"augmentation.crop_padding": -1}, "augmentation.crop_padding must be at least 0, got -1"),
+        ("", {"augmentation.crop_padding": -1}, "augmentation.crop_padding must be at least 0; got -1"),
         ("", {"augmentation.crop_padding": 300}, "augmentation.crop_padding must be a finite number from 0 to"),
         ("options=width:2000000", {}, "width of encoder 'alexnet_small' must be at most 1,000,000; got 2000000"),
         ("", {"data.num_train": 4}, "batch_size=8"),

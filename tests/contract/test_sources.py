@@ -167,11 +167,11 @@ def test_unknown_name_is_one_line_with_the_known_ones(function, name):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"image_size": 0}, "image_size must be at least 1, got 0"),
+        ({"image_size": 0}, "image_size must be at least 1; got 0"),
         ({"image_size": 32.0}, "image_size must be a whole number"),
-        ({"image_size": 100_000}, "image_size must be 1 to 65536 px, got 100000"),
+        ({"image_size": 100_000}, "image_size must be 1 to 65536 px; got 100000"),
         ({"num_examples": 2.5}, "num_examples must be a whole number"),
-        ({"channels": 2}, "channels=2; must be 3, 1 for grey"),
+        ({"channels": 2}, "channels must be 3, 1 for grey .*; got 2"),
         ({"classes": [1.5]}, "1.5 is neither a label"),
         ({"classes": [True]}, "True is neither a label"),
         ({"name": None}, "name of a dataset must be text"),

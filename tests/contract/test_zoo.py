@@ -193,9 +193,9 @@ def test_functions_of_a_gan_and_an_autoencoder_name_wrong_inputs():
     for function, value, message in (
         (gan.decode_fn, {"latents": 1}, "inputs must be an array of numbers"),
         (gan.decode_fn, np.zeros((2, 512)) + 1j, "got complex128"),
-        (gan.decode_fn, np.zeros((2, 7), np.float32), r"has latents \[B, 512\]; got shape \(2, 7\)"),
-        (autoencoder.decode_fn, np.zeros(256, np.float32), r"takes codes \[B, K\], got \(256,\)"),
-        (autoencoder.decode_fn, "codes", "inputs must be an array of numbers, got 'codes'"),
+        (gan.decode_fn, np.zeros((2, 7), np.float32), r"latents must be \[B, 512\]; got shape \(2, 7\)"),
+        (autoencoder.decode_fn, np.zeros(256, np.float32), r"codes must be \[B, K\]; got \(256,\)"),
+        (autoencoder.decode_fn, "codes", "inputs must be an array of numbers; got 'codes'"),
     ):
         with pytest.raises(UserError, match=message):
             function(value)

@@ -99,7 +99,7 @@ def test_find_returns_none_for_one_task_of_slurm(monkeypatch):
         ("yes", {}, "auto, off, on"),
         ("on", {}, "set JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID, or start under SLURM"),
         ("auto", {"JAX_COORDINATOR_ADDRESS": "a:1"}, "JAX_NUM_PROCESSES and JAX_PROCESS_ID must be set beside"),
-        ("auto", GIVEN | {"JAX_PROCESS_ID": "4"}, "from 0 to JAX_NUM_PROCESSES - 1, which is 3"),
+        ("auto", GIVEN | {"JAX_PROCESS_ID": "4"}, "must be 0 to JAX_NUM_PROCESSES - 1, which is 3; got 4"),
         ("auto", GIVEN | {"JAX_PROCESS_ID": "x"}, "whole number"),
         ("auto", GIVEN | {"JAX_COORDINATOR_ADDRESS": "10.0.0.1"}, "host:port"),
     ],

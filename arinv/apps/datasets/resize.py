@@ -1,4 +1,4 @@
-"""The command `arinv resize`: writes a dataset again with smaller images, in TFDS's layout of array_record files.
+"""The command `arinv resize`: writes a copy of a dataset with smaller images, in TFDS's layout of array_record files.
 
 Training on photographs decodes every image in every epoch. A core decodes several times as many images a second once
 they are reduced, and record files are read faster than a folder of a million files. The result is opened as
@@ -44,7 +44,7 @@ def main(argv: Sequence[str]) -> int:
       argv: the arguments of the command.
 
     Returns:
-      0, or 2 for a mistake, with a line on stderr.
+      0, or 2 for invalid input, with a line on stderr.
     """
     args = _arguments(argv)
     splits = {"train": args.train_split, "test": args.test_split}
@@ -69,18 +69,26 @@ def main(argv: Sequence[str]) -> int:
 def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m arinv resize",
-        description="Writes a dataset again with smaller images, as array_record files, which are read without "
-        "TensorFlow. Stopped and started again it resumes.",
+        description="Writes a copy of a dataset with smaller images, as array_record files, which are read without "
+        "TensorFlow. Resumes where it stopped when it is started again.",
     )
-    parser.add_argument("source", help="of the images, such as folder:/data/imagenet or tfds:imagenet2012")
-    parser.add_argument("name", help="of the new dataset, such as imagenet256, opened as tfds:imagenet256")
-    parser.add_argument("--side", type=int, default=256, help="of the shorter side, in pixels (%(default)s)")
-    parser.add_argument("--quality", type=int, default=95, help="of the JPEG files, 1 to 100 (%(default)s)")
-    parser.add_argument("--train_split", default="train", help="of the source; empty: none (%(default)s)")
-    parser.add_argument("--test_split", default="test", help="of the source, such as validation (%(default)s)")
-    parser.add_argument("--data_dir", default="", help="where TFDS datasets are (TFDS_DATA_DIR, ~/tensorflow_datasets)")
-    parser.add_argument("--out_dir", default="", help="where the dataset is written (data_dir)")
-    parser.add_argument("--on_bad_image", default="error", help="of a folder: error or skip (%(default)s)")
+    parser.add_argument("source", help="source dataset, such as folder:/data/imagenet or tfds:imagenet2012")
+    parser.add_argument("name", help="name of the new dataset, such as imagenet256, opened as tfds:imagenet256")
+    parser.add_argument("--side", type=int, default=256, help="length of the shorter side in pixels (%(default)s)")
+    parser.add_argument("--quality", type=int, default=95, help="quality of the JPEG files, 1 to 100 (%(default)s)")
+    parser.add_argument(
+        "--train_split", default="train", help="training split of the source; empty: none (%(default)s)"
+    )
+    parser.add_argument(
+        "--test_split",
+        default="test",
+        help="split of the source to test on, such as validation; empty: none (%(default)s)",
+    )
+    parser.add_argument("--data_dir", default="", help="directory of TFDS datasets (TFDS_DATA_DIR, else its default)")
+    parser.add_argument("--out_dir", default="", help="directory that the dataset is written to (data_dir)")
+    parser.add_argument(
+        "--on_bad_image", default="error", help="at damaged images of a folder: error or skip (%(default)s)"
+    )
     return parser.parse_args(argv)
 
 
@@ -103,12 +111,12 @@ def resize(
 
     Args:
       source: name of a dataset, see `data.open_source`.
-      name: of the new dataset, in lowercase letters, digits and "_".
-      out_dir: gets NAME/1.0.0.
-      splits: name of a new split -> split of the source.
-      side: of the shorter side, in pixels.
-      quality: of the JPEG files, 1 to 100.
-      data_dir: of TFDS datasets.
+      name: name of the new dataset, in lowercase letters, digits and "_".
+      out_dir: directory in which the folder NAME/1.0.0 is written.
+      splits: name of the new split -> split of the source.
+      side: largest length of the shorter side, in pixels.
+      quality: quality of the JPEG files, 1 to 100.
+      data_dir: directory of TFDS datasets.
       on_bad_image: see `data.open_source`.
 
     Returns:
@@ -119,7 +127,7 @@ def resize(
         images in common, names of classes that a dataset of TFDS cannot have, or a folder that holds another dataset.
     """
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
-        raise UserError(f"name {name!r} must be lowercase letters, digits and '_', such as imagenet256")
+        raise UserError(f"name must be lowercase letters, digits and '_', such as imagenet256; got {name!r}")
     if side < 1:
         raise UserError(f"side must be 1 pixel or more; got {side}")
     if not 1 <= quality <= 100:
@@ -139,7 +147,7 @@ def resize(
         if data.share_images(first.info, second.info):
             raise UserError(
                 f"the splits {first.info.split} and {second.info.split} of {source} have images in common; name splits "
-                "without"
+                "that have none"
             )
     classes = [source.info.class_names for source in sources.values()]
     if any(names != classes[0] for names in classes):
@@ -277,8 +285,11 @@ def encode(image: np.ndarray, side: int, quality: int) -> bytes:
 
     Args:
       image: uint8 [H, W, C], C 1 or 3.
-      side: longest allowed shorter side, in pixels.
-      quality: of JPEG.
+      side: largest length of the shorter side, in pixels.
+      quality: JPEG quality, 1 to 100.
+
+    Returns:
+      The bytes of the file.
     """
     height, width = image.shape[:2]
     picture, file = Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image), io.BytesIO()

@@ -18,6 +18,9 @@ _FILE = "model.safetensors"
 def check(config: ConfigDict) -> None:
     """Checks that the config names a checkpoint.
 
+    Args:
+      config: a config of configs/export_torch.py.
+
     Raises:
       UserError: no checkpoint.
     """
@@ -29,7 +32,10 @@ def run(run: Run) -> dict[str, Any]:
     """Writes model.safetensors into the workdir and returns its description.
 
     Args:
-      run: of configs/export_torch.py; config.checkpoint is the workdir of a classifier or an inverter.
+      run: a run of configs/export_torch.py; config.checkpoint is the workdir of a classifier or an inverter.
+
+    Returns:
+      Results of the run: a description of the file.
 
     Raises:
       UserError: no usable checkpoint there, or a network without a counterpart in PyTorch.

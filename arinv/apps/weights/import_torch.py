@@ -32,6 +32,9 @@ from arinv.types import Variables
 def check(config: ConfigDict) -> None:
     """Checks everything that needs no file.
 
+    Args:
+      config: a config of configs/import_torch.py.
+
     Raises:
       UserError: no path, no encoder's workdir for a generator, or an unknown encoder, layer, option or norm.
     """
@@ -59,8 +62,11 @@ def run(run: Run) -> dict[str, Any]:
     """Converts the file, saves a checkpoint in the workdir, and returns its description.
 
     Args:
-      run: of configs/import_torch.py; a generator where config.generator.layer is set, a denoiser where
-        config.denoiser.read is, else an encoder.
+      run: a run of configs/import_torch.py: a generator is imported where config.generator.layer is set, a denoiser
+        where config.denoiser.read is, else an encoder.
+
+    Returns:
+      Results of the run: a description of the network.
 
     Raises:
       UserError: a file that is damaged, would run a program if PyTorch loaded it, or holds another network.
@@ -146,8 +152,8 @@ def _check_row(path: pathlib.Path, name: str, inferred: Mapping[str, Any]) -> No
     """Checks that a file whose network differs from an encoder is not one that another row of the table has.
 
     Args:
-      path: of the file.
-      name: of the encoder.
+      path: the file, for the message.
+      name: name of the encoder.
       inferred: options of the file that differ from the encoder's.
 
     Raises:

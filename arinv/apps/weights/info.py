@@ -62,7 +62,10 @@ def lines(path: str | pathlib.Path) -> list[str]:
     """Returns the description of a weight file, or of the workdir of a run or an experiment, in lines.
 
     Args:
-      path: of a .pt, .pth, .safetensors, .caffemodel or .binaryproto file, or of a directory.
+      path: a .pt, .pth, .safetensors, .caffemodel or .binaryproto file, or the directory of a run.
+
+    Returns:
+      Lines of text.
 
     Raises:
       UserError: missing, damaged, or of another kind.
@@ -79,7 +82,11 @@ def lines(path: str | pathlib.Path) -> list[str]:
 
 
 def fits(path: str | pathlib.Path) -> list[Fit]:
-    """Returns the encoders that a file fits, as `recognition.recognize`; none of a file that cannot be read."""
+    """Returns the encoders that a file fits, as `recognition.recognize`; none of a file that cannot be read.
+
+    Args:
+      path: a weight file.
+    """
     try:
         with open_torch(path) as file:
             return recognition.recognize(file)
@@ -88,7 +95,14 @@ def fits(path: str | pathlib.Path) -> list[Fit]:
 
 
 def arguments(fit: Fit) -> str:
-    """Returns the arguments of configs/import_torch.py for an encoder, without the path."""
+    """Returns the arguments of configs/import_torch.py for an encoder, without the path.
+
+    Args:
+      fit: an encoder that a file fits.
+
+    Returns:
+      Text such as "encoder=alexnet_small,options=width:16".
+    """
     options = dict(fit.options)
     depths = options.pop("depths", ())
     normalization = options.pop("normalization", "")

@@ -37,8 +37,8 @@ class Rescored(NamedTuple):
     Attributes:
       correct: bool [N], the stored images classified as labeled; False in padding and where a logit is NaN.
       correct_8bit: bool [N], the same after rounding to 256 levels.
-      distances: float32 [N], from the originals.
-      messages: about invalid adversarial images.
+      distances: float32 [N], distances from the originals.
+      messages: messages about invalid adversarial images.
     """
 
     correct: np.ndarray
@@ -188,7 +188,7 @@ def reclassify(
     labels = np.asarray(as_labels(labels, batch_size=len(images), num_classes=count_classes(model, images)))
     eps, adversarial = float(as_radius(eps, batch_size=None)), np.asarray(adversarial, np.float32)
     if adversarial.shape != images.shape:
-        raise UserError(f"adversarial must have the shape of the images {images.shape}, got {adversarial.shape}.")
+        raise UserError(f"adversarial must have the shape of the images {images.shape}; got {adversarial.shape}")
     within = are_within(adversarial, images, eps=eps, norm=norm)
     counted = np.where(within[:, None, None, None], adversarial, images)
     rounded = np.asarray(to_float(to_uint8(counted)))

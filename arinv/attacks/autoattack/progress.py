@@ -25,23 +25,23 @@ class AutoAttackState:
     """The resumable state of AutoAttack: NumPy arrays, numbers and text.
 
     Attributes:
-      settings: of the run, as text; a resumed run must have the same.
+      settings: settings of the run, as text; a resumed run must have the same.
       messages: reasons to doubt the result, from the checks of the model.
       classes: int32 [N, R], the classes of the largest logits of the images, the prediction first.
       robust: bool [N], whether no attack has succeeded; False where the clean image is misclassified, and in padding.
       adversarial: float32 [N, H, W, C], the image where none has succeeded; while the Square Attack runs, its
         best until now.
       predictions: int32 [N], the classes of `adversarial`.
-      margins: float32 [N], the smallest of the Square Attack.
+      margins: float32 [N], the smallest margins found by the Square Attack.
       group: number of the current group of images.
       attack: number of the current attack; the number of attacks when done.
       round: number of the current round.
       queue: int64 [M], the images of this round.
       position: number of images of the queue that are done.
       survivors: int64 [A], the number of images of all groups until now that are robust after each attack.
-      seconds: float64 [A] of each attack, compilation included.
-      forward_passes: int64 [A] of each attack, counted in images, padding included.
-      backward_passes: int64 [A] of each attack, counted in images, padding included.
+      seconds: float64 [A], duration of each attack, compilation included.
+      forward_passes: int64 [A], forward passes of each attack, counted in images, padding included.
+      backward_passes: int64 [A], backward passes of each attack, counted in images, padding included.
     """
 
     settings: str
@@ -71,14 +71,14 @@ class AutoAttackState:
         """Returns the state of the arrays of `to_arrays`.
 
         Args:
-          arrays: as from `numpy.load`.
+          arrays: arrays by name, as `numpy.load` returns them.
 
         Raises:
           UserError: missing arrays.
         """
         names = [field.name for field in dataclasses.fields(cls)]
         if missing := [name for name in names if name not in arrays]:
-            raise UserError(f"this is not a state of AutoAttack: {', '.join(missing)} missing.")
+            raise UserError(f"this is not a state of AutoAttack: {', '.join(missing)} missing")
         values = {name: np.array(arrays[name]) for name in names}
         values |= {name: int(values[name]) for name in ("group", "attack", "round", "position")}
         return cls(**values | {"settings": str(values["settings"]), "messages": values["messages"].tolist()})
@@ -93,10 +93,10 @@ class AttackRecord:
     """The record of one attack.
 
     Attributes:
-      robust_accuracy: after this attack and those before it, in 0 to 1.
+      robust_accuracy: robust accuracy after this attack and those before it, in 0 to 1.
       seconds: duration, compilation and all parts of an interrupted run included.
-      forward_passes: counted in images, padding included.
-      backward_passes: counted in images, padding included.
+      forward_passes: forward passes, counted in images, padding included.
+      backward_passes: backward passes, counted in images, padding included.
     """
 
     robust_accuracy: float
@@ -114,8 +114,8 @@ class AutoAttackResult:
       robust: bool [N], classified correctly and broken by no attack; False in padding.
       clean: bool [N], classified correctly without attack; False in padding.
       predictions: int32 [N], the classes of `adversarial`.
-      clean_accuracy: in 0 to 1, without padding.
-      robust_accuracy: in 0 to 1, without padding.
+      clean_accuracy: accuracy without attack, in 0 to 1, without padding.
+      robust_accuracy: accuracy after all attacks, in 0 to 1, without padding.
       per_attack: name -> record, in the order of the attacks.
       messages: reasons to doubt the robust accuracy; empty for none.
     """
@@ -150,7 +150,7 @@ class Progress:
       rounds: number of rounds of this attack.
       done: number of images of this round that are done.
       total: number of images of this round.
-      robust_accuracy: of the images attacked until now, in 0 to 1.
+      robust_accuracy: robust accuracy of the images attacked so far, in 0 to 1.
       passes: forward and backward passes of the model until now.
       passes_left: largest number of passes to come in this group of images, if no further image is broken.
     """
@@ -175,7 +175,7 @@ class Outcome(NamedTuple):
       images: float32 [B, H, W, C], candidates for adversarial images.
       forward: forward passes, counted in images, padding included.
       backward: backward passes, counted in images, padding included.
-      margins: float32 [B] of the Square Attack, else None.
+      margins: float32 [B], margins of the Square Attack; None for other attacks.
     """
 
     images: Array
@@ -200,7 +200,7 @@ def attack_batch(
     """Attacks a batch in one round of an attack.
 
     Args:
-      key: of the attack, the same for all its rounds and batches.
+      key: PRNG key of the attack, the same for all its rounds and batches.
       model: a pytree, images -> logits.
       batch: {"image", "label", "index"}, the last the numbers of the images, which decide their randomness;
         "target" for targeted attacks; "best" and "margin" of the round before for Square.
@@ -208,7 +208,7 @@ def attack_batch(
       eps: radius in units of the images.
       norm: "l1", "l2" or "linf".
       round: number of the restart or target, from 0.
-      num_steps: of a gradient attack.
+      num_steps: number of steps of a gradient attack.
       first_query: number of the first query of the Square Attack in this round; 0 starts a search.
       num_queries: number of queries of the Square Attack in this round.
 

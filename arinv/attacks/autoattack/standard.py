@@ -52,9 +52,9 @@ def count_rounds(
     Args:
       attacks: names from AUTOATTACK, or one name.
       norm: "l1", "l2" or "linf".
-      num_classes: of the model.
+      num_classes: number of classes of the model.
       num_targets: number of classes to approach, at most the number of other classes.
-      pieces: of the Square Attack.
+      pieces: number of pieces that the queries of the Square Attack are split into.
 
     Returns:
       Attack -> number, in the order of AUTOATTACK.
@@ -63,7 +63,7 @@ def count_rounds(
       UserError: no attack, an unknown one, or too few classes.
     """
     if not attacks or not isinstance(attacks, Sequence):
-        raise UserError(f"attacks={attacks!r} must be one or more of {', '.join(AUTOATTACK)}.")
+        raise UserError(f"attacks must be one or more of {', '.join(AUTOATTACK)}; got {attacks!r}")
     attacks = (attacks,) if isinstance(attacks, str) else tuple(attacks)
     for name in attacks:
         if name not in AUTOATTACK:
@@ -84,8 +84,8 @@ def check_num_classes(attacks: Sequence[str], *, num_classes: int, leave_out: Ca
 
     Args:
       attacks: names from AUTOATTACK.
-      num_classes: of the model.
-      leave_out: possible attacks -> the option that selects them, for the message.
+      num_classes: number of classes of the model.
+      leave_out: (names of the possible attacks) -> the option that selects them, for the message.
 
     Raises:
       UserError: too few classes.
@@ -93,7 +93,7 @@ def check_num_classes(attacks: Sequence[str], *, num_classes: int, leave_out: Ca
     if num_classes < _MIN_CLASSES:
         raise UserError(
             f"AutoAttack needs a model of at least {_MIN_CLASSES} classes, this one has {num_classes}: there is no "
-            "other class to approach."
+            "other class to approach"
         )
     if num_classes < _MIN_CLASSES_TARGETED and "apgd-t" in attacks:
         others = tuple(name for name in AUTOATTACK if name != "apgd-t" and (name in attacks or len(set(attacks)) == 1))
@@ -142,7 +142,7 @@ def autoattack(
     save: Callable[[AutoAttackState], None] | None = None,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> AutoAttackResult:
-    """Attacks images with AutoAttack, and returns the broken ones and the robust accuracy.
+    """Attacks images with AutoAttack, and returns adversarial images and the robust accuracy.
 
     The defaults are those of the standard version; only they give results that compare with published ones.
 
@@ -155,10 +155,10 @@ def autoattack(
       eps: radius in units of `images` (8/255 is eight grey levels), for "l1" and "l2" over H, W and C together.
       norm: "l1", "l2" or "linf".
       attacks: names from AUTOATTACK, whose order they are run in, or one name.
-      num_steps: of each gradient attack.
+      num_steps: number of steps of each gradient attack, at least 1.
       num_targets: number of classes that APGD and FAB approach, those with the largest logits first:
         at most K - 1, and at most 5 by APGD for "l1".
-      num_queries: of the Square Attack.
+      num_queries: number of queries of the Square Attack, at least 1.
       queries_per_round: number of queries after which the Square Attack drops broken images and can be saved.
       batch_size: largest batch, see `make_buckets`; the remaining images are split into batches of half, a quarter
         and so on.
@@ -246,13 +246,13 @@ def _resume(run: _Run, state: AutoAttackState) -> AutoAttackState:
     saved, current = json.loads(state.settings), json.loads(_settings(run))
     for name, value in current.items():
         if saved.get(name) != value:
-            raise UserError(f"the saved state has {name} {saved.get(name)}, this run {value}; start without it.")
+            raise UserError(f"the saved state has {name} {saved.get(name)}, this run {value}; start without it")
     sample = run.images[:_COMPARED]
     other = np.sum(rank(run.model, sample, run.buckets)[:, 0] != state.classes[: len(sample), 0])
     if other > max(1, 0.02 * len(sample)):
         raise UserError(
             f"the saved state is of another model, which classifies {other} of {len(sample)} images differently; start "
-            "without it."
+            "without it"
         )
     return state.copy()
 
@@ -354,7 +354,7 @@ def _record(run: _Run, state: AutoAttackState, rows: np.ndarray, outcome: Outcom
 def _checked_labels(labels: ArrayLike, count: int, num_classes: int) -> np.ndarray:
     labels = np.asarray(as_labels(labels, batch_size=count, num_classes=num_classes))
     if not np.any(labels >= 0):
-        raise UserError(f"no image to attack: all {count} labels are -1 (padding).")
+        raise UserError(f"no image to attack: all {count} labels are -1 (padding)")
     return labels
 
 
@@ -363,7 +363,7 @@ def _check_counts(**counts: int) -> None:
         try:
             check_count(count, name)
         except UserError as error:
-            raise UserError(f"{str(error).rstrip('.')}; to skip an attack, use `attacks`.") from None
+            raise UserError(f"{str(error).rstrip('.')}: to skip an attack, use `attacks`") from None
 
 
 def _settings(run: _Run) -> str:

@@ -50,11 +50,31 @@ class Autoencoder(ShapeChecked):
         return self.decoder(self.encoder(images, train=train), train=train)
 
     def encode(self, images: Array) -> Array:
-        """Returns the codes of images, in evaluation mode."""
+        """Returns the codes of images, in evaluation mode.
+
+        Args:
+          images: float [B, H, W, C] in [0, 1], of the size that the network was built for.
+
+        Returns:
+          float32 [B, K].
+
+        Raises:
+          UserError: images of another size or far outside [0, 1].
+        """
         return self.encoder(images)
 
     def decode(self, codes: Array) -> Array:
-        """Returns the images of codes, in evaluation mode."""
+        """Returns the images of codes, in evaluation mode.
+
+        Args:
+          codes: float [B, K].
+
+        Returns:
+          float32 [B, H, W, C], in [0, 1] for "conv" and near it for "aegan".
+
+        Raises:
+          UserError: codes of another shape.
+        """
         return self.decoder(codes)
 
 
@@ -84,12 +104,12 @@ def build_autoencoder(
     """Returns an autoencoder.
 
     Args:
-      networks: a key of AUTOENCODERS.
-      image_size: side of the images, in pixels.
-      channels: of the images.
+      networks: name of the networks, a key of AUTOENCODERS.
+      image_size: side S of the images, in pixels.
+      channels: number of channels C of the images, 1 or 3.
       latent_size: K of the codes; 0 for the published one.
-      dtype: of the computation.
-      **options: of "aegan" base_width and max_width of the generator and learned_variance of the encoder.
+      dtype: floating-point type of the computation, such as "bfloat16"; parameters stay float32.
+      **options: options of "aegan": base_width and max_width of the generator, learned_variance of the encoder.
 
     Returns:
       A Flax module, images [B, S, S, C] -> reconstructions; its methods `encode` and `decode` are the halves.
@@ -110,7 +130,7 @@ def build_autoencoder(
     as_dtype(dtype)
     image_size = check_count(image_size, "image_size")
     if channels not in (1, 3):
-        raise UserError(f"channels={channels} must be 1 or 3")
+        raise UserError(f"channels must be 1 or 3; got {channels}")
     stage_widths(image_size)
     latent_size = check_count(latent_size or row.latent_size, "latent_size")
     shared = {

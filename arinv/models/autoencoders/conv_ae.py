@@ -22,6 +22,12 @@ _WIDTHS = (32, 64, 128, 256, 512, 1024)
 def stage_widths(image_size: int) -> tuple[int, ...]:
     """Returns the features of the stages, each of which halves the side: six, or fewer for images below 64 px.
 
+    Args:
+      image_size: side of the images, in pixels.
+
+    Returns:
+      Numbers of features, one per stage.
+
     Raises:
       UserError: a side that six halvings, or those that it has, do not divide.
     """
@@ -41,7 +47,7 @@ class ConvEncoder(nn.Module):
 
     Attributes:
       latent_size: K of the codes.
-      dtype: of the computation; parameters and codes stay float32.
+      dtype: type of the computation; parameters and codes stay float32.
     """
 
     latent_size: int = 256
@@ -56,7 +62,7 @@ class ConvEncoder(nn.Module):
         """
         images = as_images(images, bounds=LOOSE_BOUNDS)
         if images.ndim != 4 or images.shape[1] != images.shape[2]:
-            raise UserError(f"the autoencoder has square images [B, S, S, C]; got shape {images.shape}")
+            raise UserError(f"images must be square [B, S, S, C]; got shape {images.shape}")
         x = (2 * images.astype(jnp.float32) - 1).astype(self.dtype)
         for i, width in enumerate(stage_widths(images.shape[1])):
             x = nn.relu(LinenConv(width, (3, 3), dtype=self.dtype, name=f"conv{i}")(x))
@@ -72,8 +78,8 @@ class ConvDecoder(nn.Module):
 
     Attributes:
       image_size: side of the images in pixels.
-      channels: of the images.
-      dtype: of the computation; parameters and images stay float32.
+      channels: number of channels of the images, 1 or 3.
+      dtype: type of the computation; parameters and images stay float32.
     """
 
     image_size: int = 128
@@ -88,7 +94,7 @@ class ConvDecoder(nn.Module):
           UserError: codes of another rank, or an image size that cannot be halved.
         """
         if getattr(codes, "ndim", 0) != 2:
-            raise UserError(f"this decoder takes codes [B, K], got {getattr(codes, 'shape', type(codes).__name__)}")
+            raise UserError(f"codes must be [B, K]; got {getattr(codes, 'shape', type(codes).__name__)}")
         widths = stage_widths(self.image_size)
         side = self.image_size >> len(widths)
         x = nn.Dense(side * side * widths[-1], dtype=self.dtype, name="dense")(codes.astype(self.dtype))
@@ -107,7 +113,7 @@ class GaussianEncoder(nn.Module):
     Attributes:
       latent_size: K of the codes.
       learned_variance: whether the variances are outputs, as in a variational autoencoder, instead of 1.
-      dtype: of the computation; parameters and outputs stay float32.
+      dtype: type of the computation; parameters and outputs stay float32.
     """
 
     latent_size: int = 512
@@ -123,7 +129,14 @@ class GaussianEncoder(nn.Module):
         return self.moments(images)[0]
 
     def moments(self, images: Array) -> tuple[Array, Array]:
-        """Returns the means of square images, and the logarithms of their variances, each [B, K]."""
+        """Returns the means of square images, and the logarithms of their variances, each [B, K].
+
+        Args:
+          images: float [B, S, S, C] in [0, 1].
+
+        Returns:
+          Means and log-variances, each float32 [B, K]; the latter are zeros unless `learned_variance`.
+        """
         outputs = self.conv(images)
         if not self.learned_variance:
             return outputs, jnp.zeros_like(outputs)

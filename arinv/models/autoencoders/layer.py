@@ -61,7 +61,7 @@ class VariationalEncoder(Encoder):
     Attributes:
       encoder: images [B, H, W, 3] in [0, 1] -> (logits, named features), always in evaluation mode.
       layer: name of the feature.
-      latent_size: K, entries of the distribution.
+      latent_size: K, length of the latents.
     """
 
     encoder: Encoder | None = None
@@ -102,7 +102,14 @@ class VariationalEncoder(Encoder):
         return logits, {**features, LATENT: latents.mean}
 
     def gaussian(self, images: Array) -> Gaussian:
-        """Returns the distributions of the latents of images."""
+        """Returns the distributions of the latents of images.
+
+        Args:
+          images: float [B, H, W, 3] in [0, 1].
+
+        Returns:
+          Means and log-variances, each float32 [B, K].
+        """
         return self._run(images)[2]
 
     def feature_specs(self) -> dict[str, FeatureSpec]:
@@ -115,9 +122,12 @@ def variational_encoder(encoder: Encoder, layer: str, *, latent_size: int = 256)
     """Returns an encoder with the normal distribution of latents after one of its layers.
 
     Args:
-      encoder: the encoder.
-      layer: name of the feature that mean and log-variance are linear in.
-      latent_size: K, entries of the distribution.
+      encoder: an encoder with weights.
+      layer: name of the feature in which mean and log-variance are linear.
+      latent_size: K, length of the latents.
+
+    Returns:
+      A module with the features of the encoder and "latent", [B, K].
 
     Raises:
       UserError: a layer that the encoder does not have, or a size that is not a whole number of 1 or more.

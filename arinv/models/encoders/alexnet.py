@@ -28,7 +28,19 @@ _he_normal = nn.initializers.variance_scaling(2.0, "fan_in", "truncated_normal")
 
 
 def convolution(features: int, size: int, *, strides: int = 1, padding: int, dtype, name: str) -> LinenConv:
-    """Returns one of AlexNet's convolutions, square and with bias."""
+    """Returns one of AlexNet's convolutions, square and with bias.
+
+    Args:
+      features: number of channels of the result.
+      size: side of the kernel.
+      strides: stride along both axes.
+      padding: pixels of zeros on each side.
+      dtype: floating-point type of the computation.
+      name: name of the layer.
+
+    Returns:
+      A layer: [B, H, W, C] -> [B, H', W', features].
+    """
     return LinenConv(
         features,
         (size, size),
@@ -41,7 +53,11 @@ def convolution(features: int, size: int, *, strides: int = 1, padding: int, dty
 
 
 def own_names(*, channels: int) -> tuple[TorchLayer, ...]:
-    """Returns conv1 to conv5 and fc6 to fc8 as PyTorch layers of the same names; fc6 reads `channels`."""
+    """Returns conv1 to conv5 and fc6 to fc8 as PyTorch layers of the same names; fc6 reads `channels`.
+
+    Args:
+      channels: number of channels of the map that fc6 reads flattened.
+    """
     names = (*(f"conv{i}" for i in range(1, 6)), "fc6", "fc7", "fc8")
     return tuple(TorchLayer(name, (name,), channels=channels if name == "fc6" else 0) for name in names)
 
@@ -64,12 +80,12 @@ class AlexNet(Encoder):
 
     Attributes:
       num_classes: length of the logits; 0 for the convolutions alone, of which images of 31 to 62 px have no conv5.
-      normalization: of the pixels, see `mean_std`.
+      normalization: pixel normalization, a name or (mean, standard deviation); see `mean_std`.
       dropout: rate before fc6 and fc7, in training.
       dense_width: length of fc6 and fc7.
       head_side: side that conv5 is averaged (or repeated) to before fc6, so that weights fit every image size;
         1 saves 36 million parameters for small images.
-      dtype: of the computation; parameters and logits stay float32.
+      dtype: type of the computation; parameters and logits stay float32.
     """
 
     dropout: float = 0.5
@@ -150,9 +166,9 @@ class AlexNetSmall(Encoder):
     Attributes:
       num_classes: length of the logits; 0 for the convolutions alone, at any image size.
       width: channels of conv1; conv2..conv5 have 3, 6, 4 and 4 times as many, fc6 and fc7 16 times.
-      normalization: of the pixels, see `mean_std`.
+      normalization: pixel normalization, a name or (mean, standard deviation); see `mean_std`.
       dropout: rate before fc6 and fc7, in training.
-      dtype: of the computation; parameters and logits stay float32.
+      dtype: type of the computation; parameters and logits stay float32.
     """
 
     num_classes: int = 10
@@ -217,10 +233,10 @@ class CaffeNet(Encoder):
 
     Attributes:
       num_classes: length of the logits; 0 for the convolutions alone, at any image size.
-      normalization: of the pixels, see `mean_std`.
+      normalization: pixel normalization, a name or (mean, standard deviation); see `mean_std`.
       dropout: rate after fc6 and fc7, in training.
       dense_width: length of fc6 and fc7.
-      dtype: of the computation; parameters and logits stay float32.
+      dtype: type of the computation; parameters and logits stay float32.
     """
 
     normalization: Normalization = "caffe"

@@ -53,9 +53,9 @@ class FeatureSpec:
     """The place of a named feature in its encoder.
 
     Attributes:
-      stages: from full resolution to the feature itself (for a vector: to the last spatial feature
-        before it). Strides grow by factors of two, or stay for one more layer of another width.
-      offset: side of the feature = image side / stride - offset (1 in AlexNet, whose pools round down).
+      stages: resolutions from the image to the feature (for a vector, to the last spatial feature before
+        it). Strides grow by factors of two, or stay for one more layer of another width.
+      offset: image side / stride minus the side of the feature; 1 in AlexNet, whose pools round down.
       is_vector: whether the feature is [B, K] after a fully connected layer.
     """
 
@@ -64,7 +64,11 @@ class FeatureSpec:
     is_vector: bool = False
 
     def side(self, image_size: int) -> int:
-        """Returns the side of the last spatial feature for square images of `image_size` pixels."""
+        """Returns the side of the last spatial feature, in positions, for square images of `image_size` pixels.
+
+        Args:
+          image_size: side of the images, in pixels.
+        """
         return image_size // self.stages[-1].stride - self.offset
 
 
@@ -72,11 +76,11 @@ class TorchLayer(NamedTuple):
     """A layer with weights, and its names and layout in PyTorch's checkpoints.
 
     Attributes:
-      path: in our variables, below the collection, parts joined by "/".
-      names: in PyTorch, without ".weight"; the first is written, all are read.
+      path: path in our variables, below the collection, parts joined by "/".
+      names: names in PyTorch, without ".weight"; all are read, the first is written.
       transposed: whether it is a transposed convolution.
-      channels: of the map that a dense layer reads flattened, which PyTorch does channel by channel and we pixel by
-        pixel; 0 for any other layer.
+      channels: number of channels of the map that a dense layer reads flattened, channel by channel in PyTorch and
+        pixel by pixel here; 0 for any other layer.
     """
 
     path: str
@@ -103,8 +107,8 @@ class Encoder(ShapeChecked):
 
     Attributes:
       num_classes: length of the logits; 0 leaves out the head.
-      normalization: of the pixels, see `mean_std`.
-      dtype: of the computation; parameters, statistics and logits stay float32.
+      normalization: pixel normalization, a name or (mean, standard deviation); see `mean_std`.
+      dtype: type of the computation; parameters, statistics and logits stay float32.
     """
 
     num_classes: int = 1000
@@ -161,12 +165,21 @@ class Encoder(ShapeChecked):
         """Returns the options of the network in a state dict that its names and shapes show, such as depth and width.
 
         Args:
-          shapes: of the tensors, by their names in PyTorch.
+          shapes: name in PyTorch -> shape of the tensor.
+
+        Returns:
+          Options of `build`; empty where the shapes show none.
         """
         return {}
 
     def normalize(self, images: Array) -> Array:
         """Returns the normalized pixels [B, H, W, 3] of images [B, H, W, 3] in [0, 1].
+
+        Args:
+          images: float [B, H, W, 3] in [0, 1]; one channel stands for three equal ones.
+
+        Returns:
+          [B, H, W, 3] in `dtype`.
 
         Raises:
           UserError: images of another layout, dtype or range, or smaller than smallest_side.
@@ -202,6 +215,9 @@ def mean_std(normalization: Normalization) -> MeanStd:
         released code of Rojas-Gomez et al. 2022), "caffe" (255 x - mean), "none", or the numbers: (mean, standard
         deviation), three of each.
 
+    Returns:
+      (mean, standard deviation), three numbers each.
+
     Raises:
       UserError: unknown name, not two times three finite numbers, a deviation that is not above 0, or numbers above 1,
         as those of grey levels.
@@ -216,13 +232,13 @@ def mean_std(normalization: Normalization) -> MeanStd:
         mean, std = (), ()
     if len(mean) != 3 or len(std) != 3 or not all(map(math.isfinite, (*mean, *std))) or min(std) <= 0:
         raise UserError(
-            f"normalization={normalization!r} must be a name ({', '.join(NORMALIZATIONS)}), or mean and standard "
-            "deviation of red, green and blue in [0, 1], deviations above 0"
+            f"normalization must be a name ({', '.join(NORMALIZATIONS)}), or mean and standard deviation of red, green "
+            f"and blue in [0, 1], deviations above 0; got {normalization!r}"
         )
     if max(map(abs, (*mean, *std))) > 1:
         raise UserError(
-            f"normalization={normalization!r} is not of pixels in [0, 1], which have means and deviations up to 1: "
-            "divide those of pixels in 0 to 255 by 255"
+            f"normalization must be that of pixels in [0, 1], with means and deviations up to 1; got {normalization!r}"
+            ": divide those of pixels in 0 to 255 by 255"
         )
     return mean, std
 
@@ -235,8 +251,8 @@ def normalize(
     Args:
       images: float [B, H, W, 3] in [0, 1]; one channel stands for three equal ones.
       normalization: as for `mean_std`.
-      dtype: of the result.
-      bounds: the range that is allowed, where it is not [0, 1].
+      dtype: floating-point type of the result.
+      bounds: allowed range of the images.
 
     Returns:
       [B, H, W, 3] in `dtype`.

@@ -35,8 +35,8 @@ class Variant(NamedTuple):
       activated_shortcut: whether the convolution of a shortcut reads the block's input after its first activation,
         rather than the input itself.
       last_norm: whether normalization and activation follow the last block.
-      shortcut_size: of that convolution.
-      padding: of the convolutions, None for PyTorch's, equal on all sides.
+      shortcut_size: kernel size of that convolution.
+      padding: padding of the convolutions; None for PyTorch's, equal on all sides.
     """
 
     activated_shortcut: bool = True
@@ -105,10 +105,10 @@ class _PreActivationNet(Encoder):
         """Returns the layers by their names in PyTorch.
 
         Args:
-          stem: its convolution.
-          block: the name of block i of a stage, counted from 1.
-          parts: of a block: first normalization and convolution, second ones, shortcut.
-          head: last normalization, and the logits' layer.
+          stem: name of the first convolution.
+          block: (stage from 1, block of it from 0) -> name of the block.
+          parts: names within a block: first normalization and convolution, second ones, shortcut.
+          head: names of the last normalization and of the logits' layer.
         """
         layers = [TorchLayer("conv1", (stem,))]
         for stage, (_, depth) in enumerate(self._stages()[1], start=1):
@@ -130,8 +130,8 @@ class WideResNet(_PreActivationNet):
       width: factor on the channels of the groups, 16, 32 and 64.
       activation: "relu" or "silu".
       variant: "trades" or "deepmind", see WIDE_RESNETS.
-      normalization: of the pixels, see `mean_std`.
-      dtype: of the computation; parameters, statistics and logits stay float32.
+      normalization: pixel normalization, a name or (mean, standard deviation); see `mean_std`.
+      dtype: type of the computation; parameters, statistics and logits stay float32.
     """
 
     depth: int = 28
@@ -147,7 +147,7 @@ class WideResNet(_PreActivationNet):
     def _stages(self) -> tuple[int, tuple[tuple[int, int], ...]]:
         blocks, rest = divmod(self.depth - 4, 6)
         if rest or blocks < 1:
-            raise UserError(f"depth {self.depth} of a wide ResNet must be 6 n + 4, such as 10, 16, 22 or 28")
+            raise UserError(f"depth of a wide ResNet must be 6 n + 4, such as 10, 16, 22 or 28; got {self.depth}")
         return _STEM, tuple((factor * _STEM * self.width, blocks) for factor in (1, 2, 4))
 
     def feature_specs(self) -> dict[str, FeatureSpec]:
@@ -187,8 +187,8 @@ class PreActResNet(_PreActivationNet):
       activation: "relu" or "silu".
       variant: "rice", "kuangliu" or "wong", the last two without the last normalization, or "deepmind": see
         PREACT_RESNETS.
-      normalization: of the pixels, see `mean_std`.
-      dtype: of the computation; parameters, statistics and logits stay float32.
+      normalization: pixel normalization, a name or (mean, standard deviation); see `mean_std`.
+      dtype: type of the computation; parameters, statistics and logits stay float32.
     """
 
     depths: tuple[int, int, int, int] = (2, 2, 2, 2)

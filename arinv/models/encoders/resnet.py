@@ -38,8 +38,8 @@ class ResNet(Encoder):
       width: channels of the stem and of the first stage's 3x3 convolutions; the other stages have 2, 4 and 8 times as
         many.
       bottleneck_width: factor on the inner channels of bottlenecks, 2 in Wide-ResNet-50-2.
-      normalization: of the pixels, see `mean_std`.
-      dtype: of the computation; parameters, statistics and logits stay float32.
+      normalization: pixel normalization, a name or (mean, standard deviation); see `mean_std`.
+      dtype: type of the computation; parameters, statistics and logits stay float32.
     """
 
     num_classes: int = 10
@@ -184,7 +184,20 @@ def conv(
     dtype,
     name: str,
 ) -> LinenConv:
-    """Returns a square convolution without bias; padding None is PyTorch's, half the size on all sides."""
+    """Returns a square convolution without bias; padding None is PyTorch's, half the size on all sides.
+
+    Args:
+      width: number of channels of the result.
+      size: side of the kernel.
+      stride: stride along both axes.
+      padding: padding as in `flax.linen.Conv`; None for PyTorch's, half of `size` on all sides.
+      kernel_init: initializer of the kernel.
+      dtype: floating-point type of the computation.
+      name: name of the layer.
+
+    Returns:
+      A layer: [B, H, W, C] -> [B, H / stride, W / stride, width] (rounded up) with the default padding and an odd size.
+    """
     return LinenConv(
         width,
         (size, size),
@@ -198,12 +211,30 @@ def conv(
 
 
 def norm(train: bool, dtype, name: str) -> BatchNorm:
-    """Returns a batch normalization with PyTorch's defaults."""
+    """Returns a batch normalization with PyTorch's defaults.
+
+    Args:
+      train: whether to normalize by the statistics of the batch and to update the running ones.
+      dtype: floating-point type of the computation.
+      name: name of the layer.
+
+    Returns:
+      A layer: [..., C] -> [..., C].
+    """
     return BatchNorm(use_running_average=not train, momentum=0.9, epsilon=1e-5, dtype=dtype, name=name)
 
 
 def classify(x: Array, num_classes: int, dtype) -> Array:
-    """Returns the logits of the last feature map, empty for no classes. Must be called inside a compact method."""
+    """Returns the logits of the last feature map, empty for no classes. Must be called inside a compact method.
+
+    Args:
+      x: [B, h, w, C], the last feature map.
+      num_classes: K, number of classes, 0 or more.
+      dtype: floating-point type of the computation.
+
+    Returns:
+      float32 [B, K].
+    """
     if not num_classes:
         return jnp.zeros((x.shape[0], 0), jnp.float32)
     pooled = jnp.mean(x.astype(jnp.float32), axis=(1, 2))

@@ -20,7 +20,7 @@ class ShallowEncoder(Encoder):
     Attributes:
       num_classes: 0, there are no classes.
       normalization: "none".
-      dtype: of the images; features are computed in float32.
+      dtype: type of the images; features are computed in float32.
     """
 
     num_classes: int = 0
@@ -83,7 +83,7 @@ class Sift(ShallowEncoder):
     """Sparse SIFT: 133 values for each cell of 4 x 4 px, of one keypoint or 0; from the host, without a gradient.
 
     Attributes:
-      library: that finds the keypoints, "vlsift" or "skimage"; a generator for one cannot read the other.
+      library: library that finds the keypoints, "vlsift" or "skimage"; a generator for one cannot read the other.
       first_octave: 0 for the image itself, -1 for twice its size, which finds smaller keypoints.
     """
 

@@ -38,9 +38,9 @@ class VGG(Encoder):
         positions, then one dense layer).
       width: channels of the first stage; the others have 2, 4, 8 and 8 times as many.
       dense_width: length of fc6 and fc7.
-      normalization: of the pixels, see `mean_std`.
+      normalization: pixel normalization, a name or (mean, standard deviation); see `mean_std`.
       dropout: rate after fc6 and fc7, in training.
-      dtype: of the computation; parameters, statistics and logits stay float32.
+      dtype: type of the computation; parameters, statistics and logits stay float32.
     """
 
     depths: tuple[int, ...] = (2, 2, 3, 3, 3)

@@ -43,8 +43,8 @@ class Gan(NamedTuple):
       generator: latents [B, K] -> images [B, H, W, C], near [0, 1]; of a network that grows (latents, fade) -> images.
       discriminator: images -> scores or logits [B], or of the equilibrium game their reconstructions; with the fade as
         a second input where it grows.
-      latent_size: K.
-      prior: of the latents, "normal" or "uniform" in (-1, 1).
+      latent_size: K, length of the latents.
+      prior: prior of the latents, "normal" for N(0, I) or "uniform" in (-1, 1).
       game: one of GAMES, the one it was published with.
       grows: whether its networks hold those of half the size.
     """
@@ -57,7 +57,15 @@ class Gan(NamedTuple):
     grows: bool
 
     def draw(self, key: Array, count: int) -> Array:
-        """Returns latents, float32 [count, K]."""
+        """Returns random latents of the prior.
+
+        Args:
+          key: PRNG key.
+          count: number of latents.
+
+        Returns:
+          float32 [count, K].
+        """
         return draw_latents(key, (count, self.latent_size), prior=self.prior)
 
 
@@ -73,11 +81,11 @@ def build_gan(
     """Returns the networks of a GAN.
 
     Args:
-      networks: a key of GANS.
-      image_size: side of the images, in pixels.
-      channels: of the images, 1 or 3.
+      networks: name of the networks, a key of GANS.
+      image_size: side S of the images, in pixels.
+      channels: number of channels C of the images, 1 or 3.
       latent_size: K of the latents; 0 for the published one.
-      dtype: of the computation.
+      dtype: floating-point type of the computation, such as "bfloat16"; parameters stay float32.
       **options: attributes that both networks have, such as their widths.
 
     Returns:
@@ -98,7 +106,7 @@ def build_gan(
     as_dtype(dtype)
     image_size = check_count(image_size, "image_size")
     if channels not in (1, 3):
-        raise UserError(f"channels={channels} must be 1 or 3")
+        raise UserError(f"channels must be 1 or 3; got {channels}")
     latent_size = check_count(latent_size, "latent_size", minimum=0) or row.latent_size
     shared = {**options, "image_size": image_size, "channels": channels, "latent_size": latent_size, "dtype": dtype}
     gan = Gan(row.generator(**shared), row.discriminator(**shared), latent_size, row.prior, row.game, row.grows)

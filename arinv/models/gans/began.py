@@ -21,12 +21,18 @@ _SIDE = 8  # of the smallest features
 def num_scales(image_size: int) -> int:
     """Returns the number of sizes between 8 px and the image's.
 
+    Args:
+      image_size: side of the images, in pixels.
+
+    Returns:
+      The number, 1 or more; both ends count.
+
     Raises:
       UserError: a size that is not 8, 16, 32, ... px.
     """
     scales = image_size // _SIDE
     if scales < 1 or image_size % _SIDE or scales & (scales - 1):
-        raise UserError(f"a BEGAN has images of 8, 16, 32, ... px; got {image_size}")
+        raise UserError(f"image_size of a BEGAN must be 8, 16, 32, ... px; got {image_size}")
     return scales.bit_length()
 
 
@@ -37,10 +43,10 @@ class BeganGenerator(ShapeChecked):
 
     Attributes:
       image_size: side of the images in pixels, 8 or 8 times a power of two.
-      channels: of the images.
+      channels: number of channels of the images, 1 or 3.
       latent_size: K of the latents.
       width: features of every convolution.
-      dtype: of the computation; parameters and outputs stay float32.
+      dtype: type of the computation; parameters and outputs stay float32.
     """
 
     image_size: int = 64
@@ -57,7 +63,7 @@ class BeganGenerator(ShapeChecked):
           UserError: latents of another shape, or an image size that is not 8 times a power of two.
         """
         if latents.ndim != 2 or latents.shape[1] != self.latent_size:
-            raise UserError(f"this generator has latents [B, {self.latent_size}]; got shape {latents.shape}")
+            raise UserError(f"latents must be [B, {self.latent_size}]; got shape {latents.shape}")
         scales = num_scales(self.image_size)
         x = nn.Dense(_SIDE * _SIDE * self.width, dtype=self.dtype, name="dense")(latents.astype(self.dtype))
         x = x.reshape(x.shape[0], _SIDE, _SIDE, self.width)
@@ -77,10 +83,10 @@ class BeganDiscriminator(nn.Module):
 
     Attributes:
       image_size: side of the images in pixels, 8 or 8 times a power of two.
-      channels: of the images.
+      channels: number of channels of the images, 1 or 3.
       latent_size: K of the code.
       width: features n of the decoder; the encoder's are n, 2n, 3n, ...
-      dtype: of the computation; parameters and outputs stay float32.
+      dtype: type of the computation; parameters and outputs stay float32.
     """
 
     image_size: int = 64
@@ -98,7 +104,7 @@ class BeganDiscriminator(nn.Module):
         """
         expected = (self.image_size, self.image_size, self.channels)
         if images.shape[1:] != expected:
-            raise UserError(f"this discriminator has images [B, {', '.join(map(str, expected))}]; got {images.shape}")
+            raise UserError(f"images must be [B, {', '.join(map(str, expected))}]; got shape {images.shape}")
         scales = num_scales(self.image_size)
         x = (2 * images.astype(jnp.float32) - 1).astype(self.dtype)
         x = nn.elu(LinenConv(self.width, (3, 3), dtype=self.dtype, name="stem")(x))

@@ -25,6 +25,9 @@ _MAX_WIDTHS = 8
 def base_side(image_size: int) -> tuple[int, int]:
     """Returns the side of the generator's first map, in pixels, and how often it is doubled.
 
+    Args:
+      image_size: side of the images, in pixels.
+
     Raises:
       UserError: an image size that is not 4, 5, 6 or 7 px times 2, 4, 8, ...
     """
@@ -46,10 +49,10 @@ class DcganGenerator(ShapeChecked):
 
     Attributes:
       image_size: side S of the images, in pixels.
-      channels: C of the images.
+      channels: number of channels C of the images, 1 or 3.
       latent_size: K of the latents.
       width: channels of the last map before the image.
-      dtype: of the computation; parameters, statistics and images stay float32.
+      dtype: type of the computation; parameters, statistics and images stay float32.
     """
 
     image_size: int = 32
@@ -66,7 +69,7 @@ class DcganGenerator(ShapeChecked):
           UserError: latents of another shape.
         """
         if latents.ndim != 2 or latents.shape[1] != self.latent_size:
-            raise UserError(f"this generator has latents [B, {self.latent_size}]; got shape {latents.shape}")
+            raise UserError(f"latents must be [B, {self.latent_size}]; got shape {latents.shape}")
         options = {"spectral_norm": False, "kernel_init": normal_002, "dtype": self.dtype}
         side, widths = base_side(self.image_size)[0], _widths(self.image_size, self.width)
         dense = Dense(side * side * widths[0], use_bias=False, name="dense", **options)
@@ -84,10 +87,10 @@ class DcganDiscriminator(nn.Module):
 
     Attributes:
       image_size: side S of the images, in pixels.
-      channels: C of the images.
-      latent_size: without effect; both networks of a GAN are built with the same attributes.
+      channels: number of channels C of the images, 1 or 3.
+      latent_size: no effect; both networks of a GAN are built with the same attributes.
       width: channels of the first map.
-      dtype: of the computation; parameters, statistics and logits stay float32.
+      dtype: type of the computation; parameters, statistics and logits stay float32.
     """
 
     image_size: int = 32

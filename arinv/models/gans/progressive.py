@@ -33,24 +33,44 @@ _GAIN = math.sqrt(2)
 def sizes(image_size: int) -> tuple[int, ...]:
     """Returns the sizes that a network grows through, 4 to `image_size`, in pixels.
 
+    Args:
+      image_size: side of the images, in pixels.
+
+    Returns:
+      Powers of two, ascending.
+
     Raises:
       UserError: a size that is not a power of two of 4 or more.
     """
     if image_size < 4 or image_size & (image_size - 1):
-        raise UserError(f"a progressive GAN has images of 4, 8, 16, ... px; got {image_size}")
+        raise UserError(f"image_size of a progressive GAN must be 4, 8, 16, ... px; got {image_size}")
     return tuple(4 << i for i in range(image_size.bit_length() - 2))
 
 
 def pixel_norm(x: Array) -> Array:
-    """Returns x [..., C] over the root mean square of its last axis, x / sqrt(mean(x^2) + 1e-8) (section 4.2)."""
+    """Returns x [..., C] over the root mean square of its last axis, x / sqrt(mean(x^2) + 1e-8) (section 4.2).
+
+    Args:
+      x: [..., C], features.
+
+    Returns:
+      [..., C], of mean square 1 over the last axis.
+    """
     return x * jax.lax.rsqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + 1e-8)
 
 
 def minibatch_deviation(x: Array, group_size: int = 4) -> Array:
     """Returns x [B, H, W, C] with one more channel, the deviation within groups of the batch (section 3).
 
-    Example i belongs to group i mod (B / group_size). Of each group the standard deviation over its examples is
-    averaged over positions and channels.
+    Example i belongs to group i mod (B / group_size). The standard deviation over the examples of a group is averaged
+    over positions and channels.
+
+    Args:
+      x: [B, H, W, C].
+      group_size: number of examples in a group.
+
+    Returns:
+      [B, H, W, C + 1].
 
     Raises:
       UserError: a batch that is not a multiple of the group; smaller batches are one group.
@@ -71,7 +91,10 @@ def fade_images(images: Array, fade: ArrayLike) -> Array:
 
     Args:
       images: [B, H, W, C] of an even size.
-      fade: 0 for the means alone, 1 for the images.
+      fade: weight of the images, 0 to 1; 0 for the means alone.
+
+    Returns:
+      [B, H, W, C].
     """
     means = pooling.upsample_nearest(pooling.avg_pool(images, 2, 2))
     return means + fade * (images - means)
@@ -81,8 +104,11 @@ def grow(variables: Variables, smaller: Variables) -> Variables:
     """Returns the variables of a network with those of the network of half the size in their places.
 
     Args:
-      variables: of the larger network, new.
-      smaller: of the smaller one, trained; all of its parameters are in the larger one.
+      variables: initial variables of the larger network.
+      smaller: trained variables of the network of half the size.
+
+    Returns:
+      Variables of the larger network.
 
     Raises:
       UserError: a parameter that the larger network does not have, or of another shape.
@@ -151,11 +177,11 @@ class _Widths(ShapeChecked):
 
     Attributes:
       image_size: side of the images in pixels, 4 or a larger power of two.
-      channels: of the images.
+      channels: number of channels of the images, 1 or 3.
       latent_size: K of the latents.
       base_width: the features at a side of s px are 2 base_width / s, at most `max_width`.
-      max_width: see above.
-      dtype: of the computation; parameters and outputs stay float32.
+      max_width: largest number of features.
+      dtype: type of the computation; parameters and outputs stay float32.
     """
 
     image_size: int = 128
@@ -193,13 +219,13 @@ class ProgressiveGenerator(_Widths):
         Args:
           latents: [B, K]; only their direction counts.
           fade: share of the last block, 0 to 1; may be traced. The rest is the enlarged image of the block before.
-          train: without effect, there are no statistics.
+          train: no effect: the network has no batch statistics.
 
         Raises:
           UserError: latents of another shape, or an image size that is not a power of two.
         """
         if latents.ndim != 2 or latents.shape[1] != self.latent_size:
-            raise UserError(f"this generator has latents [B, {self.latent_size}]; got shape {latents.shape}")
+            raise UserError(f"latents must be [B, {self.latent_size}]; got shape {latents.shape}")
         width = self.width(4)
         dense = EqualizedDense(16 * width, gain=_GAIN / 4, use_bias=False, dtype=self.dtype, name="dense")
         x = dense(pixel_norm(latents.astype(jnp.float32))).reshape(latents.shape[0], 4, 4, width)
@@ -229,7 +255,7 @@ class ProgressiveDiscriminator(_Widths):
     22,941,313 parameters at 128 px.
 
     Attributes:
-      group_size: of the deviation within the batch, see `minibatch_deviation`.
+      group_size: number of examples over which `minibatch_deviation` is computed.
     """
 
     group_size: int = 4
@@ -241,14 +267,14 @@ class ProgressiveDiscriminator(_Widths):
         Args:
           images: [B, H, W, C] in [0, 1].
           fade: share of the first block, 0 to 1; may be traced. The rest are the features of the images' 2x2 means.
-          train: without effect, there are no statistics.
+          train: no effect: the network has no batch statistics.
 
         Raises:
           UserError: images of another size, or a batch that cannot be split into groups.
         """
         expected = (self.image_size, self.image_size, self.channels)
         if images.shape[1:] != expected:
-            raise UserError(f"this discriminator has images [B, {', '.join(map(str, expected))}]; got {images.shape}")
+            raise UserError(f"images must be [B, {', '.join(map(str, expected))}]; got shape {images.shape}")
         images = (2 * images.astype(jnp.float32) - 1).astype(self.dtype)
         sides = sizes(self.image_size)[::-1]
         x = self._from_rgb(images, sides[0])

@@ -18,7 +18,14 @@ from arinv.types import Array, Variables
 
 
 def stem_stride(image_size: int) -> int:
-    """Returns the stride of the first convolution: 4 at 224 px, less where it would leave too few features."""
+    """Returns the stride of the first convolution: 4 at 224 px, less where it would leave too few features.
+
+    Args:
+      image_size: side of the images, in pixels.
+
+    Returns:
+      The stride, 1 to 4.
+    """
     return min(4, max(1, image_size // 28))
 
 
@@ -30,11 +37,11 @@ class Discriminator(nn.Module):
 
     Attributes:
       conditional: whether it reads features; otherwise it is DeePSiM's.
-      stem_stride: of the first convolution.
+      stem_stride: stride of the first convolution.
       dropout: rate before the last two layers, in training.
-      negative_slope: of the rectifier; 0 is ReLU.
+      negative_slope: slope of the rectifier below 0; 0 is ReLU.
       spectral_norm: normalize every kernel by its largest singular value.
-      dtype: of the computation; parameters and logits stay float32.
+      dtype: type of the computation; parameters and logits stay float32.
     """
 
     conditional: bool = True
@@ -52,7 +59,7 @@ class Discriminator(nn.Module):
           UserError: images that are integers or too small, or no features of as many images where it reads them.
         """
         if not jnp.issubdtype(images.dtype, jnp.floating):
-            raise UserError(f"images have dtype {images.dtype}; must be floating point in [0, 1]")
+            raise UserError(f"images must be floating point in [0, 1]; got {images.dtype}")
         if self.conditional and (features is None or features.shape[0] != images.shape[0]):
             given = "none" if features is None else f"{features.shape[0]}"
             raise UserError(f"this discriminator needs the features of {images.shape[0]} images; got {given}")
@@ -97,8 +104,8 @@ def fold_spectral_norm(module: nn.Module, variables: Variables) -> tuple[nn.Modu
     """Returns a network without spectral normalization, and weights for the same outputs in evaluation.
 
     Args:
-      module: with an attribute spectral_norm, such as a generator or a discriminator.
-      variables: its weights.
+      module: a network with an attribute spectral_norm, such as a generator or a discriminator.
+      variables: variables of the network, with the collections "params" and, where it is normalized, "spectral".
 
     Returns:
       The network and its weights, unchanged if it has no spectral normalization.

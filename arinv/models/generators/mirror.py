@@ -31,8 +31,8 @@ def mirror_plan(spec: FeatureSpec, *, image_size: int, upsampling: str = "transp
       spec: the feature's place in its encoder.
       image_size: side of the square images; used for a vector feature, whose plan begins with a dense layer to the
         shape of the encoder's last spatial feature.
-      upsampling: between two resolutions: "transposed", a 4x4 transposed convolution of stride 2, or "nearest", every
-        pixel twice along both sides, so that the 3x3 convolution after it is the only one at its resolution.
+      upsampling: layer between two resolutions: "transposed", a 4x4 transposed convolution of stride 2, or "nearest",
+        every pixel twice along both sides, so that the 3x3 convolution after it is the only one at its resolution.
 
     Returns:
       The steps before the last convolution to RGB.
@@ -47,8 +47,8 @@ def mirror_plan(spec: FeatureSpec, *, image_size: int, upsampling: str = "transp
     if spec.is_vector:
         if image_size % deepest.stride or spec.side(image_size) < 1:
             raise UserError(
-                f"this generator makes images of multiples of {deepest.stride} px, at least "
-                f"{(1 + spec.offset) * deepest.stride}; got image_size={image_size}"
+                f"image_size of this generator must be a multiple of {deepest.stride} px, at least "
+                f"{(1 + spec.offset) * deepest.stride}; got {image_size}"
             )
         steps += (Step("dense", deepest.width, spec.side(image_size)),)
     steps += conv(deepest.width)
@@ -72,7 +72,7 @@ class Generator(ShapeChecked):
       is_vector: whether the feature it inverts is [B, K].
       spectral_norm: False for weights that are normalized already, whatever the plan says.
       image_size: side of the images, for plans whose output has another; 0 otherwise.
-      dtype: of the computation; parameters, statistics and images stay float32.
+      dtype: type of the computation; parameters, statistics and images stay float32.
     """
 
     plan: Plan
@@ -94,12 +94,12 @@ class Generator(ShapeChecked):
         rank = 2 if self.is_vector else 4
         if not hasattr(features, "ndim"):
             raise UserError(
-                f"this generator inverts the array of one feature, got a {type(features).__name__}; take that of its "
+                f"this generator inverts the array of one feature; got a {type(features).__name__}: take that of its "
                 'layer, such as features["conv5"]'
             )
         if features.ndim != rank:
             expected = "[B, K]" if self.is_vector else "[B, H, W, C]"
-            raise UserError(f"this generator inverts features {expected}; got shape {features.shape}")
+            raise UserError(f"features must be {expected} for this generator; got shape {features.shape}")
         x = features.astype(self.dtype)
         if self.plan.streams:
             streams = []

@@ -22,7 +22,7 @@ class Step(NamedTuple):
       kind: "conv"; "up", a transposed convolution (zeros inserted, then a convolution); "nearest", every pixel twice
         along both sides; "dense", whose outputs are reshaped to a square map.
       width: channels of the result.
-      stride: of "conv" and "up"; of "dense" the side of the map.
+      stride: stride of "conv" and "up"; side of the map that "dense" returns.
       kernel: side of the kernel of "conv" and "up".
       bias: whether it has biases.
       padding: whether "conv" pads by half of its kernel; otherwise it reads valid positions alone.
@@ -41,14 +41,14 @@ class Plan:
     """A generator as data; the defaults are those of Rojas-Gomez et al.
 
     Attributes:
-      steps: before the last one, each followed by normalization and rectifier.
+      steps: steps before the last one, each followed by normalization and rectifier.
       last: the step that returns the image, followed by `output`.
       streams: steps of parallel streams from the feature, whose results are concatenated before `steps`.
       batch_norm: normalize the results of steps with weights by the statistics of the batch.
       spectral_norm: normalize every kernel by its largest singular value.
-      slope: of the rectifier below 0.
+      slope: slope of the rectifier below 0; 0 is ReLU.
       output: "tanh", scaled to [0, 1], or "linear", to which offset is added.
-      offset: of a linear output, for red, green and blue.
+      offset: values added to a linear output, for red, green and blue.
       fit: what is done where the output has another side than the image: "" (nothing: the sides are equal), "enlarge"
         (trained against reduced images, enlarged bilinearly in evaluation) or "crop" (to the center).
     """
@@ -74,12 +74,27 @@ class Plan:
 
 
 def conv(*widths: int) -> tuple[Step, ...]:
-    """Returns 3x3 convolutions."""
+    """Returns 3x3 convolutions.
+
+    Args:
+      *widths: number of channels after each convolution.
+
+    Returns:
+      One step per width.
+    """
     return tuple(Step("conv", width) for width in widths)
 
 
 def up(width: int, stride: int) -> tuple[Step, ...]:
-    """Returns a 4x4 transposed convolution: a side of n becomes n + 1 (stride 1) or 2n (stride 2)."""
+    """Returns a 4x4 transposed convolution: a side of n becomes n + 1 (stride 1) or 2n (stride 2).
+
+    Args:
+      width: number of channels of the result.
+      stride: 1 or 2.
+
+    Returns:
+      One step.
+    """
     return (Step("up", width, stride, kernel=4),)
 
 
@@ -220,8 +235,11 @@ def shorten(plan: Plan, image_size: int) -> Plan:
     The last up-convolutions stay, as in the plans of CONV5 to CONV1.
 
     Args:
-      plan: a published one.
+      plan: a published plan.
       image_size: side of the images in pixels.
+
+    Returns:
+      The shorter plan; the same plan where it has no dense layer.
     """
     dense = [i for i, step in enumerate(plan.steps) if step.kind == "dense"]
     if not dense:

@@ -30,8 +30,8 @@ class WaveletAlexNet(nn.Module):
     """The convolutions of AlexNet with Haar analysis after the first, second and fifth; 2,469,696 parameters.
 
     Attributes:
-      normalization: of the pixels, see `mean_std`.
-      dtype: of the computation; parameters stay float32.
+      normalization: pixel normalization, a name or (mean, standard deviation); see `mean_std`.
+      dtype: type of the computation; parameters stay float32.
     """
 
     normalization: Normalization = "imagenet"
@@ -112,7 +112,7 @@ class WaveletDecoder(nn.Module):
       spectral_norm: normalize every kernel by its largest singular value.
       image_bias: initial bias of the normalization of three channels. With 0, as in the released code, pixels with
         three negative values have no gradient; about 2 avoids that in a short training.
-      dtype: of the computation; parameters, statistics and images stay float32.
+      dtype: type of the computation; parameters, statistics and images stay float32.
     """
 
     plan: Plan = _CODE
@@ -127,7 +127,7 @@ class WaveletDecoder(nn.Module):
 
         Args:
           low: the encoder's "conv5" [B, h, w, 256].
-          details: by layer, each three of [B, h, w, C].
+          details: layer -> (LH, HL, HH), each [B, h, w, C].
           train: whether to normalize by statistics of this batch and to update the running ones.
 
         Raises:

@@ -62,15 +62,15 @@ def load_torch(
     Args:
       path: a .pt, .pth or .safetensors file; it may hold the weights alone, or under "model", "state_dict" or the
         like, also in dictionaries of dictionaries, their names with any prefix.
-      encoder: a key of ENCODERS.
+      encoder: name of the encoder, a key of ENCODERS.
       image_size: side of the images in pixels, where the shape of a weight depends on it; None for the encoder's own.
       check_normalization: whether the file's pixel normalization, if it has one, must be the encoder's. The released
         generators of Rojas-Gomez et al. 2022 belong to an encoder with normalization="pm1", which is not that of its
         training.
-      on_unknown: for tensors that are neither in the network nor on the list of extras: "error" raises, "report"
-        skips them; `describe_torch` lists them.
+      on_unknown: "error" raises for tensors that are neither in the network nor on the list of extras; "report"
+        skips them, and `describe_torch` lists them.
       report: called with a line on the tensors that were read, and one on the others.
-      **options: of `build`, num_classes among them; normalization may be that of `describe_torch`.
+      **options: options of `build`, such as num_classes; normalization may be the one that `describe_torch` returns.
 
     Returns:
       {"params": ..., "batch_stats": ...} in float32, for `build(encoder, **options).apply`.
@@ -103,12 +103,12 @@ def load_torch_generator(
 
     Args:
       path: as for `load_torch`; an autoencoder (generator.gen.0.weight_orig) or its generator alone.
-      encoder: name of the encoder it inverts.
+      encoder: name of the encoder whose feature it inverts.
       layer: name of the feature it inverts.
       on_unknown: as for `load_torch`.
       report: as for `load_torch`.
-      **options: of `build_generator`. The released `conv5_tconv` is AlexNet's default, `conv5_interp` its variant
-        "interpolation"; weights without spectral normalization need spectral_norm=False.
+      **options: options of `build_generator`. The released `conv5_tconv` is AlexNet's default, `conv5_interp` its
+        variant "interpolation"; weights without spectral normalization need spectral_norm=False.
 
     Returns:
       {"params": ..., "batch_stats": ..., "spectral": ...} in float32.
@@ -132,10 +132,10 @@ def load_caffe_generator(path: str | pathlib.Path, encoder: str, layer: str, **o
     reordered from channels first to channels last.
 
     Args:
-      path: of the file.
-      encoder: name of the encoder it inverts.
+      path: a .caffemodel file.
+      encoder: name of the encoder whose feature it inverts.
       layer: name of the feature it inverts.
-      **options: of `build_generator`, variant="deepsim" among them.
+      **options: options of `build_generator`, with variant="deepsim".
 
     Returns:
       {"params": ...} in float32.
@@ -178,6 +178,12 @@ def load_caffe_generator(path: str | pathlib.Path, encoder: str, layer: str, **o
 def generator_variant(path: str | pathlib.Path) -> str:
     """Returns the variant of a generator: that which `export_generator_safetensors` wrote, or Caffe's; else "default".
 
+    Args:
+      path: as for `load_torch`.
+
+    Returns:
+      Name of a variant of `build_generator`.
+
     Raises:
       UserError: as for `load_torch`.
     """
@@ -206,7 +212,7 @@ def load_torch_discriminator(
       image_size: side of the images in pixels; None for the encoder's own.
       on_unknown: as for `load_torch`.
       report: as for `load_torch`.
-      **options: of Discriminator, and encoder_options.
+      **options: attributes of Discriminator, and encoder_options.
 
     Returns:
       {"params": ..., "spectral": ...} in float32.
@@ -243,7 +249,7 @@ def load_torch_denoiser(
       encoder: name of the encoder whose convolutions the first half has.
       on_unknown: as for `load_torch`.
       report: as for `load_torch`.
-      **options: of `build_denoiser`; weights without spectral normalization need spectral_norm=False.
+      **options: options of `build_denoiser`; weights without spectral normalization need spectral_norm=False.
 
     Returns:
       {"encoder": {"params": ...}, "decoder": {"params": ..., "batch_stats": ..., "spectral": ...}} in float32, for
@@ -269,14 +275,14 @@ def describe_torch(
 
     Args:
       path: as for `load_torch`.
-      encoder: a key of ENCODERS.
+      encoder: name of the encoder, a key of ENCODERS.
       image_size: as for `load_torch`.
-      **options: of `build`.
+      **options: options of `build`.
 
     Returns:
-      {"num_classes": length of the logits, None if the last layer is missing; "options": of `build`, those that the
+      {"num_classes": length of the logits, None if the last layer is missing; "options": options of `build` that the
       names and shapes show and that differ from the encoder's, such as depth and width, without those given;
-      "class_names": list, empty if the file has none; "normalization": of the pixels, a name or (mean, standard
+      "class_names": list, empty if the file has none; "normalization": pixel normalization, a name or (mean, standard
       deviation), None if the file has none; "unread": names of tensors that are not read, and of entries of the file
       with other weights of such a network}.
 
@@ -313,12 +319,12 @@ def export_safetensors(
     """Writes an encoder with torchvision's names, or with its origin's where torchvision has no such network.
 
     Args:
-      path: of the .safetensors file, which is replaced if it exists.
-      encoder: a key of ENCODERS.
-      variables: as `load_torch` returns them.
+      path: the .safetensors file to write; replaced if it exists.
+      encoder: name of the encoder, a key of ENCODERS.
+      variables: variables of the encoder, as `load_torch` returns them.
       image_size: side of the images in pixels, where the shape of a weight depends on it; None for the encoder's own.
-      class_names: kept in the file's header.
-      **options: of `build`.
+      class_names: names of the classes, stored in the file's header.
+      **options: options of `build`.
 
     Raises:
       UserError: variables of another network (both sides are shown), or a path that cannot be written.
@@ -337,11 +343,11 @@ def export_generator_safetensors(
     """Writes a generator with the names of the released code of Rojas-Gomez et al. 2022.
 
     Args:
-      path: of the .safetensors file, which is replaced if it exists.
-      encoder: name of the encoder it inverts.
+      path: the .safetensors file to write; replaced if it exists.
+      encoder: name of the encoder whose feature it inverts.
       layer: name of the feature it inverts.
-      variables: as `load_torch_generator` returns them.
-      **options: of `build_generator`.
+      variables: variables of the generator, as `load_torch_generator` returns them.
+      **options: options of `build_generator`.
 
     Raises:
       UserError: as for `export_safetensors`.
@@ -363,12 +369,12 @@ def export_discriminator_safetensors(
     """Writes a discriminator with the names of the released code of Rojas-Gomez et al. 2022.
 
     Args:
-      path: of the .safetensors file, which is replaced if it exists.
-      variables: as `load_torch_discriminator` returns them.
+      path: the .safetensors file to write; replaced if it exists.
+      variables: variables of the discriminator, as `load_torch_discriminator` returns them.
       encoder: name of the encoder of its features.
       layer: name of that feature.
       image_size: side of the images in pixels; None for the encoder's own.
-      **options: of Discriminator, and encoder_options.
+      **options: attributes of Discriminator, and encoder_options.
 
     Raises:
       UserError: as for `export_safetensors`.
@@ -432,7 +438,12 @@ _CLASS_NAMES = ("class_names", "classes")  # entries of a file that list them
 
 
 def class_names(file: TorchFile, num_classes: int | None) -> list[str]:
-    """Returns the class names of a file; an empty list if it has none that fit."""
+    """Returns the class names of a file; an empty list if it has none that fit.
+
+    Args:
+      file: an open checkpoint, from `open_torch`.
+      num_classes: expected number of names.
+    """
     places = dict(file.content) if isinstance(file.content, dict) else {}
     if "class_names" in file.metadata:
         with contextlib.suppress(ValueError):

@@ -35,10 +35,10 @@ class TorchFile:
     """An open checkpoint.
 
     Attributes:
-      path: of the file.
+      path: the file.
       content: the saved object: numbers, text, dict, list, tuple, and Tensor for each tensor.
-      metadata: text of a .safetensors file.
-      form: the format, in words.
+      metadata: metadata of a .safetensors file, text by name.
+      form: description of the format.
     """
 
     def __init__(
@@ -55,6 +55,12 @@ class TorchFile:
     def array(self, tensor: Tensor) -> np.ndarray:
         """Returns the numbers of one of its tensors, contiguous, in their own type.
 
+        Args:
+          tensor: a tensor in `content`.
+
+        Returns:
+          Array in PyTorch's layout.
+
         Raises:
           UserError: the file is damaged.
         """
@@ -67,7 +73,7 @@ def open_torch(path: str | pathlib.Path) -> Iterator[TorchFile]:
     """Opens a checkpoint of any of the formats.
 
     Args:
-      path: of the file.
+      path: a .pt, .pth, .safetensors or .caffemodel file.
 
     Returns:
       A context manager of a TorchFile.

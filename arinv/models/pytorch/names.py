@@ -55,12 +55,22 @@ ENTRIES = ("model", "state_dict", "model_state_dict", "net", "last")
 
 
 def is_normalization(name: str) -> bool:
-    """Returns whether a name is that of a pixel normalization's mean or deviation."""
+    """Returns whether a name is that of a pixel normalization's mean or deviation.
+
+    Args:
+      name: name of a tensor in a state dict, with any prefix.
+    """
     return name.rpartition(".")[2] in (*MEANS, *DEVIATIONS)
 
 
 def generator_layers(plan: Plan) -> Layers:
     """Returns the layers of the generator of a plan, a torch.nn.Sequential called "gen".
+
+    Args:
+      plan: plan of the generator.
+
+    Returns:
+      Layers with weights, in order.
 
     Raises:
       UserError: a generator that the released code does not have: one that begins with a dense layer, or a plan of
@@ -85,7 +95,10 @@ def discriminator_layers(channels: int) -> Layers:
     """Returns the layers of the discriminator.
 
     Args:
-      channels: of its input features, 0 for a vector.
+      channels: number of channels of its input features; 0 for a vector.
+
+    Returns:
+      Layers with weights, in order.
     """
     convolutions = (TorchLayer(f"conv{i}", (f"features.{3 * i}",)) for i in range(5))
     return (
@@ -109,6 +122,12 @@ _WAVELET_DECODER = ("7_1", "6_1", "5_1", "5_2", "4_1", "4_2", "3_1", "2", "2_1",
 
 def wavelet_decoder_layers(plan: DecoderPlan) -> Layers:
     """Returns the layers of the decoder of the released denoiser, AlexNetWavGen.
+
+    Args:
+      plan: plan of the decoder.
+
+    Returns:
+      Layers with weights, in order.
 
     Raises:
       UserError: another number of convolutions than in the only plan of the released code.
@@ -141,9 +160,9 @@ class Entry(NamedTuple):
     """One array of our variables and its place in a checkpoint.
 
     Attributes:
-      path: in our variables, collection first.
-      shape: in our variables.
-      names: in PyTorch; the first is written.
+      path: path in our variables, collection first.
+      shape: shape in our variables.
+      names: names in PyTorch; all are read, the first is written.
       layer: the layer that the array is part of.
       kernel: shape of the layer's kernel in our variables, None if it has none.
     """
@@ -169,8 +188,11 @@ def entries(variables: Mapping[str, Any], layers: Layers) -> list[Entry]:
     """Returns an entry for each array of a network's variables, in the order of its layers.
 
     Args:
-      variables: arrays, or their shapes.
-      layers: of the network, all of them.
+      variables: variables of the network, as arrays or ShapeDtypeStructs.
+      layers: all layers of the network with weights, in order.
+
+    Returns:
+      One entry per array.
     """
     flat = traverse_util.flatten_dict(dict(variables))
     order = {tuple(layer.path.split("/")): i for i, layer in enumerate(layers)}
@@ -190,7 +212,15 @@ def entries(variables: Mapping[str, Any], layers: Layers) -> list[Entry]:
 
 
 def to_ours(entry: Entry, array: np.ndarray) -> np.ndarray:
-    """Returns an array of a checkpoint in our layout."""
+    """Returns an array of a checkpoint in our layout.
+
+    Args:
+      entry: entry of the array.
+      array: array of the checkpoint, in PyTorch's layout.
+
+    Returns:
+      Array of shape `entry.shape`; kernels are [kh, kw, in, out] or [in, out].
+    """
     if entry.path[-1] == "kernel":
         return _kernel(array, entry.layer)
     if entry.path[-1] == "v":
@@ -199,7 +229,16 @@ def to_ours(entry: Entry, array: np.ndarray) -> np.ndarray:
 
 
 def to_torch(entry: Entry, array: np.ndarray) -> np.ndarray:
-    """Returns one of our arrays in PyTorch's layout."""
+    """Returns one of our arrays in PyTorch's layout.
+
+    Args:
+      entry: entry of the array.
+      array: array of shape `entry.shape`.
+
+    Returns:
+      Array of shape `entry.torch_shape`; convolution kernels are [out, in, kh, kw], transposed ones
+      [in, out, kh, kw], dense ones [out, in].
+    """
     if entry.path[-1] == "kernel":
         return _torch_kernel(array, entry.layer)
     if entry.path[-1] == "v":
@@ -250,6 +289,14 @@ def _features(encoder: nn.Module, layer: str, image_size: int) -> jax.ShapeDtype
 def encoder_entries(name: str, image_size: int | None, options: Mapping[str, Any]) -> tuple[Encoder, list[Entry]]:
     """Returns an encoder and the entries of its variables; the last are those of the logits' layer.
 
+    Args:
+      name: name of the encoder, a key of ENCODERS.
+      image_size: side of the images in pixels, where the shape of a weight depends on it; None for the encoder's own.
+      options: options of `build`.
+
+    Returns:
+      The module, and one entry per array of its variables.
+
     Raises:
       UserError: unknown encoder or option.
     """
@@ -267,6 +314,14 @@ def _encoder_entries(name: str, module: Encoder, image_size: int) -> tuple[Entry
 def generator_entries(encoder: str, layer: str, options: Mapping[str, Any]) -> list[Entry]:
     """Returns the entries of a generator's variables; options are those of `build_generator`.
 
+    Args:
+      encoder: name of the encoder whose feature it inverts, a key of ENCODERS.
+      layer: name of the feature, such as "conv5".
+      options: options of `build_generator`.
+
+    Returns:
+      One entry per array.
+
     Raises:
       UserError: unknown encoder, layer or variant, or a feature after a dense layer.
     """
@@ -276,6 +331,14 @@ def generator_entries(encoder: str, layer: str, options: Mapping[str, Any]) -> l
 
 def generator_shapes(encoder: str, layer: str, options: Mapping[str, Any]) -> tuple[Generator, Variables]:
     """Returns a generator and the shapes of its variables; options are those of `build_generator`.
+
+    Args:
+      encoder: name of the encoder whose feature it inverts, a key of ENCODERS.
+      layer: name of the feature, such as "conv5".
+      options: options of `build_generator`.
+
+    Returns:
+      The module, and its variables as ShapeDtypeStructs.
 
     Raises:
       UserError: unknown encoder, layer or variant.
@@ -287,6 +350,15 @@ def generator_shapes(encoder: str, layer: str, options: Mapping[str, Any]) -> tu
 
 def discriminator_entries(encoder: str, layer: str, image_size: int | None, options: Mapping[str, Any]) -> list[Entry]:
     """Returns the entries of a discriminator's variables; options are its attributes, and encoder_options.
+
+    Args:
+      encoder: name of the encoder whose feature it reads, a key of ENCODERS.
+      layer: name of the feature, such as "conv5".
+      image_size: side of the images in pixels; None for the encoder's own.
+      options: attributes of Discriminator, and encoder_options, options of `build`.
+
+    Returns:
+      One entry per array.
 
     Raises:
       UserError: unknown encoder, or images too small.
@@ -302,6 +374,13 @@ def discriminator_entries(encoder: str, layer: str, image_size: int | None, opti
 
 def denoiser_entries(encoder: str, options: Mapping[str, Any]) -> dict[str, list[Entry]]:
     """Returns the entries of a denoiser's "encoder" and "decoder"; options are those of `build_denoiser`.
+
+    Args:
+      encoder: name of the encoder whose convolutions the first half has, a key of ENCODERS.
+      options: options of `build_denoiser`.
+
+    Returns:
+      {"encoder": entries, "decoder": entries}, one entry per array.
 
     Raises:
       UserError: unknown encoder or variant, or a variant that the released code does not have.

@@ -60,7 +60,7 @@ class Inert:
     """A placeholder of an object whose class or function was neither imported nor called.
 
     Attributes:
-      name: of its class, or of the function that would return it.
+      name: name of its class, or of the function that would return it.
       items: the items that the file sets in the object, as in a subclass of dict.
     """
 
@@ -83,7 +83,7 @@ def load_pickle(stream: BinaryIO, source: str, *, storages: dict[str, Storage] |
     """Returns the object of one pickle, and moves the stream to its end.
 
     Args:
-      stream: at the first byte of the pickle.
+      stream: binary stream at the first byte of the pickle.
       source: name of the file, for messages.
       storages: filled with every storage of the pickle, by key.
 
@@ -414,6 +414,9 @@ def is_harmful(record: Global) -> bool:
 
     Classes of other packages are not harmful, because settings may be saved beside weights; names such as os.system
     are, also through a module of another package.
+
+    Args:
+      record: name of a class or function in a pickle.
     """
     *outer, last = record.name.split(".")
     if record.module == "builtins" and (*outer, last)[0] in _EVALUATE:

@@ -20,11 +20,11 @@ class Fit(NamedTuple):
 
     Attributes:
       encoder: a key of ENCODERS.
-      options: where the network differs from that row; num_classes is not among them.
+      options: options in which the network differs from that row, without num_classes.
       num_classes: length of the logits.
       image_size: side of the images that the weights fit, in pixels; the encoder's own where they fit every size.
-      entries: of its variables.
-      state_dict: with its weights.
+      entries: entries of its variables.
+      state_dict: state dict with its weights.
     """
 
     encoder: str
@@ -37,6 +37,12 @@ class Fit(NamedTuple):
 
 def recognize(file: TorchFile) -> list[Fit]:
     """Returns the encoders that a checkpoint fits with the fewest options; empty where it fits none.
+
+    Args:
+      file: an open checkpoint, from `open_torch`.
+
+    Returns:
+      One fit per encoder, in the order of the table.
 
     Raises:
       UserError: the file contains no weights, or several networks that fit equally well.
@@ -55,7 +61,14 @@ def recognize(file: TorchFile) -> list[Fit]:
 
 
 def explain(file: TorchFile) -> str:
-    """Returns how a checkpoint that fits no encoder differs from the one with most of its names; empty for none."""
+    """Returns how a checkpoint that fits no encoder differs from the one with most of its names; empty for none.
+
+    Args:
+      file: an open checkpoint, from `open_torch`.
+
+    Returns:
+      One line of text.
+    """
     best, text = 0.5, ""  # share of the names
     for fit in _candidates(file)[0]:
         entries = _entries(fit)
@@ -98,7 +111,11 @@ def _candidates(file: TorchFile) -> tuple[list[Fit], UserError | None]:
 
 
 def recognize_generator(file: TorchFile) -> tuple[str, str, str] | None:
-    """Returns encoder, layer and variant of the published generator that a checkpoint fits, or None."""
+    """Returns encoder, layer and variant of the published generator that a checkpoint fits, or None.
+
+    Args:
+      file: an open checkpoint, from `open_torch`.
+    """
     if not any(".gen.0." in f".{name}" for name in weights.tensors(file)):
         return None
     own = tuple(file.metadata.get(name, "") for name in ("encoder", "layer"))
@@ -114,7 +131,11 @@ def recognize_generator(file: TorchFile) -> tuple[str, str, str] | None:
 
 
 def is_denoiser(file: TorchFile) -> bool:
-    """Returns whether a checkpoint is a denoiser of the released code."""
+    """Returns whether a checkpoint is a denoiser of the released code.
+
+    Args:
+      file: an open checkpoint, from `open_torch`.
+    """
     if not any(name.endswith("generator.conv7_1.weight_orig") for name in weights.tensors(file)):
         return False
     try:
@@ -129,13 +150,27 @@ def _rank(options: Mapping[str, Any]) -> int:
 
 
 def differences(module: Encoder, state_dict: StateDict, *, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the options that a state dict shows and that differ from an encoder's, without those given."""
+    """Returns the options that a state dict shows and that differ from an encoder's, without those given.
+
+    Args:
+      module: an encoder, whose attributes are compared.
+      state_dict: state dict of an encoder of the same class, from `weights.locate`.
+      given: options whose values are given and not returned.
+
+    Returns:
+      Option of `build` -> value in the state dict, such as {"width": 32}; empty where there is no difference.
+    """
     options = module.torch_options(weights.shapes(state_dict))
     return {name: value for name, value in options.items() if name not in given and value != getattr(module, name)}
 
 
 def num_classes(last: TorchLayer, state_dict: StateDict) -> int | None:
-    """Returns the length of the logits in a state dict, None where it has no such layer."""
+    """Returns the length of the logits in a state dict, None where it has no such layer.
+
+    Args:
+      last: the logits' layer, the last of `torch_layers`.
+      state_dict: state dict of the encoder, from `weights.locate`.
+    """
     shapes = weights.shapes(state_dict)
     matches = [shapes[f"{name}.weight"] for name in last.names if f"{name}.weight" in shapes]
     return matches[0][0] if matches and matches[0] else None

@@ -43,10 +43,10 @@ class StateDict(NamedTuple):
 
     Attributes:
       weights: name without prefix -> value.
-      outside: name -> value, for names of the same dictionary without the prefix.
-      others: places of other dictionaries in the file with at least half of these weights.
-      place: of the dictionary in the file, "" if it is the file itself.
-      prefix: of its names.
+      outside: name -> value of names of the same dictionary without the prefix.
+      others: places of the other dictionaries in the file with at least half of these weights.
+      place: place of the dictionary in the file, such as "state/model"; "" for the file itself.
+      prefix: prefix of its names, such as "module.".
     """
 
     weights: Mapping[str, Any]
@@ -58,6 +58,13 @@ class StateDict(NamedTuple):
 
 def locate(file: TorchFile, entries: Sequence[Entry]) -> StateDict:
     """Returns the state dict with the most names of a network.
+
+    Args:
+      file: an open checkpoint, from `open_torch`.
+      entries: one entry per array of the network.
+
+    Returns:
+      The state dict, with the prefix of its names removed.
 
     Raises:
       UserError: the file contains no state dict but whole objects, or two that fit equally well at unusual places.
@@ -152,7 +159,14 @@ def _prefixes(state: Mapping[str, Any], names: Iterable[str]) -> list[str]:
 
 
 def tensors(file: TorchFile) -> dict[str, Tensor]:
-    """Returns all tensors of a file by their places and names."""
+    """Returns all tensors of a file by their places and names.
+
+    Args:
+      file: an open checkpoint, from `open_torch`.
+
+    Returns:
+      "PLACE/NAME" -> tensor.
+    """
     states, _ = _dictionaries(file.content)
     return {
         f"{place}/{name}".lstrip("/"): value
@@ -163,12 +177,25 @@ def tensors(file: TorchFile) -> dict[str, Tensor]:
 
 
 def shapes(state_dict: StateDict) -> dict[str, tuple[int, ...]]:
-    """Returns the shapes of the tensors of a state dict."""
+    """Returns the shapes of the tensors of a state dict.
+
+    Args:
+      state_dict: state dict of a network, from `locate`.
+
+    Returns:
+      Name -> shape in PyTorch.
+    """
     return {name: value.shape for name, value in state_dict.weights.items() if isinstance(value, Tensor)}
 
 
 def fits(file: TorchFile, state_dict: StateDict, entries: Sequence[Entry]) -> bool:
-    """Returns whether the names and shapes of a state dict are those of a network, as `convert` compares them."""
+    """Returns whether the names and shapes of a state dict are those of a network, as `convert` compares them.
+
+    Args:
+      file: an open checkpoint, from `open_torch`.
+      state_dict: state dict of the network, from `locate`.
+      entries: one entry per array of the network.
+    """
     return not difference(file, state_dict, entries)
 
 
@@ -177,9 +204,12 @@ def difference(file: TorchFile, state_dict: StateDict, entries: Sequence[Entry],
 
     Args:
       file: the open checkpoint.
-      state_dict: from `locate`.
+      state_dict: state dict of the network, from `locate`.
       entries: one for each array of the network.
       what: description of the network in the text.
+
+    Returns:
+      One line of text.
     """
     names = {entry: next((name for name in entry.names if name in state_dict.weights), None) for entry in entries}
     try:
@@ -192,15 +222,18 @@ def difference(file: TorchFile, state_dict: StateDict, entries: Sequence[Entry],
 def convert(
     file: TorchFile, state_dict: StateDict, entries: Sequence[Entry], *, what: str, on_unknown: str = "error"
 ) -> Variables:
-    """Returns the variables of a network, numpy arrays in float32.
+    """Returns the variables of a network, NumPy arrays in float32.
 
     Args:
       file: the open checkpoint.
-      state_dict: from `locate`.
+      state_dict: state dict of the network, from `locate`.
       entries: one for each array of the network.
       what: description of the network in messages.
-      on_unknown: for names that are neither in the network nor on the list of extras: "error" raises, "report" skips
+      on_unknown: "error" raises for names that are neither in the network nor on the list of extras; "report" skips
         them unless they belong to parts of the network, such as the blocks of a deeper one.
+
+    Returns:
+      {"params": ..., ...}, nested by the paths of the entries.
 
     Raises:
       UserError: names or shapes differ, a weight is not a tensor of real, finite numbers, or a variance is negative.
@@ -257,14 +290,24 @@ def _compare(
 
 
 def abbreviate(items: Iterable[str], *, separator: str = ", ") -> str:
-    """Returns the first items and the number of the others, on one line."""
+    """Returns the first items and the number of the others, on one line.
+
+    Args:
+      items: text, one line each.
+      separator: text between two items.
+    """
     items = [item if item.isprintable() else repr(item) for item in items]
     more = len(items) - _MAX_ITEMS
     return separator.join(item[:_MAX_LENGTH] for item in items[:_MAX_ITEMS]) + (f" and {more} more" if more > 0 else "")
 
 
 def unread(state_dict: StateDict, entries: Sequence[Entry]) -> list[str]:
-    """Returns the names in a state dict that are not read, except those of a normalization."""
+    """Returns the names in a state dict that are not read, except those of a normalization.
+
+    Args:
+      state_dict: state dict of the network, from `locate`.
+      entries: one entry per array of the network.
+    """
     read = {name for entry in entries for name in entry.names}
     inside = {name for name in state_dict.weights if name not in read}
     return sorted(name for name in inside | state_dict.outside.keys() if not is_normalization(name))
@@ -288,8 +331,8 @@ class FileNormalization(NamedTuple):
     """The pixel normalization of a file, for RGB in [0, 1].
 
     Attributes:
-      mean: three numbers.
-      std: three numbers.
+      mean: mean of red, green and blue, in [0, 1].
+      std: standard deviation of red, green and blue.
       precision: relative precision of their type in the file.
     """
 
@@ -298,12 +341,21 @@ class FileNormalization(NamedTuple):
     precision: float
 
     def is_close(self, other: Sequence[Sequence[float]]) -> bool:
-        """Returns whether these are the same numbers up to the precision of their type."""
+        """Returns whether these are the same numbers up to the precision of their type.
+
+        Args:
+          other: (mean, standard deviation), three numbers each.
+        """
         return np.allclose([self.mean, self.std], other, rtol=self.precision, atol=_TOLERANCE)
 
 
 def read_normalization(file: TorchFile, state_dict: StateDict) -> FileNormalization | None:
-    """Returns mean and standard deviation of RGB in a file, or None."""
+    """Returns mean and standard deviation of RGB in a file, or None.
+
+    Args:
+      file: an open checkpoint, from `open_torch`.
+      state_dict: state dict of the network, from `locate`.
+    """
     if "mean" in file.metadata and "std" in file.metadata:
         with contextlib.suppress(ValueError, TypeError):
             mean, std = (tuple(map(float, json.loads(file.metadata[name]))) for name in ("mean", "std"))
@@ -328,7 +380,14 @@ def _precision(dtype: np.dtype) -> float:
 
 
 def name_normalization(normalization: FileNormalization) -> Normalization:
-    """Returns the name of a normalization, or its numbers if it has no name."""
+    """Returns the name of a normalization, or its numbers if it has no name.
+
+    Args:
+      normalization: pixel normalization of a file.
+
+    Returns:
+      A key of NORMALIZATIONS, or (mean, standard deviation).
+    """
     for name, numbers in NORMALIZATIONS.items():
         if normalization.is_close(numbers):
             return name
@@ -337,6 +396,11 @@ def name_normalization(normalization: FileNormalization) -> Normalization:
 
 def check_normalization(file: TorchFile, state_dict: StateDict, normalization: Normalization) -> None:
     """Checks that the normalization of a file, if it has one, is the encoder's.
+
+    Args:
+      file: an open checkpoint, from `open_torch`.
+      state_dict: state dict of the network, from `locate`.
+      normalization: pixel normalization of the encoder, a name or (mean, standard deviation).
 
     Raises:
       UserError: they differ.

@@ -177,8 +177,11 @@ def test_invert_padded_depends_on_the_padding_near_the_end_only(small):
     [
         (lambda x: enlarging.invert(lambda f: f, identity, x, layer="conv9"), "unknown layer 'conv9'; known: same"),
         (lambda x: enlarging.invert(lambda f: f[:, 1:], identity, x, layer="same"), "8 x 8 px gives 7 x 8 px; pad"),
-        (lambda x: enlarging.invert(lambda f: 2 * f - 1, identity, x, layer="same"), "decode_fn returns range from -"),
-        (lambda x: enlarging.invert(lambda f: 255 * f, identity, x, layer="same"), r"in \[0, 1\]: divide by 255"),
+        (lambda x: enlarging.invert(lambda f: 2 * f - 1, identity, x, layer="same"), "returns must be in .*; got -"),
+        (
+            lambda x: enlarging.invert(lambda f: 255 * f, identity, x, layer="same"),
+            r"in \[0, 1\]; got .*: divide by 255",
+        ),
         (lambda x: enlarging.invert(lambda f: (f, 0), identity, x, layer="same"), "must be images .* got a tuple"),
         (
             lambda x: enlarging.invert(lambda f: f[:1], identity, x[[0, 0]], layer="same"),
@@ -192,8 +195,8 @@ def test_invert_padded_depends_on_the_padding_near_the_end_only(small):
             lambda x: enlarging.invert_scaled(lambda f: f, identity, x, layer="same", scale=1, compare="both"),
             "known: enlarged, original",
         ),
-        (lambda x: image_ops.pad_images(x, multiple=0), "multiple must be at least 1, got 0"),
-        (lambda x: image_ops.pad_images(x, multiple=8, edge=-1), "edge must be at least 0, got -1"),
+        (lambda x: image_ops.pad_images(x, multiple=0), "multiple must be at least 1; got 0"),
+        (lambda x: image_ops.pad_images(x, multiple=8, edge=-1), "edge must be at least 0; got -1"),
     ],
 )
 def test_inversion_rejects_wrong_arguments_in_one_line(call, shown):

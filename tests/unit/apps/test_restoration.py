@@ -106,17 +106,17 @@ def test_solve_rejects_starts_of_another_batch(images):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"degraded": np.full((3, *SHAPE), np.nan, np.float32)}, "degraded images have values that are not finite"),
-        ({"degraded": np.zeros((3, *SHAPE), np.uint8)}, "degraded images have dtype uint8"),
-        ({"degraded": np.full((3, *SHAPE), 255.0, np.float32)}, "degraded images range from 255"),
+        ({"degraded": np.full((3, *SHAPE), np.nan, np.float32)}, "degraded images must be in .* not finite"),
+        ({"degraded": np.zeros((3, *SHAPE), np.uint8)}, "degraded images must be floating point .*; got uint8"),
+        ({"degraded": np.full((3, *SHAPE), 255.0, np.float32)}, "degraded images must be in .0, 1.; got 255"),
         (
             {"degraded": np.zeros((3, 4, 4, 3), np.float32)},
             r"the generated images have the shape \(3, 4, 4, 1\), the degraded ones \(3, 4, 4, 3\)",
         ),
-        ({"starts": np.full((3, LATENT), np.inf)}, "starts have values that are not finite"),
+        ({"starts": np.full((3, LATENT), np.inf)}, "starts must be finite"),
         ({"starts": np.zeros((3, 0, LATENT))}, "of one image or more"),
         ({"truth": np.zeros((2, *SHAPE), np.float32)}, "truth must have the shape"),
-        ({"project_fn": 3}, "project_fn must be a function, got int"),
+        ({"project_fn": 3}, "project_fn must be a function; got int"),
     ],
 )
 def test_solve_rejects_inputs_in_one_line(changes, message):
@@ -131,7 +131,7 @@ def test_operators_reject_images_and_keys_in_one_line(name, key):
     operator, x = build_operator(name), np.full((2, 16, 16, 1), 0.5, np.float32)
     keys = image_keys(key, np.arange(2))
     cases = [
-        (keys, (255 * x).astype(np.uint8), "dtype uint8"),
+        (keys, (255 * x).astype(np.uint8), "got uint8"),
         (keys, x * np.nan, "not finite"),
         (keys, x[0], "must be .batch, height, width, channels."),
         (keys[:1], x, "one per image"),

@@ -86,7 +86,7 @@ def test_detail_energy_is_that_above_half_of_the_band(key):
 def test_analyses_reject_images_that_are_no_images_in_0_1():
     x = np.full((2, 4, 4, 3), 0.5, np.float32)
     bright = attributes.make_rule(statistic="brightness", threshold=0.5)
-    for wrong, message in ((x * np.nan, "not finite"), ((255 * x).astype(np.uint8), "dtype uint8"), (255 * x, "range")):
+    for wrong, message in ((x * np.nan, "not finite"), ((255 * x).astype(np.uint8), "got uint8"), (255 * x, "127.5")):
         with pytest.raises(UserError, match=message):
             attributes.compare_attribute(wrong, x, bright)
         with pytest.raises(UserError, match=message):
@@ -97,7 +97,7 @@ def test_analyses_reject_images_that_are_no_images_in_0_1():
             pores.mark(wrong[..., 0], x[..., 0])
     with pytest.raises(UserError, match="volumes must be of one shape"):
         pores.compare_pores(x[:0, ..., 0], x[:0, ..., 0])
-    with pytest.raises(UserError, match="attribute_fn must be a function, got NoneType"):
+    with pytest.raises(UserError, match="attribute_fn must be a function; got NoneType"):
         attributes.compare_attribute(x, x, None)
     with pytest.raises(UserError, match="count must be at least 1"):
         pores.cut(x[..., 0], axis=0, count=0)

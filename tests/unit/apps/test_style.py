@@ -157,7 +157,7 @@ def test_match_colors_gives_mean_and_covariance_of_the_content():
         ({"levels": ()}, "at least one level"),
         ({"levels": (LEVELS[0]._replace(layer="conv9"),)}, "unknown layer 'conv9'; known: shallow"),
         ({"style": random_images(1, batch=2)}, "3 contents cannot be paired with 2 styles"),
-        ({"content": 255 * random_images(0)}, "content range from .*divide by 255"),
+        ({"content": 255 * random_images(0)}, "content must be in .*divide by 255"),
         ({"num_labels": 2}, "labels need all three"),
     ],
 )
@@ -196,5 +196,5 @@ def test_stylize_rejects_alpha_out_of_range(alpha):
 
 def test_stylize_with_rejects_weights_that_do_not_sum_to_one():
     codes = [encode_style(LEVELS, random_images(seed)) for seed in (1, 2)]
-    with pytest.raises(UserError, match=r"weights of styles must sum to 1, got \(1.0, 1.0\)"):
+    with pytest.raises(UserError, match=r"weights of styles must sum to 1; got \(1.0, 1.0\)"):
         stylize_with(LEVELS, random_images(0), codes, weights=(1.0, 1.0))

@@ -57,9 +57,9 @@ def test_objectives_of_bfloat16_logits_are_float32():
 
 def test_objectives_reject_too_few_classes():
     labels = np.zeros(2, np.int32)
-    with pytest.raises(UserError, match="the DLR loss needs at least 3 classes, the model has 2"):
+    with pytest.raises(UserError, match="the DLR loss needs at least 3 classes; got 2"):
         objectives.dlr(LOGITS[:, :2], labels)
-    with pytest.raises(UserError, match="the targeted DLR loss needs at least 4 classes, the model has 3"):
+    with pytest.raises(UserError, match="the targeted DLR loss needs at least 4 classes; got 3"):
         objectives.targeted_dlr(LOGITS[:, :3], labels, labels)
 
 
@@ -215,21 +215,21 @@ def test_row_keys_accepts_one_key_or_one_per_row(key):
     keys = ops_keys.row_keys(key, batch_size=3)
     assert keys.shape == (3,) and len({tuple(data) for data in np.asarray(jax.random.key_data(keys))}) == 3
     assert ops_keys.row_keys(keys, batch_size=3) is keys
-    with pytest.raises(UserError, match=r"one per image \(4,\), got the shape \(3,\)"):
+    with pytest.raises(UserError, match=r"one per image \(4,\); got shape \(3,\)"):
         ops_keys.row_keys(keys, batch_size=4)
 
 
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"eps": -0.1}, "eps must be finite and at least 0, got -0.1"),
+        ({"eps": -0.1}, "eps must be finite and at least 0; got -0.1"),
         ({"norm": "l7"}, "unknown norm 'l7'; known: l1, l2, linf"),
         ({"loss": "hinge"}, "unknown loss 'hinge'; known: ce, dlr, dlr_targeted"),
-        ({"num_steps": 0}, "num_steps must be at least 1, got 0"),
+        ({"num_steps": 0}, "num_steps must be at least 1; got 0"),
         ({"num_restarts": 0}, "num_restarts must be at least 1"),
         ({"loss": "dlr_targeted"}, "targets go with"),
         ({"targets": np.zeros(8, np.int32)}, "targets go with"),
-        ({"large_radii": True}, 'large_radii is for norm "l1", got "linf"'),
+        ({"large_radii": True}, 'large_radii is for norm "l1"; got "linf"'),
         ({"loss": "dlr_targeted", "targets": np.zeros(3, np.int32)}, "targets must be integers, one per image (8,)"),
     ],
 )

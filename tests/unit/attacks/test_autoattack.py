@@ -372,20 +372,20 @@ def test_autoattack_counts_nan_under_attack_as_broken(key):
 def test_autoattack_accepts_legacy_keys_and_a_single_name(key):
     some = {"num_steps": 1, "attacks": ("apgd-ce",)}
     same(run(jax.random.PRNGKey(0), **some | {"attacks": "apgd-ce"}), run(key, **some))
-    with pytest.raises(UserError, match=r"key must be a PRNG key such as jax.random.key\(0\), got int32"):
+    with pytest.raises(UserError, match=r"key must be a PRNG key such as jax.random.key\(0\); got int32"):
         run(0)
 
 
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"eps": -0.1}, "eps must be finite and at least 0, got -0.1"),
+        ({"eps": -0.1}, "eps must be finite and at least 0; got -0.1"),
         ({"norm": "l7"}, "unknown norm 'l7'; known: l1, l2, linf"),
         ({"attacks": ("pgd",)}, "unknown attack 'pgd'; known: apgd-ce, apgd-t, fab-t, square"),
-        ({"num_queries": 0}, "num_queries must be at least 1, got 0; to skip an attack, use `attacks`"),
-        ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
-        ({"attacks": []}, "attacks=[] must be one or more of apgd-ce, apgd-t, fab-t, square"),
-        ({"attacks": None}, "attacks=None must be one or more of apgd-ce"),
+        ({"num_queries": 0}, "num_queries must be at least 1; got 0: to skip an attack, use `attacks`"),
+        ({"batch_size": 0}, "batch_size must be at least 1; got 0"),
+        ({"attacks": []}, "attacks must be one or more of apgd-ce, apgd-t, fab-t, square; got []"),
+        ({"attacks": None}, "attacks must be one or more of apgd-ce, apgd-t, fab-t, square; got None"),
         ({"logits_fn": lambda x: np.asarray(logits_fn(np.asarray(x)))}, "logits_fn cannot be traced by JAX"),
         (
             {"logits_fn": lambda x: logits_fn(x)[:, :3]},

@@ -158,9 +158,9 @@ def test_fab_restarts_at_other_points_within_the_radius(key):
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"eps": -0.1}, "eps must be finite and at least 0, got -0.1"),
+        ({"eps": -0.1}, "eps must be finite and at least 0; got -0.1"),
         ({"norm": "l7"}, "unknown norm 'l7'; known: l1, l2, linf"),
-        ({"num_steps": 0}, "num_steps must be at least 1, got 0"),
+        ({"num_steps": 0}, "num_steps must be at least 1; got 0"),
         ({"num_restarts": 0}, "num_restarts must be at least 1"),
         ({"targets": np.zeros(3, np.int32)}, "targets must be integers, one per image (6,)"),
     ],

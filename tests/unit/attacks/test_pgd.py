@@ -329,14 +329,14 @@ def test_pgd_result_has_no_gradient(key):
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"eps": -0.1}, "eps must be finite and at least 0, got -0.1"),
+        ({"eps": -0.1}, "eps must be finite and at least 0; got -0.1"),
         ({"step_size": -1.0}, "step_size must be finite and at least 0"),
-        ({"norm": "l1"}, 'steepest ascent is for l2 and linf, got "l1"; use APGD'),
+        ({"norm": "l1"}, 'steepest ascent is for l2 and linf; got "l1": use APGD'),
         ({"norm": "l7"}, "unknown norm 'l7'; known: l1, l2, linf"),
-        ({"num_steps": 0}, "num_steps must be at least 1, got 0"),
+        ({"num_steps": 0}, "num_steps must be at least 1; got 0"),
         ({"num_restarts": 0}, "num_restarts must be at least 1"),
         ({"num_restarts": 2}, "needs random_start=True"),
-        ({"loss_fn": lambda z, y: z.mean()}, "one number per example (8,), got ()"),
+        ({"loss_fn": lambda z, y: z.mean()}, "one number per example (8,); got ()"),
         ({"targets": np.zeros(3, np.int32)}, "targets must be integers, one per image (8,)"),
     ],
 )

@@ -267,11 +267,11 @@ def test_train_batches_reject_impossible_sizes():
     with pytest.raises(UserError, match="batch_size=9 is more than the 8"):
         data.train_batches(Counting(8), batch_size=9, seed=0)
     for function, options in ((data.train_batches, {"seed": 0}), (data.eval_batches, {})):
-        with pytest.raises(UserError, match="batch_size must be at least 1, got 0"):
+        with pytest.raises(UserError, match="batch_size must be at least 1; got 0"):
             function(Counting(8), batch_size=0, **options)
-    with pytest.raises(UserError, match="seed=-1"):
+    with pytest.raises(UserError, match="seed must be 0 or more; got -1"):
         data.train_batches(Counting(8), batch_size=4, seed=-1)
-    with pytest.raises(UserError, match="num_workers=-2; must be -1"):
+    with pytest.raises(UserError, match="num_workers must be -1 .*; got -2"):
         data.train_batches(Counting(8), batch_size=4, seed=0, num_workers=-2)
 
 

@@ -586,16 +586,16 @@ def test_copies_and_absent_classes_of_a_test_split(tmp_path):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: data.resize_u8(np.zeros((4, 4, 3), np.float32), 2), "must be uint8 .*, got float32"),
+        (lambda: data.resize_u8(np.zeros((4, 4, 3), np.float32), 2), "must be uint8 .*; got float32"),
         (lambda: data.resize_u8([[1]], 2), "got list"),
-        (lambda: data.resize_u8(np.zeros((4, 4, 3), np.uint8), 0), "size must be at least 1, got 0"),
-        (lambda: data.means_u8(np.zeros((4, 4, 3), np.uint8), 0), "size must be at least 1, got 0"),
-        (lambda: data.limit_side(np.zeros((4, 4, 3), np.uint8), -4), "max_side must be at least 0, got -4"),
+        (lambda: data.resize_u8(np.zeros((4, 4, 3), np.uint8), 0), "size must be at least 1; got 0"),
+        (lambda: data.means_u8(np.zeros((4, 4, 3), np.uint8), 0), "size must be at least 1; got 0"),
+        (lambda: data.limit_side(np.zeros((4, 4, 3), np.uint8), -4), "max_side must be at least 0; got -4"),
         (lambda: data.read_image(None), "cannot read image None"),
         (lambda: data.open_images(None), "cannot open images None"),
-        (lambda: data.open_source("tfds:cifar10", data_dir=3), "data_dir=3 must be a directory"),
-        (lambda: data.open_source("photos", classes="12"), "classes='12' must be several labels or names"),
-        (lambda: data.open_source("photos", classes=1), "classes=1 must be several labels or names"),
+        (lambda: data.open_source("tfds:cifar10", data_dir=3), "data_dir must be a directory.*; got 3"),
+        (lambda: data.open_source("photos", classes="12"), "classes must be a list of labels or names.*; got '12'"),
+        (lambda: data.open_source("photos", classes=1), "classes must be a list of labels or names.*; got 1"),
     ],
 )
 def test_arguments_of_the_wrong_type_are_named(call, message):

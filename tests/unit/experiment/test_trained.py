@@ -88,7 +88,7 @@ def test_evaluate_returns_a_number_for_each_image(inverter):
         (lambda n: n.encoder.reconstruct(images(1)), "a trained classifier has no reconstruct; load .* an inverter"),
         (lambda n: n.encoder.evaluate(images(1)), "needs labels"),
         (lambda n: n.evaluate(images(2), [1]), r"labels must be integers, one per image \(2,\)"),
-        (lambda n: n.evaluate(images(2), [0, -1]), "labels must be classes from 0; the lowest is -1"),
+        (lambda n: n.evaluate(images(2), [0, -1]), "labels must be classes from 0; got -1"),
         (lambda n: arinv.load("zoo:alexnet_small_l2_1", kind=3), "kind=3 must be a kind of network"),
         (lambda n: n.reconstruct(images(1) * 255), r"\[0, 1\]"),
         (lambda n: n.reconstruct(images(1), batch_size=0), "batch_size"),
@@ -133,7 +133,7 @@ def test_no_images_give_no_results():
         (lambda: models.build("alexnet_small", dtype="foo"), "dtype must be floating point"),
         (lambda: models.build_gan("dcgan", image_size=32, dtype=None), "dtype must be floating point"),
         (lambda: models.build_gan("dcgan", image_size=32, latent_size=-3), "latent_size must be at least 0"),
-        (lambda: models.build_autoencoder("conv", image_size=64, channels=2), "channels=2 must be 1 or 3"),
+        (lambda: models.build_autoencoder("conv", image_size=64, channels=2), "channels must be 1 or 3; got 2"),
         (lambda: models.build_generator("resnet18", "block4", image_size=0), "image_size must be at least 1"),
         (lambda: models.build_discriminator(image_size="32"), "image_size must be a whole number"),
         (
@@ -143,7 +143,7 @@ def test_no_images_give_no_results():
         (lambda: models.build_discriminator(image_size=32, dropout=1.0), "dropout of the discriminator must be 0"),
         (
             lambda: arinv.load("zoo:alexnet_small_l2_1").decode_fn({"conv5": np.ones((2, 4, 4, 128), np.float32)}),
-            r"inverts the array of one feature, got a dict; take that of its layer, such as features\[\"conv5\"\]",
+            r"inverts the array of one feature; got a dict: take that of its layer, such as features\[\"conv5\"\]",
         ),
         (
             lambda: arinv.load("zoo:alexnet_small_l2_1").decode_fn(np.ones((2, 3, 3, 7), np.float32)),

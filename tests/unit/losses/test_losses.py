@@ -51,7 +51,7 @@ def test_cross_entropy_of_large_logits_is_finite_and_of_bad_labels_nan():
     logits = np.array([[1e4, 0.0], [1e4, 0.0]], np.float32)
     np.testing.assert_allclose(losses.cross_entropy(logits, np.array([0, 1])), [0.0, 1e4])
     assert np.all(np.isnan(jax.jit(losses.cross_entropy)(logits, np.array([2, 9]))))
-    with pytest.raises(UserError, match="labels go up to 9, and there are 2 classes, 0 to 1"):
+    with pytest.raises(UserError, match="labels must be 0 to 1 for 2 classes; got 9"):
         losses.cross_entropy(logits, np.array([2, 9]))
 
 
@@ -171,7 +171,7 @@ def test_losses_name_both_shapes_of_a_mismatch():
         losses.feature_loss(x, x[:1])
     with pytest.raises(UserError, match="order must be 1"):
         losses.pixel_loss(x, x, order=3)
-    with pytest.raises(UserError, match=r"one per image, got \(3, 1\)"):
+    with pytest.raises(UserError, match=r"one per image; got \(3, 1\)"):
         losses.generator_loss(np.zeros((3, 1)))
     with pytest.raises(UserError, match=r"\(3,\) and fake logits \(2,\)"):
         losses.discriminator_loss(np.zeros(3), np.zeros(2))

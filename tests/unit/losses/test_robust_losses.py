@@ -156,7 +156,7 @@ def test_geometry_weights_reject_what_they_cannot_mean(change, message):
 
 @pytest.mark.parametrize("others", [NEAR[:1], NEAR[:0], NEAR[:, :4]])
 def test_logits_of_other_shapes_are_refused(others):
-    with pytest.raises(UserError, match=r"must have one shape, got \(4, 5\) and"):
+    with pytest.raises(UserError, match=r"must have one shape; got \(4, 5\) and"):
         losses.trades_loss(NATURAL, others, LABELS, beta=6.0)
-    with pytest.raises(UserError, match=r"must have one shape, got \(4, 5\) and"):
+    with pytest.raises(UserError, match=r"must have one shape; got \(4, 5\) and"):
         losses.gair_rst_loss(NATURAL, NEAR, others, LABELS, np.full(4, 0.5, np.float32), beta=6.0)

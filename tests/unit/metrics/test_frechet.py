@@ -115,11 +115,11 @@ def test_frechet_distance_rejects_mistakes():
         distance(features(1, 4, seed=1), features(20, 4, seed=2))
     with pytest.raises(UserError, match="the same feature size K"):
         metrics.frechet_distance(np.zeros(3), np.eye(3), np.zeros(4), np.eye(4))
-    with pytest.raises(UserError, match=r"one vector per image \[B, K\], got \(2, 3, 3, 4\)"):
+    with pytest.raises(UserError, match=r"one vector per image \[B, K\]; got \(2, 3, 3, 4\)"):
         metrics.FeatureMoments().update(np.zeros((2, 3, 3, 4)))
     with pytest.raises(UserError, match="covariance_b must be symmetric"):
         metrics.frechet_distance(np.zeros(2), np.eye(2), np.zeros(2), np.array([[1.0, 0.5], [0.0, 1.0]]))
-    with pytest.raises(UserError, match="covariance_a must have variances of 0 or more, got -1"):
+    with pytest.raises(UserError, match="covariance_a must have variances of 0 or more; got -1"):
         metrics.frechet_distance(np.zeros(2), -np.eye(2), np.zeros(2), np.eye(2))
     indefinite = np.array([[1.0, 0.0, 0.0], [0.0, 1.0, 2.0], [0.0, 2.0, 1.0]])
     with pytest.raises(UserError, match="covariance_a must be positive semidefinite.*; an eigenvalue is -1"):

@@ -102,7 +102,7 @@ def test_metrics_are_per_image_and_float32_from_bfloat16():
 
 def test_ssim_rejects_images_below_its_window():
     assert metrics.ssim(images(0, (1, 11, 11, 1)), images(1, (1, 11, 11, 1))).shape == (1,)
-    with pytest.raises(UserError, match="at least 11 x 11 pixels, got 11 x 10"):
+    with pytest.raises(UserError, match="at least 11 x 11 pixels; got 11 x 10"):
         metrics.ssim(images(0, (1, 11, 10, 3)), images(1, (1, 11, 10, 3)))
 
 
@@ -170,9 +170,9 @@ def test_normalized_error_of_another_image_is_one_on_average():
 
 
 def test_normalized_error_rejects_mistakes():
-    with pytest.raises(UserError, match="at least two images, got 1"):
+    with pytest.raises(UserError, match="at least two images; got 1"):
         metrics.mean_pairwise_distance(images(0, (1, 4, 4, 3)))
-    with pytest.raises(UserError, match="must be above 0, got 0"):
+    with pytest.raises(UserError, match="must be above 0; got 0"):
         metrics.normalized_error(np.ones(2), 0.0)
     with pytest.raises(UserError, match="images"):
         metrics.mean_pairwise_distance(images(0) * 255)
@@ -195,7 +195,7 @@ def test_summary_of_nothing_is_nan():
 def test_summary_rejects_wrong_shapes():
     with pytest.raises(UserError, match=r"mask \(2,\) must have the shape of the values \(3,\)"):
         metrics.summary(np.ones(3), mask=np.ones(2))
-    with pytest.raises(UserError, match=r"one per example \[N\], got the shape \(3, 1\)"):
+    with pytest.raises(UserError, match=r"one per example \[N\]; got shape \(3, 1\)"):
         metrics.summary(np.ones((3, 1)))
     with pytest.raises(UserError, match="mask must be True or False"):
         metrics.summary(np.ones(2), mask=[1.0, np.nan])
@@ -206,7 +206,7 @@ def test_summary_rejects_wrong_shapes():
 @pytest.mark.parametrize(
     "change, message",
     [
-        (lambda x: (255 * x).astype(np.uint8), "dtype uint8.*to_float"),
+        (lambda x: (255 * x).astype(np.uint8), "got uint8.*to_float"),
         (lambda x: 255 * x, "divide by 255"),
         (lambda x: 2 * x - 1, "from_pm1"),
         (lambda x: np.moveaxis(x, -1, 1), "transpose"),
@@ -249,7 +249,7 @@ def test_mean_pairwise_distance_of_equal_images_is_zero():
 
 def test_correct_rejects_labels_of_other_classes():
     logits = np.zeros((2, 3), np.float32)
-    with pytest.raises(UserError, match="go up to 3, and there are 3 classes"):
+    with pytest.raises(UserError, match="must be 0 to 2 for 3 classes; got 3"):
         metrics.correct(logits, np.array([1, 3]))
     with pytest.raises(UserError, match="must be one array .*tuple"):
         metrics.correct((logits, logits), np.array([1, 2]))

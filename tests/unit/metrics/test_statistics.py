@@ -23,12 +23,12 @@ def test_binomial_interval_tails_have_nominal_weight():
 
 @pytest.mark.parametrize("count, total", [(0.6, 5), (1, 1.5)])
 def test_binomial_interval_rejects_rates(count, total):
-    with pytest.raises(UserError, match="must be a whole number, got .*multiply a rate"):
+    with pytest.raises(UserError, match="must be a whole number; got .*multiply a rate"):
         binomial_interval(count, total)
     assert binomial_interval(3.0, np.int64(5)) == binomial_interval(3, 5)
 
 
 @pytest.mark.parametrize("count, total, confidence", [(-1, 10, 0.95), (11, 10, 0.95), (0, 0, 0.95), (1, 2, 95)])
 def test_binomial_interval_rejects_impossible_counts(count, total, confidence):
-    with pytest.raises(UserError, match=f"got {count} of {total}|between 0 and 1, got 95"):
+    with pytest.raises(UserError, match=f"got {count} of {total}|between 0 and 1; got 95"):
         binomial_interval(count, total, confidence=confidence)

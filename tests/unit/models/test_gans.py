@@ -179,7 +179,7 @@ def test_networks_reject_other_sizes(build, message):
     ("images", "message"),
     [
         (np.full((2, 8, 8, 3), 200, np.uint8), "uint8"),
-        (np.full((2, 8, 8, 3), 200.0, np.float32), "range from 200"),
+        (np.full((2, 8, 8, 3), 200.0, np.float32), "got 200 to 200"),
         (np.zeros((2, 16, 16, 3), np.float32), "do not fit the weights of this Autoencoder"),
     ],
 )

@@ -379,7 +379,7 @@ def test_import_prints_the_assumed_normalization(tmp_path, capsys):
             import_config(path, **arguments)
     with pytest.raises(UserError, match="deviations above 0"):
         import_torch.check(import_config(path, mean="0+0+0", std="0+1+1"))
-    with pytest.raises(UserError, match=r"not of pixels in \[0, 1\].*divide .* by 255"):
+    with pytest.raises(UserError, match=r"that of pixels in \[0, 1\].*divide .* by 255"):
         import_torch.check(import_config(path, mean="123.7+116.3+103.5", std="58.4+57.1+57.4"))
     with pytest.raises(UserError, match="depths of encoder 'resnet18' must be 4 whole numbers"):
         models.build("resnet18", depths=(1, 2))

@@ -173,7 +173,7 @@ def test_pca_lighting_adds_one_color(key):
 
 
 def test_augment_rejects_negative_strength(key, images):
-    with pytest.raises(UserError, match="crop_padding must be at least 0, got -1"):
+    with pytest.raises(UserError, match="crop_padding must be at least 0; got -1"):
         augment.augment(key, images, crop_padding=-1)
 
 
@@ -197,5 +197,5 @@ def test_grey_images_stay_grey(key):
     options = {"crop_padding": 1, "flip": True, "color_jitter": 0.2, "hue": 0.1, "rotate_degrees": 5.0}
     assert augment.augment(key, grey, **options).shape == grey.shape
     np.testing.assert_array_equal(shift_hue(grey, 0.3), grey)
-    with pytest.raises(UserError, match="lighting adds colors and needs 3 channels"):
+    with pytest.raises(UserError, match="lighting adds colors: images must have 3 channels"):
         augment.augment(key, grey, lighting=0.1)

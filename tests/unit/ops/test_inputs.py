@@ -19,9 +19,9 @@ from arinv.ops import inputs
         ([True, False], "must be integers, one per image .*bool"),
         (np.eye(2, dtype=np.int32), "take the argmax of one-hot labels"),
         ([0], r"one per image \(2,\)"),
-        ([1, 3], "go up to 3, and there are 3 classes, 0 to 2; number them from 0"),
-        ([0, -2], "classes from 0, or -1 for padding; the lowest is -2"),
-        ("ab", "must be an array of numbers, got 'ab'"),
+        ([1, 3], "must be 0 to 2 for 3 classes; got 3: number them from 0"),
+        ([0, -2], "classes from 0, or -1 for padding; got -2"),
+        ("ab", "must be an array of numbers; got 'ab'"),
         ([[0], [1, 2]], "must be an array of numbers"),
     ],
 )
@@ -40,14 +40,14 @@ def test_as_labels_accepts_any_integer_dtype():
 @pytest.mark.parametrize(
     "change, message",
     [
-        (lambda z: (z, {}), r"got a tuple; where the model returns \(logits, features\), take .*\[0\]"),
-        (lambda z: {"logits": z}, "got a dict; take one of 'logits'"),
-        (lambda z: z[:, 0], r"must have the shape \[B, K\], here \(2, K\); got \(2,\)"),
+        (lambda z: (z, {}), r"got a tuple: where the model returns \(logits, features\), take .*\[0\]"),
+        (lambda z: {"logits": z}, "got a dict: take one of 'logits'"),
+        (lambda z: z[:, 0], r"must have shape \[B, K\], here \(2, K\); got \(2,\)"),
         (lambda z: z[0], r"got \(3,\)"),
         (lambda z: z[..., None], r"got \(2, 3, 1\)"),
         (lambda z: z[:1], r"got \(1, 3\)"),
-        (lambda z: z.astype(jnp.int32), "must be floating point, got int32"),
-        (lambda z: z[:, :1], "must be of 2 classes or more, got 1; write a single logit"),
+        (lambda z: z.astype(jnp.int32), "must be floating point; got int32"),
+        (lambda z: z[:, :1], "must be of 2 classes or more; got 1: write a single logit"),
         (lambda z: None, "got a NoneType"),
     ],
 )
@@ -71,15 +71,15 @@ def test_checked_logits_fn_names_the_mistake(key, change, message):
 @pytest.mark.parametrize(
     "eps, message",
     [
-        ("8/255", "must be an array of numbers, got '8/255'"),
-        (None, "must be an array of numbers, got None"),
-        (True, "must be a number, such as 8/255, got True"),
-        (np.nan, "finite and at least 0, got nan"),
-        (np.inf, "finite and at least 0, got inf"),
+        ("8/255", "must be an array of numbers; got '8/255'"),
+        (None, "must be an array of numbers; got None"),
+        (True, "must be a number, such as 8/255; got True"),
+        (np.nan, "finite and at least 0; got nan"),
+        (np.inf, "finite and at least 0; got inf"),
         (1e39, "finite and at least 0"),
-        (-0.1, "finite and at least 0, got -0.1"),
-        ([0.1, 0.2, 0.3], r"a number or one per example \(2,\), got the shape \(3,\)"),
-        ([[0.1], [0.2]], r"got the shape \(2, 1\)"),
+        (-0.1, "finite and at least 0; got -0.1"),
+        ([0.1, 0.2, 0.3], r"a number or one per example \(2,\); got shape \(3,\)"),
+        ([[0.1], [0.2]], r"got shape \(2, 1\)"),
     ],
 )
 def test_as_radius_names_the_mistake(eps, message):
@@ -110,16 +110,16 @@ def test_check_count_rejects_other_values(value):
 
 @pytest.mark.parametrize("value", (-0.1, 1.1, np.nan, np.inf, "1", True, None, [0.5]))
 def test_check_number_rejects_out_of_range(value):
-    with pytest.raises(UserError, match="^alpha must be a finite number from 0 to 1, got "):
+    with pytest.raises(UserError, match="^alpha must be a finite number from 0 to 1; got "):
         inputs.check_number(value, "alpha", minimum=0.0, maximum=1.0)
 
 
 def test_layer_features_names_the_mistake():
     images = jnp.zeros((2, 4, 4, 3))
     for features, message in (
-        ((images, {"a": images}), r"got a tuple; .*take .*\[1\]"),
+        ((images, {"a": images}), r"got a tuple: .*take .*\[1\]"),
         ({"a": images}, "unknown layer 'b'; known: a"),
-        ({"b": images[:1]}, r"feature 'b' must be \[B, ...\] of 2 images, got the shape \(1, 4, 4, 3\)"),
+        ({"b": images[:1]}, r"feature 'b' must be \[B, ...\] of 2 images; got shape \(1, 4, 4, 3\)"),
     ):
         with pytest.raises(UserError, match=message):
             inputs.layer_features(lambda x, features=features: features, images, ("b",))
@@ -128,7 +128,7 @@ def test_layer_features_names_the_mistake():
 def test_check_images_checks_constants_inside_jit():
     constant = np.full((1, 2, 2, 3), 200.0, np.float32)
     for images in (constant, jnp.asarray(constant)):
-        with pytest.raises(UserError, match="range from 200 to 200"):
+        with pytest.raises(UserError, match="got 200 to 200"):
             jax.jit(lambda x, images=images: x + inputs.as_images(images))(constant)
 
 

@@ -96,7 +96,7 @@ def test_steepest_ascent_of_zero_is_zero(norm):
 
 
 def test_steepest_ascent_rejects_l1():
-    with pytest.raises(UserError, match='is for l2 and linf, got "l1"; use APGD'):
+    with pytest.raises(UserError, match='is for l2 and linf; got "l1": use APGD'):
         norms.steepest_ascent(np.zeros(SHAPE, np.float32), norm="l1")
 
 
@@ -153,7 +153,7 @@ def test_project_rejects_impossible_radius(eps):
 
 
 def test_project_rejects_radius_of_wrong_shape():
-    with pytest.raises(UserError, match=r"one per example \(4,\), got the shape \(3,\)"):
+    with pytest.raises(UserError, match=r"one per example \(4,\); got shape \(3,\)"):
         norms.project(np.zeros(SHAPE), eps=np.ones(3), norm="l2")
 
 

@@ -145,11 +145,11 @@ def test_conv_transpose_equals_linen(key, stride, size, rewrites):
 
 def test_conv_transpose_names_the_mistake(key):
     x, w = normal(key, 1, 4, 4, 2), normal(key, 4, 4, 2, 2)
-    with pytest.raises(UserError, match="stride 0"):
+    with pytest.raises(UserError, match="stride of conv_transpose must be 1 to inf; got 0"):
         conv.conv_transpose(x, w, stride=0)
-    with pytest.raises(UserError, match="padding 4.* 0 to 3"):
+    with pytest.raises(UserError, match="padding of conv_transpose must be 0 to 3; got 4"):
         conv.conv_transpose(x, w, stride=2, padding=4)
-    with pytest.raises(UserError, match="output_padding 2.* 0 to 1"):
+    with pytest.raises(UserError, match="output_padding of conv_transpose must be 0 to 1; got 2"):
         conv.conv_transpose(x, w, stride=2, output_padding=2)
 
 

@@ -128,5 +128,5 @@ def test_lbp_codes_of_runs():
 @pytest.mark.parametrize(("features", "least"), [(hog, 4), (lbp, 16)])
 def test_images_without_a_cell_are_refused(features, least):
     assert 0 not in features(np.zeros((1, least, least, 3), np.float32)).shape
-    with pytest.raises(UserError, match=f"these features need sides of {least} px or more"):
+    with pytest.raises(UserError, match=f"image sides must be {least} px or more"):
         features(np.zeros((1, 2 * least, least - 1, 3), np.float32))

@@ -100,7 +100,7 @@ def test_mistakes_are_one_line(monkeypatch):
     for options, images, shown in (
         ({"library": "vlsift"}, IMAGES, r"pip install 'arinv\[sift\]'"),
         ({"library": "surf"}, IMAGES, "known: skimage, vlsift"),
-        ({"library": "skimage", "first_octave": 1}, IMAGES, "first_octave=1 must be 0 or -1"),
+        ({"library": "skimage", "first_octave": 1}, IMAGES, "first_octave must be 0 or -1; got 1"),
         ({"library": "skimage"}, IMAGES[:, :8], "16 px or more"),
     ):
         with pytest.raises(UserError, match=shown):

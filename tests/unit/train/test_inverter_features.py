@@ -79,7 +79,7 @@ def test_first_octave_is_an_option_of_the_encoder_that_a_checkpoint_records():
     assert encoder.module.first_octave == -1
     assert inverter._describe(stage, encoder)["encoder_options"] == {"first_octave": -1}
     stage.encoder.options.first_octave = 2
-    with pytest.raises(UserError, match="first_octave=2 must be 0 or -1"):
+    with pytest.raises(UserError, match="first_octave must be 0 or -1; got 2"):
         inverter.check(stage)
 
 
