@@ -107,7 +107,7 @@ def test_report_has_a_column_of_adgan_in_every_row(evaluated):
 
 def test_mistakes(untrained):
     config = make_config(untrained, " --config.stages.standard_evaluation.adgan.num_seeds=0")
-    with pytest.raises(UserError, match="adgan.num_seeds must be at least 1, got 0"):
+    with pytest.raises(UserError, match="adgan.num_seeds must be at least 1; got 0"):
         adgan_scores.check(config.stages.standard_evaluation)
     config.stages.gans.single = "encoder"
     with pytest.raises(UserError, match="unknown task of each class, single 'encoder'; known: gan, inverter"):

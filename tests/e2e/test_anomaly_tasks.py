@@ -378,7 +378,7 @@ def test_score_scores_built_in_photographs(detected, tmp_path):
         (",images=photos:nothing", "unknown photograph 'nothing'"),
         (",detector=", "detector is empty"),
         (",images={tmp}", "is in the folder of images"),
-        (" --config.log.num_images=0", "log.num_images must be at least 1, got 0"),
+        (" --config.log.num_images=0", "log.num_images must be at least 1; got 0"),
         (" --config.decision.score=sum", "unknown score 'sum'; known: amortized, feature"),
         (" --config.decision.policy=mean", "unknown threshold policy 'mean'"),
         (" --config.decision.quantile=2", "above 0 and at most 1"),
@@ -450,8 +450,8 @@ def test_detector_rejects_a_wrong_search_and_anomalies_before_any_training(tmp_p
     images = tmp_path / "images"
     images.mkdir()
     for changes, shown in (
-        ({"search.learning_rate": -1.0}, "search.learning_rate must be a finite number of at least 0, got -1.0"),
-        ({"search.momentum": 2.0}, "search.momentum must be a finite number from 0 to 1, got 2.0"),
+        ({"search.learning_rate": -1.0}, "search.learning_rate must be a finite number of at least 0; got -1.0"),
+        ({"search.momentum": 2.0}, "search.momentum must be a finite number from 0 to 1; got 2.0"),
         ({"anomalous": str(images)}, "holds no image"),
     ):
         config = detector.get_config(f"smoke=True,dataset=folder:{images},encoder_checkpoint=x").stages.detector

@@ -105,13 +105,13 @@ def check_inputs(run: Run) -> None:
     Raises:
       UserError: no inverter, an image that is among them, or images that cannot be read.
     """
-    run.check_network(run.config.inverter, kind="inverter", image_size=run.config.data.image_size)
     train, held_out = run.open_data("train"), run.open_data("test")
     if data.share_images(train.info, held_out.info):
         raise UserError(
             f"data.train_split={train.info.split!r} and data.test_split={held_out.info.split!r} have images in common; "
             "thresholds need normal images that the detector was not trained on"
         )
+    run.check_network(run.config.inverter, kind="inverter", image_size=run.config.data.image_size)
 
 
 def run(run: Run) -> dict[str, Any]:
