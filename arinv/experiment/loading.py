@@ -54,7 +54,7 @@ def load(
         JAX_PLATFORMS names a platform without devices.
     """
     if not isinstance(reference, str | os.PathLike) or not os.fspath(reference):
-        raise UserError(f"load needs a workdir or 'zoo:NAME', got {reference!r}")
+        raise UserError(f"load needs a workdir or 'zoo:NAME'; got {reference!r}")
     kinds, dtype = (kind,) if isinstance(kind, str) else kind, as_dtype(dtype)
     if not isinstance(kinds, tuple | list) or not all(isinstance(name, str) for name in kinds):
         raise UserError(f"kind={kind!r} must be a kind of network, such as 'inverter', or a tuple of kinds")

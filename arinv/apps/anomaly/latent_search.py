@@ -190,7 +190,7 @@ def _starts(key, indices, init, batch_size: int, *, num_restarts: int, latent_sh
         return starts
     init = as_finite(init, "init")
     if init.shape != (batch_size, *latent_shape):
-        raise UserError(f"init must have the shape {(batch_size, *latent_shape)}, got {init.shape}.")
+        raise UserError(f"init must have the shape {(batch_size, *latent_shape)}; got {init.shape}")
     init = jax.lax.stop_gradient(jnp.repeat(init, num_restarts, axis=0))
     return jnp.where((restarts == 0).reshape(-1, *[1] * len(latent_shape)), init, starts)
 

@@ -40,7 +40,7 @@ def feature_rows(features: ArrayLike, *, pooling: str = "flat", normalize: bool 
         raise unknown("pooling", pooling, POOLINGS)
     features = as_floats(features, "features")
     if features.ndim not in (2, 4):
-        raise UserError(f"features must be [B, h, w, K] or [B, K], got the shape {features.shape}.")
+        raise UserError(f"features must be [B, h, w, K] or [B, K]; got the shape {features.shape}")
     rows = features.reshape(features.shape[0], math.prod(features.shape[1:]))
     if pooling == "mean":
         rows = jnp.mean(features, axis=tuple(range(1, features.ndim - 1)))
@@ -93,7 +93,7 @@ def nearest_neighbor_distances(
         count = jnp.minimum(num_references, least).astype(jnp.int32)
         least = least if isinstance(num_references, jax.core.Tracer) else int(count)
     if least < k:
-        raise UserError(f"k={k} neighbors need as many references, got {least}; lower k or give more.")
+        raise UserError(f"k={k} neighbors need as many references; got {least}: lower k or give more")
     constants = jax.lax.stop_gradient(rows), jax.lax.stop_gradient(references)
     indices, largest = _nearest(*constants, k, count, min(block_size, references.shape[0]))
     distances = _distances(rows, references[indices])

@@ -211,7 +211,7 @@ def quantile_threshold(normal_scores: ArrayLike, *, quantile: float = 0.95) -> f
     """
     scores = _check_scores(normal_scores)
     if not 0 < check_number(quantile, "quantile") <= 1:
-        raise UserError(f"quantile must be above 0 and at most 1, got {quantile}; 0.95 accepts 95 % of normal images.")
+        raise UserError(f"quantile must be above 0 and at most 1; got {quantile}: 0.95 accepts 95 % of normal images")
     index = math.ceil(quantile * len(scores) - 1e-9) - 1  # 0.55 * 100 is a little more than 55
     return float(np.sort(scores)[max(index, 0)])
 
@@ -265,7 +265,7 @@ def calibrate(scores: ArrayLike, normal_scores: ArrayLike) -> np.ndarray:
     normal = np.sort(_check_scores(normal_scores))
     scores = as_numbers(scores, "scores")
     if np.isnan(scores).any():
-        raise UserError(f"{np.isnan(scores).sum()} of {scores.size} scores are NaN, which has no rank.")
+        raise UserError(f"{np.isnan(scores).sum()} of {scores.size} scores are NaN, which has no rank")
     below, up_to = (np.searchsorted(normal, scores, side=side) for side in ("left", "right"))
     return (below + up_to) / (2 * len(normal))
 
@@ -291,7 +291,7 @@ class Calibration:
         """
         scores, anomalous = _check_scores(scores), as_flags(anomalous, "anomalous")
         if anomalous.shape != scores.shape:
-            raise UserError(f"anomalous must be one per score {scores.shape}, got the shape {anomalous.shape}.")
+            raise UserError(f"anomalous must be one per score {scores.shape}; got the shape {anomalous.shape}")
         best = best_f1_threshold(scores, anomalous) if anomalous.any() else None
         return cls(tuple(np.sort(_check_scores(scores[~anomalous])).tolist()), best)
 
@@ -331,7 +331,7 @@ class Calibration:
 def _check_scores(scores: ArrayLike) -> np.ndarray:
     scores = as_numbers(scores, "scores")
     if scores.ndim != 1 or not scores.size or not np.isfinite(scores).all():
-        raise UserError(f"a threshold needs finite scores [N] of at least one image; got the shape {scores.shape}.")
+        raise UserError(f"a threshold needs finite scores [N] of at least one image; got the shape {scores.shape}")
     return scores
 
 

@@ -42,7 +42,7 @@ def start_images(key: Array, numbers: ArrayLike, *, shape: tuple[int, int, int])
     """
     key, numbers = single_key(key), jnp.asarray(as_array(numbers, "numbers"))
     if numbers.ndim != 1 or not jnp.issubdtype(numbers.dtype, jnp.integer):
-        raise UserError(f"numbers must be integers [B], got {numbers.dtype} of shape {numbers.shape}.")
+        raise UserError(f"numbers must be integers [B]; got {numbers.dtype} of shape {numbers.shape}")
     noise = jax.vmap(lambda number: jax.random.normal(jax.random.fold_in(key, number), shape, jnp.float32))(numbers)
     return jnp.clip(0.5 + _NOISE * noise, 0.0, 1.0)
 
@@ -64,7 +64,7 @@ def relative_distance(features: ArrayLike, targets: ArrayLike) -> Array:
     """
     features, targets = as_floats(features, "features"), as_floats(targets, "targets")
     if features.shape != targets.shape or features.ndim < 2:
-        raise UserError(f"features {features.shape} and targets {targets.shape} must be [B, ...] of the same shape.")
+        raise UserError(f"features {features.shape} and targets {targets.shape} must be [B, ...] of the same shape")
     length = norms.norm(targets, "l2")
     return norms.norm(features - targets, "l2") / jnp.where(length > 0, length, 1.0)
 

@@ -330,7 +330,7 @@ def test_latent_search_starts_from_init_and_its_terms_add_up(key):
     np.testing.assert_allclose(result.pixel_history[-1], result.pixel, rtol=1e-5)
     several, noise = (jax.jit(search, static_argnums=1)(start, 3) for start in (init, None))
     assert np.all(several.scores <= result.scores + 1e-5) and np.any(several.scores != noise.scores)
-    with pytest.raises(UserError, match=r"init must have the shape \(5, 5\), got \(1, 5\)"):
+    with pytest.raises(UserError, match=r"init must have the shape \(5, 5\); got \(1, 5\)"):
         search(init[:1], 1)
 
 

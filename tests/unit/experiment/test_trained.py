@@ -128,7 +128,7 @@ def test_no_images_give_no_results():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: arinv.load(None), "load needs a workdir or 'zoo:NAME', got None"),
+        (lambda: arinv.load(None), "load needs a workdir or 'zoo:NAME'; got None"),
         (lambda: arinv.load("zoo:alexnet_small_l2_1", dtype="int32"), "dtype must be floating point"),
         (lambda: models.build("alexnet_small", dtype="foo"), "dtype must be floating point"),
         (lambda: models.build_gan("dcgan", image_size=32, dtype=None), "dtype must be floating point"),
