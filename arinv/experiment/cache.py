@@ -2,10 +2,11 @@
 
 import hashlib
 import pathlib
+import re
 import shutil
 import time
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import jax
 import numpy as np
@@ -58,6 +59,14 @@ class ResultCache:
           UserError: damaged file.
         """
         return CachedRows(self._path(name), self._key)
+
+    def batches(self, suffix: str = "") -> "CachedBatches":
+        """Returns results of batches of images, a file each.
+
+        Args:
+          suffix: of the files' names, for another kind of results in the same folder.
+        """
+        return CachedBatches(self, self._folder, suffix)
 
     def claim(self) -> None:
         """Deletes files of another key from the folder, and marks the folder with this key.
@@ -136,6 +145,62 @@ class CachedRows:
         """Writes the file."""
         write_arrays(self._path, {**self.arrays(), _KEY: np.array(self._key)}, compressed=False)
         self._last = time.monotonic()
+
+
+class CachedBatches:
+    """Results of batches of consecutive images, a file each, which later batches of any size use.
+
+    A file is named by its first image and the number of its images. With another key it is ignored.
+    """
+
+    def __init__(self, cache: ResultCache, folder: pathlib.Path, suffix: str):
+        self._cache, self._suffix = cache, suffix
+        names = (re.fullmatch(rf"(\d+)_(\d+){re.escape(suffix)}", path.stem) for path in folder.glob("*.npz"))
+        self._spans = {(int(name[1]), int(name[2])) for name in names if name}
+
+    def load(self, first: int) -> dict[str, np.ndarray] | None:
+        """Returns results [n, ...] of n images from the image `first` on; None where they have to be computed."""
+        # Batches only get smaller within the images of an earlier one: the file of the fewest images is the newest.
+        for start, count in sorted(self._spans, key=lambda span: span[1]):
+            if start <= first < start + count:
+                arrays = self._cache.load(self._name(start, count))
+                if arrays is not None:
+                    return {name: values[first - start :] for name, values in arrays.items()}
+        return None
+
+    def save(self, first: int, rows: Mapping[str, np.ndarray]) -> None:
+        """Writes results [n, ...] of n images from the image `first` on."""
+        count = len(next(iter(rows.values())))
+        self._cache.save(self._name(first, count), rows)
+        self._spans.add((first, count))
+
+    def remove(self, end: int) -> None:
+        """Deletes the results of images before `end`; files that also hold later ones stay."""
+        for start, count in list(self._spans):
+            if start + count <= end:
+                self._cache.remove(self._name(start, count))
+                self._spans.remove((start, count))
+
+    def fill(
+        self, count: int, compute: Callable[[int], Mapping[str, np.ndarray]]
+    ) -> Iterator[Mapping[str, np.ndarray]]:
+        """Yields the results of the images 0 to `count` - 1, batch by batch; missing ones are computed and saved.
+
+        Args:
+          count: number of images.
+          compute: number of an image -> results [n, ...] of it and the images behind it, n at least 1.
+        """
+        first = 0
+        while first < count:
+            rows = self.load(first)
+            if rows is None:
+                rows = compute(first)
+                self.save(first, rows)
+            yield rows
+            first += len(next(iter(rows.values())))
+
+    def _name(self, first: int, count: int) -> str:
+        return f"{first}_{count}{self._suffix}"
 
 
 def fingerprint(variables: Variables) -> str:
