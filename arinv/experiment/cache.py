@@ -16,6 +16,7 @@ from arinv.experiment.output_files import read_arrays, write_arrays, write_text
 from arinv.types import Variables
 
 _KEY, _MARK = "cache_key", ".cache_key"
+_TOTALS = "totals/"  # prefix of their names in a file
 _SAVE_EVERY_SECONDS = 30.0
 
 
@@ -117,20 +118,28 @@ class CachedRows:
 
     Attributes:
       count: number of finished images.
+      totals: named arrays of all finished images together, such as sums; empty for none.
     """
 
     def __init__(self, path: pathlib.Path, key: str):
         self._path, self._key, self._last = path, key, time.monotonic()
         self._parts: list[dict[str, np.ndarray]] = []
-        self.count = 0
+        self.count, self.totals = 0, {}
         if path.exists():
             arrays = read_arrays(path)
             if str(arrays.pop(_KEY, "")) == key and arrays:
+                self.totals = {n.removeprefix(_TOTALS): arrays.pop(n) for n in list(arrays) if n.startswith(_TOTALS)}
                 self._parts = [arrays]
                 self.count = len(next(iter(arrays.values())))
 
-    def append(self, rows: Mapping[str, np.ndarray]) -> None:
-        """Appends the results of the next images, and writes the file if half a minute has passed."""
+    def append(self, rows: Mapping[str, np.ndarray], totals: Mapping[str, np.ndarray] | None = None) -> None:
+        """Appends the results of the next images, and writes the file if half a minute has passed.
+
+        Args:
+          rows: results [n, ...] of n images.
+          totals: replace the attribute; None for none.
+        """
+        self.totals = dict(totals or {})
         self._parts.append({name: np.asarray(values) for name, values in rows.items()})
         self.count += len(next(iter(rows.values())))
         if time.monotonic() - self._last >= _SAVE_EVERY_SECONDS:
@@ -143,7 +152,8 @@ class CachedRows:
 
     def save(self) -> None:
         """Writes the file."""
-        write_arrays(self._path, {**self.arrays(), _KEY: np.array(self._key)}, compressed=False)
+        totals = {f"{_TOTALS}{name}": values for name, values in self.totals.items()}
+        write_arrays(self._path, {**self.arrays(), **totals, _KEY: np.array(self._key)}, compressed=False)
         self._last = time.monotonic()
 
 

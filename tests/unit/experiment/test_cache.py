@@ -56,6 +56,16 @@ def test_rows_are_resumed_with_the_same_key_only(tmp_path, monkeypatch):
     assert ResultCache(tmp_path, "b").rows("scores").count == 0
 
 
+def test_cached_rows_keep_the_totals_of_their_images(tmp_path):
+    rows = ResultCache(tmp_path, "a").rows("numbers")
+    for end in (2, 4):
+        rows.append({"x": np.arange(end - 2, end)}, {"sum/x": np.array(sum(range(end)))})
+    rows.save()
+    resumed = ResultCache(tmp_path, "a").rows("numbers")
+    assert resumed.count == 4 and resumed.totals == {"sum/x": 6} and list(resumed.arrays()) == ["x"]
+    assert ResultCache(tmp_path, "b").rows("numbers").totals == {}
+
+
 def test_cached_batches_serve_batches_of_another_size(tmp_path):
     """Of 20 images 12 are finished in batches of 6; the rest follow in batches of 4."""
     calls = []
