@@ -2,10 +2,11 @@
 
 import hashlib
 import pathlib
+import re
 import shutil
 import time
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import jax
 import numpy as np
@@ -15,6 +16,7 @@ from arinv.experiment.output_files import read_arrays, write_arrays, write_text
 from arinv.types import Variables
 
 _KEY, _MARK = "cache_key", ".cache_key"
+_TOTALS = "totals/"  # prefix of their names in a file
 _SAVE_EVERY_SECONDS = 30.0
 
 
@@ -58,6 +60,14 @@ class ResultCache:
           UserError: damaged file.
         """
         return CachedRows(self._path(name), self._key)
+
+    def batches(self, suffix: str = "") -> "CachedBatches":
+        """Returns results of batches of images, a file each.
+
+        Args:
+          suffix: of the files' names, for another kind of results in the same folder.
+        """
+        return CachedBatches(self, self._folder, suffix)
 
     def claim(self) -> None:
         """Deletes files of another key from the folder, and marks the folder with this key.
@@ -108,20 +118,28 @@ class CachedRows:
 
     Attributes:
       count: number of finished images.
+      totals: named arrays of all finished images together, such as sums; empty for none.
     """
 
     def __init__(self, path: pathlib.Path, key: str):
         self._path, self._key, self._last = path, key, time.monotonic()
         self._parts: list[dict[str, np.ndarray]] = []
-        self.count = 0
+        self.count, self.totals = 0, {}
         if path.exists():
             arrays = read_arrays(path)
             if str(arrays.pop(_KEY, "")) == key and arrays:
+                self.totals = {n.removeprefix(_TOTALS): arrays.pop(n) for n in list(arrays) if n.startswith(_TOTALS)}
                 self._parts = [arrays]
                 self.count = len(next(iter(arrays.values())))
 
-    def append(self, rows: Mapping[str, np.ndarray]) -> None:
-        """Appends the results of the next images, and writes the file if half a minute has passed."""
+    def append(self, rows: Mapping[str, np.ndarray], totals: Mapping[str, np.ndarray] | None = None) -> None:
+        """Appends the results of the next images, and writes the file if half a minute has passed.
+
+        Args:
+          rows: results [n, ...] of n images.
+          totals: replace the attribute; None for none.
+        """
+        self.totals = dict(totals or {})
         self._parts.append({name: np.asarray(values) for name, values in rows.items()})
         self.count += len(next(iter(rows.values())))
         if time.monotonic() - self._last >= _SAVE_EVERY_SECONDS:
@@ -134,8 +152,65 @@ class CachedRows:
 
     def save(self) -> None:
         """Writes the file."""
-        write_arrays(self._path, {**self.arrays(), _KEY: np.array(self._key)}, compressed=False)
+        totals = {f"{_TOTALS}{name}": values for name, values in self.totals.items()}
+        write_arrays(self._path, {**self.arrays(), **totals, _KEY: np.array(self._key)}, compressed=False)
         self._last = time.monotonic()
+
+
+class CachedBatches:
+    """Results of batches of consecutive images, a file each, which later batches of any size use.
+
+    A file is named by its first image and the number of its images. With another key it is ignored.
+    """
+
+    def __init__(self, cache: ResultCache, folder: pathlib.Path, suffix: str):
+        self._cache, self._suffix = cache, suffix
+        names = (re.fullmatch(rf"(\d+)_(\d+){re.escape(suffix)}", path.stem) for path in folder.glob("*.npz"))
+        self._spans = {(int(name[1]), int(name[2])) for name in names if name}
+
+    def load(self, first: int) -> dict[str, np.ndarray] | None:
+        """Returns results [n, ...] of n images from the image `first` on; None where they have to be computed."""
+        # Batches only get smaller within the images of an earlier one: the file of the fewest images is the newest.
+        for start, count in sorted(self._spans, key=lambda span: span[1]):
+            if start <= first < start + count:
+                arrays = self._cache.load(self._name(start, count))
+                if arrays is not None:
+                    return {name: values[first - start :] for name, values in arrays.items()}
+        return None
+
+    def save(self, first: int, rows: Mapping[str, np.ndarray]) -> None:
+        """Writes results [n, ...] of n images from the image `first` on."""
+        count = len(next(iter(rows.values())))
+        self._cache.save(self._name(first, count), rows)
+        self._spans.add((first, count))
+
+    def remove(self, end: int) -> None:
+        """Deletes the results of images before `end`; files that also hold later ones stay."""
+        for start, count in list(self._spans):
+            if start + count <= end:
+                self._cache.remove(self._name(start, count))
+                self._spans.remove((start, count))
+
+    def fill(
+        self, count: int, compute: Callable[[int], Mapping[str, np.ndarray]]
+    ) -> Iterator[Mapping[str, np.ndarray]]:
+        """Yields the results of the images 0 to `count` - 1, batch by batch; missing ones are computed and saved.
+
+        Args:
+          count: number of images.
+          compute: number of an image -> results [n, ...] of it and the images behind it, n at least 1.
+        """
+        first = 0
+        while first < count:
+            rows = self.load(first)
+            if rows is None:
+                rows = compute(first)
+                self.save(first, rows)
+            yield rows
+            first += len(next(iter(rows.values())))
+
+    def _name(self, first: int, count: int) -> str:
+        return f"{first}_{count}{self._suffix}"
 
 
 def fingerprint(variables: Variables) -> str:

@@ -10,6 +10,8 @@ Source: Heusel et al. 2017, "GANs trained by a two time-scale update rule conver
 eq. (6).
 """
 
+from collections.abc import Mapping
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -67,6 +69,15 @@ class FeatureMoments:
         self._scatter = self._scatter + rows.T @ rows + np.outer(shift, shift) * (self.count * len(rows) / total)
         self._mean = self._mean + shift * (len(rows) / total)
         self.count = total
+
+    def get_state(self) -> dict[str, np.ndarray]:
+        """Returns everything that was accumulated, as named arrays."""
+        state = {"count": self.count, "mean": self._mean, "scatter": self._scatter}
+        return {name: np.asarray(value) for name, value in state.items()}
+
+    def set_state(self, state: Mapping[str, np.ndarray]) -> None:
+        """Replaces what was accumulated by what `get_state` has returned."""
+        self.count, self._mean, self._scatter = int(state["count"]), state["mean"], state["scatter"]
 
     @property
     def mean(self) -> np.ndarray:

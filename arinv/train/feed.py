@@ -77,6 +77,9 @@ def collect(
     mesh: jax.sharding.Mesh,
     num_images: int = 0,
     progress: Callable[[Iterable], Iterable] = iter,
+    first: int = 0,
+    accumulate: Callable[[Mapping[str, Any], Array], Mapping[str, Any]] = lambda results, mask: results,
+    keep: Callable[[Mapping[str, np.ndarray]], Any] = lambda rows: None,
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """Returns the results of every example, and the images of the first few.
 
@@ -87,6 +90,9 @@ def collect(
       mesh: of the batches.
       num_images: number of image results, and of input images, to return.
       progress: wraps the batches, such as in a progress bar.
+      first: number of the first batch, whose key follows from it; those before it have been evaluated earlier.
+      accumulate: (results, mask) of each batch, in order -> results without those that belong to the whole set.
+      keep: called after that with the numbers {name: [n]} of each batch's n real examples.
 
     Returns:
       ({name: [N]}, {name: [num_images, H, W, C]}) with N the number of real examples, in order; the second has an
@@ -98,17 +104,20 @@ def collect(
 
     def store(placed: Batch, results: dict[str, Array]) -> None:
         nonlocal missing
+        results = dict(accumulate(results, placed["mask"]))
         images = {name: results.pop(name) for name in list(results) if results[name].ndim > 1}
         mask, results = parallel.to_host((placed["mask"], results))
-        for name, values in results.items():
-            numbers.setdefault(name, []).append(np.asarray(values)[mask > 0])
+        rows = {name: np.asarray(values)[mask > 0] for name, values in results.items()}
+        for name, values in rows.items():
+            numbers.setdefault(name, []).append(values)
+        keep(rows)
         if missing > 0:
             for name, values in parallel.to_host({**images, "image": placed["image"]}).items():
                 first_images.setdefault(name, []).append(np.asarray(values)[mask > 0][:missing])
             missing -= int(np.sum(mask > 0))
 
     previous = None
-    for i, batch in enumerate(progress(batches)):
+    for i, batch in enumerate(progress(batches), start=first):
         placed = parallel.place_batch(batch, mesh)
         current = placed, dict(eval_step(placed, jax.random.fold_in(key, i)))
         if previous:  # one batch late, so that the devices compute while the host reads the next

@@ -144,6 +144,44 @@ def test_one_vs_all_resumes_to_the_same_bytes(finished, tmp_path, monkeypatch):
         main.run(config, tmp_path / "cut")
 
 
+def test_one_vs_all_draws_the_pictures_of_its_own_scores(finished, tmp_path, monkeypatch):
+    """Killed before the picture of another inverter is drawn; then resumed with another number of images."""
+    config = make_config("x").stages.robust_evaluation
+    config.update_from_flattened_dict({"data.num_test": 16, "attack.eps": 0.0, "log.num_images": 4})
+    picture, draw = tmp_path / "cut" / "class_3.png", one_vs_all.write_png
+    (tmp_path / "inverter").symlink_to(finished / "robust_inverters" / "class3")
+    config.inverters = {"class3": str(tmp_path / "inverter")}
+
+    def cut(*_):
+        raise Cut
+
+    def start(name):
+        (tmp_path / name / "results.json").unlink(missing_ok=True)
+        main.run(config, tmp_path / name)
+
+    start("cut")
+    earlier = picture.read_bytes()
+    (tmp_path / "inverter").unlink()
+    (tmp_path / "inverter").symlink_to(finished / "standard_inverters" / "class3")
+    with monkeypatch.context() as patch, pytest.raises(Cut):
+        patch.setattr(one_vs_all, "write_png", cut)
+        start("cut")
+    assert picture.read_bytes() == earlier
+    paths = []
+    monkeypatch.setattr(one_vs_all, "write_png", lambda path, image: paths.append(path) or draw(path, image))
+    start("cut")
+    start("cut")
+    start("whole")
+    assert paths == [picture, tmp_path / "whole" / picture.name], "and not again"
+    assert earlier != picture.read_bytes() == paths[1].read_bytes()
+    config.log.num_images = 2
+    start("cut")
+    start("whole")
+    assert paths[2:] == paths[:2] and picture.read_bytes() == paths[1].read_bytes()
+    with Image.open(picture) as two, Image.open(io.BytesIO(earlier)) as four:
+        assert two.size[0] < four.size[0]
+
+
 def test_one_vs_all_scores_num_anomalous_images_only(finished, tmp_path):
     config = make_config("x", "classes=3").stages.robust_evaluation
     config.update_from_flattened_dict({"data.num_test": 16, "num_normal": 0, "num_anomalous": 5, "attack.eps": 0.0})

@@ -11,7 +11,7 @@ from configured import configure
 from PIL import Image
 
 from arinv import main, models
-from arinv.apps.denoising import tiles
+from arinv.apps.denoising import evaluate_denoising, tiles
 from arinv.errors import UserError
 from arinv.experiment import cache
 from arinv.experiment.checkpoint import Checkpoints
@@ -172,6 +172,33 @@ def test_evaluation_killed_at_its_end_measures_changed_images_anew(finished, tmp
     )
     main.run(config, tmp_path / "run")
     assert len(computed) == 2 and not (tmp_path / "run" / "parts").exists()  # by two denoisers
+
+
+def test_evaluation_with_another_number_of_images_shows_those_alone(finished, tmp_path, monkeypatch):
+    """Killed at its end with two of three images cropped, then with one, then with all of them."""
+    config, whole = finished
+    config = config.stages.evaluation.copy_and_resolve_references()
+    config.entries = {name: f"{whole}/{name}_denoiser" for name in config.order}
+    config.metric_networks.encoder = ""
+
+    def cut(self, results):
+        raise Cut
+
+    restored, call = [], evaluate_denoising._Restoration.__call__
+    monkeypatch.setattr(
+        evaluate_denoising._Restoration, "__call__", lambda *arguments: restored.append(1) or call(*arguments)
+    )
+    for count, expected in ((2, 3), (1, 0), (3, 1)):
+        config.log.num_images = count
+        with monkeypatch.context() as patch, pytest.raises(Cut):
+            patch.setattr(Run, "finish", cut)
+            main.run(config, tmp_path / "cut")
+        assert len(restored) == expected, count
+        restored.clear()
+        main.run(config, tmp_path / str(count))
+        restored.clear()
+        for name in ("crops.png", "per_image.npz"):
+            assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / str(count) / name).read_bytes(), (count, name)
 
 
 def test_name_key_depends_on_the_name():

@@ -119,7 +119,8 @@ def brightness(monkeypatch):
 
     def measure(run, _, __, arrays, *, scale, **options):
         calls.append(scale)
-        tiles = np.zeros((run.config.log.num_images, 32, 32, 3), np.uint8)
+        images = arrays["image"][: run.config.log.num_images]
+        tiles = np.broadcast_to(images[:, :1, :1], (len(images), 32, 32, 3))
         return {"tiles": tiles, "psnr": arrays["image"].mean((1, 2, 3))}
 
     monkeypatch.setattr(high_resolution, "_measure", measure)
@@ -138,20 +139,42 @@ def test_high_resolution_restarts_with_other_test_images(untrained, tmp_path, mo
     np.testing.assert_allclose(read(tmp_path / "results.json")["curves"]["robust"]["psnr"], 255 - np.array(before))
 
 
-@pytest.mark.parametrize(("first", "then", "shown"), [(3, 1, 1), (1, 3, 1), (0, 2, 0), (2, 0, 0)])
-def test_high_resolution_resumes_with_another_number_of_images(untrained, tmp_path, brightness, first, then, shown):
+@pytest.mark.parametrize(("first", "then", "calls"), [(3, 1, []), (1, 3, [1]), (0, 2, [1]), (2, 0, []), (9, 9, [])])
+def test_high_resolution_resumes_with_another_number_of_images(untrained, tmp_path, brightness, first, then, calls):
+    """One scale is complete, the other is repeated; missing tiles alone are computed, and the picture is the same."""
     config = scale_task(untrained, metrics="psnr")
     config.log.num_images = first
-    main.run(config, tmp_path)
+    main.run(config, tmp_path / "resumed")
     for name in ("results.json", "parts/robust_2.npz", "images.png"):
-        (tmp_path / name).unlink(missing_ok=True)
+        (tmp_path / "resumed" / name).unlink(missing_ok=True)
     config.log.num_images = then
-    main.run(config, tmp_path)
-    assert brightness == [1, 2, 2]
-    assert (tmp_path / "images.png").exists() == (shown > 0)
-    if shown:
-        with Image.open(tmp_path / "images.png") as image:  # two rows of 96 px for each
-            assert round(image.height / (2 * 96)) == shown
+    main.run(config, tmp_path / "resumed")
+    assert brightness == [1, 2, *calls, 2]
+    main.run(config, tmp_path / "whole")
+    pictures = [tmp_path / name / "images.png" for name in ("resumed", "whole")]
+    assert [path.exists() for path in pictures] == 2 * [then > 0]
+    if then:
+        assert pictures[0].read_bytes() == pictures[1].read_bytes()
+
+
+def test_high_resolution_computes_missing_tiles_alone(untrained, tmp_path, monkeypatch):
+    config = scale_task(untrained, metrics="psnr", scales=1)
+    config.log.num_images = 1
+    main.run(config, tmp_path / "resumed")
+    (tmp_path / "resumed" / "results.json").unlink()
+    config.log.num_images = 3
+    measure, counts = high_resolution._measure, []
+
+    def counted(run, inverter, measures, arrays, **options):
+        counts.append(len(arrays["image"]))
+        return measure(run, inverter, measures, arrays, **options)
+
+    monkeypatch.setattr(high_resolution, "_measure", counted)
+    main.run(config, tmp_path / "resumed")
+    main.run(config, tmp_path / "whole")
+    assert counts == [2, 8]
+    for name in ("images.png", "per_image.npz"):
+        assert (tmp_path / "resumed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
 def test_result_cache_ignores_parts_of_another_key_and_damaged_ones(tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -60,12 +61,67 @@ def test_search_resumes_to_the_same_images(untrained, compared, tmp_path, monkey
         main.run(config, tmp_path)
     (state,) = (tmp_path / "parts").rglob("*_state.npz")
     with np.load(state, allow_pickle=False) as arrays:
-        assert arrays["done"] == 3
+        assert (arrays["done"] == 3).all()
     monkeypatch.setattr(ResultCache, "save", save)
     main.run(config, tmp_path)
     before, after = (read(path / "results.json")["entries"]["RI, robust"] for path in (compared, tmp_path))
     for metric in ("psnr", "psnr_std", "feature_distance"):
         assert before[metric] == after[metric]
+
+
+class Cut(Exception):
+    """Stands for a kill."""
+
+
+def test_comparison_with_another_batch_size_continues_every_search(untrained, compared, tmp_path, monkeypatch):
+    """Killed with one batch of 16 images, one search before its last step, and resumed with batches of 8."""
+    whole = compare_inversion.get_config(f"smoke=True,image_size=16,{both(untrained)}").stages.comparison
+    config = whole.copy_and_resolve_references()
+    config.inverters, config.order, config.metrics = {"robust": whole.inverters.robust}, ("robust",), "psnr"
+    config.data.num_test, config.batch_size = 16, 16
+
+    def read_images(name):
+        with np.load(tmp_path / name / "per_image.npz", allow_pickle=False) as arrays:
+            return dict(arrays)
+
+    def cut(*_):
+        raise Cut
+
+    main.run(config, tmp_path / "whole")
+    save, search, counts = task._Search._save, task.inversion.invert_by_optimization, []
+
+    def save_and_stop(self):
+        save(self)
+        raise Cut
+
+    def counted(*arguments, num_steps, **options):
+        jax.debug.callback(lambda count: counts.append(int(count)), num_steps)
+        return search(*arguments, num_steps=num_steps, **options)
+
+    monkeypatch.setattr(task, "_SAVE_EVERY_SECONDS", 0.0)
+    with monkeypatch.context() as patch, pytest.raises(Cut):
+        patch.setattr(task._Search, "_save", save_and_stop)
+        main.run(config, tmp_path / "cut")
+    config.batch_size = 8
+    with monkeypatch.context() as patch, pytest.raises(Cut):
+        patch.setattr(task.inversion, "invert_by_optimization", counted)
+        patch.setattr(task, "_write", cut)
+        main.run(config, tmp_path / "cut")
+    assert sorted({*counts}) == [0, 1] and counts.count(1) % 2 == 0, "the last of 4 steps, for each half"
+    assert not list((tmp_path / "cut").rglob("*_state.npz"))
+    parts = {path: path.read_bytes() for path in (tmp_path / "cut").rglob("parts/*/*.npz")}
+    config.batch_size = 16
+    with monkeypatch.context() as patch:  # what is complete is not repeated, whatever the size of the batches
+        for name in ("invert", "invert_by_optimization"):
+            patch.setattr(task.inversion, name, cut)
+        main.run(config, tmp_path / "cut")
+    assert parts == {path: path.read_bytes() for path in (tmp_path / "cut").rglob("parts/*/*.npz")}
+    before, after = read_images("whole"), read_images("cut")
+    for name in before:
+        np.testing.assert_allclose(after[name], before[name], rtol=1e-4)
+    seconds = [np.load(tmp_path / "cut" / "parts" / "robust" / f"{i}_8.npz")["seconds_per_image"][0] for i in (0, 8)]
+    entries = read(tmp_path / "cut" / "results.json")["entries"]
+    assert entries["robust"]["seconds_per_image"] == pytest.approx(np.mean(seconds))
 
 
 def test_comparison_restarts_with_other_test_images(untrained, tmp_path):

@@ -16,6 +16,7 @@ from arinv.apps.restoration import methods, restore_images
 from arinv.apps.restoration import restoration as task
 from arinv.errors import UserError
 from arinv.experiment.cache import ResultCache
+from arinv.experiment.output_files import read_arrays
 from arinv.experiment.run import Run
 from arinv.experiment.state import TrainState
 from arinv.ops.degradations import build_operator, image_keys
@@ -105,6 +106,35 @@ def test_restoration_resumes_to_the_same_results(networks, untrained, restored, 
     main.run(config_of(networks, untrained), tmp_path)
     assert (tmp_path / "curves.npz").read_bytes() == (restored / "curves.npz").read_bytes()
     assert (tmp_path / "per_image.npz").read_bytes() == (restored / "per_image.npz").read_bytes()
+
+
+def test_restoration_with_another_batch_size_repeats_no_method(networks, untrained, tmp_path, monkeypatch):
+    """Killed when the first batch of 16 of the second method was finished, resumed with batches of 8."""
+    config = config_of(networks, untrained, **{"data.num_test": 24, "batch_size": 16, "metric_encoder": ""})
+    config.methods = ("autoencoder", "invertgan")
+    main.run(config, tmp_path / "whole")
+    save, build, sizes = ResultCache.save, methods.build, []
+
+    def killed(self, name, arrays):
+        save(self, name, arrays)
+        if "num_steps" in arrays:
+            raise KeyboardInterrupt
+
+    def counted(*arguments, **options):
+        restore = build(*arguments, **options)
+        return lambda images, indices: sizes.append((len(images), indices[0])) or restore(images, indices)
+
+    monkeypatch.setattr(ResultCache, "save", killed)
+    with pytest.raises(KeyboardInterrupt):
+        main.run(config, tmp_path / "cut")
+    monkeypatch.setattr(ResultCache, "save", save)
+    monkeypatch.setattr(methods, "build", counted)
+    config.batch_size = 8
+    main.run(config, tmp_path / "cut")
+    assert sizes == [(8, 16)]
+    whole, cut = (read_arrays(tmp_path / name / "per_image.npz") for name in ("whole", "cut"))
+    for name in whole:
+        np.testing.assert_allclose(cut[name], whole[name], rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize(

@@ -109,6 +109,27 @@ def test_study_killed_at_five_moments_ends_in_the_same_results(untrained, studie
             assert (tmp_path / path.name).read_bytes() == path.read_bytes(), path.name
 
 
+def test_study_shows_another_number_of_images_without_running_its_probes(untrained, tmp_path, monkeypatch):
+    """Four images are saved; fewer are cut from them, and more are computed, in the same pictures as in one start."""
+    config = configure(study, f"smoke=True,probes=grey+hue,inverters={untrained}/robust_inverter")
+    run, parts = task._Subject.run, []
+    monkeypatch.setattr(task._Subject, "run", lambda self, key, probe: parts.append(probe) or run(self, key, probe))
+
+    def start(name, count):
+        config.log.num_images = count
+        (tmp_path / name / "results.json").unlink(missing_ok=True)
+        main.run(config, tmp_path / name)
+        return [(tmp_path / name / file).read_bytes() for file in ("grey.png", "hue.png", "table.md")]
+
+    start("resumed", 4)
+    assert parts == ["grey", "hue"]
+    fewer = start("resumed", 2)
+    assert parts == ["grey", "hue"], "no probe runs again"
+    more = start("resumed", 5)
+    assert parts == 2 * ["grey", "hue"]
+    assert fewer == start("two", 2) and more == start("five", 5)
+
+
 def test_study_of_hog_finds_no_change_with_the_brightness(tmp_path):
     write_shallow_inverter(tmp_path / "hog", seed=0)
     main.run(configure(study, f"smoke=True,probes=brightness,inverters={tmp_path}/hog"), tmp_path / "out")

@@ -8,6 +8,7 @@ and class_LABEL.png (the most and the least anomalous ones). It resumes after a 
 Source: Rojas-Gomez et al. 2022, sections 3.3, 4.4 and A2.
 """
 
+import pathlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -15,7 +16,7 @@ import numpy as np
 import tqdm
 from ml_collections import ConfigDict
 
-from arinv import data, metrics
+from arinv import data, distributed, metrics
 from arinv.apps.anomaly import adgan_scores
 from arinv.apps.anomaly.heat_map_figures import draw_overview, extremes, map_scales, titled
 from arinv.apps.anomaly.scorer import (
@@ -30,6 +31,7 @@ from arinv.apps.anomaly.scorer import (
 )
 from arinv.data.source import Subset
 from arinv.errors import UserError
+from arinv.experiment.cache import ResultCache
 from arinv.experiment.output_files import write_arrays, write_png
 from arinv.experiment.run import Run, attack_options, check_fields, open_source
 from arinv.experiment.trained import Trained
@@ -248,9 +250,11 @@ def _score_class(
 ) -> dict[str, np.ndarray]:
     """Returns the scores [N] of the test images with one class as the normal one, and writes their overview."""
     references, labels = train.images(label), test.labels[test.indices]
-    cache = run.cache("", inverter.fingerprint, str(len(labels)), test.images, references).rows(f"scores_{label}")
+    key = (inverter.fingerprint, str(len(labels)), test.images, references)
+    cache, pictures = run.cache("", *key).rows(f"scores_{label}"), run.cache("parts", *key)
     path = run.workdir / f"class_{label}.png"
-    if cache.count == len(labels) and path.exists():
+    is_complete = cache.count == len(labels) and _is_drawn(run, path, cache.arrays()["total"], pictures)
+    if distributed.broadcast(is_complete):  # so that all processes draw, or none does
         bar.update(cache.count)
         return cache.arrays()
     batching = Batching(run.mesh, run.config.batch_size)
@@ -270,10 +274,19 @@ def _score_class(
     )
     rows = extremes(scores["total"], run.config.log.num_images)
     explanation = explain(run.key, scorer, variables, test.images[rows], batching)
+    pictures.remove(path.stem)  # first, so that what is saved never describes another picture
     texts = [f"{test.names[labels[i]]}\n{scores['total'][i]:.4g}" for i in rows]
     figure = draw_overview(explanation, texts, scales=map_scales(explanation))
     write_png(path, titled(figure, f"normal: {test.names[label]}"))
+    pictures.save(path.stem, {"rows": rows})
     return scores
+
+
+def _is_drawn(run: Run, path: pathlib.Path, scores: np.ndarray, pictures: ResultCache) -> bool:
+    """Returns whether a picture shows what it is to show: not of an earlier inverter or of another log.num_images."""
+    drawn = pictures.load(path.stem)
+    rows = extremes(scores, run.config.log.num_images)
+    return path.exists() and drawn is not None and np.array_equal(drawn["rows"], rows)
 
 
 def _results(

@@ -35,6 +35,7 @@ from arinv.ops import degradations
 from arinv.ops.images import to_float, to_uint8
 from arinv.ops.keys import name_key
 from arinv.paths import expanded
+from arinv.types import Array, Variables
 
 METRICS = [name for name, metric in metrics.METRICS.items() if not metric.needs_set]  # those of single images
 NOISY = "noisy"
@@ -221,7 +222,7 @@ class _Restoration:
 def _measure_sets(
     run: Run, sets: Sequence[ImageSet], restoration: _Restoration, measures: Measurement
 ) -> tuple[dict[str, dict[str, np.ndarray]], dict[str, np.ndarray]]:
-    """Returns set -> metric -> [images, rows], with their "name" [images], and name -> windows of the first images."""
+    """Returns set -> metric -> [images, rows], with their "name" [images], and name -> windows in crops.png."""
     parts = run.cache("parts", *restoration.weights, fingerprint(measures.variables), *restoration.rows)
     images = [(image_set, i) for image_set in sets for i in range(len(image_set.names))]
     cropped = set(evenly(run.config.log.num_images, len(images)))
@@ -233,23 +234,37 @@ def _measure_sets(
         image = image_set.read(i)
         part = parts.load(f"{number:06d}")
         checksum = zlib.crc32(np.ascontiguousarray(image))
-        if part is None or (str(part["name"]), int(part[_CHECKSUM])) != (name, checksum):
+        is_measured = part is not None and (str(part["name"]), int(part[_CHECKSUM])) == (name, checksum)
+        if not is_measured or (number in cropped and _WINDOWS not in part):  # an earlier start may have cropped others
             restored = restoration(image_set.names[i], image)
-            clean = np.broadcast_to(np.asarray(to_float(image)), restored.shape)
-            try:
-                part = jax.device_get(measure(measures.variables, restored, clean))
-            except UserError as error:  # an image smaller than a metric's window
-                raise UserError(f"{name}: {error}") from error
-            part = {"name": np.array(name), _CHECKSUM: np.array(checksum), **part}
+            if not is_measured:
+                part = {"name": np.array(name), _CHECKSUM: np.array(checksum)}
+                part |= _measure(measure, measures.variables, name, image, restored)
             if number in cropped:
                 part[_WINDOWS] = _crop(image, restored)
             parts.save(f"{number:06d}", part)
-        if _WINDOWS in part:
-            windows[name] = part.pop(_WINDOWS)
+        crops = part.pop(_WINDOWS, None)
+        if number in cropped:
+            windows[name] = crops
         part.pop(_CHECKSUM)
         numbers[image_set.name].append(part)
     per_image = {name: {key: np.stack([p[key] for p in group]) for key in group[0]} for name, group in numbers.items()}
     return per_image, windows
+
+
+def _measure(
+    measure: Callable[..., dict[str, Array]], variables: Variables, name: str, image: np.ndarray, restored: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Returns metric -> [rows] of the restorations of an image.
+
+    Raises:
+      UserError: the image is smaller than a metric's window.
+    """
+    clean = np.broadcast_to(np.asarray(to_float(image)), restored.shape)
+    try:
+        return jax.device_get(measure(variables, restored, clean))
+    except UserError as error:
+        raise UserError(f"{name}: {error}") from error
 
 
 def _crop(image: np.ndarray, restored: np.ndarray) -> np.ndarray:

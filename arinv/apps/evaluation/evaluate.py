@@ -4,10 +4,15 @@ Writes results.json (means and standard deviations, the exact variant of each me
 every image) and, for an inverter, images.npz and reconstructions.png. With config.attack_from, the workdir of another
 evaluation of the same encoder, the accuracies are read from there and no attack runs. On images of other classes than
 its encoder's an inverter is evaluated without accuracies.
+
+In a single process the numbers of finished images are saved in parts/ every half minute, and at the end of each pass,
+until all results are written; a run that was killed resumes to the same bits. In several processes it begins again.
 """
 
+import functools
+import shutil
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
@@ -19,6 +24,7 @@ from arinv.apps.evaluation import measurement
 from arinv.apps.evaluation.measurement import Measurement
 from arinv.errors import UserError
 from arinv.experiment import descriptions, report, workdirs
+from arinv.experiment.cache import fingerprint
 from arinv.experiment.output_files import read_arrays, write_arrays, write_png
 from arinv.experiment.run import Run, attack_options, check_fields
 from arinv.experiment.trained import CLASSIFIER, INVERTER, Trained
@@ -26,11 +32,13 @@ from arinv.experiment.writer import progress_bar
 from arinv.ops.images import image_grid, to_float
 from arinv.train import classifier, inverter
 from arinv.train.feed import collect
+from arinv.types import Array, Batch
 
 _NAMES = {"correct": "clean_accuracy", "loss": "cross_entropy"}
 _DECISIVE = ("attack", "batch_size", "data", "dtype", "seed")  # fields that decide an encoder's figures
 _IMAGES = "images"  # name of their hash in the results
 _FREE = ("data_dir", "num_workers")  # of the data
+_PARTS = "parts"  # folder of the numbers of finished images
 
 
 def check(config: ConfigDict) -> None:
@@ -87,15 +95,14 @@ def run(run: Run) -> dict[str, Any]:
         )
     if measure is not None:
         measurement.check_num_images(config, len(test))
-    run_pass = _make_pass(run, arrays, encoder.module)
-
     run.begin()
+    run_pass = _make_pass(run, arrays, encoder, resize)
     if figures is None:
         difference = descriptions.attack_difference(encoder.description, eps=attack["eps"], norm=attack["norm"])
         for line in filter(None, (difference, data.report_absent(test))):
             run.report(line)
         step = classifier.make_eval_step(encoder.module, attack=attack)
-        figures, _ = run_pass("attacking", step, encoder.variables)
+        figures, _ = run_pass("attacking", step, encoder.variables, str(sorted(attack.items())))
         names = _NAMES | {"robust_correct": f"{attack_name}_accuracy"}
         figures = {names.get(name, name): values for name, values in figures.items()}
     per_image, images, totals = dict(figures), {}, {"variants": {}}
@@ -124,7 +131,10 @@ def run(run: Run) -> dict[str, Any]:
     }
     if jax.process_index() == 0:
         _write_files(run, per_image, images)
-    return run.finish(results)
+    results = run.finish(results)
+    if jax.process_index() == 0:
+        shutil.rmtree(run.workdir / _PARTS, ignore_errors=True)
+    return results
 
 
 def encoder_figures(run: Run, inputs: Mapping[str, str]) -> dict[str, np.ndarray]:
@@ -182,26 +192,65 @@ def _decisive(config: dict) -> dict:
     return {"attack.name": "pgd"} | fields
 
 
-def _make_pass(run: Run, arrays: Mapping[str, np.ndarray], encoder: Any) -> Callable[..., tuple[dict, dict]]:
-    """Returns a function that runs an evaluation step over all batches with a progress bar."""
-    config, mesh = run.config, run.mesh
-    batches = data.eval_batches(arrays, batch_size=config.batch_size, rows=run.rows)
-    if encoder.has_host_features:
-        batches = data.ExtendedBatches(batches, encoder.host_features)
+def _make_pass(
+    run: Run, arrays: Mapping[str, np.ndarray], encoder: Trained, resize: str
+) -> Callable[..., tuple[dict, dict]]:
+    """Returns a function that runs an evaluation step over all batches with a progress bar.
 
-    def run_pass(title, eval_step, variables, accumulate=lambda results, mask: results):
-        jitted = jax.jit(eval_step)
-        variables = parallel.replicate(variables, mesh)
-        return collect(
-            lambda batch, key: accumulate(jitted(variables, batch, key), batch["mask"]),
-            batches,
-            key=run.key,
-            mesh=mesh,
-            num_images=config.log.num_images,
-            progress=lambda items: progress_bar(items, f"{config.title}: {title}", unit="batch"),
+    Its arguments are the title, the step, its variables, and texts that determine the results besides the config, the
+    encoder and the images; `measure` of reconstructions, of which it returns the first images too.
+    """
+    config, mesh, module, size = run.config, run.mesh, encoder.module, run.config.batch_size
+    own_key, total = (encoder.fingerprint, resize, arrays["image"], arrays["label"]), len(arrays["label"])
+
+    def open_batches(first: int, end: int | None = None) -> Iterable[Batch]:
+        part = {name: values[first:end] for name, values in arrays.items()}
+        batches = data.eval_batches(part, batch_size=size, rows=run.rows)
+        return data.ExtendedBatches(batches, module.host_features) if module.has_host_features else batches
+
+    def run_pass(title, eval_step, variables, *key, measure=None):
+        # Of several processes each would have to read what one has written.
+        rows = run.cache(_PARTS, *own_key, *key).rows(title) if jax.process_count() == 1 else None
+        jitted, variables = jax.jit(eval_step), parallel.replicate(variables, mesh)
+        collect_some = functools.partial(
+            collect, lambda batch, key: jitted(variables, batch, key), key=run.key, mesh=mesh
         )
+        num_images, images = config.log.num_images if measure else 0, {}
+
+        def keep(part: Mapping[str, np.ndarray]) -> None:
+            if rows:
+                rows.append(part, measure.get_state() if measure else None)
+
+        if first := rows.count if rows else 0:
+            if measure:
+                measure.set_state(rows.totals)
+            if num_images:  # which are not saved
+                batches = open_batches(0, -(-num_images // size) * size)
+                _, images = collect_some(batches, num_images=num_images, accumulate=_images_alone)
+            if first == total:
+                return rows.arrays(), images
+        numbers, first_images = collect_some(
+            open_batches(first),
+            num_images=0 if first else num_images,
+            progress=lambda items: progress_bar(
+                items, f"{config.title}: {title}", unit="batch", initial=first // size, total=-(-total // size)
+            ),
+            first=first // size,
+            accumulate=measure.accumulate if measure else lambda results, mask: results,
+            keep=keep,
+        )
+        if rows:
+            rows.save()
+            numbers = rows.arrays()
+        return numbers, images or first_images
 
     return run_pass
+
+
+def _images_alone(results: Mapping[str, Any], mask: Array) -> dict[str, Array]:
+    """Returns the images of a batch's results, without numbers and features."""
+    del mask
+    return {name: values for name, values in results.items() if getattr(values, "ndim", 0) > 1}
 
 
 def _reconstruct(network: Trained, measure: Measurement, run_pass: Callable) -> tuple[dict, dict]:
@@ -211,7 +260,9 @@ def _reconstruct(network: Trained, measure: Measurement, run_pass: Callable) -> 
         "inverting",
         lambda variables, batch, key: step(variables[0], batch, *variables[1:]),
         (network.variables, network.encoder.variables, measure.variables),
-        accumulate=measure.accumulate,
+        network.fingerprint,
+        fingerprint(measure.variables),
+        measure=measure,
     )
 
 

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from ml_collections import ConfigDict
 
 from arinv import metrics, models, parallel, paths, zoo
@@ -104,6 +105,23 @@ class Measurement:
                 for moments, rows in zip(metric.moments, pair, strict=True):
                     moments.update(rows, mask)
         return results
+
+    def get_state(self) -> dict[str, np.ndarray]:
+        """Returns the statistics of the whole set so far, as named arrays; empty where no metric needs them."""
+        return {
+            f"{metric.name}/{i}/{name}": values
+            for metric in self._of_set
+            for i, moments in enumerate(metric.moments)
+            for name, values in moments.get_state().items()
+        }
+
+    def set_state(self, state: Mapping[str, np.ndarray]) -> None:
+        """Replaces the statistics of the whole set by what `get_state` has returned."""
+        for metric in self._of_set:
+            for i, moments in enumerate(metric.moments):
+                prefix = f"{metric.name}/{i}/"
+                own = {name.removeprefix(prefix): x for name, x in state.items() if name.startswith(prefix)}
+                moments.set_state(own)
 
     def finish(self) -> dict[str, Any]:
         """Returns the metrics of the whole set, each metric's exact variant and its network's weights.

@@ -2,7 +2,7 @@
 
 Writes results.json (for each method the means and standard deviations of every metric, seconds per image and the
 number of trained parameters), table.md, reconstructions.png and per_image.npz ("NAME/METRIC" [N]). Every finished batch
-of every method is saved in parts/, and twice a minute the current images of a search.
+of every method is saved in parts/, and twice a minute the current images of a search; both serve batches of any size.
 
 Source: Rojas-Gomez et al. 2022, section 4.4, Table 7.
 """
@@ -23,14 +23,14 @@ from arinv.apps.evaluation.measurement import Measurement
 from arinv.apps.inversion.inverters import check_inverters, check_networks, load_inverters
 from arinv.errors import UserError
 from arinv.experiment import report
-from arinv.experiment.cache import ResultCache
+from arinv.experiment.cache import CachedBatches, ResultCache
 from arinv.experiment.figures import labeled_grid
 from arinv.experiment.output_files import write_arrays, write_png
 from arinv.experiment.run import Run, check_fields
 from arinv.experiment.trained import Trained
 from arinv.experiment.writer import progress_bar
 from arinv.ops.images import to_float
-from arinv.types import Array, Batch
+from arinv.types import Array
 
 _SAVE_EVERY_SECONDS = 30.0
 _DISTANCE, _SECONDS = "feature_distance", "seconds_per_image"
@@ -39,7 +39,7 @@ _WHOLE_SET = ("normalized_error", "fid")  # metrics of the evaluation task only
 
 SINGLE_PROCESS = True
 
-Part = Mapping[str, np.ndarray]  # of a batch: {"reconstruction": [B, H, W, 3], "seconds": []}
+Part = Mapping[str, np.ndarray]  # of some images: {"reconstruction": [n, H, W, 3], "seconds_per_image": [n]}
 
 
 def check(config: ConfigDict) -> None:
@@ -79,116 +79,141 @@ def run(run: Run) -> dict[str, Any]:
     """
     inverters = load_inverters(run)
     arrays = data.load_arrays(run.open_data("test"))
-    batches = data.eval_batches(arrays, batch_size=run.config.batch_size)
+    images = arrays["image"]
     run.begin()
     methods = {f"RI, {name}": (inverters[name], _optimize) for name in run.config.optimization.encoders}
     methods |= {name: (inverter, _generate) for name, inverter in inverters.items()}
     values, totals = {}, {}
     for name, (inverter, reconstruct) in methods.items():
-        key = str(run.config.batch_size), inverter.fingerprint, arrays["image"]
-        cache = run.cache(f"parts/{name.replace(', ', '_')}", *key)
+        cache = run.cache(f"parts/{name.replace(', ', '_')}", inverter.fingerprint, images)
         measures = Measurement(run, inverter.encoder)
-        values[name] = _measure(run, inverter, measures, batches, reconstruct(run, name, inverter, batches, cache))
+        values[name] = _measure(run, inverter, measures, images, reconstruct(run, name, inverter, images, cache))
         totals[name] = measures.finish()
-    results = _results(run.config, methods, values, totals) | {"num_examples": len(arrays["label"])}
-    _write(run, results, values, arrays["image"])
+    results = _results(run.config, methods, values, totals) | {"num_examples": len(images)}
+    _write(run, results, values, images)
     return run.finish(results)
 
 
-def _generate(run: Run, name: str, inverter: Trained, batches: Iterable[Batch], cache: ResultCache) -> Iterator[Part]:
-    """Yields the part of each batch, by the generator."""
+def _generate(run: Run, name: str, inverter: Trained, images: np.ndarray, cache: ResultCache) -> Iterator[Part]:
+    """Yields the parts of the images, in order, by the generator."""
 
     @jax.jit
     def step(functions, images):
         return inversion.invert(*functions, images, layer=inverter.layer)
 
     functions = jax.device_put((inverter.decode_fn, inverter.features_fn), parallel.replicated(run.mesh))
-    compiled = None
-    for number, batch in enumerate(progress_bar(batches, f"{run.config.title}: {name}", unit="batch")):
-        part = cache.load(str(number))
-        if part is None:
-            images = _place(batch, run.mesh)
-            compiled = compiled or step.lower(functions, images).compile()
-            started = time.perf_counter()
-            reconstructions = jax.block_until_ready(compiled(functions, images))
-            seconds = time.perf_counter() - started
-            part = {"reconstruction": jax.device_get(reconstructions), "seconds": np.array(seconds)}
-            cache.save(str(number), part)
-        yield part
+
+    @functools.cache
+    def compile_step():
+        return step.lower(functions, _batch(run, images, 0)[0]).compile()
+
+    def compute(first: int) -> Part:
+        batch, mask = _batch(run, images, first)
+        compiled = compile_step()
+        started = time.perf_counter()
+        reconstructions = jax.block_until_ready(compiled(functions, batch))
+        seconds = (time.perf_counter() - started) / len(mask)
+        return {"reconstruction": jax.device_get(reconstructions)[mask], _SECONDS: np.full(mask.sum(), seconds)}
+
+    with progress_bar(None, f"{run.config.title}: {name}", total=len(images), unit="image") as bar:
+        for part in cache.batches().fill(len(images), compute):
+            bar.update(len(part[_SECONDS]))
+            yield part
 
 
-def _optimize(run: Run, name: str, inverter: Trained, batches: Iterable[Batch], cache: ResultCache) -> Iterator[Part]:
-    """Yields the part of each batch, by optimization of the pixels."""
+def _optimize(run: Run, name: str, inverter: Trained, images: np.ndarray, cache: ResultCache) -> Iterator[Part]:
+    """Yields the parts of the images, in order, by optimization of the pixels."""
     config, search = run.config, run.config.optimization
-    rows = parallel.place_batch({"row": np.arange(config.batch_size)}, run.mesh)["row"].sharding
-    shape = (config.data.image_size, config.data.image_size, 3)
+    sharding, states = parallel.batch_sharding(run.mesh), cache.batches("_state")
 
     @jax.jit
     def encode(features_fn, images):
         return features_fn(images)[inverter.layer]
 
-    @functools.partial(jax.jit, out_shardings=rows)
+    @functools.partial(jax.jit, out_shardings=sharding)
     def step(images, count, features_fn, targets):
         options = {"layer": inverter.layer, "step_size": search.step_size}
         return inversion.invert_by_optimization(features_fn, images, targets, num_steps=count, **options)
 
     features_fn = jax.device_put(inverter.features_fn, parallel.replicated(run.mesh))
-    with progress_bar(None, f"{config.title}: {name}", total=len(batches) * search.num_steps, unit="step") as bar:
-        for number, batch in enumerate(batches):
-            part = cache.load(str(number))
-            if part is None:
-                targets = encode(features_fn, _place(batch, run.mesh))
-                numbers = number * config.batch_size + np.arange(config.batch_size)
-                start = inversion.start_images(run.key, numbers, shape=shape)
-                state = _Search(cache, f"{number}_state", start, rows)
-                bar.update(state.done)
-                state.run(functools.partial(step, features_fn=features_fn, targets=targets), search, bar.update)
-                part = {"reconstruction": jax.device_get(state.images), "seconds": np.array(state.seconds)}
-                cache.save(str(number), part)
-                cache.remove(f"{number}_state")
-            else:
-                bar.update(search.num_steps)
+
+    def compute(first: int) -> Part:
+        batch, mask = _batch(run, images, first)
+        targets = encode(features_fn, batch)
+        start = inversion.start_images(run.key, first + np.arange(len(mask)), shape=batch.shape[1:])
+        state = _Search(states, first, start, int(mask.sum()), sharding)
+        bar.update(state.done * state.count)
+        state.run(functools.partial(step, features_fn=features_fn, targets=targets), search, bar.update)
+        return state.part()
+
+    total = len(images) * search.num_steps
+    with progress_bar(None, f"{config.title}: {name}", total=total, unit="step") as bar:
+        end = 0
+        for part in cache.batches().fill(len(images), compute):
+            end += len(part[_SECONDS])
+            states.remove(end)
+            bar.update(end * search.num_steps - bar.n)
             yield part
 
 
 class _Search:
-    """A search that is saved twice a minute: its images, the number of steps so far and their seconds."""
+    """A search that is saved twice a minute: its images, the number of steps so far and their seconds an image.
 
-    def __init__(self, cache: ResultCache, name: str, start: Array, sharding: jax.sharding.Sharding):
-        self._cache, self._name = cache, name
-        saved = cache.load(name) or {"images": start, "done": 0, "seconds": 0.0}
-        self.images = jax.device_put(saved["images"], sharding)
-        self.done, self.seconds = int(saved["done"]), float(saved["seconds"])
+    Of a search that was saved with larger batches the first images are continued, as many as the batch has; of one that
+    was saved with smaller batches all of its images, and no others.
+
+    Attributes:
+      count: number of images that are searched for; those behind them fill the batch.
+      done: number of steps so far.
+    """
+
+    def __init__(self, states: CachedBatches, first: int, start: Array, count: int, sharding: jax.sharding.Sharding):
+        self._states, self._first = states, first
+        images, self.count, self.done, self._seconds = np.array(start), count, 0, 0.0
+        if saved := states.load(first):
+            self.count = min(count, len(saved["images"]))
+            images[: self.count] = saved["images"][: self.count]
+            self.done, self._seconds = int(saved["done"][0]), float(saved["seconds"][0])
+        self._images = jax.device_put(images, sharding)
 
     def run(self, step: Callable, search: ConfigDict, advance: Callable[[int], Any]) -> None:
         """Runs the remaining steps; `step` maps (images, number of steps) to images."""
-        step(self.images, 0)  # compiles
+        step(self._images, 0)  # compiles
         last = time.monotonic()
         while self.done < search.num_steps:
-            count = min(search.steps_per_call, search.num_steps - self.done)
+            num_steps = min(search.steps_per_call, search.num_steps - self.done)
             started = time.perf_counter()
-            self.images = jax.block_until_ready(step(self.images, count))
-            self.seconds += time.perf_counter() - started
-            self.done += count
-            advance(count)
+            self._images = jax.block_until_ready(step(self._images, num_steps))
+            self._seconds += (time.perf_counter() - started) / len(self._images)
+            self.done += num_steps
+            advance(num_steps * self.count)
             if time.monotonic() - last > _SAVE_EVERY_SECONDS and self.done < search.num_steps:
                 self._save()
                 last = time.monotonic()
 
+    def part(self) -> Part:
+        """Returns the images so far and the seconds of each."""
+        images = jax.device_get(self._images)[: self.count]
+        return {"reconstruction": images, _SECONDS: np.full(self.count, self._seconds)}
+
     def _save(self) -> None:
-        state = {"images": self.images, "done": self.done, "seconds": self.seconds}
-        self._cache.save(self._name, {name: np.asarray(value) for name, value in state.items()})
+        images = jax.device_get(self._images)[: self.count]
+        numbers = {"done": self.done, "seconds": self._seconds}
+        rows = {name: np.full(self.count, value) for name, value in numbers.items()}
+        self._states.save(self._first, {"images": images, **rows})
 
 
-def _place(batch: Batch, mesh: jax.sharding.Mesh) -> Array:
-    """Returns the images of a batch as float32, split over the devices."""
-    return to_float(parallel.place_batch({"image": batch["image"]}, mesh)["image"])
+def _batch(run: Run, images: np.ndarray, first: int) -> tuple[Array, np.ndarray]:
+    """Returns a batch of images from the image `first` on as float32, split over the devices, and its mask."""
+    size = run.config.batch_size
+    batch, mask = next(parallel.padded_batches(images[first : first + size], size=size))
+    return to_float(parallel.place_batch({"image": batch}, run.mesh)["image"]), mask
 
 
 def _measure(
-    run: Run, inverter: Trained, measures: Measurement, batches: Iterable[Batch], parts: Iterable[Part]
+    run: Run, inverter: Trained, measures: Measurement, images: np.ndarray, parts: Iterable[Part]
 ) -> dict[str, np.ndarray]:
-    """Returns every metric of every image [N], the first reconstructions, and the seconds per image."""
+    """Returns every metric and the seconds of every image [N], and the first reconstructions."""
 
     @jax.jit
     def step(features_fn, measure_variables, reconstructions, images):
@@ -196,16 +221,17 @@ def _measure(
         numbers = measures.measure(measure_variables, reconstructions, images)
         return {**numbers, _DISTANCE: inversion.relative_distance(features, targets)}
 
-    rows, reconstructions, seconds = [], [], 0.0
-    for batch, part in zip(batches, parts, strict=True):
-        images, real = to_float(batch["image"]), batch["mask"] > 0
-        numbers = jax.device_get(step(inverter.features_fn, measures.variables, part["reconstruction"], images))
-        rows.append({name: array[real] for name, array in numbers.items()})
-        reconstructions.extend(part["reconstruction"][real][: run.config.log.num_images - len(reconstructions)])
-        seconds += float(part["seconds"])
+    size, rows, reconstructions, seconds = run.config.batch_size, [], [], []
+    for part in parts:
+        first = sum(map(len, seconds))
+        pairs = (part["reconstruction"], images[first : first + len(part[_SECONDS])])
+        for (batch, mask), (targets, _) in zip(*(parallel.padded_batches(x, size=size) for x in pairs), strict=True):
+            numbers = jax.device_get(step(inverter.features_fn, measures.variables, batch, to_float(targets)))
+            rows.append({name: array[mask] for name, array in numbers.items()})
+        reconstructions.extend(part["reconstruction"][: run.config.log.num_images - len(reconstructions)])
+        seconds.append(part[_SECONDS])
     values = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
-    values[_SECONDS] = np.array(seconds / (len(rows) * run.config.batch_size))
-    return {**values, "reconstruction": np.array(reconstructions)}
+    return {**values, _SECONDS: np.concatenate(seconds), "reconstruction": np.array(reconstructions)}
 
 
 def _results(
@@ -217,7 +243,8 @@ def _results(
         variants |= totals[name]["variants"]
         is_learned = reconstruct is _generate
         size = sum(x.size for x in jax.tree.leaves(inverter.variables["params"])) if is_learned else None
-        entries[name] = {"parameters": size, _SECONDS: float(values[name][_SECONDS]), "inverter": inverter.fingerprint}
+        seconds = float(values[name][_SECONDS].mean())
+        entries[name] = {"parameters": size, _SECONDS: seconds, "inverter": inverter.fingerprint}
         entries[name] |= report.summarize({m: values[name][m] for m in [*totals[name]["variants"], _DISTANCE]})
     return {
         "entries": entries,

@@ -7,7 +7,8 @@ of each inverter is saved in parts/.
 Source: Rojas-Gomez et al. 2022, section 4.3, scenario 1, Tables 5 and A1.
 """
 
-from collections.abc import Iterable, Mapping
+import functools
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
@@ -22,6 +23,7 @@ from arinv.apps.evaluation.measurement import Measurement
 from arinv.apps.inversion.inverters import check_inverters, check_networks, load_inverters
 from arinv.errors import UserError, unknown
 from arinv.experiment import figures, report
+from arinv.experiment.cache import ResultCache
 from arinv.experiment.figures import labeled_grid, zoom
 from arinv.experiment.output_files import write_arrays, write_png
 from arinv.experiment.run import Run, check_fields
@@ -75,7 +77,7 @@ def run(run: Run) -> dict[str, Any]:
     arrays = data.load_arrays(run.open_data("test"))
     run.begin()
     work = sum(scale**2 for scale in _scales(config)) * len(inverters) * len(arrays["label"])
-    parts, totals = {}, {}
+    parts, totals, end = {}, {}, 0
     with progress_bar(None, config.title, total=work, unit="image") as bar:
         for name, inverter in inverters.items():
             measures = Measurement(run, inverter.encoder)
@@ -83,13 +85,10 @@ def run(run: Run) -> dict[str, Any]:
             cache = run.cache("parts", inverter.fingerprint, *totals[name]["metric_weights"].values(), arrays["image"])
             for scale in _scales(config):
                 bar.set_description_str(f"{config.title}: {name} x{scale}", refresh=False)
-                part = cache.load(f"{name}_{scale}")
-                if part is None:
-                    part = _measure(run, inverter, measures, arrays, scale=scale, bar=bar)
-                    cache.save(f"{name}_{scale}", part)
-                else:
-                    bar.update(scale**2 * len(arrays["label"]))
-                parts[name, scale] = part
+                measure = functools.partial(_measure, run, inverter, measures, scale=scale, bar=bar)
+                parts[name, scale] = _part(cache, f"{name}_{scale}", measure, arrays, config.log.num_images)
+                end += scale**2 * len(arrays["label"])
+                bar.update(end - bar.n)
     results = _results(config, inverters, parts, totals) | {"num_examples": len(arrays["label"])}
     if jax.process_index() == 0:
         _write(run, results, parts, arrays["image"])
@@ -98,6 +97,33 @@ def run(run: Run) -> dict[str, Any]:
 
 def _scales(config: ConfigDict) -> range:
     return range(1, config.scales + 1)
+
+
+def _part(
+    cache: ResultCache,
+    name: str,
+    measure: Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]],
+    arrays: Mapping[str, np.ndarray],
+    num_tiles: int,
+) -> dict[str, np.ndarray]:
+    """Returns the metrics of every image at one scale and the first tiles, of which only missing ones are computed.
+
+    Args:
+      cache: of the parts.
+      name: of the part.
+      measure: arrays -> metrics of their images and tiles of the first ones, as many as are drawn.
+      arrays: of the test images.
+      num_tiles: number of tiles; one for each image where there are fewer.
+    """
+    part, count = cache.load(name), min(num_tiles, len(arrays["label"]))
+    if part is None:
+        part = measure(arrays)
+        cache.save(name, part)
+    elif (saved := len(part[_TILES])) < count:  # of an earlier start with another log.num_images
+        missing = measure({key: values[saved:count] for key, values in arrays.items()})[_TILES]
+        part = {**part, _TILES: np.array([*part[_TILES], *missing], np.uint8)}
+        cache.save(name, part)
+    return {**part, _TILES: part[_TILES][:count]}
 
 
 def _measure(
@@ -187,9 +213,7 @@ def _write(run: Run, results: Mapping[str, Any], parts: Parts, images: np.ndarra
     }
     report.write(workdir, config.title, [_table(results, columns)], [_note(run, results)])
     figures.write_curves(workdir / "curves.png", panels, x=results["scales"], x_label="scale", title=config.title)
-    # A part that was saved by an earlier start may hold another number of tiles than the config asks for.
-    count = min(config.log.num_images, *(len(part[_TILES]) for part in parts.values()))
-    if count > 0:
+    if count := min(config.log.num_images, len(images)):
         write_png(workdir / "images.png", _figure(config, list(curves), parts, images[:count]))
     arrays = {
         f"{name}/{scale}/{metric}": values

@@ -86,7 +86,7 @@ def run(run: Run) -> dict[str, Any]:
     networks, encoder = methods.load(run), fid.load_encoder(run)
     arrays = data.load_arrays(run.open_data("test"))
     run.begin()
-    parts = {method: restore_all(run, method, networks, operator, arrays) for method in config.methods}
+    parts = {method: restore_all(run, method, networks, operator, arrays["image"]) for method in config.methods}
     images = np.asarray(to_float(arrays["image"]))
     degraded = np.asarray(methods.degrade(run, operator, images, np.arange(len(images))))
     values = {_DEGRADED: _measure(np.clip(degraded, 0, 1), images)}
@@ -103,35 +103,40 @@ def restore_all(
     method: str,
     networks: Mapping[str, Trained],
     operator: Operator,
-    arrays: Mapping[str, np.ndarray],
+    images: np.ndarray,
     *,
     degraded: bool = False,
     key: np.ndarray | None = None,
 ) -> Part:
     """Returns what a method returns for all images, with the seconds of each; finished batches are kept in parts/.
 
+    They serve a later start with another batch_size too, and keep the seconds that were measured.
+
     Args:
       run: of a task with the fields of `methods.check`.
       method: one of config.methods.
       networks: as returned by `methods.load`.
       operator: of the degradation.
-      arrays: "image", uint8 [N, H, W, C], and "label" [N].
+      images: uint8 [N, H, W, C].
       degraded: whether the images are degraded already.
       key: an array that determines the operator, such as a mask; None for none.
     """
     restore = methods.build(run, method, networks, operator, degraded=degraded)
     size = run.config.batch_size
-    batches = data.eval_batches(arrays, batch_size=size)
-    own = (arrays["image"], *([] if key is None else [key]))
-    cache = run.cache(f"parts/{method}", str(size), *methods.fingerprints(method, networks), *own)
+    own = (images, *([] if key is None else [key]))
+    cache = run.cache(f"parts/{method}", *methods.fingerprints(method, networks), *own)
+
+    def compute(first: int) -> Part:
+        batch, mask = next(parallel.padded_batches(images[first : first + size], size=size))
+        part = restore(batch, first + np.arange(size))
+        rows = {name: value[mask] for name, value in part.items() if name != SECONDS}
+        return rows | {SECONDS: np.full(len(rows["image"]), part[SECONDS])}
+
     rows = []
-    for number, batch in enumerate(progress_bar(batches, f"{run.config.title}: {method}", unit="batch")):
-        part = cache.load(str(number))
-        if part is None:
-            part = restore(batch["image"], np.arange(number * size, (number + 1) * size))
-            cache.save(str(number), part)
-        rows.append({name: value[batch["mask"] > 0] for name, value in part.items() if name != SECONDS})
-        rows[-1][SECONDS] = np.full(len(rows[-1]["image"]), part[SECONDS])
+    with progress_bar(None, f"{run.config.title}: {method}", total=len(images), unit="image") as bar:
+        for part in cache.batches().fill(len(images), compute):
+            rows.append(part)
+            bar.update(len(part[SECONDS]))
     return {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
 
 

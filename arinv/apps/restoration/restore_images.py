@@ -98,9 +98,8 @@ def run(run: Run) -> dict[str, Any]:
         operator, key = masking(known), known
         images_u8 = images_u8 * known if config.degraded else images_u8
     run.begin()
-    arrays = {"image": images_u8, "label": np.zeros(len(names), np.int32)}
     parts = {
-        method: restore_all(run, method, networks, operator, arrays, degraded=config.degraded, key=key)
+        method: restore_all(run, method, networks, operator, images_u8, degraded=config.degraded, key=key)
         for method in config.methods
     }
     images = np.asarray(to_float(images_u8))

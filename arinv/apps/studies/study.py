@@ -192,7 +192,7 @@ class _Subject:
     def __init__(self, run: Run, name: str, read: Callable[[int], _Images]):
         self.inverter = run.load(run.config.inverters[name], kind="inverter")
         self.data = read(self.inverter.image_size)
-        self.key = (self.inverter.fingerprint, self.data.images, self.data.reference, str(run.config.log.num_images))
+        self.key = (self.inverter.fingerprint, self.data.images, self.data.reference)
         layers = _layers(run.config.layers, self.inverter)
         place = functools.partial(_map_batches, size=run.config.batch_size, mesh=run.mesh)
         features_fn = jax.device_put(self.inverter.features_fn, parallel.replicated(run.mesh))
@@ -233,14 +233,20 @@ def _layers(names: tuple[str, ...], inverter: Trained) -> tuple[str, ...]:
 
 
 def _part(run: Run, name: str, subject: _Subject, probe: str) -> dict[str, np.ndarray]:
-    """Returns the packed sheet of one probe of one inverter, from the cache where it is finished."""
-    cache = run.cache("parts", *subject.key)
+    """Returns the packed sheet of one probe of one inverter, from the cache where that has images enough."""
+    cache, count = run.cache("parts", *subject.key), min(run.config.log.num_images, len(subject.data.images))
     part = cache.load(f"{name}_{probe}")
-    if part is None:
+    if part is None or any(len(row) < count for group, row in part.items() if group.startswith("rows/")):
         key = jax.random.fold_in(run.key, zlib.crc32(probe.encode()))  # one for all inverters
-        part = _pack(subject.run(key, probe), run.config.log.num_images)
+        part = _pack(subject.run(key, probe), count)
         cache.save(f"{name}_{probe}", part)
-    return part
+    return _first(part, count)
+
+
+def _first(part: Mapping[str, np.ndarray], count: int) -> dict[str, np.ndarray]:
+    """Returns a packed sheet with the first images of each row only; an earlier start may have saved more."""
+    slices = {"rows": np.s_[:count], "predictions": np.s_[:, :count]}
+    return {name: array[slices.get(name.partition("/")[0], ...)] for name, array in part.items()}
 
 
 def _pack(sheet: Sheet, count: int) -> dict[str, np.ndarray]:

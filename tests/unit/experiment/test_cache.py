@@ -54,3 +54,42 @@ def test_rows_are_resumed_with_the_same_key_only(tmp_path, monkeypatch):
     resumed = ResultCache(tmp_path, "a").rows("scores")
     assert resumed.count == 4 and resumed.arrays()["score"].tolist() == [0, 1, 2, 3]
     assert ResultCache(tmp_path, "b").rows("scores").count == 0
+
+
+def test_cached_rows_keep_the_totals_of_their_images(tmp_path):
+    rows = ResultCache(tmp_path, "a").rows("numbers")
+    for end in (2, 4):
+        rows.append({"x": np.arange(end - 2, end)}, {"sum/x": np.array(sum(range(end)))})
+    rows.save()
+    resumed = ResultCache(tmp_path, "a").rows("numbers")
+    assert resumed.count == 4 and resumed.totals == {"sum/x": 6} and list(resumed.arrays()) == ["x"]
+    assert ResultCache(tmp_path, "b").rows("numbers").totals == {}
+
+
+def test_cached_batches_serve_batches_of_another_size(tmp_path):
+    """Of 20 images 12 are finished in batches of 6; the rest follow in batches of 4."""
+    calls = []
+
+    def compute(size):
+        return lambda first: calls.append(first) or {"value": np.arange(first, min(first + size, 20))}
+
+    def fill(key, size):
+        cache = ResultCache(tmp_path, key).batches()
+        return np.concatenate([rows["value"] for rows in cache.fill(20, compute(size))])
+
+    rows = ResultCache(tmp_path, "a").batches().fill(20, compute(6))
+    assert len(next(rows)["value"]) == len(next(rows)["value"]) == 6
+    assert fill("a", 4).tolist() == list(range(20)) and calls == [0, 6, 12, 16]
+    (tmp_path / "6_6.npz").write_bytes(b"PK cut short")
+    assert fill("a", 8).tolist() == list(range(20)) and calls[4:] == [6], "and the rest of a file that holds more"
+    assert fill("b", 8).tolist() == list(range(20)) and calls[5:] == [0, 8, 16]
+
+
+def test_cached_batches_prefer_the_newest_and_remove_what_has_passed(tmp_path):
+    states = ResultCache(tmp_path, "a").batches("_state")
+    states.save(0, {"done": np.full(8, 1)})
+    states.save(0, {"done": np.full(4, 2)})
+    assert states.load(0)["done"].tolist() == [2] * 4 and states.load(5)["done"].tolist() == [1] * 3
+    states.remove(4)
+    assert [path.name for path in tmp_path.iterdir()] == ["0_8_state.npz"]
+    assert ResultCache(tmp_path, "a").batches().load(0) is None, "another kind"
