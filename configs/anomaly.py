@@ -85,7 +85,7 @@ def add_adgan(config: ConfigDict, args: ConfigDict) -> None:
     """Adds ADGAN to an evaluation, by the networks of the stage gans.
 
     Args:
-      config: of an evaluation; changed in place.
+      config: config of an evaluation; changed in place.
       args: resolved arguments.
     """
     config.gans = {f"class{label}": f"stage:gans/class{label}" for label in config.classes}
@@ -113,7 +113,7 @@ def stages(
     Args:
       args: resolved arguments.
       workdirs: "standard" or "robust" -> workdir of the encoder, or "stage:NAME".
-      prefix: of the names of the stages.
+      prefix: prefix of the names of the stages.
 
     Returns:
       Stage name -> config, and "standard" or "robust" -> "stage:NAME".
@@ -142,7 +142,7 @@ def one_vs_all(args: ConfigDict, inverters: dict[int, str], *, weights: tuple[fl
     Args:
       args: resolved arguments.
       inverters: label of the normal class -> workdir of its inverter, or "stage:NAME".
-      weights: of the pixel and the feature term of the score.
+      weights: weights of the pixel and the feature term of the score.
       title: shown beside the progress bar.
     """
     config = tasks.common(args, title)

@@ -115,7 +115,7 @@ def choice(name: str, value: str, known: Collection[str]) -> str:
     """Returns the value of an argument that has a fixed set of them.
 
     Args:
-      name: of the argument.
+      name: name of the argument.
       value: its value.
       known: the allowed ones.
 
@@ -131,7 +131,7 @@ def choices(name: str, text: str, known: Collection[str]) -> list[str]:
     """Returns the values in an argument that takes several, each once.
 
     Args:
-      name: of the argument, in the plural.
+      name: name of the argument, in the plural.
       text: values joined by "+".
       known: the allowed ones.
 
@@ -165,7 +165,7 @@ def options(text: str, name: str = "options") -> dict:
 
     Args:
       text: pairs joined by "+", such as "dense_width:512+head_side:1".
-      name: of the argument.
+      name: name of the argument.
 
     Raises:
       ValueError: a part without a value.

@@ -56,7 +56,7 @@ def stages(args, *, prefix=""):
 
     Args:
       args: resolved arguments.
-      prefix: of the names of the stages.
+      prefix: prefix of the names of the stages.
     """
     if args.smoke:
         args.image_size = args.image_size or 64

@@ -74,7 +74,7 @@ def single_class_inverter(
       args: parsed arguments.
       checkpoint: workdir of the encoder, or "stage:NAME".
       classes: the labels that are normal; empty for all images of the dataset.
-      weights: of the pixel and the feature term.
+      weights: weights of the pixel and the feature term.
       title: shown beside the progress bar.
     """
     normal = ConfigDict({**args.to_dict(), "classes": classes, "extra": ""})
@@ -87,9 +87,9 @@ def add_scoring(config: ConfigDict, args: ConfigDict, *, weights: Sequence[float
     """Adds the fields of the latent search and of the nearest neighbors to a config.
 
     Args:
-      config: of a task that scores images; changed in place.
+      config: config of a task that scores images; changed in place.
       args: parsed arguments; smoke is read.
-      weights: of the pixel and the feature term of the score.
+      weights: weights of the pixel and the feature term of the score.
     """
     config.search = {
         "num_steps": 2 if args.smoke else 100,

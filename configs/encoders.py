@@ -265,7 +265,7 @@ def attack_of(recipe: dict, *, eps: float, norm: str = "") -> dict:
     """Returns the attack of a training.
 
     Args:
-      recipe: of the encoder.
+      recipe: recipe of the encoder.
       eps: radius, -1 for the recipe's.
       norm: empty for the recipe's.
 
@@ -326,7 +326,7 @@ def schedule_of(recipe: dict, *, learning_rate: float = 0.0) -> ConfigDict:
     """Returns length, optimizer and augmentation of a classifier's training.
 
     Args:
-      recipe: of the encoder.
+      recipe: recipe of the encoder.
       learning_rate: 0 for the recipe's.
 
     Returns:

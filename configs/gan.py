@@ -65,7 +65,7 @@ def stages(args, *, prefix=""):
 
     Args:
       args: parsed arguments.
-      prefix: of the names of the stages.
+      prefix: prefix of the names of the stages.
     """
     default, small = image_sizes(args.networks)
     args.image_size = args.image_size or (small if args.smoke else default)

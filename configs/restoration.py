@@ -56,7 +56,7 @@ def stages(args, *, prefix=""):
 
     Args:
       args: parsed arguments; image_size is set where it is 0.
-      prefix: of the names of the stages.
+      prefix: prefix of the names of the stages.
     """
     result, generator = gan_of(args, prefix=prefix)
     encoder = args.autoencoder
@@ -72,7 +72,7 @@ def gan_of(args, *, prefix="", latent_size=0):
 
     Args:
       args: parsed arguments; image_size is set where it is 0.
-      prefix: of the names of the stages.
+      prefix: prefix of the names of the stages.
       latent_size: length of the latents; 0: the published one.
     """
     default, _ = gan.image_sizes(args.networks)
@@ -115,7 +115,7 @@ def search(args, name, *, networks):
 
     Args:
       args: parsed arguments; encoder, operator, operator_options and dtype are read.
-      name: of the task.
+      name: name of the task.
       networks: workdirs of a GAN, an autoencoder and an AEGAN, or "stage:NAME"; empty for none.
     """
     config = tasks.common(args, f"restoring, {args.operator}")

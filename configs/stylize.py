@@ -67,7 +67,7 @@ def task(args, entries, *, size=0, border=BORDER):
     Args:
       args: with the arguments of STYLE, on_bad_image, dtype and smoke.
       entries: name -> workdirs of inverters, or "stage:NAME", joined by "+".
-      size: of all images in pixels; 0 for each image's own.
+      size: size of all images in pixels; 0 for each image's own.
       border: pixels of reflection around an image.
     """
     config = tasks.common(args, "stylization")
@@ -103,7 +103,7 @@ def evaluate_style(args, stylized, *, title="style evaluation", size=0):
       args: with the arguments of STYLE and dtype.
       stylized: workdir of a stylization, or "stage:NAME".
       title: shown beside the progress bar, and heading of the report.
-      size: of all images in pixels; 0 for each image's own.
+      size: size of all images in pixels; 0 for each image's own.
     """
     config = tasks.common(args, title)
     config.task = "evaluate_style"

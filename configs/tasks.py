@@ -47,7 +47,7 @@ def data(args: ConfigDict, name: str = "") -> ConfigDict:
     Args:
       args: parsed arguments; encoder, image_size, classes, extra, data_dir, on_bad_image, num_train and num_test are
         read where they exist. An image_size of 0 is the encoder's, num_train or num_test of 0 all images.
-      name: of the dataset: "photos", "tfds:NAME", "folder:PATH", "npz:PATH", or short: "cifar10", "cats_vs_dogs",
+      name: name of the dataset: "photos", "tfds:NAME", "folder:PATH", "npz:PATH", or short: "cifar10", "cats_vs_dogs",
         "imagenet2012"; empty for args.dataset.
     """
     name = name or args.dataset
@@ -226,8 +226,8 @@ def _reference(recipe: dict, *, eps: float) -> ConfigDict:
     """Returns a recipe's name, its source, and its values of the fields of a classifier's config.
 
     Args:
-      recipe: of the encoder.
-      eps: of the training; 0 and the radii of the paper's sweep are the recipe's as well.
+      recipe: recipe of the encoder.
+      eps: eps of the training; 0 and the radii of the paper's sweep are the recipe's as well.
     """
     eps = eps if eps in (0, *recipe["sweep"]) else recipe["attack"]["eps"]
     fields = encoders.schedule_of(recipe)
@@ -474,7 +474,7 @@ def encoder_pair(
       args: resolved arguments; standard_encoder and robust_encoder, where they exist and are not empty, are workdirs of
         trained encoders.
       recipe: as encoders.recipe returns it; None for the encoder's.
-      prefix: of the names of the stages.
+      prefix: prefix of the names of the stages.
 
     Returns:
       Stage name -> config, and "standard" or "robust" -> workdir or "stage:NAME".

@@ -42,7 +42,7 @@ def task(args, workdir):
 
     Args:
       args: parsed arguments.
-      workdir: of a restoration, or "stage:NAME".
+      workdir: directory of a restoration, or "stage:NAME".
     """
     config = tasks.common(args, "truth table")
     config.task = "truth_table"

@@ -33,7 +33,7 @@ def stages(args, *, prefix=""):
 
     Args:
       args: parsed arguments.
-      prefix: of the names of the stages.
+      prefix: prefix of the names of the stages.
     """
     if args.volume.partition(":")[0] not in ("blobs", "volume"):
         raise ValueError(f"volume={args.volume!r} must be blobs or volume:PATH")

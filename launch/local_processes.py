@@ -71,7 +71,7 @@ def environments(count: int, devices: int, gpus: list[str], inherited: Mapping[s
     Args:
       count: number of processes.
       devices: virtual CPU devices of each; 0 for the GPUs.
-      gpus: of this machine.
+      gpus: gpus of this machine.
       inherited: variables of this process.
 
     Raises:
@@ -154,8 +154,8 @@ def run(command: list[str], variables: list[dict[str, str]], patience: float) ->
     """Runs the command once for each set of variables, and returns the exit code.
 
     Args:
-      command: of every process.
-      variables: of each process.
+      command: command of every process.
+      variables: variables of each process.
       patience: seconds that the others get once one has ended badly.
     """
     output, started = Output(), []

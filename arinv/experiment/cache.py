@@ -24,7 +24,7 @@ class ResultCache:
     """Finished results of a task in a folder: named arrays, rows that grow, or files that the task itself writes.
 
     Args:
-      folder: of the files.
+      folder: folder of the files.
       key: as `cache_key` returns it, of everything that determines the results besides the task's config. Results
         with another key are computed again.
     """
@@ -65,7 +65,7 @@ class ResultCache:
         """Returns results of batches of images, a file each.
 
         Args:
-          suffix: of the files' names, for another kind of results in the same folder.
+          suffix: suffix of the files' names, for another kind of results in the same folder.
         """
         return CachedBatches(self, self._folder, suffix)
 
@@ -217,7 +217,7 @@ def fingerprint(variables: Variables) -> str:
     """Returns 12 hexadecimal digits that depend on every name, shape, dtype and value.
 
     Args:
-      variables: of a network.
+      variables: variables of a network.
     """
     digest = hashlib.sha256()
     for path, value in sorted((jax.tree_util.keystr(p), x) for p, x in jax.tree_util.tree_leaves_with_path(variables)):

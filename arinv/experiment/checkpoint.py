@@ -186,7 +186,7 @@ def load_description(workdir: pathlib.Path, *, kind: str = "") -> Mapping[str, A
     """Returns the description of another run's networks, from its newest readable checkpoint.
 
     Args:
-      workdir: of that run, an entry of the zoo, or the file of a network.
+      workdir: directory of that run, an entry of the zoo, or the file of a network.
       kind: required kind of network, such as "classifier"; empty for any.
 
     Raises:
@@ -224,7 +224,7 @@ def load_variables(workdir: pathlib.Path, abstract: Mapping[str, Variables]) -> 
     """Returns networks of another run's newest readable checkpoint, unsharded on the default device.
 
     Args:
-      workdir: of that run, or the file of the one network in `abstract`.
+      workdir: directory of that run, or the file of the one network in `abstract`.
       abstract: network name -> shapes and dtypes of its variables.
 
     Raises:
@@ -251,7 +251,7 @@ def check_run(workdir: pathlib.Path, *, name: str = "") -> None:
 
     Args:
       workdir: the place.
-      name: of the field that names it, for the message.
+      name: name of the field that names it, for the message.
 
     Raises:
       UserError: it is not; the message describes what is there and names candidates.
@@ -285,7 +285,7 @@ def newest_readable(
     """Returns the content of the newest checkpoint that all processes can read.
 
     Args:
-      directory: of the checkpoints.
+      directory: directory of the checkpoints.
       read: path of a checkpoint -> content; raises DamagedCheckpoint.
 
     Returns:
@@ -352,7 +352,7 @@ def check_same(path: pathlib.Path, expected: Mapping[str, Variables]) -> None:
     """Checks names and shapes of a checkpoint before its arrays are read.
 
     Args:
-      path: of the checkpoint.
+      path: path of the checkpoint.
       expected: network name -> shapes of its variables.
 
     Raises:

@@ -64,9 +64,9 @@ def check_encoder(description: Mapping[str, Any], encoder: str, place: str | pat
     """Checks that a classifier has the architecture that a config names.
 
     Args:
-      description: of the classifier.
+      description: description of the classifier.
       encoder: name in the config.
-      place: of the checkpoint, for the message.
+      place: path of the checkpoint, for the message.
 
     Raises:
       UserError: it has another architecture.
@@ -81,9 +81,9 @@ def check_weights(description: Mapping[str, Any], weights: str | None, place: pa
     """Checks that an encoder is the one that a network was trained on, where its fingerprint was recorded.
 
     Args:
-      description: of the network.
+      description: description of the network.
       weights: fingerprint of the encoder's variables.
-      place: of the network's checkpoint, for the message.
+      place: path of the network's checkpoint, for the message.
 
     Raises:
       UserError: the encoder has other weights.
@@ -102,7 +102,7 @@ def check_resumed(saved: Mapping[str, Any], current: Mapping[str, Any], workdir:
     Args:
       saved: description in its checkpoint.
       current: its description now.
-      workdir: of the training, for the message.
+      workdir: directory of the training, for the message.
 
     Raises:
       UserError: the data has other classes.
@@ -121,9 +121,9 @@ def check_trained_size(
     """Checks that a network is applied to the image size that it was trained on; most run on others, but do worse.
 
     Args:
-      description: of the network.
+      description: description of the network.
       image_size: side of the images, in pixels.
-      place: of the checkpoint, for the message.
+      place: path of the checkpoint, for the message.
       verb: "is" for a network that is not trained yet.
 
     Raises:
@@ -141,9 +141,9 @@ def report_size(description: Mapping[str, Any], image_size: int, title: str) -> 
     """Prints that an encoder is applied to another image size than it was trained on; returns that as results.
 
     Args:
-      description: of the encoder.
+      description: description of the encoder.
       image_size: side of the images, in pixels.
-      title: of the task.
+      title: title of the task.
 
     Returns:
       {"encoder_image_size": the size it was trained on}; empty where the sizes are equal.
@@ -161,8 +161,8 @@ def resize_of(config: Any, description: Mapping[str, Any]) -> str:
     """Returns how an evaluation resizes images: data.resize, or where that is empty as in the network's training.
 
     Args:
-      config: of the evaluation.
-      description: of the network.
+      config: config of the evaluation.
+      description: description of the network.
     """
     return config.data.resize or description.get("resize", "squash")
 
@@ -192,9 +192,9 @@ def attack_difference(description: Mapping[str, Any], *, eps: float, norm: str) 
     """Returns how an evaluation's attack differs from that of an encoder's training, since both are fields of configs.
 
     Args:
-      description: of the encoder.
+      description: description of the encoder.
       eps: radius of the evaluation, 0 for none.
-      norm: of the radius.
+      norm: norm of the radius.
 
     Returns:
       A line; empty if they are the same, or one of them is without attack.

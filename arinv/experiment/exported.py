@@ -33,8 +33,8 @@ def write(path: pathlib.Path, variables: Variables, description: Mapping[str, An
     """Writes a network.
 
     Args:
-      path: of the file.
-      variables: of the network.
+      path: path of the file.
+      variables: variables of the network.
       description: what it is rebuilt from, plain JSON, see `arinv.experiment.descriptions`.
       half: store kernels as float16; biases, scales and statistics stay float32.
 
@@ -76,7 +76,7 @@ def load_variables(path: pathlib.Path, expected: Variables) -> Variables:
     """Returns the variables of a file's network, float32, on the default device.
 
     Args:
-      path: of the file.
+      path: path of the file.
       expected: shapes of the variables.
 
     Raises:
@@ -97,7 +97,7 @@ def check_values(variables: Variables, place: pathlib.Path) -> None:
     """Checks that the weights of a network are finite and its variances not negative.
 
     Args:
-      variables: of the network.
+      variables: variables of the network.
       place: where they were read, for the message.
 
     Raises:

@@ -31,7 +31,7 @@ def labeled_grid(
       rows: name -> [N, H, W, C], floating point in [0, 1] or uint8, of one H and W.
       columns: text above each column, with newlines between lines; empty for none.
       min_tile: shortest side of an image in the grid, in pixels; smaller images are enlarged by whole factors.
-      font_size: of the labels, in pixels.
+      font_size: font size of the labels, in pixels.
 
     Returns:
       uint8 [H', W', 3].
@@ -66,7 +66,7 @@ def caption(images: np.ndarray, texts: Sequence[str]) -> np.ndarray:
 
     Args:
       images: uint8 [N, H, W, 3].
-      texts: of the images; empty for strips without text.
+      texts: texts of the images; empty for strips without text.
 
     Returns:
       uint8 [N, H + a strip, W, 3].
@@ -122,8 +122,8 @@ def fit(image: np.ndarray, *, height: int, width: int) -> np.ndarray:
 
     Args:
       image: uint8 [H, W, 3].
-      height: of the tile, in pixels.
-      width: of the tile, in pixels.
+      height: height of the tile, in pixels.
+      width: width of the tile, in pixels.
 
     Returns:
       uint8 [height, width, 3].
@@ -168,7 +168,7 @@ def write_curves(
     """Draws a panel for each quantity with a curve for each name, and writes a PNG atomically.
 
     Args:
-      path: of the file.
+      path: path of the file.
       panels: quantity -> {name: values at `x`}.
       x: whole numbers, the positions of the values.
       x_label: label of the x axes.

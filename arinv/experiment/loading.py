@@ -39,10 +39,10 @@ def load(
         or one of its networks, "zoo:NAME/conv5"; or the file of such a network.
       kind: required kind, "classifier", "inverter", "denoiser", "autoencoder" or "gan", or a tuple of kinds;
         empty for any.
-      dtype: of the computation.
+      dtype: dtype of the computation.
       image_size: side of the images that it is applied to, in pixels; None for any size.
       allow_other_size: whether this may differ from the size that the network was trained on.
-      channels: of the images that it is applied to; None for any number.
+      channels: channels of the images that it is applied to; None for any number.
 
     Returns:
       A `Trained` with `.logits_fn`, `.features_fn`, `.decode_fn`, `.encode_fn`, `.denoise_fn`, `.reconstruct` and
@@ -138,8 +138,8 @@ def new_encoder(
       key: PRNG key of the weights; None for an encoder without weights.
       image_size: side of the images that it is applied to, in pixels.
       resize: how images get that size.
-      options: of the encoder.
-      dtype: of the computation.
+      options: options of the encoder.
+      dtype: dtype of the computation.
 
     Raises:
       UserError: no key for an encoder with weights, an unknown option, or a package that is not installed.
@@ -160,7 +160,7 @@ def with_latents(encoder: Trained, layer: str, latent_size: int, *, image_size: 
 
     Args:
       encoder: the classifier.
-      layer: of the feature that the latents are read from.
+      layer: layer of the feature that the latents are read from.
       latent_size: number of the latents.
       image_size: side of the images, in pixels.
 
@@ -300,7 +300,7 @@ def check_generator(encoder: str, layer: str, *, variant: str, image_size: int, 
     Args:
       encoder: its name.
       layer: the feature that is inverted.
-      variant: of the generator.
+      variant: name of the generator.
       image_size: side of the images, in pixels.
       latent: whether it is that of a variational autoencoder.
 

@@ -116,8 +116,8 @@ def write_arrays(path: pathlib.Path, arrays: Mapping[str, np.ndarray], *, compre
     """Writes named arrays, atomically.
 
     Args:
-      path: of the file.
-      arrays: of numbers or texts, not of Python objects.
+      path: path of the file.
+      arrays: arrays of numbers or texts, not of Python objects.
       compressed: False for files that are written often.
     """
     buffer = io.BytesIO()

@@ -106,7 +106,7 @@ class Column(NamedTuple):
     """How a metric is shown in tables.
 
     Attributes:
-      place: of the column among the others.
+      place: position of the column among the others.
       heading: with the rest of a longer name in brackets.
       style: format of a number, such as "{:.2f}".
     """

@@ -41,7 +41,7 @@ class Run:
     """One execution of a task.
 
     Attributes:
-      config: of the task.
+      config: config of the task.
       workdir: directory that the task writes to.
       stages: workdir -> config of every stage of the same experiment, this one included.
     """
@@ -58,8 +58,8 @@ class Run:
         """Initializes the run.
 
         Args:
-          config: of the task.
-          workdir: of the task.
+          config: config of the task.
+          workdir: directory of the task.
           stages: as the attribute; None for a task of its own.
           sources: datasets that stages of one experiment share, so that each is decoded once; grows.
         """
@@ -133,7 +133,7 @@ class Run:
             for any.
           image_size: side of the images that it is applied to, in pixels; None for any size.
           allow_other_size: whether this may differ from the size that the network was trained on.
-          channels: of the images; None for any number.
+          channels: channels of the images; None for any number.
 
         Raises:
           UserError: as `loading.load`.
@@ -423,7 +423,7 @@ def open_source(config: ConfigDict, split: str, *, resize: str = "") -> data.Sou
     """Returns a source of config.data, after reporting what it skips.
 
     Args:
-      config: of a task.
+      config: config of a task.
       split: "train" or "test"; with data.resized_crop, training images keep their original size.
       resize: how images are resized; empty for data.resize.
 
@@ -476,7 +476,7 @@ def report_skipped(
     """Prints on stderr which files of a folder are skipped, and why the first; on process 0 only.
 
     Args:
-      name: of the folder.
+      name: name of the folder.
       num_skipped: number of unreadable images.
       left_out: text on files that are not images; reported once, however often the folder is opened.
       reasons: the unreadable images -> why each is, where that is available.

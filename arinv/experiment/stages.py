@@ -22,8 +22,8 @@ def run(config: ConfigDict, workdir: pathlib.Path, tasks: Tasks) -> None:
     """Runs a task, or every stage that is not complete yet.
 
     Args:
-      config: of one task, or with `stages` and their `order`.
-      workdir: of the run; each stage has a folder of its name in it.
+      config: config of one task, or with `stages` and their `order`.
+      workdir: directory of the run; each stage has a folder of its name in it.
       tasks: name -> module, see `arinv.tasks`.
 
     Raises:
@@ -78,7 +78,7 @@ def check(
 
     Args:
       config: see `run`.
-      workdir: of the run; nothing is written.
+      workdir: directory of the run; nothing is written.
       tasks: see `run`.
       sources: filled with the datasets that are opened, see `Run`; None to discard them.
 

@@ -56,8 +56,8 @@ class TrainState:
         """Returns the state after one optimizer step of one network; `step` is unchanged.
 
         Args:
-          name: of the network.
-          gradients: of its parameters.
+          name: name of the network.
+          gradients: gradients of its parameters.
           collections: its other variables after the forward pass.
           optimizer: the one whose state `opt_states` holds.
         """
@@ -74,7 +74,7 @@ class TrainState:
         """Returns the state with an average that starts at a network's weights.
 
         Args:
-          name: of the network.
+          name: name of the network.
         """
         return self.replace(variables={**self.variables, AVERAGE: self.variables[name]})
 
@@ -82,7 +82,7 @@ class TrainState:
         """Returns the state with the average set to a network's weights.
 
         Args:
-          name: of the network.
+          name: name of the network.
           where: bool scalar, whether to.
         """
         average = jax.tree.map(
@@ -96,7 +96,7 @@ class TrainState:
         The decay starts small, so that the random initial weights soon lose their weight.
 
         Args:
-          name: of the network.
+          name: name of the network.
           decay: share of the old average, such as 0.995, reached after about 10 / (1 - decay) steps.
         """
         step = self.step.astype(jnp.float32)

@@ -273,7 +273,7 @@ class Trained:
 
         Args:
           side: in pixels.
-          name: of the field that sets it, for the message.
+          name: name of the field that sets it, for the message.
 
         Raises:
           UserError: not a multiple of the layer's stride, too small, or a layer that takes one image size only.

@@ -90,7 +90,7 @@ def resolve(reference: str, workdir: pathlib.Path) -> pathlib.Path:
 
     Args:
       reference: "stage:NAME" for a stage of the same experiment, "zoo:NAME" for an entry of the zoo, or a path.
-      workdir: of the config.
+      workdir: directory of the config.
 
     Raises:
       UserError: no usable path, or an unknown entry of the zoo.
@@ -161,7 +161,7 @@ def follow(reference: str, workdir: pathlib.Path, *, what: str = "encoder") -> p
 
     Args:
       reference: relative to `workdir`, or of the zoo.
-      workdir: of the run that refers to the other; it may be a symbolic link to a run that was moved.
+      workdir: directory of the run that refers to the other; it may be a symbolic link to a run that was moved.
       what: the other run trained, for the message.
 
     Raises:
@@ -411,7 +411,7 @@ def read_json(path: pathlib.Path, *, needed: Sequence[str] = ()) -> dict[str, An
     """Returns the content of a JSON file that a run has written.
 
     Args:
-      path: of the file.
+      path: path of the file.
       needed: names that it must have.
 
     Raises:

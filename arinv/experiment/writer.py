@@ -44,7 +44,7 @@ class Writer:
     A resumed run drops the lines after the step it resumes from, so that every step has one line.
 
     Args:
-      workdir: of the run.
+      workdir: directory of the run.
       resumed_step: step of the checkpoint that the run resumes from; 0 for a new run.
       repeats_evaluation: whether the run begins with the evaluation of that step, whose line is dropped as well.
     """
@@ -144,7 +144,7 @@ class _EventFile:
     """A new event file of TensorBoard, written in this thread: a writer of its own might lose the last at a kill.
 
     Attributes:
-      folder: of the event files.
+      folder: folder of the event files.
     """
 
     def __init__(self, folder: pathlib.Path, *, purge_step: int):

@@ -31,7 +31,7 @@ class InputRate(NamedTuple):
       per_core: images per second of one processor core, Grain's own work included.
       per_process: images per second of one process: of `num_workers` cores, or without workers of this host's threads.
       workers: number of decoding processes; 0 for threads.
-      cores: of this host.
+      cores: cores of this host.
     """
 
     path: str
@@ -52,7 +52,7 @@ def measure(
     """Measures the input rate of a training.
 
     Args:
-      config: of a training task.
+      config: config of a training task.
       num_examples: number of training images; 0 if unknown, which counts as too many for memory.
       host_features: images uint8 [b, S, S, 3] -> further arrays of the batches, such as SIFT; computed in the process
         that trains, at the first access of each image. None for none.
@@ -126,10 +126,10 @@ def limits(rate: InputRate, *, num_processes: int, batch_size: int, seconds: Map
     """Returns the input in a plan, plain JSON.
 
     Args:
-      rate: of one process.
+      rate: rate of one process.
       num_processes: that share the batch, each on a separate host.
-      batch_size: of the global batch.
-      seconds: of a step, with "total" of the devices; None if unknown.
+      batch_size: size of the global batch.
+      seconds: seconds of a step, with "total" of the devices; None if unknown.
 
     Returns:
       The rate's fields, "processes", "images_per_second" of all processes, "seconds" of a batch, and "cores_needed"

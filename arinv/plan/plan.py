@@ -80,7 +80,7 @@ def write(
 
     Args:
       stages: workdir -> config of every stage, as returned by `stages.expand`.
-      workdir: of the run; None to write no file.
+      workdir: directory of the run; None to write no file.
       accelerator: a key of arinv.train.accelerators; empty for the local device, or an H100 where that is unknown.
       utilization: share of its peak that is reached, 0 to 1.
       show: called with each line as soon as it is available.
@@ -118,7 +118,7 @@ def plan_stages(
     Args:
       stages: workdir -> config of every stage, in order; nothing is read from or written to the workdirs, except
         checkpoints of encoders that no stage trains.
-      assumptions: of the times.
+      assumptions: assumptions of the times.
       show: called with the plan of each stage as soon as it is available.
 
     Raises:
@@ -210,8 +210,8 @@ class Step(NamedTuple):
       memory: on each device.
       operations: convolutions and products of all devices together.
       operations_of_twice: the same with twice the batch.
-      xla_flops: of one device, by XLA's cost analysis.
-      collectives: of one device.
+      xla_flops: FLOPs of one device, by XLA's cost analysis.
+      collectives: collectives of one device.
       compile_seconds: on this host.
     """
 
@@ -227,8 +227,8 @@ def compile_step(config: ConfigDict, setup: training.TrainSetup, mesh: jax.shard
     """Compiles the call that training would run, from shapes.
 
     Args:
-      config: of a training task.
-      setup: of the training.
+      config: config of a training task.
+      setup: networks and step of the training.
       mesh: the devices.
     """
     if jax.process_index() == 0:
@@ -430,7 +430,7 @@ def summary_lines(plans: Sequence[Mapping[str, Any]], others: Sequence[str] = ()
     """Returns the lines on all stages together.
 
     Args:
-      plans: of the training stages, as returned by `plan_stages`.
+      plans: plans of the training stages, as returned by `plan_stages`.
       others: names of the stages that train nothing.
     """
     if not plans:

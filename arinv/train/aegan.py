@@ -51,7 +51,7 @@ def run(run: Run) -> dict[str, Any]:
     """Trains, saves checkpoints in the workdir, and returns the results on the test source.
 
     Args:
-      run: of configs/autoencoder.py with networks=aegan.
+      run: a run of configs/autoencoder.py with networks=aegan.
 
     Raises:
       UserError: data or checkpoints that cannot be read or do not fit the config.
@@ -63,9 +63,9 @@ def build(run: Run, encoder: Trained | None, info: data.SourceInfo, steps_per_ep
     """Returns what is trained, and how.
 
     Args:
-      run: of configs/autoencoder.py with networks=aegan.
+      run: a run of configs/autoencoder.py with networks=aegan.
       encoder: unused.
-      info: of the training images.
+      info: description of the training images.
       steps_per_epoch: length of an epoch, in steps.
 
     Raises:
@@ -126,9 +126,9 @@ def make_train_step(
       module: the autoencoder; "autoencoder" in the state.
       discriminator: images -> logits.
       optimizers: one for "autoencoder" and one for "discriminator".
-      operator: of the degraded images.
-      weights: of the terms "adversarial", "reconstruction", "divergence" and "restoration"; 0 omits the last.
-      ema_decay: of the moving average of the autoencoder.
+      operator: operator of the degraded images.
+      weights: weights of the terms "adversarial", "reconstruction", "divergence" and "restoration"; 0 omits the last.
+      ema_decay: decay of the moving average of the autoencoder.
       augmentation: options of ops.augment.augment.
 
     Returns:

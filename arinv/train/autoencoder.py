@@ -75,7 +75,7 @@ def run(run: Run) -> dict[str, Any]:
     """Trains, saves checkpoints in the workdir, and returns the results on the test source.
 
     Args:
-      run: of configs/autoencoder.py.
+      run: a run of configs/autoencoder.py.
 
     Raises:
       UserError: data or checkpoints that cannot be read or do not fit the config.
@@ -93,9 +93,9 @@ def build(run: Run, gan: Trained | None, info: data.SourceInfo, steps_per_epoch:
     """Returns what is trained, and how.
 
     Args:
-      run: of configs/autoencoder.py.
+      run: a run of configs/autoencoder.py.
       gan: the frozen GAN; None to train on images alone.
-      info: of the training images.
+      info: description of the training images.
       steps_per_epoch: length of an epoch, in steps.
 
     Raises:
@@ -174,7 +174,7 @@ def make_train_step(
       autoencoder: images -> reconstructions; "autoencoder" in the state.
       optimizer: its optimizer.
       gan: draws the latents of as many generated images as there are images; None to train on images alone.
-      operator: of the degraded images.
+      operator: operator of the degraded images.
       restoration: weight of the error of the restored images; 0 omits them.
       augmentation: options of ops.augment.augment.
 

@@ -56,7 +56,7 @@ def run(run: Run) -> dict[str, Any]:
     """Trains the networks that are not complete and returns the results of all.
 
     Args:
-      run: of an inverter's or a GAN's config with classes and single.
+      run: a run of an inverter's or a GAN's config with classes and single.
 
     Raises:
       UserError: as the task of each class.
@@ -79,8 +79,8 @@ def split(workdir: pathlib.Path, config: ConfigDict) -> dict[pathlib.Path, Confi
     """Returns workdir -> config of the training of each class.
 
     Args:
-      workdir: of the task.
-      config: of the task.
+      workdir: directory of the task.
+      config: config of the task.
     """
     inverters = {}
     for label in config.classes:

@@ -75,7 +75,7 @@ def run(run: Run) -> dict[str, Any]:
     """Trains, saves checkpoints in the workdir, and returns the results on the test source.
 
     Args:
-      run: of configs/classifier.py.
+      run: a run of configs/classifier.py.
 
     Raises:
       UserError: data or checkpoints that cannot be read or do not fit the config.
@@ -88,9 +88,9 @@ def build(run: Run, encoder: None, info: data.SourceInfo, steps_per_epoch: int) 
     """Returns what is trained, and how.
 
     Args:
-      run: of configs/classifier.py.
+      run: a run of configs/classifier.py.
       encoder: None, since a classifier is trained on no other network.
-      info: of the training images.
+      info: description of the training images.
       steps_per_epoch: length of an epoch, in steps.
 
     Raises:
@@ -132,8 +132,8 @@ def describe(config: ConfigDict, info: data.SourceInfo) -> dict[str, Any]:
     """Returns the description of a checkpoint, which the encoder is rebuilt from.
 
     Args:
-      config: of the training.
-      info: of the training images.
+      config: config of the training.
+      info: description of the training images.
     """
     return {
         "kind": CLASSIFIER,
@@ -261,7 +261,7 @@ class StepOptions(NamedTuple):
     """What a training step does besides training.
 
     Attributes:
-      ema_decay: of the moving average of the weights; 0 for none.
+      ema_decay: decay of the moving average of the weights; 0 for none.
       watch: on catastrophic overfitting; None for none.
     """
 
@@ -306,7 +306,7 @@ def make_train_step(
       optimizer: for its parameters.
       attack: options of attacks.pgd; with eps = 0 every recipe trains on the unperturbed images.
       augmentation: options of ops.augment.augment.
-      recipe: of robust training; None for PGD.
+      recipe: recipe of robust training; None for PGD.
       attack_warmup_steps: steps over which the attack's radius grows from 0 to eps; networks without batch
         normalization may otherwise stay at chance.
       geometry_from_step: first step at which a recipe weights examples by geometry.

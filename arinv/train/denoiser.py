@@ -74,7 +74,7 @@ def run(run: Run) -> dict[str, Any]:
     """Trains, saves checkpoints in the workdir, and returns the results on the test source.
 
     Args:
-      run: of configs/denoising.py; config.encoder.checkpoint names the classifier's workdir.
+      run: a run of configs/denoising.py; config.encoder.checkpoint names the classifier's workdir.
 
     Raises:
       UserError: data or checkpoints that cannot be read or do not fit the config.
@@ -90,9 +90,9 @@ def build(run: Run, classifier: Trained, info: data.SourceInfo, steps_per_epoch:
     """Returns what is trained, and how.
 
     Args:
-      run: of configs/denoising.py.
+      run: a run of configs/denoising.py.
       classifier: its convolutions are frozen; trained or with the shapes of its weights.
-      info: of the training images.
+      info: description of the training images.
       steps_per_epoch: length of an epoch, in steps.
 
     Raises:
@@ -177,7 +177,7 @@ def make_train_step(
       optimizers: one for "generator" and one for "discriminator" where there is one.
       noise: options of ops.degradations.add_gaussian_noise.
       feature_layer: the comparator's feature that the feature loss compares.
-      weights: of the terms, see `generator_update.make_update`.
+      weights: weights of the terms, see `generator_update.make_update`.
       pixel_order: 1 for l1, 2 for squared l2.
       augmentation: options of ops.augment.augment.
 

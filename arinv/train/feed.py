@@ -32,8 +32,8 @@ class Prepared(NamedTuple):
     Attributes:
       batch: on the devices; several batches are stacked on a leading axis.
       num_steps: number of batches.
-      num_images: of all processes together.
-      position: of the iterator after these batches.
+      num_images: number of all processes together.
+      position: position of the iterator after these batches.
       began: time before the first batch was read, in seconds.
       ended: time after the transfer to the devices was started, in seconds.
     """
@@ -50,7 +50,7 @@ def prepare(batches: Iterator[Batch], num_steps: int, mesh: jax.sharding.Mesh) -
     """Reads this process's share of the next batches and starts its transfer to the devices.
 
     Args:
-      batches: of type Batches.
+      batches: batches of type Batches.
       num_steps: number of batches.
       mesh: the devices.
     """
@@ -87,7 +87,7 @@ def collect(
       eval_step: jitted; called with a separate key for each batch.
       batches: masked batches; uint8 or float32 images.
       key: PRNG key of the evaluation.
-      mesh: of the batches.
+      mesh: devices of the batches.
       num_images: number of image results, and of input images, to return.
       progress: wraps the batches, such as in a progress bar.
       first: number of the first batch, whose key follows from it; those before it have been evaluated earlier.

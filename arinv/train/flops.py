@@ -27,8 +27,8 @@ class Operation(NamedTuple):
     """A convolution, a matrix product, or an element-wise operation, which only XLA's count includes.
 
     Attributes:
-      flops: of one execution of a product, padding included; 0 for element-wise operations.
-      as_xla: of one execution, without padding.
+      flops: FLOPs of one execution of a product, padding included; 0 for element-wise operations.
+      as_xla: FLOPs of one execution, without padding.
       size: bytes of a product's two inputs and its output; 0 for element-wise operations.
       rounds: number of executions.
     """
@@ -43,7 +43,7 @@ def count_flops(function: Callable, *arguments: Any) -> int:
     """Returns the operations of one call, with convolutions in their plain form (see `ops.conv`).
 
     Args:
-      function: of jnp operations; loops have a static number of iterations.
+      function: function of jnp operations; loops have a static number of iterations.
       *arguments: arrays or their shapes.
     """
     if not conv.use_rewrites():
@@ -132,12 +132,12 @@ def _pairs(size: int, kernel: int, out: int, stride: int, padding: tuple[int, in
     """Returns the number of pairs of an output and a kernel entry that meet an input entry, along one axis.
 
     Args:
-      size: of the input.
+      size: size of the input.
       kernel: size of the kernel.
       out: size of the output.
       stride: between outputs.
       padding: before and after the dilated input; negative for cropping.
-      dilation: of the input, the distance between its entries.
+      dilation: dilation of the input, the distance between its entries.
       gap: dilation of the kernel.
     """
     place = stride * np.arange(out)[:, None] + gap * np.arange(kernel) - padding[0]

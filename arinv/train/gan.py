@@ -81,7 +81,7 @@ def run(run: Run) -> dict[str, Any]:
     """Trains, saves checkpoints in the workdir, and returns the results on the test source.
 
     Args:
-      run: of configs/gan.py.
+      run: a run of configs/gan.py.
 
     Raises:
       UserError: data or checkpoints that cannot be read or do not fit the config.
@@ -95,9 +95,9 @@ def build(run: Run, encoder: Trained | None, info: data.SourceInfo, steps_per_ep
     """Returns what is trained, and how.
 
     Args:
-      run: of configs/gan.py.
+      run: a run of configs/gan.py.
       encoder: unused.
-      info: of the training images.
+      info: description of the training images.
       steps_per_epoch: length of an epoch, in steps.
 
     Raises:
@@ -164,7 +164,7 @@ def _check_start(config: ConfigDict, networks: Mapping[str, Any], before: int) -
     """Checks that the GAN that config.start names can be continued.
 
     Args:
-      config: of the training.
+      config: config of the training.
       networks: config.gan of that GAN.
       before: side of its images, in pixels.
 
@@ -209,7 +209,7 @@ def make_train_step(
       optimizers: one for "generator" and one for "discriminator".
       game: {"name": one of GAMES, "penalty", "drift": of wasserstein_gp, "ratio", "rate": of equilibrium}.
       fade_steps: steps over which the share of the last block rises from 0 to 1; 0: it is 1.
-      ema_decay: of the moving average of the generator.
+      ema_decay: decay of the moving average of the generator.
       augmentation: options of ops.augment.augment.
 
     Returns:

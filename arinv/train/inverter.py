@@ -69,7 +69,7 @@ def run(run: Run) -> dict[str, Any]:
     """Trains, saves checkpoints in the workdir, and returns the results on the test source.
 
     Args:
-      run: of configs/inverter.py; config.encoder.checkpoint names the classifier's workdir.
+      run: a run of configs/inverter.py; config.encoder.checkpoint names the classifier's workdir.
 
     Raises:
       UserError: data or checkpoints that cannot be read or do not fit the config.
@@ -83,9 +83,9 @@ def build(run: Run, encoder: Trained, info: data.SourceInfo, steps_per_epoch: in
     """Returns what is trained, and how.
 
     Args:
-      run: of configs/inverter.py.
+      run: a run of configs/inverter.py.
       encoder: the frozen encoder, trained or with the shapes of its weights.
-      info: of the training images.
+      info: description of the training images.
       steps_per_epoch: length of an epoch, in steps.
 
     Raises:
@@ -409,7 +409,7 @@ def make_train_step(
       comparator: another network that compares images, whose variables are the step's last argument; None for the
         encoder.
       augmentation: options of ops.augment.augment.
-      side: of the generator's images in training, in pixels, which the images are reduced to; 0 for their own.
+      side: side of the generator's images in training, in pixels, which the images are reduced to; 0 for their own.
       autoencoder: the network that "generator" in the state is, images -> images, which has an encoder of its own: a
         `models.LayerAutoencoder`, or a `models.VariationalAutoencoder` with weights["divergence"] above 0; the frozen
         one then only compares images. None for the generator itself.

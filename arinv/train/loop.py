@@ -62,8 +62,8 @@ def restore_or_create(
     Args:
       init: key -> state at step 0.
       key: PRNG key of the initial weights.
-      mesh: of the state.
-      checkpoints: of this run.
+      mesh: devices of the state.
+      checkpoints: checkpoints of this run.
       batches: its data iterator.
       start: puts the weights of earlier trainings into a new state; None for random weights.
     """
@@ -121,12 +121,12 @@ def fit(
       train_step: pure (state, batch, key, *frozen) -> (state, metrics).
       batches: endless iterator of this process's share of the batches.
       key: the run's PRNG key.
-      mesh: of the batches.
-      num_steps: of the whole run.
+      mesh: devices of the batches.
+      num_steps: number of steps of the whole run.
       every: steps between logs, evaluations and checkpoints.
       evaluate: (state, step) -> numbers to log.
-      checkpoints: of the run.
-      writer: of the run.
+      checkpoints: checkpoints of the run.
+      writer: log of the run.
       description: what the networks are rebuilt from, saved in every checkpoint, plain JSON.
       title: in front of the progress bar.
       log_state: saved with the state, so that the next line of the log covers the steps before the stop as well, and
@@ -135,7 +135,7 @@ def fit(
       notices: name of a metric -> message to print whenever its mean over a line of the log is above 0.
       steps_per_call: steps in one call of the compiled program, where nothing is due between them.
       peak_flops: peak operations per second of all devices together; None if unknown.
-      profile: of some steps; None for none.
+      profile: profile of some steps; None for none.
 
     Raises:
       UserError: a metric or the state that is to be saved is not finite; names the step and the last checkpoint.
@@ -212,7 +212,7 @@ def make_call(train_step: Callable, abstract_state: TrainState, mesh: jax.shardi
     Args:
       train_step: pure (state, batch, key, *frozen) -> (state, metrics).
       abstract_state: shapes of the state.
-      mesh: of the state.
+      mesh: devices of the state.
       num_steps: steps in one call; above 1 the batches are stacked, and so are the metrics.
     """
 
@@ -232,7 +232,7 @@ def gather_first(train_step: Callable, networks: Iterable[str], mesh: jax.shardi
     Args:
       train_step: pure (state, batch, key, *frozen) -> (state, metrics).
       networks: names of the networks that the step runs; other copies in the state, such as averages, stay split.
-      mesh: of the state.
+      mesh: devices of the state.
     """
     networks = tuple(networks)
 
@@ -259,9 +259,9 @@ def abstract_arguments(
       init: key -> state at step 0.
       frozen: variables of networks that are not trained, as arrays or shapes.
       mesh: the devices.
-      batch_size: of the global batch.
+      batch_size: size of the global batch.
       image_size: side of the images, in pixels.
-      channels: of the images.
+      channels: channels of the images.
       num_steps: steps in one call.
     """
     key = jax.eval_shape(lambda: jax.random.key(0))
@@ -289,7 +289,7 @@ def call_length(step: int, *, num_steps: int, steps_per_call: int, every_steps: 
 
     Args:
       step: steps taken so far.
-      num_steps: of the run.
+      num_steps: number of steps of the run.
       steps_per_call: preferred number.
       every_steps: intervals after which the host needs the state or the metrics.
     """
@@ -420,7 +420,7 @@ def check_finite(values: Mapping[str, float], step: int, checkpoints: Checkpoint
     Args:
       values: by name.
       step: after which they were measured.
-      checkpoints: of the run.
+      checkpoints: checkpoints of the run.
 
     Raises:
       UserError: one is not finite; names the step and the last checkpoint.

@@ -65,7 +65,7 @@ def make_schedule(spec: Mapping, *, num_steps: int, steps_per_epoch: int) -> opt
     Args:
       spec: {"name": "step" | "milestones" | "cosine" | "constant", "learning_rate": peak, "warmup_epochs": linear
         rise from 0; for "step" "every_epochs" and "factor", for "milestones" "epochs" and "factors"}.
-      num_steps: of the whole run, warm-up included.
+      num_steps: number of steps of the whole run, warm-up included.
       steps_per_epoch: length of an epoch, in steps.
 
     Raises:
@@ -130,7 +130,7 @@ def make_optimizer(spec: Mapping, *, num_steps: int, steps_per_epoch: int) -> op
       spec: {"name": "sgd" | "adam", "schedule": see make_schedule, "max_gradient_norm": clips the global
         norm where it is positive, and the optimizer's own options: momentum, nesterov, b1, b2,
         weight_decay}.
-      num_steps: of the whole run.
+      num_steps: number of steps of the whole run.
       steps_per_epoch: length of an epoch, in steps.
 
     Raises:

@@ -25,7 +25,7 @@ class Watch(NamedTuple):
 
     Attributes:
       every_steps: steps between checks.
-      num_steps: of PGD.
+      num_steps: number of steps of PGD.
       threshold: accuracy under the training attack minus accuracy under PGD, above which it is overfitting.
       switch: whether to restore the last state before overfitting and continue with PGD, or only to report it.
     """
@@ -41,7 +41,7 @@ def with_snapshot(state: TrainState, name: str) -> TrainState:
 
     Args:
       state: at step 0.
-      name: of the network.
+      name: name of the network.
     """
     copy = {**state.variables[name], "switched": {"flag": jnp.zeros((), jnp.float32)}}
     return state.replace(
@@ -81,13 +81,13 @@ def check_overfitting(
     Args:
       key: PRNG key of the attacks.
       state: after the update, before `step` is incremented.
-      name: of the network.
+      name: name of the network.
       watch: interval and action.
-      recipe: of the training.
+      recipe: recipe of the training.
       make_logits_fn: variables -> logits function in evaluation mode.
       images: float32 [B, H, W, C] in [0, 1].
       labels: int32 [B], -1 for padding.
-      attack: of the training, at full radius.
+      attack: attack of the training, at full radius.
 
     Returns:
       The state, restored and switched to PGD if watch.switch, and {"pgd_accuracy", NOTICE} as (sum, count), with count

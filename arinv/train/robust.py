@@ -57,7 +57,7 @@ def make_recipe(name: str, *, num_steps: int, **options: Any) -> Recipe:
 
     Args:
       name: a key of RECIPES.
-      num_steps: of the attack, the maximum of kappa.
+      num_steps: number of steps of the attack, the maximum of kappa.
       **options: of the recipe: beta (trades, gair_rst), weighting and offset (gairat), offset (gair_rst), noise and
         step_factor (fgsm, n_fgsm).
 

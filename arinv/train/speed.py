@@ -126,7 +126,7 @@ class Profile:
     """Profile of the steps `first` to `last` of a run; a context manager that stops a running trace.
 
     Args:
-      directory: of the trace.
+      directory: directory of the trace.
       steps: (first, last), counted from 1; empty for none.
 
     Raises:

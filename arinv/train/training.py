@@ -44,7 +44,7 @@ class TrainSetup:
       extend: adds to the state at step 0 what the step keeps besides the networks.
       start: puts the weights of earlier trainings into a new state; not called where a run resumes.
       notices: name of a metric -> message for when it is above 0.
-      normalization: of the encoder's pixels, for the report.
+      normalization: normalization of the encoder's pixels, for the report.
       host_features: images uint8 [b, S, S, 3] -> further arrays of the batches, by name; None for none.
     """
 
@@ -114,7 +114,7 @@ def train(
     """Trains to the end, from the newest checkpoint if there is one.
 
     Args:
-      run: of a training task.
+      run: a run of a training task.
       build: (run, encoder, info on the training images, steps per epoch) -> what is trained.
       encoder: frozen encoder that the network is trained on; None without one.
       check_data: called with config, training and test images.
@@ -199,8 +199,8 @@ def make_batches(run: Run, source: data.Source) -> Batches:
     """Returns this process's share of the training batches, mixed with those of data.extra where it is set.
 
     Args:
-      run: of a training task.
-      source: of the training images.
+      run: a run of a training task.
+      source: source of the training images.
 
     Raises:
       UserError: data.extra cannot be read or does not fit, or its share leaves no image of one of the two sources.
@@ -274,8 +274,8 @@ def steps_within(config: ConfigDict, name: str, epochs: float, steps_per_epoch: 
     """Returns a number of epochs from the start of a run in steps.
 
     Args:
-      config: of the training.
-      name: of the field, for the message.
+      config: config of the training.
+      name: name of the field, for the message.
       epochs: its value.
       steps_per_epoch: length of an epoch, in steps.
 

@@ -21,7 +21,7 @@ def table(number: str, names: dict[str, str] | None = None) -> dict:
     """Returns the field `published` of a report.
 
     Args:
-      number: of the table, such as "1" or "A2"; of another paper after its name.
+      number: number of the table, such as "1" or "A2"; of another paper after its name.
       names: name of a row in published.json -> name of the measured row that it stands beside; None: the same names.
     """
     document = load()

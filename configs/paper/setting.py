@@ -137,8 +137,8 @@ def finish(
       args: as `parse` returns them.
       stages: name -> config.
       report: the comparison.
-      name: of its stage.
-      inverter_epochs: of inverters without a discriminator at scale=small.
+      name: name of its stage.
+      inverter_epochs: inverter epochs of inverters without a discriminator at scale=small.
     """
     for stage in stages.values():
         if args.scale == "small" and not args.smoke:
@@ -275,7 +275,7 @@ def report(number: str, entries: dict, *, names: dict[str, str] | None = None, t
     """Returns the report of a table, with the paper's figures in columns beside the measured ones.
 
     Args:
-      number: of the table, such as "1" or "A2"; of another paper after its name.
+      number: number of the table, such as "1" or "A2"; of another paper after its name.
       entries: see `tasks.comparison`.
       names: see `published.table`.
       text: above the table.

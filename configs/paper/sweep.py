@@ -14,7 +14,7 @@ def sweep(args: ConfigDict, number: str, *, standard_eps: float, autoattack: boo
 
     Args:
       args: resolved arguments; radii and encoders are joined by "+".
-      number: of the table. Radii as many as its own stand beside these in their order, others beside equal ones.
+      number: number of the table. Radii as many as its own stand beside these in their order, others beside equal ones.
       standard_eps: radius of the attack on the encoder that is trained with radius 0.
       autoattack: whether robustness is measured by AutoAttack too.
 

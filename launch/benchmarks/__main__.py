@@ -50,9 +50,9 @@ def report(name: str, cases: dict[str, Any], dtype: str) -> tuple[list[str], lis
     """Returns the lines of a benchmark's table, and its problems.
 
     Args:
-      name: of the benchmark.
+      name: name of the benchmark.
       cases: as returned by `measure`.
-      dtype: of the computation.
+      dtype: dtype of the computation.
     """
     lines, problems = [], []
     for case, result in cases.items():
@@ -74,7 +74,7 @@ def report_growth(name: str, growth: dict[str, list[dict[str, Any]]]) -> list[st
     """Returns a line for each variant and each batch or size.
 
     Args:
-      name: of the benchmark.
+      name: name of the benchmark.
       growth: as returned by `measure_growth`.
     """
     lines = []

@@ -208,7 +208,7 @@ def compare(ours: Ours, theirs: Torch, images, labels, *, case: str, arguments: 
       images: float32 [N, H, W, 3] in [0, 1].
       labels: int [N].
       case: such as "linf:8/255".
-      arguments: of the command line.
+      arguments: arguments of the command line.
     """
     norm, _, radius = case.partition(":")
     options = {"norm": norm, "eps": float(fractions.Fraction(radius)), "arguments": arguments}

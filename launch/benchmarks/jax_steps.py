@@ -62,8 +62,8 @@ def prepare_call(function: Callable, arguments: tuple, *, counted: bool = True, 
     """Compiles an application.
 
     Args:
-      function: of arrays, pure.
-      arguments: of it.
+      function: function of arrays, pure.
+      arguments: arguments of it.
       counted: whether its floating-point operations are counted, which are those of convolutions and products.
       **known: facts about a call, such as images.
     """

@@ -30,7 +30,7 @@ class Options:
     Attributes:
       batch: images in a step; 0 for the benchmark's own.
       size: side of the images in pixels; 0 for the benchmark's own.
-      dtype: of the computation, "float32" or "bfloat16".
+      dtype: dtype of the computation, "float32" or "bfloat16".
       tiny: whether applications run at a size that only tests that they run.
     """
 
@@ -61,7 +61,7 @@ class Growth:
     """The points at which time and memory are measured over the batch and over the image size.
 
     Attributes:
-      case: of the benchmark.
+      case: case of the benchmark.
       batches: images in a step, at the benchmark's own size.
       sizes: sides of the images in pixels, in the benchmark's own batch; none where the networks take one size only.
     """
@@ -80,7 +80,7 @@ class Benchmark:
       variants: name -> function of (case, options) that prepares it and imports its library. The first is ours, to
         which the others are compared.
       optional: the variants that run on request only.
-      asked_with: of those, the name that requests them, where it is not their own.
+      asked_with: asked with of those, the name that requests them, where it is not their own.
       summarize: what `measure` returned -> lines below the table.
       growth: where time and memory are measured over batch and size; None for nowhere.
     """
@@ -130,8 +130,8 @@ def worker(name: str, variant: str, options: Options) -> Iterator[Callable[[str,
     """Starts a worker.
 
     Args:
-      name: of the benchmark.
-      variant: of it.
+      name: name of the benchmark.
+      variant: name of it.
       options: what is measured.
 
     Yields:
@@ -179,11 +179,11 @@ def measure(
     """Measures every case of a benchmark.
 
     Args:
-      name: of the benchmark.
+      name: name of the benchmark.
       variants: which of its variants; the others are compared to the first.
       options: what is measured.
       repeats: rounds of turns.
-      cases: of the benchmark; empty for all.
+      cases: cases of the benchmark; empty for all.
       min_seconds: a turn repeats a short case until it lasts about that long.
       report: called with a line before each part.
 
@@ -247,7 +247,7 @@ def measure_growth(
     """Measures a benchmark in several batches and at several sizes, if it has such points.
 
     Args:
-      name: of the benchmark.
+      name: name of the benchmark.
       variants: see `measure`.
       options: see `measure`.
       repeats: rounds of turns.

@@ -33,9 +33,9 @@ def make_step(name: str, dtype: str, size: int = 0):
     """Returns our step (state, batch, key) -> (state, metrics), and init, key -> state.
 
     Args:
-      name: of CASES.
-      dtype: of the computation.
-      size: of the images, in pixels; 0 for the case's own.
+      name: name of CASES.
+      dtype: dtype of the computation.
+      size: size of the images, in pixels; 0 for the case's own.
     """
     import jax
     import jax.numpy as jnp

@@ -11,7 +11,7 @@ def fill(shapes: Any, seed: int = 0) -> Any:
 
     Args:
       shapes: tree of a network's variables, as `jax.eval_shape` gives it.
-      seed: of the kernels.
+      seed: seed of the kernels.
     """
     rng = np.random.default_rng(seed)
 
@@ -32,6 +32,6 @@ def random_variables(module: Any, *inputs: Any, seed: int = 0) -> Any:
     Args:
       module: the network.
       *inputs: what it takes, arrays or their shapes.
-      seed: of the kernels.
+      seed: seed of the kernels.
     """
     return jax.device_put(fill(jax.eval_shape(lambda *x: module.init(jax.random.key(0), *x), *inputs), seed))

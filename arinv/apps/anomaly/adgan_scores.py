@@ -46,8 +46,8 @@ def score(run: Run, label: int, images_u8: np.ndarray) -> dict[str, np.ndarray]:
     """Returns the scores of images by the GAN of a class, and the seconds that each took.
 
     Args:
-      run: of a one-vs-all evaluation.
-      label: of the normal class.
+      run: a run of a one-vs-all evaluation.
+      label: label of the normal class.
       images_u8: uint8 [N, S, S, 3].
 
     Returns:

@@ -50,7 +50,7 @@ class Detector(NamedTuple):
 
     Attributes:
       scorer: its compiled functions.
-      variables: of the scorer, with references, placed on the devices.
+      variables: variables of the scorer, with references, placed on the devices.
       calibrations: name of a score -> its normal scores and thresholds.
       description: the content of detector.json.
     """
@@ -118,7 +118,7 @@ def run(run: Run) -> dict[str, Any]:
     """Measures the detector on held-out images, saves it, and returns the results.
 
     Args:
-      run: of configs/detector.py; config.inverter names the inverter's workdir.
+      run: a run of configs/detector.py; config.inverter names the inverter's workdir.
 
     Raises:
       UserError: no usable checkpoint there, or no images.
@@ -228,9 +228,9 @@ def load(workdir: pathlib.Path, mesh: jax.sharding.Mesh, *, dtype: Any) -> Detec
     """Returns a saved detector.
 
     Args:
-      workdir: of the detector, see `find`.
+      workdir: directory of the detector, see `find`.
       mesh: the devices that the weights are placed on.
-      dtype: of the computation.
+      dtype: dtype of the computation.
 
     Raises:
       UserError: a damaged file, or an inverter of other weights than the detector's.

@@ -36,7 +36,7 @@ def map_scales(explanation: Explanation) -> tuple[float, float]:
     """Returns the mean of the pixel maps and the mean of the feature maps.
 
     Args:
-      explanation: of normal images, or of those that are drawn.
+      explanation: explanation of normal images, or of those that are drawn.
     """
     return tuple(float(np.mean(values)) for values in explanation.maps)
 
@@ -45,7 +45,7 @@ def draw_overview(explanation: Explanation, texts: Sequence[str], *, scales: tup
     """Returns a figure of images, reconstructions and heat maps, in bands one below the other.
 
     Args:
-      explanation: of the images, in their order.
+      explanation: explanation of the images, in their order.
       texts: above each image, with newlines between lines.
       scales: units of the pixel map and of the feature map, see `map_scales`; the two are added. The highest value in
         the figure is white, 0 is black.

@@ -97,13 +97,13 @@ def latent_search(
       images: [B, H, W, C] in [0, 1].
       latent_shape: shape of one latent.
       layer: the feature that is compared.
-      pixel_weight: of the sum of absolute differences between pixels; may be traced.
-      feature_weight: of the sum of squared differences between features; may be traced.
+      pixel_weight: weight of the sum of absolute differences between pixels; may be traced.
+      feature_weight: weight of the sum of squared differences between features; may be traced.
       num_steps: iterations T, at least 1.
-      learning_rate: of the first iteration.
+      learning_rate: learning rate of the first iteration.
       end_learning_rate: see `linear_rates`.
       end_inclusive: see `linear_rates`.
-      momentum: of the velocity v in v = momentum v + gradient, z = z - rate v.
+      momentum: momentum of the velocity v in v = momentum v + gradient, z = z - rate v.
       num_restarts: starts of each image; the one with the lowest score is kept.
       indices: integer [B]; an image's starts follow from `key` and its index, so that it gets the same ones in
         every batch. None for 0, 1, ..., B - 1.

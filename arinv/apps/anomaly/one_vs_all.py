@@ -78,7 +78,7 @@ def run(run: Run) -> dict[str, Any]:
     """Scores the test images by the inverter of every class and returns the AUROC of each.
 
     Args:
-      run: of configs/anomaly.py; config.inverters names the workdir of each class's inverter.
+      run: a run of configs/anomaly.py; config.inverters names the workdir of each class's inverter.
 
     Raises:
       UserError: no usable checkpoint there, inverters of different encoders, or data without a class.
@@ -120,7 +120,7 @@ class _TestImages(NamedTuple):
       images: uint8 [n, S, S, 3].
       indices: integer [n], ascending, of the images among all N test images.
       labels: integer [N], of all test images.
-      names: of the classes.
+      names: names of the classes.
     """
 
     images: np.ndarray

@@ -35,7 +35,7 @@ def run(run: Run) -> dict[str, Any]:
     """Writes the report of config.entries (name -> workdir of a one-vs-all evaluation) and returns their results.
 
     Args:
-      run: of a config with title, text, entries, order and num_classes_shown.
+      run: a run of a config with title, text, entries, order and num_classes_shown.
 
     Raises:
       UserError: a missing evaluation, or one of another task.

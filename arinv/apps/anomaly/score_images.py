@@ -44,7 +44,7 @@ def run(run: Run) -> dict[str, Any]:
     """Scores the images of config.data.name, writes the table and the overview, and returns the results.
 
     Args:
-      run: of configs/score.py; config.detector names the detector's workdir.
+      run: a run of configs/score.py; config.detector names the detector's workdir.
 
     Raises:
       UserError: no detector there, no image or one that cannot be read, a threshold that the detector does not have,

@@ -93,7 +93,7 @@ class Scorer:
         """Returns the features of images as rows for the nearest neighbors.
 
         Args:
-          variables: of the scorer; references are not needed.
+          variables: variables of the scorer; references are not needed.
           images: float32 [B, H, W, 3] in [0, 1].
 
         Returns:
@@ -109,7 +109,7 @@ class Scorer:
         """Returns the result of the latent search of each image.
 
         Args:
-          variables: of the scorer; references are not needed.
+          variables: variables of the scorer; references are not needed.
           key: PRNG key of the starts.
           images: float32 [B, H, W, 3] in [0, 1].
           ids: uint32 [B]; an image's starts follow from `key` and its id, see `image_ids`.
@@ -137,7 +137,7 @@ class Scorer:
         """Returns the scores of images that need no search.
 
         Args:
-          variables: of the scorer, with references.
+          variables: variables of the scorer, with references.
           images: float32 [B, H, W, 3] in [0, 1].
 
         Returns:
@@ -165,7 +165,7 @@ class Scorer:
         """Returns the scores under attacks on each of them, and the images of the attack on the held search.
 
         Args:
-          variables: of the scorer, with references.
+          variables: variables of the scorer, with references.
           key: PRNG key of the random starts.
           batch: "image" float32 [B, H, W, 3] in [0, 1], "id" uint32 [B] and "anomalous" int32 [B]: 1, 0 for normal
             images, -1 for padding.
@@ -212,7 +212,7 @@ class Scorer:
         """Returns where images differ from their reconstructions.
 
         Args:
-          variables: of the scorer; references are not needed.
+          variables: variables of the scorer; references are not needed.
           images: float32 [B, H, W, 3] in [0, 1].
           reconstructions: float32 [B, H, W, 3] in [0, 1].
 
@@ -272,7 +272,7 @@ class Explanation(NamedTuple):
     Attributes:
       images: float32 [n, S, S, 3] in [0, 1].
       reconstructions: float32 [n, S, S, 3] in [0, 1], of the latent search.
-      maps: of pixels and of features, float32 [n, S, S] each.
+      maps: maps of pixels and of features, float32 [n, S, S] each.
     """
 
     images: np.ndarray
@@ -284,7 +284,7 @@ def make_scorer(inverter: Trained, config: ConfigDict) -> tuple[Scorer, dict[str
     """Returns the scorer of an inverter and its variables, without references for the nearest neighbors.
 
     Args:
-      inverter: of the normal class.
+      inverter: inverter of the normal class.
       config: with search (options of anomaly.latent_search) and knn (k, normalize, pooling, block_size).
 
     Returns:
@@ -309,8 +309,8 @@ def add_references(
     """Returns variables with the features of normal images as references, placed on the devices.
 
     Args:
-      scorer: of the inverter.
-      variables: of the scorer.
+      scorer: scorer of the inverter.
+      variables: variables of the scorer.
       images_u8: uint8 [N, S, S, 3], the normal images.
       batching: of the images.
       capacity: number of rows, at least N, that references are padded to, so that classes of different sizes share
@@ -336,8 +336,8 @@ def with_references(
     """Returns variables with rows of features as references, placed on the devices.
 
     Args:
-      scorer: of the inverter.
-      variables: of the scorer.
+      scorer: scorer of the inverter.
+      variables: variables of the scorer.
       rows: float32 [N, K], of `Scorer.rows`.
       mesh: the devices.
       capacity: as for `add_references`.
@@ -374,12 +374,12 @@ def compute_scores(
 
     Args:
       key: PRNG key; the random numbers of an image follow from it and from the image's content.
-      scorer: of the inverter.
-      variables: of the scorer, with references.
+      scorer: scorer of the inverter.
+      variables: variables of the scorer, with references.
       read: indices of n images -> uint8 [n, S, S, 3].
       count: number of images.
       batching: of the images.
-      cache: of the scores; images whose scores it holds are skipped.
+      cache: cache of the scores; images whose scores it holds are skipped.
       attack: options of anomaly.attack_scores; None or empty for no attack.
       anomalous: bool [count], whose scores attacks lower instead of raising them; None without an attack.
       keep: whether to return the reconstructions of the search too, unless they take more than 128 MiB.
@@ -416,8 +416,8 @@ def explain(
 
     Args:
       key: PRNG key, that of `compute_scores` for the same reconstructions.
-      scorer: of the inverter.
-      variables: of the scorer; references are not needed.
+      scorer: scorer of the inverter.
+      variables: variables of the scorer; references are not needed.
       images_u8: uint8 [n, S, S, 3], n at least 1.
       batching: of the images.
       reconstructions_u8: uint8 [n, S, S, 3], those of an earlier search; None to search for them.

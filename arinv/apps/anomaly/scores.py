@@ -61,8 +61,8 @@ def reconstruction_terms(
       reconstructed: [B, ...], their features.
       images: [B, H, W, C] in [0, 1].
       features: [B, ...], the features of the images.
-      pixel_weight: of the sum of absolute differences between pixels; may be traced.
-      feature_weight: of the sum of squared differences between features; may be traced.
+      pixel_weight: weight of the sum of absolute differences between pixels; may be traced.
+      feature_weight: weight of the sum of squared differences between features; may be traced.
 
     Returns:
       float32 [B], float32 [B].
@@ -275,7 +275,7 @@ class Calibration:
     """The thresholds of one kind of score; saved as JSON.
 
     Attributes:
-      normal_scores: of normal images that the detector was not trained on, sorted.
+      normal_scores: scores of normal images that the detector was not trained on, sorted.
       best_f1: (threshold, F1) on validation images, or None without anomalous ones.
     """
 

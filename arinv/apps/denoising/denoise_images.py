@@ -49,7 +49,7 @@ def run(run: Run) -> dict[str, Any]:
     """Denoises the images of config.data.name and returns their sizes and files.
 
     Args:
-      run: of configs/denoise.py; config.denoiser is the workdir of a denoiser's training.
+      run: a run of configs/denoise.py; config.denoiser is the workdir of a denoiser's training.
 
     Raises:
       UserError: no usable checkpoint or images, or a workdir among the images.

@@ -117,7 +117,7 @@ def run(run: Run) -> dict[str, Any]:
     """Evaluates config.entries (name -> workdir of a denoiser) and returns the results.
 
     Args:
-      run: of configs/denoising.py.
+      run: a run of configs/denoising.py.
 
     Raises:
       UserError: no usable checkpoint or images, or images too small for a metric.
@@ -150,8 +150,8 @@ class ImageSet(NamedTuple):
     """A set of images.
 
     Attributes:
-      name: of the folder or the dataset.
-      names: of its images.
+      name: name of the folder or the dataset.
+      names: names of its images.
       read: index -> uint8 [H, W, 3].
     """
 

@@ -78,7 +78,7 @@ def run(run: Run) -> dict[str, Any]:
     """Attacks config.checkpoint and returns the results.
 
     Args:
-      run: of configs/autoattack.py.
+      run: a run of configs/autoattack.py.
 
     Raises:
       UserError: no usable checkpoint there, one of too few classes, or data that does not fit it.

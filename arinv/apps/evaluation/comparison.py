@@ -38,7 +38,7 @@ def run(run: Run) -> dict[str, Any]:
     """Writes the report of config.entries and returns its rows, with the published figures and their directions.
 
     Args:
-      run: of a config with title, text, order and entries: name -> workdir of an evaluation, or a tuple of those of
+      run: run of a config with title, text, order and entries: name -> workdir of an evaluation, or a tuple of those of
         one network, whose figures are joined in one row. Optional are labels (entry -> name in the table), rows (the
         names of the rows that are shown; empty for all), published (see `arinv.apps.evaluation.published`) and figures
         (heading -> PNG file, or the workdir of inverted images, whose overview is shown).

@@ -67,7 +67,7 @@ def run(run: Run) -> dict[str, Any]:
     """Evaluates config.checkpoint and returns the results.
 
     Args:
-      run: of configs/evaluate.py; config.checkpoint is the workdir of a classifier or an inverter.
+      run: a run of configs/evaluate.py; config.checkpoint is the workdir of a classifier or an inverter.
 
     Raises:
       UserError: no usable checkpoint there, or data that does not fit it.
@@ -141,7 +141,7 @@ def encoder_figures(run: Run, inputs: Mapping[str, str]) -> dict[str, np.ndarray
     """Returns the accuracies of each image from config.attack_from, if everything that decides them is the same.
 
     Args:
-      run: of this evaluation; config.attack_from is the workdir of the other, or "stage:NAME".
+      run: the run of this evaluation; config.attack_from is the workdir of the other, or "stage:NAME".
       inputs: what decides them besides the config: "the encoder's weights", "data.resize" and "images", hashes of
         weights and of all images.
 

@@ -43,7 +43,7 @@ def check_num_images(config: ConfigDict, count: int) -> None:
     """Checks that there are images enough for the metrics of the config.
 
     Args:
-      config: of the task.
+      config: config of the task.
       count: number of test images.
 
     Raises:
@@ -57,14 +57,14 @@ class Measurement:
     """The metrics of reconstructions, batch by batch, with those of the whole set at the end.
 
     Attributes:
-      variables: of the networks, for `measure`.
+      variables: variables of the networks, for `measure`.
     """
 
     def __init__(self, run: Run, own: Trained):
         """Loads the networks whose features the metrics of the config compare.
 
         Args:
-          run: of the evaluation.
+          run: the run of the evaluation.
           own: the encoder that is evaluated.
 
         Raises:
@@ -144,10 +144,10 @@ class MetricNetwork:
     """A network whose features metrics compare.
 
     Attributes:
-      name: of its architecture.
+      name: name of its architecture.
       module: images [B, H, W, 3] in [0, 1] -> (logits, features).
       variables: its weights.
-      origin: of the weights, for the reader of results.
+      origin: origin of the weights, for the reader of results.
       weights: their fingerprint.
     """
 
@@ -182,8 +182,8 @@ def check_network(config: ConfigDict, field: str, metric: str) -> None:
     """Checks a network of config.metric_networks without loading it.
 
     Args:
-      config: of the evaluation.
-      field: of config.metric_networks.
+      config: config of the evaluation.
+      field: field of config.metric_networks.
       metric: name of the metric that compares its features.
 
     Raises:
@@ -214,7 +214,7 @@ def load_network(run: Run, field: str, own: Trained) -> MetricNetwork:
     """Returns a network of config.metric_networks, computing in float32.
 
     Args:
-      run: of the evaluation.
+      run: the run of the evaluation.
       field: "encoder", or the name of an architecture.
       own: the encoder that is evaluated.
 
@@ -265,10 +265,10 @@ class _SetMetric(NamedTuple):
     """A metric of the whole set.
 
     Attributes:
-      name: of the metric.
-      field: of the network.
+      name: name of the metric.
+      field: field of the network.
       network: that gives the features.
-      moments: of the features of the reconstructions and of the images.
+      moments: moments of the features of the reconstructions and of the images.
     """
 
     name: str

@@ -72,7 +72,7 @@ def run(run: Run) -> dict[str, Any]:
     """Inverts the test images by config.inverters (name -> workdir) and by optimization, and returns the results.
 
     Args:
-      run: of configs/compare_inversion.py.
+      run: a run of configs/compare_inversion.py.
 
     Raises:
       UserError: a missing inverter, or images of another size.

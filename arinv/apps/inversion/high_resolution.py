@@ -68,7 +68,7 @@ def run(run: Run) -> dict[str, Any]:
     """Measures config.inverters (name -> workdir) at the scales 1 to config.scales and returns the results.
 
     Args:
-      run: of configs/high_resolution.py.
+      run: a run of configs/high_resolution.py.
 
     Raises:
       UserError: a missing inverter, or images of another size.
@@ -109,10 +109,10 @@ def _part(
     """Returns the metrics of every image at one scale and the first tiles, of which only missing ones are computed.
 
     Args:
-      cache: of the parts.
-      name: of the part.
+      cache: cache of the parts.
+      name: name of the part.
       measure: arrays -> metrics of their images and tiles of the first ones, as many as are drawn.
-      arrays: of the test images.
+      arrays: arrays of the test images.
       num_tiles: number of tiles; one for each image where there are fewer.
     """
     part, count = cache.load(name), min(num_tiles, len(arrays["label"]))

@@ -81,7 +81,7 @@ def run(run: Run) -> dict[str, Any]:
     """Inverts the images of config.data.name by config.inverters (name -> workdir) and returns the results.
 
     Args:
-      run: of configs/invert.py.
+      run: a run of configs/invert.py.
 
     Raises:
       UserError: an image or an inverter that cannot be read, an image that is too large, or a workdir among the

@@ -84,7 +84,7 @@ def invert_by_optimization(
       features_fn: images [B, H, W, C] in [0, 1] -> named features; rows independent.
       start: float32 [B, H, W, C] in [0, 1], from `start_images` or from an earlier call.
       targets: [B, ...], the features to reach.
-      layer: of the targets.
+      layer: layer of the targets.
       num_steps: number of steps, which may be traced; each costs one forward and backward pass.
       step_size: l2 length of a step, in units of the images.
 

@@ -163,7 +163,7 @@ def build(
     """Returns a method as a function, compiled at its first call.
 
     Args:
-      run: of a task with the fields of `check`.
+      run: a run of a task with the fields of `check`.
       method: one of config.methods.
       networks: as returned by `load`.
       operator: the degradation, and its projection S.

@@ -23,7 +23,7 @@ class Pores(NamedTuple):
       true_porosity: in the true one.
       invented: voxels that are pores in the restored volume alone.
       lost: voxels that are pores in the true volume alone.
-      voxels: of the volume.
+      voxels: number of voxels of the volume.
       invented_pores: connected pores of the restored volume without a voxel that is a pore in the true one.
       lost_pores: connected pores of the true volume without a voxel that is a pore in the restored one.
     """
@@ -95,7 +95,7 @@ def cut(volume: ArrayLike, *, axis: int, count: int) -> np.ndarray:
     Args:
       volume: [D, H, W].
       axis: 0, 1 or 2.
-      count: of the cuts, at most as many as the volume has voxels on the axis.
+      count: number of the cuts, at most as many as the volume has voxels on the axis.
 
     Returns:
       [N, h, w].

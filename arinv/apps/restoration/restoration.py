@@ -76,7 +76,7 @@ def run(run: Run) -> dict[str, Any]:
     """Degrades the test images, restores them by every method, and returns the results.
 
     Args:
-      run: of configs/restoration.py.
+      run: a run of configs/restoration.py.
 
     Raises:
       UserError: a missing network, or images of another size.
@@ -113,10 +113,10 @@ def restore_all(
     They serve a later start with another batch_size too, and keep the seconds that were measured.
 
     Args:
-      run: of a task with the fields of `methods.check`.
+      run: a run of a task with the fields of `methods.check`.
       method: one of config.methods.
       networks: as returned by `methods.load`.
-      operator: of the degradation.
+      operator: operator of the degradation.
       images: uint8 [N, H, W, C].
       degraded: whether the images are degraded already.
       key: an array that determines the operator, such as a mask; None for none.

@@ -69,7 +69,7 @@ def run(run: Run) -> dict[str, Any]:
     """Restores the images of config.data.name and returns the results.
 
     Args:
-      run: of configs/restore.py.
+      run: a run of configs/restore.py.
 
     Raises:
       UserError: an image or a network that cannot be read, a workdir among the images, or a mask that hides all or
@@ -133,8 +133,8 @@ def known_pixels(mask: np.ndarray, size: int, name: str) -> np.ndarray:
 
     Args:
       mask: uint8 [H, W, 3].
-      size: of the result in pixels.
-      name: of its file, for the message.
+      size: size of the result in pixels.
+      name: name of its file, for the message.
 
     Raises:
       UserError: it is dark or bright everywhere.

@@ -77,7 +77,7 @@ def solve(
       starts: [B, K] or [B, R, K]; of R starts of an image, the one whose loss is lowest before the first update.
       project_fn: S, images -> images; rows independent.
       num_steps: updates T, 1 or more.
-      learning_rate: of Adam.
+      learning_rate: learning rate of Adam.
       penalty: weight of |z|^2. It has no effect on the images of a generator that normalizes its latents.
       threshold: an image whose loss is below it is no longer updated; 0 for all updates.
       truth: [B, H, W, C], the images that were degraded, for the curve of the error; None without.

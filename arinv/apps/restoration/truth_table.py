@@ -79,7 +79,7 @@ def run(run: Run) -> dict[str, Any]:
     """Counts the attribute in the restored images and returns the results.
 
     Args:
-      run: of configs/truth_table.py.
+      run: a run of configs/truth_table.py.
 
     Raises:
       UserError: a restoration that is not finished or lacks a method, or a class that the classifier does not have.
@@ -117,7 +117,7 @@ def check_restored(run: Run, reference: str, methods: Sequence[str]) -> None:
     """Checks, before any stage runs, that a restoration has images of methods, or will.
 
     Args:
-      run: of the task that reads them.
+      run: the run of the task that reads them.
       reference: workdir of a restoration, or "stage:NAME".
       methods: their names.
 
@@ -135,9 +135,9 @@ def read_restored(run: Run, reference: str, names: tuple[str, ...]) -> dict[str,
     """Returns the test images, "image", and those of some methods of a finished restoration, float32 [N, H, W, C].
 
     Args:
-      run: of the task.
+      run: the run of the task.
       reference: the workdir, or "stage:NAME".
-      names: of the methods.
+      names: names of the methods.
 
     Raises:
       UserError: no finished restoration there, or one without a method.

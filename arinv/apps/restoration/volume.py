@@ -62,7 +62,7 @@ def run(run: Run) -> dict[str, Any]:
     """Stacks the slices, compares their pores, and returns the results.
 
     Args:
-      run: of configs/volume.py.
+      run: a run of configs/volume.py.
 
     Raises:
       UserError: a restoration that is not finished, lacks a method, or is of images in color.

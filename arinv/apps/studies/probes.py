@@ -31,14 +31,14 @@ class Options:
       reference: float32 [M, H, W, 3] in [0, 1], other images, for the statistics of features and as neighbors.
       logits: images -> logits [N, K] of the encoder; None where it has none.
       layers: layer -> images -> feature, where neighbors are searched for beside the pixels.
-      strengths: of perturbations, percent of the entries that are set to zero, for curves.
-      steps: of interpolation, percent of the way to the other image; the first is 0, the last 100.
-      scale: of features sampled from histograms.
+      strengths: percentages of perturbations, percent of the entries that are set to zero, for curves.
+      steps: percentages of interpolation, percent of the way to the other image; the first is 0, the last 100.
+      scale: scale of features sampled from histograms.
       num_units: single entries of each feature that are shown.
       hues: turns of the color wheel, in (0, 1).
       top: number of the largest entries of a vector that are kept, or set to zero.
-      factors: of the brightness.
-      iterations: of re-encoding that are shown, ascending.
+      factors: factors of the brightness.
+      iterations: iterations of re-encoding that are shown, ascending.
       has_prior: whether N(0, I) is the prior of the features, as for a variational autoencoder's latents.
     """
 
@@ -368,7 +368,7 @@ class Probe(NamedTuple):
     Attributes:
       run: (key, encode, decode, images, options) -> Sheet.
       text: a sentence below its sheet.
-      x_label: of the curves; empty without curves.
+      x_label: label of the curves; empty without curves.
       is_random: whether its images are random samples, so that the columns of a sheet belong to no image.
     """
 

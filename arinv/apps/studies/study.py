@@ -102,7 +102,7 @@ def run(run: Run) -> dict[str, Any]:
     """Runs config.probes on config.inverters (name -> workdir), in config.order, and returns the results.
 
     Args:
-      run: of configs/study.py.
+      run: a run of configs/study.py.
 
     Raises:
       UserError: no usable inverter, an unreadable image, or fewer than two images.
@@ -138,7 +138,7 @@ class _Images(NamedTuple):
 
     Attributes:
       images: uint8 [N, S, S, 3].
-      names: of the images.
+      names: names of the images.
       reference: uint8 [M, S, S, 3], training images.
       mean_distance: between two of the images.
     """
@@ -335,7 +335,7 @@ def _errors_by_layer(
     """Returns the mean errors of a probe over `_common_layers`, NaN where there is none.
 
     Args:
-      sheets: of the inverters.
+      sheets: sheets of the inverters.
       subjects: the inverters by name.
 
     Returns:

@@ -53,7 +53,7 @@ def run(run: Run) -> dict[str, Any]:
     """Measures config.stylized and returns the results.
 
     Args:
-      run: of configs/style.py; config.stylized is the workdir of a stylization.
+      run: a run of configs/style.py; config.stylized is the workdir of a stylization.
 
     Raises:
       UserError: no finished stylization there, one of a mixture, other contents or styles than it had, images that

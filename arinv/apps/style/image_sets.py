@@ -34,7 +34,7 @@ class Collection:
     """Images with short names, read and resized by indexing.
 
     Attributes:
-      names: of the images, no two equal, valid in file names.
+      names: names of the images, no two equal, valid in file names.
       reduced: names of the images read so far that were larger than data.max_side.
     """
 
@@ -144,9 +144,9 @@ def contact_sheet(
 
     Args:
       contents: uint8 [H, W, 3] of any sizes.
-      content_names: of the contents.
+      content_names: names of the contents.
       styles: uint8 [H, W, 3] of any sizes, one a column.
-      titles: of the columns.
+      titles: titles of the columns.
       cell: (content, column) -> uint8 [H, W, 3].
       tile: side of a cell in pixels, reduced where the sheet would be larger than 12,000 px.
 

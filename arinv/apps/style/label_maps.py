@@ -30,7 +30,7 @@ class LabelMaps(NamedTuple):
       content: int32 [H, W] in 0..num_labels-1, one a content, at the size of its file.
       style: likewise.
       num_labels: 0 without maps.
-      files: of all maps.
+      files: files of all maps.
     """
 
     content: tuple[np.ndarray, ...] = ()
@@ -43,9 +43,9 @@ def read(content_folder: str, content: Sequence[str], style_folder: str, style: 
     """Returns the label maps of all contents and styles.
 
     Args:
-      content_folder: of the contents' maps; empty for none.
+      content_folder: folder of the contents' maps; empty for none.
       content: names of the contents.
-      style_folder: of the styles' maps.
+      style_folder: folder of the styles' maps.
       style: names of the styles.
 
     Raises:
@@ -76,7 +76,7 @@ def fit(
 
     Args:
       maps: [H, W], one an image, of its aspect ratio; a square one is of the whole image, squashed.
-      names: of the images.
+      names: names of the images.
       images: [H, W, 3] of any size, upright.
       crop: whether only the square in the middle of an image is read.
 
@@ -115,8 +115,8 @@ def resize(labels: np.ndarray, height: int, width: int) -> np.ndarray:
 
     Args:
       labels: int32 [H, W].
-      height: of the image, in pixels.
-      width: of the image, in pixels.
+      height: height of the image, in pixels.
+      width: width of the image, in pixels.
     """
     return np.asarray(Image.fromarray(labels).resize((width, height), Image.Resampling.NEAREST))
 

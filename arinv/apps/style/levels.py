@@ -71,7 +71,7 @@ def check_levels(workdirs: Sequence[pathlib.Path]) -> None:
     """Checks the descriptions of levels without reading their weights.
 
     Args:
-      workdirs: of inverters' trainings.
+      workdirs: workdirs of inverters' trainings.
 
     Raises:
       UserError: no level, no checkpoint there, one that is not an inverter's, or the same layer twice.
@@ -103,7 +103,7 @@ def load_levels(run: Run, references: Sequence[str]) -> StyleNetworks:
     """Returns the levels of inverters.
 
     Args:
-      run: of the stylization.
+      run: the run of the stylization.
       references: workdirs of inverters' trainings, or "stage:NAME", in any order.
 
     Raises:
@@ -167,7 +167,7 @@ class PairStylizer:
         """Plans the batches; every content and style is read once for its size.
 
         Args:
-          run: of the stylization; its devices divide config.batch_size.
+          run: the run of the stylization; its devices divide config.batch_size.
           networks: the levels.
           content: the contents.
           style: the styles.

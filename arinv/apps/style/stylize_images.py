@@ -85,7 +85,7 @@ def run(run: Run) -> dict[str, Any]:
     """Stylizes all contents, draws the contact sheets and returns the results.
 
     Args:
-      run: of configs/stylize.py.
+      run: a run of configs/stylize.py.
 
     Raises:
       UserError: images, label maps or checkpoints that cannot be used.

@@ -61,7 +61,7 @@ def stylize(
       levels: from the shallowest to the deepest.
       content: [B, H, W, 3] in [0, 1], of a size that the levels return.
       style: [B, H', W', 3] in [0, 1].
-      variant: of the transform, "official", "ust" or "ct"; see ops.wct.
+      variant: name of the transform, "official", "ust" or "ct"; see ops.wct.
       method: "eigh" or "newton_schulz"; see ops.wct.
       alpha: share of the transformed features at each level, 0 to 1 for all; 0 encodes and decodes the content.
       order: "official" or "paper", see the module.
@@ -145,8 +145,8 @@ def stylize_with(
     Args:
       levels: from the shallowest to the deepest.
       content: [B, H, W, 3] in [0, 1], of a size that the levels return.
-      codes: of B styles each, from `encode_style` with the same levels, variant and number of labels.
-      weights: of the codes, 0 or more; their sum is 1.
+      codes: codes of B styles each, from `encode_style` with the same levels, variant and number of labels.
+      weights: weights of the codes, 0 or more; their sum is 1.
       variant: see `stylize`.
       method: see `stylize`.
       alpha: see `stylize`.
