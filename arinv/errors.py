@@ -20,6 +20,10 @@ class UserError(ValueError):
         super().__init__("\\n".join(str(message).splitlines()))
 
 
+class TemporaryError(UserError):
+    """A lack of the machine or of other processes at the moment: a restart may succeed."""
+
+
 class RadiusWarning(UserWarning):
     """A radius that reaches every image, so that results of attacks are meaningless."""
 

@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 from arinv import _compilation_cache, distributed, interrupts, parallel
 from arinv.command_line import Command
-from arinv.errors import MISTAKE, UserError, user_line
+from arinv.errors import MISTAKE, TemporaryError, UserError, user_line
 from arinv.experiment import stages
 from arinv.plan import plan as plans
 from arinv.tasks import TASKS
@@ -55,8 +55,7 @@ def execute(command: Command, arguments: list[str]) -> None:
     try:
         distributed.start(command.options["distributed"], **seconds, arguments=arguments)
     except UserError as error:
-        is_lost = isinstance(error, distributed.MissingProcesses)
-        distributed.fail(distributed.LOST if is_lost else MISTAKE, str(error))
+        distributed.fail(_code(error), str(error))
 
     _keep_compilations(command.workdir)
     interrupts.allow_cleanup(distributed.AGAIN)
@@ -86,6 +85,11 @@ def _print_plan(command: Command) -> None:
     plan(command.config, command.workdir, accelerator=accelerator, utilization=utilization, show=show)
 
 
+def _code(error: BaseException) -> int:
+    """Returns the exit code of an error that is reported in one line."""
+    return distributed.LOST if isinstance(error, TemporaryError) else MISTAKE
+
+
 def _guard(command: Command, work: Callable[[], None]) -> None:
     """Calls a function, and turns its exceptions into one line and an exit code."""
     try:
@@ -100,7 +104,7 @@ def _guard(command: Command, work: Callable[[], None]) -> None:
         if isinstance(error, BrokenPipeError) and distributed.count() == 1:
             raise
         if line := user_line(error, command.workdir):
-            distributed.fail(MISTAKE, line)
+            distributed.fail(_code(error), line)
         if isinstance(error, Exception):
             distributed.crash(error)
         raise

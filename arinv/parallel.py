@@ -210,7 +210,7 @@ def padded_batches(rows: np.ndarray, *, size: int) -> Iterator[tuple[np.ndarray,
 
     Args:
       rows: [N, ...].
-      size: number of rows in a batch, so that a function of batches is compiled once.
+      size: number of rows in a batch, 1 or more, so that a function of batches is compiled once.
     """
     for start in range(0, len(rows), size):
         batch = rows[start : start + size]
@@ -224,11 +224,11 @@ def map_batches(function: Callable[[Any], Any], rows: np.ndarray, *, size: int, 
     Args:
       function: [size, ...] -> [size, ...], rows independent.
       rows: [N, ...].
-      size: number of rows in a batch.
+      size: number of rows in a batch, 1 or more.
       mesh: devices that batches are split over; None to leave the placement to the function.
     """
     if not len(rows):
-        struct = jax.eval_shape(function, jax.ShapeDtypeStruct((1, *rows.shape[1:]), rows.dtype))
+        struct = jax.eval_shape(function, jax.ShapeDtypeStruct((size, *rows.shape[1:]), rows.dtype))
         return np.zeros((0, *struct.shape[1:]), struct.dtype)
     results = []
     for batch, mask in padded_batches(rows, size=size):

@@ -48,7 +48,23 @@ ARGUMENTS = {
 
 def get_config(arg=None):
     """Returns the stages: a GAN and an autoencoder, unless there are some, then the restoration."""
-    return tasks.experiment(stages(arguments.parse(arg, **ARGUMENTS)))
+    return tasks.experiment(stages(parse(arg, **ARGUMENTS)))
+
+
+def parse(arg, **defaults):
+    """Returns the arguments of a restoration.
+
+    Args:
+      arg: "name=value,name=value", or None.
+      **defaults: every argument with its default.
+
+    Raises:
+      ValueError: options of a GAN that is not trained, or as `arguments.parse`.
+    """
+    args = arguments.parse(arg, **defaults)
+    if args.gan and args.options:
+        raise ValueError(f"options={args.options} has no effect on gan={args.gan}; leave it out")
+    return args
 
 
 def stages(args, *, prefix=""):
@@ -78,8 +94,6 @@ def gan_of(args, *, prefix="", latent_size=0):
     default, _ = gan.image_sizes(args.networks)
     args.image_size = args.image_size or (8 if args.smoke else default)
     if args.gan:
-        if args.options:
-            raise ValueError(f"options={args.options} has no effect on gan={args.gan}; leave it out")
         return {}, args.gan
     own = {"latent_size": latent_size, "metric_encoder": ""}
     trainings = gan.stages(ConfigDict({**args.to_dict(), **own}), prefix=prefix)

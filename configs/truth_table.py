@@ -26,7 +26,7 @@ from configs import arguments, restoration, tasks
 def get_config(arg=None):
     """Returns the stages: a restoration, unless there is one, then the table."""
     defaults = {**restoration.ARGUMENTS, "restoration": "", "attribute": "edges"}
-    args = arguments.parse(arg, **defaults)
+    args = restoration.parse(arg, **defaults)
     stages, workdir = {}, args.restoration
     if workdir:
         theirs = restoration.ARGUMENTS.keys() - {"dtype", "smoke"}

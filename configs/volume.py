@@ -17,7 +17,7 @@ pores, in units of [0, 1] images), axis (1 or 2) and methods (generative_encoder
 
 from ml_collections import ConfigDict
 
-from configs import arguments, restoration, tasks
+from configs import restoration, tasks
 
 _NOT = ("dataset", "classes", "data_dir", "on_bad_image", "metric_encoder")
 _OWN = {name: value for name, value in restoration.ARGUMENTS.items() if name not in _NOT}
@@ -25,7 +25,7 @@ _OWN = {name: value for name, value in restoration.ARGUMENTS.items() if name not
 
 def get_config(arg=None):
     """Returns the stages: those of a restoration, then that of the volume."""
-    return tasks.experiment(stages(arguments.parse(arg, volume="blobs", **_OWN)))
+    return tasks.experiment(stages(restoration.parse(arg, volume="blobs", **_OWN)))
 
 
 def stages(args, *, prefix=""):

@@ -63,7 +63,7 @@ def prepare(
       eps: radius in units of `images`, a number or one per example [B].
       norm: "l1", "l2" or "linf".
       targets: int [B], classes to approach; -1 is padding too.
-      any_radius: whether not to warn of a radius that reaches every image.
+      any_radius: whether to suppress the warning about a radius that reaches every image.
 
     Returns:
       The batch.

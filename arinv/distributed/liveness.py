@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
 from arinv.distributed.cluster import Cluster, Connection
-from arinv.errors import UserError
+from arinv.errors import TemporaryError, UserError
 
 TERMINATED = 128 + signal.SIGTERM  # the shell's code of a process ended by SIGTERM, on which schedulers restart
 LOST = os.EX_TEMPFAIL  # a process or a machine is gone; a restart resumes from the last checkpoint
@@ -35,7 +35,7 @@ _FIRST_NOTICE, _NOTICE_EVERY = 10.0, 30.0
 _MAX_LISTED = 16  # of missing processes
 
 
-class MissingProcesses(UserError):
+class MissingProcesses(TemporaryError):
     """Some processes did not connect in time; a restart may find them."""
 
 

@@ -26,7 +26,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from arinv import distributed, paths, zoo
-from arinv.errors import DISK_ADVICE, UserError, first_line, is_out_of_memory
+from arinv.errors import DISK_ADVICE, TemporaryError, UserError, first_line, is_out_of_memory
 from arinv.experiment import exported
 from arinv.experiment.state import TrainState
 from arinv.types import Variables
@@ -38,10 +38,9 @@ _TEXTS = ("data", "log", "description")
 _MIN_BYTES_WRITTEN_TOGETHER = 64 * 2**20
 # Fields of configs that name another run.
 _USED = ("checkpoint", "inverter", "detector", "denoiser", "stylized", "restoration", "gan", "autoencoder")
-# Errors of a process or a file system, which say nothing about a file.
-_NO_DAMAGE = tuple(
-    map(os.strerror, (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EACCES, errno.EPERM, errno.ESTALE))
-)
+# Texts of errors that say nothing about a file: of a process at the moment, and of its rights.
+_LACKS = tuple(map(os.strerror, (errno.EMFILE, errno.ENFILE, errno.ENOMEM)))
+_RIGHTS = tuple(map(os.strerror, (errno.EACCES, errno.EPERM)))
 _MAX_RUNS = 6  # in a message
 _MAX_FOLDERS = 300  # searched for runs
 _Value = TypeVar("_Value")
@@ -157,7 +156,9 @@ class Checkpoints:
                     rename_damaged(path)
             distributed.gather(None)
             self._manager.reload()
-        return result
+        state, data_state, log_state = result
+        # Of one process: a file system may hide the item of the log, which decides on an evaluation, from another.
+        return state, data_state, distributed.broadcast(log_state)
 
     def _writing(self, write: Callable[[], _Value]) -> _Value:
         try:
@@ -411,8 +412,12 @@ def _read(path: pathlib.Path, read: Callable[[], Any]) -> Any:
     try:
         result = read()
     except Exception as error:  # Orbax and TensorStore raise many kinds for a damaged file
-        if isinstance(error, MemoryError) or is_out_of_memory(error) or any(t in str(error) for t in _NO_DAMAGE):
-            raise UserError(f"checkpoint {path} cannot be read now ({reason(error)}); try again later") from error
+        if is_out_of_memory(error):
+            raise
+        if isinstance(error, MemoryError) or any(text in str(error) for text in _LACKS):
+            raise TemporaryError(f"checkpoint {path} cannot be read now ({reason(error)}); start again") from error
+        if any(text in str(error) for text in _RIGHTS):
+            raise UserError(f"checkpoint {path} cannot be read ({reason(error)}); make it readable") from error
         raise DamagedCheckpoint(f"checkpoint {path} cannot be read ({reason(error)})") from error
     sys.unraisablehook = previous
     return result

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import pathlib
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -45,10 +46,17 @@ def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
 
 
 def remove_temporary(folder: pathlib.Path) -> None:
-    """Removes the temporary files of writes that a kill has cut short, in a folder that no other run writes to."""
-    for path in folder.rglob(f"{TEMPORARY}*"):
-        with contextlib.suppress(OSError):
-            path.unlink()
+    """Removes the temporary files of writes that a kill has cut short, but not those of other runs inside the folder.
+
+    Args:
+      folder: the workdir of a run that no other process writes to.
+    """
+    for place, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not os.path.exists(os.path.join(place, name, "config.json"))]
+        for name in files:
+            if re.fullmatch(f"{re.escape(TEMPORARY)}[0-9a-f]{{12}}", name):
+                with contextlib.suppress(OSError):
+                    os.unlink(os.path.join(place, name))
 
 
 def write_csv(path: pathlib.Path, rows: Iterable[Sequence[Any]]) -> None:

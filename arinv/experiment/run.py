@@ -479,7 +479,7 @@ def report_skipped(
       name: name of the folder.
       num_skipped: number of unreadable images.
       left_out: text on files that are not images; reported once, however often the folder is opened.
-      reasons: the unreadable images -> why each is, where that is available.
+      reasons: unreadable image -> reason, where it is known.
     """
     if num_skipped and jax.process_index() == 0:
         texts = [reason.replace(str(path), os.path.basename(path)) for path, reason in reasons.items()][:_MAX_REASONS]

@@ -39,11 +39,26 @@ def run(config: ConfigDict, workdir: pathlib.Path, tasks: Tasks) -> None:
         if not complete:
             with lock.hold(folder):
                 # Another run of the same command may have completed it meanwhile.
-                if not distributed.broadcast(distributed.index() == 0 and workdirs.is_complete(folder)):
-                    if distributed.index() == 0:
-                        remove_temporary(folder)
-                    _run(tasks[stage.task], Run(stage, folder, stages, sources))
+                if distributed.broadcast(distributed.index() == 0 and _is_complete(stage, folder)):
+                    continue
+                if distributed.index() == 0 and (folder / "config.json").exists():
+                    remove_temporary(folder)
+                _run(tasks[stage.task], Run(stage, folder, stages, sources))
             distributed.gather(None)  # other processes may now read the files of process 0
+
+
+def _is_complete(stage: ConfigDict, folder: pathlib.Path) -> bool:
+    """Returns whether another run has completed a stage since the check, and reports it.
+
+    Raises:
+      UserError: the run was of another config, or of inputs that have changed.
+    """
+    if not workdirs.is_complete(folder):
+        return False
+    workdirs.check(stage, folder)
+    workdirs.check_inputs(stage, folder)
+    print(f"{folder.name}: is complete, by another run", file=sys.stderr, flush=True)
+    return True
 
 
 def _run(task: ModuleType, run: Run) -> None:

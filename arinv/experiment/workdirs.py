@@ -286,7 +286,8 @@ def check_inputs(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> No
       UserError: naming what has changed.
     """
     path, complete = workdir / "inputs.json", is_complete(workdir)
-    is_stopped_training = not complete and bool(checkpoint.saved_steps(workdir / checkpoint.FOLDER))
+    trainings = (workdir, *workdir.glob("class*"))  # a training of each class has a folder of its own
+    is_stopped_training = not complete and any(checkpoint.saved_steps(path / checkpoint.FOLDER) for path in trainings)
     if not path.exists() or not (complete or is_stopped_training):  # earlier versions wrote no such file
         return
     fields = plain(config)

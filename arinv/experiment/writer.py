@@ -46,7 +46,7 @@ class Writer:
     Args:
       workdir: directory of the run.
       resumed_step: step of the checkpoint that the run resumes from; 0 for a new run.
-      repeats_evaluation: whether the run begins with the evaluation of that step, whose line is dropped as well.
+      repeats_evaluation: whether the run begins with the evaluation of that step; its earlier line is dropped.
     """
 
     def __init__(self, workdir: pathlib.Path, *, resumed_step: int = 0, repeats_evaluation: bool = False):
@@ -61,8 +61,12 @@ class Writer:
             kept = [line for line in kept if _step_of(line) < resumed_step or not _is_evaluation(line)]
         write_atomically(self._path, b"".join(line + b"\n" for line in kept))
         self._file = self._path.open("ab", buffering=0)
+        again = resumed_step if repeats_evaluation else resumed_step + 1
         with self._reporting(workdir / "tensorboard"):
-            self._board = _EventFile(workdir / "tensorboard", purge_step=resumed_step + 1)
+            self._board = _EventFile(workdir / "tensorboard", purge_step=again)
+            for values in map(json.loads, kept):
+                if (step := int(values.pop("step"))) >= again:
+                    self._board.scalars(step, values)
 
     def _complete_lines(self) -> list[bytes]:
         if not self._path.exists():

@@ -22,7 +22,7 @@ from arinv.errors import UserError
 from arinv.experiment import checkpoint, loading, workdirs
 from arinv.experiment.output_files import write_json
 from arinv.experiment.run import Run, channels_of
-from arinv.experiment.trained import Trained
+from arinv.experiment.trained import CLASSIFIER, INVERTER, Trained
 from arinv.ops import conv
 from arinv.plan import cost, input_rate
 from arinv.train import (
@@ -421,7 +421,7 @@ def _encoder(run: Run) -> Trained:
         return inverter.initial_encoder(run)
     workdir = run.resolve(run.config.encoder.checkpoint)
     stage = run.stages.get(workdir)
-    if stage is not None:
+    if stage is not None and stage.task in (CLASSIFIER, INVERTER):
         return inverter.planned_encoder(run, stage, _train_info(stage)[0])
     return loading.abstract_encoder(checkpoint.load_description(workdir, kind="classifier"), dtype=run.dtype)
 

@@ -317,7 +317,7 @@ def planned_encoder(run: Run, stage: ConfigDict, info: data.SourceInfo) -> Train
     if not stage.encoder.checkpoint:
         return initial_encoder(run.with_config(stage, run.workdir))
     parent = run.stages.get(run.resolve(stage.encoder.checkpoint))
-    if parent is None:
+    if parent is None or parent.task not in (CLASSIFIER, INVERTER):
         return run.load(stage.encoder.checkpoint, kind=CLASSIFIER)
     return planned_encoder(run, parent, info)
 

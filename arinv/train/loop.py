@@ -26,7 +26,7 @@ from arinv.train.feed import Batches, Prepared, prepare
 from arinv.train.speed import Profile
 from arinv.types import Array, Batch, Metrics
 
-# Of the log in a checkpoint: sums of metrics, and whether an evaluation of this step follows.
+# Keys of the position of the log: sums of metrics since its last line, and whether an evaluation of the step is due.
 SUMS, EVALUATES = "sums", "evaluates"
 # (state, batch or stacked batches, key, *frozen) -> (state, metrics, those of several steps stacked)
 Call = Callable[..., tuple[TrainState, Metrics]]
@@ -129,8 +129,8 @@ def fit(
       writer: log of the run.
       description: what the networks are rebuilt from, saved in every checkpoint, plain JSON.
       title: in front of the progress bar.
-      log_state: saved with the state, so that the next line of the log covers the steps before the stop as well, and
-        that an evaluation that a stop came before is made up for.
+      log_state: position of the log, saved with the state: the next line of the log covers the steps before the stop as
+        well, and an evaluation that was due at the stop is done first.
       frozen: further arguments of the step, placed on the mesh.
       notices: name of a metric -> message to print whenever its mean over a line of the log is above 0.
       steps_per_call: steps in one call of the compiled program, where nothing is due between them.
@@ -177,7 +177,8 @@ def fit(
             if last or step % every.log == 0 or step % every.checkpoint == 0:
                 log(step, meter.flush(), watch.rates())
             evaluates = last or step % every.evaluate == 0
-            if stop := has_to_stop(step) and not last:  # only a finite state is worth saving
+            stop = has_to_stop(step) and not last
+            if stop or evaluates:  # only a finite state is worth saving
                 check_finite(meter.means(), step, checkpoints)
             # Before an evaluation, which may take longer than the time between SIGTERM and SIGKILL.
             if stop or evaluates or step % every.checkpoint == 0:

@@ -269,6 +269,8 @@ def test_generative_encoder_has_one_generator_and_an_autoencoder_for_each_operat
     assert rows["GE (64)"] == "64: generative_encoder" and rows["ConvAE"] == "512: autoencoder"
     paper = generative_encoder_table2.get_config("scale=paper").stages.restoration.data
     assert (paper.name, paper.window, paper.label, paper.image_size) == ("tfds:celeb_a", (89, 121, 128), "none", 128)
+    for module in (generative_encoder_table2, generative_encoder_table3, generative_encoder_figures):
+        module.get_config("gan=zoo:progressive_automobile")  # in small they have options of their own
     for module, arg in ((generative_encoder_figures, "figures=3"), (generative_encoder_table3, "latent_sizes=a")):
         with pytest.raises(ValueError, match="unknown figure '3'|latent_sizes='a' must be"):
             module.get_config(arg)

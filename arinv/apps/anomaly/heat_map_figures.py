@@ -36,7 +36,7 @@ def map_scales(explanation: Explanation) -> tuple[float, float]:
     """Returns the mean of the pixel maps and the mean of the feature maps.
 
     Args:
-      explanation: explanation of normal images, or of those that are drawn.
+      explanation: reconstructions and maps of normal images, or of those that are drawn.
     """
     return tuple(float(np.mean(values)) for values in explanation.maps)
 

@@ -304,7 +304,7 @@ def variant_text(name: str, key: str, layers: tuple[str, ...], network: MetricNe
       name: the metric.
       key: its longer name in results.
       layers: the compared features.
-      network: that gives them.
+      network: the network that gives them.
     """
     text = METRICS[name].variant.removeprefix(name)
     return f"{key}{text}; {', '.join(layers)} of {network.name} ({network.origin}, weights {network.weights})"

@@ -20,6 +20,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from arinv import data, metrics, parallel
+from arinv.apps.inversion.inverters import check_networks
 from arinv.apps.studies.probes import PROBES, Options, Sheet
 from arinv.errors import UserError, unknown
 from arinv.experiment import report
@@ -60,14 +61,7 @@ def check(config: ConfigDict) -> None:
     _check_options(config.options)
 
 
-def check_inputs(run: Run) -> None:
-    """Checks, before any stage runs, that every inverter exists, or is trained by an earlier stage.
-
-    Raises:
-      UserError: one does not, or is another network.
-    """
-    for name in run.config.order:
-        run.check_network(run.config.inverters[name], kind="inverter")
+check_inputs = check_networks
 
 
 def _check_options(options: ConfigDict) -> None:

@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 
 import arinv
 from arinv import data, models, parallel, paths
-from arinv.errors import UserError
+from arinv.errors import TemporaryError, UserError
 from arinv.experiment import checkpoint, workdirs
 from arinv.experiment.checkpoint import Checkpoints
 from arinv.experiment.state import TrainState
@@ -124,8 +124,16 @@ def test_load_description_rejects_a_directory_without_checkpoint(tmp_path):
         checkpoint.load_description(tmp_path)
 
 
-@pytest.mark.parametrize("error", [OSError(errno.EMFILE, os.strerror(errno.EMFILE)), MemoryError("of the host")])
-def test_errors_of_the_process_are_not_damage(error, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("error", "kind", "message"),
+    [
+        (OSError(errno.EMFILE, os.strerror(errno.EMFILE)), TemporaryError, "cannot be read now .*; start again"),
+        (MemoryError("of the host"), TemporaryError, "cannot be read now .*; start again"),
+        (ValueError("PERMISSION_DENIED: Permission denied"), UserError, "cannot be read .*; make it readable"),
+        (RuntimeError("RESOURCE_EXHAUSTED: of a device"), RuntimeError, "RESOURCE_EXHAUSTED"),
+    ],
+)
+def test_errors_of_the_process_are_not_damage(error, kind, message, tmp_path, monkeypatch):
     save(tmp_path, one_device_mesh())
 
     def fail(*_, **__):
@@ -133,7 +141,7 @@ def test_errors_of_the_process_are_not_damage(error, tmp_path, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint.ocp.Checkpointer, "restore", fail)
-        with pytest.raises(UserError, match=r"7 cannot be read now .*try again later"):
+        with pytest.raises(kind, match=message):
             restore(tmp_path, one_device_mesh())
     state, position = restore(tmp_path, one_device_mesh())
     assert int(state.step) == position.state["step"] == 7

@@ -13,6 +13,7 @@ from PIL import Image
 from arinv import distributed
 from arinv.errors import UserError
 from arinv.experiment import stages, workdirs
+from arinv.experiment.output_files import remove_temporary
 
 DEVICES = jax.device_count()
 
@@ -123,7 +124,7 @@ def test_complete_tasks_whose_inputs_have_changed_are_refused(tmp_path, capsys):
     stages.run(config, tmp_path / "second", tasks)  # what is not there any more cannot be compared
 
 
-@pytest.mark.parametrize("trains", [True, False])
+@pytest.mark.parametrize("trains", ["checkpoints", "class3/checkpoints", ""])
 def test_stopped_trainings_whose_images_have_changed_are_refused(trains, tmp_path):
     """A training would mix both; other tasks compare their finished parts themselves."""
     (tmp_path / "images").mkdir()
@@ -132,7 +133,7 @@ def test_stopped_trainings_whose_images_have_changed_are_refused(trains, tmp_pat
     def run(run):
         run.begin()
         if trains:
-            (run.workdir / "checkpoints" / "3").mkdir(parents=True, exist_ok=True)
+            (run.workdir / trains / "3").mkdir(parents=True, exist_ok=True)
         if len(runs) < 2:
             runs.append(run)
             raise KeyboardInterrupt
@@ -155,22 +156,38 @@ def test_stopped_trainings_whose_images_have_changed_are_refused(trains, tmp_pat
 def test_a_stage_that_another_run_completes_meanwhile_is_not_run_again(tmp_path, monkeypatch):
     tasks, sizes = _tasks("restoration", largest=8)
 
+    other = _config("restoration", 1)
+
     @contextlib.contextmanager
     def hold(folder):
+        workdirs.open_workdir(other, folder)
         workdirs.write_json(folder / "results.json", {})
         yield
 
     monkeypatch.setattr(stages.lock, "hold", hold)
-    stages.run(_config("restoration", 1), tmp_path, tasks)
+    stages.run(_config("restoration", 1), tmp_path / "run", tasks)
     assert not sizes
+    other.title = "another"
+    with pytest.raises(UserError, match="belongs to another config: title"):
+        stages.run(_config("restoration", 1), tmp_path / "other", tasks)
 
 
 def test_temporary_files_of_killed_writes_are_removed(tmp_path):
     tasks, _ = _tasks("restoration", largest=8)
-    (tmp_path / "parts").mkdir()
-    (tmp_path / "parts" / ".tmp-0123456789ab").write_bytes(b"half")
-    stages.run(_config("restoration", 1), tmp_path, tasks)
-    assert not list((tmp_path / "parts").iterdir())
+    run = tmp_path / "run"
+    kept = [run / "parts" / ".tmp-notes", run / "other" / ".tmp-0123456789ab", run / "other" / "config.json"]
+    for path in (run / "parts" / ".tmp-0123456789ab", *kept):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("{}")
+    (run / "config.json").write_text("{}")  # of this run; the other is inside of it
+    remove_temporary(run)
+    assert not (run / "parts" / ".tmp-0123456789ab").exists() and all(path.exists() for path in kept)
+    (tmp_path / ".tmp-0123456789ab").write_text("")
+    stages.run(_config("restoration", 1), tmp_path / "new", tasks)
+    (tmp_path / "new" / ".tmp-0123456789ab").write_text("")
+    (tmp_path / "new" / "results.json").unlink()
+    stages.run(_config("restoration", 1), tmp_path / "new", tasks)
+    assert (tmp_path / ".tmp-0123456789ab").exists() and not (tmp_path / "new" / ".tmp-0123456789ab").exists()
 
 
 @pytest.mark.parametrize(

@@ -65,15 +65,18 @@ def test_an_evaluation_that_is_repeated_has_one_line(tmp_path):
     with Writer(tmp_path, resumed_step=2, repeats_evaluation=True) as writer:
         writer.scalars(2, lines[1])
     assert log.read_text() == before
+    newest = max((tmp_path / "tensorboard").iterdir(), key=lambda path: path.stat().st_mtime_ns)
+    # What TensorBoard has read of step 2 no longer counts.
+    assert read_events(newest) == [(2, "train/loss", 3.0), (2, "test/loss", 2.0)]
     with Writer(tmp_path, resumed_step=2):
         pass
     assert log.read_text() == before
 
 
-def read_events(folder):
-    """Returns (step, name, value or size of the image) of all events in TensorBoard's files."""
+def read_events(place):
+    """Returns (step, name, value or size of the image) of all events in a file or a folder of TensorBoard's."""
     events = []
-    for path in sorted(folder.iterdir()):
+    for path in sorted(place.iterdir()) if place.is_dir() else [place]:
         content = path.read_bytes()
         while content:
             (length,) = struct.unpack("<Q", content[:8])
