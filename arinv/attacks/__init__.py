@@ -2,10 +2,10 @@
 
 from arinv.attacks.apgd import apgd
 from arinv.attacks.autoattack.checks import check_radius_zero, check_square_gain, inspect_model, reclassify
+from arinv.attacks.autoattack.host_batches import make_buckets, margins
 from arinv.attacks.autoattack.progress import AUTOATTACK, AttackRecord, AutoAttackResult, AutoAttackState, Progress
 from arinv.attacks.autoattack.standard import autoattack
 from arinv.attacks.fab import fab
-from arinv.attacks.host_batches import make_buckets, margins
 from arinv.attacks.named import ATTACKS, Attack, check_attack, make_attack
 from arinv.attacks.pgd import fgsm, pgd, projected_ascent
 from arinv.attacks.square import square

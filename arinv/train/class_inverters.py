@@ -31,7 +31,7 @@ def check(config: ConfigDict) -> None:
       UserError: no class, an unknown task, or as the `check` of that.
     """
     if not config.classes:
-        raise UserError("classes is empty; name the labels to train an inverter of, such as 0-9")
+        raise UserError("classes is empty; name the labels to train a network for, such as 0-9")
     _task(config).check(config)
 
 

@@ -15,8 +15,8 @@ import numpy as np
 
 from arinv.attacks import objectives
 from arinv.attacks.apgd import apgd
+from arinv.attacks.autoattack.host_batches import Buckets, as_pytree, count_classes, rank
 from arinv.attacks.fab import fab
-from arinv.attacks.host_batches import Buckets, as_pytree, count_classes, rank
 from arinv.attacks.square import square
 from arinv.errors import UserError
 from arinv.ops import norms

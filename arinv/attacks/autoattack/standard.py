@@ -21,6 +21,15 @@ import jax
 import numpy as np
 
 from arinv.attacks.autoattack import checks
+from arinv.attacks.autoattack.host_batches import (
+    Buckets,
+    PlaceFn,
+    as_pytree,
+    count_classes,
+    largest_classes,
+    make_buckets,
+    rank,
+)
 from arinv.attacks.autoattack.progress import (
     AUTOATTACK,
     AttackRecord,
@@ -30,7 +39,6 @@ from arinv.attacks.autoattack.progress import (
     Progress,
     attack_batch,
 )
-from arinv.attacks.host_batches import Buckets, PlaceFn, as_pytree, count_classes, largest_classes, make_buckets, rank
 from arinv.errors import UserError, unknown
 from arinv.ops import norms
 from arinv.ops.inputs import as_labels, as_radius, check_count, check_images

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from arinv.attacks.autoattack import checks
-from arinv.attacks.host_batches import make_buckets, margins
+from arinv.attacks.autoattack.host_batches import make_buckets, margins
 
 EPS = 0.03
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from arinv import attacks
+from arinv.attacks.autoattack.host_batches import make_buckets, rank
 from arinv.attacks.autoattack.standard import count_rounds as rounds_of
-from arinv.attacks.host_batches import make_buckets, rank
 from arinv.errors import UserError
 
 COUNT = 22
