@@ -227,7 +227,7 @@ def _reference(recipe: dict, *, eps: float) -> ConfigDict:
 
     Args:
       recipe: recipe of the encoder.
-      eps: eps of the training; 0 and the radii of the paper's sweep are the recipe's as well.
+      eps: radius of the training; 0 and the radii of the paper's sweep are the recipe's as well.
     """
     eps = eps if eps in (0, *recipe["sweep"]) else recipe["attack"]["eps"]
     fields = encoders.schedule_of(recipe)

@@ -71,7 +71,7 @@ def environments(count: int, devices: int, gpus: list[str], inherited: Mapping[s
     Args:
       count: number of processes.
       devices: virtual CPU devices of each; 0 for the GPUs.
-      gpus: gpus of this machine.
+      gpus: GPUs of this machine.
       inherited: variables of this process.
 
     Raises:

@@ -59,7 +59,7 @@ def collectives(hlo: str, num_devices: int) -> list[Collective]:
 
     Args:
       hlo: text of the compiled, partitioned program, as `compiled.as_text()` returns it.
-      num_devices: number of the program.
+      num_devices: number of devices of the program.
     """
     bodies: dict[str, list[str]] = {}
     entry, body = "", []

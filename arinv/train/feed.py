@@ -32,7 +32,7 @@ class Prepared(NamedTuple):
     Attributes:
       batch: on the devices; several batches are stacked on a leading axis.
       num_steps: number of batches.
-      num_images: number of all processes together.
+      num_images: number of images of all processes together.
       position: position of the iterator after these batches.
       began: time before the first batch was read, in seconds.
       ended: time after the transfer to the devices was started, in seconds.

@@ -43,7 +43,7 @@ def count_flops(function: Callable, *arguments: Any) -> int:
     """Returns the operations of one call, with convolutions in their plain form (see `ops.conv`).
 
     Args:
-      function: function of jnp operations; loops have a static number of iterations.
+      function: a function of jnp operations; loops have a static number of iterations.
       *arguments: arrays or their shapes.
     """
     if not conv.use_rewrites():

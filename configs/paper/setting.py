@@ -138,7 +138,7 @@ def finish(
       stages: name -> config.
       report: the comparison.
       name: name of its stage.
-      inverter_epochs: inverter epochs of inverters without a discriminator at scale=small.
+      inverter_epochs: number of epochs of inverters without a discriminator at scale=small.
     """
     for stage in stages.values():
         if args.scale == "small" and not args.smoke:

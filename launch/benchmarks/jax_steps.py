@@ -62,7 +62,7 @@ def prepare_call(function: Callable, arguments: tuple, *, counted: bool = True, 
     """Compiles an application.
 
     Args:
-      function: function of arrays, pure.
+      function: a function of arrays, pure.
       arguments: arguments of it.
       counted: whether its floating-point operations are counted, which are those of convolutions and products.
       **known: facts about a call, such as images.

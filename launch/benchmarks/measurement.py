@@ -80,7 +80,7 @@ class Benchmark:
       variants: name -> function of (case, options) that prepares it and imports its library. The first is ours, to
         which the others are compared.
       optional: the variants that run on request only.
-      asked_with: asked with of those, the name that requests them, where it is not their own.
+      asked_with: the name that requests those, where it is not their own.
       summarize: what `measure` returned -> lines below the table.
       growth: where time and memory are measured over batch and size; None for nowhere.
     """

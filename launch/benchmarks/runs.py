@@ -28,7 +28,7 @@ class Context:
       scratch: folder for checkpoints and logs.
       out: folder of the records.
       minutes: that remain.
-      data_dir: data dir of TFDS datasets; empty for the default.
+      data_dir: folder of TFDS datasets; empty for the default.
       has_torch: whether PyTorch can be imported.
       records: name of an earlier run -> its record.
       tiny: whether the runs are tests of the smallest size, with one repetition.
@@ -85,7 +85,7 @@ def cifar10_epochs(minutes: float, images_per_second: float) -> int:
 
     Args:
       minutes: for the whole comparison.
-      images_per_second: images per second of the robust classifier's training step.
+      images_per_second: images a second of the robust classifier's training step.
     """
     epoch = _CIFAR10_TRAIN / images_per_second / 60
     each = epoch * (_CLASSIFIER_EPOCHS + _INVERTER_SHARE * _INVERTER_EPOCHS)
