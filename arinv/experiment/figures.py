@@ -106,7 +106,12 @@ def _overlap(side: int, size: int) -> tuple[slice, slice]:
 def short_names(names: Sequence[str]) -> tuple[str, ...]:
     """Returns file names without folder and extension, and of long ones only the end."""
     stems = [file.rpartition(".")[0] or file for file in (name.rpartition("/")[2] for name in names)]
-    return tuple(stem if len(stem) <= _MAX_NAME else f"...{stem[3 - _MAX_NAME :]}" for stem in stems)
+    return tuple(keep_end(stem, _MAX_NAME) for stem in stems)
+
+
+def keep_end(text: str, limit: int) -> str:
+    """Returns a text of at most `limit` characters: of a longer one the end, in which file names differ."""
+    return text if len(text) <= limit else f"...{text[3 - limit :]}"
 
 
 def evenly(count: int, total: int) -> list[int]:

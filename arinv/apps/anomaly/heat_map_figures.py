@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from arinv.apps.anomaly.scorer import Explanation
-from arinv.experiment.figures import labeled_grid
+from arinv.experiment.figures import keep_end, labeled_grid
 
 _PER_BAND = 8  # images side by side
 _FONT_SIZE = 12
@@ -63,7 +63,7 @@ def draw_overview(explanation: Explanation, texts: Sequence[str], *, scales: tup
             "reconstruction": explanation.reconstructions[part],
             "difference": colors[part],
         }
-        columns = ["\n".join(_shorten(line) for line in text.split("\n")) for text in texts[part]]
+        columns = ["\n".join(keep_end(line, _MAX_TEXT) for line in text.split("\n")) for text in texts[part]]
         bands.append(labeled_grid(rows, columns=columns, font_size=_FONT_SIZE))
     return stack(bands)
 
@@ -101,11 +101,6 @@ def stack(images: Sequence[np.ndarray], *, gap: int = 16) -> np.ndarray:
         canvas[top : top + image.shape[0], : image.shape[1]] = image
         top += image.shape[0] + gap
     return canvas
-
-
-def _shorten(text: str) -> str:
-    """Returns a text without its beginning where it is too long to stand above an image."""
-    return text if len(text) <= _MAX_TEXT else "\N{HORIZONTAL ELLIPSIS}" + text[1 - _MAX_TEXT :]
 
 
 def _colors(values: np.ndarray) -> np.ndarray:

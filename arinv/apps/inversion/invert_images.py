@@ -27,7 +27,7 @@ from arinv.apps.inversion.inverters import check_networks
 from arinv.errors import UserError
 from arinv.experiment import report
 from arinv.experiment.cache import ResultCache, cache_key
-from arinv.experiment.figures import fit, labeled_grid
+from arinv.experiment.figures import fit, keep_end, labeled_grid
 from arinv.experiment.output_files import check_overwrites_none, is_image, png_names, write_csv, write_png
 from arinv.experiment.run import Run, check_images, check_num_images, dtype_of
 from arinv.experiment.trained import Trained
@@ -261,9 +261,8 @@ def _overview(
     columns = []
     for i in indices:
         text = images.names[i].encode("utf-8", "surrogateescape").decode("utf-8", "replace")  # names may not be text
-        shortened = text if len(text) <= _LETTERS else f"...{text[3 - _LETTERS :]}"
         decibels = [f"{inverter} {rows[inverter][i]['psnr']:.1f} dB" for inverter in rows]
-        columns.append("\n".join([shortened, *decibels]))
+        columns.append("\n".join([keep_end(text, _LETTERS), *decibels]))
     return labeled_grid({name: np.stack(row) for name, row in tiles.items()}, columns=columns, font_size=16)
 
 
