@@ -94,7 +94,7 @@ def run(run: Run) -> dict[str, Any]:
             "measured, accuracies are not"
         )
     if measure is not None:
-        measurement.check_num_images(config, len(test))
+        measurement.check_enough_images(config, len(test))
     run.begin()
     run_pass = _make_pass(run, arrays, encoder, resize)
     if figures is None:

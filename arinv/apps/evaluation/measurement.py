@@ -33,13 +33,13 @@ def check(config: ConfigDict) -> None:
     """
     for name in _names(config):
         if METRICS[name].networks:
-            check_network(config, _field(config, name), name)
+            check_metric_network(config, _field(config, name), name)
         if METRICS[name].heads:
             models.load_lpips_heads(METRICS[name].heads)
-    check_num_images(config, config.data.get("num_test", 0) or 2)
+    check_enough_images(config, config.data.get("num_test", 0) or 2)
 
 
-def check_num_images(config: ConfigDict, count: int) -> None:
+def check_enough_images(config: ConfigDict, count: int) -> None:
     """Checks that there are images enough for the metrics of the config.
 
     Args:
@@ -71,7 +71,7 @@ class Measurement:
           UserError: no usable weights where the config names them.
         """
         fields = {name: _field(run.config, name) for name in _names(run.config)}
-        networks = {field: load_network(run, field, own) for field in dict.fromkeys(fields.values()) if field}
+        networks = {field: load_metric_network(run, field, own) for field in dict.fromkeys(fields.values()) if field}
         self.variables = {field: network.variables for field, network in networks.items()}
         self._of_images, self._of_set = [], []
         for name, field in fields.items():
@@ -178,7 +178,7 @@ class MetricNetwork:
         return models.spatial_layers(self.module)[-1]
 
 
-def check_network(config: ConfigDict, field: str, metric: str) -> None:
+def check_metric_network(config: ConfigDict, field: str, metric: str) -> None:
     """Checks a network of config.metric_networks without loading it.
 
     Args:
@@ -210,7 +210,7 @@ def check_network(config: ConfigDict, field: str, metric: str) -> None:
         checkpoint.load_description(place, kind="classifier")  # raises where it holds none
 
 
-def load_network(run: Run, field: str, own: Trained) -> MetricNetwork:
+def load_metric_network(run: Run, field: str, own: Trained) -> MetricNetwork:
     """Returns a network of config.metric_networks, computing in float32.
 
     Args:

@@ -20,7 +20,13 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from arinv import data, metrics
-from arinv.apps.evaluation.measurement import OWN, MetricNetwork, check_network, load_network, variant_text
+from arinv.apps.evaluation.measurement import (
+    OWN,
+    MetricNetwork,
+    check_metric_network,
+    load_metric_network,
+    variant_text,
+)
 from arinv.apps.style.image_sets import Collection
 from arinv.apps.style.levels import sides
 from arinv.apps.style.stylize_images import output_path
@@ -46,7 +52,7 @@ def check(config: ConfigDict) -> None:
     check_fields(config)
     if not config.stylized:
         raise UserError("stylized is empty; name the workdir of a stylization")
-    check_network(config, _field(config), "gram")
+    check_metric_network(config, _field(config), "gram")
 
 
 def run(run: Run) -> dict[str, Any]:
@@ -109,7 +115,7 @@ def _load_network(run: Run, source: pathlib.Path, entries: Sequence[str]) -> Met
     config = workdirs.read_json(source / "config.json")
     entry = "robust" if "robust" in entries else entries[-1]
     own = loading.load(workdirs.resolve(config["entries"][entry][0], source), kind="inverter").encoder
-    return load_network(run, _field(run.config), own)
+    return load_metric_network(run, _field(run.config), own)
 
 
 class _Measurement:

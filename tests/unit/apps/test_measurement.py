@@ -118,7 +118,7 @@ def test_lpips_and_gram_use_the_published_layers_of_a_vgg(own, monkeypatch, tmp_
     variables = {"weight": jnp.asarray([1.0, 2.0, 3.0])}
     network = measurement.MetricNetwork("vgg16", NamedFeatures(), variables, "test weights", "0123")
     heads = [np.linspace(0, 1, 3, dtype=np.float32)] * 5
-    monkeypatch.setattr(measurement, "load_network", lambda run, field, own: network)
+    monkeypatch.setattr(measurement, "load_metric_network", lambda run, field, own: network)
     monkeypatch.setattr(models, "load_lpips_heads", lambda variant: {"vgg": heads}[variant])
     config = make_config("lpips_vgg+gram", metric_networks={"vgg16": "a", "vgg19": "b"})
     x, y = images(0), images(1)
