@@ -145,6 +145,6 @@ def test_comparison_restarts_with_other_test_images(untrained, tmp_path):
     run(tmp_path / "run")
     (tmp_path / "run" / "results.json").unlink()
     write(200)
-    resumed, anew = run(tmp_path / "run"), run(tmp_path / "anew")
+    resumed, fresh = run(tmp_path / "run"), run(tmp_path / "fresh")
     assert list(resumed) == ["robust/feature_distance"]
-    np.testing.assert_array_equal(*(arrays["robust/feature_distance"] for arrays in (resumed, anew)))
+    np.testing.assert_array_equal(*(arrays["robust/feature_distance"] for arrays in (resumed, fresh)))

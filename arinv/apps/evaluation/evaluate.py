@@ -101,10 +101,7 @@ def run(run: Run) -> dict[str, Any]:
         difference = descriptions.attack_difference(encoder.description, eps=attack["eps"], norm=attack["norm"])
         for line in filter(None, (difference, data.report_absent(test))):
             run.report(line)
-        step = classifier.make_eval_step(encoder.module, attack=attack)
-        figures, _ = run_pass("attacking", step, encoder.variables, str(sorted(attack.items())))
-        names = _NAMES | {"robust_correct": f"{attack_name}_accuracy"}
-        figures = {names.get(name, name): values for name, values in figures.items()}
+        figures = _attack(encoder, attack, run_pass)
     per_image, images, totals = dict(figures), {}, {"variants": {}}
     if measure is not None:
         numbers, images = _reconstruct(network, measure, run_pass)
@@ -251,6 +248,14 @@ def _images_alone(results: Mapping[str, Any], mask: Array) -> dict[str, Array]:
     """Returns the images of a batch's results, without numbers and features."""
     del mask
     return {name: values for name, values in results.items() if getattr(values, "ndim", 0) > 1}
+
+
+def _attack(encoder: Trained, attack: Mapping[str, Any], run_pass: Callable) -> dict[str, np.ndarray]:
+    """Returns the accuracies and the loss of every image, with and without the attack."""
+    step = classifier.make_eval_step(encoder.module, attack=attack)
+    figures, _ = run_pass("attacking", step, encoder.variables, str(sorted(attack.items())))
+    names = _NAMES | {"robust_correct": f"{attack.get('name', 'pgd')}_accuracy"}
+    return {names.get(name, name): values for name, values in figures.items()}
 
 
 def _reconstruct(network: Trained, measure: Measurement, run_pass: Callable) -> tuple[dict, dict]:
