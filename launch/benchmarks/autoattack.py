@@ -1,10 +1,11 @@
 """Compares AutoAttack with its public PyTorch code: verdicts, seconds and passes through the model, as JSON.
 
-    python -m launch.benchmarks.autoattack --checkpoint runs/quickstart/robust_encoder --images 200 --out aa.json
+    python -m launch.benchmarks.autoattack --checkpoint zoo:alexnet_small_l2_1 --images 256 --out aa.json
 
-The checkpoint is that of an alexnet_small; its weights go into the same network written in PyTorch, and both
-attack the same test images. It needs PyTorch and the package `autoattack` of github.com/fra31/auto-attack, which
-are no dependencies: install them yourself. Random starts and windows differ, so that a few verdicts may, too.
+The checkpoint is an alexnet_small of the zoo or of a run of yours; its weights go into the same network written in
+PyTorch, and both attack the same test images. It needs PyTorch and the package `autoattack` of
+github.com/fra31/auto-attack, which are no dependencies: install them yourself. Random starts and windows differ, so
+that a few verdicts may, too.
 """
 
 import argparse
@@ -18,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from arinv.errors import MISTAKE, UserError
 from launch.benchmarks.devices import cpu_name, provenance
 
 _NORMS = {"linf": "Linf", "l2": "L2", "l1": "L1"}
@@ -27,8 +29,11 @@ _LOGITS_TOLERANCE = 1e-3
 
 def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="launch.benchmarks.autoattack", description=__doc__.split("\n")[0])
-    parser.add_argument("--checkpoint", type=pathlib.Path, required=True, metavar="DIR", help="run of an alexnet_small")
-    parser.add_argument("--data", default="photos", metavar="SOURCE", help="whose test split is attacked (%(default)s)")
+    parser.add_argument("--checkpoint", default="zoo:alexnet_small_l2_1", metavar="RUN",
+                        help="workdir or zoo:NAME of an alexnet_small (%(default)s)")  # fmt: skip
+    parser.add_argument(
+        "--data", default="tfds:cifar10", metavar="SOURCE", help="whose test split is attacked (%(default)s)"
+    )
     parser.add_argument("--data-dir", metavar="DIR", help="where TFDS sets lie")
     parser.add_argument("--images", type=int, default=200, metavar="N", help="how many (%(default)s)")
     parser.add_argument("--cases", nargs="+", default=_CASES, metavar="NORM:EPS", help="balls (%(default)s)")
@@ -47,7 +52,7 @@ class Ours:
       encoder: as `load_encoder` returns it.
     """
 
-    def __init__(self, checkpoint: pathlib.Path):
+    def __init__(self, checkpoint: str):
         import jax
 
         from arinv.experiment import loading
@@ -266,4 +271,8 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    try:
+        raise SystemExit(main())
+    except UserError as error:
+        print(f"arinv: {error}", file=sys.stderr)
+        raise SystemExit(MISTAKE) from None
