@@ -33,7 +33,7 @@ def check(config: ConfigDict, workdir: pathlib.Path) -> dict[pathlib.Path, Confi
 
 def plan(config: ConfigDict, workdir: pathlib.Path | None, **options: Any) -> list[str]:
     """Plans a run and returns the lines of the plan: `plan.write` with arinv's tasks."""
-    return plans.write(stages.expand(config, workdir or pathlib.Path.cwd(), TASKS), workdir, **options)
+    return plans.write(stages.expand(config, workdir or pathlib.Path.cwd(), TASKS), workdir, TASKS, **options)
 
 
 def execute(command: Command, arguments: list[str]) -> None:

@@ -1,6 +1,6 @@
 """Datasets as random-access sources of uint8 images, and batches of them."""
 
-from arinv.data.batches import ExtendedBatches, MixedBatches, eval_batches, train_batches
+from arinv.data.batches import ExtendedBatches, MixedBatches, check_full_batch, eval_batches, train_batches
 from arinv.data.cores import count_workers, num_cores
 from arinv.data.decoding import (
     ORIGINAL,
@@ -42,6 +42,7 @@ __all__ = [
     "Scheme",
     "Source",
     "SourceInfo",
+    "check_full_batch",
     "check_name",
     "check_split",
     "check_window",

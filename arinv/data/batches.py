@@ -179,6 +179,23 @@ def _close_all(iterators: list[Iterator[Batch]]) -> None:
         iterators.pop().close()
 
 
+def check_full_batch(batch_size: int, num_examples: int) -> None:
+    """Checks that the training images fill a batch.
+
+    Args:
+      batch_size: number of images in the global batch.
+      num_examples: number of training images.
+
+    Raises:
+      UserError: they do not.
+    """
+    if num_examples < batch_size:
+        raise UserError(
+            f"batch_size={batch_size} is more than the {num_examples} training examples, so no batch would ever be "
+            f"full; set batch_size to {num_examples} or less"
+        )
+
+
 def train_batches(
     source: Source | Arrays,
     *,
@@ -218,11 +235,7 @@ def train_batches(
     arrays = source if isinstance(source, dict) else None
     num_examples = len(arrays["label"]) if arrays is not None else len(source)
     rows = _rows(batch_size, rows)
-    if num_examples < batch_size:
-        raise UserError(
-            f"batch_size={batch_size} is more than the {num_examples} training examples, so no "
-            f"batch would ever be full; set batch_size to {num_examples} or less"
-        )
+    check_full_batch(batch_size, num_examples)
     if seed < 0:
         raise UserError(f"seed must be 0 or more; got {seed}")
     num_workers = count_workers(num_workers, num_cores())

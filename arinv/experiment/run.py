@@ -20,19 +20,16 @@ from ml_collections import ConfigDict
 import arinv
 from arinv import attacks, data, distributed, parallel
 from arinv.errors import RadiusWarning, UserError, unknown
-from arinv.experiment import descriptions, loading, workdirs
+from arinv.experiment import descriptions, inputs, loading, workdirs
 from arinv.experiment.cache import ResultCache, cache_key
 from arinv.experiment.checkpoint import article
+from arinv.experiment.task import Task, Tasks
 from arinv.experiment.trained import Trained
 from arinv.experiment.writer import progress_callback
 from arinv.ops import norms
 from arinv.ops.inputs import radius_warning
 
-# Task -> the kind of network that it trains.
-_TRAINED_BY = {
-    **{kind: kind for kind in ("autoencoder", "classifier", "denoiser", "gan", "inverter")},
-    "aegan": "autoencoder",
-}
+_UNKNOWN = Task(None)  # of a run without a table of tasks
 _MAX_REASONS = 3  # of unreadable images
 _DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
@@ -54,6 +51,7 @@ class Run:
         workdir: pathlib.Path,
         stages: Mapping[pathlib.Path, ConfigDict] | None = None,
         sources: dict[str, data.Source] | None = None,
+        tasks: Tasks | None = None,
     ):
         """Initializes the run.
 
@@ -62,16 +60,23 @@ class Run:
           workdir: directory of the task.
           stages: as the attribute; None for a task of its own.
           sources: datasets that stages of one experiment share, so that each is decoded once; grows.
+          tasks: the table of tasks, which stages are looked up in; None for a run without other stages.
         """
         self.config, self.workdir = config, workdir
         self.stages = {workdir: config} if stages is None else stages
         self._sources = {} if sources is None else sources
+        self._tasks = {} if tasks is None else tasks
         self._origin = ""  # hash of the earlier runs that the config names
         self._unfinished: list[str] = []  # references of trainings that were loaded before their end
 
     def with_config(self, config: ConfigDict, workdir: pathlib.Path) -> "Run":
         """Returns the run of another config in another directory, with the stages and datasets of this one."""
-        return Run(config, workdir, self.stages, self._sources)
+        return Run(config, workdir, self.stages, self._sources, self._tasks)
+
+    @property
+    def task(self) -> Task:
+        """The facts of the task."""
+        return self._tasks.get(self.config.get("task", ""), _UNKNOWN)
 
     @functools.cached_property
     def mesh(self) -> jax.sharding.Mesh:
@@ -147,29 +152,47 @@ class Run:
         return loading.load(workdir, kind=kind, dtype=self.dtype, **options)
 
     def planned(self, reference: str) -> ConfigDict | None:
-        """Returns the config of the stage of the same experiment that a field names; None where it names none."""
-        place = self.resolve(reference)
-        stage = self.stages.get(place) or self.stages.get(place.parent)  # that of all classes
-        return None if stage is self.config else stage
+        """Returns the config of the stage of the same experiment that a field names; None where it names none.
 
-    def check_planned(self, reference: str, *, kind: str | Sequence[str] = "") -> None:
+        Raises:
+          UserError: a folder below a stage that it trains nothing in.
+        """
+        place = self.resolve(reference)
+        for folder, stage in self.stages.items():
+            if stage is self.config or folder not in (place, *place.parents):
+                continue
+            if place == folder:
+                return stage
+            parts = self._tasks[stage.task].split(folder, stage) if stage.task in self._tasks else {}
+            if place in parts:
+                return parts[place]
+            if not place.exists():
+                own = f"{workdirs.STAGE}{folder.name}"
+                known = ", ".join(f"{own}/{part.name}" for part in parts if part != folder) or own
+                raise UserError(f"{reference} is no network of that stage; name {known}")
+        return None
+
+    def check_planned(self, reference: str, *, kind: str | Sequence[str], allow_other_size: bool = False) -> None:
         """Checks that a stage of the same experiment trains a network that fits this task.
 
         Args:
           reference: the field's value; references that are not stages are not checked.
-          kind: required kind of network, or several; empty for any.
+          kind: required kind of network, or several.
+          allow_other_size: whether it may be of images of another size.
 
         Raises:
-          UserError: the stage trains a network of another kind, on images of another size (`OtherSize`), or of another
-            number of channels.
+          UserError: the stage trains nothing, a network of another kind, on images of another size (`OtherSize`), or of
+            another number of channels.
         """
         stage, kinds = self.planned(reference), (kind,) if isinstance(kind, str) else tuple(kind)
         if stage is None:
             return
-        if any(kinds) and (trained := _TRAINED_BY.get(stage.task, kinds[0])) not in kinds:
-            raise UserError(f"{reference} trains {article(trained)}; name a stage that trains {article(kinds[0])}")
+        trained = self._tasks[stage.task].kind_of(stage)
+        if trained not in kinds:
+            found = f"trains {article(trained)}" if trained else f"is a task {stage.task!r}, which trains no network"
+            raise UserError(f"{reference} {found}; name a stage that trains {' or '.join(map(article, kinds))}")
         own, other = self.config.get("data", {}), stage.get("data", {})
-        if own.get("image_size") and other.get("image_size"):
+        if own.get("image_size") and other.get("image_size") and not allow_other_size:
             planned = {"image_size": other.image_size}
             descriptions.check_trained_size(planned, own.image_size, reference, verb="is")
         if own.get("channels") and other.get("channels") and own.channels != other.channels:
@@ -257,13 +280,35 @@ class Run:
             return data.open_photographs(reference, max_side=max_side)
         return open_image_files(reference, on_bad_image=fields.on_bad_image, max_side=max_side)
 
+    def check_workdir(self) -> None:
+        """Checks that the workdir belongs to no other config and is in no folder of images that the task reads.
+
+        Raises:
+          UserError: it is.
+        """
+        inputs.check_outside(self.config, self.workdir, reads_paths=self.task.reads_paths)
+        workdirs.check(self.config, self.workdir, is_independent=self.task.is_independent)
+
+    def check_unchanged(self) -> None:
+        """Checks that what a complete task or a stopped training has used is the same today, where it exists.
+
+        Raises:
+          UserError: naming what has changed.
+        """
+        inputs.check_unchanged(self.config, self.workdir, reads_paths=self.task.reads_paths)
+
     def begin(self) -> None:
         """Writes the config into the workdir; call it once all inputs have been read.
 
         Raises:
           UserError: the workdir belongs to another config or cannot be written.
         """
-        self._origin = distributed.broadcast(workdirs.open_workdir(self.config, self.workdir))
+        origin = ""
+        if distributed.index() == 0:
+            self.check_workdir()
+            workdirs.write_config(self.config, self.workdir)
+            origin = inputs.record(self.config, self.workdir, reads_paths=self.task.reads_paths)
+        self._origin = distributed.broadcast(origin)
 
     def cache(self, folder: str, *parts: str | np.ndarray, files: Sequence[pathlib.Path] = ()) -> ResultCache:
         """Returns the cache of results in a folder of the workdir.

@@ -3,7 +3,6 @@
 import pathlib
 import sys
 from collections.abc import Iterator, Mapping
-from types import ModuleType
 from typing import Any
 
 import jax
@@ -11,11 +10,10 @@ from ml_collections import ConfigDict
 
 from arinv import data, distributed
 from arinv.errors import UserError, is_out_of_memory, unknown
-from arinv.experiment import lock, workdirs
+from arinv.experiment import inputs, lock, workdirs
 from arinv.experiment.output_files import remove_temporary
 from arinv.experiment.run import Run
-
-Tasks = Mapping[str, ModuleType]
+from arinv.experiment.task import Task, Tasks
 
 
 def run(config: ConfigDict, workdir: pathlib.Path, tasks: Tasks) -> None:
@@ -24,7 +22,7 @@ def run(config: ConfigDict, workdir: pathlib.Path, tasks: Tasks) -> None:
     Args:
       config: config of one task, or with `stages` and their `order`.
       workdir: directory of the run; each stage has a folder of its name in it.
-      tasks: name -> module, see `arinv.tasks`.
+      tasks: the table of tasks, `arinv.tasks.TASKS`.
 
     Raises:
       UserError: a mistake in the config or in what it names.
@@ -37,31 +35,32 @@ def run(config: ConfigDict, workdir: pathlib.Path, tasks: Tasks) -> None:
             state = "is complete" if complete else stage.task
             print(f"[{i}/{len(stages)}] {folder.name}: {state}", file=sys.stderr, flush=True)
         if not complete:
+            run = Run(stage, folder, stages, sources, tasks)
             with lock.hold(folder):
                 # Another run of the same command may have completed it meanwhile.
-                if distributed.broadcast(distributed.index() == 0 and _is_complete(stage, folder)):
+                if distributed.broadcast(distributed.index() == 0 and _is_complete(run)):
                     continue
                 if distributed.index() == 0 and (folder / "config.json").exists():
                     remove_temporary(folder)
-                _run(tasks[stage.task], Run(stage, folder, stages, sources))
+                _run(tasks[stage.task], run)
             distributed.gather(None)  # other processes may now read the files of process 0
 
 
-def _is_complete(stage: ConfigDict, folder: pathlib.Path) -> bool:
+def _is_complete(run: Run) -> bool:
     """Returns whether another run has completed a stage since the check, and reports it.
 
     Raises:
       UserError: the run was of another config, or of inputs that have changed.
     """
-    if not workdirs.is_complete(folder):
+    if not workdirs.is_complete(run.workdir):
         return False
-    workdirs.check(stage, folder)
-    workdirs.check_inputs(stage, folder)
-    print(f"{folder.name}: is complete, by another run", file=sys.stderr, flush=True)
+    run.check_workdir()
+    run.check_unchanged()
+    print(f"{run.workdir.name}: is complete, by another run", file=sys.stderr, flush=True)
     return True
 
 
-def _run(task: ModuleType, run: Run) -> None:
+def _run(task: Task, run: Run) -> None:
     """Runs a task; if a device runs out of memory and images are independent, runs it again with half the batch."""
     while True:
         try:
@@ -79,7 +78,7 @@ def _run(task: ModuleType, run: Run) -> None:
 
 def _half(run: Run) -> Run | None:
     """Returns the run with half the batch, shared by its devices; None where the batch cannot change or be halved."""
-    if run.config.task not in workdirs.INDEPENDENT or distributed.count() > 1:
+    if not run.task.is_independent or distributed.count() > 1:
         return None
     config, devices = run.config.copy_and_resolve_references(), run.mesh.size
     config.batch_size = config.batch_size // 2 // devices * devices
@@ -101,23 +100,23 @@ def check(
       UserError: a mistake in the config or in what it names.
     """
     stages = expand(config, workdir, tasks)
-    for folder, stage in stages.items():
+    runs = [Run(stage, folder, stages, sources, tasks) for folder, stage in stages.items()]
+    for run in runs:
         if distributed.index() == 0:  # on other hosts, network file systems may cache that a file was missing
-            workdirs.check_paths(stage)
-            workdirs.check(stage, folder)
-            workdirs.check_inputs(stage, folder)
-        if getattr(tasks[stage.task], "SINGLE_PROCESS", False) and distributed.count() > 1:
-            raise UserError(f"task {stage.task} runs in one process, on all of its devices; start it on one host")
-        tasks[stage.task].check(stage)
+            inputs.check_local(run.config)
+            run.check_workdir()
+            run.check_unchanged()
+        if run.task.single_process and distributed.count() > 1:
+            raise UserError(f"task {run.config.task} runs in one process, on all of its devices; start it on one host")
+        run.task.check(run.config)
     if distributed.index() == 0:
         _check_level(config, workdir)
         _check_order(stages)
-        pending = {folder: stage for folder, stage in stages.items() if not workdirs.is_complete(folder)}
-        workdirs.check_sources(pending)
+        pending = [run for run in runs if not workdirs.is_complete(run.workdir)]
+        inputs.check_runs({run.workdir: run.config for run in pending})
         with distributed.alone():
-            for folder, stage in pending.items():
-                if check_inputs := getattr(tasks[stage.task], "check_inputs", None):
-                    check_inputs(Run(stage, folder, stages, sources))
+            for run in pending:
+                run.task.check_inputs(run)
     return stages
 
 
@@ -165,14 +164,14 @@ def _check_order(stages: Mapping[pathlib.Path, ConfigDict]) -> None:
     Raises:
       UserError: naming both.
     """
-    names = {f"stage:{folder.name}": folder for folder in stages}
+    names = {f"{workdirs.STAGE}{folder.name}": folder for folder in stages}
     order = list(stages)
     for folder, stage in stages.items():
         references = {part for value in _texts(workdirs.plain(stage)) for part in value.split("+")}
-        for name in sorted(part.partition("/")[0] for part in references if part.startswith("stage:")):
+        for name in sorted(part.partition("/")[0] for part in references if part.startswith(workdirs.STAGE)):
             if name not in names:
-                if len(stages) > 1 and not (folder.parent / name.removeprefix("stage:")).is_dir():
-                    known = unknown("stage", name.removeprefix("stage:"), [place.name for place in order])
+                if len(stages) > 1 and not (folder.parent / name.removeprefix(workdirs.STAGE)).is_dir():
+                    known = unknown("stage", name.removeprefix(workdirs.STAGE), [place.name for place in order])
                     raise UserError(f"stage {folder.name}: {known}")
                 continue
             if order.index(names[name]) > order.index(folder) and not workdirs.is_complete(names[name]):

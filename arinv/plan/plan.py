@@ -17,37 +17,17 @@ from typing import Any, NamedTuple
 import jax
 from ml_collections import ConfigDict
 
-from arinv import _xla, data, models
+from arinv import _xla, data
 from arinv.errors import UserError
-from arinv.experiment import checkpoint, loading, workdirs
+from arinv.experiment import workdirs
 from arinv.experiment.output_files import write_json
 from arinv.experiment.run import Run, channels_of
-from arinv.experiment.trained import CLASSIFIER, INVERTER, Trained
+from arinv.experiment.task import Tasks
 from arinv.ops import conv
 from arinv.plan import cost, input_rate
-from arinv.train import (
-    accelerators,
-    aegan,
-    autoencoder,
-    class_inverters,
-    classifier,
-    denoiser,
-    flops,
-    gan,
-    inverter,
-    loop,
-    training,
-)
+from arinv.train import accelerators, flops, loop, training
 from arinv.train.accelerators import Accelerator
 
-TRAINING = {
-    "aegan": aegan,
-    "autoencoder": autoencoder,
-    "classifier": classifier,
-    "denoiser": denoiser,
-    "gan": gan,
-    "inverter": inverter,
-}
 _DEFAULT_ACCELERATOR = "h100"
 _MAX_DEVICES_PER_PROCESS = 8  # where devices are virtual
 # Fields of a config that do not affect the compiled step.
@@ -71,6 +51,7 @@ class Assumptions(NamedTuple):
 def write(
     stages: Mapping[pathlib.Path, ConfigDict],
     workdir: pathlib.Path | None,
+    tasks: Tasks,
     *,
     accelerator: str = "",
     utilization: float = 0.3,
@@ -81,6 +62,7 @@ def write(
     Args:
       stages: workdir -> config of every stage, as returned by `stages.expand`.
       workdir: directory of the run; None to write no file.
+      tasks: the table of tasks, `arinv.tasks.TASKS`.
       accelerator: a key of arinv.train.accelerators; empty for the local device, or an H100 where that is unknown.
       utilization: share of its peak that is reached, 0 to 1.
       show: called with each line as soon as it is available.
@@ -97,19 +79,20 @@ def write(
             text.append(line)
             show(line)
 
-    stages = _by_class(stages)
-    plans = plan_stages(stages, assumptions, show=lambda plan: add(stage_lines(plan)))
+    stages = _trainings(stages, tasks)
+    plans = plan_stages(stages, tasks, assumptions, show=lambda plan: add(stage_lines(plan)))
     if workdir is not None and jax.process_index() == 0:
         try:
             write_json(workdir / "plan.json", plans)
         except OSError as error:
             raise UserError(f"workdir {workdir} cannot be written: {error.strerror}") from error
-    add(summary_lines(plans, [folder.name for folder, stage in stages.items() if stage.task not in TRAINING]))
+    add(summary_lines(plans, [folder.name for folder, stage in stages.items() if not tasks[stage.task].is_training]))
     return text
 
 
 def plan_stages(
     stages: Mapping[pathlib.Path, ConfigDict],
+    tasks: Tasks,
     assumptions: Assumptions,
     show: Callable[[dict[str, Any]], None] = lambda plan: None,
 ) -> list[dict[str, Any]]:
@@ -118,20 +101,22 @@ def plan_stages(
     Args:
       stages: workdir -> config of every stage, in order; nothing is read from or written to the workdirs, except
         checkpoints of encoders that no stage trains.
+      tasks: the table of tasks.
       assumptions: assumptions of the times.
       show: called with the plan of each stage as soon as it is available.
 
     Raises:
       UserError: a mistake in a config.
     """
-    stages = _by_class(stages)
-    folders = [folder for folder, stage in stages.items() if stage.task in TRAINING]
-    for folder in folders:
-        TRAINING[stages[folder].task].check(stages[folder])
+    stages = _trainings(stages, tasks)
+    runs = [Run(stage, folder, stages, tasks=tasks) for folder, stage in stages.items()]
+    runs = [run for run in runs if run.task.is_training]
+    for run in runs:
+        run.task.check(run.config)
     plans, cache = [], {}
     with _conv_form(assumptions.accelerator):
-        for folder in folders:
-            plans.append(_plan(Run(stages[folder], folder, stages), assumptions, cache))
+        for run in runs:
+            plans.append(_plan(run, assumptions, cache))
             show(plans[-1])
     return plans
 
@@ -143,22 +128,23 @@ def _long(run: Run) -> Run:
     return run.with_config(config, run.workdir)
 
 
-def _by_class(stages: Mapping[pathlib.Path, ConfigDict]) -> dict[pathlib.Path, ConfigDict]:
-    """Returns the stages; one that trains an inverter for each class is split into these trainings."""
-    split = {}
+def _trainings(stages: Mapping[pathlib.Path, ConfigDict], tasks: Tasks) -> dict[pathlib.Path, ConfigDict]:
+    """Returns the stages; one that is a training for each class is split into these trainings."""
+    trainings = {}
     for folder, stage in stages.items():
-        split |= class_inverters.split(folder, stage) if stage.task == "class_inverters" else {folder: stage}
-    return split
+        trainings |= tasks[stage.task].split(folder, stage)
+    return trainings
 
 
 def _plan(run: Run, assumptions: Assumptions, cache: dict[str, Any]) -> dict[str, Any]:
     """Returns the plan of one stage; compiled steps and input rates are cached by what determines them."""
     config = run.config
-    info, notes = _train_info(config)
+    info = training.published_info(config)
+    notes = _data_notes(config, info)
     steps_per_epoch = _steps_per_epoch(config, info)
-    encoder = _frozen(run)
-    build = TRAINING[config.task].build
-    setup = build(run, encoder, info, steps_per_epoch) if steps_per_epoch else build(_long(run), encoder, info, 1_000)
+    frozen = run.task.plan_frozen(run)
+    build = run.task.module.build
+    setup = build(run, frozen, info, steps_per_epoch) if steps_per_epoch else build(_long(run), frozen, info, 1_000)
     mesh, accelerator = run.mesh, assumptions.accelerator
     key = _step_key(config, setup)
     if key not in cache:
@@ -361,26 +347,17 @@ def _whole_run(config, setup, steps_per_epoch, seconds, mesh, assumptions) -> di
     return plan
 
 
-def _train_info(config: ConfigDict) -> tuple[data.SourceInfo, list[str]]:
-    """Returns info on the training images, with num_examples 0 where it is unknown, and notes on assumptions."""
+def _data_notes(config: ConfigDict, info: data.SourceInfo) -> list[str]:
+    """Returns notes on what is assumed of the training images."""
     fields, notes = config.data, []
-    info = data.published(fields.name, fields.train_split, image_size=fields.image_size)
-    num_classes, num_examples = (info.num_classes, info.num_examples) if info else (0, 0)
-    if fields.classes:
-        num_examples = num_classes and round(num_examples * len(fields.classes) / num_classes)
-        num_classes = len(fields.classes)
-        if num_examples:
-            notes.append(f"about {num_examples:,} images: those of {num_classes} classes of {fields.name}")
-    if fields.num_train:
-        limited = num_examples and not data.split_name(fields.name)[0].selects_examples
-        num_examples = min(num_examples, fields.num_train) if limited else fields.num_train
-    if not num_examples:
+    if fields.classes and info.num_examples and not fields.num_train:
+        notes.append(f"about {info.num_examples:,} images: those of {info.num_classes} classes of {fields.name}")
+    if not info.num_examples:
         notes.append(f"the size of {fields.name} {fields.train_split} is unknown: set num_train")
-    if not num_classes and config.task == "classifier":
-        num_classes = models.build(config.encoder.name, **config.encoder.options).num_classes
-        notes.append(f"the classes of {fields.name} are unknown: assuming {num_classes}")
-    info = data.SourceInfo(fields.name, fields.train_split, num_examples, num_classes, (), fields.image_size)
-    return info, notes
+    published = data.published(fields.name, fields.train_split, image_size=fields.image_size)
+    if info.num_classes and not fields.classes and not (published and published.num_classes):
+        notes.append(f"the classes of {fields.name} are unknown: assuming {info.num_classes}")
+    return notes
 
 
 def _num_test(config: ConfigDict) -> int:
@@ -391,39 +368,9 @@ def _num_test(config: ConfigDict) -> int:
 
 
 def _steps_per_epoch(config: ConfigDict, info: data.SourceInfo) -> int | None:
-    if 0 < info.num_examples < config.batch_size:
-        raise UserError(
-            f"batch_size={config.batch_size} is more than the {info.num_examples} training examples, so no batch would "
-            f"ever be full; set batch_size to {info.num_examples} or less"
-        )
+    if info.num_examples:
+        data.check_full_batch(config.batch_size, info.num_examples)
     return info.num_examples // config.batch_size or None
-
-
-def _frozen(run: Run) -> Trained | None:
-    """Returns the frozen network that a stage trains on, with the shapes of its weights; None without one."""
-    config = run.config
-    if config.task == "autoencoder":
-        return _gan(run) if config.gan else None
-    return _encoder(run) if "checkpoint" in config.get("encoder", {}) else None
-
-
-def _gan(run: Run) -> Trained:
-    stage = run.stages.get(run.resolve(run.config.gan))
-    workdir = run.resolve(run.config.gan)
-    description = gan.describe(stage) if stage else checkpoint.load_description(workdir, kind="gan")
-    module, shapes = loading.abstract_gan(description, dtype=run.dtype)
-    return Trained("gan", module, shapes["average"], description)
-
-
-def _encoder(run: Run) -> Trained:
-    """Returns the encoder that a stage trains on, with the shapes of its weights, whether it is trained or not."""
-    if not run.config.encoder.checkpoint:
-        return inverter.initial_encoder(run)
-    workdir = run.resolve(run.config.encoder.checkpoint)
-    stage = run.stages.get(workdir)
-    if stage is not None and stage.task in (CLASSIFIER, INVERTER):
-        return inverter.planned_encoder(run, stage, _train_info(stage)[0])
-    return loading.abstract_encoder(checkpoint.load_description(workdir, kind="classifier"), dtype=run.dtype)
 
 
 def summary_lines(plans: Sequence[Mapping[str, Any]], others: Sequence[str] = ()) -> list[str]:

@@ -22,7 +22,7 @@ from arinv.errors import UserError
 from arinv.experiment.loading import image_struct
 from arinv.experiment.run import Run, channels_of
 from arinv.experiment.state import AVERAGE, TrainState
-from arinv.experiment.trained import AUTOENCODER, DISCRIMINATOR, Trained
+from arinv.experiment.trained import AUTOENCODER, DISCRIMINATOR
 from arinv.ops.augment import augment
 from arinv.ops.degradations import Operator, image_keys
 from arinv.ops.inputs import check_number
@@ -59,12 +59,12 @@ def run(run: Run) -> dict[str, Any]:
     return autoencoder.finish(run, training.train(run, build))
 
 
-def build(run: Run, encoder: Trained | None, info: data.SourceInfo, steps_per_epoch: int) -> training.TrainSetup:
+def build(run: Run, frozen: None, info: data.SourceInfo, steps_per_epoch: int) -> training.TrainSetup:
     """Returns what is trained, and how.
 
     Args:
       run: a run of configs/autoencoder.py with networks=aegan.
-      encoder: unused.
+      frozen: None, since it is trained on no other network.
       info: description of the training images.
       steps_per_epoch: length of an epoch, in steps.
 

@@ -15,7 +15,7 @@ import optax
 from ml_collections import ConfigDict
 
 from arinv import data, metrics, models
-from arinv.experiment import loading, workdirs
+from arinv.experiment import checkpoint, loading, workdirs
 from arinv.experiment.loading import image_struct
 from arinv.experiment.run import Run, channels_of, check_fields
 from arinv.experiment.state import TrainState, apply_train
@@ -24,7 +24,7 @@ from arinv.ops.augment import augment
 from arinv.ops.degradations import Operator, build_operator, check_size, image_keys
 from arinv.ops.images import image_grid, to_float
 from arinv.ops.inputs import check_number
-from arinv.train import training
+from arinv.train import gan, training
 from arinv.types import Array, Batch, DecodeFn, Metrics, Network, Variables
 
 
@@ -65,10 +65,11 @@ def check_inputs(run: Run) -> None:
     Raises:
       UserError: no checkpoint, or one of another image size.
     """
-    if run.config.gan.startswith("stage:"):
+    if run.config.gan and run.planned(run.config.gan) is not None:
         run.check_planned(run.config.gan, kind=GAN)
     else:
-        _load_gan(run)
+        load_frozen(run)
+    training.check_inputs(run)
 
 
 def run(run: Run) -> dict[str, Any]:
@@ -80,7 +81,7 @@ def run(run: Run) -> dict[str, Any]:
     Raises:
       UserError: data or checkpoints that cannot be read or do not fit the config.
     """
-    return finish(run, training.train(run, build, encoder=_load_gan(run)))
+    return finish(run, training.train(run, build, load_frozen(run)))
 
 
 def finish(run: Run, results: Mapping[str, Any]) -> dict[str, Any]:
@@ -89,12 +90,12 @@ def finish(run: Run, results: Mapping[str, Any]) -> dict[str, Any]:
     return run.finish({**results, "operator": {**run.config.operator.to_dict(), "formula": formula}})
 
 
-def build(run: Run, gan: Trained | None, info: data.SourceInfo, steps_per_epoch: int) -> training.TrainSetup:
+def build(run: Run, frozen: Trained | None, info: data.SourceInfo, steps_per_epoch: int) -> training.TrainSetup:
     """Returns what is trained, and how.
 
     Args:
       run: a run of configs/autoencoder.py.
-      gan: the frozen GAN; None to train on images alone.
+      frozen: the GAN; None to train on images alone.
       info: description of the training images.
       steps_per_epoch: length of an epoch, in steps.
 
@@ -111,7 +112,7 @@ def build(run: Run, gan: Trained | None, info: data.SourceInfo, steps_per_epoch:
     step = make_train_step(
         module,
         optimizers[AUTOENCODER],
-        gan=gan and gan.module,
+        gan=frozen and frozen.module,
         operator=operator,
         restoration=config.loss.restoration,
         augmentation=config.augmentation.to_dict(),
@@ -123,7 +124,7 @@ def build(run: Run, gan: Trained | None, info: data.SourceInfo, steps_per_epoch:
         eval_step=make_eval_step(module, operator),
         figure=figure,
         description=describe(config) | origin,
-        frozen=(gan.decode_fn,) if gan else (),
+        frozen=(frozen.decode_fn,) if frozen else (),
     )
 
 
@@ -135,7 +136,7 @@ def figure(images: Mapping[str, np.ndarray]) -> np.ndarray:
     return image_grid([np.clip(rows, 0, 1) for rows in (to_float(images["image"]), *(images[name] for name in _ROWS))])
 
 
-def _load_gan(run: Run) -> Trained | None:
+def load_frozen(run: Run) -> Trained | None:
     """Returns the GAN whose images are added to the batches; None where the config names none.
 
     Raises:
@@ -145,6 +146,20 @@ def _load_gan(run: Run) -> Trained | None:
         return None
     config = run.config
     return run.load(config.gan, kind=GAN, image_size=config.data.image_size, channels=channels_of(config))
+
+
+def plan_frozen(run: Run) -> Trained | None:
+    """Returns the GAN with the shapes of its weights, whether it is trained already or not; None without one.
+
+    Raises:
+      UserError: no GAN there.
+    """
+    if not run.config.gan:
+        return None
+    stage = run.planned(run.config.gan)
+    description = gan.describe(stage) if stage else checkpoint.load_description(run.resolve(run.config.gan), kind=GAN)
+    module, shapes = loading.abstract_gan(description, dtype=run.dtype)
+    return Trained(GAN, module, shapes["average"], description)
 
 
 def describe(config: ConfigDict) -> dict[str, Any]:

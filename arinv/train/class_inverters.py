@@ -36,9 +36,9 @@ def check(config: ConfigDict) -> None:
 
 
 def check_inputs(run: Run) -> None:
-    """Checks the encoder of inverters as `inverter.check_inputs`."""
-    if run.config.single == "inverter":
-        inverter.check_inputs(run)
+    """Checks the data and the networks of the first class, which are those of the others, as its task does."""
+    folder, config = next(iter(split(run.workdir, run.config).items()))
+    _task(run.config).check_inputs(run.with_config(config, folder))
 
 
 def _task(config: ConfigDict) -> ModuleType:
@@ -82,14 +82,19 @@ def split(workdir: pathlib.Path, config: ConfigDict) -> dict[pathlib.Path, Confi
       workdir: directory of the task.
       config: config of the task.
     """
-    inverters = {}
+    trainings = {}
     for label in config.classes:
-        single = ConfigDict(config.to_dict())
+        single = ConfigDict(_from_above(config.to_dict()))
         del single.classes, single.single
         single.task, single.data.classes = config.single, (label,)
         single.title = f"{config.title} of class {label}"
-        reference = config.encoder.checkpoint if "encoder" in config else ""
-        if reference.startswith("stage:"):  # stages are found from the folder above
-            single.encoder.checkpoint = f"stage:../{reference.removeprefix('stage:')}"
-        inverters[workdir / f"class{label}"] = single
-    return inverters
+        trainings[workdir / f"class{label}"] = single
+    return trainings
+
+
+def _from_above(value: Any) -> Any:
+    """Returns fields of a config whose references to stages are found from a folder below that of the config."""
+    if isinstance(value, dict):
+        return {name: _from_above(part) for name, part in value.items()}
+    is_stage = isinstance(value, str) and value.startswith(workdirs.STAGE)
+    return f"{workdirs.STAGE}../{value.removeprefix(workdirs.STAGE)}" if is_stage else value

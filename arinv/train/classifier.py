@@ -71,6 +71,16 @@ def _recipe_epochs(config: ConfigDict) -> tuple[tuple[str, float], ...]:
     )
 
 
+def check_inputs(run: Run) -> None:
+    """Checks the data, before any stage runs.
+
+    Raises:
+      UserError: data that cannot be read, a single class, or test classes without training images.
+    """
+    check_classes(run.config, run.open_data("train"), run.open_data("test"))
+    training.check_inputs(run)
+
+
 def run(run: Run) -> dict[str, Any]:
     """Trains, saves checkpoints in the workdir, and returns the results on the test source.
 
@@ -81,15 +91,15 @@ def run(run: Run) -> dict[str, Any]:
       UserError: data or checkpoints that cannot be read or do not fit the config.
     """
     recipe = _report_differences(run)
-    return run.finish({**training.train(run, build, check_data=check_classes), **recipe})
+    return run.finish({**training.train(run, build), **recipe})
 
 
-def build(run: Run, encoder: None, info: data.SourceInfo, steps_per_epoch: int) -> training.TrainSetup:
+def build(run: Run, frozen: None, info: data.SourceInfo, steps_per_epoch: int) -> training.TrainSetup:
     """Returns what is trained, and how.
 
     Args:
       run: a run of configs/classifier.py.
-      encoder: None, since a classifier is trained on no other network.
+      frozen: None, since a classifier is trained on no other network.
       info: description of the training images.
       steps_per_epoch: length of an epoch, in steps.
 

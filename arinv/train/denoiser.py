@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from arinv import data, metrics, models
 from arinv.errors import UserError
-from arinv.experiment import checkpoint, descriptions, loading, workdirs
+from arinv.experiment import descriptions, loading, workdirs
 from arinv.experiment.run import Run, check_fields
 from arinv.experiment.state import TrainState
 from arinv.experiment.trained import (
@@ -29,9 +29,8 @@ from arinv.ops import degradations
 from arinv.ops.augment import augment
 from arinv.ops.degradations import add_gaussian_noise
 from arinv.ops.images import image_grid, to_float
-from arinv.train import training
+from arinv.train import inverter, training
 from arinv.train.generator_update import ReconstructionTargets, check_loss, loss_weights, make_update
-from arinv.train.inverter import check_checkpoint
 from arinv.types import Array, Batch, Metrics, Network, Variables
 
 
@@ -53,7 +52,7 @@ def check(config: ConfigDict) -> None:
             raise UserError(f"{name}={side} must be a multiple of {MULTIPLE} from {SMALLEST_SIDE} up")
     if window > size:
         raise UserError(f"augmentation.window={window} is more than data.image_size={size}; cut smaller windows")
-    check_checkpoint(config)
+    inverter.check_checkpoint(config)
 
 
 def check_inputs(run: Run) -> None:
@@ -63,11 +62,11 @@ def check_inputs(run: Run) -> None:
       UserError: another network or architecture, or data that cannot be read.
     """
     reference = run.config.encoder.checkpoint
-    run.check_network(reference, kind=CLASSIFIER)
     if run.planned(reference) is None:
-        description = checkpoint.load_description(run.resolve(reference), kind=CLASSIFIER)
-        descriptions.check_encoder(description, run.config.encoder.name, run.resolve(reference))
-    run.open_data("train"), run.open_data("test")
+        load_frozen(run)
+    else:  # of images of any size
+        run.check_planned(reference, kind=CLASSIFIER, allow_other_size=True)
+    training.check_inputs(run)
 
 
 def run(run: Run) -> dict[str, Any]:
@@ -79,11 +78,24 @@ def run(run: Run) -> dict[str, Any]:
     Raises:
       UserError: data or checkpoints that cannot be read or do not fit the config.
     """
-    config = run.config
-    classifier = run.load(config.encoder.checkpoint, kind=CLASSIFIER)
-    descriptions.check_encoder(classifier.description, config.encoder.name, run.resolve(config.encoder.checkpoint))
+    config, classifier = run.config, load_frozen(run)
     size = descriptions.report_size(classifier.description, _window(config), config.title)
-    return run.finish({**training.train(run, build, encoder=classifier), **size, "noise": config.noise.to_dict()})
+    return run.finish({**training.train(run, build, classifier), **size, "noise": config.noise.to_dict()})
+
+
+def load_frozen(run: Run) -> Trained:
+    """Returns the classifier, checked to be the encoder of the config.
+
+    Raises:
+      UserError: it is another one, or cannot be read.
+    """
+    reference = run.config.encoder.checkpoint
+    classifier = run.load(reference, kind=CLASSIFIER)
+    descriptions.check_encoder(classifier.description, run.config.encoder.name, run.resolve(reference))
+    return classifier
+
+
+plan_frozen = inverter.plan_frozen
 
 
 def build(run: Run, classifier: Trained, info: data.SourceInfo, steps_per_epoch: int) -> training.TrainSetup:

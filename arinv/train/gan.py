@@ -69,12 +69,12 @@ def check_inputs(run: Run) -> None:
     """
     reference = run.config.start
     if reference and (planned := run.planned(reference)) is not None:
-        if planned.task != GAN:
-            raise UserError(f"start={reference} trains no GAN; name the stage of the GAN of the size before")
+        run.check_planned(reference, kind=GAN, allow_other_size=True)
         _check_start(run.config, planned.gan.to_dict(), planned.data.image_size)
     elif reference:
         _load_start(run)
     fid.check_encoder(run)
+    training.check_inputs(run)
 
 
 def run(run: Run) -> dict[str, Any]:
@@ -91,12 +91,12 @@ def run(run: Run) -> dict[str, Any]:
     return run.finish({**results, **(_measure_fid(run, encoder) if encoder else {})})
 
 
-def build(run: Run, encoder: Trained | None, info: data.SourceInfo, steps_per_epoch: int) -> training.TrainSetup:
+def build(run: Run, frozen: None, info: data.SourceInfo, steps_per_epoch: int) -> training.TrainSetup:
     """Returns what is trained, and how.
 
     Args:
       run: a run of configs/gan.py.
-      encoder: unused.
+      frozen: None, since a GAN is trained on no other network.
       info: description of the training images.
       steps_per_epoch: length of an epoch, in steps.
 

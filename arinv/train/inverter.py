@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 from arinv import data, metrics, models
 from arinv.errors import UserError, unknown
-from arinv.experiment import descriptions, loading, workdirs
+from arinv.experiment import checkpoint, descriptions, loading, workdirs
 from arinv.experiment.run import Run, check_fields
 from arinv.experiment.state import TrainState
 from arinv.experiment.trained import CLASSIFIER, DISCRIMINATOR, GENERATOR, INVERTER, Trained, make_features_fn
@@ -28,6 +28,7 @@ from arinv.train.generator_update import ReconstructionTargets, check_loss, loss
 from arinv.types import Array, Batch, Metrics, Network, Variables
 
 _STARTS = ("checkpoint", "random")  # weights of a trained encoder at the start
+_COMPARATORS = (CLASSIFIER, INVERTER)
 _START = 3  # PRNG stream of random ones, after those of `training`
 
 
@@ -53,16 +54,19 @@ def check(config: ConfigDict) -> None:
 
 
 def check_inputs(run: Run) -> None:
-    """Checks, before any stage runs, that the encoder exists and fits, or will once its stage is complete.
+    """Checks, before any stage runs, the data, and that encoder and comparator exist and fit, or will.
 
     Raises:
-      UserError: no checkpoint, or one of another network or image size.
+      UserError: data that cannot be read, no checkpoint, or one of another network or image size.
     """
     config, reference = run.config, run.config.encoder.checkpoint
-    if not reference or not reference.startswith("stage:"):
-        _load_encoder(run)
-    elif not config.encoder.allow_other_size:
-        run.check_planned(reference)
+    if not reference or run.planned(reference) is None:
+        load_frozen(run)
+    else:
+        run.check_planned(reference, kind=CLASSIFIER, allow_other_size=config.encoder.get("allow_other_size", False))
+    if config.loss.get("comparator", ""):
+        run.check_network(config.loss.comparator, kind=_COMPARATORS, image_size=config.data.image_size)
+    training.check_inputs(run)
 
 
 def run(run: Run) -> dict[str, Any]:
@@ -74,9 +78,9 @@ def run(run: Run) -> dict[str, Any]:
     Raises:
       UserError: data or checkpoints that cannot be read or do not fit the config.
     """
-    encoder = _load_encoder(run)
+    encoder = load_frozen(run)
     size = descriptions.report_size(encoder.description, run.config.data.image_size, run.config.title)
-    return run.finish({**training.train(run, build, encoder=encoder), **size})
+    return run.finish({**training.train(run, build, encoder), **size})
 
 
 def build(run: Run, encoder: Trained, info: data.SourceInfo, steps_per_epoch: int) -> training.TrainSetup:
@@ -129,8 +133,8 @@ def build(run: Run, encoder: Trained, info: data.SourceInfo, steps_per_epoch: in
         encoder_variables, generator_variables = pair.split(variables[GENERATOR], frozen)
         return eval_step(generator_variables, batch, encoder_variables)
 
-    checkpoint = config.encoder.checkpoint
-    source = workdirs.relative(run.resolve(checkpoint), run.workdir) if checkpoint else ""
+    reference = config.encoder.checkpoint
+    source = workdirs.relative(run.resolve(reference), run.workdir) if reference else ""
     return training.TrainSetup(
         networks=networks,
         optimizers=optimizers,
@@ -288,12 +292,11 @@ def _comparator(run: Run, info: data.SourceInfo) -> Trained | None:
     if not config.loss.get("comparator", ""):
         return None
     size, layer = config.data.image_size, config.loss.feature_layer or config.encoder.layer
-    workdir = run.resolve(config.loss.comparator)
-    stage = run.stages.get(workdir)
-    if stage is not None and not workdirs.is_complete(workdir):
+    stage = run.planned(config.loss.comparator)
+    if stage is not None and not workdirs.is_complete(run.resolve(config.loss.comparator)):
         comparator = planned_encoder(run, stage, info)
     else:
-        comparator = run.load(config.loss.comparator, kind=(CLASSIFIER, INVERTER), image_size=size).encoder
+        comparator = run.load(config.loss.comparator, kind=_COMPARATORS, image_size=size).encoder
     module = comparator.module
     known = [name for name, spec in module.feature_specs().items() if module.num_classes or not spec.is_vector]
     if layer not in known:
@@ -317,12 +320,12 @@ def planned_encoder(run: Run, stage: ConfigDict, info: data.SourceInfo) -> Train
     if not stage.encoder.checkpoint:
         return initial_encoder(run.with_config(stage, run.workdir))
     parent = run.stages.get(run.resolve(stage.encoder.checkpoint))
-    if parent is None or parent.task not in (CLASSIFIER, INVERTER):
+    if parent is None or parent.task not in _COMPARATORS:
         return run.load(stage.encoder.checkpoint, kind=CLASSIFIER)
     return planned_encoder(run, parent, info)
 
 
-def _load_encoder(run: Run) -> Trained:
+def load_frozen(run: Run) -> Trained:
     """Returns the encoder, checked to fit the config.
 
     Raises:
@@ -340,6 +343,22 @@ def _load_encoder(run: Run) -> Trained:
         raise UserError(f"{error}, or encoder.allow_other_size=True to invert it at {size} px anyway") from error
     _Pair.build(run, encoder)  # raises
     return encoder
+
+
+def plan_frozen(run: Run) -> Trained:
+    """Returns the encoder with the shapes of its weights, whether it is trained already or not.
+
+    Raises:
+      UserError: no checkpoint, or one of another network.
+    """
+    reference = run.config.encoder.checkpoint
+    if not reference:
+        return initial_encoder(run)
+    stage = run.planned(reference)
+    if stage is not None and stage.task in _COMPARATORS:
+        return planned_encoder(run, stage, training.published_info(stage))
+    description = checkpoint.load_description(run.resolve(reference), kind=CLASSIFIER)
+    return loading.abstract_encoder(description, dtype=run.dtype)
 
 
 def initial_encoder(run: Run) -> Trained:

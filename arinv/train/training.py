@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from arinv import data, parallel
+from arinv import data, models, parallel
 from arinv.data.decoding import RESIZE_MODES
 from arinv.errors import UserError, unknown
 from arinv.experiment import checkpoint, descriptions
@@ -104,20 +104,52 @@ def check(config: ConfigDict) -> None:
         raise UserError(f"steps_per_call must be 1 or more; got {steps_per_call(config)}")
 
 
+def check_inputs(run: Run) -> None:
+    """Checks, before any stage runs, that the images of a training can be read and fill a batch.
+
+    Raises:
+      UserError: they do not.
+    """
+    config, train = run.config, run.open_data("train")
+    run.open_data("test")
+    data.check_full_batch(config.batch_size - _extra_size(config), len(train))
+
+
+def published_info(config: ConfigDict) -> data.SourceInfo:
+    """Returns what is known of the training images without opening them.
+
+    Args:
+      config: config of a training.
+
+    Returns:
+      Facts without class names, and with num_examples and num_classes 0 where they are unknown; those of a classifier
+      are the published encoder's.
+    """
+    fields = config.data
+    info = data.published(fields.name, fields.train_split, image_size=fields.image_size)
+    num_classes, num_examples = (info.num_classes, info.num_examples) if info else (0, 0)
+    if fields.classes:
+        num_examples = num_classes and round(num_examples * len(fields.classes) / num_classes)
+        num_classes = len(fields.classes)
+    if fields.num_train:
+        limited = num_examples and not data.split_name(fields.name)[0].selects_examples
+        num_examples = min(num_examples, fields.num_train) if limited else fields.num_train
+    if not num_classes and config.task == CLASSIFIER:
+        num_classes = models.build(config.encoder.name, **config.encoder.options).num_classes
+    return data.SourceInfo(fields.name, fields.train_split, num_examples, num_classes, (), fields.image_size)
+
+
 def train(
     run: Run,
     build: Callable[[Run, Trained | None, data.SourceInfo, int], TrainSetup],
-    *,
-    encoder: Trained | None = None,
-    check_data: Callable[[ConfigDict, data.Source, data.Source], None] = lambda config, train, test: None,
+    frozen: Trained | None = None,
 ) -> dict[str, float]:
     """Trains to the end, from the newest checkpoint if there is one.
 
     Args:
       run: a run of a training task.
-      build: (run, encoder, info on the training images, steps per epoch) -> what is trained.
-      encoder: frozen encoder that the network is trained on; None without one.
-      check_data: called with config, training and test images.
+      build: (run, frozen, info on the training images, steps per epoch) -> what is trained.
+      frozen: network that the other is trained on, such as its encoder; None without one.
 
     Returns:
       Means over the test examples, at the end.
@@ -127,19 +159,18 @@ def train(
     """
     config, mesh = run.config, run.mesh
     train, test = run.open_data("train"), run.open_data("test")
-    check_data(config, train, test)
     batches = make_batches(run, train)
-    setup = build(run, encoder, train.info, batches.steps_per_epoch)
+    setup = build(run, frozen, train.info, batches.steps_per_epoch)
     batches = _extend(batches, setup)
     description = dict(setup.description)
-    if encoder is not None:
-        description[descriptions.WEIGHTS] = encoder.fingerprint
+    if frozen is not None:
+        description[descriptions.WEIGHTS] = frozen.fingerprint
     run.begin()
     _report_data(run, train, test, setup.normalization)
     init_key, train_key, evaluate_key = (jax.random.fold_in(run.key, stream) for stream in (_INIT, _TRAIN, _EVALUATE))
     names = jax.eval_shape(setup.init, run.key).variables
     num_steps = total_steps(config, batches.steps_per_epoch)
-    frozen = parallel.replicate(setup.frozen, mesh)
+    frozen_variables = parallel.replicate(setup.frozen, mesh)
     with contextlib.ExitStack() as stack:
         checkpoints = stack.enter_context(Checkpoints(run.workdir, names, keep=config.log.keep_checkpoints))
         if checkpoints.latest_step() is not None:
@@ -150,7 +181,7 @@ def train(
         options = {"resumed_step": int(state.step), "repeats_evaluation": log_state.get(loop.EVALUATES, False)}
         writer = stack.enter_context(Writer(run.workdir, **options))
         writer.parameters(state.variables)
-        evaluate = _make_evaluate(run, setup, frozen, test, writer, evaluate_key)
+        evaluate = _make_evaluate(run, setup, frozen_variables, test, writer, evaluate_key)
         state = loop.fit(
             state,
             setup.step_on(mesh),
@@ -165,7 +196,7 @@ def train(
             description=description,
             title=config.title,
             log_state=log_state,
-            frozen=frozen,
+            frozen=frozen_variables,
             notices=setup.notices,
             steps_per_call=steps_per_call(config),
             peak_flops=_peak_flops(config, mesh),
@@ -206,20 +237,32 @@ def make_batches(run: Run, source: data.Source) -> Batches:
       UserError: data.extra cannot be read or does not fit, or its share leaves no image of one of the two sources.
     """
     config, rows = run.config, run.rows
+    extra_size = _extra_size(config)
+    if not extra_size:
+        return _batches(config, source, config.batch_size, rows)
+    first_size = config.batch_size - extra_size
+    # The global batch is the same for any number of processes, so a process may have rows of one source only.
+    first = _batches(config, source, first_size, rows[rows < first_size])
+    second = _batches(config, run.open_extra(source), extra_size, rows[rows >= first_size] - first_size)
+    return data.MixedBatches(first, second, batch_size=config.batch_size)
+
+
+def _extra_size(config: ConfigDict) -> int:
+    """Returns the number of images of a batch that are of data.extra; 0 without it.
+
+    Raises:
+      UserError: its share leaves no image of one of the two sources.
+    """
     extra = config.data.extra
     if not extra.name:
-        return _batches(config, source, config.batch_size, rows)
+        return 0
     extra_size = round(extra.share * config.batch_size)
-    first_size = config.batch_size - extra_size
     if not 0 < extra_size < config.batch_size:
         raise UserError(
             f"data.extra.share={extra.share} of a batch of {config.batch_size} leaves one source empty; choose a share "
             "between 0 and 1"
         )
-    # The global batch is the same for any number of processes, so a process may have rows of one source only.
-    first = _batches(config, source, first_size, rows[rows < first_size])
-    second = _batches(config, run.open_extra(source), extra_size, rows[rows >= first_size] - first_size)
-    return data.MixedBatches(first, second, batch_size=config.batch_size)
+    return extra_size
 
 
 def _batches(config: ConfigDict, source: data.Source, batch_size: int, rows: np.ndarray) -> Batches:

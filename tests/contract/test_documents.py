@@ -9,6 +9,7 @@ import pytest
 
 from arinv import command_line
 from arinv.errors import UserError
+from arinv.experiment import inputs, workdirs
 from launch import local_processes
 from launch.benchmarks import __main__ as benchmarks
 from launch.benchmarks import accelerator
@@ -84,7 +85,16 @@ def check_arinv(arguments, complete=True):
         return
     argv = ["arinv", *arguments]
     if command_line.information(argv) is None and (complete or arguments):
-        command_line.parse(argv)
+        check_references(command_line.parse(argv).config)
+
+
+def check_references(config):
+    """Checks that a changed input of each field is noticed."""
+    for stage in config.stages.values() if "stages" in config else [config]:
+        for name, value in workdirs.flatten(workdirs.plain(stage)).items():
+            texts = value if isinstance(value, list) else [value]
+            if any(str(text).startswith(("stage:", "zoo:", "runs/")) for text in texts):
+                assert inputs.role(name), f"{name}={value} is no row of inputs.FIELDS"
 
 
 def check_pytest(arguments):

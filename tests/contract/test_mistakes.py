@@ -16,6 +16,8 @@ from arinv.data.source import Subset
 from arinv.errors import UserError
 from arinv.experiment import run as experiment_run
 from arinv.experiment import workdirs
+from arinv.experiment.run import Run
+from arinv.tasks import TASKS
 from arinv.train import classifier as task
 from configs import (
     anomaly,
@@ -93,6 +95,31 @@ def test_check_rejects_a_wrong_classifier_config(arg, changes, message, tmp_path
     config = classifier.get_config(f"smoke=True,{arg}")
     for name, value in changes.items():
         config.update_from_flattened_dict({name: value})
+    assert message in run(config, tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("config", "changes", "message"),
+    [
+        (quickstart, {"robust_evaluation.checkpoint": "stage:standard_evaluation"}, "'evaluate', which trains no netw"),
+        (
+            quickstart,
+            {"robust_inverter.encoder.checkpoint": "stage:standard_inverter"},
+            "trains an inverter; name a",
+        ),
+        (quickstart, {"robust_inverter.batch_size": 20_000}, "batch_size=20000 is more than the"),
+        (quickstart, {"robust_inverter.loss.comparator": "runs/typo"}, "runs/typo"),
+        (quickstart, {"robust_inverter.data.name": "folder:/nowhere"}, "/nowhere"),
+        (anomaly, {"standard_evaluation.inverters.class0": "stage:gans/class0"}, "gans/class0 trains a gan; name a st"),
+        (anomaly, {"standard_evaluation.inverters.class3": "stage:gans/class7"}, "stage:gans/class0, stage:gans/clas"),
+        (anomaly, {"standard_evaluation.gans.class3": "stage:standard_inverters/class3"}, "trains an inverter; name"),
+    ],
+)
+def test_check_rejects_what_only_a_later_stage_uses(config, changes, message, tmp_path):
+    args = {quickstart: "options=width:4", anomaly: "adgan=true,classes=0+3,dataset=photos"}[config]
+    config = config.get_config(f"smoke=True,{args}")
+    for name, value in changes.items():
+        config.update_from_flattened_dict({f"stages.{name}": value})
     assert message in run(config, tmp_path / "run")
 
 
@@ -276,13 +303,13 @@ def test_check_rejects_a_workdir_in_a_folder_of_images(task, tmp_path):
     config = INSIDE[task](folder)
     for workdir in (folder, folder / "runs" / "1", tmp_path / "link" / "runs"):
         with pytest.raises(UserError, match="is in the folder of images .*another --workdir"):
-            workdirs.check(config, workdir)
-    workdirs.check(config, tmp_path / "runs")
+            Run(config, workdir, tasks=TASKS).check_workdir()
+    Run(config, tmp_path / "runs", tasks=TASKS).check_workdir()
 
 
 def test_check_accepts_a_workdir_with_the_name_of_a_dataset(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    workdirs.check(classifier.get_config("dataset=photos"), tmp_path / "photos" / "run")
+    Run(classifier.get_config("dataset=photos"), tmp_path / "photos" / "run", tasks=TASKS).check_workdir()
 
 
 @pytest.mark.long
@@ -369,7 +396,7 @@ def test_command_prints_mistakes_in_one_line(arguments, message, tmp_path):
 
 def test_run_rejects_another_config_in_the_same_workdir(tmp_path):
     config = quickstart.get_config("smoke=True,options=width:4")
-    workdirs.open_workdir(config.stages.robust_encoder, tmp_path / "robust_encoder")
+    workdirs.write_config(config.stages.robust_encoder, tmp_path / "robust_encoder")
     other = quickstart.get_config("smoke=True,options=width:4,eps=2.0")
     with pytest.raises(UserError, match=r"robust_encoder belongs to another config: attack.eps \(there 1.0, now 2.0\)"):
         main.run(other, tmp_path)

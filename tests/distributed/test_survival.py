@@ -155,7 +155,7 @@ def test_full_disk_of_the_log_is_one_line_and_resumes(tmp_path):
 def test_deleted_workdir_is_one_line(tmp_path):
     config = ConfigDict({"task": "classifier"})
     run = tmp_path / "run"
-    workdirs.open_workdir(config, run)
+    workdirs.write_config(config, run)
     with Writer(run) as writer, Checkpoints(run, ["net"]) as checkpoints:
         run.rename(tmp_path / "elsewhere")
         with pytest.raises(UserError, match=r"run/metrics.jsonl has vanished"):

@@ -34,7 +34,7 @@ from arinv.errors import UserError
 from arinv.experiment.cache import ResultCache
 from arinv.experiment.output_files import write_arrays, write_png
 from arinv.experiment.run import Run, attack_options, check_fields, open_source
-from arinv.experiment.trained import Trained
+from arinv.experiment.trained import GAN, INVERTER, Trained
 from arinv.experiment.writer import progress_bar, progress_callback
 
 
@@ -66,9 +66,9 @@ def check_inputs(run: Run) -> None:
     """
     config = run.config
     for label in config.classes:
-        run.check_planned(config.inverters[f"class{label}"])
+        run.check_planned(config.inverters[f"class{label}"], kind=INVERTER)
         if config.get("gans"):
-            run.check_planned(config.gans[f"class{label}"], kind="gan")
+            run.check_planned(config.gans[f"class{label}"], kind=GAN)
     test = run.open_data("test")
     _check_classes(config, test.info, test.read_labels())
     _TrainImages(run)

@@ -22,8 +22,6 @@ from arinv.experiment.run import Run, check_fields, check_images
 from arinv.experiment.writer import progress_bar
 from arinv.ops.inputs import check_count
 
-SINGLE_PROCESS = True
-
 
 def check(config: ConfigDict) -> None:
     """Checks everything that needs no images and no checkpoint.

@@ -27,8 +27,6 @@ from arinv.ops.keys import name_key
 _FOLDER = "denoised"
 _WINDOW = 256  # px, of the images in before_after.png
 
-SINGLE_PROCESS = True
-
 
 def check(config: ConfigDict) -> None:
     """Checks everything that needs no images and no checkpoint.

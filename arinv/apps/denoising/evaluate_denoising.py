@@ -44,8 +44,6 @@ _WINDOW = 160  # px, of the images in crops.png
 _WINDOWS = "windows"
 _CHECKSUM = "checksum"  # of an image, in its part
 
-SINGLE_PROCESS = True
-
 
 def check(config: ConfigDict) -> None:
     """Checks everything that needs no images and no checkpoint.

@@ -32,8 +32,6 @@ _SAVE_EVERY_SECONDS = 30.0
 _STATE = "state"  # part of the cache
 _STANDARD = {"num_steps": 100, "num_targets": 9, "num_queries": 5000}
 
-SINGLE_PROCESS = True
-
 
 def check(config: ConfigDict) -> None:
     """Checks everything that needs no data and no checkpoint.

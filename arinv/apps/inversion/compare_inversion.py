@@ -37,8 +37,6 @@ _DISTANCE, _SECONDS = "feature_distance", "seconds_per_image"
 _DISTANCE_VARIANT = "feature_distance: ||F(reconstruction) - F(image)||_2 / ||F(image)||_2 at the inverted layer"
 _WHOLE_SET = ("normalized_error", "fid")  # metrics of the evaluation task only
 
-SINGLE_PROCESS = True
-
 Part = Mapping[str, np.ndarray]  # of some images: {"reconstruction": [n, H, W, 3], "seconds_per_image": [n]}
 
 

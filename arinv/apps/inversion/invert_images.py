@@ -40,8 +40,6 @@ _SMALLEST_SIDE = 64  # px, of images that the networks of other metrics take
 _MAX_BATCH = 16
 _LETTERS = 26  # of an image's name above its column
 
-SINGLE_PROCESS = True
-
 Sizes = Mapping[int, tuple[int, int]]  # index of an image -> (height, width)
 Rows = Mapping[str, Mapping[int, Mapping[str, float]]]  # inverter -> index of an image -> metric -> number
 

@@ -46,8 +46,6 @@ _VARIANTS = {
     _DETAIL: "detail: mean power of the Fourier coefficients above half of the band, over that of the test images",
 }
 
-SINGLE_PROCESS = True
-
 
 def check(config: ConfigDict) -> None:
     """Checks everything that needs no data and no checkpoint.

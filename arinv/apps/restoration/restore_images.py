@@ -32,8 +32,6 @@ _OVERVIEW = "overview.png"
 _DEGRADED = "degraded"
 _METRICS = {"psnr": metrics.psnr, "ssim": metrics.ssim}
 
-SINGLE_PROCESS = True
-
 
 def check(config: ConfigDict) -> None:
     """Checks everything that needs no images and no checkpoint.

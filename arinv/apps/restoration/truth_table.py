@@ -32,8 +32,6 @@ from arinv.ops.inputs import check_number
 
 _IMAGES = "images.png"
 
-SINGLE_PROCESS = True
-
 
 def check(config: ConfigDict) -> None:
     """Checks everything that needs no finished run.

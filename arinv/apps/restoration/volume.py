@@ -30,8 +30,6 @@ _VARIANTS = {
     "lost_share": "lost_share: share of the voxels that are pores in the true volume alone",
 }
 
-SINGLE_PROCESS = True
-
 
 def check(config: ConfigDict) -> None:
     """Checks everything that needs no finished run.

@@ -37,8 +37,6 @@ _NUM_LAYERS = 3  # where neighbors are searched for, unless named
 _LETTERS = 9  # of a class's name below an image
 _MAX_LETTERS = 13  # of an image's name above it
 
-SINGLE_PROCESS = True
-
 
 def check(config: ConfigDict) -> None:
     """Checks everything that needs no data and no checkpoint.

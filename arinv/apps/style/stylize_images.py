@@ -32,8 +32,6 @@ from arinv.ops import wct
 KEEP_COLOR = ("no", "luminance", "match")
 _MIXTURE = "mixture"
 
-SINGLE_PROCESS = True
-
 
 def check(config: ConfigDict) -> None:
     """Checks everything that needs no decoded images and no weights.

@@ -29,6 +29,13 @@ from arinv.ops import norms
 from arinv.types import Variables
 
 
+def kind(config: ConfigDict) -> str:
+    """Returns the kind of the network that a config imports."""
+    if config.generator.layer:
+        return INVERTER
+    return DENOISER if config.denoiser.read else CLASSIFIER
+
+
 def check(config: ConfigDict) -> None:
     """Checks everything that needs no file.
 

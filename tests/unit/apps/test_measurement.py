@@ -168,7 +168,7 @@ def test_fingerprint_differs_with_dtype_shape_and_value():
 
 
 def write_evaluation(workdir, config, weights):
-    workdirs.open_workdir(config, workdir)
+    workdirs.write_config(config, workdir)
     arrays = {"clean_accuracy": np.array([1.0, 0.0]), "pgd_accuracy": np.zeros(2), "psnr": np.ones(2)}
     np.savez(workdir / "per_image.npz", **arrays)
     results = {"encoder_weights": weights, "encoder_figures": ["clean_accuracy", "pgd_accuracy"], "resize": "squash"}

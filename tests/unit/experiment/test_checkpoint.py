@@ -18,8 +18,9 @@ from ml_collections import ConfigDict
 import arinv
 from arinv import data, models, parallel, paths
 from arinv.errors import TemporaryError, UserError
-from arinv.experiment import checkpoint, workdirs
+from arinv.experiment import checkpoint, inputs, workdirs
 from arinv.experiment.checkpoint import Checkpoints
+from arinv.experiment.run import Run
 from arinv.experiment.state import TrainState
 from arinv.experiment.writer import Writer
 from arinv.train import loop
@@ -165,11 +166,11 @@ def make_config(**changes):
     return ConfigDict({"task": "classifier", "seed": 0, "mesh": {"data": -1}, "attack": {"eps": 1.0}} | changes)
 
 
-def test_open_workdir_rejects_another_config_by_field(tmp_path):
-    workdirs.open_workdir(make_config(), tmp_path)
+def test_begin_rejects_another_config_by_field(tmp_path):
+    Run(make_config(), tmp_path).begin()
     before = (tmp_path / "config.json").read_bytes()
     with pytest.raises(UserError, match=r"attack.eps \(there 1.0, now 2.0\), seed \(there 0, now 1\)"):
-        workdirs.open_workdir(make_config(seed=1, attack={"eps": 2.0}), tmp_path)
+        Run(make_config(seed=1, attack={"eps": 2.0}), tmp_path).begin()
     assert (tmp_path / "config.json").read_bytes() == before
     workdirs.check(make_config(mesh={"data": 8}), tmp_path)  # devices may change
     workdirs.check(make_config(options={}), tmp_path)  # as may fields that are new and empty
@@ -344,14 +345,14 @@ def test_load_description_describes_a_path_that_is_no_run(saved, tmp_path):
         checkpoint.load_description(experiment / "deep" / "inverter", kind="classifier")
 
 
-def test_check_sources_names_the_field(saved, tmp_path):
+def test_check_runs_names_the_field(saved, tmp_path):
     directory, _ = saved
     shutil.copytree(directory, tmp_path / "exp" / "encoder")
     config = make_config(encoder={"checkpoint": str(tmp_path / "exp")})
     with pytest.raises(UserError, match="encoder.checkpoint: no checkpoint in .*exp: it holds 1 run; write one"):
-        workdirs.check_sources({tmp_path / "run": config})
+        inputs.check_runs({tmp_path / "run": config})
     config.encoder.checkpoint = str(tmp_path / "exp" / "encoder")
-    workdirs.check_sources({tmp_path / "run": config})
+    inputs.check_runs({tmp_path / "run": config})
 
 
 @pytest.mark.parametrize("text", ["[]", "null", "{}", '{"kind": 3}'])

@@ -1,6 +1,7 @@
 """Stages: their place, and batches that do not fit into memory."""
 
 import contextlib
+import dataclasses
 import shutil
 import types
 
@@ -14,6 +15,8 @@ from arinv import distributed
 from arinv.errors import UserError
 from arinv.experiment import stages, workdirs
 from arinv.experiment.output_files import remove_temporary
+from arinv.experiment.task import Task
+from arinv.tasks import TASKS
 
 DEVICES = jax.device_count()
 
@@ -30,7 +33,8 @@ def _tasks(task, *, largest, error=RuntimeError):
             raise error("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 2147483648 bytes")
         run.finish({"batch_size": run.config.batch_size})
 
-    return {task: types.SimpleNamespace(check=lambda config: None, run=run)}, sizes
+    module = types.SimpleNamespace(check=lambda config: None, run=run)
+    return {task: dataclasses.replace(TASKS[task], module=module)}, sizes
 
 
 def _config(task, share):
@@ -139,7 +143,7 @@ def test_stopped_trainings_whose_images_have_changed_are_refused(trains, tmp_pat
             raise KeyboardInterrupt
         run.finish({})
 
-    runs, tasks = [], {"evaluate": types.SimpleNamespace(check=lambda config: None, run=run)}
+    runs, tasks = [], {"evaluate": Task(types.SimpleNamespace(check=lambda config: None, run=run))}
     config = _config("evaluate", 1)
     config.data.name = f"folder:{tmp_path / 'images'}"
     for _ in range(2):
@@ -160,7 +164,7 @@ def test_a_stage_that_another_run_completes_meanwhile_is_not_run_again(tmp_path,
 
     @contextlib.contextmanager
     def hold(folder):
-        workdirs.open_workdir(other, folder)
+        workdirs.write_config(other, folder)
         workdirs.write_json(folder / "results.json", {})
         yield
 
@@ -227,7 +231,7 @@ def test_inputs_are_checked_by_process_0_without_the_others(tmp_path, monkeypatc
     task = types.SimpleNamespace(
         check=lambda config: None, check_inputs=lambda run: read.append(distributed.broadcast(3))
     )
-    stages.check(_config("evaluate", 1), tmp_path / "run", {"evaluate": task})
+    stages.check(_config("evaluate", 1), tmp_path / "run", {"evaluate": Task(task)})
     assert read == [3]
     with pytest.raises(AssertionError, match="exchanged"):
         distributed.broadcast(3)

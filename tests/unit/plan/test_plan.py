@@ -17,7 +17,8 @@ from arinv.data import published
 from arinv.errors import UserError
 from arinv.experiment import workdirs
 from arinv.plan import cost, input_rate, plan
-from arinv.train import accelerators, flops, loop
+from arinv.tasks import TASKS
+from arinv.train import accelerators, flops, loop, training
 from configs import classifier, denoising, inverter
 from configs.recipes import alexnet_imagenet
 
@@ -29,7 +30,7 @@ def plan_of(config, folder, *assumptions):
     stages = {folder: config}
     if "stages" in config:
         stages = {folder / name: config.stages[name] for name in config.order}
-    return plan.plan_stages(stages, *(assumptions or [plan.Assumptions()]))
+    return plan.plan_stages(stages, TASKS, *(assumptions or [plan.Assumptions()]))
 
 
 def small_config(**changes):
@@ -273,7 +274,7 @@ def test_plan_stages_compiles_equal_steps_once(tmp_path, monkeypatch):
 
     monkeypatch.setattr(plan, "compile_step", recording)
     monkeypatch.setattr(input_rate, "_SECONDS", 0.01)
-    plans = plan.plan_stages(stages, plan.Assumptions(), show=lambda planned: events.append(planned["stage"]))
+    plans = plan.plan_stages(stages, TASKS, plan.Assumptions(), show=lambda planned: events.append(planned["stage"]))
     assert [planned["task"] for planned in plans] == ["classifier"] * 2 + ["denoiser"] * 2
     assert events == [
         "compiled standard encoder", "standard_encoder", "compiled robust encoder", "robust_encoder",
@@ -324,15 +325,16 @@ def test_measure_counts_features_of_the_host():
 
 def test_train_info_notes_what_is_unknown(tmp_path):
     config = small_config(**{"data.name": "folder:/nowhere", "data.num_train": 0, "num_steps": 0})
-    info, notes = plan._train_info(config)
+    info = training.published_info(config)
+    notes = plan._data_notes(config, info)
     assert info.num_examples == 0 and any("set num_train" in note for note in notes)
     assert any("classes" in note for note in notes) and info.num_classes > 1
     config.data.num_train = 100
-    assert plan._steps_per_epoch(config, plan._train_info(config)[0]) == 6
+    assert plan._steps_per_epoch(config, training.published_info(config)) == 6
     config = classifier.get_config("dataset=imagenet2012,encoder=alexnet,classes=151-293")
-    assert plan._train_info(config)[0].num_classes == 143
+    assert training.published_info(config).num_classes == 143
     assert (
-        plan._steps_per_epoch(alexnet_imagenet.get_config(""), plan._train_info(config)[0])
+        plan._steps_per_epoch(alexnet_imagenet.get_config(""), training.published_info(config))
         == 1_281_167 * 143 // 256_000
     )
 

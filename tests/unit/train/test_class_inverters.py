@@ -7,6 +7,7 @@ import pytest
 from arinv import main
 from arinv.errors import UserError
 from arinv.experiment import stages, workdirs
+from arinv.experiment.run import Run
 from arinv.plan import plan
 from arinv.tasks import TASKS
 from arinv.train import class_inverters
@@ -35,7 +36,14 @@ def test_check_refuses_no_class():
 
 
 def test_plan_covers_every_class():
-    planned = plan._by_class(stages.expand(anomaly.get_config(ARGUMENTS), pathlib.Path("runs/x"), TASKS))
+    planned = plan._trainings(stages.expand(anomaly.get_config(ARGUMENTS), pathlib.Path("runs/x"), TASKS), TASKS)
     inverters = [folder.as_posix() for folder, stage in planned.items() if stage.task == "inverter"]
     assert inverters == [f"runs/x/{name}_inverters/class{label}" for name in ("standard", "robust") for label in (0, 3)]
-    assert all(stage.task in plan.TRAINING for stage in planned.values() if "optimizer" in stage)
+    assert all(TASKS[stage.task].is_training for stage in planned.values() if "optimizer" in stage)
+
+
+def test_networks_that_a_training_of_a_class_names_are_found_from_its_folder():
+    config = anomaly.get_config(f"{ARGUMENTS},adgan=true").stages.gans
+    config.metric_encoder = "stage:standard_encoder"
+    [folder, *_], [gan, *_] = zip(*class_inverters.split(pathlib.Path("runs/x/gans"), config).items(), strict=True)
+    assert Run(gan, folder).resolve(gan.metric_encoder) == pathlib.Path("runs/x/standard_encoder")

@@ -9,6 +9,7 @@ import pytest
 from arinv import models
 from arinv.experiment.state import TrainState
 from arinv.plan import plan
+from arinv.tasks import TASKS
 from arinv.train import class_inverters, gan
 from configs import anomaly
 
@@ -59,5 +60,5 @@ def test_plan_covers_the_gan_of_each_class(tmp_path):
     config = anomaly.get_config("dataset=photos,classes=0+3,adgan=True,smoke=True").stages.gans
     stages = class_inverters.split(tmp_path / "gans", config)
     assert [stage.task for stage in stages.values()] == ["gan", "gan"]
-    (planned, _) = plan.plan_stages(stages, plan.Assumptions())
+    (planned, _) = plan.plan_stages(stages, TASKS, plan.Assumptions())
     assert planned["task"] == "gan" and planned["flops"]["per_step"] > 0 and planned["run"]["steps"] == 2

@@ -1,0 +1,240 @@
+"""Inputs: the earlier runs, files and images that a config names, checked before a run and compared at its resume."""
+
+import contextlib
+import hashlib
+import json
+import os
+import pathlib
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from arinv import data, paths, zoo
+from arinv.data.image_files import image_paths
+from arinv.errors import UserError
+from arinv.experiment import checkpoint
+from arinv.experiment.output_files import write_json
+from arinv.experiment.workdirs import STAGE, flatten, is_complete, plain, read_json, resolve
+
+# What fields name: a training, whose checkpoint has to exist; a run, which has to; a run or a word, which the task
+# itself looks for; a file; a file or folder of images without the prefix "folder:"; texts; no input.
+_TRAINING, _RUN, _FOUND, _FILE, _IMAGES, _TEXT, _NOTHING = (
+    "training", "run", "run or word", "file", "images", "text", "nothing"
+)  # fmt: skip
+# By the end of the field's name; "GROUP.*" is GROUP and every field in it. The first that fits counts.
+FIELDS = {
+    "encoder.start": _NOTHING,
+    "optimization.encoders": _NOTHING,
+    **dict.fromkeys(("checkpoint", "encoder_checkpoint", "inverter", "denoiser", "inverters.*", "gans.*"), _TRAINING),
+    **dict.fromkeys(("attack_from", "detector", "entries.*", "figures.*"), _RUN),
+    **dict.fromkeys(("encoders.*", "metric_networks.*", "metric_encoder", "start", "comparator"), _FOUND),
+    **dict.fromkeys(("gan", "autoencoder", "aegan", "restoration", "attribute", "stylized"), _FOUND),
+    **dict.fromkeys(("path", "mask"), _FILE),
+    **dict.fromkeys(("images", "anomalous", "content", "style", "content_labels", "style_labels"), _IMAGES),
+    **dict.fromkeys(("title", "text"), _TEXT),
+}
+_FOLDER, _VOLUME = "folder:", "volume:"
+_DATA = ("folder", "npz", "volume")  # schemes of data on disk
+_SCHEMES = (f"{name}:" if scheme.location else name for name, scheme in data.SCHEMES.items())
+_JOINED = re.compile(rf"\+(?={'|'.join(_SCHEMES)})")  # between data sets; paths may have a + in them
+_BEGINNING = 2**16  # bytes of an image by which it is recognized
+_MAX_READ = 20_000  # larger folders are recognized by names and sizes alone
+_PARTS = 16  # places at which a single file, such as an archive, is read
+_hashes: dict[tuple, str] = {}  # of the images that were hashed last, which several stages may name
+
+
+def role(name: str) -> str:
+    """Returns what a field names, of a name such as "stages.evaluation.inverters.robust"; empty for another field."""
+    parts = name.split(".")
+    for pattern, value in FIELDS.items():
+        group = pattern.removesuffix(".*")
+        if (group != pattern and group in parts) or parts[-pattern.count(".") - 1 :] == group.split("."):
+            return value
+    return ""
+
+
+def check_local(config: ConfigDict) -> None:
+    """Checks that no field of a config names a URL.
+
+    Raises:
+      UserError: one does.
+    """
+    for name, text in _texts(plain(config)):
+        paths.check_local(text, name=name)
+
+
+def check_runs(stages: Mapping[pathlib.Path, ConfigDict]) -> None:
+    """Checks that the workdirs of earlier runs that stages name exist, and that trainings have a checkpoint.
+
+    Args:
+      stages: workdir -> config.
+
+    Raises:
+      UserError: a workdir or checkpoint is missing.
+    """
+    places = [
+        (name, text, resolve(text, workdir))
+        for workdir, config in stages.items()
+        for name, text in _texts(plain(config))
+        if role(name) in (_TRAINING, _RUN) and not text.startswith(STAGE)
+    ]
+    for name, text, place in places:
+        if not place.exists():
+            raise UserError(f"{name}={text!r} does not exist; name the workdir of an earlier run")
+    for name, _, place in places:
+        if role(name) == _TRAINING:
+            checkpoint.check_run(place, name=name)
+
+
+def check_outside(config: ConfigDict, workdir: pathlib.Path, *, reads_paths: bool = False) -> None:
+    """Checks that a workdir is not in a folder of images that the task reads, since it writes images itself.
+
+    Args:
+      config: config of the task.
+      workdir: its directory.
+      reads_paths: whether data.name is such a folder, see `Task`.
+
+    Raises:
+      UserError: it is.
+    """
+    own = paths.canonical(workdir)
+    for name, text in _texts(plain(config)):
+        for part in _JOINED.split(text):
+            folder = part.removeprefix(_FOLDER).removeprefix(_VOLUME)
+            is_folder = folder and (folder != part or _names_images(name, reads_paths))
+            if is_folder and paths.canonical(folder, name=name) in (own, *own.parents):
+                raise UserError(
+                    f"workdir {workdir} is in the folder of images {folder} that {name} reads, so it would read its "
+                    "own outputs; name another --workdir"
+                )
+
+
+def record(config: ConfigDict, workdir: pathlib.Path, *, reads_paths: bool = False) -> str:
+    """Writes inputs.json, hashes of what a config names; on process 0 only.
+
+    Args:
+      config: config of the task.
+      workdir: its directory.
+      reads_paths: whether data.name is a path of images, see `Task`.
+
+    Returns:
+      A hash of the earlier runs and files; empty for none.
+
+    Raises:
+      UserError: the workdir cannot be written.
+    """
+    fields = plain(config)
+    runs = _hash_runs(fields, workdir)
+    try:
+        write_json(workdir / "inputs.json", runs | _hash_images(fields, reads_paths))
+    except OSError as error:
+        raise UserError(f"workdir {workdir} cannot be written: {error.strerror}") from error
+    return _hash(json.dumps(runs, sort_keys=True).encode()) if runs else ""
+
+
+def check_unchanged(config: ConfigDict, workdir: pathlib.Path, *, reads_paths: bool = False) -> None:
+    """Checks that what a task has used is the same today, where it exists.
+
+    Of a complete task these are earlier runs, files and images; of a training that was stopped files and images, since
+    it compares the weights of earlier runs itself. Other tasks that were stopped recognize their finished parts.
+
+    Args:
+      config: config of the task.
+      workdir: its directory.
+      reads_paths: whether data.name is a path of images, see `Task`.
+
+    Raises:
+      UserError: naming what has changed.
+    """
+    path, complete = workdir / "inputs.json", is_complete(workdir)
+    trainings = (workdir, *workdir.glob("class*"))  # a training of each class has a folder of its own
+    is_stopped_training = not complete and any(checkpoint.saved_steps(path / checkpoint.FOLDER) for path in trainings)
+    if not path.exists() or not (complete or is_stopped_training):  # earlier versions wrote no such file
+        return
+    fields = plain(config)
+    current = _hash_runs(fields, workdir, files_only=not complete) | _hash_images(fields, reads_paths)
+    saved = read_json(path)
+    changed = [name for name, value in current.items() if saved.get(name, value) != value]
+    if changed:
+        state = "is complete" if complete else "holds a stopped run"
+        raise UserError(
+            f"{workdir} {state}, but its inputs have changed: {', '.join(changed[:5])}"
+            f"{' and more' if len(changed) > 5 else ''}; delete {workdir} to run it again, or name another --workdir"
+        )
+
+
+def _hash_runs(config: Mapping[str, Any], workdir: pathlib.Path, *, files_only: bool = False) -> dict[str, str]:
+    """Returns "field=value" -> a hash of the earlier run or the file that the field of a config names."""
+    hashes, own = {}, paths.canonical(workdir)
+    for name, text in _texts(config):
+        is_file, is_run = role(name) == _FILE, role(name) in (_TRAINING, _RUN, _FOUND)
+        if zoo.is_reference(text) or not (is_file or is_run and not files_only):
+            continue
+        with contextlib.suppress(OSError, UserError):  # moved or deleted since, or not readable
+            place = resolve(text, workdir) if is_run else paths.expanded(text)
+            if place.is_file():
+                hashes[f"{name}={text}"] = _hash(place.read_bytes())
+            elif is_run and paths.canonical(place) not in (own, *own.parents):  # else a word such as edges
+                hashes[f"{name}={text}"] = _hash_of_run(place)
+    return hashes
+
+
+def _hash_images(config: Mapping[str, Any], reads_paths: bool) -> dict[str, str]:
+    """Returns "field=value" -> a hash of the images that the field of a config names."""
+    hashes = {}
+    for name, text in _texts(config):
+        for part in _JOINED.split(text):
+            scheme, _, location = part.partition(":")
+            is_data = scheme in _DATA and location
+            if not is_data and (data.is_photographs(text) or not _names_images(name, reads_paths)):
+                continue
+            with contextlib.suppress(OSError, UserError):  # moved or deleted since, or not readable
+                hashes[f"{name}={part}"] = _hash_of_images(paths.expanded(location if is_data else part))
+    return hashes
+
+
+def _names_images(name: str, reads_paths: bool) -> bool:
+    """Returns whether a field names a file or folder of images without the prefix "folder:"."""
+    return role(name) == _IMAGES or (reads_paths and name == "data.name")
+
+
+def _texts(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yields the name and the text of each field that may name something."""
+    for name, value in flatten(config).items():
+        if role(name) != _TEXT:
+            yield from ((name, text) for text in (value if isinstance(value, list) else [value])
+                        if isinstance(text, str) and text)  # fmt: skip
+
+
+def _hash_of_run(place: pathlib.Path) -> str:
+    if not place.is_dir():
+        raise FileNotFoundError(place)
+    return _hash((place / "results.json").read_bytes()) if is_complete(place) else "not complete"
+
+
+def _hash_of_images(place: pathlib.Path) -> str:
+    """Returns a hash of the names, sizes and beginnings of the images of a folder, or of one file.
+
+    For very many images only names and sizes count.
+    """
+    files = [place] if place.is_file() else image_paths(place)
+    stats = [path.stat() for path in files]
+    key = tuple((path, stat.st_size, stat.st_mtime_ns) for path, stat in zip(files, stats, strict=True))
+    if key not in _hashes:
+        digest = hashlib.sha256()
+        for path, stat in zip(files, stats, strict=True):
+            digest.update(os.fsencode(f"{os.path.relpath(path, place)} {stat.st_size}\n"))
+            if len(files) <= _MAX_READ:
+                with path.open("rb") as file:
+                    for part in range(1 if len(files) > 1 else _PARTS):
+                        file.seek(part * max(0, stat.st_size - _BEGINNING) // _PARTS)
+                        digest.update(file.read(_BEGINNING))
+        _hashes.clear()
+        _hashes[key] = digest.hexdigest()[:16]
+    return _hashes[key]
+
+
+def _hash(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]
