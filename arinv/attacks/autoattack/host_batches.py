@@ -14,7 +14,8 @@ from arinv.ops.inputs import as_labels, as_logits, call, check_count, check_imag
 from arinv.types import Array, LogitsFn
 
 _SPLIT_BELOW = 0.75  # a batch is split if that saves a quarter of its rows
-_CPU_ROWS = 16  # of a batch on each CPU device: larger ones are no faster there, and padded more
+_CPU_ROWS = 16  # of a batch on each CPU device: larger ones are hardly faster there, and padded more
+_COMPILATION = 8_000  # passes that a CPU computes while it compiles an attack for another size
 
 # A host batch {name: [B, ...]} -> the same on devices.
 PlaceFn = Callable[[Mapping[str, np.ndarray]], Mapping[str, Array]]
@@ -26,23 +27,26 @@ class Buckets(NamedTuple):
     Attributes:
       sizes: the largest first.
       place: moves a host batch to devices.
+      small_sizes: smaller ones, which are compiled for long attacks only; the largest first.
     """
 
     sizes: tuple[int, ...]
     place: PlaceFn
+    small_sizes: tuple[int, ...] = ()
 
-    def size(self, remaining: int) -> int:
-        """Returns the size of the next batch of `remaining` images."""
+    def size(self, remaining: int, *, passes: int = 0) -> int:
+        """Returns the size of the next batch.
+
+        Args:
+          remaining: number of images.
+          passes: passes through the model that each of them takes until the end of the attack. Where rows of padding
+            would take longer than a compilation, small sizes are used too.
+        """
         if remaining >= self.sizes[0]:
             return self.sizes[0]
-        holding = min(size for size in self.sizes if size >= remaining)
-        smaller = max((size for size in self.sizes if size <= remaining), default=holding)
-        split = smaller + (self._rows(remaining - smaller) if remaining > smaller else 0)
-        return smaller if split <= _SPLIT_BELOW * holding else holding
-
-    def _rows(self, remaining: int) -> int:
-        size = self.size(remaining)
-        return size + (self._rows(remaining - size) if remaining > size else 0)
+        all_sizes = (*self.sizes, *self.small_sizes)
+        saved = _num_rows(self.sizes, remaining) - _num_rows(all_sizes, remaining)
+        return _next_size(all_sizes if saved * passes >= _COMPILATION else self.sizes, remaining)
 
     def put(self, batch: Mapping[str, np.ndarray], size: int) -> Mapping[str, Array]:
         """Returns a host batch on devices, padded to a size; "label" is -1 in the padding, the rest is 0."""
@@ -53,6 +57,20 @@ class Buckets(NamedTuple):
         return self.place(padded)
 
 
+def _next_size(sizes: tuple[int, ...], remaining: int) -> int:
+    """Returns the size of the next batch of images that are fewer than the largest size."""
+    holding = min(size for size in sizes if size >= remaining)
+    smaller = max((size for size in sizes if size <= remaining), default=holding)
+    split = smaller + (_num_rows(sizes, remaining - smaller) if remaining > smaller else 0)
+    return smaller if split <= _SPLIT_BELOW * holding else holding
+
+
+def _num_rows(sizes: tuple[int, ...], remaining: int) -> int:
+    """Returns the rows of all batches of images that are fewer than the largest size."""
+    size = _next_size(sizes, remaining)
+    return size + (_num_rows(sizes, remaining - size) if remaining > size else 0)
+
+
 def make_buckets(
     *, batch_size: int, smallest_batch: int = 8, multiple_of: int = 1, place: PlaceFn | None = None
 ) -> Buckets:
@@ -61,7 +79,7 @@ def make_buckets(
     Args:
       batch_size: largest size, at least 1; best a power of two, or a small multiple of one. On CPUs at most 16 rows per
         device are used, which are as fast as more, unless `smallest_batch` is larger.
-      smallest_batch: smallest size.
+      smallest_batch: smallest size, except for long attacks on CPUs, see `Buckets.size`.
       multiple_of: divisor of every size: the number of devices that `place` splits a batch over.
       place: moves a host batch to devices; to the default device if None.
 
@@ -82,7 +100,15 @@ def make_buckets(
     sizes = [batch_size]
     while sizes[-1] % (2 * multiple_of) == 0 and sizes[-1] // 2 >= smallest_batch:
         sizes.append(sizes[-1] // 2)
-    return Buckets(tuple(sizes), place or functools.partial(jax.tree.map, jnp.asarray))
+    small_sizes = (
+        [sizes[-1] // 2**i for i in range(1, sizes[-1].bit_length())] if jax.default_backend() == "cpu" else []
+    )
+    small_sizes = [sizes[-1]]
+    # Elsewhere than on CPUs a batch of one image takes as long as one of eight.
+    while jax.default_backend() == "cpu" and small_sizes[-1] % (2 * multiple_of) == 0:
+        small_sizes.append(small_sizes[-1] // 2)
+    place = place or functools.partial(jax.tree.map, jnp.asarray)
+    return Buckets(tuple(sizes), place, tuple(small_sizes[1:]))
 
 
 def as_pytree(logits_fn: LogitsFn) -> jax.tree_util.Partial:

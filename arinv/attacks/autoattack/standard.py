@@ -170,7 +170,7 @@ def autoattack(
       queries_per_round: number of queries after which the Square Attack drops broken images and can be saved.
       batch_size: largest batch, see `make_buckets`; the remaining images are split into batches of half, a quarter
         and so on.
-      smallest_batch: smallest batch.
+      smallest_batch: smallest batch, except for long attacks on CPUs, where padding costs more than a compilation.
       multiple_of: divisor of every batch: the number of devices that `place` splits it over.
       place: moves a host batch {name: [B, ...]} to the devices of one process, split by rows; to the default device
         if None.
@@ -271,7 +271,7 @@ def _attack_round(run: _Run, state: AutoAttackState):
     key = jax.random.fold_in(run.key, AUTOATTACK.index(name))
     while (remaining := len(state.queue) - state.position) > 0:
         started = time.perf_counter()
-        size = run.buckets.size(remaining)
+        size = run.buckets.size(remaining, passes=_passes_of_a_row(run, name) * (run.rounds[name] - state.round))
         rows = state.queue[state.position : state.position + size]
         first = state.round * run.queries_per_round
         outcome = attack_batch(
@@ -303,12 +303,17 @@ def _robust_and_count(run: _Run, state: AutoAttackState) -> tuple[int, int]:
 
 def _passes_left(run: _Run, state: AutoAttackState) -> int:
     """Returns the number of passes to come if no further image is broken."""
-    costs = [run.queries_per_round if name == "square" else 2 * run.num_steps for name in run.rounds]
+    costs = [_passes_of_a_row(run, name) for name in run.rounds]
     rounds = [0] * state.attack + list(run.rounds.values())[state.attack :]
     rounds[state.attack] -= state.round + 1
     later_costs = sum(count * cost for count, cost in zip(rounds, costs, strict=True))
     robust = int(state.robust[_group(run, state)].sum())
     return (len(state.queue) - state.position) * costs[state.attack] + robust * later_costs
+
+
+def _passes_of_a_row(run: _Run, name: str) -> int:
+    """Returns the passes, forward and backward, of an image in a round of an attack."""
+    return run.queries_per_round if name == "square" else 2 * run.num_steps
 
 
 def _end_round(run: _Run, state: AutoAttackState) -> None:
