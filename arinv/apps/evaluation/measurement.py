@@ -49,8 +49,17 @@ def check_enough_images(config: ConfigDict, count: int) -> None:
     Raises:
       UserError: a metric of the whole set, such as FID, and one image.
     """
-    if count < 2 and (names := [name for name in _names(config) if METRICS[name].needs_set]):
+    if count < 2 and (names := whole_set_metrics(config)):
         raise UserError(f"{', '.join(names)} of one image is undefined; name two or more, such as data.num_test=2")
+
+
+def whole_set_metrics(config: ConfigDict) -> list[str]:
+    """Returns the metrics of the config that need the whole set of images.
+
+    Raises:
+      UserError: an unknown metric.
+    """
+    return [name for name in _names(config) if METRICS[name].needs_set]
 
 
 class Measurement:

@@ -35,7 +35,6 @@ from arinv.types import Array
 _SAVE_EVERY_SECONDS = 30.0
 _DISTANCE, _SECONDS = "feature_distance", "seconds_per_image"
 _DISTANCE_VARIANT = "feature_distance: ||F(reconstruction) - F(image)||_2 / ||F(image)||_2 at the inverted layer"
-_WHOLE_SET = ("normalized_error", "fid")  # metrics of the evaluation task only
 
 SINGLE_PROCESS = True
 
@@ -50,9 +49,8 @@ def check(config: ConfigDict) -> None:
     """
     check_fields(config)
     measurement.check(config)
-    for name in _WHOLE_SET:
-        if name in config.metrics.split("+"):
-            raise UserError(f"metric {name} is not for this comparison; use configs/evaluate.py for it")
+    for name in measurement.whole_set_metrics(config):
+        raise UserError(f"metric {name} is not for this comparison; use configs/evaluate.py for it")
     check_inverters(config)
     search = config.optimization
     for name in search.encoders:

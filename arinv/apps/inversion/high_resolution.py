@@ -33,7 +33,6 @@ from arinv.metrics import METRICS
 from arinv.ops.images import to_float, to_uint8
 from arinv.train.feed import collect
 
-_OF_ONE_SIZE = ("normalized_error", "fid")  # metrics that do not compare between sizes
 _LARGEST_TILE = 224  # px
 _TILES = "tiles"  # of the first reconstructions, beside the metrics
 
@@ -48,12 +47,11 @@ def check(config: ConfigDict) -> None:
     """
     check_fields(config)
     measurement.check(config)
-    names, known = config.metrics.split("+"), [name for name in METRICS if name not in _OF_ONE_SIZE]
-    if not any(names):
+    known = [name for name, metric in METRICS.items() if not metric.needs_set]
+    if not any(config.metrics.split("+")):
         raise UserError(f"metrics is empty; name one or more of {', '.join(known)}, joined by +")
-    for name in _OF_ONE_SIZE:
-        if name in names:
-            raise unknown("metric at several scales", name, known)
+    for name in measurement.whole_set_metrics(config):
+        raise unknown("metric at several scales", name, known)
     if config.compare not in inversion.COMPARISONS:
         raise unknown("comparison", config.compare, inversion.COMPARISONS)
     if config.scales < 1:

@@ -61,11 +61,10 @@ def check(config: ConfigDict) -> None:
         raise UserError(
             "no inverter; name the workdir of an inverter's training: inverter=, standard_inverter= or robust_inverter="
         )
-    for name in _others(config):
-        if name in metrics.METRICS and metrics.METRICS[name].needs_set:
-            raise UserError(f"metric {name} is of a whole set of images of one size; use configs/evaluate.py for it")
     if _others(config):
-        measurement.check(_of_others(config))
+        measurement.check(others := _of_others(config))
+        for name in measurement.whole_set_metrics(others):
+            raise UserError(f"metric {name} is of a whole set of images of one size; use configs/evaluate.py for it")
     for name in ("multiple", "edge", "limit"):
         if config[name] < 0:
             raise UserError(f"{name} must be 0 or more; got {config[name]}")
