@@ -115,9 +115,11 @@ def run(run: Run) -> dict[str, Any]:
     _write_csv(run, images.names, sizes, rows)
     first = list(sizes)[: config.log.num_images]
     results = _results(inverters, sizes, rows, skipped, variants)
+    figures = {}
     if first:
         write_png(workdir / _OVERVIEW, _overview(run, images, first, rows, files))
-        _write_report(run, inverters, results)
+        figures = {"Images, and their reconstructions from features": workdir / _OVERVIEW}
+    _write_report(run, inverters, results, figures)
     return run.finish(results)
 
 
@@ -265,7 +267,9 @@ def _overview(
     return labeled_grid({name: np.stack(row) for name, row in tiles.items()}, columns=columns, font_size=16)
 
 
-def _write_report(run: Run, inverters: Mapping[str, Trained], results: Mapping[str, Any]) -> None:
+def _write_report(
+    run: Run, inverters: Mapping[str, Trained], results: Mapping[str, Any], figures: Mapping[str, pathlib.Path]
+) -> None:
     """Writes table.md and report.html, and prints where that is."""
     columns = report.columns(["psnr", "ssim"])
     rows = []
@@ -282,8 +286,7 @@ def _write_report(run: Run, inverters: Mapping[str, Trained], results: Mapping[s
     }
     if smaller := [f"{metric} over {count}" for metric, count in counts.items() if count < results["num_images"]]:
         note += f" Images that are too small for a metric do not count for it: {', '.join(smaller)}."
-    images = {"Images, and their reconstructions from features": run.workdir / _OVERVIEW}
-    report.write(run.workdir, run.config.title, [report.Table(heading, rows)], [note], images=images)
+    report.write(run.workdir, run.config.title, [report.Table(heading, rows)], [note], images=figures)
     run.report(f"the report is {run.workdir / 'report.html'}")
 
 
