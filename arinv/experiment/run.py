@@ -70,8 +70,13 @@ class Run:
         self._unfinished: list[str] = []  # references of trainings that were loaded before their end
 
     def with_config(self, config: ConfigDict, workdir: pathlib.Path) -> "Run":
-        """Returns the run of another config in another directory, with the stages and datasets of this one."""
-        return Run(config, workdir, self.stages, self._sources)
+        """Returns the run of another config in another directory, with the stages and datasets of this one.
+
+        Results of either name the unfinished trainings that the other has loaded.
+        """
+        run = Run(config, workdir, self.stages, self._sources)
+        run._unfinished = self._unfinished
+        return run
 
     @functools.cached_property
     def mesh(self) -> jax.sharding.Mesh:
@@ -142,7 +147,8 @@ class Run:
         if place := workdirs.unfinished(workdir):
             if jax.process_index() == 0:
                 _print_once(f"warning: the training in {place} is not complete; its newest checkpoint is used")
-            self._unfinished.append(str(reference))
+            if str(reference) not in self._unfinished:
+                self._unfinished.append(str(reference))
         options = {"image_size": image_size, "allow_other_size": allow_other_size, "channels": channels}
         return loading.load(workdir, kind=kind, dtype=self.dtype, **options)
 
