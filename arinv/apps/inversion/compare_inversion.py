@@ -1,13 +1,15 @@
 """Comparison of methods that invert a layer: trained generators, and optimization of the pixels (RI).
 
 Writes results.json (for each method the means and standard deviations of every metric, seconds per image and the
-number of trained parameters), table.md, reconstructions.png and per_image.npz ("NAME/METRIC" [N]). Every finished batch
-of every method is saved in parts/, and twice a minute the current images of a search; both serve batches of any size.
+number of trained parameters), table.md, report.html, reconstructions.png and per_image.npz ("NAME/METRIC" [N]). Every
+finished batch of every method is saved in parts/, and twice a minute the current images of a search; both serve batches
+of any size.
 
 Source: Rojas-Gomez et al. 2022, section 4.4, Table 7.
 """
 
 import functools
+import pathlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
@@ -88,8 +90,8 @@ def run(run: Run) -> dict[str, Any]:
         values[name] = _measure(run, inverter, measures, images, reconstruct(run, name, inverter, images, cache))
         totals[name] = measures.finish()
     results = _results(run.config, methods, values, totals) | {"num_examples": len(images)}
-    _write(run, results, values, images)
-    return run.finish(results)
+    figures = _write(run, values, images)
+    return run.finish(results, tables=[_table(results)], notes=[_note(run, results)], figures=figures)
 
 
 def _generate(run: Run, name: str, inverter: Trained, images: np.ndarray, cache: ResultCache) -> Iterator[Part]:
@@ -254,8 +256,8 @@ def _results(
     }
 
 
-def _write(run: Run, results: Mapping[str, Any], values: Mapping[str, Mapping], images: np.ndarray) -> None:
-    report.write(run.workdir, run.config.title, [_table(results)], [_note(run, results)])
+def _write(run: Run, values: Mapping[str, Mapping], images: np.ndarray) -> dict[str, pathlib.Path]:
+    """Writes per_image.npz and reconstructions.png, and returns the heading of the figure -> its file."""
     arrays = {
         f"{name}/{metric}": array
         for name, part in values.items()
@@ -264,9 +266,11 @@ def _write(run: Run, results: Mapping[str, Any], values: Mapping[str, Mapping], 
     }
     write_arrays(run.workdir / "per_image.npz", arrays)
     count = min(run.config.log.num_images, len(images))
-    if count:
-        rows = {"image": images[:count]} | {name: part["reconstruction"] for name, part in values.items()}
-        write_png(run.workdir / "reconstructions.png", labeled_grid(rows))
+    if not count:
+        return {}
+    rows = {"image": images[:count]} | {name: part["reconstruction"] for name, part in values.items()}
+    write_png(run.workdir / "reconstructions.png", labeled_grid(rows))
+    return {"Images, and their reconstructions": run.workdir / "reconstructions.png"}
 
 
 def _table(results: Mapping[str, Any]) -> report.Table:

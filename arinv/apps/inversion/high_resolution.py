@@ -1,13 +1,14 @@
 """Inversion of enlarged images: quality of reconstructions from standard and robust features, scale by scale.
 
 Writes results.json (means and standard deviations of every metric at every scale, of every inverter), table.md,
-curves.png, images.png (test images at every scale) and per_image.npz ("NAME/SCALE/METRIC" [N]). Each finished scale
-of each inverter is saved in parts/.
+report.html, curves.png, images.png (test images at every scale) and per_image.npz ("NAME/SCALE/METRIC" [N]). Each
+finished scale of each inverter is saved in parts/.
 
 Source: Rojas-Gomez et al. 2022, section 4.3, scenario 1, Tables 5 and A1.
 """
 
 import functools
+import pathlib
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -22,9 +23,9 @@ from arinv.apps.evaluation import measurement
 from arinv.apps.evaluation.measurement import Measurement
 from arinv.apps.inversion.inverters import check_inverters, check_networks, load_inverters
 from arinv.errors import UserError, unknown
-from arinv.experiment import figures, report
+from arinv.experiment import report
 from arinv.experiment.cache import ResultCache
-from arinv.experiment.figures import labeled_grid, zoom
+from arinv.experiment.figures import labeled_grid, write_curves, zoom
 from arinv.experiment.output_files import write_arrays, write_png
 from arinv.experiment.run import Run, check_fields
 from arinv.experiment.trained import Trained
@@ -88,9 +89,8 @@ def run(run: Run) -> dict[str, Any]:
                 end += scale**2 * len(arrays["label"])
                 bar.update(end - bar.n)
     results = _results(config, inverters, parts, totals) | {"num_examples": len(arrays["label"])}
-    if jax.process_index() == 0:
-        _write(run, results, parts, arrays["image"])
-    return run.finish(results)
+    figures = _write(run, results, parts, arrays["image"]) if jax.process_index() == 0 else {}
+    return run.finish(results, tables=[_table(results)], notes=[_note(run, results)], figures=figures)
 
 
 def _scales(config: ConfigDict) -> range:
@@ -202,17 +202,18 @@ def _results(
     }
 
 
-def _write(run: Run, results: Mapping[str, Any], parts: Parts, images: np.ndarray) -> None:
+def _write(run: Run, results: Mapping[str, Any], parts: Parts, images: np.ndarray) -> dict[str, pathlib.Path]:
+    """Writes the curves, the images and per_image.npz, and returns heading -> file of the figures."""
     config, workdir, curves = run.config, run.workdir, results["curves"]
-    columns = report.columns(sorted(results["variants"]))
     panels = {
         column.heading: {name: curve[metric] for name, curve in curves.items() if metric in curve}
-        for metric, column in columns.items()
+        for metric, column in _columns(results).items()
     }
-    report.write(workdir, config.title, [_table(results, columns)], [_note(run, results)])
-    figures.write_curves(workdir / "curves.png", panels, x=results["scales"], x_label="scale", title=config.title)
+    write_curves(workdir / "curves.png", panels, x=results["scales"], x_label="scale", title=config.title)
+    figures = {"Means at every scale": workdir / "curves.png"}
     if count := min(config.log.num_images, len(images)):
         write_png(workdir / "images.png", _figure(config, list(curves), parts, images[:count]))
+        figures["Reconstructions at every scale"] = workdir / "images.png"
     arrays = {
         f"{name}/{scale}/{metric}": values
         for (name, scale), part in parts.items()
@@ -220,11 +221,16 @@ def _write(run: Run, results: Mapping[str, Any], parts: Parts, images: np.ndarra
         if metric != _TILES
     }
     write_arrays(workdir / "per_image.npz", arrays)
+    return figures
 
 
-def _table(results: Mapping[str, Any], columns: Mapping[str, report.Column]) -> report.Table:
+def _columns(results: Mapping[str, Any]) -> dict[str, report.Column]:
+    return report.columns(sorted(results["variants"]))
+
+
+def _table(results: Mapping[str, Any]) -> report.Table:
     heading, rows = ["scale"], [[str(scale)] for scale in results["scales"]]
-    for metric, column in columns.items():
+    for metric, column in _columns(results).items():
         for name, curve in results["curves"].items():
             if metric in curve:
                 heading.append(f"{column.heading}, {name}")

@@ -119,8 +119,8 @@ def run(run: Run) -> dict[str, Any]:
     if first:
         write_png(workdir / _OVERVIEW, _overview(run, images, first, rows, files))
         figures = {"Images, and their reconstructions from features": workdir / _OVERVIEW}
-    _write_report(run, inverters, results, figures)
-    return run.finish(results)
+    table, note = _report(run, inverters, results)
+    return run.finish(results, tables=[table], notes=[note], figures=figures)
 
 
 def _read_sizes(config: ConfigDict, images: data.ImageFiles) -> tuple[Sizes, list[str]]:
@@ -267,10 +267,8 @@ def _overview(
     return labeled_grid({name: np.stack(row) for name, row in tiles.items()}, columns=columns, font_size=16)
 
 
-def _write_report(
-    run: Run, inverters: Mapping[str, Trained], results: Mapping[str, Any], figures: Mapping[str, pathlib.Path]
-) -> None:
-    """Writes table.md and report.html, and prints where that is."""
+def _report(run: Run, inverters: Mapping[str, Trained], results: Mapping[str, Any]) -> tuple[report.Table, str]:
+    """Returns the table of the report and the note below it."""
     columns = report.columns(["psnr", "ssim"])
     rows = []
     for name, inverter in inverters.items():
@@ -286,8 +284,7 @@ def _write_report(
     }
     if smaller := [f"{metric} over {count}" for metric, count in counts.items() if count < results["num_images"]]:
         note += f" Images that are too small for a metric do not count for it: {', '.join(smaller)}."
-    report.write(run.workdir, run.config.title, [report.Table(heading, rows)], [note], images=figures)
-    run.report(f"the report is {run.workdir / 'report.html'}")
+    return report.Table(heading, rows), note
 
 
 def _results(

@@ -9,6 +9,7 @@ volume read). Every finished batch of every method is saved in parts/, so that a
 Source: Generative Encoder, Algorithm 1, sections 4.4 to 5.4.
 """
 
+import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -94,8 +95,8 @@ def run(run: Run) -> dict[str, Any]:
     results = _results(run, operator, networks, parts, values)
     if encoder:
         _add_fid(run, encoder, results, parts, images)
-    _write(run, results, parts, values, images, degraded)
-    return run.finish(results)
+    figures = _write(run, parts, values, images, degraded)
+    return run.finish(results, tables=[_table(results)], notes=[_note(run, results)], figures=figures)
 
 
 def restore_all(
@@ -216,12 +217,12 @@ def _add_fid(
 
 def _write(
     run: Run,
-    results: Mapping[str, Any],
     parts: Mapping[str, Part],
     values: Mapping[str, Mapping[str, np.ndarray]],
     images: np.ndarray,
     degraded: np.ndarray,
-) -> None:
+) -> dict[str, pathlib.Path]:
+    """Writes the arrays and the figures, and returns heading -> file of the figures."""
     workdir, count = run.workdir, min(run.config.log.num_images, len(images))
     write_arrays(
         workdir / "per_image.npz", {f"{n}/{m}": array for n, part in values.items() for m, array in part.items()}
@@ -248,7 +249,7 @@ def _write(
         panels = {"log10 of the mean squared error": lines}
         write_curves(workdir / "curve.png", panels, x=positions, x_label="step of the search", title=run.config.title)
         figures["Error during the search"] = workdir / "curve.png"
-    report.write(workdir, run.config.title, [_table(results)], [_note(run, results)], images=figures or None)
+    return figures
 
 
 def _table(results: Mapping[str, Any]) -> report.Table:

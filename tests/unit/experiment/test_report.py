@@ -10,10 +10,11 @@ from arinv.experiment import report
 TABLE = report.Table(["encoder", "PSNR <dB>"], [["standard", "1"], ["a & b", "2"]])
 
 
-def test_write_writes_tables_in_both_formats(tmp_path):
+def test_write_report_writes_tables_in_both_formats(tmp_path):
     image = tmp_path / "image.png"
     image.write_bytes(b"png")
-    report.write(tmp_path, "Title <1>", [TABLE, TABLE], ["a note"], text="above", images={"one & all": image})
+    parts = {"notes": ["a note"], "figures": {"one & all": image}, "text": "above"}
+    assert report.write_report(tmp_path, "Title <1>", [TABLE, TABLE], **parts) == tmp_path / "report.html"
     markdown, html = (tmp_path / "table.md").read_text(), (tmp_path / "report.html").read_text()
     table = "| encoder | PSNR <dB> |\n| --- | ---: |\n| standard | 1 |\n| a & b | 2 |\n"
     assert markdown == f"# Title <1>\n\n{table}\n{table}\na note\n"
