@@ -192,7 +192,7 @@ def _add_measurements(
         measured = workdirs.read_results(workdir / layer)
         card["networks"][layer]["measured"] = {
             **{name: measured[name] for name in measured["variants"]},
-            "num_images": measured["num_examples"],
+            "num_images": measured["num_images"],
             "photographs": photographs_psnr(networks[layer]),
             "setting": measured["setting"],
         }
@@ -233,7 +233,7 @@ def _add_generative_measurements(
                 for method, entry in measured["entries"].items()
                 if network != trained.GAN or method == INVERTGAN  # whose images are not degraded
             },
-            "num_images": measured["num_examples"],
+            "num_images": measured["num_images"],
             "setting": measured["setting"],
         }
     source = Run(config.stages[trained.GAN], workdir / trained.GAN).open_data("test")
@@ -385,7 +385,7 @@ def _measured(workdir: pathlib.Path, layers: Sequence[str]) -> dict[str, Any]:
     """Returns the accuracies of an encoder, with exact 95 % intervals."""
     attacked = workdirs.read_results(workdir / "autoattack")
     evaluated = workdirs.read_results(workdir / (layers[0] if layers else zoo.ENCODER))
-    count = attacked["num_examples"]
+    count = attacked["num_images"]
     clean, pgd = attacked["clean_accuracy"], evaluated["pgd_accuracy"]
     return {
         "date": datetime.date.today().isoformat(),

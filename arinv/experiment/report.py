@@ -29,7 +29,7 @@ def _known() -> dict[str, tuple[str, str]]:
 
 # What results side by side should share, beside the options of their attack.
 _SHARED: dict[str, Callable[[Mapping], Any]] = {
-    "number of images": lambda results: results["num_examples"],
+    "number of images": lambda results: results["num_images"],
     "dataset": lambda results: results["setting"]["data"],
     "dtype": lambda results: results["setting"]["dtype"],
     "seed": lambda results: results["setting"]["seed"],

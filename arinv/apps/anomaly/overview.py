@@ -108,7 +108,7 @@ def _notes(results: Mapping[str, Mapping]) -> list[str]:
         if count
     )
     notes = [
-        f"AUROC over {first['num_examples']} test images of {first['setting']['data']}, each class in turn the normal "
+        f"AUROC over {first['num_images']} test images of {first['setting']['data']}, each class in turn the normal "
         f"one{f', with {counts}' if counts else ''}; {report.setting_text(first['setting'])}. "
         f"Search: {search['num_steps']} steps, {search['num_restarts']} start(s); "
         f"features: {first['layer']}; nearest neighbors: k={first['knn']['k']}.{report.differences(results)}"

@@ -151,7 +151,7 @@ def _note(measured: Mapping[str, result_rows.Row]) -> str:
     first = next(iter(measured.values()))
     setting, attacks = first["setting"], [row["attack"] for row in measured.values()]
     text = (
-        f"{first['num_examples']} test images of {setting['data']}; {report.setting_text(setting)}; ± is the standard "
+        f"{first['num_images']} test images of {setting['data']}; {report.setting_text(setting)}; ± is the standard "
         "deviation over images."
     )
     if all(attack and {"norm", "eps", "num_steps"} <= attack.keys() for attack in attacks):
@@ -168,7 +168,7 @@ def _note(measured: Mapping[str, result_rows.Row]) -> str:
 
 def _autoattack_text(attacks: Mapping[str, Mapping[str, Any]]) -> str:
     """Returns norm, radius and number of images, once where all rows share them."""
-    texts = {row: f"{a['norm']}, eps {a['eps']:g}, {a['num_examples']} images" for row, a in attacks.items()}
+    texts = {row: f"{a['norm']}, eps {a['eps']:g}, {a['num_images']} images" for row, a in attacks.items()}
     if len(set(texts.values())) == 1:
         return next(iter(texts.values()))
     return "; ".join(f"{row}: {text}" for row, text in texts.items())

@@ -122,7 +122,7 @@ def run(run: Run) -> dict[str, Any]:
         "encoder_figures": list(figures),
         "encoder_weights": encoder.fingerprint,
         _IMAGES: inputs[_IMAGES],
-        "num_examples": test.info.num_examples,
+        "num_images": test.info.num_examples,
         "resize": resize,
         **descriptions.report_size(encoder.description, config.data.image_size, config.title),
     }

@@ -89,7 +89,7 @@ def run(run: Run) -> dict[str, Any]:
         measures = Measurement(run, inverter.encoder)
         values[name] = _measure(run, inverter, measures, images, reconstruct(run, name, inverter, images, cache))
         totals[name] = measures.finish()
-    results = _results(run.config, methods, values, totals) | {"num_examples": len(images)}
+    results = _results(run.config, methods, values, totals) | {"num_images": len(images)}
     figures = _write(run, values, images)
     return run.finish(results, tables=[_table(results)], notes=[_note(run, results)], figures=figures)
 
@@ -287,7 +287,7 @@ def _table(results: Mapping[str, Any]) -> report.Table:
 def _note(run: Run, results: Mapping[str, Any]) -> str:
     setting, search = run.provenance, results["optimization"]
     return (
-        f"{results['num_examples']} test images of {setting['data']}; {report.setting_text(setting)}, batches of "
+        f"{results['num_images']} test images of {setting['data']}; {report.setting_text(setting)}, batches of "
         f"{results['batch_size']}, compilation not counted; ± is the standard deviation over images. RI: "
         f"{search['num_steps']} steps of {search['step_size']:g}.{report.weights_note(results['metric_weights'])}"
     )

@@ -88,7 +88,7 @@ def run(run: Run) -> dict[str, Any]:
                 parts[name, scale] = _part(cache, f"{name}_{scale}", measure, arrays, config.log.num_images)
                 end += scale**2 * len(arrays["label"])
                 bar.update(end - bar.n)
-    results = _results(config, inverters, parts, totals) | {"num_examples": len(arrays["label"])}
+    results = _results(config, inverters, parts, totals) | {"num_images": len(arrays["label"])}
     figures = _write(run, results, parts, arrays["image"]) if jax.process_index() == 0 else {}
     return run.finish(results, tables=[_table(results)], notes=[_note(run, results)], figures=figures)
 
@@ -244,7 +244,7 @@ def _note(run: Run, results: Mapping[str, Any]) -> str:
     side = next(iter(results["inverters"].values()))["checkpoint"]["image_size"]
     size = "at the enlarged size" if results["compare"] == "enlarged" else "reduced to the original size"
     return (
-        f"{results['num_examples']} test images of {setting['data']}, enlarged bilinearly, compared {size}; inverters "
+        f"{results['num_images']} test images of {setting['data']}, enlarged bilinearly, compared {size}; inverters "
         f"trained at {side} px; {report.setting_text(setting)}; ± is the standard deviation over images."
         f"{report.weights_note(results['metric_weights'])}"
     )

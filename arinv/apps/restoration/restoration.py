@@ -187,7 +187,7 @@ def _results(
         "solver": run.config.solver.to_dict(),
         "networks": {name: network.fingerprint for name, network in networks.items()},
         "batch_size": run.config.batch_size,
-        "num_examples": len(next(iter(values.values()))["mse"]),
+        "num_images": len(next(iter(values.values()))["mse"]),
         "variants": {name: _VARIANTS[name] for name in _VARIANTS if name in entries[_DEGRADED]},
     }
 
@@ -266,7 +266,7 @@ def _note(run: Run, results: Mapping[str, Any]) -> str:
     setting, solver = run.provenance, results["solver"]
     curve = results["curve"]
     text = (
-        f"{results['num_examples']} test images of {setting['data']}, degraded: {results['operator']['formula']}; "
+        f"{results['num_images']} test images of {setting['data']}, degraded: {results['operator']['formula']}; "
         f"{report.setting_text(setting)}, batches of {results['batch_size']}, compilation not counted; ± is the "
         f"standard deviation over images. Search: Adam at {solver['learning_rate']:g}, {solver['num_steps']} steps, "
         "the same starts for all methods. Squared errors of images in [-1, 1] are 4 times these."

@@ -102,7 +102,7 @@ def run(run: Run) -> dict[str, Any]:
         "methods": list(config.methods),
         "counts": table._asdict(),
         "valid": table.valid,
-        "n": table.count,
+        "num_images": table.count,
         "recovered": None if np.isnan(table.recovered) else table.recovered,
         "with_attribute": int(own.sum()),
         "attribute": about,

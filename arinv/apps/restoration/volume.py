@@ -82,7 +82,7 @@ def run(run: Run) -> dict[str, Any]:
     results = {
         "entries": {name: _entry(result) for name, result in comparisons.items()},
         "variants": _VARIANTS,
-        "num_examples": len(true),
+        "num_images": len(true),
         "shape": list(true.shape),
         "axis": config.axis,
         "threshold": config.threshold,

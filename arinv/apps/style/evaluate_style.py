@@ -94,7 +94,7 @@ def run(run: Run) -> dict[str, Any]:
             "ssim": metrics.VARIANTS["ssim"] + ", content against image",
         },
         "metric_weights": {key: network.weights},
-        "num_pairs": len(content) * len(style),
+        "num_images": len(content) * len(style),
         "num_contents": len(content),
         "num_styles": len(style),
         "stylized": {name: stylized[name] for name in ("entries", "transform", "keep_color", "pixels", "num_labels")},

@@ -216,7 +216,7 @@ def test_encoder_figures_rejects_another_evaluation(changes, weights, shown, tmp
 
 def test_comparison_table_has_every_metric_of_every_entry():
     setting = {"data": "photos", "device": "cpu", "dtype": "float32", "seed": 0}
-    common = {"setting": setting, "attack": None, "num_examples": 6}
+    common = {"setting": setting, "attack": None, "num_images": 6}
     first = {
         **common, "clean_accuracy": 0.5, "autoattack_accuracy": 0.25, "psnr": 20.0, "psnr_std": 1.0,
         "lpips_alex": 0.125, "fid_resnet18_block4_n6": 12.5, "novelty": 3.0,

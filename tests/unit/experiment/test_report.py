@@ -37,9 +37,9 @@ def test_comparison_figure_has_room_for_long_names():
 
 def test_differences_names_what_rows_do_not_share():
     setting = {"data": "photos", "dtype": "float32", "seed": 0}
-    first = {"num_examples": 6, "attack": {"eps": 1.0}, "setting": setting}
+    first = {"num_images": 6, "attack": {"eps": 1.0}, "setting": setting}
     assert report.differences({"a": first, "b": {**first, "setting": {**setting}}}) == ""
-    second = {"num_examples": 8, "attack": None, "setting": {**setting, "dtype": "bfloat16"}}
+    second = {"num_images": 8, "attack": None, "setting": {**setting, "dtype": "bfloat16"}}
     text = report.differences({"a": first, "b": second})
     assert "The number of images is not the same in all rows: a: 6, b: 8." in text
     assert "dtype is not the same in all rows: a: float32, b: bfloat16" in text
