@@ -28,7 +28,7 @@ import arinv
 from arinv import command_line, data, metrics, paths, zoo
 from arinv.apps.restoration.methods import INVERTGAN, SEARCH
 from arinv.errors import MISTAKE, UserError
-from arinv.experiment import exported, fid, loading, trained, workdirs
+from arinv.experiment import exported, loading, measurement, trained, workdirs
 from arinv.experiment.descriptions import WEIGHTS
 from arinv.experiment.output_files import write_json, write_text
 from arinv.experiment.run import Run
@@ -237,7 +237,8 @@ def _add_generative_measurements(
             "setting": measured["setting"],
         }
     source = Run(config.stages[trained.GAN], workdir / trained.GAN).open_data("test")
-    distance = fid.sample_distance(networks[trained.GAN], encoder, source, key=jax.random.key(0))
+    network = measurement.metric_network(encoder)
+    distance = measurement.sample_distance(networks[trained.GAN], network, source, key=jax.random.key(0))
     card["networks"][trained.GAN]["measured"] |= distance | {"metric_encoder": reference or args.metric_encoder}
 
 

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from arinv import metrics, models
-from arinv.apps.evaluation import evaluate, measurement
+from arinv.apps.evaluation import evaluate
 from arinv.apps.inversion import compare_inversion, high_resolution, invert_images
 from arinv.errors import UserError
-from arinv.experiment import report, trained
+from arinv.experiment import measurement, report, trained
 from arinv.experiment.run import Run
 from arinv.metrics import METRICS, Metric
 from configs import compare_inversion as compare_config

@@ -21,13 +21,12 @@ from ml_collections import ConfigDict
 
 from arinv import data, metrics
 from arinv.apps.denoising import bm3d, tiles
-from arinv.apps.evaluation import measurement
-from arinv.apps.evaluation.measurement import Measurement
 from arinv.data.image_files import image_paths
 from arinv.errors import UserError
-from arinv.experiment import report
+from arinv.experiment import measurement, report
 from arinv.experiment.cache import fingerprint
 from arinv.experiment.figures import center_window, evenly, labeled_grid, short_names
+from arinv.experiment.measurement import Measurement
 from arinv.experiment.output_files import write_arrays, write_png
 from arinv.experiment.run import Run, dtype_of, open_image_files
 from arinv.experiment.trained import Trained

@@ -19,13 +19,12 @@ from ml_collections import ConfigDict
 
 from arinv import data, parallel
 from arinv.apps import inversion
-from arinv.apps.evaluation import measurement
-from arinv.apps.evaluation.measurement import Measurement
 from arinv.apps.inversion.inverters import check_inverters, check_networks, load_inverters
 from arinv.errors import UserError, unknown
-from arinv.experiment import report
+from arinv.experiment import measurement, report
 from arinv.experiment.cache import ResultCache
 from arinv.experiment.figures import labeled_grid, write_curves, zoom
+from arinv.experiment.measurement import Measurement
 from arinv.experiment.output_files import write_arrays, write_png
 from arinv.experiment.run import Run, check_fields
 from arinv.experiment.trained import Trained

@@ -21,13 +21,12 @@ from ml_collections import ConfigDict
 
 from arinv import data, metrics
 from arinv.apps import inversion
-from arinv.apps.evaluation import measurement
-from arinv.apps.evaluation.measurement import Measurement
 from arinv.apps.inversion.inverters import check_networks
 from arinv.errors import UserError
-from arinv.experiment import report
+from arinv.experiment import measurement, report
 from arinv.experiment.cache import ResultCache, cache_key
 from arinv.experiment.figures import fit, keep_end, labeled_grid
+from arinv.experiment.measurement import Measurement
 from arinv.experiment.output_files import check_overwrites_none, is_image, png_names, write_csv, write_png
 from arinv.experiment.run import Run, check_images, check_num_images, dtype_of
 from arinv.experiment.trained import Trained

@@ -20,8 +20,9 @@ from arinv import data, metrics, parallel
 from arinv.apps.restoration import methods
 from arinv.apps.restoration.methods import SECONDS, Part
 from arinv.errors import UserError
-from arinv.experiment import fid, report
+from arinv.experiment import measurement, report
 from arinv.experiment.figures import labeled_grid, write_curves
+from arinv.experiment.measurement import MetricNetwork
 from arinv.experiment.output_files import write_arrays, write_png
 from arinv.experiment.run import Run, check_fields
 from arinv.experiment.trained import Trained
@@ -70,7 +71,7 @@ def check_inputs(run: Run) -> None:
       UserError: no checkpoint, or one of another kind or image size.
     """
     methods.check_inputs(run)
-    fid.check_encoder(run)
+    measurement.check_metric_encoder(run)
 
 
 def run(run: Run) -> dict[str, Any]:
@@ -84,7 +85,7 @@ def run(run: Run) -> dict[str, Any]:
     """
     config = run.config
     operator = operator_of(config)
-    networks, encoder = methods.load(run), fid.load_encoder(run)
+    networks, metric_network = methods.load(run), measurement.load_metric_encoder(run)
     arrays = data.load_arrays(run.open_data("test"))
     run.begin()
     parts = {method: restore_all(run, method, networks, operator, arrays["image"]) for method in config.methods}
@@ -93,8 +94,8 @@ def run(run: Run) -> dict[str, Any]:
     values = {_DEGRADED: _measure(np.clip(degraded, 0, 1), images)}
     values |= {method: _measure(part["image"], images) for method, part in parts.items()}
     results = _results(run, operator, networks, parts, values)
-    if encoder:
-        _add_fid(run, encoder, results, parts, images)
+    if metric_network:
+        _add_fid(run, metric_network, results, parts, images)
     figures = _write(run, parts, values, images, degraded)
     return run.finish(results, tables=[_table(results)], notes=[_note(run, results)], figures=figures)
 
@@ -200,19 +201,19 @@ def _curve(config: ConfigDict, parts: Mapping[str, Part]) -> dict[str, Any]:
 
 
 def _add_fid(
-    run: Run, encoder: Trained, results: dict[str, Any], parts: Mapping[str, Part], images: np.ndarray
+    run: Run, network: MetricNetwork, results: dict[str, Any], parts: Mapping[str, Part], images: np.ndarray
 ) -> None:
-    """Adds the distance of restored images from the test images in the features of an encoder."""
+    """Adds the distance of restored images from the test images in the features of a network."""
 
     def moments(images):
-        return fid.feature_moments(encoder, parallel.padded_batches(images, size=run.config.batch_size))
+        return network.moments(parallel.padded_batches(images, size=run.config.batch_size))
 
     real = moments(images)
-    name = fid.variant_name(encoder, real)
+    name = network.whole_set_key("fid", real.count)
     for method, part in parts.items():
         results["entries"][method][name] = metrics.moments_distance(moments(part["image"]), real)
-    results["variants"][name] = metrics.VARIANTS["fid"]
-    results["metric_weights"] = {method: {name: encoder.fingerprint} for method in parts}
+    results["variants"][name] = measurement.variant_text("fid", name, (network.last_layer,), network)
+    results["metric_weights"] = {method: {name: network.weights} for method in parts}
 
 
 def _write(

@@ -20,18 +20,18 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from arinv import data, metrics
-from arinv.apps.evaluation.measurement import (
+from arinv.apps.style.image_sets import Collection
+from arinv.apps.style.levels import sides
+from arinv.apps.style.stylize_images import output_path
+from arinv.errors import UserError
+from arinv.experiment import loading, report, workdirs
+from arinv.experiment.measurement import (
     OWN,
     MetricNetwork,
     check_metric_network,
     load_metric_network,
     variant_text,
 )
-from arinv.apps.style.image_sets import Collection
-from arinv.apps.style.levels import sides
-from arinv.apps.style.stylize_images import output_path
-from arinv.errors import UserError
-from arinv.experiment import loading, report, workdirs
 from arinv.experiment.output_files import write_arrays, write_csv
 from arinv.experiment.run import Run, check_fields
 from arinv.experiment.writer import progress_bar
