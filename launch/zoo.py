@@ -28,7 +28,7 @@ import arinv
 from arinv import command_line, data, metrics, paths, zoo
 from arinv.apps.restoration.methods import INVERTGAN, SEARCH
 from arinv.errors import MISTAKE, UserError
-from arinv.experiment import exported, fid, loading, trained, workdirs
+from arinv.experiment import exported, loading, measurement, trained, workdirs
 from arinv.experiment.descriptions import WEIGHTS
 from arinv.experiment.output_files import write_json, write_text
 from arinv.experiment.run import Run
@@ -193,7 +193,7 @@ def _add_measurements(
         measured = workdirs.read_results(workdir / layer)
         card["networks"][layer]["measured"] = {
             **{name: measured[name] for name in measured["variants"]},
-            "num_images": measured["num_examples"],
+            "num_images": measured["num_images"],
             "photographs": photographs_psnr(networks[layer]),
             "setting": measured["setting"],
         }
@@ -234,11 +234,12 @@ def _add_generative_measurements(
                 for method, entry in measured["entries"].items()
                 if network != trained.GAN or method == INVERTGAN  # whose images are not degraded
             },
-            "num_images": measured["num_examples"],
+            "num_images": measured["num_images"],
             "setting": measured["setting"],
         }
     source = Run(config.stages[trained.GAN], workdir / trained.GAN).open_data("test")
-    distance = fid.sample_distance(networks[trained.GAN], encoder, source, key=jax.random.key(0))
+    network = measurement.metric_network(encoder)
+    distance = measurement.sample_distance(networks[trained.GAN], network, source, key=jax.random.key(0))
     card["networks"][trained.GAN]["measured"] |= distance | {"metric_encoder": reference or args.metric_encoder}
 
 
@@ -386,7 +387,7 @@ def _measured(workdir: pathlib.Path, layers: Sequence[str]) -> dict[str, Any]:
     """Returns the accuracies of an encoder, with exact 95 % intervals."""
     attacked = workdirs.read_results(workdir / "autoattack")
     evaluated = workdirs.read_results(workdir / (layers[0] if layers else zoo.ENCODER))
-    count = attacked["num_examples"]
+    count = attacked["num_images"]
     clean, pgd = attacked["clean_accuracy"], evaluated["pgd_accuracy"]
     return {
         "date": datetime.date.today().isoformat(),

@@ -1,9 +1,10 @@
-"""Reports of results: tables as Markdown, an HTML page with images, and the texts that the reports of tasks share."""
+"""Reports of results: tables as Markdown, an HTML page with figures, and the texts that the reports of tasks share."""
 
 import base64
 import html
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from arinv import metrics
@@ -28,7 +29,7 @@ def _known() -> dict[str, tuple[str, str]]:
 
 # What results side by side should share, beside the options of their attack.
 _SHARED: dict[str, Callable[[Mapping], Any]] = {
-    "number of images": lambda results: results["num_examples"],
+    "number of images": lambda results: results["num_images"],
     "dataset": lambda results: results["setting"]["data"],
     "dtype": lambda results: results["setting"]["dtype"],
     "seed": lambda results: results["setting"]["seed"],
@@ -73,33 +74,33 @@ class Table(NamedTuple):
         return f"<table>{''.join(lines)}</table>"
 
 
-def write(
+def write_report(
     workdir: pathlib.Path,
     title: str,
     tables: Sequence[Table],
-    notes: Sequence[str],
     *,
+    notes: Sequence[str] = (),
+    figures: Mapping[str, pathlib.Path] = MappingProxyType({}),
     text: str = "",
-    images: Mapping[str, pathlib.Path] | None = None,
-) -> None:
-    """Writes table.md and, with images, report.html: the same tables above the images.
+) -> pathlib.Path:
+    """Writes table.md and report.html, the same tables above the figures, and returns the path of the second.
 
     Args:
       workdir: directory of both files.
       title: heading of both.
       tables: in order.
       notes: paragraphs below the tables.
+      figures: heading -> PNG file, in report.html only.
       text: a paragraph above the tables, in report.html only.
-      images: heading -> PNG file; None for no report.html.
     """
     blocks = [f"# {title}", *(table.markdown().rstrip("\n") for table in tables), *notes]
     write_text(workdir / "table.md", "\n\n".join(blocks) + "\n")
-    if images is None:
-        return
     body = [f"<p>{html.escape(text)}</p>" if text else "", *(table.html() for table in tables)]
     body += [f'<p class="note">{html.escape(note)}</p>' for note in notes]
-    body += [_figure(heading, path) for heading, path in images.items()]
-    write_text(workdir / "report.html", _PAGE.format(title=html.escape(title), body="\n".join(body)))
+    body += [_figure(heading, path) for heading, path in figures.items()]
+    path = workdir / "report.html"
+    write_text(path, _PAGE.format(title=html.escape(title), body="\n".join(body)))
+    return path
 
 
 class Column(NamedTuple):

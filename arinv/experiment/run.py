@@ -23,6 +23,7 @@ from arinv.errors import RadiusWarning, UserError, unknown
 from arinv.experiment import descriptions, inputs, loading, workdirs
 from arinv.experiment.cache import ResultCache, cache_key
 from arinv.experiment.checkpoint import article
+from arinv.experiment.report import Table, write_report
 from arinv.experiment.task import Task, Tasks
 from arinv.experiment.trained import Trained
 from arinv.experiment.writer import progress_callback
@@ -70,8 +71,13 @@ class Run:
         self._unfinished: list[str] = []  # references of trainings that were loaded before their end
 
     def with_config(self, config: ConfigDict, workdir: pathlib.Path) -> "Run":
-        """Returns the run of another config in another directory, with the stages and datasets of this one."""
-        return Run(config, workdir, self.stages, self._sources, self._tasks)
+        """Returns the run of another config in another directory, with the stages and datasets of this one.
+
+        Results of either name the unfinished trainings that the other has loaded.
+        """
+        run = Run(config, workdir, self.stages, self._sources, self._tasks)
+        run._unfinished = self._unfinished
+        return run
 
     @property
     def task(self) -> Task:
@@ -147,7 +153,8 @@ class Run:
         if place := workdirs.unfinished(workdir):
             if jax.process_index() == 0:
                 _print_once(f"warning: the training in {place} is not complete; its newest checkpoint is used")
-            self._unfinished.append(str(reference))
+            if str(reference) not in self._unfinished:
+                self._unfinished.append(str(reference))
         options = {"image_size": image_size, "allow_other_size": allow_other_size, "channels": channels}
         return loading.load(workdir, kind=kind, dtype=self.dtype, **options)
 
@@ -334,11 +341,23 @@ class Run:
                 f"data.train_split={train.split!r}: the results are not those of new images"
             )
 
-    def finish(self, results: Mapping[str, Any]) -> dict[str, Any]:
-        """Writes results.json, which marks the task as complete, and returns its content.
+    def finish(
+        self,
+        results: Mapping[str, Any],
+        *,
+        tables: Sequence[Table] | None = None,
+        notes: Sequence[str] = (),
+        figures: Mapping[str, pathlib.Path] = MappingProxyType({}),
+        text: str = "",
+    ) -> dict[str, Any]:
+        """Writes the report, then results.json, which marks the task as complete, and returns its content.
 
         Args:
           results: plain JSON; device, dtype, seed and dataset are added as "setting".
+          tables: of table.md and report.html, whose path is printed; None for a task without a report.
+          notes: see `write_report`.
+          figures: see `write_report`; read on process 0 only.
+          text: see `write_report`.
 
         Raises:
           UserError: the workdir no longer exists.
@@ -347,7 +366,12 @@ class Run:
             results = {**results, "setting": results.get("setting") or self.provenance}
         if self._unfinished:
             results = {**results, "unfinished": self._unfinished}
+        path = None
+        if tables is not None and jax.process_index() == 0:
+            path = write_report(self.workdir, self.config.title, tables, notes=notes, figures=figures, text=text)
         workdirs.write_results(self.workdir, results)
+        if path:
+            self.report(f"the report is {path}")
         return results
 
 

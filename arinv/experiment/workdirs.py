@@ -27,6 +27,7 @@ STAGE = "stage:"  # begins a reference to a stage of the same experiment
 _RENAMED = {
     "average_decay": "ema_decay", "other_size": "allow_other_size", "at_a_time": "chunk_size", "most_error": "max_error"
 }  # fmt: skip
+_COUNTS = ("num_examples", "num_pairs", "n")  # earlier names of num_images in results
 
 
 def plain(config: Any) -> Any:
@@ -164,7 +165,7 @@ def write_results(workdir: pathlib.Path, results: Mapping[str, Any]) -> None:
 
 
 def read_results(workdir: pathlib.Path) -> dict[str, Any]:
-    """Returns the results of a complete task.
+    """Returns the results of a complete task, with today's name of the number of images.
 
     Raises:
       UserError: there are none, or they are damaged.
@@ -174,7 +175,7 @@ def read_results(workdir: pathlib.Path) -> dict[str, Any]:
         raise UserError(f"no results in {workdir}: run that task to its end first")
     if not is_complete(workdir):
         raise UserError(f"{path} is damaged (not JSON); delete it and start that task again, which resumes")
-    return read_json(path)
+    return {"num_images" if name in _COUNTS else name: value for name, value in read_json(path).items()}
 
 
 def read_config(workdir: pathlib.Path) -> dict[str, Any]:

@@ -23,8 +23,9 @@ from ml_collections import ConfigDict
 
 from arinv import data, losses, models
 from arinv.errors import UserError, unknown
-from arinv.experiment import checkpoint, fid, loading, workdirs
+from arinv.experiment import checkpoint, loading, measurement, workdirs
 from arinv.experiment.loading import abstract_gan, image_struct
+from arinv.experiment.measurement import MetricNetwork
 from arinv.experiment.run import Run, channels_of, check_fields
 from arinv.experiment.state import AVERAGE, TrainState, apply_train
 from arinv.experiment.trained import DISCRIMINATOR, GAN, GENERATOR, Trained
@@ -73,7 +74,7 @@ def check_inputs(run: Run) -> None:
         _check_start(run.config, planned.gan.to_dict(), planned.data.image_size)
     elif reference:
         _load_start(run)
-    fid.check_encoder(run)
+    measurement.check_metric_encoder(run)
     training.check_inputs(run)
 
 
@@ -86,9 +87,9 @@ def run(run: Run) -> dict[str, Any]:
     Raises:
       UserError: data or checkpoints that cannot be read or do not fit the config.
     """
-    encoder = fid.load_encoder(run)
+    network = measurement.load_metric_encoder(run)
     results = training.train(run, build)
-    return run.finish({**results, **(_measure_fid(run, encoder) if encoder else {})})
+    return run.finish({**results, **(_measure_fid(run, network) if network else {})})
 
 
 def build(run: Run, frozen: None, info: data.SourceInfo, steps_per_epoch: int) -> training.TrainSetup:
@@ -383,10 +384,10 @@ def make_eval_step(
     return eval_step
 
 
-def _measure_fid(run: Run, encoder: Trained) -> dict[str, Any]:
-    """Returns the distance of as many samples as test images in the features of an encoder."""
+def _measure_fid(run: Run, network: MetricNetwork) -> dict[str, Any]:
+    """Returns the distance of as many samples as test images in the features of a network."""
     generator = loading.load(run.workdir, kind=GAN, dtype=run.dtype)
     size = run.config.batch_size
-    measured = fid.sample_distance(generator, encoder, run.open_data("test"), key=run.key, batch_size=size)
+    measured = measurement.sample_distance(generator, network, run.open_data("test"), key=run.key, batch_size=size)
     place = workdirs.relative(run.resolve(run.config.metric_encoder), run.workdir)
     return {measured["variant"]: measured["fid"], "metric_encoder": place}

@@ -6,12 +6,16 @@ import numpy as np
 import pytest
 
 from arinv import metrics, models
-from arinv.apps.evaluation import evaluate, measurement
+from arinv.apps.evaluation import evaluate
+from arinv.apps.inversion import compare_inversion, high_resolution, invert_images
 from arinv.errors import UserError
-from arinv.experiment import report, trained
+from arinv.experiment import measurement, report, trained
 from arinv.experiment.run import Run
 from arinv.metrics import METRICS, Metric
+from configs import compare_inversion as compare_config
 from configs import evaluate as evaluate_config
+from configs import high_resolution as scales_config
+from configs import invert as invert_config
 
 SIZE = 16
 EACH = pytest.mark.parametrize("name", METRICS)
@@ -159,3 +163,19 @@ def test_toy_metric_is_one_row(kind, monkeypatch, tmp_path):
     if kind in ("pixels", "finished"):
         np.testing.assert_allclose(values, _largest(y, x), rtol=1e-6)
     assert report.column(key)[1].startswith(TOYS[kind].heading)
+
+
+@pytest.mark.parametrize("kind", ["finished", "set"])
+def test_toy_metric_of_a_set_is_refused_where_each_image_counts_alone(kind, monkeypatch):
+    monkeypatch.setitem(METRICS, "toy", TOYS[kind])
+    pair = f"encoder=alexnet_small,image_size={SIZE},standard_inverter=a,robust_inverter=b,metrics=psnr+toy"
+    invert = invert_config.get_config("images=photos,inverter=a")
+    with invert.unlocked():
+        invert.update({"metrics": "psnr+toy", "metric_networks": _config("psnr").metric_networks})
+    for task, config, shown in (
+        (compare_inversion, compare_config.get_config(pair).stages.comparison, "metric toy is not for this comparison"),
+        (high_resolution, scales_config.get_config(pair).stages.scales, "unknown metric at several scales 'toy'"),
+        (invert_images, invert, "metric toy is of a whole set of images"),
+    ):
+        with pytest.raises(UserError, match=shown):
+            task.check(config)

@@ -58,7 +58,7 @@ def test_measuring_again_changes_the_figures_of_a_card_and_nothing_else(encoder_
     def run(config, workdir):
         ran.append(config)
         for stage in config.order:
-            results = {"psnr": 1.0, "variants": {"psnr": "PSNR"}, "num_examples": 50, "pgd_accuracy": 0.5}
+            results = {"psnr": 1.0, "variants": {"psnr": "PSNR"}, "num_images": 50, "pgd_accuracy": 0.5}
             results |= {"attack": attacked["attack"] | {"num_steps": 20}, "setting": {}, "warnings": []}
             if stage == "autoattack":
                 results |= {"clean_accuracy": 0.6, "autoattack_accuracy": 0.4, "autoattack_accuracy_95": [0.3, 0.5]}

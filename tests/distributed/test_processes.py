@@ -99,7 +99,7 @@ def test_two_processes_equal_one(disturbed, other, request):
 
 def test_results_count_all_devices(disturbed):
     results = json.loads((disturbed[0] / "evaluation" / "results.json").read_text())
-    assert results["setting"]["device"].startswith("8 x cpu") and results["num_examples"] == 20
+    assert results["setting"]["device"].startswith("8 x cpu") and results["num_images"] == 20
 
 
 def test_an_encoder_is_trained_on_in_two_processes(untrained, tmp_path):

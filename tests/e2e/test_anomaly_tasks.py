@@ -199,7 +199,7 @@ def test_one_vs_all_scores_num_anomalous_images_only(finished, tmp_path):
     result = json.loads((tmp_path / "some" / "results.json").read_text())
     expected = roc_auc_score(images["label"] != 3, scores["total"])
     assert result["mean"]["total"] == pytest.approx(expected) and result["num_anomalous"] == 5
-    assert result["num_examples"] == 7
+    assert result["num_images"] == 7
 
 
 def test_select_images_takes_classes_evenly():

@@ -147,7 +147,7 @@ def test_decided_attack_stops_at_a_narrow_interval_and_says_so(finished, tmp_pat
     """Of 8 images the interval is at most 0.41 wide to each side: enough at 0.45, not at 0.05."""
     main.run(attack_config(finished, attacks="apgd-ce", num_steps=1, decide=0.05), tmp_path / "all")
     results = json.loads((tmp_path / "all" / "results.json").read_text())
-    assert results["num_examples"] == 8
+    assert results["num_images"] == 8
     variant = results["variants"]["autoattack_accuracy"]
     assert "8 of 8 images in random order, decided at a half-width of 0.05" in variant
     with (

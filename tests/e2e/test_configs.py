@@ -365,7 +365,7 @@ def test_an_inverter_is_evaluated_on_images_of_other_classes(untrained, tmp_path
     config.data.test_split = "all"
     main.run(config, tmp_path / "out")
     results = json.loads((tmp_path / "out" / "results.json").read_text())
-    assert results["num_examples"] == 4 and np.isfinite(results["psnr"]) and results["attack"] is None
+    assert results["num_images"] == 4 and np.isfinite(results["psnr"]) and results["attack"] is None
     assert "clean_accuracy" not in results and "accuracies are not" in capsys.readouterr().err
     with pytest.raises(UserError, match="evaluate it on data with the same classes"):
         main.run(get_config("evaluate", f"{arg},checkpoint={untrained}/robust_encoder"), tmp_path / "encoder")

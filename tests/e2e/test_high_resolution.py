@@ -45,6 +45,7 @@ def test_smoke_high_resolution_writes_curves_table_and_figures(untrained, tmp_pa
         assert np.isclose(arrays["robust/2/psnr"].mean(), results["curves"]["robust"]["psnr"][1])
     table = (workdir / "table.md").read_text()
     assert "| scale | PSNR (dB), standard | PSNR (dB), robust |" in table and table.count("\n| ") == 4
+    assert (workdir / "report.html").read_text().count("data:image/png") == 2
     with Image.open(workdir / "images.png") as image:
         assert image.height > 4 * 3 * 96
     with Image.open(workdir / "curves.png") as image:

@@ -40,7 +40,7 @@ def test_smoke_comparison_writes_results_and_table(compared):
         assert arrays["RI, robust/feature_distance"].shape == (8,)
     table = (compared / "table.md").read_text()
     assert "| RI, robust | - |" in table and "RI: 4 steps of 0.0714286." in table
-    assert (compared / "reconstructions.png").exists()
+    assert "data:image/png" in (compared / "report.html").read_text() and (compared / "reconstructions.png").exists()
     assert not list((compared / "parts").rglob("*_state.npz"))
 
 

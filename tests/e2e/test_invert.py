@@ -278,6 +278,11 @@ def test_invert_takes_the_built_in_photographs_and_limits_their_side(untrained, 
     assert (tmp_path / "out" / "table.md").read_text().count("alexnet_small conv5") == 2
     assert "data:image/png" in (tmp_path / "out" / "report.html").read_text()
     assert f"the report is {tmp_path}/out/report.html" in capsys.readouterr().err
+    main.run(configure(invert, f"{own} --config.log.num_images=0"), tmp_path / "no_figure")
+    assert not (tmp_path / "no_figure" / "overview.png").exists()
+    assert (tmp_path / "no_figure" / "table.md").read_bytes() == (tmp_path / "out" / "table.md").read_bytes()
+    page = (tmp_path / "no_figure" / "report.html").read_text()
+    assert "<td>robust</td>" in page and "data:image/png" not in page
     with pytest.raises(UserError, match="unknown photograph 'cat'"):
         main.run(configure(invert, f"images=photos:cat,{both(untrained)}"), tmp_path / "other")
     with pytest.raises(UserError, match="data.max_side must be 0"):

@@ -253,7 +253,7 @@ def test_truth_table_counts_a_class_and_a_statistic(restored, untrained, tmp_pat
         "neither": int((~first & ~second).sum()), "second": int((~first & second).sum()),
         "first": int((first & ~second).sum()), "both": int((first & second).sum()), "invalid": 0,
     }  # fmt: skip
-    assert results["n"] == 8 and results["with_attribute"] == int((classes["image"] == config.label).sum())
+    assert results["num_images"] == 8 and results["with_attribute"] == int((classes["image"] == config.label).sum())
     config = truth_table.get_config(f"restoration={restored},attribute=brightness").stages.truth_table
     errors = np.square(images["invertgan"] - images["image"]).mean((1, 2, 3))
     other = np.square(images["generative_encoder"] - images["image"]).mean((1, 2, 3))
@@ -261,7 +261,7 @@ def test_truth_table_counts_a_class_and_a_statistic(restored, untrained, tmp_pat
     main.run(config, tmp_path / "rule")
     results = json.loads((tmp_path / "rule" / "results.json").read_text())
     assert results["setting"]["data"] == "photos", "that of the restoration"
-    assert results["valid"] == int((np.maximum(errors, other) <= config.max_error).sum()) < results["n"] == 8
+    assert results["valid"] == int((np.maximum(errors, other) <= config.max_error).sum()) < results["num_images"] == 8
     assert "generative_encoder: yes" in (tmp_path / "rule" / "table.md").read_text()
     config.methods = ("invertgan", "dream")
     with pytest.raises(UserError, match="has no method 'dream'; it has: aegan, autoencoder, features"):

@@ -99,7 +99,7 @@ def test_smoke_stylize_writes_images_and_sheets(compared):
 def test_smoke_evaluation_measures_the_written_images(compared, levels, folders):
     done = results_of(compared / "evaluation")
     assert set(done["entries"]) == {"standard", "robust", "content as it was"}
-    assert done["entries"]["content as it was"]["ssim"] == 1.0 and done["num_pairs"] == 4
+    assert done["entries"]["content as it was"]["ssim"] == 1.0 and done["num_images"] == 4
     assert "adversarial (l2 eps 1) training" in done["variants"]["gram_alexnet_small"]
     features_fn = loading.load(compared / first(levels), kind="inverter").features_fn
     image = data.read_image(compared / "stylization" / "images" / "standard" / "clear" / "wide.png")

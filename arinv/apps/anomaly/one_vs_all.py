@@ -306,7 +306,7 @@ def _results(
         "encoder": dict(encoder),
         "encoder_weights": inverter.encoder.fingerprint,
         "training_classes": sorted(set(test.names) & set(encoder["class_names"])),
-        "num_examples": len(test.indices),
+        "num_images": len(test.indices),
         **test.counts(config),
         "variants": {"auroc": metrics.AUROC_VARIANT} | {name: variants[name] for name in scores},
     }

@@ -46,23 +46,26 @@ def run(run: Run) -> dict[str, Any]:
         if not {"classes", "mean"} <= result.keys():
             raise UserError(f"{sources[name]} is not a one-vs-all evaluation of anomaly detection")
     run.begin()
-    if jax.process_index() == 0:
-        _write(run, sources, results)
-    return run.finish(results)
+    figures = _write_figures(run, sources) if jax.process_index() == 0 else {}
+    return run.finish(results, tables=_tables(results), notes=_notes(results), figures=figures, text=run.config.text)
 
 
-def _write(run: Run, sources: Mapping[str, pathlib.Path], results: Mapping[str, Mapping]) -> None:
-    config, figures = run.config, {}
+def _write_figures(run: Run, sources: Mapping[str, pathlib.Path]) -> dict[str, pathlib.Path]:
+    """Writes the images of every evaluation, and returns its name -> file.
+
+    Raises:
+      UserError: an evaluation without images.
+    """
+    figures = {}
     for name, source in sources.items():
         paths = sorted(source.glob("class_*.png"), key=lambda path: int(path.stem.removeprefix("class_")))
         if not paths:
             raise UserError(f"no images in {source}; delete {source / 'results.json'} and start again")
-        figures[name] = stack([data.read_image(path) for path in paths[: config.num_classes_shown]])
+        figures[name] = stack([data.read_image(path) for path in paths[: run.config.num_classes_shown]])
         write_png(run.workdir / f"{name}.png", figures[name])
     titles = [titled(figure, f"{name} encoder") for name, figure in figures.items()]
     write_png(run.workdir / "overview.png", stack(titles))
-    images = {name: run.workdir / f"{name}.png" for name in figures}
-    report.write(run.workdir, config.title, _tables(results), _notes(results), text=config.text, images=images)
+    return {name: run.workdir / f"{name}.png" for name in figures}
 
 
 def _tables(results: Mapping[str, Mapping]) -> list[report.Table]:
@@ -105,7 +108,7 @@ def _notes(results: Mapping[str, Mapping]) -> list[str]:
         if count
     )
     notes = [
-        f"AUROC over {first['num_examples']} test images of {first['setting']['data']}, each class in turn the normal "
+        f"AUROC over {first['num_images']} test images of {first['setting']['data']}, each class in turn the normal "
         f"one{f', with {counts}' if counts else ''}; {report.setting_text(first['setting'])}. "
         f"Search: {search['num_steps']} steps, {search['num_restarts']} start(s); "
         f"features: {first['layer']}; nearest neighbors: k={first['knn']['k']}.{report.differences(results)}"

@@ -1,13 +1,15 @@
 """Evaluation of denoisers on clean images with added noise, beside the noisy images and BM3D.
 
 Writes results.json (means and standard deviations for each set, the exact variant of each metric, the protocol of the
-noise), table.md, per_image.npz (every number of every image) and crops.png. The numbers of an image are saved as soon
-as they are computed, and a restart skips them. The noise of an image depends on the seed and its name only. Each size
-of images, padded to multiples of 32, is compiled once; with config.tiles.tile all larger ones share that size.
+noise), table.md, report.html, per_image.npz (every number of every image) and crops.png. The numbers of an image are
+saved as soon as they are computed, and a restart skips them. The noise of an image depends on the seed and its name
+only. Each size of images, padded to multiples of 32, is compiled once; with config.tiles.tile all larger ones share
+that size.
 
 Source: Rojas-Gomez et al. 2022, section 5.3, Table 10.
 """
 
+import pathlib
 import shutil
 import zlib
 from collections.abc import Callable, Mapping, Sequence
@@ -19,13 +21,12 @@ from ml_collections import ConfigDict
 
 from arinv import data, metrics
 from arinv.apps.denoising import bm3d, tiles
-from arinv.apps.evaluation import measurement
-from arinv.apps.evaluation.measurement import Measurement
 from arinv.data.image_files import image_paths
 from arinv.errors import UserError
-from arinv.experiment import report
+from arinv.experiment import measurement, report
 from arinv.experiment.cache import fingerprint
 from arinv.experiment.figures import center_window, evenly, labeled_grid, short_names
+from arinv.experiment.measurement import Measurement
 from arinv.experiment.output_files import write_arrays, write_png
 from arinv.experiment.run import Run, dtype_of, open_image_files
 from arinv.experiment.trained import Trained
@@ -138,8 +139,9 @@ def run(run: Run) -> dict[str, Any]:
     }
     if bm3d.NAME in restoration.rows:
         results["bm3d"] = bm3d.variant()
-    _write(run, results, per_image, windows, restoration.rows)
-    results = run.finish(results)
+    figures = _write(run, per_image, windows, restoration.rows)
+    tables = [_table(name, entries, results["variants"]) for name, entries in results["sets"].items()]
+    results = run.finish(results, tables=tables, notes=[_note(run, results)], figures=figures)
     shutil.rmtree(run.workdir / "parts")
     return results
 
@@ -279,20 +281,19 @@ def _summarize(numbers: Mapping[str, np.ndarray], rows: Sequence[str]) -> dict[s
 
 def _write(
     run: Run,
-    results: Mapping[str, Any],
     per_image: Mapping[str, Mapping[str, np.ndarray]],
     windows: Mapping[str, np.ndarray],
     rows: Sequence[str],
-) -> None:
-    """Writes table.md, per_image.npz and crops.png."""
-    tables = [_table(name, entries, results["variants"]) for name, entries in results["sets"].items()]
-    report.write(run.workdir, run.config.title, tables, [_note(run, results)])
+) -> dict[str, pathlib.Path]:
+    """Writes per_image.npz and crops.png, and returns the heading of the figure -> its file."""
     arrays = {f"{name}/{metric}": values for name, part in per_image.items() for metric, values in part.items()}
     write_arrays(run.workdir / "per_image.npz", arrays | {"rows": np.array(rows)})
-    if windows:
-        crops = np.stack(list(windows.values()), axis=1)
-        grid = labeled_grid(dict(zip(("clean", *rows), crops, strict=True)), columns=short_names(list(windows)))
-        write_png(run.workdir / "crops.png", grid)
+    if not windows:
+        return {}
+    crops = np.stack(list(windows.values()), axis=1)
+    grid = labeled_grid(dict(zip(("clean", *rows), crops, strict=True)), columns=short_names(list(windows)))
+    write_png(run.workdir / "crops.png", grid)
+    return {"Centers of the images": run.workdir / "crops.png"}
 
 
 def _table(name: str, entries: Mapping[str, Any], variants: Mapping[str, str]) -> report.Table:

@@ -189,7 +189,7 @@ def _results(
         "warnings": warnings,
         "checkpoint": dict(encoder.description),
         "encoder_weights": encoder.fingerprint,
-        "num_examples": len(labels),
+        "num_images": len(labels),
         "resize": descriptions.resize_of(run.config, encoder.description),
         "variants": {
             "autoattack_accuracy": f"autoattack, {version}; exact 95 % interval (Clopper-Pearson)",

@@ -51,23 +51,23 @@ def run(run: Run) -> dict[str, Any]:
     measured = read_rows(config, sources)
     quoted = published.plain(config.get("published") or {})
     changes = published.changes(measured, quoted)
-    images = _images(run, sources)
+    figures = _figures(run, sources)
     run.begin()
     if jax.process_index() == 0:
         write_json(run.workdir / "metrics.json", measured)
         if arrays_of := _reconstructions(config, sources):
             path = run.workdir / "reconstructions.png"
             write_png(path, _figure(arrays_of))
-            images = {f"Reconstructions: {', '.join(['original', *arrays_of])}": path} | images
-        tables = [published.table(measured, quoted)] if measured or quoted else []
-        notes = [_note(measured)] if measured else []
-        if quoted:
-            tables += [published.changes_table(changes)] * bool(changes)
-            is_marked = any(row["row"] not in measured for row in quoted["rows"])
-            notes += published.notes(quoted, changes, is_marked=is_marked)
-        report.write(run.workdir, config.title, tables, notes, text=config.text, images=images)
+            figures = {f"Reconstructions: {', '.join(['original', *arrays_of])}": path} | figures
+    tables = [published.table(measured, quoted)] if measured or quoted else []
+    notes = [_note(measured)] if measured else []
+    if quoted:
+        tables += [published.changes_table(changes)] * bool(changes)
+        is_marked = any(row["row"] not in measured for row in quoted["rows"])
+        notes += published.notes(quoted, changes, is_marked=is_marked)
     signs = [change._asdict() | {"same_sign": change.is_same} for change in changes]
-    return run.finish({"rows": measured, "published": quoted, "signs": signs})
+    results = {"rows": measured, "published": quoted, "signs": signs}
+    return run.finish(results, tables=tables, notes=notes, figures=figures, text=config.text)
 
 
 def entry_sources(run: Run) -> dict[str, tuple[pathlib.Path, ...]]:
@@ -120,24 +120,24 @@ def _reconstructions(
     return arrays_of
 
 
-def _images(run: Run, sources: Mapping[str, Sequence[pathlib.Path]]) -> dict[str, pathlib.Path]:
+def _figures(run: Run, sources: Mapping[str, Sequence[pathlib.Path]]) -> dict[str, pathlib.Path]:
     """Returns heading -> file of config.figures, and of the figures that the evaluations wrote.
 
     Raises:
       UserError: a file of config.figures does not exist.
     """
-    images = {}
+    figures = {}
     for heading, reference in (run.config.get("figures") or {}).items():
         place = run.resolve(reference)
         if place.is_dir() and not (place / _OVERVIEW).exists():
             raise UserError(f"no {_OVERVIEW} in {place}: a report shows the images of configs/invert.py")
         if not place.exists():
             raise UserError(f"figures: {place} does not exist; name a PNG file, or the workdir of inverted images")
-        images[heading] = place / _OVERVIEW if place.is_dir() else place
+        figures[heading] = place / _OVERVIEW if place.is_dir() else place
     paths = {
         path: entry for entry, folders in sources.items() for folder in folders for path in result_rows.images(folder)
     }
-    return images | {f"{entry}: {path.stem}": path for path, entry in paths.items() if path not in images.values()}
+    return figures | {f"{entry}: {path.stem}": path for path, entry in paths.items() if path not in figures.values()}
 
 
 def _figure(images: Mapping[str, Mapping[str, np.ndarray]]) -> np.ndarray:
@@ -151,7 +151,7 @@ def _note(measured: Mapping[str, result_rows.Row]) -> str:
     first = next(iter(measured.values()))
     setting, attacks = first["setting"], [row["attack"] for row in measured.values()]
     text = (
-        f"{first['num_examples']} test images of {setting['data']}; {report.setting_text(setting)}; ± is the standard "
+        f"{first['num_images']} test images of {setting['data']}; {report.setting_text(setting)}; ± is the standard "
         "deviation over images."
     )
     if all(attack and {"norm", "eps", "num_steps"} <= attack.keys() for attack in attacks):
@@ -168,7 +168,7 @@ def _note(measured: Mapping[str, result_rows.Row]) -> str:
 
 def _autoattack_text(attacks: Mapping[str, Mapping[str, Any]]) -> str:
     """Returns norm, radius and number of images, once where all rows share them."""
-    texts = {row: f"{a['norm']}, eps {a['eps']:g}, {a['num_examples']} images" for row, a in attacks.items()}
+    texts = {row: f"{a['norm']}, eps {a['eps']:g}, {a['num_images']} images" for row, a in attacks.items()}
     if len(set(texts.values())) == 1:
         return next(iter(texts.values()))
     return "; ".join(f"{row}: {text}" for row, text in texts.items())

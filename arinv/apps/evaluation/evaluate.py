@@ -20,11 +20,10 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from arinv import attacks, data, metrics, parallel
-from arinv.apps.evaluation import measurement
-from arinv.apps.evaluation.measurement import Measurement
 from arinv.errors import UserError
-from arinv.experiment import descriptions, report, workdirs
+from arinv.experiment import descriptions, measurement, report, workdirs
 from arinv.experiment.cache import fingerprint
+from arinv.experiment.measurement import Measurement
 from arinv.experiment.output_files import read_arrays, write_arrays, write_png
 from arinv.experiment.run import Run, attack_options, check_fields
 from arinv.experiment.trained import CLASSIFIER, INVERTER, Trained
@@ -122,7 +121,7 @@ def run(run: Run) -> dict[str, Any]:
         "encoder_figures": list(figures),
         "encoder_weights": encoder.fingerprint,
         _IMAGES: inputs[_IMAGES],
-        "num_examples": test.info.num_examples,
+        "num_images": test.info.num_examples,
         "resize": resize,
         **descriptions.report_size(encoder.description, config.data.image_size, config.title),
     }

@@ -1,7 +1,7 @@
 """Rows of tables that compare evaluations: read from the results of any task that evaluates, and joined.
 
 A row is a mapping of metrics to numbers, NAME_std beside NAME where there is one, with what they were measured on:
-variants (metric -> exact formula), setting, num_examples, attack, and of AutoAttack `autoattack`.
+variants (metric -> exact formula), setting, num_images, attack, and of AutoAttack `autoattack`.
 """
 
 import pathlib
@@ -40,7 +40,7 @@ def read(source: pathlib.Path) -> dict[str, Row]:
     try:
         rows = dict(_READERS[task][0](results))
         for row in rows.values():
-            _ = row["setting"], row["num_examples"]  # of the note below a table
+            _ = row["setting"], row["num_images"]  # of the note below a table
         return rows
     except (KeyError, TypeError, IndexError) as error:
         raise UserError(f"{source / 'results.json'} lacks {error}: it is damaged or of another version") from error
@@ -77,11 +77,11 @@ def join(rows: Sequence[Row]) -> Row:
     return joined
 
 
-def _shared(results: Mapping[str, Any], *, num_examples: int | None = None) -> Row:
+def _shared(results: Mapping[str, Any]) -> Row:
     """Returns what all rows of one evaluation share."""
     return {
         "setting": results["setting"],
-        "num_examples": results["num_examples"] if num_examples is None else num_examples,
+        "num_images": results["num_images"],
         "attack": results.get("attack"),
         "encoder_weights": results.get("encoder_weights"),
     }
@@ -105,7 +105,7 @@ def _of_autoattack(results: Mapping[str, Any]) -> Iterator[tuple[str, Row]]:
         _shared({**results, "attack": None})
         | {name: results[name] for name in ("clean_accuracy", "autoattack_accuracy")}
         | {"variants": {"autoattack_accuracy": results["variants"]["autoattack_accuracy"]}}
-        | {"autoattack": {name: attack[name] for name in ("norm", "eps")} | {"num_examples": results["num_examples"]}},
+        | {"autoattack": {name: attack[name] for name in ("norm", "eps")} | {"num_images": results["num_images"]}},
     )
 
 
@@ -129,7 +129,7 @@ def _of_images(results: Mapping[str, Any]) -> Iterator[tuple[str, Row]]:
         for metric in results["variants"]:
             if summary := results["means"].get(f"{metric}_{name}"):
                 values |= {metric: summary["mean"], f"{metric}_std": summary["std"]}
-        yield name, _shared(results, num_examples=results["num_images"]) | _pick(values, results["variants"])
+        yield name, _shared(results) | _pick(values, results["variants"])
 
 
 def _of_classes(results: Mapping[str, Any]) -> Iterator[tuple[str, Row]]:
@@ -141,22 +141,21 @@ def _of_classes(results: Mapping[str, Any]) -> Iterator[tuple[str, Row]]:
 
 def _of_styles(results: Mapping[str, Any]) -> Iterator[tuple[str, Row]]:
     for name, entry in results["entries"].items():
-        row = _shared(results, num_examples=results["num_pairs"]) | _pick(entry, results["variants"])
-        yield name, row | {"metric_weights": results["metric_weights"]}
+        yield name, _shared(results) | _pick(entry, results["variants"]) | {"metric_weights": results["metric_weights"]}
 
 
 def _of_denoisers(results: Mapping[str, Any]) -> Iterator[tuple[str, Row]]:
     for image_set, entries in results["sets"].items():
         for name, entry in entries.items():
             if name != "num_images":
-                row = _shared(results, num_examples=entries["num_images"]) | _pick(entry, results["variants"])
-                yield f"{image_set} {name}", row
+                shared = _shared({**results, "num_images": entries["num_images"]})
+                yield f"{image_set} {name}", shared | _pick(entry, results["variants"])
 
 
 def _of_truth_table(results: Mapping[str, Any]) -> Iterator[tuple[str, Row]]:
     variants = {"images": f"images: with the attribute by {' and by '.join(results['methods'])}, first and second"}
     for name, count in results["counts"].items():
-        yield name, _shared(results, num_examples=results["n"]) | _pick({"images": count}, variants)
+        yield name, _shared(results) | _pick({"images": count}, variants)
 
 
 # task -> how its results become rows, and the figures that it writes

@@ -1,13 +1,15 @@
 """Comparison of methods that invert a layer: trained generators, and optimization of the pixels (RI).
 
 Writes results.json (for each method the means and standard deviations of every metric, seconds per image and the
-number of trained parameters), table.md, reconstructions.png and per_image.npz ("NAME/METRIC" [N]). Every finished batch
-of every method is saved in parts/, and twice a minute the current images of a search; both serve batches of any size.
+number of trained parameters), table.md, report.html, reconstructions.png and per_image.npz ("NAME/METRIC" [N]). Every
+finished batch of every method is saved in parts/, and twice a minute the current images of a search; both serve batches
+of any size.
 
 Source: Rojas-Gomez et al. 2022, section 4.4, Table 7.
 """
 
 import functools
+import pathlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
@@ -18,13 +20,12 @@ from ml_collections import ConfigDict
 
 from arinv import data, parallel
 from arinv.apps import inversion
-from arinv.apps.evaluation import measurement
-from arinv.apps.evaluation.measurement import Measurement
 from arinv.apps.inversion.inverters import check_inverters, check_networks, load_inverters
 from arinv.errors import UserError
-from arinv.experiment import report
+from arinv.experiment import measurement, report
 from arinv.experiment.cache import CachedBatches, ResultCache
 from arinv.experiment.figures import labeled_grid
+from arinv.experiment.measurement import Measurement
 from arinv.experiment.output_files import write_arrays, write_png
 from arinv.experiment.run import Run, check_fields
 from arinv.experiment.trained import Trained
@@ -35,7 +36,6 @@ from arinv.types import Array
 _SAVE_EVERY_SECONDS = 30.0
 _DISTANCE, _SECONDS = "feature_distance", "seconds_per_image"
 _DISTANCE_VARIANT = "feature_distance: ||F(reconstruction) - F(image)||_2 / ||F(image)||_2 at the inverted layer"
-_WHOLE_SET = ("normalized_error", "fid")  # metrics of the evaluation task only
 
 Part = Mapping[str, np.ndarray]  # of some images: {"reconstruction": [n, H, W, 3], "seconds_per_image": [n]}
 
@@ -48,9 +48,8 @@ def check(config: ConfigDict) -> None:
     """
     check_fields(config)
     measurement.check(config)
-    for name in _WHOLE_SET:
-        if name in config.metrics.split("+"):
-            raise UserError(f"metric {name} is not for this comparison; use configs/evaluate.py for it")
+    for name in measurement.whole_set_metrics(config):
+        raise UserError(f"metric {name} is not for this comparison; use configs/evaluate.py for it")
     check_inverters(config)
     search = config.optimization
     for name in search.encoders:
@@ -87,9 +86,9 @@ def run(run: Run) -> dict[str, Any]:
         measures = Measurement(run, inverter.encoder)
         values[name] = _measure(run, inverter, measures, images, reconstruct(run, name, inverter, images, cache))
         totals[name] = measures.finish()
-    results = _results(run.config, methods, values, totals) | {"num_examples": len(images)}
-    _write(run, results, values, images)
-    return run.finish(results)
+    results = _results(run.config, methods, values, totals) | {"num_images": len(images)}
+    figures = _write(run, values, images)
+    return run.finish(results, tables=[_table(results)], notes=[_note(run, results)], figures=figures)
 
 
 def _generate(run: Run, name: str, inverter: Trained, images: np.ndarray, cache: ResultCache) -> Iterator[Part]:
@@ -254,8 +253,8 @@ def _results(
     }
 
 
-def _write(run: Run, results: Mapping[str, Any], values: Mapping[str, Mapping], images: np.ndarray) -> None:
-    report.write(run.workdir, run.config.title, [_table(results)], [_note(run, results)])
+def _write(run: Run, values: Mapping[str, Mapping], images: np.ndarray) -> dict[str, pathlib.Path]:
+    """Writes per_image.npz and reconstructions.png, and returns the heading of the figure -> its file."""
     arrays = {
         f"{name}/{metric}": array
         for name, part in values.items()
@@ -264,9 +263,11 @@ def _write(run: Run, results: Mapping[str, Any], values: Mapping[str, Mapping], 
     }
     write_arrays(run.workdir / "per_image.npz", arrays)
     count = min(run.config.log.num_images, len(images))
-    if count:
-        rows = {"image": images[:count]} | {name: part["reconstruction"] for name, part in values.items()}
-        write_png(run.workdir / "reconstructions.png", labeled_grid(rows))
+    if not count:
+        return {}
+    rows = {"image": images[:count]} | {name: part["reconstruction"] for name, part in values.items()}
+    write_png(run.workdir / "reconstructions.png", labeled_grid(rows))
+    return {"Images, and their reconstructions": run.workdir / "reconstructions.png"}
 
 
 def _table(results: Mapping[str, Any]) -> report.Table:
@@ -283,7 +284,7 @@ def _table(results: Mapping[str, Any]) -> report.Table:
 def _note(run: Run, results: Mapping[str, Any]) -> str:
     setting, search = run.provenance, results["optimization"]
     return (
-        f"{results['num_examples']} test images of {setting['data']}; {report.setting_text(setting)}, batches of "
+        f"{results['num_images']} test images of {setting['data']}; {report.setting_text(setting)}, batches of "
         f"{results['batch_size']}, compilation not counted; ± is the standard deviation over images. RI: "
         f"{search['num_steps']} steps of {search['step_size']:g}.{report.weights_note(results['metric_weights'])}"
     )

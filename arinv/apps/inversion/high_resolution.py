@@ -1,13 +1,14 @@
 """Inversion of enlarged images: quality of reconstructions from standard and robust features, scale by scale.
 
 Writes results.json (means and standard deviations of every metric at every scale, of every inverter), table.md,
-curves.png, images.png (test images at every scale) and per_image.npz ("NAME/SCALE/METRIC" [N]). Each finished scale
-of each inverter is saved in parts/.
+report.html, curves.png, images.png (test images at every scale) and per_image.npz ("NAME/SCALE/METRIC" [N]). Each
+finished scale of each inverter is saved in parts/.
 
 Source: Rojas-Gomez et al. 2022, section 4.3, scenario 1, Tables 5 and A1.
 """
 
 import functools
+import pathlib
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -18,13 +19,12 @@ from ml_collections import ConfigDict
 
 from arinv import data, parallel
 from arinv.apps import inversion
-from arinv.apps.evaluation import measurement
-from arinv.apps.evaluation.measurement import Measurement
 from arinv.apps.inversion.inverters import check_inverters, check_networks, load_inverters
 from arinv.errors import UserError, unknown
-from arinv.experiment import figures, report
+from arinv.experiment import measurement, report
 from arinv.experiment.cache import ResultCache
-from arinv.experiment.figures import labeled_grid, zoom
+from arinv.experiment.figures import labeled_grid, write_curves, zoom
+from arinv.experiment.measurement import Measurement
 from arinv.experiment.output_files import write_arrays, write_png
 from arinv.experiment.run import Run, check_fields
 from arinv.experiment.trained import Trained
@@ -33,7 +33,6 @@ from arinv.metrics import METRICS
 from arinv.ops.images import to_float, to_uint8
 from arinv.train.feed import collect
 
-_OF_ONE_SIZE = ("normalized_error", "fid")  # metrics that do not compare between sizes
 _LARGEST_TILE = 224  # px
 _TILES = "tiles"  # of the first reconstructions, beside the metrics
 
@@ -48,12 +47,11 @@ def check(config: ConfigDict) -> None:
     """
     check_fields(config)
     measurement.check(config)
-    names, known = config.metrics.split("+"), [name for name in METRICS if name not in _OF_ONE_SIZE]
-    if not any(names):
+    known = [name for name, metric in METRICS.items() if not metric.needs_set]
+    if not any(config.metrics.split("+")):
         raise UserError(f"metrics is empty; name one or more of {', '.join(known)}, joined by +")
-    for name in _OF_ONE_SIZE:
-        if name in names:
-            raise unknown("metric at several scales", name, known)
+    for name in measurement.whole_set_metrics(config):
+        raise unknown("metric at several scales", name, known)
     if config.compare not in inversion.COMPARISONS:
         raise unknown("comparison", config.compare, inversion.COMPARISONS)
     if config.scales < 1:
@@ -89,10 +87,9 @@ def run(run: Run) -> dict[str, Any]:
                 parts[name, scale] = _part(cache, f"{name}_{scale}", measure, arrays, config.log.num_images)
                 end += scale**2 * len(arrays["label"])
                 bar.update(end - bar.n)
-    results = _results(config, inverters, parts, totals) | {"num_examples": len(arrays["label"])}
-    if jax.process_index() == 0:
-        _write(run, results, parts, arrays["image"])
-    return run.finish(results)
+    results = _results(config, inverters, parts, totals) | {"num_images": len(arrays["label"])}
+    figures = _write(run, results, parts, arrays["image"]) if jax.process_index() == 0 else {}
+    return run.finish(results, tables=[_table(results)], notes=[_note(run, results)], figures=figures)
 
 
 def _scales(config: ConfigDict) -> range:
@@ -204,17 +201,18 @@ def _results(
     }
 
 
-def _write(run: Run, results: Mapping[str, Any], parts: Parts, images: np.ndarray) -> None:
+def _write(run: Run, results: Mapping[str, Any], parts: Parts, images: np.ndarray) -> dict[str, pathlib.Path]:
+    """Writes the curves, the images and per_image.npz, and returns heading -> file of the figures."""
     config, workdir, curves = run.config, run.workdir, results["curves"]
-    columns = report.columns(sorted(results["variants"]))
     panels = {
         column.heading: {name: curve[metric] for name, curve in curves.items() if metric in curve}
-        for metric, column in columns.items()
+        for metric, column in _columns(results).items()
     }
-    report.write(workdir, config.title, [_table(results, columns)], [_note(run, results)])
-    figures.write_curves(workdir / "curves.png", panels, x=results["scales"], x_label="scale", title=config.title)
+    write_curves(workdir / "curves.png", panels, x=results["scales"], x_label="scale", title=config.title)
+    figures = {"Means at every scale": workdir / "curves.png"}
     if count := min(config.log.num_images, len(images)):
         write_png(workdir / "images.png", _figure(config, list(curves), parts, images[:count]))
+        figures["Reconstructions at every scale"] = workdir / "images.png"
     arrays = {
         f"{name}/{scale}/{metric}": values
         for (name, scale), part in parts.items()
@@ -222,11 +220,16 @@ def _write(run: Run, results: Mapping[str, Any], parts: Parts, images: np.ndarra
         if metric != _TILES
     }
     write_arrays(workdir / "per_image.npz", arrays)
+    return figures
 
 
-def _table(results: Mapping[str, Any], columns: Mapping[str, report.Column]) -> report.Table:
+def _columns(results: Mapping[str, Any]) -> dict[str, report.Column]:
+    return report.columns(sorted(results["variants"]))
+
+
+def _table(results: Mapping[str, Any]) -> report.Table:
     heading, rows = ["scale"], [[str(scale)] for scale in results["scales"]]
-    for metric, column in columns.items():
+    for metric, column in _columns(results).items():
         for name, curve in results["curves"].items():
             if metric in curve:
                 heading.append(f"{column.heading}, {name}")
@@ -240,7 +243,7 @@ def _note(run: Run, results: Mapping[str, Any]) -> str:
     side = next(iter(results["inverters"].values()))["checkpoint"]["image_size"]
     size = "at the enlarged size" if results["compare"] == "enlarged" else "reduced to the original size"
     return (
-        f"{results['num_examples']} test images of {setting['data']}, enlarged bilinearly, compared {size}; inverters "
+        f"{results['num_images']} test images of {setting['data']}, enlarged bilinearly, compared {size}; inverters "
         f"trained at {side} px; {report.setting_text(setting)}; ± is the standard deviation over images."
         f"{report.weights_note(results['metric_weights'])}"
     )

@@ -21,13 +21,12 @@ from ml_collections import ConfigDict
 
 from arinv import data, metrics
 from arinv.apps import inversion
-from arinv.apps.evaluation import measurement
-from arinv.apps.evaluation.measurement import Measurement
 from arinv.apps.inversion.inverters import check_networks
 from arinv.errors import UserError
-from arinv.experiment import report
+from arinv.experiment import measurement, report
 from arinv.experiment.cache import ResultCache, cache_key
 from arinv.experiment.figures import fit, keep_end, labeled_grid
+from arinv.experiment.measurement import Measurement
 from arinv.experiment.output_files import check_overwrites_none, is_image, png_names, write_csv, write_png
 from arinv.experiment.run import Run, check_images, check_num_images, dtype_of
 from arinv.experiment.trained import Trained
@@ -59,11 +58,10 @@ def check(config: ConfigDict) -> None:
         raise UserError(
             "no inverter; name the workdir of an inverter's training: inverter=, standard_inverter= or robust_inverter="
         )
-    for name in _others(config):
-        if name in metrics.METRICS and metrics.METRICS[name].needs_set:
-            raise UserError(f"metric {name} is of a whole set of images of one size; use configs/evaluate.py for it")
     if _others(config):
-        measurement.check(_of_others(config))
+        measurement.check(others := _of_others(config))
+        for name in measurement.whole_set_metrics(others):
+            raise UserError(f"metric {name} is of a whole set of images of one size; use configs/evaluate.py for it")
     for name in ("multiple", "edge", "limit"):
         if config[name] < 0:
             raise UserError(f"{name} must be 0 or more; got {config[name]}")
@@ -114,10 +112,12 @@ def run(run: Run) -> dict[str, Any]:
     _write_csv(run, images.names, sizes, rows)
     first = list(sizes)[: config.log.num_images]
     results = _results(inverters, sizes, rows, skipped, variants)
+    figures = {}
     if first:
         write_png(workdir / _OVERVIEW, _overview(run, images, first, rows, files))
-        _write_report(run, inverters, results)
-    return run.finish(results)
+        figures = {"Images, and their reconstructions from features": workdir / _OVERVIEW}
+    table, note = _report(run, inverters, results)
+    return run.finish(results, tables=[table], notes=[note], figures=figures)
 
 
 def _read_sizes(config: ConfigDict, images: data.ImageFiles) -> tuple[Sizes, list[str]]:
@@ -264,8 +264,8 @@ def _overview(
     return labeled_grid({name: np.stack(row) for name, row in tiles.items()}, columns=columns, font_size=16)
 
 
-def _write_report(run: Run, inverters: Mapping[str, Trained], results: Mapping[str, Any]) -> None:
-    """Writes table.md and report.html, and prints where that is."""
+def _report(run: Run, inverters: Mapping[str, Trained], results: Mapping[str, Any]) -> tuple[report.Table, str]:
+    """Returns the table of the report and the note below it."""
     columns = report.columns(["psnr", "ssim"])
     rows = []
     for name, inverter in inverters.items():
@@ -281,9 +281,7 @@ def _write_report(run: Run, inverters: Mapping[str, Trained], results: Mapping[s
     }
     if smaller := [f"{metric} over {count}" for metric, count in counts.items() if count < results["num_images"]]:
         note += f" Images that are too small for a metric do not count for it: {', '.join(smaller)}."
-    images = {"Images, and their reconstructions from features": run.workdir / _OVERVIEW}
-    report.write(run.workdir, run.config.title, [report.Table(heading, rows)], [note], images=images)
-    run.report(f"the report is {run.workdir / 'report.html'}")
+    return report.Table(heading, rows), note
 
 
 def _results(

@@ -9,6 +9,7 @@ volume read). Every finished batch of every method is saved in parts/, so that a
 Source: Generative Encoder, Algorithm 1, sections 4.4 to 5.4.
 """
 
+import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -19,8 +20,9 @@ from arinv import data, metrics, parallel
 from arinv.apps.restoration import methods
 from arinv.apps.restoration.methods import SECONDS, Part
 from arinv.errors import UserError
-from arinv.experiment import fid, report
+from arinv.experiment import measurement, report
 from arinv.experiment.figures import labeled_grid, write_curves
+from arinv.experiment.measurement import MetricNetwork
 from arinv.experiment.output_files import write_arrays, write_png
 from arinv.experiment.run import Run, check_fields
 from arinv.experiment.trained import Trained
@@ -67,7 +69,7 @@ def check_inputs(run: Run) -> None:
       UserError: no checkpoint, or one of another kind or image size.
     """
     methods.check_inputs(run)
-    fid.check_encoder(run)
+    measurement.check_metric_encoder(run)
 
 
 def run(run: Run) -> dict[str, Any]:
@@ -81,7 +83,7 @@ def run(run: Run) -> dict[str, Any]:
     """
     config = run.config
     operator = operator_of(config)
-    networks, encoder = methods.load(run), fid.load_encoder(run)
+    networks, metric_network = methods.load(run), measurement.load_metric_encoder(run)
     arrays = data.load_arrays(run.open_data("test"))
     run.begin()
     parts = {method: restore_all(run, method, networks, operator, arrays["image"]) for method in config.methods}
@@ -90,10 +92,10 @@ def run(run: Run) -> dict[str, Any]:
     values = {_DEGRADED: _measure(np.clip(degraded, 0, 1), images)}
     values |= {method: _measure(part["image"], images) for method, part in parts.items()}
     results = _results(run, operator, networks, parts, values)
-    if encoder:
-        _add_fid(run, encoder, results, parts, images)
-    _write(run, results, parts, values, images, degraded)
-    return run.finish(results)
+    if metric_network:
+        _add_fid(run, metric_network, results, parts, images)
+    figures = _write(run, parts, values, images, degraded)
+    return run.finish(results, tables=[_table(results)], notes=[_note(run, results)], figures=figures)
 
 
 def restore_all(
@@ -184,7 +186,7 @@ def _results(
         "solver": run.config.solver.to_dict(),
         "networks": {name: network.fingerprint for name, network in networks.items()},
         "batch_size": run.config.batch_size,
-        "num_examples": len(next(iter(values.values()))["mse"]),
+        "num_images": len(next(iter(values.values()))["mse"]),
         "variants": {name: _VARIANTS[name] for name in _VARIANTS if name in entries[_DEGRADED]},
     }
 
@@ -197,29 +199,29 @@ def _curve(config: ConfigDict, parts: Mapping[str, Part]) -> dict[str, Any]:
 
 
 def _add_fid(
-    run: Run, encoder: Trained, results: dict[str, Any], parts: Mapping[str, Part], images: np.ndarray
+    run: Run, network: MetricNetwork, results: dict[str, Any], parts: Mapping[str, Part], images: np.ndarray
 ) -> None:
-    """Adds the distance of restored images from the test images in the features of an encoder."""
+    """Adds the distance of restored images from the test images in the features of a network."""
 
     def moments(images):
-        return fid.feature_moments(encoder, parallel.padded_batches(images, size=run.config.batch_size))
+        return network.moments(parallel.padded_batches(images, size=run.config.batch_size))
 
     real = moments(images)
-    name = fid.variant_name(encoder, real)
+    name = network.whole_set_key("fid", real.count)
     for method, part in parts.items():
         results["entries"][method][name] = metrics.moments_distance(moments(part["image"]), real)
-    results["variants"][name] = metrics.VARIANTS["fid"]
-    results["metric_weights"] = {method: {name: encoder.fingerprint} for method in parts}
+    results["variants"][name] = measurement.variant_text("fid", name, (network.last_layer,), network)
+    results["metric_weights"] = {method: {name: network.weights} for method in parts}
 
 
 def _write(
     run: Run,
-    results: Mapping[str, Any],
     parts: Mapping[str, Part],
     values: Mapping[str, Mapping[str, np.ndarray]],
     images: np.ndarray,
     degraded: np.ndarray,
-) -> None:
+) -> dict[str, pathlib.Path]:
+    """Writes the arrays and the figures, and returns heading -> file of the figures."""
     workdir, count = run.workdir, min(run.config.log.num_images, len(images))
     write_arrays(
         workdir / "per_image.npz", {f"{n}/{m}": array for n, part in values.items() for m, array in part.items()}
@@ -246,7 +248,7 @@ def _write(
         panels = {"log10 of the mean squared error": lines}
         write_curves(workdir / "curve.png", panels, x=positions, x_label="step of the search", title=run.config.title)
         figures["Error during the search"] = workdir / "curve.png"
-    report.write(workdir, run.config.title, [_table(results)], [_note(run, results)], images=figures or None)
+    return figures
 
 
 def _table(results: Mapping[str, Any]) -> report.Table:
@@ -263,7 +265,7 @@ def _note(run: Run, results: Mapping[str, Any]) -> str:
     setting, solver = run.provenance, results["solver"]
     curve = results["curve"]
     text = (
-        f"{results['num_examples']} test images of {setting['data']}, degraded: {results['operator']['formula']}; "
+        f"{results['num_images']} test images of {setting['data']}, degraded: {results['operator']['formula']}; "
         f"{report.setting_text(setting)}, batches of {results['batch_size']}, compilation not counted; ± is the "
         f"standard deviation over images. Search: Adam at {solver['learning_rate']:g}, {solver['num_steps']} steps, "
         "the same starts for all methods. Squared errors of images in [-1, 1] are 4 times these."

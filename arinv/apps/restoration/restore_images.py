@@ -8,7 +8,7 @@ in parts/; a run that was killed resumes.
 Source: Generative Encoder, Algorithm 1.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 
 from arinv import data, metrics
 from arinv.apps.restoration import methods
-from arinv.apps.restoration.methods import SECONDS, Part
+from arinv.apps.restoration.methods import SECONDS
 from arinv.apps.restoration.restoration import restore_all
 from arinv.data.decoding import fits
 from arinv.errors import UserError
@@ -122,8 +122,13 @@ def run(run: Run) -> dict[str, Any]:
         "networks": {name: network.fingerprint for name, network in networks.items()},
         "variants": {name: metrics.VARIANTS[name] for name in _METRICS},
     }
-    _write_report(run, results, names, images, rows, parts)
-    return run.finish(results)
+    figures = {}
+    if count := min(config.log.num_images, len(names)):
+        grid = {} if config.degraded else {"image": images[:count]}
+        grid |= {name.replace("_", " "): array[:count] for name, array in rows.items()}
+        write_png(workdir / _OVERVIEW, labeled_grid(grid, columns=short_names(names[:count])))
+        figures = {"Degraded images, and what is restored from them": workdir / _OVERVIEW}
+    return run.finish(results, tables=[_table(results, rows)], notes=[_note(config, results)], figures=figures)
 
 
 def known_pixels(mask: np.ndarray, size: int, name: str) -> np.ndarray:
@@ -202,32 +207,20 @@ def _write_csv(run: Run, names: Sequence[str], values: Mapping[str, Mapping[str,
     write_csv(run.workdir / "restorations.csv", rows)
 
 
-def _write_report(
-    run: Run,
-    results: Mapping[str, Any],
-    names: Sequence[str],
-    images: np.ndarray,
-    rows: Mapping[str, np.ndarray],
-    parts: Mapping[str, Part],
-) -> None:
-    """Writes overview.png, table.md and report.html, and prints where that is."""
-    count = min(run.config.log.num_images, len(names))
-    figures = {}
-    if count:
-        grid = {} if run.config.degraded else {"image": images[:count]}
-        grid |= {name.replace("_", " "): array[:count] for name, array in rows.items()}
-        write_png(run.workdir / _OVERVIEW, labeled_grid(grid, columns=short_names(names[:count])))
-        figures = {"Degraded images, and what is restored from them": run.workdir / _OVERVIEW}
+def _table(results: Mapping[str, Any], names: Iterable[str]) -> report.Table:
+    """Returns the table of the degraded images and of every method."""
     columns = report.columns([*_METRICS, SECONDS])
     heading = ["method", *(column.heading for column in columns.values())]
-    lines = []
-    for name in rows:
+    rows = []
+    for name in names:
         entry = dict(results["entries"].get(name, {}))
-        if name in parts:
+        if name in results[SECONDS]:
             entry[SECONDS] = results[SECONDS][name]
-        lines.append([name.replace("_", " "), *(column.cell(entry, metric) for metric, column in columns.items())])
+        rows.append([name.replace("_", " "), *(column.cell(entry, metric) for metric, column in columns.items())])
+    return report.Table(heading, rows)
+
+
+def _note(config: ConfigDict, results: Mapping[str, Any]) -> str:
     size, formula = results["image_size"], results["operator"]["formula"]
     masked = f" ({results['masked_share']:.1%} of the pixels)" if "masked_share" in results else ""
-    note = f"{len(names)} images of {run.config.data.name} at {size} px: {formula}{masked}."
-    report.write(run.workdir, run.config.title, [report.Table(heading, lines)], [note], images=figures or None)
-    run.report(f"the report is {run.workdir / 'report.html'}")
+    return f"{results['num_images']} images of {config.data.name} at {size} px: {formula}{masked}."

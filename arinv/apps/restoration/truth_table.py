@@ -10,6 +10,7 @@ Source: Generative Encoder, section 5.5, Table 4 and Figure 13; invalid reconstr
 """
 
 import functools
+import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -95,20 +96,20 @@ def run(run: Run) -> dict[str, Any]:
     table = compare_attribute(first, second, attribute_fn, valid=valid)
     own = attribute_fn(images["image"])
     workdir = run.resolve(config.restoration)
-    _write(run, table, images, attribute_fn, valid)
-    return run.finish(
-        {
-            "methods": list(config.methods),
-            "counts": table._asdict(),
-            "valid": table.valid,
-            "n": table.count,
-            "recovered": None if np.isnan(table.recovered) else table.recovered,
-            "with_attribute": int(own.sum()),
-            "attribute": about,
-            "restoration": workdirs.relative(workdir, run.workdir),
-            "setting": run.provenance | {"data": workdirs.read_results(workdir)["setting"]["data"]},
-        }
-    )
+    results = {
+        "methods": list(config.methods),
+        "counts": table._asdict(),
+        "valid": table.valid,
+        "num_images": table.count,
+        "recovered": None if np.isnan(table.recovered) else table.recovered,
+        "with_attribute": int(own.sum()),
+        "attribute": about,
+        "restoration": workdirs.relative(workdir, run.workdir),
+        "setting": run.provenance | {"data": workdirs.read_results(workdir)["setting"]["data"]},
+    }
+    figures = _write_figure(run, images, attribute_fn, valid)
+    tables, notes = [_table(config.methods, table)], [_note(config.methods, table)]
+    return run.finish(results, tables=tables, notes=notes, figures=figures)
 
 
 def check_restored(run: Run, reference: str, methods: Sequence[str]) -> None:
@@ -206,27 +207,37 @@ def _probabilities(logits_fn, images):
     return jax.nn.softmax(logits_fn(to_rgb(jnp.asarray(images))))
 
 
-def _write(run: Run, table: TruthTable, images: Mapping[str, np.ndarray], attribute_fn: Callable, valid) -> None:
-    """Writes table.md, report.html and the first images of each cell."""
+def _write_figure(
+    run: Run, images: Mapping[str, np.ndarray], attribute_fn: Callable, valid: np.ndarray
+) -> dict[str, pathlib.Path]:
+    """Writes the first images of each cell, and returns the heading of the figure -> its file; empty for none."""
     first, second = run.config.methods
-    rows = [
-        [f"{first}: no", str(table.neither), str(table.second)],
-        [f"{first}: yes", str(table.first), str(table.both)],
-    ]
     shown = {method: attribute_fn(images[method]) for method in (first, second)}
     indices = []
     for own, other in ((False, False), (False, True), (True, False), (True, True)):
         cell = np.flatnonzero((shown[first] == own) & (shown[second] == other) & valid)
         indices += cell[: run.config.log.num_images // 4].tolist()
-    figures = {}
-    if indices:
-        words = {False: "no", True: "yes"}
-        columns = [f"{words[bool(shown[first][i])]} / {words[bool(shown[second][i])]}" for i in indices]
-        grid = {name.replace("_", " "): array[indices] for name, array in images.items()}
-        write_png(run.workdir / _IMAGES, labeled_grid(grid, columns=columns))
-        figures = {f"Images, with the attribute by {first} / by {second}": run.workdir / _IMAGES}
+    if not indices:
+        return {}
+    words = {False: "no", True: "yes"}
+    columns = [f"{words[bool(shown[first][i])]} / {words[bool(shown[second][i])]}" for i in indices]
+    grid = {name.replace("_", " "): array[indices] for name, array in images.items()}
+    write_png(run.workdir / _IMAGES, labeled_grid(grid, columns=columns))
+    return {f"Images, with the attribute by {first} / by {second}": run.workdir / _IMAGES}
+
+
+def _table(methods: Sequence[str], table: TruthTable) -> report.Table:
+    first, second = methods
+    rows = [
+        [f"{first}: no", str(table.neither), str(table.second)],
+        [f"{first}: yes", str(table.first), str(table.both)],
+    ]
+    return report.Table(["", f"{second}: no", f"{second}: yes"], rows)
+
+
+def _note(methods: Sequence[str], table: TruthTable) -> str:
+    first, second = methods
     note = f"{table.valid} of {table.count} images are valid, {table.invalid} invalid."
     if not np.isnan(table.recovered):
         note += f" Of those without the attribute by {second}, {table.recovered:.0%} have it by {first}."
-    heading = ["", f"{second}: no", f"{second}: yes"]
-    report.write(run.workdir, run.config.title, [report.Table(heading, rows)], [note], images=figures or None)
+    return note

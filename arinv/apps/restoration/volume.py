@@ -7,7 +7,8 @@ invented pores in red, lost ones in blue) and volumes.npz ("image" and each meth
 Source: Generative Encoder, section 5.3 and Figure 12.
 """
 
-from collections.abc import Mapping
+import pathlib
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -76,18 +77,17 @@ def run(run: Run) -> dict[str, Any]:
         name: pores.compare_pores(volumes[name], true, threshold=config.threshold) for name in config.methods
     }
     write_arrays(run.workdir / "volumes.npz", {name: np.asarray(to_uint8(array)) for name, array in volumes.items()})
-    _write(run, volumes, comparisons)
-    return run.finish(
-        {
-            "entries": {name: _entry(result) for name, result in comparisons.items()},
-            "variants": _VARIANTS,
-            "num_examples": len(true),
-            "shape": list(true.shape),
-            "axis": config.axis,
-            "threshold": config.threshold,
-            "restoration": workdirs.relative(run.resolve(config.restoration), run.workdir),
-        }
-    )
+    results = {
+        "entries": {name: _entry(result) for name, result in comparisons.items()},
+        "variants": _VARIANTS,
+        "num_images": len(true),
+        "shape": list(true.shape),
+        "axis": config.axis,
+        "threshold": config.threshold,
+        "restoration": workdirs.relative(run.resolve(config.restoration), run.workdir),
+    }
+    figures = _write_figure(run, volumes)
+    return run.finish(results, tables=[_table(comparisons)], notes=[_note(config, true.shape)], figures=figures)
 
 
 def _entry(result: pores.Pores) -> dict[str, float]:
@@ -95,8 +95,7 @@ def _entry(result: pores.Pores) -> dict[str, float]:
     return {**result._asdict(), "porosity_error": result.error, **shares}
 
 
-def _write(run: Run, volumes: Mapping[str, np.ndarray], comparisons: Mapping[str, pores.Pores]) -> None:
-    config = run.config
+def _table(comparisons: Mapping[str, pores.Pores]) -> report.Table:
     heading = ["", "porosity", "error", "invented voxels", "lost voxels", "invented pores", "lost pores"]
     first = next(iter(comparisons.values()))
     rows = [["true volume", f"{first.true_porosity:.2%}", *["-"] * 5]]
@@ -104,22 +103,31 @@ def _write(run: Run, volumes: Mapping[str, np.ndarray], comparisons: Mapping[str
         shares = (f"{count:,} ({count / result.voxels:.2%})" for count in (result.invented, result.lost))
         numbers = f"{result.porosity:.2%}", f"{100 * result.error:+.2f} points"
         rows.append([name.replace("_", " "), *numbers, *shares, f"{result.invented_pores:,}", f"{result.lost_pores:,}"])
-    shape = " x ".join(map(str, volumes["image"].shape))
+    return report.Table(heading, rows)
+
+
+def _note(config: ConfigDict, shape: Sequence[int]) -> str:
+    sides = " x ".join(map(str, shape))
     note = (
-        f"{shape} voxels of {config.data.name}, restored slice by slice across axis 0; pores are darker than "
+        f"{sides} voxels of {config.data.name}, restored slice by slice across axis 0; pores are darker than "
         f"{config.threshold:g}. Invented: pores of the restored volume alone; connected pores count where no voxel of "
         "theirs is a pore in the other volume."
     )
     if config.data.name == "blobs":
         note += " The volume is synthetic, a thresholded Gaussian random field, not a scan."
-    figures = {}
-    if count := config.log.num_images:
-        cuts = {name: pores.cut(volume, axis=config.axis, count=count) for name, volume in volumes.items()}
-        grid = {name.replace("_", " "): array[..., None] for name, array in cuts.items()}
-        grid |= {
-            f"{name.replace('_', ' ')}, marked": pores.mark(cuts[name], cuts["image"], threshold=config.threshold)
-            for name in comparisons
-        }
-        write_png(run.workdir / "cuts.png", labeled_grid(grid))
-        figures = {f"Cuts across axis {config.axis}; invented pores red, lost pores blue": run.workdir / "cuts.png"}
-    report.write(run.workdir, config.title, [report.Table(heading, rows)], [note], images=figures or None)
+    return note
+
+
+def _write_figure(run: Run, volumes: Mapping[str, np.ndarray]) -> dict[str, pathlib.Path]:
+    """Writes the cuts, and returns the heading of the figure -> its file; empty for none."""
+    config = run.config
+    if not config.log.num_images:
+        return {}
+    cuts = {name: pores.cut(volume, axis=config.axis, count=config.log.num_images) for name, volume in volumes.items()}
+    grid = {name.replace("_", " "): array[..., None] for name, array in cuts.items()}
+    grid |= {
+        f"{name.replace('_', ' ')}, marked": pores.mark(cuts[name], cuts["image"], threshold=config.threshold)
+        for name in config.methods
+    }
+    write_png(run.workdir / "cuts.png", labeled_grid(grid))
+    return {f"Cuts across axis {config.axis}; invented pores red, lost pores blue": run.workdir / "cuts.png"}

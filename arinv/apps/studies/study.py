@@ -109,9 +109,9 @@ def run(run: Run) -> dict[str, Any]:
             for probe in config.probes:
                 sheets[probe][name] = _unpack(_part(run, name, subject, probe))
                 bar.update()
-    images = {}
+    figures = {}
     for probe, by_name in sheets.items():
-        images |= _write_figures(run, probe, by_name, subjects)
+        figures |= _write_figures(run, probe, by_name, subjects)
     results = _results(config, subjects, sheets)
     arrays = {
         f"{name}/{probe}/{number}": values
@@ -120,9 +120,7 @@ def run(run: Run) -> dict[str, Any]:
         for number, values in sheet.numbers.items()
     }
     write_arrays(run.workdir / "per_image.npz", arrays)
-    report.write(run.workdir, config.title, [_table(results)], [_note(run, results)], images=images)
-    run.report(f"the report is {run.workdir / 'report.html'}")
-    return run.finish(results)
+    return run.finish(results, tables=[_table(results)], notes=[_note(run, results)], figures=figures)
 
 
 class _Images(NamedTuple):

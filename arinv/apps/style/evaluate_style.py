@@ -20,18 +20,18 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from arinv import data, metrics
-from arinv.apps.evaluation.measurement import (
+from arinv.apps.style.image_sets import Collection
+from arinv.apps.style.levels import sides
+from arinv.apps.style.stylize_images import output_path
+from arinv.errors import UserError
+from arinv.experiment import loading, report, workdirs
+from arinv.experiment.measurement import (
     OWN,
     MetricNetwork,
     check_metric_network,
     load_metric_network,
     variant_text,
 )
-from arinv.apps.style.image_sets import Collection
-from arinv.apps.style.levels import sides
-from arinv.apps.style.stylize_images import output_path
-from arinv.errors import UserError
-from arinv.experiment import loading, report, workdirs
 from arinv.experiment.output_files import write_arrays, write_csv
 from arinv.experiment.run import Run, check_fields
 from arinv.experiment.writer import progress_bar
@@ -94,14 +94,16 @@ def run(run: Run) -> dict[str, Any]:
             "ssim": metrics.VARIANTS["ssim"] + ", content against image",
         },
         "metric_weights": {key: network.weights},
-        "num_pairs": len(content) * len(style),
+        "num_images": len(content) * len(style),
         "num_contents": len(content),
         "num_styles": len(style),
         "stylized": {name: stylized[name] for name in ("entries", "transform", "keep_color", "pixels", "num_labels")},
     }
     _write_pairs(run.workdir, content.names, style.names, pairs)
-    _write_report(run, source, results, key)
-    results = run.finish(results)
+    table, note = _report(run, results, key)
+    sheets = [path for path in (source / "side_by_side.png", *sorted(source.glob("sheet_*.png"))) if path.exists()]
+    figures = {path.stem.replace("_", " "): path for path in sheets}
+    results = run.finish(results, tables=[table], notes=[note], figures=figures)
     shutil.rmtree(run.workdir / _PARTS)
     return results
 
@@ -214,8 +216,8 @@ def _write_pairs(workdir: pathlib.Path, contents: Sequence[str], styles: Sequenc
     write_arrays(workdir / "per_pair.npz", arrays | {"contents": np.array(contents), "styles": np.array(styles)})
 
 
-def _write_report(run: Run, source: pathlib.Path, results: Mapping[str, Any], key: str) -> None:
-    """Writes table.md, and report.html with the contact sheets of the stylization in `source`."""
+def _report(run: Run, results: Mapping[str, Any], key: str) -> tuple[report.Table, str]:
+    """Returns the table of the report and the note below it."""
     setting = run.provenance
     columns = {key: report.column(key)._replace(style="{:.4g}"), "ssim": report.column("ssim")}
     heading = ["encoder", *(column.heading for column in columns.values())]
@@ -228,6 +230,4 @@ def _write_report(run: Run, source: pathlib.Path, results: Mapping[str, Any], ke
         f"The Gram loss is to the style (lower is closer to it), SSIM to the content (1 for the content itself). "
         f"{results['variants'][key]}; {setting['device']}, {setting['dtype']}."
     )
-    sheets = [path for path in (source / "side_by_side.png", *sorted(source.glob("sheet_*.png"))) if path.exists()]
-    images = {path.stem.replace("_", " "): path for path in sheets}
-    report.write(run.workdir, run.config.title, [report.Table(heading, rows)], [note], images=images)
+    return report.Table(heading, rows), note

@@ -14,14 +14,14 @@ from configs import tasks
 SETTING = {"data": "photos", "device": "cpu", "dtype": "float32", "seed": 0}
 PSNR = {"psnr": "psnr: text"}
 EVALUATION = {
-    "setting": SETTING, "attack": None, "num_examples": 6, "encoder_weights": "abc", "clean_accuracy": 0.5,
+    "setting": SETTING, "attack": None, "num_images": 6, "encoder_weights": "abc", "clean_accuracy": 0.5,
     "pgd_accuracy": 0.25, "psnr": 20.0, "psnr_std": 1.0, "variants": PSNR,
 }  # fmt: skip
 AUTOATTACK = {
-    "setting": SETTING, "attack": {"norm": "l2", "eps": 1.0}, "num_examples": 4, "encoder_weights": "abc",
+    "setting": SETTING, "attack": {"norm": "l2", "eps": 1.0}, "num_images": 4, "encoder_weights": "abc",
     "clean_accuracy": 0.75, "autoattack_accuracy": 0.125, "variants": {"autoattack_accuracy": "standard"},
 }  # fmt: skip
-COMMON = {"setting": SETTING, "num_examples": 3}
+COMMON = {"setting": SETTING, "num_images": 3}
 TASKS = {
     "evaluate": (EVALUATION, {"": {"clean_accuracy": 0.5, "pgd_accuracy": 0.25, "psnr": 20.0}}),
     "autoattack": (AUTOATTACK, {"": {"clean_accuracy": 0.75, "autoattack_accuracy": 0.125}}),
@@ -48,7 +48,7 @@ TASKS = {
         {"cat": {"auroc": 0.75, "auroc_knn": 0.5}, "mean": {"auroc": 0.5, "auroc_knn": 0.25}},
     ),
     "evaluate_style": (
-        {"setting": SETTING, "num_pairs": 6, "variants": {"gram_x": "gram_x: text"}, "metric_weights": {},
+        {"setting": SETTING, "num_images": 6, "variants": {"gram_x": "gram_x: text"}, "metric_weights": {},
          "entries": {"standard": {"gram_x": 1.5, "gram_x_std": 0.5}}},
         {"standard": {"gram_x": 1.5}},
     ),
@@ -62,7 +62,7 @@ TASKS = {
         {"degraded": {"psnr": 2.0}, "invertgan": {"psnr": 3.0, "seconds_per_image": 2.0}},
     ),
     "truth_table": (
-        {"setting": SETTING, "n": 9, "methods": ["a", "b"],
+        {"setting": SETTING, "num_images": 9, "methods": ["a", "b"],
          "counts": {"neither": 1, "second": 2, "first": 3, "both": 2, "invalid": 1}},
         {"neither": {"images": 1}, "second": {"images": 2}, "first": {"images": 3}, "both": {"images": 2},
          "invalid": {"images": 1}},
@@ -87,8 +87,18 @@ def test_read_returns_the_rows_of_every_task(task, tmp_path):
     measured = result_rows.read(write(tmp_path / task, task, results))
     assert {name: {key: row[key] for key in result_rows.columns(row)} for name, row in measured.items()} == expected
     for row in measured.values():
-        assert row["setting"] == SETTING and row["num_examples"] > 0 and row["attack"] is None
+        assert row["setting"] == SETTING and row["num_images"] > 0 and row["attack"] is None
         assert set(row["variants"]) <= set(result_rows.columns(row))
+
+
+@pytest.mark.parametrize(
+    ("task", "name"), [("evaluate", "num_examples"), ("evaluate_style", "num_pairs"), ("truth_table", "n")]
+)
+def test_read_takes_earlier_names_of_the_number_of_images(task, name, tmp_path):
+    results = dict(TASKS[task][0])
+    expected = result_rows.read(write(tmp_path / "new", task, results))
+    results[name] = results.pop("num_images")
+    assert result_rows.read(write(tmp_path / "old", task, results)) == expected
 
 
 def test_every_task_that_evaluates_is_read():
@@ -130,7 +140,7 @@ def test_join_takes_the_first_of_a_figure_and_keeps_both_attacks(tmp_path):
     parts = [result_rows.read(write(tmp_path / task, task, TASKS[task][0]))[""] for task in ("evaluate", "autoattack")]
     row = result_rows.join(parts)
     assert (row["clean_accuracy"], row["autoattack_accuracy"], row["psnr_std"]) == (0.5, 0.125, 1.0)
-    assert row["autoattack"] == {"norm": "l2", "eps": 1.0, "num_examples": 4} and row["num_examples"] == 6
+    assert row["autoattack"] == {"norm": "l2", "eps": 1.0, "num_images": 4} and row["num_images"] == 6
     assert set(result_rows.columns(row)) == {"clean_accuracy", "pgd_accuracy", "autoattack_accuracy", "psnr"}
     with pytest.raises(UserError, match="evaluations of different encoders cannot be one row: weights abc, abd"):
         result_rows.join([parts[0], {**parts[1], "encoder_weights": "abd"}])

@@ -10,10 +10,11 @@ from arinv.experiment import report
 TABLE = report.Table(["encoder", "PSNR <dB>"], [["standard", "1"], ["a & b", "2"]])
 
 
-def test_write_writes_tables_in_both_formats(tmp_path):
+def test_write_report_writes_tables_in_both_formats(tmp_path):
     image = tmp_path / "image.png"
     image.write_bytes(b"png")
-    report.write(tmp_path, "Title <1>", [TABLE, TABLE], ["a note"], text="above", images={"one & all": image})
+    parts = {"notes": ["a note"], "figures": {"one & all": image}, "text": "above"}
+    assert report.write_report(tmp_path, "Title <1>", [TABLE, TABLE], **parts) == tmp_path / "report.html"
     markdown, html = (tmp_path / "table.md").read_text(), (tmp_path / "report.html").read_text()
     table = "| encoder | PSNR <dB> |\n| --- | ---: |\n| standard | 1 |\n| a & b | 2 |\n"
     assert markdown == f"# Title <1>\n\n{table}\n{table}\na note\n"
@@ -36,9 +37,9 @@ def test_comparison_figure_has_room_for_long_names():
 
 def test_differences_names_what_rows_do_not_share():
     setting = {"data": "photos", "dtype": "float32", "seed": 0}
-    first = {"num_examples": 6, "attack": {"eps": 1.0}, "setting": setting}
+    first = {"num_images": 6, "attack": {"eps": 1.0}, "setting": setting}
     assert report.differences({"a": first, "b": {**first, "setting": {**setting}}}) == ""
-    second = {"num_examples": 8, "attack": None, "setting": {**setting, "dtype": "bfloat16"}}
+    second = {"num_images": 8, "attack": None, "setting": {**setting, "dtype": "bfloat16"}}
     text = report.differences({"a": first, "b": second})
     assert "The number of images is not the same in all rows: a: 6, b: 8." in text
     assert "dtype is not the same in all rows: a: float32, b: bfloat16" in text

@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 
 from arinv import metrics, models
-from arinv.apps.evaluation import comparison, evaluate, measurement, published
+from arinv.apps.evaluation import comparison, evaluate, published
 from arinv.errors import UserError
-from arinv.experiment import loading, trained, workdirs
+from arinv.experiment import loading, measurement, trained, workdirs
 from arinv.experiment.cache import fingerprint
 from arinv.experiment.run import Run
 from arinv.experiment.trained import make_features_fn
 from configs import evaluate as evaluate_config
+from configs import gan as gan_config
 
 SIZE = 16
 ALL = "mse+psnr+ssim+normalized_error+robust_lpips+gram+fid"
@@ -98,6 +99,19 @@ def test_measurement_uses_the_encoder_of_the_config(own, tmp_path, monkeypatch):
     )
     np.testing.assert_allclose(numbers["robust_lpips_alexnet_small"], expected, rtol=1e-4)
     assert fingerprint(other.variables) in variants["robust_lpips_alexnet_small"]
+
+
+def test_metric_encoder_computes_in_float32(own, tmp_path, monkeypatch):
+    monkeypatch.setattr(loading, "load", lambda *_, **__: own)
+    arguments = f"networks=dcgan,dtype=bfloat16,image_size={SIZE},metric_encoder=somewhere"
+    network = measurement.load_metric_encoder(Run(gan_config.get_config(arguments).stages.gan, tmp_path))
+    features_fn = make_features_fn(own.module.clone(dtype=jnp.float32), own.variables)
+    grey = images(0)[..., :1]
+    for x, rgb in ((images(0), images(0)), (grey, np.repeat(grey, 3, axis=-1))):
+        moments = network.moments([(x[:4], np.ones(4)), (x[2:], [0, 0, 1, 1])])
+        vectors = np.asarray(features_fn(rgb)["conv5"]).mean((1, 2))
+        np.testing.assert_allclose(moments.mean, vectors.mean(0), rtol=1e-5)
+        assert network.whole_set_key("fid", moments.count) == "fid_alexnet_small_conv5_n6"
 
 
 class NamedFeatures:
@@ -216,7 +230,7 @@ def test_encoder_figures_rejects_another_evaluation(changes, weights, shown, tmp
 
 def test_comparison_table_has_every_metric_of_every_entry():
     setting = {"data": "photos", "device": "cpu", "dtype": "float32", "seed": 0}
-    common = {"setting": setting, "attack": None, "num_examples": 6}
+    common = {"setting": setting, "attack": None, "num_images": 6}
     first = {
         **common, "clean_accuracy": 0.5, "autoattack_accuracy": 0.25, "psnr": 20.0, "psnr_std": 1.0,
         "lpips_alex": 0.125, "fid_resnet18_block4_n6": 12.5, "novelty": 3.0,

@@ -1,7 +1,8 @@
-"""Metrics of reconstructions, and the networks whose features perceptual metrics compare."""
+"""Metrics of reconstructions, FID of samples, and the networks whose features they compare."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+import functools
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -9,14 +10,15 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from arinv import metrics, models, parallel, paths, zoo
+from arinv import data, metrics, models, parallel, paths, zoo
 from arinv.errors import UserError, unknown
 from arinv.experiment import checkpoint
 from arinv.experiment.cache import fingerprint
 from arinv.experiment.run import Run
-from arinv.experiment.trained import Trained, make_features_fn
+from arinv.experiment.trained import CLASSIFIER, Trained, make_features_fn
 from arinv.metrics.metric import METRICS, OWN
-from arinv.types import Array, FeaturesFn, Variables
+from arinv.ops.images import to_float, to_rgb
+from arinv.types import Array, ArrayLike, FeaturesFn, Variables
 
 _LPIPS_LAYERS = {"alexnet": metrics.LPIPS_LAYERS["alex"], "vgg16": metrics.LPIPS_LAYERS["vgg"]}
 _FEATURES = "features"  # of reconstructions and images, in a batch's results
@@ -49,8 +51,17 @@ def check_enough_images(config: ConfigDict, count: int) -> None:
     Raises:
       UserError: a metric of the whole set, such as FID, and one image.
     """
-    if count < 2 and (names := [name for name in _names(config) if METRICS[name].needs_set]):
+    if count < 2 and (names := whole_set_metrics(config)):
         raise UserError(f"{', '.join(names)} of one image is undefined; name two or more, such as data.num_test=2")
+
+
+def whole_set_metrics(config: ConfigDict) -> list[str]:
+    """Returns the metrics of the config that need the whole set of images.
+
+    Raises:
+      UserError: an unknown metric.
+    """
+    return [name for name in _names(config) if METRICS[name].needs_set]
 
 
 class Measurement:
@@ -93,7 +104,10 @@ class Measurement:
         with jax.default_matmul_precision("highest"):  # a GPU's TF32 would show in the third digit
             results = {metric.key: metric.function(variables, reconstructions, images) for metric in self._of_images}
             if self._of_set:
-                results[_FEATURES] = [_vectors(metric, variables, reconstructions, images) for metric in self._of_set]
+                results[_FEATURES] = [
+                    tuple(metric.network.vectors(variables[metric.field], x) for x in (reconstructions, images))
+                    for metric in self._of_set
+                ]
         return results
 
     def accumulate(self, results: Mapping[str, Any], mask: Array) -> dict[str, Array]:
@@ -132,7 +146,7 @@ class Measurement:
         variants = {metric.key: metric.variant for metric in self._of_images}
         weights = {metric.key: metric.weights for metric in self._of_images if metric.weights}
         for name, _, network, moments in self._of_set:
-            key = f"{name}_{network.name}_{network.last_layer}_n{moments[0].count}"
+            key = network.whole_set_key(name, moments[0].count)
             totals[key] = METRICS[name].function(*moments)
             variants[key] = variant_text(name, key, (network.last_layer,), network)
             weights[key] = network.weights
@@ -145,7 +159,7 @@ class MetricNetwork:
 
     Attributes:
       name: name of its architecture.
-      module: images [B, H, W, 3] in [0, 1] -> (logits, features).
+      module: images [B, H, W, 3] in [0, 1] -> (logits, features), computed in float32.
       variables: its weights.
       origin: origin of the weights, for the reader of results.
       weights: their fingerprint.
@@ -176,6 +190,36 @@ class MetricNetwork:
     def last_layer(self) -> str:
         """The last spatial feature."""
         return models.spatial_layers(self.module)[-1]
+
+    def vectors(self, variables: Variables, images: ArrayLike) -> Array:
+        """Returns the last spatial features averaged over positions, [B, C].
+
+        Args:
+          variables: weights, an argument so that jit does not embed them.
+          images: float32 [B, H, W, 1 or 3] in [0, 1].
+        """
+        return _vectors(variables, images, module=self.module, layer=self.last_layer)
+
+    def moments(self, batches: Iterable[tuple[ArrayLike, ArrayLike]]) -> metrics.FeatureMoments:
+        """Returns the mean and the covariance of the vectors of images.
+
+        Args:
+          batches: images float32 [B, H, W, 1 or 3] in [0, 1] and masks [B], 0 for padding.
+        """
+        result = metrics.FeatureMoments()
+        for images, mask in batches:
+            result.update(self.vectors(self.variables, images), mask)
+        return result
+
+    def whole_set_key(self, metric: str, count: int) -> str:
+        """Returns the name of a metric of a set in results, with the network, the layer and the number of images."""
+        return f"{metric}_{self.name}_{self.last_layer}_n{count}"
+
+
+@functools.partial(jax.jit, static_argnames=("module", "layer"))
+def _vectors(variables: Variables, images: Array, *, module: Any, layer: str) -> Array:
+    with jax.default_matmul_precision("highest"):  # a GPU's TF32 would show in the third digit
+        return metrics.feature_vectors(make_features_fn(module, variables), to_rgb(images), layer=layer)
 
 
 def check_metric_network(config: ConfigDict, field: str, metric: str) -> None:
@@ -211,7 +255,7 @@ def check_metric_network(config: ConfigDict, field: str, metric: str) -> None:
 
 
 def load_metric_network(run: Run, field: str, own: Trained) -> MetricNetwork:
-    """Returns a network of config.metric_networks, computing in float32.
+    """Returns a network of config.metric_networks.
 
     Args:
       run: the run of the evaluation.
@@ -223,26 +267,76 @@ def load_metric_network(run: Run, field: str, own: Trained) -> MetricNetwork:
     """
     reference = run.config.metric_networks[field]
     if not reference:
-        network = _from_trained(own, "the evaluated encoder itself")
-    elif field == OWN or zoo.is_reference(reference) or run.resolve(reference).is_dir():
+        return metric_network(own, "the evaluated encoder itself")
+    if field == OWN or zoo.is_reference(reference) or run.resolve(reference).is_dir():
         encoder = run.load(reference, kind="classifier")
         if field not in (OWN, encoder.description["encoder"]):
             raise UserError(f"metric_networks.{field}={reference} holds {encoder.description['encoder']}, not {field}")
-        network = _from_trained(encoder, "given encoder")
-    else:
-        path = run.resolve(reference)
-        variables = models.convert.load_torch(path, field)
-        network = MetricNetwork(field, models.build(field), variables, path.name, fingerprint(variables))
-    # Without the head it takes images of every size; LPIPS's features need no 63 px, as conv5 does.
-    return dataclasses.replace(network, module=network.module.clone(num_classes=0, dtype=jnp.float32))
+        return metric_network(encoder)
+    path = run.resolve(reference)
+    variables = models.convert.load_torch(path, field)
+    return MetricNetwork(field, models.build(field, num_classes=0), variables, path.name, fingerprint(variables))
 
 
-def _from_trained(encoder: Trained, which: str) -> MetricNetwork:
+def check_metric_encoder(run: Run) -> None:
+    """Checks, before any stage runs, that the classifier of config.metric_encoder exists, or will.
+
+    Raises:
+      UserError: none there, or one of another image size.
+    """
+    if reference := run.config.metric_encoder:
+        run.check_network(reference, kind=CLASSIFIER, image_size=run.config.data.get("image_size"))
+
+
+def load_metric_encoder(run: Run) -> MetricNetwork | None:
+    """Returns the classifier of config.metric_encoder, whose features FID compares; None where it is empty.
+
+    Raises:
+      UserError: none there, or one of another image size.
+    """
+    reference = run.config.metric_encoder
+    if not reference:
+        return None
+    return metric_network(run.load(reference, kind=CLASSIFIER, image_size=run.config.data.image_size))
+
+
+def metric_network(encoder: Trained, which: str = "given encoder") -> MetricNetwork:
+    """Returns a classifier as a network whose features metrics compare.
+
+    Args:
+      encoder: the classifier, of any dtype.
+      which: its origin, for the reader of results.
+    """
     description = encoder.description
     attack = description.get("attack") or {"eps": 0}
     training = f"adversarial ({attack['norm']} eps {attack['eps']:g})" if attack["eps"] > 0 else "standard"
     origin = f"{which}, {training} training"
-    return MetricNetwork(description["encoder"], encoder.module, encoder.variables, origin, encoder.fingerprint)
+    # Without the head it takes images of every size; LPIPS's features need no 63 px, as conv5 does.
+    module = encoder.module.clone(num_classes=0, dtype=jnp.float32)
+    return MetricNetwork(description["encoder"], module, encoder.variables, origin, encoder.fingerprint)
+
+
+def sample_distance(
+    generator: Trained, network: MetricNetwork, source: data.Source, *, key: Array, batch_size: int = 64
+) -> dict[str, float | str]:
+    """Returns the Fréchet distance of samples of a GAN from as many images, in the features of a network.
+
+    Args:
+      generator: the GAN.
+      network: its last spatial features are compared.
+      source: the images.
+      key: PRNG key of the samples.
+      batch_size: number of images, and of samples, in a batch.
+
+    Returns:
+      {"fid": the distance, "variant": its name in results}.
+    """
+    sample = jax.jit(lambda key: jnp.clip(generator.sample(key, batch_size), 0, 1))
+    batches = data.eval_batches(data.load_arrays(source), batch_size=batch_size)
+    masks = [batch["mask"] for batch in batches]
+    real = network.moments((to_float(batch["image"]), batch["mask"]) for batch in batches)
+    fake = network.moments((sample(jax.random.fold_in(key, i)), mask) for i, mask in enumerate(masks))
+    return {"fid": metrics.moments_distance(fake, real), "variant": network.whole_set_key("fid", real.count)}
 
 
 class _ImageMetric(NamedTuple):
@@ -289,12 +383,6 @@ def _image_metric(name: str, field: str | None, network: MetricNetwork | None) -
         return row.function(network.features_fn(variables[field]), *images, layers=layers, **options)
 
     return _ImageMetric(key, variant_text(name, key, layers, network), network.weights, function)
-
-
-def _vectors(metric: _SetMetric, variables: Mapping[str, Variables], *images: Array) -> tuple[Array, ...]:
-    """Returns the feature vectors of each batch of images."""
-    features_fn, layer = metric.network.features_fn(variables[metric.field]), metric.network.last_layer
-    return tuple(metrics.feature_vectors(features_fn, batch, layer=layer) for batch in images)
 
 
 def variant_text(name: str, key: str, layers: tuple[str, ...], network: MetricNetwork) -> str:
