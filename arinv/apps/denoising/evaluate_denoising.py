@@ -27,7 +27,7 @@ from arinv.experiment import report
 from arinv.experiment.cache import fingerprint
 from arinv.experiment.figures import center_window, evenly, labeled_grid, short_names
 from arinv.experiment.output_files import write_arrays, write_png
-from arinv.experiment.run import Run, dtype_of, open_image_files
+from arinv.experiment.run import Run, dtype_of, open_dataset, open_image_files
 from arinv.experiment.trained import Trained
 from arinv.experiment.writer import progress_bar
 from arinv.models.generators.wavelet import MULTIPLE
@@ -185,13 +185,7 @@ def _open(config: ConfigDict, reference: str, split: str) -> ImageSet:
         images = open_image_files(path, on_bad_image=fields.on_bad_image)
         image_set = ImageSet(path.absolute().name, images.names, images.__getitem__)
     else:
-        source = data.open_source(
-            reference,
-            split=split,
-            image_size=fields.image_size,
-            data_dir=fields.data_dir or None,
-            num_examples=fields.num_images or None,
-        )
+        source = open_dataset(config, reference, split, num_examples=fields.num_images or None)
         names = tuple(f"{i:05d}" for i in range(len(source)))
         image_set = ImageSet(reference, names, lambda i: np.asarray(source[i]["image"]))
     numbers = evenly(fields.num_images or len(image_set.names), len(image_set.names))
