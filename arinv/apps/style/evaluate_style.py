@@ -40,6 +40,8 @@ from arinv.ops.images import to_float
 _CONTENT = "content as it was"  # the entry of the unchanged contents
 _PARTS = "parts"  # folder of the finished numbers
 
+SINGLE_PROCESS = True
+
 Pairs = Mapping[str, Mapping[str, np.ndarray]]  # entry -> metric -> [contents, styles]
 
 
