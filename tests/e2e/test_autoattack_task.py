@@ -12,7 +12,7 @@ from PIL import Image
 from arinv import attacks, main
 from arinv.apps.evaluation import autoattack
 from arinv.errors import UserError
-from arinv.experiment import loading, trained
+from arinv.experiment import cache, loading, trained
 from arinv.experiment.cache import ResultCache
 from arinv.experiment.run import Run
 from configs import autoattack as autoattack_config
@@ -72,7 +72,7 @@ def cut_after_saving(monkeypatch, every):
         if len(states) % every == 0:
             raise Cut
 
-    monkeypatch.setattr(autoattack, "_SAVE_EVERY_SECONDS", 0.0)
+    monkeypatch.setattr(cache, "_SAVE_EVERY_SECONDS", 0.0)
     monkeypatch.setattr(ResultCache, "save", save_and_stop)
     return states
 
@@ -99,7 +99,7 @@ def test_autoattack_killed_before_its_results_attacks_no_image_again(finished, t
     def cut(self, results):
         raise Cut
 
-    monkeypatch.setattr(autoattack, "_SAVE_EVERY_SECONDS", 0.0)
+    monkeypatch.setattr(cache, "_SAVE_EVERY_SECONDS", 0.0)
     with monkeypatch.context() as patch, pytest.raises(Cut):
         patch.setattr(Run, "finish", cut)
         main.run(config, tmp_path)

@@ -8,7 +8,6 @@ of images, padded to multiples of 32, is compiled once; with config.tiles.tile a
 Source: Rojas-Gomez et al. 2022, section 5.3, Table 10.
 """
 
-import shutil
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -40,6 +39,7 @@ from arinv.types import Array, Variables
 METRICS = [name for name, metric in metrics.METRICS.items() if not metric.needs_set]  # those of single images
 NOISY = "noisy"
 _FOLDER = "folder:"
+_PARTS = "parts"  # folder of the finished numbers
 _WINDOW = 160  # px, of the images in crops.png
 _WINDOWS = "windows"
 _CHECKSUM = "checksum"  # of an image, in its part
@@ -142,7 +142,7 @@ def run(run: Run) -> dict[str, Any]:
         results["bm3d"] = bm3d.variant()
     _write(run, results, per_image, windows, restoration.rows)
     results = run.finish(results)
-    shutil.rmtree(run.workdir / "parts")
+    run.cache(_PARTS).discard()
     return results
 
 
@@ -217,7 +217,7 @@ def _measure_sets(
     run: Run, sets: Sequence[ImageSet], restoration: _Restoration, measures: Measurement
 ) -> tuple[dict[str, dict[str, np.ndarray]], dict[str, np.ndarray]]:
     """Returns set -> metric -> [images, rows], with their "name" [images], and name -> windows in crops.png."""
-    parts = run.cache("parts", *restoration.weights, fingerprint(measures.variables), *restoration.rows)
+    parts = run.cache(_PARTS, *restoration.weights, fingerprint(measures.variables), *restoration.rows)
     images = [(image_set, i) for image_set in sets for i in range(len(image_set.names))]
     cropped = set(evenly(run.config.log.num_images, len(images)))
     measure = jax.jit(measures.measure)

@@ -6,7 +6,6 @@ smallest successful perturbations); rows: image, adversarial image, their differ
 """
 
 import functools
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -18,7 +17,7 @@ from arinv import attacks, data, metrics, parallel
 from arinv.attacks.autoattack.standard import check_num_classes
 from arinv.errors import UserError
 from arinv.experiment import descriptions
-from arinv.experiment.cache import ResultCache
+from arinv.experiment.cache import ResultCache, SaveTimer
 from arinv.experiment.output_files import write_arrays, write_png
 from arinv.experiment.run import Run, check_fields, report_radius
 from arinv.experiment.trained import CLASSIFIER, INVERTER, Trained
@@ -28,7 +27,6 @@ from arinv.ops.images import image_grid
 from arinv.ops.inputs import check_number
 from arinv.types import LogitsFn
 
-_SAVE_EVERY_SECONDS = 30.0
 _STATE = "state"  # part of the cache
 _STANDARD = {"num_steps": 100, "num_targets": 9, "num_queries": 5000}
 
@@ -248,13 +246,12 @@ def _write_figures(
 
 def _saver(cache: ResultCache) -> Callable[[attacks.AutoAttackState], None]:
     """Returns the function that saves the state at the end of each round, and twice a minute in between."""
-    last = time.monotonic()
+    timer = SaveTimer()
 
     def save(state: attacks.AutoAttackState) -> None:
-        nonlocal last
-        if state.position >= len(state.queue) or time.monotonic() - last >= _SAVE_EVERY_SECONDS:
+        if state.position >= len(state.queue) or timer.is_due():
             cache.save(_STATE, state.to_arrays(), compressed=False)
-            last = time.monotonic()
+            timer.restart()
 
     return save
 

@@ -10,7 +10,6 @@ until all results are written; a run that was killed resumes to the same bits. I
 """
 
 import functools
-import shutil
 import zlib
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -129,8 +128,7 @@ def run(run: Run) -> dict[str, Any]:
     if jax.process_index() == 0:
         _write_files(run, per_image, images)
     results = run.finish(results)
-    if jax.process_index() == 0:
-        shutil.rmtree(run.workdir / _PARTS, ignore_errors=True)
+    run.cache(_PARTS).discard()
     return results
 
 

@@ -23,7 +23,7 @@ from arinv.apps.evaluation.measurement import Measurement
 from arinv.apps.inversion.inverters import check_inverters, check_networks, load_inverters
 from arinv.errors import UserError
 from arinv.experiment import report
-from arinv.experiment.cache import CachedBatches, ResultCache
+from arinv.experiment.cache import CachedBatches, ResultCache, SaveTimer
 from arinv.experiment.figures import labeled_grid
 from arinv.experiment.output_files import write_arrays, write_png
 from arinv.experiment.run import Run, check_fields
@@ -32,7 +32,6 @@ from arinv.experiment.writer import progress_bar
 from arinv.ops.images import to_float
 from arinv.types import Array
 
-_SAVE_EVERY_SECONDS = 30.0
 _DISTANCE, _SECONDS = "feature_distance", "seconds_per_image"
 _DISTANCE_VARIANT = "feature_distance: ||F(reconstruction) - F(image)||_2 / ||F(image)||_2 at the inverted layer"
 _WHOLE_SET = ("normalized_error", "fid")  # metrics of the evaluation task only
@@ -179,7 +178,7 @@ class _Search:
     def run(self, step: Callable, search: ConfigDict, advance: Callable[[int], Any]) -> None:
         """Runs the remaining steps; `step` maps (images, number of steps) to images."""
         step(self._images, 0)  # compiles
-        last = time.monotonic()
+        timer = SaveTimer()
         while self.done < search.num_steps:
             num_steps = min(search.steps_per_call, search.num_steps - self.done)
             started = time.perf_counter()
@@ -187,9 +186,9 @@ class _Search:
             self._seconds += (time.perf_counter() - started) / len(self._images)
             self.done += num_steps
             advance(num_steps * self.count)
-            if time.monotonic() - last > _SAVE_EVERY_SECONDS and self.done < search.num_steps:
+            if timer.is_due() and self.done < search.num_steps:
                 self._save()
-                last = time.monotonic()
+                timer.restart()
 
     def part(self) -> Part:
         """Returns the images so far and the seconds of each."""

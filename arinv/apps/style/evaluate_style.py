@@ -11,7 +11,6 @@ the encoder of the entry "robust" (or the last one), which its name then states.
 
 import itertools
 import pathlib
-import shutil
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -104,7 +103,7 @@ def run(run: Run) -> dict[str, Any]:
     _write_pairs(run.workdir, content.names, style.names, pairs)
     _write_report(run, source, results, key)
     results = run.finish(results)
-    shutil.rmtree(run.workdir / _PARTS)
+    run.cache(_PARTS).discard()
     return results
 
 
