@@ -223,8 +223,7 @@ def train_batches(
             f"batch_size={batch_size} is more than the {num_examples} training examples, so no "
             f"batch would ever be full; set batch_size to {num_examples} or less"
         )
-    if seed < 0:
-        raise UserError(f"seed must be 0 or more; got {seed}")
+    check_count(seed, "seed", minimum=0)
     num_workers = count_workers(num_workers, num_cores())
     order = TrainOrder(num_examples, batch_size, seed, rows)
     if arrays is None and not len(rows):

@@ -26,7 +26,7 @@ from arinv.experiment.checkpoint import article
 from arinv.experiment.trained import Trained
 from arinv.experiment.writer import progress_callback
 from arinv.ops import norms
-from arinv.ops.inputs import radius_warning
+from arinv.ops.inputs import check_count, radius_warning
 
 # Task -> the kind of network that it trains.
 _TRAINED_BY = {
@@ -379,8 +379,7 @@ def attack_options(config: Mapping[str, Any]) -> dict[str, Any]:
     norms.check_norm(options["norm"])
     report_radius(options["eps"], options["norm"])
     attacks.check_attack(name=options.get("name", "pgd"), norm=options["norm"])
-    if options["num_steps"] < 1:
-        raise UserError(f"attack.num_steps must be 1 or more; got {options['num_steps']}")
+    check_count(options["num_steps"], "attack.num_steps")
     options["step_size"] = options["step_size"] or None
     return options
 

@@ -203,7 +203,7 @@ def test_autoattack_runs_with_a_batch_whose_half_the_devices_do_not_divide(finis
         ({"eps": 0.0}, "above 0"),
         ({"norm": "l3"}, "linf"),
         ({"attacks": "apgd-ce+pgd"}, "square"),
-        ({"num_queries": 0}, "1 or more"),
+        ({"num_queries": 0}, "attack.num_queries must be at least 1"),
     ],
 )
 def test_check_rejects_values_out_of_range(finished, tmp_path, changes, shown):

@@ -21,7 +21,7 @@ from arinv.apps.denoising import bm3d, tiles
 from arinv.apps.evaluation import measurement
 from arinv.apps.evaluation.measurement import Measurement
 from arinv.data.image_files import image_paths
-from arinv.errors import UserError
+from arinv.errors import UserError, unknown
 from arinv.experiment import report
 from arinv.experiment.cache import fingerprint
 from arinv.experiment.figures import center_window, evenly, labeled_grid, short_names
@@ -57,7 +57,7 @@ def check(config: ConfigDict) -> None:
     degradations.check_noise(**config.noise)
     for name in filter(None, config.metrics.split("+")):
         if name not in METRICS:
-            raise UserError(f"unknown metric {name!r} of denoised images; known: {', '.join(METRICS)}")
+            raise unknown("metric of denoised images", name, METRICS)
     measurement.check(config)
     check_tiles(config.tiles)
     bm3d.find(config.bm3d)

@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 from arinv import attacks, data, metrics, parallel
 from arinv.attacks.autoattack.standard import check_num_classes
-from arinv.errors import UserError
+from arinv.errors import UserError, unknown
 from arinv.experiment import descriptions
 from arinv.experiment.cache import ResultCache, SaveTimer
 from arinv.experiment.output_files import write_arrays, write_png
@@ -24,7 +24,7 @@ from arinv.experiment.trained import CLASSIFIER, INVERTER, Trained
 from arinv.experiment.writer import progress_bar
 from arinv.ops import norms
 from arinv.ops.images import image_grid
-from arinv.ops.inputs import check_number
+from arinv.ops.inputs import check_count, check_number
 from arinv.types import LogitsFn
 
 _STATE = "state"  # part of the cache
@@ -47,11 +47,10 @@ def check(config: ConfigDict) -> None:
         )
     report_radius(config.attack.eps, config.attack.norm)
     for name in ("num_steps", "num_queries", "queries_per_round", "num_targets"):
-        if config.attack[name] < 1:
-            raise UserError(f"attack.{name} must be 1 or more; got {config.attack[name]}")
+        check_count(config.attack[name], f"attack.{name}")
     for name in config.attack.attacks.split("+"):
         if name not in attacks.AUTOATTACK:
-            raise UserError(f"unknown attack {name!r}; known: {', '.join(attacks.AUTOATTACK)}")
+            raise unknown("attack", name, attacks.AUTOATTACK)
     if not 0 <= check_number(config.attack.decide, "attack.decide") < 0.5:
         raise UserError(
             "attack.decide must be the half-width of the interval at which the attack stops, such as 0.05, or 0 to "

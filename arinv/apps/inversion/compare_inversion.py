@@ -30,6 +30,7 @@ from arinv.experiment.run import Run, check_fields
 from arinv.experiment.trained import Trained
 from arinv.experiment.writer import progress_bar
 from arinv.ops.images import to_float
+from arinv.ops.inputs import check_count
 from arinv.types import Array
 
 _DISTANCE, _SECONDS = "feature_distance", "seconds_per_image"
@@ -58,8 +59,7 @@ def check(config: ConfigDict) -> None:
         if name not in config.order:
             raise UserError(f"optimization.encoders: {name!r} is not one of the inverters {', '.join(config.order)}")
     for name in ("num_steps", "steps_per_call"):
-        if search[name] < 1:
-            raise UserError(f"optimization.{name} must be 1 or more; got {search[name]}")
+        check_count(search[name], f"optimization.{name}")
     if not search.step_size > 0:
         raise UserError(f"optimization.step_size must be above 0, in units of [0, 1] images; got {search.step_size}")
 
