@@ -140,7 +140,7 @@ class Run:
         """
         workdir = self.resolve(reference)
         if place := workdirs.unfinished(workdir):
-            if jax.process_index() == 0:
+            if distributed.index() == 0:
                 _print_once(f"warning: the training in {place} is not complete; its newest checkpoint is used")
             self._unfinished.append(str(reference))
         options = {"image_size": image_size, "allow_other_size": allow_other_size, "channels": channels}
@@ -276,7 +276,7 @@ class Run:
 
     def report(self, line: str) -> None:
         """Prints a line on stderr, after the task's title; on process 0 only."""
-        if jax.process_index() == 0:
+        if distributed.index() == 0:
             print(f"{self.config.title}: {line}", file=sys.stderr, flush=True)
 
     def warn_overlap(self, train: data.SourceInfo, test: data.SourceInfo) -> None:
@@ -393,7 +393,7 @@ def report_radius(eps: float, norm: str) -> None:
       norm: attack.norm.
     """
     if text := radius_warning(eps, norm):
-        if jax.process_index() == 0:
+        if distributed.index() == 0:
             print(f"warning: attack.eps={text}", file=sys.stderr, flush=True)
         warnings.simplefilter("ignore", RadiusWarning)  # already reported
 
@@ -495,7 +495,7 @@ def report_source(source: data.Source) -> None:
     info = source.info
     report_skipped(f"{info.name} {info.split}", source.num_skipped)
     report_skipped(info.name, 0, info.left_out)
-    if info.note and jax.process_index() == 0:
+    if info.note and distributed.index() == 0:
         _print_once(f"{info.name}: {info.note}")
 
 
@@ -510,11 +510,11 @@ def report_skipped(
       left_out: text on files that are not images; reported once, however often the folder is opened.
       reasons: unreadable image -> reason, where it is known.
     """
-    if num_skipped and jax.process_index() == 0:
+    if num_skipped and distributed.index() == 0:
         texts = [reason.replace(str(path), os.path.basename(path)) for path, reason in reasons.items()][:_MAX_REASONS]
         shown = f": {'; '.join(texts)}{'; ...' if len(reasons) > len(texts) else ''}" if texts else ""
         print(f"{name}: skipped {num_skipped} unreadable image(s){shown}", file=sys.stderr, flush=True)
-    if left_out and jax.process_index() == 0:
+    if left_out and distributed.index() == 0:
         _print_once(f"{name}: left out {left_out}")
 
 

@@ -14,11 +14,10 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import jax
 import ml_collections
 import numpy as np
 
-from arinv import data, paths, zoo
+from arinv import data, distributed, paths, zoo
 from arinv.data.image_files import image_paths
 from arinv.errors import UserError
 from arinv.experiment import checkpoint
@@ -236,7 +235,7 @@ def open_workdir(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> st
     Raises:
       UserError: it belongs to another config or cannot be written.
     """
-    if jax.process_index() != 0:
+    if distributed.index() != 0:
         return ""
     check(config, workdir)
     fields = plain(config)
@@ -270,7 +269,7 @@ def write_results(workdir: pathlib.Path, results: Mapping[str, Any]) -> None:
     Raises:
       UserError: the workdir no longer exists.
     """
-    if jax.process_index() == 0:
+    if distributed.index() == 0:
         if not (workdir / "config.json").exists():
             raise UserError(f"workdir {workdir} has vanished: it was deleted or moved during the run")
         write_json(workdir / "results.json", results)

@@ -18,7 +18,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from arinv import attacks, data, metrics, parallel
+from arinv import attacks, data, distributed, metrics, parallel
 from arinv.apps.evaluation import measurement
 from arinv.apps.evaluation.measurement import Measurement
 from arinv.errors import UserError
@@ -125,7 +125,7 @@ def run(run: Run) -> dict[str, Any]:
         "resize": resize,
         **descriptions.report_size(encoder.description, config.data.image_size, config.title),
     }
-    if jax.process_index() == 0:
+    if distributed.index() == 0:
         _write_files(run, per_image, images)
     results = run.finish(results)
     run.cache(_PARTS).discard()
@@ -205,7 +205,7 @@ def _make_pass(
 
     def run_pass(title, eval_step, variables, *key, measure=None):
         # Of several processes each would have to read what one has written.
-        rows = run.cache(_PARTS, *own_key, *key).rows(title) if jax.process_count() == 1 else None
+        rows = run.cache(_PARTS, *own_key, *key).rows(title) if distributed.count() == 1 else None
         jitted, variables = jax.jit(eval_step), parallel.replicate(variables, mesh)
         collect_some = functools.partial(
             collect, lambda batch, key: jitted(variables, batch, key), key=run.key, mesh=mesh

@@ -16,7 +16,7 @@ import numpy as np
 import tqdm
 from ml_collections import ConfigDict
 
-from arinv import data, parallel
+from arinv import data, distributed, parallel
 from arinv.apps import inversion
 from arinv.apps.evaluation import measurement
 from arinv.apps.evaluation.measurement import Measurement
@@ -90,7 +90,7 @@ def run(run: Run) -> dict[str, Any]:
                 end += scale**2 * len(arrays["label"])
                 bar.update(end - bar.n)
     results = _results(config, inverters, parts, totals) | {"num_examples": len(arrays["label"])}
-    if jax.process_index() == 0:
+    if distributed.index() == 0:
         _write(run, results, parts, arrays["image"])
     return run.finish(results)
 
@@ -156,7 +156,7 @@ def _measure(
     def progress(items: Iterable) -> Iterable:
         for batch in items:
             yield batch
-            bar.update(scale**2 * int(batch["mask"].sum()) * jax.process_count())
+            bar.update(scale**2 * int(batch["mask"].sum()) * distributed.count())
 
     numbers, images = collect(
         lambda batch, _: step(batch, *variables),
