@@ -79,7 +79,7 @@ def _print_plan(command: Command) -> None:
     accelerator, utilization = command.options["accelerator"] or "", command.options["utilization"]
 
     def show(line: str) -> None:
-        if jax.process_index() == 0:
+        if jax.process_index() == 0:  # noqa: TID251
             print(line, flush=True)
 
     plan(command.config, command.workdir, accelerator=accelerator, utilization=utilization, show=show)

@@ -149,7 +149,7 @@ def replicate(arrays: Any, mesh: Mesh) -> Any:
       Tree of JAX arrays of the same shapes.
     """
     sharding = replicated(mesh)
-    if jax.process_count() == 1:
+    if jax.process_count() == 1:  # noqa: TID251
         return jax.device_put(arrays, sharding)
 
     def place(array):
@@ -193,7 +193,7 @@ def to_host(arrays: Any) -> Any:
     Returns:
       Tree of NumPy arrays of the same shapes.
     """
-    if jax.process_count() > 1:
+    if jax.process_count() > 1:  # noqa: TID251
         from jax.experimental import multihost_utils
 
         def is_split(array):

@@ -46,7 +46,7 @@ TASKS = {
     "study": Task(study, is_independent=True, single_process=True),
     # Style transfer.
     "stylize": Task(stylize_images, is_independent=True, single_process=True),
-    "evaluate_style": Task(evaluate_style, is_independent=True),
+    "evaluate_style": Task(evaluate_style, is_independent=True, single_process=True),
     # Weights.
     "import_torch": Task(import_torch, kind=import_torch.kind),
     "export_torch": Task(export_torch),

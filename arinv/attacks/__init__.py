@@ -1,4 +1,16 @@
-"""Adversarial attacks: functions of a key, a model's logits function, images and labels."""
+"""Adversarial attacks: functions of a key, a model's logits function, images and labels.
+
+The files:
+
+named.py       the table of attacks that configs name
+rows.py        rows of a batch under attack: checks, keys, restarts, selection
+objectives.py  what attacks increase: cross-entropy, difference of logits ratio, margin
+pgd.py         PGD and FGSM
+apgd.py        Auto-PGD, with adaptive steps
+fab.py         FAB, the nearest misclassified image
+square.py      Square, without gradients
+autoattack/    AutoAttack, and checks of what it reports
+"""
 
 from arinv.attacks.apgd import apgd
 from arinv.attacks.autoattack.checks import check_radius_zero, check_square_gain, inspect_model, reclassify

@@ -1,4 +1,19 @@
-"""Datasets as random-access sources of uint8 images, and batches of them."""
+"""Datasets as random-access sources of uint8 images, and batches of them.
+
+The files, from a name to a batch:
+
+opening.py      `open_source`, and the table of schemes
+source.py       the protocol of a source, subsets and arrays
+photos.py       photos: patches of ten photographs, built in
+tfds.py         tfds:NAME, without TensorFlow
+folder.py       folder:PATH, a subfolder a class
+image_files.py  `open_images`: the files of a folder, found and checked
+npz.py          npz:PATH, arrays of images and labels
+slices.py       blobs and volume:PATH, slices of volumes
+decoding.py     decoding, resizing and cropping of image files
+cores.py        the processor cores that decode
+batches.py      batches for training and evaluation, in memory or through Grain
+"""
 
 from arinv.data.batches import ExtendedBatches, MixedBatches, check_full_batch, eval_batches, train_batches
 from arinv.data.cores import count_workers, num_cores

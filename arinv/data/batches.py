@@ -236,8 +236,7 @@ def train_batches(
     num_examples = len(arrays["label"]) if arrays is not None else len(source)
     rows = _rows(batch_size, rows)
     check_full_batch(batch_size, num_examples)
-    if seed < 0:
-        raise UserError(f"seed must be 0 or more; got {seed}")
+    check_count(seed, "seed", minimum=0)
     num_workers = count_workers(num_workers, num_cores())
     order = TrainOrder(num_examples, batch_size, seed, rows)
     if arrays is None and not len(rows):

@@ -55,9 +55,9 @@ def _read_bytes(path: str | pathlib.Path) -> bytes:
     if not isinstance(path, str | os.PathLike):
         raise UserError(f"cannot read image {path!r}: give the path of a file")
     try:
-        return pathlib.Path(path).read_bytes()
-    except OSError as error:
-        raise UserError(f"cannot read image {str(path)!r}: {error.strerror or error}") from None
+        return pathlib.Path(path).expanduser().read_bytes()
+    except (OSError, RuntimeError, ValueError) as error:  # also no such user, a null character
+        raise UserError(f"cannot read image {str(path)!r}: {getattr(error, 'strerror', None) or error}") from None
 
 
 def decode_image(data: bytes, *, name: str, min_side: int | None = None) -> np.ndarray:

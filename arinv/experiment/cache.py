@@ -1,5 +1,6 @@
 """Cache of a task's finished results, which survive a kill, and the fingerprints and keys that identify them."""
 
+import contextlib
 import hashlib
 import pathlib
 import re
@@ -11,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import jax
 import numpy as np
 
+from arinv import distributed
 from arinv.errors import UserError
 from arinv.experiment.output_files import read_arrays, write_arrays, write_text
 from arinv.types import Variables
@@ -20,8 +22,26 @@ _TOTALS = "totals/"  # prefix of their names in a file
 _SAVE_EVERY_SECONDS = 30.0
 
 
+class SaveTimer:
+    """A timer of saves that take place at most twice a minute; it starts at once."""
+
+    def __init__(self):
+        self.restart()
+
+    def restart(self) -> None:
+        """Starts the next half minute; call it after each save."""
+        self._last = time.monotonic()
+
+    def is_due(self) -> bool:
+        """Returns whether half a minute has passed."""
+        return time.monotonic() - self._last >= _SAVE_EVERY_SECONDS
+
+
 class ResultCache:
     """Finished results of a task in a folder: named arrays, rows that grow, or files that the task itself writes.
+
+    Process 0 alone writes and deletes. What is damaged, or of another key, has to be computed again. A task that is
+    complete deletes what only a restart would have needed, by `remove` or `discard`.
 
     Args:
       folder: folder of the files.
@@ -33,7 +53,11 @@ class ResultCache:
         self._folder, self._key = folder, key
 
     def load(self, name: str) -> dict[str, np.ndarray] | None:
-        """Returns named arrays that were saved with this key; None where they have to be computed."""
+        """Returns named arrays that were saved with this key; None where they have to be computed.
+
+        Args:
+          name: their name.
+        """
         path = self._path(name)
         if not path.exists():
             return None
@@ -44,22 +68,30 @@ class ResultCache:
         return arrays if str(arrays.pop(_KEY, "")) == self._key else None
 
     def save(self, name: str, arrays: Mapping[str, np.ndarray], *, compressed: bool = True) -> None:
-        """Writes named arrays, on process 0 only; `compressed=False` is for arrays that are written often."""
-        if jax.process_index() == 0:
+        """Writes named arrays; `compressed=False` is for arrays that are written often."""
+        if distributed.index() == 0:
             write_arrays(self._path(name), {_KEY: np.array(self._key), **arrays}, compressed=compressed)
 
     def remove(self, name: str) -> None:
-        """Deletes named arrays that are no longer needed; on process 0 only."""
-        if jax.process_index() == 0:
-            self._path(name).unlink(missing_ok=True)
+        """Deletes named arrays that are no longer needed; those that cannot be deleted stay."""
+        if distributed.index() == 0:
+            with contextlib.suppress(OSError):
+                self._path(name).unlink()
+
+    def discard(self) -> None:
+        """Deletes the folder, which must be the cache's own; what cannot be deleted stays."""
+        if (self._folder / "config.json").exists():
+            raise ValueError(f"{self._folder} is a workdir, which holds more than a cache")
+        if distributed.index() == 0:
+            shutil.rmtree(self._folder, ignore_errors=True)
 
     def rows(self, name: str) -> "CachedRows":
-        """Returns results per image, to which the task appends.
+        """Returns results per image, to which the task appends; all processes must call together.
 
-        Raises:
-          UserError: damaged file.
+        Args:
+          name: name of their arrays.
         """
-        return CachedRows(self._path(name), self._key)
+        return CachedRows(self, name)
 
     def batches(self, suffix: str = "") -> "CachedBatches":
         """Returns results of batches of images, a file each.
@@ -121,16 +153,16 @@ class CachedRows:
       totals: named arrays of all finished images together, such as sums; empty for none.
     """
 
-    def __init__(self, path: pathlib.Path, key: str):
-        self._path, self._key, self._last = path, key, time.monotonic()
+    def __init__(self, cache: ResultCache, name: str):
+        self._cache, self._name, self._timer = cache, name, SaveTimer()
         self._parts: list[dict[str, np.ndarray]] = []
         self.count, self.totals = 0, {}
-        if path.exists():
-            arrays = read_arrays(path)
-            if str(arrays.pop(_KEY, "")) == key and arrays:
-                self.totals = {n.removeprefix(_TOTALS): arrays.pop(n) for n in list(arrays) if n.startswith(_TOTALS)}
-                self._parts = [arrays]
-                self.count = len(next(iter(arrays.values())))
+        arrays = cache.load(name) or {}
+        count = len(next(iter(arrays.values()))) if arrays else 0
+        # A network file system may hide from a process what another has written; all have to compute the same rows.
+        if len({*distributed.gather(count)}) == 1 and count:
+            self.totals = {n.removeprefix(_TOTALS): arrays.pop(n) for n in list(arrays) if n.startswith(_TOTALS)}
+            self._parts, self.count = [arrays], count
 
     def append(self, rows: Mapping[str, np.ndarray], totals: Mapping[str, np.ndarray] | None = None) -> None:
         """Appends the results of the next images, and writes the file if half a minute has passed.
@@ -142,7 +174,7 @@ class CachedRows:
         self.totals = dict(totals or {})
         self._parts.append({name: np.asarray(values) for name, values in rows.items()})
         self.count += len(next(iter(rows.values())))
-        if time.monotonic() - self._last >= _SAVE_EVERY_SECONDS:
+        if self._timer.is_due():
             self.save()
 
     def arrays(self) -> dict[str, np.ndarray]:
@@ -153,8 +185,8 @@ class CachedRows:
     def save(self) -> None:
         """Writes the file."""
         totals = {f"{_TOTALS}{name}": values for name, values in self.totals.items()}
-        write_arrays(self._path, {**self.arrays(), **totals, _KEY: np.array(self._key)}, compressed=False)
-        self._last = time.monotonic()
+        self._cache.save(self._name, {**self.arrays(), **totals}, compressed=False)
+        self._timer.restart()
 
 
 class CachedBatches:

@@ -377,8 +377,9 @@ def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
 
 def open_reader() -> ocp.Checkpointer:
     """Returns a reader that does not synchronize with other processes."""
+    own = jax.process_index()  # noqa: TID251
     options = ocp.options.MultiprocessingOptions(
-        primary_host=jax.process_index(), active_processes={jax.process_index()}, barrier_sync_key_prefix="alone"
+        primary_host=own, active_processes={own}, barrier_sync_key_prefix="alone"
     )
     return ocp.Checkpointer(
         ocp.StandardCheckpointHandler(multiprocessing_options=options), multiprocessing_options=options

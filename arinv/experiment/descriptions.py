@@ -11,9 +11,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-import jax
-
-from arinv import data
+from arinv import data, distributed
 from arinv.errors import UserError
 
 WEIGHTS = "encoder_weights"
@@ -151,7 +149,7 @@ def report_size(description: Mapping[str, Any], image_size: int, title: str) -> 
     trained_size = description["image_size"]
     if trained_size == image_size:
         return {}
-    if jax.process_index() == 0:
+    if distributed.index() == 0:
         line = f"{title}: the encoder was trained on images of {trained_size} px and is applied to {image_size} px"
         print(line, file=sys.stderr)
     return {"encoder_image_size": trained_size}

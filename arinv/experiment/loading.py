@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from arinv import models, parallel, zoo
+from arinv import models, parallel, paths, zoo
 from arinv.errors import UserError
 from arinv.experiment import checkpoint, descriptions, workdirs
 from arinv.experiment.state import AVERAGE
@@ -59,7 +59,7 @@ def load(
     if not isinstance(kinds, tuple | list) or not all(isinstance(name, str) for name in kinds):
         raise UserError(f"kind={kind!r} must be a kind of network, such as 'inverter', or a tuple of kinds")
     parallel.count_devices()  # raises
-    workdir = zoo.resolve(reference) if zoo.is_reference(reference) else pathlib.Path(reference)
+    workdir = zoo.resolve(reference) if zoo.is_reference(reference) else paths.expanded(reference, name="workdir")
     workdir = zoo.network(workdir, kinds)
     description = checkpoint.load_description(workdir)
     if any(kinds) and description.get("kind") not in kinds:

@@ -28,7 +28,7 @@ from arinv.experiment.task import Task, Tasks
 from arinv.experiment.trained import Trained
 from arinv.experiment.writer import progress_callback
 from arinv.ops import norms
-from arinv.ops.inputs import radius_warning
+from arinv.ops.inputs import check_count, radius_warning
 
 _UNKNOWN = Task(None)  # of a run without a table of tasks
 _MAX_REASONS = 3  # of unreadable images
@@ -151,7 +151,7 @@ class Run:
         """
         workdir = self.resolve(reference)
         if place := workdirs.unfinished(workdir):
-            if jax.process_index() == 0:
+            if distributed.index() == 0:
                 _print_once(f"warning: the training in {place} is not complete; its newest checkpoint is used")
             if str(reference) not in self._unfinished:
                 self._unfinished.append(str(reference))
@@ -257,10 +257,8 @@ class Run:
         name, class_names = fields.extra.name, train.info.class_names
         scheme, _ = data.split_name(name)
         # An archive of its own is used for training as a whole: none of it is a test set.
-        split = "train" if data.same_dataset(name, fields.name) else scheme.extra_split
-        resize = data.ORIGINAL if fields.get("resized_crop") else fields.resize
-        extra = data.open_source(name, split=split, image_size=fields.image_size, resize=resize)
-        report_skipped(f"{name} {split}", extra.num_skipped, extra.info.left_out)
+        split = fields.train_split if data.same_dataset(name, fields.name) else scheme.extra_split
+        extra = open_dataset(self.config, name, split, resize=data.ORIGINAL if fields.get("resized_crop") else "")
         labels = extra.info.class_names
         if scheme.numbered_classes and not any(label.isdecimal() for label in class_names):
             numbers = {str(i): name for i, name in enumerate(class_names)}
@@ -330,7 +328,7 @@ class Run:
 
     def report(self, line: str) -> None:
         """Prints a line on stderr, after the task's title; on process 0 only."""
-        if jax.process_index() == 0:
+        if distributed.index() == 0:
             print(f"{self.config.title}: {line}", file=sys.stderr, flush=True)
 
     def warn_overlap(self, train: data.SourceInfo, test: data.SourceInfo) -> None:
@@ -367,7 +365,7 @@ class Run:
         if self._unfinished:
             results = {**results, "unfinished": self._unfinished}
         path = None
-        if tables is not None and jax.process_index() == 0:
+        if tables is not None and distributed.index() == 0:
             path = write_report(self.workdir, self.config.title, tables, notes=notes, figures=figures, text=text)
         workdirs.write_results(self.workdir, results)
         if path:
@@ -450,8 +448,7 @@ def attack_options(config: Mapping[str, Any]) -> dict[str, Any]:
     norms.check_norm(options["norm"])
     report_radius(options["eps"], options["norm"])
     attacks.check_attack(name=options.get("name", "pgd"), norm=options["norm"])
-    if options["num_steps"] < 1:
-        raise UserError(f"attack.num_steps must be 1 or more; got {options['num_steps']}")
+    check_count(options["num_steps"], "attack.num_steps")
     options["step_size"] = options["step_size"] or None
     return options
 
@@ -465,7 +462,7 @@ def report_radius(eps: float, norm: str) -> None:
       norm: attack.norm.
     """
     if text := radius_warning(eps, norm):
-        if jax.process_index() == 0:
+        if distributed.index() == 0:
             print(f"warning: attack.eps={text}", file=sys.stderr, flush=True)
         warnings.simplefilter("ignore", RadiusWarning)  # already reported
 
@@ -500,24 +497,47 @@ def open_source(config: ConfigDict, split: str, *, resize: str = "") -> data.Sou
       UserError: the dataset cannot be read.
     """
     fields = config.data
-    source = data.open_source(
+    return open_dataset(
+        config,
         fields.name,
-        split=fields[f"{split}_split"],
-        image_size=fields.image_size,
-        resize=data.ORIGINAL if split == "train" and fields.get("resized_crop") else resize or fields.resize,
-        data_dir=fields.data_dir or None,
-        on_bad_image=fields.on_bad_image,
-        channels=channels_of(config),
-        window=tuple(fields.get("window", ())),
-        label=fields.get("label", ""),
+        fields[f"{split}_split"],
+        resize=data.ORIGINAL if split == "train" and fields.get("resized_crop") else resize,
         num_examples=fields[f"num_{split}"] or None,
         classes=fields.classes or None,
         renumber=True,
-        progress=progress_callback(f"checking {fields.name}"),
     )
-    report_skipped(f"{fields.name} {split}", source.num_skipped)
-    report_skipped(fields.name, 0, source.info.left_out)
-    report_note(fields.name, source.info.note)
+
+
+def open_dataset(config: ConfigDict, name: str, split: str, *, resize: str = "", **selection: Any) -> data.Source:
+    """Returns a source of any dataset, with the options of config.data, after reporting what it skips.
+
+    Window and label are those of config.data.name, and of other datasets that can have them.
+
+    Args:
+      config: config of a task.
+      name: name of the dataset, see `data.open_source`.
+      split: a split of this dataset.
+      resize: how images are resized; empty for data.resize, or "squash" where the task has none.
+      **selection: num_examples, classes and renumber of `data.open_source`; all examples without.
+
+    Raises:
+      UserError: the dataset cannot be read.
+    """
+    fields, (scheme, _) = config.data, data.split_name(name)
+    optional = {"window": tuple(fields.get("window", ())), "label": fields.get("label", "")}
+    source = data.open_source(
+        name,
+        split=split,
+        image_size=fields.image_size,
+        resize=resize or fields.get("resize", "squash"),
+        data_dir=fields.data_dir or None,
+        on_bad_image=fields.on_bad_image,
+        channels=channels_of(config),
+        progress=progress_callback(f"checking {name}"),
+        **{option: value for option, value in optional.items() if name == fields.name or option in scheme.options},
+        **selection,
+    )
+    report_source(source)
     return source
 
 
@@ -539,6 +559,15 @@ def open_image_files(reference: str | os.PathLike, *, on_bad_image: str, max_sid
     return images
 
 
+def report_source(source: data.Source) -> None:
+    """Prints on stderr what a source skips, leaves out, and has that is unusual; on process 0 only."""
+    info = source.info
+    report_skipped(f"{info.name} {info.split}", source.num_skipped)
+    report_skipped(info.name, 0, info.left_out)
+    if info.note and distributed.index() == 0:
+        _print_once(f"{info.name}: {info.note}")
+
+
 def report_skipped(
     name: str, num_skipped: int, left_out: str = "", *, reasons: Mapping[os.PathLike, str] = MappingProxyType({})
 ) -> None:
@@ -550,18 +579,12 @@ def report_skipped(
       left_out: text on files that are not images; reported once, however often the folder is opened.
       reasons: unreadable image -> reason, where it is known.
     """
-    if num_skipped and jax.process_index() == 0:
+    if num_skipped and distributed.index() == 0:
         texts = [reason.replace(str(path), os.path.basename(path)) for path, reason in reasons.items()][:_MAX_REASONS]
         shown = f": {'; '.join(texts)}{'; ...' if len(reasons) > len(texts) else ''}" if texts else ""
         print(f"{name}: skipped {num_skipped} unreadable image(s){shown}", file=sys.stderr, flush=True)
-    if left_out and jax.process_index() == 0:
+    if left_out and distributed.index() == 0:
         _print_once(f"{name}: left out {left_out}")
-
-
-def report_note(name: str, note: str) -> None:
-    """Prints on stderr what is unusual about the classes of a dataset, once; on process 0 only."""
-    if note and jax.process_index() == 0:
-        _print_once(f"{name}: {note}")
 
 
 @functools.cache

@@ -5,7 +5,6 @@ import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import jax
 from ml_collections import ConfigDict
 
 from arinv import data, distributed
@@ -31,7 +30,7 @@ def run(config: ConfigDict, workdir: pathlib.Path, tasks: Tasks) -> None:
     stages = check(config, workdir, tasks, sources)
     for i, (folder, stage) in enumerate(stages.items(), start=1):
         complete = distributed.broadcast(distributed.index() == 0 and workdirs.is_complete(folder))
-        if jax.process_index() == 0 and (complete or len(stages) > 1):
+        if distributed.index() == 0 and (complete or len(stages) > 1):
             state = "is complete" if complete else stage.task
             print(f"[{i}/{len(stages)}] {folder.name}: {state}", file=sys.stderr, flush=True)
         if not complete:

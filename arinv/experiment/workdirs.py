@@ -11,11 +11,10 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jax
 import ml_collections
 import numpy as np
 
-from arinv import paths, zoo
+from arinv import distributed, paths, zoo
 from arinv.errors import UserError
 from arinv.experiment import checkpoint
 from arinv.experiment.output_files import write_json
@@ -158,7 +157,7 @@ def write_results(workdir: pathlib.Path, results: Mapping[str, Any]) -> None:
     Raises:
       UserError: the workdir no longer exists.
     """
-    if jax.process_index() == 0:
+    if distributed.index() == 0:
         if not (workdir / "config.json").exists():
             raise UserError(f"workdir {workdir} has vanished: it was deleted or moved during the run")
         write_json(workdir / "results.json", results)

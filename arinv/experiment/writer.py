@@ -13,11 +13,11 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-import jax
 import numpy as np
 import tqdm
 from clu import parameter_overview
 
+from arinv import distributed
 from arinv.errors import DISK_ADVICE, UserError
 from arinv.experiment.output_files import write_atomically, write_png, write_text
 
@@ -50,7 +50,7 @@ class Writer:
     """
 
     def __init__(self, workdir: pathlib.Path, *, resumed_step: int = 0, repeats_evaluation: bool = False):
-        self._active = jax.process_index() == 0
+        self._active = distributed.index() == 0
         if not self._active:
             return
         self._images = workdir / "images"
@@ -205,7 +205,7 @@ def progress_bar(items: Iterable | None, title: str, **options) -> tqdm.tqdm:
         mininterval=interval,
         maxinterval=interval,
         dynamic_ncols=True,
-        disable=jax.process_index() != 0,
+        disable=distributed.index() != 0,
         **options,
     )
 

@@ -74,9 +74,9 @@ def augment(
         "window": window,
     }
     check_strengths(strengths, image_size=images.shape[1])
-    keys = jax.random.split(key, 6)
+    keys = jax.random.split(key, 7)
     if window:
-        images = random_window(jax.random.fold_in(key, 6), images, size=window)
+        images = random_window(keys[6], images, size=window)
     if resized_crop_scale is not None:
         limits = {"scale": resized_crop_scale, "ratio": resized_crop_ratio}
         images = random_resized_crop(keys[0], images, size=images.shape[1], **limits)

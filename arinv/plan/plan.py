@@ -81,7 +81,7 @@ def write(
 
     stages = _trainings(stages, tasks)
     plans = plan_stages(stages, tasks, assumptions, show=lambda plan: add(stage_lines(plan)))
-    if workdir is not None and jax.process_index() == 0:
+    if workdir is not None and jax.process_index() == 0:  # noqa: TID251
         try:
             write_json(workdir / "plan.json", plans)
         except OSError as error:
@@ -153,7 +153,7 @@ def _plan(run: Run, assumptions: Assumptions, cache: dict[str, Any]) -> dict[str
     seconds = _seconds(config, step, mesh, assumptions)
     input_plan = input_rate.limits(
         _input_rate(config, info, setup, cache),
-        num_processes=max(jax.process_count(), -(-mesh.size // _MAX_DEVICES_PER_PROCESS)),
+        num_processes=max(jax.process_count(), -(-mesh.size // _MAX_DEVICES_PER_PROCESS)),  # noqa: TID251
         batch_size=config.batch_size,
         seconds=seconds,
     )
@@ -217,7 +217,7 @@ def compile_step(config: ConfigDict, setup: training.TrainSetup, mesh: jax.shard
       setup: networks and step of the training.
       mesh: the devices.
     """
-    if jax.process_index() == 0:
+    if jax.process_index() == 0:  # noqa: TID251
         print(f"compiling {config.title} for {mesh.size} device(s)", file=sys.stderr, flush=True)
     arguments, twice = (_arguments(config, setup, mesh, factor) for factor in (1, 2))
     call = loop.make_call(setup.step_on(mesh), arguments[0], mesh, num_steps=training.steps_per_call(config))

@@ -198,7 +198,7 @@ def make_train_step(
     """
 
     def train_step(state: TrainState, batch: Batch, key: Array, decode_fn: DecodeFn | None = None):
-        keys = jax.random.split(jax.random.fold_in(key, state.step), 4)
+        keys = jax.random.split(jax.random.fold_in(key, state.step), 5)
         images, mask = augment(keys[0], batch["image"], **augmentation), batch["mask"]
         count = images.shape[0]
         if gan is not None:
@@ -211,7 +211,7 @@ def make_train_step(
             outputs, collections = apply_train(autoencoder, params, variables, images, key=keys[3])
             terms = {"reconstruction": metrics.mean_squared_error(outputs, images)}
             if restoration:
-                restored, collections = apply_train(autoencoder, params, variables, degraded, key=keys[3])
+                restored, collections = apply_train(autoencoder, params, variables, degraded, key=keys[4])
                 terms["restoration"] = restoration * metrics.mean_squared_error(restored, images)
             loss = sum(terms.values())
             report = {"loss": loss, "psnr": metrics.psnr(outputs, images)}

@@ -12,7 +12,6 @@ import sys
 from types import ModuleType
 from typing import Any
 
-import jax
 from ml_collections import ConfigDict
 
 from arinv import distributed
@@ -65,7 +64,7 @@ def run(run: Run) -> dict[str, Any]:
     results = {}
     for number, (folder, config) in enumerate(split(run.workdir, run.config).items(), start=1):
         complete = distributed.broadcast(distributed.index() == 0 and workdirs.is_complete(folder))
-        if jax.process_index() == 0:
+        if distributed.index() == 0:
             state = "is complete" if complete else run.config.single
             print(f"[{number}/{len(run.config.classes)}] {folder.name}: {state}", file=sys.stderr, flush=True)
         if not complete:

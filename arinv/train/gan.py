@@ -220,7 +220,7 @@ def make_train_step(
     """
 
     def train_step(state: TrainState, batch: Batch, key: Array):
-        keys = jax.random.split(jax.random.fold_in(key, state.step), 6)
+        keys = jax.random.split(jax.random.fold_in(key, state.step), 7)
         images = augment(keys[0], batch["image"], **augmentation)
         count = images.shape[0]
         fade = (jnp.minimum(1.0, state.step / fade_steps) if fade_steps else jnp.ones(()),) if gan.grows else ()
@@ -231,11 +231,11 @@ def make_train_step(
         fakes, collections = apply_train(gan.generator, before["params"], before, latents, *fade, key=keys[2])
         state = state.replace(variables={**state.variables, GENERATOR: {**before, **collections}})
         state, report = update_discriminator(
-            state, gan.discriminator, optimizers[DISCRIMINATOR], images, fakes, keys[3:], game=game, fade=fade
+            state, gan.discriminator, optimizers[DISCRIMINATOR], images, fakes, keys[3:6], game=game, fade=fade
         )
         state = state.update_average(GENERATOR, ema_decay)
         state, report["loss_generator"] = _update_generator(
-            state, gan, optimizers[GENERATOR], keys[1], count, game=game["name"], fade=fade
+            state, gan, optimizers[GENERATOR], keys[6], count, game=game["name"], fade=fade
         )
         report = {name: (jnp.sum(value), jnp.asarray(count, jnp.float32)) for name, value in report.items()}
         return state.replace(step=state.step + 1), report

@@ -395,7 +395,7 @@ class _Log:
             self._report(f"at most {speed.show_memory(memory)} in use on each device")
 
     def _report(self, text: str) -> None:
-        if jax.process_index() == 0:
+        if distributed.index() == 0:
             print(f"\n{self._title}, {text}", file=sys.stderr, flush=True)
 
 

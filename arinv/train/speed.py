@@ -14,6 +14,7 @@ from typing import Any
 
 import jax
 
+from arinv import distributed
 from arinv.errors import UserError
 from arinv.train.feed import Prepared
 
@@ -153,7 +154,7 @@ class Profile:
     def _end(self) -> None:
         jax.profiler.stop_trace()
         self._running = False
-        if jax.process_index() == 0:
+        if distributed.index() == 0:
             print(f"\nprofile of the steps up to {self._last}: {self._directory}", file=sys.stderr, flush=True)
 
     def __enter__(self) -> "Profile":

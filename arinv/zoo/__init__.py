@@ -39,10 +39,10 @@ def names() -> tuple[str, ...]:
 
 def is_reference(reference: str | os.PathLike) -> bool:
     """Returns whether a reference names an entry: "zoo:NAME" or "zoo:NAME/NETWORK"."""
-    return isinstance(reference, str) and reference.startswith(SCHEME)
+    return isinstance(reference, str | os.PathLike) and os.fspath(reference).startswith(SCHEME)
 
 
-def resolve(reference: str) -> pathlib.Path:
+def resolve(reference: str | os.PathLike) -> pathlib.Path:
     """Returns the folder of an entry, or the file of one of its networks.
 
     Args:
@@ -51,7 +51,7 @@ def resolve(reference: str) -> pathlib.Path:
     Raises:
       UserError: unknown entry or network.
     """
-    name, _, network = reference.removeprefix(SCHEME).partition("/")
+    name, _, network = os.fspath(reference).removeprefix(SCHEME).partition("/")
     if name not in names():
         raise unknown("entry of the zoo", name, names())
     if network and network not in networks(name):

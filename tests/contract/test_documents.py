@@ -219,6 +219,26 @@ def test_configs_have_at_most_20_arguments_all_of_them_described(name):
     assert not missing
 
 
+PACKAGES = sorted(path.parent for path in (ROOT / "arinv").glob("*/**/__init__.py"))
+LARGE = [folder for folder in PACKAGES if len([*folder.glob("*.py")]) > 7]
+
+
+def file_map(folder):
+    """Returns the files that the table in a package's README or else its docstring names."""
+    if (folder / "README.md").exists():
+        rows = re.findall(r"^\| (`.*?) \|", (folder / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
+        return [name for row in rows for name in re.findall(r"`(\w+\.py)`", row)]
+    return re.findall(r"^(\w+(?:\.py|/)) {2,}\S", (folder / "__init__.py").read_text(encoding="utf-8"), re.MULTILINE)
+
+
+@pytest.mark.parametrize("folder", LARGE, ids=lambda folder: folder.relative_to(ROOT).as_posix())
+def test_map_of_a_package_names_every_file_once(folder):
+    files = {path.name for path in folder.glob("*.py")} - {"__init__.py"}
+    names = file_map(folder)
+    assert sorted(name for name in names if not name.endswith("/")) == sorted(files)
+    assert all((folder / name / "__init__.py").exists() for name in names if name.endswith("/"))
+
+
 def test_readme_is_short():
     text = re.sub(r"^<!-- zoo.*?^<!-- end of zoo", "", read("README.md"), flags=re.DOTALL | re.MULTILINE)  # the table
     assert len(text.splitlines()) <= 150

@@ -61,7 +61,7 @@ def run(config, workdir):
         ("norm=l7", {}, "l1, l2, linf"),
         ("norm=l1", {}, "attack 'pgd' takes norm l2, linf"),
         ("", {"attack.eps": -1.0}, "0 or more"),
-        ("", {"attack.num_steps": 0}, "1 or more"),
+        ("", {"attack.num_steps": 0}, "attack.num_steps must be at least 1; got 0"),
         ("", {"mesh.fsdp": 3}, "8 device"),
         ("", {"optimizer.name": "sdg"}, "sgd"),
         ("", {"optimizer.schedule.name": "steps"}, "step"),

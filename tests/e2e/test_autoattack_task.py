@@ -12,7 +12,7 @@ from PIL import Image
 from arinv import attacks, main
 from arinv.apps.evaluation import autoattack
 from arinv.errors import UserError
-from arinv.experiment import loading, trained
+from arinv.experiment import cache, loading, trained
 from arinv.experiment.cache import ResultCache
 from arinv.experiment.run import Run
 from configs import autoattack as autoattack_config
@@ -72,7 +72,7 @@ def cut_after_saving(monkeypatch, every):
         if len(states) % every == 0:
             raise Cut
 
-    monkeypatch.setattr(autoattack, "_SAVE_EVERY_SECONDS", 0.0)
+    monkeypatch.setattr(cache, "_SAVE_EVERY_SECONDS", 0.0)
     monkeypatch.setattr(ResultCache, "save", save_and_stop)
     return states
 
@@ -99,7 +99,7 @@ def test_autoattack_killed_before_its_results_attacks_no_image_again(finished, t
     def cut(self, results):
         raise Cut
 
-    monkeypatch.setattr(autoattack, "_SAVE_EVERY_SECONDS", 0.0)
+    monkeypatch.setattr(cache, "_SAVE_EVERY_SECONDS", 0.0)
     with monkeypatch.context() as patch, pytest.raises(Cut):
         patch.setattr(Run, "finish", cut)
         main.run(config, tmp_path)
@@ -203,7 +203,7 @@ def test_autoattack_runs_with_a_batch_whose_half_the_devices_do_not_divide(finis
         ({"eps": 0.0}, "above 0"),
         ({"norm": "l3"}, "linf"),
         ({"attacks": "apgd-ce+pgd"}, "square"),
-        ({"num_queries": 0}, "1 or more"),
+        ({"num_queries": 0}, "attack.num_queries must be at least 1"),
     ],
 )
 def test_check_rejects_values_out_of_range(finished, tmp_path, changes, shown):

@@ -75,7 +75,7 @@ def test_train_step_updates_the_discriminator_by_its_game(game):
     key = jax.random.key(7)
     new, metrics = jax.jit(step)(state, batch, key)
     generator, discriminator = kernels(state)
-    keys = jax.random.split(jax.random.fold_in(key, 0), 6)
+    keys = jax.random.split(jax.random.fold_in(key, 0), 7)
     generated = np.asarray(gan.draw(keys[1], BATCH)) @ generator
     real = images.reshape(BATCH, -1) / 255
     gradient = by_hand(game, real, generated, discriminator)

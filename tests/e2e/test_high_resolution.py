@@ -215,7 +215,7 @@ def run(config, workdir):
         (
             compare_inversion,
             "--config.stages.comparison.optimization.num_steps=0",
-            "optimization.num_steps must be 1 or more",
+            "optimization.num_steps must be at least 1",
         ),
         (
             compare_inversion,

@@ -9,6 +9,7 @@ from PIL import Image
 
 from arinv import main
 from arinv.apps.inversion import compare_inversion as task
+from arinv.experiment import cache
 from arinv.experiment.cache import ResultCache
 from configs import compare_inversion
 
@@ -55,7 +56,7 @@ def test_search_resumes_to_the_same_images(untrained, compared, tmp_path, monkey
         if name.endswith("_state"):
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(task, "_SAVE_EVERY_SECONDS", 0.0)
+    monkeypatch.setattr(cache, "_SAVE_EVERY_SECONDS", 0.0)
     monkeypatch.setattr(ResultCache, "save", killed)
     with pytest.raises(KeyboardInterrupt):
         main.run(config, tmp_path)
@@ -98,7 +99,7 @@ def test_comparison_with_another_batch_size_continues_every_search(untrained, co
         jax.debug.callback(lambda count: counts.append(int(count)), num_steps)
         return search(*arguments, num_steps=num_steps, **options)
 
-    monkeypatch.setattr(task, "_SAVE_EVERY_SECONDS", 0.0)
+    monkeypatch.setattr(cache, "_SAVE_EVERY_SECONDS", 0.0)
     with monkeypatch.context() as patch, pytest.raises(Cut):
         patch.setattr(task._Search, "_save", save_and_stop)
         main.run(config, tmp_path / "cut")

@@ -201,7 +201,7 @@ def run(config, workdir):
         ("images={tmp}/bad", "broken.png is damaged or truncated"),
         ("images={folder} --config.max_pixels=100", "has 37 x 21 pixels, more than max_pixels=100; make it smaller"),
         ("images={folder} --config.multiple=12", "multiple 12 must be a multiple of 8 px"),
-        ("images={folder} --config.edge=-1", "edge must be 0 or more"),
+        ("images={folder} --config.edge=-1", "edge must be at least 0; got -1"),
         ("images={folder} --config.log.num_images=-1", "num_images=-1 must be 0"),
         ("images={tmp}", "is in the folder of images"),
         ("images={folder},robust_inverter={tmp}/none", "none' does not exist; name the workdir"),

@@ -4,7 +4,8 @@ import re
 
 import pytest
 
-from arinv import command_line
+from arinv import command_line, distributed, main
+from arinv.errors import UserError
 from configs import inverter, style, stylize
 
 
@@ -26,6 +27,14 @@ def test_style_trains_only_the_deepest_layer_with_the_loss(layers, deepest):
     for name in ("standard", "robust"):
         stages = {layer: config.stages[f"{name}_{layer}_inverter"] for layer in layers.split("+")}
         assert [layer for layer, stage in stages.items() if stage.loss.adversarial] == [deepest]
+
+
+@pytest.mark.parametrize("stage", ["stylization", "evaluation"])
+def test_style_is_rejected_in_several_processes(stage, tmp_path, monkeypatch):
+    monkeypatch.setattr(distributed, "count", lambda: 2)
+    config = style.get_config("smoke=True").stages[stage]
+    with pytest.raises(UserError, match=f"task {config.task} runs in one process"):
+        main.check(config, tmp_path / "run")
 
 
 def test_style_takes_the_fields_of_stylize():

@@ -33,7 +33,7 @@ from arinv.data.image_files import image_paths
 from arinv.errors import UserError, unknown
 from arinv.experiment import loading, workdirs
 from arinv.experiment.output_files import read_arrays, write_arrays, write_json, write_png
-from arinv.experiment.run import Run, check_fields, report_skipped
+from arinv.experiment.run import Run, check_fields, open_dataset
 from arinv.experiment.trained import Trained
 from arinv.experiment.writer import progress_bar, progress_callback
 
@@ -159,14 +159,7 @@ def _read_validation(run: Run) -> tuple[np.ndarray, np.ndarray]:
     held_out = data.load_arrays(run.open_data("test"))["image"]
     anomalous = held_out[:0]
     if config.anomalous:
-        source = data.open_source(
-            f"folder:{config.anomalous}",
-            split="all",
-            image_size=config.data.image_size,
-            resize=config.data.resize,
-            on_bad_image=config.data.on_bad_image,
-        )
-        report_skipped(f"folder:{config.anomalous}", source.num_skipped, source.info.left_out)
+        source = open_dataset(config, f"folder:{config.anomalous}", "all")
         anomalous = data.load_arrays(source)["image"]
     return np.concatenate([held_out, anomalous]), np.arange(len(held_out) + len(anomalous)) >= len(held_out)
 

@@ -4,9 +4,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-import jax
-
-from arinv import data
+from arinv import data, distributed
 from arinv.apps.anomaly.heat_map_figures import stack, titled
 from arinv.apps.evaluation import comparison
 from arinv.errors import UserError
@@ -46,7 +44,7 @@ def run(run: Run) -> dict[str, Any]:
         if not {"classes", "mean"} <= result.keys():
             raise UserError(f"{sources[name]} is not a one-vs-all evaluation of anomaly detection")
     run.begin()
-    figures = _write_figures(run, sources) if jax.process_index() == 0 else {}
+    figures = _write_figures(run, sources) if distributed.index() == 0 else {}
     return run.finish(results, tables=_tables(results), notes=_notes(results), figures=figures, text=run.config.text)
 
 

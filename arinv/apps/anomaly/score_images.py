@@ -22,6 +22,8 @@ from arinv.experiment.run import Run, check_fields, check_images
 from arinv.experiment.writer import progress_bar
 from arinv.ops.inputs import check_count
 
+_STATE = "state"  # part of the cache
+
 
 def check(config: ConfigDict) -> None:
     """Checks everything that needs no images and no checkpoint.
@@ -67,10 +69,11 @@ def run(run: Run) -> dict[str, Any]:
         return np.stack([data.resize_u8(image, size, resize) for image in originals])
 
     run.begin()
-    cache = run.cache("", json.dumps(description, sort_keys=True), files=images.paths).rows("state")
+    cache = run.cache("", json.dumps(description, sort_keys=True), files=images.paths)
+    saved = cache.rows(_STATE)
     with progress_bar(None, config.title, total=len(images), unit="image") as bar:
         scores = compute_scores(
-            key, scorer, variables, read, len(images), batching, cache=cache, keep=True, progress=bar.update
+            key, scorer, variables, read, len(images), batching, cache=saved, keep=True, progress=bar.update
         )
     reconstructions = scores.pop(RECONSTRUCTION, None)
     decisive = scores[decision["score"]].astype(np.float64)
@@ -96,7 +99,7 @@ def run(run: Run) -> dict[str, Any]:
         },
     }
     results = run.finish(results)
-    (workdir / "state.npz").unlink(missing_ok=True)
+    cache.remove(_STATE)
     return results
 
 

@@ -24,7 +24,7 @@ from PIL import Image
 from arinv import data
 from arinv.errors import MISTAKE, UserError, user_line
 from arinv.experiment.output_files import TEMPORARY, replacing, write_json, write_text
-from arinv.experiment.run import report_note, report_skipped
+from arinv.experiment.run import report_source
 from arinv.experiment.writer import progress_bar, progress_callback
 from arinv.paths import expanded
 
@@ -140,9 +140,7 @@ def resize(
         for new, old in splits.items()
     }
     for opened in sources.values():
-        report_skipped(f"{source} {opened.info.split}", opened.num_skipped)
-        report_skipped(source, 0, opened.info.left_out)
-        report_note(source, opened.info.note)
+        report_source(opened)
     for first, second in itertools.combinations(sources.values(), 2):
         if data.share_images(first.info, second.info):
             raise UserError(

@@ -10,7 +10,6 @@ Source: Rojas-Gomez et al. 2022, section 5.3, Table 10.
 """
 
 import pathlib
-import shutil
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -22,13 +21,13 @@ from ml_collections import ConfigDict
 from arinv import data, metrics
 from arinv.apps.denoising import bm3d, tiles
 from arinv.data.image_files import image_paths
-from arinv.errors import UserError
+from arinv.errors import UserError, unknown
 from arinv.experiment import measurement, report
 from arinv.experiment.cache import fingerprint
 from arinv.experiment.figures import center_window, evenly, labeled_grid, short_names
 from arinv.experiment.measurement import Measurement
 from arinv.experiment.output_files import write_arrays, write_png
-from arinv.experiment.run import Run, dtype_of, open_image_files
+from arinv.experiment.run import Run, dtype_of, open_dataset, open_image_files
 from arinv.experiment.trained import Trained
 from arinv.experiment.writer import progress_bar
 from arinv.models.generators.wavelet import MULTIPLE
@@ -41,6 +40,7 @@ from arinv.types import Array, Variables
 METRICS = [name for name, metric in metrics.METRICS.items() if not metric.needs_set]  # those of single images
 NOISY = "noisy"
 _FOLDER = "folder:"
+_PARTS = "parts"  # folder of the finished numbers
 _WINDOW = 160  # px, of the images in crops.png
 _WINDOWS = "windows"
 _CHECKSUM = "checksum"  # of an image, in its part
@@ -56,7 +56,7 @@ def check(config: ConfigDict) -> None:
     degradations.check_noise(**config.noise)
     for name in filter(None, config.metrics.split("+")):
         if name not in METRICS:
-            raise UserError(f"unknown metric {name!r} of denoised images; known: {', '.join(METRICS)}")
+            raise unknown("metric of denoised images", name, METRICS)
     measurement.check(config)
     check_tiles(config.tiles)
     bm3d.find(config.bm3d)
@@ -142,7 +142,7 @@ def run(run: Run) -> dict[str, Any]:
     figures = _write(run, per_image, windows, restoration.rows)
     tables = [_table(name, entries, results["variants"]) for name, entries in results["sets"].items()]
     results = run.finish(results, tables=tables, notes=[_note(run, results)], figures=figures)
-    shutil.rmtree(run.workdir / "parts")
+    run.cache(_PARTS).discard()
     return results
 
 
@@ -185,13 +185,7 @@ def _open(config: ConfigDict, reference: str, split: str) -> ImageSet:
         images = open_image_files(path, on_bad_image=fields.on_bad_image)
         image_set = ImageSet(path.absolute().name, images.names, images.__getitem__)
     else:
-        source = data.open_source(
-            reference,
-            split=split,
-            image_size=fields.image_size,
-            data_dir=fields.data_dir or None,
-            num_examples=fields.num_images or None,
-        )
+        source = open_dataset(config, reference, split, num_examples=fields.num_images or None)
         names = tuple(f"{i:05d}" for i in range(len(source)))
         image_set = ImageSet(reference, names, lambda i: np.asarray(source[i]["image"]))
     numbers = evenly(fields.num_images or len(image_set.names), len(image_set.names))
@@ -223,7 +217,7 @@ def _measure_sets(
     run: Run, sets: Sequence[ImageSet], restoration: _Restoration, measures: Measurement
 ) -> tuple[dict[str, dict[str, np.ndarray]], dict[str, np.ndarray]]:
     """Returns set -> metric -> [images, rows], with their "name" [images], and name -> windows in crops.png."""
-    parts = run.cache("parts", *restoration.weights, fingerprint(measures.variables), *restoration.rows)
+    parts = run.cache(_PARTS, *restoration.weights, fingerprint(measures.variables), *restoration.rows)
     images = [(image_set, i) for image_set in sets for i in range(len(image_set.names))]
     cropped = set(evenly(run.config.log.num_images, len(images)))
     measure = jax.jit(measures.measure)

@@ -6,7 +6,6 @@ smallest successful perturbations); rows: image, adversarial image, their differ
 """
 
 import functools
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -16,19 +15,18 @@ from ml_collections import ConfigDict
 
 from arinv import attacks, data, metrics, parallel
 from arinv.attacks.autoattack.standard import check_num_classes
-from arinv.errors import UserError
+from arinv.errors import UserError, unknown
 from arinv.experiment import descriptions
-from arinv.experiment.cache import ResultCache
+from arinv.experiment.cache import ResultCache, SaveTimer
 from arinv.experiment.output_files import write_arrays, write_png
 from arinv.experiment.run import Run, check_fields, report_radius
 from arinv.experiment.trained import CLASSIFIER, INVERTER, Trained
 from arinv.experiment.writer import progress_bar
 from arinv.ops import norms
 from arinv.ops.images import image_grid
-from arinv.ops.inputs import check_number
+from arinv.ops.inputs import check_count, check_number
 from arinv.types import LogitsFn
 
-_SAVE_EVERY_SECONDS = 30.0
 _STATE = "state"  # part of the cache
 _STANDARD = {"num_steps": 100, "num_targets": 9, "num_queries": 5000}
 
@@ -47,11 +45,10 @@ def check(config: ConfigDict) -> None:
         )
     report_radius(config.attack.eps, config.attack.norm)
     for name in ("num_steps", "num_queries", "queries_per_round", "num_targets"):
-        if config.attack[name] < 1:
-            raise UserError(f"attack.{name} must be 1 or more; got {config.attack[name]}")
+        check_count(config.attack[name], f"attack.{name}")
     for name in config.attack.attacks.split("+"):
         if name not in attacks.AUTOATTACK:
-            raise UserError(f"unknown attack {name!r}; known: {', '.join(attacks.AUTOATTACK)}")
+            raise unknown("attack", name, attacks.AUTOATTACK)
     if not 0 <= check_number(config.attack.decide, "attack.decide") < 0.5:
         raise UserError(
             "attack.decide must be the half-width of the interval at which the attack stops, such as 0.05, or 0 to "
@@ -246,13 +243,12 @@ def _write_figures(
 
 def _saver(cache: ResultCache) -> Callable[[attacks.AutoAttackState], None]:
     """Returns the function that saves the state at the end of each round, and twice a minute in between."""
-    last = time.monotonic()
+    timer = SaveTimer()
 
     def save(state: attacks.AutoAttackState) -> None:
-        nonlocal last
-        if state.position >= len(state.queue) or time.monotonic() - last >= _SAVE_EVERY_SECONDS:
+        if state.position >= len(state.queue) or timer.is_due():
             cache.save(_STATE, state.to_arrays(), compressed=False)
-            last = time.monotonic()
+            timer.restart()
 
     return save
 

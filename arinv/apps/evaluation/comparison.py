@@ -8,10 +8,10 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from arinv import distributed
 from arinv.apps.evaluation import published, result_rows
 from arinv.errors import UserError
 from arinv.experiment import report
@@ -53,7 +53,7 @@ def run(run: Run) -> dict[str, Any]:
     changes = published.changes(measured, quoted)
     figures = _figures(run, sources)
     run.begin()
-    if jax.process_index() == 0:
+    if distributed.index() == 0:
         write_json(run.workdir / "metrics.json", measured)
         if arrays_of := _reconstructions(config, sources):
             path = run.workdir / "reconstructions.png"

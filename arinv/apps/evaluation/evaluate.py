@@ -10,7 +10,6 @@ until all results are written; a run that was killed resumes to the same bits. I
 """
 
 import functools
-import shutil
 import zlib
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -19,7 +18,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from arinv import attacks, data, metrics, parallel
+from arinv import attacks, data, distributed, metrics, parallel
 from arinv.errors import UserError
 from arinv.experiment import descriptions, measurement, report, workdirs
 from arinv.experiment.cache import fingerprint
@@ -125,11 +124,10 @@ def run(run: Run) -> dict[str, Any]:
         "resize": resize,
         **descriptions.report_size(encoder.description, config.data.image_size, config.title),
     }
-    if jax.process_index() == 0:
+    if distributed.index() == 0:
         _write_files(run, per_image, images)
     results = run.finish(results)
-    if jax.process_index() == 0:
-        shutil.rmtree(run.workdir / _PARTS, ignore_errors=True)
+    run.cache(_PARTS).discard()
     return results
 
 
@@ -206,7 +204,7 @@ def _make_pass(
 
     def run_pass(title, eval_step, variables, *key, measure=None):
         # Of several processes each would have to read what one has written.
-        rows = run.cache(_PARTS, *own_key, *key).rows(title) if jax.process_count() == 1 else None
+        rows = run.cache(_PARTS, *own_key, *key).rows(title) if distributed.count() == 1 else None
         jitted, variables = jax.jit(eval_step), parallel.replicate(variables, mesh)
         collect_some = functools.partial(
             collect, lambda batch, key: jitted(variables, batch, key), key=run.key, mesh=mesh

@@ -23,7 +23,7 @@ from arinv.apps import inversion
 from arinv.apps.inversion.inverters import check_inverters, check_networks, load_inverters
 from arinv.errors import UserError
 from arinv.experiment import measurement, report
-from arinv.experiment.cache import CachedBatches, ResultCache
+from arinv.experiment.cache import CachedBatches, ResultCache, SaveTimer
 from arinv.experiment.figures import labeled_grid
 from arinv.experiment.measurement import Measurement
 from arinv.experiment.output_files import write_arrays, write_png
@@ -31,9 +31,9 @@ from arinv.experiment.run import Run, check_fields
 from arinv.experiment.trained import Trained
 from arinv.experiment.writer import progress_bar
 from arinv.ops.images import to_float
+from arinv.ops.inputs import check_count
 from arinv.types import Array
 
-_SAVE_EVERY_SECONDS = 30.0
 _DISTANCE, _SECONDS = "feature_distance", "seconds_per_image"
 _DISTANCE_VARIANT = "feature_distance: ||F(reconstruction) - F(image)||_2 / ||F(image)||_2 at the inverted layer"
 
@@ -56,8 +56,7 @@ def check(config: ConfigDict) -> None:
         if name not in config.order:
             raise UserError(f"optimization.encoders: {name!r} is not one of the inverters {', '.join(config.order)}")
     for name in ("num_steps", "steps_per_call"):
-        if search[name] < 1:
-            raise UserError(f"optimization.{name} must be 1 or more; got {search[name]}")
+        check_count(search[name], f"optimization.{name}")
     if not search.step_size > 0:
         raise UserError(f"optimization.step_size must be above 0, in units of [0, 1] images; got {search.step_size}")
 
@@ -176,7 +175,7 @@ class _Search:
     def run(self, step: Callable, search: ConfigDict, advance: Callable[[int], Any]) -> None:
         """Runs the remaining steps; `step` maps (images, number of steps) to images."""
         step(self._images, 0)  # compiles
-        last = time.monotonic()
+        timer = SaveTimer()
         while self.done < search.num_steps:
             num_steps = min(search.steps_per_call, search.num_steps - self.done)
             started = time.perf_counter()
@@ -184,9 +183,9 @@ class _Search:
             self._seconds += (time.perf_counter() - started) / len(self._images)
             self.done += num_steps
             advance(num_steps * self.count)
-            if time.monotonic() - last > _SAVE_EVERY_SECONDS and self.done < search.num_steps:
+            if timer.is_due() and self.done < search.num_steps:
                 self._save()
-                last = time.monotonic()
+                timer.restart()
 
     def part(self) -> Part:
         """Returns the images so far and the seconds of each."""

@@ -17,7 +17,7 @@ import numpy as np
 import tqdm
 from ml_collections import ConfigDict
 
-from arinv import data, parallel
+from arinv import data, distributed, parallel
 from arinv.apps import inversion
 from arinv.apps.inversion.inverters import check_inverters, check_networks, load_inverters
 from arinv.errors import UserError, unknown
@@ -88,7 +88,7 @@ def run(run: Run) -> dict[str, Any]:
                 end += scale**2 * len(arrays["label"])
                 bar.update(end - bar.n)
     results = _results(config, inverters, parts, totals) | {"num_images": len(arrays["label"])}
-    figures = _write(run, results, parts, arrays["image"]) if jax.process_index() == 0 else {}
+    figures = _write(run, results, parts, arrays["image"]) if distributed.index() == 0 else {}
     return run.finish(results, tables=[_table(results)], notes=[_note(run, results)], figures=figures)
 
 
@@ -153,7 +153,7 @@ def _measure(
     def progress(items: Iterable) -> Iterable:
         for batch in items:
             yield batch
-            bar.update(scale**2 * int(batch["mask"].sum()) * jax.process_count())
+            bar.update(scale**2 * int(batch["mask"].sum()) * distributed.count())
 
     numbers, images = collect(
         lambda batch, _: step(batch, *variables),

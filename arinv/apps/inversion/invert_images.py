@@ -32,6 +32,7 @@ from arinv.experiment.run import Run, check_images, check_num_images, dtype_of
 from arinv.experiment.trained import Trained
 from arinv.experiment.writer import progress_bar
 from arinv.ops.images import crop_images, pad_images, padded_size, to_float, to_uint8
+from arinv.ops.inputs import check_count
 from arinv.types import Array, DecodeFn, FeaturesFn
 
 _OVERVIEW = "overview.png"
@@ -63,11 +64,9 @@ def check(config: ConfigDict) -> None:
         for name in measurement.whole_set_metrics(others):
             raise UserError(f"metric {name} is of a whole set of images of one size; use configs/evaluate.py for it")
     for name in ("multiple", "edge", "limit"):
-        if config[name] < 0:
-            raise UserError(f"{name} must be 0 or more; got {config[name]}")
+        check_count(config[name], name, minimum=0)
     for name in ("batch_pixels", "max_pixels"):
-        if config[name] < 1:
-            raise UserError(f"{name} must be 1 or more; got {config[name]}")
+        check_count(config[name], name)
 
 
 check_inputs = check_networks

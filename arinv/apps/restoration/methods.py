@@ -19,7 +19,7 @@ from ml_collections import ConfigDict
 
 from arinv import models, parallel
 from arinv.apps.restoration.solver import Solution, solve
-from arinv.errors import UserError
+from arinv.errors import UserError, unknown
 from arinv.experiment.run import Run, channels_of
 from arinv.experiment.trained import AUTOENCODER, CLASSIFIER, GAN, INVERTER, Trained
 from arinv.ops.degradations import Operator, check_size, image_keys
@@ -54,7 +54,7 @@ def check(config: ConfigDict) -> None:
     methods, known = set(config.methods), (*PASSES, INVERTGAN, SEARCH, *config.encoders)
     for name in config.methods:
         if name not in known:
-            raise UserError(f"unknown method {name!r}; known: {', '.join(known)}")
+            raise unknown("method", name, known)
     if not methods:
         raise UserError(f"methods is empty; name some of {', '.join(known)}")
     if not config.gan and methods - set(PASSES):

@@ -151,7 +151,7 @@ def sample(key: Array, encode: Encode, decode: DecodeFn, images: Array, options:
 
     Source: Dosovitskiy & Brox 2016, section 5.5; of the prior, "Generating images ...", figure 7.
     """
-    keys = jax.random.split(key)
+    keys = jax.random.split(key, 3)
     reference = encode(options.reference)
     sampled = sample_histogram(keys[0], reference, count=len(images))
     forms = {
@@ -160,7 +160,7 @@ def sample(key: Array, encode: Encode, decode: DecodeFn, images: Array, options:
         "Gaussian": sample_gaussian(keys[1], reference, count=len(images)),
     }
     if options.has_prior:
-        forms["N(0, I)"] = jax.random.normal(jax.random.fold_in(key, 2), sampled.shape)
+        forms["N(0, I)"] = jax.random.normal(keys[2], sampled.shape)
     rows = {name: decode(form) for name, form in forms.items()}
     numbers = {"zeros, images": _zeros(encode(images))}
     numbers |= {f"zeros, {name}": _zeros(form) for name, form in forms.items()}

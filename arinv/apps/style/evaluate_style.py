@@ -11,7 +11,6 @@ the encoder of the entry "robust" (or the last one), which its name then states.
 
 import itertools
 import pathlib
-import shutil
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -104,7 +103,7 @@ def run(run: Run) -> dict[str, Any]:
     sheets = [path for path in (source / "side_by_side.png", *sorted(source.glob("sheet_*.png"))) if path.exists()]
     figures = {path.stem.replace("_", " "): path for path in sheets}
     results = run.finish(results, tables=[table], notes=[note], figures=figures)
-    shutil.rmtree(run.workdir / _PARTS)
+    run.cache(_PARTS).discard()
     return results
 
 

@@ -22,6 +22,7 @@ from arinv.errors import UserError, unknown
 from arinv.experiment.cache import cache_key
 from arinv.experiment.figures import fit, labeled_grid
 from arinv.experiment.run import open_image_files
+from arinv.ops.inputs import check_count
 from arinv.paths import expanded, shortened
 
 _RESIZE_MODES = ("squash", "crop")
@@ -106,8 +107,7 @@ def check(fields: ConfigDict) -> None:
     if fields.resize not in _RESIZE_MODES:
         raise unknown("resize", fields.resize, _RESIZE_MODES)
     for name in ("size", "max_side", "border", "num_content", "num_style"):
-        if fields[name] < 0:
-            raise UserError(f"data.{name} must be 0 or more; got {fields[name]}")
+        check_count(fields[name], f"data.{name}", minimum=0)
     if bool(fields.content_labels) != bool(fields.style_labels):
         raise UserError("label maps need both data.content_labels and data.style_labels, a folder each")
 

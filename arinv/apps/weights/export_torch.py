@@ -3,10 +3,9 @@
 import pathlib
 from typing import Any
 
-import jax
 from ml_collections import ConfigDict
 
-from arinv import models
+from arinv import distributed, models
 from arinv.errors import UserError
 from arinv.experiment import loading
 from arinv.experiment.run import Run
@@ -43,7 +42,7 @@ def run(run: Run) -> dict[str, Any]:
     network = loading.load(run.resolve(run.config.checkpoint), kind=(CLASSIFIER, INVERTER))
     is_encoder = network.kind == CLASSIFIER
     run.begin()
-    if jax.process_index() == 0:
+    if distributed.index() == 0:
         (_write_encoder if is_encoder else _write_generator)(run.workdir / _FILE, network)
     kind = "encoder" if is_encoder else "generator"
     return run.finish({"file": _FILE, "network": kind, "checkpoint": dict(network.description)})

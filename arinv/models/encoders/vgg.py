@@ -15,7 +15,7 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from arinv.errors import UserError
+from arinv.errors import unknown
 from arinv.models.encoders.base import Encoder, FeatureSpec, Stage, TorchLayer
 from arinv.models.layers import BatchNorm, LinenConv
 from arinv.ops import pooling
@@ -63,7 +63,7 @@ class VGG(Encoder):
           UserError: a head that is neither "dense" nor "pooled", or images too small for it.
         """
         if self.head not in _HEADS:
-            raise UserError(f"unknown head {self.head!r} of a VGG; known: {', '.join(_HEADS)}")
+            raise unknown("head of a VGG", self.head, _HEADS)
         features = {}
         x = self.normalize(images)
         for stage, (width, depth) in enumerate(zip(self._widths(), self.depths, strict=True), start=1):

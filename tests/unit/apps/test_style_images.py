@@ -101,7 +101,7 @@ def test_pad_mirrors_and_keeps_the_image(shape, padded):
         ({"content": "no/such"}, "data.content='no/such' does not exist"),
         ({"style": "{empty}"}, "empty' holds no image"),
         ({"resize": "stretch"}, "unknown resize 'stretch'; known: crop, squash"),
-        ({"max_side": -1}, "data.max_side must be 0 or more"),
+        ({"max_side": -1}, "data.max_side must be at least 0; got -1"),
         ({"content_labels": "maps"}, "label maps need both"),
     ],
 )

@@ -269,7 +269,7 @@ def test_train_batches_reject_impossible_sizes():
     for function, options in ((data.train_batches, {"seed": 0}), (data.eval_batches, {})):
         with pytest.raises(UserError, match="batch_size must be at least 1; got 0"):
             function(Counting(8), batch_size=0, **options)
-    with pytest.raises(UserError, match="seed must be 0 or more; got -1"):
+    with pytest.raises(UserError, match="seed must be at least 0; got -1"):
         data.train_batches(Counting(8), batch_size=4, seed=-1)
     with pytest.raises(UserError, match="num_workers must be -1 .*; got -2"):
         data.train_batches(Counting(8), batch_size=4, seed=0, num_workers=-2)

@@ -164,13 +164,17 @@ def test_npz_classes_are_the_labels_that_occur(tmp_path, label, names):
     assert set(last.read_labels().tolist()) == {len(names) - 1}
 
 
+def data_config(name, extra):
+    fields = {"name": name, "extra": {"name": extra}, "train_split": "train", "image_size": 8, "resize": "squash"}
+    return ConfigDict({"data": {**fields, "data_dir": "", "on_bad_image": "error"}})
+
+
 def test_open_extra_uses_labels_of_the_first_source(tmp_path):
     for name, label in {"first": [3, 8, 13], "some": [13, 3, 13], "other": [3, 4, 13]}.items():
         np.savez(tmp_path / f"{name}.npz", **(arrays() | {"label": np.array(label * 4)}))
 
     def opened(name, train):
-        fields = {"name": "x", "extra": {"name": f"npz:{tmp_path}/{name}.npz"}, "image_size": 8, "resize": "squash"}
-        return Run(ConfigDict({"data": fields}), tmp_path).open_extra(train)
+        return Run(data_config("x", f"npz:{tmp_path}/{name}.npz"), tmp_path).open_extra(train)
 
     train = opened_all(tmp_path / "first.npz")
     assert opened("some", train).read_labels()[:3].tolist() == [2, 0, 2]
@@ -185,8 +189,7 @@ def test_open_extra_uses_labels_of_the_first_source(tmp_path):
 
 def test_open_extra_uses_all_examples_of_an_npz(path):
     def opened(first):
-        fields = {"name": first, "extra": {"name": f"npz:{path}"}, "image_size": 8, "resize": "squash"}
-        return Run(ConfigDict({"data": fields}), path.parent).open_extra(splits(path)["train"])
+        return Run(data_config(first, f"npz:{path}"), path.parent).open_extra(splits(path)["train"])
 
     assert len(opened("photos")) == 12
     assert len(opened(f"npz:{path}")) == 9  # the rest is what it is tested on

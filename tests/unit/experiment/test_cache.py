@@ -5,6 +5,7 @@ import os
 import numpy as np
 import pytest
 
+from arinv import distributed
 from arinv.errors import UserError
 from arinv.experiment import cache
 from arinv.experiment.cache import ResultCache, cache_key
@@ -54,6 +55,67 @@ def test_rows_are_resumed_with_the_same_key_only(tmp_path, monkeypatch):
     resumed = ResultCache(tmp_path, "a").rows("scores")
     assert resumed.count == 4 and resumed.arrays()["score"].tolist() == [0, 1, 2, 3]
     assert ResultCache(tmp_path, "b").rows("scores").count == 0
+
+
+def test_rows_of_a_damaged_file_are_computed_again(tmp_path):
+    rows = ResultCache(tmp_path, "a").rows("scores")
+    rows.append({"score": np.arange(2)})
+    rows.save()
+    (tmp_path / "scores.npz").write_bytes(b"PK cut short")
+    assert ResultCache(tmp_path, "a").rows("scores").count == 0
+
+
+def test_processes_with_different_rows_compute_them_again(tmp_path, monkeypatch):
+    rows = ResultCache(tmp_path, "a").rows("scores")
+    rows.append({"score": np.arange(2)}, {"sum": np.array(1)})
+    rows.save()
+    monkeypatch.setattr(distributed, "gather", lambda count: [count, 0])
+    resumed = ResultCache(tmp_path, "a").rows("scores")
+    assert resumed.count == 0 and resumed.arrays() == resumed.totals == {}
+
+
+def test_process_0_alone_writes_and_deletes(tmp_path, monkeypatch):
+    parts = ResultCache(tmp_path / "parts", "a")
+    with monkeypatch.context() as patch:
+        patch.setattr(distributed, "index", lambda: 1)
+        parts.save("x", {"values": np.arange(3)})
+        rows = parts.rows("scores")
+        rows.append({"score": np.arange(2)})
+        rows.save()
+    assert not (tmp_path / "parts").exists()
+    parts.save("x", {"values": np.arange(3)})
+    with monkeypatch.context() as patch:
+        patch.setattr(distributed, "index", lambda: 1)
+        parts.remove("x")
+        parts.discard()
+    assert parts.load("x") is not None
+
+
+def test_remove_and_discard_accept_what_is_gone(tmp_path):
+    parts = ResultCache(tmp_path / "parts", "a")
+    for name in ("x", "y"):
+        parts.save(name, {"values": np.arange(3)})
+    for _ in range(2):
+        parts.remove("x")
+        assert [path.name for path in (tmp_path / "parts").glob("*")] == ["y.npz"]
+    for _ in range(2):
+        parts.discard()
+        assert not (tmp_path / "parts").exists()
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(ValueError, match="is a workdir"):
+        ResultCache(tmp_path, "a").discard()
+
+
+def test_save_timer_is_due_after_half_a_minute(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(cache.time, "monotonic", lambda: now[0])
+    timer = cache.SaveTimer()
+    now[0] = 29.0
+    assert not timer.is_due()
+    now[0] = 30.0
+    assert timer.is_due()
+    timer.restart()
+    assert not timer.is_due()
 
 
 def test_cached_rows_keep_the_totals_of_their_images(tmp_path):

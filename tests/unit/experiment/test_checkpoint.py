@@ -20,6 +20,7 @@ from arinv import data, models, parallel, paths
 from arinv.errors import TemporaryError, UserError
 from arinv.experiment import checkpoint, inputs, workdirs
 from arinv.experiment.checkpoint import Checkpoints
+from arinv.experiment.output_files import write_png
 from arinv.experiment.run import Run
 from arinv.experiment.state import TrainState
 from arinv.experiment.writer import Writer
@@ -237,6 +238,19 @@ def test_public_functions_name_a_path_that_is_none(path):
     ):
         with pytest.raises(UserError, match="is not a path"):
             function(path)
+
+
+def test_public_functions_expand_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "images").mkdir()
+    write_png(tmp_path / "images" / "a.png", np.zeros((8, 8, 3), np.uint8))
+    np.savez(tmp_path / "a.npz", image=np.zeros((2, 8, 8, 3), np.uint8), label=np.arange(2))
+    assert data.read_image("~/images/a.png").shape == (8, 8, 3) and len(data.open_images("~/images")) == 1
+    assert len(data.open_source("folder:~/images", split="all")) == 1
+    assert len(data.open_source("npz:~/a.npz", split="all")) == 2
+    for path in ("~no_such_user/a.png", "a\0b.png", "~/b.png"):
+        with pytest.raises(UserError, match="cannot read image"):
+            data.read_image(path)
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "3", "\xff"])

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import pathlib
 import shlex
 
 import jax
@@ -12,6 +13,7 @@ from untrained import write_autoencoder, write_encoder, write_gan, write_inverte
 
 import arinv
 from arinv import command_line, zoo
+from arinv.apps.weights import info
 from arinv.errors import UserError
 from arinv.experiment import checkpoint, exported, loading, workdirs
 from launch import zoo as maintenance
@@ -54,6 +56,18 @@ def test_reference_stands_for_the_deepest_inverter_or_the_encoder():
     assert arinv.load(f"zoo:{NAME}/conv1").layer == "conv1"
     assert arinv.load(f"zoo:{NAME}/encoder").kind == "classifier"
     assert zoo.networks(NAME) == ("encoder", "conv1", "conv5")
+
+
+def test_load_takes_paths_from_home_and_references_as_paths(folder, monkeypatch):
+    monkeypatch.setenv("HOME", str(folder.parent))
+    place = f"~/{folder.name}/{NAME}"
+    encoder = arinv.load(f"{place}/encoder.safetensors")
+    assert encoder.kind == "classifier" and info.lines(place) == zoo.card_text(NAME).splitlines()
+    for reference in (f"zoo:{NAME}/encoder", f"{place}/encoder.safetensors"):
+        assert arinv.load(pathlib.Path(reference)).fingerprint == encoder.fingerprint
+    for reference, message in (("~/none.safetensors", f"{folder.parent}/none.safetensors"), ("gs://x", "is a URL")):
+        with one_line(message):
+            arinv.load(reference)
 
 
 def test_exported_weights_are_the_runs_in_float16(runs):

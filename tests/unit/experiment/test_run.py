@@ -3,12 +3,15 @@
 import json
 
 import numpy as np
+import pytest
+from PIL import Image
 
 from arinv import data
+from arinv.errors import UserError
 from arinv.experiment import checkpoint, loading, workdirs
 from arinv.experiment.report import Table
-from arinv.experiment.run import Run
-from configs import classifier
+from arinv.experiment.run import Run, open_dataset
+from configs import classifier, gan
 
 
 def test_stages_with_the_same_data_decode_it_once(tmp_path):
@@ -66,3 +69,57 @@ def test_finish_writes_the_report_before_the_results(tmp_path, monkeypatch, caps
     assert f"the report is {run.workdir}/report.html" in capsys.readouterr().err
     page = (run.workdir / "report.html").read_text()
     assert "<td>a</td>" in page and "A note." in page and "A text." in page
+
+
+def folder_of_images(path, *classes, count=4):
+    """Writes images of 16 x 16 px with a white middle of 8 x 8, and a damaged one of the last class."""
+    pixels = np.zeros((16, 16, 3), np.uint8)
+    pixels[4:12, 4:12] = 255
+    for name in classes:
+        (path / name).mkdir(parents=True)
+        for i in range(count):
+            Image.fromarray(pixels).save(path / name / f"{i}.png")
+    (path / classes[-1] / "damaged.png").write_bytes((path / classes[-1] / "0.png").read_bytes()[:40])
+    return f"folder:{path}"
+
+
+def gan_config(first, extra, **fields):
+    config = gan.get_config(f"smoke=True,networks=dcgan,dataset={first}").stages.gan
+    config.data.update({"image_size": 16, "num_train": 0, "on_bad_image": "skip", **fields})
+    config.data.extra.name = extra
+    return config
+
+
+def test_open_extra_takes_the_options_of_the_first_source(tmp_path, capsys):
+    first, extra = (folder_of_images(tmp_path / name, "a", "b") for name in ("first", "extra"))
+    config = gan_config(first, extra, channels=1, window=(8, 8, 8))
+    run = Run(config, tmp_path)
+    train = run.open_data("train")
+    source = run.open_extra(train)
+    assert source[0]["image"].shape == train[0]["image"].shape == (16, 16, 1) and source[0]["image"].min() == 255
+    assert f"{extra} train: skipped 1 unreadable image(s)" in capsys.readouterr().err
+    config.data.on_bad_image = "error"
+    with pytest.raises(UserError, match="damaged.png"):
+        Run(config, tmp_path).open_extra(train)
+
+
+def test_open_dataset_looks_in_data_dir(tmp_path):
+    config = gan_config("photos", "tfds:pets", data_dir=str(tmp_path / "sets"))
+    with pytest.raises(UserError, match=str(tmp_path / "sets")):
+        open_dataset(config, "tfds:pets", "train")
+
+
+def test_open_dataset_omits_the_window_where_the_dataset_has_none(tmp_path):
+    np.savez(tmp_path / "a.npz", image=np.zeros((4, 8, 8, 3), np.uint8), label=np.array([0, 1, 0, 1]))
+    config = gan_config(folder_of_images(tmp_path / "first", "0", "1"), "", window=(8, 8, 8))
+    assert len(open_dataset(config, f"npz:{tmp_path}/a.npz", "all")) == 4
+    config.data.name = f"npz:{tmp_path}/a.npz"
+    with pytest.raises(UserError, match="has no window"):
+        open_dataset(config, config.data.name, "all")
+
+
+def test_open_extra_of_the_same_dataset_takes_its_training_split(tmp_path):
+    first = folder_of_images(tmp_path / "first" / "val", "a", "b", count=2).removesuffix("/val")
+    folder_of_images(tmp_path / "first" / "train", "a", "b", count=4)
+    run = Run(gan_config(first, first, train_split="val"), tmp_path)
+    assert len(run.open_extra(run.open_data("train"))) == 4
