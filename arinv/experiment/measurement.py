@@ -251,7 +251,7 @@ def check_metric_network(config: ConfigDict, field: str, metric: str) -> None:
             f"{config.data.image_size}: use robust_lpips"
         )
     if place is not None and place.is_dir():
-        checkpoint.load_description(place, kind="classifier")  # raises where it holds none
+        checkpoint.load_description(place, kind=CLASSIFIER)  # raises where it holds none
 
 
 def load_metric_network(run: Run, field: str, own: Trained) -> MetricNetwork:
@@ -269,7 +269,7 @@ def load_metric_network(run: Run, field: str, own: Trained) -> MetricNetwork:
     if not reference:
         return metric_network(own, "the evaluated encoder itself")
     if field == OWN or zoo.is_reference(reference) or run.resolve(reference).is_dir():
-        encoder = run.load(reference, kind="classifier")
+        encoder = run.load(reference, kind=CLASSIFIER)
         if field not in (OWN, encoder.description["encoder"]):
             raise UserError(f"metric_networks.{field}={reference} holds {encoder.description['encoder']}, not {field}")
         return metric_network(encoder)

@@ -315,7 +315,7 @@ def planned_encoder(run: Run, stage: ConfigDict, info: data.SourceInfo) -> Train
     Raises:
       UserError: the stage starts from a network that does not exist.
     """
-    if stage.task == "classifier":
+    if stage.task == CLASSIFIER:
         return loading.abstract_encoder(classifier.describe(stage, info), dtype=run.dtype)
     if not stage.encoder.checkpoint:
         return initial_encoder(run.with_config(stage, run.workdir))

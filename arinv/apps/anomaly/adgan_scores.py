@@ -16,6 +16,7 @@ from arinv.apps import anomaly
 from arinv.apps.anomaly.scorer import Batching, batches
 from arinv.errors import UserError
 from arinv.experiment.run import Run
+from arinv.experiment.trained import GAN
 from arinv.experiment.writer import progress_bar
 from arinv.ops.inputs import check_count, check_number
 from arinv.types import Array, Variables
@@ -57,7 +58,7 @@ def score(run: Run, label: int, images_u8: np.ndarray) -> dict[str, np.ndarray]:
       UserError: no usable GAN, or one of another image size.
     """
     config, place = run.config, f"class{label}"
-    network = run.load(config.gans[place], kind="gan", image_size=config.data.image_size)
+    network = run.load(config.gans[place], kind=GAN, image_size=config.data.image_size)
     cache = run.cache("", network.fingerprint, images_u8).rows(f"adgan_{label}")
     batching = Batching(run.mesh, config.batch_size)
     variables = jax.device_put(network.variables, parallel.replicated(run.mesh))

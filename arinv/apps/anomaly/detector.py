@@ -34,7 +34,7 @@ from arinv.errors import UserError, unknown
 from arinv.experiment import loading, workdirs
 from arinv.experiment.output_files import read_arrays, write_arrays, write_json, write_png
 from arinv.experiment.run import Run, check_fields, open_dataset
-from arinv.experiment.trained import Trained
+from arinv.experiment.trained import INVERTER, Trained
 from arinv.experiment.writer import progress_bar, progress_callback
 
 FILE = "detector.json"
@@ -111,7 +111,7 @@ def check_inputs(run: Run) -> None:
             f"data.train_split={train.info.split!r} and data.test_split={held_out.info.split!r} have images in common; "
             "thresholds need normal images that the detector was not trained on"
         )
-    run.check_network(run.config.inverter, kind="inverter", image_size=run.config.data.image_size)
+    run.check_network(run.config.inverter, kind=INVERTER, image_size=run.config.data.image_size)
 
 
 def run(run: Run) -> dict[str, Any]:
@@ -125,7 +125,7 @@ def run(run: Run) -> dict[str, Any]:
     """
     config, workdir = run.config, run.workdir
     batching = Batching(run.mesh, config.batch_size)
-    inverter = run.load(config.inverter, kind="inverter", image_size=config.data.image_size)
+    inverter = run.load(config.inverter, kind=INVERTER, image_size=config.data.image_size)
     scorer, variables = make_scorer(inverter, config)
     train, (images, anomalous) = run.open_data("train"), _read_validation(run)
     references = data.load_arrays(train, progress=progress_callback("reading normal images"))["image"]
@@ -230,7 +230,7 @@ def load(workdir: pathlib.Path, mesh: jax.sharding.Mesh, *, dtype: Any) -> Detec
     """
     description = workdirs.read_json(workdir / FILE, needed=_FIELDS)
     place = workdirs.follow(description["inverter_workdir"], workdir, what="inverter")
-    inverter = loading.load(place, dtype=dtype, kind="inverter")
+    inverter = loading.load(place, dtype=dtype, kind=INVERTER)
     if inverter.fingerprint != description["weights"]:
         raise UserError(
             f"the inverter of {workdir} has other weights than when its thresholds were measured; run "

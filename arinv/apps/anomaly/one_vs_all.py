@@ -178,7 +178,7 @@ def _with_step_size(attack: dict[str, Any]) -> dict[str, Any]:
 
 def _load(run: Run, label: int) -> Trained:
     config = run.config
-    return run.load(config.inverters[f"class{label}"], kind="inverter", image_size=config.data.image_size)
+    return run.load(config.inverters[f"class{label}"], kind=INVERTER, image_size=config.data.image_size)
 
 
 def _read_test(run: Run) -> tuple[_TestImages, dict[int, np.ndarray]]:

@@ -19,6 +19,7 @@ from arinv.errors import UserError
 from arinv.experiment.figures import center_window, evenly, labeled_grid, short_names
 from arinv.experiment.output_files import is_image, png_names, write_png
 from arinv.experiment.run import Run, check_images, check_num_images, dtype_of
+from arinv.experiment.trained import DENOISER
 from arinv.experiment.writer import progress_bar
 from arinv.ops import degradations
 from arinv.ops.images import to_float, to_uint8
@@ -53,7 +54,7 @@ def run(run: Run) -> dict[str, Any]:
       UserError: no usable checkpoint or images, or a workdir among the images.
     """
     config = run.config
-    denoiser = run.load(config.denoiser, kind="denoiser")
+    denoiser = run.load(config.denoiser, kind=DENOISER)
     images = run.open_images()
     run.begin()
     files = _files(images.names)

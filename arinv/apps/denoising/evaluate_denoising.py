@@ -28,7 +28,7 @@ from arinv.experiment.figures import center_window, evenly, labeled_grid, short_
 from arinv.experiment.measurement import Measurement
 from arinv.experiment.output_files import write_arrays, write_png
 from arinv.experiment.run import Run, dtype_of, open_dataset, open_image_files
-from arinv.experiment.trained import Trained
+from arinv.experiment.trained import DENOISER, Trained
 from arinv.experiment.writer import progress_bar
 from arinv.models.generators.wavelet import MULTIPLE
 from arinv.ops import degradations
@@ -105,7 +105,7 @@ def check_inputs(run: Run) -> None:
       UserError: another network, or a folder without an image.
     """
     for name in run.config.order:
-        run.check_network(run.config.entries[name], kind="denoiser")
+        run.check_network(run.config.entries[name], kind=DENOISER)
     for reference in _references(run.config):
         place = expanded(reference.removeprefix(_FOLDER))
         if reference.startswith(_FOLDER) and place.is_dir():
@@ -122,7 +122,7 @@ def run(run: Run) -> dict[str, Any]:
       UserError: no usable checkpoint or images, or images too small for a metric.
     """
     config = run.config
-    denoisers = {name: run.load(config.entries[name], kind="denoiser") for name in config.order}
+    denoisers = {name: run.load(config.entries[name], kind=DENOISER) for name in config.order}
     measures = Measurement(run, next(iter(denoisers.values())).encoder)
     sets = open_sets(config)
     run.begin()

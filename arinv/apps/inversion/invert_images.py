@@ -29,7 +29,7 @@ from arinv.experiment.figures import fit, keep_end, labeled_grid
 from arinv.experiment.measurement import Measurement
 from arinv.experiment.output_files import check_overwrites_none, is_image, png_names, write_csv, write_png
 from arinv.experiment.run import Run, check_images, check_num_images, dtype_of
-from arinv.experiment.trained import Trained
+from arinv.experiment.trained import INVERTER, Trained
 from arinv.experiment.writer import progress_bar
 from arinv.ops.images import crop_images, pad_images, padded_size, to_float, to_uint8
 from arinv.ops.inputs import check_count
@@ -87,7 +87,7 @@ def run(run: Run) -> dict[str, Any]:
     images = run.open_images()
     files = png_names(images.names)
     sizes, too_large = _read_sizes(config, images)
-    inverters = {name: run.load(config.inverters[name], kind="inverter") for name in config.order}
+    inverters = {name: run.load(config.inverters[name], kind=INVERTER) for name in config.order}
     for inverter in inverters.values():
         inverter.check_side(config.multiple or inverter.image_size, "multiple")
     run.begin()

@@ -5,7 +5,7 @@ from ml_collections import ConfigDict
 from arinv.errors import UserError
 from arinv.experiment.descriptions import check_trained_size
 from arinv.experiment.run import Run
-from arinv.experiment.trained import Trained
+from arinv.experiment.trained import INVERTER, Trained
 
 
 def check_inverters(config: ConfigDict) -> None:
@@ -26,7 +26,7 @@ def load_inverters(run: Run) -> dict[str, Trained]:
     """
     config, inverters = run.config, {}
     for name in config.order:
-        inverters[name] = run.load(config.inverters[name], kind="inverter")
+        inverters[name] = run.load(config.inverters[name], kind=INVERTER)
         inverters[name].check_side(config.data.image_size, "data.image_size")
         place = run.resolve(config.inverters[name])
         check_trained_size(inverters[name].description, config.data.image_size, place)
@@ -44,4 +44,4 @@ def check_networks(run: Run) -> None:
       UserError: one does not, or is another network.
     """
     for name in run.config.order:
-        run.check_network(run.config.inverters[name], kind="inverter")
+        run.check_network(run.config.inverters[name], kind=INVERTER)

@@ -27,7 +27,7 @@ from arinv.experiment import report
 from arinv.experiment.figures import caption, fit, labeled_grid, short_names, write_curves
 from arinv.experiment.output_files import write_arrays, write_png
 from arinv.experiment.run import Run, check_fields
-from arinv.experiment.trained import Trained
+from arinv.experiment.trained import INVERTER, Trained
 from arinv.experiment.writer import progress_bar
 from arinv.ops.images import to_float, to_uint8
 from arinv.types import Array, DecodeFn, FeaturesFn, LogitsFn
@@ -180,7 +180,7 @@ class _Subject:
     """
 
     def __init__(self, run: Run, name: str, read: Callable[[int], _Images]):
-        self.inverter = run.load(run.config.inverters[name], kind="inverter")
+        self.inverter = run.load(run.config.inverters[name], kind=INVERTER)
         self.data = read(self.inverter.image_size)
         self.key = (self.inverter.fingerprint, self.data.images, self.data.reference)
         layers = _layers(run.config.layers, self.inverter)

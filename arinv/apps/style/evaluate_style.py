@@ -33,6 +33,7 @@ from arinv.experiment.measurement import (
 )
 from arinv.experiment.output_files import write_arrays, write_csv
 from arinv.experiment.run import Run, check_fields
+from arinv.experiment.trained import INVERTER
 from arinv.experiment.writer import progress_bar
 from arinv.ops.images import to_float
 
@@ -115,7 +116,7 @@ def _load_network(run: Run, source: pathlib.Path, entries: Sequence[str]) -> Met
     """Returns the network of the Gram loss."""
     config = workdirs.read_json(source / "config.json")
     entry = "robust" if "robust" in entries else entries[-1]
-    own = loading.load(workdirs.resolve(config["entries"][entry][0], source), kind="inverter").encoder
+    own = loading.load(workdirs.resolve(config["entries"][entry][0], source), kind=INVERTER).encoder
     return load_metric_network(run, _field(run.config), own)
 
 

@@ -18,7 +18,7 @@ from arinv.apps.style.transfer import Level
 from arinv.errors import UserError
 from arinv.experiment import checkpoint
 from arinv.experiment.run import Run
-from arinv.experiment.trained import Trained
+from arinv.experiment.trained import INVERTER, Trained
 from arinv.ops.images import to_float, to_uint8
 from arinv.ops.wct import StyleMoments, color_moments, keep_chroma, match_colors
 from arinv.types import DecodeFn, FeaturesFn
@@ -78,7 +78,7 @@ def check_levels(workdirs: Sequence[pathlib.Path]) -> None:
     """
     if not workdirs:
         raise UserError("no level: name the workdirs of inverters' trainings, such as A+B+C for conv5, conv2 and conv1")
-    layers = [checkpoint.load_description(workdir, kind="inverter")["layer"] for workdir in workdirs]
+    layers = [checkpoint.load_description(workdir, kind=INVERTER)["layer"] for workdir in workdirs]
     if len(set(layers)) < len(layers):
         raise UserError(f"the inverters of {'+'.join(layers)} include a layer twice; pass one inverter for each layer")
 
@@ -112,7 +112,7 @@ def load_levels(run: Run, references: Sequence[str]) -> StyleNetworks:
     check_levels([run.resolve(reference) for reference in references])
     inverters, encoders = [], {}
     for reference in references:
-        inverter = run.load(reference, kind="inverter")
+        inverter = run.load(reference, kind=INVERTER)
         check_has_positions(inverter.encoder.module, inverter.layer)
         # Levels of one encoder share its weights in memory.
         encoder = encoders.setdefault(inverter.encoder.fingerprint, inverter.encoder)

@@ -26,6 +26,7 @@ from arinv.errors import UserError, unknown
 from arinv.experiment import workdirs
 from arinv.experiment.output_files import is_image, write_png
 from arinv.experiment.run import Run, check_fields
+from arinv.experiment.trained import INVERTER
 from arinv.experiment.writer import progress_bar
 from arinv.ops import wct
 
@@ -74,8 +75,8 @@ def check_inputs(run: Run) -> None:
         for reference in run.config.entries[name]:
             if (planned := run.planned(reference)) is None:
                 continue
-            run.check_planned(reference, kind="inverter")
-            if planned.task == "inverter":
+            run.check_planned(reference, kind=INVERTER)
+            if planned.task == INVERTER:
                 check_has_positions(models.build(planned.encoder.name), planned.encoder.layer)
 
 
