@@ -73,7 +73,8 @@ def test_train_step_updates_the_discriminator_by_its_game(game):
     images = np.random.default_rng(0).integers(0, 256, (BATCH, SIDE, SIDE, 3)).astype(np.uint8)
     batch = {"image": images, "label": np.zeros(BATCH, np.int32), "mask": np.ones(BATCH, np.float32)}
     key = jax.random.key(7)
-    new, metrics = jax.jit(step)(state, batch, key)
+    with jax.debug_key_reuse(True):
+        new, metrics = jax.jit(step)(state, batch, key)
     generator, discriminator = kernels(state)
     keys = jax.random.split(jax.random.fold_in(key, 0), 7)
     generated = np.asarray(gan.draw(keys[1], BATCH)) @ generator

@@ -62,12 +62,13 @@ def test_load_takes_paths_from_home_and_references_as_paths(folder, monkeypatch)
     monkeypatch.setenv("HOME", str(folder.parent))
     place = f"~/{folder.name}/{NAME}"
     encoder = arinv.load(f"{place}/encoder.safetensors")
-    assert encoder.kind == "classifier" and info.lines(place) == zoo.card_text(NAME).splitlines()
+    assert encoder.kind == "classifier"
     for reference in (f"zoo:{NAME}/encoder", f"{place}/encoder.safetensors"):
         assert arinv.load(pathlib.Path(reference)).fingerprint == encoder.fingerprint
     for reference, message in (("~/none.safetensors", f"{folder.parent}/none.safetensors"), ("gs://x", "is a URL")):
-        with one_line(message):
-            arinv.load(reference)
+        for function in (arinv.load, info.lines):
+            with one_line(message):
+                function(reference)
 
 
 def test_exported_weights_are_the_runs_in_float16(runs):
