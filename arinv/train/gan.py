@@ -272,6 +272,7 @@ def update_discriminator(
     fakes = jax.lax.stop_gradient(fakes)
     balance = state.variables[_BALANCE]["params"]["k"] if game["name"] == "equilibrium" else None
     variables = state.variables[DISCRIMINATOR]
+    shares_key, penalty_key = jax.random.split(keys[2])
 
     def discriminate(params, variables, images, key):
         return apply_train(discriminator, params, variables, images, *fade, key=key)
@@ -280,8 +281,9 @@ def update_discriminator(
         real, collections = discriminate(params, variables, images, keys[0])
         fake, collections = discriminate(params, {**variables, **collections}, fakes, keys[1])
         terms = _discriminator_terms(
-            lambda x: discriminate(params, variables, x, keys[0])[0], real, fake, images, fakes, game, balance, keys[2]
-        )
+            lambda x: discriminate(params, variables, x, penalty_key)[0], real, fake, images, fakes, game, balance,
+            shares_key,
+        )  # fmt: skip
         return jnp.mean(sum(terms.values())), (terms, _measure(game, real, fake, images, fakes), collections)
 
     gradients, (terms, (real, fake), collections) = jax.grad(loss_fn, has_aux=True)(variables["params"])

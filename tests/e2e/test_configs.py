@@ -135,11 +135,11 @@ def test_encoders_of_public_weights_are_trained_by_their_origins_recipes(encoder
         config.num_epochs, config.batch_size, optimizer.schedule.learning_rate, optimizer.weight_decay
     )  # fmt: skip
     assert config.recipe.name == recipe and bool(config.data.resized_crop) == (config.data.image_size == 224)
-    assert tasks.TASKS["classifier"].recipe_differences(config) == {}
+    assert tasks.TASKS["classifier"].module.recipe_differences(config) == {}
 
 
 def test_departures_are_what_differs_from_the_published_recipe():
-    recipe_differences = tasks.TASKS["classifier"].recipe_differences
+    recipe_differences = tasks.TASKS["classifier"].module.recipe_differences
     assert recipe_differences(get_config("classifier", "encoder=resnet18,eps=2.5")) == {}
     assert recipe_differences(get_config("classifier", "encoder=wrn28_10,eps=-1")) == {}
     assert recipe_differences(get_config("quickstart", "").stages.robust_encoder) == {}

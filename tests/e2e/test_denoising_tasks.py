@@ -158,7 +158,7 @@ def test_evaluation_killed_at_its_end_measures_changed_images_anew(finished, tmp
         save(tmp_path / "set" / f"{i}.png", pixels(50, 60))
     config.data.name = f"folder:{tmp_path}/set"
 
-    def cut(self, results):
+    def cut(self, results, **report):
         raise Cut
 
     with monkeypatch.context() as patch, pytest.raises(Cut):
@@ -181,7 +181,7 @@ def test_evaluation_with_another_number_of_images_shows_those_alone(finished, tm
     config.entries = {name: f"{whole}/{name}_denoiser" for name in config.order}
     config.metric_networks.encoder = ""
 
-    def cut(self, results):
+    def cut(self, results, **report):
         raise Cut
 
     restored, call = [], evaluate_denoising._Restoration.__call__

@@ -41,12 +41,12 @@ def test_evaluation_killed_in_each_pass_resumes_to_the_same_bits(untrained, data
     def append_and_stop(name, count):
         def append_rows(self, *arguments):
             append(self, *arguments)
-            if self._path.stem == name and self.count == count:
+            if self._name == name and self.count == count:
                 raise Cut
 
         return append_rows
 
-    def cut(self, results):
+    def cut(self, results, **report):
         raise Cut
 
     monkeypatch.setattr(cache, "_SAVE_EVERY_SECONDS", 0.0)
@@ -77,7 +77,7 @@ def test_evaluation_of_a_classifier_keeps_the_attack_of_its_weights_alone(untrai
     (tmp_path / "encoder").symlink_to(untrained / "standard_encoder")
     config = configure(evaluate, f"{dataset},checkpoint={tmp_path}/encoder")
 
-    def cut(self, results):
+    def cut(self, results, **report):
         raise Cut
 
     with monkeypatch.context() as patch, pytest.raises(Cut):
