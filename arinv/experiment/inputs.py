@@ -1,6 +1,7 @@
 """Inputs: the earlier runs, files and images that a config names, checked before a run and compared at its resume."""
 
 import contextlib
+import enum
 import hashlib
 import json
 import os
@@ -18,22 +19,31 @@ from arinv.experiment import checkpoint
 from arinv.experiment.output_files import write_json
 from arinv.experiment.workdirs import STAGE, flatten, is_complete, plain, read_json, resolve
 
-# What fields name: a training, whose checkpoint has to exist; a run, which has to; a run or a word, which the task
-# itself looks for; a file; a file or folder of images without the prefix "folder:"; texts; no input.
-_TRAINING, _RUN, _FOUND, _FILE, _IMAGES, _TEXT, _NOTHING = (
-    "training", "run", "run or word", "file", "images", "text", "nothing"
-)  # fmt: skip
+
+class Role(enum.Enum):
+    """What a field of a config names."""
+
+    TRAINING = "a training, whose checkpoint has to exist"
+    RUN = "a run, which has to exist"
+    FOUND = "a run or a word, which the task looks for itself"
+    FILE = "a file"
+    IMAGES = "a file or folder of images, without the prefix folder:"
+    TEXT = "a text for readers"
+    NOTHING = "no input"
+
+
 # By the end of the field's name; "GROUP.*" is GROUP and every field in it. The first that fits counts.
 FIELDS = {
-    "encoder.start": _NOTHING,
-    "optimization.encoders": _NOTHING,
-    **dict.fromkeys(("checkpoint", "encoder_checkpoint", "inverter", "denoiser", "inverters.*", "gans.*"), _TRAINING),
-    **dict.fromkeys(("attack_from", "detector", "entries.*", "figures.*"), _RUN),
-    **dict.fromkeys(("encoders.*", "metric_networks.*", "metric_encoder", "start", "comparator"), _FOUND),
-    **dict.fromkeys(("gan", "autoencoder", "aegan", "restoration", "attribute", "stylized"), _FOUND),
-    **dict.fromkeys(("path", "mask"), _FILE),
-    **dict.fromkeys(("images", "anomalous", "content", "style", "content_labels", "style_labels"), _IMAGES),
-    **dict.fromkeys(("title", "text"), _TEXT),
+    "encoder.start": Role.NOTHING,
+    "optimization.encoders": Role.NOTHING,
+    **dict.fromkeys(("checkpoint", "encoder_checkpoint", "inverter", "denoiser"), Role.TRAINING),
+    **dict.fromkeys(("inverters.*", "gans.*"), Role.TRAINING),
+    **dict.fromkeys(("attack_from", "detector", "entries.*", "figures.*"), Role.RUN),
+    **dict.fromkeys(("encoders.*", "metric_networks.*", "metric_encoder", "start", "comparator"), Role.FOUND),
+    **dict.fromkeys(("gan", "autoencoder", "aegan", "restoration", "attribute", "stylized"), Role.FOUND),
+    **dict.fromkeys(("path", "mask"), Role.FILE),
+    **dict.fromkeys(("images", "anomalous", "content", "style", "content_labels", "style_labels"), Role.IMAGES),
+    **dict.fromkeys(("title", "text"), Role.TEXT),
 }
 _FOLDER, _VOLUME = "folder:", "volume:"
 _DATA = ("folder", "npz", "volume")  # schemes of data on disk
@@ -45,14 +55,14 @@ _PARTS = 16  # places at which a single file, such as an archive, is read
 _hashes: dict[tuple, str] = {}  # of the images that were hashed last, which several stages may name
 
 
-def role(name: str) -> str:
-    """Returns what a field names, of a name such as "stages.evaluation.inverters.robust"; empty for another field."""
+def role(name: str) -> Role | None:
+    """Returns what a field names, of a name such as "encoder.checkpoint"; None for another field."""
     parts = name.split(".")
     for pattern, value in FIELDS.items():
-        group = pattern.removesuffix(".*")
-        if (group != pattern and group in parts) or parts[-pattern.count(".") - 1 :] == group.split("."):
+        names = pattern.removesuffix(".*").split(".")
+        if parts[-len(names) :] == names or (pattern.endswith(".*") and names[0] in parts):
             return value
-    return ""
+    return None
 
 
 def check_local(config: ConfigDict) -> None:
@@ -78,13 +88,13 @@ def check_runs(stages: Mapping[pathlib.Path, ConfigDict]) -> None:
         (name, text, resolve(text, workdir))
         for workdir, config in stages.items()
         for name, text in _texts(plain(config))
-        if role(name) in (_TRAINING, _RUN) and not text.startswith(STAGE)
+        if role(name) in (Role.TRAINING, Role.RUN) and not text.startswith(STAGE)
     ]
     for name, text, place in places:
         if not place.exists():
             raise UserError(f"{name}={text!r} does not exist; name the workdir of an earlier run")
     for name, _, place in places:
-        if role(name) == _TRAINING:
+        if role(name) == Role.TRAINING:
             checkpoint.check_run(place, name=name)
 
 
@@ -169,7 +179,7 @@ def _hash_runs(config: Mapping[str, Any], workdir: pathlib.Path, *, files_only: 
     """Returns "field=value" -> a hash of the earlier run or the file that the field of a config names."""
     hashes, own = {}, paths.canonical(workdir)
     for name, text in _texts(config):
-        is_file, is_run = role(name) == _FILE, role(name) in (_TRAINING, _RUN, _FOUND)
+        is_file, is_run = role(name) == Role.FILE, role(name) in (Role.TRAINING, Role.RUN, Role.FOUND)
         if zoo.is_reference(text) or not (is_file or is_run and not files_only):
             continue
         with contextlib.suppress(OSError, UserError):  # moved or deleted since, or not readable
@@ -197,13 +207,13 @@ def _hash_images(config: Mapping[str, Any], reads_paths: bool) -> dict[str, str]
 
 def _names_images(name: str, reads_paths: bool) -> bool:
     """Returns whether a field names a file or folder of images without the prefix "folder:"."""
-    return role(name) == _IMAGES or (reads_paths and name == "data.name")
+    return role(name) == Role.IMAGES or (reads_paths and name == "data.name")
 
 
 def _texts(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Yields the name and the text of each field that may name something."""
     for name, value in flatten(config).items():
-        if role(name) != _TEXT:
+        if role(name) != Role.TEXT:
             yield from ((name, text) for text in (value if isinstance(value, list) else [value])
                         if isinstance(text, str) and text)  # fmt: skip
 

@@ -74,9 +74,11 @@ def check_inputs(run: Run) -> None:
     """
     config, size = run.config, run.config.data.get("image_size")
     for name, kind in (("gan", GAN), ("autoencoder", AUTOENCODER), ("aegan", AUTOENCODER)):
-        if config[name].startswith("stage:"):
+        if not config[name]:
+            continue
+        if run.planned(config[name]) is not None:
             run.check_planned(config[name], kind=kind)
-        elif config[name]:
+        else:
             network = _load_network(run, name, kind, size)
             size = network.image_size
     for reference in filter(None, config.encoders.values()):

@@ -70,7 +70,11 @@ def check_inputs(run: Run) -> None:
         image_size = read_restored(run, config.restoration, config.methods)["image"].shape[1]
     else:
         image_size = planned.data.image_size
-    if config.attribute not in STATISTICS and not config.attribute.startswith("stage:"):
+    if config.attribute in STATISTICS:
+        return
+    if run.planned(config.attribute) is not None:
+        run.check_planned(config.attribute, kind=(INVERTER, CLASSIFIER), allow_other_size=True)
+    else:
         _load_classifier(run, image_size)
 
 

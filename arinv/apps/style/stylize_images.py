@@ -61,7 +61,7 @@ def check(config: ConfigDict) -> None:
     if not config.order:
         raise UserError("no inverters: name the workdirs of their trainings, such as inverters=A+B+C")
     for name in config.order:
-        if not any(reference.startswith("stage:") for reference in config.entries[name]):
+        if not any(reference.startswith(workdirs.STAGE) for reference in config.entries[name]):
             check_levels([workdirs.resolve(reference, pathlib.Path()) for reference in config.entries[name]])
 
 
