@@ -1,6 +1,7 @@
-"""Convolutions in blocks of rows and columns against plain ones."""
+"""Convolutions in blocks of rows and columns, and by products at each position, against plain ones."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
@@ -23,13 +24,25 @@ def _strides(x, w, strides, pads):
     ((6, 9), (3, 4), (2, 2), ((0, 0), (1, 1)), (3, 8), (2, 4)),  # the last row is not read
     ((6, 6), (4, 4), (2, 2), ((1, 1), (1, 1)), (3, 32), (2, 2)),  # an odd number of columns
     ((9, 9), (3, 3), (3, 3), ((0, 0), (0, 0)), (3, 8), (3, 3)),
-    ((6, 6), (3, 3), (1, 1), ((1, 1), (1, 1)), (32, 3), (1, 1)),  # too many channels
+    ((6, 6), (3, 3), (1, 1), ((1, 1), (1, 1)), (17, 3), ()),  # by products
+    ((5, 7), (5, 3), (1, 1), ((4, -1), (0, 2)), (32, 4), ()),
+    ((256, 512), (4, 4), (1, 1), ((1, 2), (2, 1)), (17, 3), (2, 2)),  # products beyond the cache
+    ((6, 6), (3, 3), (1, 1), ((1, 1), (1, 1)), (17, 5), (1, 1)),
     ((6, 6), (1, 1), (1, 1), ((0, 0), (0, 0)), (3, 3), (1, 1)),
 ])  # fmt: skip
 @pytest.mark.long
-def test_convolve_in_blocks_equals_lax(key, size, kernel, strides, pads, channels, made_with):
+def test_convolve_equals_lax(key, size, kernel, strides, pads, channels, made_with):
     x = jax.random.normal(key, (2, *size, channels[0]))
     w = jax.random.normal(jax.random.fold_in(key, 1), (*kernel, *channels))
-    assert _strides(x, w, strides, pads) == [made_with]
+    assert _strides(x, w, strides, pads) == ([made_with] if made_with else [])
     plain = lax.conv_general_dilated(x, w, strides, pads, dimension_numbers=LAYOUT)
     np.testing.assert_allclose(convolve(x, w, strides, pads), plain, rtol=1e-5, atol=1e-5)
+
+
+def test_products_of_bfloat16_are_summed_in_float32(key):
+    x, w = jax.random.normal(key, (1, 8, 8, 32)), jax.random.normal(jax.random.fold_in(key, 1), (5, 5, 32, 3))
+    halves = x.astype(jnp.bfloat16), w.astype(jnp.bfloat16)
+    result = convolve(*halves, (1, 1), ((2, 2), (2, 2)))
+    exact = convolve(*(value.astype(jnp.float32) for value in halves), (1, 1), ((2, 2), (2, 2)))
+    assert result.dtype == jnp.bfloat16
+    np.testing.assert_array_equal(result, exact.astype(jnp.bfloat16))
