@@ -41,6 +41,30 @@ def check(config: ConfigDict) -> None:
     check_enough_images(config, config.data.get("num_test", 0) or 2)
 
 
+def check_inputs(run: Run) -> None:
+    """Checks, before any stage runs, that stages which train the networks of metrics train classifiers.
+
+    Args:
+      run: the run of the evaluation.
+
+    Raises:
+      UserError: a stage trains another network, or none.
+    """
+    for name in _names(run.config):
+        if METRICS[name].networks:
+            check_planned_network(run, _field(run.config, name))
+
+
+def check_planned_network(run: Run, field: str) -> None:
+    """Checks that a stage which a field of config.metric_networks names trains a classifier.
+
+    Raises:
+      UserError: it trains another network, or none.
+    """
+    if reference := run.config.metric_networks[field]:
+        run.check_planned(reference, kind=CLASSIFIER, allow_other_size=True)
+
+
 def check_enough_images(config: ConfigDict, count: int) -> None:
     """Checks that there are images enough for the metrics of the config.
 

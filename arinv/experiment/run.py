@@ -7,7 +7,7 @@ import pathlib
 import platform
 import sys
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
 from types import MappingProxyType
 from typing import Any
@@ -236,7 +236,11 @@ class Run:
         fields = self.config.data.to_dict()
         names = ("train_split", "num_train") if split == "test" else ("test_split", "num_test")
         key = json.dumps([split, resize, {name: fields[name] for name in sorted(fields) if name not in names}])
-        source = self._sources.pop(key, None) or open_source(self.config, split, resize=resize)
+        return self._shared(key, lambda: open_source(self.config, split, resize=resize))
+
+    def _shared(self, key: str, open_fn: Callable[[], data.Source]) -> data.Source:
+        """Returns the source of a key, which is opened where no stage has done so lately."""
+        source = self._sources.pop(key, None) or open_fn()
         self._sources[key] = source  # the last is the newest
         while len(self._sources) > self._MAX_SOURCES:
             del self._sources[next(iter(self._sources))]
@@ -258,7 +262,9 @@ class Run:
         scheme, _ = data.split_name(name)
         # An archive of its own is used for training as a whole: none of it is a test set.
         split = fields.train_split if data.same_dataset(name, fields.name) else scheme.extra_split
-        extra = open_dataset(self.config, name, split, resize=data.ORIGINAL if fields.get("resized_crop") else "")
+        resize = data.ORIGINAL if fields.get("resized_crop") else ""
+        key = json.dumps(["extra", split, resize, fields.to_dict()], sort_keys=True)
+        extra = self._shared(key, lambda: open_dataset(self.config, name, split, resize=resize))
         labels = extra.info.class_names
         if scheme.numbered_classes and not any(label.isdecimal() for label in class_names):
             numbers = {str(i): name for i, name in enumerate(class_names)}

@@ -79,7 +79,7 @@ def write(
             text.append(line)
             show(line)
 
-    stages = _trainings(stages, tasks)
+    stages = _split(stages, tasks)
     plans = plan_stages(stages, tasks, assumptions, show=lambda plan: add(stage_lines(plan)))
     if workdir is not None and jax.process_index() == 0:  # noqa: TID251
         try:
@@ -108,7 +108,7 @@ def plan_stages(
     Raises:
       UserError: a mistake in a config.
     """
-    stages = _trainings(stages, tasks)
+    stages = _split(stages, tasks)
     runs = [Run(stage, folder, stages, tasks=tasks) for folder, stage in stages.items()]
     runs = [run for run in runs if run.task.is_training]
     for run in runs:
@@ -128,7 +128,7 @@ def _long(run: Run) -> Run:
     return run.with_config(config, run.workdir)
 
 
-def _trainings(stages: Mapping[pathlib.Path, ConfigDict], tasks: Tasks) -> dict[pathlib.Path, ConfigDict]:
+def _split(stages: Mapping[pathlib.Path, ConfigDict], tasks: Tasks) -> dict[pathlib.Path, ConfigDict]:
     """Returns the stages; one that is a training for each class is split into these trainings."""
     trainings = {}
     for folder, stage in stages.items():

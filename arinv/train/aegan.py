@@ -47,6 +47,9 @@ def check(config: ConfigDict) -> None:
         check_number(config.loss[name], f"loss.{name}", minimum=0.0)
 
 
+check_inputs = training.check_inputs
+
+
 def run(run: Run) -> dict[str, Any]:
     """Trains, saves checkpoints in the workdir, and returns the results on the test source.
 

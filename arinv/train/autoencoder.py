@@ -156,6 +156,7 @@ def plan_frozen(run: Run) -> Trained | None:
     """
     if not run.config.gan:
         return None
+    run.check_planned(run.config.gan, kind=GAN)
     stage = run.planned(run.config.gan)
     description = gan.describe(stage) if stage else checkpoint.load_description(run.resolve(run.config.gan), kind=GAN)
     module, shapes = loading.abstract_gan(description, dtype=run.dtype)

@@ -12,9 +12,11 @@ import sys
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 from ml_collections import ConfigDict
 
-from arinv import distributed
+from arinv import data, distributed
+from arinv.data.source import class_labels
 from arinv.errors import UserError, unknown
 from arinv.experiment import workdirs
 from arinv.experiment.run import Run
@@ -35,9 +37,23 @@ def check(config: ConfigDict) -> None:
 
 
 def check_inputs(run: Run) -> None:
-    """Checks the data and the networks of the first class, which are those of the others, as its task does."""
-    folder, config = next(iter(split(run.workdir, run.config).items()))
-    _task(run.config).check_inputs(run.with_config(config, folder))
+    """Checks the networks, which all classes share, and that the images of every class fill a batch.
+
+    Raises:
+      UserError: as the task of each class, for one of them.
+    """
+    config, (folder, first) = run.config, next(iter(split(run.workdir, run.config).items()))
+    _task(config).check_inputs(run.with_config(first, folder))
+    labels = config.classes
+    whole = ConfigDict(first.to_dict())
+    whole.data.classes, whole.data.num_train = (), 0
+    source = run.with_config(whole, folder).open_data("train")
+    counts = np.bincount(source.read_labels(), minlength=source.info.num_classes)
+    for label, number in zip(labels, class_labels(labels, source.info), strict=True):
+        try:
+            data.check_full_batch(config.batch_size, min(counts[number], config.data.num_train or counts[number]))
+        except UserError as error:
+            raise UserError(f"class {label}: {error}") from None
 
 
 def _task(config: ConfigDict) -> ModuleType:

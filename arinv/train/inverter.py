@@ -354,8 +354,9 @@ def plan_frozen(run: Run) -> Trained:
     reference = run.config.encoder.checkpoint
     if not reference:
         return initial_encoder(run)
+    run.check_planned(reference, kind=CLASSIFIER, allow_other_size=True)
     stage = run.planned(reference)
-    if stage is not None and stage.task in _COMPARATORS:
+    if stage is not None and stage.task == CLASSIFIER:
         return planned_encoder(run, stage, training.published_info(stage))
     description = checkpoint.load_description(run.resolve(reference), kind=CLASSIFIER)
     return loading.abstract_encoder(description, dtype=run.dtype)

@@ -112,7 +112,10 @@ def check_inputs(run: Run) -> None:
     """
     config, train = run.config, run.open_data("train")
     run.open_data("test")
-    data.check_full_batch(config.batch_size - _extra_size(config), len(train))
+    extra_size = _extra_size(config)
+    data.check_full_batch(config.batch_size - extra_size, len(train))
+    if extra_size:
+        data.check_full_batch(extra_size, len(run.open_extra(train)))
 
 
 def published_info(config: ConfigDict) -> data.SourceInfo:

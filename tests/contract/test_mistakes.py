@@ -34,6 +34,7 @@ from configs import (
     style,
     stylize,
 )
+from configs.paper import generative_encoder_table2 as table2
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -110,17 +111,54 @@ def test_check_rejects_a_wrong_classifier_config(arg, changes, message, tmp_path
         (quickstart, {"robust_inverter.batch_size": 20_000}, "batch_size=20000 is more than the"),
         (quickstart, {"robust_inverter.loss.comparator": "runs/typo"}, "runs/typo"),
         (quickstart, {"robust_inverter.data.name": "folder:/nowhere"}, "/nowhere"),
+        (
+            quickstart,
+            {
+                "robust_evaluation.metrics": "robust_lpips",
+                "robust_evaluation.metric_networks.encoder": "stage:standard_inverter",
+            },
+            "trains an inverter; name a stage that trains a classifier",
+        ),
+        (
+            quickstart,
+            {"robust_encoder.data.extra.name": "photos", "robust_encoder.data.extra.share": 2.0},
+            "leaves one source empty",
+        ),
+        (table2, {"aegan.batch_size": 64_000}, "batch_size=64000 is more than the"),
         (anomaly, {"standard_evaluation.inverters.class0": "stage:gans/class0"}, "gans/class0 trains a gan; name a st"),
         (anomaly, {"standard_evaluation.inverters.class3": "stage:gans/class7"}, "stage:gans/class0, stage:gans/clas"),
         (anomaly, {"standard_evaluation.gans.class3": "stage:standard_inverters/class3"}, "trains an inverter; name"),
     ],
 )
 def test_check_rejects_what_only_a_later_stage_uses(config, changes, message, tmp_path):
-    args = {quickstart: "options=width:4", anomaly: "adgan=true,classes=0+3,dataset=photos"}[config]
-    config = config.get_config(f"smoke=True,{args}")
+    args = {quickstart: ",options=width:4", anomaly: ",adgan=true,classes=0+3,dataset=photos", table2: ""}[config]
+    config = config.get_config(f"smoke=True{args}")
     for name, value in changes.items():
         config.update_from_flattened_dict({f"stages.{name}": value})
     assert message in run(config, tmp_path / "run")
+
+
+def test_check_rejects_an_extra_that_later_stages_cannot_use(tmp_path):
+    np.savez(tmp_path / "other.npz", image=np.zeros((8, 8, 8, 3), np.uint8), label=np.arange(500, 508))
+    config = quickstart.get_config("smoke=True,options=width:4")
+    config.stages.robust_encoder.data.extra.name = f"npz:{tmp_path}/other.npz"
+    assert "has classes that photos lacks" in run(config, tmp_path / "run")
+    np.savez(tmp_path / "few.npz", image=np.zeros((1, 8, 8, 3), np.uint8), label=[0])
+    config.stages.robust_encoder.data.extra.update({"name": f"npz:{tmp_path}/few.npz", "share": 0.5})
+    assert "is more than the 1 training examples" in run(config, tmp_path / "run")
+
+
+def test_check_rejects_a_class_that_fills_no_batch(tmp_path):
+    """The second one; the first has images enough."""
+    for name, count in (("a", 40), ("b", 3)):
+        for split in ("train", "test"):
+            (tmp_path / "set" / split / name).mkdir(parents=True)
+            for i in range(count):
+                Image.fromarray(np.full((8, 8, 3), i, np.uint8)).save(tmp_path / "set" / split / name / f"{i}.png")
+    config = anomaly.get_config(f"smoke=True,dataset=folder:{tmp_path}/set,classes=0+1")
+    for name in ("standard", "robust"):
+        config.stages[f"{name}_inverters"].data.num_train = 0
+    assert "class 1: batch_size=8 is more than the 3 training examples" in run(config, tmp_path / "run")
 
 
 def test_check_rejects_a_wrong_layer_before_any_stage(tmp_path):

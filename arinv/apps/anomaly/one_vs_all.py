@@ -58,11 +58,11 @@ def check(config: ConfigDict) -> None:
 
 
 def check_inputs(run: Run) -> None:
-    """Checks that the data has the images that the evaluation needs.
+    """Checks, before any stage runs, that stages train the networks, and that the data has the images that are needed.
 
     Raises:
-      UserError: a class without a test image or a training image, or with all test images, or inverters of another
-        image size.
+      UserError: a class without a test image or a training image, or with all test images, or stages that train other
+        networks or for images of another size.
     """
     config = run.config
     for label in config.classes:

@@ -106,6 +106,7 @@ def check_inputs(run: Run) -> None:
     """
     for name in run.config.order:
         run.check_network(run.config.entries[name], kind=DENOISER)
+    measurement.check_inputs(run)
     for reference in _references(run.config):
         place = expanded(reference.removeprefix(_FOLDER))
         if reference.startswith(_FOLDER) and place.is_dir():

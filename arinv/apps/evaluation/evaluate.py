@@ -53,12 +53,13 @@ def check(config: ConfigDict) -> None:
 
 
 def check_inputs(run: Run) -> None:
-    """Checks that the stage that trains the network uses images of this task's size.
+    """Checks, before any stage runs, that the networks exist and fit, or will once their stages are complete.
 
     Raises:
-      UserError: it uses another size.
+      UserError: no checkpoint, or one of another kind or image size.
     """
     run.check_network(run.config.checkpoint, kind=(CLASSIFIER, INVERTER))
+    measurement.check_inputs(run)
 
 
 def run(run: Run) -> dict[str, Any]:

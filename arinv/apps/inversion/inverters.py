@@ -3,6 +3,7 @@
 from ml_collections import ConfigDict
 
 from arinv.errors import UserError
+from arinv.experiment import measurement
 from arinv.experiment.descriptions import check_trained_size
 from arinv.experiment.run import Run
 from arinv.experiment.trained import INVERTER, Trained
@@ -41,7 +42,9 @@ def check_networks(run: Run) -> None:
     """Checks, before any stage runs, that every inverter exists, or is trained by an earlier stage.
 
     Raises:
-      UserError: one does not, or is another network.
+      UserError: one does not, or is another network, or that of a metric is no classifier.
     """
     for name in run.config.order:
         run.check_network(run.config.inverters[name], kind=INVERTER)
+    if run.config.get("metrics"):
+        measurement.check_inputs(run)

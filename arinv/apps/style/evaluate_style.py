@@ -28,6 +28,7 @@ from arinv.experiment.measurement import (
     OWN,
     MetricNetwork,
     check_metric_network,
+    check_planned_network,
     load_metric_network,
     variant_text,
 )
@@ -53,6 +54,15 @@ def check(config: ConfigDict) -> None:
     if not config.stylized:
         raise UserError("stylized is empty; name the workdir of a stylization")
     check_metric_network(config, _field(config), "gram")
+
+
+def check_inputs(run: Run) -> None:
+    """Checks, before any stage runs, that a stage which trains the network of the metric trains a classifier.
+
+    Raises:
+      UserError: it trains another network, or none.
+    """
+    check_planned_network(run, _field(run.config))
 
 
 def run(run: Run) -> dict[str, Any]:

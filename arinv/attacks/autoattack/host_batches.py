@@ -39,14 +39,15 @@ class Buckets(NamedTuple):
 
         Args:
           remaining: number of images.
-          passes: passes through the model that each of them takes until the end of the attack. Where rows of padding
-            would take longer than a compilation, small sizes are used too.
+          passes: passes through the model that each of them takes until the end of the attack. Small sizes are used
+            where rows of padding would take longer than their compilations.
         """
         if remaining >= self.sizes[0]:
             return self.sizes[0]
-        all_sizes = (*self.sizes, *self.small_sizes)
-        saved = _num_rows(self.sizes, remaining) - _num_rows(all_sizes, remaining)
-        return _next_size(all_sizes if saved * passes >= _COMPILATION else self.sizes, remaining)
+        sizes, small = _split(self.sizes, remaining), _split((*self.sizes, *self.small_sizes), remaining)
+        compiled = len({*small} - {*self.sizes})
+        saved = sum(sizes) - sum(small)
+        return small[0] if compiled and saved * passes >= compiled * _COMPILATION else sizes[0]
 
     def put(self, batch: Mapping[str, np.ndarray], size: int) -> Mapping[str, Array]:
         """Returns a host batch on devices, padded to a size; "label" is -1 in the padding, the rest is 0."""
@@ -57,18 +58,12 @@ class Buckets(NamedTuple):
         return self.place(padded)
 
 
-def _next_size(sizes: tuple[int, ...], remaining: int) -> int:
-    """Returns the size of the next batch of images that are fewer than the largest size."""
+def _split(sizes: tuple[int, ...], remaining: int) -> list[int]:
+    """Returns the sizes of all batches of images that are fewer than the largest size."""
     holding = min(size for size in sizes if size >= remaining)
     smaller = max((size for size in sizes if size <= remaining), default=holding)
-    split = smaller + (_num_rows(sizes, remaining - smaller) if remaining > smaller else 0)
-    return smaller if split <= _SPLIT_BELOW * holding else holding
-
-
-def _num_rows(sizes: tuple[int, ...], remaining: int) -> int:
-    """Returns the rows of all batches of images that are fewer than the largest size."""
-    size = _next_size(sizes, remaining)
-    return size + (_num_rows(sizes, remaining - size) if remaining > size else 0)
+    split = [smaller, *(_split(sizes, remaining - smaller) if remaining > smaller else [])]
+    return split if sum(split) <= _SPLIT_BELOW * holding else [holding]
 
 
 def make_buckets(
@@ -100,15 +95,13 @@ def make_buckets(
     sizes = [batch_size]
     while sizes[-1] % (2 * multiple_of) == 0 and sizes[-1] // 2 >= smallest_batch:
         sizes.append(sizes[-1] // 2)
-    small_sizes = (
-        [sizes[-1] // 2**i for i in range(1, sizes[-1].bit_length())] if jax.default_backend() == "cpu" else []
-    )
-    small_sizes = [sizes[-1]]
+    small_sizes, size = [], sizes[-1]
     # Elsewhere than on CPUs a batch of one image takes as long as one of eight.
-    while jax.default_backend() == "cpu" and small_sizes[-1] % (2 * multiple_of) == 0:
-        small_sizes.append(small_sizes[-1] // 2)
+    while jax.default_backend() == "cpu" and size % (2 * multiple_of) == 0:
+        size //= 2
+        small_sizes.append(size)
     place = place or functools.partial(jax.tree.map, jnp.asarray)
-    return Buckets(tuple(sizes), place, tuple(small_sizes[1:]))
+    return Buckets(tuple(sizes), place, tuple(small_sizes))
 
 
 def as_pytree(logits_fn: LogitsFn) -> jax.tree_util.Partial:

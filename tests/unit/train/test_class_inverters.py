@@ -36,7 +36,7 @@ def test_check_refuses_no_class():
 
 
 def test_plan_covers_every_class():
-    planned = plan._trainings(stages.expand(anomaly.get_config(ARGUMENTS), pathlib.Path("runs/x"), TASKS), TASKS)
+    planned = plan._split(stages.expand(anomaly.get_config(ARGUMENTS), pathlib.Path("runs/x"), TASKS), TASKS)
     inverters = [folder.as_posix() for folder, stage in planned.items() if stage.task == "inverter"]
     assert inverters == [f"runs/x/{name}_inverters/class{label}" for name in ("standard", "robust") for label in (0, 3)]
     assert all(TASKS[stage.task].is_training for stage in planned.values() if "optimizer" in stage)
