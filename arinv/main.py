@@ -21,8 +21,16 @@ from arinv.tasks import TASKS
 
 
 def run(config: ConfigDict, workdir: pathlib.Path) -> None:
-    """Runs a task, or every stage of an experiment that is not complete yet: `stages.run` with arinv's tasks."""
+    """Runs a task, or every stage of an experiment that is not complete yet: `stages.run` with arinv's tasks.
+
+    Raises:
+      UserError: as `stages.run`, no device of the platform, or several processes of JAX that arinv has not started.
+    """
     parallel.count_devices()  # raises where JAX_PLATFORMS names a platform without devices
+    if (count := jax.process_count()) != distributed.count():  # noqa: TID251
+        raise UserError(
+            f"JAX runs in {count} processes, arinv in {distributed.count()}; start each of them with --distributed=on"
+        )
     stages.run(config, workdir, TASKS)
 
 

@@ -161,6 +161,12 @@ def test_check_rejects_a_class_that_fills_no_batch(tmp_path):
     assert "class 1: batch_size=8 is more than the 3 training examples" in run(config, tmp_path / "run")
 
 
+def test_run_rejects_processes_that_jax_has_joined_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr(jax, "process_count", lambda: 4)
+    message = run(classifier.get_config("smoke=True,options=width:4"), tmp_path / "run")
+    assert message == "JAX runs in 4 processes, arinv in 1; start each of them with --distributed=on"
+
+
 def test_check_rejects_a_wrong_layer_before_any_stage(tmp_path):
     assert "conv5" in run(inverter.get_config("smoke=True,layer=conv6"), tmp_path / "run")
     assert "table_a4" in run(_with(inverter.get_config("encoder=alexnet"), "encoder.generator", "a4"), tmp_path / "run")
