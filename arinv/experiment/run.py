@@ -20,7 +20,7 @@ from ml_collections import ConfigDict
 import arinv
 from arinv import attacks, data, distributed, parallel
 from arinv.errors import RadiusWarning, UserError, unknown
-from arinv.experiment import descriptions, inputs, loading, workdirs
+from arinv.experiment import descriptions, loading, references, workdirs
 from arinv.experiment.cache import ResultCache, cache_key
 from arinv.experiment.checkpoint import article
 from arinv.experiment.report import Table, write_report
@@ -297,7 +297,7 @@ class Run:
         Raises:
           UserError: it is.
         """
-        inputs.check_outside(self.config, self.workdir, reads_paths=self.task.reads_paths)
+        references.check_outside(self.config, self.workdir, reads_paths=self.task.reads_paths)
         workdirs.check(self.config, self.workdir, is_independent=self.task.is_independent)
 
     def check_unchanged(self) -> None:
@@ -306,7 +306,7 @@ class Run:
         Raises:
           UserError: naming what has changed.
         """
-        inputs.check_unchanged(self.config, self.workdir, reads_paths=self.task.reads_paths)
+        references.check_unchanged(self.config, self.workdir, reads_paths=self.task.reads_paths)
 
     def begin(self) -> None:
         """Writes the config into the workdir; call it once all inputs have been read.
@@ -318,7 +318,7 @@ class Run:
         if distributed.index() == 0:
             self.check_workdir()
             workdirs.write_config(self.config, self.workdir)
-            origin = inputs.record(self.config, self.workdir, reads_paths=self.task.reads_paths)
+            origin = references.record(self.config, self.workdir, reads_paths=self.task.reads_paths)
         self._origin = distributed.broadcast(origin)
 
     def cache(self, folder: str, *parts: str | np.ndarray, files: Sequence[pathlib.Path] = ()) -> ResultCache:

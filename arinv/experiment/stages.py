@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 from arinv import data, distributed
 from arinv.errors import UserError, is_out_of_memory, unknown
-from arinv.experiment import inputs, lock, workdirs
+from arinv.experiment import lock, references, workdirs
 from arinv.experiment.output_files import remove_temporary
 from arinv.experiment.run import Run
 from arinv.experiment.task import Task, Tasks
@@ -102,7 +102,7 @@ def check(
     runs = [Run(stage, folder, stages, sources, tasks) for folder, stage in stages.items()]
     for run in runs:
         if distributed.index() == 0:  # on other hosts, network file systems may cache that a file was missing
-            inputs.check_local(run.config)
+            references.check_local(run.config)
             run.check_workdir()
             run.check_unchanged()
         if run.task.single_process and distributed.count() > 1:
@@ -112,7 +112,7 @@ def check(
         _check_level(config, workdir)
         _check_order(stages)
         pending = [run for run in runs if not workdirs.is_complete(run.workdir)]
-        inputs.check_runs({run.workdir: run.config for run in pending})
+        references.check_runs({run.workdir: run.config for run in pending})
         with distributed.alone():
             for run in pending:
                 run.task.check_inputs(run)

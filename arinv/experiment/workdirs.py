@@ -1,7 +1,7 @@
 """Workdirs: the config and results of a task, and references between workdirs.
 
 config.json      the config, written first; a run with another config is refused
-inputs.json      hashes of the earlier runs, files and images that the config names, see `inputs`
+inputs.json      hashes of the earlier runs, files and images that the config names, see `references`
 results.json     written last, so it marks the task as complete
 """
 

@@ -13,7 +13,7 @@ from configured import configure
 
 from arinv import command_line, main
 from arinv.errors import UserError
-from arinv.experiment import inputs, workdirs
+from arinv.experiment import references, workdirs
 from configs import classifier, evaluate, quickstart, stylize
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -280,7 +280,7 @@ def test_urls_in_a_config_are_refused_before_any_work(tmp_path):
         assert shown in str(error.value) and not (tmp_path / "run").exists()
     report = quickstart.get_config().stages.report
     report.text = "https://example.org"
-    inputs.check_local(report)
+    references.check_local(report)
 
 
 def test_an_order_that_names_no_stage_is_one_line(tmp_path):

@@ -9,7 +9,7 @@ import pytest
 
 from arinv import command_line
 from arinv.errors import UserError
-from arinv.experiment import inputs, workdirs
+from arinv.experiment import references, workdirs
 from launch import local_processes
 from launch.benchmarks import __main__ as benchmarks
 from launch.benchmarks import accelerator
@@ -94,7 +94,7 @@ def check_references(config):
         for name, value in workdirs.flatten(workdirs.plain(stage)).items():
             texts = value if isinstance(value, list) else [value]
             if any(str(text).startswith(("stage:", "zoo:", "runs/")) for text in texts):
-                assert inputs.role(name), f"{name}={value} is no row of inputs.FIELDS"
+                assert references.role(name), f"{name}={value} is no row of references.FIELDS"
 
 
 def check_pytest(arguments):

@@ -10,7 +10,7 @@ from PIL import Image
 from arinv import data
 from arinv.data.slices import make_blobs
 from arinv.errors import UserError
-from arinv.experiment import inputs
+from arinv.experiment import references
 
 
 def images_of(name, split, **options):
@@ -124,7 +124,7 @@ def test_slices_of_several_pages_are_refused(tmp_path):
 def test_a_workdir_among_the_slices_is_refused(tmp_path):
     config = ConfigDict({"task": "gan", "data": {"name": f"volume:{tmp_path}"}})
     with pytest.raises(UserError, match="so it would read its own outputs"):
-        inputs.check_outside(config, tmp_path / "run")
+        references.check_outside(config, tmp_path / "run")
 
 
 def test_segmented_volumes_of_every_type_are_the_same(tmp_path):

@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 import arinv
 from arinv import data, models, parallel, paths
 from arinv.errors import TemporaryError, UserError
-from arinv.experiment import checkpoint, inputs, workdirs
+from arinv.experiment import checkpoint, references, workdirs
 from arinv.experiment.checkpoint import Checkpoints
 from arinv.experiment.output_files import write_png
 from arinv.experiment.run import Run
@@ -364,9 +364,9 @@ def test_check_runs_names_the_field(saved, tmp_path):
     shutil.copytree(directory, tmp_path / "exp" / "encoder")
     config = make_config(encoder={"checkpoint": str(tmp_path / "exp")})
     with pytest.raises(UserError, match="encoder.checkpoint: no checkpoint in .*exp: it holds 1 run; write one"):
-        inputs.check_runs({tmp_path / "run": config})
+        references.check_runs({tmp_path / "run": config})
     config.encoder.checkpoint = str(tmp_path / "exp" / "encoder")
-    inputs.check_runs({tmp_path / "run": config})
+    references.check_runs({tmp_path / "run": config})
 
 
 @pytest.mark.parametrize("text", ["[]", "null", "{}", '{"kind": 3}'])

@@ -1,4 +1,4 @@
-"""Inputs: the earlier runs, files and images that a config names, checked before a run and compared at its resume."""
+"""References: the earlier runs, files and images that a config names, checked before a run, compared at its resume."""
 
 import contextlib
 import enum

@@ -2,7 +2,7 @@
 
 import pytest
 
-from arinv.experiment.inputs import Role, role
+from arinv.experiment.references import Role, role
 from arinv.tasks import TASKS
 
 
