@@ -5,7 +5,7 @@ machine, both to be started again; 130 after Ctrl-C. For several processes see l
 """
 
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -39,8 +39,8 @@ def check(config: ConfigDict, workdir: pathlib.Path) -> dict[pathlib.Path, Confi
     return stages.check(config, workdir, TASKS)
 
 
-def plan(config: ConfigDict, workdir: pathlib.Path | None, **options: Any) -> list[str]:
-    """Plans a run and returns the lines of the plan: `plan.write` with arinv's tasks."""
+def plan(config: ConfigDict, workdir: pathlib.Path | None, **options: Any) -> Iterator[str]:
+    """Plans a run and yields the lines of the plan: `plan.write` with arinv's tasks."""
     return plans.write(stages.expand(config, workdir or pathlib.Path.cwd(), TASKS), workdir, TASKS, **options)
 
 
@@ -85,12 +85,8 @@ def _print_plan(command: Command) -> None:
         jax.config.update("jax_num_cpu_devices", command.options["devices"])
     parallel.count_devices()  # raises
     accelerator, utilization = command.options["accelerator"] or "", command.options["utilization"]
-
-    def show(line: str) -> None:
-        if jax.process_index() == 0:  # noqa: TID251
-            print(line, flush=True)
-
-    plan(command.config, command.workdir, accelerator=accelerator, utilization=utilization, show=show)
+    for line in plan(command.config, command.workdir, accelerator=accelerator, utilization=utilization):
+        print(line, flush=True)
 
 
 def _code(error: BaseException) -> int:

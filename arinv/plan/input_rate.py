@@ -16,6 +16,7 @@ from PIL import Image
 from arinv import data
 from arinv.data import decoding
 from arinv.data.batches import MAX_BYTES_IN_MEMORY
+from arinv.experiment.run import channels_of
 
 _TYPICAL = (375, 500)  # height and width of photographs such as ImageNet's, JPEG
 _EXAMPLES, _BATCH = 256, 32
@@ -62,18 +63,18 @@ def measure(
     crop = {name: tuple(limits) for name, limits in fields.get("resized_crop", {}).items()}
     source = _SyntheticSource(fields.name, fields.image_size, data.ORIGINAL if crop else fields.resize)
     height, width = source.stored_size if crop else (fields.image_size, fields.image_size)
-    in_memory = 0 < num_examples * height * width * 3 <= MAX_BYTES_IN_MEMORY
+    in_memory = 0 < num_examples * height * width * channels_of(config) <= MAX_BYTES_IN_MEMORY
     stored = f"{width} x {height} px, decoded once" if in_memory else source.title
     if in_memory and not crop:
         size = fields.image_size
         images_u8 = np.broadcast_to(source[0]["image"], (_EXAMPLES, size, size, 3))
         source = {"image": images_u8, "label": np.zeros(_EXAMPLES, np.int32)}
-    size, num_skipped = (1, 1) if host_features else (_BATCH, 8)  # SIFT of an image takes a second
+    size, num_first = (1, 1) if host_features else (_BATCH, 8)  # SIFT of an image takes a second
     batches = data.train_batches(source, batch_size=size, seed=0, in_memory=in_memory, resized_crop=crop)
     if host_features:
         shifts = itertools.count()  # other images each time: features of one that was seen may be kept
         batches = data.ExtendedBatches(batches, lambda images: host_features(np.roll(images, next(shifts), axis=2)))
-    for _ in range(num_skipped):  # fills the prefetch buffers
+    for _ in range(num_first):  # fills the prefetch buffers
         next(batches)
     wall, cpu, count = time.perf_counter(), time.process_time(), 0
     seconds = _SECONDS if seconds is None else seconds

@@ -11,10 +11,11 @@ import json
 import pathlib
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 from ml_collections import ConfigDict
 
 from arinv import _xla, data
@@ -31,7 +32,7 @@ from arinv.train.accelerators import Accelerator
 _DEFAULT_ACCELERATOR = "h100"
 _MAX_DEVICES_PER_PROCESS = 8  # where devices are virtual
 # Fields of a config that do not affect the compiled step.
-_FREE = ("title", "seed", "log", "reference", "mesh", "watch", "num_epochs", "num_steps")
+_FREE = ("title", "seed", "log", "reference", "num_epochs", "num_steps")
 _UNITS = {2**40: "TiB", 2**30: "GiB", 2**20: "MiB", 2**10: "KiB"}
 _PREFIXES = {1e18: "E", 1e15: "P", 1e12: "T", 1e9: "G", 1e6: "M", 1e3: "k"}
 
@@ -55,9 +56,8 @@ def write(
     *,
     accelerator: str = "",
     utilization: float = 0.3,
-    show: Callable[[str], None] = lambda line: None,
-) -> list[str]:
-    """Plans a run on the devices of JAX, writes plan.json to the workdir, and returns the plan as lines of text.
+) -> Iterator[str]:
+    """Plans a run on the devices of JAX, writes plan.json to the workdir, and yields the plan as lines of text.
 
     Args:
       stages: workdir -> config of every stage, as returned by `stages.expand`.
@@ -65,45 +65,37 @@ def write(
       tasks: the table of tasks, `arinv.tasks.TASKS`.
       accelerator: a key of arinv.train.accelerators; empty for the local device, or an H100 where that is unknown.
       utilization: share of its peak that is reached, 0 to 1.
-      show: called with each line as soon as it is available.
 
     Raises:
       UserError: a mistake in the config, or an unknown accelerator.
     """
     name = accelerator or accelerators.name_of(jax.devices()[0].device_kind) or _DEFAULT_ACCELERATOR
     assumptions = Assumptions(accelerators.accelerator(name), utilization)
-    text: list[str] = []
-
-    def add(lines: Sequence[str]) -> None:
-        for line in lines:
-            text.append(line)
-            show(line)
-
-    stages = _split(stages, tasks)
-    plans = plan_stages(stages, tasks, assumptions, show=lambda plan: add(stage_lines(plan)))
-    if workdir is not None and jax.process_index() == 0:  # noqa: TID251
+    stages, plans = _split(stages, tasks), []
+    for plan in plan_stages(stages, tasks, assumptions):
+        plans.append(plan)
+        yield from stage_lines(plan)
+    if workdir is not None:
         try:
             write_json(workdir / "plan.json", plans)
         except OSError as error:
             raise UserError(f"workdir {workdir} cannot be written: {error.strerror}") from error
-    add(summary_lines(plans, [folder.name for folder, stage in stages.items() if not tasks[stage.task].is_training]))
-    return text
+    others = [folder.name for folder, stage in stages.items() if not tasks[stage.task].is_training]
+    yield from summary_lines(plans, others)
 
 
 def plan_stages(
     stages: Mapping[pathlib.Path, ConfigDict],
     tasks: Tasks,
     assumptions: Assumptions,
-    show: Callable[[dict[str, Any]], None] = lambda plan: None,
-) -> list[dict[str, Any]]:
-    """Returns the plan of every training stage, plain JSON.
+) -> Iterator[dict[str, Any]]:
+    """Yields the plan of every training stage, plain JSON.
 
     Args:
       stages: workdir -> config of every stage, in order; nothing is read from or written to the workdirs, except
         checkpoints of encoders that no stage trains.
       tasks: the table of tasks.
       assumptions: assumptions of the times.
-      show: called with the plan of each stage as soon as it is available.
 
     Raises:
       UserError: a mistake in a config.
@@ -113,12 +105,11 @@ def plan_stages(
     runs = [run for run in runs if run.task.is_training]
     for run in runs:
         run.task.check(run.config)
-    plans, cache = [], {}
-    with _conv_form(assumptions.accelerator):
-        for run in runs:
-            plans.append(_plan(run, assumptions, cache))
-            show(plans[-1])
-    return plans
+    cache: dict[str, Any] = {}
+    for run in runs:
+        with _conv_form(assumptions.accelerator):
+            plan = _plan(run, assumptions, cache)
+        yield plan
 
 
 def _long(run: Run) -> Run:
@@ -153,7 +144,7 @@ def _plan(run: Run, assumptions: Assumptions, cache: dict[str, Any]) -> dict[str
     seconds = _seconds(config, step, mesh, assumptions)
     input_plan = input_rate.limits(
         _input_rate(config, info, setup, cache),
-        num_processes=max(jax.process_count(), -(-mesh.size // _MAX_DEVICES_PER_PROCESS)),  # noqa: TID251
+        num_processes=-(-mesh.size // _MAX_DEVICES_PER_PROCESS),
         batch_size=config.batch_size,
         seconds=seconds,
     )
@@ -217,8 +208,7 @@ def compile_step(config: ConfigDict, setup: training.TrainSetup, mesh: jax.shard
       setup: networks and step of the training.
       mesh: the devices.
     """
-    if jax.process_index() == 0:  # noqa: TID251
-        print(f"compiling {config.title} for {mesh.size} device(s)", file=sys.stderr, flush=True)
+    print(f"compiling {config.title} for {mesh.size} device(s)", file=sys.stderr, flush=True)
     arguments, twice = (_arguments(config, setup, mesh, factor) for factor in (1, 2))
     call = loop.make_call(setup.step_on(mesh), arguments[0], mesh, num_steps=training.steps_per_call(config))
     traced = call.trace(*arguments)
@@ -252,7 +242,7 @@ def _input_rate(
     config: ConfigDict, info: data.SourceInfo, setup: training.TrainSetup, cache: dict[str, Any]
 ) -> input_rate.InputRate:
     fields = workdirs.plain(config.data)
-    names = ("name", "image_size", "resize", "resized_crop", "num_workers")
+    names = ("name", "image_size", "channels", "resize", "resized_crop", "num_workers")
     features = config.encoder.to_dict() if setup.host_features else None
     key = json.dumps([[fields.get(name) for name in names], info.num_examples, features])
     if key not in cache:
@@ -274,13 +264,17 @@ def _conv_form(accelerator: Accelerator | None) -> Iterator[None]:
 
 
 def _arguments(config, setup, mesh, factor: int = 1, *, single: bool = False) -> tuple:
+    size, channels, extra = config.data.image_size, channels_of(config), {}
+    if setup.host_features:
+        extra = setup.host_features(np.zeros((1, size, size, channels), np.uint8))
     return loop.abstract_arguments(
         setup.init,
         setup.frozen,
         mesh,
         batch_size=factor * config.batch_size,
-        image_size=config.data.image_size,
-        channels=channels_of(config),
+        image_size=size,
+        channels=channels,
+        extra={name: jax.ShapeDtypeStruct(array.shape[1:], array.dtype) for name, array in extra.items()},
         num_steps=1 if single else training.steps_per_call(config),
     )
 

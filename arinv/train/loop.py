@@ -252,6 +252,7 @@ def abstract_arguments(
     batch_size: int,
     image_size: int,
     channels: int = 3,
+    extra: Mapping[str, jax.ShapeDtypeStruct] = MappingProxyType({}),
     num_steps: int = 1,
 ) -> tuple:
     """Returns shapes and placement of a call's arguments, (state, batch, key, *frozen), to compile it without data.
@@ -263,6 +264,7 @@ def abstract_arguments(
       batch_size: size of the global batch.
       image_size: side of the images, in pixels.
       channels: channels of the images.
+      extra: further arrays of the batches, of one image each.
       num_steps: steps in one call.
     """
     key = jax.eval_shape(lambda: jax.random.key(0))
@@ -270,11 +272,15 @@ def abstract_arguments(
     rows, stacked = (batch_size,), num_steps > 1
     leading = (num_steps,) if stacked else ()
     split, everywhere = parallel.batch_sharding(mesh, stacked=stacked), parallel.replicated(mesh)
-    shape = (image_size, image_size, channels)
+    example = {
+        "image": jax.ShapeDtypeStruct((image_size, image_size, channels), jnp.uint8),
+        "label": jax.ShapeDtypeStruct((), jnp.int32),
+        "mask": jax.ShapeDtypeStruct((), jnp.float32),
+        **extra,
+    }
     batch = {
-        "image": jax.ShapeDtypeStruct((*leading, *rows, *shape), jnp.uint8, sharding=split),
-        "label": jax.ShapeDtypeStruct((*leading, *rows), jnp.int32, sharding=split),
-        "mask": jax.ShapeDtypeStruct((*leading, *rows), jnp.float32, sharding=split),
+        name: jax.ShapeDtypeStruct((*leading, *rows, *array.shape), array.dtype, sharding=split)
+        for name, array in example.items()
     }
     state = jax.tree.map(_with_sharding, state, parallel.state_shardings(state, mesh))
     frozen = jax.tree.map(lambda leaf: _with_sharding(leaf, everywhere), frozen)

@@ -16,6 +16,7 @@ from arinv import main
 from arinv.data import published
 from arinv.errors import UserError
 from arinv.experiment import workdirs
+from arinv.experiment.run import Run
 from arinv.plan import cost, input_rate, plan
 from arinv.tasks import TASKS
 from arinv.train import accelerators, flops, loop, training
@@ -30,7 +31,7 @@ def plan_of(config, folder, *assumptions):
     stages = {folder: config}
     if "stages" in config:
         stages = {folder / name: config.stages[name] for name in config.order}
-    return plan.plan_stages(stages, TASKS, *(assumptions or [plan.Assumptions()]))
+    return [*plan.plan_stages(stages, TASKS, *(assumptions or [plan.Assumptions()]))]
 
 
 def small_config(**changes):
@@ -274,7 +275,10 @@ def test_plan_stages_compiles_equal_steps_once(tmp_path, monkeypatch):
 
     monkeypatch.setattr(plan, "compile_step", recording)
     monkeypatch.setattr(input_rate, "_SECONDS", 0.01)
-    plans = plan.plan_stages(stages, TASKS, plan.Assumptions(), show=lambda planned: events.append(planned["stage"]))
+    plans = []
+    for planned in plan.plan_stages(stages, TASKS, plan.Assumptions()):
+        plans.append(planned)
+        events.append(planned["stage"])
     assert [planned["task"] for planned in plans] == ["classifier"] * 2 + ["denoiser"] * 2
     assert events == [
         "compiled standard encoder", "standard_encoder", "compiled robust encoder", "robust_encoder",
@@ -358,11 +362,11 @@ def test_command_writes_a_plan_and_the_workdir_stays_usable(tmp_path):
 
 def test_plan_reports_mistakes(tmp_path):
     with pytest.raises(UserError, match="unknown accelerator 'h1000'; known: .*Did you mean 'h100'"):
-        main.plan(small_config(), None, accelerator="h1000")
+        next(main.plan(small_config(), None, accelerator="h1000"))
     with pytest.raises(UserError, match="batch_size 12"):
-        main.plan(small_config(batch_size=12), None)
+        next(main.plan(small_config(batch_size=12), None))
     with pytest.raises(UserError, match="no checkpoint in"):
-        main.plan(inverter.get_config(f"smoke=True,encoder_checkpoint={tmp_path}/none"), None)
+        next(main.plan(inverter.get_config(f"smoke=True,encoder_checkpoint={tmp_path}/none"), None))
 
 
 def test_name_of_matches_names_of_devices():
@@ -389,3 +393,25 @@ def test_plan_of_a_dataset_of_unknown_size_accepts_every_schedule(tmp_path):
     config.optimizer.schedule.update(name="step", every_epochs=0.5, factor=0.1)
     config.num_steps = 5
     assert any("the size of folder" in line for line in main.plan(config, None))
+
+
+@pytest.mark.parametrize("changes", [{"mesh.fsdp": 8, "mesh.data": 1}, {"watch.action": "switch"}])
+def test_plan_compiles_steps_that_differ_by_mesh_or_watch(changes):
+    """Two such stages of one experiment have plans of their own."""
+    stage, other = small_config(), small_config(**changes)
+    setup = training.TrainSetup({}, {}, None, None, None, {})
+    assert plan._step_key(stage, setup) != plan._step_key(other, setup)
+
+
+def test_plan_of_features_from_the_host_has_them_in_the_batch(tmp_path):
+    config = inverter.get_config("smoke=True,encoder=sift_skimage,image_size=64,loss=euclidean")
+    stage = config.stages.inverter
+    run = Run(stage, tmp_path, tasks=TASKS)
+    info = training.published_info(stage)
+    setup = run.task.module.build(run, run.task.plan_frozen(run), info, 4)
+    _, batch, *_ = plan._arguments(stage, setup, run.mesh)
+    rows = stage.batch_size
+    assert {"features", "places", "keypoints"} <= set(batch)
+    assert batch["features"].shape[0] == rows and batch["keypoints"].shape == (rows,)
+    step = loop.make_call(setup.step_on(run.mesh), plan._arguments(stage, setup, run.mesh)[0], run.mesh)
+    assert "callback" not in step.lower(*plan._arguments(stage, setup, run.mesh)).as_text()
