@@ -246,10 +246,8 @@ def train_batches(
         raise UserError('resized_crop needs a source opened with resize="original"; arrays have images of one size')
     if resized_crop:
         return _cropped_batches(source, order, resized_crop, in_memory, num_workers, progress)
-    if arrays is None:
-        size = num_examples * source.info.image_size**2 * source.info.channels
-        if in_memory or (in_memory is None and size <= MAX_BYTES_IN_MEMORY):
-            arrays = load_arrays(source, progress=progress)
+    if arrays is None and (in_memory or (in_memory is None and _fits_in_memory(source))):
+        arrays = load_arrays(source, progress=progress)
     if arrays is not None:
         return TrainBatches(order, functools.partial(_memory_batches, arrays, order))
     return TrainBatches(order, functools.partial(_streamed_batches, TrainExamples(source, order, {}), num_workers))
@@ -434,13 +432,16 @@ def eval_batches(
     *,
     batch_size: int,
     rows: np.ndarray | None = None,
+    in_memory: bool | None = None,
 ) -> EvalBatches:
     """Returns the batches of one pass in order; all processes together see each example once.
 
     Args:
-      source: examples, from `open_source` (decoded on every pass) or, as arrays, from `load_arrays`.
+      source: examples, from `open_source` or, as arrays, from `load_arrays`.
       batch_size: number of examples of the global batch, over all processes.
       rows: rows of each global batch that belong to this process, ascending (`parallel.process_rows`); None: all.
+      in_memory: whether to decode all images once and keep them as uint8 arrays, instead of on every pass; None: if
+        the arrays take 2 GB or less.
 
     Returns:
       An iterable with a length, the same in every process. The last batch is padded with black
@@ -449,7 +450,15 @@ def eval_batches(
     Raises:
       UserError: a batch_size below 1.
     """
-    return EvalBatches(source, batch_size, _rows(batch_size, rows))
+    rows = _rows(batch_size, rows)
+    if not isinstance(source, dict) and (in_memory or (in_memory is None and _fits_in_memory(source))):
+        source = load_arrays(source)
+    return EvalBatches(source, batch_size, rows)
+
+
+def _fits_in_memory(source: Source) -> bool:
+    """Returns whether the images of a source, all of one size, may be kept as arrays."""
+    return len(source) * source.info.image_size**2 * source.info.channels <= MAX_BYTES_IN_MEMORY
 
 
 def _rows(batch_size: int, rows: np.ndarray | None) -> np.ndarray:

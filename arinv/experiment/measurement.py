@@ -355,11 +355,12 @@ def sample_distance(
     Returns:
       {"fid": the distance, "variant": its name in results}.
     """
-    sample = jax.jit(lambda key: jnp.clip(generator.sample(key, batch_size), 0, 1))
-    batches = data.eval_batches(data.load_arrays(source), batch_size=batch_size)
+    draw, decode_fn = generator.module.draw, generator.decode_fn
+    sample = jax.jit(lambda decode_fn, key: jnp.clip(decode_fn(draw(key, batch_size)), 0, 1))
+    batches = data.eval_batches(source, batch_size=batch_size)
     masks = [batch["mask"] for batch in batches]
     real = network.moments((to_float(batch["image"]), batch["mask"]) for batch in batches)
-    fake = network.moments((sample(jax.random.fold_in(key, i)), mask) for i, mask in enumerate(masks))
+    fake = network.moments((sample(decode_fn, jax.random.fold_in(key, i)), mask) for i, mask in enumerate(masks))
     return {"fid": metrics.moments_distance(fake, real), "variant": network.whole_set_key("fid", real.count)}
 
 
