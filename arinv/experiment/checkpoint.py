@@ -183,28 +183,29 @@ class Checkpoints:
                 self._manager.close()
 
 
-def load_description(workdir: pathlib.Path, *, kind: str = "") -> Mapping[str, Any]:
+def load_description(workdir: pathlib.Path, *, kind: str | Sequence[str] = "") -> Mapping[str, Any]:
     """Returns the description of another run's networks, from its newest readable checkpoint.
 
     Args:
       workdir: directory of that run, an entry of the zoo, or the file of a network.
-      kind: required kind of network, such as "classifier"; empty for any.
+      kind: required kind of network, such as "classifier", or several; empty for any.
 
     Raises:
       UserError: no checkpoint, none that can be read, or one of another kind.
     """
-    workdir = zoo.network(workdir, (kind,))
+    kinds = (kind,) if isinstance(kind, str) else tuple(kind)
+    workdir = zoo.network(workdir, kinds)
     if exported.is_file(workdir):
         description = exported.load_description(workdir)
     else:
         description = newest_readable(_of_run(workdir), _read_description)[0]
-    if kind and description.get("kind") != kind:
+    if any(kinds) and description.get("kind") not in kinds:
         encoder = (paths.canonical(workdir) / str(description.get("encoder_workdir", ""))).resolve()
         runs = [encoder, *(path for path, _ in _runs_near(workdir))]
-        example = next((f", such as {run}" for run in runs if _kind_of(run) == kind), "")
+        example = next((f", such as {run}" for run in runs if _kind_of(run) in kinds), "")
+        needed = " or ".join(f"{article(name)}'s" for name in kinds)
         raise UserError(
-            f"{workdir} holds {article(description.get('kind'))}; name the workdir of "
-            f"{article(kind)}'s training{example}"
+            f"{workdir} holds {article(description.get('kind'))}; name the workdir of {needed} training{example}"
         )
     return description
 

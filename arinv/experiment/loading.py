@@ -61,9 +61,7 @@ def load(
     parallel.count_devices()  # raises
     workdir = zoo.resolve(reference) if zoo.is_reference(reference) else paths.expanded(reference, name="workdir")
     workdir = zoo.network(workdir, kinds)
-    description = checkpoint.load_description(workdir)
-    if any(kinds) and description.get("kind") not in kinds:
-        description = checkpoint.load_description(workdir, kind=kinds[-1])  # raises
+    description = checkpoint.load_description(workdir, kind=kinds)
     descriptions.check_fields(description, workdir)
     if image_size is not None and not allow_other_size:
         descriptions.check_trained_size(description, image_size, workdir)

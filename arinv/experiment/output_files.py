@@ -73,8 +73,9 @@ def write_json(path: pathlib.Path, value: Any) -> None:
 
 def write_png(path: pathlib.Path, image_u8: np.ndarray) -> None:
     """Writes a uint8 [H, W, 3] image as PNG, atomically."""
-    with replacing(path) as temporary:
-        Image.fromarray(image_u8).save(temporary, format="PNG")
+    buffer = io.BytesIO()
+    Image.fromarray(image_u8).save(buffer, format="PNG")
+    write_atomically(path, buffer.getvalue())
 
 
 def check_overwrites_none(workdir: pathlib.Path, outputs: Iterable[str], *, images: str) -> None:

@@ -75,7 +75,9 @@ class Trained:
         has_encoder = self.kind not in (GAN, AUTOENCODER)
         own = self.encoder.description["encoder"] if has_encoder else self.description[self.kind]["networks"]
         name = f"{'encoder' if has_encoder else 'networks'}={own!r}"
-        return f"Trained({self.kind!r}, {name}{layer}, image_size={self.image_size}, fingerprint={self.fingerprint!r})"
+        has_shapes = any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(self.variables))
+        state = "untrained" if has_shapes else f"fingerprint={self.fingerprint!r}"
+        return f"Trained({self.kind!r}, {name}{layer}, image_size={self.image_size}, {state})"
 
     @property
     def image_size(self) -> int:
