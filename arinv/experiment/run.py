@@ -207,7 +207,9 @@ class Run:
                 f"{reference} is of images of {other.channels} channels, data.channels is {own.channels}; give both one"
             )
 
-    def check_network(self, reference: str, *, kind: str | Sequence[str], image_size: int | None = None) -> None:
+    def check_network(
+        self, reference: str, *, kind: str | Sequence[str], image_size: int | None = None
+    ) -> Trained | None:
         """Checks, before any stage runs, that a field names a network of a kind, or a stage that trains one.
 
         Args:
@@ -215,13 +217,16 @@ class Run:
           kind: required kind of network, or several.
           image_size: side of the images that a finished network is applied to, in pixels; None for any.
 
+        Returns:
+          The network; None of a stage.
+
         Raises:
           UserError: as `load` and `check_planned`.
         """
-        if self.planned(reference) is not None:
-            self.check_planned(reference, kind=kind)
-        else:
-            self.load(reference, kind=kind, image_size=image_size)
+        if self.planned(reference) is None:
+            return self.load(reference, kind=kind, image_size=image_size)
+        self.check_planned(reference, kind=kind)
+        return None
 
     def open_data(self, split: str, *, resize: str = "") -> data.Source:
         """Returns the images of config.data.

@@ -227,6 +227,11 @@ def test_check_rejects_stages_of_different_image_sizes(tmp_path):
         ("paper/table7:smoke=true,standard_inverter=zoo:alexnet_small_standard/encoder", {}, "holds a classifier"),
         ("style:smoke=true,content=photos,style=photos,layers=fc6", {}, "fc6 has no positions"),
         ("autoencoder:smoke=true,options=base_width:32", None, "options=base_width:32 has no effect"),
+        (
+            "inverter:smoke=true,image_size=64",
+            {"evaluation.checkpoint": "zoo:alexnet_small_l2_1"},
+            "was trained on images of 32 px, but data.image_size is 64",
+        ),
     ],
 )
 def test_mistakes_in_later_stages_are_found_before_the_first(name, changes, message, tmp_path):
@@ -242,6 +247,25 @@ def test_mistakes_in_later_stages_are_found_before_the_first(name, changes, mess
             config.stages.update_from_flattened_dict({field: value})
     assert message in run(config, tmp_path / "run")
     assert not list((tmp_path / "run").glob("*/checkpoints"))
+
+
+@pytest.mark.parametrize(
+    ("task", "config", "message"),
+    [
+        ("autoattack", "autoattack:checkpoint={0},image_size=48", "images of 32 px"),
+        ("compare_inversion", "compare_inversion:standard_inverter={0},robust_inverter={0},image_size=48", "of 32 px"),
+        ("high_resolution", "high_resolution:standard_inverter={0},robust_inverter={0},image_size=48", "of 32 px"),
+        ("invert", "invert:robust_inverter={0},images=photos", "multiple 33 must be a multiple of"),
+    ],
+)
+def test_check_inputs_rejects_a_finished_network_of_another_size(task, config, message, tmp_path):
+    config = command_line.load(config.format("zoo:alexnet_small_l2_1"))
+    if "stages" in config:
+        config = next(stage for stage in config.stages.values() if stage.task == task)
+    if task == "invert":
+        config.multiple = 33
+    with pytest.raises(UserError, match=message):
+        TASKS[config.task].module.check_inputs(Run(config, tmp_path, tasks=TASKS))
 
 
 def test_check_rejects_a_negative_number_of_images(tmp_path):

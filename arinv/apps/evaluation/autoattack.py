@@ -61,12 +61,15 @@ def check(config: ConfigDict) -> None:
 
 
 def check_inputs(run: Run) -> None:
-    """Checks that the stage that trains the network uses images of this task's size.
+    """Checks, before any stage runs, that the network exists, or will, and is for images of this task's size.
 
     Raises:
-      UserError: it uses another size.
+      UserError: no checkpoint, or one of another kind, or whose encoder is of another image size.
     """
-    run.check_network(run.config.checkpoint, kind=(INVERTER, CLASSIFIER))
+    reference = run.config.checkpoint
+    if network := run.check_network(reference, kind=(INVERTER, CLASSIFIER)):
+        size = run.config.data.image_size
+        descriptions.check_trained_size(network.encoder.description, size, run.resolve(reference))
 
 
 def run(run: Run) -> dict[str, Any]:

@@ -58,7 +58,8 @@ def check_inputs(run: Run) -> None:
     Raises:
       UserError: no checkpoint, or one of another kind or image size.
     """
-    run.check_network(run.config.checkpoint, kind=(CLASSIFIER, INVERTER))
+    size = run.config.data.image_size
+    run.check_network(run.config.checkpoint, kind=(CLASSIFIER, INVERTER), image_size=size)
     measurement.check_inputs(run)
 
 

@@ -20,7 +20,7 @@ from ml_collections import ConfigDict
 
 from arinv import data, parallel
 from arinv.apps import inversion
-from arinv.apps.inversion.inverters import check_inverters, check_networks, load_inverters
+from arinv.apps.inversion.inverters import check_inverters, check_networks_of_size, load_inverters
 from arinv.errors import UserError
 from arinv.experiment import measurement, report
 from arinv.experiment.cache import CachedBatches, ResultCache, SaveTimer
@@ -61,7 +61,7 @@ def check(config: ConfigDict) -> None:
         raise UserError(f"optimization.step_size must be above 0, in units of [0, 1] images; got {search.step_size}")
 
 
-check_inputs = check_networks
+check_inputs = check_networks_of_size
 
 
 def run(run: Run) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from ml_collections import ConfigDict
 
 from arinv import data, distributed, parallel
 from arinv.apps import inversion
-from arinv.apps.inversion.inverters import check_inverters, check_networks, load_inverters
+from arinv.apps.inversion.inverters import check_inverters, check_networks_of_size, load_inverters
 from arinv.errors import UserError, unknown
 from arinv.experiment import measurement, report
 from arinv.experiment.cache import ResultCache
@@ -59,7 +59,7 @@ def check(config: ConfigDict) -> None:
     check_inverters(config)
 
 
-check_inputs = check_networks
+check_inputs = check_networks_of_size
 
 
 def run(run: Run) -> dict[str, Any]:

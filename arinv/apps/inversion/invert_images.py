@@ -69,7 +69,18 @@ def check(config: ConfigDict) -> None:
         check_count(config[name], name)
 
 
-check_inputs = check_networks
+def check_inputs(run: Run) -> None:
+    """Checks, before any stage runs, that the inverters exist, or will, and take images padded to config.multiple.
+
+    Raises:
+      UserError: one does not exist, is another network, or takes no such images.
+    """
+    for inverter in check_networks(run).values():
+        _check_padding(run, inverter)
+
+
+def _check_padding(run: Run, inverter: Trained) -> None:
+    inverter.check_side(run.config.multiple or inverter.image_size, "multiple")
 
 
 def run(run: Run) -> dict[str, Any]:
@@ -89,7 +100,7 @@ def run(run: Run) -> dict[str, Any]:
     sizes, too_large = _read_sizes(config, images)
     inverters = {name: run.load(config.inverters[name], kind=INVERTER) for name in config.order}
     for inverter in inverters.values():
-        inverter.check_side(config.multiple or inverter.image_size, "multiple")
+        _check_padding(run, inverter)
     run.begin()
     skipped = [*images.bad_names, *too_large]
     if skipped:

@@ -28,9 +28,7 @@ def load_inverters(run: Run) -> dict[str, Trained]:
     config, inverters = run.config, {}
     for name in config.order:
         inverters[name] = run.load(config.inverters[name], kind=INVERTER)
-        inverters[name].check_side(config.data.image_size, "data.image_size")
-        place = run.resolve(config.inverters[name])
-        check_trained_size(inverters[name].description, config.data.image_size, place)
+        _check_size(run, name, inverters[name])
     layers = {name: inverter.layer for name, inverter in inverters.items()}
     if len(set(layers.values())) > 1:
         listed = ", ".join(f"{name} {layer}" for name, layer in layers.items())
@@ -38,13 +36,33 @@ def load_inverters(run: Run) -> dict[str, Trained]:
     return inverters
 
 
-def check_networks(run: Run) -> None:
+def _check_size(run: Run, name: str, inverter: Trained) -> None:
+    """Raises a UserError for an inverter of images of another size than the task's."""
+    size = run.config.data.image_size
+    inverter.check_side(size, "data.image_size")
+    check_trained_size(inverter.description, size, run.resolve(run.config.inverters[name]))
+
+
+def check_networks(run: Run) -> dict[str, Trained]:
     """Checks, before any stage runs, that every inverter exists, or is trained by an earlier stage.
+
+    Returns:
+      The inverters that exist, by name.
 
     Raises:
       UserError: one does not, or is another network, or that of a metric is no classifier.
     """
-    for name in run.config.order:
-        run.check_network(run.config.inverters[name], kind=INVERTER)
+    networks = {name: run.check_network(run.config.inverters[name], kind=INVERTER) for name in run.config.order}
     if run.config.get("metrics"):
         measurement.check_inputs(run)
+    return {name: network for name, network in networks.items() if network is not None}
+
+
+def check_networks_of_size(run: Run) -> None:
+    """Checks, before any stage runs, that every inverter exists and is for images of the task's size, or will be.
+
+    Raises:
+      UserError: as `check_networks`, or one is for images of another size.
+    """
+    for name, inverter in check_networks(run).items():
+        _check_size(run, name, inverter)
