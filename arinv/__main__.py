@@ -11,9 +11,7 @@ import signal
 import sys
 
 from arinv import interrupts
-from arinv.errors import MISTAKE, UserError
-
-_BROKEN_PIPE = 128 + signal.SIGPIPE  # a shell's exit code for a program that writes to a closed pipe
+from arinv.errors import BROKEN_PIPE, INTERRUPTED, MISTAKE, UserError
 
 if multiprocessing.parent_process() is not None:  # a worker importing the main module; its parent stops it
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -31,12 +29,12 @@ def console() -> None:
         sys.stdout.flush()
     except KeyboardInterrupt:
         interrupts.report()
-        raise SystemExit(interrupts.CODE) from None
+        raise SystemExit(INTERRUPTED) from None
     except BrokenPipeError:  # as of `arinv --help | head`
         silent = os.open(os.devnull, os.O_WRONLY)
         for stream in (1, 2):
             os.dup2(silent, stream)
-        raise SystemExit(_BROKEN_PIPE) from None
+        raise SystemExit(BROKEN_PIPE) from None
     except OSError as error:  # of stdout, such as a full disk
         print(f"arinv: {error.filename or 'output'}: {error.strerror}", file=sys.stderr)
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)

@@ -1,11 +1,17 @@
-"""Errors that a user can fix, each shown as a single line without a traceback."""
+"""Errors that a user can fix, each shown as a single line without a traceback, and the exit codes of processes."""
 
 import difflib
 import errno
 import os
+import signal
 from collections.abc import Iterable
 
-MISTAKE = 2  # exit code of a process that ends with such an error
+# Exit codes. Those of signals are the shell's; schedulers restart after LOST and TERMINATED.
+MISTAKE = 2  # an error that a user can fix: a restart would fail in the same way
+LOST = os.EX_TEMPFAIL  # a process or a machine is gone: a restart resumes from the last checkpoint
+INTERRUPTED = 128 + signal.SIGINT
+BROKEN_PIPE = 128 + signal.SIGPIPE  # as of a program that writes to a closed pipe
+TERMINATED = 128 + signal.SIGTERM
 DISK_ADVICE = "files saved earlier are complete: free some space or fix the disk, and start again"
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.ESTALE)  # full, read-only or broken
 

@@ -13,7 +13,8 @@ import sys
 import threading
 from typing import NoReturn
 
-CODE = 128 + signal.SIGINT
+from arinv.errors import INTERRUPTED
+
 _LINE_SECONDS = 1.0  # for the main thread to print the line after its progress bar
 _GRACE_SECONDS = 5.0  # then, for it to exit: to finish a save, and to release its lock
 
@@ -88,7 +89,7 @@ def _end() -> NoReturn:
     report()
     for child in multiprocessing.active_children():  # data workers
         child.kill()
-    os._exit(CODE)
+    os._exit(INTERRUPTED)
 
 
 def _ignore(*_: object) -> None:

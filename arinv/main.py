@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 from arinv import _compilation_cache, distributed, interrupts, parallel
 from arinv.command_line import Command
-from arinv.errors import MISTAKE, TemporaryError, UserError, user_line
+from arinv.errors import INTERRUPTED, LOST, MISTAKE, TemporaryError, UserError, user_line
 from arinv.experiment import stages
 from arinv.plan import plan as plans
 from arinv.tasks import TASKS
@@ -91,7 +91,7 @@ def _print_plan(command: Command) -> None:
 
 def _code(error: BaseException) -> int:
     """Returns the exit code of an error that is reported in one line."""
-    return distributed.LOST if isinstance(error, TemporaryError) else MISTAKE
+    return LOST if isinstance(error, TemporaryError) else MISTAKE
 
 
 def _guard(command: Command, work: Callable[[], None]) -> None:
@@ -104,7 +104,7 @@ def _guard(command: Command, work: Callable[[], None]) -> None:
     except BaseException as error:
         if interrupts.received() or isinstance(error, KeyboardInterrupt):
             interrupts.report()
-            raise SystemExit(distributed.INTERRUPTED) from None
+            raise SystemExit(INTERRUPTED) from None
         if isinstance(error, BrokenPipeError) and distributed.count() == 1:
             raise
         if line := user_line(error, command.workdir):

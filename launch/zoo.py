@@ -459,7 +459,7 @@ def _training(workdir: pathlib.Path) -> dict[str, Any]:
 def _continued(workdir: pathlib.Path) -> dict[pathlib.Path, ConfigDict]:
     """Returns the workdirs and configs of a training and of the stages that it continues, the first one first."""
     path = paths.canonical(workdir)
-    config = ConfigDict(workdirs.read_config(path))
+    config = ConfigDict(workdirs.read_json(path / "config.json"))
     start = config.get("start", "")
     return {**(_continued(workdirs.resolve(start, path)) if start else {}), path: config}
 

@@ -18,15 +18,12 @@ from typing import Any, NoReturn
 import jax
 
 from arinv.distributed import cluster as clusters
-from arinv.distributed.cluster import MODES, open_relay
-from arinv.distributed.liveness import AGAIN, INTERRUPTED, LOST, TERMINATED, Lifeline, MissingProcesses, meet
+from arinv.distributed.cluster import open_relay
+from arinv.distributed.liveness import AGAIN, Lifeline, MissingProcesses, meet
+from arinv.errors import TERMINATED, first_line
 
 __all__ = [
     "AGAIN",
-    "INTERRUPTED",
-    "LOST",
-    "MODES",
-    "TERMINATED",
     "MissingProcesses",
     "alone",
     "broadcast",
@@ -210,8 +207,8 @@ def crash(error: Exception) -> NoReturn:
     if isinstance(error, (jax.errors.JaxRuntimeError, TimeoutError)):
         _lifeline.await_verdict()
     traceback.print_exception(error)
-    lines = str(error).strip().splitlines() or [""]
-    _lifeline.fail(1, f"process {_lifeline.index} failed ({type(error).__name__}: {lines[0][:200]}); all stop")
+    reason = f"{type(error).__name__}: {first_line(error, limit=200)}"
+    _lifeline.fail(1, f"process {_lifeline.index} failed ({reason}); all stop")
 
 
 def finish() -> None:

@@ -18,7 +18,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from arinv.errors import UserError, unknown
+from arinv.errors import UserError, first_line, unknown
 
 MODES = ("auto", "on", "off")
 _ADDRESS, _COUNT, _INDEX = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
@@ -38,14 +38,12 @@ class Cluster:
       count: number of processes.
       index: number of this process.
       devices: numbers of this host's accelerators that belong to this process; None: all.
-      source: where this information comes from, for messages.
     """
 
     address: str
     count: int
     index: int
     devices: tuple[int, ...] | None
-    source: str
 
 
 def find(mode: str, environment: Mapping[str, str] = os.environ) -> Cluster | None:
@@ -70,10 +68,10 @@ def find(mode: str, environment: Mapping[str, str] = os.environ) -> Cluster | No
     except Exception as error:  # detection raises different errors on every cluster
         if mode == "on":
             raise UserError(
-                f"--distributed=on, but detecting the processes of the cluster failed: {_line(error)}"
+                f"--distributed=on, but detecting the processes of the cluster failed: {first_line(error, limit=200)}"
             ) from error
         print(
-            f"arinv: runs alone, as detecting the processes of the cluster failed: {_line(error)}",
+            f"arinv: runs alone, as detecting the processes of the cluster failed: {first_line(error, limit=200)}",
             file=sys.stderr,
             flush=True,
         )
@@ -111,7 +109,7 @@ def _read(kind: Any, environment: Mapping[str, str]) -> Cluster | None:
     if kind is not None:
         count = kind.get_process_count() if count is None else count
         if count == 1:
-            return Cluster(address or "", 1, 0, None, kind.__name__)
+            return Cluster(address or "", 1, 0, None)
         index = kind.get_process_id() if index is None else index
         address = address or kind.get_coordinator_address(
             timeout_secs=_DETECTION_SECONDS, override_coordinator_port=environment.get(_PORT)
@@ -126,8 +124,7 @@ def _read(kind: Any, environment: Mapping[str, str]) -> Cluster | None:
         raise UserError(f"{_ADDRESS} must be host:port of process 0, such as 10.0.0.1:8476; got {address}")
     if not 0 <= index < count:
         raise UserError(f"{_INDEX} must be 0 to {_COUNT} - 1, which is {count - 1}; got {index}")
-    source = kind.__name__ if kind is not None else "the environment"
-    return Cluster(address, count, index, _devices(kind, environment), source)
+    return Cluster(address, count, index, _devices(kind, environment))
 
 
 def _number(environment: Mapping[str, str], name: str) -> int | None:
@@ -175,11 +172,6 @@ def _processes_on_host(environment: Mapping[str, str]) -> int:
             return 0
         hosts += [int(match[1])] * int(match[2] or 1)
     return hosts[min(_number(environment, "SLURM_NODEID") or 0, len(hosts) - 1)]
-
-
-def _line(error: Exception) -> str:
-    text = str(error).strip()
-    return text.splitlines()[0][:200] if text else type(error).__name__
 
 
 class Connection:

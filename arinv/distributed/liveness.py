@@ -19,11 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
 from arinv.distributed.cluster import Cluster, Connection
-from arinv.errors import TemporaryError, UserError
-
-TERMINATED = 128 + signal.SIGTERM  # the shell's code of a process ended by SIGTERM, on which schedulers restart
-LOST = os.EX_TEMPFAIL  # a process or a machine is gone; a restart resumes from the last checkpoint
-INTERRUPTED = 128 + signal.SIGINT
+from arinv.errors import INTERRUPTED, LOST, TERMINATED, TemporaryError, UserError
 
 AGAIN = "start again to resume from the last checkpoint"
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)

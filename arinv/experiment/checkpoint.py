@@ -145,9 +145,7 @@ class Checkpoints:
             count = jax.make_array_from_callback(
                 (), target.step.sharding, lambda _: np.asarray(step, target.step.dtype)
             )
-            # Earlier versions saved no item for the log.
-            log_state = read_json(path / "log") if (path / "log").is_dir() else {}
-            return TrainState(count, variables, opt_states), read_json(path / "data"), log_state
+            return TrainState(count, variables, opt_states), read_json(path / "data"), read_json(path / "log")
 
         result, damaged = newest_readable(self.directory, read)
         if damaged:
@@ -156,9 +154,7 @@ class Checkpoints:
                     rename_damaged(path)
             distributed.gather(None)
             self._manager.reload()
-        state, data_state, log_state = result
-        # Of one process: a file system may hide the item of the log, which decides on an evaluation, from another.
-        return state, data_state, distributed.broadcast(log_state)
+        return result
 
     def _writing(self, write: Callable[[], _Value]) -> _Value:
         try:

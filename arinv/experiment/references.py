@@ -161,7 +161,7 @@ def check_unchanged(config: ConfigDict, workdir: pathlib.Path, *, reads_paths: b
     path, complete = workdir / "inputs.json", is_complete(workdir)
     trainings = (workdir, *workdir.glob("class*"))  # a training of each class has a folder of its own
     is_stopped_training = not complete and any(checkpoint.saved_steps(path / checkpoint.FOLDER) for path in trainings)
-    if not path.exists() or not (complete or is_stopped_training):  # earlier versions wrote no such file
+    if not path.exists() or not (complete or is_stopped_training):
         return
     fields = plain(config)
     current = _hash_runs(fields, workdir, files_only=not complete) | _hash_images(fields, reads_paths)

@@ -22,11 +22,6 @@ from arinv.experiment.output_files import write_json
 # Fields that may change when a run is resumed, without changing its results.
 _FREE_FIELDS = ("mesh", "log", "steps_per_call", "data.data_dir", "data.num_workers")
 STAGE = "stage:"  # begins a reference to a stage of the same experiment
-# Fields that had other names.
-_RENAMED = {
-    "average_decay": "ema_decay", "other_size": "allow_other_size", "at_a_time": "chunk_size", "most_error": "max_error"
-}  # fmt: skip
-_COUNTS = ("num_examples", "num_pairs", "n")  # earlier names of num_images in results
 
 
 def plain(config: Any) -> Any:
@@ -110,7 +105,7 @@ def check(config: ml_collections.ConfigDict, workdir: pathlib.Path, *, is_indepe
     path = workdir / "config.json"
     if not path.exists():
         return
-    saved, current = flatten(read_config(workdir)), flatten(plain(config))
+    saved, current = flatten(read_json(path)), flatten(plain(config))
     free = (*_FREE_FIELDS, "batch_size") if is_independent else _FREE_FIELDS
     differences = [
         f"{name} (there {saved.get(name, 'missing')!r}, now {current.get(name, 'missing')!r})"
@@ -164,7 +159,7 @@ def write_results(workdir: pathlib.Path, results: Mapping[str, Any]) -> None:
 
 
 def read_results(workdir: pathlib.Path) -> dict[str, Any]:
-    """Returns the results of a complete task, with today's name of the number of images.
+    """Returns the results of a complete task.
 
     Raises:
       UserError: there are none, or they are damaged.
@@ -174,22 +169,7 @@ def read_results(workdir: pathlib.Path) -> dict[str, Any]:
         raise UserError(f"no results in {workdir}: run that task to its end first")
     if not is_complete(workdir):
         raise UserError(f"{path} is damaged (not JSON); delete it and start that task again, which resumes")
-    return {"num_images" if name in _COUNTS else name: value for name, value in read_json(path).items()}
-
-
-def read_config(workdir: pathlib.Path) -> dict[str, Any]:
-    """Returns the config of a run as plain JSON values, with today's names of its fields.
-
-    Raises:
-      UserError: the file is damaged.
-    """
-    return _renamed(read_json(workdir / "config.json"))
-
-
-def _renamed(value: Any) -> Any:
-    if not isinstance(value, dict):
-        return value
-    return {_RENAMED.get(name, name): _renamed(part) for name, part in value.items()}
+    return read_json(path)
 
 
 def read_json(path: pathlib.Path, *, needed: Sequence[str] = ()) -> dict[str, Any]:
@@ -215,7 +195,7 @@ def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
     """Returns the name of each field of a plain config, such as "data.name" -> its value."""
     if not isinstance(value, Mapping):
         return {prefix.removesuffix("."): value}
-    flat = {}  # of an empty group too, which earlier versions may not have had
+    flat = {}
     for name, part in value.items():
         flat |= flatten(part, f"{prefix}{name}.")
     return flat

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from arinv import _xla, distributed, parallel
-from arinv.errors import UserError
+from arinv.errors import TERMINATED, UserError
 from arinv.experiment.checkpoint import Checkpoints
 from arinv.experiment.state import TrainState
 from arinv.experiment.writer import TEST, Writer, progress_bar
@@ -204,7 +204,7 @@ def _stop(step: int) -> NoReturn:
     """Ends this process after a save at `step`."""
     if distributed.index() == 0:
         print(f"stopped by SIGTERM at step {step}, saved; start again to resume", file=sys.stderr)
-    raise SystemExit(distributed.TERMINATED)
+    raise SystemExit(TERMINATED)
 
 
 def make_call(train_step: Callable, abstract_state: TrainState, mesh: jax.sharding.Mesh, *, num_steps: int = 1) -> Call:

@@ -37,7 +37,7 @@ def test_find_returns_none_for_a_single_process():
 
 
 def test_find_reads_variables():
-    assert cluster.find("auto", GIVEN) == Cluster("10.0.0.1:8476", 4, 2, None, "the environment")
+    assert cluster.find("auto", GIVEN) == Cluster("10.0.0.1:8476", 4, 2, None)
     assert cluster.find("on", GIVEN | {"JAX_LOCAL_DEVICE_IDS": "1,3"}).devices == (1, 3)
 
 
@@ -129,7 +129,7 @@ def meet(address, count, *indices, seconds=20.0, arguments=None):
     """Returns the results of several processes of one rendezvous, or their exceptions."""
 
     def call(index):
-        own = Cluster(address, count, index, None, "")
+        own = Cluster(address, count, index, None)
         try:
             return liveness.meet(
                 own, seconds=seconds, arguments=(arguments or {}).get(index, ["a"]), report=lines.append
@@ -206,6 +206,7 @@ def test_meet_names_port_in_use():
 SCENARIO = """
 import sys, time
 from arinv import distributed
+from arinv.errors import TERMINATED
 distributed.start("on", heartbeat_timeout=float(sys.argv[2]))
 index, count = distributed.index(), distributed.count()
 print("here", flush=True)
@@ -234,7 +235,7 @@ elif sys.argv[1] == "train":
                     distributed.gather(None)  # a collective, for which the slowest is waited
                 if has_to_stop(step):
                     print("stopped at", step, flush=True)
-                    raise SystemExit(distributed.TERMINATED)
+                    raise SystemExit(TERMINATED)
     except SystemExit:
         distributed.finish()
         raise

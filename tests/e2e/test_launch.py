@@ -12,7 +12,7 @@ import time
 import pytest
 import yaml
 
-from arinv import distributed
+from arinv.errors import LOST, TERMINATED
 from launch import local_processes as local
 
 LAUNCH = local.ROOT / "launch"
@@ -115,7 +115,7 @@ def test_sbatch_lines_are_options_of_sbatch():
     assert given["ntasks-per-node"] == "1" and given["open-mode"] == "append"
     assert re.fullmatch(r"\d+:\d\d:\d\d", given["time"]) and re.fullmatch(r"TERM@\d+", given["signal"])
     assert "#SBATCH" not in body, "sbatch reads no options behind the first command"
-    assert f"{distributed.LOST} | 137 | {distributed.TERMINATED})" in body
+    assert f"{LOST} | 137 | {TERMINATED})" in body
 
 
 def sbatch(tmp_path, codes, *arguments, restarts=0, plugin="", **more):

@@ -209,7 +209,6 @@ def _check_folder(folder: pathlib.Path, settings: dict) -> None:
         saved = json.loads((folder / _SETTINGS).read_text())
     except (OSError, ValueError):
         raise UserError(f"{folder} holds a dataset of another origin; give another name") from None
-    saved.setdefault("images", settings["images"])  # earlier versions did not hash them
     if changes := [name for name in settings if saved.get(name) != settings[name]]:
         raise UserError(
             f"{folder} was written with another {' and '.join(changes)}: give another name, or remove the folder"

@@ -149,7 +149,7 @@ def encoder_figures(run: Run, inputs: Mapping[str, str]) -> dict[str, np.ndarray
     results = workdirs.read_results(source)
     saved, current = _decisive(workdirs.read_json(source / "config.json")), _decisive(workdirs.plain(run.config))
     saved |= {"data.resize": results.get("resize"), "the encoder's weights": results.get("encoder_weights")}
-    saved[_IMAGES] = results.get(_IMAGES, inputs[_IMAGES])  # results of earlier versions have none
+    saved[_IMAGES] = results.get(_IMAGES)
     current |= inputs
     differences = [
         f"{name} (there {saved.get(name)!r}, now {value!r})"

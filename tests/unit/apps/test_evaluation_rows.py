@@ -91,16 +91,6 @@ def test_read_returns_the_rows_of_every_task(task, tmp_path):
         assert set(row["variants"]) <= set(result_rows.columns(row))
 
 
-@pytest.mark.parametrize(
-    ("task", "name"), [("evaluate", "num_examples"), ("evaluate_style", "num_pairs"), ("truth_table", "n")]
-)
-def test_read_takes_earlier_names_of_the_number_of_images(task, name, tmp_path):
-    results = dict(TASKS[task][0])
-    expected = result_rows.read(write(tmp_path / "new", task, results))
-    results[name] = results.pop("num_images")
-    assert result_rows.read(write(tmp_path / "old", task, results)) == expected
-
-
 def test_every_task_that_evaluates_is_read():
     assert set(TASKS) == set(result_rows._READERS)
 

@@ -237,15 +237,6 @@ def test_inputs_are_checked_by_process_0_without_the_others(tmp_path, monkeypatc
         distributed.broadcast(3)
 
 
-def test_configs_with_earlier_names_of_fields_are_those_of_today(tmp_path):
-    tasks, sizes = _tasks("evaluate", largest=99)
-    config = _finished(tmp_path, "run", tasks, ema_decay=0.5, encoder={"allow_other_size": True})
-    path = tmp_path / "run" / "config.json"
-    path.write_text(path.read_text().replace("ema_decay", "average_decay").replace("allow_other_size", "other_size"))
-    stages.run(config, tmp_path / "run", tasks)
-    assert len(sizes) == 1 and workdirs.read_config(tmp_path / "run")["ema_decay"] == 0.5
-
-
 def test_words_that_are_also_the_name_of_the_workdir_are_no_inputs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     tasks, sizes = _tasks("evaluate", largest=99)
