@@ -34,11 +34,13 @@ __all__ = [
     "gather",
     "index",
     "preemption_guard",
+    "report",
     "start",
 ]
 
 _lifeline: Lifeline | None = None
 _is_alone = False  # see `alone`
+_reported: set[str] = set()  # lines that `report` prints once
 
 
 def start(
@@ -130,6 +132,20 @@ def broadcast(value: Any) -> Any:
       value: a small plain JSON value.
     """
     return gather(value if index() == 0 else None)[0]
+
+
+def report(line: str, *, once: bool = False) -> None:
+    """Prints a line on stderr, on process 0 only.
+
+    Args:
+      line: the text.
+      once: whether to skip a line that this process has printed with `once` before.
+    """
+    if index() or (once and line in _reported):
+        return
+    if once:
+        _reported.add(line)
+    print(line, file=sys.stderr, flush=True)
 
 
 @contextlib.contextmanager

@@ -47,7 +47,6 @@ _Value = TypeVar("_Value")
 _numbers = itertools.count()
 # Orbax warns of a file that is absent where an item has been read alone.
 logging.getLogger("absl").addFilter(lambda record: "Metadata file does not exist" not in record.getMessage())
-_reported: set[str] = set()
 
 
 class DamagedCheckpoint(UserError):
@@ -305,7 +304,8 @@ def newest_readable(
         problems = [text for text in distributed.gather(problem) if text]
         if not problems:
             if damaged:
-                _report(f"{newest}; using step {step} instead")
+                # Once, although the description and the variables are read separately.
+                distributed.report(f"{newest}; using step {step} instead", once=True)
             return value, damaged
         newest = newest or problems[0]
         damaged.append(path)
@@ -316,12 +316,6 @@ def newest_readable(
 
 def _newest(directory: pathlib.Path, *, without: Sequence[pathlib.Path]) -> int | None:
     return next((step for step in saved_steps(directory) if directory / str(step) not in without), None)
-
-
-def _report(text: str) -> None:
-    if distributed.index() == 0 and text not in _reported:
-        _reported.add(text)  # once, although description and variables are read separately
-        print(text, file=sys.stderr, flush=True)
 
 
 def rename_damaged(path: pathlib.Path) -> None:

@@ -7,7 +7,6 @@ classifier the fingerprint of the classifier's weights (`WEIGHTS`).
 
 import math
 import pathlib
-import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -149,9 +148,9 @@ def report_size(description: Mapping[str, Any], image_size: int, title: str) -> 
     trained_size = description["image_size"]
     if trained_size == image_size:
         return {}
-    if distributed.index() == 0:
-        line = f"{title}: the encoder was trained on images of {trained_size} px and is applied to {image_size} px"
-        print(line, file=sys.stderr)
+    distributed.report(
+        f"{title}: the encoder was trained on images of {trained_size} px and is applied to {image_size} px"
+    )
     return {"encoder_image_size": trained_size}
 
 

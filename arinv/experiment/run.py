@@ -5,7 +5,6 @@ import json
 import os
 import pathlib
 import platform
-import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
@@ -151,8 +150,8 @@ class Run:
         """
         workdir = self.resolve(reference)
         if place := workdirs.unfinished(workdir):
-            if distributed.index() == 0:
-                _print_once(f"warning: the training in {place} is not complete; its newest checkpoint is used")
+            line = f"warning: the training in {place} is not complete; its newest checkpoint is used"
+            distributed.report(line, once=True)
             if str(reference) not in self._unfinished:
                 self._unfinished.append(str(reference))
         options = {"image_size": image_size, "allow_other_size": allow_other_size, "channels": channels}
@@ -339,8 +338,7 @@ class Run:
 
     def report(self, line: str) -> None:
         """Prints a line on stderr, after the task's title; on process 0 only."""
-        if distributed.index() == 0:
-            print(f"{self.config.title}: {line}", file=sys.stderr, flush=True)
+        distributed.report(f"{self.config.title}: {line}")
 
     def warn_overlap(self, train: data.SourceInfo, test: data.SourceInfo) -> None:
         """Prints a warning where test images are among the training images."""
@@ -473,8 +471,7 @@ def report_radius(eps: float, norm: str) -> None:
       norm: attack.norm.
     """
     if text := radius_warning(eps, norm):
-        if distributed.index() == 0:
-            print(f"warning: attack.eps={text}", file=sys.stderr, flush=True)
+        distributed.report(f"warning: attack.eps={text}")
         warnings.simplefilter("ignore", RadiusWarning)  # already reported
 
 
@@ -575,8 +572,8 @@ def report_source(source: data.Source) -> None:
     info = source.info
     report_skipped(f"{info.name} {info.split}", source.num_skipped)
     report_skipped(info.name, 0, info.left_out)
-    if info.note and distributed.index() == 0:
-        _print_once(f"{info.name}: {info.note}")
+    if info.note:
+        distributed.report(f"{info.name}: {info.note}", once=True)
 
 
 def report_skipped(
@@ -590,14 +587,9 @@ def report_skipped(
       left_out: text on files that are not images; reported once, however often the folder is opened.
       reasons: unreadable image -> reason, where it is known.
     """
-    if num_skipped and distributed.index() == 0:
+    if num_skipped:
         texts = [reason.replace(str(path), os.path.basename(path)) for path, reason in reasons.items()][:_MAX_REASONS]
-        shown = f": {'; '.join(texts)}{'; ...' if len(reasons) > len(texts) else ''}" if texts else ""
-        print(f"{name}: skipped {num_skipped} unreadable image(s){shown}", file=sys.stderr, flush=True)
-    if left_out and distributed.index() == 0:
-        _print_once(f"{name}: left out {left_out}")
-
-
-@functools.cache
-def _print_once(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+        listed = f": {'; '.join(texts)}{'; ...' if len(reasons) > len(texts) else ''}" if texts else ""
+        distributed.report(f"{name}: skipped {num_skipped} unreadable image(s){listed}")
+    if left_out:
+        distributed.report(f"{name}: left out {left_out}", once=True)

@@ -1,7 +1,6 @@
 """Stages of an experiment: checked before any work, run in order, skipped where complete."""
 
 import pathlib
-import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -30,9 +29,8 @@ def run(config: ConfigDict, workdir: pathlib.Path, tasks: Tasks) -> None:
     stages = check(config, workdir, tasks, sources)
     for i, (folder, stage) in enumerate(stages.items(), start=1):
         complete = distributed.broadcast(distributed.index() == 0 and workdirs.is_complete(folder))
-        if distributed.index() == 0 and (complete or len(stages) > 1):
-            state = "is complete" if complete else stage.task
-            print(f"[{i}/{len(stages)}] {folder.name}: {state}", file=sys.stderr, flush=True)
+        if complete or len(stages) > 1:
+            distributed.report(f"[{i}/{len(stages)}] {folder.name}: {'is complete' if complete else stage.task}")
         if not complete:
             run = Run(stage, folder, stages, sources, tasks)
             with lock.hold(folder):
@@ -55,7 +53,7 @@ def _is_complete(run: Run) -> bool:
         return False
     run.check_workdir()
     run.check_unchanged()
-    print(f"{run.workdir.name}: is complete, by another run", file=sys.stderr, flush=True)
+    distributed.report(f"{run.workdir.name}: is complete, by another run")
     return True
 
 

@@ -8,7 +8,6 @@ Source: Rojas-Gomez et al. 2022, sections 3.3 and A2.
 """
 
 import pathlib
-import sys
 from types import ModuleType
 from typing import Any
 
@@ -80,9 +79,8 @@ def run(run: Run) -> dict[str, Any]:
     results = {}
     for number, (folder, config) in enumerate(split(run.workdir, run.config).items(), start=1):
         complete = distributed.broadcast(distributed.index() == 0 and workdirs.is_complete(folder))
-        if distributed.index() == 0:
-            state = "is complete" if complete else run.config.single
-            print(f"[{number}/{len(run.config.classes)}] {folder.name}: {state}", file=sys.stderr, flush=True)
+        state = "is complete" if complete else run.config.single
+        distributed.report(f"[{number}/{len(run.config.classes)}] {folder.name}: {state}")
         if not complete:
             _task(run.config).run(run.with_config(config, folder))
             distributed.gather(None)  # the files of process 0 are there before another process reads them

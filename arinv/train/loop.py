@@ -7,7 +7,6 @@ ends in the same bits as an uninterrupted one.
 import contextlib
 import functools
 import math
-import sys
 from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple, NoReturn
@@ -202,8 +201,7 @@ def _save(checkpoints: Checkpoints, state: TrainState, step: int, **options: Any
 
 def _stop(step: int) -> NoReturn:
     """Ends this process after a save at `step`."""
-    if distributed.index() == 0:
-        print(f"stopped by SIGTERM at step {step}, saved; start again to resume", file=sys.stderr)
+    distributed.report(f"stopped by SIGTERM at step {step}, saved; start again to resume")
     raise SystemExit(TERMINATED)
 
 
@@ -401,8 +399,7 @@ class _Log:
             self._report(f"at most {speed.show_memory(memory)} in use on each device")
 
     def _report(self, text: str) -> None:
-        if distributed.index() == 0:
-            print(f"\n{self._title}, {text}", file=sys.stderr, flush=True)
+        distributed.report(f"\n{self._title}, {text}")
 
 
 @jax.jit

@@ -6,7 +6,6 @@ until the next batch has been sent, as far as the host was busy with that batch.
 
 import contextlib
 import pathlib
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent import futures
@@ -154,8 +153,7 @@ class Profile:
     def _end(self) -> None:
         jax.profiler.stop_trace()
         self._running = False
-        if distributed.index() == 0:
-            print(f"\nprofile of the steps up to {self._last}: {self._directory}", file=sys.stderr, flush=True)
+        distributed.report(f"\nprofile of the steps up to {self._last}: {self._directory}")
 
     def __enter__(self) -> "Profile":
         return self

@@ -65,7 +65,7 @@ def two_saved(tmp_path_factory):
 def saved(two_saved, tmp_path):
     """A copy of a directory with the checkpoints of steps 5 and 9."""
     subprocess.run(["cp", "-r", two_saved / "checkpoints", tmp_path], check=True)
-    checkpoint._reported.clear()
+    distributed._reported.clear()
     return tmp_path
 
 
