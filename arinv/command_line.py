@@ -437,7 +437,10 @@ def _help() -> str:
     lines.append(
         "  --config.FIELD   Sets a field of the config, such as --config.seed=1; * stands for any characters in"
     )
-    lines.append("                   a name, as in '--config.stages.*_encoder.num_epochs=5'.")
+    lines.append(
+        "                   a name, as in '--config.stages.*_encoder.num_epochs=5'. --config.FIELD alone is true,"
+    )
+    lines.append("                   --noconfig.FIELD false; a group of fields takes a dictionary.")
     lines.append("  --version        Prints the version.")
     lines += ["", *(f"arinv {name} {text}" for name, (_, text) in SUBCOMMANDS.items())]
     if configs := shipped():

@@ -1,8 +1,8 @@
 """Descriptions of trained networks, and checks that a network fits a config, images or classes.
 
-A description is plain JSON saved in every checkpoint: "kind", "encoder", "image_size", "resize" and whatever else the
-network is rebuilt from. A classifier's also has "num_classes" and "class_names", and that of a network trained on a
-classifier the fingerprint of the classifier's weights (`WEIGHTS`).
+A description is plain JSON saved in every checkpoint: "kind", "image_size", "resize" and whatever else the network is
+rebuilt from: of a classifier "encoder", "num_classes" and "class_names", of a network trained on a classifier "encoder"
+and the fingerprint of the classifier's weights (`WEIGHTS`), of a GAN or an autoencoder "gan" or "autoencoder".
 """
 
 import math

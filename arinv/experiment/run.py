@@ -195,8 +195,8 @@ class Run:
             return
         trained = self._tasks[stage.task].kind_of(stage)
         if trained not in kinds:
-            found = f"trains {article(trained)}" if trained else f"is a task {stage.task!r}, which trains no network"
-            raise UserError(f"{reference} {found}; name a stage that trains {' or '.join(map(article, kinds))}")
+            content = f"trains {article(trained)}" if trained else f"is a task {stage.task!r}, which trains no network"
+            raise UserError(f"{reference} {content}; name a stage that trains {' or '.join(map(article, kinds))}")
         own, other = self.config.get("data", {}), stage.get("data", {})
         if own.get("image_size") and other.get("image_size") and not allow_other_size:
             planned = {"image_size": other.image_size}

@@ -18,7 +18,7 @@ class Task:
         which is optional, checks earlier runs and data before any stage runs. Of trainings it also has build(run,
         frozen, info, steps_per_epoch), and load_frozen(run) and plan_frozen(run) where a network is trained on another
         one (see `training.train`); of tasks that are several trainings, split(workdir, config).
-      kind: kind of the network that it leaves in its workdir, or config -> kind; empty for none.
+      kind: kind of the network that it saves in its workdir, or config -> kind; empty for none.
       is_independent: whether images do not depend on each other, so that batch_size changes no result.
       reads_paths: whether data.name is a file or folder of images without the prefix "folder:".
       single_process: whether it runs in one process only.

@@ -56,15 +56,15 @@ class Writer:
         self._images = workdir / "images"
         self._path = workdir / "metrics.jsonl"
         workdir.mkdir(parents=True, exist_ok=True)
-        kept = [line for line in self._complete_lines() if _step_of(line) <= resumed_step]
+        lines = [line for line in self._complete_lines() if _step_of(line) <= resumed_step]
         if repeats_evaluation:
-            kept = [line for line in kept if _step_of(line) < resumed_step or not _is_evaluation(line)]
-        write_atomically(self._path, b"".join(line + b"\n" for line in kept))
+            lines = [line for line in lines if _step_of(line) < resumed_step or not _is_evaluation(line)]
+        write_atomically(self._path, b"".join(line + b"\n" for line in lines))
         self._file = self._path.open("ab", buffering=0)
         again = resumed_step if repeats_evaluation else resumed_step + 1
         with self._reporting(workdir / "tensorboard"):
             self._board = _EventFile(workdir / "tensorboard", purge_step=again)
-            for values in map(json.loads, kept):
+            for values in map(json.loads, lines):
                 if (step := int(values.pop("step"))) >= again:
                     self._board.scalars(step, values)
 

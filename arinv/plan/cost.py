@@ -261,7 +261,6 @@ def by_kind(collectives: Sequence[Collective]) -> Mapping[str, dict[str, float]]
     sums = {}
     for kind in KINDS:
         parts = [c for c in collectives if c.kind == kind]
-
         if parts:
             sums[kind] = {
                 "count": sum(c.rounds for c in parts),

@@ -158,11 +158,11 @@ def fit(
             with watch.paused():
                 writer.scalars(step, {f"{TEST}{name}": value for name, value in evaluate(state, step).items()})
 
-        following = prepare_next() if step < num_steps else None
+        next_batches = prepare_next() if step < num_steps else None
         if log_state.get(EVALUATES) and step < num_steps:
             evaluate_and_log()
         while step < num_steps:
-            prepared = following
+            prepared = next_batches
             profile.before(step + 1, step + prepared.num_steps)
             state, metrics = steps(state, prepared, watch)
             meter.add(metrics)
@@ -170,8 +170,8 @@ def fit(
             profile.after(step, metrics)
             last = step == num_steps
             if not last:  # while the devices compute
-                following = prepare_next()
-                watch.fed(following)
+                next_batches = prepare_next()
+                watch.fed(next_batches)
             bar.update(prepared.num_steps)
             if last or step % every.log == 0 or step % every.checkpoint == 0:
                 log(step, meter.flush(), watch.rates())

@@ -101,8 +101,8 @@ def read_rows(config: ConfigDict, sources: Mapping[str, Sequence[pathlib.Path]])
         for name, group in parts.items():
             title = label if not name else name if len(sources) == 1 else f"{label}: {name}"
             measured[title] = result_rows.join(group)
-    shown = config.get("rows") or ()
-    return {name: row for name, row in measured.items() if not shown or name in shown}
+    names = config.get("rows") or ()
+    return {name: row for name, row in measured.items() if not names or name in names}
 
 
 def _reconstructions(

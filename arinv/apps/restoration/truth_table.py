@@ -216,15 +216,15 @@ def _write_figure(
 ) -> dict[str, pathlib.Path]:
     """Writes the first images of each cell, and returns the heading of the figure -> its file; empty for none."""
     first, second = run.config.methods
-    shown = {method: attribute_fn(images[method]) for method in (first, second)}
+    values = {method: attribute_fn(images[method]) for method in (first, second)}
     indices = []
     for own, other in ((False, False), (False, True), (True, False), (True, True)):
-        cell = np.flatnonzero((shown[first] == own) & (shown[second] == other) & valid)
+        cell = np.flatnonzero((values[first] == own) & (values[second] == other) & valid)
         indices += cell[: run.config.log.num_images // 4].tolist()
     if not indices:
         return {}
     words = {False: "no", True: "yes"}
-    columns = [f"{words[bool(shown[first][i])]} / {words[bool(shown[second][i])]}" for i in indices]
+    columns = [f"{words[bool(values[first][i])]} / {words[bool(values[second][i])]}" for i in indices]
     grid = {name.replace("_", " "): array[indices] for name, array in images.items()}
     write_png(run.workdir / _IMAGES, labeled_grid(grid, columns=columns))
     return {f"Images, with the attribute by {first} / by {second}": run.workdir / _IMAGES}

@@ -9,6 +9,7 @@ get the same.
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 import jax
@@ -70,9 +71,9 @@ class Sheet(NamedTuple):
 
     rows: Mapping[str, Array]
     numbers: Mapping[str, Array]
-    predictions: Mapping[str, tuple[Array, Array]] = {}
+    predictions: Mapping[str, tuple[Array, Array]] = MappingProxyType({})
     x: tuple[int, ...] = ()
-    curves: Mapping[str, Array] = {}
+    curves: Mapping[str, Array] = MappingProxyType({})
 
 
 def perturb(key: Array, encode: Encode, decode: DecodeFn, images: Array, options: Options) -> Sheet:
@@ -367,7 +368,7 @@ class Probe(NamedTuple):
 
     Attributes:
       run: (key, encode, decode, images, options) -> Sheet.
-      text: a sentence below its sheet.
+      text: heading of its sheet and title of its curves.
       x_label: label of the curves; empty without curves.
       is_random: whether its images are random samples, so that the columns of a sheet belong to no image.
     """
