@@ -10,6 +10,7 @@ references.py    what a config names: earlier runs, files and images, checked an
 run.py           `Run`: a task with its config and workdir; it opens data, loads networks, caches and finishes
 loading.py       `load`, and networks rebuilt from their descriptions
 descriptions.py  what a trained network is, and whether it fits a config, images or classes
+run_folders.py   where checkpoints are, and which runs are in and beside a path
 checkpoint.py    checkpoints of a training, through Orbax
 exported.py      a network as a single file
 trained.py       `Trained`: a network that is applied to images

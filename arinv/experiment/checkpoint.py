@@ -15,7 +15,6 @@ import json
 import logging
 import os
 import pathlib
-import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
@@ -28,21 +27,17 @@ import orbax.checkpoint as ocp
 from arinv import distributed, paths, zoo
 from arinv.errors import DISK_ADVICE, TemporaryError, UserError, first_line, is_out_of_memory
 from arinv.experiment import exported
+from arinv.experiment.run_folders import FOLDER, article, check_run, kind_of, runs_near, saved_steps
 from arinv.experiment.state import TrainState
 from arinv.types import Variables
 
-FOLDER = "checkpoints"  # in a run's workdir
 # Items of a checkpoint, besides one for each network.
 _OTHER_TREES = ("optimizers",)
 _TEXTS = ("data", "log", "description")
 _MIN_BYTES_WRITTEN_TOGETHER = 64 * 2**20
-# Fields of configs that name another run.
-_USED = ("checkpoint", "inverter", "detector", "denoiser", "stylized", "restoration", "gan", "autoencoder")
 # Texts of errors that say nothing about a file: of a process at the moment, and of its rights.
 _LACKS = tuple(map(os.strerror, (errno.EMFILE, errno.ENFILE, errno.ENOMEM)))
 _RIGHTS = tuple(map(os.strerror, (errno.EACCES, errno.EPERM)))
-_MAX_RUNS = 6  # in a message
-_MAX_FOLDERS = 300  # searched for runs
 _Value = TypeVar("_Value")
 _numbers = itertools.count()
 # Orbax warns of a file that is absent where an item has been read alone.
@@ -196,8 +191,8 @@ def load_description(workdir: pathlib.Path, *, kind: str | Sequence[str] = "") -
         description = newest_readable(_of_run(workdir), _read_description)[0]
     if any(kinds) and description.get("kind") not in kinds:
         encoder = (paths.canonical(workdir) / str(description.get("encoder_workdir", ""))).resolve()
-        runs = [encoder, *(path for path, _ in _runs_near(workdir))]
-        example = next((f", such as {run}" for run in runs if _kind_of(run) in kinds), "")
+        runs = [encoder, *(path for path, _ in runs_near(workdir))]
+        example = next((f", such as {run}" for run in runs if kind_of(run) in kinds), "")
         needed = " or ".join(f"{article(name)}'s" for name in kinds)
         raise UserError(
             f"{workdir} holds {article(description.get('kind'))}; name the workdir of {needed} training{example}"
@@ -243,37 +238,9 @@ def load_variables(workdir: pathlib.Path, abstract: Mapping[str, Variables]) -> 
     return networks
 
 
-def check_run(workdir: pathlib.Path, *, name: str = "") -> None:
-    """Checks that a place is the workdir of a training, an entry of the zoo, or the file of a network.
-
-    Args:
-      workdir: the place.
-      name: name of the field that names it, for the message.
-
-    Raises:
-      UserError: it is not; the message describes what is there and names candidates.
-    """
-    if exported.is_file(workdir) or zoo.reference(workdir):
-        return
-    if not (paths.canonical(workdir) / FOLDER).is_dir():
-        raise UserError(f"{name}{': ' if name else ''}no checkpoint in {workdir}: {_describe(workdir)}")
-
-
 def _of_run(workdir: pathlib.Path) -> pathlib.Path:
     check_run(workdir)
     return paths.canonical(workdir) / FOLDER
-
-
-def saved_steps(directory: pathlib.Path) -> list[int]:
-    """Returns the steps of the complete checkpoints in a directory, newest first; other files are ignored."""
-    try:
-        return sorted((int(path.name) for path in directory.iterdir() if _is_step(path)), reverse=True)
-    except OSError:
-        return []
-
-
-def _is_step(path: pathlib.Path) -> bool:
-    return re.fullmatch("0|[1-9][0-9]{0,17}", path.name) is not None and path.is_dir()
 
 
 def newest_readable(
@@ -431,72 +398,6 @@ def _saved_tree(reader: ocp.Checkpointer, path: pathlib.Path) -> Any:
     if metadata is None:
         raise ValueError("its metadata are damaged")
     return metadata.tree
-
-
-def _kind_of(workdir: pathlib.Path) -> str:
-    """Returns the kind of network in a run's newest checkpoint, such as "classifier"; empty without a checkpoint."""
-    for step in saved_steps(workdir / FOLDER):
-        with contextlib.suppress(OSError, ValueError, AttributeError):
-            description = json.loads((workdir / FOLDER / str(step) / "description" / "metadata").read_bytes())
-            return str(description.get("kind", "network"))
-    return ""
-
-
-def _runs_near(place: pathlib.Path) -> Iterator[tuple[pathlib.Path, str]]:
-    """Yields workdirs of trainings inside a directory, up to two levels deep, and next to it, with their kinds.
-
-    Args:
-      place: as the user wrote it; the yielded paths start with it.
-    """
-    count = 0
-    for folder in itertools.chain(_folders(place), _folders(place.parent)):
-        for path in (folder, *(_folders(folder) if folder.parent == place else ())):
-            count += 1
-            if count > _MAX_FOLDERS:
-                return
-            if path != place and (kind := _kind_of(path)):
-                yield path, kind
-
-
-def _folders(path: pathlib.Path) -> list[pathlib.Path]:
-    try:
-        return sorted(child for child in path.iterdir() if child.is_dir())
-    except OSError:
-        return []
-
-
-def _describe(place: pathlib.Path) -> str:
-    """Returns what a path that is not the workdir of a training holds, and what to write instead.
-
-    Args:
-      place: as the user wrote it.
-    """
-    path = paths.canonical(place)
-    if not path.exists():
-        return "it does not exist; expected the workdir of a training run"
-    around = next((folder for folder in path.parents if saved_steps(folder / FOLDER)), None)
-    if around:
-        return f"it is inside the workdir of a run; write {around}"
-    if path.is_file():
-        return "it is a file; expected the workdir of a training run (configs/import_torch.py:path=FILE creates one)"
-    runs = list(_runs_near(place))
-    inside = [f"{run} ({kind})" for run, kind in runs if place in run.parents]
-    if inside:
-        return f"it holds {len(inside)} run{'s'[: len(inside) > 1]}; write one of {', '.join(inside[:_MAX_RUNS])}"
-    nearby = [f"{run} ({kind})" for run, kind in runs]
-    advice = f"next to it: {', '.join(nearby[:_MAX_RUNS])}" if nearby else "expected the workdir of a training run"
-    with contextlib.suppress(OSError, ValueError, AttributeError):
-        config = json.loads((path / "config.json").read_bytes())
-        used = next((config[name] for name in _USED if isinstance(config.get(name), str) and config[name]), "")
-        used = str(place.parent / used.removeprefix("stage:")) if used.startswith("stage:") else used
-        text = f"it is the workdir of the task {config.get('task')!r}, which saves no checkpoints"
-        return f"{text}; it used {used}" if used else f"{text}; {advice}"
-    return advice
-
-
-def article(kind: Any) -> str:
-    """Returns a kind of network with its indefinite article."""
-    return f"{'an' if str(kind)[:1] in 'aeiou' else 'a'} {kind}"
 
 
 class _Steps(ocp.path.step.NameFormat[ocp.path.step.Metadata]):

@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 from arinv import data, paths, zoo
 from arinv.data.image_files import image_paths
 from arinv.errors import UserError
-from arinv.experiment import checkpoint
+from arinv.experiment import run_folders
 from arinv.experiment.output_files import write_json
 from arinv.experiment.workdirs import STAGE, flatten, is_complete, plain, read_json, resolve
 
@@ -95,7 +95,7 @@ def check_runs(stages: Mapping[pathlib.Path, ConfigDict]) -> None:
             raise UserError(f"{name}={text!r} does not exist; name the workdir of an earlier run")
     for name, _, place in places:
         if role(name) == Role.TRAINING:
-            checkpoint.check_run(place, name=name)
+            run_folders.check_run(place, name=name)
 
 
 def check_outside(config: ConfigDict, workdir: pathlib.Path, *, reads_paths: bool = False) -> None:
@@ -160,7 +160,7 @@ def check_unchanged(config: ConfigDict, workdir: pathlib.Path, *, reads_paths: b
     """
     path, complete = workdir / "inputs.json", is_complete(workdir)
     trainings = (workdir, *workdir.glob("class*"))  # a training of each class has a folder of its own
-    is_stopped_training = not complete and any(checkpoint.saved_steps(path / checkpoint.FOLDER) for path in trainings)
+    is_stopped_training = not complete and any(run_folders.saved_steps(path / run_folders.FOLDER) for path in trainings)
     if not path.exists() or not (complete or is_stopped_training):
         return
     fields = plain(config)

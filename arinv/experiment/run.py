@@ -21,8 +21,8 @@ from arinv import attacks, data, distributed, parallel
 from arinv.errors import RadiusWarning, UserError, unknown
 from arinv.experiment import descriptions, loading, references, workdirs
 from arinv.experiment.cache import ResultCache, cache_key
-from arinv.experiment.checkpoint import article
 from arinv.experiment.report import Table, write_report
+from arinv.experiment.run_folders import article
 from arinv.experiment.task import Task, Tasks
 from arinv.experiment.trained import Trained
 from arinv.experiment.writer import progress_callback

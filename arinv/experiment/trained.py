@@ -11,7 +11,7 @@ import numpy as np
 
 from arinv import metrics, parallel
 from arinv.errors import UserError
-from arinv.experiment import checkpoint
+from arinv.experiment import run_folders
 from arinv.experiment.cache import fingerprint
 from arinv.models.generators.wavelet import MULTIPLE, SMALLEST_SIDE
 from arinv.ops.images import crop_images, pad_images
@@ -296,7 +296,7 @@ class Trained:
 
     def _check_kind(self, kind: str, name: str) -> None:
         if self.kind != kind:
-            raise UserError(f"a trained {self.kind} has no {name}; load the workdir of {checkpoint.article(kind)}")
+            raise UserError(f"a trained {self.kind} has no {name}; load the workdir of {run_folders.article(kind)}")
 
 
 def convolutions(variables: Variables) -> Variables:

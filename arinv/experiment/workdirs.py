@@ -16,7 +16,7 @@ import numpy as np
 
 from arinv import distributed, paths, zoo
 from arinv.errors import UserError
-from arinv.experiment import checkpoint
+from arinv.experiment import run_folders
 from arinv.experiment.output_files import write_json
 
 # Fields that may change when a run is resumed, without changing its results.
@@ -142,7 +142,7 @@ def is_complete(workdir: pathlib.Path) -> bool:
 def unfinished(workdir: pathlib.Path) -> pathlib.Path | None:
     """Returns the workdir of a training that has checkpoints and no results yet; None for any other place."""
     place = paths.canonical(workdir)
-    is_training = (place / checkpoint.FOLDER).is_dir() and (place / "config.json").exists()
+    is_training = (place / run_folders.FOLDER).is_dir() and (place / "config.json").exists()
     return place if is_training and not is_complete(place) else None
 
 
