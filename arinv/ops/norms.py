@@ -43,19 +43,18 @@ def norm(x: ArrayLike, ord: str) -> Array:
       ord: "l1", "l2" or "linf".
 
     Returns:
-      [B], in the dtype of `x`; float32 for integers.
+      float32 [B].
 
     Raises:
       UserError: unknown norm.
     """
-    x = jnp.asarray(x)
-    return _lookup(ord).length(x if jnp.issubdtype(x.dtype, jnp.floating) else x.astype(jnp.float32))
+    return _lookup(ord).length(jnp.asarray(x, jnp.float32))
 
 
 def project(delta: ArrayLike, *, eps: ArrayLike | float, norm: str) -> Array:
     """Returns the nearest point of the ball of radius `eps` around zero, for each example.
 
-    Examples inside the ball are returned bit for bit.
+    Examples inside the ball are returned unchanged.
 
     Args:
       delta: [B, ...].
@@ -63,7 +62,7 @@ def project(delta: ArrayLike, *, eps: ArrayLike | float, norm: str) -> Array:
       norm: "l1", "l2" or "linf".
 
     Returns:
-      [B, ...].
+      float32 [B, ...].
 
     Raises:
       UserError: unknown norm, a negative or non-finite radius (if concrete), or a shape of `eps` other than [] and
@@ -71,7 +70,7 @@ def project(delta: ArrayLike, *, eps: ArrayLike | float, norm: str) -> Array:
 
     Source: Madry et al. 2018, section 2.1.
     """
-    delta = jnp.asarray(delta)
+    delta = jnp.asarray(delta, jnp.float32)
     return _lookup(norm).project(delta, per_example(eps, delta.shape, "eps"))
 
 
@@ -95,22 +94,22 @@ def shrink_to_sum(magnitudes: Array, total: Array, *, limit: ArrayLike | float =
         return jnp.minimum(jnp.maximum(magnitudes - level, 0.0), limit)
 
     def summed(values):
-        return jnp.sum(values.astype(jnp.float32), axis=_rest(magnitudes), keepdims=True)
+        return jnp.sum(values, axis=_rest(magnitudes), keepdims=True, dtype=jnp.float32)
 
     def unfinished(carry):
         return (carry[0] < _MAX_STEPS) & ~jnp.all(carry[-1])
 
     def narrow(carry):
         i, level, low, high, _ = carry
-        reached = summed(clipped(level))
-        falling = summed((magnitudes > level) & (magnitudes - level < limit))
-        fits = reached <= total
+        total_at_level = summed(clipped(level))
+        slope = summed((magnitudes > level) & (magnitudes - level < limit))
+        fits = total_at_level <= total
         low, high = jnp.where(fits, low, level), jnp.where(fits, level, high)
-        done = fits & ((reached >= total * (1.0 - 2.0 * _CLOSE)) | (level == 0))
-        newton = level + (reached - total * (1.0 - _CLOSE)) / jnp.maximum(falling, 1.0)
-        within = (falling > 0) & (newton > low) & (newton <= high)
-        following = jnp.where(within, newton, 0.5 * (low + high))
-        return i + 1, jnp.where(done, level, following), low, high, done
+        done = fits & ((total_at_level >= total * (1.0 - 2.0 * _CLOSE)) | (level == 0))
+        newton = level + (total_at_level - total * (1.0 - _CLOSE)) / jnp.maximum(slope, 1.0)
+        within = (slope > 0) & (newton > low) & (newton <= high)
+        next_level = jnp.where(within, newton, 0.5 * (low + high))
+        return i + 1, jnp.where(done, level, next_level), low, high, done
 
     high = jnp.max(magnitudes, axis=_rest(magnitudes), keepdims=True)
     zero = jnp.zeros_like(high)
@@ -129,7 +128,7 @@ def steepest_ascent(gradient: ArrayLike, *, norm: str) -> Array:
       norm: "l2" or "linf".
 
     Returns:
-      [B, ...].
+      float32 [B, ...].
 
     Raises:
       UserError: unknown norm, or "l1", whose steepest step changes a single value and stops for good at
@@ -186,9 +185,9 @@ def finite_gradient(gradient: ArrayLike) -> Array:
       gradient: [B, ...].
 
     Returns:
-      [B, ...].
+      float32 [B, ...].
     """
-    gradient = jnp.asarray(gradient)
+    gradient = jnp.asarray(gradient, jnp.float32)
     magnitudes = jnp.where(jnp.isfinite(gradient), jnp.abs(gradient), 0.0)
     largest = _expand(_largest(magnitudes), gradient)
     is_empty = largest == 0
@@ -373,8 +372,8 @@ def _spread(gains: Array, room: Array, needed: Array, rates: Array) -> Array:
         full = level[:, None] * rates >= room
         reached = jnp.sum(jnp.where(full, gains * room, 0.0), axis=1)
         slope = jnp.sum(jnp.where(full, 0.0, gains * rates), axis=1)
-        following = jnp.where(slope > 0, (needed - reached) / jnp.where(slope > 0, slope, 1.0), level)
-        return i + 1, jnp.maximum(following, level), jnp.any(following > level)
+        next_level = jnp.where(slope > 0, (needed - reached) / jnp.where(slope > 0, slope, 1.0), level)
+        return i + 1, jnp.maximum(next_level, level), jnp.any(next_level > level)
 
     def moving(carry):
         return carry[2] & (carry[0] < _MAX_NEWTON_STEPS)

@@ -184,3 +184,18 @@ def test_finite_gradient_keeps_finite_values():
     assert result[4].tolist()[:2] == [0, 1] and abs(result[4, 2]) == 1
     for norm in ASCENDING:
         assert np.isfinite(norms.steepest_ascent(gradient, norm=norm)).all()
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("norm", NORMS)
+def test_short_floats_are_computed_in_float32(dtype, norm):
+    """Sums over an image exceed the range of float16, and lengths the digits of bfloat16."""
+    images = jax.random.uniform(jax.random.key(0), (1, 224, 224, 3)).astype(dtype)
+    length = norms.norm(images, norm)
+    np.testing.assert_allclose(length, norms.norm(images.astype(jnp.float32), norm))
+    projected = norms.project(images, eps=3.0, norm=norm)
+    assert projected.dtype == length.dtype == jnp.float32
+    limit = min(3.0, float(length[0]))
+    assert 0.99 * limit <= norms.norm(projected, norm)[0] <= limit * (1 + 1e-5)
+    if norm in ASCENDING:
+        assert norms.norm(norms.steepest_ascent(images, norm=norm), norm)[0] == pytest.approx(1, rel=1e-5)
