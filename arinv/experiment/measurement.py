@@ -125,13 +125,12 @@ class Measurement:
           reconstructions: [B, H, W, 3] in [0, 1].
           images: [B, H, W, 3] in [0, 1].
         """
-        with jax.default_matmul_precision("highest"):  # a GPU's TF32 would show in the third digit
-            results = {metric.key: metric.function(variables, reconstructions, images) for metric in self._of_images}
-            if self._of_set:
-                results[_FEATURES] = [
-                    tuple(metric.network.vectors(variables[metric.field], x) for x in (reconstructions, images))
-                    for metric in self._of_set
-                ]
+        results = {metric.key: metric.function(variables, reconstructions, images) for metric in self._of_images}
+        if self._of_set:
+            results[_FEATURES] = [
+                tuple(metric.network.vectors(variables[metric.field], x) for x in (reconstructions, images))
+                for metric in self._of_set
+            ]
         return results
 
     def accumulate(self, results: Mapping[str, Any], mask: Array) -> dict[str, Array]:
@@ -242,8 +241,7 @@ class MetricNetwork:
 
 @functools.partial(jax.jit, static_argnames=("module", "layer"))
 def _vectors(variables: Variables, images: Array, *, module: Any, layer: str) -> Array:
-    with jax.default_matmul_precision("highest"):  # a GPU's TF32 would show in the third digit
-        return metrics.feature_vectors(make_features_fn(module, variables), to_rgb(images), layer=layer)
+    return metrics.feature_vectors(make_features_fn(module, variables), to_rgb(images), layer=layer)
 
 
 def check_metric_network(config: ConfigDict, field: str, metric: str) -> None:

@@ -10,6 +10,7 @@ Source: Heusel et al. 2017, "GANs trained by a two time-scale update rule conver
 eq. (6).
 """
 
+import math
 from collections.abc import Mapping
 
 import jax
@@ -17,7 +18,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from arinv.errors import UserError
-from arinv.ops import linalg
 from arinv.ops.inputs import as_flags, as_images, as_numbers, layer_features
 from arinv.types import Array, ArrayLike, FeaturesFn
 
@@ -110,7 +110,8 @@ def feature_vectors(features_fn: FeaturesFn, images: ArrayLike, *, layer: str) -
     Raises:
       UserError: images outside [0, 1], or a layer that is not among the features.
     """
-    (feature,) = layer_features(features_fn, as_images(images, finite=False), (layer,))
+    with jax.default_matmul_precision("highest"):  # a GPU's TF32 would show in the third digit
+        (feature,) = layer_features(features_fn, as_images(images, finite=False), (layer,))
     return jnp.mean(feature, axis=tuple(range(1, feature.ndim - 1)))
 
 
@@ -118,8 +119,8 @@ def frechet_distance(mean_a: ArrayLike, covariance_a: ArrayLike, mean_b: ArrayLi
     """Returns the squared Fréchet distance between two Gaussians, known as FID.
 
     The trace of the root loses half of the digits for eigenvalues near zero, of which there are many with fewer images
-    than features. It is therefore computed in float64, with two symmetric eigendecompositions, on the device (on the
-    host where the device has no float64): for one matrix they take seconds, and unlike an iteration they need no ridge.
+    than features. It is therefore computed in float64 on the host, with two symmetric eigendecompositions, which take
+    seconds and, unlike an iteration, need no ridge.
 
     Args:
       mean_a: [K].
@@ -145,8 +146,7 @@ def frechet_distance(mean_a: ArrayLike, covariance_a: ArrayLike, mean_b: ArrayLi
         )
     for name, covariance in (("covariance_a", covariance_a), ("covariance_b", covariance_b)):
         _check_covariance(name, covariance)
-    with jax.enable_x64(True), jax.default_device(_float64_device()):
-        root = float(_trace_of_sqrt_product(covariance_a, covariance_b))
+    root = _trace_of_sqrt_product(covariance_a, covariance_b)
     distance = np.sum(np.square(mean_a - mean_b)) + np.trace(covariance_a) + np.trace(covariance_b) - 2 * root
     return float(np.maximum(distance, 0.0))  # rounding may make equal distributions negative
 
@@ -164,8 +164,7 @@ def _check_covariance(name: str, covariance: np.ndarray) -> None:
         raise UserError(f"{name} must be symmetric, as a covariance is")
     if np.diagonal(covariance).min(initial=0.0) < -_SYMMETRY * size:
         raise UserError(f"{name} must have variances of 0 or more; got {np.diagonal(covariance).min():g}")
-    with jax.enable_x64(True), jax.default_device(_float64_device()):
-        smallest = float(_smallest_eigenvalue(covariance)) if covariance.size else 0.0
+    smallest = np.linalg.eigvalsh(covariance)[0] if covariance.size else 0.0
     if smallest < -_SYMMETRY * size:
         raise UserError(f"{name} must be positive semidefinite, as a covariance is; an eigenvalue is {smallest:g}")
 
@@ -186,10 +185,13 @@ def moments_distance(a: FeatureMoments, b: FeatureMoments) -> float:
     return frechet_distance(a.mean, a.covariance, b.mean, b.covariance)
 
 
-_trace_of_sqrt_product = jax.jit(linalg.trace_of_sqrt_product)
-_smallest_eigenvalue = jax.jit(lambda matrix: jnp.linalg.eigvalsh(matrix)[0])
+def _trace_of_sqrt_product(a: np.ndarray, b: np.ndarray) -> float:
+    """Returns the trace of the square root of a b; NaN where they are not finite.
 
-
-def _float64_device() -> jax.Device:
-    has_float64 = jax.default_backend() in ("cpu", "gpu")
-    return jax.local_devices(backend=None if has_float64 else "cpu")[0]
+    The eigenvalues of a b are those of sqrt(a) b sqrt(a), which is symmetric, so that singular matrices need no ridge.
+    """
+    if not (np.isfinite(a).all() and np.isfinite(b).all()):
+        return math.nan
+    values, vectors = np.linalg.eigh(a)
+    root = (vectors * np.sqrt(np.maximum(values, 0))[None, :]) @ vectors.T
+    return float(np.sum(np.sqrt(np.maximum(np.linalg.eigvalsh(root @ b @ root), 0))))

@@ -9,6 +9,7 @@ Source: Gatys et al. 2016, section 2.2, as evaluated by Rojas-Gomez et al. 2022 
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 
 from arinv.errors import UserError, unknown
@@ -96,8 +97,9 @@ def gram_statistics(
     """
     if not layers:
         raise UserError("the Gram loss needs at least one layer; GRAM_LAYERS has those of VGG-19")
-    features = layer_features(features_fn, as_images(images, finite=False), layers)
-    return tuple(_statistics(feature, layer) for feature, layer in zip(features, layers, strict=True))
+    with jax.default_matmul_precision("highest"):  # a GPU's TF32 would show in the third digit
+        features = layer_features(features_fn, as_images(images, finite=False), layers)
+        return tuple(_statistics(feature, layer) for feature, layer in zip(features, layers, strict=True))
 
 
 def gram_distance(a: Sequence[GramStatistics], b: Sequence[GramStatistics], *, reduction: str = "mean") -> Array:

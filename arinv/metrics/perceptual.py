@@ -10,6 +10,7 @@ Source: Zhang et al. 2018, "The unreasonable effectiveness of deep features as a
 import math
 from collections.abc import Sequence
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -76,7 +77,8 @@ def lpips(
         raise UserError("LPIPS needs at least one layer; LPIPS_LAYERS has those of the published networks")
     if heads is not None and len(heads) != len(layers):
         raise UserError(f"{len(heads)} head(s) for {len(layers)} layer(s); give one for each, or None")
-    features = (layer_features(features_fn, x, layers) for x in (reconstructions, images))
+    with jax.default_matmul_precision("highest"):  # a GPU's TF32 would show in the third digit
+        features = [layer_features(features_fn, x, layers) for x in (reconstructions, images)]
     total = jnp.zeros(images.shape[0], jnp.float32)
     for i, (layer, feature, target) in enumerate(zip(layers, *features, strict=True)):
         difference = jnp.square(_unit_length(feature) - _unit_length(target))

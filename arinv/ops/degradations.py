@@ -48,8 +48,12 @@ def check_noise(*, sigma: float, protocol: str) -> None:
     Raises:
       UserError: a level outside [0, 1], such as one in grey levels, or an unknown protocol.
     """
-    if isinstance(sigma, bool) or not isinstance(sigma, (int, float)) or not 0 <= sigma <= 1:
-        raise UserError(f"sigma must be 0 to 1, in units of [0, 1] images; got {sigma!r}: fifty grey levels are 50/255")
+    try:
+        check_number(sigma, "sigma", minimum=0.0, maximum=1.0)
+    except UserError:
+        raise UserError(
+            f"sigma must be 0 to 1, in units of [0, 1] images; got {sigma!r}: fifty grey levels are 50/255"
+        ) from None
     if protocol not in NOISE_PROTOCOLS:
         raise unknown("noise protocol", protocol, NOISE_PROTOCOLS)
 
@@ -230,7 +234,8 @@ def _blur(*, sigma: float, window: int) -> Operator:
         if min(images.shape[1:3]) <= radius:
             raise UserError(f"images of {images.shape[1]}x{images.shape[2]} px are too small for a blur of {window} px")
         padded = jnp.pad(images, ((0, 0), (radius, radius), (radius, radius), (0, 0)), mode="reflect")
-        return dm_pix.gaussian_blur(padded, sigma, window, padding="VALID")
+        with jax.default_matmul_precision("highest"):  # the same images on any device
+            return dm_pix.gaussian_blur(padded, sigma, window, padding="VALID")
 
     return Operator(degrade, _unchanged, f"Gaussian filter of {window} px, sigma {sigma:g}, edges reflected")
 

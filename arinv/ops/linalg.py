@@ -129,24 +129,3 @@ def _eigh(matrices: Array) -> tuple[Array, Array]:
     # other's threads, as happened with those of 64 channels of content and style. Elsewhere a batch stays split over
     # the devices, which a loop would gather on each.
     return jax.lax.map(jnp.linalg.eigh, matrices) if jax.default_backend() == "cpu" else jnp.linalg.eigh(matrices)
-
-
-def trace_of_sqrt_product(a: ArrayLike, b: ArrayLike) -> Array:
-    """Returns the trace of the square root of a b, for symmetric, positive semidefinite a and b.
-
-    The eigenvalues of a b are those of sqrt(a) b sqrt(a), which is symmetric, so that two symmetric
-    eigendecompositions suffice and singular matrices need no ridge. An eigenvalue near zero has the error of the
-    largest one, and its root the square root of that: use float64 where many are small.
-
-    Args:
-      a: [n, n], in the dtype of the computation.
-      b: [n, n].
-
-    Returns:
-      A scalar, 0 or more.
-    """
-    with jax.default_matmul_precision("highest"):
-        values, vectors = jnp.linalg.eigh(jnp.asarray(a))
-        root = (vectors * jnp.sqrt(jnp.maximum(values, 0))[None, :]) @ vectors.T
-        values = jnp.linalg.eigvalsh(root @ jnp.asarray(b) @ root)
-    return jnp.sum(jnp.sqrt(jnp.maximum(values, 0)))

@@ -170,9 +170,8 @@ class _Measurement:
         return numbers
 
     def _statistics_of(self, variables, images):
-        with jax.default_matmul_precision("highest"):  # a GPU's TF32 would show in the third digit
-            features_fn = self._network.features_fn(variables)
-            return metrics.gram_statistics(features_fn, to_float(images), layers=self._network.style_layers)
+        features_fn = self._network.features_fn(variables)
+        return metrics.gram_statistics(features_fn, to_float(images), layers=self._network.style_layers)
 
     def _of_one(self, image: np.ndarray):
         return jax.device_get(self._statistics(self._network.variables, image[None]))

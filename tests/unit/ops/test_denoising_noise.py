@@ -84,3 +84,13 @@ def test_augment_crops_window_first(key):
     assert any(same) and any(mirrored) and all(a or b for a, b in zip(same, mirrored, strict=True))
     with pytest.raises(UserError, match="cannot crop windows of 13 px from images of 12 x 12"):
         augment(key, images, window=13)
+
+
+@pytest.mark.parametrize("sigma", [np.float32(0.1), np.float64(0.1), jnp.float32(0.1)])
+def test_add_gaussian_noise_takes_numbers_of_any_library(key, sigma):
+    images = jnp.full((1, 8, 8, 3), 0.5)
+    np.testing.assert_allclose(
+        add_gaussian_noise(key, images, sigma=sigma), add_gaussian_noise(key, images, sigma=0.1), atol=1e-6
+    )
+    result = jax.jit(lambda sigma: add_gaussian_noise(key, images, sigma=sigma))(sigma)
+    np.testing.assert_allclose(result, add_gaussian_noise(key, images, sigma=0.1), atol=1e-6)
