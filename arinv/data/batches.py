@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 
 from arinv.data.cores import count_workers, num_cores
-from arinv.data.decoding import random_resized_crop
-from arinv.data.source import Arrays, Originals, Source, estimate_bytes, load_arrays
+from arinv.data.decoding import crop_options, random_resized_crop
+from arinv.data.source import Arrays, Originals, Source, estimate_bytes, load_arrays, pixels
 from arinv.errors import UserError
 from arinv.ops.inputs import check_count
 
@@ -31,7 +31,7 @@ _ENDLESS = 1 << 40  # Grain requires a length
 _CROPS = 1  # first in the key of a window, before seed, step and row
 
 
-@functools.lru_cache(maxsize=2)
+@functools.lru_cache(maxsize=4)  # two sources, each across the end of an epoch
 def _permutation(num_examples: int, seed: int, epoch: int) -> np.ndarray:
     order = np.random.Generator(np.random.PCG64([seed, epoch])).permutation(num_examples)
     order.flags.writeable = False
@@ -102,7 +102,7 @@ class TrainExamples:
         (index,) = self.order.indices(step, slice(row, row + 1))
         example = self.source[int(index)]
         if not self.resized_crop:
-            return example
+            return {**example, "image": pixels(example, self.source.info)}
         key = [_CROPS, self.order.seed, step, int(self.order.rows[row])]
         options = {"size": self.source.info.image_size, **self.resized_crop}
         return {**example, "image": random_resized_crop(key, example["image"], **options)}
@@ -242,6 +242,7 @@ def train_batches(
     if arrays is None and not len(rows):
         shape = (source.info.image_size, source.info.image_size, source.info.channels)
         return TrainBatches(order, functools.partial(_empty_batches, shape))
+    crop_options(resized_crop or {})
     if resized_crop and arrays is not None:
         raise UserError('resized_crop needs a source opened with resize="original"; arrays have images of one size')
     if resized_crop:
@@ -412,8 +413,9 @@ class EvalBatches:
         return rows[rows < self._total]
 
     def _stack(self, examples: list[dict[str, Any]]) -> Batch:
-        size = self._source.info.image_size
-        image = np.array([e["image"] for e in examples], np.uint8).reshape(-1, size, size, self._source.info.channels)
+        info = self._source.info
+        image = np.array([pixels(e, info) for e in examples], np.uint8)
+        image = image.reshape(-1, info.image_size, info.image_size, info.channels)
         return self._pad(image, np.array([e["label"] for e in examples], np.int32))
 
     def _pad(self, image: np.ndarray, label: np.ndarray) -> Batch:

@@ -3,7 +3,7 @@
 import io
 import os
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -397,22 +397,48 @@ def random_resized_crop(
 
     Args:
       key: integers of 0 or more that seed the window, such as a seed and a step.
-      image: uint8 [H, W, 3], as stored.
+      image: uint8 [H, W, C], as stored, C 1 or 3.
       size: side of the result, in pixels.
       scale: smallest and largest area of the window, as a fraction of the image's.
       ratio: smallest and largest width / height of the window, drawn on a log scale.
 
     Returns:
-      uint8 [size, size, 3].
+      uint8 [size, size, C].
+
+    Raises:
+      UserError: as `crop_options`.
 
     Source: torchvision's RandomResizedCrop on Pillow images: ten tries, then the largest centered window of an allowed
     shape.
     """
-    rng = np.random.default_rng(list(key))
+    crop_options({"scale": scale, "ratio": ratio})
+    rng, channels = np.random.default_rng(list(key)), image.shape[2]
     top, left, height, width = _draw_window(rng, image.shape[:2], scale, ratio)
     # Cropped before resizing: the filter must not reach pixels outside of the window.
-    window = Image.fromarray(image[top : top + height, left : left + width])
-    return np.asarray(window.resize((size, size), Image.Resampling.BILINEAR))
+    pixels = image[top : top + height, left : left + width]
+    window = Image.fromarray(pixels[..., 0] if channels == 1 else pixels)
+    return np.asarray(window.resize((size, size), Image.Resampling.BILINEAR)).reshape(size, size, channels)
+
+
+def crop_options(options: Mapping[str, Sequence[float]], name: str = "resized_crop") -> dict[str, tuple[float, float]]:
+    """Checks options of `random_resized_crop`, scale and ratio, and returns them.
+
+    Args:
+      options: name -> (lowest, highest); either may be missing.
+      name: what has the options, for the message.
+
+    Raises:
+      UserError: an unknown option, or limits that are not two positive numbers in ascending order, of areas at most 1.
+    """
+    limits = {option: tuple(values) for option, values in options.items()}
+    for option, values in limits.items():
+        if option not in ("scale", "ratio") or len(values) != 2 or not 0 < values[0] <= values[1]:
+            raise UserError(
+                f"{name}.{option}={values} must be scale or ratio with two positive numbers, the lower first"
+            )
+    if limits.get("scale", (1.0, 1.0))[1] > 1:
+        raise UserError(f"{name}.scale={limits['scale']} must be shares of the image's area, 1 or less")
+    return limits
 
 
 def _draw_window(rng, shape: tuple[int, int], scale, ratio) -> tuple[int, int, int, int]:

@@ -155,7 +155,8 @@ def same_dataset(first: str, second: str) -> bool:
     if first == second or schemes[0] != schemes[1] or not all(locations):
         return first == second
     with contextlib.suppress(OSError):
-        return SCHEMES[schemes[0]].user_data and os.path.samefile(*map(expanded, locations))
+        scheme = SCHEMES.get(schemes[0])
+        return scheme is not None and scheme.user_data and os.path.samefile(*map(expanded, locations))
     return False
 
 

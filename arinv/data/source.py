@@ -242,6 +242,28 @@ def read_examples(source: Source, indices: Sequence[int]) -> list[dict[str, Any]
     return [source[index] for index in indices]
 
 
+def pixels(example: Mapping[str, Any], info: SourceInfo) -> np.ndarray:
+    """Returns the image of an example, of the source's size.
+
+    Args:
+      example: an example of the source.
+      info: description of the source.
+
+    Returns:
+      uint8 [S, S, C].
+
+    Raises:
+      UserError: an image of another size, as of a source that does not resize.
+    """
+    image, shape = example["image"], (info.image_size, info.image_size, info.channels)
+    if image.shape != shape:
+        raise UserError(
+            f"{info.name} has an image of shape {image.shape}, batches have {shape}: open it with another resize than "
+            '"original", or give train_batches resized_crop'
+        )
+    return image
+
+
 def check_index(index: int, length: int) -> int:
     """Returns `index` counted from the start; raises an IndexError out of range, which ends a `for` over a source.
 
@@ -333,7 +355,7 @@ def load_arrays(source: Source, *, progress: Callable[[int, int], None] | None =
     label = np.empty(total, np.int32)
 
     def store(i: int, example: dict) -> None:
-        image[i], label[i] = example["image"], example["label"]
+        image[i], label[i] = pixels(example, source.info), example["label"]
 
     _decode_blocks(source, store, progress)
     image.setflags(write=False)

@@ -10,7 +10,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from arinv import data, models, parallel
-from arinv.data.decoding import RESIZE_MODES
+from arinv.data.decoding import RESIZE_MODES, crop_options
 from arinv.errors import UserError, unknown
 from arinv.experiment import checkpoint, descriptions
 from arinv.experiment.checkpoint import Checkpoints
@@ -82,7 +82,7 @@ def check(config: ConfigDict) -> None:
         raise UserError(f"num_steps={config.num_steps} must be 0 (num_epochs decides) or more")
     if config.data.extra.name:
         data.check_name(config.data.extra.name)
-    _resized_crop(config)
+    crop_options(config.data.get("resized_crop", {}), "data.resized_crop")
     check_strengths(config.augmentation, image_size=config.data.image_size, prefix="augmentation.")
     if config.data.resize not in RESIZE_MODES:
         raise unknown("data.resize", config.data.resize, RESIZE_MODES)
@@ -275,26 +275,9 @@ def _batches(config: ConfigDict, source: data.Source, batch_size: int, rows: np.
         seed=config.seed,
         rows=rows,
         num_workers=config.data.num_workers,
-        resized_crop=_resized_crop(config),
+        resized_crop=crop_options(config.data.get("resized_crop", {}), "data.resized_crop"),
         progress=progress_callback(f"reading {source.info.name}"),
     )
-
-
-def _resized_crop(config: ConfigDict) -> dict[str, tuple[float, float]]:
-    """Returns options of data.train_batches.
-
-    Raises:
-      UserError: areas or aspect ratios that are not two positive numbers in ascending order.
-    """
-    options = {name: tuple(limits) for name, limits in config.data.get("resized_crop", {}).items()}
-    for name, limits in options.items():
-        if name not in ("scale", "ratio") or len(limits) != 2 or not 0 < limits[0] <= limits[1]:
-            raise UserError(
-                f"data.resized_crop.{name}={limits} must be scale or ratio with two positive numbers, the lower first"
-            )
-    if options and options.get("scale", (1.0, 1.0))[1] > 1:
-        raise UserError(f"data.resized_crop.scale={options['scale']} must be shares of the image's area, 1 or less")
-    return options
 
 
 def steps_per_call(config: ConfigDict) -> int:

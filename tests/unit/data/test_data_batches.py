@@ -384,3 +384,27 @@ def test_train_batches_of_worker_processes_are_those_of_threads():
     _assert_equal(_take(resumed, 2), _take(memory, 2))
     stream.close()
     resumed.close()
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+@pytest.mark.parametrize("function", [data.train_batches, data.eval_batches])
+def test_batches_of_images_of_other_sizes_are_refused(function, in_memory, tmp_path):
+    """Sources that do not resize are for random crops."""
+    source = data.open_source("photos", split="train", image_size=32, resize="original")
+    options = {"seed": 0} if function is data.train_batches else {}
+    with pytest.raises(UserError, match='shape .* batches have .*"original"'):
+        next(iter(function(source, batch_size=2, in_memory=in_memory, **options)))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"scale": (0, 9)}, "two positive"), ({"scale": (0.5, 2)}, "or less"), ({"area": (0.1, 1)}, "scale or ratio")],
+)
+def test_train_batches_check_the_options_of_crops(options, message):
+    source = data.open_source("photos", split="train", image_size=32, resize="original")
+    with pytest.raises(UserError, match=message):
+        data.train_batches(source, batch_size=2, seed=0, resized_crop=options)
+
+
+def test_same_dataset_of_unknown_kinds_is_that_of_the_same_name():
+    assert not data.same_dataset("foo:a", "foo:b") and data.same_dataset("foo:a", "foo:a")

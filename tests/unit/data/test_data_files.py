@@ -601,3 +601,12 @@ def test_copies_and_absent_classes_of_a_test_split(tmp_path):
 def test_arguments_of_the_wrong_type_are_named(call, message):
     with pytest.raises(UserError, match=message):
         call()
+
+
+def test_random_resized_crop_of_grey_images_keeps_their_channel():
+    image = np.arange(20 * 30, dtype=np.uint8).reshape(20, 30, 1)
+    grey = decoding.random_resized_crop([1], image, size=8)
+    assert grey.shape == (8, 8, 1)
+    np.testing.assert_array_equal(
+        np.repeat(grey, 3, -1), decoding.random_resized_crop([1], np.repeat(image, 3, -1), size=8)
+    )
