@@ -67,7 +67,9 @@ def kl_divergence(logits: ArrayLike, other_logits: ArrayLike) -> Array:
     if logits.shape != other_logits.shape:
         raise UserError(f"logits {logits.shape} and other logits {other_logits.shape} must have the same shape [B, K]")
     log_p, log_q = jax.nn.log_softmax(logits), jax.nn.log_softmax(other_logits)
-    return jnp.sum(jnp.exp(log_p) * (log_p - log_q), axis=-1)
+    excluded = jnp.isneginf(log_p)  # classes of probability 0, which add nothing
+    differences = jnp.where(excluded, 0.0, log_p) - jnp.where(excluded, 0.0, log_q)
+    return jnp.sum(jnp.exp(log_p) * differences, axis=-1)
 
 
 def trades_loss(logits: ArrayLike, adversarial_logits: ArrayLike, labels: ArrayLike, *, beta: float) -> Array:
@@ -133,7 +135,7 @@ def margin_loss(logits: ArrayLike, labels: ArrayLike, *, confidence: float = 50.
 
     Args:
       logits: [B, K].
-      labels: int [B], 0..K-1.
+      labels: int [B], 0..K-1; rows labeled -1 are padding, with zero loss.
       confidence: margin beyond the boundary, in logits, up to which the loss increases.
 
     Returns:
@@ -146,11 +148,13 @@ def margin_loss(logits: ArrayLike, labels: ArrayLike, *, confidence: float = 50.
     Source: Carlini & Wagner 2017, eq. 8, as in the released code of Zhang et al. 2021.
     """
     logits = as_logits(logits, minimum=2)
-    labels = as_labels(labels, batch_size=logits.shape[0], num_classes=logits.shape[1], padding=False)
-    is_label = jax.nn.one_hot(labels, logits.shape[-1], dtype=bool)
+    labels = as_labels(labels, batch_size=logits.shape[0], num_classes=logits.shape[1])
+    real = labels >= 0
+    logits = jnp.where(real[:, None], logits, 0.0)
+    is_label = jax.nn.one_hot(jnp.where(real, labels, 0), logits.shape[-1], dtype=bool)
     own = jnp.max(jnp.where(is_label, logits, -jnp.inf), axis=-1)
     other = jnp.max(jnp.where(is_label, -jnp.inf, logits), axis=-1)
-    return -jnp.maximum(own - other + confidence, 0.0)
+    return jnp.where(real, -jnp.maximum(own - other + confidence, 0.0), 0.0)
 
 
 def geometry_weights(kappa: ArrayLike, mask: ArrayLike, *, num_steps: int, kind: str, offset: float) -> Array:

@@ -13,7 +13,7 @@ from arinv.models.autoencoders import (
 from arinv.models.encoders.base import Encoder, FeatureSpec, Stage, TorchLayer, spatial_layers
 from arinv.models.gans import GANS, Gan, build_gan
 from arinv.models.pytorch import convert
-from arinv.models.pytorch.convert import load_lpips_heads
+from arinv.models.pytorch.convert import load_lpips_heads, load_torch
 from arinv.models.registry import (
     ENCODERS,
     Denoiser,
@@ -48,6 +48,7 @@ __all__ = [
     "convert",
     "feature_spec",
     "load_lpips_heads",
+    "load_torch",
     "spatial_layers",
     "variational_encoder",
 ]

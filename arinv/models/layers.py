@@ -24,6 +24,13 @@ from arinv.ops.channels import add_bias, normalize_batch
 from arinv.ops.conv import use_rewrites
 from arinv.types import Array, Variables
 
+# Errors of Flax for variables that do not fit the inputs, or are missing.
+_MISFITS = (
+    flax.errors.ScopeParamShapeError,
+    flax.errors.ScopeParamNotFoundError,
+    flax.errors.ScopeCollectionNotFound,
+)
+
 
 class ShapeChecked(nn.Module):
     """A network whose weights fit inputs of certain shapes only."""
@@ -42,7 +49,7 @@ class ShapeChecked(nn.Module):
         """
         try:
             return super().apply(variables, *inputs, **options)
-        except (flax.errors.ScopeParamShapeError, flax.errors.ScopeParamNotFoundError) as error:
+        except _MISFITS as error:
             raise UserError(self.shape_error(*inputs)) from error
 
     @nn.nowrap

@@ -90,7 +90,7 @@ def fold_in(keys: Array, data: ArrayLike) -> Array:
 
     Args:
       keys: [] or [B].
-      data: integer, [] or [B].
+      data: integer, [] or [B]; one of both is [B].
 
     Returns:
       Keys [B].

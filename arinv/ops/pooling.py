@@ -53,7 +53,9 @@ def avg_pool(inputs: Array, window: int, stride: int) -> Array:
     """
     if use_rewrites() and window == stride:
         return _tiles(inputs, window).mean((2, 4))
-    return _reduce_window(inputs, 0.0, lax.add, window, stride) / window**2
+    wide = inputs.astype(jnp.promote_types(inputs.dtype, jnp.float32))
+    sums = _reduce_window(wide, 0.0, lax.add, window, stride)  # sums of bfloat16 lose digits
+    return (sums / window**2).astype(inputs.dtype)
 
 
 def adaptive_avg_pool(inputs: Array, side: int) -> Array:

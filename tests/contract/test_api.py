@@ -12,6 +12,7 @@ import tomllib
 import pytest
 
 import arinv
+from arinv import models
 
 MODULES = sorted(name for _, name, _ in pkgutil.walk_packages(arinv.__path__, "arinv.") if "__main__" not in name)
 PRNG_NAMES = re.compile(r"(.+_)?(rng|rngs|prng|key)(?<!^key)")
@@ -162,3 +163,7 @@ def test_no_path_of_one_machine_is_in_the_tree():
 def test_a_path_of_one_machine_is_recognized(root):
     assert LOCAL_PATH.search(f"see /{root}/me/data")
     assert not LOCAL_PATH.search(f"runs/{root}/me/data")
+
+
+def test_load_torch_is_public():
+    assert models.load_torch is models.convert.load_torch

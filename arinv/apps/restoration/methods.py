@@ -72,7 +72,7 @@ def check_inputs(run: Run) -> None:
       UserError: no checkpoint, or one of another kind, image size, number of channels or length of the latents, or an
         operator that does not take images of that size.
     """
-    config, size = run.config, run.config.data.get("image_size")
+    config, size, channels = run.config, run.config.data.get("image_size"), channels_of(run.config)
     for name, kind in (("gan", GAN), ("autoencoder", AUTOENCODER), ("aegan", AUTOENCODER)):
         if not config[name]:
             continue
@@ -80,11 +80,11 @@ def check_inputs(run: Run) -> None:
             run.check_planned(config[name], kind=kind)
         else:
             network = _load_network(run, name, kind, size)
-            size = network.image_size
+            size, channels = network.image_size, network.description.get("channels", 3)
     for reference in filter(None, config.encoders.values()):
         run.check_network(reference, kind=(INVERTER, CLASSIFIER), image_size=size)
     if size:
-        check_size(operator_of(config), image_size=size)
+        check_size(operator_of(config), image_size=size, channels=channels)
 
 
 def _load_network(run: Run, name: str, kind: str, size: int | None) -> Trained:

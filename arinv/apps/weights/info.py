@@ -41,7 +41,7 @@ def main(argv: Sequence[str]) -> int:
       argv: paths, or --help.
 
     Returns:
-      0; 1 where one of them is missing, damaged or of another kind, with a line on stderr; 2 without any.
+      0; 2 where one of them is missing, damaged or of another kind, with a line on stderr, and without any.
     """
     if {"--help", "-h", "-help"} & {*argv} or not argv:
         print(_USAGE, file=sys.stdout if argv else sys.stderr)
@@ -52,7 +52,7 @@ def main(argv: Sequence[str]) -> int:
             text = "\n".join(lines(path))
         except (UserError, OSError) as error:
             print(f"arinv: {user_line(error, path) or error}", file=sys.stderr)
-            code = 1
+            code = MISTAKE
         else:
             print(text)
     return code

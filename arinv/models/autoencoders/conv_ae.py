@@ -31,8 +31,10 @@ def stage_widths(image_size: int) -> tuple[int, ...]:
     Raises:
       UserError: a side that six halvings, or those that it has, do not divide.
     """
+    if image_size < 2:
+        raise UserError(f"the autoencoder halves the side of its images, which must be 2 px or more; got {image_size}")
     count = min(len(_WIDTHS), image_size.bit_length() - 1)
-    if image_size < 2 or image_size % (1 << count):
+    if image_size % (1 << count):
         raise UserError(
             f"the autoencoder halves the side of its images {count} times; {image_size} px is not a multiple of "
             f"{1 << count}"

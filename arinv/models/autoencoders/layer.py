@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from arinv.errors import unknown
 from arinv.models.encoders.base import Encoder, FeatureSpec
+from arinv.models.layers import ShapeChecked
 from arinv.ops.channels import flatten_rows
 from arinv.ops.inputs import check_count
 from arinv.types import Array
@@ -33,7 +34,7 @@ class Gaussian(NamedTuple):
     log_variance: Array
 
 
-class LayerAutoencoder(nn.Module):
+class LayerAutoencoder(ShapeChecked):
     """An encoder up to a layer and the generator from there; their variables are under "encoder" and "generator".
 
     The encoder always runs in evaluation mode: without dropout, and with its running statistics.
@@ -140,7 +141,7 @@ def variational_encoder(encoder: Encoder, layer: str, *, latent_size: int = 256)
     )
 
 
-class VariationalAutoencoder(nn.Module):
+class VariationalAutoencoder(ShapeChecked):
     """A variational encoder and the generator from its latents; their variables are under "encoder" and "generator".
 
     Attributes:

@@ -76,7 +76,7 @@ class BeganGenerator(ShapeChecked):
         return (image.astype(jnp.float32) + 1) / 2
 
 
-class BeganDiscriminator(nn.Module):
+class BeganDiscriminator(ShapeChecked):
     """Images [B, H, W, C] in [0, 1] -> their reconstructions by an autoencoder, of the same shape.
 
     13,405,379 parameters at 64 px.

@@ -82,7 +82,7 @@ class DcganGenerator(ShapeChecked):
         return jnp.clip((jnp.tanh(x.astype(jnp.float32)) + 1) / 2, 0, 1)
 
 
-class DcganDiscriminator(nn.Module):
+class DcganDiscriminator(ShapeChecked):
     """Images [B, S, S, C] in [0, 1] -> logits [B], positive for real ones.
 
     Attributes:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from arinv.errors import UserError
-from arinv.models.layers import Conv, Dense, torch_uniform
+from arinv.models.layers import Conv, Dense, ShapeChecked, torch_uniform
 from arinv.ops.channels import flatten_rows
 from arinv.types import Array, Variables
 
@@ -29,7 +29,7 @@ def stem_stride(image_size: int) -> int:
     return min(4, max(1, image_size // 28))
 
 
-class Discriminator(nn.Module):
+class Discriminator(ShapeChecked):
     """Five convolutions over the image, two dense layers over the features, two over both.
 
     11,372,353 parameters with AlexNet's conv5 at 224 px. DeePSiM's reads no features, and has two outputs, whose

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from arinv.errors import UserError
 from arinv.models.encoders.alexnet import convolution
 from arinv.models.encoders.base import Normalization, normalize
-from arinv.models.layers import Conv, batch_norm
+from arinv.models.layers import Conv, ShapeChecked, batch_norm
 from arinv.ops import pooling
 from arinv.ops.inputs import LOOSE_BOUNDS
 from arinv.ops.wavelets import Details, haar_analysis, haar_synthesis
@@ -26,7 +26,7 @@ from arinv.types import Array
 MULTIPLE, SMALLEST_SIDE = 32, 64  # of the sides of images, in pixels
 
 
-class WaveletAlexNet(nn.Module):
+class WaveletAlexNet(ShapeChecked):
     """The convolutions of AlexNet with Haar analysis after the first, second and fifth; 2,469,696 parameters.
 
     Attributes:
@@ -103,7 +103,7 @@ PAD_SIDES = {
 }
 
 
-class WaveletDecoder(nn.Module):
+class WaveletDecoder(ShapeChecked):
     """The network of a plan: BatchNorm and ReLU after each convolution, then 3x3 to RGB and tanh.
 
     Attributes:

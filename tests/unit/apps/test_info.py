@@ -126,7 +126,7 @@ def test_info_ends_with_1_and_a_line_for_each_path_that_it_cannot_describe(tmp_p
     (tmp_path / "cut.pt").write_bytes(b"PK\x03\x04cut")
     safetensors.numpy.save_file({"a.weight": np.zeros((2, 2), np.float32)}, tmp_path / "foreign.safetensors")
     names = ("text.pt", "cut.pt", "foreign.safetensors", "missing.pt", ".")
-    assert info.main([str(tmp_path / name) for name in names]) == 1
+    assert info.main([str(tmp_path / name) for name in names]) == 2
     out, err = capsys.readouterr()
     lines = err.splitlines()
     assert not out and len(lines) == len(names) and all(line.startswith("arinv: ") for line in lines)

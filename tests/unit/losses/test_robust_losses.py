@@ -160,3 +160,21 @@ def test_logits_of_other_shapes_are_refused(others):
         losses.trades_loss(NATURAL, others, LABELS, beta=6.0)
     with pytest.raises(UserError, match=r"must have one shape; got \(4, 5\) and"):
         losses.gair_rst_loss(NATURAL, NEAR, others, LABELS, np.full(4, 0.5, np.float32), beta=6.0)
+
+
+@pytest.mark.parametrize("compile_", [lambda f: f, jax.jit], ids=["eager", "jit"])
+def test_margin_loss_of_padding_is_zero_without_gradient(compile_):
+    logits, labels = jnp.array([[1.0, 3.0], [2.0, 0.0]]), np.array([0, -1])
+    values = compile_(losses.margin_loss)(logits, labels)
+    assert values[0] < 0 and values[1] == 0
+    gradient = jax.grad(lambda x: losses.margin_loss(x, labels).sum())(logits)
+    assert np.abs(gradient[0]).sum() > 0 and not np.abs(gradient[1]).any()
+
+
+def test_kl_divergence_ignores_excluded_classes():
+    """Classes with logits of -inf in both have probability 0."""
+    logits, others = np.array([[0.3, -np.inf, 1.0]], np.float32), np.array([[1.0, -np.inf, 0.2]], np.float32)
+    expected = losses.kl_divergence(logits[:, [0, 2]], others[:, [0, 2]])
+    np.testing.assert_allclose(losses.kl_divergence(logits, others), expected, rtol=1e-6)
+    gradients = jax.grad(lambda *x: losses.kl_divergence(*x).sum(), argnums=(0, 1))(logits, others)
+    assert all(np.isfinite(gradient).all() for gradient in gradients)

@@ -341,3 +341,17 @@ def test_discriminator_rejects_images_and_features_that_do_not_fit(key):
 def test_generators_of_vectors_reject_sizes_that_they_do_not_return(layer, latent, image_size):
     with pytest.raises(UserError, match=f"image_size of .* a multiple of .* px, .*; got {image_size}"):
         models.build_generator("alexnet_small", layer, image_size=image_size, latent=latent)
+
+
+def test_discriminator_refuses_features_of_another_layer():
+    discriminator = models.build_discriminator(image_size=32)
+    images = jnp.zeros((2, 32, 32, 3))
+    variables = discriminator.init(KEY, images, jnp.zeros((2, 4, 4, 8)))
+    with pytest.raises(UserError, match="do not fit the weights of this Discriminator"):
+        discriminator.apply(variables, images, jnp.zeros((2, 4, 4, 16)))
+
+
+def test_networks_without_variables_are_refused():
+    generator = models.build_generator("alexnet_small", "conv5")
+    with pytest.raises(UserError, match="do not fit the weights"):
+        generator.apply({}, jnp.zeros((1, 2, 2, 64)))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from arinv.ops.images import to_uint8
-from arinv.ops.pooling import adaptive_avg_pool, local_response_normalization
+from arinv.ops.pooling import adaptive_avg_pool, avg_pool, local_response_normalization
 
 
 @pytest.mark.parametrize(("height", "width", "side"), [(7, 7, 7), (2, 3, 7), (13, 9, 6), (14, 14, 7)])
@@ -39,3 +39,10 @@ def test_to_uint8_rounds_in_float32(dtype):
     rounded = values.astype(dtype)
     expected = np.floor(np.asarray(rounded.astype(jnp.float32)) * np.float32(255) + np.float32(0.5))
     np.testing.assert_array_equal(to_uint8(rounded), expected.astype(np.uint8))
+
+
+def test_avg_pool_of_bfloat16_keeps_its_digits():
+    images = jnp.full((1, 33, 33, 1), 1.01, jnp.bfloat16)
+    result = avg_pool(images, 32, 1)
+    assert result.dtype == jnp.bfloat16
+    np.testing.assert_allclose(np.asarray(result, np.float32), np.asarray(images[0, 0, 0, 0], np.float32), rtol=0.01)
