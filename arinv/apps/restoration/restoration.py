@@ -10,9 +10,11 @@ Source: Generative Encoder, Algorithm 1, sections 4.4 to 5.4.
 """
 
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -36,10 +38,10 @@ RESTORED = "restored.npz"
 _DEGRADED = "degraded"
 _DETAIL = "detail"
 _METRICS: Mapping[str, Callable[[Array, Array], Array]] = {
-    "mse": metrics.mean_squared_error,
-    "psnr": metrics.psnr,
-    "ssim": metrics.ssim,
-    "ssim_uniform7": metrics.ssim_uniform7,
+    "mse": jax.jit(metrics.mean_squared_error),
+    "psnr": jax.jit(metrics.psnr),
+    "ssim": jax.jit(metrics.ssim),
+    "ssim_uniform7": jax.jit(metrics.ssim_uniform7),
 }
 _SMALLEST = {"ssim": metrics.SSIM_WINDOW, "ssim_uniform7": metrics.UNIFORM_WINDOW}
 _VARIANTS = {
@@ -88,9 +90,9 @@ def run(run: Run) -> dict[str, Any]:
     run.begin()
     parts = {method: restore_all(run, method, networks, operator, arrays["image"]) for method in config.methods}
     images = np.asarray(to_float(arrays["image"]))
-    degraded = np.asarray(methods.degrade(run, operator, images, np.arange(len(images))))
-    values = {_DEGRADED: _measure(np.clip(degraded, 0, 1), images)}
-    values |= {method: _measure(part["image"], images) for method, part in parts.items()}
+    degraded = degrade_all(run, operator, images)
+    restored = {_DEGRADED: degraded} | {method: part["image"] for method, part in parts.items()}
+    values = {name: _measure(rows, images, config.batch_size) for name, rows in restored.items()}
     results = _results(run, operator, networks, parts, values)
     if metric_network:
         _add_fid(run, metric_network, results, parts, images)
@@ -140,13 +142,43 @@ def restore_all(
     return {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
 
 
-def _measure(restored: np.ndarray, images: np.ndarray) -> dict[str, np.ndarray]:
-    side = min(images.shape[1:3])
-    values = {
-        name: np.asarray(metric(restored, images))
-        for name, metric in _METRICS.items()
-        if side >= _SMALLEST.get(name, 1)
-    }
+def degrade_all(run: Run, operator: Operator, images: np.ndarray) -> np.ndarray:
+    """Returns x+ of all images, clipped to [0, 1], float32 [N, H, W, C].
+
+    Args:
+      run: a run of a task with the fields of `methods.check`.
+      operator: operator of the degradation.
+      images: float32 [N, H, W, C] in [0, 1].
+    """
+    degrade = jax.jit(lambda images, indices: jnp.clip(methods.degrade(run, operator, images, indices), 0, 1))
+    numbers = np.arange(len(images), dtype=np.int32)
+    return parallel.map_batches(lambda rows: degrade(images[rows], rows), numbers, size=run.config.batch_size)
+
+
+def measure(
+    restored: np.ndarray, images: np.ndarray, names: Iterable[str], *, batch_size: int
+) -> dict[str, np.ndarray]:
+    """Returns metrics of restored images, without those whose window the images do not fill.
+
+    Args:
+      restored: float32 [N, H, W, C] in [0, 1].
+      images: float32 [N, H, W, C] in [0, 1].
+      names: metrics of `arinv.metrics.VARIANTS`.
+      batch_size: number of images that are measured at once.
+
+    Returns:
+      Name -> [N].
+    """
+    side, numbers = min(images.shape[1:3]), np.arange(len(images))
+
+    def all_of(metric):
+        return parallel.map_batches(lambda rows: metric(restored[rows], images[rows]), numbers, size=batch_size)
+
+    return {name: all_of(_METRICS[name]) for name in names if side >= _SMALLEST.get(name, 1)}
+
+
+def _measure(restored: np.ndarray, images: np.ndarray, batch_size: int) -> dict[str, np.ndarray]:
+    values = measure(restored, images, _METRICS, batch_size=batch_size)
     return values | {_DETAIL: detail_energy(restored) / max(float(detail_energy(images).mean()), 1e-12)}
 
 
@@ -230,7 +262,7 @@ def _write(
     write_arrays(workdir / RESTORED, {name: np.asarray(to_uint8(array)) for name, array in all_images.items()})
     figures = {}
     if count:
-        rows = {"image": images[:count], _DEGRADED: np.clip(degraded[:count], 0, 1)}
+        rows = {"image": images[:count], _DEGRADED: degraded[:count]}
         rows |= {method.replace("_", " "): part["image"][:count] for method, part in parts.items()}
         write_png(workdir / "restored.png", labeled_grid(rows))
         quarter = images.shape[1] // 4

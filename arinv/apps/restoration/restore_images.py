@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 from arinv import data, metrics
 from arinv.apps.restoration import methods
 from arinv.apps.restoration.methods import SECONDS
-from arinv.apps.restoration.restoration import restore_all
+from arinv.apps.restoration.restoration import degrade_all, measure, restore_all
 from arinv.data.decoding import fits
 from arinv.errors import UserError
 from arinv.experiment import report
@@ -30,7 +30,7 @@ from arinv.train.autoencoder import operator_of
 
 _OVERVIEW = "overview.png"
 _DEGRADED = "degraded"
-_METRICS = {"psnr": metrics.psnr, "ssim": metrics.ssim}
+_METRICS = ("psnr", "ssim")
 
 
 def check(config: ConfigDict) -> None:
@@ -101,14 +101,15 @@ def run(run: Run) -> dict[str, Any]:
         for method in config.methods
     }
     images = np.asarray(to_float(images_u8))
-    degraded = images
-    if not config.degraded:
-        degraded = np.clip(np.asarray(methods.degrade(run, operator, images, np.arange(len(images)))), 0, 1)
+    degraded = images if config.degraded else degrade_all(run, operator, images)
     rows = {_DEGRADED: degraded} | {method: part["image"] for method, part in parts.items()}
     for folder, restored in rows.items():
         for file, image in zip(png_names(names), np.asarray(to_uint8(restored)), strict=True):
             write_png(workdir / folder / file, np.repeat(image, 3, axis=-1) if channels == 1 else image)
-    values = {} if config.degraded else {name: _measure(restored, images) for name, restored in rows.items()}
+    values = {}
+    if not config.degraded:
+        options = {"batch_size": config.batch_size}
+        values = {name: measure(restored, images, _METRICS, **options) for name, restored in rows.items()}
     _write_csv(run, names, values)
     results = {
         "num_images": len(names),
@@ -190,13 +191,6 @@ def _prepare(image: np.ndarray, size: int, channels: int, factor: int) -> np.nda
     else:
         resized = np.repeat(np.repeat(data.means_u8(image, size // factor), factor, axis=0), factor, axis=1)
     return data.to_grey(resized)[..., None] if channels == 1 else resized
-
-
-def _measure(restored: np.ndarray, images: np.ndarray) -> dict[str, np.ndarray]:
-    has_ssim = min(images.shape[1:3]) >= metrics.SSIM_WINDOW
-    return {
-        name: np.asarray(metric(restored, images)) for name, metric in _METRICS.items() if has_ssim or name != "ssim"
-    }
 
 
 def _write_csv(run: Run, names: Sequence[str], values: Mapping[str, Mapping[str, np.ndarray]]) -> None:
