@@ -1,5 +1,6 @@
 """Files of a run, written atomically: text, JSON, CSV, PNG and arrays."""
 
+import collections
 import contextlib
 import csv
 import io
@@ -97,9 +98,16 @@ def check_overwrites_none(workdir: pathlib.Path, outputs: Iterable[str], *, imag
 def png_names(names: Sequence[str]) -> list[str]:
     """Returns a relative path of a PNG file for each image of a folder, no two equal.
 
+    The ending of an image is replaced, unless images differ by it alone.
+
     Args:
       names: paths of the images relative to the folder, with "/".
     """
+    stems = [name.rpartition(".")[0] or name for name in names]
+    counts = collections.Counter(stems)
+    short = [stem if counts[stem] == 1 else name for stem, name in zip(stems, names, strict=True)]
+    if len(set(short)) == len(names):  # unlike those of x.jpg and x.png beside x.jpg.jpg
+        names = short
     used_paths = {str(folder) for name in names for folder in pathlib.PurePosixPath(name).parents}.union(names)
     files = []
     for name in names:

@@ -5,7 +5,6 @@ images that are denoised already. With config.noise.sigma noise is added first, 
 denoiser does; results.json then has the PSNR of the noisy and of the denoised image.
 """
 
-import collections
 from typing import Any
 
 import jax
@@ -76,14 +75,8 @@ def run(run: Run) -> dict[str, Any]:
 
 
 def _files(names: tuple[str, ...]) -> dict[str, str]:
-    """Returns name -> path of the PNG file in the workdir, no two equal; names that differ in the ending keep it."""
-    stems = {name: name.rpartition(".")[0] or name for name in names}
-    count = collections.Counter(stems.values())
-    files = {name: stem if count[stem] == 1 else name for name, stem in stems.items()}
-    if len(set(files.values())) < len(files):  # such as x.jpg and x.png beside x.jpg.jpg
-        files = {name: name for name in names}
-    paths = png_names(list(files.values()))
-    return {name: f"{_FOLDER}/{path}" for name, path in zip(files, paths, strict=True)}
+    """Returns name -> path of the PNG file in the workdir."""
+    return {name: f"{_FOLDER}/{path}" for name, path in zip(names, png_names(names), strict=True)}
 
 
 def _input(config: ConfigDict, name: str, image: np.ndarray) -> np.ndarray:
