@@ -1,7 +1,7 @@
 """Runs one arinv command in several processes on this machine, as a pod would run it on its hosts.
 
 Every line of output has the number of its process in front. SIGTERM and SIGINT are passed on to all processes. When one
-ends badly, the others get a while to end by themselves, and are killed then; the exit code is that of the first.
+fails, the others get a while to end by themselves, and are killed then; the exit code is that of the first.
 """
 
 import argparse
@@ -36,7 +36,7 @@ def parse(argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
                         help="virtual CPU devices of each process, without a GPU; 0: the machine's GPUs, divided among "
                         "the processes, or one CPU device each")  # fmt: skip
     parser.add_argument("--patience", type=float, default=30.0, metavar="SECONDS",
-                        help="for the others to end by themselves once one has ended badly (%(default)g)")  # fmt: skip
+                        help="for the others to end by themselves once one has failed (%(default)g)")  # fmt: skip
     options, rest = parser.parse_known_args(argv)
     if options.processes < 1:
         parser.error("--processes must be 1 or more")
@@ -61,8 +61,8 @@ def visible_gpus(environment: Mapping[str, str]) -> list[str]:
         return [name for name in environment["CUDA_VISIBLE_DEVICES"].split(",") if name.strip()]
     if not shutil.which("nvidia-smi"):
         return []
-    listed = subprocess.run(["nvidia-smi", "--list-gpus"], capture_output=True, text=True)
-    return re.findall(r"^GPU (\d+):", listed.stdout, flags=re.MULTILINE)
+    result = subprocess.run(["nvidia-smi", "--list-gpus"], capture_output=True, text=True)
+    return re.findall(r"^GPU (\d+):", result.stdout, flags=re.MULTILINE)
 
 
 def environments(count: int, devices: int, gpus: list[str], inherited: Mapping[str, str]) -> list[dict[str, str]]:
@@ -156,10 +156,12 @@ def run(command: list[str], variables: list[dict[str, str]], patience: float) ->
     Args:
       command: command of every process.
       variables: variables of each process.
-      patience: seconds that the others get once one has ended badly.
+      patience: seconds that the others get once one has failed.
     """
-    output, started = Output(), []
-    passed = {number: signal.signal(number, lambda n, _: _pass_on(started, n)) for number in (15, 2)}
+    output, processes = Output(), []
+    handlers = {
+        number: signal.signal(number, lambda n, _: _pass_on(processes, n)) for number in (signal.SIGTERM, signal.SIGINT)
+    }
     try:
         for index, environment in enumerate(variables):
             # In a session of its own, a process gets no SIGINT from the terminal beside the one that is passed on.
@@ -167,28 +169,28 @@ def run(command: list[str], variables: list[dict[str, str]], patience: float) ->
                 command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
             )
             output.add(index, process.stdout, process.stderr)
-            started.append(process)
-        return _watch(started, output, patience)
+            processes.append(process)
+        return _watch(processes, output, patience)
     finally:
-        for process in started:
+        for process in processes:
             if process.poll() is None:
                 process.kill()
                 process.wait()
         output.close()
-        for number, handler in passed.items():
+        for number, handler in handlers.items():
             signal.signal(number, handler)
 
 
-def _pass_on(started: list[subprocess.Popen], number: int) -> None:
-    for process in started:
+def _pass_on(processes: list[subprocess.Popen], number: int) -> None:
+    for process in processes:
         if process.poll() is None:
             process.send_signal(number)
 
 
-def _watch(started: list[subprocess.Popen], output: Output, patience: float) -> int:
-    """Waits for all processes, and returns the exit code of the first that ended badly."""
+def _watch(processes: list[subprocess.Popen], output: Output, patience: float) -> int:
+    """Waits for all processes, and returns the exit code of the first that failed."""
     first, deadline = 0, None
-    alive = dict(enumerate(started))
+    alive = dict(enumerate(processes))
     while alive:
         output.serve(0.1)
         for index, process in list(alive.items()):
@@ -207,7 +209,7 @@ def _watch(started: list[subprocess.Popen], output: Output, patience: float) -> 
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs what the command line asks for; returns the exit code."""
+    """Runs the command of the arguments, and returns the exit code."""
     options, rest = parse(argv)
     inherited = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))}
     try:

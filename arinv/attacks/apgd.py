@@ -191,9 +191,9 @@ def momentum_rule(images: Array, *, eps: ArrayLike | float, norm: str, num_steps
 
     def step(i, state, x, previous, gradient):
         direction = norms.steepest_ascent(gradient, norm=norm)
-        moved = inside(x + column(state.step_size) * direction)
+        candidate = inside(x + column(state.step_size) * direction)
         weight = jnp.where(i > 0, 0.75, 1.0)
-        return inside(x + weight * (moved - x) + (1.0 - weight) * (x - previous))
+        return inside(x + weight * (candidate - x) + (1.0 - weight) * (x - previous))
 
     return Rule(begin, review, step)
 
@@ -296,9 +296,9 @@ def _run(evaluate: Callable, rule: Rule, start: Array, num_steps: ArrayLike | in
         best_loss = jnp.where(better, losses, run.best_loss)
         state, back = rule.review(i, run.state, losses, best_loss, best_x)
         x = select(back, best_x, run.x)
-        following = rule.step(i, state, x, run.previous, select(back, best_gradient, gradient))
+        next_x = rule.step(i, state, x, run.previous, select(back, best_gradient, gradient))
         adversarial = select(wrong, run.x, run.adversarial)
-        return _Run(following, x, best_x, best_gradient, best_loss, adversarial, run.broken | wrong, state)
+        return _Run(next_x, x, best_x, best_gradient, best_loss, adversarial, run.broken | wrong, state)
 
     batch = start.shape[:1]
     begin = _Run(

@@ -221,8 +221,8 @@ def projected_ascent(
         (_, (losses, tally)), gradient = jax.value_and_grad(total, has_aux=True)(x)
         if use_best:
             best = keep_best(best, x, losses)
-        moved = x + step_size * norms.steepest_ascent(gradient, norm=norm)
-        delta = norms.project(moved - images, eps=eps, norm=norm)
+        candidate = x + step_size * norms.steepest_ascent(gradient, norm=norm)
+        delta = norms.project(candidate - images, eps=eps, norm=norm)
         return jnp.clip(images + delta, 0.0, 1.0), best, tallies + tally
 
     best = (start, jnp.full(images.shape[:1], -jnp.inf, jnp.float32)) if use_best else None

@@ -112,9 +112,9 @@ def square_start(
     """
     rows, eps = _prepare(logits_fn, images, labels, eps, norm)
     keys = fold_in(row_keys(key, batch_size=rows.images.shape[0]), _START)
-    tried = _first_images(keys, rows.images, eps, norm)
-    margins = jnp.where(rows.real, _margins(rows, tried), -1.0)
-    return SquareSearch(select(rows.real, tried, rows.images), margins, jnp.int32(0))
+    candidates = _first_images(keys, rows.images, eps, norm)
+    margins = jnp.where(rows.real, _margins(rows, candidates), -1.0)
+    return SquareSearch(select(rows.real, candidates, rows.images), margins, jnp.int32(0))
 
 
 def square_continue(
@@ -155,14 +155,14 @@ def square_continue(
     def unfinished(search):
         return (search.query < end) & jnp.any(search.margins > 0)
 
-    def ask(search):
-        tried = _PROPOSALS[norm](fold_in(keys, search.query), search, rows.images, eps)
-        margins = _margins(rows, tried)
+    def query(search):
+        candidates = _PROPOSALS[norm](fold_in(keys, search.query), search, rows.images, eps)
+        margins = _margins(rows, candidates)
         better = (search.margins > 0) & ((margins < search.margins) | (margins <= 0))
-        best = select(better, tried, search.images)
+        best = select(better, candidates, search.images)
         return SquareSearch(best, jnp.where(better, margins, search.margins), search.query + 1)
 
-    return jax.lax.while_loop(unfinished, ask, search)
+    return jax.lax.while_loop(unfinished, query, search)
 
 
 def _prepare(logits_fn, images, labels, eps, norm: str) -> tuple[Rows, Array]:
@@ -183,22 +183,22 @@ def _first_images(keys: Array, images: Array, eps: Array, norm: str) -> Array:
         return jnp.clip(images + eps * stripes, 0.0, 1.0)
     tiles = tiling(height=height, width=width)
     side = tiles.side
-    drawn = _uniform(keys, (tiles.rows, tiles.columns, 1, 1, channels + 1))
+    numbers = _uniform(keys, (tiles.rows, tiles.columns, 1, 1, channels + 1))
     hill = jnp.asarray(patch(side=side, norm=norm))[None, None, None, :, :, None]
-    turned = drawn[..., -1:] > 0.5
-    placed = jnp.where(turned, jnp.swapaxes(hill, 3, 4), hill) * _signs(drawn[..., :-1])
-    placed = jnp.swapaxes(placed, 2, 3).reshape(len(images), tiles.rows * side, tiles.columns * side, channels)
+    is_turned = numbers[..., -1:] > 0.5
+    tiled = jnp.where(is_turned, jnp.swapaxes(hill, 3, 4), hill) * _signs(numbers[..., :-1])
+    tiled = jnp.swapaxes(tiled, 2, 3).reshape(len(images), tiles.rows * side, tiles.columns * side, channels)
     below, right = (size - tiles.offset - n * side for size, n in ((height, tiles.rows), (width, tiles.columns)))
-    delta = jnp.pad(placed, ((0, 0), (tiles.offset, below), (tiles.offset, right), (0, 0)))
+    delta = jnp.pad(tiled, ((0, 0), (tiles.offset, below), (tiles.offset, right), (0, 0)))
     return _inside(delta, images, eps, norm)
 
 
 def _propose_linf(keys: Array, search: SquareSearch, images: Array, eps: Array) -> Array:
     height, width, channels = images.shape[1:]
-    drawn = _uniform(keys, (2 + channels,))
+    numbers = _uniform(keys, (2 + channels,))
     side = _side(search.query, height, width, "linf")
-    window = _window(drawn[:, 0], drawn[:, 1], side, height, width)
-    change = jnp.where(window.inside, 2.0 * eps * _signs(drawn[:, None, None, 2:]), 0.0)
+    window = _window(numbers[:, 0], numbers[:, 1], side, height, width)
+    change = jnp.where(window.inside, 2.0 * eps * _signs(numbers[:, None, None, 2:]), 0.0)
     delta = jnp.clip(search.images + change - images, -eps, eps)
     return jnp.clip(images + delta, 0.0, 1.0)
 
@@ -206,21 +206,21 @@ def _propose_linf(keys: Array, search: SquareSearch, images: Array, eps: Array) 
 def _propose_hills(keys: Array, search: SquareSearch, images: Array, eps: Array, *, norm: str) -> Array:
     """Moves the perturbation of a second window, and the unused radius, into hills in a first window."""
     height, width, channels = images.shape[1:]
-    drawn = _uniform(keys, (5 + channels,))
+    numbers = _uniform(keys, (5 + channels,))
     side = _side(search.query, height, width, norm)
-    first = _window(drawn[:, 0], drawn[:, 1], side, height, width)
-    second = _window(drawn[:, 2], drawn[:, 3], side, height, width)
+    first = _window(numbers[:, 0], numbers[:, 1], side, height, width)
+    second = _window(numbers[:, 2], numbers[:, 3], side, height, width)
     delta = search.images - images
-    hills = _hills(search.query, first, drawn[:, 4] > 0.5, height, width, norm)[..., None]
+    hills = _hills(search.query, first, numbers[:, 4] > 0.5, height, width, norm)[..., None]
     old = jnp.where(first.inside, delta, 0.0)
-    new = hills * _signs(drawn[:, None, None, 5:]) + old / (_FLOOR + _length(old, (1, 2), norm))
-    held = _length(jnp.where(first.inside | second.inside, delta, 0.0), (1, 2), norm)
+    new = hills * _signs(numbers[:, None, None, 5:]) + old / (_FLOOR + _length(old, (1, 2), norm))
+    length_within = _length(jnp.where(first.inside | second.inside, delta, 0.0), (1, 2), norm)
     whole = _length(delta, (1, 2, 3), norm)
     if norm == "l2":
-        budget = jnp.sqrt(jnp.maximum(jnp.square(eps) - jnp.square(whole), 0.0) / channels + jnp.square(held))
+        budget = jnp.sqrt(jnp.maximum(jnp.square(eps) - jnp.square(whole), 0.0) / channels + jnp.square(length_within))
     else:
         # The share of each channel times their number, as in the authors' code; the projection undoes it.
-        budget = (jnp.maximum(eps - whole, 0.0) / channels + held) * channels
+        budget = (jnp.maximum(eps - whole, 0.0) / channels + length_within) * channels
     new = new * (budget / (_FLOOR + _length(new, (1, 2), norm)))
     delta = jnp.where(first.inside, new, jnp.where(second.inside, 0.0, delta))
     return _inside(delta, images, eps, norm)
@@ -232,16 +232,16 @@ class _Windows(NamedTuple):
     columns: Array
 
 
-def _hills(query: Array, window: _Windows, turned: Array, height: int, width: int, norm: str) -> Array:
+def _hills(query: Array, window: _Windows, is_turned: Array, height: int, width: int, norm: str) -> Array:
     """Returns two hills in the window of each row and 0 around it [B, H, W]."""
     sides = window_sides(height=height, width=width, norm=norm)
     table = np.zeros((len(sides), max(sides), max(sides)), np.float32)
     for i, side in enumerate(sides):
         table[i, :side, :side] = patch(side=int(side), norm=norm)
     current = jnp.asarray(table)[stage(query)]
-    turned = turned[:, None, None]
-    down = jnp.where(turned, window.columns, window.rows)
-    across = jnp.where(turned, window.rows, window.columns)
+    is_turned = is_turned[:, None, None]
+    down = jnp.where(is_turned, window.columns, window.rows)
+    across = jnp.where(is_turned, window.rows, window.columns)
     return jnp.where(window.inside[..., 0], current.at[down, across].get(mode="clip"), 0.0)
 
 

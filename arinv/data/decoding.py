@@ -9,11 +9,11 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from arinv.errors import UserError, unknown
+from arinv.ops.colors import REC_601
 from arinv.ops.inputs import check_count
 
 RESIZE_MODES = ("squash", "crop", "crop_7_8")
 ORIGINAL = "original"  # the mode that does not resize
-_LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # Rec. 601
 
 _BITS, _PHOTOMETRIC, _SAMPLE_FORMAT, _SIGNED = 258, 262, 339, 2  # tags of TIFF, and a value of the last
 _MAX_ASPECT_DIFFERENCE = 0.02
@@ -125,7 +125,7 @@ def _load_upright(image: Image.Image) -> None:
     image.load()  # also rotates a TIFF upright and removes its tag
     try:
         ImageOps.exif_transpose(image, in_place=True)
-    except Exception:  # damaged EXIF data is no reason to refuse an image
+    except Exception:  # with damaged EXIF data the pixels are still valid
         pass
 
 
@@ -328,7 +328,7 @@ def to_grey(image: np.ndarray) -> np.ndarray:
     Returns:
       uint8 [H, W].
     """
-    return np.rint(image.astype(np.float32) @ _LUMA).astype(np.uint8)
+    return np.rint(image.astype(np.float32) @ np.array(REC_601, np.float32)).astype(np.uint8)
 
 
 def fits(shape: Sequence[int], image_shape: Sequence[int]) -> bool:

@@ -568,7 +568,7 @@ def open_image_files(reference: str | os.PathLike, *, on_bad_image: str, max_sid
 
 
 def report_source(source: data.Source) -> None:
-    """Prints on stderr what a source skips, leaves out, and has that is unusual; on process 0 only."""
+    """Prints on stderr what a source skips, omits, and has that is unusual; on process 0 only."""
     info = source.info
     report_skipped(f"{info.name} {info.split}", source.num_skipped)
     report_skipped(info.name, 0, info.left_out)

@@ -98,7 +98,7 @@ def ssim(reconstructions: ArrayLike, images: ArrayLike) -> Array:
       images: [B, H, W, C] in [0, 1], at least 11 pixels high and wide.
 
     Returns:
-      float32 [B] in [-1, 1]; higher is better, equal images give 1. Its gradient leaves out the covariance in windows
+      float32 [B] in [-1, 1]; higher is better, equal images give 1. Its gradient omits the covariance in windows
       where an image is constant.
 
     Raises:

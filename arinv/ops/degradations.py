@@ -8,7 +8,7 @@ name of the protocol.
 "unclipped"  x + sigma N(0, 1), as most tables of denoisers; values leave [0, 1]
 
 An operator has two maps: `degrade`, x+ = degrade(x), and `project`, S, which is applied to a generator's images before
-they are compared with x+. S is the identity for degradations that are not known to the solver, such as noise. Each
+they are compared with x+. S is the identity for degradations that it does not model, such as noise. Each
 image has its own PRNG key, so that its noise or mask does not depend on its batch; S with the same keys uses the same
 masks.
 

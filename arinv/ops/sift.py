@@ -53,7 +53,7 @@ class SiftGrid(NamedTuple):
 
     Attributes:
       features: float32 [N, H / 4, W / 4, 133].
-      num_keypoints: int [N], before those that share a cell are left out.
+      num_keypoints: int [N], before those that share a cell are dropped.
       library: name of the library that computed them.
     """
 
@@ -123,7 +123,7 @@ class SiftCells(NamedTuple):
     Attributes:
       places: int32 [N, C], indices of the cells, row by row; H / 4 x W / 4 where an image has fewer than C.
       vectors: float32 [N, C, 133].
-      num_keypoints: int [N], before those that share a cell are left out.
+      num_keypoints: int [N], before those that share a cell are dropped.
       library: name of the library that computed them.
     """
 

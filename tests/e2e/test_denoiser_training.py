@@ -10,7 +10,7 @@ import pytest
 
 from arinv import models
 from arinv.experiment.state import TrainState, apply_train
-from arinv.models.generators.wavelet import Step, WaveletDecoder
+from arinv.models.generators.wavelet import DecoderStep, WaveletDecoder
 from arinv.ops import pooling
 from arinv.ops.degradations import add_gaussian_noise
 from arinv.ops.wavelets import haar_analysis
@@ -21,7 +21,7 @@ SIZE, BATCH = 32, 4
 NOISE = {"sigma": 50 / 255, "protocol": "clipped"}
 WEIGHTS = {"pixel": 2e-3, "feature": 1e-2, "adversarial": 0.0, "discriminator": 1.0}
 FROZEN = {"scale": jnp.asarray(2.0)}
-DECODER = WaveletDecoder((Step("synthesis", "conv5"), Step("conv", 8)))  # what there is to compile in a small one
+DECODER = WaveletDecoder((DecoderStep("synthesis", "conv5"), DecoderStep("conv", 8)))  # small to compile
 
 
 class HaarEncoder:

@@ -18,12 +18,12 @@ from arinv.experiment.checkpoint import Checkpoints
 from arinv.experiment.output_files import read_arrays, write_arrays
 from arinv.experiment.run import Run
 from arinv.experiment.state import TrainState
-from arinv.models.generators.wavelet import DECODER_PLANS, Step
+from arinv.models.generators.wavelet import DECODER_PLANS, DecoderStep
 from arinv.ops.keys import name_key
 from configs import denoise, denoising
 
 # In the place of the decoder, which takes long to compile: one skip and two convolutions, for the same sizes.
-SMALL = (Step("synthesis", "conv5"), Step("pad", 2), Step("conv", 8), Step("nearest", 16))
+SMALL = (DecoderStep("synthesis", "conv5"), DecoderStep("pad", 2), DecoderStep("conv", 8), DecoderStep("nearest", 16))
 ROWS = ("noisy", "standard", "robust", "BM3D")
 
 

@@ -93,7 +93,7 @@ class Encoder(ShapeChecked):
     """An image classifier that also returns its features: images [B, H, W, 3] in [0, 1] -> (logits, features).
 
     A subclass defines `__call__(images, *, train=False)`, which begins with `self.normalize(images)` and returns
-    (logits float32 [B, num_classes], {name: feature}), and `feature_specs()`. With num_classes=0 it leaves out its
+    (logits float32 [B, num_classes], {name: feature}), and `feature_specs()`. With num_classes=0 it omits its
     head and returns empty logits [B, 0]. It states these facts as class attributes, or as properties where they
     depend on its options:
 
@@ -106,7 +106,7 @@ class Encoder(ShapeChecked):
       style_layers: the features that styles are transferred at, the deepest first.
 
     Attributes:
-      num_classes: length of the logits; 0 leaves out the head.
+      num_classes: length of the logits; 0 omits the head.
       normalization: pixel normalization, a name or (mean, standard deviation); see `mean_std`.
       dtype: type of the computation; parameters, statistics and logits stay float32.
     """

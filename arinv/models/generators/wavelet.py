@@ -68,32 +68,32 @@ class WaveletAlexNet(ShapeChecked):
         return features, details
 
 
-class Step(NamedTuple):
+class DecoderStep(NamedTuple):
     """One step of a plan: ("conv", width), ("synthesis", layer), ("pad", pixels) or ("nearest", factor)."""
 
     kind: str
     value: Any
 
 
-Plan = tuple[Step, ...]
+DecoderPlan = tuple[DecoderStep, ...]
 _RGB = 3  # channels of an image
 
 
-def _conv(*widths: int) -> Plan:
-    return tuple(Step("conv", width) for width in widths)
+def _conv(*widths: int) -> DecoderPlan:
+    return tuple(DecoderStep("conv", width) for width in widths)
 
 
-def _unpool(layer: str, pad: int = 0) -> Plan:
-    return (Step("synthesis", layer), *((Step("pad", pad),) if pad else ()))
+def _unpool(layer: str, pad: int = 0) -> DecoderPlan:
+    return (DecoderStep("synthesis", layer), *((DecoderStep("pad", pad),) if pad else ()))
 
 
-_CODE: Plan = (  # for 224 px: 6, 12, 13, 26, 27, 54, 56, 112, 224
-    *(_conv(256) + _unpool("conv5") + _conv(256) + (Step("pad", 1),) + _conv(256, 192)),
+_CODE: DecoderPlan = (  # for 224 px: 6, 12, 13, 26, 27, 54, 56, 112, 224
+    *(_conv(256) + _unpool("conv5") + _conv(256) + (DecoderStep("pad", 1),) + _conv(256, 192)),
     *(_unpool("conv2", pad=1) + _conv(128, 64) + _unpool("conv1", pad=2) + _conv(64)),
-    *((Step("nearest", 2),) + _conv(32, 32) + (Step("nearest", 2),) + _conv(_RGB)),
+    *((DecoderStep("nearest", 2),) + _conv(32, 32) + (DecoderStep("nearest", 2),) + _conv(_RGB)),
 )
 # variant -> plan, without the last 3x3 convolution to RGB.
-DECODER_PLANS: dict[str, Plan] = {"default": _CODE, "table_a9": _CODE + _conv(_RGB)}
+DECODER_PLANS: dict[str, DecoderPlan] = {"default": _CODE, "table_a9": _CODE + _conv(_RGB)}
 
 # Padding of n pixels: ((top, bottom), (left, right)). The analysis drops the bottom row and the right column, so only
 # "aligned" restores the positions of the skips.
@@ -115,7 +115,7 @@ class WaveletDecoder(ShapeChecked):
       dtype: type of the computation; parameters, statistics and images stay float32.
     """
 
-    plan: Plan = _CODE
+    plan: DecoderPlan = _CODE
     pad_side: str = "official"
     spectral_norm: bool = True
     image_bias: float = 0.0
@@ -139,7 +139,7 @@ class WaveletDecoder(ShapeChecked):
         x = Conv(_RGB, use_bias=True, spectral_norm=self.spectral_norm, dtype=self.dtype, name="rgb")(x, train=train)
         return jnp.clip((jnp.tanh(x.astype(jnp.float32)) + 1) / 2, 0, 1)
 
-    def _step(self, x: Array, details: Mapping[str, Details], step: Step, name: str, train: bool) -> Array:
+    def _step(self, x: Array, details: Mapping[str, Details], step: DecoderStep, name: str, train: bool) -> Array:
         if step.kind == "nearest":
             return pooling.upsample_nearest(x, step.value)
         if step.kind == "pad":

@@ -30,8 +30,7 @@ from arinv.errors import UserError
 from arinv.models.encoders.base import Encoder, TorchLayer
 from arinv.models.generators.mirror import Generator
 from arinv.models.generators.plans import Plan
-from arinv.models.generators.wavelet import SMALLEST_SIDE
-from arinv.models.generators.wavelet import Plan as DecoderPlan
+from arinv.models.generators.wavelet import SMALLEST_SIDE, DecoderPlan
 from arinv.models.registry import build, build_denoiser, build_discriminator, build_generator
 from arinv.types import Variables
 

@@ -7,7 +7,7 @@ import pytest
 
 from arinv import models
 from arinv.errors import UserError
-from arinv.models.generators.wavelet import Step, WaveletDecoder
+from arinv.models.generators.wavelet import DecoderStep, WaveletDecoder
 
 KEY = jax.random.key(0)
 
@@ -120,7 +120,7 @@ def test_wavelet_encoder_accepts_the_weights_of_alexnet(analyzed):
 
 def step(kind, value, inputs, details, pad_side="official"):
     decoder = WaveletDecoder(pad_side=pad_side)
-    return decoder.apply({}, inputs, details, Step(kind, value), "0", False, method=WaveletDecoder._step)
+    return decoder.apply({}, inputs, details, DecoderStep(kind, value), "0", False, method=WaveletDecoder._step)
 
 
 @pytest.mark.parametrize(("layer", "sides"), [("1", (55, 54)), ("2", (27, 26)), ("5", (13, 12))])
