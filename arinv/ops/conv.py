@@ -67,8 +67,8 @@ def conv_general_dilated(
       dimension_numbers: as in lax; None means [B, C, H, W], which is not rewritten.
       feature_group_count: as in lax.
       batch_group_count: as in lax.
-      precision: as in lax.
-      **kwargs: other arguments of lax.
+      precision: as in lax; anything but None is not rewritten.
+      **kwargs: other arguments of lax, likewise.
 
     Returns:
       [B, H', W', out], of the dtype of `lhs`.
@@ -77,13 +77,14 @@ def conv_general_dilated(
     undilated = all(d == 1 for d in (*(lhs_dilation or ()), *(rhs_dilation or ())))
     has_few_groups = feature_group_count <= _MAX_GROUPS and batch_group_count == 1
     kwargs = {name: value for name, value in kwargs.items() if value is not None}
-    if use_rewrites() and numbers == LAYOUT and undilated and has_few_groups and not kwargs:
+    has_options = precision is not None or bool(kwargs)
+    if use_rewrites() and numbers == LAYOUT and undilated and has_few_groups and not has_options:
         strides, kernel, size = tuple(window_strides), rhs.shape[:2], lhs.shape[1:3]
         if isinstance(padding, str):
             padding = lax.padtype_to_pads(size, kernel, strides, padding)
         pads = tuple((int(low), int(high)) for low, high in padding)
         if all(0 <= pad < k for pair, k in zip(pads, kernel, strict=True) for pad in pair):
-            geometry = _Geometry(strides, pads, kernel, size, precision)
+            geometry = _Geometry(strides, pads, kernel, size)
             if feature_group_count == 1:
                 return _down(geometry, lhs, rhs)
             groups = (jnp.split(x, feature_group_count, axis=-1) for x in (lhs, rhs))
@@ -101,7 +102,6 @@ def conv_transpose(
     stride: int,
     padding: int = 1,
     output_padding: int = 0,
-    precision: Any = None,
 ) -> Array:
     """Returns the transposed convolution with equal strides and paddings of both axes.
 
@@ -117,7 +117,6 @@ def conv_transpose(
       stride: stride along both axes, at least 1.
       padding: rows and columns removed from each side of the full result; smaller than the kernel.
       output_padding: rows and columns added at the bottom and right; smaller than the stride.
-      precision: as in lax.
 
     Returns:
       [B, H', W', out], of the dtype of `inputs`.
@@ -137,16 +136,14 @@ def conv_transpose(
             raise UserError(f"{name} of conv_transpose must be {low} to {high}; got {value}")
     if not use_rewrites():
         pads = [(k - 1 - padding, k - 1 - padding + output_padding) for k in kernel.shape[:2]]
-        return lax.conv_general_dilated(
-            inputs, kernel, (1, 1), pads, lhs_dilation=(stride, stride),
-            dimension_numbers=LAYOUT, precision=precision,
-        )  # fmt: skip
+        dilation = (stride, stride)
+        return lax.conv_general_dilated(inputs, kernel, (1, 1), pads, lhs_dilation=dilation, dimension_numbers=LAYOUT)
     size = tuple(
         (n - 1) * stride + k - 2 * padding + output_padding
         for n, k in zip(inputs.shape[1:3], kernel.shape[:2], strict=True)
     )
     pads = ((padding, padding),) * 2
-    geometry = _Geometry((stride, stride), pads, kernel.shape[:2], size, precision)
+    geometry = _Geometry((stride, stride), pads, kernel.shape[:2], size)
     return _up(geometry, inputs, jnp.flip(kernel, (0, 1)).swapaxes(2, 3))
 
 
@@ -180,7 +177,6 @@ class _Geometry(NamedTuple):
     pads: tuple[tuple[int, int], tuple[int, int]]
     kernel: tuple[int, int]
     size: tuple[int, int]
-    precision: Any
 
 
 # The three bilinear maps below are each other's gradients. With w: [kh, kw, in, out], x of `size`
@@ -192,7 +188,7 @@ class _Geometry(NamedTuple):
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _down(geometry: _Geometry, x: Array, w: Array) -> Array:
     """Returns the convolution."""
-    return convolve(x, w, geometry.strides, geometry.pads, geometry.precision)
+    return convolve(x, w, geometry.strides, geometry.pads)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -206,7 +202,7 @@ def _up(geometry: _Geometry, y: Array, w: Array) -> Array:
     w = jnp.pad(w, ((0, m_h * taps_h - k_h), (0, m_w * taps_w - k_w), (0, 0), (0, 0)))
     w = jnp.flip(w.reshape(taps_h, m_h, taps_w, m_w, c_in, c_out), (0, 2))
     w = w.transpose(0, 2, 5, 1, 3, 4).reshape(taps_h, taps_w, c_out, m_h * m_w * c_in)
-    z = convolve(y, w, (1, 1), (pads_h, pads_w), geometry.precision)
+    z = convolve(y, w, (1, 1), (pads_h, pads_w))
     if (s_h, s_w) == (1, 1):
         return z
     # ... which are then interleaved. Where the kernel is smaller than the stride, some are zero.
@@ -245,7 +241,7 @@ def _correlate(geometry: _Geometry, x: Array, y: Array) -> Array:
     sizes = zip(geometry.kernel, spans, geometry.size, low, strict=True)
     high = [kernel - 1 + span - size - pad for kernel, span, size, pad in sizes]
     images, kernel, pads = x.transpose(3, 1, 2, 0), y.transpose(1, 2, 0, 3), tuple(zip(low, high, strict=True))
-    w = _convolve_lax(images, kernel, (1, 1), pads, geometry.precision, rhs_dilation=geometry.strides)
+    w = _convolve_lax(images, kernel, (1, 1), pads, rhs_dilation=geometry.strides)
     return w.transpose(1, 2, 0, 3)
 
 
@@ -253,8 +249,7 @@ def _correlate_points(geometry, x, y):
     """Returns the kernel gradient of a 1x1 convolution: one matrix product."""
     stride_h, stride_w = geometry.strides
     contract = (((0, 1, 2), (0, 1, 2)), ((), ()))
-    w = lax.dot_general(x[:, ::stride_h, ::stride_w], y, contract, precision=geometry.precision)
-    return w[None, None]
+    return lax.dot_general(x[:, ::stride_h, ::stride_w], y, contract)[None, None]
 
 
 def _down_fwd(geometry, x, w):
@@ -289,7 +284,7 @@ _up.defvjp(_up_fwd, _up_bwd)
 _correlate.defvjp(_correlate_fwd, _correlate_bwd)
 
 
-def convolve(x: Array, w: Array, strides: tuple[int, int], pads: Pads, precision: Any = None) -> Array:
+def convolve(x: Array, w: Array, strides: tuple[int, int], pads: Pads) -> Array:
     """Returns the convolution of x with w, in blocks or by products at each position where that is faster on a CPU.
 
     Args:
@@ -297,7 +292,6 @@ def convolve(x: Array, w: Array, strides: tuple[int, int], pads: Pads, precision
       w: [kh, kw, in, out].
       strides: strides along rows and columns.
       pads: ((top, bottom), (left, right)).
-      precision: as in lax.
 
     Returns:
       [B, H', W', out].
@@ -305,14 +299,14 @@ def convolve(x: Array, w: Array, strides: tuple[int, int], pads: Pads, precision
     axes = zip(x.shape[1:3], pads, w.shape[:2], strides, strict=True)
     outputs = [(n + sum(pair) - k) // stride + 1 for n, pair, k, stride in axes]
     if strides == (1, 1) and _is_from_many_to_few(x, w):
-        return _convolve_products(x, w, pads, outputs, precision)
+        return _convolve_products(x, w, pads, outputs)
     block = _BLOCKS.get(strides)
     if block and _is_narrow(w) and all(n % size == 0 for n, size in zip(outputs, block, strict=True)):
-        return _convolve_blocks(x, w, strides, pads, block, precision)
-    return _convolve_lax(x, w, strides, pads, precision)
+        return _convolve_blocks(x, w, strides, pads, block)
+    return _convolve_lax(x, w, strides, pads)
 
 
-def _convolve_lax(x, w, strides, pads, precision, rhs_dilation=None):
+def _convolve_lax(x, w, strides, pads, rhs_dilation=None):
     """Returns lax's convolution, of a map that is not smaller than the kernel.
 
     XLA exchanges a map and a kernel of more rows and columns and then uses a plain loop, 100 times as slow. A map that
@@ -321,9 +315,7 @@ def _convolve_lax(x, w, strides, pads, precision, rhs_dilation=None):
     if math.prod(w.shape[:2]) > math.prod(x.shape[1:3]):
         around = ((0, 0, 0), *((low, high, 0) for low, high in pads), (0, 0, 0))
         x, pads = lax.optimization_barrier(lax.pad(x, jnp.zeros((), x.dtype), around)), ((0, 0), (0, 0))
-    return lax.conv_general_dilated(
-        x, w, strides, pads, rhs_dilation=rhs_dilation, dimension_numbers=LAYOUT, precision=precision
-    )
+    return lax.conv_general_dilated(x, w, strides, pads, rhs_dilation=rhs_dilation, dimension_numbers=LAYOUT)
 
 
 def _is_narrow(w):
@@ -341,13 +333,12 @@ def _is_from_many_to_few(x, w):
     return is_narrow and num_bytes <= _MAX_BYTES_OF_PRODUCTS
 
 
-def _convolve_products(x, w, pads, outputs, precision):
+def _convolve_products(x, w, pads, outputs):
     """Returns the convolution as one matrix product of all positions and taps, whose results are shifted and added."""
     kh, kw, c_in, c_out = w.shape
     taps = w.transpose(2, 0, 1, 3).reshape(c_in, -1)
-    products = lax.dot_general(
-        x, taps, (((3,), (0,)), ((), ())), precision=precision, preferred_element_type=jnp.float32
-    ).reshape(*x.shape[:3], kh, kw, c_out)
+    products = lax.dot_general(x, taps, (((3,), (0,)), ((), ())), preferred_element_type=jnp.float32)
+    products = products.reshape(*x.shape[:3], kh, kw, c_out)
     around = ((0, 0, 0), *((low, high, 0) for low, high in pads), *[(0, 0, 0)] * 3)
     products = lax.pad(products, jnp.zeros((), products.dtype), around)  # pads may be negative
     rows, columns = outputs
@@ -355,14 +346,14 @@ def _convolve_products(x, w, pads, outputs, precision):
     return functools.reduce(jnp.add, terms).astype(x.dtype)
 
 
-def _convolve_blocks(x, w, strides, pads, block, precision):
+def _convolve_blocks(x, w, strides, pads, block):
     """Returns the convolution, computed in blocks of rows and columns."""
     sides = zip(strides, block, strict=True)
     rows, columns = ([(i * stride, (size - 1 - i) * stride) for i in range(size)] for stride, size in sides)
     w = jnp.stack([jnp.pad(w, (row, column, (0, 0), (0, 0))) for row in rows for column in columns], -2)
     w = w.reshape(*w.shape[:3], -1)
     steps = tuple(stride * size for stride, size in zip(strides, block, strict=True))
-    y = _convolve_lax(x, w, steps, pads, precision)
+    y = _convolve_lax(x, w, steps, pads)
     b, rows, columns, channels = y.shape
     y = y.reshape(b, rows, columns, *block, channels // math.prod(block)).transpose(0, 1, 3, 2, 4, 5)
     return y.reshape(b, block[0] * rows, block[1] * columns, channels // math.prod(block))

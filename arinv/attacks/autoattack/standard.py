@@ -209,8 +209,21 @@ def autoattack(
     pieces = -(-num_queries // queries_per_round)
     rounds = count_rounds(attacks, norm=norm, num_classes=num_classes, num_targets=num_targets, pieces=pieces)
     labels = _checked_labels(labels, len(images), num_classes)
-    run = _Run(key, model, images, labels, float(eps), norm, num_steps, num_queries, queries_per_round, rounds,
-               buckets, group_size if should_stop else len(images), should_stop)  # fmt: skip
+    run = _Run(
+        key=key,
+        model=model,
+        images=images,
+        labels=labels,
+        eps=float(eps),
+        norm=norm,
+        num_steps=num_steps,
+        num_queries=num_queries,
+        queries_per_round=queries_per_round,
+        rounds=rounds,
+        buckets=buckets,
+        group_size=group_size if should_stop else len(images),
+        should_stop=should_stop,
+    )
     count = 1 + max((n for name, n in rounds.items() if name in ("apgd-t", "fab-t")), default=0)
     state = _begin(run, count) if state is None else _resume(run, state)
     while state.attack < len(rounds):

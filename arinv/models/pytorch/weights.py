@@ -211,12 +211,12 @@ def difference(file: TorchFile, state_dict: StateDict, entries: Sequence[Entry],
     Returns:
       One line of text.
     """
-    names = {entry: next((name for name in entry.names if name in state_dict.weights), None) for entry in entries}
-    try:
-        _compare(file.path, state_dict, names, what, "report")
-    except UserError as error:
-        return str(error)
-    return ""
+    return _difference(file.path, state_dict, _names(state_dict, entries), what, "report")
+
+
+def _names(state_dict: StateDict, entries: Sequence[Entry]) -> dict[Entry, str | None]:
+    """Returns the name in a state dict of each array of a network; None where it has none."""
+    return {entry: next((name for name in entry.names if name in state_dict.weights), None) for entry in entries}
 
 
 def convert(
@@ -240,8 +240,9 @@ def convert(
     """
     if on_unknown not in ON_UNKNOWN:
         raise unknown("on_unknown", on_unknown, ON_UNKNOWN)
-    names = {entry: next((name for name in entry.names if name in state_dict.weights), None) for entry in entries}
-    _compare(file.path, state_dict, names, what, on_unknown)
+    names = _names(state_dict, entries)
+    if text := _difference(file.path, state_dict, names, what, on_unknown):
+        raise UserError(text)
     flat = {}
     for entry, name in names.items():
         array = file.array(state_dict.weights[name])
@@ -257,9 +258,10 @@ def convert(
     return traverse_util.unflatten_dict(flat)
 
 
-def _compare(
+def _difference(
     path: pathlib.Path, state_dict: StateDict, names: Mapping[Entry, str | None], what: str, on_unknown: str
-) -> None:
+) -> str:
+    """Returns one line on how a state dict differs from a network; empty where it fits."""
     missing = [entry.names[0] for entry, name in names.items() if name is None]
     tensors = {
         name for name, value in {**state_dict.weights, **state_dict.outside}.items() if isinstance(value, Tensor)
@@ -284,9 +286,10 @@ def _compare(
         "other shapes": shapes,
     }
     parts = [f"{kind}: {abbreviate(items)}" for kind, items in kinds.items() if items]
-    if parts:
-        advice = "; on_unknown=report skips these" if len(parts) == 1 and beside and beside == unexpected else ""
-        raise UserError(f"{path} does not fit {what}; {'; '.join(parts)}{advice}")
+    if not parts:
+        return ""
+    advice = "; on_unknown=report skips these" if len(parts) == 1 and beside and beside == unexpected else ""
+    return f"{path} does not fit {what}; {'; '.join(parts)}{advice}"
 
 
 def abbreviate(items: Iterable[str], *, separator: str = ", ") -> str:
