@@ -342,7 +342,7 @@ SUBCOMMANDS = {
         "arinv.apps.datasets.resize",
         "SOURCE NAME: writes a copy of a dataset with smaller images, as record files (arinv resize --help).",
     ),
-    "zoo": ("arinv.zoo", "[NAME]: lists the trained networks that come with arinv, or prints the card of one."),
+    "zoo": ("arinv.zoo.cards", "[NAME]: lists the trained networks that come with arinv, or prints the card of one."),
 }
 _EXAMPLE = "python -m arinv --config=configs/quickstart.py:smoke=True --workdir=runs/smoke"
 

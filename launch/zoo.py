@@ -28,7 +28,7 @@ import arinv
 from arinv import command_line, data, metrics, paths, zoo
 from arinv.apps.restoration.methods import INVERTGAN, SEARCH
 from arinv.errors import MISTAKE, UserError
-from arinv.experiment import exported, loading, measurement, trained, workdirs
+from arinv.experiment import exported, loading, measurement, run_folders, trained, workdirs
 from arinv.experiment.descriptions import WEIGHTS
 from arinv.experiment.output_files import write_json, write_text
 from arinv.experiment.run import Run
@@ -37,6 +37,7 @@ from arinv.main import run
 from arinv.ops.images import to_float
 from arinv.plan import plan
 from arinv.tasks import TASKS
+from arinv.zoo import cards
 
 README = pathlib.Path(__file__).resolve().parents[1] / "README.md"
 PHOTOGRAPHS, MAX_SIDE = "photos:astronaut+chelsea+china+coffee+flower", 256
@@ -138,6 +139,8 @@ def add(args: argparse.Namespace) -> None:
         )
     first = pathlib.Path(args.encoder or args.gan)
     others = [pathlib.Path(path) for path in filter(None, (args.inverters or args.autoencoders).split("+"))]
+    for workdir in (first, *others):
+        run_folders.check_run(workdir)
     encoder = load_metric_encoder(args, first) if args.gan else None
     trainings = [_training(source) for source in (first, *others)]
     export = export_encoder if args.encoder else export_gan
@@ -171,7 +174,7 @@ def measure(args: argparse.Namespace) -> None:
     Raises:
       UserError: no entry of that name.
     """
-    card = zoo.card(args.name)
+    card = cards.card(args.name)
     networks = {network: loading.load(f"zoo:{args.name}/{network}") for network in card["networks"]}
     if zoo.ENCODER in networks:
         _add_measurements(card, networks, card["networks"][zoo.ENCODER]["measured"]["attack"], args)
@@ -645,7 +648,7 @@ def write_table(readme: pathlib.Path) -> None:
     _, end, after = rest.partition(_END)
     if not (begin and end):
         raise UserError(f"{readme} has no place for the table: the lines {_BEGIN.strip()} and {_END.strip()}")
-    write_text(readme, f"{before}{begin}{zoo.markdown()}{end}{after}")
+    write_text(readme, f"{before}{begin}{cards.markdown()}{end}{after}")
 
 
 if __name__ == "__main__":

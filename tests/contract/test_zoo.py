@@ -12,6 +12,7 @@ import arinv
 from arinv import attacks, data, main, metrics, zoo
 from arinv.command_line import load
 from arinv.errors import UserError
+from arinv.zoo import cards
 from configs import arguments
 from launch import zoo as maintenance
 
@@ -38,12 +39,12 @@ def test_files_are_small_enough_to_ship():
 
 
 def test_readme_has_the_table_of_the_cards():
-    assert zoo.markdown() in (ROOT / "README.md").read_text(encoding="utf-8")
+    assert cards.markdown() in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def test_card_text_has_every_network_and_its_command(name):
-    text = zoo.card_text(name)
-    for network, row in zoo.card(name)["networks"].items():
+    text = cards.card_text(name)
+    for network, row in cards.card(name)["networks"].items():
         assert f"\n{network} " in text and row["training"]["command"] in text
         if row["kind"] == "inverter":
             assert f"PSNR {row['measured']['psnr']:.2f} dB" in text
@@ -52,7 +53,7 @@ def test_card_text_has_every_network_and_its_command(name):
 def test_measuring_again_changes_the_figures_of_a_card_and_nothing_else(encoder_name, tmp_path, monkeypatch):
     """The runs themselves are those of evaluate and autoattack."""
     name = encoder_name
-    before, written, ran = zoo.card(name), [], []
+    before, written, ran = cards.card(name), [], []
     attacked = before["networks"]["encoder"]["measured"]
 
     def run(config, workdir):
@@ -102,7 +103,7 @@ def test_package_contains_the_zoo():
 
 
 def test_card_describes_the_files(name):
-    card = zoo.card(name)
+    card = cards.card(name)
     assert card["name"] == name and tuple(card["networks"]) == zoo.networks(name)
     for network, row in card["networks"].items():
         path = zoo.resolve(f"zoo:{name}/{network}")
@@ -115,7 +116,7 @@ def test_card_describes_the_files(name):
 
 
 def test_accuracies_of_a_card_are_in_order(encoder_name):
-    measured = zoo.card(encoder_name)["networks"]["encoder"]["measured"]
+    measured = cards.card(encoder_name)["networks"]["encoder"]["measured"]
     for metric in ("clean_accuracy", "autoattack_accuracy", "pgd_accuracy"):
         low, high = measured[f"{metric}_95"]
         assert low <= measured[metric] <= high
@@ -125,7 +126,7 @@ def test_accuracies_of_a_card_are_in_order(encoder_name):
 @pytest.mark.long
 def test_entry_is_attacked(encoder_name):
     encoder = arinv.load(f"zoo:{encoder_name}", kind="classifier")
-    attack = zoo.card(encoder_name)["networks"]["encoder"]["measured"]["attack"]
+    attack = cards.card(encoder_name)["networks"]["encoder"]["measured"]["attack"]
     source = data.open_source("photos", split="test", image_size=encoder.image_size, num_examples=64)
     images = np.stack([source[i]["image"] for i in range(64)]).astype(np.float32) / 255
     labels = np.argmax(encoder.logits_fn(images), axis=-1)  # of its own classes
@@ -142,7 +143,7 @@ def test_entry_is_attacked(encoder_name):
 @pytest.mark.long
 def test_entry_inverts_a_photograph(encoder_name):
     [image] = data.open_photographs("photos:chelsea", max_side=maintenance.MAX_SIDE)
-    networks = zoo.card(encoder_name)["networks"]
+    networks = cards.card(encoder_name)["networks"]
     for layer in zoo.networks(encoder_name)[1:]:
         expected = networks[layer]["measured"]["photographs"]["chelsea"]
         assert maintenance.photograph_psnr(arinv.load(f"zoo:{encoder_name}/{layer}"), image) > expected - TOLERANCE
@@ -151,7 +152,7 @@ def test_entry_inverts_a_photograph(encoder_name):
 @pytest.mark.parametrize("name", GANS)
 @pytest.mark.long
 def test_entry_of_a_gan_draws_images_and_restores_them(name):
-    gan, networks = arinv.load(f"zoo:{name}"), zoo.card(name)["networks"]
+    gan, networks = arinv.load(f"zoo:{name}"), cards.card(name)["networks"]
     samples = np.clip(gan.sample(jax.random.key(0), 16), 0, 1)
     assert samples.shape == (16, gan.image_size, gan.image_size, 3)
     assert 0.1 < samples.std() < 0.5 and samples.std(axis=0).mean() > 0.1  # images, of which no two are equal

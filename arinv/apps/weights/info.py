@@ -25,6 +25,7 @@ from arinv.models.pytorch.convert import class_names
 from arinv.models.pytorch.files import TorchFile, open_torch
 from arinv.models.pytorch.recognition import Fit
 from arinv.paths import expanded
+from arinv.zoo import cards
 
 _USAGE = """usage: python -m arinv info PATH ...
 
@@ -72,7 +73,7 @@ def lines(path: str | pathlib.Path) -> list[str]:
     """
     path = zoo.resolve(path) if zoo.is_reference(path) else expanded(path)
     if zoo.reference(path):
-        return zoo.card_text((path if path.is_dir() else path.parent).name).splitlines()
+        return cards.card_text((path if path.is_dir() else path.parent).name).splitlines()
     if path.is_dir():
         return _workdir_lines(path)
     if path.suffix == caffe.MEAN_SUFFIX:

@@ -7,13 +7,14 @@ import pytest
 import safetensors.numpy
 from small_encoders import SMALL
 
-from arinv import command_line, models, zoo
+from arinv import command_line, models
 from arinv.apps.weights import import_torch, info
 from arinv.errors import UserError
 from arinv.experiment import loading
 from arinv.experiment.run import Run
 from arinv.models.encoders.base import NORMALIZATIONS
 from arinv.models.pytorch.names import encoder_entries, generator_entries
+from arinv.zoo import cards
 
 
 def arrays(entries, prefix=""):
@@ -63,9 +64,9 @@ def test_info_prints_the_card_of_the_zoo(reference):
 
 
 def test_zoo_prints_the_card_of_an_entry_for_each_of_its_networks():
-    assert zoo.card_text("alexnet_small_l2_1/encoder") == zoo.card_text("alexnet_small_l2_1")
+    assert cards.card_text("alexnet_small_l2_1/encoder") == cards.card_text("alexnet_small_l2_1")
     with pytest.raises(UserError, match="unknown network of zoo:alexnet_small_l2_1 'conv9'"):
-        zoo.card_text("alexnet_small_l2_1/conv9")
+        cards.card_text("alexnet_small_l2_1/conv9")
 
 
 def test_info_passes_on_that_its_reader_has_ended(monkeypatch):

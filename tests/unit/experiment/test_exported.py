@@ -16,6 +16,7 @@ from arinv import command_line, zoo
 from arinv.apps.weights import info
 from arinv.errors import UserError
 from arinv.experiment import exported, loading, run_folders, workdirs
+from arinv.zoo import cards
 from launch import zoo as maintenance
 
 NAME = "tiny_l2_0.5"
@@ -228,19 +229,19 @@ def test_table_shows_the_cards(folder, monkeypatch, capsys):
         f"| {NAME} | alexnet_small (width 2) | cifar10, l2 eps 0.5, 12 epochs of n_fgsm | 75.0% "
         "| 50.0% [46.8%, 53.2%], linf eps 8/255 | conv5 19.50 | 1.5 MB |"
     )
-    assert row in zoo.markdown().splitlines()
-    assert zoo.main([]) == 0
+    assert row in cards.markdown().splitlines()
+    assert cards.main([]) == 0
     text = capsys.readouterr().out
     assert NAME in text and "50.0% [46.8%, 53.2%]" in text
     with one_line("unknown entry"):
-        zoo.main(["nothing"])
+        cards.main(["nothing"])
     with one_line("takes no argument"):
-        zoo.main(["a", "b"])
+        cards.main(["a", "b"])
     (folder / NAME / "card.json").write_text("{")
     with one_line("card.json is damaged"):
-        zoo.rows()
+        cards.rows()
     (folder / NAME / "card.json").unlink()
-    assert NAME not in zoo.markdown()  # exported, not measured yet
+    assert NAME not in cards.markdown()  # exported, not measured yet
 
 
 @pytest.mark.parametrize(
