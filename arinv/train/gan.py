@@ -37,7 +37,7 @@ from arinv.ops.inputs import check_number
 from arinv.train import training
 from arinv.types import Array, Batch, Metrics, Network, Variables
 
-_BALANCE = "balance"  # of the equilibrium game, beside the networks in the state
+_BALANCE = "balance"  # of the equilibrium game, besides the networks in the state
 
 
 def check(config: ConfigDict) -> None:
@@ -123,7 +123,7 @@ def build(run: Run, frozen: None, info: data.SourceInfo, steps_per_epoch: int) -
 
     def extend(state: TrainState) -> TrainState:
         state = state.start_average(GENERATOR)
-        return state.replace(variables={**state.variables, _BALANCE: {"params": {"k": jnp.zeros(())}}})
+        return state.replace(extra={_BALANCE: jnp.zeros(())}) if config.game.name == "equilibrium" else state
 
     return training.TrainSetup(
         networks=networks,
@@ -257,7 +257,7 @@ def update_discriminator(
     """Updates the discriminator, and the balance k of the equilibrium game; `step` is unchanged.
 
     Args:
-      state: with "discriminator", and of the equilibrium game "balance".
+      state: with "discriminator", and of the equilibrium game "balance" in its extra.
       discriminator: the network.
       optimizer: its optimizer.
       images: [B, H, W, C] in [0, 1].
@@ -270,7 +270,7 @@ def update_discriminator(
       The new state, and the losses and scores of each image.
     """
     fakes = jax.lax.stop_gradient(fakes)
-    balance = state.variables[_BALANCE]["params"]["k"] if game["name"] == "equilibrium" else None
+    balance = state.extra[_BALANCE] if game["name"] == "equilibrium" else None
     variables = state.variables[DISCRIMINATOR]
     shares_key, penalty_key = jax.random.split(keys[2])
 
@@ -293,7 +293,7 @@ def update_discriminator(
     if balance is not None:
         errors = jnp.mean(real), jnp.mean(fake)
         new = losses.update_balance(balance, *errors, ratio=game["ratio"], rate=game["rate"])
-        state = state.replace(variables={**state.variables, _BALANCE: {"params": {"k": new}}})
+        state = state.replace(extra={**state.extra, _BALANCE: new})
         report["convergence"] = jnp.full(len(images), errors[0] + jnp.abs(game["ratio"] * errors[0] - errors[1]))
         report["balance"] = jnp.full(len(images), new)
     return state, report
