@@ -21,7 +21,7 @@ from arinv.experiment.writer import TEST, Writer, progress_bar, progress_callbac
 from arinv.models.encoders.base import Normalization, mean_std
 from arinv.ops.augment import check_strengths
 from arinv.train import accelerators, loop, optimizers
-from arinv.train.feed import Batches, collect
+from arinv.train.feed import Batches, FirstImages, concatenate, evaluate_batches, numbers_of
 from arinv.train.speed import Profile, check_steps
 
 _MAX_COUNTED = 100_000  # records whose labels are read for the report: about a second
@@ -377,16 +377,15 @@ def _make_evaluate(
     batches = _extend(data.eval_batches(data.load_arrays(test), batch_size=config.batch_size, rows=run.rows), setup)
 
     def evaluate(state: TrainState, step: int) -> dict[str, float]:
-        results, images = collect(
-            lambda batch, key: eval_step(state.variables, batch, key, *frozen),
-            batches,
-            key=key,
-            mesh=mesh,
-            num_images=config.log.num_images,
-            progress=lambda items: progress_bar(items, f"{config.title}: evaluation", unit="batch", leave=False),
-        )
-        writer.image(step, config.task, setup.figure(images))
-        return {name: float(np.mean(values, dtype=np.float64)) for name, values in results.items()}
+        numbers, images = [], FirstImages(config.log.num_images)
+        bar = progress_bar(batches, f"{config.title}: evaluation", unit="batch", leave=False)
+        for batch, results in evaluate_batches(
+            lambda batch, key: eval_step(state.variables, batch, key, *frozen), bar, key=key, mesh=mesh
+        ):
+            numbers.append(numbers_of(batch, results))
+            images.add(batch, results)
+        writer.image(step, config.task, setup.figure(images.arrays()))
+        return {name: float(np.mean(values, dtype=np.float64)) for name, values in concatenate(numbers).items()}
 
     return evaluate
 

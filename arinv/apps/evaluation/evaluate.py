@@ -5,8 +5,8 @@ every image) and, for an inverter, images.npz and reconstructions.png. With conf
 evaluation of the same encoder, the accuracies are read from there and no attack runs. On images of other classes than
 its encoder's an inverter is evaluated without accuracies.
 
-In a single process the numbers of finished images are saved in parts/ every half minute, and at the end of each pass,
-until all results are written; a run that was killed resumes to the same bits. In several processes it begins again.
+The numbers of finished images are saved in parts/ every half minute, and at the end of each pass, until all results are
+written; a run that was killed resumes to the same bits.
 """
 
 import functools
@@ -29,8 +29,8 @@ from arinv.experiment.trained import CLASSIFIER, INVERTER, Trained
 from arinv.experiment.writer import progress_bar
 from arinv.ops.images import image_grid, to_float
 from arinv.train import classifier, inverter
-from arinv.train.feed import collect
-from arinv.types import Array, Batch
+from arinv.train.feed import FirstImages, evaluate_batches, numbers_of
+from arinv.types import Batch
 
 _NAMES = {"correct": "clean_accuracy", "loss": "cross_entropy"}
 _DECISIVE = ("attack", "batch_size", "data", "dtype", "seed")  # fields that decide an encoder's figures
@@ -204,48 +204,28 @@ def _make_pass(
         return data.ExtendedBatches(batches, module.host_features) if module.has_host_features else batches
 
     def run_pass(title, eval_step, variables, *key, measure=None):
-        # Of several processes each would have to read what one has written.
-        rows = run.cache(_PARTS, *own_key, *key).rows(title) if distributed.count() == 1 else None
+        rows = run.cache(_PARTS, *own_key, *key).rows(title)
         jitted, variables = jax.jit(eval_step), parallel.replicate(variables, mesh)
-        collect_some = functools.partial(
-            collect, lambda batch, key: jitted(variables, batch, key), key=run.key, mesh=mesh
+        results_of = functools.partial(
+            evaluate_batches, lambda batch, key: jitted(variables, batch, key), key=run.key, mesh=mesh
         )
-        num_images, images = config.log.num_images if measure else 0, {}
-
-        def keep(part: Mapping[str, np.ndarray]) -> None:
-            if rows:
-                rows.append(part, measure.get_state() if measure else None)
-
-        if first := rows.count if rows else 0:
+        finished, num_images = rows.count, min(config.log.num_images, total) if measure else 0
+        images = FirstImages(num_images)
+        if finished and measure:
+            measure.set_state(rows.totals)
+            for batch, results in results_of(open_batches(0, -(-num_images // size) * size)):  # images are not saved
+                images.add(batch, results)
+        position = {"initial": finished // size, "total": -(-total // size)}
+        bar = progress_bar(open_batches(finished), f"{config.title}: {title}", unit="batch", **position)
+        for batch, results in results_of(bar, first=finished // size):
             if measure:
-                measure.set_state(rows.totals)
-            if num_images:  # which are not saved
-                batches = open_batches(0, -(-num_images // size) * size)
-                _, images = collect_some(batches, num_images=num_images, accumulate=_images_alone)
-            if first == total:
-                return rows.arrays(), images
-        numbers, first_images = collect_some(
-            open_batches(first),
-            num_images=0 if first else num_images,
-            progress=lambda items: progress_bar(
-                items, f"{config.title}: {title}", unit="batch", initial=first // size, total=-(-total // size)
-            ),
-            first=first // size,
-            accumulate=measure.accumulate if measure else lambda results, mask: results,
-            keep=keep,
-        )
-        if rows:
-            rows.save()
-            numbers = rows.arrays()
-        return numbers, images or first_images
+                results = measure.accumulate(results, batch["mask"])
+            rows.append(numbers_of(batch, results), measure and measure.get_state())
+            images.add(batch, results)
+        rows.save()
+        return rows.arrays(), images.arrays()
 
     return run_pass
-
-
-def _images_alone(results: Mapping[str, Any], mask: Array) -> dict[str, Array]:
-    """Returns the images of a batch's results, without numbers and features."""
-    del mask
-    return {name: values for name, values in results.items() if getattr(values, "ndim", 0) > 1}
 
 
 def _attack(encoder: Trained, attack: Mapping[str, Any], run_pass: Callable) -> dict[str, np.ndarray]:
