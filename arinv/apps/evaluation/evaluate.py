@@ -72,8 +72,6 @@ def run(run: Run) -> dict[str, Any]:
       UserError: no usable checkpoint there, or data that does not fit it.
     """
     config = run.config
-    attack = attack_options(config.attack)
-    attack_name = attack.get("name", "pgd")
     network = run.load(config.checkpoint, kind=(CLASSIFIER, INVERTER), image_size=config.data.image_size)
     encoder = network.encoder
     measure = Measurement(run, encoder) if network.kind == INVERTER else None
@@ -81,22 +79,12 @@ def run(run: Run) -> dict[str, Any]:
     test = run.open_data("test", resize=resize)
     arrays = data.load_arrays(test)
     inputs = {"the encoder's weights": encoder.fingerprint, "data.resize": resize, _IMAGES: _hash_of(arrays["image"])}
-    figures = encoder_figures(run, inputs) if config.attack_from else None
-    if not encoder.module.has_weights:
-        figures, attack = {}, {**attack, "eps": 0.0}
-    elif difference := descriptions.class_difference(encoder.description, test.info):
-        if measure is None:
-            descriptions.check_classes(encoder.description, test.info)
-        figures, attack = {}, {**attack, "eps": 0.0}
-        run.report(
-            f"{difference}: reconstructions of its {len(test)} images (data.test_split={test.info.split!r}) are "
-            "measured, accuracies are not"
-        )
+    figures, attack = _known_accuracies(run, network, test.info, inputs)
     if measure is not None:
         measurement.check_enough_images(config, len(test))
     run.begin()
     run_pass = _make_pass(run, arrays, encoder, resize)
-    if figures is None:
+    if attack and not figures:
         difference = descriptions.attack_difference(encoder.description, eps=attack["eps"], norm=attack["norm"])
         for line in filter(None, (difference, data.report_absent(test))):
             run.report(line)
@@ -116,7 +104,9 @@ def run(run: Run) -> dict[str, Any]:
     results = _summarize(per_image) | {
         **totals,
         **_report_undefined(run, figures),
-        "attack": {**attacks.make_attack(**attack).keywords, "name": attack_name} if attack["eps"] > 0 else None,
+        "attack": (
+            {**attacks.make_attack(**attack).keywords, "name": attack["name"]} if attack and attack["eps"] > 0 else None
+        ),
         "checkpoint": dict(network.description),
         "encoder_figures": list(figures),
         "encoder_weights": encoder.fingerprint,
@@ -130,6 +120,36 @@ def run(run: Run) -> dict[str, Any]:
     results = run.finish(results)
     run.cache(_PARTS).discard()
     return results
+
+
+def _known_accuracies(
+    run: Run, network: Trained, info: data.SourceInfo, inputs: Mapping[str, str]
+) -> tuple[dict[str, np.ndarray], dict[str, Any] | None]:
+    """Returns the accuracies of each image that are not measured here, and the options of the attack.
+
+    They are those of config.attack_from, or empty; without classes to compare there is no attack either, but None.
+
+    Args:
+      run: the run of the evaluation.
+      network: what is evaluated.
+      info: description of the images.
+      inputs: see `encoder_figures`.
+
+    Raises:
+      UserError: a classifier of other classes than the images have, or as `encoder_figures`.
+    """
+    encoder = network.encoder
+    if not encoder.module.has_weights:
+        return {}, None
+    if difference := descriptions.class_difference(encoder.description, info):
+        if network.kind == CLASSIFIER:
+            descriptions.check_classes(encoder.description, info)  # raises
+        run.report(
+            f"{difference}: reconstructions of its {info.num_examples} images (data.test_split={info.split!r}) are "
+            "measured, accuracies are not"
+        )
+        return {}, None
+    return encoder_figures(run, inputs) if run.config.attack_from else {}, attack_options(run.config.attack)
 
 
 def encoder_figures(run: Run, inputs: Mapping[str, str]) -> dict[str, np.ndarray]:
@@ -232,7 +252,7 @@ def _attack(encoder: Trained, attack: Mapping[str, Any], run_pass: Callable) -> 
     """Returns the accuracies and the loss of every image, with and without the attack."""
     step = classifier.make_eval_step(encoder.module, attack=attack)
     figures, _ = run_pass("attacking", step, encoder.variables, str(sorted(attack.items())))
-    names = _NAMES | {"robust_correct": f"{attack.get('name', 'pgd')}_accuracy"}
+    names = _NAMES | {"robust_correct": f"{attack['name']}_accuracy"}
     return {names.get(name, name): values for name, values in figures.items()}
 
 
