@@ -8,6 +8,7 @@ then the generator.
 Source: Karras et al. 2018, sections 2 and A.1; Berthelot et al. 2017, section 3; as used by the Generative Encoder.
 """
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -129,7 +130,7 @@ def build(run: Run, frozen: None, info: data.SourceInfo, steps_per_epoch: int) -
         figure=lambda images: image_grid([to_float(images["image"]), np.clip(images["sample"], 0, 1)]),
         description=describe(config),
         extend=extend,
-        start=_make_start(run),
+        start=functools.partial(_start, run) if config.start else None,
     )
 
 
@@ -176,18 +177,12 @@ def _check_start(config: ConfigDict, networks: Mapping[str, Any], before: int) -
         raise UserError(f"{config.start} has images of {before} px; data.image_size={size} continues {expected} px")
 
 
-def _make_start(run: Run) -> Callable[[TrainState], TrainState]:
-    """Returns the function that puts the weights of config.start into a new state."""
-    if not run.config.start:
-        return lambda state: state
-
-    def start(state: TrainState) -> TrainState:
-        description = _load_start(run).description
-        before = checkpoint.load_variables(run.resolve(run.config.start), abstract_gan(description)[1])
-        merged = {name: grow(state.variables[name], value) for name, value in before.items()}
-        return state.replace(variables={**state.variables, **merged})
-
-    return start
+def _start(run: Run, state: TrainState) -> TrainState:
+    """Returns a new state with the weights of config.start."""
+    description = _load_start(run).description
+    before = checkpoint.load_variables(run.resolve(run.config.start), abstract_gan(description)[1])
+    merged = {name: grow(state.variables[name], value) for name, value in before.items()}
+    return state.replace(variables={**state.variables, **merged})
 
 
 def make_train_step(
