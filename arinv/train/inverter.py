@@ -61,7 +61,7 @@ def check_inputs(run: Run) -> None:
     """
     config, reference = run.config, run.config.encoder.checkpoint
     if not reference or run.planned(reference) is None:
-        load_frozen(run)
+        _Pair.build(run, load_frozen(run))  # raises
     else:
         run.check_planned(reference, kind=CLASSIFIER, allow_other_size=config.encoder.get("allow_other_size", False))
     if config.loss.get("comparator", ""):
@@ -326,23 +326,19 @@ def planned_encoder(run: Run, stage: ConfigDict, info: data.SourceInfo) -> Train
 
 
 def load_frozen(run: Run) -> Trained:
-    """Returns the encoder, checked to fit the config.
+    """Returns the encoder.
 
     Raises:
-      UserError: it does not fit, or cannot be read.
+      UserError: it cannot be read, or was trained on images of another size.
     """
     config, size = run.config, run.config.data.image_size
     if not config.encoder.checkpoint:
-        encoder = initial_encoder(run)
-        _Pair.build(run, encoder)  # raises
-        return encoder
+        return initial_encoder(run)
     options = {"image_size": size, "allow_other_size": config.encoder.get("allow_other_size", False)}
     try:
-        encoder = run.load(config.encoder.checkpoint, kind=CLASSIFIER, **options)
+        return run.load(config.encoder.checkpoint, kind=CLASSIFIER, **options)
     except descriptions.OtherSize as error:
         raise UserError(f"{error}, or encoder.allow_other_size=True to invert it at {size} px anyway") from error
-    _Pair.build(run, encoder)  # raises
-    return encoder
 
 
 def plan_frozen(run: Run) -> Trained:
