@@ -93,15 +93,15 @@ def check(config: ConfigDict) -> None:
         raise UserError(f"log.evaluate_every_epochs={config.log.evaluate_every_epochs} must be above 0")
     if not (config.num_steps > 0 or config.num_epochs > 0):
         total_steps(config, 1)
-    if config.get("num_epochs", 0) < 0:
+    if config.num_epochs < 0:
         raise UserError(f"num_epochs={config.num_epochs} must be 0 or more")
     for spec in [config.optimizer] if "schedule" in config.optimizer else config.optimizer.values():
         optimizers.make_optimizer(spec.to_dict(), num_steps=10_000, steps_per_epoch=1_000)  # raises for its options
-    check_steps(config.log.get("profile_steps", ()))
+    check_steps(config.log.profile_steps)
     if not 0 <= config.get("ema_decay", 0.0) < 1:
         raise UserError(f"ema_decay must be 0 (none) or more and below 1, such as 0.995; got {config.ema_decay}")
-    if steps_per_call(config) < 1:
-        raise UserError(f"steps_per_call must be 1 or more; got {steps_per_call(config)}")
+    if config.steps_per_call < 1:
+        raise UserError(f"steps_per_call must be 1 or more; got {config.steps_per_call}")
 
 
 def check_inputs(run: Run) -> None:
@@ -201,9 +201,9 @@ def train(
             log_state=log_state,
             frozen=frozen_variables,
             notices=setup.notices,
-            steps_per_call=steps_per_call(config),
+            steps_per_call=config.steps_per_call,
             peak_flops=_peak_flops(config, mesh),
-            profile=Profile(run.workdir / "profile", config.log.get("profile_steps", ())),
+            profile=Profile(run.workdir / "profile", config.log.profile_steps),
         )
         results = evaluate(state, num_steps)
         loop.check_finite(results, num_steps, checkpoints)
@@ -295,11 +295,6 @@ def _resized_crop(config: ConfigDict) -> dict[str, tuple[float, float]]:
     if options and options.get("scale", (1.0, 1.0))[1] > 1:
         raise UserError(f"data.resized_crop.scale={options['scale']} must be shares of the image's area, 1 or less")
     return options
-
-
-def steps_per_call(config: ConfigDict) -> int:
-    """Returns the number of steps in one call of the compiled program."""
-    return config.get("steps_per_call", 1)
 
 
 def total_steps(config: ConfigDict, steps_per_epoch: int) -> int:
