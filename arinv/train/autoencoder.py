@@ -232,9 +232,13 @@ def make_eval_step(
 ) -> Callable[[Mapping[str, Variables], Batch, Array], Mapping[str, Array]]:
     """Returns the pure step (variables, batch, key[, ...]) -> results.
 
+    Args:
+      autoencoder: images [B, H, W, C] in [0, 1] -> reconstructions of the same shape; "autoencoder" in the variables.
+      operator: operator of the degraded images.
+
     Returns:
-      A function returning "psnr", "ssim" (of images of 11 px or more) and "psnr_restored", each [B], and
-      "reconstruction", "degraded" and "restored" [B, H, W, C].
+      A function returning "psnr" and "psnr_restored", in dB, and of images of 11 px or more "ssim", each [B], and
+      "reconstruction", "degraded" and "restored", [B, H, W, C].
     """
 
     def eval_step(variables: Mapping[str, Variables], batch: Batch, key: Array, *frozen: Any) -> Mapping[str, Array]:

@@ -68,9 +68,30 @@ def snapshot_of(state: TrainState) -> Snapshot:
 
 
 def perturb_or_switch(
-    key: Array, state: TrainState, recipe: Recipe, fallback: Recipe, logits_fn: LogitsFn, images: Array, labels, attack
+    key: Array,
+    state: TrainState,
+    recipe: Recipe,
+    fallback: Recipe,
+    logits_fn: LogitsFn,
+    images: Array,
+    labels: Array,
+    attack: Mapping,
 ) -> Views:
-    """Returns the recipe's views, or the fallback's once training has switched."""
+    """Returns the recipe's views, or the fallback's once training has switched.
+
+    Args:
+      key: PRNG key of the attack.
+      state: with what the watch keeps.
+      recipe: recipe of the training.
+      fallback: recipe after the switch, PGD.
+      logits_fn: images -> logits [B, K], in evaluation mode.
+      images: float32 [B, H, W, C] in [0, 1].
+      labels: int32 [B], -1 for padding.
+      attack: options of attacks.pgd.
+
+    Returns:
+      Views with images [B, H, W, C] within the attack's radius, and kappa [B].
+    """
 
     def views_of(recipe):
         return lambda: recipe.perturb(key, logits_fn, images, labels, attack)

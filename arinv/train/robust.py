@@ -77,7 +77,18 @@ def make_recipe(name: str, *, num_steps: int, **options: Any) -> Recipe:
 
 
 def standard_loss(logits, labels, mask, kappa, active) -> Array:
-    """Returns the cross-entropy of the only view."""
+    """Returns the cross-entropy of the only view; the arguments are those of every `Recipe.loss`.
+
+    Args:
+      logits: ([B, K],), of the view.
+      labels: int32 [B], -1 for padding.
+      mask: float32 [B], 0 for padding; not used, nor are the others.
+      kappa: float32 [B].
+      active: bool scalar.
+
+    Returns:
+      float32 [B], 0 for padding.
+    """
     return losses.cross_entropy(logits[0], labels)
 
 
