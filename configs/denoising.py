@@ -82,6 +82,7 @@ def denoiser(args, checkpoint, *, title):
     config.data.resize = "crop" if args.window else "squash"  # windows of squashed images would be squashed
     config.loss = _loss(args.loss)
     config.num_steps = 0
+    config.steps_per_call = 1
     config.update(tasks.generator_training())
     # The epochs of a small folder are short: five evaluations in all are enough.
     config.log.evaluate_every_epochs = config.get_ref("num_epochs") / 5

@@ -5,7 +5,6 @@ ATTACKS. The functions have further options of their own. AutoAttack returns mor
 """
 
 import functools
-import inspect
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -14,6 +13,7 @@ from arinv.attacks.fab import fab
 from arinv.attacks.pgd import fgsm, pgd
 from arinv.attacks.square import square
 from arinv.errors import UserError, unknown
+from arinv.ops.inputs import keyword_options
 from arinv.types import Array, ArrayLike, LogitsFn
 
 # (key, logits_fn, images, labels) -> adversarial images
@@ -88,7 +88,7 @@ def make_attack(*, name: str = "pgd", eps: ArrayLike | float, norm: str, **optio
     """
     check_attack(name=name, norm=norm)
     function = ATTACKS[name].function
-    allowed = [p.name for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    allowed = keyword_options(function)
     for option in options:
         if option not in (*allowed, *_SHARED_OPTIONS):
             raise unknown(f"option of attack {name!r}", option, allowed)

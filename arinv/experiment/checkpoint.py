@@ -1,7 +1,8 @@
 """Checkpoints of a run, through Orbax: networks, optimizers, positions of data and log, description, each an item.
 
-A checkpoint appears under its final name only when it is complete, so a kill keeps the one before. Arrays are stored
-without their placement and restored onto any mesh. Nothing in a checkpoint is executed when it is read.
+What else the state holds (`TrainState.extra`) is an item too, where there is any. A checkpoint appears under its final
+name only when it is complete, so a kill keeps the one before. Arrays are stored without their placement and restored
+onto any mesh. Nothing in a checkpoint is executed when it is read.
 
 All processes write together, each its share. Each reads for itself, since one of them may find damage where the
 others find none; then all continue from the same checkpoint.
@@ -32,7 +33,7 @@ from arinv.experiment.state import TrainState
 from arinv.types import Variables
 
 # Items of a checkpoint, besides one for each network.
-_OTHER_TREES = ("optimizers",)
+_OPTIMIZERS, _EXTRA = "optimizers", "extra"
 _TEXTS = ("data", "log", "description")
 _MIN_BYTES_WRITTEN_TOGETHER = 64 * 2**20
 # Texts of errors that say nothing about a file: of a process at the moment, and of its rights.
@@ -66,7 +67,7 @@ class Checkpoints:
             # Stages have equal step numbers, whose names must not collide in JAX's coordinator.
             multiprocessing_options=ocp.options.MultiprocessingOptions(barrier_sync_key_prefix=f"run{next(_numbers)}"),
         )
-        handlers = {name: _tree_handler() for name in (*networks, *_OTHER_TREES)}
+        handlers = {name: _tree_handler() for name in (*networks, _OPTIMIZERS, _EXTRA)}
         handlers |= {name: ocp.JsonCheckpointHandler() for name in _TEXTS}
         self._manager = self._writing(
             lambda: ocp.CheckpointManager(self.directory, options=options, item_handlers=handlers)
@@ -100,8 +101,7 @@ class Checkpoints:
         step = int(state.step)
         if step not in self._manager.all_steps():
             items = {
-                **{name: ocp.args.PyTreeSave(value) for name, value in state.variables.items()},
-                "optimizers": ocp.args.PyTreeSave(state.opt_states),
+                **{name: ocp.args.PyTreeSave(tree) for name, tree in _trees(state).items()},
                 "data": ocp.args.JsonSave(dict(data_state)),
                 "log": ocp.args.JsonSave(dict(log_state)),
                 "description": ocp.args.JsonSave(dict(description)),
@@ -129,17 +129,16 @@ class Checkpoints:
         )
 
         def read(path: pathlib.Path) -> tuple[TrainState, Mapping, Mapping]:
-            check_same(path, target.variables)
+            check_same(path, {**target.variables, _EXTRA: target.extra})
             with open_reader() as reader:
-                variables = {
-                    name: restore_items(reader, path / name, value) for name, value in target.variables.items()
-                }
-                opt_states = restore_items(reader, path / "optimizers", target.opt_states)
+                trees = {name: restore_items(reader, path / name, tree) for name, tree in _trees(target).items()}
             step = int(path.name)
             count = jax.make_array_from_callback(
                 (), target.step.sharding, lambda _: np.asarray(step, target.step.dtype)
             )
-            return TrainState(count, variables, opt_states), read_json(path / "data"), read_json(path / "log")
+            variables = {name: trees[name] for name in target.variables}
+            state = TrainState(count, variables, trees[_OPTIMIZERS], trees.get(_EXTRA, {}))
+            return state, read_json(path / "data"), read_json(path / "log")
 
         result, damaged = newest_readable(self.directory, read)
         if damaged:
@@ -171,6 +170,11 @@ class Checkpoints:
         elif distributed.count() == 1:  # else closing might wait for processes that never arrive
             with contextlib.suppress(Exception):  # the first error is raised
                 self._manager.close()
+
+
+def _trees(state: TrainState) -> dict[str, Any]:
+    """Returns the items of a checkpoint that are trees of arrays, by name."""
+    return {**state.variables, _OPTIMIZERS: state.opt_states} | ({_EXTRA: state.extra} if state.extra else {})
 
 
 def load_description(workdir: pathlib.Path, *, kind: str | Sequence[str] = "") -> Mapping[str, Any]:
@@ -312,7 +316,7 @@ def check_same(path: pathlib.Path, expected: Mapping[str, Variables]) -> None:
 
     Args:
       path: path of the checkpoint.
-      expected: network name -> shapes of its variables.
+      expected: network name -> shapes of its variables; likewise what else a step keeps.
 
     Raises:
       UserError: they differ; with both sides.

@@ -1,4 +1,4 @@
-"""The state of a training run: networks by name, their optimizers, the step, and a moving average of weights."""
+"""The state of a training run: networks by name with a moving average, their optimizers, the step, and the rest."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -23,11 +23,13 @@ class TrainState:
       step: int32 scalar, steps taken.
       variables: network name -> {"params": ..., "batch_stats": ..., ...}, all float32.
       opt_states: network name -> optimizer state.
+      extra: name -> what else a step keeps, trees of arrays.
     """
 
     step: Array
     variables: Mapping[str, Variables]
     opt_states: Mapping[str, optax.OptState]
+    extra: Mapping[str, Any] = flax.struct.field(default_factory=dict)
 
     @classmethod
     def create(

@@ -6,6 +6,7 @@ not traced. A compiled function therefore contains no check. Arrays distributed 
 The functions `as_*` return float32 (int32 for labels), for any dtype of the input and any setting of JAX.
 """
 
+import inspect
 import math
 import numbers
 import operator
@@ -478,6 +479,16 @@ def check_callable(function: Any, name: str) -> None:
     """
     if not callable(function):
         raise UserError(f"{name} must be a function; got {type(function).__name__}")
+
+
+def keyword_options(function: Callable) -> dict[str, Any]:
+    """Returns the keyword-only parameters of a function with their defaults, `inspect.Parameter.empty` for none.
+
+    Args:
+      function: such as a row of a table, whose options have a config's names.
+    """
+    parameters = inspect.signature(function).parameters.values()
+    return {parameter.name: parameter.default for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY}
 
 
 def check_shape(value: Any, name: str) -> tuple[int, ...]:

@@ -140,7 +140,7 @@ class Memory(NamedTuple):
     """Bytes on each device during a step.
 
     Attributes:
-      parameters: of the trained networks, with their statistics and copies such as averages.
+      parameters: of the trained networks, with their statistics, averages, and what else a step keeps.
       optimizer: state of the optimizers.
       frozen: networks that are not trained.
       batch: images, labels and mask.
@@ -168,7 +168,7 @@ def memory(compiled: Any, state: Any, batch: Any, frozen: Any) -> Memory:
     stats = compiled.memory_analysis()
     arguments, results = stats.argument_size_in_bytes, stats.output_size_in_bytes - stats.alias_size_in_bytes
     return Memory(
-        parameters=_on_each_device(state.variables),
+        parameters=_on_each_device((state.variables, state.extra)),
         optimizer=_on_each_device(state.opt_states),
         frozen=_on_each_device(frozen),
         batch=_on_each_device(batch),

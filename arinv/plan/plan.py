@@ -170,7 +170,7 @@ def _plan(run: Run, assumptions: Assumptions, cache: dict[str, Any]) -> dict[str
         "compile_seconds": step.compile_seconds,
         "memory_per_device": step.memory._asdict(),
         "flops": _flops(config, step, mesh),
-        "collectives_per_step": _per_step(cost.by_kind(step.collectives), training.steps_per_call(config)),
+        "collectives_per_step": _per_step(cost.by_kind(step.collectives), config.steps_per_call),
         "assumed_utilization": assumptions.utilization,
         "seconds_per_step": seconds,
         "input": input_plan,
@@ -210,7 +210,7 @@ def compile_step(config: ConfigDict, setup: training.TrainSetup, mesh: jax.shard
     """
     print(f"compiling {config.title} for {mesh.size} device(s)", file=sys.stderr, flush=True)
     arguments, twice = (_arguments(config, setup, mesh, factor) for factor in (1, 2))
-    call = loop.make_call(setup.step_on(mesh), arguments[0], mesh, num_steps=training.steps_per_call(config))
+    call = loop.make_call(setup.step_on(mesh), arguments[0], mesh, num_steps=config.steps_per_call)
     traced = call.trace(*arguments)
     # On a CPU the optimization of machine code is skipped: everything reported is determined before it.
     options = _xla.supported({"xla_backend_optimization_level": 0}) if jax.default_backend() == "cpu" else None
@@ -275,12 +275,12 @@ def _arguments(config, setup, mesh, factor: int = 1, *, single: bool = False) ->
         image_size=size,
         channels=channels,
         extra={name: jax.ShapeDtypeStruct(array.shape[1:], array.dtype) for name, array in extra.items()},
-        num_steps=1 if single else training.steps_per_call(config),
+        num_steps=1 if single else config.steps_per_call,
     )
 
 
 def _flops(config: ConfigDict, step: Step, mesh: jax.sharding.Mesh) -> dict[str, float]:
-    calls = training.steps_per_call(config)
+    calls = config.steps_per_call
     per_step = flops.total(step.operations) / calls
     return {
         "per_step": per_step,
@@ -296,7 +296,7 @@ def _per_step(kinds: Mapping[str, Mapping[str, float]], calls: int) -> dict[str,
 
 
 def _seconds(config, step: Step, mesh, assumptions: Assumptions) -> dict[str, float | None] | None:
-    accelerator, calls = assumptions.accelerator, training.steps_per_call(config)
+    accelerator, calls = assumptions.accelerator, config.steps_per_call
     if accelerator is None:
         return None
     options = {"num_devices": mesh.size, "accelerator": accelerator, "dtype": config.dtype}

@@ -18,7 +18,7 @@ from arinv import data, metrics, models
 from arinv.experiment import checkpoint, loading, workdirs
 from arinv.experiment.loading import image_struct
 from arinv.experiment.run import Run, channels_of, check_fields
-from arinv.experiment.state import TrainState, apply_train
+from arinv.experiment.state import AVERAGE, TrainState, apply_train
 from arinv.experiment.trained import AUTOENCODER, GAN, Trained
 from arinv.ops.augment import augment
 from arinv.ops.degradations import Operator, build_operator, check_size, image_keys
@@ -160,7 +160,7 @@ def plan_frozen(run: Run) -> Trained | None:
     stage = run.planned(run.config.gan)
     description = gan.describe(stage) if stage else checkpoint.load_description(run.resolve(run.config.gan), kind=GAN)
     module, shapes = loading.abstract_gan(description, dtype=run.dtype)
-    return Trained(GAN, module, shapes["average"], description)
+    return Trained(GAN, module, shapes[AVERAGE], description)
 
 
 def describe(config: ConfigDict) -> dict[str, Any]:
@@ -232,9 +232,13 @@ def make_eval_step(
 ) -> Callable[[Mapping[str, Variables], Batch, Array], Mapping[str, Array]]:
     """Returns the pure step (variables, batch, key[, ...]) -> results.
 
+    Args:
+      autoencoder: images [B, H, W, C] in [0, 1] -> reconstructions of the same shape; "autoencoder" in the variables.
+      operator: operator of the degraded images.
+
     Returns:
-      A function returning "psnr", "ssim" (of images of 11 px or more) and "psnr_restored", each [B], and
-      "reconstruction", "degraded" and "restored" [B, H, W, C].
+      A function returning "psnr" and "psnr_restored", in dB, and of images of 11 px or more "ssim", each [B], and
+      "reconstruction", "degraded" and "restored", [B, H, W, C].
     """
 
     def eval_step(variables: Mapping[str, Variables], batch: Batch, key: Array, *frozen: Any) -> Mapping[str, Array]:

@@ -52,7 +52,8 @@ def check(config: ConfigDict) -> None:
             raise UserError(f"{name}={side} must be a multiple of {MULTIPLE} from {SMALLEST_SIDE} up")
     if window > size:
         raise UserError(f"augmentation.window={window} is more than data.image_size={size}; cut smaller windows")
-    inverter.check_checkpoint(config)
+    if not config.encoder.checkpoint:
+        raise UserError("encoder.checkpoint is empty; name the workdir of a classifier's training")
 
 
 def check_inputs(run: Run) -> None:

@@ -1,7 +1,7 @@
-"""Batches on the devices: prepared ahead for training, and collected results of an evaluation."""
+"""Batches on the devices: prepared ahead for training, and with their results in an evaluation."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -69,63 +69,65 @@ def prepare(batches: Iterator[Batch], num_steps: int, mesh: jax.sharding.Mesh) -
 EvalStep = Callable[[Batch, Array], Mapping[str, Array]]
 
 
-def collect(
-    eval_step: EvalStep,
-    batches: Iterable[Batch],
-    *,
-    key: Array,
-    mesh: jax.sharding.Mesh,
-    num_images: int = 0,
-    progress: Callable[[Iterable], Iterable] = iter,
-    first: int = 0,
-    accumulate: Callable[[Mapping[str, Any], Array], Mapping[str, Any]] = lambda results, mask: results,
-    keep: Callable[[Mapping[str, np.ndarray]], Any] = lambda rows: None,
-) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Returns the results of every example, and the images of the first few.
+def evaluate_batches(
+    eval_step: EvalStep, batches: Iterable[Batch], *, key: Array, mesh: jax.sharding.Mesh, first: int = 0
+) -> Iterator[tuple[Batch, Mapping[str, Array]]]:
+    """Yields every batch, on the devices, with its results.
+
+    A batch comes when the next one is on its way, so that the devices compute while the host reads.
 
     Args:
       eval_step: jitted; called with a separate key for each batch.
       batches: masked batches; uint8 or float32 images.
       key: PRNG key of the evaluation.
       mesh: devices of the batches.
-      num_images: number of image results, and of input images, to return.
-      progress: wraps the batches, such as in a progress bar.
       first: number of the first batch, whose key follows from it; those before it have been evaluated earlier.
-      accumulate: (results, mask) of each batch, in order -> results without those that belong to the whole set.
-      keep: called after that with the numbers {name: [n]} of each batch's n real examples.
-
-    Returns:
-      ({name: [N]}, {name: [num_images, H, W, C]}) with N the number of real examples, in order; the second has an
-      entry "image" with the input images.
     """
-    numbers: dict[str, list] = {}
-    first_images: dict[str, list] = {}
-    missing = num_images
-
-    def store(placed: Batch, results: dict[str, Array]) -> None:
-        nonlocal missing
-        results = dict(accumulate(results, placed["mask"]))
-        images = {name: results.pop(name) for name in list(results) if results[name].ndim > 1}
-        mask, results = parallel.to_host((placed["mask"], results))
-        rows = {name: np.asarray(values)[mask > 0] for name, values in results.items()}
-        for name, values in rows.items():
-            numbers.setdefault(name, []).append(values)
-        keep(rows)
-        if missing > 0:
-            for name, values in parallel.to_host({**images, "image": placed["image"]}).items():
-                first_images.setdefault(name, []).append(np.asarray(values)[mask > 0][:missing])
-            missing -= int(np.sum(mask > 0))
-
     previous = None
-    for i, batch in enumerate(progress(batches), start=first):
+    for i, batch in enumerate(batches, start=first):
         placed = parallel.place_batch(batch, mesh)
-        current = placed, dict(eval_step(placed, jax.random.fold_in(key, i)))
-        if previous:  # one batch late, so that the devices compute while the host reads the next
-            store(*previous)
+        current = placed, eval_step(placed, jax.random.fold_in(key, i))
+        if previous:
+            yield previous
         previous = current
     if previous:
-        store(*previous)
-    return (
-        {name: np.concatenate(parts) for name, parts in numbers.items()},
-        {name: np.concatenate(parts) for name, parts in first_images.items()},
-    )
+        yield previous
+
+
+def numbers_of(batch: Batch, results: Mapping[str, Array]) -> dict[str, np.ndarray]:
+    """Returns the numbers [n] among the results of a batch, of its n real examples."""
+    return _real_rows(batch, {name: values for name, values in results.items() if values.ndim == 1})
+
+
+def _real_rows(batch: Batch, arrays: Mapping[str, Array]) -> dict[str, np.ndarray]:
+    """Returns arrays [B, ...] of a batch on the host, without the rows of padding."""
+    mask, arrays = parallel.to_host((batch["mask"], arrays))
+    return {name: np.asarray(values)[mask > 0] for name, values in arrays.items()}
+
+
+def concatenate(parts: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Returns arrays by name, one part behind the other; empty without parts."""
+    return {name: np.concatenate([part[name] for part in parts]) for name in (parts[0] if parts else ())}
+
+
+class FirstImages:
+    """The first images of an evaluation, as "image", and the images among their results.
+
+    Args:
+      count: number of images to keep.
+    """
+
+    def __init__(self, count: int):
+        self._missing, self._parts = count, []
+
+    def add(self, batch: Batch, results: Mapping[str, Array]) -> None:
+        """Keeps the images of the next batch, until there are enough."""
+        if self._missing > 0:
+            images = {name: values for name, values in results.items() if getattr(values, "ndim", 0) > 1}
+            rows = _real_rows(batch, {**images, "image": batch["image"]})
+            self._parts.append({name: values[: self._missing] for name, values in rows.items()})
+            self._missing -= len(rows["image"])
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Returns the images [n, H, W, C] by name."""
+        return concatenate(self._parts)

@@ -1,8 +1,4 @@
-"""Training of a GAN: a generator of images from noise, and a discriminator, in one of three games.
-
-"wasserstein_gp"  scores, with a penalty on the discriminator's gradient and a drift term
-"equilibrium"     reconstruction errors of a discriminator that is an autoencoder, in a balance k
-"logistic"        logits of real and generated images
+"""Training of a GAN: a generator of images from noise, and a discriminator, in one of the games of `arinv.train.games`.
 
 A network that grows is trained in stages, each from the one before: config.start names the stage of half the size, or
 of the same size, and with config.fade the new blocks fade in over the steps of the stage. Each stage has new
@@ -12,6 +8,7 @@ then the generator.
 Source: Karras et al. 2018, sections 2 and A.1; Berthelot et al. 2017, section 3; as used by the Generative Encoder.
 """
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -29,15 +26,15 @@ from arinv.experiment.measurement import MetricNetwork
 from arinv.experiment.run import Run, channels_of, check_fields
 from arinv.experiment.state import AVERAGE, TrainState, apply_train
 from arinv.experiment.trained import DISCRIMINATOR, GAN, GENERATOR, Trained
-from arinv.models.gans import GAMES
 from arinv.models.gans.progressive import fade_images, grow
 from arinv.ops.augment import augment
 from arinv.ops.images import image_grid, to_float
 from arinv.ops.inputs import check_number
 from arinv.train import training
+from arinv.train.games import GAMES, Turn
 from arinv.types import Array, Batch, Metrics, Network, Variables
 
-_BALANCE = "balance"  # of the equilibrium game, beside the networks in the state
+_BALANCE = "balance"  # of a game that has one, besides the networks in the state
 
 
 def check(config: ConfigDict) -> None:
@@ -52,7 +49,7 @@ def check(config: ConfigDict) -> None:
     game = config.game
     if game.name not in GAMES:
         raise unknown("game", game.name, GAMES)
-    if (game.name == "equilibrium") != (gan.game == "equilibrium"):
+    if GAMES[game.name].has_balance != GAMES[gan.game].has_balance:
         raise UserError(f"networks {config.gan.networks!r} are trained in the game {gan.game!r}; got {game.name!r}")
     for name, maximum in (("penalty", np.inf), ("drift", np.inf), ("ratio", 1.0)):
         check_number(game[name], f"game.{name}", minimum=0.0, maximum=maximum)
@@ -123,7 +120,7 @@ def build(run: Run, frozen: None, info: data.SourceInfo, steps_per_epoch: int) -
 
     def extend(state: TrainState) -> TrainState:
         state = state.start_average(GENERATOR)
-        return state.replace(variables={**state.variables, _BALANCE: {"params": {"k": jnp.zeros(())}}})
+        return state.replace(extra={_BALANCE: jnp.zeros(())}) if GAMES[config.game.name].has_balance else state
 
     return training.TrainSetup(
         networks=networks,
@@ -133,7 +130,7 @@ def build(run: Run, frozen: None, info: data.SourceInfo, steps_per_epoch: int) -
         figure=lambda images: image_grid([to_float(images["image"]), np.clip(images["sample"], 0, 1)]),
         description=describe(config),
         extend=extend,
-        start=_make_start(run),
+        start=functools.partial(_start, run) if config.start else None,
     )
 
 
@@ -180,18 +177,12 @@ def _check_start(config: ConfigDict, networks: Mapping[str, Any], before: int) -
         raise UserError(f"{config.start} has images of {before} px; data.image_size={size} continues {expected} px")
 
 
-def _make_start(run: Run) -> Callable[[TrainState], TrainState]:
-    """Returns the function that puts the weights of config.start into a new state."""
-    if not run.config.start:
-        return lambda state: state
-
-    def start(state: TrainState) -> TrainState:
-        description = _load_start(run).description
-        before = checkpoint.load_variables(run.resolve(run.config.start), abstract_gan(description)[1])
-        merged = {name: grow(state.variables[name], value) for name, value in before.items()}
-        return state.replace(variables={**state.variables, **merged})
-
-    return start
+def _start(run: Run, state: TrainState) -> TrainState:
+    """Returns a new state with the weights of config.start."""
+    description = _load_start(run).description
+    before = checkpoint.load_variables(run.resolve(run.config.start), abstract_gan(description)[1])
+    merged = {name: grow(state.variables[name], value) for name, value in before.items()}
+    return state.replace(variables={**state.variables, **merged})
 
 
 def make_train_step(
@@ -235,7 +226,7 @@ def make_train_step(
         )
         state = state.update_average(GENERATOR, ema_decay)
         state, report["loss_generator"] = _update_generator(
-            state, gan, optimizers[GENERATOR], keys[6], count, game=game["name"], fade=fade
+            state, gan, optimizers[GENERATOR], keys[6], count, loss=GAMES[game["name"]].generator_loss, fade=fade
         )
         report = {name: (jnp.sum(value), jnp.asarray(count, jnp.float32)) for name, value in report.items()}
         return state.replace(step=state.step + 1), report
@@ -257,7 +248,7 @@ def update_discriminator(
     """Updates the discriminator, and the balance k of the equilibrium game; `step` is unchanged.
 
     Args:
-      state: with "discriminator", and of the equilibrium game "balance".
+      state: with "discriminator", and of the equilibrium game "balance" in its extra.
       discriminator: the network.
       optimizer: its optimizer.
       images: [B, H, W, C] in [0, 1].
@@ -269,8 +260,8 @@ def update_discriminator(
     Returns:
       The new state, and the losses and scores of each image.
     """
-    fakes = jax.lax.stop_gradient(fakes)
-    balance = state.variables[_BALANCE]["params"]["k"] if game["name"] == "equilibrium" else None
+    fakes, row = jax.lax.stop_gradient(fakes), GAMES[game["name"]]
+    balance = state.extra[_BALANCE] if row.has_balance else None
     variables = state.variables[DISCRIMINATOR]
     shares_key, penalty_key = jax.random.split(keys[2])
 
@@ -280,20 +271,21 @@ def update_discriminator(
     def loss_fn(params):
         real, collections = discriminate(params, variables, images, keys[0])
         fake, collections = discriminate(params, {**variables, **collections}, fakes, keys[1])
-        terms = _discriminator_terms(
-            lambda x: discriminate(params, variables, x, penalty_key)[0], real, fake, images, fakes, game, balance,
-            shares_key,
-        )  # fmt: skip
-        return jnp.mean(sum(terms.values())), (terms, _measure(game, real, fake, images, fakes), collections)
+        turn = Turn(
+            images, fakes, real, fake, lambda x: discriminate(params, variables, x, penalty_key)[0], shares_key, balance
+        )
+        terms = row.discriminator_terms(turn, game)
+        measured = row.measure(real, images), row.measure(fake, fakes)
+        return jnp.mean(sum(terms.values())), (terms, measured, collections)
 
     gradients, (terms, (real, fake), collections) = jax.grad(loss_fn, has_aux=True)(variables["params"])
     state = state.apply_gradients(DISCRIMINATOR, gradients, collections, optimizer)
     report = {"loss": sum(terms.values()), "real": real, "fake": fake}
     report |= {f"loss_{name}": term for name, term in terms.items()}
-    if balance is not None:
+    if row.has_balance:
         errors = jnp.mean(real), jnp.mean(fake)
         new = losses.update_balance(balance, *errors, ratio=game["ratio"], rate=game["rate"])
-        state = state.replace(variables={**state.variables, _BALANCE: {"params": {"k": new}}})
+        state = state.replace(extra={**state.extra, _BALANCE: new})
         report["convergence"] = jnp.full(len(images), errors[0] + jnp.abs(game["ratio"] * errors[0] - errors[1]))
         report["balance"] = jnp.full(len(images), new)
     return state, report
@@ -306,7 +298,7 @@ def _update_generator(
     key: Array,
     count: int,
     *,
-    game: str,
+    loss: Callable[[Array, Array], Array],
     fade: tuple[Array, ...],
 ) -> tuple[TrainState, Array]:
     """Returns the state after an update of the generator, and its losses [count]."""
@@ -319,44 +311,11 @@ def _update_generator(
         output, _ = apply_train(
             gan.discriminator, discriminator["params"], discriminator, images, *fade, key=discriminator_key
         )
-        per_image = _generator_loss(game, output, images)
+        per_image = loss(output, images)
         return jnp.mean(per_image), (per_image, collections)
 
     gradients, (per_image, collections) = jax.grad(loss_fn, has_aux=True)(variables["params"])
     return state.apply_gradients(GENERATOR, gradients, collections, optimizer), per_image
-
-
-def _measure(game, real, fake, images, fakes) -> tuple[Array, Array]:
-    """Returns the discriminator's scores, probabilities or errors of images and of generated images, each [B]."""
-    if game["name"] == "equilibrium":
-        return _errors(real, images), _errors(fake, fakes)
-    return (jax.nn.sigmoid(real), jax.nn.sigmoid(fake)) if game["name"] == "logistic" else (real, fake)
-
-
-def _discriminator_terms(scores_fn, real, fake, images, fakes, game, balance, key) -> Mapping[str, Array]:
-    """Returns the weighted terms of the discriminator's loss, each [B]."""
-    if game["name"] == "logistic":
-        return {"logistic": losses.discriminator_loss(real, fake)}
-    if game["name"] == "equilibrium":
-        return {"equilibrium": losses.equilibrium_loss(_errors(real, images), _errors(fake, fakes), balance)}
-    terms = {"wasserstein": losses.wasserstein_loss(real, fake, drift=game["drift"])}
-    if game["penalty"]:
-        shares = jax.random.uniform(key, images.shape[:1])
-        # The published target of 1 is of images in [-1, 1].
-        terms["penalty"] = game["penalty"] * losses.gradient_penalty(scores_fn, images, fakes, shares, target=2.0)
-    return terms
-
-
-def _generator_loss(game: str, output: Array, images: Array) -> Array:
-    """Returns the generator's loss, [B]."""
-    if game == "equilibrium":
-        return _errors(output, images)
-    return losses.generator_loss(output) if game == "logistic" else -output
-
-
-def _errors(reconstructions: Array, images: Array) -> Array:
-    """Returns mean absolute errors in units of [-1, 1] images, [B]."""
-    return 2 * jnp.mean(jnp.abs(reconstructions - images), axis=(1, 2, 3))
 
 
 def make_eval_step(
@@ -379,8 +338,10 @@ def make_eval_step(
         count = jnp.maximum(jnp.sum(batch["mask"] > 0), 1)
         images = images[jnp.arange(images.shape[0]) % count]
         samples = gan.generator.apply(variables[AVERAGE], gan.draw(key, images.shape[0]), train=False)
-        real, fake = (gan.discriminator.apply(variables[DISCRIMINATOR], x, train=False) for x in (images, samples))
-        real, fake = _measure({"name": game}, real, fake, images, samples)
+        real, fake = (
+            GAMES[game].measure(gan.discriminator.apply(variables[DISCRIMINATOR], x, train=False), x)
+            for x in (images, samples)
+        )
         return {"real": real, "fake": fake, "sample": samples}
 
     return eval_step

@@ -36,8 +36,6 @@ def check_loss(loss: ConfigDict) -> None:
             "loss.pixel and loss.feature are both 0, so no term compares the reconstruction with the image; set one "
             "of them"
         )
-    if not loss.get("pause", 0.0) >= 0:
-        raise UserError(f"loss.pause={loss.pause!r} must be 0 (no pause) or more: a ratio of two losses, such as 0.1")
     if loss.pixel_order not in (1, 2):
         raise UserError(f"loss.pixel_order={loss.pixel_order!r} must be 1 (absolute) or 2 (squared differences)")
 

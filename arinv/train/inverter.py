@@ -45,11 +45,13 @@ def check(config: ConfigDict) -> None:
         config.encoder.layer,
         variant=config.encoder.generator,
         image_size=config.data.image_size,
-        latent=_latent_size(config) > 0,
+        latent=config.encoder.latent_size > 0,
     )
     models.feature_spec(config.encoder.name, config.loss.feature_layer or config.encoder.layer)
     check_loss(config.loss)
-    check_checkpoint(config)
+    if not (pause := config.loss.pause) >= 0:
+        raise UserError(f"loss.pause={pause!r} must be 0 (no pause) or more: a ratio of two losses, such as 0.1")
+    _check_checkpoint(config)
     _check_latents(config)
 
 
@@ -61,10 +63,10 @@ def check_inputs(run: Run) -> None:
     """
     config, reference = run.config, run.config.encoder.checkpoint
     if not reference or run.planned(reference) is None:
-        load_frozen(run)
+        _Pair.build(run, load_frozen(run))  # raises
     else:
-        run.check_planned(reference, kind=CLASSIFIER, allow_other_size=config.encoder.get("allow_other_size", False))
-    if config.loss.get("comparator", ""):
+        run.check_planned(reference, kind=CLASSIFIER, allow_other_size=config.encoder.allow_other_size)
+    if config.loss.comparator:
         run.check_network(config.loss.comparator, kind=_COMPARATORS, image_size=config.data.image_size)
     training.check_inputs(run)
 
@@ -107,7 +109,7 @@ def build(run: Run, encoder: Trained, info: data.SourceInfo, steps_per_epoch: in
         )
     discriminator = None
     if config.loss.adversarial > 0:
-        options = {} if config.loss.get("conditional", True) else {"conditional": False, "spectral_norm": False}
+        options = {} if config.loss.conditional else {"conditional": False, "spectral_norm": False}
         discriminator = models.build_discriminator(image_size=image_size, dtype=run.dtype, **options)
         networks[DISCRIMINATOR] = (discriminator, (loading.image_struct(image_size), structs[layer]))
     optimizers = training.make_optimizers(config, tuple(networks), steps_per_epoch)
@@ -119,9 +121,9 @@ def build(run: Run, encoder: Trained, info: data.SourceInfo, steps_per_epoch: in
         optimizers,
         layer=layer,
         feature_layer=config.loss.feature_layer or layer,
-        weights={**loss_weights(config.loss), "divergence": config.loss.get("divergence", 0.0)},
+        weights={**loss_weights(config.loss), "divergence": config.loss.divergence},
         pixel_order=config.loss.pixel_order,
-        pause=config.loss.get("pause", 0.0),
+        pause=config.loss.pause,
         comparator=comparator and comparator.module,
         augmentation=config.augmentation.to_dict(),
         side=side,
@@ -174,13 +176,13 @@ class _Pair:
         Raises:
           UserError: another encoder than the config's, or an image size that the generator does not return.
         """
-        config, layer, size = run.config, run.config.encoder.layer, _latent_size(run.config)
+        config, layer, size = run.config, run.config.encoder.layer, run.config.encoder.latent_size
         descriptions.check_encoder(encoder.description, config.encoder.name, config.encoder.checkpoint)
         reader = encoder
         if size:
             reader = loading.with_latents(encoder, layer, size, image_size=config.data.image_size)
         generator, autoencoder = loading.build_generator(_describe(config, encoder), reader, dtype=run.dtype), None
-        if config.encoder.get("train", False):
+        if config.encoder.train:
             autoencoder = models.LayerAutoencoder(encoder.module, generator, layer)
             if size:
                 autoencoder = models.VariationalAutoencoder(reader.module, generator)
@@ -209,7 +211,7 @@ class _Pair:
         return state.replace(variables={**state.variables, GENERATOR: loading.joined(own, generator)})
 
 
-def check_checkpoint(config: ConfigDict) -> None:
+def _check_checkpoint(config: ConfigDict) -> None:
     """Checks that a config names an encoder that can be inverted: its checkpoint, start, training and installation.
 
     Raises:
@@ -218,15 +220,14 @@ def check_checkpoint(config: ConfigDict) -> None:
     module = models.build(config.encoder.name)
     has_weights = module.has_weights
     if not has_weights:
-        models.build(config.encoder.name, **config.encoder.get("options", {})).check_installed()
-    start = config.encoder.get("start", "checkpoint")
-    if start not in _STARTS:
-        raise unknown("encoder.start", start, _STARTS)
-    if start == "random":
+        models.build(config.encoder.name, **config.encoder.options).check_installed()
+    if config.encoder.start not in _STARTS:
+        raise unknown("encoder.start", config.encoder.start, _STARTS)
+    if config.encoder.start == "random":
         _check_random(config, module)
     elif has_weights and not config.encoder.checkpoint:
         raise UserError("encoder.checkpoint is empty; name the workdir of a classifier's training")
-    if not has_weights and config.encoder.get("train", False):
+    if not has_weights and config.encoder.train:
         raise UserError(f"encoder.train must be False: encoder {config.encoder.name!r} has no weights to train")
     if not has_weights and config.encoder.checkpoint:
         raise UserError(
@@ -235,20 +236,15 @@ def check_checkpoint(config: ConfigDict) -> None:
         )
 
 
-def _latent_size(config: ConfigDict) -> int:
-    """Returns the number of latents of a variational autoencoder; 0 for another network."""
-    return config.encoder.get("latent_size", 0)
-
-
 def _check_latents(config: ConfigDict) -> None:
     """Checks the fields of a variational autoencoder.
 
     Raises:
       UserError: latents without an encoder that is trained, or without the divergence from their prior.
     """
-    latent_size, weight = _latent_size(config), config.loss.get("divergence", 0.0)
+    latent_size, weight = config.encoder.latent_size, config.loss.divergence
     check_count(latent_size, "encoder.latent_size", minimum=0)
-    if latent_size and not config.encoder.get("train", False):
+    if latent_size and not config.encoder.train:
         raise UserError(
             f"encoder.latent_size={latent_size} needs encoder.train=True: a variational autoencoder trains its encoder"
         )
@@ -266,13 +262,13 @@ def _check_random(config: ConfigDict, module: models.Encoder) -> None:
       UserError: one that is not trained or has a checkpoint, or a layer after its convolutions.
     """
     layer, specs = config.encoder.layer, module.feature_specs()
-    if not config.encoder.get("train", False) or config.encoder.checkpoint:
+    if not config.encoder.train or config.encoder.checkpoint:
         raise UserError(
             "encoder.start='random' needs encoder.train=True and an empty encoder.checkpoint, which has other weights"
         )
     models.build(config.encoder.name, num_classes=0, **config.encoder.options)
     fields = {"encoder.layer": layer}
-    if not config.loss.get("comparator", ""):
+    if not config.loss.comparator:
         fields["loss.feature_layer"] = config.loss.feature_layer or layer
     for field, value in fields.items():
         if specs[value].is_vector:
@@ -289,7 +285,7 @@ def _comparator(run: Run, info: data.SourceInfo) -> Trained | None:
       UserError: no usable checkpoint, one of another image size, or without the compared layer.
     """
     config = run.config
-    if not config.loss.get("comparator", ""):
+    if not config.loss.comparator:
         return None
     size, layer = config.data.image_size, config.loss.feature_layer or config.encoder.layer
     stage = run.planned(config.loss.comparator)
@@ -326,23 +322,19 @@ def planned_encoder(run: Run, stage: ConfigDict, info: data.SourceInfo) -> Train
 
 
 def load_frozen(run: Run) -> Trained:
-    """Returns the encoder, checked to fit the config.
+    """Returns the encoder.
 
     Raises:
-      UserError: it does not fit, or cannot be read.
+      UserError: it cannot be read, or was trained on images of another size.
     """
     config, size = run.config, run.config.data.image_size
     if not config.encoder.checkpoint:
-        encoder = initial_encoder(run)
-        _Pair.build(run, encoder)  # raises
-        return encoder
-    options = {"image_size": size, "allow_other_size": config.encoder.get("allow_other_size", False)}
+        return initial_encoder(run)
+    options = {"image_size": size, "allow_other_size": config.encoder.allow_other_size}
     try:
-        encoder = run.load(config.encoder.checkpoint, kind=CLASSIFIER, **options)
+        return run.load(config.encoder.checkpoint, kind=CLASSIFIER, **options)
     except descriptions.OtherSize as error:
         raise UserError(f"{error}, or encoder.allow_other_size=True to invert it at {size} px anyway") from error
-    _Pair.build(run, encoder)  # raises
-    return encoder
 
 
 def plan_frozen(run: Run) -> Trained:
@@ -365,22 +357,22 @@ def plan_frozen(run: Run) -> Trained:
 def initial_encoder(run: Run) -> Trained:
     """Returns the encoder of a config without a checkpoint: one without weights, or with random ones."""
     config = run.config
-    is_random = config.encoder.get("start", "checkpoint") == "random"
+    is_random = config.encoder.start == "random"
     return loading.new_encoder(
         config.encoder.name,
         key=jax.random.fold_in(run.key, _START) if is_random else None,
         image_size=config.data.image_size,
         resize=config.data.resize,
-        options=dict(config.encoder.get("options", {})),
+        options=dict(config.encoder.options),
         dtype=run.dtype,
     )
 
 
 def _describe(config: ConfigDict, encoder: Trained) -> dict[str, Any]:
     """Returns what the generator is rebuilt from, given its encoder."""
-    size, layer = _latent_size(config), config.encoder.layer
+    size, layer = config.encoder.latent_size, config.encoder.layer
     latents = {"layer": models.LATENT, "encoded_layer": layer, "latent_size": size} if size else {}
-    initial = {"initial": dict(encoder.description)} if config.encoder.get("start", "checkpoint") == "random" else {}
+    initial = {"initial": dict(encoder.description)} if config.encoder.start == "random" else {}
     if not encoder.module.has_weights and encoder.description["options"]:
         initial = {"encoder_options": dict(encoder.description["options"])}
     return {
@@ -391,7 +383,7 @@ def _describe(config: ConfigDict, encoder: Trained) -> dict[str, Any]:
         "image_size": config.data.image_size,
         "resize": config.data.resize,
         "loss": config.loss.to_dict(),
-        **({"trained_encoder": True} if config.encoder.get("train", False) else {}),
+        **({"trained_encoder": True} if config.encoder.train else {}),
         **latents,
         **initial,
     }

@@ -7,6 +7,7 @@ from typing import Any
 import optax
 
 from arinv.errors import UserError, unknown
+from arinv.ops.inputs import keyword_options
 
 # A schedule's function takes the rate, the steps of the run, those of its warm-up, and those of an epoch, and returns
 # the rate as a function of the step after the warm-up. Epochs count from the start of the run.
@@ -95,10 +96,7 @@ def _own_options(name: str, spec: Mapping[str, Any], choices: Mapping[str, Calla
     Raises:
       UserError: an option that no choice has, or a missing one.
     """
-    options = {
-        choice: {p.name: p.default for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY}
-        for choice, function in choices.items()
-    }
+    options = {choice: keyword_options(function) for choice, function in choices.items()}
     for option in spec:
         if not any(option in others for others in options.values()):
             raise unknown(f"option of {name!r}", option, options[name])

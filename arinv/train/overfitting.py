@@ -9,13 +9,14 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from arinv import attacks, metrics
 from arinv.experiment.state import TrainState
 from arinv.train.robust import Recipe, Views
-from arinv.types import Array, LogitsFn, Metrics
+from arinv.types import Array, LogitsFn, Metrics, Variables
 
-SNAPSHOT = "healthy"  # name of the copy in the state
+_SNAPSHOT = "healthy"  # its name in the state
 SWITCHABLE = ("pgd", "fgsm", "n_fgsm")  # recipes with one view, as PGD
 NOTICE = "catastrophic_overfitting"  # name of the metric that is above 0 where overfitting was detected
 
@@ -36,6 +37,20 @@ class Watch(NamedTuple):
     switch: bool = False
 
 
+class Snapshot(NamedTuple):
+    """What the watch keeps in the state.
+
+    Attributes:
+      variables: of the network before overfitting.
+      opt_state: state of its optimizer then.
+      switched: bool scalar, whether training has switched to PGD.
+    """
+
+    variables: Variables
+    opt_state: optax.OptState
+    switched: Array
+
+
 def with_snapshot(state: TrainState, name: str) -> TrainState:
     """Returns the state with a copy of one network and its optimizer from before overfitting, not switched to PGD.
 
@@ -43,26 +58,45 @@ def with_snapshot(state: TrainState, name: str) -> TrainState:
       state: at step 0.
       name: name of the network.
     """
-    copy = {**state.variables[name], "switched": {"flag": jnp.zeros((), jnp.float32)}}
-    return state.replace(
-        variables={**state.variables, SNAPSHOT: copy}, opt_states={**state.opt_states, SNAPSHOT: state.opt_states[name]}
-    )
+    snapshot = Snapshot(state.variables[name], state.opt_states[name], jnp.zeros((), bool))
+    return state.replace(extra={**state.extra, _SNAPSHOT: snapshot})
 
 
-def switched(state: TrainState) -> Array:
-    """Returns whether training has switched to PGD, bool scalar."""
-    return state.variables[SNAPSHOT]["switched"]["flag"] > 0
+def snapshot_of(state: TrainState) -> Snapshot:
+    """Returns what the watch keeps in a state."""
+    return state.extra[_SNAPSHOT]
 
 
 def perturb_or_switch(
-    key: Array, state: TrainState, recipe: Recipe, fallback: Recipe, logits_fn: LogitsFn, images: Array, labels, attack
+    key: Array,
+    state: TrainState,
+    recipe: Recipe,
+    fallback: Recipe,
+    logits_fn: LogitsFn,
+    images: Array,
+    labels: Array,
+    attack: Mapping,
 ) -> Views:
-    """Returns the recipe's views, or the fallback's once training has switched."""
+    """Returns the recipe's views, or the fallback's once training has switched.
+
+    Args:
+      key: PRNG key of the attack.
+      state: with what the watch keeps.
+      recipe: recipe of the training.
+      fallback: recipe after the switch, PGD.
+      logits_fn: images -> logits [B, K], in evaluation mode.
+      images: float32 [B, H, W, C] in [0, 1].
+      labels: int32 [B], -1 for padding.
+      attack: options of attacks.pgd.
+
+    Returns:
+      Views with images [B, H, W, C] within the attack's radius, and kappa [B].
+    """
 
     def views_of(recipe):
         return lambda: recipe.perturb(key, logits_fn, images, labels, attack)
 
-    return jax.lax.cond(switched(state), views_of(fallback), views_of(recipe))
+    return jax.lax.cond(snapshot_of(state).switched, views_of(fallback), views_of(recipe))
 
 
 def check_overfitting(
@@ -115,17 +149,14 @@ def check_overfitting(
 
 def _restore_copy(state: TrainState, name: str, overfitted: Array) -> TrainState:
     """Returns the state with the copy in place of an overfitted network, or else with a new copy."""
-    copy = {key: value for key, value in state.variables[SNAPSHOT].items() if key != "switched"}
-    flag = state.variables[SNAPSHOT]["switched"]["flag"]
-
-    def choose(old, new):
-        return jax.tree.map(lambda a, b: jnp.where(overfitted, a, b), old, new)
-
-    variables = choose(copy, state.variables[name])
-    opt_state = choose(state.opt_states[SNAPSHOT], state.opt_states[name])
-    flag = jnp.maximum(flag, overfitted.astype(jnp.float32))
-    copy = {**variables, "switched": {"flag": flag}}
+    before = snapshot_of(state)
+    variables, opt_state = jax.tree.map(
+        lambda old, new: jnp.where(overfitted, old, new),
+        (before.variables, before.opt_state),
+        (state.variables[name], state.opt_states[name]),
+    )
     return state.replace(
-        variables={**state.variables, name: variables, SNAPSHOT: copy},
-        opt_states={**state.opt_states, name: opt_state, SNAPSHOT: opt_state},
+        variables={**state.variables, name: variables},
+        opt_states={**state.opt_states, name: opt_state},
+        extra={**state.extra, _SNAPSHOT: Snapshot(variables, opt_state, before.switched | overfitted)},
     )

@@ -23,7 +23,7 @@ from arinv import attacks, losses
 from arinv.attacks.rows import select
 from arinv.errors import UserError, unknown
 from arinv.ops import norms
-from arinv.ops.inputs import check_number
+from arinv.ops.inputs import check_number, keyword_options
 from arinv.types import Array, LogitsFn
 
 
@@ -66,18 +66,29 @@ def make_recipe(name: str, *, num_steps: int, **options: Any) -> Recipe:
     """
     if name not in RECIPES:
         raise unknown("recipe", name, RECIPES)
-    allowed = _OPTIONS[name]
+    allowed = keyword_options(RECIPES[name])
     for option in options:
         if option not in allowed:
             raise UserError(f"recipe {name!r} has no option {option!r}; it has: {', '.join(allowed) or 'none'}")
         if option != "weighting":
             minimum = -math.inf if option == "offset" else 0.0
             check_number(options[option], f"recipe.options.{option}", minimum=minimum)
-    return RECIPES[name](num_steps=num_steps, **options)
+    return RECIPES[name](num_steps, **options)
 
 
 def standard_loss(logits, labels, mask, kappa, active) -> Array:
-    """Returns the cross-entropy of the only view."""
+    """Returns the cross-entropy of the only view; the arguments are those of every `Recipe.loss`.
+
+    Args:
+      logits: ([B, K],), of the view.
+      labels: int32 [B], -1 for padding.
+      mask: float32 [B], 0 for padding; not used, nor are the others.
+      kappa: float32 [B].
+      active: bool scalar.
+
+    Returns:
+      float32 [B], 0 for padding.
+    """
     return losses.cross_entropy(logits[0], labels)
 
 
@@ -85,14 +96,14 @@ def _single_view(images: Array) -> Views:
     return Views((images,), jnp.zeros(images.shape[:1]))
 
 
-def _pgd(*, num_steps: int) -> Recipe:
+def _pgd(num_steps: int) -> Recipe:
     def perturb(key, logits_fn, images, labels, attack):
         return _single_view(attacks.pgd(key, logits_fn, images, labels, **attack))
 
     return Recipe(perturb, standard_loss)
 
 
-def _single_step(*, num_steps: int, noise: float, step_factor: float, project: bool) -> Recipe:
+def _single_step(*, noise: float, step_factor: float, project: bool) -> Recipe:
     """Returns fgsm or n_fgsm; step_factor is the step in units of eps."""
 
     def perturb(key, logits_fn, images, labels, attack):
@@ -104,15 +115,15 @@ def _single_step(*, num_steps: int, noise: float, step_factor: float, project: b
     return Recipe(perturb, standard_loss)
 
 
-def _fgsm(*, num_steps: int, noise: float = 1.0, step_factor: float = 1.25) -> Recipe:
-    return _single_step(num_steps=num_steps, noise=noise, step_factor=step_factor, project=True)
+def _fgsm(num_steps: int, *, noise: float = 1.0, step_factor: float = 1.25) -> Recipe:
+    return _single_step(noise=noise, step_factor=step_factor, project=True)
 
 
-def _n_fgsm(*, num_steps: int, noise: float = 2.0, step_factor: float = 1.0) -> Recipe:
-    return _single_step(num_steps=num_steps, noise=noise, step_factor=step_factor, project=False)
+def _n_fgsm(num_steps: int, *, noise: float = 2.0, step_factor: float = 1.0) -> Recipe:
+    return _single_step(noise=noise, step_factor=step_factor, project=False)
 
 
-def _trades(*, num_steps: int, beta: float = 6.0) -> Recipe:
+def _trades(num_steps: int, *, beta: float = 6.0) -> Recipe:
     def perturb(key, logits_fn, images, labels, attack):
         adversarial, kappa = _divergence_attack(key, logits_fn, images, labels, attack)
         return Views((images, adversarial), kappa)
@@ -123,7 +134,7 @@ def _trades(*, num_steps: int, beta: float = 6.0) -> Recipe:
     return Recipe(perturb, loss)
 
 
-def _gairat(*, num_steps: int, weighting: str = "tanh", offset: float = -1.0) -> Recipe:
+def _gairat(num_steps: int, *, weighting: str = "tanh", offset: float = -1.0) -> Recipe:
     if weighting not in losses.WEIGHTINGS:
         raise unknown("weighting", weighting, losses.WEIGHTINGS)
 
@@ -145,7 +156,7 @@ def _gairat(*, num_steps: int, weighting: str = "tanh", offset: float = -1.0) ->
     return Recipe(perturb, loss)
 
 
-def _gair_rst(*, num_steps: int, beta: float = 6.0, offset: float = 3.0) -> Recipe:
+def _gair_rst(num_steps: int, *, beta: float = 6.0, offset: float = 3.0) -> Recipe:
     def perturb(key, logits_fn, images, labels, attack):
         divergence_key, margin_key = jax.random.split(key)
         safe = jnp.maximum(labels, 0)
@@ -167,21 +178,13 @@ def _gair_rst(*, num_steps: int, beta: float = 6.0, offset: float = 3.0) -> Reci
     return Recipe(perturb, loss)
 
 
-RECIPES: dict[str, Callable[..., Recipe]] = {
+RECIPES: dict[str, Callable[..., Recipe]] = {  # (num_steps, *, options) -> recipe
     "pgd": _pgd,
     "fgsm": _fgsm,
     "n_fgsm": _n_fgsm,
     "trades": _trades,
     "gairat": _gairat,
     "gair_rst": _gair_rst,
-}
-_OPTIONS = {
-    "pgd": (),
-    "fgsm": ("noise", "step_factor"),
-    "n_fgsm": ("noise", "step_factor"),
-    "trades": ("beta",),
-    "gairat": ("weighting", "offset"),
-    "gair_rst": ("beta", "offset"),
 }
 
 

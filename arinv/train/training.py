@@ -21,7 +21,7 @@ from arinv.experiment.writer import TEST, Writer, progress_bar, progress_callbac
 from arinv.models.encoders.base import Normalization, mean_std
 from arinv.ops.augment import check_strengths
 from arinv.train import accelerators, loop, optimizers
-from arinv.train.feed import Batches, collect
+from arinv.train.feed import Batches, FirstImages, concatenate, evaluate_batches, numbers_of
 from arinv.train.speed import Profile, check_steps
 
 _MAX_COUNTED = 100_000  # records whose labels are read for the report: about a second
@@ -93,15 +93,15 @@ def check(config: ConfigDict) -> None:
         raise UserError(f"log.evaluate_every_epochs={config.log.evaluate_every_epochs} must be above 0")
     if not (config.num_steps > 0 or config.num_epochs > 0):
         total_steps(config, 1)
-    if config.get("num_epochs", 0) < 0:
+    if config.num_epochs < 0:
         raise UserError(f"num_epochs={config.num_epochs} must be 0 or more")
     for spec in [config.optimizer] if "schedule" in config.optimizer else config.optimizer.values():
         optimizers.make_optimizer(spec.to_dict(), num_steps=10_000, steps_per_epoch=1_000)  # raises for its options
-    check_steps(config.log.get("profile_steps", ()))
+    check_steps(config.log.profile_steps)
     if not 0 <= config.get("ema_decay", 0.0) < 1:
         raise UserError(f"ema_decay must be 0 (none) or more and below 1, such as 0.995; got {config.ema_decay}")
-    if steps_per_call(config) < 1:
-        raise UserError(f"steps_per_call must be 1 or more; got {steps_per_call(config)}")
+    if config.steps_per_call < 1:
+        raise UserError(f"steps_per_call must be 1 or more; got {config.steps_per_call}")
 
 
 def check_inputs(run: Run) -> None:
@@ -201,9 +201,9 @@ def train(
             log_state=log_state,
             frozen=frozen_variables,
             notices=setup.notices,
-            steps_per_call=steps_per_call(config),
+            steps_per_call=config.steps_per_call,
             peak_flops=_peak_flops(config, mesh),
-            profile=Profile(run.workdir / "profile", config.log.get("profile_steps", ())),
+            profile=Profile(run.workdir / "profile", config.log.profile_steps),
         )
         results = evaluate(state, num_steps)
         loop.check_finite(results, num_steps, checkpoints)
@@ -278,11 +278,6 @@ def _batches(config: ConfigDict, source: data.Source, batch_size: int, rows: np.
         resized_crop=crop_options(config.data.get("resized_crop", {}), "data.resized_crop"),
         progress=progress_callback(f"reading {source.info.name}"),
     )
-
-
-def steps_per_call(config: ConfigDict) -> int:
-    """Returns the number of steps in one call of the compiled program."""
-    return config.get("steps_per_call", 1)
 
 
 def total_steps(config: ConfigDict, steps_per_epoch: int) -> int:
@@ -360,16 +355,15 @@ def _make_evaluate(
     batches = _extend(data.eval_batches(data.load_arrays(test), batch_size=config.batch_size, rows=run.rows), setup)
 
     def evaluate(state: TrainState, step: int) -> dict[str, float]:
-        results, images = collect(
-            lambda batch, key: eval_step(state.variables, batch, key, *frozen),
-            batches,
-            key=key,
-            mesh=mesh,
-            num_images=config.log.num_images,
-            progress=lambda items: progress_bar(items, f"{config.title}: evaluation", unit="batch", leave=False),
-        )
-        writer.image(step, config.task, setup.figure(images))
-        return {name: float(np.mean(values, dtype=np.float64)) for name, values in results.items()}
+        numbers, images = [], FirstImages(config.log.num_images)
+        bar = progress_bar(batches, f"{config.title}: evaluation", unit="batch", leave=False)
+        for batch, results in evaluate_batches(
+            lambda batch, key: eval_step(state.variables, batch, key, *frozen), bar, key=key, mesh=mesh
+        ):
+            numbers.append(numbers_of(batch, results))
+            images.add(batch, results)
+        writer.image(step, config.task, setup.figure(images.arrays()))
+        return {name: float(np.mean(values, dtype=np.float64)) for name, values in concatenate(numbers).items()}
 
     return evaluate
 

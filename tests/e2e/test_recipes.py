@@ -105,25 +105,26 @@ def test_the_copy_is_restored_or_renewed(photos):
     """Checked by itself: healthy, the copy follows; overfitted, the copy comes back and PGD is on."""
     extras = classifier.StepOptions(watch=overfitting.Watch(every_steps=1, num_steps=2, threshold=0.0, switch=True))
     state = make_state(ENCODER, optax.adam(1e-3), extras)
-    assert not overfitting.switched(state)
+    assert not overfitting.snapshot_of(state).switched
     moved = {**state.variables[CLASSIFIER]}
     moved["params"] = jax.tree.map(lambda x: x + 1, moved["params"])
     after = state.replace(variables={**state.variables, CLASSIFIER: moved})
     restore = jax.jit(lambda x, overfitted: overfitting._restore_copy(x, CLASSIFIER, overfitted))
     healthy = restore(after, False)
-    same = jax.tree.map(np.array_equal, healthy.variables[overfitting.SNAPSHOT]["params"], moved["params"])
-    assert all(jax.tree.leaves(same)) and not overfitting.switched(healthy)
+    snapshot = overfitting.snapshot_of(healthy)
+    same = jax.tree.map(np.array_equal, snapshot.variables["params"], moved["params"])
+    assert all(jax.tree.leaves(same)) and not snapshot.switched
     back = restore(after, True)
     original = state.variables[CLASSIFIER]["params"]
     same = jax.tree.map(np.array_equal, back.variables[CLASSIFIER]["params"], original)
-    assert all(jax.tree.leaves(same)) and overfitting.switched(back)
+    assert all(jax.tree.leaves(same)) and overfitting.snapshot_of(back).switched
 
 
 def test_train_step_switches_to_pgd(photos):
     extras = {"watch": overfitting.Watch(every_steps=4, threshold=-2.0, switch=True)}  # fires at the first look
     fgsm = robust.make_recipe("fgsm", num_steps=1, noise=0.0)
     state, history = train(photos, fgsm, eps=8 / 255, steps=4, ema_decay=0.9, **extras)
-    assert history[3][overfitting.NOTICE] == (1.0, 1.0) and overfitting.switched(state)
+    assert history[3][overfitting.NOTICE] == (1.0, 1.0) and overfitting.snapshot_of(state).switched
     restored, mean = (jax.tree.leaves(state.variables[name]) for name in (CLASSIFIER, AVERAGE))
     assert all((a == b).all() for a, b in zip(restored, mean, strict=True)), "the average is without what was undone"
 

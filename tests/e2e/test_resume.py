@@ -116,17 +116,17 @@ def test_stops_at_evaluations_change_no_line(tmp_path, monkeypatch):
     with pytest.raises(SystemExit), stopping_behind(4):  # before the evaluation that is due
         main.run(config, tmp_path / "stopped")
     assert not any("test/loss" in line for line in metrics(tmp_path / "stopped"))
-    collect, killed = training.collect, []
+    evaluate_batches, killed = training.evaluate_batches, []
 
     def cut(*args, **options):
         """Stands for a kill in the middle of an evaluation."""
         killed.append(args)
         if len(killed) == 2:
             raise KeyboardInterrupt
-        return collect(*args, **options)
+        return evaluate_batches(*args, **options)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(training, "collect", cut)
+        patch.setattr(training, "evaluate_batches", cut)
         main.run(config, tmp_path / "stopped")
     for _ in range(2):  # after the last evaluation
         with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):

@@ -5,8 +5,8 @@ every image) and, for an inverter, images.npz and reconstructions.png. With conf
 evaluation of the same encoder, the accuracies are read from there and no attack runs. On images of other classes than
 its encoder's an inverter is evaluated without accuracies.
 
-In a single process the numbers of finished images are saved in parts/ every half minute, and at the end of each pass,
-until all results are written; a run that was killed resumes to the same bits. In several processes it begins again.
+The numbers of finished images are saved in parts/ every half minute, and at the end of each pass, until all results are
+written; a run that was killed resumes to the same bits.
 """
 
 import functools
@@ -29,8 +29,8 @@ from arinv.experiment.trained import CLASSIFIER, INVERTER, Trained
 from arinv.experiment.writer import progress_bar
 from arinv.ops.images import image_grid, to_float
 from arinv.train import classifier, inverter
-from arinv.train.feed import collect
-from arinv.types import Array, Batch
+from arinv.train.feed import FirstImages, evaluate_batches, numbers_of
+from arinv.types import Batch
 
 _NAMES = {"correct": "clean_accuracy", "loss": "cross_entropy"}
 _DECISIVE = ("attack", "batch_size", "data", "dtype", "seed")  # fields that decide an encoder's figures
@@ -73,8 +73,6 @@ def run(run: Run) -> dict[str, Any]:
       UserError: no usable checkpoint there, or data that does not fit it.
     """
     config = run.config
-    attack = attack_options(config.attack)
-    attack_name = attack.get("name", "pgd")
     network = run.load(config.checkpoint, kind=(CLASSIFIER, INVERTER), image_size=config.data.image_size)
     encoder = network.encoder
     measure = Measurement(run, encoder) if network.kind == INVERTER else None
@@ -82,22 +80,12 @@ def run(run: Run) -> dict[str, Any]:
     test = run.open_data("test", resize=resize)
     arrays = data.load_arrays(test)
     inputs = {"the encoder's weights": encoder.fingerprint, "data.resize": resize, _IMAGES: _hash_of(arrays["image"])}
-    figures = encoder_figures(run, inputs) if config.attack_from else None
-    if not encoder.module.has_weights:
-        figures, attack = {}, {**attack, "eps": 0.0}
-    elif difference := descriptions.class_difference(encoder.description, test.info):
-        if measure is None:
-            descriptions.check_classes(encoder.description, test.info)
-        figures, attack = {}, {**attack, "eps": 0.0}
-        run.report(
-            f"{difference}: reconstructions of its {len(test)} images (data.test_split={test.info.split!r}) are "
-            "measured, accuracies are not"
-        )
+    figures, attack = _known_accuracies(run, network, test.info, inputs)
     if measure is not None:
         measurement.check_enough_images(config, len(test))
     run.begin()
     run_pass = _make_pass(run, arrays, encoder, resize)
-    if figures is None:
+    if attack and not figures:
         difference = descriptions.attack_difference(encoder.description, eps=attack["eps"], norm=attack["norm"])
         for line in filter(None, (difference, data.report_absent(test))):
             run.report(line)
@@ -117,7 +105,9 @@ def run(run: Run) -> dict[str, Any]:
     results = _summarize(per_image) | {
         **totals,
         **_report_undefined(run, figures),
-        "attack": {**attacks.make_attack(**attack).keywords, "name": attack_name} if attack["eps"] > 0 else None,
+        "attack": (
+            {**attacks.make_attack(**attack).keywords, "name": attack["name"]} if attack and attack["eps"] > 0 else None
+        ),
         "checkpoint": dict(network.description),
         "encoder_figures": list(figures),
         "encoder_weights": encoder.fingerprint,
@@ -131,6 +121,36 @@ def run(run: Run) -> dict[str, Any]:
     results = run.finish(results)
     run.cache(_PARTS).discard()
     return results
+
+
+def _known_accuracies(
+    run: Run, network: Trained, info: data.SourceInfo, inputs: Mapping[str, str]
+) -> tuple[dict[str, np.ndarray], dict[str, Any] | None]:
+    """Returns the accuracies of each image that are not measured here, and the options of the attack.
+
+    They are those of config.attack_from, or empty; without classes to compare there is no attack either, but None.
+
+    Args:
+      run: the run of the evaluation.
+      network: what is evaluated.
+      info: description of the images.
+      inputs: see `encoder_figures`.
+
+    Raises:
+      UserError: a classifier of other classes than the images have, or as `encoder_figures`.
+    """
+    encoder = network.encoder
+    if not encoder.module.has_weights:
+        return {}, None
+    if difference := descriptions.class_difference(encoder.description, info):
+        if network.kind == CLASSIFIER:
+            descriptions.check_classes(encoder.description, info)  # raises
+        run.report(
+            f"{difference}: reconstructions of its {info.num_examples} images (data.test_split={info.split!r}) are "
+            "measured, accuracies are not"
+        )
+        return {}, None
+    return encoder_figures(run, inputs) if run.config.attack_from else {}, attack_options(run.config.attack)
 
 
 def encoder_figures(run: Run, inputs: Mapping[str, str]) -> dict[str, np.ndarray]:
@@ -205,55 +225,35 @@ def _make_pass(
         return data.ExtendedBatches(batches, module.host_features) if module.has_host_features else batches
 
     def run_pass(title, eval_step, variables, *key, measure=None):
-        # Of several processes each would have to read what one has written.
-        rows = run.cache(_PARTS, *own_key, *key).rows(title) if distributed.count() == 1 else None
+        rows = run.cache(_PARTS, *own_key, *key).rows(title)
         jitted, variables = jax.jit(eval_step), parallel.replicate(variables, mesh)
-        collect_some = functools.partial(
-            collect, lambda batch, key: jitted(variables, batch, key), key=run.key, mesh=mesh
+        results_of = functools.partial(
+            evaluate_batches, lambda batch, key: jitted(variables, batch, key), key=run.key, mesh=mesh
         )
-        num_images, images = config.log.num_images if measure else 0, {}
-
-        def keep(part: Mapping[str, np.ndarray]) -> None:
-            if rows:
-                rows.append(part, measure.get_state() if measure else None)
-
-        if first := rows.count if rows else 0:
+        finished, num_images = rows.count, min(config.log.num_images, total) if measure else 0
+        images = FirstImages(num_images)
+        if finished and measure:
+            measure.set_state(rows.totals)
+            for batch, results in results_of(open_batches(0, -(-num_images // size) * size)):  # images are not saved
+                images.add(batch, results)
+        position = {"initial": finished // size, "total": -(-total // size)}
+        bar = progress_bar(open_batches(finished), f"{config.title}: {title}", unit="batch", **position)
+        for batch, results in results_of(bar, first=finished // size):
             if measure:
-                measure.set_state(rows.totals)
-            if num_images:  # which are not saved
-                batches = open_batches(0, -(-num_images // size) * size)
-                _, images = collect_some(batches, num_images=num_images, accumulate=_images_alone)
-            if first == total:
-                return rows.arrays(), images
-        numbers, first_images = collect_some(
-            open_batches(first),
-            num_images=0 if first else num_images,
-            progress=lambda items: progress_bar(
-                items, f"{config.title}: {title}", unit="batch", initial=first // size, total=-(-total // size)
-            ),
-            first=first // size,
-            accumulate=measure.accumulate if measure else lambda results, mask: results,
-            keep=keep,
-        )
-        if rows:
-            rows.save()
-            numbers = rows.arrays()
-        return numbers, images or first_images
+                results = measure.accumulate(results, batch["mask"])
+            rows.append(numbers_of(batch, results), measure and measure.get_state())
+            images.add(batch, results)
+        rows.save()
+        return rows.arrays(), images.arrays()
 
     return run_pass
-
-
-def _images_alone(results: Mapping[str, Any], mask: Array) -> dict[str, Array]:
-    """Returns the images of a batch's results, without numbers and features."""
-    del mask
-    return {name: values for name, values in results.items() if getattr(values, "ndim", 0) > 1}
 
 
 def _attack(encoder: Trained, attack: Mapping[str, Any], run_pass: Callable) -> dict[str, np.ndarray]:
     """Returns the accuracies and the loss of every image, with and without the attack."""
     step = classifier.make_eval_step(encoder.module, attack=attack)
     figures, _ = run_pass("attacking", step, encoder.variables, str(sorted(attack.items())))
-    names = _NAMES | {"robust_correct": f"{attack.get('name', 'pgd')}_accuracy"}
+    names = _NAMES | {"robust_correct": f"{attack['name']}_accuracy"}
     return {names.get(name, name): values for name, values in figures.items()}
 
 

@@ -9,7 +9,7 @@ Source: Rojas-Gomez et al. 2022, section 4.3, scenario 1, Tables 5 and A1.
 
 import functools
 import pathlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -31,7 +31,7 @@ from arinv.experiment.trained import Trained
 from arinv.experiment.writer import progress_bar
 from arinv.metrics import METRICS
 from arinv.ops.images import to_float, to_uint8
-from arinv.train.feed import collect
+from arinv.train.feed import FirstImages, concatenate, evaluate_batches, numbers_of
 
 _LARGEST_TILE = 224  # px
 _TILES = "tiles"  # of the first reconstructions, beside the metrics
@@ -150,22 +150,14 @@ def _measure(
     functions = inverter.decode_fn, inverter.features_fn
     variables = jax.device_put((functions, measures.variables), parallel.replicated(mesh))
 
-    def progress(items: Iterable) -> Iterable:
-        for batch in items:
-            yield batch
-            bar.update(scale**2 * int(batch["mask"].sum()) * distributed.count())
-
-    numbers, images = collect(
-        lambda batch, _: step(batch, *variables),
-        batches,
-        key=run.key,
-        mesh=mesh,
-        num_images=config.log.num_images,
-        progress=progress,
-    )
+    numbers, images = [], FirstImages(config.log.num_images)
+    for batch, results in evaluate_batches(lambda batch, _: step(batch, *variables), batches, key=run.key, mesh=mesh):
+        numbers.append(numbers_of(batch, results))
+        images.add(batch, results)
+        bar.update(scale**2 * len(next(iter(numbers[-1].values()))))
     side = _tile_side(config)
-    tiles = [zoom(np.asarray(to_uint8(image)), side) for image in images.get("reconstruction", ())]
-    return {_TILES: np.array(tiles, np.uint8), **numbers}
+    tiles = [zoom(np.asarray(to_uint8(image)), side) for image in images.arrays().get("reconstruction", ())]
+    return {_TILES: np.array(tiles, np.uint8), **concatenate(numbers)}
 
 
 def _tile_side(config: ConfigDict) -> int:

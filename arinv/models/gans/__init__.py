@@ -17,8 +17,6 @@ from arinv.ops.inputs import as_dtype, check_count
 from arinv.ops.latents import draw_latents
 from arinv.types import Array
 
-GAMES = ("wasserstein_gp", "equilibrium", "logistic")
-
 
 class _Row(NamedTuple):
     generator: type[nn.Module]
@@ -45,7 +43,7 @@ class Gan(NamedTuple):
         a second input where it grows.
       latent_size: K, length of the latents.
       prior: prior of the latents, "normal" for N(0, I) or "uniform" in (-1, 1).
-      game: one of GAMES, the one it was published with.
+      game: name of the game it was published with, a row of `GAMES` in `arinv.train.games`.
       grows: whether its networks hold those of half the size.
     """
 

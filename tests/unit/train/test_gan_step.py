@@ -26,7 +26,6 @@ def game():
     }
     optimizers = {name: optax.adam(2e-3, b1=0.5) for name in shapes}
     state = TrainState.create(jax.random.key(0), shapes, optimizers).start_average("generator")
-    state = state.replace(variables={**state.variables, "balance": {"params": {"k": jnp.zeros(())}}})
     options = {"game": {"name": "logistic"}, "ema_decay": 0.0, "augmentation": {}}
     return networks, state, jax.jit(gan.make_train_step(networks, optimizers, **options))
 
