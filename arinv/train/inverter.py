@@ -309,8 +309,12 @@ def planned_encoder(run: Run, stage: ConfigDict, info: data.SourceInfo) -> Train
       info: its training images.
 
     Raises:
-      UserError: the stage starts from a network that does not exist.
+      UserError: the stage starts from a network that does not exist, or reads it from a file when it runs.
     """
+    if stage.task not in _COMPARATORS:
+        raise UserError(
+            f"a stage {stage.task!r} has no network before it has run: run it first, and name its workdir instead"
+        )
     if stage.task == CLASSIFIER:
         return loading.abstract_encoder(classifier.describe(stage, info), dtype=run.dtype)
     if not stage.encoder.checkpoint:

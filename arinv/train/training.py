@@ -352,7 +352,7 @@ def _make_evaluate(
     """Returns a function of (state, step) that evaluates on the test source and saves a figure."""
     config, mesh = run.config, run.mesh
     eval_step = jax.jit(lambda variables, *others: setup.eval_step(parallel.gather(variables, mesh), *others))
-    batches = _extend(data.eval_batches(data.load_arrays(test), batch_size=config.batch_size, rows=run.rows), setup)
+    batches = _extend(data.eval_batches(test, batch_size=config.batch_size, rows=run.rows), setup)
 
     def evaluate(state: TrainState, step: int) -> dict[str, float]:
         numbers, images = [], FirstImages(config.log.num_images)

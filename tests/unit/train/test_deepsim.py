@@ -7,10 +7,12 @@ import numpy as np
 import optax
 import pytest
 
-from arinv import data
+from arinv import command_line, data
 from arinv.errors import UserError
 from arinv.experiment.run import Run
 from arinv.experiment.state import TrainState
+from arinv.plan import plan
+from arinv.tasks import TASKS
 from arinv.train import generator_update, inverter
 from configs import inverter as inverter_config
 from configs.paper import deepsim_vae
@@ -103,3 +105,12 @@ def test_preset_has_the_published_weights_for_images_between_0_and_1():
     config.loss.pause = -1.0
     with pytest.raises(UserError, match="loss.pause=-1.0 must be 0"):
         generator_update.check_loss(config.loss)
+
+
+def test_plan_refuses_a_comparator_that_a_stage_imports(tmp_path):
+    config = command_line.load("inverter:smoke=true")
+    imported = command_line.load("import_torch:encoder=alexnet_small,path=weights.pth")
+    stages = {tmp_path / name: config.stages[name] for name in config.order} | {tmp_path / "imported": imported}
+    config.stages.inverter.loss.comparator = "stage:imported"
+    with pytest.raises(UserError, match="import_torch' has no network before it has run"):
+        list(plan.plan_stages(stages, TASKS, plan.Assumptions()))
