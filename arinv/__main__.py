@@ -7,8 +7,10 @@ import faulthandler
 import importlib
 import multiprocessing
 import os
+import re
 import signal
 import sys
+from types import ModuleType
 
 from arinv import interrupts
 from arinv.errors import BROKEN_PIPE, INTERRUPTED, MISTAKE, UserError
@@ -46,20 +48,32 @@ def _run(argv: list[str]) -> None:
 
     try:
         if argv[1:2] and argv[1] in command_line.SUBCOMMANDS:
-            program = importlib.import_module(command_line.SUBCOMMANDS[argv[1]][0])
+            program = _import(command_line.SUBCOMMANDS[argv[1]][0])
             if code := program.main(argv[2:]):
                 raise SystemExit(code)
             return
         if text := command_line.information(argv):
             print(text)
             return
-        command = command_line.parse(argv)
+        command, program = command_line.parse(argv), _import("arinv.main")
     except UserError as error:
         print(f"arinv: {error}", file=sys.stderr)
         raise SystemExit(MISTAKE) from None
-    from arinv import main
+    program.execute(command, argv[1:])
 
-    main.execute(command, argv[1:])
+
+def _import(name: str) -> ModuleType:
+    """Returns a module that imports JAX.
+
+    Raises:
+      UserError: an environment variable has a value that JAX does not take.
+    """
+    try:
+        return importlib.import_module(name)
+    except ValueError as error:
+        if not re.search(r"\bJAX(_| flag)", str(error)):
+            raise
+        raise UserError(f"JAX does not take an environment variable: {error}") from None
 
 
 if __name__ == "__main__":

@@ -426,7 +426,7 @@ def information(argv: Sequence[str]) -> str | None:
 
 
 def _help() -> str:
-    summary = arinv.__doc__.strip().splitlines()[0]
+    summary = docstring(_PACKAGE / "__init__.py").splitlines()[0]  # `python -OO` has no arinv.__doc__
     lines = [f"arinv {arinv.__version__}: {summary}", "", f"usage: {_USAGE}", "", f"example: {_EXAMPLE}", "", "flags:"]
     values = _flags()
     first = ("config", "workdir", "plan")

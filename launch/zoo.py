@@ -3,12 +3,14 @@
     python -m launch.zoo add NAME --encoder=WORKDIR --inverters=WORKDIR+WORKDIR --workdir=runs/zoo
     python -m launch.zoo add NAME --gan=WORKDIR --autoencoders=WORKDIR+WORKDIR --images=64 --workdir=runs/zoo
     python -m launch.zoo measure NAME --images=1000 --workdir=runs/zoo
+    python -m launch.zoo classes NAME airplane+automobile+...
     python -m launch.zoo table
 
 `add` writes the networks of finished trainings into arinv/zoo/NAME, measures them as written (PGD, AutoAttack,
 reconstructions of test images and of photographs; for a GAN, FID and restorations), and makes card.json from the runs'
-own files. `measure` measures an entry again, such as on more images. Both resume after a kill. A card has nothing that
-is written by hand except --note, a remark on the data.
+own files. `measure` measures an entry again, such as on more images. Both resume after a kill. `classes` names the
+classes of an entry that was trained on a dataset which numbers them. A card has nothing that is written by hand except
+--note, a remark on the data.
 """
 
 import argparse
@@ -22,6 +24,7 @@ from typing import Any
 
 import jax
 import numpy as np
+import safetensors.numpy
 from ml_collections import ConfigDict
 
 import arinv
@@ -71,6 +74,8 @@ def main(argv: Sequence[str]) -> None:
             add(args)
         if args.command == "measure":
             measure(args)
+        if args.command == "classes":
+            name_classes(args.name, args.names.split("+"))
         write_table(README)
     except UserError as error:
         print(f"launch.zoo: {error}", file=sys.stderr)
@@ -83,6 +88,9 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     commands.add_parser("table", help="write the table of README.md from the cards")
     adding = commands.add_parser("add", help="write, measure and describe an entry")
     measuring = commands.add_parser("measure", help="measure an entry again")
+    naming = commands.add_parser("classes", help="name the classes of an entry")
+    naming.add_argument("name", help="name of the entry")
+    naming.add_argument("names", help='names of the classes in the order of the labels, joined by "+"')
     for command in (adding, measuring):
         command.add_argument("name", help="name of the entry, such as alexnet_small_l2_1")
         command.add_argument("--workdir", default="runs/zoo", help="directory of the measurements (%(default)s)")
@@ -250,6 +258,28 @@ def _measurements_workdir(networks: Mapping[str, Trained], args: argparse.Namesp
     """Returns the workdir of the measurements, which depends on the weights and the images."""
     last = list(networks.values())[-1].fingerprint
     return paths.canonical(args.workdir) / f"{args.name}-{last}-{args.images}"
+
+
+def name_classes(name: str, names: Sequence[str]) -> None:
+    """Gives the classes of an entry's encoder names; its weights stay as they are.
+
+    Args:
+      name: of the entry.
+      names: of the classes, in the order of the labels.
+
+    Raises:
+      UserError: no entry of that name with an encoder, or another number of names.
+    """
+    path = zoo.resolve(f"{zoo.SCHEME}{name}/{zoo.ENCODER}")
+    description = exported.load_description(path)
+    if len(names) != description["num_classes"]:
+        raise UserError(f"{len(names)} names for the {description['num_classes']} classes of zoo:{name}; name each")
+    network = loading.load(path)
+    half = any(array.dtype == np.float16 for array in safetensors.numpy.load_file(path).values())
+    exported.write(path, network.variables, {**description, "class_names": list(names)}, half=half)
+    card = cards.card(name)
+    card["networks"][zoo.ENCODER]["bytes"] = path.stat().st_size
+    write_json(path.parent / zoo.CARD, card)
 
 
 def export_encoder(

@@ -9,6 +9,7 @@ import hashlib
 import os
 import pathlib
 import re
+import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -167,7 +168,10 @@ def _list_split(
     if tree.has_links() and set(kinds) & _linked_splits(listed):
         kinds = [*kinds, "linked files"]
     if not files:
-        raise UserError(f"folder {str(root)!r} has no image for split {split!r}; add images, or use split='all'")
+        raise UserError(
+            f"folder {str(root)!r} has no image for split {split!r}; add images, or use the split 'all' "
+            f"(data.{split}_split=all)"
+        )
     numbers = {name: number for number, name in enumerate(class_names)}
     return class_names, [(path, numbers[name]) for path, name in files], kinds
 
@@ -244,11 +248,17 @@ def _check_same_classes(tree: Tree, folders: dict[str, str], listed: dict[str, l
             train, other = folders["train"], folders[kind]
             flat = not tree.folders[other].folders or bool(tree.folders[other].files)
             problem = "images without classes" if flat else f"classes that {train} lacks: {', '.join(extra[:5])}"
+            if alike := {_alike(name) for name in extra} & {_alike(name) for name in names["train"]}:
+                problem += f" ({', '.join(sorted(alike)[:5])} there has another Unicode form or case)"
             raise UserError(
                 f"folder {str(tree.path)!r}: {other} holds {problem}; {train} has the classes "
                 f"{', '.join(sorted(names['train'])[:5])}. Sort its images into these, or name "
                 f"{str(tree.path / train)!r}, of which a fifth is kept for the test"
             )
+
+
+def _alike(name: str) -> str:
+    return unicodedata.normalize("NFC", name).casefold()
 
 
 def _list_classes(tree: Tree, left_out: collections.Counter[str]) -> list[tuple[pathlib.Path, str]]:

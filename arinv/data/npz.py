@@ -44,7 +44,10 @@ class Npz:
         self._resize = resize
         self._indices = _split_indices(self._labels, split)
         if not len(self._indices):
-            raise UserError(f"{path} has no example for split {split!r}; add examples, or use split='all'")
+            raise UserError(
+                f"{path} has no example for split {split!r}; add examples, or use the split 'all' "
+                f"(data.{split}_split=all)"
+            )
         names = self._class_names
         count = len(self._indices)
         parts = tuple((name, 0, count) for name in (("train", "test") if split == "all" else (split,)))

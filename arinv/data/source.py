@@ -6,6 +6,7 @@ opened with resize="original" returns images [H, W, C] as they are stored.
 
 import dataclasses
 import hashlib
+import threading
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from concurrent import futures
@@ -184,7 +185,9 @@ def class_labels(classes: Sequence[int | str], info: SourceInfo) -> list[int]:
         raise UserError(f"classes must be a list of labels or names, such as [1] or ['cat', 'dog']; got {classes!r}")
     labels = []
     for item in classes:
-        if isinstance(item, str) and item in info.class_names:
+        if not isinstance(item, str):
+            _check_unambiguous(item, info)
+        elif item in info.class_names:
             item = info.class_names.index(item)
         if isinstance(item, str):
             raise unknown(f"class of {info.name}", item, info.class_names)
@@ -199,6 +202,17 @@ def class_labels(classes: Sequence[int | str], info: SourceInfo) -> list[int]:
     if not labels:
         raise UserError("classes is empty; name at least one class, or omit it to keep all")
     return sorted(set(labels))
+
+
+def _check_unambiguous(label: Any, info: SourceInfo) -> None:
+    """Raises a UserError for a label that is also the name of another class, as 10 of the folders 0, 1, 10, 2."""
+    if str(label) not in info.class_names or (own := info.class_names.index(str(label))) == label:
+        return
+    if label < info.num_classes:
+        raise UserError(
+            f"classes: {label} is the label of class {info.class_names[label]!r} of {info.name}, and class {label} has "
+            f"the label {own}: rename the classes so that both agree, such as folders 08, 09, 10"
+        )
 
 
 def digest(values: np.ndarray) -> int:
@@ -332,6 +346,7 @@ def estimate_bytes(source: Source, *, num_samples: int = 32) -> int:
 
 
 _ARRAYS: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()  # source -> its arrays
+_decoding = threading.RLock()  # of one source after the other: each takes all cores
 
 
 def load_arrays(source: Source, *, progress: Callable[[int, int], None] | None = None) -> Arrays:
@@ -348,8 +363,13 @@ def load_arrays(source: Source, *, progress: Callable[[int, int], None] | None =
     Raises:
       UserError: an image that cannot be decoded.
     """
-    if source in _ARRAYS:
+    with _decoding:
+        if source not in _ARRAYS:
+            _ARRAYS[source] = _decode(source, progress)
         return _ARRAYS[source]
+
+
+def _decode(source: Source, progress: Callable[[int, int], None] | None) -> Arrays:
     total, size = len(source), source.info.image_size
     image = np.empty((total, size, size, source.info.channels), np.uint8)
     label = np.empty(total, np.int32)
@@ -360,8 +380,7 @@ def load_arrays(source: Source, *, progress: Callable[[int, int], None] | None =
     _decode_blocks(source, store, progress)
     image.setflags(write=False)
     label.setflags(write=False)
-    _ARRAYS[source] = {"image": image, "label": label}
-    return _ARRAYS[source]
+    return {"image": image, "label": label}
 
 
 def _decode_blocks(source: Source, store: Callable[[int, dict], None], progress) -> None:

@@ -7,7 +7,7 @@ and the fingerprint of the classifier's weights (`WEIGHTS`), of a GAN or an auto
 
 import math
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from arinv import data, distributed
@@ -175,14 +175,30 @@ def check_classes(description: Mapping[str, Any], info: data.SourceInfo) -> None
 
 
 def class_difference(description: Mapping[str, Any], info: data.SourceInfo) -> str:
-    """Returns how the classes of a dataset differ from those that a classifier was trained on; empty if equal."""
-    classes, trained_classes = list(info.class_names), description["class_names"]
-    if trained_classes and classes != trained_classes:
+    """Returns how the classes of a dataset differ from those that a classifier was trained on; empty if equal.
+
+    Of a dataset that numbers its classes, as archives do, and of an encoder without names only their number counts.
+    """
+    classes, trained_classes = list(info.class_names), list(description["class_names"])
+    if trained_classes and classes != trained_classes and not _are_numbers(classes):
         return f"{info.name} has classes {classes[:5]}..., but the checkpoint was trained on {trained_classes[:5]}..."
     num_classes = description["num_classes"]
-    if len(classes) != num_classes:  # an imported encoder may have no class names
+    if len(classes) != num_classes:
         return f"{info.name} has {len(classes)} classes, but the checkpoint was trained on {num_classes}"
     return ""
+
+
+def assumed_classes(description: Mapping[str, Any], info: data.SourceInfo) -> str:
+    """Returns a line where a dataset numbers the classes that an encoder names; empty for any other dataset."""
+    names = list(description["class_names"])
+    if names in ([], list(info.class_names)) or not _are_numbers(info.class_names):
+        return ""
+    listed = f"{', '.join(names[:3])}{', ...' if len(names) > 3 else ''}"
+    return f"{info.name} numbers its classes, which are taken to be those of the encoder in its order: {listed}"
+
+
+def _are_numbers(names: Sequence[str]) -> bool:
+    return all(name == str(i) for i, name in enumerate(names))
 
 
 def attack_difference(description: Mapping[str, Any], *, eps: float, norm: str) -> str:

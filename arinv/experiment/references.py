@@ -49,9 +49,10 @@ _FOLDER, _VOLUME = "folder:", "volume:"
 _DATA = ("folder", "npz", "volume")  # schemes of data on disk
 _SCHEMES = (f"{name}:" if scheme.location else name for name, scheme in data.SCHEMES.items())
 _JOINED = re.compile(rf"\+(?={'|'.join(_SCHEMES)})")  # between data sets; paths may have a + in them
-_BEGINNING = 2**16  # bytes of an image by which it is recognized
 _MAX_READ = 20_000  # larger folders are recognized by names and sizes alone
-_PARTS = 16  # places at which a single file, such as an archive, is read
+_WINDOW = 2**16  # bytes
+# Number of windows by which an image of a folder, or a single file such as an archive, is recognized.
+_WINDOWS_OF_IMAGE, _WINDOWS_OF_FILE = 2, 4096
 _hashes: dict[tuple, str] = {}  # of the images that were hashed last, which several stages may name
 
 
@@ -225,9 +226,10 @@ def _hash_of_run(place: pathlib.Path) -> str:
 
 
 def _hash_of_images(place: pathlib.Path) -> str:
-    """Returns a hash of the names, sizes and beginnings of the images of a folder, or of one file.
+    """Returns a hash of a file, or of the names, sizes, beginnings and ends of the images of a folder.
 
-    For very many images only names and sizes count.
+    Of a file of more than 256 MiB windows that are evenly spread count, the first and the last bytes included; of very
+    many images only names and sizes.
     """
     files = [place] if place.is_file() else image_paths(place)
     stats = [path.stat() for path in files]
@@ -237,13 +239,22 @@ def _hash_of_images(place: pathlib.Path) -> str:
         for path, stat in zip(files, stats, strict=True):
             digest.update(os.fsencode(f"{os.path.relpath(path, place)} {stat.st_size}\n"))
             if len(files) <= _MAX_READ:
-                with path.open("rb") as file:
-                    for part in range(1 if len(files) > 1 else _PARTS):
-                        file.seek(part * max(0, stat.st_size - _BEGINNING) // _PARTS)
-                        digest.update(file.read(_BEGINNING))
+                _update(digest, path, stat.st_size, _WINDOWS_OF_IMAGE if len(files) > 1 else _WINDOWS_OF_FILE)
         _hashes.clear()
         _hashes[key] = digest.hexdigest()[:16]
     return _hashes[key]
+
+
+def _update(digest: Any, path: pathlib.Path, size: int, num_windows: int) -> None:
+    """Adds a file to a digest: all of it, or as many windows, which begin with its beginning and end with its end."""
+    with path.open("rb") as file:
+        if size <= num_windows * _WINDOW:
+            while content := file.read(2**20):
+                digest.update(content)
+            return
+        for i in range(num_windows):
+            file.seek(i * (size - _WINDOW) // (num_windows - 1))
+            digest.update(file.read(_WINDOW))
 
 
 def _hash(content: bytes) -> str:

@@ -23,7 +23,7 @@ AUTOENCODER, GAN = "autoencoder", "gan"
 GENERATOR, DISCRIMINATOR = "generator", "discriminator"  # networks in a train state, besides the classifier
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Trained:
     """A trained network, with the encoder that it was trained on.
 

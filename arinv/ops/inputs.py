@@ -384,9 +384,12 @@ def as_numbers(values: ArrayLike, name: str) -> np.ndarray:
       float64, of the same shape.
 
     Raises:
-      UserError: text, complex numbers, objects or ragged lists.
+      UserError: text, complex numbers, objects or ragged lists, or traced numbers.
     """
-    return np.asarray(as_array(values, name)).astype(np.float64)
+    values = as_array(values, name)
+    if not is_concrete(values):
+        raise UserError(f"{name} must have values that can be read: this function runs on the host, outside of jit")
+    return np.asarray(values).astype(np.float64)
 
 
 def as_flags(values: ArrayLike, name: str) -> np.ndarray:

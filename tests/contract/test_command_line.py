@@ -384,3 +384,20 @@ def test_command_runs_with_closed_streams(closed):
         ["sh", "-c", f"{sys.executable} -m arinv zoo {closed}"], cwd=ROOT, capture_output=True, text=True, timeout=60
     )
     assert result.returncode == 0, result.stderr
+
+
+def run_python(*arguments, **environment):
+    command, variables = [sys.executable, *arguments], {**os.environ, "PYTHONPATH": str(ROOT), **environment}
+    return subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True, timeout=60)
+
+
+@pytest.mark.parametrize("name", ["JAX_ENABLE_X64", "JAX_NUM_CPU_DEVICES"])
+def test_environment_that_jax_does_not_take_is_one_line(name):
+    done = run_python("-m", "arinv", "info", "x", **{name: "maybe"})
+    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
+    assert name.lower() in done.stderr.lower()
+
+
+def test_help_needs_no_docstrings():
+    done = run_python("-OO", "-m", "arinv", "--help")
+    assert done.returncode == 0 and done.stdout.startswith("arinv ")

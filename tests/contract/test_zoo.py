@@ -1,8 +1,10 @@
 """Every entry of the zoo loads, is what its card says, attacks and inverts; README's table is that of the cards."""
 
 import ast
+import dataclasses
 import json
 import pathlib
+import shutil
 
 import jax
 import numpy as np
@@ -12,6 +14,7 @@ import arinv
 from arinv import attacks, data, main, metrics, zoo
 from arinv.command_line import load
 from arinv.errors import UserError
+from arinv.experiment import descriptions
 from arinv.zoo import cards
 from configs import arguments
 from launch import zoo as maintenance
@@ -200,3 +203,32 @@ def test_functions_of_a_gan_and_an_autoencoder_name_wrong_inputs():
     ):
         with pytest.raises(UserError, match=message):
             function(value)
+
+
+def test_entries_take_cifar10_with_and_without_names(encoder_name):
+    """The published dataset names its classes; the copy that the entries were trained on numbers them."""
+    description = arinv.load(f"zoo:{encoder_name}/encoder").description
+    names = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+    named = data.SourceInfo("tfds:cifar10", "test", 10_000, 10, names, 32)
+    numbered = dataclasses.replace(named, class_names=tuple(map(str, range(10))))
+    for info in (named, numbered):
+        assert descriptions.class_difference(description, info) == ""
+    assert descriptions.assumed_classes(description, named) == ""
+    assert "numbers its classes, which are taken" in descriptions.assumed_classes(description, numbered)
+    others = dataclasses.replace(named, class_names=names[::-1])
+    assert "but the checkpoint was trained on" in descriptions.class_difference(description, others)
+    fewer = dataclasses.replace(numbered, class_names=numbered.class_names[:9])
+    assert "has 9 classes" in descriptions.class_difference(description, fewer)
+
+
+def test_naming_classes_keeps_the_weights(tmp_path, monkeypatch):
+    folder = tmp_path / "small"
+    shutil.copytree(zoo.FOLDER / "alexnet_small_l2_1", folder)
+    monkeypatch.setattr(zoo, "FOLDER", tmp_path)
+    before = arinv.load("zoo:small/encoder")
+    maintenance.name_classes("small", [f"class{i}" for i in range(10)])
+    after = arinv.load("zoo:small/encoder")
+    assert after.description["class_names"][3] == "class3" and after.fingerprint == before.fingerprint
+    assert {**after.description, "class_names": 0} == {**before.description, "class_names": 0}
+    with pytest.raises(UserError, match="2 names for the 10 classes"):
+        maintenance.name_classes("small", ["a", "b"])

@@ -87,6 +87,7 @@ def run(run: Run) -> dict[str, Any]:
     _check_num_classes(config, encoder.description["num_classes"], stage=workdir.name)
     test = run.open_data("test", resize=descriptions.resize_of(config, encoder.description))
     descriptions.check_classes(encoder.description, test.info)
+    assumption = descriptions.assumed_classes(encoder.description, test.info)
     arrays = data.load_arrays(test)
     images, labels = arrays["image"].astype(np.float32) / 255, arrays["label"]
     index = np.arange(len(labels))
@@ -95,7 +96,8 @@ def run(run: Run) -> dict[str, Any]:
         images, labels = images[index], labels[index]
     logits_fn = jax.device_put(encoder.logits_fn, parallel.replicated(run.mesh))
     run.begin()
-    if line := descriptions.attack_difference(encoder.description, eps=config.attack.eps, norm=config.attack.norm):
+    difference = descriptions.attack_difference(encoder.description, eps=config.attack.eps, norm=config.attack.norm)
+    for line in filter(None, (assumption, difference)):
         run.report(line)
     cache = run.cache("", encoder.fingerprint, arrays["image"])
     saved = cache.load(_STATE)

@@ -162,6 +162,8 @@ def _note(measured: Mapping[str, result_rows.Row]) -> str:
         text += f" PGD: {', '.join(shared)}." if shared else ""
     if autoattacks := {name: row["autoattack"] for name, row in measured.items() if row.get("autoattack")}:
         text += f" AutoAttack: {_autoattack_text(autoattacks)}."
+    counts = [f"{m} of {name} is of {n}" for name, row in measured.items() for m, n in row.get("counts", {}).items()]
+    text += f" Of fewer images: {', '.join(counts)}." if counts else ""
     weights = {name: row.get("metric_weights", {}) for name, row in measured.items()}
     return text + report.weights_note(weights) + report.differences(measured)
 

@@ -79,7 +79,7 @@ def run(run: Run) -> dict[str, Any]:
     resize = descriptions.resize_of(config, network.description)
     test = run.open_data("test", resize=resize)
     arrays = data.load_arrays(test)
-    inputs = {"the encoder's weights": encoder.fingerprint, "data.resize": resize, _IMAGES: _hash_of(arrays["image"])}
+    inputs = {"the encoder's weights": encoder.fingerprint, "data.resize": resize, _IMAGES: _hash_of(arrays)}
     figures, attack = _known_accuracies(run, network, test.info, inputs)
     if measure is not None:
         measurement.check_enough_images(config, len(test))
@@ -87,7 +87,8 @@ def run(run: Run) -> dict[str, Any]:
     run_pass = _make_pass(run, arrays, encoder, resize)
     if attack and not figures:
         difference = descriptions.attack_difference(encoder.description, eps=attack["eps"], norm=attack["norm"])
-        for line in filter(None, (difference, data.report_absent(test))):
+        assumption = descriptions.assumed_classes(encoder.description, test.info)
+        for line in filter(None, (assumption, difference, data.report_absent(test))):
             run.report(line)
         figures = _attack(encoder, attack, run_pass)
     per_image, images, totals = dict(figures), {}, {"variants": {}}
@@ -159,7 +160,7 @@ def encoder_figures(run: Run, inputs: Mapping[str, str]) -> dict[str, np.ndarray
     Args:
       run: the run of this evaluation; config.attack_from is the workdir of the other, or "stage:NAME".
       inputs: what decides them besides the config: "the encoder's weights", "data.resize" and "images", hashes of
-        weights and of all images.
+        weights and of all images and their labels.
 
     Raises:
       UserError: no finished evaluation there, or one of another encoder, attack, dataset, dtype or seed, or of other
@@ -194,8 +195,10 @@ def _report_undefined(run: Run, figures: Mapping[str, np.ndarray]) -> dict[str, 
     return {"num_undefined": count}
 
 
-def _hash_of(images: np.ndarray) -> str:
-    return f"{zlib.crc32(np.ascontiguousarray(images)):08x} of {len(images)}"
+def _hash_of(arrays: Mapping[str, np.ndarray]) -> str:
+    """Returns a hash of images and labels, with their number."""
+    images = zlib.crc32(np.ascontiguousarray(arrays["image"]))
+    return f"{zlib.crc32(np.ascontiguousarray(arrays['label']), images):08x} of {len(arrays['label'])}"
 
 
 def _decisive(config: dict) -> dict:

@@ -1,7 +1,8 @@
 """Rows of tables that compare evaluations: read from the results of any task that evaluates, and joined.
 
 A row is a mapping of metrics to numbers, NAME_std beside NAME where there is one, with what they were measured on:
-variants (metric -> exact formula), setting, num_images, attack, and of AutoAttack `autoattack`.
+variants (metric -> exact formula), setting, num_images, counts (metric -> number of images, where it is smaller),
+attack, and of AutoAttack `autoattack`.
 """
 
 import pathlib
@@ -70,7 +71,7 @@ def join(rows: Sequence[Row]) -> Row:
     for row in rows[1:]:
         new = [name for name in columns(row) if name not in joined]
         joined |= {name: row[name] for stem in new for name in (stem, f"{stem}_std") if name in row}
-        for name in ("variants", "metric_weights"):
+        for name in ("variants", "metric_weights", "counts"):
             joined[name] = row.get(name, {}) | joined.get(name, {})
         for name in ("attack", "autoattack"):
             joined[name] = joined.get(name) or row.get(name)
@@ -125,11 +126,13 @@ def _of_methods(results: Mapping[str, Any]) -> Iterator[tuple[str, Row]]:
 
 def _of_images(results: Mapping[str, Any]) -> Iterator[tuple[str, Row]]:
     for name in results["inverters"]:
-        values: dict[str, float] = {}
+        values, counts = {}, {}
         for metric in results["variants"]:
             if summary := results["means"].get(f"{metric}_{name}"):
                 values |= {metric: summary["mean"], f"{metric}_std": summary["std"]}
-        yield name, _shared(results) | _pick(values, results["variants"])
+                if summary["count"] < results["num_images"]:  # some images are too small for it
+                    counts[metric] = summary["count"]
+        yield name, _shared(results) | _pick(values, results["variants"]) | {"counts": counts}
 
 
 def _of_classes(results: Mapping[str, Any]) -> Iterator[tuple[str, Row]]:

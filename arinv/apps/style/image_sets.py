@@ -28,6 +28,7 @@ from arinv.paths import expanded, shortened
 _RESIZE_MODES = ("squash", "crop")
 _LONGEST_SIDE = 12_000  # px, of a contact sheet
 _SMALLEST_TILE = 48
+_WIDEST_BORDER = 1024  # px; wider ones exceed the memory
 _LINES = 3  # of a column's title
 
 
@@ -108,6 +109,8 @@ def check(fields: ConfigDict) -> None:
         raise unknown("resize", fields.resize, _RESIZE_MODES)
     for name in ("size", "max_side", "border", "num_content", "num_style"):
         check_count(fields[name], f"data.{name}", minimum=0)
+    if fields.border > _WIDEST_BORDER:
+        raise UserError(f"data.border={fields.border} must be at most {_WIDEST_BORDER} px")
     if bool(fields.content_labels) != bool(fields.style_labels):
         raise UserError("label maps need both data.content_labels and data.style_labels, a folder each")
 

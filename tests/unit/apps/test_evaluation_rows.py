@@ -39,7 +39,7 @@ TASKS = {
     ),
     "invert": (
         {"setting": SETTING, "num_images": 2, "inverters": {"robust": {}}, "variants": PSNR,
-         "means": {"psnr_robust": {"mean": 5.0, "std": 1.0}}},
+         "means": {"psnr_robust": {"mean": 5.0, "std": 1.0, "count": 2}}},
         {"robust": {"psnr": 5.0}},
     ),
     "one_vs_all": (
@@ -266,3 +266,13 @@ def test_run_shows_reconstructions_of_the_same_images_only(tmp_path):
         np.savez(folder / "images.npz", image=images, reconstruction=np.full((2, 32, 32, 3), i / 4, np.float32))
     report(tmp_path, {name: f"stage:{name}" for name in "abc"})
     assert "Reconstructions: original, a, b<" in (tmp_path / "report" / "report.html").read_text()
+
+
+def test_metric_of_fewer_images_is_noted(tmp_path):
+    """Images may be too small for SSIM."""
+    results = TASKS["invert"][0] | {"means": {"psnr_robust": {"mean": 5.0, "std": 1.0, "count": 1}}}
+    assert "Of fewer images: psnr of robust is of 1." in comparison._note(
+        result_rows.read(write(tmp_path / "some", "invert", results))
+    )
+    whole = result_rows.read(write(tmp_path / "all", "invert", TASKS["invert"][0]))
+    assert "fewer" not in comparison._note(whole)

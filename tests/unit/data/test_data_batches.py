@@ -7,6 +7,7 @@ import pathlib
 import subprocess
 import sys
 import time
+from concurrent import futures
 
 import numpy as np
 import pytest
@@ -408,3 +409,10 @@ def test_train_batches_check_the_options_of_crops(options, message):
 
 def test_same_dataset_of_unknown_kinds_is_that_of_the_same_name():
     assert not data.same_dataset("foo:a", "foo:b") and data.same_dataset("foo:a", "foo:a")
+
+
+def test_threads_share_the_decoded_arrays():
+    source = data.open_source("photos", split="test", image_size=16)
+    with futures.ThreadPoolExecutor(4) as pool:
+        results = [task.result() for task in [pool.submit(data.load_arrays, source) for _ in range(4)]]
+    assert all(result["image"] is results[0]["image"] for result in results)

@@ -610,3 +610,24 @@ def test_random_resized_crop_of_grey_images_keeps_their_channel():
     np.testing.assert_array_equal(
         np.repeat(grey, 3, -1), decoding.random_resized_crop([1], np.repeat(image, 3, -1), size=8)
     )
+
+
+def test_classes_refuse_a_label_that_is_the_name_of_another_class(tmp_path):
+    """Folders are numbered in the order of their names as text."""
+    for name in ("0", "1", "10", "2"):
+        (tmp_path / name).mkdir()
+        for i in range(3):
+            Image.fromarray(np.full((8, 8, 3), 10 * i, np.uint8)).save(tmp_path / name / f"{i}.png")
+    options = {"split": "all", "image_size": 8}
+    with pytest.raises(UserError, match="2 is the label of class '10' .*, and class 2 has the label 3"):
+        data.open_source(f"folder:{tmp_path}", classes=[2], **options)
+    assert len(data.open_source(f"folder:{tmp_path}", classes=["10"], **options)) == 3
+    assert len(data.open_source(f"folder:{tmp_path}", classes=[0, 1], **options)) == 6
+
+
+def test_class_folders_that_look_alike_are_named(tmp_path):
+    for folder in ("train/caf\u00e9", "train/x", "test/cafe\u0301"):
+        (tmp_path / folder).mkdir(parents=True)
+        Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / folder / "a.png")
+    with pytest.raises(UserError, match="another Unicode form or case"):
+        data.open_source(f"folder:{tmp_path}", split="train", image_size=8)

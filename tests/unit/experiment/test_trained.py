@@ -172,3 +172,9 @@ def test_attack_difference_names_both_attacks_where_they_differ():
     assert "eps 0.5" in descriptions.attack_difference(trained, eps=0.5, norm="l2")
     for description, eps in [(trained, 1.0), (trained, 0.0), ({"attack": {"eps": 0.0, "norm": "l2"}}, 0.5), ({}, 0.5)]:
         assert descriptions.attack_difference(description, eps=eps, norm="l2") == ""
+
+
+def test_networks_are_compared_by_identity():
+    """Their weights are arrays, which have no truth value."""
+    network = arinv.load("zoo:alexnet_small_l2_1/encoder")
+    assert network in [network] and network != arinv.load("zoo:alexnet_small_l2_1/encoder") and hash(network)

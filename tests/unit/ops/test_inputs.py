@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from arinv import attacks
+from arinv import attacks, metrics
 from arinv.errors import RadiusWarning, UserError
 from arinv.ops import inputs
 
@@ -197,3 +197,8 @@ def test_lists_of_traced_numbers_are_arrays():
     doubled = jax.jit(lambda x: inputs.as_floats([x, 2 * x], "values"))(1.5)
     assert doubled.tolist() == [1.5, 3.0]
     assert jax.grad(lambda x: inputs.as_floats([x, x], "values").sum())(1.5) == 2.0
+
+
+def test_functions_of_the_host_refuse_traced_numbers():
+    with pytest.raises(UserError, match="runs on the host, outside of jit"):
+        jax.jit(lambda scores: metrics.auroc(scores, np.array([0, 1])))(jnp.zeros(2))
