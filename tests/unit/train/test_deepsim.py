@@ -13,7 +13,7 @@ from arinv.experiment.run import Run
 from arinv.experiment.state import TrainState
 from arinv.plan import plan
 from arinv.tasks import TASKS
-from arinv.train import generator_update, inverter
+from arinv.train import inverter
 from configs import inverter as inverter_config
 from configs.paper import deepsim_vae
 
@@ -104,7 +104,7 @@ def test_preset_has_the_published_weights_for_images_between_0_and_1():
         assert (adam.b1, adam.b2, adam.schedule.name, adam.schedule.learning_rate) == (0.9, 0.999, "constant", 2e-4)
     config.loss.pause = -1.0
     with pytest.raises(UserError, match="loss.pause=-1.0 must be 0"):
-        generator_update.check_loss(config.loss)
+        inverter.check(config)
 
 
 def test_plan_refuses_a_comparator_that_a_stage_imports(tmp_path):
