@@ -148,7 +148,7 @@ def _measure(
         arrays, batch_size=share * mesh.size, rows=parallel.process_rows(share * mesh.size, mesh)
     )
     functions = inverter.decode_fn, inverter.features_fn
-    variables = jax.device_put((functions, measures.variables), parallel.replicated(mesh))
+    variables = parallel.replicate((functions, measures.variables), mesh)
 
     def progress(items: Iterable) -> Iterable:
         for batch in items:
