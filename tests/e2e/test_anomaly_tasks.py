@@ -14,7 +14,7 @@ from PIL import Image
 from sklearn.metrics import roc_auc_score
 
 from arinv import data, main, models
-from arinv.apps.anomaly import HeatMaps, one_vs_all, scorer
+from arinv.apps.anomaly import HeatMaps, one_vs_all, overview, scorer
 from arinv.apps.anomaly.detector import _write_overview
 from arinv.apps.anomaly.detector import check as check_detector
 from arinv.apps.anomaly.detector import check_inputs as check_detector_inputs
@@ -270,6 +270,16 @@ def test_detector_scales_its_maps_by_the_same_images_whatever_the_batch(tmp_path
         config.batch_size = batch_size
         scales.append(_write_overview(Run(config, tmp_path), explain_rows, np.arange(90.0), anomalous))
     assert scales[0] == scales[1] == scales[2] == (45.0, 90.0)
+
+
+def test_report_takes_one_evaluation_in_each_entry():
+    config = anomaly.get_config(f"{SMALL},dataset=photos,standard_encoder=a,robust_encoder=b").stages.report
+    overview.check(config)
+    config.entries = {"standard": ("stage:standard_evaluation",), "robust": ("runs/a", "runs/b")}
+    with pytest.raises(UserError, match="entries.robust names 2 workdirs; a report of one-vs-all evaluations takes"):
+        overview.check(config)
+    config.order = ("standard",)
+    overview.check(config)
 
 
 def test_score_gives_images_the_scores_behind_the_thresholds(detected, tmp_path):
