@@ -82,6 +82,8 @@ def test_smoke_one_vs_all_writes_scores_and_report(finished):
                 rise = arrays[f"attacked_{score_name}"] - arrays[score_name]
                 assert (np.where(anomalous, -1, 1) * rise >= -1e-5).all() and np.abs(rise).max() > 0
         assert set(result["variants"]) == {"auroc", *result["mean"]}
+    attack = results["standard"]["attack"]
+    assert attack["step_size"] == pytest.approx(2.5 * attack["eps"] / attack["num_steps"])
     assert results["standard"]["search"]["pixel_weight"] == 2e-3
     assert results["robust"]["search"]["pixel_weight"] == 2e-6
     table = (finished / "report" / "table.md").read_text()
