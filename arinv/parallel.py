@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
@@ -142,7 +143,7 @@ def replicate(arrays: Any, mesh: Mesh) -> Any:
     """Returns a tree of arrays, the same in every process, with a copy on every device of the mesh.
 
     Args:
-      arrays: tree of arrays, equal in all processes.
+      arrays: tree of arrays and PRNG keys, equal in all processes.
       mesh: mesh of devices, from `make_mesh`.
 
     Returns:
@@ -152,9 +153,13 @@ def replicate(arrays: Any, mesh: Mesh) -> Any:
     if jax.process_count() == 1:  # noqa: TID251
         return jax.device_put(arrays, sharding)
 
+    # A device_put of what one process holds is a transfer between hosts, which not every backend has.
     def place(array):
-        array = np.asarray(array)
-        return jax.make_array_from_process_local_data(sharding, array, array.shape)
+        if isinstance(array, jax.Array) and array.sharding == sharding:
+            return array
+        if isinstance(array, jax.Array) and jnp.issubdtype(array.dtype, jax.dtypes.prng_key):
+            return jax.random.wrap_key_data(place(jax.random.key_data(array)), impl=jax.random.key_impl(array))
+        return _place_whole(array, sharding)
 
     return jax.tree.map(place, arrays)
 
@@ -173,7 +178,8 @@ def place_batch(batch: Batch, mesh: Mesh, *, stacked: bool = False) -> Mapping[s
     """Returns a global batch as arrays split by rows over all devices of the mesh.
 
     Args:
-      batch: this process's rows of the batch, each array [rows, ...], or [K, rows, ...] of K stacked batches.
+      batch: this process's rows of the batch, see `process_rows`, each array [rows, ...], or [K, rows, ...] of K
+        stacked batches.
       mesh: mesh of devices, from `make_mesh`.
       stacked: whether a leading axis stacks several batches.
 
@@ -182,6 +188,26 @@ def place_batch(batch: Batch, mesh: Mesh, *, stacked: bool = False) -> Mapping[s
     """
     sharding = batch_sharding(mesh, stacked=stacked)
     return {k: jax.make_array_from_process_local_data(sharding, np.asarray(v)) for k, v in batch.items()}
+
+
+def place_whole_batch(batch: Batch, mesh: Mesh) -> Mapping[str, jax.Array]:
+    """Returns a global batch that every process holds as arrays split by rows over all devices of the mesh.
+
+    Args:
+      batch: all rows of the batch, each array [batch_size, ...], equal in all processes.
+      mesh: mesh of devices, from `make_mesh`.
+
+    Returns:
+      Arrays [batch_size, ...]. Each process transfers the rows of its own devices only.
+    """
+    sharding = batch_sharding(mesh)
+    return {k: _place_whole(v, sharding) for k, v in batch.items()}
+
+
+def _place_whole(array: Any, sharding: NamedSharding) -> jax.Array:
+    """Returns an array, of which every process holds the whole, with a sharding."""
+    array = np.asarray(array)
+    return jax.make_array_from_process_local_data(sharding, array, array.shape)
 
 
 def to_host(arrays: Any) -> Any:
@@ -223,7 +249,7 @@ def map_batches(function: Callable[[Any], Any], rows: np.ndarray, *, size: int, 
 
     Args:
       function: [size, ...] -> [size, ...], rows independent.
-      rows: [N, ...].
+      rows: [N, ...]; with a mesh equal in all processes, which must call together.
       size: number of rows in a batch, 1 or more.
       mesh: devices that batches are split over; None to leave the placement to the function.
     """
@@ -232,6 +258,6 @@ def map_batches(function: Callable[[Any], Any], rows: np.ndarray, *, size: int, 
         return np.zeros((0, *struct.shape[1:]), struct.dtype)
     results = []
     for batch, mask in padded_batches(rows, size=size):
-        placed = batch if mesh is None else place_batch({"rows": batch}, mesh)["rows"]
-        results.append(np.asarray(function(placed))[mask])
+        placed = batch if mesh is None else place_whole_batch({"rows": batch}, mesh)["rows"]
+        results.append(np.asarray(to_host(function(placed)))[mask])
     return np.concatenate(results)

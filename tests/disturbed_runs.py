@@ -1,4 +1,4 @@
-"""Runs of tests/short_run.py in several processes, to stop and to kill, and what they leave behind."""
+"""Runs of tests/short_run.py and others in several processes, to stop and to kill, and what they leave behind."""
 
 import atexit
 import contextlib
@@ -8,7 +8,7 @@ import pathlib
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -32,13 +32,24 @@ class Run:
       arguments: of the config.
       count: number of processes.
       devices: of each.
+      config: file of the config, in tests/.
+      program: arguments of Python that start arinv.
     """
 
-    def __init__(self, workdir: pathlib.Path, arguments: str, count: int, devices: int):
+    def __init__(
+        self,
+        workdir: pathlib.Path,
+        arguments: str,
+        count: int,
+        devices: int,
+        *,
+        config: str = "short_run.py",
+        program: Sequence[str] = ("-m", "arinv"),
+    ):
         flags = os.environ.get("XLA_FLAGS") or quick_compilation.FLAGS
         inherited = {**os.environ, "PYTHONPATH": str(ROOT), "XLA_FLAGS": flags}
-        config = f"--config={ROOT}/tests/short_run.py:{arguments}"
-        command = [sys.executable, "-m", "arinv", config, f"--workdir={workdir}"]
+        options = [f"--config={ROOT}/tests/{config}:{arguments}", f"--workdir={workdir}"]
+        command = [sys.executable, *program, *options]
         workdir.mkdir(parents=True, exist_ok=True)
         self.workdir, self.all = workdir, []
         atexit.register(self._kill)

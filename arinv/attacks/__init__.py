@@ -19,7 +19,7 @@ from arinv.attacks.autoattack.progress import AUTOATTACK, AttackRecord, AutoAtta
 from arinv.attacks.autoattack.standard import autoattack
 from arinv.attacks.fab import fab
 from arinv.attacks.named import ATTACKS, Attack, check_attack, make_attack
-from arinv.attacks.pgd import fgsm, pgd, projected_ascent
+from arinv.attacks.pgd import default_step_size, fgsm, pgd, projected_ascent
 from arinv.attacks.square import square
 
 __all__ = [
@@ -33,6 +33,7 @@ __all__ = [
     "apgd",
     "autoattack",
     "check_attack",
+    "default_step_size",
     "fab",
     "fgsm",
     "inspect_model",

@@ -86,8 +86,6 @@ def pgd(
     key = single_key(key) if random_start else None
     rows = prepare(logits_fn, images, labels, eps=eps, norm=norm, targets=targets)
     images, goals = rows.images, rows.labels if targets is None else rows.targets
-    if step_size is None:
-        step_size = rows.eps * (2.5 / num_steps)
     losses_fn = _objective(rows, loss_fn or cross_entropy, goals, 1.0 if targets is None else -1.0)
 
     def attack(key):
@@ -172,7 +170,7 @@ def projected_ascent(
     images: Array,
     *,
     eps: ArrayLike | float,
-    step_size: ArrayLike | float,
+    step_size: ArrayLike | float | None,
     num_steps: int,
     norm: str,
     use_best: bool,
@@ -188,7 +186,7 @@ def projected_ascent(
       start: float32 [B, H, W, C] in [0, 1], the first iterate.
       images: float32 [B, H, W, C] in [0, 1], the centers of the balls.
       eps: radius, a number or [B].
-      step_size: length of a step, a number or [B].
+      step_size: length of a step, a number or [B]; `default_step_size` if None.
       num_steps: number of gradient steps.
       norm: "l2" or "linf".
       use_best: per example the iterate with the highest loss, first and last included; else the
@@ -204,6 +202,8 @@ def projected_ascent(
 
     Source: Madry et al. 2018, section 2.1.
     """
+    if step_size is None:
+        step_size = default_step_size(jnp.asarray(eps, jnp.float32), num_steps)
     step_size = norms.per_example(step_size, images.shape, "step_size")
 
     def total(x):
@@ -231,6 +231,23 @@ def projected_ascent(
     if use_best:
         x = keep_best(best, x, total(x)[1][0])[0]
     return (x, tallies) if has_aux else x
+
+
+def default_step_size(eps: ArrayLike | float, num_steps: int) -> ArrayLike | float:
+    """Returns the length of a step of PGD where none is given: 2.5 * eps / num_steps.
+
+    The steps can cross the ball, and move along its border after that.
+
+    Args:
+      eps: radius, a number or one per example [B].
+      num_steps: number of gradient steps, at least 1.
+
+    Returns:
+      The length, in units and shape of `eps`.
+
+    Source: Engstrom et al. 2019.
+    """
+    return eps * (2.5 / num_steps)
 
 
 def _first_success(key, images, attack, succeeds, num_restarts: int) -> Array:

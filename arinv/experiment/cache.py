@@ -55,9 +55,20 @@ class ResultCache:
     def load(self, name: str) -> dict[str, np.ndarray] | None:
         """Returns named arrays that were saved with this key; None where they have to be computed.
 
+        All processes must call together, and get the same: a network file system may hide from one what another has
+        written, and what they compute next, they compute together.
+
         Args:
           name: their name.
         """
+        arrays = self._read(name)
+        if distributed.count() == 1:
+            return arrays
+        digests = distributed.gather(None if arrays is None else fingerprint(arrays))
+        return arrays if len({*digests}) == 1 else None
+
+    def _read(self, name: str) -> dict[str, np.ndarray] | None:
+        """Returns named arrays as this process sees them."""
         path = self._path(name)
         if not path.exists():
             return None
@@ -69,8 +80,7 @@ class ResultCache:
 
     def save(self, name: str, arrays: Mapping[str, np.ndarray], *, compressed: bool = True) -> None:
         """Writes named arrays; `compressed=False` is for arrays that are written often."""
-        if distributed.index() == 0:
-            write_arrays(self._path(name), {_KEY: np.array(self._key), **arrays}, compressed=compressed)
+        write_arrays(self._path(name), {_KEY: np.array(self._key), **arrays}, compressed=compressed)
 
     def remove(self, name: str) -> None:
         """Deletes named arrays that are no longer needed; those that cannot be deleted stay."""
@@ -94,7 +104,7 @@ class ResultCache:
         return CachedRows(self, name)
 
     def batches(self, suffix: str = "") -> "CachedBatches":
-        """Returns results of batches of images, a file each.
+        """Returns results of batches of images, a file each; all processes must call together.
 
         Args:
           suffix: suffix of the files' names, for another kind of results in the same folder.
@@ -158,9 +168,7 @@ class CachedRows:
         self._parts: list[dict[str, np.ndarray]] = []
         self.count, self.totals = 0, {}
         arrays = cache.load(name) or {}
-        count = len(next(iter(arrays.values()))) if arrays else 0
-        # A network file system may hide from a process what another has written; all have to compute the same rows.
-        if len({*distributed.gather(count)}) == 1 and count:
+        if count := len(next(iter(arrays.values()))) if arrays else 0:
             self.totals = {n.removeprefix(_TOTALS): arrays.pop(n) for n in list(arrays) if n.startswith(_TOTALS)}
             self._parts, self.count = [arrays], count
 
@@ -198,7 +206,9 @@ class CachedBatches:
     def __init__(self, cache: ResultCache, folder: pathlib.Path, suffix: str):
         self._cache, self._suffix = cache, suffix
         names = (re.fullmatch(rf"(\d+)_(\d+){re.escape(suffix)}", path.stem) for path in folder.glob("*.npz"))
-        self._spans = {(int(name[1]), int(name[2])) for name in names if name}
+        spans = [(int(name[1]), int(name[2])) for name in names if name]
+        # Those that process 0 sees, so that all processes load the same files together.
+        self._spans = {(first, count) for first, count in distributed.broadcast(spans)}
 
     def load(self, first: int) -> dict[str, np.ndarray] | None:
         """Returns results [n, ...] of n images from the image `first` on; None where they have to be computed."""

@@ -1,4 +1,7 @@
-"""Files of a run, written atomically: text, JSON, CSV, PNG and arrays."""
+"""Files of a run, written atomically: text, JSON, CSV, PNG and arrays.
+
+Process 0 alone writes. In the other processes the functions that write do nothing, so that a task may call them in all.
+"""
 
 import collections
 import contextlib
@@ -14,7 +17,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from arinv import paths
+from arinv import distributed, paths
 from arinv.errors import UserError, first_line
 
 TEMPORARY = ".tmp-"  # prefix of the names of files that are being written
@@ -22,6 +25,8 @@ TEMPORARY = ".tmp-"  # prefix of the names of files that are being written
 
 def write_atomically(path: pathlib.Path, content: bytes) -> None:
     """Writes a file so that after a kill at any moment it is the old or the new one."""
+    if distributed.index() != 0:
+        return
     with replacing(path) as temporary, temporary.open("wb") as file:
         file.write(content)
         file.flush()
@@ -137,6 +142,8 @@ def write_arrays(path: pathlib.Path, arrays: Mapping[str, np.ndarray], *, compre
       arrays: arrays of numbers or texts, not of Python objects.
       compressed: False for files that are written often.
     """
+    if distributed.index() != 0:
+        return
     buffer = io.BytesIO()
     (np.savez_compressed if compressed else np.savez)(buffer, **arrays)
     write_atomically(path, buffer.getvalue())

@@ -202,12 +202,9 @@ def _divergence_attack(key, logits_fn, images, labels, attack) -> tuple[Array, A
 
 def _ascend(objective, start: Array, images: Array, attack: Mapping) -> tuple[Array, Array]:
     """Returns the last iterate and kappa, without gradients."""
-    step_size = attack["step_size"]
-    if step_size is None:
-        step_size = jnp.asarray(attack["eps"], jnp.float32) * (2.5 / attack["num_steps"])
-    options = {"eps": attack["eps"], "num_steps": attack["num_steps"], "norm": attack["norm"]}
+    options = {name: attack[name] for name in ("eps", "step_size", "num_steps", "norm")}
     return jax.lax.stop_gradient(
-        attacks.projected_ascent(objective, start, images, step_size=step_size, use_best=False, has_aux=True, **options)
+        attacks.projected_ascent(objective, start, images, use_best=False, has_aux=True, **options)
     )
 
 

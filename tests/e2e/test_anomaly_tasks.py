@@ -14,7 +14,8 @@ from PIL import Image
 from sklearn.metrics import roc_auc_score
 
 from arinv import data, main, models
-from arinv.apps.anomaly import one_vs_all, scorer
+from arinv.apps.anomaly import HeatMaps, one_vs_all, overview, scorer
+from arinv.apps.anomaly.detector import _write_overview
 from arinv.apps.anomaly.detector import check as check_detector
 from arinv.apps.anomaly.detector import check_inputs as check_detector_inputs
 from arinv.errors import UserError
@@ -81,6 +82,8 @@ def test_smoke_one_vs_all_writes_scores_and_report(finished):
                 rise = arrays[f"attacked_{score_name}"] - arrays[score_name]
                 assert (np.where(anomalous, -1, 1) * rise >= -1e-5).all() and np.abs(rise).max() > 0
         assert set(result["variants"]) == {"auroc", *result["mean"]}
+    attack = results["standard"]["attack"]
+    assert attack["step_size"] == pytest.approx(2.5 * attack["eps"] / attack["num_steps"])
     assert results["standard"]["search"]["pixel_weight"] == 2e-3
     assert results["robust"]["search"]["pixel_weight"] == 2e-6
     table = (finished / "report" / "table.md").read_text()
@@ -254,6 +257,31 @@ def test_detector_saves_its_thresholds(detected):
         assert len(scores) == 8 and scores == sorted(scores) and 0 <= calibration["best_f1"]["f1"] <= 1
         assert results["quantile_thresholds"][name] == scores[-1]  # 95 % of eight are all of them
     assert (detected / "run" / "detector" / "overview.png").exists()
+
+
+def test_detector_scales_its_maps_by_the_same_images_whatever_the_batch(tmp_path):
+    def explain_rows(rows):
+        images = np.zeros((len(rows), 16, 16, 3), np.float32)
+        maps = np.broadcast_to(rows[:, None, None].astype(np.float32), (len(rows), 16, 16))
+        return scorer.Explanation(images, images, HeatMaps(maps, 2 * maps))
+
+    config = detector.get_config(f"{SMALL},dataset=photos,encoder_checkpoint=x").stages.detector
+    anomalous = np.arange(90) % 3 == 0
+    scales = []
+    for batch_size in (8, 16, 64):
+        config.batch_size = batch_size
+        scales.append(_write_overview(Run(config, tmp_path), explain_rows, np.arange(90.0), anomalous))
+    assert scales[0] == scales[1] == scales[2] == (45.0, 90.0)
+
+
+def test_report_takes_one_evaluation_in_each_entry():
+    config = anomaly.get_config(f"{SMALL},dataset=photos,standard_encoder=a,robust_encoder=b").stages.report
+    overview.check(config)
+    config.entries = {"standard": ("stage:standard_evaluation",), "robust": ("runs/a", "runs/b")}
+    with pytest.raises(UserError, match="entries.robust names 2 workdirs; a report of one-vs-all evaluations takes"):
+        overview.check(config)
+    config.order = ("standard",)
+    overview.check(config)
 
 
 def test_score_gives_images_the_scores_behind_the_thresholds(detected, tmp_path):

@@ -6,7 +6,7 @@ are less like the normal ones. Source: Rojas-Gomez et al. 2022, sections 3.3 and
 """
 
 from arinv.apps.anomaly.adgan import AdganResult, adgan_search
-from arinv.apps.anomaly.latent_search import SearchResult, latent_search, linear_rates
+from arinv.apps.anomaly.latent_search import SearchResult, latent_search
 from arinv.apps.anomaly.nearest_neighbors import feature_rows, nearest_neighbor_distances
 from arinv.apps.anomaly.scores import (
     Calibration,
@@ -35,7 +35,6 @@ __all__ = [
     "heat_maps",
     "fixed_reconstruction_scores",
     "latent_search",
-    "linear_rates",
     "nearest_neighbor_distances",
     "quantile_threshold",
     "reconstruction_terms",

@@ -61,8 +61,8 @@ def score(run: Run, label: int, images_u8: np.ndarray) -> dict[str, np.ndarray]:
     network = run.load(config.gans[place], kind=GAN, image_size=config.data.image_size)
     cache = run.cache("", network.fingerprint, images_u8).rows(f"adgan_{label}")
     batching = Batching(run.mesh, config.batch_size)
-    variables = jax.device_put(network.variables, parallel.replicated(run.mesh))
-    key = jax.device_put(run.key, parallel.replicated(run.mesh))
+    variables = parallel.replicate(network.variables, run.mesh)
+    key = parallel.replicate(run.key, run.mesh)
     options, compiled = tuple(sorted(config.adgan.to_dict().items())), None
     count = len(images_u8)
     with progress_bar(None, f"ADGAN of {place}", total=count, initial=cache.count, unit="image") as bar:

@@ -39,6 +39,7 @@ from arinv.experiment.writer import progress_bar, progress_callback
 
 FILE = "detector.json"
 _REFERENCES = "references.npz"
+_NUM_SCALED = 64  # normal images whose heat maps give the scales, whatever the size of a batch
 _FIELDS = (
     *("inverter_workdir", "weights", "image_size", "resize", "data", "seed", "search", "knn", "decision"),
     *("calibrations", "map_scales"),
@@ -175,7 +176,7 @@ def _write_overview(
 ) -> tuple[float, float]:
     """Writes the overview of the validation images; returns the scales of the normal ones' heat maps."""
     rows = extremes(scores, run.config.log.num_images)
-    scales = map_scales(explain_rows(np.flatnonzero(~anomalous)[: run.config.batch_size]))
+    scales = map_scales(explain_rows(np.flatnonzero(~anomalous)[:_NUM_SCALED]))
     texts = [f"{'anomalous' if anomalous[i] else 'normal'}\n{scores[i]:.4g}" for i in rows]
     write_png(run.workdir / "overview.png", draw_overview(explain_rows(rows), texts, scales=scales))
     return scales

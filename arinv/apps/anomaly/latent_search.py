@@ -21,7 +21,6 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from arinv.apps.anomaly.scores import reconstruction_terms
@@ -100,9 +99,11 @@ def latent_search(
       pixel_weight: weight of the sum of absolute differences between pixels; may be traced.
       feature_weight: weight of the sum of squared differences between features; may be traced.
       num_steps: iterations T, at least 1.
-      learning_rate: learning rate of the first iteration.
-      end_learning_rate: see `linear_rates`.
-      end_inclusive: see `linear_rates`.
+      learning_rate: learning rate of the first iteration; from there it falls on a straight line.
+      end_learning_rate: learning rate at which the line ends.
+      end_inclusive: True: it ends at the last of the T iterations (Rojas-Gomez et al. 2022, section A2). False: at the
+        one that would follow, as in the released code, which has 0.1 (1 - 0.95 j / 100): `end_learning_rate=0.005`,
+        and 0.00595 at the last.
       momentum: momentum of the velocity v in v = momentum v + gradient, z = z - rate v.
       num_restarts: starts of each image; the one with the lowest score is kept.
       indices: integer [B]; an image's starts follow from `key` and its index, so that it gets the same ones in
@@ -125,6 +126,8 @@ def latent_search(
     check_count(num_restarts, "num_restarts")
     for name, value in (("pixel_weight", pixel_weight), ("feature_weight", feature_weight)):
         check_number(value, name, minimum=0.0)
+    for name, value in (("learning_rate", learning_rate), ("end_learning_rate", end_learning_rate)):
+        check_number(value, name, minimum=0.0)
     check_number(momentum, "momentum", minimum=0.0, maximum=1.0)
     latent_shape = check_shape(latent_shape, "latent_shape")
     starts = _starts(key, indices, init, images.shape[0], num_restarts=num_restarts, latent_shape=latent_shape)
@@ -142,8 +145,9 @@ def latent_search(
         _, pixel, feature = evaluate(latents)
         return jnp.sum(pixel + feature), jnp.stack([pixel, feature])
 
-    rates = linear_rates(num_steps=num_steps, start=learning_rate, end=end_learning_rate, end_inclusive=end_inclusive)
-    optimizer = optax.sgd(lambda step: rates[step], momentum=momentum)
+    intervals = max(1, num_steps - 1) if end_inclusive else num_steps
+    rates = optax.linear_schedule(learning_rate, end_learning_rate, intervals)
+    optimizer = optax.sgd(rates, momentum=momentum)
     latents, terms = descend(total, starts, optimizer, num_steps=num_steps - 1, repair=norms.finite_gradient)
     reconstructions, pixel, feature = evaluate(latents)
     terms = jnp.concatenate([terms, jnp.stack([pixel, feature])[None]])
@@ -151,29 +155,6 @@ def latent_search(
     latents, reconstructions, pixel, feature = (x[best] for x in (latents, reconstructions, pixel, feature))
     pixels, features = terms[:, 0, best], terms[:, 1, best]
     return SearchResult(latents, reconstructions, pixel + feature, pixel, feature, pixels + features, pixels, features)
-
-
-def linear_rates(*, num_steps: int, start: float, end: float, end_inclusive: bool = True) -> Array:
-    """Returns learning rates that fall on a straight line.
-
-    Args:
-      num_steps: how many, at least 1.
-      start: the first.
-      end: where the line ends.
-      end_inclusive: True: the last rate is `end` (Rojas-Gomez et al. 2022, section A2). False: the rate after the
-        last would be, as in the released code, which has 0.1 (1 - 0.95 j / 100): `end=0.005`, its last is 0.00595.
-
-    Returns:
-      float32 [num_steps].
-
-    Raises:
-      UserError: fewer than 1 step, or a rate that is negative or not finite.
-    """
-    check_count(num_steps, "num_steps")
-    check_number(start, "learning_rate", minimum=0.0)
-    check_number(end, "end_learning_rate", minimum=0.0)
-    intervals = max(1, num_steps - 1) if end_inclusive else num_steps
-    return jnp.asarray(start + (end - start) * np.arange(num_steps) / intervals, jnp.float32)
 
 
 def _starts(key, indices, init, batch_size: int, *, num_restarts: int, latent_shape: tuple[int, ...]) -> Array:

@@ -16,7 +16,7 @@ import numpy as np
 import tqdm
 from ml_collections import ConfigDict
 
-from arinv import data, distributed, metrics
+from arinv import attacks, data, distributed, metrics
 from arinv.apps.anomaly import adgan_scores
 from arinv.apps.anomaly.heat_map_figures import draw_overview, extremes, map_scales, titled
 from arinv.apps.anomaly.scorer import (
@@ -84,7 +84,9 @@ def run(run: Run) -> dict[str, Any]:
       UserError: no usable checkpoint there, inverters of different encoders, or data without a class.
     """
     config = run.config
-    attack = _with_step_size(attack_options(config.attack))
+    attack = attack_options(config.attack) if config.attack.eps else {}
+    if attack and attack["step_size"] is None:  # the results name it
+        attack["step_size"] = attacks.default_step_size(attack["eps"], attack["num_steps"])
     first = _load(run, config.classes[0])
     test, selection = _read_test(run)
     train = _TrainImages(run)
@@ -167,13 +169,6 @@ class _TrainImages:
 
 def _open_class(config: ConfigDict, label: int) -> data.Source:
     return open_source(ConfigDict({"data": {**config.data.to_dict(), "classes": (label,)}}), "train")
-
-
-def _with_step_size(attack: dict[str, Any]) -> dict[str, Any]:
-    """Returns options of attacks with the default step size filled in; nothing where there is no attack."""
-    if not attack["eps"]:
-        return {}
-    return {**attack, "step_size": attack["step_size"] or 2.5 * attack["eps"] / attack["num_steps"]}
 
 
 def _load(run: Run, label: int) -> Trained:

@@ -4,6 +4,8 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+from ml_collections import ConfigDict
+
 from arinv import data, distributed
 from arinv.apps.anomaly.heat_map_figures import stack, titled
 from arinv.apps.evaluation import comparison
@@ -26,7 +28,20 @@ _COLUMNS = {
     "attacked_knn": "nearest neighbors, attacked",
 }
 
-check = comparison.check
+
+def check(config: ConfigDict) -> None:
+    """Checks that a report has entries, each of one evaluation.
+
+    Raises:
+      UserError: none, or an entry of several, whose figures cannot be joined.
+    """
+    comparison.check(config)
+    for name in config.order:
+        folders = config.entries[name]
+        if not isinstance(folders, str) and len(folders) != 1:
+            raise UserError(
+                f"entries.{name} names {len(folders)} workdirs; a report of one-vs-all evaluations takes one each"
+            )
 
 
 def run(run: Run) -> dict[str, Any]:
@@ -38,7 +53,7 @@ def run(run: Run) -> dict[str, Any]:
     Raises:
       UserError: a missing evaluation, or one of another task.
     """
-    sources = {name: folders[0] for name, folders in comparison.entry_sources(run).items()}
+    sources = {name: folder for name, (folder,) in comparison.entry_sources(run).items()}
     results = {name: workdirs.read_results(source) for name, source in sources.items()}
     for name, result in results.items():
         if not {"classes", "mean"} <= result.keys():

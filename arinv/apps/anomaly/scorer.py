@@ -322,7 +322,7 @@ def add_references(
     Raises:
       UserError: fewer images than neighbors.
     """
-    placed = jax.device_put(dict(variables), parallel.replicated(batching.mesh))
+    placed = parallel.replicate(dict(variables), batching.mesh)
     rows = [
         parallel.to_host(scorer.rows(placed, batch["image"]))[:size]
         for batch, size in batches(images_u8.__getitem__, len(images_u8), batching)
@@ -353,7 +353,7 @@ def with_references(
     padded = np.zeros((capacity, rows.shape[1]), np.float32)
     padded[: len(rows)] = rows
     references = {"references": padded, "num_references": np.int32(len(rows))}
-    return jax.device_put({**variables, **references}, parallel.replicated(mesh))
+    return parallel.replicate({**variables, **references}, mesh)
 
 
 def compute_scores(
@@ -503,4 +503,4 @@ def batches(
         batch["id"][: len(rows)] = image_ids(images)
         if anomalous is not None:
             batch["anomalous"][: len(rows)] = anomalous[rows.start : rows.stop]
-        yield parallel.place_batch(batch, batching.mesh), len(rows)
+        yield parallel.place_whole_batch(batch, batching.mesh), len(rows)

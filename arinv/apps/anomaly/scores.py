@@ -403,13 +403,12 @@ def attack_scores(
     check_count(num_steps, "num_steps")
     sign = jnp.where(anomalous == 0, 1.0, -1.0)
     radius = jnp.where(anomalous >= 0, eps, 0.0)  # padding stays
-    step = radius * (2.5 / num_steps) if step_size is None else step_size
     start = images
     if random_start:
         keys = fold_in(single_key(key), indices)
         noise = jax.vmap(lambda k: norms.random_perturbation(k, (1, *images.shape[1:]), eps=1.0, norm=norm)[0])(keys)
         start = jnp.clip(images + noise * norms.per_example(radius, images.shape), 0.0, 1.0)
-    options = {"eps": radius, "step_size": step, "num_steps": num_steps, "norm": norm}
+    options = {"eps": radius, "step_size": step_size, "num_steps": num_steps, "norm": norm}
 
     def gains_fn(x):
         return sign * as_vector(call(score_fn, x, "score_fn"), count, "what score_fn returns")

@@ -9,7 +9,6 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-import jax
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -94,7 +93,7 @@ def run(run: Run) -> dict[str, Any]:
     if config.attack.decide:  # a part of the images must be one of all classes
         index = np.random.default_rng(config.seed).permutation(index)
         images, labels = images[index], labels[index]
-    logits_fn = jax.device_put(encoder.logits_fn, parallel.replicated(run.mesh))
+    logits_fn = parallel.replicate(encoder.logits_fn, run.mesh)
     run.begin()
     difference = descriptions.attack_difference(encoder.description, eps=config.attack.eps, norm=config.attack.norm)
     for line in filter(None, (assumption, difference)):
@@ -131,7 +130,7 @@ def run(run: Run) -> dict[str, Any]:
 
 def _batches(run: Run) -> dict[str, Any]:
     """Returns how images are split into batches and over the devices."""
-    place = functools.partial(parallel.place_batch, mesh=run.mesh)
+    place = functools.partial(parallel.place_whole_batch, mesh=run.mesh)
     return {"batch_size": run.config.batch_size, "multiple_of": run.mesh.size, "place": place}
 
 

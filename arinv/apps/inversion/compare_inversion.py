@@ -97,7 +97,7 @@ def _generate(run: Run, name: str, inverter: Trained, images: np.ndarray, cache:
     def step(functions, images):
         return inversion.invert(*functions, images, layer=inverter.layer)
 
-    functions = jax.device_put((inverter.decode_fn, inverter.features_fn), parallel.replicated(run.mesh))
+    functions = parallel.replicate((inverter.decode_fn, inverter.features_fn), run.mesh)
 
     @functools.cache
     def compile_step():
@@ -131,7 +131,7 @@ def _optimize(run: Run, name: str, inverter: Trained, images: np.ndarray, cache:
         options = {"layer": inverter.layer, "step_size": search.step_size}
         return inversion.invert_by_optimization(features_fn, images, targets, num_steps=count, **options)
 
-    features_fn = jax.device_put(inverter.features_fn, parallel.replicated(run.mesh))
+    features_fn = parallel.replicate(inverter.features_fn, run.mesh)
 
     def compute(first: int) -> Part:
         batch, mask = _batch(run, images, first)
@@ -203,7 +203,7 @@ def _batch(run: Run, images: np.ndarray, first: int) -> tuple[Array, np.ndarray]
     """Returns a batch of images from the image `first` on as float32, split over the devices, and its mask."""
     size = run.config.batch_size
     batch, mask = next(parallel.padded_batches(images[first : first + size], size=size))
-    return to_float(parallel.place_batch({"image": batch}, run.mesh)["image"]), mask
+    return to_float(parallel.place_whole_batch({"image": batch}, run.mesh)["image"]), mask
 
 
 def _measure(

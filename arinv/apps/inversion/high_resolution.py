@@ -148,7 +148,7 @@ def _measure(
         arrays, batch_size=share * mesh.size, rows=parallel.process_rows(share * mesh.size, mesh)
     )
     functions = inverter.decode_fn, inverter.features_fn
-    variables = jax.device_put((functions, measures.variables), parallel.replicated(mesh))
+    variables = parallel.replicate((functions, measures.variables), mesh)
 
     numbers, images = [], FirstImages(config.log.num_images)
     for batch, results in evaluate_batches(lambda batch, _: step(batch, *variables), batches, key=run.key, mesh=mesh):

@@ -191,12 +191,12 @@ def build(
         step, functions = one_pass, (networks[method].encode_fn, networks[method].decode_fn)
     else:
         step, functions = search, (_encode_fn(method, networks), networks[GAN].decode_fn)
-    functions = jax.device_put(functions, parallel.replicated(run.mesh))
+    functions = parallel.replicate(functions, run.mesh)
     compiled = []
 
     def restore(images_u8: np.ndarray, indices: np.ndarray) -> Part:
-        images = to_float(parallel.place_batch({"image": images_u8}, run.mesh)["image"])
-        indices = parallel.place_batch({"row": indices.astype(np.int32)}, run.mesh)["row"]
+        images = to_float(parallel.place_whole_batch({"image": images_u8}, run.mesh)["image"])
+        indices = parallel.place_whole_batch({"row": indices.astype(np.int32)}, run.mesh)["row"]
         if not compiled:
             compiled.append(jax.jit(step).lower(functions, images, indices).compile())
         started = time.perf_counter()

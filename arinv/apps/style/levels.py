@@ -174,7 +174,7 @@ class PairStylizer:
           maps: their label maps, if any.
         """
         self._config, self._networks, self._mesh, self._maps = run.config, networks, run.mesh, maps
-        self._functions = jax.device_put(networks.functions, parallel.replicated(run.mesh))
+        self._functions = parallel.replicate(networks.functions, run.mesh)
         self._columns = columns(run.config, len(style))
         cache = functools.lru_cache(maxsize=2 * run.config.batch_size)
         self._read_content = cache(functools.partial(self._prepare, content, maps.content))
@@ -272,7 +272,7 @@ class PairStylizer:
         padded = [*rows, *[rows[-1]] * (length - len(rows))]
         stacked = jax.tree.map(lambda *values: np.stack(values), *padded)
         leaves, tree = jax.tree.flatten(stacked)
-        placed = parallel.place_batch({str(i): leaf for i, leaf in enumerate(leaves)}, self._mesh)
+        placed = parallel.place_whole_batch({str(i): leaf for i, leaf in enumerate(leaves)}, self._mesh)
         batch = tree.unflatten([placed[str(i)] for i in range(len(leaves))])
         results = parallel.to_host(function(self._functions, batch))
         return [jax.tree.map(lambda x, i=i: np.asarray(x)[i], results) for i in range(len(rows))]

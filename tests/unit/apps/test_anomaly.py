@@ -51,15 +51,18 @@ def curved_scores(images):
     )
 
 
-def test_latent_search_equals_numpy(key):
+@pytest.mark.parametrize(("end_inclusive", "second_rate"), [(True, 0.06), (False, 0.1 - 0.08 / 3)])
+def test_latent_search_equals_numpy(key, end_inclusive, second_rate):
+    """With the rate that ends at the last iteration, as in the paper, or behind it, as in the released code."""
     search = {"latent_shape": (LATENT,), "layer": "code", "learning_rate": 0.1, "end_learning_rate": 0.02, **WEIGHTS}
+    search["end_inclusive"] = end_inclusive
     result = jax.jit(
         lambda images: anomaly.latent_search(key, linear_decode, linear_features, images, num_steps=3, **search)
     )(IMAGES)
     starts = [jax.random.normal(jax.random.fold_in(jax.random.fold_in(key, i), 0), (LATENT,)) for i in range(5)]
     z, v = np.array(starts, np.float64), np.zeros((5, LATENT))
     images, history = IMAGES.reshape(5, -1).astype(np.float64), []
-    for rate in (0.1, 0.06, None):
+    for rate in (0.1, second_rate, None):
         outputs = 0.5 + z @ DECODER
         difference = (outputs - images) @ ENCODER
         pixel, feature = 2e-2 * np.abs(outputs - images).sum(axis=1), 1e-2 * np.square(difference).sum(axis=1)
@@ -141,20 +144,14 @@ def test_latent_search_is_compiled_once_for_networks_of_other_weights(key):
     assert len(traces) == 1 and not np.allclose(first, second)
 
 
-def test_linear_rates_end_as_in_paper_and_code():
-    paper = anomaly.linear_rates(num_steps=100, start=0.1, end=0.001)
-    np.testing.assert_allclose(paper[jnp.array([0, 33, 99])], [0.1, 0.1 * (1 - 0.99 / 3), 0.001], rtol=1e-6)
-    code = anomaly.linear_rates(num_steps=100, start=0.1, end=0.005, end_inclusive=False)
-    np.testing.assert_allclose(code[jnp.array([0, 99])], [0.1, 0.00595], rtol=1e-6)
-    assert anomaly.linear_rates(num_steps=1, start=0.1, end=0.001).tolist() == [np.float32(0.1)]
-
-
 @pytest.mark.parametrize(
     ("changes", "shown"),
     [
         ({"layer": "conv5"}, "unknown layer 'conv5'; known: code"),
         ({"num_steps": 0}, "must be at least 1"),
         ({"num_restarts": 0}, "must be at least 1"),
+        ({"learning_rate": -0.1}, "learning_rate must be a finite number of at least 0; got -0.1"),
+        ({"end_learning_rate": np.nan}, "end_learning_rate must be a finite number of at least 0; got nan"),
         ({"indices": np.arange(4)}, "one per image"),
         ({"latent_shape": 4}, "latent_shape must be whole numbers of 1 or more, .* got 4"),
         ({"latent_shape": (-1, 4)}, "latent_shape must be whole numbers of 1 or more"),

@@ -217,6 +217,20 @@ def test_pgd_use_best_returns_the_worst_iterate(peak, num_steps, best, last):
     np.testing.assert_allclose(adversarial[1], np.full((2, 1, 1, 1), last), atol=1e-6)
 
 
+def test_projected_ascent_takes_the_default_step():
+    """Towards a loss that is highest between two steps, the end depends on their length."""
+    x = jnp.full((2, 1, 1, 1), 0.5)
+    options = {"eps": jnp.array([0.3, 0.4]), "num_steps": 7, "norm": "linf", "use_best": False}
+    ends = [
+        attacks.projected_ascent(
+            lambda z: -jnp.square(z - 0.63).sum((1, 2, 3)), x, x, step_size=step_size, **options
+        )
+        for step_size in (None, attacks.default_step_size(options["eps"], 7), 2.5 * np.array([0.3, 0.4]) / 7)
+    ]  # fmt: skip
+    np.testing.assert_array_equal(ends[0], ends[1])
+    np.testing.assert_allclose(ends[0], ends[2], rtol=1e-6)
+
+
 def test_pgd_use_best_chooses_per_example():
     peaks = jnp.array([0.52, 0.95])
     x = jnp.full((2, 1, 1, 1), 0.5)

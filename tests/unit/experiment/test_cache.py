@@ -65,13 +65,42 @@ def test_rows_of_a_damaged_file_are_computed_again(tmp_path):
     assert ResultCache(tmp_path, "a").rows("scores").count == 0
 
 
+def beside(monkeypatch, arrays):
+    """Makes this process one of two; the other reads these arrays, or None where its file system hides the file."""
+    digest = None if arrays is None else cache.fingerprint(arrays)
+    monkeypatch.setattr(distributed, "count", lambda: 2)
+    monkeypatch.setattr(distributed, "gather", lambda own: [own, digest])
+
+
+def test_load_returns_what_all_processes_read(tmp_path, monkeypatch):
+    arrays = {"tiles": np.zeros((2, 4, 4, 3), np.uint8), "names": np.array(["a", "bc"]), "psnr": np.arange(3.0)}
+    ResultCache(tmp_path, "a").save("x", arrays)
+    for other, expected in ((arrays, True), (None, False), ({**arrays, "tiles": arrays["tiles"][:1]}, False)):
+        beside(monkeypatch, other)
+        assert (ResultCache(tmp_path, "a").load("x") is not None) == expected
+    beside(monkeypatch, arrays)
+    assert ResultCache(tmp_path, "a").load("y") is None
+
+
+def test_batches_of_several_processes_are_those_of_process_0(tmp_path, monkeypatch):
+    states = ResultCache(tmp_path, "a").batches()
+    states.save(0, {"done": np.full(2, 1)})
+    states.save(2, {"done": np.full(2, 2)})
+    monkeypatch.setattr(distributed, "broadcast", lambda spans: [[0, 2]])
+    assert ResultCache(tmp_path, "a").batches().load(0)["done"].tolist() == [1, 1]
+    assert ResultCache(tmp_path, "a").batches().load(2) is None
+
+
 def test_processes_with_different_rows_compute_them_again(tmp_path, monkeypatch):
     rows = ResultCache(tmp_path, "a").rows("scores")
     rows.append({"score": np.arange(2)}, {"sum": np.array(1)})
     rows.save()
-    monkeypatch.setattr(distributed, "gather", lambda count: [count, 0])
-    resumed = ResultCache(tmp_path, "a").rows("scores")
-    assert resumed.count == 0 and resumed.arrays() == resumed.totals == {}
+    for other in (None, {"score": np.arange(1), "totals/sum": np.array(1)}):
+        beside(monkeypatch, other)
+        resumed = ResultCache(tmp_path, "a").rows("scores")
+        assert resumed.count == 0 and resumed.arrays() == resumed.totals == {}
+    beside(monkeypatch, {"score": np.arange(2), "totals/sum": np.array(1)})
+    assert ResultCache(tmp_path, "a").rows("scores").count == 2
 
 
 def test_process_0_alone_writes_and_deletes(tmp_path, monkeypatch):

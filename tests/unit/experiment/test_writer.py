@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 from tensorboardX.proto import event_pb2
 
+from arinv import distributed
 from arinv.errors import UserError
+from arinv.experiment import output_files
 from arinv.experiment.output_files import read_arrays, write_arrays, write_csv
 from arinv.experiment.writer import Writer
 
@@ -21,6 +23,23 @@ def test_read_arrays_returns_what_write_arrays_wrote(tmp_path, compressed):
         np.testing.assert_array_equal(loaded[name], values)
         assert loaded[name].dtype == values.dtype
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["x.npz"]
+
+
+@pytest.mark.parametrize(
+    ("write", "value"),
+    [
+        (output_files.write_text, "text"),
+        (output_files.write_json, {"a": 1}),
+        (output_files.write_csv, [["a", 1]]),
+        (output_files.write_png, np.zeros((2, 2, 3), np.uint8)),
+        (output_files.write_arrays, {"a": np.zeros(2)}),
+    ],
+)
+def test_process_0_alone_writes(tmp_path, monkeypatch, write, value):
+    for index in (1, 0):
+        monkeypatch.setattr(distributed, "index", lambda index=index: index)
+        write(tmp_path / "file", value)
+        assert len(list(tmp_path.iterdir())) == (index == 0)
 
 
 def test_read_arrays_rejects_missing_damaged_and_pickled_files(tmp_path):
