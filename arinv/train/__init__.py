@@ -13,9 +13,10 @@ training.py          `TrainSetup`, which each of them builds; shared fields; the
 optimizers.py        optimizers and learning-rate schedules by name
 robust.py            recipes of robust training: views of a batch, and their loss
 overfitting.py       a watch on catastrophic overfitting during robust training
+games.py             games of a generator against a discriminator
 generator_update.py  the loss of reconstructions, and the update of a generator and its discriminator
 loop.py              the loop: restore, step, log, evaluate, save, stop on SIGTERM
-feed.py              batches on the devices, and collected results of an evaluation
+feed.py              batches on the devices, and their results in an evaluation
 speed.py             images per second, MFU, memory, profiles
 flops.py             operations of a function, counted from its jaxpr
 accelerators.py      peak operations, memory and bandwidths of accelerators
