@@ -203,7 +203,7 @@ def projected_ascent(
     Source: Madry et al. 2018, section 2.1.
     """
     if step_size is None:
-        step_size = default_step_size(jnp.asarray(eps, jnp.float32), num_steps)
+        step_size = default_step_size(jnp.asarray(eps, jnp.float32), num_steps=num_steps)
     step_size = norms.per_example(step_size, images.shape, "step_size")
 
     def total(x):
@@ -233,7 +233,7 @@ def projected_ascent(
     return (x, tallies) if has_aux else x
 
 
-def default_step_size(eps: ArrayLike | float, num_steps: int) -> ArrayLike | float:
+def default_step_size(eps: ArrayLike | float, *, num_steps: int) -> ArrayLike | float:
     """Returns the length of a step of PGD where none is given: 2.5 * eps / num_steps.
 
     The steps can cross the ball, and move along its border after that.

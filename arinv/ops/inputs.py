@@ -489,6 +489,9 @@ def keyword_options(function: Callable) -> dict[str, Any]:
 
     Args:
       function: such as a row of a table, whose options have a config's names.
+
+    Returns:
+      Name -> default.
     """
     parameters = inspect.signature(function).parameters.values()
     return {parameter.name: parameter.default for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY}

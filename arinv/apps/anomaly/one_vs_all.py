@@ -86,7 +86,7 @@ def run(run: Run) -> dict[str, Any]:
     config = run.config
     attack = attack_options(config.attack) if config.attack.eps else {}
     if attack and attack["step_size"] is None:  # the results name it
-        attack["step_size"] = attacks.default_step_size(attack["eps"], attack["num_steps"])
+        attack["step_size"] = attacks.default_step_size(attack["eps"], num_steps=attack["num_steps"])
     first = _load(run, config.classes[0])
     test, selection = _read_test(run)
     train = _TrainImages(run)
@@ -245,7 +245,8 @@ def _score_class(
 ) -> dict[str, np.ndarray]:
     """Returns the scores [N] of the test images with one class as the normal one, and writes their overview."""
     references, labels = train.images(label), test.labels[test.indices]
-    key = (inverter.fingerprint, str(len(labels)), test.images, references)
+    is_anomalous = labels != label
+    key = (inverter.fingerprint, is_anomalous, test.images, references)  # attacks depend on it
     cache, pictures = run.cache("", *key).rows(f"scores_{label}"), run.cache("parts", *key)
     path = run.workdir / f"class_{label}.png"
     is_complete = cache.count == len(labels) and _is_drawn(run, path, cache.arrays()["total"], pictures)
@@ -264,7 +265,7 @@ def _score_class(
         batching,
         cache=cache,
         attack=attack,
-        anomalous=labels != label,
+        anomalous=is_anomalous,
         progress=bar.update,
     )
     rows = extremes(scores["total"], run.config.log.num_images)

@@ -225,7 +225,7 @@ def test_projected_ascent_takes_the_default_step():
         attacks.projected_ascent(
             lambda z: -jnp.square(z - 0.63).sum((1, 2, 3)), x, x, step_size=step_size, **options
         )
-        for step_size in (None, attacks.default_step_size(options["eps"], 7), 2.5 * np.array([0.3, 0.4]) / 7)
+        for step_size in (None, attacks.default_step_size(options["eps"], num_steps=7), 2.5 * np.array([0.3, 0.4]) / 7)
     ]  # fmt: skip
     np.testing.assert_array_equal(ends[0], ends[1])
     np.testing.assert_allclose(ends[0], ends[2], rtol=1e-6)
