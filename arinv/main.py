@@ -40,7 +40,7 @@ def check(config: ConfigDict, workdir: pathlib.Path) -> dict[pathlib.Path, Confi
 
 
 def plan(config: ConfigDict, workdir: pathlib.Path | None, **options: Any) -> Iterator[str]:
-    """Plans a run and yields the lines of the plan: `plan.write` with arinv's tasks."""
+    """Plans a run while it yields the lines of the plan: `plan.write` with arinv's tasks."""
     return plans.write(stages.expand(config, workdir or pathlib.Path.cwd(), TASKS), workdir, TASKS, **options)
 
 

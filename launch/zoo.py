@@ -466,7 +466,7 @@ def _training(workdir: pathlib.Path) -> dict[str, Any]:
     configs, results = _continued(workdir), workdirs.read_results(workdir)
     if (task := list(configs.values())[-1].task) not in _ARGUMENTS:
         raise UserError(f"{workdir} is a run of {task}; the zoo has networks of {', '.join(_ARGUMENTS)}")
-    costs = plan.plan_stages(configs, TASKS, plan.Assumptions())
+    costs = [*plan.plan_stages(configs, TASKS, plan.Assumptions())]
     [*_, config], steps = configs.values(), [cost["run"]["steps"] for cost in costs]
     fields = config.data
     info = data.published(fields.name, fields.train_split, image_size=fields.image_size)

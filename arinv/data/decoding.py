@@ -430,9 +430,13 @@ def crop_options(options: Mapping[str, Sequence[float]], name: str = "resized_cr
     Raises:
       UserError: an unknown option, or limits that are not two positive numbers in ascending order, of areas at most 1.
     """
-    limits = {option: tuple(values) for option, values in options.items()}
-    for option, values in limits.items():
-        if option not in ("scale", "ratio") or len(values) != 2 or not 0 < values[0] <= values[1]:
+    limits = {}
+    for option, values in options.items():
+        try:
+            low, high = limits[option] = tuple(map(float, values))
+        except (TypeError, ValueError):
+            low = high = 0.0
+        if option not in ("scale", "ratio") or not 0 < low <= high:
             raise UserError(
                 f"{name}.{option}={values} must be scale or ratio with two positive numbers, the lower first"
             )

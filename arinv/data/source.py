@@ -346,7 +346,8 @@ def estimate_bytes(source: Source, *, num_samples: int = 32) -> int:
 
 
 _ARRAYS: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()  # source -> its arrays
-_decoding = threading.RLock()  # of one source after the other: each takes all cores
+_locks: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()  # source -> the lock of its decoding
+_guard = threading.Lock()  # of the locks
 
 
 def load_arrays(source: Source, *, progress: Callable[[int, int], None] | None = None) -> Arrays:
@@ -363,7 +364,9 @@ def load_arrays(source: Source, *, progress: Callable[[int, int], None] | None =
     Raises:
       UserError: an image that cannot be decoded.
     """
-    with _decoding:
+    with _guard:
+        lock = _locks.setdefault(source, threading.Lock())
+    with lock:
         if source not in _ARRAYS:
             _ARRAYS[source] = _decode(source, progress)
         return _ARRAYS[source]

@@ -114,7 +114,7 @@ class ResultCache:
     def claim(self) -> None:
         """Deletes files of another key from the folder, and marks the folder with this key.
 
-        For files that the task itself writes, whose presence marks an item as finished.
+        For files that the task itself writes, whose presence marks an item as finished; for tasks of one process.
 
         Raises:
           UserError: the folder holds files that no task wrote; nothing is deleted.

@@ -5,7 +5,7 @@ name only when it is complete, so a kill keeps the one before. Arrays are stored
 onto any mesh. Nothing in a checkpoint is executed when it is read.
 
 All processes write together, each its share. Each reads for itself, since one of them may find damage where the
-others find none; then all continue from the same checkpoint.
+others find none, or not see a file yet, which counts as damage; then all continue from the same checkpoint.
 """
 
 import contextlib

@@ -197,6 +197,14 @@ def assumed_classes(description: Mapping[str, Any], info: data.SourceInfo) -> st
     return f"{info.name} numbers its classes, which are taken to be those of the encoder in its order: {listed}"
 
 
+def shared_classes(description: Mapping[str, Any], names: Sequence[str]) -> list[str]:
+    """Returns those of a dataset's classes that a classifier was trained on, by their names in the dataset."""
+    trained_classes = description["class_names"]
+    if trained_classes and _are_numbers(names) and len(names) == description["num_classes"]:
+        return list(names)
+    return sorted({*names} & {*trained_classes})
+
+
 def _are_numbers(names: Sequence[str]) -> bool:
     return all(name == str(i) for i, name in enumerate(names))
 

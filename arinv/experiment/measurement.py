@@ -356,8 +356,14 @@ def sample_distance(
     draw, decode_fn = generator.module.draw, generator.decode_fn
     sample = jax.jit(lambda decode_fn, key: jnp.clip(decode_fn(draw(key, batch_size)), 0, 1))
     batches = data.eval_batches(source, batch_size=batch_size)
-    masks = [batch["mask"] for batch in batches]
-    real = network.moments((to_float(batch["image"]), batch["mask"]) for batch in batches)
+    masks = []
+
+    def images():
+        for batch in batches:
+            masks.append(batch["mask"])
+            yield to_float(batch["image"]), batch["mask"]
+
+    real = network.moments(images())
     fake = network.moments((sample(decode_fn, jax.random.fold_in(key, i)), mask) for i, mask in enumerate(masks))
     return {"fid": metrics.moments_distance(fake, real), "variant": network.whole_set_key("fid", real.count)}
 

@@ -79,6 +79,8 @@ def write_json(path: pathlib.Path, value: Any) -> None:
 
 def write_png(path: pathlib.Path, image_u8: np.ndarray) -> None:
     """Writes a uint8 [H, W, 3] image as PNG, atomically."""
+    if distributed.index() != 0:
+        return
     buffer = io.BytesIO()
     Image.fromarray(image_u8).save(buffer, format="PNG")
     write_atomically(path, buffer.getvalue())
@@ -108,7 +110,7 @@ def png_names(names: Sequence[str]) -> list[str]:
     Args:
       names: paths of the images relative to the folder, with "/".
     """
-    stems = [name.rpartition(".")[0] or name for name in names]
+    stems = [str(pathlib.PurePosixPath(name).with_suffix("")) for name in names]
     counts = collections.Counter(stems)
     short = [stem if counts[stem] == 1 else name for stem, name in zip(stems, names, strict=True)]
     if len(set(short)) == len(names):  # unlike those of x.jpg and x.png beside x.jpg.jpg

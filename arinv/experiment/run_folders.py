@@ -99,16 +99,20 @@ def _describe(place: pathlib.Path) -> str:
     advice = f"next to it: {', '.join(nearby[:_MAX_RUNS])}" if nearby else "expected the workdir of a training run"
     with contextlib.suppress(OSError, ValueError, AttributeError):
         config = json.loads((path / "config.json").read_bytes())
-        names = (_named(value, place) for value in config.values() if value and isinstance(value, str))
-        used = next((name for name in names if (paths.canonical(name) / FOLDER).is_dir()), None)
+        values = [value for value in config.values() if value and isinstance(value, str)]
+        used = next((run for value in values if (run := _named_run(value, place))), None)
         text = f"it is the workdir of the task {config.get('task')!r}, which saves no checkpoints"
         return f"{text}; it used {used}" if used else f"{text}; {advice}"
     return advice
 
 
-def _named(value: str, place: pathlib.Path) -> pathlib.Path:
-    """Returns the workdir that a field of the config in `place` may name."""
-    return place.parent / value.removeprefix("stage:") if value.startswith("stage:") else pathlib.Path(value)
+def _named_run(value: str, place: pathlib.Path) -> pathlib.Path | None:
+    """Returns the workdir of a training that a field of the config in `place` names; None for any other text."""
+    run = place.parent / value.removeprefix("stage:") if value.startswith("stage:") else pathlib.Path(value)
+    try:
+        return run if (paths.canonical(run) / FOLDER).is_dir() else None
+    except (OSError, ValueError):  # no path, such as a long text; `UserError` is a ValueError
+        return None
 
 
 def article(kind: Any) -> str:

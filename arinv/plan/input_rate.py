@@ -61,13 +61,14 @@ def measure(
     """
     fields = config.data
     crop = {name: tuple(limits) for name, limits in fields.get("resized_crop", {}).items()}
-    source = _SyntheticSource(fields.name, fields.image_size, data.ORIGINAL if crop else fields.resize)
+    channels, resize = channels_of(config), data.ORIGINAL if crop else fields.resize
+    source = _SyntheticSource(fields.name, fields.image_size, resize, channels)
     height, width = source.stored_size if crop else (fields.image_size, fields.image_size)
-    in_memory = 0 < num_examples * height * width * channels_of(config) <= MAX_BYTES_IN_MEMORY
+    in_memory = 0 < num_examples * height * width * channels <= MAX_BYTES_IN_MEMORY
     stored = f"{width} x {height} px, decoded once" if in_memory else source.title
     if in_memory and not crop:
         size = fields.image_size
-        images_u8 = np.broadcast_to(source[0]["image"], (_EXAMPLES, size, size, 3))
+        images_u8 = np.broadcast_to(source[0]["image"], (_EXAMPLES, size, size, channels))
         source = {"image": images_u8, "label": np.zeros(_EXAMPLES, np.int32)}
     size, num_first = (1, 1) if host_features else (_BATCH, 8)  # SIFT of an image takes a second
     batches = data.train_batches(source, batch_size=size, seed=0, in_memory=in_memory, resized_crop=crop)
@@ -93,8 +94,8 @@ def measure(
 class _SyntheticSource:
     """A source of one synthetic image, stored in the format of a dataset."""
 
-    def __init__(self, name: str, size: int, resize: str):
-        self.info = data.SourceInfo(name, "train", _EXAMPLES, 1, (), size)
+    def __init__(self, name: str, size: int, resize: str, channels: int):
+        self.info = data.SourceInfo(name, "train", _EXAMPLES, 1, (), size, channels=channels)
         self.num_skipped = 0
         self._size, self._resize = size, resize
         side = data.stored_side(name, size)
@@ -116,7 +117,8 @@ class _SyntheticSource:
     def __getitem__(self, index: int) -> dict[str, Any]:
         min_side = decoding.decoded_side(self._size, self._resize)
         pixels = decoding.decode_image(self._file, name="synthetic", min_side=min_side)
-        return {"image": decoding.resize_u8(pixels, self._size, self._resize), "label": 0}
+        image = decoding.resize_u8(pixels, self._size, self._resize)
+        return {"image": data.to_grey(image)[..., None] if self.info.channels == 1 else image, "label": 0}
 
     def read_labels(self) -> np.ndarray:
         """Returns all labels, int32 [N]."""

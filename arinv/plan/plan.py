@@ -57,7 +57,7 @@ def write(
     accelerator: str = "",
     utilization: float = 0.3,
 ) -> Iterator[str]:
-    """Plans a run on the devices of JAX, writes plan.json to the workdir, and yields the plan as lines of text.
+    """Plans a run on the devices of JAX while it yields the plan as lines; writes plan.json to the workdir last.
 
     Args:
       stages: workdir -> config of every stage, as returned by `stages.expand`.

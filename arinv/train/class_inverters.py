@@ -43,12 +43,12 @@ def check_inputs(run: Run) -> None:
     """
     config, (folder, first) = run.config, next(iter(split(run.workdir, run.config).items()))
     _task(config).check_inputs(run.with_config(first, folder))
-    labels = config.classes
     whole = ConfigDict(first.to_dict())
     whole.data.classes, whole.data.num_train = (), 0
     source = run.with_config(whole, folder).open_data("train")
     counts = np.bincount(source.read_labels(), minlength=source.info.num_classes)
-    for label, number in zip(labels, class_labels(labels, source.info), strict=True):
+    for label in config.classes:
+        (number,) = class_labels((label,), source.info)
         try:
             data.check_full_batch(config.batch_size, min(counts[number], config.data.num_train or counts[number]))
         except UserError as error:

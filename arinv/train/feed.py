@@ -123,6 +123,7 @@ class FirstImages:
     def add(self, batch: Batch, results: Mapping[str, Array]) -> None:
         """Keeps the images of the next batch, until there are enough."""
         if self._missing > 0:
+            # Results may also have lists, of the features that metrics of a set accumulate.
             images = {name: values for name, values in results.items() if getattr(values, "ndim", 0) > 1}
             rows = _real_rows(batch, {**images, "image": batch["image"]})
             self._parts.append({name: values[: self._missing] for name, values in rows.items()})

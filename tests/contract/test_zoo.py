@@ -213,8 +213,10 @@ def test_entries_take_cifar10_with_and_without_names(encoder_name):
     numbered = dataclasses.replace(named, class_names=tuple(map(str, range(10))))
     for info in (named, numbered):
         assert descriptions.class_difference(description, info) == ""
+        assert len(descriptions.shared_classes(description, info.class_names)) == 10
     assert descriptions.assumed_classes(description, named) == ""
     assert "numbers its classes, which are taken" in descriptions.assumed_classes(description, numbered)
+    assert descriptions.shared_classes(description, ("cat", "cow")) == ["cat"]
     others = dataclasses.replace(named, class_names=names[::-1])
     assert "but the checkpoint was trained on" in descriptions.class_difference(description, others)
     fewer = dataclasses.replace(numbered, class_names=numbered.class_names[:9])
@@ -232,3 +234,12 @@ def test_naming_classes_keeps_the_weights(tmp_path, monkeypatch):
     assert {**after.description, "class_names": 0} == {**before.description, "class_names": 0}
     with pytest.raises(UserError, match="2 names for the 10 classes"):
         maintenance.name_classes("small", ["a", "b"])
+
+
+@pytest.mark.long
+def test_training_of_a_card_is_read_from_a_finished_run(tmp_path):
+    config = load("classifier:smoke=true,options=width:2,eps=0.5")
+    main.run(config, tmp_path / "run")
+    training = maintenance._training(tmp_path / "run")
+    assert (training["task"], training["steps"], training["stages"]) == ("classifier", 2, 1)
+    assert training["epochs"] > 0 and training["flops"] > 0

@@ -29,8 +29,9 @@ from arinv.apps.anomaly.scorer import (
     explain,
     make_scorer,
 )
-from arinv.data.source import Subset
+from arinv.data.source import Subset, class_labels
 from arinv.errors import UserError
+from arinv.experiment import descriptions
 from arinv.experiment.cache import ResultCache
 from arinv.experiment.output_files import write_arrays, write_png
 from arinv.experiment.run import Run, attack_options, check_fields, open_source
@@ -223,9 +224,8 @@ def _check_classes(config: ConfigDict, info: data.SourceInfo, labels: np.ndarray
             f"{info.name} has one class, and AUROC needs anomalous images of others; name a dataset of several, "
             "or train a detector (configs/detector.py)"
         )
+    class_labels(config.classes, info)  # raises
     for label in config.classes:
-        if not 0 <= label < info.num_classes:
-            raise UserError(f"classes: label {label} is not in {info.name}; it has 0 to {info.num_classes - 1}")
         count = int(np.sum(labels == label))
         if count in (0, len(labels)):
             raise UserError(
@@ -301,7 +301,7 @@ def _results(
         "layer": inverter.layer,
         "encoder": dict(encoder),
         "encoder_weights": inverter.encoder.fingerprint,
-        "training_classes": sorted(set(test.names) & set(encoder["class_names"])),
+        "training_classes": descriptions.shared_classes(encoder, test.names),
         "num_images": len(test.indices),
         **test.counts(config),
         "variants": {"auroc": metrics.AUROC_VARIANT} | {name: variants[name] for name in scores},

@@ -208,7 +208,7 @@ def _decisive(config: dict) -> dict:
         value = config.get(name)
         parts = value.items() if isinstance(value, dict) else [(None, value)]
         fields |= {name if part is None else f"{name}.{part}": x for part, x in parts if part not in _FREE}
-    return {"attack.name": "pgd"} | fields
+    return fields
 
 
 def _make_pass(

@@ -42,7 +42,7 @@ def main(argv: Sequence[str]) -> int:
       argv: paths, or --help.
 
     Returns:
-      0; 2 where one of them is missing, damaged or of another kind, with a line on stderr, and without any.
+      0; 2 where a path is missing, damaged or of another kind, with a line on stderr each, and without a path.
     """
     if {"--help", "-h", "-help"} & {*argv} or not argv:
         print(_USAGE, file=sys.stdout if argv else sys.stderr)

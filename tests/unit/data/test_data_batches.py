@@ -399,7 +399,14 @@ def test_batches_of_images_of_other_sizes_are_refused(function, in_memory, tmp_p
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"scale": (0, 9)}, "two positive"), ({"scale": (0.5, 2)}, "or less"), ({"area": (0.1, 1)}, "scale or ratio")],
+    [
+        ({"scale": (0, 9)}, "two positive"),
+        ({"scale": (0.5, 2)}, "or less"),
+        ({"area": (0.1, 1)}, "scale or ratio"),
+        ({"scale": 0.5}, "two positive"),
+        ({"ratio": (0.1, "a")}, "two positive"),
+        ({"ratio": (1, 2, 3)}, "two positive"),
+    ],
 )
 def test_train_batches_check_the_options_of_crops(options, message):
     source = data.open_source("photos", split="train", image_size=32, resize="original")
@@ -416,3 +423,18 @@ def test_threads_share_the_decoded_arrays():
     with futures.ThreadPoolExecutor(4) as pool:
         results = [task.result() for task in [pool.submit(data.load_arrays, source) for _ in range(4)]]
     assert all(result["image"] is results[0]["image"] for result in results)
+
+
+def test_arrays_of_a_source_of_sources_are_decoded():
+    inner = data.open_source("photos", split="test", image_size=16)
+
+    class Wrapper:
+        info = inner.info
+
+        def __len__(self):
+            return len(inner)
+
+        def __getitem__(self, index):
+            return {"image": data.load_arrays(inner)["image"][index], "label": 0}
+
+    np.testing.assert_array_equal(data.load_arrays(Wrapper())["image"], data.load_arrays(inner)["image"])

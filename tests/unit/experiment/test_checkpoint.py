@@ -379,3 +379,11 @@ def test_descriptions_and_positions_that_are_no_objects_are_damaged(tmp_path, te
     if text in ("[]", "null"):
         with pytest.raises(UserError, match="data is no JSON object"):
             restore(tmp_path, one_device_mesh())
+
+
+def test_workdir_of_a_report_is_described_whatever_its_texts_are(tmp_path):
+    (tmp_path / "report").mkdir()
+    texts = {"task": "comparison", "text": 300 * "long ", "note": "~nobody/x", "name": "a\0b"}
+    (tmp_path / "report" / "config.json").write_text(json.dumps(texts))
+    with pytest.raises(UserError, match="it is the workdir of the task 'comparison', which saves no checkpoints"):
+        run_folders.check_run(tmp_path / "report")
