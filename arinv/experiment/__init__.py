@@ -7,6 +7,7 @@ task.py          `Task`: what experiments and plans read of a task
 lock.py          one run at a time in a workdir
 workdirs.py      config and results in a workdir, and references from one workdir to another
 references.py    what a config names: earlier runs, files and images, checked and compared at a resume
+fields.py        checks of the fields that tasks share, and what they stand for
 run.py           `Run`: a task with its config and workdir; it opens data, loads networks, caches and finishes
 loading.py       `load`, and networks rebuilt from their descriptions
 descriptions.py  what a trained network is, and whether it fits a config, images or classes

@@ -16,7 +16,7 @@ from PIL import Image
 from arinv import data
 from arinv.data import decoding
 from arinv.data.batches import MAX_BYTES_IN_MEMORY
-from arinv.experiment.run import channels_of
+from arinv.experiment.fields import channels_of
 
 _TYPICAL = (375, 500)  # height and width of photographs such as ImageNet's, JPEG
 _EXAMPLES, _BATCH = 256, 32

@@ -21,8 +21,9 @@ from ml_collections import ConfigDict
 from arinv import _xla, data
 from arinv.errors import UserError
 from arinv.experiment import workdirs
+from arinv.experiment.fields import channels_of
 from arinv.experiment.output_files import write_json
-from arinv.experiment.run import Run, channels_of
+from arinv.experiment.run import Run
 from arinv.experiment.task import Tasks
 from arinv.ops import conv
 from arinv.plan import cost, input_rate

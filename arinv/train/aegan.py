@@ -19,8 +19,9 @@ from ml_collections import ConfigDict
 
 from arinv import data, losses, models
 from arinv.errors import UserError
+from arinv.experiment.fields import channels_of
 from arinv.experiment.loading import image_struct
-from arinv.experiment.run import Run, channels_of
+from arinv.experiment.run import Run
 from arinv.experiment.state import AVERAGE, TrainState
 from arinv.experiment.trained import AUTOENCODER, DISCRIMINATOR
 from arinv.ops.augment import augment

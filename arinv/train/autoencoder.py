@@ -16,8 +16,9 @@ from ml_collections import ConfigDict
 
 from arinv import data, metrics, models
 from arinv.experiment import checkpoint, loading, workdirs
+from arinv.experiment.fields import channels_of, check_fields
 from arinv.experiment.loading import image_struct
-from arinv.experiment.run import Run, channels_of, check_fields
+from arinv.experiment.run import Run
 from arinv.experiment.state import AVERAGE, TrainState, apply_train
 from arinv.experiment.trained import AUTOENCODER, GAN, Trained
 from arinv.ops.augment import augment

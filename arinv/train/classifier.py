@@ -16,8 +16,9 @@ from ml_collections import ConfigDict
 
 from arinv import attacks, data, losses, metrics, models
 from arinv.errors import UserError, unknown
+from arinv.experiment.fields import attack_options, check_fields
 from arinv.experiment.loading import image_struct
-from arinv.experiment.run import Run, attack_options, check_fields
+from arinv.experiment.run import Run
 from arinv.experiment.state import AVERAGE, TrainState, apply_train
 from arinv.experiment.trained import CLASSIFIER, make_logits_fn
 from arinv.ops.augment import augment

@@ -13,7 +13,8 @@ from ml_collections import ConfigDict
 from arinv import data, metrics, models
 from arinv.errors import UserError
 from arinv.experiment import descriptions, loading, workdirs
-from arinv.experiment.run import Run, check_fields
+from arinv.experiment.fields import check_fields
+from arinv.experiment.run import Run
 from arinv.experiment.state import TrainState
 from arinv.experiment.trained import (
     CLASSIFIER,

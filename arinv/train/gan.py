@@ -21,9 +21,10 @@ from ml_collections import ConfigDict
 from arinv import data, losses, models
 from arinv.errors import UserError, unknown
 from arinv.experiment import checkpoint, loading, measurement, workdirs
+from arinv.experiment.fields import channels_of, check_fields
 from arinv.experiment.loading import abstract_gan, image_struct
 from arinv.experiment.measurement import MetricNetwork
-from arinv.experiment.run import Run, channels_of, check_fields
+from arinv.experiment.run import Run
 from arinv.experiment.state import AVERAGE, TrainState, apply_train
 from arinv.experiment.trained import DISCRIMINATOR, GAN, GENERATOR, Trained
 from arinv.models.gans.progressive import fade_images, grow

@@ -16,7 +16,8 @@ from ml_collections import ConfigDict
 from arinv import data, metrics, models
 from arinv.errors import UserError, unknown
 from arinv.experiment import checkpoint, descriptions, loading, workdirs
-from arinv.experiment.run import Run, check_fields
+from arinv.experiment.fields import check_fields
+from arinv.experiment.run import Run
 from arinv.experiment.state import TrainState
 from arinv.experiment.trained import CLASSIFIER, DISCRIMINATOR, GENERATOR, INVERTER, Trained, make_features_fn
 from arinv.ops import sift

@@ -15,7 +15,7 @@ from arinv import attacks, main
 from arinv.apps.evaluation import evaluate
 from arinv.attacks.objectives import margin
 from arinv.errors import UserError
-from arinv.experiment.run import attack_options
+from arinv.experiment.fields import attack_options
 from configs import evaluate as evaluate_config
 
 RANKED = model.ranked(model.images())

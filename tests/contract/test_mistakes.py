@@ -14,8 +14,7 @@ from PIL import Image
 from arinv import attacks, command_line, data, main
 from arinv.data.source import Subset
 from arinv.errors import UserError
-from arinv.experiment import run as experiment_run
-from arinv.experiment import workdirs
+from arinv.experiment import fields, workdirs
 from arinv.experiment.run import Run
 from arinv.tasks import TASKS
 from arinv.train import classifier as task
@@ -474,7 +473,7 @@ def test_run_rejects_another_config_in_the_same_workdir(tmp_path):
 def test_attack_options_warn_once_about_a_radius_of_grey_levels(capsys):
     attack = {"eps": 8.0, "step_size": 0.0, "norm": "linf", "num_steps": 2}
     for _ in range(2):
-        experiment_run.attack_options(attack)
+        fields.attack_options(attack)
     lines = capsys.readouterr().err.splitlines()
     assert lines == [
         "warning: attack.eps=8 in linf reaches every image in [0, 1]: nothing can be robust there; did you mean 8/255?"

@@ -32,8 +32,9 @@ from arinv.apps.anomaly.scorer import (
 from arinv.data.image_files import image_paths
 from arinv.errors import UserError, unknown
 from arinv.experiment import loading, workdirs
+from arinv.experiment.fields import check_fields
 from arinv.experiment.output_files import read_arrays, write_arrays, write_json, write_png
-from arinv.experiment.run import Run, check_fields, open_dataset
+from arinv.experiment.run import Run, open_dataset
 from arinv.experiment.trained import INVERTER, Trained
 from arinv.experiment.writer import progress_bar, progress_callback
 

@@ -33,8 +33,9 @@ from arinv.data.source import Subset, class_labels
 from arinv.errors import UserError
 from arinv.experiment import descriptions
 from arinv.experiment.cache import ResultCache
+from arinv.experiment.fields import attack_options, check_fields
 from arinv.experiment.output_files import write_arrays, write_png
-from arinv.experiment.run import Run, attack_options, check_fields, open_source
+from arinv.experiment.run import Run, open_source
 from arinv.experiment.trained import GAN, INVERTER, Trained
 from arinv.experiment.writer import progress_bar, progress_callback
 

@@ -17,8 +17,9 @@ from arinv.apps.anomaly.heat_map_figures import draw_overview, extremes
 from arinv.apps.anomaly.scorer import RECONSTRUCTION, SCORES, Batching, compute_scores, explain
 from arinv.apps.anomaly.scores import QUANTILE
 from arinv.errors import UserError
+from arinv.experiment.fields import check_fields, check_images
 from arinv.experiment.output_files import write_csv, write_png
-from arinv.experiment.run import Run, check_fields, check_images
+from arinv.experiment.run import Run
 from arinv.experiment.writer import progress_bar
 from arinv.ops.inputs import check_count
 

@@ -15,9 +15,10 @@ from arinv import data, metrics
 from arinv.apps.denoising import tiles
 from arinv.apps.denoising.evaluate_denoising import check_tiles
 from arinv.errors import UserError
+from arinv.experiment.fields import check_images, check_num_images, dtype_of
 from arinv.experiment.figures import center_window, evenly, labeled_grid, short_names
 from arinv.experiment.output_files import is_image, png_names, write_png
-from arinv.experiment.run import Run, check_images, check_num_images, dtype_of
+from arinv.experiment.run import Run
 from arinv.experiment.trained import DENOISER
 from arinv.experiment.writer import progress_bar
 from arinv.ops import degradations

@@ -24,10 +24,11 @@ from arinv.data.image_files import image_paths
 from arinv.errors import UserError, unknown
 from arinv.experiment import measurement, report
 from arinv.experiment.cache import fingerprint
+from arinv.experiment.fields import dtype_of
 from arinv.experiment.figures import center_window, evenly, labeled_grid, short_names
 from arinv.experiment.measurement import Measurement
 from arinv.experiment.output_files import write_arrays, write_png
-from arinv.experiment.run import Run, dtype_of, open_dataset, open_image_files
+from arinv.experiment.run import Run, open_dataset, open_image_files
 from arinv.experiment.trained import DENOISER, Trained
 from arinv.experiment.writer import progress_bar
 from arinv.models.generators.wavelet import MULTIPLE

@@ -17,8 +17,9 @@ from arinv.attacks.autoattack.standard import check_num_classes
 from arinv.errors import UserError, unknown
 from arinv.experiment import descriptions
 from arinv.experiment.cache import ResultCache, SaveTimer
+from arinv.experiment.fields import check_fields, report_radius
 from arinv.experiment.output_files import write_arrays, write_png
-from arinv.experiment.run import Run, check_fields, report_radius
+from arinv.experiment.run import Run
 from arinv.experiment.trained import CLASSIFIER, INVERTER, Trained
 from arinv.experiment.writer import progress_bar
 from arinv.ops import norms

@@ -22,9 +22,10 @@ from arinv import attacks, data, distributed, metrics, parallel
 from arinv.errors import UserError
 from arinv.experiment import descriptions, measurement, report, workdirs
 from arinv.experiment.cache import fingerprint
+from arinv.experiment.fields import attack_options, check_fields
 from arinv.experiment.measurement import Measurement
 from arinv.experiment.output_files import read_arrays, write_arrays, write_png
-from arinv.experiment.run import Run, attack_options, check_fields
+from arinv.experiment.run import Run
 from arinv.experiment.trained import CLASSIFIER, INVERTER, Trained
 from arinv.experiment.writer import progress_bar
 from arinv.ops.images import image_grid, to_float

@@ -24,10 +24,11 @@ from arinv.apps.inversion.inverters import check_inverters, check_networks_of_si
 from arinv.errors import UserError
 from arinv.experiment import measurement, report
 from arinv.experiment.cache import CachedBatches, ResultCache, SaveTimer
+from arinv.experiment.fields import check_fields
 from arinv.experiment.figures import labeled_grid
 from arinv.experiment.measurement import Measurement
 from arinv.experiment.output_files import write_arrays, write_png
-from arinv.experiment.run import Run, check_fields
+from arinv.experiment.run import Run
 from arinv.experiment.trained import Trained
 from arinv.experiment.writer import progress_bar
 from arinv.ops.images import to_float

@@ -23,10 +23,11 @@ from arinv.apps.inversion.inverters import check_inverters, check_networks_of_si
 from arinv.errors import UserError, unknown
 from arinv.experiment import measurement, report
 from arinv.experiment.cache import ResultCache
+from arinv.experiment.fields import check_fields
 from arinv.experiment.figures import labeled_grid, write_curves, zoom
 from arinv.experiment.measurement import Measurement
 from arinv.experiment.output_files import write_arrays, write_png
-from arinv.experiment.run import Run, check_fields
+from arinv.experiment.run import Run
 from arinv.experiment.trained import Trained
 from arinv.experiment.writer import progress_bar
 from arinv.metrics import METRICS

@@ -25,10 +25,11 @@ from arinv.apps.inversion.inverters import check_networks
 from arinv.errors import UserError
 from arinv.experiment import measurement, report
 from arinv.experiment.cache import ResultCache, cache_key
+from arinv.experiment.fields import check_images, check_num_images, dtype_of
 from arinv.experiment.figures import fit, keep_end, labeled_grid
 from arinv.experiment.measurement import Measurement
 from arinv.experiment.output_files import check_overwrites_none, is_image, png_names, write_csv, write_png
-from arinv.experiment.run import Run, check_images, check_num_images, dtype_of
+from arinv.experiment.run import Run
 from arinv.experiment.trained import INVERTER, Trained
 from arinv.experiment.writer import progress_bar
 from arinv.ops.images import crop_images, pad_images, padded_size, to_float, to_uint8

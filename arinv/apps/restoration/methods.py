@@ -20,7 +20,8 @@ from ml_collections import ConfigDict
 from arinv import models, parallel
 from arinv.apps.restoration.solver import Solution, solve
 from arinv.errors import UserError, unknown
-from arinv.experiment.run import Run, channels_of
+from arinv.experiment.fields import channels_of
+from arinv.experiment.run import Run
 from arinv.experiment.trained import AUTOENCODER, CLASSIFIER, GAN, INVERTER, Trained
 from arinv.ops.degradations import Operator, check_size, image_keys
 from arinv.ops.images import to_float, to_rgb

@@ -23,10 +23,11 @@ from arinv.apps.restoration import methods
 from arinv.apps.restoration.methods import SECONDS, Part
 from arinv.errors import UserError
 from arinv.experiment import measurement, report
+from arinv.experiment.fields import check_fields
 from arinv.experiment.figures import labeled_grid, write_curves
 from arinv.experiment.measurement import MetricNetwork
 from arinv.experiment.output_files import write_arrays, write_png
-from arinv.experiment.run import Run, check_fields
+from arinv.experiment.run import Run
 from arinv.experiment.trained import Trained
 from arinv.experiment.writer import progress_bar
 from arinv.ops.degradations import Operator

@@ -21,9 +21,10 @@ from arinv.apps.restoration.restoration import degrade_all, measure, restore_all
 from arinv.data.decoding import fits
 from arinv.errors import UserError
 from arinv.experiment import report
+from arinv.experiment.fields import check_fields, check_images
 from arinv.experiment.figures import labeled_grid, short_names
 from arinv.experiment.output_files import check_overwrites_none, png_names, write_csv, write_png
-from arinv.experiment.run import Run, check_fields, check_images
+from arinv.experiment.run import Run
 from arinv.ops.degradations import Operator
 from arinv.ops.images import to_float, to_uint8
 from arinv.train.autoencoder import operator_of

@@ -24,9 +24,10 @@ from arinv.apps.restoration.attributes import STATISTICS, TruthTable, compare_at
 from arinv.apps.restoration.restoration import RESTORED
 from arinv.errors import UserError, unknown
 from arinv.experiment import report, workdirs
+from arinv.experiment.fields import check_fields
 from arinv.experiment.figures import labeled_grid
 from arinv.experiment.output_files import read_arrays, write_png
-from arinv.experiment.run import Run, check_fields
+from arinv.experiment.run import Run
 from arinv.experiment.trained import CLASSIFIER, INVERTER, Trained
 from arinv.ops.images import to_float, to_rgb
 from arinv.ops.inputs import check_number

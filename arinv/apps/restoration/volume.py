@@ -18,9 +18,10 @@ from arinv.apps.restoration import pores
 from arinv.apps.restoration.truth_table import check_restored, read_restored
 from arinv.errors import UserError
 from arinv.experiment import report, workdirs
+from arinv.experiment.fields import check_fields
 from arinv.experiment.figures import labeled_grid
 from arinv.experiment.output_files import write_arrays, write_png
-from arinv.experiment.run import Run, check_fields
+from arinv.experiment.run import Run
 from arinv.ops.images import to_uint8
 from arinv.ops.inputs import check_number
 

@@ -24,9 +24,10 @@ from arinv.apps.inversion.inverters import check_networks
 from arinv.apps.studies.probes import PROBES, Options, Sheet
 from arinv.errors import UserError, unknown
 from arinv.experiment import report
+from arinv.experiment.fields import check_fields
 from arinv.experiment.figures import caption, fit, labeled_grid, short_names, write_curves
 from arinv.experiment.output_files import write_arrays, write_png
-from arinv.experiment.run import Run, check_fields
+from arinv.experiment.run import Run
 from arinv.experiment.trained import INVERTER, Trained
 from arinv.experiment.writer import progress_bar
 from arinv.ops.images import to_float, to_uint8

@@ -24,6 +24,7 @@ from arinv.apps.style.levels import sides
 from arinv.apps.style.stylize_images import output_path
 from arinv.errors import UserError
 from arinv.experiment import loading, report, workdirs
+from arinv.experiment.fields import check_fields
 from arinv.experiment.measurement import (
     OWN,
     MetricNetwork,
@@ -33,7 +34,7 @@ from arinv.experiment.measurement import (
     variant_text,
 )
 from arinv.experiment.output_files import write_arrays, write_csv
-from arinv.experiment.run import Run, check_fields
+from arinv.experiment.run import Run
 from arinv.experiment.trained import INVERTER
 from arinv.experiment.writer import progress_bar
 from arinv.ops.images import to_float

@@ -24,8 +24,9 @@ from arinv.apps.style.levels import PairStylizer, check_has_positions, check_lev
 from arinv.apps.style.transfer import ORDERS
 from arinv.errors import UserError, unknown
 from arinv.experiment import workdirs
+from arinv.experiment.fields import check_fields
 from arinv.experiment.output_files import is_image, write_png
-from arinv.experiment.run import Run, check_fields
+from arinv.experiment.run import Run
 from arinv.experiment.trained import INVERTER
 from arinv.experiment.writer import progress_bar
 from arinv.ops import wct
