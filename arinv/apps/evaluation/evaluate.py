@@ -221,10 +221,12 @@ def _make_pass(
     encoder and the images; `measure` of reconstructions, of which it returns the first images too.
     """
     config, mesh, module, size = run.config, run.mesh, encoder.module, run.config.batch_size
-    own_key, total = (encoder.fingerprint, resize, arrays["image"], arrays["label"]), len(arrays["label"])
+    own_key = encoder.fingerprint, resize, arrays["image"], arrays["label"]
+    total = len(arrays["label"])
+    num_batches = -(-total // size)
 
-    def open_batches(first: int, end: int | None = None) -> Iterable[Batch]:
-        part = {name: values[first:end] for name, values in arrays.items()}
+    def open_batches(first: int, end: int) -> Iterable[Batch]:
+        part = {name: values[first * size : end * size] for name, values in arrays.items()}
         batches = data.eval_batches(part, batch_size=size, rows=run.rows)
         return data.ExtendedBatches(batches, module.host_features) if module.has_host_features else batches
 
@@ -234,15 +236,16 @@ def _make_pass(
         results_of = functools.partial(
             evaluate_batches, lambda batch, key: jitted(variables, batch, key), key=run.key, mesh=mesh
         )
-        finished, num_images = rows.count, min(config.log.num_images, total) if measure else 0
+        finished = -(-rows.count // size)
+        num_images = min(config.log.num_images, total) if measure else 0
         images = FirstImages(num_images)
         if finished and measure:
             measure.set_state(rows.totals)
-            for batch, results in results_of(open_batches(0, -(-num_images // size) * size)):  # images are not saved
+            for batch, results in results_of(open_batches(0, -(-num_images // size))):  # images are not saved
                 images.add(batch, results)
-        position = {"initial": finished // size, "total": -(-total // size)}
-        bar = progress_bar(open_batches(finished), f"{config.title}: {title}", unit="batch", **position)
-        for batch, results in results_of(bar, first=finished // size):
+        position = {"initial": finished, "total": num_batches}
+        bar = progress_bar(open_batches(finished, num_batches), f"{config.title}: {title}", unit="batch", **position)
+        for batch, results in results_of(bar, first=finished):
             if measure:
                 results = measure.accumulate(results, batch["mask"])
             rows.append(numbers_of(batch, results), measure and measure.get_state())
