@@ -31,8 +31,6 @@ def augment(
     key: Array,
     images: Array,
     *,
-    resized_crop_scale: tuple[float, float] | None = None,
-    resized_crop_ratio: tuple[float, float] = (3 / 4, 4 / 3),
     crop_padding: int = 0,
     flip: bool = False,
     color_jitter: float = 0.0,
@@ -48,8 +46,6 @@ def augment(
     Args:
       key: PRNG key.
       images: uint8 in 0..255 or float in [0, 1], [B, H, W, C].
-      resized_crop_scale: `scale` of `random_resized_crop` to the same height; None: off.
-      resized_crop_ratio: `ratio` of `random_resized_crop`.
       crop_padding: `padding` of `random_crop`, in pixels; 0: off.
       flip: mirror half of the images.
       color_jitter: brightness, contrast and saturation of `random_color_jitter`.
@@ -59,11 +55,11 @@ def augment(
       window: side of `random_window`, in pixels, for networks whose images are smaller than the source's; 0: off.
 
     Returns:
-      float32 [B, H, W, C] in [0, 1]; [B, H, H, C] with a resized crop, [B, window, window, C] with a window.
+      float32 [B, H, W, C] in [0, 1]; [B, window, window, C] with a window.
 
     Raises:
-      UserError: a strength out of range (see `check_strengths`), limits of the resized crop out of order or range, grey
-        images with lighting, or images smaller than the window.
+      UserError: a strength out of range (see `check_strengths`), grey images with lighting, or images smaller than the
+        window.
     """
     strengths = {
         "crop_padding": crop_padding,
@@ -74,12 +70,9 @@ def augment(
         "window": window,
     }
     check_strengths(strengths, image_size=images.shape[1])
-    keys = jax.random.split(key, 7)
+    keys = jax.random.split(key, 7)  # of each change; the first is of none, so that runs keep their draws
     if window:
         images = random_window(keys[6], images, size=window)
-    if resized_crop_scale is not None:
-        limits = {"scale": resized_crop_scale, "ratio": resized_crop_ratio}
-        images = random_resized_crop(keys[0], images, size=images.shape[1], **limits)
     if crop_padding:
         images = random_crop(keys[1], images, padding=crop_padding)
     if flip:
@@ -153,60 +146,6 @@ def random_window(key: Array, images: Array, *, size: int) -> Array:
     corners = jax.random.randint(key, (batch, 2), 0, jnp.array([height, width])[None, :] - size + 1)
     window = (size, size, channels)
     return jax.vmap(lambda image, at: jax.lax.dynamic_slice(image, (at[0], at[1], 0), window))(images, corners)
-
-
-def random_resized_crop(
-    key: Array,
-    images: Array,
-    *,
-    size: int,
-    scale: tuple[float, float] = (0.08, 1.0),
-    ratio: tuple[float, float] = (3 / 4, 4 / 3),
-) -> Array:
-    """Returns a window of random area and shape, resized to `size` with antialiasing.
-
-    Args:
-      key: PRNG key.
-      images: float [B, H, W, C] in [0, 1].
-      size: side of the result, in pixels.
-      scale: smallest and largest area of the window, as a fraction of the image's.
-      ratio: smallest and largest width / height of the window, drawn on a log scale.
-
-    Returns:
-      float32 [B, size, size, C] in [0, 1].
-
-    Raises:
-      UserError: limits that are not in order, areas outside 0 to 1, or ratios that are not above 0.
-
-    Source: Szegedy et al. 2015, section 6; a window longer than the image is cropped to its side.
-    """
-    for name, (low, high), most in (("scale", scale, 1.0), ("ratio", ratio, math.inf)):
-        if not 0 < low <= high <= most or not math.isfinite(high):
-            limit = " of at most 1" if most == 1.0 else ""
-            raise UserError(f"{name} must be two numbers above 0{limit}, the smaller first; got {(low, high)}")
-    images = to_float(images)
-    batch, height, width, channels = images.shape
-    keys = jax.random.split(key, 3)
-    area = jax.random.uniform(keys[0], (batch,), minval=scale[0], maxval=scale[1]) * height * width
-    low, high = jnp.log(jnp.array(ratio))
-    aspect = jnp.exp(jax.random.uniform(keys[1], (batch,), minval=low, maxval=high))
-    sides = jnp.stack(
-        [
-            jnp.clip(jnp.sqrt(area / aspect), 1.0, height),
-            jnp.clip(jnp.sqrt(area * aspect), 1.0, width),
-        ],
-        axis=1,
-    )
-    room = jnp.array([height, width], jnp.float32)[None, :] - sides
-    corners = jax.random.uniform(keys[2], (batch, 2)) * room
-
-    def cut(image, corner, side):
-        zoom = size / side
-        return jax.image.scale_and_translate(
-            image, (size, size, channels), (0, 1), zoom, -corner * zoom, method="linear"
-        )
-
-    return jnp.clip(jax.vmap(cut)(images, corners, sides), 0.0, 1.0)
 
 
 def random_flip(key: Array, images: Array) -> Array:

@@ -15,7 +15,6 @@ from arinv.ops.colors import shift_hue
 ALL = {
     "random_crop": lambda key, x: augment.random_crop(key, x, padding=3),
     "random_flip": augment.random_flip,
-    "random_resized_crop": lambda key, x: augment.random_resized_crop(key, x, size=12),
     "random_rotate": lambda key, x: augment.random_rotate(key, x, degrees=30.0),
     "brightness": lambda key, x: augment.random_color_jitter(key, x, brightness=0.5),
     "contrast": lambda key, x: augment.random_color_jitter(key, x, contrast=0.5),
@@ -25,7 +24,6 @@ ALL = {
     "augment": lambda key, x: augment.augment(
         key,
         x,
-        resized_crop_scale=(0.3, 1.0),
         crop_padding=2,
         flip=True,
         color_jitter=0.3,
@@ -54,8 +52,7 @@ def test_augmentation_keeps_range_and_draws_per_image(key, images, name):
     function = jax.jit(ALL[name])
     images = images[:, :, :10] if name != "augment" else images[:, :10]
     out = function(key, images)
-    expected = (16, 12, 12, 3) if name == "random_resized_crop" else images.shape
-    assert out.shape == expected and out.dtype == jnp.float32
+    assert out.shape == images.shape and out.dtype == jnp.float32
     assert float(out.min()) >= 0.0 and float(out.max()) <= 1.0
     np.testing.assert_array_equal(function(key, images), out)  # the key decides
     assert not np.array_equal(function(jax.random.key(1), images), out)
@@ -72,8 +69,6 @@ def test_augment_without_options_is_identity(key, images):
     np.testing.assert_array_equal(_run(augment.random_color_jitter, key, images), images)
     np.testing.assert_allclose(_run(augment.random_rotate, key, images, degrees=0.0), images, atol=1e-6)
     np.testing.assert_array_equal(_run(augment.random_lighting, key, images, std=0.0), images)
-    whole = _run(augment.random_resized_crop, key, images[:, :10], size=10, scale=(1, 1), ratio=(1, 1))
-    np.testing.assert_allclose(whole, images[:, :10], atol=1e-5)
 
 
 def test_augment_draws_are_independent(key, images):
@@ -116,24 +111,6 @@ def test_random_rotate_stays_within_limit(key):
     columns = (mass * np.arange(33)).sum(axis=(1, 2)) - 16
     angles = np.degrees(np.arctan2(rows, columns))
     assert abs(angles).max() < 10.5 and angles.min() < -5 and angles.max() > 5
-
-
-def test_random_resized_crop_has_requested_area(key):
-    # On a horizontal ramp the range of the result is the width of the window.
-    ramp = np.broadcast_to(np.linspace(0, 1, 64, dtype=np.float32)[None, None, :, None], (64, 64, 64, 3))
-    out = np.asarray(
-        _run(
-            augment.random_resized_crop,
-            key,
-            jnp.asarray(ramp),
-            size=64,
-            scale=(0.25, 0.49),
-            ratio=(1, 1),
-        )
-    )
-    width = out.max(axis=(1, 2, 3)) - out.min(axis=(1, 2, 3))
-    assert 0.45 < width.min() < 0.55 and 0.65 < width.max() < 0.75
-    assert out.min() < 0.05 and out.max() > 0.95  # windows lie anywhere
 
 
 def test_color_jitter_brightness_contrast_saturation(key):
@@ -182,9 +159,6 @@ def test_augment_rejects_negative_strength(key, images):
     [
         ({"color_jitter": np.nan}, "color_jitter must be a finite number"),
         ({"hue": 0.7}, "hue must be a finite number from 0 to 0.5"),
-        ({"resized_crop_scale": (1, 0.08)}, "scale must be two numbers above 0 of at most 1, the smaller first"),
-        ({"resized_crop_scale": (2, 3)}, "scale must be two numbers above 0 of at most 1"),
-        ({"resized_crop_scale": (0.1, 1), "resized_crop_ratio": (0, 1)}, "ratio must be two numbers above 0"),
     ],
 )
 def test_augment_rejects_numbers_out_of_range(key, images, options, message):
