@@ -7,8 +7,8 @@
 across its slices, 13 images with an attribute by one method alone, 14 another generator. Figures 5 to 10 and 13 share
 one generator; for each operator an autoencoder is trained. scale=paper: CelebA at 128 px, synthetic volumes at 256 px,
 BEGAN at 64 px, an accelerator; scale=small: a class of CIFAR-10 and volumes at 32 px, narrow networks. Figures 5 to 10
-and 13 with gan=zoo:progressive_automobile take an hour on two CPU cores; launch/records/README.md has the result. 12 and
-14 have no recorded run.
+and 13 with gan=zoo:progressive_automobile take an hour on two CPU cores; launch/records/README.md has the result. 12
+and 14 have no recorded run.
 
 Arguments: scale, data_dir, dtype and smoke of configs/paper/README.md, and
   figures            joined by "+", of 5 to 10 and 12 to 14
