@@ -44,9 +44,8 @@ def console() -> None:
 
 
 def _run(argv: list[str]) -> None:
-    from arinv import command_line
-
     try:
+        command_line = _import("arinv.command_line")
         if argv[1:2] and argv[1] in command_line.SUBCOMMANDS:
             program = _import(command_line.SUBCOMMANDS[argv[1]][0])
             if code := program.main(argv[2:]):
@@ -63,13 +62,19 @@ def _run(argv: list[str]) -> None:
 
 
 def _import(name: str) -> ModuleType:
-    """Returns a module that imports JAX.
+    """Returns a module, which imports other packages, JAX among them.
 
     Raises:
-      UserError: an environment variable has a value that JAX does not take.
+      UserError: a package is not installed, or an environment variable has a value that JAX does not take.
     """
     try:
         return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("arinv"):
+            raise
+        raise UserError(
+            f"{error}; install the packages (python -m pip install -r requirements.txt) or activate their environment"
+        ) from None
     except ValueError as error:
         if not re.search(r"\bJAX(_| flag)", str(error)):
             raise

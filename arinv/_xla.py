@@ -3,6 +3,7 @@
 JAX is imported inside functions only: XLA reads XLA_FLAGS once, at the first use of a device.
 """
 
+import contextlib
 import functools
 import os
 from collections.abc import Mapping, MutableMapping
@@ -102,4 +103,5 @@ def _accepts(name: str, value: Any) -> bool:
     return True
 
 
-set_flags(os.environ, jaxlib_version=metadata.version("jaxlib"))
+with contextlib.suppress(metadata.PackageNotFoundError):  # `import jax` raises a clearer error
+    set_flags(os.environ, jaxlib_version=metadata.version("jaxlib"))

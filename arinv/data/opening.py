@@ -29,6 +29,7 @@ class Scheme:
         `open` selects the examples itself and can return any number of them.
       check: location -> None; raises UserError where nothing can be opened, without reading data.
       published: location -> facts of a dataset that are available without opening it.
+      computed: images are computed, so that opening a dataset reads nothing.
       class_advice: location -> what to do about a dataset with a single class; None: nothing special.
       sorted_by_class: examples are stored class by class, so that `num_examples` takes evenly spread ones.
       user_data: splits come from a user's own files, so that one of them may lack a class of the other.
@@ -45,6 +46,7 @@ class Scheme:
     options: tuple[str, ...] = ()
     check: Callable[[str], None] = lambda location: None
     published: Mapping[str, Published] = dataclasses.field(default_factory=dict)
+    computed: bool = False
     class_advice: Callable[[str], str] | None = None
     sorted_by_class: bool = False
     user_data: bool = False
@@ -97,7 +99,7 @@ SCHEMES: dict[str, Scheme] = {
         decoded=True,
         splits=("train", "test", "all"),
     ),
-    "blobs": Scheme(slices.open_blobs, decoded=True, splits=("train", "test")),
+    "blobs": Scheme(slices.open_blobs, computed=True, decoded=True, splits=("train", "test")),
     "volume": Scheme(
         slices.open_volume,
         "PATH",
@@ -280,7 +282,7 @@ def _select(source: Source, num_examples: int | None, classes: Sequence[int | st
 
 
 def published(name: str, split: str, *, image_size: int) -> SourceInfo | None:
-    """Returns the facts of one split of a dataset without opening it; None where they are not in the tables.
+    """Returns the facts of one split of a dataset without reading it; None where they are unknown.
 
     Args:
       name: name of the dataset, see `open_source`; a version after a second colon is ignored.
@@ -288,9 +290,11 @@ def published(name: str, split: str, *, image_size: int) -> SourceInfo | None:
       image_size: side of the images, in pixels.
 
     Returns:
-      Facts without class names.
+      Facts; published ones are without class names.
     """
     scheme, location, facts = _published(name)
+    if scheme in SCHEMES and SCHEMES[scheme].computed:
+        return open_source(name, split=split, image_size=image_size).info
     base, _, bounds = split.partition("[")
     if facts is None or base not in facts.num_examples:
         return None

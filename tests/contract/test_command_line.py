@@ -401,3 +401,9 @@ def test_environment_that_jax_does_not_take_is_one_line(name):
 def test_help_needs_no_docstrings():
     done = run_python("-OO", "-m", "arinv", "--help")
     assert done.returncode == 0 and done.stdout.startswith("arinv ")
+
+
+def test_a_package_that_is_not_installed_is_one_line():
+    done = run_python("-S", "-m", "arinv", "info", "x")
+    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
+    assert "No module named" in done.stderr and "requirements.txt" in done.stderr

@@ -229,6 +229,8 @@ def test_compute_seconds_is_a_roofline():
         ("tfds:cats_vs_dogs", "train[80%:]", (4_652, 2)),
         ("tfds:cifar10", "train[-100:]", (100, 10)),
         ("photos", "train", (10_000, 10)),
+        ("blobs", "train", (16 * 64 * 3, 3)),
+        ("blobs", "test", (32, 3)),
         ("tfds:cifar10", "train[5]", None),
         ("tfds:mine", "train", None),
         ("folder:/images", "train", None),
