@@ -98,19 +98,22 @@ def _memory(facts: dict[str, Any]) -> str:
 
 def _speed(facts: dict[str, Any], dtype: str) -> str:
     if "images_per_second" not in facts:
-        return (
-            f"{_spread(facts['milliseconds'], '.3g')} ms, compiled in {facts['compile_seconds']:.1f} s{_memory(facts)}"
-        )
+        compiled = f"compiled in {facts['compile_seconds']:.1f} s"
+        return f"{_spread(facts['milliseconds'], '.3g')} ms{_rate(facts, dtype)}, {compiled}{_memory(facts)}"
     text = f"{_spread(facts['images_per_second'], '.4g')} images/s"
     if "megapixels_per_second" in facts:
         text += f", {1 / facts['megapixels_per_second']['median']:.3g} s a megapixel"
     elif facts["images_per_second"]["median"] < 1:
         text += f", {1 / facts['images_per_second']['median']:.3g} s an image"
-    if "flops_per_second" in facts:
-        rate = facts["flops_per_second"]["median"]
-        peak = peak_flops(facts["device"], dtype)
-        text += f", {rate / 1e9:,.0f} GFLOP/s" + (f" ({rate / peak:.0%} of peak)" if peak else "")
-    return f"{text}, first step or compilation {facts['compile_seconds']:.1f} s{_memory(facts)}"
+    first = f"first step or compilation {facts['compile_seconds']:.1f} s"
+    return f"{text}{_rate(facts, dtype)}, {first}{_memory(facts)}"
+
+
+def _rate(facts: dict[str, Any], dtype: str) -> str:
+    if "flops_per_second" not in facts:
+        return ""
+    rate, peak = facts["flops_per_second"]["median"], peak_flops(facts["device"], dtype)
+    return f", {rate / 1e9:,.0f} GFLOP/s" + (f" ({rate / peak:.0%} of peak)" if peak else "")
 
 
 def _spread(values: dict[str, float], form: str) -> str:

@@ -5,7 +5,6 @@ that of the plain one.
 """
 
 import functools
-import time
 from collections.abc import Callable
 
 from launch.benchmarks.measurement import Benchmark, Options, Prepared
@@ -95,16 +94,7 @@ def prepare(case: str, options: Options, *, rewritten: bool) -> Prepared:
     rng = np.random.default_rng(0)
     shapes = [(options.batch or _BATCH, *image)] + ([kernel] if kernel else [])
     arrays = [jax.numpy.asarray(rng.random(shape, np.float32) / 10, options.dtype) for shape in shapes]
-    started = time.perf_counter()
-    compiled = jax.jit(_function(operation, mode)).lower(*arrays).compile()
-    compile_seconds = time.perf_counter() - started
-
-    def run(n: int) -> None:
-        for _ in range(n):
-            result = compiled(*arrays)
-        jax.block_until_ready(result)
-
-    return Prepared(run, {"compile_seconds": compile_seconds, **jax_steps.facts()})
+    return jax_steps.prepare_call(_function(operation, mode), tuple(arrays), counted=bool(kernel) and not rewritten)
 
 
 BENCHMARK = Benchmark(
