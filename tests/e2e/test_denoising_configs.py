@@ -46,6 +46,12 @@ def test_denoising_uses_trained_encoders():
     assert config.stages.evaluation.metric_networks.encoder == "runs/b"
 
 
+def test_denoisers_are_evaluated_on_images_of_another_size_than_they_are_trained_on(tmp_path):
+    stages = main.check(denoising.get_config(), tmp_path)
+    sizes = [stage.data.image_size for stage in stages.values() if stage.task != "classifier"]
+    assert sizes == [224, 224, 256]
+
+
 @pytest.mark.parametrize(
     ("arg", "shown"),
     [
