@@ -2,7 +2,7 @@
 
 import dataclasses
 import numbers
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -19,7 +19,14 @@ from arinv.models.encoders.vgg import VGG
 from arinv.models.generators.discriminator import Discriminator, stem_stride
 from arinv.models.generators.mirror import Generator, mirror_plan
 from arinv.models.generators.plans import PAPER_PLANS, shorten
-from arinv.models.generators.wavelet import DECODER_PLANS, PAD_SIDES, WaveletAlexNet, WaveletDecoder
+from arinv.models.generators.wavelet import (
+    PAD_SIDES,
+    WaveletDecoder,
+    WaveletEncoder,
+    WaveletPlans,
+    alexnet_plans,
+    alexnet_small_plans,
+)
 from arinv.ops.inputs import as_dtype, check_count, check_flag, check_number
 
 
@@ -29,12 +36,12 @@ class Architecture(NamedTuple):
     Attributes:
       module: the class, which states the facts of the encoder.
       options: options that differ from the defaults of the class.
-      wavelet: the same convolutions between Haar transforms, the encoder of a denoiser; None where there is none.
+      wavelet: the module -> plans of its denoiser; None where there is none.
     """
 
     module: type[Encoder]
     options: Mapping[str, Any]
-    wavelet: type[nn.Module] | None = None
+    wavelet: Callable[[Any], WaveletPlans] | None = None
 
 
 # "vgg16_bn" is Adv-BNN's, for ImageNet-143; torchvision's has head="dense" and normalization="imagenet".
@@ -44,8 +51,8 @@ _BOTTLENECKS = {**_34, "block": "bottleneck"}
 _DEEPMIND = {"variant": "deepmind", "activation": "silu", "normalization": "cifar10_pixels"}
 
 ENCODERS: dict[str, Architecture] = {
-    "alexnet": Architecture(AlexNet, {}, wavelet=WaveletAlexNet),
-    "alexnet_small": Architecture(AlexNetSmall, {}),
+    "alexnet": Architecture(AlexNet, {}, wavelet=alexnet_plans),
+    "alexnet_small": Architecture(AlexNetSmall, {}, wavelet=alexnet_small_plans),
     "caffenet": Architecture(CaffeNet, {}),
     "hog": Architecture(Hog, {}),
     "lbp": Architecture(Lbp, {}),
@@ -246,12 +253,12 @@ def build_denoiser(
     """Returns the two halves of a denoiser.
 
     Args:
-      encoder: name of the encoder whose weights the first half has; one with a wavelet form, such as "alexnet".
-      variant: plan of the second half: "default" (the released code) or "table_a9".
+      encoder: name of the encoder whose weights the first half has; "alexnet" or "alexnet_small".
+      variant: plan of the second half: "default" (of AlexNet, the released code) or, of AlexNet, "table_a9".
       pad_side: sides on which the second half pads: "official" or "aligned".
       spectral_norm: normalize every kernel of the second half by its largest singular value.
       dtype: floating-point type of the computation, such as "bfloat16"; parameters stay float32.
-      encoder_options: options of `build`, of which only the pixel normalization matters.
+      encoder_options: options of `build`; the pixel normalization and the width matter.
 
     Returns:
       A `Denoiser`, two Flax modules.
@@ -259,17 +266,18 @@ def build_denoiser(
     Raises:
       UserError: unknown encoder, variant or side.
     """
-    wavelet = {name: row.wavelet for name, row in ENCODERS.items() if row.wavelet}
-    if encoder not in wavelet:
-        raise unknown("encoder of a denoiser", encoder, wavelet)
-    if variant not in DECODER_PLANS:
-        raise unknown("variant of the denoiser's decoder", variant, DECODER_PLANS)
+    known = [name for name, row in ENCODERS.items() if row.wavelet]
+    if encoder not in known:
+        raise unknown("encoder of a denoiser", encoder, known)
+    module = build(encoder, dtype=dtype, **(encoder_options or {}))
+    plans = ENCODERS[encoder].wavelet(module)
+    if variant not in plans.decoders:
+        raise unknown("variant of the denoiser's decoder", variant, plans.decoders)
     if pad_side not in PAD_SIDES:
         raise unknown("pad_side", pad_side, PAD_SIDES)
-    normalization = build(encoder, dtype=dtype, **(encoder_options or {})).normalization
     return Denoiser(
-        wavelet[encoder](normalization=normalization, dtype=dtype),
-        WaveletDecoder(DECODER_PLANS[variant], pad_side=pad_side, spectral_norm=spectral_norm, dtype=dtype),
+        WaveletEncoder(plans.encoder, normalization=module.normalization, dtype=dtype),
+        WaveletDecoder(plans.decoders[variant], pad_side=pad_side, spectral_norm=spectral_norm, dtype=dtype),
     )
 
 

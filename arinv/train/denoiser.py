@@ -1,4 +1,4 @@
-"""Training of a denoiser: a wavelet decoder on the frozen convolutions of a trained AlexNet with Haar pooling.
+"""Training of a denoiser: a wavelet decoder on the frozen convolutions of a trained encoder with Haar pooling.
 
 Source: Rojas-Gomez et al. 2022, sections 3.3 and A3.4.
 """
@@ -117,16 +117,18 @@ def build(run: Run, classifier: Trained, info: data.SourceInfo, steps_per_epoch:
     encoder, decoder = loading.build_denoiser(description, classifier, dtype=run.dtype)
     decoder = decoder.clone(image_bias=config.decoder.image_bias)
     networks = {GENERATOR: (decoder, loading.decoder_inputs(encoder, size))}
-    discriminator = None
+    comparator, discriminator = classifier.module, None
+    if not comparator.feature_specs()[config.loss.feature_layer].is_vector:
+        comparator = comparator.clone(num_classes=0)  # dense layers may fit images of one size only
     if config.loss.adversarial > 0:
         discriminator = models.build_discriminator(image_size=size, dtype=run.dtype)
-        condition = loading.feature_structs(classifier.module, size)[config.loss.feature_layer]
+        condition = loading.feature_structs(comparator, size)[config.loss.feature_layer]
         networks[DISCRIMINATOR] = (discriminator, (loading.image_struct(size), condition))
     optimizers = training.make_optimizers(config, tuple(networks), steps_per_epoch)
     step = make_train_step(
         encoder,
         decoder,
-        classifier.module,
+        comparator,
         discriminator,
         optimizers,
         noise=noise,

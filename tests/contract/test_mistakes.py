@@ -215,7 +215,11 @@ def test_check_rejects_stages_of_different_image_sizes(tmp_path):
 @pytest.mark.parametrize(
     ("name", "changes", "message"),
     [
-        ("denoising:smoke=true,standard_encoder=zoo:alexnet_small_standard", {}, "is of another model"),
+        (
+            "denoising:smoke=true,encoder=alexnet,standard_encoder=zoo:alexnet_small_standard",
+            {},
+            "is of another model",
+        ),
         ("denoising:smoke=true,test=folder:{empty}", {}, "holds no image"),
         ("denoising:smoke=true,train=folder:{empty}", {}, "holds no image"),
         ("restoration:smoke=true", {"restoration.gan": "stage:nosuch"}, "unknown stage 'nosuch'; known: autoencoder"),

@@ -174,6 +174,7 @@ def test_entry_of_a_gan_draws_images_and_restores_them(name):
     [
         "anomaly:dataset=photos,standard_encoder=zoo:alexnet_small_standard,robust_encoder=zoo:alexnet_small_l2_1",
         "autoattack:checkpoint=zoo:alexnet_small_l2_1,norm=linf,eps=8/255",
+        "denoising:standard_encoder=zoo:alexnet_small_standard,robust_encoder=zoo:alexnet_small_l2_1",
         "detector:dataset=photos,classes=3,encoder_checkpoint=zoo:alexnet_small_l2_1",
         "evaluate:checkpoint=zoo:alexnet_small_l2_1/conv2",
         "inverter:encoder_checkpoint=zoo:alexnet_small_l2_1",

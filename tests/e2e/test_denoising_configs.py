@@ -46,10 +46,26 @@ def test_denoising_uses_trained_encoders():
     assert config.stages.evaluation.metric_networks.encoder == "runs/b"
 
 
+def test_denoisers_are_evaluated_on_images_of_another_size_than_they_are_trained_on(tmp_path):
+    stages = main.check(denoising.get_config(), tmp_path)
+    sizes = [stage.data.image_size for stage in stages.values() if stage.task != "classifier"]
+    assert sizes == [224, 224, 256]
+
+
+def test_denoising_takes_the_encoder_of_the_zoo_unless_one_is_named():
+    zoo = "robust_encoder=zoo:alexnet_small_l2_1"
+    stages = denoising.get_config(zoo).stages
+    assert stages.standard_encoder.encoder.name == stages.robust_denoiser.encoder.name == "alexnet_small"
+    assert stages.robust_denoiser.data.image_size == 64  # the least of a denoiser; the encoders' is 32
+    assert denoising.get_config("encoder=alexnet_small").stages.standard_encoder.attack.eps == 0.0
+    assert denoising.get_config(f"encoder=alexnet,{zoo}").stages.robust_denoiser.encoder.name == "alexnet"
+    assert denoising.get_config("robust_encoder=runs/zoo").stages.robust_denoiser.encoder.name == "alexnet"
+
+
 @pytest.mark.parametrize(
     ("arg", "shown"),
     [
-        ("encoder=vgg16", "unknown encoder of a denoiser 'vgg16'; known: alexnet"),
+        ("encoder=vgg16", "unknown encoder of a denoiser 'vgg16'; known: alexnet, alexnet_small"),
         ("window=100", "augmentation.window=100 must be a multiple of 32 from 64 up"),
         ("window=256", "augmentation.window=256 is more than data.image_size=224"),
         ("--config.stages.*_denoiser.data.image_size=225", "data.image_size=225 must be a multiple of 32"),

@@ -116,6 +116,22 @@ def test_smoke_denoising_writes_figures(finished):
     assert {"psnr", "ssim", "psnr_noisy", "ssim_noisy"} <= set(trained)
 
 
+@pytest.mark.long
+def test_denoisers_on_encoders_of_the_zoo_denoise_images_of_any_size(tmp_path):
+    encoders = "standard_encoder=zoo:alexnet_small_standard,robust_encoder=zoo:alexnet_small_l2_1"
+    config = denoising.get_config(f"smoke=True,{encoders}")
+    config.stages.evaluation.bm3d = "no"
+    main.run(config, tmp_path / "run")
+    assert set(read_results(tmp_path / "run" / "evaluation")["sets"]["photos"]) >= {"noisy", "standard", "robust"}
+    for name, channels in (("color", 3), ("grey", 1)):
+        save(tmp_path / "images" / f"{name}.png", pixels(50, 77, channels))
+    config = denoise.get_config(f"denoiser={tmp_path}/run/robust_denoiser,images={tmp_path}/images")
+    main.run(config, tmp_path / "denoised")
+    for name in ("color", "grey"):
+        with Image.open(tmp_path / "denoised" / "denoised" / f"{name}.png") as image:
+            assert image.size == (77, 50)
+
+
 class Cut(Exception):
     """Stands for a kill."""
 

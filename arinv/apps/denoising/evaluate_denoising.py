@@ -106,7 +106,7 @@ def check_inputs(run: Run) -> None:
       UserError: another network, or a folder without an image.
     """
     for name in run.config.order:
-        run.check_network(run.config.entries[name], kind=DENOISER)
+        run.check_network(run.config.entries[name], kind=DENOISER, allow_other_size=True)  # images have any
     measurement.check_inputs(run)
     for reference in _references(run.config):
         place = expanded(reference.removeprefix(_FOLDER))

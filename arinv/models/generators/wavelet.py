@@ -1,12 +1,13 @@
-"""The two halves of the denoiser: AlexNet with Haar transforms instead of max-pooling, and its wavelet decoder.
+"""The two halves of a denoiser: an encoder with Haar transforms instead of max-pooling, and its wavelet decoder.
 
-The encoder maps images NHWC in [0, 1] to (named features, details by layer). Its convolutions have AlexNet's names and
-shapes, so it runs with the weights of any AlexNet, standard or robust. The decoder maps both back to images.
+The encoder maps images NHWC in [0, 1] to (named features, details by layer). Its convolutions have the names and shapes
+of AlexNet's or another encoder's, so it runs with the weights of any such network, standard or robust. The decoder maps
+both back to images.
 
-Source: Rojas-Gomez et al. 2022, section 3.3, Tables A8 and A9, and the released code.
+Source: Rojas-Gomez et al. 2022, section 3.3, Tables A8 and A9, and the released code, of AlexNet; for other encoders
+the decoder mirrors the encoder, which is ours.
 """
 
-import functools
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -15,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from arinv.errors import UserError
-from arinv.models.encoders.alexnet import convolution
+from arinv.models.encoders.alexnet import AlexNet, AlexNetSmall, convolution
 from arinv.models.encoders.base import Normalization, normalize
 from arinv.models.layers import Conv, ShapeChecked, batch_norm
 from arinv.ops import pooling
@@ -26,14 +27,30 @@ from arinv.types import Array
 MULTIPLE, SMALLEST_SIDE = 32, 64  # of the sides of images, in pixels
 
 
-class WaveletAlexNet(ShapeChecked):
-    """The convolutions of AlexNet with Haar analysis after the first, second and fifth; 2,469,696 parameters.
+class EncoderStep(NamedTuple):
+    """A convolution "convN" of an encoder and its ReLU; Haar analysis follows where the encoder pools."""
+
+    name: str
+    width: int
+    size: int
+    stride: int = 1
+    padding: int = 1
+    pools: bool = False
+
+
+EncoderPlan = tuple[EncoderStep, ...]
+
+
+class WaveletEncoder(ShapeChecked):
+    """The convolutions of an encoder with Haar analysis for its max-pools; AlexNet's have 2,469,696 parameters.
 
     Attributes:
+      plan: the convolutions.
       normalization: pixel normalization, a name or (mean, standard deviation); see `mean_std`.
       dtype: type of the computation; parameters stay float32.
     """
 
+    plan: EncoderPlan
     normalization: Normalization = "imagenet"
     dtype: jax.typing.DTypeLike = jnp.float32
 
@@ -41,8 +58,8 @@ class WaveletAlexNet(ShapeChecked):
     def __call__(self, images: Array) -> tuple[dict[str, Array], dict[str, Details]]:
         """Returns the features and the details of images [B, H, W, 3] in [0, 1].
 
-        The features have AlexNet's names, where "conv1", "conv2" and "conv5" are low bands; the details are the
-        (LH, HL, HH) that belong to these three.
+        The features have the encoder's names, where those that it pools, such as "conv1", "conv2" and "conv5", are low
+        bands, and "relu1", "relu2" and "relu5" are before the analysis; the details are the (LH, HL, HH) of each.
 
         Raises:
           UserError: sides that are not multiples of 32 from 64 up.
@@ -52,19 +69,15 @@ class WaveletAlexNet(ShapeChecked):
                 f"the wavelet encoder takes images whose sides are multiples of {MULTIPLE} from {SMALLEST_SIDE} up; "
                 f"got {images.shape[1]} x {images.shape[2]}: pad them, as arinv.apps.denoising.denoise does"
             )
-        conv = functools.partial(convolution, dtype=self.dtype)
         features, details = {}, {}
         x = normalize(images, self.normalization, self.dtype, bounds=LOOSE_BOUNDS)  # noisy ones
-        x = features["relu1"] = nn.relu(conv(64, 11, strides=4, padding=2, name="conv1")(x))
-        x, details["conv1"] = haar_analysis(x)
-        features["conv1"] = x
-        x = features["relu2"] = nn.relu(conv(192, 5, padding=2, name="conv2")(x))
-        x, details["conv2"] = haar_analysis(x)
-        features["conv2"] = x
-        x = features["conv3"] = nn.relu(conv(384, 3, padding=1, name="conv3")(x))
-        x = features["conv4"] = nn.relu(conv(256, 3, padding=1, name="conv4")(x))
-        x = features["relu5"] = nn.relu(conv(256, 3, padding=1, name="conv5")(x))
-        features["conv5"], details["conv5"] = haar_analysis(x)
+        for step in self.plan:
+            options = {"strides": step.stride, "padding": step.padding, "dtype": self.dtype, "name": step.name}
+            x = nn.relu(convolution(step.width, step.size, **options)(x))
+            if step.pools:
+                features[step.name.replace("conv", "relu")] = x
+                x, details[step.name] = haar_analysis(x)
+            features[step.name] = x
         return features, details
 
 
@@ -94,6 +107,55 @@ _CODE: DecoderPlan = (  # for 224 px: 6, 12, 13, 26, 27, 54, 56, 112, 224
 )
 # variant -> plan, without the last 3x3 convolution to RGB.
 DECODER_PLANS: dict[str, DecoderPlan] = {"default": _CODE, "table_a9": _CODE + _conv(_RGB)}
+
+
+class WaveletPlans(NamedTuple):
+    """The plan of an encoder, and those of its decoders by variant."""
+
+    encoder: EncoderPlan
+    decoders: Mapping[str, DecoderPlan]
+
+
+def alexnet_plans(encoder: AlexNet) -> WaveletPlans:
+    """Returns AlexNet's plans, the published ones."""
+    steps = (
+        EncoderStep("conv1", 64, 11, stride=4, padding=2, pools=True),
+        EncoderStep("conv2", 192, 5, padding=2, pools=True),
+        EncoderStep("conv3", 384, 3),
+        EncoderStep("conv4", 256, 3),
+        EncoderStep("conv5", 256, 3, pools=True),
+    )
+    return WaveletPlans(steps, DECODER_PLANS)
+
+
+def alexnet_small_plans(encoder: AlexNetSmall) -> WaveletPlans:
+    """Returns the plans of a small AlexNet of any width, whose decoder mirrors it."""
+    w = encoder.width
+    steps = (
+        EncoderStep("conv1", w, 5, padding=2, pools=True),
+        EncoderStep("conv2", 3 * w, 5, padding=2, pools=True),
+        EncoderStep("conv3", 6 * w, 3),
+        EncoderStep("conv4", 4 * w, 3),
+        EncoderStep("conv5", 4 * w, 3, pools=True),
+    )
+    return WaveletPlans(steps, {"default": mirror_decoder(steps)})
+
+
+def mirror_decoder(plan: EncoderPlan) -> DecoderPlan:
+    """Returns the decoder that reverses an encoder: a synthesis for each analysis, a convolution for each of its own.
+
+    Args:
+      plan: convolutions that keep the size of their input; nothing of the decoder pads.
+
+    Returns:
+      A convolution of the deepest width first, so that the deepest low band is changed too, as in AlexNet's decoder.
+    """
+    steps = _conv(plan[-1].width)
+    inputs = (plan[0].width, *(step.width for step in plan[:-1]))  # of each convolution; of the first, its own width
+    for step, width in zip(reversed(plan), reversed(inputs), strict=True):
+        steps += (_unpool(step.name) if step.pools else ()) + _conv(width)
+    return steps
+
 
 # Padding of n pixels: ((top, bottom), (left, right)). The analysis drops the bottom row and the right column, so only
 # "aligned" restores the positions of the skips.
@@ -126,7 +188,7 @@ class WaveletDecoder(ShapeChecked):
         """Returns images [B, H, W, 3] in [0, 1].
 
         Args:
-          low: the encoder's "conv5" [B, h, w, 256].
+          low: the encoder's "conv5" [B, h, w, C].
           details: layer -> (LH, HL, HH), each [B, h, w, C].
           train: whether to normalize by statistics of this batch and to update the running ones.
 

@@ -135,7 +135,7 @@ def wavelet_decoder_layers(plan: DecoderPlan) -> Layers:
     if len(steps) != len(_WAVELET_DECODER):
         raise UserError(
             f"the released denoiser has {len(_WAVELET_DECODER)} convolutions before the last, this plan {len(steps)}; "
-            "take variant='default'"
+            "take encoder='alexnet' and variant='default'"
         )
     layers = []
     for step, name in zip(steps, _WAVELET_DECODER, strict=True):

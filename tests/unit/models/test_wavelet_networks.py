@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 
 from arinv import models
+from arinv.apps.denoising import denoise
 from arinv.errors import UserError
-from arinv.models.generators.wavelet import DecoderStep, WaveletDecoder
+from arinv.experiment.trained import make_denoise_fn
+from arinv.models.generators.wavelet import DecoderStep, EncoderStep, WaveletDecoder, mirror_decoder
 
 KEY = jax.random.key(0)
 
@@ -64,8 +66,9 @@ def test_encoder_rejects_sides_that_are_not_multiples_of_32(height, width):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"encoder": "vgg16"}, "known: alexnet"),
+        ({"encoder": "vgg16"}, "known: alexnet, alexnet_small"),
         ({"variant": "a9"}, "default, table_a9"),
+        ({"encoder": "alexnet_small", "variant": "table_a9"}, "unknown variant .* known: default"),
         ({"pad_side": "right"}, "aligned, official"),
         ({"encoder_options": {"head": 1}}, "head_side"),
     ],
@@ -144,3 +147,80 @@ def test_aligned_padding_restores_positions_and_official_padding_shifts_them(ana
     for side, column in (("official", 0), ("aligned", 26)):  # reflected, without the edge itself
         np.testing.assert_array_equal(padded[side][:, :, column], padded[side][:, :, abs(column - 2)])
         np.testing.assert_array_equal(padded[side][:, 26], padded[side][:, 24])
+
+
+WIDTH = 4
+
+
+@pytest.fixture(scope="module")
+def small():
+    """A small AlexNet, the denoiser with its weights, and the variables of both halves."""
+    options = {"width": WIDTH, "normalization": "pm1"}
+    alexnet = models.build("alexnet_small", num_classes=0, **options)
+    encoder, decoder = models.build_denoiser("alexnet_small", encoder_options=options)
+    images = jnp.asarray(np.random.default_rng(0).random((1, 64, 96, 3), np.float32))
+
+    @jax.jit
+    def init(images):
+        variables = alexnet.init(KEY, images)
+        features, details = encoder.apply(variables, images)
+        return variables, decoder.init(KEY, features["conv5"], details)
+
+    return alexnet, encoder, decoder, init(images), images
+
+
+def test_wavelet_encoder_accepts_the_weights_of_a_small_alexnet(small):
+    alexnet, encoder, _, (variables, _), images = small
+    features, details = jax.jit(encoder.apply)(variables, images)
+    pooled = jax.jit(lambda v, x: alexnet.apply(v, x)[1])(variables, images)
+    np.testing.assert_array_equal(pooled["conv1"], features["relu1"].reshape(1, 32, 2, 48, 2, WIDTH).max((2, 4)))
+    for layer in ("conv1", "conv2", "conv5"):
+        assert features[layer].shape == pooled[layer].shape == details[layer][0].shape
+    assert features["conv5"].shape == (1, 8, 12, 4 * WIDTH)
+
+
+@pytest.mark.parametrize("width", [3, 32])
+def test_decoder_of_a_small_alexnet_returns_the_size_of_the_input(width):
+    encoder, decoder = models.build_denoiser("alexnet_small", encoder_options={"width": width})
+    inputs = encoded(encoder, images_of(64, 160))
+    assert inputs[0].shape == (2, 8, 20, 4 * width)
+    images = jax.eval_shape(lambda *x: decoder.init_with_output(KEY, *x)[0], *inputs)
+    assert images.shape == (2, 64, 160, 3) and images.dtype == jnp.float32
+
+
+def test_denoiser_on_a_small_alexnet_takes_images_of_any_size_and_grey_ones(small):
+    _, encoder, decoder, variables, images = small
+    denoise_fn = jax.tree_util.Partial(make_denoise_fn(encoder, decoder), variables)
+    odd = np.asarray(images)[:, :50, :77]
+    assert denoise(denoise_fn, odd).shape == odd.shape
+    grey = images[..., :1]
+    np.testing.assert_array_equal(denoise_fn(grey), denoise_fn(jnp.repeat(grey, 3, axis=-1)))
+
+
+def test_gradients_reach_all_parameters_of_the_decoder_of_a_small_alexnet(small):
+    _, encoder, decoder, (weights, variables), images = small
+    features, details = encoder.apply(weights, images)
+
+    @jax.jit
+    def gradients(params):
+        def loss(params):
+            own, mutable = variables | {"params": params}, [name for name in variables if name != "params"]
+            outputs, _ = decoder.apply(own, features["conv5"], details, train=True, mutable=mutable)
+            return jnp.mean(jnp.square(outputs - images))
+
+        return jax.grad(loss)(params)
+
+    leaves = jax.tree_util.tree_leaves_with_path(gradients(variables["params"]))
+    assert len(leaves) == 6 * 3 + 2  # a kernel, a scale and a bias of each, then "rgb"
+    assert all(np.abs(leaf).max() > 0 for _, leaf in leaves), jax.tree.map(lambda x: float(np.abs(x).max()), leaves)
+
+
+def test_mirror_decoder_has_a_synthesis_for_each_analysis():
+    plan = (
+        EncoderStep("conv1", 8, 3),
+        EncoderStep("conv2", 16, 3, pools=True),
+        EncoderStep("conv3", 24, 3, pools=True),
+    )
+    assert [tuple(step) for step in mirror_decoder(plan)] == [
+        ("conv", 24), ("synthesis", "conv3"), ("conv", 16), ("synthesis", "conv2"), ("conv", 8), ("conv", 8),
+    ]  # fmt: skip
