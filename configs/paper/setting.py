@@ -37,9 +37,10 @@ SMALL_OPTIONS = {
 # Of scale=small: as the run of CIFAR-10 in launch/records.
 _ENCODER_EPOCHS, _INVERTER_EPOCHS, _GAN_EPOCHS = 4.0, 2.0, 0.5
 _EPOCHS_OF = {"class_inverters": 4.0}
-# Of DeePSiM: two images of CIFAR-10 then differ as much in conv5 as in pixels, both weighted (2,400, measured), by the
-# classifier's conv5 and by that of the comparator without labels.
-_SMALL_FEATURE_WEIGHT, _SMALL_COMPARATOR_WEIGHT = 40.0, 2.7
+# Of DeePSiM at scale=small, by encoder and image size: two images of CIFAR-10 then differ as much in the classifier's
+# conv5 as in pixels, both weighted (2,400, measured); likewise in conv5 of CaffeNet's comparator without labels.
+_SMALL_FEATURE_WEIGHTS = {("caffenet", 64): 40.0, ("alexnet_small", 32): 3.4}
+_SMALL_COMPARATOR_WEIGHT = 2.7
 _DENOISER_BATCH = 16  # of larger images than the others'
 _NUM_TEST = {"autoattack": 256, "high_resolution": 128}
 _SMOKE = {  # image_size, options
@@ -229,7 +230,7 @@ def deepsim_generator(encoder: str, layer: str, image_size: int) -> str:
 
 
 def deepsim_weights(args: ConfigDict, *, left_out: str = "", is_unsupervised: bool = False) -> dict[str, float]:
-    """Returns the weights of DeePSiM's loss; those of pixels and features are larger for the small CaffeNet.
+    """Returns the weights of DeePSiM's loss; those of pixels and features are larger for small encoders.
 
     Sums over fewer pixels, and over fewer and smaller features than those of the published network, would be small
     beside the adversarial loss, which is one number for each image.
@@ -240,10 +241,12 @@ def deepsim_weights(args: ConfigDict, *, left_out: str = "", is_unsupervised: bo
       is_unsupervised: whether the comparator is the one without labels.
     """
     weights = {name: tasks.LOSSES["deepsim"][name] for name in ("pixel", "feature", "adversarial")}
-    if (args.scale, args.encoder, args.image_size) == ("small", "caffenet", 64):
+    side = args.image_size or encoders.image_size(args.encoder)
+    if args.scale == "small" and (args.encoder, side) in _SMALL_FEATURE_WEIGHTS:
+        feature = _SMALL_FEATURE_WEIGHTS[args.encoder, side]
         weights |= {
-            "pixel": weights["pixel"] * (227 / 64) ** 2,
-            "feature": _SMALL_COMPARATOR_WEIGHT if is_unsupervised else _SMALL_FEATURE_WEIGHT,
+            "pixel": weights["pixel"] * (227 / side) ** 2,
+            "feature": _SMALL_COMPARATOR_WEIGHT if is_unsupervised else feature,
         }
     return weights | ({left_out: 0.0} if left_out else {})
 

@@ -307,6 +307,9 @@ def test_deepsim_is_a_row_of_table_7_beside_the_published_one():
     assert stages.deepsim_inverter.encoder.checkpoint == "stage:standard_encoder"
     assert (stages.deepsim_inverter.loss.pause, stages.deepsim_inverter.encoder.generator) == (0.1, "default")
     assert stages.comparison.order == ("standard", "robust", "DeePSiM") and "deepsim_encoder" not in stages
+    terms = ("pixel", "feature", "adversarial")
+    loss = stages.deepsim_inverter.loss
+    np.testing.assert_allclose([loss[term] for term in terms], [2e-6 * 255**2 * (227 / 32) ** 2, 3.4, 100.0])
     stages = table7.get_config("deepsim=true,scale=paper").stages
     inverter = stages.deepsim_inverter
     assert (inverter.encoder.name, inverter.encoder.layer, inverter.encoder.generator) == (
@@ -314,6 +317,7 @@ def test_deepsim_is_a_row_of_table_7_beside_the_published_one():
         "conv5",
         "deepsim",
     )
+    np.testing.assert_allclose([inverter.loss[term] for term in terms], [2e-6 * 255**2, 1e-2, 100.0])
     assert inverter.encoder.checkpoint == "stage:deepsim_encoder" and stages.deepsim_encoder.attack.eps == 0
     assert inverter.data.image_size == stages.comparison.data.image_size == 224
     given = table7.get_config("deepsim=true,standard_inverter=zoo:a,robust_inverter=zoo:b").stages
