@@ -42,6 +42,7 @@ _EPOCHS_OF = {"class_inverters": 4.0}
 _SMALL_FEATURE_WEIGHTS = {("caffenet", 64): 40.0, ("alexnet_small", 32): 3.4}
 _SMALL_COMPARATOR_WEIGHT = 2.7
 _DENOISER_BATCH = 16  # of larger images than the others'
+_NUM_REFERENCE = 4096  # images whose features' statistics the published samples have, at scale=paper
 _NUM_TEST = {"autoattack": 256, "high_resolution": 128}
 _SMOKE = {  # image_size, options
     "alexnet": (64, "dense_width:16+head_side:1"),
@@ -262,7 +263,10 @@ def studied(args: ConfigDict, stages: dict[str, ConfigDict], *, probes: str, tit
     """
     inverters = {name: f"stage:{name}" for name, stage in stages.items() if stage.task == "inverter"}
     own = ConfigDict({**args.to_dict(), "images": "", "probes": probes})
-    return study.task(own, inverters, title=title)
+    stage = study.task(own, inverters, title=title)
+    if args.scale == "paper" and not args.smoke:
+        stage.data.num_train = _NUM_REFERENCE
+    return stage
 
 
 def sheets(stage: ConfigDict) -> dict[str, str]:

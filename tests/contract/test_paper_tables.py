@@ -61,6 +61,8 @@ def test_every_table_has_a_config():
 @pytest.mark.parametrize("name", NAMES)
 def test_stages_pass_the_check_of_their_task(name, scale):
     config = load(name, spec(name, f"scale={scale}"))
+    if "sift_inverter" in config.order:
+        pytest.importorskip("vlsift.sift.sift", reason="needs the extra sift")
     assert json.loads(config.to_json_best_effort())
     for stage in stages_of(config).values():
         tasks.TASKS[stage.task].check(stage)
@@ -214,6 +216,10 @@ def test_layers_of_dosovitskiy_brox_have_their_generators_and_training():
     assert stages.fc6_inverter.encoder.generator == "dosovitskiy_brox"
     adam = stages.conv1_inverter.optimizer.generator
     assert (adam.b1, adam.b2, stages.conv1_inverter.loss.pixel_order) == (0.9, 0.999, 2)
+    epochs = [
+        stages[f"{layer}_{kind}"].num_epochs for layer in ("conv1", "fc8") for kind in ("inverter", "autoencoder")
+    ]
+    assert epochs == [15, 15, 60, 60] and stages.study.data.num_train == 4096
     assert stages.fc8_evaluation.attack_from == "stage:conv1_evaluation"
     for module, arg in ((dosovitskiy_brox_layers, "layers=conv6"), (dosovitskiy_brox_table2, "features=surf")):
         with pytest.raises(ValueError, match="unknown (layer|feature) '(conv6|surf)'"):
@@ -224,8 +230,15 @@ def test_layers_of_dosovitskiy_brox_have_their_generators_and_training():
     assert stages.report.figures["Figure 7: error by layer"] == "stage:study/perturb_layers.png"
     for arg in ("probes=hue", "layers=fc6"):
         assert "Figure 7: error by layer" not in dosovitskiy_brox_layers.get_config(arg).stages.report.figures
+    assert stages.study.data.num_train == 512
+
+
+def test_shallow_features_are_all_of_the_published_ones_at_the_scale_of_the_paper():
     config = dosovitskiy_brox_table2.get_config("")
     assert config.stages.hog_inverter.encoder.checkpoint == "" and config.stages.report.published.rows
+    assert [name for name in config.order if name.endswith("_inverter")] == ["hog_inverter", "lbp_inverter"]
+    config = dosovitskiy_brox_table2.get_config("scale=paper")
+    assert config.order[::2] == ("hog_inverter", "sift_inverter", "lbp_inverter", "report")
 
 
 def test_parts_of_deepsim_leave_out_one_term_each():
