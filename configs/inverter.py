@@ -9,6 +9,10 @@ Arguments: those of configs/classifier.py, for the encoder, and
   loss                pixel, feature or gan, the paper's; pixel_balanced (feature with 1,000 times the pixel weight, for
                       short trainings), euclidean (squared differences; Adam of Dosovitskiy & Brox), deepsim or
                       deepsim_raw (DeePSiM's pixel weight, converted from pixels in 0..255, or as it stands)
+  generator           default (the published one, else one that mirrors the encoder), mirror, nearest (with nearest
+                      upsampling), or another published one: table_a4 (alexnet), dosovitskiy_brox or deepsim (caffenet)
+  comparator          workdir of a classifier or an autoencoder whose features the loss compares; empty: the inverted
+                      encoder
   encoder_checkpoint  workdir of a trained classifier, which is inverted instead of a new one
   allow_other_size    true: that classifier may have been trained on images of another size, as VGG-16's of 64 px
                       that the paper inverts at 224 px
@@ -28,6 +32,8 @@ from configs import arguments, encoders, tasks
 _INVERTER = {
     "layer": "",
     "loss": "feature",
+    "generator": "default",
+    "comparator": "",
     "encoder_checkpoint": "",
     "allow_other_size": False,
     "train_encoder": False,
@@ -45,8 +51,9 @@ def get_config(arg=None):
         stages, checkpoint = {"encoder": tasks.classifier(args, title="encoder")}, "stage:encoder"
     stages["inverter"] = tasks.inverter(args, checkpoint)
     trains = args.train_encoder or args.latent_size > 0
-    own = {"allow_other_size": args.allow_other_size, "train": trains, "latent_size": args.latent_size}
+    own = {name: args[name] for name in ("allow_other_size", "latent_size", "generator")} | {"train": trains}
     stages["inverter"].encoder.update(own if has_weights else {"options": arguments.options(args.options)} | own)
     stages["inverter"].loss.divergence = 1.0 if args.latent_size > 0 else 0.0
+    stages["inverter"].loss.comparator = args.comparator
     stages["evaluation"] = tasks.evaluate(args, "stage:inverter")
     return tasks.experiment(stages)

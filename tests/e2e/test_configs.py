@@ -284,6 +284,14 @@ def test_wrong_arguments_are_one_line(arg, shown):
     assert "\n" not in str(error.value)
 
 
+def test_generator_and_comparator_of_an_inverter_are_arguments():
+    spec = "encoder=caffenet,layer=fc6,loss=deepsim,generator=deepsim,comparator=runs/x"
+    inverter = get_config("inverter", spec).stages.inverter
+    assert (inverter.encoder.generator, inverter.loss.comparator) == ("deepsim", "runs/x")
+    shallow = get_config("inverter", "encoder=hog,loss=euclidean,generator=mirror").stages.inverter
+    assert (shallow.encoder.generator, shallow.loss.comparator) == ("mirror", "")
+
+
 def test_an_unknown_loss_lists_the_known():
     with pytest.raises(ValueError, match="pixel, feature, gan"):
         task_configs.loss("l3")
