@@ -16,10 +16,11 @@ configs/paper/README.md, and
   autoencoders      false: fixed encoders alone; true: beside them those that are trained with their generators
   probes            of the study, see configs/study.py, joined by "+"; empty: all
   standard_encoder  trained CaffeNet, which is used instead of a new one
+  robust_encoder    robustly trained encoder of the same architecture, whose inverters stand beside the others
   image_size        side in pixels; 0: the scale's
 
 Stages: standard_encoder; for each layer LAYER_inverter, LAYER_evaluation, LAYER_autoencoder and
-LAYER_autoencoder_evaluation; study; report.
+LAYER_autoencoder_evaluation; likewise LAYER_robust_inverter and the others of a robust encoder; study; report.
 """
 
 from configs import arguments, tasks
@@ -28,9 +29,9 @@ from configs.paper import setting
 _PAPER = {"encoder": "caffenet", "dataset": "imagenet2012", "image_size": 227, "loss": "euclidean"}
 _SMALL = {**_PAPER, "dataset": "cifar10", "image_size": 64}
 _SMOKE = {"layers": "conv5", "probes": "perturb", "image_size": 64, "options": "dense_width:16"}
-_WITHOUT = {"eps": "dosovitskiy_brox_layers inverts a standard encoder"}
+_WITHOUT = {"eps": "dosovitskiy_brox_layers trains no robust encoder"}
 _TEXT = (
-    "Images were reconstructed from each layer of one encoder, by one generator for each; of an autoencoder, a copy of "
+    "Images were reconstructed from each layer of an encoder, by one generator for each; of an autoencoder, a copy of "
     "the encoder was trained with its generator."
 )
 # layer -> epochs at scale=paper; the paper has "from 15 epochs for shallower networks to 60 for deeper ones".
@@ -41,12 +42,13 @@ _LAYERS |= dict.fromkeys(("fc6", "fc7", "fc8"), 60.0)
 def get_config(arg=None):
     """Returns the stages: the encoder, an inverter and its evaluation for each layer, the study, the report."""
     own = {"layers": "+".join(_LAYERS), "autoencoders": True, "probes": "perturb+interpolate+sample+hue"}
-    own |= {"standard_encoder": "", "image_size": 0}
+    own |= {**setting.PAIR, "image_size": 0}
     args = setting.parse(arg, paper=_PAPER, small=_SMALL, smoke=_SMOKE, without=_WITHOUT, **own)
     standard, stages, checkpoint = setting.standard_encoder(args)
+    generator = setting.dosovitskiy_brox_generator(args.encoder)
     rows, layers = {}, arguments.choices("layers", args.layers, _LAYERS)
     for layer in layers:
-        own, epochs = {"layer": layer, "generator": "dosovitskiy_brox"}, {"num_epochs": _LAYERS[layer]}
+        own, epochs = {"layer": layer, "generator": generator}, {"num_epochs": _LAYERS[layer]}
         rows[layer] = setting.Inversion(fields={"encoder": own, **epochs})
         if args.autoencoders:
             rows[f"{layer}_autoencoder"] = setting.Inversion(fields={"encoder": {**own, "train": True}, **epochs})

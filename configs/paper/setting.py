@@ -4,6 +4,7 @@ scale=paper is the published set-up. scale=small is CIFAR-10 or built-in photogr
 cores.
 """
 
+import itertools
 from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
@@ -193,25 +194,32 @@ class Inversion(NamedTuple):
 def inversions(
     args: ConfigDict, checkpoint: str, rows: dict[str, Inversion]
 ) -> tuple[dict[str, ConfigDict], dict[str, str]]:
-    """Returns the trainings and evaluations of inverters of one encoder, which is attacked once.
+    """Returns the trainings and evaluations of inverters of one encoder, and those of a robust one beside them.
+
+    Each encoder is attacked once.
 
     Args:
-      args: resolved arguments of the inverters and of the evaluations.
+      args: resolved arguments of the inverters and of the evaluations; robust_encoder is a workdir or empty.
       checkpoint: workdir of the encoder, or "stage:NAME".
       rows: name -> inverter; those that train their encoder are evaluated with their own.
 
     Returns:
-      Stage name -> config, NAME_inverter (NAME where it trains its encoder) and NAME_evaluation; and name, with spaces
-      -> "stage:NAME_evaluation".
+      Stage name -> config, NAME_inverter (NAME where it trains its encoder) and NAME_evaluation, with NAME_robust in
+      place of NAME for the robust encoder, unless training starts from random weights; and name, with spaces ->
+      "stage:NAME_evaluation".
     """
-    stages, entries, attacked = {}, {}, ""
-    for name, row in rows.items():
-        label = name.replace("_", " ")
-        stage = tasks.inverter(args, checkpoint, loss_name=row.loss)
+    stages, entries, attacks = {}, {}, {}
+    checkpoints = {"": checkpoint} | ({"_robust": args.robust_encoder} if args.robust_encoder else {})
+    for (stem, row), suffix in itertools.product(rows.items(), checkpoints):
+        stage = tasks.inverter(args, checkpoints[suffix], loss_name=row.loss)
         stage.update(row.fields)
-        training, attack_from = name, ""
+        if suffix and stage.encoder.start == "random":
+            continue
+        name, attack_from = f"{stem}{suffix}", ""
+        label, training = name.replace("_", " "), name
         if not stage.encoder.train:
-            training, attack_from, attacked = f"{name}_inverter", attacked, attacked or f"stage:{name}_evaluation"
+            training, attack_from = f"{name}_inverter", attacks.get(suffix, "")
+            attacks.setdefault(suffix, f"stage:{name}_evaluation")
         stage.title = training.replace("_", " ")
         stages[training] = stage
         stages[f"{name}_evaluation"] = tasks.evaluate(
@@ -219,6 +227,11 @@ def inversions(
         )
         entries[label] = f"stage:{name}_evaluation"
     return stages, entries
+
+
+def dosovitskiy_brox_generator(encoder: str) -> str:
+    """Returns the generator variant of Dosovitskiy & Brox for an encoder: their own for CaffeNet, else the default."""
+    return "dosovitskiy_brox" if encoder == "caffenet" else "default"
 
 
 def deepsim_generator(encoder: str, layer: str, image_size: int) -> str:

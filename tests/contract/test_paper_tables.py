@@ -241,6 +241,28 @@ def test_shallow_features_are_all_of_the_published_ones_at_the_scale_of_the_pape
     assert config.order[::2] == ("hog_inverter", "sift_inverter", "lbp_inverter", "report")
 
 
+@pytest.mark.parametrize(
+    ("module", "arg", "training"),
+    [
+        (dosovitskiy_brox_layers, "layers=conv5+fc6", "fc6_robust_inverter"),
+        (dosovitskiy_brox_layers, "layers=conv5+fc6", "fc6_autoencoder_robust"),
+        (deepsim_ablation, "", "no_pixel_robust_inverter"),
+        (deepsim_layers, "", "fc6_pixels_robust_inverter"),
+        (deepsim_vae, "", "conv5_vae_robust"),
+    ],
+)
+def test_inverters_of_a_robust_encoder_stand_beside_the_standard_ones(module, arg, training):
+    stages = module.get_config(f"robust_encoder=runs/robust,{arg}").stages
+    other = stages[training.replace("_robust", "")]
+    assert (stages[training].encoder.checkpoint, other.encoder.checkpoint) == ("runs/robust", "stage:standard_encoder")
+    assert stages[training].loss.to_dict() == other.loss.to_dict()
+    assert f"{training.removesuffix('_inverter')}_evaluation" in stages
+    assert "study" not in stages or stages.study.inverters[training] == f"stage:{training}"
+    sources = {stage.get("attack_from", "") for name, stage in stages.items() if name.endswith("robust_evaluation")}
+    assert all("robust" in source for source in sources - {""}), "each encoder is attacked by itself"
+    assert "unsupervised_random_vae_robust" not in stages, "it starts from no encoder"
+
+
 def test_parts_of_deepsim_leave_out_one_term_each():
     stages = deepsim_ablation.get_config("scale=paper").stages
     terms = ("pixel", "feature", "adversarial")
