@@ -7,7 +7,8 @@
         --workdir=runs/report
 
 Reads the results of evaluate, autoattack, high_resolution, compare_inversion, invert, one-vs-all anomaly detection,
-style transfer and denoising; seconds. Writes table.md, report.html, metrics.json and results.json.
+style transfer, denoising, restoration, volume, truth_table and study (a row for each inverter, a column for each number
+of a probe); seconds. Writes table.md, report.html, metrics.json and results.json.
 
 Arguments:
   evaluations  workdirs of finished evaluations, or stages of experiments, joined by "+"

@@ -14,9 +14,11 @@ configs/paper/README.md, and
   layer             the inverted one: conv5 (below 192 px with the generator that mirrors the encoder), fc6, fc7 or fc8
   parts             joined by "+": all, no_pixel, no_feature, no_adversarial
   standard_encoder  trained CaffeNet, which is used instead of a new one
+  robust_encoder    robustly trained encoder of the same architecture, whose inverters stand beside the others
   image_size        side in pixels; 0: the scale's
 
-Stages: standard_encoder; for each part PART_inverter and PART_evaluation; report.
+Stages: standard_encoder; for each part PART_inverter and PART_evaluation; likewise PART_robust_inverter and the others
+of a robust encoder; report.
 """
 
 from configs import arguments, tasks
@@ -25,7 +27,7 @@ from configs.paper import setting
 _PAPER = {"encoder": "caffenet", "dataset": "imagenet2012", "image_size": 227, "loss": "deepsim"}
 _SMALL = {**_PAPER, "dataset": "cifar10", "image_size": 64}
 _SMOKE = {"parts": "all+no_adversarial", "image_size": 64, "options": "dense_width:16"}
-_WITHOUT = {"eps": "deepsim_ablation inverts a standard encoder"}
+_WITHOUT = {"eps": "deepsim_ablation trains no robust encoder"}
 _TEXT = "A layer was inverted with all terms of the loss, and without each of them."
 _PARTS = {"all": "", "no_pixel": "pixel", "no_feature": "feature", "no_adversarial": "adversarial"}
 _LAYERS = ("conv5", "fc6", "fc7", "fc8")
@@ -33,7 +35,7 @@ _LAYERS = ("conv5", "fc6", "fc7", "fc8")
 
 def get_config(arg=None):
     """Returns the stages: the encoder, an inverter and its evaluation for each part, the report."""
-    own = {"layer": "fc6", "parts": "+".join(_PARTS), "standard_encoder": "", "image_size": 0}
+    own = {"layer": "fc6", "parts": "+".join(_PARTS), **setting.PAIR, "image_size": 0}
     args = setting.parse(arg, paper=_PAPER, small=_SMALL, smoke=_SMOKE, without=_WITHOUT, **own)
     arguments.choice("layer", args.layer, _LAYERS)
     standard, stages, checkpoint = setting.standard_encoder(args)

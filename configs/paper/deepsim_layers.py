@@ -15,10 +15,11 @@ configs/paper/README.md, and
   pixels            true: beside DeePSiM's the same generators trained with squared differences of pixels
   probes            of the study, see configs/study.py, joined by "+"; empty: all
   standard_encoder  trained CaffeNet, which is used instead of a new one
+  robust_encoder    robustly trained encoder of the same architecture, whose inverters stand beside the others
   image_size        side in pixels; 0: the scale's
 
 Stages: standard_encoder; for each layer LAYER_inverter, LAYER_evaluation, LAYER_pixels_inverter and
-LAYER_pixels_evaluation; study; report.
+LAYER_pixels_evaluation; likewise LAYER_robust_inverter and the others of a robust encoder; study; report.
 """
 
 from configs import arguments, tasks
@@ -27,7 +28,7 @@ from configs.paper import setting
 _PAPER = {"encoder": "caffenet", "dataset": "imagenet2012", "image_size": 227, "loss": "deepsim"}
 _SMALL = {**_PAPER, "dataset": "cifar10", "image_size": 64}
 _SMOKE = {"layers": "fc6", "pixels": False, "probes": "reencode", "image_size": 64, "options": "dense_width:16"}
-_WITHOUT = {"eps": "deepsim_layers inverts a standard encoder"}
+_WITHOUT = {"eps": "deepsim_layers trains no robust encoder"}
 _TEXT = (
     "Each layer was inverted with DeePSiM's loss, and by the same generator with squared differences of pixels alone. "
     "The features of DeePSiM's loss are those of conv5."
@@ -38,7 +39,7 @@ _LAYERS = ("conv5", "fc6", "fc7", "fc8")
 def get_config(arg=None):
     """Returns the stages: the encoder, inverters and their evaluations for each layer, the study, the report."""
     own = {"layers": "conv5+fc6", "pixels": True, "probes": "interpolate+objects+neighbors+reencode"}
-    own |= {"standard_encoder": "", "image_size": 0}
+    own |= {**setting.PAIR, "image_size": 0}
     args = setting.parse(arg, paper=_PAPER, small=_SMALL, smoke=_SMOKE, without=_WITHOUT, **own)
     standard, stages, checkpoint = setting.standard_encoder(args)
     rows = {}

@@ -27,10 +27,13 @@ configs/paper/README.md, and
   latent_size       number of the latents
   layer             convolutional layer that the latents are read from
   standard_encoder  trained CaffeNet, which is used instead of a new one
+  robust_encoder    robustly trained encoder of the same architecture, which set-ups that start from a classifier start
+                    from as well
   image_size        side in pixels; 0: the scale's
 
-Stages: standard_encoder; comparator; for each set-up SETUP_vae and SETUP_vae_evaluation; study, whose sheets are in the
-report; report. Fields that are often set: stages.*_vae.loss.divergence, stages.study.data.num_test (samples).
+Stages: standard_encoder; comparator; for each set-up SETUP_vae and SETUP_vae_evaluation; likewise SETUP_vae_robust and
+the others of a robust encoder; study, whose sheets are in the report; report. Fields that are often set:
+stages.*_vae.loss.divergence, stages.study.data.num_test (samples).
 `arinv.load("runs/deepsim_vae/unsupervised_vae").sample(key, 8)` draws more.
 """
 
@@ -40,7 +43,7 @@ from configs.paper import setting
 _PAPER = {"encoder": "caffenet", "dataset": "imagenet2012", "image_size": 227, "loss": "deepsim"}
 _SMALL = {**_PAPER, "dataset": "cifar10", "image_size": 64}
 _SMOKE = {"setups": "unsupervised_random", "latent_size": 4, "image_size": 64, "options": "dense_width:16"}
-_WITHOUT = {"eps": "deepsim_vae inverts a standard encoder"}
+_WITHOUT = {"eps": "deepsim_vae trains no robust encoder"}
 _TEXT = (
     "Reconstructions by variational autoencoders with different losses; below them images of random latents and images "
     "on the way between the latents of two images. The comparator without labels is the encoder of an autoencoder of "
@@ -61,7 +64,7 @@ _SETUPS = {
 
 def get_config(arg=None):
     """Returns the stages: encoder, comparator, a variational autoencoder for each set-up, the study, the report."""
-    own = {"setups": "+".join(_SETUPS), "latent_size": 256, "layer": "conv5", "standard_encoder": "", "image_size": 0}
+    own = {"setups": "+".join(_SETUPS), "latent_size": 256, "layer": "conv5", **setting.PAIR, "image_size": 0}
     args = setting.parse(arg, paper=_PAPER, small=_SMALL, smoke=_SMOKE, without=_WITHOUT, **own)
     setups = arguments.choices("setups", args.setups, _SETUPS)
     standard, stages, checkpoint = setting.standard_encoder(args)
@@ -105,6 +108,6 @@ def _random(args):
 def _comparator(args):
     """Returns the training of the comparator without labels, an autoencoder of conv5."""
     stage = tasks.inverter(args, "", title="comparator without labels", loss_name="euclidean")
-    generator = "dosovitskiy_brox" if args.encoder == "caffenet" else "default"
+    generator = setting.dosovitskiy_brox_generator(args.encoder)
     stage.encoder.update({**_random(args), "layer": "conv5", "generator": generator, "train": True})
     return stage

@@ -4,6 +4,7 @@ scale=paper is the published set-up. scale=small is CIFAR-10 or built-in photogr
 cores.
 """
 
+import itertools
 from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
@@ -37,10 +38,12 @@ SMALL_OPTIONS = {
 # Of scale=small: as the run of CIFAR-10 in launch/records.
 _ENCODER_EPOCHS, _INVERTER_EPOCHS, _GAN_EPOCHS = 4.0, 2.0, 0.5
 _EPOCHS_OF = {"class_inverters": 4.0}
-# Of DeePSiM: two images of CIFAR-10 then differ as much in conv5 as in pixels, both weighted (2,400, measured), by the
-# classifier's conv5 and by that of the comparator without labels.
-_SMALL_FEATURE_WEIGHT, _SMALL_COMPARATOR_WEIGHT = 40.0, 2.7
+# Of DeePSiM at scale=small, by encoder and image size: two images of CIFAR-10 then differ as much in the classifier's
+# conv5 as in pixels, both weighted (2,400, measured); likewise in conv5 of CaffeNet's comparator without labels.
+_SMALL_FEATURE_WEIGHTS = {("caffenet", 64): 40.0, ("alexnet_small", 32): 3.4}
+_SMALL_COMPARATOR_WEIGHT = 2.7
 _DENOISER_BATCH = 16  # of larger images than the others'
+_NUM_REFERENCE = 4096  # images whose features' statistics the published samples have, at scale=paper
 _NUM_TEST = {"autoattack": 256, "high_resolution": 128}
 _SMOKE = {  # image_size, options
     "alexnet": (64, "dense_width:16+head_side:1"),
@@ -191,25 +194,32 @@ class Inversion(NamedTuple):
 def inversions(
     args: ConfigDict, checkpoint: str, rows: dict[str, Inversion]
 ) -> tuple[dict[str, ConfigDict], dict[str, str]]:
-    """Returns the trainings and evaluations of inverters of one encoder, which is attacked once.
+    """Returns the trainings and evaluations of inverters of one encoder, and those of a robust one beside them.
+
+    Each encoder is attacked once.
 
     Args:
-      args: resolved arguments of the inverters and of the evaluations.
+      args: resolved arguments of the inverters and of the evaluations; robust_encoder is a workdir or empty.
       checkpoint: workdir of the encoder, or "stage:NAME".
       rows: name -> inverter; those that train their encoder are evaluated with their own.
 
     Returns:
-      Stage name -> config, NAME_inverter (NAME where it trains its encoder) and NAME_evaluation; and name, with spaces
-      -> "stage:NAME_evaluation".
+      Stage name -> config, NAME_inverter (NAME where it trains its encoder) and NAME_evaluation, with NAME_robust in
+      place of NAME for the robust encoder, unless training starts from random weights; and name, with spaces ->
+      "stage:NAME_evaluation".
     """
-    stages, entries, attacked = {}, {}, ""
-    for name, row in rows.items():
-        label = name.replace("_", " ")
-        stage = tasks.inverter(args, checkpoint, loss_name=row.loss)
+    stages, entries, attacks = {}, {}, {}
+    checkpoints = {"": checkpoint} | ({"_robust": args.robust_encoder} if args.robust_encoder else {})
+    for (stem, row), suffix in itertools.product(rows.items(), checkpoints):
+        stage = tasks.inverter(args, checkpoints[suffix], loss_name=row.loss)
         stage.update(row.fields)
-        training, attack_from = name, ""
+        if suffix and stage.encoder.start == "random":
+            continue
+        name, attack_from = f"{stem}{suffix}", ""
+        label, training = name.replace("_", " "), name
         if not stage.encoder.train:
-            training, attack_from, attacked = f"{name}_inverter", attacked, attacked or f"stage:{name}_evaluation"
+            training, attack_from = f"{name}_inverter", attacks.get(suffix, "")
+            attacks.setdefault(suffix, f"stage:{name}_evaluation")
         stage.title = training.replace("_", " ")
         stages[training] = stage
         stages[f"{name}_evaluation"] = tasks.evaluate(
@@ -217,6 +227,11 @@ def inversions(
         )
         entries[label] = f"stage:{name}_evaluation"
     return stages, entries
+
+
+def dosovitskiy_brox_generator(encoder: str) -> str:
+    """Returns the generator variant of Dosovitskiy & Brox for an encoder: their own for CaffeNet, else the default."""
+    return "dosovitskiy_brox" if encoder == "caffenet" else "default"
 
 
 def deepsim_generator(encoder: str, layer: str, image_size: int) -> str:
@@ -229,7 +244,7 @@ def deepsim_generator(encoder: str, layer: str, image_size: int) -> str:
 
 
 def deepsim_weights(args: ConfigDict, *, left_out: str = "", is_unsupervised: bool = False) -> dict[str, float]:
-    """Returns the weights of DeePSiM's loss; those of pixels and features are larger for the small CaffeNet.
+    """Returns the weights of DeePSiM's loss; those of pixels and features are larger for small encoders.
 
     Sums over fewer pixels, and over fewer and smaller features than those of the published network, would be small
     beside the adversarial loss, which is one number for each image.
@@ -240,10 +255,12 @@ def deepsim_weights(args: ConfigDict, *, left_out: str = "", is_unsupervised: bo
       is_unsupervised: whether the comparator is the one without labels.
     """
     weights = {name: tasks.LOSSES["deepsim"][name] for name in ("pixel", "feature", "adversarial")}
-    if (args.scale, args.encoder, args.image_size) == ("small", "caffenet", 64):
+    side = args.image_size or encoders.image_size(args.encoder)
+    if args.scale == "small" and (args.encoder, side) in _SMALL_FEATURE_WEIGHTS:
+        feature = _SMALL_FEATURE_WEIGHTS[args.encoder, side]
         weights |= {
-            "pixel": weights["pixel"] * (227 / 64) ** 2,
-            "feature": _SMALL_COMPARATOR_WEIGHT if is_unsupervised else _SMALL_FEATURE_WEIGHT,
+            "pixel": weights["pixel"] * (227 / side) ** 2,
+            "feature": _SMALL_COMPARATOR_WEIGHT if is_unsupervised else feature,
         }
     return weights | ({left_out: 0.0} if left_out else {})
 
@@ -259,7 +276,10 @@ def studied(args: ConfigDict, stages: dict[str, ConfigDict], *, probes: str, tit
     """
     inverters = {name: f"stage:{name}" for name, stage in stages.items() if stage.task == "inverter"}
     own = ConfigDict({**args.to_dict(), "images": "", "probes": probes})
-    return study.task(own, inverters, title=title)
+    stage = study.task(own, inverters, title=title)
+    if args.scale == "paper" and not args.smoke:
+        stage.data.num_train = _NUM_REFERENCE
+    return stage
 
 
 def sheets(stage: ConfigDict) -> dict[str, str]:

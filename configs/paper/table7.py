@@ -5,8 +5,9 @@
 
 DeePSiM is a published row, and with deepsim=true a measured one beside it: its loss on conv5, at scale=paper of
 CaffeNet with the published generator at the 224 px of this table (the published row: 227 px), at scale=small of the
-standard encoder with its own generator. scale=paper: AlexNet on ImageNet, pixel, feature and GAN losses, 10,000 steps
-of RI; scale=small: alexnet_small on CIFAR-10, the loss pixel_balanced, 2,000 steps on 64 images.
+standard encoder with its own generator, pixels and features weighted more. scale=paper: AlexNet on ImageNet, pixel,
+feature and GAN losses, 10,000 steps of RI; scale=small: alexnet_small on CIFAR-10, the loss pixel_balanced, 2,000 steps
+on 64 images.
 
 Arguments: scale, encoder, options, dataset, data_dir, eps, metrics, lpips, dtype and smoke of configs/paper/README.md,
 and
@@ -56,6 +57,7 @@ def _with_deepsim(args, stages):
     own.layer = "conv5" if args.scale == "paper" else args.layer
     inverter = tasks.inverter(own, checkpoint, title="DeePSiM inverter", loss_name="deepsim")
     inverter.encoder.generator = setting.deepsim_generator(own.encoder, own.layer, inverter.data.image_size)
+    inverter.loss.update(setting.deepsim_weights(own))
     comparison.inverters["DeePSiM"] = "stage:deepsim_inverter"
     comparison.order = (*comparison.order, "DeePSiM")
     return {**stages, "deepsim_inverter": inverter, "comparison": comparison}

@@ -61,6 +61,8 @@ def test_every_table_has_a_config():
 @pytest.mark.parametrize("name", NAMES)
 def test_stages_pass_the_check_of_their_task(name, scale):
     config = load(name, spec(name, f"scale={scale}"))
+    if "sift_inverter" in config.order:
+        pytest.importorskip("vlsift.sift.sift", reason="needs the extra sift")
     assert json.loads(config.to_json_best_effort())
     for stage in stages_of(config).values():
         tasks.TASKS[stage.task].check(stage)
@@ -214,6 +216,10 @@ def test_layers_of_dosovitskiy_brox_have_their_generators_and_training():
     assert stages.fc6_inverter.encoder.generator == "dosovitskiy_brox"
     adam = stages.conv1_inverter.optimizer.generator
     assert (adam.b1, adam.b2, stages.conv1_inverter.loss.pixel_order) == (0.9, 0.999, 2)
+    epochs = [
+        stages[f"{layer}_{kind}"].num_epochs for layer in ("conv1", "fc8") for kind in ("inverter", "autoencoder")
+    ]
+    assert epochs == [15, 15, 60, 60] and stages.study.data.num_train == 4096
     assert stages.fc8_evaluation.attack_from == "stage:conv1_evaluation"
     for module, arg in ((dosovitskiy_brox_layers, "layers=conv6"), (dosovitskiy_brox_table2, "features=surf")):
         with pytest.raises(ValueError, match="unknown (layer|feature) '(conv6|surf)'"):
@@ -224,8 +230,37 @@ def test_layers_of_dosovitskiy_brox_have_their_generators_and_training():
     assert stages.report.figures["Figure 7: error by layer"] == "stage:study/perturb_layers.png"
     for arg in ("probes=hue", "layers=fc6"):
         assert "Figure 7: error by layer" not in dosovitskiy_brox_layers.get_config(arg).stages.report.figures
+    assert stages.study.data.num_train == 512
+
+
+def test_shallow_features_are_all_of_the_published_ones_at_the_scale_of_the_paper():
     config = dosovitskiy_brox_table2.get_config("")
     assert config.stages.hog_inverter.encoder.checkpoint == "" and config.stages.report.published.rows
+    assert [name for name in config.order if name.endswith("_inverter")] == ["hog_inverter", "lbp_inverter"]
+    config = dosovitskiy_brox_table2.get_config("scale=paper")
+    assert config.order[::2] == ("hog_inverter", "sift_inverter", "lbp_inverter", "report")
+
+
+@pytest.mark.parametrize(
+    ("module", "arg", "training"),
+    [
+        (dosovitskiy_brox_layers, "layers=conv5+fc6", "fc6_robust_inverter"),
+        (dosovitskiy_brox_layers, "layers=conv5+fc6", "fc6_autoencoder_robust"),
+        (deepsim_ablation, "", "no_pixel_robust_inverter"),
+        (deepsim_layers, "", "fc6_pixels_robust_inverter"),
+        (deepsim_vae, "", "conv5_vae_robust"),
+    ],
+)
+def test_inverters_of_a_robust_encoder_stand_beside_the_standard_ones(module, arg, training):
+    stages = module.get_config(f"robust_encoder=runs/robust,{arg}").stages
+    other = stages[training.replace("_robust", "")]
+    assert (stages[training].encoder.checkpoint, other.encoder.checkpoint) == ("runs/robust", "stage:standard_encoder")
+    assert stages[training].loss.to_dict() == other.loss.to_dict()
+    assert f"{training.removesuffix('_inverter')}_evaluation" in stages
+    assert "study" not in stages or stages.study.inverters[training] == f"stage:{training}"
+    sources = {stage.get("attack_from", "") for name, stage in stages.items() if name.endswith("robust_evaluation")}
+    assert all("robust" in source for source in sources - {""}), "each encoder is attacked by itself"
+    assert "unsupervised_random_vae_robust" not in stages, "it starts from no encoder"
 
 
 def test_parts_of_deepsim_leave_out_one_term_each():
@@ -307,6 +342,9 @@ def test_deepsim_is_a_row_of_table_7_beside_the_published_one():
     assert stages.deepsim_inverter.encoder.checkpoint == "stage:standard_encoder"
     assert (stages.deepsim_inverter.loss.pause, stages.deepsim_inverter.encoder.generator) == (0.1, "default")
     assert stages.comparison.order == ("standard", "robust", "DeePSiM") and "deepsim_encoder" not in stages
+    terms = ("pixel", "feature", "adversarial")
+    loss = stages.deepsim_inverter.loss
+    np.testing.assert_allclose([loss[term] for term in terms], [2e-6 * 255**2 * (227 / 32) ** 2, 3.4, 100.0])
     stages = table7.get_config("deepsim=true,scale=paper").stages
     inverter = stages.deepsim_inverter
     assert (inverter.encoder.name, inverter.encoder.layer, inverter.encoder.generator) == (
@@ -314,6 +352,7 @@ def test_deepsim_is_a_row_of_table_7_beside_the_published_one():
         "conv5",
         "deepsim",
     )
+    np.testing.assert_allclose([inverter.loss[term] for term in terms], [2e-6 * 255**2, 1e-2, 100.0])
     assert inverter.encoder.checkpoint == "stage:deepsim_encoder" and stages.deepsim_encoder.attack.eps == 0
     assert inverter.data.image_size == stages.comparison.data.image_size == 224
     given = table7.get_config("deepsim=true,standard_inverter=zoo:a,robust_inverter=zoo:b").stages

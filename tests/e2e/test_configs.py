@@ -284,6 +284,13 @@ def test_wrong_arguments_are_one_line(arg, shown):
     assert "\n" not in str(error.value)
 
 
+def test_the_generator_of_an_inverter_is_an_argument():
+    inverter = get_config("inverter", "encoder=caffenet,layer=fc6,loss=deepsim,generator=deepsim").stages.inverter
+    assert inverter.encoder.generator == "deepsim"
+    shallow = get_config("inverter", "encoder=hog,loss=euclidean,generator=mirror").stages.inverter
+    assert shallow.encoder.generator == "mirror"
+
+
 def test_an_unknown_loss_lists_the_known():
     with pytest.raises(ValueError, match="pixel, feature, gan"):
         task_configs.loss("l3")
@@ -402,7 +409,9 @@ def test_an_evaluation_at_another_size_is_refused(quickstart, tmp_path):
         main.run(get_config("inverter", arg), tmp_path / "inverter")
     assert not (tmp_path / "inverter").exists()
     with pytest.raises(UserError, match="was trained on images of 32 px and does not take 64 px"):
-        main.run(get_config("inverter", f"{arg},allow_other_size=True"), tmp_path / "inverter")
+        config = get_config("inverter", arg)
+        config.stages.inverter.encoder.allow_other_size = True
+        main.run(config, tmp_path / "inverter")
 
 
 def test_smoke_export_to_pytorch_and_import_again(quickstart, tmp_path):

@@ -11,7 +11,7 @@ from configs import report
 from configs.paper import table5, table_a1
 
 # The other tables, with the arguments that their smoke run needs.
-SLOW = {
+SMOKE = {
     **{f"table{i}": "" for i in (1, 2, 3, 4, 7, 8, 9, 10)},
     "table6": "images={images}",
     "table_a2": "",
@@ -23,9 +23,11 @@ SLOW = {
     "generative_encoder_table2": "",
     "generative_encoder_table3": "",
     "generative_encoder_figures": "",
-    "deepsim_layers": "",
+    "deepsim_layers": "encoder=alexnet_small,image_size=32,standard_encoder=zoo:alexnet_small_standard,"
+    "robust_encoder=zoo:alexnet_small_l2_1",
     "deepsim_vae": "",
 }
+QUICK = ("dosovitskiy_brox_table2", "deepsim_layers", "generative_encoder_table2")  # one for each paper
 WITHOUT_FIGURES = (
     "figures", "dosovitskiy_brox_layers", "deepsim_ablation", "deepsim_layers", "deepsim_vae",
     "generative_encoder_figures",
@@ -100,10 +102,13 @@ def test_report_names_rows_by_what_differs_in_the_paths():
         report.get_config("evaluations=runs/a,table=11")
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", SLOW)
-def test_smoke_of_every_table(name, data_dir, tmp_path):
-    arg = SLOW[name].format(images=data_dir / "images" / "content")
+@pytest.mark.parametrize(
+    "name", [*QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in SMOKE if name not in QUICK)]
+)
+def test_smoke_of_every_table(name, request, tmp_path):
+    arg = SMOKE[name]
+    if "{images}" in arg:
+        arg = arg.format(images=request.getfixturevalue("data_dir") / "images" / "content")
     config = command_line.load(f"configs/paper/{name}.py:smoke=True,{arg}")
     main.run(config, tmp_path)
     folder = pathlib.Path(tmp_path) / config.order[-1]

@@ -14,7 +14,7 @@ from arinv.apps.studies import Sheet
 from arinv.apps.studies import study as task
 from arinv.errors import UserError
 from arinv.experiment.cache import ResultCache
-from configs import study
+from configs import report, study
 
 PROBES = "grey+hue+reencode"
 
@@ -49,6 +49,18 @@ def test_study_writes_sheets_curves_and_one_table(studied):
     names = {"grey.png", "hue.png", "reencode.png", "reencode_curves.png"}
     assert {path.name for path in studied.glob("*.png")} == names
     assert "Shifted hue" in (studied / "report.html").read_text()
+
+
+def test_report_of_a_study_has_a_row_for_each_inverter(studied, tmp_path):
+    main.run(configure(report, f"evaluations={studied}"), tmp_path / "report")
+    results = json.loads((tmp_path / "report" / "results.json").read_text())
+    measured = json.loads((studied / "results.json").read_text())["inverters"]
+    assert set(results["rows"]) == set(measured)
+    for name, row in results["rows"].items():
+        error = measured[name]["probes"]["grey"]["error, grey"]
+        assert row["grey: error, grey"] == error and row["variants"]["grey: error, grey"].startswith("normalized_error")
+    assert "| grey: error, from grey |" in (tmp_path / "report" / "table.md").read_text()
+    assert "reencode_curves" in (tmp_path / "report" / "report.html").read_text()
 
 
 def test_sheet_has_the_images_of_all_inverters_once(monkeypatch):
@@ -134,7 +146,8 @@ def test_study_of_hog_finds_no_change_with_the_brightness(tmp_path):
     write_shallow_inverter(tmp_path / "hog", seed=0)
     main.run(configure(study, f"smoke=True,probes=brightness,inverters={tmp_path}/hog"), tmp_path / "out")
     numbers = json.loads((tmp_path / "out" / "results.json").read_text())["inverters"]["hog"]["probes"]
-    assert numbers["brightness"]["change, x 10"] < 0.05, "HOG is relative to the contrast of its blocks"
+    for factor in ("x 0.1", "x 10"):
+        assert numbers["brightness"][f"change, {factor}"] < 0.05, "HOG is relative to the contrast of its blocks"
 
 
 def test_study_of_a_folder_of_images(untrained, tmp_path):

@@ -49,7 +49,7 @@ def read(source: pathlib.Path) -> dict[str, Row]:
 
 def images(source: pathlib.Path) -> list[pathlib.Path]:
     """Returns the figures that a finished evaluation wrote, without those of single images."""
-    return [path for name in _READERS[_task(source)][1] if (path := source / name).exists()]
+    return [path for name in _READERS[_task(source)][1] for path in sorted(source.glob(name))]
 
 
 def _task(source: pathlib.Path) -> str:
@@ -161,7 +161,22 @@ def _of_truth_table(results: Mapping[str, Any]) -> Iterator[tuple[str, Row]]:
         yield name, _shared(results) | _pick({"images": count}, variants)
 
 
-# task -> how its results become rows, and the figures that it writes
+def _of_study(results: Mapping[str, Any]) -> Iterator[tuple[str, Row]]:
+    for name, entry in results["inverters"].items():
+        row = _shared(results) | {"variants": {}}
+        for probe, values in entry["probes"].items():
+            texts = {
+                number: results["variants"].get(number.partition(",")[0], number)
+                for number in values
+                if f"{number}_std" in values
+            }
+            figures = _pick(values, texts)
+            row["variants"] |= {f"{probe}: {number}": text for number, text in figures.pop("variants").items()}
+            row |= {f"{probe}: {number}": value for number, value in figures.items()}
+        yield name, row
+
+
+# task -> how its results become rows, and the names or patterns of the figures that it writes
 _READERS: dict[str, tuple[Callable[[Mapping[str, Any]], Iterator[tuple[str, Row]]], tuple[str, ...]]] = {
     "evaluate": (_of_evaluation, ()),
     "autoattack": (_of_autoattack, ("smallest.png", "hardest.png")),
@@ -173,5 +188,6 @@ _READERS: dict[str, tuple[Callable[[Mapping[str, Any]], Iterator[tuple[str, Row]
     "evaluate_denoising": (_of_denoisers, ("crops.png",)),
     "volume": (_of_methods, ("cuts.png",)),
     "truth_table": (_of_truth_table, ("images.png",)),
+    "study": (_of_study, ("*.png",)),
     "restoration": (_of_methods, ("restored.png", "details.png", "curve.png")),
 }

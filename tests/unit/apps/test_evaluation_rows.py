@@ -67,6 +67,13 @@ TASKS = {
         {"neither": {"images": 1}, "second": {"images": 2}, "first": {"images": 3}, "both": {"images": 2},
          "invalid": {"images": 1}},
     ),
+    "study": (
+        {**COMMON, "variants": {"error": "distance"}, "inverters": {
+            "robust": {"probes": {"grey": {"error, grey": 0.5, "error, grey_std": 0.25, "count": 3},
+                                  "units": {"change": 0.75, "change_std": 0.5}}},
+            "vector": {"probes": {"grey": {"error, grey": 1.0, "error, grey_std": 0.125}}}}},
+        {"robust": {"grey: error, grey": 0.5, "units: change": 0.75}, "vector": {"grey: error, grey": 1.0}},
+    ),
     "volume": (
         {**COMMON, "variants": {"lost_share": "lost"}, "entries": {"invertgan": {"lost_share": 0.25, "voxels": 8}}},
         {"invertgan": {"lost_share": 0.25}},

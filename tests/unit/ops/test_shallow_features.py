@@ -1,5 +1,7 @@
 """HOG and LBP: cases by hand, and plain loops over pixels."""
 
+import importlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -90,6 +92,14 @@ def test_hog_of_one_cell_and_of_a_constant_image():
     constant = jnp.full((1, 16, 16, 3), 0.3)
     assert not np.any(hog(constant))
     assert np.all(np.isfinite(jax.grad(lambda x: jnp.sum(hog(x)))(constant)))
+
+
+@pytest.mark.parametrize("factor", [0.1, 10.0])
+def test_hog_changes_with_the_brightness_by_the_constant_of_its_norms_alone(factor, monkeypatch):
+    features, images = hog(IMAGES), jnp.float32(factor) * IMAGES
+    np.testing.assert_allclose(jax.jit(hog)(images), features, atol=0.005)
+    monkeypatch.setattr(importlib.import_module("arinv.ops.hog"), "_EPSILON", 1e-4 * factor**2)
+    np.testing.assert_allclose(jax.jit(lambda x: hog(x))(images), features, atol=1e-5)
 
 
 @pytest.mark.long
