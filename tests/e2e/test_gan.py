@@ -16,6 +16,7 @@ from arinv.experiment.run import Run
 from arinv.experiment.state import TrainState
 from arinv.models import Gan
 from arinv.train import gan as gan_training
+from arinv.train import loop
 from configs import gan as gan_config
 
 GAME = {"penalty": 10.0, "drift": 0.1, "ratio": 0.5, "rate": 0.1}
@@ -132,13 +133,33 @@ def test_fade_rises_with_the_steps_in_both_networks_and_the_images():
 
 
 @pytest.fixture(scope="module")
-def grown(tmp_path_factory):
-    """The first two stages of a smoke run that grows from 4 to 8 px."""
-    workdir = tmp_path_factory.mktemp("gan")
+def growth(tmp_path_factory):
+    """The first two stages of a smoke run that grows from 4 to 8 px, and the compiled step of each."""
+    workdir, calls, make_call = tmp_path_factory.mktemp("gan"), [], loop.make_call
+
+    def recorded(*args, **options):
+        calls.append(make_call(*args, **options))
+        return calls[-1]
+
     config = gan_config.get_config("smoke=True,options=base_width:8+max_width:4,latent_size=4")
     config.order = ("size4", "size8_fade")
-    main.run(config, workdir)
-    return workdir
+    for name in config.order:
+        config.stages[name].num_steps = 4
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "make_call", recorded)
+        main.run(config, workdir)
+    return workdir, calls
+
+
+@pytest.fixture(scope="module")
+def grown(growth):
+    """The directory of that run."""
+    return growth[0]
+
+
+def test_a_level_compiles_its_step_once(growth):
+    """The fade is an input of the step, not a constant of it."""
+    assert [call._cache_size() for call in growth[1]] == [1, 1]
 
 
 def networks(workdir):
